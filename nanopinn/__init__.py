@@ -1,0 +1,1 @@
+"""Imaging-driven inverse modelling of tumour nanomedicine."""

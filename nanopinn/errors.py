@@ -1,0 +1,63 @@
+"""The exceptions a user may see; each knows its exit code and reads as one paragraph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+class NanopinnError(Exception):
+    """Base of every error that is not a bug."""
+
+    exit_code = 1
+
+
+class InputError(NanopinnError):
+    """Something the user gave cannot be used; says which file and field, what was found and what to do.
+
+    Args:
+        problem: what is wrong, as a clause ("the series has no frame times").
+        file: the file concerned.
+        field: the key, option or quantity concerned.
+        found: the value found.
+        expected: the value expected.
+        remedy: what the user can do, as a sentence.
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: Any = None,
+        field: str | None = None,
+        found: Any = None,
+        expected: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.problem, self.field, self.found, self.expected, self.remedy = (
+            problem,
+            field,
+            found,
+            expected,
+            remedy,
+        )
+        self.file = Path(str(file)).name if file is not None else None
+        super().__init__(self._paragraph())
+
+    def _paragraph(self) -> str:
+        head = f"{self.file}: {self.problem}" if self.file else self.problem[:1].upper() + self.problem[1:]
+        details = [
+            f"{label}: {content}"
+            for label, content in (("field", self.field), ("found", self.found), ("expected", self.expected))
+            if content is not None
+        ]
+        text = head + (f" ({'; '.join(details)})" if details else "") + "."
+        return f"{text} {self.remedy}" if self.remedy else text
+
+
+class OutputError(NanopinnError):
+    """The result cannot be written where it was asked for."""
+
+    exit_code = 4

@@ -1,0 +1,193 @@
+"""What a fit returns: frozen, readable, with prior beside posterior and the check first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ScalarEstimate:
+    """One unknown, before and after the data.
+
+    ``median`` values are in ``unit``; ``sd`` values are in natural-log units where ``scale`` is "log"
+    and in ``unit`` where it is "linear". ``low`` and ``high`` are the central 95 % interval in ``unit``.
+    """
+
+    name: str
+    label: str
+    unit: str
+    scale: Literal["log", "linear"]
+    prior_median: float
+    prior_sd: float
+    median: float
+    sd: float
+
+    #: Below this contraction the images have said next to nothing: the posterior is the prior.
+    INFORMED_FROM: ClassVar[float] = 0.5
+
+    @property
+    def contraction(self) -> float:
+        """1 - sd_post / sd_prior: 0 when the images said nothing, near 1 when they said it all."""
+        return 1.0 - self.sd / self.prior_sd
+
+    @property
+    def informed(self) -> bool:
+        """Whether the images, rather than the prior, set this value."""
+        return self.contraction >= self.INFORMED_FROM
+
+    def interval(self, z: float = 1.96) -> tuple[float, float]:
+        """Central posterior interval in ``unit`` (95 % by default)."""
+        return self._interval(self.median, self.sd, z)
+
+    def prior_interval(self, z: float = 1.96) -> tuple[float, float]:
+        """Central prior interval in ``unit`` (95 % by default)."""
+        return self._interval(self.prior_median, self.prior_sd, z)
+
+    def _interval(self, centre: float, sd: float, z: float) -> tuple[float, float]:
+        if self.scale == "log":
+            return centre * float(np.exp(-z * sd)), centre * float(np.exp(z * sd))
+        return centre - z * sd, centre + z * sd
+
+
+@dataclass(frozen=True)
+class EngineRun:
+    """One engine's own answer, its path and its cost."""
+
+    engine: str
+    scalars: tuple[ScalarEstimate, ...]
+    covariance: Array
+    """Posterior covariance in the coordinates of the unknowns (log or linear), (n, n)."""
+    objective: tuple[float, ...]
+    """Misfit plus prior, 0.5 chi2, after each iteration."""
+    chi2: float
+    observations: int
+    seconds: float
+    converged: bool
+    message: str
+    """What happened and, where it did not converge, what to try."""
+    stats: Mapping[str, float | int | str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> ScalarEstimate:
+        return next(s for s in self.scalars if s.name == name)
+
+
+@dataclass(frozen=True)
+class CheckItem:
+    """One comparison of the fit with the independent finite-volume solution."""
+
+    name: str
+    value: float
+    limit: float
+    passed: bool
+    meaning: str
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The finite-volume check: refined grid, other time scheme, no model error."""
+
+    items: tuple[CheckItem, ...]
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        return all(item.passed for item in self.items)
+
+    @property
+    def headline(self) -> str:
+        failed = [item.name for item in self.items if not item.passed]
+        if not failed:
+            return f"CHECK PASSED: {len(self.items)} of {len(self.items)} comparisons within their limits"
+        return f"CHECK FAILED: {len(failed)} of {len(self.items)} comparisons outside their limits ({', '.join(failed)})"
+
+
+@dataclass(frozen=True)
+class MapEstimate:
+    """A map with its posterior standard deviation, both ``(x, y, z)``, in ``unit``; NaN where not estimated."""
+
+    name: str
+    unit: str
+    description: str
+    source: Literal["images", "images and prior", "prior"]
+    """Where the value comes from: the images, both, or the prior alone."""
+    values: Array
+    std: Array | None = None
+
+
+@dataclass(frozen=True)
+class FieldEstimate:
+    """A dynamic field ``(t, x, y, z)`` in ``unit`` at ``times_s``."""
+
+    name: str
+    unit: str
+    description: str
+    times_s: Array
+    values: Array
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A measured and a modelled mean time course over the tumour, for the report."""
+
+    name: str
+    unit: str
+    times_s: Array
+    measured: Array
+    modelled: Array
+    measured_sd: Array | None = None
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The whole answer to one study.
+
+    ``scalars`` are those of the last engine that ran; ``runs`` holds every engine's own.
+    """
+
+    scalars: tuple[ScalarEstimate, ...]
+    covariance: Array
+    runs: Mapping[str, EngineRun]
+    engine_distance: Mapping[str, float]
+    """Per unknown, |pinn - fv| in posterior standard deviations; empty when one engine ran."""
+    check: CheckResult
+    maps: Mapping[str, MapEstimate]
+    fields: Mapping[str, FieldEstimate]
+    curves: tuple[Curve, ...]
+    assumptions: tuple[str, ...]
+    affine: Array
+    mask: NDArray[np.bool_]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> ScalarEstimate:
+        return next(s for s in self.scalars if s.name == name)
+
+    def summary(self) -> str:
+        """A plain table: prior beside posterior, and in words what the images did not inform."""
+        lines = [
+            self.check.headline,
+            f"{'quantity':34s} {'unit':8s} {'prior (95 %)':>26s} {'posterior (95 %)':>34s} {'contraction':>12s}",
+        ]
+        for s in self.scalars:
+            low, high = s.prior_interval()
+            post = s.interval()
+            lines.append(
+                f"{s.label:34s} {s.unit:8s} {f'{low:.3g} .. {high:.3g}':>26s} "
+                f"{f'{s.median:.3g} ({post[0]:.3g} .. {post[1]:.3g})':>34s} {s.contraction:12.2f}"
+            )
+        return "\n".join([*lines, self.in_words()])
+
+    def in_words(self) -> str:
+        """Which quantities the images informed and which still carry the prior."""
+        informed = [s.label for s in self.scalars if s.informed]
+        carried = [s.label for s in self.scalars if not s.informed]
+        said = f"The images informed: {', '.join(informed)}." if informed else "The images informed nothing."
+        if not carried:
+            return said
+        return f"{said} Not informed, the prior speaks: {', '.join(carried)}."

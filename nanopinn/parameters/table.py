@@ -1,0 +1,189 @@
+"""The parameter table and its only loader."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from nanopinn.errors import InputError
+
+COLUMNS = ("symbol", "name", "value", "low", "high", "unit", "prior", "tissue", "source", "verified")
+_PRIOR = re.compile(r"(lognormal|normal)\(([0-9.eE+-]+)\)")
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is believed of a parameter before the data: normal in the value or in its logarithm.
+
+    ``sd`` is in the unit of the parameter for ``normal`` and in natural-log units for ``lognormal``.
+    """
+
+    kind: Literal["normal", "lognormal"]
+    sd: float
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One row of the table; ``value``, ``low`` and ``high`` are in ``unit`` (SI)."""
+
+    symbol: str
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    unit: str
+    prior: Prior | None
+    tissue: str
+    source: str
+    verified: bool
+
+    @property
+    def standing(self) -> str:
+        """Whether the number was read in its source or is only a prior from memory."""
+        return "verified in its source" if self.verified else "prior from memory of the literature"
+
+
+def load_table(path: Path | None = None) -> dict[str, Parameter]:
+    """Read and validate a parameter table.
+
+    Args:
+        path: a CSV file with the columns of the packaged table; the packaged table if None.
+
+    Returns:
+        The parameters by symbol.
+
+    Raises:
+        InputError: a column is missing, a value is not a number, lies outside its own range, has an
+            unknown unit, an unreadable prior or no source, or a symbol stands twice.
+    """
+    source = path if path is not None else files("nanopinn.parameters").joinpath("table.csv")
+    with source.open(encoding="utf-8", newline="") as handle:
+        reader = csv.DictReader(handle)
+        missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
+        if missing:
+            raise InputError("the parameter table lacks a column", file=source, field=", ".join(missing))
+        table: dict[str, Parameter] = {}
+        for row in reader:
+            parameter = _parse(row, str(source))
+            if parameter.symbol in table:
+                raise InputError("a parameter stands twice", file=source, field=parameter.symbol)
+            table[parameter.symbol] = parameter
+    return table
+
+
+def _parse(row: Mapping[str, str], source: str) -> Parameter:
+    symbol = row["symbol"]
+    prior = _parse_prior(row["prior"], symbol, source)
+    default, low, high = (_number(row[c], symbol, c, source) for c in ("value", "low", "high"))
+    if default is None:
+        raise InputError("a parameter has no value", file=source, field=symbol)
+    if (low is not None and default < low) or (high is not None and default > high):
+        raise InputError(
+            "a parameter lies outside its own range",
+            file=source,
+            field=symbol,
+            found=default,
+            expected=f"{low} to {high}",
+        )
+    if prior is not None and prior.kind == "lognormal" and default <= 0:
+        raise InputError("a log-normal prior needs a positive value", file=source, field=symbol, found=default)
+    if not row["source"].strip():
+        raise InputError("a parameter has no source", file=source, field=symbol)
+    if row["verified"] not in ("yes", "memory"):
+        raise InputError(
+            "unknown standing of a source",
+            file=source,
+            field=f"{symbol}.verified",
+            found=row["verified"],
+            expected="yes or memory",
+        )
+    _check_unit(row["unit"], symbol, source)
+    return Parameter(
+        symbol=symbol,
+        name=row["name"],
+        value=default,
+        low=low,
+        high=high,
+        unit=row["unit"],
+        prior=prior,
+        tissue=row["tissue"],
+        source=row["source"],
+        verified=row["verified"] == "yes",
+    )
+
+
+def _number(text: str, symbol: str, column: str, source: str) -> float | None:
+    if not text.strip():
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(
+            "not a number", file=source, field=f"{symbol}.{column}", found=text, expected="a decimal number"
+        ) from error
+
+
+def _parse_prior(text: str, symbol: str, source: str) -> Prior | None:
+    if not text.strip():
+        return None
+    match = _PRIOR.fullmatch(text.strip())
+    if match is None or float(match[2]) <= 0:
+        raise InputError(
+            "unreadable prior",
+            file=source,
+            field=f"{symbol}.prior",
+            found=text,
+            expected="normal(SD) or lognormal(SD), with a positive SD",
+        )
+    return Prior(match[1], float(match[2]))  # type: ignore[arg-type]
+
+
+# The units that occur in the table. A unit outside this set is a typing error far more often than a
+# new dimension; tests hold the set against pint, whose import costs more than `nanopinn --help` may.
+KNOWN_UNITS = frozenset(
+    "1 m s Pa kg K 1/s 1/m m/s m**2/s m**3 m**3/s 1/m**3 kg/m**3 kg/s m/(Pa*s) m**2/(Pa*s) 1/(Pa*s) "
+    "mM mM*s 1/(s*mM)".split()
+)
+
+
+def _check_unit(unit: str, symbol: str, source: str) -> None:
+    if unit not in KNOWN_UNITS:
+        raise InputError(
+            "unknown unit",
+            file=source,
+            field=f"{symbol}.unit",
+            found=unit,
+            expected="one of " + ", ".join(sorted(KNOWN_UNITS)),
+        )
+
+
+class _Parameters(Mapping[str, Parameter]):
+    """The packaged table, read on first use."""
+
+    @staticmethod
+    @cache
+    def _table() -> dict[str, Parameter]:
+        return load_table()
+
+    def __getitem__(self, symbol: str) -> Parameter:
+        return self._table()[symbol]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._table())
+
+    def __len__(self) -> int:
+        return len(self._table())
+
+
+PARAMETERS = _Parameters()
+
+
+def value(symbol: str) -> float:
+    """The tabulated value of a parameter, in SI (mM for the imaging constants)."""
+    return PARAMETERS[symbol].value
