@@ -105,7 +105,8 @@ class CheckResult:
         failed = [item.name for item in self.items if not item.passed]
         if not failed:
             return f"CHECK PASSED: {len(self.items)} of {len(self.items)} comparisons within their limits"
-        return f"CHECK FAILED: {len(failed)} of {len(self.items)} comparisons outside their limits ({', '.join(failed)})"
+        names = ", ".join(failed)
+        return f"CHECK FAILED: {len(failed)} of {len(self.items)} comparisons outside their limits ({names})"
 
 
 @dataclass(frozen=True)

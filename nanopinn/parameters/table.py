@@ -63,17 +63,16 @@ def load_table(path: Path | None = None) -> dict[str, Parameter]:
             unknown unit, an unreadable prior or no source, or a symbol stands twice.
     """
     source = path if path is not None else files("nanopinn.parameters").joinpath("table.csv")
-    with source.open(encoding="utf-8", newline="") as handle:
-        reader = csv.DictReader(handle)
-        missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
-        if missing:
-            raise InputError("the parameter table lacks a column", file=source, field=", ".join(missing))
-        table: dict[str, Parameter] = {}
-        for row in reader:
-            parameter = _parse(row, str(source))
-            if parameter.symbol in table:
-                raise InputError("a parameter stands twice", file=source, field=parameter.symbol)
-            table[parameter.symbol] = parameter
+    reader = csv.DictReader(source.read_text(encoding="utf-8").splitlines())
+    missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
+    if missing:
+        raise InputError("the parameter table lacks a column", file=source, field=", ".join(missing))
+    table: dict[str, Parameter] = {}
+    for row in reader:
+        parameter = _parse(row, str(source))
+        if parameter.symbol in table:
+            raise InputError("a parameter stands twice", file=source, field=parameter.symbol)
+        table[parameter.symbol] = parameter
     return table
 
 
@@ -147,8 +146,8 @@ def _parse_prior(text: str, symbol: str, source: str) -> Prior | None:
 # The units that occur in the table. A unit outside this set is a typing error far more often than a
 # new dimension; tests hold the set against pint, whose import costs more than `nanopinn --help` may.
 KNOWN_UNITS = frozenset(
-    "1 m s Pa kg K 1/s 1/m m/s m**2/s m**3 m**3/s 1/m**3 kg/m**3 kg/s m/(Pa*s) m**2/(Pa*s) 1/(Pa*s) "
-    "mM mM*s 1/(s*mM)".split()
+    ("1", "m", "s", "Pa", "kg", "1/s", "1/m", "m/s", "m**2/s", "m**3", "1/m**3", "kg/m**3", "kg/s")
+    + ("m**2/(Pa*s)", "1/(Pa*s)", "mM", "mM*s", "1/(s*mM)")
 )
 
 
