@@ -1,0 +1,1 @@
+"""Unknowns with priors, observations, the engines, and the check of their answer."""

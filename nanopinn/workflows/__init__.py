@@ -1,0 +1,1 @@
+"""Compositions of the rooms: what the command line, the napari plugin and scripts call."""

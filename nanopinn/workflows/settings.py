@@ -1,0 +1,46 @@
+"""What a run may be told beside its input files; every run dumps these, and they can be read back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: Called as ``progress(stage, fraction done in 0..1, numbers worth showing)``.
+Progress = Callable[[str, float, Mapping[str, float]], None]
+
+
+class FitSettings(BaseModel):
+    """Settings of one fit.
+
+    ``drug`` holds the paths of post-dose volumes; each has a sidecar with ``TimeAfterDose`` (s),
+    ``Quantity`` (encapsulated, released, free or total), ``NoiseSD`` and ``Units``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: Literal["auto", "pinn", "fv"] = "auto"
+    preset: Literal["fast", "default", "accurate"] = "default"
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    seed: int = Field(0, ge=0)
+    formulation: Literal["ph"] = "ph"
+    drug: tuple[str, ...] = ()
+
+
+class PhantomSettings(BaseModel):
+    """Settings of one synthetic study."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(0, ge=0)
+    shape: tuple[int, int, int] = (24, 24, 12)
+    voxel_mm: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    frames: int = Field(60, ge=10)
+    frame_spacing_s: float = Field(10.0, gt=0)
+    snr: float = Field(60.0, gt=0, description="baseline signal over noise sd, per voxel and frame")
+    ph_noise: float = Field(0.1, ge=0)
+    length_scale_mm: float | None = Field(None, gt=0, description="l; drawn from its prior when not given")
+    drug_times_h: tuple[float, ...] = (2.0, 24.0)
+    drug_noise: float = Field(0.05, ge=0, description="noise sd over the largest value of each drug image")
+    refine: int = Field(2, ge=2, le=4, description="how much finer than the voxels the truth is solved")
