@@ -1,0 +1,94 @@
+"""Gauss-Newton with Levenberg's damping on a whitened residual and Gaussian priors; shared by the engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """Normal equations of the misfit at a point.
+
+    Attributes:
+        objective: (chi2 + prior)/2 there.
+        chi2: misfit alone.
+        gradient: ``J' r + prior``, ``(m,)``.
+        hessian: ``J' J`` + prior precision, ``(m, m)``.
+    """
+
+    objective: float
+    chi2: float
+    gradient: Array
+    hessian: Array
+
+    @classmethod
+    def of(cls, residual: Array, jacobian: Array, prior_residual: Array, prior_sd: Array) -> Quadratic:
+        """From a whitened residual ``(N,)`` and its Jacobian ``(N, m)``."""
+        chi2 = float(residual @ residual)
+        return cls(
+            objective=0.5 * (chi2 + float(prior_residual @ prior_residual)),
+            chi2=chi2,
+            gradient=jacobian.T @ residual + prior_residual / prior_sd,
+            hessian=jacobian.T @ jacobian + np.diag(prior_sd**-2.0),
+        )
+
+    @property
+    def covariance(self) -> Array:
+        """Laplace posterior covariance: the inverse Hessian."""
+        return np.linalg.inv(self.hessian)
+
+    def step(self, damping: float, largest: Array) -> Array:
+        """Damped step, shortened so that no coordinate moves more than ``largest``."""
+        H = self.hessian + damping * np.diag(np.diag(self.hessian))
+        step = -np.linalg.solve(H, self.gradient)
+        return step / max(1.0, float(np.max(np.abs(step) / largest)))
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How a minimisation went."""
+
+    theta: Array
+    quadratic: Quadratic
+    history: tuple[float, ...]
+    converged: bool
+    iterations: int
+
+
+def minimise(
+    expand: Callable[[Array], Quadratic], value_at: Callable[[Array], float], theta: Array, prior_sd: Array, *,
+    iterations: int, tolerance: float, on_step: Callable[[int, Array, Quadratic], None],
+) -> Descent:  # fmt: skip
+    """Minimise until a full step is below ``tolerance`` posterior standard deviations in every coordinate.
+
+    Args:
+        expand: normal equations at a point (with tangents).
+        value_at: the objective at a point, without tangents; called only to test steps.
+        theta: start, ``(m,)``.
+        prior_sd: ``(m,)``; no step is longer than 1.5 of them.
+        on_step: told of every expansion.
+    """
+    damping = 1e-3
+    history = []
+    for k in range(iterations):
+        quadratic = expand(theta)
+        history.append(quadratic.objective)
+        on_step(k, theta, quadratic)
+        sd = np.sqrt(np.diag(quadratic.covariance))
+        if np.max(np.abs(np.linalg.solve(quadratic.hessian, quadratic.gradient)) / sd) < tolerance:
+            return Descent(theta, quadratic, tuple(history), True, k + 1)
+        for _ in range(6):
+            trial = theta + quadratic.step(damping, 1.5 * prior_sd)
+            if value_at(trial) <= quadratic.objective:
+                theta, damping = trial, damping / 5
+                break
+            damping *= 8
+        else:
+            return Descent(theta, quadratic, tuple(history), False, k + 1)
+    return Descent(theta, quadratic, tuple(history), False, iterations)

@@ -1,0 +1,132 @@
+"""What a fit infers, in the parameterisation that images can know, each with its prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanopinn.inference.result import ScalarEstimate
+from nanopinn.parameters import PARAMETERS
+from nanopinn.physics.model import SCALARS, default_scalars
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """One scalar with its prior.
+
+    The fit works in a coordinate: the natural logarithm of the SI value ("log") or the value itself.
+
+    Attributes:
+        name: key among the model's scalars.
+        label: what it is called for the reader.
+        unit: customary unit.
+        per_unit: customary value = SI value times this.
+        scale: how the coordinate is made.
+        prior_median: SI.
+        prior_sd: in the coordinate.
+    """
+
+    name: str
+    label: str
+    unit: str
+    per_unit: float
+    scale: Literal["log", "linear"]
+    prior_median: float
+    prior_sd: float
+
+    @property
+    def prior_mean(self) -> float:
+        """Prior mean of the coordinate."""
+        return float(np.log(self.prior_median)) if self.scale == "log" else self.prior_median
+
+    def value(self, coordinate: Tensor) -> Tensor:
+        """SI value of a coordinate."""
+        return torch.exp(coordinate) if self.scale == "log" else coordinate
+
+    def estimate(self, coordinate: float, sd: float) -> ScalarEstimate:
+        """The estimate in customary units, prior beside posterior."""
+        linear = self.scale == "linear"
+        return ScalarEstimate(
+            name=self.name,
+            label=self.label,
+            unit=self.unit,
+            scale=self.scale,
+            prior_median=self.prior_median * self.per_unit,
+            prior_sd=self.prior_sd * (self.per_unit if linear else 1.0),
+            median=float(self.value(torch.tensor(coordinate, dtype=torch.float64))) * self.per_unit,
+            sd=sd * (self.per_unit if linear else 1.0),
+        )
+
+
+# name, label, customary unit, customary per SI, table row whose prior holds
+_SPINE = (
+    ("l", "flow length scale l", "mm", 1e3, "l_t"),
+    ("q", "wall filtration rate Lp S/V p_e", "1/h", 3600.0, "LpSV_t"),
+    ("PS_l", "liposome permeability PS_l", "1/h", 3600.0, "PS_l"),
+    ("leak_l", "liposome leak 1 - sigma_l", "1", 1.0, "leak_l"),
+    ("f_l", "liposome convective retardation", "1", 1.0, "f_l"),
+    ("krel_ref", "release rate at pH 6.8", "1/h", 3600.0, "krel_ref"),
+    ("pK_rel", "release midpoint pK", "pH", 1.0, "pK_rel"),
+    ("k_on_DNA", "nuclear binding rate", "1/h", 3600.0, "k_on_DNA"),
+    ("K_ratio_n", "conductivity normal / tumour", "1", 1.0, "K_ratio_n"),
+    ("p_e", "driving pressure p_e", "mmHg", 1 / 133.322, "p_e"),
+)
+
+#: Unknowns that only drug images can touch; without any they stay at their priors and are not fitted.
+DRUG_ONLY = frozenset({"PS_l", "leak_l", "f_l", "krel_ref", "pK_rel", "k_on_DNA"})
+
+
+def spine_unknowns() -> tuple[Unknown, ...]:
+    """The scalars of a fit; p_e is among them although no image can move it: its prior is shown."""
+    defaults = default_scalars()
+    unknowns = []
+    for name, label, unit, factor, row in _SPINE:
+        assert name in SCALARS
+        prior = PARAMETERS[row].prior
+        assert prior is not None, f"{row} has no prior in the table"
+        scale: Literal["log", "linear"] = "log" if prior.kind == "lognormal" else "linear"
+        unknowns.append(Unknown(name, label, unit, factor, scale, defaults[name], prior.sd))
+    return tuple(unknowns)
+
+
+@dataclass(frozen=True)
+class UnknownSet:
+    """Unknowns in order, with the map from their coordinates to the model's scalars."""
+
+    items: tuple[Unknown, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(u.name for u in self.items)
+
+    @property
+    def prior_mean(self) -> Array:
+        return np.array([u.prior_mean for u in self.items])
+
+    @property
+    def prior_sd(self) -> Array:
+        return np.array([u.prior_sd for u in self.items])
+
+    def scalars(self, theta: Tensor) -> dict[str, Tensor]:
+        """Model scalars (SI) at a coordinate vector ``(m,)``."""
+        return {u.name: u.value(theta[j]) for j, u in enumerate(self.items)}
+
+    def estimates(self, theta: Array, covariance: Array) -> tuple[ScalarEstimate, ...]:
+        """Estimates in customary units."""
+        sds = np.sqrt(np.diag(covariance))
+        return tuple(u.estimate(float(t), float(s)) for u, t, s in zip(self.items, theta, sds, strict=True))
+
+    def without(self, names: Sequence[str] | frozenset[str]) -> UnknownSet:
+        """The set less some of its members."""
+        return UnknownSet(tuple(u for u in self.items if u.name not in names))

@@ -1,0 +1,60 @@
+"""Closed solutions that the solvers must reproduce."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve
+
+Array = NDArray[np.float64]
+
+
+def isolated_sphere_pressure(x: Array, alpha: float) -> Array:
+    """Pressure over p_e in a sphere with p = 0 at its edge: ``1 - sinh(alpha x) / (x sinh alpha)``.
+
+    Args:
+        x: radius over the sphere's radius, in (0, 1].
+        alpha: radius over the length scale l.
+
+    Source: Baxter and Jain (1989), equation for the isolated tumour.
+    """
+    # sinh(a x)/sinh(a) without overflow for large a
+    ratio = np.exp(alpha * (x - 1)) * (-np.expm1(-2 * alpha * x)) / (-np.expm1(-2 * alpha))
+    return 1 - ratio / x
+
+
+def isolated_sphere_mean(alpha: float) -> float:
+    """Volume mean of :func:`isolated_sphere_pressure`: ``1 - 3 (alpha coth alpha - 1) / alpha^2``."""
+    return float(1 - 3 * (alpha / np.tanh(alpha) - 1) / alpha**2)
+
+
+def sphere_in_tissue_pressure(
+    r: Array, radius: float, K_t: float, LpSV_t: float, p_e: float, K_n: float, LpSV_n: float, p_e_n: float,
+    LpLSL_n: float,
+) -> Array:  # fmt: skip
+    """Pressure of a spherical tumour in infinite normal tissue with lymphatics (p_L = 0), Pa.
+
+    Inside ``p = p_e + A sinh(r/l_t)/r``; outside ``p = p_ss + B exp(-(r - R)/l_n)/r``; A and B from the
+    continuity of pressure and flux at R.
+
+    Source: Baxter and Jain (1989), tumour surrounded by normal tissue.
+    """
+    l_t = np.sqrt(K_t / LpSV_t)
+    l_n = np.sqrt(K_n / (LpSV_n + LpLSL_n))
+    p_ss = LpSV_n * p_e_n / (LpSV_n + LpLSL_n)
+    R = radius
+    coth = 1 / np.tanh(R / l_t)
+    # unknowns: a = A sinh(R/l_t) / R (edge drop) and b = B / R
+    slope_in = coth / l_t - 1 / R
+    slope_out = -(1 / l_n + 1 / R)
+    a, b = solve(np.array([[1.0, -1.0], [K_t * slope_in, -K_n * slope_out]]), np.array([p_ss - p_e, 0.0]))
+    within, beyond = np.clip(r, 1e-12, R), np.maximum(r, R)
+    ratio = np.exp((within - R) / l_t) * np.expm1(-2 * within / l_t) / np.expm1(-2 * R / l_t)
+    inside = p_e + a * R / within * ratio
+    outside = p_ss + b * R / beyond * np.exp(-(beyond - R) / l_n)
+    return np.where(r <= R, inside, outside)
+
+
+def bateman(t: Array, k_in: float, k_out: float) -> Array:
+    """Product of a first-order chain from unit substrate: ``k_in/(k_out - k_in) (e^{-k_in t} - e^{-k_out t})``."""
+    return k_in / (k_out - k_in) * (np.exp(-k_in * t) - np.exp(-k_out * t))

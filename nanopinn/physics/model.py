@@ -1,0 +1,206 @@
+"""The one tumour model: it assembles the coefficients, fluxes and sources that every solver reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanopinn.parameters import value
+from nanopinn.physics.cells import efflux_rate, uptake_rate
+from nanopinn.physics.flow import filtration, lymphatic_drainage
+from nanopinn.physics.release import acid_release_rate
+from nanopinn.physics.wall import exchange_coefficients
+
+
+@dataclass(frozen=True)
+class TissueMaps:
+    """What the images say of the tissue, on one grid; tensors ``(x, y, z)``, float64.
+
+    Attributes:
+        tumour: 1 in the tumour, 0 in normal tissue.
+        PS: permeability times surface of the contrast agent, 1/s.
+        phi: interstitial volume fraction, which is the porosity (ve).
+        v_p: plasma volume fraction.
+        pH: extracellular pH.
+    """
+
+    tumour: Tensor
+    PS: Tensor
+    phi: Tensor
+    v_p: Tensor
+    pH: Tensor
+
+    def vascularity(self) -> Tensor:
+        """PS over its mean in the tumour: the assumption by which the wall's other properties vary."""
+        inside = self.tumour > 0.5
+        return self.PS / self.PS[inside].mean()
+
+
+@dataclass(frozen=True)
+class FlowCoefficients:
+    """Coefficients of ``-div(K grad p) = LpSV (p_e - p) - LpLSL (p - p_L)``, tensors ``(x, y, z)``."""
+
+    K: Tensor
+    LpSV: Tensor
+    p_e: Tensor
+    LpLSL: Tensor
+    p_L: float
+    p_inf: float
+
+
+@dataclass(frozen=True)
+class PoolCoefficients:
+    """Coefficients of linear pools that are carried, diffuse, exchange and react.
+
+        capacity dU/dt + div(mobility u U) - div(diffusion grad U) + reaction U = inflow c(t)
+
+    Attributes:
+        names: the pools.
+        capacity: ``(pool, x, y, z)``, interstitial fraction, or 1 for pools per tissue volume.
+        mobility: ``(pool,)``, fraction of the fluid's velocity at which the pool moves.
+        diffusion: ``(pool, x, y, z)``, m2/s, porosity included.
+        reaction: ``(pool, pool, x, y, z)``, 1/s; loss positive on the diagonal, gain negative off it.
+        inflow: ``(pool, input, x, y, z)``, 1/s, per plasma concentration.
+    """
+
+    names: tuple[str, ...]
+    capacity: Tensor
+    mobility: Tensor
+    diffusion: Tensor
+    reaction: Tensor
+    inflow: Tensor
+
+
+#: Scalars of the model that an inference may move, with the symbol whose table value is the default.
+SCALARS = {
+    "l": "l_t",
+    "q": "LpSV_t",
+    "p_e": "p_e",
+    "K_ratio_n": "K_ratio_n",
+    "PS_l": "PS_l",
+    "leak_l": "leak_l",
+    "f_l": "f_l",
+    "krel_ref": "krel_ref",
+    "pK_rel": "pK_rel",
+    "k_on_DNA": "k_on_DNA",
+}
+
+
+def default_scalars() -> dict[str, float]:
+    """Table values of the scalars; ``q = Lp S/V p_e`` in 1/s."""
+    scalars = {name: value(symbol) for name, symbol in SCALARS.items()}
+    scalars["q"] = value("LpSV_t") * value("p_e")
+    return scalars
+
+
+@dataclass(frozen=True)
+class TumourModel:
+    """Tissue maps and scalars, from which every coefficient follows.
+
+    The flow is written with ``l = sqrt(K/(Lp S/V))`` and ``q = Lp S/V p_e``, which images can know, and
+    with p_e, which they cannot. Normal tissue is given by its ratios to the tumour, so that the scaling
+    (K, Lp, p_e) -> (a K, a Lp, p_e/a) stays exact.
+    """
+
+    maps: TissueMaps
+    scalars: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, maps: TissueMaps, scalars: Mapping[str, float | Tensor] | None = None) -> TumourModel:
+        """A model with table values for every scalar not given."""
+        merged = {**default_scalars(), **(scalars or {})}
+        unknown = set(merged) - set(SCALARS)
+        if unknown:
+            raise KeyError(f"not scalars of the model: {', '.join(sorted(unknown))}")
+        like = maps.phi
+        return cls(
+            maps, {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in merged.items()}
+        )
+
+    def _by_tissue(self, tumour: Tensor | float, normal: Tensor | float) -> Tensor:
+        return torch.where(self.maps.tumour > 0.5, tumour, normal)
+
+    def flow(self) -> FlowCoefficients:
+        """Darcy-Starling flow; filtration scales with the vascularity inside the tumour."""
+        s = self.scalars
+        LpSV = s["q"] / s["p_e"]
+        K = s["l"] ** 2 * LpSV
+        return FlowCoefficients(
+            K=self._by_tissue(K, s["K_ratio_n"] * K),
+            LpSV=LpSV * self._by_tissue(self.maps.vascularity(), value("LpSV_n") / value("LpSV_t")),
+            p_e=s["p_e"] * self._by_tissue(1.0, value("p_e_n") / value("p_e")),
+            LpLSL=LpSV * self._by_tissue(0.0, value("LpLSL_n") / value("LpSV_t")),
+            p_L=value("p_L"),
+            p_inf=value("p_inf"),
+        )
+
+    def exchange(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Filtration J_v and lymphatic drainage J_L at a pressure, 1/s."""
+        flow = self.flow()
+        return filtration(flow.LpSV, flow.p_e, p), lymphatic_drainage(flow.LpLSL, p, flow.p_L)
+
+    def contrast_agent(self, J_v: Tensor, J_L: Tensor) -> PoolCoefficients:
+        """The contrast agent, one pool, one input (its plasma curve)."""
+        a, b = exchange_coefficients(self.maps.PS, J_v, value("sigma_Gd"))
+        phi = self.maps.phi
+        return PoolCoefficients(
+            names=("contrast",),
+            capacity=phi[None],
+            mobility=torch.ones(1, dtype=phi.dtype, device=phi.device),
+            diffusion=(phi * value("D_Gd"))[None],
+            reaction=(b + J_L)[None, None],
+            inflow=a[None, None],
+        )
+
+    def release_rate(self) -> Tensor:
+        """Release rate of the carrier from the pH map, 1/s."""
+        s = self.scalars
+        return acid_release_rate(
+            self.maps.pH, s["krel_ref"], value("krel0_pH"), s["pK_rel"], value("n_rel"), value("pH_ref")
+        )
+
+    def liposome_permeability(self) -> tuple[Tensor, Tensor]:
+        """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""
+        PS = self._by_tissue(self.scalars["PS_l"] * self.maps.vascularity(), value("P_l_n") * value("SV_n"))
+        return PS, self._by_tissue(1 - self.scalars["leak_l"], value("sigma_l_n"))
+
+    def drug(self, J_v: Tensor, J_L: Tensor) -> PoolCoefficients:
+        """Encapsulated, free, intracellular and nuclear drug; inputs: encapsulated and unbound free plasma.
+
+        Encapsulated and free drug are per interstitial volume, the other two per tissue volume.
+        """
+        m, s = self.maps, self.scalars
+        zero, one = torch.zeros_like(m.phi), torch.ones_like(m.phi)
+        PS_l, sigma_l = self.liposome_permeability()
+        a_l, b_l = exchange_coefficients(PS_l, J_v, sigma_l)
+        PS_f = self._by_tissue(
+            value("P_f_t") * value("SV_t") * m.vascularity(), value("P_f_n") * value("SV_n")
+        )
+        a_f, b_f = exchange_coefficients(PS_f, J_v, value("sigma_f"))
+        release = m.phi * self.release_rate()
+        uptake = self._by_tissue(uptake_rate(m.pH), 0.0)
+        efflux, k_on, k_off = efflux_rate() * one, s["k_on_DNA"] * one, value("k_off_DNA") * one
+        rows = [
+            [b_l + J_L + release + m.phi * value("k_d_lip"), zero, zero, zero],
+            [-release, b_f + J_L + uptake, -efflux, zero],
+            [zero, -uptake, efflux + k_on, -k_off],
+            [zero, zero, -k_on, k_off],
+        ]
+        return PoolCoefficients(
+            names=("encapsulated", "free", "intracellular", "nuclear"),
+            capacity=torch.stack([m.phi, m.phi, one, one]),
+            mobility=torch.stack([s["f_l"], torch.ones_like(s["f_l"]), 0 * s["f_l"], 0 * s["f_l"]]),
+            diffusion=torch.stack(
+                [
+                    m.phi * value("D_l_t"),
+                    m.phi * self._by_tissue(value("D_f_t"), value("D_f_n")),
+                    zero,
+                    zero,
+                ]
+            ),
+            reaction=torch.stack([torch.stack(row) for row in rows]),
+            inflow=torch.stack([torch.stack(r) for r in [[a_l, zero], [zero, a_f], [zero, zero], [zero, zero]]]),
+        )

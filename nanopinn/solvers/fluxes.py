@@ -1,0 +1,138 @@
+"""Conservative face fluxes: the finite-volume code that both engines and every check read.
+
+Arrays of faces along an axis hold n+1 entries there, the outermost on the boundary of the box. Axes are
+counted from the end, so any leading batch or pool axes are carried along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanopinn.physics.model import FlowCoefficients, PoolCoefficients
+from nanopinn.physics.wall import exchange_coefficients
+from nanopinn.solvers.grid import Grid
+
+SPACE = (-3, -2, -1)
+
+
+def cells_beside_faces(values: Tensor, dim: int, outside: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The cell values before and after each face along ``dim``; ``outside`` beyond the box."""
+    ghost = torch.full_like(values.narrow(dim, 0, 1), outside)
+    padded = torch.cat([ghost, values, ghost], dim=dim)
+    n = values.shape[dim] + 1
+    return padded.narrow(dim, 0, n), padded.narrow(dim, 1, n)
+
+
+def conductance(coefficient: Tensor, grid: Grid, dim: int, *, open_ends: bool) -> Tensor:
+    """Conductance of each face, ``area / (h/2c + h/2c')`` (harmonic), closed or fixed half a cell beyond.
+
+    Args:
+        coefficient: conductivity or diffusivity of the cells, ``(..., x, y, z)``; may be zero.
+        open_ends: whether a fixed value stands on the box's boundary (half a cell away); else no flux.
+    """
+    axis = dim + 3
+    half = grid.spacing[axis] / 2
+    n = coefficient.shape[dim]
+    left, right = coefficient.narrow(dim, 0, n - 1), coefficient.narrow(dim, 1, n - 1)
+    total = left + right
+    inner = torch.where(total > 0, left * right / torch.where(total > 0, total, 1.0), 0.0)
+    scale = grid.face_area(axis) / half
+    first, last = coefficient.narrow(dim, 0, 1), coefficient.narrow(dim, n - 1, 1)
+    ends = (first, last) if open_ends else (torch.zeros_like(first), torch.zeros_like(last))
+    return scale * torch.cat([ends[0], inner, ends[1]], dim=dim)
+
+
+def divergence(flows: tuple[Tensor, ...], grid: Grid) -> Tensor:
+    """Net outflow of each cell per volume; ``flows`` are volume or mass flows through faces, one per axis."""
+    terms = [f.diff(dim=d) for f, d in zip(flows, SPACE, strict=True)]
+    return (terms[0] + terms[1] + terms[2]) / grid.cell_volume
+
+
+def darcy_flows(flow: FlowCoefficients, p: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """Volume flow through each face by Darcy's law, m3/s; p_inf on the boundary of the box."""
+    flows = []
+    for dim in SPACE:
+        before, after = cells_beside_faces(p, dim, flow.p_inf)
+        flows.append(conductance(flow.K, grid, dim, open_ends=True) * (before - after))
+    return flows[0], flows[1], flows[2]
+
+
+@dataclass(frozen=True)
+class PoolOperator:
+    """``A U = div(flux) + reaction U`` of a set of pools, linear in U and in its own coefficients.
+
+    Attributes:
+        before: per axis, weight of the cell before each face, over the cell volume, 1/s.
+        after: the same for the cell after it.
+        reaction: ``(..., pool, pool, x, y, z)``, 1/s.
+        inflow: ``(..., pool, input, x, y, z)``, 1/s.
+    """
+
+    before: tuple[Tensor, Tensor, Tensor]
+    after: tuple[Tensor, Tensor, Tensor]
+    reaction: Tensor
+    inflow: Tensor
+
+    @classmethod
+    def of(cls, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid) -> PoolOperator:
+        """Exponentially fitted (Scharfetter-Gummel) faces: central where diffusion rules, upwind where flow does.
+
+        The face flux ``a C - b C'`` is the wall flux of :func:`exchange_coefficients` with the face's
+        conductance for PS and its volume flow for J_v. Nothing diffuses through the boundary of the box and
+        nothing flows in through it.
+        """
+        before, after = [], []
+        for flow, dim in zip(flows, SPACE, strict=True):
+            carried = pools.mobility[:, None, None, None] * flow
+            a, b = exchange_coefficients(conductance(pools.diffusion, grid, dim, open_ends=False), carried, 0.0)
+            before.append(a / grid.cell_volume)
+            after.append(b / grid.cell_volume)
+        return cls(
+            (before[0], before[1], before[2]), (after[0], after[1], after[2]), pools.reaction, pools.inflow
+        )
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every coefficient, in a fixed order."""
+        return (*self.before, *self.after, self.reaction, self.inflow)
+
+    @classmethod
+    def from_tensors(cls, t: tuple[Tensor, ...]) -> PoolOperator:
+        """The inverse of :meth:`tensors`."""
+        return cls((t[0], t[1], t[2]), (t[3], t[4], t[5]), t[6], t[7])
+
+    def transport(self, U: Tensor) -> Tensor:
+        """Divergence of the face fluxes, ``(..., pool, x, y, z)``, concentration per second."""
+        out = None
+        for a, b, dim in zip(self.before, self.after, SPACE, strict=True):
+            left, right = cells_beside_faces(U, dim)
+            term = (a * left - b * right).diff(dim=dim)
+            out = term if out is None else out + term
+        assert out is not None
+        return out
+
+    def react(self, U: Tensor) -> Tensor:
+        """``reaction U``, summed over the pools that each pool reads."""
+        return (self.reaction * U.unsqueeze(-5)).sum(dim=-4)
+
+    def __call__(self, U: Tensor) -> Tensor:
+        return self.transport(U) + self.react(U)
+
+    def diagonal(self) -> Tensor:
+        """Diagonal of the transport part, ``(..., pool, x, y, z)``, 1/s."""
+        out = torch.zeros_like(self.before[0].narrow(-3, 1, self.before[0].shape[-3] - 1))
+        for a, b, dim in zip(self.before, self.after, SPACE, strict=True):
+            n = a.shape[dim] - 1
+            out = out + a.narrow(dim, 1, n) + b.narrow(dim, 0, n)
+        return out
+
+    def boundary_outflow(self, U: Tensor) -> Tensor:
+        """What leaves the box, summed over its faces, per pool and cell volume, 1/s times concentration."""
+        total = torch.zeros(U.shape[:-3], dtype=U.dtype, device=U.device)
+        for a, b, dim in zip(self.before, self.after, SPACE, strict=True):
+            last = a.shape[dim] - 1
+            total = total + (a.narrow(dim, last, 1) * U.narrow(dim, last - 1, 1)).sum(dim=SPACE)
+            total = total + (b.narrow(dim, 0, 1) * U.narrow(dim, 0, 1)).sum(dim=SPACE)
+        return total

@@ -1,0 +1,284 @@
+"""From a tumour model to its fields: pressure on a refined grid, pools on the grid of the maps.
+
+The rim that drains a tumour is often thinner than a voxel, so pressure is solved on a grid refined
+``flow_refine`` times; its face flows are summed and its filtration averaged back to the grid of the maps,
+which keeps the fluid balance of every cell exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanopinn.imaging.aif import PlasmaCurve
+from nanopinn.imaging.convolution import convolve_exponential
+from nanopinn.physics.model import FlowCoefficients, PoolCoefficients, TissueMaps, TumourModel
+from nanopinn.physics.plasma import SumOfExponentials
+from nanopinn.solvers.fluxes import PoolOperator, darcy_flows
+from nanopinn.solvers.grid import Grid, add_face_flows, mean_of_parts, repeat_cells
+from nanopinn.solvers.march import TR_BDF2, Scheme, Trajectory, march
+from nanopinn.solvers.pressure import pressure_tangents, solve_pressure
+
+#: Scalars of the model (SI) as a function of the parameter vector.
+ScalarsOf = Callable[[Tensor], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Tissue on a grid, and how much finer the flow is solved."""
+
+    maps: TissueMaps
+    grid: Grid
+    flow_refine: int = 2
+
+    def refined(self, factor: int) -> Setting:
+        """The same tissue with every cell cut into ``factor^3``."""
+        m = self.maps
+        parts = TissueMaps(*(repeat_cells(t, factor) for t in (m.tumour, m.PS, m.phi, m.v_p, m.pH)))
+        return replace(self, maps=parts, grid=self.grid.refined(factor))
+
+    @property
+    def flow_setting(self) -> Setting:
+        """The tissue on the grid of the flow."""
+        return self.refined(self.flow_refine)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Solved flow: pressure on the flow grid, exchange and face flows on the grid of the maps.
+
+    Attributes:
+        p: Pa, on the refined grid.
+        dp: tangents of p, ``(m, ...)``, or None.
+        J_v, J_L: 1/s, ``(x, y, z)``.
+        flows: m3/s through the faces of the map grid, one tensor per axis.
+        iterations: of the pressure solve.
+    """
+
+    p: Tensor
+    dp: Tensor | None
+    J_v: Tensor
+    J_L: Tensor
+    flows: tuple[Tensor, Tensor, Tensor]
+    iterations: int
+
+    def velocity(self, grid: Grid) -> Tensor:
+        """Fluid velocity at cell centres, m/s, ``(3, x, y, z)``."""
+        parts = []
+        for axis, f in enumerate(self.flows):
+            n = f.shape[axis] - 1
+            parts.append((f.narrow(axis, 0, n) + f.narrow(axis, 1, n)) / 2 / grid.face_area(axis))
+        return torch.stack(parts)
+
+
+class Forward:
+    """Fields of a tumour as a function of its scalars, with exact tangents.
+
+    Args:
+        setting: the tissue.
+        scalars_of: model scalars from the parameter vector; what it leaves out keeps its table value.
+        start: pressure to start from, on the flow grid.
+    """
+
+    def __init__(self, setting: Setting, scalars_of: ScalarsOf) -> None:
+        self.setting = setting
+        self.scalars_of = scalars_of
+        self._fine = setting.flow_setting
+        self._last_p: Tensor | None = None
+
+    def model(self, theta: Tensor) -> TumourModel:
+        """The model on the grid of the maps."""
+        return TumourModel.of(self.setting.maps, self.scalars_of(theta))
+
+    def flow_coefficients(self, theta: Tensor) -> FlowCoefficients:
+        """Coefficients of the flow on its refined grid."""
+        return TumourModel.of(self._fine.maps, self.scalars_of(theta)).flow()
+
+    def flow(self, theta: Tensor, *, tangents: bool = False) -> Flow:
+        """Solve the pressure; with tangents for every parameter on request."""
+        coefficients = self.flow_coefficients(theta)
+        solution = solve_pressure(coefficients, self._fine.grid, self._last_p)
+        self._last_p = solution.x.detach()
+        dp = (
+            pressure_tangents(self.flow_coefficients, theta, solution.x, self._fine.grid) if tangents else None
+        )
+        return self.flow_of_pressure(theta, solution.x, dp, solution.iterations)
+
+    def flow_of_pressure(self, theta: Tensor, p: Tensor, dp: Tensor | None = None, iterations: int = 0) -> Flow:
+        """Exchange and face flows that belong to a pressure, whoever found it."""
+        J_v, J_L, *flows = self._exchange(theta, p)
+        return Flow(p, dp, J_v, J_L, (flows[0], flows[1], flows[2]), iterations)
+
+    def _exchange(self, theta: Tensor, p: Tensor) -> tuple[Tensor, ...]:
+        r = self.setting.flow_refine
+        model = TumourModel.of(self._fine.maps, self.scalars_of(theta))
+        J_v, J_L = (mean_of_parts(J, r) for J in model.exchange(p))
+        fine = darcy_flows(model.flow(), p, self._fine.grid)
+        return J_v, J_L, *(add_face_flows(f, r, axis) for axis, f in enumerate(fine))
+
+    def _pools(self, kind: str, theta: Tensor, p: Tensor) -> tuple[PoolCoefficients, PoolOperator]:
+        J_v, J_L, *flows = self._exchange(theta, p)
+        model = self.model(theta)
+        pools = model.contrast_agent(J_v, J_L) if kind == "contrast" else model.drug(J_v, J_L)
+        return pools, PoolOperator.of(pools, tuple(flows), self.setting.grid)
+
+    def operators(
+        self, kind: str, theta: Tensor, flow: Flow
+    ) -> tuple[PoolCoefficients, PoolOperator, dict[int, PoolOperator]]:
+        """Pools, their operator and its tangents, by index of the parameters that move it.
+
+        Args:
+            kind: "contrast" or "drug".
+            flow: with its tangents, or without, and then there are none here.
+        """
+        pools, operator = self._pools(kind, theta, flow.p)
+        if flow.dp is None:
+            return pools, operator, {}
+        identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
+        scale = [float(t.abs().max()) for t in operator.tensors()]
+
+        def tensors(th: Tensor, p: Tensor) -> tuple[Tensor, ...]:
+            return self._pools(kind, th, p)[1].tensors()
+
+        tangents = {}
+        for j, (e, dp) in enumerate(zip(identity, flow.dp, strict=True)):
+            moved = torch.func.jvp(tensors, (theta, flow.p), (e, dp))[1]
+            if any(float(t.abs().max()) > 1e-9 * s for t, s in zip(moved, scale, strict=True)):
+                tangents[j] = PoolOperator.from_tensors(moved)
+        return pools, operator, tangents
+
+    def contrast(
+        self, theta: Tensor, flow: Flow, aif: PlasmaCurve, frame_times: np.ndarray, scheme: Scheme = TR_BDF2,
+        substeps: int = 1,
+    ) -> tuple[Tensor, Tensor | None, Trajectory]:  # fmt: skip
+        """Tissue concentration of the contrast agent at the frames, mM.
+
+        The bolus is integrated exactly: with ``U = (a/PS) U0 + delta`` and U0 the exact local (Tofts)
+        response to the plasma curve, the march only sees the smooth remainder delta.
+
+        Returns:
+            ``phi U + v_p C_p`` as ``(t, x, y, z)``, its tangents ``(t, m, x, y, z)`` or None, and the march.
+        """
+        pools, operator, tangents = self.operators("contrast", theta, flow)
+        maps = self.setting.maps
+        nodes, at = _nodes(frame_times, float(aif.times_s[0]), substeps)
+        local = _LocalResponse(maps, aif, _stage_times(nodes, scheme))
+        share = operator.inflow[:, 0] / maps.PS
+        dAs = list(tangents.values())
+        d_share = [dA.inflow[:, 0] / maps.PS for dA in dAs]
+
+        def source(t: float) -> tuple[Tensor, Tensor | None]:
+            U0 = local.at(t)[None]
+            s = maps.PS * share * U0 - operator(share * U0)
+            ds = [
+                maps.PS * d * U0 - dA(share * U0) - operator(d * U0)
+                for d, dA in zip(d_share, dAs, strict=True)
+            ]
+            return s, torch.stack(ds) if ds else None
+
+        run = march(operator, pools.capacity, source, nodes, scheme=scheme, tangent_operators=dAs)
+        U0 = torch.stack([local.at(nodes[i]) for i in at])
+        plasma = torch.as_tensor(np.interp(frame_times, aif.times_s, aif.plasma_mM, left=0.0), dtype=maps.phi.dtype)
+        C = maps.phi * (run.U[at, 0] + share[0] * U0) + maps.v_p * plasma.to(maps.phi.device)[:, None, None, None]
+        if flow.dp is None:
+            return C, None, run
+        dC = C.new_zeros((len(frame_times), len(theta), *C.shape[1:]))
+        if run.tangents is not None:
+            dC[:, list(tangents)] = maps.phi * (run.tangents[at, :, 0] + torch.stack(d_share)[:, 0] * U0[:, None])
+        return C, dC, run
+
+    def drug(
+        self, theta: Tensor, flow: Flow, plasma: tuple[SumOfExponentials, SumOfExponentials],
+        times: np.ndarray, scheme: Scheme = TR_BDF2,
+    ) -> Trajectory:  # fmt: skip
+        """Encapsulated, free, intracellular and nuclear drug at ``times`` (s after the dose), kg/m3."""
+        pools, operator, tangents = self.operators("drug", theta, flow)
+        curve = _PlasmaInputs(plasma, operator.inflow)
+        dAs = list(tangents.values())
+        d_inflow = torch.stack([dA.inflow for dA in dAs]) if dAs else None
+
+        def source(t: float) -> tuple[Tensor, Tensor | None]:
+            c = curve(t)
+            ds = None if d_inflow is None else (d_inflow * c).sum(dim=-4)
+            return (operator.inflow * c).sum(dim=-4), ds
+
+        run = march(operator, pools.capacity, source, list(times), scheme=scheme, tangent_operators=dAs)
+        if run.tangents is None:
+            return run
+        every = run.U.new_zeros((len(run.U), len(theta), *run.U.shape[1:]))
+        every[:, list(tangents)] = run.tangents
+        return replace(run, tangents=every)
+
+
+class _PlasmaInputs:
+    """Plasma concentrations at a time, shaped to multiply an inflow ``(pool, input, x, y, z)``."""
+
+    def __init__(self, curves: tuple[SumOfExponentials, ...], like: Tensor) -> None:
+        self.curves, self.like = curves, like
+
+    def __call__(self, t: float) -> Tensor:
+        at = self.like.new_tensor(t)
+        return torch.stack([c(at) for c in self.curves])[:, None, None, None]
+
+
+class _LocalResponse:
+    """Exact response of each cell to the plasma curve when nothing moves between cells."""
+
+    def __init__(self, maps: TissueMaps, aif: PlasmaCurve, times: list[float]) -> None:
+        rate = (maps.PS / maps.phi).reshape(-1)
+        curve_t, curve_c = (torch.as_tensor(v, dtype=rate.dtype, device=rate.device) for v in (aif.times_s, aif.plasma_mM))
+        at = torch.tensor(times, dtype=rate.dtype, device=rate.device)
+        response = convolve_exponential(curve_t, curve_c, rate, at) * rate[:, None]
+        self._index = {_key(t): i for i, t in enumerate(times)}
+        self._values = response.T.reshape(len(times), *maps.phi.shape)
+
+    def at(self, t: float) -> Tensor:
+        return self._values[self._index[_key(t)]]
+
+
+def _key(t: float) -> int:
+    return round(t * 1e6)
+
+
+def _stage_times(nodes: list[float], scheme: Scheme) -> list[float]:
+    stages = {
+        _key(t0 + c * (t1 - t0)): t0 + c * (t1 - t0)
+        for t0, t1 in zip(nodes[:-1], nodes[1:], strict=True)
+        for c in (0.0, 1.0, *scheme.nodes)
+    }
+    return [stages[k] for k in sorted(stages)]
+
+
+def _nodes(frame_times: np.ndarray, onset: float, substeps: int) -> tuple[list[float], list[int]]:
+    """Nodes of the march: frames, cut into substeps, and a start no later than the onset of the plasma curve."""
+    start = min(float(frame_times[0]), onset)
+    marks = [start] * (start < float(frame_times[0])) + [float(t) for t in frame_times]
+    nodes = [marks[0]]
+    for a, b in zip(marks[:-1], marks[1:], strict=True):
+        nodes += [a + (b - a) * (i + 1) / substeps for i in range(substeps)]
+    offset = len(marks) - len(frame_times)
+    return nodes, [(i + offset) * substeps for i in range(len(frame_times))]
+
+
+def drug_nodes(images_s: list[float], first_step_s: float = 60.0, growth: float = 1.25, longest_s: float = 7200.0) -> np.ndarray:
+    """March nodes for a drug run: steps that grow from the dose on and land on every imaging time.
+
+    Steps are grouped so that several share a size, and with it their matrix.
+    """
+    nodes, step, repeat = [0.0], first_step_s, 0
+    for mark in sorted(images_s):
+        while nodes[-1] < mark - 1e-6:
+            left = mark - nodes[-1]
+            count = int(np.ceil(left / step))
+            if count <= 4:
+                nodes += [mark - left * (1 - (i + 1) / count) for i in range(count)]
+                break
+            nodes.append(nodes[-1] + step)
+            repeat += 1
+            if repeat % 3 == 0:
+                step = min(step * growth**3, longest_s)
+    return np.array(nodes)

@@ -1,0 +1,65 @@
+"""A box of cells and the move between a grid and its refinement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanopinn.errors import InputError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A box of equal cells; ``spacing`` in m along x, y and z."""
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < 2:
+            raise InputError("the grid is too thin for a flow", field="shape", found=self.shape, expected="at least 2 cells each way")
+        if not all(0 < h < float("inf") for h in self.spacing):
+            raise InputError("cell sizes must be positive", field="spacing", found=self.spacing)
+
+    @property
+    def cell_volume(self) -> float:
+        """m3."""
+        return self.spacing[0] * self.spacing[1] * self.spacing[2]
+
+    def face_area(self, axis: int) -> float:
+        """Area of a face normal to an axis, m2."""
+        return self.cell_volume / self.spacing[axis]
+
+    def refined(self, factor: int) -> Grid:
+        """The grid with every cell cut into ``factor^3``."""
+        nx, ny, nz = (factor * n for n in self.shape)
+        hx, hy, hz = (h / factor for h in self.spacing)
+        return Grid((nx, ny, nz), (hx, hy, hz))
+
+
+def repeat_cells(values: Tensor, factor: int) -> Tensor:
+    """Give each of the ``factor^3`` parts of a cell the cell's value; the last three axes are space."""
+    for axis in (-3, -2, -1):
+        values = values.repeat_interleave(factor, dim=axis)
+    return values
+
+
+def mean_of_parts(values: Tensor, factor: int) -> Tensor:
+    """Mean over the ``factor^3`` parts of each cell; the inverse of :func:`repeat_cells` on constants."""
+    *lead, nx, ny, nz = values.shape
+    parts = values.reshape(*lead, nx // factor, factor, ny // factor, factor, nz // factor, factor)
+    return parts.mean(dim=(-5, -3, -1))
+
+
+def add_face_flows(flow: Tensor, factor: int, axis: int) -> Tensor:
+    """Sum the flows through the parts of each coarse face; ``flow`` has n+1 faces along ``axis`` (0..2)."""
+    dim = axis - 3
+    index = torch.arange(0, flow.shape[dim], factor, device=flow.device)
+    flow = flow.index_select(dim, index)
+    for other in {0, 1, 2} - {axis}:
+        d = other - 3
+        size = flow.shape[d] // factor
+        flow = flow.unflatten(d, (size, factor)).sum(dim=d)
+    return flow

@@ -1,0 +1,105 @@
+"""Krylov solvers for batches of right-hand sides, matrix-free, on CPU and GPU alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Operator = Callable[[Tensor], Tensor]
+
+
+class SolverError(ArithmeticError):
+    """A linear solve that did not reach its tolerance."""
+
+
+@dataclass(frozen=True)
+class LinearSolution:
+    """The solution with how it was reached."""
+
+    x: Tensor
+    iterations: int
+    residual: float
+    """Largest relative residual over the right-hand sides."""
+
+
+def _dot(a: Tensor, b: Tensor, lead: int) -> Tensor:
+    product = (a * b).flatten(lead).sum(-1) if lead else (a * b).sum()
+    return product.reshape(product.shape + (1,) * (a.dim() - lead))
+
+
+def _relative(r: Tensor, scale: Tensor, lead: int) -> float:
+    return float((_dot(r, r, lead).sqrt() / scale).max())
+
+
+def conjugate_gradients(
+    A: Operator, b: Tensor, inverse_diagonal: Tensor, x0: Tensor | None = None, *, tol: float = 1e-11,
+    max_iterations: int = 4000, lead: int = 0,
+) -> LinearSolution:  # fmt: skip
+    """Solve the symmetric positive definite ``A x = b`` with diagonal preconditioning.
+
+    Args:
+        lead: how many leading axes of ``b`` count right-hand sides.
+
+    Raises:
+        SolverError: the tolerance was not reached.
+    """
+    x = torch.zeros_like(b) if x0 is None else x0
+    r = b - A(x)
+    scale = _dot(b, b, lead).sqrt().clamp_min(torch.finfo(b.dtype).tiny)
+    z = inverse_diagonal * r
+    d, rz = z, _dot(r, z, lead)
+    tiny = torch.finfo(b.dtype).tiny
+    for k in range(max_iterations):
+        if k % 5 == 0 and (error := _relative(r, scale, lead)) <= tol:
+            return LinearSolution(x, k, error)
+        Ad = A(d)
+        alpha = rz / _dot(d, Ad, lead).clamp_min(tiny)
+        x, r = x + alpha * d, r - alpha * Ad
+        z = inverse_diagonal * r
+        rz_new = _dot(r, z, lead)
+        d, rz = z + rz_new / rz.clamp_min(tiny) * d, rz_new
+    raise SolverError(f"conjugate gradients stopped at a relative residual of {_relative(r, scale, lead):.1e}")
+
+
+def bicgstab(
+    A: Operator, b: Tensor, precondition: Operator, x0: Tensor, *, tol: float = 1e-10, max_iterations: int = 500,
+    lead: int = 0,
+) -> LinearSolution:  # fmt: skip
+    """Solve the non-symmetric ``A x = b``; ``precondition`` applies an approximate inverse of A.
+
+    Right-hand sides converge together; one that has converged is frozen by its zero residual.
+
+    Raises:
+        SolverError: the tolerance was not reached.
+    """
+    x = x0
+    r = b - A(x)
+    scale = _dot(b, b, lead).sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)
+    if (error := _relative(r, scale, lead)) <= tol:
+        return LinearSolution(x, 0, error)
+    shadow, p = r, r
+    rho = _dot(shadow, r, lead)
+    for k in range(1, max_iterations + 1):
+        y = precondition(p)
+        v = A(y)
+        alpha = _ratio(rho, _dot(shadow, v, lead))
+        s = r - alpha * v
+        z = precondition(s)
+        t = A(z)
+        omega = _ratio(_dot(t, s, lead), _dot(t, t, lead))
+        x = x + alpha * y + omega * z
+        r = s - omega * t
+        if (error := _relative(r, scale, lead)) <= tol:
+            return LinearSolution(x, k, error)
+        rho_new = _dot(shadow, r, lead)
+        beta = _ratio(rho_new, rho) * _ratio(alpha, omega)
+        p, rho = r + beta * (p - omega * v), rho_new
+    raise SolverError(f"BiCGStab stopped at a relative residual of {error:.1e} after {max_iterations} iterations")
+
+
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(b != 0, a / torch.where(b != 0, b, 1.0), 0.0)

@@ -1,0 +1,71 @@
+"""An irregular tumour with a necrotic core in normal tissue, on a grid finer than the voxels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from nanopinn.parameters import value
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Tissue of the phantom, all ``(x, y, z)`` on the fine grid."""
+
+    tumour: NDArray[np.bool_]
+    necrosis: NDArray[np.bool_]
+    PS: Array
+    """Permeability times surface of the contrast agent, 1/s."""
+    phi: Array
+    v_p: Array
+    pH: Array
+    T1: Array
+    """Native T1, s."""
+
+
+def draw_anatomy(
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], rng: np.random.Generator
+) -> Anatomy:
+    """Draw a phantom; the tumour fills about a quarter of each axis and heterogeneity is 1 mm in size."""
+    radius, tumour = _tumour(shape, spacing_mm, rng)
+    necrosis = (radius < 0.42) & tumour
+
+    def rough(sd: float) -> Array:
+        return sd * _smooth_noise(shape, spacing_mm, 1.0, rng)
+
+    PS = np.where(tumour, value("Ktrans_t"), value("Ktrans_n")) * np.exp(rough(0.3))
+    PS = np.where(necrosis, 0.25 * PS, PS)
+    phi = np.where(tumour, value("ve_t"), value("ve_n")) + rough(0.03) + 0.12 * necrosis
+    v_p = np.where(tumour, value("vp_t"), value("vp_n")) * np.exp(rough(0.3)) * np.where(necrosis, 0.3, 1.0)
+    depth = np.clip(1 - radius, 0, 1)
+    pH = np.where(tumour, 7.1 - 0.6 * depth, value("pHe_n")) + rough(0.05)
+    T1 = np.where(tumour, value("T10_t"), 1.1) + rough(0.05)
+    soft = 0.35 / min(spacing_mm)  # no tissue border is sharper than the cells that make it
+    PS, phi, v_p, pH = (gaussian_filter(a, soft, mode="nearest") for a in (PS, phi, v_p, pH))
+    return Anatomy(tumour, necrosis, PS, np.clip(phi, 0.08, 0.7), v_p, pH, T1)
+
+
+def _tumour(
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], rng: np.random.Generator
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Scaled radius (1 at the edge) and the tumour: an ellipsoid with a wavy border."""
+    extent = [n * h for n, h in zip(shape, spacing_mm, strict=True)]
+    axes = [(np.arange(n) + 0.5) * h - e / 2 for n, h, e in zip(shape, spacing_mm, extent, strict=True)]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    half = [0.30 * extent[0], 0.27 * extent[1], 0.30 * extent[2]]
+    radius = np.sqrt((x / half[0]) ** 2 + (y / half[1]) ** 2 + (z / half[2]) ** 2)
+    radius = radius * (1 + 0.10 * _smooth_noise(shape, spacing_mm, 2.0, rng))
+    return radius, radius < 1
+
+
+def _smooth_noise(
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], size_mm: float, rng: np.random.Generator
+) -> Array:
+    """Gaussian field of unit variance and correlation length ``size_mm``."""
+    field = gaussian_filter(rng.standard_normal(shape), [size_mm / h for h in spacing_mm], mode="wrap")
+    return field / field.std()

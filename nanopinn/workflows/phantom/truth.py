@@ -1,0 +1,108 @@
+"""What really happens in the phantom: fields on the fine grid, by another time scheme than fits use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nanopinn.imaging.aif import PlasmaCurve
+from nanopinn.parameters import value
+from nanopinn.physics.model import TissueMaps, TumourModel, default_scalars
+from nanopinn.physics.plasma import leaked_free_drug, pegylated_liposome
+from nanopinn.physics.wall import exchange_coefficients
+from nanopinn.solvers.domain import Domain
+from nanopinn.solvers.forward import Forward, Setting, drug_nodes
+from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.march import SDIRK3
+from nanopinn.workflows.phantom.anatomy import Anatomy
+
+Array = NDArray[np.float64]
+
+#: Spread (natural log) with which a phantom's scalars are drawn around their table values.
+SPREAD = {
+    "q": 0.35, "p_e": 0.2, "K_ratio_n": 0.2, "PS_l": 0.5, "leak_l": 0.2, "f_l": 0.15, "krel_ref": 0.5,
+    "k_on_DNA": 0.3,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Truth:
+    """True scalars (SI) and fields on the fine grid of the field of view.
+
+    Attributes:
+        contrast: ``(t, x, y, z)`` mM in tissue at the frames.
+        drug: pool -> ``(t, x, y, z)`` kg per m3 of tissue at ``drug_times_s``.
+        plasma_drug: encapsulated drug in plasma at ``drug_times_s``, kg/m3.
+        pressure: Pa. velocity: ``(3, x, y, z)`` m/s.
+        Ktrans: influx per plasma concentration, diffusion and solvent drag together, 1/s.
+    """
+
+    scalars: Mapping[str, float]
+    contrast: Array
+    drug: Mapping[str, Array]
+    drug_times_s: Array
+    plasma_drug: Array
+    pressure: Array
+    velocity: Array
+    Ktrans: Array
+    release_rate: Array
+
+
+def draw_scalars(rng: np.random.Generator, length_scale_m: float | None) -> dict[str, float]:
+    """Scalars of one phantom, SI."""
+    scalars = default_scalars()
+    for name, spread in SPREAD.items():
+        scalars[name] *= float(np.exp(spread * rng.standard_normal()))
+    scalars["pK_rel"] += 0.15 * float(rng.standard_normal())
+    drawn = float(np.exp(0.3 * rng.standard_normal())) * 0.8e-3
+    scalars["l"] = drawn if length_scale_m is None else length_scale_m
+    return scalars
+
+
+def solve_truth(
+    anatomy: Anatomy, spacing_m: tuple[float, float, float], scalars: Mapping[str, float], aif: PlasmaCurve,
+    frame_times: Array, drug_times: Array,
+) -> Truth:  # fmt: skip
+    """Solve every field of the phantom on the grid of its anatomy, in a box with a wide normal margin."""
+    domain = Domain.around(anatomy.tumour, spacing_m, margin_m=3.0e-3)
+    maps = TissueMaps(
+        tumour=torch.as_tensor(domain.take(anatomy.tumour.astype(float), 0.0)),
+        PS=torch.as_tensor(domain.take(anatomy.PS, value("Ktrans_n"))),
+        phi=torch.as_tensor(domain.take(anatomy.phi, value("ve_n"))),
+        v_p=torch.as_tensor(domain.take(anatomy.v_p, value("vp_n"))),
+        pH=torch.as_tensor(domain.take(anatomy.pH, value("pHe_n"))),
+    )
+    setting = Setting(maps, Grid(domain.shape, spacing_m), flow_refine=1)
+    none = torch.zeros(0, dtype=torch.float64)
+    forward = Forward(setting, lambda _: {k: torch.tensor(v, dtype=torch.float64) for k, v in scalars.items()})
+    flow = forward.flow(none)
+    model: TumourModel = forward.model(none)
+    contrast, _, _ = forward.contrast(none, flow, aif, frame_times, SDIRK3)
+    plasma = pegylated_liposome()
+    nodes = drug_nodes(list(drug_times), first_step_s=40.0, growth=1.2, longest_s=3600.0)
+    run = forward.drug(none, flow, (plasma, leaked_free_drug(plasma, value("krel0_pH"))), nodes, SDIRK3)
+    keep = [int(np.argmin(np.abs(nodes - t))) for t in drug_times]
+    per_tissue = {
+        "encapsulated": maps.phi * run.U[keep, 0], "free": maps.phi * run.U[keep, 1],
+        "intracellular": run.U[keep, 2], "nuclear": run.U[keep, 3],
+    }  # fmt: skip
+    Ktrans, _ = exchange_coefficients(maps.PS, flow.J_v, value("sigma_Gd"))
+
+    def back(values: torch.Tensor, fill: float = np.nan) -> Array:
+        return domain.put(values.numpy(), fill)
+
+    return Truth(
+        scalars=dict(scalars),
+        contrast=back(contrast),
+        drug={k: back(v) for k, v in per_tissue.items()},
+        drug_times_s=np.asarray(drug_times),
+        plasma_drug=plasma(torch.as_tensor(drug_times, dtype=torch.float64)).numpy(),
+        pressure=back(flow.p),
+        velocity=back(flow.velocity(setting.grid)),
+        Ktrans=back(Ktrans),
+        release_rate=back(model.release_rate()),
+    )
