@@ -11,29 +11,53 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.imaging.aif import PlasmaCurve
+from nanopinn.inference.gauss_newton import Quadratic
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.unknowns import UnknownSet
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.wall import permeability_from_transfer
 from nanopinn.solvers.forward import Flow, Forward, Setting, drug_nodes
-from nanopinn.solvers.march import TR_BDF2, Scheme, Trajectory
+from nanopinn.solvers.grid import mean_of_parts
+from nanopinn.solvers.march import TR_BDF2, Scheme
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Fields at a parameter vector and what the observations make of them.
+class Fields:
+    """Every field at a parameter vector, whoever found them, with tangents where they were asked for.
 
     Attributes:
-        residual: whitened misfit of every observation, ``(N,)``.
-        jacobian: its derivative, ``(N, m)``, or None.
-        contrast: ``(t, x, y, z)`` mM; drug: the march, or None without drug images.
+        flow: pressure on the flow grid, exchange and face flows on the grid of the maps.
+        contrast: ``(t, x, y, z)`` mM of tissue at the frames; ``d_contrast`` ``(m, t, x, y, z)``.
+        pools: ``(node, pool, x, y, z)`` kg/m3 at the nodes of the drug march, or None without drug images;
+            ``d_pools`` ``(m, node, pool, x, y, z)``.
+        balance: relative mass imbalance of the drug march.
     """
 
     flow: Flow
     contrast: Tensor
-    drug: Trajectory | None
+    pools: Tensor | None
+    d_contrast: Tensor | None = None
+    d_pools: Tensor | None = None
+    balance: float = 0.0
+
+    def averaged(self, factor: int, flow_factor: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Pressure, contrast and pools averaged over ``factor^3`` cells (pressure: its own factor)."""
+        pools = None if self.pools is None else mean_of_parts(self.pools, factor)
+        return mean_of_parts(self.flow.p, flow_factor), mean_of_parts(self.contrast, factor), pools
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Fields and what the observations make of them.
+
+    Attributes:
+        residual: whitened misfit of every observation, ``(N,)``.
+        jacobian: its derivative, ``(N, m)``, or None.
+    """
+
+    fields: Fields
     residual: Tensor
     jacobian: Tensor | None
 
@@ -71,18 +95,20 @@ class InverseProblem:
         """Nodes of the drug march, from the dose to the last image."""
         return drug_nodes(sorted({d.time_s for d in self.drug}))
 
-    def forward(self) -> Forward:
-        """A solver of this problem's fields."""
-        return Forward(self.setting, self.unknowns.scalars)
+    def forward(self, pressure: Tensor | None = None) -> Forward:
+        """A solver of this problem's fields, which may start from a pressure nearby."""
+        return Forward(self.setting, self.unknowns.scalars, pressure)
+
+    def quadratic(self, theta: Array, prediction: Prediction) -> Quadratic:
+        """Normal equations of a prediction that carries its Jacobian."""
+        assert prediction.jacobian is not None
+        residual, jacobian = (t.cpu().numpy() for t in (prediction.residual, prediction.jacobian))
+        return Quadratic.of(residual, jacobian, self.prior_residual(theta), self.unknowns.prior_sd)
 
     def at_flow(self, flow: Flow) -> InverseProblem:
         """The problem with PS freed of the solvent drag that this flow causes."""
         PS = permeability_from_transfer(self.Ktrans, flow.J_v)
         return replace(self, setting=replace(self.setting, maps=replace(self.setting.maps, PS=PS)))
-
-    def refined(self, factor: int) -> Setting:
-        """The tissue on a finer grid, for the check."""
-        return self.setting.refined(factor)
 
     def prior_residual(self, theta: Array) -> Array:
         """Coordinates in prior standard deviations from their prior means."""
@@ -93,22 +119,43 @@ class InverseProblem:
         prior = self.prior_residual(theta)
         return 0.5 * (prediction.chi2 + float(prior @ prior))
 
-    def predict(self, theta: Array, forward: Forward, *, tangents: bool = False, scheme: Scheme = TR_BDF2) -> Prediction:
-        """Solve every field by finite volumes and compare it with the observations."""
+    def solve(self, theta: Array, forward: Forward, *, tangents: bool = False, scheme: Scheme = TR_BDF2) -> Fields:
+        """Every field by finite volumes."""
         th = self.tensor(theta)
         flow = forward.flow(th, tangents=tangents)
         C, dC, _ = forward.contrast(th, flow, self.aif, self.frame_times, scheme)
-        run = forward.drug(th, flow, self.plasma, self.drug_times, scheme) if self.drug else None
-        residual = self.residual(C, run.U if run else None)
-        if dC is None:
-            return Prediction(flow, C, run, residual, None)
-        jacobian = self.jacobian(dC.transpose(0, 1), run.tangents.transpose(0, 1) if run and run.tangents is not None else None)
-        return Prediction(flow, C, run, residual, jacobian)
+        if not self.drug:
+            return Fields(flow, C, None, None if dC is None else dC.transpose(0, 1))
+        run = forward.drug(th, flow, self.plasma, self.drug_times, scheme)
+        if dC is None or run.tangents is None:
+            return Fields(flow, C, run.U, balance=run.balance.error)
+        return Fields(flow, C, run.U, dC.transpose(0, 1), run.tangents.transpose(0, 1), run.balance.error)
+
+    def compare(self, fields: Fields) -> Prediction:
+        """Fields against the observations."""
+        residual = self.residual(fields.contrast, fields.pools)
+        if fields.d_contrast is None:
+            return Prediction(fields, residual, None)
+        return Prediction(fields, residual, self.jacobian(fields.d_contrast, fields.d_pools))
+
+    def predict(self, theta: Array, forward: Forward, *, tangents: bool = False) -> Prediction:
+        """Solve every field by finite volumes and compare it with the observations."""
+        return self.compare(self.solve(theta, forward, tangents=tangents))
 
     def tensor(self, theta: Array) -> Tensor:
         """A coordinate vector as a tensor beside the maps."""
         phi = self.setting.maps.phi
         return torch.as_tensor(theta, dtype=phi.dtype, device=phi.device)
+
+    def blocks(self, residual: Tensor) -> dict[str, Tensor]:
+        """The residual cut into its observations, by name."""
+        names = ["contrast agent", *(f"{d.quantity} at {d.time_s / 3600:g} h" for d in self.drug)]
+        sizes = [self.contrast.measured.numel(), *(d.count for d in self.drug)]
+        return dict(zip(names, residual.split(sizes), strict=True))
+
+    def independent(self, block: int) -> int:
+        """Independent numbers in an observation."""
+        return self.contrast.count if block == 0 else self.drug[block - 1].count
 
     def residual(self, C: Tensor, pools: Tensor | None) -> Tensor:
         """Whitened misfit of fields: ``C`` ``(t, x, y, z)`` mM, pools ``(t, pool, x, y, z)`` at the march's nodes."""

@@ -81,14 +81,14 @@ class Forward:
     Args:
         setting: the tissue.
         scalars_of: model scalars from the parameter vector; what it leaves out keeps its table value.
-        start: pressure to start from, on the flow grid.
+        pressure: to start the pressure solve from, on the flow grid.
     """
 
-    def __init__(self, setting: Setting, scalars_of: ScalarsOf) -> None:
+    def __init__(self, setting: Setting, scalars_of: ScalarsOf, pressure: Tensor | None = None) -> None:
         self.setting = setting
         self.scalars_of = scalars_of
+        self.last_pressure = pressure
         self._fine = setting.flow_setting
-        self._last_p: Tensor | None = None
 
     def model(self, theta: Tensor) -> TumourModel:
         """The model on the grid of the maps."""
@@ -101,8 +101,8 @@ class Forward:
     def flow(self, theta: Tensor, *, tangents: bool = False) -> Flow:
         """Solve the pressure; with tangents for every parameter on request."""
         coefficients = self.flow_coefficients(theta)
-        solution = solve_pressure(coefficients, self._fine.grid, self._last_p)
-        self._last_p = solution.x.detach()
+        solution = solve_pressure(coefficients, self._fine.grid, self.last_pressure)
+        self.last_pressure = solution.x.detach()
         dp = (
             pressure_tangents(self.flow_coefficients, theta, solution.x, self._fine.grid) if tangents else None
         )

@@ -62,8 +62,8 @@ class Trajectory:
         times: ``(n,)`` s.
         U: ``(n, pool, x, y, z)``.
         tangents: ``(n, m, pool, x, y, z)`` or None.
-        lost: ``(n, pool)``, integral over time and cells of what left through the box's boundary.
         iterations: Krylov iterations in all.
+        balance: what entered, what left, what is stored.
     """
 
     times: Tensor
@@ -71,6 +71,26 @@ class Trajectory:
     tangents: Tensor | None
     iterations: int
     scheme: str
+    balance: Balance
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Totals over pools, cells and time, per cell volume: ``entered = reacted + outflow + stored``.
+
+    ``reacted`` is what left by walls, lymph and decay; ``outflow`` what crossed the boundary of the box.
+    """
+
+    entered: float
+    reacted: float
+    outflow: float
+    stored: float
+
+    @property
+    def error(self) -> float:
+        """Imbalance over the larger of what entered and what was exchanged."""
+        gap = self.entered - self.reacted - self.outflow - self.stored
+        return abs(gap) / max(abs(self.entered), abs(self.reacted), abs(self.stored), 1e-300)
 
 
 class _StageSolver:
@@ -95,6 +115,11 @@ class _StageSolver:
 
     def precondition(self, r: Tensor) -> Tensor:
         return _by_pairs(self.inverse, r, self.pairs)
+
+    def exchange(self, U: Tensor, s: Tensor) -> Tensor:
+        """Rates at which mass enters by the source, reacts away, and crosses the boundary, summed."""
+        reacted = _by_pairs(self.operator.reaction, U, self.reacting).sum()
+        return torch.stack([s.sum(), reacted, self.operator.boundary_outflow(U).sum()])
 
     def __call__(self, b: Tensor, start: Tensor) -> Tensor:
         lead = b.dim() - 4
@@ -141,32 +166,36 @@ def march(
     rate: tuple[Tensor, Tensor] | None = None
     solver: _StageSolver | None = None
     iterations = 0
+    totals = torch.zeros(3, dtype=capacity.dtype, device=capacity.device)
     for t0, t1 in zip(times[:-1], times[1:], strict=True):
         dt = t1 - t0
         if solver is None or abs(solver.w - scheme.gamma * dt) > 1e-9 * solver.w:
             iterations += solver.iterations if solver else 0
             solver = _StageSolver(operator, capacity, scheme.gamma * dt, tol)
-        U, V, rate = _step(solver, scheme, source, stacked, U, V, rate, t0, dt)
+        U, V, rate, exchanged = _step(solver, scheme, source, stacked, U, V, rate, t0, dt)
+        totals = totals + exchanged
         out_U.append(U)
         out_V.append(V)
     iterations += solver.iterations if solver else 0
     return Trajectory(
         torch.tensor(list(times), dtype=capacity.dtype), torch.stack(out_U), torch.stack(out_V) if m else None,
-        iterations, scheme.name,
+        iterations, scheme.name, Balance(*totals.tolist(), stored=float((capacity * U).sum())),
     )  # fmt: skip
 
 
 def _step(
     solver: _StageSolver, scheme: Scheme, source: Source, dA: PoolOperator | None, U: Tensor, V: Tensor,
     rate: tuple[Tensor, Tensor] | None, t0: float, dt: float,
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:  # fmt: skip
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]:  # fmt: skip
     w = solver.w
     rates: list[tuple[Tensor, Tensor]] = []
-    for i, (row, c) in enumerate(zip(scheme.a, scheme.nodes, strict=True)):
+    exchanged = torch.zeros(3, dtype=U.dtype, device=U.device)
+    for i, (row, c, weight) in enumerate(zip(scheme.a, scheme.nodes, scheme.a[-1], strict=True)):
+        s, ds = source(t0 + c * dt)
         if i == 0 and scheme.explicit_first:
             rates.append(rate if rate is not None else _initial_rate(solver, source, dA, U, V, t0))
+            exchanged = exchanged + dt * weight * solver.exchange(U, s)
             continue
-        s, ds = source(t0 + c * dt)
         known_U = U + dt * sum(a * k[0] for a, k in zip(row[:i], rates, strict=True)) if i else U
         known_V = V + dt * sum(a * k[1] for a, k in zip(row[:i], rates, strict=True)) if i else V
         stage_U = solver(solver.capacity * known_U + w * s, known_U)
@@ -175,7 +204,8 @@ def _step(
             forcing = -dA(stage_U) if ds is None else ds - dA(stage_U)
             stage_V = solver(solver.capacity * known_V + w * forcing, known_V)
         rates.append(((stage_U - known_U) / w, (stage_V - known_V) / w))
-    return stage_U, stage_V, rates[-1]
+        exchanged = exchanged + dt * weight * solver.exchange(stage_U, s)
+    return stage_U, stage_V, rates[-1], exchanged
 
 
 def _initial_rate(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-#: Called as ``progress(stage, fraction done in 0..1, numbers worth showing)``.
-Progress = Callable[[str, float, Mapping[str, float]], None]
+from nanopinn.inference.progress import Progress, silent
 
+__all__ = ["FitSettings", "PhantomSettings", "Progress", "silent"]
 
 class FitSettings(BaseModel):
     """Settings of one fit.

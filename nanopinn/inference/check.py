@@ -1,0 +1,104 @@
+"""The check after every fit: a finite-volume solve that shares nothing with it but the equations.
+
+Grid refined twice over the fit's, a third-order time scheme in place of its second-order one, no model
+error, no network. It can fail: for wrong physics the misfit stays above the noise; for a network or a grid
+that is not good enough the fields differ, or the scalars would move.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanopinn.inference.problem import InverseProblem, Prediction
+from nanopinn.inference.progress import Progress, silent
+from nanopinn.inference.result import CheckItem, CheckResult
+from nanopinn.parameters import value
+from nanopinn.solvers.forward import Forward
+from nanopinn.solvers.march import SDIRK3
+
+Array = NDArray[np.float64]
+
+FIELD_LIMIT, DRUG_LIMIT = 0.05, 0.10
+#: Misfit per observation that noise and the coarse description of tissue may leave, and no more.
+MISFIT_LIMIT = 1.5
+SHIFT_LIMIT = 2.0
+BALANCE_LIMIT = 1e-6
+#: Uptake is linear while free drug is well below K_e; a tenth bends it by less than ten percent.
+LINEAR_LIMIT = 0.1
+
+
+def check_fit(
+    problem: InverseProblem, theta: Array, fitted: Prediction, *, refine: int = 2, progress: Progress = silent
+) -> CheckResult:
+    """Solve again, independently, at the estimate, and compare.
+
+    Args:
+        problem: as the fit left it.
+        theta: the estimate.
+        fitted: the fit's own fields, with the Jacobian of its observations.
+        refine: how much finer than the fit's grid.
+    """
+    began = time.perf_counter()
+    progress("check: refined finite volumes", 0.1, {})
+    finer = replace(problem, setting=problem.setting.refined(refine))
+    forward = Forward(finer.setting, problem.unknowns.scalars)
+    fields = finer.solve(theta, forward, scheme=SDIRK3)
+    fit_p, *_ = fitted.fields.averaged(1, problem.setting.flow_refine)
+    p, contrast, pools = fields.averaged(refine, refine * problem.setting.flow_refine)
+    residual = problem.residual(contrast, pools)
+    inside = problem.contrast.voxels
+    items = [
+        _field("pressure", fit_p[inside], p[inside]),
+        _field("contrast agent", fitted.fields.contrast[:, inside], contrast[:, inside]),
+    ]
+    if pools is not None and fitted.fields.pools is not None:
+        nodes = [problem.node_of(d) for d in problem.drug]
+        items += [
+            _field(f"{name} drug", fitted.fields.pools[nodes, i][:, inside], pools[nodes, i][:, inside])
+            for i, name in ((0, "encapsulated"), (3, "nuclear"))
+        ]
+        items += [_balance(fields.balance), _linearity(pools[:, 1][:, inside])]
+    items += [_misfit(problem, i, name, r) for i, (name, r) in enumerate(problem.blocks(residual).items())]
+    items.append(_shift(problem, theta, fitted, residual))
+    return CheckResult(tuple(items), time.perf_counter() - began)
+
+
+def _item(name: str, found: float, limit: float, meaning: str) -> CheckItem:
+    return CheckItem(name, found, limit, bool(found <= limit), meaning)
+
+
+def _field(name: str, fit: Tensor, other: Tensor) -> CheckItem:
+    error = float((fit - other).norm() / other.norm())
+    limit = DRUG_LIMIT if name.endswith("drug") else FIELD_LIMIT
+    return _item(f"{name}, relative L2", error, limit, "field of the fit against the refined solution, in the tumour")
+
+
+def _misfit(problem: InverseProblem, block: int, name: str, residual: Tensor) -> CheckItem:
+    n = problem.independent(block)
+    limit = MISFIT_LIMIT + 4 * (2 / n) ** 0.5
+    return _item(f"misfit of {name}, chi2/N", float(residual @ residual) / n, limit, "refined solution against the data")
+
+
+def _shift(problem: InverseProblem, theta: Array, fitted: Prediction, residual: Tensor) -> CheckItem:
+    quadratic = problem.quadratic(theta, replace(fitted, residual=residual))
+    step = np.linalg.solve(quadratic.hessian, quadratic.gradient)
+    found = float(np.max(np.abs(step) / np.sqrt(np.diag(quadratic.covariance))))
+    return _item(
+        "shift of the scalars, posterior sd", found, SHIFT_LIMIT, "how far Gauss-Newton would move on the refined grid"
+    )
+
+
+def _balance(error: float) -> CheckItem:
+    return _item("drug mass balance", error, BALANCE_LIMIT, "entered = reacted + outflow + stored, relative")
+
+
+def _linearity(free: Tensor) -> CheckItem:
+    return _item(
+        "free drug over K_e", float(free.max()) / value("K_e"), LINEAR_LIMIT, "uptake is linear well below K_e"
+    )

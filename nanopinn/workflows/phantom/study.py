@@ -1,0 +1,175 @@
+"""The files of a synthetic study: what a scanner would give, and the truth beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.errors import OutputError
+from nanopinn.imaging.aif import PlasmaCurve, load_aif
+from nanopinn.imaging.geometry import resample
+from nanopinn.imaging.io import write_json, write_volume
+from nanopinn.imaging.spgr import signal, signal_from_concentration
+from nanopinn.parameters import value
+from nanopinn.workflows.phantom.anatomy import Anatomy, draw_anatomy
+from nanopinn.workflows.phantom.truth import Truth, draw_scalars, solve_truth
+from nanopinn.workflows.settings import PhantomSettings, Progress, silent
+
+Array = NDArray[np.float64]
+
+TR_S, FLIP_DEG, VFA_DEG, S0, BOLUS_S = 0.005, 15.0, (2.0, 10.0, 20.0), 1000.0, 60.0
+
+
+def make_phantom(out: Path, settings: PhantomSettings, *, progress: Progress = silent) -> Path:
+    """Write a complete synthetic study with its truth.
+
+    The truth is solved on a grid ``settings.refine`` times finer than the voxels, by another time scheme
+    than fits use, and averaged to voxels; only then is noise added.
+
+    Args:
+        out: a folder that does not exist yet, or is empty.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: the folder holds something, or cannot be written.
+    """
+    out = Path(out)
+    _claim(out)
+    rng = np.random.default_rng(settings.seed)
+    fine_mm = tuple(h / settings.refine for h in settings.voxel_mm)
+    shape = tuple(n * settings.refine for n in settings.shape)
+    progress("drawing the tumour", 0.0, {})
+    anatomy = draw_anatomy(shape, fine_mm, rng)  # type: ignore[arg-type]
+    length = None if settings.length_scale_mm is None else settings.length_scale_mm * 1e-3
+    scalars = draw_scalars(rng, length)
+    frames = np.arange(settings.frames) * settings.frame_spacing_s
+    aif = load_aif("parker", frame_times_s=frames, bolus_arrival_s=BOLUS_S, hematocrit=value("Hct"))
+    progress("solving the truth", 0.1, {})
+    spacing = (fine_mm[0] * 1e-3, fine_mm[1] * 1e-3, fine_mm[2] * 1e-3)
+    truth = solve_truth(anatomy, spacing, scalars, aif, frames, np.array(settings.drug_times_h) * 3600.0)
+    progress("writing the study", 0.8, {})
+    _Writer(out, settings, anatomy, truth, aif, frames, rng).write()
+    progress("done", 1.0, {})
+    return out
+
+
+def _claim(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise OutputError(f"{out} is not empty. Give a new folder to --out.")
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror}. Give another folder to --out.") from error
+
+
+class _Writer:
+    """Averages the fine truth to voxels, adds noise, and writes every file of a study."""
+
+    def __init__(
+        self, out: Path, settings: PhantomSettings, anatomy: Anatomy, truth: Truth, aif: PlasmaCurve,
+        frames: Array, rng: np.random.Generator,
+    ) -> None:  # fmt: skip
+        self.out, self.settings, self.anatomy, self.truth = out, settings, anatomy, truth
+        self.aif, self.frames, self.rng = aif, frames, rng
+        extent = np.array(settings.shape) * np.array(settings.voxel_mm)
+        self.affine = np.diag([*settings.voxel_mm, 1.0])
+        self.affine[:3, 3] = (np.array(settings.voxel_mm) - extent) / 2
+        self.mask = self.voxels(anatomy.tumour.astype(float)) > 0.5
+
+    def voxels(self, fine: Array) -> Array:
+        """Mean over the fine cells of each voxel."""
+        r = self.settings.refine
+        *lead, nx, ny, nz = fine.shape
+        return fine.reshape(*lead, nx // r, r, ny // r, r, nz // r, r).mean(axis=(-5, -3, -1))
+
+    def noisy(self, values: Array, sd: float) -> Array:
+        return values + sd * self.rng.standard_normal(values.shape)
+
+    def save(self, name: str, values: Array, affine: Array | None = None, **sidecar: Any) -> None:
+        path = self.out / f"{name}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        write_volume(path, values, self.affine if affine is None else affine, sidecar=sidecar or None)
+
+    def write(self) -> None:
+        self.scan()
+        self.ph_map()
+        self.drug_images()
+        self.save("mask", self.mask.astype(float))
+        self.maps_of_truth()
+        write_json(self.out / "truth" / "parameters.json", self.truth_parameters())
+
+    def scan(self) -> None:
+        """DCE series and VFA set: the signal of the voxel's fine cells, averaged, with noise."""
+        base = signal(S0, self.anatomy.T1, TR_S, FLIP_DEG)
+        sd = float(self.voxels(base)[self.mask].mean()) / self.settings.snr
+        series = signal_from_concentration(
+            np.nan_to_num(self.truth.contrast), base, self.anatomy.T1, TR_S, FLIP_DEG, value("r1_Gd")
+        )
+        shared = {"RepetitionTimeExcitation": TR_S, "MagneticFieldStrength": 3.0}
+        self.save(
+            "dce", self.noisy(self.voxels(series), sd), **shared, FlipAngle=FLIP_DEG,
+            VolumeTiming=[float(t) for t in self.frames], ContrastRelaxivity=value("r1_Gd"),
+            BolusArrivalTime=BOLUS_S, Hematocrit=value("Hct"),
+        )  # fmt: skip
+        for flip in VFA_DEG:
+            image = self.voxels(signal(S0, self.anatomy.T1, TR_S, flip))
+            # a VFA set is averaged over repeats: a third of the noise of one dynamic frame
+            self.save(f"vfa_fa{flip:02.0f}", self.noisy(image, sd / 3), **shared, FlipAngle=flip)
+
+    def ph_map(self) -> None:
+        """pH on its own coarser grid, a slab that misses the first and last slices."""
+        s = self.settings
+        step = np.array(s.voxel_mm) * np.array([1.5, 1.5, 1.5])
+        extent = np.array(s.shape) * np.array(s.voxel_mm)
+        shape = np.maximum(2, np.floor(extent * np.array([1.0, 1.0, 0.7]) / step)).astype(int)
+        affine = np.diag([*step, 1.0])
+        affine[:3, 3] = -(shape - 1) * step / 2
+        fine_affine = self.affine.copy()
+        fine_affine[:3, :3] /= s.refine
+        fine_affine[:3, 3] -= np.array(s.voxel_mm) * (1 - 1 / s.refine) / 2
+        pH = resample(self.anatomy.pH, fine_affine, tuple(int(n) for n in shape), affine)
+        self.save("ph", self.noisy(pH, s.ph_noise), affine, pHStd=s.ph_noise)
+
+    def drug_images(self) -> None:
+        """Encapsulated and released drug at each imaging time."""
+        blood = self.voxels(self.anatomy.v_p)
+        for i, t in enumerate(self.truth.drug_times_s):
+            pools = {k: self.voxels(np.nan_to_num(v[i])) for k, v in self.truth.drug.items()}
+            images = {
+                "encapsulated": pools["encapsulated"] + blood * self.truth.plasma_drug[i],
+                "released": pools["free"] + pools["intracellular"] + pools["nuclear"],
+            }
+            for quantity, image in images.items():
+                sd = self.settings.drug_noise * float(image[self.mask].max())
+                self.save(
+                    f"drug_{quantity}_{t / 3600:g}h", self.noisy(image, sd) * 1e3,
+                    TimeAfterDose=float(t), Quantity=quantity, NoiseSD=sd * 1e3, Units="ug/mL",
+                )  # fmt: skip
+
+    def maps_of_truth(self) -> None:
+        """True maps and fields, averaged to voxels."""
+        a, t = self.anatomy, self.truth
+        maps = {
+            "Ktrans": (t.Ktrans * 60, "1/min"), "ve": (a.phi, "1"), "vp": (a.v_p, "1"), "T1": (a.T1, "s"),
+            "pH": (a.pH, "1"), "IFP": (t.pressure / 133.322, "mmHg"), "krel": (t.release_rate * 3600, "1/h"),
+            "necrosis": (a.necrosis.astype(float), "1"), "velocity": (t.velocity * 1e6, "um/s"),
+        }  # fmt: skip
+        for name, (values, unit) in maps.items():
+            self.save(f"truth/{name}", self.voxels(values), Unit=unit)
+        self.save("truth/contrast", self.voxels(t.contrast), Unit="mM", FrameTimes=[float(f) for f in self.frames])
+        times = [float(x) for x in t.drug_times_s]
+        for name, values in t.drug.items():
+            self.save(f"truth/{name}", self.voxels(values) * 1e3, Unit="ug/mL of tissue", FrameTimes=times)
+
+    def truth_parameters(self) -> dict[str, Any]:
+        return {
+            "scalars_SI": dict(self.truth.scalars),
+            "settings": json.loads(self.settings.model_dump_json()),
+            "grid": f"truth solved on {'x'.join(str(n) for n in self.anatomy.tumour.shape)} cells, SDIRK3",
+        }
