@@ -22,6 +22,11 @@ class SumOfExponentials:
         curve = (A * torch.exp(-k * t.clamp_min(0.0)[..., None])).sum(-1)
         return torch.where(t >= 0, curve, torch.zeros_like(curve))
 
+    def integral(self, t: Tensor) -> Tensor:
+        """Area up to t, kg s/m3."""
+        A, k = (torch.tensor(v, dtype=t.dtype, device=t.device) for v in (self.amplitudes, self.rates))
+        return -(A / k * torch.expm1(-k * t.clamp_min(0.0)[..., None])).sum(-1)
+
     def scaled(self, factor: float) -> SumOfExponentials:
         """The same curve times ``factor``."""
         return SumOfExponentials(tuple(factor * a for a in self.amplitudes), self.rates)

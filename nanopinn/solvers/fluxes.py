@@ -94,6 +94,14 @@ class PoolOperator:
             (before[0], before[1], before[2]), (after[0], after[1], after[2]), pools.reaction, pools.inflow
         )
 
+    def only(self, pools: slice) -> PoolOperator:
+        """The part that acts within some of the pools."""
+        return PoolOperator(
+            (self.before[0][pools], self.before[1][pools], self.before[2][pools]),
+            (self.after[0][pools], self.after[1][pools], self.after[2][pools]),
+            self.reaction[pools, pools], self.inflow[pools],
+        )  # fmt: skip
+
     def tensors(self) -> tuple[Tensor, ...]:
         """Every coefficient, in a fixed order."""
         return (*self.before, *self.after, self.reaction, self.inflow)
