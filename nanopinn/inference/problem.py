@@ -42,6 +42,11 @@ class Fields:
     d_pools: Tensor | None = None
     balance: float = 0.0
 
+    @property
+    def flow_without_tangents(self) -> Flow:
+        """The flow alone, for a forward run."""
+        return replace(self.flow, dp=None)
+
     def averaged(self, factor: int, flow_factor: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Pressure, contrast and pools averaged over ``factor^3`` cells (pressure: its own factor)."""
         pools = None if self.pools is None else mean_of_parts(self.pools, factor)

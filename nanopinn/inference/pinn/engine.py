@@ -59,7 +59,7 @@ class PinnSettings:
     tolerance: float = 0.1
     effort: Mapping[str, Effort] = field(
         default_factory=lambda: {
-            "pressure": Effort(80, 30, 24),
+            "pressure": Effort(60, 25, 32),
             "contrast": Effort(12, 5, 3),
             "encapsulated": Effort(12, 5, 5),
             "released": Effort(5, 3, 2),
@@ -161,18 +161,23 @@ class _Engine:
         return torch.stack([m.tumour, m.vascularity(), m.phi, m.pH, d.clamp(-3, 5), layers, d * layers, drop, drop * d, u])
 
     def pressure(self, theta: Tensor, flow: Flow) -> Tensor:
-        """Network tangents of the pressure on the flow grid, ``(m, X, Y, Z)``."""
+        """Network tangents of the pressure on the flow grid, ``(m, X, Y, Z)``.
+
+        That p is proportional to p_e at given l and q is known exactly and not left to a network: it learns
+        the tangents of p/p_e.
+        """
         setting = self.problem.setting.flow_setting
         coefficients = self.forward.flow_coefficients(theta)
-        forcing = pressure_forcing(self.forward.flow_coefficients, theta, flow.p, setting.grid)
+        operator = pressure_operator(coefficients, setting.grid)
+        known = torch.func.jacrev(lambda th: torch.log(self.forward.model(th).scalars["p_e"]))(theta)
+        scaling = known[:, None, None, None] * flow.p
+        forcing = pressure_forcing(self.forward.flow_coefficients, theta, flow.p, setting.grid) - operator(scaling)
         size = forcing.abs().amax(dim=(1, 2, 3))
         moved = torch.nonzero(size > 1e-8 * (coefficients.LpSV * coefficients.p_e).max())[:, 0]
-        dp = torch.zeros_like(forcing)
         inverse = 1 / pressure_diagonal(coefficients, setting.grid)
-        standing = PressureTangents(
-            pressure_operator(coefficients, setting.grid), forcing[moved], inverse, self.problem.setting.flow_refine
-        )
-        dp[moved] = self.learn("pressure", standing, self.maps(flow, theta))
+        standing = PressureTangents(operator, forcing[moved], inverse, self.problem.setting.flow_refine)
+        dp = scaling.clone()
+        dp[moved] += self.learn("pressure", standing, self.maps(flow, theta))
         return dp
 
     def contrast(self, theta: Tensor, flow: Flow, anchor: Fields) -> Tensor:

@@ -1,0 +1,95 @@
+"""From input files to a checked answer: imaging, inference by both engines, check, maps."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from nanopinn.imaging.maps import ImagingInputs, ImagingMaps, make_maps
+from nanopinn.inference.check import check_fit
+from nanopinn.inference.fv import Fitted, fit_fv
+from nanopinn.inference.pinn import fit_pinn
+from nanopinn.inference.pinn.engine import PinnSettings
+from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.progress import Progress, silent
+from nanopinn.inference.result import FitResult
+from nanopinn.workflows.device import choose_device
+from nanopinn.workflows.problem import Posed, pose_problem
+from nanopinn.workflows.products import curves, fields, maps
+from nanopinn.workflows.settings import FitSettings
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study, from its inputs to its answer."""
+
+    imaging: ImagingMaps
+    fit: FitResult
+    inputs: ImagingInputs
+    settings: FitSettings
+
+
+def run_fit(inputs: ImagingInputs, settings: FitSettings, *, progress: Progress | None = None) -> Study:
+    """Fit one study.
+
+    Raises:
+        InputError: something given cannot be used; nothing has been written then.
+    """
+    progress = progress or silent
+    device = choose_device(settings.device)
+    began = time.perf_counter()
+    progress("imaging", 0.0, {})
+    imaging = make_maps(inputs)
+    posed = pose_problem(imaging, settings, device)
+    seconds = {"imaging": time.perf_counter() - began}
+    return Study(imaging, infer(imaging, posed, settings, progress, seconds), inputs, settings)
+
+
+def infer(
+    imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: Progress, seconds: dict[str, float]
+) -> FitResult:
+    """Run the engines on a posed problem, check the answer and collect it."""
+    fits: dict[str, Fitted] = {}
+    start = None
+    if settings.engine in ("auto", "pinn"):
+        fits["pinn"] = fit_pinn(
+            posed.problem, settings=_pinn_settings(settings.preset), seed=settings.seed, progress=progress
+        )
+        start = fits["pinn"].theta
+    if settings.engine in ("auto", "fv"):
+        fits["fv"] = fit_fv(posed.problem, start, progress=progress)
+    last = fits["fv"] if "fv" in fits else fits["pinn"]
+    check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
+    seconds = {**seconds, **{name: f.run.seconds for name, f in fits.items()}, "check": check.seconds}
+    return FitResult(
+        scalars=last.run.scalars,
+        covariance=last.run.covariance,
+        runs={name: f.run for name, f in fits.items()},
+        engine_distance=_distance(fits, last.problem),
+        check=check,
+        maps=maps(imaging, posed, last),
+        fields=fields(posed, last),
+        curves=curves(imaging, posed, last),
+        assumptions=(*imaging.assumptions, *posed.assumptions),
+        affine=np.asarray(imaging.affine),
+        mask=imaging.mask,
+        seconds=seconds,
+    )
+
+
+def _pinn_settings(preset: str) -> PinnSettings:
+    return {"fast": PinnSettings(width=12, anchors=6), "accurate": PinnSettings(width=28, anchors=15)}.get(
+        preset, PinnSettings()
+    )
+
+
+def _distance(fits: dict[str, Fitted], problem: InverseProblem) -> dict[str, float]:
+    if len(fits) < 2:
+        return {}
+    sd = np.sqrt(np.diag(fits["fv"].run.covariance))
+    gap = np.abs(fits["pinn"].theta - fits["fv"].theta) / sd
+    return dict(zip(problem.unknowns.names, (float(g) for g in gap), strict=True))
+
+

@@ -1,0 +1,195 @@
+"""Pose the inverse problem: imaging maps and drug images to tissue, unknowns and observations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion, gaussian_filter
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.convolution import convolve_exponential
+from nanopinn.imaging.drug import DrugImage, load_drug_image
+from nanopinn.imaging.maps import ImagingMaps
+from nanopinn.inference.observations import ContrastObservation, DrugObservation
+from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.unknowns import DRUG_ONLY, UnknownSet, spine_unknowns
+from nanopinn.parameters import value
+from nanopinn.physics.model import TissueMaps
+from nanopinn.physics.plasma import leaked_free_drug, pegylated_liposome
+from nanopinn.solvers.domain import Domain
+from nanopinn.solvers.forward import Setting
+from nanopinn.solvers.grid import Grid
+from nanopinn.workflows.settings import FitSettings
+
+Array = NDArray[np.float64]
+
+#: Normal tissue around the tumour: several lengths over which the pressure falls off in it.
+MARGIN_M = 2.5e-3
+FLOW_REFINE = {"fast": 1, "default": 2, "accurate": 3}
+
+
+@dataclass(frozen=True)
+class Posed:
+    """The problem, the box it is solved in, and what was assumed on the way."""
+
+    problem: InverseProblem
+    domain: Domain
+    assumptions: tuple[str, ...]
+
+
+def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Posed:
+    """Cut the box around the tumour, fill what was not measured, and gather the observations.
+
+    Raises:
+        InputError: a drug image cannot be used.
+    """
+    spacing = tuple(float(h) for h in imaging.voxel_size_m)
+    domain = Domain.around(imaging.mask, spacing, MARGIN_M)
+    tissue, Ktrans, relative_sd, notes = _tissue(imaging, domain, device)
+    grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
+    images = tuple(load_drug_image(Path(p), imaging) for p in settings.drug)
+    drug = tuple(_drug_observation(image, imaging.mask, domain, relative_sd, device) for image in images)
+    unknowns = UnknownSet(spine_unknowns())
+    notes += _notes(bool(drug))
+    encapsulated = pegylated_liposome()
+    problem = InverseProblem(
+        unknowns=unknowns,
+        setting=Setting(tissue, grid, FLOW_REFINE[settings.preset]),
+        Ktrans=Ktrans,
+        aif=imaging.aif,
+        frame_times=np.asarray(imaging.frame_times_s, dtype=np.float64),
+        contrast=_contrast_observation(imaging, domain, tissue, Ktrans),
+        drug=drug,
+        plasma=(encapsulated, leaked_free_drug(encapsulated, value("krel0_pH"))),
+    )
+    return Posed(problem, domain, tuple(notes))
+
+
+def _tissue(
+    imaging: ImagingMaps, domain: Domain, device: str
+) -> tuple[TissueMaps, torch.Tensor, dict[str, Array], list[str]]:
+    """Maps of the box without holes, the measured Ktrans (1/s), and relative errors that maps cause."""
+    inside = imaging.mask
+    Ktrans = _filled(imaging.ktrans_per_min / 60, inside, value("Ktrans_n"), low=1e-6)
+    phi = _filled(imaging.ve, inside, value("ve_n"), low=0.05, high=0.9)
+    v_p = _filled(imaging.vp, inside, value("vp_n"), low=0.0, high=0.5)
+    pH = _smoothed_pH(imaging.ph_filled, imaging.voxel_size_m)
+
+    def box(values: Array, beyond: float) -> torch.Tensor:
+        return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
+
+    K = box(Ktrans, value("Ktrans_n"))
+    tissue = TissueMaps(
+        tumour=box(inside.astype(float), 0.0), PS=K, phi=box(phi, value("ve_n")),
+        v_p=box(v_p, value("vp_n")), pH=box(pH, value("pHe_n")),
+    )  # fmt: skip
+    errors = {
+        "Ktrans": np.clip(np.nan_to_num(imaging.ktrans_std / 60 / Ktrans, nan=1.0), 0.0, 1.0),
+        "release": np.log(10) * value("n_rel") * PH_NOISE_LEFT * np.nan_to_num(imaging.ph_std, nan=value("sd_pHe")),
+    }
+    holes = int((inside & ~np.isfinite(imaging.ktrans_per_min)).sum())
+    notes = [
+        "Wall permeability of the contrast agent is Ktrans less its solvent drag; filtration and the liposome's "
+        "permeability follow its map inside the tumour (an assumption).",
+        f"Porosity is the ve map. {holes} tumour voxels without a valid fit carry the tumour's median.",
+        f"The pH map is smoothed with a Gaussian of {PH_SMOOTHING_M * 1e3:g} mm before it drives release.",
+        f"{MARGIN_M * 1e3:g} mm of normal tissue around the tumour are solved too, with tabulated flow properties "
+        "relative to the tumour's; p = p_inf at their far edge.",
+    ]
+    return tissue, K.clone(), errors, notes
+
+
+#: Release grows tenfold per half a pH unit: voxel noise of pH is averaged over this length first.
+PH_SMOOTHING_M = 0.75e-3
+#: Share of the voxel noise that the smoothing leaves in a pH map whose voxels are about that length.
+PH_NOISE_LEFT = 0.25
+
+
+def _filled(values: Array, inside: NDArray[np.bool_], normal: float, low: float, high: float = np.inf) -> Array:
+    valid = np.isfinite(values)
+    if not (valid & inside).any():
+        raise InputError(
+            "no voxel of the tumour has a valid kinetic fit",
+            field="mask",
+            remedy="Check the mask against the enhancement, and the timing of the bolus.",
+        )
+    out = np.where(valid, values, np.where(inside, np.median(values[valid & inside]), normal))
+    return np.clip(out, low, high)
+
+
+def _smoothed_pH(pH: Array, voxel_m: Array) -> Array:
+    return gaussian_filter(pH, [PH_SMOOTHING_M / float(h) for h in voxel_m], mode="nearest")
+
+
+def _contrast_observation(
+    imaging: ImagingMaps, domain: Domain, tissue: TissueMaps, Ktrans: torch.Tensor
+) -> ContrastObservation:
+    """Concentration in tumour voxels with a valid fit and a finite curve."""
+    curves = np.moveaxis(imaging.concentration_mM, 0, -1)
+    usable = imaging.mask & np.isfinite(imaging.ktrans_per_min) & np.isfinite(curves).all(axis=-1)
+    usable &= np.isfinite(imaging.concentration_sd_mM) & (imaging.concentration_sd_mM > 0)
+    device = tissue.phi.device
+    voxels = torch.as_tensor(domain.take(usable.astype(float), 0.0) > 0.5, device=device)
+    box = torch.as_tensor(domain.take(imaging.concentration_mM, 0.0), device=device)
+    noise = torch.as_tensor(domain.take(imaging.concentration_sd_mM, 1.0), device=device)[voxels]
+    explained = _local_sensitivities(imaging, Ktrans[voxels], tissue.phi[voxels], tissue.v_p[voxels])
+    return ContrastObservation(box[:, voxels], noise, voxels, torch.linalg.qr(explained)[0])
+
+
+def _local_sensitivities(
+    imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.Tensor, vp: torch.Tensor
+) -> torch.Tensor:
+    """Derivatives of each voxel's Tofts curve by Ktrans, ve, vp and bolus arrival, ``(n, t, 4)``."""
+    frames = torch.as_tensor(np.asarray(imaging.frame_times_s, dtype=np.float64), device=Ktrans.device)
+    t, c = (
+        torch.as_tensor(np.asarray(v, dtype=np.float64), device=Ktrans.device)
+        for v in (imaging.aif.times_s, imaging.aif.plasma_mM)
+    )
+
+    def curve(K: torch.Tensor, v: torch.Tensor, p: torch.Tensor, shift: float = 0.0) -> torch.Tensor:
+        at = frames - shift
+        plasma = torch.as_tensor(np.interp(at.cpu().numpy(), t.cpu().numpy(), c.cpu().numpy(), left=0.0))
+        return K[:, None] * convolve_exponential(t, c, K / v, at) + p[:, None] * plasma.to(K.device)
+
+    step, shift = 1e-4, 0.05
+    by_K = curve(Ktrans * (1 + step), ve, vp) - curve(Ktrans * (1 - step), ve, vp)
+    by_v = curve(Ktrans, ve * (1 + step), vp) - curve(Ktrans, ve * (1 - step), vp)
+    by_p = curve(Ktrans, ve, vp + step) - curve(Ktrans, ve, vp - step)
+    by_t = curve(Ktrans, ve, vp, shift) - curve(Ktrans, ve, vp, -shift)
+    return torch.stack([by_K, by_v, by_p, by_t], dim=-1)
+
+
+def _drug_observation(
+    image: DrugImage, mask: NDArray[np.bool_], domain: Domain, relative: dict[str, Array], device: str
+) -> DrugObservation:
+    """A drug image away from the tumour's border, where voxels hold two tissues."""
+    core = binary_erosion(mask)
+    usable = (core if core.sum() >= 30 else mask) & np.isfinite(image.values)
+    known = np.nan_to_num(image.values)
+    from_maps = relative["Ktrans"] ** 2
+    if image.quantity != "encapsulated":
+        from_maps = from_maps + relative["release"] ** 2
+    sd = np.sqrt(image.noise_sd**2 + from_maps * known**2)
+
+    def box(values: Array, beyond: float) -> torch.Tensor:
+        return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
+
+    return DrugObservation(
+        image.time_s, image.quantity, box(known, 0.0), box(sd, 1.0), box(usable.astype(float), 0.0) > 0.5
+    )
+
+
+def _notes(drug: bool) -> list[str]:
+    if drug:
+        return [
+            "Plasma: PEGylated liposomal doxorubicin, 90 mg bolus, population kinetics; not measured in this subject.",
+            "Drug images count inside the tumour's border layer of voxels only; their error includes what the noise "
+            "of the Ktrans and pH maps makes of the prediction.",
+            "Uptake by cells is linear (free drug far below K_e; the check says how far).",
+        ]
+    names = ", ".join(u.label for u in spine_unknowns() if u.name in DRUG_ONLY)
+    return [f"No drug image was given: {names} keep their priors, and every drug field follows from them."]

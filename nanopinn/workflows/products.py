@@ -1,0 +1,129 @@
+"""What a fit is shown as: maps with their uncertainty, fields in time, curves over the tumour."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nanopinn.imaging.maps import ImagingMaps
+from nanopinn.inference.fv import Fitted
+from nanopinn.inference.result import Curve, FieldEstimate, MapEstimate
+from nanopinn.parameters import value
+from nanopinn.solvers.forward import drug_nodes
+from nanopinn.solvers.grid import mean_of_parts
+from nanopinn.workflows.problem import Posed
+
+Array = NDArray[np.float64]
+PA_PER_MMHG = 133.322
+
+#: Hours after the dose at which drug fields are given, beside the times of the images.
+FIELD_HOURS = (1.0, 6.0, 24.0, 48.0)
+
+
+def maps(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> dict[str, MapEstimate]:
+    """Every map on the grid of the scan; NaN where nothing is known."""
+    found = [
+        MapEstimate("Ktrans", "1/min", "volume transfer constant", "images", imaging.ktrans_per_min, imaging.ktrans_std),
+        MapEstimate("ve", "1", "extravascular extracellular volume fraction", "images", imaging.ve, imaging.ve_std),
+        MapEstimate("vp", "1", "plasma volume fraction", "images", imaging.vp, imaging.vp_std),
+        MapEstimate("T1", "s", "native longitudinal relaxation time", "images", imaging.t1_s),
+        MapEstimate("pH", "1", "measured extracellular pH", "images", imaging.ph, imaging.ph_std),
+        *_flow_maps(posed, fit),
+        _release_map(imaging, posed, fit),
+    ]
+    return {m.name: m for m in found}
+
+
+def _flow_maps(posed: Posed, fit: Fitted) -> list[MapEstimate]:
+    problem, flow = fit.problem, fit.prediction.fields.flow
+    r = problem.setting.flow_refine
+    p = mean_of_parts(flow.p, r)
+    assert flow.dp is not None
+    tangents = mean_of_parts(flow.dp, r)
+    covariance = problem.tensor(fit.run.covariance)
+    sd = torch.einsum("ixyz,ij,jxyz->xyz", tangents, covariance, tangents).clamp_min(0).sqrt()
+
+    def image(values: torch.Tensor) -> Array:
+        return posed.domain.put(values.cpu().numpy())
+
+    speed = flow.velocity(problem.setting.grid).norm(dim=0) * 1e6
+    return [
+        MapEstimate(
+            "IFP", "mmHg", "interstitial fluid pressure; its level carries the prior on p_e", "images and prior",
+            image(p) / PA_PER_MMHG, image(sd) / PA_PER_MMHG,
+        ),
+        MapEstimate("velocity", "um/s", "speed of the interstitial fluid (Darcy)", "images and prior", image(speed)),
+        MapEstimate("Jv", "1/h", "filtration from the vessels", "images and prior", image(flow.J_v) * 3600),
+    ]  # fmt: skip
+
+
+def _release_map(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> MapEstimate:
+    """Release rate with the uncertainty of the law's constants and of the pH."""
+    problem = fit.problem
+    theta = problem.tensor(fit.theta)
+    forward = problem.forward()
+
+    def log_rate(th: torch.Tensor) -> torch.Tensor:
+        return torch.log(forward.model(th).release_rate())
+
+    J = torch.func.jacfwd(log_rate)(theta)
+    covariance = problem.tensor(fit.run.covariance)
+    variance = torch.einsum("xyzi,ij,xyzj->xyz", J, covariance, J)
+    pH_sd = posed.domain.take(np.nan_to_num(imaging.ph_std, nan=value("sd_pHe")), value("sd_pHe"))
+    relative = torch.sqrt(variance + problem.tensor((np.log(10) * value("n_rel") * pH_sd) ** 2))
+    rate = torch.exp(log_rate(theta)) * 3600
+    source = "images and prior" if problem.drug else "prior"
+    text = "release rate of the carrier: the pH map through the stated law"
+    put = posed.domain.put
+    return MapEstimate(
+        "krel", "1/h", text, source, put(rate.cpu().numpy()), put((rate * relative).cpu().numpy())
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def fields(posed: Posed, fit: Fitted) -> dict[str, FieldEstimate]:
+    """Drug pools per tissue volume at the imaging times and at standard hours, ug/mL."""
+    problem = fit.problem
+    theta = problem.tensor(fit.theta)
+    hours = sorted({*FIELD_HOURS, *(d.time_s / 3600 for d in problem.drug)})
+    times = [h * 3600.0 for h in hours]
+    nodes = drug_nodes(times)
+    run = problem.forward().drug(theta, fit.prediction.fields.flow_without_tangents, problem.plasma, nodes)
+    keep = [int(np.argmin(np.abs(nodes - t))) for t in times]
+    phi = problem.setting.maps.phi
+    text = {
+        "encapsulated": (0, phi, "drug inside liposomes in the interstitium"),
+        "free": (1, phi, "free drug in the interstitium"),
+        "intracellular": (2, 1.0, "drug in cells, outside their nuclei"),
+        "nuclear": (3, 1.0, "drug bound in nuclei"),
+    }
+    return {
+        name: FieldEstimate(
+            name, "ug/mL", f"{words}, per tissue volume", np.array(times),
+            posed.domain.put((weight * run.U[keep, i]).cpu().numpy() * 1e3),
+        )
+        for name, (i, weight, words) in text.items()
+    }  # fmt: skip
+
+
+def curves(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> tuple[Curve, ...]:
+    """Tumour means, measured and modelled."""
+    problem = fit.problem
+    inside = problem.contrast.voxels
+    modelled = fit.prediction.fields.contrast[:, inside].mean(dim=1).cpu().numpy()
+    measured = problem.contrast.measured.mean(dim=1).cpu().numpy()
+    found = [Curve("contrast agent, tumour mean", "mM", problem.frame_times, measured, modelled)]
+    pools = fit.prediction.fields.pools
+    for quantity in sorted({d.quantity for d in problem.drug}):
+        series = sorted((d for d in problem.drug if d.quantity == quantity), key=lambda d: d.time_s)
+        assert pools is not None
+        images = [d.predict(pools[problem.node_of(d)], problem.setting.maps, problem.plasma_at(d.time_s)) for d in series]
+        found.append(
+            Curve(
+                f"{quantity} drug, tumour mean", "ug/mL", np.array([d.time_s for d in series]),
+                np.array([float(d.measured[d.voxels].mean()) * 1e3 for d in series]),
+                np.array([float(i[d.voxels].mean()) * 1e3 for i, d in zip(images, series, strict=True)]),
+                np.array([float(d.sd[d.voxels].square().mean().sqrt() / d.count**0.5) * 1e3 for d in series]),
+            )
+        )  # fmt: skip
+    return tuple(found)
