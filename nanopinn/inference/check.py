@@ -76,13 +76,17 @@ def _item(name: str, found: float, limit: float, meaning: str) -> CheckItem:
 def _field(name: str, fit: Tensor, other: Tensor) -> CheckItem:
     error = float((fit - other).norm() / other.norm())
     limit = DRUG_LIMIT if name.endswith("drug") else FIELD_LIMIT
-    return _item(f"{name}, relative L2", error, limit, "field of the fit against the refined solution, in the tumour")
+    return _item(
+        f"{name}, relative L2", error, limit, "field of the fit against the refined solution, in the tumour"
+    )
 
 
 def _misfit(problem: InverseProblem, block: int, name: str, residual: Tensor) -> CheckItem:
     n = problem.independent(block)
     limit = MISFIT_LIMIT + 4 * (2 / n) ** 0.5
-    return _item(f"misfit of {name}, chi2/N", float(residual @ residual) / n, limit, "refined solution against the data")
+    return _item(
+        f"misfit of {name}, chi2/N", float(residual @ residual) / n, limit, "refined solution against the data"
+    )
 
 
 def _shift(problem: InverseProblem, theta: Array, fitted: Prediction, residual: Tensor) -> CheckItem:
@@ -90,7 +94,10 @@ def _shift(problem: InverseProblem, theta: Array, fitted: Prediction, residual: 
     step = np.linalg.solve(quadratic.hessian, quadratic.gradient)
     found = float(np.max(np.abs(step) / np.sqrt(np.diag(quadratic.covariance))))
     return _item(
-        "shift of the scalars, posterior sd", found, SHIFT_LIMIT, "how far Gauss-Newton would move on the refined grid"
+        "shift of the scalars, posterior sd",
+        found,
+        SHIFT_LIMIT,
+        "how far Gauss-Newton would move on the refined grid",
     )
 
 

@@ -116,9 +116,7 @@ class TumourModel:
         if unknown:
             raise KeyError(f"not scalars of the model: {', '.join(sorted(unknown))}")
         like = maps.phi
-        return cls(
-            maps, {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in merged.items()}
-        )
+        return cls(maps, {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in merged.items()})
 
     def _by_tissue(self, tumour: Tensor | float, normal: Tensor | float) -> Tensor:
         return torch.where(self.maps.tumour > 0.5, tumour, normal)
@@ -176,9 +174,7 @@ class TumourModel:
         zero, one = torch.zeros_like(m.phi), torch.ones_like(m.phi)
         PS_l, sigma_l = self.liposome_permeability()
         a_l, b_l = exchange_coefficients(PS_l, J_v, sigma_l)
-        PS_f = self._by_tissue(
-            value("P_f_t") * value("SV_t") * m.vascularity(), value("P_f_n") * value("SV_n")
-        )
+        PS_f = self._by_tissue(value("P_f_t") * value("SV_t") * m.vascularity(), value("P_f_n") * value("SV_n"))
         a_f, b_f = exchange_coefficients(PS_f, J_v, value("sigma_f"))
         release = m.phi * self.release_rate()
         uptake = self._by_tissue(uptake_rate(m.pH), 0.0)

@@ -65,6 +65,7 @@ class Domain:
 
     def refined(self, factor: int) -> Domain:
         """The same box over the image with every voxel cut into ``factor^3``."""
+
         def times(index: tuple[int, int, int]) -> tuple[int, int, int]:
             x, y, z = (factor * i for i in index)
             return x, y, z

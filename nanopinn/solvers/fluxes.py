@@ -90,9 +90,7 @@ class PoolOperator:
             a, b = exchange_coefficients(conductance(pools.diffusion, grid, dim, open_ends=False), carried, 0.0)
             before.append(a / grid.cell_volume)
             after.append(b / grid.cell_volume)
-        return cls(
-            (before[0], before[1], before[2]), (after[0], after[1], after[2]), pools.reaction, pools.inflow
-        )
+        return cls((before[0], before[1], before[2]), (after[0], after[1], after[2]), pools.reaction, pools.inflow)
 
     def only(self, pools: slice) -> PoolOperator:
         """The part that acts within some of the pools."""

@@ -103,9 +103,7 @@ class Forward:
         coefficients = self.flow_coefficients(theta)
         solution = solve_pressure(coefficients, self._fine.grid, self.last_pressure)
         self.last_pressure = solution.x.detach()
-        dp = (
-            pressure_tangents(self.flow_coefficients, theta, solution.x, self._fine.grid) if tangents else None
-        )
+        dp = pressure_tangents(self.flow_coefficients, theta, solution.x, self._fine.grid) if tangents else None
         return self.flow_of_pressure(theta, solution.x, dp, solution.iterations)
 
     def flow_of_pressure(self, theta: Tensor, p: Tensor, dp: Tensor | None = None, iterations: int = 0) -> Flow:
@@ -174,10 +172,7 @@ class Forward:
         def source(t: float) -> tuple[Tensor, Tensor | None]:
             U0 = local.at(t)[None]
             s = maps.PS * share * U0 - operator(share * U0)
-            ds = [
-                maps.PS * d * U0 - dA(share * U0) - operator(d * U0)
-                for d, dA in zip(d_share, dAs, strict=True)
-            ]
+            ds = [maps.PS * d * U0 - dA(share * U0) - operator(d * U0) for d, dA in zip(d_share, dAs, strict=True)]
             return s, torch.stack(ds) if ds else None
 
         run = march(operator, pools.capacity, source, nodes, scheme=scheme, tangent_operators=dAs)
@@ -230,7 +225,9 @@ class _LocalResponse:
 
     def __init__(self, maps: TissueMaps, aif: PlasmaCurve, times: list[float]) -> None:
         rate = (maps.PS / maps.phi).reshape(-1)
-        curve_t, curve_c = (torch.as_tensor(v, dtype=rate.dtype, device=rate.device) for v in (aif.times_s, aif.plasma_mM))
+        curve_t, curve_c = (
+            torch.as_tensor(v, dtype=rate.dtype, device=rate.device) for v in (aif.times_s, aif.plasma_mM)
+        )
         at = torch.tensor(times, dtype=rate.dtype, device=rate.device)
         response = convolve_exponential(curve_t, curve_c, rate, at) * rate[:, None]
         self._index = {_key(t): i for i, t in enumerate(times)}
@@ -264,7 +261,9 @@ def _nodes(frame_times: np.ndarray, onset: float, substeps: int) -> tuple[list[f
     return nodes, [(i + offset) * substeps for i in range(len(frame_times))]
 
 
-def drug_nodes(images_s: list[float], first_step_s: float = 60.0, growth: float = 1.25, longest_s: float = 7200.0) -> np.ndarray:
+def drug_nodes(
+    images_s: list[float], first_step_s: float = 60.0, growth: float = 1.25, longest_s: float = 7200.0
+) -> np.ndarray:
     """March nodes for a drug run: steps that grow from the dose on and land on every imaging time.
 
     Steps are grouped so that several share a size, and with it their matrix.

@@ -19,7 +19,12 @@ class Grid:
 
     def __post_init__(self) -> None:
         if min(self.shape) < 2:
-            raise InputError("the grid is too thin for a flow", field="shape", found=self.shape, expected="at least 2 cells each way")
+            raise InputError(
+                "the grid is too thin for a flow",
+                field="shape",
+                found=self.shape,
+                expected="at least 2 cells each way",
+            )
         if not all(0 < h < float("inf") for h in self.spacing):
             raise InputError("cell sizes must be positive", field="spacing", found=self.spacing)
 

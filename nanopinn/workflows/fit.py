@@ -91,5 +91,3 @@ def _distance(fits: dict[str, Fitted], problem: InverseProblem) -> dict[str, flo
     sd = np.sqrt(np.diag(fits["fv"].run.covariance))
     gap = np.abs(fits["pinn"].theta - fits["fv"].theta) / sd
     return dict(zip(problem.unknowns.names, (float(g) for g in gap), strict=True))
-
-

@@ -51,7 +51,9 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     domain = Domain.around(imaging.mask, spacing, MARGIN_M)
     tissue, Ktrans, relative_sd, notes = _tissue(imaging, domain, device)
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
-    images = tuple(load_drug_image(Path(p), imaging) for p in settings.drug)
+    images = tuple(
+        load_drug_image(Path(p), imaging.mask.shape, imaging.affine, imaging.mask) for p in settings.drug
+    )
     drug = tuple(_drug_observation(image, imaging.mask, domain, relative_sd, device) for image in images)
     unknowns = UnknownSet(spine_unknowns())
     notes += _notes(bool(drug))

@@ -24,7 +24,9 @@ FIELD_HOURS = (1.0, 6.0, 24.0, 48.0)
 def maps(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> dict[str, MapEstimate]:
     """Every map on the grid of the scan; NaN where nothing is known."""
     found = [
-        MapEstimate("Ktrans", "1/min", "volume transfer constant", "images", imaging.ktrans_per_min, imaging.ktrans_std),
+        MapEstimate(
+            "Ktrans", "1/min", "volume transfer constant", "images", imaging.ktrans_per_min, imaging.ktrans_std
+        ),
         MapEstimate("ve", "1", "extravascular extracellular volume fraction", "images", imaging.ve, imaging.ve_std),
         MapEstimate("vp", "1", "plasma volume fraction", "images", imaging.vp, imaging.vp_std),
         MapEstimate("T1", "s", "native longitudinal relaxation time", "images", imaging.t1_s),
@@ -117,7 +119,9 @@ def curves(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> tuple[Curve, ...]
     for quantity in sorted({d.quantity for d in problem.drug}):
         series = sorted((d for d in problem.drug if d.quantity == quantity), key=lambda d: d.time_s)
         assert pools is not None
-        images = [d.predict(pools[problem.node_of(d)], problem.setting.maps, problem.plasma_at(d.time_s)) for d in series]
+        images = [
+            d.predict(pools[problem.node_of(d)], problem.setting.maps, problem.plasma_at(d.time_s)) for d in series
+        ]
         found.append(
             Curve(
                 f"{quantity} drug, tumour mean", "ug/mL", np.array([d.time_s for d in series]),

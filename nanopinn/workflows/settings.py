@@ -10,6 +10,7 @@ from nanopinn.inference.progress import Progress, silent
 
 __all__ = ["FitSettings", "PhantomSettings", "Progress", "silent"]
 
+
 class FitSettings(BaseModel):
     """Settings of one fit.
 

@@ -158,7 +158,9 @@ class _Engine:
         drop = flow.J_v / scalars["q"]
         u = flow.velocity(setting.grid).norm(dim=0) / (scalars["q"] * scalars["l"])
         layers = torch.exp(-d.abs())
-        return torch.stack([m.tumour, m.vascularity(), m.phi, m.pH, d.clamp(-3, 5), layers, d * layers, drop, drop * d, u])
+        return torch.stack(
+            [m.tumour, m.vascularity(), m.phi, m.pH, d.clamp(-3, 5), layers, d * layers, drop, drop * d, u]
+        )
 
     def pressure(self, theta: Tensor, flow: Flow) -> Tensor:
         """Network tangents of the pressure on the flow grid, ``(m, X, Y, Z)``.

@@ -1,0 +1,165 @@
+"""How a dynamic series was acquired: sidecar keys, their precedence, and what is never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.io import read_sidecar, sidecar_path
+from nanopinn.parameters import value
+
+Array = NDArray[np.float64]
+
+#: No dynamic series has frames closer than this; below it a time is an excitation TR.
+SHORTEST_FRAME_S = 0.1
+
+#: Keys of the sidecar: unit and meaning, as `nanopinn validate --template` writes them.
+KEYS = {
+    "VolumeTiming": "s, list: start of every frame (or RepetitionTime, the constant frame spacing in s)",
+    "RepetitionTimeExcitation": "s: excitation TR of the spoiled gradient echo",
+    "FlipAngle": "degrees",
+    "MagneticFieldStrength": "T",
+    "ContrastRelaxivity": "1/(s mM): r1 of the agent; default 4.5 (3 T)",
+    "BaselineFrames": "count: frames before contrast; detected when absent",
+    "BolusArrivalTime": "s on the clock of VolumeTiming; detected when absent",
+    "Hematocrit": "fraction; default 0.42",
+}
+
+
+@dataclass(frozen=True)
+class DceAcquisition:
+    """What the kinetics need of the acquisition.
+
+    Attributes:
+        frame_times_s: ``(t,)``. repetition_time_s: excitation TR. flip_angle_deg.
+        relaxivity: 1/(s mM). hematocrit: fraction.
+        baseline_frames, bolus_arrival_s: None where they are to be detected.
+        assumptions: sentences.
+    """
+
+    frame_times_s: Array
+    repetition_time_s: float
+    flip_angle_deg: float
+    relaxivity: float
+    hematocrit: float
+    baseline_frames: int | None
+    bolus_arrival_s: float | None
+    assumptions: tuple[str, ...]
+
+
+def load_acquisition(
+    dce: str | Path, frames: int, pixdim4_s: float, overrides: Mapping[str, Any] | None = None
+) -> DceAcquisition:
+    """Acquisition of a series from its sidecar; overrides win.
+
+    Raises:
+        InputError: timing, TR or flip angle are missing, out of range or contradict each other.
+    """
+    side = {**read_sidecar(dce), **{k: v for k, v in (overrides or {}).items() if v is not None}}
+    name = sidecar_path(dce)
+    notes: list[str] = []
+    times = _frame_times(side, frames, pixdim4_s, name, Path(dce), notes)
+    tr, flip = excitation(side, name)
+    relaxivity = _number(side, "ContrastRelaxivity", name, 1.0, 20.0)
+    if relaxivity is None:
+        relaxivity = value("r1_Gd")
+        notes.append(f"Relaxivity is taken as {relaxivity:g} 1/(s mM), a gadolinium chelate at 3 T.")
+    hematocrit = _number(side, "Hematocrit", name, 0.2, 0.7)
+    if hematocrit is None:
+        hematocrit = value("Hct")
+        notes.append(f"Haematocrit is taken as {hematocrit:g}.")
+    baseline = _number(side, "BaselineFrames", name, 1, frames - 3)
+    arrival = _number(side, "BolusArrivalTime", name, times[0] - 600.0, times[-1])
+    return DceAcquisition(
+        times, tr, flip, relaxivity, hematocrit, None if baseline is None else int(baseline), arrival, tuple(notes)
+    )
+
+
+def excitation(side: Mapping[str, Any], name: Path) -> tuple[float, float]:
+    """Excitation TR (s) and flip angle (degrees); neither is ever guessed."""
+    tr = _number(side, "RepetitionTimeExcitation", name, 1e-4, 0.1)
+    flip = _number(side, "FlipAngle", name, 0.1, 179.0)
+    for key, found in (("RepetitionTimeExcitation", tr), ("FlipAngle", flip)):
+        if found is None:
+            raise InputError(
+                "a value of the acquisition is missing", file=name, field=key, expected=KEYS[key],
+                remedy="Write it into the sidecar (nanopinn validate --template shows the keys) or give the option.",
+            )  # fmt: skip
+    assert tr is not None
+    assert flip is not None
+    return tr, flip
+
+
+def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: float) -> float | None:
+    if key not in side:
+        return None
+    found = side[key]
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not np.isfinite(found):
+        raise InputError("not a number", file=name, field=key, found=found, expected=KEYS.get(key))
+    if not low <= found <= high:
+        raise InputError(
+            "out of range", file=name, field=key, found=found, expected=f"{low:g} to {high:g}, in {KEYS.get(key, 'its unit')}",
+            remedy="Check the unit.",
+        )  # fmt: skip
+    return float(found)
+
+
+def _frame_times(
+    side: Mapping[str, Any], frames: int, pixdim4_s: float, name: Path, dce: Path, notes: list[str]
+) -> Array:
+    spacing = _number(side, "RepetitionTime", name, 0.0, 3600.0)
+    if spacing is not None and spacing < SHORTEST_FRAME_S:
+        raise InputError(
+            "an excitation TR stands where the frame spacing belongs", file=name, field="RepetitionTime",
+            found=f"{spacing:g} s", expected="the time between frames",
+            remedy="Write it as RepetitionTimeExcitation, and the frame spacing as RepetitionTime or VolumeTiming.",
+        )  # fmt: skip
+    if "VolumeTiming" in side:
+        times = _listed_times(side["VolumeTiming"], frames, name)
+        if spacing is not None and abs(np.median(np.diff(times)) - spacing) > 0.05 * spacing:
+            raise InputError(
+                "frame times contradict each other", file=name, field="VolumeTiming, RepetitionTime",
+                found=f"median spacing {np.median(np.diff(times)):g} s and {spacing:g} s", remedy="Remove the wrong one.",
+            )  # fmt: skip
+        return times
+    if spacing is not None:
+        return np.arange(frames) * spacing
+    if not np.isfinite(pixdim4_s) or pixdim4_s <= 0:
+        raise InputError(
+            "the series has no frame times", file=name, field="VolumeTiming", expected=KEYS["VolumeTiming"],
+            remedy="Write them into the sidecar or give --frame-spacing SECONDS.",
+        )  # fmt: skip
+    if pixdim4_s < SHORTEST_FRAME_S:
+        raise InputError(
+            "the header's frame spacing is an excitation TR", file=dce, field="pixdim[4]", found=f"{pixdim4_s:g} s",
+            expected=f"at least {SHORTEST_FRAME_S} s",
+            remedy="Write VolumeTiming into the sidecar or give --frame-spacing SECONDS.",
+        )  # fmt: skip
+    notes.append(f"Frame times are taken from the header: one every {pixdim4_s:g} s.")
+    return np.arange(frames) * pixdim4_s
+
+
+def _listed_times(listed: Any, frames: int, name: Path) -> Array:
+    try:
+        times = np.asarray(listed, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError("frame times are not numbers", file=name, field="VolumeTiming") from error
+    if times.shape != (frames,):
+        raise InputError(
+            "the number of frame times differs from the frames", file=name, field="VolumeTiming",
+            found=f"{times.size} times", expected=f"{frames}", remedy="List the start of every frame, in s.",
+        )  # fmt: skip
+    if not np.isfinite(times).all() or np.any(np.diff(times) <= 0):
+        raise InputError("frame times must increase", file=name, field="VolumeTiming", remedy="Correct the list.")
+    if np.median(np.diff(times)) < SHORTEST_FRAME_S or np.median(np.diff(times)) > 600:
+        raise InputError(
+            "frame times are not in seconds", file=name, field="VolumeTiming",
+            found=f"median spacing {np.median(np.diff(times)):g}", expected="0.1 to 600 s", remedy="Convert them.",
+        )  # fmt: skip
+    return times

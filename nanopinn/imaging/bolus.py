@@ -1,0 +1,89 @@
+"""When contrast arrives: baseline frames, bolus arrival, and the delay of the tumour."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.acquisition import DceAcquisition
+from nanopinn.imaging.aif import PlasmaCurve
+
+Array = NDArray[np.float64]
+
+
+def baseline_frames(series: Array, acquisition: DceAcquisition) -> tuple[int, int]:
+    """First baseline frame and the frame after the last.
+
+    Given: by ``BaselineFrames``, else by ``BolusArrivalTime``; else detected as the frames before the mean
+    signal of the brightest-rising voxels leaves its early level. The first frame is left out where it is off
+    steady state (more than 5 standard deviations of the others).
+
+    Raises:
+        InputError: fewer than two frames are before contrast.
+    """
+    t = acquisition.frame_times_s
+    mean = _enhancing_mean(series)
+    if acquisition.baseline_frames is not None:
+        after = acquisition.baseline_frames
+    elif acquisition.bolus_arrival_s is not None:
+        after = int(np.searchsorted(t, acquisition.bolus_arrival_s, side="right"))
+    else:
+        after = _onset(mean)
+    if after < 2:
+        raise InputError(
+            "fewer than two frames are before contrast", field="BaselineFrames", found=after, expected="2 or more",
+            remedy="Give BaselineFrames or BolusArrivalTime, or scan longer before injection.",
+        )  # fmt: skip
+    early = mean[:after]
+    if after >= 4 and abs(early[0] - early[1:].mean()) > 5 * max(
+        early[1:].std(ddof=1), 1e-3 * abs(early[1:].mean())
+    ):
+        return 1, after
+    return 0, after
+
+
+def _enhancing_mean(series: Array) -> Array:
+    flat = np.nan_to_num(series.reshape(len(series), -1))
+    rise = flat.max(axis=0) - flat[:2].mean(axis=0)
+    return flat[:, rise >= np.quantile(rise, 0.95)].mean(axis=1)
+
+
+def _onset(mean: Array) -> int:
+    """Frames before the curve first rises past a tenth of its range and stays there for two frames."""
+    level = np.median(mean[: max(3, len(mean) // 10)])
+    high = mean > level + 0.1 * (mean.max() - level)
+    both = high[:-1] & high[1:]
+    return int(np.argmax(both)) if both.any() else 0
+
+
+def bolus_arrival(mean: Array, frame_times_s: Array, baseline: int) -> float:
+    """Arrival, s: where the line through the steepest early rise meets the baseline."""
+    level = mean[:baseline].mean()
+    peak = int(np.argmax(mean[: baseline + max(6, len(mean) // 4)]))
+    steps = np.diff(mean[baseline - 1 : peak + 1]) / np.diff(frame_times_s[baseline - 1 : peak + 1])
+    if len(steps) == 0 or steps.max() <= 0:
+        return float(frame_times_s[baseline])
+    i = baseline - 1 + int(np.argmax(steps))
+    crossing = frame_times_s[i] - (mean[i] - level) / steps.max()
+    return float(np.clip(crossing, frame_times_s[baseline - 1], frame_times_s[baseline]))
+
+
+def best_delay(aif: PlasmaCurve, mean: Array, frame_times_s: Array, window_s: float = 12.0) -> float:
+    """Shift of the plasma curve with which the extended Tofts model best fits the tumour's mean curve, s."""
+    import torch
+
+    from nanopinn.imaging import extended_tofts
+    from nanopinn.imaging.kinetics import InputCurve, fit_kinetics
+
+    C = torch.as_tensor(mean[None])
+
+    def misfit(shift: float) -> float:
+        fit = fit_kinetics(extended_tofts, C, InputCurve(aif.delayed(shift), frame_times_s))
+        return float(fit.residual_sd[0])
+
+    grid = np.arange(-window_s, window_s + 0.1, 3.0)
+    best = float(grid[int(np.argmin([misfit(s) for s in grid]))])
+    refined = minimize_scalar(misfit, bounds=(best - 3.0, best + 3.0), method="bounded", options={"xatol": 0.05})
+    return float(refined.x)

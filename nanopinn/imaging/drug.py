@@ -1,0 +1,80 @@
+"""Post-dose images of encapsulated or released drug, on the grid of the DCE scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.geometry import resample, same_grid
+from nanopinn.imaging.io import read_sidecar, read_volume, sidecar_path
+
+Array = NDArray[np.float64]
+
+#: kg/m3 per unit.
+UNITS = {"kg/m3": 1.0, "g/L": 1.0, "mg/mL": 1.0, "ug/mL": 1e-3, "mg/L": 1e-3, "ng/mL": 1e-6}
+QUANTITIES = ("encapsulated", "released", "free", "total")
+
+
+@dataclass(frozen=True)
+class DrugImage:
+    """One image, kg per m3 of tissue; NaN outside its field of view.
+
+    Attributes:
+        time_s: after the dose. noise_sd: kg/m3.
+    """
+
+    values: Array
+    time_s: float
+    quantity: Literal["encapsulated", "released", "free", "total"]
+    noise_sd: float
+
+
+def load_drug_image(path: Path, shape: tuple[int, int, int], affine: Array, mask: NDArray[np.bool_]) -> DrugImage:
+    """Read a post-dose image; its sidecar holds TimeAfterDose (s), Quantity, NoiseSD and Units.
+
+    Raises:
+        InputError: the sidecar lacks a key or holds a wrong value, or the image misses the tumour.
+    """
+    side, name = read_sidecar(path), sidecar_path(path)
+    unit = _one_of(side, "Units", tuple(UNITS), name)
+    quantity = _one_of(side, "Quantity", QUANTITIES, name)
+    time_s = _positive(side, "TimeAfterDose", name, "s after the dose", 60 * 86400.0)
+    noise = _positive(side, "NoiseSD", name, f"standard deviation of the noise of a voxel, in {unit}", 1e6)
+    volume = read_volume(path)
+    values = np.asarray(volume.numpy(), dtype=np.float64)
+    if values.ndim != 3:
+        raise InputError(
+            "a drug image is 3-D", file=path, field="dimensions", found=str(values.shape), expected="(x, y, z)"
+        )
+    own = np.asarray(volume.affine, dtype=np.float64)
+    if not same_grid(shape, affine, values.shape, own):
+        values = resample(values, own, shape, affine)
+    if not np.isfinite(values[mask]).any():
+        raise InputError(
+            "the drug image does not overlap the tumour", file=path, field="affine", remedy="Check both affines."
+        )
+    return DrugImage(values * UNITS[unit], time_s, quantity, noise * UNITS[unit])  # type: ignore[arg-type]
+
+
+def _one_of(side: dict[str, Any], key: str, allowed: tuple[str, ...], name: Path) -> str:
+    if side.get(key) not in allowed:
+        raise InputError(
+            "a value of the drug image is missing or unknown", file=name, field=key, found=side.get(key),
+            expected=" or ".join(allowed), remedy="Write it into the sidecar.",
+        )  # fmt: skip
+    return str(side[key])
+
+
+def _positive(side: dict[str, Any], key: str, name: Path, meaning: str, highest: float) -> float:
+    found = side.get(key)
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found <= highest:
+        raise InputError(
+            "a value of the drug image is missing or out of range", file=name, field=key, found=found,
+            expected=f"a positive number, {meaning}", remedy="Write it into the sidecar.",
+        )  # fmt: skip
+    return float(found)
