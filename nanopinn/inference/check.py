@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.inference.problem import InverseProblem, Prediction
+from nanopinn.inference.problem import Fields, InverseProblem, Prediction
 from nanopinn.inference.progress import Progress, silent
 from nanopinn.inference.result import CheckItem, CheckResult
 from nanopinn.parameters import value
@@ -64,7 +64,8 @@ def check_fit(
             for i, name in ((0, "encapsulated"), (3, "nuclear"))
         ]
         items += [_balance(fields.balance), _linearity(pools[:, 1][:, inside])]
-    items += [_misfit(problem, i, name, r) for i, (name, r) in enumerate(problem.blocks(residual).items())]
+    on_voxels = Fields(fields.flow, contrast, pools)
+    items += [_misfit(name, chi2, n) for name, (chi2, n) in problem.blocks(on_voxels).items()]
     items.append(_shift(problem, theta, fitted, residual))
     return CheckResult(tuple(items), time.perf_counter() - began)
 
@@ -81,12 +82,9 @@ def _field(name: str, fit: Tensor, other: Tensor) -> CheckItem:
     )
 
 
-def _misfit(problem: InverseProblem, block: int, name: str, residual: Tensor) -> CheckItem:
-    n = problem.independent(block)
+def _misfit(name: str, chi2: float, n: int) -> CheckItem:
     limit = MISFIT_LIMIT + 4 * (2 / n) ** 0.5
-    return _item(
-        f"misfit of {name}, chi2/N", float(residual @ residual) / n, limit, "refined solution against the data"
-    )
+    return _item(f"misfit of {name}, chi2/N", chi2 / n, limit, "refined solution against the data")
 
 
 def _shift(problem: InverseProblem, theta: Array, fitted: Prediction, residual: Tensor) -> CheckItem:

@@ -36,7 +36,7 @@ def fit_fv(
 ) -> Fitted:  # fmt: skip
     """Fit the unknowns by Gauss-Newton; Laplace posterior.
 
-    Between iterations the solvent drag that the measured Ktrans holds is recomputed at the current flow.
+    Between iterations the problem takes up the current flow (:meth:`InverseProblem.linearised_at`).
 
     Args:
         start: coordinates to start from; the prior means if None.
@@ -73,8 +73,8 @@ class _Engine:
         self.last: Prediction | None = None
 
     def expand(self, theta: Array) -> Quadratic:
-        """Normal equations, after the solvent drag was brought up to the flow at theta."""
-        self.problem = self.problem.at_flow(self.forward.flow(self.problem.tensor(theta)))
+        """Normal equations, after the problem was linearised there."""
+        self.problem = self.problem.linearised_at(theta, self.forward)
         self.forward = self.problem.forward(self.forward.last_pressure)
         self.last = self.problem.predict(theta, self.forward, tangents=True)
         return self.problem.quadratic(theta, self.last)

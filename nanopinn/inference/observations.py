@@ -80,22 +80,49 @@ class DrugObservation:
     voxels: Tensor
 
     @property
+    def name(self) -> str:
+        return f"{self.quantity} at {self.time_s / 3600:g} h"
+
+    @property
     def count(self) -> int:
         """Voxels used."""
         return int(self.voxels.sum())
 
     def predict(self, pools: Tensor, maps: TissueMaps, plasma: float) -> Tensor:
         """The image that pools ``(..., pool, x, y, z)`` would give, with encapsulated drug in plasma."""
-        weights, blood = SEEN[self.quantity]
-        image = blood * plasma * maps.v_p
-        return self.sensitivity(pools, maps, weights) + image
+        return self.linear(pools, maps) + SEEN[self.quantity][1] * plasma * maps.v_p
 
-    def sensitivity(self, pools: Tensor, maps: TissueMaps, weights: tuple[float, ...] | None = None) -> Tensor:
+    def linear(self, pools: Tensor, maps: TissueMaps) -> Tensor:
         """The part of the image that is linear in the pools."""
-        w = SEEN[self.quantity][0] if weights is None else weights
+        w = SEEN[self.quantity][0]
         L, F, In, N = pools.unbind(dim=-4)
         return maps.phi * (w[0] * L + w[1] * F) + w[2] * In + w[3] * N
 
     def whiten(self, image: Tensor) -> Tensor:
         """An image over its standard deviation in the voxels used, ``(..., n)``."""
         return image[..., self.voxels] / self.sd[self.voxels]
+
+
+@dataclass(frozen=True)
+class SharedError:
+    """The error of the pH map, which neighbouring voxels and all drug images share.
+
+    It is a sum of smooth bumps ``b ~ N(0, 1)``. With their effect ``E`` on the whitened images the misfit is
+    ``min_b |r + E b|^2 + |b|^2 = r' (1 + E E')^{-1} r``: the bumps are eliminated, not ignored.
+
+    Attributes:
+        bumps: ``(k, x, y, z)`` pH, each its standard deviation high.
+        effect: ``(n, k)``, or None before the sensitivity to pH is known.
+    """
+
+    bumps: Tensor
+    effect: Tensor | None = None
+
+    def eliminate(self, whitened: Tensor) -> Tensor:
+        """Whitened images ``(..., n)`` with the bumps eliminated, ``(..., n + k)``: its square is the misfit."""
+        if self.effect is None:
+            return torch.cat([whitened, whitened.new_zeros((*whitened.shape[:-1], len(self.bumps)))], dim=-1)
+        E = self.effect
+        gram = torch.eye(E.shape[1], dtype=E.dtype, device=E.device) + E.T @ E
+        b = -torch.linalg.solve(gram, (whitened @ E).unsqueeze(-1)).squeeze(-1)
+        return torch.cat([whitened + b @ E.T, b], dim=-1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nanopinn.imaging.aif import PlasmaCurve
 from nanopinn.inference.gauss_newton import Quadratic
-from nanopinn.inference.observations import ContrastObservation, DrugObservation
+from nanopinn.inference.observations import ContrastObservation, DrugObservation, SharedError
 from nanopinn.inference.unknowns import UnknownSet
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.wall import permeability_from_transfer
@@ -89,6 +89,7 @@ class InverseProblem:
     contrast: ContrastObservation
     drug: tuple[DrugObservation, ...]
     plasma: tuple[SumOfExponentials, SumOfExponentials]
+    shared: SharedError
 
     @property
     def observations(self) -> int:
@@ -110,10 +111,41 @@ class InverseProblem:
         residual, jacobian = (t.cpu().numpy() for t in (prediction.residual, prediction.jacobian))
         return Quadratic.of(residual, jacobian, self.prior_residual(theta), self.unknowns.prior_sd)
 
-    def at_flow(self, flow: Flow) -> InverseProblem:
-        """The problem with PS freed of the solvent drag that this flow causes."""
+    def linearised_at(self, theta: Array, forward: Forward) -> InverseProblem:
+        """The problem with what it takes from the current state brought up to date.
+
+        PS is freed of the solvent drag of the current flow, and the drug images learn how an error of the pH
+        map moves them. Itself, where both are up to date: then the objective stands still and a descent can
+        end.
+        """
+        flow = forward.flow(self.tensor(theta))
         PS = permeability_from_transfer(self.Ktrans, flow.J_v)
-        return replace(self, setting=replace(self.setting, maps=replace(self.setting.maps, PS=PS)))
+        change = (PS / self.setting.maps.PS - 1).abs().flatten()
+        new = self
+        if float(change.kthvalue(int(0.95 * change.numel())).values) > 0.01:
+            new = replace(self, setting=replace(self.setting, maps=replace(self.setting.maps, PS=PS)))
+        if not self.drug:
+            return new
+        effect = new._effect_of_pH(theta, flow)
+        old = self.shared.effect
+        if old is None or float((effect - old).norm() / effect.norm()) > 0.05:
+            new = replace(new, shared=replace(self.shared, effect=effect))
+        return new
+
+    def _effect_of_pH(self, theta: Array, flow: Flow, step: float = 0.02) -> Tensor:
+        """Change of every whitened drug image by each bump of the pH error, ``(n, k)``.
+
+        A voxel answers to its own pH, so one uniform shift of the map tells the slope of all.
+        """
+        images = []
+        for shift in (step, -step):
+            maps = replace(self.setting.maps, pH=self.setting.maps.pH + shift)
+            forward = Forward(replace(self.setting, maps=maps), self.unknowns.scalars)
+            pools = forward.drug(self.tensor(theta), flow, self.plasma, self.drug_times).U
+            images.append([d.linear(pools[self.node_of(d)], maps) for d in self.drug])
+        slopes = [(up - down) / (2 * step) for up, down in zip(*images, strict=True)]
+        effects = [d.whiten(s * self.shared.bumps).T for d, s in zip(self.drug, slopes, strict=True)]
+        return torch.cat(effects)
 
     def prior_residual(self, theta: Array) -> Array:
         """Coordinates in prior standard deviations from their prior means."""
@@ -152,31 +184,39 @@ class InverseProblem:
         phi = self.setting.maps.phi
         return torch.as_tensor(theta, dtype=phi.dtype, device=phi.device)
 
-    def blocks(self, residual: Tensor) -> dict[str, Tensor]:
-        """The residual cut into its observations, by name."""
-        names = ["contrast agent", *(f"{d.quantity} at {d.time_s / 3600:g} h" for d in self.drug)]
-        sizes = [self.contrast.measured.numel(), *(d.count for d in self.drug)]
-        return dict(zip(names, residual.split(sizes), strict=True))
+    def blocks(self, fields: Fields) -> dict[str, tuple[float, int]]:
+        """Misfit and count of independent numbers of every observation, by name.
 
-    def independent(self, block: int) -> int:
-        """Independent numbers in an observation."""
-        return self.contrast.count if block == 0 else self.drug[block - 1].count
+        Drug images are taken after the best pH error, which they share.
+        """
+        curves = self.contrast.residual(fields.contrast)
+        found = {"contrast agent": (float(curves.square().sum()), self.contrast.count)}
+        if fields.pools is not None:
+            left = self.shared.eliminate(self._drug_misfit(fields.pools))[: sum(d.count for d in self.drug)]
+            for d, part in zip(self.drug, left.split([d.count for d in self.drug]), strict=True):
+                found[d.name] = (float(part.square().sum()), d.count)
+        return found
 
-    def residual(self, C: Tensor, pools: Tensor | None) -> Tensor:
-        """Whitened misfit of fields: ``C`` ``(t, x, y, z)`` mM, pools ``(t, pool, x, y, z)`` at the march's nodes."""
-        parts = [self.contrast.residual(C).reshape(-1)]
+    def _drug_misfit(self, pools: Tensor) -> Tensor:
+        parts = []
         for d in self.drug:
-            assert pools is not None
             image = d.predict(pools[self.node_of(d)], self.setting.maps, self.plasma_at(d.time_s))
             parts.append(d.whiten(image - d.measured))
         return torch.cat(parts)
 
+    def residual(self, C: Tensor, pools: Tensor | None) -> Tensor:
+        """Whitened misfit of fields: ``C`` ``(t, x, y, z)`` mM, pools ``(node, pool, x, y, z)``."""
+        parts = [self.contrast.residual(C).reshape(-1)]
+        if pools is not None:
+            parts.append(self.shared.eliminate(self._drug_misfit(pools)))
+        return torch.cat(parts)
+
     def jacobian(self, dC: Tensor, dpools: Tensor | None) -> Tensor:
-        """``(N, m)`` from field tangents ``(m, t, x, y, z)`` and ``(m, t, pool, x, y, z)``."""
+        """``(N, m)`` from field tangents ``(m, t, x, y, z)`` and ``(m, node, pool, x, y, z)``."""
         parts = [self.contrast.whiten(dC).flatten(1)]
-        for d in self.drug:
-            assert dpools is not None
-            parts.append(d.whiten(d.sensitivity(dpools[:, self.node_of(d)], self.setting.maps)))
+        if dpools is not None:
+            images = [d.whiten(d.linear(dpools[:, self.node_of(d)], self.setting.maps)) for d in self.drug]
+            parts.append(self.shared.eliminate(torch.cat(images, dim=1)))
         return torch.cat(parts, dim=1).T
 
     def node_of(self, drug: DrugObservation) -> int:

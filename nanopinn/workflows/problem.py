@@ -14,7 +14,7 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.convolution import convolve_exponential
 from nanopinn.imaging.drug import DrugImage, load_drug_image
 from nanopinn.imaging.maps import ImagingMaps
-from nanopinn.inference.observations import ContrastObservation, DrugObservation
+from nanopinn.inference.observations import ContrastObservation, DrugObservation, SharedError
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.unknowns import DRUG_ONLY, UnknownSet, spine_unknowns
 from nanopinn.parameters import value
@@ -67,19 +67,20 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
         contrast=_contrast_observation(imaging, domain, tissue, Ktrans),
         drug=drug,
         plasma=(encapsulated, leaked_free_drug(encapsulated, value("krel0_pH"))),
+        shared=_shared_error(imaging, domain, device),
     )
     return Posed(problem, domain, tuple(notes))
 
 
 def _tissue(
     imaging: ImagingMaps, domain: Domain, device: str
-) -> tuple[TissueMaps, torch.Tensor, dict[str, Array], list[str]]:
-    """Maps of the box without holes, the measured Ktrans (1/s), and relative errors that maps cause."""
+) -> tuple[TissueMaps, torch.Tensor, Array, list[str]]:
+    """Maps of the box without holes, the measured Ktrans (1/s), and the relative error of Ktrans."""
     inside = imaging.mask
     Ktrans = _filled(imaging.ktrans_per_min / 60, inside, value("Ktrans_n"), low=1e-6)
     phi = _filled(imaging.ve, inside, value("ve_n"), low=0.05, high=0.9)
     v_p = _filled(imaging.vp, inside, value("vp_n"), low=0.0, high=0.5)
-    pH = _smoothed_pH(imaging.ph_filled, imaging.voxel_size_m)
+    pH = _smoothed_pH(imaging.ph_filled, inside, imaging.voxel_size_m)
 
     def box(values: Array, beyond: float) -> torch.Tensor:
         return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
@@ -89,10 +90,7 @@ def _tissue(
         tumour=box(inside.astype(float), 0.0), PS=K, phi=box(phi, value("ve_n")),
         v_p=box(v_p, value("vp_n")), pH=box(pH, value("pHe_n")),
     )  # fmt: skip
-    errors = {
-        "Ktrans": np.clip(np.nan_to_num(imaging.ktrans_std / 60 / Ktrans, nan=1.0), 0.0, 1.0),
-        "release": np.log(10) * value("n_rel") * PH_NOISE_LEFT * np.nan_to_num(imaging.ph_std, nan=value("sd_pHe")),
-    }
+    relative_sd = np.clip(np.nan_to_num(imaging.ktrans_std / 60 / Ktrans, nan=1.0), 0.0, 1.0)
     holes = int((inside & ~np.isfinite(imaging.ktrans_per_min)).sum())
     notes = [
         "Wall permeability of the contrast agent is Ktrans less its solvent drag; filtration and the liposome's "
@@ -102,13 +100,34 @@ def _tissue(
         f"{MARGIN_M * 1e3:g} mm of normal tissue around the tumour are solved too, with tabulated flow properties "
         "relative to the tumour's; p = p_inf at their far edge.",
     ]
-    return tissue, K.clone(), errors, notes
+    return tissue, K.clone(), relative_sd, notes
 
 
 #: Release grows tenfold per half a pH unit: voxel noise of pH is averaged over this length first.
 PH_SMOOTHING_M = 0.75e-3
-#: Share of the voxel noise that the smoothing leaves in a pH map whose voxels are about that length.
-PH_NOISE_LEFT = 0.25
+#: Error that stays in the smoothed map, as a share of the voxel noise, and its size in space.
+PH_ERROR_LEFT, PH_ERROR_SIZE_M = 0.5, 1.0e-3
+#: Error of a pH that was assumed rather than measured, the same everywhere.
+PH_ASSUMED_ERROR = 0.25
+
+
+def _shared_error(imaging: ImagingMaps, domain: Domain, device: str, most: int = 300) -> SharedError:
+    """Smooth bumps that span the error of the pH map inside the tumour."""
+    spacing = np.asarray(imaging.voxel_size_m, dtype=np.float64)
+    inside = domain.take(imaging.mask.astype(float), 0.0) > 0.5
+    if imaging.ph_coverage == 0:
+        bumps = PH_ASSUMED_ERROR * inside[None].astype(float)
+        return SharedError(torch.as_tensor(bumps, device=device))
+    where = np.argwhere(inside) * spacing
+    size = max(PH_ERROR_SIZE_M, float((len(where) * spacing.prod() / most) ** (1 / 3)))
+    cells = np.unique(np.floor(where / size).astype(int), axis=0)
+    centres = (cells + 0.5) * size
+    points = np.moveaxis(np.indices(inside.shape), 0, -1) * spacing
+    distance2 = ((points[None] - centres[:, None, None, None]) ** 2).sum(-1)
+    bumps = np.exp(-distance2 / (2 * (0.7 * size) ** 2)) * inside
+    height = np.sqrt((bumps**2).sum(0, keepdims=True))
+    sd = PH_ERROR_LEFT * np.nan_to_num(domain.take(imaging.ph_std, np.nan), nan=PH_ASSUMED_ERROR / PH_ERROR_LEFT)
+    return SharedError(torch.as_tensor(sd * bumps / np.where(height > 0, height, 1.0), device=device))
 
 
 def _filled(values: Array, inside: NDArray[np.bool_], normal: float, low: float, high: float = np.inf) -> Array:
@@ -123,8 +142,17 @@ def _filled(values: Array, inside: NDArray[np.bool_], normal: float, low: float,
     return np.clip(out, low, high)
 
 
-def _smoothed_pH(pH: Array, voxel_m: Array) -> Array:
-    return gaussian_filter(pH, [PH_SMOOTHING_M / float(h) for h in voxel_m], mode="nearest")
+def _smoothed_pH(pH: Array, inside: NDArray[np.bool_], voxel_m: Array) -> Array:
+    """Average over neighbours of the same tissue; the tumour's border layer, which mixes both, is not a source."""
+    width = [PH_SMOOTHING_M / float(h) for h in voxel_m]
+    out = pH.copy()
+    for tissue in (inside, ~inside):
+        source = binary_erosion(tissue, border_value=1)
+        weight = gaussian_filter(source.astype(float), width, mode="nearest")
+        total = gaussian_filter(np.where(source, pH, 0.0), width, mode="nearest")
+        known = tissue & (weight > 1e-3)
+        out[known] = total[known] / weight[known]
+    return out
 
 
 def _contrast_observation(
@@ -166,16 +194,13 @@ def _local_sensitivities(
 
 
 def _drug_observation(
-    image: DrugImage, mask: NDArray[np.bool_], domain: Domain, relative: dict[str, Array], device: str
+    image: DrugImage, mask: NDArray[np.bool_], domain: Domain, relative_sd: Array, device: str
 ) -> DrugObservation:
     """A drug image away from the tumour's border, where voxels hold two tissues."""
     core = binary_erosion(mask)
     usable = (core if core.sum() >= 30 else mask) & np.isfinite(image.values)
     known = np.nan_to_num(image.values)
-    from_maps = relative["Ktrans"] ** 2
-    if image.quantity != "encapsulated":
-        from_maps = from_maps + relative["release"] ** 2
-    sd = np.sqrt(image.noise_sd**2 + from_maps * known**2)
+    sd = np.sqrt(image.noise_sd**2 + (relative_sd * known) ** 2)
 
     def box(values: Array, beyond: float) -> torch.Tensor:
         return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)

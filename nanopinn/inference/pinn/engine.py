@@ -113,7 +113,7 @@ class _Engine:
 
     def expand(self, theta: Array) -> Quadratic:
         """Anchor at theta, train the networks there, and form the normal equations through them."""
-        self.problem = self.problem.at_flow(self.forward.flow(self.problem.tensor(theta)))
+        self.problem = self.problem.linearised_at(theta, self.forward)
         self.forward = self.problem.forward(self.forward.last_pressure)
         anchor = self.problem.solve(theta, self.forward)
         th = self.problem.tensor(theta)

@@ -43,7 +43,8 @@ def draw_anatomy(
     phi = np.where(tumour, value("ve_t"), value("ve_n")) + rough(0.03) + 0.12 * necrosis
     v_p = np.where(tumour, value("vp_t"), value("vp_n")) * np.exp(rough(0.3)) * np.where(necrosis, 0.3, 1.0)
     depth = np.clip(1 - radius, 0, 1)
-    pH = np.where(tumour, 7.1 - 0.6 * depth, value("pHe_n")) + rough(0.05)
+    # protons diffuse: their field is smoother than the vessels
+    pH = np.where(tumour, 7.1 - 0.6 * depth, value("pHe_n")) + 0.05 * _smooth_noise(shape, spacing_mm, 2.0, rng)
     T1 = np.where(tumour, value("T10_t"), 1.1) + rough(0.05)
     soft = 0.35 / min(spacing_mm)  # no tissue border is sharper than the cells that make it
     PS, phi, v_p, pH = (gaussian_filter(a, soft, mode="nearest") for a in (PS, phi, v_p, pH))
