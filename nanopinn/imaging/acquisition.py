@@ -61,24 +61,57 @@ def load_acquisition(
     Raises:
         InputError: timing, TR or flip angle are missing, out of range or contradict each other.
     """
-    side = {**read_sidecar(dce), **{k: v for k, v in (overrides or {}).items() if v is not None}}
-    name = sidecar_path(dce)
-    notes: list[str] = []
+    name, notes = sidecar_path(dce), list[str]()
+    side = _overridden(read_sidecar(dce), overrides or {})
     times = _frame_times(side, frames, pixdim4_s, name, Path(dce), notes)
     tr, flip = excitation(side, name)
-    relaxivity = _number(side, "ContrastRelaxivity", name, 1.0, 20.0)
-    if relaxivity is None:
-        relaxivity = value("r1_Gd")
-        notes.append(f"Relaxivity is taken as {relaxivity:g} 1/(s mM), a gadolinium chelate at 3 T.")
-    hematocrit = _number(side, "Hematocrit", name, 0.2, 0.7)
-    if hematocrit is None:
-        hematocrit = value("Hct")
-        notes.append(f"Haematocrit is taken as {hematocrit:g}.")
-    baseline = _number(side, "BaselineFrames", name, 1, frames - 3)
-    arrival = _number(side, "BolusArrivalTime", name, times[0] - 600.0, times[-1])
-    return DceAcquisition(
-        times, tr, flip, relaxivity, hematocrit, None if baseline is None else int(baseline), arrival, tuple(notes)
-    )
+    relaxivity, hematocrit = _relaxivity(side, name, notes), _hematocrit(side, name, notes)
+    baseline, arrival = _before_contrast(side, times, name)
+    return DceAcquisition(times, tr, flip, relaxivity, hematocrit, baseline, arrival, tuple(notes))
+
+
+def _overridden(side: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The sidecar under the overrides; timing given by hand replaces the sidecar's, however it was written."""
+    given = {k: v for k, v in overrides.items() if v is not None}
+    timing = ("VolumeTiming", "RepetitionTime")
+    replaced = timing if any(k in given for k in timing) else ()
+    return {**{k: v for k, v in side.items() if k not in replaced}, **given}
+
+
+def _relaxivity(side: Mapping[str, Any], name: Path, notes: list[str]) -> float:
+    field = _number(side, "MagneticFieldStrength", name, 0.01, 30.0)
+    found = _number(side, "ContrastRelaxivity", name, 1.0, 20.0)
+    if found is not None:
+        return found
+    scanned = f"; this scan was made at {field:g} T" if field is not None and abs(field - 3) > 0.2 else ""
+    notes.append(f"Relaxivity is taken as {value('r1_Gd'):g} 1/(s mM), a gadolinium chelate at 3 T{scanned}.")
+    return value("r1_Gd")
+
+
+def _hematocrit(side: Mapping[str, Any], name: Path, notes: list[str]) -> float:
+    found = _number(side, "Hematocrit", name, 0.2, 0.7)
+    if found is not None:
+        return found
+    notes.append(f"Haematocrit is taken as {value('Hct'):g}.")
+    return value("Hct")
+
+
+def _before_contrast(side: Mapping[str, Any], times: Array, name: Path) -> tuple[int | None, float | None]:
+    """Stated number of baseline frames and bolus arrival; None where they are to be detected."""
+    count = _number(side, "BaselineFrames", name, 1, len(times) - 3)
+    arrival = _number(side, "BolusArrivalTime", name, float(times[0]), float(times[-1]))
+    if count is not None and count != int(count):
+        raise InputError(
+            "not a whole number", file=name, field="BaselineFrames", found=count, expected=KEYS["BaselineFrames"],
+            remedy="Correct the value.",
+        )  # fmt: skip
+    if count is not None and arrival is not None and times[int(count) - 1] > arrival:
+        raise InputError(
+            "baseline frames lie after the bolus arrival", file=name, field="BaselineFrames, BolusArrivalTime",
+            found=f"{int(count)} frames, the last at {times[int(count) - 1]:g} s, and {arrival:g} s",
+            expected="frames before the arrival", remedy="Remove the wrong one.",
+        )  # fmt: skip
+    return None if count is None else int(count), arrival
 
 
 def excitation(side: Mapping[str, Any], name: Path) -> tuple[float, float]:
@@ -88,8 +121,8 @@ def excitation(side: Mapping[str, Any], name: Path) -> tuple[float, float]:
     for key, found in (("RepetitionTimeExcitation", tr), ("FlipAngle", flip)):
         if found is None:
             raise InputError(
-                "a value of the acquisition is missing", file=name, field=key, expected=KEYS[key],
-                remedy="Write it into the sidecar (nanopinn validate --template shows the keys) or give the option.",
+                "a value of the acquisition is missing", file=name, field=key, found="nothing",
+                expected=KEYS[key], remedy="Write it into the sidecar; it is never guessed.",
             )  # fmt: skip
     assert tr is not None
     assert flip is not None
@@ -101,11 +134,13 @@ def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: flo
         return None
     found = side[key]
     if isinstance(found, bool) or not isinstance(found, (int, float)) or not np.isfinite(found):
-        raise InputError("not a number", file=name, field=key, found=found, expected=KEYS.get(key))
+        raise InputError(
+            "not a number", file=name, field=key, found=found, expected=KEYS.get(key), remedy="Correct the value."
+        )
     if not low <= found <= high:
         raise InputError(
-            "out of range", file=name, field=key, found=found, expected=f"{low:g} to {high:g}, in {KEYS.get(key, 'its unit')}",
-            remedy="Check the unit.",
+            "out of range", file=name, field=key, found=found,
+            expected=f"{low:g} to {high:g}, {KEYS.get(key, 'in its unit')}", remedy="Check the unit.",
         )  # fmt: skip
     return float(found)
 
@@ -113,50 +148,77 @@ def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: flo
 def _frame_times(
     side: Mapping[str, Any], frames: int, pixdim4_s: float, name: Path, dce: Path, notes: list[str]
 ) -> Array:
+    spacing = _frame_spacing(side, name)
+    if "VolumeTiming" in side:
+        times = _listed_times(side["VolumeTiming"], frames, name)
+        if spacing is not None and _differ(times, spacing):
+            raise InputError(
+                "frame times contradict each other", file=name, field="VolumeTiming, RepetitionTime",
+                found=f"median spacing {np.median(np.diff(times)):g} s and {spacing:g} s", expected="one spacing",
+                remedy="Remove the wrong one.",
+            )  # fmt: skip
+    elif spacing is not None:
+        times = np.arange(frames, dtype=np.float64) * spacing
+    else:
+        _require_frame_spacing(pixdim4_s, name, dce)
+        notes.append(f"Frame times are taken from the header: one every {pixdim4_s:g} s.")
+        return np.arange(frames, dtype=np.float64) * pixdim4_s
+    if pixdim4_s >= SHORTEST_FRAME_S and _differ(times, pixdim4_s):
+        believed = np.median(np.diff(times))
+        notes.append(f"The header has a frame every {pixdim4_s:g} s; the sidecar's {believed:g} s is believed.")
+    return times
+
+
+def _differ(times: Array, spacing: float) -> bool:
+    return bool(abs(np.median(np.diff(times)) - spacing) > 0.05 * spacing)
+
+
+def _frame_spacing(side: Mapping[str, Any], name: Path) -> float | None:
+    """``RepetitionTime``, unless it is that of the excitation."""
     spacing = _number(side, "RepetitionTime", name, 0.0, 3600.0)
-    if spacing is not None and spacing < SHORTEST_FRAME_S:
+    if spacing is not None and (spacing < SHORTEST_FRAME_S or spacing == side.get("RepetitionTimeExcitation")):
         raise InputError(
             "an excitation TR stands where the frame spacing belongs", file=name, field="RepetitionTime",
             found=f"{spacing:g} s", expected="the time between frames",
             remedy="Write it as RepetitionTimeExcitation, and the frame spacing as RepetitionTime or VolumeTiming.",
         )  # fmt: skip
-    if "VolumeTiming" in side:
-        times = _listed_times(side["VolumeTiming"], frames, name)
-        if spacing is not None and abs(np.median(np.diff(times)) - spacing) > 0.05 * spacing:
-            raise InputError(
-                "frame times contradict each other", file=name, field="VolumeTiming, RepetitionTime",
-                found=f"median spacing {np.median(np.diff(times)):g} s and {spacing:g} s", remedy="Remove the wrong one.",
-            )  # fmt: skip
-        return times
-    if spacing is not None:
-        return np.arange(frames) * spacing
+    return spacing
+
+
+def _require_frame_spacing(pixdim4_s: float, name: Path, dce: Path) -> None:
+    remedy = "Write VolumeTiming or RepetitionTime (the frame spacing) into the sidecar."
     if not np.isfinite(pixdim4_s) or pixdim4_s <= 0:
         raise InputError(
-            "the series has no frame times", file=name, field="VolumeTiming", expected=KEYS["VolumeTiming"],
-            remedy="Write them into the sidecar or give --frame-spacing SECONDS.",
+            "the series has no frame times", file=name, field="VolumeTiming", found="nothing",
+            expected=KEYS["VolumeTiming"], remedy=remedy,
         )  # fmt: skip
     if pixdim4_s < SHORTEST_FRAME_S:
         raise InputError(
             "the header's frame spacing is an excitation TR", file=dce, field="pixdim[4]", found=f"{pixdim4_s:g} s",
-            expected=f"at least {SHORTEST_FRAME_S} s",
-            remedy="Write VolumeTiming into the sidecar or give --frame-spacing SECONDS.",
+            expected=f"at least {SHORTEST_FRAME_S} s", remedy=remedy,
         )  # fmt: skip
-    notes.append(f"Frame times are taken from the header: one every {pixdim4_s:g} s.")
-    return np.arange(frames) * pixdim4_s
 
 
 def _listed_times(listed: Any, frames: int, name: Path) -> Array:
     try:
         times = np.asarray(listed, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError("frame times are not numbers", file=name, field="VolumeTiming") from error
+        raise InputError(
+            "frame times are not numbers", file=name, field="VolumeTiming", found=str(listed)[:60],
+            expected=KEYS["VolumeTiming"], remedy="Correct the list.",
+        ) from error  # fmt: skip
     if times.shape != (frames,):
         raise InputError(
             "the number of frame times differs from the frames", file=name, field="VolumeTiming",
-            found=f"{times.size} times", expected=f"{frames}", remedy="List the start of every frame, in s.",
+            found=f"{times.size} times", expected=f"{frames} times", remedy="List the start of every frame, in s.",
         )  # fmt: skip
     if not np.isfinite(times).all() or np.any(np.diff(times) <= 0):
-        raise InputError("frame times must increase", file=name, field="VolumeTiming", remedy="Correct the list.")
+        wrong = int(np.argmax(~(np.diff(times) > 0)))
+        raise InputError(
+            "frame times must increase", file=name, field="VolumeTiming",
+            found=f"{times[wrong]:g} s then {times[wrong + 1]:g} s (frames {wrong + 1} and {wrong + 2})",
+            expected="later and later times", remedy="Correct the list.",
+        )  # fmt: skip
     if np.median(np.diff(times)) < SHORTEST_FRAME_S or np.median(np.diff(times)) > 600:
         raise InputError(
             "frame times are not in seconds", file=name, field="VolumeTiming",

@@ -1,19 +1,20 @@
-"""Reading and writing volumes: the one door between files and arrays.
+"""Reading and writing files: the one door between the disk and arrays.
 
 A NIfTI header is not trusted: the size that it declares is compared with the bytes that are there before
-anything is allocated, and geometry that contradicts itself is refused until the user chooses.
+anything is allocated.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -22,10 +23,16 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError, OutputError
+from nanopinn.imaging.nifti import (
+    HEADER_BYTES,
+    Orientation,
+    check_kind,
+    declared_bytes,
+    frame_spacing_s,
+    parse_header,
+    world_affine,
+)
 
-Orientation = Literal["sform", "qform"]
-_SPACE_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
-_TIME_UNITS_S = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
 _CHUNK = 1 << 20
 
 
@@ -42,164 +49,95 @@ def read_volume(path: str | Path, *, orientation: Orientation | None = None) -> 
 
     Raises:
         InputError: the file is missing, is no NIfTI, is truncated or corrupt, its geometry is invalid or
-            contradictory, its units are unknown, or it holds no finite or no varying number.
+            contradictory, its units are unknown, or it holds no finite number.
     """
     path = Path(path)
     header = _header(path)
-    _check_kind(header, path)
+    check_kind(header, path)
     _check_bytes(header, path)
-    image = nib.Nifti1Image.from_filename(str(path))
-    affine, notes = _affine(header, path, orientation)
-    data = np.asarray(image.dataobj, dtype=np.float64)
+    affine, notes = world_affine(header, path, orientation)
+    data = _data(path)
     if not np.isfinite(data).any():
-        raise InputError("every voxel is NaN or infinite", file=path, remedy="Export the volume again.")
-    if data.ndim == 4 and data.shape[3] == 1:
+        raise InputError(
+            "every voxel is NaN or infinite", file=path, field="values", found="no finite value",
+            expected="numbers", remedy="Export the volume again.",
+        )  # fmt: skip
+    while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
-    scale = _SPACE_UNITS_MM[int(header["xyzt_units"]) & 7]
-    time_unit = _TIME_UNITS_S[int(header["xyzt_units"]) & 56]
     meta = {
-        "spacing_mm": tuple(float(scale * np.linalg.norm(affine[:3, i]) / scale) for i in range(3)),
-        "pixdim4_s": float(header["pixdim"][4]) * time_unit if data.ndim == 4 else float("nan"),
+        "spacing_mm": tuple(float(n) for n in np.linalg.norm(affine[:3, :3], axis=0)),
+        "pixdim4_s": frame_spacing_s(header) if data.ndim == 4 else float("nan"),
         "notes": notes,
     }
     return MetaTensor(torch.as_tensor(data), affine=torch.as_tensor(affine), meta=meta)
 
 
+def _open(path: Path) -> IO[bytes]:
+    with path.open("rb") as handle:
+        packed = handle.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if packed else path.open("rb")  # type: ignore[return-value]
+
+
 def _header(path: Path) -> Any:
     if not path.is_file():
-        raise InputError("there is no such file", file=path, remedy="Check the path.")
+        raise InputError("there is no such file", file=path, found=path.name, remedy="Check the path.")
     try:
-        with gzip.open(path) if _is_gzip(path) else path.open("rb") as handle:
-            raw = handle.read(348)
+        with _open(path) as handle:
+            raw = handle.read(HEADER_BYTES)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            "not readable as a gzip file", file=path, remedy="Copy or export the file again."
-        ) from error
-    if len(raw) < 348 or raw[344:347] not in (b"n+1", b"ni1"):
-        raise InputError(
-            "not a NIfTI-1 file",
-            file=path,
-            expected="a .nii or .nii.gz volume",
-            remedy="Convert it, e.g. with dcm2niix.",
-        )
-    try:
-        return nib.Nifti1Header(raw, check=False)
-    except Exception as error:
-        raise InputError("its NIfTI header cannot be read", file=path, remedy="Export the volume again.") from error
-
-
-def _is_gzip(path: Path) -> bool:
-    with path.open("rb") as handle:
-        return handle.read(2) == b"\x1f\x8b"
-
-
-def _check_kind(header: Any, path: Path) -> None:
-    shape = tuple(int(n) for n in header["dim"][1 : 1 + max(0, min(7, int(header["dim"][0])))])
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) not in (3, 4) or min(shape) < 1:
-        raise InputError(
-            "the volume has the wrong dimensions", file=path, field="dim", found="x".join(map(str, shape)) or "none",
-            expected="3 or 4 axes, all positive",
-        )  # fmt: skip
-    try:
-        dtype = header.get_data_dtype()
-    except Exception as error:
-        raise InputError("unknown data type", file=path, field="datatype", found=int(header["datatype"])) from error
-    if dtype.fields is not None or dtype.kind not in "fiu":
-        raise InputError(
-            "colour or complex data are not quantities", file=path, field="datatype", found=str(dtype),
-            expected="integers or floats", remedy="Export magnitude images.",
-        )  # fmt: skip
-    units = int(header["xyzt_units"])
-    if units & 7 not in _SPACE_UNITS_MM or units & 56 not in _TIME_UNITS_S:
-        raise InputError(
-            "unknown units", file=path, field="xyzt_units", found=units, expected="m, mm or um; s, ms or us",
-            remedy="Correct the header.",
-        )  # fmt: skip
+        raise _corrupt(path, "not even a header", "a NIfTI volume") from error
+    return parse_header(raw, path)
 
 
 def _check_bytes(header: Any, path: Path) -> None:
     """Compare what the header declares with what is there, without trusting either with memory."""
-    dims = [int(n) for n in header["dim"][1 : 1 + int(header["dim"][0])]]
-    offset = float(header["vox_offset"])
-    if not np.isfinite(offset) or offset < 348 or offset > 1e9:
-        raise InputError(
-            "the data cannot begin there", file=path, field="vox_offset", found=offset, expected=">= 352"
-        )
-    declared = int(offset) + int(np.prod(np.array(dims, dtype=object))) * int(header.get_data_dtype().itemsize)
-    present = _uncompressed_size(path, declared) if _is_gzip(path) else path.stat().st_size
+    declared, present = declared_bytes(header, path), 0
+    try:
+        with _open(path) as handle:
+            # to the end, so that the checksum of a gzip counts, but never far past what is declared
+            while present <= declared + 64 * _CHUNK and (chunk := handle.read(_CHUNK)):
+                present += len(chunk)
+    except (OSError, EOFError, zlib.error) as error:
+        raise _corrupt(path, f"{present} bytes readable", f"{declared} bytes") from error
     if present < declared:
         raise InputError(
-            "the file is truncated", file=path, field="size", found=f"{present} bytes", expected=f"{declared} bytes",
-            remedy="Copy or export the file again.",
-        )  # fmt: skip
-
-
-def _uncompressed_size(path: Path, declared: int) -> int:
-    """Bytes that decompress, read to the end so that the checksum counts, but never far past ``declared``."""
-    size = 0
-    try:
-        with gzip.open(path) as handle:
-            while chunk := handle.read(_CHUNK):
-                size += len(chunk)
-                if size > declared + 64 * _CHUNK:
-                    break
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            "the compressed file is truncated or corrupt", file=path, field="gzip", found=f"{size} bytes readable",
+            "the file is truncated", file=path, field="size", found=f"{present} bytes",
             expected=f"{declared} bytes", remedy="Copy or export the file again.",
-        ) from error  # fmt: skip
-    return size
+        )  # fmt: skip
 
 
-def _affine(header: Any, path: Path, orientation: Orientation | None) -> tuple[NDArray[np.float64], list[str]]:
-    pixdim = np.asarray(header["pixdim"][1:4], dtype=np.float64)
-    if not np.all(np.isfinite(pixdim)) or np.any(pixdim <= 0):
-        raise InputError(
-            "voxel sizes must be positive",
-            file=path,
-            field="pixdim",
-            found=pixdim.tolist(),
-            remedy="Correct the header.",
-        )
-    unit = _SPACE_UNITS_MM[int(header["xyzt_units"]) & 7]
-    notes = ["units of space are not declared and are taken as mm"] if int(header["xyzt_units"]) & 7 == 0 else []
-    s_code, q_code = int(header["sform_code"]), int(header["qform_code"])
-    sform = np.asarray(header.get_sform(), dtype=np.float64)
+def _corrupt(path: Path, found: str, expected: str) -> InputError:
+    return InputError(
+        "the compressed file is truncated or corrupt", file=path, field="gzip", found=found, expected=expected,
+        remedy="Copy or export the file again.",
+    )  # fmt: skip
+
+
+def _data(path: Path) -> NDArray[np.float64]:
     try:
-        qform = np.asarray(header.get_qform(), dtype=np.float64)
+        # from the stream: the name of a file says nothing about whether it is compressed
+        with _open(path) as handle:
+            return np.asarray(nib.Nifti1Image.from_stream(cast(io.IOBase, handle)).dataobj, dtype=np.float64)
     except Exception as error:
-        raise InputError("its orientation cannot be read", file=path, field="qform") from error
-    if s_code > 0 and q_code > 0 and orientation is None and not _agree(sform, qform, pixdim):
         raise InputError(
-            "sform and qform disagree", file=path, field="affine",
-            found=f"sform {np.round(sform[:3], 3).tolist()}, qform {np.round(qform[:3], 3).tolist()}",
-            expected="one geometry", remedy="Choose with --orientation sform or --orientation qform.",
-        )  # fmt: skip
-    if s_code > 0 and orientation != "qform":
-        affine = sform
-    elif q_code > 0:
-        affine = qform
-    else:
-        affine = np.diag([*pixdim, 1.0])
-        notes.append("no orientation is declared: voxel axes are taken as right, anterior, superior")
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise InputError("the affine is singular", file=path, field="affine", found=np.round(affine, 3).tolist())
-    if orientation is None and np.any(np.abs(lengths - pixdim) > 1e-2 * pixdim):
-        raise InputError(
-            "voxel sizes of pixdim and of the affine disagree", file=path, field="pixdim", found=pixdim.tolist(),
-            expected=np.round(lengths, 4).tolist().__str__(), remedy="Choose with --orientation sform or qform.",
-        )  # fmt: skip
-    affine = affine.copy()
-    affine[:3] *= unit
-    return affine, notes
+            "its data cannot be read", file=path, field="header", found=type(error).__name__,
+            remedy="Export the volume again.",
+        ) from error  # fmt: skip
 
 
-def _agree(a: NDArray[np.float64], b: NDArray[np.float64], pixdim: NDArray[np.float64]) -> bool:
-    rotation = np.abs(a[:3, :3] - b[:3, :3]).max() <= 1e-2 * pixdim.max()
-    return bool(rotation and np.abs(a[:3, 3] - b[:3, 3]).max() <= 0.1 * max(1.0, pixdim.max()))
+def read_text(path: Path) -> str:
+    """A text file, with or without a byte-order mark.
+
+    Raises:
+        InputError: it is missing or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            "not readable as text", file=path, found=type(error).__name__, expected="a UTF-8 file",
+            remedy="Check the path.",
+        ) from error  # fmt: skip
 
 
 def sidecar_path(path: str | Path) -> Path:
@@ -218,11 +156,16 @@ def read_sidecar(path: str | Path) -> dict[str, Any]:
     if not side.is_file():
         return {}
     try:
-        content = json.loads(side.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError("the sidecar is not valid JSON", file=side, remedy="Correct it.") from error
+        content = json.loads(read_text(side))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(
+            "the sidecar is not valid JSON", file=side, found=str(error), remedy="Correct it."
+        ) from error
     if not isinstance(content, dict):
-        raise InputError("the sidecar is not a JSON object", file=side, found=type(content).__name__)
+        raise InputError(
+            "the sidecar is not a JSON object", file=side, found=type(content).__name__, expected="an object {...}",
+            remedy="Write the keys and values between braces.",
+        )  # fmt: skip
     return content
 
 

@@ -47,17 +47,15 @@ class InputCurve:
 
 
 class KineticModel(Protocol):
-    """A module that holds one model."""
+    """A module that holds one model: its parameters, their bounds (Ktrans in 1/s), its curve and Jacobian."""
 
     NAMES: tuple[str, ...]
     LOWER: tuple[float, ...]
     UPPER: tuple[float, ...]
 
-    @staticmethod
-    def evaluate(parameters: Tensor, curve: InputCurve) -> tuple[Tensor, Tensor]: ...
+    def evaluate(self, parameters: Tensor, curve: InputCurve) -> tuple[Tensor, Tensor]: ...
 
-    @staticmethod
-    def linear_start(C: Tensor, curve: InputCurve) -> Tensor: ...
+    def linear_start(self, C: Tensor, curve: InputCurve) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def _fit_chunk(model: KineticModel, C: Tensor, curve: InputCurve, iterations: in
     for _ in range(iterations):
         if len(active) == 0:
             break
-        step, free = _bounded_step(J[active], C[active] - f[active], theta[active], damping[active], lower, upper)
+        step = _bounded_step(J[active], C[active] - f[active], theta[active], damping[active], lower, upper)
         trial = torch.minimum(torch.maximum(theta[active] + step, lower), upper)
         f_trial, J_trial = model.evaluate(trial, curve)
         cost_trial = (C[active] - f_trial).square().sum(1)
@@ -117,9 +115,7 @@ def _fit_chunk(model: KineticModel, C: Tensor, curve: InputCurve, iterations: in
     return _summary(C, J, cost, theta, at_bound, converged, finite)
 
 
-def _bounded_step(
-    J: Tensor, r: Tensor, theta: Tensor, damping: Tensor, lower: Tensor, upper: Tensor
-) -> tuple[Tensor, Tensor]:
+def _bounded_step(J: Tensor, r: Tensor, theta: Tensor, damping: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """Damped Gauss-Newton step of the parameters that are free to move."""
     H = J.transpose(1, 2) @ J
     g = (J * r[..., None]).sum(1)
@@ -129,15 +125,13 @@ def _bounded_step(
     H = H * mask[:, :, None] * mask[:, None, :]
     H = H + torch.diag_embed(torch.where(free, damping[:, None] * diagonal + 1e-18, 1.0))
     scale = H.diagonal(dim1=1, dim2=2).rsqrt()
-    step = torch.linalg.solve(scale[:, :, None] * H * scale[:, None, :], scale * g * mask) * scale
-    return step, free
+    return torch.linalg.solve(scale[:, :, None] * H * scale[:, None, :], scale * g * mask) * scale
 
 
 def _summary(
     C: Tensor, J: Tensor, cost: Tensor, theta: Tensor, at_bound: Tensor, converged: Tensor, finite: Tensor
 ) -> tuple[Tensor, ...]:
-    n, t = C.shape
-    p = theta.shape[1]
+    t, p = C.shape[1], theta.shape[1]
     sd = (cost / max(1, t - p)).sqrt()
     H = J.transpose(1, 2) @ J
     scale = H.diagonal(dim1=1, dim2=2).clamp_min(1e-30).rsqrt()

@@ -10,7 +10,8 @@ from scipy import ndimage
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import resample, same_grid
-from nanopinn.imaging.io import Orientation, read_volume
+from nanopinn.imaging.io import read_volume
+from nanopinn.imaging.nifti import Orientation
 
 Array = NDArray[np.float64]
 
@@ -27,19 +28,21 @@ def load_mask(
     values = np.asarray(volume.numpy(), dtype=np.float64)
     if values.ndim != 3:
         raise InputError(
-            "a mask is 3-D", file=path, field="dimensions", found=str(values.shape), expected="(x, y, z)"
-        )
+            "the mask has the wrong dimensions", file=path, field="dimensions",
+            found="x".join(map(str, values.shape)), expected="3 axes (x, y, z)", remedy="Give one 3-D volume.",
+        )  # fmt: skip
     if not (values > 0.5).any():
         raise InputError(
-            "the mask is empty", file=path, field="values", remedy="Draw the tumour, or leave --mask out."
-        )
+            "the mask is empty", file=path, field="values", found=f"maximum {np.nanmax(values):g}",
+            expected="voxels above 0.5", remedy="Draw the tumour, or leave --mask out.",
+        )  # fmt: skip
     own = np.asarray(volume.affine, dtype=np.float64)
     if not same_grid(shape, affine, values.shape, own):
         values = np.nan_to_num(resample((values > 0.5).astype(float), own, shape, affine))
     mask = values > 0.5
     if not mask.any():
         raise InputError(
-            "the mask does not overlap the DCE scan", file=path, field="affine",
+            "the mask does not overlap the DCE scan", file=path, field="affine", found="0 voxels in common",
             expected="the same world coordinates", remedy="Check both affines.",
         )  # fmt: skip
     return mask
@@ -60,8 +63,9 @@ def automatic_mask(concentration_mM: Array, frame_times_s: Array) -> NDArray[np.
     labels, count = ndimage.label(ndimage.binary_fill_holes(closed))
     if count == 0 or smooth.max() <= 0:
         raise InputError(
-            "nothing enhances, so no tumour can be found", field="--mask", remedy="Give a mask with --mask."
-        )
+            "nothing enhances, so no tumour can be found", field="--mask", found="no enhancing region",
+            expected="a tumour that takes up contrast", remedy="Give a mask with --mask.",
+        )  # fmt: skip
     sizes = ndimage.sum_labels(np.ones_like(area), labels, index=np.arange(1, count + 1))
     return np.asarray(labels == 1 + int(np.argmax(sizes)))
 

@@ -10,7 +10,7 @@ class Status(IntFlag):
 
     OK = 0
     NONFINITE = 1
-    """The signal or its concentration is not finite (saturation, zero baseline)."""
+    """The signal is not finite, or there is none before contrast."""
     NOT_ENHANCING = 2
     """The curve does not rise above its noise: kinetics are not fitted."""
     NOT_CONVERGED = 4
@@ -18,18 +18,21 @@ class Status(IntFlag):
     VE_AT_BOUND = 16
     VP_AT_BOUND = 32
     NO_T1 = 64
-    """No T1 fits the flip-angle set."""
+    """Native T1 is unknown: no T1 fits the flip-angle set, or the map has a hole."""
+    SATURATED = 128
+    """In some frame the signal exceeds what any T1 gives."""
 
 
-#: With any of these the voxel has no kinetic values.
-INVALID = Status.NONFINITE | Status.NOT_ENHANCING | Status.NOT_CONVERGED | Status.NO_T1
+#: With any of these the voxel has no kinetic values. A parameter at its bound is a value, with a caution.
+INVALID = Status.NONFINITE | Status.NOT_ENHANCING | Status.NOT_CONVERGED | Status.NO_T1 | Status.SATURATED
 
 WORDS = {
-    Status.NONFINITE: "signal not finite or saturated",
+    Status.NONFINITE: "signal not finite",
     Status.NOT_ENHANCING: "does not enhance",
     Status.NOT_CONVERGED: "fit did not converge",
     Status.KTRANS_AT_BOUND: "Ktrans at a bound",
     Status.VE_AT_BOUND: "ve at a bound",
     Status.VP_AT_BOUND: "vp at a bound",
     Status.NO_T1: "no T1",
+    Status.SATURATED: "signal saturated",
 }

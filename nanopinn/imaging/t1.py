@@ -100,5 +100,5 @@ def _damped_step(J: Array, r: Array, damping: Array) -> Array:
 
 def _log_sd(J: Array, cost: Array, flips: int) -> Array:
     a, b, c = _normal(J)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return np.sqrt(cost / max(1, flips - 2) * c / (a * c - b * b))

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from nanopinn.imaging.kinetics import InputCurve
 
-NAMES = ("Ktrans", "ve")
-LOWER, UPPER = (0.0, 1e-3), (5.0 / 60, 1.0)
+NAMES: tuple[str, ...] = ("Ktrans", "ve")
+LOWER: tuple[float, ...] = (0.0, 1e-3)
+UPPER: tuple[float, ...] = (5.0 / 60, 1.0)
 
 
 def evaluate(parameters: Tensor, curve: InputCurve) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,70 @@
+"""From a dynamic series to concentration, with the noise of every voxel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.imaging.acquisition import DceAcquisition
+from nanopinn.imaging.bolus import baseline_frames
+from nanopinn.imaging.spgr import concentration_from_signal, concentration_per_signal
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """Contrast agent in tissue.
+
+    Attributes:
+        mM: ``(t, x, y, z)``, NaN where the signal gives none.
+        noise_sd_mM: ``(x, y, z)``, of one frame, at the voxel's mean concentration.
+        baseline: first frame before contrast, and the frame after the last.
+        saturated: ``(x, y, z)``, where a finite signal exceeds what any T1 gives.
+    """
+
+    mM: Array  # noqa: N815
+    noise_sd_mM: Array  # noqa: N815
+    baseline: tuple[int, int]
+    saturated: NDArray[np.bool_]
+
+
+def concentration_of(series: Array, T1_s: Array, acquisition: DceAcquisition) -> Concentration:
+    """Invert the signal equation in every voxel.
+
+    Args:
+        series: signal ``(t, x, y, z)``.
+        T1_s: native T1 ``(x, y, z)``, NaN where unknown.
+
+    Raises:
+        InputError: fewer than two frames are before contrast.
+    """
+    first, after = baseline_frames(series, acquisition)
+    base = series[first:after].mean(axis=0)
+    base = np.where(np.isfinite(base) & (base > 0), base, np.nan)
+    sequence = (acquisition.repetition_time_s, acquisition.flip_angle_deg, acquisition.relaxivity)
+    C = concentration_from_signal(series, base, T1_s, *sequence)
+    saturated = (np.isfinite(series) & ~np.isfinite(C)).any(axis=0) & np.isfinite(base) & np.isfinite(T1_s)
+    noise = _signal_noise(series[first:after], base)
+    return Concentration(
+        C, noise * np.abs(concentration_per_signal(_mean(C), base, T1_s, *sequence)), (first, after), saturated
+    )
+
+
+def _signal_noise(before: Array, base: Array) -> Array:
+    """Standard deviation of the signal before contrast, ``(x, y, z)``.
+
+    A variance from a handful of frames is rough: each voxel's is averaged with the typical one.
+    """
+    spread = before.std(axis=0, ddof=1)
+    usable = np.isfinite(base) & np.isfinite(spread)
+    typical = np.median(spread[usable]) if usable.any() else np.nan
+    return np.asarray(np.sqrt((spread**2 + typical**2) / 2))
+
+
+def _mean(C: Array) -> Array:
+    """Mean over the frames that are finite; 0 where none is."""
+    known = np.isfinite(C)
+    return np.asarray(np.where(known, C, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
