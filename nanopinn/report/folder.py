@@ -1,0 +1,169 @@
+"""The result folder: maps, fields, parameters, check, configuration and provenance, all or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanopinn.errors import InputError, OutputError
+from nanopinn.imaging.io import write_bytes, write_json, write_volume
+from nanopinn.imaging.maps import ImagingMaps
+from nanopinn.inference.result import CheckItem, CheckResult, FitResult, ScalarEstimate
+
+
+def claim_output(out: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that exists or cannot be made, before anything is computed.
+
+    Raises:
+        OutputError: it exists and ``overwrite`` is false, or its parent cannot be written.
+    """
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists already. Give another folder to --out, or --overwrite.")
+    if out.exists() and not (out / "provenance.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} is not a result folder and will not be overwritten. Give another folder to --out.")
+    parent = out.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        probe = parent / f".{out.name}.probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{parent} cannot be written: {error.strerror}. Give another folder to --out.") from error
+
+
+def write_result(
+    out: Path, *, imaging: ImagingMaps, fit: FitResult, config: Mapping[str, Any], inputs: Sequence[Path],
+    report: str, overwrite: bool = False,
+) -> Path:  # fmt: skip
+    """Write the whole folder under a temporary name beside it, then rename it into place.
+
+    A run that is killed or fails leaves no folder and no half of one.
+    """
+    claim_output(out, overwrite=overwrite)
+    part = out.absolute().with_name(f".{out.name}.part-{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        _write_maps(part, imaging, fit)
+        _write_tables(part, fit)
+        write_bytes(part / "config.toml", to_toml(config).encode())
+        write_json(part / "provenance.json", provenance(fit, config, inputs))
+        write_bytes(part / "report.html", report.encode())
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(part, out)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror}.") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def _write_maps(part: Path, imaging: ImagingMaps, fit: FitResult) -> None:
+    for m in fit.maps.values():
+        side = {"Unit": m.unit, "Description": m.description, "Source": m.source}
+        write_volume(part / "maps" / f"{m.name}.nii.gz", m.values, fit.affine, sidecar=side)
+        if m.std is not None:
+            side = {**side, "Description": f"posterior standard deviation of {m.name}"}
+            write_volume(part / "maps" / f"{m.name}_std.nii.gz", m.std, fit.affine, sidecar=side)
+    side = {"Unit": "1", "Description": "bit field of the kinetic fit; 0 is a voxel without complaint"}
+    write_volume(part / "maps" / "status.nii.gz", imaging.status, fit.affine, sidecar=side)
+    write_volume(part / "maps" / "mask.nii.gz", fit.mask.astype(float), fit.affine, sidecar={"Description": "tumour"})
+    for f in fit.fields.values():
+        times = [float(t) for t in f.times_s]
+        side = {"Unit": f.unit, "Description": f.description, "FrameTimes": times}
+        write_volume(part / "fields" / f"{f.name}.nii.gz", f.values, fit.affine, sidecar=side)
+
+
+def _write_tables(part: Path, fit: FitResult) -> None:
+    rows = [_row(s) for s in fit.scalars]
+    engines = {
+        name: {"message": r.message, "converged": r.converged, "seconds": r.seconds, "stats": dict(r.stats),
+               "objective": list(r.objective), "scalars": [_row(s) for s in r.scalars]}
+        for name, r in fit.runs.items()
+    }  # fmt: skip
+    content = {
+        "parameters": rows, "covariance": np.asarray(fit.covariance).tolist(), "engines": engines,
+        "engine_distance_in_posterior_sd": dict(fit.engine_distance), "assumptions": list(fit.assumptions),
+        "in_words": fit.in_words(),
+    }  # fmt: skip
+    write_json(part / "parameters.json", content)
+    lines = ["\t".join(rows[0])] + ["\t".join(str(v) for v in row.values()) for row in rows]
+    write_bytes(part / "parameters.tsv", ("\n".join(lines) + "\n").encode())
+    write_json(
+        part / "check.json",
+        {"passed": fit.check.passed, "headline": fit.check.headline, "seconds": fit.check.seconds,
+         "items": [asdict(i) for i in fit.check.items]},
+    )  # fmt: skip
+
+
+def _row(s: ScalarEstimate) -> dict[str, Any]:
+    low, high = s.interval()
+    return {
+        "name": s.name, "label": s.label, "unit": s.unit, "scale": s.scale, "prior_median": s.prior_median,
+        "prior_sd": s.prior_sd, "posterior_median": s.median, "posterior_sd": s.sd, "low_95": low, "high_95": high,
+        "contraction": s.contraction, "informed": "yes" if s.informed else "no",
+    }  # fmt: skip
+
+
+def provenance(fit: FitResult, config: Mapping[str, Any], inputs: Sequence[Path]) -> dict[str, Any]:
+    """Versions, seed, device, durations, and the inputs by name and SHA-256; no paths, no header text."""
+    packages = ("nanopinn", "torch", "numpy", "scipy", "nibabel", "monai")
+    return {
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "seed": config["fit"]["seed"],
+        "device": config["fit"]["device"],
+        "seconds": {k: round(v, 3) for k, v in fit.seconds.items()},
+        "inputs": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in inputs},
+    }
+
+
+def to_toml(config: Mapping[str, Any]) -> str:
+    """Tables of strings, numbers, booleans and lists of them as TOML; None is left out."""
+    lines: list[str] = []
+    for table, entries in config.items():
+        lines.append(f"[{table}]")
+        # JSON writes strings, numbers, booleans and lists as TOML does
+        lines += [f"{k} = {json.dumps(v)}" for k, v in entries.items() if v is not None]
+        lines.append("")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class ResultFolder:
+    """The tables of a result folder, read back."""
+
+    scalars: tuple[ScalarEstimate, ...]
+    check: CheckResult
+    assumptions: tuple[str, ...]
+
+
+def read_result(folder: Path) -> ResultFolder:
+    """Read a result folder's tables.
+
+    Raises:
+        InputError: it is no result folder.
+    """
+    try:
+        table = json.loads((folder / "parameters.json").read_text(encoding="utf-8"))
+        check = json.loads((folder / "check.json").read_text(encoding="utf-8"))
+        scalars = tuple(
+            ScalarEstimate(r["name"], r["label"], r["unit"], r["scale"], r["prior_median"], r["prior_sd"],
+                           r["posterior_median"], r["posterior_sd"])
+            for r in table["parameters"]
+        )  # fmt: skip
+        items = tuple(CheckItem(**i) for i in check["items"])
+        return ResultFolder(scalars, CheckResult(items, check["seconds"]), tuple(table["assumptions"]))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            "not a result folder", file=folder, expected="parameters.json and check.json", remedy="Give the --out of a fit."
+        ) from error
