@@ -30,7 +30,9 @@ def claim_output(out: Path, *, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists already. Give another folder to --out, or --overwrite.")
     if out.exists() and not (out / "provenance.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} is not a result folder and will not be overwritten. Give another folder to --out.")
+        raise OutputError(
+            f"{out} is not a result folder and will not be overwritten. Give another folder to --out."
+        )
     parent = out.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,9 @@ def _write_maps(part: Path, imaging: ImagingMaps, fit: FitResult) -> None:
             write_volume(part / "maps" / f"{m.name}_std.nii.gz", m.std, fit.affine, sidecar=side)
     side = {"Unit": "1", "Description": "bit field of the kinetic fit; 0 is a voxel without complaint"}
     write_volume(part / "maps" / "status.nii.gz", imaging.status, fit.affine, sidecar=side)
-    write_volume(part / "maps" / "mask.nii.gz", fit.mask.astype(float), fit.affine, sidecar={"Description": "tumour"})
+    write_volume(
+        part / "maps" / "mask.nii.gz", fit.mask.astype(float), fit.affine, sidecar={"Description": "tumour"}
+    )
     for f in fit.fields.values():
         times = [float(t) for t in f.times_s]
         side = {"Unit": f.unit, "Description": f.description, "FrameTimes": times}
@@ -165,5 +169,8 @@ def read_result(folder: Path) -> ResultFolder:
         return ResultFolder(scalars, CheckResult(items, check["seconds"]), tuple(table["assumptions"]))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            "not a result folder", file=folder, expected="parameters.json and check.json", remedy="Give the --out of a fit."
+            "not a result folder",
+            file=folder,
+            expected="parameters.json and check.json",
+            remedy="Give the --out of a fit.",
         ) from error

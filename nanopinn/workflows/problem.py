@@ -72,9 +72,7 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     return Posed(problem, domain, tuple(notes))
 
 
-def _tissue(
-    imaging: ImagingMaps, domain: Domain, device: str
-) -> tuple[TissueMaps, torch.Tensor, Array, list[str]]:
+def _tissue(imaging: ImagingMaps, domain: Domain, device: str) -> tuple[TissueMaps, torch.Tensor, Array, list[str]]:
     """Maps of the box without holes, the measured Ktrans (1/s), and the relative error of Ktrans."""
     inside = imaging.mask
     Ktrans = _filled(imaging.ktrans_per_min / 60, inside, value("Ktrans_n"), low=1e-6)

@@ -1,0 +1,5 @@
+"""``python -m nanopinn``."""
+
+from nanopinn.cli import main
+
+main()
