@@ -1,0 +1,37 @@
+# Two commands: `make demo` shows the package at work, `make test` tests it. Both set .venv up when needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# without an NVIDIA GPU the plain index would bring several GB of CUDA libraries
+CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c constraints-cpu.txt)
+DRUG := $(foreach f,$(wildcard sample_data/drug_*.nii.gz),--drug $(f))
+VFA := $(foreach f,$(wildcard sample_data/vfa_*.nii.gz),--vfa $(f))
+
+.PHONY: demo test lint clean
+
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV) || { echo "No venv: on Debian, apt install python3-venv, then make again."; exit 1; }
+
+$(VENV)/.package: $(BIN)/python pyproject.toml constraints-cpu.txt
+	$(BIN)/pip install -q $(CONSTRAINTS) -e .
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml constraints-cpu.txt
+	$(BIN)/pip install -q $(CONSTRAINTS) -e '.[test,dev]'
+	@touch $@ $(VENV)/.package
+
+demo: $(VENV)/.package
+	@$(BIN)/nanopinn fit --dce sample_data/dce.nii.gz --cest sample_data/ph.nii.gz --mask sample_data/mask.nii.gz \
+	  $(VFA) $(DRUG) --out demo_result --overwrite; code=$$?; \
+	if [ $$code -eq 5 ]; then echo "The fit finished, but its check failed: read the first line of demo_result/report.html."; fi; exit $$code
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy nanopinn
+
+clean:
+	rm -rf $(VENV) demo_result
