@@ -141,9 +141,7 @@ def _settings(config: Path | None, given: dict[str, Any]) -> Any:
         try:
             table = tomllib.loads(config.read_text(encoding="utf-8")).get("fit", {})
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(
-                "the configuration cannot be read", file=config, found=str(error), expected="TOML"
-            ) from error
+            raise InputError("the configuration cannot be read", file=config, found=str(error), expected="TOML") from error
         if not isinstance(table, dict):
             raise InputError("[fit] is not a table", file=config, field="fit", found=type(table).__name__)
     try:
@@ -167,9 +165,7 @@ def maps(
     from nanopinn.workflows.maps import run_maps, write_maps
 
     over = _overrides(flip_angle, tr, frame_spacing, relaxivity, baseline_frames, bolus_arrival, hematocrit)
-    imaging = run_maps(
-        _inputs(dce, cest, mask, vfa, t1, aif, assume_ph, orientation, over), progress=_progress(quiet)
-    )
+    imaging = run_maps(_inputs(dce, cest, mask, vfa, t1, aif, assume_ph, orientation, over), progress=_progress(quiet))
     write_maps(out, imaging)
     typer.echo(imaging.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in imaging.assumptions))
@@ -193,8 +189,8 @@ def phantom(
     from nanopinn.workflows.settings import silent as unwatched
 
     try:
-        settings = PhantomSettings(
-            seed=seed, length_scale_mm=length_scale, shape=shape, snr=snr, drug_noise=drug_noise
+        settings = PhantomSettings.model_validate(
+            {"seed": seed, "length_scale_mm": length_scale, "shape": shape, "snr": snr, "drug_noise": drug_noise}
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -214,9 +210,7 @@ def verify(
     cases = run_verification()
     for c in cases:
         mark = "ok    " if c.passed else "FAILED"
-        typer.echo(
-            f"{mark} {c.id:4s}{c.name:30s}{c.quantity:38s}{c.observed:14.6g}{c.reference:12.5g}  +- {c.tolerance:.2g}"
-        )
+        typer.echo(f"{mark} {c.id:4s}{c.name:30s}{c.quantity:38s}{c.observed:14.6g}{c.reference:12.5g}  +- {c.tolerance:.2g}")
     failed = [c for c in cases if not c.passed]
     typer.echo(f"{len(cases) - len(failed)} of {len(cases)} cases passed")
     if json_file is not None:
@@ -238,9 +232,7 @@ def report(folder: Annotated[Path, typer.Argument(help="Result folder of a fit."
     typer.echo(result.check.headline)
     for s in result.scalars:
         low, high = s.interval()
-        typer.echo(
-            f"{s.label:36s} {s.median:10.4g} ({low:.3g} to {high:.3g}) {s.unit}, contraction {s.contraction:.2f}"
-        )
+        typer.echo(f"{s.label:36s} {s.median:10.4g} ({low:.3g} to {high:.3g}) {s.unit}, contraction {s.contraction:.2f}")
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in result.assumptions))
 
 
@@ -261,9 +253,7 @@ def validate(
         typer.echo(f"Fill in: {template}")
     for path in (p for p in (dce, cest) if p is not None):
         volume = read_volume(path)
-        typer.echo(
-            f"{path.name}: {tuple(volume.shape)} voxels of {tuple(round(s, 4) for s in volume.meta['spacing_mm'])} mm"
-        )
+        typer.echo(f"{path.name}: {tuple(volume.shape)} voxels of {tuple(round(s, 4) for s in volume.meta['spacing_mm'])} mm")
         if path == dce:
             found = load_acquisition(path, volume.shape[-1], float(volume.meta["pixdim4_s"]))
             t = found.frame_times_s

@@ -53,9 +53,7 @@ class DceAcquisition:
     assumptions: tuple[str, ...]
 
 
-def load_acquisition(
-    dce: str | Path, frames: int, pixdim4_s: float, overrides: Mapping[str, Any] | None = None
-) -> DceAcquisition:
+def load_acquisition(dce: str | Path, frames: int, pixdim4_s: float, overrides: Mapping[str, Any] | None = None) -> DceAcquisition:
     """Acquisition of a series from its sidecar; overrides win.
 
     Raises:
@@ -134,9 +132,7 @@ def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: flo
         return None
     found = side[key]
     if isinstance(found, bool) or not isinstance(found, (int, float)) or not np.isfinite(found):
-        raise InputError(
-            "not a number", file=name, field=key, found=found, expected=KEYS.get(key), remedy="Correct the value."
-        )
+        raise InputError("not a number", file=name, field=key, found=found, expected=KEYS.get(key), remedy="Correct the value.")
     if not low <= found <= high:
         raise InputError(
             "out of range", file=name, field=key, found=found,
@@ -145,9 +141,7 @@ def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: flo
     return float(found)
 
 
-def _frame_times(
-    side: Mapping[str, Any], frames: int, pixdim4_s: float, name: Path, dce: Path, notes: list[str]
-) -> Array:
+def _frame_times(side: Mapping[str, Any], frames: int, pixdim4_s: float, name: Path, dce: Path, notes: list[str]) -> Array:
     spacing = _frame_spacing(side, name)
     if "VolumeTiming" in side:
         times = _listed_times(side["VolumeTiming"], frames, name)
@@ -186,7 +180,7 @@ def _frame_spacing(side: Mapping[str, Any], name: Path) -> float | None:
 
 
 def _require_frame_spacing(pixdim4_s: float, name: Path, dce: Path) -> None:
-    remedy = "Write VolumeTiming or RepetitionTime (the frame spacing) into the sidecar."
+    remedy = "Write VolumeTiming into the sidecar, or give --frame-spacing SECONDS."
     if not np.isfinite(pixdim4_s) or pixdim4_s <= 0:
         raise InputError(
             "the series has no frame times", file=name, field="VolumeTiming", found="nothing",

@@ -25,7 +25,7 @@ class PlasmaCurve:
     """
 
     times_s: Array
-    plasma_mM: Array  # noqa: N815
+    plasma_mM: Array
 
     def delayed(self, seconds: float) -> PlasmaCurve:
         """The same curve later (or, negative, earlier)."""

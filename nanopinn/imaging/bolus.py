@@ -43,9 +43,7 @@ def baseline_frames(series: Array, acquisition: DceAcquisition) -> tuple[int, in
             remedy="Give BaselineFrames or BolusArrivalTime, or scan longer before injection.",
         )  # fmt: skip
     early = mean[:after]
-    if after >= 4 and abs(early[0] - early[1:].mean()) > 5 * max(
-        early[1:].std(ddof=1), 1e-3 * abs(early[1:].mean())
-    ):
+    if after >= 4 and abs(early[0] - early[1:].mean()) > 5 * max(early[1:].std(ddof=1), 1e-3 * abs(early[1:].mean())):
         return 1, after
     return 0, after
 

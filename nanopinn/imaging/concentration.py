@@ -25,8 +25,8 @@ class Concentration:
         saturated: ``(x, y, z)``, where a finite signal exceeds what any T1 gives.
     """
 
-    mM: Array  # noqa: N815
-    noise_sd_mM: Array  # noqa: N815
+    mM: Array
+    noise_sd_mM: Array
     baseline: tuple[int, int]
     saturated: NDArray[np.bool_]
 
@@ -48,9 +48,7 @@ def concentration_of(series: Array, T1_s: Array, acquisition: DceAcquisition) ->
     C = concentration_from_signal(series, base, T1_s, *sequence)
     saturated = (np.isfinite(series) & ~np.isfinite(C)).any(axis=0) & np.isfinite(base) & np.isfinite(T1_s)
     noise = _signal_noise(series[first:after], base)
-    return Concentration(
-        C, noise * np.abs(concentration_per_signal(_mean(C), base, T1_s, *sequence)), (first, after), saturated
-    )
+    return Concentration(C, noise * np.abs(concentration_per_signal(_mean(C), base, T1_s, *sequence)), (first, after), saturated)
 
 
 def _signal_noise(before: Array, base: Array) -> Array:

@@ -48,16 +48,12 @@ def load_drug_image(path: Path, shape: tuple[int, int, int], affine: Array, mask
     volume = read_volume(path)
     values = np.asarray(volume.numpy(), dtype=np.float64)
     if values.ndim != 3:
-        raise InputError(
-            "a drug image is 3-D", file=path, field="dimensions", found=str(values.shape), expected="(x, y, z)"
-        )
+        raise InputError("a drug image is 3-D", file=path, field="dimensions", found=str(values.shape), expected="(x, y, z)")
     own = np.asarray(volume.affine, dtype=np.float64)
     if not same_grid(shape, affine, values.shape, own):
         values = resample(values, own, shape, affine)
     if not np.isfinite(values[mask]).any():
-        raise InputError(
-            "the drug image does not overlap the tumour", file=path, field="affine", remedy="Check both affines."
-        )
+        raise InputError("the drug image does not overlap the tumour", file=path, field="affine", remedy="Check both affines.")
     return DrugImage(values * UNITS[unit], time_s, quantity, noise * UNITS[unit])  # type: ignore[arg-type]
 
 

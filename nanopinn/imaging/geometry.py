@@ -16,9 +16,7 @@ def voxel_coordinates(shape: tuple[int, int, int], affine: Array, other_affine: 
     return (matrix[:3, :3] @ index + matrix[:3, 3:]).reshape(3, *shape)
 
 
-def resample(
-    values: Array, affine: Array, shape: tuple[int, int, int], target_affine: Array, order: int = 1
-) -> Array:
+def resample(values: Array, affine: Array, shape: tuple[int, int, int], target_affine: Array, order: int = 1) -> Array:
     """Bring a map ``(x, y, z)`` to another grid.
 
     Trilinear, with the weights shared among the neighbours that were measured; NaN where fewer than half of

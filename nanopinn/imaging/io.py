@@ -158,9 +158,7 @@ def read_sidecar(path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(read_text(side))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(
-            "the sidecar is not valid JSON", file=side, found=str(error), remedy="Correct it."
-        ) from error
+        raise InputError("the sidecar is not valid JSON", file=side, found=str(error), remedy="Correct it.") from error
     if not isinstance(content, dict):
         raise InputError(
             "the sidecar is not a JSON object", file=side, found=type(content).__name__, expected="an object {...}",
@@ -201,9 +199,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        ) as f:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False) as f:
             temporary = f.name
             f.write(content)
             f.flush()

@@ -34,7 +34,7 @@ class KineticMaps:
     std: Array
     covariance: Array
     r2: Array
-    residual_sd_mM: Array  # noqa: N815
+    residual_sd_mM: Array
     status: NDArray[np.int32]
 
 

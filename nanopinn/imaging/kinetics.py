@@ -21,13 +21,10 @@ class InputCurve:
 
     def __init__(self, aif: PlasmaCurve, frame_times_s: Array, device: str = "cpu") -> None:
         t, c, at = (
-            torch.as_tensor(np.asarray(v, dtype=np.float64), device=device)
-            for v in (aif.times_s, aif.plasma_mM, frame_times_s)
+            torch.as_tensor(np.asarray(v, dtype=np.float64), device=device) for v in (aif.times_s, aif.plasma_mM, frame_times_s)
         )
         self.times = at
-        self.plasma = torch.as_tensor(
-            np.interp(frame_times_s, aif.times_s, aif.plasma_mM, left=0.0), device=device
-        )[None]
+        self.plasma = torch.as_tensor(np.interp(frame_times_s, aif.times_s, aif.plasma_mM, left=0.0), device=device)[None]
         self.area = convolve_exponential(t, c, at.new_zeros(()), at)[None]
         self.table = ExponentialTable(t, c, at)
 
@@ -74,9 +71,7 @@ class KineticFit:
     residual_sd: Tensor
 
 
-def fit_kinetics(
-    model: KineticModel, C: Tensor, curve: InputCurve, *, iterations: int = 30, chunk: int = 16384
-) -> KineticFit:
+def fit_kinetics(model: KineticModel, C: Tensor, curve: InputCurve, *, iterations: int = 30, chunk: int = 16384) -> KineticFit:
     """Fit every curve ``(n, t)``; memory is bounded by ``chunk`` curves at a time.
 
     A curve that is not finite gives NaN and touches no other.

@@ -88,8 +88,8 @@ class ImagingMaps:
     t1_s: Array
     r2: Array
     status: NDArray[np.int32]
-    concentration_mM: Array  # noqa: N815
-    concentration_sd_mM: Array  # noqa: N815
+    concentration_mM: Array
+    concentration_sd_mM: Array
     frame_times_s: Array
     aif: PlasmaCurve
     delay_s: float
@@ -222,8 +222,7 @@ def _arterial_input(
     aif = load_aif(inputs.aif, frame_times_s=t, bolus_arrival_s=arrival, hematocrit=acquisition.hematocrit)
     if inputs.aif == "parker":
         notes.append(
-            "The arterial input is Parker's population curve, not this subject's; its scale carries over to "
-            "Ktrans, ve and vp."
+            "The arterial input is Parker's population curve, not this subject's; its scale carries over to Ktrans, ve and vp."
         )
     delay = best_delay(aif, curves, t)
     notes.append(f"One arrival delay was fitted for the tumour: {delay:+.1f} s.")

@@ -38,9 +38,7 @@ def native_t1(
         InputError: neither or both are given, or what is given is no T1.
     """
     if vfa and t1 is not None:
-        raise InputError(
-            "T1 is given twice", field="--vfa, --t1", found="both", expected="one", remedy="Give one of the two."
-        )
+        raise InputError("T1 is given twice", field="--vfa, --t1", found="both", expected="one", remedy="Give one of the two.")
     if not vfa and t1 is None:
         raise InputError(
             "native T1 is not known", field="--vfa, --t1", found="neither",
@@ -64,9 +62,7 @@ def native_t1(
 
 def _stated(seconds: float, shape: Shape) -> tuple[Array, list[str]]:
     if not _LOWEST_MEDIAN <= seconds <= _HIGHEST_MEDIAN:
-        raise InputError(
-            "not a T1 in seconds", field="--t1", found=seconds, expected=_RANGE, remedy="Check the unit."
-        )
+        raise InputError("not a T1 in seconds", field="--t1", found=seconds, expected=_RANGE, remedy="Check the unit.")
     return np.full(shape, seconds), [f"Native T1 was not measured: {seconds:g} s is assumed everywhere."]
 
 

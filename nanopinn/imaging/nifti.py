@@ -141,9 +141,7 @@ def _forms(header: Any, path: Path, unit: float) -> dict[str, Array]:
         try:
             affine = np.asarray(read(), dtype=np.float64)
         except Exception as error:
-            raise InputError(
-                "its orientation cannot be read", file=path, field=name, remedy="Correct the header."
-            ) from error
+            raise InputError("its orientation cannot be read", file=path, field=name, remedy="Correct the header.") from error
         affine[:3] *= unit
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * lengths.prod():

@@ -87,9 +87,7 @@ def load_ph(
     if coverage < 1:
         notes.append(f"Tumour voxels where pH was not measured carry the measured mean, {fill:.2f}.")
     notes.append(f"Outside the tumour, unmeasured tissue carries pH {value('pHe_n'):g}.")
-    return PhMap(
-        on_dce, np.where(np.isfinite(on_dce), noise, np.nan), filled, fill, coverage, (*notes, *noise_note)
-    )
+    return PhMap(on_dce, np.where(np.isfinite(on_dce), noise, np.nan), filled, fill, coverage, (*notes, *noise_note))
 
 
 def _plausible(values: Array, path: str | Path) -> tuple[Array, list[str]]:

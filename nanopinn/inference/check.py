@@ -11,7 +11,6 @@ import time
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -77,9 +76,7 @@ def _item(name: str, found: float, limit: float, meaning: str) -> CheckItem:
 def _field(name: str, fit: Tensor, other: Tensor) -> CheckItem:
     error = float((fit - other).norm() / other.norm())
     limit = DRUG_LIMIT if name.endswith("drug") else FIELD_LIMIT
-    return _item(
-        f"{name}, relative L2", error, limit, "field of the fit against the refined solution, in the tumour"
-    )
+    return _item(f"{name}, relative L2", error, limit, "field of the fit against the refined solution, in the tumour")
 
 
 def _misfit(name: str, chi2: float, n: int) -> CheckItem:
@@ -104,6 +101,4 @@ def _balance(error: float) -> CheckItem:
 
 
 def _linearity(free: Tensor) -> CheckItem:
-    return _item(
-        "free drug over K_e", float(free.max()) / value("K_e"), LINEAR_LIMIT, "uptake is linear well below K_e"
-    )
+    return _item("free drug over K_e", float(free.max()) / value("K_e"), LINEAR_LIMIT, "uptake is linear well below K_e")

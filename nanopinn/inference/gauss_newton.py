@@ -41,13 +41,13 @@ class Quadratic:
     @property
     def covariance(self) -> Array:
         """Laplace posterior covariance: the inverse Hessian."""
-        return np.linalg.inv(self.hessian)
+        return np.asarray(np.linalg.inv(self.hessian), dtype=np.float64)
 
     def step(self, damping: float, largest: Array) -> Array:
         """Damped step, shortened so that no coordinate moves more than ``largest``."""
         H = self.hessian + damping * np.diag(np.diag(self.hessian))
         step = -np.linalg.solve(H, self.gradient)
-        return step / max(1.0, float(np.max(np.abs(step) / largest)))
+        return np.asarray(step / max(1.0, float(np.max(np.abs(step) / largest))), dtype=np.float64)
 
 
 @dataclass(frozen=True)

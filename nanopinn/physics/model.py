@@ -156,9 +156,7 @@ class TumourModel:
     def release_rate(self) -> Tensor:
         """Release rate of the carrier from the pH map, 1/s."""
         s = self.scalars
-        return acid_release_rate(
-            self.maps.pH, s["krel_ref"], value("krel0_pH"), s["pK_rel"], value("n_rel"), value("pH_ref")
-        )
+        return acid_release_rate(self.maps.pH, s["krel_ref"], value("krel0_pH"), s["pK_rel"], value("n_rel"), value("pH_ref"))
 
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
         """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""

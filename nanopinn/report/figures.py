@@ -30,7 +30,7 @@ def as_data_uri(figure: Figure) -> str:
 def map_panel(m: MapEstimate, mask: NDArray[np.bool_]) -> Figure:
     """A map and its standard deviation in the slice with most tumour, around the tumour."""
     z = int(np.argmax(mask.sum(axis=(0, 1))))
-    window = tuple(_window(mask.any(axis=2), axis) for axis in (0, 1))
+    window = tuple(_window(np.asarray(mask.any(axis=2)), axis) for axis in (0, 1))
     panels: list[tuple[str, Array]] = [(m.name, m.values)]
     if m.std is not None:
         panels.append((f"{m.name}, posterior sd", m.std))

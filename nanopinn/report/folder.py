@@ -30,9 +30,7 @@ def claim_output(out: Path, *, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists already. Give another folder to --out, or --overwrite.")
     if out.exists() and not (out / "provenance.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(
-            f"{out} is not a result folder and will not be overwritten. Give another folder to --out."
-        )
+        raise OutputError(f"{out} is not a result folder and will not be overwritten. Give another folder to --out.")
     parent = out.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -79,13 +77,11 @@ def _write_maps(part: Path, imaging: ImagingMaps, fit: FitResult) -> None:
             write_volume(part / "maps" / f"{m.name}_std.nii.gz", m.std, fit.affine, sidecar=side)
     side = {"Unit": "1", "Description": "bit field of the kinetic fit; 0 is a voxel without complaint"}
     write_volume(part / "maps" / "status.nii.gz", imaging.status, fit.affine, sidecar=side)
-    write_volume(
-        part / "maps" / "mask.nii.gz", fit.mask.astype(float), fit.affine, sidecar={"Description": "tumour"}
-    )
+    write_volume(part / "maps" / "mask.nii.gz", fit.mask.astype(float), fit.affine, sidecar={"Description": "tumour"})
     for f in fit.fields.values():
         times = [float(t) for t in f.times_s]
-        side = {"Unit": f.unit, "Description": f.description, "FrameTimes": times}
-        write_volume(part / "fields" / f"{f.name}.nii.gz", f.values, fit.affine, sidecar=side)
+        about = {"Unit": f.unit, "Description": f.description, "FrameTimes": times}
+        write_volume(part / "fields" / f"{f.name}.nii.gz", f.values, fit.affine, sidecar=about)
 
 
 def _write_tables(part: Path, fit: FitResult) -> None:

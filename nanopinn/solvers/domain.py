@@ -33,7 +33,7 @@ class Domain:
             pad = max(2, int(np.ceil(margin_m / h)))
             low.append(int(where[0]) - pad)
             high.append(int(where[-1]) + 1 + pad)
-        return cls(mask.shape, (low[0], low[1], low[2]), (high[0], high[1], high[2]))  # type: ignore[arg-type]
+        return cls(mask.shape, (low[0], low[1], low[2]), (high[0], high[1], high[2]))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -53,14 +53,14 @@ class Domain:
         """Cut the box out of an image ``(..., x, y, z)``; ``fill`` stands beyond the image."""
         image, box = self._overlap()
         out = np.full((*values.shape[:-3], *self.shape), fill, dtype=np.float64)
-        out[(..., *box)] = values[(..., *image)]
+        out[..., box[0], box[1], box[2]] = values[..., image[0], image[1], image[2]]
         return out
 
     def put(self, values: NDArray[np.float64], fill: float = np.nan) -> NDArray[np.float64]:
         """Put the box's values ``(..., x, y, z)`` back into an image; ``fill`` stands outside the box."""
         image, box = self._overlap()
         out = np.full((*values.shape[:-3], *self.image_shape), fill, dtype=np.float64)
-        out[(..., *image)] = values[(..., *box)]
+        out[..., image[0], image[1], image[2]] = values[..., box[0], box[1], box[2]]
         return out
 
     def refined(self, factor: int) -> Domain:

@@ -7,6 +7,7 @@ which keeps the fluid balance of every cell exact.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -124,9 +125,7 @@ class Forward:
         pools = model.contrast_agent(J_v, J_L) if kind == "contrast" else model.drug(J_v, J_L)
         return pools, PoolOperator.of(pools, tuple(flows), self.setting.grid)
 
-    def operators(
-        self, kind: str, theta: Tensor, flow: Flow
-    ) -> tuple[PoolCoefficients, PoolOperator, dict[int, PoolOperator]]:
+    def operators(self, kind: str, theta: Tensor, flow: Flow) -> tuple[PoolCoefficients, PoolOperator, dict[int, PoolOperator]]:
         """Pools, their operator and its tangents, by index of the parameters that move it.
 
         Args:
@@ -225,9 +224,7 @@ class _LocalResponse:
 
     def __init__(self, maps: TissueMaps, aif: PlasmaCurve, times: list[float]) -> None:
         rate = (maps.PS / maps.phi).reshape(-1)
-        curve_t, curve_c = (
-            torch.as_tensor(v, dtype=rate.dtype, device=rate.device) for v in (aif.times_s, aif.plasma_mM)
-        )
+        curve_t, curve_c = (torch.as_tensor(v, dtype=rate.dtype, device=rate.device) for v in (aif.times_s, aif.plasma_mM))
         at = torch.tensor(times, dtype=rate.dtype, device=rate.device)
         response = convolve_exponential(curve_t, curve_c, rate, at) * rate[:, None]
         self._index = {_key(t): i for i, t in enumerate(times)}
@@ -243,9 +240,7 @@ def _key(t: float) -> int:
 
 def _stage_times(nodes: list[float], scheme: Scheme) -> list[float]:
     stages = {
-        _key(t0 + c * (t1 - t0)): t0 + c * (t1 - t0)
-        for t0, t1 in zip(nodes[:-1], nodes[1:], strict=True)
-        for c in (0.0, 1.0, *scheme.nodes)
+        _key(t0 + c * (t1 - t0)): t0 + c * (t1 - t0) for t0, t1 in itertools.pairwise(nodes) for c in (0.0, 1.0, *scheme.nodes)
     }
     return [stages[k] for k in sorted(stages)]
 
@@ -255,15 +250,13 @@ def _nodes(frame_times: np.ndarray, onset: float, substeps: int) -> tuple[list[f
     start = min(float(frame_times[0]), onset)
     marks = [start] * (start < float(frame_times[0])) + [float(t) for t in frame_times]
     nodes = [marks[0]]
-    for a, b in zip(marks[:-1], marks[1:], strict=True):
+    for a, b in itertools.pairwise(marks):
         nodes += [a + (b - a) * (i + 1) / substeps for i in range(substeps)]
     offset = len(marks) - len(frame_times)
     return nodes, [(i + offset) * substeps for i in range(len(frame_times))]
 
 
-def drug_nodes(
-    images_s: list[float], first_step_s: float = 60.0, growth: float = 1.25, longest_s: float = 7200.0
-) -> np.ndarray:
+def drug_nodes(images_s: list[float], first_step_s: float = 30.0, growth: float = 1.15, longest_s: float = 2700.0) -> np.ndarray:
     """March nodes for a drug run: steps that grow from the dose on and land on every imaging time.
 
     Steps are grouped so that several share a size, and with it their matrix.

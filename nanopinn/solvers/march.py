@@ -9,6 +9,7 @@ SDIRK of order 3 (Alexander 1977), which checks and phantoms use.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -93,15 +94,20 @@ class Balance:
         return abs(gap) / max(abs(self.entered), abs(self.reacted), abs(self.stored), 1e-300)
 
 
+def _balance(totals: Tensor, stored: float) -> Balance:
+    entered, reacted, outflow = totals.tolist()
+    return Balance(entered, reacted, outflow, stored)
+
+
 class _StageSolver:
     """``(capacity + w A)`` for one step size, with the exact inverse of its cell-local part."""
 
     def __init__(self, operator: PoolOperator, capacity: Tensor, w: float, tol: float) -> None:
         self.operator, self.capacity, self.w, self.tol = operator, capacity, w, tol
         local = w * operator.reaction
-        local = local + torch.diag_embed(
-            (capacity + w * operator.diagonal()).movedim(0, -1), dim1=-2, dim2=-1
-        ).movedim((-2, -1), (0, 1))
+        local = local + torch.diag_embed((capacity + w * operator.diagonal()).movedim(0, -1), dim1=-2, dim2=-1).movedim(
+            (-2, -1), (0, 1)
+        )
         inverse = torch.linalg.inv(local.movedim((0, 1), (-2, -1)).contiguous())
         self.inverse = inverse.movedim((-2, -1), (0, 1)).contiguous()
         self.pairs = _nonzero_pairs(self.inverse)
@@ -109,9 +115,7 @@ class _StageSolver:
         self.iterations = 0
 
     def matrix(self, U: Tensor) -> Tensor:
-        return self.capacity * U + self.w * (
-            self.operator.transport(U) + _by_pairs(self.operator.reaction, U, self.reacting)
-        )
+        return self.capacity * U + self.w * (self.operator.transport(U) + _by_pairs(self.operator.reaction, U, self.reacting))
 
     def precondition(self, r: Tensor) -> Tensor:
         return _by_pairs(self.inverse, r, self.pairs)
@@ -167,7 +171,7 @@ def march(
     solver: _StageSolver | None = None
     iterations = 0
     totals = torch.zeros(3, dtype=capacity.dtype, device=capacity.device)
-    for t0, t1 in zip(times[:-1], times[1:], strict=True):
+    for t0, t1 in itertools.pairwise(times):
         dt = t1 - t0
         if solver is None or abs(solver.w - scheme.gamma * dt) > 1e-9 * solver.w:
             iterations += solver.iterations if solver else 0
@@ -179,7 +183,7 @@ def march(
     iterations += solver.iterations if solver else 0
     return Trajectory(
         torch.tensor(list(times), dtype=capacity.dtype), torch.stack(out_U), torch.stack(out_V) if m else None,
-        iterations, scheme.name, Balance(*totals.tolist(), stored=float((capacity * U).sum())),
+        iterations, scheme.name, _balance(totals, float((capacity * U).sum())),
     )  # fmt: skip
 
 
@@ -219,6 +223,4 @@ def _initial_rate(
 
 
 def _stack(operators: Sequence[PoolOperator]) -> PoolOperator:
-    return PoolOperator.from_tensors(
-        tuple(torch.stack(ts) for ts in zip(*(op.tensors() for op in operators), strict=True))
-    )
+    return PoolOperator.from_tensors(tuple(torch.stack(ts) for ts in zip(*(op.tensors() for op in operators), strict=True)))

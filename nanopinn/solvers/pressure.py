@@ -37,9 +37,7 @@ def pressure_operator(flow: FlowCoefficients, grid: Grid) -> Callable[[Tensor], 
     return lambda p: pressure_residual(homogeneous, p, grid)
 
 
-def solve_pressure(
-    flow: FlowCoefficients, grid: Grid, start: Tensor | None = None, tol: float = 1e-11
-) -> LinearSolution:
+def solve_pressure(flow: FlowCoefficients, grid: Grid, start: Tensor | None = None, tol: float = 1e-11) -> LinearSolution:
     """Pressure in Pa, ``(x, y, z)``; well conditioned, because walls hold the pressure within l of each cell."""
     source = -pressure_residual(flow, torch.zeros_like(flow.K), grid)
     inverse = 1 / pressure_diagonal(flow, grid)
@@ -64,16 +62,12 @@ def pressure_tangents(
     moved = [j for j, f in enumerate(forcing) if float(f.abs().max()) > 1e-8 * scale]
     if moved:
         inverse = 1 / pressure_diagonal(flow, grid)
-        tangents[moved] = conjugate_gradients(
-            pressure_operator(flow, grid), forcing[moved], inverse, tol=tol, lead=1
-        ).x
+        tangents[moved] = conjugate_gradients(pressure_operator(flow, grid), forcing[moved], inverse, tol=tol, lead=1).x
     return tangents
 
 
 def pressure_forcing(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, grid: Grid) -> Tensor:
     """``-dR/dtheta_j`` at a fixed pressure, ``(m, x, y, z)``: what drives the tangents."""
     identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
-    rows = [
-        -torch.func.jvp(lambda th: pressure_residual(flow_of(th), p, grid), (theta,), (e,))[1] for e in identity
-    ]
+    rows = [-torch.func.jvp(lambda th: pressure_residual(flow_of(th), p, grid), (theta,), (e,))[1] for e in identity]
     return torch.stack(rows)

@@ -47,16 +47,12 @@ def run_fit(inputs: ImagingInputs, settings: FitSettings, *, progress: Progress 
     return Study(imaging, infer(imaging, posed, settings, progress, seconds), inputs, settings)
 
 
-def infer(
-    imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: Progress, seconds: dict[str, float]
-) -> FitResult:
+def infer(imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: Progress, seconds: dict[str, float]) -> FitResult:
     """Run the engines on a posed problem, check the answer and collect it."""
     fits: dict[str, Fitted] = {}
     start = None
     if settings.engine in ("auto", "pinn"):
-        fits["pinn"] = fit_pinn(
-            posed.problem, settings=_pinn_settings(settings.preset), seed=settings.seed, progress=progress
-        )
+        fits["pinn"] = fit_pinn(posed.problem, settings=_pinn_settings(settings.preset), seed=settings.seed, progress=progress)
         start = fits["pinn"].theta
     if settings.engine in ("auto", "fv"):
         fits["fv"] = fit_fv(posed.problem, start, progress=progress)
@@ -80,9 +76,7 @@ def infer(
 
 
 def _pinn_settings(preset: str) -> PinnSettings:
-    return {"fast": PinnSettings(width=12, anchors=6), "accurate": PinnSettings(width=28, anchors=15)}.get(
-        preset, PinnSettings()
-    )
+    return {"fast": PinnSettings(width=12, anchors=6), "accurate": PinnSettings(width=28, anchors=15)}.get(preset, PinnSettings())
 
 
 def _distance(fits: dict[str, Fitted], problem: InverseProblem) -> dict[str, float]:

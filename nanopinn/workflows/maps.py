@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from nanopinn.errors import OutputError
 from nanopinn.imaging.io import write_json, write_volume
 from nanopinn.imaging.maps import ImagingInputs, ImagingMaps, make_maps
@@ -35,6 +37,6 @@ def write_maps(out: Path, imaging: ImagingMaps) -> Path:
         "status": (imaging.status, "1"), "mask": (imaging.mask, "1"),
     }  # fmt: skip
     for name, (values, unit) in maps.items():
-        write_volume(out / f"{name}.nii.gz", values, imaging.affine, sidecar={"Unit": unit})
+        write_volume(out / f"{name}.nii.gz", np.asarray(values), imaging.affine, sidecar={"Unit": unit})
     write_json(out / "assumptions.json", {"assumptions": list(imaging.assumptions), "summary": imaging.summary()})
     return out

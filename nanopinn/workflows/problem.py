@@ -51,9 +51,7 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     domain = Domain.around(imaging.mask, spacing, MARGIN_M)
     tissue, Ktrans, relative_sd, notes = _tissue(imaging, domain, device)
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
-    images = tuple(
-        load_drug_image(Path(p), imaging.mask.shape, imaging.affine, imaging.mask) for p in settings.drug
-    )
+    images = tuple(load_drug_image(Path(p), imaging.mask.shape, imaging.affine, imaging.mask) for p in settings.drug)
     drug = tuple(_drug_observation(image, imaging.mask, domain, relative_sd, device) for image in images)
     unknowns = UnknownSet(spine_unknowns())
     notes += _notes(bool(drug))
@@ -153,9 +151,7 @@ def _smoothed_pH(pH: Array, inside: NDArray[np.bool_], voxel_m: Array) -> Array:
     return out
 
 
-def _contrast_observation(
-    imaging: ImagingMaps, domain: Domain, tissue: TissueMaps, Ktrans: torch.Tensor
-) -> ContrastObservation:
+def _contrast_observation(imaging: ImagingMaps, domain: Domain, tissue: TissueMaps, Ktrans: torch.Tensor) -> ContrastObservation:
     """Concentration in tumour voxels with a valid fit and a finite curve."""
     curves = np.moveaxis(imaging.concentration_mM, 0, -1)
     usable = imaging.mask & np.isfinite(imaging.ktrans_per_min) & np.isfinite(curves).all(axis=-1)
@@ -168,14 +164,11 @@ def _contrast_observation(
     return ContrastObservation(box[:, voxels], noise, voxels, torch.linalg.qr(explained)[0])
 
 
-def _local_sensitivities(
-    imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.Tensor, vp: torch.Tensor
-) -> torch.Tensor:
+def _local_sensitivities(imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.Tensor, vp: torch.Tensor) -> torch.Tensor:
     """Derivatives of each voxel's Tofts curve by Ktrans, ve, vp and bolus arrival, ``(n, t, 4)``."""
     frames = torch.as_tensor(np.asarray(imaging.frame_times_s, dtype=np.float64), device=Ktrans.device)
     t, c = (
-        torch.as_tensor(np.asarray(v, dtype=np.float64), device=Ktrans.device)
-        for v in (imaging.aif.times_s, imaging.aif.plasma_mM)
+        torch.as_tensor(np.asarray(v, dtype=np.float64), device=Ktrans.device) for v in (imaging.aif.times_s, imaging.aif.plasma_mM)
     )
 
     def curve(K: torch.Tensor, v: torch.Tensor, p: torch.Tensor, shift: float = 0.0) -> torch.Tensor:
@@ -203,9 +196,7 @@ def _drug_observation(
     def box(values: Array, beyond: float) -> torch.Tensor:
         return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
 
-    return DrugObservation(
-        image.time_s, image.quantity, box(known, 0.0), box(sd, 1.0), box(usable.astype(float), 0.0) > 0.5
-    )
+    return DrugObservation(image.time_s, image.quantity, box(known, 0.0), box(sd, 1.0), box(usable.astype(float), 0.0) > 0.5)
 
 
 def _notes(drug: bool) -> list[str]:

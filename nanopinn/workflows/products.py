@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,9 +26,7 @@ FIELD_HOURS = (1.0, 6.0, 24.0, 48.0)
 def maps(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> dict[str, MapEstimate]:
     """Every map on the grid of the scan; NaN where nothing is known."""
     found = [
-        MapEstimate(
-            "Ktrans", "1/min", "volume transfer constant", "images", imaging.ktrans_per_min, imaging.ktrans_std
-        ),
+        MapEstimate("Ktrans", "1/min", "volume transfer constant", "images", imaging.ktrans_per_min, imaging.ktrans_std),
         MapEstimate("ve", "1", "extravascular extracellular volume fraction", "images", imaging.ve, imaging.ve_std),
         MapEstimate("vp", "1", "plasma volume fraction", "images", imaging.vp, imaging.vp_std),
         MapEstimate("T1", "s", "native longitudinal relaxation time", "images", imaging.t1_s),
@@ -75,12 +75,10 @@ def _release_map(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> MapEstimate
     pH_sd = posed.domain.take(np.nan_to_num(imaging.ph_std, nan=value("sd_pHe")), value("sd_pHe"))
     relative = torch.sqrt(variance + problem.tensor((np.log(10) * value("n_rel") * pH_sd) ** 2))
     rate = torch.exp(log_rate(theta)) * 3600
-    source = "images and prior" if problem.drug else "prior"
+    source: Literal["images and prior", "prior"] = "images and prior" if problem.drug else "prior"
     text = "release rate of the carrier: the pH map through the stated law"
     put = posed.domain.put
-    return MapEstimate(
-        "krel", "1/h", text, source, put(rate.cpu().numpy()), put((rate * relative).cpu().numpy())
-    )  # type: ignore[arg-type]  # fmt: skip
+    return MapEstimate("krel", "1/h", text, source, put(rate.cpu().numpy()), put((rate * relative).cpu().numpy()))
 
 
 def fields(posed: Posed, fit: Fitted) -> dict[str, FieldEstimate]:
@@ -93,11 +91,11 @@ def fields(posed: Posed, fit: Fitted) -> dict[str, FieldEstimate]:
     run = problem.forward().drug(theta, fit.prediction.fields.flow_without_tangents, problem.plasma, nodes)
     keep = [int(np.argmin(np.abs(nodes - t))) for t in times]
     phi = problem.setting.maps.phi
-    text = {
+    text: dict[str, tuple[int, torch.Tensor, str]] = {
         "encapsulated": (0, phi, "drug inside liposomes in the interstitium"),
         "free": (1, phi, "free drug in the interstitium"),
-        "intracellular": (2, 1.0, "drug in cells, outside their nuclei"),
-        "nuclear": (3, 1.0, "drug bound in nuclei"),
+        "intracellular": (2, torch.ones_like(phi), "drug in cells, outside their nuclei"),
+        "nuclear": (3, torch.ones_like(phi), "drug bound in nuclei"),
     }
     return {
         name: FieldEstimate(
@@ -119,9 +117,7 @@ def curves(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> tuple[Curve, ...]
     for quantity in sorted({d.quantity for d in problem.drug}):
         series = sorted((d for d in problem.drug if d.quantity == quantity), key=lambda d: d.time_s)
         assert pools is not None
-        images = [
-            d.predict(pools[problem.node_of(d)], problem.setting.maps, problem.plasma_at(d.time_s)) for d in series
-        ]
+        images = [d.predict(pools[problem.node_of(d)], problem.setting.maps, problem.plasma_at(d.time_s)) for d in series]
         found.append(
             Curve(
                 f"{quantity} drug, tumour mean", "ug/mL", np.array([d.time_s for d in series]),

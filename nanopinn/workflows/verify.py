@@ -59,9 +59,7 @@ def isolated_sphere() -> list[VerificationCase]:
         for x, reference in points.items():
             exact = float(analytic.isolated_sphere_pressure(np.array([x]), alpha)[0])
             quantity = f"p/p_e at x={x:.1f}, a={alpha}"
-            found.append(
-                VerificationCase("V1", "isolated sphere, formula", quantity, exact, reference, 1.5e-4, source)
-            )
+            found.append(VerificationCase("V1", "isolated sphere, formula", quantity, exact, reference, 1.5e-4, source))
         quantity, exact = f"mean p/p_e, a={alpha}", analytic.isolated_sphere_mean(alpha)
         found.append(VerificationCase("V1", "isolated sphere, formula", quantity, exact, mean, 1.5e-4, source))
     R, K, LpSV = 5e-3, 3.098e-14, 3.098e-14 * (3.968 / 5e-3) ** 2
@@ -78,9 +76,7 @@ def isolated_sphere() -> list[VerificationCase]:
     return [
         *found,
         VerificationCase("V1", "isolated sphere, 64^3 cells", "relative L2 of p", error, 0.0, 0.03, source),
-        VerificationCase(
-            "V1", "isolated sphere, 64^3 cells", "mean p/p_e", float(p[inside].mean()), 0.4339, 0.01, source
-        ),
+        VerificationCase("V1", "isolated sphere, 64^3 cells", "mean p/p_e", float(p[inside].mean()), 0.4339, 0.01, source),
     ]
 
 
@@ -132,9 +128,7 @@ def sphere_in_tissue() -> list[VerificationCase]:
     core = float(p[48, 48, 48]) / MMHG
     return [
         *found,
-        VerificationCase(
-            "V2", "sphere in tissue, 96^3 cells", "relative L2 of p in the tumour", error, 0.0, 0.03, source
-        ),
+        VerificationCase("V2", "sphere in tissue, 96^3 cells", "relative L2 of p in the tumour", error, 0.0, 0.03, source),
         VerificationCase("V2", "sphere in tissue, 96^3 cells", "core, mmHg", core, 11.498, 0.01, source),
     ]
 
@@ -162,18 +156,14 @@ def release_chain() -> list[VerificationCase]:
     return [
         VerificationCase("V6", "release", "released at 20 s", 1 - float(carrier[40]), 0.600, 5e-4, text),
         VerificationCase("V6", "release", "released at 60 s", 1 - float(carrier[120]), 0.936, 5e-4, text),
-        VerificationCase(
-            "V6", "Bateman chain", "product at 60 s", float(released[120]), bateman, 1e-5, "closed solution"
-        ),
+        VerificationCase("V6", "Bateman chain", "product at 60 s", float(released[120]), bateman, 1e-5, "closed solution"),
     ]
 
 
 def contrast_is_tofts() -> list[VerificationCase]:
     """V7: without flow and diffusion between cells the contrast agent is the extended Tofts model."""
     setting, aif, frames = _small_tissue()
-    still = Setting(
-        setting.maps, Grid(setting.grid.shape, (1.0, 1.0, 1.0)), 1
-    )  # metre cells: nothing crosses faces
+    still = Setting(setting.maps, Grid(setting.grid.shape, (1.0, 1.0, 1.0)), 1)  # metre cells: nothing crosses faces
     forward = Forward(still, lambda th: {"q": torch.tensor(1e-20, dtype=torch.float64)})
     none = torch.zeros(0, dtype=torch.float64)
     C, _, _ = forward.contrast(none, forward.flow(none), aif, frames)
@@ -184,9 +174,7 @@ def contrast_is_tofts() -> list[VerificationCase]:
     tofts = (m.PS[..., None] * response + m.v_p[..., None] * plasma).movedim(-1, 0)
     error = float((C - tofts).abs().max() / tofts.abs().max())
     return [
-        VerificationCase(
-            "V7", "contrast agent at rest", "relative distance from extended Tofts", error, 0.0, 1e-6, "Tofts 1999"
-        )
+        VerificationCase("V7", "contrast agent at rest", "relative distance from extended Tofts", error, 0.0, 1e-6, "Tofts 1999")
     ]
 
 
@@ -215,9 +203,7 @@ def mass_balance() -> list[VerificationCase]:
     net = sum(float((f.select(a, -1) - f.select(a, 0)).sum()) for a, f in enumerate(flow.flows))
     made = float((flow.J_v - flow.J_L).sum()) * setting.grid.cell_volume
     scale = float(flow.J_v.abs().sum()) * setting.grid.cell_volume
-    found.append(
-        VerificationCase("V9", "fluid", "relative imbalance", abs(net - made) / scale, 0.0, 1e-9, "conservation")
-    )
+    found.append(VerificationCase("V9", "fluid", "relative imbalance", abs(net - made) / scale, 0.0, 1e-9, "conservation"))
     return found
 
 
@@ -232,11 +218,7 @@ def pressure_scaling() -> list[VerificationCase]:
 
     one, other = contrast(1533.0), contrast(1533.0 / 4)
     error = float((one - other).abs().max() / one.abs().max())
-    return [
-        VerificationCase(
-            "V10", "scaling of p_e by 4", "relative change of the images", error, 0.0, 1e-10, "exact symmetry"
-        )
-    ]
+    return [VerificationCase("V10", "scaling of p_e by 4", "relative change of the images", error, 0.0, 1e-10, "exact symmetry")]
 
 
 def _small_tissue() -> tuple[Setting, PlasmaCurve, np.ndarray]:

@@ -81,9 +81,7 @@ def test_all_five_concentration_curves_are_reproduced_to_1e_5(public_data: Path)
     for row in cases:
         s, reference = series(row["s"]), series(row["conc"])
         baseline = s[1 : int(row["numbaselinepts"])].mean()  # their convention: the first image is dropped
-        C = concentration_from_signal(
-            s, baseline, float(row["T1base"]), float(row["TR"]), float(row["FA"]), float(row["r1"])
-        )
+        C = concentration_from_signal(s, baseline, float(row["T1base"]), float(row["TR"]), float(row["FA"]), float(row["r1"]))
         np.testing.assert_allclose(C[1:], reference[1:], atol=1e-5, rtol=1e-5, err_msg=row["label"])
 
 

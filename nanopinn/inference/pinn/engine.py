@@ -158,9 +158,7 @@ class _Engine:
         drop = flow.J_v / scalars["q"]
         u = flow.velocity(setting.grid).norm(dim=0) / (scalars["q"] * scalars["l"])
         layers = torch.exp(-d.abs())
-        return torch.stack(
-            [m.tumour, m.vascularity(), m.phi, m.pH, d.clamp(-3, 5), layers, d * layers, drop, drop * d, u]
-        )
+        return torch.stack([m.tumour, m.vascularity(), m.phi, m.pH, d.clamp(-3, 5), layers, d * layers, drop, drop * d, u])
 
     def pressure(self, theta: Tensor, flow: Flow) -> Tensor:
         """Network tangents of the pressure on the flow grid, ``(m, X, Y, Z)``.
@@ -210,9 +208,7 @@ class _Engine:
         carriers = PoolTangents.of(operator.only(first), coefficients.capacity[first], basis, forcing[:, :, first])
         v_l = self.learn("encapsulated", carriers, maps)
         gained = torch.einsum("rs,pxyz,msxyz->mrpxyz", basis.integral, -operator.reaction[rest, 0], v_l[:, :, 0])
-        released = PoolTangents.of(
-            operator.only(rest), coefficients.capacity[rest], basis, forcing[:, :, rest] + gained
-        )
+        released = PoolTangents.of(operator.only(rest), coefficients.capacity[rest], basis, forcing[:, :, rest] + gained)
         v = torch.cat([v_l, self.learn("released", released, maps)], dim=2)
         return _histories(v, basis, list(tangents), len(theta))
 

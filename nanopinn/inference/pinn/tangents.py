@@ -161,9 +161,7 @@ class Learner:
         local = problem.features()
         features = torch.cat([normalised(maps), local / local.abs().amax().clamp_min(1e-300)]).float()
         if self.network is None:
-            self.network = FieldNetwork(
-                features.shape[0], local.shape[0], width=self.width, generator=self.generator
-            ).to(features)
+            self.network = FieldNetwork(features.shape[0], local.shape[0], width=self.width, generator=self.generator).to(features)
             self.relaxation.to(maps.device)
         network, relaxation = self.network, self.relaxation
 

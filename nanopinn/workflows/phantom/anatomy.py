@@ -28,9 +28,7 @@ class Anatomy:
     """Native T1, s."""
 
 
-def draw_anatomy(
-    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], rng: np.random.Generator
-) -> Anatomy:
+def draw_anatomy(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], rng: np.random.Generator) -> Anatomy:
     """Draw a phantom; the tumour fills about a quarter of each axis and heterogeneity is 1 mm in size."""
     radius, tumour = _tumour(shape, spacing_mm, rng)
     necrosis = (radius < 0.42) & tumour

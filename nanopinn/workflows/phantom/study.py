@@ -48,7 +48,7 @@ def make_phantom(out: Path, settings: PhantomSettings, *, progress: Progress = s
     anatomy = draw_anatomy(shape, fine_mm, rng)  # type: ignore[arg-type]
     length = None if settings.length_scale_mm is None else settings.length_scale_mm * 1e-3
     scalars = draw_scalars(rng, length)
-    frames = np.arange(settings.frames) * settings.frame_spacing_s
+    frames: Array = np.arange(settings.frames, dtype=np.float64) * float(settings.frame_spacing_s)
     aif = load_aif("parker", frame_times_s=frames, bolus_arrival_s=BOLUS_S, hematocrit=value("Hct"))
     progress("solving the truth", 0.1, {})
     spacing = (fine_mm[0] * 1e-3, fine_mm[1] * 1e-3, fine_mm[2] * 1e-3)
@@ -91,7 +91,7 @@ class _Writer:
     def noisy(self, values: Array, sd: float) -> Array:
         return values + sd * self.rng.standard_normal(values.shape)
 
-    def save(self, name: str, values: Array, affine: Array | None = None, **sidecar: Any) -> None:
+    def save(self, name: str, values: Array, affine: Any = None, **sidecar: Any) -> None:
         path = self.out / f"{name}.nii.gz"
         path.parent.mkdir(exist_ok=True)
         write_volume(path, values, self.affine if affine is None else affine, sidecar=sidecar or None)
@@ -111,7 +111,7 @@ class _Writer:
         series = signal_from_concentration(
             np.nan_to_num(self.truth.contrast), base, self.anatomy.T1, TR_S, FLIP_DEG, value("r1_Gd")
         )
-        shared = {"RepetitionTimeExcitation": TR_S, "MagneticFieldStrength": 3.0}
+        shared: dict[str, Any] = {"RepetitionTimeExcitation": TR_S, "MagneticFieldStrength": 3.0}
         self.save(
             "dce", self.noisy(self.voxels(series), sd), **shared, FlipAngle=FLIP_DEG,
             VolumeTiming=[float(t) for t in self.frames], ContrastRelaxivity=value("r1_Gd"),
@@ -133,7 +133,7 @@ class _Writer:
         fine_affine = self.affine.copy()
         fine_affine[:3, :3] /= s.refine
         fine_affine[:3, 3] -= np.array(s.voxel_mm) * (1 - 1 / s.refine) / 2
-        pH = resample(self.anatomy.pH, fine_affine, tuple(int(n) for n in shape), affine)
+        pH = resample(self.anatomy.pH, fine_affine, (int(shape[0]), int(shape[1]), int(shape[2])), affine)
         self.save("ph", self.noisy(pH, s.ph_noise), affine, pHStd=s.ph_noise)
 
     def drug_images(self) -> None:

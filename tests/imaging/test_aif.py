@@ -1,0 +1,91 @@
+"""The arterial input: formula, grid, plasma, files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.aif import load_aif, parker, plasma_from_blood
+
+FRAMES = np.arange(60) * 10.0
+
+
+def load(spec: str | Path, **change: float):
+    return load_aif(str(spec), frame_times_s=FRAMES, bolus_arrival_s=change.get("arrival", 47.3), hematocrit=0.42)
+
+
+def test_parkers_curve_is_straight_between_its_times_to_1e_4_of_its_peak() -> None:
+    curve = load("parker")
+    t = np.linspace(47.3, FRAMES[-1], 200_001)
+    exact = parker(t - 47.3) / 0.58
+    between = np.interp(t, curve.times_s, curve.plasma_mM)
+    assert np.abs(between - exact).max() < 1e-4 * exact.max()
+
+
+def test_parkers_curve_reaches_beyond_the_last_frame_even_when_it_is_shifted() -> None:
+    assert load("parker").delayed(-12.0).times_s[-1] > FRAMES[-1]
+
+
+def test_parkers_peak_and_arrival_are_those_of_the_paper() -> None:
+    # Parker 2006, figure 3: first pass peaks near 6 mM about 10 s after arrival, the tail starts near 1 mM
+    t = np.arange(0, 600, 0.01)
+    blood = parker(t)
+    assert blood.max() == pytest.approx(6.0, rel=0.05)
+    assert t[blood.argmax()] == pytest.approx(10.2, abs=0.3)
+    assert parker(np.array([-1e-9, -1e6])).tolist() == [0.0, 0.0]
+
+
+def test_plasma_holds_what_red_cells_leave() -> None:
+    assert plasma_from_blood(np.array([1.16]), 0.42)[0] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("column", "factor"), [("plasma_mM", 1.0), ("blood_mM", 1 / 0.58)])
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_a_file_declares_blood_or_plasma(tmp_path: Path, column: str, factor: float, separator: str) -> None:
+    t, c = np.arange(0, 600, 5.0), np.linspace(0, 3, 120)
+    path = tmp_path / "aif.tsv"
+    rows = [f"{a}{separator}{b}" for a, b in zip(t, c, strict=True)]
+    path.write_text("\ufeff" + "\n".join([f"time_s{separator}{column}", *rows]), encoding="utf-8")
+    curve = load(path)
+    np.testing.assert_array_equal(curve.times_s, t)
+    np.testing.assert_allclose(curve.plasma_mM, c * factor)
+
+
+GOOD = [f"{t},1.0" for t in range(0, 600, 5)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "field"),
+    [
+        (["time,plasma_mM", *GOOD], "header"),
+        (["time_s,conc", *GOOD], "header"),
+        (["time_s,plasma_mM,blood_mM", "0,1,1", "5,1,1", "600,1,1"], "header"),
+        ([], "header"),
+        (["time_s,plasma_mM", "0,1", "5,much", "600,1"], "time_s, plasma_mM"),
+        (["time_s,plasma_mM", "0,1", "5", "600,1"], "time_s, plasma_mM"),
+        (["time_s,plasma_mM", "0,1", "600,1"], "time_s"),
+        (["time_s,plasma_mM", "0,1", "9,1", "5,1", "600,1"], "time_s"),
+        (["time_s,plasma_mM", "0,1", "5,nan", "600,1"], "time_s"),
+        (["time_s,plasma_mM", "0,0", "5,0", "600,0"], "plasma_mM"),
+        (["time_s,plasma_mM", "0,1", "5,1", "300,1"], "time_s"),
+        (["time_s,plasma_mM", "700,1", "705,1", "900,1"], "time_s"),
+    ],
+)
+def test_a_file_that_is_no_arterial_input_is_refused(tmp_path: Path, lines: list[str], field: str) -> None:
+    path = tmp_path / "aif.csv"
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError) as caught:
+        load(path)
+    assert caught.value.field == field
+    assert caught.value.file == "aif.csv"
+    assert caught.value.remedy
+
+
+def test_a_binary_file_is_refused_as_an_arterial_input(tmp_path: Path) -> None:
+    path = tmp_path / "aif.csv"
+    path.write_bytes(bytes(range(128, 256)) * 4)
+    with pytest.raises(InputError, match=r"aif\.csv"):
+        load(path)
