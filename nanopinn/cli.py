@@ -149,9 +149,7 @@ def _settings(config: Path | None, given: dict[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(p) for p in first["loc"])
-        raise InputError(
-            "a setting cannot be used", file=config, field=field, found=first["input"], expected=first["msg"]
-        ) from error
+        raise InputError("a setting cannot be used", file=config, field=field, found=first["input"], expected=first["msg"]) from error
 
 
 @app.command()
@@ -194,9 +192,7 @@ def phantom(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(
-            "a setting cannot be used", field=str(first["loc"][0]), found=first["input"], expected=first["msg"]
-        ) from error
+        raise InputError("a setting cannot be used", field=str(first["loc"][0]), found=first["input"], expected=first["msg"]) from error
     typer.echo(f"Study: {make_phantom(out, settings, progress=_progress(quiet) or unwatched)}")
 
 
@@ -257,9 +253,7 @@ def validate(
         if path == dce:
             found = load_acquisition(path, volume.shape[-1], float(volume.meta["pixdim4_s"]))
             t = found.frame_times_s
-            typer.echo(
-                f"  {len(t)} frames, {t[0]:g} to {t[-1]:g} s; TR {found.repetition_time_s:g} s, flip {found.flip_angle_deg:g} deg"
-            )
+            typer.echo(f"  {len(t)} frames, {t[0]:g} to {t[-1]:g} s; TR {found.repetition_time_s:g} s, flip {found.flip_angle_deg:g} deg")
 
 
 @app.command()

@@ -30,9 +30,7 @@ def convolve_exponential(curve_times: Tensor, curve_values: Tensor, rate: Tensor
     return _march(curve_times, curve_values, rate, at_times, slope=False)[0]
 
 
-def convolve_exponential_with_slope(
-    curve_times: Tensor, curve_values: Tensor, rate: Tensor, at_times: Tensor
-) -> tuple[Tensor, Tensor]:
+def convolve_exponential_with_slope(curve_times: Tensor, curve_values: Tensor, rate: Tensor, at_times: Tensor) -> tuple[Tensor, Tensor]:
     """``y`` and ``dy/dk``, both ``(..., m)``; arguments as in :func:`convolve_exponential`."""
     y, dy = _march(curve_times, curve_values, rate, at_times, slope=True)
     assert dy is not None
@@ -78,9 +76,7 @@ class _Steps:
         self.k, self.slope, self.kept = k, slope, kept
         self.weights: dict[float, tuple[Tensor, ...]] = {}
 
-    def __call__(
-        self, state: tuple[Tensor, Tensor], h: float, c0: float, c1: float, *, reuse: bool = True
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, state: tuple[Tensor, Tensor], h: float, c0: float, c1: float, *, reuse: bool = True) -> tuple[Tensor, Tensor]:
         y, dy = state
         decay, w0, w1, d0, d1 = self._cached(round(h, 12)) if reuse else self._weights(h)
         if self.slope:

@@ -167,9 +167,7 @@ def read_sidecar(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def write_volume(
-    path: str | Path, array: NDArray[Any], affine: NDArray[np.float64], *, sidecar: Mapping[str, Any] | None = None
-) -> None:
+def write_volume(path: str | Path, array: NDArray[Any], affine: NDArray[np.float64], *, sidecar: Mapping[str, Any] | None = None) -> None:
     """Write a map ``(x, y, z)`` or a series ``(t, x, y, z)`` as float32 NIfTI, with its sidecar, atomically."""
     path = Path(path)
     data = np.asarray(array, dtype=np.float32)

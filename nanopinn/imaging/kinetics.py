@@ -20,9 +20,7 @@ class InputCurve:
     """A plasma curve seen at the frames: its values, its running integral, its exponential convolutions."""
 
     def __init__(self, aif: PlasmaCurve, frame_times_s: Array, device: str = "cpu") -> None:
-        t, c, at = (
-            torch.as_tensor(np.asarray(v, dtype=np.float64), device=device) for v in (aif.times_s, aif.plasma_mM, frame_times_s)
-        )
+        t, c, at = (torch.as_tensor(np.asarray(v, dtype=np.float64), device=device) for v in (aif.times_s, aif.plasma_mM, frame_times_s))
         self.times = at
         self.plasma = torch.as_tensor(np.interp(frame_times_s, aif.times_s, aif.plasma_mM, left=0.0), device=device)[None]
         self.area = convolve_exponential(t, c, at.new_zeros(()), at)[None]
@@ -123,9 +121,7 @@ def _bounded_step(J: Tensor, r: Tensor, theta: Tensor, damping: Tensor, lower: T
     return torch.linalg.solve(scale[:, :, None] * H * scale[:, None, :], scale * g * mask) * scale
 
 
-def _summary(
-    C: Tensor, J: Tensor, cost: Tensor, theta: Tensor, at_bound: Tensor, converged: Tensor, finite: Tensor
-) -> tuple[Tensor, ...]:
+def _summary(C: Tensor, J: Tensor, cost: Tensor, theta: Tensor, at_bound: Tensor, converged: Tensor, finite: Tensor) -> tuple[Tensor, ...]:
     t, p = C.shape[1], theta.shape[1]
     sd = (cost / max(1, t - p)).sqrt()
     H = J.transpose(1, 2) @ J

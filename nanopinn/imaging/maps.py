@@ -178,9 +178,7 @@ def _read_series(inputs: ImagingInputs) -> tuple[Array, Array, DceAcquisition, l
     return series, np.asarray(volume.affine, dtype=np.float64), acquisition, notes
 
 
-def _tumour(
-    inputs: ImagingInputs, C: Concentration, acquisition: DceAcquisition, affine: Array
-) -> tuple[NDArray[np.bool_], list[str]]:
+def _tumour(inputs: ImagingInputs, C: Concentration, acquisition: DceAcquisition, affine: Array) -> tuple[NDArray[np.bool_], list[str]]:
     shape = (C.mM.shape[1], C.mM.shape[2], C.mM.shape[3])
     if inputs.mask is not None:
         return load_mask(inputs.mask, shape, affine, inputs.orientation), []
@@ -221,9 +219,7 @@ def _arterial_input(
         notes.append(f"Bolus arrival was detected at {arrival:.1f} s.")
     aif = load_aif(inputs.aif, frame_times_s=t, bolus_arrival_s=arrival, hematocrit=acquisition.hematocrit)
     if inputs.aif == "parker":
-        notes.append(
-            "The arterial input is Parker's population curve, not this subject's; its scale carries over to Ktrans, ve and vp."
-        )
+        notes.append("The arterial input is Parker's population curve, not this subject's; its scale carries over to Ktrans, ve and vp.")
     delay = best_delay(aif, curves, t)
     notes.append(f"One arrival delay was fitted for the tumour: {delay:+.1f} s.")
     if abs(delay) > 0.95 * DELAY_WINDOW_S:

@@ -16,9 +16,7 @@ from nanopinn.imaging.nifti import Orientation
 Array = NDArray[np.float64]
 
 
-def load_mask(
-    path: str | Path, shape: tuple[int, int, int], affine: Array, orientation: Orientation | None = None
-) -> NDArray[np.bool_]:
+def load_mask(path: str | Path, shape: tuple[int, int, int], affine: Array, orientation: Orientation | None = None) -> NDArray[np.bool_]:
     """Read a mask (anything above one half is tumour) and bring it to the DCE grid.
 
     Raises:

@@ -32,9 +32,7 @@ BALANCE_LIMIT = 1e-6
 LINEAR_LIMIT = 0.1
 
 
-def check_fit(
-    problem: InverseProblem, theta: Array, fitted: Prediction, *, refine: int = 2, progress: Progress = silent
-) -> CheckResult:
+def check_fit(problem: InverseProblem, theta: Array, fitted: Prediction, *, refine: int = 2, progress: Progress = silent) -> CheckResult:
     """Solve again, independently, at the estimate, and compare.
 
     Args:

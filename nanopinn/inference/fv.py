@@ -31,7 +31,7 @@ class Fitted:
 
 
 def fit_fv(
-    problem: InverseProblem, start: Array | None = None, *, iterations: int = 25, tolerance: float = 0.02,
+    problem: InverseProblem, start: Array | None = None, *, iterations: int = 12, tolerance: float = 0.1,
     progress: Progress = silent,
 ) -> Fitted:  # fmt: skip
     """Fit the unknowns by Gauss-Newton; Laplace posterior.

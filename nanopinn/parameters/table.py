@@ -123,9 +123,7 @@ def _number(text: str, symbol: str, column: str, source: str) -> float | None:
     try:
         return float(text)
     except ValueError as error:
-        raise InputError(
-            "not a number", file=source, field=f"{symbol}.{column}", found=text, expected="a decimal number"
-        ) from error
+        raise InputError("not a number", file=source, field=f"{symbol}.{column}", found=text, expected="a decimal number") from error
 
 
 def _parse_prior(text: str, symbol: str, source: str) -> Prior | None:

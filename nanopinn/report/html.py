@@ -16,9 +16,7 @@ def render_report(imaging: ImagingMaps, fit: FitResult) -> str:
     """The page as text; figures travel inside it, and every value from outside is escaped."""
     environment = Environment(loader=PackageLoader("nanopinn", "report"), autoescape=True)
     template = environment.get_template("report.html.j2")
-    return template.render(
-        fit=fit, imaging=imaging, figures=all_figures(fit), status=_status_counts(imaging), engines=_engines(fit)
-    )
+    return template.render(fit=fit, imaging=imaging, figures=all_figures(fit), status=_status_counts(imaging), engines=_engines(fit))
 
 
 def _status_counts(imaging: ImagingMaps) -> list[tuple[str, int]]:

@@ -239,9 +239,7 @@ def _key(t: float) -> int:
 
 
 def _stage_times(nodes: list[float], scheme: Scheme) -> list[float]:
-    stages = {
-        _key(t0 + c * (t1 - t0)): t0 + c * (t1 - t0) for t0, t1 in itertools.pairwise(nodes) for c in (0.0, 1.0, *scheme.nodes)
-    }
+    stages = {_key(t0 + c * (t1 - t0)): t0 + c * (t1 - t0) for t0, t1 in itertools.pairwise(nodes) for c in (0.0, 1.0, *scheme.nodes)}
     return [stages[k] for k in sorted(stages)]
 
 

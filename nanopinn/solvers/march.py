@@ -105,9 +105,7 @@ class _StageSolver:
     def __init__(self, operator: PoolOperator, capacity: Tensor, w: float, tol: float) -> None:
         self.operator, self.capacity, self.w, self.tol = operator, capacity, w, tol
         local = w * operator.reaction
-        local = local + torch.diag_embed((capacity + w * operator.diagonal()).movedim(0, -1), dim1=-2, dim2=-1).movedim(
-            (-2, -1), (0, 1)
-        )
+        local = local + torch.diag_embed((capacity + w * operator.diagonal()).movedim(0, -1), dim1=-2, dim2=-1).movedim((-2, -1), (0, 1))
         inverse = torch.linalg.inv(local.movedim((0, 1), (-2, -1)).contiguous())
         self.inverse = inverse.movedim((-2, -1), (0, 1)).contiguous()
         self.pairs = _nonzero_pairs(self.inverse)
@@ -212,9 +210,7 @@ def _step(
     return stage_U, stage_V, rates[-1], exchanged
 
 
-def _initial_rate(
-    solver: _StageSolver, source: Source, dA: PoolOperator | None, U: Tensor, V: Tensor, t0: float
-) -> tuple[Tensor, Tensor]:
+def _initial_rate(solver: _StageSolver, source: Source, dA: PoolOperator | None, U: Tensor, V: Tensor, t0: float) -> tuple[Tensor, Tensor]:
     s, ds = source(t0)
     k = (s - solver.operator(U)) / solver.capacity
     if dA is None or ds is None:

@@ -44,9 +44,7 @@ def solve_pressure(flow: FlowCoefficients, grid: Grid, start: Tensor | None = No
     return conjugate_gradients(pressure_operator(flow, grid), source, inverse, start, tol=tol)
 
 
-def pressure_tangents(
-    flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, grid: Grid, tol: float = 1e-10
-) -> Tensor:
+def pressure_tangents(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, grid: Grid, tol: float = 1e-10) -> Tensor:
     """``dp/dtheta_j``, ``(m, x, y, z)``, by the same operator: ``A dp_j = -dR/dtheta_j``.
 
     Args:

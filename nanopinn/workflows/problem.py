@@ -167,9 +167,7 @@ def _contrast_observation(imaging: ImagingMaps, domain: Domain, tissue: TissueMa
 def _local_sensitivities(imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.Tensor, vp: torch.Tensor) -> torch.Tensor:
     """Derivatives of each voxel's Tofts curve by Ktrans, ve, vp and bolus arrival, ``(n, t, 4)``."""
     frames = torch.as_tensor(np.asarray(imaging.frame_times_s, dtype=np.float64), device=Ktrans.device)
-    t, c = (
-        torch.as_tensor(np.asarray(v, dtype=np.float64), device=Ktrans.device) for v in (imaging.aif.times_s, imaging.aif.plasma_mM)
-    )
+    t, c = (torch.as_tensor(np.asarray(v, dtype=np.float64), device=Ktrans.device) for v in (imaging.aif.times_s, imaging.aif.plasma_mM))
 
     def curve(K: torch.Tensor, v: torch.Tensor, p: torch.Tensor, shift: float = 0.0) -> torch.Tensor:
         at = frames - shift
@@ -184,9 +182,7 @@ def _local_sensitivities(imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.T
     return torch.stack([by_K, by_v, by_p, by_t], dim=-1)
 
 
-def _drug_observation(
-    image: DrugImage, mask: NDArray[np.bool_], domain: Domain, relative_sd: Array, device: str
-) -> DrugObservation:
+def _drug_observation(image: DrugImage, mask: NDArray[np.bool_], domain: Domain, relative_sd: Array, device: str) -> DrugObservation:
     """A drug image away from the tumour's border, where voxels hold two tissues."""
     core = binary_erosion(mask)
     usable = (core if core.sum() >= 30 else mask) & np.isfinite(image.values)

@@ -173,9 +173,7 @@ def contrast_is_tofts() -> list[VerificationCase]:
     plasma = torch.as_tensor(np.interp(frames, aif.times_s, aif.plasma_mM, left=0.0))
     tofts = (m.PS[..., None] * response + m.v_p[..., None] * plasma).movedim(-1, 0)
     error = float((C - tofts).abs().max() / tofts.abs().max())
-    return [
-        VerificationCase("V7", "contrast agent at rest", "relative distance from extended Tofts", error, 0.0, 1e-6, "Tofts 1999")
-    ]
+    return [VerificationCase("V7", "contrast agent at rest", "relative distance from extended Tofts", error, 0.0, 1e-6, "Tofts 1999")]
 
 
 def mass_balance() -> list[VerificationCase]:

@@ -62,9 +62,7 @@ def _tumour(
     return radius, radius < 1
 
 
-def _smooth_noise(
-    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], size_mm: float, rng: np.random.Generator
-) -> Array:
+def _smooth_noise(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], size_mm: float, rng: np.random.Generator) -> Array:
     """Gaussian field of unit variance and correlation length ``size_mm``."""
     field = gaussian_filter(rng.standard_normal(shape), [size_mm / h for h in spacing_mm], mode="wrap")
     return field / field.std()

@@ -108,9 +108,7 @@ class _Writer:
         """DCE series and VFA set: the signal of the voxel's fine cells, averaged, with noise."""
         base = signal(S0, self.anatomy.T1, TR_S, FLIP_DEG)
         sd = float(self.voxels(base)[self.mask].mean()) / self.settings.snr
-        series = signal_from_concentration(
-            np.nan_to_num(self.truth.contrast), base, self.anatomy.T1, TR_S, FLIP_DEG, value("r1_Gd")
-        )
+        series = signal_from_concentration(np.nan_to_num(self.truth.contrast), base, self.anatomy.T1, TR_S, FLIP_DEG, value("r1_Gd"))
         shared: dict[str, Any] = {"RepetitionTimeExcitation": TR_S, "MagneticFieldStrength": 3.0}
         self.save(
             "dce", self.noisy(self.voxels(series), sd), **shared, FlipAngle=FLIP_DEG,
