@@ -55,11 +55,16 @@ def _enhancing_mean(series: Array) -> Array:
 
 
 def _onset(mean: Array) -> int:
-    """Frames before the curve first rises past a tenth of its range and stays there for two frames."""
+    """Frames before the curve first rises past a tenth of its range and stays there for two frames.
+
+    The frame just before that is left out too where three others remain: the first tenth may be in it, and
+    what the baseline swallows is missing from every concentration.
+    """
     level = np.median(mean[: max(3, len(mean) // 10)])
     high = mean > level + 0.1 * (mean.max() - level)
     both = high[:-1] & high[1:]
-    return int(np.argmax(both)) if both.any() else 0
+    onset = int(np.argmax(both)) if both.any() else 0
+    return onset - 1 if onset > 3 else onset
 
 
 def bolus_arrival(mean: Array, frame_times_s: Array, baseline: int) -> float:
@@ -71,7 +76,7 @@ def bolus_arrival(mean: Array, frame_times_s: Array, baseline: int) -> float:
         return float(frame_times_s[baseline])
     i = baseline - 1 + int(np.argmax(steps))
     crossing = frame_times_s[i] - (mean[i] - level) / steps.max()
-    return float(np.clip(crossing, frame_times_s[baseline - 1], frame_times_s[baseline]))
+    return float(np.clip(crossing, frame_times_s[baseline - 1], frame_times_s[min(baseline + 1, len(mean) - 1)]))
 
 
 def best_delay(aif: PlasmaCurve, curves: Array, frame_times_s: Array, window_s: float = DELAY_WINDOW_S) -> float:
