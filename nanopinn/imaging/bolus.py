@@ -22,7 +22,7 @@ DELAY_WINDOW_S = 12.0
 def baseline_frames(series: Array, acquisition: DceAcquisition) -> tuple[int, int]:
     """First baseline frame and the frame after the last.
 
-    Given: by ``BaselineFrames``, else by ``BolusArrivalTime``; else detected as the frames before the mean
+    Given: by ``BaselineFrames``, else by ``BolusArrivalTime``; else detected as the frames before the median
     signal of the brightest-rising voxels leaves its early level. The first frame is left out where it is off
     steady state (more than 5 standard deviations of the others).
 
@@ -30,7 +30,7 @@ def baseline_frames(series: Array, acquisition: DceAcquisition) -> tuple[int, in
         InputError: fewer than two frames are before contrast.
     """
     t = acquisition.frame_times_s
-    mean = _enhancing_mean(series)
+    mean = _enhancing_median(series)
     if acquisition.baseline_frames is not None:
         after = acquisition.baseline_frames
     elif acquisition.bolus_arrival_s is not None:
@@ -48,10 +48,10 @@ def baseline_frames(series: Array, acquisition: DceAcquisition) -> tuple[int, in
     return 0, after
 
 
-def _enhancing_mean(series: Array) -> Array:
+def _enhancing_median(series: Array) -> Array:
     flat = np.nan_to_num(series.reshape(len(series), -1))
     rise = flat.max(axis=0) - flat[:2].mean(axis=0)
-    return flat[:, rise >= np.quantile(rise, 0.95)].mean(axis=1)
+    return np.asarray(np.median(flat[:, rise >= np.quantile(rise, 0.95)], axis=1))  # one spoiled voxel must not move it
 
 
 def _onset(mean: Array) -> int:

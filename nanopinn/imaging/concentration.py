@@ -13,6 +13,9 @@ from nanopinn.imaging.spgr import concentration_from_signal, concentration_per_s
 
 Array = NDArray[np.float64]
 
+#: Rounding of a stored signal (float32 or scaled integers of 16 bits at best), as a share of it.
+_STORED = 1e-6
+
 
 @dataclass(frozen=True)
 class Concentration:
@@ -21,12 +24,15 @@ class Concentration:
     Attributes:
         mM: ``(t, x, y, z)``, NaN where the signal gives none.
         noise_sd_mM: ``(x, y, z)``, of one frame, at the voxel's mean concentration.
+        baseline_error_mM: ``(t, x, y, z)``, what one standard deviation of the baseline's error does to the
+            whole curve: all frames are divided by the same few.
         baseline: first frame before contrast, and the frame after the last.
         saturated: ``(x, y, z)``, where a finite signal exceeds what any T1 gives.
     """
 
     mM: Array
     noise_sd_mM: Array
+    baseline_error_mM: Array
     baseline: tuple[int, int]
     saturated: NDArray[np.bool_]
 
@@ -48,7 +54,10 @@ def concentration_of(series: Array, T1_s: Array, acquisition: DceAcquisition) ->
     C = concentration_from_signal(series, base, T1_s, *sequence)
     saturated = (np.isfinite(series) & ~np.isfinite(C)).any(axis=0) & np.isfinite(base) & np.isfinite(T1_s)
     noise = _signal_noise(series[first:after], base)
-    return Concentration(C, noise * np.abs(concentration_per_signal(_mean(C), base, T1_s, *sequence)), (first, after), saturated)
+    slope = np.abs(concentration_per_signal(_mean(C), base, T1_s, *sequence))
+    # C depends on S / S0, so an error of S0 acts as one of S scaled by -S / S0
+    of_base = noise / np.sqrt(after - first) * concentration_per_signal(C, base, T1_s, *sequence) * -series / base
+    return Concentration(C, noise * slope, of_base, (first, after), saturated)
 
 
 def _signal_noise(before: Array, base: Array) -> Array:
@@ -59,7 +68,7 @@ def _signal_noise(before: Array, base: Array) -> Array:
     spread = before.std(axis=0, ddof=1)
     usable = np.isfinite(base) & np.isfinite(spread)
     typical = np.median(spread[usable]) if usable.any() else np.nan
-    return np.asarray(np.sqrt((spread**2 + typical**2) / 2))
+    return np.asarray(np.sqrt((spread**2 + typical**2) / 2 + (_STORED * base) ** 2))
 
 
 def _mean(C: Array) -> Array:

@@ -52,13 +52,13 @@ def fit_volume(
     shape = C.mM.shape[1:]
     status = _before_fit(C, T1_s).reshape(-1)
     chosen = np.flatnonzero(status == 0)
-    curves = C.mM.reshape(len(C.mM), -1)
+    curves, shared = (a.reshape(len(a), -1) for a in (C.mM, C.baseline_error_mM))
     curve = InputCurve(aif, frame_times_s, device)
     maps = _Blank(status.size)
     for i in range(0, len(chosen), _BATCH):
         at = chosen[i : i + _BATCH]
-        batch = torch.as_tensor(curves[:, at].T.copy(), device=device)
-        maps.put(at, fit_kinetics(extended_tofts, batch, curve), status)
+        batch, common = (torch.as_tensor(a[:, at].T.copy(), device=device) for a in (curves, shared))
+        maps.put(at, fit_kinetics(extended_tofts, batch, curve, shared=common), status)
         progress(min(1.0, (i + _BATCH) / len(chosen)))
     return maps.shaped(shape, status)
 

@@ -69,16 +69,21 @@ class KineticFit:
     residual_sd: Tensor
 
 
-def fit_kinetics(model: KineticModel, C: Tensor, curve: InputCurve, *, iterations: int = 30, chunk: int = 16384) -> KineticFit:
+def fit_kinetics(model: KineticModel, C: Tensor, curve: InputCurve, *, shared: Tensor | None = None, iterations: int = 30, chunk: int = 16384) -> KineticFit:
     """Fit every curve ``(n, t)``; memory is bounded by ``chunk`` curves at a time.
 
     A curve that is not finite gives NaN and touches no other.
+
+    Args:
+        shared: ``(n, t)``, one standard deviation of an error that all frames of a curve share; it widens the
+            covariance beyond what the frames' own noise gives.
     """
-    parts = [_fit_chunk(model, C[i : i + chunk], curve, iterations) for i in range(0, len(C), chunk)]
+    common = torch.zeros_like(C) if shared is None else shared
+    parts = [_fit_chunk(model, C[i : i + chunk], common[i : i + chunk], curve, iterations) for i in range(0, len(C), chunk)]
     return KineticFit(*(torch.cat(p) for p in zip(*parts, strict=True)))
 
 
-def _fit_chunk(model: KineticModel, C: Tensor, curve: InputCurve, iterations: int) -> tuple[Tensor, ...]:
+def _fit_chunk(model: KineticModel, C: Tensor, shared: Tensor, curve: InputCurve, iterations: int) -> tuple[Tensor, ...]:
     finite = torch.isfinite(C).all(dim=1)
     C = torch.where(finite[:, None], C, 0.0)
     lower, upper = (C.new_tensor(b) for b in (model.LOWER, model.UPPER))
@@ -105,7 +110,7 @@ def _fit_chunk(model: KineticModel, C: Tensor, curve: InputCurve, iterations: in
         converged[active[done]] = True
         active = active[~done]
     at_bound = (theta <= lower + 1e-9) | (theta >= upper - 1e-9)
-    return _summary(C, J, cost, theta, at_bound, converged, finite)
+    return _summary(C, J, torch.nan_to_num(shared), cost, theta, at_bound, converged, finite)
 
 
 def _bounded_step(J: Tensor, r: Tensor, theta: Tensor, damping: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
@@ -121,14 +126,18 @@ def _bounded_step(J: Tensor, r: Tensor, theta: Tensor, damping: Tensor, lower: T
     return torch.linalg.solve(scale[:, :, None] * H * scale[:, None, :], scale * g * mask) * scale
 
 
-def _summary(C: Tensor, J: Tensor, cost: Tensor, theta: Tensor, at_bound: Tensor, converged: Tensor, finite: Tensor) -> tuple[Tensor, ...]:
+def _summary(
+    C: Tensor, J: Tensor, shared: Tensor, cost: Tensor, theta: Tensor, at_bound: Tensor, converged: Tensor, finite: Tensor
+) -> tuple[Tensor, ...]:  # fmt: skip
     t, p = C.shape[1], theta.shape[1]
     sd = (cost / max(1, t - p)).sqrt()
     H = J.transpose(1, 2) @ J
     scale = H.diagonal(dim1=1, dim2=2).clamp_min(1e-30).rsqrt()
     # a ridge at round-off keeps curves without information from spoiling their batch
     scaled = scale[:, :, None] * H * scale[:, None, :] + 1e-12 * torch.eye(p, dtype=C.dtype, device=C.device)
-    covariance = scale[:, :, None] * torch.linalg.inv(scaled) * scale[:, None, :] * sd.square()[:, None, None]
+    inverse = scale[:, :, None] * torch.linalg.inv(scaled) * scale[:, None, :]
+    moved = torch.einsum("npq,ntq,nt->np", inverse, J, shared)
+    covariance = inverse * sd.square()[:, None, None] + moved[:, :, None] * moved[:, None, :]
     spread = (C - C.mean(1, keepdim=True)).square().sum(1)
     r2 = 1 - cost / spread.clamp_min(1e-30)
     nan = torch.tensor(float("nan"), dtype=C.dtype, device=C.device)

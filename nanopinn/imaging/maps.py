@@ -16,7 +16,7 @@ from nanopinn.imaging.aif import PlasmaCurve, load_aif
 from nanopinn.imaging.bolus import DELAY_WINDOW_S, best_delay, bolus_arrival
 from nanopinn.imaging.concentration import Concentration, concentration_of
 from nanopinn.imaging.io import read_volume
-from nanopinn.imaging.kinetic_maps import fit_volume
+from nanopinn.imaging.kinetic_maps import KineticMaps, fit_volume
 from nanopinn.imaging.mask import automatic_mask, load_mask
 from nanopinn.imaging.native_t1 import native_t1
 from nanopinn.imaging.nifti import Orientation
@@ -28,6 +28,8 @@ Progress = Callable[[str, float, Mapping[str, float]], None]
 
 #: Three parameters, two baseline frames and one to spare.
 FEWEST_FRAMES = 6
+#: Fits that leave less than this times the baseline's noise leave no more than its estimate allows.
+_EXCESS_NOTED = 1.1
 
 
 def _silent(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
@@ -68,8 +70,8 @@ class ImagingMaps:
         affine: ``(4, 4)`` RAS mm. voxel_size_m: ``(3,)``. mask: the tumour.
         ktrans_per_min, ve, vp and their ``_std``; covariance ``(x, y, z, 3, 3)`` of the three.
         t1_s; r2; status: bits of :class:`Status`.
-        concentration_mM: ``(t, x, y, z)``; concentration_sd_mM: noise of one frame, from the
-            baseline, and no less than the fit leaves.
+        concentration_mM: ``(t, x, y, z)``; concentration_sd_mM: ``(x, y, z)``, noise of one frame;
+            baseline_error_mM: ``(t, x, y, z)``, one standard deviation of what all frames share.
         frame_times_s; aif: in plasma, at the fitted arrival; delay_s: fitted, added to the stated arrival.
         ph, ph_std: NaN outside the slab; ph_filled: for the physics; ph_fill_value; ph_coverage of the tumour.
         assumptions: one sentence each.
@@ -90,6 +92,7 @@ class ImagingMaps:
     status: NDArray[np.int32]
     concentration_mM: Array
     concentration_sd_mM: Array
+    baseline_error_mM: Array
     frame_times_s: Array
     aif: PlasmaCurve
     delay_s: float
@@ -144,17 +147,17 @@ def make_maps(inputs: ImagingInputs, *, progress: Progress = _silent, device: st
         C, T1, aif, acquisition.frame_times_s, device=device,
         progress=lambda done: progress("kinetics", 0.2 + 0.8 * done, {}),
     )  # fmt: skip
+    noise, noise_notes = _noise(C, fitted, mask)
     names = ("ktrans_per_min", "ve", "vp")
     kinetics = {n: fitted.values[..., i] for i, n in enumerate(names)}
     kinetics |= {n: fitted.std[..., i] for i, n in enumerate(("ktrans_std", "ve_std", "vp_std"))}
     return ImagingMaps(
         affine=affine, voxel_size_m=np.linalg.norm(affine[:3, :3], axis=0) * 1e-3, mask=mask, **kinetics,
         covariance=fitted.covariance, t1_s=T1, r2=fitted.r2, status=fitted.status, concentration_mM=C.mM,
-        # where a fit leaves more than the baseline's noise, the noise was not all before contrast
-        concentration_sd_mM=np.fmax(C.noise_sd_mM, fitted.residual_sd_mM),
+        concentration_sd_mM=noise, baseline_error_mM=C.baseline_error_mM,
         frame_times_s=acquisition.frame_times_s, aif=aif, delay_s=delay, ph=ph.measured, ph_std=ph.std,
         ph_filled=ph.filled, ph_fill_value=ph.fill_value, ph_coverage=ph.coverage,
-        assumptions=(*notes, *T1_notes, *mask_notes, *aif_notes, *ph.assumptions),
+        assumptions=(*notes, *T1_notes, *mask_notes, *aif_notes, *noise_notes, *ph.assumptions),
     )  # fmt: skip
 
 
@@ -198,6 +201,19 @@ def _ph(inputs: ImagingInputs, shape: tuple[int, int, int], affine: Array, mask:
             remedy="Give --cest FILE, or --assume-ph VALUE, which the report will name.",
         )  # fmt: skip
     return assumed_ph(inputs.assume_ph, mask)
+
+
+def _noise(C: Concentration, fitted: KineticMaps, mask: NDArray[np.bool_]) -> tuple[Array, list[str]]:
+    """Noise of one frame: the baseline's, scaled for all voxels alike where the fits leave more than that."""
+    ratio = (fitted.residual_sd_mM / C.noise_sd_mM)[mask]
+    ratio = ratio[np.isfinite(ratio)]
+    excess = float(np.sqrt(np.mean(ratio**2))) if ratio.size else 1.0
+    if excess < _EXCESS_NOTED:
+        return C.noise_sd_mM, []
+    return C.noise_sd_mM * excess, [
+        f"Kinetic fits leave {excess:.1f} times the noise before contrast; the noise was taken as that large, "
+        "so what extended Tofts cannot describe counts as noise."
+    ]
 
 
 def _arterial_input(

@@ -31,7 +31,9 @@ def concentration_from_signal(S: Array, baseline: Array, T1_s: Array, TR_s: floa
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = S / baseline * (1 - E10) / (1 - E10 * np.cos(a))  # = (1 - E1)/(1 - E1 cos a)
         E1 = (1 - ratio) / (1 - ratio * np.cos(a))
-        R1 = np.where(E1 > 0, -np.log(np.where(E1 > 0, E1, 1.0)) / TR_s, np.nan)
+        # past saturation E1 turns negative, and past 1 / cos(a) it comes back above 1
+        possible = (ratio < 1) & (E1 > 0)
+        R1 = np.where(possible, -np.log(np.where(possible, E1, 1.0)) / TR_s, np.nan)
         return np.asarray((R1 - 1 / T1_s) / relaxivity)
 
 

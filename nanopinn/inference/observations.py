@@ -26,8 +26,8 @@ class ContrastObservation:
     """Contrast-agent concentration, less what each voxel's own kinetic parameters explain.
 
     Ktrans, ve and vp of every voxel were fitted to the same curves, so the parts of the residual along
-    their sensitivities carry no news of the flow: they are projected out, which is the same as giving the
-    three a flat prior and eliminating them. What is left sees what no well-mixed voxel can do: the flow
+    their sensitivities carry no news of the flow; nor does what an error of arrival or baseline looks like.
+    They are projected out, which is the same as giving each a flat prior and eliminating it. What is left sees what no well-mixed voxel can do: the flow
     that carries contrast agent from voxel to voxel.
 
     Attributes:

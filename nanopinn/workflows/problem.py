@@ -160,7 +160,9 @@ def _contrast_observation(imaging: ImagingMaps, domain: Domain, tissue: TissueMa
     voxels = torch.as_tensor(domain.take(usable.astype(float), 0.0) > 0.5, device=device)
     box = torch.as_tensor(domain.take(imaging.concentration_mM, 0.0), device=device)
     noise = torch.as_tensor(domain.take(imaging.concentration_sd_mM, 1.0), device=device)[voxels]
-    explained = _local_sensitivities(imaging, Ktrans[voxels], tissue.phi[voxels], tissue.v_p[voxels])
+    local = _local_sensitivities(imaging, Ktrans[voxels], tissue.phi[voxels], tissue.v_p[voxels])
+    baseline = torch.as_tensor(domain.take(imaging.baseline_error_mM, 0.0), device=device)[:, voxels].T
+    explained = torch.cat([local, baseline[..., None]], dim=-1)
     return ContrastObservation(box[:, voxels], noise, voxels, torch.linalg.qr(explained)[0])
 
 
