@@ -19,6 +19,7 @@ from nanopinn.inference.progress import Progress, silent
 from nanopinn.inference.result import CheckItem, CheckResult
 from nanopinn.parameters import value
 from nanopinn.solvers.forward import Forward
+from nanopinn.solvers.grid import mean_of_parts
 from nanopinn.solvers.march import SDIRK3
 
 Array = NDArray[np.float64]
@@ -46,9 +47,10 @@ def check_fit(problem: InverseProblem, theta: Array, fitted: Prediction, *, refi
     finer = replace(problem, setting=problem.setting.refined(refine))
     forward = Forward(finer.setting, problem.unknowns.scalars)
     fields = finer.solve(theta, forward, scheme=SDIRK3)
-    fit_p, *_ = fitted.fields.averaged(1, problem.setting.flow_refine)
-    p, contrast, pools = fields.averaged(refine, refine * problem.setting.flow_refine)
-    residual = problem.residual(contrast, pools)
+    on_voxels = fields.on_parents(refine)
+    contrast, pools = on_voxels.contrast, on_voxels.pools
+    fit_p = mean_of_parts(fitted.fields.flow.p, problem.setting.flow_refine)
+    p = mean_of_parts(fields.flow.p, refine * problem.setting.flow_refine)
     inside = problem.contrast.voxels
     items = [
         _field("pressure", fit_p[inside], p[inside]),
@@ -61,9 +63,8 @@ def check_fit(problem: InverseProblem, theta: Array, fitted: Prediction, *, refi
             for i, name in ((0, "encapsulated"), (3, "nuclear"))
         ]
         items += [_balance(fields.balance), _linearity(pools[:, 1][:, inside])]
-    on_voxels = Fields(fields.flow, contrast, pools)
     items += [_misfit(name, chi2, n) for name, (chi2, n) in problem.blocks(on_voxels).items()]
-    items.append(_shift(problem, theta, fitted, residual))
+    items.append(_shift(problem, theta, fitted, on_voxels))
     return CheckResult(tuple(items), time.perf_counter() - began)
 
 
@@ -82,10 +83,15 @@ def _misfit(name: str, chi2: float, n: int) -> CheckItem:
     return _item(f"misfit of {name}, chi2/N", chi2 / n, limit, "refined solution against the data")
 
 
-def _shift(problem: InverseProblem, theta: Array, fitted: Prediction, residual: Tensor) -> CheckItem:
-    quadratic = problem.quadratic(theta, replace(fitted, residual=residual))
+def _shift(problem: InverseProblem, theta: Array, fitted: Prediction, refined: Fields) -> CheckItem:
+    """Step on the refined grid as if that were exact, over the sd that the fit states (which allows for its grid)."""
+    assert problem.errors is not None
+    exact = replace(problem, errors=problem.errors.without_grid())
+    jacobian = exact.compare(fitted.fields).jacobian
+    residual = exact.residual(refined.contrast, refined.pools)
+    quadratic = exact.quadratic(theta, replace(fitted, residual=residual, jacobian=jacobian))
     step = np.linalg.solve(quadratic.hessian, quadratic.gradient)
-    found = float(np.max(np.abs(step) / np.sqrt(np.diag(quadratic.covariance))))
+    found = float(np.max(np.abs(step) / np.sqrt(np.diag(problem.quadratic(theta, fitted).covariance))))
     return _item(
         "shift of the scalars, posterior sd",
         found,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.physics.model import TissueMaps
@@ -69,13 +71,15 @@ class DrugObservation:
         time_s: after the dose.
         quantity: which pools it shows, linear in them.
         measured: ``(x, y, z)`` on the grid of the maps.
-        sd: ``(x, y, z)``; noise, and the error that the noise of the Ktrans map makes in the prediction.
+        noise_sd: ``(x, y, z)``.
+        sd: ``(x, y, z)``; the noise, and what the noise of the Ktrans and ve maps makes of the prediction.
         voxels: ``(x, y, z)`` bool, where it is used.
     """
 
     time_s: float
     quantity: Quantity
     measured: Tensor
+    noise_sd: Tensor
     sd: Tensor
     voxels: Tensor
 
@@ -105,24 +109,67 @@ class DrugObservation:
 
 @dataclass(frozen=True)
 class SharedError:
-    """The error of the pH map, which neighbouring voxels and all drug images share.
+    """Errors that many measured numbers share, each of unit variance.
 
-    It is a sum of smooth bumps ``b ~ N(0, 1)``. With their effect ``E`` on the whitened images the misfit is
-    ``min_b |r + E b|^2 + |b|^2 = r' (1 + E E')^{-1} r``: the bumps are eliminated, not ignored.
+    With a residual ``r`` at errors ``b0`` and their effect ``E`` on it the misfit is
+    ``min_b |r + E (b - b0)|^2 + |b|^2``: they are eliminated, not ignored.
 
     Attributes:
-        bumps: ``(k, x, y, z)`` pH, each its standard deviation high.
-        effect: ``(n, k)``, or None before the sensitivity to pH is known.
+        effect: ``(n, k)``.
+        at: ``(k,)``, the errors ``b0`` with which the residual was worked out.
     """
 
-    bumps: Tensor
-    effect: Tensor | None = None
+    effect: Tensor
+    at: Tensor
 
-    def eliminate(self, whitened: Tensor) -> Tensor:
-        """Whitened images ``(..., n)`` with the bumps eliminated, ``(..., n + k)``: its square is the misfit."""
-        if self.effect is None:
-            return torch.cat([whitened, whitened.new_zeros((*whitened.shape[:-1], len(self.bumps)))], dim=-1)
+    def best(self, residual: Tensor) -> Tensor:
+        """The errors ``b`` that a residual ``(n,)`` asks for, ``(k,)``."""
+        return self._best(residual - self.effect @ self.at)
+
+    def eliminate(self, residual: Tensor) -> Tensor:
+        """A residual ``(n,)`` with the errors eliminated, ``(n + k,)``: its square is the misfit."""
+        return self.eliminate_tangents(residual - self.effect @ self.at)
+
+    def eliminate_tangents(self, tangents: Tensor) -> Tensor:
+        """Derivatives ``(m, n)`` of a residual, of the eliminated one: ``(m, n + k)``."""
+        b = self._best(tangents)
+        return torch.cat([tangents + b @ self.effect.T, b], dim=-1)
+
+    def _best(self, values: Tensor) -> Tensor:
         E = self.effect
         gram = torch.eye(E.shape[1], dtype=E.dtype, device=E.device) + E.T @ E
-        b = -torch.linalg.solve(gram, (whitened @ E).unsqueeze(-1)).squeeze(-1)
-        return torch.cat([whitened + b @ E.T, b], dim=-1)
+        return -torch.linalg.solve(gram, (values @ E).unsqueeze(-1)).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class SystematicErrors:
+    """What the noise of the measured numbers does not cover, as it acts at one parameter vector.
+
+    Attributes:
+        theta: where the effects were worked out.
+        grid_on_contrast, grid_on_drug: ``(n, k)``, of the grid of the maps on curves and on all drug images.
+        closure_on_drug: ``(n, k)``, of what the model leaves out.
+        pH_on_drug: ``(n, k)``, of the pH map's error. pH: ``(k,)``, that error as it stands in the maps now.
+    """
+
+    theta: NDArray[np.float64]
+    grid_on_contrast: Tensor
+    grid_on_drug: Tensor
+    closure_on_drug: Tensor
+    pH_on_drug: Tensor
+    pH: Tensor
+
+    @property
+    def contrast(self) -> SharedError:
+        return SharedError(self.grid_on_contrast, self.grid_on_contrast.new_zeros(self.grid_on_contrast.shape[1]))
+
+    @property
+    def drug(self) -> SharedError:
+        effect = torch.cat([self.pH_on_drug, self.closure_on_drug, self.grid_on_drug], dim=1)
+        at = effect.new_zeros(effect.shape[1])
+        at[: len(self.pH)] = self.pH
+        return SharedError(effect, at)
+
+    def without_grid(self) -> SystematicErrors:
+        """The same with a grid that is trusted."""
+        return replace(self, grid_on_contrast=self.grid_on_contrast[:, :0], grid_on_drug=self.grid_on_drug[:, :0])

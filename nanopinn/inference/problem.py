@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from nanopinn.imaging.aif import PlasmaCurve
 from nanopinn.inference.gauss_newton import Quadratic
-from nanopinn.inference.observations import ContrastObservation, DrugObservation, SharedError
+from nanopinn.inference.observations import ContrastObservation, DrugObservation, SharedError, SystematicErrors
 from nanopinn.inference.unknowns import UnknownSet
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.wall import permeability_from_transfer
@@ -21,6 +22,9 @@ from nanopinn.solvers.grid import mean_of_parts
 from nanopinn.solvers.march import TR_BDF2, Scheme
 
 Array = NDArray[np.float64]
+
+#: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation holds.
+NEAR = 0.15
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,10 @@ class Fields:
         """The flow alone, for a forward run."""
         return replace(self.flow, dp=None)
 
-    def averaged(self, factor: int, flow_factor: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Pressure, contrast and pools averaged over ``factor^3`` cells (pressure: its own factor)."""
+    def on_parents(self, factor: int) -> Fields:
+        """Contrast and pools averaged over ``factor^3`` cells; the flow stays on its grid."""
         pools = None if self.pools is None else mean_of_parts(self.pools, factor)
-        return mean_of_parts(self.flow.p, flow_factor), mean_of_parts(self.contrast, factor), pools
+        return Fields(self.flow, mean_of_parts(self.contrast, factor), pools, balance=self.balance)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,11 @@ class InverseProblem:
 
     Attributes:
         Ktrans: measured transfer constant, 1/s, on the grid of the maps. It holds the solvent drag of the
-            contrast agent; ``setting.maps.PS`` is what is left of it at the current flow (:meth:`at_flow`).
+            contrast agent; ``setting.maps.PS`` is what is left of it at the current flow.
+        pH_bumps: ``(k, x, y, z)``; the error of the pH map is their sum with weights of unit variance.
+        closure_bumps: ``(k, x, y, z)``, the same for what the model leaves out of each drug image, relative to it.
+        spread: covariance of ln Ktrans and ln ve of every voxel, ``(2, 2, x, y, z)``.
+        errors: what :meth:`linearised_at` found, None before.
     """
 
     unknowns: UnknownSet
@@ -89,7 +97,10 @@ class InverseProblem:
     contrast: ContrastObservation
     drug: tuple[DrugObservation, ...]
     plasma: tuple[SumOfExponentials, SumOfExponentials]
-    shared: SharedError
+    pH_bumps: Tensor
+    closure_bumps: Tensor
+    spread: Tensor
+    errors: SystematicErrors | None = None
 
     @property
     def observations(self) -> int:
@@ -114,38 +125,102 @@ class InverseProblem:
     def linearised_at(self, theta: Array, forward: Forward) -> InverseProblem:
         """The problem with what it takes from the current state brought up to date.
 
-        PS is freed of the solvent drag of the current flow, and the drug images learn how an error of the pH
-        map moves them. Itself, where both are up to date: then the objective stands still and a descent can
-        end.
+        PS is freed of the solvent drag of the current flow, the pH map takes the error that the drug images ask
+        for, and the observations learn what systematic errors do to them there. Itself while none of it would
+        change much: then the objective stands still and a descent can end.
         """
-        flow = forward.flow(self.tensor(theta))
-        PS = permeability_from_transfer(self.Ktrans, flow.J_v)
-        change = (PS / self.setting.maps.PS - 1).abs().flatten()
-        new = self
-        if float(change.kthvalue(int(0.95 * change.numel())).values) > 0.01:
-            new = replace(self, setting=replace(self.setting, maps=replace(self.setting.maps, PS=PS)))
+        here = self.solve(theta, forward)
+        pH_error = self._best_pH_error(here)
+        if self.errors is not None and self._near(theta, pH_error, self.errors):
+            return self
+        maps = replace(
+            self.setting.maps,
+            PS=permeability_from_transfer(self.Ktrans, here.flow.J_v),
+            pH=self.measured_pH + torch.einsum("k,kxyz->xyz", pH_error, self.pH_bumps),
+        )
+        new = replace(self, setting=replace(self.setting, maps=maps))
+        new = replace(new, drug=new._weighed(theta, here.flow))
+        curves, *images = new._effect_of_grid(theta, here.flow.p)
+        none = curves.new_zeros((0, 0))
+        errors = SystematicErrors(
+            theta=theta.copy(),
+            grid_on_contrast=curves[:, None],
+            grid_on_drug=torch.block_diag(*(i[:, None] for i in images)) if images else none,
+            closure_on_drug=new._effect_of_closure(here) if images else none,
+            pH_on_drug=new._effect_of_pH(theta, here.flow) if images else none,
+            pH=pH_error,
+        )
+        return replace(new, errors=errors)
+
+    def _weighed(self, theta: Array, flow: Flow) -> tuple[DrugObservation, ...]:
+        """The drug images, each with the sd that noise and the errors of Ktrans and ve together leave."""
         if not self.drug:
-            return new
-        effect = new._effect_of_pH(theta, flow)
-        old = self.shared.effect
-        if old is None or float((effect - old).norm() / effect.norm()) > 0.05:
-            new = replace(new, shared=replace(self.shared, effect=effect))
-        return new
+            return ()
+        pools = self.forward().drug(self.tensor(theta), flow, self.plasma, self.drug_times).U
+        of_phi = self._slopes(theta, flow, "phi", 0.02, relative=True)
+        weighed = []
+        for d, b in zip(self.drug, of_phi, strict=True):
+            # what enters a voxel is in proportion to its wall, and nearly all of it stays
+            g = torch.stack([d.linear(pools[self.node_of(d)], self.setting.maps), b])
+            variance = torch.einsum("ixyz,ijxyz,jxyz->xyz", g, self.spread, g)
+            weighed.append(replace(d, sd=(d.noise_sd.square() + variance).sqrt()))
+        return tuple(weighed)
 
-    def _effect_of_pH(self, theta: Array, flow: Flow, step: float = 0.02) -> Tensor:
-        """Change of every whitened drug image by each bump of the pH error, ``(n, k)``.
+    def _slopes(self, theta: Array, flow: Flow, name: str, step: float, *, relative: bool) -> list[Tensor]:
+        """Derivative of every drug image by a map, ``(x, y, z)`` each, at the flow that stands.
 
-        A voxel answers to its own pH, so one uniform shift of the map tells the slope of all.
+        A voxel answers to its own value, so one uniform change of the map tells the slope of all.
         """
         images = []
         for shift in (step, -step):
-            maps = replace(self.setting.maps, pH=self.setting.maps.pH + shift)
+            old = getattr(self.setting.maps, name)
+            maps = replace(self.setting.maps, **{name: old * (1 + shift) if relative else old + shift})
             forward = Forward(replace(self.setting, maps=maps), self.unknowns.scalars)
             pools = forward.drug(self.tensor(theta), flow, self.plasma, self.drug_times).U
             images.append([d.linear(pools[self.node_of(d)], maps) for d in self.drug])
-        slopes = [(up - down) / (2 * step) for up, down in zip(*images, strict=True)]
-        effects = [d.whiten(s * self.shared.bumps).T for d, s in zip(self.drug, slopes, strict=True)]
-        return torch.cat(effects)
+        return [(up - down) / (2 * step) for up, down in zip(*images, strict=True)]
+
+    @property
+    def measured_pH(self) -> Tensor:
+        """The pH map without the error that :meth:`linearised_at` gave it."""
+        pH = self.setting.maps.pH
+        return pH if self.errors is None else pH - torch.einsum("k,kxyz->xyz", self.errors.pH, self.pH_bumps)
+
+    def _best_pH_error(self, fields: Fields) -> Tensor:
+        if self.errors is None or fields.pools is None:
+            return self.pH_bumps.new_zeros(len(self.pH_bumps))
+        return self.errors.drug.best(self._drug_misfit(fields.pools))[: len(self.pH_bumps)]
+
+    def _near(self, theta: Array, pH_error: Tensor, last: SystematicErrors) -> bool:
+        moved = np.abs(theta - last.theta) / self.unknowns.prior_sd
+        return bool(moved.max() < NEAR) and float((pH_error - last.pH).square().mean().sqrt()) < NEAR
+
+    def _effect_of_grid(self, theta: Array, pressure: Tensor) -> list[Tensor]:
+        """Change of the whitened curves and of every whitened drug image when cells are halved.
+
+        One standard deviation of the error of the grid, and of knowing tissue only as voxel means.
+        """
+        setting = self.setting.refined(2)
+        finer = replace(self, setting=replace(setting, flow_refine=-(-self.setting.flow_refine // 2)))
+        here = self.solve(theta, self.forward(pressure))
+        start = pressure if finer.setting.flow_setting.grid == self.setting.flow_setting.grid else None
+        there = finer.solve(theta, finer.forward(start)).on_parents(2)
+        effects = [(self.contrast.residual(there.contrast) - self.contrast.residual(here.contrast)).reshape(-1)]
+        if here.pools is not None and there.pools is not None:
+            moved = there.pools - here.pools
+            effects += [d.whiten(d.linear(moved[self.node_of(d)], self.setting.maps)) for d in self.drug]
+        return effects
+
+    def _effect_of_closure(self, fields: Fields) -> Tensor:
+        """Change of every whitened drug image by each bump of the closure error, which no two images share."""
+        assert fields.pools is not None
+        images = [d.linear(fields.pools[self.node_of(d)], self.setting.maps) for d in self.drug]
+        return torch.block_diag(*(d.whiten(i * self.closure_bumps).T for d, i in zip(self.drug, images, strict=True)))
+
+    def _effect_of_pH(self, theta: Array, flow: Flow) -> Tensor:
+        """Change of every whitened drug image by each bump of the pH error, ``(n, k)``."""
+        slopes = self._slopes(theta, flow, "pH", 0.02, relative=False)
+        return torch.cat([d.whiten(s * self.pH_bumps).T for d, s in zip(self.drug, slopes, strict=True)])
 
     def prior_residual(self, theta: Array) -> Array:
         """Coordinates in prior standard deviations from their prior means."""
@@ -187,12 +262,12 @@ class InverseProblem:
     def blocks(self, fields: Fields) -> dict[str, tuple[float, int]]:
         """Misfit and count of independent numbers of every observation, by name.
 
-        Drug images are taken after the best pH error, which they share.
+        Curves and images are taken after the best systematic errors, which they share.
         """
-        curves = self.contrast.residual(fields.contrast)
+        curves = self._eliminated("contrast", self.contrast.residual(fields.contrast).reshape(-1))
         found = {"contrast agent": (float(curves.square().sum()), self.contrast.count)}
         if fields.pools is not None:
-            left = self.shared.eliminate(self._drug_misfit(fields.pools))[: sum(d.count for d in self.drug)]
+            left = self._eliminated("drug", self._drug_misfit(fields.pools))[: sum(d.count for d in self.drug)]
             for d, part in zip(self.drug, left.split([d.count for d in self.drug]), strict=True):
                 found[d.name] = (float(part.square().sum()), d.count)
         return found
@@ -206,18 +281,25 @@ class InverseProblem:
 
     def residual(self, C: Tensor, pools: Tensor | None) -> Tensor:
         """Whitened misfit of fields: ``C`` ``(t, x, y, z)`` mM, pools ``(node, pool, x, y, z)``."""
-        parts = [self.contrast.residual(C).reshape(-1)]
+        parts = [self._eliminated("contrast", self.contrast.residual(C).reshape(-1))]
         if pools is not None:
-            parts.append(self.shared.eliminate(self._drug_misfit(pools)))
+            parts.append(self._eliminated("drug", self._drug_misfit(pools)))
         return torch.cat(parts)
 
     def jacobian(self, dC: Tensor, dpools: Tensor | None) -> Tensor:
         """``(N, m)`` from field tangents ``(m, t, x, y, z)`` and ``(m, node, pool, x, y, z)``."""
-        parts = [self.contrast.whiten(dC).flatten(1)]
+        parts = [self._eliminated("contrast", self.contrast.whiten(dC).flatten(1))]
         if dpools is not None:
             images = [d.whiten(d.linear(dpools[:, self.node_of(d)], self.setting.maps)) for d in self.drug]
-            parts.append(self.shared.eliminate(torch.cat(images, dim=1)))
+            parts.append(self._eliminated("drug", torch.cat(images, dim=1)))
         return torch.cat(parts, dim=1).T
+
+    def _eliminated(self, block: Literal["contrast", "drug"], whitened: Tensor) -> Tensor:
+        """A residual ``(n,)``, or its tangents ``(m, n)``, less what systematic errors explain of it."""
+        if self.errors is None:
+            return whitened
+        error: SharedError = getattr(self.errors, block)
+        return error.eliminate(whitened) if whitened.dim() == 1 else error.eliminate_tangents(whitened)
 
     def node_of(self, drug: DrugObservation) -> int:
         """Index of an image's time among the nodes of the drug march."""

@@ -6,7 +6,9 @@ counted from the end, so any leading batch or pool axes are carried along.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,6 +18,19 @@ from nanopinn.physics.wall import exchange_coefficients
 from nanopinn.solvers.grid import Grid
 
 SPACE = (-3, -2, -1)
+
+
+def nonzero_pairs(matrix: Tensor) -> tuple[tuple[int, int], ...]:
+    """Entries of a cell-local matrix ``(..., pool, pool, x, y, z)`` that are not zero everywhere."""
+    rows, columns = matrix.shape[-5:-3]
+    return tuple((p, q) for p in range(rows) for q in range(columns) if bool((matrix[..., p, q, :, :, :] != 0).any()))
+
+
+def add_products(out: Tensor, matrix: Tensor, U: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Add ``matrix U`` to ``out`` in place, pair of pools by pair."""
+    for p, q in pairs:
+        out[..., p, :, :, :].addcmul_(matrix[..., p, q, :, :, :], U[..., q, :, :, :])
+    return out
 
 
 def cells_beside_faces(values: Tensor, dim: int, outside: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -92,12 +107,12 @@ class PoolOperator:
             after.append(b / grid.cell_volume)
         return cls((before[0], before[1], before[2]), (after[0], after[1], after[2]), pools.reaction, pools.inflow)
 
-    def only(self, pools: slice) -> PoolOperator:
+    def only(self, pools: slice | list[int]) -> PoolOperator:
         """The part that acts within some of the pools."""
         return PoolOperator(
             (self.before[0][pools], self.before[1][pools], self.before[2][pools]),
             (self.after[0][pools], self.after[1][pools], self.after[2][pools]),
-            self.reaction[pools, pools], self.inflow[pools],
+            self.reaction[pools][:, pools], self.inflow[pools],
         )  # fmt: skip
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -109,30 +124,47 @@ class PoolOperator:
         """The inverse of :meth:`tensors`."""
         return cls((t[0], t[1], t[2]), (t[3], t[4], t[5]), t[6], t[7])
 
+    @cached_property
+    def diagonal(self) -> Tensor:
+        """Diagonal of the transport part, ``(..., pool, x, y, z)``, 1/s."""
+        total: Tensor | None = None
+        for a, b, dim in zip(self.before, self.after, SPACE, strict=True):
+            n = a.shape[dim] - 1
+            leaving = a.narrow(dim, 1, n) + b.narrow(dim, 0, n)
+            total = leaving if total is None else total + leaving
+        assert total is not None
+        return total
+
+    @cached_property
+    def mobile(self) -> tuple[int, ...]:
+        """The pools that move between cells."""
+        faces = [*self.before, *self.after]
+        return tuple(p for p in range(self.reaction.shape[-5]) if any(bool((f[..., p, :, :, :] != 0).any()) for f in faces))
+
+    @cached_property
+    def coupled(self) -> tuple[tuple[int, int], ...]:
+        """Pairs (gaining, giving) of pools whose reaction is not zero everywhere."""
+        return nonzero_pairs(self.reaction)
+
     def transport(self, U: Tensor) -> Tensor:
         """Divergence of the face fluxes, ``(..., pool, x, y, z)``, concentration per second."""
-        out = None
+        return self.subtract_neighbours(self.diagonal * U, U)
+
+    def subtract_neighbours(self, out: Tensor, U: Tensor, weight: float = 1.0) -> Tensor:
+        """Take from ``out``, in place, ``weight`` times what flows in from neighbouring cells."""
         for a, b, dim in zip(self.before, self.after, SPACE, strict=True):
-            left, right = cells_beside_faces(U, dim)
-            term = (a * left - b * right).diff(dim=dim)
-            out = term if out is None else out + term
-        assert out is not None
+            n = U.shape[dim] - 1
+            out.narrow(dim, 1, n).addcmul_(a.narrow(dim, 1, n), U.narrow(dim, 0, n), value=-weight)
+            out.narrow(dim, 0, n).addcmul_(b.narrow(dim, 1, n), U.narrow(dim, 1, n), value=-weight)
         return out
 
     def react(self, U: Tensor) -> Tensor:
         """``reaction U``, summed over the pools that each pool reads."""
-        return (self.reaction * U.unsqueeze(-5)).sum(dim=-4)
+        shape = torch.broadcast_shapes(self.reaction.shape[:-5] + self.reaction.shape[-4:], U.shape)
+        return add_products(U.new_zeros(shape), self.reaction, U, self.coupled)
 
     def __call__(self, U: Tensor) -> Tensor:
         return self.transport(U) + self.react(U)
-
-    def diagonal(self) -> Tensor:
-        """Diagonal of the transport part, ``(..., pool, x, y, z)``, 1/s."""
-        out = torch.zeros_like(self.before[0].narrow(-3, 1, self.before[0].shape[-3] - 1))
-        for a, b, dim in zip(self.before, self.after, SPACE, strict=True):
-            n = a.shape[dim] - 1
-            out = out + a.narrow(dim, 1, n) + b.narrow(dim, 0, n)
-        return out
 
     def boundary_outflow(self, U: Tensor) -> Tensor:
         """What leaves the box, summed over its faces, per pool and cell volume, 1/s times concentration."""

@@ -20,7 +20,7 @@ from nanopinn.imaging.convolution import convolve_exponential
 from nanopinn.physics.model import FlowCoefficients, PoolCoefficients, TissueMaps, TumourModel
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.solvers.fluxes import PoolOperator, darcy_flows
-from nanopinn.solvers.grid import Grid, add_face_flows, mean_of_parts, repeat_cells
+from nanopinn.solvers.grid import Grid, add_face_flows, mean_of_parts, reconstruct_cells, repeat_cells
 from nanopinn.solvers.march import TR_BDF2, Scheme, Trajectory, march
 from nanopinn.solvers.pressure import pressure_tangents, solve_pressure
 
@@ -37,10 +37,10 @@ class Setting:
     flow_refine: int = 2
 
     def refined(self, factor: int) -> Setting:
-        """The same tissue with every cell cut into ``factor^3``."""
+        """The same tissue with every cell cut into ``factor^3``; maps vary along slopes within a cell."""
         m = self.maps
-        parts = TissueMaps(*(repeat_cells(t, factor) for t in (m.tumour, m.PS, m.phi, m.v_p, m.pH)))
-        return replace(self, maps=parts, grid=self.grid.refined(factor))
+        parts = (reconstruct_cells(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
+        return replace(self, maps=TissueMaps(repeat_cells(m.tumour, factor), *parts), grid=self.grid.refined(factor))
 
     @property
     def flow_setting(self) -> Setting:

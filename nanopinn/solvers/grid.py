@@ -51,6 +51,24 @@ def repeat_cells(values: Tensor, factor: int) -> Tensor:
     return values
 
 
+def reconstruct_cells(values: Tensor, factor: int) -> Tensor:
+    """Cut cells into ``factor^3`` parts along limited slopes: each cell keeps its mean, no new extremum appears.
+
+    The monotonized central limiter (van Leer 1977), one axis after another. Maps are averages over voxels;
+    held constant within them they would put jumps, and with these diffusion, where tissue has none.
+    """
+    for dim in (-3, -2, -1):
+        n = values.shape[dim]
+        padded = torch.cat([values.narrow(dim, 0, 1), values, values.narrow(dim, n - 1, 1)], dim=dim)
+        steps = padded.diff(dim=dim)
+        back, ahead = steps.narrow(dim, 0, n), steps.narrow(dim, 1, n)
+        size = torch.minimum((back + ahead).abs() / 2, 2 * torch.minimum(back.abs(), ahead.abs()))
+        slope = torch.where(back * ahead > 0, torch.sign(back) * size, 0.0)
+        offsets = [(i + 0.5) / factor - 0.5 for i in range(factor)]
+        values = torch.stack([values + o * slope for o in offsets], dim=dim).flatten(dim - 1, dim)
+    return values
+
+
 def mean_of_parts(values: Tensor, factor: int) -> Tensor:
     """Mean over the ``factor^3`` parts of each cell; the inverse of :func:`repeat_cells` on constants."""
     *lead, nx, ny, nz = values.shape

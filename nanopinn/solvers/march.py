@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.fluxes import PoolOperator, add_products, nonzero_pairs
 from nanopinn.solvers.linear import bicgstab
 
 
@@ -100,47 +100,59 @@ def _balance(totals: Tensor, stored: float) -> Balance:
 
 
 class _StageSolver:
-    """``(capacity + w A)`` for one step size, with the exact inverse of its cell-local part."""
+    """``(capacity + w A) U = b`` for one step size.
+
+    Pools that do not move are eliminated cell by cell, so that the Krylov solver only sees those that do;
+    it is preconditioned with the exact inverse of what is local to a cell.
+    """
 
     def __init__(self, operator: PoolOperator, capacity: Tensor, w: float, tol: float) -> None:
         self.operator, self.capacity, self.w, self.tol = operator, capacity, w, tol
-        local = w * operator.reaction
-        local = local + torch.diag_embed((capacity + w * operator.diagonal()).movedim(0, -1), dim1=-2, dim2=-1).movedim((-2, -1), (0, 1))
-        inverse = torch.linalg.inv(local.movedim((0, 1), (-2, -1)).contiguous())
-        self.inverse = inverse.movedim((-2, -1), (0, 1)).contiguous()
-        self.pairs = _nonzero_pairs(self.inverse)
-        self.reacting = _nonzero_pairs(operator.reaction)
         self.iterations = 0
+        self.moving, self.still = list(operator.mobile), [p for p in range(len(capacity)) if p not in operator.mobile]
+        local = (w * operator.reaction).movedim((0, 1), (-2, -1)).contiguous()
+        local = local + torch.diag_embed((capacity + w * operator.diagonal).movedim(0, -1))
+        mm, ms, sm, ss = (
+            local[..., rows, :][..., columns] for rows in (self.moving, self.still) for columns in (self.moving, self.still)
+        )
+        # with nothing that stays, these are empty and change nothing
+        self.settle = _Local(torch.linalg.inv(ss))
+        self.feed, self.return_ = _Local(sm), _Local(ms)
+        reduced = mm - ms @ torch.linalg.inv(ss) @ sm
+        self.local, self.inverse = _Local(reduced), _Local(torch.linalg.inv(reduced))
+        self.transport = operator.only(self.moving)
 
     def matrix(self, U: Tensor) -> Tensor:
-        return self.capacity * U + self.w * (self.operator.transport(U) + _by_pairs(self.operator.reaction, U, self.reacting))
-
-    def precondition(self, r: Tensor) -> Tensor:
-        return _by_pairs(self.inverse, r, self.pairs)
+        """The moving pools' equation, the others eliminated."""
+        return self.transport.subtract_neighbours(self.local(U), U, self.w)
 
     def exchange(self, U: Tensor, s: Tensor) -> Tensor:
         """Rates at which mass enters by the source, reacts away, and crosses the boundary, summed."""
-        reacted = _by_pairs(self.operator.reaction, U, self.reacting).sum()
-        return torch.stack([s.sum(), reacted, self.operator.boundary_outflow(U).sum()])
+        return torch.stack([s.sum(), self.operator.react(U).sum(), self.operator.boundary_outflow(U).sum()])
 
     def __call__(self, b: Tensor, start: Tensor) -> Tensor:
         lead = b.dim() - 4
         tol = self.tol if lead == 0 else 100 * self.tol  # tangents steer, they are not the answer
-        solution = bicgstab(self.matrix, b, self.precondition, start, tol=tol, lead=lead)
+        b_moving, b_still = b[..., self.moving, :, :, :], b[..., self.still, :, :, :]
+        right = b_moving - self.return_(self.settle(b_still))
+        solution = bicgstab(self.matrix, right, self.inverse, start[..., self.moving, :, :, :], tol=tol, lead=lead)
         self.iterations += solution.iterations
-        return solution.x
+        out = torch.empty_like(b)
+        out[..., self.moving, :, :, :] = solution.x
+        out[..., self.still, :, :, :] = self.settle(b_still - self.feed(solution.x))
+        return out
 
 
-def _nonzero_pairs(M: Tensor) -> list[tuple[int, int]]:
-    return [(p, q) for p in range(M.shape[0]) for q in range(M.shape[1]) if bool((M[p, q] != 0).any())]
+class _Local:
+    """A matrix over pools in every cell, given as ``(x, y, z, row, column)``."""
 
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix.movedim((-2, -1), (0, 1)).contiguous()
+        self.pairs = nonzero_pairs(self.matrix)
 
-def _by_pairs(M: Tensor, U: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """``M U`` over pools, touching only the pairs of pools that are coupled somewhere."""
-    out = torch.zeros_like(U)
-    for p, q in pairs:
-        out[..., p, :, :, :].addcmul_(M[p, q].expand_as(U[..., q, :, :, :]), U[..., q, :, :, :])
-    return out
+    def __call__(self, U: Tensor) -> Tensor:
+        out = U.new_zeros((*U.shape[:-4], self.matrix.shape[0], *U.shape[-3:]))
+        return add_products(out, self.matrix, U, self.pairs)
 
 
 def march(

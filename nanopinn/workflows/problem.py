@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, gaussian_filter
+from scipy.ndimage import binary_erosion
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.convolution import convolve_exponential
 from nanopinn.imaging.drug import DrugImage, load_drug_image
+from nanopinn.imaging.geometry import local_linear
 from nanopinn.imaging.maps import ImagingMaps
-from nanopinn.inference.observations import ContrastObservation, DrugObservation, SharedError
+from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.unknowns import DRUG_ONLY, UnknownSet, spine_unknowns
 from nanopinn.parameters import value
@@ -49,10 +50,10 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     """
     spacing = tuple(float(h) for h in imaging.voxel_size_m)
     domain = Domain.around(imaging.mask, spacing, MARGIN_M)
-    tissue, Ktrans, relative_sd, notes = _tissue(imaging, domain, device)
+    tissue, Ktrans, spread, notes = _tissue(imaging, domain, device)
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
     images = tuple(load_drug_image(Path(p), imaging.mask.shape, imaging.affine, imaging.mask) for p in settings.drug)
-    drug = tuple(_drug_observation(image, imaging.mask, domain, relative_sd, device) for image in images)
+    drug = tuple(_drug_observation(image, imaging.mask, domain, device) for image in images)
     unknowns = UnknownSet(spine_unknowns())
     notes += _notes(bool(drug))
     encapsulated = pegylated_liposome()
@@ -65,18 +66,22 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
         contrast=_contrast_observation(imaging, domain, tissue, Ktrans),
         drug=drug,
         plasma=(encapsulated, leaked_free_drug(encapsulated, value("krel0_pH"))),
-        shared=_shared_error(imaging, domain, device),
+        pH_bumps=_pH_bumps(imaging, domain, device),
+        closure_bumps=_closure_bumps(imaging, domain, device),
+        spread=spread,
     )
     return Posed(problem, domain, tuple(notes))
 
 
-def _tissue(imaging: ImagingMaps, domain: Domain, device: str) -> tuple[TissueMaps, torch.Tensor, Array, list[str]]:
-    """Maps of the box without holes, the measured Ktrans (1/s), and the relative error of Ktrans."""
+def _tissue(imaging: ImagingMaps, domain: Domain, device: str) -> tuple[TissueMaps, torch.Tensor, torch.Tensor, list[str]]:
+    """Maps of the box without holes, the measured Ktrans (1/s), and the covariance of ln Ktrans and ln ve, ``(2, 2, x, y, z)``."""
     inside = imaging.mask
     Ktrans = _filled(imaging.ktrans_per_min / 60, inside, value("Ktrans_n"), low=1e-6)
-    phi = _filled(imaging.ve, inside, value("ve_n"), low=0.05, high=0.9)
-    v_p = _filled(imaging.vp, inside, value("vp_n"), low=0.0, high=0.5)
-    pH = _smoothed_pH(imaging.ph_filled, inside, imaging.voxel_size_m)
+    ve, ve_std, kept = _shrunk(imaging.ve, imaging.ve_std, inside)
+    vp, _, _ = _shrunk(imaging.vp, imaging.vp_std, inside)
+    phi = _filled(ve, inside, value("ve_n"), low=0.05, high=0.9)
+    v_p = _filled(vp, inside, value("vp_n"), low=0.0, high=0.5)
+    pH = _smoothed_pH(imaging.ph_filled, inside)
 
     def box(values: Array, beyond: float) -> torch.Tensor:
         return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
@@ -86,44 +91,94 @@ def _tissue(imaging: ImagingMaps, domain: Domain, device: str) -> tuple[TissueMa
         tumour=box(inside.astype(float), 0.0), PS=K, phi=box(phi, value("ve_n")),
         v_p=box(v_p, value("vp_n")), pH=box(pH, value("pHe_n")),
     )  # fmt: skip
-    relative_sd = np.clip(np.nan_to_num(imaging.ktrans_std / 60 / Ktrans, nan=1.0), 0.0, 1.0)
+    relative = np.zeros((2, 2, *inside.shape))
+    relative[0, 0] = _bounded(imaging.ktrans_std / 60 / Ktrans) ** 2
+    relative[1, 1] = _bounded(ve_std / phi) ** 2
+    relative[0, 1] = relative[1, 0] = np.nan_to_num(imaging.covariance[..., 0, 1] / 60 / Ktrans * kept / phi)
+    most = 0.99 * np.sqrt(relative[0, 0] * relative[1, 1])
+    relative[0, 1] = relative[1, 0] = np.clip(relative[0, 1], -most, most)
+    spread = torch.stack([torch.stack([box(relative[i, j] * inside, 0.0) for j in range(2)]) for i in range(2)])
     holes = int((inside & ~np.isfinite(imaging.ktrans_per_min)).sum())
     notes = [
         "Wall permeability of the contrast agent is Ktrans less its solvent drag; filtration and the liposome's "
         "permeability follow its map inside the tumour (an assumption).",
-        f"Porosity is the ve map. {holes} tumour voxels without a valid fit carry the tumour's median.",
-        f"The pH map is smoothed with a Gaussian of {PH_SMOOTHING_M * 1e3:g} mm before it drives release.",
+        f"Porosity is the ve map, each voxel drawn to the tumour's mean as far as its own uncertainty asks "
+        f"(on average {1 - float(kept[inside].mean()):.0%}). {holes} tumour voxels without a valid fit carry the tumour's median.",
+        f"The pH map is smoothed (local lines, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before it drives release.",
         f"{MARGIN_M * 1e3:g} mm of normal tissue around the tumour are solved too, with tabulated flow properties "
         "relative to the tumour's; p = p_inf at their far edge.",
     ]
-    return tissue, K.clone(), relative_sd, notes
+    return tissue, K.clone(), spread, notes
 
 
-#: Release grows tenfold per half a pH unit: voxel noise of pH is averaged over this length first.
-PH_SMOOTHING_M = 0.75e-3
+def _bounded(relative_sd: Array) -> Array:
+    """A relative error that stays below one; unknown is one."""
+    return np.clip(np.nan_to_num(relative_sd, nan=1.0), 0.0, 1.0)
+
+
+def _shrunk(values: Array, std: Array, inside: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
+    """Posterior mean and sd of a map under a normal spread over the tumour, and the weight of each voxel's own value.
+
+    Mean and spread are the tumour's own (empirical Bayes; DerSimonian and Laird 1986): where the scan was too
+    short for ve, its voxels say the tumour's mean instead of noise.
+    """
+    good = inside & np.isfinite(values) & np.isfinite(std) & (std > 0)
+    if good.sum() < 10:
+        return values, std, np.ones_like(values)
+    v, w = values[good], 1 / std[good] ** 2
+    mean = float((w * v).sum() / w.sum())
+    excess = float((w * (v - mean) ** 2).sum()) - (len(v) - 1)
+    between = max(excess / float(w.sum() - (w**2).sum() / w.sum()), 0.0)
+    w = 1 / (std[good] ** 2 + between)
+    mean = float((w * v).sum() / w.sum())
+    kept = np.ones_like(values)
+    kept[good] = between / (between + std[good] ** 2)
+    return np.where(good, mean + kept * (values - mean), values), np.sqrt(kept) * std, kept
+
+
+#: Release grows tenfold per half a pH unit: voxel noise of pH is averaged over this width first. Wider would
+#: flatten the acid core, which weighs more than the noise that is left.
+PH_SMOOTHING_VOXELS = 0.7
 #: Error that stays in the smoothed map, as a share of the voxel noise, and its size in space.
-PH_ERROR_LEFT, PH_ERROR_SIZE_M = 0.5, 1.0e-3
+PH_ERROR_LEFT, PH_ERROR_SIZE_M = 0.5, 0.7e-3
+#: Error that all voxels of a pH map share: its calibration, and what interpolation flattens.
+PH_COMMON_ERROR = 0.03
+#: What the model leaves out of a drug image (tissue below the voxel, the image's own scale), relative to it, and
+#: its size in space. An assumption: averaging the phantom's tissue to voxels costs 1 to 4 % (docs/inference.md).
+CLOSURE_ERROR, CLOSURE_SIZE_M = 0.03, 1.5e-3
 #: Error of a pH that was assumed rather than measured, the same everywhere.
 PH_ASSUMED_ERROR = 0.25
 
 
-def _shared_error(imaging: ImagingMaps, domain: Domain, device: str, most: int = 300) -> SharedError:
-    """Smooth bumps that span the error of the pH map inside the tumour."""
-    spacing = np.asarray(imaging.voxel_size_m, dtype=np.float64)
+def _pH_bumps(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:
+    """The error of the pH map inside the tumour: bumps ``(k, x, y, z)`` to be added with weights of unit variance."""
     inside = domain.take(imaging.mask.astype(float), 0.0) > 0.5
     if imaging.ph_coverage == 0:
-        bumps = PH_ASSUMED_ERROR * inside[None].astype(float)
-        return SharedError(torch.as_tensor(bumps, device=device))
+        return torch.as_tensor(PH_ASSUMED_ERROR * inside[None].astype(float), device=device)
+    sd = PH_ERROR_LEFT * np.nan_to_num(domain.take(imaging.ph_std, np.nan), nan=PH_ASSUMED_ERROR / PH_ERROR_LEFT)
+    bumps = sd * _unit_bumps(inside, imaging.voxel_size_m, PH_ERROR_SIZE_M)
+    return torch.as_tensor(np.concatenate([bumps, PH_COMMON_ERROR * inside[None]]), device=device)
+
+
+def _closure_bumps(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:
+    """What the model leaves out of a drug image, relative to it: bumps as for pH, and a scale of the whole image."""
+    inside = domain.take(imaging.mask.astype(float), 0.0) > 0.5
+    bumps = _unit_bumps(inside, imaging.voxel_size_m, CLOSURE_SIZE_M)
+    return torch.as_tensor(CLOSURE_ERROR * np.concatenate([bumps, inside[None]]), device=device)
+
+
+def _unit_bumps(inside: NDArray[np.bool_], voxel_m: Array, size_m: float, most: int = 400) -> Array:
+    """Bumps of a size that cover a region ``(k, x, y, z)``; with random weights their sum has unit variance everywhere."""
+    spacing = np.asarray(voxel_m, dtype=np.float64)
     where = np.argwhere(inside) * spacing
-    size = max(PH_ERROR_SIZE_M, float((len(where) * spacing.prod() / most) ** (1 / 3)))
+    size = max(size_m, float((len(where) * spacing.prod() / most) ** (1 / 3)))
     cells = np.unique(np.floor(where / size).astype(int), axis=0)
     centres = (cells + 0.5) * size
     points = np.moveaxis(np.indices(inside.shape), 0, -1) * spacing
     distance2 = ((points[None] - centres[:, None, None, None]) ** 2).sum(-1)
     bumps = np.exp(-distance2 / (2 * (0.7 * size) ** 2)) * inside
     height = np.sqrt((bumps**2).sum(0, keepdims=True))
-    sd = PH_ERROR_LEFT * np.nan_to_num(domain.take(imaging.ph_std, np.nan), nan=PH_ASSUMED_ERROR / PH_ERROR_LEFT)
-    return SharedError(torch.as_tensor(sd * bumps / np.where(height > 0, height, 1.0), device=device))
+    return np.asarray(bumps / np.where(height > 0, height, 1.0))
 
 
 def _filled(values: Array, inside: NDArray[np.bool_], normal: float, low: float, high: float = np.inf) -> Array:
@@ -138,16 +193,13 @@ def _filled(values: Array, inside: NDArray[np.bool_], normal: float, low: float,
     return np.clip(out, low, high)
 
 
-def _smoothed_pH(pH: Array, inside: NDArray[np.bool_], voxel_m: Array) -> Array:
+def _smoothed_pH(pH: Array, inside: NDArray[np.bool_]) -> Array:
     """Average over neighbours of the same tissue; the tumour's border layer, which mixes both, is not a source."""
-    width = [PH_SMOOTHING_M / float(h) for h in voxel_m]
     out = pH.copy()
     for tissue in (inside, ~inside):
-        source = binary_erosion(tissue, border_value=1)
-        weight = gaussian_filter(source.astype(float), width, mode="nearest")
-        total = gaussian_filter(np.where(source, pH, 0.0), width, mode="nearest")
-        known = tissue & (weight > 1e-3)
-        out[known] = total[known] / weight[known]
+        smooth = local_linear(pH, binary_erosion(tissue, border_value=1), PH_SMOOTHING_VOXELS)
+        known = tissue & np.isfinite(smooth)
+        out[known] = smooth[known]
     return out
 
 
@@ -184,17 +236,17 @@ def _local_sensitivities(imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.T
     return torch.stack([by_K, by_v, by_p, by_t], dim=-1)
 
 
-def _drug_observation(image: DrugImage, mask: NDArray[np.bool_], domain: Domain, relative_sd: Array, device: str) -> DrugObservation:
+def _drug_observation(image: DrugImage, mask: NDArray[np.bool_], domain: Domain, device: str) -> DrugObservation:
     """A drug image away from the tumour's border, where voxels hold two tissues."""
     core = binary_erosion(mask)
     usable = (core if core.sum() >= 30 else mask) & np.isfinite(image.values)
     known = np.nan_to_num(image.values)
-    sd = np.sqrt(image.noise_sd**2 + (relative_sd * known) ** 2)
 
     def box(values: Array, beyond: float) -> torch.Tensor:
         return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
 
-    return DrugObservation(image.time_s, image.quantity, box(known, 0.0), box(sd, 1.0), box(usable.astype(float), 0.0) > 0.5)
+    noise = torch.full(domain.shape, image.noise_sd, dtype=torch.float64, device=device)
+    return DrugObservation(image.time_s, image.quantity, box(known, 0.0), noise, noise, box(usable.astype(float), 0.0) > 0.5)
 
 
 def _notes(drug: bool) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from nanopinn.imaging.aif import PlasmaCurve
 from nanopinn.inference.check import check_fit
 from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.observations import ContrastObservation, DrugObservation, SharedError
+from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.pinn.engine import PinnSettings
 from nanopinn.inference.pinn.engine import _Engine as PinnEngine
 from nanopinn.inference.problem import InverseProblem
@@ -47,11 +47,12 @@ def small_problem(distort: float = 1.0) -> tuple[InverseProblem, np.ndarray]:
     count = int(voxels.sum())
     nothing = ContrastObservation(torch.zeros(40, count).double(), torch.ones(count).double(), voxels, torch.zeros(count, 40, 1).double())
     images = tuple(
-        DrugObservation(hours * 3600, kind, 0 * r, 0 * r + 1, voxels) for hours in (1.0, 12.0) for kind in ("encapsulated", "released")
+        DrugObservation(hours * 3600, kind, 0 * r, 0 * r + 1, 0 * r + 1, voxels) for hours in (1.0, 12.0) for kind in ("encapsulated", "released")
     )  # type: ignore[arg-type]
     setting = Setting(maps, Grid((n, n, n), (h, h, h)), 1)
-    shared = SharedError(torch.zeros((1, n, n, n), dtype=torch.float64))
-    problem = InverseProblem(unknowns, setting, maps.PS, aif, frames, nothing, images, curves, shared)
+    no_spread = torch.zeros((2, 2, n, n, n), dtype=torch.float64)
+    bumps = torch.zeros((1, n, n, n), dtype=torch.float64)
+    problem = InverseProblem(unknowns, setting, maps.PS, aif, frames, nothing, images, curves, bumps, bumps, no_spread)
     fine = replace(problem, setting=replace(setting.refined(2), flow_refine=1))
     fields = fine.solve(truth, Forward(fine.setting, unknowns.scalars), scheme=SDIRK3)
     C, pools = mean_of_parts(fields.contrast, 2), mean_of_parts(fields.pools, 2)
@@ -64,7 +65,7 @@ def small_problem(distort: float = 1.0) -> tuple[InverseProblem, np.ndarray]:
         factor = distort if d.time_s > 7200 and d.quantity == "encapsulated" else 1.0
         spotted = image * (1 + (factor - 1) * torch.sign(torch.sin(6e3 * x))[:, None, None])
         measured.append(replace(d, measured=spotted + noise * torch.randn(r.shape, generator=generator, dtype=torch.float64),
-                                sd=noise * torch.ones_like(r)))  # fmt: skip
+                                noise_sd=noise * torch.ones_like(r), sd=noise * torch.ones_like(r)))  # fmt: skip
     contrast = replace(nothing, measured=noisy[:, voxels], noise_sd=sd * torch.ones(count, dtype=torch.float64))
     return replace(problem, contrast=contrast, drug=tuple(measured)), truth
 

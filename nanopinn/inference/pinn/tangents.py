@@ -87,7 +87,7 @@ class PoolTangents:
         """Prepare the exact inverse of the cell-local part."""
         P, r = capacity.shape[0], basis.integral.shape[0]
         eye = torch.eye(P, dtype=capacity.dtype, device=capacity.device)
-        local = operator.reaction + eye[:, :, None, None, None] * operator.diagonal()[:, None]
+        local = operator.reaction + eye[:, :, None, None, None] * operator.diagonal[:, None]
         time_eye = torch.eye(r, dtype=capacity.dtype, device=capacity.device)
         block = torch.einsum("rs,pq,pxyz->xyzrpsq", time_eye, eye, capacity)
         block = block + torch.einsum("rs,pqxyz->xyzrpsq", basis.integral, local)
