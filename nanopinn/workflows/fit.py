@@ -76,7 +76,7 @@ def infer(imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: P
 
 
 def _pinn_settings(preset: str) -> PinnSettings:
-    return {"fast": PinnSettings(width=12, anchors=6), "accurate": PinnSettings(width=28, anchors=15)}.get(preset, PinnSettings())
+    return {"fast": PinnSettings(width=12, anchors=3), "accurate": PinnSettings(width=28, anchors=12)}.get(preset, PinnSettings())
 
 
 def _distance(fits: dict[str, Fitted], problem: InverseProblem) -> dict[str, float]:

@@ -43,4 +43,4 @@ class PhantomSettings(BaseModel):
     length_scale_mm: float | None = Field(None, gt=0, description="l; drawn from its prior when not given")
     drug_times_h: tuple[float, ...] = (2.0, 24.0)
     drug_noise: float = Field(0.05, ge=0, description="noise sd over the largest value of each drug image")
-    refine: int = Field(2, ge=2, le=4, description="how much finer than the voxels the truth is solved")
+    refine: int = Field(3, ge=2, le=4, description="how much finer than the voxels the truth is solved")

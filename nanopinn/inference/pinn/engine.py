@@ -55,14 +55,14 @@ class PinnSettings:
 
     width: int = 20
     rank: int = 8
-    anchors: int = 10
+    anchors: int = 4
     tolerance: float = 0.1
     effort: Mapping[str, Effort] = field(
         default_factory=lambda: {
-            "pressure": Effort(60, 25, 32),
-            "contrast": Effort(12, 5, 3),
-            "encapsulated": Effort(12, 5, 5),
-            "released": Effort(5, 3, 2),
+            "pressure": Effort(24, 8, 20),
+            "contrast": Effort(8, 3, 3),
+            "encapsulated": Effort(8, 3, 4),
+            "released": Effort(3, 1, 2),
         }
     )
 
