@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # without an NVIDIA GPU the plain index would bring several GB of CUDA libraries
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c constraints-cpu.txt)
-DRUG := $(foreach f,$(wildcard sample_data/drug_*.nii.gz),--drug $(f))
-VFA := $(foreach f,$(wildcard sample_data/vfa_*.nii.gz),--vfa $(f))
+DRUG := $(wildcard sample_data/drug_*.nii.gz)
+VFA := $(wildcard sample_data/vfa_*.nii.gz)
 
 .PHONY: demo test lint clean
 
@@ -22,7 +22,7 @@ $(VENV)/.test: $(BIN)/python pyproject.toml constraints-cpu.txt
 
 demo: $(VENV)/.package
 	@$(BIN)/nanopinn fit --dce sample_data/dce.nii.gz --cest sample_data/ph.nii.gz --mask sample_data/mask.nii.gz \
-	  $(VFA) $(DRUG) --out demo_result --overwrite; code=$$?; \
+	  --vfa $(VFA) --drug $(DRUG) --out demo_result --overwrite; code=$$?; \
 	if [ $$code -eq 5 ]; then echo "The fit finished, but its check failed: read the first line of demo_result/report.html."; fi; exit $$code
 
 test: $(VENV)/.test

@@ -15,6 +15,7 @@ _PUBLIC = {
     "FitSettings": "nanopinn.workflows.settings",
     "PhantomSettings": "nanopinn.workflows.settings",
     "run_fit": "nanopinn.workflows.fit",
+    "run_check": "nanopinn.workflows.check",
     "run_maps": "nanopinn.workflows.maps",
     "make_phantom": "nanopinn.workflows.phantom",
     "run_verification": "nanopinn.workflows.verify",

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nanopinn.errors import InputError, NanopinnError
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+Progress = Callable[[str, float, Mapping[str, float]], None]
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -22,7 +28,7 @@ app = typer.Typer(
 Dce = Annotated[Path, typer.Option(help="4-D DCE-MRI series (NIfTI) with its JSON sidecar.")]
 Cest = Annotated[Path | None, typer.Option(help="3-D map of extracellular pH (NIfTI).")]
 Mask = Annotated[Path | None, typer.Option(help="Tumour mask; an automatic one, which is reported, if absent.")]
-Vfa = Annotated[list[Path] | None, typer.Option(help="Spoiled gradient echo at one flip angle; repeat per angle.")]
+Vfa = Annotated[list[Path] | None, typer.Option(help="Spoiled gradient echoes, one file per flip angle: --vfa FILE FILE ...")]
 T1 = Annotated[str | None, typer.Option(help="Native T1: a value in s, or a map in s.")]
 Aif = Annotated[str, typer.Option(help="'parker', or a TSV/CSV with time_s and plasma_mM or blood_mM.")]
 AssumePh = Annotated[float | None, typer.Option(help="pH of the tumour where no CEST was measured; reported.")]
@@ -36,6 +42,8 @@ BolusArrival = Annotated[float | None, typer.Option(help="Bolus arrival, s on th
 Hematocrit = Annotated[float | None, typer.Option(help="Haematocrit, fraction.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Result folder.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every step's numbers.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that an earlier run wrote.")]
 
 
 def _inputs(
@@ -71,15 +79,37 @@ def _overrides(
     }  # fmt: skip
 
 
-def _progress(quiet: bool) -> Callable[[str, float, Any], None] | None:
+@contextmanager
+def _progress(quiet: bool, verbose: bool = False) -> Iterator[Progress]:
+    """Progress on stderr: a bar on a terminal, a line per step elsewhere or with ``verbose``."""
     if quiet:
-        return None
+        yield lambda stage, fraction, numbers: None
+    elif verbose or not sys.stderr.isatty():
+        yield lambda stage, fraction, numbers: typer.echo(_line(stage, fraction, numbers, verbose), err=True)
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
 
-    def show(stage: str, fraction: float, numbers: Any) -> None:
-        chi2 = f", chi2/N {numbers['chi2/N']:.3f}" if "chi2/N" in numbers else ""
-        typer.echo(f"[{fraction:4.0%}] {stage}{chi2}", err=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+        with Bars(*columns, console=Console(stderr=True)) as bars:
+            tasks: dict[str, TaskID] = {}
 
-    return show
+            def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(stage, total=1.0, said="")
+                bars.update(tasks[stage], completed=fraction, said=_chi2(numbers))
+
+            yield show
+
+
+def _chi2(numbers: Mapping[str, float]) -> str:
+    return f"chi2/N {numbers['chi2/N']:.3f}" if "chi2/N" in numbers else ""
+
+
+def _line(stage: str, fraction: float, numbers: Mapping[str, float], verbose: bool) -> str:
+    said = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()) if verbose else _chi2(numbers)
+    return f"[{fraction:4.0%}] {stage}{', ' + said if said else ''}"
 
 
 @app.command()
@@ -88,14 +118,13 @@ def fit(
     assume_ph: AssumePh = None, orientation: Orientation = None, flip_angle: FlipAngle = None, tr: Tr = None,
     frame_spacing: FrameSpacing = None, relaxivity: Relaxivity = None, baseline_frames: BaselineFrames = None,
     bolus_arrival: BolusArrival = None, hematocrit: Hematocrit = None,
-    drug: Annotated[list[Path] | None, typer.Option(help="Post-dose drug image with its sidecar; repeat per image.")] = None,
+    drug: Annotated[list[Path] | None, typer.Option(help="Post-dose drug images, each with its sidecar: --drug FILE FILE ...")] = None,
     engine: Annotated[str | None, typer.Option(help="auto (pinn, polished by fv), pinn or fv.")] = None,
     preset: Annotated[str | None, typer.Option(help="fast, default or accurate.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda[:N].")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the networks' first weights.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML with a [fit] table, as every run dumps; options win.")] = None,
-    out: Out = Path("nanopinn_result"), overwrite: Annotated[bool, typer.Option(help="Replace a result folder.")] = False,
-    quiet: Quiet = False,
+    out: Out = Path("nanopinn_result"), overwrite: Overwrite = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Fit one study: maps, flow, release and drug, each checked against finite volumes.
 
@@ -116,12 +145,14 @@ def fit(
     }
     settings = _settings(config, given)
     claim_output(out, overwrite=overwrite)
-    study = run_fit(inputs, settings, progress=_progress(quiet))
+    with _progress(quiet, verbose) as progress:
+        study = run_fit(inputs, settings, progress=progress)
     dump = settings.model_dump() | {"drug": [Path(d).name for d in settings.drug]}
     report = render_report(study.imaging, study.fit)
     write_result(
         out, imaging=study.imaging, fit=study.fit, config={"fit": dump},
-        inputs=[*inputs.files(), *(Path(d) for d in settings.drug)], report=report, overwrite=overwrite,
+        inputs=[*inputs.files(), *(Path(d) for d in settings.drug)], report=report,
+        checkpoint=study.checkpoint.to_bytes(), overwrite=overwrite,
     )  # fmt: skip
     typer.echo(study.imaging.summary())
     typer.echo(study.fit.summary())
@@ -157,14 +188,19 @@ def maps(
     dce: Dce, cest: Cest = None, mask: Mask = None, vfa: Vfa = None, t1: T1 = None, aif: Aif = "parker",
     assume_ph: AssumePh = None, orientation: Orientation = None, flip_angle: FlipAngle = None, tr: Tr = None,
     frame_spacing: FrameSpacing = None, relaxivity: Relaxivity = None, baseline_frames: BaselineFrames = None,
-    bolus_arrival: BolusArrival = None, hematocrit: Hematocrit = None, out: Out = Path("nanopinn_maps"), quiet: Quiet = False,
+    bolus_arrival: BolusArrival = None, hematocrit: Hematocrit = None, out: Out = Path("nanopinn_maps"),
+    overwrite: Overwrite = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
     """Do the imaging alone: T1, Ktrans, ve, vp and pH maps with their standard deviations."""
-    from nanopinn.workflows.maps import run_maps, write_maps
+    from nanopinn.report.folder import claim_output, write_imaging
+    from nanopinn.workflows.maps import run_maps
 
     over = _overrides(flip_angle, tr, frame_spacing, relaxivity, baseline_frames, bolus_arrival, hematocrit)
-    imaging = run_maps(_inputs(dce, cest, mask, vfa, t1, aif, assume_ph, orientation, over), progress=_progress(quiet))
-    write_maps(out, imaging)
+    inputs = _inputs(dce, cest, mask, vfa, t1, aif, assume_ph, orientation, over)
+    claim_output(out, overwrite=overwrite)
+    with _progress(quiet, verbose) as progress:
+        imaging = run_maps(inputs, progress=progress)
+    write_imaging(out, imaging, inputs.files(), overwrite=overwrite)
     typer.echo(imaging.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in imaging.assumptions))
     typer.echo(f"Maps: {out}")
@@ -184,7 +220,6 @@ def phantom(
 
     from nanopinn.workflows.phantom import make_phantom
     from nanopinn.workflows.settings import PhantomSettings
-    from nanopinn.workflows.settings import silent as unwatched
 
     try:
         settings = PhantomSettings.model_validate(
@@ -193,7 +228,30 @@ def phantom(
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError("a setting cannot be used", field=str(first["loc"][0]), found=first["input"], expected=first["msg"]) from error
-    typer.echo(f"Study: {make_phantom(out, settings, progress=_progress(quiet) or unwatched)}")
+    with _progress(quiet) as progress:
+        folder = make_phantom(out, settings, progress=progress)
+    typer.echo(f"Study: {folder}")
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="Result folder of a fit.")],
+    refine: Annotated[int, typer.Option(help="How much finer than the fit's grid.")] = 2,
+    quiet: Quiet = False,
+) -> None:
+    """Repeat the finite-volume check on a result folder; exit code 5 if it fails.
+
+    Example: nanopinn check nanopinn_result --refine 3
+    """
+    from nanopinn.workflows.check import run_check
+
+    with _progress(quiet) as progress:
+        result = run_check(folder, refine=refine, progress=progress)
+    typer.echo(result.headline)
+    for item in result.items:
+        typer.echo(f"{'ok    ' if item.passed else 'FAILED'} {item.name:44s}{item.value:12.4g}  limit {item.limit:.4g}")
+    if not result.passed:
+        raise typer.Exit(5)
 
 
 @app.command()
@@ -267,10 +325,34 @@ def info() -> None:
     typer.echo(f"GPU: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}")
 
 
+#: Options that take every file up to the next option, as a shell's wildcard gives them.
+_MANY = ("--vfa", "--drug")
+
+
+def _spread(arguments: list[str]) -> list[str]:
+    """Repeat an option of :data:`_MANY` before each of its files, which is how the parser takes several."""
+    out: list[str] = []
+    many = None
+    for a in arguments:
+        if a.startswith("-"):
+            many = a if a in _MANY else None
+            if many is None:
+                out.append(a)
+        elif many is not None:
+            out += [many, a]
+        else:
+            out.append(a)
+    return out
+
+
 def main() -> None:
     """Entry point: errors as one paragraph, exit codes as documented."""
     try:
-        app(standalone_mode=True)
+        app(_spread(sys.argv[1:]))
+    except SystemExit as end:
+        if end.code == 130:
+            typer.echo("Interrupted; nothing was written.", err=True)
+        raise
     except NanopinnError as error:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)

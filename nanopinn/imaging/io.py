@@ -167,14 +167,27 @@ def read_sidecar(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def write_volume(path: str | Path, array: NDArray[Any], affine: NDArray[np.float64], *, sidecar: Mapping[str, Any] | None = None) -> None:
-    """Write a map ``(x, y, z)`` or a series ``(t, x, y, z)`` as float32 NIfTI, with its sidecar, atomically."""
+def write_volume(
+    path: str | Path,
+    array: NDArray[Any],
+    affine: NDArray[np.float64],
+    *,
+    sidecar: Mapping[str, Any] | None = None,
+    frame_spacing_s: float = 0.0,
+) -> None:
+    """Write a map ``(x, y, z)`` or a series ``(t, x, y, z)`` as float32 NIfTI, with its sidecar, atomically.
+
+    Args:
+        frame_spacing_s: for the header; 0 where frames are not equally spaced.
+    """
     path = Path(path)
     data = np.asarray(array, dtype=np.float32)
     if data.ndim == 4:
         data = np.moveaxis(data, 0, -1)
     image = nib.Nifti1Image(data, np.asarray(affine, dtype=np.float64))
     image.header.set_xyzt_units("mm", "sec")
+    if data.ndim == 4:
+        image.header["pixdim"][4] = frame_spacing_s
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
     # no name and no time inside the gzip: the same data give the same bytes

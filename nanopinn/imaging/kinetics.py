@@ -69,7 +69,9 @@ class KineticFit:
     residual_sd: Tensor
 
 
-def fit_kinetics(model: KineticModel, C: Tensor, curve: InputCurve, *, shared: Tensor | None = None, iterations: int = 30, chunk: int = 16384) -> KineticFit:
+def fit_kinetics(
+    model: KineticModel, C: Tensor, curve: InputCurve, *, shared: Tensor | None = None, iterations: int = 30, chunk: int = 16384
+) -> KineticFit:
     """Fit every curve ``(n, t)``; memory is bounded by ``chunk`` curves at a time.
 
     A curve that is not finite gives NaN and touches no other.

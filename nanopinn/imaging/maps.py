@@ -124,10 +124,13 @@ class ImagingMaps:
         )
 
 
-def make_maps(inputs: ImagingInputs, *, progress: Progress = _silent, device: str = "cpu") -> ImagingMaps:
+def make_maps(
+    inputs: ImagingInputs, *, progress: Progress = _silent, device: str = "cpu", need_ph: bool = True
+) -> ImagingMaps:  # fmt: skip
     """Turn files into maps.
 
     Args:
+        need_ph: refuse a study without a pH, measured or assumed; else its pH stays NaN.
         progress: called as ``progress(stage, share done in 0..1, numbers)``.
         device: where the kinetics are fitted.
 
@@ -140,7 +143,7 @@ def make_maps(inputs: ImagingInputs, *, progress: Progress = _silent, device: st
     T1, T1_notes = native_t1(inputs.vfa, inputs.t1, shape, affine, inputs.orientation)
     C = concentration_of(series, T1, acquisition)
     mask, mask_notes = _tumour(inputs, C, acquisition, affine)
-    ph = _ph(inputs, shape, affine, mask)
+    ph = _ph(inputs, shape, affine, mask, need_ph)
     progress("arterial input", 0.1, {})
     aif, delay, aif_notes = _arterial_input(inputs, acquisition, C, mask)
     fitted = fit_volume(
@@ -192,9 +195,12 @@ def _tumour(inputs: ImagingInputs, C: Concentration, acquisition: DceAcquisition
     ]
 
 
-def _ph(inputs: ImagingInputs, shape: tuple[int, int, int], affine: Array, mask: NDArray[np.bool_]) -> PhMap:
+def _ph(inputs: ImagingInputs, shape: tuple[int, int, int], affine: Array, mask: NDArray[np.bool_], needed: bool) -> PhMap:
     if inputs.cest is not None:
         return load_ph(inputs.cest, shape, affine, mask, inputs.orientation)
+    if inputs.assume_ph is None and not needed:
+        nothing = np.full(shape, np.nan)
+        return PhMap(nothing, nothing, nothing, float("nan"), 0.0, ("No pH was given: there is no pH map.",))
     if inputs.assume_ph is None:
         raise InputError(
             "no pH was given", field="--cest", found="nothing", expected="a pH map",

@@ -29,8 +29,8 @@ class ContrastObservation:
 
     Ktrans, ve and vp of every voxel were fitted to the same curves, so the parts of the residual along
     their sensitivities carry no news of the flow; nor does what an error of arrival or baseline looks like.
-    They are projected out, which is the same as giving each a flat prior and eliminating it. What is left sees what no well-mixed voxel can do: the flow
-    that carries contrast agent from voxel to voxel.
+    They are projected out, which is the same as giving each a flat prior and eliminating it. What is left sees
+    what no well-mixed voxel can do: the flow that carries contrast agent from voxel to voxel.
 
     Attributes:
         measured: ``(t, n)`` mM in the voxels used.

@@ -7,7 +7,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -43,21 +44,51 @@ def claim_output(out: Path, *, overwrite: bool) -> None:
 
 def write_result(
     out: Path, *, imaging: ImagingMaps, fit: FitResult, config: Mapping[str, Any], inputs: Sequence[Path],
-    report: str, overwrite: bool = False,
+    report: str, checkpoint: bytes, overwrite: bool = False,
 ) -> Path:  # fmt: skip
-    """Write the whole folder under a temporary name beside it, then rename it into place.
+    """Write the result folder of a fit, all or nothing.
 
-    A run that is killed or fails leaves no folder and no half of one.
+    Raises:
+        OutputError: it exists and ``overwrite`` is false, or it cannot be written.
     """
+    with _whole(out, overwrite=overwrite) as part:
+        _write_maps(part, imaging, fit)
+        _write_tables(part, fit)
+        write_bytes(part / "config.toml", to_toml(config).encode())
+        write_bytes(part / "checkpoint.pt", checkpoint)
+        write_bytes(part / "report.html", report.encode())
+        write_json(part / "provenance.json", provenance(fit.seconds, inputs, config["fit"]))
+    return out
+
+
+def write_imaging(out: Path, imaging: ImagingMaps, inputs: Sequence[Path], *, overwrite: bool = False) -> Path:
+    """Write the folder of a run of the imaging alone, all or nothing.
+
+    Raises:
+        OutputError: it exists and ``overwrite`` is false, or it cannot be written.
+    """
+    maps = {
+        "Ktrans": (imaging.ktrans_per_min, "1/min"), "Ktrans_std": (imaging.ktrans_std, "1/min"),
+        "ve": (imaging.ve, "1"), "ve_std": (imaging.ve_std, "1"), "vp": (imaging.vp, "1"),
+        "vp_std": (imaging.vp_std, "1"), "T1": (imaging.t1_s, "s"), "pH": (imaging.ph, "1"),
+        "pH_std": (imaging.ph_std, "1"), "r2": (imaging.r2, "1"), "status": (imaging.status, "1"), "mask": (imaging.mask, "1"),
+    }  # fmt: skip
+    with _whole(out, overwrite=overwrite) as part:
+        for name, (values, unit) in maps.items():
+            write_volume(part / f"{name}.nii.gz", np.asarray(values), imaging.affine, sidecar={"Unit": unit})
+        write_json(part / "assumptions.json", {"assumptions": list(imaging.assumptions), "summary": imaging.summary()})
+        write_json(part / "provenance.json", provenance({}, inputs, {}))
+    return out
+
+
+@contextmanager
+def _whole(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to fill under a temporary name, renamed into place at the end: a run that is killed leaves none."""
     claim_output(out, overwrite=overwrite)
     part = out.absolute().with_name(f".{out.name}.part-{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _write_maps(part, imaging, fit)
-        _write_tables(part, fit)
-        write_bytes(part / "config.toml", to_toml(config).encode())
-        write_json(part / "provenance.json", provenance(fit, config, inputs))
-        write_bytes(part / "report.html", report.encode())
+        yield part
         if out.exists():
             shutil.rmtree(out)
         os.replace(part, out)
@@ -65,7 +96,6 @@ def write_result(
         raise OutputError(f"{out} cannot be written: {error.strerror}.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return out
 
 
 def _write_maps(part: Path, imaging: ImagingMaps, fit: FitResult) -> None:
@@ -115,14 +145,13 @@ def _row(s: ScalarEstimate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def provenance(fit: FitResult, config: Mapping[str, Any], inputs: Sequence[Path]) -> dict[str, Any]:
+def provenance(seconds: Mapping[str, float], inputs: Sequence[Path], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Versions, seed, device, durations, and the inputs by name and SHA-256; no paths, no header text."""
     packages = ("nanopinn", "torch", "numpy", "scipy", "nibabel", "monai")
     return {
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-        "seed": config["fit"]["seed"],
-        "device": config["fit"]["device"],
-        "seconds": {k: round(v, 3) for k, v in fit.seconds.items()},
+        **{k: settings[k] for k in ("seed", "device") if k in settings},
+        "seconds": {k: round(v, 3) for k, v in seconds.items()},
         "inputs": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in inputs},
     }
 
@@ -145,6 +174,18 @@ class ResultFolder:
     scalars: tuple[ScalarEstimate, ...]
     check: CheckResult
     assumptions: tuple[str, ...]
+
+
+def read_checkpoint(folder: Path) -> bytes:
+    """The checkpoint of a result folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        return (folder / "checkpoint.pt").read_bytes()
+    except OSError as error:
+        raise InputError("not a result folder", file=folder, expected="checkpoint.pt", remedy="Give the --out of a fit.") from error
 
 
 def read_result(folder: Path) -> ResultFolder:

@@ -112,9 +112,7 @@ class _StageSolver:
         self.moving, self.still = list(operator.mobile), [p for p in range(len(capacity)) if p not in operator.mobile]
         local = (w * operator.reaction).movedim((0, 1), (-2, -1)).contiguous()
         local = local + torch.diag_embed((capacity + w * operator.diagonal).movedim(0, -1))
-        mm, ms, sm, ss = (
-            local[..., rows, :][..., columns] for rows in (self.moving, self.still) for columns in (self.moving, self.still)
-        )
+        mm, ms, sm, ss = (local[..., rows, :][..., columns] for rows in (self.moving, self.still) for columns in (self.moving, self.still))
         # with nothing that stays, these are empty and change nothing
         self.settle = _Local(torch.linalg.inv(ss))
         self.feed, self.return_ = _Local(sm), _Local(ms)

@@ -9,6 +9,7 @@ import numpy as np
 
 from nanopinn.imaging.maps import ImagingInputs, ImagingMaps, make_maps
 from nanopinn.inference.check import check_fit
+from nanopinn.inference.checkpoint import Checkpoint
 from nanopinn.inference.fv import Fitted, fit_fv
 from nanopinn.inference.pinn import fit_pinn
 from nanopinn.inference.pinn.engine import PinnSettings
@@ -29,6 +30,7 @@ class Study:
     fit: FitResult
     inputs: ImagingInputs
     settings: FitSettings
+    checkpoint: Checkpoint
 
 
 def run_fit(inputs: ImagingInputs, settings: FitSettings, *, progress: Progress | None = None) -> Study:
@@ -44,11 +46,14 @@ def run_fit(inputs: ImagingInputs, settings: FitSettings, *, progress: Progress 
     imaging = make_maps(inputs)
     posed = pose_problem(imaging, settings, device)
     seconds = {"imaging": time.perf_counter() - began}
-    return Study(imaging, infer(imaging, posed, settings, progress, seconds), inputs, settings)
+    result, last = infer(imaging, posed, settings, progress, seconds)
+    return Study(imaging, result, inputs, settings, Checkpoint(last.problem, last.theta))
 
 
-def infer(imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: Progress, seconds: dict[str, float]) -> FitResult:
-    """Run the engines on a posed problem, check the answer and collect it."""
+def infer(
+    imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: Progress, seconds: dict[str, float]
+) -> tuple[FitResult, Fitted]:  # fmt: skip
+    """Run the engines on a posed problem, check the answer and collect it; with where the last engine ended."""
     fits: dict[str, Fitted] = {}
     start = None
     if settings.engine in ("auto", "pinn"):
@@ -59,7 +64,7 @@ def infer(imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: P
     last = fits["fv"] if "fv" in fits else fits["pinn"]
     check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
     seconds = {**seconds, **{name: f.run.seconds for name, f in fits.items()}, "check": check.seconds}
-    return FitResult(
+    result = FitResult(
         scalars=last.run.scalars,
         covariance=last.run.covariance,
         runs={name: f.run for name, f in fits.items()},
@@ -73,6 +78,7 @@ def infer(imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: P
         mask=imaging.mask,
         seconds=seconds,
     )
+    return result, last
 
 
 def _pinn_settings(preset: str) -> PinnSettings:

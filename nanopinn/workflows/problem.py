@@ -177,6 +177,7 @@ def _unit_bumps(inside: NDArray[np.bool_], voxel_m: Array, size_m: float, most: 
     points = np.moveaxis(np.indices(inside.shape), 0, -1) * spacing
     distance2 = ((points[None] - centres[:, None, None, None]) ** 2).sum(-1)
     bumps = np.exp(-distance2 / (2 * (0.7 * size) ** 2)) * inside
+    bumps[bumps < 1e-3] = 0.0
     height = np.sqrt((bumps**2).sum(0, keepdims=True))
     return np.asarray(bumps / np.where(height > 0, height, 1.0))
 

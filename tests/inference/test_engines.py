@@ -46,9 +46,8 @@ def small_problem(distort: float = 1.0) -> tuple[InverseProblem, np.ndarray]:
     voxels = tumour > 0.5
     count = int(voxels.sum())
     nothing = ContrastObservation(torch.zeros(40, count).double(), torch.ones(count).double(), voxels, torch.zeros(count, 40, 1).double())
-    images = tuple(
-        DrugObservation(hours * 3600, kind, 0 * r, 0 * r + 1, 0 * r + 1, voxels) for hours in (1.0, 12.0) for kind in ("encapsulated", "released")
-    )  # type: ignore[arg-type]
+    blank = [0 * r, 0 * r + 1, 0 * r + 1, voxels]
+    images = tuple(DrugObservation(3600 * hours, kind, *blank) for hours in (1.0, 12.0) for kind in ("encapsulated", "released"))
     setting = Setting(maps, Grid((n, n, n), (h, h, h)), 1)
     no_spread = torch.zeros((2, 2, n, n, n), dtype=torch.float64)
     bumps = torch.zeros((1, n, n, n), dtype=torch.float64)

@@ -91,10 +91,10 @@ class _Writer:
     def noisy(self, values: Array, sd: float) -> Array:
         return values + sd * self.rng.standard_normal(values.shape)
 
-    def save(self, name: str, values: Array, affine: Any = None, **sidecar: Any) -> None:
+    def save(self, name: str, values: Array, affine: Any = None, frame_spacing_s: float = 0.0, **sidecar: Any) -> None:
         path = self.out / f"{name}.nii.gz"
         path.parent.mkdir(exist_ok=True)
-        write_volume(path, values, self.affine if affine is None else affine, sidecar=sidecar or None)
+        write_volume(path, values, self.affine if affine is None else affine, sidecar=sidecar or None, frame_spacing_s=frame_spacing_s)
 
     def write(self) -> None:
         self.scan()
@@ -111,7 +111,7 @@ class _Writer:
         series = signal_from_concentration(np.nan_to_num(self.truth.contrast), base, self.anatomy.T1, TR_S, FLIP_DEG, value("r1_Gd"))
         shared: dict[str, Any] = {"RepetitionTimeExcitation": TR_S, "MagneticFieldStrength": 3.0}
         self.save(
-            "dce", self.noisy(self.voxels(series), sd), **shared, FlipAngle=FLIP_DEG,
+            "dce", self.noisy(self.voxels(series), sd), frame_spacing_s=self.settings.frame_spacing_s, **shared, FlipAngle=FLIP_DEG,
             VolumeTiming=[float(t) for t in self.frames], ContrastRelaxivity=value("r1_Gd"),
             BolusArrivalTime=BOLUS_S, Hematocrit=value("Hct"),
         )  # fmt: skip
