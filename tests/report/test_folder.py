@@ -1,0 +1,114 @@
+"""The result folder: all or nothing, readable again, safe against what comes from outside."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from nanopinn.errors import InputError, OutputError
+from nanopinn.inference.result import CheckItem, CheckResult, Curve, EngineRun, FieldEstimate, FitResult, MapEstimate, ScalarEstimate
+from nanopinn.report.folder import claim_output, read_result, to_toml, write_result
+from nanopinn.report.html import render_report
+from nanopinn.workflows.settings import FitSettings
+
+SHAPE = (4, 5, 3)
+
+
+def scalar(name: str, sd: float) -> ScalarEstimate:
+    return ScalarEstimate(name, f"label of {name}", "1/h", "log", 2.0, 0.8, 3.0, sd)
+
+
+@pytest.fixture
+def fit() -> FitResult:
+    scalars = (scalar("l", 0.1), scalar("p_e", 0.8))
+    run = EngineRun("fv", scalars, np.eye(2), (10.0, 5.0), 9.0, 12, 1.5, True, "converged")
+    values = np.random.default_rng(0).random(SHAPE)
+    return FitResult(
+        scalars=scalars, covariance=np.eye(2), runs={"fv": run}, engine_distance={},
+        check=CheckResult((CheckItem("pressure, relative L2", 0.2, 0.05, False, "why"),), 2.0),
+        maps={"IFP": MapEstimate("IFP", "mmHg", "pressure", "images and prior", values, 0.1 * values)},
+        fields={"free": FieldEstimate("free", "ug/mL", "free drug", np.array([60.0, 120.0]), np.stack([values, values]))},
+        curves=(Curve("contrast", "mM", np.arange(4.0), np.arange(4.0), np.arange(4.0)),),
+        assumptions=("<script>alert(1)</script>",), affine=np.eye(4), mask=values > 0.1, seconds={"fv": 1.5},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def imaging(fit: FitResult) -> SimpleNamespace:
+    status = np.zeros(SHAPE, dtype=np.int32)
+    status[0, 0, 0] = 2
+    return SimpleNamespace(status=status, mask=np.ones(SHAPE, dtype=bool), summary=lambda: "tumour: 60 voxels")
+
+
+def write(out: Path, fit: FitResult, imaging: SimpleNamespace, **change: object) -> Path:
+    settings = {"fit": FitSettings(seed=3, drug=("a.nii.gz",)).model_dump()}
+    usual = {"config": settings, "inputs": [], "report": "<p>report</p>", "checkpoint": b"state"}
+    return write_result(out, imaging=imaging, fit=fit, **{**usual, **change})  # type: ignore[arg-type]
+
+
+def test_a_folder_reads_back_as_it_was_written(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+    found = read_result(write(tmp_path / "out", fit, imaging))
+    assert found.scalars == fit.scalars
+    assert found.check == fit.check
+    assert found.assumptions == fit.assumptions
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def test_the_configuration_reads_back_as_settings(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+    write(tmp_path / "out", fit, imaging)
+    table = tomllib.loads((tmp_path / "out" / "config.toml").read_text())
+    assert FitSettings.model_validate(table["fit"]) == FitSettings(seed=3, drug=("a.nii.gz",))
+
+
+def test_toml_survives_odd_strings() -> None:
+    odd = {"t": {"a": 'q"uote\\ \n ü', "b": [1, 2.5], "c": True, "d": None}}
+    assert tomllib.loads(to_toml(odd)) == {"t": {"a": 'q"uote\\ \n ü', "b": [1, 2.5], "c": True}}
+
+
+def test_a_failure_half_way_leaves_nothing(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+    broken = replace(fit, fields={"free": SimpleNamespace(name="free", unit="x", description="y", times_s=["late"])})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="late"):
+        write(tmp_path / "out", broken, imaging)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_result_folder_is_overwritten(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+    out = write(tmp_path / "out", fit, imaging)
+    with pytest.raises(OutputError, match="exists"):
+        write(out, fit, imaging)
+    write(out, fit, imaging, overwrite=True, report="second")
+    assert (out / "report.html").read_text() == "second"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    with pytest.raises(OutputError, match="not a result folder"):
+        claim_output(tmp_path / "mine", overwrite=True)
+
+
+def test_no_path_of_this_machine_is_written(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+    source = tmp_path / "secret_place" / "scan.nii.gz"
+    source.parent.mkdir()
+    source.write_bytes(b"data")
+    out = write(tmp_path / "out", fit, imaging, inputs=[source])
+    text = "".join(p.read_text() for p in out.glob("*.json")) + (out / "config.toml").read_text()
+    assert "scan.nii.gz" in text
+    assert "secret_place" not in text
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a result folder"):
+        read_result(tmp_path)
+
+
+def test_the_report_says_the_check_first_and_escapes_what_it_is_told(fit: FitResult, imaging: SimpleNamespace) -> None:
+    page = render_report(imaging, fit)  # type: ignore[arg-type]
+    assert page.index("CHECK FAILED") < page.index("label of l")
+    assert "<script>" not in page
+    assert "no, the prior speaks" in page
+    assert "1 tumour voxels: does not enhance" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page

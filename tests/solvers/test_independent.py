@@ -1,0 +1,116 @@
+"""The finite volumes against codes and formulas that share nothing with them: FiPy, scipy, a manufactured decay."""
+
+from __future__ import annotations
+
+import fipy
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+from nanopinn.physics.model import FlowCoefficients, PoolCoefficients
+from nanopinn.solvers.fluxes import PoolOperator, darcy_flows
+from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.march import SDIRK3, TR_BDF2, Scheme, march
+from nanopinn.solvers.pressure import solve_pressure
+
+GRID = Grid((9, 8, 7), (0.5e-3, 0.6e-3, 0.7e-3))
+
+
+def tissue() -> FlowCoefficients:
+    """Random conductivity and filtration over an order of magnitude; not smooth, as maps are not."""
+    g = torch.Generator().manual_seed(1)
+    draw = lambda scale: scale * torch.exp(torch.randn(GRID.shape, dtype=torch.float64, generator=g))  # noqa: E731
+    return FlowCoefficients(
+        K=draw(2e-14), LpSV=draw(2e-7), p_e=1500 + 0 * draw(1.0), LpLSL=draw(5e-8), p_L=-50.0, p_inf=10.0
+    )  # fmt: skip
+
+
+def in_fipy(values: torch.Tensor) -> np.ndarray:
+    """FiPy counts x fastest."""
+    return values.numpy().transpose(2, 1, 0).ravel()
+
+
+def from_fipy(values: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(values).reshape(GRID.shape[::-1]).transpose(2, 1, 0).copy())
+
+
+@pytest.fixture(scope="module")
+def mesh() -> fipy.Grid3D:
+    (nx, ny, nz), (dx, dy, dz) = GRID.shape, GRID.spacing
+    return fipy.Grid3D(nx=nx, ny=ny, nz=nz, dx=dx, dy=dy, dz=dz)
+
+
+def test_pressure_is_fipys(mesh: fipy.Grid3D) -> None:
+    flow = tissue()
+    p = fipy.CellVariable(mesh=mesh, value=0.0)
+    p.constrain(flow.p_inf, mesh.exteriorFaces)
+    K, L, drain = (fipy.CellVariable(mesh=mesh, value=in_fipy(v)) for v in (flow.K, flow.LpSV, flow.LpLSL))
+    source = L * 1500.0 + drain * flow.p_L
+    # units of 1e-10 keep the coefficients away from FiPy's own tolerances
+    equation = fipy.DiffusionTerm(coeff=1e10 * K.harmonicFaceValue) - fipy.ImplicitSourceTerm(coeff=1e10 * (L + drain)) + 1e10 * source == 0
+    equation.solve(var=p, solver=fipy.LinearLUSolver(tolerance=1e-14))
+    ours = solve_pressure(flow, GRID).x
+    assert float((ours - from_fipy(p.value)).norm() / ours.norm()) < 1e-8
+
+
+def pools(flow: FlowCoefficients) -> tuple[PoolCoefficients, PoolOperator]:
+    """One pool carried by the flow, decaying."""
+    p = solve_pressure(flow, GRID).x
+    phi = 0.3 * torch.ones(GRID.shape, dtype=torch.float64)
+    coefficients = PoolCoefficients(
+        ("one",), phi[None], torch.tensor([0.8], dtype=torch.float64), 1e-10 * phi[None], 2e-5 * phi[None, None], phi[None, None]
+    )
+    return coefficients, PoolOperator.of(coefficients, darcy_flows(flow, p, GRID), GRID)
+
+
+def dense(operator: PoolOperator) -> np.ndarray:
+    n = int(np.prod(GRID.shape))
+    unit = torch.eye(n, dtype=torch.float64).reshape(n, 1, *GRID.shape)
+    return operator(unit).reshape(n, n).T.numpy()
+
+
+@pytest.mark.parametrize(("scheme", "order"), [(TR_BDF2, 2.0), (SDIRK3, 3.0)])
+def test_the_march_converges_to_scipys_answer_at_its_order(scheme: Scheme, order: float) -> None:
+    coefficients, operator = pools(tissue())
+    capacity = coefficients.capacity
+    A, c = dense(operator), capacity.flatten().numpy()
+    s = (1e-5 * capacity).flatten().numpy()
+    end = 4e3
+
+    def source(t: float) -> tuple[torch.Tensor, None]:
+        return 1e-5 * capacity * float(np.exp(-t / 1e3)), None
+
+    exact = solve_ivp(lambda t, u: (s * np.exp(-t / 1e3) - A @ u) / c, (0, end), 0 * c, method="BDF", rtol=1e-10, atol=1e-14).y[:, -1]
+    errors = []
+    for steps in (8, 16, 32):
+        found = march(operator, capacity, source, list(np.linspace(0, end, steps + 1)), scheme=scheme, tol=1e-12).U[-1].flatten().numpy()
+        errors.append(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+    rates = np.log2(np.array(errors[:-1]) / errors[1:])
+    assert errors[-1] < 1e-3
+    assert rates[-1] > order - 0.3
+
+
+def test_still_pools_are_eliminated_exactly() -> None:
+    """Two pools, one of which stays: the same as solving both together."""
+    flow = tissue()
+    p = solve_pressure(flow, GRID).x
+    phi = 0.3 * torch.ones(GRID.shape, dtype=torch.float64)
+    one, zero = torch.ones_like(phi), torch.zeros_like(phi)
+    reaction = torch.stack([torch.stack([3e-4 * one, -1e-4 * one]), torch.stack([-2e-4 * one, 1.5e-4 * one])])
+    coefficients = PoolCoefficients(
+        ("free", "bound"), torch.stack([phi, one]), torch.tensor([1.0, 0.0], dtype=torch.float64), torch.stack([1e-10 * phi, zero]),
+        reaction, torch.stack([phi, zero])[:, None],
+    )  # fmt: skip
+    operator = PoolOperator.of(coefficients, darcy_flows(flow, p, GRID), GRID)
+    assert operator.mobile == (0,)
+    n = 2 * int(np.prod(GRID.shape))
+    A = operator(torch.eye(n, dtype=torch.float64).reshape(n, 2, *GRID.shape)).reshape(n, n).T
+    capacity, h = coefficients.capacity, 500.0
+    run = march(operator, capacity, lambda t: (1e-3 * capacity, None), [0.0, h], scheme=SDIRK3, tol=1e-13)
+    U, k = torch.zeros(n, dtype=torch.float64), []
+    for row in SDIRK3.a:
+        known = U + h * sum((a * r for a, r in zip(row, k, strict=False)), torch.zeros_like(U))
+        stage = torch.linalg.solve(torch.diag(capacity.flatten()) + h * SDIRK3.gamma * A, capacity.flatten() * known + h * SDIRK3.gamma * 1e-3 * capacity.flatten())
+        k.append((stage - known) / (h * SDIRK3.gamma))
+    torch.testing.assert_close(run.U[-1].flatten(), stage, rtol=1e-9, atol=1e-12)
