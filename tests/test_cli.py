@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+
+from nanopinn.cli import _spread
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
 
@@ -84,13 +87,59 @@ def test_an_empty_mask_is_refused(tmp_path: Path) -> None:
 
 
 def test_maps_of_the_sample_lie_near_its_truth(tmp_path: Path) -> None:
-    vfa = [a for f in sorted(SAMPLE.glob("vfa_*.nii.gz")) for a in ("--vfa", f)]
-    args = ["--dce", SAMPLE / "dce.nii.gz", "--cest", SAMPLE / "ph.nii.gz", "--mask", SAMPLE / "mask.nii.gz", *vfa]
+    vfa = sorted(SAMPLE.glob("vfa_*.nii.gz"))
+    args = ["--dce", SAMPLE / "dce.nii.gz", "--cest", SAMPLE / "ph.nii.gz", "--mask", SAMPLE / "mask.nii.gz", "--vfa", *vfa]
     result = nanopinn("maps", *args, "-o", tmp_path / "maps", "-q")
     assert result.returncode == 0, result.stderr
     inside = np.asarray(nib.load(SAMPLE / "mask.nii.gz").dataobj) > 0.5
     found, true = (np.asarray(nib.load(p).dataobj) for p in (tmp_path / "maps/Ktrans.nii.gz", SAMPLE / "truth/Ktrans.nii.gz"))
     assert np.nanmedian(np.abs(found / true - 1)[inside]) < 0.10  # the bound
+
+
+def test_a_run_without_drug_images_is_whole_and_can_be_checked_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    inputs = ["--dce", SAMPLE / "dce.nii.gz", "--cest", SAMPLE / "ph.nii.gz", "--mask", SAMPLE / "mask.nii.gz"]
+    run = nanopinn("fit", *inputs, "--vfa", *sorted(SAMPLE.glob("vfa_*.nii.gz")), "--engine", "fv", "--preset", "fast", "-v", "-o", out)
+    assert run.returncode in (0, 5), run.stderr
+    assert "PS_l" in run.stderr  # -v tells the numbers
+    assert "keep their priors" in run.stdout
+    rows = {r["name"]: r for r in json.loads((out / "parameters.json").read_text())["parameters"]}
+    assert rows["PS_l"]["informed"] == "no"
+    assert rows["PS_l"]["contraction"] == pytest.approx(0, abs=1e-6)
+    for name in ("maps/IFP", "maps/IFP_std", "maps/velocity", "maps/krel", "maps/Ktrans", "fields/encapsulated"):
+        assert (out / f"{name}.nii.gz").is_file()
+        assert json.loads((out / f"{name}.json").read_text())["Unit"]
+    again = nanopinn("check", out, "-q")
+    assert again.returncode == run.returncode
+    first = {i["name"]: i["value"] for i in json.loads((out / "check.json").read_text())["items"]}
+    for line in again.stdout.splitlines()[1:]:
+        name, found = line[7:51].strip(), float(line[51:63])
+        assert found == pytest.approx(first[name], rel=1e-3, abs=1e-7), name
+    assert nanopinn("report", out).returncode == 0
+
+
+def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nanopinn", "fit", "--dce", SAMPLE / "dce.nii.gz", "--cest", SAMPLE / "ph.nii.gz", "--t1", "1.4"]
+    run = subprocess.Popen([*command, "-o", tmp_path / "out"], stderr=subprocess.PIPE, text=True)
+    assert run.stderr is not None
+    assert "imaging" in run.stderr.readline()
+    run.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    assert "nothing was written" in run.stderr.read()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_in_a_row_belong_to_the_option_before_them() -> None:
+    given = ["fit", "--vfa", "a", "b", "--mask", "m", "--drug", "c", "-q"]
+    assert _spread(given) == ["fit", "--vfa", "a", "--vfa", "b", "--mask", "m", "--drug", "c", "-q"]
+    assert _spread(["--vfa", "a", "--vfa", "b"]) == ["--vfa", "a", "--vfa", "b"]
+    assert _spread(["check", "out", "--refine", "3"]) == ["check", "out", "--refine", "3"]
+
+
+def test_usage_errors_have_their_own_code() -> None:
+    assert nanopinn("fit", "--dce").returncode == 2
+    assert nanopinn("nothing").returncode == 2
+    assert nanopinn("--help").returncode == 0
 
 
 def test_an_existing_result_is_not_overwritten(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanopinn.imaging import extended_tofts
 from nanopinn.imaging.aif import PlasmaCurve
+from nanopinn.imaging.kinetics import InputCurve, fit_kinetics
 from nanopinn.inference.gauss_newton import Quadratic
 from nanopinn.inference.observations import ContrastObservation, DrugObservation, SharedError, SystematicErrors
 from nanopinn.inference.unknowns import UnknownSet
@@ -25,6 +27,8 @@ Array = NDArray[np.float64]
 
 #: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation holds.
 NEAR = 0.15
+#: No kinetic map moves by more than this factor between two linearisations.
+LARGEST_STEP = 1.25
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,10 @@ class InverseProblem:
     """Everything an engine needs; immutable, so that engines cannot disturb each other.
 
     Attributes:
-        Ktrans: measured transfer constant, 1/s, on the grid of the maps. It holds the solvent drag of the
-            contrast agent; ``setting.maps.PS`` is what is left of it at the current flow.
+        kinetics: measured Ktrans (1/s), ve and vp, ``(3, x, y, z)``: what each voxel's curve says by itself.
+        local: the same three of the tissue, ``(3, x, y, z)``, such that the model's curves, with all that flows and
+            diffuses between voxels, say ``kinetics`` when each is fitted by itself. ``setting.maps`` are made of
+            them; PS is Ktrans less the solvent drag.
         pH_bumps: ``(k, x, y, z)``; the error of the pH map is their sum with weights of unit variance.
         closure_bumps: ``(k, x, y, z)``, the same for what the model leaves out of each drug image, relative to it.
         spread: covariance of ln Ktrans and ln ve of every voxel, ``(2, 2, x, y, z)``.
@@ -91,7 +97,8 @@ class InverseProblem:
 
     unknowns: UnknownSet
     setting: Setting
-    Ktrans: Tensor
+    kinetics: Tensor
+    local: Tensor
     aif: PlasmaCurve
     frame_times: Array
     contrast: ContrastObservation
@@ -125,20 +132,23 @@ class InverseProblem:
     def linearised_at(self, theta: Array, forward: Forward) -> InverseProblem:
         """The problem with what it takes from the current state brought up to date.
 
-        PS is freed of the solvent drag of the current flow, the pH map takes the error that the drug images ask
-        for, and the observations learn what systematic errors do to them there. Itself while none of it would
-        change much: then the objective stands still and a descent can end.
+        The kinetic maps are freed of what flow and diffusion between voxels add to them, the pH map takes the error
+        that the drug images ask for, and the observations learn what systematic errors do to them there. Itself
+        while none of it would change much: then the objective stands still and a descent can end.
         """
         here = self.solve(theta, forward)
         pH_error = self._best_pH_error(here)
         if self.errors is not None and self._near(theta, pH_error, self.errors):
             return self
+        local = self._local_kinetics(here)
         maps = replace(
             self.setting.maps,
-            PS=permeability_from_transfer(self.Ktrans, here.flow.J_v),
+            PS=permeability_from_transfer(local[0], here.flow.J_v),
+            phi=local[1],
+            v_p=local[2],
             pH=self.measured_pH + torch.einsum("k,kxyz->xyz", pH_error, self.pH_bumps),
         )
-        new = replace(self, setting=replace(self.setting, maps=maps))
+        new = replace(self, local=local, setting=replace(self.setting, maps=maps))
         new = replace(new, drug=new._weighed(theta, here.flow))
         curves, *images = new._effect_of_grid(theta, here.flow.p)
         none = curves.new_zeros((0, 0))
@@ -151,6 +161,19 @@ class InverseProblem:
             pH=pH_error,
         )
         return replace(new, errors=errors)
+
+    def _local_kinetics(self, fields: Fields) -> Tensor:
+        """One step of the fixed point at which each voxel's curve, fitted by itself, says what was measured."""
+        voxels = self.contrast.voxels
+        curve = InputCurve(self.aif, self.frame_times, str(voxels.device))
+        fit = fit_kinetics(extended_tofts, fields.contrast[:, voxels].T.contiguous(), curve)
+        apparent, measured, old = fit.parameters.T, self.kinetics[:, voxels], self.local[:, voxels]
+        scale = (measured[:2] / apparent[:2]).clamp(1 / LARGEST_STEP, LARGEST_STEP)
+        new = torch.cat([old[:2] * scale, (old[2:] + measured[2:] - apparent[2:]).clamp(0.0, 0.5)])
+        new[1] = new[1].clamp(0.05, 0.9)
+        local = self.local.clone()
+        local[:, voxels] = torch.where(fit.converged & torch.isfinite(new).all(dim=0), new, old)
+        return local
 
     def _weighed(self, theta: Array, flow: Flow) -> tuple[DrugObservation, ...]:
         """The drug images, each with the sd that noise and the errors of Ktrans and ve together leave."""

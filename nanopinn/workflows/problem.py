@@ -50,7 +50,7 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     """
     spacing = tuple(float(h) for h in imaging.voxel_size_m)
     domain = Domain.around(imaging.mask, spacing, MARGIN_M)
-    tissue, Ktrans, spread, notes = _tissue(imaging, domain, device)
+    tissue, spread, notes = _tissue(imaging, domain, device)
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
     images = tuple(load_drug_image(Path(p), imaging.mask.shape, imaging.affine, imaging.mask) for p in settings.drug)
     drug = tuple(_drug_observation(image, imaging.mask, domain, device) for image in images)
@@ -60,10 +60,11 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     problem = InverseProblem(
         unknowns=unknowns,
         setting=Setting(tissue, grid, FLOW_REFINE[settings.preset]),
-        Ktrans=Ktrans,
+        kinetics=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
+        local=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
         aif=imaging.aif,
         frame_times=np.asarray(imaging.frame_times_s, dtype=np.float64),
-        contrast=_contrast_observation(imaging, domain, tissue, Ktrans),
+        contrast=_contrast_observation(imaging, domain, tissue),
         drug=drug,
         plasma=(encapsulated, leaked_free_drug(encapsulated, value("krel0_pH"))),
         pH_bumps=_pH_bumps(imaging, domain, device),
@@ -73,8 +74,8 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     return Posed(problem, domain, tuple(notes))
 
 
-def _tissue(imaging: ImagingMaps, domain: Domain, device: str) -> tuple[TissueMaps, torch.Tensor, torch.Tensor, list[str]]:
-    """Maps of the box without holes, the measured Ktrans (1/s), and the covariance of ln Ktrans and ln ve, ``(2, 2, x, y, z)``."""
+def _tissue(imaging: ImagingMaps, domain: Domain, device: str) -> tuple[TissueMaps, torch.Tensor, list[str]]:
+    """Maps of the box without holes (PS is Ktrans as measured) and the covariance of ln Ktrans and ln ve, ``(2, 2, x, y, z)``."""
     inside = imaging.mask
     Ktrans = _filled(imaging.ktrans_per_min / 60, inside, value("Ktrans_n"), low=1e-6)
     ve, ve_std, kept = _shrunk(imaging.ve, imaging.ve_std, inside)
@@ -86,9 +87,8 @@ def _tissue(imaging: ImagingMaps, domain: Domain, device: str) -> tuple[TissueMa
     def box(values: Array, beyond: float) -> torch.Tensor:
         return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
 
-    K = box(Ktrans, value("Ktrans_n"))
     tissue = TissueMaps(
-        tumour=box(inside.astype(float), 0.0), PS=K, phi=box(phi, value("ve_n")),
+        tumour=box(inside.astype(float), 0.0), PS=box(Ktrans, value("Ktrans_n")), phi=box(phi, value("ve_n")),
         v_p=box(v_p, value("vp_n")), pH=box(pH, value("pHe_n")),
     )  # fmt: skip
     relative = np.zeros((2, 2, *inside.shape))
@@ -100,15 +100,16 @@ def _tissue(imaging: ImagingMaps, domain: Domain, device: str) -> tuple[TissueMa
     spread = torch.stack([torch.stack([box(relative[i, j] * inside, 0.0) for j in range(2)]) for i in range(2)])
     holes = int((inside & ~np.isfinite(imaging.ktrans_per_min)).sum())
     notes = [
-        "Wall permeability of the contrast agent is Ktrans less its solvent drag; filtration and the liposome's "
-        "permeability follow its map inside the tumour (an assumption).",
+        "Ktrans, ve and vp are freed of what flow and diffusion between voxels add to them; the wall's permeability is "
+        "Ktrans less its solvent drag. Filtration and the liposome's permeability follow its map inside the tumour "
+        "(an assumption).",
         f"Porosity is the ve map, each voxel drawn to the tumour's mean as far as its own uncertainty asks "
         f"(on average {1 - float(kept[inside].mean()):.0%}). {holes} tumour voxels without a valid fit carry the tumour's median.",
         f"The pH map is smoothed (local lines, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before it drives release.",
         f"{MARGIN_M * 1e3:g} mm of normal tissue around the tumour are solved too, with tabulated flow properties "
         "relative to the tumour's; p = p_inf at their far edge.",
     ]
-    return tissue, K.clone(), spread, notes
+    return tissue, spread, notes
 
 
 def _bounded(relative_sd: Array) -> Array:
@@ -141,8 +142,8 @@ def _shrunk(values: Array, std: Array, inside: NDArray[np.bool_]) -> tuple[Array
 PH_SMOOTHING_VOXELS = 0.7
 #: Error that stays in the smoothed map, as a share of the voxel noise, and its size in space.
 PH_ERROR_LEFT, PH_ERROR_SIZE_M = 0.5, 0.7e-3
-#: Error that all voxels of a pH map share: its calibration, and what interpolation flattens.
-PH_COMMON_ERROR = 0.03
+#: Error that a whole pH map shares, its calibration, and as much where its coarse voxels flatten a core or a rim.
+PH_COMMON_ERROR, PH_FLATTENED_SIZE_M = 0.03, 2.0e-3
 #: What the model leaves out of a drug image (tissue below the voxel, the image's own scale), relative to it, and
 #: its size in space. An assumption: averaging the phantom's tissue to voxels costs 1 to 4 % (docs/inference.md).
 CLOSURE_ERROR, CLOSURE_SIZE_M = 0.03, 1.5e-3
@@ -156,8 +157,9 @@ def _pH_bumps(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor
     if imaging.ph_coverage == 0:
         return torch.as_tensor(PH_ASSUMED_ERROR * inside[None].astype(float), device=device)
     sd = PH_ERROR_LEFT * np.nan_to_num(domain.take(imaging.ph_std, np.nan), nan=PH_ASSUMED_ERROR / PH_ERROR_LEFT)
-    bumps = sd * _unit_bumps(inside, imaging.voxel_size_m, PH_ERROR_SIZE_M)
-    return torch.as_tensor(np.concatenate([bumps, PH_COMMON_ERROR * inside[None]]), device=device)
+    fine = sd * _unit_bumps(inside, imaging.voxel_size_m, PH_ERROR_SIZE_M)
+    coarse = PH_COMMON_ERROR * _unit_bumps(inside, imaging.voxel_size_m, PH_FLATTENED_SIZE_M)
+    return torch.as_tensor(np.concatenate([fine, coarse, PH_COMMON_ERROR * inside[None]]), device=device)
 
 
 def _closure_bumps(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:
@@ -204,7 +206,7 @@ def _smoothed_pH(pH: Array, inside: NDArray[np.bool_]) -> Array:
     return out
 
 
-def _contrast_observation(imaging: ImagingMaps, domain: Domain, tissue: TissueMaps, Ktrans: torch.Tensor) -> ContrastObservation:
+def _contrast_observation(imaging: ImagingMaps, domain: Domain, tissue: TissueMaps) -> ContrastObservation:
     """Concentration in tumour voxels with a valid fit and a finite curve."""
     curves = np.moveaxis(imaging.concentration_mM, 0, -1)
     usable = imaging.mask & np.isfinite(imaging.ktrans_per_min) & np.isfinite(curves).all(axis=-1)
@@ -213,7 +215,7 @@ def _contrast_observation(imaging: ImagingMaps, domain: Domain, tissue: TissueMa
     voxels = torch.as_tensor(domain.take(usable.astype(float), 0.0) > 0.5, device=device)
     box = torch.as_tensor(domain.take(imaging.concentration_mM, 0.0), device=device)
     noise = torch.as_tensor(domain.take(imaging.concentration_sd_mM, 1.0), device=device)[voxels]
-    local = _local_sensitivities(imaging, Ktrans[voxels], tissue.phi[voxels], tissue.v_p[voxels])
+    local = _local_sensitivities(imaging, tissue.PS[voxels], tissue.phi[voxels], tissue.v_p[voxels])
     baseline = torch.as_tensor(domain.take(imaging.baseline_error_mM, 0.0), device=device)[:, voxels].T
     explained = torch.cat([local, baseline[..., None]], dim=-1)
     return ContrastObservation(box[:, voxels], noise, voxels, torch.linalg.qr(explained)[0])

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from nanopinn.imaging import extended_tofts
 from nanopinn.imaging.aif import PlasmaCurve
+from nanopinn.imaging.kinetics import InputCurve, fit_kinetics
 from nanopinn.inference.check import check_fit
 from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
@@ -51,22 +53,26 @@ def small_problem(distort: float = 1.0) -> tuple[InverseProblem, np.ndarray]:
     setting = Setting(maps, Grid((n, n, n), (h, h, h)), 1)
     no_spread = torch.zeros((2, 2, n, n, n), dtype=torch.float64)
     bumps = torch.zeros((1, n, n, n), dtype=torch.float64)
-    problem = InverseProblem(unknowns, setting, maps.PS, aif, frames, nothing, images, curves, bumps, bumps, no_spread)
+    measured = torch.stack([maps.PS, maps.phi, maps.v_p])
+    problem = InverseProblem(unknowns, setting, measured, measured, aif, frames, nothing, images, curves, bumps, bumps, no_spread)
     fine = replace(problem, setting=replace(setting.refined(2), flow_refine=1))
     fields = fine.solve(truth, Forward(fine.setting, unknowns.scalars), scheme=SDIRK3)
     C, pools = mean_of_parts(fields.contrast, 2), mean_of_parts(fields.pools, 2)
+    apparent = fit_kinetics(extended_tofts, C[:, voxels].T.contiguous(), InputCurve(aif, frames)).parameters.T
+    measured = measured.clone()
+    measured[:, voxels] = apparent
     sd = NOISE * float(C[:, voxels].max())
     noisy = C + sd * torch.randn(C.shape, generator=generator, dtype=torch.float64)
-    measured = []
-    for d in images:
+    given, images = images, []
+    for d in given:
         image = d.predict(pools[problem.node_of(d)], maps, problem.plasma_at(d.time_s))
         noise = NOISE * float(image[voxels].max())
         factor = distort if d.time_s > 7200 and d.quantity == "encapsulated" else 1.0
         spotted = image * (1 + (factor - 1) * torch.sign(torch.sin(6e3 * x))[:, None, None])
-        measured.append(replace(d, measured=spotted + noise * torch.randn(r.shape, generator=generator, dtype=torch.float64),
+        images.append(replace(d, measured=spotted + noise * torch.randn(r.shape, generator=generator, dtype=torch.float64),
                                 noise_sd=noise * torch.ones_like(r), sd=noise * torch.ones_like(r)))  # fmt: skip
     contrast = replace(nothing, measured=noisy[:, voxels], noise_sd=sd * torch.ones(count, dtype=torch.float64))
-    return replace(problem, contrast=contrast, drug=tuple(measured)), truth
+    return replace(problem, contrast=contrast, drug=tuple(images), kinetics=measured), truth
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,8 @@ def test_still_pools_are_eliminated_exactly() -> None:
     U, k = torch.zeros(n, dtype=torch.float64), []
     for row in SDIRK3.a:
         known = U + h * sum((a * r for a, r in zip(row, k, strict=False)), torch.zeros_like(U))
-        stage = torch.linalg.solve(torch.diag(capacity.flatten()) + h * SDIRK3.gamma * A, capacity.flatten() * known + h * SDIRK3.gamma * 1e-3 * capacity.flatten())
+        stage = torch.linalg.solve(
+            torch.diag(capacity.flatten()) + h * SDIRK3.gamma * A, capacity.flatten() * known + h * SDIRK3.gamma * 1e-3 * capacity.flatten()
+        )
         k.append((stage - known) / (h * SDIRK3.gamma))
     torch.testing.assert_close(run.U[-1].flatten(), stage, rtol=1e-9, atol=1e-12)
