@@ -140,7 +140,8 @@ class InverseProblem:
         pH_error = self._best_pH_error(here)
         if self.errors is not None and self._near(theta, pH_error, self.errors):
             return self
-        local = self._local_kinetics(here)
+        # maps and flow follow each other with a lag that full steps would overshoot
+        local = self._local_kinetics(here, share=1.0 if self.errors is None else 0.6)
         maps = replace(
             self.setting.maps,
             PS=permeability_from_transfer(local[0], here.flow.J_v),
@@ -162,14 +163,14 @@ class InverseProblem:
         )
         return replace(new, errors=errors)
 
-    def _local_kinetics(self, fields: Fields) -> Tensor:
-        """One step of the fixed point at which each voxel's curve, fitted by itself, says what was measured."""
+    def _local_kinetics(self, fields: Fields, share: float) -> Tensor:
+        """A share of a step to where each voxel's curve, fitted by itself, says what was measured."""
         voxels = self.contrast.voxels
         curve = InputCurve(self.aif, self.frame_times, str(voxels.device))
         fit = fit_kinetics(extended_tofts, fields.contrast[:, voxels].T.contiguous(), curve)
         apparent, measured, old = fit.parameters.T, self.kinetics[:, voxels], self.local[:, voxels]
-        scale = (measured[:2] / apparent[:2]).clamp(1 / LARGEST_STEP, LARGEST_STEP)
-        new = torch.cat([old[:2] * scale, (old[2:] + measured[2:] - apparent[2:]).clamp(0.0, 0.5)])
+        scale = (measured[:2] / apparent[:2]).clamp(1 / LARGEST_STEP, LARGEST_STEP) ** share
+        new = torch.cat([old[:2] * scale, (old[2:] + share * (measured[2:] - apparent[2:])).clamp(0.0, 0.5)])
         new[1] = new[1].clamp(0.05, 0.9)
         local = self.local.clone()
         local[:, voxels] = torch.where(fit.converged & torch.isfinite(new).all(dim=0), new, old)
