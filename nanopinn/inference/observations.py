@@ -146,13 +146,14 @@ class SystematicErrors:
     """What the noise of the measured numbers does not cover, as it acts at one parameter vector.
 
     Attributes:
-        theta: where the effects were worked out.
+        theta: where the effects were worked out; grid_theta: where that of the grid was.
         grid_on_contrast, grid_on_drug: ``(n, k)``, of the grid of the maps on curves and on all drug images.
         closure_on_drug: ``(n, k)``, of what the model leaves out.
         pH_on_drug: ``(n, k)``, of the pH map's error. pH: ``(k,)``, that error as it stands in the maps now.
     """
 
     theta: NDArray[np.float64]
+    grid_theta: NDArray[np.float64]
     grid_on_contrast: Tensor
     grid_on_drug: Tensor
     closure_on_drug: Tensor

@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 
 #: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation holds.
 NEAR = 0.15
+#: The same for the effect of the grid.
+GRID_NEAR = 0.6
 #: No kinetic map moves by more than this factor between two linearisations.
 LARGEST_STEP = 1.25
 
@@ -151,14 +153,15 @@ class InverseProblem:
         )
         new = replace(self, local=local, setting=replace(self.setting, maps=maps))
         new = replace(new, drug=new._weighed(theta, here.flow))
-        curves, *images = new._effect_of_grid(theta, here.flow.p)
-        none = curves.new_zeros((0, 0))
+        none = here.contrast.new_zeros((0, 0))
+        grid_theta, on_contrast, on_drug = new._effect_of_grid(theta, here.flow.p)
         errors = SystematicErrors(
             theta=theta.copy(),
-            grid_on_contrast=curves[:, None],
-            grid_on_drug=torch.block_diag(*(i[:, None] for i in images)) if images else none,
-            closure_on_drug=new._effect_of_closure(here) if images else none,
-            pH_on_drug=new._effect_of_pH(theta, here.flow) if images else none,
+            grid_theta=grid_theta,
+            grid_on_contrast=on_contrast,
+            grid_on_drug=on_drug,
+            closure_on_drug=new._effect_of_closure(here) if self.drug else none,
+            pH_on_drug=new._effect_of_pH(theta, here.flow) if self.drug else none,
             pH=pH_error,
         )
         return replace(new, errors=errors)
@@ -219,21 +222,26 @@ class InverseProblem:
         moved = np.abs(theta - last.theta) / self.unknowns.prior_sd
         return bool(moved.max() < NEAR) and float((pH_error - last.pH).square().mean().sqrt()) < NEAR
 
-    def _effect_of_grid(self, theta: Array, pressure: Tensor) -> list[Tensor]:
-        """Change of the whitened curves and of every whitened drug image when cells are halved.
+    def _effect_of_grid(self, theta: Array, pressure: Tensor) -> tuple[Array, Tensor, Tensor]:
+        """Change of the whitened curves and of every whitened drug image when cells are halved, and where.
 
-        One standard deviation of the error of the grid, and of knowing tissue only as voxel means.
+        One standard deviation of the error of the grid, and of knowing tissue only as voxel means. It changes
+        slowly and costs the most: near where it was last worked out it is kept.
         """
+        last = self.errors
+        if last is not None and np.all(np.abs(theta - last.grid_theta) < GRID_NEAR * self.unknowns.prior_sd):
+            return last.grid_theta, last.grid_on_contrast, last.grid_on_drug
         setting = self.setting.refined(2)
         finer = replace(self, setting=replace(setting, flow_refine=-(-self.setting.flow_refine // 2)))
         here = self.solve(theta, self.forward(pressure))
         start = pressure if finer.setting.flow_setting.grid == self.setting.flow_setting.grid else None
         there = finer.solve(theta, finer.forward(start)).on_parents(2)
-        effects = [(self.contrast.residual(there.contrast) - self.contrast.residual(here.contrast)).reshape(-1)]
-        if here.pools is not None and there.pools is not None:
-            moved = there.pools - here.pools
-            effects += [d.whiten(d.linear(moved[self.node_of(d)], self.setting.maps)) for d in self.drug]
-        return effects
+        curves = (self.contrast.residual(there.contrast) - self.contrast.residual(here.contrast)).reshape(-1, 1)
+        if here.pools is None or there.pools is None:
+            return theta.copy(), curves, curves.new_zeros((0, 0))
+        moved = there.pools - here.pools
+        images = [d.whiten(d.linear(moved[self.node_of(d)], self.setting.maps)) for d in self.drug]
+        return theta.copy(), curves, torch.block_diag(*(i[:, None] for i in images))
 
     def _effect_of_closure(self, fields: Fields) -> Tensor:
         """Change of every whitened drug image by each bump of the closure error, which no two images share."""
