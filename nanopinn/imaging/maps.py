@@ -70,8 +70,7 @@ class ImagingMaps:
         affine: ``(4, 4)`` RAS mm. voxel_size_m: ``(3,)``. mask: the tumour.
         ktrans_per_min, ve, vp and their ``_std``; covariance ``(x, y, z, 3, 3)`` of the three.
         t1_s; r2; status: bits of :class:`Status`.
-        concentration_mM: ``(t, x, y, z)``; concentration_sd_mM: ``(x, y, z)``, noise of one frame;
-            baseline_error_mM: ``(t, x, y, z)``, one standard deviation of what all frames share.
+        concentration_mM: ``(t, x, y, z)``; concentration_sd_mM: ``(x, y, z)``, noise of one frame.
         frame_times_s; aif: in plasma, at the fitted arrival; delay_s: fitted, added to the stated arrival.
         ph, ph_std: NaN outside the slab; ph_filled: for the physics; ph_fill_value; ph_coverage of the tumour.
         assumptions: one sentence each.
@@ -92,7 +91,6 @@ class ImagingMaps:
     status: NDArray[np.int32]
     concentration_mM: Array
     concentration_sd_mM: Array
-    baseline_error_mM: Array
     frame_times_s: Array
     aif: PlasmaCurve
     delay_s: float
@@ -157,7 +155,7 @@ def make_maps(
     return ImagingMaps(
         affine=affine, voxel_size_m=np.linalg.norm(affine[:3, :3], axis=0) * 1e-3, mask=mask, **kinetics,
         covariance=fitted.covariance, t1_s=T1, r2=fitted.r2, status=fitted.status, concentration_mM=C.mM,
-        concentration_sd_mM=noise, baseline_error_mM=C.baseline_error_mM,
+        concentration_sd_mM=noise,
         frame_times_s=acquisition.frame_times_s, aif=aif, delay_s=delay, ph=ph.measured, ph_std=ph.std,
         ph_filled=ph.filled, ph_fill_value=ph.fill_value, ph_coverage=ph.coverage,
         assumptions=(*notes, *T1_notes, *mask_notes, *aif_notes, *noise_notes, *ph.assumptions),
@@ -211,9 +209,9 @@ def _ph(inputs: ImagingInputs, shape: tuple[int, int, int], affine: Array, mask:
 
 def _noise(C: Concentration, fitted: KineticMaps, mask: NDArray[np.bool_]) -> tuple[Array, list[str]]:
     """Noise of one frame: the baseline's, scaled for all voxels alike where the fits leave more than that."""
-    ratio = (fitted.residual_sd_mM / C.noise_sd_mM)[mask]
-    ratio = ratio[np.isfinite(ratio)]
-    excess = float(np.sqrt(np.mean(ratio**2))) if ratio.size else 1.0
+    left, noise = fitted.residual_sd_mM[mask], C.noise_sd_mM[mask]
+    known = np.isfinite(left) & np.isfinite(noise)
+    excess = float(np.sqrt((left[known] ** 2).sum() / (noise[known] ** 2).sum())) if known.any() else 1.0
     if excess < _EXCESS_NOTED:
         return C.noise_sd_mM, []
     return C.noise_sd_mM * excess, [

@@ -58,9 +58,11 @@ def small_problem(distort: float = 1.0) -> tuple[InverseProblem, np.ndarray]:
     fine = replace(problem, setting=replace(setting.refined(2), flow_refine=1))
     fields = fine.solve(truth, Forward(fine.setting, unknowns.scalars), scheme=SDIRK3)
     C, pools = mean_of_parts(fields.contrast, 2), mean_of_parts(fields.pools, 2)
-    apparent = fit_kinetics(extended_tofts, C[:, voxels].T.contiguous(), InputCurve(aif, frames)).parameters.T
+    curve = InputCurve(aif, frames)
+    apparent = fit_kinetics(extended_tofts, C[:, voxels].T.contiguous(), curve).parameters
     measured = measured.clone()
-    measured[:, voxels] = apparent
+    measured[:, voxels] = apparent.T
+    explained = torch.linalg.qr(extended_tofts.evaluate(apparent, curve)[1])[0]
     sd = NOISE * float(C[:, voxels].max())
     noisy = C + sd * torch.randn(C.shape, generator=generator, dtype=torch.float64)
     given, images = images, []
@@ -71,7 +73,7 @@ def small_problem(distort: float = 1.0) -> tuple[InverseProblem, np.ndarray]:
         spotted = image * (1 + (factor - 1) * torch.sign(torch.sin(6e3 * x))[:, None, None])
         images.append(replace(d, measured=spotted + noise * torch.randn(r.shape, generator=generator, dtype=torch.float64),
                                 noise_sd=noise * torch.ones_like(r), sd=noise * torch.ones_like(r)))  # fmt: skip
-    contrast = replace(nothing, measured=noisy[:, voxels], noise_sd=sd * torch.ones(count, dtype=torch.float64))
+    contrast = replace(nothing, measured=noisy[:, voxels], noise_sd=sd * torch.ones(count, dtype=torch.float64), explained=explained)
     return replace(problem, contrast=contrast, drug=tuple(images), kinetics=measured), truth
 
 
