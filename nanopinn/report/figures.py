@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from nanopinn.inference.result import Curve, EngineRun, FitResult, MapEstimate, ScalarEstimate
@@ -85,6 +86,10 @@ def prior_posterior_panel(scalars: Sequence[ScalarEstimate]) -> Figure:
             axes.fill_between(x, density, color=colour, alpha=0.5, lw=0)
         if s.scale == "log":
             axes.set_xscale("log")
+            decades = 7 * max(s.prior_sd, s.sd) / np.log(10)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 3.0)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_yticks([])
         axes.set_title(s.label, fontsize=9)
         axes.set_xlabel("" if s.unit == "1" else s.unit, fontsize=9)

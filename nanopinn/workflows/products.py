@@ -49,15 +49,35 @@ def _flow_maps(posed: Posed, fit: Fitted) -> list[MapEstimate]:
     def image(values: torch.Tensor) -> Array:
         return posed.domain.put(values.cpu().numpy())
 
-    speed = flow.velocity(problem.setting.grid).norm(dim=0) * 1e6
+    u, du = _velocity(fit)
+    speed = u.norm(dim=0)
+    along = (du * u).sum(dim=1) / speed.clamp_min(1e-30)
+    speed_sd = torch.einsum("ixyz,ij,jxyz->xyz", along, covariance, along).clamp_min(0).sqrt()
     return [
         MapEstimate(
             "IFP", "mmHg", "interstitial fluid pressure; its level carries the prior on p_e", "images and prior",
             image(p) / PA_PER_MMHG, image(sd) / PA_PER_MMHG,
         ),
-        MapEstimate("velocity", "um/s", "speed of the interstitial fluid (Darcy)", "images and prior", image(speed)),
+        MapEstimate(
+            "velocity", "um/s", "speed of the interstitial fluid (Darcy)", "images and prior",
+            image(speed) * 1e6, image(speed_sd) * 1e6,
+        ),
         MapEstimate("Jv", "1/h", "filtration from the vessels", "images and prior", image(flow.J_v) * 3600),
     ]  # fmt: skip
+
+
+def _velocity(fit: Fitted) -> tuple[torch.Tensor, torch.Tensor]:
+    """Velocity ``(3, x, y, z)``, m/s, and its tangents ``(m, 3, x, y, z)``."""
+    problem, flow = fit.problem, fit.prediction.fields.flow
+    assert flow.dp is not None
+    theta, forward = problem.tensor(fit.theta), problem.forward()
+
+    def velocity(th: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        return forward.flow_of_pressure(th, p).velocity(problem.setting.grid)
+
+    along = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
+    tangents = [torch.func.jvp(velocity, (theta, flow.p), (e, dp))[1] for e, dp in zip(along, flow.dp, strict=True)]
+    return velocity(theta, flow.p), torch.stack(tangents)
 
 
 def _release_map(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> MapEstimate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nanopinn.imaging.geometry import resample, same_grid
+from nanopinn.imaging.geometry import local_linear, resample, same_grid
 
 from .conftest import oblique
 
@@ -92,3 +92,20 @@ def test_grids_are_the_same_to_a_hundredth_of_a_voxel(shift: float, same: bool) 
     moved[0, 3] += shift
     assert same_grid((3, 3, 3), FINE, (3, 3, 3), moved) is same
     assert not same_grid((3, 3, 3), FINE, (3, 3, 4), FINE)
+
+
+def test_smoothing_keeps_a_ramp_up_to_the_border_of_its_sources() -> None:
+    values = ramp(world((12, 10, 8), COARSE))
+    source = np.zeros(values.shape, dtype=bool)
+    source[2:9, 2:8, 2:6] = True
+    smooth = local_linear(np.where(source, values, 1e6), source, 0.7)
+    # the ridge that keeps slopes finite bends a line by a hundredth of its step
+    step = np.abs(np.diff(values, axis=0)).max()
+    np.testing.assert_allclose(smooth[source], values[source], atol=0.05 * step)
+    assert np.isnan(smooth[-1, -1, -1])
+
+
+def test_smoothing_averages_noise() -> None:
+    noise = np.random.default_rng(0).standard_normal((16, 16, 16))
+    smooth = local_linear(noise, np.ones(noise.shape, dtype=bool), 0.7)
+    assert smooth[4:-4, 4:-4, 4:-4].std() == pytest.approx((2 * np.sqrt(np.pi) * 0.7) ** -1.5, rel=0.25)

@@ -51,3 +51,11 @@ def test_the_slope_turns_signal_noise_into_concentration_noise() -> None:
     scatter = concentration_from_signal(S, *args).std()
     # 20000 draws: 0.5 %
     assert abs(sd * concentration_per_signal(C, *args) / scatter - 1) < 0.02
+
+
+def test_a_signal_beyond_any_t1_gives_no_concentration_however_large() -> None:
+    base, T1, TR, flip = 100.0, 1.4, 0.005, 15.0
+    most = base / ((1 - np.exp(-TR / T1)) / (1 - np.exp(-TR / T1) * np.cos(np.deg2rad(flip))))
+    S = most * np.array([0.99, 1.001, 1 / np.cos(np.deg2rad(flip)) + 0.01, 1e3, 1e9])
+    C = concentration_from_signal(S, np.array(base), np.array(T1), TR, flip, 4.5)
+    assert np.isfinite(C).tolist() == [True, False, False, False, False]

@@ -100,19 +100,19 @@ def test_images_cannot_inform_the_driving_pressure(problem) -> None:
     assert float(J[:, p.unknowns.names.index("p_e")].norm()) < 1e-8 * float(J.norm())
 
 
-def test_gauss_newton_recovers_what_the_images_inform_and_the_check_passes_or_names_only_the_grid(problem) -> None:
+def test_gauss_newton_recovers_what_the_images_inform_and_the_check_passes(problem) -> None:
     p, truth = problem
     fit = fit_fv(p)
     assert fit.run.converged
     sd = np.sqrt(np.diag(fit.run.covariance))
-    named = dict(zip(p.unknowns.names, zip(fit.theta, truth, sd, strict=True), strict=True))
+    errors = dict(zip(p.unknowns.names, (fit.theta - truth) / sd, strict=True))
+    # ten unknowns: the largest of ten normal errors exceeds 3 sd once in 40 draws; this draw has 2.2
+    assert max(abs(e) for e in errors.values()) < 3, errors
     for name in ("l", "PS_l", "krel_ref"):
-        found, true, s = named[name]
-        # 4 sd: noise, and the tumour's border in steps of a voxel
-        assert abs(found - true) < max(4 * s, np.log(1.25)), name
+        assert abs(fit.theta - truth)[p.unknowns.names.index(name)] < np.log(1.25), name
     assert fit.run["p_e"].contraction == pytest.approx(0.0, abs=1e-6)
     check = check_fit(fit.problem, fit.theta, fit.prediction)
-    assert not [i.name for i in check.items if not i.passed and not i.name.startswith("shift")]
+    assert check.passed, check.headline
 
 
 def test_the_check_fails_on_data_that_no_parameters_explain() -> None:
