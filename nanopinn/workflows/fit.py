@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,7 +57,12 @@ def infer(
     fits: dict[str, Fitted] = {}
     start = None
     if settings.engine in ("auto", "pinn"):
-        fits["pinn"] = fit_pinn(posed.problem, settings=_pinn_settings(settings.preset), seed=settings.seed, progress=progress)
+        fits["pinn"] = fit_pinn(
+            posed.problem,
+            settings=_pinn_settings(settings.preset, polished=settings.engine == "auto"),
+            seed=settings.seed,
+            progress=progress,
+        )
         start = fits["pinn"].theta
     if settings.engine in ("auto", "fv"):
         fits["fv"] = fit_fv(posed.problem, start, progress=progress)
@@ -81,8 +86,10 @@ def infer(
     return result, last
 
 
-def _pinn_settings(preset: str) -> PinnSettings:
-    return {"fast": PinnSettings(width=12, anchors=3), "accurate": PinnSettings(width=28, anchors=12)}.get(preset, PinnSettings())
+def _pinn_settings(preset: str, *, polished: bool) -> PinnSettings:
+    """Effort of the networks; with ``fv`` to polish, a few anchors are near enough."""
+    settings = {"fast": PinnSettings(width=12, anchors=6), "accurate": PinnSettings(width=28, anchors=15)}.get(preset, PinnSettings())
+    return replace(settings, anchors=3) if polished and preset != "accurate" else settings
 
 
 def _distance(fits: dict[str, Fitted], problem: InverseProblem) -> dict[str, float]:

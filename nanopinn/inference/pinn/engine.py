@@ -55,7 +55,7 @@ class PinnSettings:
 
     width: int = 20
     rank: int = 8
-    anchors: int = 4
+    anchors: int = 10
     tolerance: float = 0.1
     effort: Mapping[str, Effort] = field(
         default_factory=lambda: {
