@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nanopinn.imaging.acquisition import DceAcquisition
 from nanopinn.imaging.bolus import baseline_frames
-from nanopinn.imaging.spgr import concentration_from_signal, concentration_per_signal
+from nanopinn.imaging.spgr import concentration_from_signal, concentration_per_signal, signal_from_concentration
 
 Array = NDArray[np.float64]
 
@@ -58,6 +58,14 @@ def concentration_of(series: Array, T1_s: Array, acquisition: DceAcquisition) ->
     # C depends on S / S0, so an error of S0 acts as one of S scaled by -S / S0
     of_base = noise / np.sqrt(after - first) * concentration_per_signal(C, base, T1_s, *sequence) * -series / base
     return Concentration(C, noise * slope, of_base, (first, after), saturated)
+
+
+def baseline_effect(curves_mM: Array, T1_s: Array, acquisition: DceAcquisition) -> Array:
+    """Change of curves ``(t, x, y, z)`` per relative error of the signal before contrast, mM; smooth as they are."""
+    sequence = (acquisition.repetition_time_s, acquisition.flip_angle_deg, acquisition.relaxivity)
+    one = np.ones_like(T1_s)
+    S = signal_from_concentration(curves_mM, one, T1_s, *sequence)
+    return np.asarray(-S * concentration_per_signal(curves_mM, one, T1_s, *sequence))
 
 
 def _signal_noise(before: Array, base: Array) -> Array:

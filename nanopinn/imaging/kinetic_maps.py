@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from nanopinn.imaging import extended_tofts
 from nanopinn.imaging.aif import PlasmaCurve
@@ -27,12 +28,14 @@ class KineticMaps:
     """Ktrans (1/min), ve, vp: ``values`` and ``std`` ``(x, y, z, 3)``, ``covariance`` ``(x, y, z, 3, 3)``.
 
     Attributes:
+        curves_mM: ``(t, x, y, z)``, the fitted curves.
         r2, residual_sd_mM: ``(x, y, z)``; NaN where not fitted. status: bits of :class:`Status`.
     """
 
     values: Array
     std: Array
     covariance: Array
+    curves_mM: Array
     r2: Array
     residual_sd_mM: Array
     status: NDArray[np.int32]
@@ -54,11 +57,12 @@ def fit_volume(
     chosen = np.flatnonzero(status == 0)
     curves, shared = (a.reshape(len(a), -1) for a in (C.mM, C.baseline_error_mM))
     curve = InputCurve(aif, frame_times_s, device)
-    maps = _Blank(status.size)
+    maps = _Blank(status.size, len(C.mM))
     for i in range(0, len(chosen), _BATCH):
         at = chosen[i : i + _BATCH]
         batch, common = (torch.as_tensor(a[:, at].T.copy(), device=device) for a in (curves, shared))
-        maps.put(at, fit_kinetics(extended_tofts, batch, curve, shared=common), status)
+        fit = fit_kinetics(extended_tofts, batch, curve, shared=common)
+        maps.put(at, fit, extended_tofts.evaluate(fit.parameters, curve)[0], status)
         progress(min(1.0, (i + _BATCH) / len(chosen)))
     return maps.shaped(shape, status)
 
@@ -82,12 +86,14 @@ def _before_fit(C: Concentration, T1_s: Array) -> NDArray[np.int32]:
 class _Blank:
     """Flat maps of NaN, filled batch by batch."""
 
-    def __init__(self, voxels: int) -> None:
+    def __init__(self, voxels: int, frames: int) -> None:
+        self.curves = np.full((voxels, frames), np.nan)
         self.values = np.full((voxels, 3), np.nan)
         self.covariance = np.full((voxels, 3, 3), np.nan)
         self.r2, self.residual = np.full(voxels, np.nan), np.full(voxels, np.nan)
 
-    def put(self, at: NDArray[np.int64], fit: KineticFit, status: NDArray[np.int32]) -> None:
+    def put(self, at: NDArray[np.int64], fit: KineticFit, curves: Tensor, status: NDArray[np.int32]) -> None:
+        self.curves[at] = curves.cpu().numpy()
         bounds = fit.at_bound.cpu().numpy()
         for i, bit in enumerate(BITS):
             status[at[bounds[:, i]]] |= int(bit)
@@ -99,10 +105,10 @@ class _Blank:
 
     def shaped(self, shape: tuple[int, ...], status: NDArray[np.int32]) -> KineticMaps:
         bad = (status & int(INVALID)) != 0
-        for a in (self.values, self.covariance, self.r2, self.residual):
+        for a in (self.values, self.covariance, self.curves, self.r2, self.residual):
             a[bad] = np.nan
         std = np.sqrt(np.clip(np.diagonal(self.covariance, axis1=1, axis2=2), 0, None))
         return KineticMaps(
             self.values.reshape(*shape, 3), std.reshape(*shape, 3), self.covariance.reshape(*shape, 3, 3),
-            self.r2.reshape(shape), self.residual.reshape(shape), status.reshape(shape),
+            self.curves.T.reshape(-1, *shape), self.r2.reshape(shape), self.residual.reshape(shape), status.reshape(shape),
         )  # fmt: skip

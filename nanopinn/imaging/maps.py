@@ -14,7 +14,7 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.acquisition import DceAcquisition, load_acquisition
 from nanopinn.imaging.aif import PlasmaCurve, load_aif
 from nanopinn.imaging.bolus import DELAY_WINDOW_S, best_delay, bolus_arrival
-from nanopinn.imaging.concentration import Concentration, concentration_of
+from nanopinn.imaging.concentration import Concentration, baseline_effect, concentration_of
 from nanopinn.imaging.io import read_volume
 from nanopinn.imaging.kinetic_maps import KineticMaps, fit_volume
 from nanopinn.imaging.mask import automatic_mask, load_mask
@@ -71,6 +71,7 @@ class ImagingMaps:
         ktrans_per_min, ve, vp and their ``_std``; covariance ``(x, y, z, 3, 3)`` of the three.
         t1_s; r2; status: bits of :class:`Status`.
         concentration_mM: ``(t, x, y, z)``; concentration_sd_mM: ``(x, y, z)``, noise of one frame.
+        baseline_effect_mM: ``(t, x, y, z)``, what a relative error of the signal before contrast does to the fitted curves.
         frame_times_s; aif: in plasma, at the fitted arrival; delay_s: fitted, added to the stated arrival.
         ph, ph_std: NaN outside the slab; ph_filled: for the physics; ph_fill_value; ph_coverage of the tumour.
         assumptions: one sentence each.
@@ -91,6 +92,7 @@ class ImagingMaps:
     status: NDArray[np.int32]
     concentration_mM: Array
     concentration_sd_mM: Array
+    baseline_effect_mM: Array
     frame_times_s: Array
     aif: PlasmaCurve
     delay_s: float
@@ -156,6 +158,7 @@ def make_maps(
         affine=affine, voxel_size_m=np.linalg.norm(affine[:3, :3], axis=0) * 1e-3, mask=mask, **kinetics,
         covariance=fitted.covariance, t1_s=T1, r2=fitted.r2, status=fitted.status, concentration_mM=C.mM,
         concentration_sd_mM=noise,
+        baseline_effect_mM=baseline_effect(fitted.curves_mM, T1, acquisition),
         frame_times_s=acquisition.frame_times_s, aif=aif, delay_s=delay, ph=ph.measured, ph_std=ph.std,
         ph_filled=ph.filled, ph_fill_value=ph.fill_value, ph_coverage=ph.coverage,
         assumptions=(*notes, *T1_notes, *mask_notes, *aif_notes, *noise_notes, *ph.assumptions),

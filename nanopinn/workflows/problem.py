@@ -215,15 +215,14 @@ def _contrast_observation(imaging: ImagingMaps, domain: Domain, tissue: TissueMa
     voxels = torch.as_tensor(domain.take(usable.astype(float), 0.0) > 0.5, device=device)
     box = torch.as_tensor(domain.take(imaging.concentration_mM, 0.0), device=device)
     noise = torch.as_tensor(domain.take(imaging.concentration_sd_mM, 1.0), device=device)[voxels]
-    explained = _local_sensitivities(imaging, tissue.PS[voxels], tissue.phi[voxels], tissue.v_p[voxels])
+    local = _local_sensitivities(imaging, tissue.PS[voxels], tissue.phi[voxels], tissue.v_p[voxels])
+    baseline = torch.as_tensor(domain.take(imaging.baseline_effect_mM, 0.0), device=device)[:, voxels].T
+    explained = torch.cat([local, baseline[..., None]], dim=-1)
     return ContrastObservation(box[:, voxels], noise, voxels, torch.linalg.qr(explained)[0])
 
 
 def _local_sensitivities(imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.Tensor, vp: torch.Tensor) -> torch.Tensor:
-    """Derivatives of each voxel's Tofts curve by Ktrans, ve, vp, bolus arrival and baseline, ``(n, t, 5)``.
-
-    An error of the baseline adds ``a + b C`` to a curve; ``C`` is a sum of the first three (it is of degree one in them).
-    """
+    """Derivatives of each voxel's Tofts curve by Ktrans, ve, vp and bolus arrival, ``(n, t, 4)``."""
     frames = torch.as_tensor(np.asarray(imaging.frame_times_s, dtype=np.float64), device=Ktrans.device)
     t, c = (torch.as_tensor(np.asarray(v, dtype=np.float64), device=Ktrans.device) for v in (imaging.aif.times_s, imaging.aif.plasma_mM))
 
@@ -237,7 +236,7 @@ def _local_sensitivities(imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.T
     by_v = curve(Ktrans, ve * (1 + step), vp) - curve(Ktrans, ve * (1 - step), vp)
     by_p = curve(Ktrans, ve, vp + step) - curve(Ktrans, ve, vp - step)
     by_t = curve(Ktrans, ve, vp, shift) - curve(Ktrans, ve, vp, -shift)
-    return torch.stack([by_K, by_v, by_p, by_t, torch.ones_like(by_t)], dim=-1)
+    return torch.stack([by_K, by_v, by_p, by_t], dim=-1)
 
 
 def _drug_observation(image: DrugImage, mask: NDArray[np.bool_], domain: Domain, device: str) -> DrugObservation:
