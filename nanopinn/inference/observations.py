@@ -162,13 +162,14 @@ class SystematicErrors:
 
     @property
     def contrast(self) -> SharedError:
-        return SharedError(self.grid_on_contrast, self.grid_on_contrast.new_zeros(self.grid_on_contrast.shape[1]))
+        return SharedError(self.grid_on_contrast, -self.grid_on_contrast.new_ones(self.grid_on_contrast.shape[1]))
 
     @property
     def drug(self) -> SharedError:
         effect = torch.cat([self.pH_on_drug, self.closure_on_drug, self.grid_on_drug], dim=1)
         at = effect.new_zeros(effect.shape[1])
         at[: len(self.pH)] = self.pH
+        at[effect.shape[1] - self.grid_on_drug.shape[1] :] = -1.0
         return SharedError(effect, at)
 
     def without_grid(self) -> SystematicErrors:
