@@ -26,7 +26,7 @@ from nanopinn.solvers.march import TR_BDF2, Scheme
 Array = NDArray[np.float64]
 
 #: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation holds.
-NEAR = 0.15
+NEAR = 0.08
 #: The same for the effect of the grid.
 GRID_NEAR = 0.6
 #: No kinetic map moves by more than this factor between two linearisations.
