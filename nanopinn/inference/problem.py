@@ -142,8 +142,9 @@ class InverseProblem:
         pH_error = self._best_pH_error(here)
         if self.errors is not None and self._near(theta, pH_error, self.errors):
             return self
-        # maps and flow follow each other with a lag that full steps would overshoot
-        local = self._local_kinetics(here, share=1.0 if self.errors is None else 0.6)
+        # maps and flow follow each other with a lag that full steps would overshoot; without drug images nothing
+        # holds the flow against maps that follow it, so they stay as measured
+        local = self._local_kinetics(here, share=1.0 if self.errors is None else 0.6) if self.drug else self.local
         maps = replace(
             self.setting.maps,
             PS=permeability_from_transfer(local[0], here.flow.J_v),
