@@ -50,7 +50,7 @@ def small_problem(distort: float = 1.0) -> tuple[InverseProblem, np.ndarray]:
     nothing = ContrastObservation(torch.zeros(40, count).double(), torch.ones(count).double(), voxels, torch.zeros(count, 40, 1).double())
     blank = [0 * r, 0 * r + 1, 0 * r + 1, voxels]
     images = tuple(DrugObservation(3600 * hours, kind, *blank) for hours in (1.0, 12.0) for kind in ("encapsulated", "released"))
-    setting = Setting(maps, Grid((n, n, n), (h, h, h)), 1)
+    setting = Setting(maps, Grid((n, n, n), (h, h, h)), 2)  # a voxel is as wide as l: the flow needs a finer grid
     no_spread = torch.zeros((2, 2, n, n, n), dtype=torch.float64)
     bumps = torch.zeros((1, n, n, n), dtype=torch.float64)
     measured = torch.stack([maps.PS, maps.phi, maps.v_p])
