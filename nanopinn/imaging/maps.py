@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,14 @@ from nanopinn.imaging.native_t1 import native_t1
 from nanopinn.imaging.nifti import Orientation
 from nanopinn.imaging.ph import PhMap, assumed_ph, load_ph
 from nanopinn.imaging.status import INVALID
+from nanopinn.progress import Progress, silent
 
 Array = NDArray[np.float64]
-Progress = Callable[[str, float, Mapping[str, float]], None]
 
 #: Three parameters, two baseline frames and one to spare.
 FEWEST_FRAMES = 6
 #: Fits that leave less than this times the baseline's noise leave no more than its estimate allows.
 _EXCESS_NOTED = 1.1
-
-
-def _silent(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
-    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +121,7 @@ class ImagingMaps:
 
 
 def make_maps(
-    inputs: ImagingInputs, *, progress: Progress = _silent, device: str = "cpu", need_ph: bool = True
+    inputs: ImagingInputs, *, progress: Progress = silent, device: str = "cpu", need_ph: bool = True
 ) -> ImagingMaps:  # fmt: skip
     """Turn files into maps.
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.inference.problem import Fields, InverseProblem, Prediction
-from nanopinn.inference.progress import Progress, silent
 from nanopinn.inference.result import CheckItem, CheckResult
 from nanopinn.parameters import value
+from nanopinn.progress import Progress, silent
 from nanopinn.solvers.forward import Forward
 from nanopinn.solvers.grid import mean_of_parts
 from nanopinn.solvers.march import SDIRK3

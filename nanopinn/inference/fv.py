@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from nanopinn.inference.gauss_newton import Quadratic, minimise
 from nanopinn.inference.problem import InverseProblem, Prediction
-from nanopinn.inference.progress import Progress, silent
 from nanopinn.inference.result import EngineRun
+from nanopinn.progress import Progress, silent
 
 Array = NDArray[np.float64]
 

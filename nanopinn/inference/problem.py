@@ -226,7 +226,8 @@ class InverseProblem:
     def _effect_of_grid(self, theta: Array, pressure: Tensor) -> tuple[Array, Tensor, Tensor]:
         """Change of the whitened curves and of every whitened drug image when cells are halved, and where.
 
-        One standard deviation of the error of the grid, and of knowing tissue only as voxel means. It changes
+        One standard deviation of the error of the grid, and of knowing tissue only as voxel means; the estimate is
+        centred on the finer grid (:class:`SharedError`, ``at``). It changes
         slowly and costs the most: near where it was last worked out it is kept.
         """
         last = self.errors

@@ -7,8 +7,8 @@ from pathlib import Path
 from nanopinn.errors import InputError
 from nanopinn.inference.check import check_fit
 from nanopinn.inference.checkpoint import Checkpoint
-from nanopinn.inference.progress import Progress, silent
 from nanopinn.inference.result import CheckResult
+from nanopinn.progress import Progress, silent
 from nanopinn.report.folder import read_checkpoint
 
 

@@ -14,8 +14,8 @@ from nanopinn.inference.fv import Fitted, fit_fv
 from nanopinn.inference.pinn import fit_pinn
 from nanopinn.inference.pinn.engine import PinnSettings
 from nanopinn.inference.problem import InverseProblem
-from nanopinn.inference.progress import Progress, silent
 from nanopinn.inference.result import FitResult
+from nanopinn.progress import Progress, silent
 from nanopinn.workflows.device import choose_device
 from nanopinn.workflows.problem import Posed, pose_problem
 from nanopinn.workflows.products import curves, fields, maps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nanopinn.imaging.maps import ImagingInputs, ImagingMaps, make_maps
-from nanopinn.inference.progress import Progress, silent
+from nanopinn.progress import Progress, silent
 
 
 def run_maps(inputs: ImagingInputs, *, progress: Progress | None = None) -> ImagingMaps:

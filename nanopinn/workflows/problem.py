@@ -100,9 +100,8 @@ def _tissue(imaging: ImagingMaps, domain: Domain, device: str) -> tuple[TissueMa
     spread = torch.stack([torch.stack([box(relative[i, j] * inside, 0.0) for j in range(2)]) for i in range(2)])
     holes = int((inside & ~np.isfinite(imaging.ktrans_per_min)).sum())
     notes = [
-        "Ktrans, ve and vp are freed of what flow and diffusion between voxels add to them; the wall's permeability is "
-        "Ktrans less its solvent drag. Filtration and the liposome's permeability follow its map inside the tumour "
-        "(an assumption).",
+        "The wall's permeability is Ktrans less its solvent drag. Filtration and the liposome's permeability follow its "
+        "map inside the tumour (an assumption).",
         f"Porosity is the ve map, each voxel drawn to the tumour's mean as far as its own uncertainty asks "
         f"(on average {1 - float(kept[inside].mean()):.0%}). {holes} tumour voxels without a valid fit carry the tumour's median.",
         f"The pH map is smoothed (local lines, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before it drives release.",
@@ -145,7 +144,7 @@ PH_ERROR_LEFT, PH_ERROR_SIZE_M = 0.5, 0.7e-3
 #: Error that a whole pH map shares, its calibration, and as much where its coarse voxels flatten a core or a rim.
 PH_COMMON_ERROR, PH_FLATTENED_SIZE_M = 0.03, 2.0e-3
 #: What the model leaves out of a drug image (tissue below the voxel, the image's own scale), relative to it, and
-#: its size in space. An assumption: averaging the phantom's tissue to voxels costs 1 to 4 % (docs/inference.md).
+#: its size in space: an assumption.
 CLOSURE_ERROR, CLOSURE_SIZE_M = 0.03, 1.5e-3
 #: Error of a pH that was assumed rather than measured, the same everywhere.
 PH_ASSUMED_ERROR = 0.25
@@ -256,8 +255,9 @@ def _notes(drug: bool) -> list[str]:
     if drug:
         return [
             "Plasma: PEGylated liposomal doxorubicin, 90 mg bolus, population kinetics; not measured in this subject.",
+            "Ktrans, ve and vp are freed of what flow and diffusion between voxels add to them.",
             "Drug images count inside the tumour's border layer of voxels only; their error includes what the noise "
-            "of the Ktrans and pH maps makes of the prediction.",
+            "of the Ktrans and ve maps makes of the prediction.",
             "Uptake by cells is linear (free drug far below K_e; the check says how far).",
         ]
     names = ", ".join(u.label for u in spine_unknowns() if u.name in DRUG_ONLY)

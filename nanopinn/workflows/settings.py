@@ -6,10 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nanopinn.inference.progress import Progress, silent
-
-__all__ = ["FitSettings", "PhantomSettings", "Progress", "silent"]
-
 
 class FitSettings(BaseModel):
     """Settings of one fit.

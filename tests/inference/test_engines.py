@@ -17,10 +17,10 @@ from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.pinn.engine import PinnSettings
 from nanopinn.inference.pinn.engine import _Engine as PinnEngine
 from nanopinn.inference.problem import InverseProblem
-from nanopinn.inference.progress import silent
 from nanopinn.inference.unknowns import UnknownSet, spine_unknowns
 from nanopinn.physics.model import TissueMaps
 from nanopinn.physics.plasma import leaked_free_drug, pegylated_liposome
+from nanopinn.progress import silent
 from nanopinn.solvers.forward import Forward, Setting
 from nanopinn.solvers.grid import Grid, mean_of_parts
 from nanopinn.solvers.march import SDIRK3

@@ -25,8 +25,8 @@ from nanopinn.inference.gauss_newton import Quadratic, minimise
 from nanopinn.inference.pinn.tangents import Learner, PoolTangents, PressureTangents
 from nanopinn.inference.pinn.timebasis import TimeBasis, running_integral
 from nanopinn.inference.problem import Fields, InverseProblem, Prediction
-from nanopinn.inference.progress import Progress, silent
 from nanopinn.inference.result import EngineRun
+from nanopinn.progress import Progress, silent
 from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Flow, Forward
 from nanopinn.solvers.pressure import pressure_diagonal, pressure_forcing, pressure_operator

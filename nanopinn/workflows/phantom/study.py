@@ -15,9 +15,10 @@ from nanopinn.imaging.geometry import resample
 from nanopinn.imaging.io import write_json, write_volume
 from nanopinn.imaging.spgr import signal, signal_from_concentration
 from nanopinn.parameters import value
+from nanopinn.progress import Progress, silent
 from nanopinn.workflows.phantom.anatomy import Anatomy, draw_anatomy
 from nanopinn.workflows.phantom.truth import Truth, draw_scalars, solve_truth
-from nanopinn.workflows.settings import PhantomSettings, Progress, silent
+from nanopinn.workflows.settings import PhantomSettings
 
 Array = NDArray[np.float64]
 
