@@ -11,9 +11,10 @@ import time
 import numpy as np
 import torch
 
-from nanopinn.imaging import extended_tofts
-from nanopinn.imaging.aif import load_aif
-from nanopinn.imaging.kinetics import InputCurve, fit_kinetics
+from nanopinn.imaging.aif.source import load_aif
+from nanopinn.imaging.kinetics.curve import InputCurve
+from nanopinn.imaging.kinetics.fit import fit_kinetics
+from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.parameters import value
 
 VOXELS, FRAMES, SPACING_S, BOLUS_S, NOISE_MM = 131_072, 60, 5.0, 30.0, 0.02

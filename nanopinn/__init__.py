@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "ImagingInputs": "nanopinn.imaging.maps",
+    "ImagingInputs": "nanopinn.imaging.inputs",
     "FitSettings": "nanopinn.workflows.settings",
     "PhantomSettings": "nanopinn.workflows.settings",
     "run_fit": "nanopinn.workflows.fit",

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nanopinn.cli import _spread
+from nanopinn.cli.options import spread
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
 
@@ -131,9 +131,9 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_files_in_a_row_belong_to_the_option_before_them() -> None:
     given = ["fit", "--vfa", "a", "b", "--mask", "m", "--drug", "c", "-q"]
-    assert _spread(given) == ["fit", "--vfa", "a", "--vfa", "b", "--mask", "m", "--drug", "c", "-q"]
-    assert _spread(["--vfa", "a", "--vfa", "b"]) == ["--vfa", "a", "--vfa", "b"]
-    assert _spread(["check", "out", "--refine", "3"]) == ["check", "out", "--refine", "3"]
+    assert spread(given) == ["fit", "--vfa", "a", "--vfa", "b", "--mask", "m", "--drug", "c", "-q"]
+    assert spread(["--vfa", "a", "--vfa", "b"]) == ["--vfa", "a", "--vfa", "b"]
+    assert spread(["check", "out", "--refine", "3"]) == ["check", "out", "--refine", "3"]
 
 
 def test_usage_errors_have_their_own_code() -> None:

@@ -29,7 +29,12 @@ KEYS = {
     "BaselineFrames": "count: frames before contrast; detected when absent",
     "BolusArrivalTime": "s on the clock of VolumeTiming; detected when absent",
     "Hematocrit": "fraction; default 0.42",
+    "ContrastDose": "mmol/kg: scales population curves; default 0.1",
+    "Units": "mM where the series holds concentration already; TR, flip angle and T1 are then not needed",
 }
+
+#: How a series may say that it holds concentration.
+CONCENTRATION_UNITS = ("mM", "mmol/L", "mmol/l")
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class DceAcquisition:
 
     Attributes:
         frame_times_s: ``(t,)``. repetition_time_s: excitation TR. flip_angle_deg.
-        relaxivity: 1/(s mM). hematocrit: fraction.
+        relaxivity: 1/(s mM). hematocrit: fraction. dose_mmol_per_kg.
+        is_concentration: the series holds mM; TR and flip angle are NaN then.
         baseline_frames, bolus_arrival_s: None where they are to be detected.
         assumptions: sentences.
     """
@@ -48,6 +54,8 @@ class DceAcquisition:
     flip_angle_deg: float
     relaxivity: float
     hematocrit: float
+    dose_mmol_per_kg: float
+    is_concentration: bool
     baseline_frames: int | None
     bolus_arrival_s: float | None
     assumptions: tuple[str, ...]
@@ -62,10 +70,14 @@ def load_acquisition(dce: str | Path, frames: int, pixdim4_s: float, overrides: 
     name, notes = sidecar_path(dce), list[str]()
     side = _overridden(read_sidecar(dce), overrides or {})
     times = _frame_times(side, frames, pixdim4_s, name, Path(dce), notes)
-    tr, flip = excitation(side, name)
+    ready = side.get("Units") in CONCENTRATION_UNITS
+    tr, flip = (float("nan"), float("nan")) if ready else excitation(side, name, notes)
     relaxivity, hematocrit = _relaxivity(side, name, notes), _hematocrit(side, name, notes)
     baseline, arrival = _before_contrast(side, times, name)
-    return DceAcquisition(times, tr, flip, relaxivity, hematocrit, baseline, arrival, tuple(notes))
+    dose = _number(side, "ContrastDose", name, 0.001, 2.0)
+    return DceAcquisition(
+        times, tr, flip, relaxivity, hematocrit, value("dose_Gd") if dose is None else dose, ready, baseline, arrival, tuple(notes)
+    )
 
 
 def _overridden(side: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,8 +124,16 @@ def _before_contrast(side: Mapping[str, Any], times: Array, name: Path) -> tuple
     return None if count is None else int(count), arrival
 
 
-def excitation(side: Mapping[str, Any], name: Path) -> tuple[float, float]:
-    """Excitation TR (s) and flip angle (degrees); neither is ever guessed."""
+def excitation(side: Mapping[str, Any], name: Path, notes: list[str] | None = None) -> tuple[float, float]:
+    """Excitation TR (s) and flip angle (degrees); neither is ever guessed.
+
+    dcm2niix writes the TR of DICOM, which is that of the excitation, as ``RepetitionTime``; its sidecars say so by
+    ``ConversionSoftware``.
+    """
+    if _from_dcm2niix(side):
+        side = {**side, "RepetitionTimeExcitation": side["RepetitionTime"]}
+        if notes is not None:
+            notes.append(f"The sidecar is dcm2niix's: its RepetitionTime, {side['RepetitionTime']:g} s, is the excitation TR.")
     tr = _number(side, "RepetitionTimeExcitation", name, 1e-4, 0.1)
     flip = _number(side, "FlipAngle", name, 0.1, 179.0)
     for key, found in (("RepetitionTimeExcitation", tr), ("FlipAngle", flip)):
@@ -125,6 +145,14 @@ def excitation(side: Mapping[str, Any], name: Path) -> tuple[float, float]:
     assert tr is not None
     assert flip is not None
     return tr, flip
+
+
+def _from_dcm2niix(side: Mapping[str, Any]) -> bool:
+    """Whether ``RepetitionTime`` is an excitation TR because a converter of DICOM wrote it."""
+    tr = side.get("RepetitionTime")
+    if "RepetitionTimeExcitation" in side or isinstance(tr, bool) or not isinstance(tr, (int, float)):
+        return False
+    return "dcm2niix" in str(side.get("ConversionSoftware", "")).lower() and 0 < tr < SHORTEST_FRAME_S
 
 
 def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: float) -> float | None:
@@ -169,6 +197,8 @@ def _differ(times: Array, spacing: float) -> bool:
 
 def _frame_spacing(side: Mapping[str, Any], name: Path) -> float | None:
     """``RepetitionTime``, unless it is that of the excitation."""
+    if _from_dcm2niix(side):
+        return None
     spacing = _number(side, "RepetitionTime", name, 0.0, 3600.0)
     if spacing is not None and (spacing < SHORTEST_FRAME_S or spacing == side.get("RepetitionTimeExcitation")):
         raise InputError(

@@ -1,22 +1,14 @@
-"""When contrast arrives: baseline frames, bolus arrival, and the delay of the tumour."""
+"""When contrast arrives: baseline frames and bolus arrival."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from nanopinn.errors import InputError
-from nanopinn.imaging import extended_tofts
 from nanopinn.imaging.acquisition import DceAcquisition
-from nanopinn.imaging.aif import PlasmaCurve
-from nanopinn.imaging.kinetics import InputCurve, fit_kinetics
 
 Array = NDArray[np.float64]
-
-#: The tumour's arrival is sought within this of the artery's, either way: a frame or two of most protocols.
-DELAY_WINDOW_S = 12.0
 
 
 def baseline_frames(series: Array, acquisition: DceAcquisition) -> tuple[int, int]:
@@ -77,25 +69,3 @@ def bolus_arrival(mean: Array, frame_times_s: Array, baseline: int) -> float:
     i = baseline - 1 + int(np.argmax(steps))
     crossing = frame_times_s[i] - (mean[i] - level) / steps.max()
     return float(np.clip(crossing, frame_times_s[baseline - 1], frame_times_s[min(baseline + 1, len(mean) - 1)]))
-
-
-def best_delay(aif: PlasmaCurve, curves: Array, frame_times_s: Array, window_s: float = DELAY_WINDOW_S) -> float:
-    """Shift of the plasma curve with which extended Tofts best fits a sample of voxels, each by itself, s.
-
-    A mean curve would not do: a mixture of voxels is no Tofts curve, and a delay would make up for it.
-
-    Args:
-        curves: ``(t, n)`` mM, finite.
-        window_s: the shift is sought within this, either way.
-    """
-    pick = np.linspace(0, curves.shape[1] - 1, min(200, curves.shape[1])).astype(int)
-    C = torch.as_tensor(curves[:, pick].T.copy())
-
-    def misfit(shift: float) -> float:
-        fit = fit_kinetics(extended_tofts, C, InputCurve(aif.delayed(shift), frame_times_s))
-        return float(fit.residual_sd.square().sum())
-
-    grid = np.arange(-window_s, window_s + 0.1, 3.0)
-    best = float(grid[int(np.argmin([misfit(s) for s in grid]))])
-    refined = minimize_scalar(misfit, bounds=(best - 3.0, best + 3.0), method="bounded", options={"xatol": 0.05})
-    return float(refined.x)

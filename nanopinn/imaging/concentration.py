@@ -1,20 +1,76 @@
-"""From a dynamic series to concentration, with the noise of every voxel."""
+"""From a dynamic series to concentration, with the noise of every voxel and the errors its frames share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.imaging.acquisition import DceAcquisition
 from nanopinn.imaging.bolus import baseline_frames
-from nanopinn.imaging.spgr import concentration_from_signal, concentration_per_signal, signal_from_concentration
+from nanopinn.imaging.spgr import concentration_from_signal, signal_from_concentration
 
 Array = NDArray[np.float64]
+Relation = Literal["spgr", "linear"]
 
 #: Rounding of a stored signal (float32 or scaled integers of 16 bits at best), as a share of it.
 _STORED = 1e-6
+
+
+class Conversion(Protocol):
+    """How signal over baseline tells of concentration, with native T1 (s) of every voxel."""
+
+    @property
+    def T1_s(self) -> Array:
+        """Native T1, s, ``(x, y, z)``."""
+        ...
+
+    def concentration(self, ratio: Array) -> Array:
+        """mM; NaN where no concentration gives the ratio."""
+        ...
+
+    def ratio(self, C_mM: Array) -> Array:
+        """Signal over baseline."""
+        ...
+
+
+@dataclass(frozen=True)
+class SpoiledGradientEcho:
+    """The exact relation of :mod:`nanopinn.imaging.spgr`; flip angles in degrees, one or ``(x, y, z)``."""
+
+    T1_s: Array
+    TR_s: float
+    flip_deg: float | Array
+    relaxivity: float
+
+    def concentration(self, ratio: Array) -> Array:
+        return concentration_from_signal(ratio, np.ones_like(self.T1_s), self.T1_s, self.TR_s, self.flip_deg, self.relaxivity)
+
+    def ratio(self, C_mM: Array) -> Array:
+        return signal_from_concentration(C_mM, np.ones_like(self.T1_s), self.T1_s, self.TR_s, self.flip_deg, self.relaxivity)
+
+
+@dataclass(frozen=True)
+class LinearEnhancement:
+    """``S/S0 - 1 = r1 T1 C``: small concentrations, and scans that know no flip angle."""
+
+    T1_s: Array
+    relaxivity: float
+
+    def concentration(self, ratio: Array) -> Array:
+        return np.asarray((ratio - 1) / (self.relaxivity * self.T1_s))
+
+    def ratio(self, C_mM: Array) -> Array:
+        return np.asarray(1 + self.relaxivity * self.T1_s * C_mM)
+
+
+def conversion(T1_s: Array, acquisition: DceAcquisition, *, relation: Relation = "spgr", B1: Array | float = 1.0) -> Conversion:
+    """The relation of a series; ``B1`` is the true over the nominal flip angle, ``(x, y, z)`` or 1."""
+    if relation == "linear":
+        return LinearEnhancement(T1_s, acquisition.relaxivity)
+    return SpoiledGradientEcho(T1_s, acquisition.repetition_time_s, acquisition.flip_angle_deg * B1, acquisition.relaxivity)
 
 
 @dataclass(frozen=True)
@@ -24,25 +80,27 @@ class Concentration:
     Attributes:
         mM: ``(t, x, y, z)``, NaN where the signal gives none.
         noise_sd_mM: ``(x, y, z)``, of one frame, at the voxel's mean concentration.
-        baseline_error_mM: ``(t, x, y, z)``, what one standard deviation of the baseline's error does to the
-            whole curve: all frames are divided by the same few.
+        shared_error_mM: ``(k, t, x, y, z)``, what one standard deviation of each error that all frames share does to
+            the whole curve: of the baseline, by which they are all divided, and of native T1 where its error is known.
         baseline: first frame before contrast, and the frame after the last.
-        saturated: ``(x, y, z)``, where a finite signal exceeds what any T1 gives.
+        saturated: ``(x, y, z)``, where a finite signal exceeds what any T1 gives. no_T1: where T1 is not known.
     """
 
     mM: Array
     noise_sd_mM: Array
-    baseline_error_mM: Array
+    shared_error_mM: Array
     baseline: tuple[int, int]
     saturated: NDArray[np.bool_]
+    no_T1: NDArray[np.bool_]
 
 
-def concentration_of(series: Array, T1_s: Array, acquisition: DceAcquisition) -> Concentration:
+def concentration_of(series: Array, rule: Conversion, acquisition: DceAcquisition, T1_std: Array | None = None) -> Concentration:
     """Invert the signal equation in every voxel.
 
     Args:
         series: signal ``(t, x, y, z)``.
-        T1_s: native T1 ``(x, y, z)``, NaN where unknown.
+        rule: with native T1 ``(x, y, z)``, NaN where unknown.
+        T1_std: ``(x, y, z)`` s; None where no error of T1 is known.
 
     Raises:
         InputError: fewer than two frames are before contrast.
@@ -50,33 +108,58 @@ def concentration_of(series: Array, T1_s: Array, acquisition: DceAcquisition) ->
     first, after = baseline_frames(series, acquisition)
     base = series[first:after].mean(axis=0)
     base = np.where(np.isfinite(base) & (base > 0), base, np.nan)
-    sequence = (acquisition.repetition_time_s, acquisition.flip_angle_deg, acquisition.relaxivity)
-    C = concentration_from_signal(series, base, T1_s, *sequence)
-    saturated = (np.isfinite(series) & ~np.isfinite(C)).any(axis=0) & np.isfinite(base) & np.isfinite(T1_s)
-    noise = _signal_noise(series[first:after], base)
-    slope = np.abs(concentration_per_signal(_mean(C), base, T1_s, *sequence))
+    ratio = series / base
+    C = rule.concentration(ratio)
+    no_T1 = ~np.isfinite(rule.T1_s)
+    saturated = (np.isfinite(series) & ~np.isfinite(C)).any(axis=0) & np.isfinite(base) & ~no_T1
+    noise = _noise(series[first:after], base) / base
     # C depends on S / S0, so an error of S0 acts as one of S scaled by -S / S0
-    of_base = noise / np.sqrt(after - first) * concentration_per_signal(C, base, T1_s, *sequence) * -series / base
-    return Concentration(C, noise * slope, of_base, (first, after), saturated)
+    errors = [noise / np.sqrt(after - first) * _per_ratio(rule, C) * -ratio]
+    if T1_std is not None:
+        errors.append(T1_std * _per_T1(rule, ratio))
+    return Concentration(C, noise * np.abs(_per_ratio(rule, _mean(C))), np.stack(errors), (first, after), saturated, no_T1)
 
 
-def baseline_effect(curves_mM: Array, T1_s: Array, acquisition: DceAcquisition) -> Array:
+def ready_concentration(series: Array, acquisition: DceAcquisition) -> Concentration:
+    """A series that holds mM already, ``(t, x, y, z)``; its level before contrast is taken as it is.
+
+    Raises:
+        InputError: fewer than two frames are before contrast.
+    """
+    first, after = baseline_frames(series, acquisition)
+    nothing = np.zeros(series.shape[1:], dtype=bool)
+    noise = _noise(series[first:after], np.zeros(series.shape[1:]))
+    return Concentration(series, noise, np.zeros((0, *series.shape)), (first, after), nothing, nothing)
+
+
+def baseline_effect(curves_mM: Array, rule: Conversion) -> Array:
     """Change of curves ``(t, x, y, z)`` per relative error of the signal before contrast, mM; smooth as they are."""
-    sequence = (acquisition.repetition_time_s, acquisition.flip_angle_deg, acquisition.relaxivity)
-    one = np.ones_like(T1_s)
-    S = signal_from_concentration(curves_mM, one, T1_s, *sequence)
-    return np.asarray(-S * concentration_per_signal(curves_mM, one, T1_s, *sequence))
+    return np.asarray(-rule.ratio(curves_mM) * _per_ratio(rule, curves_mM))
 
 
-def _signal_noise(before: Array, base: Array) -> Array:
-    """Standard deviation of the signal before contrast, ``(x, y, z)``.
+def _per_ratio(rule: Conversion, C_mM: Array) -> Array:
+    """Slope of concentration by signal over baseline, mM: turns noise of the one into noise of the other."""
+    step = 1e-4
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(2 * step / (rule.ratio(C_mM + step) - rule.ratio(C_mM - step)))
+
+
+def _per_T1(rule: Conversion, ratio: Array) -> Array:
+    """Change of concentration per s of native T1, at the signal that was measured."""
+    step = 1e-4 * rule.T1_s
+    above, below = (replace(rule, T1_s=rule.T1_s + s).concentration(ratio) for s in (step, -step))  # type: ignore[type-var]
+    return np.asarray((above - below) / (2 * step))
+
+
+def _noise(before: Array, level: Array) -> Array:
+    """Standard deviation of a frame before contrast, ``(x, y, z)``.
 
     A variance from a handful of frames is rough: each voxel's is averaged with the typical one.
     """
     spread = before.std(axis=0, ddof=1)
-    usable = np.isfinite(base) & np.isfinite(spread)
+    usable = np.isfinite(level) & np.isfinite(spread)
     typical = np.median(spread[usable]) if usable.any() else np.nan
-    return np.asarray(np.sqrt((spread**2 + typical**2) / 2 + (_STORED * base) ** 2))
+    return np.asarray(np.sqrt((spread**2 + typical**2) / 2 + (_STORED * level) ** 2))
 
 
 def _mean(C: Array) -> Array:

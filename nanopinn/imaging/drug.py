@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import resample, same_grid
-from nanopinn.imaging.io import read_sidecar, read_volume, sidecar_path
+from nanopinn.imaging.io import read_map, read_sidecar, sidecar_path
 
 Array = NDArray[np.float64]
 
@@ -45,11 +45,7 @@ def load_drug_image(path: Path, shape: tuple[int, int, int], affine: Array, mask
     quantity = _one_of(side, "Quantity", QUANTITIES, name)
     time_s = _positive(side, "TimeAfterDose", name, "s after the dose", 60 * 86400.0)
     noise = _positive(side, "NoiseSD", name, f"standard deviation of the noise of a voxel, in {unit}", 1e6)
-    volume = read_volume(path)
-    values = np.asarray(volume.numpy(), dtype=np.float64)
-    if values.ndim != 3:
-        raise InputError("a drug image is 3-D", file=path, field="dimensions", found=str(values.shape), expected="(x, y, z)")
-    own = np.asarray(volume.affine, dtype=np.float64)
+    values, own, _ = read_map(path)
     if not same_grid(shape, affine, values.shape, own):
         values = resample(values, own, shape, affine)
     if not np.isfinite(values[mask]).any():

@@ -72,6 +72,22 @@ def read_volume(path: str | Path, *, orientation: Orientation | None = None) -> 
     return MetaTensor(torch.as_tensor(data), affine=torch.as_tensor(affine), meta=meta)
 
 
+def read_map(path: str | Path, *, orientation: Orientation | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64], MetaTensor]:
+    """Values ``(x, y, z)`` and affine of one 3-D volume, and the volume itself.
+
+    Raises:
+        InputError: as :func:`read_volume`, or it is not 3-D.
+    """
+    volume = read_volume(path, orientation=orientation)
+    if volume.ndim != 3:
+        raise InputError(
+            "the volume has the wrong dimensions", file=path, field="dimensions",
+            found="x".join(map(str, volume.shape)), expected="3 axes (x, y, z)",
+            remedy="Give one 3-D volume per file.",
+        )  # fmt: skip
+    return np.asarray(volume.numpy(), dtype=np.float64), np.asarray(volume.affine, dtype=np.float64), volume
+
+
 def _open(path: Path) -> IO[bytes]:
     with path.open("rb") as handle:
         packed = handle.read(2) == b"\x1f\x8b"

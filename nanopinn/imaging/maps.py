@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.acquisition import DceAcquisition, load_acquisition
-from nanopinn.imaging.aif import PlasmaCurve, load_aif
-from nanopinn.imaging.bolus import DELAY_WINDOW_S, best_delay, bolus_arrival
-from nanopinn.imaging.concentration import Concentration, baseline_effect, concentration_of
+from nanopinn.imaging.aif.artery import ArterialVoxels
+from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.imaging.aif.population import POPULATIONS
+from nanopinn.imaging.aif.source import ArterialInput, load_aif, needs_images
+from nanopinn.imaging.bolus import bolus_arrival
+from nanopinn.imaging.concentration import Concentration, baseline_effect, concentration_of, conversion, ready_concentration
+from nanopinn.imaging.dicom import as_series
+from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.io import read_volume
-from nanopinn.imaging.kinetic_maps import KineticMaps, fit_volume
+from nanopinn.imaging.kinetics.delay import DELAY_WINDOW_S, best_delay
+from nanopinn.imaging.kinetics.models import MODELS
+from nanopinn.imaging.kinetics.quantities import QUANTITIES, Quantity
+from nanopinn.imaging.kinetics.volume import KineticMaps, fit_volume
 from nanopinn.imaging.mask import automatic_mask, load_mask
-from nanopinn.imaging.native_t1 import native_t1
-from nanopinn.imaging.nifti import Orientation
+from nanopinn.imaging.motion import MotionTrace, correct_motion
 from nanopinn.imaging.ph import PhMap, assumed_ph, load_ph
 from nanopinn.imaging.status import INVALID
+from nanopinn.imaging.t1.b1 import B1Map, load_b1
+from nanopinn.imaging.t1.native import NativeT1, native_t1
+from nanopinn.parameters import value
 from nanopinn.progress import Progress, silent
 
 Array = NDArray[np.float64]
@@ -30,32 +38,33 @@ Array = NDArray[np.float64]
 FEWEST_FRAMES = 6
 #: Fits that leave less than this times the baseline's noise leave no more than its estimate allows.
 _EXCESS_NOTED = 1.1
+#: No tissue or vessel holds more contrast agent than this, mM; a larger "concentration" is in another unit.
+_HIGHEST_MM = 50.0
 
 
 @dataclass(frozen=True)
-class ImagingInputs:
-    """Files and choices of one study.
+class Series:
+    """A dynamic series as it was read: signal or concentration ``(t, x, y, z)``, and where it lies.
 
     Attributes:
-        dce: 4-D series. cest: 3-D pH map. mask: tumour. vfa: one volume per flip angle.
-        t1: seconds, or a T1 map. aif: ``parker`` or a file. assume_ph: where no CEST was measured.
-        overrides: keys of the sidecar that win over it. orientation: sform or qform where they disagree.
+        motion: what was undone, None if nothing was looked for. assumptions: sentences.
     """
 
-    dce: str | Path
-    cest: str | Path | None = None
-    mask: str | Path | None = None
-    vfa: tuple[str | Path, ...] = ()
-    t1: float | str | Path | None = None
-    aif: str = "parker"
-    assume_ph: float | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    orientation: Orientation | None = None
+    values: Array
+    affine: Array
+    acquisition: DceAcquisition
+    motion: MotionTrace | None
+    assumptions: tuple[str, ...]
 
-    def files(self) -> list[Path]:
-        """Every file that is read."""
-        given = [self.dce, self.cest, self.mask, *self.vfa, self.t1 if isinstance(self.t1, (str, Path)) else None]
-        return [Path(f) for f in given if f is not None] + ([] if self.aif == "parker" else [Path(self.aif)])
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one frame."""
+        return (self.values.shape[1], self.values.shape[2], self.values.shape[3])
+
+    @property
+    def voxel_mm(self) -> Array:
+        """``(3,)``."""
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
 
 @dataclass(frozen=True)
@@ -64,11 +73,12 @@ class ImagingMaps:
 
     Attributes:
         affine: ``(4, 4)`` RAS mm. voxel_size_m: ``(3,)``. mask: the tumour.
-        ktrans_per_min, ve, vp and their ``_std``; covariance ``(x, y, z, 3, 3)`` of the three.
-        t1_s; r2; status: bits of :class:`Status`.
+        kinetics: every kinetic parameter with its standard deviation, and how each voxel's fit went.
+        t1_s, t1_std_s: NaN where not known.
         concentration_mM: ``(t, x, y, z)``; concentration_sd_mM: ``(x, y, z)``, noise of one frame.
         baseline_effect_mM: ``(t, x, y, z)``, what a relative error of the signal before contrast does to the fitted curves.
-        frame_times_s; aif: in plasma, at the fitted arrival; delay_s: fitted, added to the stated arrival.
+        frame_times_s; aif: in plasma, as it reaches the tumour; arterial_voxels: where it was measured, if it was.
+        delay_s: fitted or given, already in ``aif``. motion: of the series, if it was looked for.
         ph, ph_std: NaN outside the slab; ph_filled: for the physics; ph_fill_value; ph_coverage of the tumour.
         assumptions: one sentence each.
     """
@@ -76,22 +86,17 @@ class ImagingMaps:
     affine: Array
     voxel_size_m: Array
     mask: NDArray[np.bool_]
-    ktrans_per_min: Array
-    ktrans_std: Array
-    ve: Array
-    ve_std: Array
-    vp: Array
-    vp_std: Array
-    covariance: Array
+    kinetics: KineticMaps
     t1_s: Array
-    r2: Array
-    status: NDArray[np.int32]
+    t1_std_s: Array
     concentration_mM: Array
     concentration_sd_mM: Array
     baseline_effect_mM: Array
     frame_times_s: Array
     aif: PlasmaCurve
+    arterial_voxels: ArterialVoxels | None
     delay_s: float
+    motion: MotionTrace | None
     ph: Array
     ph_std: Array
     ph_filled: Array
@@ -99,30 +104,72 @@ class ImagingMaps:
     ph_coverage: float
     assumptions: tuple[str, ...]
 
+    def _of(self, name: str, kind: str = "values") -> Array:
+        found = getattr(self.kinetics, kind).get(name)
+        return np.full(self.mask.shape, np.nan) if found is None else np.asarray(found)
+
+    @property
+    def ktrans_per_min(self) -> Array:
+        """Ktrans, 1/min."""
+        return self._of("Ktrans")
+
+    @property
+    def ktrans_std(self) -> Array:
+        """Standard deviation of Ktrans, 1/min."""
+        return self._of("Ktrans", "std")
+
+    @property
+    def ve(self) -> Array:
+        """Extravascular extracellular volume fraction; NaN everywhere if the model has none."""
+        return self._of("ve")
+
+    @property
+    def ve_std(self) -> Array:
+        """Standard deviation of ve."""
+        return self._of("ve", "std")
+
+    @property
+    def vp(self) -> Array:
+        """Plasma volume fraction; NaN everywhere if the model has none."""
+        return self._of("vp")
+
+    @property
+    def vp_std(self) -> Array:
+        """Standard deviation of vp."""
+        return self._of("vp", "std")
+
+    @property
+    def status(self) -> NDArray[np.int32]:
+        """Bits of :class:`Status`."""
+        return self.kinetics.status
+
     @property
     def valid_share(self) -> float:
         """Share of tumour voxels with a valid kinetic fit."""
         return float(((self.status[self.mask] & int(INVALID)) == 0).mean())
 
+    def median(self, values: Array) -> float:
+        """Median of a map over the tumour, NaN where it is known nowhere."""
+        inside = values[self.mask]
+        return float(np.nanmedian(inside)) if np.isfinite(inside).any() else float("nan")
+
     def summary(self) -> str:
         """Medians over the tumour, in words."""
-
-        def median(a: Array) -> float:
-            return float(np.nanmedian(a[self.mask])) if np.isfinite(a[self.mask]).any() else float("nan")
-
+        found = ", ".join(f"{q.name} {self.median(m):.3g}{'' if q.unit == '1' else ' ' + q.unit}" for q, m in self.quantities())
         return "\n".join(
             [
-                f"tumour: {int(self.mask.sum())} voxels, {self.valid_share:.1%} with a valid kinetic fit",
-                f"median T1 {median(self.t1_s):.3g} s, Ktrans {median(self.ktrans_per_min):.3g} 1/min, "
-                f"ve {median(self.ve):.3g}, vp {median(self.vp):.3g}, R2 {median(self.r2):.3f}",
+                f"tumour: {int(self.mask.sum())} voxels, {self.valid_share:.1%} with a valid kinetic fit ({self.kinetics.model})",
+                f"median T1 {self.median(self.t1_s):.3g} s, {found}, R2 {self.median(self.kinetics.r2):.3f}",
                 f"pH: measured in {self.ph_coverage:.0%} of the tumour",
             ]
         )
 
+    def quantities(self) -> list[tuple[Quantity, Array]]:
+        """Every kinetic quantity that the model has, with its map."""
+        return [(QUANTITIES[n], np.asarray(m)) for n, m in self.kinetics.values.items()]
 
-def make_maps(
-    inputs: ImagingInputs, *, progress: Progress = silent, device: str = "cpu", need_ph: bool = True
-) -> ImagingMaps:  # fmt: skip
+
+def make_maps(inputs: ImagingInputs, *, progress: Progress = silent, device: str = "cpu", need_ph: bool = True) -> ImagingMaps:
     """Turn files into maps.
 
     Args:
@@ -134,62 +181,166 @@ def make_maps(
         InputError: something given cannot be used, or something needed is missing.
     """
     progress("reading", 0.0, {})
-    series, affine, acquisition, notes = _read_series(inputs)
-    shape = (series.shape[1], series.shape[2], series.shape[3])
-    T1, T1_notes = native_t1(inputs.vfa, inputs.t1, shape, affine, inputs.orientation)
-    C = concentration_of(series, T1, acquisition)
-    mask, mask_notes = _tumour(inputs, C, acquisition, affine)
-    ph = _ph(inputs, shape, affine, mask, need_ph)
+    series = read_series(inputs, lambda done: progress("motion", done, {}))
+    t, B1 = series.acquisition.frame_times_s, None if inputs.b1 is None else load_b1(inputs.b1, inputs.orientation)
+    T1 = _native_t1(inputs, series, B1)
+    C = _concentration(inputs, series, T1.T1_s, T1.std_s, B1)
+    mask, mask_notes = _tumour(inputs, C, t, series.affine)
+    ph = _ph(inputs, series.shape, series.affine, mask, need_ph)
     progress("arterial input", 0.1, {})
-    aif, delay, aif_notes = _arterial_input(inputs, acquisition, C, mask)
+    curves = _tumour_curves(inputs, C, mask)
+    given, arrival_notes = _arterial_input(inputs, series, C, B1, curves)
+    aif, delay, delay_notes = _arrived(inputs, given.curve, curves, t)
     fitted = fit_volume(
-        C, T1, aif, acquisition.frame_times_s, device=device,
-        progress=lambda done: progress("kinetics", 0.2 + 0.8 * done, {}),
+        C, aif, t, model=inputs.model, delay_window_s=DELAY_WINDOW_S if inputs.delay == "voxel" else None,
+        smooth=inputs.smooth, device=device, progress=lambda done: progress("kinetics", 0.2 + 0.8 * done, {}),
     )  # fmt: skip
     noise, noise_notes = _noise(C, fitted, mask)
-    names = ("ktrans_per_min", "ve", "vp")
-    kinetics = {n: fitted.values[..., i] for i, n in enumerate(names)}
-    kinetics |= {n: fitted.std[..., i] for i, n in enumerate(("ktrans_std", "ve_std", "vp_std"))}
+    nothing = np.full(series.shape, np.nan)
     return ImagingMaps(
-        affine=affine, voxel_size_m=np.linalg.norm(affine[:3, :3], axis=0) * 1e-3, mask=mask, **kinetics,
-        covariance=fitted.covariance, t1_s=T1, r2=fitted.r2, status=fitted.status, concentration_mM=C.mM,
-        concentration_sd_mM=noise,
-        baseline_effect_mM=baseline_effect(fitted.curves_mM, T1, acquisition),
-        frame_times_s=acquisition.frame_times_s, aif=aif, delay_s=delay, ph=ph.measured, ph_std=ph.std,
-        ph_filled=ph.filled, ph_fill_value=ph.fill_value, ph_coverage=ph.coverage,
-        assumptions=(*notes, *T1_notes, *mask_notes, *aif_notes, *noise_notes, *ph.assumptions),
+        affine=series.affine, voxel_size_m=series.voxel_mm * 1e-3, mask=mask, kinetics=fitted,
+        t1_s=T1.T1_s, t1_std_s=nothing if T1.std_s is None else T1.std_s,
+        concentration_mM=C.mM, concentration_sd_mM=noise, baseline_effect_mM=_baseline_effect(inputs, series, T1.T1_s, B1, fitted),
+        frame_times_s=t, aif=aif, arterial_voxels=given.voxels, delay_s=delay, motion=series.motion, ph=ph.measured,
+        ph_std=ph.std, ph_filled=ph.filled, ph_fill_value=ph.fill_value, ph_coverage=ph.coverage,
+        assumptions=(
+            *series.assumptions, *([B1.note] if B1 is not None else []), *T1.assumptions, *_choices(inputs), *mask_notes,
+            *arrival_notes, *given.assumptions, *delay_notes, *noise_notes, *ph.assumptions,
+        ),
     )  # fmt: skip
 
 
-def _read_series(inputs: ImagingInputs) -> tuple[Array, Array, DceAcquisition, list[str]]:
-    """Signal ``(t, x, y, z)``, affine, acquisition and what was assumed for them."""
-    volume = read_volume(inputs.dce, orientation=inputs.orientation)
-    if volume.ndim != 4 or volume.shape[3] < FEWEST_FRAMES:
-        raise InputError(
-            "the DCE series has the wrong dimensions", file=inputs.dce, field="dimensions",
-            found="x".join(map(str, volume.shape)), expected=f"(x, y, z, t) with at least {FEWEST_FRAMES} frames",
-            remedy="Give the whole dynamic series as one 4-D volume.",
-        )  # fmt: skip
-    series = np.moveaxis(np.asarray(volume.numpy(), dtype=np.float64), -1, 0)
-    if np.nanmin(series) == np.nanmax(series):
+def read_series(inputs: ImagingInputs, progress: Callable[[float], None] = lambda done: None) -> Series:
+    """The dynamic series of a study with its acquisition, its motion undone where that was asked for.
+
+    Raises:
+        InputError: it is no series, or its timing, TR or flip angle are missing or wrong.
+    """
+    with as_series(inputs.dce) as (path, notes):
+        volume = read_volume(path, orientation=inputs.orientation)
+        if volume.ndim != 4 or volume.shape[3] < FEWEST_FRAMES:
+            raise InputError(
+                "the DCE series has the wrong dimensions", file=inputs.dce, field="dimensions",
+                found="x".join(map(str, volume.shape)), expected=f"(x, y, z, t) with at least {FEWEST_FRAMES} frames",
+                remedy="Give the whole dynamic series as one 4-D volume.",
+            )  # fmt: skip
+        acquisition = load_acquisition(path, volume.shape[3], float(volume.meta["pixdim4_s"]), inputs.overrides)
+    values = np.moveaxis(np.asarray(volume.numpy(), dtype=np.float64), -1, 0)
+    if np.nanmin(values) == np.nanmax(values):
         raise InputError(
             "the DCE series is the same everywhere", file=inputs.dce, field="values",
-            found=f"{np.nanmin(series):g} in every voxel", expected="a signal", remedy="Export the series again.",
+            found=f"{np.nanmin(values):g} in every voxel", expected="a signal", remedy="Export the series again.",
         )  # fmt: skip
-    acquisition = load_acquisition(inputs.dce, len(series), float(volume.meta["pixdim4_s"]), inputs.overrides)
-    notes = [*(f"DCE scan: {n}." for n in volume.meta["notes"]), *acquisition.assumptions]
-    return series, np.asarray(volume.affine, dtype=np.float64), acquisition, notes
+    if acquisition.is_concentration and (high := float(np.nanquantile(values, 0.999))) > _HIGHEST_MM:
+        raise InputError(
+            "these are no concentrations in mM", file=inputs.dce, field="Units", found=f"values up to {high:.3g}",
+            expected=f"below {_HIGHEST_MM:g} mM", remedy="Convert the series, or correct Units in the sidecar.",
+        )  # fmt: skip
+    affine = np.asarray(volume.affine, dtype=np.float64)
+    notes = [*notes, *(f"DCE scan: {n}." for n in volume.meta["notes"]), *acquisition.assumptions]
+    motion = None
+    if inputs.motion:
+        values, motion = correct_motion(values, np.linalg.norm(affine[:3, :3], axis=0), progress=progress)
+        notes.append(f"Rigid motion of up to {motion.largest_mm:.2g} mm was undone frame by frame.")
+    return Series(values, affine, acquisition, motion, tuple(notes))
 
 
-def _tumour(inputs: ImagingInputs, C: Concentration, acquisition: DceAcquisition, affine: Array) -> tuple[NDArray[np.bool_], list[str]]:
-    shape = (C.mM.shape[1], C.mM.shape[2], C.mM.shape[3])
+def _native_t1(inputs: ImagingInputs, series: Series, B1: B1Map | None) -> NativeT1:
+    """Native T1; not asked for where the series holds concentration already."""
+    given = inputs.native_t1
+    if series.acquisition.is_concentration and not given.files() and given.t1 is None:
+        return NativeT1(np.full(series.shape, np.nan), None, ())
+    return native_t1(given, series.shape, series.affine, B1=B1, orientation=inputs.orientation)
+
+
+def _concentration(inputs: ImagingInputs, series: Series, T1_s: Array, T1_std: Array | None, B1: B1Map | None) -> Concentration:
+    if series.acquisition.is_concentration:
+        return ready_concentration(series.values, series.acquisition)
+    angles = 1.0 if B1 is None else B1.on(series.shape, series.affine)
+    rule = conversion(T1_s, series.acquisition, relation=inputs.relation, B1=angles)
+    return concentration_of(series.values, rule, series.acquisition, T1_std)
+
+
+def _baseline_effect(inputs: ImagingInputs, series: Series, T1_s: Array, B1: B1Map | None, fitted: KineticMaps) -> Array:
+    if series.acquisition.is_concentration:
+        return np.zeros_like(fitted.curves_mM)
+    angles = 1.0 if B1 is None else B1.on(series.shape, series.affine)
+    return baseline_effect(fitted.curves_mM, conversion(T1_s, series.acquisition, relation=inputs.relation, B1=angles))
+
+
+def _choices(inputs: ImagingInputs) -> list[str]:
+    """What was chosen beside the defaults."""
+    said = []
+    if inputs.relation == "linear":
+        said.append("Concentration is taken as proportional to the relative enhancement, which saturates: high values come out low.")
+    if inputs.smooth:
+        said.append("Kinetic maps are smoothed as far as neighbours are alike; standard deviations are those given the neighbours.")
+    if inputs.model == "auto":
+        said.append("Each voxel carries the model with the least AICc; parameters that its model lacks are NaN there.")
+    return said
+
+
+def _tumour(inputs: ImagingInputs, C: Concentration, t: Array, affine: Array) -> tuple[NDArray[np.bool_], list[str]]:
     if inputs.mask is not None:
-        return load_mask(inputs.mask, shape, affine, inputs.orientation), []
-    mask = automatic_mask(C.mM, acquisition.frame_times_s)
+        return load_mask(inputs.mask, (C.mM.shape[1], C.mM.shape[2], C.mM.shape[3]), affine, inputs.orientation), []
+    mask = automatic_mask(C.mM, t)
     return mask, [
         "No mask was given: the tumour is the largest region whose area under the concentration curve exceeds "
         f"Otsu's threshold ({int(mask.sum())} voxels)."
     ]
+
+
+def _tumour_curves(inputs: ImagingInputs, C: Concentration, mask: NDArray[np.bool_]) -> Array:
+    """Finite curves of the tumour, ``(t, n)``."""
+    curves = C.mM[:, mask]
+    curves = curves[:, np.isfinite(curves).all(axis=0)]
+    if curves.shape[1] == 0:
+        raise InputError(
+            "no tumour voxel has a finite concentration curve", file=inputs.dce, field="values",
+            found=f"0 of {int(mask.sum())} voxels", expected="a signal that the sequence can give",
+            remedy="Check the mask, the T1 and the acquisition: the signal may be saturated.",
+        )  # fmt: skip
+    return np.asarray(curves)
+
+
+def _arterial_input(
+    inputs: ImagingInputs, series: Series, C: Concentration, B1: B1Map | None, curves: Array
+) -> tuple[ArterialInput, list[str]]:  # fmt: skip
+    """Plasma curve on the clock of the scan, and what was assumed of its arrival."""
+    acquisition, notes, blood = series.acquisition, list[str](), None
+    t, arrival = acquisition.frame_times_s, acquisition.bolus_arrival_s
+    if arrival is None:
+        arrival = bolus_arrival(np.median(curves, axis=1), t, C.baseline[1])
+        if inputs.aif in POPULATIONS:
+            notes.append(f"Bolus arrival was detected at {arrival:.1f} s.")
+    if needs_images(inputs.aif):
+        blood = C
+        if not acquisition.is_concentration:
+            T1 = value("T10_b") if inputs.blood_t1_s is None else inputs.blood_t1_s
+            blood = _concentration(inputs, series, np.full(series.shape, T1), None, B1)
+            notes.append(f"Native T1 of blood is taken as {T1:g} s.")
+    found = load_aif(
+        inputs.aif, frame_times_s=t, bolus_arrival_s=arrival, hematocrit=acquisition.hematocrit,
+        dose_mmol_per_kg=acquisition.dose_mmol_per_kg, blood=blood, affine=series.affine,
+    )  # fmt: skip
+    return found, notes
+
+
+def _arrived(inputs: ImagingInputs, aif: PlasmaCurve, curves: Array, t: Array) -> tuple[PlasmaCurve, float, list[str]]:
+    """The curve as it reaches the tumour: dispersed and delayed."""
+    notes = []
+    if inputs.aif_dispersion_s > 0:
+        aif = aif.dispersed(inputs.aif_dispersion_s)
+        notes.append(f"The arterial input is dispersed by a mixing time of {inputs.aif_dispersion_s:g} s on its way.")
+    if not isinstance(inputs.delay, str):
+        notes.append(f"The tumour's arrival delay was given: {inputs.delay:+g} s.")
+        return aif.delayed(float(inputs.delay)), float(inputs.delay), notes
+    delay = best_delay(MODELS[inputs.model if inputs.model != "auto" else "etofts"], aif, curves, t)
+    more = "; each voxel's own is fitted around it" if inputs.delay == "voxel" else ""
+    notes.append(f"One arrival delay was fitted for the tumour: {delay:+.1f} s{more}.")
+    if abs(delay) > 0.95 * DELAY_WINDOW_S:
+        notes.append("That delay is at the edge of what is sought: check the bolus arrival and the frame times.")
+    return aif.delayed(delay), delay, notes
 
 
 def _ph(inputs: ImagingInputs, shape: tuple[int, int, int], affine: Array, mask: NDArray[np.bool_], needed: bool) -> PhMap:
@@ -215,32 +366,5 @@ def _noise(C: Concentration, fitted: KineticMaps, mask: NDArray[np.bool_]) -> tu
         return C.noise_sd_mM, []
     return C.noise_sd_mM * excess, [
         f"Kinetic fits leave {excess:.1f} times the noise before contrast; the noise was taken as that large, "
-        "so what extended Tofts cannot describe counts as noise."
+        "so what the model cannot describe counts as noise."
     ]
-
-
-def _arterial_input(
-    inputs: ImagingInputs, acquisition: DceAcquisition, C: Concentration, mask: NDArray[np.bool_]
-) -> tuple[PlasmaCurve, float, list[str]]:
-    """Plasma curve at its fitted arrival, the delay fitted for it, and what was assumed."""
-    t, notes = acquisition.frame_times_s, list[str]()
-    curves = C.mM[:, mask]
-    curves = curves[:, np.isfinite(curves).all(axis=0)]
-    if curves.shape[1] == 0:
-        raise InputError(
-            "no tumour voxel has a finite concentration curve", file=inputs.dce, field="values",
-            found=f"0 of {int(mask.sum())} voxels", expected="a signal that the sequence can give",
-            remedy="Check the mask, the T1 and the acquisition: the signal may be saturated.",
-        )  # fmt: skip
-    arrival = acquisition.bolus_arrival_s
-    if arrival is None:
-        arrival = bolus_arrival(np.median(curves, axis=1), t, C.baseline[1])
-        notes.append(f"Bolus arrival was detected at {arrival:.1f} s.")
-    aif = load_aif(inputs.aif, frame_times_s=t, bolus_arrival_s=arrival, hematocrit=acquisition.hematocrit)
-    if inputs.aif == "parker":
-        notes.append("The arterial input is Parker's population curve, not this subject's; its scale carries over to Ktrans, ve and vp.")
-    delay = best_delay(aif, curves, t)
-    notes.append(f"One arrival delay was fitted for the tumour: {delay:+.1f} s.")
-    if abs(delay) > 0.95 * DELAY_WINDOW_S:
-        notes.append("That delay is at the edge of what is sought: check the bolus arrival and the frame times.")
-    return aif.delayed(delay), delay, notes

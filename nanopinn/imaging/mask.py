@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import resample, same_grid
-from nanopinn.imaging.io import read_volume
+from nanopinn.imaging.io import read_map
 from nanopinn.imaging.nifti import Orientation
 
 Array = NDArray[np.float64]
@@ -22,19 +22,12 @@ def load_mask(path: str | Path, shape: tuple[int, int, int], affine: Array, orie
     Raises:
         InputError: it is not 3-D, is empty, or lies outside the DCE scan.
     """
-    volume = read_volume(path, orientation=orientation)
-    values = np.asarray(volume.numpy(), dtype=np.float64)
-    if values.ndim != 3:
-        raise InputError(
-            "the mask has the wrong dimensions", file=path, field="dimensions",
-            found="x".join(map(str, values.shape)), expected="3 axes (x, y, z)", remedy="Give one 3-D volume.",
-        )  # fmt: skip
+    values, own, _ = read_map(path, orientation=orientation)
     if not (values > 0.5).any():
         raise InputError(
             "the mask is empty", file=path, field="values", found=f"maximum {np.nanmax(values):g}",
             expected="voxels above 0.5", remedy="Draw the tumour, or leave --mask out.",
         )  # fmt: skip
-    own = np.asarray(volume.affine, dtype=np.float64)
     if not same_grid(shape, affine, values.shape, own):
         values = np.nan_to_num(resample((values > 0.5).astype(float), own, shape, affine))
     mask = values > 0.5

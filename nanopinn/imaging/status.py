@@ -21,10 +21,25 @@ class Status(IntFlag):
     """Native T1 is unknown: no T1 fits the flip-angle set, or the map has a hole."""
     SATURATED = 128
     """In some frame the signal exceeds what any T1 gives."""
+    FP_AT_BOUND = 256
+    PS_AT_BOUND = 512
+    DELAY_AT_BOUND = 1024
+    NEGATIVE = 2048
+    """The curve falls below its baseline by more than its noise: concentrations are negative."""
 
 
 #: With any of these the voxel has no kinetic values. A parameter at its bound is a value, with a caution.
 INVALID = Status.NONFINITE | Status.NOT_ENHANCING | Status.NOT_CONVERGED | Status.NO_T1 | Status.SATURATED
+
+#: Of each fitted parameter, the bit that says it lies at a bound.
+AT_BOUND = {
+    "Ktrans": Status.KTRANS_AT_BOUND,
+    "ve": Status.VE_AT_BOUND,
+    "vp": Status.VP_AT_BOUND,
+    "Fp": Status.FP_AT_BOUND,
+    "PS": Status.PS_AT_BOUND,
+    "delay": Status.DELAY_AT_BOUND,
+}
 
 WORDS = {
     Status.NONFINITE: "signal not finite",
@@ -35,4 +50,8 @@ WORDS = {
     Status.VP_AT_BOUND: "vp at a bound",
     Status.NO_T1: "no T1",
     Status.SATURATED: "signal saturated",
+    Status.FP_AT_BOUND: "Fp at a bound",
+    Status.PS_AT_BOUND: "PS at a bound",
+    Status.DELAY_AT_BOUND: "delay at the edge of what is sought",
+    Status.NEGATIVE: "concentration negative",
 }

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.imaging.aif import PlasmaCurve
+from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.inference.observations import ContrastObservation, DrugObservation, SystematicErrors
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.unknowns import Unknown, UnknownSet

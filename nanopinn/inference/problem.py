@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.imaging import extended_tofts
-from nanopinn.imaging.aif import PlasmaCurve
-from nanopinn.imaging.kinetics import InputCurve, fit_kinetics
+from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.imaging.kinetics.curve import InputCurve
+from nanopinn.imaging.kinetics.fit import fit_kinetics
+from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.inference.gauss_newton import Quadratic
 from nanopinn.inference.observations import ContrastObservation, DrugObservation, SharedError, SystematicErrors
 from nanopinn.inference.unknowns import UnknownSet

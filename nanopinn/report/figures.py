@@ -28,13 +28,13 @@ def as_data_uri(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def map_panel(m: MapEstimate, mask: NDArray[np.bool_]) -> Figure:
+def map_panel(m: MapEstimate, mask: NDArray[np.bool_], spread: str = "posterior sd") -> Figure:
     """A map and its standard deviation in the slice with most tumour, around the tumour."""
     z = int(np.argmax(mask.sum(axis=(0, 1))))
     window = tuple(_window(np.asarray(mask.any(axis=2)), axis) for axis in (0, 1))
     panels: list[tuple[str, Array]] = [(m.name, m.values)]
     if m.std is not None:
-        panels.append((f"{m.name}, posterior sd", m.std))
+        panels.append((f"{m.name}, {spread}", m.std))
     figure = Figure(figsize=(4.2 * len(panels), 3.6), dpi=100, layout="constrained")
     for i, (title, values) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)

@@ -51,7 +51,7 @@ def write_result(
     Raises:
         OutputError: it exists and ``overwrite`` is false, or it cannot be written.
     """
-    with _whole(out, overwrite=overwrite) as part:
+    with whole_folder(out, overwrite=overwrite) as part:
         _write_maps(part, imaging, fit)
         _write_tables(part, fit)
         write_bytes(part / "config.toml", to_toml(config).encode())
@@ -61,28 +61,8 @@ def write_result(
     return out
 
 
-def write_imaging(out: Path, imaging: ImagingMaps, inputs: Sequence[Path], *, overwrite: bool = False) -> Path:
-    """Write the folder of a run of the imaging alone, all or nothing.
-
-    Raises:
-        OutputError: it exists and ``overwrite`` is false, or it cannot be written.
-    """
-    maps = {
-        "Ktrans": (imaging.ktrans_per_min, "1/min"), "Ktrans_std": (imaging.ktrans_std, "1/min"),
-        "ve": (imaging.ve, "1"), "ve_std": (imaging.ve_std, "1"), "vp": (imaging.vp, "1"),
-        "vp_std": (imaging.vp_std, "1"), "T1": (imaging.t1_s, "s"), "pH": (imaging.ph, "1"),
-        "pH_std": (imaging.ph_std, "1"), "r2": (imaging.r2, "1"), "status": (imaging.status, "1"), "mask": (imaging.mask, "1"),
-    }  # fmt: skip
-    with _whole(out, overwrite=overwrite) as part:
-        for name, (values, unit) in maps.items():
-            write_volume(part / f"{name}.nii.gz", np.asarray(values), imaging.affine, sidecar={"Unit": unit})
-        write_json(part / "assumptions.json", {"assumptions": list(imaging.assumptions), "summary": imaging.summary()})
-        write_json(part / "provenance.json", provenance({}, inputs, {}))
-    return out
-
-
 @contextmanager
-def _whole(out: Path, *, overwrite: bool) -> Iterator[Path]:
+def whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """A folder to fill under a temporary name, renamed into place at the end: a run that is killed leaves none."""
     claim_output(out, overwrite=overwrite)
     part = out.absolute().with_name(f".{out.name}.part-{os.getpid()}")

@@ -7,22 +7,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from nanopinn.imaging.maps import ImagingMaps
-from nanopinn.imaging.status import WORDS
 from nanopinn.inference.result import FitResult
 from nanopinn.report.figures import all_figures
+from nanopinn.report.imaging import status_counts
 
 
 def render_report(imaging: ImagingMaps, fit: FitResult) -> str:
     """The page as text; figures travel inside it, and every value from outside is escaped."""
     environment = Environment(loader=PackageLoader("nanopinn", "report"), autoescape=True)
     template = environment.get_template("report.html.j2")
-    return template.render(fit=fit, imaging=imaging, figures=all_figures(fit), status=_status_counts(imaging), engines=_engines(fit))
-
-
-def _status_counts(imaging: ImagingMaps) -> list[tuple[str, int]]:
-    inside = imaging.status[imaging.mask]
-    counts = [(words, int(((inside & int(bit)) != 0).sum())) for bit, words in WORDS.items()]
-    return [(words, n) for words, n in counts if n]
+    return template.render(fit=fit, imaging=imaging, figures=all_figures(fit), status=status_counts(imaging), engines=_engines(fit))
 
 
 def _engines(fit: FitResult) -> list[dict[str, Any]]:

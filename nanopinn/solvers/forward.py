@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanopinn.imaging.aif import PlasmaCurve
-from nanopinn.imaging.convolution import convolve_exponential
+from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.imaging.kinetics.convolution import convolve_exponential
 from nanopinn.physics.model import FlowCoefficients, PoolCoefficients, TissueMaps, TumourModel
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.solvers.fluxes import PoolOperator, darcy_flows

@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nanopinn.imaging.maps import ImagingInputs, ImagingMaps, make_maps
+from nanopinn.errors import InputError
+from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.kinetics.models import extended_tofts
+from nanopinn.imaging.maps import ImagingMaps, make_maps
 from nanopinn.inference.check import check_fit
 from nanopinn.inference.checkpoint import Checkpoint
 from nanopinn.inference.fv import Fitted, fit_fv
@@ -40,6 +43,11 @@ def run_fit(inputs: ImagingInputs, settings: FitSettings, *, progress: Progress 
         InputError: something given cannot be used; nothing has been written then.
     """
     progress = progress or silent
+    if inputs.model != extended_tofts.NAME:
+        raise InputError(
+            "the tissue model is extended Tofts where nothing flows, so its maps must be too", field="--model", found=inputs.model,
+            expected=extended_tofts.NAME, remedy="For other kinetic models run `nanopinn maps`.",
+        )  # fmt: skip
     device = choose_device(settings.device)
     began = time.perf_counter()
     progress("imaging", 0.0, {})

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from nanopinn.imaging.maps import ImagingInputs, ImagingMaps, make_maps
+from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.maps import ImagingMaps, make_maps
 from nanopinn.progress import Progress, silent
+from nanopinn.workflows.device import choose_device
 
 
-def run_maps(inputs: ImagingInputs, *, progress: Progress | None = None) -> ImagingMaps:
+def run_maps(inputs: ImagingInputs, *, device: str = "auto", progress: Progress = silent) -> ImagingMaps:
     """Kinetic maps of one study, and its pH where one is given.
+
+    Args:
+        device: auto, cpu or cuda[:N]; where the kinetics are fitted.
 
     Raises:
         InputError: something given cannot be used.
     """
-    (progress or silent)("imaging", 0.0, {})
-    return make_maps(inputs, need_ph=False)
+    return make_maps(inputs, device=choose_device(device), progress=progress, need_ph=False)

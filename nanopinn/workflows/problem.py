@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.convolution import convolve_exponential
 from nanopinn.imaging.drug import DrugImage, load_drug_image
 from nanopinn.imaging.geometry import local_linear
+from nanopinn.imaging.kinetics.curve import InputCurve
+from nanopinn.imaging.kinetics.models import extended_tofts
+from nanopinn.imaging.kinetics.response import evaluate
 from nanopinn.imaging.maps import ImagingMaps
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import InverseProblem
@@ -94,7 +96,7 @@ def _tissue(imaging: ImagingMaps, domain: Domain, device: str) -> tuple[TissueMa
     relative = np.zeros((2, 2, *inside.shape))
     relative[0, 0] = _bounded(imaging.ktrans_std / 60 / Ktrans) ** 2
     relative[1, 1] = _bounded(ve_std / phi) ** 2
-    relative[0, 1] = relative[1, 0] = np.nan_to_num(imaging.covariance[..., 0, 1] / 60 / Ktrans * kept / phi)
+    relative[0, 1] = relative[1, 0] = np.nan_to_num(imaging.kinetics.covariance[..., 0, 1] / 60 / Ktrans * kept / phi)
     most = 0.99 * np.sqrt(relative[0, 0] * relative[1, 1])
     relative[0, 1] = relative[1, 0] = np.clip(relative[0, 1], -most, most)
     spread = torch.stack([torch.stack([box(relative[i, j] * inside, 0.0) for j in range(2)]) for i in range(2)])
@@ -222,20 +224,9 @@ def _contrast_observation(imaging: ImagingMaps, domain: Domain, tissue: TissueMa
 
 def _local_sensitivities(imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.Tensor, vp: torch.Tensor) -> torch.Tensor:
     """Derivatives of each voxel's Tofts curve by Ktrans, ve, vp and bolus arrival, ``(n, t, 4)``."""
-    frames = torch.as_tensor(np.asarray(imaging.frame_times_s, dtype=np.float64), device=Ktrans.device)
-    t, c = (torch.as_tensor(np.asarray(v, dtype=np.float64), device=Ktrans.device) for v in (imaging.aif.times_s, imaging.aif.plasma_mM))
-
-    def curve(K: torch.Tensor, v: torch.Tensor, p: torch.Tensor, shift: float = 0.0) -> torch.Tensor:
-        at = frames - shift
-        plasma = torch.as_tensor(np.interp(at.cpu().numpy(), t.cpu().numpy(), c.cpu().numpy(), left=0.0))
-        return K[:, None] * convolve_exponential(t, c, K / v, at) + p[:, None] * plasma.to(K.device)
-
-    step, shift = 1e-4, 0.05
-    by_K = curve(Ktrans * (1 + step), ve, vp) - curve(Ktrans * (1 - step), ve, vp)
-    by_v = curve(Ktrans, ve * (1 + step), vp) - curve(Ktrans, ve * (1 - step), vp)
-    by_p = curve(Ktrans, ve, vp + step) - curve(Ktrans, ve, vp - step)
-    by_t = curve(Ktrans, ve, vp, shift) - curve(Ktrans, ve, vp, -shift)
-    return torch.stack([by_K, by_v, by_p, by_t], dim=-1)
+    curve = InputCurve(imaging.aif, imaging.frame_times_s, str(Ktrans.device))
+    parameters = torch.stack([Ktrans, ve, vp, torch.zeros_like(vp)], dim=1)
+    return evaluate(extended_tofts, parameters, curve, with_delay=True)[1].transpose(1, 2)
 
 
 def _drug_observation(image: DrugImage, mask: NDArray[np.bool_], domain: Domain, device: str) -> DrugObservation:

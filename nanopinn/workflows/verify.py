@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nanopinn.imaging.aif import PlasmaCurve
-from nanopinn.imaging.convolution import convolve_exponential
+from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.imaging.kinetics.convolution import convolve_exponential
 from nanopinn.physics import analytic
 from nanopinn.physics.model import FlowCoefficients, PoolCoefficients, TissueMaps
 from nanopinn.physics.plasma import leaked_free_drug, pegylated_liposome

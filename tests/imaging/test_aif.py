@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.aif import load_aif, parker, plasma_from_blood
+from nanopinn.imaging.aif.curve import plasma_from_blood
+from nanopinn.imaging.aif.population import parker
+from nanopinn.imaging.aif.source import load_aif
 
 FRAMES = np.arange(60) * 10.0
 
 
 def load(spec: str | Path, **change: float):
-    return load_aif(str(spec), frame_times_s=FRAMES, bolus_arrival_s=change.get("arrival", 47.3), hematocrit=0.42)
+    return load_aif(str(spec), frame_times_s=FRAMES, bolus_arrival_s=change.get("arrival", 47.3), hematocrit=0.42).curve
 
 
 def test_parkers_curve_is_straight_between_its_times_to_1e_4_of_its_peak() -> None:

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.imaging import extended_tofts, tofts
-from nanopinn.imaging.aif import PlasmaCurve, load_aif
-from nanopinn.imaging.kinetics import InputCurve, fit_kinetics
+from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.imaging.aif.source import load_aif
+from nanopinn.imaging.kinetics.curve import InputCurve
+from nanopinn.imaging.kinetics.fit import fit_kinetics
+from nanopinn.imaging.kinetics.models import extended_tofts, tofts
+from nanopinn.imaging.kinetics.response import evaluate
 
 from .conftest import HCT, tissue_curve
 
@@ -21,7 +24,7 @@ MODELS = pytest.mark.parametrize("model", [tofts, extended_tofts], ids=["tofts",
 
 
 def parker_at(arrival: float = 30.0) -> PlasmaCurve:
-    return load_aif("parker", frame_times_s=FRAMES, bolus_arrival_s=arrival, hematocrit=HCT)
+    return load_aif("parker", frame_times_s=FRAMES, bolus_arrival_s=arrival, hematocrit=HCT).curve
 
 
 def draw(n: int, seed: int = 0) -> np.ndarray:
@@ -34,11 +37,11 @@ def draw(n: int, seed: int = 0) -> np.ndarray:
 def test_jacobian_equals_central_differences(model: ModuleType) -> None:
     curve = InputCurve(parker_at(), FRAMES)
     theta = torch.as_tensor(draw(50) / np.array([60.0, 1, 1]))[:, : len(model.NAMES)] + 1e-3
-    _, J = model.evaluate(theta, curve)
+    J = evaluate(model, theta, curve)[1].transpose(1, 2)
     for i in range(theta.shape[1]):
         step = torch.zeros_like(theta)
         step[:, i] = 1e-5 * theta[:, i]
-        difference = model.evaluate(theta + step, curve)[0] - model.evaluate(theta - step, curve)[0]
+        difference = evaluate(model, theta + step, curve)[0] - evaluate(model, theta - step, curve)[0]
         difference = difference / (2 * step[:, i : i + 1])
         # the table is smooth to third order inside an interval; a step may cross into the next
         torch.testing.assert_close(J[..., i], difference, rtol=1e-5, atol=1e-6 * float(difference.abs().max()))
@@ -58,7 +61,7 @@ def test_parameters_of_independently_computed_curves_are_recovered() -> None:
 def test_standard_deviations_equal_the_scatter_over_noise() -> None:
     truth = torch.tensor([[0.2 / 60, 0.35, 0.05]], dtype=torch.float64)
     curve = InputCurve(parker_at(), FRAMES)
-    clean = extended_tofts.evaluate(truth, curve)[0]
+    clean = evaluate(extended_tofts, truth, curve)[0]
     noise = torch.randn(4000, len(FRAMES), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     fit = fit_kinetics(extended_tofts, clean + 0.02 * noise, curve)
     stated = fit.covariance.mean(0).diagonal().sqrt()

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanopinn.imaging.maps import ImagingInputs, ImagingMaps, make_maps
+from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.maps import ImagingMaps, make_maps
 from nanopinn.imaging.status import INVALID, Status
 from nanopinn.parameters import value
 
@@ -33,17 +34,17 @@ def test_maps_of_a_noise_free_study_are_its_truth(study: Study, maps: ImagingMap
 def test_tissue_that_takes_up_nothing_is_not_fitted_and_is_nan(study: Study, maps: ImagingMaps) -> None:
     outside = ~study.mask
     assert (maps.status[outside] & int(Status.NOT_ENHANCING) > 0).all()
-    for values in (maps.ktrans_per_min, maps.ktrans_std, maps.ve, maps.vp, maps.r2):
+    for values in (maps.ktrans_per_min, maps.ktrans_std, maps.ve, maps.vp, maps.kinetics.r2):
         assert np.isnan(values[outside]).all()
 
 
 def test_shapes_and_units_are_those_promised(study: Study, maps: ImagingMaps) -> None:
     shape = study.mask.shape
-    assert maps.covariance.shape == (*shape, 3, 3)
+    assert maps.kinetics.covariance.shape == (*shape, 3, 3)
     assert maps.concentration_mM.shape == (len(study.frame_times), *shape)
     np.testing.assert_allclose(maps.affine, study.affine, atol=1e-5)
     np.testing.assert_allclose(maps.voxel_size_m, [1.0e-3, 1.2e-3, 2.0e-3], rtol=1e-6)
-    variance = np.diagonal(maps.covariance, axis1=-2, axis2=-1)
+    variance = np.diagonal(maps.kinetics.covariance, axis1=-2, axis2=-1)
     expected = np.stack([maps.ktrans_std, maps.ve_std, maps.vp_std], axis=-1) ** 2
     np.testing.assert_allclose(variance, expected, rtol=1e-9)
     assert "104 voxels" in maps.summary() or f"{study.mask.sum()} voxels" in maps.summary()
@@ -141,7 +142,7 @@ def test_a_mask_on_a_finer_grid_gives_the_same_tumour(own_study: Study) -> None:
 
 
 def test_an_arterial_file_replaces_the_population_curve(own_study: Study) -> None:
-    from nanopinn.imaging.aif import parker
+    from nanopinn.imaging.aif.population import parker
 
     t = np.arange(0, 300, 0.1)
     rows = [f"{a:.6f}\t{b:.9f}" for a, b in zip(t, parker(t - BOLUS_S), strict=True)]

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.imaging import extended_tofts, tofts
-from nanopinn.imaging.aif import PlasmaCurve, parker
-from nanopinn.imaging.kinetics import InputCurve, fit_kinetics
+from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.imaging.aif.population import parker
+from nanopinn.imaging.kinetics.curve import InputCurve
+from nanopinn.imaging.kinetics.fit import fit_kinetics
+from nanopinn.imaging.kinetics.models import extended_tofts, tofts
 from nanopinn.imaging.spgr import concentration_from_signal
-from nanopinn.imaging.t1 import fit_t1
+from nanopinn.imaging.t1.vfa import fit_t1
 
 pytestmark = pytest.mark.public_data
 

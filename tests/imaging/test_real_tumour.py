@@ -9,13 +9,15 @@ import pytest
 import torch
 from scipy.optimize import least_squares
 
-from nanopinn.imaging import extended_tofts
-from nanopinn.imaging.aif import load_aif
+from nanopinn.imaging.aif.source import load_aif
+from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.io import read_volume
-from nanopinn.imaging.kinetics import InputCurve, fit_kinetics
-from nanopinn.imaging.maps import ImagingInputs, ImagingMaps, make_maps
+from nanopinn.imaging.kinetics.curve import InputCurve
+from nanopinn.imaging.kinetics.fit import fit_kinetics
+from nanopinn.imaging.kinetics.models import extended_tofts
+from nanopinn.imaging.maps import ImagingMaps, make_maps
 from nanopinn.imaging.spgr import concentration_from_signal
-from nanopinn.imaging.t1 import linear_t1
+from nanopinn.imaging.t1.vfa import linear_t1
 
 from .conftest import tissue_curve
 
@@ -64,7 +66,7 @@ def test_the_choices_of_the_sketch_give_its_numbers(tumour: Path) -> None:
     median = np.median(np.moveaxis(read_volume(tumour / "dce.nii.gz").numpy(), -1, 0)[:, mask], axis=1)
     times = np.arange(75) * 4.976
     C = concentration_from_signal(median, median[:7].mean(), np.array(T1), 0.004, 20.0, RELAXIVITY)
-    aif = load_aif("parker", frame_times_s=times, bolus_arrival_s=times[7], hematocrit=0.42)
+    aif = load_aif("parker", frame_times_s=times, bolus_arrival_s=times[7], hematocrit=0.42).curve
     fit = fit_kinetics(extended_tofts, torch.as_tensor(C)[None], InputCurve(aif, times))
     assert 0.265 < 60 * fit.parameters[0, 0] < 0.295
 

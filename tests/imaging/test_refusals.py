@@ -7,7 +7,8 @@ import pytest
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.drug import load_drug_image
-from nanopinn.imaging.maps import ImagingInputs, make_maps
+from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.maps import make_maps
 
 from .conftest import Study, oblique, save
 

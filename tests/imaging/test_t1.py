@@ -10,7 +10,7 @@ from scipy.optimize import least_squares
 
 from nanopinn.imaging.io import read_volume
 from nanopinn.imaging.spgr import signal
-from nanopinn.imaging.t1 import fit_t1, linear_t1
+from nanopinn.imaging.t1.vfa import fit_t1, linear_t1
 
 FLIPS, TR_S = np.array([2.0, 5.0, 10.0, 15.0, 20.0]), 0.005
 

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.imaging import extended_tofts
-from nanopinn.imaging.aif import PlasmaCurve
-from nanopinn.imaging.kinetics import InputCurve, fit_kinetics
+from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.imaging.kinetics.curve import InputCurve
+from nanopinn.imaging.kinetics.fit import fit_kinetics
+from nanopinn.imaging.kinetics.models import extended_tofts
+from nanopinn.imaging.kinetics.response import evaluate
 from nanopinn.inference.check import check_fit
 from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
@@ -62,7 +64,7 @@ def small_problem(distort: float = 1.0) -> tuple[InverseProblem, np.ndarray]:
     apparent = fit_kinetics(extended_tofts, C[:, voxels].T.contiguous(), curve).parameters
     measured = measured.clone()
     measured[:, voxels] = apparent.T
-    explained = torch.linalg.qr(extended_tofts.evaluate(apparent, curve)[1])[0]
+    explained = torch.linalg.qr(evaluate(extended_tofts, apparent, curve)[1].transpose(1, 2))[0]
     sd = NOISE * float(C[:, voxels].max())
     noisy = C + sd * torch.randn(C.shape, generator=generator, dtype=torch.float64)
     given, images = images, []

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from nanopinn.imaging.convolution import convolve_exponential
+from nanopinn.imaging.kinetics.convolution import convolve_exponential
 from nanopinn.inference.fv import Fitted
 from nanopinn.inference.gauss_newton import Quadratic, minimise
 from nanopinn.inference.pinn.tangents import Learner, PoolTangents, PressureTangents

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import OutputError
-from nanopinn.imaging.aif import PlasmaCurve, load_aif
+from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.imaging.aif.source import load_aif
 from nanopinn.imaging.geometry import resample
 from nanopinn.imaging.io import write_json, write_volume
 from nanopinn.imaging.spgr import signal, signal_from_concentration
@@ -50,7 +51,7 @@ def make_phantom(out: Path, settings: PhantomSettings, *, progress: Progress = s
     length = None if settings.length_scale_mm is None else settings.length_scale_mm * 1e-3
     scalars = draw_scalars(rng, length)
     frames: Array = np.arange(settings.frames, dtype=np.float64) * float(settings.frame_spacing_s)
-    aif = load_aif("parker", frame_times_s=frames, bolus_arrival_s=BOLUS_S, hematocrit=value("Hct"))
+    aif = load_aif("parker", frame_times_s=frames, bolus_arrival_s=BOLUS_S, hematocrit=value("Hct")).curve
     progress("solving the truth", 0.1, {})
     spacing = (fine_mm[0] * 1e-3, fine_mm[1] * 1e-3, fine_mm[2] * 1e-3)
     truth = solve_truth(anatomy, spacing, scalars, aif, frames, np.array(settings.drug_times_h) * 3600.0)

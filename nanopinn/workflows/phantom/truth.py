@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nanopinn.imaging.aif import PlasmaCurve
+from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.parameters import value
 from nanopinn.physics.model import TissueMaps, TumourModel, default_scalars
 from nanopinn.physics.plasma import leaked_free_drug, pegylated_liposome

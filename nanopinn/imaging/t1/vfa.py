@@ -1,17 +1,20 @@
 """T1 from a set of spoiled gradient echoes with several flip angles.
 
-Start: S/sin a is linear in S/tan a with slope E1 (Gupta 1977; Deoni 2003). Then Gauss-Newton on the signal
-itself, which the linear form weights wrongly.
+Linear: S/sin a is linear in S/tan a with slope E1 (Gupta 1977; Deoni 2003). Non-linear: Gauss-Newton on the signal
+itself from there, because the linear form weights the noise wrongly.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import chi2
 
 Array = NDArray[np.float64]
+Method = Literal["nonlinear", "linear"]
 
 #: No tissue or tube in an MR scanner is outside, s.
 SHORTEST_T1, LONGEST_T1 = 0.01, 10.0
@@ -19,7 +22,7 @@ SHORTEST_T1, LONGEST_T1 = 0.01, 10.0
 
 @dataclass(frozen=True)
 class T1Fit:
-    """T1 (s) and M0 with their standard deviations, ``(...)``; NaN where no T1 fits."""
+    """T1 (s) and M0, ``(...)``, NaN where no T1 fits; the standard deviation of T1, NaN where the set leaves no residual."""
 
     T1: Array
     T1_std: Array
@@ -38,24 +41,26 @@ def linear_t1(signals: Array, flips_deg: Array, TR_s: float) -> tuple[Array, Arr
     return T1, M0
 
 
-def fit_t1(signals: Array, flips_deg: Array, TR_s: float, iterations: int = 30) -> T1Fit:
-    """Non-linear least squares of T1 and M0 for every voxel.
+def fit_t1(signals: Array, flips_deg: Array, TR_s: float, *, method: Method = "nonlinear", iterations: int = 30) -> T1Fit:
+    """T1 and M0 of every voxel by least squares.
 
     Args:
         signals: ``(..., flip)``, at least two flips.
-        flips_deg: ``(flip,)``, the true ones (nominal times B1).
+        flips_deg: ``(flip,)`` or ``(..., flip)``, the true ones (nominal times B1).
         TR_s: excitation TR, common to all.
     """
     S = np.asarray(signals, dtype=np.float64)
     T1, M0 = linear_t1(S, flips_deg, TR_s)
-    usable = np.isfinite(S).all(-1) & (S > 0).all(-1)
+    usable = np.isfinite(S).all(-1) & (S > 0).all(-1) & np.isfinite(np.asarray(flips_deg)).all(-1)
+    if method == "linear":
+        usable &= np.isfinite(T1)
     T1 = np.where(np.isfinite(T1), np.clip(T1, SHORTEST_T1, LONGEST_T1), 1.0)
     # scale free: logs keep both positive
     theta = np.stack([np.log(T1), np.log(np.where(M0 > 0, M0, np.abs(S).max(-1) * 10 + 1e-300))], axis=-1)
     damping = np.full(T1.shape, 1e-3)
     f, J = _model(theta, flips_deg, TR_s)
     cost = ((S - f) ** 2).sum(-1)
-    for _ in range(iterations):
+    for _ in range(iterations if method == "nonlinear" else 0):
         step = _damped_step(J, S - f, damping)
         trial = theta + np.clip(step, -1.0, 1.0)
         f_trial, J_trial = _model(trial, flips_deg, TR_s)
@@ -67,11 +72,21 @@ def fit_t1(signals: Array, flips_deg: Array, TR_s: float, iterations: int = 30) 
         damping = np.where(better, damping / 5, damping * 10)
     T1 = np.exp(theta[..., 0])
     valid = usable & (T1 > SHORTEST_T1) & (T1 < LONGEST_T1)
+    noise = np.sqrt(pooled_variance(cost, S.shape[-1] - 2, valid))
     return T1Fit(
-        np.where(valid, T1, np.nan),
-        np.where(valid, T1 * _log_sd(J, cost, S.shape[-1]), np.nan),
-        np.where(valid, np.exp(theta[..., 1]), np.nan),
+        np.where(valid, T1, np.nan), np.where(valid, T1 * noise * _log_sd(J), np.nan), np.where(valid, np.exp(theta[..., 1]), np.nan)
     )
+
+
+def pooled_variance(rss: Array, freedom: int, valid: NDArray[np.bool_]) -> Array:
+    """Noise variance from the residuals of a few images, each voxel's averaged with the typical one, ``(...)``.
+
+    With one or two degrees of freedom a voxel's own residual is often near zero by chance. NaN without any.
+    """
+    if freedom < 1 or not valid.any():
+        return np.full(rss.shape, np.nan)
+    typical = float(np.median(rss[valid])) / float(chi2.median(freedom))
+    return np.asarray((rss + 3 * typical) / (freedom + 3))
 
 
 def _model(theta: Array, flips_deg: Array, TR_s: float) -> tuple[Array, Array]:
@@ -98,7 +113,8 @@ def _damped_step(J: Array, r: Array, damping: Array) -> Array:
     return np.nan_to_num(step, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _log_sd(J: Array, cost: Array, flips: int) -> Array:
+def _log_sd(J: Array) -> Array:
+    """Standard deviation of log T1 per unit of noise."""
     a, b, c = _normal(J)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return np.sqrt(cost / max(1, flips - 2) * c / (a * c - b * b))
+        return np.asarray(np.sqrt(c / (a * c - b * b)))

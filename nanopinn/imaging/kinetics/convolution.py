@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,7 +77,8 @@ class _Steps:
         self.k, self.slope, self.kept = k, slope, kept
         self.weights: dict[float, tuple[Tensor, ...]] = {}
 
-    def __call__(self, state: tuple[Tensor, Tensor], h: float, c0: float, c1: float, *, reuse: bool = True) -> tuple[Tensor, Tensor]:
+    def __call__(self, state: tuple[Tensor, Tensor], h: Any, c0: Any, c1: Any, *, reuse: bool = True) -> tuple[Tensor, Tensor]:
+        """``y`` and ``dy/dk`` a step of length ``h`` later, from curve value ``c0`` to ``c1``: numbers, or tensors without reuse."""
         y, dy = state
         decay, w0, w1, d0, d1 = self._cached(round(h, 12)) if reuse else self._weights(h)
         if self.slope:
@@ -90,7 +92,7 @@ class _Steps:
             self.weights[h] = self._weights(h)
         return self.weights[h]
 
-    def _weights(self, h: float) -> tuple[Tensor, ...]:
+    def _weights(self, h: Any) -> tuple[Tensor, ...]:
         x = self.k * h
         p0, p1 = _weight(x, _p0, lambda n: n + 1), _weight(x, _p1, lambda n: (n + 1) * (n + 2))
         if not self.slope:
@@ -134,10 +136,10 @@ class ExponentialTable:
 
     Attributes:
         lowest, highest: rates that the table spans, 1/s; rates outside are held at the ends. The span is that
-            of Ktrans/ve within the bounds of the models; below ``lowest`` nothing leaves a tissue in a scan.
+            of the models within their bounds; below ``lowest`` nothing leaves a tissue in a scan.
     """
 
-    lowest, highest, nodes = 1e-6, 100.0, 700
+    lowest, highest, nodes = 1e-6, 200.0, 730
 
     def __init__(self, curve_times: Tensor, curve_values: Tensor, at_times: Tensor) -> None:
         self.log = torch.linspace(
@@ -152,12 +154,41 @@ class ExponentialTable:
     def __call__(self, rate: Tensor) -> tuple[Tensor, Tensor]:
         """``y`` and ``dy/dk`` for rates ``(n,)``: ``(n, m)`` each."""
         k = rate.clamp(self.lowest, self.highest)
+        i, u = self.place(k)
+        u = u[:, None]
+        return self.between(u, k[:, None], self.y[i], self.y[i + 1], self.slope[i], self.slope[i + 1])
+
+    def place(self, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Node before each rate, and how far past it, 0 to 1."""
         position = (torch.log(k) - self.log[0]) / self.step
         i = position.floor().long().clamp(0, self.nodes - 2)
-        u = (position - i)[:, None]
-        y0, y1, s0, s1 = self.y[i], self.y[i + 1], self.slope[i], self.slope[i + 1]
+        return i, position - i
+
+    def between(self, u: Tensor, k: Tensor, y0: Tensor, y1: Tensor, s0: Tensor, s1: Tensor) -> tuple[Tensor, Tensor]:
+        """Hermite interpolation of ``y`` and its derivative by k."""
         rise = y1 - y0
         b, c = 3 * rise - 2 * s0 - s1, s0 + s1 - 2 * rise
-        y = y0 + u * (s0 + u * (b + u * c))
-        dy = (s0 + u * (2 * b + 3 * u * c)) / (self.step * k[:, None])
-        return y, dy
+        return y0 + u * (s0 + u * (b + u * c)), (s0 + u * (2 * b + 3 * u * c)) / (self.step * k)
+
+
+class DelayTable:
+    """``y`` and ``dy/dk`` of every voxel at times of its own: a table at the curve's nodes, then one exact step."""
+
+    def __init__(self, curve_times: Tensor, curve_values: Tensor) -> None:
+        self.times, self.values = curve_times, curve_values
+        self.table = ExponentialTable(curve_times, curve_values, curve_times)
+        self.steep = torch.cat([curve_values.diff() / curve_times.diff(), curve_values.new_zeros(1)])
+
+    def __call__(self, rates: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """``(n, m, t)`` each, for rates ``(n, m)`` and times ``(n, t)``; zero before the curve begins."""
+        table = self.table
+        k = rates.clamp(table.lowest, table.highest)
+        i, u = (a[..., None] for a in table.place(k))
+        j = (torch.searchsorted(self.times, at.contiguous(), right=True) - 1)[:, None]
+        begun, j = j >= 0, j.clamp_min(0)
+        corners = (table.y[i, j], table.y[i + 1, j], table.slope[i, j], table.slope[i + 1, j])
+        y, dy = table.between(u, k[..., None], *corners)
+        h = at[:, None] - self.times[j]
+        step = _Steps(k[..., None], slope=True)
+        y, dy = step((y, dy), h, self.values[j], self.values[j] + self.steep[j] * h, reuse=False)
+        return torch.where(begun, y, 0.0), torch.where(begun, dy, 0.0)

@@ -1,0 +1,233 @@
+"""The commands: each reads its options, calls a workflow, writes a folder, and says what it found."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nanopinn.cli.config import settings_of
+from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, spread, takes_imaging
+from nanopinn.cli.screen import shown_progress
+from nanopinn.errors import InputError, NanopinnError
+
+if TYPE_CHECKING:
+    from nanopinn.imaging.inputs import ImagingInputs
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    help="Imaging-driven inverse modelling of tumour nanomedicine. Research use only.\n\n"
+    "Example: nanopinn fit --dce scan.nii --cest ph.nii --t1 1.4",
+)  # fmt: skip
+
+
+@app.command()
+@takes_imaging
+def fit(
+    inputs: ImagingInputs,
+    drug: Annotated[list[Path] | None, typer.Option(help="Post-dose drug images, each with its sidecar: --drug FILE FILE ...")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto (pinn, polished by fv), pinn or fv.")] = None,
+    preset: Annotated[str | None, typer.Option(help="fast, default or accurate.")] = None,
+    device: Device = None,
+    seed: Annotated[int | None, typer.Option(help="Of the networks' first weights.")] = None,
+    config: Path | None = None, out: Out = Path("nanopinn_result"), overwrite: Overwrite = False, quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """Fit one study: maps, flow, release and drug, each checked against finite volumes.
+
+    Example: nanopinn fit --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --out result
+    """
+    from nanopinn.report.folder import claim_output, write_result
+    from nanopinn.report.html import render_report
+    from nanopinn.workflows.fit import run_fit
+    from nanopinn.workflows.settings import FitSettings
+
+    given = {"engine": engine, "preset": preset, "device": device, "seed": seed, "drug": [str(d) for d in drug] if drug else None}
+    settings = settings_of(FitSettings, "fit", config, given)
+    claim_output(out, overwrite=overwrite)
+    with shown_progress(quiet, verbose) as progress:
+        study = run_fit(inputs, settings, progress=progress)
+    dump = settings.model_dump() | {"drug": [Path(d).name for d in settings.drug]}
+    report = render_report(study.imaging, study.fit)
+    write_result(
+        out, imaging=study.imaging, fit=study.fit, config={"fit": dump, **inputs.choices()},
+        inputs=[*inputs.files(), *(Path(d) for d in settings.drug)], report=report,
+        checkpoint=study.checkpoint.to_bytes(), overwrite=overwrite,
+    )  # fmt: skip
+    typer.echo(study.imaging.summary())
+    typer.echo(study.fit.summary())
+    typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in study.fit.assumptions))
+    typer.echo(f"Report: {out / 'report.html'}")
+    if not study.fit.check.passed:
+        raise typer.Exit(5)
+
+
+@app.command()
+@takes_imaging
+def maps(
+    inputs: ImagingInputs,
+    model: Annotated[str | None, typer.Option(help="etofts, tofts, patlak, 2cum, 2cxm, steady, or auto: by AICc, voxel by voxel.")] = None,
+    smooth: Annotated[bool | None, typer.Option("--smooth", help="Let voxels learn from their neighbours.")] = None,
+    device: Device = "auto", out: Out = Path("nanopinn_maps"), overwrite: Overwrite = False, quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:  # fmt: skip
+    """Do the imaging alone: T1, kinetic and pH maps with their standard deviations, the arterial input, and a page.
+
+    Example: nanopinn maps --dce dce.nii.gz --vfa fa02.nii.gz fa10.nii.gz fa20.nii.gz --model 2cxm --out maps
+    """
+    from dataclasses import replace
+
+    from nanopinn.report.folder import claim_output
+    from nanopinn.report.imaging import write_imaging
+    from nanopinn.workflows.maps import run_maps
+
+    choice = {"model": model, "smooth": smooth}
+    chosen = replace(inputs, **{k: v for k, v in choice.items() if v is not None})  # type: ignore[arg-type]
+    claim_output(out, overwrite=overwrite)
+    with shown_progress(quiet, verbose) as progress:
+        imaging = run_maps(chosen, device=device or "auto", progress=progress)
+    write_imaging(out, imaging, chosen, overwrite=overwrite)
+    typer.echo(imaging.summary())
+    typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in imaging.assumptions))
+    typer.echo(f"Page: {out / 'imaging.html'}")
+
+
+@app.command()
+def phantom(
+    out: Out, seed: Annotated[int, typer.Option(help="Of anatomy, parameters and noise.")] = 0,
+    length_scale: Annotated[float | None, typer.Option(help="l, mm; drawn if absent.")] = None,
+    shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels.")] = (24, 24, 12),
+    snr: Annotated[float, typer.Option(help="Baseline signal over noise, per voxel and frame.")] = 60.0,
+    drug_noise: Annotated[float, typer.Option(help="Noise over the largest value of each drug image.")] = 0.05,
+    quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Write a synthetic study with its truth, solved finer and by another scheme than fits use."""
+    from nanopinn.workflows.phantom import make_phantom
+    from nanopinn.workflows.settings import PhantomSettings
+
+    given = {"seed": seed, "length_scale_mm": length_scale, "shape": shape, "snr": snr, "drug_noise": drug_noise}
+    settings = settings_of(PhantomSettings, "phantom", None, given)
+    with shown_progress(quiet) as progress:
+        folder = make_phantom(out, settings, progress=progress)
+    typer.echo(f"Study: {folder}")
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="Result folder of a fit.")],
+    refine: Annotated[int, typer.Option(help="How much finer than the fit's grid.")] = 2,
+    quiet: Quiet = False,
+) -> None:
+    """Repeat the finite-volume check on a result folder; exit code 5 if it fails.
+
+    Example: nanopinn check nanopinn_result --refine 3
+    """
+    from nanopinn.workflows.check import run_check
+
+    with shown_progress(quiet) as progress:
+        result = run_check(folder, refine=refine, progress=progress)
+    typer.echo(result.headline)
+    for item in result.items:
+        typer.echo(f"{'ok    ' if item.passed else 'FAILED'} {item.name:44s}{item.value:12.4g}  limit {item.limit:.4g}")
+    if not result.passed:
+        raise typer.Exit(5)
+
+
+@app.command()
+def verify(
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table as JSON too.")] = None,
+) -> None:
+    """Run the verification cases and print each observed value beside its reference."""
+    from nanopinn.workflows.verify import run_verification
+
+    cases = run_verification()
+    for c in cases:
+        mark = "ok    " if c.passed else "FAILED"
+        typer.echo(f"{mark} {c.id:4s}{c.name:30s}{c.quantity:38s}{c.observed:14.6g}{c.reference:12.5g}  +- {c.tolerance:.2g}")
+    failed = [c for c in cases if not c.passed]
+    typer.echo(f"{len(cases) - len(failed)} of {len(cases)} cases passed")
+    if json_file is not None:
+        from dataclasses import asdict
+
+        from nanopinn.imaging.io import write_json
+
+        write_json(json_file, {"cases": [asdict(c) | {"passed": c.passed} for c in cases]})
+    if failed:
+        raise typer.Exit(5)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="Result folder of a fit.")]) -> None:
+    """Print the check and the parameters of a result folder."""
+    from nanopinn.report.folder import read_result
+
+    result = read_result(folder)
+    typer.echo(result.check.headline)
+    for s in result.scalars:
+        low, high = s.interval()
+        typer.echo(f"{s.label:36s} {s.median:10.4g} ({low:.3g} to {high:.3g}) {s.unit}, contraction {s.contraction:.2f}")
+    typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in result.assumptions))
+
+
+@app.command()
+def validate(
+    dce: Annotated[Path | None, typer.Option(help="Series to read.")] = None,
+    cest: Cest = None,
+    template: Annotated[Path | None, typer.Option(help="Write a sidecar to fill in.")] = None,
+) -> None:
+    """Read inputs and report, without computing; or write a sidecar to fill in."""
+    from nanopinn.imaging.acquisition import KEYS, load_acquisition
+    from nanopinn.imaging.io import read_volume
+
+    if template is not None:
+        if template.exists():
+            raise InputError("the file exists already", file=template, remedy="Give another name to --template.")
+        template.write_text(json.dumps(KEYS, indent=2) + "\n", encoding="utf-8")
+        typer.echo(f"Fill in: {template}")
+    for path in (p for p in (dce, cest) if p is not None):
+        volume = read_volume(path)
+        typer.echo(f"{path.name}: {tuple(volume.shape)} voxels of {tuple(round(s, 4) for s in volume.meta['spacing_mm'])} mm")
+        if path == dce:
+            found = load_acquisition(path, volume.shape[-1], float(volume.meta["pixdim4_s"]))
+            t = found.frame_times_s
+            typer.echo(f"  {len(t)} frames, {t[0]:g} to {t[-1]:g} s; TR {found.repetition_time_s:g} s, flip {found.flip_angle_deg:g} deg")
+
+
+@app.command()
+def info() -> None:
+    """Print versions, device and threads."""
+    import torch
+
+    from nanopinn import __version__
+
+    typer.echo(f"nanopinn {__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    typer.echo(f"GPU: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}")
+
+
+def main() -> None:
+    """Entry point: errors as one paragraph, exit codes as documented."""
+    try:
+        app(spread(sys.argv[1:]))
+    except SystemExit as end:
+        if end.code == 130:
+            typer.echo("Interrupted; nothing was written.", err=True)
+        raise
+    except NanopinnError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; nothing was written.", err=True)
+        sys.exit(130)
+    except Exception as error:
+        typer.echo(
+            f"Internal error: {type(error).__name__}: {error}. Please report it with the command you gave.",
+            err=True,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

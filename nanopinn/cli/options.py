@@ -1,0 +1,119 @@
+"""Options that commands share; those of the imaging are declared once and given to commands by a decorator."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanopinn.cli.config import settings_of
+
+if TYPE_CHECKING:
+    from nanopinn.imaging.inputs import ImagingInputs
+
+Cest = Annotated[Path | None, typer.Option(help="3-D map of extracellular pH (NIfTI).")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Result folder.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every step's numbers.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that an earlier run wrote.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda[:N].")]
+
+_AIF_HELP = (
+    "parker (default), georgiou, weinmann, preclinical; auto or mask:FILE, from the scan; or a TSV/CSV with time_s and "
+    "plasma_mM or blood_mM."
+)
+
+#: Options that take every file up to the next option, as a shell's wildcard gives them.
+MANY = ("--vfa", "--ir", "--drug")
+
+
+def spread(arguments: list[str]) -> list[str]:
+    """Repeat an option of :data:`MANY` before each of its files, which is how the parser takes several."""
+    out: list[str] = []
+    many = None
+    for a in arguments:
+        if a.startswith("-"):
+            many = a if a in MANY else None
+            if many is None:
+                out.append(a)
+        elif many is not None:
+            out += [many, a]
+        else:
+            out.append(a)
+    return out
+
+
+def imaging_inputs(
+    dce: Annotated[Path, typer.Option(help="4-D DCE-MRI series (NIfTI) with its JSON sidecar; or a folder of dcm2niix or DICOM.")],
+    cest: Cest = None,
+    mask: Annotated[Path | None, typer.Option(help="Tumour mask; an automatic one, which is reported, if absent.")] = None,
+    vfa: Annotated[list[Path] | None, typer.Option(help="Spoiled gradient echoes, one file per flip angle: --vfa FILE FILE ...")] = None,
+    ir: Annotated[list[Path] | None, typer.Option(help="Inversion recovery, one file per inversion time: --ir FILE FILE ...")] = None,
+    t1: Annotated[str | None, typer.Option(help="Native T1: a value in s, or a map in s.")] = None,
+    t1_method: Annotated[str | None, typer.Option(help="nonlinear (default) or linear fit of the flip angles.")] = None,
+    b1: Annotated[Path | None, typer.Option(help="Map of true over nominal flip angle, a fraction or percent.")] = None,
+    relation: Annotated[str | None, typer.Option(help="Signal to concentration: spgr (exact, default) or linear.")] = None,
+    aif: Annotated[str | None, typer.Option(help=_AIF_HELP)] = None,
+    aif_dispersion: Annotated[float | None, typer.Option(help="Mixing time of the arterial input before the tissue, s.")] = None,
+    blood_t1: Annotated[float | None, typer.Option(help="Native T1 of blood, s, for an arterial input measured in the scan.")] = None,
+    delay: Annotated[str | None, typer.Option(help="Arrival: tumour (one, fitted; default), voxel (each fitted), or a value in s.")] = None,
+    motion: Annotated[bool | None, typer.Option("--motion", help="Undo rigid motion of the series first.")] = None,
+    assume_ph: Annotated[float | None, typer.Option(help="pH of the tumour where no CEST was measured; reported.")] = None,
+    orientation: Annotated[str | None, typer.Option(help="sform or qform, where the two disagree.")] = None,
+    flip_angle: Annotated[float | None, typer.Option(help="Flip angle of the series, degrees; wins over the sidecar.")] = None,
+    tr: Annotated[float | None, typer.Option(help="Excitation TR, s; wins over the sidecar.")] = None,
+    frame_spacing: Annotated[float | None, typer.Option(help="Time between frames, s; wins over the sidecar.")] = None,
+    relaxivity: Annotated[float | None, typer.Option(help="r1 of the agent, 1/(s mM).")] = None,
+    dose: Annotated[float | None, typer.Option(help="Dose of the agent, mmol/kg; scales population curves.")] = None,
+    baseline_frames: Annotated[int | None, typer.Option(help="Frames before contrast.")] = None,
+    bolus_arrival: Annotated[float | None, typer.Option(help="Bolus arrival, s on the clock of the series.")] = None,
+    hematocrit: Annotated[float | None, typer.Option(help="Haematocrit, fraction.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML as every run dumps it; options win.")] = None,
+) -> ImagingInputs:
+    """The inputs that the imaging options describe, over the ``[imaging]`` table of a configuration."""
+    from nanopinn.imaging.inputs import ImagingInputs
+
+    overrides = {
+        "FlipAngle": flip_angle, "RepetitionTimeExcitation": tr, "RepetitionTime": frame_spacing, "ContrastRelaxivity": relaxivity,
+        "ContrastDose": dose, "BaselineFrames": baseline_frames, "BolusArrivalTime": bolus_arrival, "Hematocrit": hematocrit,
+    }  # fmt: skip
+    stated = {k: v for k, v in overrides.items() if v is not None}
+    given = {
+        "dce": dce, "cest": cest, "mask": mask, "vfa": tuple(vfa) if vfa else None, "ir": tuple(ir) if ir else None,
+        "t1": _number_or_text(t1), "t1_method": t1_method, "b1": b1, "relation": relation, "aif": aif,
+        "aif_dispersion_s": aif_dispersion, "blood_t1_s": blood_t1, "delay": _number_or_text(delay), "motion": motion,
+        "assume_ph": assume_ph, "orientation": orientation, "overrides": stated or None,
+    }  # fmt: skip
+    return settings_of(ImagingInputs, "imaging", config, given)
+
+
+def _number_or_text(text: str | None) -> float | str | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def takes_imaging(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command every option of :func:`imaging_inputs`, and hand it what they make as its first argument.
+
+    An option that the command takes too (``config``) is shared.
+    """
+    names = {"ImagingInputs": object}  # the first argument is no option: its type is not needed at run time
+    shared = inspect.signature(imaging_inputs, eval_str=True, locals=names).parameters
+    own = list(inspect.signature(command, eval_str=True, locals=names).parameters.values())[1:]
+    wanted = {p.name for p in own}
+
+    def run(**given: Any) -> None:
+        inputs = imaging_inputs(**{name: given[name] for name in shared})
+        command(inputs, **{name: value for name, value in given.items() if name in wanted})
+
+    extra = [p for p in own if p.name not in shared]
+    options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared.values(), *extra)]
+    run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in options}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run

@@ -1,0 +1,48 @@
+"""What a run shows while it works, on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from nanopinn.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+
+@contextmanager
+def shown_progress(quiet: bool, verbose: bool = False) -> Iterator[Progress]:
+    """A bar on a terminal, a line per step elsewhere or with ``verbose``, nothing with ``quiet``."""
+    if quiet:
+        yield silent
+    elif verbose or not sys.stderr.isatty():
+        yield lambda stage, fraction, numbers: typer.echo(_line(stage, fraction, numbers, verbose), err=True)
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+        with Bars(*columns, console=Console(stderr=True)) as bars:
+            tasks: dict[str, TaskID] = {}
+
+            def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(stage, total=1.0, said="")
+                bars.update(tasks[stage], completed=fraction, said=_chi2(numbers))
+
+            yield show
+
+
+def _chi2(numbers: Mapping[str, float]) -> str:
+    return f"chi2/N {numbers['chi2/N']:.3f}" if "chi2/N" in numbers else ""
+
+
+def _line(stage: str, fraction: float, numbers: Mapping[str, float], verbose: bool) -> str:
+    said = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()) if verbose else _chi2(numbers)
+    return f"[{fraction:4.0%}] {stage}{', ' + said if said else ''}"

@@ -1,0 +1,1 @@
+"""Arterial input: population curves, measured curves, and curves found in the images."""

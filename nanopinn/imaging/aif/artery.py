@@ -1,0 +1,134 @@
+"""An arterial input from the scan itself: the voxels of a mask, or voxels that behave like an artery."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.aif.population import parker
+from nanopinn.imaging.concentration import Concentration
+from nanopinn.imaging.mask import load_mask
+
+Array = NDArray[np.float64]
+
+#: Voxels of an automatic arterial input: enough to average noise, few enough to stay inside a vessel.
+FEWEST_VOXELS, MOST_VOXELS = 3, 30
+#: A peak this many times the noise is a bolus; below it nothing in the scan is an artery.
+LOWEST_PEAK_TO_NOISE = 8.0
+#: A first pass stands out of what recirculates by more than this (Parker's by 5); below it the curve is likely a vein or tissue.
+LOWEST_PEAK_TO_TAIL = 1.5
+
+
+@dataclass(frozen=True)
+class ArterialVoxels:
+    """An arterial input that was measured in the scan.
+
+    Attributes:
+        where: ``(x, y, z)``. blood_mM: ``(t,)``, their mean. spread_mM: ``(t,)``, their standard deviation.
+        peak_to_noise, peak_to_tail: what tells a bolus from tissue. area_to_parker: area under it over that of
+            Parker's curve at the same arrival; far from 1 speaks of partial volume, inflow or another dose.
+        found: by itself, not drawn.
+    """
+
+    where: NDArray[np.bool_]
+    blood_mM: Array
+    spread_mM: Array
+    peak_to_noise: float
+    peak_to_tail: float
+    area_to_parker: float
+    found: bool
+
+    @property
+    def quality(self) -> dict[str, float]:
+        """Figures of merit, for tables."""
+        return {
+            "voxels": float(self.where.sum()), "peak_mM": float(self.blood_mM.max()), "peak_to_noise": self.peak_to_noise,
+            "peak_to_tail": self.peak_to_tail, "area_to_parker": self.area_to_parker,
+        }  # fmt: skip
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of this input."""
+        how = "found automatically" if self.found else "drawn"
+        notes = [
+            f"The arterial input is the mean of {int(self.where.sum())} voxels that were {how}: peak "
+            f"{self.blood_mM.max():.2g} mM in blood, {self.peak_to_noise:.0f} times its noise, {self.peak_to_tail:.1f} times "
+            f"its tail, area {self.area_to_parker:.2f} of Parker's. Inflow and partial volume are not corrected."
+        ]
+        if self.peak_to_tail < LOWEST_PEAK_TO_TAIL:
+            notes.append("That curve has no first pass: it may be a vein or tissue. A population curve may serve better.")
+        if not 0.5 < self.area_to_parker < 2:
+            notes.append("Its area is far from Parker's: check the dose, inflow, and whether the vessel fills its voxels.")
+        return tuple(notes)
+
+
+def masked_artery(path: Path, blood: Concentration, frame_times_s: Array, affine: Array) -> ArterialVoxels:
+    """The mean curve of a mask.
+
+    Raises:
+        InputError: the mask cannot be used, or none of its voxels has a finite curve.
+    """
+    shape = (blood.mM.shape[1], blood.mM.shape[2], blood.mM.shape[3])
+    where = load_mask(path, shape, affine) & np.isfinite(blood.mM).all(axis=0)
+    if not where.any():
+        raise InputError(
+            "no voxel of the arterial mask has a finite concentration", file=path, field="--aif", found="0 voxels",
+            expected="a vessel that is not saturated", remedy="Draw another vessel, or choose a population curve.",
+        )  # fmt: skip
+    return _described(where, blood, frame_times_s, found=False)
+
+
+def find_artery(blood: Concentration, frame_times_s: Array) -> ArterialVoxels:
+    """Voxels whose bolus is early, high and short.
+
+    Of voxels that rise far above their noise, the score is the height of the peak times its height over the tail,
+    less for a late peak (after Mouridsen 2006, MRM 55:524, with fixed weights). The best voxel leads; those of the
+    best that follow its course (correlation above 0.9) are averaged.
+
+    Args:
+        blood: the scan as concentration in blood.
+
+    Raises:
+        InputError: no voxel behaves like an artery.
+    """
+    shape = blood.mM.shape[1:]
+    flat, noise = blood.mM.reshape(len(blood.mM), -1), blood.noise_sd_mM.reshape(-1)
+    usable = np.flatnonzero(np.isfinite(flat).all(axis=0) & np.isfinite(noise) & (noise > 0))
+    curves = flat[:, usable]
+    peak, when = curves.max(axis=0), frame_times_s[curves.argmax(axis=0)]
+    tail = np.median(curves[-max(3, len(curves) // 4) :], axis=0)
+    high = peak > LOWEST_PEAK_TO_NOISE * noise[usable]
+    if high.sum() < FEWEST_VOXELS:
+        raise InputError(
+            "no artery was found", field="--aif", found=f"{int(high.sum())} voxels with a bolus above {LOWEST_PEAK_TO_NOISE:g} times noise",
+            expected=f"{FEWEST_VOXELS} or more", remedy="Draw one (--aif mask:FILE), give a curve, or choose a population curve.",
+        )  # fmt: skip
+    first = float(frame_times_s[blood.baseline[1] - 1])
+    spacing = float(np.median(np.diff(frame_times_s)))
+    earliest = np.quantile(when[high], 0.02)
+    late = np.maximum(when - max(earliest, first) - 2 * spacing, 0.0) / (20.0 + spacing)
+    sharp = peak / np.maximum(tail, 0.1 * peak)
+    score = np.where(high, peak * sharp * np.exp(-(late**2)), -np.inf)
+    order = np.argsort(score)[::-1][: int(np.clip(high.sum() // 100, FEWEST_VOXELS, MOST_VOXELS))]
+    order = order[np.isfinite(score[order])]
+    alike = np.array([np.corrcoef(curves[:, order[0]], curves[:, i])[0, 1] > 0.9 for i in order])
+    where = np.zeros(flat.shape[1], dtype=bool)
+    where[usable[order[alike]]] = True
+    return _described(where.reshape(shape), blood, frame_times_s, found=True)
+
+
+def _described(where: NDArray[np.bool_], blood: Concentration, t: Array, *, found: bool) -> ArterialVoxels:
+    chosen = blood.mM[:, where]
+    curve = chosen.mean(axis=1)
+    first, after = blood.baseline
+    noise = float(max(curve[first:after].std(ddof=1), 1e-6))
+    tail = float(np.median(curve[-max(3, len(curve) // 4) :]))
+    reference = parker(t - t[after - 1])
+    peak = float(curve.max())
+    return ArterialVoxels(
+        where, curve, chosen.std(axis=1), peak / noise, peak / tail if tail > 0 else float("inf"),
+        float(np.trapezoid(curve, t) / np.trapezoid(reference, t)), found,
+    )  # fmt: skip

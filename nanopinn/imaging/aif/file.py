@@ -1,0 +1,65 @@
+"""An arterial input from a table."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.aif.curve import PlasmaCurve, plasma_from_blood
+from nanopinn.imaging.io import read_text
+
+Array = NDArray[np.float64]
+
+
+def read_curve(path: Path, frame_times_s: Array, hematocrit: float) -> PlasmaCurve:
+    """The curve of a TSV/CSV with ``time_s`` and one of ``plasma_mM``, ``blood_mM``.
+
+    Raises:
+        InputError: columns are missing, hold no numbers, or do not cover the scan.
+    """
+    t, c, blood = _columns(path)
+    if len(t) < 3 or np.any(np.diff(t) <= 0) or not np.isfinite([t, c]).all():
+        raise InputError(
+            "times must increase and values be finite", file=path, field="time_s", found=f"{len(t)} rows",
+            expected="3 rows or more, in order of time", remedy="Correct the table.",
+        )  # fmt: skip
+    if not c.max() > 0:
+        raise InputError(
+            "the arterial input never rises", file=path, field="blood_mM" if blood else "plasma_mM",
+            found=f"maximum {c.max():g}", expected="a positive peak, in mM", remedy="Correct the table.",
+        )  # fmt: skip
+    # one frame may be missing at the end; beyond it there is nothing to convolve with
+    latest = float(frame_times_s[-2])
+    if t[0] >= latest or t[-1] < latest:
+        raise InputError(
+            "the arterial input does not cover the scan", file=path, field="time_s",
+            found=f"{t[0]:g} to {t[-1]:g} s",
+            expected=f"from before the bolus to {frame_times_s[-1]:g} s, on the clock of the frames",
+            remedy="Extend the curve, or shift it to that clock.",
+        )  # fmt: skip
+    return PlasmaCurve(t, plasma_from_blood(c, hematocrit) if blood else c)
+
+
+def _columns(path: Path) -> tuple[Array, Array, bool]:
+    """Times, concentrations, and whether these are of whole blood."""
+    text = read_text(path)
+    rows = list(csv.DictReader(text.splitlines(), delimiter="\t" if "\t" in text.split("\n")[0] else ","))
+    header = [k for k in (rows[0] if rows else {}) if k is not None]
+    kinds = [k for k in ("plasma_mM", "blood_mM") if k in header]
+    if "time_s" not in header or len(kinds) != 1:
+        raise InputError(
+            "the arterial input lacks its columns", file=path, field="header", found=", ".join(header) or "no rows",
+            expected="time_s and one of plasma_mM, blood_mM", remedy="Name the columns so.",
+        )  # fmt: skip
+    try:
+        t, c = (np.array([float(r[k]) for r in rows]) for k in ("time_s", kinds[0]))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "the arterial input holds something that is no number", file=path, field=f"time_s, {kinds[0]}",
+            found=str(error), expected="decimal numbers", remedy="Correct the table.",
+        ) from error  # fmt: skip
+    return t, c, kinds[0] == "blood_mM"

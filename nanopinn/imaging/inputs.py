@@ -1,0 +1,118 @@
+"""What a study gives the imaging: its files, and the choices that may be made about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.aif.source import KINDS, files_of
+from nanopinn.imaging.concentration import Relation
+from nanopinn.imaging.dicom import files_in
+from nanopinn.imaging.kinetics.models import MODELS
+from nanopinn.imaging.nifti import Orientation
+from nanopinn.imaging.t1.native import T1Source
+from nanopinn.imaging.t1.vfa import Method
+
+DELAYS = ("tumour", "voxel")
+
+
+@dataclass(frozen=True)
+class ImagingInputs:
+    """Files and choices of one study.
+
+    Attributes:
+        dce: 4-D series, or a folder with one. cest: 3-D pH map. mask: tumour.
+        vfa: one volume per flip angle. ir: one per inversion time. t1: seconds, or a T1 map. t1_method: of ``vfa``.
+        b1: map of true over nominal flip angle. relation: of signal and concentration.
+        aif: ``parker``, ``georgiou``, ``weinmann``, ``preclinical``, ``auto``, ``mask:FILE`` or a TSV/CSV file.
+        aif_dispersion_s: mean transit time of a mixing chamber before the tissue. blood_t1_s: native T1 of blood for
+            arterial inputs that are measured in the scan; None: tabulated.
+        model: of :data:`MODELS`, or ``auto``. delay: ``tumour`` (one, fitted), ``voxel`` (each fitted) or s.
+        smooth: voxels learn from their neighbours. motion: undo rigid motion of the series first.
+        assume_ph: where no CEST was measured. overrides: keys of the sidecar that win over it.
+        orientation: sform or qform where they disagree.
+    """
+
+    dce: str | Path
+    cest: str | Path | None = None
+    mask: str | Path | None = None
+    vfa: tuple[str | Path, ...] = ()
+    ir: tuple[str | Path, ...] = ()
+    t1: float | str | Path | None = None
+    t1_method: Method = "nonlinear"
+    b1: str | Path | None = None
+    relation: Relation = "spgr"
+    aif: str = "parker"
+    aif_dispersion_s: float = 0.0
+    blood_t1_s: float | None = None
+    model: str = "etofts"
+    delay: str | float = "tumour"
+    smooth: bool = False
+    motion: bool = False
+    assume_ph: float | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    orientation: Orientation | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse choices that do not exist, before anything is read.
+
+        Raises:
+            InputError: which choice, and which there are.
+        """
+        _one_of("--model", self.model, (*MODELS, "auto"))
+        _one_of("--relation", self.relation, ("spgr", "linear"))
+        _one_of("--t1-method", self.t1_method, ("nonlinear", "linear"))
+        _one_of("--orientation", self.orientation, ("sform", "qform", None))
+        if isinstance(self.delay, str):
+            _one_of("--delay", self.delay, (*DELAYS, "a number of s"))
+        _within("--aif-dispersion", self.aif_dispersion_s, 0.0, 60.0)
+        if self.blood_t1_s is not None:
+            _within("--blood-t1", self.blood_t1_s, 0.5, 4.0)
+        if self.smooth and self.delay == "voxel":
+            raise InputError(
+                "a fit cannot be smoothed and have a delay of every voxel", field="--smooth, --delay", found="both", expected="one",
+                remedy="Leave one of the two out.",
+            )  # fmt: skip
+
+    @property
+    def native_t1(self) -> T1Source:
+        """Where native T1 comes from."""
+        return T1Source(tuple(self.vfa), tuple(self.ir), self.t1, self.t1_method)
+
+    def choices(self) -> dict[str, dict[str, Any]]:
+        """What was chosen, without files, as tables for a configuration."""
+        names = (
+            "t1_method",
+            "relation",
+            "aif_dispersion_s",
+            "blood_t1_s",
+            "model",
+            "delay",
+            "smooth",
+            "motion",
+            "assume_ph",
+            "orientation",
+        )
+        table = {n: getattr(self, n) for n in names}
+        table |= {"aif": self.aif} if self.aif in KINDS else {}
+        table |= {"t1": self.t1} if isinstance(self.t1, (int, float)) else {}
+        return {"imaging": table, "imaging.overrides": dict(self.overrides)}
+
+    def files(self) -> list[Path]:
+        """Every file that is read."""
+        given = [Path(f) for f in (self.cest, self.mask, self.b1) if f is not None]
+        return [*files_in(Path(self.dce)), *given, *self.native_t1.files(), *files_of(self.aif)]
+
+
+def _one_of(option: str, found: Any, allowed: tuple[Any, ...]) -> None:
+    if found not in allowed:
+        names = ", ".join(str(a) for a in allowed if a is not None)
+        raise InputError("this choice does not exist", field=option, found=found, expected=names, remedy="Give one of these.")
+
+
+def _within(option: str, seconds: float, low: float, high: float) -> None:
+    if not low <= seconds <= high:
+        raise InputError("out of range", field=option, found=seconds, expected=f"{low:g} to {high:g} s", remedy="Check the unit.")

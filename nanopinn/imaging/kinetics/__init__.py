@@ -1,0 +1,1 @@
+"""Pharmacokinetic models of contrast agent, fitted to every voxel by itself."""

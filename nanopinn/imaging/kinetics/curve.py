@@ -1,0 +1,108 @@
+"""A plasma curve as the frames of a scan see it: values, running integrals, exponential convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.imaging.kinetics.convolution import DelayTable, ExponentialTable, convolve_exponential
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The curve at the frames, as early or late as it reaches each voxel.
+
+    Attributes:
+        plasma, slope: Cp (mM) and dCp/dt, ``(1 or n, t)``.
+        convolve: rates ``(n, m)`` to ``y`` and ``dy/dk``, ``(n, m, t)`` each.
+    """
+
+    plasma: Tensor
+    slope: Tensor
+    convolve: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class InputCurve:
+    """A plasma curve and the frames it is seen at; tables are built when they are first needed."""
+
+    def __init__(self, aif: PlasmaCurve, frame_times_s: Array, device: str = "cpu") -> None:
+        self.aif, self.device = aif, device
+        self.nodes, self.values, self.times = (
+            torch.as_tensor(np.array(v, dtype=np.float64), device=device) for v in (aif.times_s, aif.plasma_mM, frame_times_s)
+        )
+
+    @cached_property
+    def at_frames(self) -> Seen:
+        """The curve as it is."""
+        table = ExponentialTable(self.nodes, self.values, self.times)
+        plasma, slope = self._interpolated(self.times[None])
+
+        def convolve(rates: Tensor) -> tuple[Tensor, Tensor]:
+            y, dy = table(rates.reshape(-1))
+            shape = (*rates.shape, len(self.times))
+            return y.reshape(shape), dy.reshape(shape)
+
+        return Seen(plasma, slope, convolve)
+
+    def delayed(self, seconds: Tensor) -> Seen:
+        """The curve later by ``seconds`` ``(n,)``, for every voxel its own."""
+        at = self.times[None] - seconds[:, None]
+        plasma, slope = self._interpolated(at)
+        return Seen(plasma, slope, lambda rates: self._delays(rates, at))
+
+    def shifted(self, seconds: float) -> InputCurve:
+        """The curve later by ``seconds``, for all voxels alike."""
+        return InputCurve(self.aif.delayed(seconds), self.times.cpu().numpy(), self.device)
+
+    @cached_property
+    def _delays(self) -> DelayTable:
+        return DelayTable(self.nodes, self.values)
+
+    def _interpolated(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and slope of the curve: zero before it, its last value after it."""
+        i = (torch.searchsorted(self.nodes, at, right=True) - 1).clamp(0, len(self.nodes) - 2)
+        steep = self.values.diff() / self.nodes.diff()
+        over = at >= self.nodes[-1]
+        inside = (at >= self.nodes[0]) & ~over
+        straight = self.values[i] + steep[i] * (at - self.nodes[i])
+        slope = torch.where(inside, steep[i], 0.0)
+        value = torch.where(inside, straight, torch.where(over, self.values[-1], 0.0))
+        return value, slope
+
+    @cached_property
+    def area(self) -> Tensor:
+        """``int Cp`` to every frame, ``(1, t)``."""
+        return convolve_exponential(self.nodes, self.values, self.times.new_zeros(()), self.times)[None]
+
+    @cached_property
+    def area_of_area(self) -> Tensor:
+        """``int int Cp`` to every frame, ``(1, t)``; trapezoids of the exact integral, on curve and frames together."""
+        grid = torch.unique(torch.cat([self.nodes, self.times, self.times.new_zeros(1)]))
+        inner = convolve_exponential(self.nodes, self.values, self.times.new_zeros(()), grid)
+        running = torch.cat([inner.new_zeros(1), (grid.diff() * (inner[1:] + inner[:-1]) / 2).cumsum(0)])
+        return running[torch.searchsorted(grid, self.times)][None]
+
+    def integral(self, C: Tensor) -> Tensor:
+        """Running integral of measured curves ``(n, t)`` by trapezoids, from the first frame."""
+        pieces = self.times.diff() * (C[:, 1:] + C[:, :-1]) / 2
+        return torch.cat([torch.zeros_like(C[:, :1]), pieces.cumsum(1)], dim=1)
+
+
+def linear_fit(C: Tensor, columns: list[Tensor]) -> Tensor:
+    """Coefficients ``(n, columns)`` with which the columns ``(1 or n, t)`` best give ``C`` ``(n, t)``."""
+    X = torch.stack([c.expand_as(C) for c in columns], dim=1)
+    scale = X.square().sum(2, keepdim=True).sqrt().clamp_min(1e-30)
+    X = X / scale
+    # a ridge at round-off: columns that are nearly parallel must not spoil their batch
+    normal = X @ X.transpose(1, 2) + 1e-9 * torch.eye(X.shape[1], dtype=X.dtype, device=X.device)
+    right = (X * C[:, None]).sum(2)
+    return torch.linalg.solve(normal, right) / scale[..., 0]

@@ -1,0 +1,28 @@
+"""Steady state: ``I(t) = vp delta(t)``. Tissue shows the plasma curve and nothing else; the fallback of selection."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nanopinn.imaging.kinetics.curve import InputCurve, linear_fit
+from nanopinn.imaging.kinetics.response import ImpulseResponse, nothing_derived
+
+NAME, CAPLEX = "steady", "M.IC1.999"
+NAMES: tuple[str, ...] = ("vp",)
+LOWER: tuple[float, ...] = (0.0,)
+UPPER: tuple[float, ...] = (1.0,)
+DERIVED: tuple[str, ...] = ()
+derived = nothing_derived
+
+
+def impulse_response(parameters: Tensor) -> ImpulseResponse:
+    """vp, ``(n, 1)``."""
+    vp = parameters[:, 0]
+    none = parameters.new_zeros((len(vp), 0))
+    return ImpulseResponse(vp, none, none, torch.ones_like(parameters)[:, None])
+
+
+def starts(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
+    """The model is linear: ``C = vp Cp``."""
+    return (linear_fit(C, [curve.at_frames.plasma]),)

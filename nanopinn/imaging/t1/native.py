@@ -1,0 +1,170 @@
+"""Where native T1 comes from: a flip-angle set, inversion times, a map, or a stated value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.acquisition import excitation
+from nanopinn.imaging.geometry import resample, same_grid
+from nanopinn.imaging.io import read_map, read_sidecar, sidecar_path
+from nanopinn.imaging.nifti import Orientation
+from nanopinn.imaging.t1.b1 import B1Map
+from nanopinn.imaging.t1.inversion import fit_inversion_recovery
+from nanopinn.imaging.t1.vfa import LONGEST_T1, SHORTEST_T1, Method, fit_t1
+
+Array = NDArray[np.float64]
+Shape = tuple[int, int, int]
+
+#: A tissue's T1 lies well inside; a map in ms, or of R1, does not.
+_LOWEST_MEDIAN, _HIGHEST_MEDIAN = 0.05, 5.0
+_RANGE = f"{_LOWEST_MEDIAN:g} to {_HIGHEST_MEDIAN:g} s"
+
+
+@dataclass(frozen=True)
+class T1Source:
+    """What was given for native T1; exactly one of the first three.
+
+    Attributes:
+        vfa: one volume per flip angle, each with its sidecar. ir: one per inversion time, with ``InversionTime`` (s).
+        t1: seconds, or a map in seconds. method: how the flip-angle set is fitted.
+    """
+
+    vfa: tuple[str | Path, ...] = ()
+    ir: tuple[str | Path, ...] = ()
+    t1: float | str | Path | None = None
+    method: Method = "nonlinear"
+
+    def files(self) -> list[Path]:
+        """Every file that is read."""
+        return [Path(f) for f in (*self.vfa, *self.ir, *([self.t1] if isinstance(self.t1, (str, Path)) else []))]
+
+
+@dataclass(frozen=True)
+class NativeT1:
+    """Native T1 (s) on the DCE grid, ``(x, y, z)``, NaN where unknown; its error, None where none is known."""
+
+    T1_s: Array
+    std_s: Array | None
+    assumptions: tuple[str, ...]
+
+
+def native_t1(given: T1Source, shape: Shape, affine: Array, *, B1: B1Map | None = None, orientation: Orientation | None = None) -> NativeT1:
+    """Native T1 on the DCE grid.
+
+    Args:
+        shape, affine: the DCE grid. B1: corrects the flip angles of a set.
+
+    Raises:
+        InputError: not exactly one source is given, or what is given is no T1.
+    """
+    count = bool(given.vfa) + bool(given.ir) + (given.t1 is not None)
+    if count > 1:
+        raise InputError("T1 is given twice", field="--vfa, --ir, --t1", found=f"{count} of them", expected="one", remedy="Give one.")
+    if count == 0:
+        raise InputError(
+            "native T1 is not known", field="--vfa, --ir, --t1", found="none of them",
+            expected="a flip-angle set, inversion times, a T1 map, or a value in s",
+            remedy="Give --vfa FILE..., --ir FILE..., --t1 MAP, or --t1 SECONDS (about 1.4 for tumours at 3 T).",
+        )  # fmt: skip
+    if isinstance(given.t1, (int, float)):
+        return _stated(float(given.t1), shape)
+    std: Array | None
+    if given.vfa:
+        values, std, own, notes = _from_flip_angles(given.vfa, given.method, B1, orientation)
+    elif given.ir:
+        values, std, own, notes = _from_inversion_times(given.ir, orientation)
+    else:
+        assert given.t1 is not None
+        values, std, own, notes = _from_map(given.t1, orientation)
+    if not same_grid(shape, affine, values.shape, own):
+        values, std = resample(values, own, shape, affine), None if std is None else resample(std, own, shape, affine)
+        notes = [*notes, "T1 was measured on another grid and brought to that of the DCE scan by the affines."]
+    if not np.isfinite(values).any():
+        raise InputError(
+            "T1 does not overlap the DCE scan", file=given.files()[0], field="affine", found="no voxel with a T1",
+            expected="the same world coordinates", remedy="Check both affines.",
+        )  # fmt: skip
+    return NativeT1(values, std if std is not None and np.isfinite(std).any() else None, tuple(notes))
+
+
+def _stated(seconds: float, shape: Shape) -> NativeT1:
+    if not _LOWEST_MEDIAN <= seconds <= _HIGHEST_MEDIAN:
+        raise InputError("not a T1 in seconds", field="--t1", found=seconds, expected=_RANGE, remedy="Check the unit.")
+    return NativeT1(np.full(shape, seconds), None, (f"Native T1 was not measured: {seconds:g} s is assumed everywhere.",))
+
+
+def _from_map(path: str | Path, orientation: Orientation | None) -> tuple[Array, None, Array, list[str]]:
+    values, affine, _ = read_map(path, orientation=orientation)
+    known = values[np.isfinite(values) & (values > 0)]
+    middle = float(np.median(known)) if known.size else float("nan")
+    if not _LOWEST_MEDIAN <= middle <= _HIGHEST_MEDIAN:
+        raise InputError(
+            "not a T1 map in seconds", file=path, field="values", found=f"median {middle:g}", expected=_RANGE,
+            remedy="Convert it to seconds.",
+        )  # fmt: skip
+    return np.where((values > SHORTEST_T1) & (values < LONGEST_T1), values, np.nan), None, affine, []
+
+
+def _from_flip_angles(
+    vfa: Sequence[str | Path], method: Method, B1: B1Map | None, orientation: Orientation | None
+) -> tuple[Array, Array, Array, list[str]]:
+    images, affine = _stack(vfa, "flip-angle set", 2, "one flip angle cannot give T1", orientation)
+    settings = [excitation(read_sidecar(p), sidecar_path(p)) for p in vfa]
+    trs, flips = {tr for tr, _ in settings}, np.array([flip for _, flip in settings])
+    if len(trs) > 1:
+        raise InputError(
+            "the flip-angle set has several excitation TRs", file=sidecar_path(vfa[0]),
+            field="RepetitionTimeExcitation", found=sorted(trs), expected="one", remedy="Correct the sidecars.",
+        )  # fmt: skip
+    if len(set(flips)) < 2:
+        raise InputError(
+            "the flip-angle set repeats one angle", file=sidecar_path(vfa[0]), field="FlipAngle",
+            found=flips.tolist(), expected="2 different angles or more", remedy="Correct the sidecars.",
+        )  # fmt: skip
+    notes = ["T1 is the linear fit of the flip-angle set."] if method == "linear" else []
+    if B1 is None:
+        notes.append("Flip angles are taken as nominal: no B1 map was given. An angle 5 % off makes T1 10 % wrong.")
+    true = flips if B1 is None else flips * B1.on(images.shape[:3], affine)[..., None]
+    fit = fit_t1(images, true, trs.pop(), method=method)
+    return fit.T1, fit.T1_std, affine, notes
+
+
+def _from_inversion_times(ir: Sequence[str | Path], orientation: Orientation | None) -> tuple[Array, Array, Array, list[str]]:
+    images, affine = _stack(ir, "inversion-recovery set", 4, "fewer than four inversion times cannot give T1", orientation)
+    fit = fit_inversion_recovery(images, np.array([_inversion_time(p) for p in ir]))
+    return fit.T1, fit.T1_std, affine, []
+
+
+def _inversion_time(path: str | Path) -> float:
+    found = read_sidecar(path).get("InversionTime")
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 1e-3 <= found <= 20:
+        raise InputError(
+            "the inversion time is missing or out of range", file=sidecar_path(path), field="InversionTime", found=found,
+            expected="0.001 to 20 s", remedy="Write it into the sidecar, in s.",
+        )  # fmt: skip
+    return float(found)
+
+
+def _stack(files: Sequence[str | Path], what: str, fewest: int, problem: str, orientation: Orientation | None) -> tuple[Array, Array]:
+    """Volumes of one grid as ``(x, y, z, image)``, and its affine."""
+    if len(files) < fewest:
+        raise InputError(
+            problem, file=files[0], field="--vfa" if "flip" in what else "--ir", found=len(files), expected=f"{fewest} files or more",
+            remedy="Give every volume of the set, or --t1 SECONDS.",
+        )  # fmt: skip
+    volumes = [read_map(p, orientation=orientation) for p in files]
+    first, affine = volumes[0][0], volumes[0][1]
+    for path, (image, own, _) in zip(files, volumes, strict=True):
+        if not same_grid(first.shape, affine, image.shape, own):
+            raise InputError(
+                f"the volumes of the {what} lie on different grids", file=path, field="grid",
+                found="x".join(map(str, image.shape)), expected="x".join(map(str, first.shape)),
+                remedy="Register and resample the set first.",
+            )  # fmt: skip
+    return np.stack([v for v, _, _ in volumes], axis=-1), affine
