@@ -36,6 +36,7 @@ class InputCurve:
 
     def __init__(self, aif: PlasmaCurve, frame_times_s: Array, device: str = "cpu") -> None:
         self.aif, self.device = aif, device
+        self._shifted: dict[float, InputCurve] = {}
         self.nodes, self.values, self.times = (
             torch.as_tensor(np.array(v, dtype=np.float64), device=device) for v in (aif.times_s, aif.plasma_mM, frame_times_s)
         )
@@ -60,8 +61,10 @@ class InputCurve:
         return Seen(plasma, slope, lambda rates: self._delays(rates, at))
 
     def shifted(self, seconds: float) -> InputCurve:
-        """The curve later by ``seconds``, for all voxels alike."""
-        return InputCurve(self.aif.delayed(seconds), self.times.cpu().numpy(), self.device)
+        """The curve later by ``seconds``, for all voxels alike; kept, because its tables serve every batch."""
+        if seconds not in self._shifted:
+            self._shifted[seconds] = InputCurve(self.aif.delayed(seconds), self.times.cpu().numpy(), self.device)
+        return self._shifted[seconds]
 
     @cached_property
     def _delays(self) -> DelayTable:
