@@ -82,10 +82,11 @@ def main() -> None:
         f"nanopinn: {VOXELS} voxels in {seconds:.2f} s, {VOXELS / seconds:,.0f} voxels/s, converged {ours.converged.double().mean():.2%}; "
         f"median relative error {error(ours.parameters.cpu().numpy())}"
     )
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     theirs, found = with_dcmri(signal[:PEER_VOXELS], frames, aif)
     print(
         f"dcmri:    {PEER_VOXELS} voxels in {theirs:.2f} s, {PEER_VOXELS / theirs:,.0f} voxels/s; median relative error {error(found)}\n"
-        f"ratio {VOXELS / seconds / (PEER_VOXELS / theirs):,.0f}, peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB"
+        f"ratio {VOXELS / seconds / (PEER_VOXELS / theirs):,.0f}, peak memory {memory:.2f} GB"
     )
 
 

@@ -14,48 +14,60 @@ Array = NDArray[np.float64]
 def baseline_frames(series: Array, acquisition: DceAcquisition) -> tuple[int, int]:
     """First baseline frame and the frame after the last.
 
-    Given: by ``BaselineFrames``, else by ``BolusArrivalTime``; else detected as the frames before the median
-    signal of the brightest-rising voxels leaves its early level. The first frame is left out where it is off
+    Given: by ``BaselineFrames``, else by ``BolusArrivalTime``; else detected as the frames before the voxels that
+    rise most, or the vessels among them, leave their early level. The first frame is left out where it is off
     steady state (more than 5 standard deviations of the others).
 
     Raises:
         InputError: fewer than two frames are before contrast.
     """
     t = acquisition.frame_times_s
-    mean = _enhancing_median(series)
+    curves = _rising_medians(series)
     if acquisition.baseline_frames is not None:
         after = acquisition.baseline_frames
     elif acquisition.bolus_arrival_s is not None:
         after = int(np.searchsorted(t, acquisition.bolus_arrival_s, side="right"))
     else:
-        after = _onset(mean)
+        after = min(_onset(c) for c in curves)
     if after < 2:
         raise InputError(
             "fewer than two frames are before contrast", field="BaselineFrames", found=after, expected="2 or more",
             remedy="Give BaselineFrames or BolusArrivalTime, or scan longer before injection.",
         )  # fmt: skip
-    early = mean[:after]
+    early = curves[0][:after]
     if after >= 4 and abs(early[0] - early[1:].mean()) > 5 * max(early[1:].std(ddof=1), 1e-3 * abs(early[1:].mean())):
         return 1, after
     return 0, after
 
 
-def _enhancing_median(series: Array) -> Array:
+def _rising_medians(series: Array) -> list[Array]:
+    """Median signal of the voxels that rise most: of a twentieth, and of two hundredths, where vessels are.
+
+    Medians: one spoiled voxel must not move them.
+    """
     flat = np.nan_to_num(series.reshape(len(series), -1))
     rise = flat.max(axis=0) - flat[:2].mean(axis=0)
-    return np.asarray(np.median(flat[:, rise >= np.quantile(rise, 0.95)], axis=1))  # one spoiled voxel must not move it
+    order = np.argsort(rise)[::-1]
+    counts = (max(5, len(order) // 20), max(5, len(order) // 200))
+    return [np.asarray(np.median(flat[:, order[:n]], axis=1)) for n in counts]
 
 
-def _onset(mean: Array) -> int:
-    """Frames before the curve first rises past a tenth of its range and stays there for two frames.
+def _onset(curve: Array) -> int:
+    """Frames before the curve begins to rise.
 
-    The frame just before that is left out too where three others remain: the first tenth may be in it, and
-    what the baseline swallows is missing from every concentration.
+    It is found where the curve first passes a tenth of its range and stays there for two frames, then followed back
+    to where it left its early level by more than its noise: what the baseline swallows is missing from every
+    concentration. The frame before that is left out too where three others remain.
     """
-    level = np.median(mean[: max(3, len(mean) // 10)])
-    high = mean > level + 0.1 * (mean.max() - level)
+    level = np.median(curve[: max(3, len(curve) // 10)])
+    span = curve.max() - level
+    high = curve > level + 0.1 * span
     both = high[:-1] & high[1:]
     onset = int(np.argmax(both)) if both.any() else 0
+    quiet = curve[: max(3, onset // 2)]
+    level, noise = np.median(quiet), quiet.std(ddof=1)
+    while onset > 3 and curve[onset - 1] > level + max(3 * noise, 0.005 * span):
+        onset -= 1
     return onset - 1 if onset > 3 else onset
 
 

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-#: Axes with fewer voxels than this are neither smoothed nor thinned while searching.
-_THIN = 16
+#: A grid with fewer voxels along an axis than this is not thinned while searching.
+_THIN = 24
+#: The first pass moves frames to the median of the series, which is blurred by the motion; the next to the median of what came out.
+_PASSES = 2
 
 
 @dataclass(frozen=True)
@@ -44,32 +46,45 @@ def correct_motion(
         series: ``(t, x, y, z)``. voxel_mm: ``(3,)``.
     """
     known = np.nan_to_num(series)
-    reference = _image(np.median(known, axis=0), voxel_mm)
-    moved, shifts, turns = [], [], []
-    for i, frame in enumerate(known):
-        transform = _register(reference, _image(frame, voxel_mm))
-        moved.append(_array(sitk.Resample(_image(frame, voxel_mm), reference, transform, sitk.sitkBSpline, float("nan"))))
-        angles = transform.GetParameters()
-        turns.append(np.rad2deg(angles[:3]))
-        shifts.append(angles[3:])
-        progress((i + 1) / len(known))
-    return np.stack(moved), MotionTrace(np.array(shifts), np.array(turns))
+    frames = [_image(f, voxel_mm) for f in known]
+    reference, transforms = frames[0], [_still(frames[0])] * len(frames)
+    for turn in range(_PASSES):
+        moved = [_moved(f, reference, t) for f, t in zip(frames, transforms, strict=True)]
+        reference = _image(np.nanmedian(np.where(np.isfinite(m := np.stack(moved)), m, known), axis=0), voxel_mm)
+        for i, frame in enumerate(frames):
+            transforms[i] = _register(reference, frame, transforms[i])
+            progress((turn + (i + 1) / len(frames)) / _PASSES)
+    numbers = np.array([t.GetParameters() for t in transforms])
+    series = np.stack([_moved(f, reference, t) for f, t in zip(frames, transforms, strict=True)])
+    return series, MotionTrace(numbers[:, 3:], np.rad2deg(numbers[:, :3]))
 
 
-def _register(reference: sitk.Image, frame: sitk.Image) -> sitk.Euler3DTransform:
+def _moved(frame: sitk.Image, reference: sitk.Image, transform: sitk.Euler3DTransform) -> Array:
+    return _array(sitk.Resample(frame, reference, transform, sitk.sitkBSpline, float("nan")))
+
+
+def _still(image: sitk.Image) -> sitk.Euler3DTransform:
+    """No motion, about the centre of the grid."""
+    size = np.array(image.GetSize())
+    centre = image.TransformContinuousIndexToPhysicalPoint(((size - 1) / 2).tolist())
+    return sitk.Euler3DTransform(centre, 0.0, 0.0, 0.0, (0.0, 0.0, 0.0))
+
+
+def _register(reference: sitk.Image, frame: sitk.Image, start: sitk.Euler3DTransform) -> sitk.Euler3DTransform:
+    extremes = sitk.MinimumMaximumImageFilter()
+    extremes.Execute(frame)
+    if extremes.GetMaximum() <= extremes.GetMinimum():
+        return start  # an empty frame has no place
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.NONE)
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 60, relaxationFactor=0.6, gradientMagnitudeTolerance=1e-6)
+    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 100, relaxationFactor=0.7, gradientMagnitudeTolerance=1e-8)
     method.SetOptimizerScalesFromPhysicalShift()
-    coarse = [2 if n >= _THIN else 1 for n in reference.GetSize()]
-    method.SetShrinkFactorsPerLevel([2, 1] if min(coarse) == 2 else [1, 1])
-    method.SetSmoothingSigmasPerLevel([1.0, 0.0])
-    size = np.array(reference.GetSize())
-    centre = reference.TransformContinuousIndexToPhysicalPoint(((size - 1) / 2).tolist())
-    start = sitk.Euler3DTransform(centre, 0.0, 0.0, 0.0, (0.0, 0.0, 0.0))
-    method.SetInitialTransform(start, inPlace=False)
+    thin = min(reference.GetSize()) < _THIN
+    method.SetShrinkFactorsPerLevel([1] if thin else [2, 1])
+    method.SetSmoothingSigmasPerLevel([0.0] if thin else [1.0, 0.0])
+    method.SetInitialTransform(sitk.Euler3DTransform(start), inPlace=False)
     found = method.Execute(reference, frame)
     if isinstance(found, sitk.CompositeTransform):
         found = found.GetNthTransform(0)

@@ -94,15 +94,18 @@ class Study:
         return {**usual, **change}
 
 
-def build_study(folder: Path, noise: float = 0.0) -> Study:
-    """Tumour ball of graded Ktrans in tissue that takes up nothing; pH on a coarser, smaller grid of its own."""
+def build_study(folder: Path, noise: float = 0.0, *, scale: float = 1.0, spacing_s: float = SPACING_S, frames: int = FRAMES) -> Study:
+    """Tumour ball of graded Ktrans in tissue that takes up nothing; pH on a coarser, smaller grid of its own.
+
+    ``scale`` is the dose over that of Parker's curve.
+    """
     rng = np.random.default_rng(3)
     x, y, z = np.indices(SHAPE)
     mask = ((x - 5.5) / 4) ** 2 + ((y - 5) / 4) ** 2 + ((z - 2.5) / 2.2) ** 2 < 1
     Ktrans = np.where(mask, 0.08 + 0.03 * x, 0.0)
     ve, vp = 0.2 + 0.03 * y, 0.02 + 0.01 * z
-    times = np.arange(FRAMES) * SPACING_S
-    C = tissue_curve(Ktrans, ve, np.where(mask, vp, 0.0), times, BOLUS_S)
+    times = np.arange(frames) * spacing_s
+    C = scale * tissue_curve(Ktrans, ve, np.where(mask, vp, 0.0), times, BOLUS_S)
     signal = spoiled_gradient_echo(1 / T10_S + RELAXIVITY * C, FLIP_DEG)
     signal = np.moveaxis(signal + noise * rng.standard_normal(signal.shape), 0, -1)
     affine = oblique((1.0, 1.2, 2.0), (-30.0, 12.0, 7.0))

@@ -13,6 +13,8 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.acquisition import load_acquisition
 from nanopinn.parameters import value
 
+pytestmark = pytest.mark.dce
+
 NAN = float("nan")
 SIDE = {"RepetitionTimeExcitation": 0.005, "FlipAngle": 15.0, "VolumeTiming": [0.0, 5.0, 10.0, 15.5, 20.0, 25.0]}
 

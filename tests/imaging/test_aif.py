@@ -12,6 +12,8 @@ from nanopinn.imaging.aif.curve import plasma_from_blood
 from nanopinn.imaging.aif.population import parker
 from nanopinn.imaging.aif.source import load_aif
 
+pytestmark = pytest.mark.dce
+
 FRAMES = np.arange(60) * 10.0
 
 

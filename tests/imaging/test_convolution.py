@@ -15,6 +15,8 @@ from nanopinn.imaging.kinetics.convolution import (
     convolve_exponential_with_slope,
 )
 
+pytestmark = pytest.mark.dce
+
 TIMES = torch.tensor([2.0, 3.0, 3.5, 9.0, 9.25, 30.0, 31.0, 80.0], dtype=torch.float64)
 VALUES = torch.tensor([0.5, 4.0, 6.0, 1.0, 1.5, 0.7, 0.9, 0.2], dtype=torch.float64)
 AT = torch.tensor([0.0, 2.0, 2.5, 3.5, 12.0, 30.5, 79.0, 80.0, 95.0], dtype=torch.float64)
@@ -83,7 +85,7 @@ def test_slope_equals_central_differences() -> None:
 
 
 def test_table_is_exact_to_1e_8_of_the_curve_between_its_nodes() -> None:
-    table = ExponentialTable(TIMES, VALUES, AT)
+    table = ExponentialTable.at(TIMES, VALUES, AT)
     low, high = np.log(table.lowest), np.log(table.highest)
     rates = torch.as_tensor(np.exp(np.random.default_rng(0).uniform(low, high, 3000)))
     exact, exact_slope = convolve_exponential_with_slope(TIMES, VALUES, rates, AT)

@@ -19,6 +19,8 @@ from nanopinn.imaging.kinetics.response import evaluate
 
 from .conftest import HCT, tissue_curve
 
+pytestmark = pytest.mark.dce
+
 FRAMES = np.arange(60) * 5.0
 MODELS = pytest.mark.parametrize("model", [tofts, extended_tofts], ids=["tofts", "extended_tofts"])
 

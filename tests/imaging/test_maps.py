@@ -14,6 +14,8 @@ from nanopinn.parameters import value
 
 from .conftest import BOLUS_S, T10_S, VFA_DEG, Study, build_study, save
 
+pytestmark = pytest.mark.dce
+
 
 @pytest.fixture(scope="module")
 def maps(study: Study) -> ImagingMaps:

@@ -12,6 +12,8 @@ from nanopinn.imaging.maps import make_maps
 
 from .conftest import Study, oblique, save
 
+pytestmark = pytest.mark.dce
+
 FAR = oblique((1.0, 1.2, 2.0), (500.0, 500.0, 500.0))
 GOOD = {"TimeAfterDose": 7200.0, "Quantity": "total", "NoiseSD": 0.1, "Units": "ug/mL"}
 

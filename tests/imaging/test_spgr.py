@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,8 @@ from nanopinn.imaging.spgr import (
     signal,
     signal_from_concentration,
 )
+
+pytestmark = pytest.mark.dce
 
 
 @given(

@@ -139,17 +139,19 @@ class ExponentialTable:
             of the models within their bounds; below ``lowest`` nothing leaves a tissue in a scan.
     """
 
-    lowest, highest, nodes = 1e-6, 200.0, 730
+    lowest, highest, nodes = 1e-9, 200.0, 990
 
-    def __init__(self, curve_times: Tensor, curve_values: Tensor, at_times: Tensor) -> None:
-        self.log = torch.linspace(
-            math.log(self.lowest), math.log(self.highest), self.nodes,
-            dtype=torch.float64, device=curve_times.device,
-        )  # fmt: skip
+    def __init__(self, of_rates: Callable[[Tensor], tuple[Tensor, Tensor]], device: torch.device) -> None:
+        self.log = torch.linspace(math.log(self.lowest), math.log(self.highest), self.nodes, dtype=torch.float64, device=device)
         k = torch.exp(self.log)
-        y, dy = convolve_exponential_with_slope(curve_times, curve_values, k, at_times)
+        y, dy = of_rates(k)
         self.step = float(self.log[1] - self.log[0])
         self.y, self.slope = y, dy * k[:, None] * self.step  # slope per node of the log grid
+
+    @classmethod
+    def at(cls, curve_times: Tensor, curve_values: Tensor, at_times: Tensor) -> ExponentialTable:
+        """The table of a curve at some times."""
+        return cls(lambda k: convolve_exponential_with_slope(curve_times, curve_values, k, at_times), curve_times.device)
 
     def __call__(self, rate: Tensor) -> tuple[Tensor, Tensor]:
         """``y`` and ``dy/dk`` for rates ``(n,)``: ``(n, m)`` each."""
@@ -176,11 +178,20 @@ class DelayTable:
 
     def __init__(self, curve_times: Tensor, curve_values: Tensor) -> None:
         self.times, self.values = curve_times, curve_values
-        self.table = ExponentialTable(curve_times, curve_values, curve_times)
+        self.table = ExponentialTable.at(curve_times, curve_values, curve_times)
         self.steep = torch.cat([curve_values.diff() / curve_times.diff(), curve_values.new_zeros(1)])
 
+    def at(self, times: Tensor) -> ExponentialTable:
+        """The table at times ``(t,)`` that all voxels share, without marching through the curve again."""
+
+        def of_rates(k: Tensor) -> tuple[Tensor, Tensor]:
+            y, dy = self(k[:, None], times[None])
+            return y[:, 0], dy[:, 0]
+
+        return ExponentialTable(of_rates, self.times.device)
+
     def __call__(self, rates: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """``(n, m, t)`` each, for rates ``(n, m)`` and times ``(n, t)``; zero before the curve begins."""
+        """``(n, m, t)`` each, for rates ``(n, m)`` and times ``(n or 1, t)``; zero before the curve begins."""
         table = self.table
         k = rates.clamp(table.lowest, table.highest)
         i, u = (a[..., None] for a in table.place(k))

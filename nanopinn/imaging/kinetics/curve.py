@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.kinetics.convolution import DelayTable, ExponentialTable, convolve_exponential
+from nanopinn.imaging.kinetics.convolution import DelayTable
 
 Array = NDArray[np.float64]
 
@@ -37,6 +37,7 @@ class InputCurve:
     def __init__(self, aif: PlasmaCurve, frame_times_s: Array, device: str = "cpu") -> None:
         self.aif, self.device = aif, device
         self._shifted: dict[float, InputCurve] = {}
+        self._late = 0.0  # after the curve that the tables are of
         self.nodes, self.values, self.times = (
             torch.as_tensor(np.array(v, dtype=np.float64), device=device) for v in (aif.times_s, aif.plasma_mM, frame_times_s)
         )
@@ -44,7 +45,7 @@ class InputCurve:
     @cached_property
     def at_frames(self) -> Seen:
         """The curve as it is."""
-        table = ExponentialTable(self.nodes, self.values, self.times)
+        table = self._delays.at(self.times - self._late)
         plasma, slope = self._interpolated(self.times[None])
 
         def convolve(rates: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,12 +59,14 @@ class InputCurve:
         """The curve later by ``seconds`` ``(n,)``, for every voxel its own."""
         at = self.times[None] - seconds[:, None]
         plasma, slope = self._interpolated(at)
-        return Seen(plasma, slope, lambda rates: self._delays(rates, at))
+        return Seen(plasma, slope, lambda rates: self._delays(rates, at - self._late))
 
     def shifted(self, seconds: float) -> InputCurve:
         """The curve later by ``seconds``, for all voxels alike; kept, because its tables serve every batch."""
         if seconds not in self._shifted:
-            self._shifted[seconds] = InputCurve(self.aif.delayed(seconds), self.times.cpu().numpy(), self.device)
+            child = InputCurve(self.aif.delayed(seconds), self.times.cpu().numpy(), self.device)
+            child._late, child.__dict__["_delays"] = self._late + seconds, self._delays
+            self._shifted[seconds] = child
         return self._shifted[seconds]
 
     @cached_property
@@ -82,17 +85,30 @@ class InputCurve:
         return value, slope
 
     @cached_property
+    def plasma(self) -> Tensor:
+        """Cp at every frame, ``(1, t)``."""
+        return self._interpolated(self.times[None])[0]
+
+    @cached_property
     def area(self) -> Tensor:
         """``int Cp`` to every frame, ``(1, t)``."""
-        return convolve_exponential(self.nodes, self.values, self.times.new_zeros(()), self.times)[None]
+        return self._area_to(self.times)[None]
 
     @cached_property
     def area_of_area(self) -> Tensor:
         """``int int Cp`` to every frame, ``(1, t)``; trapezoids of the exact integral, on curve and frames together."""
-        grid = torch.unique(torch.cat([self.nodes, self.times, self.times.new_zeros(1)]))
-        inner = convolve_exponential(self.nodes, self.values, self.times.new_zeros(()), grid)
+        grid = torch.unique(torch.cat([self.nodes, self.times]))
+        inner = self._area_to(grid)
         running = torch.cat([inner.new_zeros(1), (grid.diff() * (inner[1:] + inner[:-1]) / 2).cumsum(0)])
         return running[torch.searchsorted(grid, self.times)][None]
+
+    def _area_to(self, times: Tensor) -> Tensor:
+        """Exact integral of the curve from its beginning, ``(t,)``."""
+        pieces = self.nodes.diff() * (self.values[1:] + self.values[:-1]) / 2
+        running = torch.cat([pieces.new_zeros(1), pieces.cumsum(0)])
+        i = (torch.searchsorted(self.nodes, times, right=True) - 1).clamp_min(0)
+        value = self._interpolated(times)[0]
+        return torch.where(times > self.nodes[0], running[i] + (times - self.nodes[i]) * (self.values[i] + value) / 2, 0.0)
 
     def integral(self, C: Tensor) -> Tensor:
         """Running integral of measured curves ``(n, t)`` by trapezoids, from the first frame."""

@@ -28,10 +28,10 @@ def best_delay(model: KineticModel, aif: PlasmaCurve, curves: Array, frame_times
         window_s: the shift is sought within this, either way.
     """
     pick = np.linspace(0, curves.shape[1] - 1, min(200, curves.shape[1])).astype(int)
-    C = torch.as_tensor(curves[:, pick].T.copy())
+    C, curve = torch.as_tensor(curves[:, pick].T.copy()), InputCurve(aif, frame_times_s)
 
     def misfit(shift: float) -> float:
-        fit = fit_kinetics(model, C, InputCurve(aif.delayed(shift), frame_times_s))
+        fit = fit_kinetics(model, C, curve.shifted(shift))
         return float(fit.residual_sd.square().sum())
 
     grid = np.arange(-window_s, window_s + 0.1, 3.0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from nanopinn.imaging.kinetics.convolution import ExponentialTable
 from nanopinn.imaging.kinetics.curve import InputCurve
 from nanopinn.imaging.kinetics.response import KineticModel, evaluate
 
@@ -133,14 +135,21 @@ def _late_starts(model: KineticModel, C: Tensor, curve: InputCurve, window: floa
     everyone = torch.ones(len(C), dtype=torch.bool, device=C.device)
     bounds, best = _Bounds.of(model, C, None), None
     for shift in torch.linspace(-0.9 * window, 0.9 * window, 9).tolist():
-        moved = curve.shifted(shift)
-        for start in model.starts(C, moved):
-            end = _descend(lambda p, m=moved: evaluate(model, p, m), C, start, bounds, everyone, None, 8)  # type: ignore[misc]
+        for start in model.starts(C, curve.shifted(shift)):
+            end = _descend(partial(_arrived, model, curve, shift), C, start, bounds, everyone, None, 8)
             late = torch.cat([end.theta, torch.full_like(end.theta[:, :1], shift)], dim=1)
             here = _Descent(late, end.f, end.J, end.cost, end.converged)
             best = here if best is None else best.where_lower(here)
     assert best is not None
     return (best.theta,)
+
+
+def _arrived(model: KineticModel, curve: InputCurve, shift: float, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """Curves and Jacobian with the input later by ``shift``; a table of its own pays for more voxels than it has nodes."""
+    if len(parameters) > ExponentialTable.nodes:
+        return evaluate(model, parameters, curve.shifted(shift))
+    f, J = evaluate(model, torch.cat([parameters, torch.full_like(parameters[:, :1], shift)], dim=1), curve, with_delay=True)
+    return f, J[:, :-1]
 
 
 def _descend(

@@ -1,8 +1,9 @@
 """A spatially regularised fit: voxels learn from their neighbours as far as the tissue is smooth.
 
-The parameters of neighbours differ by a normal step whose variance is the tissue's own, estimated from independent
-fits (a Gaussian Markov random field, as in Schmid 2006, IEEE TMI 25:1627). The most probable maps are found by
-fitting every voxel under the prior that its neighbours make, in turns of a chequerboard.
+The parameters of neighbours differ by a random step with heavy tails, whose variance is the tissue's own, estimated
+from independent fits (a Markov random field, as in Schmid 2006, IEEE TMI 25:1627). Each voxel is fitted under the prior
+that its neighbours make, in turns of a chequerboard: a neighbour counts by 1/(step variance + its own variance), and
+the less the further it stands apart, so that edges stay.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from nanopinn.imaging.kinetics.fit import KineticFit, NormalPrior, fit_kinetics
 from nanopinn.imaging.kinetics.response import KineticModel
 
 _SWEEPS = 4
+#: Degrees of freedom of the step between neighbours.
+_TAILS = 3.0
+#: Median of the square of a standard normal number.
+_MEDIAN = 0.4549
 
 
 def smooth_fit(
@@ -27,7 +32,7 @@ def smooth_fit(
 ) -> KineticFit:  # fmt: skip
     """Fit curves ``(n, t)`` of voxels at ``where`` ``(n, 3)``, each under the prior of its neighbours.
 
-    Standard deviations are those given the neighbours, so they hold what the prior adds.
+    Standard deviations hold what the neighbours add, as far as these are known themselves.
     """
     alone = fit_kinetics(model, C, curve, shared=shared)
     beside = _neighbours(where).to(C.device)
@@ -35,14 +40,15 @@ def smooth_fit(
     if len(C) == 0 or not torch.isfinite(step).all():
         return alone
     noise = alone.residual_sd.nan_to_num()
-    theta, result = torch.nan_to_num(alone.parameters), alone
+    theta, variance, result = torch.nan_to_num(alone.parameters), _variance(alone), alone
     colour = torch.as_tensor(where.sum(axis=1) % 2, device=C.device)
     for sweep in range(_SWEEPS):
         for turn in (0, 1):
             at = torch.nonzero(colour == turn)[:, 0]
-            prior = _prior(theta, beside[at], step, noise[at])
+            prior = _prior(theta, variance, at, beside[at], step, noise[at])
             part = fit_kinetics(model, C[at], curve, shared=None if shared is None else shared[at], prior=prior)
             theta = theta.index_copy(0, at, torch.nan_to_num(part.parameters))
+            variance = variance.index_copy(0, at, _variance(part))
             result = KineticFit(
                 result.names, *(getattr(result, n).index_copy(0, at, getattr(part, n)) for n in result.__dataclass_fields__ if n != "names")
             )
@@ -59,9 +65,10 @@ def _neighbours(where: NDArray[np.int64]) -> Tensor:
 
 
 def _step_variance(fit: KineticFit, beside: Tensor) -> Tensor:
-    """Variance of the step between neighbours ``(p,)``: what their difference has beyond the noise of both.
+    """Variance of the step between neighbours ``(p,)``, beyond the noise of both.
 
-    Medians: an edge of the tumour or a failed fit must not loosen the prior everywhere.
+    That with which the median of the squared differences is what it should be of normal steps: an edge of the tumour
+    or a failed fit does not loosen the prior everywhere.
     """
     first, second = torch.nonzero(beside >= 0)[:, 0], beside[beside >= 0]
     good = fit.converged & torch.isfinite(fit.parameters).all(1) & ~fit.at_bound.any(1)
@@ -69,15 +76,30 @@ def _step_variance(fit: KineticFit, beside: Tensor) -> Tensor:
     first, second = first[keep], second[keep]
     if len(first) < 10:
         return torch.full_like(fit.parameters[0], float("nan"))
-    variance = fit.covariance.diagonal(dim1=1, dim2=2)
-    # 0.455 is the median of a squared standard normal
-    seen = (fit.parameters[first] - fit.parameters[second]).square().median(0).values / 0.455
-    noise = (variance[first] + variance[second]).median(0).values
-    return torch.maximum(seen - noise, 0.02 * seen).clamp_min(1e-20)
+    apart = (fit.parameters[first] - fit.parameters[second]).square()
+    noise = _variance(fit)[first] + _variance(fit)[second]
+    high = apart.median(0).values / _MEDIAN
+    low = 1e-3 * high
+    for _ in range(40):
+        middle = (low * high).sqrt()
+        wide = (apart / (middle + noise)).median(0).values > _MEDIAN
+        low, high = torch.where(wide, middle, low), torch.where(wide, high, middle)
+    return high.clamp_min(1e-20)
 
 
-def _prior(theta: Tensor, beside: Tensor, step: Tensor, noise_sd: Tensor) -> NormalPrior:
-    known = (beside >= 0).to(theta.dtype)
-    count = known.sum(1)
-    mean = (theta[beside.clamp_min(0)] * known[..., None]).sum(1) / count.clamp_min(1.0)[:, None]
-    return NormalPrior(mean, torch.diag_embed(count[:, None] / step), noise_sd)
+def _variance(fit: KineticFit) -> Tensor:
+    """Of every parameter ``(n, p)``; a voxel without a fit knows nothing."""
+    return fit.covariance.diagonal(dim1=1, dim2=2).nan_to_num(nan=1e30)
+
+
+def _prior(theta: Tensor, variance: Tensor, at: Tensor, beside: Tensor, step: Tensor, noise_sd: Tensor) -> NormalPrior:
+    """What the neighbours of the voxels ``at`` say of them."""
+    other = beside.clamp_min(0)
+    apart = (theta[other] - theta[at][:, None]).square()
+    expected = step + variance[other]
+    # Student's t: a neighbour many steps apart is another tissue; half, because a pair informs both of its ends
+    weight = 0.5 * _TAILS / (_TAILS + apart / (expected + variance[at][:, None]))
+    precision = (beside >= 0).to(theta.dtype)[..., None] * weight / expected
+    total = precision.sum(1)
+    mean = (precision * theta[other]).sum(1) / total.clamp_min(1e-30)
+    return NormalPrior(mean, torch.diag_embed(total), noise_sd)

@@ -86,7 +86,7 @@ def _fit_one(
     status = before_fit(C).reshape(-1)
     wanted = np.flatnonzero(status == 0)
     curves = C.mM.reshape(len(C.mM), -1)
-    shared = C.shared_error_mM.reshape(C.shared_error_mM.shape[0], len(C.mM), -1)
+    shared = C.shared_error_mM.reshape(*C.shared_error_mM.shape[:2], status.size)
     maps = _Blank(model, status.size, len(C.mM), window is not None)
 
     def batch(at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ def impulse_response(parameters: Tensor) -> ImpulseResponse:
 
 def starts(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
     """Linear least squares (Murase 2004, MRM 51:858): ``C = (Ktrans + kep vp) int(Cp) - kep int(C) + vp Cp``."""
-    solution = linear_fit(C, [curve.area, -curve.integral(C), curve.at_frames.plasma])
+    solution = linear_fit(C, [curve.area, -curve.integral(C), curve.plasma])
     kep, vp = solution[:, 1].clamp_min(1e-5), solution[:, 2].clamp(0.0, 0.5)
     K = solution[:, 0] - kep * vp
     return (torch.stack([K, K / kep, vp], dim=-1),)

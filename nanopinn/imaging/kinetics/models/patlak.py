@@ -26,4 +26,4 @@ def impulse_response(parameters: Tensor) -> ImpulseResponse:
 
 def starts(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
     """The model is linear: ``C = Ktrans int(Cp) + vp Cp``."""
-    return (linear_fit(C, [curve.area, curve.at_frames.plasma]),)
+    return (linear_fit(C, [curve.area, curve.plasma]),)

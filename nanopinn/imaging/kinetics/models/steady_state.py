@@ -25,4 +25,4 @@ def impulse_response(parameters: Tensor) -> ImpulseResponse:
 
 def starts(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
     """The model is linear: ``C = vp Cp``."""
-    return (linear_fit(C, [curve.at_frames.plasma]),)
+    return (linear_fit(C, [curve.plasma]),)
