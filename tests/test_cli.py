@@ -86,14 +86,76 @@ def test_an_empty_mask_is_refused(tmp_path: Path) -> None:
     refused(result, "mask.nii.gz", "empty")
 
 
-def test_maps_of_the_sample_lie_near_its_truth(tmp_path: Path) -> None:
-    vfa = sorted(SAMPLE.glob("vfa_*.nii.gz"))
-    args = ["--dce", SAMPLE / "dce.nii.gz", "--cest", SAMPLE / "ph.nii.gz", "--mask", SAMPLE / "mask.nii.gz", "--vfa", *vfa]
-    result = nanopinn("maps", *args, "-o", tmp_path / "maps", "-q")
+@pytest.fixture(scope="module")
+def sample_maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("maps") / "out"
+    inputs = ["--dce", SAMPLE / "dce.nii.gz", "--cest", SAMPLE / "ph.nii.gz", "--mask", SAMPLE / "mask.nii.gz"]
+    result = nanopinn("maps", *inputs, "--vfa", *sorted(SAMPLE.glob("vfa_*.nii.gz")), "-o", out, "-q")
     assert result.returncode == 0, result.stderr
-    inside = np.asarray(nib.load(SAMPLE / "mask.nii.gz").dataobj) > 0.5
-    found, true = (np.asarray(nib.load(p).dataobj) for p in (tmp_path / "maps/Ktrans.nii.gz", SAMPLE / "truth/Ktrans.nii.gz"))
+    return out
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj)
+
+
+@pytest.mark.dce
+def test_maps_of_the_sample_lie_near_its_truth(sample_maps: Path) -> None:
+    inside = read(SAMPLE / "mask.nii.gz") > 0.5
+    found, true = read(sample_maps / "maps/Ktrans.nii.gz"), read(SAMPLE / "truth/Ktrans.nii.gz")
     assert np.nanmedian(np.abs(found / true - 1)[inside]) < 0.10  # the bound
+
+
+@pytest.mark.dce
+def test_a_maps_folder_holds_what_is_promised(sample_maps: Path) -> None:
+    quantities = ["Ktrans", "ve", "vp", "T1", "pH"]
+    volumes = [*quantities, *(f"{q}_std" for q in quantities), "status", "r2", "AICc", "mask"]
+    expected = {f"maps/{v}{end}" for v in volumes for end in (".nii.gz", ".json")}
+    expected |= {"aif.tsv", "aif.json", "imaging.json", "imaging.html", "config.toml", "provenance.json"}
+    assert {str(p.relative_to(sample_maps)) for p in sample_maps.rglob("*") if p.is_file()} == expected
+    side = json.loads((sample_maps / "maps/Ktrans.json").read_text())
+    assert side["Unit"] == "1/min"
+    assert side["OSIPI"] == {"Id": "Q.PH1.008", "Name": "Volume transfer constant"}
+    assert side["Model"] == {"Name": "etofts", "OSIPI": "M.IC1.005"}
+    page = (sample_maps / "imaging.html").read_text()
+    assert page.count("data:image/png;base64,") >= 6
+    assert "http" not in page.replace("http-equiv", "")
+    numbers = json.loads((sample_maps / "imaging.json").read_text())
+    assert numbers["median_over_tumour"]["Ktrans"] == pytest.approx(
+        np.nanmedian(read(sample_maps / "maps/Ktrans.nii.gz")[mask()]), rel=1e-5
+    )
+
+
+def mask() -> np.ndarray:
+    return read(SAMPLE / "mask.nii.gz") > 0.5
+
+
+@pytest.mark.dce
+def test_the_arterial_input_and_the_choices_that_were_written_give_the_same_maps_again(sample_maps: Path, tmp_path: Path) -> None:
+    again = nanopinn(
+        "maps", "--dce", SAMPLE / "dce.nii.gz", "--mask", SAMPLE / "mask.nii.gz", "--vfa", *sorted(SAMPLE.glob("vfa_*.nii.gz")),
+        "--config", sample_maps / "config.toml", "--aif", sample_maps / "aif.tsv", "--delay", "0", "-o", tmp_path / "out", "-q",
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    first, second = (read(folder / "maps/Ktrans.nii.gz")[mask()] for folder in (sample_maps, tmp_path / "out"))
+    # the table holds six digits
+    np.testing.assert_allclose(second, first, rtol=1e-4)
+
+
+@pytest.mark.dce
+def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:
+    given = ("maps", "--dce", SAMPLE / "dce.nii.gz", "--t1", "1.4", "-o", tmp_path / "out")
+    refused(nanopinn(*given, "--model", "3cxm"), "--model", "3cxm", "2cxm")
+    refused(nanopinn(*given, "--delay", "soon"), "--delay", "voxel")
+    refused(nanopinn(*given, "--smooth", "--delay", "voxel"), "--smooth")
+    (tmp_path / "c.toml").write_text("[imaging]\naiff = 'parker'\n")
+    refused(nanopinn(*given, "--config", tmp_path / "c.toml"), "aiff")
+    (tmp_path / "c.toml").write_text("[imaging]\nsmooth = 'perhaps'\n")
+    refused(nanopinn(*given, "--config", tmp_path / "c.toml"), "smooth", "perhaps")
+    fit = ("fit", "--dce", SAMPLE / "dce.nii.gz", "--t1", "1.4", "--assume-ph", "7", "-o", tmp_path / "out")
+    (tmp_path / "c.toml").write_text("[imaging]\nmodel = '2cxm'\n")
+    refused(nanopinn(*fit, "--config", tmp_path / "c.toml"), "--model", "nanopinn maps")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_without_drug_images_is_whole_and_can_be_checked_again(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -180,6 +180,7 @@ def validate(
 ) -> None:
     """Read inputs and report, without computing; or write a sidecar to fill in."""
     from nanopinn.imaging.acquisition import KEYS, load_acquisition
+    from nanopinn.imaging.dicom import as_series
     from nanopinn.imaging.io import read_volume
 
     if template is not None:
@@ -187,13 +188,19 @@ def validate(
             raise InputError("the file exists already", file=template, remedy="Give another name to --template.")
         template.write_text(json.dumps(KEYS, indent=2) + "\n", encoding="utf-8")
         typer.echo(f"Fill in: {template}")
-    for path in (p for p in (dce, cest) if p is not None):
-        volume = read_volume(path)
-        typer.echo(f"{path.name}: {tuple(volume.shape)} voxels of {tuple(round(s, 4) for s in volume.meta['spacing_mm'])} mm")
-        if path == dce:
+    if dce is not None:
+        with as_series(dce) as (path, _):
+            volume = read_volume(path)
             found = load_acquisition(path, volume.shape[-1], float(volume.meta["pixdim4_s"]))
-            t = found.frame_times_s
-            typer.echo(f"  {len(t)} frames, {t[0]:g} to {t[-1]:g} s; TR {found.repetition_time_s:g} s, flip {found.flip_angle_deg:g} deg")
+        _describe(dce, volume)
+        t = found.frame_times_s
+        typer.echo(f"  {len(t)} frames, {t[0]:g} to {t[-1]:g} s; TR {found.repetition_time_s:g} s, flip {found.flip_angle_deg:g} deg")
+    if cest is not None:
+        _describe(cest, read_volume(cest))
+
+
+def _describe(path: Path, volume: Any) -> None:
+    typer.echo(f"{path.name}: {tuple(volume.shape)} voxels of {tuple(round(s, 4) for s in volume.meta['spacing_mm'])} mm")
 
 
 @app.command()

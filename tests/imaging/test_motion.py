@@ -60,9 +60,9 @@ def test_a_rotation_is_found(still: np.ndarray) -> None:
     matrix = np.diag(1 / VOXEL_MM) @ turn @ np.diag(VOXEL_MM)
     series[8:] = [affine_transform(f, matrix, offset=centre - matrix @ centre, order=3, mode="nearest") for f in still[8:]]
     _, trace = correct_motion(series, VOXEL_MM)
-    # the bright tumour pulls at a body that is nearly round: a fifth of a voxel at its rim
-    assert np.abs(np.abs(trace.rotation_deg[8:, 2]) - 3.0).max() < 0.9
-    assert np.abs(trace.rotation_deg[:8, 2]).max() < 0.5
+    turned = trace.rotation_deg[8:, 2] - trace.rotation_deg[:8, 2].mean()
+    # the bright tumour pulls at a body that is nearly round: a sixth of a voxel at its rim
+    assert np.abs(np.abs(turned) - 3.0).max() < 0.7
 
 
 def test_motion_is_in_the_maps_and_among_the_assumptions(own_study: Study) -> None:
