@@ -24,7 +24,7 @@ from nanopinn.imaging.kinetics.models import MODELS
 from nanopinn.imaging.kinetics.quantities import QUANTITIES, Quantity
 from nanopinn.imaging.kinetics.volume import KineticMaps, fit_volume
 from nanopinn.imaging.mask import automatic_mask, load_mask
-from nanopinn.imaging.motion import MotionTrace, correct_motion
+from nanopinn.imaging.motion import FLAT, MotionTrace, correct_motion
 from nanopinn.imaging.ph import PhMap, assumed_ph, load_ph
 from nanopinn.imaging.status import INVALID
 from nanopinn.imaging.t1.b1 import B1Map, load_b1
@@ -241,7 +241,8 @@ def read_series(inputs: ImagingInputs, progress: Callable[[float], None] = lambd
     motion = None
     if inputs.motion:
         values, motion = correct_motion(values, np.linalg.norm(affine[:3, :3], axis=0), progress=progress)
-        notes.append(f"Rigid motion of up to {motion.largest_mm:.2g} mm was undone frame by frame.")
+        thin = " in the plane of the slab, which is too thin to tell more" if min(values.shape[1:]) < FLAT else ""
+        notes.append(f"Rigid motion of up to {motion.largest_mm:.2g} mm was undone frame by frame{thin}.")
     return Series(values, affine, acquisition, motion, tuple(notes))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+#: Along an axis with fewer voxels than this motion cannot be told from uptake, and is not looked for.
+FLAT = 8
 #: A grid with fewer voxels along an axis than this is not thinned while searching.
 _THIN = 24
 #: The first pass moves frames to the median of the series, which is blurred by the motion; the next to the median of what came out.
@@ -40,7 +42,8 @@ def correct_motion(
     """Bring every frame of a series to its temporal median, rigidly, by mutual information.
 
     Enhancement changes intensities, not places: mutual information (Mattes 2003) does not take it for motion.
-    Frames are interpolated by cubic splines; what moved in from outside is NaN.
+    Frames are interpolated by cubic splines; what moved in from outside is NaN. In a thin slab only motion in its
+    plane is looked for.
 
     Args:
         series: ``(t, x, y, z)``. voxel_mm: ``(3,)``.
@@ -81,6 +84,7 @@ def _register(reference: sitk.Image, frame: sitk.Image, start: sitk.Euler3DTrans
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 100, relaxationFactor=0.7, gradientMagnitudeTolerance=1e-8)
     method.SetOptimizerScalesFromPhysicalShift()
+    method.SetOptimizerWeights(_free(reference.GetSize()))
     thin = min(reference.GetSize()) < _THIN
     method.SetShrinkFactorsPerLevel([1] if thin else [2, 1])
     method.SetSmoothingSigmasPerLevel([0.0] if thin else [1.0, 0.0])
@@ -89,6 +93,13 @@ def _register(reference: sitk.Image, frame: sitk.Image, start: sitk.Euler3DTrans
     if isinstance(found, sitk.CompositeTransform):
         found = found.GetNthTransform(0)
     return sitk.Euler3DTransform(found)
+
+
+def _free(size: Sequence[int]) -> list[float]:
+    """1 for what may move, 0 for what a flat grid cannot tell: rotations about x, y, z, then translations."""
+    flat = [n < FLAT for n in size]
+    turns = [0.0 if any(flat[b] for b in range(3) if b != a) else 1.0 for a in range(3)]
+    return [*turns, *(0.0 if f else 1.0 for f in flat)]
 
 
 def _image(values: Array, voxel_mm: Array) -> sitk.Image:

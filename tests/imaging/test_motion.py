@@ -65,6 +65,15 @@ def test_a_rotation_is_found(still: np.ndarray) -> None:
     assert np.abs(np.abs(turned) - 3.0).max() < 0.7
 
 
+def test_a_thin_slab_moves_in_its_plane_only(still: np.ndarray) -> None:
+    slab = still[:, :, :, 4:9].copy()
+    slab[8:] = [shift(f, (1.5, 0, 0), order=3, mode="nearest") for f in slab[8:]]
+    _, trace = correct_motion(slab, VOXEL_MM)
+    assert (trace.translation_mm[:, 2] == 0).all()
+    assert (trace.rotation_deg[:, :2] == 0).all()
+    np.testing.assert_allclose(trace.translation_mm[8:, 0] - trace.translation_mm[:8, 0].mean(), 1.5, atol=0.25)
+
+
 def test_motion_is_in_the_maps_and_among_the_assumptions(own_study: Study) -> None:
     import nibabel as nib
 

@@ -55,7 +55,7 @@ class NormalPrior:
 
 def fit_kinetics(
     model: KineticModel, C: Tensor, curve: InputCurve, *, shared: Tensor | None = None, prior: NormalPrior | None = None,
-    delay_window_s: float | None = None, iterations: int = 40, chunk: int = 16384,
+    delay_window_s: float | None = None, iterations: int = 100, chunk: int = 16384,
 ) -> KineticFit:  # fmt: skip
     """Fit every curve ``(n, t)``; memory is bounded by ``chunk`` curves at a time.
 
