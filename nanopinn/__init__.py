@@ -17,6 +17,7 @@ _PUBLIC = {
     "run_fit": "nanopinn.workflows.fit",
     "run_check": "nanopinn.workflows.check",
     "run_maps": "nanopinn.workflows.maps",
+    "write_imaging": "nanopinn.report.imaging",
     "make_phantom": "nanopinn.workflows.phantom",
     "run_verification": "nanopinn.workflows.verify",
     "InputError": "nanopinn.errors",

@@ -362,7 +362,9 @@ def _noise(C: Concentration, fitted: KineticMaps, mask: NDArray[np.bool_]) -> tu
     """Noise of one frame: the baseline's, scaled for all voxels alike where the fits leave more than that."""
     left, noise = fitted.residual_sd_mM[mask], C.noise_sd_mM[mask]
     known = np.isfinite(left) & np.isfinite(noise)
-    excess = float(np.sqrt((left[known] ** 2).sum() / (noise[known] ** 2).sum())) if known.any() else 1.0
+    if not known.any():
+        return C.noise_sd_mM, ["No tumour voxel enhances, or none could be fitted: check the mask and the bolus; status says why."]
+    excess = float(np.sqrt((left[known] ** 2).sum() / (noise[known] ** 2).sum()))
     if excess < _EXCESS_NOTED:
         return C.noise_sd_mM, []
     return C.noise_sd_mM * excess, [

@@ -8,7 +8,8 @@ from jinja2 import Environment, PackageLoader
 
 from nanopinn.imaging.maps import ImagingMaps
 from nanopinn.inference.result import FitResult
-from nanopinn.report.figures import all_figures
+from nanopinn.report.dce_figures import arterial_panel, motion_panel
+from nanopinn.report.figures import all_figures, as_data_uri
 from nanopinn.report.imaging import status_counts
 
 
@@ -16,7 +17,19 @@ def render_report(imaging: ImagingMaps, fit: FitResult) -> str:
     """The page as text; figures travel inside it, and every value from outside is escaped."""
     environment = Environment(loader=PackageLoader("nanopinn", "report"), autoescape=True)
     template = environment.get_template("report.html.j2")
-    return template.render(fit=fit, imaging=imaging, figures=all_figures(fit), status=status_counts(imaging), engines=_engines(fit))
+    return template.render(
+        fit=fit,
+        imaging=imaging,
+        figures=all_figures(fit),
+        imaging_figures=_of_imaging(imaging),
+        status=status_counts(imaging),
+        engines=_engines(fit),
+    )
+
+
+def _of_imaging(imaging: ImagingMaps) -> dict[str, str]:
+    found = {"arterial input": arterial_panel(imaging)} | ({"motion": motion_panel(imaging)} if imaging.motion is not None else {})
+    return {name: as_data_uri(figure) for name, figure in found.items()}
 
 
 def _engines(fit: FitResult) -> list[dict[str, Any]]:

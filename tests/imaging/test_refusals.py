@@ -80,3 +80,34 @@ def test_units_of_drug_images_become_si(own_study: Study) -> None:
     image = load_drug_image(path, (12, 11, 6), own_study.affine, own_study.mask)
     np.testing.assert_allclose(image.values, 1e-6)
     assert image.noise_sd == pytest.approx(1e-7)
+
+
+def test_a_mask_of_one_voxel_is_a_tumour_of_one_voxel(own_study: Study) -> None:
+    one = np.zeros(own_study.mask.shape)
+    one[5, 5, 2] = 1
+    path = save(own_study.folder / "one.nii.gz", one, own_study.affine)
+    maps = make_maps(ImagingInputs(**own_study.given(mask=path, cest=None)), need_ph=False)
+    assert maps.mask.sum() == 1
+    assert maps.ktrans_per_min[5, 5, 2] == pytest.approx(own_study.Ktrans[5, 5, 2], rel=0.02)
+
+
+def test_a_tumour_that_never_enhances_is_flagged_and_the_page_says_so(own_study: Study) -> None:
+    outside = ~own_study.mask
+    path = save(own_study.folder / "outside.nii.gz", outside, own_study.affine)
+    maps = make_maps(ImagingInputs(**own_study.given(mask=path, cest=None)), need_ph=False)
+    assert maps.valid_share == 0.0
+    assert np.isnan(maps.ktrans_per_min[outside]).all()
+    assert any("No tumour voxel enhances" in a for a in maps.assumptions)
+
+
+@pytest.mark.parametrize("flip", [0.0, -15.0])
+def test_a_flip_angle_of_zero_or_less_is_refused(study: Study, flip: float) -> None:
+    with pytest.raises(InputError) as caught:
+        make_maps(ImagingInputs(**study.given(overrides={"FlipAngle": flip})))
+    assert caught.value.field == "FlipAngle"
+
+
+def test_a_t1_of_zero_is_refused(own_study: Study) -> None:
+    for T1 in (0.0, save(own_study.folder / "t1.nii.gz", np.zeros(own_study.mask.shape) + 1e-12, own_study.affine)):
+        with pytest.raises(InputError, match=r"not a T1"):
+            make_maps(ImagingInputs(**own_study.given(vfa=(), t1=T1)))

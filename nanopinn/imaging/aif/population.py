@@ -64,7 +64,8 @@ def mcgrath(t: Array) -> Array:
     """Rat, whole blood, mM, ``t`` seconds after arrival (McGrath 2009, MRM 61:1173, model B): a ramp, then two exponentials."""
     t = np.asarray(t, dtype=np.float64)
     rise = value("McGrath_t0")
-    amplitudes, rates = ([value(f"McGrath_{n}{i}") for i in (1, 2)] for n in ("A", "k"))
+    amplitudes = [value(f"McGrath_A{i}") for i in (1, 2)]
+    rates = [value(f"McGrath_k{i}") for i in (1, 2)]
     late = sum(a * np.exp(-k * np.maximum(t - rise, 0.0)) for a, k in zip(amplitudes, rates, strict=True))
     return np.where(t < 0, 0.0, np.where(t <= rise, sum(amplitudes) * t / rise, late))
 
