@@ -109,5 +109,5 @@ def test_a_flip_angle_of_zero_or_less_is_refused(study: Study, flip: float) -> N
 
 def test_a_t1_of_zero_is_refused(own_study: Study) -> None:
     for T1 in (0.0, save(own_study.folder / "t1.nii.gz", np.zeros(own_study.mask.shape) + 1e-12, own_study.affine)):
-        with pytest.raises(InputError, match=r"not a T1"):
+        with pytest.raises(InputError, match=r"[Nn]ot a T1"):
             make_maps(ImagingInputs(**own_study.given(vfa=(), t1=T1)))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError, OutputError
+from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.inference.result import CheckItem, CheckResult, Curve, EngineRun, FieldEstimate, FitResult, MapEstimate, ScalarEstimate
 from nanopinn.report.folder import claim_output, read_result, to_toml, write_result
 from nanopinn.report.html import render_report
@@ -42,7 +43,10 @@ def fit() -> FitResult:
 def imaging(fit: FitResult) -> SimpleNamespace:
     status = np.zeros(SHAPE, dtype=np.int32)
     status[0, 0, 0] = 2
-    return SimpleNamespace(status=status, mask=np.ones(SHAPE, dtype=bool), summary=lambda: "tumour: 60 voxels")
+    return SimpleNamespace(
+        status=status, mask=np.ones(SHAPE, dtype=bool), summary=lambda: "tumour: 60 voxels", motion=None, arterial_voxels=None,
+        frame_times_s=np.arange(5.0), aif=PlasmaCurve(np.arange(5.0), np.array([0.0, 0, 5, 2, 1])),
+    )  # fmt: skip
 
 
 def write(out: Path, fit: FitResult, imaging: SimpleNamespace, **change: object) -> Path:
