@@ -14,7 +14,7 @@ from nanopinn.cli.config import settings_of
 if TYPE_CHECKING:
     from nanopinn.imaging.inputs import ImagingInputs
 
-Cest = Annotated[Path | None, typer.Option(help="3-D map of extracellular pH (NIfTI).")]
+Cest = Annotated[Path | None, typer.Option(help="3-D map of extracellular pH, or 4-D Z-spectra with offsets in the sidecar (NIfTI).")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Result folder.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every step's numbers.")]
@@ -49,6 +49,13 @@ def spread(arguments: list[str]) -> list[str]:
 def imaging_inputs(
     dce: Annotated[Path, typer.Option(help="4-D DCE-MRI series (NIfTI) with its JSON sidecar; or a folder of dcm2niix or DICOM.")],
     cest: Cest = None,
+    cest_pre: Annotated[Path | None, typer.Option(help="Z-spectra before injection, the reference of the contrast.")] = None,
+    offsets: Annotated[Path | None, typer.Option(help="TSV/CSV of saturation offsets: offset_ppm or offset_Hz, one per volume.")] = None,
+    b0: Annotated[Path | None, typer.Option(help="Map of water's place for CEST, ppm; found in the spectra if absent.")] = None,
+    agent: Annotated[str | None, typer.Option(help="CEST agent: iopamidol (default), or a TOML file.")] = None,
+    cest_contrast: Annotated[str | None, typer.Option(help="rex (1/Z difference, default) or st (Z difference, MTRasym).")] = None,
+    ph_calibration: Annotated[str | None, typer.Option(help="bloch (for this scan, default) or pagel-7T-3uT.")] = None,
+    register_cest: Annotated[bool | None, typer.Option("--register-cest", help="Move the CEST scan over the DCE scan first.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Tumour mask; an automatic one, which is reported, if absent.")] = None,
     vfa: Annotated[list[Path] | None, typer.Option(help="Spoiled gradient echoes, one file per flip angle: --vfa FILE FILE ...")] = None,
     ir: Annotated[list[Path] | None, typer.Option(help="Inversion recovery, one file per inversion time: --ir FILE FILE ...")] = None,
@@ -82,7 +89,8 @@ def imaging_inputs(
     }  # fmt: skip
     stated = {k: v for k, v in overrides.items() if v is not None}
     given = {
-        "dce": dce, "cest": cest, "mask": mask, "vfa": tuple(vfa) if vfa else None, "ir": tuple(ir) if ir else None,
+        "dce": dce, "cest": cest, "cest_pre": cest_pre, "cest_offsets": offsets, "cest_b0": b0, "agent": agent,
+        "cest_contrast": cest_contrast, "ph_calibration": ph_calibration, "register_cest": register_cest, "mask": mask, "vfa": tuple(vfa) if vfa else None, "ir": tuple(ir) if ir else None,
         "t1": _number_or_text(t1), "t1_method": t1_method, "b1": b1, "relation": relation, "aif": aif,
         "aif_dispersion_s": aif_dispersion, "blood_t1_s": blood_t1, "delay": _number_or_text(delay), "motion": motion,
         "assume_ph": assume_ph, "orientation": orientation, "overrides": stated or None,

@@ -9,6 +9,8 @@ from typing import Any
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.aif.source import KINDS, files_of
+from nanopinn.imaging.cest.measure import CestChoices
+from nanopinn.imaging.cest.ratio import Contrast
 from nanopinn.imaging.concentration import Relation
 from nanopinn.imaging.dicom import files_in
 from nanopinn.imaging.kinetics.models import MODELS
@@ -24,7 +26,10 @@ class ImagingInputs:
     """Files and choices of one study.
 
     Attributes:
-        dce: 4-D series, or a folder with one. cest: 3-D pH map. mask: tumour.
+        dce: 4-D series, or a folder with one. mask: tumour.
+        cest: 3-D pH map, or 4-D Z-spectra. cest_pre: the same before injection. cest_offsets: a table that wins over the
+            sidecar. cest_b0: map of water's place, ppm. agent: name or TOML file. cest_contrast: ``rex`` or ``st``.
+        ph_calibration: ``bloch``, or a published line by name. register_cest: move it over the DCE scan by intensities.
         vfa: one volume per flip angle. ir: one per inversion time. t1: seconds, or a T1 map. t1_method: of ``vfa``.
         b1: map of true over nominal flip angle. relation: of signal and concentration.
         aif: ``parker``, ``georgiou``, ``weinmann``, ``preclinical``, ``auto``, ``mask:FILE`` or a TSV/CSV file.
@@ -38,6 +43,13 @@ class ImagingInputs:
 
     dce: str | Path
     cest: str | Path | None = None
+    cest_pre: str | Path | None = None
+    cest_offsets: str | Path | None = None
+    cest_b0: str | Path | None = None
+    agent: str = "iopamidol"
+    cest_contrast: Contrast = "rex"
+    ph_calibration: str = "bloch"
+    register_cest: bool = False
     mask: str | Path | None = None
     vfa: tuple[str | Path, ...] = ()
     ir: tuple[str | Path, ...] = ()
@@ -64,6 +76,7 @@ class ImagingInputs:
         """
         _one_of("--model", self.model, (*MODELS, "auto"))
         _one_of("--relation", self.relation, ("spgr", "linear"))
+        _one_of("--cest-contrast", self.cest_contrast, ("rex", "st"))
         _one_of("--t1-method", self.t1_method, ("nonlinear", "linear"))
         _one_of("--orientation", self.orientation, ("sform", "qform", None))
         if isinstance(self.delay, str):
@@ -76,6 +89,13 @@ class ImagingInputs:
                 "a fit cannot be smoothed and have a delay of every voxel", field="--smooth, --delay", found="both", expected="one",
                 remedy="Leave one of the two out.",
             )  # fmt: skip
+
+    @property
+    def cest_choices(self) -> CestChoices:
+        """What was chosen about the CEST scan."""
+        return CestChoices(
+            self.cest_pre, self.cest_offsets, self.cest_b0, self.agent, self.cest_contrast, self.ph_calibration, self.register_cest
+        )
 
     @property
     def native_t1(self) -> T1Source:
@@ -104,7 +124,7 @@ class ImagingInputs:
     def files(self) -> list[Path]:
         """Every file that is read."""
         given = [Path(f) for f in (self.cest, self.mask, self.b1) if f is not None]
-        return [*files_in(Path(self.dce)), *given, *self.native_t1.files(), *files_of(self.aif)]
+        return [*files_in(Path(self.dce)), *given, *self.cest_choices.files(), *self.native_t1.files(), *files_of(self.aif)]
 
 
 def _one_of(option: str, found: Any, allowed: tuple[Any, ...]) -> None:

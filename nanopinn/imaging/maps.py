@@ -186,7 +186,7 @@ def make_maps(inputs: ImagingInputs, *, progress: Progress = silent, device: str
     T1 = _native_t1(inputs, series, B1)
     C = _concentration(inputs, series, T1.T1_s, T1.std_s, B1)
     mask, mask_notes = _tumour(inputs, C, t, series.affine)
-    ph = _ph(inputs, series.shape, series.affine, mask, need_ph)
+    ph = _ph(inputs, series, C, mask, B1, need_ph)
     progress("arterial input", 0.1, {})
     curves = _tumour_curves(inputs, C, mask)
     given, arrival_notes = _arterial_input(inputs, series, C, B1, curves)
@@ -344,11 +344,12 @@ def _arrived(inputs: ImagingInputs, aif: PlasmaCurve, curves: Array, t: Array) -
     return aif.delayed(delay), delay, notes
 
 
-def _ph(inputs: ImagingInputs, shape: tuple[int, int, int], affine: Array, mask: NDArray[np.bool_], needed: bool) -> PhMap:
+def _ph(inputs: ImagingInputs, series: Series, C: Concentration, mask: NDArray[np.bool_], B1: B1Map | None, needed: bool) -> PhMap:
     if inputs.cest is not None:
-        return load_ph(inputs.cest, shape, affine, mask, inputs.orientation)
+        before = np.nan_to_num(series.values[slice(*C.baseline)].mean(axis=0))
+        return load_ph(inputs.cest, before, series.affine, mask, chosen=inputs.cest_choices, B1=B1, orientation=inputs.orientation)
     if inputs.assume_ph is None and not needed:
-        nothing = np.full(shape, np.nan)
+        nothing = np.full(series.shape, np.nan)
         return PhMap(nothing, nothing, nothing, float("nan"), 0.0, ("No pH was given: there is no pH map.",))
     if inputs.assume_ph is None:
         raise InputError(

@@ -9,15 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.cest.measure import CestChoices, measure_ph
 from nanopinn.imaging.geometry import resample
 from nanopinn.imaging.io import read_sidecar, read_volume, sidecar_path
 from nanopinn.imaging.nifti import Orientation
+from nanopinn.imaging.registration import align
+from nanopinn.imaging.t1.b1 import B1Map
 from nanopinn.parameters import value
 
 Array = NDArray[np.float64]
 
 #: Extracellular pH of living tissue.
 LOWEST_PH, HIGHEST_PH = 5.0, 8.5
+#: Less of the tumour than this inside the scan is no pH of the tumour.
+SMALLEST_OVERLAP = 0.3
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,17 @@ class PhMap:
     assumptions: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _OwnGrid:
+    """pH, its standard deviation and an image to register by, on the grid they were measured on."""
+
+    pH: Array
+    std: Array
+    anatomy: Array
+    affine: Array
+    assumptions: tuple[str, ...]
+
+
 def assumed_ph(pH: float, mask: NDArray[np.bool_]) -> PhMap:
     """No pH was measured: one value in the tumour, said so.
 
@@ -55,39 +71,63 @@ def assumed_ph(pH: float, mask: NDArray[np.bool_]) -> PhMap:
 
 
 def load_ph(
-    path: str | Path, shape: tuple[int, int, int], affine: Array, mask: NDArray[np.bool_],
+    path: str | Path, anatomy: Array, affine: Array, mask: NDArray[np.bool_], *, chosen: CestChoices | None = None, B1: B1Map | None = None,
     orientation: Orientation | None = None,
 ) -> PhMap:  # fmt: skip
-    """Read a ready pH map and bring it to the DCE grid by the affines.
+    """pH of a ready map (3-D) or of Z-spectra (4-D), computed on its own grid and brought to that of the DCE scan last.
+
+    Args:
+        anatomy: image of the DCE scan ``(x, y, z)``, to register by. affine, mask: of that grid.
 
     Raises:
-        InputError: not a 3-D map, not pH values, or it does not overlap the tumour.
+        InputError: it is neither, or less than 30 % of the tumour lies inside it, or none of that has a pH.
     """
-    volume = read_volume(path, orientation=orientation)
-    values = np.asarray(volume.numpy(), dtype=np.float64)
-    if values.ndim != 3:
+    chosen = chosen or CestChoices()
+    own = _own_grid(path, chosen, B1, orientation)
+    notes = list(own.assumptions)
+    placed = own.affine
+    if chosen.register:
+        placed, moved, turned = align(own.anatomy, own.affine, anatomy, affine)
+        notes.append(f"The CEST scan was moved by {moved:.1f} mm and {turned:.1f} degrees onto the DCE scan, by mutual information.")
+    shape = (mask.shape[0], mask.shape[1], mask.shape[2])
+    inside = np.isfinite(resample(np.zeros(own.pH.shape), placed, shape, affine))
+    overlap = float(inside[mask].mean())
+    if overlap < SMALLEST_OVERLAP:
         raise InputError(
-            "Z-spectra cannot be read by this version", file=path, field="dimensions",
-            found="x".join(map(str, values.shape)), expected="a 3-D pH map",
-            remedy="Compute the pH map first and give that to --cest.",
+            "the pH scan does not overlap the tumour", file=path, field="affine", found=f"{overlap:.0%} of the tumour inside it",
+            expected=f"at least {SMALLEST_OVERLAP:.0%}", remedy="Check both affines, or register the scans (--register-cest).",
         )  # fmt: skip
-    values, implausible = _plausible(values, path)
-    on_dce = resample(values, np.asarray(volume.affine, dtype=np.float64), shape, affine)
+    on_dce, std = (resample(m, placed, shape, affine) for m in (own.pH, own.std))
     coverage = float(np.isfinite(on_dce[mask]).mean())
     if coverage == 0:
         raise InputError(
-            "the pH map does not overlap the tumour", file=path, field="affine",
-            found=f"0 of {int(mask.sum())} tumour voxels", expected="the same world coordinates as the DCE scan",
-            remedy="Check both affines, or register the scans.",
+            "no voxel of the tumour has a pH", file=path, field="values", found=f"0 of {int(mask.sum())} tumour voxels",
+            expected="agent in the tumour, and a ratio within the calibrated range", remedy="Look at the assumptions of `nanopinn maps`.",
         )  # fmt: skip
-    noise, noise_note = _noise(path)
     fill = float(np.mean(on_dce[mask & np.isfinite(on_dce)]))
     filled = np.where(np.isfinite(on_dce), on_dce, np.where(mask, fill, value("pHe_n")))
-    notes = [f"pH was measured in {coverage:.0%} of the tumour.", *implausible]
+    notes.insert(0, f"pH was measured in {coverage:.0%} of the tumour ({overlap:.0%} of it lies inside the scan).")
     if coverage < 1:
         notes.append(f"Tumour voxels where pH was not measured carry the measured mean, {fill:.2f}.")
     notes.append(f"Outside the tumour, unmeasured tissue carries pH {value('pHe_n'):g}.")
-    return PhMap(on_dce, np.where(np.isfinite(on_dce), noise, np.nan), filled, fill, coverage, (*notes, *noise_note))
+    return PhMap(on_dce, np.where(np.isfinite(on_dce), std, np.nan), filled, fill, coverage, tuple(notes))
+
+
+def _own_grid(path: str | Path, chosen: CestChoices, B1: B1Map | None, orientation: Orientation | None) -> _OwnGrid:
+    volume = read_volume(path, orientation=orientation)
+    if volume.ndim == 4:
+        found = measure_ph(path, chosen, B1=B1, orientation=orientation)
+        return _OwnGrid(found.image.pH, found.image.std, found.anatomy, found.affine, found.assumptions)
+    side = read_sidecar(path)
+    if "SaturationOffsetsPPM" in side or "SaturationOffsetsHz" in side:
+        raise InputError(
+            "a Z-spectrum must have four dimensions", file=path, field="dimensions", found="x".join(map(str, volume.shape)),
+            expected="(x, y, z, offset)", remedy="Give the whole series, or remove the offsets from the sidecar of a pH map.",
+        )  # fmt: skip
+    values, notes = _plausible(np.asarray(volume.numpy(), dtype=np.float64), path)
+    noise, noise_note = _noise(path)
+    std = np.where(np.isfinite(values), noise, np.nan)
+    return _OwnGrid(values, std, np.nan_to_num(values), np.asarray(volume.affine, dtype=np.float64), (*notes, *noise_note))
 
 
 def _plausible(values: Array, path: str | Path) -> tuple[Array, list[str]]:
@@ -99,6 +139,7 @@ def _plausible(values: Array, path: str | Path) -> tuple[Array, list[str]]:
             expected=f"{LOWEST_PH} to {HIGHEST_PH}", remedy="Export the map again.",
         )  # fmt: skip
     low, high = (float(q) for q in np.percentile(values[known], [2, 98]))
+    clipped = [f"{v:.2f}" for v in (float(values[known].min()), float(values[known].max())) if (values[known] == v).mean() > 0.05]
     if not (low >= LOWEST_PH and high <= HIGHEST_PH):
         raise InputError(
             "these are not pH values", file=path, field="values", found=f"{low:.3g} to {high:.3g}",
@@ -106,8 +147,10 @@ def _plausible(values: Array, path: str | Path) -> tuple[Array, list[str]]:
         )  # fmt: skip
     good = known & (values >= LOWEST_PH) & (values <= HIGHEST_PH)
     lost = int((known & ~good).sum())
-    note = f"{lost} voxels of the pH map outside {LOWEST_PH} to {HIGHEST_PH} count as not measured."
-    return np.where(good, values, np.nan), [note] if lost else []
+    notes = [f"{lost} voxels of the pH map outside {LOWEST_PH} to {HIGHEST_PH} count as not measured."] if lost else []
+    if clipped and np.unique(values[good]).size > 20:
+        notes.append(f"The pH map looks clipped at {' and '.join(clipped)}: values there may lie beyond.")
+    return np.where(good, values, np.nan), notes
 
 
 def _noise(path: str | Path) -> tuple[float, list[str]]:

@@ -1,0 +1,1 @@
+"""CEST-MRI: from Z-spectra to extracellular pH."""

@@ -1,0 +1,124 @@
+"""From the ratio of two contrasts to pH: a Bloch-McConnell curve for the scan, or a published line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nanopinn.imaging.cest.agent import Agent
+from nanopinn.imaging.cest.bloch import Saturation, z_spectra
+
+Array = NDArray[np.float64]
+Contrast = Literal["rex", "st"]
+
+#: Relative amplitudes between which curves are interpolated.
+_B1 = np.arange(0.5, 1.51, 0.1)
+
+
+def contrast_of(Z_agent: Array, Z_reference: Array, kind: Contrast) -> Array:
+    """What an agent's protons add at a frequency, from the signals there and at the reference.
+
+    ``rex``: 1/Z - 1/Z_ref, free of direct saturation (Zaiss 2014, NMR Biomed 27:240); ``st``: Z_ref - Z, which with the
+    mirrored frequency as reference is MTRasym.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(1 / Z_agent - 1 / Z_reference if kind == "rex" else Z_reference - Z_agent)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """pH of a ratio.
+
+    Attributes:
+        invert: ``(ratio, relative B1)`` to pH and d pH / d ln ratio; NaN outside its range.
+        lowest, highest: pH between which it holds. source: where it comes from, for the report.
+    """
+
+    invert: Callable[[Array, Array], tuple[Array, Array]]
+    lowest: float
+    highest: float
+    source: str
+
+
+def bloch_calibration(
+    agent: Agent, saturation: Saturation, kind: Contrast, *, molar: float = 0.03, T1_s: float = 2.0, T2_s: float = 0.3
+) -> Calibration:
+    """The ratio of the agent's two frequencies as the Bloch-McConnell equations give it, on the range where it grows with pH.
+
+    Concentration and relaxation hardly matter to a ratio of ``rex`` (a test holds it to 0.02 pH); amplitude does.
+    """
+    pH = np.arange(5.2, 8.401, 0.025)
+    table = np.stack([_ratios(agent, saturation, kind, pH, b, molar, T1_s, T2_s) for b in _B1])
+    whole = table[int(np.argmin(np.abs(_B1 - 1)))]
+    first, last = _rising(whole)
+    # every amplitude's curve must rise where it is inverted
+    logs = np.log(np.maximum.accumulate(np.maximum(table[:, first : last + 1], 1e-6), axis=1) + 1e-12 * np.arange(last + 1 - first))
+    grid = pH[first : last + 1]
+
+    def invert(ratio: Array, B1: Array) -> tuple[Array, Array]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            wanted = np.log(np.where(ratio > 0, ratio, np.nan)).ravel()
+        position = np.clip((np.nan_to_num(B1, nan=1.0).ravel() - _B1[0]) / 0.1, 0, len(_B1) - 1 - 1e-9)
+        i, u = position.astype(int), position - position.astype(int)
+        ends = np.stack([np.stack(_interpolated(wanted, logs[j], grid)) for j in range(len(_B1))])
+        take = np.arange(len(wanted))
+        both = (1 - u) * ends[i, :, take].T + u * ends[i + 1, :, take].T
+        return both[0].reshape(ratio.shape), both[1].reshape(ratio.shape)
+
+    said = (
+        f"Bloch-McConnell curve of {agent.name} at {saturation.field_T:g} T, {saturation.B1_uT:g} uT, {saturation.seconds:g} s "
+        f"({kind}, {agent.ratio_ppm[0]:g}/{agent.ratio_ppm[1]:g} ppm), pH {grid[0]:.2f} to {grid[-1]:.2f}"
+    )
+    return Calibration(invert, float(grid[0]), float(grid[-1]), said)
+
+
+def _interpolated(x: Array, logs: Array, grid: Array) -> tuple[Array, Array]:
+    inside = (x >= logs[0]) & (x <= logs[-1])
+    slope = np.gradient(grid, logs)
+    return np.where(inside, np.interp(x, logs, grid), np.nan), np.where(inside, np.interp(x, logs, slope), np.nan)
+
+
+def _ratios(agent: Agent, saturation: Saturation, kind: Contrast, pH: Array, B1: float, molar: float, T1_s: float, T2_s: float) -> Array:
+    low, high = agent.ratio_ppm
+    one = torch.ones(len(pH), dtype=torch.float64)
+    Z = z_spectra(
+        agent, saturation, torch.tensor([low, high, -low, -high], dtype=torch.float64), pH=torch.as_tensor(pH), molar=molar * one,
+        T1_s=T1_s * one, T2_s=T2_s * one, B1=B1 * one,
+    ).numpy()  # fmt: skip
+    a, b = contrast_of(Z[:, 0], Z[:, 2], kind), contrast_of(Z[:, 1], Z[:, 3], kind)
+    return np.asarray(a / b)
+
+
+def _rising(ratio: Array) -> tuple[int, int]:
+    """The longest stretch over which a curve grows by more than half a per cent a step."""
+    up = np.diff(np.log(np.maximum(ratio, 1e-12))) > 0.005
+    best, start = (0, 0), None
+    for i, u in enumerate([*up, False]):
+        if u and start is None:
+            start = i
+        elif not u and start is not None:
+            if i - start > best[1] - best[0]:
+                best = (start, i)
+            start = None
+    return best
+
+
+def _pagel(ratio: Array, B1: Array) -> tuple[Array, Array]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pH = 0.7813 * np.log10(np.where(ratio > 0, ratio, np.nan)) + 6.3277
+    inside = (pH >= 6.2) & (pH <= 7.3)
+    return np.where(inside, pH, np.nan), np.where(inside, 0.7813 / np.log(10), np.nan)
+
+
+#: Published lines, each for the contrast and the scan it was measured with.
+PRESETS = {
+    "pagel-7T-3uT": Calibration(
+        _pagel, 6.2, 7.3,
+        "Pagel's line of 30 mM iopamidol, Lorentzian peaks, 7 T, 3 uT, 6 s, 37 C (pH = 0.7813 log10 r + 6.3277, RMSE 0.074); pH 6.2 to 7.3",
+    )
+}  # fmt: skip

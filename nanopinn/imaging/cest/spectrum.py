@@ -1,0 +1,219 @@
+"""Z-spectra as they were measured: offsets, normalisation, noise, and values between offsets."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import make_smoothing_spline
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.cest.bloch import GAMMA_HZ_PER_T, Saturation
+from nanopinn.imaging.io import read_sidecar, read_text, read_volume, sidecar_path
+from nanopinn.imaging.nifti import Orientation
+
+Array = NDArray[np.float64]
+
+#: Saturation this far from water does nothing: such a volume is a reference.
+REFERENCE_PPM = 30.0
+#: Signal of the reference, over its 99th percentile, below which a voxel is air.
+_AIR = 0.08
+
+KEYS = {
+    "SaturationOffsetsPPM": "ppm, list: one per volume (or SaturationOffsetsHz, Hz)",
+    "SaturationB1uT": "uT: amplitude of the saturation",
+    "SaturationTimeS": "s: its length",
+    "MagneticFieldStrength": "T",
+}
+
+
+@dataclass(frozen=True)
+class ZSpectra:
+    """Normalised spectra.
+
+    Attributes:
+        offsets_ppm: ``(o,)``, increasing. Z: ``(x, y, z, o)``, NaN in air. affine: ``(4, 4)`` RAS mm.
+        saturation: None where it is not stated. assumptions: sentences.
+    """
+
+    offsets_ppm: Array
+    Z: Array
+    affine: Array
+    saturation: Saturation | None
+    assumptions: tuple[str, ...]
+
+
+def read_spectra(
+    path: str | Path,
+    *,
+    offsets_file: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    orientation: Orientation | None = None,
+) -> ZSpectra:
+    """Read a 4-D series of saturated images and divide it by its references.
+
+    Volumes saturated farther than 30 ppm off are references. Of several in a row the last counts (the first are not
+    steady); between references in the course of the scan the drift is taken as linear.
+
+    Raises:
+        InputError: offsets are missing, of unknown unit or of another count, or the series is neither normalised
+            nor has a reference.
+    """
+    volume = read_volume(path, orientation=orientation)
+    side = {**read_sidecar(path), **{k: v for k, v in (overrides or {}).items() if v is not None}}
+    data = np.asarray(volume.numpy(), dtype=np.float64)
+    name = Path(offsets_file) if offsets_file is not None else sidecar_path(path)
+    offsets = _offsets(side, offsets_file, name)
+    if data.ndim != 4 or len(offsets) != data.shape[3]:
+        raise InputError(
+            "the number of offsets differs from the volumes", file=name, field="SaturationOffsetsPPM", found=f"{len(offsets)} offsets",
+            expected=f"{data.shape[3] if data.ndim == 4 else 1} volumes", remedy="List the offset of every volume, references included.",
+        )  # fmt: skip
+    Z, kept, notes = _normalised(data, offsets, path)
+    order = np.argsort(offsets[kept], kind="stable")
+    ppm, merged = _merged(offsets[kept][order], Z[..., order])
+    return ZSpectra(ppm, merged, np.asarray(volume.affine, dtype=np.float64), _saturation(side, name), tuple(notes))
+
+
+def _offsets(side: Mapping[str, Any], offsets_file: str | Path | None, name: Path) -> Array:
+    if offsets_file is not None:
+        listed, unit = _from_table(Path(offsets_file))
+    elif "SaturationOffsetsPPM" in side:
+        listed, unit = side["SaturationOffsetsPPM"], "ppm"
+    elif "SaturationOffsetsHz" in side:
+        listed, unit = side["SaturationOffsetsHz"], "Hz"
+    else:
+        raise InputError(
+            "the Z-spectrum has no offsets", file=name, field="SaturationOffsetsPPM", found="nothing", expected=KEYS["SaturationOffsetsPPM"],
+            remedy="Write them into the sidecar, or give --offsets FILE with the header offset_ppm or offset_Hz; they are never guessed.",
+        )  # fmt: skip
+    try:
+        values = np.asarray(listed, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "offsets are not numbers", file=name, field="SaturationOffsets", found=str(listed)[:60], expected="a list"
+        ) from error
+    if unit == "Hz":
+        values = values / (GAMMA_HZ_PER_T * 1e-6 * _number(side, "MagneticFieldStrength", name, 0.1, 30.0))
+    usual = values[np.abs(values) < REFERENCE_PPM]
+    if not np.isfinite(values).all() or len(usual) < 8 or usual.max() - usual.min() < 2:
+        raise InputError(
+            "these are no offsets of a Z-spectrum", file=name, field="SaturationOffsetsPPM", found=f"{len(usual)} within 30 ppm",
+            expected="8 or more, over 2 ppm or more", remedy="Check the unit: ppm, or Hz under SaturationOffsetsHz.",
+        )  # fmt: skip
+    return np.asarray(values)
+
+
+def _from_table(path: Path) -> tuple[list[str], str]:
+    text = read_text(path)
+    rows = list(csv.DictReader(text.splitlines(), delimiter="\t" if "\t" in text.split("\n")[0] else ","))
+    for column, unit in (("offset_ppm", "ppm"), ("offset_Hz", "Hz")):
+        if rows and column in rows[0]:
+            return [r[column] for r in rows], unit
+    raise InputError(
+        "the table of offsets does not state its unit", file=path, field="header", found=", ".join(rows[0]) if rows else "no rows",
+        expected="offset_ppm or offset_Hz", remedy="Name the column so.",
+    )  # fmt: skip
+
+
+def _saturation(side: Mapping[str, Any], name: Path) -> Saturation | None:
+    """None where it is not stated at all; a part of it is a mistake."""
+    keys = ("MagneticFieldStrength", "SaturationB1uT", "SaturationTimeS")
+    if not any(k in side for k in keys[1:]):
+        return None
+    field, amplitude, seconds = (
+        _number(side, k, name, low, high) for k, low, high in zip(keys, (0.1, 0.05, 0.01), (30, 50, 60), strict=True)
+    )
+    return Saturation(field, amplitude, seconds)
+
+
+def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: float) -> float:
+    found = side.get(key)
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not low <= found <= high:
+        raise InputError(
+            "a value of the saturation is missing or out of range", file=name, field=key, found=found,
+            expected=f"{low:g} to {high:g}, {KEYS[key]}", remedy="Write it into the sidecar.",
+        )  # fmt: skip
+    return float(found)
+
+
+def _normalised(data: Array, offsets: Array, path: str | Path) -> tuple[Array, NDArray[np.bool_], list[str]]:
+    far = np.abs(offsets) >= REFERENCE_PPM
+    kept = ~far
+    if not far.any():
+        middle = np.nanpercentile(data[data > 0], [50, 99]) if (data > 0).any() else np.array([np.nan, np.nan])
+        if not (0.2 <= middle[0] <= 1.1 and middle[1] <= 1.2):
+            raise InputError(
+                "the series has no reference and is not normalised", file=path, field="SaturationOffsetsPPM",
+                found=f"values around {middle[0]:.3g}", expected="a volume beyond 30 ppm, or values of 0 to 1.1",
+                remedy="Include the unsaturated volume with its offset (e.g. -300).",
+            )  # fmt: skip
+        return np.where(np.isfinite(data) & (data > 0), data, np.nan), kept, ["The Z-spectra came normalised."]
+    blocks = [i for i in np.flatnonzero(far) if i + 1 == len(far) or not far[i + 1]]
+    index = np.arange(len(offsets), dtype=np.float64)
+    first = data[..., blocks[0]]
+    if len(blocks) == 1:
+        reference = np.broadcast_to(first[..., None], data.shape)
+    else:
+        position = np.clip(np.searchsorted(blocks, index, side="right") - 1, 0, len(blocks) - 2)
+        a, b = np.array(blocks)[position], np.array(blocks)[position + 1]
+        share = np.clip((index - a) / (b - a), 0, 1)
+        reference = data[..., a] * (1 - share) + data[..., b] * share
+    tissue = np.isfinite(first) & (first > _AIR * np.nanpercentile(first, 99))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        Z = np.where(tissue[..., None], data / reference, np.nan)[..., kept]
+    low, high = np.nanpercentile(Z[tissue], [0.5, 99.5])
+    if low < -0.05 or high > 1.2:
+        raise InputError(
+            "normalised spectra leave 0 to 1.1", file=path, field="values", found=f"{low:.2g} to {high:.2g}", expected="0 to 1.1",
+            remedy="Check which volume is the reference, and the order of the offsets.",
+        )  # fmt: skip
+    dropped = int(far.sum()) - len(blocks)
+    return Z, kept, [f"{dropped} dummy volumes before the reference were left out."] if dropped else []
+
+
+def _merged(ppm: Array, Z: Array) -> tuple[Array, Array]:
+    """Offsets that were measured more than once, averaged."""
+    unique, inverse = np.unique(np.round(ppm, 6), return_inverse=True)
+    if len(unique) == len(ppm):
+        return ppm, Z
+    return unique, np.stack([Z[..., inverse == i].mean(axis=-1) for i in range(len(unique))], axis=-1)
+
+
+class Smoother:
+    """A smoothing spline of one stiffness for all spectra, as the linear map it is.
+
+    The stiffness is chosen by leave-one-out cross-validation over a sample of the spectra.
+    """
+
+    def __init__(self, offsets_ppm: Array, sample: Array) -> None:
+        self.ppm = offsets_ppm
+        candidates = [self._splines(lam) for lam in np.geomspace(1e-6, 1.0, 13)]
+        scores = [self._left_out(self._hat(s), sample) for s in candidates]
+        self.splines = candidates[int(np.argmin(scores))]
+        hat = self._hat(self.splines)
+        self.hat, self.freedom = hat, len(offsets_ppm) - float(np.trace(hat))
+
+    def at(self, ppm: Array) -> Array:
+        """The map from values at the offsets to values at ``ppm``, ``(len(ppm), o)``."""
+        return np.stack([s(ppm) for s in self.splines], axis=-1)
+
+    def noise(self, Z: Array) -> Array:
+        """Standard deviation of one value, from what the spline leaves, ``(...)``."""
+        rss = ((Z - Z @ self.hat.T) ** 2).sum(-1)
+        return np.asarray(np.sqrt(rss / max(self.freedom, 1.0)))
+
+    def _splines(self, lam: float) -> list[Any]:
+        return [make_smoothing_spline(self.ppm, row, lam=lam) for row in np.eye(len(self.ppm))]
+
+    def _hat(self, splines: list[Any]) -> Array:
+        return np.stack([s(self.ppm) for s in splines], axis=-1)
+
+    def _left_out(self, hat: Array, sample: Array) -> float:
+        error = (sample - sample @ hat.T) / np.maximum(1 - np.diag(hat), 1e-6)
+        return float(np.median((error**2).mean(axis=-1)))
