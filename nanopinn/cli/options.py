@@ -90,7 +90,8 @@ def imaging_inputs(
     stated = {k: v for k, v in overrides.items() if v is not None}
     given = {
         "dce": dce, "cest": cest, "cest_pre": cest_pre, "cest_offsets": offsets, "cest_b0": b0, "agent": agent,
-        "cest_contrast": cest_contrast, "ph_calibration": ph_calibration, "register_cest": register_cest, "mask": mask, "vfa": tuple(vfa) if vfa else None, "ir": tuple(ir) if ir else None,
+        "cest_contrast": cest_contrast, "ph_calibration": ph_calibration, "register_cest": register_cest,
+        "mask": mask, "vfa": tuple(vfa) if vfa else None, "ir": tuple(ir) if ir else None,
         "t1": _number_or_text(t1), "t1_method": t1_method, "b1": b1, "relation": relation, "aif": aif,
         "aif_dispersion_s": aif_dispersion, "blood_t1_s": blood_t1, "delay": _number_or_text(delay), "motion": motion,
         "assume_ph": assume_ph, "orientation": orientation, "overrides": stated or None,

@@ -104,18 +104,9 @@ class ImagingInputs:
 
     def choices(self) -> dict[str, dict[str, Any]]:
         """What was chosen, without files, as tables for a configuration."""
-        names = (
-            "t1_method",
-            "relation",
-            "aif_dispersion_s",
-            "blood_t1_s",
-            "model",
-            "delay",
-            "smooth",
-            "motion",
-            "assume_ph",
-            "orientation",
-        )
+        dce = ("t1_method", "relation", "aif_dispersion_s", "blood_t1_s", "model", "delay", "smooth", "motion")
+        cest = ("assume_ph", "cest_contrast", "ph_calibration", "register_cest")
+        names = (*dce, *cest, "orientation")
         table = {n: getattr(self, n) for n in names}
         table |= {"aif": self.aif} if self.aif in KINDS else {}
         table |= {"t1": self.t1} if isinstance(self.t1, (int, float)) else {}

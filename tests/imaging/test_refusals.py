@@ -43,7 +43,7 @@ def test_wrong_dimensions_are_refused(own_study: Study) -> None:
     deep = save(own_study.folder / "deep.nii.gz", np.ones((12, 11, 6, 4)), own_study.affine)
     assert refused(own_study, "wrong dimensions", dce=flat).found == "12x11x6"
     refused(own_study, "wrong dimensions", mask=deep)
-    refused(own_study, "Z-spectra", cest=deep)
+    refused(own_study, "no offsets", cest=deep)
     refused(own_study, "wrong dimensions", vfa=(own_study.vfa[0], deep))
 
 

@@ -65,12 +65,9 @@ def load_agent(name_or_file: str | Path) -> Agent:
         return _parsed(str(name_or_file), own[str(name_or_file)], path)
     if not path.is_file():
         raise InputError(
-            "no such agent",
-            field="--agent",
-            found=str(name_or_file),
-            expected=f"{', '.join(own)}, or a TOML file",
+            "no such agent", field="--agent", found=str(name_or_file), expected=f"{', '.join(own)}, or a TOML file",
             remedy="Check the name.",
-        )
+        )  # fmt: skip
     try:
         table = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:

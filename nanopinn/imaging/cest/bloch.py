@@ -65,10 +65,10 @@ class _System:
         self.back = (rates * fractions).sum(1, keepdim=True)
         self.solute_R1 = agent.R1_per_s
         # of every pool: offset, exchange, fraction, R1 and R2 with what exchange adds
-        self.pools = [
-            (per_ppm * p.ppm + self.d0, rates[:, i, None], fractions[:, i, None], agent.R1_per_s + rates[:, i, None], agent.R2_per_s + rates[:, i, None])
-            for i, p in enumerate(agent.pools)
-        ]  # fmt: skip
+        self.pools = []
+        for i, p in enumerate(agent.pools):
+            k, f = rates[:, i, None], fractions[:, i, None]
+            self.pools.append((per_ppm * p.ppm + self.d0, k, f, agent.R1_per_s + k, agent.R2_per_s + k))
 
     def _at(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``det W``, and the numerators of z for the initial state and, to be divided by s, for recovery."""

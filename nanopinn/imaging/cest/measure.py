@@ -82,8 +82,7 @@ def measure_ph(path: str | Path, chosen: CestChoices, *, B1: B1Map | None = None
         spectra, agent.ratio_ppm, calibration, kind=chosen.contrast, B1=None if B1 is None else B1.on(shape, spectra.affine),
         b0_ppm=b0, before=before, calibration_std=value("sd_pHe_calibration"),
     )  # fmt: skip
-    anatomy = np.nanmean(np.where(np.isfinite(spectra.Z), spectra.Z, np.nan)[..., :3], axis=-1) if shape else spectra.Z[..., 0]
-    return MeasuredPh(found, np.nan_to_num(anatomy), spectra.affine, (*spectra.assumptions, *_notes(calibration, found, before is None)))
+    return MeasuredPh(found, spectra.reference, spectra.affine, (*spectra.assumptions, *_notes(calibration, found, before is None)))
 
 
 def _calibration(chosen: CestChoices, spectra: ZSpectra, path: str | Path) -> Calibration:
@@ -105,11 +104,8 @@ def _calibration(chosen: CestChoices, spectra: ZSpectra, path: str | Path) -> Ca
 
 def _notes(calibration: Calibration, found: PhImage, mirrored: bool) -> list[str]:
     tissue = (found.validity & int(Validity.NO_SPECTRUM)) == 0
-    lost = [
-        f"{int(((found.validity & int(b)) != 0)[tissue].sum())} {w}"
-        for b, w in WORDS.items()
-        if ((found.validity & int(b)) != 0)[tissue].any()
-    ]
+    counts = {words: int(((found.validity & int(bit)) != 0)[tissue].sum()) for bit, words in WORDS.items()}
+    lost = [f"{n} {words}" for words, n in counts.items() if n]
     against = "the mirrored frequency" if mirrored else "the series before injection"
     return [
         f"pH is the ratio of contrasts against {against}, inverted by: {calibration.source}.",

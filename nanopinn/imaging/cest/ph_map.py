@@ -89,7 +89,7 @@ def ph_image(
                 None if b0_ppm is None else b0_ppm.reshape(-1)[at], reference, calibration_std,
             )  # fmt: skip
             out["pH"][at], out["std"][at], out["b0"][at], validity[at] = found
-    return PhImage(*(out[n].reshape(shape) for n in ("pH", "std", "b0")), validity.reshape(shape))
+    return PhImage(out["pH"].reshape(shape), out["std"].reshape(shape), out["b0"].reshape(shape), validity.reshape(shape))
 
 
 def water_shift(Z: Array, smoother: Smoother) -> Array:

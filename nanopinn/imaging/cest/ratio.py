@@ -111,14 +111,14 @@ def _rising(ratio: Array) -> tuple[int, int]:
 def _pagel(ratio: Array, B1: Array) -> tuple[Array, Array]:
     with np.errstate(divide="ignore", invalid="ignore"):
         pH = 0.7813 * np.log10(np.where(ratio > 0, ratio, np.nan)) + 6.3277
-    inside = (pH >= 6.2) & (pH <= 7.3)
+    inside = (pH >= 5.9) & (pH <= 7.0)
     return np.where(inside, pH, np.nan), np.where(inside, 0.7813 / np.log(10), np.nan)
 
 
 #: Published lines, each for the contrast and the scan it was measured with.
 PRESETS = {
     "pagel-7T-3uT": Calibration(
-        _pagel, 6.2, 7.3,
-        "Pagel's line of 30 mM iopamidol, Lorentzian peaks, 7 T, 3 uT, 6 s, 37 C (pH = 0.7813 log10 r + 6.3277, RMSE 0.074); pH 6.2 to 7.3",
+        _pagel, 5.9, 7.0,
+        "Pagel's line of 30 mM iopamidol, Lorentzian peaks, 7 T, 3 uT, 6 s, 37 C (pH = 0.7813 log10 r + 6.3277, RMSE 0.074; seven tubes of pH 6.0 to 6.9)",
     )
 }  # fmt: skip

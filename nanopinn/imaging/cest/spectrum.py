@@ -38,23 +38,21 @@ class ZSpectra:
 
     Attributes:
         offsets_ppm: ``(o,)``, increasing. Z: ``(x, y, z, o)``, NaN in air. affine: ``(4, 4)`` RAS mm.
+        reference: ``(x, y, z)``, an image without saturation, or with the least.
         saturation: None where it is not stated. assumptions: sentences.
     """
 
     offsets_ppm: Array
     Z: Array
+    reference: Array
     affine: Array
     saturation: Saturation | None
     assumptions: tuple[str, ...]
 
 
 def read_spectra(
-    path: str | Path,
-    *,
-    offsets_file: str | Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    orientation: Orientation | None = None,
-) -> ZSpectra:
+    path: str | Path, *, offsets_file: str | Path | None = None, orientation: Orientation | None = None
+) -> ZSpectra:  # fmt: skip
     """Read a 4-D series of saturated images and divide it by its references.
 
     Volumes saturated farther than 30 ppm off are references. Of several in a row the last counts (the first are not
@@ -65,7 +63,7 @@ def read_spectra(
             nor has a reference.
     """
     volume = read_volume(path, orientation=orientation)
-    side = {**read_sidecar(path), **{k: v for k, v in (overrides or {}).items() if v is not None}}
+    side = read_sidecar(path)
     data = np.asarray(volume.numpy(), dtype=np.float64)
     name = Path(offsets_file) if offsets_file is not None else sidecar_path(path)
     offsets = _offsets(side, offsets_file, name)
@@ -77,7 +75,8 @@ def read_spectra(
     Z, kept, notes = _normalised(data, offsets, path)
     order = np.argsort(offsets[kept], kind="stable")
     ppm, merged = _merged(offsets[kept][order], Z[..., order])
-    return ZSpectra(ppm, merged, np.asarray(volume.affine, dtype=np.float64), _saturation(side, name), tuple(notes))
+    farthest = np.nan_to_num(data[..., int(np.argmax(np.abs(offsets)))])
+    return ZSpectra(ppm, merged, farthest, np.asarray(volume.affine, dtype=np.float64), _saturation(side, name), tuple(notes))
 
 
 def _offsets(side: Mapping[str, Any], offsets_file: str | Path | None, name: Path) -> Array:
@@ -89,8 +88,9 @@ def _offsets(side: Mapping[str, Any], offsets_file: str | Path | None, name: Pat
         listed, unit = side["SaturationOffsetsHz"], "Hz"
     else:
         raise InputError(
-            "the Z-spectrum has no offsets", file=name, field="SaturationOffsetsPPM", found="nothing", expected=KEYS["SaturationOffsetsPPM"],
-            remedy="Write them into the sidecar, or give --offsets FILE with the header offset_ppm or offset_Hz; they are never guessed.",
+            "the Z-spectrum has no offsets", file=name, field="SaturationOffsetsPPM", found="nothing",
+            expected=KEYS["SaturationOffsetsPPM"],
+            remedy="Write them into the sidecar, or give --offsets FILE headed offset_ppm or offset_Hz; they are never guessed.",
         )  # fmt: skip
     try:
         values = np.asarray(listed, dtype=np.float64).reshape(-1)
