@@ -109,7 +109,7 @@ def test_maps_of_the_sample_lie_near_its_truth(sample_maps: Path) -> None:
 @pytest.mark.dce
 def test_a_maps_folder_holds_what_is_promised(sample_maps: Path) -> None:
     quantities = ["Ktrans", "ve", "vp", "T1", "pH"]
-    volumes = [*quantities, *(f"{q}_std" for q in quantities), "status", "r2", "AICc", "mask"]
+    volumes = [*quantities, *(f"{q}_std" for q in quantities), "status", "r2", "AICc", "pH_validity", "mask"]
     expected = {f"maps/{v}{end}" for v in volumes for end in (".nii.gz", ".json")}
     expected |= {"aif.tsv", "aif.json", "imaging.json", "imaging.html", "config.toml", "provenance.json"}
     assert {str(p.relative_to(sample_maps)) for p in sample_maps.rglob("*") if p.is_file()} == expected

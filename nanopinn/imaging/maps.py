@@ -80,6 +80,7 @@ class ImagingMaps:
         frame_times_s; aif: in plasma, as it reaches the tumour; arterial_voxels: where it was measured, if it was.
         delay_s: fitted or given, already in ``aif``. motion: of the series, if it was looked for.
         ph, ph_std: NaN outside the slab; ph_filled: for the physics; ph_fill_value; ph_coverage of the tumour.
+        ph_validity: bits of :class:`nanopinn.imaging.cest.ph_map.Validity`.
         assumptions: one sentence each.
     """
 
@@ -102,6 +103,7 @@ class ImagingMaps:
     ph_filled: Array
     ph_fill_value: float
     ph_coverage: float
+    ph_validity: NDArray[np.int32]
     assumptions: tuple[str, ...]
 
     def _of(self, name: str, kind: str = "values") -> Array:
@@ -202,7 +204,7 @@ def make_maps(inputs: ImagingInputs, *, progress: Progress = silent, device: str
         t1_s=T1.T1_s, t1_std_s=nothing if T1.std_s is None else T1.std_s,
         concentration_mM=C.mM, concentration_sd_mM=noise, baseline_effect_mM=_baseline_effect(inputs, series, T1.T1_s, B1, fitted),
         frame_times_s=t, aif=aif, arterial_voxels=given.voxels, delay_s=delay, motion=series.motion, ph=ph.measured,
-        ph_std=ph.std, ph_filled=ph.filled, ph_fill_value=ph.fill_value, ph_coverage=ph.coverage,
+        ph_std=ph.std, ph_filled=ph.filled, ph_fill_value=ph.fill_value, ph_coverage=ph.coverage, ph_validity=ph.validity,
         assumptions=(
             *series.assumptions, *([B1.note] if B1 is not None else []), *T1.assumptions, *_choices(inputs), *mask_notes,
             *arrival_notes, *given.assumptions, *delay_notes, *noise_notes, *ph.assumptions,
@@ -349,8 +351,7 @@ def _ph(inputs: ImagingInputs, series: Series, C: Concentration, mask: NDArray[n
         before = np.nan_to_num(series.values[slice(*C.baseline)].mean(axis=0))
         return load_ph(inputs.cest, before, series.affine, mask, chosen=inputs.cest_choices, B1=B1, orientation=inputs.orientation)
     if inputs.assume_ph is None and not needed:
-        nothing = np.full(series.shape, np.nan)
-        return PhMap(nothing, nothing, nothing, float("nan"), 0.0, ("No pH was given: there is no pH map.",))
+        return PhMap.nowhere(np.full(series.shape, np.nan), float("nan"), "No pH was given: there is no pH map.")
     if inputs.assume_ph is None:
         raise InputError(
             "no pH was given", field="--cest", found="nothing", expected="a pH map",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.measure import CestChoices, measure_ph
+from nanopinn.imaging.cest.ph_map import Validity
 from nanopinn.imaging.geometry import resample
 from nanopinn.imaging.io import read_sidecar, read_volume, sidecar_path
 from nanopinn.imaging.nifti import Orientation
@@ -32,7 +33,7 @@ class PhMap:
     Attributes:
         measured, std: ``(x, y, z)``, NaN where not measured.
         filled: for the physics, without holes. fill_value: what stands in tumour voxels not measured.
-        coverage: measured share of the tumour.
+        coverage: measured share of the tumour. validity: bits of :class:`Validity`, why a voxel has none.
     """
 
     measured: Array
@@ -40,7 +41,14 @@ class PhMap:
     filled: Array
     fill_value: float
     coverage: float
+    validity: NDArray[np.int32]
     assumptions: tuple[str, ...]
+
+    @classmethod
+    def nowhere(cls, filled: Array, fill_value: float, note: str) -> PhMap:
+        """No pH was measured; what the physics is given in its place, and what is to be said of that."""
+        nothing = np.full(filled.shape, np.nan)
+        return cls(nothing, nothing, filled, fill_value, 0.0, np.full(filled.shape, int(Validity.OUTSIDE), dtype=np.int32), (note,))
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class _OwnGrid:
     std: Array
     anatomy: Array
     affine: Array
+    validity: NDArray[np.int32]
     assumptions: tuple[str, ...]
 
 
@@ -65,9 +74,8 @@ def assumed_ph(pH: float, mask: NDArray[np.bool_]) -> PhMap:
             "not an extracellular pH", field="--assume-ph", found=pH, expected=f"{LOWEST_PH} to {HIGHEST_PH}",
             remedy="Give the pH itself, e.g. 6.9.",
         )  # fmt: skip
-    nothing = np.full(mask.shape, np.nan)
     note = f"pH was not measured: {pH:g} is assumed throughout the tumour, so release is not informed by a pH map."
-    return PhMap(nothing, nothing, np.where(mask, pH, value("pHe_n")), pH, 0.0, (note,))
+    return PhMap.nowhere(np.where(mask, pH, value("pHe_n")), pH, note)
 
 
 def load_ph(
@@ -110,14 +118,16 @@ def load_ph(
     if coverage < 1:
         notes.append(f"Tumour voxels where pH was not measured carry the measured mean, {fill:.2f}.")
     notes.append(f"Outside the tumour, unmeasured tissue carries pH {value('pHe_n'):g}.")
-    return PhMap(on_dce, np.where(np.isfinite(on_dce), std, np.nan), filled, fill, coverage, tuple(notes))
+    codes = resample(own.validity.astype(np.float64), placed, shape, affine, order=0)
+    validity = np.where(np.isfinite(codes), np.nan_to_num(codes), int(Validity.OUTSIDE)).astype(np.int32)
+    return PhMap(on_dce, np.where(np.isfinite(on_dce), std, np.nan), filled, fill, coverage, validity, tuple(notes))
 
 
 def _own_grid(path: str | Path, chosen: CestChoices, B1: B1Map | None, orientation: Orientation | None) -> _OwnGrid:
     volume = read_volume(path, orientation=orientation)
     if volume.ndim == 4:
         found = measure_ph(path, chosen, B1=B1, orientation=orientation)
-        return _OwnGrid(found.image.pH, found.image.std, found.anatomy, found.affine, found.assumptions)
+        return _OwnGrid(found.image.pH, found.image.std, found.anatomy, found.affine, found.image.validity, found.assumptions)
     side = read_sidecar(path)
     if "SaturationOffsetsPPM" in side or "SaturationOffsetsHz" in side:
         raise InputError(
@@ -127,7 +137,9 @@ def _own_grid(path: str | Path, chosen: CestChoices, B1: B1Map | None, orientati
     values, notes = _plausible(np.asarray(volume.numpy(), dtype=np.float64), path)
     noise, noise_note = _noise(path)
     std = np.where(np.isfinite(values), noise, np.nan)
-    return _OwnGrid(values, std, np.nan_to_num(values), np.asarray(volume.affine, dtype=np.float64), (*notes, *noise_note))
+    validity = np.where(np.isfinite(values), 0, int(Validity.NO_SPECTRUM)).astype(np.int32)
+    affine = np.asarray(volume.affine, dtype=np.float64)
+    return _OwnGrid(values, std, np.nan_to_num(values), affine, validity, (*notes, *noise_note))
 
 
 def _plausible(values: Array, path: str | Path) -> tuple[Array, list[str]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader
 
+from nanopinn.imaging.cest.ph_map import WORDS as PH_WORDS
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.io import write_bytes, write_json, write_volume
 from nanopinn.imaging.kinetics.models import MODELS
@@ -79,6 +80,9 @@ def _write_other_maps(folder: Path, imaging: ImagingMaps) -> None:
     for name, values, side in maps:
         if np.isfinite(values).any():
             write_volume(folder / f"{name}.nii.gz", values, imaging.affine, sidecar=side)
+    if np.isfinite(imaging.ph).any():
+        side = {"Unit": "1", "Description": "bit field; 0 where pH was measured", "Bits": {int(b): w for b, w in PH_WORDS.items()}}
+        write_volume(folder / "pH_validity.nii.gz", imaging.ph_validity, imaging.affine, sidecar=side)
     write_volume(folder / "mask.nii.gz", imaging.mask.astype(float), imaging.affine, sidecar={"Description": "tumour"})
 
 

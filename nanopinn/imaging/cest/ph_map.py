@@ -36,6 +36,8 @@ class Validity(IntFlag):
     """The ratio lies outside the range on which it tells pH."""
     UNCERTAIN = 16
     """The noise leaves pH uncertain by more than 0.35."""
+    OUTSIDE = 32
+    """The scan did not reach here."""
 
 
 WORDS = {
@@ -44,6 +46,7 @@ WORDS = {
     Validity.BELOW_DETECTION: "agent below detection",
     Validity.OUT_OF_RANGE: "ratio outside the calibrated range",
     Validity.UNCERTAIN: "pH too uncertain",
+    Validity.OUTSIDE: "outside the scan",
 }
 
 

@@ -119,6 +119,7 @@ def _pagel(ratio: Array, B1: Array) -> tuple[Array, Array]:
 PRESETS = {
     "pagel-7T-3uT": Calibration(
         _pagel, 5.9, 7.0,
-        "Pagel's line of 30 mM iopamidol, Lorentzian peaks, 7 T, 3 uT, 6 s, 37 C (pH = 0.7813 log10 r + 6.3277, RMSE 0.074; seven tubes of pH 6.0 to 6.9)",
+        "Pagel's line of 30 mM iopamidol, Lorentzian peaks, 7 T, 3 uT, 6 s, 37 C "
+        "(pH = 0.7813 log10 r + 6.3277, RMSE 0.074; seven tubes of pH 6.0 to 6.9)",
     )
 }  # fmt: skip

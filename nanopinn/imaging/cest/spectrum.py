@@ -197,7 +197,7 @@ class Smoother:
         scores = [self._left_out(self._hat(s), sample) for s in candidates]
         self.splines = candidates[int(np.argmin(scores))]
         hat = self._hat(self.splines)
-        self.hat, self.freedom = hat, len(offsets_ppm) - float(np.trace(hat))
+        self.hat, self.freedom = hat, float(((np.eye(len(hat)) - hat) ** 2).sum())
 
     def at(self, ppm: Array) -> Array:
         """The map from values at the offsets to values at ``ppm``, ``(len(ppm), o)``."""

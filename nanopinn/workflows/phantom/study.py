@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nanopinn.errors import OutputError
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.imaging.aif.source import load_aif
+from nanopinn.imaging.cest.agent import load_agent
+from nanopinn.imaging.cest.bloch import Saturation, z_spectra
 from nanopinn.imaging.geometry import resample
 from nanopinn.imaging.io import write_json, write_volume
 from nanopinn.imaging.spgr import signal, signal_from_concentration
@@ -24,6 +27,9 @@ from nanopinn.workflows.settings import PhantomSettings
 Array = NDArray[np.float64]
 
 TR_S, FLIP_DEG, VFA_DEG, S0, BOLUS_S = 0.005, 15.0, (2.0, 10.0, 20.0), 1000.0, 60.0
+
+#: Offsets of the Z-spectra, ppm.
+CEST_PPM = np.arange(-7.0, 7.01, 0.25)
 
 
 def make_phantom(out: Path, settings: PhantomSettings, *, progress: Progress = silent) -> Path:
@@ -105,6 +111,7 @@ class _Writer:
         self.save("mask", self.mask.astype(float))
         self.maps_of_truth()
         write_json(self.out / "truth" / "parameters.json", self.truth_parameters())
+        self.z_spectra()
 
     def scan(self) -> None:
         """DCE series and VFA set: the signal of the voxel's fine cells, averaged, with noise."""
@@ -124,6 +131,28 @@ class _Writer:
 
     def ph_map(self) -> None:
         """pH on its own coarser grid, a slab that misses the first and last slices."""
+        affine, pH = self.on_cest_grid(self.anatomy.pH)
+        self.save("ph", self.noisy(pH, self.settings.ph_noise), affine, pHStd=self.settings.ph_noise)
+
+    def z_spectra(self) -> None:
+        """What a CEST scan of iopamidol would show of the same pH, after all else so that a seed gives the same study as before."""
+        affine, pH = self.on_cest_grid(self.anatomy.pH)
+        _, tumour = self.on_cest_grid(self.anatomy.tumour.astype(float))
+        saturation, flat = Saturation(7.0, 3.0, 5.0), torch.as_tensor(pH.ravel())
+        one = torch.ones_like(flat)
+        shift = torch.as_tensor(self.rng.uniform(-0.2, 0.2)) * one
+        Z = z_spectra(
+            load_agent("iopamidol"), saturation, torch.as_tensor(CEST_PPM)[None] - shift[:, None], pH=flat,
+            molar=torch.as_tensor(np.where(tumour.ravel() > 0.5, 0.02, 0.005)), T1_s=1.4 * one, T2_s=0.08 * one,
+        ).numpy().reshape(*pH.shape, -1)  # fmt: skip
+        series = np.concatenate([np.ones((*pH.shape, 1)), Z], axis=-1)
+        self.save(
+            "cest", np.moveaxis(1000 * self.noisy(series, 0.004), -1, 0), affine, SaturationOffsetsPPM=[-300.0, *CEST_PPM.tolist()],
+            SaturationB1uT=saturation.B1_uT, SaturationTimeS=saturation.seconds, MagneticFieldStrength=saturation.field_T,
+        )  # fmt: skip
+
+    def on_cest_grid(self, fine: Array) -> tuple[Array, Array]:
+        """Affine of the CEST scan's grid, and a fine map on it."""
         s = self.settings
         step = np.array(s.voxel_mm) * np.array([1.5, 1.5, 1.5])
         extent = np.array(s.shape) * np.array(s.voxel_mm)
@@ -133,8 +162,7 @@ class _Writer:
         fine_affine = self.affine.copy()
         fine_affine[:3, :3] /= s.refine
         fine_affine[:3, 3] -= np.array(s.voxel_mm) * (1 - 1 / s.refine) / 2
-        pH = resample(self.anatomy.pH, fine_affine, (int(shape[0]), int(shape[1]), int(shape[2])), affine)
-        self.save("ph", self.noisy(pH, s.ph_noise), affine, pHStd=s.ph_noise)
+        return affine, resample(fine, fine_affine, (int(shape[0]), int(shape[1]), int(shape[2])), affine)
 
     def drug_images(self) -> None:
         """Encapsulated and released drug at each imaging time."""

@@ -1,0 +1,107 @@
+"""pH and concentration from the whole spectrum: Bloch-McConnell equations fitted to every offset.
+
+The second method beside the ratio: it uses every offset and gives a concentration, but it believes the exchange
+constants, a single water pool and the stated T1, and it costs a hundred times as much.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanopinn.imaging.cest.agent import Agent
+from nanopinn.imaging.cest.bloch import Saturation, z_spectra
+
+Array = NDArray[np.float64]
+
+#: pH, ln concentration (M), water's place (ppm), ln T2 (s): start and step of the differences.
+_START = (6.9, float(np.log(0.02)), 0.0, float(np.log(0.1)))
+_STEP = (1e-3, 1e-3, 1e-4, 1e-3)
+_LOW, _HIGH = (5.4, float(np.log(1e-4)), -1.0, float(np.log(0.005))), (8.2, float(np.log(0.3)), 1.0, float(np.log(3.0)))
+
+
+@dataclass(frozen=True)
+class SpectralFit:
+    """pH, concentration (M) and water's T2 (s) with standard deviations of the first two, ``(n,)``; NaN where no fit converged."""
+
+    pH: Array
+    pH_std: Array
+    molar: Array
+    molar_std: Array
+    b0_ppm: Array
+    T2_s: Array
+    residual: Array
+
+
+def fit_spectra(
+    agent: Agent, saturation: Saturation, offsets_ppm: Array, Z: Array, *, T1_s: Array | float = 2.0, B1: Array | None = None,
+    iterations: int = 25, batch: int = 256,
+) -> SpectralFit:  # fmt: skip
+    """Levenberg-Marquardt for every spectrum ``(n, offset)``.
+
+    Args:
+        T1_s: of water, one or ``(n,)``. B1: true over nominal amplitude ``(n,)``.
+    """
+    T1 = np.broadcast_to(np.asarray(T1_s, dtype=np.float64), (len(Z),))
+    scale = np.ones(len(Z)) if B1 is None else B1
+    parts = [
+        _fit(agent, saturation, offsets_ppm, *(torch.as_tensor(np.array(a[i : i + batch])) for a in (Z, T1, scale)), iterations)
+        for i in range(0, len(Z), batch)
+    ]
+    return SpectralFit(*(np.concatenate(p) for p in zip(*parts, strict=True)))
+
+
+def _fit(
+    agent: Agent, saturation: Saturation, ppm: Array, Z: Tensor, T1: Tensor, B1: Tensor, iterations: int
+) -> tuple[Array, ...]:  # fmt: skip
+    known = torch.isfinite(Z).all(dim=1)
+    data = torch.where(known[:, None], Z, 1.0)
+    offsets = torch.as_tensor(ppm)
+
+    def curves(p: Tensor) -> Tensor:
+        return z_spectra(agent, saturation, offsets[None] - p[:, 2:3], pH=p[:, 0], molar=p[:, 1].exp(), T1_s=T1, T2_s=p[:, 3].exp(), B1=B1)
+
+    theta = torch.tensor(_START, dtype=torch.float64).repeat(len(Z), 1)
+    theta[:, 2] = offsets[data.argmin(dim=1)].clamp(-0.9, 0.9)
+    low, high, step = (torch.tensor(v, dtype=torch.float64) for v in (_LOW, _HIGH, _STEP))
+    damping = torch.full((len(Z),), 1e-2, dtype=torch.float64)
+    f, J = _with_slopes(curves, theta, step)
+    cost, converged = (data - f).square().sum(1), ~known
+    for _ in range(iterations):
+        if converged.all():
+            break
+        H, g = J.transpose(1, 2) @ J, (J.transpose(1, 2) @ (data - f)[..., None])[..., 0]
+        H = H + torch.diag_embed(damping[:, None] * H.diagonal(dim1=1, dim2=2) + 1e-12)
+        move = torch.linalg.solve(H, g).clamp(-0.5, 0.5)
+        trial = torch.minimum(torch.maximum(theta + move, low), high)
+        f_trial, J_trial = _with_slopes(curves, trial, step)
+        cost_trial = (data - f_trial).square().sum(1)
+        better = (cost_trial <= cost) & ~converged
+        theta, f = torch.where(better[:, None], trial, theta), torch.where(better[:, None], f_trial, f)
+        J, cost = torch.where(better[:, None, None], J_trial, J), torch.where(better, cost_trial, cost)
+        converged |= better & (move.abs().amax(1) < 1e-4) | (damping > 1e6)
+        damping = torch.where(better, damping / 5, damping * 5)
+    variance = cost / max(1, data.shape[1] - 4)
+    scale = J.square().sum(1).clamp_min(1e-30).rsqrt()
+    inside = scale[:, :, None] * (J.transpose(1, 2) @ J) * scale[:, None, :] + 1e-10 * torch.eye(4, dtype=torch.float64)
+    spread = (torch.linalg.inv(inside).diagonal(dim1=1, dim2=2) * scale**2 * variance[:, None]).sqrt()
+    held = (theta <= low + 1e-6) | (theta >= high - 1e-6)
+    good = (known & converged & ~held.any(1)).numpy()
+    molar = theta[:, 1].exp()
+    values = (theta[:, 0], spread[:, 0], molar, molar * spread[:, 1], theta[:, 2], theta[:, 3].exp(), variance.sqrt())
+    return tuple(np.where(good, v.numpy(), np.nan) for v in values)
+
+
+def _with_slopes(curves: object, theta: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Curves and their differences by every parameter ``(n, offset, 4)``."""
+    f = curves(theta)  # type: ignore[operator]
+    columns = []
+    for i in range(theta.shape[1]):
+        moved = theta.clone()
+        moved[:, i] += step[i]
+        columns.append((curves(moved) - f) / step[i])  # type: ignore[operator]
+    return f, torch.stack(columns, dim=-1)
