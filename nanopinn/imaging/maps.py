@@ -80,7 +80,7 @@ class ImagingMaps:
         frame_times_s; aif: in plasma, as it reaches the tumour; arterial_voxels: where it was measured, if it was.
         delay_s: fitted or given, already in ``aif``. motion: of the series, if it was looked for.
         ph, ph_std: NaN outside the slab; ph_filled: for the physics; ph_fill_value; ph_coverage of the tumour.
-        ph_validity: bits of :class:`nanopinn.imaging.cest.ph_map.Validity`.
+        ph_common_std: part of ph_std that all voxels share. ph_validity: bits of :class:`nanopinn.imaging.cest.ph_map.Validity`.
         assumptions: one sentence each.
     """
 
@@ -102,6 +102,7 @@ class ImagingMaps:
     ph_std: Array
     ph_filled: Array
     ph_fill_value: float
+    ph_common_std: float
     ph_coverage: float
     ph_validity: NDArray[np.int32]
     assumptions: tuple[str, ...]
@@ -204,7 +205,8 @@ def make_maps(inputs: ImagingInputs, *, progress: Progress = silent, device: str
         t1_s=T1.T1_s, t1_std_s=nothing if T1.std_s is None else T1.std_s,
         concentration_mM=C.mM, concentration_sd_mM=noise, baseline_effect_mM=_baseline_effect(inputs, series, T1.T1_s, B1, fitted),
         frame_times_s=t, aif=aif, arterial_voxels=given.voxels, delay_s=delay, motion=series.motion, ph=ph.measured,
-        ph_std=ph.std, ph_filled=ph.filled, ph_fill_value=ph.fill_value, ph_coverage=ph.coverage, ph_validity=ph.validity,
+        ph_std=ph.std, ph_filled=ph.filled, ph_fill_value=ph.fill_value, ph_common_std=ph.common_std,
+        ph_coverage=ph.coverage, ph_validity=ph.validity,
         assumptions=(
             *series.assumptions, *([B1.note] if B1 is not None else []), *T1.assumptions, *_choices(inputs), *mask_notes,
             *arrival_notes, *given.assumptions, *delay_notes, *noise_notes, *ph.assumptions,

@@ -33,6 +33,7 @@ class PhMap:
     Attributes:
         measured, std: ``(x, y, z)``, NaN where not measured.
         filled: for the physics, without holes. fill_value: what stands in tumour voxels not measured.
+        common_std: error that all voxels share, of the calibration; part of ``std``.
         coverage: measured share of the tumour. validity: bits of :class:`Validity`, why a voxel has none.
     """
 
@@ -40,6 +41,7 @@ class PhMap:
     std: Array
     filled: Array
     fill_value: float
+    common_std: float
     coverage: float
     validity: NDArray[np.int32]
     assumptions: tuple[str, ...]
@@ -48,7 +50,7 @@ class PhMap:
     def nowhere(cls, filled: Array, fill_value: float, note: str) -> PhMap:
         """No pH was measured; what the physics is given in its place, and what is to be said of that."""
         nothing = np.full(filled.shape, np.nan)
-        return cls(nothing, nothing, filled, fill_value, 0.0, np.full(filled.shape, int(Validity.OUTSIDE), dtype=np.int32), (note,))
+        return cls(nothing, nothing, filled, fill_value, 0.0, 0.0, np.full(filled.shape, int(Validity.OUTSIDE), dtype=np.int32), (note,))
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class _OwnGrid:
     std: Array
     anatomy: Array
     affine: Array
+    common_std: float
     validity: NDArray[np.int32]
     assumptions: tuple[str, ...]
 
@@ -120,14 +123,22 @@ def load_ph(
     notes.append(f"Outside the tumour, unmeasured tissue carries pH {value('pHe_n'):g}.")
     codes = resample(own.validity.astype(np.float64), placed, shape, affine, order=0)
     validity = np.where(np.isfinite(codes), np.nan_to_num(codes), int(Validity.OUTSIDE)).astype(np.int32)
-    return PhMap(on_dce, np.where(np.isfinite(on_dce), std, np.nan), filled, fill, coverage, validity, tuple(notes))
+    return PhMap(on_dce, np.where(np.isfinite(on_dce), std, np.nan), filled, fill, own.common_std, coverage, validity, tuple(notes))
 
 
 def _own_grid(path: str | Path, chosen: CestChoices, B1: B1Map | None, orientation: Orientation | None) -> _OwnGrid:
     volume = read_volume(path, orientation=orientation)
     if volume.ndim == 4:
         found = measure_ph(path, chosen, B1=B1, orientation=orientation)
-        return _OwnGrid(found.image.pH, found.image.std, found.anatomy, found.affine, found.image.validity, found.assumptions)
+        return _OwnGrid(
+            found.image.pH,
+            found.image.std,
+            found.anatomy,
+            found.affine,
+            value("sd_pHe_calibration"),
+            found.image.validity,
+            found.assumptions,
+        )
     side = read_sidecar(path)
     if "SaturationOffsetsPPM" in side or "SaturationOffsetsHz" in side:
         raise InputError(
@@ -139,7 +150,7 @@ def _own_grid(path: str | Path, chosen: CestChoices, B1: B1Map | None, orientati
     std = np.where(np.isfinite(values), noise, np.nan)
     validity = np.where(np.isfinite(values), 0, int(Validity.NO_SPECTRUM)).astype(np.int32)
     affine = np.asarray(volume.affine, dtype=np.float64)
-    return _OwnGrid(values, std, np.nan_to_num(values), affine, validity, (*notes, *noise_note))
+    return _OwnGrid(values, std, np.nan_to_num(values), affine, 0.0, validity, (*notes, *noise_note))
 
 
 def _plausible(values: Array, path: str | Path) -> tuple[Array, list[str]]:

@@ -25,6 +25,8 @@ def all_figures(imaging: ImagingMaps) -> dict[str, Figure]:
         if np.isfinite(values[imaging.mask]).any():
             known = std if np.isfinite(std[imaging.mask]).any() else None
             found[f"map {name}"] = map_panel(MapEstimate(name, unit, words, "images", values, known), imaging.mask, spread="sd")
+    if np.isfinite(imaging.ph).any():
+        found["overlay"] = overlay_panel(imaging)
     if imaging.motion is not None:
         found["motion"] = motion_panel(imaging)
     return found
@@ -61,6 +63,21 @@ def voxel_panel(imaging: ImagingMaps, count: int = 4) -> Figure:
         axes.set_xlabel("s")
         if i == 0:
             axes.set_ylabel("mM")
+    return figure
+
+
+def overlay_panel(imaging: ImagingMaps) -> Figure:
+    """pH over what the DCE scan shows of the same places, in the slice with most pH: do the two scans fit?"""
+    z = int(np.argmax(np.isfinite(imaging.ph).sum(axis=(0, 1))))
+    figure = Figure(figsize=(5.4, 4.2), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(np.nan_to_num(imaging.concentration_mM[..., z]).mean(axis=0).T, origin="lower", cmap="gray")
+    image = axes.imshow(imaging.ph[..., z].T, origin="lower", cmap="cividis", alpha=0.55)
+    axes.contour(imaging.mask[..., z].T.astype(float), levels=[0.5], colors="white", linewidths=1.0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title("pH over mean contrast agent; white: tumour", fontsize=10)
+    figure.colorbar(image, ax=axes, label="pH")
     return figure
 
 

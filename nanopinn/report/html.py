@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from nanopinn.imaging.maps import ImagingMaps
 from nanopinn.inference.result import FitResult
-from nanopinn.report.dce_figures import arterial_panel, motion_panel
+from nanopinn.report.dce_figures import arterial_panel, motion_panel, overlay_panel
 from nanopinn.report.figures import all_figures, as_data_uri
 from nanopinn.report.imaging import status_counts
 
@@ -28,7 +29,11 @@ def render_report(imaging: ImagingMaps, fit: FitResult) -> str:
 
 
 def _of_imaging(imaging: ImagingMaps) -> dict[str, str]:
-    found = {"arterial input": arterial_panel(imaging)} | ({"motion": motion_panel(imaging)} if imaging.motion is not None else {})
+    found = {"arterial input": arterial_panel(imaging)}
+    if np.isfinite(imaging.ph).any():
+        found["overlay"] = overlay_panel(imaging)
+    if imaging.motion is not None:
+        found["motion"] = motion_panel(imaging)
     return {name: as_data_uri(figure) for name, figure in found.items()}
 
 

@@ -157,10 +157,12 @@ def _pH_bumps(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor
     inside = domain.take(imaging.mask.astype(float), 0.0) > 0.5
     if imaging.ph_coverage == 0:
         return torch.as_tensor(PH_ASSUMED_ERROR * inside[None].astype(float), device=device)
-    sd = PH_ERROR_LEFT * np.nan_to_num(domain.take(imaging.ph_std, np.nan), nan=PH_ASSUMED_ERROR / PH_ERROR_LEFT)
+    own = np.sqrt(np.clip(imaging.ph_std**2 - imaging.ph_common_std**2, 0, None))
+    sd = PH_ERROR_LEFT * np.nan_to_num(domain.take(own, np.nan), nan=PH_ASSUMED_ERROR / PH_ERROR_LEFT)
     fine = sd * _unit_bumps(inside, imaging.voxel_size_m, PH_ERROR_SIZE_M)
     coarse = PH_COMMON_ERROR * _unit_bumps(inside, imaging.voxel_size_m, PH_FLATTENED_SIZE_M)
-    return torch.as_tensor(np.concatenate([fine, coarse, PH_COMMON_ERROR * inside[None]]), device=device)
+    common = max(PH_COMMON_ERROR, imaging.ph_common_std) * inside[None]
+    return torch.as_tensor(np.concatenate([fine, coarse, common]), device=device)
 
 
 def _closure_bumps(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:

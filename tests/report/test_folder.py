@@ -45,6 +45,7 @@ def imaging(fit: FitResult) -> SimpleNamespace:
     status[0, 0, 0] = 2
     return SimpleNamespace(
         status=status, mask=np.ones(SHAPE, dtype=bool), summary=lambda: "tumour: 60 voxels", motion=None, arterial_voxels=None,
+        ph=np.full(SHAPE, np.nan),
         frame_times_s=np.arange(5.0), aif=PlasmaCurve(np.arange(5.0), np.array([0.0, 0, 5, 2, 1])),
     )  # fmt: skip
 

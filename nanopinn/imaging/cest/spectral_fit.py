@@ -1,11 +1,13 @@
 """pH and concentration from the whole spectrum: Bloch-McConnell equations fitted to every offset.
 
 The second method beside the ratio: it uses every offset and gives a concentration, but it believes the exchange
-constants, a single water pool and the stated T1, and it costs a hundred times as much.
+constants of every proton, a single water pool and the stated T1, and it costs a hundred times as much. On measured tubes it
+does worse than the ratio (docs/cest.md), so it is offered to scripts and not by the command line.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,10 +50,10 @@ def fit_spectra(
     """
     T1 = np.broadcast_to(np.asarray(T1_s, dtype=np.float64), (len(Z),))
     scale = np.ones(len(Z)) if B1 is None else B1
-    parts = [
-        _fit(agent, saturation, offsets_ppm, *(torch.as_tensor(np.array(a[i : i + batch])) for a in (Z, T1, scale)), iterations)
-        for i in range(0, len(Z), batch)
-    ]
+    parts = []
+    for i in range(0, len(Z), batch):
+        data, times, amplitudes = (torch.as_tensor(np.array(a[i : i + batch])) for a in (Z, T1, scale))
+        parts.append(_fit(agent, saturation, offsets_ppm, data, times, amplitudes, iterations))
     return SpectralFit(*(np.concatenate(p) for p in zip(*parts, strict=True)))
 
 
@@ -96,12 +98,12 @@ def _fit(
     return tuple(np.where(good, v.numpy(), np.nan) for v in values)
 
 
-def _with_slopes(curves: object, theta: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+def _with_slopes(curves: Callable[[Tensor], Tensor], theta: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     """Curves and their differences by every parameter ``(n, offset, 4)``."""
-    f = curves(theta)  # type: ignore[operator]
+    f = curves(theta)
     columns = []
     for i in range(theta.shape[1]):
         moved = theta.clone()
         moved[:, i] += step[i]
-        columns.append((curves(moved) - f) / step[i])  # type: ignore[operator]
+        columns.append((curves(moved) - f) / step[i])
     return f, torch.stack(columns, dim=-1)

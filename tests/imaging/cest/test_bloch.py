@@ -15,6 +15,7 @@ import torch
 from nanopinn.imaging.cest.agent import Agent, load_agent
 from nanopinn.imaging.cest.bloch import GAMMA_HZ_PER_T, Saturation, z_spectra
 from nanopinn.imaging.cest.ratio import PRESETS, bloch_calibration
+from nanopinn.imaging.cest.spectral_fit import fit_spectra
 
 pytestmark = pytest.mark.cest
 IOPAMIDOL = load_agent("iopamidol")
@@ -178,3 +179,23 @@ def test_pagels_line_is_his_table_to_the_rmse_he_states(public_data: Path) -> No
     inside = np.isfinite(found)
     assert inside.all()
     assert np.sqrt(np.mean((found - pH) ** 2)) == pytest.approx(0.074, abs=0.001)
+
+
+def test_the_spectral_fit_gives_ph_and_concentration_back_when_its_agent_is_the_right_one() -> None:
+    rng = np.random.default_rng(0)
+    pH, molar, n = rng.uniform(6.3, 7.3, 24), rng.uniform(0.01, 0.04, 24), 24
+    ppm, saturation, one = np.arange(-8, 8.1, 0.4), Saturation(7.0, 3.0, 5.0), torch.ones(24, dtype=torch.float64)
+    shift = rng.uniform(-0.3, 0.3, n)
+    Z = z_spectra(
+        IOPAMIDOL, saturation, torch.as_tensor(ppm[None] - shift[:, None]), pH=torch.as_tensor(pH), molar=torch.as_tensor(molar),
+        T1_s=2 * one, T2_s=0.15 * one,
+    ).numpy()  # fmt: skip
+    clean = fit_spectra(IOPAMIDOL, saturation, ppm, Z, T1_s=2.0)
+    good = np.isfinite(clean.pH)
+    assert good.mean() > 0.9
+    np.testing.assert_allclose(clean.pH[good], pH[good], atol=1e-3)
+    np.testing.assert_allclose(clean.molar[good], molar[good], rtol=1e-3)
+    np.testing.assert_allclose(clean.b0_ppm[good], shift[good], atol=1e-4)
+    noisy = fit_spectra(IOPAMIDOL, saturation, ppm, Z + 0.005 * rng.standard_normal(Z.shape), T1_s=2.0)
+    error = (noisy.pH - pH) / noisy.pH_std
+    assert 0.6 < np.nanstd(error) < 1.6
