@@ -112,9 +112,8 @@ def test_z_spectra_of_the_sample_give_its_ph(tmp_path: Path) -> None:
     result = nanopinn("maps", *inputs, "-o", tmp_path / "out", "-q")
     assert result.returncode == 0, result.stderr
     assert "Bloch-McConnell curve of iopamidol at 7 T" in result.stdout
-    pH, std, true = (
-        read(p)[mask()] for p in (tmp_path / "out/maps/pH.nii.gz", tmp_path / "out/maps/pH_std.nii.gz", SAMPLE / "truth/pH.nii.gz")
-    )
+    written = tmp_path / "out" / "maps"
+    pH, std, true = (read(p)[mask()] for p in (written / "pH.nii.gz", written / "pH_std.nii.gz", SAMPLE / "truth/pH.nii.gz"))
     error = pH - true
     assert np.isfinite(error).mean() > 0.95
     # voxels of 0.75 mm over an acid core: some of its depth is averaged away

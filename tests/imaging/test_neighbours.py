@@ -9,10 +9,11 @@ from scipy.ndimage import gaussian_filter
 
 from nanopinn.imaging.aif.population import POPULATIONS
 from nanopinn.imaging.kinetics.curve import InputCurve
-from nanopinn.imaging.kinetics.fit import NormalPrior, fit_kinetics
+from nanopinn.imaging.kinetics.fit import fit_kinetics
 from nanopinn.imaging.kinetics.models import MODELS
 from nanopinn.imaging.kinetics.neighbours import smooth_fit
 from nanopinn.imaging.kinetics.response import evaluate
+from nanopinn.imaging.least_squares import NormalPrior
 
 pytestmark = pytest.mark.dce
 FRAMES, SHAPE = np.arange(60) * 5.0, (14, 14, 6)

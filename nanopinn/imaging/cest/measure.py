@@ -17,7 +17,6 @@ from nanopinn.imaging.geometry import resample, same_grid
 from nanopinn.imaging.io import read_map, sidecar_path
 from nanopinn.imaging.nifti import Orientation
 from nanopinn.imaging.t1.b1 import B1Map
-from nanopinn.parameters import value
 
 Array = NDArray[np.float64]
 
@@ -28,7 +27,7 @@ class CestChoices:
 
     Attributes:
         before: series before injection. offsets: table that wins over the sidecar. b0: map of water's place, ppm.
-        agent: name or TOML file. contrast: ``rex`` or ``st``. calibration: ``bloch`` or one of :data:`PRESETS`.
+        agent: name or TOML file. contrast: ``rex`` or ``st``, for ``bloch``. calibration: ``bloch`` or one of :data:`PRESETS`.
         register: move the scan over the DCE scan by intensities first.
     """
 
@@ -48,9 +47,10 @@ class CestChoices:
 
 @dataclass(frozen=True)
 class MeasuredPh:
-    """A pH image on its own grid, and an image of the same scan that shows anatomy."""
+    """A pH image on its own grid, the error that its calibration shares, and an image of the same scan that shows anatomy."""
 
     image: PhImage
+    calibration_std: float
     anatomy: Array
     affine: Array
     assumptions: tuple[str, ...]
@@ -79,10 +79,11 @@ def measure_ph(path: str | Path, chosen: CestChoices, *, B1: B1Map | None = None
         values, affine, _ = read_map(chosen.b0, orientation=orientation)
         b0 = values if same_grid(shape, spectra.affine, values.shape, affine) else resample(values, affine, shape, spectra.affine)
     found = ph_image(
-        spectra, agent.ratio_ppm, calibration, kind=chosen.contrast, B1=None if B1 is None else B1.on(shape, spectra.affine),
-        b0_ppm=b0, before=before, calibration_std=value("sd_pHe_calibration"),
+        spectra, agent.ratio_ppm, calibration, B1=None if B1 is None else B1.on(shape, spectra.affine), b0_ppm=b0, before=before,
     )  # fmt: skip
-    return MeasuredPh(found, spectra.reference, spectra.affine, (*spectra.assumptions, *_notes(calibration, found, before is None)))
+    return MeasuredPh(
+        found, calibration.std, spectra.reference, spectra.affine, (*spectra.assumptions, *_notes(calibration, found, before is None))
+    )
 
 
 def _calibration(chosen: CestChoices, spectra: ZSpectra, path: str | Path) -> Calibration:
@@ -109,7 +110,7 @@ def _notes(calibration: Calibration, found: PhImage, mirrored: bool) -> list[str
     against = "the mirrored frequency" if mirrored else "the series before injection"
     return [
         f"pH is the ratio of contrasts against {against}, inverted by: {calibration.source}.",
-        f"Its calibration is taken as good to {value('sd_pHe_calibration'):g} pH in every voxel.",
+        f"Its calibration is taken as good to {calibration.std:g} pH in every voxel.",
         f"Of {int(tissue.sum())} voxels with a spectrum {int(np.isfinite(found.pH).sum())} have a pH"
         + (f" (without: {', '.join(lost)})." if lost else "."),
     ]

@@ -8,6 +8,7 @@ from enum import IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
+from nanopinn.imaging.cest.lorentz import amide_heights
 from nanopinn.imaging.cest.ratio import Calibration, Contrast, contrast_of
 from nanopinn.imaging.cest.spectrum import Smoother, ZSpectra
 
@@ -65,16 +66,16 @@ class PhImage:
 
 
 def ph_image(
-    spectra: ZSpectra, ratio_ppm: tuple[float, float], calibration: Calibration, *, kind: Contrast = "rex", B1: Array | None = None,
-    b0_ppm: Array | None = None, before: ZSpectra | None = None, calibration_std: float = 0.1,
+    spectra: ZSpectra, ratio_ppm: tuple[float, float], calibration: Calibration, *, B1: Array | None = None,
+    b0_ppm: Array | None = None, before: ZSpectra | None = None, calibration_std: float | None = None,
 ) -> PhImage:  # fmt: skip
     """The ratio of two contrasts, inverted, voxel by voxel.
 
     Args:
-        ratio_ppm: the agent's two frequencies. kind: of contrast; the calibration must be for the same.
+        ratio_ppm: the agent's two frequencies. calibration: says whose contrast it takes.
         B1: true over nominal amplitude ``(x, y, z)``. b0_ppm: where water is, if it was mapped.
         before: spectra of the same grid before injection, the reference in place of the mirrored frequency.
-        calibration_std: uncertainty of the calibration, added to that of the noise.
+        calibration_std: of the calibration, added to that of the noise; its own if absent.
     """
     shape, ppm = spectra.Z.shape[:3], spectra.offsets_ppm
     flat = spectra.Z.reshape(-1, len(ppm))
@@ -88,8 +89,9 @@ def ph_image(
             at = where[i : i + _BATCH]
             reference = None if before is None else before.Z.reshape(-1, len(ppm))[at]
             found = _batch(
-                flat[at], smoother, ratio_ppm, calibration, kind, None if B1 is None else B1.reshape(-1)[at],
-                None if b0_ppm is None else b0_ppm.reshape(-1)[at], reference, calibration_std,
+                flat[at], smoother, ratio_ppm, calibration, None if B1 is None else B1.reshape(-1)[at],
+                None if b0_ppm is None else b0_ppm.reshape(-1)[at], reference,
+                calibration.std if calibration_std is None else calibration_std,
             )  # fmt: skip
             out["pH"][at], out["std"][at], out["b0"][at], validity[at] = found
     return PhImage(out["pH"].reshape(shape), out["std"].reshape(shape), out["b0"].reshape(shape), validity.reshape(shape))
@@ -109,19 +111,16 @@ def water_shift(Z: Array, smoother: Smoother) -> Array:
 
 
 def _batch(
-    Z: Array, smoother: Smoother, ratio_ppm: tuple[float, float], calibration: Calibration, kind: Contrast, B1: Array | None,
+    Z: Array, smoother: Smoother, ratio_ppm: tuple[float, float], calibration: Calibration, B1: Array | None,
     b0: Array | None, before: Array | None, calibration_std: float,
 ) -> tuple[Array, Array, Array, NDArray[np.int32]]:  # fmt: skip
     shift = water_shift(Z, smoother) if b0 is None else b0
     noise = smoother.noise(Z)
-    low, high = ratio_ppm
-    contrasts, variances = [], []
-    for ppm in (low, high):
-        at, gain = _value(Z, smoother, shift + ppm)
-        reference, gain_reference = _value(Z, smoother, shift - ppm) if before is None else _value(before, smoother, shift + ppm)
-        contrasts.append(contrast_of(at, reference, kind))
-        slopes = (at**-2, reference**-2) if kind == "rex" else (np.ones_like(at), np.ones_like(at))
-        variances.append(noise**2 * (gain * slopes[0] ** 2 + gain_reference * slopes[1] ** 2))
+    if calibration.contrast == "lorentz":
+        heights, spread = amide_heights(smoother.ppm, Z, shift, ratio_ppm)
+        contrasts, variances = list(heights.T), list(spread.T)
+    else:
+        contrasts, variances = _differences(Z, smoother, ratio_ppm, calibration.contrast, shift, noise, before)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = contrasts[0] / contrasts[1]
         relative = variances[0] / contrasts[0] ** 2 + variances[1] / contrasts[1] ** 2
@@ -133,11 +132,25 @@ def _batch(
         (Validity.NO_WATER, ~np.isfinite(shift)),
         (Validity.BELOW_DETECTION, np.isfinite(shift) & ~seen),
         (Validity.OUT_OF_RANGE, seen & ~np.isfinite(pH)),
-        (Validity.UNCERTAIN, seen & np.isfinite(pH) & (std > LARGEST_STD)),
+        (Validity.UNCERTAIN, seen & np.isfinite(pH) & (slope * np.sqrt(relative) > LARGEST_STD)),
     ):
         validity[wrong] |= int(bit)
     bad = validity != 0
     return np.where(bad, np.nan, pH), np.where(bad, np.nan, std), shift, validity
+
+
+def _differences(
+    Z: Array, smoother: Smoother, ratio_ppm: tuple[float, float], kind: Contrast, shift: Array, noise: Array, before: Array | None
+) -> tuple[list[Array], list[Array]]:  # fmt: skip
+    """Contrasts at the two frequencies against their references, and what the noise makes of them."""
+    contrasts, variances = [], []
+    for ppm in ratio_ppm:
+        at, gain = _value(Z, smoother, shift + ppm)
+        reference, gain_reference = _value(Z, smoother, shift - ppm) if before is None else _value(before, smoother, shift + ppm)
+        contrasts.append(contrast_of(at, reference, kind))
+        slopes = (at**-2, reference**-2) if kind == "rex" else (np.ones_like(at), np.ones_like(at))
+        variances.append(noise**2 * (gain * slopes[0] ** 2 + gain_reference * slopes[1] ** 2))
+    return contrasts, variances
 
 
 def _value(Z: Array, smoother: Smoother, at_ppm: Array) -> tuple[Array, Array]:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from nanopinn.imaging.cest.agent import Agent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
+from nanopinn.parameters import value
 
 Array = NDArray[np.float64]
-Contrast = Literal["rex", "st"]
+Contrast = Literal["rex", "st", "lorentz"]
 
 #: Relative amplitudes between which curves are interpolated.
 _B1 = np.arange(0.5, 1.51, 0.1)
@@ -37,12 +38,15 @@ class Calibration:
     Attributes:
         invert: ``(ratio, relative B1)`` to pH and d pH / d ln ratio; NaN outside its range.
         lowest, highest: pH between which it holds. source: where it comes from, for the report.
+        contrast: whose ratio it takes. std: its own error in pH.
     """
 
     invert: Callable[[Array, Array], tuple[Array, Array]]
     lowest: float
     highest: float
     source: str
+    contrast: Contrast
+    std: float
 
 
 def bloch_calibration(
@@ -74,7 +78,7 @@ def bloch_calibration(
         f"Bloch-McConnell curve of {agent.name} at {saturation.field_T:g} T, {saturation.B1_uT:g} uT, {saturation.seconds:g} s "
         f"({kind}, {agent.ratio_ppm[0]:g}/{agent.ratio_ppm[1]:g} ppm), pH {grid[0]:.2f} to {grid[-1]:.2f}"
     )
-    return Calibration(invert, float(grid[0]), float(grid[-1]), said)
+    return Calibration(invert, float(grid[0]), float(grid[-1]), said, kind, value("sd_pHe_calibration"))
 
 
 def _interpolated(x: Array, logs: Array, grid: Array) -> tuple[Array, Array]:
@@ -115,11 +119,12 @@ def _pagel(ratio: Array, B1: Array) -> tuple[Array, Array]:
     return np.where(inside, pH, np.nan), np.where(inside, 0.7813 / np.log(10), np.nan)
 
 
-#: Published lines, each for the contrast and the scan it was measured with.
+#: Published lines, each for the contrast and the scan it was measured with, and as good as tubes of another laboratory say.
 PRESETS = {
     "pagel-7T-3uT": Calibration(
         _pagel, 5.9, 7.0,
         "Pagel's line of 30 mM iopamidol, Lorentzian peaks, 7 T, 3 uT, 6 s, 37 C "
         "(pH = 0.7813 log10 r + 6.3277, RMSE 0.074; seven tubes of pH 6.0 to 6.9)",
+        "lorentz", value("sd_pHe_pagel"),
     )
 }  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from nanopinn.imaging.cest.agent import Agent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
+from nanopinn.imaging.least_squares import Bounds, descend
 
 Array = NDArray[np.float64]
 
@@ -41,7 +43,7 @@ class SpectralFit:
 
 def fit_spectra(
     agent: Agent, saturation: Saturation, offsets_ppm: Array, Z: Array, *, T1_s: Array | float = 2.0, B1: Array | None = None,
-    iterations: int = 25, batch: int = 256,
+    iterations: int = 40, batch: int = 256,
 ) -> SpectralFit:  # fmt: skip
     """Levenberg-Marquardt for every spectrum ``(n, offset)``.
 
@@ -64,46 +66,32 @@ def _fit(
     data = torch.where(known[:, None], Z, 1.0)
     offsets = torch.as_tensor(ppm)
 
-    def curves(p: Tensor) -> Tensor:
-        return z_spectra(agent, saturation, offsets[None] - p[:, 2:3], pH=p[:, 0], molar=p[:, 1].exp(), T1_s=T1, T2_s=p[:, 3].exp(), B1=B1)
+    def curves(p: Tensor, which: Tensor) -> Tensor:
+        return z_spectra(
+            agent, saturation, offsets[None] - p[:, 2:3], pH=p[:, 0], molar=p[:, 1].exp(), T1_s=T1[which], T2_s=p[:, 3].exp(), B1=B1[which]
+        )  # fmt: skip
 
     theta = torch.tensor(_START, dtype=torch.float64).repeat(len(Z), 1)
     theta[:, 2] = offsets[data.argmin(dim=1)].clamp(-0.9, 0.9)
     low, high, step = (torch.tensor(v, dtype=torch.float64) for v in (_LOW, _HIGH, _STEP))
-    damping = torch.full((len(Z),), 1e-2, dtype=torch.float64)
-    f, J = _with_slopes(curves, theta, step)
-    cost, converged = (data - f).square().sum(1), ~known
-    for _ in range(iterations):
-        if converged.all():
-            break
-        H, g = J.transpose(1, 2) @ J, (J.transpose(1, 2) @ (data - f)[..., None])[..., 0]
-        H = H + torch.diag_embed(damping[:, None] * H.diagonal(dim1=1, dim2=2) + 1e-12)
-        move = torch.linalg.solve(H, g).clamp(-0.5, 0.5)
-        trial = torch.minimum(torch.maximum(theta + move, low), high)
-        f_trial, J_trial = _with_slopes(curves, trial, step)
-        cost_trial = (data - f_trial).square().sum(1)
-        better = (cost_trial <= cost) & ~converged
-        theta, f = torch.where(better[:, None], trial, theta), torch.where(better[:, None], f_trial, f)
-        J, cost = torch.where(better[:, None, None], J_trial, J), torch.where(better, cost_trial, cost)
-        converged |= better & (move.abs().amax(1) < 1e-4) | (damping > 1e6)
-        damping = torch.where(better, damping / 5, damping * 5)
-    variance = cost / max(1, data.shape[1] - 4)
-    scale = J.square().sum(1).clamp_min(1e-30).rsqrt()
-    inside = scale[:, :, None] * (J.transpose(1, 2) @ J) * scale[:, None, :] + 1e-10 * torch.eye(4, dtype=torch.float64)
+    end = descend(partial(_with_slopes, curves, step), data, theta, Bounds(low, high), known, None, iterations)
+    variance = end.cost / max(1, data.shape[1] - 4)
+    scale = end.J.square().sum(2).clamp_min(1e-30).rsqrt()
+    inside = scale[:, :, None] * (end.J @ end.J.transpose(1, 2)) * scale[:, None, :] + 1e-10 * torch.eye(4, dtype=torch.float64)
     spread = (torch.linalg.inv(inside).diagonal(dim1=1, dim2=2) * scale**2 * variance[:, None]).sqrt()
-    held = (theta <= low + 1e-6) | (theta >= high - 1e-6)
-    good = (known & converged & ~held.any(1)).numpy()
-    molar = theta[:, 1].exp()
-    values = (theta[:, 0], spread[:, 0], molar, molar * spread[:, 1], theta[:, 2], theta[:, 3].exp(), variance.sqrt())
+    held = (end.theta <= low + 1e-6) | (end.theta >= high - 1e-6)
+    good = (known & end.converged & ~held.any(1)).numpy()
+    molar = end.theta[:, 1].exp()
+    values = (end.theta[:, 0], spread[:, 0], molar, molar * spread[:, 1], end.theta[:, 2], end.theta[:, 3].exp(), variance.sqrt())
     return tuple(np.where(good, v.numpy(), np.nan) for v in values)
 
 
-def _with_slopes(curves: Callable[[Tensor], Tensor], theta: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """Curves and their differences by every parameter ``(n, offset, 4)``."""
-    f = curves(theta)
-    columns = []
+def _with_slopes(curves: Callable[[Tensor, Tensor], Tensor], step: Tensor, theta: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+    """Curves and their differences by every parameter ``(n, 4, offset)``."""
+    f = curves(theta, which)
+    rows = []
     for i in range(theta.shape[1]):
         moved = theta.clone()
         moved[:, i] += step[i]
-        columns.append((curves(moved) - f) / step[i])
-    return f, torch.stack(columns, dim=-1)
+        rows.append((curves(moved, which) - f) / step[i])
+    return f, torch.stack(rows, dim=1)

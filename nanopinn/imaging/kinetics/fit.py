@@ -1,8 +1,7 @@
-"""Batched non-linear least squares of kinetic models: Levenberg-Marquardt within bounds, with errors and priors."""
+"""Fits of kinetic models to many curves: starts, delays, errors, criteria."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,8 +11,7 @@ from torch import Tensor
 from nanopinn.imaging.kinetics.convolution import ExponentialTable
 from nanopinn.imaging.kinetics.curve import InputCurve
 from nanopinn.imaging.kinetics.response import KineticModel, evaluate
-
-Curves = Callable[[Tensor], tuple[Tensor, Tensor]]
+from nanopinn.imaging.least_squares import Bounds, Descent, NormalPrior, descend
 
 
 @dataclass(frozen=True)
@@ -34,23 +32,6 @@ class KineticFit:
     aicc: Tensor
     residual_sd: Tensor
     curves: Tensor
-
-
-@dataclass(frozen=True)
-class NormalPrior:
-    """What is known of each voxel's parameters before its curve is seen.
-
-    Attributes:
-        mean: ``(n, p)``. precision: ``(n, p, p)``. noise_sd: ``(n,)`` mM, of a frame, against which it is weighed.
-    """
-
-    mean: Tensor
-    precision: Tensor
-    noise_sd: Tensor
-
-    def part(self, at: slice | Tensor) -> NormalPrior:
-        """That of some voxels."""
-        return NormalPrior(self.mean[at], self.precision[at], self.noise_sd[at])
 
 
 def fit_kinetics(
@@ -82,9 +63,9 @@ def _fit_chunk(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     finite = torch.isfinite(C).all(dim=1)
     C = torch.where(finite[:, None], C, 0.0)
-    bounds = _Bounds.of(model, C, window)
+    bounds = _bounds_of(model, C, window)
     starts = _late_starts(model, C, curve, window) if window else model.starts(C, curve)
-    found = [_descend(lambda p: evaluate(model, p, curve, with_delay=window is not None), C, s, bounds, finite, prior, iterations)
+    found = [descend(lambda p, _: evaluate(model, p, curve, with_delay=window is not None), C, s, bounds, finite, prior, iterations)
              for s in starts]  # fmt: skip
     best = found[0]
     for other in found[1:]:
@@ -92,59 +73,26 @@ def _fit_chunk(
     return _summary(C, best, torch.nan_to_num(shared), bounds, finite, prior)
 
 
-@dataclass(frozen=True)
-class _Bounds:
-    lower: Tensor
-    upper: Tensor
-
-    @classmethod
-    def of(cls, model: KineticModel, C: Tensor, window: float | None) -> _Bounds:
-        late = () if window is None else (window,)
-        return cls(C.new_tensor((*model.LOWER, *(-w for w in late))), C.new_tensor((*model.UPPER, *late)))
-
-    def clip(self, theta: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(theta, self.lower), self.upper)
-
-    def inside(self, theta: Tensor) -> Tensor:
-        """A start that no bound holds."""
-        width = self.upper - self.lower
-        return torch.minimum(torch.maximum(torch.nan_to_num(theta), self.lower + 1e-6 * width), self.upper - 0.05 * width)
-
-
-@dataclass(frozen=True)
-class _Descent:
-    """Where a descent ended: parameters, curves, Jacobian ``(n, p, t)``, cost with and without the prior."""
-
-    theta: Tensor
-    f: Tensor
-    J: Tensor
-    cost: Tensor
-    converged: Tensor
-
-    def where_lower(self, other: _Descent) -> _Descent:
-        """Voxel by voxel the better of the two."""
-        take = other.cost < self.cost * (1 - 1e-9)
-        return _Descent(
-            *(torch.where(take.reshape(-1, *[1] * (a.ndim - 1)), b, a)
-              for a, b in ((getattr(self, n), getattr(other, n)) for n in ("theta", "f", "J", "cost", "converged")))
-        )  # fmt: skip
+def _bounds_of(model: KineticModel, C: Tensor, window: float | None) -> Bounds:
+    late = () if window is None else (window,)
+    return Bounds(C.new_tensor((*model.LOWER, *(-w for w in late))), C.new_tensor((*model.UPPER, *late)))
 
 
 def _late_starts(model: KineticModel, C: Tensor, curve: InputCurve, window: float) -> tuple[Tensor, ...]:
     """One start: of a few arrivals, the one whose fit at fixed arrival is best."""
     everyone = torch.ones(len(C), dtype=torch.bool, device=C.device)
-    bounds, best = _Bounds.of(model, C, None), None
+    bounds, best = _bounds_of(model, C, None), None
     for shift in torch.linspace(-0.9 * window, 0.9 * window, 9).tolist():
         for start in model.starts(C, curve.shifted(shift)):
-            end = _descend(partial(_arrived, model, curve, shift), C, start, bounds, everyone, None, 8)
+            end = descend(partial(_arrived, model, curve, shift), C, start, bounds, everyone, None, 8)
             late = torch.cat([end.theta, torch.full_like(end.theta[:, :1], shift)], dim=1)
-            here = _Descent(late, end.f, end.J, end.cost, end.converged)
+            here = Descent(late, end.f, end.J, end.cost, end.converged)
             best = here if best is None else best.where_lower(here)
     assert best is not None
     return (best.theta,)
 
 
-def _arrived(model: KineticModel, curve: InputCurve, shift: float, parameters: Tensor) -> tuple[Tensor, Tensor]:
+def _arrived(model: KineticModel, curve: InputCurve, shift: float, parameters: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
     """Curves and Jacobian with the input later by ``shift``; a table of its own pays for more voxels than it has nodes."""
     if len(parameters) > ExponentialTable.nodes:
         return evaluate(model, parameters, curve.shifted(shift))
@@ -152,61 +100,7 @@ def _arrived(model: KineticModel, curve: InputCurve, shift: float, parameters: T
     return f, J[:, :-1]
 
 
-def _descend(
-    curves: Curves, C: Tensor, start: Tensor, bounds: _Bounds, wanted: Tensor, prior: NormalPrior | None, iterations: int
-) -> _Descent:  # fmt: skip
-    theta = bounds.inside(start)
-    damping = torch.full((len(C),), 1e-3, dtype=C.dtype, device=C.device)
-    f, J = curves(theta)
-    cost = (C - f).square().sum(1) + _of_prior(theta, prior)
-    converged = ~wanted
-    active = torch.nonzero(wanted)[:, 0]
-    for _ in range(iterations):
-        if len(active) == 0:
-            break
-        old, local = theta[active], None if prior is None else prior.part(active)
-        step = _bounded_step(J[active], C[active] - f[active], old, damping[active], bounds, local)
-        trial = bounds.clip(old + step)
-        f_trial, J_trial = curves(trial)
-        cost_trial = (C[active] - f_trial).square().sum(1) + _of_prior(trial, local)
-        better = cost_trial <= cost[active]
-        size = (step.abs() / (old.abs() + 1e-4 * bounds.upper)).amax(1)
-        accepted = active[better]
-        theta[accepted], f[accepted], J[accepted] = trial[better], f_trial[better], J_trial[better]
-        cost[accepted] = cost_trial[better]
-        # a floor: parallel columns must not make the step singular
-        damping[active] = torch.where(better, damping[active] / 8, damping[active] * 6).clamp_min(1e-10)
-        done = (size < 1e-5) | (damping[active] > 1e8)
-        converged[active[done]] = True
-        active = active[~done]
-    return _Descent(theta, f, J, cost, converged)
-
-
-def _of_prior(theta: Tensor, prior: NormalPrior | None) -> Tensor:
-    """Cost of a departure from the prior, in the unit of squared residuals."""
-    if prior is None:
-        return theta.new_zeros(len(theta))
-    away = theta - prior.mean
-    return prior.noise_sd**2 * torch.einsum("np,npq,nq->n", away, prior.precision, away)
-
-
-def _bounded_step(J: Tensor, r: Tensor, theta: Tensor, damping: Tensor, bounds: _Bounds, prior: NormalPrior | None) -> Tensor:
-    """Damped Gauss-Newton step of the parameters that are free to move."""
-    H = J @ J.transpose(1, 2)
-    g = (J @ r[..., None])[..., 0]
-    if prior is not None:
-        weight = prior.noise_sd.square()[:, None, None] * prior.precision
-        H, g = H + weight, g - (weight @ (theta - prior.mean)[..., None])[..., 0]
-    free = ~(((theta <= bounds.lower) & (g < 0)) | ((theta >= bounds.upper) & (g > 0)))
-    mask = free.to(J.dtype)
-    diagonal = H.diagonal(dim1=1, dim2=2)
-    H = H * mask[:, :, None] * mask[:, None, :]
-    H = H + torch.diag_embed(torch.where(free, damping[:, None] * diagonal + 1e-18, 1.0))
-    scale = H.diagonal(dim1=1, dim2=2).rsqrt()
-    return torch.linalg.solve(scale[:, :, None] * H * scale[:, None, :], scale * g * mask) * scale
-
-
-def _summary(C: Tensor, end: _Descent, shared: Tensor, bounds: _Bounds, finite: Tensor, prior: NormalPrior | None) -> tuple[Tensor, ...]:
+def _summary(C: Tensor, end: Descent, shared: Tensor, bounds: Bounds, finite: Tensor, prior: NormalPrior | None) -> tuple[Tensor, ...]:
     n, t, p = len(C), C.shape[1], end.theta.shape[1]
     rss = (C - end.f).square().sum(1)
     sd = (rss / max(1, t - p)).sqrt() if prior is None else prior.noise_sd

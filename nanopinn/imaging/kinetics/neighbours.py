@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.imaging.kinetics.curve import InputCurve
-from nanopinn.imaging.kinetics.fit import KineticFit, NormalPrior, fit_kinetics
+from nanopinn.imaging.kinetics.fit import KineticFit, fit_kinetics
 from nanopinn.imaging.kinetics.response import KineticModel
+from nanopinn.imaging.least_squares import NormalPrior
 
 _SWEEPS = 4
 #: Degrees of freedom of the step between neighbours.

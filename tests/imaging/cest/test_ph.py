@@ -14,9 +14,10 @@ import pytest
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import load_agent
 from nanopinn.imaging.cest.bloch import Saturation
+from nanopinn.imaging.cest.lorentz import amide_heights
 from nanopinn.imaging.cest.measure import CestChoices, measure_ph
 from nanopinn.imaging.cest.ph_map import Validity, ph_image
-from nanopinn.imaging.cest.ratio import bloch_calibration
+from nanopinn.imaging.cest.ratio import PRESETS, bloch_calibration
 from nanopinn.imaging.cest.spectrum import ZSpectra, read_spectra
 from nanopinn.imaging.ph import load_ph
 from nanopinn.parameters import value
@@ -84,9 +85,7 @@ def errors(spectra: ZSpectra, pH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Errors and stated standard deviations of tubes of pH 6.5 to 7.35 that have a pH."""
     agent = load_agent("iopamidol")
     assert spectra.saturation is not None
-    found = ph_image(
-        spectra, agent.ratio_ppm, bloch_calibration(agent, spectra.saturation, "rex"), calibration_std=value("sd_pHe_calibration")
-    )
+    found = ph_image(spectra, agent.ratio_ppm, bloch_calibration(agent, spectra.saturation, "rex"))
     good = np.isfinite(found.pH.ravel()) & between(pH, 6.5, 7.35)
     return (found.pH.ravel() - pH)[good], found.std.ravel()[good]
 
@@ -242,3 +241,29 @@ def test_less_than_a_third_of_the_tumour_in_the_scan_is_refused(tmp_path: Path) 
     with pytest.raises(InputError, match="does not overlap the tumour") as caught:
         load_ph(path, np.ones(mask.shape), np.eye(4), mask)
     assert "25%" in str(caught.value)
+
+
+@pytest.mark.public_data
+def test_a_published_line_is_stated_to_be_as_wrong_as_it_is_on_another_laboratorys_tubes(public_data: Path) -> None:
+    """Pagel's line, by Lorentzian heights as it was measured: 0.07 on its own tubes, five times that here."""
+    spectra, pH = tubes(public_data, 3, 6)
+    line = PRESETS["pagel-7T-3uT"]
+    found = ph_image(spectra, (4.2, 5.6), line)
+    good = np.isfinite(found.pH.ravel()) & between(pH, 6.2, 7.0)
+    error = (found.pH.ravel() - pH)[good]
+    assert len(error) >= 30
+    assert line.std == pytest.approx(np.sqrt((error**2).mean()), abs=0.05)
+    assert (np.abs(error) < 1.96 * found.std.ravel()[good]).mean() > 0.9
+
+
+def test_lorentzian_heights_of_a_sum_of_lorentzians_are_its_heights() -> None:
+    rng = np.random.default_rng(0)
+    ppm, n = np.arange(-8, 8.1, 0.25), 40
+    heights, water = rng.uniform(0.03, 0.3, (n, 2)), rng.uniform(-0.3, 0.3, n)
+    x = ppm[None] - water[:, None]
+    dips = 0.9 / (1 + (2 * x / 1.2) ** 2) + 0.05 / (1 + (2 * (x - 1.2) / 1.5) ** 2)
+    dips = dips + sum(heights[:, i, None] / (1 + (2 * (x - c) / 0.9) ** 2) for i, c in enumerate((4.2, 5.6)))
+    found, variance = amide_heights(ppm, 1 - dips, water, (4.2, 5.6))
+    np.testing.assert_allclose(found, heights, atol=1e-4)
+    noisy, variance = amide_heights(ppm, 1 - dips + 0.003 * rng.standard_normal(dips.shape), water, (4.2, 5.6))
+    assert 0.7 < np.nanstd((noisy - heights) / np.sqrt(variance)) < 1.4

@@ -1,0 +1,120 @@
+"""Batched non-linear least squares: Levenberg-Marquardt within bounds, many small problems at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Parameters ``(m, p)`` of the problems ``(m,)`` to curves ``(m, t)`` and their Jacobian ``(m, p, t)``.
+Curves = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class NormalPrior:
+    """What is known of each voxel's parameters before its curve is seen.
+
+    Attributes:
+        mean: ``(n, p)``. precision: ``(n, p, p)``. noise_sd: ``(n,)`` mM, of a frame, against which it is weighed.
+    """
+
+    mean: Tensor
+    precision: Tensor
+    noise_sd: Tensor
+
+    def part(self, at: slice | Tensor) -> NormalPrior:
+        """That of some voxels."""
+        return NormalPrior(self.mean[at], self.precision[at], self.noise_sd[at])
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Limits of every parameter ``(p,)``."""
+
+    lower: Tensor
+    upper: Tensor
+
+    def clip(self, theta: Tensor) -> Tensor:
+        """The nearest place within."""
+        return torch.minimum(torch.maximum(theta, self.lower), self.upper)
+
+    def inside(self, theta: Tensor) -> Tensor:
+        """A start that no bound holds."""
+        width = self.upper - self.lower
+        return torch.minimum(torch.maximum(torch.nan_to_num(theta), self.lower + 1e-6 * width), self.upper - 0.05 * width)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Where a descent ended: parameters, curves, Jacobian ``(n, p, t)``, cost with and without the prior."""
+
+    theta: Tensor
+    f: Tensor
+    J: Tensor
+    cost: Tensor
+    converged: Tensor
+
+    def where_lower(self, other: Descent) -> Descent:
+        """Voxel by voxel the better of the two."""
+        take = other.cost < self.cost * (1 - 1e-9)
+        return Descent(
+            *(torch.where(take.reshape(-1, *[1] * (a.ndim - 1)), b, a)
+              for a, b in ((getattr(self, n), getattr(other, n)) for n in ("theta", "f", "J", "cost", "converged")))
+        )  # fmt: skip
+
+
+def descend(
+    curves: Curves, C: Tensor, start: Tensor, bounds: Bounds, wanted: Tensor, prior: NormalPrior | None, iterations: int
+) -> Descent:  # fmt: skip
+    """Fit every curve of ``C`` ``(n, t)`` that is wanted ``(n,)`` from its own start ``(n, p)``; the others stay where they start."""
+    theta = bounds.inside(start)
+    damping = torch.full((len(C),), 1e-3, dtype=C.dtype, device=C.device)
+    f, J = curves(theta, torch.arange(len(C), device=C.device))
+    cost = (C - f).square().sum(1) + _of_prior(theta, prior)
+    converged = ~wanted
+    active = torch.nonzero(wanted)[:, 0]
+    for _ in range(iterations):
+        if len(active) == 0:
+            break
+        old, local = theta[active], None if prior is None else prior.part(active)
+        step = _bounded_step(J[active], C[active] - f[active], old, damping[active], bounds, local)
+        trial = bounds.clip(old + step)
+        f_trial, J_trial = curves(trial, active)
+        cost_trial = (C[active] - f_trial).square().sum(1) + _of_prior(trial, local)
+        better = cost_trial <= cost[active]
+        size = (step.abs() / (old.abs() + 1e-4 * bounds.upper)).amax(1)
+        accepted = active[better]
+        theta[accepted], f[accepted], J[accepted] = trial[better], f_trial[better], J_trial[better]
+        cost[accepted] = cost_trial[better]
+        # a floor: parallel columns must not make the step singular
+        damping[active] = torch.where(better, damping[active] / 8, damping[active] * 6).clamp_min(1e-10)
+        done = (size < 1e-5) | (damping[active] > 1e8)
+        converged[active[done]] = True
+        active = active[~done]
+    return Descent(theta, f, J, cost, converged)
+
+
+def _of_prior(theta: Tensor, prior: NormalPrior | None) -> Tensor:
+    """Cost of a departure from the prior, in the unit of squared residuals."""
+    if prior is None:
+        return theta.new_zeros(len(theta))
+    away = theta - prior.mean
+    return prior.noise_sd**2 * torch.einsum("np,npq,nq->n", away, prior.precision, away)
+
+
+def _bounded_step(J: Tensor, r: Tensor, theta: Tensor, damping: Tensor, bounds: Bounds, prior: NormalPrior | None) -> Tensor:
+    """Damped Gauss-Newton step of the parameters that are free to move."""
+    H = J @ J.transpose(1, 2)
+    g = (J @ r[..., None])[..., 0]
+    if prior is not None:
+        weight = prior.noise_sd.square()[:, None, None] * prior.precision
+        H, g = H + weight, g - (weight @ (theta - prior.mean)[..., None])[..., 0]
+    free = ~(((theta <= bounds.lower) & (g < 0)) | ((theta >= bounds.upper) & (g > 0)))
+    mask = free.to(J.dtype)
+    diagonal = H.diagonal(dim1=1, dim2=2)
+    H = H * mask[:, :, None] * mask[:, None, :]
+    H = H + torch.diag_embed(torch.where(free, damping[:, None] * diagonal + 1e-18, 1.0))
+    scale = H.diagonal(dim1=1, dim2=2).rsqrt()
+    return torch.linalg.solve(scale[:, :, None] * H * scale[:, None, :], scale * g * mask) * scale
