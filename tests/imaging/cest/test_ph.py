@@ -10,10 +10,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import load_agent
-from nanopinn.imaging.cest.bloch import Saturation
+from nanopinn.imaging.cest.bloch import Saturation, z_spectra
 from nanopinn.imaging.cest.lorentz import amide_heights
 from nanopinn.imaging.cest.measure import CestChoices, measure_ph
 from nanopinn.imaging.cest.ph_map import Validity, ph_image
@@ -267,3 +268,55 @@ def test_lorentzian_heights_of_a_sum_of_lorentzians_are_its_heights() -> None:
     np.testing.assert_allclose(found, heights, atol=1e-4)
     noisy, variance = amide_heights(ppm, 1 - dips + 0.003 * rng.standard_normal(dips.shape), water, (4.2, 5.6))
     assert 0.7 < np.nanstd((noisy - heights) / np.sqrt(variance)) < 1.4
+
+
+def simulated(pH: float, *, molar: float = 0.02, sd: float = 0.002, shift: float = 0.0, spoil: float = 0.0) -> ZSpectra:
+    """Forty voxels of one pH; ``spoil`` is an asymmetric dip that is not the agent's."""
+    ppm, one = np.arange(-8, 8.1, 0.2), torch.ones(40, dtype=torch.float64)
+    agent, saturation = load_agent("iopamidol"), Saturation(7.0, 3.0, 5.0)
+    Z = z_spectra(agent, saturation, torch.as_tensor(ppm - shift), pH=pH * one, molar=molar * one, T1_s=1.6 * one, T2_s=0.1 * one).numpy()
+    Z = Z - spoil / (1 + ((ppm - 3.5) / 1.5) ** 2) * Z
+    Z = Z + sd * np.random.default_rng(0).standard_normal(Z.shape)
+    return ZSpectra(ppm, Z[:, None, None], Z[:, None, None, 0], np.eye(4), saturation, ())
+
+
+def test_the_series_before_injection_takes_the_tissues_own_asymmetry_away() -> None:
+    agent = load_agent("iopamidol")
+    after, before = simulated(6.8, spoil=0.05), simulated(6.8, molar=0.0, spoil=0.05)
+    assert after.saturation is not None
+    calibration = bloch_calibration(agent, after.saturation, "rex")
+    mirrored, subtracted = (ph_image(after, agent.ratio_ppm, calibration, before=b).pH for b in (None, before))
+    assert abs(np.nanmean(subtracted) - 6.8) < 0.05
+    assert abs(np.nanmean(mirrored) - 6.8) > 2 * abs(np.nanmean(subtracted) - 6.8)
+
+
+def test_a_b0_map_stands_in_for_waters_minimum() -> None:
+    agent, spectra = load_agent("iopamidol"), simulated(6.7, shift=0.45)
+    assert spectra.saturation is not None
+    calibration = bloch_calibration(agent, spectra.saturation, "rex")
+    where = np.full(spectra.Z.shape[:3], 0.45)
+    given, found = (ph_image(spectra, agent.ratio_ppm, calibration, b0_ppm=b) for b in (where, None))
+    assert abs(np.nanmean(given.pH) - 6.7) < 0.04
+    np.testing.assert_allclose(found.b0_ppm, 0.45, atol=0.04)  # the noise of the minimum
+
+
+def test_an_agent_of_the_users_own_is_read_and_a_broken_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    text = "[mine]\nwater_protons_M = 110.0\npKw = 14.0\nR1_per_s = 1.0\nR2_per_s = 5.0\nratio_ppm = [4.2, 5.6]\n"
+    path.write_text(text + 'pools = [{ name = "a", ppm = 4.2, protons = 2, k0 = 0.0, kb = 50.0 }]\n')
+    assert load_agent(path).pools[0].kb == 50.0
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"mine\.toml") as caught:
+        load_agent(path)
+    assert "pools" in str(caught.value)
+    with pytest.raises(InputError, match=r"[Nn]o such agent"):
+        load_agent("iohexol")
+
+
+def test_a_clipped_map_is_said_to_be_clipped_and_a_contrast_map_is_refused(tmp_path: Path) -> None:
+    mask = np.ones((12, 12, 6), dtype=bool)
+    values = np.clip(6.7 + 0.6 * np.random.default_rng(0).standard_normal(mask.shape), 6.0, 7.4)
+    ph = load_ph(save(tmp_path / "ph.nii.gz", values, np.eye(4)), np.ones(mask.shape), np.eye(4), mask)
+    assert any("clipped at 6.00 and 7.40" in a for a in ph.assumptions)
+    with pytest.raises(InputError, match="not pH values"):
+        load_ph(save(tmp_path / "mtr.nii.gz", values / 100, np.eye(4)), np.ones(mask.shape), np.eye(4), mask)
