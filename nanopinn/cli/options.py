@@ -50,6 +50,7 @@ def imaging_inputs(
     dce: Annotated[Path, typer.Option(help="4-D DCE-MRI series (NIfTI) with its JSON sidecar; or a folder of dcm2niix or DICOM.")],
     cest: Cest = None,
     cest_pre: Annotated[Path | None, typer.Option(help="Z-spectra before injection, the reference of the contrast.")] = None,
+    cest_power2: Annotated[Path | None, typer.Option(help="Z-spectra at another power, for agents with one frequency.")] = None,
     offsets: Annotated[Path | None, typer.Option(help="TSV/CSV of saturation offsets: offset_ppm or offset_Hz, one per volume.")] = None,
     b0: Annotated[Path | None, typer.Option(help="Map of water's place for CEST, ppm; found in the spectra if absent.")] = None,
     agent: Annotated[str | None, typer.Option(help="CEST agent: iopamidol (default), or a TOML file.")] = None,
@@ -89,7 +90,7 @@ def imaging_inputs(
     }  # fmt: skip
     stated = {k: v for k, v in overrides.items() if v is not None}
     given = {
-        "dce": dce, "cest": cest, "cest_pre": cest_pre, "cest_offsets": offsets, "cest_b0": b0, "agent": agent,
+        "dce": dce, "cest": cest, "cest_pre": cest_pre, "cest_power2": cest_power2, "cest_offsets": offsets, "cest_b0": b0, "agent": agent,
         "cest_contrast": cest_contrast, "ph_calibration": ph_calibration, "register_cest": register_cest,
         "mask": mask, "vfa": tuple(vfa) if vfa else None, "ir": tuple(ir) if ir else None,
         "t1": _number_or_text(t1), "t1_method": t1_method, "b1": b1, "relation": relation, "aif": aif,

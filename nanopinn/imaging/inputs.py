@@ -27,7 +27,8 @@ class ImagingInputs:
 
     Attributes:
         dce: 4-D series, or a folder with one. mask: tumour.
-        cest: 3-D pH map, or 4-D Z-spectra. cest_pre: the same before injection. cest_offsets: a table that wins over the
+        cest: 3-D pH map, or 4-D Z-spectra. cest_pre: the same before injection. cest_power2: the same at
+            another power, for agents with one frequency. cest_offsets: a table that wins over the
             sidecar. cest_b0: map of water's place, ppm. agent: name or TOML file. cest_contrast: ``rex`` or ``st``.
         ph_calibration: ``bloch``, or a published line by name. register_cest: move it over the DCE scan by intensities.
         vfa: one volume per flip angle. ir: one per inversion time. t1: seconds, or a T1 map. t1_method: of ``vfa``.
@@ -44,6 +45,7 @@ class ImagingInputs:
     dce: str | Path
     cest: str | Path | None = None
     cest_pre: str | Path | None = None
+    cest_power2: str | Path | None = None
     cest_offsets: str | Path | None = None
     cest_b0: str | Path | None = None
     agent: str = "iopamidol"
@@ -93,9 +95,8 @@ class ImagingInputs:
     @property
     def cest_choices(self) -> CestChoices:
         """What was chosen about the CEST scan."""
-        return CestChoices(
-            self.cest_pre, self.cest_offsets, self.cest_b0, self.agent, self.cest_contrast, self.ph_calibration, self.register_cest
-        )
+        files = (self.cest_pre, self.cest_power2, self.cest_offsets, self.cest_b0)
+        return CestChoices(*files, self.agent, self.cest_contrast, self.ph_calibration, self.register_cest)
 
     @property
     def native_t1(self) -> T1Source:

@@ -82,3 +82,8 @@ def test_a_tight_prior_holds_and_a_wide_one_does_nothing() -> None:
     torch.testing.assert_close(wide.parameters, free.parameters, rtol=1e-3, atol=1e-7)
     torch.testing.assert_close(tight.parameters, mean, rtol=1e-3, atol=1e-7)
     assert (tight.covariance.diagonal(dim1=1, dim2=2) < wide.covariance.diagonal(dim1=1, dim2=2)).all()
+
+
+def test_nothing_to_fit_is_no_error() -> None:
+    empty = smooth_fit(MODEL, torch.zeros((0, len(FRAMES)), dtype=torch.float64), CURVE, np.zeros((0, 3), dtype=np.int64))
+    assert len(empty.parameters) == 0

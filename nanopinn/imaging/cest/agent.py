@@ -31,12 +31,13 @@ class Agent:
     """A contrast agent with several pools.
 
     Attributes:
-        ratio_ppm: the two frequencies whose contrasts are divided. R1_per_s, R2_per_s: of its protons.
+        ratio_ppm: the two frequencies whose contrasts are divided; or one, whose contrasts at two powers are.
+        R1_per_s, R2_per_s: of its protons.
     """
 
     name: str
     pools: tuple[ProtonPool, ...]
-    ratio_ppm: tuple[float, float]
+    ratio_ppm: tuple[float, ...]
     pKw: float
     water_protons_M: float
     R1_per_s: float
@@ -82,9 +83,11 @@ def load_agent(name_or_file: str | Path) -> Agent:
 
 def _parsed(name: str, content: Any, path: Path) -> Agent:
     try:
-        low, high = (float(p) for p in content["ratio_ppm"])
+        places = tuple(float(p) for p in content["ratio_ppm"])
+        if len(places) not in (1, 2):
+            raise ValueError(f"ratio_ppm has {len(places)} numbers, not 1 or 2")
         return Agent(
-            name=name, pools=tuple(ProtonPool(**p) for p in content["pools"]), ratio_ppm=(low, high), pKw=float(content["pKw"]),
+            name=name, pools=tuple(ProtonPool(**p) for p in content["pools"]), ratio_ppm=places, pKw=float(content["pKw"]),
             water_protons_M=float(content["water_protons_M"]), R1_per_s=float(content["R1_per_s"]),
             R2_per_s=float(content["R2_per_s"]), source=str(content.get("source", "not stated")),
         )  # fmt: skip

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.cest.agent import load_agent
+from nanopinn.imaging.cest.agent import Agent, load_agent
 from nanopinn.imaging.cest.ph_map import WORDS, PhImage, Validity, ph_image
 from nanopinn.imaging.cest.ratio import PRESETS, Calibration, Contrast, bloch_calibration
 from nanopinn.imaging.cest.spectrum import KEYS, ZSpectra, read_spectra
 from nanopinn.imaging.geometry import resample, same_grid
-from nanopinn.imaging.io import read_map, sidecar_path
+from nanopinn.imaging.io import read_map, read_sidecar, sidecar_path
 from nanopinn.imaging.nifti import Orientation
 from nanopinn.imaging.t1.b1 import B1Map
 
@@ -26,12 +26,14 @@ class CestChoices:
     """What may be chosen about a CEST scan.
 
     Attributes:
-        before: series before injection. offsets: table that wins over the sidecar. b0: map of water's place, ppm.
+        before: series before injection. second: series at another power, for agents with one frequency.
+        offsets: table that wins over the sidecar. b0: map of water's place, ppm.
         agent: name or TOML file. contrast: ``rex`` or ``st``, for ``bloch``. calibration: ``bloch`` or one of :data:`PRESETS`.
         register: move the scan over the DCE scan by intensities first.
     """
 
     before: str | Path | None = None
+    second: str | Path | None = None
     offsets: str | Path | None = None
     b0: str | Path | None = None
     agent: str = "iopamidol"
@@ -42,7 +44,7 @@ class CestChoices:
     def files(self) -> list[Path]:
         """Every file that is read."""
         own = [Path(self.agent)] if self.agent.endswith(".toml") else []
-        return [Path(f) for f in (self.before, self.offsets, self.b0) if f is not None] + own
+        return [Path(f) for f in (self.before, self.second, self.offsets, self.b0) if f is not None] + own
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,11 @@ def measure_ph(path: str | Path, chosen: CestChoices, *, B1: B1Map | None = None
         InputError: offsets, saturation or calibration are missing or contradict each other.
     """
     spectra = read_spectra(path, offsets_file=chosen.offsets, orientation=orientation)
-    agent = load_agent(chosen.agent)
-    calibration = _calibration(chosen, spectra, path)
-    before = None
-    if chosen.before is not None:
-        before = read_spectra(chosen.before, offsets_file=chosen.offsets, orientation=orientation)
-        if before.Z.shape != spectra.Z.shape or not np.allclose(before.offsets_ppm, spectra.offsets_ppm, atol=1e-3):
-            raise InputError(
-                "the series before injection has another grid or other offsets", file=chosen.before, field="--cest-pre",
-                found=str(before.Z.shape), expected=str(spectra.Z.shape), remedy="Give the same protocol, registered.",
-            )  # fmt: skip
+    agent = load_agent(_agent_name(path, chosen))
+    before = None if chosen.before is None else _beside(chosen.before, "--cest-pre", spectra, chosen, orientation)
+    second = None if chosen.second is None else _beside(chosen.second, "--cest-power2", spectra, chosen, orientation)
+    _fit_together(agent, chosen, path)
+    calibration = _calibration(agent, chosen, spectra, second, path)
     shape = (spectra.Z.shape[0], spectra.Z.shape[1], spectra.Z.shape[2])
     b0 = None
     if chosen.b0 is not None:
@@ -80,13 +77,50 @@ def measure_ph(path: str | Path, chosen: CestChoices, *, B1: B1Map | None = None
         b0 = values if same_grid(shape, spectra.affine, values.shape, affine) else resample(values, affine, shape, spectra.affine)
     found = ph_image(
         spectra, agent.ratio_ppm, calibration, B1=None if B1 is None else B1.on(shape, spectra.affine), b0_ppm=b0, before=before,
+        second=second,
     )  # fmt: skip
-    return MeasuredPh(
-        found, calibration.std, spectra.reference, spectra.affine, (*spectra.assumptions, *_notes(calibration, found, before is None))
-    )
+    notes = (*spectra.assumptions, f"The CEST agent is {agent.name}.", *_notes(calibration, found, before is None))
+    return MeasuredPh(found, calibration.std, spectra.reference, spectra.affine, notes)
 
 
-def _calibration(chosen: CestChoices, spectra: ZSpectra, path: str | Path) -> Calibration:
+def _agent_name(path: str | Path, chosen: CestChoices) -> str:
+    """The agent that was chosen, unless the sidecar says that there was none."""
+    stated = read_sidecar(path).get("CestAgent")
+    if isinstance(stated, str) and stated.lower() in ("none", "endogenous"):
+        raise InputError(
+            "endogenous contrast is weighted by pH but is no extracellular pH", file=sidecar_path(path), field="CestAgent", found=stated,
+            expected="an agent outside cells whose calibration is known",
+            remedy="Give a pH map that you have calibrated yourself, or --assume-ph.",
+        )  # fmt: skip
+    return chosen.agent
+
+
+def _beside(path: str | Path, option: str, spectra: ZSpectra, chosen: CestChoices, orientation: Orientation | None) -> ZSpectra:
+    """Another series of the same grid and offsets."""
+    found = read_spectra(path, offsets_file=chosen.offsets, orientation=orientation)
+    if found.Z.shape != spectra.Z.shape or not np.allclose(found.offsets_ppm, spectra.offsets_ppm, atol=1e-3):
+        raise InputError(
+            "the series has another grid or other offsets than --cest", file=path, field=option, found=str(found.Z.shape),
+            expected=str(spectra.Z.shape), remedy="Give the same protocol, registered.",
+        )  # fmt: skip
+    return found
+
+
+def _fit_together(agent: Agent, chosen: CestChoices, path: str | Path) -> None:
+    """Whether the ratio that the agent asks for can be made of what was given."""
+    if len(agent.ratio_ppm) == 1 and chosen.second is None:
+        raise InputError(
+            "an agent with one frequency tells pH by two powers", file=path, field="--cest-power2", found="one series",
+            expected="a second series at another SaturationB1uT", remedy="Give it with --cest-power2.",
+        )  # fmt: skip
+    if chosen.second is not None and (len(agent.ratio_ppm) == 2 or chosen.before is not None or chosen.calibration != "bloch"):
+        raise InputError(
+            "a second power goes with an agent of one frequency, its own mirrored reference and a Bloch curve", file=chosen.second,
+            field="--cest-power2", found=f"{agent.name}, {chosen.calibration}", remedy="Leave --cest-power2 or the other option out.",
+        )  # fmt: skip
+
+
+def _calibration(agent: Agent, chosen: CestChoices, spectra: ZSpectra, second: ZSpectra | None, path: str | Path) -> Calibration:
     if chosen.calibration in PRESETS:
         return PRESETS[chosen.calibration]
     if chosen.calibration != "bloch":
@@ -100,7 +134,7 @@ def _calibration(chosen: CestChoices, spectra: ZSpectra, path: str | Path) -> Ca
             expected=f"{KEYS['SaturationB1uT']}; {KEYS['SaturationTimeS']}; MagneticFieldStrength",
             remedy="Write them into the sidecar, or name a published line with --ph-calibration.",
         )  # fmt: skip
-    return bloch_calibration(load_agent(chosen.agent), spectra.saturation, chosen.contrast)
+    return bloch_calibration(agent, spectra.saturation, chosen.contrast, second=None if second is None else second.saturation)
 
 
 def _notes(calibration: Calibration, found: PhImage, mirrored: bool) -> list[str]:

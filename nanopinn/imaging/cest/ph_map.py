@@ -66,8 +66,8 @@ class PhImage:
 
 
 def ph_image(
-    spectra: ZSpectra, ratio_ppm: tuple[float, float], calibration: Calibration, *, B1: Array | None = None,
-    b0_ppm: Array | None = None, before: ZSpectra | None = None, calibration_std: float | None = None,
+    spectra: ZSpectra, ratio_ppm: tuple[float, ...], calibration: Calibration, *, B1: Array | None = None,
+    b0_ppm: Array | None = None, before: ZSpectra | None = None, second: ZSpectra | None = None, calibration_std: float | None = None,
 ) -> PhImage:  # fmt: skip
     """The ratio of two contrasts, inverted, voxel by voxel.
 
@@ -75,25 +75,26 @@ def ph_image(
         ratio_ppm: the agent's two frequencies. calibration: says whose contrast it takes.
         B1: true over nominal amplitude ``(x, y, z)``. b0_ppm: where water is, if it was mapped.
         before: spectra of the same grid before injection, the reference in place of the mirrored frequency.
+        second: spectra of the same grid at another power, for the second contrast of an agent with one frequency.
         calibration_std: of the calibration, added to that of the noise; its own if absent.
     """
-    shape, ppm = spectra.Z.shape[:3], spectra.offsets_ppm
-    flat = spectra.Z.reshape(-1, len(ppm))
-    known = np.isfinite(flat).all(axis=1)
+    shape, parts = spectra.Z.shape[:3], [s for s in (spectra, second) if s is not None]
+    flat = [s.Z.reshape(-1, len(s.offsets_ppm)) for s in parts]
+    known = np.logical_and.reduce([np.isfinite(f).all(axis=1) for f in flat])
     where = np.flatnonzero(known)
-    out = {n: np.full(len(flat), np.nan) for n in ("pH", "std", "b0")}
+    out = {n: np.full(len(known), np.nan) for n in ("pH", "std", "b0")}
     validity = np.where(known, 0, int(Validity.NO_SPECTRUM)).astype(np.int32)
-    if len(where):
-        smoother = Smoother(ppm, flat[where[:: max(1, len(where) // 400)]])
-        for i in range(0, len(where), _BATCH):
-            at = where[i : i + _BATCH]
-            reference = None if before is None else before.Z.reshape(-1, len(ppm))[at]
-            found = _batch(
-                flat[at], smoother, ratio_ppm, calibration, None if B1 is None else B1.reshape(-1)[at],
-                None if b0_ppm is None else b0_ppm.reshape(-1)[at], reference,
-                calibration.std if calibration_std is None else calibration_std,
-            )  # fmt: skip
-            out["pH"][at], out["std"][at], out["b0"][at], validity[at] = found
+    sample = where[:: max(1, len(where) // 400)]
+    smoothers = [Smoother(s.offsets_ppm, f[sample]) for s, f in zip(parts, flat, strict=True)] if len(where) else []
+    for i in range(0, len(where), _BATCH):
+        at = where[i : i + _BATCH]
+        images = [(f[at], smoother) for f, smoother in zip(flat, smoothers, strict=True)]
+        found = _batch(
+            images, ratio_ppm, calibration, None if B1 is None else B1.reshape(-1)[at], None if b0_ppm is None else b0_ppm.reshape(-1)[at],
+            None if before is None else before.Z.reshape(-1, len(before.offsets_ppm))[at],
+            calibration.std if calibration_std is None else calibration_std,
+        )  # fmt: skip
+        out["pH"][at], out["std"][at], out["b0"][at], validity[at] = found
     return PhImage(out["pH"].reshape(shape), out["std"].reshape(shape), out["b0"].reshape(shape), validity.reshape(shape))
 
 
@@ -111,16 +112,20 @@ def water_shift(Z: Array, smoother: Smoother) -> Array:
 
 
 def _batch(
-    Z: Array, smoother: Smoother, ratio_ppm: tuple[float, float], calibration: Calibration, B1: Array | None,
-    b0: Array | None, before: Array | None, calibration_std: float,
+    images: list[tuple[Array, Smoother]], ratio_ppm: tuple[float, ...], calibration: Calibration, B1: Array | None, b0: Array | None,
+    before: Array | None, calibration_std: float,
 ) -> tuple[Array, Array, Array, NDArray[np.int32]]:  # fmt: skip
+    Z, smoother = images[0]
     shift = water_shift(Z, smoother) if b0 is None else b0
-    noise = smoother.noise(Z)
     if calibration.contrast == "lorentz":
-        heights, spread = amide_heights(smoother.ppm, Z, shift, ratio_ppm)
+        heights, spread = amide_heights(smoother.ppm, Z, shift, (ratio_ppm[0], ratio_ppm[-1]))
         contrasts, variances = list(heights.T), list(spread.T)
     else:
-        contrasts, variances = _differences(Z, smoother, ratio_ppm, calibration.contrast, shift, noise, before)
+        # two frequencies of one scan, or one frequency of two
+        places = [(images[0], ratio_ppm[0]), (images[-1], ratio_ppm[-1])]
+        shifts = [shift, shift if b0 is not None or len(images) == 1 else water_shift(*images[-1])]
+        pairs = [_contrast(*image, ppm, calibration.contrast, s, before) for (image, ppm), s in zip(places, shifts, strict=True)]
+        contrasts, variances = ([p[k] for p in pairs] for k in (0, 1))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = contrasts[0] / contrasts[1]
         relative = variances[0] / contrasts[0] ** 2 + variances[1] / contrasts[1] ** 2
@@ -139,18 +144,15 @@ def _batch(
     return np.where(bad, np.nan, pH), np.where(bad, np.nan, std), shift, validity
 
 
-def _differences(
-    Z: Array, smoother: Smoother, ratio_ppm: tuple[float, float], kind: Contrast, shift: Array, noise: Array, before: Array | None
-) -> tuple[list[Array], list[Array]]:  # fmt: skip
-    """Contrasts at the two frequencies against their references, and what the noise makes of them."""
-    contrasts, variances = [], []
-    for ppm in ratio_ppm:
-        at, gain = _value(Z, smoother, shift + ppm)
-        reference, gain_reference = _value(Z, smoother, shift - ppm) if before is None else _value(before, smoother, shift + ppm)
-        contrasts.append(contrast_of(at, reference, kind))
-        slopes = (at**-2, reference**-2) if kind == "rex" else (np.ones_like(at), np.ones_like(at))
-        variances.append(noise**2 * (gain * slopes[0] ** 2 + gain_reference * slopes[1] ** 2))
-    return contrasts, variances
+def _contrast(
+    Z: Array, smoother: Smoother, ppm: float, kind: Contrast, shift: Array, before: Array | None
+) -> tuple[Array, Array]:  # fmt: skip
+    """Contrast at a frequency against its reference, and what the noise makes of it."""
+    at, gain = _value(Z, smoother, shift + ppm)
+    reference, gain_reference = _value(Z, smoother, shift - ppm) if before is None else _value(before, smoother, shift + ppm)
+    slopes = (at**-2, reference**-2) if kind == "rex" else (np.ones_like(at), np.ones_like(at))
+    variance = smoother.noise(Z) ** 2 * (gain * slopes[0] ** 2 + gain_reference * slopes[1] ** 2)
+    return contrast_of(at, reference, kind), variance
 
 
 def _value(Z: Array, smoother: Smoother, at_ppm: Array) -> tuple[Array, Array]:

@@ -50,14 +50,22 @@ class Calibration:
 
 
 def bloch_calibration(
-    agent: Agent, saturation: Saturation, kind: Contrast, *, molar: float = 0.03, T1_s: float = 2.0, T2_s: float = 0.3
+    agent: Agent,
+    saturation: Saturation,
+    kind: Contrast,
+    *,
+    second: Saturation | None = None,
+    molar: float = 0.03,
+    T1_s: float = 2.0,
+    T2_s: float = 0.3,
 ) -> Calibration:
     """The ratio of the agent's two frequencies as the Bloch-McConnell equations give it, on the range where it grows with pH.
 
-    Concentration and relaxation hardly matter to a ratio of ``rex`` (a test holds it to 0.02 pH); amplitude does.
+    ``second``: the saturation of the second contrast, for agents with one amide whose ratio is of two powers (Longo 2014,
+    JACS 136:14333). Concentration and relaxation hardly matter to a ratio of ``rex`` (a test holds it to 0.02 pH); amplitude does.
     """
     pH = np.arange(5.2, 8.401, 0.025)
-    table = np.stack([_ratios(agent, saturation, kind, pH, b, molar, T1_s, T2_s) for b in _B1])
+    table = np.stack([_ratios(agent, (saturation, second or saturation), kind, pH, b, (molar, T1_s, T2_s)) for b in _B1])
     whole = table[int(np.argmin(np.abs(_B1 - 1)))]
     first, last = _rising(whole)
     # every amplitude's curve must rise where it is inverted
@@ -74,9 +82,10 @@ def bloch_calibration(
         both = (1 - u) * ends[i, :, take].T + u * ends[i + 1, :, take].T
         return both[0].reshape(ratio.shape), both[1].reshape(ratio.shape)
 
+    powers = f"{saturation.B1_uT:g}" + (f"/{second.B1_uT:g}" if second else "")
     said = (
-        f"Bloch-McConnell curve of {agent.name} at {saturation.field_T:g} T, {saturation.B1_uT:g} uT, {saturation.seconds:g} s "
-        f"({kind}, {agent.ratio_ppm[0]:g}/{agent.ratio_ppm[1]:g} ppm), pH {grid[0]:.2f} to {grid[-1]:.2f}"
+        f"Bloch-McConnell curve of {agent.name} at {saturation.field_T:g} T, {powers} uT, {saturation.seconds:g} s "
+        f"({kind}, {'/'.join(f'{p:g}' for p in agent.ratio_ppm)} ppm), pH {grid[0]:.2f} to {grid[-1]:.2f}"
     )
     return Calibration(invert, float(grid[0]), float(grid[-1]), said, kind, value("sd_pHe_calibration"))
 
@@ -87,15 +96,18 @@ def _interpolated(x: Array, logs: Array, grid: Array) -> tuple[Array, Array]:
     return np.where(inside, np.interp(x, logs, grid), np.nan), np.where(inside, np.interp(x, logs, slope), np.nan)
 
 
-def _ratios(agent: Agent, saturation: Saturation, kind: Contrast, pH: Array, B1: float, molar: float, T1_s: float, T2_s: float) -> Array:
-    low, high = agent.ratio_ppm
+def _ratios(
+    agent: Agent, saturations: tuple[Saturation, Saturation], kind: Contrast, pH: Array, B1: float, tissue: tuple[float, float, float]
+) -> Array:  # fmt: skip
+    """First contrast over second, at every pH; tissue is concentration (M), T1 and T2 (s)."""
     one = torch.ones(len(pH), dtype=torch.float64)
-    Z = z_spectra(
-        agent, saturation, torch.tensor([low, high, -low, -high], dtype=torch.float64), pH=torch.as_tensor(pH), molar=molar * one,
-        T1_s=T1_s * one, T2_s=T2_s * one, B1=B1 * one,
-    ).numpy()  # fmt: skip
-    a, b = contrast_of(Z[:, 0], Z[:, 2], kind), contrast_of(Z[:, 1], Z[:, 3], kind)
-    return np.asarray(a / b)
+    molar, T1_s, T2_s = (v * one for v in tissue)
+    contrasts = []
+    for saturation, ppm in zip(saturations, (agent.ratio_ppm[0], agent.ratio_ppm[-1]), strict=True):
+        offsets = torch.tensor([ppm, -ppm], dtype=torch.float64)
+        Z = z_spectra(agent, saturation, offsets, pH=torch.as_tensor(pH), molar=molar, T1_s=T1_s, T2_s=T2_s, B1=B1 * one).numpy()
+        contrasts.append(contrast_of(Z[:, 0], Z[:, 1], kind))
+    return np.asarray(contrasts[0] / contrasts[1])
 
 
 def _rising(ratio: Array) -> tuple[int, int]:

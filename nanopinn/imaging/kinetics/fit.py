@@ -52,7 +52,7 @@ def fit_kinetics(
     parts = [
         _fit_chunk(model, C[i : i + chunk], common[i : i + chunk], curve, None if prior is None else prior.part(slice(i, i + chunk)),
                    delay_window_s, iterations)
-        for i in range(0, len(C), chunk)
+        for i in range(0, max(1, len(C)), chunk)
     ]  # fmt: skip
     names = model.NAMES if delay_window_s is None else (*model.NAMES, "delay")
     return KineticFit(names, *(torch.cat(p) for p in zip(*parts, strict=True)))

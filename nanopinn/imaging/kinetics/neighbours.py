@@ -76,7 +76,7 @@ def _step_variance(fit: KineticFit, beside: Tensor) -> Tensor:
     keep = good[first] & good[second] & (first < second)
     first, second = first[keep], second[keep]
     if len(first) < 10:
-        return torch.full_like(fit.parameters[0], float("nan"))
+        return fit.parameters.new_full((fit.parameters.shape[1],), float("nan"))
     apart = (fit.parameters[first] - fit.parameters[second]).square()
     noise = _variance(fit)[first] + _variance(fit)[second]
     high = apart.median(0).values / _MEDIAN

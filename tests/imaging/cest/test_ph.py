@@ -320,3 +320,46 @@ def test_a_clipped_map_is_said_to_be_clipped_and_a_contrast_map_is_refused(tmp_p
     assert any("clipped at 6.00 and 7.40" in a for a in ph.assumptions)
     with pytest.raises(InputError, match="not pH values"):
         load_ph(save(tmp_path / "mtr.nii.gz", values / 100, np.eye(4)), np.ones(mask.shape), np.eye(4), mask)
+
+
+ONE_AMIDE = """
+[single]
+water_protons_M = 110.0
+pKw = 13.6
+R1_per_s = 1.0
+R2_per_s = 2.0
+ratio_ppm = [5.6]
+pools = [{ name = "amide", ppm = 5.6, protons = 1, k0 = 41.0, kb = 693.0 }]
+"""
+
+
+def test_an_agent_with_one_amide_tells_ph_by_two_powers(tmp_path: Path) -> None:
+    (tmp_path / "single.toml").write_text(ONE_AMIDE)
+    agent = load_agent(tmp_path / "single.toml")
+    ppm, n = np.arange(-8, 8.1, 0.25), 60
+    pH = np.random.default_rng(1).uniform(6.2, 7.2, n)
+    given = {"pH": torch.as_tensor(pH), "molar": torch.full((n,), 0.04), "T1_s": torch.full((n,), 1.8), "T2_s": torch.full((n,), 0.2)}
+    given = {k: v.double() for k, v in given.items()}
+    rng, files = np.random.default_rng(0), []
+    for B1 in (6.0, 1.5):
+        Z = z_spectra(agent, Saturation(7.0, B1, 5.0), torch.as_tensor(ppm - 0.1), **given).numpy()
+        series = 1000 * np.concatenate([np.ones((n, 1)), Z + 0.001 * rng.standard_normal(Z.shape)], axis=1)
+        side = {"SaturationOffsetsPPM": [-300.0, *ppm], "SaturationB1uT": B1, "SaturationTimeS": 5.0, "MagneticFieldStrength": 7.0}
+        files.append(save(tmp_path / f"power{len(files)}.nii.gz", series.reshape(10, 6, 1, -1), np.eye(4), side))
+    chosen = CestChoices(agent=str(tmp_path / "single.toml"), second=files[1])
+    found = measure_ph(files[0], chosen).image.pH.ravel()
+    assert np.isfinite(found).mean() > 0.8
+    assert abs(np.nanmean(found - pH)) < 0.03
+    assert np.nanstd(found - pH) < 0.1
+    with pytest.raises(InputError) as caught:
+        measure_ph(files[0], CestChoices(agent=str(tmp_path / "single.toml")))
+    assert caught.value.field == "--cest-power2"
+    with pytest.raises(InputError) as caught:
+        measure_ph(files[0], CestChoices(second=files[1]))
+    assert caught.value.field == "--cest-power2"
+
+
+@pytest.mark.public_data
+def test_endogenous_contrast_is_not_taken_for_ph(phantom: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no extracellular pH"):
+        measure_ph(copied(phantom, tmp_path, {"CestAgent": "none"}), CestChoices())
