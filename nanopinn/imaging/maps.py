@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.acquisition import DceAcquisition, load_acquisition
 from nanopinn.imaging.aif.artery import ArterialVoxels
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.imaging.aif.population import POPULATIONS
 from nanopinn.imaging.aif.source import ArterialInput, load_aif, needs_images
 from nanopinn.imaging.bolus import bolus_arrival
 from nanopinn.imaging.concentration import Concentration, baseline_effect, concentration_of, conversion, ready_concentration
-from nanopinn.imaging.dicom import as_series
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.io import read_volume
 from nanopinn.imaging.kinetics.delay import DELAY_WINDOW_S, best_delay
 from nanopinn.imaging.kinetics.models import MODELS
 from nanopinn.imaging.kinetics.quantities import QUANTITIES, Quantity
 from nanopinn.imaging.kinetics.volume import KineticMaps, fit_volume
 from nanopinn.imaging.mask import automatic_mask, load_mask
-from nanopinn.imaging.motion import FLAT, MotionTrace, correct_motion
+from nanopinn.imaging.motion import MotionTrace
 from nanopinn.imaging.ph import PhMap, assumed_ph, load_ph
+from nanopinn.imaging.series import Series, read_series
 from nanopinn.imaging.status import INVALID
 from nanopinn.imaging.t1.b1 import B1Map, load_b1
 from nanopinn.imaging.t1.native import NativeT1, native_t1
@@ -34,37 +31,8 @@ from nanopinn.progress import Progress, silent
 
 Array = NDArray[np.float64]
 
-#: Three parameters, two baseline frames and one to spare.
-FEWEST_FRAMES = 6
 #: Fits that leave less than this times the baseline's noise leave no more than its estimate allows.
 _EXCESS_NOTED = 1.1
-#: No tissue or vessel holds more contrast agent than this, mM; a larger "concentration" is in another unit.
-_HIGHEST_MM = 50.0
-
-
-@dataclass(frozen=True)
-class Series:
-    """A dynamic series as it was read: signal or concentration ``(t, x, y, z)``, and where it lies.
-
-    Attributes:
-        motion: what was undone, None if nothing was looked for. assumptions: sentences.
-    """
-
-    values: Array
-    affine: Array
-    acquisition: DceAcquisition
-    motion: MotionTrace | None
-    assumptions: tuple[str, ...]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of one frame."""
-        return (self.values.shape[1], self.values.shape[2], self.values.shape[3])
-
-    @property
-    def voxel_mm(self) -> Array:
-        """``(3,)``."""
-        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
 
 @dataclass(frozen=True)
@@ -212,42 +180,6 @@ def make_maps(inputs: ImagingInputs, *, progress: Progress = silent, device: str
             *arrival_notes, *given.assumptions, *delay_notes, *noise_notes, *ph.assumptions,
         ),
     )  # fmt: skip
-
-
-def read_series(inputs: ImagingInputs, progress: Callable[[float], None] = lambda done: None) -> Series:
-    """The dynamic series of a study with its acquisition, its motion undone where that was asked for.
-
-    Raises:
-        InputError: it is no series, or its timing, TR or flip angle are missing or wrong.
-    """
-    with as_series(inputs.dce) as (path, notes):
-        volume = read_volume(path, orientation=inputs.orientation)
-        if volume.ndim != 4 or volume.shape[3] < FEWEST_FRAMES:
-            raise InputError(
-                "the DCE series has the wrong dimensions", file=inputs.dce, field="dimensions",
-                found="x".join(map(str, volume.shape)), expected=f"(x, y, z, t) with at least {FEWEST_FRAMES} frames",
-                remedy="Give the whole dynamic series as one 4-D volume.",
-            )  # fmt: skip
-        acquisition = load_acquisition(path, volume.shape[3], float(volume.meta["pixdim4_s"]), inputs.overrides)
-    values = np.moveaxis(np.asarray(volume.numpy(), dtype=np.float64), -1, 0)
-    if np.nanmin(values) == np.nanmax(values):
-        raise InputError(
-            "the DCE series is the same everywhere", file=inputs.dce, field="values",
-            found=f"{np.nanmin(values):g} in every voxel", expected="a signal", remedy="Export the series again.",
-        )  # fmt: skip
-    if acquisition.is_concentration and (high := float(np.nanquantile(values, 0.999))) > _HIGHEST_MM:
-        raise InputError(
-            "these are no concentrations in mM", file=inputs.dce, field="Units", found=f"values up to {high:.3g}",
-            expected=f"below {_HIGHEST_MM:g} mM", remedy="Convert the series, or correct Units in the sidecar.",
-        )  # fmt: skip
-    affine = np.asarray(volume.affine, dtype=np.float64)
-    notes = [*notes, *(f"DCE scan: {n}." for n in volume.meta["notes"]), *acquisition.assumptions]
-    motion = None
-    if inputs.motion:
-        values, motion = correct_motion(values, np.linalg.norm(affine[:3, :3], axis=0), progress=progress)
-        thin = " in the plane of the slab, which is too thin to tell more" if min(values.shape[1:]) < FLAT else ""
-        notes.append(f"Rigid motion of up to {motion.largest_mm:.2g} mm was undone frame by frame{thin}.")
-    return Series(values, affine, acquisition, motion, tuple(notes))
 
 
 def _native_t1(inputs: ImagingInputs, series: Series, B1: B1Map | None) -> NativeT1:

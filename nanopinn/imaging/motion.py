@@ -9,6 +9,8 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
+from nanopinn.imaging.registration import rigid
+
 Array = NDArray[np.float64]
 
 #: Along an axis with fewer voxels than this motion cannot be told from uptake, and is not looked for.
@@ -78,21 +80,9 @@ def _register(reference: sitk.Image, frame: sitk.Image, start: sitk.Euler3DTrans
     extremes.Execute(frame)
     if extremes.GetMaximum() <= extremes.GetMinimum():
         return start  # an empty frame has no place
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(32)
-    method.SetMetricSamplingStrategy(method.NONE)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 100, relaxationFactor=0.7, gradientMagnitudeTolerance=1e-8)
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetOptimizerWeights(_free(reference.GetSize()))
-    thin = min(reference.GetSize()) < _THIN
-    method.SetShrinkFactorsPerLevel([1] if thin else [2, 1])
-    method.SetSmoothingSigmasPerLevel([0.0] if thin else [1.0, 0.0])
-    method.SetInitialTransform(sitk.Euler3DTransform(start), inPlace=False)
-    found = method.Execute(reference, frame)
-    if isinstance(found, sitk.CompositeTransform):
-        found = found.GetNthTransform(0)
-    return sitk.Euler3DTransform(found)
+    large = min(reference.GetSize()) >= _THIN
+    free = _free(reference.GetSize())
+    return rigid(reference, frame, start, first_step_mm=1.0, smooth_mm=1.0 if large else 0.0, coarse=large, free=free)
 
 
 def _free(size: Sequence[int]) -> list[float]:

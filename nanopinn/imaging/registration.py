@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
@@ -21,27 +23,41 @@ def align(image: Array, affine: Array, target: Array, target_affine: Array) -> t
         The new affine of ``image``, how far its centre moved (mm), and by how much it turned (degrees).
     """
     fixed, moving = _image(image, affine), _image(target, target_affine)
+    centre = affine[:3, :3] @ ((np.array(image.shape) - 1) / 2) + affine[:3, 3]
+    start = sitk.Euler3DTransform(centre.tolist(), 0.0, 0.0, 0.0, (0.0, 0.0, 0.0))
+    found = rigid(fixed, moving, start, first_step_mm=2.0, smooth_mm=2.0, coarse=min(image.shape) >= 8)
+    turn = np.array(found.GetMatrix()).reshape(3, 3)
+    world = np.eye(4)
+    world[:3, :3] = turn
+    world[:3, 3] = np.array(found.GetTranslation()) + centre - turn @ centre
+    angle = float(np.rad2deg(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))))
+    return world @ affine, float(np.linalg.norm(found.GetTranslation())), angle
+
+
+def rigid(
+    fixed: sitk.Image, moving: sitk.Image, start: sitk.Euler3DTransform, *, first_step_mm: float, smooth_mm: float, coarse: bool,
+    free: Sequence[float] = (1.0,) * 6,
+) -> sitk.Euler3DTransform:  # fmt: skip
+    """The rigid transform from places of ``fixed`` to places of ``moving`` with the most mutual information (Mattes 2003).
+
+    Args:
+        smooth_mm: width of the Gaussian of a first level; 0 for none. coarse: thin the grid out there.
+        free: 0 holds a rotation about x, y, z or a translation along them where it starts.
+    """
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.NONE)
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(2.0, 1e-4, 300, relaxationFactor=0.7, gradientMagnitudeTolerance=1e-8)
+    method.SetOptimizerAsRegularStepGradientDescent(first_step_mm, 1e-4, 200, relaxationFactor=0.7, gradientMagnitudeTolerance=1e-8)
     method.SetOptimizerScalesFromPhysicalShift()
-    flat = min(image.shape) < 8
-    method.SetShrinkFactorsPerLevel([1, 1] if flat else [2, 1])
-    method.SetSmoothingSigmasPerLevel([2.0, 0.0])
-    centre = affine[:3, :3] @ ((np.array(image.shape) - 1) / 2) + affine[:3, 3]
-    method.SetInitialTransform(sitk.Euler3DTransform(centre.tolist(), 0.0, 0.0, 0.0, (0.0, 0.0, 0.0)), inPlace=False)
+    method.SetOptimizerWeights(list(free))
+    # a second descent from where the first ended would only shake it
+    levels = [(2 if coarse else 1, smooth_mm), (1, 0.0)] if smooth_mm > 0 else [(1, 0.0)]
+    method.SetShrinkFactorsPerLevel([shrink for shrink, _ in levels])
+    method.SetSmoothingSigmasPerLevel([sigma for _, sigma in levels])
+    method.SetInitialTransform(sitk.Euler3DTransform(start), inPlace=False)
     found = method.Execute(fixed, moving)
-    if isinstance(found, sitk.CompositeTransform):
-        found = found.GetNthTransform(0)
-    rigid = sitk.Euler3DTransform(found)
-    turn = np.array(rigid.GetMatrix()).reshape(3, 3)
-    world = np.eye(4)
-    world[:3, :3] = turn
-    world[:3, 3] = np.array(rigid.GetTranslation()) + centre - turn @ centre
-    angle = float(np.rad2deg(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))))
-    return world @ affine, float(np.linalg.norm(rigid.GetTranslation())), angle
+    return sitk.Euler3DTransform(found.GetNthTransform(0) if isinstance(found, sitk.CompositeTransform) else found)
 
 
 def _image(values: Array, affine: Array) -> sitk.Image:

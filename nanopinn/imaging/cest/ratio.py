@@ -73,6 +73,7 @@ def bloch_calibration(
     grid = pH[first : last + 1]
 
     def invert(ratio: Array, B1: Array) -> tuple[Array, Array]:
+        """pH and its slope, between the curves of the two nearest amplitudes."""
         with np.errstate(divide="ignore", invalid="ignore"):
             wanted = np.log(np.where(ratio > 0, ratio, np.nan)).ravel()
         position = np.clip((np.nan_to_num(B1, nan=1.0).ravel() - _B1[0]) / 0.1, 0, len(_B1) - 1 - 1e-9)
