@@ -27,9 +27,8 @@ def main() -> None:
     began = time.perf_counter()
     Z = z_spectra(agent, saturation, torch.as_tensor(ppm), pH=torch.as_tensor(pH), molar=0.02 * one, T1_s=1.6 * one, T2_s=0.1 * one).numpy()
     seconds = time.perf_counter() - began
-    print(
-        f"Bloch-McConnell, {len(agent.pools) + 1} pools, {OFFSETS} offsets: {SPECTRA / seconds:,.0f} spectra/s, {torch.get_num_threads()} threads"
-    )
+    rate, threads = SPECTRA / seconds, torch.get_num_threads()
+    print(f"Bloch-McConnell, {len(agent.pools) + 1} pools, {OFFSETS} offsets: {rate:,.0f} spectra/s, {threads} threads")
     which = rng.integers(0, SPECTRA, SHAPE)
     series = Z[which] + NOISE * rng.standard_normal((*SHAPE, OFFSETS))
     began = time.perf_counter()
