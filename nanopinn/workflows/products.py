@@ -14,7 +14,7 @@ from nanopinn.inference.result import Curve, FieldEstimate, MapEstimate
 from nanopinn.parameters import value
 from nanopinn.solvers.forward import drug_nodes
 from nanopinn.solvers.grid import mean_of_parts
-from nanopinn.workflows.problem import Posed
+from nanopinn.workflows.problem import PH_ASSUMED_ERROR, Posed
 
 Array = NDArray[np.float64]
 PA_PER_MMHG = 133.322
@@ -29,12 +29,17 @@ def maps(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> dict[str, MapEstima
         MapEstimate("Ktrans", "1/min", "volume transfer constant", "images", imaging.ktrans_per_min, imaging.ktrans_std),
         MapEstimate("ve", "1", "extravascular extracellular volume fraction", "images", imaging.ve, imaging.ve_std),
         MapEstimate("vp", "1", "plasma volume fraction", "images", imaging.vp, imaging.vp_std),
-        MapEstimate("T1", "s", "native longitudinal relaxation time", "images", imaging.t1_s),
+        MapEstimate("T1", "s", "native longitudinal relaxation time", "images", imaging.t1_s, _known(imaging.t1_std_s)),
         MapEstimate("pH", "1", "measured extracellular pH", "images", imaging.ph, imaging.ph_std),
         *_flow_maps(posed, fit),
         _release_map(imaging, posed, fit),
     ]
     return {m.name: m for m in found}
+
+
+def _known(std: Array) -> Array | None:
+    """A map of standard deviations, if there is any."""
+    return std if np.isfinite(std).any() else None
 
 
 def _flow_maps(posed: Posed, fit: Fitted) -> list[MapEstimate]:
@@ -92,7 +97,7 @@ def _release_map(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> MapEstimate
     J = torch.func.jacfwd(log_rate)(theta)
     covariance = problem.tensor(fit.run.covariance)
     variance = torch.einsum("xyzi,ij,xyzj->xyz", J, covariance, J)
-    pH_sd = posed.domain.take(np.nan_to_num(imaging.ph_std, nan=value("sd_pHe")), value("sd_pHe"))
+    pH_sd = posed.domain.take(np.nan_to_num(imaging.ph_std, nan=PH_ASSUMED_ERROR), PH_ASSUMED_ERROR)
     relative = torch.sqrt(variance + problem.tensor((np.log(10) * value("n_rel") * pH_sd) ** 2))
     rate = torch.exp(log_rate(theta)) * 3600
     source: Literal["images and prior", "prior"] = "images and prior" if problem.drug else "prior"
