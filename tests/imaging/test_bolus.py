@@ -1,0 +1,39 @@
+"""Where the baseline ends, on scans fast enough to see how the bolus begins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nanopinn.imaging.acquisition import DceAcquisition
+from nanopinn.imaging.bolus import baseline_frames
+
+pytestmark = pytest.mark.dce
+TIMES = np.arange(200) * 1.0
+
+
+def scan(rise: np.ndarray, noise: float, seed: int = 0) -> np.ndarray:
+    """400 voxels, a fifth of which rise, ``(t, x, y, z)``."""
+    rng = np.random.default_rng(seed)
+    series = np.full((len(TIMES), 20, 20, 1), 100.0)
+    series[:, :4] += rise[:, None, None, None]
+    return series + noise * rng.standard_normal(series.shape)
+
+
+ACQUISITION = DceAcquisition(TIMES, 0.005, 15.0, 4.5, 0.42, 0.1, False, None, None, ())
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5, 1.5])
+@pytest.mark.parametrize("seconds", [10.0, 80.0])
+def test_the_baseline_ends_where_the_rise_begins_and_not_at_a_tenth_of_it(noise: float, seconds: float) -> None:
+    """A rise over 80 s passes a tenth of its range after 8 frames; none of those may be in the baseline."""
+    rise = 50 * np.clip((TIMES - 40) / seconds, 0, 1)
+    first, after = baseline_frames(scan(rise, noise), ACQUISITION)
+    assert first == 0
+    # the noise hides the first of a slow rise: 3 standard deviations of a median of 20 voxels
+    assert 30 <= after <= 41 + (3 if noise else 0)
+
+
+def test_a_flat_start_is_not_cut_short_by_noise() -> None:
+    lengths = [baseline_frames(scan(50 * (TIMES > 60), 2.0, seed), ACQUISITION)[1] for seed in range(10)]
+    assert min(lengths) >= 55
