@@ -33,7 +33,7 @@ def main() -> None:
     series = Z[which] + NOISE * rng.standard_normal((*SHAPE, OFFSETS))
     began = time.perf_counter()
     spectra = ZSpectra(ppm, series, series[..., 0], np.eye(4), saturation, ())
-    found = ph_image(spectra, agent.ratio_ppm, bloch_calibration(agent, saturation, "rex"), calibration_std=0.0)
+    found = ph_image(spectra, bloch_calibration(agent, saturation, "rex"), calibration_std=0.0)
     seconds = time.perf_counter() - began
     error = found.pH - pH[which]
     print(

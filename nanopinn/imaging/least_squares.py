@@ -48,7 +48,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Descent:
-    """Where a descent ended: parameters, curves, Jacobian ``(n, p, t)``, cost with and without the prior."""
+    """Where a descent ended: parameters, curves, Jacobian ``(n, p, t)``, cost (with the prior)."""
 
     theta: Tensor
     f: Tensor

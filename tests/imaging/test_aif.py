@@ -9,7 +9,7 @@ import pytest
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.aif.curve import plasma_from_blood
-from nanopinn.imaging.aif.population import parker
+from nanopinn.imaging.aif.population import POPULATIONS, parker
 from nanopinn.imaging.aif.source import load_aif
 
 pytestmark = pytest.mark.dce
@@ -21,12 +21,17 @@ def load(spec: str | Path, **change: float):
     return load_aif(str(spec), frame_times_s=FRAMES, bolus_arrival_s=change.get("arrival", 47.3), hematocrit=0.42).curve
 
 
-def test_parkers_curve_is_straight_between_its_times_to_1e_4_of_its_peak() -> None:
-    curve = load("parker")
-    t = np.linspace(47.3, FRAMES[-1], 200_001)
-    exact = parker(t - 47.3) / 0.58
-    between = np.interp(t, curve.times_s, curve.plasma_mM)
-    assert np.abs(between - exact).max() < 1e-4 * exact.max()
+@pytest.mark.parametrize("name", list(POPULATIONS))
+def test_every_population_curve_is_straight_between_its_times_to_1e_4_of_its_peak(name: str) -> None:
+    curve, known = load(name), POPULATIONS[name]
+    t = np.linspace(47.3 + 1e-6, FRAMES[-1], 200_001)
+    exact = known.formula(t - 47.3) / (0.58 if known.fluid == "blood" else 1.0)
+    assert np.abs(np.interp(t, curve.times_s, curve.plasma_mM) - exact).max() < 1e-4 * exact.max()
+
+
+def test_weinmanns_curve_is_plasma_at_its_dose() -> None:
+    # Tofts and Kermode 1991: 0.1 mmol/kg (3.99 + 4.78) kg/L at arrival
+    assert load("weinmann").plasma_mM[0] == pytest.approx(0.877)
 
 
 def test_parkers_curve_reaches_beyond_the_last_frame_even_when_it_is_shifted() -> None:

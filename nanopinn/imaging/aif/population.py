@@ -42,7 +42,6 @@ def georgiou(t: Array) -> Array:
     shape, scale, period = value("Georgiou_alpha"), value("Georgiou_beta"), value("Georgiou_tau")
     decay = sum(value(f"Georgiou_A{i}") * np.exp(-value(f"Georgiou_m{i}") * np.maximum(t, 0.0)) for i in (1, 2, 3))
     passages = np.zeros_like(t)
-    # from the tenth passage or so on they overlap into a constant
     for k in range(int(max(float(np.max(t, initial=0.0)), 0.0) / period) + 1):
         a, u = (k + 1) * shape + k, np.maximum(t - k * period, 1e-12)
         passages += np.where(t > k * period, np.exp(a * np.log(u / scale) - u / scale - gammaln(a + 1)) / scale, 0.0)

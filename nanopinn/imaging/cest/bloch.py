@@ -8,7 +8,7 @@ For every pool, with offset d = w - w_rf and saturation w1 about x:
 with k out of a solute pool, back out of water k f, f = M0_pool / M0_water. In Laplace space each solute pool is eliminated
 by the inverse of a 3 x 3 matrix, which leaves a 3 x 3 matrix W(s) for water. The solution is the residue at s = 0 (the steady
 state) and those at the three roots of det W near water's own modes. The solutes' own modes are left out: they die with
-exp(-k t). Everything is a closed formula per spectrum and offset, two hundred times faster than matrix exponentials.
+exp(-k t). Everything is a closed formula per spectrum and offset; no matrix is exponentiated.
 """
 
 from __future__ import annotations

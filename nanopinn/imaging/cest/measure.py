@@ -76,7 +76,7 @@ def measure_ph(path: str | Path, chosen: CestChoices, *, B1: B1Map | None = None
         values, affine, _ = read_map(chosen.b0, orientation=orientation)
         b0 = values if same_grid(shape, spectra.affine, values.shape, affine) else resample(values, affine, shape, spectra.affine)
     found = ph_image(
-        spectra, agent.ratio_ppm, calibration, B1=None if B1 is None else B1.on(shape, spectra.affine), b0_ppm=b0, before=before,
+        spectra, calibration, B1=None if B1 is None else B1.on(shape, spectra.affine), b0_ppm=b0, before=before,
         second=second,
     )  # fmt: skip
     notes = (*spectra.assumptions, f"The CEST agent is {agent.name}.", *_notes(calibration, found, before is None))
@@ -133,6 +133,12 @@ def _calibration(agent: Agent, chosen: CestChoices, spectra: ZSpectra, second: Z
             "the saturation is not stated", file=sidecar_path(path), field="SaturationB1uT, SaturationTimeS", found="nothing",
             expected=f"{KEYS['SaturationB1uT']}; {KEYS['SaturationTimeS']}; MagneticFieldStrength",
             remedy="Write them into the sidecar, or name a published line with --ph-calibration.",
+        )  # fmt: skip
+    if second is not None and (second.saturation is None or second.saturation.B1_uT == spectra.saturation.B1_uT):
+        raise InputError(
+            "the second series has no other power", file=chosen.second, field="SaturationB1uT",
+            found="nothing" if second.saturation is None else f"{second.saturation.B1_uT:g} uT",
+            expected=f"stated, and not {spectra.saturation.B1_uT:g} uT", remedy="Correct its sidecar, or give another series.",
         )  # fmt: skip
     return bloch_calibration(agent, spectra.saturation, chosen.contrast, second=None if second is None else second.saturation)
 

@@ -66,13 +66,13 @@ class PhImage:
 
 
 def ph_image(
-    spectra: ZSpectra, ratio_ppm: tuple[float, ...], calibration: Calibration, *, B1: Array | None = None,
+    spectra: ZSpectra, calibration: Calibration, *, B1: Array | None = None,
     b0_ppm: Array | None = None, before: ZSpectra | None = None, second: ZSpectra | None = None, calibration_std: float | None = None,
 ) -> PhImage:  # fmt: skip
     """The ratio of two contrasts, inverted, voxel by voxel.
 
     Args:
-        ratio_ppm: the agent's two frequencies. calibration: says whose contrast it takes.
+        calibration: says whose contrasts it takes, and where.
         B1: true over nominal amplitude ``(x, y, z)``. b0_ppm: where water is, if it was mapped.
         before: spectra of the same grid before injection, the reference in place of the mirrored frequency.
         second: spectra of the same grid at another power, for the second contrast of an agent with one frequency.
@@ -90,7 +90,7 @@ def ph_image(
         at = where[i : i + _BATCH]
         images = [(f[at], smoother) for f, smoother in zip(flat, smoothers, strict=True)]
         found = _batch(
-            images, ratio_ppm, calibration, None if B1 is None else B1.reshape(-1)[at], None if b0_ppm is None else b0_ppm.reshape(-1)[at],
+            images, calibration, None if B1 is None else B1.reshape(-1)[at], None if b0_ppm is None else b0_ppm.reshape(-1)[at],
             None if before is None else before.Z.reshape(-1, len(before.offsets_ppm))[at],
             calibration.std if calibration_std is None else calibration_std,
         )  # fmt: skip
@@ -112,10 +112,10 @@ def water_shift(Z: Array, smoother: Smoother) -> Array:
 
 
 def _batch(
-    images: list[tuple[Array, Smoother]], ratio_ppm: tuple[float, ...], calibration: Calibration, B1: Array | None, b0: Array | None,
+    images: list[tuple[Array, Smoother]], calibration: Calibration, B1: Array | None, b0: Array | None,
     before: Array | None, calibration_std: float,
 ) -> tuple[Array, Array, Array, NDArray[np.int32]]:  # fmt: skip
-    Z, smoother = images[0]
+    (Z, smoother), ratio_ppm = images[0], calibration.ratio_ppm
     shift = water_shift(Z, smoother) if b0 is None else b0
     if calibration.contrast == "lorentz":
         heights, spread = amide_heights(smoother.ppm, Z, shift, (ratio_ppm[0], ratio_ppm[-1]))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import Agent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
 from nanopinn.parameters import value
@@ -38,7 +39,7 @@ class Calibration:
     Attributes:
         invert: ``(ratio, relative B1)`` to pH and d pH / d ln ratio; NaN outside its range.
         lowest, highest: pH between which it holds. source: where it comes from, for the report.
-        contrast: whose ratio it takes. std: its own error in pH.
+        contrast: whose ratio it takes. std: its own error in pH. ratio_ppm: where it takes them.
     """
 
     invert: Callable[[Array, Array], tuple[Array, Array]]
@@ -47,6 +48,7 @@ class Calibration:
     source: str
     contrast: Contrast
     std: float
+    ratio_ppm: tuple[float, ...]
 
 
 def bloch_calibration(
@@ -63,11 +65,19 @@ def bloch_calibration(
 
     ``second``: the saturation of the second contrast, for agents with one amide whose ratio is of two powers (Longo 2014,
     JACS 136:14333). Concentration and relaxation hardly matter to a ratio of ``rex`` (a test holds it to 0.02 pH); amplitude does.
+
+    Raises:
+        InputError: no stretch of the curve rises.
     """
     pH = np.arange(5.2, 8.401, 0.025)
     table = np.stack([_ratios(agent, (saturation, second or saturation), kind, pH, b, (molar, T1_s, T2_s)) for b in _B1])
     whole = table[int(np.argmin(np.abs(_B1 - 1)))]
     first, last = _rising(whole)
+    if last - first < 4:
+        raise InputError(
+            "the ratio does not grow with pH under this saturation", field="SaturationB1uT, --agent", found=f"{saturation.B1_uT:g} uT",
+            expected="a saturation whose ratio tells pH", remedy="With two powers, give the higher one as --cest.",
+        )  # fmt: skip
     # every amplitude's curve must rise where it is inverted
     logs = np.log(np.maximum.accumulate(np.maximum(table[:, first : last + 1], 1e-6), axis=1) + 1e-12 * np.arange(last + 1 - first))
     grid = pH[first : last + 1]
@@ -88,7 +98,7 @@ def bloch_calibration(
         f"Bloch-McConnell curve of {agent.name} at {saturation.field_T:g} T, {powers} uT, {saturation.seconds:g} s "
         f"({kind}, {'/'.join(f'{p:g}' for p in agent.ratio_ppm)} ppm), pH {grid[0]:.2f} to {grid[-1]:.2f}"
     )
-    return Calibration(invert, float(grid[0]), float(grid[-1]), said, kind, value("sd_pHe_calibration"))
+    return Calibration(invert, float(grid[0]), float(grid[-1]), said, kind, value("sd_pHe_calibration"), agent.ratio_ppm)
 
 
 def _interpolated(x: Array, logs: Array, grid: Array) -> tuple[Array, Array]:
@@ -138,6 +148,6 @@ PRESETS = {
         _pagel, 5.9, 7.0,
         "Pagel's line of 30 mM iopamidol, Lorentzian peaks, 7 T, 3 uT, 6 s, 37 C "
         "(pH = 0.7813 log10 r + 6.3277, RMSE 0.074; seven tubes of pH 6.0 to 6.9)",
-        "lorentz", value("sd_pHe_pagel"),
+        "lorentz", value("sd_pHe_pagel"), (4.2, 5.6),
     )
 }  # fmt: skip

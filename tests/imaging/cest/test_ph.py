@@ -58,7 +58,7 @@ def test_the_noisy_phantom_scatters_by_less_than_0_1_and_says_by_how_much(phanto
     spectra = read_spectra(phantom / "phantom_solution_noisy.nii.gz")
     assert spectra.saturation is not None
     agent = load_agent("iopamidol")
-    found = ph_image(spectra, agent.ratio_ppm, bloch_calibration(agent, spectra.saturation, "rex"), calibration_std=0.0)
+    found = ph_image(spectra, bloch_calibration(agent, spectra.saturation, "rex"), calibration_std=0.0)
     true, molar = truth(phantom, "pH"), truth(phantom, "concM")
     wanted = between(true, 6.6, 7.2) & between(molar, 0.02, 0.04)
     error = (found.pH - true)[wanted]
@@ -86,7 +86,7 @@ def errors(spectra: ZSpectra, pH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Errors and stated standard deviations of tubes of pH 6.5 to 7.35 that have a pH."""
     agent = load_agent("iopamidol")
     assert spectra.saturation is not None
-    found = ph_image(spectra, agent.ratio_ppm, bloch_calibration(agent, spectra.saturation, "rex"))
+    found = ph_image(spectra, bloch_calibration(agent, spectra.saturation, "rex"))
     good = np.isfinite(found.pH.ravel()) & between(pH, 6.5, 7.35)
     return (found.pH.ravel() - pH)[good], found.std.ravel()[good]
 
@@ -126,7 +126,7 @@ def test_water_is_found_where_the_spectrometer_found_it(public_data: Path) -> No
     spectra, _ = tubes(public_data, 3, 6)
     assert spectra.saturation is not None
     agent = load_agent("iopamidol")
-    found = ph_image(spectra, agent.ratio_ppm, bloch_calibration(agent, spectra.saturation, "rex")).b0_ppm.ravel()
+    found = ph_image(spectra, bloch_calibration(agent, spectra.saturation, "rex")).b0_ppm.ravel()
     gap = found - np.array([float(r["B0_ppm"]) for r in rows])
     assert abs(gap.mean()) < 0.03
     assert gap.std() < 0.05
@@ -210,7 +210,7 @@ def test_a_voxel_with_a_hole_is_flagged_and_touches_no_other() -> None:
     Z[1, 0, 0, 7] = np.nan
     saturation = Saturation(7.0, 3.0, 5.0)
     agent = load_agent("iopamidol")
-    found = ph_image(ZSpectra(ppm, Z, Z[..., 0], np.eye(4), saturation, ()), agent.ratio_ppm, bloch_calibration(agent, saturation, "rex"))
+    found = ph_image(ZSpectra(ppm, Z, Z[..., 0], np.eye(4), saturation, ()), bloch_calibration(agent, saturation, "rex"))
     flags = [Validity(int(v)) for v in found.validity.ravel()]
     assert flags[1] == Validity.NO_SPECTRUM
     # no agent: nothing stands out of the noise
@@ -249,7 +249,7 @@ def test_a_published_line_is_stated_to_be_as_wrong_as_it_is_on_another_laborator
     """Pagel's line, by Lorentzian heights as it was measured: 0.07 on its own tubes, five times that here."""
     spectra, pH = tubes(public_data, 3, 6)
     line = PRESETS["pagel-7T-3uT"]
-    found = ph_image(spectra, (4.2, 5.6), line)
+    found = ph_image(spectra, line)
     good = np.isfinite(found.pH.ravel()) & between(pH, 6.2, 7.0)
     error = (found.pH.ravel() - pH)[good]
     assert len(error) >= 30
@@ -285,7 +285,7 @@ def test_the_series_before_injection_takes_the_tissues_own_asymmetry_away() -> N
     after, before = simulated(6.8, spoil=0.05), simulated(6.8, molar=0.0, spoil=0.05)
     assert after.saturation is not None
     calibration = bloch_calibration(agent, after.saturation, "rex")
-    mirrored, subtracted = (ph_image(after, agent.ratio_ppm, calibration, before=b).pH for b in (None, before))
+    mirrored, subtracted = (ph_image(after, calibration, before=b).pH for b in (None, before))
     assert abs(np.nanmean(subtracted) - 6.8) < 0.05
     assert abs(np.nanmean(mirrored) - 6.8) > 2 * abs(np.nanmean(subtracted) - 6.8)
 
@@ -295,7 +295,7 @@ def test_a_b0_map_stands_in_for_waters_minimum() -> None:
     assert spectra.saturation is not None
     calibration = bloch_calibration(agent, spectra.saturation, "rex")
     where = np.full(spectra.Z.shape[:3], 0.45)
-    given, found = (ph_image(spectra, agent.ratio_ppm, calibration, b0_ppm=b) for b in (where, None))
+    given, found = (ph_image(spectra, calibration, b0_ppm=b) for b in (where, None))
     assert abs(np.nanmean(given.pH) - 6.7) < 0.04
     np.testing.assert_allclose(found.b0_ppm, 0.45, atol=0.04)  # the noise of the minimum
 
@@ -354,6 +354,10 @@ def test_an_agent_with_one_amide_tells_ph_by_two_powers(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         measure_ph(files[0], CestChoices(agent=str(tmp_path / "single.toml")))
     assert caught.value.field == "--cest-power2"
+    with pytest.raises(InputError, match="no other power"):
+        measure_ph(files[0], CestChoices(agent=str(tmp_path / "single.toml"), second=files[0]))
+    with pytest.raises(InputError, match="does not grow with pH"):
+        measure_ph(files[1], CestChoices(agent=str(tmp_path / "single.toml"), second=files[0]))
     with pytest.raises(InputError) as caught:
         measure_ph(files[0], CestChoices(second=files[1]))
     assert caught.value.field == "--cest-power2"
