@@ -1,0 +1,20 @@
+"""The verification cases: what the solvers give beside what is known, in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nanopinn.workflows.verify import flow, pools
+from nanopinn.workflows.verify.case import VerificationCase
+
+__all__ = ["CASES", "VerificationCase", "run_verification"]
+
+#: Every case; each gives one or more values.
+CASES: tuple[Callable[[], list[VerificationCase]], ...] = (
+    flow.isolated_sphere, flow.sphere_in_tissue, pools.release_chain, pools.contrast_is_tofts, pools.mass_balance, pools.pressure_scaling,
+)  # fmt: skip
+
+
+def run_verification() -> tuple[VerificationCase, ...]:
+    """Run every case."""
+    return tuple(case for run in CASES for case in run())

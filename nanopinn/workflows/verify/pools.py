@@ -1,0 +1,103 @@
+"""Pools in tissue: release, the contrast agent at rest, conservation, and the scaling that images cannot see (V6, V7, V9, V10)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from nanopinn.imaging.kinetics.convolution import convolve_exponential
+from nanopinn.physics import analytic
+from nanopinn.physics.model import PoolCoefficients
+from nanopinn.physics.plasma import leaked_free_drug, pegylated_liposome
+from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.forward import Forward, Setting, drug_nodes
+from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.march import SDIRK3, TR_BDF2, march
+from nanopinn.workflows.verify.case import VerificationCase
+from nanopinn.workflows.verify.tissue import small_tissue
+
+
+def release_chain() -> list[VerificationCase]:
+    """V6: release of a carrier and the fate of what it releases, by the march."""
+    k, k_out = 0.0458, 0.02
+    one = torch.ones((1, 2, 2, 2), dtype=torch.float64)
+    reaction = torch.zeros((2, 2, 2, 2, 2), dtype=torch.float64)
+    reaction[0, 0], reaction[1, 0], reaction[1, 1] = k, -k, k_out
+    pools = PoolCoefficients(
+        ("carrier", "released"), torch.cat([one, one]), torch.zeros(2, dtype=torch.float64),
+        torch.zeros((2, 2, 2, 2), dtype=torch.float64), reaction, torch.zeros((2, 1, 2, 2, 2), dtype=torch.float64),
+    )  # fmt: skip
+    grid = Grid((2, 2, 2), (1e-3, 1e-3, 1e-3))
+    flows = tuple(torch.zeros(s, dtype=torch.float64) for s in ((3, 2, 2), (2, 3, 2), (2, 2, 3)))
+    operator = PoolOperator.of(pools, flows, grid)
+    start = torch.cat([one, 0 * one])
+    times = np.linspace(0.0, 60.0, 121)
+    # from 1 rather than from 0: the march of the change, whose source is -A applied to the start
+    run = march(operator, pools.capacity, lambda t: (-operator(start), None), list(times), scheme=TR_BDF2)
+    carrier, released = (run.U + start)[:, 0, 0, 0, 0], (run.U + start)[:, 1, 0, 0, 0]
+    bateman = float(analytic.bateman(np.array([60.0]), k, k_out)[0])
+    text = "Needham 2013: 60 % in 20 s"
+    return [
+        VerificationCase("V6", "release", "released at 20 s", 1 - float(carrier[40]), 0.600, 5e-4, text),
+        VerificationCase("V6", "release", "released at 60 s", 1 - float(carrier[120]), 0.936, 5e-4, text),
+        VerificationCase("V6", "Bateman chain", "product at 60 s", float(released[120]), bateman, 1e-5, "closed solution"),
+    ]
+
+
+def contrast_is_tofts() -> list[VerificationCase]:
+    """V7: without flow and diffusion between cells the contrast agent is the extended Tofts model."""
+    setting, aif, frames = small_tissue()
+    still = Setting(setting.maps, Grid(setting.grid.shape, (1.0, 1.0, 1.0)), 1)  # metre cells: nothing crosses faces
+    forward = Forward(still, lambda th: {"q": torch.tensor(1e-20, dtype=torch.float64)})
+    none = torch.zeros(0, dtype=torch.float64)
+    C, _, _ = forward.contrast(none, forward.flow(none), aif, frames)
+    m = setting.maps
+    curve = [torch.as_tensor(v) for v in (aif.times_s, aif.plasma_mM)]
+    response = convolve_exponential(curve[0], curve[1], m.PS / m.phi, torch.as_tensor(frames))
+    plasma = torch.as_tensor(np.interp(frames, aif.times_s, aif.plasma_mM, left=0.0))
+    tofts = (m.PS[..., None] * response + m.v_p[..., None] * plasma).movedim(-1, 0)
+    error = float((C - tofts).abs().max() / tofts.abs().max())
+    return [VerificationCase("V7", "contrast agent at rest", "relative distance from extended Tofts", error, 0.0, 1e-6, "Tofts 1999")]
+
+
+def mass_balance() -> list[VerificationCase]:
+    """V9: what enters a leaking tumour reacts, flows out or stays, for both schemes; and the fluid itself."""
+    setting, _, _ = small_tissue()
+    forward = Forward(setting, lambda th: {})
+    none = torch.zeros(0, dtype=torch.float64)
+    flow = forward.flow(none)
+    plasma = pegylated_liposome()
+    inputs = (plasma, leaked_free_drug(plasma, 1e-6))
+    found = []
+    for scheme in (TR_BDF2, SDIRK3):
+        run = forward.drug(none, flow, inputs, drug_nodes([3600.0, 86400.0]), scheme)
+        found.append(
+            VerificationCase(
+                "V9",
+                f"drug pools, {scheme.name}",
+                "relative imbalance",
+                run.balance.error,
+                0.0,
+                1e-8,
+                "conservation",
+            )
+        )
+    net = sum(float((f.select(a, -1) - f.select(a, 0)).sum()) for a, f in enumerate(flow.flows))
+    made = float((flow.J_v - flow.J_L).sum()) * setting.grid.cell_volume
+    scale = float(flow.J_v.abs().sum()) * setting.grid.cell_volume
+    found.append(VerificationCase("V9", "fluid", "relative imbalance", abs(net - made) / scale, 0.0, 1e-9, "conservation"))
+    return found
+
+
+def pressure_scaling() -> list[VerificationCase]:
+    """V10: (K, Lp, p_e) -> (aK, aLp, p_e/a) leaves the contrast agent as it was."""
+    setting, aif, frames = small_tissue()
+    none = torch.zeros(0, dtype=torch.float64)
+
+    def contrast(p_e: float) -> torch.Tensor:
+        forward = Forward(setting, lambda th: {"p_e": torch.tensor(p_e, dtype=torch.float64)})
+        return forward.contrast(none, forward.flow(none), aif, frames)[0]
+
+    one, other = contrast(1533.0), contrast(1533.0 / 4)
+    error = float((one - other).abs().max() / one.abs().max())
+    return [VerificationCase("V10", "scaling of p_e by 4", "relative change of the images", error, 0.0, 1e-10, "exact symmetry")]
