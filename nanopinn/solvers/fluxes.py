@@ -12,7 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from nanopinn.physics.model import FlowCoefficients, PoolCoefficients
+from nanopinn.physics.model import FlowCoefficients
+from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.wall import exchange_coefficients
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.local import add_products, entries_of

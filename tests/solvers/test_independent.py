@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from nanopinn.physics.model import FlowCoefficients, PoolCoefficients
+from nanopinn.physics.model import FlowCoefficients
+from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.solvers.fluxes import PoolOperator, darcy_flows
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.march import march

@@ -7,8 +7,8 @@ import torch
 
 from nanopinn.imaging.kinetics.convolution import convolve_exponential
 from nanopinn.physics import analytic
-from nanopinn.physics.model import PoolCoefficients
 from nanopinn.physics.plasma import leaked_free_drug, pegylated_liposome
+from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Forward, Setting, drug_nodes
 from nanopinn.solvers.grid import Grid
