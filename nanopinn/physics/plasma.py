@@ -187,7 +187,7 @@ class SmoothCurve:
 class CurveSum:
     """Several inputs that add up, such as free drug given as such and free drug leaked from a carrier."""
 
-    parts: tuple[DosedCurve, ...]
+    parts: tuple[PlasmaInput, ...]
 
     def __call__(self, t: Tensor) -> Tensor:
         return sum((c(t) for c in self.parts), torch.zeros_like(t))
