@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -63,10 +63,25 @@ class HeatTrigger:
 
 @dataclass(frozen=True)
 class PlasmaDrug:
-    """Drug in plasma: encapsulated, and free, unbound and albumin-bound together; kg/m3."""
+    """Drug in plasma, kg/m3.
+
+    Attributes:
+        encapsulated: in all carriers.
+        free: unbound and albumin-bound together.
+        releasable_share: of the carriers that release at all.
+    """
 
     encapsulated: PlasmaInput
     free: PlasmaInput
+    releasable_share: float = 1.0
+
+    def releasable(self) -> PlasmaInput:
+        """Encapsulated drug that can be released."""
+        return self.encapsulated.scaled(self.releasable_share)
+
+    def retained(self) -> PlasmaInput:
+        """Encapsulated drug that never is."""
+        return self.encapsulated.scaled(1 - self.releasable_share)
 
     def unbound(self) -> PlasmaInput:
         """What passes walls and membranes: ``(1 - fb)`` of the free drug."""
@@ -118,7 +133,8 @@ class Formulation:
     def plasma(self, doses: Sequence[Dose]) -> PlasmaDrug:
         """Drug in plasma after any series of doses; before triggered release in heated vessels, which is the tissue's."""
         given = tuple(doses)
-        return PlasmaDrug(DosedCurve(self.encapsulated_impulse(), given), DosedCurve(self.free_impulse(), given))
+        encapsulated, free = (DosedCurve(g, given) for g in (self.encapsulated_impulse(), self.free_impulse()))
+        return PlasmaDrug(encapsulated, free, self.releasable_share)
 
     def bolus(self, dose_kg: float | None = None) -> tuple[SumOfExponentials, SumOfExponentials]:
         """Encapsulated and unbound free drug in plasma after one bolus at 0 (the table's dose if None), kg/m3."""
@@ -138,20 +154,23 @@ class Formulation:
         """
         if self.leak is None:
             raise ValueError(f"{self.name} has no carrier to release from")
-        moved = values or {}
-
-        def v(symbol: str) -> Tensor | float:
-            return moved[symbol] if symbol in moved else value(symbol)
-
+        v = _lookup(values)
         k0 = v(self.leak)
         rates = []
         if self.acid:
             a = self.acid
             rates.append(acid_release_rate(pH, v(a.k_ref), k0, v(a.pK), v(a.n), float(v(a.pH_ref))))
         if self.heat:
-            h = self.heat
-            rates.append(heat_release_rate(T_K, v(h.k_hot), k0, v(h.T_m), v(h.w), v(h.T_hot), v(h.T_body)))
+            rates.append(k0 + self.heat_excess(T_K, values))
         return torch.zeros_like(pH + T_K) + sum_of_excesses(k0, *rates)
+
+    def heat_excess(self, T_K: Tensor, values: Values | None = None) -> Tensor:
+        """What heat adds to the release rate, in tissue and in microvessels, 1/s; nothing for carriers that heat does not open."""
+        if self.heat is None or self.leak is None:
+            return torch.zeros_like(T_K)
+        v = _lookup(values)
+        h, k0 = self.heat, v(self.leak)
+        return heat_release_rate(T_K, v(h.k_hot), k0, v(h.T_m), v(h.w), v(h.T_hot), v(h.T_body)) - k0
 
     def symbols(self) -> tuple[str, ...]:
         """Every parameter it rests on, free drug's included."""
@@ -172,6 +191,11 @@ class Formulation:
             unit = "" if p.unit == "1" else f" {p.unit}"
             lines.append(f"  {symbol} = {p.value:g}{unit}: {p.name} [{p.standing}: {p.source}]")
         return "\n".join(lines)
+
+
+def _lookup(values: Values | None) -> Callable[[str], Tensor | float]:
+    moved = values or {}
+    return lambda symbol: moved[symbol] if symbol in moved else value(symbol)
 
 
 _STEALTH = Circulation(volume="V_PLD", rates=("k_PLD_1", "k_PLD"), shares=("f_PLD_1",))

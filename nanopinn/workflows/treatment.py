@@ -62,7 +62,8 @@ class Treatment:
         """Drug in plasma from all doses together."""
         names = dict.fromkeys(g.formulation.name for g in self.doses)
         parts = [FORMULATIONS[n].plasma([g.dose for g in self.doses if g.formulation.name == n]) for n in names]
-        return PlasmaDrug(CurveSum(tuple(p.encapsulated for p in parts)), CurveSum(tuple(p.free for p in parts)))
+        share = self.carrier.releasable_share if self.carrier else 1.0
+        return PlasmaDrug(CurveSum(tuple(p.encapsulated for p in parts)), CurveSum(tuple(p.free for p in parts)), share)
 
     def events(self) -> tuple[float, ...]:
         """Every time at which anything is not smooth, s, increasing."""

@@ -73,6 +73,7 @@ def test_an_untriggered_carrier_only_leaks_and_free_drug_has_none() -> None:
     assert PEGYLATED.release_rate(pH, celsius(45.0)).tolist() == pytest.approx([1e-6, 1e-6])
     with pytest.raises(ValueError, match="no carrier"):
         FREE.release_rate(pH, BODY)
+    assert PEGYLATED.heat_excess(celsius(45.0)).tolist() == [0.0]
     assert FREE.plasma((Dose(0.0, 1e-4),)).encapsulated(torch.tensor([1.0, 9.0])).tolist() == [0.0, 0.0]
 
 
@@ -80,7 +81,10 @@ def test_carriers_that_never_release_do_not_leak() -> None:
     half = replace(PH_SENSITIVE, releasable_share=0.5)
     doses = (Dose(0.0, 9e-5),)
     assert half.plasma(doses).free.area() == pytest.approx(0.5 * PH_SENSITIVE.plasma(doses).free.area(), rel=1e-12)
-    assert half.plasma(doses).encapsulated.area() == PH_SENSITIVE.plasma(doses).encapsulated.area()
+    plasma = replace(half, releasable_share=0.3).plasma(doses)
+    assert plasma.encapsulated.area() == PH_SENSITIVE.plasma(doses).encapsulated.area()
+    assert plasma.releasable().area() == pytest.approx(0.3 * plasma.encapsulated.area(), rel=1e-12)
+    assert plasma.releasable().area() + plasma.retained().area() == pytest.approx(plasma.encapsulated.area(), rel=1e-12)
 
 
 def test_no_carrier_leaks_more_than_it_loses() -> None:

@@ -40,6 +40,11 @@ def test_fractions_multiply() -> None:
     assert found["P"] > max(m["P"] for m in single)
 
 
+def test_the_effect_grows_with_dose_in_the_logarithm() -> None:
+    two, eight = (RadiationCourse((Fraction(0.0, D),)).modifiers(DAY)["P"] for D in (2.0, 8.0))
+    assert math.log(eight) == pytest.approx(4 * math.log(two), rel=1e-12)
+
+
 def test_modifiers_are_positive_and_return_to_one() -> None:
     course = RadiationCourse(FRACTIONS, peaks=dict.fromkeys(MODIFIED, 1e-3))
     assert all(m > 0 for t in np.linspace(0, 30 * DAY, 301) for m in course.modifiers(t).values())

@@ -35,7 +35,7 @@ def test_the_free_drug_arm_is_one_bolus_of_50_mg_per_m2() -> None:
 def test_the_liposome_arm_is_two_infusions_and_a_fraction() -> None:
     plan = read_schedule(EXAMPLES / "ph_liposome.toml")
     assert plan.carrier is PH_SENSITIVE
-    assert plan.events() == (0.0, 3600.0, 86400.0, 90000.0)
+    assert plan.events() == (0.0, 3600.0, 7200.0, 86400.0, 90000.0)
     assert plan.radiation.modifiers(90000.0)["P"] > 1
     assert sum(g.dose.amount_kg for g in plan.doses) == pytest.approx(90e-6)
 
