@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import value
-from nanopinn.physics.model import PoolCoefficients
+from nanopinn.physics.pools import PoolCoefficients, PoolSystem
 
 
 @dataclass(frozen=True)
@@ -125,16 +125,13 @@ def bioheat(tumour: Tensor) -> PoolCoefficients:
     Args:
         tumour: 1 in the tumour, 0 in normal tissue, ``(x, y, z)``; perfusion differs between the two.
     """
-    one = torch.ones_like(tumour)
-    w_b = torch.where(tumour > 0.5, value("w_b_t"), value("w_b_n")) * one
-    return PoolCoefficients(
-        names=("excess temperature",),
-        capacity=(value("rho_t") * value("c_t") * one)[None],
-        mobility=torch.zeros(1, dtype=tumour.dtype, device=tumour.device),
-        diffusion=(value("k_t") * one)[None],
-        reaction=torch.as_tensor(cooling_by_blood(w_b))[None, None],
-        inflow=one[None, None],
-    )
+    w_b = torch.where(tumour > 0.5, value("w_b_t"), value("w_b_n")).to(tumour)
+    pools, name = PoolSystem(("excess temperature",), 1, tumour), "excess temperature"
+    pools.holds(name, torch.full_like(tumour, value("rho_t") * value("c_t")))
+    pools.moves(name, 0.0, torch.full_like(tumour, value("k_t")))
+    pools.loses(name, cooling_by_blood(w_b))
+    pools.gains(name, 0, torch.ones_like(tumour))
+    return pools.coefficients()
 
 
 def power_to_reach(T_K: Tensor | float, w_b: Tensor | float) -> Tensor | float:
