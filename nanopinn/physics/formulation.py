@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS, value
 from nanopinn.physics.plasma import Dose, DosedCurve, PlasmaInput, SumOfExponentials, free_drug_impulse
 from nanopinn.physics.release import acid_release_rate, heat_release_rate, sum_of_excesses
@@ -107,6 +108,9 @@ class Formulation:
             every equation linear where a ceiling on the released fraction would not.
         permeability: of the tumour's walls for the carrier, times S/V, 1/s.
         transmission: 1 - sigma of the tumour's walls for the carrier.
+
+    Raises:
+        InputError: the share is not one.
     """
 
     name: str
@@ -118,6 +122,12 @@ class Formulation:
     releasable_share: float = 1.0
     permeability: str | None = None
     transmission: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.releasable_share <= 1:
+            raise InputError(
+                "the share of carriers that release is no share", field="releasable_share", found=self.releasable_share, expected="0 to 1"
+            )
 
     def encapsulated_impulse(self) -> SumOfExponentials:
         """Encapsulated drug in plasma per dose, 1/m3; nothing for free drug."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nanopinn.physics.formulation import FORMULATIONS, Formulation, PlasmaDrug
+from nanopinn.physics.formulation import Formulation, PlasmaDrug
 from nanopinn.physics.plasma import CurveSum, Dose
 from nanopinn.physics.radiation import RadiationCourse
 
@@ -60,8 +60,8 @@ class Treatment:
 
     def plasma(self) -> PlasmaDrug:
         """Drug in plasma from all doses together."""
-        names = dict.fromkeys(g.formulation.name for g in self.doses)
-        parts = [FORMULATIONS[n].plasma([g.dose for g in self.doses if g.formulation.name == n]) for n in names]
+        given = dict.fromkeys(g.formulation for g in self.doses)
+        parts = [f.plasma([g.dose for g in self.doses if g.formulation == f]) for f in given]
         share = self.carrier.releasable_share if self.carrier else 1.0
         return PlasmaDrug(CurveSum(tuple(p.encapsulated for p in parts)), CurveSum(tuple(p.free for p in parts)), share)
 

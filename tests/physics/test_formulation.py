@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS
 from nanopinn.physics.formulation import FORMULATIONS, FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE, HeatTrigger
 from nanopinn.physics.plasma import Dose
@@ -85,6 +86,11 @@ def test_carriers_that_never_release_do_not_leak() -> None:
     assert plasma.encapsulated.area() == PH_SENSITIVE.plasma(doses).encapsulated.area()
     assert plasma.releasable().area() == pytest.approx(0.3 * plasma.encapsulated.area(), rel=1e-12)
     assert plasma.releasable().area() + plasma.retained().area() == pytest.approx(plasma.encapsulated.area(), rel=1e-12)
+
+
+def test_a_share_beyond_one_is_refused() -> None:
+    with pytest.raises(InputError, match="releasable_share"):
+        replace(PH_SENSITIVE, releasable_share=1.2)
 
 
 def test_no_carrier_leaks_more_than_it_loses() -> None:
