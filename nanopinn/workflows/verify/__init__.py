@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nanopinn.workflows.verify import flow, manufactured, pools
+from nanopinn.workflows.verify import flow, manufactured, pools, treatment
 from nanopinn.workflows.verify.case import VerificationCase
 
 __all__ = ["CASES", "VerificationCase", "run_verification"]
@@ -13,6 +13,7 @@ __all__ = ["CASES", "VerificationCase", "run_verification"]
 CASES: tuple[Callable[[], list[VerificationCase]], ...] = (
     flow.isolated_sphere, flow.sphere_in_tissue, pools.release_chain, pools.contrast_is_tofts, pools.mass_balance, pools.pressure_scaling,
     manufactured.pressure_order, manufactured.transport_order, manufactured.time_order,
+    treatment.hot_release, treatment.plasma_brackets,
 )  # fmt: skip
 
 
