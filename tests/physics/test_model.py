@@ -27,11 +27,8 @@ def maps() -> TissueMaps:
 
 def test_a_printed_model_shows_every_number_in_its_equations_and_where_it_is_from() -> None:
     text = str(TumourModel.of(maps(), {"l": 1.2e-3}))
-    used = {
-        s
-        for name in ("flow", "wall", "drug", "model", "cells")
-        for s in re.findall(r'value\("(\w+)"\)', (PHYSICS / f"{name}.py").read_text())
-    }
+    code = "".join((PHYSICS / f"{name}.py").read_text() for name in ("flow", "wall", "drug", "model", "cells"))
+    used = set(re.findall(r'value\("(\w+)"\)', code))
     assert [s for s in sorted(used) if f"  {s} = " not in text] == []
     assert "l_t = 0.0012 m (table: 0.00053)" in text
     assert PARAMETERS["D_f_t"].source in text
@@ -52,9 +49,10 @@ def test_radiation_changes_the_tumour_and_leaves_normal_tissue() -> None:
         assert wall(after)[~inside] == pytest.approx(wall(before)[~inside])
 
 
-@pytest.mark.parametrize(
-    "detail", [DrugDetail(), DrugDetail(bound=True), FULL, DrugDetail(carrier=False, bound=True), DrugDetail(True, True, True, True, True)]
-)
+EVERYTHING = DrugDetail(carrier=True, retained=True, bound=True, saturable=True, vessels=True)
+
+
+@pytest.mark.parametrize("detail", [DrugDetail(), DrugDetail(bound=True), FULL, DrugDetail(carrier=False, bound=True), EVERYTHING])
 def test_what_leaves_one_pool_enters_another_or_is_lost(detail: DrugDetail) -> None:
     """Columns of the reaction matrix sum to walls, lymph and decay: none is negative, and none of a cell's pools loses."""
     zero = torch.zeros(SHAPE, dtype=torch.float64)
@@ -64,7 +62,7 @@ def test_what_leaves_one_pool_enters_another_or_is_lost(detail: DrugDetail) -> N
     assert pools.names == detail.pools
     assert float(losses.min()) > -1e-15  # round-off of k_a
     for name in ("intracellular", "nuclear"):
-        assert float(losses[pools.index(name)].abs().max()) < 1e-15
+        assert float(losses[pools.names.index(name)].abs().max()) < 1e-15
 
 
 def test_cells_hold_at_equilibrium_what_their_constants_say() -> None:
