@@ -20,7 +20,7 @@ from nanopinn.parameters import value
 from nanopinn.progress import Progress, silent
 from nanopinn.solvers.forward import Forward
 from nanopinn.solvers.grid import mean_of_parts
-from nanopinn.solvers.march import SDIRK3
+from nanopinn.solvers.schemes import SDIRK3
 
 Array = NDArray[np.float64]
 

@@ -22,7 +22,7 @@ from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.wall import permeability_from_transfer
 from nanopinn.solvers.forward import Flow, Forward, Setting, drug_nodes
 from nanopinn.solvers.grid import mean_of_parts
-from nanopinn.solvers.march import TR_BDF2, Scheme
+from nanopinn.solvers.schemes import TR_BDF2, Scheme
 
 Array = NDArray[np.float64]
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from nanopinn.parameters import value
-from nanopinn.physics.cells import efflux_rate, uptake_rate
+from nanopinn.physics.drug import LINEAR, DrugDetail, drug_pools
 from nanopinn.physics.flow import filtration, lymphatic_drainage
+from nanopinn.physics.pools import PoolCoefficients, PoolSystem
 from nanopinn.physics.release import acid_release_rate
 from nanopinn.physics.wall import exchange_coefficients
 
@@ -49,29 +50,6 @@ class FlowCoefficients:
     LpLSL: Tensor
     p_L: float
     p_inf: float
-
-
-@dataclass(frozen=True)
-class PoolCoefficients:
-    """Coefficients of linear pools that are carried, diffuse, exchange and react.
-
-        capacity dU/dt + div(mobility u U) - div(diffusion grad U) + reaction U = inflow c(t)
-
-    Attributes:
-        names: the pools.
-        capacity: ``(pool, x, y, z)``, interstitial fraction, or 1 for pools per tissue volume.
-        mobility: ``(pool,)``, fraction of the fluid's velocity at which the pool moves.
-        diffusion: ``(pool, x, y, z)``, m2/s, porosity included.
-        reaction: ``(pool, pool, x, y, z)``, 1/s; loss positive on the diagonal, gain negative off it.
-        inflow: ``(pool, input, x, y, z)``, 1/s, per plasma concentration.
-    """
-
-    names: tuple[str, ...]
-    capacity: Tensor
-    mobility: Tensor
-    diffusion: Tensor
-    reaction: Tensor
-    inflow: Tensor
 
 
 #: Scalars of the model that an inference may move, with the symbol whose table value is the default.
@@ -118,7 +96,8 @@ class TumourModel:
         like = maps.phi
         return cls(maps, {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in merged.items()})
 
-    def _by_tissue(self, tumour: Tensor | float, normal: Tensor | float) -> Tensor:
+    def by_tissue(self, tumour: Tensor | float, normal: Tensor | float) -> Tensor:
+        """One value in the tumour, another in normal tissue, ``(x, y, z)``."""
         return torch.where(self.maps.tumour > 0.5, tumour, normal)
 
     def flow(self) -> FlowCoefficients:
@@ -127,10 +106,10 @@ class TumourModel:
         LpSV = s["q"] / s["p_e"]
         K = s["l"] ** 2 * LpSV
         return FlowCoefficients(
-            K=self._by_tissue(K, s["K_ratio_n"] * K),
-            LpSV=LpSV * self._by_tissue(self.maps.vascularity(), value("LpSV_n") / value("LpSV_t")),
-            p_e=s["p_e"] * self._by_tissue(1.0, value("p_e_n") / value("p_e")),
-            LpLSL=LpSV * self._by_tissue(0.0, value("LpLSL_n") / value("LpSV_t")),
+            K=self.by_tissue(K, s["K_ratio_n"] * K),
+            LpSV=LpSV * self.by_tissue(self.maps.vascularity(), value("LpSV_n") / value("LpSV_t")),
+            p_e=s["p_e"] * self.by_tissue(1.0, value("p_e_n") / value("p_e")),
+            LpLSL=LpSV * self.by_tissue(0.0, value("LpLSL_n") / value("LpSV_t")),
             p_L=value("p_L"),
             p_inf=value("p_inf"),
         )
@@ -144,14 +123,12 @@ class TumourModel:
         """The contrast agent, one pool, one input (its plasma curve)."""
         a, b = exchange_coefficients(self.maps.PS, J_v, value("sigma_Gd"))
         phi = self.maps.phi
-        return PoolCoefficients(
-            names=("contrast",),
-            capacity=phi[None],
-            mobility=torch.ones(1, dtype=phi.dtype, device=phi.device),
-            diffusion=(phi * value("D_Gd"))[None],
-            reaction=(b + J_L)[None, None],
-            inflow=a[None, None],
-        )
+        pools = PoolSystem(("contrast",), 1, phi)
+        pools.holds("contrast", phi)
+        pools.moves("contrast", 1.0, phi * value("D_Gd"))
+        pools.gains("contrast", 0, a)
+        pools.loses("contrast", b + J_L)
+        return pools.coefficients()
 
     def release_rate(self) -> Tensor:
         """Release rate of the carrier from the pH map, 1/s."""
@@ -160,41 +137,18 @@ class TumourModel:
 
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
         """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""
-        PS = self._by_tissue(self.scalars["PS_l"] * self.maps.vascularity(), value("P_l_n") * value("SV_n"))
-        return PS, self._by_tissue(1 - self.scalars["leak_l"], value("sigma_l_n"))
+        PS = self.by_tissue(self.scalars["PS_l"] * self.maps.vascularity(), value("P_l_n") * value("SV_n"))
+        return PS, self.by_tissue(1 - self.scalars["leak_l"], value("sigma_l_n"))
 
-    def drug(self, J_v: Tensor, J_L: Tensor) -> PoolCoefficients:
-        """Encapsulated, free, intracellular and nuclear drug; inputs: encapsulated and unbound free plasma.
+    def permeability(self, species: str) -> Tensor:
+        """PS/V of free (``f``) or albumin-bound (``b``) drug, 1/s; the tumour's follows the vascularity."""
+        tumour = value(f"P_{species}_t") * value("SV_t") * self.maps.vascularity()
+        return self.by_tissue(tumour, value(f"P_{species}_n") * value("SV_n"))
 
-        Encapsulated and free drug are per interstitial volume, the other two per tissue volume.
-        """
-        m, s = self.maps, self.scalars
-        zero, one = torch.zeros_like(m.phi), torch.ones_like(m.phi)
-        PS_l, sigma_l = self.liposome_permeability()
-        a_l, b_l = exchange_coefficients(PS_l, J_v, sigma_l)
-        PS_f = self._by_tissue(value("P_f_t") * value("SV_t") * m.vascularity(), value("P_f_n") * value("SV_n"))
-        a_f, b_f = exchange_coefficients(PS_f, J_v, value("sigma_f"))
-        release = m.phi * self.release_rate()
-        uptake = self._by_tissue(uptake_rate(m.pH), 0.0)
-        efflux, k_on, k_off = efflux_rate() * one, s["k_on_DNA"] * one, value("k_off_DNA") * one
-        rows = [
-            [b_l + J_L + release + m.phi * value("k_d_lip"), zero, zero, zero],
-            [-release, b_f + J_L + uptake, -efflux, zero],
-            [zero, -uptake, efflux + k_on, -k_off],
-            [zero, zero, -k_on, k_off],
-        ]
-        return PoolCoefficients(
-            names=("encapsulated", "free", "intracellular", "nuclear"),
-            capacity=torch.stack([m.phi, m.phi, one, one]),
-            mobility=torch.stack([s["f_l"], torch.ones_like(s["f_l"]), 0 * s["f_l"], 0 * s["f_l"]]),
-            diffusion=torch.stack(
-                [
-                    m.phi * value("D_l_t"),
-                    m.phi * self._by_tissue(value("D_f_t"), value("D_f_n")),
-                    zero,
-                    zero,
-                ]
-            ),
-            reaction=torch.stack([torch.stack(row) for row in rows]),
-            inflow=torch.stack([torch.stack(r) for r in [[a_l, zero], [zero, a_f], [zero, zero], [zero, zero]]]),
-        )
+    def plasma_volume(self) -> Tensor:
+        """Plasma volume fraction, held above a thousandth: a voxel in which DCE saw no plasma still has capillaries."""
+        return self.maps.v_p.clamp_min(1e-3)
+
+    def drug(self, J_v: Tensor, J_L: Tensor, detail: DrugDetail = LINEAR, heat_release: Tensor | None = None) -> PoolCoefficients:
+        """The pools of a formulation (see :mod:`nanopinn.physics.drug`)."""
+        return drug_pools(self, J_v, J_L, detail, heat_release)

@@ -6,31 +6,19 @@ counted from the end, so any leading batch or pool axes are carried along.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from nanopinn.physics.model import FlowCoefficients, PoolCoefficients
+from nanopinn.physics.model import FlowCoefficients
+from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.wall import exchange_coefficients
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.local import add_products, entries_of
 
 SPACE = (-3, -2, -1)
-
-
-def nonzero_pairs(matrix: Tensor) -> tuple[tuple[int, int], ...]:
-    """Entries of a cell-local matrix ``(..., pool, pool, x, y, z)`` that are not zero everywhere."""
-    rows, columns = matrix.shape[-5:-3]
-    return tuple((p, q) for p in range(rows) for q in range(columns) if bool((matrix[..., p, q, :, :, :] != 0).any()))
-
-
-def add_products(out: Tensor, matrix: Tensor, U: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """Add ``matrix U`` to ``out`` in place, pair of pools by pair."""
-    for p, q in pairs:
-        out[..., p, :, :, :].addcmul_(matrix[..., p, q, :, :, :], U[..., q, :, :, :])
-    return out
 
 
 def cells_beside_faces(values: Tensor, dim: int, outside: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -142,9 +130,9 @@ class PoolOperator:
         return tuple(p for p in range(self.reaction.shape[-5]) if any(bool((f[..., p, :, :, :] != 0).any()) for f in faces))
 
     @cached_property
-    def coupled(self) -> tuple[tuple[int, int], ...]:
-        """Pairs (gaining, giving) of pools whose reaction is not zero everywhere."""
-        return nonzero_pairs(self.reaction)
+    def coupled(self) -> dict[tuple[int, int], Tensor]:
+        """The reactions that are not zero everywhere, by pool that gains and pool that gives."""
+        return entries_of(self.reaction)
 
     def transport(self, U: Tensor) -> Tensor:
         """Divergence of the face fluxes, ``(..., pool, x, y, z)``, concentration per second."""
@@ -158,10 +146,18 @@ class PoolOperator:
             out.narrow(dim, 0, n).addcmul_(b.narrow(dim, 1, n), U.narrow(dim, 1, n), value=-weight)
         return out
 
+    def subtract_neighbours_transposed(self, out: Tensor, U: Tensor, weight: float = 1.0) -> Tensor:
+        """The transpose of :meth:`subtract_neighbours`."""
+        for a, b, dim in zip(self.before, self.after, SPACE, strict=True):
+            n = U.shape[dim] - 1
+            out.narrow(dim, 0, n).addcmul_(a.narrow(dim, 1, n), U.narrow(dim, 1, n), value=-weight)
+            out.narrow(dim, 1, n).addcmul_(b.narrow(dim, 1, n), U.narrow(dim, 0, n), value=-weight)
+        return out
+
     def react(self, U: Tensor) -> Tensor:
         """``reaction U``, summed over the pools that each pool reads."""
         shape = torch.broadcast_shapes(self.reaction.shape[:-5] + self.reaction.shape[-4:], U.shape)
-        return add_products(U.new_zeros(shape), self.reaction, U, self.coupled)
+        return add_products(U.new_zeros(shape), self.coupled, U)
 
     def __call__(self, U: Tensor) -> Tensor:
         return self.transport(U) + self.react(U)

@@ -17,12 +17,14 @@ from torch import Tensor
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.imaging.kinetics.convolution import convolve_exponential
-from nanopinn.physics.model import FlowCoefficients, PoolCoefficients, TissueMaps, TumourModel
+from nanopinn.physics.model import FlowCoefficients, TissueMaps, TumourModel
 from nanopinn.physics.plasma import SumOfExponentials
+from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.solvers.fluxes import PoolOperator, darcy_flows
 from nanopinn.solvers.grid import Grid, add_face_flows, mean_of_parts, reconstruct_cells, repeat_cells
-from nanopinn.solvers.march import TR_BDF2, Scheme, Trajectory, march
+from nanopinn.solvers.march import Trajectory, march
 from nanopinn.solvers.pressure import pressure_tangents, solve_pressure
+from nanopinn.solvers.schemes import TR_BDF2, Scheme
 
 #: Scalars of the model (SI) as a function of the parameter vector.
 ScalarsOf = Callable[[Tensor], Mapping[str, Tensor]]

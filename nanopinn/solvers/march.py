@@ -1,10 +1,6 @@
 """Implicit Runge-Kutta march of linear pools, with exact tangents from the same matrices.
 
-    capacity dU/dt = -A U + s(t)
-
-Both schemes are L-stable and stiffly accurate with one diagonal coefficient, so that every stage of a
-step shares its matrix: TR-BDF2 (order 2; Hosea and Shampine 1996), which fits use, and the three-stage
-SDIRK of order 3 (Alexander 1977), which checks and phantoms use.
+capacity dU/dt = -A U + s(t)
 """
 
 from __future__ import annotations
@@ -16,40 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.fluxes import PoolOperator, add_products, nonzero_pairs
-from nanopinn.solvers.linear import bicgstab
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """Butcher tableau of a stiffly accurate DIRK method; ``explicit_first`` marks a first stage at t_n."""
-
-    name: str
-    order: int
-    gamma: float
-    a: tuple[tuple[float, ...], ...]
-    explicit_first: bool
-
-    @property
-    def nodes(self) -> tuple[float, ...]:
-        """Times of the stages as fractions of the step."""
-        return tuple(sum(row) for row in self.a)
-
-
-def _tr_bdf2() -> Scheme:
-    g = 1 - 2**-0.5
-    w = 2**0.5 / 4
-    return Scheme("TR-BDF2", 2, g, ((0.0,), (g, g), (w, w, g)), explicit_first=True)
-
-
-def _sdirk3() -> Scheme:
-    g = 0.4358665215084590
-    b1 = -1.5 * g**2 + 4 * g - 0.25
-    b2 = 1.5 * g**2 - 5 * g + 1.25
-    return Scheme("SDIRK3", 3, g, ((g,), ((1 - g) / 2, g), (b1, b2, g)), explicit_first=False)
-
-
-TR_BDF2, SDIRK3 = _tr_bdf2(), _sdirk3()
+from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.schemes import TR_BDF2, Scheme
+from nanopinn.solvers.stage import StageMatrix
 
 #: ``source(t)`` gives ``s`` of shape (pool, x, y, z) and its tangents (m, pool, x, y, z) or None.
 Source = Callable[[float], tuple[Tensor, Tensor | None]]
@@ -100,57 +65,22 @@ def _balance(totals: Tensor, stored: float) -> Balance:
 
 
 class _StageSolver:
-    """``(capacity + w A) U = b`` for one step size.
-
-    Pools that do not move are eliminated cell by cell, so that the Krylov solver only sees those that do;
-    it is preconditioned with the exact inverse of what is local to a cell.
-    """
+    """The stages of one step size, and what they cost."""
 
     def __init__(self, operator: PoolOperator, capacity: Tensor, w: float, tol: float) -> None:
         self.operator, self.capacity, self.w, self.tol = operator, capacity, w, tol
         self.iterations = 0
-        self.moving, self.still = list(operator.mobile), [p for p in range(len(capacity)) if p not in operator.mobile]
-        local = (w * operator.reaction).movedim((0, 1), (-2, -1)).contiguous()
-        local = local + torch.diag_embed((capacity + w * operator.diagonal).movedim(0, -1))
-        mm, ms, sm, ss = (local[..., rows, :][..., columns] for rows in (self.moving, self.still) for columns in (self.moving, self.still))
-        # with nothing that stays, these are empty and change nothing
-        self.settle = _Local(torch.linalg.inv(ss))
-        self.feed, self.return_ = _Local(sm), _Local(ms)
-        reduced = mm - ms @ torch.linalg.inv(ss) @ sm
-        self.local, self.inverse = _Local(reduced), _Local(torch.linalg.inv(reduced))
-        self.transport = operator.only(self.moving)
-
-    def matrix(self, U: Tensor) -> Tensor:
-        """The moving pools' equation, the others eliminated."""
-        return self.transport.subtract_neighbours(self.local(U), U, self.w)
+        self.stage = StageMatrix(operator, capacity, w)
 
     def exchange(self, U: Tensor, s: Tensor) -> Tensor:
         """Rates at which mass enters by the source, reacts away, and crosses the boundary, summed."""
         return torch.stack([s.sum(), self.operator.react(U).sum(), self.operator.boundary_outflow(U).sum()])
 
     def __call__(self, b: Tensor, start: Tensor) -> Tensor:
-        lead = b.dim() - 4
-        tol = self.tol if lead == 0 else 100 * self.tol  # tangents steer, they are not the answer
-        b_moving, b_still = b[..., self.moving, :, :, :], b[..., self.still, :, :, :]
-        right = b_moving - self.return_(self.settle(b_still))
-        solution = bicgstab(self.matrix, right, self.inverse, start[..., self.moving, :, :, :], tol=tol, lead=lead)
-        self.iterations += solution.iterations
-        out = torch.empty_like(b)
-        out[..., self.moving, :, :, :] = solution.x
-        out[..., self.still, :, :, :] = self.settle(b_still - self.feed(solution.x))
-        return out
-
-
-class _Local:
-    """A matrix over pools in every cell, given as ``(x, y, z, row, column)``."""
-
-    def __init__(self, matrix: Tensor) -> None:
-        self.matrix = matrix.movedim((-2, -1), (0, 1)).contiguous()
-        self.pairs = nonzero_pairs(self.matrix)
-
-    def __call__(self, U: Tensor) -> Tensor:
-        out = U.new_zeros((*U.shape[:-4], self.matrix.shape[0], *U.shape[-3:]))
-        return add_products(out, self.matrix, U, self.pairs)
+        tol = self.tol if b.dim() == 4 else 100 * self.tol  # tangents steer, they are not the answer
+        found, iterations = self.stage.solve(b, start, tol=tol)
+        self.iterations += iterations
+        return found
 
 
 def march(

@@ -25,7 +25,7 @@ from nanopinn.physics.plasma import leaked_free_drug, pegylated_liposome
 from nanopinn.progress import silent
 from nanopinn.solvers.forward import Forward, Setting
 from nanopinn.solvers.grid import Grid, mean_of_parts
-from nanopinn.solvers.march import SDIRK3
+from nanopinn.solvers.schemes import SDIRK3
 
 NOISE = 0.03
 

@@ -8,11 +8,13 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from nanopinn.physics.model import FlowCoefficients, PoolCoefficients
+from nanopinn.physics.model import FlowCoefficients
+from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.solvers.fluxes import PoolOperator, darcy_flows
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.march import SDIRK3, TR_BDF2, Scheme, march
+from nanopinn.solvers.march import march
 from nanopinn.solvers.pressure import solve_pressure
+from nanopinn.solvers.schemes import SDIRK3, TR_BDF2, Scheme
 
 GRID = Grid((9, 8, 7), (0.5e-3, 0.6e-3, 0.7e-3))
 

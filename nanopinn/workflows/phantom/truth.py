@@ -17,7 +17,7 @@ from nanopinn.physics.wall import exchange_coefficients
 from nanopinn.solvers.domain import Domain
 from nanopinn.solvers.forward import Forward, Setting, drug_nodes
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.march import SDIRK3
+from nanopinn.solvers.schemes import SDIRK3
 from nanopinn.workflows.phantom.anatomy import Anatomy
 
 Array = NDArray[np.float64]

@@ -7,12 +7,13 @@ import torch
 
 from nanopinn.imaging.kinetics.convolution import convolve_exponential
 from nanopinn.physics import analytic
-from nanopinn.physics.model import PoolCoefficients
 from nanopinn.physics.plasma import leaked_free_drug, pegylated_liposome
+from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Forward, Setting, drug_nodes
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.march import SDIRK3, TR_BDF2, march
+from nanopinn.solvers.march import march
+from nanopinn.solvers.schemes import SDIRK3, TR_BDF2
 from nanopinn.workflows.verify.case import VerificationCase
 from nanopinn.workflows.verify.tissue import small_tissue
 

@@ -1,0 +1,164 @@
+"""Encapsulated, free, bound and cellular drug: every pool of a formulation and what passes between them.
+
+    phi dL/dt  + div(f_l u L) = div(phi D_l grad L) + Phi_l - phi (k_rel + k_dl) L
+    phi dF/dt  + div(u F)     = div(phi D_f grad F) + Phi_f + phi k_rel L - phi (k_a F - k_d B) - z
+    phi dB/dt  + div(u B)     = div(phi D_b grad B) + Phi_b + phi (k_a F - k_d B)
+    dI/dt = z - k_on I + k_off N,    dN/dt = k_on I - k_off N
+    Phi_j = a_j C_jv - b_j C_j - J_L C_j                                (see physics.wall)
+    v_p dC_lv/dt = Q (C_l - C_lv) - v_p k_T C_lv - a_l C_lv + b_l L     (microvessels, transit time v_p/Q)
+    v_p dC_fv/dt = Q (C_f - C_fv) + v_p k_T C_lv - Phi_f - Phi_b
+
+L, F and B per interstitial volume (phi), I and N per tissue volume, the microvessels' pools per plasma volume. C_l, C_f:
+plasma of the large vessels. Albumin binds the share ``fb`` of the drug in plasma, at equilibrium there.
+A carrier of which only a share releases is two carriers: ``retained`` holds what never leaves its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from nanopinn.parameters import value
+from nanopinn.physics.cells import CELLS_PER_UNIT, efflux_rate, uptake_rate
+from nanopinn.physics.pools import PoolCoefficients, PoolSystem
+from nanopinn.physics.wall import exchange_coefficients
+
+if TYPE_CHECKING:
+    from nanopinn.physics.model import TumourModel
+
+#: Plasma curves that feed the pools: encapsulated drug that can be released, unbound free drug, encapsulated that cannot.
+ENCAPSULATED, UNBOUND, RETAINED = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class DrugDetail:
+    """Which pools are solved beside free, intracellular and nuclear drug.
+
+    Attributes:
+        carrier: encapsulated drug. retained: encapsulated drug that is never released.
+        bound: drug on albumin in the interstitium. saturable: transport into cells that saturates, not its linear range.
+        vessels: a local plasma pool, in which hot carriers release on the way through.
+    """
+
+    carrier: bool = True
+    retained: bool = False
+    bound: bool = False
+    saturable: bool = False
+    vessels: bool = False
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """Names of the pools, in order."""
+        wanted = {
+            "encapsulated": self.carrier, "free": True, "bound": self.bound, "intracellular": True, "nuclear": True,
+            "retained": self.retained, "vessel encapsulated": self.vessels and self.carrier, "vessel free": self.vessels,
+            "vessel retained": self.vessels and self.retained,
+        }  # fmt: skip
+        return tuple(name for name, there in wanted.items() if there)
+
+
+#: What images of one or two days can know of: linear, so that fits are exact.
+LINEAR = DrugDetail()
+#: Everything.
+FULL = DrugDetail(bound=True, saturable=True, vessels=True)
+
+
+def drug_pools(
+    model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail = LINEAR, heat_release: Tensor | None = None
+) -> PoolCoefficients:
+    """Coefficients of every pool of a formulation.
+
+    Args:
+        J_v, J_L: filtration and lymphatic drainage, ``(x, y, z)``, 1/s.
+        heat_release: release rate by heat, ``(x, y, z)``, 1/s; it acts in tissue and in microvessels, acid in tissue only.
+    """
+    pools = PoolSystem(detail.pools, 3 if detail.retained else 2, model.maps.phi)
+    if detail.carrier:
+        _carrier(pools, model, J_v, J_L, "encapsulated", ENCAPSULATED, detail)
+        _release(pools, model, detail, heat_release)
+    if detail.retained:
+        _carrier(pools, model, J_v, J_L, "retained", RETAINED, detail)
+    _free(pools, model, J_v, J_L, detail)
+    if detail.bound:
+        _bound(pools, model, J_v, J_L, detail)
+    _cells(pools, model, saturable=detail.saturable)
+    if detail.vessels:
+        _vessels(pools, model, detail)
+    return pools.coefficients()
+
+
+def _wall(pools: PoolSystem, name: str, plasma: int, share: float, a: Tensor, b: Tensor, vessel: str | None) -> None:
+    """Exchange ``a share C_v - b C`` with a plasma curve, or with the local plasma pool where there is one."""
+    if vessel is None:
+        pools.gains(name, plasma, a * share)
+        pools.loses(name, b)
+    else:
+        pools.passes(vessel, name, a * share)
+        pools.passes(name, vessel, b)
+
+
+def _carrier(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, name: str, plasma: int, detail: DrugDetail) -> None:
+    phi = model.maps.phi
+    a, b = exchange_coefficients(*_ps_first(model.liposome_permeability(), J_v))
+    pools.holds(name, phi)
+    pools.moves(name, model.scalars["f_l"], phi * value("D_l_t"))
+    _wall(pools, name, plasma, 1.0, a, b, f"vessel {name}" if detail.vessels else None)
+    pools.loses(name, J_L + phi * value("k_d_lip"))
+
+
+def _ps_first(wall: tuple[Tensor, Tensor], J_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    PS, sigma = wall
+    return PS, J_v, sigma
+
+
+def _release(pools: PoolSystem, model: TumourModel, detail: DrugDetail, heat_release: Tensor | None) -> None:
+    rate = model.release_rate() if heat_release is None else model.release_rate() + heat_release
+    pools.passes("encapsulated", "free", model.maps.phi * rate)
+    if detail.vessels and heat_release is not None:
+        pools.passes("vessel encapsulated", "vessel free", model.plasma_volume() * heat_release)
+
+
+def _free(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail) -> None:
+    phi = model.maps.phi
+    a, b = exchange_coefficients(model.permeability("f"), J_v, value("sigma_f"))
+    pools.holds("free", phi)
+    pools.moves("free", 1.0, phi * model.by_tissue(value("D_f_t"), value("D_f_n")))
+    # the plasma curve is of unbound drug, the local pool of all
+    _wall(pools, "free", UNBOUND, 1 - value("fb") if detail.vessels else 1.0, a, b, "vessel free" if detail.vessels else None)
+    pools.loses("free", J_L)
+
+
+def _bound(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail) -> None:
+    phi, fb = model.maps.phi, value("fb")
+    a, b = exchange_coefficients(model.permeability("b"), J_v, model.by_tissue(value("sigmaT_t"), value("sigmaT_n")))
+    pools.holds("bound", phi)
+    pools.moves("bound", 1.0, phi * value("D_b_t"))
+    _wall(pools, "bound", UNBOUND, fb if detail.vessels else fb / (1 - fb), a, b, "vessel free" if detail.vessels else None)
+    pools.loses("bound", J_L)
+    pools.passes("free", "bound", phi * value("k_a"))
+    pools.passes("bound", "free", phi * value("k_d"))
+
+
+def _cells(pools: PoolSystem, model: TumourModel, *, saturable: bool) -> None:
+    uptake = model.by_tissue(uptake_rate(model.maps.pH), 0.0)
+    if saturable:
+        K_in = value("rho_c") / CELLS_PER_UNIT * value("K_i")
+        pools.saturates("free", "intracellular", uptake, efflux_rate(), value("K_e"), K_in)
+    else:
+        pools.passes("free", "intracellular", uptake)
+        pools.passes("intracellular", "free", efflux_rate())
+    pools.passes("intracellular", "nuclear", model.scalars["k_on_DNA"])
+    pools.passes("nuclear", "intracellular", value("k_off_DNA"))
+
+
+def _vessels(pools: PoolSystem, model: TumourModel, detail: DrugDetail) -> None:
+    v_p = model.plasma_volume()
+    flow = v_p / value("tau_c")
+    fed = {"vessel free": (UNBOUND, 1 / (1 - value("fb"))), "vessel encapsulated": (ENCAPSULATED, 1.0), "vessel retained": (RETAINED, 1.0)}
+    for name, (plasma, factor) in fed.items():
+        if name in detail.pools:
+            pools.holds(name, v_p)
+            pools.gains(name, plasma, flow * factor)
+            pools.loses(name, flow)

@@ -1,0 +1,131 @@
+"""Pools that are carried, diffuse, exchange and react: the form in which a model hands itself to a solver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SaturableTransfer:
+    """Transport through the cell membrane that saturates on both sides.
+
+        z = uptake F / (1 + F/K_out) - efflux I / (1 + I/K_in)
+
+    Source: El-Kareh and Secomb, Neoplasia 2:325 (2000), with ``uptake = rho Vmax s(pHe)/K_e``,
+    ``efflux = Vmax/K_i``, ``K_out = K_e`` and ``K_in = rho K_i``.
+
+    Attributes:
+        outside, inside: index of the pools F and I.
+        uptake: ``(x, y, z)``, 1/s, per tissue volume. efflux: 1/s. K_out, K_in: kg/m3 of either pool.
+    """
+
+    outside: int
+    inside: int
+    uptake: Tensor
+    efflux: float
+    K_out: float
+    K_in: float
+
+    def rate(self, U: Tensor) -> Tensor:
+        """z at pools ``(..., pool, x, y, z)``, kg/m3/s of tissue."""
+        F, In = U[..., self.outside, :, :, :], U[..., self.inside, :, :, :]
+        return self.uptake * F / (1 + F / self.K_out) - self.efflux * In / (1 + In / self.K_in)
+
+    def slopes(self, U: Tensor) -> tuple[Tensor, Tensor]:
+        """dz/dF and -dz/dI, both positive."""
+        F, In = U[..., self.outside, :, :, :], U[..., self.inside, :, :, :]
+        return self.uptake / (1 + F / self.K_out) ** 2, self.efflux / (1 + In / self.K_in) ** 2
+
+
+@dataclass(frozen=True)
+class PoolCoefficients:
+    """Coefficients of a set of pools.
+
+        capacity dU/dt + div(mobility u U) - div(diffusion grad U) + reaction U + transfers(U) = inflow c(t)
+
+    Attributes:
+        names: the pools.
+        capacity: ``(pool, x, y, z)``: the volume fraction a pool fills, or 1 for pools per tissue volume.
+        mobility: ``(pool,)``, fraction of the fluid's velocity at which the pool moves.
+        diffusion: ``(pool, x, y, z)``, m2/s, porosity included.
+        reaction: ``(pool, pool, x, y, z)``, 1/s; loss positive on the diagonal, gain negative off it.
+        inflow: ``(pool, input, x, y, z)``, 1/s, per plasma concentration.
+        transfers: what is not linear in the pools.
+    """
+
+    names: tuple[str, ...]
+    capacity: Tensor
+    mobility: Tensor
+    diffusion: Tensor
+    reaction: Tensor
+    inflow: Tensor
+    transfers: tuple[SaturableTransfer, ...] = ()
+
+    def index(self, name: str) -> int:
+        """Where a pool stands."""
+        return self.names.index(name)
+
+
+class PoolSystem:
+    """Pools under assembly: terms are added by name, so that what leaves one pool enters the other.
+
+    Args:
+        names: the pools. inputs: how many plasma curves feed them. like: a map ``(x, y, z)`` of the grid.
+    """
+
+    def __init__(self, names: tuple[str, ...], inputs: int, like: Tensor) -> None:
+        self.names, n, space = names, len(names), tuple(like.shape)
+        self.mobility: list[Tensor] = [like.new_zeros(())] * n
+        self.reaction: dict[tuple[int, int], Tensor] = {}
+        self.inflow: dict[tuple[int, int], Tensor] = {}
+        self.transfers: list[SaturableTransfer] = []
+        self.like, self.inputs = like, inputs
+        self._capacity: list[Tensor] = [like.new_ones(space)] * n
+        self._diffusion: list[Tensor] = [like.new_zeros(space)] * n
+
+    def at(self, name: str) -> int:
+        return self.names.index(name)
+
+    def holds(self, name: str, capacity: Tensor) -> None:
+        """The volume fraction a pool fills; 1 if never said."""
+        self._capacity[self.at(name)] = capacity
+
+    def moves(self, name: str, mobility: Tensor | float, diffusion: Tensor) -> None:
+        """A pool is carried by the fluid and diffuses (m2/s, porosity included)."""
+        self.mobility[self.at(name)] = torch.as_tensor(mobility, dtype=self.like.dtype, device=self.like.device)
+        self._diffusion[self.at(name)] = diffusion
+
+    def loses(self, name: str, rate: Tensor | float) -> None:
+        """A pool loses ``rate`` (1/s, per tissue volume) times its concentration, for good."""
+        self._add(self.at(name), self.at(name), rate)
+
+    def passes(self, source: str, target: str, rate: Tensor | float) -> None:
+        """What ``source`` loses at ``rate`` (1/s, per tissue volume) enters ``target``."""
+        self._add(self.at(source), self.at(source), rate)
+        self._add(self.at(target), self.at(source), -1 * rate)
+
+    def gains(self, name: str, plasma: int, rate: Tensor | float) -> None:
+        """A pool gains ``rate`` (1/s) times a plasma curve."""
+        at = (self.at(name), plasma)
+        self.inflow[at] = self.inflow.get(at, torch.zeros_like(self.like)) + rate
+
+    def saturates(self, outside: str, inside: str, uptake: Tensor, efflux: float, K_out: float, K_in: float) -> None:
+        """A saturable transporter works between two pools."""
+        self.transfers.append(SaturableTransfer(self.at(outside), self.at(inside), uptake, efflux, K_out, K_in))
+
+    def _add(self, row: int, column: int, rate: Tensor | float) -> None:
+        self.reaction[row, column] = self.reaction.get((row, column), torch.zeros_like(self.like)) + rate
+
+    def coefficients(self) -> PoolCoefficients:
+        """The assembled pools."""
+        zero = torch.zeros_like(self.like)
+        every = range(len(self.names))
+        return PoolCoefficients(
+            self.names, torch.stack(self._capacity), torch.stack(self.mobility), torch.stack(self._diffusion),
+            torch.stack([torch.stack([self.reaction.get((p, q), zero) for q in every]) for p in every]),
+            torch.stack([torch.stack([self.inflow.get((p, c), zero) for c in range(self.inputs)]) for p in every]),
+            tuple(self.transfers),
+        )  # fmt: skip

@@ -1,0 +1,104 @@
+"""Matrices over pools in every cell, and their elimination."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+#: Entries that are not zero everywhere, by (row, column); each broadcasts over ``(..., x, y, z)``.
+Entries = Mapping[tuple[int, int], Tensor]
+
+
+def entries_of(matrix: Tensor) -> dict[tuple[int, int], Tensor]:
+    """The entries of ``(..., pool, pool, x, y, z)`` that are not zero everywhere, as views."""
+    rows, columns = matrix.shape[-5:-3]
+    found = {(p, q): matrix[..., p, q, :, :, :] for p in range(rows) for q in range(columns)}
+    return {pq: m for pq, m in found.items() if bool((m != 0).any())}
+
+
+def add_products(out: Tensor, entries: Entries, U: Tensor) -> Tensor:
+    """Add ``matrix U`` to ``out`` ``(..., pool, x, y, z)`` in place, entry by entry."""
+    for (p, q), m in entries.items():
+        out[..., p, :, :, :].addcmul_(m, U[..., q, :, :, :])
+    return out
+
+
+class Elimination:
+    """Gaussian elimination in every cell at once, some pools first, entry by entry.
+
+    No pivoting: what leaves one pool enters another or is lost, so that every column is diagonally dominant.
+
+    Args:
+        entries: the matrix; every diagonal entry must be there.
+        first: pools that are eliminated in favour of the others, in this order.
+        rest: the others. ``reduced`` holds their matrix once ``first`` is gone.
+    """
+
+    def __init__(self, entries: Entries, first: Sequence[int], rest: Sequence[int]) -> None:
+        self.first, self.rest = tuple(first), tuple(rest)
+        self.m = dict(entries)
+        self._eliminate(self.first, self.first + self.rest)
+        self.reduced = {(i, j): self.m[p, q] for i, p in enumerate(self.rest) for j, q in enumerate(self.rest) if (p, q) in self.m}
+        self._eliminate(self.rest, self.rest)
+
+    def _eliminate(self, pivots: Sequence[int], order: Sequence[int]) -> None:
+        m = self.m
+        for at, k in enumerate(pivots):
+            inverse = m[k, k].reciprocal()
+            later = [i for i in order[at + 1 :] if (i, k) in m]
+            right = [j for j in order[at + 1 :] if (k, j) in m]
+            for i in later:
+                factor = m[i, k] * inverse
+                m[i, k] = factor
+                for j in right:
+                    m[i, j] = m[i, j] - factor * m[k, j] if (i, j) in m else -factor * m[k, j]
+            m[k, k] = inverse
+
+    def down(self, b: Tensor, *, transposed: bool = False) -> Tensor:
+        """``b`` with ``first`` eliminated from the equations of the others, on a copy."""
+        y = b.clone()
+        for at, k in enumerate(self.first):
+            if transposed:
+                _at(y, k).mul_(self.m[k, k])
+            for i in (*self.first[at + 1 :], *self.rest):
+                if (entry := (k, i) if transposed else (i, k)) in self.m:
+                    _at(y, i).addcmul_(self.m[entry], _at(y, k), value=-1)
+        return y
+
+    def up(self, y: Tensor, *, transposed: bool = False) -> Tensor:
+        """The solution in ``first`` once that of the others stands in ``y``, in place."""
+        for at, k in reversed(list(enumerate(self.first))):
+            for j in (*self.first[at + 1 :], *self.rest):
+                if (entry := (j, k) if transposed else (k, j)) in self.m:
+                    _at(y, k).addcmul_(self.m[entry], _at(y, j), value=-1)
+            if not transposed:
+                _at(y, k).mul_(self.m[k, k])
+        return y
+
+    def solve_rest(self, b: Tensor, *, transposed: bool = False) -> Tensor:
+        """``reduced^-1 b`` for ``b`` ``(..., rest, x, y, z)``."""
+        x, order = b.clone(), list(enumerate(self.rest))
+        for i, p in order:
+            if transposed:
+                _at(x, i).mul_(self.m[p, p])
+            for j, q in order[i + 1 :]:
+                if (entry := (p, q) if transposed else (q, p)) in self.m:
+                    _at(x, j).addcmul_(self.m[entry], _at(x, i), value=-1)
+        for i, p in reversed(order):
+            for j, q in order[i + 1 :]:
+                if (entry := (q, p) if transposed else (p, q)) in self.m:
+                    _at(x, i).addcmul_(self.m[entry], _at(x, j), value=-1)
+            if not transposed:
+                _at(x, i).mul_(self.m[p, p])
+        return x
+
+    def apply_reduced(self, U: Tensor, *, transposed: bool = False) -> Tensor:
+        """``reduced U`` for ``U`` ``(..., rest, x, y, z)``."""
+        entries = {(q, p): m for (p, q), m in self.reduced.items()} if transposed else self.reduced
+        return add_products(torch.zeros_like(U), entries, U)
+
+
+def _at(U: Tensor, pool: int) -> Tensor:
+    return U[..., pool, :, :, :]

@@ -1,0 +1,59 @@
+"""The linear system of one implicit stage."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.linear import bicgstab
+from nanopinn.solvers.local import Elimination, Entries
+
+
+class StageMatrix:
+    """``capacity + w (transport + reaction)``, to be solved with.
+
+    Pools that do not move are eliminated cell by cell, so that the Krylov solver only sees those that do; it is
+    preconditioned with the exact inverse of what is local to a cell.
+
+    Args:
+        reaction: of the pools, if not that of the operator (a linearisation adds to it).
+    """
+
+    def __init__(self, operator: PoolOperator, capacity: Tensor, w: float, reaction: Entries | None = None) -> None:
+        self.w = w
+        self.moving = list(operator.mobile)
+        self.transport = operator.only(self.moving)
+        pools = range(capacity.shape[-4])
+        local = {pq: w * m for pq, m in (operator.coupled if reaction is None else reaction).items()}
+        for p in pools:
+            diagonal = capacity[..., p, :, :, :] + w * operator.diagonal[..., p, :, :, :]
+            local[p, p] = local[p, p] + diagonal if (p, p) in local else diagonal
+        self.cells = Elimination(local, [p for p in pools if p not in self.moving], self.moving)
+
+    def solve(self, b: Tensor, start: Tensor | None = None, *, tol: float, transposed: bool = False) -> tuple[Tensor, int]:
+        """The solution ``(..., pool, x, y, z)`` and the Krylov iterations it took.
+
+        Args:
+            start: a guess. tol: relative residual. transposed: solve with the transposed matrix.
+
+        Raises:
+            SolverError: the tolerance was not reached.
+        """
+        cells = self.cells
+        y = cells.down(b, transposed=transposed)
+        if not self.moving:
+            return cells.up(y, transposed=transposed), 0
+        right = y[..., self.moving, :, :, :]
+        guess = torch.zeros_like(right) if start is None else start[..., self.moving, :, :, :]
+        neighbours = self.transport.subtract_neighbours_transposed if transposed else self.transport.subtract_neighbours
+
+        def matrix(U: Tensor) -> Tensor:
+            return neighbours(cells.apply_reduced(U, transposed=transposed), U, self.w)
+
+        def precondition(r: Tensor) -> Tensor:
+            return cells.solve_rest(r, transposed=transposed)
+
+        found = bicgstab(matrix, right, precondition, guess, tol=tol, lead=b.dim() - 4)
+        y[..., self.moving, :, :, :] = found.x
+        return cells.up(y, transposed=transposed), found.iterations
