@@ -1,4 +1,4 @@
-"""The line solver against dense elimination."""
+"""Lines of cells against dense elimination."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.solvers.fluxes import PoolOperator
-from nanopinn.solvers.line import LineSolver
+from nanopinn.solvers.line import LineMatrix
 from nanopinn.solvers.linear import SolverError
 
 POOLS, LINES, CELLS = 4, 5, 9
@@ -43,11 +43,14 @@ def dense(operator: PoolOperator, capacity: Tensor, w: float) -> Tensor:
 
 
 @pytest.mark.parametrize("w", [1e-3, 1.0, 1e4])
-def test_the_line_solver_is_dense_elimination(w: float) -> None:
+def test_a_line_is_solved_as_by_dense_elimination(w: float) -> None:
     operator, capacity = lines()
-    matrix, b = dense(operator, capacity, w), torch.randn(3, *capacity.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    solve = LineSolver(operator, capacity, w)
-    for found, A in ((solve(b), matrix), (solve.transposed(b), matrix.T)):
+    matrix, b = (
+        dense(operator, capacity, w),
+        torch.randn(3, *capacity.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),
+    )
+    line = LineMatrix(operator, capacity, w)
+    for found, A in ((line.solve(b)[0], matrix), (line.solve(b, transposed=True)[0], matrix.T)):
         exact = torch.linalg.solve(A, b.reshape(3, -1).T).T.reshape(b.shape)
         torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-11 * float(exact.abs().max()))
 
@@ -55,22 +58,25 @@ def test_the_line_solver_is_dense_elimination(w: float) -> None:
 def test_a_single_right_hand_side_and_pools_that_all_move() -> None:
     operator, capacity = lines()
     part = operator.only([0, 2])
-    solve = LineSolver(part, capacity[[0, 2]], 2.0)
+    line = LineMatrix(part, capacity[[0, 2]], 2.0)
     b = capacity[[0, 2]]
     exact = torch.linalg.solve(dense(part, b, 2.0), b.flatten()).reshape(b.shape)
-    torch.testing.assert_close(solve(b), exact, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(line.solve(b)[0], exact, rtol=1e-11, atol=1e-13)
 
 
 def test_transport_across_lines_is_refused() -> None:
     operator, capacity = lines()
     leaky = replace(operator, before=(operator.before[0] + 1.0, *operator.before[1:]))
     with pytest.raises(ValueError, match="closed faces"):
-        LineSolver(leaky, capacity, 1.0)
+        LineMatrix(leaky, capacity, 1.0)
 
 
 def test_a_singular_line_is_an_error() -> None:
+    """Cells that hold nothing, lose nothing and touch nothing have no solution."""
     operator, capacity = lines()
-    still = replace(operator, before=(*operator.before[:2], 0 * operator.before[2]), after=(*operator.after[:2], 0 * operator.after[2]))
-    moving = replace(still, before=(*still.before[:2], operator.before[2]), reaction=0 * still.reaction)
+    part = operator.only([0])
+    alone = 0 * part.before[2]
+    alone[..., 1] = 1.0
+    empty = replace(part, before=(*part.before[:2], alone), after=(*part.after[:2], 0 * alone), reaction=0 * part.reaction)
     with pytest.raises(SolverError, match="singular"):
-        LineSolver(moving, 0 * capacity, 1.0)
+        LineMatrix(empty, 0 * capacity[:1], 1.0)
