@@ -65,7 +65,7 @@ def _front(h: float, steps: int, points: Sequence[float]) -> tuple[Tensor, float
     operator, capacity = _line(v, D, h, round(length / h) + 1)
     times = list(np.linspace(0.0, 1.0, steps + 1) ** 2 * end)
     C = march(operator, capacity, lambda t: (operator.inflow[:, 0], None), times, scheme=SDIRK3, tol=1e-12).U[-1, 0, 0, 0]
-    x = h * np.arange(len(C))
+    x = np.linspace(0.0, h * (len(C) - 1), len(C))
     exact = torch.as_tensor(analytic.ogata_banks(x, end, v, D))
     return C[[round(p / h) for p in points]], float((C - exact).norm() / exact.norm())
 
