@@ -101,16 +101,12 @@ def _wall(pools: PoolSystem, name: str, plasma: int, share: float, a: Tensor, b:
 
 def _carrier(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, name: str, plasma: int, detail: DrugDetail) -> None:
     phi = model.maps.phi
-    a, b = exchange_coefficients(*_ps_first(model.liposome_permeability(), J_v))
+    PS, sigma = model.liposome_permeability()
+    a, b = exchange_coefficients(PS, J_v, sigma)
     pools.holds(name, phi)
     pools.moves(name, model.scalars["f_l"], phi * value("D_l_t"))
     _wall(pools, name, plasma, 1.0, a, b, f"vessel {name}" if detail.vessels else None)
     pools.loses(name, J_L + phi * value("k_d_lip"))
-
-
-def _ps_first(wall: tuple[Tensor, Tensor], J_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    PS, sigma = wall
-    return PS, J_v, sigma
 
 
 def _release(pools: PoolSystem, model: TumourModel, detail: DrugDetail, heat_release: Tensor | None) -> None:
@@ -122,7 +118,7 @@ def _release(pools: PoolSystem, model: TumourModel, detail: DrugDetail, heat_rel
 
 def _free(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail) -> None:
     phi = model.maps.phi
-    a, b = exchange_coefficients(model.permeability("f"), J_v, value("sigma_f"))
+    a, b = exchange_coefficients(model.permeability(value("P_f_t"), value("P_f_n")), J_v, value("sigma_f"))
     pools.holds("free", phi)
     pools.moves("free", 1.0, phi * model.by_tissue(value("D_f_t"), value("D_f_n")))
     # the plasma curve is of unbound drug, the local pool of all
@@ -132,7 +128,9 @@ def _free(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, detai
 
 def _bound(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail) -> None:
     phi, fb = model.maps.phi, value("fb")
-    a, b = exchange_coefficients(model.permeability("b"), J_v, model.by_tissue(value("sigmaT_t"), value("sigmaT_n")))
+    a, b = exchange_coefficients(
+        model.permeability(value("P_b_t"), value("P_b_n")), J_v, model.by_tissue(value("sigmaT_t"), value("sigmaT_n"))
+    )
     pools.holds("bound", phi)
     pools.moves("bound", 1.0, phi * value("D_b_t"))
     _wall(pools, "bound", UNBOUND, fb if detail.vessels else fb / (1 - fb), a, b, "vessel free" if detail.vessels else None)

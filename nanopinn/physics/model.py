@@ -140,10 +140,9 @@ class TumourModel:
         PS = self.by_tissue(self.scalars["PS_l"] * self.maps.vascularity(), value("P_l_n") * value("SV_n"))
         return PS, self.by_tissue(1 - self.scalars["leak_l"], value("sigma_l_n"))
 
-    def permeability(self, species: str) -> Tensor:
-        """PS/V of free (``f``) or albumin-bound (``b``) drug, 1/s; the tumour's follows the vascularity."""
-        tumour = value(f"P_{species}_t") * value("SV_t") * self.maps.vascularity()
-        return self.by_tissue(tumour, value(f"P_{species}_n") * value("SV_n"))
+    def permeability(self, P_t: float, P_n: float) -> Tensor:
+        """PS/V, 1/s, of a solute with wall permeability P (m/s) in tumour and normal tissue; the tumour's follows the vascularity."""
+        return self.by_tissue(P_t * value("SV_t") * self.maps.vascularity(), P_n * value("SV_n"))
 
     def plasma_volume(self) -> Tensor:
         """Plasma volume fraction, held above a thousandth: a voxel in which DCE saw no plasma still has capillaries."""

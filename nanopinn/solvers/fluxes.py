@@ -159,8 +159,30 @@ class PoolOperator:
         shape = torch.broadcast_shapes(self.reaction.shape[:-5] + self.reaction.shape[-4:], U.shape)
         return add_products(U.new_zeros(shape), self.coupled, U)
 
+    @cached_property
+    def _losses(self) -> Tensor:
+        return self.reaction.sum(dim=-5)
+
+    def lost(self, U: Tensor) -> Tensor:
+        """What each pool loses for good (not to another pool), summed over cells, ``(..., pool)``, concentration per second."""
+        return (self._losses * U).sum(dim=SPACE)
+
     def __call__(self, U: Tensor) -> Tensor:
         return self.transport(U) + self.react(U)
+
+    def transposed(self, y: Tensor) -> Tensor:
+        """``A^T y``, for one set of pools."""
+        out = self.subtract_neighbours_transposed(self.diagonal * y, y)
+        return add_products(out, {(q, p): m for (p, q), m in self.coupled.items()}, y)
+
+    def gradient(self, y: Tensor, U: Tensor, plasma: Tensor) -> tuple[Tensor, ...]:
+        """Gradient of ``y . (inflow plasma - A U)`` with respect to every coefficient, in the order of :meth:`tensors`."""
+        before, after = [], []
+        for dim in SPACE:
+            (y0, y1), (U0, U1) = cells_beside_faces(y, dim), cells_beside_faces(U, dim)
+            before.append((y1 - y0) * U0)
+            after.append((y0 - y1) * U1)
+        return (*before, *after, -y[:, None] * U[None], y[:, None] * plasma[None].expand(1, plasma.shape[0], *y.shape[-3:]))
 
     def boundary_outflow(self, U: Tensor) -> Tensor:
         """What leaves the box, summed over its faces, per pool and cell volume, 1/s times concentration."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.balance import Balance
+from nanopinn.solvers.fluxes import SPACE, PoolOperator
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 from nanopinn.solvers.stage import StageMatrix
 
@@ -40,30 +41,6 @@ class Trajectory:
     balance: Balance
 
 
-@dataclass(frozen=True)
-class Balance:
-    """Totals over pools, cells and time, per cell volume: ``entered = reacted + outflow + stored``.
-
-    ``reacted`` is what left by walls, lymph and decay; ``outflow`` what crossed the boundary of the box.
-    """
-
-    entered: float
-    reacted: float
-    outflow: float
-    stored: float
-
-    @property
-    def error(self) -> float:
-        """Imbalance over the larger of what entered and what was exchanged."""
-        gap = self.entered - self.reacted - self.outflow - self.stored
-        return abs(gap) / max(abs(self.entered), abs(self.reacted), abs(self.stored), 1e-300)
-
-
-def _balance(totals: Tensor, stored: float) -> Balance:
-    entered, reacted, outflow = totals.tolist()
-    return Balance(entered, reacted, outflow, stored)
-
-
 class _StageSolver:
     """The stages of one step size, and what they cost."""
 
@@ -73,8 +50,8 @@ class _StageSolver:
         self.stage = StageMatrix(operator, capacity, w)
 
     def exchange(self, U: Tensor, s: Tensor) -> Tensor:
-        """Rates at which mass enters by the source, reacts away, and crosses the boundary, summed."""
-        return torch.stack([s.sum(), self.operator.react(U).sum(), self.operator.boundary_outflow(U).sum()])
+        """Rates at which each pool's mass enters by the source, is lost, and crosses the boundary, ``(3, pool)``."""
+        return torch.stack([s.sum(dim=SPACE), self.operator.lost(U), self.operator.boundary_outflow(U)])
 
     def __call__(self, b: Tensor, start: Tensor) -> Tensor:
         tol = self.tol if b.dim() == 4 else 100 * self.tol  # tangents steer, they are not the answer
@@ -108,7 +85,7 @@ def march(
     rate: tuple[Tensor, Tensor] | None = None
     solver: _StageSolver | None = None
     iterations = 0
-    totals = torch.zeros(3, dtype=capacity.dtype, device=capacity.device)
+    totals = capacity.new_zeros((3, len(capacity)))
     for t0, t1 in itertools.pairwise(times):
         dt = t1 - t0
         if solver is None or abs(solver.w - scheme.gamma * dt) > 1e-9 * solver.w:
@@ -121,7 +98,7 @@ def march(
     iterations += solver.iterations if solver else 0
     return Trajectory(
         torch.tensor(list(times), dtype=capacity.dtype), torch.stack(out_U), torch.stack(out_V) if m else None,
-        iterations, scheme.name, _balance(totals, float((capacity * U).sum())),
+        iterations, scheme.name, Balance(totals[0], totals[1], totals[2], (capacity * U).sum(dim=SPACE)),
     )  # fmt: skip
 
 
@@ -131,7 +108,7 @@ def _step(
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]:  # fmt: skip
     w = solver.w
     rates: list[tuple[Tensor, Tensor]] = []
-    exchanged = torch.zeros(3, dtype=U.dtype, device=U.device)
+    exchanged = U.new_zeros((3, len(U)))
     for i, (row, c, weight) in enumerate(zip(scheme.a, scheme.nodes, scheme.a[-1], strict=True)):
         s, ds = source(t0 + c * dt)
         if i == 0 and scheme.explicit_first:

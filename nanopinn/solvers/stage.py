@@ -57,3 +57,10 @@ class StageMatrix:
         found = bicgstab(matrix, right, precondition, guess, tol=tol, lead=b.dim() - 4)
         y[..., self.moving, :, :, :] = found.x
         return cells.up(y, transposed=transposed), found.iterations
+
+    def settle(self, b: Tensor) -> Tensor:
+        """The solution without what neighbours exchange: damps what is stiff in a cell."""
+        y = self.cells.down(b)
+        if self.moving:
+            y[..., self.moving, :, :, :] = self.cells.solve_rest(y[..., self.moving, :, :, :])
+        return self.cells.up(y)

@@ -1,0 +1,302 @@
+"""Pools in time by steps that adapt: time-dependent, non-linear, landing on every event.
+
+    capacity dU/dt = inflow c(t) - A U - transfers(U)
+
+TR-BDF2 (order 2, L-stable) with Newton's method in each stage. Between two events coefficients are constant and plasma
+curves smooth; a step never crosses an event, and after one the first stage starts afresh.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nanopinn.physics.pools import PoolCoefficients, SaturableTransfer
+from nanopinn.progress import Progress, silent
+from nanopinn.solvers.balance import Balance
+from nanopinn.solvers.fluxes import SPACE, PoolOperator
+from nanopinn.solvers.linear import SolverError
+from nanopinn.solvers.local import Entries, add_products, entries_of
+from nanopinn.solvers.schemes import TR_BDF2, Scheme
+from nanopinn.solvers.stage import StageMatrix
+
+
+class Stage(Protocol):
+    """``capacity + w (transport + reaction)``, to be solved with."""
+
+    def solve(self, b: Tensor, start: Tensor | None = None, *, tol: float, transposed: bool = False) -> tuple[Tensor, int]: ...
+
+    def settle(self, b: Tensor) -> Tensor: ...
+
+
+#: Makes the stage of an operator, capacity, w and reaction.
+StageOf = Callable[[PoolOperator, Tensor, float, Entries], Stage]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A stretch of time in which nothing jumps.
+
+    Attributes:
+        start, end: s.
+        operator: transport, reaction and inflow of the pools.
+        capacity: ``(..., pool, x, y, z)``.
+        plasma: the plasma curves, ``(input,)`` or ``(input, x, y, z)``, kg/m3, smooth from ``start`` to ``end``.
+        transfers: what is not linear in the pools.
+    """
+
+    start: float
+    end: float
+    operator: PoolOperator
+    capacity: Tensor
+    plasma: Callable[[float], Tensor]
+    transfers: tuple[SaturableTransfer, ...] = ()
+
+    @classmethod
+    def of(cls, start: float, end: float, pools: PoolCoefficients, operator: PoolOperator, plasma: Callable[[float], Tensor]) -> Interval:
+        """An interval of assembled pools."""
+        return cls(start, end, operator, pools.capacity, plasma, pools.transfers)
+
+    @cached_property
+    def _inflow(self) -> Entries:
+        return entries_of(self.operator.inflow)
+
+    def source(self, t: float) -> Tensor:
+        """What plasma brings, ``(..., pool, x, y, z)``, kg/m3/s."""
+        c = self.plasma(t)
+        c = c.reshape(*c.shape, 1, 1, 1) if c.dim() == 1 else c
+        return add_products(torch.zeros_like(self.capacity), self._inflow, c)
+
+    def rate(self, U: Tensor, t: float) -> Tensor:
+        """``capacity dU/dt``."""
+        return self.transfer(self.source(t) - self.operator(U), U)
+
+    def transfer(self, out: Tensor, U: Tensor) -> Tensor:
+        """Move, in ``out``, what transporters carry at U."""
+        for k in self.transfers:
+            z = k.rate(U)
+            out[..., k.outside, :, :, :].sub_(z)
+            out[..., k.inside, :, :, :].add_(z)
+        return out
+
+    def linearised(self, U: Tensor) -> Entries:
+        """Reaction of a small change about U."""
+        entries = dict(self.operator.coupled)
+        for k in self.transfers:
+            into, back = k.slopes(U)
+            changes = {(k.outside, k.outside): into, (k.inside, k.outside): -into, (k.outside, k.inside): -back, (k.inside, k.inside): back}
+            for pq, change in changes.items():
+                entries[pq] = entries[pq] + change if pq in entries else change
+        return entries
+
+
+@dataclass(frozen=True)
+class Step:
+    """One accepted step: its interval, and the pools it started from and found at each implicit stage (if kept).
+
+    ``fresh`` marks a first stage that was evaluated, not taken over from the step before.
+    """
+
+    interval: int
+    t: float
+    dt: float
+    fresh: bool
+    start: Tensor | None = None
+    stages: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """Pools at the times asked for, and how they were reached.
+
+    Attributes:
+        times: ``(n,)`` s. U: ``(n, ..., pool, x, y, z)``.
+        steps: the accepted steps. rejected: those that were tried again. newton, krylov: iterations in all.
+        balance: where the mass went.
+    """
+
+    times: tuple[float, ...]
+    U: Tensor
+    balance: Balance
+    rejected: int
+    newton: int
+    krylov: int
+    steps: tuple[Step, ...] = field(repr=False)
+    intervals: tuple[Interval, ...] = field(repr=False)
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.times)} times to {self.times[-1] / 3600:.3g} h in {len(self.steps)} steps ({self.rejected} tried again), "
+            f"{self.newton} Newton and {self.krylov} Krylov iterations; mass imbalance {self.balance.error:.1e}"
+        )
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How exact a run is.
+
+    Attributes:
+        step: error a step may make in any pool, over the pool's largest mass so far (or a thousandth of the largest pool's).
+        equation: residual of each stage over the mass stored.
+        first_step, longest_step: s.
+    """
+
+    step: float = 1e-4
+    equation: float = 1e-11
+    first_step: float = 1.0
+    longest_step: float = 4 * 3600.0
+
+
+def evolve(
+    intervals: Sequence[Interval], start: Tensor, save_at: Sequence[float], *, tolerance: Tolerance = Tolerance(),
+    stage_of: StageOf = StageMatrix, keep_stages: bool = False, steps: Sequence[tuple[float, float]] | None = None,
+    progress: Progress = silent,
+) -> Evolution:  # fmt: skip
+    """Take pools through a sequence of intervals.
+
+    Args:
+        intervals: in order, each beginning where the last ended.
+        start: pools ``(..., pool, x, y, z)`` at the first interval's start.
+        save_at: increasing times at which pools are wanted, s; steps land on them.
+        stage_of: solver of the stages. keep_stages: for :mod:`nanopinn.solvers.sensitivity`.
+        steps: the very steps to take, as (t, dt), instead of adapting them.
+
+    Raises:
+        SolverError: steps became too short, or a linear solve failed.
+    """
+    _check_order(intervals, save_at)
+    run = _Run(intervals, start, tolerance, stage_of, keep_stages)
+    given = None if steps is None else iter(steps)
+    saved = [start] if save_at and save_at[0] == intervals[0].start else []
+    for number, interval in enumerate(intervals):
+        marks = sorted({*(t for t in save_at if interval.start < t < interval.end), interval.end})
+        run.enter(number)
+        for mark in marks:
+            while run.t < mark:
+                run.advance(mark, None if given is None else next(given)[1])
+                progress("pools in time", run.t / intervals[-1].end, {"hours": run.t / 3600})
+            if mark in save_at:
+                saved.append(run.U)
+    return Evolution(
+        tuple(save_at), torch.stack(saved), run.balance(start), run.rejected, run.newton, run.krylov,
+        tuple(run.steps), tuple(intervals),
+    )  # fmt: skip
+
+
+def _check_order(intervals: Sequence[Interval], save_at: Sequence[float]) -> None:
+    for a, b in itertools.pairwise(intervals):
+        if a.end != b.start:
+            raise ValueError(f"an interval ends at {a.end} s and the next begins at {b.start} s")
+    if list(save_at) != sorted(set(save_at)) or not intervals[0].start <= save_at[0] <= save_at[-1] <= intervals[-1].end:
+        raise ValueError("times to save at must increase and lie within the intervals")
+
+
+class _Run:
+    """The state of a run, advanced step by step."""
+
+    def __init__(self, intervals: Sequence[Interval], U: Tensor, tolerance: Tolerance, stage_of: StageOf, keep: bool) -> None:
+        self.intervals, self.U, self.tolerance, self.stage_of, self.keep = intervals, U, tolerance, stage_of, keep
+        self.t, self.dt = intervals[0].start, tolerance.first_step
+        self.totals = U.new_zeros((3, *U.shape[:-3]))
+        self.steps: list[Step] = []
+        self.rejected = self.newton = self.krylov = 0
+        self.scheme: Scheme = TR_BDF2
+        self.rate: Tensor | None = None
+        self.stage: Stage | None = None
+        self.largest = self._masses(U)
+
+    def enter(self, number: int) -> None:
+        self.number, self.interval = number, self.intervals[number]
+        self.rate, self.stage, self.w = None, None, 0.0
+        self.dt = min(self.dt, self.tolerance.first_step)
+
+    def balance(self, start: Tensor) -> Balance:
+        entered, lost, outflow = self.totals
+        return Balance(entered, lost, outflow, (self.intervals[0].capacity * (self.U - start)).sum(dim=SPACE))
+
+    def _masses(self, U: Tensor) -> Tensor:
+        return (self.intervals[0].capacity * U).square().sum(dim=SPACE).sqrt()
+
+    def advance(self, mark: float, dt: float | None = None) -> None:
+        """One accepted step, not beyond ``mark``; ``dt`` if it is given, whatever its error."""
+        while True:
+            left = mark - self.t
+            # never leave a crumb before a mark
+            step = dt if dt is not None else left if left <= 1.0001 * self.dt else left / 2 if left < 2 * self.dt else self.dt
+            U, stages, rates = self._try(step)
+            error = self._error(U, rates, step)
+            grow = 0.9 * error ** (-1 / 3) if error > 0 else 5.0
+            if dt is not None or error <= 1:
+                break
+            self.rejected += 1
+            self.dt = step * max(0.2, min(0.8, grow))
+            if self.dt < 1e-9 * max(1.0, self.t):
+                raise SolverError(f"time steps shrink to nothing at {self.t:.6g} s: a coefficient is not finite or far too large")
+        self._accept(step, mark if step == left or mark - self.t - step < 1e-9 * max(1.0, mark) else self.t + step, U, stages, rates)
+        # a slightly longer step is not worth a new matrix
+        self.dt = min(self.tolerance.longest_step, step * min(5.0, grow)) if grow > 1.2 or grow < 1 else max(step, min(self.dt, step))
+
+    def _try(self, dt: float) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        w, interval, capacity = self.scheme.gamma * dt, self.interval, self.interval.capacity
+        rates = [interval.rate(self.U, self.t) / capacity if self.rate is None else self.rate]
+        stages = []
+        for i, (row, c) in enumerate(zip(self.scheme.a, self.scheme.nodes, strict=True)):
+            if i == 0:
+                continue
+            known = self.U + dt * sum(a * k for a, k in zip(row[:i], rates, strict=True))
+            U = self._solve_stage(known, self.t + c * dt, w, known + w * rates[-1])
+            stages.append(U)
+            rates.append((U - known) / w)
+        return U, stages, rates
+
+    def _solve_stage(self, known: Tensor, t: float, w: float, guess: Tensor) -> Tensor:
+        """Newton's method on ``capacity (U - known) = w rate(U, t)``."""
+        interval, U = self.interval, guess
+        for _ in range(20):
+            residual = interval.capacity * (known - U) + w * interval.rate(U, t)
+            size = float(residual.norm() / (interval.capacity * U).norm().clamp_min(1e-300))
+            if size <= self.tolerance.equation or not float(residual.abs().max()) > 0:
+                return U
+            wanted = 0.3 * self.tolerance.equation / size
+            change, iterations = self._matrix(U, w).solve(residual, tol=max(wanted, 1e-4 if interval.transfers else 1e-13))
+            U = U + change
+            self.newton, self.krylov = self.newton + 1, self.krylov + iterations
+        raise SolverError(f"Newton's method stopped at a residual of {size:.1e} at {t:.6g} s")
+
+    def _matrix(self, U: Tensor, w: float) -> Stage:
+        if self.stage is None or self.interval.transfers or abs(w - self.w) > 1e-12 * w:
+            self.stage = self.stage_of(self.interval.operator, self.interval.capacity, w, self.interval.linearised(U))
+            self.w = w
+        return self.stage
+
+    def _error(self, U: Tensor, rates: list[Tensor], dt: float) -> float:
+        """Error of the step over what is allowed; stiff parts are damped as the scheme damps them."""
+        assert self.scheme.error is not None
+        raw = dt * sum(e * k for e, k in zip(self.scheme.error, rates, strict=True))
+        stage = self._matrix(U, self.scheme.gamma * dt)
+        error = self._masses(stage.settle(self.interval.capacity * raw))
+        scale = torch.maximum(self.largest, self._masses(U))
+        scale = torch.maximum(scale, 1e-3 * scale.max(dim=-1, keepdim=True).values).clamp_min(1e-300)
+        worst = float((error / scale).max()) / self.tolerance.step
+        if worst != worst:
+            raise SolverError(f"the pools are not finite at {self.t:.6g} s: look for a coefficient that is NaN")
+        return worst
+
+    def _accept(self, dt: float, end: float, U: Tensor, stages: list[Tensor], rates: list[Tensor]) -> None:
+        fresh = self.rate is None
+        for state, c, weight in zip([self.U, *stages], self.scheme.nodes, self.scheme.weights, strict=True):
+            self.totals += dt * weight * self._exchange(state, self.t + c * dt)
+        kept = (self.U, tuple(stages)) if self.keep else (None, ())
+        self.steps.append(Step(self.number, self.t, dt, fresh, *kept))
+        self.U, self.rate, self.t = U, rates[-1], end
+        self.largest = torch.maximum(self.largest, self._masses(U))
+
+    def _exchange(self, U: Tensor, t: float) -> Tensor:
+        operator = self.interval.operator
+        return torch.stack([self.interval.source(t).sum(dim=SPACE), operator.lost(U), operator.boundary_outflow(U)])

@@ -1,0 +1,93 @@
+"""Derivatives of an evolution: Taylor remainders of second order, and forward equal to backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nanopinn.physics.drug import FULL
+from nanopinn.physics.model import TumourModel
+from nanopinn.solvers.evolve import Evolution, Interval, Tolerance, evolve
+from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.forward import Forward
+from nanopinn.solvers.sensitivity import adjoint, tangent
+from nanopinn.workflows.verify.tissue import small_tissue
+
+HOUR = 3600.0
+SAVED = [0.3 * HOUR, HOUR, 5 * HOUR]
+
+
+def intervals_of(release: torch.Tensor, uptake: float) -> list[Interval]:
+    """An hour of heat and four without; plasma falls; free drug comes near what saturates its transporters."""
+    setting, _, _ = small_tissue()
+    none = torch.zeros(0, dtype=torch.float64)
+    forward = Forward(setting, lambda _: {})
+    flow = forward.flow(none)
+    model: TumourModel = forward.model(none)
+
+    def plasma(t: float) -> torch.Tensor:
+        return torch.tensor([2e-2 * np.exp(-t / 5000), 3e-4 * np.exp(-t / 3000)], dtype=torch.float64)
+
+    out = []
+    for start, end, rate in ((0.0, HOUR, release), (HOUR, 5 * HOUR, 1e-3 * release)):
+        pools = model.drug(flow.J_v, flow.J_L, FULL, rate)
+        pools = replace(pools, transfers=tuple(replace(k, uptake=uptake * k.uptake) for k in pools.transfers))
+        out.append(Interval.of(start, end, pools, PoolOperator.of(pools, flow.flows, setting.grid), plasma))
+    return out
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[Evolution, list[Interval], Callable[[float], torch.Tensor], torch.Tensor]:
+    """A run, the change of its coefficients along a direction, the run that far along it, and weights of a scalar."""
+    g = torch.Generator().manual_seed(0)
+    shape = small_tissue()[0].grid.shape
+    release = 0.02 * (0.5 + torch.rand(shape, dtype=torch.float64, generator=g))
+    direction = release * torch.randn(shape, dtype=torch.float64, generator=g)
+    first = intervals_of(release, 1.0)
+    start = torch.zeros_like(first[0].capacity)
+    exact = Tolerance(step=3e-3, equation=1e-14)
+    base = evolve(first, start, SAVED, tolerance=exact, keep_stages=True)
+    taken = [(s.t, s.dt) for s in base.steps]
+
+    def moved(e: float) -> torch.Tensor:
+        return evolve(intervals_of(release + e * direction, 1 + 0.5 * e), start, SAVED, tolerance=exact, steps=taken).U
+
+    changes = [difference(a, b) for a, b in zip(first, intervals_of(release + direction, 1.5), strict=True)]
+    return base, changes, moved, torch.randn(base.U.shape, dtype=torch.float64, generator=g)
+
+
+def difference(a: Interval, b: Interval) -> Interval:
+    """The change of coefficients from one interval to another; exact, because they are linear in what changed."""
+    tensors = zip(a.operator.tensors(), b.operator.tensors(), strict=True)
+    transfers = tuple(replace(k, uptake=m.uptake - k.uptake, efflux=0.0) for k, m in zip(a.transfers, b.transfers, strict=True))
+    return replace(a, operator=PoolOperator.from_tensors(tuple(n - o for o, n in tensors)), transfers=transfers)
+
+
+def test_the_tangent_leaves_a_remainder_of_second_order(case) -> None:  # type: ignore[no-untyped-def]
+    base, changes, moved, _ = case
+    V = tangent(base, changes)
+    remainders = [float((moved(e) - base.U - e * V).norm()) for e in (0.1, 0.05, 0.025)]
+    rates = np.log2(np.array(remainders[:-1]) / remainders[1:])
+    assert rates == pytest.approx([2.0, 2.0], abs=0.1)
+
+
+def test_backward_and_forward_agree_to_ten_digits(case) -> None:  # type: ignore[no-untyped-def]
+    base, changes, _, weights = case
+    forward = float((weights * tangent(base, changes)).sum())
+    gradients, of_start = adjoint(base, weights)
+    backward = sum(g.dot(c) for g, c in zip(gradients, changes, strict=True))
+    assert backward == pytest.approx(forward, rel=1e-10)
+    zero = [replace(c, operator=PoolOperator.from_tensors(tuple(0 * t for t in c.operator.tensors())), transfers=()) for c in changes]
+    begun = torch.randn(of_start.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert float((of_start * begun).sum()) == pytest.approx(float((weights * tangent(base, zero, begun)).sum()), rel=1e-10)
+
+
+def test_a_run_that_kept_nothing_says_so() -> None:
+    first = intervals_of(0.01 * torch.ones(small_tissue()[0].grid.shape, dtype=torch.float64), 1.0)
+    run = evolve(first, torch.zeros_like(first[0].capacity), [HOUR], tolerance=Tolerance(step=0.1))
+    with pytest.raises(ValueError, match="keep_stages"):
+        tangent(run, first)
