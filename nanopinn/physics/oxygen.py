@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nanopinn.parameters import value
+
 
 def _bisect(f: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
     """The root of a decreasing function, to the last digits; an end where it has none."""
@@ -104,3 +106,23 @@ def oxygen_zones(
     r_h, r_n = (radius_at_pressure(p, R_t, R_c, D, M, p_0) for p in (p_hypoxia, p_necrosis))
     ring = R_t**2 - R_c**2
     return OxygenZones((r_h**2 - R_c**2) / ring, (r_n**2 - r_h**2) / ring, (R_t**2 - r_n**2) / ring, r_h, r_n)
+
+
+@dataclass(frozen=True)
+class OxygenSupply:
+    """Oxygen of a tissue: diffusivity (m2/s), consumption over solubility (Pa/s), pressures at the vessel and of the zones' ends (Pa)."""
+
+    D: float
+    M: float
+    p_0: float
+    p_hypoxia: float
+    p_necrosis: float
+
+    @classmethod
+    def of_table(cls) -> OxygenSupply:
+        """The table's values."""
+        return cls(*(value(symbol) for symbol in ("D_O2", "M_O2", "p_O2_v", "p_O2_hyp", "p_O2_nec")))
+
+    def zones(self, R_t: Tensor, R_c: float) -> OxygenZones:
+        """Zones of the tissue between R_c and R_t."""
+        return oxygen_zones(R_t, R_c, self.D, self.M, self.p_0, self.p_hypoxia, self.p_necrosis)

@@ -71,6 +71,10 @@ class LineMatrix(StageMatrix):
             y[..., self.moving, :, :, :] = found.reshape(*lead, pool, nx, ny, cells)
         return self.cells.up(y, transposed=transposed), 0
 
+    def settle(self, b: Tensor) -> Tensor:
+        """The solution: what is stiff along a line is damped too."""
+        return self.solve(b)[0]
+
     def _sweep(self, b: Tensor, *, transposed: bool) -> Tensor:
         """Forward elimination and back substitution; ``b`` is ``(r, p, lead, line)``."""
         inverse, lower, upper = self._inverse, self._before, self._after
