@@ -1,7 +1,7 @@
 """Pools of a voxel resolved around its vessels: one Krogh cylinder per cluster of voxels and class of tissue radius.
 
-    capacity dU/dt = (1/r) d/dr (r diffusion dU/dr) - reaction U - transfers(U),    a < r < R_t
-    -diffusion dU/dr = R_c/2 (S/V)^-1 ... at the wall: flux = influx C_v - efflux U(R_c);    dU/dr = 0 at R_t
+    capacity dU/dt = (1/r) d/dr (r diffusion dU/dr) - reaction U - transfers(U),    R_c < r < R_t
+    -diffusion dU/dr = (influx C_v - efflux U) / (S/V)  at R_c,    dU/dr = 0  at R_t
 
 The pools, their reactions and their transport into cells are those of the voxel (:class:`PoolCoefficients` on a
 grid ``(cluster, 1, 1)``); only the exchange with vessels, which the voxel has everywhere, stands at the wall, in series

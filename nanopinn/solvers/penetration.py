@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,9 @@ from nanopinn.progress import Progress, silent
 from nanopinn.solvers.evolve import Interval, Tolerance, evolve
 from nanopinn.solvers.line import LineMatrix
 from nanopinn.solvers.radial import Cylinders
+
+#: Exact to a thousandth of a pool's mass a step.
+TOLERANCE = Tolerance(step=1e-3)
 
 
 def half_distance(profile: Tensor, cylinders: Cylinders) -> Tensor:
@@ -95,7 +98,7 @@ class KroghResult:
 
 def solve_cylinders(
     intervals: Sequence[Interval], names: tuple[str, ...], vessels: Sequence[int], cylinders: Cylinders, save_at: Sequence[float],
-    *, threshold: float, oxygen: OxygenSupply | None = None, tolerance: Tolerance = Tolerance(), progress: Progress = silent,
+    *, threshold: float, oxygen: OxygenSupply | None = None, tolerance: Tolerance = TOLERANCE, progress: Progress = silent,
 ) -> KroghResult:  # fmt: skip
     """March the pools of every cylinder from nothing, and read from their profiles how far the drug comes.
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
+from nanopinn.parameters import value
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,15 @@ class Cylinders:
             InputError: a tissue radius would not exceed R_c.
         """
         nodes, weights = np.polynomial.hermite_e.hermegauss(classes)
-        like = {"dtype": v_b.dtype, "device": v_b.device}
-        vessels = torch.as_tensor(weights / weights.sum(), **like)
-        shape = torch.exp(spread * torch.as_tensor(nodes, **like))
+        vessels = torch.as_tensor(weights / weights.sum(), dtype=v_b.dtype, device=v_b.device)
+        shape = torch.exp(spread * torch.as_tensor(nodes, dtype=v_b.dtype, device=v_b.device))
         shape = shape / (vessels * shape**2).sum().sqrt()
         return cls(R_c, R_c * v_b.rsqrt()[:, None] * shape, vessels, cells)
+
+    @classmethod
+    def of_plasma(cls, v_p: Tensor, classes: int = 3, cells: int = 32) -> Cylinders:
+        """Cylinders by the plasma volume fraction of DCE, ``v_b = v_p / (1 - Hct)``, and the table's radius and spread."""
+        return cls.around(v_p / (1 - value("Hct")), value("R_c"), value("spread_Rt"), classes, cells)
 
     @property
     def ring(self) -> Tensor:

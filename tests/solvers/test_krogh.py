@@ -101,7 +101,9 @@ def test_tissue_depletes_its_vessel_as_much_as_its_steady_uptake_says() -> None:
     wall = float(analytic.krogh_first_order(np.array([1e-5]), 1e-5, 1e-4, phi_D, k, P)[0])
     G = float(PS) * (1 - wall)
     assert float(C[1, 0, 0, 0]) == pytest.approx(Q / (Q + G), rel=1e-4)
-    np.testing.assert_allclose(C[0, 0, 0] / C[1, 0, 0, 0], analytic.krogh_first_order(cylinders.r[0, 0].numpy(), 1e-5, 1e-4, phi_D, k, P), rtol=1e-3)
+    np.testing.assert_allclose(
+        C[0, 0, 0] / C[1, 0, 0, 0], analytic.krogh_first_order(cylinders.r[0, 0].numpy(), 1e-5, 1e-4, phi_D, k, P), rtol=1e-3
+    )
 
 
 def test_free_and_cellular_drug_around_a_vessel_are_scipys() -> None:
