@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import torch
@@ -19,8 +19,10 @@ from torch import Tensor
 
 from nanopinn.physics.pools import PoolCoefficients, SaturableTransfer
 from nanopinn.progress import Progress, silent
+from nanopinn.solvers.advection import Advection, limited_flux
 from nanopinn.solvers.balance import Balance
-from nanopinn.solvers.fluxes import SPACE, PoolOperator
+from nanopinn.solvers.fluxes import SPACE, PoolOperator, carried_flows
+from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.linear import SolverError
 from nanopinn.solvers.local import Entries, add_products, entries_of
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
@@ -49,6 +51,7 @@ class Interval:
         capacity: ``(..., pool, x, y, z)``.
         plasma: the plasma curves, ``(input,)`` or ``(input, x, y, z)``, kg/m3, smooth from ``start`` to ``end``.
         transfers: what is not linear in the pools.
+        correction: a divergence that the operator leaves out (a limiter's), not linear in the pools either.
     """
 
     start: float
@@ -57,11 +60,22 @@ class Interval:
     capacity: Tensor
     plasma: Callable[[float], Tensor]
     transfers: tuple[SaturableTransfer, ...] = ()
+    correction: Callable[[Tensor], Tensor] | None = None
 
     @classmethod
-    def of(cls, start: float, end: float, pools: PoolCoefficients, operator: PoolOperator, plasma: Callable[[float], Tensor]) -> Interval:
-        """An interval of assembled pools."""
-        return cls(start, end, operator, pools.capacity, plasma, pools.transfers)
+    def of(
+        cls, start: float, end: float, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid,
+        plasma: Callable[[float], Tensor], advection: Advection = "fitted",
+    ) -> Interval:  # fmt: skip
+        """Assembled pools, carried by volume flows (m3/s) through the faces of a grid."""
+        operator = PoolOperator.of(pools, flows, grid, advection)
+        correction = None if advection != "limited" else partial(limited_flux, carried=carried_flows(pools, flows), grid=grid)
+        return cls(start, end, operator, pools.capacity, plasma, pools.transfers, correction)
+
+    @property
+    def linear(self) -> bool:
+        """Whether one solve is all that a stage takes."""
+        return not self.transfers and self.correction is None
 
     @cached_property
     def _inflow(self) -> Entries:
@@ -75,7 +89,8 @@ class Interval:
 
     def rate(self, U: Tensor, t: float) -> Tensor:
         """``capacity dU/dt``."""
-        return self.transfer(self.source(t) - self.operator(U), U)
+        linear = self.source(t) - self.operator(U)
+        return self.transfer(linear if self.correction is None else linear - self.correction(U), U)
 
     def transfer(self, out: Tensor, U: Tensor) -> Tensor:
         """Move, in ``out``, what transporters carry at U."""
@@ -258,7 +273,7 @@ class _Run:
     def _solve_stage(self, known: Tensor, t: float, w: float, guess: Tensor) -> Tensor:
         """Newton's method on ``capacity (U - known) = w rate(U, t)``."""
         interval, U = self.interval, guess
-        for _ in range(20):
+        for _ in range(20 if interval.correction is None else 200):
             residual = interval.capacity * (known - U) + w * interval.rate(U, t)
             stored = (interval.capacity * U).norm().clamp_min(1e-300)
             size = float(residual.norm() / stored)
@@ -268,7 +283,7 @@ class _Run:
             if size <= goal or not float(residual.abs().max()) > 0:
                 return U
             wanted = 0.3 * goal / size
-            change, iterations = self._matrix(U, w).solve(residual, tol=max(wanted, 1e-4 if interval.transfers else 1e-13))
+            change, iterations = self._matrix(U, w).solve(residual, tol=max(wanted, 1e-13 if interval.linear else 1e-4))
             U = U + change
             self.newton, self.krylov = self.newton + 1, self.krylov + iterations
         raise SolverError(f"Newton's method stopped at a residual of {size:.1e} at {t:.6g} s")

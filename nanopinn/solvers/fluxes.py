@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nanopinn.physics.model import FlowCoefficients
 from nanopinn.physics.pools import PoolCoefficients
-from nanopinn.physics.wall import exchange_coefficients
+from nanopinn.solvers.advection import Advection, face_weights
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.local import add_products, entries_of
 
@@ -63,6 +63,11 @@ def darcy_flows(flow: FlowCoefficients, p: Tensor, grid: Grid) -> tuple[Tensor, 
     return flows[0], flows[1], flows[2]
 
 
+def carried_flows(pools: PoolCoefficients, flows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Volume flow times each pool's mobility, ``(pool, ...)`` per axis, m3/s."""
+    return tuple(pools.mobility[:, None, None, None] * flow for flow in flows)
+
+
 @dataclass(frozen=True)
 class PoolOperator:
     """``A U = div(flux) + reaction U`` of a set of pools, linear in U and in its own coefficients.
@@ -80,17 +85,14 @@ class PoolOperator:
     inflow: Tensor
 
     @classmethod
-    def of(cls, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid) -> PoolOperator:
-        """Exponentially fitted (Scharfetter-Gummel) faces: central where diffusion rules, upwind where flow does.
+    def of(cls, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid, advection: Advection = "fitted") -> PoolOperator:
+        """Pools carried by volume flows through the faces (m3/s, one tensor per axis).
 
-        The face flux ``a C - b C'`` is the wall flux of :func:`exchange_coefficients` with the face's
-        conductance for PS and its volume flow for J_v. Nothing diffuses through the boundary of the box and
-        nothing flows in through it.
+        Nothing diffuses through the boundary of the box and nothing flows in through it.
         """
         before, after = [], []
-        for flow, dim in zip(flows, SPACE, strict=True):
-            carried = pools.mobility[:, None, None, None] * flow
-            a, b = exchange_coefficients(conductance(pools.diffusion, grid, dim, open_ends=False), carried, 0.0)
+        for carried, dim in zip(carried_flows(pools, flows), SPACE, strict=True):
+            a, b = face_weights(conductance(pools.diffusion, grid, dim, open_ends=False), carried, dim, advection)
             before.append(a / grid.cell_volume)
             after.append(b / grid.cell_volume)
         return cls((before[0], before[1], before[2]), (after[0], after[1], after[2]), pools.reaction, pools.inflow)

@@ -51,7 +51,8 @@ def voxels(pools: PoolCoefficients, times: list[float]) -> Tensor:
     n, m = len(pools.names), pools.capacity.shape[1]
     none = tuple(torch.zeros(s, dtype=torch.float64) for s in ((n, m + 1, 1, 1), (n, m, 2, 1), (n, m, 1, 2)))
     operator = PoolOperator(none, none, pools.reaction, pools.inflow)
-    run = evolve([Interval.of(0.0, times[-1], pools, operator, plasma)], torch.zeros_like(pools.capacity), times, tolerance=Tolerance(1e-5))
+    mixed = Interval(0.0, times[-1], operator, pools.capacity, plasma, pools.transfers)
+    run = evolve([mixed], torch.zeros_like(pools.capacity), times, tolerance=Tolerance(1e-5))
     return run.U[..., 0, 0]
 
 

@@ -36,7 +36,7 @@ def intervals_of(release: torch.Tensor, uptake: float) -> list[Interval]:
     for start, end, rate in ((0.0, HOUR, release), (HOUR, 5 * HOUR, 1e-3 * release)):
         pools = model.drug(flow.J_v, flow.J_L, FULL, rate)
         pools = replace(pools, transfers=tuple(replace(k, uptake=uptake * k.uptake) for k in pools.transfers))
-        out.append(Interval.of(start, end, pools, PoolOperator.of(pools, flow.flows, setting.grid), plasma))
+        out.append(Interval.of(start, end, pools, flow.flows, setting.grid, plasma))
     return out
 
 
