@@ -166,3 +166,18 @@ def test_what_filters_in_leaves_when_drained() -> None:
         operator, capacity, _ = krogh_operator(coefficients, cylinder(5e-5))
         C, _ = LineMatrix(operator, 1e-300 * capacity, 1.0).solve(operator.inflow[:, 0])
         torch.testing.assert_close(C, torch.full_like(C, expected), rtol=1e-3, atol=0.0)
+
+
+def test_every_vessel_gives_the_same_and_the_cluster_receives_what_its_voxel_does() -> None:
+    """Before anything comes back: uptake per vessel is one, per tissue volume ``influx C_v`` over the cluster."""
+    v_b = torch.tensor([0.02, 0.05], dtype=torch.float64)
+    cylinders = Cylinders.around(v_b, 1e-5, 0.35, classes=4)
+    PS = torch.tensor([1e-6, 3e-6], dtype=torch.float64)[:, None, None]
+    pools = PoolSystem(("tracer",), 1, torch.ones_like(PS))
+    pools.moves("tracer", 0.0, 1e-6 * torch.ones_like(PS))
+    pools.crosses_wall("tracer", 0, PS, PS)
+    operator, _, _ = krogh_operator(pools.coefficients(), cylinders)
+    received = operator.inflow[0, 0].sum(-1)
+    per_vessel = received * cylinders.ring
+    torch.testing.assert_close(per_vessel, per_vessel[:, :1].expand_as(per_vessel), rtol=1e-4, atol=0.0)
+    torch.testing.assert_close((received * cylinders.share).sum(-1), PS[:, 0, 0], rtol=1e-4, atol=0.0)
