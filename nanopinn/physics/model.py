@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nanopinn.errors import InputError
 from nanopinn.parameters import value
 from nanopinn.physics.drug import LINEAR, DrugDetail, drug_pools
 from nanopinn.physics.flow import filtration, lymphatic_drainage
@@ -50,6 +51,21 @@ class FlowCoefficients:
     LpLSL: Tensor
     p_L: float
     p_inf: float
+
+    def checked(self) -> FlowCoefficients:
+        """Itself.
+
+        Raises:
+            InputError: a coefficient is not finite, the conductivity not positive or a filtration negative.
+        """
+        for field in ("K", "LpSV", "p_e", "LpLSL"):
+            values: Tensor = getattr(self, field)
+            if not bool(torch.isfinite(values).all()):
+                raise InputError("a coefficient of the flow is not finite", field=field, remedy="Look for NaN in the maps.")
+            low = float(values.min())
+            if field != "p_e" and (low < 0 or (field == "K" and low == 0)):
+                raise InputError("a coefficient of the flow has the wrong sign", field=field, found=low, expected="above 0")
+        return self
 
 
 #: Scalars of the model that an inference may move, with the symbol whose table value is the default.

@@ -1,13 +1,20 @@
-"""Plasma pharmacokinetics as sums of exponentials, convolved in closed form."""
+"""Plasma pharmacokinetics: impulse responses as sums of exponentials, and any series of doses through them."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from nanopinn.errors import InputError
 from nanopinn.parameters import value
+
+#: Concentration at times, kg/m3, of the shape of the times (s).
+Curve = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -51,29 +58,171 @@ class SumOfExponentials:
         return sum(a / k for a, k in zip(self.amplitudes, self.rates, strict=True))
 
 
-def pegylated_liposome(dose_kg: float | None = None) -> SumOfExponentials:
-    """Encapsulated drug in plasma after a bolus of a PEGylated liposome, kg/m3.
+@dataclass(frozen=True)
+class Dose:
+    """One injection: a bolus, or an infusion at a constant rate over ``infusion_s``.
 
-    Two phases, half-lives 2 h and 45.9 h (Gabizon 1994), the shares of which are a prior.
+    Raises:
+        InputError: the time is not finite, nothing is given, or the infusion ends before it starts.
     """
-    dose = value("Dose") if dose_kg is None else dose_kg
-    share = value("f_PLD_1")
-    peak = dose / value("V_PLD")
-    return SumOfExponentials((share * peak, (1 - share) * peak), (value("k_PLD_1"), value("k_PLD")))
+
+    start_s: float
+    amount_kg: float
+    infusion_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.start_s):
+            raise InputError("a dose has no time", field="start_s", found=self.start_s, expected="a finite number of seconds")
+        if not 0 < self.amount_kg < math.inf:
+            raise InputError("a dose gives nothing", field="amount_kg", found=self.amount_kg, expected="a positive mass")
+        if not 0 <= self.infusion_s < math.inf:
+            raise InputError("an infusion needs a duration", field="infusion_s", found=self.infusion_s, expected="0 (a bolus) or more")
+
+    @property
+    def end_s(self) -> float:
+        """When the last of it is in, s."""
+        return self.start_s + self.infusion_s
+
+
+class PlasmaInput(Protocol):
+    """What tissue is fed from: a concentration in plasma that is smooth between its events."""
+
+    def __call__(self, t: Tensor) -> Tensor:
+        """Concentration, kg/m3; at a bolus its value after it."""
+
+    def during(self, start_s: float) -> Curve:
+        """The smooth curve that holds from ``start_s`` to the next event, its end included."""
+
+    def events(self) -> tuple[float, ...]:
+        """Times at which it is not smooth, s, increasing."""
+
+    def scaled(self, factor: float) -> PlasmaInput:
+        """The same input times ``factor``."""
+
+    def area(self) -> float:
+        """Integral over all times, kg s/m3."""
+
+
+@dataclass(frozen=True)
+class DosedCurve:
+    """Concentration in plasma after a series of doses, exact.
+
+        bolus D at s:              D g(t - s)
+        infusion of D over T:      D/T integral_{max(0, t-s-T)}^{t-s} g = D sum_i A_i m(k_i w) w/T exp(-k_i (t - s - w))
+
+    with ``w = min(t - s, T)`` the time infused so far and ``m(x) = (1 - e^-x)/x``: no difference of large
+    numbers, however short the infusion.
+
+    Attributes:
+        impulse: g, concentration per dose, 1/m3.
+        doses: what is given, in any order.
+    """
+
+    impulse: SumOfExponentials
+    doses: tuple[Dose, ...]
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return self._modes(t).sum(-1)
+
+    def _modes(self, t: Tensor) -> Tensor:
+        """The curve split by the exponentials of the impulse, ``(..., exponential)``."""
+        A, k = (t.new_tensor(v) for v in (self.impulse.amplitudes, self.impulse.rates))
+        total = t.new_zeros((*t.shape, len(self.impulse.rates)))
+        for dose in self.doses:
+            since = (t - dose.start_s)[..., None]
+            infused = since.clamp(0.0, dose.infusion_s)
+            given = infused / dose.infusion_s if dose.infusion_s > 0 else torch.ones_like(infused)
+            left = given * mean_decay(k * infused) * torch.exp(-k * (since - infused).clamp_min(0.0))
+            total = total + torch.where(since >= 0, dose.amount_kg * A * left, 0.0)
+        return total
+
+    def during(self, start_s: float) -> SmoothCurve:
+        """The curve of what has begun by ``start_s``: smooth, and exact up to the next event.
+
+        A bolus at ``start_s`` counts, one at the end of the interval does not: a time step that ends at a
+        bolus sees the value before it. A start within round-off of an event is at the event.
+        """
+        near = min(self.events(), key=lambda e: abs(e - start_s), default=start_s)
+        start = near if abs(near - start_s) <= 1e-9 * max(1.0, abs(near)) else start_s
+        modes = self._modes(torch.tensor(start, dtype=torch.float64)).tolist()
+        rate = sum(d.amount_kg / d.infusion_s for d in self.doses if d.start_s <= start < d.end_s)
+        return SmoothCurve(start, tuple(modes), tuple(rate * a for a in self.impulse.amplitudes), self.impulse.rates)
+
+    def events(self) -> tuple[float, ...]:
+        """Starts of all doses and ends of infusions, s, increasing."""
+        return tuple(sorted({d.start_s for d in self.doses} | {d.end_s for d in self.doses}))
+
+    def scaled(self, factor: float) -> DosedCurve:
+        """The same curve times ``factor``."""
+        return DosedCurve(self.impulse.scaled(factor), self.doses)
+
+    def area(self) -> float:
+        """Integral over all times, kg s/m3: dose over clearance."""
+        return sum(d.amount_kg for d in self.doses) * self.impulse.area()
+
+
+@dataclass(frozen=True)
+class SmoothCurve:
+    """``C(t) = sum_i X_i exp(-k_i s) + G_i s m(k_i s)`` with ``s = t - start`` and ``m(x) = (1 - e^-x)/x``.
+
+    Attributes:
+        start_s: where it begins, s.
+        held: X, what is there, kg/m3.
+        gained: G, what running infusions add, kg/(m3 s).
+        rates: k, 1/s.
+    """
+
+    start_s: float
+    held: tuple[float, ...]
+    gained: tuple[float, ...]
+    rates: tuple[float, ...]
+
+    def __call__(self, t: Tensor) -> Tensor:
+        X, G, k = (t.new_tensor(v) for v in (self.held, self.gained, self.rates))
+        s = (t - self.start_s)[..., None]
+        return (X * torch.exp(-k * s) + G * s * mean_decay(k * s)).sum(-1)
+
+
+@dataclass(frozen=True)
+class CurveSum:
+    """Several inputs that add up, such as free drug given as such and free drug leaked from a carrier."""
+
+    parts: tuple[PlasmaInput, ...]
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return sum((c(t) for c in self.parts), torch.zeros_like(t))
+
+    def during(self, start_s: float) -> Curve:
+        """The sum of the parts' smooth curves."""
+        smooth = [c.during(start_s) for c in self.parts]
+        return lambda t: sum((c(t) for c in smooth), torch.zeros_like(t))
+
+    def events(self) -> tuple[float, ...]:
+        """Events of every part, s, increasing."""
+        return tuple(sorted({e for c in self.parts for e in c.events()}))
+
+    def scaled(self, factor: float) -> CurveSum:
+        """The same sum times ``factor``."""
+        return CurveSum(tuple(c.scaled(factor) for c in self.parts))
+
+    def area(self) -> float:
+        """Integral over all times, kg s/m3."""
+        return sum(c.area() for c in self.parts)
+
+
+def mean_decay(x: Tensor) -> Tensor:
+    """``(1 - e^-x)/x``, the mean of e^-y for y from 0 to x; 1 at 0."""
+    return torch.where(x == 0, 1.0, -torch.expm1(-x) / torch.where(x == 0, 1.0, x))
 
 
 def free_drug_impulse() -> SumOfExponentials:
-    """Free doxorubicin in plasma per kg injected, kg/m3 per kg (three compartments, Robert 1982)."""
-    return SumOfExponentials(
-        (value("A_dox"), value("B_dox"), value("C_dox")),
-        (value("alpha_dox"), value("beta_dox"), value("gamma_dox")),
-    )
+    """Free doxorubicin in plasma per kg injected, unbound and bound together, 1/m3 (three compartments).
 
+    The slowest amplitude follows from the measured clearance, because it carries most of the area and was
+    the least certain: ``C = (1/CL - A/alpha - B/beta) gamma``.
 
-def leaked_free_drug(encapsulated: SumOfExponentials, k_leak: float) -> SumOfExponentials:
-    """Unbound free drug in plasma that leaks from circulating carriers, kg/m3.
-
-    ``C_f = (1 - fb) (k_leak V C_l) * g`` with ``g`` the impulse response of free drug and ``*`` a convolution.
+    Source: Robert 1982 for A, B and the rates; Gabizon 1994 for CL.
     """
-    released = encapsulated.scaled(k_leak * value("V_PLD"))
-    return released.convolved(free_drug_impulse()).scaled(1 - value("fb"))
+    A, alpha, B, beta, gamma = (value(s) for s in ("A_dox", "alpha_dox", "B_dox", "beta_dox", "gamma_dox"))
+    C = (1 / value("CL_dox") - A / alpha - B / beta) * gamma
+    return SumOfExponentials((A, B, C), (alpha, beta, gamma))

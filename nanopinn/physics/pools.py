@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nanopinn.errors import InputError
+
 
 @dataclass(frozen=True)
 class SaturableTransfer:
@@ -84,9 +86,25 @@ class PoolCoefficients:
     transfers: tuple[SaturableTransfer, ...] = ()
     walls: tuple[WallExchange, ...] = ()
 
-    def index(self, name: str) -> int:
-        """Where a pool stands."""
-        return self.names.index(name)
+    def checked(self) -> PoolCoefficients:
+        """Itself.
+
+        Raises:
+            InputError: a coefficient is not finite, a capacity not positive or a diffusivity negative; names the pool.
+        """
+        for field in ("capacity", "diffusion", "reaction", "inflow"):
+            values = getattr(self, field)
+            for name, of_pool in zip(self.names, values, strict=True):
+                if not bool(torch.isfinite(of_pool).all()):
+                    raise InputError(f"the {field} of a pool is not finite", field=f"{name}: {field}", remedy="Look for NaN in the maps.")
+        for name, capacity, diffusion in zip(self.names, self.capacity, self.diffusion, strict=True):
+            if float(capacity.min()) <= 0:
+                raise InputError("a pool fills no volume", field=f"{name}: capacity", found=float(capacity.min()), expected="above 0")
+            if float(diffusion.min()) < 0:
+                raise InputError(
+                    "a diffusivity is negative", field=f"{name}: diffusion", found=float(diffusion.min()), expected="0 or more"
+                )
+        return self
 
 
 class PoolSystem:

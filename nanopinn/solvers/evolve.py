@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from math import isfinite
 from typing import Protocol
 
 import torch
@@ -51,6 +52,7 @@ class Interval:
         capacity: ``(..., pool, x, y, z)``.
         plasma: the plasma curves, ``(input,)`` or ``(input, x, y, z)``, kg/m3, smooth from ``start`` to ``end``.
         transfers: what is not linear in the pools.
+        names: the pools.
         correction: a divergence that the operator leaves out (a limiter's), not linear in the pools either.
     """
 
@@ -61,6 +63,7 @@ class Interval:
     plasma: Callable[[float], Tensor]
     transfers: tuple[SaturableTransfer, ...] = ()
     correction: Callable[[Tensor], Tensor] | None = None
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -68,9 +71,9 @@ class Interval:
         plasma: Callable[[float], Tensor], advection: Advection = "fitted",
     ) -> Interval:  # fmt: skip
         """Assembled pools, carried by volume flows (m3/s) through the faces of a grid."""
-        operator = PoolOperator.of(pools, flows, grid, advection)
+        operator = PoolOperator.of(pools.checked(), flows, grid, advection)
         correction = None if advection != "limited" else partial(limited_flux, carried=carried_flows(pools, flows), grid=grid)
-        return cls(start, end, operator, pools.capacity, plasma, pools.transfers, correction)
+        return cls(start, end, operator, pools.capacity, plasma, pools.transfers, correction, pools.names)
 
     @property
     def linear(self) -> bool:
@@ -224,6 +227,7 @@ class _Run:
         self.scheme: Scheme = TR_BDF2
         self.rate: Tensor | None = None
         self.stage: Stage | None = None
+        self.worst = ""
         self.largest = self._masses(U)
 
     def enter(self, number: int) -> None:
@@ -252,7 +256,7 @@ class _Run:
             self.rejected += 1
             self.dt = step * max(0.2, min(0.8, grow))
             if self.dt < 1e-9 * max(1.0, self.t):
-                raise SolverError(f"time steps shrink to nothing at {self.t:.6g} s: a coefficient is not finite or far too large")
+                raise SolverError(f"time steps shrink to nothing at {self.t:.6g} s, because of {self.worst}: look for a rate far too large")
         self._accept(step, mark if step == left or mark - self.t - step < 1e-9 * max(1.0, mark) else self.t + step, U, stages, rates)
         # a slightly longer step is not worth a new matrix
         self.dt = min(self.tolerance.longest_step, step * min(5.0, grow)) if grow > 1.2 or grow < 1 else max(step, min(self.dt, step))
@@ -277,10 +281,12 @@ class _Run:
             residual = interval.capacity * (known - U) + w * interval.rate(U, t)
             stored = (interval.capacity * U).norm().clamp_min(1e-300)
             size = float(residual.norm() / stored)
+            if not isfinite(size):
+                raise SolverError(f"the pools are not finite at {t:.6g} s: look for a plasma curve or rate that is not")
             # fluxes between thin cells are far larger than what they change: rounding leaves this much of them
             rounding = 4 * torch.finfo(U.dtype).eps * float(w * (interval.operator.diagonal * U).norm() / stored)
             goal = max(self.tolerance.equation, rounding)
-            if size <= goal or not float(residual.abs().max()) > 0:
+            if size <= goal:
                 return U
             wanted = 0.3 * goal / size
             change, iterations = self._matrix(U, w).solve(residual, tol=max(wanted, 1e-13 if interval.linear else 1e-4))
@@ -302,10 +308,10 @@ class _Run:
         error = self._masses(stage.settle(self.interval.capacity * raw))
         scale = torch.maximum(self.largest, self._masses(U))
         scale = torch.maximum(scale, 1e-3 * scale.max(dim=-1, keepdim=True).values).clamp_min(1e-300)
-        worst = float((error / scale).max()) / self.tolerance.step
-        if worst != worst:
-            raise SolverError(f"the pools are not finite at {self.t:.6g} s: look for a coefficient that is NaN")
-        return worst
+        over = (error / scale).reshape(-1, error.shape[-1]).max(dim=0).values / self.tolerance.step
+        names = self.interval.names or [f"pool {p}" for p in range(len(over))]
+        self.worst = names[int(over.argmax())]
+        return float(over.max())
 
     def _accept(self, dt: float, end: float, U: Tensor, stages: list[Tensor], rates: list[Tensor]) -> None:
         fresh = self.rate is None

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanopinn.errors import InputError
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.imaging.kinetics.convolution import convolve_exponential
 from nanopinn.physics.model import FlowCoefficients, TissueMaps, TumourModel
@@ -37,6 +38,15 @@ class Setting:
     maps: TissueMaps
     grid: Grid
     flow_refine: int = 2
+
+    def __post_init__(self) -> None:
+        edge = torch.ones_like(self.maps.tumour, dtype=torch.bool)
+        edge[1:-1, 1:-1, 1:-1] = False
+        if bool((self.maps.tumour[edge] > 0.5).any()):
+            raise InputError(
+                "the tumour touches the boundary of the box that is solved", field="tumour mask",
+                expected="normal tissue all around", remedy="Widen the box (Domain.around does) or shrink the mask.",
+            )  # fmt: skip
 
     def refined(self, factor: int) -> Setting:
         """The same tissue with every cell cut into ``factor^3``; maps vary along slopes within a cell."""
@@ -135,6 +145,7 @@ class Forward:
             flow: with its tangents, or without, and then there are none here.
         """
         pools, operator = self._pools(kind, theta, flow.p)
+        pools.checked()
         if flow.dp is None:
             return pools, operator, {}
         identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)

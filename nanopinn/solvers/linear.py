@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nanopinn.errors import NanopinnError
+
 Operator = Callable[[Tensor], Tensor]
 
 
-class SolverError(ArithmeticError):
+class SolverError(NanopinnError, ArithmeticError):
     """A linear solve that did not reach its tolerance."""
 
 

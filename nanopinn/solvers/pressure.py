@@ -39,7 +39,7 @@ def pressure_operator(flow: FlowCoefficients, grid: Grid) -> Callable[[Tensor], 
 
 def solve_pressure(flow: FlowCoefficients, grid: Grid, start: Tensor | None = None, tol: float = 1e-11) -> LinearSolution:
     """Pressure in Pa, ``(x, y, z)``; well conditioned, because walls hold the pressure within l of each cell."""
-    source = -pressure_residual(flow, torch.zeros_like(flow.K), grid)
+    source = -pressure_residual(flow.checked(), torch.zeros_like(flow.K), grid)
     inverse = 1 / pressure_diagonal(flow, grid)
     return conjugate_gradients(pressure_operator(flow, grid), source, inverse, start, tol=tol)
 

@@ -21,8 +21,8 @@ from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.unknowns import DRUG_ONLY, UnknownSet, spine_unknowns
 from nanopinn.parameters import value
+from nanopinn.physics.formulation import PH_SENSITIVE
 from nanopinn.physics.model import TissueMaps
-from nanopinn.physics.plasma import leaked_free_drug, pegylated_liposome
 from nanopinn.solvers.domain import Domain
 from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Grid
@@ -58,7 +58,6 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     drug = tuple(_drug_observation(image, imaging.mask, domain, device) for image in images)
     unknowns = UnknownSet(spine_unknowns())
     notes += _notes(bool(drug))
-    encapsulated = pegylated_liposome()
     problem = InverseProblem(
         unknowns=unknowns,
         setting=Setting(tissue, grid, FLOW_REFINE[settings.preset]),
@@ -68,7 +67,7 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
         frame_times=np.asarray(imaging.frame_times_s, dtype=np.float64),
         contrast=_contrast_observation(imaging, domain, tissue),
         drug=drug,
-        plasma=(encapsulated, leaked_free_drug(encapsulated, value("krel0_pH"))),
+        plasma=PH_SENSITIVE.bolus(),
         pH_bumps=_pH_bumps(imaging, domain, device),
         closure_bumps=_closure_bumps(imaging, domain, device),
         spread=spread,

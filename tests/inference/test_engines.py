@@ -20,8 +20,8 @@ from nanopinn.inference.pinn.engine import PinnSettings
 from nanopinn.inference.pinn.engine import _Engine as PinnEngine
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.unknowns import UnknownSet, spine_unknowns
+from nanopinn.physics.formulation import PH_SENSITIVE
 from nanopinn.physics.model import TissueMaps
-from nanopinn.physics.plasma import leaked_free_drug, pegylated_liposome
 from nanopinn.progress import silent
 from nanopinn.solvers.forward import Forward, Setting
 from nanopinn.solvers.grid import Grid, mean_of_parts
@@ -45,8 +45,7 @@ def small_problem(distort: float = 1.0) -> tuple[InverseProblem, np.ndarray]:
     t = np.concatenate([[20.0, 22.0], np.arange(24.0, 420.0, 2.0)])
     aif = PlasmaCurve(t, 6.0 * np.exp(-(t - 20) / 60) + 1.0)
     frames = np.arange(0.0, 400.0, 10.0)
-    plasma = pegylated_liposome()
-    curves = (plasma, leaked_free_drug(plasma, 1e-6))
+    curves = PH_SENSITIVE.bolus()
     voxels = tumour > 0.5
     count = int(voxels.sum())
     nothing = ContrastObservation(torch.zeros(40, count).double(), torch.ones(count).double(), voxels, torch.zeros(count, 40, 1).double())

@@ -81,6 +81,6 @@ def test_groups_are_of_like_voxels_and_their_coefficients_the_means() -> None:
     grouped = group_pools(pools, labels)
     assert grouped.capacity.shape == (7, 2, 1, 1)
     first = int(labels[mask & low][0])
-    vessel = pools.index("vessel free")
+    vessel = pools.names.index("vessel free")
     assert float(grouped.capacity[vessel, first]) == pytest.approx(float(v_p[mask & low].mean()), rel=1e-12)
     torch.testing.assert_close(grouped.walls[0].influx, group_mean(pools.walls[0].influx, labels))

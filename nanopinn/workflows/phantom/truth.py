@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.parameters import value
+from nanopinn.physics.formulation import PH_SENSITIVE
 from nanopinn.physics.model import TissueMaps, TumourModel, default_scalars
-from nanopinn.physics.plasma import leaked_free_drug, pegylated_liposome
 from nanopinn.physics.wall import exchange_coefficients
 from nanopinn.solvers.domain import Domain
 from nanopinn.solvers.forward import Forward, Setting, drug_nodes
@@ -82,9 +82,9 @@ def solve_truth(
     flow = forward.flow(none)
     model: TumourModel = forward.model(none)
     contrast, _, _ = forward.contrast(none, flow, aif, frame_times, SDIRK3)
-    plasma = pegylated_liposome()
+    plasma = PH_SENSITIVE.bolus()
     nodes = drug_nodes(list(drug_times), first_step_s=40.0, growth=1.2, longest_s=3600.0)
-    run = forward.drug(none, flow, (plasma, leaked_free_drug(plasma, value("krel0_pH"))), nodes, SDIRK3)
+    run = forward.drug(none, flow, plasma, nodes, SDIRK3)
     keep = [int(np.argmin(np.abs(nodes - t))) for t in drug_times]
     per_tissue = {
         "encapsulated": maps.phi * run.U[keep, 0], "free": maps.phi * run.U[keep, 1],
@@ -100,7 +100,7 @@ def solve_truth(
         contrast=back(contrast),
         drug={k: back(v) for k, v in per_tissue.items()},
         drug_times_s=np.asarray(drug_times),
-        plasma_drug=plasma(torch.as_tensor(drug_times, dtype=torch.float64)).numpy(),
+        plasma_drug=plasma[0](torch.as_tensor(drug_times, dtype=torch.float64)).numpy(),
         pressure=back(flow.p),
         velocity=back(flow.velocity(setting.grid)),
         Ktrans=back(Ktrans),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nanopinn.workflows.verify import flow, krogh, manufactured, pools, under_the_voxel
+from nanopinn.workflows.verify import flow, krogh, manufactured, pools, treatment, under_the_voxel
 from nanopinn.workflows.verify.case import VerificationCase
 
 __all__ = ["CASES", "VerificationCase", "run_verification"]
@@ -15,6 +15,7 @@ CASES: tuple[Callable[[], list[VerificationCase]], ...] = (
     under_the_voxel.oxygen_cylinder, under_the_voxel.travelling_front, under_the_voxel.wall_limits, under_the_voxel.thin_interface,
     krogh.krogh_sink, krogh.retarded_front, krogh.doxorubicin_half_distance,
     manufactured.pressure_order, manufactured.transport_order, manufactured.time_order,
+    treatment.hot_release, treatment.plasma_brackets,
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import torch
 
 from nanopinn.imaging.kinetics.convolution import convolve_exponential
 from nanopinn.physics import analytic
-from nanopinn.physics.plasma import leaked_free_drug, pegylated_liposome
+from nanopinn.physics.formulation import PH_SENSITIVE
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Forward, Setting, drug_nodes
@@ -67,11 +67,9 @@ def mass_balance() -> list[VerificationCase]:
     forward = Forward(setting, lambda th: {})
     none = torch.zeros(0, dtype=torch.float64)
     flow = forward.flow(none)
-    plasma = pegylated_liposome()
-    inputs = (plasma, leaked_free_drug(plasma, 1e-6))
     found = []
     for scheme in (TR_BDF2, SDIRK3):
-        run = forward.drug(none, flow, inputs, drug_nodes([3600.0, 86400.0]), scheme)
+        run = forward.drug(none, flow, PH_SENSITIVE.bolus(), drug_nodes([3600.0, 86400.0]), scheme)
         found.append(
             VerificationCase(
                 "V9",

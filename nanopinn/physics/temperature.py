@@ -1,0 +1,144 @@
+"""Temperature of the tissue: imposed (thermometry), scheduled (a target and ramps), or Pennes' bioheat equation.
+
+    rho c dT/dt = div(k grad T) - w_b rho_b c_b (T - T_a) + Q
+
+Source: Pennes, J. Appl. Physiol. 1:93 (1948). Temperatures in K; T_a, the blood's, is that of the body.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanopinn.errors import InputError
+from nanopinn.parameters import value
+from nanopinn.physics.pools import PoolCoefficients, PoolSystem
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """An interval over which the temperature goes linearly from one map to another; maps ``(x, y, z)``, K."""
+
+    start_s: float
+    end_s: float
+    first: Tensor
+    last: Tensor
+
+    def __call__(self, t: float) -> Tensor:
+        return torch.lerp(self.first, self.last, (t - self.start_s) / (self.end_s - self.start_s))
+
+
+@dataclass(frozen=True)
+class TemperatureCourse:
+    """Temperature over time, linear on each stretch and at rest outside all of them; jumps are allowed.
+
+    Attributes:
+        rest: map ``(x, y, z)``, K.
+        stretches: in order, not overlapping.
+
+    Raises:
+        InputError: a stretch is empty or begins before the one ahead of it ends.
+    """
+
+    rest: Tensor
+    stretches: tuple[Stretch, ...] = ()
+
+    def __post_init__(self) -> None:
+        for s in self.stretches:
+            if not s.end_s > s.start_s:
+                raise InputError("times of temperature maps must increase", field="times_s", found=f"{s.start_s:g}, then {s.end_s:g} s")
+        for a, b in itertools.pairwise(self.stretches):
+            if b.start_s < a.end_s:
+                raise InputError("two heatings overlap", field="heat", found=f"{b.start_s:g} s, before {a.end_s:g} s")
+
+    def __call__(self, t: float) -> Tensor:
+        """Temperature at a time, K; at a jump its value after it."""
+        return self.during(t)(t)
+
+    def during(self, start_s: float) -> Callable[[float], Tensor]:
+        """The smooth course that holds from ``start_s`` to the next event, its end included."""
+        for s in self.stretches:
+            margin = 1e-9 * max(1.0, abs(s.start_s), abs(s.end_s))
+            if s.start_s - margin <= start_s < s.end_s - margin:
+                return s
+        return lambda t: self.rest
+
+    def events(self) -> tuple[float, ...]:
+        """Times at which it is not smooth, s, increasing."""
+        return tuple(sorted({t for s in self.stretches for t in (s.start_s, s.end_s)}))
+
+    def joined(self, other: TemperatureCourse) -> TemperatureCourse:
+        """This course with the stretches of another, which has the same rest."""
+        return TemperatureCourse(self.rest, tuple(sorted((*self.stretches, *other.stretches), key=lambda s: s.start_s)))
+
+
+def imposed_temperature(times_s: Sequence[float], maps: Tensor) -> TemperatureCourse:
+    """Linear between measured maps ``(t, x, y, z)``, K; the body's temperature before the first and after the last.
+
+    Raises:
+        InputError: fewer than two maps, one of them not finite, or times that do not increase.
+    """
+    if len(times_s) < 2 or len(times_s) != len(maps):
+        raise InputError("a temperature series needs a time for each of at least two maps", field="times_s", found=f"{len(times_s)} times")
+    if not bool(torch.isfinite(maps).all()):
+        raise InputError("temperature maps must be known everywhere", field="maps", remedy="Fill what was not measured.")
+    pairs = itertools.pairwise(zip(times_s, maps, strict=True))
+    return TemperatureCourse(torch.full_like(maps[0], value("T_body")), tuple(Stretch(t0, t1, m0, m1) for (t0, m0), (t1, m1) in pairs))
+
+
+def scheduled_temperature(where: Tensor, T_K: Tensor | float, start_s: float, end_s: float, ramp_s: float = 0.0) -> TemperatureCourse:
+    """Rise to a temperature over ``ramp_s`` from the start, hold it to the end, fall back over ``ramp_s`` after it.
+
+    Args:
+        where: 1 where it is heated, 0 where it is not, or a share between, ``(x, y, z)``.
+        T_K: temperature that is reached, K; a map or a number.
+        start_s, end_s: of the heating, s.
+        ramp_s: of rise and fall, s; 0 for jumps.
+
+    Raises:
+        InputError: the ramp is negative or longer than the heating.
+    """
+    if not 0 <= ramp_s <= end_s - start_s:
+        raise InputError("the ramp does not fit into the heating", field="ramp_s", found=ramp_s, expected=f"0 to {end_s - start_s:g} s")
+    body = torch.full_like(where, value("T_body"))
+    hot = body + where * (T_K - body)
+    top = Stretch(start_s + ramp_s, end_s, hot, hot)
+    rise = Stretch(start_s, start_s + ramp_s, body, hot)
+    fall = Stretch(end_s, end_s + ramp_s, hot, body)
+    return TemperatureCourse(body, tuple(s for s in (rise, top, fall) if s.end_s > s.start_s))
+
+
+def cooling_by_blood(w_b: Tensor | float) -> Tensor | float:
+    """Heat that blood takes per volume and degree, ``w_b rho_b c_b``, W/(m3 K); w_b in 1/s."""
+    return w_b * (value("rho_b") * value("c_b"))
+
+
+def bioheat(tumour: Tensor) -> PoolCoefficients:
+    """Pennes' equation as one pool, the excess ``T - T_a`` in K; its one input is the heating power Q, W/m3.
+
+    capacity = rho c (J/(m3 K)), diffusion = k (W/(m K)), reaction = w_b rho_b c_b (W/(m3 K)), inflow = 1.
+
+    Args:
+        tumour: 1 in the tumour, 0 in normal tissue, ``(x, y, z)``; perfusion differs between the two.
+    """
+    w_b = torch.where(tumour > 0.5, value("w_b_t"), value("w_b_n")).to(tumour)
+    pools, name = PoolSystem(("excess temperature",), 1, tumour), "excess temperature"
+    pools.holds(name, torch.full_like(tumour, value("rho_t") * value("c_t")))
+    pools.moves(name, 0.0, torch.full_like(tumour, value("k_t")))
+    pools.loses(name, cooling_by_blood(w_b))
+    pools.gains(name, 0, torch.ones_like(tumour))
+    return pools.coefficients()
+
+
+def power_to_reach(T_K: Tensor | float, w_b: Tensor | float) -> Tensor | float:
+    """Power that holds tissue at a temperature where nothing is conducted away: ``Q = w_b rho_b c_b (T - T_a)``, W/m3."""
+    return cooling_by_blood(w_b) * (T_K - value("T_body"))
+
+
+def decay_length(w_b: float) -> float:
+    """Distance over which conducted heat falls by e, ``sqrt(k/(w_b rho_b c_b))``, m."""
+    return float((value("k_t") / cooling_by_blood(w_b)) ** 0.5)

@@ -1,0 +1,192 @@
+"""The schedule file: a treatment as TOML, read with every mistake named."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+
+from nanopinn.errors import InputError
+from nanopinn.physics.formulation import FORMULATIONS
+from nanopinn.physics.plasma import Dose
+from nanopinn.physics.radiation import Fraction, RadiationCourse
+from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
+
+HOUR, MINUTE, MG = 3600.0, 60.0, 1e-6
+ZERO_CELSIUS = 273.15
+
+#: A number as TOML writes it: no string, no boolean.
+Number = Annotated[float, Strict()]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Patient(_Table):
+    body_surface_m2: Number = Field(gt=0)
+
+
+class _Dose(_Table):
+    formulation: str
+    start_h: Number = Field(ge=0)
+    amount_mg: Number | None = Field(None, gt=0)
+    mg_per_m2: Number | None = Field(None, gt=0)
+    infusion_min: Number = Field(0.0, ge=0)
+
+
+class _Heat(_Table):
+    start_h: Number = Field(ge=0)
+    minutes: Number = Field(gt=0)
+    temperature_C: Number | None = Field(None, ge=37, le=60)
+    file: Path | None = None
+    ramp_min: Number = Field(0.0, ge=0)
+    mode: Literal["imposed", "pennes"] = "imposed"
+
+
+class _Radiation(_Table):
+    time_h: Number = Field(ge=0)
+    dose_Gy: Number = Field(gt=0)
+
+
+class _Imaging(_Table):
+    times_h: tuple[Annotated[Number, Field(ge=0)], ...] = ()
+
+
+class _Run(_Table):
+    end_h: Number = Field(gt=0)
+
+
+class _File(_Table):
+    run: _Run
+    dose: tuple[_Dose, ...] = ()
+    heat: tuple[_Heat, ...] = ()
+    radiation: tuple[_Radiation, ...] = ()
+    imaging: _Imaging = _Imaging()
+    patient: _Patient | None = None
+
+
+def read_schedule(path: Path) -> Treatment:
+    """Read a schedule; a thermometry file's path is taken from the schedule's folder.
+
+    Raises:
+        InputError: the file cannot be read, an entry is unknown, missing or out of range, a formulation is
+            unknown, two heatings overlap, something happens after the end, or nothing is given.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError("the schedule cannot be read", file=path, found=str(error), expected="TOML") from error
+    return schedule_of(tables, path)
+
+
+def schedule_of(tables: Mapping[str, Any], path: Path) -> Treatment:
+    """The schedule that a file's tables describe; ``path`` is named in errors and is where other files are looked for.
+
+    Raises:
+        InputError: as :func:`read_schedule`.
+    """
+    try:
+        given = _File.model_validate(tables)
+    except ValidationError as error:
+        first = error.errors()[0]
+        missing = first["type"] == "missing"
+        raise InputError(
+            f"an entry of the schedule {'is missing' if missing else 'cannot be used'}", file=path, field=_name(first["loc"]),
+            found=None if missing else first["input"], expected=None if missing else first["msg"],
+        ) from error  # fmt: skip
+    doses = tuple(_dose(d, given.patient, i, path) for i, d in enumerate(given.dose))
+    if not doses:
+        raise InputError("nothing is given to the patient", file=path, field="dose", remedy="Add a [[dose]] table.")
+    _one_carrier(doses, path)
+    treatment = Treatment(
+        doses=doses,
+        heatings=_in_order(tuple(_heating(h, i, path) for i, h in enumerate(given.heat)), path),
+        radiation=RadiationCourse(tuple(Fraction(r.time_h * HOUR, r.dose_Gy) for r in given.radiation)),
+        images_s=tuple(sorted({t * HOUR for t in given.imaging.times_h})),
+        end_s=given.run.end_h * HOUR,
+    )
+    _within_run(treatment, path)
+    return treatment
+
+
+def _name(location: tuple[int | str, ...]) -> str:
+    """``heat 2.start_h`` from ("heat", 1, "start_h")."""
+    words = [f" {p + 1}" if isinstance(p, int) else ("." if i else "") + p for i, p in enumerate(location)]
+    return "".join(words)
+
+
+def _dose(d: _Dose, patient: _Patient | None, index: int, path: Path) -> GivenDose:
+    field = f"dose {index + 1}"
+    if d.formulation not in FORMULATIONS:
+        raise InputError(
+            "unknown formulation", file=path, field=f"{field}.formulation", found=d.formulation, expected=" or ".join(FORMULATIONS)
+        )
+    amount = _amount_mg(d, patient, field, path)
+    return GivenDose(FORMULATIONS[d.formulation], Dose(d.start_h * HOUR, amount * MG, d.infusion_min * MINUTE))
+
+
+def _amount_mg(d: _Dose, patient: _Patient | None, field: str, path: Path) -> float:
+    if d.amount_mg is not None and d.mg_per_m2 is None:
+        return d.amount_mg
+    if d.amount_mg is not None or d.mg_per_m2 is None:
+        raise InputError("a dose needs its amount once", file=path, field=f"{field}.amount_mg", expected="either amount_mg or mg_per_m2")
+    if patient is None:
+        raise InputError(
+            "a dose per body surface needs the surface", file=path, field="patient.body_surface_m2",
+            remedy="Add a [patient] table, or write amount_mg.",
+        )  # fmt: skip
+    return d.mg_per_m2 * patient.body_surface_m2
+
+
+def _one_carrier(doses: tuple[GivenDose, ...], path: Path) -> None:
+    carriers = sorted({g.formulation.name for g in doses if g.formulation.circulation})
+    if len(carriers) > 1:
+        raise InputError(
+            "one run holds one carrier", file=path, field="dose.formulation", found=" and ".join(carriers),
+            remedy="Simulate them one by one, or write a schedule for each arm.",
+        )  # fmt: skip
+
+
+def _heating(h: _Heat, index: int, path: Path) -> Heating:
+    field = f"heat {index + 1}"
+    if (h.temperature_C is None) == (h.file is None):
+        raise InputError(
+            "a heating needs its temperature once", file=path, field=f"{field}.temperature_C", expected="either temperature_C or file"
+        )
+    if h.file is not None and h.mode == "pennes":
+        raise InputError(
+            "measured temperatures are imposed", file=path, field=f"{field}.mode", found=h.mode, expected="imposed",
+            remedy="Write temperature_C to heat by Pennes' equation.",
+        )  # fmt: skip
+    if h.ramp_min > h.minutes:
+        raise InputError(
+            "the ramp is longer than the heating", file=path, field=f"{field}.ramp_min", found=h.ramp_min, expected=f"at most {h.minutes:g}"
+        )
+    start, kelvin = h.start_h * HOUR, None if h.temperature_C is None else h.temperature_C + ZERO_CELSIUS
+    where = None if h.file is None else path.parent / h.file
+    return Heating(start, start + h.minutes * MINUTE, h.ramp_min * MINUTE, h.mode, kelvin, where)
+
+
+def _in_order(heatings: tuple[Heating, ...], path: Path) -> tuple[Heating, ...]:
+    ordered = tuple(sorted(heatings, key=lambda h: h.start_s))
+    for a, b in itertools.pairwise(ordered):
+        if b.start_s < a.end_s + a.ramp_s:
+            raise InputError(
+                "two heatings overlap", file=path, field="heat.start_h", found=b.start_s / HOUR,
+                expected=f"at or after {(a.end_s + a.ramp_s) / HOUR:g}, when the one before has cooled down",
+            )  # fmt: skip
+    return ordered
+
+
+def _within_run(treatment: Treatment, path: Path) -> None:
+    last = max((*treatment.events(), *treatment.images_s))
+    if last > treatment.end_s:
+        raise InputError(
+            "the run ends before its last event", file=path, field="run.end_h", found=treatment.end_s / HOUR,
+            expected=f"at least {last / HOUR:g}",
+        )  # fmt: skip

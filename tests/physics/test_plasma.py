@@ -1,0 +1,164 @@
+"""Plasma curves against scipy's solution of the compartments they stand for, areas, and behaviour at events."""
+
+from __future__ import annotations
+
+import itertools
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+from nanopinn.errors import InputError
+from nanopinn.physics.formulation import FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE
+from nanopinn.physics.plasma import CurveSum, Dose, DosedCurve, SumOfExponentials, free_drug_impulse
+
+DOSES = (Dose(600.0, 3e-5), Dose(3600.0, 4e-5, 1800.0), Dose(4500.0, 2e-5))
+
+
+def tensor(t: object) -> torch.Tensor:
+    return torch.as_tensor(t, dtype=torch.float64)
+
+
+def compartments(impulse: SumOfExponentials) -> tuple[np.ndarray, float]:
+    """Rate matrix of the mammillary compartments that have this impulse response, and the central volume.
+
+    The peripheral rates are the roots of the impulse's numerator (Gibaldi and Perrier 1982).
+    """
+    A, k = np.array(impulse.amplitudes), np.array(impulse.rates)
+    numerator = sum(a * np.poly(-np.delete(k, i)) for i, a in enumerate(A))
+    V = 1 / A.sum()
+    back = -np.sort(np.roots(numerator))
+    n = len(k)
+    # C(s) V = prod(s + back)/prod(s + k), and the chain's own: 1/(s + out - sum_j x_j back_j/(s + back_j))
+    out = k.sum() - back.sum()
+    exchange = [-np.prod(k - b) / np.prod([c - b for c in back if c != b]) / b for b in back]
+    M = np.zeros((n, n))
+    M[0, 0] = -out
+    for j, (b, x) in enumerate(zip(back, exchange, strict=True), start=1):
+        M[j, j], M[0, j], M[j, 0] = -b, b, x
+    return M, V
+
+
+def by_scipy(M: np.ndarray, into: int, doses: tuple[Dose, ...], at: np.ndarray) -> np.ndarray:
+    """Amounts in every compartment at times, doses going into one of them, restarted at every event."""
+    events = sorted({0.0, float(at[-1])} | {e for d in doses for e in (d.start_s, d.end_s)})
+    X, out = np.zeros(len(M)), np.zeros((len(at), len(M)))
+    for a, b in itertools.pairwise(events):
+        X = X.copy()
+        X[into] += sum(d.amount_kg for d in doses if d.infusion_s == 0 and d.start_s == a)
+        rate = sum(d.amount_kg / d.infusion_s for d in doses if d.infusion_s > 0 and d.start_s <= a < d.end_s)
+        source = np.zeros(len(M))
+        source[into] = rate
+        run = solve_ivp(lambda t, x, s=source: M @ x + s, (a, b), X, method="Radau", rtol=1e-10, atol=1e-18, dense_output=True)
+        here = (at >= a) & (at <= b) if b == at[-1] else (at >= a) & (at < b)
+        if here.any():
+            out[here] = run.sol(at[here]).T
+        X = run.y[:, -1]
+    return out
+
+
+def test_free_drug_is_three_compartments_given_boluses_and_an_infusion() -> None:
+    impulse = free_drug_impulse()
+    M, V = compartments(impulse)
+    at = np.linspace(0.0, 4e4, 321)
+    expected = by_scipy(M, 0, DOSES, at)[:, 0] / V
+    found = DosedCurve(impulse, DOSES)(tensor(at)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * expected.max())
+
+
+def test_leaked_drug_is_what_the_carriers_compartments_feed_into_those_of_free_drug() -> None:
+    carrier, Vc = compartments(PEGYLATED.encapsulated_impulse())
+    free, V = compartments(free_drug_impulse())
+    n = len(carrier)
+    # measured loss of encapsulated drug includes the leak, so the leak is fed and not subtracted again
+    M = np.zeros((n + 3, n + 3))
+    M[:n, :n], M[n:, n:] = carrier, free
+    M[n, 0] = 1e-6 * 0.0059 / Vc
+    at = np.linspace(0.0, 2e5, 101)
+    amounts = by_scipy(M, 0, DOSES, at)
+    plasma = PEGYLATED.plasma(DOSES)
+    np.testing.assert_allclose(plasma.encapsulated(tensor(at)).numpy(), amounts[:, 0] / Vc, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(plasma.free(tensor(at)).numpy(), amounts[:, n] / V, rtol=1e-6, atol=1e-14)
+    both = plasma.unbound()(tensor(at)) + plasma.bound()(tensor(at))
+    torch.testing.assert_close(both, plasma.free(tensor(at)), rtol=1e-12, atol=0)
+
+
+def test_area_is_dose_over_clearance() -> None:
+    assert DosedCurve(free_drug_impulse(), DOSES).area() == pytest.approx(9e-5 / 7e-6, rel=1e-12)
+    t = tensor(np.geomspace(600, 4e6, 400_001))
+    curve = DosedCurve(free_drug_impulse(), DOSES)
+    assert float(torch.trapezoid(curve(t), t)) == pytest.approx(curve.area(), rel=1e-4)  # the trapezium's own error
+
+
+@pytest.mark.parametrize("duration", [1e-9, 1e-3, 30.0])
+def test_a_short_infusion_keeps_its_digits(duration: float) -> None:
+    impulse = free_drug_impulse()
+    found = float(DosedCurve(impulse, (Dose(0.0, 1e-4, duration),))(tensor(duration + 100.0)))
+    with mpmath.workdps(40):
+        T = mpmath.mpf(duration)
+        terms = [
+            mpmath.mpf(a) / k * (mpmath.exp(-mpmath.mpf(k) * (duration + 100.0 - T)) - mpmath.exp(-mpmath.mpf(k) * (duration + 100.0)))
+            for a, k in zip(impulse.amplitudes, impulse.rates, strict=True)
+        ]
+        expected = float(mpmath.mpf(1e-4) / T * sum(terms))
+    assert found == pytest.approx(expected, rel=1e-14)
+
+
+def test_an_infusion_without_elimination_accumulates() -> None:
+    curve = DosedCurve(SumOfExponentials((2.0,), (0.0,)), (Dose(0.0, 3.0, 10.0),))
+    assert curve(tensor([5.0, 10.0, 99.0])).tolist() == pytest.approx([3.0, 6.0, 6.0])
+
+
+def test_a_bolus_counts_at_its_own_time_and_not_in_the_step_that_ends_there() -> None:
+    curve = DosedCurve(free_drug_impulse(), DOSES)
+    at = tensor(4500.0)
+    before, after = curve.during(3600.0)(at), curve.during(4500.0)(at)
+    assert float(after) == pytest.approx(float(curve(at)), rel=1e-13)
+    assert float(after - before) == pytest.approx(2e-5 * sum(free_drug_impulse().amplitudes), rel=1e-12)
+
+
+def test_between_events_the_smooth_piece_is_the_curve() -> None:
+    curve = DosedCurve(free_drug_impulse(), DOSES)
+    marks = [0.0, *curve.events(), 2e4]
+    assert curve.events() == (600.0, 3600.0, 4500.0, 5400.0)
+    for a, b in itertools.pairwise(marks):
+        t = torch.linspace(a, b, 13, dtype=torch.float64)[:-1]
+        torch.testing.assert_close(curve.during(a)(t), curve(t), rtol=1e-12, atol=1e-22)
+        torch.testing.assert_close(curve.during((a + b) / 2)(t[7:]), curve(t[7:]), rtol=1e-12, atol=1e-22)
+
+
+def test_a_start_within_round_off_of_a_bolus_is_at_it() -> None:
+    curve = DosedCurve(free_drug_impulse(), (Dose(0.3, 1e-4),))
+    assert float(curve.during(0.1 + 0.1 + 0.1)(tensor(0.3))) > 0
+    assert float(curve.during(0.3 - 1e-12)(tensor(0.3))) > 0
+
+
+def test_a_sum_of_inputs_adds_values_pieces_events_and_areas() -> None:
+    carrier, free = PH_SENSITIVE.plasma((Dose(0.0, 9e-5, 3600.0),)).free, FREE.plasma((Dose(1800.0, 1e-5),)).free
+    assert isinstance(carrier, DosedCurve)
+    assert isinstance(free, DosedCurve)
+    total, t = CurveSum((carrier, free)), tensor([900.0, 1800.0, 9000.0])
+    torch.testing.assert_close(total(t), carrier(t) + free(t), rtol=1e-14, atol=0)
+    torch.testing.assert_close(total.during(1800.0)(t[1:2]), total(t[1:2]), rtol=1e-12, atol=0)
+    assert total.events() == (0.0, 1800.0, 3600.0)
+    assert total.area() == pytest.approx(carrier.area() + free.area(), rel=1e-14)
+
+
+def test_one_bolus_is_the_same_by_either_form() -> None:
+    t = tensor([0.0, 10.0, 3600.0, 1e6])
+    for formulation in (PH_SENSITIVE, THERMOSENSITIVE):
+        plasma = formulation.plasma((Dose(0.0, 9e-5),))
+        encapsulated, unbound = formulation.bolus()
+        torch.testing.assert_close(encapsulated(t), plasma.encapsulated(t), rtol=1e-12, atol=0)
+        torch.testing.assert_close(unbound(t)[1:], plasma.unbound()(t)[1:], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [((float("nan"), 1.0, 0.0), "start_s"), ((0.0, 0.0, 0.0), "amount_kg"), ((0.0, 1.0, -1.0), "infusion_s")],
+)
+def test_a_dose_that_cannot_be_is_refused_and_the_field_named(given: tuple[float, float, float], field: str) -> None:
+    with pytest.raises(InputError, match=field):
+        Dose(*given)

@@ -1,0 +1,71 @@
+"""What a solver is given and cannot use: refused by the name of the field."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nanopinn.errors import InputError, NanopinnError
+from nanopinn.physics.pools import PoolCoefficients, PoolSystem
+from nanopinn.solvers.evolve import Interval, Tolerance, evolve
+from nanopinn.solvers.forward import Forward, Setting
+from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.linear import SolverError
+from nanopinn.workflows.verify.tissue import small_tissue
+
+GRID = Grid((3, 3, 3), (1e-3, 1e-3, 1e-3))
+ONE = torch.ones(GRID.shape, dtype=torch.float64)
+STILL = tuple(torch.zeros(s, dtype=torch.float64) for s in ((4, 3, 3), (3, 4, 3), (3, 3, 4)))
+
+
+def pools(loss: float = 1e-4) -> PoolCoefficients:
+    system = PoolSystem(("drug",), 1, ONE)
+    system.moves("drug", 1.0, 1e-10 * ONE)
+    system.loses("drug", loss)
+    system.gains("drug", 0, ONE)
+    return system.coefficients()
+
+
+@pytest.mark.parametrize(
+    ("field", "bad"),
+    [("capacity", 0.0), ("capacity", float("nan")), ("diffusion", -1e-10), ("reaction", float("nan")), ("inflow", float("inf"))],
+)
+def test_an_impossible_coefficient_is_named_with_its_pool(field: str, bad: float) -> None:
+    values = getattr(pools(), field).clone()
+    values.view(-1)[4] = bad
+    with pytest.raises(InputError, match=f"drug: {field}"):
+        Interval.of(0.0, 1.0, replace(pools(), **{field: values}), STILL, GRID, lambda t: torch.zeros(1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("field", "bad"), [("q", -1e-4), ("l", 0.0), ("p_e", float("nan"))])
+def test_an_impossible_flow_is_named(field: str, bad: float) -> None:
+    setting, _, _ = small_tissue()
+    with pytest.raises(InputError, match="flow"):
+        Forward(setting, lambda _: {field: torch.tensor(bad, dtype=torch.float64)}).flow(torch.zeros(0, dtype=torch.float64))
+
+
+def test_a_grid_of_one_voxel_is_refused() -> None:
+    with pytest.raises(InputError, match="too thin"):
+        Grid((1, 1, 1), (1e-3, 1e-3, 1e-3))
+
+
+def test_a_tumour_at_the_boundary_of_the_box_is_refused() -> None:
+    setting, _, _ = small_tissue()
+    with pytest.raises(InputError, match="tumour mask"):
+        Setting(replace(setting.maps, tumour=torch.ones_like(setting.maps.tumour)), setting.grid)
+
+
+def test_a_plasma_curve_that_is_not_a_number_ends_the_run_with_its_time() -> None:
+    interval = Interval.of(0.0, 100.0, pools(), STILL, GRID, lambda t: torch.tensor([float("nan") if t > 10 else 1.0], dtype=torch.float64))
+    with pytest.raises(SolverError, match="not finite at"):
+        evolve([interval], 0 * ONE[None], [100.0])
+
+
+def test_steps_that_shrink_to_nothing_name_the_pool() -> None:
+    """A plasma curve with a pole inside the interval cannot be followed by any step."""
+    curve = lambda t: torch.tensor([abs(50.0 - t) ** -2.0], dtype=torch.float64)  # noqa: E731
+    interval = Interval.of(0.0, 100.0, pools(), STILL, GRID, curve)
+    with pytest.raises(NanopinnError, match=r"drug|not finite"):
+        evolve([interval], 0 * ONE[None], [100.0], tolerance=Tolerance(step=1e-6))

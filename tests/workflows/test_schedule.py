@@ -1,0 +1,108 @@
+"""Schedules: the examples load as what they say, and every mistake is refused by the name of its field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanopinn.errors import InputError
+from nanopinn.physics.formulation import FREE, PH_SENSITIVE, THERMOSENSITIVE
+from nanopinn.workflows.schedule import read_schedule
+from nanopinn.workflows.treatment import Treatment
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "schedules"
+DOSE = '[[dose]]\nformulation = "free"\nstart_h = 0\namount_mg = 90\n'
+RUN = "[run]\nend_h = 24\n"
+HEAT = "[[heat]]\nstart_h = 1\nminutes = 60\ntemperature_C = 42\n"
+
+
+def read(tmp_path: Path, text: str) -> Treatment:
+    (tmp_path / "plan.toml").write_text(text)
+    return read_schedule(tmp_path / "plan.toml")
+
+
+def test_the_free_drug_arm_is_one_bolus_of_50_mg_per_m2() -> None:
+    plan = read_schedule(EXAMPLES / "free_bolus.toml")
+    assert plan.carrier is None
+    assert plan.doses[0].formulation is FREE
+    assert plan.doses[0].dose.amount_kg == pytest.approx(90e-6)
+    assert plan.events() == (0.0,)
+    assert plan.images_s == (900.0, 3600.0, 14400.0, 86400.0)
+
+
+def test_the_liposome_arm_is_two_infusions_and_a_fraction() -> None:
+    plan = read_schedule(EXAMPLES / "ph_liposome.toml")
+    assert plan.carrier is PH_SENSITIVE
+    assert plan.events() == (0.0, 3600.0, 7200.0, 86400.0, 90000.0)
+    assert plan.radiation.modifiers(90000.0)["P"] > 1
+    assert sum(g.dose.amount_kg for g in plan.doses) == pytest.approx(90e-6)
+
+
+def test_the_thermosensitive_arm_is_an_infusion_under_an_hour_of_heat() -> None:
+    plan = read_schedule(EXAMPLES / "thermosensitive.toml")
+    assert plan.carrier is THERMOSENSITIVE
+    heat = plan.heatings[0]
+    assert (heat.start_s, heat.end_s, heat.ramp_s, heat.mode) == (0.0, 3600.0, 300.0, "imposed")
+    assert heat.temperature_K == pytest.approx(315.15)
+    assert plan.events() == (0.0, 300.0, 900.0, 2700.0, 3600.0, 3900.0)
+
+
+def test_every_example_is_loaded_by_a_test_above() -> None:
+    assert {p.name for p in EXAMPLES.glob("*.toml")} == {"free_bolus.toml", "ph_liposome.toml", "thermosensitive.toml"}
+
+
+def test_plasma_is_the_sum_of_all_doses(tmp_path: Path) -> None:
+    both = read(tmp_path, DOSE + DOSE.replace("free", "pegylated").replace("= 0", "= 2") + RUN).plasma()
+    t = torch.tensor([3600.0, 10800.0], dtype=torch.float64)
+    alone = read(tmp_path, DOSE + RUN).plasma()
+    assert alone.encapsulated(t).tolist() == [0.0, 0.0]
+    assert float(both.free(t)[0]) == pytest.approx(float(alone.free(t)[0]), rel=1e-12)
+    assert float(both.free(t)[1]) > float(alone.free(t)[1])
+    assert both.encapsulated(t).tolist() == pytest.approx([0.0, 90e-6 / 0.0059 * (0.25 * 0.70787 + 0.75 * 0.98499)], rel=1e-4)
+
+
+def test_thermometry_stands_beside_the_schedule(tmp_path: Path) -> None:
+    plan = read(tmp_path, DOSE + HEAT.replace("temperature_C = 42", 'file = "t.nii.gz"') + RUN)
+    assert plan.heatings[0].file == tmp_path / "t.nii.gz"
+    assert plan.heatings[0].temperature_K is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (RUN, ["nothing is given", "dose"]),
+        (DOSE, ["run", "missing"]),
+        (DOSE.replace("amount_mg = 90", "amount_mg = 0") + RUN, ["dose 1.amount_mg", "greater than 0"]),
+        (DOSE.replace("start_h = 0", "start_h = -1") + RUN, ["dose 1.start_h", "-1"]),
+        (DOSE.replace("amount_mg = 90", 'amount_mg = "90"') + RUN, ["dose 1.amount_mg", "number"]),
+        (DOSE.replace('"free"', '"doxil"') + RUN, ["dose 1.formulation", "doxil", "thermosensitive"]),
+        (DOSE + "infusion = 3\n" + RUN, ["dose 1.infusion"]),
+        (DOSE + "mg_per_m2 = 50\n" + RUN, ["dose 1.amount_mg", "either"]),
+        (DOSE.replace("amount_mg = 90", "mg_per_m2 = 50") + RUN, ["body_surface_m2", "[patient]"]),
+        (DOSE.replace("free", "pegylated") + DOSE.replace("free", "thermosensitive") + RUN, ["one carrier", "pegylated and"]),
+        (DOSE + HEAT + HEAT.replace("start_h = 1", "start_h = 1.5") + RUN, ["overlap", "heat.start_h", "1.5"]),
+        (DOSE + HEAT + "ramp_min = 5\n" + HEAT.replace("start_h = 1", "start_h = 2.05") + RUN, ["overlap", "2.08333"]),
+        (DOSE + HEAT + 'file = "t.nii"\n' + RUN, ["heat 1.temperature_C", "either"]),
+        (DOSE + HEAT.replace("temperature_C = 42", 'file = "t.nii"\nmode = "pennes"') + RUN, ["heat 1.mode", "imposed"]),
+        (DOSE + HEAT + "ramp_min = 61\n" + RUN, ["heat 1.ramp_min", "60"]),
+        (DOSE + HEAT.replace("42", "315") + RUN, ["heat 1.temperature_C", "315"]),
+        (DOSE + "[[radiation]]\ntime_h = 1\ndose_Gy = 0\n" + RUN, ["radiation 1.dose_Gy"]),
+        (DOSE + "[imaging]\ntimes_h = [-2.0]\n" + RUN, ["imaging.times_h", "-2"]),
+        (DOSE + "[imaging]\ntimes_h = [25]\n" + RUN, ["run.end_h", "at least 25"]),
+        (DOSE + HEAT + "[run]\nend_h = 1.5\n", ["run.end_h", "at least 2"]),
+        (DOSE + "[run]\nend_h = nan\n", ["run.end_h"]),
+        ("dose = [", ["cannot be read"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_refused_by_the_name_of_its_field(tmp_path: Path, text: str, words: list[str]) -> None:
+    with pytest.raises(InputError) as refused:
+        read(tmp_path, text)
+    for word in ["plan.toml", *words]:
+        assert word in str(refused.value)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_schedule(tmp_path / "none.toml")
