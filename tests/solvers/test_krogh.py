@@ -181,3 +181,26 @@ def test_every_vessel_gives_the_same_and_the_cluster_receives_what_its_voxel_doe
     per_vessel = received * cylinders.ring
     torch.testing.assert_close(per_vessel, per_vessel[:, :1].expand_as(per_vessel), rtol=1e-4, atol=0.0)
     torch.testing.assert_close((received * cylinders.share).sum(-1), PS[:, 0, 0], rtol=1e-4, atol=0.0)
+
+
+def test_each_cluster_has_its_own_plasma_and_an_event_changes_what_follows() -> None:
+    """Twice the plasma is twice the drug where everything is linear; after an event that stops decay nothing is lost."""
+    two = torch.ones(2, 1, 1, dtype=torch.float64)
+    cylinders = Cylinders.around(torch.full((2,), 0.03, dtype=torch.float64), 1e-5, 0.3)
+
+    def pools(decay: float) -> PoolCoefficients:
+        system = PoolSystem(("free",), 1, two)
+        system.moves("free", 0.0, 1e-10 * two)
+        system.crosses_wall("free", 0, 1e-4 * two, 0 * two)
+        system.loses("free", decay * two)
+        return system.coefficients()
+
+    dose = torch.tensor([1.0, 2.0], dtype=torch.float64).reshape(1, 2, 1, 1)
+    intervals = [
+        krogh_interval(0.0, 1000.0, pools(1e-3), cylinders, lambda t: dose),
+        krogh_interval(1000.0, 2000.0, pools(0.0), cylinders, lambda t: dose),
+    ]
+    found = solve_cylinders(intervals, ("free",), (), cylinders, [1000.0, 2000.0], threshold=1.0, tolerance=Tolerance(1e-5)).mean[:, 0]
+    torch.testing.assert_close(found[:, 1], 2 * found[:, 0], rtol=1e-9, atol=0.0)
+    exact = 0.1 * (1 - np.exp(-1.0))
+    torch.testing.assert_close(found[:, 0], torch.tensor([exact, exact + 0.1], dtype=torch.float64), rtol=1e-4, atol=0.0)
