@@ -66,18 +66,20 @@ FULL = DrugDetail(bound=True, saturable=True, vessels=True)
 
 
 def drug_pools(
-    model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail = LINEAR, heat_release: Tensor | None = None
-) -> PoolCoefficients:
+    model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail = LINEAR, release: Tensor | None = None,
+    vessel_release: Tensor | None = None,
+) -> PoolCoefficients:  # fmt: skip
     """Coefficients of every pool of a formulation.
 
     Args:
         J_v, J_L: filtration and lymphatic drainage, ``(x, y, z)``, 1/s.
-        heat_release: release rate by heat, ``(x, y, z)``, 1/s; it acts in tissue and in microvessels, acid in tissue only.
+        release: of carriers in tissue, ``(x, y, z)``, 1/s; the model's law of pH if None.
+        vessel_release: what heat adds in microvessels, ``(x, y, z)``, 1/s; the leak at body temperature is in the plasma curves.
     """
     pools = PoolSystem(detail.pools, 3 if detail.retained else 2, model.maps.phi)
     if detail.carrier:
         _carrier(pools, model, J_v, J_L, "encapsulated", ENCAPSULATED, detail)
-        _release(pools, model, detail, heat_release)
+        pools.passes("encapsulated", "free", model.maps.phi * (model.release_rate() if release is None else release))
     if detail.retained:
         _carrier(pools, model, J_v, J_L, "retained", RETAINED, detail)
     _free(pools, model, J_v, J_L, detail)
@@ -85,7 +87,7 @@ def drug_pools(
         _bound(pools, model, J_v, J_L, detail)
     _cells(pools, model, saturable=detail.saturable)
     if detail.vessels:
-        _vessels(pools, model, detail)
+        _vessels(pools, model, detail, vessel_release)
     return pools.coefficients()
 
 
@@ -97,13 +99,6 @@ def _carrier(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, na
     pools.moves(name, model.scalars["f_l"], phi * value("D_l_t"))
     pools.crosses_wall(name, plasma, a, b, f"vessel {name}" if detail.vessels else None)
     pools.loses(name, J_L + phi * value("k_d_lip"))
-
-
-def _release(pools: PoolSystem, model: TumourModel, detail: DrugDetail, heat_release: Tensor | None) -> None:
-    rate = model.release_rate() if heat_release is None else model.release_rate() + heat_release
-    pools.passes("encapsulated", "free", model.maps.phi * rate)
-    if detail.vessels and heat_release is not None:
-        pools.passes("vessel encapsulated", "vessel free", model.plasma_volume() * heat_release)
 
 
 def _free(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail) -> None:
@@ -141,7 +136,7 @@ def _cells(pools: PoolSystem, model: TumourModel, *, saturable: bool) -> None:
     pools.passes("nuclear", "intracellular", value("k_off_DNA"))
 
 
-def _vessels(pools: PoolSystem, model: TumourModel, detail: DrugDetail) -> None:
+def _vessels(pools: PoolSystem, model: TumourModel, detail: DrugDetail, release: Tensor | None) -> None:
     v_p = model.plasma_volume()
     flow = v_p / value("tau_c")
     fed = {"vessel free": (UNBOUND, 1 / (1 - value("fb"))), "vessel encapsulated": (ENCAPSULATED, 1.0), "vessel retained": (RETAINED, 1.0)}
@@ -150,3 +145,5 @@ def _vessels(pools: PoolSystem, model: TumourModel, detail: DrugDetail) -> None:
             pools.holds(name, v_p)
             pools.gains(name, plasma, flow * factor)
             pools.loses(name, flow)
+    if detail.carrier and release is not None:
+        pools.passes("vessel encapsulated", "vessel free", v_p * release)

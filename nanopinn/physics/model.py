@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import value
+from nanopinn.physics.describe import describe
 from nanopinn.physics.drug import LINEAR, DrugDetail, drug_pools
 from nanopinn.physics.flow import filtration, lymphatic_drainage
 from nanopinn.physics.pools import PoolCoefficients, PoolSystem
@@ -58,13 +60,13 @@ class FlowCoefficients:
         Raises:
             InputError: a coefficient is not finite, the conductivity not positive or a filtration negative.
         """
-        for field in ("K", "LpSV", "p_e", "LpLSL"):
-            values: Tensor = getattr(self, field)
+        for name in ("K", "LpSV", "p_e", "LpLSL"):
+            values: Tensor = getattr(self, name)
             if not bool(torch.isfinite(values).all()):
-                raise InputError("a coefficient of the flow is not finite", field=field, remedy="Look for NaN in the maps.")
+                raise InputError("a coefficient of the flow is not finite", field=name, remedy="Look for NaN in the maps.")
             low = float(values.min())
-            if field != "p_e" and (low < 0 or (field == "K" and low == 0)):
-                raise InputError("a coefficient of the flow has the wrong sign", field=field, found=low, expected="above 0")
+            if name != "p_e" and (low < 0 or (name == "K" and low == 0)):
+                raise InputError("a coefficient of the flow has the wrong sign", field=name, found=low, expected="above 0")
         return self
 
 
@@ -92,7 +94,7 @@ def default_scalars() -> dict[str, float]:
 
 @dataclass(frozen=True)
 class TumourModel:
-    """Tissue maps and scalars, from which every coefficient follows.
+    """Tissue maps and scalars, from which every coefficient follows; ``print`` shows its equations and their numbers.
 
     The flow is written with ``l = sqrt(K/(Lp S/V))`` and ``q = Lp S/V p_e``, which images can know, and
     with p_e, which they cannot. Normal tissue is given by its ratios to the tumour, so that the scaling
@@ -101,20 +103,32 @@ class TumourModel:
 
     maps: TissueMaps
     scalars: Mapping[str, Tensor]
+    factors: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, maps: TissueMaps, scalars: Mapping[str, float | Tensor] | None = None) -> TumourModel:
-        """A model with table values for every scalar not given."""
+    def of(
+        cls, maps: TissueMaps, scalars: Mapping[str, float | Tensor] | None = None, factors: Mapping[str, float] | None = None
+    ) -> TumourModel:
+        """A model with table values for every scalar not given.
+
+        Args:
+            factors: on the tumour's ``p_e``, ``Lp``, ``K``, ``P`` (permeability of the wall to every solute) and ``SV``,
+                as radiation changes them (see :mod:`nanopinn.physics.radiation`); 1 where absent.
+        """
         merged = {**default_scalars(), **(scalars or {})}
         unknown = set(merged) - set(SCALARS)
         if unknown:
             raise KeyError(f"not scalars of the model: {', '.join(sorted(unknown))}")
         like = maps.phi
-        return cls(maps, {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in merged.items()})
+        return cls(maps, {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in merged.items()}, factors or {})
 
     def by_tissue(self, tumour: Tensor | float, normal: Tensor | float) -> Tensor:
         """One value in the tumour, another in normal tissue, ``(x, y, z)``."""
         return torch.where(self.maps.tumour > 0.5, tumour, normal)
+
+    def factor(self, *properties: str) -> float:
+        """Product of the factors on some of the tumour's properties."""
+        return math.prod(self.factors.get(p, 1.0) for p in properties)
 
     def flow(self) -> FlowCoefficients:
         """Darcy-Starling flow; filtration scales with the vascularity inside the tumour."""
@@ -122,9 +136,9 @@ class TumourModel:
         LpSV = s["q"] / s["p_e"]
         K = s["l"] ** 2 * LpSV
         return FlowCoefficients(
-            K=self.by_tissue(K, s["K_ratio_n"] * K),
-            LpSV=LpSV * self.by_tissue(self.maps.vascularity(), value("LpSV_n") / value("LpSV_t")),
-            p_e=s["p_e"] * self.by_tissue(1.0, value("p_e_n") / value("p_e")),
+            K=self.by_tissue(self.factor("K") * K, s["K_ratio_n"] * K),
+            LpSV=LpSV * self.by_tissue(self.factor("Lp", "SV") * self.maps.vascularity(), value("LpSV_n") / value("LpSV_t")),
+            p_e=s["p_e"] * self.by_tissue(self.factor("p_e"), value("p_e_n") / value("p_e")),
             LpLSL=LpSV * self.by_tissue(0.0, value("LpLSL_n") / value("LpSV_t")),
             p_L=value("p_L"),
             p_inf=value("p_inf"),
@@ -137,7 +151,7 @@ class TumourModel:
 
     def contrast_agent(self, J_v: Tensor, J_L: Tensor) -> PoolCoefficients:
         """The contrast agent, one pool, one input (its plasma curve)."""
-        a, b = exchange_coefficients(self.maps.PS, J_v, value("sigma_Gd"))
+        a, b = exchange_coefficients(self.maps.PS * self.by_tissue(self.factor("P", "SV"), 1.0), J_v, value("sigma_Gd"))
         phi = self.maps.phi
         pools = PoolSystem(("contrast",), 1, phi)
         pools.holds("contrast", phi)
@@ -153,17 +167,23 @@ class TumourModel:
 
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
         """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""
-        PS = self.by_tissue(self.scalars["PS_l"] * self.maps.vascularity(), value("P_l_n") * value("SV_n"))
+        PS = self.by_tissue(self.scalars["PS_l"] * self.factor("P", "SV") * self.maps.vascularity(), value("P_l_n") * value("SV_n"))
         return PS, self.by_tissue(1 - self.scalars["leak_l"], value("sigma_l_n"))
 
     def permeability(self, P_t: float, P_n: float) -> Tensor:
         """PS/V, 1/s, of a solute with wall permeability P (m/s) in tumour and normal tissue; the tumour's follows the vascularity."""
-        return self.by_tissue(P_t * value("SV_t") * self.maps.vascularity(), P_n * value("SV_n"))
+        return self.by_tissue(P_t * value("SV_t") * self.factor("P", "SV") * self.maps.vascularity(), P_n * value("SV_n"))
 
     def plasma_volume(self) -> Tensor:
         """Plasma volume fraction, held above a thousandth: a voxel in which DCE saw no plasma still has capillaries."""
         return self.maps.v_p.clamp_min(1e-3)
 
-    def drug(self, J_v: Tensor, J_L: Tensor, detail: DrugDetail = LINEAR, heat_release: Tensor | None = None) -> PoolCoefficients:
-        """The pools of a formulation (see :mod:`nanopinn.physics.drug`)."""
-        return drug_pools(self, J_v, J_L, detail, heat_release)
+    def drug(
+        self, J_v: Tensor, J_L: Tensor, detail: DrugDetail = LINEAR, release: Tensor | None = None, vessel_release: Tensor | None = None
+    ) -> PoolCoefficients:
+        """The pools of a formulation: see :func:`nanopinn.physics.drug.drug_pools`."""
+        return drug_pools(self, J_v, J_L, detail, release, vessel_release)
+
+    def __str__(self) -> str:
+        """The equations and every number in them, with unit and source."""
+        return describe({symbol: float(self.scalars[name]) for name, symbol in SCALARS.items() if name != "q"})

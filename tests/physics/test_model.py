@@ -1,0 +1,78 @@
+"""The one model: what it prints, what radiation changes in it, and its pools at rest."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import nanopinn
+from nanopinn.parameters import PARAMETERS, value
+from nanopinn.physics.cells import CELLS_PER_UNIT
+from nanopinn.physics.drug import FULL, DrugDetail
+from nanopinn.physics.model import TissueMaps, TumourModel
+
+PHYSICS = Path(nanopinn.__file__).parent / "physics"
+SHAPE = (4, 4, 4)
+
+
+def maps() -> TissueMaps:
+    tumour = torch.zeros(SHAPE, dtype=torch.float64)
+    tumour[1:3, 1:3, 1:3] = 1
+    one = torch.ones_like(tumour)
+    return TissueMaps(tumour, 1e-3 * one, 0.3 * one, 0.03 * one, 6.9 * one)
+
+
+def test_a_printed_model_shows_every_number_in_its_equations_and_where_it_is_from() -> None:
+    text = str(TumourModel.of(maps(), {"l": 1.2e-3}))
+    code = "".join((PHYSICS / f"{name}.py").read_text() for name in ("flow", "wall", "drug", "model", "cells"))
+    used = set(re.findall(r'value\("(\w+)"\)', code))
+    assert [s for s in sorted(used) if f"  {s} = " not in text] == []
+    assert "l_t = 0.0012 m (table: 0.00053)" in text
+    assert PARAMETERS["D_f_t"].source in text
+    assert "div u = J_v - J_L" in text
+
+
+def test_radiation_changes_the_tumour_and_leaves_normal_tissue() -> None:
+    factors = {"p_e": 0.8, "Lp": 1.5, "K": 2.0, "P": 1.3, "SV": 0.9}
+    before, after = TumourModel.of(maps()), TumourModel.of(maps(), None, factors)
+    inside = maps().tumour > 0.5
+    expected = {"K": 2.0, "LpSV": 1.5 * 0.9, "p_e": 0.8}
+    for field, factor in expected.items():
+        ratio = getattr(after.flow(), field) / getattr(before.flow(), field)
+        assert ratio[inside] == pytest.approx(factor)
+        assert ratio[~inside] == pytest.approx(1.0)
+    for wall in (lambda m: m.liposome_permeability()[0], lambda m: m.permeability(value("P_f_t"), value("P_f_n"))):
+        assert wall(after)[inside] == pytest.approx(1.3 * 0.9 * wall(before)[inside])
+        assert wall(after)[~inside] == pytest.approx(wall(before)[~inside])
+
+
+EVERYTHING = DrugDetail(carrier=True, retained=True, bound=True, saturable=True, vessels=True)
+
+
+@pytest.mark.parametrize("detail", [DrugDetail(), DrugDetail(bound=True), FULL, DrugDetail(carrier=False, bound=True), EVERYTHING])
+def test_what_leaves_one_pool_enters_another_or_is_lost(detail: DrugDetail) -> None:
+    """Columns of the reaction matrix sum to walls, lymph and decay: none is negative, and none of a cell's pools loses."""
+    zero = torch.zeros(SHAPE, dtype=torch.float64)
+    hot = 0.05 + zero
+    pools = TumourModel.of(maps()).drug(1e-5 + zero, zero, detail, hot, hot)
+    losses = pools.reaction.sum(dim=0)
+    assert pools.names == detail.pools
+    assert float(losses.min()) > -1e-15  # round-off of k_a
+    for name in ("intracellular", "nuclear"):
+        assert float(losses[pools.names.index(name)].abs().max()) < 1e-15
+
+
+def test_cells_hold_at_equilibrium_what_their_constants_say() -> None:
+    """V8: without the effect of pH, z = 0 at I = (K_i/K_e) F, K_i per tissue volume, however far transport saturates."""
+    tissue = maps()
+    neutral = TissueMaps(tissue.tumour, tissue.PS, tissue.phi, tissue.v_p, 7.4 + 0 * tissue.pH)
+    transfer = TumourModel.of(neutral).drug(0 * tissue.PS, 0 * tissue.PS, FULL).transfers[0]
+    K_in = value("K_i") * value("rho_c") / CELLS_PER_UNIT
+    for F in (1e-6, 1e-4, 1e-2):
+        U = torch.zeros((len(FULL.pools), *SHAPE), dtype=torch.float64)
+        U[transfer.outside], U[transfer.inside] = F, K_in / value("K_e") * F
+        inside = tissue.tumour > 0.5
+        assert float((transfer.rate(U) / (transfer.uptake * F))[inside].abs().max()) < 1e-12
