@@ -1,6 +1,6 @@
 """How long tissue around vessels takes: clusters of voxels in three classes of radius over a day of a PEGylated liposome.
 
-Run: OMP_NUM_THREADS=2 python benchmarks/krogh.py [--clusters 200]
+Run: OMP_NUM_THREADS=1 python benchmarks/krogh.py [--clusters 200]
 """
 
 from __future__ import annotations
