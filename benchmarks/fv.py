@@ -119,12 +119,13 @@ def against_fipy() -> None:
     def fast(values: Tensor) -> np.ndarray:
         return values.numpy().transpose(2, 1, 0).ravel()
 
-    mesh = fipy.Grid3D(nx=shape[0], ny=shape[1], nz=shape[2], dx=VOXEL_M, dy=VOXEL_M, dz=VOXEL_M)
+    mm = 1e3 * VOXEL_M  # in metres the coefficients drown in FiPy's own tolerances
+    mesh = fipy.Grid3D(nx=shape[0], ny=shape[1], nz=shape[2], dx=mm, dy=mm, dz=mm)
     C = fipy.CellVariable(mesh=mesh, value=0.0)
     porosity, made = (fipy.CellVariable(mesh=mesh, value=fast(v)) for v in (phi, source[0]))
     velocity = fipy.FaceVariable(mesh=mesh, rank=1, value=_fipy_velocity(mesh, flow, grid))
     equation = fipy.TransientTerm(coeff=porosity) == (
-        fipy.DiffusionTerm(coeff=(2e-10 * porosity).harmonicFaceValue) - fipy.ExponentialConvectionTerm(coeff=velocity)
+        fipy.DiffusionTerm(coeff=(2e-4 * porosity).harmonicFaceValue) - fipy.ExponentialConvectionTerm(coeff=velocity)
         - fipy.ImplicitSourceTerm(coeff=5e-5 * porosity) + made
     )  # fmt: skip
 
@@ -132,27 +133,26 @@ def against_fipy() -> None:
         C.setValue(0.0)
         for _ in range(steps * substeps):
             equation.solve(var=C, dt=end / steps / substeps)
-        return C.value.reshape(shape[::-1]).transpose(2, 1, 0)
+        return C.value.reshape(shape[::-1]).transpose(2, 1, 0).copy()
 
     theirs, coarse = timed(lambda: solve(1))
     finer = 2 * solve(2) - coarse  # backward Euler, extrapolated to second order
     found = run.U[-1, 0].numpy()
-    print(
-        f"peer: nanopinn {ours:.3f} s, FiPy {fipy.__version__} {theirs:.1f} s for {steps} steps of {shape}: {theirs / ours:.0f} times slower"
-    )
+    head = f"peer: {steps} steps of {shape}: nanopinn {ours:.3f} s, FiPy {fipy.__version__} {theirs:.1f} s"
+    print(f"{head}, {theirs / ours:.0f} times slower")
     for name, other in (("at the same steps", coarse), ("extrapolated to steps of no length", finer)):
         print(f"      distance from FiPy {name}: {np.linalg.norm(found - other) / np.linalg.norm(found):.1e}")
 
 
 def _fipy_velocity(mesh: Any, flow: Flow, grid: Grid) -> np.ndarray:
-    """Our volume flows on FiPy's faces, m/s."""
+    """Our volume flows on FiPy's faces, mm/s."""
     x = np.array(mesh.faceCenters)
     value = np.zeros_like(x)
     normal = np.abs(np.array(mesh.faceNormals)).argmax(axis=0)
     for axis, f in enumerate(flow.flows):
-        speed = f.numpy() / grid.face_area(axis)
+        speed = 1e3 * f.numpy() / grid.face_area(axis)
         here = normal == axis
-        index = [np.rint(x[a, here] / VOXEL_M - (0 if a == axis else 0.5)).astype(int) for a in range(3)]
+        index = [np.rint(x[a, here] / (1e3 * VOXEL_M) - (0 if a == axis else 0.5)).astype(int) for a in range(3)]
         value[axis, here] = speed[tuple(index)]
     return value
 
@@ -197,9 +197,8 @@ def growth(device: str, sizes: list[int], figure: Path | None) -> None:
         process.start()
         rows.append(queue.get())
         process.join()
-        print(
-            f"{n:4d}^3: pressure {rows[-1][1]:.2f} s, contrast {rows[-1][2]:.2f} s, drug 6 h {rows[-1][3]:.1f} s, {rows[-1][4]:.2f} / {rows[-1][5]:.2f} GB"
-        )
+        took = "pressure {:.2f} s, contrast {:.2f} s, drug 6 h {:.1f} s; {:.2f} GB without drug, {:.2f} with".format(*rows[-1][1:])
+        print(f"{n:4d}^3: {took}")
     cells = np.array([r[0] ** 3 for r in rows], dtype=float)
     slopes = [float(np.polyfit(np.log(cells[-3:]), np.log([r[i] for r in rows[-3:]]), 1)[0]) for i in (1, 2, 3)]
     print("growth, exponent of the number of voxels over the largest three: pressure {:.2f}, contrast {:.2f}, drug {:.2f}".format(*slopes))
