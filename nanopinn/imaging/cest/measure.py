@@ -29,7 +29,6 @@ class CestChoices:
         before: series before injection. second: series at another power, for agents with one frequency.
         offsets: table that wins over the sidecar. b0: map of water's place, ppm.
         agent: name or TOML file. contrast: ``rex`` or ``st``, for ``bloch``. calibration: ``bloch`` or one of :data:`PRESETS`.
-        register: move the scan over the DCE scan by intensities first.
     """
 
     before: str | Path | None = None
@@ -39,7 +38,6 @@ class CestChoices:
     agent: str = "iopamidol"
     contrast: Contrast = "rex"
     calibration: str = "bloch"
-    register: bool = False
 
     def files(self) -> list[Path]:
         """Every file that is read."""

@@ -225,7 +225,7 @@ def test_spectra_come_to_the_dce_grid_as_ph_with_an_error_of_every_voxel(phantom
     mask = np.isfinite(truth(phantom, "pH"))
     finer = image.affine @ np.diag([0.5, 0.5, 1, 1])
     fine_mask = mask.repeat(2, axis=0).repeat(2, axis=1)
-    ph = load_ph(path, np.ones(fine_mask.shape), finer, fine_mask)
+    ph = load_ph(path, finer, fine_mask)
     known = np.isfinite(ph.measured)
     assert (np.isfinite(ph.std) == known).all()
     assert ph.std[known].min() >= value("sd_pHe_calibration") * 0.99
@@ -240,7 +240,7 @@ def test_less_than_a_third_of_the_tumour_in_the_scan_is_refused(tmp_path: Path) 
     rng = np.random.default_rng(0)
     path = save(tmp_path / "ph.nii.gz", 6.9 + 0.1 * rng.standard_normal((6, 10, 6)), np.eye(4))
     with pytest.raises(InputError, match="does not overlap the tumour") as caught:
-        load_ph(path, np.ones(mask.shape), np.eye(4), mask)
+        load_ph(path, np.eye(4), mask)
     assert "25%" in str(caught.value)
 
 
@@ -316,10 +316,10 @@ def test_an_agent_of_the_users_own_is_read_and_a_broken_one_is_refused(tmp_path:
 def test_a_clipped_map_is_said_to_be_clipped_and_a_contrast_map_is_refused(tmp_path: Path) -> None:
     mask = np.ones((12, 12, 6), dtype=bool)
     values = np.clip(6.7 + 0.6 * np.random.default_rng(0).standard_normal(mask.shape), 6.0, 7.4)
-    ph = load_ph(save(tmp_path / "ph.nii.gz", values, np.eye(4)), np.ones(mask.shape), np.eye(4), mask)
+    ph = load_ph(save(tmp_path / "ph.nii.gz", values, np.eye(4)), np.eye(4), mask)
     assert any("clipped at 6.00 and 7.40" in a for a in ph.assumptions)
     with pytest.raises(InputError, match="not pH values"):
-        load_ph(save(tmp_path / "mtr.nii.gz", values / 100, np.eye(4)), np.ones(mask.shape), np.eye(4), mask)
+        load_ph(save(tmp_path / "mtr.nii.gz", values / 100, np.eye(4)), np.eye(4), mask)
 
 
 ONE_AMIDE = """
