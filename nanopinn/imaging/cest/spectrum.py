@@ -196,17 +196,10 @@ class Smoother:
         candidates = [self._splines(lam) for lam in np.geomspace(1e-6, 1.0, 13)]
         scores = [self._left_out(self._hat(s), sample) for s in candidates]
         self.splines = candidates[int(np.argmin(scores))]
-        hat = self._hat(self.splines)
-        self.hat, self.freedom = hat, float(((np.eye(len(hat)) - hat) ** 2).sum())
 
     def at(self, ppm: Array) -> Array:
         """The map from values at the offsets to values at ``ppm``, ``(len(ppm), o)``."""
         return np.stack([s(ppm) for s in self.splines], axis=-1)
-
-    def noise(self, Z: Array) -> Array:
-        """Standard deviation of one value, from what the spline leaves, ``(...)``."""
-        rss = ((Z - Z @ self.hat.T) ** 2).sum(-1)
-        return np.asarray(np.sqrt(rss / max(self.freedom, 1.0)))
 
     def _splines(self, lam: float) -> list[Any]:
         return [make_smoothing_spline(self.ppm, row, lam=lam) for row in np.eye(len(self.ppm))]
