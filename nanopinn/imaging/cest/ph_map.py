@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nanopinn.imaging.cest.contrast import water_shift
 from nanopinn.imaging.cest.measured_ratio import MeasuredRatio, NoisySpectra, measured_ratio
-from nanopinn.imaging.cest.noise import flank_noise
+from nanopinn.imaging.cest.noise import FLANK_PPM, flank_noise
 from nanopinn.imaging.cest.ratio import Calibration
 from nanopinn.imaging.cest.sampling import SamplingError, sampling_error
 from nanopinn.imaging.cest.spectrum import Smoother, ZSpectra
@@ -116,8 +116,8 @@ class _Scan:
         """What the offsets and the smoothing do to noise-free spectra of the calibration, treated as these are."""
 
         def log_ratio(with_agent: list[Array], without: list[Array], water: Array) -> Array:
-            series = [_clean(Z, s.smoother) for Z, s in zip(with_agent, self.series, strict=True)]
-            before = None if self.before is None else _clean(without[0], self.before.smoother)
+            series = [_clean(Z, s) for Z, s in zip(with_agent, self.series, strict=True)]
+            before = None if self.before is None else _clean(without[0], self.before)
             found = _Scan(series, before, self.calibration).ratio(slice(None), None if b0_ppm is None else water)
             with np.errstate(divide="ignore", invalid="ignore"):
                 return np.asarray(np.log(found.ratio))
@@ -132,15 +132,15 @@ class _Scan:
 def _smoothed(ppm: Array, Z: Array, calibration: Calibration) -> NoisySpectra:
     # a fit of dips has a noise of its own
     noise = np.zeros(len(Z)) if calibration.contrast == "lorentz" else flank_noise(ppm, Z, calibration.ratio_ppm[0])
-    return NoisySpectra(Z, Smoother(ppm, Z[:: max(1, len(Z) // _SAMPLE)]), noise)
+    return NoisySpectra(Z, Smoother(ppm, Z[:: max(1, len(Z) // _SAMPLE)], np.abs(ppm) > FLANK_PPM), noise)
 
 
 def _some(spectra: NoisySpectra, rows: slice) -> NoisySpectra:
     return NoisySpectra(spectra.Z[rows], spectra.smoother, spectra.noise[rows])
 
 
-def _clean(Z: Array, smoother: Smoother) -> NoisySpectra:
-    return NoisySpectra(Z, smoother, np.zeros(len(Z)))
+def _clean(Z: Array, like: NoisySpectra) -> NoisySpectra:
+    return NoisySpectra(Z, like.smoother, np.zeros(len(Z)))
 
 
 def _voxels(

@@ -188,11 +188,12 @@ def _merged(ppm: Array, Z: Array) -> tuple[Array, Array]:
 class Smoother:
     """A smoothing spline of one stiffness for all spectra, as the linear map it is.
 
-    The stiffness is chosen by leave-one-out cross-validation over a sample of the spectra.
+    The stiffness is chosen by leave-one-out cross-validation over a sample of the spectra ``(n, o)``, at the offsets that count
+    ``(o,)``: those of water's own dip would ask for a spline that follows all noise beyond it.
     """
 
-    def __init__(self, offsets_ppm: Array, sample: Array) -> None:
-        self.ppm = offsets_ppm
+    def __init__(self, offsets_ppm: Array, sample: Array, counts: NDArray[np.bool_]) -> None:
+        self.ppm, self._counts = offsets_ppm, counts
         candidates = [self._splines(lam) for lam in np.geomspace(1e-6, 1.0, 13)]
         scores = [self._left_out(self._hat(s), sample) for s in candidates]
         self.splines = candidates[int(np.argmin(scores))]
@@ -209,4 +210,4 @@ class Smoother:
 
     def _left_out(self, hat: Array, sample: Array) -> float:
         error = (sample - sample @ hat.T) / np.maximum(1 - np.diag(hat), 1e-6)
-        return float(np.median((error**2).mean(axis=-1)))
+        return float(np.median((error[:, self._counts] ** 2).mean(axis=-1)))

@@ -17,6 +17,7 @@ from nanopinn.imaging.cest.agent import load_agent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
 from nanopinn.imaging.cest.lorentz import amide_heights
 from nanopinn.imaging.cest.measure import CestChoices, measure_ph
+from nanopinn.imaging.cest.noise import flank_noise
 from nanopinn.imaging.cest.ph_map import Validity, ph_image
 from nanopinn.imaging.cest.ratio import PRESETS, bloch_calibration
 from nanopinn.imaging.cest.spectrum import ZSpectra, read_spectra
@@ -64,8 +65,8 @@ def test_the_noisy_phantom_scatters_by_less_than_0_1_and_says_by_how_much(phanto
     error = (found.pH - true)[wanted]
     assert np.isfinite(error).mean() > 0.98
     assert np.nanstd(error) < 0.1
-    # the stated noise is the scatter; the amides' true places, 0.07 ppm off the nominal, add a little
-    assert 0.8 < np.nanstd(error) / np.sqrt(np.nanmean(found.std[wanted] ** 2)) < 1.6
+    # stated are noise and what sampling bends; the amides' true places, 0.07 ppm off the nominal, add a little
+    assert 0.7 < np.sqrt(np.nanmean(error**2) / np.nanmean(found.std[wanted] ** 2)) < 1.3
     assert np.isnan(found.pH[~np.isfinite(true)]).all()
 
 
@@ -100,15 +101,18 @@ def test_measured_tubes_are_right_within_what_is_stated(public_data: Path) -> No
 
 
 @pytest.mark.public_data
-def test_the_error_of_the_calibration_is_the_scatter_of_the_tubes_and_covers_them(public_data: Path) -> None:
-    """The table's value is the RMSE of all tubes; the halves of it, by box, are 0.12 and 0.18, so neither is covered worse than so."""
-    error, std = errors(*tubes(public_data, 3, 6))
-    assert value("sd_pHe_calibration") == pytest.approx(np.sqrt((error**2).mean()), abs=0.01)
+def test_the_error_of_the_calibration_is_what_noise_leaves_unexplained_of_the_tubes_and_covers_them(public_data: Path) -> None:
+    """Over six saturations, because one has 50 tubes; in halves of it, by box, it covers as well."""
+    common = value("sd_pHe_calibration")
+    scans = [(3, 6), (2, 6), (4, 6), (6, 6), (3, 3), (3, 2)]
+    error, std = (np.concatenate(a) for a in zip(*(errors(*tubes(public_data, *s)) for s in scans), strict=True))
+    assert len(error) > 300
+    assert common == pytest.approx(np.sqrt((error**2 - std**2 + common**2).mean()), abs=0.01)
     assert 0.90 <= (np.abs(error) < 1.96 * std).mean() <= 0.98
     for odd in (True, False):
         error, std = errors(*tubes(public_data, 3, 6, odd=odd))
-        assert len(error) >= 20
-        assert (np.abs(error) < 1.96 * std).mean() >= 0.87
+        assert len(error) >= 15
+        assert (np.abs(error) < 1.96 * std).mean() >= 0.90
 
 
 @pytest.mark.public_data
@@ -288,6 +292,37 @@ def test_the_series_before_injection_takes_the_tissues_own_asymmetry_away() -> N
     mirrored, subtracted = (ph_image(after, calibration, before=b).pH for b in (None, before))
     assert abs(np.nanmean(subtracted) - 6.8) < 0.05
     assert abs(np.nanmean(mirrored) - 6.8) > 2 * abs(np.nanmean(subtracted) - 6.8)
+
+
+@pytest.mark.parametrize("offsets", [20, 40, 80])
+@pytest.mark.parametrize("sd", [0.005, 0.01])
+def test_the_stated_error_covers_19_of_20_truths_however_coarse_the_spectrum(offsets: int, sd: float) -> None:
+    """Monte Carlo: 600 voxels of three pH, water shifted by up to 0.3 ppm, tissue that is not the calibration's."""
+    agent, saturation, rng = load_agent("iopamidol"), Saturation(7.0, 3.0, 5.0), np.random.default_rng(offsets)
+    pH, shift, ppm = np.repeat([6.6, 6.8, 7.0], 200), rng.uniform(-0.3, 0.3, 600), np.linspace(-8, 8, offsets)
+    one = torch.ones(600, dtype=torch.float64)
+    tissue = {"pH": torch.as_tensor(pH), "molar": 0.03 * one, "T1_s": 1.6 * one, "T2_s": 0.1 * one}
+    Z = z_spectra(agent, saturation, torch.as_tensor(ppm[None] - shift[:, None]), **tissue).numpy()
+    Z = (Z + sd * rng.standard_normal(Z.shape))[:, None, None]
+    spectra = ZSpectra(ppm, Z, Z[..., 0], np.eye(4), saturation, ())
+    found = ph_image(spectra, bloch_calibration(agent, saturation, "rex"), calibration_std=0.0)
+    error, std = (m.ravel()[np.isfinite(found.pH.ravel())] for m in (found.pH.ravel() - pH, found.std))
+    assert len(error) > 0.8 * len(pH)
+    assert 0.90 <= (np.abs(error) < 1.96 * std).mean() <= 0.98
+    assert 0.7 < np.sqrt((error**2).mean() / (std**2).mean()) < 1.3
+
+
+@pytest.mark.parametrize("offsets", [15, 20, 40, 80])
+def test_noise_is_told_from_the_flank_where_a_spline_would_leave_nothing(offsets: int) -> None:
+    agent, rng, ppm = load_agent("iopamidol"), np.random.default_rng(0), np.linspace(-8, 8, offsets)
+    one, shift = torch.ones(300, dtype=torch.float64), rng.uniform(-0.3, 0.3, 300)
+    tissue = {"pH": 6.8 * one, "molar": 0.03 * one, "T1_s": 1.6 * one, "T2_s": 0.1 * one}
+    Z = z_spectra(agent, Saturation(7.0, 3.0, 5.0), torch.as_tensor(ppm[None] - shift[:, None]), **tissue).numpy()
+    noise = flank_noise(ppm, Z + 0.005 * rng.standard_normal(Z.shape), 4.2)
+    assert np.sqrt((noise**2).mean()) == pytest.approx(0.005, rel=0.1)
+    with pytest.raises(InputError, match="noise of the Z-spectra") as caught:
+        flank_noise(ppm[ppm > -2], Z[:, ppm > -2], 4.2)
+    assert caught.value.field == "SaturationOffsetsPPM"
 
 
 def test_a_b0_map_stands_in_for_waters_minimum() -> None:
