@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
+from scipy.ndimage import uniform_filter
 
 from nanopinn.imaging.cest.ratio import Model
 
@@ -22,24 +23,26 @@ SamplingError = Callable[[Array, Array], Array]
 def sampling_error(
     model: Model | None, offsets_ppm: list[Array], shifts: Array, log_ratio: Ratio, pH_range: tuple[float, float]
 ) -> SamplingError:  # fmt: skip
-    """The error of ln ratio that sampling and smoothing alone leave, as a function of water's place (ppm) and pH.
+    """The size of the error of ln ratio that sampling and smoothing alone leave, as a function of water's place (ppm) and pH.
 
     Args:
         offsets_ppm: of the series of both contrasts, ``(o,)`` each. shifts: places of water in the scan, ``(n,)``, ppm.
         log_ratio: the scan's processing. pH_range: of the calibration.
 
     Returns:
-        ln of the ratio found over the true one; NaN where nothing is left of a contrast, 0 for a calibration without a model.
+        root mean square, over the table's neighbours, of ln of the ratio found over the true one; NaN where nothing is left of a contrast, 0 for a calibration without a model.
     """
     if model is None or not np.isfinite(shifts).any():
         return lambda shift, pH: np.zeros_like(pH)
     low, high = np.nanquantile(shifts, [0.02, 0.98])
-    at = np.linspace(low - 1e-3, high + 1e-3, 2 + round((high - low) / _SHIFT_STEP))
+    at = np.linspace(low - _SHIFT_STEP, high + _SHIFT_STEP, 4 + round((high - low) / _SHIFT_STEP))
     pH = np.linspace(*pH_range, 2 + round((pH_range[1] - pH_range[0]) / _PH_STEP))
     water, acid = (g.ravel() for g in np.meshgrid(at, pH, indexing="ij"))
     with_agent, without = (
         [model.spectra(i, ppm[None] - water[:, None], acid, w) for i, ppm in enumerate(offsets_ppm)] for w in (True, False)
     )
     error = (log_ratio(with_agent, without, water) - model.log_ratio(acid)).reshape(len(at), len(pH))
-    table = RegularGridInterpolator((at, pH), error, bounds_error=False)  # NaN asks for NaN
+    # neither water nor pH is known to a step of the table: where the error passes through zero it is not known to be zero
+    size = np.sqrt(uniform_filter(error**2, 3, mode="nearest"))
+    table = RegularGridInterpolator((at, pH), size, bounds_error=False)  # NaN asks for NaN
     return lambda shift, found: np.asarray(table(np.stack([np.clip(shift, at[0], at[-1]), np.clip(found, pH[0], pH[-1])], axis=-1)))
