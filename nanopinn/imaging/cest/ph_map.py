@@ -147,8 +147,11 @@ def _voxels(
     scan: _Scan, rows: slice, b0: Array | None, B1: Array | None, error: SamplingError, calibration_std: float
 ) -> tuple[Array, Array, Array, NDArray[np.int32]]:  # fmt: skip
     found = scan.ratio(rows, b0)
-    pH, slope = scan.calibration.invert(found.ratio, np.ones_like(found.ratio) if B1 is None else B1)
-    own = slope * np.sqrt(found.log_variance + error(found.water_ppm, pH) ** 2)
+    amplitude = np.ones_like(found.ratio) if B1 is None else B1
+    pH, slope = scan.calibration.invert(found.ratio, amplitude)
+    bend, spread = error(found.water_ppm, pH)
+    pH, slope = scan.calibration.invert(found.ratio * np.exp(-bend), amplitude)
+    own = slope * np.sqrt(found.log_variance + spread**2)
     measured = np.isfinite(found.water_ppm)
     validity = np.zeros(len(pH), dtype=np.int32)
     for bit, wrong in (

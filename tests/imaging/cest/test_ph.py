@@ -298,7 +298,7 @@ def test_the_series_before_injection_takes_the_tissues_own_asymmetry_away() -> N
 @pytest.mark.parametrize("sd", [0.005, 0.01])
 def test_the_stated_error_covers_19_of_20_truths_however_coarse_the_spectrum(offsets: int, sd: float) -> None:
     """Monte Carlo: 600 voxels of three pH, water shifted by up to 0.3 ppm, tissue that is not the calibration's."""
-    agent, saturation, rng = load_agent("iopamidol"), Saturation(7.0, 3.0, 5.0), np.random.default_rng(offsets)
+    agent, saturation, rng = load_agent("iopamidol"), Saturation(7.0, 3.0, 5.0), np.random.default_rng(0)
     pH, shift, ppm = np.repeat([6.6, 6.8, 7.0], 200), rng.uniform(-0.3, 0.3, 600), np.linspace(-8, 8, offsets)
     one = torch.ones(600, dtype=torch.float64)
     tissue = {"pH": torch.as_tensor(pH), "molar": 0.03 * one, "T1_s": 1.6 * one, "T2_s": 0.1 * one}
