@@ -39,6 +39,8 @@ class Validity(IntFlag):
     """Noise and sampling leave pH uncertain by more than 0.35."""
     OUTSIDE = 32
     """The scan did not reach here."""
+    NO_FIT = 64
+    """A fit of the spectrum did not converge, or ended at a bound."""
 
 
 WORDS = {
@@ -48,6 +50,7 @@ WORDS = {
     Validity.OUT_OF_RANGE: "ratio outside the calibrated range",
     Validity.UNCERTAIN: "pH too uncertain",
     Validity.OUTSIDE: "outside the scan",
+    Validity.NO_FIT: "no fit of the spectrum",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -20,6 +21,7 @@ from nanopinn.imaging.cest.measure import CestChoices, measure_ph
 from nanopinn.imaging.cest.noise import flank_noise
 from nanopinn.imaging.cest.ph_map import Validity, ph_image
 from nanopinn.imaging.cest.ratio import PRESETS, bloch_calibration
+from nanopinn.imaging.cest.spectral_ph import spectral_ph_image
 from nanopinn.imaging.cest.spectrum import ZSpectra, read_spectra
 from nanopinn.imaging.ph import load_ph
 from nanopinn.parameters import value
@@ -402,3 +404,45 @@ def test_an_agent_with_one_amide_tells_ph_by_two_powers(tmp_path: Path) -> None:
 def test_endogenous_contrast_is_not_taken_for_ph(phantom: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no extracellular pH"):
         measure_ph(copied(phantom, tmp_path, {"CestAgent": "none"}), CestChoices())
+
+
+@pytest.mark.public_data
+def test_a_fit_of_the_spectrum_tells_the_tubes_ph_as_well_as_the_ratio_does(public_data: Path) -> None:
+    """On the tubes that the ratio can measure, a third of them; with T1 assumed, because pH hardly feels it."""
+    spectra, pH = tubes(public_data, 3, 6)
+    agent = load_agent("iopamidol")
+    assert spectra.saturation is not None
+    by_ratio = ph_image(spectra, bloch_calibration(agent, spectra.saturation, "rex")).pH.ravel()
+    which = np.flatnonzero(np.isfinite(by_ratio) & between(pH, 6.5, 7.35))[::3]
+    some = replace(spectra, Z=spectra.Z[which], reference=spectra.reference[which])
+    found = spectral_ph_image(some, agent)
+    error, std = found.pH.ravel() - pH[which], found.std.ravel()
+    assert np.isfinite(error).mean() > 0.8
+    assert abs(np.nanmean(error)) < 0.12
+    assert np.sqrt(np.nanmean(error**2)) < 0.20
+    assert (np.abs(error) < 1.96 * std)[np.isfinite(error)].mean() > 0.85
+
+
+def test_a_fit_of_the_spectrum_is_chosen_by_its_name_and_refuses_what_it_cannot_use(tmp_path: Path) -> None:
+    ppm, one = np.arange(-8, 8.1, 0.4), torch.ones(16, dtype=torch.float64)
+    tissue = {"pH": 6.8 * one, "molar": 0.03 * one * torch.arange(16).gt(3), "T1_s": 1.6 * one, "T2_s": 0.1 * one}
+    Z = z_spectra(load_agent("iopamidol"), Saturation(7.0, 3.0, 5.0), torch.as_tensor(ppm - 0.2), **tissue).numpy()
+    Z = Z + 0.002 * np.random.default_rng(0).standard_normal(Z.shape)
+    side = {"SaturationOffsetsPPM": [-300.0, *ppm], "SaturationB1uT": 3.0, "SaturationTimeS": 5.0, "MagneticFieldStrength": 7.0}
+    series = 1000 * np.concatenate([np.ones((16, 1)), Z], axis=1).reshape(4, 4, 1, -1)
+    path = save(tmp_path / "z.nii.gz", series, np.eye(4), side)
+    found = measure_ph(path, CestChoices(method="spectrum"))
+    assert any("a fit of Bloch-McConnell spectra" in a for a in found.assumptions)
+    np.testing.assert_allclose(found.image.pH.ravel()[4:], 6.8, atol=0.1)
+    np.testing.assert_allclose(found.image.b0_ppm.ravel()[4:], 0.2, atol=0.05)
+    # no agent, no pH
+    assert np.isnan(found.image.pH.ravel()[:4]).all()
+    with pytest.raises(InputError) as caught:
+        measure_ph(path, CestChoices(method="spectrum", before=path))
+    assert caught.value.field == "--ph-method"
+    with pytest.raises(InputError) as caught:
+        measure_ph(
+            save(tmp_path / "n.nii.gz", series, np.eye(4), {"SaturationOffsetsPPM": side["SaturationOffsetsPPM"]}),
+            CestChoices(method="spectrum"),
+        )
+    assert "SaturationB1uT" in str(caught.value)
