@@ -133,7 +133,7 @@ def _own_grid(path: str | Path, chosen: CestChoices, B1: B1Map | None, orientati
             found.image.std,
             found.anatomy,
             found.affine,
-            value("sd_pHe_calibration"),
+            found.calibration_std,
             found.image.validity,
             found.assumptions,
         )

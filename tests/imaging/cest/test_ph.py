@@ -240,6 +240,14 @@ def test_spectra_come_to_the_dce_grid_as_ph_with_an_error_of_every_voxel(phantom
     assert any("Bloch-McConnell" in a for a in ph.assumptions)
 
 
+@pytest.mark.public_data
+def test_the_error_that_a_map_shares_is_that_of_the_calibration_in_use(phantom: Path) -> None:
+    path, mask = phantom / "phantom_solution_clean.nii.gz", between(truth(phantom, "pH"), 6.0, 7.0)
+    affine = nib.load(path).affine
+    found = [load_ph(path, affine, mask, chosen=CestChoices(calibration=c)).common_std for c in ("bloch", "pagel-7T-3uT")]
+    assert found == [value("sd_pHe_calibration"), value("sd_pHe_pagel")]
+
+
 def test_less_than_a_third_of_the_tumour_in_the_scan_is_refused(tmp_path: Path) -> None:
     mask = np.zeros((20, 10, 6), dtype=bool)
     mask[2:18, 2:8, 1:5] = True
