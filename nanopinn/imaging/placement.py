@@ -21,6 +21,8 @@ REGISTRATIONS = ("none", "rigid", "affine")
 _SMALLEST_SHARE = 0.5
 #: Scanners stretch by a few per cent; beyond this an affine search has collapsed onto a part of the image.
 _LARGEST_STRETCH = 0.15
+#: Headers hold the scanner's orientation, and a subject that is held turns by less; a round or empty image turns freely.
+_LARGEST_TURN_DEG = 20.0
 _REMEDY = "Align the scans by hand and correct its affine, or go by the affines as they are (--register none)."
 
 
@@ -78,6 +80,8 @@ class Placement:
         if found.shift_mm > width / 2 or after < _SMALLEST_SHARE * before:
             moved = f"a shift of {found.shift_mm:.1f} mm that leaves {after:.0%} of it over the DCE scan ({before:.0%} by the affines)"
             raise _refused("registration moves the scan out of its field of view", file, moved, f"at most {width / 2:.1f} mm")
+        if found.turn_deg > _LARGEST_TURN_DEG:
+            raise _refused("registration turns the scan", file, f"{found.turn_deg:.0f} degrees", f"at most {_LARGEST_TURN_DEG:.0f} degrees")
         if found.stretch > _LARGEST_STRETCH:
             raise _refused("registration distorts the scan", file, f"{found.stretch:.0%}", f"at most {_LARGEST_STRETCH:.0%}")
         if gain <= 0:

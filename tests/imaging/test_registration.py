@@ -232,19 +232,26 @@ def test_what_cannot_be_registered_is_refused_with_what_to_do(anatomy: np.ndarra
 
 
 @pytest.mark.parametrize(
-    ("shift_mm", "stretch", "information", "why"),
+    ("shift_mm", "turn_deg", "stretch", "information", "why"),
     [
-        (19.0, 0.0, (0.5, 0.9), "out of its field of view"),  # half the scan's width is 18 mm
-        (3.0, 0.2, (0.5, 0.9), "distorts the scan"),
-        (3.0, 0.0, (0.9, 0.5), "lowers the mutual information"),
+        (19.0, 0.0, 0.0, (0.5, 0.9), "out of its field of view"),  # half the scan's width is 18 mm
+        (3.0, 25.0, 0.0, (0.5, 0.9), "turns the scan"),
+        (3.0, 0.0, 0.2, (0.5, 0.9), "distorts the scan"),
+        (3.0, 0.0, 0.0, (0.9, 0.5), "lowers the mutual information"),
     ],
 )
 def test_a_search_that_went_astray_is_refused(
-    anatomy: np.ndarray, monkeypatch: pytest.MonkeyPatch, shift_mm: float, stretch: float, information: tuple[float, float], why: str
+    anatomy: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    shift_mm: float,
+    turn_deg: float,
+    stretch: float,
+    information: tuple[float, float],
+    why: str,
 ) -> None:
     there = AFFINE.copy()
     there[:3, 3] += [shift_mm, 0, 0]
-    monkeypatch.setattr(placement, "align", lambda *_: Alignment(there, shift_mm, 0.0, stretch, information))
+    monkeypatch.setattr(placement, "align", lambda *_: Alignment(there, shift_mm, turn_deg, stretch, information))
     with pytest.raises(InputError, match=why) as caught:
         Placement(anatomy, AFFINE, "affine").of("T1 map", seen_at(anatomy, AFFINE), AFFINE, "t1.nii")
     assert caught.value.field == "--register"
