@@ -12,6 +12,7 @@ import typer
 from nanopinn.cli.config import settings_of
 from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, spread, takes_imaging
 from nanopinn.cli.screen import shown_progress
+from nanopinn.cli.simulate import simulate
 from nanopinn.errors import InputError, NanopinnError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="Imaging-driven inverse modelling of tumour nanomedicine. Research use only.\n\n"
     "Example: nanopinn fit --dce scan.nii --cest ph.nii --t1 1.4",
 )  # fmt: skip
+app.command()(simulate)
 
 
 @app.command()

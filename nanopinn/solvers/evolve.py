@@ -54,7 +54,6 @@ class Interval:
         transfers: what is not linear in the pools.
         names: the pools.
         correction: a divergence that the operator leaves out (a limiter's), not linear in the pools either.
-        goes_on: whether coefficients are nearly those of the interval before, so that the step need not start small again.
     """
 
     start: float
@@ -65,7 +64,6 @@ class Interval:
     transfers: tuple[SaturableTransfer, ...] = ()
     correction: Callable[[Tensor], Tensor] | None = None
     names: tuple[str, ...] = ()
-    goes_on: bool = False
 
     @classmethod
     def of(
@@ -249,8 +247,7 @@ class _Run:
         _check_joint(self.t, interval.start)
         self.number, self.interval = number, interval
         self.rate, self.stage, self.w = None, None, 0.0
-        if not interval.goes_on:
-            self.dt = min(self.dt, self.tolerance.first_step)
+        self.dt = min(self.dt, self.tolerance.first_step)
 
     def balance(self, start: Tensor) -> Balance:
         entered, lost, outflow = self.totals
