@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 from scipy.linalg import solve
 
 Array = NDArray[np.float64]
@@ -58,3 +59,49 @@ def sphere_in_tissue_pressure(
 def bateman(t: Array, k_in: float, k_out: float) -> Array:
     """Product of a first-order chain from unit substrate: ``k_in/(k_out - k_in) (e^{-k_in t} - e^{-k_out t})``."""
     return k_in / (k_out - k_in) * (np.exp(-k_in * t) - np.exp(-k_out * t))
+
+
+def krogh_first_order(r: Array, R_c: float, R_t: float, phi_D: float, k: float, P: float, C_vessel: float = 1.0) -> Array:
+    """Steady concentration around a vessel with a permeable wall and a first-order sink.
+
+        phi D (1/r) d/dr (r dC/dr) = k C,   -phi D dC/dr = P (C_vessel - C) at R_c,   dC/dr = 0 at R_t
+        C = A (I0(m r) K1(m R_t) + K0(m r) I1(m R_t)),   m = sqrt(k / phi D)
+
+    Args:
+        r: distance from the vessel's axis, m.
+        R_c: radius of the vessel; ``R_t`` of the tissue, m.
+        phi_D: diffusivity times porosity, m2/s.
+        k: sink per tissue volume, 1/s.
+        P: permeability of the wall, m/s.
+
+    Source: modified Bessel equation; the exponentials are taken out of the functions against overflow.
+    """
+    m = np.sqrt(k / phi_D)
+
+    def shape(x: Array, i: int) -> Array:
+        """``I_i(x) K_1(m R_t) -+ K_i(x) I_1(m R_t)``, over ``exp(m (R_t - R_c))``."""
+        out = special.ive(i, x) * special.kve(1, m * R_t) * np.exp(x + m * R_c - 2 * m * R_t)
+        return out + (1 - 2 * i) * special.kve(i, x) * special.ive(1, m * R_t) * np.exp(m * R_c - x)
+
+    wall = np.array(m * R_c)
+    amplitude = P * C_vessel / (P * shape(wall, 0) - phi_D * m * shape(wall, 1))
+    return amplitude * shape(m * r, 0)
+
+
+def ogata_banks(x: Array, t: float, v: float, D: float) -> Array:
+    """Concentration ahead of a face held at 1 from t = 0, in a steady flow through a half space.
+
+        C = (erfc((x - v t)/2 sqrt(D t)) + exp(v x/D) erfc((x + v t)/2 sqrt(D t))) / 2
+
+    Args:
+        x: distance from the face, m.
+        t: time, s.
+        v: velocity, m/s.
+        D: dispersion coefficient, m2/s.
+
+    Source: Ogata and Banks, USGS Professional Paper 411-A (1961).
+    """
+    width = 2 * np.sqrt(D * t)
+    near, far = (x - v * t) / width, (x + v * t) / width
+    # exp(v x/D - far^2) = exp(-near^2): no product of a huge and a vanishing number
+    return (special.erfc(near) + np.exp(-(near**2)) * special.erfcx(far)) / 2

@@ -91,23 +91,13 @@ def drug_pools(
     return pools.coefficients()
 
 
-def _wall(pools: PoolSystem, name: str, plasma: int, share: float, a: Tensor, b: Tensor, vessel: str | None) -> None:
-    """Exchange ``a share C_v - b C`` with a plasma curve, or with the local plasma pool where there is one."""
-    if vessel is None:
-        pools.gains(name, plasma, a * share)
-        pools.loses(name, b)
-    else:
-        pools.passes(vessel, name, a * share)
-        pools.passes(name, vessel, b)
-
-
 def _carrier(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, name: str, plasma: int, detail: DrugDetail) -> None:
     phi = model.maps.phi
     PS, sigma = model.liposome_permeability()
     a, b = exchange_coefficients(PS, J_v, sigma)
     pools.holds(name, phi)
     pools.moves(name, model.scalars["f_l"], phi * value("D_l_t"))
-    _wall(pools, name, plasma, 1.0, a, b, f"vessel {name}" if detail.vessels else None)
+    pools.crosses_wall(name, plasma, a, b, f"vessel {name}" if detail.vessels else None)
     pools.loses(name, J_L + phi * value("k_d_lip"))
 
 
@@ -117,7 +107,7 @@ def _free(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, detai
     pools.holds("free", phi)
     pools.moves("free", 1.0, phi * model.by_tissue(value("D_f_t"), value("D_f_n")))
     # the plasma curve is of unbound drug, the local pool of all
-    _wall(pools, "free", UNBOUND, 1 - value("fb") if detail.vessels else 1.0, a, b, "vessel free" if detail.vessels else None)
+    pools.crosses_wall("free", UNBOUND, a * (1 - value("fb")) if detail.vessels else a, b, "vessel free" if detail.vessels else None)
     pools.loses("free", J_L)
 
 
@@ -128,7 +118,7 @@ def _bound(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, deta
     )
     pools.holds("bound", phi)
     pools.moves("bound", 1.0, phi * value("D_b_t"))
-    _wall(pools, "bound", UNBOUND, fb if detail.vessels else fb / (1 - fb), a, b, "vessel free" if detail.vessels else None)
+    pools.crosses_wall("bound", UNBOUND, a * (fb if detail.vessels else fb / (1 - fb)), b, "vessel free" if detail.vessels else None)
     pools.loses("bound", J_L)
     pools.passes("free", "bound", phi * value("k_a"))
     pools.passes("bound", "free", phi * value("k_d"))

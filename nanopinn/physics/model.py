@@ -156,8 +156,8 @@ class TumourModel:
         pools = PoolSystem(("contrast",), 1, phi)
         pools.holds("contrast", phi)
         pools.moves("contrast", 1.0, phi * value("D_Gd"))
-        pools.gains("contrast", 0, a)
-        pools.loses("contrast", b + J_L)
+        pools.crosses_wall("contrast", 0, a, b)
+        pools.loses("contrast", J_L)
         return pools.coefficients()
 
     def release_rate(self) -> Tensor:

@@ -21,13 +21,13 @@ class SaturableTransfer:
 
     Attributes:
         outside, inside: index of the pools F and I.
-        uptake: ``(x, y, z)``, 1/s, per tissue volume. efflux: 1/s. K_out, K_in: kg/m3 of either pool.
+        uptake: ``(x, y, z)``, 1/s, per tissue volume. efflux: 1/s, one or ``(x, y, z)``. K_out, K_in: kg/m3 of either pool.
     """
 
     outside: int
     inside: int
     uptake: Tensor
-    efflux: float
+    efflux: float | Tensor
     K_out: float
     K_in: float
 
@@ -40,6 +40,24 @@ class SaturableTransfer:
         """dz/dF and -dz/dI, both positive."""
         F, In = U[..., self.outside, :, :, :], U[..., self.inside, :, :, :]
         return self.uptake / (1 + F / self.K_out) ** 2, self.efflux / (1 + In / self.K_in) ** 2
+
+
+@dataclass(frozen=True)
+class WallExchange:
+    """Exchange through the vessel wall, ``influx C_v - efflux C``, which stands in reaction and inflow of the voxel too.
+
+    Where tissue is resolved around its vessels, it enters at the wall and not everywhere.
+
+    Attributes:
+        pool: of the tissue. plasma: the curve that C_v is, if ``vessel`` is None, else C_v is the pool ``vessel``.
+        influx, efflux: ``(x, y, z)``, 1/s, per tissue volume.
+    """
+
+    pool: int
+    plasma: int
+    vessel: int | None
+    influx: Tensor
+    efflux: Tensor
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,7 @@ class PoolCoefficients:
         reaction: ``(pool, pool, x, y, z)``, 1/s; loss positive on the diagonal, gain negative off it.
         inflow: ``(pool, input, x, y, z)``, 1/s, per plasma concentration.
         transfers: what is not linear in the pools.
+        walls: which part of reaction and inflow is exchange with vessels.
     """
 
     names: tuple[str, ...]
@@ -65,6 +84,7 @@ class PoolCoefficients:
     reaction: Tensor
     inflow: Tensor
     transfers: tuple[SaturableTransfer, ...] = ()
+    walls: tuple[WallExchange, ...] = ()
 
     def checked(self) -> PoolCoefficients:
         """Itself.
@@ -100,6 +120,7 @@ class PoolSystem:
         self.reaction: dict[tuple[int, int], Tensor] = {}
         self.inflow: dict[tuple[int, int], Tensor] = {}
         self.transfers: list[SaturableTransfer] = []
+        self.walls: list[WallExchange] = []
         self.like, self.inputs = like, inputs
         self._capacity: list[Tensor] = [like.new_ones(space)] * n
         self._diffusion: list[Tensor] = [like.new_zeros(space)] * n
@@ -130,6 +151,16 @@ class PoolSystem:
         at = (self.at(name), plasma)
         self.inflow[at] = self.inflow.get(at, torch.zeros_like(self.like)) + rate
 
+    def crosses_wall(self, name: str, plasma: int, influx: Tensor, efflux: Tensor, vessel: str | None = None) -> None:
+        """A pool exchanges ``influx C_v - efflux C`` with a plasma curve, or with the pool ``vessel`` where there is one."""
+        if vessel is None:
+            self.gains(name, plasma, influx)
+            self.loses(name, efflux)
+        else:
+            self.passes(vessel, name, influx)
+            self.passes(name, vessel, efflux)
+        self.walls.append(WallExchange(self.at(name), plasma, None if vessel is None else self.at(vessel), influx, efflux))
+
     def saturates(self, outside: str, inside: str, uptake: Tensor, efflux: float, K_out: float, K_in: float) -> None:
         """A saturable transporter works between two pools."""
         self.transfers.append(SaturableTransfer(self.at(outside), self.at(inside), uptake, efflux, K_out, K_in))
@@ -145,5 +176,5 @@ class PoolSystem:
             self.names, torch.stack(self._capacity), torch.stack(self.mobility), torch.stack(self._diffusion),
             torch.stack([torch.stack([self.reaction.get((p, q), zero) for q in every]) for p in every]),
             torch.stack([torch.stack([self.inflow.get((p, c), zero) for c in range(self.inputs)]) for p in every]),
-            tuple(self.transfers),
+            tuple(self.transfers), tuple(self.walls),
         )  # fmt: skip

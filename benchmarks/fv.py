@@ -1,0 +1,244 @@
+"""How long finite volumes take: against FiPy in the same run, for the contrast agent and the whole drug model, and as grids grow.
+
+Run: python benchmarks/fv.py [--device cuda] [--only peer|solves|growth] [--sizes 16 32 48 64 96] [--figure docs/figures/fv_growth.png]
+(FiPy: pip install -e '.[test]')
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.imaging.aif.source import load_aif
+from nanopinn.physics.drug import FULL
+from nanopinn.physics.formulation import THERMOSENSITIVE
+from nanopinn.physics.model import TissueMaps
+from nanopinn.physics.plasma import Dose
+from nanopinn.physics.pools import PoolSystem
+from nanopinn.solvers.evolve import Interval, Tolerance, evolve
+from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.forward import Flow, Forward, Setting
+from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.lowrank import low_rank_response
+from nanopinn.solvers.march import march
+from nanopinn.solvers.schemes import SDIRK3
+
+HOUR, VOXEL_M, FRAMES = 3600.0, 0.5e-3, 60
+NONE = torch.zeros(0, dtype=torch.float64)
+
+
+def timed(work: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
+    """Best of a few runs, and the result."""
+    best = float("inf")
+    for _ in range(repeats):
+        began = time.perf_counter()
+        result = work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return best, result
+
+
+def tumour(shape: tuple[int, int, int], device: str) -> Forward:
+    """A rough ball of tumour in normal tissue, 0.5 mm voxels."""
+    g = torch.Generator().manual_seed(0)
+    axes = [(torch.arange(n, dtype=torch.float64) + 0.5 - n / 2) * VOXEL_M for n in shape]
+    r = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(dim=0).sqrt()
+
+    def rough(low: float, high: float) -> Tensor:
+        return (low + (high - low) * torch.rand(shape, generator=g, dtype=torch.float64)).to(device)
+
+    ball = (r < 0.35 * min(shape) * VOXEL_M).double().to(device)
+    maps = TissueMaps(ball, rough(5e-4, 3e-3), rough(0.15, 0.4), rough(0.01, 0.05), rough(6.5, 7.2))
+    return Forward(Setting(maps, Grid(shape, (VOXEL_M, VOXEL_M, VOXEL_M)), 1), lambda _: {})
+
+
+def bolus() -> tuple[PlasmaCurve, np.ndarray]:
+    frames = np.linspace(5.0, 600.0, FRAMES)
+    return load_aif("parker", frame_times_s=frames, bolus_arrival_s=20.0, hematocrit=0.42).curve, frames
+
+
+def contrast_low_rank(forward: Forward, flow: Flow) -> Tensor:
+    aif, frames = bolus()
+    pools, operator, _ = forward.operators("contrast", NONE, flow)
+    found = low_rank_response(operator, pools.capacity, aif.times_s, aif.plasma_mM, frames)
+    plasma = torch.as_tensor(np.interp(frames, aif.times_s, aif.plasma_mM, left=0.0)).to(pools.capacity)
+    return forward.setting.maps.phi * found.at_times()[:, 0] + forward.setting.maps.v_p * plasma[:, None, None, None]
+
+
+def drug(forward: Forward, flow: Flow, hours: float, step: float) -> Any:
+    """Thermosensitive liposomes, an hour of heat from the dose on, every pool."""
+    plasma = THERMOSENSITIVE.plasma([Dose(0.0, 9e-5)])
+    model, maps, grid = forward.model(NONE), forward.setting.maps, forward.setting.grid
+    intervals = []
+    for start, end, kelvin in ((0.0, HOUR, 315.15), (HOUR, hours * HOUR, 310.15)):
+        T = 310.15 + (kelvin - 310.15) * maps.tumour
+        pools = model.drug(flow.J_v, flow.J_L, FULL, THERMOSENSITIVE.release_rate(maps.pH, T), THERMOSENSITIVE.heat_excess(T))
+        curves = plasma.encapsulated.during(start), plasma.unbound().during(start)
+
+        def feed(t: float, curves: Any = curves) -> Tensor:
+            at = torch.tensor(t, dtype=torch.float64)
+            return torch.stack([c(at) for c in curves]).to(maps.phi)
+
+        intervals.append(Interval.of(start, end, pools, flow.flows, grid, feed))
+    return evolve(intervals, torch.zeros_like(intervals[0].capacity), [HOUR, hours * HOUR], tolerance=Tolerance(step=step))
+
+
+def against_fipy() -> None:
+    """One pool that is carried, diffuses and reacts, the same grid and steps; FiPy with its own solver for such matrices."""
+    import fipy
+
+    shape, steps, end = (24, 24, 24), 20, 2 * HOUR
+    forward = tumour(shape, "cpu")
+    grid, phi = forward.setting.grid, forward.setting.maps.phi
+    flow = forward.flow(NONE)
+    for axis, f in enumerate(flow.flows):  # the two codes hold different boundaries open: close them all
+        f.narrow(axis, 0, 1).zero_()
+        f.narrow(axis, f.shape[axis] - 1, 1).zero_()
+    system = PoolSystem(("one",), 1, phi)
+    system.holds("one", phi)
+    system.moves("one", 1.0, 2e-10 * phi)
+    system.loses("one", 5e-5 * phi)
+    system.gains("one", 0, phi)
+    pools = system.coefficients()
+    operator = PoolOperator.of(pools, flow.flows, grid)
+    source = 1e-4 * phi[None] * forward.setting.maps.tumour
+    times = list(np.linspace(0, end, steps + 1))
+    ours, run = timed(lambda: march(operator, pools.capacity, lambda t: (source, None), times), 3)
+
+    def fast(values: Tensor) -> np.ndarray:
+        return values.numpy().transpose(2, 1, 0).ravel()
+
+    mm = 1e3 * VOXEL_M  # in metres the coefficients drown in FiPy's own tolerances
+    mesh = fipy.Grid3D(nx=shape[0], ny=shape[1], nz=shape[2], dx=mm, dy=mm, dz=mm)
+    C = fipy.CellVariable(mesh=mesh, value=0.0)
+    porosity, made = (fipy.CellVariable(mesh=mesh, value=fast(v)) for v in (phi, source[0]))
+    velocity = fipy.FaceVariable(mesh=mesh, rank=1, value=_fipy_velocity(mesh, flow, grid))
+    equation = fipy.TransientTerm(coeff=porosity) == (
+        fipy.DiffusionTerm(coeff=(2e-4 * porosity).harmonicFaceValue) - fipy.ExponentialConvectionTerm(coeff=velocity)
+        - fipy.ImplicitSourceTerm(coeff=5e-5 * porosity) + made
+    )  # fmt: skip
+
+    def solve(substeps: int) -> np.ndarray:
+        C.setValue(0.0)
+        for _ in range(steps * substeps):
+            equation.solve(var=C, dt=end / steps / substeps)
+        return C.value.reshape(shape[::-1]).transpose(2, 1, 0).copy()
+
+    theirs, coarse = timed(lambda: solve(1))
+    finer = 2 * solve(2) - coarse  # backward Euler, extrapolated to second order
+    found = run.U[-1, 0].numpy()
+    head = f"peer: {steps} steps of {shape}: nanopinn {ours:.3f} s, FiPy {fipy.__version__} {theirs:.1f} s"
+    print(f"{head}, {theirs / ours:.0f} times slower")
+    for name, other in (("at the same steps", coarse), ("extrapolated to steps of no length", finer)):
+        print(f"      distance from FiPy {name}: {np.linalg.norm(found - other) / np.linalg.norm(found):.1e}")
+
+
+def _fipy_velocity(mesh: Any, flow: Flow, grid: Grid) -> np.ndarray:
+    """Our volume flows on FiPy's faces, mm/s."""
+    x = np.array(mesh.faceCenters)
+    value = np.zeros_like(x)
+    normal = np.abs(np.array(mesh.faceNormals)).argmax(axis=0)
+    for axis, f in enumerate(flow.flows):
+        speed = 1e3 * f.numpy() / grid.face_area(axis)
+        here = normal == axis
+        index = [np.rint(x[a, here] / (1e3 * VOXEL_M) - (0 if a == axis else 0.5)).astype(int) for a in range(3)]
+        value[axis, here] = speed[tuple(index)]
+    return value
+
+
+def solves(device: str, shape: tuple[int, int, int]) -> None:
+    forward = tumour(shape, device)
+    forward.flow(NONE)
+    forward.last_pressure = None
+    seconds, flow = timed(lambda: forward.flow(NONE))
+    print(f"{shape} on {device}: pressure {seconds:.3f} s")
+    aif, frames = bolus()
+    exact = forward.contrast(NONE, flow, aif, frames, SDIRK3, 8)[0]
+    marching, (C, _, _) = timed(lambda: forward.contrast(NONE, flow, aif, frames), 3)
+    ranking, R = timed(lambda: contrast_low_rank(forward, flow), 3)
+    for name, took, found in (("march", marching, C), ("low rank", ranking, R)):
+        error = float((found - exact).norm() / exact.norm())
+        worst = float((found - exact).abs().max() / exact.max())
+        print(f"  contrast, {FRAMES} frames in 10 min, {name}: {took:.3f} s, temporal error {error:.1e} (largest {worst:.1e} of the peak)")
+    seconds, run = timed(lambda: drug(forward, flow, 72, 1e-4))
+    finer = drug(forward, flow, 72, 1e-5)
+    error = float((run.U - finer.U).norm() / finer.U.norm())
+    print(f"  drug, {len(FULL.pools)} pools, 72 h with an hour of heat: {seconds:.1f} s, temporal error {error:.1e}; {run}")
+
+
+def one_size(n: int, device: str, out: Any) -> None:
+    forward = tumour((n, n, n), device)
+    pressing, flow = timed(lambda: forward.flow(NONE))
+    contrasting, _ = timed(lambda: contrast_low_rank(forward, flow))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    drugging, _ = timed(lambda: drug(forward, flow, 6, 1e-3))
+    whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    out.put((n, pressing, contrasting, drugging, memory, whole))
+
+
+def growth(device: str, sizes: list[int], figure: Path | None) -> None:
+    """Each size in a process of its own, so that its memory is its own."""
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for n in sizes:
+        queue = context.Queue()
+        process = context.Process(target=one_size, args=(n, device, queue))
+        process.start()
+        rows.append(queue.get())
+        process.join()
+        took = "pressure {:.2f} s, contrast {:.2f} s, drug 6 h {:.1f} s; {:.2f} GB without drug, {:.2f} with".format(*rows[-1][1:])
+        print(f"{n:4d}^3: {took}")
+    cells = np.array([r[0] ** 3 for r in rows], dtype=float)
+    slopes = [float(np.polyfit(np.log(cells[-3:]), np.log([r[i] for r in rows[-3:]]), 1)[0]) for i in (1, 2, 3)]
+    print("growth, exponent of the number of voxels over the largest three: pressure {:.2f}, contrast {:.2f}, drug {:.2f}".format(*slopes))
+    if figure is not None:
+        _draw(rows, slopes, figure)
+
+
+def _draw(rows: list[tuple[float, ...]], slopes: list[float], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    cells = np.array([r[0] ** 3 for r in rows])
+    fig, ax = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    for i, name in ((1, "pressure"), (2, "contrast, 60 frames"), (3, "drug, 7 pools, 6 h")):
+        ax.loglog(cells, [r[i] for r in rows], "o-", label=f"{name}: n^{slopes[i - 1]:.2f}")
+    ax.loglog(cells, rows[-1][3] * (cells / cells[-1]) ** 1.2, "k:", label="n^1.2")
+    ax.set(xlabel="voxels n", ylabel="seconds")
+    ax.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path, dpi=110)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--device", default="cpu")
+    arguments.add_argument("--only", choices=("peer", "solves", "growth"))
+    arguments.add_argument("--shape", type=int, nargs=3, default=(32, 32, 16))
+    arguments.add_argument("--sizes", type=int, nargs="+", default=[16, 24, 32, 48, 64, 96])
+    arguments.add_argument("--figure", type=Path)
+    given = arguments.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    if given.only in (None, "peer"):
+        against_fipy()
+    if given.only in (None, "solves"):
+        solves(given.device, tuple(given.shape))
+    if given.only in (None, "growth"):
+        growth(given.device, given.sizes, given.figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Lines of cells against dense elimination."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.line import LineMatrix
+from nanopinn.solvers.linear import SolverError
+
+POOLS, LINES, CELLS = 4, 5, 9
+
+
+def lines() -> tuple[PoolOperator, Tensor]:
+    """Four pools, two of which move, on lines of random transport (both ways) and random exchange."""
+    g = torch.Generator().manual_seed(2)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(*shape, dtype=torch.float64, generator=g)
+
+    faces = [rand(POOLS, LINES, 1, CELLS + 1) for _ in range(2)]
+    for face in faces:
+        face[1], face[3] = 0.0, 0.0
+        face[..., 0], face[..., -1] = 0.0, 0.1
+    exchange = rand(POOLS, POOLS, LINES, 1, CELLS)
+    reaction = -exchange
+    for p in range(POOLS):
+        reaction[p, p] = exchange[:, p].sum(0)
+    closed = torch.zeros(POOLS, LINES + 1, 1, CELLS), torch.zeros(POOLS, LINES, 2, CELLS)
+    closed = closed[0].double(), closed[1].double()
+    operator = PoolOperator((*closed, 50 * faces[0]), (*closed, 50 * faces[1]), reaction, rand(POOLS, 1, LINES, 1, CELLS))
+    return operator, 0.1 + rand(POOLS, LINES, 1, CELLS)
+
+
+def dense(operator: PoolOperator, capacity: Tensor, w: float) -> Tensor:
+    n = capacity.numel()
+    unit = torch.eye(n, dtype=torch.float64).reshape(n, *capacity.shape)
+    return (capacity * unit + w * operator(unit)).reshape(n, n).T
+
+
+@pytest.mark.parametrize("w", [1e-3, 1.0, 1e4])
+def test_a_line_is_solved_as_by_dense_elimination(w: float) -> None:
+    operator, capacity = lines()
+    matrix, b = (
+        dense(operator, capacity, w),
+        torch.randn(3, *capacity.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),
+    )
+    line = LineMatrix(operator, capacity, w)
+    for found, A in ((line.solve(b)[0], matrix), (line.solve(b, transposed=True)[0], matrix.T)):
+        exact = torch.linalg.solve(A, b.reshape(3, -1).T).T.reshape(b.shape)
+        torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-11 * float(exact.abs().max()))
+
+
+def test_a_single_right_hand_side_and_pools_that_all_move() -> None:
+    operator, capacity = lines()
+    part = operator.only([0, 2])
+    line = LineMatrix(part, capacity[[0, 2]], 2.0)
+    b = capacity[[0, 2]]
+    exact = torch.linalg.solve(dense(part, b, 2.0), b.flatten()).reshape(b.shape)
+    torch.testing.assert_close(line.solve(b)[0], exact, rtol=1e-11, atol=1e-13)
+
+
+def test_transport_across_lines_is_refused() -> None:
+    operator, capacity = lines()
+    leaky = replace(operator, before=(operator.before[0] + 1.0, *operator.before[1:]))
+    with pytest.raises(ValueError, match="closed faces"):
+        LineMatrix(leaky, capacity, 1.0)
+
+
+def test_a_singular_line_is_an_error() -> None:
+    """Cells that hold nothing, lose nothing and touch nothing have no solution."""
+    operator, capacity = lines()
+    part = operator.only([0])
+    alone = 0 * part.before[2]
+    alone[..., 1] = 1.0
+    empty = replace(part, before=(*part.before[:2], alone), after=(*part.after[:2], 0 * alone), reaction=0 * part.reaction)
+    with pytest.raises(SolverError, match="singular"):
+        LineMatrix(empty, 0 * capacity[:1], 1.0)

@@ -1,0 +1,86 @@
+"""What is read from profiles, on profiles that are known; groups of voxels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nanopinn.physics.analytic import krogh_first_order
+from nanopinn.physics.drug import FULL
+from nanopinn.physics.model import TissueMaps, TumourModel
+from nanopinn.physics.oxygen import OxygenSupply, oxygen_pressure
+from nanopinn.solvers.clusters import group_mean, group_pools, group_voxels
+from nanopinn.solvers.penetration import by_area, half_distance, reached
+from nanopinn.solvers.radial import Cylinders
+
+R_C = 1e-5
+CYLINDERS = Cylinders(
+    R_C, torch.tensor([[6e-5, 1e-4], [8e-5, 9e-5]], dtype=torch.float64), torch.tensor([0.4, 0.6], dtype=torch.float64), 48
+)
+
+
+def test_half_distance_is_where_the_closed_solution_halves() -> None:
+    profile = torch.stack(
+        [torch.as_tensor(krogh_first_order(r.numpy(), R_C, float(R), 4.68e-11, 0.02, 2.67e-6))
+         for r, R in zip(CYLINDERS.r.flatten(0, 1), CYLINDERS.R_t.flatten(), strict=True)]
+    ).reshape(CYLINDERS.r.shape)  # fmt: skip
+    found = half_distance(profile, CYLINDERS).flatten()
+    for distance, R in zip(found, CYLINDERS.R_t.flatten(), strict=True):
+        wall, there = krogh_first_order(np.array([R_C, R_C + float(distance)]), R_C, float(R), 4.68e-11, 0.02, 2.67e-6)
+        assert there / wall == pytest.approx(0.5, abs=1e-3)
+
+
+def test_half_distance_is_unknown_where_a_profile_never_halves_or_is_empty() -> None:
+    flat = torch.ones_like(CYLINDERS.r)
+    assert torch.isnan(half_distance(flat, CYLINDERS)).all()
+    assert torch.isnan(half_distance(0 * flat, CYLINDERS)).all()
+
+
+def test_points_of_equal_area_see_the_profile() -> None:
+    values, r = by_area(CYLINDERS.r.log(), CYLINDERS)
+    inner = (r > CYLINDERS.r[..., :1]) & (r < CYLINDERS.r[..., -1:])
+    torch.testing.assert_close(values[inner], r.log()[inner], rtol=1e-12, atol=0.0)
+    torch.testing.assert_close((r**2).mean(-1), (CYLINDERS.R_t**2 + R_C**2) / 2, rtol=1e-12, atol=0.0)
+
+
+def test_share_over_a_threshold_is_the_area_within_its_radius() -> None:
+    """A profile that falls with r exceeds its value at 40 um within 40 um; between two radii, likewise."""
+    edge, wall = CYLINDERS.R_t, torch.full_like(CYLINDERS.R_t, R_C)
+    share = reached(-CYLINDERS.r.log(), -np.log(4e-5), CYLINDERS, wall, edge)
+    exact = (CYLINDERS.share * (16e-10 - 1e-10) / CYLINDERS.ring).sum(-1)
+    torch.testing.assert_close(share, exact, rtol=0.0, atol=0.005)
+    torch.testing.assert_close(reached(-CYLINDERS.r.log(), -np.log(4e-5), CYLINDERS, 3e-5 + 0 * wall, 5e-5 + 0 * wall)[0],
+                               torch.tensor(7 / 16, dtype=torch.float64), rtol=0.0, atol=0.02)  # fmt: skip
+    assert torch.isnan(reached(CYLINDERS.r, 0.0, CYLINDERS, edge, edge)).all()
+
+
+def test_the_tables_tissue_becomes_hypoxic_where_xenografts_do_and_nearer_when_vessels_are_further_apart() -> None:
+    """The table's consumption was set at 115 um from a vessel of a 125 um cylinder (Primeau 2005: 90 to 140 um)."""
+    supply = OxygenSupply.of_table()
+    R_t = torch.tensor([100e-6, 125.5e-6, 200e-6], dtype=torch.float64)
+    distance = supply.zones(R_t, R_C).r_hypoxia - R_C
+    assert float(distance[0]) == pytest.approx(90e-6)  # all of it has oxygen
+    assert 90e-6 < float(distance[1]) < 140e-6
+    assert float(distance[2]) < float(distance[1])
+    p = oxygen_pressure(distance[1:] + R_C, R_t[1:], R_C, supply.D, supply.M, supply.p_0)
+    torch.testing.assert_close(p, torch.full_like(p, supply.p_hypoxia))
+
+
+def test_groups_are_of_like_voxels_and_their_coefficients_the_means() -> None:
+    g = torch.Generator().manual_seed(0)
+    shape = (6, 5, 4)
+    low = torch.rand(shape, generator=g, dtype=torch.float64) < 0.5
+    v_p = torch.where(low, 0.01, 0.05) * (1 + 0.01 * torch.rand(shape, generator=g, dtype=torch.float64))
+    one = torch.ones(shape, dtype=torch.float64)
+    mask = torch.rand(shape, generator=g) < 0.8
+    labels = group_voxels(v_p.log()[None], mask, 2, np.random.default_rng(0))
+    assert torch.all((labels >= 0) == mask)
+    assert len(set(labels[mask & low].tolist())) == len(set(labels[mask & ~low].tolist())) == 1
+    pools = TumourModel.of(TissueMaps(one, 1e-3 * one, 0.3 * one, v_p, 6.8 * one)).drug(1e-4 * one, 0 * one, FULL)
+    grouped = group_pools(pools, labels)
+    assert grouped.capacity.shape == (7, 2, 1, 1)
+    first = int(labels[mask & low][0])
+    vessel = pools.names.index("vessel free")
+    assert float(grouped.capacity[vessel, first]) == pytest.approx(float(v_p[mask & low].mean()), rel=1e-12)
+    torch.testing.assert_close(grouped.walls[0].influx, group_mean(pools.walls[0].influx, labels))
