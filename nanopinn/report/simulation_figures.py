@@ -26,7 +26,7 @@ def course_panel(s: Simulation) -> Figure:
         axes.plot(s.courses.times_s / 3600, np.where(values > 0, values, np.nan), lw=1.5, label=name)
     _logarithmic(axes, max(float(v.max()) for v in s.courses.tumour.values()))
     axes.set_ylabel("ug/mL of tissue")
-    axes.legend(frameon=False, ncols=2, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -39,7 +39,7 @@ def plasma_panel(s: Simulation) -> Figure:
             axes.plot(s.courses.times_s / 3600, np.where(values > 0, values, np.nan), lw=1.5, label=name.replace("_", ", "))
     _logarithmic(axes, max(float(v.max()) for v in s.courses.plasma.values()))
     axes.set_ylabel("ug/mL of plasma")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
