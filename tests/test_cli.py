@@ -208,6 +208,58 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+SCHEDULE = """
+[[dose]]
+formulation = "free"
+start_h = 0
+amount_mg = 90
+[imaging]
+times_h = [0.1, 0.5]
+[run]
+end_h = 0.5
+"""
+PHANTOM = ("--phantom", "--shape", "10", "10", "8", "--refine", "1", "--seed", "3")
+
+
+def simulated(folder: Path, *more: str | Path) -> subprocess.CompletedProcess[str]:
+    (folder / "plan.toml").write_text(SCHEDULE)
+    return nanopinn("simulate", "--schedule", folder / "plan.toml", "-q", *more)
+
+
+def test_a_simulation_writes_its_folder_once_and_its_configuration_repeats_it(tmp_path: Path) -> None:
+    out, again = tmp_path / "out", tmp_path / "again"
+    first = simulated(tmp_path, *PHANTOM, "-o", out)
+    assert first.returncode == 0, first.stderr
+    assert "imbalance" in first.stdout
+    pools = ("free", "bound", "intracellular", "nuclear", "vessel_free")
+    volumes = [*(f"fields/{p}" for p in pools), "maps/IFP", "maps/velocity", "maps/mask"]
+    expected = {f"{v}{end}" for v in volumes for end in (".nii.gz", ".json")}
+    expected |= {"plasma.tsv", "courses.tsv", "balance.json", "simulation.html", "config.toml", "provenance.json"}
+    assert {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()} == expected
+    assert simulated(tmp_path, *PHANTOM, "-o", out).returncode == 4
+    assert simulated(tmp_path, "--phantom", "--config", out / "config.toml", "-o", again).returncode == 0
+    nuclear = [read(folder / "fields/nuclear.nii.gz") for folder in (out, again)]
+    assert np.array_equal(*nuclear, equal_nan=True)
+
+
+def test_a_simulation_without_schedule_or_a_map_is_refused(tmp_path: Path) -> None:
+    refused(nanopinn("simulate", "--phantom", "-o", tmp_path / "o"), "--schedule")
+    refused(simulated(tmp_path, "--ktrans", SAMPLE / "truth/Ktrans.nii.gz", "-o", tmp_path / "o"), "--ve")
+    assert not (tmp_path / "o").exists()
+
+
+def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(SCHEDULE.replace("0.5", "500"))
+    command = [sys.executable, "-m", "nanopinn", "simulate", "--phantom", "--schedule", tmp_path / "plan.toml", "-o", tmp_path / "out"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert run.stderr is not None
+    while "pools in time" not in (line := run.stderr.readline()):
+        assert line
+    run.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.toml"]
+
+
 def test_files_in_a_row_belong_to_the_option_before_them() -> None:
     given = ["fit", "--vfa", "a", "b", "--mask", "m", "--drug", "c", "-q"]
     assert spread(given) == ["fit", "--vfa", "a", "--vfa", "b", "--mask", "m", "--drug", "c", "-q"]

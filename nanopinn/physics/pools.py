@@ -34,12 +34,17 @@ class SaturableTransfer:
     def rate(self, U: Tensor) -> Tensor:
         """z at pools ``(..., pool, x, y, z)``, kg/m3/s of tissue."""
         F, In = U[..., self.outside, :, :, :], U[..., self.inside, :, :, :]
-        return self.uptake * F / (1 + F / self.K_out) - self.efflux * In / (1 + In / self.K_in)
+        return self.uptake * F / _saturation(F, self.K_out) - self.efflux * In / _saturation(In, self.K_in)
 
     def slopes(self, U: Tensor) -> tuple[Tensor, Tensor]:
         """dz/dF and -dz/dI, both positive."""
         F, In = U[..., self.outside, :, :, :], U[..., self.inside, :, :, :]
-        return self.uptake / (1 + F / self.K_out) ** 2, self.efflux / (1 + In / self.K_in) ** 2
+        return self.uptake / _saturation(F, self.K_out) ** 2, self.efflux / _saturation(In, self.K_in) ** 2
+
+
+def _saturation(C: Tensor, K: float) -> Tensor:
+    """``1 + C/K``; 1 below zero, where round-off may lead an emptied pool: beyond the pole at -K it would fall without end."""
+    return 1 + C.clamp_min(0.0) / K
 
 
 @dataclass(frozen=True)

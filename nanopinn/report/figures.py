@@ -31,7 +31,7 @@ def as_data_uri(figure: Figure) -> str:
 def map_panel(m: MapEstimate, mask: NDArray[np.bool_], spread: str = "posterior sd") -> Figure:
     """A map and its standard deviation in the slice with most tumour, around the tumour."""
     z = int(np.argmax(mask.sum(axis=(0, 1))))
-    window = tuple(_window(np.asarray(mask.any(axis=2)), axis) for axis in (0, 1))
+    window = window_of(mask)
     panels: list[tuple[str, Array]] = [(m.name, m.values)]
     if m.std is not None:
         panels.append((f"{m.name}, {spread}", m.std))
@@ -51,6 +51,12 @@ def map_panel(m: MapEstimate, mask: NDArray[np.bool_], spread: str = "posterior 
         axes.set_yticks([])
         figure.colorbar(image, ax=axes, label="" if m.unit == "1" else m.unit)
     return figure
+
+
+def window_of(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The tumour's part of a slice, with a margin."""
+    shadow = np.asarray(mask.any(axis=2))
+    return _window(shadow, 0), _window(shadow, 1)
 
 
 def _window(shadow: NDArray[np.bool_], axis: int) -> slice:

@@ -9,7 +9,7 @@ curves smooth; a step never crosses an event, and after one the first stage star
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from math import isfinite
@@ -136,7 +136,7 @@ class Evolution:
     Attributes:
         times: ``(n,)`` s. U: ``(n, ..., pool, x, y, z)``.
         steps: the accepted steps. rejected: those that were tried again. newton, krylov: iterations in all.
-        balance: where the mass went.
+        balance: where the mass went. intervals: those of a sequence; none if they were built on the way.
     """
 
     times: tuple[float, ...]
@@ -172,55 +172,68 @@ class Tolerance:
 
 
 def evolve(
-    intervals: Sequence[Interval], start: Tensor, save_at: Sequence[float], *, tolerance: Tolerance = Tolerance(),
+    intervals: Iterable[Interval], start: Tensor, save_at: Sequence[float], *, tolerance: Tolerance = Tolerance(),
     stage_of: StageOf = StageMatrix, keep_stages: bool = False, steps: Sequence[tuple[float, float]] | None = None,
-    progress: Progress = silent,
+    progress: Progress = silent, watch: Callable[[float, Tensor], None] | None = None,
 ) -> Evolution:  # fmt: skip
     """Take pools through a sequence of intervals.
 
     Args:
-        intervals: in order, each beginning where the last ended.
+        intervals: in order, each beginning where the last ended; an iterator builds each when it is reached, and none is kept.
         start: pools ``(..., pool, x, y, z)`` at the first interval's start.
         save_at: increasing times at which pools are wanted, s; steps land on them.
         stage_of: solver of the stages. keep_stages: for :mod:`nanopinn.solvers.sensitivity`.
         steps: the very steps to take, as (t, dt), instead of adapting them.
+        watch: called with the time and the pools at the start and after each step.
 
     Raises:
         SolverError: steps became too short, or a linear solve failed.
     """
-    _check_order(intervals, save_at)
-    run = _Run(intervals, start, tolerance, stage_of, keep_stages)
+    kept = tuple(intervals) if isinstance(intervals, Sequence) else ()
+    _check_order(kept, save_at)
+    following = iter(kept or intervals)
+    first = next(following)
+    run = _Run(first, start, tolerance, stage_of, keep_stages)
     given = None if steps is None else iter(steps)
-    saved = [start] if save_at and save_at[0] == intervals[0].start else []
-    for number, interval in enumerate(intervals):
+    saved = [start] if save_at and save_at[0] == first.start else []
+    if watch is not None:
+        watch(run.t, run.U)
+    for number, interval in enumerate(itertools.chain([first], following)):
         marks = sorted({*(t for t in save_at if interval.start < t < interval.end), interval.end})
-        run.enter(number)
+        run.enter(number, interval)
         for mark in marks:
             while run.t < mark:
                 run.advance(mark, None if given is None else next(given)[1])
-                progress("pools in time", run.t / intervals[-1].end, {"hours": run.t / 3600})
+                progress("pools in time", min(1.0, run.t / save_at[-1]), {"hours": run.t / 3600})
+                if watch is not None:
+                    watch(run.t, run.U)
             if mark in save_at:
                 saved.append(run.U)
+    if len(saved) < len(save_at):
+        raise ValueError(f"times to save at must lie within the intervals, which end at {run.t:g} s")
     return Evolution(
-        tuple(save_at), torch.stack(saved), run.balance(start), run.rejected, run.newton, run.krylov,
-        tuple(run.steps), tuple(intervals),
+        tuple(save_at), torch.stack(saved), run.balance(start), run.rejected, run.newton, run.krylov, tuple(run.steps), kept
     )  # fmt: skip
 
 
 def _check_order(intervals: Sequence[Interval], save_at: Sequence[float]) -> None:
     for a, b in itertools.pairwise(intervals):
-        if a.end != b.start:
-            raise ValueError(f"an interval ends at {a.end} s and the next begins at {b.start} s")
-    if list(save_at) != sorted(set(save_at)) or not intervals[0].start <= save_at[0] <= save_at[-1] <= intervals[-1].end:
+        _check_joint(a.end, b.start)
+    if list(save_at) != sorted(set(save_at)) or (intervals and not intervals[0].start <= save_at[0] <= save_at[-1] <= intervals[-1].end):
         raise ValueError("times to save at must increase and lie within the intervals")
+
+
+def _check_joint(end: float, start: float) -> None:
+    if end != start:
+        raise ValueError(f"an interval ends at {end} s and the next begins at {start} s")
 
 
 class _Run:
     """The state of a run, advanced step by step."""
 
-    def __init__(self, intervals: Sequence[Interval], U: Tensor, tolerance: Tolerance, stage_of: StageOf, keep: bool) -> None:
-        self.intervals, self.U, self.tolerance, self.stage_of, self.keep = intervals, U, tolerance, stage_of, keep
-        self.t, self.dt = intervals[0].start, tolerance.first_step
+    def __init__(self, first: Interval, U: Tensor, tolerance: Tolerance, stage_of: StageOf, keep: bool) -> None:
+        self.U, self.tolerance, self.stage_of, self.keep = U, tolerance, stage_of, keep
+        self.t, self.dt, self.capacity = first.start, tolerance.first_step, first.capacity
         self.totals = U.new_zeros((3, *U.shape[:-3]))
         self.steps: list[Step] = []
         self.rejected = self.newton = self.krylov = 0
@@ -230,17 +243,18 @@ class _Run:
         self.worst = ""
         self.largest = self._masses(U)
 
-    def enter(self, number: int) -> None:
-        self.number, self.interval = number, self.intervals[number]
+    def enter(self, number: int, interval: Interval) -> None:
+        _check_joint(self.t, interval.start)
+        self.number, self.interval = number, interval
         self.rate, self.stage, self.w = None, None, 0.0
         self.dt = min(self.dt, self.tolerance.first_step)
 
     def balance(self, start: Tensor) -> Balance:
         entered, lost, outflow = self.totals
-        return Balance(entered, lost, outflow, (self.intervals[0].capacity * (self.U - start)).sum(dim=SPACE))
+        return Balance(entered, lost, outflow, (self.capacity * (self.U - start)).sum(dim=SPACE))
 
     def _masses(self, U: Tensor) -> Tensor:
-        return (self.intervals[0].capacity * U).square().sum(dim=SPACE).sqrt()
+        return (self.capacity * U).square().sum(dim=SPACE).sqrt()
 
     def advance(self, mark: float, dt: float | None = None) -> None:
         """One accepted step, not beyond ``mark``; ``dt`` if it is given, whatever its error."""

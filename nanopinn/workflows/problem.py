@@ -10,9 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
-from nanopinn.errors import InputError
 from nanopinn.imaging.drug import DrugImage, load_drug_image
-from nanopinn.imaging.geometry import local_linear
 from nanopinn.imaging.kinetics.curve import InputCurve
 from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.imaging.kinetics.response import evaluate
@@ -27,11 +25,10 @@ from nanopinn.solvers.domain import Domain
 from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Grid
 from nanopinn.workflows.settings import FitSettings
+from nanopinn.workflows.tissue import MARGIN_M, PH_SMOOTHING_VOXELS, filled, shrunk, smoothed_pH
 
 Array = NDArray[np.float64]
 
-#: Normal tissue around the tumour: several lengths over which the pressure falls off in it.
-MARGIN_M = 2.5e-3
 FLOW_REFINE = {"fast": 1, "default": 2, "accurate": 3}
 
 
@@ -79,12 +76,12 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
 def _tissue(imaging: ImagingMaps, domain: Domain, device: str) -> tuple[TissueMaps, torch.Tensor, list[str]]:
     """Maps of the box without holes (PS is Ktrans as measured) and the covariance of ln Ktrans and ln ve, ``(2, 2, x, y, z)``."""
     inside = imaging.mask
-    Ktrans = _filled(imaging.ktrans_per_min / 60, inside, value("Ktrans_n"), low=1e-6)
-    ve, ve_std, kept = _shrunk(imaging.ve, imaging.ve_std, inside)
-    vp, _, _ = _shrunk(imaging.vp, imaging.vp_std, inside)
-    phi = _filled(ve, inside, value("ve_n"), low=0.05, high=0.9)
-    v_p = _filled(vp, inside, value("vp_n"), low=0.0, high=0.5)
-    pH = _smoothed_pH(imaging.ph_filled, inside)
+    Ktrans = filled(imaging.ktrans_per_min / 60, inside, value("Ktrans_n"), low=1e-6)
+    ve, ve_std, kept = shrunk(imaging.ve, imaging.ve_std, inside)
+    vp, _, _ = shrunk(imaging.vp, imaging.vp_std, inside)
+    phi = filled(ve, inside, value("ve_n"), low=0.05, high=0.9)
+    v_p = filled(vp, inside, value("vp_n"), low=0.0, high=0.5)
+    pH = smoothed_pH(imaging.ph_filled, inside)
 
     def box(values: Array, beyond: float) -> torch.Tensor:
         return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
@@ -118,29 +115,6 @@ def _bounded(relative_sd: Array) -> Array:
     return np.clip(np.nan_to_num(relative_sd, nan=1.0), 0.0, 1.0)
 
 
-def _shrunk(values: Array, std: Array, inside: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
-    """Posterior mean and sd of a map under a normal spread over the tumour, and the weight of each voxel's own value.
-
-    Mean and spread are the tumour's own (empirical Bayes; DerSimonian and Laird 1986): where the scan was too
-    short for ve, its voxels say the tumour's mean instead of noise.
-    """
-    good = inside & np.isfinite(values) & np.isfinite(std) & (std > 0)
-    if good.sum() < 10:
-        return values, std, np.ones_like(values)
-    v, w = values[good], 1 / std[good] ** 2
-    mean = float((w * v).sum() / w.sum())
-    excess = float((w * (v - mean) ** 2).sum()) - (len(v) - 1)
-    between = max(excess / float(w.sum() - (w**2).sum() / w.sum()), 0.0)
-    w = 1 / (std[good] ** 2 + between)
-    mean = float((w * v).sum() / w.sum())
-    kept = np.ones_like(values)
-    kept[good] = between / (between + std[good] ** 2)
-    return np.where(good, mean + kept * (values - mean), values), np.sqrt(kept) * std, kept
-
-
-#: Release grows tenfold per half a pH unit: voxel noise of pH is averaged over this width first. Wider would
-#: flatten the acid core, which weighs more than the noise that is left.
-PH_SMOOTHING_VOXELS = 0.7
 #: Error that stays in the smoothed map, as a share of the voxel noise, and its size in space.
 PH_ERROR_LEFT, PH_ERROR_SIZE_M = 0.5, 0.7e-3
 #: Error that a whole pH map shares, its calibration, and as much where its coarse voxels flatten a core or a rim.
@@ -185,28 +159,6 @@ def _unit_bumps(inside: NDArray[np.bool_], voxel_m: Array, size_m: float, most: 
     bumps[bumps < 1e-3] = 0.0
     height = np.sqrt((bumps**2).sum(0, keepdims=True))
     return np.asarray(bumps / np.where(height > 0, height, 1.0))
-
-
-def _filled(values: Array, inside: NDArray[np.bool_], normal: float, low: float, high: float = np.inf) -> Array:
-    valid = np.isfinite(values)
-    if not (valid & inside).any():
-        raise InputError(
-            "no voxel of the tumour has a valid kinetic fit",
-            field="mask",
-            remedy="Check the mask against the enhancement, and the timing of the bolus.",
-        )
-    out = np.where(valid, values, np.where(inside, np.median(values[valid & inside]), normal))
-    return np.clip(out, low, high)
-
-
-def _smoothed_pH(pH: Array, inside: NDArray[np.bool_]) -> Array:
-    """Average over neighbours of the same tissue; the tumour's border layer, which mixes both, is not a source."""
-    out = pH.copy()
-    for tissue in (inside, ~inside):
-        smooth = local_linear(pH, binary_erosion(tissue, border_value=1), PH_SMOOTHING_VOXELS)
-        known = tissue & np.isfinite(smooth)
-        out[known] = smooth[known]
-    return out
 
 
 def _contrast_observation(imaging: ImagingMaps, domain: Domain, tissue: TissueMaps) -> ContrastObservation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -40,3 +40,15 @@ class PhantomSettings(BaseModel):
     drug_times_h: tuple[float, ...] = (2.0, 24.0)
     drug_noise: float = Field(0.05, ge=0, description="noise sd over the largest value of each drug image")
     refine: int = Field(3, ge=2, le=4, description="how much finer than the voxels the truth is solved")
+
+
+class SimulationSettings(BaseModel):
+    """Settings of one forward run; ``tolerance`` is the error a time step may make in a pool, over the pool's largest mass."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
+    refine: Annotated[int, Field(ge=1, le=4, description="cells of the flow per voxel edge")] = 2
+    advection: Literal["fitted", "central", "upwind", "limited"] = "fitted"
+    assume_ph: float | None = None

@@ -1,0 +1,94 @@
+"""What a forward run returns: frozen, readable, with the balance of mass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.inference.result import FieldEstimate, MapEstimate
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MassBalance:
+    """Where the drug went, mg, pool by pool: ``entered = lost + outflow + stored`` for all pools together.
+
+    What passes from one pool to another shows in neither row. Microvessels are flushed with plasma: most of what enters
+    them leaves again, and is counted both ways.
+
+    Attributes:
+        names: the pools. entered: by plasma. lost: through walls, lymph and decay, or back to plasma.
+        outflow: over the boundary of the box. stored: in the end.
+        error: imbalance over the largest of the totals.
+    """
+
+    names: tuple[str, ...]
+    entered: Array
+    lost: Array
+    outflow: Array
+    stored: Array
+    error: float
+
+    def rows(self) -> list[tuple[str, float, float, float, float]]:
+        """A row per pool and one for all, mg."""
+        columns = np.stack([self.entered, self.lost, self.outflow, self.stored], axis=1)
+        every = [*columns, columns.sum(axis=0)]
+        return [(n, *(float(v) for v in row)) for n, row in zip((*self.names, "all"), every, strict=True)]  # type: ignore[misc]
+
+    def __str__(self) -> str:
+        lines = [f"{'mg':20s}{'entered':>13s}{'lost':>13s}{'outflow':>13s}{'stored':>13s}"]
+        lines += [f"{name:20s}" + "".join(f"{v:13.4e}" for v in row) for name, *row in self.rows()]
+        return "\n".join([*lines, f"imbalance {self.error:.1e}"])
+
+
+@dataclass(frozen=True)
+class TimeCourses:
+    """Means over the tumour per tissue volume and concentrations in plasma, ug/mL, at every time step (s)."""
+
+    times_s: Array
+    tumour: Mapping[str, Array]
+    plasma: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """One treatment of one tumour.
+
+    Attributes:
+        given: the treatment in words. fields: pools per tissue volume ``(t, x, y, z)`` at the imaging times, and what changes with them.
+        maps: pressure and velocity at the start. courses, balance: over the whole run.
+        effort: steps and iterations in words. assumptions: one sentence each.
+        affine, mask: of the image. seconds: of each part. files: that were read.
+    """
+
+    given: tuple[str, ...]
+    fields: Mapping[str, FieldEstimate]
+    maps: Mapping[str, MapEstimate]
+    courses: TimeCourses
+    balance: MassBalance
+    effort: str
+    assumptions: tuple[str, ...]
+    affine: Array
+    mask: NDArray[np.bool_]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+    def means(self, name: str) -> Array:
+        """Mean of a field over the tumour at the imaging times, in the field's unit."""
+        return np.asarray(np.nanmean(self.fields[name].values[:, self.mask], axis=1))
+
+    def summary(self) -> str:
+        """What was given, the tumour's mean of every field at the imaging times, and the balance of mass."""
+        times = next(iter(self.fields.values())).times_s
+        lines = [*self.given, "", "Tumour mean" + "".join(f"{f'{t / 3600:g} h':>12s}" for t in times)]
+        for name, f in self.fields.items():
+            lines.append(f"{name:20s}" + "".join(f"{v:12.4g}" for v in self.means(name)) + f"  {f.unit}")
+        return "\n".join([*lines, "", str(self.balance), self.effort])
+
+    def __repr__(self) -> str:
+        return f"Simulation({'; '.join(self.given)}; {', '.join(self.fields)})"

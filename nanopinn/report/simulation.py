@@ -1,0 +1,77 @@
+"""The folder of a forward run: fields, maps, plasma, balance of mass, a page, and how it all came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader
+
+from nanopinn.imaging.io import write_bytes, write_json, write_volume
+from nanopinn.report.folder import provenance, to_toml, whole_folder
+from nanopinn.report.simulated import Simulation
+from nanopinn.report.simulation_figures import all_figures
+
+
+def write_simulation(out: str | Path, simulation: Simulation, config: Mapping[str, Any], *, overwrite: bool = False) -> Path:
+    """Write the folder of a forward run, all or nothing.
+
+    ``fields/`` holds the pools at the imaging times, ``maps/`` pressure and velocity, ``courses.tsv`` tumour means and ``plasma.tsv``
+    concentrations at every step, ``balance.json`` the balance of mass, ``simulation.html`` a page to look at.
+
+    Args:
+        config: tables of settings, as a configuration file holds them.
+
+    Raises:
+        OutputError: it exists and ``overwrite`` is false, or it cannot be written.
+    """
+    out = Path(out)
+    with whole_folder(out, overwrite=overwrite) as part:
+        _write_volumes(part, simulation)
+        c = simulation.courses
+        _write_table(part / "plasma.tsv", {"time_s": c.times_s, **{f"{n}_ug_per_mL": v for n, v in c.plasma.items()}})
+        _write_table(part / "courses.tsv", {"time_s": c.times_s, **{f"{_stem(n)}_ug_per_mL": v for n, v in c.tumour.items()}})
+        write_json(part / "balance.json", _balance(simulation))
+        write_bytes(part / "simulation.html", render_simulation(simulation).encode())
+        write_bytes(part / "config.toml", to_toml(config).encode())
+        settings = {k: v for table in config.values() for k, v in table.items()}
+        write_json(part / "provenance.json", provenance(simulation.seconds, simulation.files, settings))
+    return out
+
+
+def _stem(name: str) -> str:
+    return name.replace(" ", "_")
+
+
+def _write_volumes(part: Path, s: Simulation) -> None:
+    for f in s.fields.values():
+        side = {"Unit": f.unit, "Description": f.description, "FrameTimes": [float(t) for t in f.times_s]}
+        write_volume(part / "fields" / f"{_stem(f.name)}.nii.gz", f.values, s.affine, sidecar=side)
+    for m in s.maps.values():
+        side = {"Unit": m.unit, "Description": m.description, "Source": m.source}
+        write_volume(part / "maps" / f"{m.name}.nii.gz", m.values, s.affine, sidecar=side)
+    write_volume(part / "maps" / "mask.nii.gz", s.mask.astype(float), s.affine, sidecar={"Description": "tumour"})
+
+
+def _write_table(path: Path, columns: Mapping[str, Any]) -> None:
+    rows = ["\t".join(columns), *("\t".join(f"{v:.8g}" for v in row) for row in np.stack(list(columns.values()), axis=1))]
+    write_bytes(path, ("\n".join(rows) + "\n").encode())
+
+
+def _balance(s: Simulation) -> dict[str, Any]:
+    keys = ("entered_mg", "lost_mg", "outflow_mg", "stored_mg")
+    return {
+        "pools": {name: dict(zip(keys, numbers, strict=True)) for name, *numbers in s.balance.rows()},
+        "imbalance": s.balance.error, "effort": s.effort, "given": list(s.given), "assumptions": list(s.assumptions),
+    }  # fmt: skip
+
+
+def render_simulation(simulation: Simulation) -> str:
+    """The page as text; figures travel inside it, and every value from outside is escaped."""
+    environment = Environment(loader=PackageLoader("nanopinn", "report"), autoescape=True)
+    means = {name: simulation.means(name) for name in simulation.fields}
+    hours = [t / 3600 for t in next(iter(simulation.fields.values())).times_s]
+    template = environment.get_template("simulation.html.j2")
+    return template.render(s=simulation, figures=all_figures(simulation), means=means, hours=hours)

@@ -1,0 +1,193 @@
+"""A treatment as a course of intervals: time is cut wherever anything jumps, and where coefficients drift into short parts.
+
+Within a part every coefficient has its value at the middle of the part, which is second order in its length. Plasma curves are
+not cut: they are exact at any time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from nanopinn.parameters import value
+from nanopinn.physics.drug import DrugDetail
+from nanopinn.physics.formulation import Formulation
+from nanopinn.physics.model import TumourModel
+from nanopinn.physics.pools import PoolCoefficients
+from nanopinn.physics.temperature import TemperatureCourse
+from nanopinn.solvers.advection import Advection
+from nanopinn.solvers.evolve import Interval
+from nanopinn.solvers.forward import Flow, Forward, Setting
+from nanopinn.workflows.treatment import Treatment
+
+#: The release rate changes by at most this share of its largest value from one end of a part to the other.
+RELEASE_SHARE = 0.05
+#: No part that heat cuts is shorter, s.
+SHORTEST_S = 0.5
+#: After radiation the flow is solved anew for every stretch of at most this long, s ...
+RADIATION_S = 4 * 3600.0
+#: ... for as long as any factor is further than this from 1, in logarithm.
+RADIATION_OVER = 1e-3
+
+
+@dataclass(frozen=True)
+class Part:
+    """Time within which coefficients are held.
+
+    Attributes:
+        flow_at, heat_at: when its flow and its release are taken, s.
+    """
+
+    start: float
+    end: float
+    flow_at: float
+    heat_at: float
+
+
+class Course:
+    """Tissue under a treatment.
+
+    Args:
+        setting: the tissue. scalars: of the model, SI.
+        temperature: the body's throughout if None.
+        release_share: see :data:`RELEASE_SHARE`.
+    """
+
+    def __init__(
+        self, setting: Setting, scalars: Mapping[str, float], treatment: Treatment, temperature: TemperatureCourse | None = None, *,
+        advection: Advection = "fitted", release_share: float = RELEASE_SHARE,
+    ) -> None:  # fmt: skip
+        self.setting, self.treatment, self.temperature, self.advection = setting, treatment, temperature, advection
+        self.scalars = {k: setting.maps.phi.new_tensor(v) for k, v in scalars.items()}
+        self.release_share = release_share
+        self.detail = detail_of(treatment.carrier)
+        self.flows_solved = 0
+        self._pressure: Tensor | None = None
+        self._flow: tuple[Mapping[str, float], Flow, TumourModel] | None = None
+        self._built: tuple[Flow, Tensor | None, Interval] | None = None
+
+    @property
+    def carrier(self) -> Formulation | None:
+        """What is given encapsulated, if anything is."""
+        return self.treatment.carrier
+
+    @property
+    def hot(self) -> TemperatureCourse | None:
+        """The temperature, if anything answers to it."""
+        return self.temperature if self.carrier is not None and self.carrier.heat is not None else None
+
+    def parts(self) -> list[Part]:
+        """Every part of the run, in order."""
+        end, t = self.treatment.end_s, self.treatment
+        events = (*t.events(), *(self.hot.events() if self.hot else ()))
+        marks = sorted({0.0, end, *(e for e in events if 0 < e < end)})
+        parts = []
+        for a, b in itertools.pairwise(marks):
+            for c, d in self._under_radiation(a, b):
+                for e, f in self._while_heated(c, d):
+                    parts.append(Part(e, f, (c + d) / 2, (e + f) / 2))
+        return parts
+
+    def intervals(self) -> Iterator[Interval]:
+        """The intervals of the run, each built when it is asked for."""
+        p = self.treatment.plasma()
+        curves = (p.releasable(), p.unbound(), p.retained()) if self.detail.retained else (p.releasable(), p.unbound())
+        for part in self.parts():
+            plasma = self._inputs([c.during(part.start) for c in curves])
+            yield replace(self._interval(part, plasma), start=part.start, end=part.end, plasma=plasma)
+
+    def flow(self, t: float) -> tuple[Flow, TumourModel]:
+        """Flow and model at a time; solved only if radiation has changed anything since it was last asked for."""
+        factors = self.treatment.radiation.modifiers(t) if self.treatment.radiation.fractions else {}
+        if self._flow is None or self._flow[0] != factors:
+            forward = Forward(self.setting, lambda _: self.scalars, self._pressure, factors)
+            none = self.setting.maps.phi.new_zeros(0)
+            self._flow = (factors, forward.flow(none), forward.model(none))
+            self._pressure, self.flows_solved = forward.last_pressure, self.flows_solved + 1
+        return self._flow[1], self._flow[2]
+
+    def empty(self) -> Tensor:
+        """No drug anywhere, ``(pool, x, y, z)``."""
+        return self.setting.maps.phi.new_zeros((len(self.detail.pools), *self.setting.grid.shape))
+
+    def _interval(self, part: Part, plasma: Callable[[float], Tensor]) -> Interval:
+        """The interval's coefficients; those of the last part if they are the same."""
+        flow, model = self.flow(part.flow_at)
+        T = None if self.hot is None else self.hot(part.heat_at)
+        if self._built is not None and self._built[0] is flow and _same(self._built[1], T):
+            return self._built[2]
+        pools = self._pools(model, flow, T)
+        built = Interval.of(part.start, part.end, pools, flow.flows, self.setting.grid, plasma, self.advection)
+        self._built = (flow, T, built)
+        return built
+
+    def _pools(self, model: TumourModel, flow: Flow, T: Tensor | None) -> PoolCoefficients:
+        if self.carrier is None:
+            return model.drug(flow.J_v, flow.J_L, self.detail)
+        pH = model.maps.pH
+        release = self.carrier.release_rate(pH, torch.full_like(pH, value("T_body")) if T is None else T, model.scalars)
+        return model.drug(flow.J_v, flow.J_L, self.detail, release, None if T is None else self.carrier.heat_excess(T))
+
+    def _inputs(self, smooth: list[Callable[[Tensor], Tensor]]) -> Callable[[float], Tensor]:
+        like = self.setting.maps.phi
+
+        def plasma(t: float) -> Tensor:
+            at = torch.tensor(t, dtype=torch.float64)
+            return torch.stack([c(at) for c in smooth]).to(like)
+
+        return plasma
+
+    def _under_radiation(self, a: float, b: float) -> list[tuple[float, float]]:
+        course = self.treatment.radiation
+        if not any(f.time_s < b for f in course.fractions):
+            return [(a, b)]
+        parts = _equal(a, b, RADIATION_S)
+        while len(parts) > 1 and all(
+            _furthest(course.modifiers(t)) < RADIATION_OVER for t in (parts[-2][0], sum(parts[-2]) / 2, parts[-1][0])
+        ):
+            parts = [*parts[:-2], (parts[-2][0], b)]
+        return parts
+
+    def _while_heated(self, a: float, b: float) -> list[tuple[float, float]]:
+        """Halves of halves, until the release changes little in each."""
+        if self.hot is None or self.carrier is None:
+            return [(a, b)]
+        during = self.hot.during(a)
+        first, last = (self.carrier.heat_excess(during(t)) for t in (a, b))
+        if b - a <= 2 * SHORTEST_S or float((last - first).abs().max()) <= self.release_share * self._fastest:
+            return [(a, b)]
+        middle = (a + b) / 2
+        return [*self._while_heated(a, middle), *self._while_heated(middle, b)]
+
+    @cached_property
+    def _fastest(self) -> float:
+        """The largest release rate that heat causes in the run, 1/s."""
+        assert self.hot is not None
+        assert self.carrier is not None
+        return max(float(self.carrier.heat_excess(T).max()) for s in self.hot.stretches for T in (s.first, s.last))
+
+
+def detail_of(carrier: Formulation | None) -> DrugDetail:
+    """Every pool that there is: with saturable uptake, albumin and microvessels."""
+    retained = carrier is not None and carrier.releasable_share < 1
+    return DrugDetail(carrier=carrier is not None, retained=retained, bound=True, saturable=True, vessels=True)
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b or (a is not None and b is not None and torch.equal(a, b))
+
+
+def _equal(a: float, b: float, longest: float) -> list[tuple[float, float]]:
+    n = max(1, math.ceil((b - a) / longest - 1e-9))
+    marks = [a + (b - a) * i / n for i in range(n)] + [b]
+    return list(itertools.pairwise(marks))
+
+
+def _furthest(factors: Mapping[str, float]) -> float:
+    return max(abs(math.log(f)) for f in factors.values())

@@ -1,0 +1,72 @@
+"""A forward run: tissue, treatment, pools in time, and what is shown of them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from nanopinn.errors import InputError
+from nanopinn.progress import Progress, silent
+from nanopinn.report.simulated import Simulation
+from nanopinn.solvers.evolve import Tolerance, evolve
+from nanopinn.solvers.forward import Setting
+from nanopinn.workflows.device import choose_device
+from nanopinn.workflows.schedule import read_schedule
+from nanopinn.workflows.settings import PhantomSettings, SimulationSettings
+from nanopinn.workflows.simulate.course import Course
+from nanopinn.workflows.simulate.heating import temperature_course
+from nanopinn.workflows.simulate.shown import Watch, simulation_of
+from nanopinn.workflows.simulate.sources import MapFiles, SimulatedTissue, tissue_of_files, tissue_of_folder, tissue_of_phantom
+from nanopinn.workflows.treatment import Treatment
+
+
+def run_simulation(
+    schedule: str | Path | Treatment, *, folder: str | Path | None = None, phantom: PhantomSettings | None = None,
+    maps: MapFiles | None = None, settings: SimulationSettings | None = None, progress: Progress | None = None,
+) -> Simulation:  # fmt: skip
+    """Take a treatment through a tumour: every pool in time, without any image of the drug.
+
+    Args:
+        schedule: a schedule file, or the treatment itself.
+        folder: the ``--out`` of ``nanopinn fit`` or ``nanopinn maps``. phantom: the digital phantom instead. maps: or maps in files.
+            Exactly one of the three.
+
+    Raises:
+        InputError: something given cannot be used.
+    """
+    settings, show, began = settings or SimulationSettings(), progress or silent, time.perf_counter()
+    treatment = schedule if isinstance(schedule, Treatment) else read_schedule(Path(schedule))
+    read = () if isinstance(schedule, Treatment) else (Path(schedule),)
+    show("tissue", 0.0, {})
+    tissue = _tissue(folder, phantom, maps, settings)
+    temperature, notes, more = temperature_course(treatment, tissue)
+    seconds = {"tissue": time.perf_counter() - began}
+    course = Course(
+        Setting(tissue.maps, tissue.grid, settings.refine), tissue.scalars, treatment, temperature, advection=settings.advection
+    )
+    watch = Watch(course)
+    save = sorted({*(treatment.images_s or (treatment.end_s,)), treatment.end_s})
+    show("pressure and pools", 0.0, {})
+    run = evolve(
+        course.intervals(), course.empty(), save, tolerance=Tolerance(step=settings.tolerance), progress=show, watch=watch,
+    )  # fmt: skip
+    seconds["pools"] = time.perf_counter() - began - seconds["tissue"]
+    return simulation_of(course, tissue, run, watch, notes, seconds, (*read, *tissue.files, *more))
+
+
+def _tissue(
+    folder: str | Path | None, phantom: PhantomSettings | None, maps: MapFiles | None, settings: SimulationSettings
+) -> SimulatedTissue:
+    given = [name for name, g in (("--from", folder), ("--phantom", phantom), ("--ktrans", maps)) if g is not None]
+    if len(given) != 1:
+        raise InputError(
+            "a simulation needs one tumour", field=", ".join(given) or "--from", found=f"{len(given)} sources",
+            expected="one of --from DIR, --phantom, or --ktrans --ve --vp --ph --mask",
+        )  # fmt: skip
+    device = choose_device(settings.device)
+    if folder is not None:
+        return tissue_of_folder(Path(folder), settings.assume_ph, device)
+    if maps is not None:
+        return tissue_of_files(maps, settings.assume_ph, device)
+    assert phantom is not None
+    return tissue_of_phantom(phantom, device)

@@ -1,0 +1,164 @@
+"""What is shown of a forward run: fields at the imaging times, courses over the tumour, balance of mass, words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanopinn.inference.result import FieldEstimate, MapEstimate
+from nanopinn.parameters import value
+from nanopinn.report.simulated import MassBalance, Simulation, TimeCourses
+from nanopinn.solvers.evolve import Evolution
+from nanopinn.solvers.grid import mean_of_parts
+from nanopinn.workflows.simulate.course import RADIATION_S, Course
+from nanopinn.workflows.simulate.heating import ZERO_CELSIUS
+from nanopinn.workflows.simulate.sources import SimulatedTissue
+from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
+
+Array = NDArray[np.float64]
+PA_PER_MMHG, HOUR = 133.322, 3600.0
+#: ug/mL per kg/m3, mg per kg.
+UG_PER_ML, MG = 1e3, 1e6
+
+WORDS = {
+    "encapsulated": "drug inside carriers in the interstitium",
+    "free": "free drug in the interstitium",
+    "bound": "drug on albumin in the interstitium",
+    "intracellular": "drug in cells, outside their nuclei",
+    "nuclear": "drug bound in nuclei",
+    "retained": "drug in the interstitium inside carriers that never release",
+    "vessel encapsulated": "drug inside carriers in the tissue's microvessels",
+    "vessel free": "free and albumin-bound drug in the tissue's microvessels",
+    "vessel retained": "drug in microvessels inside carriers that never release",
+}
+
+
+class Watch:
+    """Means over the tumour at every step of a run."""
+
+    def __init__(self, course: Course) -> None:
+        self.inside = course.setting.maps.tumour > 0.5
+        self.share = volume_fractions(course)[:, self.inside]
+        self.times: list[float] = []
+        self.means: list[Tensor] = []
+
+    def __call__(self, t: float, U: Tensor) -> None:
+        self.times.append(t)
+        self.means.append((U[:, self.inside] * self.share).mean(dim=1))
+
+
+def volume_fractions(course: Course) -> Tensor:
+    """What makes a pool's concentration one per tissue volume, ``(pool, x, y, z)``."""
+    maps = course.setting.maps
+    one, plasma = torch.ones_like(maps.phi), maps.v_p.clamp_min(1e-3)
+    cells = ("intracellular", "nuclear")
+    return torch.stack([plasma if name.startswith("vessel") else one if name in cells else maps.phi for name in course.detail.pools])
+
+
+def simulation_of(
+    course: Course, tissue: SimulatedTissue, run: Evolution, watch: Watch, notes: Sequence[str], seconds: Mapping[str, float],
+    files: tuple[Path, ...],
+) -> Simulation:  # fmt: skip
+    """The result of a run."""
+    t = course.treatment
+    return Simulation(
+        given=_given(t),
+        fields=_fields(course, tissue, run),
+        maps=_flow_maps(course, tissue),
+        courses=_courses(course, watch),
+        balance=_balance(course, run),
+        effort=f"{run}; {course.flows_solved} flows solved",
+        assumptions=(*tissue.assumptions, *notes, *_notes(t)),
+        affine=tissue.affine,
+        mask=tissue.mask,
+        seconds=seconds,
+        files=files,
+    )
+
+
+def _fields(course: Course, tissue: SimulatedTissue, run: Evolution) -> dict[str, FieldEstimate]:
+    t = course.treatment
+    times = t.images_s or (t.end_s,)
+    at = [run.times.index(s) for s in times]
+    per_tissue = volume_fractions(course) * run.U[at] * UG_PER_ML
+
+    def field(name: str, unit: str, words: str, values: Tensor) -> FieldEstimate:
+        return FieldEstimate(name, unit, words, np.array(times), tissue.domain.put(values.cpu().numpy()))
+
+    found = {n: field(n, "ug/mL", f"{WORDS[n]}, per tissue volume", per_tissue[:, i]) for i, n in enumerate(course.detail.pools)}
+    if (course_of_T := course.temperature) is not None:
+        kelvin = torch.stack([course_of_T(s) for s in times])
+        found["temperature"] = field("temperature", "C", "temperature of the tissue", kelvin - ZERO_CELSIUS)
+    if t.radiation.fractions:
+        p = torch.stack([mean_of_parts(course.flow(s)[0].p, course.setting.flow_refine) for s in times])
+        found["IFP"] = field("IFP", "mmHg", "interstitial fluid pressure under radiation", p / PA_PER_MMHG)
+    return found
+
+
+def _flow_maps(course: Course, tissue: SimulatedTissue) -> dict[str, MapEstimate]:
+    flow, model = course.flow(0.0)
+    put = tissue.domain.put
+    speed = flow.velocity(course.setting.grid).norm(dim=0)
+    p = mean_of_parts(flow.p, course.setting.flow_refine)
+    found = [
+        MapEstimate("IFP", "mmHg", "interstitial fluid pressure at the start", "prior", put(p.cpu().numpy()) / PA_PER_MMHG),
+        MapEstimate("velocity", "um/s", "speed of the interstitial fluid at the start (Darcy)", "prior", put(speed.cpu().numpy()) * 1e6),
+    ]
+    if course.carrier is not None:
+        pH = model.maps.pH
+        k = course.carrier.release_rate(pH, torch.full_like(pH, value("T_body")), model.scalars)
+        found.append(MapEstimate("krel", "1/h", "release rate of the carrier at body temperature", "prior", put(k.cpu().numpy()) * HOUR))
+    return {m.name: m for m in found}
+
+
+def _courses(course: Course, watch: Watch) -> TimeCourses:
+    times = np.array(watch.times)
+    means = torch.stack(watch.means).cpu().numpy() * UG_PER_ML
+    given, at = course.treatment.plasma(), torch.tensor(watch.times, dtype=torch.float64)
+    plasma = {"encapsulated": given.encapsulated, "free_total": given.free, "unbound": given.unbound()}
+    return TimeCourses(
+        times, {n: means[:, i] for i, n in enumerate(course.detail.pools)}, {n: c(at).numpy() * UG_PER_ML for n, c in plasma.items()}
+    )
+
+
+def _balance(course: Course, run: Evolution) -> MassBalance:
+    b, mg = run.balance, course.setting.grid.cell_volume * MG
+    entered, lost, outflow, stored = ((v * mg).cpu().numpy() for v in (b.entered, b.lost, b.outflow, b.stored))
+    return MassBalance(course.detail.pools, entered, lost, outflow, stored, b.error)
+
+
+def _given(t: Treatment) -> tuple[str, ...]:
+    fractions = (f"{f.dose_Gy:g} Gy at {f.time_s / HOUR:g} h" for f in t.radiation.fractions)
+    return (*map(_dose, t.doses), *map(_heat, t.heatings), *fractions)
+
+
+def _dose(g: GivenDose) -> str:
+    over = f" over {g.dose.infusion_s / 60:g} min" if g.dose.infusion_s else ", a bolus"
+    return f"{g.dose.amount_kg * MG:g} mg {g.formulation.name} at {g.dose.start_s / HOUR:g} h{over} ({g.formulation.description})"
+
+
+def _heat(h: Heating) -> str:
+    what = (
+        f"to {h.temperature_K - ZERO_CELSIUS:g} C ({h.mode})" if h.temperature_K is not None else f"as measured in {h.file and h.file.name}"
+    )
+    return f"heat {what} from {h.start_s / HOUR:g} to {h.end_s / HOUR:g} h, ramps of {h.ramp_s / 60:g} min"
+
+
+def _notes(t: Treatment) -> list[str]:
+    notes = [
+        "Plasma kinetics are those of the population in the parameter table; drug that leaves the tumour is not followed back to the body.",
+        f"Microvessels are a well-mixed pool with a transit time of {value('tau_c'):g} s (from memory, 2 to 15 s in the literature); "
+        "neither transit time nor any permeability answers to heat.",
+        "Uptake by cells saturates; cells do not divide, die or pump drug out.",
+    ]
+    if t.radiation.fractions:
+        notes.append(
+            "Radiation changes vessels and pressure by the table's medians, whose priors are wide: the literature disagrees even on "
+            f"directions. Flow is solved anew for stretches of at most {RADIATION_S / HOUR:g} h."
+        )
+    return notes
