@@ -113,6 +113,21 @@ def test_an_infusion_in_two_halves_is_the_same_infusion() -> None:
         assert halves.means(name) == pytest.approx(whole.means(name), rel=2e-3)
 
 
+def test_a_second_dose_adds_what_it_would_bring_alone() -> None:
+    once, twice = treatment(FREE), treatment(FREE, (Dose(0.0, 90e-6), Dose(HOUR, 90e-6)))
+    alone = after(once, (1.0, 2.0), saturable=False)
+    assert after(twice, (2.0,), saturable=False)[0] == pytest.approx(alone[0] + alone[1], rel=2e-3)
+
+
+def test_carriers_of_which_half_release_bring_half_the_drug() -> None:
+    t = treatment(THERMOSENSITIVE, heat=warm(10, ramp_s=0.0), end_h=0.5)
+    half = replace(t, doses=(GivenDose(replace(THERMOSENSITIVE, releasable_share=0.5), t.doses[0].dose),))
+    all_release, half_release = (after(x, (0.1, 0.5), saturable=False) for x in (t, half))
+    assert half_release[:, :5] == pytest.approx(0.5 * all_release[:, :5], rel=2e-3)
+    retained, encapsulated = half_release[0, 5], half_release[0, 0]
+    assert float(retained) > 5 * float(encapsulated)  # what heat cannot open stays closed
+
+
 def test_another_imaging_time_changes_nothing() -> None:
     t = treatment(THERMOSENSITIVE, heat=warm(10, ramp_s=0.0), images_h=(1.0, 2.0), end_h=2.0)
     few, more = run(t), run(replace(t, images_s=(360.0, HOUR, 1.5 * HOUR, 2 * HOUR)))
