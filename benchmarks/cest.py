@@ -38,7 +38,7 @@ def main() -> None:
     error = found.pH - pH[which]
     print(
         f"Z-spectra to pH, {'x'.join(map(str, SHAPE))} voxels x {OFFSETS} offsets: {seconds:.1f} s; "
-        f"error {np.nanmean(error):+.3f} +- {np.nanstd(error):.3f}, stated for noise alone {np.nanmedian(found.std):.3f}, "
+        f"error {np.nanmean(error):+.3f} +- {np.nanstd(error):.3f}, stated for it {np.sqrt(np.nanmean(found.std**2)):.3f}, "
         f"{np.isfinite(error).mean():.1%} with a pH"
     )
 

@@ -72,8 +72,10 @@ def contrast_low_rank(forward: Forward, flow: Flow) -> Tensor:
     aif, frames = bolus()
     pools, operator, _ = forward.operators("contrast", NONE, flow)
     found = low_rank_response(operator, pools.capacity, aif.times_s, aif.plasma_mM, frames)
-    plasma = torch.as_tensor(np.interp(frames, aif.times_s, aif.plasma_mM, left=0.0)).to(pools.capacity)
-    return forward.setting.maps.phi * found.at_times()[:, 0] + forward.setting.maps.v_p * plasma[:, None, None, None]
+    C, maps = found.at_times()[:, 0], forward.setting.maps
+    for frame, plasma in zip(C, np.interp(frames, aif.times_s, aif.plasma_mM, left=0.0), strict=True):
+        frame.mul_(maps.phi).add_(maps.v_p, alpha=float(plasma))
+    return C
 
 
 def drug(forward: Forward, flow: Flow, hours: float, step: float) -> Any:

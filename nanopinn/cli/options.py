@@ -26,6 +26,11 @@ _AIF_HELP = (
     "plasma_mM or blood_mM."
 )
 
+_REGISTER_HELP = (
+    "Move CEST, VFA, IR, T1 map and drug images over the DCE scan by mutual information: rigid or affine; none (default) "
+    "goes by their affines."
+)
+
 #: Options that take every file up to the next option, as a shell's wildcard gives them.
 MANY = ("--vfa", "--ir", "--drug")
 
@@ -56,7 +61,8 @@ def imaging_inputs(
     agent: Annotated[str | None, typer.Option(help="CEST agent: iopamidol (default), or a TOML file.")] = None,
     cest_contrast: Annotated[str | None, typer.Option(help="rex (1/Z difference, default) or st (Z difference, MTRasym).")] = None,
     ph_calibration: Annotated[str | None, typer.Option(help="bloch (for this scan, default) or pagel-7T-3uT.")] = None,
-    register_cest: Annotated[bool | None, typer.Option("--register-cest", help="Move the CEST scan over the DCE scan first.")] = None,
+    ph_method: Annotated[str | None, typer.Option(help="ratio (default), or spectrum: a fit of every offset, far slower.")] = None,
+    register: Annotated[str | None, typer.Option(help=_REGISTER_HELP)] = None,
     mask: Annotated[Path | None, typer.Option(help="Tumour mask; an automatic one, which is reported, if absent.")] = None,
     vfa: Annotated[list[Path] | None, typer.Option(help="Spoiled gradient echoes, one file per flip angle: --vfa FILE FILE ...")] = None,
     ir: Annotated[list[Path] | None, typer.Option(help="Inversion recovery, one file per inversion time: --ir FILE FILE ...")] = None,
@@ -91,7 +97,7 @@ def imaging_inputs(
     stated = {k: v for k, v in overrides.items() if v is not None}
     given = {
         "dce": dce, "cest": cest, "cest_pre": cest_pre, "cest_power2": cest_power2, "cest_offsets": offsets, "cest_b0": b0, "agent": agent,
-        "cest_contrast": cest_contrast, "ph_calibration": ph_calibration, "register_cest": register_cest,
+        "cest_contrast": cest_contrast, "ph_calibration": ph_calibration, "ph_method": ph_method, "register": register,
         "mask": mask, "vfa": tuple(vfa) if vfa else None, "ir": tuple(ir) if ir else None,
         "t1": _number_or_text(t1), "t1_method": t1_method, "b1": b1, "relation": relation, "aif": aif,
         "aif_dispersion_s": aif_dispersion, "blood_t1_s": blood_t1, "delay": _number_or_text(delay), "motion": motion,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import resample, same_grid
 from nanopinn.imaging.io import read_map, read_sidecar, sidecar_path
+from nanopinn.imaging.placement import Placement
 
 Array = NDArray[np.float64]
 
@@ -25,17 +26,23 @@ class DrugImage:
     """One image, kg per m3 of tissue; NaN outside its field of view.
 
     Attributes:
-        time_s: after the dose. noise_sd: kg/m3.
+        time_s: after the dose. noise_sd: kg/m3. notes: how it was moved, if it was.
     """
 
     values: Array
     time_s: float
     quantity: Literal["encapsulated", "released", "free", "total"]
     noise_sd: float
+    notes: tuple[str, ...] = ()
 
 
-def load_drug_image(path: Path, shape: tuple[int, int, int], affine: Array, mask: NDArray[np.bool_]) -> DrugImage:
+def load_drug_image(
+    path: Path, shape: tuple[int, int, int], affine: Array, mask: NDArray[np.bool_], *, onto: Placement | None = None
+) -> DrugImage:  # fmt: skip
     """Read a post-dose image; its sidecar holds TimeAfterDose (s), Quantity, NoiseSD and Units.
+
+    Args:
+        shape, affine, mask: the DCE grid and the tumour on it. onto: moves the image over the DCE scan first, by what it shows.
 
     Raises:
         InputError: the sidecar lacks a key or holds a wrong value, or the image misses the tumour.
@@ -46,11 +53,12 @@ def load_drug_image(path: Path, shape: tuple[int, int, int], affine: Array, mask
     time_s = _positive(side, "TimeAfterDose", name, "s after the dose", 60 * 86400.0)
     noise = _positive(side, "NoiseSD", name, f"standard deviation of the noise of a voxel, in {unit}", 1e6)
     values, own, _ = read_map(path)
+    own, notes = (own, []) if onto is None else onto.of("drug image", values, own, path)
     if not same_grid(shape, affine, values.shape, own):
         values = resample(values, own, shape, affine)
     if not np.isfinite(values[mask]).any():
         raise InputError("the drug image does not overlap the tumour", file=path, field="affine", remedy="Check both affines.")
-    return DrugImage(values * UNITS[unit], time_s, quantity, noise * UNITS[unit])  # type: ignore[arg-type]
+    return DrugImage(values * UNITS[unit], time_s, quantity, noise * UNITS[unit], tuple(notes))  # type: ignore[arg-type]
 
 
 def _one_of(side: dict[str, Any], key: str, allowed: tuple[str, ...], name: Path) -> str:

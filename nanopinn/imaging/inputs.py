@@ -9,12 +9,13 @@ from typing import Any
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.aif.source import KINDS, files_of
-from nanopinn.imaging.cest.measure import CestChoices
+from nanopinn.imaging.cest.measure import CestChoices, PhMethod
 from nanopinn.imaging.cest.ratio import Contrast
 from nanopinn.imaging.concentration import Relation
 from nanopinn.imaging.dicom import files_in
 from nanopinn.imaging.kinetics.models import MODELS
 from nanopinn.imaging.nifti import Orientation
+from nanopinn.imaging.placement import REGISTRATIONS, Registration
 from nanopinn.imaging.t1.native import T1Source
 from nanopinn.imaging.t1.vfa import Method
 
@@ -30,7 +31,8 @@ class ImagingInputs:
         cest: 3-D pH map, or 4-D Z-spectra. cest_pre: the same before injection. cest_power2: the same at
             another power, for agents with one frequency. cest_offsets: a table that wins over the
             sidecar. cest_b0: map of water's place, ppm. agent: name or TOML file. cest_contrast: ``rex`` or ``st``.
-        ph_calibration: ``bloch``, or a published line by name. register_cest: move it over the DCE scan by intensities.
+        ph_calibration: ``bloch``, or a published line by name. ph_method: ``ratio`` or ``spectrum``.
+        register: how CEST, VFA, IR, T1 map and drug images are brought over the DCE scan: ``none``, ``rigid`` or ``affine``.
         vfa: one volume per flip angle. ir: one per inversion time. t1: seconds, or a T1 map. t1_method: of ``vfa``.
         b1: map of true over nominal flip angle. relation: of signal and concentration.
         aif: ``parker``, ``georgiou``, ``weinmann``, ``preclinical``, ``auto``, ``mask:FILE`` or a TSV/CSV file.
@@ -51,7 +53,8 @@ class ImagingInputs:
     agent: str = "iopamidol"
     cest_contrast: Contrast = "rex"
     ph_calibration: str = "bloch"
-    register_cest: bool = False
+    ph_method: PhMethod = "ratio"
+    register: Registration = "none"
     mask: str | Path | None = None
     vfa: tuple[str | Path, ...] = ()
     ir: tuple[str | Path, ...] = ()
@@ -79,7 +82,9 @@ class ImagingInputs:
         _one_of("--model", self.model, (*MODELS, "auto"))
         _one_of("--relation", self.relation, ("spgr", "linear"))
         _one_of("--cest-contrast", self.cest_contrast, ("rex", "st"))
+        _one_of("--ph-method", self.ph_method, ("ratio", "spectrum"))
         _one_of("--t1-method", self.t1_method, ("nonlinear", "linear"))
+        _one_of("--register", self.register, REGISTRATIONS)
         _one_of("--orientation", self.orientation, ("sform", "qform", None))
         if isinstance(self.delay, str):
             _one_of("--delay", self.delay, (*DELAYS, "a number of s"))
@@ -96,7 +101,7 @@ class ImagingInputs:
     def cest_choices(self) -> CestChoices:
         """What was chosen about the CEST scan."""
         files = (self.cest_pre, self.cest_power2, self.cest_offsets, self.cest_b0)
-        return CestChoices(*files, self.agent, self.cest_contrast, self.ph_calibration, self.register_cest)
+        return CestChoices(*files, self.agent, self.cest_contrast, self.ph_calibration, self.ph_method)
 
     @property
     def native_t1(self) -> T1Source:
@@ -106,8 +111,8 @@ class ImagingInputs:
     def choices(self) -> dict[str, dict[str, Any]]:
         """What was chosen, without files, as tables for a configuration."""
         dce = ("t1_method", "relation", "aif_dispersion_s", "blood_t1_s", "model", "delay", "smooth", "motion")
-        cest = ("assume_ph", "cest_contrast", "ph_calibration", "register_cest")
-        names = (*dce, *cest, "orientation")
+        cest = ("assume_ph", "cest_contrast", "ph_calibration", "ph_method")
+        names = (*dce, *cest, "register", "orientation")
         table = {n: getattr(self, n) for n in names}
         table |= {"aif": self.aif} if self.aif in KINDS else {}
         table |= {"t1": self.t1} if isinstance(self.t1, (int, float)) else {}

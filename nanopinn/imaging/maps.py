@@ -22,6 +22,7 @@ from nanopinn.imaging.kinetics.volume import KineticMaps, fit_volume
 from nanopinn.imaging.mask import automatic_mask, load_mask
 from nanopinn.imaging.motion import MotionTrace
 from nanopinn.imaging.ph import PhMap, assumed_ph, load_ph
+from nanopinn.imaging.placement import Placement
 from nanopinn.imaging.series import Series, read_series
 from nanopinn.imaging.status import INVALID
 from nanopinn.imaging.t1.b1 import B1Map, load_b1
@@ -49,7 +50,7 @@ class ImagingMaps:
         delay_s: fitted or given, already in ``aif``. motion: of the series, if it was looked for.
         ph, ph_std: NaN outside the slab; ph_filled: for the physics; ph_fill_value; ph_coverage of the tumour.
         ph_common_std: part of ph_std that all voxels share. ph_validity: bits of :class:`nanopinn.imaging.cest.ph_map.Validity`.
-        assumptions: one sentence each.
+        onto: how scans that are read later (drug images) come to lie on this one. assumptions: one sentence each.
     """
 
     affine: Array
@@ -73,6 +74,7 @@ class ImagingMaps:
     ph_common_std: float
     ph_coverage: float
     ph_validity: NDArray[np.int32]
+    onto: Placement
     assumptions: tuple[str, ...]
 
     def _of(self, name: str, kind: str = "values") -> Array:
@@ -154,10 +156,11 @@ def make_maps(inputs: ImagingInputs, *, progress: Progress = silent, device: str
     progress("reading", 0.0, {})
     series = read_series(inputs, lambda done: progress("motion", done, {}))
     t, B1 = series.acquisition.frame_times_s, None if inputs.b1 is None else load_b1(inputs.b1, inputs.orientation)
-    T1 = _native_t1(inputs, series, B1)
+    onto = Placement(series.anatomy, series.affine, inputs.register)
+    T1 = _native_t1(inputs, series, B1, onto)
     C = _concentration(inputs, series, T1.T1_s, T1.std_s, B1)
     mask, mask_notes = _tumour(inputs, C, t, series.affine)
-    ph = _ph(inputs, series, C, mask, B1, need_ph)
+    ph = _ph(inputs, series, mask, B1, onto, need_ph)
     progress("arterial input", 0.1, {})
     curves = _tumour_curves(inputs, C, mask)
     given, arrival_notes = _arterial_input(inputs, series, C, B1, curves)
@@ -175,6 +178,7 @@ def make_maps(inputs: ImagingInputs, *, progress: Progress = silent, device: str
         frame_times_s=t, aif=aif, arterial_voxels=given.voxels, delay_s=delay, motion=series.motion, ph=ph.measured,
         ph_std=ph.std, ph_filled=ph.filled, ph_fill_value=ph.fill_value, ph_common_std=ph.common_std,
         ph_coverage=ph.coverage, ph_validity=ph.validity,
+        onto=onto,
         assumptions=(
             *series.assumptions, *([B1.note] if B1 is not None else []), *T1.assumptions, *_choices(inputs), *mask_notes,
             *arrival_notes, *given.assumptions, *delay_notes, *noise_notes, *ph.assumptions,
@@ -182,12 +186,12 @@ def make_maps(inputs: ImagingInputs, *, progress: Progress = silent, device: str
     )  # fmt: skip
 
 
-def _native_t1(inputs: ImagingInputs, series: Series, B1: B1Map | None) -> NativeT1:
+def _native_t1(inputs: ImagingInputs, series: Series, B1: B1Map | None, onto: Placement) -> NativeT1:
     """Native T1; not asked for where the series holds concentration already."""
     given = inputs.native_t1
     if series.acquisition.is_concentration and not given.files() and given.t1 is None:
         return NativeT1(np.full(series.shape, np.nan), None, ())
-    return native_t1(given, series.shape, series.affine, B1=B1, orientation=inputs.orientation)
+    return native_t1(given, series.shape, series.affine, B1=B1, orientation=inputs.orientation, onto=onto)
 
 
 def _concentration(inputs: ImagingInputs, series: Series, T1_s: Array, T1_std: Array | None, B1: B1Map | None) -> Concentration:
@@ -280,10 +284,10 @@ def _arrived(inputs: ImagingInputs, aif: PlasmaCurve, curves: Array, t: Array) -
     return aif.delayed(delay), delay, notes
 
 
-def _ph(inputs: ImagingInputs, series: Series, C: Concentration, mask: NDArray[np.bool_], B1: B1Map | None, needed: bool) -> PhMap:
+def _ph(inputs: ImagingInputs, series: Series, mask: NDArray[np.bool_], B1: B1Map | None, onto: Placement, needed: bool) -> PhMap:
     if inputs.cest is not None:
-        before = np.nan_to_num(series.values[slice(*C.baseline)].mean(axis=0))
-        return load_ph(inputs.cest, before, series.affine, mask, chosen=inputs.cest_choices, B1=B1, orientation=inputs.orientation)
+        chosen, orientation = inputs.cest_choices, inputs.orientation
+        return load_ph(inputs.cest, series.affine, mask, chosen=chosen, B1=B1, orientation=orientation, onto=onto)
     if inputs.assume_ph is None and not needed:
         return PhMap.nowhere(np.full(series.shape, np.nan), float("nan"), "No pH was given: there is no pH map.")
     if inputs.assume_ph is None:

@@ -9,12 +9,10 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
-from nanopinn.imaging.registration import rigid
+from nanopinn.imaging.registration import FLAT, search
 
 Array = NDArray[np.float64]
 
-#: Along an axis with fewer voxels than this motion cannot be told from uptake, and is not looked for.
-FLAT = 8
 #: A grid with fewer voxels along an axis than this is not thinned while searching.
 _THIN = 24
 #: The first pass moves frames to the median of the series, which is blurred by the motion; the next to the median of what came out.
@@ -82,7 +80,7 @@ def _register(reference: sitk.Image, frame: sitk.Image, start: sitk.Euler3DTrans
         return start  # an empty frame has no place
     large = min(reference.GetSize()) >= _THIN
     free = _free(reference.GetSize())
-    return rigid(reference, frame, start, first_step_mm=1.0, smooth_mm=1.0 if large else 0.0, coarse=large, free=free)
+    return search(reference, frame, start, first_step_mm=1.0, smooth_mm=1.0 if large else 0.0, coarse=large, free=free)
 
 
 def _free(size: Sequence[int]) -> list[float]:

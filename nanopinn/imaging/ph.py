@@ -14,7 +14,7 @@ from nanopinn.imaging.cest.ph_map import Validity
 from nanopinn.imaging.geometry import resample
 from nanopinn.imaging.io import read_sidecar, read_volume, sidecar_path
 from nanopinn.imaging.nifti import Orientation
-from nanopinn.imaging.registration import align
+from nanopinn.imaging.placement import Placement
 from nanopinn.imaging.t1.b1 import B1Map
 from nanopinn.parameters import value
 
@@ -82,31 +82,29 @@ def assumed_ph(pH: float, mask: NDArray[np.bool_]) -> PhMap:
 
 
 def load_ph(
-    path: str | Path, anatomy: Array, affine: Array, mask: NDArray[np.bool_], *, chosen: CestChoices | None = None, B1: B1Map | None = None,
-    orientation: Orientation | None = None,
+    path: str | Path, affine: Array, mask: NDArray[np.bool_], *, chosen: CestChoices | None = None, B1: B1Map | None = None,
+    orientation: Orientation | None = None, onto: Placement | None = None,
 ) -> PhMap:  # fmt: skip
     """pH of a ready map (3-D) or of Z-spectra (4-D), computed on its own grid and brought to that of the DCE scan last.
 
+    B0 and B1 maps are taken to lie with the CEST scan as their affines say, and move with it.
+
     Args:
-        anatomy: image of the DCE scan ``(x, y, z)``, to register by. affine, mask: of that grid.
+        affine, mask: of the DCE grid. onto: moves the scan over the DCE scan first, by what it shows.
 
     Raises:
         InputError: it is neither, or less than 30 % of the tumour lies inside it, or none of that has a pH.
     """
-    chosen = chosen or CestChoices()
-    own = _own_grid(path, chosen, B1, orientation)
-    notes = list(own.assumptions)
-    placed = own.affine
-    if chosen.register:
-        placed, moved, turned = align(own.anatomy, own.affine, anatomy, affine)
-        notes.append(f"The CEST scan was moved by {moved:.1f} mm and {turned:.1f} degrees onto the DCE scan, by mutual information.")
+    own = _own_grid(path, chosen or CestChoices(), B1, orientation)
+    placed, moved = (own.affine, []) if onto is None else onto.of("CEST scan", own.anatomy, own.affine, path)
+    notes = [*own.assumptions, *moved]
     shape = (mask.shape[0], mask.shape[1], mask.shape[2])
     inside = np.isfinite(resample(np.zeros(own.pH.shape), placed, shape, affine))
     overlap = float(inside[mask].mean())
     if overlap < SMALLEST_OVERLAP:
         raise InputError(
             "the pH scan does not overlap the tumour", file=path, field="affine", found=f"{overlap:.0%} of the tumour inside it",
-            expected=f"at least {SMALLEST_OVERLAP:.0%}", remedy="Check both affines, or register the scans (--register-cest).",
+            expected=f"at least {SMALLEST_OVERLAP:.0%}", remedy="Check both affines, or register the scans (--register rigid).",
         )  # fmt: skip
     on_dce, std = (resample(m, placed, shape, affine) for m in (own.pH, own.std))
     coverage = float(np.isfinite(on_dce[mask]).mean())
@@ -135,7 +133,7 @@ def _own_grid(path: str | Path, chosen: CestChoices, B1: B1Map | None, orientati
             found.image.std,
             found.anatomy,
             found.affine,
-            value("sd_pHe_calibration"),
+            found.calibration_std,
             found.image.validity,
             found.assumptions,
         )

@@ -3,65 +3,177 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
+from scipy.ndimage import shift
 
 Array = NDArray[np.float64]
+Kind = Literal["rigid", "affine"]
+Move = TypeVar("Move", sitk.Euler3DTransform, sitk.AffineTransform)
+
+#: Along an axis with fewer voxels than this a scale, or in a series a motion, is not determined, and is not looked for.
+FLAT = 8
 
 
-def align(image: Array, affine: Array, target: Array, target_affine: Array) -> tuple[Array, float, float]:
-    """The affine that puts an image where a target shows the same tissue: rigid, by mutual information.
+@dataclass(frozen=True)
+class Alignment:
+    """Where a scan was found to lie.
 
-    The places that are compared are those of ``image``, so it may be a thin slab or a single slice.
+    Attributes:
+        affine: ``(4, 4)`` RAS mm, to replace the scan's own.
+        shift_mm: how far its centre moved. turn_deg: by how much it turned. stretch: largest relative change of a length, 0 if rigid.
+        information: mutual information (nats) at the affines as they were, and as found.
+    """
+
+    affine: Array
+    shift_mm: float
+    turn_deg: float
+    stretch: float
+    information: tuple[float, float]
+
+
+def align(image: Array, affine: Array, target: Array, target_affine: Array, kind: Kind = "rigid") -> Alignment:
+    """The affine that puts an image where a target shows the same tissue, by mutual information.
+
+    The places compared are those of ``image``, so it may be a thin slab or a single slice; the target is averaged over the
+    image's voxels first, which for a thick slice is what the slice shows. ``affine`` adds scales and shears to the rigid motion,
+    along the image's own axes, but none along an axis on which either scan has fewer than 8 voxels: they are not determined there
+    and are held. Nor is motion out of a target of one slice.
 
     Args:
         image, target: ``(x, y, z)``, of any two contrasts. affine, target_affine: ``(4, 4)`` RAS mm.
 
-    Returns:
-        The new affine of ``image``, how far its centre moved (mm), and by how much it turned (degrees).
+    Raises:
+        RuntimeError: the two do not overlap on the way (of SimpleITK).
     """
-    fixed, moving = _image(image, affine), _image(target, target_affine)
-    centre = affine[:3, :3] @ ((np.array(image.shape) - 1) / 2) + affine[:3, 3]
-    start = sitk.Euler3DTransform(centre.tolist(), 0.0, 0.0, 0.0, (0.0, 0.0, 0.0))
-    found = rigid(fixed, moving, start, first_step_mm=2.0, smooth_mm=2.0, coarse=min(image.shape) >= 8)
-    turn = np.array(found.GetMatrix()).reshape(3, 3)
-    world = np.eye(4)
-    world[:3, :3] = turn
-    world[:3, 3] = np.array(found.GetTranslation()) + centre - turn @ centre
-    angle = float(np.rad2deg(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))))
-    return world @ affine, float(np.linalg.norm(found.GetTranslation())), angle
+    frame = _frame(affine, image.shape)
+    seen = _through_voxels(target, target_affine, affine)
+    fixed, moving = _image(image, frame @ affine), _image(seen, frame @ target_affine)
+    depth = _depths(image, target, frame @ target_affine)
+    still = sitk.Euler3DTransform()
+    coarse = min(image.shape) >= FLAT
+    free = _moves([d == 1 for d in depth[1]])
+    turned = search(fixed, moving, still, first_step_mm=2.0, smooth_mm=2.0, coarse=coarse, free=free)
+    move = _matrix(turned)
+    if kind == "affine":
+        # the stretch comes first, along the scan's own axes, so that what is held of it stays held
+        free = [*_stretches([min(d) < FLAT for d in zip(*depth, strict=True)]), *free[3:]]
+        stretched = search(
+            fixed, moving, sitk.AffineTransform(3), first_step_mm=0.5, smooth_mm=0.0, coarse=False, free=free, then=turned,
+            fine=True,
+        )  # fmt: skip
+        move = move @ _matrix(stretched)
+    before, after = (_information(fixed, moving, m, kind == "affine") for m in (np.eye(4), move))
+    return _alignment(move, frame, affine, (before, after))
 
 
-def rigid(
-    fixed: sitk.Image, moving: sitk.Image, start: sitk.Euler3DTransform, *, first_step_mm: float, smooth_mm: float, coarse: bool,
-    free: Sequence[float] = (1.0,) * 6,
-) -> sitk.Euler3DTransform:  # fmt: skip
-    """The rigid transform from places of ``fixed`` to places of ``moving`` with the most mutual information (Mattes 2003).
+def search(
+    fixed: sitk.Image, moving: sitk.Image, start: Move, *, first_step_mm: float, smooth_mm: float, coarse: bool, free: Sequence[float],
+    then: sitk.Transform | None = None, fine: bool = False,
+) -> Move:  # fmt: skip
+    """The transform from places of ``fixed`` to places of ``moving`` with the most mutual information (Mattes 2003).
 
     Args:
-        smooth_mm: width of the Gaussian of a first level; 0 for none. coarse: thin the grid out there.
-        free: 0 holds a rotation about x, y, z or a translation along them where it starts.
+        start: of the kind that is sought. smooth_mm: width of the Gaussian of a first level; 0 for none. coarse: thin the grid there.
+        free: 0 holds a parameter of ``start`` where it is. then: applied after it, as it is.
+        fine: interpolate by cubic splines, for what turns on a tenth of a voxel.
     """
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(32)
-    method.SetMetricSamplingStrategy(method.NONE)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(first_step_mm, 1e-4, 200, relaxationFactor=0.7, gradientMagnitudeTolerance=1e-8)
-    method.SetOptimizerScalesFromPhysicalShift()
-    method.SetOptimizerWeights(list(free))
     # a second descent from where the first ended would only shake it
     levels = [(2 if coarse else 1, smooth_mm), (1, 0.0)] if smooth_mm > 0 else [(1, 0.0)]
-    method.SetShrinkFactorsPerLevel([shrink for shrink, _ in levels])
-    method.SetSmoothingSigmasPerLevel([sigma for _, sigma in levels])
-    method.SetInitialTransform(sitk.Euler3DTransform(start), inPlace=False)
-    found = method.Execute(fixed, moving)
-    return sitk.Euler3DTransform(found.GetNthTransform(0) if isinstance(found, sitk.CompositeTransform) else found)
+    for shrink, sigma in levels:
+        method = _method(fine)
+        method.SetOptimizerAsRegularStepGradientDescent(first_step_mm, 1e-4, 200, relaxationFactor=0.7, gradientMagnitudeTolerance=1e-8)
+        method.SetOptimizerScalesFromPhysicalShift()
+        method.SetOptimizerWeights(list(free))
+        method.SetShrinkFactorsPerLevel([shrink])
+        method.SetSmoothingSigmasPerLevel([0.0])
+        start = type(start)(start)
+        method.SetInitialTransform(start, inPlace=True)
+        if then is not None:
+            method.SetMovingInitialTransform(then)
+        method.Execute(_smooth(fixed, sigma), _smooth(moving, sigma))
+    return start
+
+
+def _method(fine: bool) -> sitk.ImageRegistrationMethod:
+    method = sitk.ImageRegistrationMethod()
+    # linear interpolation blurs between voxels, which mutual information takes for 1 % of scale; so do wide bins
+    method.SetMetricAsMattesMutualInformation(64 if fine else 32)
+    method.SetMetricSamplingStrategy(method.NONE)
+    method.SetInterpolator(sitk.sitkBSpline if fine else sitk.sitkLinear)
+    return method
+
+
+def _information(fixed: sitk.Image, moving: sitk.Image, move: Array, fine: bool) -> float:
+    method, transform = _method(fine), sitk.AffineTransform(3)
+    transform.SetMatrix(move[:3, :3].ravel().tolist())
+    transform.SetTranslation(move[:3, 3].tolist())
+    method.SetInitialTransform(transform)
+    return -float(method.MetricEvaluate(fixed, moving))
+
+
+def _smooth(image: sitk.Image, sigma_mm: float) -> sitk.Image:
+    # the recursive filter of the registration itself fails on fewer than four slices
+    return sitk.DiscreteGaussian(image, [sigma_mm**2] * 3, 64) if sigma_mm > 0 else image
+
+
+def _frame(affine: Array, shape: tuple[int, ...]) -> Array:
+    """From world to millimetres along the scan's own axes, about its centre."""
+    u, _, v = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
+    centre = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
+    frame = np.eye(4)
+    frame[:3, :3], frame[:3, 3] = (u @ v).T, -(u @ v).T @ centre
+    return frame
+
+
+def _through_voxels(target: Array, target_affine: Array, affine: Array) -> Array:
+    """The target averaged over voxels as large as the scan's, where those are larger than its own."""
+    steps = np.linalg.inv(target_affine[:3, :3]) @ affine[:3, :3]
+    seen = np.nan_to_num(target)
+    for step in steps.T:
+        count = round(float(np.linalg.norm(step)))
+        if count > 1:
+            parts = [shift(seen, -((i + 0.5) / count - 0.5) * step, order=1, mode="nearest") for i in range(count)]
+            seen = np.mean(parts, axis=0)
+    return np.asarray(seen)
+
+
+def _depths(image: Array, target: Array, target_affine: Array) -> tuple[list[int], list[int]]:
+    """Voxels of both scans along each axis of the first."""
+    along = np.abs(target_affine[:3, :3] / np.linalg.norm(target_affine[:3, :3], axis=0)).argmax(axis=1)
+    return list(image.shape), [target.shape[a] for a in along]
+
+
+def _moves(held: Sequence[bool]) -> list[float]:
+    """1 for what may move, 0 for what leaves a held axis: rotations about x, y, z, then translations."""
+    turns = [0.0 if any(held[b] for b in range(3) if b != a) else 1.0 for a in range(3)]
+    return [*turns, *(0.0 if h else 1.0 for h in held)]
+
+
+def _stretches(held: Sequence[bool]) -> list[float]:
+    """The same for the matrix of an affine transform, row by row."""
+    return [0.0 if held[row] or held[column] else 1.0 for row in range(3) for column in range(3)]
+
+
+def _matrix(transform: sitk.Euler3DTransform | sitk.AffineTransform) -> Array:
+    move = np.eye(4)
+    move[:3, :3], move[:3, 3] = np.array(transform.GetMatrix()).reshape(3, 3), transform.GetTranslation()
+    return move
+
+
+def _alignment(move: Array, frame: Array, affine: Array, information: tuple[float, float]) -> Alignment:
+    u, lengths, v = np.linalg.svd(move[:3, :3])
+    angle = float(np.rad2deg(np.arccos(np.clip((np.trace(u @ v) - 1) / 2, -1, 1))))
+    there = np.linalg.inv(frame) @ move @ frame @ affine
+    return Alignment(there, float(np.linalg.norm(move[:3, 3])), angle, float(np.abs(lengths - 1).max()), information)
 
 
 def _image(values: Array, affine: Array) -> sitk.Image:
-    """An image in world millimetres."""
+    """An image in the millimetres of an affine."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(np.nan_to_num(values).transpose(2, 1, 0)))
     size = np.linalg.norm(affine[:3, :3], axis=0)
     image.SetSpacing(size.tolist())

@@ -13,7 +13,8 @@ from nanopinn.imaging.acquisition import DceAcquisition, load_acquisition
 from nanopinn.imaging.dicom import as_series
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.io import read_volume
-from nanopinn.imaging.motion import FLAT, MotionTrace, correct_motion
+from nanopinn.imaging.motion import MotionTrace, correct_motion
+from nanopinn.imaging.registration import FLAT
 
 Array = NDArray[np.float64]
 
@@ -46,6 +47,11 @@ class Series:
     def voxel_mm(self) -> Array:
         """``(3,)``."""
         return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    @property
+    def anatomy(self) -> Array:
+        """Average over time ``(x, y, z)``, for other scans to be moved onto; 0 where nothing is known."""
+        return np.asarray(sum(np.nan_to_num(frame) for frame in self.values) / len(self.values))
 
 
 def read_series(inputs: ImagingInputs, progress: Callable[[float], None] = lambda done: None) -> Series:

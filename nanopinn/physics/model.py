@@ -124,7 +124,9 @@ class TumourModel:
 
     def by_tissue(self, tumour: Tensor | float, normal: Tensor | float) -> Tensor:
         """One value in the tumour, another in normal tissue, ``(x, y, z)``."""
-        return torch.where(self.maps.tumour > 0.5, tumour, normal)
+        # two plain numbers would give single precision
+        inside, outside = (torch.as_tensor(v, dtype=self.maps.phi.dtype, device=self.maps.phi.device) for v in (tumour, normal))
+        return torch.where(self.maps.tumour > 0.5, inside, outside)
 
     def factor(self, *properties: str) -> float:
         """Product of the factors on some of the tumour's properties."""

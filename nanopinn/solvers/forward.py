@@ -24,7 +24,7 @@ from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.solvers.fluxes import PoolOperator, darcy_flows
 from nanopinn.solvers.grid import Grid, add_face_flows, mean_of_parts, reconstruct_cells, repeat_cells
 from nanopinn.solvers.march import Trajectory, march
-from nanopinn.solvers.pressure import pressure_tangents, solve_pressure
+from nanopinn.solvers.pressure import pressure_gradient, pressure_tangents, solve_pressure
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 
 #: Scalars of the model (SI) as a function of the parameter vector.
@@ -164,6 +164,19 @@ class Forward:
             if any(float(t.abs().max()) > 1e-9 * s for t, s in zip(moved, scale, strict=True)):
                 tangents[j] = PoolOperator.from_tensors(moved)
         return pools, operator, tangents
+
+    def gradient(self, kind: str, theta: Tensor, flow: Flow, of_operator: PoolOperator) -> Tensor:
+        """Gradient with respect to the parameters of a scalar whose gradient with respect to an operator is known, ``(m,)``.
+
+        Args:
+            kind: "contrast" or "drug". flow: at theta.
+            of_operator: gradient with respect to each coefficient (see :mod:`nanopinn.solvers.sensitivity`).
+        """
+        at, p = theta.detach().requires_grad_(), flow.p.detach().requires_grad_()
+        tensors = self._pools(kind, at, p)[1].tensors()
+        moved = [(t, g) for t, g in zip(tensors, of_operator.tensors(), strict=True) if t.requires_grad]
+        of_theta, of_p = torch.autograd.grad([t for t, _ in moved], (at, p), [g for _, g in moved])
+        return of_theta + pressure_gradient(self.flow_coefficients, theta, flow.p, of_p, self._fine.grid)
 
     def contrast(
         self, theta: Tensor, flow: Flow, aif: PlasmaCurve, frame_times: np.ndarray, scheme: Scheme = TR_BDF2,

@@ -62,7 +62,7 @@ class _StageSolver:
 
 def march(
     operator: PoolOperator, capacity: Tensor, source: Source, times: Sequence[float], *, scheme: Scheme = TR_BDF2,
-    tangent_operators: Sequence[PoolOperator] = (), tol: float = 1e-9,
+    tangent_operators: Sequence[PoolOperator] = (), tol: float = 1e-10,
 ) -> Trajectory:  # fmt: skip
     """March from zero at ``times[0]`` through every later node.
 

@@ -37,14 +37,14 @@ def pressure_operator(flow: FlowCoefficients, grid: Grid) -> Callable[[Tensor], 
     return lambda p: pressure_residual(homogeneous, p, grid)
 
 
-def solve_pressure(flow: FlowCoefficients, grid: Grid, start: Tensor | None = None, tol: float = 1e-11) -> LinearSolution:
+def solve_pressure(flow: FlowCoefficients, grid: Grid, start: Tensor | None = None, tol: float = 1e-13) -> LinearSolution:
     """Pressure in Pa, ``(x, y, z)``; well conditioned, because walls hold the pressure within l of each cell."""
     source = -pressure_residual(flow.checked(), torch.zeros_like(flow.K), grid)
     inverse = 1 / pressure_diagonal(flow, grid)
     return conjugate_gradients(pressure_operator(flow, grid), source, inverse, start, tol=tol)
 
 
-def pressure_tangents(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, grid: Grid, tol: float = 1e-10) -> Tensor:
+def pressure_tangents(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, grid: Grid, tol: float = 1e-12) -> Tensor:
     """``dp/dtheta_j``, ``(m, x, y, z)``, by the same operator: ``A dp_j = -dR/dtheta_j``.
 
     Args:
@@ -69,3 +69,19 @@ def pressure_forcing(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tenso
     identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
     rows = [-torch.func.jvp(lambda th: pressure_residual(flow_of(th), p, grid), (theta,), (e,))[1] for e in identity]
     return torch.stack(rows)
+
+
+def pressure_gradient(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, of_p: Tensor, grid: Grid) -> Tensor:
+    """Gradient with respect to the parameters of a scalar whose gradient with respect to the pressure is known, ``(m,)``.
+
+    One solve for any number of parameters: ``A lambda = dJ/dp`` (A is symmetric), ``dJ/dtheta = -lambda . dR/dtheta``.
+
+    Args:
+        flow_of: the coefficients as a function of the parameter vector.
+        theta: parameters, ``(m,)``. p: the pressure there, Pa. of_p: dJ/dp, ``(x, y, z)``.
+    """
+    flow = flow_of(theta)
+    adjoint = conjugate_gradients(pressure_operator(flow, grid), of_p, 1 / pressure_diagonal(flow, grid), tol=1e-12).x
+    at = theta.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(pressure_residual(flow_of(at), p.detach(), grid), at, -adjoint)
+    return gradient

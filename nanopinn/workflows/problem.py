@@ -51,7 +51,8 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     domain = Domain.around(imaging.mask, spacing, MARGIN_M)
     tissue, spread, notes = _tissue(imaging, domain, device)
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
-    images = tuple(load_drug_image(Path(p), imaging.mask.shape, imaging.affine, imaging.mask) for p in settings.drug)
+    images = _drug_images(imaging, settings)
+    notes += [n for image in images for n in image.notes]
     drug = tuple(_drug_observation(image, imaging.mask, domain, device) for image in images)
     unknowns = UnknownSet(spine_unknowns())
     notes += _notes(bool(drug))
@@ -180,6 +181,11 @@ def _local_sensitivities(imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.T
     curve = InputCurve(imaging.aif, imaging.frame_times_s, str(Ktrans.device))
     parameters = torch.stack([Ktrans, ve, vp, torch.zeros_like(vp)], dim=1)
     return evaluate(extended_tofts, parameters, curve, with_delay=True)[1].transpose(1, 2)
+
+
+def _drug_images(imaging: ImagingMaps, settings: FitSettings) -> tuple[DrugImage, ...]:
+    shape, affine, mask, onto = imaging.mask.shape, imaging.affine, imaging.mask, imaging.onto
+    return tuple(load_drug_image(Path(p), (shape[0], shape[1], shape[2]), affine, mask, onto=onto) for p in settings.drug)
 
 
 def _drug_observation(image: DrugImage, mask: NDArray[np.bool_], domain: Domain, device: str) -> DrugObservation:

@@ -76,3 +76,11 @@ def test_cells_hold_at_equilibrium_what_their_constants_say() -> None:
         U[transfer.outside], U[transfer.inside] = F, K_in / value("K_e") * F
         inside = tissue.tumour > 0.5
         assert float((transfer.rate(U) / (transfer.uptake * F))[inside].abs().max()) < 1e-12
+
+
+def test_every_coefficient_is_in_double_precision() -> None:
+    """Two plain numbers under torch.where would be single: the scaling of p_e, Lp and K would hold to 1e-8 only."""
+    model = TumourModel.of(maps())
+    flow = model.flow()
+    assert {t.dtype for t in (flow.K, flow.LpSV, flow.p_e, flow.LpLSL, model.by_tissue(0.1, 0.2))} == {torch.float64}
+    assert float(flow.p_e[0, 0, 0]) == pytest.approx(value("p_e_n"), rel=1e-14)

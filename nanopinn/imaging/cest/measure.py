@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +13,16 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import Agent, load_agent
 from nanopinn.imaging.cest.ph_map import WORDS, PhImage, Validity, ph_image
 from nanopinn.imaging.cest.ratio import PRESETS, Calibration, Contrast, bloch_calibration
+from nanopinn.imaging.cest.spectral_ph import SOURCE, spectral_ph_image
 from nanopinn.imaging.cest.spectrum import KEYS, ZSpectra, read_spectra
 from nanopinn.imaging.geometry import resample, same_grid
 from nanopinn.imaging.io import read_map, read_sidecar, sidecar_path
 from nanopinn.imaging.nifti import Orientation
 from nanopinn.imaging.t1.b1 import B1Map
+from nanopinn.parameters import value
 
 Array = NDArray[np.float64]
+PhMethod = Literal["ratio", "spectrum"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class CestChoices:
         before: series before injection. second: series at another power, for agents with one frequency.
         offsets: table that wins over the sidecar. b0: map of water's place, ppm.
         agent: name or TOML file. contrast: ``rex`` or ``st``, for ``bloch``. calibration: ``bloch`` or one of :data:`PRESETS`.
-        register: move the scan over the DCE scan by intensities first.
+        method: ``ratio``, or ``spectrum``, a fit of every offset beyond water's own dip.
     """
 
     before: str | Path | None = None
@@ -39,7 +43,7 @@ class CestChoices:
     agent: str = "iopamidol"
     contrast: Contrast = "rex"
     calibration: str = "bloch"
-    register: bool = False
+    method: PhMethod = "ratio"
 
     def files(self) -> list[Path]:
         """Every file that is read."""
@@ -66,6 +70,8 @@ def measure_ph(path: str | Path, chosen: CestChoices, *, B1: B1Map | None = None
     """
     spectra = read_spectra(path, offsets_file=chosen.offsets, orientation=orientation)
     agent = load_agent(_agent_name(path, chosen))
+    if chosen.method == "spectrum":
+        return _by_spectrum(spectra, agent, chosen, B1, path)
     before = None if chosen.before is None else _beside(chosen.before, "--cest-pre", spectra, chosen, orientation)
     second = None if chosen.second is None else _beside(chosen.second, "--cest-power2", spectra, chosen, orientation)
     _fit_together(agent, chosen, path)
@@ -81,6 +87,18 @@ def measure_ph(path: str | Path, chosen: CestChoices, *, B1: B1Map | None = None
     )  # fmt: skip
     notes = (*spectra.assumptions, f"The CEST agent is {agent.name}.", *_notes(calibration, found, before is None))
     return MeasuredPh(found, calibration.std, spectra.reference, spectra.affine, notes)
+
+
+def _by_spectrum(spectra: ZSpectra, agent: Agent, chosen: CestChoices, B1: B1Map | None, path: str | Path) -> MeasuredPh:
+    if (chosen.before, chosen.second, chosen.b0, chosen.calibration, chosen.contrast) != (None, None, None, "bloch", "rex"):
+        raise InputError(
+            "a fit of the spectrum takes one series and finds water itself", file=path, field="--ph-method", found="spectrum",
+            remedy="Leave --cest-pre, --cest-power2, --b0, --cest-contrast and --ph-calibration out, or use --ph-method ratio.",
+        )  # fmt: skip
+    shape = spectra.Z.shape[:3]
+    found, std = spectral_ph_image(spectra, agent, None if B1 is None else B1.on(shape, spectra.affine)), value("sd_pHe_calibration")
+    notes = (f"The CEST agent is {agent.name}.", f"pH is by {SOURCE}.", *_counts(std, found))
+    return MeasuredPh(found, std, spectra.reference, spectra.affine, (*spectra.assumptions, *notes))
 
 
 def _agent_name(path: str | Path, chosen: CestChoices) -> str:
@@ -144,13 +162,17 @@ def _calibration(agent: Agent, chosen: CestChoices, spectra: ZSpectra, second: Z
 
 
 def _notes(calibration: Calibration, found: PhImage, mirrored: bool) -> list[str]:
+    against = "the mirrored frequency" if mirrored else "the series before injection"
+    said = f"pH is the ratio of contrasts against {against}, inverted by: {calibration.source}."
+    return [said, *_counts(calibration.std, found)]
+
+
+def _counts(calibration_std: float, found: PhImage) -> list[str]:
     tissue = (found.validity & int(Validity.NO_SPECTRUM)) == 0
     counts = {words: int(((found.validity & int(bit)) != 0)[tissue].sum()) for bit, words in WORDS.items()}
     lost = [f"{n} {words}" for words, n in counts.items() if n]
-    against = "the mirrored frequency" if mirrored else "the series before injection"
     return [
-        f"pH is the ratio of contrasts against {against}, inverted by: {calibration.source}.",
-        f"Its calibration is taken as good to {calibration.std:g} pH in every voxel.",
+        f"Its calibration is taken as good to {calibration_std:g} pH in every voxel.",
         f"Of {int(tissue.sum())} voxels with a spectrum {int(np.isfinite(found.pH).sum())} have a pH"
         + (f" (without: {', '.join(lost)})." if lost else "."),
     ]

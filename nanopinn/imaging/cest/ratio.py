@@ -33,6 +33,19 @@ def contrast_of(Z_agent: Array, Z_reference: Array, kind: Contrast) -> Array:
 
 
 @dataclass(frozen=True)
+class Model:
+    """Noise-free spectra of what a calibration supposes.
+
+    Attributes:
+        spectra: series (0, or 1 for the second contrast), offsets from water ``(n, o)`` in ppm, pH ``(n,)``, with agent or
+            without, to Z ``(n, o)``. log_ratio: of the calibration's curve at nominal amplitude, by pH.
+    """
+
+    spectra: Callable[[int, Array, Array, bool], Array]
+    log_ratio: Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
 class Calibration:
     """pH of a ratio.
 
@@ -40,6 +53,7 @@ class Calibration:
         invert: ``(ratio, relative B1)`` to pH and d pH / d ln ratio; NaN outside its range.
         lowest, highest: pH between which it holds. source: where it comes from, for the report.
         contrast: whose ratio it takes. std: its own error in pH. ratio_ppm: where it takes them.
+        model: None for a published line.
     """
 
     invert: Callable[[Array, Array], tuple[Array, Array]]
@@ -49,6 +63,7 @@ class Calibration:
     contrast: Contrast
     std: float
     ratio_ppm: tuple[float, ...]
+    model: Model | None = None
 
 
 def bloch_calibration(
@@ -93,12 +108,18 @@ def bloch_calibration(
         both = (1 - u) * ends[i, :, take].T + u * ends[i + 1, :, take].T
         return both[0].reshape(ratio.shape), both[1].reshape(ratio.shape)
 
+    def spectra(series: int, offsets: Array, pH: Array, with_agent: bool) -> Array:
+        one, block = torch.ones(len(pH), dtype=torch.float64), (saturation, second or saturation)[series]
+        tissue = {"molar": molar * with_agent * one, "T1_s": T1_s * one, "T2_s": T2_s * one}
+        return np.asarray(z_spectra(agent, block, torch.as_tensor(offsets), pH=torch.as_tensor(pH), **tissue).numpy())
+
+    model = Model(spectra, lambda wanted: np.interp(wanted, grid, logs[int(np.argmin(np.abs(_B1 - 1)))]))
     powers = f"{saturation.B1_uT:g}" + (f"/{second.B1_uT:g}" if second else "")
     said = (
         f"Bloch-McConnell curve of {agent.name} at {saturation.field_T:g} T, {powers} uT, {saturation.seconds:g} s "
         f"({kind}, {'/'.join(f'{p:g}' for p in agent.ratio_ppm)} ppm), pH {grid[0]:.2f} to {grid[-1]:.2f}"
     )
-    return Calibration(invert, float(grid[0]), float(grid[-1]), said, kind, value("sd_pHe_calibration"), agent.ratio_ppm)
+    return Calibration(invert, float(grid[0]), float(grid[-1]), said, kind, value("sd_pHe_calibration"), agent.ratio_ppm, model)
 
 
 def _interpolated(x: Array, logs: Array, grid: Array) -> tuple[Array, Array]:

@@ -188,25 +188,19 @@ def _merged(ppm: Array, Z: Array) -> tuple[Array, Array]:
 class Smoother:
     """A smoothing spline of one stiffness for all spectra, as the linear map it is.
 
-    The stiffness is chosen by leave-one-out cross-validation over a sample of the spectra.
+    The stiffness is chosen by leave-one-out cross-validation over a sample of the spectra ``(n, o)``, at the offsets that count
+    ``(o,)``: those of water's own dip would ask for a spline that follows all noise beyond it.
     """
 
-    def __init__(self, offsets_ppm: Array, sample: Array) -> None:
-        self.ppm = offsets_ppm
+    def __init__(self, offsets_ppm: Array, sample: Array, counts: NDArray[np.bool_]) -> None:
+        self.ppm, self._counts = offsets_ppm, counts
         candidates = [self._splines(lam) for lam in np.geomspace(1e-6, 1.0, 13)]
         scores = [self._left_out(self._hat(s), sample) for s in candidates]
         self.splines = candidates[int(np.argmin(scores))]
-        hat = self._hat(self.splines)
-        self.hat, self.freedom = hat, float(((np.eye(len(hat)) - hat) ** 2).sum())
 
     def at(self, ppm: Array) -> Array:
         """The map from values at the offsets to values at ``ppm``, ``(len(ppm), o)``."""
         return np.stack([s(ppm) for s in self.splines], axis=-1)
-
-    def noise(self, Z: Array) -> Array:
-        """Standard deviation of one value, from what the spline leaves, ``(...)``."""
-        rss = ((Z - Z @ self.hat.T) ** 2).sum(-1)
-        return np.asarray(np.sqrt(rss / max(self.freedom, 1.0)))
 
     def _splines(self, lam: float) -> list[Any]:
         return [make_smoothing_spline(self.ppm, row, lam=lam) for row in np.eye(len(self.ppm))]
@@ -216,4 +210,4 @@ class Smoother:
 
     def _left_out(self, hat: Array, sample: Array) -> float:
         error = (sample - sample @ hat.T) / np.maximum(1 - np.diag(hat), 1e-6)
-        return float(np.median((error**2).mean(axis=-1)))
+        return float(np.median((error[:, self._counts] ** 2).mean(axis=-1)))

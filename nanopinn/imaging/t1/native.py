@@ -14,6 +14,7 @@ from nanopinn.imaging.acquisition import excitation
 from nanopinn.imaging.geometry import resample, same_grid
 from nanopinn.imaging.io import read_map, read_sidecar, sidecar_path
 from nanopinn.imaging.nifti import Orientation
+from nanopinn.imaging.placement import Placement
 from nanopinn.imaging.t1.b1 import B1Map
 from nanopinn.imaging.t1.inversion import fit_inversion_recovery
 from nanopinn.imaging.t1.vfa import LONGEST_T1, SHORTEST_T1, Method, fit_t1
@@ -40,6 +41,11 @@ class T1Source:
     t1: float | str | Path | None = None
     method: Method = "nonlinear"
 
+    @property
+    def name(self) -> str:
+        """What was given, in words."""
+        return "flip-angle set" if self.vfa else "inversion-recovery set" if self.ir else "T1 map"
+
     def files(self) -> list[Path]:
         """Every file that is read."""
         return [Path(f) for f in (*self.vfa, *self.ir, *([self.t1] if isinstance(self.t1, (str, Path)) else []))]
@@ -54,11 +60,26 @@ class NativeT1:
     assumptions: tuple[str, ...]
 
 
-def native_t1(given: T1Source, shape: Shape, affine: Array, *, B1: B1Map | None = None, orientation: Orientation | None = None) -> NativeT1:
+@dataclass(frozen=True)
+class _OwnGrid:
+    """T1 (s) and its error as measured; an image of the same scan that shows anatomy; sentences."""
+
+    T1_s: Array
+    std_s: Array | None
+    anatomy: Array
+    affine: Array
+    notes: list[str]
+
+
+def native_t1(
+    given: T1Source, shape: Shape, affine: Array, *, B1: B1Map | None = None, orientation: Orientation | None = None,
+    onto: Placement | None = None,
+) -> NativeT1:  # fmt: skip
     """Native T1 on the DCE grid.
 
     Args:
         shape, affine: the DCE grid. B1: corrects the flip angles of a set.
+        onto: moves what was measured over the DCE scan first, by what it shows; a set as one.
 
     Raises:
         InputError: not exactly one source is given, or what is given is no T1.
@@ -74,17 +95,12 @@ def native_t1(given: T1Source, shape: Shape, affine: Array, *, B1: B1Map | None 
         )  # fmt: skip
     if isinstance(given.t1, (int, float)):
         return _stated(float(given.t1), shape)
-    std: Array | None
-    if given.vfa:
-        values, std, own, notes = _from_flip_angles(given.vfa, given.method, B1, orientation)
-    elif given.ir:
-        values, std, own, notes = _from_inversion_times(given.ir, orientation)
-    else:
-        assert given.t1 is not None
-        values, std, own, notes = _from_map(given.t1, orientation)
-    if not same_grid(shape, affine, values.shape, own):
-        values, std = resample(values, own, shape, affine), None if std is None else resample(std, own, shape, affine)
-        notes = [*notes, "T1 was measured on another grid and brought to that of the DCE scan by the affines."]
+    own = _measured(given, B1, orientation)
+    placed, moved = (own.affine, []) if onto is None else onto.of(given.name, own.anatomy, own.affine, given.files()[0])
+    values, std, notes = own.T1_s, own.std_s, [*own.notes, *moved]
+    if not same_grid(shape, affine, values.shape, placed):
+        values, std = resample(values, placed, shape, affine), None if std is None else resample(std, placed, shape, affine)
+        notes += [] if moved else ["T1 was measured on another grid and brought to that of the DCE scan by the affines."]
     if not np.isfinite(values).any():
         raise InputError(
             "T1 does not overlap the DCE scan", file=given.files()[0], field="affine", found="no voxel with a T1",
@@ -93,13 +109,22 @@ def native_t1(given: T1Source, shape: Shape, affine: Array, *, B1: B1Map | None 
     return NativeT1(values, std if std is not None and np.isfinite(std).any() else None, tuple(notes))
 
 
+def _measured(given: T1Source, B1: B1Map | None, orientation: Orientation | None) -> _OwnGrid:
+    if given.vfa:
+        return _from_flip_angles(given.vfa, given.method, B1, orientation)
+    if given.ir:
+        return _from_inversion_times(given.ir, orientation)
+    assert given.t1 is not None
+    return _from_map(str(given.t1), orientation)
+
+
 def _stated(seconds: float, shape: Shape) -> NativeT1:
     if not _LOWEST_MEDIAN <= seconds <= _HIGHEST_MEDIAN:
         raise InputError("not a T1 in seconds", field="--t1", found=seconds, expected=_RANGE, remedy="Check the unit.")
     return NativeT1(np.full(shape, seconds), None, (f"Native T1 was not measured: {seconds:g} s is assumed everywhere.",))
 
 
-def _from_map(path: str | Path, orientation: Orientation | None) -> tuple[Array, None, Array, list[str]]:
+def _from_map(path: str | Path, orientation: Orientation | None) -> _OwnGrid:
     values, affine, _ = read_map(path, orientation=orientation)
     known = values[np.isfinite(values) & (values > 0)]
     middle = float(np.median(known)) if known.size else float("nan")
@@ -108,12 +133,12 @@ def _from_map(path: str | Path, orientation: Orientation | None) -> tuple[Array,
             "not a T1 map in seconds", file=path, field="values", found=f"median {middle:g}", expected=_RANGE,
             remedy="Convert it to seconds.",
         )  # fmt: skip
-    return np.where((values > SHORTEST_T1) & (values < LONGEST_T1), values, np.nan), None, affine, []
+    return _OwnGrid(np.where((values > SHORTEST_T1) & (values < LONGEST_T1), values, np.nan), None, values, affine, [])
 
 
 def _from_flip_angles(
     vfa: Sequence[str | Path], method: Method, B1: B1Map | None, orientation: Orientation | None
-) -> tuple[Array, Array, Array, list[str]]:
+) -> _OwnGrid:  # fmt: skip
     images, affine = _stack(vfa, "flip-angle set", 2, "one flip angle cannot give T1", orientation)
     settings = [excitation(read_sidecar(p), sidecar_path(p)) for p in vfa]
     trs, flips = {tr for tr, _ in settings}, np.array([flip for _, flip in settings])
@@ -132,13 +157,13 @@ def _from_flip_angles(
         notes.append("Flip angles are taken as nominal: no B1 map was given. An angle 5 % off makes T1 10 % wrong.")
     true = flips if B1 is None else flips * B1.on(images.shape[:3], affine)[..., None]
     fit = fit_t1(images, true, trs.pop(), method=method)
-    return fit.T1, fit.T1_std, affine, notes
+    return _OwnGrid(fit.T1, fit.T1_std, images.mean(axis=-1), affine, notes)
 
 
-def _from_inversion_times(ir: Sequence[str | Path], orientation: Orientation | None) -> tuple[Array, Array, Array, list[str]]:
+def _from_inversion_times(ir: Sequence[str | Path], orientation: Orientation | None) -> _OwnGrid:
     images, affine = _stack(ir, "inversion-recovery set", 4, "fewer than four inversion times cannot give T1", orientation)
     fit = fit_inversion_recovery(images, np.array([_inversion_time(p) for p in ir]))
-    return fit.T1, fit.T1_std, affine, []
+    return _OwnGrid(fit.T1, fit.T1_std, images.mean(axis=-1), affine, [])
 
 
 def _inversion_time(path: str | Path) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -17,8 +18,10 @@ from nanopinn.imaging.cest.agent import load_agent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
 from nanopinn.imaging.cest.lorentz import amide_heights
 from nanopinn.imaging.cest.measure import CestChoices, measure_ph
+from nanopinn.imaging.cest.noise import flank_noise
 from nanopinn.imaging.cest.ph_map import Validity, ph_image
 from nanopinn.imaging.cest.ratio import PRESETS, bloch_calibration
+from nanopinn.imaging.cest.spectral_ph import spectral_ph_image
 from nanopinn.imaging.cest.spectrum import ZSpectra, read_spectra
 from nanopinn.imaging.ph import load_ph
 from nanopinn.parameters import value
@@ -64,8 +67,8 @@ def test_the_noisy_phantom_scatters_by_less_than_0_1_and_says_by_how_much(phanto
     error = (found.pH - true)[wanted]
     assert np.isfinite(error).mean() > 0.98
     assert np.nanstd(error) < 0.1
-    # the stated noise is the scatter; the amides' true places, 0.07 ppm off the nominal, add a little
-    assert 0.8 < np.nanstd(error) / np.sqrt(np.nanmean(found.std[wanted] ** 2)) < 1.6
+    # stated are noise and what sampling bends; the amides' true places, 0.07 ppm off the nominal, add a little
+    assert 0.7 < np.sqrt(np.nanmean(error**2) / np.nanmean(found.std[wanted] ** 2)) < 1.3
     assert np.isnan(found.pH[~np.isfinite(true)]).all()
 
 
@@ -100,15 +103,18 @@ def test_measured_tubes_are_right_within_what_is_stated(public_data: Path) -> No
 
 
 @pytest.mark.public_data
-def test_the_error_of_the_calibration_is_the_scatter_of_the_tubes_and_covers_them(public_data: Path) -> None:
-    """The table's value is the RMSE of all tubes; the halves of it, by box, are 0.12 and 0.18, so neither is covered worse than so."""
-    error, std = errors(*tubes(public_data, 3, 6))
-    assert value("sd_pHe_calibration") == pytest.approx(np.sqrt((error**2).mean()), abs=0.01)
+def test_the_error_of_the_calibration_is_what_noise_leaves_unexplained_of_the_tubes_and_covers_them(public_data: Path) -> None:
+    """Over six saturations, because one has 50 tubes; in halves of it, by box, it covers as well."""
+    common = value("sd_pHe_calibration")
+    scans = [(3, 6), (2, 6), (4, 6), (6, 6), (3, 3), (3, 2)]
+    error, std = (np.concatenate(a) for a in zip(*(errors(*tubes(public_data, *s)) for s in scans), strict=True))
+    assert len(error) > 300
+    assert common == pytest.approx(np.sqrt((error**2 - std**2 + common**2).mean()), abs=0.01)
     assert 0.90 <= (np.abs(error) < 1.96 * std).mean() <= 0.98
     for odd in (True, False):
         error, std = errors(*tubes(public_data, 3, 6, odd=odd))
-        assert len(error) >= 20
-        assert (np.abs(error) < 1.96 * std).mean() >= 0.87
+        assert len(error) >= 15
+        assert (np.abs(error) < 1.96 * std).mean() >= 0.90
 
 
 @pytest.mark.public_data
@@ -225,7 +231,7 @@ def test_spectra_come_to_the_dce_grid_as_ph_with_an_error_of_every_voxel(phantom
     mask = np.isfinite(truth(phantom, "pH"))
     finer = image.affine @ np.diag([0.5, 0.5, 1, 1])
     fine_mask = mask.repeat(2, axis=0).repeat(2, axis=1)
-    ph = load_ph(path, np.ones(fine_mask.shape), finer, fine_mask)
+    ph = load_ph(path, finer, fine_mask)
     known = np.isfinite(ph.measured)
     assert (np.isfinite(ph.std) == known).all()
     assert ph.std[known].min() >= value("sd_pHe_calibration") * 0.99
@@ -234,13 +240,21 @@ def test_spectra_come_to_the_dce_grid_as_ph_with_an_error_of_every_voxel(phantom
     assert any("Bloch-McConnell" in a for a in ph.assumptions)
 
 
+@pytest.mark.public_data
+def test_the_error_that_a_map_shares_is_that_of_the_calibration_in_use(phantom: Path) -> None:
+    path, mask = phantom / "phantom_solution_clean.nii.gz", between(truth(phantom, "pH"), 6.0, 7.0)
+    affine = nib.load(path).affine
+    found = [load_ph(path, affine, mask, chosen=CestChoices(calibration=c)).common_std for c in ("bloch", "pagel-7T-3uT")]
+    assert found == [value("sd_pHe_calibration"), value("sd_pHe_pagel")]
+
+
 def test_less_than_a_third_of_the_tumour_in_the_scan_is_refused(tmp_path: Path) -> None:
     mask = np.zeros((20, 10, 6), dtype=bool)
     mask[2:18, 2:8, 1:5] = True
     rng = np.random.default_rng(0)
     path = save(tmp_path / "ph.nii.gz", 6.9 + 0.1 * rng.standard_normal((6, 10, 6)), np.eye(4))
     with pytest.raises(InputError, match="does not overlap the tumour") as caught:
-        load_ph(path, np.ones(mask.shape), np.eye(4), mask)
+        load_ph(path, np.eye(4), mask)
     assert "25%" in str(caught.value)
 
 
@@ -290,6 +304,37 @@ def test_the_series_before_injection_takes_the_tissues_own_asymmetry_away() -> N
     assert abs(np.nanmean(mirrored) - 6.8) > 2 * abs(np.nanmean(subtracted) - 6.8)
 
 
+@pytest.mark.parametrize("offsets", [20, 40, 80])
+@pytest.mark.parametrize("sd", [0.005, 0.01])
+def test_the_stated_error_covers_19_of_20_truths_however_coarse_the_spectrum(offsets: int, sd: float) -> None:
+    """Monte Carlo: 600 voxels of three pH, water shifted by up to 0.3 ppm, tissue that is not the calibration's."""
+    agent, saturation, rng = load_agent("iopamidol"), Saturation(7.0, 3.0, 5.0), np.random.default_rng(0)
+    pH, shift, ppm = np.repeat([6.6, 6.8, 7.0], 200), rng.uniform(-0.3, 0.3, 600), np.linspace(-8, 8, offsets)
+    one = torch.ones(600, dtype=torch.float64)
+    tissue = {"pH": torch.as_tensor(pH), "molar": 0.03 * one, "T1_s": 1.6 * one, "T2_s": 0.1 * one}
+    Z = z_spectra(agent, saturation, torch.as_tensor(ppm[None] - shift[:, None]), **tissue).numpy()
+    Z = (Z + sd * rng.standard_normal(Z.shape))[:, None, None]
+    spectra = ZSpectra(ppm, Z, Z[..., 0], np.eye(4), saturation, ())
+    found = ph_image(spectra, bloch_calibration(agent, saturation, "rex"), calibration_std=0.0)
+    error, std = (m.ravel()[np.isfinite(found.pH.ravel())] for m in (found.pH.ravel() - pH, found.std))
+    assert len(error) > 0.8 * len(pH)
+    assert 0.90 <= (np.abs(error) < 1.96 * std).mean() <= 0.98
+    assert 0.7 < np.sqrt((error**2).mean() / (std**2).mean()) < 1.3
+
+
+@pytest.mark.parametrize("offsets", [15, 20, 40, 80])
+def test_noise_is_told_from_the_flank_where_a_spline_would_leave_nothing(offsets: int) -> None:
+    agent, rng, ppm = load_agent("iopamidol"), np.random.default_rng(0), np.linspace(-8, 8, offsets)
+    one, shift = torch.ones(300, dtype=torch.float64), rng.uniform(-0.3, 0.3, 300)
+    tissue = {"pH": 6.8 * one, "molar": 0.03 * one, "T1_s": 1.6 * one, "T2_s": 0.1 * one}
+    Z = z_spectra(agent, Saturation(7.0, 3.0, 5.0), torch.as_tensor(ppm[None] - shift[:, None]), **tissue).numpy()
+    noise = flank_noise(ppm, Z + 0.005 * rng.standard_normal(Z.shape), 4.2)
+    assert np.sqrt((noise**2).mean()) == pytest.approx(0.005, rel=0.1)
+    with pytest.raises(InputError, match="noise of the Z-spectra") as caught:
+        flank_noise(ppm[ppm > -2], Z[:, ppm > -2], 4.2)
+    assert caught.value.field == "SaturationOffsetsPPM"
+
+
 def test_a_b0_map_stands_in_for_waters_minimum() -> None:
     agent, spectra = load_agent("iopamidol"), simulated(6.7, shift=0.45)
     assert spectra.saturation is not None
@@ -316,10 +361,10 @@ def test_an_agent_of_the_users_own_is_read_and_a_broken_one_is_refused(tmp_path:
 def test_a_clipped_map_is_said_to_be_clipped_and_a_contrast_map_is_refused(tmp_path: Path) -> None:
     mask = np.ones((12, 12, 6), dtype=bool)
     values = np.clip(6.7 + 0.6 * np.random.default_rng(0).standard_normal(mask.shape), 6.0, 7.4)
-    ph = load_ph(save(tmp_path / "ph.nii.gz", values, np.eye(4)), np.ones(mask.shape), np.eye(4), mask)
+    ph = load_ph(save(tmp_path / "ph.nii.gz", values, np.eye(4)), np.eye(4), mask)
     assert any("clipped at 6.00 and 7.40" in a for a in ph.assumptions)
     with pytest.raises(InputError, match="not pH values"):
-        load_ph(save(tmp_path / "mtr.nii.gz", values / 100, np.eye(4)), np.ones(mask.shape), np.eye(4), mask)
+        load_ph(save(tmp_path / "mtr.nii.gz", values / 100, np.eye(4)), np.eye(4), mask)
 
 
 ONE_AMIDE = """
@@ -367,3 +412,45 @@ def test_an_agent_with_one_amide_tells_ph_by_two_powers(tmp_path: Path) -> None:
 def test_endogenous_contrast_is_not_taken_for_ph(phantom: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no extracellular pH"):
         measure_ph(copied(phantom, tmp_path, {"CestAgent": "none"}), CestChoices())
+
+
+@pytest.mark.public_data
+def test_a_fit_of_the_spectrum_tells_the_tubes_ph_as_well_as_the_ratio_does(public_data: Path) -> None:
+    """On the tubes that the ratio can measure, a third of them; with T1 assumed, because pH hardly feels it."""
+    spectra, pH = tubes(public_data, 3, 6)
+    agent = load_agent("iopamidol")
+    assert spectra.saturation is not None
+    by_ratio = ph_image(spectra, bloch_calibration(agent, spectra.saturation, "rex")).pH.ravel()
+    which = np.flatnonzero(np.isfinite(by_ratio) & between(pH, 6.5, 7.35))[::3]
+    some = replace(spectra, Z=spectra.Z[which], reference=spectra.reference[which])
+    found = spectral_ph_image(some, agent)
+    error, std = found.pH.ravel() - pH[which], found.std.ravel()
+    assert np.isfinite(error).mean() > 0.8
+    assert abs(np.nanmean(error)) < 0.12
+    assert np.sqrt(np.nanmean(error**2)) < 0.20
+    assert (np.abs(error) < 1.96 * std)[np.isfinite(error)].mean() > 0.85
+
+
+def test_a_fit_of_the_spectrum_is_chosen_by_its_name_and_refuses_what_it_cannot_use(tmp_path: Path) -> None:
+    ppm, one = np.arange(-8, 8.1, 0.4), torch.ones(16, dtype=torch.float64)
+    tissue = {"pH": 6.8 * one, "molar": 0.03 * one * torch.arange(16).gt(3), "T1_s": 1.6 * one, "T2_s": 0.1 * one}
+    Z = z_spectra(load_agent("iopamidol"), Saturation(7.0, 3.0, 5.0), torch.as_tensor(ppm - 0.2), **tissue).numpy()
+    Z = Z + 0.002 * np.random.default_rng(0).standard_normal(Z.shape)
+    side = {"SaturationOffsetsPPM": [-300.0, *ppm], "SaturationB1uT": 3.0, "SaturationTimeS": 5.0, "MagneticFieldStrength": 7.0}
+    series = 1000 * np.concatenate([np.ones((16, 1)), Z], axis=1).reshape(4, 4, 1, -1)
+    path = save(tmp_path / "z.nii.gz", series, np.eye(4), side)
+    found = measure_ph(path, CestChoices(method="spectrum"))
+    assert any("a fit of Bloch-McConnell spectra" in a for a in found.assumptions)
+    np.testing.assert_allclose(found.image.pH.ravel()[4:], 6.8, atol=0.1)
+    np.testing.assert_allclose(found.image.b0_ppm.ravel()[4:], 0.2, atol=0.05)
+    # no agent, no pH
+    assert np.isnan(found.image.pH.ravel()[:4]).all()
+    with pytest.raises(InputError) as caught:
+        measure_ph(path, CestChoices(method="spectrum", before=path))
+    assert caught.value.field == "--ph-method"
+    with pytest.raises(InputError) as caught:
+        measure_ph(
+            save(tmp_path / "n.nii.gz", series, np.eye(4), {"SaturationOffsetsPPM": side["SaturationOffsetsPPM"]}),
+            CestChoices(method="spectrum"),
+        )
+    assert "SaturationB1uT" in str(caught.value)
