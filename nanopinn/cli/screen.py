@@ -21,7 +21,7 @@ def shown_progress(quiet: bool, verbose: bool = False) -> Iterator[Progress]:
     if quiet:
         yield silent
     elif verbose or not sys.stderr.isatty():
-        yield lambda stage, fraction, numbers: typer.echo(_line(stage, fraction, numbers, verbose), err=True)
+        yield _said_once(verbose)
     else:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -37,6 +37,20 @@ def shown_progress(quiet: bool, verbose: bool = False) -> Iterator[Progress]:
                 bars.update(tasks[stage], completed=fraction, said=_chi2(numbers))
 
             yield show
+
+
+def _said_once(verbose: bool) -> Progress:
+    """A line per step; none that says what the last one said."""
+    last = ""
+
+    def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
+        nonlocal last
+        line = _line(stage, fraction, numbers, verbose)
+        if line != last:
+            typer.echo(line, err=True)
+        last = line
+
+    return show
 
 
 def _chi2(numbers: Mapping[str, float]) -> str:
