@@ -60,7 +60,7 @@ def imaging_inputs(
     b0: Annotated[Path | None, typer.Option(help="Map of water's place for CEST, ppm; found in the spectra if absent.")] = None,
     agent: Annotated[str | None, typer.Option(help="CEST agent: iopamidol (default), or a TOML file.")] = None,
     cest_contrast: Annotated[str | None, typer.Option(help="rex (1/Z difference, default) or st (Z difference, MTRasym).")] = None,
-    ph_calibration: Annotated[str | None, typer.Option(help="bloch (for this scan, default) or pagel-7T-3uT.")] = None,
+    ph_calibration: Annotated[str | None, typer.Option(help="bloch (for this scan, default), pagel-7T-3uT, or a TOML file.")] = None,
     ph_method: Annotated[str | None, typer.Option(help="ratio (default), or spectrum: a fit of every offset, far slower.")] = None,
     register: Annotated[str | None, typer.Option(help=_REGISTER_HELP)] = None,
     mask: Annotated[Path | None, typer.Option(help="Tumour mask; an automatic one, which is reported, if absent.")] = None,

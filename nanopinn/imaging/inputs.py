@@ -9,6 +9,7 @@ from typing import Any
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.aif.source import KINDS, files_of
+from nanopinn.imaging.cest.calibration_file import is_calibration_file
 from nanopinn.imaging.cest.measure import CestChoices, PhMethod
 from nanopinn.imaging.cest.ratio import Contrast
 from nanopinn.imaging.concentration import Relation
@@ -31,7 +32,7 @@ class ImagingInputs:
         cest: 3-D pH map, or 4-D Z-spectra. cest_pre: the same before injection. cest_power2: the same at
             another power, for agents with one frequency. cest_offsets: a table that wins over the
             sidecar. cest_b0: map of water's place, ppm. agent: name or TOML file. cest_contrast: ``rex`` or ``st``.
-        ph_calibration: ``bloch``, or a published line by name. ph_method: ``ratio`` or ``spectrum``.
+        ph_calibration: ``bloch``, a published line by name, or a TOML file. ph_method: ``ratio`` or ``spectrum``.
         register: how CEST, VFA, IR, T1 map and drug images are brought over the DCE scan: ``none``, ``rigid`` or ``affine``.
         vfa: one volume per flip angle. ir: one per inversion time. t1: seconds, or a T1 map. t1_method: of ``vfa``.
         b1: map of true over nominal flip angle. relation: of signal and concentration.
@@ -111,9 +112,10 @@ class ImagingInputs:
     def choices(self) -> dict[str, dict[str, Any]]:
         """What was chosen, without files, as tables for a configuration."""
         dce = ("t1_method", "relation", "aif_dispersion_s", "blood_t1_s", "model", "delay", "smooth", "motion")
-        cest = ("assume_ph", "cest_contrast", "ph_calibration", "ph_method")
+        cest = ("assume_ph", "cest_contrast", "ph_method")
         names = (*dce, *cest, "register", "orientation")
         table = {n: getattr(self, n) for n in names}
+        table |= {} if is_calibration_file(self.ph_calibration) else {"ph_calibration": self.ph_calibration}
         table |= {"aif": self.aif} if self.aif in KINDS else {}
         table |= {"t1": self.t1} if isinstance(self.t1, (int, float)) else {}
         return {"imaging": table, "imaging.overrides": dict(self.overrides)}
@@ -121,7 +123,8 @@ class ImagingInputs:
     def files(self) -> list[Path]:
         """Every file that is read."""
         given = [Path(f) for f in (self.cest, self.mask, self.b1) if f is not None]
-        return [*files_in(Path(self.dce)), *given, *self.cest_choices.files(), *self.native_t1.files(), *files_of(self.aif)]
+        cest = [] if self.cest is None else self.cest_choices.files()
+        return [*files_in(Path(self.dce)), *given, *cest, *self.native_t1.files(), *files_of(self.aif)]
 
 
 def _one_of(option: str, found: Any, allowed: tuple[Any, ...]) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import Agent, load_agent
+from nanopinn.imaging.cest.calibration_file import is_calibration_file, read_calibration
 from nanopinn.imaging.cest.ph_map import WORDS, PhImage, Validity, ph_image
 from nanopinn.imaging.cest.ratio import PRESETS, Calibration, Contrast, bloch_calibration
 from nanopinn.imaging.cest.spectral_ph import SOURCE, spectral_ph_image
@@ -32,7 +33,8 @@ class CestChoices:
     Attributes:
         before: series before injection. second: series at another power, for agents with one frequency.
         offsets: table that wins over the sidecar. b0: map of water's place, ppm.
-        agent: name or TOML file. contrast: ``rex`` or ``st``, for ``bloch``. calibration: ``bloch`` or one of :data:`PRESETS`.
+        agent: name or TOML file. contrast: ``rex`` or ``st``, for ``bloch``. calibration: ``bloch``, one of :data:`PRESETS`
+            or a TOML file.
         method: ``ratio``, or ``spectrum``, a fit of every offset beyond water's own dip.
     """
 
@@ -48,6 +50,7 @@ class CestChoices:
     def files(self) -> list[Path]:
         """Every file that is read."""
         own = [Path(self.agent)] if self.agent.endswith(".toml") else []
+        own += [Path(self.calibration)] if is_calibration_file(self.calibration) else []
         return [Path(f) for f in (self.before, self.second, self.offsets, self.b0) if f is not None] + own
 
 
@@ -85,7 +88,10 @@ def measure_ph(path: str | Path, chosen: CestChoices, *, B1: B1Map | None = None
         spectra, calibration, B1=None if B1 is None else B1.on(shape, spectra.affine), b0_ppm=b0, before=before,
         second=second,
     )  # fmt: skip
-    notes = (*spectra.assumptions, f"The CEST agent is {agent.name}.", *_notes(calibration, found, before is None))
+    whose = "that of the calibration" if is_calibration_file(chosen.calibration) else agent.name
+    warning = calibration.other_scan(read_sidecar(path))
+    said = (*_notes(calibration, found, before is None), *([] if warning is None else [warning]))
+    notes = (*spectra.assumptions, f"The CEST agent is {whose}.", *said)
     return MeasuredPh(found, calibration.std, spectra.reference, spectra.affine, notes)
 
 
@@ -141,16 +147,18 @@ def _fit_together(agent: Agent, chosen: CestChoices, path: str | Path) -> None:
 def _calibration(agent: Agent, chosen: CestChoices, spectra: ZSpectra, second: ZSpectra | None, path: str | Path) -> Calibration:
     if chosen.calibration in PRESETS:
         return PRESETS[chosen.calibration]
+    if is_calibration_file(chosen.calibration):
+        return read_calibration(chosen.calibration)
     if chosen.calibration != "bloch":
         raise InputError(
-            "no such calibration", field="--ph-calibration", found=chosen.calibration, expected=", ".join(("bloch", *PRESETS)),
-            remedy="Give one of these.",
+            "no such calibration", field="--ph-calibration", found=chosen.calibration,
+            expected=f"{', '.join(('bloch', *PRESETS))}, or a TOML file", remedy="Give one of these.",
         )  # fmt: skip
     if spectra.saturation is None:
         raise InputError(
             "the saturation is not stated", file=sidecar_path(path), field="SaturationB1uT, SaturationTimeS", found="nothing",
             expected=f"{KEYS['SaturationB1uT']}; {KEYS['SaturationTimeS']}; MagneticFieldStrength",
-            remedy="Write them into the sidecar, or name a published line with --ph-calibration.",
+            remedy="Write them into the sidecar, or give a published line with --ph-calibration.",
         )  # fmt: skip
     if second is not None and (second.saturation is None or second.saturation.B1_uT == spectra.saturation.B1_uT):
         raise InputError(

@@ -154,7 +154,7 @@ def _voxels(
     pH, slope = scan.calibration.invert(found.ratio, amplitude)
     bend, spread = error(found.water_ppm, pH)
     pH, slope = scan.calibration.invert(found.ratio * np.exp(-bend), amplitude)
-    own = slope * np.sqrt(found.log_variance + spread**2)
+    own = np.abs(slope) * np.sqrt(found.log_variance + spread**2)
     measured = np.isfinite(found.water_ppm)
     validity = np.zeros(len(pH), dtype=np.int32)
     for bit, wrong in (

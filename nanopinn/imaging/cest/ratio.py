@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ from nanopinn.parameters import value
 Array = NDArray[np.float64]
 Contrast = Literal["rex", "st", "lorentz"]
 
+#: A scan whose field, amplitude or length is within this share of a line's is the line's.
+_SAME_SCAN = 0.1
+#: Of what a line may hold for, by the sidecar's key.
+UNITS = {"MagneticFieldStrength": "T", "SaturationB1uT": "uT", "SaturationTimeS": "s"}
 #: Relative amplitudes between which curves are interpolated.
 _B1 = np.arange(0.5, 1.51, 0.1)
 
@@ -53,7 +57,7 @@ class Calibration:
         invert: ``(ratio, relative B1)`` to pH and d pH / d ln ratio; NaN outside its range.
         lowest, highest: pH between which it holds. source: where it comes from, for the report.
         contrast: whose ratio it takes. std: its own error in pH. ratio_ppm: where it takes them.
-        model: None for a published line.
+        model: None for a published line. scan: what a line was measured with, by the sidecar's key.
     """
 
     invert: Callable[[Array, Array], tuple[Array, Array]]
@@ -64,6 +68,16 @@ class Calibration:
     std: float
     ratio_ppm: tuple[float, ...]
     model: Model | None = None
+    scan: Mapping[str, float] = field(default_factory=dict)
+
+    def other_scan(self, side: Mapping[str, Any]) -> str | None:
+        """A sentence, if the sidecar states a scan that is more than 10 % from the one that the line was measured with."""
+        stated = {k: side[k] for k in self.scan if isinstance(side.get(k), (int, float)) and not isinstance(side[k], bool)}
+        wrong = [k for k, v in stated.items() if abs(v - self.scan[k]) > _SAME_SCAN * self.scan[k] * (1 + 1e-9)]
+        if not wrong:
+            return None
+        said = ", ".join(f"{k} {self.scan[k]:g} {UNITS[k]} (here {stated[k]:g})" for k in wrong)
+        return f"Warning: the calibration holds for {said}: pH may be further off than is stated."
 
 
 def bloch_calibration(
@@ -169,6 +183,6 @@ PRESETS = {
         _pagel, 5.9, 7.0,
         "Pagel's line of 30 mM iopamidol, Lorentzian peaks, 7 T, 3 uT, 6 s, 37 C "
         "(pH = 0.7813 log10 r + 6.3277, RMSE 0.074; seven tubes of pH 6.0 to 6.9)",
-        "lorentz", value("sd_pHe_pagel"), (4.2, 5.6),
+        "lorentz", value("sd_pHe_pagel"), (4.2, 5.6), scan={"MagneticFieldStrength": 7.0, "SaturationB1uT": 3.0, "SaturationTimeS": 6.0},
     )
 }  # fmt: skip

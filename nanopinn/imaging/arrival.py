@@ -1,0 +1,83 @@
+"""The arterial input of one study: on the clock of the scan, and as it reaches the tumour."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.imaging.aif.population import POPULATIONS
+from nanopinn.imaging.aif.source import ArterialInput, load_aif, needs_images
+from nanopinn.imaging.bolus import bolus_arrival
+from nanopinn.imaging.concentration import Concentration
+from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.kinetics.delay import DELAY_WINDOW_S, best_delay
+from nanopinn.imaging.kinetics.models import MODELS
+from nanopinn.imaging.series import Series
+from nanopinn.imaging.t1.b1 import B1Map
+from nanopinn.imaging.tracer import study_concentration
+from nanopinn.parameters import value
+
+Array = NDArray[np.float64]
+
+
+def tumour_curves(inputs: ImagingInputs, C: Concentration, mask: NDArray[np.bool_]) -> Array:
+    """Finite curves of the tumour, ``(t, n)``, mM.
+
+    Raises:
+        InputError: there is none.
+    """
+    curves = C.mM[:, mask]
+    curves = curves[:, np.isfinite(curves).all(axis=0)]
+    if curves.shape[1] == 0:
+        raise InputError(
+            "no tumour voxel has a finite concentration curve", file=inputs.dce, field="values",
+            found=f"0 of {int(mask.sum())} voxels", expected="a signal that the sequence can give",
+            remedy="Check the mask, the T1 and the acquisition: the signal may be saturated.",
+        )  # fmt: skip
+    return np.asarray(curves)
+
+
+def arterial_input(
+    inputs: ImagingInputs, series: Series, C: Concentration, B1: B1Map | None, curves: Array
+) -> tuple[ArterialInput, list[str]]:  # fmt: skip
+    """Plasma curve on the clock of the scan, and what was assumed of its arrival.
+
+    Raises:
+        InputError: the input that was asked for cannot be read or found.
+    """
+    acquisition, notes, blood = series.acquisition, list[str](), None
+    t, arrival = acquisition.frame_times_s, acquisition.bolus_arrival_s
+    if arrival is None:
+        arrival = bolus_arrival(np.median(curves, axis=1), t, C.baseline[1])
+        if inputs.aif in POPULATIONS:
+            notes.append(f"Bolus arrival was detected at {arrival:.1f} s.")
+    if needs_images(inputs.aif):
+        blood = C
+        if not acquisition.is_concentration:
+            T1 = value("T10_b") if inputs.blood_t1_s is None else inputs.blood_t1_s
+            blood = study_concentration(inputs, series, np.full(series.shape, T1), None, B1)
+            notes.append(f"Native T1 of blood is taken as {T1:g} s.")
+    found = load_aif(
+        inputs.aif, frame_times_s=t, bolus_arrival_s=arrival, hematocrit=acquisition.hematocrit,
+        dose_mmol_per_kg=acquisition.dose_mmol_per_kg, blood=blood, affine=series.affine,
+    )  # fmt: skip
+    return found, notes
+
+
+def arrived(inputs: ImagingInputs, aif: PlasmaCurve, curves: Array, t: Array) -> tuple[PlasmaCurve, float, list[str]]:
+    """The curve as it reaches the tumour: dispersed and delayed."""
+    notes = []
+    if inputs.aif_dispersion_s > 0:
+        aif = aif.dispersed(inputs.aif_dispersion_s)
+        notes.append(f"The arterial input is dispersed by a mixing time of {inputs.aif_dispersion_s:g} s on its way.")
+    if not isinstance(inputs.delay, str):
+        notes.append(f"The tumour's arrival delay was given: {inputs.delay:+g} s.")
+        return aif.delayed(float(inputs.delay)), float(inputs.delay), notes
+    delay = best_delay(MODELS[inputs.model if inputs.model != "auto" else "etofts"], aif, curves, t)
+    more = "; each voxel's own is fitted around it" if inputs.delay == "voxel" else ""
+    notes.append(f"One arrival delay was fitted for the tumour: {delay:+.1f} s{more}.")
+    if abs(delay) > 0.95 * DELAY_WINDOW_S:
+        notes.append("That delay is at the edge of what is sought: check the bolus arrival and the frame times.")
+    return aif.delayed(delay), delay, notes
