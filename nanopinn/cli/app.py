@@ -142,13 +142,13 @@ def check(
 def verify(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table as JSON too.")] = None,
 ) -> None:
-    """Run the verification cases and print each observed value beside its reference."""
+    """Run the verification cases and print each observed value beside its reference; exit code 5 if one fails."""
     from nanopinn.workflows.verify import run_verification
 
     cases = run_verification()
     for c in cases:
         mark = "FAILED" if c.failed else "ok    " if c.passed else "beside"
-        typer.echo(f"{mark} {c.id:4s}{c.name:30s}{c.quantity:38s}{c.observed:14.6g}{c.reference:12.5g}  +- {c.tolerance:.2g}")
+        typer.echo(f"{mark} {c.id:8s}{c.name + ': ' + c.quantity:92s}{c.observed:13.6g}{c.reference:12.5g}  +- {c.tolerance:.2g}")
     failed, beside = [c for c in cases if c.failed], [c for c in cases if not c.passed and not c.failed]
     typer.echo(f"{len(cases) - len(failed) - len(beside)} of {len(cases)} cases passed")
     if beside:

@@ -99,11 +99,9 @@ class PoolOperator:
 
     def only(self, pools: slice | list[int]) -> PoolOperator:
         """The part that acts within some of the pools."""
-        return PoolOperator(
-            (self.before[0][pools], self.before[1][pools], self.before[2][pools]),
-            (self.after[0][pools], self.after[1][pools], self.after[2][pools]),
-            self.reaction[pools][:, pools], self.inflow[pools],
-        )  # fmt: skip
+        (b0, b1, b2), (a0, a1, a2) = ([f[..., pools, :, :, :] for f in faces] for faces in (self.before, self.after))
+        reaction = self.reaction[..., pools, :, :, :, :][..., pools, :, :, :]
+        return PoolOperator((b0, b1, b2), (a0, a1, a2), reaction, self.inflow[..., pools, :, :, :, :])
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Every coefficient, in a fixed order."""
