@@ -10,7 +10,7 @@ import argparse
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,15 @@ def contrast_low_rank(forward: Forward, flow: Flow) -> Tensor:
 
 def drug(forward: Forward, flow: Flow, hours: float, step: float) -> Any:
     """Thermosensitive liposomes, an hour of heat from the dose on, every pool."""
+    maps = forward.setting.maps
+    start = torch.zeros((len(FULL.pools), *maps.phi.shape), dtype=maps.phi.dtype, device=maps.phi.device)
+    return evolve(_heated(forward, flow, hours), start, [HOUR, hours * HOUR], tolerance=Tolerance(step=step))
+
+
+def _heated(forward: Forward, flow: Flow, hours: float) -> Iterator[Interval]:
+    """The hour of heat and what follows it, one held at a time."""
     plasma = THERMOSENSITIVE.plasma([Dose(0.0, 9e-5)])
     model, maps, grid = forward.model(NONE), forward.setting.maps, forward.setting.grid
-    intervals = []
     for start, end, kelvin in ((0.0, HOUR, 315.15), (HOUR, hours * HOUR, 310.15)):
         T = 310.15 + (kelvin - 310.15) * maps.tumour
         pools = model.drug(flow.J_v, flow.J_L, FULL, THERMOSENSITIVE.release_rate(maps.pH, T), THERMOSENSITIVE.heat_excess(T))
@@ -92,8 +98,7 @@ def drug(forward: Forward, flow: Flow, hours: float, step: float) -> Any:
             at = torch.tensor(t, dtype=torch.float64)
             return torch.stack([c(at) for c in curves]).to(maps.phi)
 
-        intervals.append(Interval.of(start, end, pools, flow.flows, grid, feed))
-    return evolve(intervals, torch.zeros_like(intervals[0].capacity), [HOUR, hours * HOUR], tolerance=Tolerance(step=step))
+        yield Interval.of(start, end, pools, flow.flows, grid, feed)
 
 
 def against_fipy() -> None:

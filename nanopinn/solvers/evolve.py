@@ -25,7 +25,7 @@ from nanopinn.solvers.balance import Balance
 from nanopinn.solvers.fluxes import SPACE, PoolOperator, carried_flows
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.linear import SolverError
-from nanopinn.solvers.local import Entries, add_products, entries_of
+from nanopinn.solvers.local import Entries, add_products, entries_of, masses, sums_of_products
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 from nanopinn.solvers.stage import StageMatrix
 
@@ -90,10 +90,18 @@ class Interval:
         c = c.reshape(*c.shape, 1, 1, 1) if c.dim() == 1 else c
         return add_products(torch.zeros_like(self.capacity), self._inflow, c)
 
+    def entered(self, t: float) -> Tensor:
+        """What plasma brings to each pool, summed over cells, ``(..., pool)``."""
+        c = self.plasma(t)
+        total = self.capacity.new_zeros(self.capacity.shape[:-3])
+        for (p, q), m in self._inflow.items():
+            total[..., p] += (m * c[q]).sum(dim=SPACE)
+        return total
+
     def rate(self, U: Tensor, t: float) -> Tensor:
         """``capacity dU/dt``."""
-        linear = self.source(t) - self.operator(U)
-        return self.transfer(linear if self.correction is None else linear - self.correction(U), U)
+        rate = self.operator.subtract_from(self.source(t), U)
+        return self.transfer(rate if self.correction is None else rate.sub_(self.correction(U)), U)
 
     def transfer(self, out: Tensor, U: Tensor) -> Tensor:
         """Move, in ``out``, what transporters carry at U."""
@@ -251,10 +259,10 @@ class _Run:
 
     def balance(self, start: Tensor) -> Balance:
         entered, lost, outflow = self.totals
-        return Balance(entered, lost, outflow, (self.capacity * (self.U - start)).sum(dim=SPACE))
+        return Balance(entered, lost, outflow, sums_of_products(self.capacity, self.U - start))
 
     def _masses(self, U: Tensor) -> Tensor:
-        return (self.capacity * U).square().sum(dim=SPACE).sqrt()
+        return masses(self.capacity, U)
 
     def advance(self, mark: float, dt: float | None = None) -> None:
         """One accepted step, not beyond ``mark``; ``dt`` if it is given, whatever its error."""
@@ -282,29 +290,31 @@ class _Run:
         for i, (row, c) in enumerate(zip(self.scheme.a, self.scheme.nodes, strict=True)):
             if i == 0:
                 continue
-            known = self.U + dt * sum(a * k for a, k in zip(row[:i], rates, strict=True))
-            U = self._solve_stage(known, self.t + c * dt, w, known + w * rates[-1])
+            known = self.U.clone()
+            for a, k in zip(row[:i], rates, strict=True):
+                known.add_(k, alpha=dt * a)
+            U = self._solve_stage(known, self.t + c * dt, w, known.add(rates[-1], alpha=w))
             stages.append(U)
-            rates.append((U - known) / w)
+            rates.append((U - known).div_(w))
         return U, stages, rates
 
     def _solve_stage(self, known: Tensor, t: float, w: float, guess: Tensor) -> Tensor:
         """Newton's method on ``capacity (U - known) = w rate(U, t)``."""
         interval, U = self.interval, guess
+        # fluxes between thin cells are far larger than what they change: rounding leaves this much of them
+        rounding = 4 * torch.finfo(U.dtype).eps * w * float(masses(interval.operator.diagonal.expand_as(U), U).norm())
         for _ in range(20 if interval.correction is None else 200):
-            residual = interval.capacity * (known - U) + w * interval.rate(U, t)
-            stored = (interval.capacity * U).norm().clamp_min(1e-300)
-            size = float(residual.norm() / stored)
+            residual = interval.rate(U, t).mul_(w).addcmul_(interval.capacity, known - U)
+            stored = float(self._masses(U).norm().clamp_min(1e-300))
+            size = float(residual.norm()) / stored
             if not isfinite(size):
                 raise SolverError(f"the pools are not finite at {t:.6g} s: look for a plasma curve or rate that is not")
-            # fluxes between thin cells are far larger than what they change: rounding leaves this much of them
-            rounding = 4 * torch.finfo(U.dtype).eps * float(w * (interval.operator.diagonal * U).norm() / stored)
-            goal = max(self.tolerance.equation, rounding)
+            goal = max(self.tolerance.equation, rounding / stored)
             if size <= goal:
                 return U
             wanted = 0.3 * goal / size
             change, iterations = self._matrix(U, w).solve(residual, tol=max(wanted, 1e-13 if interval.linear else 1e-4))
-            U = U + change
+            U = change.add_(U)
             self.newton, self.krylov = self.newton + 1, self.krylov + iterations
         raise SolverError(f"Newton's method stopped at a residual of {size:.1e} at {t:.6g} s")
 
@@ -317,9 +327,11 @@ class _Run:
     def _error(self, U: Tensor, rates: list[Tensor], dt: float) -> float:
         """Error of the step over what is allowed; stiff parts are damped as the scheme damps them."""
         assert self.scheme.error is not None
-        raw = dt * sum(e * k for e, k in zip(self.scheme.error, rates, strict=True))
+        raw = torch.zeros_like(U)
+        for e, k in zip(self.scheme.error, rates, strict=True):
+            raw.add_(k, alpha=dt * e)
         stage = self._matrix(U, self.scheme.gamma * dt)
-        error = self._masses(stage.settle(self.interval.capacity * raw))
+        error = self._masses(stage.settle(raw.mul_(self.interval.capacity)))
         scale = torch.maximum(self.largest, self._masses(U))
         scale = torch.maximum(scale, 1e-3 * scale.max(dim=-1, keepdim=True).values).clamp_min(1e-300)
         over = (error / scale).reshape(-1, error.shape[-1]).max(dim=0).values / self.tolerance.step
@@ -338,4 +350,4 @@ class _Run:
 
     def _exchange(self, U: Tensor, t: float) -> Tensor:
         operator = self.interval.operator
-        return torch.stack([self.interval.source(t).sum(dim=SPACE), operator.lost(U), operator.boundary_outflow(U)])
+        return torch.stack([self.interval.entered(t), operator.lost(U), operator.boundary_outflow(U)])

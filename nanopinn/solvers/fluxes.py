@@ -16,7 +16,7 @@ from nanopinn.physics.model import FlowCoefficients
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.solvers.advection import Advection, face_weights
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.local import add_products, entries_of
+from nanopinn.solvers.local import add_products, entries_of, sums_of_products
 
 SPACE = (-3, -2, -1)
 
@@ -165,7 +165,13 @@ class PoolOperator:
 
     def lost(self, U: Tensor) -> Tensor:
         """What each pool loses for good (not to another pool), summed over cells, ``(..., pool)``, concentration per second."""
-        return (self._losses * U).sum(dim=SPACE)
+        return sums_of_products(self._losses.expand_as(U), U)
+
+    def subtract_from(self, out: Tensor, U: Tensor) -> Tensor:
+        """Take ``A U`` from ``out``, in place."""
+        out.addcmul_(self.diagonal, U, value=-1)
+        self.subtract_neighbours(out, U, -1.0)
+        return add_products(out, self.coupled, U, -1.0)
 
     def __call__(self, U: Tensor) -> Tensor:
         return self.transport(U) + self.react(U)

@@ -18,11 +18,22 @@ def entries_of(matrix: Tensor) -> dict[tuple[int, int], Tensor]:
     return {pq: m for pq, m in found.items() if bool((m != 0).any())}
 
 
-def add_products(out: Tensor, entries: Entries, U: Tensor) -> Tensor:
-    """Add ``matrix U`` to ``out`` ``(..., pool, x, y, z)`` in place, entry by entry."""
+def add_products(out: Tensor, entries: Entries, U: Tensor, sign: float = 1.0) -> Tensor:
+    """Add ``sign matrix U`` to ``out`` ``(..., pool, x, y, z)`` in place, entry by entry."""
     for (p, q), m in entries.items():
-        out[..., p, :, :, :].addcmul_(m, U[..., q, :, :, :])
+        out[..., p, :, :, :].addcmul_(m, U[..., q, :, :, :], value=sign)
     return out
+
+
+def sums_of_products(a: Tensor, b: Tensor) -> Tensor:
+    """``sum a b`` over the cells of ``(..., pool, x, y, z)``, per pool, without holding the product."""
+    return torch.linalg.vecdot(a.flatten(-3), b.flatten(-3))
+
+
+def masses(capacity: Tensor, U: Tensor) -> Tensor:
+    """Root of the summed squares of ``capacity U`` over cells, ``(..., pool)``; pool by pool, to hold no product of all."""
+    found = [torch.linalg.vector_norm(c * u, dim=(-3, -2, -1)) for c, u in zip(capacity.unbind(-4), U.unbind(-4), strict=True)]
+    return torch.stack(found, dim=-1)
 
 
 class Elimination:
