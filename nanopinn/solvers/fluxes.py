@@ -130,6 +130,11 @@ class PoolOperator:
         return tuple(p for p in range(self.reaction.shape[-5]) if any(bool((f[..., p, :, :, :] != 0).any()) for f in faces))
 
     @cached_property
+    def moving(self) -> PoolOperator:
+        """The part that acts within the pools that move."""
+        return self.only(list(self.mobile))
+
+    @cached_property
     def coupled(self) -> dict[tuple[int, int], Tensor]:
         """The reactions that are not zero everywhere, by pool that gains and pool that gives."""
         return entries_of(self.reaction)

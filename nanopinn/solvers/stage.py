@@ -23,7 +23,7 @@ class StageMatrix:
     def __init__(self, operator: PoolOperator, capacity: Tensor, w: float, reaction: Entries | None = None) -> None:
         self.w = w
         self.moving = list(operator.mobile)
-        self.transport = operator.only(self.moving)
+        self.transport = operator.moving
         pools = range(capacity.shape[-4])
         local = {pq: w * m for pq, m in (operator.coupled if reaction is None else reaction).items()}
         for p in pools:
