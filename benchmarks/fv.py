@@ -206,11 +206,16 @@ def growth(device: str, sizes: list[int], figure: Path | None) -> None:
         process.join()
         took = "pressure {:.2f} s, contrast {:.2f} s, drug 6 h {:.1f} s; {:.2f} GB without drug, {:.2f} with".format(*rows[-1][1:])
         print(f"{n:4d}^3: {took}")
-    cells = np.array([r[0] ** 3 for r in rows], dtype=float)
-    slopes = [float(np.polyfit(np.log(cells[-3:]), np.log([r[i] for r in rows[-3:]]), 1)[0]) for i in (1, 2, 3)]
-    print("growth, exponent of the number of voxels over the largest three: pressure {:.2f}, contrast {:.2f}, drug {:.2f}".format(*slopes))
+    everywhere, upper = _exponents(rows), _exponents(rows[-3:])
+    print("growth, exponent of the number of voxels: pressure {:.2f}, contrast {:.2f}, drug {:.2f} over all sizes".format(*everywhere))
+    print("  over the largest three: {:.2f}, {:.2f}, {:.2f}".format(*upper))
     if figure is not None:
-        _draw(rows, slopes, figure)
+        _draw(rows, everywhere, figure)
+
+
+def _exponents(rows: list[tuple[float, ...]]) -> list[float]:
+    cells = np.log([r[0] ** 3 for r in rows])
+    return [float(np.polyfit(cells, np.log([r[i] for r in rows]), 1)[0]) for i in (1, 2, 3)]
 
 
 def _draw(rows: list[tuple[float, ...]], slopes: list[float], path: Path) -> None:
