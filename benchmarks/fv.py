@@ -25,10 +25,11 @@ from nanopinn.physics.formulation import THERMOSENSITIVE
 from nanopinn.physics.model import TissueMaps
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.pools import PoolSystem
-from nanopinn.solvers.evolve import Interval, Tolerance, evolve
+from nanopinn.solvers.evolve import Tolerance, evolve
 from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Flow, Forward, Setting
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.lowrank import low_rank_response
 from nanopinn.solvers.march import march
 from nanopinn.solvers.schemes import SDIRK3

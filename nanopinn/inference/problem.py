@@ -20,8 +20,9 @@ from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.unknowns import UnknownSet
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.wall import permeability_from_transfer
-from nanopinn.solvers.forward import Flow, Forward, Setting, drug_nodes
+from nanopinn.solvers.forward import Flow, Forward, Setting
 from nanopinn.solvers.grid import mean_of_parts
+from nanopinn.solvers.nodes import drug_nodes
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 
 Array = NDArray[np.float64]

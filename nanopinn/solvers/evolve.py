@@ -11,115 +11,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
 from math import isfinite
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from nanopinn.physics.pools import PoolCoefficients, SaturableTransfer
 from nanopinn.progress import Progress, silent
-from nanopinn.solvers.advection import Advection, limited_flux
 from nanopinn.solvers.balance import Balance
-from nanopinn.solvers.fluxes import SPACE, PoolOperator, carried_flows
-from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.linear import SolverError
-from nanopinn.solvers.local import Entries, add_products, entries_of, masses, sums_of_products
+from nanopinn.solvers.local import masses, sums_of_products
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
-from nanopinn.solvers.stage import StageMatrix
-
-
-class Stage(Protocol):
-    """``capacity + w (transport + reaction)``, to be solved with."""
-
-    def solve(self, b: Tensor, start: Tensor | None = None, *, tol: float, transposed: bool = False) -> tuple[Tensor, int]: ...
-
-    def settle(self, b: Tensor) -> Tensor: ...
-
-
-#: Makes the stage of an operator, capacity, w and reaction.
-StageOf = Callable[[PoolOperator, Tensor, float, Entries], Stage]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A stretch of time in which nothing jumps.
-
-    Attributes:
-        start, end: s.
-        operator: transport, reaction and inflow of the pools.
-        capacity: ``(..., pool, x, y, z)``.
-        plasma: the plasma curves, ``(input,)`` or ``(input, x, y, z)``, kg/m3, smooth from ``start`` to ``end``.
-        transfers: what is not linear in the pools.
-        names: the pools.
-        correction: a divergence that the operator leaves out (a limiter's), not linear in the pools either.
-    """
-
-    start: float
-    end: float
-    operator: PoolOperator
-    capacity: Tensor
-    plasma: Callable[[float], Tensor]
-    transfers: tuple[SaturableTransfer, ...] = ()
-    correction: Callable[[Tensor], Tensor] | None = None
-    names: tuple[str, ...] = ()
-
-    @classmethod
-    def of(
-        cls, start: float, end: float, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid,
-        plasma: Callable[[float], Tensor], advection: Advection = "fitted",
-    ) -> Interval:  # fmt: skip
-        """Assembled pools, carried by volume flows (m3/s) through the faces of a grid."""
-        operator = PoolOperator.of(pools.checked(), flows, grid, advection)
-        correction = None if advection != "limited" else partial(limited_flux, carried=carried_flows(pools, flows), grid=grid)
-        return cls(start, end, operator, pools.capacity, plasma, pools.transfers, correction, pools.names)
-
-    @property
-    def linear(self) -> bool:
-        """Whether one solve is all that a stage takes."""
-        return not self.transfers and self.correction is None
-
-    @cached_property
-    def _inflow(self) -> Entries:
-        return entries_of(self.operator.inflow)
-
-    def source(self, t: float) -> Tensor:
-        """What plasma brings, ``(..., pool, x, y, z)``, kg/m3/s."""
-        c = self.plasma(t)
-        c = c.reshape(*c.shape, 1, 1, 1) if c.dim() == 1 else c
-        return add_products(torch.zeros_like(self.capacity), self._inflow, c)
-
-    def entered(self, t: float) -> Tensor:
-        """What plasma brings to each pool, summed over cells, ``(..., pool)``."""
-        c = self.plasma(t)
-        total = self.capacity.new_zeros(self.capacity.shape[:-3])
-        for (p, q), m in self._inflow.items():
-            total[..., p] += (m * c[q]).sum(dim=SPACE)
-        return total
-
-    def rate(self, U: Tensor, t: float) -> Tensor:
-        """``capacity dU/dt``."""
-        rate = self.operator.subtract_from(self.source(t), U)
-        return self.transfer(rate if self.correction is None else rate.sub_(self.correction(U)), U)
-
-    def transfer(self, out: Tensor, U: Tensor) -> Tensor:
-        """Move, in ``out``, what transporters carry at U."""
-        for k in self.transfers:
-            z = k.rate(U)
-            out[..., k.outside, :, :, :].sub_(z)
-            out[..., k.inside, :, :, :].add_(z)
-        return out
-
-    def linearised(self, U: Tensor) -> Entries:
-        """Reaction of a small change about U."""
-        entries = dict(self.operator.coupled)
-        for k in self.transfers:
-            into, back = k.slopes(U)
-            changes = {(k.outside, k.outside): into, (k.inside, k.outside): -into, (k.outside, k.inside): -back, (k.inside, k.inside): back}
-            for pq, change in changes.items():
-                entries[pq] = entries[pq] + change if pq in entries else change
-        return entries
+from nanopinn.solvers.stage import Stage, StageMatrix, StageOf
 
 
 @dataclass(frozen=True)

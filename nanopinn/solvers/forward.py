@@ -7,7 +7,6 @@ which keeps the fluid balance of every cell exact.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -17,13 +16,14 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.kinetics.convolution import convolve_exponential
 from nanopinn.physics.model import FlowCoefficients, TissueMaps, TumourModel
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.solvers.fluxes import PoolOperator, darcy_flows
 from nanopinn.solvers.grid import Grid, add_face_flows, mean_of_parts, reconstruct_cells, repeat_cells
+from nanopinn.solvers.local_response import LocalResponse
 from nanopinn.solvers.march import Trajectory, march
+from nanopinn.solvers.nodes import frame_nodes, stage_times
 from nanopinn.solvers.pressure import pressure_gradient, pressure_tangents, solve_pressure
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 
@@ -192,8 +192,8 @@ class Forward:
         """
         pools, operator, tangents = self.operators("contrast", theta, flow)
         maps = self.setting.maps
-        nodes, at = _nodes(frame_times, float(aif.times_s[0]), substeps)
-        local = _LocalResponse(maps, aif, _stage_times(nodes, scheme))
+        nodes, at = frame_nodes(frame_times, float(aif.times_s[0]), substeps)
+        local = LocalResponse(maps, aif, stage_times(nodes, scheme))
         share = operator.inflow[:, 0] / maps.PS
         dAs = list(tangents.values())
         d_share = [dA.inflow[:, 0] / maps.PS for dA in dAs]
@@ -247,58 +247,3 @@ class _PlasmaInputs:
     def __call__(self, t: float) -> Tensor:
         at = self.like.new_tensor(t)
         return torch.stack([c(at) for c in self.curves])[:, None, None, None]
-
-
-class _LocalResponse:
-    """Exact response of each cell to the plasma curve when nothing moves between cells."""
-
-    def __init__(self, maps: TissueMaps, aif: PlasmaCurve, times: list[float]) -> None:
-        rate = (maps.PS / maps.phi).reshape(-1)
-        curve_t, curve_c = (torch.as_tensor(v, dtype=rate.dtype, device=rate.device) for v in (aif.times_s, aif.plasma_mM))
-        at = torch.tensor(times, dtype=rate.dtype, device=rate.device)
-        response = convolve_exponential(curve_t, curve_c, rate, at) * rate[:, None]
-        self._index = {_key(t): i for i, t in enumerate(times)}
-        self._values = response.T.reshape(len(times), *maps.phi.shape)
-
-    def at(self, t: float) -> Tensor:
-        return self._values[self._index[_key(t)]]
-
-
-def _key(t: float) -> int:
-    return round(t * 1e6)
-
-
-def _stage_times(nodes: list[float], scheme: Scheme) -> list[float]:
-    stages = {_key(t0 + c * (t1 - t0)): t0 + c * (t1 - t0) for t0, t1 in itertools.pairwise(nodes) for c in (0.0, 1.0, *scheme.nodes)}
-    return [stages[k] for k in sorted(stages)]
-
-
-def _nodes(frame_times: np.ndarray, onset: float, substeps: int) -> tuple[list[float], list[int]]:
-    """Nodes of the march: frames, cut into substeps, and a start no later than the onset of the plasma curve."""
-    start = min(float(frame_times[0]), onset)
-    marks = [start] * (start < float(frame_times[0])) + [float(t) for t in frame_times]
-    nodes = [marks[0]]
-    for a, b in itertools.pairwise(marks):
-        nodes += [a + (b - a) * (i + 1) / substeps for i in range(substeps)]
-    offset = len(marks) - len(frame_times)
-    return nodes, [(i + offset) * substeps for i in range(len(frame_times))]
-
-
-def drug_nodes(images_s: list[float], first_step_s: float = 30.0, growth: float = 1.15, longest_s: float = 2700.0) -> np.ndarray:
-    """March nodes for a drug run: steps that grow from the dose on and land on every imaging time.
-
-    Steps are grouped so that several share a size, and with it their matrix.
-    """
-    nodes, step, repeat = [0.0], first_step_s, 0
-    for mark in sorted(images_s):
-        while nodes[-1] < mark - 1e-6:
-            left = mark - nodes[-1]
-            count = int(np.ceil(left / step))
-            if count <= 4:
-                nodes += [mark - left * (1 - (i + 1) / count) for i in range(count)]
-                break
-            nodes.append(nodes[-1] + step)
-            repeat += 1
-            if repeat % 3 == 0:
-                step = min(step * growth**3, longest_s)
-    return np.array(nodes)

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from nanopinn.physics.pools import PoolCoefficients, SaturableTransfer
-from nanopinn.solvers.evolve import Interval
 from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.radial import Cylinders
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nanopinn.physics.oxygen import OxygenSupply, OxygenZones
 from nanopinn.progress import Progress, silent
-from nanopinn.solvers.evolve import Interval, Tolerance, evolve
+from nanopinn.solvers.evolve import Tolerance, evolve
+from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.line import LineMatrix
 from nanopinn.solvers.radial import Cylinders
 

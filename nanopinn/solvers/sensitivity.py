@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.evolve import Evolution, Interval, Stage, Step
+from nanopinn.solvers.evolve import Evolution, Step
 from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.schemes import TR_BDF2
-from nanopinn.solvers.stage import StageMatrix
+from nanopinn.solvers.stage import Stage, StageMatrix
 
 #: Relative residual of the linear solves.
 EXACT = 1e-12

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.linear import bicgstab
 from nanopinn.solvers.local import Elimination, Entries
+
+
+class Stage(Protocol):
+    """``capacity + w (transport + reaction)``, to be solved with."""
+
+    def solve(self, b: Tensor, start: Tensor | None = None, *, tol: float, transposed: bool = False) -> tuple[Tensor, int]: ...
+
+    def settle(self, b: Tensor) -> Tensor: ...
+
+
+#: Makes the stage of an operator, capacity, w and reaction.
+StageOf = Callable[[PoolOperator, Tensor, float, Entries], Stage]
 
 
 class StageMatrix:

@@ -12,8 +12,8 @@ from nanopinn.imaging.maps import ImagingMaps
 from nanopinn.inference.fv import Fitted
 from nanopinn.inference.result import Curve, FieldEstimate, MapEstimate
 from nanopinn.parameters import value
-from nanopinn.solvers.forward import drug_nodes
 from nanopinn.solvers.grid import mean_of_parts
+from nanopinn.solvers.nodes import drug_nodes
 from nanopinn.workflows.problem import PH_ASSUMED_ERROR, Posed
 
 Array = NDArray[np.float64]

@@ -8,8 +8,9 @@ import torch
 
 from nanopinn.physics.pools import PoolSystem
 from nanopinn.solvers.advection import Advection
-from nanopinn.solvers.evolve import Interval, Tolerance, evolve
+from nanopinn.solvers.evolve import Tolerance, evolve
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.interval import Interval
 
 SPEED, LENGTH, END = 1e-6, 1e-2, 2e3
 

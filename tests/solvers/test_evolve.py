@@ -14,10 +14,11 @@ from nanopinn.physics.drug import FULL
 from nanopinn.physics.formulation import FREE
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.pools import PoolSystem
-from nanopinn.solvers.evolve import Interval, Tolerance, evolve
+from nanopinn.solvers.evolve import Tolerance, evolve
 from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Forward
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.interval import Interval
 from nanopinn.workflows.verify.tissue import small_tissue
 
 HOUR = 3600.0

@@ -15,8 +15,9 @@ from nanopinn.physics import analytic
 from nanopinn.physics.drug import DrugDetail
 from nanopinn.physics.model import TissueMaps, TumourModel
 from nanopinn.physics.pools import PoolCoefficients, PoolSystem
-from nanopinn.solvers.evolve import Interval, Tolerance, evolve
+from nanopinn.solvers.evolve import Tolerance, evolve
 from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.krogh import drained, krogh_interval, krogh_operator, vessel_pools
 from nanopinn.solvers.line import LineMatrix
 from nanopinn.solvers.penetration import KroghResult, solve_cylinders

@@ -9,9 +9,10 @@ import torch
 
 from nanopinn.errors import InputError, NanopinnError
 from nanopinn.physics.pools import PoolCoefficients, PoolSystem
-from nanopinn.solvers.evolve import Interval, Tolerance, evolve
+from nanopinn.solvers.evolve import Tolerance, evolve
 from nanopinn.solvers.forward import Forward, Setting
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.linear import SolverError
 from nanopinn.workflows.verify.tissue import small_tissue
 

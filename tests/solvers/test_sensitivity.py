@@ -11,9 +11,10 @@ import torch
 
 from nanopinn.physics.drug import FULL
 from nanopinn.physics.model import TumourModel, default_scalars
-from nanopinn.solvers.evolve import Evolution, Interval, Tolerance, evolve
+from nanopinn.solvers.evolve import Evolution, Tolerance, evolve
 from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Forward
+from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.sensitivity import adjoint, tangent
 from nanopinn.workflows.verify.tissue import small_tissue
 

@@ -24,9 +24,10 @@ from nanopinn.physics.radiation import Fraction, RadiationCourse
 from nanopinn.physics.temperature import TemperatureCourse
 from nanopinn.report.simulated import Simulation
 from nanopinn.report.simulation import write_simulation
-from nanopinn.solvers.evolve import Interval, Tolerance, evolve
+from nanopinn.solvers.evolve import Tolerance, evolve
 from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.interval import Interval
 from nanopinn.workflows.simulate.course import Course
 from nanopinn.workflows.simulate.heating import temperature_course
 from nanopinn.workflows.simulate.shown import volume_fractions

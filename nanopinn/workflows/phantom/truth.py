@@ -15,8 +15,9 @@ from nanopinn.physics.formulation import PH_SENSITIVE
 from nanopinn.physics.model import TissueMaps, TumourModel, default_scalars
 from nanopinn.physics.wall import exchange_coefficients
 from nanopinn.solvers.domain import Domain
-from nanopinn.solvers.forward import Forward, Setting, drug_nodes
+from nanopinn.solvers.forward import Forward, Setting
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.nodes import drug_nodes
 from nanopinn.solvers.schemes import SDIRK3
 from nanopinn.workflows.phantom.anatomy import Anatomy
 

@@ -22,8 +22,8 @@ from nanopinn.physics.model import TumourModel
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.temperature import TemperatureCourse
 from nanopinn.solvers.advection import Advection
-from nanopinn.solvers.evolve import Interval
 from nanopinn.solvers.forward import Flow, Forward, Setting
+from nanopinn.solvers.interval import Interval
 from nanopinn.workflows.treatment import Treatment
 
 #: The release rate changes by at most this share of its largest value from one end of a part to the other.

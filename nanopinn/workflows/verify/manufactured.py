@@ -11,8 +11,9 @@ from torch import Tensor
 from nanopinn.physics.model import FlowCoefficients
 from nanopinn.physics.pools import PoolSystem
 from nanopinn.solvers.advection import Advection
-from nanopinn.solvers.evolve import Interval, Tolerance, evolve
+from nanopinn.solvers.evolve import Tolerance, evolve
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.pressure import solve_pressure
 from nanopinn.workflows.verify.case import VerificationCase
 

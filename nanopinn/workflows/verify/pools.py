@@ -13,11 +13,13 @@ from nanopinn.physics.formulation import PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.model import TumourModel
 from nanopinn.physics.plasma import Curve, Dose
 from nanopinn.physics.pools import PoolCoefficients
-from nanopinn.solvers.evolve import Evolution, Interval, Tolerance, evolve
+from nanopinn.solvers.evolve import Evolution, Tolerance, evolve
 from nanopinn.solvers.fluxes import PoolOperator
-from nanopinn.solvers.forward import Flow, Forward, Setting, drug_nodes
+from nanopinn.solvers.forward import Flow, Forward, Setting
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.march import march
+from nanopinn.solvers.nodes import drug_nodes
 from nanopinn.solvers.schemes import SDIRK3, TR_BDF2
 from nanopinn.workflows.verify.case import VerificationCase
 from nanopinn.workflows.verify.tissue import small_tissue

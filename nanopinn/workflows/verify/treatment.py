@@ -15,8 +15,9 @@ from nanopinn.physics.plasma import Dose
 from nanopinn.physics.radiation import RadiationCourse
 from nanopinn.physics.release import released_per_pass
 from nanopinn.report.simulated import Simulation
-from nanopinn.solvers.evolve import Interval, Tolerance, evolve
+from nanopinn.solvers.evolve import Tolerance, evolve
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.interval import Interval
 from nanopinn.workflows.settings import PhantomSettings, SimulationSettings
 from nanopinn.workflows.simulate import run_simulation
 from nanopinn.workflows.treatment import GivenDose, Heating, Treatment

@@ -1,0 +1,49 @@
+"""Times between which fits march."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from nanopinn.solvers.schemes import Scheme
+
+
+def frame_nodes(frame_times: np.ndarray, onset: float, substeps: int) -> tuple[list[float], list[int]]:
+    """Nodes of the march: frames, cut into substeps, and a start no later than the onset of the plasma curve."""
+    start = min(float(frame_times[0]), onset)
+    marks = [start] * (start < float(frame_times[0])) + [float(t) for t in frame_times]
+    nodes = [marks[0]]
+    for a, b in itertools.pairwise(marks):
+        nodes += [a + (b - a) * (i + 1) / substeps for i in range(substeps)]
+    offset = len(marks) - len(frame_times)
+    return nodes, [(i + offset) * substeps for i in range(len(frame_times))]
+
+
+def drug_nodes(images_s: list[float], first_step_s: float = 30.0, growth: float = 1.15, longest_s: float = 2700.0) -> np.ndarray:
+    """March nodes for a drug run: steps that grow from the dose on and land on every imaging time.
+
+    Steps are grouped so that several share a size, and with it their matrix.
+    """
+    nodes, step, repeat = [0.0], first_step_s, 0
+    for mark in sorted(images_s):
+        while nodes[-1] < mark - 1e-6:
+            left = mark - nodes[-1]
+            count = int(np.ceil(left / step))
+            if count <= 4:
+                nodes += [mark - left * (1 - (i + 1) / count) for i in range(count)]
+                break
+            nodes.append(nodes[-1] + step)
+            repeat += 1
+            if repeat % 3 == 0:
+                step = min(step * growth**3, longest_s)
+    return np.array(nodes)
+
+
+def stage_times(nodes: list[float], scheme: Scheme) -> list[float]:
+    stages = {time_key(t0 + c * (t1 - t0)): t0 + c * (t1 - t0) for t0, t1 in itertools.pairwise(nodes) for c in (0.0, 1.0, *scheme.nodes)}
+    return [stages[k] for k in sorted(stages)]
+
+
+def time_key(t: float) -> int:
+    return round(t * 1e6)
