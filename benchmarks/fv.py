@@ -99,7 +99,10 @@ def _heated(forward: Forward, flow: Flow, hours: float) -> Iterator[Interval]:
             at = torch.tensor(t, dtype=torch.float64)
             return torch.stack([c(at) for c in curves]).to(maps.phi)
 
-        yield Interval.of(start, end, pools, flow.flows, grid, feed)
+        interval = Interval.of(start, end, pools, flow.flows, grid, feed)
+        del pools
+        yield interval
+        del interval
 
 
 def against_fipy() -> None:

@@ -103,13 +103,15 @@ def evolve(
     kept = tuple(intervals) if isinstance(intervals, Sequence) else ()
     _check_order(kept, save_at)
     following = iter(kept or intervals)
-    first = next(following)
-    run = _Run(first, start, tolerance, stage_of, keep_stages)
+    number, interval = 0, next(following, None)
+    if interval is None:
+        raise ValueError("there is no interval to go through")
+    run = _Run(interval, start, tolerance, stage_of, keep_stages)
     given = None if steps is None else iter(steps)
-    saved = [start] if save_at and save_at[0] == first.start else []
+    saved = [start] if save_at and save_at[0] == run.t else []
     if watch is not None:
         watch(run.t, run.U)
-    for number, interval in enumerate(itertools.chain([first], following)):
+    while interval is not None:
         marks = sorted({*(t for t in save_at if interval.start < t < interval.end), interval.end})
         run.enter(number, interval)
         for mark in marks:
@@ -120,6 +122,10 @@ def evolve(
                     watch(run.t, run.U)
             if mark in save_at:
                 saved.append(run.U)
+        # let go of this interval before the next is built: each holds hundreds of fields
+        run.leave()
+        interval = None
+        number, interval = number + 1, next(following, None)
     if len(saved) < len(save_at):
         raise ValueError(f"times to save at must lie within the intervals, which end at {run.t:g} s")
     return Evolution(
@@ -159,6 +165,11 @@ class _Run:
         self.number, self.interval = number, interval
         self.rate, self.stage, self.w = None, None, 0.0
         self.dt = min(self.dt, self.tolerance.first_step)
+
+    def leave(self) -> None:
+        """Forget the interval and what was built of it."""
+        self.rate, self.stage = None, None
+        del self.interval
 
     def balance(self, start: Tensor) -> Balance:
         entered, lost, outflow = self.totals
@@ -223,6 +234,7 @@ class _Run:
 
     def _matrix(self, U: Tensor, w: float) -> Stage:
         if self.stage is None or self.interval.transfers or abs(w - self.w) > 1e-12 * w:
+            self.stage = None  # freed before the next is built
             self.stage = self.stage_of(self.interval.operator, self.interval.capacity, w, self.interval.linearised(U))
             self.w = w
         return self.stage
@@ -233,7 +245,8 @@ class _Run:
         raw = torch.zeros_like(U)
         for e, k in zip(self.scheme.error, rates, strict=True):
             raw.add_(k, alpha=dt * e)
-        stage = self._matrix(U, self.scheme.gamma * dt)
+        # that of the last Newton step will do: it only damps
+        stage = self.stage or self._matrix(U, self.scheme.gamma * dt)
         error = self._masses(stage.settle(raw.mul_(self.interval.capacity)))
         scale = torch.maximum(self.largest, self._masses(U))
         scale = torch.maximum(scale, 1e-3 * scale.max(dim=-1, keepdim=True).values).clamp_min(1e-300)

@@ -131,8 +131,11 @@ class PoolOperator:
 
     @cached_property
     def moving(self) -> PoolOperator:
-        """The part that acts within the pools that move."""
-        return self.only(list(self.mobile))
+        """What carries the pools that move; their reactions stay behind."""
+        faces = [[f[..., list(self.mobile), :, :, :] for f in side] for side in (self.before, self.after)]
+        (b0, b1, b2), (a0, a1, a2) = faces
+        nothing = self.reaction.new_zeros((0, 0, 1, 1, 1))
+        return PoolOperator((b0, b1, b2), (a0, a1, a2), nothing, nothing)
 
     @cached_property
     def coupled(self) -> dict[tuple[int, int], Tensor]:

@@ -158,6 +158,8 @@ def _lands(step: Step, evolution: Evolution) -> bool:
 
 
 def _stage(interval: Interval, U: Tensor, w: float) -> Stage:
+    if interval.correction is not None:
+        raise ValueError("a limiter has no derivative: run with fitted, central or upwind advection")
     return StageMatrix(interval.operator, interval.capacity, w, interval.linearised(U))
 
 

@@ -94,6 +94,14 @@ def test_a_run_that_kept_nothing_says_so() -> None:
         tangent(run, first)
 
 
+def test_a_limiter_has_no_derivative_and_says_so() -> None:
+    interval = intervals_of(0.01 * torch.ones(small_tissue()[0].grid.shape, dtype=torch.float64), 1.0)[0]
+    limited = replace(interval, correction=torch.zeros_like)
+    run = evolve([limited], torch.zeros_like(limited.capacity), [HOUR], tolerance=Tolerance(step=0.1), keep_stages=True)
+    with pytest.raises(ValueError, match="limiter"):
+        tangent(run, [limited])
+
+
 def test_the_gradient_of_the_scalars_is_what_their_tangents_say() -> None:
     """From flow length, filtration, carrier permeability and release to drug after a day: one adjoint against four tangents."""
     setting, _, _ = small_tissue()
