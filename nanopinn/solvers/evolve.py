@@ -234,7 +234,7 @@ class _Run:
 
     def _matrix(self, U: Tensor, w: float) -> Stage:
         if self.stage is None or self.interval.transfers or abs(w - self.w) > 1e-12 * w:
-            self.stage = None  # freed before the next is built
+            # the last one goes only now: freed first, its memory would go back to the system and be asked for again
             self.stage = self.stage_of(self.interval.operator, self.interval.capacity, w, self.interval.linearised(U))
             self.w = w
         return self.stage
