@@ -58,15 +58,18 @@ class Interval:
     def _inflow(self) -> Entries:
         return entries_of(self.operator.inflow)
 
+    def inputs(self, t: float) -> Tensor:
+        """The plasma curves at a time, shaped to weigh maps, kg/m3."""
+        c = self.plasma(t)
+        return c.reshape(*c.shape, 1, 1, 1) if c.dim() == 1 else c
+
     def source(self, t: float) -> Tensor:
         """What plasma brings, ``(..., pool, x, y, z)``, kg/m3/s."""
-        c = self.plasma(t)
-        c = c.reshape(*c.shape, 1, 1, 1) if c.dim() == 1 else c
-        return add_products(torch.zeros_like(self.capacity), self._inflow, c)
+        return add_products(torch.zeros_like(self.capacity), self._inflow, self.inputs(t))
 
     def entered(self, t: float) -> Tensor:
         """What plasma brings to each pool, summed over cells, ``(..., pool)``."""
-        c = self.plasma(t)
+        c = self.inputs(t)
         total = self.capacity.new_zeros(self.capacity.shape[:-3])
         for (p, q), m in self._inflow.items():
             total[..., p] += (m * c[q]).sum(dim=SPACE)

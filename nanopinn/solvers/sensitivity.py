@@ -50,9 +50,10 @@ def tangent(evolution: Evolution, changes: Sequence[Interval], start: Tensor | N
         start: derivative of the initial pools; zero if None.
 
     Raises:
-        ValueError: the evolution did not keep its stages.
+        ValueError: the evolution kept no stages or intervals, or a limiter worked in it.
     """
-    V = torch.zeros_like(_kept(evolution.steps[0])) if start is None else start
+    first = _first(evolution)
+    V = torch.zeros_like(first) if start is None else start
     rate: Tensor | None = None
     saved = [V] if evolution.times[0] == evolution.intervals[0].start else []
     for step in evolution.steps:
@@ -84,11 +85,11 @@ def adjoint(evolution: Evolution, gradients: Tensor) -> tuple[list[CoefficientGr
         gradients: of the scalar with respect to the saved pools, ``(n, pool, x, y, z)``.
 
     Raises:
-        ValueError: the evolution did not keep its stages.
+        ValueError: the evolution kept no stages or intervals, or a limiter worked in it.
     """
     found = [_Gathered(interval) for interval in evolution.intervals]
     queue = list(range(len(evolution.times)))
-    lam, mu = torch.zeros_like(_kept(evolution.steps[0])), None  # of the pools, and of the rate handed to the next step
+    lam, mu = torch.zeros_like(_first(evolution)), None  # of the pools, and of the rate handed to the next step
     for step in reversed(evolution.steps):
         if queue and _lands(step, evolution):
             lam = lam + gradients[queue.pop()]
@@ -134,9 +135,8 @@ class _Gathered:
         self.uptake = [torch.zeros_like(k.uptake) for k in interval.transfers]
 
     def add(self, y: Tensor, U: Tensor, t: float) -> None:
-        c = self.interval.plasma(t)
-        c = c.reshape(*c.shape, 1, 1, 1) if c.dim() == 1 else c
-        for total, part in zip(self.total, self.interval.operator.gradient(y, U, c), strict=True):
+        """Add the gradient of ``y . rate(U, t)``."""
+        for total, part in zip(self.total, self.interval.operator.gradient(y, U, self.interval.inputs(t)), strict=True):
             total += part
         for k, total in zip(self.interval.transfers, self.uptake, strict=True):
             unit = replace(k, uptake=torch.ones_like(k.uptake), efflux=0.0).rate(U)
@@ -150,6 +150,13 @@ def _kept(step: Step) -> Tensor:
     if step.start is None:
         raise ValueError("the evolution did not keep its stages: run it with keep_stages=True")
     return step.start
+
+
+def _first(evolution: Evolution) -> Tensor:
+    """The pools it started from."""
+    if not evolution.intervals:
+        raise ValueError("the evolution did not keep its intervals: give them as a sequence, not as an iterator")
+    return _kept(evolution.steps[0])
 
 
 def _lands(step: Step, evolution: Evolution) -> bool:

@@ -19,6 +19,11 @@ PH_SMOOTHING_VOXELS = 0.7
 
 
 def filled(values: Array, inside: NDArray[np.bool_], normal: float, low: float, high: float = np.inf) -> Array:
+    """A map without holes: the tumour's median inside, ``normal`` outside, held between ``low`` and ``high``.
+
+    Raises:
+        InputError: nothing in the tumour is known.
+    """
     valid = np.isfinite(values)
     if not (valid & inside).any():
         raise InputError(

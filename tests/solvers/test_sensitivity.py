@@ -94,6 +94,13 @@ def test_a_run_that_kept_nothing_says_so() -> None:
         tangent(run, first)
 
 
+def test_a_run_whose_intervals_were_built_on_the_way_says_that_none_is_left() -> None:
+    first = intervals_of(0.01 * torch.ones(small_tissue()[0].grid.shape, dtype=torch.float64), 1.0)[:1]
+    run = evolve(iter(first), torch.zeros_like(first[0].capacity), [HOUR], tolerance=Tolerance(step=0.1), keep_stages=True)
+    with pytest.raises(ValueError, match="sequence"):
+        adjoint(run, run.U)
+
+
 def test_a_limiter_has_no_derivative_and_says_so() -> None:
     interval = intervals_of(0.01 * torch.ones(small_tissue()[0].grid.shape, dtype=torch.float64), 1.0)[0]
     limited = replace(interval, correction=torch.zeros_like)

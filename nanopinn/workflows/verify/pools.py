@@ -8,19 +8,20 @@ import torch
 from nanopinn.imaging.kinetics.convolution import convolve_exponential
 from nanopinn.parameters import value
 from nanopinn.physics import analytic
-from nanopinn.physics.drug import FULL
 from nanopinn.physics.formulation import PH_SENSITIVE, THERMOSENSITIVE
-from nanopinn.physics.model import TumourModel
-from nanopinn.physics.plasma import Curve, Dose
+from nanopinn.physics.plasma import Dose
 from nanopinn.physics.pools import PoolCoefficients
+from nanopinn.physics.radiation import RadiationCourse
+from nanopinn.physics.temperature import scheduled_temperature
 from nanopinn.solvers.evolve import Evolution, Tolerance, evolve
 from nanopinn.solvers.fluxes import PoolOperator
-from nanopinn.solvers.forward import Flow, Forward, Setting
+from nanopinn.solvers.forward import Forward, Setting
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.march import march
 from nanopinn.solvers.nodes import drug_nodes
 from nanopinn.solvers.schemes import SDIRK3, TR_BDF2
+from nanopinn.workflows.simulate.course import Course
+from nanopinn.workflows.treatment import GivenDose, Treatment
 from nanopinn.workflows.verify.case import VerificationCase
 from nanopinn.workflows.verify.tissue import small_tissue
 
@@ -78,7 +79,7 @@ def mass_balance() -> list[VerificationCase]:
     for scheme in (TR_BDF2, SDIRK3):
         run = forward.drug(none, flow, PH_SENSITIVE.bolus(), drug_nodes([3600.0, 86400.0]), scheme)
         found.append(_imbalance(f"drug pools, {scheme.name}", run.balance.error))
-    found.append(_imbalance("every pool, heat, saturable uptake", _heated(setting, flow, forward.model(none)).balance.error))
+    found.append(_imbalance("every pool, heat, saturable uptake", _heated(setting).balance.error))
     net = sum(float((f.select(a, -1) - f.select(a, 0)).sum()) for a, f in enumerate(flow.flows))
     made = float((flow.J_v - flow.J_L).sum()) * setting.grid.cell_volume
     scale = float(flow.J_v.abs().sum()) * setting.grid.cell_volume
@@ -90,21 +91,12 @@ def _imbalance(name: str, observed: float) -> VerificationCase:
     return VerificationCase("V9", name, "relative imbalance", observed, 0.0, 1e-10, "conservation")
 
 
-def _heated(setting: Setting, flow: Flow, model: TumourModel) -> Evolution:
+def _heated(setting: Setting) -> Evolution:
     """Thermosensitive liposomes, an hour of heat, a day in all, every pool."""
-    plasma, maps = THERMOSENSITIVE.plasma([Dose(0.0, value("Dose"))]), setting.maps
-    intervals = []
-    for start, end, kelvin in ((0.0, 3600.0, value("T_hot")), (3600.0, 86400.0, value("T_body"))):
-        T = value("T_body") + (kelvin - value("T_body")) * maps.tumour
-        rates = THERMOSENSITIVE.release_rate(maps.pH, T), THERMOSENSITIVE.heat_excess(T)
-        curves = plasma.encapsulated.during(start), plasma.unbound().during(start)
-
-        def feed(t: float, curves: tuple[Curve, Curve] = curves) -> torch.Tensor:
-            return torch.stack([c(torch.tensor(t, dtype=torch.float64)) for c in curves])
-
-        pools = model.drug(flow.J_v, flow.J_L, FULL, *rates)
-        intervals.append(Interval.of(start, end, pools, flow.flows, setting.grid, feed))
-    return evolve(intervals, torch.zeros_like(intervals[0].capacity), [86400.0], tolerance=Tolerance(step=1e-3))
+    dose = GivenDose(THERMOSENSITIVE, Dose(0.0, value("Dose")))
+    treatment = Treatment((dose,), heatings=(), radiation=RadiationCourse(), images_s=(), end_s=86400.0)
+    course = Course(setting, {}, treatment, scheduled_temperature(setting.maps.tumour, value("T_hot"), 0.0, 3600.0))
+    return evolve(course.intervals(), course.empty(), [86400.0], tolerance=Tolerance(step=1e-3))
 
 
 def pressure_scaling() -> list[VerificationCase]:
