@@ -17,6 +17,7 @@ from torch import Tensor
 from nanopinn.inference.problem import Fields, InverseProblem, Prediction
 from nanopinn.inference.result import CheckItem, CheckResult
 from nanopinn.parameters import value
+from nanopinn.physics.drug import LINEAR
 from nanopinn.progress import Progress, silent
 from nanopinn.solvers.forward import Forward
 from nanopinn.solvers.grid import mean_of_parts
@@ -46,7 +47,7 @@ def check_fit(problem: InverseProblem, theta: Array, fitted: Prediction, *, refi
     progress("check: refined finite volumes", 0.1, {})
     finer = replace(problem, setting=problem.setting.refined(refine))
     forward = Forward(finer.setting, problem.unknowns.scalars)
-    fields = finer.solve(theta, forward, scheme=SDIRK3)
+    fields = finer.solve(theta, forward, scheme=SDIRK3, tol=1e-10)
     on_voxels = fields.on_parents(refine)
     contrast, pools = on_voxels.contrast, on_voxels.pools
     fit_p = mean_of_parts(fitted.fields.flow.p, problem.setting.flow_refine)
@@ -60,9 +61,10 @@ def check_fit(problem: InverseProblem, theta: Array, fitted: Prediction, *, refi
         nodes = [problem.node_of(d) for d in problem.drug]
         items += [
             _field(f"{name} drug", fitted.fields.pools[nodes, i][:, inside], pools[nodes, i][:, inside])
-            for i, name in ((0, "encapsulated"), (3, "nuclear"))
+            for name in ("encapsulated", "nuclear")
+            for i in (LINEAR.pools.index(name),)
         ]
-        items += [_balance(fields.balance), _linearity(pools[:, 1][:, inside])]
+        items += [_balance(fields.balance), _linearity(pools[:, LINEAR.pools.index("free")][:, inside])]
     items += [_misfit(name, chi2, n) for name, (chi2, n) in problem.blocks(on_voxels).items()]
     items.append(_shift(problem, theta, fitted, on_voxels))
     return CheckResult(tuple(items), time.perf_counter() - began)

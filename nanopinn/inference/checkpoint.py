@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.inference.observations import ContrastObservation, DrugObservation, SystematicErrors
+from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.systematic import SystematicErrors
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.physics.model import TissueMaps
 from nanopinn.physics.plasma import SumOfExponentials
@@ -32,7 +33,7 @@ _CLASSES: dict[str, Any] = {
 }  # fmt: skip
 
 #: Raised with every change that older files do not survive.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.inference.gauss_newton import Quadratic, minimise
-from nanopinn.inference.problem import InverseProblem, Prediction
+from nanopinn.inference.problem import Fields, InverseProblem, Prediction
 from nanopinn.inference.result import EngineRun
 from nanopinn.progress import Progress, silent
 
@@ -71,16 +71,27 @@ class _Engine:
         self.problem, self.progress, self.iterations = problem, progress, iterations
         self.forward = problem.forward()
         self.last: Prediction | None = None
+        self.tried: tuple[Array, Fields] | None = None
 
     def expand(self, theta: Array) -> Quadratic:
         """Normal equations, after the problem was linearised there."""
-        self.problem = self.problem.linearised_at(theta, self.forward)
-        self.forward = self.problem.forward(self.forward.last_pressure)
-        self.last = self.problem.predict(theta, self.forward, tangents=True)
+        before, here = self.problem, self.fields_at(theta)
+        self.problem = before.linearised_at(theta, here)
+        self.forward = self.problem.forward(here.flow.p)
+        fields = self.problem.solve(theta, self.forward, tangents=True)
+        if self.problem is not before:
+            self.problem = self.problem.with_errors(theta, fields)
+        self.last = self.problem.compare(fields)
         return self.problem.quadratic(theta, self.last)
 
+    def fields_at(self, theta: Array) -> Fields:
+        """Fields without tangents; those of the step just taken are at hand."""
+        if self.tried is None or not np.array_equal(self.tried[0], theta):
+            self.tried = theta.copy(), self.problem.solve(theta, self.forward)
+        return self.tried[1]
+
     def value_at(self, theta: Array) -> float:
-        return self.problem.objective(theta, self.problem.predict(theta, self.forward))
+        return self.problem.objective(theta, self.problem.compare(self.fields_at(theta)))
 
     def tell(self, k: int, theta: Array, quadratic: Quadratic) -> None:
         numbers = {"chi2/N": quadratic.chi2 / self.problem.observations, **self.problem.scalars(theta)}

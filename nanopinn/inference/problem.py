@@ -12,27 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.kinetics.curve import InputCurve
-from nanopinn.imaging.kinetics.fit import fit_kinetics
-from nanopinn.imaging.kinetics.models import extended_tofts
+from nanopinn.inference import linearise
 from nanopinn.inference.gauss_newton import Quadratic
-from nanopinn.inference.observations import ContrastObservation, DrugObservation, SharedError, SystematicErrors
+from nanopinn.inference.observations import ContrastObservation, DrugObservation
+from nanopinn.inference.systematic import SharedError, SystematicErrors
 from nanopinn.inference.unknowns import UnknownSet
 from nanopinn.physics.plasma import SumOfExponentials
-from nanopinn.physics.wall import permeability_from_transfer
 from nanopinn.solvers.forward import Flow, Forward, Setting
 from nanopinn.solvers.grid import mean_of_parts
 from nanopinn.solvers.nodes import drug_nodes
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 
 Array = NDArray[np.float64]
-
-#: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation holds.
-NEAR = 0.08
-#: The same for the effect of the grid.
-GRID_NEAR = 0.6
-#: No kinetic map moves by more than this factor between two linearisations.
-LARGEST_STEP = 1.25
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,7 @@ class InverseProblem:
         pH_bumps: ``(k, x, y, z)``; the error of the pH map is their sum with weights of unit variance.
         closure_bumps: ``(k, x, y, z)``, the same for what the model leaves out of each drug image, relative to it.
         spread: covariance of ln Ktrans and ln ve of every voxel, ``(2, 2, x, y, z)``.
-        errors: what :meth:`linearised_at` found, None before.
+        errors: what :meth:`with_errors` found, None before.
     """
 
     unknowns: UnknownSet
@@ -133,130 +124,19 @@ class InverseProblem:
         residual, jacobian = (t.cpu().numpy() for t in (prediction.residual, prediction.jacobian))
         return Quadratic.of(residual, jacobian, self.prior_residual(theta), self.unknowns.prior_sd)
 
-    def linearised_at(self, theta: Array, forward: Forward) -> InverseProblem:
-        """The problem with what it takes from the current state brought up to date.
+    def linearised_at(self, theta: Array, here: Fields) -> InverseProblem:
+        """The problem with its maps brought up to date with the fields at theta; itself while that would change nothing much."""
+        return linearise.follow(self, theta, here)
 
-        The kinetic maps are freed of what flow and diffusion between voxels add to them, the pH map takes the error
-        that the drug images ask for, and the observations learn what systematic errors do to them there. Itself
-        while none of it would change much: then the objective stands still and a descent can end.
-        """
-        here = self.solve(theta, forward)
-        pH_error = self._best_pH_error(here)
-        if self.errors is not None and self._near(theta, pH_error, self.errors):
-            return self
-        # maps and flow follow each other with a lag that full steps would overshoot; without drug images nothing
-        # holds the flow against maps that follow it, so they stay as measured
-        local = self._local_kinetics(here, share=1.0 if self.errors is None else 0.6) if self.drug else self.local
-        maps = replace(
-            self.setting.maps,
-            PS=permeability_from_transfer(local[0], here.flow.J_v),
-            phi=local[1],
-            v_p=local[2],
-            pH=self.measured_pH + torch.einsum("k,kxyz->xyz", pH_error, self.pH_bumps),
-        )
-        new = replace(self, local=local, setting=replace(self.setting, maps=maps))
-        new = replace(new, drug=new._weighed(theta, here.flow))
-        none = here.contrast.new_zeros((0, 0))
-        grid_theta, on_contrast, on_drug = new._effect_of_grid(theta, here.flow.p)
-        errors = SystematicErrors(
-            theta=theta.copy(),
-            grid_theta=grid_theta,
-            grid_on_contrast=on_contrast,
-            grid_on_drug=on_drug,
-            closure_on_drug=new._effect_of_closure(here) if self.drug else none,
-            pH_on_drug=new._effect_of_pH(theta, here.flow) if self.drug else none,
-            pH=pH_error,
-        )
-        return replace(new, errors=errors)
-
-    def _local_kinetics(self, fields: Fields, share: float) -> Tensor:
-        """A share of a step to where each voxel's curve, fitted by itself, says what was measured."""
-        voxels = self.contrast.voxels
-        curve = InputCurve(self.aif, self.frame_times, str(voxels.device))
-        fit = fit_kinetics(extended_tofts, fields.contrast[:, voxels].T.contiguous(), curve)
-        apparent, measured, old = fit.parameters.T, self.kinetics[:, voxels], self.local[:, voxels]
-        scale = (measured[:2] / apparent[:2]).clamp(1 / LARGEST_STEP, LARGEST_STEP) ** share
-        new = torch.cat([old[:2] * scale, (old[2:] + share * (measured[2:] - apparent[2:])).clamp(0.0, 0.5)])
-        new[1] = new[1].clamp(0.05, 0.9)
-        local = self.local.clone()
-        local[:, voxels] = torch.where(fit.converged & torch.isfinite(new).all(dim=0), new, old)
-        return local
-
-    def _weighed(self, theta: Array, flow: Flow) -> tuple[DrugObservation, ...]:
-        """The drug images, each with the sd that noise and the errors of Ktrans and ve together leave."""
-        if not self.drug:
-            return ()
-        pools = self.forward().drug(self.tensor(theta), flow, self.plasma, self.drug_times).U
-        of_phi = self._slopes(theta, flow, "phi", 0.02, relative=True)
-        weighed = []
-        for d, b in zip(self.drug, of_phi, strict=True):
-            # what enters a voxel is in proportion to its wall, and nearly all of it stays
-            g = torch.stack([d.linear(pools[self.node_of(d)], self.setting.maps), b])
-            variance = torch.einsum("ixyz,ijxyz,jxyz->xyz", g, self.spread, g)
-            weighed.append(replace(d, sd=(d.noise_sd.square() + variance).sqrt()))
-        return tuple(weighed)
-
-    def _slopes(self, theta: Array, flow: Flow, name: str, step: float, *, relative: bool) -> list[Tensor]:
-        """Derivative of every drug image by a map, ``(x, y, z)`` each, at the flow that stands.
-
-        A voxel answers to its own value, so one uniform change of the map tells the slope of all.
-        """
-        images = []
-        for shift in (step, -step):
-            old = getattr(self.setting.maps, name)
-            maps = replace(self.setting.maps, **{name: old * (1 + shift) if relative else old + shift})
-            forward = Forward(replace(self.setting, maps=maps), self.unknowns.scalars)
-            pools = forward.drug(self.tensor(theta), flow, self.plasma, self.drug_times).U
-            images.append([d.linear(pools[self.node_of(d)], maps) for d in self.drug])
-        return [(up - down) / (2 * step) for up, down in zip(*images, strict=True)]
+    def with_errors(self, theta: Array, fields: Fields) -> InverseProblem:
+        """The problem with the effect that systematic errors have at theta, where ``fields`` are its own."""
+        return linearise.with_errors(self, theta, fields)
 
     @property
     def measured_pH(self) -> Tensor:
         """The pH map without the error that :meth:`linearised_at` gave it."""
         pH = self.setting.maps.pH
         return pH if self.errors is None else pH - torch.einsum("k,kxyz->xyz", self.errors.pH, self.pH_bumps)
-
-    def _best_pH_error(self, fields: Fields) -> Tensor:
-        if self.errors is None or fields.pools is None:
-            return self.pH_bumps.new_zeros(len(self.pH_bumps))
-        return self.errors.drug.best(self._drug_misfit(fields.pools))[: len(self.pH_bumps)]
-
-    def _near(self, theta: Array, pH_error: Tensor, last: SystematicErrors) -> bool:
-        moved = np.abs(theta - last.theta) / self.unknowns.prior_sd
-        return bool(moved.max() < NEAR) and float((pH_error - last.pH).square().mean().sqrt()) < NEAR
-
-    def _effect_of_grid(self, theta: Array, pressure: Tensor) -> tuple[Array, Tensor, Tensor]:
-        """Change of the whitened curves and of every whitened drug image when cells are halved, and where.
-
-        One standard deviation of the error of the grid, and of knowing tissue only as voxel means; the estimate is
-        centred on the finer grid (:class:`SharedError`, ``at``). It changes
-        slowly and costs the most: near where it was last worked out it is kept.
-        """
-        last = self.errors
-        if last is not None and np.all(np.abs(theta - last.grid_theta) < GRID_NEAR * self.unknowns.prior_sd):
-            return last.grid_theta, last.grid_on_contrast, last.grid_on_drug
-        setting = self.setting.refined(2)
-        finer = replace(self, setting=replace(setting, flow_refine=-(-self.setting.flow_refine // 2)))
-        here = self.solve(theta, self.forward(pressure))
-        start = pressure if finer.setting.flow_setting.grid == self.setting.flow_setting.grid else None
-        there = finer.solve(theta, finer.forward(start)).on_parents(2)
-        curves = (self.contrast.residual(there.contrast) - self.contrast.residual(here.contrast)).reshape(-1, 1)
-        if here.pools is None or there.pools is None:
-            return theta.copy(), curves, curves.new_zeros((0, 0))
-        moved = there.pools - here.pools
-        images = [d.whiten(d.linear(moved[self.node_of(d)], self.setting.maps)) for d in self.drug]
-        return theta.copy(), curves, torch.block_diag(*(i[:, None] for i in images))
-
-    def _effect_of_closure(self, fields: Fields) -> Tensor:
-        """Change of every whitened drug image by each bump of the closure error, which no two images share."""
-        assert fields.pools is not None
-        images = [d.linear(fields.pools[self.node_of(d)], self.setting.maps) for d in self.drug]
-        return torch.block_diag(*(d.whiten(i * self.closure_bumps).T for d, i in zip(self.drug, images, strict=True)))
-
-    def _effect_of_pH(self, theta: Array, flow: Flow) -> Tensor:
-        """Change of every whitened drug image by each bump of the pH error, ``(n, k)``."""
-        slopes = self._slopes(theta, flow, "pH", 0.02, relative=False)
-        return torch.cat([d.whiten(s * self.pH_bumps).T for d, s in zip(self.drug, slopes, strict=True)])
 
     def prior_residual(self, theta: Array) -> Array:
         """Coordinates in prior standard deviations from their prior means."""
@@ -267,14 +147,16 @@ class InverseProblem:
         prior = self.prior_residual(theta)
         return 0.5 * (prediction.chi2 + float(prior @ prior))
 
-    def solve(self, theta: Array, forward: Forward, *, tangents: bool = False, scheme: Scheme = TR_BDF2) -> Fields:
-        """Every field by finite volumes."""
+    def solve(
+        self, theta: Array, forward: Forward, *, tangents: bool = False, scheme: Scheme = TR_BDF2, tol: float = linearise.SOLVE_TO
+    ) -> Fields:
+        """Every field by finite volumes, each linear solve to a relative residual ``tol``."""
         th = self.tensor(theta)
         flow = forward.flow(th, tangents=tangents)
-        C, dC, _ = forward.contrast(th, flow, self.aif, self.frame_times, scheme)
+        C, dC, _ = forward.contrast(th, flow, self.aif, self.frame_times, scheme, tol=tol)
         if not self.drug:
             return Fields(flow, C, None, None if dC is None else dC.transpose(0, 1))
-        run = forward.drug(th, flow, self.plasma, self.drug_times, scheme)
+        run = forward.drug(th, flow, self.plasma, self.drug_times, scheme, tol=tol)
         if dC is None or run.tangents is None:
             return Fields(flow, C, run.U, balance=run.balance.error)
         return Fields(flow, C, run.U, dC.transpose(0, 1), run.tangents.transpose(0, 1), run.balance.error)
@@ -303,12 +185,13 @@ class InverseProblem:
         curves = self._eliminated("contrast", self.contrast.residual(fields.contrast).reshape(-1))
         found = {"contrast agent": (float(curves.square().sum()), self.contrast.count)}
         if fields.pools is not None:
-            left = self._eliminated("drug", self._drug_misfit(fields.pools))[: sum(d.count for d in self.drug)]
+            left = self._eliminated("drug", self.drug_misfit(fields.pools))[: sum(d.count for d in self.drug)]
             for d, part in zip(self.drug, left.split([d.count for d in self.drug]), strict=True):
                 found[d.name] = (float(part.square().sum()), d.count)
         return found
 
-    def _drug_misfit(self, pools: Tensor) -> Tensor:
+    def drug_misfit(self, pools: Tensor) -> Tensor:
+        """Whitened misfit of every drug image, before systematic errors are eliminated."""
         parts = []
         for d in self.drug:
             image = d.predict(pools[self.node_of(d)], self.setting.maps, self.plasma_at(d.time_s))
@@ -319,7 +202,7 @@ class InverseProblem:
         """Whitened misfit of fields: ``C`` ``(t, x, y, z)`` mM, pools ``(node, pool, x, y, z)``."""
         parts = [self._eliminated("contrast", self.contrast.residual(C).reshape(-1))]
         if pools is not None:
-            parts.append(self._eliminated("drug", self._drug_misfit(pools)))
+            parts.append(self._eliminated("drug", self.drug_misfit(pools)))
         return torch.cat(parts)
 
     def jacobian(self, dC: Tensor, dpools: Tensor | None) -> Tensor:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from nanopinn.parameters import value
@@ -26,10 +27,25 @@ from nanopinn.physics.pools import PoolCoefficients, PoolSystem
 from nanopinn.physics.wall import exchange_coefficients
 
 if TYPE_CHECKING:
-    from nanopinn.physics.model import TumourModel
+    from nanopinn.physics.model import TissueMaps, TumourModel
 
 #: Plasma curves that feed the pools: encapsulated drug that can be released, unbound free drug, encapsulated that cannot.
 ENCAPSULATED, UNBOUND, RETAINED = 0, 1, 2
+
+
+#: What each pool is, for the reader.
+WORDS = {
+    "encapsulated": "drug inside carriers in the interstitium",
+    "free": "free drug in the interstitium",
+    "bound": "drug on albumin in the interstitium",
+    "intracellular": "drug in cells, outside their nuclei",
+    "nuclear": "drug bound in nuclei",
+    "retained": "drug in the interstitium inside carriers that never release",
+    "vessel encapsulated": "drug inside carriers in the tissue's microvessels",
+    "vessel free": "free and albumin-bound drug in the tissue's microvessels",
+    "vessel retained": "drug in microvessels inside carriers that never release",
+}
+CELLULAR = frozenset({"intracellular", "nuclear"})
 
 
 @dataclass(frozen=True)
@@ -59,8 +75,14 @@ class DrugDetail:
         return tuple(name for name, there in wanted.items() if there)
 
 
-#: What images of one or two days can know of: linear, so that fits are exact.
-LINEAR = DrugDetail()
+def volume_fractions(pools: tuple[str, ...], maps: TissueMaps) -> Tensor:
+    """What makes concentrations of pools ones per tissue volume, ``(pool, x, y, z)``."""
+    one, plasma = torch.ones_like(maps.phi), maps.v_p.clamp_min(1e-3)
+    return torch.stack([plasma if name.startswith("vessel") else one if name in CELLULAR else maps.phi for name in pools])
+
+
+#: What images of one or two days without heat can know of: linear, so that fits are exact.
+LINEAR = DrugDetail(bound=True)
 #: Everything.
 FULL = DrugDetail(bound=True, saturable=True, vessels=True)
 

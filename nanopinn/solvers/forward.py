@@ -180,7 +180,7 @@ class Forward:
 
     def contrast(
         self, theta: Tensor, flow: Flow, aif: PlasmaCurve, frame_times: np.ndarray, scheme: Scheme = TR_BDF2,
-        substeps: int = 1,
+        substeps: int = 1, tol: float = 1e-10,
     ) -> tuple[Tensor, Tensor | None, Trajectory]:  # fmt: skip
         """Tissue concentration of the contrast agent at the frames, mM.
 
@@ -204,7 +204,7 @@ class Forward:
             ds = [maps.PS * d * U0 - dA(share * U0) - operator(d * U0) for d, dA in zip(d_share, dAs, strict=True)]
             return s, torch.stack(ds) if ds else None
 
-        run = march(operator, pools.capacity, source, nodes, scheme=scheme, tangent_operators=dAs)
+        run = march(operator, pools.capacity, source, nodes, scheme=scheme, tangent_operators=dAs, tol=tol)
         U0 = torch.stack([local.at(nodes[i]) for i in at])
         plasma = torch.as_tensor(np.interp(frame_times, aif.times_s, aif.plasma_mM, left=0.0), dtype=maps.phi.dtype)
         C = maps.phi * (run.U[at, 0] + share[0] * U0) + maps.v_p * plasma.to(maps.phi.device)[:, None, None, None]
@@ -217,9 +217,9 @@ class Forward:
 
     def drug(
         self, theta: Tensor, flow: Flow, plasma: tuple[SumOfExponentials, SumOfExponentials],
-        times: np.ndarray, scheme: Scheme = TR_BDF2,
+        times: np.ndarray, scheme: Scheme = TR_BDF2, tol: float = 1e-10,
     ) -> Trajectory:  # fmt: skip
-        """Encapsulated, free, intracellular and nuclear drug at ``times`` (s after the dose), kg/m3."""
+        """Encapsulated, free, bound, intracellular and nuclear drug at ``times`` (s after the dose), kg/m3."""
         pools, operator, tangents = self.operators("drug", theta, flow)
         curve = _PlasmaInputs(plasma, operator.inflow)
         dAs = list(tangents.values())
@@ -230,7 +230,7 @@ class Forward:
             ds = None if d_inflow is None else (d_inflow * c).sum(dim=-4)
             return (operator.inflow * c).sum(dim=-4), ds
 
-        run = march(operator, pools.capacity, source, list(times), scheme=scheme, tangent_operators=dAs)
+        run = march(operator, pools.capacity, source, list(times), scheme=scheme, tangent_operators=dAs, tol=tol)
         if run.tangents is None:
             return run
         every = run.U.new_zeros((len(run.U), len(theta), *run.U.shape[1:]))

@@ -20,7 +20,7 @@ def frame_nodes(frame_times: np.ndarray, onset: float, substeps: int) -> tuple[l
     return nodes, [(i + offset) * substeps for i in range(len(frame_times))]
 
 
-def drug_nodes(images_s: list[float], first_step_s: float = 30.0, growth: float = 1.15, longest_s: float = 2700.0) -> np.ndarray:
+def drug_nodes(images_s: list[float], first_step_s: float = 120.0, growth: float = 1.3, longest_s: float = 5400.0) -> np.ndarray:
     """March nodes for a drug run: steps that grow from the dose on and land on every imaging time.
 
     Steps are grouped so that several share a size, and with it their matrix.

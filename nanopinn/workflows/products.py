@@ -12,6 +12,7 @@ from nanopinn.imaging.maps import ImagingMaps
 from nanopinn.inference.fv import Fitted
 from nanopinn.inference.result import Curve, FieldEstimate, MapEstimate
 from nanopinn.parameters import value
+from nanopinn.physics.drug import LINEAR, WORDS, volume_fractions
 from nanopinn.solvers.grid import mean_of_parts
 from nanopinn.solvers.nodes import drug_nodes
 from nanopinn.workflows.problem import PH_ASSUMED_ERROR, Posed
@@ -115,19 +116,13 @@ def fields(posed: Posed, fit: Fitted) -> dict[str, FieldEstimate]:
     nodes = drug_nodes(times)
     run = problem.forward().drug(theta, fit.prediction.fields.flow_without_tangents, problem.plasma, nodes)
     keep = [int(np.argmin(np.abs(nodes - t))) for t in times]
-    phi = problem.setting.maps.phi
-    text: dict[str, tuple[int, torch.Tensor, str]] = {
-        "encapsulated": (0, phi, "drug inside liposomes in the interstitium"),
-        "free": (1, phi, "free drug in the interstitium"),
-        "intracellular": (2, torch.ones_like(phi), "drug in cells, outside their nuclei"),
-        "nuclear": (3, torch.ones_like(phi), "drug bound in nuclei"),
-    }
+    per_tissue = volume_fractions(LINEAR.pools, problem.setting.maps) * run.U[keep]
     return {
         name: FieldEstimate(
-            name, "ug/mL", f"{words}, per tissue volume", np.array(times),
-            posed.domain.put((weight * run.U[keep, i]).cpu().numpy() * 1e3),
+            name, "ug/mL", f"{WORDS[name]}, per tissue volume", np.array(times),
+            posed.domain.put(per_tissue[:, i].cpu().numpy() * 1e3),
         )
-        for name, (i, weight, words) in text.items()
+        for i, name in enumerate(LINEAR.pools)
     }  # fmt: skip
 
 

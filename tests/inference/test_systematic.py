@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nanopinn.inference.observations import SharedError
+from nanopinn.inference.systematic import SharedError
 
 G = torch.Generator().manual_seed(0)
 E = torch.randn(12, 3, dtype=torch.float64, generator=G)

@@ -113,9 +113,12 @@ class _Engine:
 
     def expand(self, theta: Array) -> Quadratic:
         """Anchor at theta, train the networks there, and form the normal equations through them."""
-        self.problem = self.problem.linearised_at(theta, self.forward)
-        self.forward = self.problem.forward(self.forward.last_pressure)
+        before, here = self.problem, self.problem.solve(theta, self.forward)
+        self.problem = before.linearised_at(theta, here)
+        self.forward = self.problem.forward(here.flow.p)
         anchor = self.problem.solve(theta, self.forward)
+        if self.problem is not before:
+            self.problem = self.problem.with_errors(theta, anchor)
         th = self.problem.tensor(theta)
         flow = replace(anchor.flow, dp=self.pressure(th, anchor.flow))
         fields = replace(anchor, flow=flow, d_contrast=self.contrast(th, flow, anchor))

@@ -171,7 +171,7 @@ class _Writer:
             pools = {k: self.voxels(np.nan_to_num(v[i])) for k, v in self.truth.drug.items()}
             images = {
                 "encapsulated": pools["encapsulated"] + blood * self.truth.plasma_drug[i],
-                "released": pools["free"] + pools["intracellular"] + pools["nuclear"],
+                "released": pools["free"] + pools["bound"] + pools["intracellular"] + pools["nuclear"],
             }
             for quantity, image in images.items():
                 sd = self.settings.drug_noise * float(image[self.mask].max())

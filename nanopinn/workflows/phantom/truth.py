@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.parameters import value
+from nanopinn.physics.drug import LINEAR, volume_fractions
 from nanopinn.physics.formulation import PH_SENSITIVE
 from nanopinn.physics.model import TissueMaps, TumourModel, default_scalars
 from nanopinn.physics.wall import exchange_coefficients
@@ -87,10 +88,7 @@ def solve_truth(
     nodes = drug_nodes(list(drug_times), first_step_s=40.0, growth=1.2, longest_s=3600.0)
     run = forward.drug(none, flow, plasma, nodes, SDIRK3)
     keep = [int(np.argmin(np.abs(nodes - t))) for t in drug_times]
-    per_tissue = {
-        "encapsulated": maps.phi * run.U[keep, 0], "free": maps.phi * run.U[keep, 1],
-        "intracellular": run.U[keep, 2], "nuclear": run.U[keep, 3],
-    }  # fmt: skip
+    per_tissue = volume_fractions(LINEAR.pools, maps) * run.U[keep]
     Ktrans, _ = exchange_coefficients(maps.PS, flow.J_v, value("sigma_Gd"))
 
     def back(values: torch.Tensor, fill: float = np.nan) -> Array:
@@ -99,7 +97,7 @@ def solve_truth(
     return Truth(
         scalars=dict(scalars),
         contrast=back(contrast),
-        drug={k: back(v) for k, v in per_tissue.items()},
+        drug={name: back(per_tissue[:, i]) for i, name in enumerate(LINEAR.pools)},
         drug_times_s=np.asarray(drug_times),
         plasma_drug=plasma[0](torch.as_tensor(drug_times, dtype=torch.float64)).numpy(),
         pressure=back(flow.p),

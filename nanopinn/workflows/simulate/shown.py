@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nanopinn.inference.result import FieldEstimate, MapEstimate
 from nanopinn.parameters import value
+from nanopinn.physics.drug import WORDS, volume_fractions
 from nanopinn.report.simulated import MassBalance, Simulation, TimeCourses
 from nanopinn.solvers.evolve import Evolution
 from nanopinn.solvers.grid import mean_of_parts
@@ -25,39 +26,19 @@ PA_PER_MMHG, HOUR = 133.322, 3600.0
 #: ug/mL per kg/m3, mg per kg.
 UG_PER_ML, MG = 1e3, 1e6
 
-WORDS = {
-    "encapsulated": "drug inside carriers in the interstitium",
-    "free": "free drug in the interstitium",
-    "bound": "drug on albumin in the interstitium",
-    "intracellular": "drug in cells, outside their nuclei",
-    "nuclear": "drug bound in nuclei",
-    "retained": "drug in the interstitium inside carriers that never release",
-    "vessel encapsulated": "drug inside carriers in the tissue's microvessels",
-    "vessel free": "free and albumin-bound drug in the tissue's microvessels",
-    "vessel retained": "drug in microvessels inside carriers that never release",
-}
-
 
 class Watch:
     """Means over the tumour at every step of a run."""
 
     def __init__(self, course: Course) -> None:
         self.inside = course.setting.maps.tumour > 0.5
-        self.share = volume_fractions(course)[:, self.inside]
+        self.share = volume_fractions(course.detail.pools, course.setting.maps)[:, self.inside]
         self.times: list[float] = []
         self.means: list[Tensor] = []
 
     def __call__(self, t: float, U: Tensor) -> None:
         self.times.append(t)
         self.means.append((U[:, self.inside] * self.share).mean(dim=1))
-
-
-def volume_fractions(course: Course) -> Tensor:
-    """What makes a pool's concentration one per tissue volume, ``(pool, x, y, z)``."""
-    maps = course.setting.maps
-    one, plasma = torch.ones_like(maps.phi), maps.v_p.clamp_min(1e-3)
-    cells = ("intracellular", "nuclear")
-    return torch.stack([plasma if name.startswith("vessel") else one if name in cells else maps.phi for name in course.detail.pools])
 
 
 def simulation_of(
@@ -85,7 +66,7 @@ def _fields(course: Course, tissue: SimulatedTissue, run: Evolution) -> dict[str
     t = course.treatment
     times = t.images_s or (t.end_s,)
     at = [run.times.index(s) for s in times]
-    per_tissue = volume_fractions(course) * run.U[at] * UG_PER_ML
+    per_tissue = volume_fractions(course.detail.pools, course.setting.maps) * run.U[at] * UG_PER_ML
 
     def field(name: str, unit: str, words: str, values: Tensor) -> FieldEstimate:
         return FieldEstimate(name, unit, words, np.array(times), tissue.domain.put(values.cpu().numpy()))

@@ -1,0 +1,199 @@
+"""What a fit takes from its own current state: kinetic maps freed of the flow, the pH map's error, the effect of systematic errors.
+
+The kinetic maps say what each voxel's curve says by itself, with all that flows and diffuses between voxels in it. The
+tissue's are those with which the model's curves, fitted voxel by voxel, give the measured ones: a fixed point that the
+fit follows. None of this is tangled with the steps of an engine: it is brought up to date between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanopinn.imaging.kinetics.curve import InputCurve
+from nanopinn.imaging.kinetics.fit import fit_kinetics
+from nanopinn.imaging.kinetics.models import extended_tofts
+from nanopinn.inference.observations import DrugObservation
+from nanopinn.inference.systematic import SystematicErrors
+from nanopinn.physics.wall import permeability_from_transfer
+from nanopinn.solvers.forward import Flow, Forward
+from nanopinn.solvers.grid import mean_of_parts
+from nanopinn.solvers.nodes import drug_nodes
+
+if TYPE_CHECKING:
+    from nanopinn.inference.problem import Fields, InverseProblem
+
+Array = NDArray[np.float64]
+
+#: Relative residual of the linear solves of a fit: far below the noise of any image.
+SOLVE_TO = 1e-7
+#: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation holds.
+NEAR = 0.08
+#: The same for the effect of the grid.
+GRID_NEAR = 0.6
+#: No kinetic map moves by more than this factor between two linearisations.
+LARGEST_STEP = 1.25
+#: Maps and flow follow each other with a lag that full steps would overshoot.
+SHARE = 0.6
+
+
+def follow(problem: InverseProblem, theta: Array, here: Fields) -> InverseProblem:
+    """The problem with kinetic maps freed of the flow at theta, and the pH error that the drug images ask for."""
+    pH_error = _best_pH_error(problem, here)
+    if problem.errors is not None and _near(problem, theta, pH_error):
+        return problem
+    # without drug images nothing holds the flow against maps that follow it, so they stay as measured
+    local = _local_kinetics(problem, here, share=1.0 if problem.errors is None else SHARE) if problem.drug else problem.local
+    maps = replace(
+        problem.setting.maps,
+        PS=permeability_from_transfer(local[0], here.flow.J_v),
+        phi=local[1],
+        v_p=local[2],
+        pH=problem.measured_pH + torch.einsum("k,kxyz->xyz", pH_error, problem.pH_bumps),
+    )
+    errors = None if problem.errors is None else replace(problem.errors, pH=pH_error)
+    return replace(problem, local=local, setting=replace(problem.setting, maps=maps), errors=errors)
+
+
+def _near(problem: InverseProblem, theta: Array, pH_error: Tensor) -> bool:
+    """Whether nothing would change much: then the objective stands still and a descent can end."""
+    last = problem.errors
+    assert last is not None
+    if not np.isfinite(last.grid_theta).all():
+        return False
+    moved = np.abs(theta - last.theta) / problem.unknowns.prior_sd
+    return bool(moved.max() < NEAR) and float((pH_error - last.pH).square().mean().sqrt()) < NEAR
+
+
+def _best_pH_error(problem: InverseProblem, fields: Fields) -> Tensor:
+    if problem.errors is None or fields.pools is None:
+        return problem.pH_bumps.new_zeros(len(problem.pH_bumps))
+    return problem.errors.drug.best(problem.drug_misfit(fields.pools))[: len(problem.pH_bumps)]
+
+
+def _local_kinetics(problem: InverseProblem, fields: Fields, share: float) -> Tensor:
+    """A share of a step to where each voxel's curve, fitted by itself, says what was measured."""
+    voxels = problem.contrast.voxels
+    curve = InputCurve(problem.aif, problem.frame_times, str(voxels.device))
+    fit = fit_kinetics(extended_tofts, fields.contrast[:, voxels].T.contiguous(), curve)
+    apparent, measured, old = fit.parameters.T, problem.kinetics[:, voxels], problem.local[:, voxels]
+    scale = (measured[:2] / apparent[:2]).clamp(1 / LARGEST_STEP, LARGEST_STEP) ** share
+    new = torch.cat([old[:2] * scale, (old[2:] + share * (measured[2:] - apparent[2:])).clamp(0.0, 0.5)])
+    new[1] = new[1].clamp(0.05, 0.9)
+    local = problem.local.clone()
+    local[:, voxels] = torch.where(fit.converged & torch.isfinite(new).all(dim=0), new, old)
+    return local
+
+
+def with_errors(problem: InverseProblem, theta: Array, fields: Fields) -> InverseProblem:
+    """The problem with the effect that systematic errors have on its observations at theta.
+
+    Args:
+        fields: at theta, of this problem's maps.
+    """
+    images = _drug_images(problem, theta, fields.flow)
+    problem = replace(problem, drug=_weighed(problem, fields, images))
+    grid_theta, on_contrast, on_drug = _effect_of_grid(problem, theta, fields, images.get("as they are"))
+    none = fields.contrast.new_zeros((0, 0))
+    errors = SystematicErrors(
+        theta=theta.copy(),
+        grid_theta=grid_theta,
+        grid_on_contrast=on_contrast,
+        grid_on_drug=on_drug,
+        closure_on_drug=_effect_of_closure(problem, fields) if problem.drug else none,
+        pH_on_drug=_effect_of_pH(problem, images) if problem.drug else none,
+        pH=problem.pH_bumps.new_zeros(len(problem.pH_bumps)) if problem.errors is None else problem.errors.pH,
+    )
+    return replace(problem, errors=errors)
+
+
+#: March of about eighteen nodes, for differences between images.
+FEW_NODES = {"first_step_s": 300.0, "growth": 2.0, "longest_s": 10000.0}
+#: Changes of a map that tell the slope of every drug image by it: a voxel answers to its own value.
+PORE_STEP, PH_STEP = 0.02, 0.02
+
+
+def _drug_images(problem: InverseProblem, theta: Array, flow: Flow) -> dict[str, list[Tensor]]:
+    """Every drug image as the maps are, with more porosity and with more pH, at the flow that stands, on few nodes."""
+    if not problem.drug:
+        return {}
+    maps = problem.setting.maps
+    variants = {
+        "as they are": maps,
+        "porosity": replace(maps, phi=maps.phi * (1 + PORE_STEP)),
+        "pH": replace(maps, pH=maps.pH + PH_STEP),
+    }
+    found = {}
+    for name, changed in variants.items():
+        forward = Forward(replace(problem.setting, maps=changed), problem.unknowns.scalars)
+        found[name] = _few_images(replace(problem, setting=forward.setting), theta, forward, flow)
+    return found
+
+
+def _few_images(problem: InverseProblem, theta: Array, forward: Forward, flow: Flow) -> list[Tensor]:
+    """Drug images from a march of few nodes: what is compared with it shares its error."""
+    nodes = drug_nodes(sorted({d.time_s for d in problem.drug}), **FEW_NODES)
+    pools = forward.drug(problem.tensor(theta), replace(flow, dp=None), problem.plasma, nodes, tol=SOLVE_TO).U
+    at = [int(np.argmin(np.abs(nodes - d.time_s))) for d in problem.drug]
+    return [d.linear(pools[i], problem.setting.maps) for i, d in zip(at, problem.drug, strict=True)]
+
+
+def _weighed(problem: InverseProblem, fields: Fields, images: dict[str, list[Tensor]]) -> tuple[DrugObservation, ...]:
+    """The drug images, each with the sd that noise and the errors of Ktrans and ve together leave."""
+    weighed = []
+    for i, d in enumerate(problem.drug):
+        assert fields.pools is not None
+        of_phi = (images["porosity"][i] - images["as they are"][i]) / PORE_STEP
+        # what enters a voxel is in proportion to its wall, and nearly all of it stays
+        g = torch.stack([d.linear(fields.pools[problem.node_of(d)], problem.setting.maps), of_phi])
+        variance = torch.einsum("ixyz,ijxyz,jxyz->xyz", g, problem.spread, g)
+        weighed.append(replace(d, sd=(d.noise_sd.square() + variance).sqrt()))
+    return tuple(weighed)
+
+
+def _effect_of_grid(
+    problem: InverseProblem, theta: Array, fields: Fields, images: list[Tensor] | None
+) -> tuple[Array, Tensor, Tensor]:  # fmt: skip
+    """Change of the whitened curves and of every whitened drug image when cells are halved, and where.
+
+    One standard deviation of the error of the grid, and of knowing tissue only as voxel means; the estimate is
+    centred on the finer grid (:class:`SharedError`, ``at``). It changes slowly and costs the most: where a descent
+    starts it is left out, and near where it was last worked out it is kept.
+    """
+    last = problem.errors
+    count = sum(d.count for d in problem.drug)
+    if last is None:
+        start = np.full_like(theta, np.inf)
+        return start, fields.contrast.new_zeros((problem.contrast.measured.numel(), 0)), fields.contrast.new_zeros((count, 0))
+    if np.all(np.abs(theta - last.grid_theta) < GRID_NEAR * problem.unknowns.prior_sd):
+        return last.grid_theta, last.grid_on_contrast, last.grid_on_drug
+    setting = problem.setting.refined(2)
+    finer = replace(problem, setting=replace(setting, flow_refine=-(-problem.setting.flow_refine // 2)))
+    same = finer.setting.flow_setting.grid == problem.setting.flow_setting.grid
+    forward = finer.forward(fields.flow.p if same else None)
+    flow = forward.flow(finer.tensor(theta))
+    there = mean_of_parts(forward.contrast(finer.tensor(theta), flow, finer.aif, finer.frame_times, tol=SOLVE_TO)[0], 2)
+    curves = (problem.contrast.residual(there) - problem.contrast.residual(fields.contrast)).reshape(-1, 1)
+    if images is None:
+        return theta.copy(), curves, curves.new_zeros((0, 0))
+    halved = [mean_of_parts(i, 2) for i in _few_images(finer, theta, forward, flow)]
+    moved = [d.whiten(h - i)[:, None] for d, h, i in zip(problem.drug, halved, images, strict=True)]
+    return theta.copy(), curves, torch.block_diag(*moved)
+
+
+def _effect_of_closure(problem: InverseProblem, fields: Fields) -> Tensor:
+    """Change of every whitened drug image by each bump of the closure error, which no two images share."""
+    assert fields.pools is not None
+    images = [d.linear(fields.pools[problem.node_of(d)], problem.setting.maps) for d in problem.drug]
+    return torch.block_diag(*(d.whiten(i * problem.closure_bumps).T for d, i in zip(problem.drug, images, strict=True)))
+
+
+def _effect_of_pH(problem: InverseProblem, images: dict[str, list[Tensor]]) -> Tensor:
+    """Change of every whitened drug image by each bump of the pH error, ``(n, k)``."""
+    slopes = [(up - here) / PH_STEP for up, here in zip(images["pH"], images["as they are"], strict=True)]
+    return torch.cat([d.whiten(s * problem.pH_bumps).T for d, s in zip(problem.drug, slopes, strict=True)])
