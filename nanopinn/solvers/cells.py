@@ -68,11 +68,11 @@ class CellMatrix:
     """A on the cells of a refined rim, ``(..., cells)``: the matrix of the box, with what is one cell added up.
 
     Attributes:
-        diagonal: ``(cells,)``. neighbours: G between cells, sparse rows, ``(cells, cells)``.
+        diagonal: ``(cells,)``. rows: all of A, sparse rows, ``(cells, cells)``.
     """
 
     diagonal: Tensor
-    neighbours: Tensor
+    rows: Tensor
 
     @classmethod
     def of(cls, box: BoxMatrix, grid: RimGrid) -> CellMatrix:
@@ -80,9 +80,9 @@ class CellMatrix:
         touching = grid.connections
         G = touching.sums(box.faces)
         diagonal = grid.sums(box.leaving).index_add_(0, touching.before, G).index_add_(0, touching.after, G)
-        return cls(diagonal, touching.matrix(G))
+        return cls(diagonal, touching.matrix(-G, diagonal))
 
     def __call__(self, p: Tensor) -> Tensor:
-        # one vector at a time: torch is three times slower with several at once
-        flows = [self.neighbours @ v for v in p.reshape(-1, p.shape[-1])]
-        return self.diagonal * p - torch.stack(flows).reshape(p.shape)
+        if p.dim() == 1:
+            return self.rows @ p
+        return torch.stack([self(v) for v in p])

@@ -45,7 +45,7 @@ class RimGrid(Grid):
 
     def half_width(self, axis: int) -> Tensor:
         """Half the length along an axis of the cell that each part belongs to, m, ``(X, Y, Z)``."""
-        return self.width * (self.spacing[axis] / 2)
+        return self.width.double() * (self.spacing[axis] / 2)
 
     def joined(self, values: Tensor) -> Tensor:
         """Give all parts of a cell their mean, ``(..., X, Y, Z)``."""
@@ -109,22 +109,23 @@ class Connections:
         values = torch.cat([f.flatten() for f in faces])[self.faces]
         return values.new_zeros(len(self.before)).index_add_(0, self.pair, values)
 
-    def matrix(self, values: Tensor) -> Tensor:
-        """The symmetric matrix with a value for each pair, sparse rows, ``(cells, cells)``."""
+    def matrix(self, values: Tensor, diagonal: Tensor) -> Tensor:
+        """The symmetric matrix with a value for each pair and each cell, sparse rows, ``(cells, cells)``."""
         order, rows, columns = self._rows
+        entries = torch.cat([values, values, diagonal])[order]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(
-                rows, columns, values.repeat(2)[order], size=(self.cells, self.cells), check_invariants=False
-            )  # fmt: skip
+            return torch.sparse_csr_tensor(rows, columns, entries, size=(self.cells, self.cells), check_invariants=False)
 
     @cached_property
     def _rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Pairs and their reverse in the order of rows, where each row begins, and columns."""
-        row, column = torch.cat([self.before, self.after]), torch.cat([self.after, self.before])
+        """Pairs, their reverse and cells in the order of rows, where each row begins, and columns."""
+        cells = torch.arange(self.cells, device=self.before.device)
+        row, column = torch.cat([self.before, self.after, cells]), torch.cat([self.after, self.before, cells])
         order = torch.argsort(row * self.cells + column)
-        counts = torch.bincount(row, minlength=self.cells)
-        return order, torch.nn.functional.pad(counts.cumsum(0), (1, 0)), column[order]
+        begins = torch.nn.functional.pad(torch.bincount(row, minlength=self.cells).cumsum(0), (1, 0))
+        # 32 bits: the library that multiplies twice as fast knows no others
+        return order, begins.int(), column[order].int()
 
 
 def near_edge(tumour: Tensor, grid: Grid, distance: float) -> Tensor:
