@@ -26,28 +26,29 @@ class BoxMatrix:
 
     Attributes:
         faces: G of the inner faces, one tensor per axis, n-1 entries along it.
-        leaving: S, ``(x, y, z)``.
+        walls, ends: S, through walls and lymphatics and through the boundary of the box, ``(x, y, z)``.
     """
 
     faces: tuple[Tensor, Tensor, Tensor]
-    leaving: Tensor
+    walls: Tensor
+    ends: Tensor
 
     @classmethod
     def of(cls, flow: FlowCoefficients, grid: Grid) -> BoxMatrix:
         """From the coefficients; a fixed pressure stands on the boundary of the box."""
-        leaving, faces = (flow.LpSV + flow.LpLSL) * grid.cell_volume, []
+        ends, faces = torch.zeros_like(flow.K), []
         for dim in SPACE:
             G = conductance(flow.K, grid, dim, open_ends=True)
             n = G.shape[dim] - 1
-            leaving.narrow(dim, 0, 1).add_(G.narrow(dim, 0, 1))
-            leaving.narrow(dim, n - 1, 1).add_(G.narrow(dim, n, 1))
+            ends.narrow(dim, 0, 1).add_(G.narrow(dim, 0, 1))
+            ends.narrow(dim, n - 1, 1).add_(G.narrow(dim, n, 1))
             faces.append(G.narrow(dim, 1, n - 1))
-        return cls((faces[0], faces[1], faces[2]), leaving)
+        return cls((faces[0], faces[1], faces[2]), (flow.LpSV + flow.LpLSL) * grid.cell_volume, ends)
 
     @cached_property
     def diagonal(self) -> Tensor:
         """Diagonal of A, ``(x, y, z)``."""
-        total = self.leaving.clone()
+        total = self.walls + self.ends
         for G, dim in zip(self.faces, SPACE, strict=True):
             n = G.shape[dim]
             total.narrow(dim, 0, n).add_(G)
@@ -79,7 +80,7 @@ class CellMatrix:
         """Add up the faces between each pair of cells, and what leaves the parts of each."""
         touching = grid.connections
         G = touching.sums(box.faces)
-        diagonal = grid.sums(box.leaving).index_add_(0, touching.before, G).index_add_(0, touching.after, G)
+        diagonal = grid.sums(box.walls + box.ends).index_add_(0, touching.before, G).index_add_(0, touching.after, G)
         return cls(diagonal, touching.matrix(-G, diagonal))
 
     def __call__(self, p: Tensor) -> Tensor:

@@ -41,7 +41,8 @@ def conductance(coefficient: Tensor, grid: Grid, dim: int, *, open_ends: bool) -
     coefficient = coefficient / grid.half_width(axis)
     left, right = coefficient.narrow(dim, 0, n - 1), coefficient.narrow(dim, 1, n - 1)
     total = left + right
-    inner = torch.where(total > 0, left * right / torch.where(total > 0, total, 1.0), 0.0)
+    # where neither conducts the product is zero too
+    inner = left * right / total.clamp_min(torch.finfo(total.dtype).tiny)
     first, last = coefficient.narrow(dim, 0, 1), coefficient.narrow(dim, n - 1, 1)
     ends = (first, last) if open_ends else (torch.zeros_like(first), torch.zeros_like(last))
     return grid.face_area(axis) * torch.cat([ends[0], inner, ends[1]], dim=dim)

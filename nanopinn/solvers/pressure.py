@@ -36,17 +36,19 @@ def pressure_diagonal(flow: FlowCoefficients, grid: Grid) -> Tensor:
 
 def solve_pressure(flow: FlowCoefficients, grid: Grid, start: Tensor | None = None, tol: float = 1e-13) -> LinearSolution:
     """Pressure in Pa, ``(x, y, z)``; well conditioned, because walls hold the pressure within l of each cell."""
-    return solve_cells(flow, grid, -pressure_residual(flow.checked(), torch.zeros_like(flow.K), grid), start, tol)
+    box = BoxMatrix.of(flow.checked(), grid)
+    nothing = torch.zeros_like(flow.K)
+    made = filtration(flow.LpSV, flow.p_e, nothing) - lymphatic_drainage(flow.LpLSL, nothing, flow.p_L)
+    return solve_cells(box, grid, made + box.ends * (flow.p_inf / grid.cell_volume), start, tol)
 
 
-def solve_cells(flow: FlowCoefficients, grid: Grid, source: Tensor, start: Tensor | None = None, tol: float = 1e-12) -> LinearSolution:
+def solve_cells(box: BoxMatrix, grid: Grid, source: Tensor, start: Tensor | None = None, tol: float = 1e-12) -> LinearSolution:
     """``A x = source`` for the pressure operator A, with one unknown per cell.
 
     Args:
-        source: of every cell or part of one, ``(..., x, y, z)``.
+        box: A of the box. source: of every cell or part of one, ``(..., x, y, z)``, 1/s if x is a pressure.
     """
-    box, b = BoxMatrix.of(flow, grid), source * grid.cell_volume
-    lead = source.dim() - 3
+    b, lead = source * grid.cell_volume, source.dim() - 3
     if not isinstance(grid, RimGrid):
         return conjugate_gradients(box, b, 1 / box.diagonal, start, tol=tol, lead=lead)
     A = CellMatrix.of(box, grid)
@@ -70,7 +72,7 @@ def pressure_tangents(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tens
     scale = float((flow.LpSV * flow.p_e).abs().max())
     moved = [j for j, f in enumerate(forcing) if float(f.abs().max()) > 1e-8 * scale]
     if moved:
-        tangents[moved] = solve_cells(flow, grid, forcing[moved], tol=tol).x
+        tangents[moved] = solve_cells(BoxMatrix.of(flow, grid), grid, forcing[moved], tol=tol).x
     return tangents
 
 
@@ -90,7 +92,7 @@ def pressure_gradient(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tens
         flow_of: the coefficients as a function of the parameter vector.
         theta: parameters, ``(m,)``. p: the pressure there, Pa. of_p: dJ/dp, ``(x, y, z)``.
     """
-    adjoint = solve_cells(flow_of(theta), grid, of_p).x
+    adjoint = solve_cells(BoxMatrix.of(flow_of(theta), grid), grid, of_p).x
     at = theta.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(pressure_residual(flow_of(at), p.detach(), grid), at, -adjoint)
     return gradient
