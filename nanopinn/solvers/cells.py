@@ -17,7 +17,7 @@ from torch import Tensor
 from nanopinn.physics.model import FlowCoefficients
 from nanopinn.solvers.fluxes import SPACE, conductance
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.rim import Connections, RimGrid
+from nanopinn.solvers.rim import RimGrid
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """From a tumour model to its fields: pressure on a refined grid, pools on the grid of the maps.
 
 The rim that drains a tumour is often thinner than a voxel, so pressure is solved on a grid refined
-``flow_refine`` times, everywhere or in the rim alone (:mod:`nanopinn.solvers.rim`); its face flows are summed and its filtration averaged back to the grid of the maps,
-which keeps the fluid balance of every cell exact.
+``flow_refine`` times, everywhere or in the rim alone (:mod:`nanopinn.solvers.rim`); its face flows are summed
+and its filtration averaged back to the grid of the maps, which keeps the fluid balance of every cell exact.
 """
 
 from __future__ import annotations

@@ -91,7 +91,8 @@ class Connections:
     @classmethod
     def of(cls, grid: RimGrid) -> Connections:
         """Find them: two cells share the parts' faces of the smaller one's side."""
-        ends, pairs = [], []
+        ends: list[Tensor] = []
+        pairs: list[Tensor] = []
         for axis in AXES:
             n = grid.shape[axis] - 1
             before, after = grid.number.narrow(axis, 0, n), grid.number.narrow(axis, 1, n)

@@ -26,8 +26,8 @@ def forward_of(refine: int, rim: float | None, a: float = 1.0) -> Forward:
     setting, _, _ = small_tissue()
 
     def scalars(theta: Tensor) -> dict[str, Tensor]:
-        l, p_e = torch.exp(THETA if len(theta) == 0 else theta)
-        return {"l": l, "p_e": p_e / a}
+        length, p_e = torch.exp(THETA if len(theta) == 0 else theta)
+        return {"l": length, "p_e": p_e / a}
 
     return Forward(replace(setting, flow_refine=refine, rim=rim), scalars)
 
@@ -60,7 +60,7 @@ def test_pressure_is_that_of_a_matrix_filled_face_by_face(factor: int) -> None:
     tumour = torch.zeros((7, 6, 5), dtype=torch.float64)
     tumour[1:3, 1:3, 1:3] = 1
     grid = RimGrid.around(tumour, Grid((7, 6, 5), (4e-4, 5e-4, 9e-4)), factor, 0.0)
-    assert 1 in grid.width and factor in grid.width
+    assert set(grid.width.unique().tolist()) == {1, factor}
 
     def rough(size: float) -> Tensor:
         return size * (0.5 + torch.rand(grid.shape, dtype=torch.float64, generator=g))

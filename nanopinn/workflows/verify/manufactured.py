@@ -33,7 +33,9 @@ def pressure_order() -> list[VerificationCase]:
     def error(factor: int) -> float:
         grid, x = _grid(factor)
         made = -_divergence(lambda y: _conductivity(y)[..., None] * _gradient(p, y), x)
-        flow = FlowCoefficients(K=_conductivity(x), LpSV=torch.full_like(p(x), LpSV), p_e=p(x) + made / LpSV, LpLSL=0 * p(x), p_L=0.0, p_inf=0.0)
+        flow = FlowCoefficients(
+            K=_conductivity(x), LpSV=torch.full_like(p(x), LpSV), p_e=p(x) + made / LpSV, LpLSL=0 * p(x), p_L=0.0, p_inf=0.0
+        )
         return _relative(solve_pressure(flow, grid).x, p(x))
 
     return _orders("pressure, variable K", [error(f) for f in (1, 2, 4)], 2.0)
