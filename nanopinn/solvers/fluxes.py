@@ -37,15 +37,15 @@ def conductance(coefficient: Tensor, grid: Grid, dim: int, *, open_ends: bool) -
         open_ends: whether a fixed value stands on the box's boundary (half a cell away); else no flux.
     """
     axis = dim + 3
-    half = grid.spacing[axis] / 2
     n = coefficient.shape[dim]
+    coefficient = coefficient / grid.half_width(axis)
     left, right = coefficient.narrow(dim, 0, n - 1), coefficient.narrow(dim, 1, n - 1)
     total = left + right
-    inner = torch.where(total > 0, left * right / torch.where(total > 0, total, 1.0), 0.0)
-    scale = grid.face_area(axis) / half
+    # where neither conducts the product is zero too
+    inner = left * right / total.clamp_min(torch.finfo(total.dtype).tiny)
     first, last = coefficient.narrow(dim, 0, 1), coefficient.narrow(dim, n - 1, 1)
     ends = (first, last) if open_ends else (torch.zeros_like(first), torch.zeros_like(last))
-    return scale * torch.cat([ends[0], inner, ends[1]], dim=dim)
+    return grid.face_area(axis) * torch.cat([ends[0], inner, ends[1]], dim=dim)
 
 
 def divergence(flows: tuple[Tensor, ...], grid: Grid) -> Tensor:
