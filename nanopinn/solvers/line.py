@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.physics.pools import Entries
 from nanopinn.solvers.linear import SolverError
-from nanopinn.solvers.local import Entries
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.stage import StageMatrix
 
 
@@ -35,7 +35,7 @@ class LineMatrix(StageMatrix):
     """
 
     def __init__(self, operator: PoolOperator, capacity: Tensor, w: float, reaction: Entries | None = None) -> None:
-        if any(bool((face != 0).any()) for axis in (0, 1) for face in (operator.before[axis], operator.after[axis])):
+        if any(bool((face != 0).any()) for axis in (0, 1) for face in (operator.transport.before[axis], operator.transport.after[axis])):
             raise ValueError("a line matrix needs closed faces across the first two axes")
         super().__init__(operator, capacity, w, reaction)
         self._before, self._after = (w * _by_cell(f[2]) for f in (self.transport.before, self.transport.after))

@@ -28,7 +28,7 @@ class LinearSolution:
 
 
 def _dot(a: Tensor, b: Tensor, lead: int) -> Tensor:
-    product = (a * b).flatten(lead).sum(-1) if lead else (a * b).sum()
+    product = torch.linalg.vecdot(a.flatten(lead), b.flatten(lead))
     return product.reshape(product.shape + (1,) * (a.dim() - lead))
 
 
@@ -74,32 +74,38 @@ def bicgstab(
 
     Right-hand sides converge together; one that has converged is frozen by its zero residual.
 
+    Args:
+        A, precondition: return a new tensor. x0: is overwritten by the solution.
+        lead: how many leading axes of ``b`` count right-hand sides.
+
     Raises:
         SolverError: the tolerance was not reached.
     """
     x = x0
-    r = b - A(x)
+    r = A(x).neg_().add_(b)
     scale = _dot(b, b, lead).sqrt()
     scale = torch.where(scale > 0, scale, 1.0)
     if (error := _relative(r, scale, lead)) <= tol:
         return LinearSolution(x, 0, error)
-    shadow, p = r, r
+    shadow, p = r.clone(), r.clone()
     rho = _dot(shadow, r, lead)
     for k in range(1, max_iterations + 1):
         y = precondition(p)
         v = A(y)
         alpha = _ratio(rho, _dot(shadow, v, lead))
-        s = r - alpha * v
-        z = precondition(s)
-        t = A(z)
-        omega = _ratio(_dot(t, s, lead), _dot(t, t, lead))
-        x = x + alpha * y + omega * z
-        r = s - omega * t
+        x.addcmul_(alpha, y)
+        r.addcmul_(alpha, v, value=-1)
+        y = precondition(r)
+        t = A(y)
+        omega = _ratio(_dot(t, r, lead), _dot(t, t, lead))
+        x.addcmul_(omega, y)
+        r.addcmul_(omega, t, value=-1)
         if (error := _relative(r, scale, lead)) <= tol:
             return LinearSolution(x, k, error)
         rho_new = _dot(shadow, r, lead)
         beta = _ratio(rho_new, rho) * _ratio(alpha, omega)
-        p, rho = r + beta * (p - omega * v), rho_new
+        p.addcmul_(omega, v, value=-1).mul_(beta).add_(r)
+        rho = rho_new
     raise SolverError(f"BiCGStab stopped at a relative residual of {error:.1e} after {max_iterations} iterations")
 
 

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-#: Entries that are not zero everywhere, by (row, column); each broadcasts over ``(..., x, y, z)``.
-Entries = Mapping[tuple[int, int], Tensor]
+from nanopinn.physics.pools import Entries
 
 
-def entries_of(matrix: Tensor) -> dict[tuple[int, int], Tensor]:
-    """The entries of ``(..., pool, pool, x, y, z)`` that are not zero everywhere, as views."""
-    rows, columns = matrix.shape[-5:-3]
-    found = {(p, q): matrix[..., p, q, :, :, :] for p in range(rows) for q in range(columns)}
-    return {pq: m for pq, m in found.items() if bool((m != 0).any())}
+def nonzero(entries: Entries) -> Entries:
+    """The entries that are not zero everywhere."""
+    return {pq: m for pq, m in entries.items() if bool((m != 0).any())}
+
+
+def flipped(entries: Entries) -> Entries:
+    """Rows for columns."""
+    return {(q, p): m for (p, q), m in entries.items()}
+
+
+def block(entries: Entries, rows: Sequence[int], columns: Sequence[int]) -> Entries:
+    """The entries in some rows and columns, counted anew in their order."""
+    return {(i, j): entries[p, q] for i, p in enumerate(rows) for j, q in enumerate(columns) if (p, q) in entries}
+
+
+def column_sums(entries: Entries) -> dict[int, Tensor]:
+    """Sum of each column that holds an entry."""
+    total: dict[int, Tensor] = {}
+    for (_, q), m in entries.items():
+        total[q] = total[q] + m if q in total else m
+    return total
 
 
 def add_products(out: Tensor, entries: Entries, U: Tensor, sign: float = 1.0) -> Tensor:
@@ -26,7 +41,8 @@ def add_products(out: Tensor, entries: Entries, U: Tensor, sign: float = 1.0) ->
 
 
 def sums_of_products(a: Tensor, b: Tensor) -> Tensor:
-    """``sum a b`` over the cells of ``(..., pool, x, y, z)``, per pool, without holding the product."""
+    """``sum a b`` over the cells of ``(..., x, y, z)``, without holding the product."""
+    a, b = torch.broadcast_tensors(a, b)
     return torch.linalg.vecdot(a.flatten(-3), b.flatten(-3))
 
 
@@ -36,22 +52,29 @@ def masses(capacity: Tensor, U: Tensor) -> Tensor:
     return torch.stack(found, dim=-1)
 
 
+def add_held(out: Tensor, capacity: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Add ``capacity (a - b)`` to ``out`` in place, pool by pool, to hold no product of all."""
+    for o, c, x, y in zip(*(v.unbind(-4) for v in (out, capacity, a, b)), strict=True):
+        o.addcmul_(c, x - y)
+    return out
+
+
 class Elimination:
     """Gaussian elimination in every cell at once, some pools first, entry by entry.
 
     No pivoting: what leaves one pool enters another or is lost, so that every column is diagonally dominant.
 
     Args:
-        entries: the matrix; every diagonal entry must be there.
+        entries: the matrix, which is overwritten; every diagonal entry must be there.
         first: pools that are eliminated in favour of the others, in this order.
         rest: the others. ``reduced`` holds their matrix once ``first`` is gone.
     """
 
-    def __init__(self, entries: Entries, first: Sequence[int], rest: Sequence[int]) -> None:
+    def __init__(self, entries: dict[tuple[int, int], Tensor], first: Sequence[int], rest: Sequence[int]) -> None:
         self.first, self.rest = tuple(first), tuple(rest)
-        self.m = dict(entries)
+        self.m = entries
         self._eliminate(self.first, self.first + self.rest)
-        self.reduced = {(i, j): self.m[p, q] for i, p in enumerate(self.rest) for j, q in enumerate(self.rest) if (p, q) in self.m}
+        self.reduced = block(self.m, self.rest, self.rest)
         self._eliminate(self.rest, self.rest)
 
     def _eliminate(self, pivots: Sequence[int], order: Sequence[int]) -> None:
@@ -107,8 +130,7 @@ class Elimination:
 
     def apply_reduced(self, U: Tensor, *, transposed: bool = False) -> Tensor:
         """``reduced U`` for ``U`` ``(..., rest, x, y, z)``."""
-        entries = {(q, p): m for (p, q), m in self.reduced.items()} if transposed else self.reduced
-        return add_products(torch.zeros_like(U), entries, U)
+        return add_products(torch.zeros_like(U), flipped(self.reduced) if transposed else self.reduced, U)
 
 
 def _at(U: Tensor, pool: int) -> Tensor:

@@ -8,9 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.physics.pools import Entries
 from nanopinn.solvers.linear import bicgstab
-from nanopinn.solvers.local import Elimination, Entries
+from nanopinn.solvers.local import Elimination
+from nanopinn.solvers.operator import PoolOperator
 
 
 class Stage(Protocol):
@@ -37,13 +38,14 @@ class StageMatrix:
 
     def __init__(self, operator: PoolOperator, capacity: Tensor, w: float, reaction: Entries | None = None) -> None:
         self.w = w
-        self.moving = list(operator.mobile)
-        self.transport = operator.moving
+        self.moving = list(operator.moving)
+        self.transport = operator.transport
         pools = range(capacity.shape[-4])
         local = {pq: w * m for pq, m in (operator.coupled if reaction is None else reaction).items()}
         for p in pools:
-            diagonal = capacity[..., p, :, :, :] + w * operator.diagonal[..., p, :, :, :]
-            local[p, p] = local[p, p] + diagonal if (p, p) in local else diagonal
+            local[p, p] = local[p, p] + capacity[..., p, :, :, :] if (p, p) in local else capacity[..., p, :, :, :]
+        for p, transport in zip(self.moving, self.transport.each, strict=True):
+            local[p, p] = local[p, p] + w * transport.diagonal
         self.cells = Elimination(local, [p for p in pools if p not in self.moving], self.moving)
 
     def solve(self, b: Tensor, start: Tensor | None = None, *, tol: float, transposed: bool = False) -> tuple[Tensor, int]:
@@ -61,10 +63,9 @@ class StageMatrix:
             return cells.up(y, transposed=transposed), 0
         right = y[..., self.moving, :, :, :]
         guess = torch.zeros_like(right) if start is None else start[..., self.moving, :, :, :]
-        neighbours = self.transport.subtract_neighbours_transposed if transposed else self.transport.subtract_neighbours
 
         def matrix(U: Tensor) -> Tensor:
-            return neighbours(cells.apply_reduced(U, transposed=transposed), U, self.w)
+            return self.transport.subtract_neighbours(cells.apply_reduced(U, transposed=transposed), U, self.w, transposed=transposed)
 
         def precondition(r: Tensor) -> Tensor:
             return cells.solve_rest(r, transposed=transposed)
