@@ -203,6 +203,7 @@ class _Run:
             grow = 0.9 * error ** (-1 / 3) if error > 0 else 5.0
             if dt is not None or error <= 1:
                 break
+            del tried
             self.rejected += 1
             self.dt = step * max(0.2, min(0.8, grow))
             if self.dt < 1e-9 * max(1.0, self.t):
@@ -216,21 +217,23 @@ class _Run:
         rates = [interval.rate(self.U, self.t).div_(interval.capacity) if self.rate is None else self.rate]
         exchanged = scheme.weights[0] * self._exchange(self.U, self.t)
         stages: list[Tensor] = []
+        U = self.U
         for i, (row, c) in enumerate(zip(scheme.a, scheme.nodes, strict=True)):
             if i == 0:
                 continue
             known = self.U.clone()
             for a, k in zip(row[:i], rates, strict=True):
                 known.add_(k, alpha=dt * a)
-            U = self._solve_stage(known, self.t + c * dt, w, known.add(rates[-1], alpha=w))
+            del U  # of the stage before, of which only the rate is needed
+            U = self._solve_stage(known, rates[-1], self.t + c * dt, w)
             exchanged += scheme.weights[i] * self._exchange(U, self.t + c * dt)
             stages += [U] if self.keep else []
             rates.append(known.sub_(U).div_(-w))
         return _Tried(U, rates, dt * exchanged, tuple(stages))
 
-    def _solve_stage(self, known: Tensor, t: float, w: float, guess: Tensor) -> Tensor:
-        """Newton's method on ``capacity (U - known) = w rate(U, t)``."""
-        interval, U = self.interval, guess
+    def _solve_stage(self, known: Tensor, rate: Tensor, t: float, w: float) -> Tensor:
+        """Newton's method on ``capacity (U - known) = w rate(U, t)``, from the rate of the stage before."""
+        interval, U = self.interval, known.add(rate, alpha=w)
         # fluxes between thin cells are far larger than what they change: rounding leaves this much of them
         rounding = 4 * torch.finfo(U.dtype).eps * w * interval.operator.throughput(U)
         for _ in range(20 if interval.correction is None else 200):
@@ -251,7 +254,7 @@ class _Run:
 
     def _matrix(self, U: Tensor, w: float) -> Stage:
         if self.stage is None or self.interval.transfers or abs(w - self.w) > 1e-12 * w:
-            # the last one goes only now: freed first, its memory would go back to the system and be asked for again
+            self.stage = None  # the last one goes first: a matrix is some fifty fields
             self.stage = self.stage_of(self.interval.operator, self.interval.capacity, w, self.interval.linearised(U))
             self.w = w
         return self.stage

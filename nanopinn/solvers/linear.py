@@ -67,7 +67,7 @@ def conjugate_gradients(
 
 
 def bicgstab(
-    A: Operator, b: Tensor, precondition: Operator, x0: Tensor, *, tol: float = 1e-10, max_iterations: int = 500,
+    A: Operator, b: Tensor, precondition: Operator, x0: Tensor | None = None, *, tol: float = 1e-10, max_iterations: int = 500,
     lead: int = 0,
 ) -> LinearSolution:  # fmt: skip
     """Solve the non-symmetric ``A x = b``; ``precondition`` applies an approximate inverse of A.
@@ -81,8 +81,7 @@ def bicgstab(
     Raises:
         SolverError: the tolerance was not reached.
     """
-    x = x0
-    r = A(x).neg_().add_(b)
+    x, r = (torch.zeros_like(b), b.clone()) if x0 is None else (x0, A(x0).neg_().add_(b))
     scale = _dot(b, b, lead).sqrt()
     scale = torch.where(scale > 0, scale, 1.0)
     if (error := _relative(r, scale, lead)) <= tol:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nanopinn.physics.pools import Entries
 from nanopinn.solvers.linear import bicgstab
-from nanopinn.solvers.local import Elimination
+from nanopinn.solvers.local import Elimination, sparsest_first
 from nanopinn.solvers.operator import PoolOperator
 
 
@@ -46,7 +46,7 @@ class StageMatrix:
             local[p, p] = local[p, p] + capacity[..., p, :, :, :] if (p, p) in local else capacity[..., p, :, :, :]
         for p, transport in zip(self.moving, self.transport.each, strict=True):
             local[p, p] = local[p, p] + w * transport.diagonal
-        self.cells = Elimination(local, [p for p in pools if p not in self.moving], self.moving)
+        self.cells = Elimination(local, sparsest_first(local, [p for p in pools if p not in self.moving]), self.moving)
 
     def solve(self, b: Tensor, start: Tensor | None = None, *, tol: float, transposed: bool = False) -> tuple[Tensor, int]:
         """The solution ``(..., pool, x, y, z)`` and the Krylov iterations it took.
@@ -62,7 +62,7 @@ class StageMatrix:
         if not self.moving:
             return cells.up(y, transposed=transposed), 0
         right = y[..., self.moving, :, :, :]
-        guess = torch.zeros_like(right) if start is None else start[..., self.moving, :, :, :]
+        guess = None if start is None else start[..., self.moving, :, :, :]
 
         def matrix(U: Tensor) -> Tensor:
             return self.transport.subtract_neighbours(cells.apply_reduced(U, transposed=transposed), U, self.w, transposed=transposed)
