@@ -175,7 +175,7 @@ class _Run:
 
     def enter(self, number: int, interval: Interval) -> None:
         _check_joint(self.t, interval.start)
-        self.number, self.interval = number, interval
+        self.number, self.interval, self.capacity = number, interval, interval.capacity
         self.rate, self.stage, self.w = None, None, 0.0
         self.dt = min(self.dt, self.tolerance.first_step)
 
@@ -236,8 +236,9 @@ class _Run:
         interval, U = self.interval, known.add(rate, alpha=w)
         # fluxes between thin cells are far larger than what they change: rounding leaves this much of them
         rounding = 4 * torch.finfo(U.dtype).eps * w * interval.operator.throughput(U)
+        residual: Tensor | None = None
         for _ in range(20 if interval.correction is None else 200):
-            residual = add_held(interval.rate(U, t).mul_(w), interval.capacity, known, U)
+            residual = add_held(interval.rate(U, t, residual).mul_(w), interval.capacity, known, U)
             stored = float(self._masses(U).norm().clamp_min(1e-300))
             size = float(residual.norm()) / stored
             if not isfinite(size):
@@ -246,16 +247,19 @@ class _Run:
             if size <= goal:
                 return U
             wanted = 0.3 * goal / size
-            change, iterations = self._matrix(U, w).solve(residual, tol=max(wanted, 1e-13 if interval.linear else 1e-4))
-            U = change.add_(U)
-            del change
+            tol = max(wanted, 1e-13 if interval.linear else 1e-4)
+            change, iterations = self._matrix(U, w).solve(residual, tol=tol, overwrite=True)
+            U.add_(change)
             self.newton, self.krylov = self.newton + 1, self.krylov + iterations
         raise SolverError(f"Newton's method stopped at a residual of {size:.1e} at {t:.6g} s")
 
     def _matrix(self, U: Tensor, w: float) -> Stage:
         if self.stage is None or self.interval.transfers or abs(w - self.w) > 1e-12 * w:
-            self.stage = None  # the last one goes first: a matrix is some fifty fields
-            self.stage = self.stage_of(self.interval.operator, self.interval.capacity, w, self.interval.linearised(U))
+            reaction = self.interval.linearised(U)
+            if self.stage is None:
+                self.stage = self.stage_of(self.interval.operator, self.interval.capacity, w, reaction)
+            else:  # in the same place: memory given back would be asked for again
+                self.stage.renew(w, reaction)
             self.w = w
         return self.stage
 

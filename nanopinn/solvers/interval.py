@@ -62,10 +62,6 @@ class Interval:
         c = self.plasma(t)
         return c.reshape(*c.shape, 1, 1, 1) if c.dim() == 1 else c
 
-    def source(self, t: float) -> Tensor:
-        """What plasma brings, ``(..., pool, x, y, z)``, kg/m3/s."""
-        return self.operator.inflow_of(self.inputs(t))
-
     def entered(self, t: float) -> Tensor:
         """What plasma brings to each pool, summed over cells, ``(..., pool)``."""
         c = self.inputs(t).expand(-1, *self.capacity.shape[-3:])
@@ -74,9 +70,9 @@ class Interval:
             total[..., p] += sums_of_products(m, c[q])
         return total
 
-    def rate(self, U: Tensor, t: float) -> Tensor:
-        """``capacity dU/dt``."""
-        rate = self.operator.subtract_from(self.source(t), U)
+    def rate(self, U: Tensor, t: float, out: Tensor | None = None) -> Tensor:
+        """``capacity dU/dt``, kg/m3/s, written to ``out`` if given."""
+        rate = self.operator.subtract_from(self.operator.inflow_of(self.inputs(t), out), U)
         return self.transfer(rate if self.correction is None else rate.sub_(self.correction(U)), U)
 
     def transfer(self, out: Tensor, U: Tensor) -> Tensor:

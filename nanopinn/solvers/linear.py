@@ -11,6 +11,10 @@ from torch import Tensor
 from nanopinn.errors import NanopinnError
 
 Operator = Callable[[Tensor], Tensor]
+#: Writes what it makes of the first tensor into the second.
+InPlace = Callable[[Tensor, Tensor], None]
+#: Vectors that BiCGStab works with.
+KRYLOV_FIELDS = 7
 
 
 class SolverError(NanopinnError, ArithmeticError):
@@ -67,35 +71,43 @@ def conjugate_gradients(
 
 
 def bicgstab(
-    A: Operator, b: Tensor, precondition: Operator, x0: Tensor | None = None, *, tol: float = 1e-10, max_iterations: int = 500,
-    lead: int = 0,
+    A: InPlace, b: Tensor, precondition: InPlace, x0: Tensor | None = None, *, tol: float = 1e-10, max_iterations: int = 500,
+    lead: int = 0, memory: Tensor | None = None,
 ) -> LinearSolution:  # fmt: skip
     """Solve the non-symmetric ``A x = b``; ``precondition`` applies an approximate inverse of A.
 
     Right-hand sides converge together; one that has converged is frozen by its zero residual.
 
     Args:
-        A, precondition: return a new tensor. x0: is overwritten by the solution.
-        lead: how many leading axes of ``b`` count right-hand sides.
+        A, precondition: write what they make of their first argument into the second.
+        x0: a guess; zero if None. lead: how many leading axes of ``b`` count right-hand sides.
+        memory: to work in, ``(KRYLOV_FIELDS, *b.shape)``; the solution lies in it.
 
     Raises:
         SolverError: the tolerance was not reached.
     """
-    x, r = (torch.zeros_like(b), b.clone()) if x0 is None else (x0, A(x0).neg_().add_(b))
+    x, r, shadow, p, y, v, t = b.new_empty((KRYLOV_FIELDS, *b.shape)) if memory is None else memory
+    if x0 is None:
+        x.zero_()
+        r.copy_(b)
+    else:
+        A(x.copy_(x0), r)
+        r.neg_().add_(b)
     scale = _dot(b, b, lead).sqrt()
     scale = torch.where(scale > 0, scale, 1.0)
     if (error := _relative(r, scale, lead)) <= tol:
         return LinearSolution(x, 0, error)
-    shadow, p = r.clone(), r.clone()
+    shadow.copy_(r)
+    p.copy_(r)
     rho = _dot(shadow, r, lead)
     for k in range(1, max_iterations + 1):
-        y = precondition(p)
-        v = A(y)
+        precondition(p, y)
+        A(y, v)
         alpha = _ratio(rho, _dot(shadow, v, lead))
         x.addcmul_(alpha, y)
         r.addcmul_(alpha, v, value=-1)
-        y = precondition(r)
-        t = A(y)
+        precondition(r, y)
+        A(y, t)
         omega = _ratio(_dot(t, r, lead), _dot(t, t, lead))
         x.addcmul_(omega, y)
         r.addcmul_(omega, t, value=-1)

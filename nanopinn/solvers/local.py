@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ def add_held(out: Tensor, capacity: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
-def sparsest_first(entries: Entries, pools: Sequence[int]) -> list[int]:
+def sparsest_first(entries: Iterable[tuple[int, int]], pools: Sequence[int]) -> list[int]:
     """The order in which eliminating pools fills the fewest entries (Markowitz 1957): each time that with the fewest neighbours."""
     there, left, order = set(entries), set(pools), []
 
@@ -79,36 +79,57 @@ class Elimination:
     """Gaussian elimination in every cell at once, some pools first, entry by entry.
 
     No pivoting: what leaves one pool enters another or is lost, so that every column is diagonally dominant.
+    A matrix that is built anew is written where the last one stood.
 
     Args:
-        entries: the matrix, which is overwritten; every diagonal entry must be there.
-        first: pools that are eliminated in favour of the others, in this order.
+        first: pools that are eliminated in favour of the others, those first that fill fewest entries.
         rest: the others. ``reduced`` holds their matrix once ``first`` is gone.
     """
 
-    def __init__(self, entries: dict[tuple[int, int], Tensor], first: Sequence[int], rest: Sequence[int]) -> None:
+    def __init__(self, first: Sequence[int], rest: Sequence[int]) -> None:
         self.first, self.rest = tuple(first), tuple(rest)
-        self.m = entries
+        self.m: dict[tuple[int, int], Tensor] = {}
+        self.reduced: dict[tuple[int, int], Tensor] = {}
+        self._there: set[tuple[int, int]] = set()
+
+    def factorise(self, terms: Iterable[tuple[tuple[int, int], Tensor, float]]) -> None:
+        """Eliminate the sum of ``weight entry`` over (at, entry, weight); every diagonal entry must be among them."""
+        self._there.clear()
+        for at, entry, weight in terms:
+            if at in self._there:
+                torch.add(self.m[at], entry, alpha=weight, out=self._room(at, self.m[at], entry))
+            else:
+                torch.mul(entry, weight, out=self._room(at, entry))
+        self.first = tuple(sparsest_first(self._there, self.first))
         self._eliminate(self.first, self.first + self.rest)
-        self.reduced = block(self.m, self.rest, self.rest)
+        for (i, j), entry in block({at: self.m[at] for at in self._there}, self.rest, self.rest).items():
+            self.reduced[i, j] = self.reduced[i, j].copy_(entry) if (i, j) in self.reduced else entry.clone()
         self._eliminate(self.rest, self.rest)
+
+    def _room(self, at: tuple[int, int], *like: Tensor) -> Tensor:
+        """Where an entry is written: over its last value if that has the shape."""
+        shape = torch.broadcast_shapes(*(t.shape for t in like))
+        if at not in self.m or self.m[at].shape != shape:
+            self.m[at] = like[0].new_empty(shape)
+        self._there.add(at)
+        return self.m[at]
 
     def _eliminate(self, pivots: Sequence[int], order: Sequence[int]) -> None:
         m = self.m
         for at, k in enumerate(pivots):
-            inverse = m[k, k].reciprocal()
-            later = [i for i in order[at + 1 :] if (i, k) in m]
-            right = [j for j in order[at + 1 :] if (k, j) in m]
+            inverse = m[k, k].reciprocal_()
+            later = [i for i in order[at + 1 :] if (i, k) in self._there]
+            right = [j for j in order[at + 1 :] if (k, j) in self._there]
             for i in later:
-                factor = m[i, k] * inverse
-                m[i, k] = factor
+                factor = torch.mul(m[i, k], inverse, out=self._room((i, k), m[i, k], inverse))
                 for j in right:
-                    m[i, j] = m[i, j] - factor * m[k, j] if (i, j) in m else -factor * m[k, j]
-            m[k, k] = inverse
+                    if (i, j) in self._there:
+                        torch.addcmul(m[i, j], factor, m[k, j], value=-1, out=self._room((i, j), m[i, j], factor, m[k, j]))
+                    else:
+                        torch.mul(factor, m[k, j], out=self._room((i, j), factor, m[k, j])).neg_()
 
-    def down(self, b: Tensor, *, transposed: bool = False) -> Tensor:
-        """``b`` with ``first`` eliminated from the equations of the others, on a copy."""
-        y = b.clone()
+    def down(self, y: Tensor, *, transposed: bool = False) -> Tensor:
+        """A right-hand side with ``first`` eliminated from the equations of the others, in its place."""
         for at, k in enumerate(self.first):
             if transposed:
                 _at(y, k).mul_(self.m[k, k])
@@ -127,9 +148,9 @@ class Elimination:
                 _at(y, k).mul_(self.m[k, k])
         return y
 
-    def solve_rest(self, b: Tensor, *, transposed: bool = False) -> Tensor:
-        """``reduced^-1 b`` for ``b`` ``(..., rest, x, y, z)``."""
-        x, order = b.clone(), list(enumerate(self.rest))
+    def solve_rest(self, x: Tensor, *, transposed: bool = False) -> Tensor:
+        """``reduced^-1 x`` for ``x`` ``(..., rest, x, y, z)``, in its place."""
+        order = list(enumerate(self.rest))
         for i, p in order:
             if transposed:
                 _at(x, i).mul_(self.m[p, p])
@@ -144,9 +165,9 @@ class Elimination:
                 _at(x, i).mul_(self.m[p, p])
         return x
 
-    def apply_reduced(self, U: Tensor, *, transposed: bool = False) -> Tensor:
-        """``reduced U`` for ``U`` ``(..., rest, x, y, z)``."""
-        return add_products(torch.zeros_like(U), flipped(self.reduced) if transposed else self.reduced, U)
+    def apply_reduced(self, U: Tensor, out: Tensor, *, transposed: bool = False) -> Tensor:
+        """``reduced U`` for ``U`` ``(..., rest, x, y, z)``, written to ``out``."""
+        return add_products(out.zero_(), flipped(self.reduced) if transposed else self.reduced, U)
 
 
 def _at(U: Tensor, pool: int) -> Tensor:

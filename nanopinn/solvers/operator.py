@@ -80,9 +80,13 @@ class PoolOperator:
     def _losses(self) -> dict[int, Tensor]:
         return column_sums(self.coupled)
 
-    def inflow_of(self, plasma: Tensor) -> Tensor:
-        """What plasma brings, ``inflow plasma``, ``(..., pool, x, y, z)``; plasma ``(input,)`` or ``(input, x, y, z)``."""
-        out = self.transport.before[0].new_zeros(self.shape)
+    def inflow_of(self, plasma: Tensor, out: Tensor | None = None) -> Tensor:
+        """What plasma brings, ``inflow plasma``, ``(..., pool, x, y, z)``, written to ``out`` if given.
+
+        Args:
+            plasma: ``(input,)`` or ``(input, x, y, z)``.
+        """
+        out = self.transport.before[0].new_zeros(self.shape) if out is None else out.zero_()
         return add_products(out, self.fed, plasma[:, None, None, None] if plasma.dim() == 1 else plasma)
 
     def within_cells(self) -> dict[tuple[int, int], Tensor]:
