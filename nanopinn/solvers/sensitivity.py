@@ -2,7 +2,8 @@
 
 Both differentiate the steps as they were taken (stages and sizes held), not the continuous equations, so that they agree
 with each other to the tolerance of the linear solves. Rates are linear in their coefficients: the derivative of a rate along
-a change of coefficients is the rate with the change in their place.
+a change of coefficients is the rate with the change in their place. Stages are solved as the evolution solved them: voxels by
+Krylov, lines of cells around vessels directly.
 """
 
 from __future__ import annotations
