@@ -102,9 +102,11 @@ class Elimination:
                 torch.mul(entry, weight, out=self._room(at, entry))
         self.first = tuple(sparsest_first(self._there, self.first))
         self._eliminate(self.first, self.first + self.rest)
-        for (i, j), entry in block({at: self.m[at] for at in self._there}, self.rest, self.rest).items():
-            self.reduced[i, j] = self.reduced[i, j].copy_(entry) if (i, j) in self.reduced else entry.clone()
+        last, self.reduced = self.reduced, {}
+        for at, entry in block({at: self.m[at] for at in self._there}, self.rest, self.rest).items():
+            self.reduced[at] = last[at].copy_(entry) if at in last and last[at].shape == entry.shape else entry.clone()
         self._eliminate(self.rest, self.rest)
+        self.m = {at: self.m[at] for at in self._there}  # without what only the last matrix held
 
     def _room(self, at: tuple[int, int], *like: Tensor) -> Tensor:
         """Where an entry is written: over its last value if that has the shape."""

@@ -12,6 +12,7 @@ from nanopinn.solvers.fluxes import Transport
 from nanopinn.solvers.line import LineMatrix
 from nanopinn.solvers.linear import SolverError
 from nanopinn.solvers.operator import PoolOperator
+from nanopinn.solvers.stage import StageMatrix
 
 POOLS, LINES, CELLS = 4, 5, 9
 
@@ -83,3 +84,17 @@ def test_a_singular_line_is_an_error() -> None:
     empty = replace(part, transport=Transport((*before[:2], alone), (*after[:2], 0 * alone)), reaction={})
     with pytest.raises(SolverError, match="singular"):
         LineMatrix(empty, 0 * capacity[:1], 1.0)
+
+
+def test_a_stage_renewed_with_other_couplings_is_as_one_made_for_them() -> None:
+    """More entries, fewer entries, another step: nothing of the last matrix is left."""
+    operator, capacity = lines()
+    few = {(p, q): m for (p, q), m in operator.reaction.items() if p == q or (p, q) == (1, 3)}
+    b = torch.randn(capacity.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    for kind in (StageMatrix, LineMatrix):
+        stage = kind(operator, capacity, 2.0, few)
+        for w, reaction in ((2.0, operator.reaction), (0.5, few), (0.5, {})):
+            stage.renew(w, reaction)
+            A = dense(replace(operator, reaction=reaction), capacity, w)
+            exact = torch.linalg.solve(A, b.flatten()).reshape(b.shape)
+            torch.testing.assert_close(stage.solve(b, tol=1e-13)[0], exact, rtol=1e-9, atol=1e-11)
