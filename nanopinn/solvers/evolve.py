@@ -170,6 +170,7 @@ class _Run:
         self.scheme: Scheme = TR_BDF2
         self.rate: Tensor | None = None
         self.stage: Stage | None = None
+        self._spare: list[Tensor] = []
         self.worst = ""
         self.largest = self._masses(U)
 
@@ -182,7 +183,12 @@ class _Run:
     def leave(self) -> None:
         """Forget the interval and what was built of it."""
         self.rate, self.stage = None, None
+        self._spare.clear()
         del self.interval
+
+    def _room(self) -> Tensor:
+        """Pools to be written: large blocks that are given back to the system are zeroed anew each time they are asked for."""
+        return self._spare.pop() if self._spare else torch.empty_like(self.U)
 
     def balance(self, start: Tensor) -> Balance:
         entered, lost, outflow = self.totals
@@ -203,6 +209,7 @@ class _Run:
             grow = 0.9 * error ** (-1 / 3) if error > 0 else 5.0
             if dt is not None or error <= 1:
                 break
+            self._spare += [tried.U, *tried.rates] if self.rate is None else [tried.U, *tried.rates[1:]]
             del tried
             self.rejected += 1
             self.dt = step * max(0.2, min(0.8, grow))
@@ -214,42 +221,43 @@ class _Run:
 
     def _try(self, dt: float) -> _Tried:
         w, interval, scheme = self.scheme.gamma * dt, self.interval, self.scheme
-        rates = [interval.rate(self.U, self.t).div_(interval.capacity) if self.rate is None else self.rate]
+        rates = [interval.rate(self.U, self.t, self._room()).div_(interval.capacity) if self.rate is None else self.rate]
         exchanged = scheme.weights[0] * self._exchange(self.U, self.t)
         stages: list[Tensor] = []
-        U = self.U
         for i, (row, c) in enumerate(zip(scheme.a, scheme.nodes, strict=True)):
             if i == 0:
                 continue
-            known = self.U.clone()
+            known = self._room().copy_(self.U)
             for a, k in zip(row[:i], rates, strict=True):
                 known.add_(k, alpha=dt * a)
-            del U  # of the stage before, of which only the rate is needed
             U = self._solve_stage(known, rates[-1], self.t + c * dt, w)
             exchanged += scheme.weights[i] * self._exchange(U, self.t + c * dt)
-            stages += [U] if self.keep else []
             rates.append(known.sub_(U).div_(-w))
+            if self.keep:
+                stages.append(U)
+            elif i + 1 < len(scheme.a):
+                self._spare.append(U)
         return _Tried(U, rates, dt * exchanged, tuple(stages))
 
     def _solve_stage(self, known: Tensor, rate: Tensor, t: float, w: float) -> Tensor:
         """Newton's method on ``capacity (U - known) = w rate(U, t)``, from the rate of the stage before."""
-        interval, U = self.interval, known.add(rate, alpha=w)
+        interval, U, residual = self.interval, torch.add(known, rate, alpha=w, out=self._room()), self._room()
         # fluxes between thin cells are far larger than what they change: rounding leaves this much of them
         rounding = 4 * torch.finfo(U.dtype).eps * w * interval.operator.throughput(U)
-        residual: Tensor | None = None
         for _ in range(20 if interval.correction is None else 200):
-            residual = add_held(interval.rate(U, t, residual).mul_(w), interval.capacity, known, U)
+            add_held(interval.rate(U, t, residual).mul_(w), interval.capacity, known, U)
             stored = float(self._masses(U).norm().clamp_min(1e-300))
             size = float(residual.norm()) / stored
             if not isfinite(size):
                 raise SolverError(f"the pools are not finite at {t:.6g} s: look for a plasma curve or rate that is not")
             goal = max(self.tolerance.equation, rounding / stored)
             if size <= goal:
+                self._spare.append(residual)
                 return U
             wanted = 0.3 * goal / size
             tol = max(wanted, 1e-13 if interval.linear else 1e-4)
-            change, iterations = self._matrix(U, w).solve(residual, tol=tol, overwrite=True)
-            U.add_(change)
+            residual, iterations = self._matrix(U, w).solve(residual, tol=tol, overwrite=True)
+            U.add_(residual)
             self.newton, self.krylov = self.newton + 1, self.krylov + iterations
         raise SolverError(f"Newton's method stopped at a residual of {size:.1e} at {t:.6g} s")
 
@@ -266,13 +274,13 @@ class _Run:
     def _error(self, tried: _Tried, dt: float) -> float:
         """Error of the step over what is allowed; stiff parts are damped as the scheme damps them."""
         assert self.scheme.error is not None
-        raw = torch.zeros_like(tried.U)
+        raw = self._room().zero_()
         for e, k in zip(self.scheme.error, tried.rates, strict=True):
             raw.add_(k, alpha=dt * e)
-        del tried.rates[1:-1]
         # that of the last Newton step will do: it only damps
         stage = self.stage or self._matrix(tried.U, self.scheme.gamma * dt)
         error = self._masses(stage.settle(raw.mul_(self.interval.capacity)))
+        self._spare.append(raw)
         scale = torch.maximum(self.largest, self._masses(tried.U))
         scale = torch.maximum(scale, 1e-3 * scale.max(dim=-1, keepdim=True).values).clamp_min(1e-300)
         over = (error / scale).reshape(-1, error.shape[-1]).max(dim=0).values / self.tolerance.step
@@ -284,6 +292,7 @@ class _Run:
         kept = (self.U, tried.stages) if self.keep else (None, ())
         self.steps.append(Step(self.number, self.t, dt, self.rate is None, *kept))
         self.totals += tried.exchanged
+        self._spare += tried.rates[:-1]
         self.U, self.rate, self.t = tried.U, tried.rates[-1], end
         self.largest = torch.maximum(self.largest, self._masses(self.U))
 
