@@ -27,8 +27,9 @@ from nanopinn.inference.pinn.timebasis import TimeBasis, running_integral
 from nanopinn.inference.problem import Fields, InverseProblem, Prediction
 from nanopinn.inference.result import EngineRun
 from nanopinn.progress import Progress, silent
-from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Flow, Forward
+from nanopinn.solvers.local import add_products, block
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_diagonal, pressure_forcing, pressure_operator
 
 Array = NDArray[np.float64]
@@ -207,11 +208,12 @@ class _Engine:
         coefficients, operator, tangents = self.forward.operators("drug", theta, flow)
         basis = TimeBasis.of(nodes, _sample(pools), self.settings.rank)
         forcing = torch.stack([_forcing(dA, basis, pools, area) for dA in tangents.values()])
-        maps, first, rest = self.maps(flow, theta), slice(0, 1), slice(1, None)
+        maps, first, rest = self.maps(flow, theta), [0], list(range(1, operator.pools))
         carriers = PoolTangents.of(operator.only(first), coefficients.capacity[first], basis, forcing[:, :, first])
         v_l = self.learn("encapsulated", carriers, maps)
-        gained = torch.einsum("rs,pxyz,msxyz->mrpxyz", basis.integral, -operator.reaction[rest, 0], v_l[:, :, 0])
-        released = PoolTangents.of(operator.only(rest), coefficients.capacity[rest], basis, forcing[:, :, rest] + gained)
+        carried = torch.einsum("rs,mspxyz->mrpxyz", basis.integral, v_l)
+        driven = add_products(forcing[:, :, rest], block(operator.reaction, rest, first), carried, -1.0)
+        released = PoolTangents.of(operator.only(rest), coefficients.capacity[rest], basis, driven)
         v = torch.cat([v_l, self.learn("released", released, maps)], dim=2)
         return _histories(v, basis, list(tangents), len(theta))
 
@@ -233,5 +235,5 @@ def _sample(U: Tensor, cells: int = 400) -> Tensor:
 def _forcing(dA: PoolOperator, basis: TimeBasis, U: Tensor, area: Tensor) -> Tensor:
     """Coefficients ``(r, pool, x, y, z)`` of ``d(inflow) area - dA (integral of U)``."""
     integrated = running_integral(basis.times, U)
-    entered = torch.einsum("ni,pixyz->npxyz", area, dA.inflow)
+    entered = torch.stack([dA.inflow_of(c) for c in area])
     return torch.einsum("nr,npxyz->rpxyz", basis.weights[:, None] * basis.B, entered - dA(integrated))
