@@ -1,42 +1,34 @@
-"""Engine ``fv``: Gauss-Newton through the implicit finite-volume solver.
+"""Engine ``fv``: Gauss-Newton through the implicit solver of the states.
 
-The state is eliminated: every iteration solves the pressure and marches the pools with exact tangents
-(extra right-hand sides of the same matrices). It is the yardstick of every claim for the network.
+The state is eliminated: every iteration solves it with exact tangents (extra right-hand sides of the same matrices),
+be it the pressure and the pools of voxels or a system of ordinary equations. It is the yardstick of every claim for
+the network.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nanopinn.inference.contract import AnyProblem, Fitted, Prediction
 from nanopinn.inference.gauss_newton import Quadratic, minimise
-from nanopinn.inference.problem import InverseProblem, Prediction
 from nanopinn.inference.result import EngineRun
 from nanopinn.progress import Progress, silent
+from nanopinn.solvers.linear import SolverError
 
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """Where an engine ended: its run, and the problem and prediction at its estimate."""
-
-    run: EngineRun
-    theta: Array
-    problem: InverseProblem
-    prediction: Prediction
-
-
 def fit_fv(
-    problem: InverseProblem, start: Array | None = None, *, iterations: int = 12, tolerance: float = 0.1,
+    problem: AnyProblem, start: Array | None = None, *, iterations: int = 12, tolerance: float = 0.1,
     progress: Progress = silent,
-) -> Fitted:  # fmt: skip
+) -> Fitted[AnyProblem]:  # fmt: skip
     """Fit the unknowns by Gauss-Newton; Laplace posterior.
 
-    Between iterations the problem takes up the current flow (:meth:`InverseProblem.linearised_at`).
+    Between iterations the problem takes up the current state (:meth:`Problem.linearised_at`).
 
     Args:
         start: coordinates to start from; the prior means if None.
@@ -66,21 +58,25 @@ def fit_fv(
     return Fitted(run, descent.theta, engine.problem, engine.last)
 
 
-class _Engine:
-    def __init__(self, problem: InverseProblem, progress: Progress, iterations: int) -> None:
+class _Engine(Generic[AnyProblem]):
+    def __init__(self, problem: AnyProblem, progress: Progress, iterations: int) -> None:
         self.problem, self.progress, self.iterations = problem, progress, iterations
-        self.forward = problem.forward()
-        self.last: Prediction | None = None
+        self.forward = problem.solver()
+        self.last: Prediction[Any] | None = None
 
     def expand(self, theta: Array) -> Quadratic:
         """Normal equations, after the problem was linearised there."""
         self.problem = self.problem.linearised_at(theta, self.forward)
-        self.forward = self.problem.forward(self.forward.last_pressure)
+        self.forward = self.problem.solver(self.forward)
         self.last = self.problem.predict(theta, self.forward, tangents=True)
         return self.problem.quadratic(theta, self.last)
 
     def value_at(self, theta: Array) -> float:
-        return self.problem.objective(theta, self.problem.predict(theta, self.forward))
+        """The objective; infinite where the states cannot be solved, so that such a step is not taken."""
+        try:
+            return self.problem.objective(theta, self.problem.predict(theta, self.forward))
+        except SolverError:
+            return float("inf")
 
     def tell(self, k: int, theta: Array, quadratic: Quadratic) -> None:
         numbers = {"chi2/N": quadratic.chi2 / self.problem.observations, **self.problem.scalars(theta)}
