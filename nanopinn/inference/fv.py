@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nanopinn.inference.contract import AnyProblem, Fitted, Prediction
 from nanopinn.inference.gauss_newton import Quadratic, minimise
-from nanopinn.inference.result import EngineRun
+from nanopinn.inference.result import EngineRun, untouched_in_words
 from nanopinn.progress import Progress, silent
 from nanopinn.solvers.linear import SolverError
 
@@ -49,10 +49,11 @@ def fit_fv(
         if descent.converged
         else f"stopped after {descent.iterations} iterations short of its tolerance; try --preset accurate"
     )
+    scalars = problem.unknowns.estimates(descent.theta, covariance)
     run = EngineRun(
-        engine="fv", scalars=problem.unknowns.estimates(descent.theta, covariance), covariance=covariance,
+        engine="fv", scalars=scalars, covariance=covariance,
         objective=descent.history, chi2=descent.quadratic.chi2, observations=problem.observations,
-        seconds=time.perf_counter() - began, converged=descent.converged, message=message,
+        seconds=time.perf_counter() - began, converged=descent.converged, message=message + untouched_in_words(scalars),
         stats={"iterations": descent.iterations},
     )  # fmt: skip
     return Fitted(run, descent.theta, engine.problem, engine.last)

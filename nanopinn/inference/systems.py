@@ -121,7 +121,9 @@ class SystemProblem(Problem[SystemSolver, Solution]):
         if self.positions is None:
             return
         if len(y) % len(self.positions):
-            raise InputError("cells and states do not match", field="positions", found=len(self.positions), expected=f"a divisor of {len(y)}")
+            raise InputError(
+                "cells and states do not match", field="positions", found=len(self.positions), expected=f"a divisor of {len(y)}"
+            )
         system = System(self.rate_at, theta, len(y), self.band)
         at = y.numpy() + self.sizes * (1 + np.arange(len(y)) % 7) / 10
         anywhere = np.cos(np.arange(len(y)) ** 2.0)[:, None]

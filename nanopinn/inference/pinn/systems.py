@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 from nanopinn.errors import InputError
 from nanopinn.inference.contract import Fitted
 from nanopinn.inference.pinn.states import StateNetwork, StatesAt
-from nanopinn.inference.result import EngineRun
+from nanopinn.inference.result import EngineRun, untouched_in_words
 from nanopinn.inference.systems import SystemProblem
 from nanopinn.progress import Progress, silent
 from nanopinn.solvers.linear import SolverError
@@ -33,9 +33,13 @@ Array = NDArray[np.float64]
 #: Prior sd of a weight: inputs and outputs are of size one.
 WEIGHT_SD = 10.0
 #: Model error to start from (nearly none of the physics), and the share of the residual's own size that the next is set to.
-LOOSE, TIGHTER = 10.0, 0.7
+LOOSE, TIGHTER = 10.0, 0.6
+#: Standard deviations of chi2/N beyond which a misfit loosens the model again.
+BADLY = 2.0
 #: A variance follows the residual by no more than these factors in one iteration.
 FALL, RISE = 0.5, 1.5
+#: Prior standard deviations that no step needs to resolve.
+NEAR = 1e-3
 #: Noise to start from where it is to be estimated, as a share of the largest number measured.
 NOISE_START = 1e-3
 
@@ -102,10 +106,11 @@ def fit_system_pinn(
         f"{'converged' if converged else 'stopped'} after {len(history)} Levenberg-Marquardt steps; model error {engine.sizes.drift:.1e} "
         f"of a state over the span; {engine.count} of {problem.observations} numbers used"
     )
+    scalars = problem.unknowns.estimates(engine.theta, covariance)
     run = EngineRun(
-        engine="pinn", scalars=problem.unknowns.estimates(engine.theta, covariance), covariance=covariance,
+        engine="pinn", scalars=scalars, covariance=covariance,
         objective=tuple(history), chi2=sum(engine.normal.chi2), observations=engine.count, seconds=time.perf_counter() - began,
-        converged=converged, message=message,
+        converged=converged, message=message + untouched_in_words(scalars),
         stats={"iterations": len(history), "weights": engine.net.perceptron.count, "seed": seed, "model error": engine.sizes.drift},
     )  # fmt: skip
     fitted = replace(problem, noise=tuple(float(np.mean(s)) for s in engine.sizes.noise))
@@ -145,13 +150,14 @@ class _Engine:
         self.theta, damping, history, stalled = theta, 1e-3, [], 0
         self.normal = self.expand(self.weights, self.theta, tangents=True)
         for k in range(self.settings.iterations):
+            arrived = self._still(1.0)
             damping, moved = self._step(damping)
             stalled = 0 if moved else stalled + 1
-            settled = self._weigh()
+            settled = self._weigh(arrived)
             self.normal = self.expand(self.weights, self.theta, tangents=True)
             history.append(self.normal.objective)
             progress("pinn: network and unknowns", (k + 1) / self.settings.iterations, self._numbers())
-            if stalled == 3 or (settled and self._still()):
+            if stalled == 3 or (settled and self._still(self.settings.tolerance)):
                 return history, settled and stalled < 3
         return history, False
 
@@ -165,35 +171,48 @@ class _Engine:
                 step = -cho_solve(cho_factor(H + damping * np.diag(diagonal + 1e-12 * diagonal.max())), self.normal.G)
                 step /= max(1.0, float(np.max(np.abs(step[W:]) / largest)))
                 trial = self.weights + step[:W], self.theta + step[W:]
-                if self.expand(*trial, tangents=False).objective < self.normal.objective:
-                    self.weights, self.theta = trial
+                there = self.expand(*trial, tangents=False)
+                if there.objective < self.normal.objective:
+                    (self.weights, self.theta), self.normal = trial, replace(there, H=H, G=self.normal.G)
                     return damping / 5, True
             except (SolverError, LinAlgError):
                 pass  # a state the rate cannot take, or a matrix that is not definite: a shorter step
             damping *= 4
         return damping, False
 
-    def _weigh(self) -> bool:
-        """Variances follow the residuals; whether they stand still."""
-        now = self.expand(self.weights, self.theta, tangents=False)
+    def _weigh(self, arrived: bool) -> bool:
+        """Variances follow the residuals; whether they stand still.
+
+        Where noise is given, the model becomes stricter only once the unknowns have arrived where the present one sends them. Where it
+        is estimated both fall together: left to itself, whichever falls first would have the other explain everything.
+        """
+        now = self.normal
         size = TIGHTER * float(np.sqrt(now.physics / (len(self.nodes) * len(self.net.size))))
-        drift = max(self.settings.drift, self.sizes.drift * min(RISE, max(FALL, size)))
+        found = [(chi2 / max(n, 1)) ** 0.5 for chi2, n in zip(now.chi2, self.counts, strict=True)]
+        given = [s.noise_sd is not None for s in self.problem.series]
+        if any(f**2 > 1 + BADLY * (2 / max(n, 1)) ** 0.5 for f, n in zip(found, self.counts, strict=True)):
+            size = RISE  # states that obey the rate but not the data belong to other unknowns: let them go
+        elif all(given) and not arrived:
+            size = max(size, 1.0)
+        drift = min(LOOSE, max(self.settings.drift, self.sizes.drift * min(RISE, max(FALL, size))))
+        share = max(1 - len(self.theta) / self.count, 1 / self.count) ** 0.5
         noise = tuple(
-            sd if s.noise_sd is not None else float(sd) * min(RISE, max(FALL, (chi2 / max(n, 1)) ** 0.5))
-            for sd, s, chi2, n in zip(self.sizes.noise, self.problem.series, now.chi2, self.counts, strict=True)
+            sd if g else float(sd) * min(RISE, max(FALL, f / share)) for sd, g, f in zip(self.sizes.noise, given, found, strict=True)
         )
-        settled = drift > 0.8 * self.sizes.drift
+        ratios = [drift / self.sizes.drift, *(1.0 if g else b / float(a) for g, a, b in zip(given, self.sizes.noise, noise, strict=True))]
+        settled = drift < LOOSE and all(0.8 < ratio < 1.25 for ratio in ratios)
         self.sizes = _Sizes(noise, drift)
         return settled
 
-    def _still(self) -> bool:
-        """Whether a full step would leave the unknowns where they are."""
+    def _still(self, within: float) -> bool:
+        """Whether a full step would leave the unknowns where they are, within so many posterior standard deviations."""
         W = len(self.weights)
         try:
             step = cho_solve(cho_factor(self.normal.H), self.normal.G)[W:]
         except LinAlgError:
             return False
-        return bool(np.max(np.abs(step) / np.sqrt(np.diag(self.covariance()))) < self.settings.tolerance)
+        near = within * np.sqrt(np.diag(self.covariance())) + NEAR * self.problem.unknowns.prior_sd
+        return bool((np.abs(step) < near).all())
 
     def covariance(self) -> Array:
         """Of the unknowns, the weights integrated out: Schur's complement, inverted."""
