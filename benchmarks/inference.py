@@ -161,7 +161,7 @@ def deepxde(seconds: float, points: int | None, seed: int) -> Course:
 def reaction(given: argparse.Namespace) -> None:
     """D and kf from the public file: both engines, and DeepXDE for a fixed time."""
     paths = [ours("fv", 1, lambda p, progress: fit_fv(p, progress=progress))[0]]
-    settings = SystemPinnSettings(times=24, iterations=40)
+    settings = SystemPinnSettings(iterations=50)
     pinns = [
         ours("pinn", given.every, lambda p, progress, s=seed: fit_pinn(p, settings=settings, seed=s, progress=progress))
         for seed in range(given.seeds)
@@ -412,7 +412,7 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=120.0, help="what a peer is given")
     arguments.add_argument("--seeds", type=int, default=5, help="of the networks")
     arguments.add_argument("--seed", type=int, default=1, help="of the phantom and of the peer's weights")
-    arguments.add_argument("--every", type=int, default=2, help="pinn uses every so many of the reaction file's points")
+    arguments.add_argument("--every", type=int, default=4, help="pinn uses every so many of the reaction file's points")
     arguments.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: seconds of this process, on a shared machine")
     arguments.add_argument("--figure", type=Path)
     given = arguments.parse_args()

@@ -100,11 +100,11 @@ class SystemProblem(Problem[SystemSolver, Solution]):
         """One evaluation tells most mistakes."""
         theta = self.tensor(self.unknowns.prior_mean)
         y = self.initial(self.unknowns.scalars(theta)).to(torch.float64)
-        found = self.rate_at(self.tensor(np.float64(self.start)), y, theta)
+        found = self.rate_at(torch.tensor(self.start, dtype=torch.float64), y, theta)
         if found.shape != y.shape or found.dtype != torch.float64 or not bool(torch.isfinite(found).all()):
             raise InputError(
                 "the rate is not one finite double per state", field="rate",
-                found=f"{tuple(found.shape)} {found.dtype}".replace("torch.", ""), expected=f"{tuple(y.shape)} float64, finite at the start",
+                found=f"{tuple(found.shape)} {found.dtype}", expected=f"{tuple(y.shape)} torch.float64, finite at the start",
             )  # fmt: skip
         for s in self.series:
             seen = s.seen.shape[1] if s.seen.ndim == 2 else int(s.seen.max()) + 1
@@ -128,9 +128,9 @@ class SystemProblem(Problem[SystemSolver, Solution]):
         at = y.numpy() + self.sizes * (1 + np.arange(len(y)) % 7) / 10
         anywhere = np.cos(np.arange(len(y)) ** 2.0)[:, None]
         banded = system.times(system.derivatives(self.start, at, by_theta=False)[0], anywhere)[:, 0]
-        whole = torch.autograd.functional.jvp(
-            lambda u: self.rate_at(self.tensor(np.float64(self.start)), u, theta), torch.from_numpy(at), torch.from_numpy(anywhere[:, 0])
-        )[1].numpy()
+        now, direction = torch.tensor(self.start, dtype=torch.float64), torch.from_numpy(anywhere[:, 0])
+        jvp = torch.autograd.functional.jvp
+        whole = jvp(lambda u: self.rate_at(now, u, theta), torch.from_numpy(at), direction)[1].numpy()
         if np.abs(whole - banded).max() > 1e-9 * np.abs(whole).max():
             raise InputError(
                 "cells are coupled beyond their neighbours", field="reach", found=self.reach,

@@ -304,7 +304,7 @@ class _Run:
         after = _Point(end, y, k[-1], dy, dk[-1] if self.tangents else dy)
         if scheme.error is None:
             return after, 0.0
-        error = newton.solve(h * sum(e * v for e, v in zip(scheme.error, k, strict=True)))
+        error = newton.solve(h * np.tensordot(scheme.error, k, axes=1))
         return after, self.accuracy.norm(error, np.maximum(np.abs(y), np.abs(point.y)))
 
     def stage(self, t: float, base: Array, w: float, guess: Array, newton: Factors) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from scipy.optimize import least_squares
 
 from nanopinn.errors import InputError
 from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.pinn import fit_pinn
+from nanopinn.inference.pinn import SystemPinnSettings, fit_pinn
 from nanopinn.inference.pinn.perceptron import Perceptron
 from nanopinn.inference.series import Series
 from nanopinn.inference.systems import SystemProblem
@@ -61,7 +63,7 @@ def plasma_problem(noise: float = 0.05, seed: int = 0) -> tuple[SystemProblem, n
     exact = DOSE * free_drug_impulse()(torch.as_tensor(times)).numpy()
     measured = exact * (1 + noise * np.random.default_rng(seed).standard_normal(len(times)))
     series = Series.of("plasma", times, measured, noise_sd=noise * exact)
-    return SystemProblem(unknowns, plasma_rate, plasma_start, (series,), tolerance=1e-7), np.log(list(truth.values()))
+    return SystemProblem(unknowns, plasma_rate, plasma_start, (series,)), np.log(list(truth.values()))
 
 
 def growth_rate(t, y, s):
@@ -76,7 +78,8 @@ def growth_problem(seed: int = 0, noise_sd: float | None = 20.0, start=lambda s:
     unknowns = UnknownSet((Unknown.of("growth", 0.3, 1.0), Unknown.of("capacity", 600.0, 1.0), *extra))
     times = np.arange(1.0, 22.0, 1.5)
     measured = growth(times, 0.2, 1000.0) + 20.0 * np.random.default_rng(seed).standard_normal(len(times))
-    return SystemProblem(unknowns, growth_rate, start, (Series.of("volume", times, measured, noise_sd=noise_sd),))
+    series = Series.of("volume", times, measured, noise_sd=noise_sd)
+    return SystemProblem(unknowns, growth_rate, start, (series,), tolerance=1e-4)
 
 
 def front(cells: int = 30, tolerance: float = 1e-6) -> SystemProblem:
@@ -114,8 +117,8 @@ def test_three_compartments_follow_their_published_exponentials() -> None:
     problem, truth = plasma_problem()
     states = problem.solver().solve(problem, truth, tangents=False).states[:, 0]
     exact = DOSE * free_drug_impulse()(torch.as_tensor(problem.times)).numpy()
-    # 1e-7 of the initial concentration per step, some 300 steps
-    np.testing.assert_allclose(states, exact, atol=3e-5 * DOSE * sum(free_drug_impulse().amplitudes))
+    # 1e-6 of the initial concentration per step, some 100 steps
+    np.testing.assert_allclose(states, exact, atol=1e-4 * DOSE * sum(free_drug_impulse().amplitudes))
 
 
 @pytest.mark.parametrize("scheme", [None, SDIRK3])
@@ -180,8 +183,9 @@ def test_clearance_and_volumes_agree_with_an_independent_least_squares_fit() -> 
     other = least_squares(residual, mean, x_scale=sd, xtol=1e-12)
     posterior = np.sqrt(np.diag(fit.run.covariance))
     assert fit.run.converged
-    assert np.abs(fit.theta - other.x).max() < 0.02 * posterior.min()
-    np.testing.assert_allclose(fit.run.covariance, np.linalg.inv(other.jac.T @ other.jac), atol=0.02 * posterior.max() ** 2)
+    # states are 1e-4 of the initial concentration off, the noise is 5e-2 of each
+    assert (np.abs(fit.theta - other.x) < 0.1 * posterior).all()
+    np.testing.assert_allclose(fit.run.covariance, np.linalg.inv(other.jac.T @ other.jac), atol=0.05 * posterior.max() ** 2)
     # six unknowns of one draw
     assert (np.abs(fit.theta - truth) < 3 * posterior).all()
     assert abs(fit.run["CL"].median / np.exp(truth[0]) - 1) < 0.1
@@ -240,11 +244,13 @@ def test_the_network_finds_what_gauss_newton_finds_of_growth(noise_sd) -> None:
     np.testing.assert_allclose(np.sqrt(np.diag(pinn.run.covariance)), sd, rtol=0.2)
 
 
-def test_the_network_finds_diffusion_and_reaction_on_a_line() -> None:
-    problem = with_data(front(20), np.log([2e-3, 0.1]), 5e-3)
-    fv, pinn = fit_fv(problem), fit_pinn(problem)
-    sd = np.sqrt(np.diag(fv.run.covariance))
-    assert (np.abs(pinn.theta - fv.theta) < 1.0 * sd).all()
+def test_the_network_comes_to_the_same_diffusion_and_reaction_on_a_line() -> None:
+    usual = front(10)
+    blank = Series("species", np.linspace(0.25, 10.0, 24), np.zeros((24, 20)), np.arange(20), 2e-3)
+    problem = with_data(replace(usual, series=(blank,)), np.log([2e-3, 0.1]), 2e-3)
+    fv, pinn = fit_fv(problem), fit_pinn(problem, settings=SystemPinnSettings(hidden=(24,), times=16, iterations=50))
+    # it starts 0.7 away in the logarithm; two thirds of the times are used, and the network is 1 % off (docs/inference.md)
+    assert (np.abs(pinn.theta - fv.theta) < 0.03).all()
 
 
 @pytest.mark.parametrize(

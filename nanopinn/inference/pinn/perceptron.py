@@ -63,7 +63,8 @@ class Perceptron:
     def __call__(self, weights: Array, z: Array, dz: Array, *, jacobian: bool) -> Outputs:
         """Outputs at inputs ``z`` ``(p, i)``, whose time derivatives are ``dz``."""
         layers = self.layers(weights)
-        held, a, da = [], z, dz
+        held: list[tuple[Array, ...]] = []
+        a, da = z, dz
         for W, b in layers[:-1]:
             s_dot = da @ W.T
             before = (a, da)
