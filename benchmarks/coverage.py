@@ -107,8 +107,10 @@ def _report(fits: list[dict], engine: str) -> None:
             f"{name:10s} {informed.mean():8.0%} {share:>10s} {inside.mean():6.0%} {z.mean():14.2f} {np.sqrt((z**2).mean()):5.2f} "
             f"{np.median(error):13.3f} {np.median(np.abs(error)):15.3f}"
         )
-    print(f"all informed: {np.mean(inside_all):.1%} of {len(inside_all)}; seconds per fit: median {np.median([f['seconds'] for f in fits]):.1f}, "
-          f"CPU {np.median([f['cpu_seconds'] for f in fits]):.1f}; converged {np.mean([f['converged'] for f in fits]):.0%}")  # fmt: skip
+    seconds, cpu = (float(np.median([f[key] for f in fits])) for key in ("seconds", "cpu_seconds"))
+    converged = np.mean([f["converged"] for f in fits])
+    print(f"all informed: {np.mean(inside_all):.1%} of {len(inside_all)} hold the truth; converged {converged:.0%}")
+    print(f"seconds per fit, median: {seconds:.1f}, CPU {cpu:.1f}")
 
 
 if __name__ == "__main__":

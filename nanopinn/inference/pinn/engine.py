@@ -20,11 +20,11 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from nanopinn.imaging.kinetics.convolution import convolve_exponential
-from nanopinn.inference.fv import Fitted
+from nanopinn.inference.contract import Fitted, Prediction
 from nanopinn.inference.gauss_newton import Quadratic, minimise
 from nanopinn.inference.pinn.tangents import Learner, PoolTangents, PressureTangents
 from nanopinn.inference.pinn.timebasis import TimeBasis, running_integral
-from nanopinn.inference.problem import Fields, InverseProblem, Prediction
+from nanopinn.inference.problem import Fields, InverseProblem
 from nanopinn.inference.result import EngineRun
 from nanopinn.progress import Progress, silent
 from nanopinn.solvers.forward import Flow, Forward
@@ -71,7 +71,7 @@ class PinnSettings:
 def fit_pinn(
     problem: InverseProblem, start: Array | None = None, *, settings: PinnSettings | None = None, seed: int = 0,
     progress: Progress = silent,
-) -> Fitted:  # fmt: skip
+) -> Fitted[InverseProblem]:  # fmt: skip
     """Fit the unknowns with the inverse PINN; Laplace posterior from the networks' sensitivities.
 
     Args:
@@ -105,7 +105,7 @@ class _Engine:
     generator: torch.Generator
     progress: Progress
     forward: Forward = field(init=False)
-    last: Prediction | None = None
+    last: Prediction[Fields] | None = None
     residuals: dict[str, float] = field(default_factory=dict)
     learners: dict[str, Learner] = field(default_factory=dict)
 
@@ -116,7 +116,7 @@ class _Engine:
         """Anchor at theta, train the networks there, and form the normal equations through them."""
         before, here = self.problem, self.problem.solve(theta, self.forward)
         self.problem = before.linearised_at(theta, here)
-        self.forward = self.problem.forward(here.flow.p)
+        self.forward = self.problem.solver(self.forward)
         anchor = self.problem.solve(theta, self.forward)
         if self.problem is not before:
             self.problem = self.problem.with_errors(theta, anchor)
