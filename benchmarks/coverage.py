@@ -91,9 +91,8 @@ def _fit(study: Path, engine: str) -> dict:
 
 def _report(fits: list[dict], engine: str) -> None:
     print(f"{len(fits)} phantoms, engine {engine}; informed where the contraction is above a half")
-    print(
-        f"{'':10s} {'informed':>8s} {'cover 90 %':>10s} {'(all)':>6s} {'mean error/sd':>14s} {'rms':>5s} {'median error':>13s} {'median |error|':>15s}"
-    )
+    heads = ("", "informed", "cover 90 %", "(all)", "mean error/sd", "rms", "median error", "median |error|")
+    print(" ".join(f"{h:>{w}s}" for h, w in zip(heads, (10, 8, 10, 6, 14, 5, 13, 15), strict=True)))
     inside_all: list[bool] = []
     for name in fits[0]["unknowns"]:
         rows = [f["unknowns"][name] for f in fits]

@@ -180,7 +180,7 @@ def test_clearance_and_volumes_agree_with_an_independent_least_squares_fit() -> 
         run = solve_ivp(lambda t, y: M @ y, (0, series.times[-1]), [DOSE / V1, 0, 0], "LSODA", series.times, rtol=1e-9, atol=1e-14)
         return np.concatenate([(run.y[0] - series.measured[:, 0]) / series.noise_sd[:, 0], (theta - mean) / sd])
 
-    other = least_squares(residual, mean, x_scale=sd, xtol=1e-12)
+    other = least_squares(residual, mean, jac="3-point", diff_step=1e-4, x_scale=sd, xtol=1e-12)
     posterior = np.sqrt(np.diag(fit.run.covariance))
     assert fit.run.converged
     # states are 1e-4 of the initial concentration off, the noise is 5e-2 of each
