@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class FitSettings(BaseModel):
@@ -52,3 +52,41 @@ class SimulationSettings(BaseModel):
     refine: Annotated[int, Field(ge=1, le=4, description="cells of the flow per voxel edge")] = 2
     advection: Literal["fitted", "central", "upwind", "limited"] = "fitted"
     assume_ph: float | None = None
+
+
+class PlanSettings(BaseModel):
+    """A protocol before the scan; images are written ``QUANTITY@HOURS[:NOISE]``, NOISE a share of the largest value or with a unit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tumour_mm: tuple[float, float, float] = (6.0, 6.0, 4.0)
+    voxel_mm: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    frames: int = Field(60, ge=1)
+    frame_spacing_s: float = Field(10.0, gt=0)
+    snr: float = Field(60.0, gt=0, description="baseline signal over noise sd, per voxel and frame")
+    t1_noise: float = Field(0.02, ge=0, lt=0.5, description="relative sd of a voxel's native T1")
+    ph: bool = Field(True, description="a pH map is measured; else one value is assumed")
+    ph_noise: float = Field(0.1, gt=0, lt=2, description="sd of a voxel of the pH map")
+    ph_shared_noise: float = Field(0.0, ge=0, lt=2, description="error that the whole pH map shares, of its calibration")
+    drug: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = Field((), description="encapsulated and released from 0.5 to 72 h where none are given")
+    image_noise: float = Field(0.05, gt=0, le=1, description="of an image without its own, over its largest value")
+    aif: str = "parker"
+    preset: Literal["fast", "default", "accurate"] = "fast"
+    draws: int = Field(3, ge=1, le=100, description="tumours and parameter vectors to average over; the first at the prior medians")
+    seed: int = Field(0, ge=0)
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+
+    @field_validator("tumour_mm", "voxel_mm", mode="before")
+    @classmethod
+    def _three(cls, given: object) -> object:
+        """One number stands for all three axes."""
+        one = given if isinstance(given, (int, float)) else given[0] if isinstance(given, (tuple, list)) and len(given) == 1 else None
+        return given if one is None else (one, one, one)
+
+    @field_validator("tumour_mm", "voxel_mm")
+    @classmethod
+    def _positive(cls, given: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not all(0 < v < 1000 for v in given):
+            raise ValueError("sizes in mm are positive")
+        return given
