@@ -44,7 +44,11 @@ class Information:
 
     @classmethod
     def of(cls, jacobian: Tensor, shared: Tensor, own: Tensor) -> Information:
-        """Of one observation of ``n`` whitened numbers: tangents ``(n, m)``, effect of shared errors ``(n, k)`` and of its own ``(n, j)``."""
+        """Of one observation of ``n`` whitened numbers.
+
+        Args:
+            jacobian: by the unknowns, ``(n, m)``. shared: by the errors that images share, ``(n, k)``. own: by its own, ``(n, j)``.
+        """
         rows = torch.cat([jacobian, shared], dim=1).T
         left = SharedError(own, own.new_zeros(own.shape[1])).eliminate_tangents(rows)
         return cls((left @ left.T).cpu().numpy(), jacobian.shape[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class FitSettings(BaseModel):
@@ -32,6 +32,7 @@ class PhantomSettings(BaseModel):
     seed: int = Field(0, ge=0)
     shape: tuple[int, int, int] = (24, 24, 12)
     voxel_mm: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    tumour_mm: tuple[float, float, float] | None = Field(None, description="diameters; 54 to 60 % of the field of view when not given")
     frames: int = Field(60, ge=10)
     frame_spacing_s: float = Field(10.0, gt=0)
     snr: float = Field(60.0, gt=0, description="baseline signal over noise sd, per voxel and frame")
@@ -40,6 +41,14 @@ class PhantomSettings(BaseModel):
     drug_times_h: tuple[float, ...] = (2.0, 24.0)
     drug_noise: float = Field(0.05, ge=0, description="noise sd over the largest value of each drug image")
     refine: int = Field(3, ge=2, le=4, description="how much finer than the voxels the truth is solved")
+
+    @model_validator(mode="after")
+    def _tumour_fits(self) -> PhantomSettings:
+        if self.tumour_mm is not None and any(
+            not 0 < d <= 0.8 * n * h for d, n, h in zip(self.tumour_mm, self.shape, self.voxel_mm, strict=True)
+        ):
+            raise ValueError("the tumour's diameters are positive and up to 80 % of the field of view, so that its waves fit in")
+        return self
 
 
 class SimulationSettings(BaseModel):
@@ -61,21 +70,23 @@ class PlanSettings(BaseModel):
 
     tumour_mm: tuple[float, float, float] = (6.0, 6.0, 4.0)
     voxel_mm: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    frames: int = Field(60, ge=1)
-    frame_spacing_s: float = Field(10.0, gt=0)
-    snr: float = Field(60.0, gt=0, description="baseline signal over noise sd, per voxel and frame")
-    t1_noise: float = Field(0.02, ge=0, lt=0.5, description="relative sd of a voxel's native T1")
-    ph: bool = Field(True, description="a pH map is measured; else one value is assumed")
-    ph_noise: float = Field(0.1, gt=0, lt=2, description="sd of a voxel of the pH map")
-    ph_shared_noise: float = Field(0.0, ge=0, lt=2, description="error that the whole pH map shares, of its calibration")
+    frames: Annotated[int, Field(ge=1)] = 60
+    frame_spacing_s: Annotated[float, Field(gt=0)] = 10.0
+    snr: Annotated[float, Field(gt=0, description="baseline signal over noise sd, per voxel and frame")] = 60.0
+    t1_noise: Annotated[float, Field(ge=0, lt=0.5, description="relative sd of a voxel's native T1")] = 0.01
+    ph: Annotated[bool, Field(description="a pH map is measured; else one value is assumed")] = True
+    ph_noise: Annotated[float, Field(gt=0, lt=2, description="sd of a voxel of the pH map")] = 0.1
+    ph_shared_noise: Annotated[float, Field(ge=0, lt=2, description="error that the whole pH map shares, of its calibration")] = 0.0
     drug: tuple[str, ...] = ()
-    candidates: tuple[str, ...] = Field((), description="encapsulated and released from 0.5 to 72 h where none are given")
-    image_noise: float = Field(0.05, gt=0, le=1, description="of an image without its own, over its largest value")
+    candidates: Annotated[tuple[str, ...], Field(description="encapsulated and released from 0.5 to 72 h where none are given")] = ()
+    image_noise: Annotated[float, Field(gt=0, le=1, description="of an image without its own, over its largest value")] = 0.05
     aif: str = "parker"
     preset: Literal["fast", "default", "accurate"] = "fast"
-    draws: int = Field(3, ge=1, le=100, description="tumours and parameter vectors to average over; the first at the prior medians")
-    seed: int = Field(0, ge=0)
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    draws: Annotated[
+        int, Field(ge=1, le=100, description="tumours and parameters to average over; the first at prior medians")
+    ] = 3
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
 
     @field_validator("tumour_mm", "voxel_mm", mode="before")
     @classmethod

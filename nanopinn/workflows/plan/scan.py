@@ -68,6 +68,7 @@ def planned_scan(settings: PlanSettings, rng: np.random.Generator) -> ImagingMap
     nothing, affine = np.full(tissue.tumour.shape, np.nan), np.diag([*settings.voxel_mm, 1.0])
     pH_std = np.where(tissue.tumour, float(np.hypot(settings.ph_noise, settings.ph_shared_noise)), np.nan)
     assumed = float(tissue.pH[tissue.tumour].mean())
+    why = np.full(tissue.tumour.shape, 0 if settings.ph else int(Validity.OUTSIDE), dtype=np.int32)
     pH = tissue.pH if settings.ph else np.where(tissue.tumour, assumed, value("pHe_n"))
     return ImagingMaps(
         affine=affine, voxel_size_m=np.array(settings.voxel_mm) * 1e-3, mask=tissue.tumour, kinetics=fitted, t1_s=T1,
@@ -75,8 +76,7 @@ def planned_scan(settings: PlanSettings, rng: np.random.Generator) -> ImagingMap
         baseline_effect_mM=baseline_effect(fitted.curves_mM, conversion(T1, acquisition)), frame_times_s=t, aif=aif,
         arterial_voxels=None, delay_s=0.0, motion=None, ph=pH if settings.ph else nothing, ph_std=pH_std if settings.ph else nothing,
         ph_filled=pH, ph_fill_value=assumed, ph_common_std=settings.ph_shared_noise if settings.ph else 0.0,
-        ph_coverage=float(settings.ph), ph_validity=np.full(tissue.tumour.shape, 0 if settings.ph else int(Validity.OUTSIDE), dtype=np.int32),
-        onto=Placement(tissue.T1, affine), assumptions=tuple(notes),
+        ph_coverage=float(settings.ph), ph_validity=why, onto=Placement(tissue.T1, affine), assumptions=tuple(notes),
     )  # fmt: skip
 
 

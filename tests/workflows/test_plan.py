@@ -1,0 +1,164 @@
+"""Plans: the fit's own information, words for what cannot be, and fits that come out as planned."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nanopinn import ImagingInputs, InputError, OutputError, PlanSettings, plan_protocol, write_plan
+from nanopinn.imaging.maps import make_maps
+from nanopinn.inference.checkpoint import Checkpoint
+from nanopinn.inference.design import Design, design
+from nanopinn.inference.fv import Fitted, fit_fv
+from nanopinn.inference.plan import Plan
+from nanopinn.inference.problem import Fields, InverseProblem
+from nanopinn.workflows.phantom import make_phantom
+from nanopinn.workflows.plan.images import planned_image, with_noise
+from nanopinn.workflows.plan.scan import planned_scan
+from nanopinn.workflows.problem import pose, pose_problem
+from nanopinn.workflows.settings import FitSettings, PhantomSettings
+
+SMALL = PlanSettings(tumour_mm=(3.6, 3.6, 3.6), voxel_mm=(0.7, 0.7, 0.7), frames=40, draws=1)
+IMAGES = tuple(planned_image(t, 0.05, "--drug") for t in ("encapsulated@2", "released@2:10%", "released@12:0.5ug/mL"))
+
+
+@pytest.fixture(scope="module")
+def planned() -> tuple[InverseProblem, Fields, Design]:
+    """A small protocol with two images and one candidate, at prior medians."""
+    imaging = planned_scan(SMALL, np.random.default_rng(0))
+    problem = pose(imaging, [i.blank(imaging.mask.shape) for i in IMAGES], 1, "cpu").problem
+    theta = problem.unknowns.prior_mean
+    fields = problem.solve(theta, problem.forward(), tangents=True)
+    problem = replace(problem, drug=with_noise(problem, fields, IMAGES))
+    return problem, fields, design(problem, theta, fields, candidates=1)
+
+
+@pytest.fixture(scope="module")
+def fitted_folder(planned: tuple[InverseProblem, Fields, Design], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a fit leaves behind: here a problem whose data are what it expects, at the prior medians."""
+    problem, _, _ = planned
+    folder = tmp_path_factory.mktemp("result")
+    taken = replace(problem, drug=problem.drug[:2])
+    (folder / "checkpoint.pt").write_bytes(Checkpoint(taken, problem.unknowns.prior_mean).to_bytes())
+    return folder
+
+
+def normal_equations(problem: InverseProblem, fields: Fields) -> np.ndarray:
+    """Covariance that an engine would state there, with every systematic error."""
+    theta = problem.unknowns.prior_mean
+    weighed = problem.with_errors(theta, fields).with_errors(theta, fields)
+    return weighed.quadratic(theta, weighed.compare(fields)).covariance
+
+
+def test_a_plan_states_the_covariance_of_the_fits_own_normal_equations(planned) -> None:
+    problem, fields, found = planned
+    np.testing.assert_allclose(found.covariance((0,)), normal_equations(problem, fields), rtol=1e-8, atol=1e-12)
+
+
+def test_without_the_candidate_it_is_that_of_a_problem_without_the_image(planned) -> None:
+    problem, fields, found = planned
+    keep = [int(np.argmin(np.abs(problem.drug_times - t))) for t in replace(problem, drug=problem.drug[:2]).drug_times]
+    fewer = replace(problem, drug=problem.drug[:2])
+    # the march to the early images has its own nodes: fields differ by its step error, of the order of a per cent
+    assert fewer.drug_times[-1] < problem.drug_times[-1]
+    assert keep[-1] > 0
+    own = fewer.solve(problem.unknowns.prior_mean, fewer.forward(), tangents=True)
+    np.testing.assert_allclose(np.diag(found.covariance()), np.diag(normal_equations(fewer, own)), rtol=0.02)
+
+
+def test_no_image_takes_information_away_and_none_tells_of_the_driving_pressure(planned) -> None:
+    problem, _, found = planned
+    before, after = np.diag(found.covariance()), np.diag(found.covariance((0,)))
+    assert (after <= before * (1 + 1e-9)).all()
+    at = problem.unknowns.names.index("p_e")
+    assert after[at] == pytest.approx(problem.unknowns.prior_sd[at] ** 2, rel=1e-9)
+
+
+def test_noise_is_as_it_was_asked_for(planned) -> None:
+    problem, fields, _ = planned
+    tumour = problem.setting.maps.tumour > 0.5
+    share, absolute = (problem.drug[i] for i in (1, 2))
+    assert float(share.noise_sd.max()) == pytest.approx(0.10 * float(share.measured[tumour].max()))
+    assert float(absolute.noise_sd.max()) == pytest.approx(0.5e-3)
+
+
+def test_the_plan_of_a_patient_starts_from_the_posterior_of_the_fit(planned, fitted_folder: Path, tmp_path: Path) -> None:
+    _, _, found = planned
+    plan = plan_protocol(PlanSettings(candidates=("released@12:0.5ug/mL",), draws=1), folder=fitted_folder)
+    np.testing.assert_allclose(plan.sd[0], np.sqrt(np.diag(found.covariance())), rtol=1e-6)
+    np.testing.assert_allclose(plan.gain[0], found.gains(), rtol=1e-6)
+    written(plan, tmp_path)
+
+
+def written(plan: Plan, folder: Path) -> None:
+    """The file says what the plan says, and is not replaced unasked."""
+    rows = json.loads(write_plan(folder / "plan.json", plan, {"seed": 0}).read_text())["expected"]
+    assert len(rows) == 2 * len(plan.unknowns)
+    with write_plan(folder / "plan.tsv", plan, {}).open() as file:
+        table = list(csv.DictReader(file, delimiter="\t"))
+    assert [float(r["expected_sd"]) for r in table] == [r["expected_sd"] for r in rows]
+    assert table[-1]["with"] == "released at 12 h"
+    with pytest.raises(OutputError, match="exists"):
+        write_plan(folder / "plan.tsv", plan, {})
+    with pytest.raises(InputError, match=r"\.json or \.tsv"):
+        write_plan(folder / "plan.txt", plan, {})
+    assert "released at 12 h" in plan.summary()
+    assert "best addition: released at 12 h" in repr(plan)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("released", "QUANTITY@HOURS"),
+        ("dextran@2", "quantity of an image is unknown.*dextran"),
+        ("released@-1", "before the dose"),
+        ("released@0", "before the dose"),
+        ("released@soon", "time of an image is no number"),
+        ("released@2:0", "no noise"),
+        ("released@2:-5%", "no noise"),
+        ("released@2:5", "exceeds its largest value"),
+        ("released@2:5 parsec", "cannot be read"),
+    ],
+)
+def test_an_image_that_cannot_be_is_refused_in_words(text: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as refused:
+        planned_image(text, 0.05, "--candidate")
+    assert "--candidate" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tumour_mm": (3.0, 1.3, 3.0)}, "smaller than two voxels.*1.3 mm"),
+        ({"frames": 12}, "too short or too slow"),
+        ({"frame_spacing_s": 70.0}, "too short or too slow.*1 frames before"),
+        ({"aif": "auto"}, "not known before the scan"),
+        ({"aif": "no_such_file.tsv"}, "no such arterial input"),
+    ],
+)
+def test_a_protocol_that_cannot_be_is_refused_in_words(change: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=f"(?i){words}"):
+        planned_scan(SMALL.model_copy(update=change), np.random.default_rng(0))
+
+
+def test_images_beside_a_result_are_refused(fitted_folder: Path) -> None:
+    with pytest.raises(InputError, match="those it was made with"):
+        plan_protocol(PlanSettings(drug=("released@2",)), folder=fitted_folder)
+
+
+def test_a_tumour_has_the_volume_asked_for() -> None:
+    for seed in range(3):
+        mask = planned_scan(SMALL, np.random.default_rng(seed)).mask
+        # the border's voxels round to one side or the other
+        assert mask.sum() * 0.7**3 == pytest.approx(np.pi / 6 * 3.6**3, rel=0.1)
+
+
+def test_without_a_pH_map_its_error_is_that_of_an_assumed_value() -> None:
+    without = planned_scan(SMALL.model_copy(update={"ph": False}), np.random.default_rng(0))
+    assert without.ph_coverage == 0
+    assert np.ptp(without.ph_filled[without.mask]) == 0
