@@ -132,7 +132,7 @@ class Plan:
             f"{'quantity':34s} {'prior sd':>9s} {'expected sd':>24s} {'contraction':>12s}  informed",
         ]
         for e in self.expected:
-            found = f"{e.sd:.3f} ({e.low:.3f} .. {e.high:.3f})"
+            found = f"{e.sd:.3f}" + (f" ({e.low:.3f} .. {e.high:.3f})" if count > 1 else "")
             lines.append(f"{e.label:34s} {e.prior_sd:9.2f} {found:>24s} {e.contraction:12.2f}  {'yes' if e.informed else 'no'}")
         return lines
 
@@ -148,7 +148,7 @@ class Plan:
         ]
         for a in self.additions:
             with_it = {e.name: e.contraction for e in a.unknowns}
-            gain = f"{a.gain:.2f} ({a.low:.2f} .. {a.high:.2f})"
+            gain = f"{a.gain:.2f}" + (f" ({a.low:.2f} .. {a.high:.2f})" if len(self.sd) > 1 else "")
             lines.append(f"{a.name:24s} {gain:>20s} " + "".join(f"{with_it[n]:10.2f}" for n in moved))
         return lines
 

@@ -92,8 +92,10 @@ class PlanSettings(BaseModel):
     @classmethod
     def _three(cls, given: object) -> object:
         """One number stands for all three axes."""
-        one = given if isinstance(given, (int, float)) else given[0] if isinstance(given, (tuple, list)) and len(given) == 1 else None
-        return given if one is None else (one, one, one)
+        sizes = list(given) if isinstance(given, (tuple, list)) else [given]
+        if len(sizes) not in (1, 3):
+            raise ValueError("one number, or one for each of three axes")
+        return tuple(sizes * (3 // len(sizes)))
 
     @field_validator("tumour_mm", "voxel_mm")
     @classmethod
