@@ -82,9 +82,7 @@ class PlanSettings(BaseModel):
     image_noise: Annotated[float, Field(gt=0, le=1, description="of an image without its own, over its largest value")] = 0.05
     aif: str = "parker"
     preset: Literal["fast", "default", "accurate"] = "fast"
-    draws: Annotated[
-        int, Field(ge=1, le=100, description="tumours and parameters to average over; the first at prior medians")
-    ] = 3
+    draws: Annotated[int, Field(ge=1, le=100, description="tumours and parameters to average over; the first at prior medians")] = 3
     seed: Annotated[int, Field(ge=0)] = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
 

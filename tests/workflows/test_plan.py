@@ -66,12 +66,9 @@ def test_a_plan_states_the_covariance_of_the_fits_own_normal_equations(planned) 
 
 
 def test_without_the_candidate_it_is_that_of_a_problem_without_the_image(planned) -> None:
-    problem, fields, found = planned
-    keep = [int(np.argmin(np.abs(problem.drug_times - t))) for t in replace(problem, drug=problem.drug[:2]).drug_times]
+    problem, _, found = planned
     fewer = replace(problem, drug=problem.drug[:2])
-    # the march to the early images has its own nodes: fields differ by its step error, of the order of a per cent
-    assert fewer.drug_times[-1] < problem.drug_times[-1]
-    assert keep[-1] > 0
+    # the march to the early images alone has nodes of its own: fields differ by its step error, of the order of a per cent
     own = fewer.solve(problem.unknowns.prior_mean, fewer.forward(), tangents=True)
     np.testing.assert_allclose(np.diag(found.covariance()), np.diag(normal_equations(fewer, own)), rtol=0.02)
 
@@ -85,7 +82,7 @@ def test_no_image_takes_information_away_and_none_tells_of_the_driving_pressure(
 
 
 def test_noise_is_as_it_was_asked_for(planned) -> None:
-    problem, fields, _ = planned
+    problem, _, _ = planned
     tumour = problem.setting.maps.tumour > 0.5
     share, absolute = (problem.drug[i] for i in (1, 2))
     assert float(share.noise_sd.max()) == pytest.approx(0.10 * float(share.measured[tumour].max()))
@@ -184,6 +181,11 @@ def test_a_tumour_has_the_volume_asked_for() -> None:
         assert tumour.sum() * 0.3**3 == pytest.approx(np.pi / 6 * 3.6 * 3.0 * 2.4, abs=0.3**3)
 
 
+def test_a_phantom_whose_tumour_does_not_fit_its_field_of_view_is_refused() -> None:
+    with pytest.raises(ValueError, match="80 % of the field of view"):
+        PhantomSettings(tumour_mm=(11.0, 5.0, 3.0))
+
+
 def test_without_a_pH_map_its_error_is_that_of_an_assumed_value() -> None:
     without = planned_scan(SMALL.model_copy(update={"ph": False}), np.random.default_rng(0))
     assert without.ph_coverage == 0
@@ -191,8 +193,9 @@ def test_without_a_pH_map_its_error_is_that_of_an_assumed_value() -> None:
 
 
 PHANTOM = PhantomSettings(
-    seed=1, shape=(9, 9, 8), voxel_mm=(0.7, 0.7, 0.7), tumour_mm=(4.2, 4.2, 3.6), frames=40, refine=2, length_scale_mm=0.8, drug_times_h=(2.0,)
-)
+    seed=1, shape=(9, 9, 8), voxel_mm=(0.7, 0.7, 0.7), tumour_mm=(4.2, 4.2, 3.6), frames=40, refine=2, length_scale_mm=0.8,
+    drug_times_h=(2.0,),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +230,6 @@ def test_fits_state_the_sd_that_was_planned(real_fits: dict[str, Fitted], plan_o
     actual, expected = np.sqrt(np.diag(fit.run.covariance)), np.sqrt(np.diag(plan_of_them.covariance((0,))))
     # two tumours of one size differ: in docs/planning.md by 1.26 at most wherever the fit converged
     assert (np.abs(np.log(actual / expected)) < np.log(1.5)).all(), dict(zip(fit.problem.unknowns.names, actual / expected, strict=True))
-    assert actual.min() < 0.6 * expected.max()
 
 
 @pytest.mark.slow
