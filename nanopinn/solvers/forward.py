@@ -1,14 +1,15 @@
 """From a tumour model to its fields: pressure on a refined grid, pools on the grid of the maps.
 
 The rim that drains a tumour is often thinner than a voxel, so pressure is solved on a grid refined
-``flow_refine`` times; its face flows are summed and its filtration averaged back to the grid of the maps,
-which keeps the fluid balance of every cell exact.
+``flow_refine`` times, everywhere or in the rim alone (:mod:`nanopinn.solvers.rim`); its face flows are summed
+and its filtration averaged back to the grid of the maps, which keeps the fluid balance of every cell exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,12 +20,14 @@ from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.physics.model import FlowCoefficients, TissueMaps, TumourModel
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.pools import PoolCoefficients
-from nanopinn.solvers.fluxes import PoolOperator, darcy_flows
+from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import Grid, add_face_flows, mean_of_parts, reconstruct_cells, repeat_cells
 from nanopinn.solvers.local_response import LocalResponse
 from nanopinn.solvers.march import Trajectory, march
 from nanopinn.solvers.nodes import frame_nodes, stage_times
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_gradient, pressure_tangents, solve_pressure
+from nanopinn.solvers.rim import RimGrid
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 
 #: Scalars of the model (SI) as a function of the parameter vector.
@@ -33,13 +36,22 @@ ScalarsOf = Callable[[Tensor], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Setting:
-    """Tissue on a grid, and how much finer the flow is solved."""
+    """Tissue on a grid, and how much finer the flow is solved.
+
+    Attributes:
+        flow_refine: cells of the flow per voxel edge.
+        rim: m; only voxels within so far of the tumour's edge are cut so, the others stay whole (0: those that touch it
+            are cut). None cuts all.
+    """
 
     maps: TissueMaps
     grid: Grid
     flow_refine: int = 2
+    rim: float | None = None
 
     def __post_init__(self) -> None:
+        if self.rim is not None and not 0 <= self.rim < float("inf"):
+            raise InputError("the rim that is refined needs a depth", field="rim", found=self.rim, expected="m, 0 or more")
         edge = torch.ones_like(self.maps.tumour, dtype=torch.bool)
         edge[1:-1, 1:-1, 1:-1] = False
         if bool((self.maps.tumour[edge] > 0.5).any()):
@@ -54,10 +66,13 @@ class Setting:
         parts = (reconstruct_cells(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
         return replace(self, maps=TissueMaps(repeat_cells(m.tumour, factor), *parts), grid=self.grid.refined(factor))
 
-    @property
+    @cached_property
     def flow_setting(self) -> Setting:
         """The tissue on the grid of the flow."""
-        return self.refined(self.flow_refine)
+        fine = self.refined(self.flow_refine)
+        if self.rim is None or self.flow_refine == 1:
+            return fine
+        return replace(fine, grid=RimGrid.around(self.maps.tumour, self.grid, self.flow_refine, self.rim))
 
 
 @dataclass(frozen=True)
@@ -162,7 +177,7 @@ class Forward:
         for j, (e, dp) in enumerate(zip(identity, flow.dp, strict=True)):
             moved = torch.func.jvp(tensors, (theta, flow.p), (e, dp))[1]
             if any(float(t.abs().max()) > 1e-9 * s for t, s in zip(moved, scale, strict=True)):
-                tangents[j] = PoolOperator.from_tensors(moved)
+                tangents[j] = operator.with_tensors(moved)
         return pools, operator, tangents
 
     def gradient(self, kind: str, theta: Tensor, flow: Flow, of_operator: PoolOperator) -> Tensor:
@@ -194,9 +209,10 @@ class Forward:
         maps = self.setting.maps
         nodes, at = frame_nodes(frame_times, float(aif.times_s[0]), substeps)
         local = LocalResponse(maps, aif, stage_times(nodes, scheme))
-        share = operator.inflow[:, 0] / maps.PS
+        one = maps.phi.new_ones(1)
+        share = operator.inflow_of(one) / maps.PS
         dAs = list(tangents.values())
-        d_share = [dA.inflow[:, 0] / maps.PS for dA in dAs]
+        d_share = [dA.inflow_of(one) / maps.PS for dA in dAs]
 
         def source(t: float) -> tuple[Tensor, Tensor | None]:
             U0 = local.at(t)[None]
@@ -221,14 +237,13 @@ class Forward:
     ) -> Trajectory:  # fmt: skip
         """Encapsulated, free, bound, intracellular and nuclear drug at ``times`` (s after the dose), kg/m3."""
         pools, operator, tangents = self.operators("drug", theta, flow)
-        curve = _PlasmaInputs(plasma, operator.inflow)
         dAs = list(tangents.values())
-        d_inflow = torch.stack([dA.inflow for dA in dAs]) if dAs else None
+        together = PoolOperator.stacked(dAs) if dAs else None
 
         def source(t: float) -> tuple[Tensor, Tensor | None]:
-            c = curve(t)
-            ds = None if d_inflow is None else (d_inflow * c).sum(dim=-4)
-            return (operator.inflow * c).sum(dim=-4), ds
+            at = pools.capacity.new_tensor(t)
+            c = torch.stack([curve(at) for curve in plasma])
+            return operator.inflow_of(c), None if together is None else together.inflow_of(c)
 
         run = march(operator, pools.capacity, source, list(times), scheme=scheme, tangent_operators=dAs, tol=tol)
         if run.tangents is None:
@@ -236,14 +251,3 @@ class Forward:
         every = run.U.new_zeros((len(run.U), len(theta), *run.U.shape[1:]))
         every[:, list(tangents)] = run.tangents
         return replace(run, tangents=every)
-
-
-class _PlasmaInputs:
-    """Plasma concentrations at a time, shaped to multiply an inflow ``(pool, input, x, y, z)``."""
-
-    def __init__(self, curves: tuple[SumOfExponentials, ...], like: Tensor) -> None:
-        self.curves, self.like = curves, like
-
-    def __call__(self, t: float) -> Tensor:
-        at = self.like.new_tensor(t)
-        return torch.stack([c(at) for c in self.curves])[:, None, None, None]

@@ -30,7 +30,8 @@ from nanopinn.workflows.tissue import MARGIN_M, PH_SMOOTHING_VOXELS, filled, shr
 
 Array = NDArray[np.float64]
 
-FLOW_REFINE = {"fast": 1, "default": 2, "accurate": 3}
+#: Cells of the flow per voxel edge, and how near to the tumour's edge (m; None: everywhere).
+FLOW_REFINE = {"fast": (1, None), "default": (2, None), "accurate": (3, 0.5e-3)}
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     Raises:
         InputError: a drug image cannot be used.
     """
-    return pose(imaging, _drug_images(imaging, settings), FLOW_REFINE[settings.preset], device)
+    return pose(imaging, _drug_images(imaging, settings), settings.preset, device)
 
 
-def pose(imaging: ImagingMaps, images: Sequence[DrugImage], flow_refine: int, device: str) -> Posed:
-    """The problem of maps and drug images that are at hand; pressure is solved on cells ``flow_refine`` times smaller than voxels."""
+def pose(imaging: ImagingMaps, images: Sequence[DrugImage], preset: str, device: str) -> Posed:
+    """The problem of maps and drug images that are at hand; ``preset`` says how fine the flow is solved."""
     spacing = tuple(float(h) for h in imaging.voxel_size_m)
     domain = Domain.around(imaging.mask, spacing, MARGIN_M)
     tissue, spread, notes = _tissue(imaging, domain, device)
@@ -63,7 +64,7 @@ def pose(imaging: ImagingMaps, images: Sequence[DrugImage], flow_refine: int, de
     notes += _notes(bool(drug))
     problem = InverseProblem(
         unknowns=unknowns,
-        setting=Setting(tissue, grid, flow_refine),
+        setting=Setting(tissue, grid, *FLOW_REFINE[preset]),
         kinetics=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
         local=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
         aif=imaging.aif,
@@ -175,9 +176,11 @@ def _contrast_observation(imaging: ImagingMaps, domain: Domain, tissue: TissueMa
     voxels = torch.as_tensor(domain.take(usable.astype(float), 0.0) > 0.5, device=device)
     box = torch.as_tensor(domain.take(imaging.concentration_mM, 0.0), device=device)
     noise = torch.as_tensor(domain.take(imaging.concentration_sd_mM, 1.0), device=device)[voxels]
-    local = _local_sensitivities(imaging, tissue.PS[voxels], tissue.phi[voxels], tissue.v_p[voxels])
+    kinetics = tissue.PS[voxels], tissue.phi[voxels], tissue.v_p[voxels]
+    local, mixed = _local_sensitivities(imaging, *kinetics), _curvature(imaging, *kinetics)
     baseline = torch.as_tensor(domain.take(imaging.baseline_effect_mM, 0.0), device=device)[:, voxels].T
-    explained = torch.cat([local, baseline[..., None]], dim=-1)
+    explained = torch.cat([local, baseline[..., None], mixed[..., None]], dim=-1)
+    explained = explained / explained.norm(dim=1, keepdim=True).clamp_min(1e-300)
     return ContrastObservation(box[:, voxels], noise, voxels, torch.linalg.qr(explained)[0])
 
 
@@ -186,6 +189,19 @@ def _local_sensitivities(imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.T
     curve = InputCurve(imaging.aif, imaging.frame_times_s, str(Ktrans.device))
     parameters = torch.stack([Ktrans, ve, vp, torch.zeros_like(vp)], dim=1)
     return evaluate(extended_tofts, parameters, curve, with_delay=True)[1].transpose(1, 2)
+
+
+def _curvature(imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.Tensor, vp: torch.Tensor, step: float = 0.05) -> torch.Tensor:
+    """Second derivative of each voxel's Tofts curve by ln ve, ``(n, t)``, by central differences.
+
+    A voxel in which Ktrans/ve varies answers like its mean plus half the variance of ln(Ktrans/ve) times this.
+    """
+    curve = InputCurve(imaging.aif, imaging.frame_times_s, str(Ktrans.device))
+    here, up, down = (
+        evaluate(extended_tofts, torch.stack([Ktrans, v, vp, torch.zeros_like(vp)], dim=1), curve, with_delay=True)[0]
+        for v in (ve, ve * (1 + step), ve * (1 - step))
+    )
+    return (up + down - 2 * here) / step**2
 
 
 def _drug_images(imaging: ImagingMaps, settings: FitSettings) -> tuple[DrugImage, ...]:
