@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,18 +49,22 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     Raises:
         InputError: a drug image cannot be used.
     """
+    return pose(imaging, _drug_images(imaging, settings), settings.preset, device)
+
+
+def pose(imaging: ImagingMaps, images: Sequence[DrugImage], preset: str, device: str) -> Posed:
+    """The problem of maps and drug images that are at hand; ``preset`` says how fine the flow is solved."""
     spacing = tuple(float(h) for h in imaging.voxel_size_m)
     domain = Domain.around(imaging.mask, spacing, MARGIN_M)
     tissue, spread, notes = _tissue(imaging, domain, device)
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
-    images = _drug_images(imaging, settings)
     notes += [n for image in images for n in image.notes]
     drug = tuple(_drug_observation(image, imaging.mask, domain, device) for image in images)
     unknowns = UnknownSet(spine_unknowns())
     notes += _notes(bool(drug))
     problem = InverseProblem(
         unknowns=unknowns,
-        setting=Setting(tissue, grid, *FLOW_REFINE[settings.preset]),
+        setting=Setting(tissue, grid, *FLOW_REFINE[preset]),
         kinetics=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
         local=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
         aif=imaging.aif,
