@@ -40,8 +40,9 @@ BADLY = 2.0
 FALL, RISE = 0.5, 1.5
 #: Prior standard deviations that no step needs to resolve.
 NEAR = 1e-3
-#: Noise to start from where it is to be estimated, as a share of the largest number measured.
-NOISE_START = 1e-3
+#: Noise to start from where it is to be estimated, as a share of the largest number measured: of many numbers, and of so few that the
+#: network could draw through every one of them.
+NOISE_START, NOISE_OF_FEW = 1e-3, 0.1
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,8 @@ class _Engine:
         self.quadrature = _trapezoid(self.nodes)
         self.rows = [np.searchsorted(s.times, self.nodes) for s in problem.series]
         self.counts = [sum(int(s.known[i].sum()) for _, i in self._seen_in(k)) for k, s in enumerate(problem.series)]
-        start = (s.noise_sd if s.noise_sd is not None else NOISE_START * float(np.nanmax(np.abs(s.measured))) for s in problem.series)
+        guess = NOISE_START if self.count > self.net.perceptron.count else NOISE_OF_FEW
+        start = (s.noise_sd if s.noise_sd is not None else guess * float(np.nanmax(np.abs(s.measured))) for s in problem.series)
         self.sizes = _Sizes(tuple(start), LOOSE)
         self.normal: _Normal
 
