@@ -394,10 +394,11 @@ def draw(paths: list[Course], label: str, target: Path) -> None:
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(path.name for path in paths))}
     for path in paths:
         seconds, errors = np.array(path.points).T
         marker = "o" if len(seconds) < 20 else ""
-        ax.loglog(seconds, errors, marker=marker, markersize=3, lw=1, label=path.name)
+        ax.loglog(seconds, errors, marker=marker, markersize=3, lw=1, color=colours[path.name], label=path.name)
     ax.set(xlabel="seconds", ylabel=label)
     handles, labels = ax.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))

@@ -170,7 +170,7 @@ def test_an_infusion_that_ends_is_followed_exactly_by_steps_that_end_there() -> 
 
 def test_clearance_and_volumes_agree_with_an_independent_least_squares_fit() -> None:
     problem, truth = plasma_problem()
-    fit = fit_fv(problem, iterations=30, tolerance=1e-3)
+    fit = fit_fv(problem, iterations=30, tolerance=0.03)
     mean, sd = problem.unknowns.prior_mean, problem.unknowns.prior_sd
     series = problem.series[0]
 
