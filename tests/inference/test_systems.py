@@ -15,7 +15,7 @@ from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.pinn import SystemPinnSettings, fit_pinn
 from nanopinn.inference.pinn.perceptron import Perceptron
 from nanopinn.inference.series import Series
-from nanopinn.inference.systems import SystemProblem
+from nanopinn.inference.systems import SystemProblem, SystemSolver
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.physics.plasma import free_drug_impulse
 from nanopinn.solvers.schemes import SDIRK3
@@ -63,7 +63,7 @@ def plasma_problem(noise: float = 0.05, seed: int = 0) -> tuple[SystemProblem, n
     exact = DOSE * free_drug_impulse()(torch.as_tensor(times)).numpy()
     measured = exact * (1 + noise * np.random.default_rng(seed).standard_normal(len(times)))
     series = Series.of("plasma", times, measured, noise_sd=noise * exact)
-    return SystemProblem(unknowns, plasma_rate, plasma_start, (series,)), np.log(list(truth.values()))
+    return SystemProblem(unknowns, plasma_rate, plasma_start, (series,), tolerance=2e-6), np.log(list(truth.values()))
 
 
 def growth_rate(t, y, s):
@@ -115,7 +115,7 @@ def with_data(problem: SystemProblem, truth: np.ndarray, sd: float) -> SystemPro
 
 def test_three_compartments_follow_their_published_exponentials() -> None:
     problem, truth = plasma_problem()
-    states = problem.solver().solve(problem, truth, tangents=False).states[:, 0]
+    states = SystemSolver(1e-6).solve(problem, truth, tangents=False).states[:, 0]
     exact = DOSE * free_drug_impulse()(torch.as_tensor(problem.times)).numpy()
     # 1e-6 of the initial concentration per step, some 100 steps
     np.testing.assert_allclose(states, exact, atol=1e-4 * DOSE * sum(free_drug_impulse().amplitudes))
@@ -170,7 +170,7 @@ def test_an_infusion_that_ends_is_followed_exactly_by_steps_that_end_there() -> 
 
 def test_clearance_and_volumes_agree_with_an_independent_least_squares_fit() -> None:
     problem, truth = plasma_problem()
-    fit = fit_fv(problem, iterations=30, tolerance=1e-3)
+    fit = fit_fv(problem, iterations=30, tolerance=0.03)
     mean, sd = problem.unknowns.prior_mean, problem.unknowns.prior_sd
     series = problem.series[0]
 
@@ -183,7 +183,7 @@ def test_clearance_and_volumes_agree_with_an_independent_least_squares_fit() -> 
     other = least_squares(residual, mean, jac="3-point", diff_step=1e-4, x_scale=sd, xtol=1e-12)
     posterior = np.sqrt(np.diag(fit.run.covariance))
     assert fit.run.converged
-    # states are 1e-4 of the initial concentration off, the noise is 5e-2 of each
+    # states are some 1e-4 of the initial concentration off, the noise is 5e-2 of each
     assert (np.abs(fit.theta - other.x) < 0.1 * posterior).all()
     np.testing.assert_allclose(fit.run.covariance, np.linalg.inv(other.jac.T @ other.jac), atol=0.05 * posterior.max() ** 2)
     # six unknowns of one draw
@@ -194,11 +194,11 @@ def test_clearance_and_volumes_agree_with_an_independent_least_squares_fit() -> 
 def test_posteriors_of_growth_cover_the_truth_as_often_as_they_say() -> None:
     truth = np.log([0.2, 1000.0])
     distances = []
-    for seed in range(30):
+    for seed in range(16):
         fit = fit_fv(growth_problem(seed))
         distances.append((fit.theta - truth) @ np.linalg.solve(fit.run.covariance, fit.theta - truth))
-    # the mean of 30 chi-square numbers of two degrees is 2 with an sd of 2/sqrt(30)
-    assert np.mean(distances) == pytest.approx(2.0, abs=4 * 2 / 30**0.5)
+    # the mean of 16 chi-square numbers of two degrees is 2 with an sd of 2/sqrt(16)
+    assert np.mean(distances) == pytest.approx(2.0, abs=3 * 2 / 16**0.5)
 
 
 def test_noise_that_was_not_given_is_estimated() -> None:

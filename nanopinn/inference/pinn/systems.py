@@ -34,14 +34,17 @@ Array = NDArray[np.float64]
 WEIGHT_SD = 10.0
 #: Model error to start from (nearly none of the physics), and the share of the residual's own size that the next is set to.
 LOOSE, TIGHTER = 10.0, 0.6
+#: Model error below which states are held by the model rather than by few numbers.
+FIRM = 1e-3
 #: Standard deviations of chi2/N beyond which a misfit loosens the model again.
 BADLY = 2.0
 #: A variance follows the residual by no more than these factors in one iteration.
 FALL, RISE = 0.5, 1.5
 #: Prior standard deviations that no step needs to resolve.
 NEAR = 1e-3
-#: Noise to start from where it is to be estimated, as a share of the largest number measured.
-NOISE_START = 1e-3
+#: Noise to start from where it is to be estimated, as a share of the largest number measured: of many numbers, and of so few that the
+#: network could draw through every one of them.
+NOISE_START, NOISE_OF_FEW = 1e-3, 0.1
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,9 @@ class _Engine:
         self.quadrature = _trapezoid(self.nodes)
         self.rows = [np.searchsorted(s.times, self.nodes) for s in problem.series]
         self.counts = [sum(int(s.known[i].sum()) for _, i in self._seen_in(k)) for k, s in enumerate(problem.series)]
-        start = (s.noise_sd if s.noise_sd is not None else NOISE_START * float(np.nanmax(np.abs(s.measured))) for s in problem.series)
+        self.few = self.count < self.net.perceptron.count
+        guess = NOISE_OF_FEW if self.few else NOISE_START
+        start = (s.noise_sd if s.noise_sd is not None else guess * float(np.nanmax(np.abs(s.measured))) for s in problem.series)
         self.sizes = _Sizes(tuple(start), LOOSE)
         self.normal: _Normal
 
@@ -192,15 +197,18 @@ class _Engine:
         given = [s.noise_sd is not None for s in self.problem.series]
         if any(f**2 > 1 + BADLY * (2 / max(n, 1)) ** 0.5 for f, n in zip(found, self.counts, strict=True)):
             size = RISE  # states that obey the rate but not the data belong to other unknowns: let them go
-        elif all(given) and not arrived:
+        elif (self.few or all(given)) and not arrived:
             size = max(size, 1.0)
         drift = min(LOOSE, max(self.settings.drift, self.sizes.drift * min(RISE, max(FALL, size))))
         share = max(1 - len(self.theta) / self.count, 1 / self.count) ** 0.5
+        # a network can draw through few numbers: their misfit says something of noise only once the model holds it
+        held = self.few and drift > FIRM
         noise = tuple(
-            sd if g else float(sd) * min(RISE, max(FALL, f / share)) for sd, g, f in zip(self.sizes.noise, given, found, strict=True)
+            sd if g or held else float(sd) * min(RISE, max(FALL, f / share))
+            for sd, g, f in zip(self.sizes.noise, given, found, strict=True)
         )
         ratios = [drift / self.sizes.drift, *(1.0 if g else b / float(a) for g, a, b in zip(given, self.sizes.noise, noise, strict=True))]
-        settled = drift < LOOSE and all(0.8 < ratio < 1.25 for ratio in ratios)
+        settled = drift < LOOSE and not held and all(0.8 < ratio < 1.25 for ratio in ratios)
         self.sizes = _Sizes(noise, drift)
         return settled
 
