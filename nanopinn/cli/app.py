@@ -25,6 +25,8 @@ app = typer.Typer(
 )  # fmt: skip
 app.command()(simulate)
 
+_FIELD_HELP = "Unknown field in the tumour, NAME[:bumps|neural]; NAME: conductivity, filtration, permeability or release. Repeat for more."
+
 
 @app.command()
 @takes_imaging
@@ -35,6 +37,8 @@ def fit(
     preset: Annotated[str | None, typer.Option(help="fast, default or accurate.")] = None,
     device: Device = None,
     seed: Annotated[int | None, typer.Option(help="Of the networks' first weights.")] = None,
+    field: Annotated[list[str] | None, typer.Option(help=_FIELD_HELP)] = None,
+    release_law: Annotated[bool | None, typer.Option("--release-law", help="Let the release law's steepness vary along pH.")] = None,
     config: Path | None = None, out: Out = Path("nanopinn_result"), overwrite: Overwrite = False, quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:  # fmt: skip
@@ -48,6 +52,7 @@ def fit(
     from nanopinn.workflows.settings import FitSettings
 
     given = {"engine": engine, "preset": preset, "device": device, "seed": seed, "drug": [str(d) for d in drug] if drug else None}
+    given |= {"field": field or None, "release_law": release_law}
     settings = settings_of(FitSettings, "fit", config, given)
     claim_output(out, overwrite=overwrite)
     with shown_progress(quiet, verbose) as progress:

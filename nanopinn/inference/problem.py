@@ -230,4 +230,4 @@ class InverseProblem:
 
     def scalars(self, theta: Array) -> Mapping[str, float]:
         """Model scalars in SI as floats."""
-        return {k: float(v) for k, v in self.unknowns.scalars(self.tensor(theta)).items()}
+        return {k: float(v) for k, v in self.unknowns.scalars(self.tensor(theta)).items() if v.dim() == 0}

@@ -29,6 +29,8 @@ class TissueMaps:
         phi: interstitial volume fraction, which is the porosity (ve).
         v_p: plasma volume fraction.
         pH: extracellular pH.
+        shapes: of the logarithm of a multiplier in space, by its name (:data:`MULTIPLIERS`), ``(k, x, y, z)``: a model's
+            scalar of that name, ``(k,)``, weighs them.
     """
 
     tumour: Tensor
@@ -36,6 +38,7 @@ class TissueMaps:
     phi: Tensor
     v_p: Tensor
     pH: Tensor
+    shapes: Mapping[str, Tensor] = field(default_factory=dict)
 
     def vascularity(self) -> Tensor:
         """PS over its mean in the tumour: the assumption by which the wall's other properties vary."""
@@ -84,6 +87,16 @@ SCALARS = {
     "k_on_DNA": "k_on_DNA",
 }
 
+#: Multipliers of a property of tissue that vary in space, with what they multiply.
+MULTIPLIERS = {
+    "conductivity": "hydraulic conductivity K",
+    "filtration": "wall filtration Lp S/V",
+    "permeability": "carrier permeability PS_l",
+    "release": "release rate",
+}
+#: Weights of the release law's steepness at knots of pH (:func:`nanopinn.physics.release.bent`).
+RELEASE_LAW = "release law"
+
 
 def default_scalars() -> dict[str, float]:
     """Table values of the scalars; ``q = Lp S/V p_e`` in 1/s."""
@@ -116,7 +129,7 @@ class TumourModel:
                 as radiation changes them (see :mod:`nanopinn.physics.radiation`); 1 where absent.
         """
         merged = {**default_scalars(), **(scalars or {})}
-        unknown = set(merged) - set(SCALARS)
+        unknown = set(merged) - set(SCALARS) - set(MULTIPLIERS) - {RELEASE_LAW}
         if unknown:
             raise KeyError(f"not scalars of the model: {', '.join(sorted(unknown))}")
         like = maps.phi
@@ -132,14 +145,20 @@ class TumourModel:
         """Product of the factors on some of the tumour's properties."""
         return math.prod(self.factors.get(p, 1.0) for p in properties)
 
+    def multiplier(self, name: str) -> Tensor | float:
+        """What a property is multiplied by in space, ``exp(w . shapes)``, ``(x, y, z)``; 1 where nothing is said of it."""
+        if name not in self.scalars:
+            return 1.0
+        return torch.exp(torch.einsum("k,kxyz->xyz", self.scalars[name], self.maps.shapes[name]))
+
     def flow(self) -> FlowCoefficients:
         """Darcy-Starling flow; filtration scales with the vascularity inside the tumour."""
         s = self.scalars
         LpSV = s["q"] / s["p_e"]
         K = s["l"] ** 2 * LpSV
         return FlowCoefficients(
-            K=self.by_tissue(self.factor("K") * K, s["K_ratio_n"] * K),
-            LpSV=LpSV * self.by_tissue(self.factor("Lp", "SV") * self.maps.vascularity(), value("LpSV_n") / value("LpSV_t")),
+            K=self.by_tissue(self.factor("K") * K, s["K_ratio_n"] * K) * self.multiplier("conductivity"),
+            LpSV=LpSV * self.multiplier("filtration") * self.by_tissue(self.factor("Lp", "SV") * self.maps.vascularity(), value("LpSV_n") / value("LpSV_t")),
             p_e=s["p_e"] * self.by_tissue(self.factor("p_e"), value("p_e_n") / value("p_e")),
             LpLSL=LpSV * self.by_tissue(0.0, value("LpLSL_n") / value("LpSV_t")),
             p_L=value("p_L"),
@@ -164,13 +183,14 @@ class TumourModel:
 
     def release_rate(self) -> Tensor:
         """Release rate of the carrier from the pH map, 1/s."""
-        s = self.scalars
-        return acid_release_rate(self.maps.pH, s["krel_ref"], value("krel0_pH"), s["pK_rel"], value("n_rel"), value("pH_ref"))
+        s, bend = self.scalars, self.scalars.get(RELEASE_LAW)
+        law = acid_release_rate(self.maps.pH, s["krel_ref"], value("krel0_pH"), s["pK_rel"], value("n_rel"), value("pH_ref"), bend)
+        return law * self.multiplier("release")
 
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
         """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""
         PS = self.by_tissue(self.scalars["PS_l"] * self.factor("P", "SV") * self.maps.vascularity(), value("P_l_n") * value("SV_n"))
-        return PS, self.by_tissue(1 - self.scalars["leak_l"], value("sigma_l_n"))
+        return PS * self.multiplier("permeability"), self.by_tissue(1 - self.scalars["leak_l"], value("sigma_l_n"))
 
     def permeability(self, P_t: float, P_n: float) -> Tensor:
         """PS/V, 1/s, of a solute with wall permeability P (m/s) in tumour and normal tissue; the tumour's follows the vascularity."""

@@ -52,7 +52,8 @@ class Setting:
         """The same tissue with every cell cut into ``factor^3``; maps vary along slopes within a cell."""
         m = self.maps
         parts = (reconstruct_cells(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
-        return replace(self, maps=TissueMaps(repeat_cells(m.tumour, factor), *parts), grid=self.grid.refined(factor))
+        shapes = {name: reconstruct_cells(t, factor) for name, t in m.shapes.items()}
+        return replace(self, maps=TissueMaps(repeat_cells(m.tumour, factor), *parts, shapes), grid=self.grid.refined(factor))
 
     @property
     def flow_setting(self) -> Setting:

@@ -22,6 +22,8 @@ class FitSettings(BaseModel):
     seed: int = Field(0, ge=0)
     formulation: Literal["ph"] = "ph"
     drug: tuple[str, ...] = ()
+    field: tuple[str, ...] = Field((), description="unknown fields of space, NAME[:bumps|neural]")
+    release_law: bool = Field(False, description="let the release law's steepness vary along pH")
 
 
 class PhantomSettings(BaseModel):

@@ -1,0 +1,102 @@
+"""Unknown functions in a posed problem: fields of space in the tumour, and the release law."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.inference.functions import FunctionUnknown, Kind, field_posterior, field_unknown, release_law, unit_bumps
+from nanopinn.inference.fv import Fitted
+from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.result import MapEstimate
+from nanopinn.physics.model import MULTIPLIERS
+from nanopinn.solvers.domain import Domain
+from nanopinn.workflows.settings import FitSettings
+
+Array = NDArray[np.float64]
+
+#: Prior standard deviation of the logarithm of a multiplier (an assumption: within 2.7 of its neighbours' mean), and the
+#: length over which it is smooth.
+FIELD_SD, FIELD_LENGTH_M = 0.5, 1.5e-3
+#: Bumps of one field at most: each costs a tangent of every pool.
+MOST_BUMPS = 60
+
+
+def parse_field(text: str) -> tuple[str, Kind]:
+    """Name and kind of a field, from ``NAME[:KIND]``.
+
+    Raises:
+        InputError: there is no such field or kind.
+    """
+    name, _, kind = text.partition(":")
+    if name not in MULTIPLIERS:
+        raise InputError("there is no such field", field="--field", found=name, expected=", ".join(MULTIPLIERS))
+    if kind not in ("", "bumps", "neural"):
+        raise InputError("a field has no such kind", field="--field", found=kind, expected="bumps or neural")
+    return name, "neural" if kind == "neural" else "bumps"
+
+
+def with_functions(problem: InverseProblem, settings: FitSettings) -> tuple[InverseProblem, list[str]]:
+    """The problem with the unknown functions that the settings ask for, and what they assume.
+
+    Raises:
+        InputError: a field is named twice, or there is no such field.
+    """
+    fields = [parse_field(text) for text in settings.field]
+    if len({name for name, _ in fields}) < len(fields):
+        raise InputError("a field is asked for twice", field="--field", found=", ".join(settings.field))
+    shapes: dict[str, torch.Tensor] = {}
+    functions: list[FunctionUnknown] = []
+    for name, kind in fields:
+        shapes[name] = bump_shapes(problem)
+        functions.append(field_unknown(name, shapes[name], FIELD_SD, FIELD_LENGTH_M, kind))
+    if settings.release_law:
+        functions.append(release_law())
+    maps = replace(problem.setting.maps, shapes={**problem.setting.maps.shapes, **shapes})
+    problem = replace(
+        problem, setting=replace(problem.setting, maps=maps), unknowns=replace(problem.unknowns, functions=tuple(functions))
+    )
+    return problem, [_note(f) for f in functions]
+
+
+def bump_shapes(problem: InverseProblem) -> torch.Tensor:
+    """Bumps in the tumour whose sum with weights of unit variance has the prior variance of a field, ``(k, x, y, z)``."""
+    tumour = problem.setting.maps.tumour
+    bumps = unit_bumps(tumour.cpu().numpy() > 0.5, np.array(problem.setting.grid.spacing), FIELD_LENGTH_M, MOST_BUMPS)
+    return FIELD_SD * torch.as_tensor(bumps, dtype=tumour.dtype, device=tumour.device)
+
+
+def _note(f: FunctionUnknown) -> str:
+    if f.argument == "pH":
+        return f"The release law's steepness may differ from the stated one by {np.exp(f.prior_sd) - 1:.0%} (1 sd) at {f.count} knots of pH."
+    how = "smooth bumps" if f.kind == "bumps" else "a neural field"
+    return (
+        f"{f.label[0].upper()}{f.label[1:]}, varies in the tumour: {how}, {f.count} weights, {np.exp(f.prior_sd) - 1:.0%} (1 sd) "
+        f"over {f.length_m * 1e3:g} mm (assumptions)."
+    )
+
+
+def field_maps(fit: Fitted, domain: Domain) -> list[MapEstimate]:
+    """Of each unknown field: the multiplier with its standard deviation, and its contraction."""
+    problem, found = fit.problem, []
+    for f in problem.unknowns.functions:
+        if f.argument != "space":
+            continue
+        at = problem.unknowns.where(f.name)
+        shapes = problem.setting.maps.shapes[f.name]
+        posterior = field_posterior(shapes, problem.tensor(fit.theta[at]), problem.tensor(fit.run.covariance[at, at]))
+        value, sd, contraction = (_inside(problem, t, domain) for t in (posterior.mean.exp(), posterior.sd, posterior.contraction))
+        source = f"prior sd {f.prior_sd:g} of its logarithm over {f.length_m * 1e3:g} mm, {f.kind}"
+        found += [
+            MapEstimate(f"{f.name}_factor", "1", f"{f.label}; {source}", "images and prior", value, value * sd),
+            MapEstimate(f"{f.name}_contraction", "1", f"1 - sd after over sd before the images, of {f.label}", "images and prior", contraction),
+        ]  # fmt: skip
+    return found
+
+
+def _inside(problem: InverseProblem, values: torch.Tensor, domain: Domain) -> Array:
+    return domain.put(torch.where(problem.setting.maps.tumour > 0.5, values, torch.nan).cpu().numpy())
