@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.physics.model import MULTIPLIERS, RELEASE_LAW
+from nanopinn.physics.model import INFLOW, MULTIPLIERS, RELEASE_LAW
 from nanopinn.physics.release import BEND_KNOTS
 
 Array = NDArray[np.float64]
@@ -52,6 +52,11 @@ class FunctionUnknown:
 def field_unknown(name: str, shapes: Tensor, prior_sd: float, length_m: float, kind: Kind = "bumps") -> FunctionUnknown:
     """The logarithm of a multiplier in space, by shapes ``(k, x, y, z)`` to be weighed with unit variance."""
     return FunctionUnknown(name, f"{MULTIPLIERS[name]}, relative", "space", len(shapes), 1.0, prior_sd, kind, length_m)
+
+
+def inflow_unknown(shapes: Tensor, prior_sd: float, length_m: float) -> FunctionUnknown:
+    """Flow through the faces that cut a tumour, over ``q l``, by shapes ``(k, x, y, z)`` at the cells there."""
+    return FunctionUnknown(INFLOW, "inflow at the cut face, over q l", "space", len(shapes), 1.0, prior_sd, "bumps", length_m)
 
 
 #: Of the logarithm of the release law's steepness at each knot: within 1.5 of the stated one.

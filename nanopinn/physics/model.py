@@ -31,6 +31,8 @@ class TissueMaps:
         pH: extracellular pH.
         shapes: of the logarithm of a multiplier in space, by its name (:data:`MULTIPLIERS`), ``(k, x, y, z)``: a model's
             scalar of that name, ``(k,)``, weighs them.
+        cut: faces of the box beyond which the tumour goes on, as (axis, side) with side 0 or 1: nothing flows through
+            them but the unknown :data:`INFLOW`.
     """
 
     tumour: Tensor
@@ -39,6 +41,7 @@ class TissueMaps:
     v_p: Tensor
     pH: Tensor
     shapes: Mapping[str, Tensor] = field(default_factory=dict)
+    cut: tuple[tuple[int, int], ...] = ()
 
     def vascularity(self) -> Tensor:
         """PS over its mean in the tumour: the assumption by which the wall's other properties vary."""
@@ -48,7 +51,11 @@ class TissueMaps:
 
 @dataclass(frozen=True)
 class FlowCoefficients:
-    """Coefficients of ``-div(K grad p) = LpSV (p_e - p) - LpLSL (p - p_L)``, tensors ``(x, y, z)``."""
+    """Coefficients of ``-div(K grad p) = LpSV (p_e - p) - LpLSL (p - p_L)``, tensors ``(x, y, z)``.
+
+    ``inflow`` is the fluid's velocity (m/s) into the box through its faces ``cut``, read at the cells there; 0 if None.
+    Everywhere else ``p_inf`` stands on the boundary of the box.
+    """
 
     K: Tensor
     LpSV: Tensor
@@ -56,6 +63,8 @@ class FlowCoefficients:
     LpLSL: Tensor
     p_L: float
     p_inf: float
+    cut: tuple[tuple[int, int], ...] = ()
+    inflow: Tensor | None = None
 
     def checked(self) -> FlowCoefficients:
         """Itself.
@@ -96,6 +105,8 @@ MULTIPLIERS = {
 }
 #: Weights of the release law's steepness at knots of pH (:func:`nanopinn.physics.release.bent`).
 RELEASE_LAW = "release law"
+#: Fluid that enters through a face of the box that cuts the tumour, velocity over ``q l``.
+INFLOW = "inflow"
 
 
 def default_scalars() -> dict[str, float]:
@@ -129,7 +140,7 @@ class TumourModel:
                 as radiation changes them (see :mod:`nanopinn.physics.radiation`); 1 where absent.
         """
         merged = {**default_scalars(), **(scalars or {})}
-        unknown = set(merged) - set(SCALARS) - set(MULTIPLIERS) - {RELEASE_LAW}
+        unknown = set(merged) - set(SCALARS) - set(MULTIPLIERS) - {RELEASE_LAW, INFLOW}
         if unknown:
             raise KeyError(f"not scalars of the model: {', '.join(sorted(unknown))}")
         like = maps.phi
@@ -163,7 +174,16 @@ class TumourModel:
             LpLSL=LpSV * self.by_tissue(0.0, value("LpLSL_n") / value("LpSV_t")),
             p_L=value("p_L"),
             p_inf=value("p_inf"),
+            cut=self.maps.cut,
+            inflow=self.inflow(),
         )
+
+    def inflow(self) -> Tensor | None:
+        """Velocity into the box through its cut faces, ``q l w . shapes``, m/s, at the cells there; None where it is no unknown."""
+        s = self.scalars
+        if INFLOW not in s:
+            return None
+        return s["q"] * s["l"] * torch.einsum("k,kxyz->xyz", s[INFLOW], self.maps.shapes[INFLOW])
 
     def exchange(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """Filtration J_v and lymphatic drainage J_L at a pressure, 1/s."""

@@ -42,6 +42,8 @@ class Setting:
     def __post_init__(self) -> None:
         edge = torch.ones_like(self.maps.tumour, dtype=torch.bool)
         edge[1:-1, 1:-1, 1:-1] = False
+        for axis, side in self.maps.cut:
+            edge.select(axis, -side).fill_(False)
         if bool((self.maps.tumour[edge] > 0.5).any()):
             raise InputError(
                 "the tumour touches the boundary of the box that is solved", field="tumour mask",
@@ -53,7 +55,7 @@ class Setting:
         m = self.maps
         parts = (reconstruct_cells(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
         shapes = {name: reconstruct_cells(t, factor) for name, t in m.shapes.items()}
-        return replace(self, maps=TissueMaps(repeat_cells(m.tumour, factor), *parts, shapes), grid=self.grid.refined(factor))
+        return replace(self, maps=TissueMaps(repeat_cells(m.tumour, factor), *parts, shapes, m.cut), grid=self.grid.refined(factor))
 
     @property
     def flow_setting(self) -> Setting:
@@ -140,7 +142,7 @@ class Forward:
         J_v, J_L, *flows = self._exchange(theta, p)
         model = self.model(theta)
         pools = model.contrast_agent(J_v, J_L) if kind == "contrast" else model.drug(J_v, J_L)
-        return pools, PoolOperator.of(pools, tuple(flows), self.setting.grid)
+        return pools, PoolOperator.of(pools, tuple(flows), self.setting.grid, cut=self.setting.maps.cut)
 
     def operators(self, kind: str, theta: Tensor, flow: Flow) -> tuple[PoolCoefficients, PoolOperator, dict[int, PoolOperator]]:
         """Pools, their operator and its tangents, by index of the parameters that move it.

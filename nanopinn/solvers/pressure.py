@@ -33,7 +33,7 @@ def pressure_diagonal(flow: FlowCoefficients, grid: Grid) -> Tensor:
 
 def pressure_operator(flow: FlowCoefficients, grid: Grid) -> Callable[[Tensor], Tensor]:
     """The part of :func:`pressure_residual` that is linear in p; carries leading batch axes."""
-    homogeneous = replace(flow, p_e=torch.zeros_like(flow.p_e), p_L=0.0, p_inf=0.0)
+    homogeneous = replace(flow, p_e=torch.zeros_like(flow.p_e), p_L=0.0, p_inf=0.0, inflow=None)
     return lambda p: pressure_residual(homogeneous, p, grid)
 
 

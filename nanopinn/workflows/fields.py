@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.inference.functions import FunctionUnknown, Kind, field_posterior, field_unknown, release_law, unit_bumps
+from nanopinn.inference.functions import FunctionUnknown, Kind, field_posterior, field_unknown, inflow_unknown, release_law, unit_bumps
 from nanopinn.inference.fv import Fitted
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.result import MapEstimate
-from nanopinn.physics.model import MULTIPLIERS
+from nanopinn.physics.model import INFLOW, MULTIPLIERS
 from nanopinn.solvers.domain import Domain
 from nanopinn.workflows.settings import FitSettings
 
@@ -24,6 +24,9 @@ Array = NDArray[np.float64]
 FIELD_SD, FIELD_LENGTH_M = 0.5, 1.5e-3
 #: Bumps of one field at most: each costs a tangent of every pool.
 MOST_BUMPS = 60
+#: Prior standard deviation of the velocity at a cut face over ``q l``, which is that at the rim of a large tumour (an
+#: assumption: a cut through the rim may carry it, one through the core carries next to none).
+INFLOW_SD = 0.5
 
 
 def parse_field(text: str) -> tuple[str, Kind]:
@@ -54,6 +57,9 @@ def with_functions(problem: InverseProblem, settings: FitSettings) -> tuple[Inve
     for name, kind in fields:
         shapes[name] = bump_shapes(problem)
         functions.append(field_unknown(name, shapes[name], FIELD_SD, FIELD_LENGTH_M, kind))
+    if problem.setting.maps.cut:
+        shapes[INFLOW] = inflow_shapes(problem)
+        functions.append(inflow_unknown(shapes[INFLOW], INFLOW_SD, FIELD_LENGTH_M))
     if settings.release_law:
         functions.append(release_law())
     maps = replace(problem.setting.maps, shapes={**problem.setting.maps.shapes, **shapes})
@@ -61,6 +67,40 @@ def with_functions(problem: InverseProblem, settings: FitSettings) -> tuple[Inve
         problem, setting=replace(problem.setting, maps=maps), unknowns=replace(problem.unknowns, functions=tuple(functions))
     )
     return problem, [_note(f) for f in functions]
+
+
+def cut_faces(mask: NDArray[np.bool_], settings: FitSettings) -> tuple[tuple[int, int], ...]:
+    """Faces of the image beyond which the tumour goes on, if the settings say that it does.
+
+    Raises:
+        InputError: they do, but no face cuts it.
+    """
+    if not settings.inflow:
+        return ()
+    cut = Domain.cut_faces(mask)
+    if not cut:
+        raise InputError(
+            "no face of the image cuts the tumour, so nothing can flow in there", field="--inflow",
+            remedy="Leave --inflow away: normal tissue surrounds the tumour.",
+        )  # fmt: skip
+    return cut
+
+
+def inflow_shapes(problem: InverseProblem) -> torch.Tensor:
+    """Bumps on the tumour's cells at the cut faces, ``(k, x, y, z)``."""
+    maps, spacing = problem.setting.maps, np.array(problem.setting.grid.spacing)
+    tumour = maps.tumour.cpu().numpy() > 0.5
+    found = []
+    for axis, side in maps.cut:
+        layer = np.zeros_like(tumour)
+        index = [slice(None)] * 3
+        index[axis] = slice(-1, None) if side else slice(0, 1)
+        layer[tuple(index)] = tumour[tuple(index)]
+        found.append(unit_bumps(layer, spacing, FIELD_LENGTH_M, MOST_BUMPS))
+    bumps = np.concatenate(found)
+    # cells at the edge of two cut faces belong to both
+    height = np.sqrt((bumps**2).sum(axis=0))
+    return INFLOW_SD * torch.as_tensor(bumps / np.where(height > 0, height, 1.0), dtype=maps.tumour.dtype, device=maps.tumour.device)
 
 
 def bump_shapes(problem: InverseProblem) -> torch.Tensor:
@@ -73,6 +113,11 @@ def bump_shapes(problem: InverseProblem) -> torch.Tensor:
 def _note(f: FunctionUnknown) -> str:
     if f.argument == "pH":
         return f"The release law's steepness may differ from the stated one by {np.exp(f.prior_sd) - 1:.0%} (1 sd) at {f.count} knots of pH."
+    if f.name == INFLOW:
+        return (
+            f"The tumour goes on beyond the image: fluid enters or leaves there at an unknown velocity, {f.prior_sd:g} q l (1 sd) "
+            "over 1.5 mm about none (assumptions), and carries what the voxels there hold."
+        )
     how = "smooth bumps" if f.kind == "bumps" else "a neural field"
     return (
         f"{f.label[0].upper()}{f.label[1:]}, varies in the tumour: {how}, {f.count} weights, {np.exp(f.prior_sd) - 1:.0%} (1 sd) "
@@ -84,7 +129,7 @@ def field_maps(fit: Fitted, domain: Domain) -> list[MapEstimate]:
     """Of each unknown field: the multiplier with its standard deviation, and its contraction."""
     problem, found = fit.problem, []
     for f in problem.unknowns.functions:
-        if f.argument != "space":
+        if f.name not in MULTIPLIERS:
             continue
         at = problem.unknowns.where(f.name)
         shapes = problem.setting.maps.shapes[f.name]
@@ -96,6 +141,22 @@ def field_maps(fit: Fitted, domain: Domain) -> list[MapEstimate]:
             MapEstimate(f"{f.name}_contraction", "1", f"1 - sd after over sd before the images, of {f.label}", "images and prior", contraction),
         ]  # fmt: skip
     return found
+
+
+def inflow_map(fit: Fitted, domain: Domain) -> list[MapEstimate]:
+    """Velocity into the image through the faces that cut the tumour, in the voxels there; nothing if none does."""
+    problem = fit.problem
+    if not problem.setting.maps.cut:
+        return []
+    at = problem.unknowns.where(INFLOW)
+    shapes = problem.setting.maps.shapes[INFLOW]
+    posterior = field_posterior(shapes, problem.tensor(fit.theta[at]), problem.tensor(fit.run.covariance[at, at]))
+    scalars = problem.scalars(fit.theta)
+    unit = scalars["q"] * scalars["l"] * 1e6
+    there = posterior.prior_sd > 0
+    mean, sd = (domain.put(torch.where(there, unit * t, torch.nan).cpu().numpy()) for t in (posterior.mean, posterior.sd))
+    return [MapEstimate("inflow", "um/s", "velocity of fluid that enters through a face of the image that cuts the tumour",
+                        "images and prior", mean, sd)]  # fmt: skip
 
 
 def _inside(problem: InverseProblem, values: torch.Tensor, domain: Domain) -> Array:

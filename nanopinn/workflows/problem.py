@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from nanopinn.physics.model import TissueMaps
 from nanopinn.solvers.domain import Domain
 from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Grid
-from nanopinn.workflows.fields import with_functions
+from nanopinn.workflows.fields import cut_faces, with_functions
 from nanopinn.workflows.settings import FitSettings
 from nanopinn.workflows.tissue import MARGIN_M, PH_SMOOTHING_VOXELS, filled, shrunk, smoothed_pH
 
@@ -50,8 +50,10 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
         InputError: a drug image cannot be used.
     """
     spacing = tuple(float(h) for h in imaging.voxel_size_m)
-    domain = Domain.around(imaging.mask, spacing, MARGIN_M)
+    cut = cut_faces(imaging.mask, settings)
+    domain = Domain.around(imaging.mask, spacing, MARGIN_M, cut)
     tissue, spread, notes = _tissue(imaging, domain, device)
+    tissue = replace(tissue, cut=cut)
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
     images = _drug_images(imaging, settings)
     notes += [n for image in images for n in image.notes]

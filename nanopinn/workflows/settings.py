@@ -23,6 +23,7 @@ class FitSettings(BaseModel):
     formulation: Literal["ph"] = "ph"
     drug: tuple[str, ...] = ()
     field: tuple[str, ...] = Field((), description="unknown fields of space, NAME[:bumps|neural]")
+    inflow: bool = Field(False, description="the tumour goes on beyond the faces of the image that cut it, with unknown flow there")
     release_law: bool = Field(False, description="let the release law's steepness vary along pH")
 
 
@@ -42,6 +43,10 @@ class PhantomSettings(BaseModel):
     drug_times_h: tuple[float, ...] = (2.0, 24.0)
     drug_noise: float = Field(0.05, ge=0, description="noise sd over the largest value of each drug image")
     refine: int = Field(3, ge=2, le=4, description="how much finer than the voxels the truth is solved")
+    conductivity_sd: float = Field(0.0, ge=0, description="spread of ln K over the tumour, smooth over 1.5 mm")
+    release_sd: float = Field(0.0, ge=0, description="spread of the ln of the release rate beside its law of pH, smooth over 1.5 mm")
+    pore_error: float = Field(0.0, gt=-0.5, lt=0.5, description="contrast agent fills so much more than the pores that carry drug")
+    cut_voxels: int = Field(0, ge=0, description="voxels by which the field of view ends early along x, through the tumour if many")
 
 
 class SimulationSettings(BaseModel):

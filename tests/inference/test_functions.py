@@ -10,11 +10,15 @@ import torch
 from scipy.integrate import quad
 
 from nanopinn.errors import InputError
-from nanopinn.inference.functions import field_posterior, field_unknown, release_law, unit_bumps
+from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.inference.functions import field_posterior, field_unknown, inflow_unknown, release_law, unit_bumps
 from nanopinn.inference.problem import InverseProblem
-from nanopinn.physics.model import MULTIPLIERS, TumourModel
+from nanopinn.physics.model import INFLOW, MULTIPLIERS, TissueMaps, TumourModel
 from nanopinn.physics.release import BEND_KNOTS, acid_release_rate, bent
-from nanopinn.workflows.fields import parse_field
+from nanopinn.solvers.fluxes import divergence
+from nanopinn.solvers.forward import Forward, Setting
+from nanopinn.solvers.grid import Grid, mean_of_parts
+from nanopinn.workflows.fields import inflow_shapes, parse_field
 
 from .test_engines import small_problem
 
@@ -110,3 +114,86 @@ def test_fields_that_do_not_exist_are_refused() -> None:
         with pytest.raises(InputError, match=expected):
             parse_field(text)
     assert parse_field("release:neural") == ("release", "neural")
+
+
+def cut_problem(problem: InverseProblem) -> InverseProblem:
+    """The problem with its box ended in the middle of the tumour, and unknown inflow there."""
+
+    def half(t: torch.Tensor) -> torch.Tensor:
+        return t[..., :6, :, :].contiguous()
+
+    m, grid = problem.setting.maps, problem.setting.grid
+    maps = replace(m, tumour=half(m.tumour), PS=half(m.PS), phi=half(m.phi), v_p=half(m.v_p), pH=half(m.pH), cut=((0, 1),))
+    setting = replace(problem.setting, maps=maps, grid=replace(grid, shape=(6, *grid.shape[1:])))
+    kept = half(problem.contrast.voxels)
+    picked = torch.nonzero(problem.contrast.voxels)[:, 0] < 6
+    c = problem.contrast
+    contrast = replace(c, measured=c.measured[:, picked], noise_sd=c.noise_sd[picked], voxels=kept, explained=c.explained[picked])
+    drug = tuple(replace(d, **{k: half(getattr(d, k)) for k in ("measured", "noise_sd", "sd", "voxels")}) for d in problem.drug)
+    p = replace(
+        problem, setting=setting, contrast=contrast, drug=drug, kinetics=half(problem.kinetics), local=half(problem.local),
+        pH_bumps=half(problem.pH_bumps), closure_bumps=half(problem.closure_bumps), spread=half(problem.spread),
+    )  # fmt: skip
+    shapes = inflow_shapes(p)
+    setting = replace(setting, maps=replace(maps, shapes={INFLOW: shapes}))
+    return replace(p, setting=setting, unknowns=replace(p.unknowns, functions=(inflow_unknown(shapes, 0.5, 1.5e-3),)))
+
+
+def _inflow_of_parts(p: InverseProblem, theta: torch.Tensor) -> torch.Tensor:
+    """Mean velocity over the parts of each face of the map grid."""
+    fine = TumourModel.of(p.setting.flow_setting.maps, p.unknowns.scalars(theta)).inflow()
+    return mean_of_parts(fine, 2)[-1]
+
+
+def test_a_cut_face_passes_the_inflow_and_nothing_else(problem) -> None:
+    p = cut_problem(problem)
+    theta = torch.as_tensor(p.unknowns.prior_mean)
+    assert not p.forward().flow(theta).flows[0][-1].any()
+    theta[p.unknowns.where(INFLOW)] = 1.0
+    flow = p.forward().flow(theta)
+    model = p.forward().model(theta)
+    area = p.setting.grid.face_area(0)
+    # what enters a coarse face is what enters its four parts
+    torch.testing.assert_close(flow.flows[0][-1], -area * _inflow_of_parts(p, theta))
+    assert float(model.inflow().max()) > 0.1 * float(model.scalars["q"] * model.scalars["l"])
+    # and fluid is conserved in every cell: what enters by the walls and the face leaves by the others and the lymphatics
+    torch.testing.assert_close(divergence(flow.flows, p.setting.grid), flow.J_v - flow.J_L, rtol=0, atol=1e-9 * float(flow.J_v.max()))
+
+
+def test_tangents_of_the_inflow_equal_central_differences(problem) -> None:
+    p = cut_problem(problem)
+    rng = np.random.default_rng(1)
+    theta = p.unknowns.prior_mean + 0.3 * p.unknowns.prior_sd * rng.standard_normal(len(p.unknowns))
+    along = np.zeros(len(theta))
+    along[p.unknowns.where(INFLOW)] = rng.standard_normal(p.unknowns.functions[0].count)
+    forward = p.forward()
+    exact = p.predict(theta, forward, tangents=True).jacobian @ torch.as_tensor(along)
+    difference = (p.predict(theta + 1e-4 * along, forward).residual - p.predict(theta - 1e-4 * along, forward).residual) / 2e-4
+    assert float((difference - exact).norm()) <= 2e-3 * float(exact.norm())
+    assert float(exact.norm()) > 1.0
+
+
+def test_a_tumour_cut_in_half_along_its_plane_of_symmetry_flows_as_the_whole() -> None:
+    """The exact answer for a cut: no flow through a plane of symmetry, on the same grid."""
+    n, h = 10, 0.5e-3
+    x = (torch.arange(n, dtype=torch.float64) + 0.5) * h - n * h / 2
+    r = torch.sqrt(x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None, :] ** 2)
+    one = torch.ones_like(r)
+    whole = TissueMaps((r < 1.6e-3).double(), 1e-3 * one, 0.3 * one, 0.03 * one, 6.8 * one)
+    halves = {k: getattr(whole, k)[:5] for k in ("tumour", "PS", "phi", "v_p", "pH")}
+    none = torch.zeros(0, dtype=torch.float64)
+    found = []
+    for maps in (whole, TissueMaps(**halves, cut=((0, 1),))):
+        forward = Forward(Setting(maps, Grid((*maps.phi.shape,), (h, h, h)), 2), lambda _: {})
+        flow = forward.flow(none)
+        curve = PlasmaCurve(np.arange(0.0, 100.0, 5.0), 5.0 * np.exp(-np.arange(0.0, 100.0, 5.0) / 60))
+        C = forward.contrast(none, flow, curve, np.arange(0.0, 90.0, 15.0))[0]
+        found.append((flow.p, C))
+    torch.testing.assert_close(found[1][0], found[0][0][:10], rtol=1e-8, atol=0)
+    torch.testing.assert_close(found[1][1], found[0][1][:, :5], rtol=1e-6, atol=1e-12)
+
+
+def test_a_tumour_at_the_edge_of_the_box_is_still_refused_where_nothing_is_said_of_it(problem) -> None:
+    p = cut_problem(problem)
+    with pytest.raises(InputError, match="touches the boundary"):
+        replace(p.setting, maps=replace(p.setting.maps, cut=()))
