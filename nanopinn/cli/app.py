@@ -39,6 +39,7 @@ def fit(
     seed: Annotated[int | None, typer.Option(help="Of the networks' first weights.")] = None,
     field: Annotated[list[str] | None, typer.Option(help=_FIELD_HELP)] = None,
     inflow: Annotated[bool | None, typer.Option("--inflow", help="The tumour goes on beyond the image where a face cuts it.")] = None,
+    model_error: Annotated[float | None, typer.Option(help="Prior sd of the equations' error over their fluxes, e.g. 0.1.")] = None,
     release_law: Annotated[bool | None, typer.Option("--release-law", help="Let the release law's steepness vary along pH.")] = None,
     config: Path | None = None, out: Out = Path("nanopinn_result"), overwrite: Overwrite = False, quiet: Quiet = False,
     verbose: Verbose = False,
@@ -53,7 +54,7 @@ def fit(
     from nanopinn.workflows.settings import FitSettings
 
     given = {"engine": engine, "preset": preset, "device": device, "seed": seed, "drug": [str(d) for d in drug] if drug else None}
-    given |= {"field": field or None, "inflow": inflow, "release_law": release_law}
+    given |= {"field": field or None, "inflow": inflow, "model_error": model_error, "release_law": release_law}
     settings = settings_of(FitSettings, "fit", config, given)
     claim_output(out, overwrite=overwrite)
     with shown_progress(quiet, verbose) as progress:

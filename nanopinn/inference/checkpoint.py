@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.inference.functions import FunctionUnknown
+from nanopinn.inference.model_error import ModelError
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.systematic import SystematicErrors
@@ -29,7 +30,7 @@ Array = NDArray[np.float64]
 _CLASSES: dict[str, Any] = {
     c.__name__: c
     for c in (
-        ContrastObservation, DrugObservation, FunctionUnknown, Grid, InverseProblem, PlasmaCurve, Setting, SumOfExponentials,
+        ContrastObservation, DrugObservation, FunctionUnknown, Grid, InverseProblem, ModelError, PlasmaCurve, Setting, SumOfExponentials,
         SystematicErrors, TissueMaps, Unknown, UnknownSet,
     )
 }  # fmt: skip

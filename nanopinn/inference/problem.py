@@ -14,6 +14,7 @@ from torch import Tensor
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.inference import linearise
 from nanopinn.inference.gauss_newton import Quadratic
+from nanopinn.inference.model_error import ModelError
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.systematic import SharedError, SystematicErrors
 from nanopinn.inference.unknowns import UnknownSet
@@ -87,6 +88,7 @@ class InverseProblem:
         pH_bumps: ``(k, x, y, z)``; the error of the pH map is their sum with weights of unit variance.
         closure_bumps: ``(k, x, y, z)``, the same for what the model leaves out of each drug image, relative to it.
         spread: covariance of ln Ktrans and ln ve of every voxel, ``(2, 2, x, y, z)``.
+        model_error: how much the equations may err; None where they are exact.
         errors: what :meth:`with_errors` found, None before.
     """
 
@@ -103,6 +105,7 @@ class InverseProblem:
     closure_bumps: Tensor
     spread: Tensor
     errors: SystematicErrors | None = None
+    model_error: ModelError | None = None
 
     @property
     def observations(self) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.inference.functions import FunctionUnknown, Kind, field_posterior, field_unknown, inflow_unknown, release_law, unit_bumps
 from nanopinn.inference.fv import Fitted
+from nanopinn.inference.model_error import BALANCES, ModelError, mapped
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.result import MapEstimate
 from nanopinn.physics.model import INFLOW, MULTIPLIERS
@@ -22,6 +23,8 @@ Array = NDArray[np.float64]
 #: Prior standard deviation of the logarithm of a multiplier (an assumption: within 2.7 of its neighbours' mean), and the
 #: length over which it is smooth.
 FIELD_SD, FIELD_LENGTH_M = 0.5, 1.5e-3
+#: Over which the error of the equations is smooth (an assumption).
+ERROR_LENGTH_M = 2.0e-3
 #: Bumps of one field at most: each costs a tangent of every pool.
 MOST_BUMPS = 60
 #: Prior standard deviation of the velocity at a cut face over ``q l``, which is that at the rim of a large tumour (an
@@ -66,7 +69,15 @@ def with_functions(problem: InverseProblem, settings: FitSettings) -> tuple[Inve
     problem = replace(
         problem, setting=replace(problem.setting, maps=maps), unknowns=replace(problem.unknowns, functions=tuple(functions))
     )
-    return problem, [_note(f) for f in functions]
+    notes = [_note(f) for f in functions]
+    if settings.model_error > 0:
+        bumps = tumour_bumps(problem, ERROR_LENGTH_M)
+        problem = replace(problem, model_error=ModelError(settings.model_error * bumps, settings.model_error, ERROR_LENGTH_M))
+        notes.append(
+            f"The balances of contrast agent, carrier and free drug may err by {settings.model_error:.0%} (1 sd) of wall influx and "
+            f"release, smooth over {ERROR_LENGTH_M * 1e3:g} mm."
+        )
+    return problem, notes
 
 
 def cut_faces(mask: NDArray[np.bool_], settings: FitSettings) -> tuple[tuple[int, int], ...]:
@@ -105,9 +116,14 @@ def inflow_shapes(problem: InverseProblem) -> torch.Tensor:
 
 def bump_shapes(problem: InverseProblem) -> torch.Tensor:
     """Bumps in the tumour whose sum with weights of unit variance has the prior variance of a field, ``(k, x, y, z)``."""
+    return FIELD_SD * tumour_bumps(problem, FIELD_LENGTH_M)
+
+
+def tumour_bumps(problem: InverseProblem, length_m: float) -> torch.Tensor:
+    """Bumps in the tumour whose sum with random weights has unit variance, ``(k, x, y, z)``."""
     tumour = problem.setting.maps.tumour
-    bumps = unit_bumps(tumour.cpu().numpy() > 0.5, np.array(problem.setting.grid.spacing), FIELD_LENGTH_M, MOST_BUMPS)
-    return FIELD_SD * torch.as_tensor(bumps, dtype=tumour.dtype, device=tumour.device)
+    bumps = unit_bumps(tumour.cpu().numpy() > 0.5, np.array(problem.setting.grid.spacing), length_m, MOST_BUMPS)
+    return torch.as_tensor(bumps, dtype=tumour.dtype, device=tumour.device)
 
 
 def _note(f: FunctionUnknown) -> str:
@@ -157,6 +173,16 @@ def inflow_map(fit: Fitted, domain: Domain) -> list[MapEstimate]:
     mean, sd = (domain.put(torch.where(there, unit * t, torch.nan).cpu().numpy()) for t in (posterior.mean, posterior.sd))
     return [MapEstimate("inflow", "um/s", "velocity of fluid that enters through a face of the image that cuts the tumour",
                         "images and prior", mean, sd)]  # fmt: skip
+
+
+def model_error_maps(fit: Fitted, domain: Domain) -> list[MapEstimate]:
+    """The model's error that the images ask for in each balance, over its flux; nothing where none was allowed."""
+    found = []
+    for m in mapped(fit.problem, fit.prediction.fields):
+        e, sd = (_inside(fit.problem, t, domain) for t in (m.relative, m.sd))
+        text = f"error of the balance of {m.balance}{'' if m.balance == 'contrast' else ' drug'} over {BALANCES[m.balance]}; sd at fixed unknowns"
+        found.append(MapEstimate(f"model_error_{m.balance}", "1", text, "images and prior", e, sd))
+    return found
 
 
 def _inside(problem: InverseProblem, values: torch.Tensor, domain: Domain) -> Array:

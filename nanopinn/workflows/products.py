@@ -15,7 +15,7 @@ from nanopinn.parameters import value
 from nanopinn.physics.drug import LINEAR, WORDS, volume_fractions
 from nanopinn.solvers.grid import mean_of_parts
 from nanopinn.solvers.nodes import drug_nodes
-from nanopinn.workflows.fields import field_maps, inflow_map
+from nanopinn.workflows.fields import field_maps, inflow_map, model_error_maps
 from nanopinn.workflows.problem import PH_ASSUMED_ERROR, Posed
 
 Array = NDArray[np.float64]
@@ -37,6 +37,7 @@ def maps(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> dict[str, MapEstima
         _release_map(imaging, posed, fit),
         *field_maps(fit, posed.domain),
         *inflow_map(fit, posed.domain),
+        *model_error_maps(fit, posed.domain),
     ]
     return {m.name: m for m in found}
 

@@ -24,6 +24,7 @@ class FitSettings(BaseModel):
     drug: tuple[str, ...] = ()
     field: tuple[str, ...] = Field((), description="unknown fields of space, NAME[:bumps|neural]")
     inflow: bool = Field(False, description="the tumour goes on beyond the faces of the image that cut it, with unknown flow there")
+    model_error: float = Field(0.0, ge=0, le=1, description="prior sd of the equations' error over their fluxes; 0: they are exact")
     release_law: bool = Field(False, description="let the release law's steepness vary along pH")
 
 
