@@ -30,6 +30,7 @@ def simulate(
     assume_ph: Annotated[float | None, typer.Option(help="pH of the tumour where there is no map of it.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Error of a time step over a pool's largest mass (1e-4).")] = None,
     refine: Annotated[int | None, typer.Option(help="Cells of the flow per voxel edge, 1 to 4 (2).")] = None,
+    rim: Annotated[float | None, typer.Option(help="Refine only voxels so near to the tumour's edge, mm (all).")] = None,
     advection: Annotated[str | None, typer.Option(help="fitted (default), central, upwind or limited.")] = None,
     device: Device = None,
     config: Annotated[Path | None, typer.Option(help="TOML as every run dumps it; options win.")] = None,
@@ -46,7 +47,7 @@ def simulate(
 
     if schedule is None:
         raise InputError("nothing is given", field="--schedule", expected="a schedule file", remedy="See docs/schedules for examples.")
-    given = {"tolerance": tolerance, "refine": refine, "advection": advection, "device": device, "assume_ph": assume_ph}
+    given = {"tolerance": tolerance, "refine": refine, "rim_mm": rim, "advection": advection, "device": device, "assume_ph": assume_ph}
     settings = settings_of(SimulationSettings, "simulate", config, given)
     drawn = settings_of(PhantomSettings, "phantom", config, {"seed": seed, "shape": shape}) if phantom else None
     maps = _map_files({"ktrans": ktrans, "ve": ve, "vp": vp, "mask": mask, "ph": ph})

@@ -37,15 +37,15 @@ def conductance(coefficient: Tensor, grid: Grid, dim: int, *, open_ends: bool) -
         open_ends: whether a fixed value stands on the box's boundary (half a cell away); else no flux.
     """
     axis = dim + 3
-    half = grid.spacing[axis] / 2
     n = coefficient.shape[dim]
+    coefficient = coefficient / grid.half_width(axis)
     left, right = coefficient.narrow(dim, 0, n - 1), coefficient.narrow(dim, 1, n - 1)
     total = left + right
-    inner = torch.where(total > 0, left * right / torch.where(total > 0, total, 1.0), 0.0)
-    scale = grid.face_area(axis) / half
+    # where neither conducts the product is zero too
+    inner = left * right / total.clamp_min(torch.finfo(total.dtype).tiny)
     first, last = coefficient.narrow(dim, 0, 1), coefficient.narrow(dim, n - 1, 1)
     ends = (first, last) if open_ends else (torch.zeros_like(first), torch.zeros_like(last))
-    return scale * torch.cat([ends[0], inner, ends[1]], dim=dim)
+    return grid.face_area(axis) * torch.cat([ends[0], inner, ends[1]], dim=dim)
 
 
 def divergence(flows: tuple[Tensor, ...], grid: Grid) -> Tensor:
@@ -76,6 +76,16 @@ def _with_inflow(flow: Tensor, inflow: Tensor | None, dim: int, side: int, area:
         end = end + (area if side == 0 else -area) * at
     rest = flow.narrow(dim, 1 - side, n - 1)
     return torch.cat([end, rest] if side == 0 else [rest, end], dim=dim)
+
+
+def entering(flow: FlowCoefficients, grid: Grid) -> Tensor:
+    """What enters the cells at the cut faces of the box, per volume, ``(x, y, z)``, 1/s."""
+    out = torch.zeros_like(flow.K)
+    if flow.inflow is not None:
+        for axis, side in flow.cut:
+            index = side * (flow.inflow.shape[axis] - 1)
+            out.select(axis, index).add_(flow.inflow.select(axis, index), alpha=1 / grid.spacing[axis])
+    return out
 
 
 def carried_flows(pools: PoolCoefficients, flows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

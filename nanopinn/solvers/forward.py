@@ -1,14 +1,15 @@
 """From a tumour model to its fields: pressure on a refined grid, pools on the grid of the maps.
 
 The rim that drains a tumour is often thinner than a voxel, so pressure is solved on a grid refined
-``flow_refine`` times; its face flows are summed and its filtration averaged back to the grid of the maps,
-which keeps the fluid balance of every cell exact.
+``flow_refine`` times, everywhere or in the rim alone (:mod:`nanopinn.solvers.rim`); its face flows are summed
+and its filtration averaged back to the grid of the maps, which keeps the fluid balance of every cell exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from nanopinn.solvers.local_response import LocalResponse
 from nanopinn.solvers.march import Trajectory, march
 from nanopinn.solvers.nodes import frame_nodes, stage_times
 from nanopinn.solvers.pressure import pressure_gradient, pressure_tangents, solve_pressure
+from nanopinn.solvers.rim import RimGrid
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 
 #: Scalars of the model (SI) as a function of the parameter vector.
@@ -33,13 +35,22 @@ ScalarsOf = Callable[[Tensor], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Setting:
-    """Tissue on a grid, and how much finer the flow is solved."""
+    """Tissue on a grid, and how much finer the flow is solved.
+
+    Attributes:
+        flow_refine: cells of the flow per voxel edge.
+        rim: m; only voxels within so far of the tumour's edge are cut so, the others stay whole (0: those that touch it
+            are cut). None cuts all.
+    """
 
     maps: TissueMaps
     grid: Grid
     flow_refine: int = 2
+    rim: float | None = None
 
     def __post_init__(self) -> None:
+        if self.rim is not None and not 0 <= self.rim < float("inf"):
+            raise InputError("the rim that is refined needs a depth", field="rim", found=self.rim, expected="m, 0 or more")
         edge = torch.ones_like(self.maps.tumour, dtype=torch.bool)
         edge[1:-1, 1:-1, 1:-1] = False
         for axis, side in self.maps.cut:
@@ -57,10 +68,13 @@ class Setting:
         shapes = {name: reconstruct_cells(t, factor) for name, t in m.shapes.items()}
         return replace(self, maps=TissueMaps(repeat_cells(m.tumour, factor), *parts, shapes, m.cut), grid=self.grid.refined(factor))
 
-    @property
+    @cached_property
     def flow_setting(self) -> Setting:
         """The tissue on the grid of the flow."""
-        return self.refined(self.flow_refine)
+        fine = self.refined(self.flow_refine)
+        if self.rim is None or self.flow_refine == 1:
+            return fine
+        return replace(fine, grid=RimGrid.around(self.maps.tumour, self.grid, self.flow_refine, self.rim))
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,14 @@ class Grid:
         """Area of a face normal to an axis, m2."""
         return self.cell_volume / self.spacing[axis]
 
+    def half_width(self, axis: int) -> Tensor | float:
+        """Half the length along an axis of every cell, m."""
+        return self.spacing[axis] / 2
+
+    def joined(self, values: Tensor) -> Tensor:
+        """Give cells that are one the mean of their values; here none are."""
+        return values
+
     def refined(self, factor: int) -> Grid:
         """The grid with every cell cut into ``factor^3``."""
         nx, ny, nz = (factor * n for n in self.shape)

@@ -10,38 +10,51 @@ from torch import Tensor
 
 from nanopinn.physics.flow import filtration, lymphatic_drainage
 from nanopinn.physics.model import FlowCoefficients
-from nanopinn.solvers.fluxes import SPACE, conductance, darcy_flows, divergence
+from nanopinn.solvers.cells import BoxMatrix, CellMatrix
+from nanopinn.solvers.fluxes import darcy_flows, divergence, entering
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.linear import LinearSolution, conjugate_gradients
+from nanopinn.solvers.rim import RimGrid
 
 
 def pressure_residual(flow: FlowCoefficients, p: Tensor, grid: Grid) -> Tensor:
-    """``div u - J_v + J_L`` of every cell, 1/s: zero at the solution."""
+    """``div u - J_v + J_L`` of every cell, 1/s: zero at the solution; p is one value per cell."""
     source = filtration(flow.LpSV, flow.p_e, p) - lymphatic_drainage(flow.LpLSL, p, flow.p_L)
-    return divergence(darcy_flows(flow, p, grid), grid) - source
-
-
-def pressure_diagonal(flow: FlowCoefficients, grid: Grid) -> Tensor:
-    """Diagonal of the pressure operator, 1/(Pa s)."""
-    total = flow.LpSV + flow.LpLSL
-    for dim in SPACE:
-        G = conductance(flow.K, grid, dim, open_ends=True)
-        n = G.shape[dim] - 1
-        total = total + (G.narrow(dim, 0, n) + G.narrow(dim, 1, n)) / grid.cell_volume
-    return total
+    return grid.joined(divergence(darcy_flows(flow, p, grid), grid) - source)
 
 
 def pressure_operator(flow: FlowCoefficients, grid: Grid) -> Callable[[Tensor], Tensor]:
     """The part of :func:`pressure_residual` that is linear in p; carries leading batch axes."""
-    homogeneous = replace(flow, p_e=torch.zeros_like(flow.p_e), p_L=0.0, p_inf=0.0, inflow=None)
-    return lambda p: pressure_residual(homogeneous, p, grid)
+    A = BoxMatrix.of(flow, grid)
+    return lambda p: grid.joined(A(grid.joined(p))) / grid.cell_volume
+
+
+def pressure_diagonal(flow: FlowCoefficients, grid: Grid) -> Tensor:
+    """Diagonal of the pressure operator, 1/(Pa s)."""
+    return grid.joined(BoxMatrix.of(flow, grid).diagonal) / grid.cell_volume
 
 
 def solve_pressure(flow: FlowCoefficients, grid: Grid, start: Tensor | None = None, tol: float = 1e-13) -> LinearSolution:
     """Pressure in Pa, ``(x, y, z)``; well conditioned, because walls hold the pressure within l of each cell."""
-    source = -pressure_residual(flow.checked(), torch.zeros_like(flow.K), grid)
-    inverse = 1 / pressure_diagonal(flow, grid)
-    return conjugate_gradients(pressure_operator(flow, grid), source, inverse, start, tol=tol)
+    box = BoxMatrix.of(flow.checked(), grid)
+    nothing = torch.zeros_like(flow.K)
+    made = filtration(flow.LpSV, flow.p_e, nothing) - lymphatic_drainage(flow.LpLSL, nothing, flow.p_L)
+    return solve_cells(box, grid, made + box.ends * (flow.p_inf / grid.cell_volume) + entering(flow, grid), start, tol)
+
+
+def solve_cells(box: BoxMatrix, grid: Grid, source: Tensor, start: Tensor | None = None, tol: float = 1e-12) -> LinearSolution:
+    """``A x = source`` for the pressure operator A, with one unknown per cell.
+
+    Args:
+        box: A of the box. source: of every cell or part of one, ``(..., x, y, z)``, 1/s if x is a pressure.
+    """
+    b, lead = source * grid.cell_volume, source.dim() - 3
+    if not isinstance(grid, RimGrid):
+        return conjugate_gradients(box, b, 1 / box.diagonal, start, tol=tol, lead=lead)
+    A = CellMatrix.of(box, grid)
+    x0 = None if start is None else grid.sums(start) / grid.sums(torch.ones_like(start))
+    found = conjugate_gradients(A, grid.sums(b), 1 / A.diagonal, x0, tol=tol, lead=lead)
+    return replace(found, x=found.x[..., grid.number])
 
 
 def pressure_tangents(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, grid: Grid, tol: float = 1e-12) -> Tensor:
@@ -59,8 +72,7 @@ def pressure_tangents(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tens
     scale = float((flow.LpSV * flow.p_e).abs().max())
     moved = [j for j, f in enumerate(forcing) if float(f.abs().max()) > 1e-8 * scale]
     if moved:
-        inverse = 1 / pressure_diagonal(flow, grid)
-        tangents[moved] = conjugate_gradients(pressure_operator(flow, grid), forcing[moved], inverse, tol=tol, lead=1).x
+        tangents[moved] = solve_cells(BoxMatrix.of(flow, grid), grid, forcing[moved], tol=tol).x
     return tangents
 
 
@@ -80,8 +92,7 @@ def pressure_gradient(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tens
         flow_of: the coefficients as a function of the parameter vector.
         theta: parameters, ``(m,)``. p: the pressure there, Pa. of_p: dJ/dp, ``(x, y, z)``.
     """
-    flow = flow_of(theta)
-    adjoint = conjugate_gradients(pressure_operator(flow, grid), of_p, 1 / pressure_diagonal(flow, grid), tol=1e-12).x
+    adjoint = solve_cells(BoxMatrix.of(flow_of(theta), grid), grid, of_p).x
     at = theta.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(pressure_residual(flow_of(at), p.detach(), grid), at, -adjoint)
     return gradient

@@ -31,7 +31,8 @@ from nanopinn.workflows.tissue import MARGIN_M, PH_SMOOTHING_VOXELS, filled, shr
 
 Array = NDArray[np.float64]
 
-FLOW_REFINE = {"fast": 1, "default": 2, "accurate": 3}
+#: Cells of the flow per voxel edge, and how near to the tumour's edge (m; None: everywhere).
+FLOW_REFINE = {"fast": (1, None), "default": (2, None), "accurate": (3, 0.5e-3)}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     notes += _notes(bool(drug))
     problem = InverseProblem(
         unknowns=unknowns,
-        setting=Setting(tissue, grid, FLOW_REFINE[settings.preset]),
+        setting=Setting(tissue, grid, *FLOW_REFINE[settings.preset]),
         kinetics=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
         local=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
         aif=imaging.aif,

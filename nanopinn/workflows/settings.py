@@ -58,5 +58,6 @@ class SimulationSettings(BaseModel):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
     refine: Annotated[int, Field(ge=1, le=4, description="cells of the flow per voxel edge")] = 2
+    rim_mm: Annotated[float | None, Field(ge=0, description="cut only voxels so near to the tumour's edge; None cuts all")] = None
     advection: Literal["fitted", "central", "upwind", "limited"] = "fitted"
     assume_ph: float | None = None

@@ -16,7 +16,8 @@ from .test_engines import small_problem
 
 def test_a_problem_comes_back_as_it_was_and_predicts_the_same() -> None:
     problem, theta = small_problem()
-    problem = problem.linearised_at(theta, problem.forward())
+    here = problem.solve(theta, problem.forward())
+    problem = problem.linearised_at(theta, here).with_errors(theta, here)
     content = Checkpoint(problem, theta).to_bytes()
     again = Checkpoint.from_bytes(content)
     np.testing.assert_array_equal(again.theta, theta)

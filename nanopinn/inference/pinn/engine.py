@@ -180,7 +180,7 @@ class _Engine:
         inverse = 1 / pressure_diagonal(coefficients, setting.grid)
         standing = PressureTangents(operator, forcing[moved], inverse, self.problem.setting.flow_refine)
         dp = scaling.clone()
-        dp[moved] += self.learn("pressure", standing, self.maps(flow, theta))
+        dp[moved] += setting.grid.joined(self.learn("pressure", standing, self.maps(flow, theta)))
         return dp
 
     def contrast(self, theta: Tensor, flow: Flow, anchor: Fields) -> Tensor:

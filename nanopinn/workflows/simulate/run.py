@@ -41,9 +41,9 @@ def run_simulation(
     tissue = _tissue(folder, phantom, maps, settings)
     temperature, notes, more = temperature_course(treatment, tissue)
     seconds = {"tissue": time.perf_counter() - began}
-    course = Course(
-        Setting(tissue.maps, tissue.grid, settings.refine), tissue.scalars, treatment, temperature, advection=settings.advection
-    )
+    rim = None if settings.rim_mm is None else settings.rim_mm * 1e-3
+    setting = Setting(tissue.maps, tissue.grid, settings.refine, rim)
+    course = Course(setting, tissue.scalars, treatment, temperature, advection=settings.advection)
     watch = Watch(course)
     save = sorted({*(treatment.images_s or (treatment.end_s,)), treatment.end_s})
     show("pressure and pools", 0.0, {})

@@ -14,7 +14,7 @@ CASES: tuple[Callable[[], list[VerificationCase]], ...] = (
     flow.isolated_sphere, flow.sphere_in_tissue, pools.release_chain, pools.contrast_is_tofts, pools.mass_balance, pools.pressure_scaling,
     under_the_voxel.oxygen_cylinder, under_the_voxel.travelling_front, under_the_voxel.wall_limits, under_the_voxel.thin_interface,
     krogh.krogh_sink, krogh.retarded_front, krogh.doxorubicin_half_distance,
-    manufactured.pressure_order, manufactured.transport_order, manufactured.time_order,
+    manufactured.pressure_order, manufactured.rim_order, manufactured.transport_order, manufactured.time_order,
     treatment.hot_release, treatment.plasma_brackets, treatment.partition_at_equilibrium, treatment.what_heat_adds,
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ from nanopinn.solvers.evolve import Tolerance, evolve
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.pressure import solve_pressure
+from nanopinn.solvers.rim import RimGrid
 from nanopinn.workflows.verify.case import VerificationCase
 
 #: The box, m; cells are as many times longer than wide as this says.
@@ -26,17 +27,44 @@ Field = Callable[[Tensor], Tensor]
 
 def pressure_order() -> list[VerificationCase]:
     """Pressure with a conductivity that varies threefold, zero at the faces of the box."""
-    K: Field = lambda x: 3e-14 * torch.exp(0.5 * torch.cos(3 * x[..., 0] / BOX[0]) * torch.sin(2 * x[..., 1] / BOX[1] + x[..., 2] / BOX[2]))  # noqa: E731
     p: Field = lambda x: 1500 * _product(x, torch.sin)  # noqa: E731
     LpSV = 4e-8
 
     def error(factor: int) -> float:
         grid, x = _grid(factor)
-        made = -_divergence(lambda y: K(y)[..., None] * _gradient(p, y), x)
-        flow = FlowCoefficients(K=K(x), LpSV=torch.full_like(p(x), LpSV), p_e=p(x) + made / LpSV, LpLSL=0 * p(x), p_L=0.0, p_inf=0.0)
+        made = -_divergence(lambda y: _conductivity(y)[..., None] * _gradient(p, y), x)
+        flow = FlowCoefficients(
+            K=_conductivity(x), LpSV=torch.full_like(p(x), LpSV), p_e=p(x) + made / LpSV, LpLSL=0 * p(x), p_L=0.0, p_inf=0.0
+        )
         return _relative(solve_pressure(flow, grid).x, p(x))
 
     return _orders("pressure, variable K", [error(f) for f in (1, 2, 4)], 2.0)
+
+
+def rim_order() -> list[VerificationCase]:
+    """Pressure with only the voxels within 0.5 mm of a ball cut: of a layer that ends there, and of one that varies everywhere.
+
+    Where cells of two sizes meet, the gradient along their face is neglected: what is flat there keeps the second order.
+    """
+    R, layer, rim = 0.75e-3, 0.25e-3, 0.5e-3
+
+    def depth(x: Tensor) -> Tensor:
+        return (x - x.new_tensor(BOX) / 2).norm(dim=-1) - R
+
+    def error(p: Field, factor: int) -> float:
+        voxels, x = _grid(factor)
+        _, parts = _grid(2 * factor)
+        grid = RimGrid.around((depth(x) < 0).double(), voxels, 2, rim)
+        K, LpSV = grid.joined(_conductivity(parts)), 1e-7
+        made = -_divergence(lambda y: _conductivity(y)[..., None] * _gradient(p, y), parts)
+        still = torch.zeros_like(K)
+        flow = FlowCoefficients(K=K, LpSV=still + LpSV, p_e=p(parts) + made / LpSV, LpLSL=still, p_L=0.0, p_inf=0.0)
+        return _relative(solve_pressure(flow, grid).x, grid.joined(p(parts)))
+
+    ends: Field = lambda x: 1500 * torch.exp(-((depth(x) / layer) ** 2))  # noqa: E731
+    goes_on: Field = lambda x: 1500 * _product(x, torch.sin)  # noqa: E731
+    fine = _orders("pressure, rim cut alone, flat beyond it", [error(ends, f) for f in (1, 2, 4)], 2.0)
+    return fine + _orders("pressure, rim cut alone, flat nowhere", [error(goes_on, f) for f in (1, 2, 4)], 1.0, 0.3)
 
 
 def transport_order() -> list[VerificationCase]:
@@ -64,11 +92,16 @@ def time_order() -> list[VerificationCase]:
     return _orders("time, saturable uptake", [_relative(run(n), exact) for n in (8, 16, 32)], 2.0)
 
 
-def _orders(name: str, errors: list[float], order: float) -> list[VerificationCase]:
+def _conductivity(x: Tensor) -> Tensor:
+    """It varies threefold."""
+    return 3e-14 * torch.exp(0.5 * torch.cos(3 * x[..., 0] / BOX[0]) * torch.sin(2 * x[..., 1] / BOX[1] + x[..., 2] / BOX[2]))
+
+
+def _orders(name: str, errors: list[float], order: float, tolerance: float = 0.1) -> list[VerificationCase]:
     """The order between the finer two of three grids; 1.9 is asked of a second-order scheme."""
     observed = float(np.log2(errors[1] / errors[2]))
     quantity = f"order; errors {errors[0]:.1e} {errors[1]:.1e} {errors[2]:.1e}"
-    return [VerificationCase("V11", name, quantity, observed, order, 0.1, SOURCE)]
+    return [VerificationCase("V11", name, quantity, observed, order, tolerance, SOURCE)]
 
 
 def _transport_error(factor: int, advection: Advection, D: float, speed: float) -> float:

@@ -1,0 +1,115 @@
+"""Do stated intervals hold the truth? Many phantoms, one fit each, and how often 90 % intervals cover.
+
+    python benchmarks/coverage.py --phantoms 60 --engine fv --folder /tmp/coverage
+
+Phantoms (kept in ``--folder``, made when missing) are solved on a finer grid by another time scheme than the fits; half have
+l = 0.4 mm, half 1.2 mm, all other scalars are drawn. Fits already in the folder are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+
+from nanopinn import FitSettings, ImagingInputs
+from nanopinn.imaging.maps import make_maps
+from nanopinn.inference.fv import fit_fv
+from nanopinn.inference.pinn import fit_pinn
+from nanopinn.workflows.phantom.study import make_phantom
+from nanopinn.workflows.problem import pose_problem
+from nanopinn.workflows.settings import PhantomSettings
+
+Z90 = 1.6449
+
+
+def main() -> None:
+    args = _arguments()
+    folder = Path(args.folder)
+    settings = {
+        folder / f"l{length:g}_seed{seed}": PhantomSettings(
+            seed=seed, shape=tuple(args.shape), length_scale_mm=length, refine=args.refine
+        )
+        for seed in range(args.first_seed, args.first_seed + math.ceil(args.phantoms / len(args.lengths)))
+        for length in args.lengths
+    }  # fmt: skip
+    fits = []
+    for study, phantom in list(settings.items())[: args.phantoms]:
+        if not (study / "truth" / "parameters.json").exists():
+            make_phantom(study, phantom)
+        if args.engine != "none":
+            fits.append(_fitted(study, args.engine))
+    if fits:
+        _report(fits, args.engine)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", required=True)
+    parser.add_argument("--phantoms", type=int, default=60)
+    parser.add_argument("--first-seed", type=int, default=101)
+    parser.add_argument("--lengths", type=float, nargs="+", default=[0.4, 1.2], help="l, mm")
+    parser.add_argument("--shape", type=int, nargs=3, default=[16, 16, 10])
+    parser.add_argument("--refine", type=int, default=2)
+    parser.add_argument("--engine", choices=["fv", "pinn", "none"], default="fv")
+    return parser.parse_args()
+
+
+def _fitted(study: Path, engine: str) -> dict:
+    kept = study / f"fit_{engine}.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(_fit(study, engine)))
+    return json.loads(kept.read_text())
+
+
+def _fit(study: Path, engine: str) -> dict:
+    inputs = ImagingInputs(
+        dce=study / "dce.nii.gz", cest=study / "ph.nii.gz", mask=study / "mask.nii.gz", vfa=tuple(sorted(study.glob("vfa_*.nii.gz")))
+    )
+    drug = tuple(str(p) for p in sorted(study.glob("drug_*.nii.gz")))
+    began, cpu = time.perf_counter(), time.process_time()
+    posed = pose_problem(make_maps(inputs), FitSettings(drug=drug), "cpu")
+    fit = (fit_fv if engine == "fv" else fit_pinn)(posed.problem)
+    truth = json.loads((study / "truth" / "parameters.json").read_text())["scalars_SI"]
+    rows = {}
+    for unknown, theta, s in zip(posed.problem.unknowns.items, fit.theta, fit.run.scalars, strict=True):
+        true = truth[unknown.name]
+        coordinate = math.log(true) if unknown.scale == "log" else true
+        rows[unknown.name] = {
+            "error": float(theta - coordinate), "sd": s.sd, "prior_sd": unknown.prior_sd,
+            "prior_error": unknown.prior_mean - coordinate, "informed": s.informed,
+        }  # fmt: skip
+    return {
+        "study": study.name, "unknowns": rows, "seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu,
+        "converged": fit.run.converged, "iterations": len(fit.run.objective), "chi2": fit.run.chi2 / fit.run.observations,
+    }  # fmt: skip
+
+
+def _report(fits: list[dict], engine: str) -> None:
+    print(f"{len(fits)} phantoms, engine {engine}; informed where the contraction is above a half")
+    print(
+        f"{'':10s} {'informed':>8s} {'cover 90 %':>10s} {'(all)':>6s} {'mean error/sd':>14s} {'rms':>5s} {'median error':>13s} {'median |error|':>15s}"
+    )
+    inside_all: list[bool] = []
+    for name in fits[0]["unknowns"]:
+        rows = [f["unknowns"][name] for f in fits]
+        z = np.array([r["error"] / r["sd"] for r in rows])
+        informed = np.array([r["informed"] for r in rows])
+        inside = np.abs(z) < Z90
+        inside_all += list(inside[informed])
+        error = np.array([r["error"] for r in rows])
+        share = f"{inside[informed].mean():.0%}" if informed.any() else "-"
+        print(
+            f"{name:10s} {informed.mean():8.0%} {share:>10s} {inside.mean():6.0%} {z.mean():14.2f} {np.sqrt((z**2).mean()):5.2f} "
+            f"{np.median(error):13.3f} {np.median(np.abs(error)):15.3f}"
+        )
+    print(f"all informed: {np.mean(inside_all):.1%} of {len(inside_all)}; seconds per fit: median {np.median([f['seconds'] for f in fits]):.1f}, "
+          f"CPU {np.median([f['cpu_seconds'] for f in fits]):.1f}; converged {np.mean([f['converged'] for f in fits]):.0%}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

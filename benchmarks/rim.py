@@ -1,0 +1,148 @@
+"""What cutting the rim alone costs and misses: a ball with its closed solution, and a phantom against a much finer grid.
+
+Run: OMP_NUM_THREADS=1 python benchmarks/rim.py [--only ball|phantom] [--voxel 0.5|1.0] [--device cuda]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanopinn.parameters import value
+from nanopinn.physics.analytic import sphere_in_tissue_pressure
+from nanopinn.physics.model import FlowCoefficients, TissueMaps
+from nanopinn.solvers.domain import Domain
+from nanopinn.solvers.forward import Flow, Forward, Setting
+from nanopinn.solvers.grid import Grid, mean_of_parts
+from nanopinn.solvers.pressure import solve_pressure
+from nanopinn.solvers.rim import RimGrid, near_edge
+from nanopinn.workflows.phantom.anatomy import draw_anatomy
+from nanopinn.workflows.verify.tissue import ball
+
+NONE = torch.zeros(0, dtype=torch.float64)
+#: Cells per voxel edge, and how near to the edge voxels are cut, m (None: all).
+CUTS = ((1, None), (2, None), (3, None), (4, None), (2, 0.0), (3, 0.0), (4, 0.0), (2, 0.5e-3), (3, 0.5e-3), (4, 0.5e-3))
+
+
+def timed(work: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
+    """Best of a few runs, s of the processor (what others take of it is not counted), and the result."""
+    best = float("inf")
+    for _ in range(repeats):
+        began = time.process_time()
+        result = work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        best = min(best, time.process_time() - began)
+    return best, result
+
+
+def named(refine: int, rim: float | None) -> str:
+    return f"whole {refine}" if rim is None or refine == 1 else f"rim {refine}, {1e3 * rim:.1f} mm"
+
+
+def cells_of(grid: Grid) -> int:
+    return grid.cells if isinstance(grid, RimGrid) else int(np.prod(grid.shape))
+
+
+def in_a_ball(device: str, n: int = 24, R: float = 5e-3) -> None:
+    """V2, Baxter and Jain: l = 0.27 mm. Every part of a voxel is tumour if its centre is."""
+    K, LpSV, p_e = (3.098e-14, 6.4e-15), (4.2e-7, 1.89e-8), (1533.0, 867.0)
+    tissue = dict(zip(("K_t", "LpSV_t", "p_e", "K_n", "LpSV_n", "p_e_n"), (K[0], LpSV[0], p_e[0], K[1], LpSV[1], p_e[1]), strict=True))
+    leaves = -K[0] * np.diff(sphere_in_tissue_pressure(np.array([R - 1e-9, R]), R, **tissue, LpLSL_n=4.17e-7))[0] / 1e-9
+    print(f"ball of 5 mm, voxels of {2e3 * R * 1.25 / n:.2f} mm, l = 0.27 mm; leaves its edge at {1e6 * leaves:.4f} um/s")
+    for refine, rim in CUTS:
+        fine, r = ball(R, 1.25, n * refine)
+        inside = (r < R).to(device)
+        grid: Grid = fine
+        if rim is not None:
+            held = mean_of_parts(inside.double(), refine)
+            grid = RimGrid.around((held > 0.5).double(), fine_voxels(fine, refine), refine, rim)
+
+        def per(pair: tuple[float, float], inside: Tensor = inside) -> Tensor:
+            return torch.where(inside, *(torch.tensor(v, dtype=torch.float64, device=device) for v in pair))
+
+        flow = FlowCoefficients(per(K), per(LpSV), per(p_e), per((0.0, 4.17e-7)), 0.0, 0.0)
+        solve_pressure(flow, grid)
+        seconds, found = timed(lambda flow=flow, grid=grid: solve_pressure(flow, grid))
+        exact = torch.as_tensor(sphere_in_tissue_pressure(r.numpy(), R, **tissue, LpLSL_n=4.17e-7), device=device)
+        error = float((found.x - exact)[inside].norm() / exact[inside].norm())
+        out = float((LpSV[0] * (p_e[0] - found.x))[inside].sum()) * fine.cell_volume / (4 * np.pi * R**2)
+        print(
+            f"  {named(refine, rim):16s} p in the tumour {error:.2e}, edge flux {out / leaves - 1:+.2e}, "
+            f"{cells_of(grid):7d} cells, {found.iterations} iterations, {seconds:.3f} s", flush=True,
+        )  # fmt: skip
+
+
+def fine_voxels(fine: Grid, refine: int) -> Grid:
+    """The voxels of a grid that was refined."""
+    (nx, ny, nz), (hx, hy, hz) = fine.shape, fine.spacing
+    return Grid((nx // refine, ny // refine, nz // refine), (hx * refine, hy * refine, hz * refine))
+
+
+def in_a_phantom(device: str, voxel: float, l_mm: float, finest: int) -> None:
+    """Rough tissue of the digital phantom, drawn at its voxels: what refinement misses of the flow, not of the tissue."""
+    n = round(12 / voxel)
+    anatomy = draw_anatomy((n, n, n), (voxel,) * 3, np.random.default_rng(0))
+    h = 1e-3 * voxel
+    domain = Domain.around(anatomy.tumour, (h, h, h), 3e-3)
+
+    def boxed(values: Any, fill: float) -> Tensor:
+        return torch.as_tensor(domain.take(values.astype(float), fill), device=device)
+
+    maps = TissueMaps(
+        boxed(anatomy.tumour, 0.0), boxed(anatomy.PS, value("Ktrans_n")), boxed(anatomy.phi, value("ve_n")),
+        boxed(anatomy.v_p, value("vp_n")), boxed(anatomy.pH, value("pHe_n")),
+    )  # fmt: skip
+    grid = Grid(domain.shape, (h, h, h))
+    near = (maps.tumour > 0.5) | near_edge(maps.tumour, grid, 0.0)
+
+    def solve(refine: int, rim: float | None, repeats: int) -> tuple[Forward, float, float, Flow]:
+        scalars = {"l": torch.tensor(1e-3 * l_mm, dtype=torch.float64, device=device)}
+        forward = Forward(Setting(maps, grid, refine, rim), lambda _: scalars)
+        first, flow = timed(lambda: forward.flow(NONE.to(device)), 1)
+
+        def afresh() -> Flow:
+            forward.last_pressure = None
+            return forward.flow(NONE.to(device))
+
+        return forward, first, (timed(afresh, repeats)[0] if repeats else first), flow
+
+    reference = at_voxels(solve(finest, None, 0)[3], grid)
+    print(f"phantom, {grid.shape} voxels of {voxel} mm, l = {l_mm} mm; reference: whole {finest}")
+    for refine, rim in CUTS:
+        forward, first, again, flow = solve(refine, rim, 2)
+        p, J, u = (float((a - b)[..., near].norm() / b[..., near].norm()) for a, b in zip(at_voxels(flow, grid), reference, strict=True))
+        count = cells_of(forward.setting.flow_setting.grid)
+        print(
+            f"  {named(refine, rim):16s} p {p:.2e}, J_v {J:.2e}, u {u:.2e}, {count:7d} cells, {flow.iterations} iterations, "
+            f"{again:.3f} s (first {first:.3f})", flush=True,
+        )  # fmt: skip
+
+
+def at_voxels(flow: Flow, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    return mean_of_parts(flow.p, flow.p.shape[0] // grid.shape[0]), flow.J_v, flow.velocity(grid)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--only", choices=("ball", "phantom"))
+    arguments.add_argument("--device", default="cpu")
+    arguments.add_argument("--voxel", type=float, choices=(0.5, 1.0), help="of the phantom, mm")
+    given = arguments.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.device}")
+    if given.only in (None, "ball"):
+        in_a_ball(given.device)
+    if given.only in (None, "phantom"):
+        for voxel, l_mm, finest in ((0.5, 0.4, 6), (0.5, 1.0, 6), (1.0, 0.4, 8), (1.0, 1.0, 8)):
+            if given.voxel in (None, voxel):
+                in_a_phantom(given.device, voxel, l_mm, finest)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""A box refined near the tumour's edge alone: which of its parts are cells of their own, and which share one.
+
+The rim that drains a tumour is thinner than a voxel; its core and the tissue around it hardly vary. Voxels near
+the edge are cut into ``factor^3`` cells, the others stay whole. Fields keep the shape of the box that is cut
+everywhere, and the parts of one cell carry one value: the flow through a coarse face is the sum over its parts.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from nanopinn.solvers.grid import Grid, mean_of_parts, repeat_cells
+
+AXES = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class RimGrid(Grid):
+    """A box of ``factor^3`` parts per voxel, of which those of a whole voxel are one cell.
+
+    Attributes:
+        factor: parts along the edge of a voxel.
+        width: parts along the edge of the cell that a part belongs to, ``(X, Y, Z)``, int64: 1 or ``factor``.
+    """
+
+    factor: int
+    width: Tensor = field(compare=False, repr=False)
+
+    @classmethod
+    def around(cls, tumour: Tensor, grid: Grid, factor: int, distance: float) -> RimGrid:
+        """Cut the voxels that reach within ``distance`` (m, along each axis) of the tumour's edge, and those that touch it.
+
+        Args:
+            tumour: 1 inside, ``(x, y, z)``. grid: of the voxels.
+        """
+        fine = grid.refined(factor)
+        width = torch.where(near_edge(tumour, grid, distance), 1, factor)
+        return cls(fine.shape, fine.spacing, factor, repeat_cells(width, factor))
+
+    def half_width(self, axis: int) -> Tensor:
+        """Half the length along an axis of the cell that each part belongs to, m, ``(X, Y, Z)``."""
+        return self.width.double() * (self.spacing[axis] / 2)
+
+    def joined(self, values: Tensor) -> Tensor:
+        """Give all parts of a cell their mean, ``(..., X, Y, Z)``."""
+        return torch.where(self.width == 1, values, repeat_cells(mean_of_parts(values, self.factor), self.factor))
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum over the parts of each cell, ``(..., X, Y, Z)`` to ``(..., cells)``."""
+        flat = values.flatten(-3)
+        return flat.new_zeros((*flat.shape[:-1], self.cells)).index_add_(-1, self.number.flatten(), flat)
+
+    @cached_property
+    def cells(self) -> int:
+        """How many cells there are."""
+        return int(self.number.max()) + 1
+
+    @cached_property
+    def number(self) -> Tensor:
+        """Of the cell that each part belongs to, ``(X, Y, Z)``, from 0."""
+        return numbered(firsts(self.width, AXES))
+
+    @cached_property
+    def connections(self) -> Connections:
+        """Which cells touch."""
+        return Connections.of(self)
+
+
+@dataclass(frozen=True)
+class Connections:
+    """The pairs of cells that touch, each once, whatever number of parts' faces lies between them.
+
+    Attributes:
+        before, after: numbers of the two cells, ``(m,)``.
+        faces: the box's inner faces that lie between cells, counted over all axes. pair: which pair each lies between.
+        cells: how many there are.
+    """
+
+    before: Tensor
+    after: Tensor
+    faces: Tensor
+    pair: Tensor
+    cells: int
+
+    @classmethod
+    def of(cls, grid: RimGrid) -> Connections:
+        """Find them: two cells share the parts' faces of the smaller one's side."""
+        ends: list[Tensor] = []
+        pairs: list[Tensor] = []
+        for axis in AXES:
+            n = grid.shape[axis] - 1
+            before, after = grid.number.narrow(axis, 0, n), grid.number.narrow(axis, 1, n)
+            side = torch.minimum(grid.width.narrow(axis, 0, n), grid.width.narrow(axis, 1, n))
+            first = torch.where(before == after, -1, firsts(side, [a for a in AXES if a != axis]))
+            leads = is_first(first).nonzero()[:, 0]
+            pairs.append(torch.where(first < 0, -1, numbered(first) + sum(e.shape[1] for e in ends)).flatten())
+            ends.append(torch.stack([before.flatten()[leads], after.flatten()[leads]]))
+        (before, after), every = torch.cat(ends, dim=1), torch.cat(pairs)
+        faces = (every >= 0).nonzero()[:, 0]
+        return cls(before, after, faces, every[faces], grid.cells)
+
+    def sums(self, faces: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Sum over the faces between each pair, ``(m,)``, of values on the box's inner faces, one tensor per axis."""
+        values = torch.cat([f.flatten() for f in faces])[self.faces]
+        return values.new_zeros(len(self.before)).index_add_(0, self.pair, values)
+
+    def matrix(self, values: Tensor, diagonal: Tensor) -> Tensor:
+        """The symmetric matrix with a value for each pair and each cell, sparse rows, ``(cells, cells)``."""
+        order, rows, columns = self._rows
+        entries = torch.cat([values, values, diagonal])[order]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            return torch.sparse_csr_tensor(rows, columns, entries, size=(self.cells, self.cells), check_invariants=False)
+
+    @cached_property
+    def _rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Pairs, their reverse and cells in the order of rows, where each row begins, and columns."""
+        cells = torch.arange(self.cells, device=self.before.device)
+        row, column = torch.cat([self.before, self.after, cells]), torch.cat([self.after, self.before, cells])
+        order = torch.argsort(row * self.cells + column)
+        begins = torch.nn.functional.pad(torch.bincount(row, minlength=self.cells).cumsum(0), (1, 0))
+        # 32 bits: the library that multiplies twice as fast knows no others
+        return order, begins.int(), column[order].int()
+
+
+def near_edge(tumour: Tensor, grid: Grid, distance: float) -> Tensor:
+    """Voxels that have both tissues within ``distance`` (m) along each axis, or touch the other one."""
+    # a voxel's own faces are where distance begins; the small number is for 0.3 / 0.1 < 3
+    reach = [1 + int(distance / h + 1e-9) for h in grid.spacing]
+
+    def spread(mask: Tensor) -> Tensor:
+        window = [2 * n + 1 for n in reach]
+        return torch.nn.functional.max_pool3d(mask.double()[None, None], window, stride=1, padding=reach)[0, 0] > 0.5
+
+    return spread(tumour > 0.5) & spread(tumour <= 0.5)
+
+
+def firsts(width: Tensor, axes: Collection[int]) -> Tensor:
+    """Where, counted over the box, the first of every part's group stands: groups are ``width`` long along ``axes``."""
+    place = torch.zeros_like(width)
+    for axis, size in enumerate(width.shape):
+        along = torch.arange(size, device=width.device).reshape([-1 if a == axis else 1 for a in AXES])
+        place = place * size + along - (along % width if axis in axes else 0)
+    return place
+
+
+def is_first(first: Tensor) -> Tensor:
+    """Which parts are the first of their group, ``(parts,)``."""
+    return first.flatten() == torch.arange(first.numel(), device=first.device)
+
+
+def numbered(first: Tensor) -> Tensor:
+    """Groups counted from 0 in the order of their first parts, in the shape of ``first``."""
+    return (torch.cumsum(is_first(first), dim=0) - 1)[first.clamp_min(0)]
