@@ -29,6 +29,8 @@ from nanopinn.solvers.pressure import pressure_gradient, pressure_tangents, solv
 from nanopinn.solvers.rim import RimGrid
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 
+#: Tangents of coefficients found at once: more would leave the cache.
+AT_ONCE = 8
 #: Scalars of the model (SI) as a function of the parameter vector.
 ScalarsOf = Callable[[Tensor], Mapping[str, Tensor]]
 
@@ -175,9 +177,13 @@ class Forward:
         def tensors(th: Tensor, p: Tensor) -> tuple[Tensor, ...]:
             return self._pools(kind, th, p)[1].tensors()
 
+        def along(e: Tensor, dp: Tensor) -> tuple[Tensor, ...]:
+            return torch.func.jvp(tensors, (theta, flow.p), (e, dp))[1]  # type: ignore[no-any-return]
+
+        every = torch.func.vmap(along, chunk_size=AT_ONCE)(identity, flow.dp)
         tangents = {}
-        for j, (e, dp) in enumerate(zip(identity, flow.dp, strict=True)):
-            moved = torch.func.jvp(tensors, (theta, flow.p), (e, dp))[1]
+        for j in range(len(theta)):
+            moved = tuple(t[j] for t in every)
             if any(float(t.abs().max()) > 1e-9 * s for t, s in zip(moved, scale, strict=True)):
                 tangents[j] = PoolOperator.from_tensors(moved)
         return pools, operator, tangents

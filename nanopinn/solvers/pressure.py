@@ -79,8 +79,11 @@ def pressure_tangents(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tens
 def pressure_forcing(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, grid: Grid) -> Tensor:
     """``-dR/dtheta_j`` at a fixed pressure, ``(m, x, y, z)``: what drives the tangents."""
     identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
-    rows = [-torch.func.jvp(lambda th: pressure_residual(flow_of(th), p, grid), (theta,), (e,))[1] for e in identity]
-    return torch.stack(rows)
+
+    def along(e: Tensor) -> Tensor:
+        return -torch.func.jvp(lambda th: pressure_residual(flow_of(th), p, grid), (theta,), (e,))[1]
+
+    return torch.func.vmap(along, chunk_size=8)(identity)
 
 
 def pressure_gradient(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, of_p: Tensor, grid: Grid) -> Tensor:

@@ -22,11 +22,11 @@ Array = NDArray[np.float64]
 
 #: Prior standard deviation of the logarithm of a multiplier (an assumption: within 2.7 of its neighbours' mean), and the
 #: length over which it is smooth.
-FIELD_SD, FIELD_LENGTH_M = 0.5, 1.5e-3
+FIELD_SD, FIELD_LENGTH_M = 0.5, 2.0e-3
 #: Over which the error of the equations is smooth (an assumption).
 ERROR_LENGTH_M = 2.0e-3
-#: Bumps of one field at most: each costs a tangent of every pool.
-MOST_BUMPS = 60
+#: Bumps of one field at most: each costs a tangent of every pool. They are wider in a tumour that would take more.
+MOST_BUMPS = 40
 #: Prior standard deviation of the velocity at a cut face over ``q l``, which is that at the rim of a large tumour (an
 #: assumption: a cut through the rim may carry it, one through the core carries next to none).
 INFLOW_SD = 0.5
@@ -122,7 +122,11 @@ def bump_shapes(problem: InverseProblem) -> torch.Tensor:
 def tumour_bumps(problem: InverseProblem, length_m: float) -> torch.Tensor:
     """Bumps in the tumour whose sum with random weights has unit variance, ``(k, x, y, z)``."""
     tumour = problem.setting.maps.tumour
-    bumps = unit_bumps(tumour.cpu().numpy() > 0.5, np.array(problem.setting.grid.spacing), length_m, MOST_BUMPS)
+    inside, spacing = tumour.cpu().numpy() > 0.5, np.array(problem.setting.grid.spacing)
+    bumps = unit_bumps(inside, spacing, length_m)
+    while len(bumps) > MOST_BUMPS:
+        length_m *= 1.1
+        bumps = unit_bumps(inside, spacing, length_m)
     return torch.as_tensor(bumps, dtype=tumour.dtype, device=tumour.device)
 
 
@@ -132,7 +136,7 @@ def _note(f: FunctionUnknown) -> str:
     if f.name == INFLOW:
         return (
             f"The tumour goes on beyond the image: fluid enters or leaves there at an unknown velocity, {f.prior_sd:g} q l (1 sd) "
-            "over 1.5 mm about none (assumptions), and carries what the voxels there hold."
+            "over 2 mm about none (assumptions), and carries what the voxels there hold."
         )
     how = "smooth bumps" if f.kind == "bumps" else "a neural field"
     return (
