@@ -12,6 +12,7 @@ from nanopinn.errors import InputError
 from nanopinn.inference.functions import FunctionUnknown, Kind, field_posterior, field_unknown, inflow_unknown, release_law, unit_bumps
 from nanopinn.inference.fv import Fitted
 from nanopinn.inference.model_error import BALANCES, ModelError, mapped
+from nanopinn.inference.neural import field_network, shapes_of
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.result import MapEstimate
 from nanopinn.physics.model import INFLOW, MULTIPLIERS
@@ -58,7 +59,8 @@ def with_functions(problem: InverseProblem, settings: FitSettings) -> tuple[Inve
     shapes: dict[str, torch.Tensor] = {}
     functions: list[FunctionUnknown] = []
     for name, kind in fields:
-        shapes[name] = bump_shapes(problem)
+        neural = [f for f in functions if f.kind == "neural"]
+        shapes[name] = _neural_shapes(problem, settings.seed + len(neural)) if kind == "neural" else bump_shapes(problem)
         functions.append(field_unknown(name, shapes[name], FIELD_SD, FIELD_LENGTH_M, kind))
     if problem.setting.maps.cut:
         shapes[INFLOW] = inflow_shapes(problem)
@@ -95,6 +97,11 @@ def cut_faces(mask: NDArray[np.bool_], settings: FitSettings) -> tuple[tuple[int
             remedy="Leave --inflow away: normal tissue surrounds the tumour.",
         )  # fmt: skip
     return cut
+
+
+def _neural_shapes(problem: InverseProblem, seed: int) -> torch.Tensor:
+    """Shapes of a network that is not trained yet, ``(k, x, y, z)``."""
+    return shapes_of(field_network(problem.setting, FIELD_LENGTH_M, seed), problem.setting, FIELD_SD).detach()
 
 
 def inflow_shapes(problem: InverseProblem) -> torch.Tensor:

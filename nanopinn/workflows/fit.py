@@ -14,6 +14,7 @@ from nanopinn.imaging.maps import ImagingMaps, make_maps
 from nanopinn.inference.check import check_fit
 from nanopinn.inference.checkpoint import Checkpoint
 from nanopinn.inference.fv import Fitted, fit_fv
+from nanopinn.inference.neural import fit_neural
 from nanopinn.inference.pinn import fit_pinn
 from nanopinn.inference.pinn.engine import PinnSettings
 from nanopinn.inference.problem import InverseProblem
@@ -80,7 +81,10 @@ def infer(
         start = unknowns.prior_mean
         start[: len(unknowns.items)] = fits["pinn"].theta
     if settings.engine in ("auto", "fv"):
-        fits["fv"] = fit_fv(posed.problem, start, progress=progress)
+        neural = any(f.kind == "neural" for f in unknowns.functions)
+        fits["fv"] = (
+            fit_neural(posed.problem, start, seed=settings.seed, progress=progress) if neural else fit_fv(posed.problem, start, progress=progress)
+        )
     last = fits["fv"] if "fv" in fits else fits["pinn"]
     check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
     seconds = {**seconds, **{name: f.run.seconds for name, f in fits.items()}, "check": check.seconds}
