@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.maps import make_maps
-from nanopinn.inference.model_error import mapped
 from nanopinn.inference.fv import Fitted, fit_fv
+from nanopinn.inference.model_error import mapped
 from nanopinn.inference.neural import fit_neural
 from nanopinn.solvers.grid import mean_of_parts
 from nanopinn.workflows.phantom import make_phantom
@@ -151,7 +151,8 @@ def run(work: Path, study: str, seed: int, length: float) -> None:
         posed = posed_of(folder, told)
         fit = fitted(posed, told)
         content = {"study": study, "fit": name, "seed": seed, "l": length, "seconds": time.perf_counter() - began,
-                   "converged": fit.run.converged, "chi2/N": fit.run.chi2 / fit.run.observations, **measured(folder, posed, fit)}  # fmt: skip
+                   "converged": fit.run.converged,
+                   "chi2/N": fit.run.chi2 / fit.run.observations, **measured(folder, posed, fit)}  # fmt: skip
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))
         print(study, name, seed, length, {k: round(v, 3) if isinstance(v, float) else v for k, v in content.items()}, flush=True)

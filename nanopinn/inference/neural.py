@@ -10,6 +10,7 @@ variable projection. The posterior is that of w at the h found.
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, replace
 
@@ -44,7 +45,8 @@ class FeatureNetwork(torch.nn.Module):
         self.inputs = inputs
         sizes = (inputs.shape[1], WIDTH, FEATURES)
         self.weights = torch.nn.ParameterList(
-            torch.randn(a, b, dtype=inputs.dtype, generator=generator).to(inputs.device) / a**0.5 for a, b in zip(sizes, sizes[1:], strict=False)
+            torch.randn(a, b, dtype=inputs.dtype, generator=generator).to(inputs.device) / a**0.5
+            for a, b in itertools.pairwise(sizes)
         )
         self.biases = torch.nn.ParameterList(torch.randn(b, dtype=inputs.dtype, generator=generator).to(inputs.device) for b in sizes[1:])
         self.start = [p.detach().clone() for p in self.parameters()]
@@ -107,7 +109,9 @@ class _Trainer:
         """Steps of L-BFGS on the hidden weights, all else held; the problem with the shapes found."""
         problem, weights = fit.problem, [p for n in self.networks.values() for p in n.parameters()]
         pressure = fit.prediction.fields.flow.p
-        optimiser = torch.optim.LBFGS(weights, lr=1.0, max_iter=count, max_eval=2 * count, history_size=count, line_search_fn="strong_wolfe")
+        optimiser = torch.optim.LBFGS(
+            weights, lr=1.0, max_iter=count, max_eval=2 * count, history_size=count, line_search_fn="strong_wolfe"
+        )
 
         def closure() -> float:
             optimiser.zero_grad()
@@ -115,7 +119,7 @@ class _Trainer:
             found = slope(problem, fit.theta, shapes, pressure)
             penalty = sum((n.penalty() for n in self.networks.values()), torch.zeros((), dtype=pressure.dtype))
             through = sum(((shapes[name] * g).sum() for name, g in found.shapes.items()), penalty)
-            through.backward()  # type: ignore[no-untyped-call]
+            through.backward()
             return found.objective + float(penalty.detach())
 
         optimiser.step(closure)

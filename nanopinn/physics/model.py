@@ -169,7 +169,9 @@ class TumourModel:
         K = s["l"] ** 2 * LpSV
         return FlowCoefficients(
             K=self.by_tissue(self.factor("K") * K, s["K_ratio_n"] * K) * self.multiplier("conductivity"),
-            LpSV=LpSV * self.multiplier("filtration") * self.by_tissue(self.factor("Lp", "SV") * self.maps.vascularity(), value("LpSV_n") / value("LpSV_t")),
+            LpSV=LpSV
+            * self.multiplier("filtration")
+            * self.by_tissue(self.factor("Lp", "SV") * self.maps.vascularity(), value("LpSV_n") / value("LpSV_t")),
             p_e=s["p_e"] * self.by_tissue(self.factor("p_e"), value("p_e_n") / value("p_e")),
             LpLSL=LpSV * self.by_tissue(0.0, value("LpLSL_n") / value("LpSV_t")),
             p_L=value("p_L"),

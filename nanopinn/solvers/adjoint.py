@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.physics.plasma import SumOfExponentials
+from nanopinn.solvers.cells import BoxMatrix
 from nanopinn.solvers.evolve import Evolution, evolve
 from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Flow, Forward
@@ -23,7 +24,6 @@ from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.local_response import LocalResponse
 from nanopinn.solvers.nodes import frame_nodes, stage_times
 from nanopinn.solvers.pressure import pressure_residual, solve_cells
-from nanopinn.solvers.cells import BoxMatrix
 from nanopinn.solvers.schemes import TR_BDF2
 from nanopinn.solvers.sensitivity import Gathered, adjoint
 

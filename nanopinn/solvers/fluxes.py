@@ -122,7 +122,8 @@ class PoolOperator:
 
     @classmethod
     def of(
-        cls, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid, advection: Advection = "fitted", cut: tuple[tuple[int, int], ...] = ()
+        cls, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid, advection: Advection = "fitted",
+        cut: tuple[tuple[int, int], ...] = (),
     ) -> PoolOperator:  # fmt: skip
         """Pools carried by volume flows through the faces (m3/s, one tensor per axis).
 

@@ -66,9 +66,10 @@ class Setting:
     def refined(self, factor: int) -> Setting:
         """The same tissue with every cell cut into ``factor^3``; maps vary along slopes within a cell."""
         m = self.maps
-        parts = (reconstruct_cells(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
+        PS, phi, v_p, pH = (reconstruct_cells(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
         shapes = {name: reconstruct_cells(t, factor) for name, t in m.shapes.items()}
-        return replace(self, maps=TissueMaps(repeat_cells(m.tumour, factor), *parts, shapes, m.cut), grid=self.grid.refined(factor))
+        maps = replace(m, tumour=repeat_cells(m.tumour, factor), PS=PS, phi=phi, v_p=v_p, pH=pH, shapes=shapes)
+        return replace(self, maps=maps, grid=self.grid.refined(factor))
 
     @cached_property
     def flow_setting(self) -> Setting:
@@ -178,7 +179,7 @@ class Forward:
             return self._pools(kind, th, p)[1].tensors()
 
         def along(e: Tensor, dp: Tensor) -> tuple[Tensor, ...]:
-            return torch.func.jvp(tensors, (theta, flow.p), (e, dp))[1]  # type: ignore[no-any-return]
+            return torch.func.jvp(tensors, (theta, flow.p), (e, dp))[1]
 
         every = torch.func.vmap(along, chunk_size=AT_ONCE)(identity, flow.dp)
         tangents = {}

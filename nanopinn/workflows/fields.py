@@ -68,9 +68,7 @@ def with_functions(problem: InverseProblem, settings: FitSettings) -> tuple[Inve
     if settings.release_law:
         functions.append(release_law())
     maps = replace(problem.setting.maps, shapes={**problem.setting.maps.shapes, **shapes})
-    problem = replace(
-        problem, setting=replace(problem.setting, maps=maps), unknowns=replace(problem.unknowns, functions=tuple(functions))
-    )
+    problem = replace(problem, setting=replace(problem.setting, maps=maps), unknowns=replace(problem.unknowns, functions=tuple(functions)))
     notes = [_note(f) for f in functions]
     if settings.model_error > 0:
         bumps = tumour_bumps(problem, ERROR_LENGTH_M)
@@ -139,7 +137,9 @@ def tumour_bumps(problem: InverseProblem, length_m: float) -> torch.Tensor:
 
 def _note(f: FunctionUnknown) -> str:
     if f.argument == "pH":
-        return f"The release law's steepness may differ from the stated one by {np.exp(f.prior_sd) - 1:.0%} (1 sd) at {f.count} knots of pH."
+        return (
+            f"The release law's steepness may differ from the stated one by {np.exp(f.prior_sd) - 1:.0%} (1 sd) at {f.count} knots of pH."
+        )
     if f.name == INFLOW:
         return (
             f"The tumour goes on beyond the image: fluid enters or leaves there at an unknown velocity, {f.prior_sd:g} q l (1 sd) "
@@ -165,7 +165,7 @@ def field_maps(fit: Fitted, domain: Domain) -> list[MapEstimate]:
         source = f"prior sd {f.prior_sd:g} of its logarithm over {f.length_m * 1e3:g} mm, {f.kind}"
         found += [
             MapEstimate(f"{f.name}_factor", "1", f"{f.label}; {source}", "images and prior", value, value * sd),
-            MapEstimate(f"{f.name}_contraction", "1", f"1 - sd after over sd before the images, of {f.label}", "images and prior", contraction),
+            MapEstimate(f"{f.name}_contraction", "1", f"1 - sd after/before the images, of {f.label}", "images and prior", contraction),
         ]  # fmt: skip
     return found
 
@@ -191,7 +191,8 @@ def model_error_maps(fit: Fitted, domain: Domain) -> list[MapEstimate]:
     found = []
     for m in mapped(fit.problem, fit.prediction.fields):
         e, sd = (_inside(fit.problem, t, domain) for t in (m.relative, m.sd))
-        text = f"error of the balance of {m.balance}{'' if m.balance == 'contrast' else ' drug'} over {BALANCES[m.balance]}; sd at fixed unknowns"
+        what = "contrast agent" if m.balance == "contrast" else f"{m.balance} drug"
+        text = f"error of the balance of {what}, over {BALANCES[m.balance]}; its sd is that at fixed unknowns"
         found.append(MapEstimate(f"model_error_{m.balance}", "1", text, "images and prior", e, sd))
     return found
 

@@ -82,9 +82,10 @@ def infer(
         start[: len(unknowns.items)] = fits["pinn"].theta
     if settings.engine in ("auto", "fv"):
         neural = any(f.kind == "neural" for f in unknowns.functions)
-        fits["fv"] = (
-            fit_neural(posed.problem, start, seed=settings.seed, progress=progress) if neural else fit_fv(posed.problem, start, progress=progress)
-        )
+        if neural:
+            fits["fv"] = fit_neural(posed.problem, start, seed=settings.seed, progress=progress)
+        else:
+            fits["fv"] = fit_fv(posed.problem, start, progress=progress)
     last = fits["fv"] if "fv" in fits else fits["pinn"]
     check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
     seconds = {**seconds, **{name: f.run.seconds for name, f in fits.items()}, "check": check.seconds}

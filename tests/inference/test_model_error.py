@@ -52,7 +52,10 @@ def test_the_effect_on_observations_is_that_of_equations_which_are_off_by_as_muc
     weights = torch.randn(k, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     other = p.solve(theta, Erring(p, balance, torch.einsum("k,kxyz->xyz", weights, p.model_error.bumps)))
     if balance == "contrast":
-        found, exact = on_contrast @ weights, p.contrast.residual(other.contrast).reshape(-1) - p.contrast.residual(fields.contrast).reshape(-1)
+        found, exact = (
+            on_contrast @ weights,
+            p.contrast.residual(other.contrast).reshape(-1) - p.contrast.residual(fields.contrast).reshape(-1),
+        )
         limit = 1e-4  # the same steps
     else:
         found = on_drug[:, first * k : (first + 1) * k] @ weights

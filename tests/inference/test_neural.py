@@ -40,7 +40,9 @@ def varying() -> tuple[InverseProblem, torch.Tensor]:
     for d in p.drug:
         image = d.predict(pools[p.node_of(d)], p.setting.maps, p.plasma_at(d.time_s))
         sd = NOISE * float(image[d.voxels].max()) * torch.ones_like(image)
-        drug.append(replace(d, measured=image + sd * torch.randn(image.shape, generator=generator, dtype=torch.float64), noise_sd=sd, sd=sd))
+        drug.append(
+            replace(d, measured=image + sd * torch.randn(image.shape, generator=generator, dtype=torch.float64), noise_sd=sd, sd=sd)
+        )
     q, _ = with_functions(replace(p, drug=tuple(drug)), FitSettings(field=("permeability:neural",)))
     return q, true
 

@@ -63,7 +63,7 @@ def draw_fields(anatomy: Anatomy, spacing_mm: tuple[float, float, float], spread
     """
     rng, fields = np.random.default_rng([seed, 1]), {}
     for name, spread in spreads.items():
-        noise = _smooth_noise((*anatomy.tumour.shape,), spacing_mm, FIELD_MM / 2, rng)  # type: ignore[arg-type]
+        noise = _smooth_noise((*anatomy.tumour.shape,), spacing_mm, FIELD_MM / 2, rng)
         inside = noise[anatomy.tumour]
         if spread > 0:
             fields[name] = np.where(anatomy.tumour, spread * (noise - inside.mean()) / inside.std(), 0.0)
