@@ -44,10 +44,10 @@ BASELINE_FRAMES = 4
 
 #: What each fit is told, by study; the first is ``fv`` with scalars alone.
 FITS: dict[str, dict[str, dict[str, Any]]] = {
-    "late": {"scalars": {}, "fields": {"field": ("filtration", "permeability")}},
+    "late": {"scalars": {}, "neural": {"field": ("filtration:neural", "permeability:neural")}},
     "cut": {"scalars": {}, "inflow": {"inflow": True}},
     "fields": {
-        "scalars": {}, "bumps": {"field": ("conductivity", "release")}, "neural": {"field": ("conductivity:neural", "release:neural")},
+        "scalars": {}, "neural": {"field": ("conductivity:neural", "release:neural")}, "bumps": {"field": ("conductivity", "release")},
     },
     "pores": {"scalars": {}, "model error": {"model_error": 0.1}},
 }  # fmt: skip
@@ -93,7 +93,8 @@ def posed_of(folder: Path, told: dict[str, Any]) -> Posed:
 
 
 def fitted(posed: Posed, told: dict[str, Any]) -> Fitted:
-    fit = fit_neural if any(text.endswith("neural") for text in told.get("field", ())) else fit_fv
+    neural = any(text.endswith("neural") for text in told.get("field", ()))
+    fit = fit_neural if neural else fit_fv
     return fit(posed.problem, iterations=8, tolerance=0.3)
 
 

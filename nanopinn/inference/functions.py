@@ -88,6 +88,19 @@ def unit_bumps(inside: NDArray[np.bool_], voxel_m: Array, size_m: float, most: i
     return np.asarray(bumps / np.where(height > 0, height, 1.0))
 
 
+def centred(shapes: Tensor, inside: Tensor, prior_sd: float) -> Tensor:
+    """Shapes of a field ``(k, x, y, z)`` without their means over a region, scaled to a mean prior variance there.
+
+    The mean of a multiplier's logarithm belongs to the scalar that it multiplies: the two would be one ridge.
+
+    Args:
+        inside: the region, bool ``(x, y, z)``; the shapes are zero beyond it. prior_sd: of the field.
+    """
+    mean = shapes[:, inside].mean(dim=1)
+    free = torch.where(inside, shapes - mean[:, None, None, None], 0.0)
+    return free * (prior_sd / free[:, inside].square().sum(dim=0).mean().sqrt())
+
+
 @dataclass(frozen=True)
 class FieldPosterior:
     """What a fit says of a field: logarithm of the multiplier, ``(x, y, z)``.

@@ -1,9 +1,9 @@
 """Neural fields: a network over place and tissue whose last layer is Gaussian, trained through the adjoint.
 
-    ln multiplier(x) = sd sum_k w_k f_k(z(x); h) / |f(z(x); h)|,   w_k ~ N(0, 1)
+    ln multiplier(x) = sum_k w_k s_k(x),   s_k = c (f_k(z(x); h)/|f(z(x); h)| - its mean over the tumour),   w_k ~ N(0, 1)
 
-z: place over the length of the field, and the maps. The prior variance is that stated, in every voxel and whatever the hidden
-weights h; w are coordinates of the fit like any others (Gauss-Newton, Laplace), and between two such fits h takes steps of
+z: place over the length of the field, and the maps. c makes the prior variance that stated, on average over the tumour, whatever
+the hidden weights h; w are coordinates of the fit like any others (Gauss-Newton, Laplace), and between two such fits h takes steps of
 L-BFGS on the exact gradient of the objective. At the best w the objective's derivative by h is its partial one, so this is
 variable projection. The posterior is that of w at the h found.
 """
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from nanopinn.inference.functions import centred
 from nanopinn.inference.fv import Fitted, fit_fv
 from nanopinn.inference.gradient import slope
 from nanopinn.inference.problem import InverseProblem
@@ -45,8 +46,7 @@ class FeatureNetwork(torch.nn.Module):
         self.inputs = inputs
         sizes = (inputs.shape[1], WIDTH, FEATURES)
         self.weights = torch.nn.ParameterList(
-            torch.randn(a, b, dtype=inputs.dtype, generator=generator).to(inputs.device) / a**0.5
-            for a, b in itertools.pairwise(sizes)
+            torch.randn(a, b, dtype=inputs.dtype, generator=generator).to(inputs.device) / a**0.5 for a, b in itertools.pairwise(sizes)
         )
         self.biases = torch.nn.ParameterList(torch.randn(b, dtype=inputs.dtype, generator=generator).to(inputs.device) for b in sizes[1:])
         self.start = [p.detach().clone() for p in self.parameters()]
@@ -81,8 +81,8 @@ def shapes_of(network: FeatureNetwork, setting: Setting, prior_sd: float) -> Ten
     inside = setting.maps.tumour > 0.5
     features = network()
     shapes = torch.zeros((features.shape[1], *inside.shape), dtype=features.dtype, device=features.device)
-    shapes[:, inside] = prior_sd * features.T
-    return shapes
+    shapes[:, inside] = features.T
+    return centred(shapes, inside, prior_sd)
 
 
 def field_network(setting: Setting, length_m: float, seed: int = 0) -> FeatureNetwork:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.inference.functions import FunctionUnknown, Kind, field_posterior, field_unknown, inflow_unknown, release_law, unit_bumps
+from nanopinn.inference.functions import FunctionUnknown, Kind, centred, field_posterior, field_unknown, inflow_unknown, release_law, unit_bumps
 from nanopinn.inference.fv import Fitted
 from nanopinn.inference.model_error import BALANCES, ModelError, mapped
 from nanopinn.inference.neural import field_network, shapes_of
@@ -121,7 +121,7 @@ def inflow_shapes(problem: InverseProblem) -> torch.Tensor:
 
 def bump_shapes(problem: InverseProblem) -> torch.Tensor:
     """Bumps in the tumour whose sum with weights of unit variance has the prior variance of a field, ``(k, x, y, z)``."""
-    return FIELD_SD * tumour_bumps(problem, FIELD_LENGTH_M)
+    return centred(tumour_bumps(problem, FIELD_LENGTH_M), problem.setting.maps.tumour > 0.5, FIELD_SD)
 
 
 def tumour_bumps(problem: InverseProblem, length_m: float) -> torch.Tensor:
