@@ -27,6 +27,8 @@ app = typer.Typer(
 app.command()(simulate)
 app.command()(plan)
 
+_FIELD_HELP = "Unknown field in the tumour, NAME[:bumps|neural]; NAME: conductivity, filtration, permeability or release. Repeat for more."
+
 
 @app.command()
 @takes_imaging
@@ -37,6 +39,10 @@ def fit(
     preset: Annotated[str | None, typer.Option(help="fast, default or accurate.")] = None,
     device: Device = None,
     seed: Annotated[int | None, typer.Option(help="Of the networks' first weights.")] = None,
+    field: Annotated[list[str] | None, typer.Option(help=_FIELD_HELP)] = None,
+    inflow: Annotated[bool | None, typer.Option("--inflow", help="The tumour goes on beyond the image where a face cuts it.")] = None,
+    model_error: Annotated[float | None, typer.Option(help="Prior sd of the equations' error over their fluxes, e.g. 0.1.")] = None,
+    release_law: Annotated[bool | None, typer.Option("--release-law", help="Let the release law's steepness vary along pH.")] = None,
     config: Path | None = None, out: Out = Path("nanopinn_result"), overwrite: Overwrite = False, quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:  # fmt: skip
@@ -50,7 +56,8 @@ def fit(
     from nanopinn.workflows.settings import FitSettings
 
     given = {"engine": engine, "preset": preset, "device": device, "seed": seed, "drug": [str(d) for d in drug] if drug else None}
-    settings = settings_of(FitSettings, "fit", config, given)
+    functions: dict[str, Any] = {"field": field or None, "inflow": inflow, "model_error": model_error, "release_law": release_law}
+    settings = settings_of(FitSettings, "fit", config, {**given, **functions})
     claim_output(out, overwrite=overwrite)
     with shown_progress(quiet, verbose) as progress:
         study = run_fit(inputs, settings, progress=progress)
@@ -106,13 +113,18 @@ def phantom(
     shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels.")] = (24, 24, 12),
     snr: Annotated[float, typer.Option(help="Baseline signal over noise, per voxel and frame.")] = 60.0,
     drug_noise: Annotated[float, typer.Option(help="Noise over the largest value of each drug image.")] = 0.05,
+    conductivity_sd: Annotated[float, typer.Option(help="Spread of ln K over the tumour.")] = 0.0,
+    release_sd: Annotated[float, typer.Option(help="Spread of the ln of the release rate beside its law of pH.")] = 0.0,
+    pore_error: Annotated[float, typer.Option(help="Contrast agent fills so much more than the pores that carry drug.")] = 0.0,
+    cut_voxels: Annotated[int, typer.Option(help="Voxels by which the field of view ends early along x.")] = 0,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Write a synthetic study with its truth, solved finer and by another scheme than fits use."""
     from nanopinn.workflows.phantom import make_phantom
     from nanopinn.workflows.settings import PhantomSettings
 
-    given = {"seed": seed, "length_scale_mm": length_scale, "shape": shape, "snr": snr, "drug_noise": drug_noise}
+    given = {"seed": seed, "length_scale_mm": length_scale, "shape": shape, "snr": snr, "drug_noise": drug_noise,
+             "conductivity_sd": conductivity_sd, "release_sd": release_sd, "pore_error": pore_error, "cut_voxels": cut_voxels}  # fmt: skip
     settings = settings_of(PhantomSettings, "phantom", None, given)
     with shown_progress(quiet) as progress:
         folder = make_phantom(out, settings, progress=progress)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanopinn.inference import model_error
 from nanopinn.inference.contract import Prediction
 from nanopinn.inference.problem import Fields, InverseProblem
 from nanopinn.inference.result import CheckItem, CheckResult
@@ -31,6 +32,8 @@ FIELD_LIMIT, DRUG_LIMIT = 0.05, 0.10
 MISFIT_LIMIT = 1.5
 SHIFT_LIMIT = 2.0
 BALANCE_LIMIT = 1e-6
+#: Prior standard deviations of the model's error that images may ask for.
+MODEL_ERROR_LIMIT = 1.0
 #: Uptake is linear while free drug is well below K_e; a tenth bends it by less than ten percent.
 LINEAR_LIMIT = 0.1
 
@@ -68,7 +71,9 @@ def check_fit(
             for i in (LINEAR.pools.index(name),)
         ]
         items += [_balance(fields.balance), _linearity(pools[:, LINEAR.pools.index("free")][:, inside])]
-    items += [_misfit(name, chi2, n) for name, (chi2, n) in problem.blocks(on_voxels).items()]
+    exact = model_error.without(problem)
+    items += [_misfit(name, chi2, n) for name, (chi2, n) in exact.blocks(on_voxels).items()]
+    items += [_model_error(m, problem.model_error) for m in model_error.mapped(problem, fitted.fields)]
     items.append(_shift(problem, theta, fitted, on_voxels))
     return CheckResult(tuple(items), time.perf_counter() - began)
 
@@ -81,6 +86,13 @@ def _field(name: str, fit: Tensor, other: Tensor) -> CheckItem:
     error = float((fit - other).norm() / other.norm())
     limit = DRUG_LIMIT if name.endswith("drug") else FIELD_LIMIT
     return _item(f"{name}, relative L2", error, limit, "field of the fit against the refined solution, in the tumour")
+
+
+def _model_error(found: model_error.Mapped, allowed: model_error.ModelError | None) -> CheckItem:
+    assert allowed is not None
+    flux = model_error.BALANCES[found.balance]
+    limit = MODEL_ERROR_LIMIT * allowed.prior_sd
+    return _item(f"model error of {found.balance}, over fluxes", found.size, limit, f"root mean square in the tumour, over {flux}")
 
 
 def _misfit(name: str, chi2: float, n: int) -> CheckItem:

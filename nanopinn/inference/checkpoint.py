@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.inference.functions import FunctionUnknown
+from nanopinn.inference.model_error import ModelError
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.systematic import SystematicErrors
@@ -27,13 +30,13 @@ Array = NDArray[np.float64]
 _CLASSES: dict[str, Any] = {
     c.__name__: c
     for c in (
-        ContrastObservation, DrugObservation, Grid, InverseProblem, PlasmaCurve, Setting, SumOfExponentials,
+        ContrastObservation, DrugObservation, FunctionUnknown, Grid, InverseProblem, ModelError, PlasmaCurve, Setting, SumOfExponentials,
         SystematicErrors, TissueMaps, Unknown, UnknownSet,
     )
 }  # fmt: skip
 
 #: Raised with every change that older files do not survive.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ def _plain(value: Any) -> Any:
         return {"class": type(value).__name__, "fields": fields}
     if isinstance(value, tuple):
         return {"tuple": [_plain(v) for v in value]}
+    if isinstance(value, Mapping):
+        return {"mapping": [(k, _plain(v)) for k, v in value.items()]}
     return value
 
 
@@ -94,6 +99,8 @@ def _rebuilt(plain: Any) -> Any:
         return plain["array"].numpy()
     if "tuple" in plain:
         return tuple(_rebuilt(v) for v in plain["tuple"])
+    if "mapping" in plain:
+        return {k: _rebuilt(v) for k, v in plain["mapping"]}
     if "at" in plain:
         flat = torch.zeros(plain["shape"], dtype=plain["values"].dtype).reshape(-1)
         flat[plain["at"]] = plain["values"]

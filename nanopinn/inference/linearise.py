@@ -18,6 +18,7 @@ from torch import Tensor
 from nanopinn.imaging.kinetics.curve import InputCurve
 from nanopinn.imaging.kinetics.fit import fit_kinetics
 from nanopinn.imaging.kinetics.models import extended_tofts
+from nanopinn.inference import model_error
 from nanopinn.inference.observations import DrugObservation
 from nanopinn.inference.systematic import SystematicErrors
 from nanopinn.physics.wall import permeability_from_transfer
@@ -100,6 +101,7 @@ def with_errors(problem: InverseProblem, theta: Array, fields: Fields) -> Invers
     problem = replace(problem, drug=_weighed(problem, fields, images))
     grid_theta, on_contrast, on_drug = _effect_of_grid(problem, theta, fields, images.get("as they are"))
     none = fields.contrast.new_zeros((0, 0))
+    on_curves, on_images = (None, None) if problem.model_error is None else _effect_of_model(problem, theta, fields, grid_theta)
     errors = SystematicErrors(
         theta=theta.copy(),
         grid_theta=grid_theta,
@@ -108,8 +110,18 @@ def with_errors(problem: InverseProblem, theta: Array, fields: Fields) -> Invers
         closure_on_drug=torch.block_diag(*effects_of_closure(problem, fields)) if problem.drug else none,
         pH_on_drug=_effect_of_pH(problem, images) if problem.drug else none,
         pH=problem.pH_bumps.new_zeros(len(problem.pH_bumps)) if problem.errors is None else problem.errors.pH,
+        model_on_contrast=on_curves,
+        model_on_drug=on_images,
     )
     return replace(problem, errors=errors)
+
+
+def _effect_of_model(problem: InverseProblem, theta: Array, fields: Fields, grid_theta: Array) -> tuple[Tensor | None, Tensor | None]:
+    """Effect of the model's own error; it changes as slowly as that of the grid, and is kept as long."""
+    last = problem.errors
+    if last is not None and last.model_on_contrast is not None and np.array_equal(grid_theta, last.grid_theta):
+        return last.model_on_contrast, last.model_on_drug
+    return model_error.effects(problem, theta, fields)
 
 
 #: March of about eighteen nodes, for differences between images.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.inference import linearise
 from nanopinn.inference.contract import Prediction, Problem
+from nanopinn.inference.model_error import ModelError
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.systematic import SystematicErrors
 from nanopinn.physics.plasma import SumOfExponentials
@@ -66,6 +68,7 @@ class InverseProblem(Problem[Forward, Fields]):
         pH_bumps: ``(k, x, y, z)``; the error of the pH map is their sum with weights of unit variance.
         closure_bumps: ``(k, x, y, z)``, the same for what the model leaves out of each drug image, relative to it.
         spread: covariance of ln Ktrans and ln ve of every voxel, ``(2, 2, x, y, z)``.
+        model_error: how much the equations may err; None where they are exact.
         errors: what :meth:`with_errors` found, None before.
     """
 
@@ -81,6 +84,7 @@ class InverseProblem(Problem[Forward, Fields]):
     closure_bumps: Tensor
     spread: Tensor
     errors: SystematicErrors | None = None
+    model_error: ModelError | None = None
 
     @property
     def observations(self) -> int:
@@ -190,3 +194,7 @@ class InverseProblem(Problem[Forward, Fields]):
     def plasma_at(self, time_s: float) -> float:
         """Encapsulated drug in plasma, kg/m3."""
         return float(self.plasma[0](torch.tensor(time_s, dtype=torch.float64)))
+
+    def scalars(self, theta: Array) -> Mapping[str, float]:
+        """Model scalars in SI as floats."""
+        return {k: float(v) for k, v in self.unknowns.scalars(self.tensor(theta)).items() if v.dim() == 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,10 +39,17 @@ class SharedError:
         b = self._best(tangents)
         return torch.cat([tangents + b @ self.effect.T, b], dim=-1)
 
-    def _best(self, values: Tensor) -> Tensor:
+    @property
+    def covariance(self) -> Tensor:
+        """Posterior covariance of the errors, ``(k, k)``."""
+        return torch.linalg.inv(self._precision())
+
+    def _precision(self) -> Tensor:
         E = self.effect
-        gram = torch.eye(E.shape[1], dtype=E.dtype, device=E.device) + E.T @ E
-        return -torch.linalg.solve(gram, (values @ E).unsqueeze(-1)).squeeze(-1)
+        return torch.eye(E.shape[1], dtype=E.dtype, device=E.device) + E.T @ E
+
+    def _best(self, values: Tensor) -> Tensor:
+        return -torch.linalg.solve(self._precision(), (values @ self.effect).unsqueeze(-1)).squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class SystematicErrors:
         grid_on_contrast, grid_on_drug: ``(n, k)``, of the grid of the maps on curves and on all drug images.
         closure_on_drug: ``(n, k)``, of what the model leaves out.
         pH_on_drug: ``(n, k)``, of the pH map's error. pH: ``(k,)``, that error as it stands in the maps now.
+        model_on_contrast, model_on_drug: ``(n, k)``, of the model's own error, where one is allowed.
     """
 
     theta: NDArray[np.float64]
@@ -62,19 +71,41 @@ class SystematicErrors:
     closure_on_drug: Tensor
     pH_on_drug: Tensor
     pH: Tensor
+    model_on_contrast: Tensor | None = None
+    model_on_drug: Tensor | None = None
 
     @property
     def contrast(self) -> SharedError:
-        return SharedError(self.grid_on_contrast, -self.grid_on_contrast.new_ones(self.grid_on_contrast.shape[1]))
+        effect = _joined(self.model_on_contrast, self.grid_on_contrast)
+        at = effect.new_zeros(effect.shape[1])
+        at[effect.shape[1] - self.grid_on_contrast.shape[1] :] = -1.0
+        return SharedError(effect, at)
 
     @property
     def drug(self) -> SharedError:
-        effect = torch.cat([self.pH_on_drug, self.closure_on_drug, self.grid_on_drug], dim=1)
+        effect = _joined(self.pH_on_drug, self.closure_on_drug, self.model_on_drug, self.grid_on_drug)
         at = effect.new_zeros(effect.shape[1])
         at[: len(self.pH)] = self.pH
         at[effect.shape[1] - self.grid_on_drug.shape[1] :] = -1.0
         return SharedError(effect, at)
 
+    def model_weights(self, block: Literal["contrast", "drug"], residual: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the model's error that a residual ``(n,)`` asks for, and their posterior covariance at the fitted unknowns."""
+        model = self.model_on_contrast if block == "contrast" else self.model_on_drug
+        assert model is not None
+        before = 0 if block == "contrast" else self.pH_on_drug.shape[1] + self.closure_on_drug.shape[1]
+        at = slice(before, before + model.shape[1])
+        error: SharedError = getattr(self, block)
+        return error.best(residual)[at], error.covariance[at, at]
+
+    def without_model(self) -> SystematicErrors:
+        """The same with equations that are trusted."""
+        return replace(self, model_on_contrast=None, model_on_drug=None)
+
     def without_grid(self) -> SystematicErrors:
         """The same with a grid that is trusted."""
         return replace(self, grid_on_contrast=self.grid_on_contrast[:, :0], grid_on_drug=self.grid_on_drug[:, :0])
+
+
+def _joined(*effects: Tensor | None) -> Tensor:
+    return torch.cat([e for e in effects if e is not None], dim=1)

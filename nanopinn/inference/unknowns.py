@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.errors import InputError
+from nanopinn.inference.functions import FunctionUnknown
 from nanopinn.inference.result import ScalarEstimate
 from nanopinn.parameters import PARAMETERS
 from nanopinn.physics.model import SCALARS, default_scalars
@@ -115,34 +116,53 @@ def spine_unknowns() -> tuple[Unknown, ...]:
 
 @dataclass(frozen=True)
 class UnknownSet:
-    """Unknowns in order, with the map from their coordinates to the model's scalars."""
+    """Unknowns in order, scalars first, with the map from their coordinates to the model's scalars."""
 
     items: tuple[Unknown, ...]
+    functions: tuple[FunctionUnknown, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.items) + sum(f.count for f in self.functions)
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(u.name for u in self.items)
+        """Of every coordinate."""
+        return (*(u.name for u in self.items), *(name for f in self.functions for name in f.names))
 
     @property
     def prior_mean(self) -> Array:
-        return np.array([u.prior_mean for u in self.items])
+        means = np.zeros(len(self))
+        means[: len(self.items)] = [u.prior_mean for u in self.items]
+        return means
 
     @property
     def prior_sd(self) -> Array:
-        return np.array([u.prior_sd for u in self.items])
+        return np.array([*(u.prior_sd for u in self.items), *(f.weight_sd for f in self.functions for _ in range(f.count))])
+
+    def where(self, name: str) -> slice:
+        """Coordinates of a function.
+
+        Raises:
+            KeyError: it is not among the unknowns.
+        """
+        at = len(self.items)
+        for f in self.functions:
+            if f.name == name:
+                return slice(at, at + f.count)
+            at += f.count
+        raise KeyError(name)
 
     def scalars(self, theta: Tensor) -> dict[str, Tensor]:
-        """Model scalars (SI) at a coordinate vector ``(m,)``."""
-        return {u.name: u.value(theta[j]) for j, u in enumerate(self.items)}
+        """Model scalars (SI), and weights of functions, at a coordinate vector ``(m,)``."""
+        values = {u.name: u.value(theta[j]) for j, u in enumerate(self.items)}
+        return values | {f.name: theta[self.where(f.name)] for f in self.functions}
 
     def estimates(self, theta: Array, covariance: Array) -> tuple[ScalarEstimate, ...]:
-        """Estimates in customary units."""
+        """Estimates of the scalars in customary units."""
         sds = np.sqrt(np.diag(covariance))
-        return tuple(u.estimate(float(t), float(s)) for u, t, s in zip(self.items, theta, sds, strict=True))
+        return tuple(u.estimate(float(t), float(s)) for u, t, s in zip(self.items, theta, sds, strict=False))
 
     def without(self, names: Sequence[str] | frozenset[str]) -> UnknownSet:
         """The set less some of its members."""
-        return UnknownSet(tuple(u for u in self.items if u.name not in names))
+        kept = tuple(f for f in self.functions if f.name not in names)
+        return UnknownSet(tuple(u for u in self.items if u.name not in names), kept)

@@ -29,6 +29,10 @@ class TissueMaps:
         phi: interstitial volume fraction, which is the porosity (ve).
         v_p: plasma volume fraction.
         pH: extracellular pH.
+        shapes: of the logarithm of a multiplier in space, by its name (:data:`MULTIPLIERS`), ``(k, x, y, z)``: a model's
+            scalar of that name, ``(k,)``, weighs them.
+        cut: faces of the box beyond which the tumour goes on, as (axis, side) with side 0 or 1: nothing flows through
+            them but the unknown :data:`INFLOW`.
     """
 
     tumour: Tensor
@@ -36,6 +40,8 @@ class TissueMaps:
     phi: Tensor
     v_p: Tensor
     pH: Tensor
+    shapes: Mapping[str, Tensor] = field(default_factory=dict)
+    cut: tuple[tuple[int, int], ...] = ()
 
     def vascularity(self) -> Tensor:
         """PS over its mean in the tumour: the assumption by which the wall's other properties vary."""
@@ -45,7 +51,11 @@ class TissueMaps:
 
 @dataclass(frozen=True)
 class FlowCoefficients:
-    """Coefficients of ``-div(K grad p) = LpSV (p_e - p) - LpLSL (p - p_L)``, tensors ``(x, y, z)``."""
+    """Coefficients of ``-div(K grad p) = LpSV (p_e - p) - LpLSL (p - p_L)``, tensors ``(x, y, z)``.
+
+    ``inflow`` is the fluid's velocity (m/s) into the box through its faces ``cut``, read at the cells there; 0 if None.
+    Everywhere else ``p_inf`` stands on the boundary of the box.
+    """
 
     K: Tensor
     LpSV: Tensor
@@ -53,6 +63,8 @@ class FlowCoefficients:
     LpLSL: Tensor
     p_L: float
     p_inf: float
+    cut: tuple[tuple[int, int], ...] = ()
+    inflow: Tensor | None = None
 
     def checked(self) -> FlowCoefficients:
         """Itself.
@@ -83,6 +95,18 @@ SCALARS = {
     "pK_rel": "pK_rel",
     "k_on_DNA": "k_on_DNA",
 }
+
+#: Multipliers of a property of tissue that vary in space, with what they multiply.
+MULTIPLIERS = {
+    "conductivity": "hydraulic conductivity K",
+    "filtration": "wall filtration Lp S/V",
+    "permeability": "carrier permeability PS_l",
+    "release": "release rate",
+}
+#: Weights of the release law's steepness at knots of pH (:func:`nanopinn.physics.release.bent`).
+RELEASE_LAW = "release law"
+#: Fluid that enters through a face of the box that cuts the tumour, velocity over ``q l``.
+INFLOW = "inflow"
 
 
 def default_scalars() -> dict[str, float]:
@@ -116,7 +140,7 @@ class TumourModel:
                 as radiation changes them (see :mod:`nanopinn.physics.radiation`); 1 where absent.
         """
         merged = {**default_scalars(), **(scalars or {})}
-        unknown = set(merged) - set(SCALARS)
+        unknown = set(merged) - set(SCALARS) - set(MULTIPLIERS) - {RELEASE_LAW, INFLOW}
         if unknown:
             raise KeyError(f"not scalars of the model: {', '.join(sorted(unknown))}")
         like = maps.phi
@@ -132,19 +156,36 @@ class TumourModel:
         """Product of the factors on some of the tumour's properties."""
         return math.prod(self.factors.get(p, 1.0) for p in properties)
 
+    def multiplier(self, name: str) -> Tensor | float:
+        """What a property is multiplied by in space, ``exp(w . shapes)``, ``(x, y, z)``; 1 where nothing is said of it."""
+        if name not in self.scalars:
+            return 1.0
+        return torch.exp(torch.einsum("k,kxyz->xyz", self.scalars[name], self.maps.shapes[name]))
+
     def flow(self) -> FlowCoefficients:
         """Darcy-Starling flow; filtration scales with the vascularity inside the tumour."""
         s = self.scalars
         LpSV = s["q"] / s["p_e"]
         K = s["l"] ** 2 * LpSV
         return FlowCoefficients(
-            K=self.by_tissue(self.factor("K") * K, s["K_ratio_n"] * K),
-            LpSV=LpSV * self.by_tissue(self.factor("Lp", "SV") * self.maps.vascularity(), value("LpSV_n") / value("LpSV_t")),
+            K=self.by_tissue(self.factor("K") * K, s["K_ratio_n"] * K) * self.multiplier("conductivity"),
+            LpSV=LpSV
+            * self.multiplier("filtration")
+            * self.by_tissue(self.factor("Lp", "SV") * self.maps.vascularity(), value("LpSV_n") / value("LpSV_t")),
             p_e=s["p_e"] * self.by_tissue(self.factor("p_e"), value("p_e_n") / value("p_e")),
             LpLSL=LpSV * self.by_tissue(0.0, value("LpLSL_n") / value("LpSV_t")),
             p_L=value("p_L"),
             p_inf=value("p_inf"),
+            cut=self.maps.cut,
+            inflow=self.inflow(),
         )
+
+    def inflow(self) -> Tensor | None:
+        """Velocity into the box through its cut faces, ``q l w . shapes``, m/s, at the cells there; None where it is no unknown."""
+        s = self.scalars
+        if INFLOW not in s:
+            return None
+        return s["q"] * s["l"] * torch.einsum("k,kxyz->xyz", s[INFLOW], self.maps.shapes[INFLOW])
 
     def exchange(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """Filtration J_v and lymphatic drainage J_L at a pressure, 1/s."""
@@ -164,13 +205,14 @@ class TumourModel:
 
     def release_rate(self) -> Tensor:
         """Release rate of the carrier from the pH map, 1/s."""
-        s = self.scalars
-        return acid_release_rate(self.maps.pH, s["krel_ref"], value("krel0_pH"), s["pK_rel"], value("n_rel"), value("pH_ref"))
+        s, bend = self.scalars, self.scalars.get(RELEASE_LAW)
+        law = acid_release_rate(self.maps.pH, s["krel_ref"], value("krel0_pH"), s["pK_rel"], value("n_rel"), value("pH_ref"), bend)
+        return law * self.multiplier("release")
 
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
         """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""
         PS = self.by_tissue(self.scalars["PS_l"] * self.factor("P", "SV") * self.maps.vascularity(), value("P_l_n") * value("SV_n"))
-        return PS, self.by_tissue(1 - self.scalars["leak_l"], value("sigma_l_n"))
+        return PS * self.multiplier("permeability"), self.by_tissue(1 - self.scalars["leak_l"], value("sigma_l_n"))
 
     def permeability(self, P_t: float, P_n: float) -> Tensor:
         """PS/V, 1/s, of a solute with wall permeability P (m/s) in tumour and normal tissue; the tumour's follows the vascularity."""

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
+
+from nanopinn.physics.wall import bernoulli
 
 Number = Tensor | float
 
 
-def acid_release_rate(pH: Tensor, k_ref: Number, k0: Number, pK: Number, n: Number, pH_ref: float) -> Tensor:
+#: Where the steepness of a release law is moved: knots of pH.
+BEND_KNOTS = (6.2, 6.5, 6.8, 7.1, 7.4)
+
+
+def bent(pH: Tensor, weights: Tensor) -> Tensor:
+    """A scale of pH that is stretched and compressed but stays increasing, ``int_0^pH exp(w(s)) ds`` from the first knot.
+
+    w is linear between :data:`BEND_KNOTS` and constant beyond them: the scale is smooth, and pH itself where w = 0. A
+    release law read on it stays monotone whatever the weights.
+
+    Args:
+        pH: of any shape. weights: of w at the knots, ``(5,)``.
+    """
+    first, last = BEND_KNOTS[0], BEND_KNOTS[-1]
+    out = first + torch.exp(weights[0]) * (pH - first).clamp_max(0.0) + torch.exp(weights[-1]) * (pH - last).clamp_min(0.0)
+    for (a, b), (wa, wb) in zip(itertools.pairwise(BEND_KNOTS), itertools.pairwise(weights), strict=True):
+        x = (pH - a).clamp(0.0, b - a)
+        # int_0^x exp(wa + c s) ds = exp(wa) x (e^{cx} - 1)/(cx)
+        out = out + torch.exp(wa) * x / bernoulli((wb - wa) / (b - a) * x)
+    return out
+
+
+def acid_release_rate(pH: Tensor, k_ref: Number, k0: Number, pK: Number, n: Number, pH_ref: float, bend: Tensor | None = None) -> Tensor:
     """Release rate of a pH-sensitive carrier, 1/s.
 
         k(pH) = k0 + (k_ref - k0) h(pH) / h(pH_ref),    h(pH) = 1 / (1 + 10^{n (pH - pK)})
@@ -23,10 +49,14 @@ def acid_release_rate(pH: Tensor, k_ref: Number, k0: Number, pK: Number, n: Numb
         pK: pH of half release.
         n: steepness (Hill).
         pH_ref: where ``k_ref`` is stated.
+        bend: weights with which the scale of pH is :func:`bent` first; none if None.
     """
     ln10 = 2.302585092994046
+    pK, at = (torch.as_tensor(v, dtype=pH.dtype, device=pH.device) for v in (pK, pH_ref))
+    if bend is not None:
+        pH, pK, at = (bent(v, bend) for v in (pH, pK, at))
     h = torch.sigmoid(ln10 * n * (pK - pH))
-    h_ref = torch.sigmoid(ln10 * n * (torch.as_tensor(pK, dtype=pH.dtype) - pH_ref))
+    h_ref = torch.sigmoid(ln10 * n * (pK - at))
     return k0 + (k_ref - k0) * h / h_ref
 
 

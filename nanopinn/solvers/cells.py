@@ -35,13 +35,14 @@ class BoxMatrix:
 
     @classmethod
     def of(cls, flow: FlowCoefficients, grid: Grid) -> BoxMatrix:
-        """From the coefficients; a fixed pressure stands on the boundary of the box."""
+        """From the coefficients; a fixed pressure stands on the boundary of the box, nothing but an inflow passes its cut faces."""
         ends, faces = torch.zeros_like(flow.K), []
         for dim in SPACE:
             G = conductance(flow.K, grid, dim, open_ends=True)
             n = G.shape[dim] - 1
-            ends.narrow(dim, 0, 1).add_(G.narrow(dim, 0, 1))
-            ends.narrow(dim, n - 1, 1).add_(G.narrow(dim, n, 1))
+            for side in (0, 1):
+                if (dim + 3, side) not in flow.cut:
+                    ends.narrow(dim, side * (n - 1), 1).add_(G.narrow(dim, side * n, 1))
             faces.append(G.narrow(dim, 1, n - 1))
         return cls((faces[0], faces[1], faces[2]), (flow.LpSV + flow.LpLSL) * grid.cell_volume, ends)
 

@@ -19,8 +19,13 @@ class Domain:
     high: tuple[int, int, int]
 
     @classmethod
-    def around(cls, mask: NDArray[np.bool_], spacing_m: tuple[float, ...], margin_m: float) -> Domain:
+    def around(
+        cls, mask: NDArray[np.bool_], spacing_m: tuple[float, ...], margin_m: float, cut: tuple[tuple[int, int], ...] = ()
+    ) -> Domain:
         """The bounding box of a mask, widened by at least ``margin_m`` and two voxels on every side.
+
+        Args:
+            cut: faces of the image, as (axis, side) with side 0 or 1, at which the box ends with it.
 
         Raises:
             InputError: the mask is empty.
@@ -31,9 +36,14 @@ class Domain:
         for axis, h in enumerate(spacing_m):
             where = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
             pad = max(2, int(np.ceil(margin_m / h)))
-            low.append(int(where[0]) - pad)
-            high.append(int(where[-1]) + 1 + pad)
+            low.append(0 if (axis, 0) in cut else int(where[0]) - pad)
+            high.append(mask.shape[axis] if (axis, 1) in cut else int(where[-1]) + 1 + pad)
         return cls(mask.shape, (low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+    @staticmethod
+    def cut_faces(mask: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
+        """Faces of the image that cut a mask, as (axis, side)."""
+        return tuple((axis, side) for axis in range(3) for side in (0, 1) if mask.take(-side, axis=axis).any())
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -54,17 +54,53 @@ def divergence(flows: tuple[Tensor, ...], grid: Grid) -> Tensor:
 
 
 def darcy_flows(flow: FlowCoefficients, p: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Volume flow through each face by Darcy's law, m3/s; p_inf on the boundary of the box."""
+    """Volume flow through each face by Darcy's law, m3/s; p_inf on the boundary of the box, the inflow on its cut faces."""
     flows = []
     for dim in SPACE:
         before, after = cells_beside_faces(p, dim, flow.p_inf)
-        flows.append(conductance(flow.K, grid, dim, open_ends=True) * (before - after))
+        through = conductance(flow.K, grid, dim, open_ends=True) * (before - after)
+        for axis, side in flow.cut:
+            if axis == dim + 3:
+                through = _with_inflow(through, flow.inflow, dim, side, grid.face_area(axis))
+        flows.append(through)
     return flows[0], flows[1], flows[2]
+
+
+def _with_inflow(flow: Tensor, inflow: Tensor | None, dim: int, side: int, area: float) -> Tensor:
+    """Flows along ``dim`` with that through one face of the box replaced by what enters there."""
+    n = flow.shape[dim]
+    end = torch.zeros_like(flow.narrow(dim, 0, 1))
+    if inflow is not None:
+        at = inflow.narrow(dim, side * (inflow.shape[dim] - 1), 1)
+        end = end + (area if side == 0 else -area) * at
+    rest = flow.narrow(dim, 1 - side, n - 1)
+    return torch.cat([end, rest] if side == 0 else [rest, end], dim=dim)
+
+
+def entering(flow: FlowCoefficients, grid: Grid) -> Tensor:
+    """What enters the cells at the cut faces of the box, per volume, ``(x, y, z)``, 1/s."""
+    out = torch.zeros_like(flow.K)
+    if flow.inflow is not None:
+        for axis, side in flow.cut:
+            index = side * (flow.inflow.shape[axis] - 1)
+            out.select(axis, index).add_(flow.inflow.select(axis, index), alpha=1 / grid.spacing[axis])
+    return out
 
 
 def carried_flows(pools: PoolCoefficients, flows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Volume flow times the mobility of each pool that moves, ``(moving, ...)`` per axis, m3/s."""
     return tuple(pools.mobility[:, None, None, None] * flow for flow in flows)
+
+
+def _carried_from_beyond(a: Tensor, b: Tensor, carried: Tensor, dim: int, side: int) -> tuple[Tensor, Tensor]:
+    """Face weights with those of one face of the box such that flow of either sign carries what the cell inside it holds."""
+    n = a.shape[dim]
+    end = carried.narrow(dim, side * (n - 1), 1)
+    a_rest, b_rest = (w.narrow(dim, 1 - side, n - 1) for w in (a, b))
+    zero = torch.zeros_like(end)
+    if side == 0:
+        return torch.cat([zero, a_rest], dim=dim), torch.cat([-end, b_rest], dim=dim)
+    return torch.cat([a_rest, end], dim=dim), torch.cat([b_rest, zero], dim=dim)
 
 
 @dataclass(frozen=True)
@@ -80,14 +116,21 @@ class Transport:
     after: tuple[Tensor, Tensor, Tensor]
 
     @classmethod
-    def of(cls, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid, advection: Advection = "fitted") -> Transport:
+    def of(
+        cls, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid, advection: Advection = "fitted",
+        cut: tuple[tuple[int, int], ...] = (),
+    ) -> Transport:  # fmt: skip
         """Pools carried by volume flows through the faces (m3/s, one tensor per axis).
 
-        Nothing diffuses through the boundary of the box and nothing flows in through it.
+        Nothing diffuses through the boundary of the box and nothing flows in through it; but what flows in through the
+        faces ``cut`` (axis, side), beyond which the tumour goes on, carries what the cells there hold.
         """
         before, after = [], []
         for carried, dim in zip(carried_flows(pools, flows), SPACE, strict=True):
             a, b = face_weights(conductance(pools.diffusion, grid, dim, open_ends=False), carried, dim, advection)
+            for axis, side in cut:
+                if axis == dim + 3:
+                    a, b = _carried_from_beyond(a, b, carried, dim, side)
             before.append(a / grid.cell_volume)
             after.append(b / grid.cell_volume)
         return cls((before[0], before[1], before[2]), (after[0], after[1], after[2]))

@@ -30,6 +30,8 @@ from nanopinn.solvers.pressure import pressure_gradient, pressure_tangents, solv
 from nanopinn.solvers.rim import RimGrid
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 
+#: Tangents of coefficients found at once: more would leave the cache.
+AT_ONCE = 8
 #: Scalars of the model (SI) as a function of the parameter vector.
 ScalarsOf = Callable[[Tensor], Mapping[str, Tensor]]
 
@@ -54,6 +56,8 @@ class Setting:
             raise InputError("the rim that is refined needs a depth", field="rim", found=self.rim, expected="m, 0 or more")
         edge = torch.ones_like(self.maps.tumour, dtype=torch.bool)
         edge[1:-1, 1:-1, 1:-1] = False
+        for axis, side in self.maps.cut:
+            edge.select(axis, -side).fill_(False)
         if bool((self.maps.tumour[edge] > 0.5).any()):
             raise InputError(
                 "the tumour touches the boundary of the box that is solved", field="tumour mask",
@@ -63,8 +67,10 @@ class Setting:
     def refined(self, factor: int) -> Setting:
         """The same tissue with every cell cut into ``factor^3``; maps vary along slopes within a cell."""
         m = self.maps
-        parts = (reconstruct_cells(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
-        return replace(self, maps=TissueMaps(repeat_cells(m.tumour, factor), *parts), grid=self.grid.refined(factor))
+        PS, phi, v_p, pH = (reconstruct_cells(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
+        shapes = {name: reconstruct_cells(t, factor) for name, t in m.shapes.items()}
+        maps = replace(m, tumour=repeat_cells(m.tumour, factor), PS=PS, phi=phi, v_p=v_p, pH=pH, shapes=shapes)
+        return replace(self, maps=maps, grid=self.grid.refined(factor))
 
     @cached_property
     def flow_setting(self) -> Setting:
@@ -154,7 +160,7 @@ class Forward:
         J_v, J_L, *flows = self._exchange(theta, p)
         model = self.model(theta)
         pools = model.contrast_agent(J_v, J_L) if kind == "contrast" else model.drug(J_v, J_L)
-        return pools, PoolOperator.of(pools, tuple(flows), self.setting.grid)
+        return pools, PoolOperator.of(pools, tuple(flows), self.setting.grid, cut=self.setting.maps.cut)
 
     def operators(self, kind: str, theta: Tensor, flow: Flow) -> tuple[PoolCoefficients, PoolOperator, dict[int, PoolOperator]]:
         """Pools, their operator and its tangents, by index of the parameters that move it.
@@ -173,9 +179,13 @@ class Forward:
         def tensors(th: Tensor, p: Tensor) -> tuple[Tensor, ...]:
             return self._pools(kind, th, p)[1].tensors()
 
+        def along(e: Tensor, dp: Tensor) -> tuple[Tensor, ...]:
+            return torch.func.jvp(tensors, (theta, flow.p), (e, dp))[1]
+
+        every = torch.func.vmap(along, chunk_size=AT_ONCE)(identity, flow.dp)
         tangents = {}
-        for j, (e, dp) in enumerate(zip(identity, flow.dp, strict=True)):
-            moved = torch.func.jvp(tensors, (theta, flow.p), (e, dp))[1]
+        for j in range(len(theta)):
+            moved = tuple(t[j] for t in every)
             if any(float(t.abs().max()) > 1e-9 * s for t, s in zip(moved, scale, strict=True)):
                 tangents[j] = operator.with_tensors(moved)
         return pools, operator, tangents

@@ -34,9 +34,12 @@ class PoolOperator:
     inflow: Entries
 
     @classmethod
-    def of(cls, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid, advection: Advection = "fitted") -> PoolOperator:
+    def of(
+        cls, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid, advection: Advection = "fitted",
+        cut: tuple[tuple[int, int], ...] = (),
+    ) -> PoolOperator:  # fmt: skip
         """Pools carried by volume flows through the faces, see :meth:`Transport.of`."""
-        return cls(len(pools.names), pools.moving, Transport.of(pools, flows, grid, advection), pools.reaction, pools.inflow)
+        return cls(len(pools.names), pools.moving, Transport.of(pools, flows, grid, advection, cut), pools.reaction, pools.inflow)
 
     @classmethod
     def stacked(cls, operators: Sequence[PoolOperator]) -> PoolOperator:

@@ -11,7 +11,7 @@ from torch import Tensor
 from nanopinn.physics.flow import filtration, lymphatic_drainage
 from nanopinn.physics.model import FlowCoefficients
 from nanopinn.solvers.cells import BoxMatrix, CellMatrix
-from nanopinn.solvers.fluxes import darcy_flows, divergence
+from nanopinn.solvers.fluxes import darcy_flows, divergence, entering
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.linear import LinearSolution, conjugate_gradients
 from nanopinn.solvers.rim import RimGrid
@@ -39,7 +39,7 @@ def solve_pressure(flow: FlowCoefficients, grid: Grid, start: Tensor | None = No
     box = BoxMatrix.of(flow.checked(), grid)
     nothing = torch.zeros_like(flow.K)
     made = filtration(flow.LpSV, flow.p_e, nothing) - lymphatic_drainage(flow.LpLSL, nothing, flow.p_L)
-    return solve_cells(box, grid, made + box.ends * (flow.p_inf / grid.cell_volume), start, tol)
+    return solve_cells(box, grid, made + box.ends * (flow.p_inf / grid.cell_volume) + entering(flow, grid), start, tol)
 
 
 def solve_cells(box: BoxMatrix, grid: Grid, source: Tensor, start: Tensor | None = None, tol: float = 1e-12) -> LinearSolution:
@@ -79,8 +79,11 @@ def pressure_tangents(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tens
 def pressure_forcing(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, grid: Grid) -> Tensor:
     """``-dR/dtheta_j`` at a fixed pressure, ``(m, x, y, z)``: what drives the tangents."""
     identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
-    rows = [-torch.func.jvp(lambda th: pressure_residual(flow_of(th), p, grid), (theta,), (e,))[1] for e in identity]
-    return torch.stack(rows)
+
+    def along(e: Tensor) -> Tensor:
+        return -torch.func.jvp(lambda th: pressure_residual(flow_of(th), p, grid), (theta,), (e,))[1]
+
+    return torch.func.vmap(along, chunk_size=8)(identity)
 
 
 def pressure_gradient(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, of_p: Tensor, grid: Grid) -> Tensor:

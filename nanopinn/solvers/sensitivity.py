@@ -8,7 +8,7 @@ Krylov, lines of cells around vessels directly.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -80,17 +80,20 @@ def _tangent_step(
     return stage, rates[-1]
 
 
-def adjoint(evolution: Evolution, gradients: Tensor) -> tuple[list[CoefficientGradient], Tensor]:
+def adjoint(
+    evolution: Evolution, gradients: Tensor, gather: Callable[[Interval], Gathered] | None = None
+) -> tuple[list[CoefficientGradient], Tensor]:
     """Gradient of a scalar of the saved pools with respect to every interval's coefficients and the initial pools.
 
     Args:
         evolution: run with ``keep_stages``.
         gradients: of the scalar with respect to the saved pools, ``(n, pool, x, y, z)``.
+        gather: what sums gradients over the stages of an interval, where its source hangs on its coefficients in a way of its own.
 
     Raises:
         ValueError: the evolution kept no stages or intervals, or a limiter worked in it.
     """
-    found = [_Gathered(interval) for interval in evolution.intervals]
+    found = [(gather or Gathered)(interval) for interval in evolution.intervals]
     queue = list(range(len(evolution.times)))
     lam, mu = torch.zeros_like(_first(evolution)), None  # of the pools, and of the rate handed to the next step
     for step in reversed(evolution.steps):
@@ -105,7 +108,7 @@ def adjoint(evolution: Evolution, gradients: Tensor) -> tuple[list[CoefficientGr
 
 
 def _adjoint_step(
-    step: Step, stage_of: StageOf, interval: Interval, found: _Gathered, lam: Tensor, mu: Tensor | None
+    step: Step, stage_of: StageOf, interval: Interval, found: Gathered, lam: Tensor, mu: Tensor | None
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """From the gradients of a step's end and of its last rate to those of its start and first rate."""
     capacity, w, rows = interval.capacity, TR_BDF2.gamma * step.dt, TR_BDF2.a
@@ -131,7 +134,7 @@ def _adjoint_step(
     return of_start, of_rate[0]
 
 
-class _Gathered:
+class Gathered:
     """Gradients with respect to an interval's coefficients, summed over stages."""
 
     def __init__(self, interval: Interval) -> None:

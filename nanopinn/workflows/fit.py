@@ -15,6 +15,7 @@ from nanopinn.inference.check import check_fit
 from nanopinn.inference.checkpoint import Checkpoint
 from nanopinn.inference.contract import Fitted
 from nanopinn.inference.fv import fit_fv
+from nanopinn.inference.neural import fit_neural
 from nanopinn.inference.pinn import fit_pinn
 from nanopinn.inference.pinn.engine import PinnSettings
 from nanopinn.inference.problem import InverseProblem
@@ -65,16 +66,27 @@ def infer(
     """Run the engines on a posed problem, check the answer and collect it; with where the last engine ended."""
     fits: dict[str, Fitted[InverseProblem]] = {}
     start = None
+    unknowns = posed.problem.unknowns
+    if unknowns.functions and settings.engine == "pinn":
+        raise InputError(
+            "the networks' engine moves scalars alone", field="--engine", found="pinn", expected="fv, or auto",
+            remedy="With --field or --release-law, auto starts with the scalars by pinn and goes on with everything by fv.",
+        )  # fmt: skip
     if settings.engine in ("auto", "pinn"):
         fits["pinn"] = fit_pinn(
-            posed.problem,
+            replace(posed.problem, unknowns=replace(unknowns, functions=())),
             settings=_pinn_settings(settings.preset, polished=settings.engine == "auto"),
             seed=settings.seed,
             progress=progress,
         )
-        start = fits["pinn"].theta
+        start = unknowns.prior_mean
+        start[: len(unknowns.items)] = fits["pinn"].theta
     if settings.engine in ("auto", "fv"):
-        fits["fv"] = fit_fv(posed.problem, start, progress=progress)
+        neural = any(f.kind == "neural" for f in unknowns.functions)
+        if neural:
+            fits["fv"] = fit_neural(posed.problem, start, seed=settings.seed, progress=progress)
+        else:
+            fits["fv"] = fit_fv(posed.problem, start, progress=progress)
     last = fits["fv"] if "fv" in fits else fits["pinn"]
     check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
     seconds = {**seconds, **{name: f.run.seconds for name, f in fits.items()}, "check": check.seconds}
@@ -104,6 +116,7 @@ def _pinn_settings(preset: str, *, polished: bool) -> PinnSettings:
 def _distance(fits: dict[str, Fitted[InverseProblem]], problem: InverseProblem) -> dict[str, float]:
     if len(fits) < 2:
         return {}
-    sd = np.sqrt(np.diag(fits["fv"].run.covariance))
-    gap = np.abs(fits["pinn"].theta - fits["fv"].theta) / sd
-    return dict(zip(problem.unknowns.names, (float(g) for g in gap), strict=True))
+    n = len(fits["pinn"].theta)
+    sd = np.sqrt(np.diag(fits["fv"].run.covariance))[:n]
+    gap = np.abs(fits["pinn"].theta - fits["fv"].theta[:n]) / sd
+    return dict(zip(problem.unknowns.names[:n], (float(g) for g in gap), strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from nanopinn.imaging.kinetics.curve import InputCurve
 from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.imaging.kinetics.response import evaluate
 from nanopinn.imaging.maps import ImagingMaps
+from nanopinn.inference.functions import unit_bumps
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.unknowns import DRUG_ONLY, UnknownSet, spine_unknowns
@@ -25,6 +26,7 @@ from nanopinn.physics.model import TissueMaps
 from nanopinn.solvers.domain import Domain
 from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Grid
+from nanopinn.workflows.fields import cut_faces, with_functions
 from nanopinn.workflows.settings import FitSettings
 from nanopinn.workflows.tissue import MARGIN_M, PH_SMOOTHING_VOXELS, filled, shrunk, smoothed_pH
 
@@ -49,14 +51,16 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     Raises:
         InputError: a drug image cannot be used.
     """
-    return pose(imaging, _drug_images(imaging, settings), settings.preset, device)
+    return pose(imaging, _drug_images(imaging, settings), settings, device)
 
 
-def pose(imaging: ImagingMaps, images: Sequence[DrugImage], preset: str, device: str) -> Posed:
-    """The problem of maps and drug images that are at hand; ``preset`` says how fine the flow is solved."""
+def pose(imaging: ImagingMaps, images: Sequence[DrugImage], settings: FitSettings, device: str) -> Posed:
+    """The problem of maps and drug images that are at hand."""
     spacing = tuple(float(h) for h in imaging.voxel_size_m)
-    domain = Domain.around(imaging.mask, spacing, MARGIN_M)
+    cut = cut_faces(imaging.mask, settings)
+    domain = Domain.around(imaging.mask, spacing, MARGIN_M, cut)
     tissue, spread, notes = _tissue(imaging, domain, device)
+    tissue = replace(tissue, cut=cut)
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
     notes += [n for image in images for n in image.notes]
     drug = tuple(_drug_observation(image, imaging.mask, domain, device) for image in images)
@@ -64,7 +68,7 @@ def pose(imaging: ImagingMaps, images: Sequence[DrugImage], preset: str, device:
     notes += _notes(bool(drug))
     problem = InverseProblem(
         unknowns=unknowns,
-        setting=Setting(tissue, grid, *FLOW_REFINE[preset]),
+        setting=Setting(tissue, grid, *FLOW_REFINE[settings.preset]),
         kinetics=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
         local=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
         aif=imaging.aif,
@@ -76,7 +80,8 @@ def pose(imaging: ImagingMaps, images: Sequence[DrugImage], preset: str, device:
         closure_bumps=_closure_bumps(imaging, domain, device),
         spread=spread,
     )
-    return Posed(problem, domain, tuple(notes))
+    problem, of_functions = with_functions(problem, settings)
+    return Posed(problem, domain, tuple(notes + of_functions))
 
 
 def _tissue(imaging: ImagingMaps, domain: Domain, device: str) -> tuple[TissueMaps, torch.Tensor, list[str]]:
@@ -139,8 +144,8 @@ def _pH_bumps(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor
         return torch.as_tensor(PH_ASSUMED_ERROR * inside[None].astype(float), device=device)
     own = np.sqrt(np.clip(imaging.ph_std**2 - imaging.ph_common_std**2, 0, None))
     sd = PH_ERROR_LEFT * np.nan_to_num(domain.take(own, np.nan), nan=PH_ASSUMED_ERROR / PH_ERROR_LEFT)
-    fine = sd * _unit_bumps(inside, imaging.voxel_size_m, PH_ERROR_SIZE_M)
-    coarse = PH_COMMON_ERROR * _unit_bumps(inside, imaging.voxel_size_m, PH_FLATTENED_SIZE_M)
+    fine = sd * unit_bumps(inside, imaging.voxel_size_m, PH_ERROR_SIZE_M)
+    coarse = PH_COMMON_ERROR * unit_bumps(inside, imaging.voxel_size_m, PH_FLATTENED_SIZE_M)
     common = max(PH_COMMON_ERROR, imaging.ph_common_std) * inside[None]
     return torch.as_tensor(np.concatenate([fine, coarse, common]), device=device)
 
@@ -148,23 +153,8 @@ def _pH_bumps(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor
 def _closure_bumps(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:
     """What the model leaves out of a drug image, relative to it: bumps as for pH, and a scale of the whole image."""
     inside = domain.take(imaging.mask.astype(float), 0.0) > 0.5
-    bumps = _unit_bumps(inside, imaging.voxel_size_m, CLOSURE_SIZE_M)
+    bumps = unit_bumps(inside, imaging.voxel_size_m, CLOSURE_SIZE_M)
     return torch.as_tensor(CLOSURE_ERROR * np.concatenate([bumps, inside[None]]), device=device)
-
-
-def _unit_bumps(inside: NDArray[np.bool_], voxel_m: Array, size_m: float, most: int = 400) -> Array:
-    """Bumps of a size that cover a region ``(k, x, y, z)``; with random weights their sum has unit variance everywhere."""
-    spacing = np.asarray(voxel_m, dtype=np.float64)
-    where = np.argwhere(inside) * spacing
-    size = max(size_m, float((len(where) * spacing.prod() / most) ** (1 / 3)))
-    cells = np.unique(np.floor(where / size).astype(int), axis=0)
-    centres = (cells + 0.5) * size
-    points = np.moveaxis(np.indices(inside.shape), 0, -1) * spacing
-    distance2 = ((points[None] - centres[:, None, None, None]) ** 2).sum(-1)
-    bumps = np.exp(-distance2 / (2 * (0.7 * size) ** 2)) * inside
-    bumps[bumps < 1e-3] = 0.0
-    height = np.sqrt((bumps**2).sum(0, keepdims=True))
-    return np.asarray(bumps / np.where(height > 0, height, 1.0))
 
 
 def _contrast_observation(imaging: ImagingMaps, domain: Domain, tissue: TissueMaps) -> ContrastObservation:

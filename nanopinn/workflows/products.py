@@ -16,6 +16,7 @@ from nanopinn.parameters import value
 from nanopinn.physics.drug import LINEAR, WORDS, volume_fractions
 from nanopinn.solvers.grid import mean_of_parts
 from nanopinn.solvers.nodes import drug_nodes
+from nanopinn.workflows.fields import field_maps, inflow_map, model_error_maps
 from nanopinn.workflows.problem import PH_ASSUMED_ERROR, Posed
 
 Array = NDArray[np.float64]
@@ -35,6 +36,9 @@ def maps(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> dic
         MapEstimate("pH", "1", "measured extracellular pH", "images", imaging.ph, imaging.ph_std),
         *_flow_maps(posed, fit),
         _release_map(imaging, posed, fit),
+        *field_maps(fit, posed.domain),
+        *inflow_map(fit, posed.domain),
+        *model_error_maps(fit, posed.domain),
     ]
     return {m.name: m for m in found}
 

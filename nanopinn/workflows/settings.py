@@ -18,10 +18,14 @@ class FitSettings(BaseModel):
 
     engine: Literal["auto", "pinn", "fv"] = "auto"
     preset: Literal["fast", "default", "accurate"] = "default"
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    seed: int = Field(0, ge=0)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    seed: int = Field(default=0, ge=0)
     formulation: Literal["ph"] = "ph"
     drug: tuple[str, ...] = ()
+    field: tuple[str, ...] = Field(default=(), description="unknown fields of space, NAME[:bumps|neural]")
+    inflow: bool = Field(default=False, description="the tumour goes on beyond the faces of the image that cut it, with unknown flow there")
+    model_error: float = Field(default=0.0, ge=0, le=1, description="prior sd of the equations' error over their fluxes; 0: they are exact")
+    release_law: bool = Field(default=False, description="let the release law's steepness vary along pH")
 
 
 class PhantomSettings(BaseModel):
@@ -29,18 +33,26 @@ class PhantomSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     shape: tuple[int, int, int] = (24, 24, 12)
     voxel_mm: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    tumour_mm: tuple[float, float, float] | None = Field(None, description="diameters; 54 to 60 % of the field of view when not given")
-    frames: int = Field(60, ge=10)
-    frame_spacing_s: float = Field(10.0, gt=0)
-    snr: float = Field(60.0, gt=0, description="baseline signal over noise sd, per voxel and frame")
-    ph_noise: float = Field(0.1, ge=0)
-    length_scale_mm: float | None = Field(None, gt=0, description="l; drawn from its prior when not given")
+    tumour_mm: tuple[float, float, float] | None = Field(
+        default=None, description="diameters; 54 to 60 % of the field of view when not given"
+    )
+    frames: int = Field(default=60, ge=10)
+    frame_spacing_s: float = Field(default=10.0, gt=0)
+    snr: float = Field(default=60.0, gt=0, description="baseline signal over noise sd, per voxel and frame")
+    ph_noise: float = Field(default=0.1, ge=0)
+    length_scale_mm: float | None = Field(default=None, gt=0, description="l; drawn from its prior when not given")
     drug_times_h: tuple[float, ...] = (2.0, 24.0)
-    drug_noise: float = Field(0.05, ge=0, description="noise sd over the largest value of each drug image")
-    refine: int = Field(3, ge=2, le=4, description="how much finer than the voxels the truth is solved")
+    drug_noise: float = Field(default=0.05, ge=0, description="noise sd over the largest value of each drug image")
+    refine: int = Field(default=3, ge=2, le=4, description="how much finer than the voxels the truth is solved")
+    conductivity_sd: float = Field(default=0.0, ge=0, description="spread of ln K over the tumour, smooth over 1.5 mm")
+    release_sd: float = Field(
+        default=0.0, ge=0, description="spread of the ln of the release rate beside its law of pH, smooth over 1.5 mm"
+    )
+    pore_error: float = Field(default=0.0, gt=-0.5, lt=0.5, description="contrast agent fills so much more than the pores that carry drug")
+    cut_voxels: int = Field(default=0, ge=0, description="voxels by which the field of view ends early along x, through the tumour if many")
 
     @model_validator(mode="after")
     def _tumour_fits(self) -> PhantomSettings:

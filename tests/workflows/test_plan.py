@@ -36,7 +36,7 @@ IMAGES = tuple(planned_image(t, 0.05, "--drug") for t in ("encapsulated@2", "rel
 def planned() -> tuple[InverseProblem, Fields, Design]:
     """A small protocol with two images and one candidate, at prior medians."""
     imaging = planned_scan(SMALL, np.random.default_rng(0))
-    problem = pose(imaging, [i.blank(imaging.mask.shape) for i in IMAGES], "fast", "cpu").problem
+    problem = pose(imaging, [i.blank(imaging.mask.shape) for i in IMAGES], FitSettings(preset="fast"), "cpu").problem
     theta = problem.unknowns.prior_mean
     fields = problem.solve(theta, problem.forward(), tangents=True)
     problem = replace(problem, drug=with_noise(problem, fields, IMAGES))
@@ -217,7 +217,7 @@ def plan_of_them(real_fits: dict[str, Fitted]) -> Design:
     """The same protocol in another tumour of the same size, at the estimate of the fit."""
     settings = PlanSettings(tumour_mm=PHANTOM.tumour_mm, voxel_mm=PHANTOM.voxel_mm, frames=PHANTOM.frames)
     imaging, image = planned_scan(settings, np.random.default_rng(5)), planned_image("encapsulated@2", 0.05, "--drug")
-    problem = pose(imaging, [image.blank(imaging.mask.shape)], "fast", "cpu").problem
+    problem = pose(imaging, [image.blank(imaging.mask.shape)], FitSettings(preset="fast"), "cpu").problem
     theta = real_fits["with an image"].theta
     fields = problem.solve(theta, problem.forward(), tangents=True)
     problem = replace(problem, drug=with_noise(problem, fields, (image,)))

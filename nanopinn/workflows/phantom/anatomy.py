@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ class Anatomy:
     pH: Array
     T1: Array
     """Native T1, s."""
+    fields: Mapping[str, Array] = field(default_factory=dict)
+    """Logarithms of multipliers in space, by name (:data:`nanopinn.physics.model.MULTIPLIERS`)."""
 
 
 def draw_anatomy(
@@ -59,6 +62,24 @@ def draw_anatomy(
     soft = 0.35 / min(spacing_mm)  # no tissue border is sharper than the cells that make it
     PS, phi, v_p, pH = (gaussian_filter(a, soft, mode="nearest") for a in (PS, phi, v_p, pH))
     return Anatomy(tumour, necrosis, PS, np.clip(phi, 0.08, 0.7), v_p, pH, T1)
+
+
+#: Over which a multiplier in space is smooth, mm.
+FIELD_MM = 1.5
+
+
+def draw_fields(anatomy: Anatomy, spacing_mm: tuple[float, float, float], spreads: Mapping[str, float], seed: int) -> Anatomy:
+    """The same tissue with multipliers that vary over the tumour, each of mean logarithm 0 and the spread given.
+
+    They have random numbers of their own, so that everything else of a seed stays as it was.
+    """
+    rng, fields = np.random.default_rng([seed, 1]), {}
+    for name, spread in spreads.items():
+        noise = _smooth_noise((*anatomy.tumour.shape,), spacing_mm, FIELD_MM / 2, rng)
+        inside = noise[anatomy.tumour]
+        if spread > 0:
+            fields[name] = np.where(anatomy.tumour, spread * (noise - inside.mean()) / inside.std(), 0.0)
+    return replace(anatomy, fields=fields)
 
 
 def _radius(

@@ -20,7 +20,7 @@ from nanopinn.imaging.io import write_json, write_volume
 from nanopinn.imaging.spgr import signal, signal_from_concentration
 from nanopinn.parameters import value
 from nanopinn.progress import Progress, silent
-from nanopinn.workflows.phantom.anatomy import Anatomy, draw_anatomy
+from nanopinn.workflows.phantom.anatomy import Anatomy, draw_anatomy, draw_fields
 from nanopinn.workflows.phantom.truth import Truth, draw_scalars, solve_truth
 from nanopinn.workflows.settings import PhantomSettings
 
@@ -54,13 +54,15 @@ def make_phantom(out: Path, settings: PhantomSettings, *, progress: Progress = s
     shape = tuple(n * settings.refine for n in settings.shape)
     progress("drawing the tumour", 0.0, {})
     anatomy = draw_anatomy(shape, fine_mm, rng, settings.tumour_mm)  # type: ignore[arg-type]
+    spreads = {"conductivity": settings.conductivity_sd, "release": settings.release_sd}
+    anatomy = draw_fields(anatomy, fine_mm, spreads, settings.seed)  # type: ignore[arg-type]
     length = None if settings.length_scale_mm is None else settings.length_scale_mm * 1e-3
     scalars = draw_scalars(rng, length)
     frames: Array = np.arange(settings.frames, dtype=np.float64) * float(settings.frame_spacing_s)
     aif = load_aif("parker", frame_times_s=frames, bolus_arrival_s=BOLUS_S, hematocrit=value("Hct")).curve
     progress("solving the truth", 0.1, {})
     spacing = (fine_mm[0] * 1e-3, fine_mm[1] * 1e-3, fine_mm[2] * 1e-3)
-    truth = solve_truth(anatomy, spacing, scalars, aif, frames, np.array(settings.drug_times_h) * 3600.0)
+    truth = solve_truth(anatomy, spacing, scalars, aif, frames, np.array(settings.drug_times_h) * 3600.0, settings.pore_error)
     progress("writing the study", 0.8, {})
     _Writer(out, settings, anatomy, truth, aif, frames, rng).write()
     progress("done", 1.0, {})
@@ -102,6 +104,8 @@ class _Writer:
     def save(self, name: str, values: Array, affine: Any = None, frame_spacing_s: float = 0.0, **sidecar: Any) -> None:
         path = self.out / f"{name}.nii.gz"
         path.parent.mkdir(exist_ok=True)
+        if affine is None:  # of the scan's own grid
+            values = values[..., : values.shape[-3] - self.settings.cut_voxels, :, :]
         write_volume(path, values, self.affine if affine is None else affine, sidecar=sidecar or None, frame_spacing_s=frame_spacing_s)
 
     def write(self) -> None:
@@ -190,6 +194,8 @@ class _Writer:
         }  # fmt: skip
         for name, (values, unit) in maps.items():
             self.save(f"truth/{name}", self.voxels(values), Unit=unit)
+        for name, logarithm in a.fields.items():
+            self.save(f"truth/{name}_factor", np.exp(self.voxels(logarithm)), Unit="1")
         self.save("truth/contrast", self.voxels(t.contrast), Unit="mM", FrameTimes=[float(f) for f in self.frames])
         times = [float(x) for x in t.drug_times_s]
         for name, values in t.drug.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -71,9 +71,13 @@ def draw_scalars(rng: np.random.Generator, length_scale_m: float | None) -> dict
 
 def solve_truth(
     anatomy: Anatomy, spacing_m: tuple[float, float, float], scalars: Mapping[str, float], aif: PlasmaCurve,
-    frame_times: Array, drug_times: Array,
+    frame_times: Array, drug_times: Array, pore_error: float = 0.0,
 ) -> Truth:  # fmt: skip
-    """Solve every field of the phantom on the grid of its anatomy, in a box with a wide normal margin."""
+    """Solve every field of the phantom on the grid of its anatomy, in a box with a wide normal margin.
+
+    Args:
+        pore_error: the contrast agent fills so much more of the tissue (relative) than the pores that carry drug.
+    """
     domain = Domain.around(anatomy.tumour, spacing_m, margin_m=3.0e-3)
     maps = TissueMaps(
         tumour=torch.as_tensor(domain.take(anatomy.tumour.astype(float), 0.0)),
@@ -81,13 +85,17 @@ def solve_truth(
         phi=torch.as_tensor(domain.take(anatomy.phi, value("ve_n"))),
         v_p=torch.as_tensor(domain.take(anatomy.v_p, value("vp_n"))),
         pH=torch.as_tensor(domain.take(anatomy.pH, value("pHe_n"))),
+        shapes={name: torch.as_tensor(domain.take(f, 0.0))[None] for name, f in anatomy.fields.items()},
     )
     setting = Setting(maps, Grid(domain.shape, spacing_m), flow_refine=1)
     none = torch.zeros(0, dtype=torch.float64)
-    forward = Forward(setting, lambda _: {k: torch.tensor(v, dtype=torch.float64) for k, v in scalars.items()})
+    numbers = {k: torch.tensor(v, dtype=torch.float64) for k, v in scalars.items()}
+    numbers |= {name: torch.ones(1, dtype=torch.float64) for name in anatomy.fields}
+    forward = Forward(setting, lambda _: numbers)
     flow = forward.flow(none)
     model: TumourModel = forward.model(none)
-    contrast, _, _ = forward.contrast(none, flow, aif, frame_times, SDIRK3, tol=SOLVE_TO)
+    seen = replace(setting, maps=replace(maps, phi=maps.phi * (1 + pore_error)))
+    contrast, _, _ = Forward(seen, lambda _: numbers).contrast(none, flow, aif, frame_times, SDIRK3, tol=SOLVE_TO)
     plasma = PH_SENSITIVE.bolus()
     nodes = drug_nodes(list(drug_times), first_step_s=40.0, growth=1.2, longest_s=3600.0)
     run = forward.drug(none, flow, plasma, nodes, SDIRK3, tol=SOLVE_TO)

@@ -24,7 +24,7 @@ from nanopinn.workflows.device import choose_device
 from nanopinn.workflows.plan.images import PlannedImage, default_candidates, planned_image, with_noise
 from nanopinn.workflows.plan.scan import planned_scan
 from nanopinn.workflows.problem import pose
-from nanopinn.workflows.settings import PlanSettings
+from nanopinn.workflows.settings import FitSettings, PlanSettings
 
 Array = NDArray[np.float64]
 
@@ -115,7 +115,7 @@ def _protocol(settings: PlanSettings) -> _Source:
 def _posed(settings: PlanSettings, images: Sequence[PlannedImage], device: str, k: int) -> InverseProblem:
     """The problem of the ``k``-th tumour."""
     imaging = planned_scan(settings, np.random.default_rng((settings.seed, k)))
-    return pose(imaging, [i.blank(imaging.mask.shape) for i in images], settings.preset, device).problem
+    return pose(imaging, [i.blank(imaging.mask.shape) for i in images], FitSettings(preset=settings.preset), device).problem
 
 
 def _protocol_in_words(s: PlanSettings, taken: Sequence[PlannedImage], voxels: int) -> tuple[str, ...]:

@@ -1,0 +1,134 @@
+"""Gradient of a scalar of contrast agent and drug with respect to anything their coefficients hang on.
+
+One march forward and one back for any number of unknowns: a weight of a network costs what a scalar costs. The steps are
+those of :class:`nanopinn.solvers.forward.Forward`, so that the gradient is that of what a fit computes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.physics.plasma import SumOfExponentials
+from nanopinn.solvers.cells import BoxMatrix
+from nanopinn.solvers.evolve import Evolution, evolve
+from nanopinn.solvers.forward import Flow, Forward
+from nanopinn.solvers.interval import Interval
+from nanopinn.solvers.local_response import LocalResponse
+from nanopinn.solvers.nodes import frame_nodes, stage_times
+from nanopinn.solvers.operator import PoolOperator
+from nanopinn.solvers.pressure import pressure_residual, solve_cells
+from nanopinn.solvers.schemes import TR_BDF2
+from nanopinn.solvers.sensitivity import Gathered, adjoint
+
+
+class DrugRun:
+    """The drug's march with what its adjoint needs.
+
+    Attributes:
+        U: ``(node, pool, x, y, z)``.
+    """
+
+    def __init__(
+        self, forward: Forward, theta: Tensor, flow: Flow, plasma: tuple[SumOfExponentials, SumOfExponentials], times: np.ndarray
+    ) -> None:
+        pools, self.operator, _ = forward.operators("drug", theta, replace(flow, dp=None))
+
+        def curves(t: float) -> Tensor:
+            return torch.stack([c(theta.new_tensor(t)) for c in plasma])
+
+        interval = Interval(float(times[0]), float(times[-1]), self.operator, pools.capacity, curves)
+        self.evolution = _through(interval, [float(t) for t in times])
+        self.U = self.evolution.U
+
+    def of_operator(self, of_U: Tensor) -> PoolOperator:
+        """Gradient with respect to each coefficient of a scalar whose gradient with respect to U is known."""
+        return adjoint(self.evolution, of_U)[0][0].operator
+
+
+class ContrastRun:
+    """The contrast agent's march (the bolus integrated exactly, as in ``Forward.contrast``) with what its adjoint needs.
+
+    Attributes:
+        C: ``(t, x, y, z)``, mM of tissue at the frames.
+    """
+
+    def __init__(self, forward: Forward, theta: Tensor, flow: Flow, aif: PlasmaCurve, frame_times: np.ndarray) -> None:
+        pools, self.operator, _ = forward.operators("contrast", theta, replace(flow, dp=None))
+        self.maps = forward.setting.maps
+        nodes, self.at = frame_nodes(frame_times, float(aif.times_s[0]), 1)
+        self.local = LocalResponse(self.maps, aif, stage_times(nodes, TR_BDF2))
+        self.share = self.operator.inflow[0, 0][None] / self.maps.PS
+
+        def smooth(t: float) -> Tensor:
+            U0 = self.share * self.local.at(t)
+            return self.maps.PS * U0 - self.operator(U0)
+
+        one = replace(self.operator, inflow={(0, 0): torch.ones_like(self.maps.PS)})
+        self.evolution = _through(Interval(nodes[0], nodes[-1], one, pools.capacity, smooth), nodes)
+        self.U0 = torch.stack([self.local.at(nodes[i]) for i in self.at])
+        plasma = np.interp(frame_times, aif.times_s, aif.plasma_mM, left=0.0)
+        of_plasma = self.maps.v_p * torch.as_tensor(plasma, dtype=self.U0.dtype, device=self.U0.device)[:, None, None, None]
+        self.C = self.maps.phi * (self.evolution.U[self.at, 0] + self.share[0] * self.U0) + of_plasma
+
+    def of_operator(self, of_C: Tensor) -> PoolOperator:
+        """Gradient with respect to each coefficient of a scalar whose gradient with respect to C is known."""
+        of_node = self.evolution.U.new_zeros(self.evolution.U.shape)
+        of_node[self.at, 0] = self.maps.phi * of_C
+        found = adjoint(self.evolution, of_node, lambda _: _Bolus(self))[0][0].operator
+        direct = (self.maps.phi * of_C * self.U0).sum(dim=0) / self.maps.PS
+        return replace(found, inflow={(0, 0): found.inflow[0, 0] + direct})
+
+
+class _Bolus(Gathered):
+    """Gradients of ``y . (inflow U0 - A (U + share U0))``, share being inflow over PS."""
+
+    def __init__(self, run: ContrastRun) -> None:
+        super().__init__(run.evolution.intervals[0])
+        self.run = run
+
+    def add(self, y: Tensor, U: Tensor, t: float) -> None:
+        A, U0 = self.run.operator, self.run.local.at(t)
+        *of_A, of_inflow = A.gradient(y, U + self.run.share * U0, U0[None])
+        for total, part in zip(self.total, (*of_A, of_inflow - (A.transposed(y) * U0 / self.run.maps.PS)[0]), strict=True):
+            total += part
+
+
+def _through(interval: Interval, nodes: Sequence[float]) -> Evolution:
+    steps = [(a, b - a) for a, b in itertools.pairwise(nodes)]
+    nothing = torch.zeros_like(interval.capacity)
+    return evolve([interval], nothing, nodes, keep_stages=True, steps=steps)
+
+
+def gradient(
+    forward: Forward, theta: Tensor, flow: Flow, of_operators: dict[str, PoolOperator], leaves: Sequence[Tensor] = ()
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradient with respect to the parameters, and to tensors on which the setting's maps were made to depend.
+
+    Args:
+        forward: of a setting whose maps hang on ``leaves`` (which require gradients). flow: at theta.
+        of_operators: gradients with respect to the coefficients of "contrast" and "drug".
+
+    Returns:
+        ``(m,)``, and one tensor for each leaf.
+    """
+    at, p = theta.detach().requires_grad_(), flow.p.detach().requires_grad_()
+    wanted = (at, p, *leaves)
+    total = p.new_zeros(())
+    for kind, of_operator in of_operators.items():
+        for t, g in zip(forward._pools(kind, at, p)[1].tensors(), of_operator.tensors(), strict=True):
+            total = total + (t * g).sum()
+    of_theta, of_p, *of_leaves = torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True, materialize_grads=True)
+    grid = forward.setting.flow_setting.grid
+    box = BoxMatrix.of(forward.flow_coefficients(theta.detach()), grid)
+    with torch.no_grad():
+        costate = solve_cells(box, grid, of_p).x
+    residual = pressure_residual(forward.flow_coefficients(at), p.detach(), grid)
+    rest = torch.autograd.grad(residual, (at, *leaves), -costate, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return of_theta + rest[0], [a + b for a, b in zip(of_leaves, rest[1:], strict=True)]

@@ -1,0 +1,210 @@
+"""Unknown functions in a posed problem: fields of space in the tumour, and the release law."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.inference.functions import (
+    FunctionUnknown,
+    Kind,
+    centred,
+    field_posterior,
+    field_unknown,
+    inflow_unknown,
+    release_law,
+    unit_bumps,
+)
+from nanopinn.inference.fv import Fitted
+from nanopinn.inference.model_error import BALANCES, ModelError, mapped
+from nanopinn.inference.neural import field_network, shapes_of
+from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.result import MapEstimate
+from nanopinn.physics.model import INFLOW, MULTIPLIERS
+from nanopinn.solvers.domain import Domain
+from nanopinn.workflows.settings import FitSettings
+
+Array = NDArray[np.float64]
+
+#: Prior standard deviation of the logarithm of a multiplier (an assumption: within 2.7 of its neighbours' mean), and the
+#: length over which it is smooth.
+FIELD_SD, FIELD_LENGTH_M = 0.5, 2.0e-3
+#: Over which the error of the equations is smooth (an assumption).
+ERROR_LENGTH_M = 2.0e-3
+#: Bumps of one field at most: each costs a tangent of every pool. They are wider in a tumour that would take more.
+MOST_BUMPS = 40
+#: Prior standard deviation of the velocity at a cut face over ``q l``, which is that at the rim of a large tumour (an
+#: assumption: a cut through the rim may carry it, one through the core carries next to none).
+INFLOW_SD = 0.5
+
+
+def parse_field(text: str) -> tuple[str, Kind]:
+    """Name and kind of a field, from ``NAME[:KIND]``.
+
+    Raises:
+        InputError: there is no such field or kind.
+    """
+    name, _, kind = text.partition(":")
+    if name not in MULTIPLIERS:
+        raise InputError("there is no such field", field="--field", found=name, expected=", ".join(MULTIPLIERS))
+    if kind not in ("", "bumps", "neural"):
+        raise InputError("a field has no such kind", field="--field", found=kind, expected="bumps or neural")
+    return name, "neural" if kind == "neural" else "bumps"
+
+
+def with_functions(problem: InverseProblem, settings: FitSettings) -> tuple[InverseProblem, list[str]]:
+    """The problem with the unknown functions that the settings ask for, and what they assume.
+
+    Raises:
+        InputError: a field is named twice, or there is no such field.
+    """
+    fields = [parse_field(text) for text in settings.field]
+    if len({name for name, _ in fields}) < len(fields):
+        raise InputError("a field is asked for twice", field="--field", found=", ".join(settings.field))
+    shapes: dict[str, torch.Tensor] = {}
+    functions: list[FunctionUnknown] = []
+    for name, kind in fields:
+        neural = [f for f in functions if f.kind == "neural"]
+        shapes[name] = _neural_shapes(problem, settings.seed + len(neural)) if kind == "neural" else bump_shapes(problem)
+        functions.append(field_unknown(name, shapes[name], FIELD_SD, FIELD_LENGTH_M, kind))
+    if problem.setting.maps.cut:
+        shapes[INFLOW] = inflow_shapes(problem)
+        functions.append(inflow_unknown(shapes[INFLOW], INFLOW_SD, FIELD_LENGTH_M))
+    if settings.release_law:
+        functions.append(release_law())
+    maps = replace(problem.setting.maps, shapes={**problem.setting.maps.shapes, **shapes})
+    problem = replace(problem, setting=replace(problem.setting, maps=maps), unknowns=replace(problem.unknowns, functions=tuple(functions)))
+    notes = [_note(f) for f in functions]
+    if settings.model_error > 0:
+        bumps = tumour_bumps(problem, ERROR_LENGTH_M)
+        problem = replace(problem, model_error=ModelError(settings.model_error * bumps, settings.model_error, ERROR_LENGTH_M))
+        notes.append(
+            f"The balances of contrast agent, carrier and free drug may err by {settings.model_error:.0%} (1 sd) of wall influx and "
+            f"release, smooth over {ERROR_LENGTH_M * 1e3:g} mm."
+        )
+    return problem, notes
+
+
+def cut_faces(mask: NDArray[np.bool_], settings: FitSettings) -> tuple[tuple[int, int], ...]:
+    """Faces of the image beyond which the tumour goes on, if the settings say that it does.
+
+    Raises:
+        InputError: they do, but no face cuts it.
+    """
+    if not settings.inflow:
+        return ()
+    cut = Domain.cut_faces(mask)
+    if not cut:
+        raise InputError(
+            "no face of the image cuts the tumour, so nothing can flow in there", field="--inflow",
+            remedy="Leave --inflow away: normal tissue surrounds the tumour.",
+        )  # fmt: skip
+    return cut
+
+
+def _neural_shapes(problem: InverseProblem, seed: int) -> torch.Tensor:
+    """Shapes of a network that is not trained yet, ``(k, x, y, z)``."""
+    return shapes_of(field_network(problem.setting, FIELD_LENGTH_M, seed), problem.setting, FIELD_SD).detach()
+
+
+def inflow_shapes(problem: InverseProblem) -> torch.Tensor:
+    """Bumps on the tumour's cells at the cut faces, ``(k, x, y, z)``."""
+    maps, spacing = problem.setting.maps, np.array(problem.setting.grid.spacing)
+    tumour = maps.tumour.cpu().numpy() > 0.5
+    found = []
+    for axis, side in maps.cut:
+        layer = np.zeros_like(tumour)
+        index = [slice(None)] * 3
+        index[axis] = slice(-1, None) if side else slice(0, 1)
+        layer[tuple(index)] = tumour[tuple(index)]
+        found.append(unit_bumps(layer, spacing, FIELD_LENGTH_M, MOST_BUMPS))
+    bumps = np.concatenate(found)
+    # cells at the edge of two cut faces belong to both
+    height = np.sqrt((bumps**2).sum(axis=0))
+    return INFLOW_SD * torch.as_tensor(bumps / np.where(height > 0, height, 1.0), dtype=maps.tumour.dtype, device=maps.tumour.device)
+
+
+def bump_shapes(problem: InverseProblem) -> torch.Tensor:
+    """Bumps in the tumour whose sum with weights of unit variance has the prior variance of a field, ``(k, x, y, z)``."""
+    return centred(tumour_bumps(problem, FIELD_LENGTH_M), problem.setting.maps.tumour > 0.5, FIELD_SD)
+
+
+def tumour_bumps(problem: InverseProblem, length_m: float) -> torch.Tensor:
+    """Bumps in the tumour whose sum with random weights has unit variance, ``(k, x, y, z)``."""
+    tumour = problem.setting.maps.tumour
+    inside, spacing = tumour.cpu().numpy() > 0.5, np.array(problem.setting.grid.spacing)
+    bumps = unit_bumps(inside, spacing, length_m)
+    while len(bumps) > MOST_BUMPS:
+        length_m *= 1.1
+        bumps = unit_bumps(inside, spacing, length_m)
+    return torch.as_tensor(bumps, dtype=tumour.dtype, device=tumour.device)
+
+
+def _note(f: FunctionUnknown) -> str:
+    if f.argument == "pH":
+        return (
+            f"The release law's steepness may differ from the stated one by {np.exp(f.prior_sd) - 1:.0%} (1 sd) at {f.count} knots of pH."
+        )
+    if f.name == INFLOW:
+        return (
+            f"The tumour goes on beyond the image: fluid enters or leaves there at an unknown velocity, {f.prior_sd:g} q l (1 sd) "
+            "over 2 mm about none (assumptions), and carries what the voxels there hold."
+        )
+    how = "smooth bumps" if f.kind == "bumps" else "a neural field"
+    return (
+        f"{f.label[0].upper()}{f.label[1:]}, varies in the tumour: {how}, {f.count} weights, {np.exp(f.prior_sd) - 1:.0%} (1 sd) "
+        f"over {f.length_m * 1e3:g} mm (assumptions)."
+    )
+
+
+def field_maps(fit: Fitted, domain: Domain) -> list[MapEstimate]:
+    """Of each unknown field: the multiplier with its standard deviation, and its contraction."""
+    problem, found = fit.problem, []
+    for f in problem.unknowns.functions:
+        if f.name not in MULTIPLIERS:
+            continue
+        at = problem.unknowns.where(f.name)
+        shapes = problem.setting.maps.shapes[f.name]
+        posterior = field_posterior(shapes, problem.tensor(fit.theta[at]), problem.tensor(fit.run.covariance[at, at]))
+        value, sd, contraction = (_inside(problem, t, domain) for t in (posterior.mean.exp(), posterior.sd, posterior.contraction))
+        source = f"prior sd {f.prior_sd:g} of its logarithm over {f.length_m * 1e3:g} mm, {f.kind}"
+        found += [
+            MapEstimate(f"{f.name}_factor", "1", f"{f.label}; {source}", "images and prior", value, value * sd),
+            MapEstimate(f"{f.name}_contraction", "1", f"1 - sd after/before the images, of {f.label}", "images and prior", contraction),
+        ]  # fmt: skip
+    return found
+
+
+def inflow_map(fit: Fitted, domain: Domain) -> list[MapEstimate]:
+    """Velocity into the image through the faces that cut the tumour, in the voxels there; nothing if none does."""
+    problem = fit.problem
+    if not problem.setting.maps.cut:
+        return []
+    at = problem.unknowns.where(INFLOW)
+    shapes = problem.setting.maps.shapes[INFLOW]
+    posterior = field_posterior(shapes, problem.tensor(fit.theta[at]), problem.tensor(fit.run.covariance[at, at]))
+    scalars = problem.scalars(fit.theta)
+    unit = scalars["q"] * scalars["l"] * 1e6
+    there = posterior.prior_sd > 0
+    mean, sd = (domain.put(torch.where(there, unit * t, torch.nan).cpu().numpy()) for t in (posterior.mean, posterior.sd))
+    return [MapEstimate("inflow", "um/s", "velocity of fluid that enters through a face of the image that cuts the tumour",
+                        "images and prior", mean, sd)]  # fmt: skip
+
+
+def model_error_maps(fit: Fitted, domain: Domain) -> list[MapEstimate]:
+    """The model's error that the images ask for in each balance, over its flux; nothing where none was allowed."""
+    found = []
+    for m in mapped(fit.problem, fit.prediction.fields):
+        e, sd = (_inside(fit.problem, t, domain) for t in (m.relative, m.sd))
+        what = "contrast agent" if m.balance == "contrast" else f"{m.balance} drug"
+        text = f"error of the balance of {what}, over {BALANCES[m.balance]}; its sd is that at fixed unknowns"
+        found.append(MapEstimate(f"model_error_{m.balance}", "1", text, "images and prior", e, sd))
+    return found
+
+
+def _inside(problem: InverseProblem, values: torch.Tensor, domain: Domain) -> Array:
+    return domain.put(torch.where(problem.setting.maps.tumour > 0.5, values, torch.nan).cpu().numpy())

@@ -1,0 +1,110 @@
+"""Unknown functions and model error from their settings to the maps, the check and the checkpoint of a fit; phantoms that hold them."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from nanopinn.errors import InputError
+from nanopinn.inference.check import check_fit
+from nanopinn.inference.checkpoint import Checkpoint
+from nanopinn.inference.fv import Fitted, fit_fv
+from nanopinn.solvers.domain import Domain
+from nanopinn.workflows.fields import cut_faces, field_maps, model_error_maps, with_functions
+from nanopinn.workflows.phantom import make_phantom
+from nanopinn.workflows.phantom.anatomy import draw_anatomy, draw_fields
+from nanopinn.workflows.settings import FitSettings, PhantomSettings
+
+from .test_engines import small_problem
+
+ASKED = FitSettings(field=("permeability",), model_error=0.1, release_law=True)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Fitted:
+    problem, notes = with_functions(small_problem()[0], ASKED)
+    assert len(notes) == 3
+    return fit_fv(problem, iterations=2)
+
+
+def test_a_field_is_shown_with_its_sd_and_contraction(fitted) -> None:
+    shape = fitted.problem.setting.grid.shape
+    maps = {m.name: m for m in field_maps(fitted, Domain(shape, (0, 0, 0), shape))}
+    assert set(maps) == {"permeability_factor", "permeability_contraction"}
+    inside = fitted.problem.setting.maps.tumour.numpy() > 0.5
+    factor, contraction = maps["permeability_factor"], maps["permeability_contraction"]
+    assert np.isfinite(factor.values[inside]).all()
+    assert np.isnan(factor.values[~inside]).all()
+    # two post-dose images of 3 % noise: most of a prior sd of 0.5 is gone
+    assert 0.5 < np.median(contraction.values[inside]) < 1.0
+    prior_sd = fitted.problem.setting.maps.shapes["permeability"].square().sum(dim=0).sqrt().numpy()[inside]
+    assert np.mean(prior_sd**2) == pytest.approx(0.25)
+    np.testing.assert_allclose((factor.std / factor.values)[inside], prior_sd * (1 - contraction.values[inside]), rtol=1e-6)
+
+
+def test_model_error_is_mapped_and_the_check_weighs_it(fitted) -> None:
+    shape = fitted.problem.setting.grid.shape
+    maps = model_error_maps(fitted, Domain(shape, (0, 0, 0), shape))
+    assert [m.name for m in maps] == ["model_error_contrast", "model_error_encapsulated", "model_error_free"]
+    items = {i.name: i for i in check_fit(fitted.problem, fitted.theta, fitted.prediction).items}
+    inside = fitted.problem.setting.maps.tumour.numpy() > 0.5
+    for m in maps:
+        item = items[f"model error of {m.name.removeprefix('model_error_')}, over fluxes"]
+        assert item.value == pytest.approx(np.sqrt(np.mean(m.values[inside] ** 2)), rel=1e-6)
+        assert item.limit == pytest.approx(0.1)
+
+
+def test_scalars_stand_first_and_functions_after_them(fitted) -> None:
+    unknowns = fitted.problem.unknowns
+    assert [s.name for s in fitted.run.scalars] == [u.name for u in unknowns.items]
+    assert len(fitted.theta) == len(unknowns) == len(unknowns.names)
+    assert unknowns.names[unknowns.where("release law")] == tuple(f"release law[{k}]" for k in range(5))
+
+
+def test_a_checkpoint_brings_fields_and_model_error_back(fitted) -> None:
+    again = Checkpoint.from_bytes(Checkpoint(fitted.problem, fitted.theta).to_bytes()).problem
+    assert again.unknowns == fitted.problem.unknowns
+    torch.testing.assert_close(again.setting.maps.shapes["permeability"], fitted.problem.setting.maps.shapes["permeability"])
+    torch.testing.assert_close(again.model_error.bumps, fitted.problem.model_error.bumps)
+    assert (again.setting.maps.cut, again.model_error.prior_sd) == ((), 0.1)
+
+
+def test_inflow_where_nothing_is_cut_and_fields_asked_for_twice_are_refused(fitted) -> None:
+    mask = np.zeros((5, 5, 5), dtype=bool)
+    mask[2, 2, 2] = True
+    with pytest.raises(InputError, match="No face"):
+        cut_faces(mask, FitSettings(inflow=True))
+    mask[4, 2, 2] = mask[3, 0, 2] = True
+    assert cut_faces(mask, FitSettings(inflow=True)) == ((0, 1), (1, 0))
+    assert cut_faces(mask, FitSettings()) == ()
+    with pytest.raises(InputError, match="twice"):
+        with_functions(fitted.problem, FitSettings(field=("release", "release:neural")))
+
+
+def test_a_box_ends_where_the_image_cuts_the_tumour() -> None:
+    mask = np.zeros((8, 8, 8), dtype=bool)
+    mask[5:8, 3:5, 3:5] = True
+    box = Domain.around(mask, (1e-3, 1e-3, 1e-3), 2e-3, ((0, 1),))
+    assert (box.low, box.high) == ((3, 1, 1), (8, 7, 7))
+
+
+def test_fields_of_a_phantom_leave_the_rest_of_a_seed_as_it_was() -> None:
+    shape, spacing = (20, 20, 16), (0.25, 0.25, 0.25)
+    plain = draw_anatomy(shape, spacing, np.random.default_rng(7))
+    drawn = draw_fields(plain, spacing, {"conductivity": 0.5, "release": 0.0}, 7)
+    assert set(drawn.fields) == {"conductivity"}
+    inside = drawn.fields["conductivity"][plain.tumour]
+    assert (inside.mean(), inside.std()) == (pytest.approx(0.0, abs=1e-12), pytest.approx(0.5))
+    assert not drawn.fields["conductivity"][~plain.tumour].any()
+    assert drawn.PS is plain.PS
+
+
+def test_a_phantom_cut_short_shows_the_same_tumour_as_the_whole(tmp_path) -> None:
+    small = {"seed": 2, "shape": (10, 10, 8), "refine": 2, "frames": 10, "drug_times_h": (1.0,), "conductivity_sd": 0.5}
+    found = [make_phantom(tmp_path / str(cut), PhantomSettings(**small, cut_voxels=cut)) for cut in (0, 3)]
+    for name in ("dce", "mask", "truth/IFP", "truth/conductivity_factor"):
+        whole, cut = (np.asarray(nib.load(folder / f"{name}.nii.gz").dataobj) for folder in found)
+        np.testing.assert_array_equal(cut, whole[:7])
+    assert np.asarray(nib.load(found[1] / "mask.nii.gz").dataobj)[-1].any()

@@ -1,0 +1,199 @@
+"""Unknown functions: fields of space and the release law; their tangents, their priors, and what is told of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.inference.functions import field_posterior, field_unknown, inflow_unknown, release_law, unit_bumps
+from nanopinn.inference.problem import InverseProblem
+from nanopinn.physics.model import INFLOW, MULTIPLIERS, TissueMaps, TumourModel
+from nanopinn.physics.release import BEND_KNOTS, acid_release_rate, bent
+from nanopinn.solvers.fluxes import divergence
+from nanopinn.solvers.forward import Forward, Setting
+from nanopinn.solvers.grid import Grid, mean_of_parts
+from nanopinn.workflows.fields import inflow_shapes, parse_field
+
+from .test_engines import small_problem
+
+W = torch.tensor([0.5, -0.7, 0.3, 0.0, 0.9], dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def problem() -> InverseProblem:
+    return small_problem()[0]
+
+
+def with_every_function(problem: InverseProblem) -> InverseProblem:
+    """The problem with all fields, of a few wide bumps each, and the release law."""
+    maps = problem.setting.maps
+    bumps = 0.5 * torch.as_tensor(unit_bumps(maps.tumour.numpy() > 0.5, np.array(problem.setting.grid.spacing), 3e-3))
+    functions = (*(field_unknown(name, bumps, 0.5, 3e-3) for name in MULTIPLIERS), release_law())
+    setting = replace(problem.setting, maps=replace(maps, shapes={name: bumps for name in MULTIPLIERS}))
+    return replace(problem, setting=setting, unknowns=replace(problem.unknowns, functions=functions))
+
+
+def test_tangents_of_functions_equal_central_differences(problem) -> None:
+    p = with_every_function(problem)
+    rng = np.random.default_rng(0)
+    theta = p.unknowns.prior_mean + 0.3 * p.unknowns.prior_sd * rng.standard_normal(len(p.unknowns))
+    forward = p.forward()
+    J = p.predict(theta, forward, tangents=True).jacobian
+    for f in p.unknowns.functions:
+        along = np.zeros(len(theta))
+        along[p.unknowns.where(f.name)] = rng.standard_normal(f.count)
+        difference = (p.predict(theta + 1e-4 * along, forward).residual - p.predict(theta - 1e-4 * along, forward).residual) / 2e-4
+        exact = J @ torch.as_tensor(along)
+        # as for scalars: linear solves of 1e-7 over a step of 1e-4
+        assert float((difference - exact).norm()) <= 2e-4 * float(exact.norm().clamp_min(J.norm(dim=0).max())), f.name
+        assert float(exact.norm()) > 1.0, f"{f.name} moves no image"
+
+
+def test_weights_of_zero_change_nothing(problem) -> None:
+    p = with_every_function(problem)
+    a, b = (q.predict(q.unknowns.prior_mean, q.forward()).residual for q in (problem, p))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+def test_a_multiplier_multiplies_its_property_and_no_other(problem) -> None:
+    p = with_every_function(problem)
+    theta = torch.as_tensor(p.unknowns.prior_mean)
+    plain = TumourModel.of(p.setting.maps, p.unknowns.scalars(theta))
+    at = p.unknowns.where("conductivity")
+    theta[at] = 1.0
+    model = TumourModel.of(p.setting.maps, p.unknowns.scalars(theta))
+    factor = torch.exp(p.setting.maps.shapes["conductivity"].sum(dim=0))
+    torch.testing.assert_close(model.flow().K, factor * plain.flow().K)
+    torch.testing.assert_close(model.flow().LpSV, plain.flow().LpSV)
+    torch.testing.assert_close(model.release_rate(), plain.release_rate())
+
+
+def test_bumps_with_random_weights_have_the_variance_that_is_stated() -> None:
+    inside = np.zeros((9, 8, 7), dtype=bool)
+    inside[2:7, 2:6, 1:6] = True
+    bumps = unit_bumps(inside, np.full(3, 0.7e-3), 1.5e-3)
+    np.testing.assert_allclose((bumps**2).sum(axis=0)[inside], 1.0)
+    assert not bumps[:, ~inside].any()
+
+
+def test_a_bent_scale_is_the_integral_of_its_slope() -> None:
+    pH = np.array([5.9, 6.3, 6.8, 7.0, 7.7])
+    steepness = lambda s: np.exp(np.interp(s, BEND_KNOTS, W.numpy()))  # noqa: E731
+    expected = [BEND_KNOTS[0] + quad(steepness, BEND_KNOTS[0], x, points=BEND_KNOTS[1:-1] if x > 6.8 else None)[0] for x in pH]
+    np.testing.assert_allclose(bent(torch.as_tensor(pH), W).numpy(), expected, rtol=1e-7)
+
+
+def test_every_release_law_falls_with_pH_and_keeps_its_rate_at_the_reference() -> None:
+    pH = torch.linspace(5.5, 8.0, 200, dtype=torch.float64)
+    for seed in range(5):
+        w = torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        rate = acid_release_rate(pH, 4.6e-5, 1e-6, 6.2, 2.0, 6.8, w)
+        assert bool((rate.diff() < 0).all())
+        at = acid_release_rate(torch.tensor([6.8], dtype=torch.float64), 4.6e-5, 1e-6, 6.2, 2.0, 6.8, w)
+        assert float(at) == pytest.approx(4.6e-5, rel=1e-12)
+
+
+def test_a_field_that_no_image_touches_keeps_its_prior() -> None:
+    shapes = torch.as_tensor(0.5 * unit_bumps(np.ones((4, 4, 4), dtype=bool), np.full(3, 1e-3), 2e-3))
+    k = len(shapes)
+    untouched = field_posterior(shapes, torch.zeros(k).double(), torch.eye(k).double())
+    torch.testing.assert_close(untouched.sd, torch.full_like(untouched.sd, 0.5))
+    assert float(untouched.contraction.abs().max()) < 1e-12
+    known = field_posterior(shapes, torch.zeros(k).double(), 0.04 * torch.eye(k).double())
+    torch.testing.assert_close(known.contraction, torch.full_like(known.sd, 0.8))
+
+
+def test_fields_that_do_not_exist_are_refused() -> None:
+    for text, expected in (("porosity", "conductivity"), ("release:wavelets", "neural")):
+        with pytest.raises(InputError, match=expected):
+            parse_field(text)
+    assert parse_field("release:neural") == ("release", "neural")
+
+
+def cut_problem(problem: InverseProblem) -> InverseProblem:
+    """The problem with its box ended in the middle of the tumour, and unknown inflow there."""
+
+    def half(t: torch.Tensor) -> torch.Tensor:
+        return t[..., :6, :, :].contiguous()
+
+    m, grid = problem.setting.maps, problem.setting.grid
+    maps = replace(m, tumour=half(m.tumour), PS=half(m.PS), phi=half(m.phi), v_p=half(m.v_p), pH=half(m.pH), cut=((0, 1),))
+    setting = replace(problem.setting, maps=maps, grid=replace(grid, shape=(6, *grid.shape[1:])))
+    kept = half(problem.contrast.voxels)
+    picked = torch.nonzero(problem.contrast.voxels)[:, 0] < 6
+    c = problem.contrast
+    contrast = replace(c, measured=c.measured[:, picked], noise_sd=c.noise_sd[picked], voxels=kept, explained=c.explained[picked])
+    drug = tuple(replace(d, **{k: half(getattr(d, k)) for k in ("measured", "noise_sd", "sd", "voxels")}) for d in problem.drug)
+    p = replace(
+        problem, setting=setting, contrast=contrast, drug=drug, kinetics=half(problem.kinetics), local=half(problem.local),
+        pH_bumps=half(problem.pH_bumps), closure_bumps=half(problem.closure_bumps), spread=half(problem.spread),
+    )  # fmt: skip
+    shapes = inflow_shapes(p)
+    setting = replace(setting, maps=replace(maps, shapes={INFLOW: shapes}))
+    return replace(p, setting=setting, unknowns=replace(p.unknowns, functions=(inflow_unknown(shapes, 0.5, 1.5e-3),)))
+
+
+def _inflow_of_parts(p: InverseProblem, theta: torch.Tensor) -> torch.Tensor:
+    """Mean velocity over the parts of each face of the map grid."""
+    fine = TumourModel.of(p.setting.flow_setting.maps, p.unknowns.scalars(theta)).inflow()
+    return mean_of_parts(fine, 2)[-1]
+
+
+def test_a_cut_face_passes_the_inflow_and_nothing_else(problem) -> None:
+    p = cut_problem(problem)
+    theta = torch.as_tensor(p.unknowns.prior_mean)
+    assert not p.forward().flow(theta).flows[0][-1].any()
+    theta[p.unknowns.where(INFLOW)] = 1.0
+    flow = p.forward().flow(theta)
+    model = p.forward().model(theta)
+    area = p.setting.grid.face_area(0)
+    # what enters a coarse face is what enters its four parts
+    torch.testing.assert_close(flow.flows[0][-1], -area * _inflow_of_parts(p, theta))
+    assert float(model.inflow().max()) > 0.1 * float(model.scalars["q"] * model.scalars["l"])
+    # and fluid is conserved in every cell: what enters by the walls and the face leaves by the others and the lymphatics
+    torch.testing.assert_close(divergence(flow.flows, p.setting.grid), flow.J_v - flow.J_L, rtol=0, atol=1e-9 * float(flow.J_v.max()))
+
+
+def test_tangents_of_the_inflow_equal_central_differences(problem) -> None:
+    p = cut_problem(problem)
+    rng = np.random.default_rng(1)
+    theta = p.unknowns.prior_mean + 0.3 * p.unknowns.prior_sd * rng.standard_normal(len(p.unknowns))
+    along = np.zeros(len(theta))
+    along[p.unknowns.where(INFLOW)] = rng.standard_normal(p.unknowns.functions[0].count)
+    forward = p.forward()
+    exact = p.predict(theta, forward, tangents=True).jacobian @ torch.as_tensor(along)
+    difference = (p.predict(theta + 1e-4 * along, forward).residual - p.predict(theta - 1e-4 * along, forward).residual) / 2e-4
+    assert float((difference - exact).norm()) <= 2e-3 * float(exact.norm())
+    assert float(exact.norm()) > 1.0
+
+
+def test_a_tumour_cut_in_half_along_its_plane_of_symmetry_flows_as_the_whole() -> None:
+    """The exact answer for a cut: no flow through a plane of symmetry, on the same grid."""
+    n, h = 10, 0.5e-3
+    x = (torch.arange(n, dtype=torch.float64) + 0.5) * h - n * h / 2
+    r = torch.sqrt(x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None, :] ** 2)
+    one = torch.ones_like(r)
+    whole = TissueMaps((r < 1.6e-3).double(), 1e-3 * one, 0.3 * one, 0.03 * one, 6.8 * one)
+    halves = {k: getattr(whole, k)[:5] for k in ("tumour", "PS", "phi", "v_p", "pH")}
+    none = torch.zeros(0, dtype=torch.float64)
+    found = []
+    for maps in (whole, TissueMaps(**halves, cut=((0, 1),))):
+        forward = Forward(Setting(maps, Grid((*maps.phi.shape,), (h, h, h)), 2), lambda _: {})
+        flow = forward.flow(none)
+        curve = PlasmaCurve(np.arange(0.0, 100.0, 5.0), 5.0 * np.exp(-np.arange(0.0, 100.0, 5.0) / 60))
+        C = forward.contrast(none, flow, curve, np.arange(0.0, 90.0, 15.0))[0]
+        found.append((flow.p, C))
+    torch.testing.assert_close(found[1][0], found[0][0][:10], rtol=1e-8, atol=0)
+    torch.testing.assert_close(found[1][1], found[0][1][:, :5], rtol=1e-6, atol=1e-12)
+
+
+def test_a_tumour_at_the_edge_of_the_box_is_still_refused_where_nothing_is_said_of_it(problem) -> None:
+    p = cut_problem(problem)
+    with pytest.raises(InputError, match="touches the boundary"):
+        replace(p.setting, maps=replace(p.setting.maps, cut=()))
