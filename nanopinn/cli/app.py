@@ -57,7 +57,7 @@ def fit(
     write_result(
         out, imaging=study.imaging, fit=study.fit, config={"fit": dump, **inputs.choices()},
         inputs=[*inputs.files(), *(Path(d) for d in settings.drug)], report=report,
-        checkpoint=study.checkpoint.to_bytes(), overwrite=overwrite,
+        overwrite=overwrite,
     )  # fmt: skip
     typer.echo(study.imaging.summary())
     typer.echo(study.fit.summary())

@@ -118,6 +118,10 @@ class InverseProblem:
         """A solver of this problem's fields, which may start from a pressure nearby."""
         return Forward(self.setting, self.unknowns.scalars, pressure)
 
+    def solver(self, before: Forward | None = None) -> Forward:
+        """As :meth:`forward`, from the pressure where another one ended."""
+        return self.forward(None if before is None else before.last_pressure)
+
     def quadratic(self, theta: Array, prediction: Prediction) -> Quadratic:
         """Normal equations of a prediction that carries its Jacobian."""
         assert prediction.jacobian is not None

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from nanopinn.errors import InputError
 from nanopinn.inference.check import check_fit
-from nanopinn.inference.checkpoint import Checkpoint
+from nanopinn.inference.checkpoint import load_fit
 from nanopinn.inference.result import CheckResult
 from nanopinn.progress import Progress, silent
-from nanopinn.report.folder import read_checkpoint
 
 
 def run_check(folder: str | Path, *, refine: int = 2, progress: Progress | None = None) -> CheckResult:
@@ -24,14 +23,9 @@ def run_check(folder: str | Path, *, refine: int = 2, progress: Progress | None 
     """
     if refine < 2:
         raise InputError("the check needs a finer grid than the fit's", field="--refine", found=refine, expected="2 or more")
-    folder = Path(folder)
-    try:
-        saved = Checkpoint.from_bytes(read_checkpoint(folder))
-    except ValueError as error:
-        raise InputError(
-            "the checkpoint cannot be read", file=folder / "checkpoint.pt", found=str(error),
-            remedy="Run the fit again with this version.",
-        ) from error  # fmt: skip
+    saved = load_fit(folder).ended
+    if saved is None:
+        raise InputError("the saved fit does not hold its problem", file=folder, remedy="Give the --out of a fit.")
     show = progress or silent
     show("check: the fit's own fields", 0.0, {})
     fitted = saved.problem.predict(saved.theta, saved.problem.forward(), tangents=True)

@@ -33,7 +33,6 @@ class Study:
     fit: FitResult
     inputs: ImagingInputs
     settings: FitSettings
-    checkpoint: Checkpoint
 
 
 def run_fit(inputs: ImagingInputs, settings: FitSettings, *, progress: Progress | None = None) -> Study:
@@ -54,14 +53,13 @@ def run_fit(inputs: ImagingInputs, settings: FitSettings, *, progress: Progress 
     imaging = make_maps(inputs)
     posed = pose_problem(imaging, settings, device)
     seconds = {"imaging": time.perf_counter() - began}
-    result, last = infer(imaging, posed, settings, progress, seconds)
-    return Study(imaging, result, inputs, settings, Checkpoint(last.problem, last.theta))
+    return Study(imaging, infer(imaging, posed, settings, progress, seconds), inputs, settings)
 
 
 def infer(
     imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: Progress, seconds: dict[str, float]
-) -> tuple[FitResult, Fitted]:  # fmt: skip
-    """Run the engines on a posed problem, check the answer and collect it; with where the last engine ended."""
+) -> FitResult:  # fmt: skip
+    """Run the engines on a posed problem, check the answer and collect it."""
     fits: dict[str, Fitted] = {}
     start = None
     if settings.engine in ("auto", "pinn"):
@@ -77,7 +75,7 @@ def infer(
     last = fits["fv"] if "fv" in fits else fits["pinn"]
     check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
     seconds = {**seconds, **{name: f.run.seconds for name, f in fits.items()}, "check": check.seconds}
-    result = FitResult(
+    return FitResult(
         scalars=last.run.scalars,
         covariance=last.run.covariance,
         runs={name: f.run for name, f in fits.items()},
@@ -90,8 +88,8 @@ def infer(
         affine=np.asarray(imaging.affine),
         mask=imaging.mask,
         seconds=seconds,
+        ended=Checkpoint.of(last),
     )
-    return result, last
 
 
 def _pinn_settings(preset: str, *, polished: bool) -> PinnSettings:
