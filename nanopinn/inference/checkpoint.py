@@ -20,6 +20,7 @@ from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.profile import Profile
 from nanopinn.inference.result import FitResult
 from nanopinn.inference.ridge import Ridge
+from nanopinn.inference.starts import Start
 from nanopinn.inference.systematic import SystematicErrors
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.physics.model import TissueMaps
@@ -70,7 +71,7 @@ class Checkpoint:
 
 _RESULTS = (
     result.CheckItem, result.CheckResult, result.Curve, result.EngineRun, result.FieldEstimate, result.FitResult,
-    result.MapEstimate, result.ScalarEstimate, Profile, Ridge,
+    result.MapEstimate, result.ScalarEstimate, Profile, Ridge, Start,
 )  # fmt: skip
 
 #: Everything a file may hold.

@@ -17,6 +17,8 @@ from nanopinn.progress import Progress, silent
 if TYPE_CHECKING:
     from nanopinn.inference.checkpoint import Checkpoint
     from nanopinn.inference.profile import Profile
+    from nanopinn.inference.sampling import Draws
+    from nanopinn.inference.starts import Start
 
 Array = NDArray[np.float64]
 
@@ -82,6 +84,8 @@ class EngineRun:
     message: str
     """What happened and, where it did not converge, what to try."""
     stats: Mapping[str, float | int | str] = field(default_factory=dict)
+    starts: tuple[Start, ...] = ()
+    """Every descent, where there were several."""
 
     def __getitem__(self, name: str) -> ScalarEstimate:
         return next(s for s in self.scalars if s.name == name)
@@ -197,6 +201,17 @@ class FitResult:
             end = self._end("a profile")
             self.profiles[name] = profile_likelihood(end.problem, end.theta, name, expansion=end.tangents, exact=exact, progress=progress)
         return self.profiles[name]
+
+    def sample(self, draws: int = 400, *, seed: int = 0, progress: Progress = silent) -> Draws:
+        """Draws from the posterior by full solves (:func:`nanopinn.inference.sampling.sample_posterior`).
+
+        Raises:
+            InputError: emcee is not installed, or the fit does not hold its problem.
+        """
+        from nanopinn.inference.sampling import sample_posterior
+
+        end = self._end("sampling")
+        return sample_posterior(end.problem, end.theta, expansion=end.tangents, draws=draws, seed=seed, progress=progress)
 
     def _end(self, wanted: str) -> Checkpoint:
         if self.ended is None:

@@ -24,6 +24,10 @@ class Closed:
     unknowns: UnknownSet
     of: Callable[[torch.Tensor], torch.Tensor]
 
+    @property
+    def observations(self) -> int:
+        return len(self.of(torch.zeros(len(self.unknowns), dtype=torch.float64)))
+
     def solver(self, before: object = None) -> None:
         return None
 
