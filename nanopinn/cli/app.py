@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,8 @@ def fit(
     preset: Annotated[str | None, typer.Option(help="fast, default or accurate.")] = None,
     device: Device = None,
     seed: Annotated[int | None, typer.Option(help="Of the networks' first weights.")] = None,
+    starts: Annotated[int | None, typer.Option(help="Descents of fv, all but the first from draws of the prior (1).")] = None,
+    profile: Annotated[list[str] | None, typer.Option(help="Profile likelihood of unknowns: --profile l q PS_l ...")] = None,
     config: Path | None = None, out: Out = Path("nanopinn_result"), overwrite: Overwrite = False, quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:  # fmt: skip
@@ -47,11 +50,14 @@ def fit(
     from nanopinn.workflows.fit import run_fit
     from nanopinn.workflows.settings import FitSettings
 
-    given = {"engine": engine, "preset": preset, "device": device, "seed": seed, "drug": [str(d) for d in drug] if drug else None}
+    given = {
+        "engine": engine, "preset": preset, "device": device, "seed": seed, "drug": [str(d) for d in drug] if drug else None,
+        "starts": starts, "profile": profile or None,
+    }  # fmt: skip
     settings = settings_of(FitSettings, "fit", config, given)
     claim_output(out, overwrite=overwrite)
     with shown_progress(quiet, verbose) as progress:
-        study = run_fit(inputs, settings, progress=progress)
+        study = run_fit(inputs, settings, progress=progress, tell=None if quiet else partial(typer.echo, err=True))
     dump = settings.model_dump() | {"drug": [Path(d).name for d in settings.drug]}
     report = render_report(study.imaging, study.fit)
     write_result(

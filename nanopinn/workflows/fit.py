@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +15,11 @@ from nanopinn.imaging.maps import ImagingMaps, make_maps
 from nanopinn.inference.check import check_fit
 from nanopinn.inference.checkpoint import Checkpoint
 from nanopinn.inference.fv import Fitted, fit_fv
+from nanopinn.inference.identifiability import at_the_prior, told
 from nanopinn.inference.pinn import fit_pinn
 from nanopinn.inference.pinn.engine import PinnSettings
 from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.refusals import refuse
 from nanopinn.inference.result import FitResult
 from nanopinn.progress import Progress, silent
 from nanopinn.workflows.device import choose_device
@@ -35,8 +38,13 @@ class Study:
     settings: FitSettings
 
 
-def run_fit(inputs: ImagingInputs, settings: FitSettings, *, progress: Progress | None = None) -> Study:
+def run_fit(
+    inputs: ImagingInputs, settings: FitSettings, *, progress: Progress | None = None, tell: Callable[[str], None] | None = None
+) -> Study:  # fmt: skip
     """Fit one study.
+
+    Args:
+        tell: called before the engines start with what these images cannot say.
 
     Raises:
         InputError: something given cannot be used; nothing has been written then.
@@ -52,8 +60,26 @@ def run_fit(inputs: ImagingInputs, settings: FitSettings, *, progress: Progress 
     progress("imaging", 0.0, {})
     imaging = make_maps(inputs)
     posed = pose_problem(imaging, settings, device)
+    limits = _limits(posed.problem, settings, progress)
+    if tell is not None:
+        tell("\n".join(limits))
+    posed = replace(posed, assumptions=(*posed.assumptions, *limits))
     seconds = {"imaging": time.perf_counter() - began}
     return Study(imaging, infer(imaging, posed, settings, progress, seconds), inputs, settings)
+
+
+def _limits(problem: InverseProblem, settings: FitSettings, progress: Progress) -> tuple[str, ...]:
+    """What these observations cannot say, in words.
+
+    Raises:
+        InputError: no fit can start from the problem, or something that is no unknown shall be profiled.
+    """
+    refuse(problem)
+    for name in settings.profile:
+        if name not in problem.unknowns.names:
+            raise InputError("no such unknown to profile", field="--profile", found=name, expected=", ".join(problem.unknowns.names))
+    progress("what the images can know", 0.0, {})
+    return told(problem, at_the_prior(problem))
 
 
 def infer(
@@ -71,11 +97,11 @@ def infer(
         )
         start = fits["pinn"].theta
     if settings.engine in ("auto", "fv"):
-        fits["fv"] = fit_fv(posed.problem, start, progress=progress)
+        fits["fv"] = fit_fv(posed.problem, start, starts=settings.starts, seed=settings.seed, progress=progress)
     last = fits["fv"] if "fv" in fits else fits["pinn"]
     check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
     seconds = {**seconds, **{name: f.run.seconds for name, f in fits.items()}, "check": check.seconds}
-    return FitResult(
+    result = FitResult(
         scalars=last.run.scalars,
         covariance=last.run.covariance,
         runs={name: f.run for name, f in fits.items()},
@@ -90,6 +116,9 @@ def infer(
         seconds=seconds,
         ended=Checkpoint.of(last),
     )
+    for name in settings.profile:
+        result.profile(name, progress=progress)
+    return result
 
 
 def _pinn_settings(preset: str, *, polished: bool) -> PinnSettings:

@@ -22,6 +22,8 @@ class FitSettings(BaseModel):
     seed: int = Field(0, ge=0)
     formulation: Literal["ph"] = "ph"
     drug: tuple[str, ...] = ()
+    starts: int = Field(1, ge=1, le=100, description="descents of fv; all but the first begin at draws of the prior")
+    profile: tuple[str, ...] = Field((), description="unknowns whose profile likelihood is worked out")
 
 
 class PhantomSettings(BaseModel):
