@@ -37,6 +37,8 @@ def fit(
     device: Device = None,
     seed: Annotated[int | None, typer.Option(help="Of the networks' first weights.")] = None,
     starts: Annotated[int | None, typer.Option(help="Descents of fv, all but the first from draws of the prior (1).")] = None,
+    noise: Annotated[str | None, typer.Option(help="given (default), or estimated from what the fit leaves over.")] = None,
+    aif_sd: Annotated[float | None, typer.Option(help="Sd of ln of the arterial input's scale as an unknown; 0 (default): none.")] = None,
     profile: Annotated[list[str] | None, typer.Option(help="Profile likelihood of unknowns: --profile l q PS_l ...")] = None,
     config: Path | None = None, out: Out = Path("nanopinn_result"), overwrite: Overwrite = False, quiet: Quiet = False,
     verbose: Verbose = False,
@@ -52,7 +54,7 @@ def fit(
 
     given = {
         "engine": engine, "preset": preset, "device": device, "seed": seed, "drug": [str(d) for d in drug] if drug else None,
-        "starts": starts, "profile": profile or None,
+        "starts": starts, "noise": noise, "aif_sd": aif_sd, "profile": profile or None,
     }  # fmt: skip
     settings = settings_of(FitSettings, "fit", config, given)
     claim_output(out, overwrite=overwrite)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.inference import result, saving
-from nanopinn.inference.expansion import Expansion, Objective
+from nanopinn.inference.aif_scale import AifScaled
+from nanopinn.inference.expansion import Expansion, Objective, Solvable
 from nanopinn.inference.fv import Fitted
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import InverseProblem
@@ -40,6 +41,9 @@ class Checkpoint:
 
     problem: InverseProblem
     theta: Array
+    aif_sd: float = 0.0
+    """Prior sd of ln of the arterial input's scale where that was an unknown; ``log_scale`` is its estimate."""
+    log_scale: float = 0.0
     expansion: Expansion | None = field(default=None, repr=False, compare=False, metadata={"saved": False})
     """Residual and tangents at the estimate, where they are at hand; see :meth:`tangents`."""
 
@@ -48,12 +52,22 @@ class Checkpoint:
         """Where an engine ended."""
         # a descent that ran out of iterations ends a step beyond its last tangents
         known = Expansion.of(fitted.prediction) if fitted.run.converged else None
-        return cls(fitted.problem, fitted.theta, known)
+        return cls(fitted.problem, fitted.theta, expansion=known)
+
+    @property
+    def posed(self) -> Solvable:
+        """The problem with every unknown of the fit; its estimate is :attr:`point`."""
+        return AifScaled(self.problem, self.aif_sd, self.log_scale) if self.aif_sd else self.problem
+
+    @property
+    def point(self) -> Array:
+        """The estimate of every unknown, ``(m,)``."""
+        return np.append(self.theta, self.log_scale) if self.aif_sd else self.theta
 
     @cached_property
     def tangents(self) -> Expansion:
         """Residual and tangents at the estimate, worked out once."""
-        return self.expansion or Objective(self.problem).expand(self.theta)
+        return self.expansion or Objective(self.posed).expand(self.point)
 
     def to_bytes(self) -> bytes:
         """Serialise; arrays and plain values only, so that reading runs no code."""

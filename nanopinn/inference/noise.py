@@ -54,7 +54,9 @@ def noise_scales(problem: InverseProblem, fields: Fields) -> tuple[NoiseScale, .
     share = torch.cat([(d.noise_sd / d.sd).square()[d.voxels] for d in problem.drug])
     of_kind = [torch.full((d.count,), kinds.index(d.quantity), device=r.device) for d in problem.drug]
     names = tuple(f"{k} drug" for k in kinds)
-    return found + _most_likely(names, torch.cat(of_kind), share, 1 - share, *_errors(problem, "drug", problem.drug_misfit(fields.pools)), 0)
+    return found + _most_likely(
+        names, torch.cat(of_kind), share, 1 - share, *_errors(problem, "drug", problem.drug_misfit(fields.pools)), 0
+    )
 
 
 def _errors(problem: InverseProblem, block: str, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +83,7 @@ def _most_likely(
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:
         at = torch.tensor(x, dtype=r.dtype, device=r.device, requires_grad=True)
         c = cost(at)
-        c.backward()  # type: ignore[no-untyped-call]
+        c.backward()
         assert at.grad is not None
         return float(c.detach()), at.grad.cpu().numpy().astype(np.float64)
 

@@ -199,7 +199,7 @@ class FitResult:
             from nanopinn.inference.profile import profile_likelihood
 
             end = self._end("a profile")
-            self.profiles[name] = profile_likelihood(end.problem, end.theta, name, expansion=end.tangents, exact=exact, progress=progress)
+            self.profiles[name] = profile_likelihood(end.posed, end.point, name, expansion=end.tangents, exact=exact, progress=progress)
         return self.profiles[name]
 
     def sample(self, draws: int = 400, *, seed: int = 0, progress: Progress = silent) -> Draws:
@@ -211,7 +211,7 @@ class FitResult:
         from nanopinn.inference.sampling import sample_posterior
 
         end = self._end("sampling")
-        return sample_posterior(end.problem, end.theta, expansion=end.tangents, draws=draws, seed=seed, progress=progress)
+        return sample_posterior(end.posed, end.point, expansion=end.tangents, draws=draws, seed=seed, progress=progress)
 
     def _end(self, wanted: str) -> Checkpoint:
         if self.ended is None:

@@ -1,8 +1,8 @@
 """Draws from the posterior by full solves, to see what its Laplace approximation is worth.
 
-Metropolis and Hastings by emcee (Foreman-Mackey 2013, PASP 125:306). Most proposals come from a multivariate t of 5 degrees
+Metropolis and Hastings by emcee (Foreman-Mackey 2013, PASP 125:306). Most proposals come from a multivariate t of 20 degrees
 of freedom around the estimate, whose scale is the Laplace covariance (independence sampler: where Laplace is right most are
-taken, and chains forget within a few steps); every fifth is a small step, so that a chain where Laplace is wrong still moves.
+taken, and chains forget within a few steps); every tenth is a small step, so that a chain where Laplace is wrong still moves.
 Every step is a full solve: a hundred effective draws of ten unknowns cost a few hundred. The problem is held as the fit
 left it, with its maps and systematic errors.
 """
@@ -23,7 +23,7 @@ from nanopinn.progress import Progress, silent
 Array = NDArray[np.float64]
 
 #: Of the proposals' tails. Share of proposals that are small steps instead.
-DEGREES, SMALL_STEPS = 5.0, 0.2
+DEGREES, SMALL_STEPS = 20.0, 0.1
 #: What draws must reach to be believed (Vehtari 2021, Bayesian Analysis 16:667, for R-hat and its 100 per chain in four).
 R_HAT_LIMIT, ESS_LIMIT = 1.05, 100.0
 

@@ -12,8 +12,8 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.imaging.maps import ImagingMaps, make_maps
+from nanopinn.inference.aif_scale import NAME
 from nanopinn.inference.check import check_fit
-from nanopinn.inference.checkpoint import Checkpoint
 from nanopinn.inference.fv import Fitted, fit_fv
 from nanopinn.inference.identifiability import at_the_prior, told
 from nanopinn.inference.pinn import fit_pinn
@@ -23,6 +23,7 @@ from nanopinn.inference.refusals import refuse
 from nanopinn.inference.result import FitResult
 from nanopinn.progress import Progress, silent
 from nanopinn.workflows.device import choose_device
+from nanopinn.workflows.nuisance import ended, refuse_without_fv, with_estimated_noise
 from nanopinn.workflows.problem import Posed, pose_problem
 from nanopinn.workflows.products import curves, fields, maps
 from nanopinn.workflows.settings import FitSettings
@@ -75,9 +76,11 @@ def _limits(problem: InverseProblem, settings: FitSettings, progress: Progress) 
         InputError: no fit can start from the problem, or something that is no unknown shall be profiled.
     """
     refuse(problem)
+    refuse_without_fv(settings)
     for name in settings.profile:
-        if name not in problem.unknowns.names:
-            raise InputError("no such unknown to profile", field="--profile", found=name, expected=", ".join(problem.unknowns.names))
+        known = (*problem.unknowns.names, *((NAME,) if settings.aif_sd else ()))
+        if name not in known:
+            raise InputError("no such unknown to profile", field="--profile", found=name, expected=", ".join(known))
     progress("what the images can know", 0.0, {})
     return told(problem, at_the_prior(problem))
 
@@ -98,23 +101,27 @@ def infer(
         start = fits["pinn"].theta
     if settings.engine in ("auto", "fv"):
         fits["fv"] = fit_fv(posed.problem, start, starts=settings.starts, seed=settings.seed, progress=progress)
-    last = fits["fv"] if "fv" in fits else fits["pinn"]
+    noted: tuple[str, ...] = ()
+    if settings.noise == "estimated":
+        fits["fv"], noted = with_estimated_noise(posed.problem, fits["fv"], progress)
+    end = ended(fits["fv"] if "fv" in fits else fits["pinn"], settings, progress)
+    last = end.fitted
     check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
     seconds = {**seconds, **{name: f.run.seconds for name, f in fits.items()}, "check": check.seconds}
     result = FitResult(
-        scalars=last.run.scalars,
-        covariance=last.run.covariance,
+        scalars=end.scalars,
+        covariance=end.covariance,
         runs={name: f.run for name, f in fits.items()},
         engine_distance=_distance(fits, last.problem),
         check=check,
         maps=maps(imaging, posed, last),
         fields=fields(posed, last),
         curves=curves(imaging, posed, last),
-        assumptions=(*imaging.assumptions, *posed.assumptions),
+        assumptions=(*imaging.assumptions, *posed.assumptions, *noted, *end.notes),
         affine=np.asarray(imaging.affine),
         mask=imaging.mask,
         seconds=seconds,
-        ended=Checkpoint.of(last),
+        ended=end.checkpoint,
     )
     for name in settings.profile:
         result.profile(name, progress=progress)

@@ -23,6 +23,8 @@ class FitSettings(BaseModel):
     formulation: Literal["ph"] = "ph"
     drug: tuple[str, ...] = ()
     starts: int = Field(1, ge=1, le=100, description="descents of fv; all but the first begin at draws of the prior")
+    noise: Literal["given", "estimated"] = Field("given", description="whether what a fit leaves over may correct the stated noise")
+    aif_sd: float = Field(0.0, ge=0, le=1, description="sd of ln of the arterial input's scale, an unknown then; 0 trusts it")
     profile: tuple[str, ...] = Field((), description="unknowns whose profile likelihood is worked out")
 
 
