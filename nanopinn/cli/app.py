@@ -173,15 +173,12 @@ def verify(
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Result folder of a fit.")]) -> None:
-    """Print the check and the parameters of a result folder."""
-    from nanopinn.report.folder import read_result
+    """Print the check, the parameters and the profiles of a result folder."""
+    from nanopinn.inference.checkpoint import load_fit
 
-    result = read_result(folder)
-    typer.echo(result.check.headline)
-    for s in result.scalars:
-        low, high = s.interval()
-        typer.echo(f"{s.label:36s} {s.median:10.4g} ({low:.3g} to {high:.3g}) {s.unit}, contraction {s.contraction:.2f}")
-    typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in result.assumptions))
+    fit = load_fit(folder)
+    typer.echo(fit.summary())
+    typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in fit.assumptions))
 
 
 @app.command()
