@@ -54,6 +54,13 @@ def test_arrays_of_every_shape_come_back_to_the_bit(value: np.ndarray) -> None:
         np.testing.assert_array_equal(np.asarray(again), np.asarray(kept))
 
 
+@pytest.mark.parametrize("usual", [0.0, np.nan])
+def test_what_is_empty_nearly_everywhere_takes_little_room(usual: float) -> None:
+    field = np.full((40, 40, 40), usual)
+    field[10:15, 10:15, 10:15] = 3.0
+    assert len(saving.to_bytes(Odd(field), [Odd])) < 0.01 * field.nbytes
+
+
 def test_plain_values_come_back_as_they_were() -> None:
     value = ({"a": (1, 2.5, "x"), "b": None}, True, float("inf"), -1e-300, 'ü " \\ \n')
     assert saving.from_bytes(saving.to_bytes(Odd(value), [Odd]), [Odd]).value == value

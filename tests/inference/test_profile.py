@@ -71,6 +71,22 @@ def test_of_a_bent_likelihood_every_point_is_the_minimum_over_the_others(exact: 
     assert abs(np.log(found.laplace[0]) - ends[0]) > 5 * abs(np.log(found.interval[0]) - ends[0])  # Laplace is not it
 
 
+def curved() -> Closed:
+    """A valley b = ln(1 + a)/2, along which the tangent of b changes fourfold."""
+    return Closed(unknowns("a", "b"), lambda th: torch.stack([(torch.exp(2 * th[1]) - 1 - th[0]) / 0.05, th[0] / 0.4]))
+
+
+def test_along_a_curved_valley_the_others_follow_it() -> None:
+    problem = curved()
+    found = profile_likelihood(problem, np.zeros(2), "a")
+    true = np.array([least(problem, float(np.log(v))) for v in found.values])
+    inner = slice(1, -1)  # at three sd to the left the valley all but ends (1 + a near 0)
+    np.testing.assert_allclose(found.objective[inner], true[inner], atol=2 * GAIN_LEFT)
+    # the straight line that the tangents at the estimate give is far off
+    straight = np.array([0.5 * problem.predict(np.array([a, a / 2]), None).chi2 for a in np.log(found.values[inner])])
+    assert (straight - true[inner]).max() > 1
+
+
 def test_two_unknowns_of_which_only_the_product_is_seen_are_flat_partners_of_slope_minus_one() -> None:
     problem = Closed(unknowns("a", "b", "c"), lambda th: torch.stack([th[0] + th[1], th[2]]) / 1e-3)
     found = profile_likelihood(problem, np.zeros(3), "a")

@@ -68,6 +68,11 @@ def test_independent_draws_all_count_and_chains_apart_do_not() -> None:
     assert effective_draws(apart)[0] < 20
 
 
+def test_chains_that_all_drift_are_not_taken_for_agreement() -> None:
+    x = np.random.default_rng(0).normal(size=(4, 1000, 1)) + np.linspace(-2, 2, 1000)[None, :, None]
+    assert split_r_hat(x)[0] > 1.3
+
+
 def test_too_few_draws_and_no_sampler_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     problem, mean, _ = gaussian()
     with pytest.raises(InputError, match="40 or more"):
