@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from nanopinn import load_fit
 from nanopinn.cli.options import spread
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
@@ -178,10 +179,15 @@ def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Pa
 def test_a_run_without_drug_images_is_whole_and_can_be_checked_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     inputs = ["--dce", SAMPLE / "dce.nii.gz", "--cest", SAMPLE / "ph.nii.gz", "--mask", SAMPLE / "mask.nii.gz"]
-    run = nanopinn("fit", *inputs, "--vfa", *sorted(SAMPLE.glob("vfa_*.nii.gz")), "--engine", "fv", "--preset", "fast", "-v", "-o", out)
+    run = nanopinn("fit", *inputs, "--vfa", *sorted(SAMPLE.glob("vfa_*.nii.gz")), "--engine", "fv", "--preset", "fast", "-v", "-o", out,
+                   "--profile", "p_e")  # fmt: skip
     assert run.returncode in (0, 5), run.stderr
     assert "PS_l" in run.stderr  # -v tells the numbers
+    assert run.stderr.index("keep their priors") < run.stderr.index("fv: Gauss-Newton")  # before the engines, and in the end
     assert "keep their priors" in run.stdout
+    assert "flat: the data alone bound it on neither side" in run.stdout
+    assert "Profile likelihoods" in (out / "report.html").read_text()
+    read_back(out)
     rows = {r["name"]: r for r in json.loads((out / "parameters.json").read_text())["parameters"]}
     assert rows["PS_l"]["informed"] == "no"
     assert rows["PS_l"]["contraction"] == pytest.approx(0, abs=1e-6)
@@ -195,6 +201,24 @@ def test_a_run_without_drug_images_is_whole_and_can_be_checked_again(tmp_path: P
         name, found = line[7:51].strip(), float(line[51:63])
         assert found == pytest.approx(first[name], rel=1e-3, abs=1e-7), name
     assert nanopinn("report", out).returncode == 0
+
+
+def read_back(out: Path) -> None:
+    """The fit of a folder, as Python takes it up again."""
+    fit = load_fit(out)
+    rows = json.loads((out / "parameters.json").read_text())["parameters"]
+    assert [(s.name, s.median) for s in fit.scalars] == [(r["name"], r["posterior_median"]) for r in rows]
+    assert fit.check.headline in fit.summary()
+    for name in ("maps/IFP", "fields/encapsulated"):
+        kind, key = name.split("/")
+        values = getattr(fit, kind)[key].values
+        values = np.moveaxis(values, 0, -1) if kind == "fields" else values
+        np.testing.assert_allclose(read(out / f"{name}.nii.gz"), values, rtol=1e-6)
+    assert list(fit.profiles) == ["p_e"]
+    # nothing but its prior moves the driving pressure: the profile is that
+    p_e = fit.profile("p_e")
+    np.testing.assert_allclose(p_e.interval, fit["p_e"].prior_interval(), rtol=2e-3)
+    assert fit.profile("PS_l").bounded == (False, False)  # solved for now, from the file
 
 
 def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +44,10 @@ def fit(
     inflow: Annotated[bool | None, typer.Option("--inflow", help="The tumour goes on beyond the image where a face cuts it.")] = None,
     model_error: Annotated[float | None, typer.Option(help="Prior sd of the equations' error over their fluxes, e.g. 0.1.")] = None,
     release_law: Annotated[bool | None, typer.Option("--release-law", help="Let the release law's steepness vary along pH.")] = None,
+    starts: Annotated[int | None, typer.Option(help="Descents of fv, all but the first from draws of the prior (1).")] = None,
+    noise: Annotated[str | None, typer.Option(help="given (default), or estimated from what the fit leaves over.")] = None,
+    aif_sd: Annotated[float | None, typer.Option(help="Sd of ln of the arterial input's scale as an unknown; 0 (default): none.")] = None,
+    profile: Annotated[list[str] | None, typer.Option(help="Profile likelihood of unknowns: --profile l q PS_l ...")] = None,
     config: Path | None = None, out: Out = Path("nanopinn_result"), overwrite: Overwrite = False, quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:  # fmt: skip
@@ -55,18 +60,21 @@ def fit(
     from nanopinn.workflows.fit import run_fit
     from nanopinn.workflows.settings import FitSettings
 
-    given = {"engine": engine, "preset": preset, "device": device, "seed": seed, "drug": [str(d) for d in drug] if drug else None}
-    functions: dict[str, Any] = {"field": field or None, "inflow": inflow, "model_error": model_error, "release_law": release_law}
-    settings = settings_of(FitSettings, "fit", config, {**given, **functions})
+    given: dict[str, Any] = {
+        "engine": engine, "preset": preset, "device": device, "seed": seed, "drug": [str(d) for d in drug] if drug else None,
+        "field": field or None, "inflow": inflow, "model_error": model_error, "release_law": release_law,
+        "starts": starts, "noise": noise, "aif_sd": aif_sd, "profile": profile or None,
+    }  # fmt: skip
+    settings = settings_of(FitSettings, "fit", config, given)
     claim_output(out, overwrite=overwrite)
     with shown_progress(quiet, verbose) as progress:
-        study = run_fit(inputs, settings, progress=progress)
+        study = run_fit(inputs, settings, progress=progress, tell=None if quiet else partial(typer.echo, err=True))
     dump = settings.model_dump() | {"drug": [Path(d).name for d in settings.drug]}
     report = render_report(study.imaging, study.fit)
     write_result(
         out, imaging=study.imaging, fit=study.fit, config={"fit": dump, **inputs.choices()},
         inputs=[*inputs.files(), *(Path(d) for d in settings.drug)], report=report,
-        checkpoint=study.checkpoint.to_bytes(), overwrite=overwrite,
+        overwrite=overwrite,
     )  # fmt: skip
     typer.echo(study.imaging.summary())
     typer.echo(study.fit.summary())
@@ -179,15 +187,12 @@ def verify(
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Result folder of a fit.")]) -> None:
-    """Print the check and the parameters of a result folder."""
-    from nanopinn.report.folder import read_result
+    """Print the check, the parameters and the profiles of a result folder."""
+    from nanopinn.inference.checkpoint import load_fit
 
-    result = read_result(folder)
-    typer.echo(result.check.headline)
-    for s in result.scalars:
-        low, high = s.interval()
-        typer.echo(f"{s.label:36s} {s.median:10.4g} ({low:.3g} to {high:.3g}) {s.unit}, contraction {s.contraction:.2f}")
-    typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in result.assumptions))
+    fit = load_fit(folder)
+    typer.echo(fit.summary())
+    typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in fit.assumptions))
 
 
 @app.command()

@@ -31,8 +31,8 @@ _REGISTER_HELP = (
     "goes by their affines."
 )
 
-#: Options that take everything up to the next option, as a shell's wildcard gives files.
-MANY = ("--vfa", "--ir", "--drug", "--candidate", "--tumour-mm", "--voxel-mm")
+#: Options that take every value up to the next option: files as a shell's wildcard gives them, names.
+MANY = ("--vfa", "--ir", "--drug", "--profile", "--candidate", "--tumour-mm", "--voxel-mm")
 
 
 def spread(arguments: list[str]) -> list[str]:

@@ -1,23 +1,29 @@
-"""A posed problem and its estimate as plain data, so that a finished fit can be checked or taken up again."""
+"""A finished fit as a file: its answer, and the problem as it stood, so that it can be checked, profiled or taken up again."""
 
 from __future__ import annotations
 
-import dataclasses
-import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from nanopinn.errors import InputError
 from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.inference import result, saving
+from nanopinn.inference.aif_scale import AifScaled
+from nanopinn.inference.contract import Fitted
+from nanopinn.inference.expansion import Expansion, Objective, Solvable
 from nanopinn.inference.functions import FunctionUnknown
 from nanopinn.inference.model_error import ModelError
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.profile import Profile
+from nanopinn.inference.result import FitResult
+from nanopinn.inference.ridge import Ridge
+from nanopinn.inference.starts import Start
 from nanopinn.inference.systematic import SystematicErrors
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.physics.model import TissueMaps
@@ -27,16 +33,8 @@ from nanopinn.solvers.grid import Grid
 
 Array = NDArray[np.float64]
 
-_CLASSES: dict[str, Any] = {
-    c.__name__: c
-    for c in (
-        ContrastObservation, DrugObservation, FunctionUnknown, Grid, InverseProblem, ModelError, PlasmaCurve, Setting, SumOfExponentials,
-        SystematicErrors, TissueMaps, Unknown, UnknownSet,
-    )
-}  # fmt: skip
-
-#: Raised with every change that older files do not survive.
-VERSION = 3
+#: The file of a fit in its result folder.
+FILE = "fit.safetensors"
 
 
 @dataclass(frozen=True)
@@ -45,64 +43,105 @@ class Checkpoint:
 
     problem: InverseProblem
     theta: Array
+    aif_sd: float = 0.0
+    """Prior sd of ln of the arterial input's scale where that was an unknown; ``log_scale`` is its estimate."""
+    log_scale: float = 0.0
+    expansion: Expansion | None = field(default=None, repr=False, compare=False, metadata={"saved": False})
+    """Residual and tangents at the estimate, where they are at hand; see :meth:`tangents`."""
+
+    @classmethod
+    def of(cls, fitted: Fitted) -> Checkpoint:
+        """Where an engine ended."""
+        # a descent that ran out of iterations ends a step beyond its last tangents
+        known = Expansion.of(fitted.prediction) if fitted.run.converged else None
+        return cls(fitted.problem, fitted.theta, expansion=known)
+
+    @property
+    def posed(self) -> Solvable:
+        """The problem with every unknown of the fit; its estimate is :attr:`point`."""
+        return AifScaled(self.problem, self.aif_sd, self.log_scale) if self.aif_sd else self.problem
+
+    @property
+    def point(self) -> Array:
+        """The estimate of every unknown, ``(m,)``."""
+        return np.append(self.theta, self.log_scale) if self.aif_sd else self.theta
+
+    @cached_property
+    def tangents(self) -> Expansion:
+        """Residual and tangents at the estimate, worked out once."""
+        return self.expansion or Objective(self.posed).expand(self.point)
 
     def to_bytes(self) -> bytes:
-        """Serialise; tensors and plain values only, so that reading runs no code."""
-        buffer = io.BytesIO()
-        torch.save({"version": VERSION, "problem": _plain(self.problem), "theta": _plain(self.theta)}, buffer)
-        return buffer.getvalue()
+        """Serialise; arrays and plain values only, so that reading runs no code."""
+        return saving.to_bytes(self, _CLASSES)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Checkpoint:
         """The inverse of :meth:`to_bytes`.
 
         Raises:
-            ValueError: not a checkpoint, or one of another version.
+            ValueError: not a checkpoint, spoiled, or one of another version.
         """
-        try:
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a spoiled file
-            raise ValueError(f"not a checkpoint: {error}") from error
-        if not isinstance(state, dict) or state.get("version") != VERSION:
-            raise ValueError("a checkpoint of another version")
-        return cls(_rebuilt(state["problem"]), _rebuilt(state["theta"]))
+        return _as(cls, saving.from_bytes(content, _CLASSES))
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return _packed(value.detach().cpu())
-    if isinstance(value, np.ndarray):
-        return {"array": torch.as_tensor(value)}
-    if dataclasses.is_dataclass(value):
-        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"class": type(value).__name__, "fields": fields}
-    if isinstance(value, tuple):
-        return {"tuple": [_plain(v) for v in value]}
-    if isinstance(value, Mapping):
-        return {"mapping": [(k, _plain(v)) for k, v in value.items()]}
+_RESULTS = (
+    result.CheckItem, result.CheckResult, result.Curve, result.EngineRun, result.FieldEstimate, result.FitResult,
+    result.MapEstimate, result.ScalarEstimate, Profile, Ridge, Start,
+)  # fmt: skip
+
+#: Everything a file may hold.
+_CLASSES: tuple[type, ...] = (
+    Checkpoint, ContrastObservation, DrugObservation, FunctionUnknown, Grid, InverseProblem, ModelError, PlasmaCurve, Setting,
+    SumOfExponentials, SystematicErrors, TissueMaps, Unknown, UnknownSet, *_RESULTS,
+)  # fmt: skip
+
+
+def fit_to_bytes(fit: FitResult) -> bytes:
+    """A fit as the content of a safetensors file."""
+    return saving.to_bytes(fit, _CLASSES)
+
+
+def load_fit(path: str | Path) -> FitResult:
+    """A fit that was saved, from its file or from the folder it lies in.
+
+    Raises:
+        InputError: there is none, or the file is spoiled or of another version.
+    """
+    found: FitResult = _read(path, FitResult)
+    return found
+
+
+def load_ended(path: str | Path) -> Checkpoint:
+    """Problem and estimate of a fit that was saved, from its file or from the folder it lies in.
+
+    Raises:
+        InputError: there is none, or the file is spoiled or of another version.
+    """
+    value = _read(path, (FitResult, Checkpoint))
+    ended: Checkpoint | None = value.ended if isinstance(value, FitResult) else value
+    if ended is None:
+        raise InputError("the saved fit does not hold its problem", file=path, remedy="Give the --out of a fit.")
+    return ended
+
+
+def _read(path: str | Path, kind: Any) -> Any:
+    file = saved_at(path)
+    try:
+        return _as(kind, saving.from_bytes(file.read_bytes(), _CLASSES))
+    except OSError as error:
+        raise InputError("not a result folder", file=path, expected=FILE, remedy="Give the --out of a fit.") from error
+    except ValueError as error:
+        raise InputError("the fit cannot be read", file=file, found=str(error), remedy="Run the fit again with this version.") from error
+
+
+def saved_at(path: str | Path) -> Path:
+    """The file of a fit: itself, or the one in a folder."""
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else path / FILE
+
+
+def _as(kind: Any, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"not a file of a fit: it holds a {type(value).__name__}")
     return value
-
-
-def _packed(tensor: Tensor) -> Any:
-    """Itself, or its non-zero entries where these are few."""
-    if tensor.numel() < 1_000 or int(torch.count_nonzero(tensor)) > tensor.numel() // 10:
-        return tensor.contiguous()
-    flat = tensor.reshape(-1)
-    at = torch.nonzero(flat)[:, 0]
-    return {"shape": list(tensor.shape), "at": at, "values": flat[at]}
-
-
-def _rebuilt(plain: Any) -> Any:
-    if not isinstance(plain, dict):
-        return plain
-    if "array" in plain:
-        return plain["array"].numpy()
-    if "tuple" in plain:
-        return tuple(_rebuilt(v) for v in plain["tuple"])
-    if "mapping" in plain:
-        return {k: _rebuilt(v) for k, v in plain["mapping"]}
-    if "at" in plain:
-        flat = torch.zeros(plain["shape"], dtype=plain["values"].dtype).reshape(-1)
-        flat[plain["at"]] = plain["values"]
-        return flat.reshape(plain["shape"])
-    return _CLASSES[plain["class"]](**{k: _rebuilt(v) for k, v in plain["fields"].items()})

@@ -8,6 +8,7 @@ the network.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any, Generic
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from nanopinn.inference.contract import AnyProblem, Fitted, Prediction
 from nanopinn.inference.gauss_newton import Quadratic, minimise
 from nanopinn.inference.result import EngineRun, untouched_in_words
+from nanopinn.inference.starts import best_of
 from nanopinn.progress import Progress, silent
 from nanopinn.solvers.linear import SolverError
 
@@ -24,7 +26,7 @@ Array = NDArray[np.float64]
 
 def fit_fv(
     problem: AnyProblem, start: Array | None = None, *, iterations: int = 12, tolerance: float = 0.1,
-    progress: Progress = silent,
+    starts: int = 1, seed: int = 0, progress: Progress = silent,
 ) -> Fitted[AnyProblem]:  # fmt: skip
     """Fit the unknowns by Gauss-Newton; Laplace posterior.
 
@@ -34,10 +36,15 @@ def fit_fv(
         start: coordinates to start from; the prior means if None.
         iterations: at most so many.
         tolerance: stop when a full step is below this many posterior standard deviations.
+        starts: descents, the others from draws of the prior; the best is returned, with all of them in its run.
+        seed: of these draws.
     """
+    theta = problem.unknowns.prior_mean if start is None else np.asarray(start, dtype=np.float64)
+    if starts > 1:
+        descend = partial(fit_fv, problem, iterations=iterations, tolerance=tolerance, progress=progress)
+        return best_of(descend, problem.unknowns, theta, starts, seed)
     began = time.perf_counter()
     engine = _Engine(problem, progress, iterations)
-    theta = problem.unknowns.prior_mean if start is None else np.asarray(start, dtype=np.float64)
     descent = minimise(
         engine.expand, engine.value_at, theta, problem.unknowns.prior_sd, iterations=iterations,
         tolerance=tolerance, on_step=engine.tell,

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.inference.ridge import Ridge, ridge_partner
+from nanopinn.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from nanopinn.inference.checkpoint import Checkpoint
+    from nanopinn.inference.profile import Profile
+    from nanopinn.inference.sampling import Draws
+    from nanopinn.inference.starts import Start
 
 Array = NDArray[np.float64]
 
@@ -78,6 +89,8 @@ class EngineRun:
     message: str
     """What happened and, where it did not converge, what to try."""
     stats: Mapping[str, float | int | str] = field(default_factory=dict)
+    starts: tuple[Start, ...] = ()
+    """Every descent, where there were several."""
 
     def __getitem__(self, name: str) -> ScalarEstimate:
         return next(s for s in self.scalars if s.name == name)
@@ -160,7 +173,8 @@ class Curve:
 class FitResult:
     """The whole answer to one study.
 
-    ``scalars`` are those of the last engine that ran; ``runs`` holds every engine's own.
+    ``scalars`` are those of the last engine that ran; ``runs`` holds every engine's own; ``ended`` is where it ended, from
+    which :meth:`profile` goes on; ``profiles`` are those worked out so far.
     """
 
     scalars: tuple[ScalarEstimate, ...]
@@ -176,24 +190,74 @@ class FitResult:
     affine: Array
     mask: NDArray[np.bool_]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    profiles: dict[str, Profile] = field(default_factory=dict)
+    ended: Checkpoint | None = field(default=None, repr=False)
 
     def __getitem__(self, name: str) -> ScalarEstimate:
         return next(s for s in self.scalars if s.name == name)
+
+    def ridge(self, name: str) -> Ridge | None:
+        """The other unknown that this one is traded against, by the posterior covariance."""
+        return ridge_partner([s.name for s in self.scalars], self.covariance, name)
+
+    def profile(self, name: str, *, exact: bool = False, progress: Progress = silent) -> Profile:
+        """Profile likelihood of an unknown (:func:`nanopinn.inference.profile.profile_likelihood`), worked out once.
+
+        Raises:
+            InputError: there is no such unknown, or the fit does not hold its problem.
+        """
+        if exact or name not in self.profiles:
+            from nanopinn.inference.profile import profile_likelihood
+
+            end = self._end("a profile")
+            self.profiles[name] = profile_likelihood(end.posed, end.point, name, expansion=end.tangents, exact=exact, progress=progress)
+        return self.profiles[name]
+
+    def sample(self, draws: int = 400, *, seed: int = 0, progress: Progress = silent) -> Draws:
+        """Draws from the posterior by full solves (:func:`nanopinn.inference.sampling.sample_posterior`).
+
+        Raises:
+            InputError: emcee is not installed, or the fit does not hold its problem.
+        """
+        from nanopinn.inference.sampling import sample_posterior
+
+        end = self._end("sampling")
+        return sample_posterior(end.posed, end.point, expansion=end.tangents, draws=draws, seed=seed, progress=progress)
+
+    def _end(self, wanted: str) -> Checkpoint:
+        if self.ended is None:
+            raise InputError(f"the fit does not hold its problem, which {wanted} needs", remedy="Take the one that run_fit returns.")
+        return self.ended
+
+    def save(self, path: str | Path) -> Path:
+        """Write the whole fit as safetensors with JSON in its header; :func:`nanopinn.load_fit` reads it back.
+
+        Args:
+            path: a file named ``.safetensors``, or a folder.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        from nanopinn.imaging.io import write_bytes
+        from nanopinn.inference.checkpoint import fit_to_bytes, saved_at
+
+        write_bytes(saved_at(path), fit_to_bytes(self))
+        return saved_at(path)
 
     def summary(self) -> str:
         """A plain table: prior beside posterior, and in words what the images did not inform."""
         lines = [
             self.check.headline,
-            f"{'quantity':34s} {'unit':8s} {'prior (95 %)':>26s} {'posterior (95 %)':>34s} {'contraction':>12s}",
+            f"{'quantity':34s} {'unit':8s} {'prior (95 %)':>26s} {'posterior (95 %)':>34s} {'contraction':>12s}  traded against",
         ]
         for s in self.scalars:
             low, high = s.prior_interval()
-            post = s.interval()
+            post, ridge = s.interval(), self.ridge(s.name)
             lines.append(
                 f"{s.label:34s} {s.unit:8s} {f'{low:.3g} .. {high:.3g}':>26s} "
-                f"{f'{s.median:.3g} ({post[0]:.3g} .. {post[1]:.3g})':>34s} {s.contraction:12.2f}"
+                f"{f'{s.median:.3g} ({post[0]:.3g} .. {post[1]:.3g})':>34s} {s.contraction:12.2f}  {said(ridge)}"
             )
-        return "\n".join([*lines, self.in_words()])
+        return "\n".join([*lines, *(p.in_words() for p in self.profiles.values()), self.in_words()])
 
     def in_words(self) -> str:
         """Which quantities the images informed and which still carry the prior."""
@@ -203,3 +267,8 @@ class FitResult:
         if not carried:
             return said
         return f"{said} Not informed, the prior speaks: {', '.join(carried)}."
+
+
+def said(ridge: Ridge | None) -> str:
+    """A ridge partner with its correlation, or that there is none."""
+    return "none" if ridge is None else f"{ridge.partner} ({ridge.strength:+.2f})"

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from nanopinn.inference.profile import RISE_95, Profile
 from nanopinn.inference.result import Curve, EngineRun, FitResult, MapEstimate, ScalarEstimate
 
 Array = NDArray[np.float64]
@@ -121,12 +122,39 @@ def descent_panel(runs: dict[str, EngineRun] | Any) -> Figure:
     return figure
 
 
+def profile_panel(profiles: Sequence[Profile]) -> Figure:
+    """Objective of every profile, misfit and prior apart, with the 95 % line and both intervals."""
+    columns = min(4, len(profiles))
+    rows = -(-len(profiles) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.8 * rows), dpi=100, layout="constrained")
+    for i, p in enumerate(profiles):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        for values, style, label in ((p.objective, "o-k", "both"), (p.misfit, "--", "misfit"), (p.prior, ":", "prior")):
+            axes.plot(p.values, values - values.min(), style, ms=3, lw=1.2, label=label)
+        axes.axhline(RISE_95, color="0.6", lw=0.8)
+        for at in p.laplace:
+            axes.axvline(at, color="tab:red", lw=0.8, ls=":")
+        if p.scale == "log":
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(p.label, fontsize=9)
+        axes.set_xlabel("" if p.unit == "1" else p.unit, fontsize=9)
+        axes.set_ylabel("rise of (chi2 + prior)/2", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.legend(frameon=False, fontsize=7)
+    return figure
+
+
 def all_figures(fit: FitResult) -> dict[str, str]:
     """Every figure of the report as data URIs, by name."""
     found = {f"map {m.name}": as_data_uri(map_panel(m, fit.mask)) for m in fit.maps.values() if _shown(m, fit.mask)}
     found["curves"] = as_data_uri(curve_panel(fit.curves))
     found["prior and posterior"] = as_data_uri(prior_posterior_panel(fit.scalars))
     found["descent"] = as_data_uri(descent_panel(fit.runs))
+    if fit.profiles:
+        found["profiles"] = as_data_uri(profile_panel(list(fit.profiles.values())))
     return found
 
 

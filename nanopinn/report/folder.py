@@ -44,7 +44,7 @@ def claim_output(out: Path, *, overwrite: bool) -> None:
 
 def write_result(
     out: Path, *, imaging: ImagingMaps, fit: FitResult, config: Mapping[str, Any], inputs: Sequence[Path],
-    report: str, checkpoint: bytes, overwrite: bool = False,
+    report: str, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write the result folder of a fit, all or nothing.
 
@@ -55,7 +55,7 @@ def write_result(
         _write_maps(part, imaging, fit)
         _write_tables(part, fit)
         write_bytes(part / "config.toml", to_toml(config).encode())
-        write_bytes(part / "checkpoint.pt", checkpoint)
+        fit.save(part)
         write_bytes(part / "report.html", report.encode())
         write_json(part / "provenance.json", provenance(fit.seconds, inputs, config["fit"]))
     return out
@@ -154,18 +154,6 @@ class ResultFolder:
     scalars: tuple[ScalarEstimate, ...]
     check: CheckResult
     assumptions: tuple[str, ...]
-
-
-def read_checkpoint(folder: Path) -> bytes:
-    """The checkpoint of a result folder.
-
-    Raises:
-        InputError: there is none.
-    """
-    try:
-        return (folder / "checkpoint.pt").read_bytes()
-    except OSError as error:
-        raise InputError("not a result folder", file=folder, expected="checkpoint.pt", remedy="Give the --out of a fit.") from error
 
 
 def read_result(folder: Path) -> ResultFolder:

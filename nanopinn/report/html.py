@@ -25,6 +25,7 @@ def render_report(imaging: ImagingMaps, fit: FitResult) -> str:
         imaging_figures=_of_imaging(imaging),
         status=status_counts(imaging),
         engines=_engines(fit),
+        labels={s.name: s.label for s in fit.scalars},
     )
 
 

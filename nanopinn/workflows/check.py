@@ -6,10 +6,9 @@ from pathlib import Path
 
 from nanopinn.errors import InputError
 from nanopinn.inference.check import check_fit
-from nanopinn.inference.checkpoint import Checkpoint
+from nanopinn.inference.checkpoint import load_ended
 from nanopinn.inference.result import CheckResult
 from nanopinn.progress import Progress, silent
-from nanopinn.report.folder import read_checkpoint
 
 
 def run_check(folder: str | Path, *, refine: int = 2, progress: Progress | None = None) -> CheckResult:
@@ -24,24 +23,8 @@ def run_check(folder: str | Path, *, refine: int = 2, progress: Progress | None 
     """
     if refine < 2:
         raise InputError("the check needs a finer grid than the fit's", field="--refine", found=refine, expected="2 or more")
-    saved = saved_fit(folder)
+    saved = load_ended(folder)
     show = progress or silent
     show("check: the fit's own fields", 0.0, {})
     fitted = saved.problem.predict(saved.theta, saved.problem.forward(), tangents=True)
     return check_fit(saved.problem, saved.theta, fitted, refine=refine, progress=show)
-
-
-def saved_fit(folder: str | Path) -> Checkpoint:
-    """Problem and estimate of the result folder of a fit.
-
-    Raises:
-        InputError: not a result folder, or one of another version.
-    """
-    folder = Path(folder)
-    try:
-        return Checkpoint.from_bytes(read_checkpoint(folder))
-    except ValueError as error:
-        raise InputError(
-            "the checkpoint cannot be read", file=folder / "checkpoint.pt", found=str(error),
-            remedy="Run the fit again with this version.",
-        ) from error  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,17 +12,20 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.imaging.maps import ImagingMaps, make_maps
+from nanopinn.inference.aif_scale import NAME
 from nanopinn.inference.check import check_fit
-from nanopinn.inference.checkpoint import Checkpoint
 from nanopinn.inference.contract import Fitted
 from nanopinn.inference.fv import fit_fv
+from nanopinn.inference.identifiability import at_the_prior, told
 from nanopinn.inference.neural import fit_neural
 from nanopinn.inference.pinn import fit_pinn
 from nanopinn.inference.pinn.engine import PinnSettings
 from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.refusals import refuse
 from nanopinn.inference.result import FitResult
 from nanopinn.progress import Progress, silent
 from nanopinn.workflows.device import choose_device
+from nanopinn.workflows.nuisance import ended, refuse_without_fv, with_estimated_noise
 from nanopinn.workflows.problem import Posed, pose_problem
 from nanopinn.workflows.products import curves, fields, maps
 from nanopinn.workflows.settings import FitSettings
@@ -35,11 +39,15 @@ class Study:
     fit: FitResult
     inputs: ImagingInputs
     settings: FitSettings
-    checkpoint: Checkpoint
 
 
-def run_fit(inputs: ImagingInputs, settings: FitSettings, *, progress: Progress | None = None) -> Study:
+def run_fit(
+    inputs: ImagingInputs, settings: FitSettings, *, progress: Progress | None = None, tell: Callable[[str], None] | None = None
+) -> Study:  # fmt: skip
     """Fit one study.
+
+    Args:
+        tell: called before the engines start with what these images cannot say.
 
     Raises:
         InputError: something given cannot be used; nothing has been written then.
@@ -55,15 +63,34 @@ def run_fit(inputs: ImagingInputs, settings: FitSettings, *, progress: Progress 
     progress("imaging", 0.0, {})
     imaging = make_maps(inputs)
     posed = pose_problem(imaging, settings, device)
+    limits = _limits(posed.problem, settings, progress)
+    if tell is not None:
+        tell("\n".join(limits))
+    posed = replace(posed, assumptions=(*posed.assumptions, *limits))
     seconds = {"imaging": time.perf_counter() - began}
-    result, last = infer(imaging, posed, settings, progress, seconds)
-    return Study(imaging, result, inputs, settings, Checkpoint(last.problem, last.theta))
+    return Study(imaging, infer(imaging, posed, settings, progress, seconds), inputs, settings)
+
+
+def _limits(problem: InverseProblem, settings: FitSettings, progress: Progress) -> tuple[str, ...]:
+    """What these observations cannot say, in words.
+
+    Raises:
+        InputError: no fit can start from the problem, or something that is no unknown shall be profiled.
+    """
+    refuse(problem)
+    refuse_without_fv(settings)
+    for name in settings.profile:
+        known = (*problem.unknowns.names, *((NAME,) if settings.aif_sd else ()))
+        if name not in known:
+            raise InputError("no such unknown to profile", field="--profile", found=name, expected=", ".join(known))
+    progress("what the images can know", 0.0, {})
+    return told(problem, at_the_prior(problem))
 
 
 def infer(
     imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: Progress, seconds: dict[str, float]
-) -> tuple[FitResult, Fitted[InverseProblem]]:  # fmt: skip
-    """Run the engines on a posed problem, check the answer and collect it; with where the last engine ended."""
+) -> FitResult:  # fmt: skip
+    """Run the engines on a posed problem, check the answer and collect it."""
     fits: dict[str, Fitted[InverseProblem]] = {}
     start = None
     unknowns = posed.problem.unknowns
@@ -82,29 +109,35 @@ def infer(
         start = unknowns.prior_mean
         start[: len(unknowns.items)] = fits["pinn"].theta
     if settings.engine in ("auto", "fv"):
-        neural = any(f.kind == "neural" for f in unknowns.functions)
-        if neural:
+        if any(f.kind == "neural" for f in unknowns.functions):
             fits["fv"] = fit_neural(posed.problem, start, seed=settings.seed, progress=progress)
         else:
-            fits["fv"] = fit_fv(posed.problem, start, progress=progress)
-    last = fits["fv"] if "fv" in fits else fits["pinn"]
+            fits["fv"] = fit_fv(posed.problem, start, starts=settings.starts, seed=settings.seed, progress=progress)
+    noted: tuple[str, ...] = ()
+    if settings.noise == "estimated":
+        fits["fv"], noted = with_estimated_noise(posed.problem, fits["fv"], progress)
+    end = ended(fits["fv"] if "fv" in fits else fits["pinn"], settings, progress)
+    last = end.fitted
     check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
     seconds = {**seconds, **{name: f.run.seconds for name, f in fits.items()}, "check": check.seconds}
     result = FitResult(
-        scalars=last.run.scalars,
-        covariance=last.run.covariance,
+        scalars=end.scalars,
+        covariance=end.covariance,
         runs={name: f.run for name, f in fits.items()},
         engine_distance=_distance(fits, last.problem),
         check=check,
         maps=maps(imaging, posed, last),
         fields=fields(posed, last),
         curves=curves(imaging, posed, last),
-        assumptions=(*imaging.assumptions, *posed.assumptions),
+        assumptions=(*imaging.assumptions, *posed.assumptions, *noted, *end.notes),
         affine=np.asarray(imaging.affine),
         mask=imaging.mask,
         seconds=seconds,
+        ended=end.checkpoint,
     )
-    return result, last
+    for name in settings.profile:
+        result.profile(name, progress=progress)
+    return result
 
 
 def _pinn_settings(preset: str, *, polished: bool) -> PinnSettings:

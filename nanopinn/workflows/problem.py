@@ -19,7 +19,7 @@ from nanopinn.imaging.maps import ImagingMaps
 from nanopinn.inference.functions import unit_bumps
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import InverseProblem
-from nanopinn.inference.unknowns import DRUG_ONLY, UnknownSet, spine_unknowns
+from nanopinn.inference.unknowns import UnknownSet, spine_unknowns
 from nanopinn.parameters import value
 from nanopinn.physics.formulation import PH_SENSITIVE
 from nanopinn.physics.model import TissueMaps
@@ -221,5 +221,4 @@ def _notes(drug: bool) -> list[str]:
             "of the Ktrans and ve maps makes of the prediction.",
             "Uptake by cells is linear (free drug far below K_e; the check says how far).",
         ]
-    names = ", ".join(u.label for u in spine_unknowns() if u.name in DRUG_ONLY)
-    return [f"No drug image was given: {names} keep their priors, and every drug field follows from them."]
+    return []

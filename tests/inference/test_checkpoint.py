@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import pickle
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 
-from nanopinn.inference.checkpoint import Checkpoint
+import nanopinn
+from nanopinn.errors import InputError
+from nanopinn.inference import saving
+from nanopinn.inference.checkpoint import FILE, Checkpoint
 
 from .test_engines import small_problem
 
@@ -22,22 +27,107 @@ def test_a_problem_comes_back_as_it_was_and_predicts_the_same() -> None:
     again = Checkpoint.from_bytes(content)
     np.testing.assert_array_equal(again.theta, theta)
     assert again.problem.unknowns == problem.unknowns
-    before, after = (p.predict(theta, p.forward()).residual for p in (problem, again.problem))
-    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    before, after = problem.compare(here), again.problem.predict(theta, again.problem.forward())
+    torch.testing.assert_close(after.residual, before.residual, rtol=0, atol=0)
 
 
-def test_a_file_that_would_run_code_is_refused() -> None:
+@dataclass(frozen=True)
+class Odd:
+    """One of everything that a fit may hold."""
+
+    value: object
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.zeros((0, 3)), np.array([True, False]), np.arange(6).reshape(2, 3)[:, ::-1], np.float32([1.5, np.nan]), np.eye(40),
+        np.where(np.eye(40) > 0, 2.5, np.nan), np.eye(60) > 0, np.full((30, 40), np.nan), np.array(3.0),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_arrays_of_every_shape_come_back_to_the_bit(value: np.ndarray) -> None:
+    for kept in (value, torch.tensor(value.copy())):
+        again = saving.from_bytes(saving.to_bytes(Odd(kept), [Odd]), [Odd]).value
+        assert type(again) is type(kept)
+        assert again.dtype == kept.dtype
+        np.testing.assert_array_equal(np.asarray(again), np.asarray(kept))
+
+
+@pytest.mark.parametrize("usual", [0.0, np.nan])
+def test_what_is_empty_nearly_everywhere_takes_little_room(usual: float) -> None:
+    field = np.full((40, 40, 40), usual)
+    field[10:15, 10:15, 10:15] = 3.0
+    assert len(saving.to_bytes(Odd(field), [Odd])) < 0.01 * field.nbytes
+
+
+def test_plain_values_come_back_as_they_were() -> None:
+    value = ({"a": (1, 2.5, "x"), "b": None}, True, float("inf"), -1e-300, 'ü " \\ \n')
+    assert saving.from_bytes(saving.to_bytes(Odd(value), [Odd]), [Odd]).value == value
+    assert np.isnan(saving.from_bytes(saving.to_bytes(Odd(float("nan")), [Odd]), [Odd]).value)
+
+
+def test_what_could_not_be_read_back_is_not_written() -> None:
+    for value in (object(), Odd(1), np.array(["text"])):
+        with pytest.raises(TypeError):
+            saving.to_bytes(value, [])
+
+
+def saved() -> bytes:
+    return saving.to_bytes(Odd((np.arange(2000.0), "words")), [Odd])
+
+
+def harmful() -> bytes:
     class Harm:
         def __reduce__(self):
             return (print, ("harm",))
 
-    for content in (pickle.dumps(Harm()), b"", b"not a checkpoint"):
-        with pytest.raises(ValueError, match="checkpoint"):
-            Checkpoint.from_bytes(content)
+    return pickle.dumps(Harm())
 
 
-def test_another_version_is_refused() -> None:
-    buffer = io.BytesIO()
-    torch.save({"version": 0}, buffer)
-    with pytest.raises(ValueError, match="another version"):
-        Checkpoint.from_bytes(buffer.getvalue())
+def relabelled(**change: str) -> bytes:
+    content = saved()
+    header = saving.json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    return save(load(content), header | change)
+
+
+SPOILED = {
+    "nothing": b"", "text": b"not a checkpoint", "a pickle": harmful(), "half": saved()[:3000], "longer": saved() + b"0",
+    "a flipped bit": saved()[:-8] + bytes([saved()[-8] ^ 1]) + saved()[-7:], "no header of ours": save({"a": torch.ones(2)}),
+    "other words": relabelled(content='{"class": "Odd", "fields": {"value": 1}}'), "another version": relabelled(version="0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", SPOILED.values(), ids=SPOILED)
+def test_a_spoiled_file_is_refused_in_words(content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the file of a fit|a file of a fit"):
+        saving.from_bytes(content, [Odd])
+    (tmp_path / FILE).write_bytes(content)
+    for path in (tmp_path, tmp_path / FILE):
+        with pytest.raises(InputError, match="fit cannot be read"):
+            nanopinn.load_fit(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"class": "Popen", "fields": {}}', '{"class": "Odd", "fields": {"command": 1}}', '{"class": "Odd"}', '{"tensor": {"at": "0"}}',
+        '{"tensor": {"shape": [9], "usual": 0.0, "index": "i", "values": "v"}}', '{"mapping": [1]}', "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_file_with_a_right_checksum_and_wrong_content_is_refused(content: str) -> None:
+    arrays = {"i": torch.tensor([99], dtype=torch.int32), "v": torch.ones(1)}
+    header = {"format": "nanopinn", "version": str(saving.VERSION), "content": content, "sha256": saving._digest(content, arrays)}
+    with pytest.raises(ValueError, match=r"not a file of a fit|Expecting|recursion"):
+        saving.from_bytes(save(arrays, header), [Odd])
+
+
+def test_another_thing_than_a_fit_is_refused(tmp_path: Path) -> None:
+    from nanopinn.inference.checkpoint import _CLASSES
+    from nanopinn.inference.result import CheckResult
+
+    (tmp_path / FILE).write_bytes(saving.to_bytes(CheckResult(()), _CLASSES))
+    with pytest.raises(InputError, match="CheckResult"):
+        nanopinn.load_fit(tmp_path)
+    with pytest.raises(InputError, match="not a result folder"):
+        nanopinn.load_fit(tmp_path / "elsewhere")

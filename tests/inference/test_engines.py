@@ -14,11 +14,13 @@ from nanopinn.imaging.kinetics.fit import fit_kinetics
 from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.imaging.kinetics.response import evaluate
 from nanopinn.inference.check import check_fit
-from nanopinn.inference.fv import fit_fv
+from nanopinn.inference.checkpoint import Checkpoint
+from nanopinn.inference.fv import Fitted, fit_fv
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.pinn.engine import PinnSettings
 from nanopinn.inference.pinn.engine import _Engine as PinnEngine
 from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.profile import profile_likelihood
 from nanopinn.inference.unknowns import UnknownSet, spine_unknowns
 from nanopinn.physics.formulation import PH_SENSITIVE
 from nanopinn.physics.model import TissueMaps
@@ -101,9 +103,13 @@ def test_images_cannot_inform_the_driving_pressure(problem) -> None:
     assert float(J[:, p.unknowns.names.index("p_e")].norm()) < 1e-8 * float(J.norm())
 
 
-def test_gauss_newton_recovers_what_the_images_inform_and_the_check_passes(problem) -> None:
+@pytest.fixture(scope="module")
+def fit(problem) -> Fitted:
+    return fit_fv(problem[0])
+
+
+def test_gauss_newton_recovers_what_the_images_inform_and_the_check_passes(problem, fit) -> None:
     p, truth = problem
-    fit = fit_fv(p)
     assert fit.run.converged
     sd = np.sqrt(np.diag(fit.run.covariance))
     errors = dict(zip(p.unknowns.names, (fit.theta - truth) / sd, strict=True))
@@ -114,6 +120,20 @@ def test_gauss_newton_recovers_what_the_images_inform_and_the_check_passes(probl
     assert fit.run["p_e"].contraction == pytest.approx(0.0, abs=1e-6)
     check = check_fit(fit.problem, fit.theta, fit.prediction)
     assert check.passed, check.headline
+
+
+def test_a_profile_through_the_voxels_is_of_full_solves_and_tells_the_bounded_from_the_flat(fit) -> None:
+    end = Checkpoint.of(fit)
+    length, p_e = (profile_likelihood(end.problem, end.theta, name, expansion=end.tangents) for name in ("l", "p_e"))
+    assert length.bounded == (True, True)
+    assert p_e.bounded == (False, False)
+    np.testing.assert_allclose(p_e.interval, fit.run["p_e"].prior_interval(), rtol=5e-3)
+    # l is known to 4 %, where the model is nearly linear: Laplace is nearly right, ends within a sixth of an sd
+    np.testing.assert_allclose(np.log(length.interval), np.log(length.laplace), atol=0.15 * fit.run["l"].sd)
+    anew = end.problem.objective(length.theta[0], end.problem.predict(length.theta[0], end.problem.forward()))
+    # linear solves to 1e-7 of residuals whose square is 1e4
+    assert anew == pytest.approx(length.objective[0], abs=0.02)
+    assert length.theta[0][end.problem.unknowns.names.index("l")] == pytest.approx(np.log(length.values[0] * 1e-3))
 
 
 def test_the_check_fails_on_data_that_no_parameters_explain() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +12,7 @@ import pytest
 
 from nanopinn.errors import InputError, OutputError
 from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.inference.checkpoint import load_fit
 from nanopinn.inference.result import CheckItem, CheckResult, Curve, EngineRun, FieldEstimate, FitResult, MapEstimate, ScalarEstimate
 from nanopinn.report.folder import claim_output, read_result, to_toml, write_result
 from nanopinn.report.html import render_report
@@ -52,7 +53,7 @@ def imaging(fit: FitResult) -> SimpleNamespace:
 
 def write(out: Path, fit: FitResult, imaging: SimpleNamespace, **change: object) -> Path:
     settings = {"fit": FitSettings(seed=3, drug=("a.nii.gz",)).model_dump()}
-    usual = {"config": settings, "inputs": [], "report": "<p>report</p>", "checkpoint": b"state"}
+    usual = {"config": settings, "inputs": [], "report": "<p>report</p>"}
     return write_result(out, imaging=imaging, fit=fit, **{**usual, **change})  # type: ignore[arg-type]
 
 
@@ -62,6 +63,25 @@ def test_a_folder_reads_back_as_it_was_written(tmp_path: Path, fit: FitResult, i
     assert found.check == fit.check
     assert found.assumptions == fit.assumptions
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_fit_comes_back_whole_from_its_folder(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+    found = load_fit(write(tmp_path / "out", fit, imaging))
+    assert found.summary() == fit.summary()
+    for whole in ("scalars", "check", "assumptions", "engine_distance", "seconds", "ended"):
+        assert getattr(found, whole) == getattr(fit, whole), whole
+    for many in ("maps", "fields", "runs", "curves"):
+        here, there = (dict(enumerate(v)) if isinstance(v := getattr(f, many), tuple) else dict(v) for f in (fit, found))
+        assert list(there) == list(here)
+        for key, value in here.items():
+            np.testing.assert_equal(asdict(there[key]), asdict(value))
+    for array in ("covariance", "affine", "mask"):
+        np.testing.assert_array_equal(getattr(found, array), getattr(fit, array))
+
+
+def test_a_fit_without_its_problem_cannot_be_profiled_and_says_so(fit: FitResult) -> None:
+    with pytest.raises(InputError, match="does not hold its problem"):
+        fit.profile("l")
 
 
 def test_the_configuration_reads_back_as_settings(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:

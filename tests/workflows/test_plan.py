@@ -16,7 +16,7 @@ from nanopinn import ImagingInputs, InputError, OutputError, PlanSettings, plan_
 from nanopinn.cli.app import app
 from nanopinn.cli.options import spread
 from nanopinn.imaging.maps import make_maps
-from nanopinn.inference.checkpoint import Checkpoint
+from nanopinn.inference.checkpoint import FILE, Checkpoint
 from nanopinn.inference.design import Design, design
 from nanopinn.inference.fv import Fitted, fit_fv
 from nanopinn.inference.plan import Plan
@@ -49,7 +49,7 @@ def fitted_folder(planned: tuple[InverseProblem, Fields, Design], tmp_path_facto
     problem, _, _ = planned
     folder = tmp_path_factory.mktemp("result")
     taken = replace(problem, drug=problem.drug[:2])
-    (folder / "checkpoint.pt").write_bytes(Checkpoint(taken, problem.unknowns.prior_mean).to_bytes())
+    (folder / FILE).write_bytes(Checkpoint(taken, problem.unknowns.prior_mean).to_bytes())
     return folder
 
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from nanopinn.errors import InputError
+from nanopinn.inference.checkpoint import load_ended
 from nanopinn.inference.design import Design, design
 from nanopinn.inference.observations import DrugObservation
 from nanopinn.inference.plan import Plan
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.unknowns import Unknown
 from nanopinn.progress import Progress, silent
-from nanopinn.workflows.check import saved_fit
 from nanopinn.workflows.device import choose_device
 from nanopinn.workflows.plan.images import PlannedImage, default_candidates, planned_image, with_noise
 from nanopinn.workflows.plan.scan import planned_scan
@@ -143,7 +143,7 @@ def _patient(settings: PlanSettings, folder: str | Path) -> _Source:
             "the drug images of a fit are those it was made with", field="--drug", found=", ".join(settings.drug),
             expected="none with --from", remedy="Give images that could be added as --candidate.",
         )  # fmt: skip
-    saved = saved_fit(folder)
+    saved = load_ended(folder)
     measured = [PlannedImage(d.quantity, d.time_s, 1.0) for d in saved.problem.drug]
     candidates = _candidates(settings, measured)
     problem = replace(saved.problem, drug=(*saved.problem.drug, *(_observation(c, saved.problem) for c in candidates)))

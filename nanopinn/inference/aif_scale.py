@@ -1,0 +1,132 @@
+"""An arterial input whose height is wrong: one factor s on the whole plasma curve, as an unknown.
+
+Ktrans, ve and vp are fitted to the same curve, so a curve s times as high makes all three 1/s of what they were, and no
+voxel's own curve can tell. Put into the equations of the contrast agent, (C_p, PS, phi, v_p) -> (s C_p, PS/s, phi/s, v_p/s)
+is the same as J_v and u times s at the old maps: **contrast agent alone sees s only in the product s q**. Drug images know
+a little of s, for their plasma curve is not scaled: how much carriers in vessels show (v_p/s) and what the interstitium
+holds (phi/s). Where they do not, s keeps its prior and q carries it: sd(ln q) grows by sd(ln s).
+
+The kinetic maps of a problem are scaled and solved again, so nothing is linearised but the tangent of s, a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nanopinn.inference.expansion import Expansion, Objective
+from nanopinn.inference.fv import Fitted
+from nanopinn.inference.gauss_newton import minimise
+from nanopinn.inference.problem import InverseProblem, Prediction
+from nanopinn.inference.result import ScalarEstimate
+from nanopinn.inference.unknowns import Unknown, UnknownSet
+from nanopinn.progress import Progress, silent
+
+Array = NDArray[np.float64]
+
+NAME = "aif_scale"
+#: Of ln s, for its tangent.
+STEP = 0.01
+
+
+def scaled(problem: InverseProblem, s: float) -> InverseProblem:
+    """The problem of the same curves under an arterial input s times as high, and Ktrans, ve, vp that are 1/s of what they were."""
+    maps = problem.setting.maps
+    tissue = replace(maps, PS=maps.PS / s, phi=maps.phi / s, v_p=maps.v_p / s)
+    return replace(
+        problem, setting=replace(problem.setting, maps=tissue), kinetics=problem.kinetics / s, local=problem.local / s,
+        aif=replace(problem.aif, plasma_mM=problem.aif.plasma_mM * s),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AifScaled:
+    """A problem with the scale of its arterial input as the last unknown.
+
+    Attributes:
+        problem: at the scale ``exp(at)``.
+        sd: of ln s before the data.
+    """
+
+    problem: InverseProblem
+    sd: float
+    at: float = 0.0
+
+    @property
+    def unknowns(self) -> UnknownSet:
+        scale = Unknown(NAME, "scale of the arterial input", "1", 1.0, "log", 1.0, self.sd)
+        return UnknownSet((*self.problem.unknowns.items, scale))
+
+    def solver(self, before: Any = None) -> Any:
+        return None  # its maps change with every point
+
+    def predict(self, theta: Array, forward: Any = None, *, tangents: bool = False) -> Prediction:
+        """As that of the problem; the tangent of ln s is a forward difference."""
+        here = self.posed_at(theta)
+        found = here.predict(theta[:-1], here.solver(), tangents=tangents)
+        if found.jacobian is None:
+            return found
+        there = scaled(here, float(np.exp(STEP)))
+        moved = there.predict(theta[:-1], there.forward(found.fields.flow.p)).residual
+        return replace(found, jacobian=torch.cat([found.jacobian, ((moved - found.residual) / STEP)[:, None]], dim=1))
+
+    def posed_at(self, theta: Array) -> InverseProblem:
+        """The problem at the scale of a point."""
+        return scaled(self.problem, float(np.exp(theta[-1] - self.at)))
+
+    def scalars(self, theta: Array) -> Mapping[str, float]:
+        return {**self.problem.scalars(theta[:-1]), NAME: float(np.exp(theta[-1]))}
+
+
+@dataclass(frozen=True)
+class ScaledFit:
+    """A fit with the arterial input's scale: the fit at the best scale, and the posterior of all unknowns together.
+
+    Attributes:
+        fitted: at the best scale; its covariance is that of the other unknowns whatever the scale.
+        scalars, covariance: with the scale last.
+        log_scale: its estimate.
+    """
+
+    fitted: Fitted
+    scalars: tuple[ScalarEstimate, ...]
+    covariance: Array
+    log_scale: float
+
+
+def fit_aif_scale(fitted: Fitted, sd: float, *, iterations: int = 4, tolerance: float = 0.1, progress: Progress = silent) -> ScaledFit:
+    """Go on from a fit with the scale of the arterial input as one more unknown; maps and systematic errors stay as it left them.
+
+    Args:
+        sd: of ln s before the data.
+    """
+    posed = AifScaled(fitted.problem, sd)
+    objective, unknowns = Objective(posed), posed.unknowns
+    last: dict[str, Prediction] = {}
+
+    def expand(theta: Array) -> Any:
+        last["here"] = posed.predict(theta, tangents=True)
+        return objective.quadratic(theta, Expansion.of(last["here"]))
+
+    def tell(k: int, theta: Array, quadratic: Any) -> None:
+        progress("fv: scale of the arterial input", k / iterations, {"chi2/N": quadratic.chi2 / fitted.problem.observations})
+
+    start = np.append(fitted.theta, 0.0)
+    descent = minimise(expand, objective.value, start, unknowns.prior_sd, iterations=iterations, tolerance=tolerance, on_step=tell)
+    theta, covariance = descent.theta, descent.quadratic.covariance
+    prediction = last["here"]
+    assert prediction.jacobian is not None
+    others = covariance[:-1, :-1]
+    run = replace(
+        fitted.run, scalars=fitted.problem.unknowns.estimates(theta[:-1], others), covariance=others, chi2=descent.quadratic.chi2,
+        objective=(*fitted.run.objective, *descent.history), converged=fitted.run.converged and descent.converged,
+    )  # fmt: skip
+    plain = replace(prediction, jacobian=prediction.jacobian[:, :-1])
+    return ScaledFit(
+        Fitted(run, theta[:-1], posed.posed_at(theta), plain), unknowns.estimates(theta, covariance), covariance, float(theta[-1])
+    )

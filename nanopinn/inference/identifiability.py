@@ -1,0 +1,151 @@
+"""What the observations cannot tell, said before a fit starts: by the structure of the model, and by its Jacobian at the prior.
+
+Structural rules give the reason; the Jacobian, whitened by the prior, finds every direction that the observations leave alone,
+whether a rule knows of it or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nanopinn.inference.expansion import Expansion
+from nanopinn.inference.linearise import FEW_NODES
+from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.unknowns import DRUG_ONLY, UnknownSet
+from nanopinn.solvers.nodes import drug_nodes
+
+Array = NDArray[np.float64]
+
+#: Information of a direction, in units of its prior's, below which the observations leave it alone: sd shrinks by half a percent.
+UNTOUCHED = 0.01
+#: Relative residual of linear solves here.
+ROUGHLY = 1e-3
+#: Unknowns with at least this share of the largest take part in a direction.
+TAKES_PART = 0.3
+#: Expected contraction below which images hardly help.
+HARDLY = 0.1
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Something the observations cannot tell.
+
+    Attributes:
+        unknowns: that stay at their priors, or that only appear together.
+        alone: whether each of them stays at its prior (else only some combination of them does).
+        words: why.
+    """
+
+    unknowns: tuple[str, ...]
+    alone: bool
+    words: str
+
+
+def structural_limits(problem: InverseProblem) -> tuple[Limit, ...]:
+    """What follows from the list of observations alone."""
+    labels = {u.name: u.label for u in problem.unknowns.items}
+    return tuple(
+        Limit(tuple(n for n in names if n in labels), alone, words.format(", ".join(labels[n] for n in names if n in labels)))
+        for names, alone, words in _rules(problem)
+        if any(n in labels for n in names)
+    )
+
+
+def _rules(problem: InverseProblem) -> list[tuple[tuple[str, ...], bool, str]]:
+    scaling = "No image moves {}: (K, Lp, p_e) to (aK, aLp, p_e/a) leaves all of them as they are, so absolute pressure carries its prior."
+    found: list[tuple[tuple[str, ...], bool, str]] = [(("p_e",), True, scaling)]
+    shown = {d.quantity for d in problem.drug}
+    law, carrier = ("krel_ref", "pK_rel"), ("PS_l", "leak_l", "f_l")
+    if not shown:
+        words = "No drug image was given: {} keep their priors, and every drug field follows from them."
+        return [*found, (tuple(sorted(DRUG_ONLY)), True, words)]
+    if shown == {"encapsulated"}:
+        found.append((("k_on_DNA",), True, "Drug images show carriers only: {} keeps its prior, for nothing that has left them is seen."))
+        found.append((law, False, "Drug images show carriers only: of {} they know what the loss of carriers says."))
+    if shown <= {"released", "free"}:
+        words = "No image shows carriers: {} are seen as a product, for what is released is what came in times how fast it is released."
+        found.append(((*carrier, *law), False, words))
+    if shown == {"total"}:
+        words = "Drug images show encapsulated and released drug together: {} are known only by how fast released drug is washed out."
+        found.append(((*law, "k_on_DNA"), False, words))
+    if len({d.time_s for d in problem.drug}) == 1:
+        words = "All drug images are of one time: {} are seen as one amount, not as a course."
+        found.append(((*carrier, *law), False, words))
+    return found
+
+
+def numerical_limits(unknowns: UnknownSet, expansion: Expansion) -> tuple[Limit, ...]:
+    """Directions that the observations leave at the prior, at the point of an expansion."""
+    whitened = expansion.jacobian * unknowns.prior_sd
+    names = np.array(unknowns.names)
+    touched = (whitened**2).sum(axis=0) > UNTOUCHED
+    labels = {u.name: u.label for u in unknowns.items}
+    limits = []
+    if not touched.all():
+        said = ", ".join(labels[n] for n in names[~touched])
+        limits.append(Limit(tuple(names[~touched]), True, f"At the prior no observation touches {said}."))
+    information, directions = np.linalg.eigh(whitened[:, touched].T @ whitened[:, touched])
+    for value, v in zip(information, directions.T, strict=True):
+        if value < UNTOUCHED:
+            limits.append(_combination(names[touched], v, unknowns, touched))
+    return tuple(limits)
+
+
+def _combination(names: NDArray[np.str_], v: Array, unknowns: UnknownSet, touched: NDArray[np.bool_]) -> Limit:
+    """A null direction in words: which unknowns go up and down together."""
+    sizes = v / v[np.argmax(np.abs(v))]
+    part = np.abs(sizes) >= TAKES_PART
+    labels = [u.label for u, t in zip(unknowns.items, touched, strict=True) if t]
+    if part.sum() == 1:
+        return Limit(tuple(names[part]), False, f"At the prior the observations hardly touch {labels[int(np.argmax(part))]}.")
+    moves = [f"{labels[i]} {'up' if sizes[i] > 0 else 'down'} ({sizes[i]:+.2f} prior sd)" for i in np.flatnonzero(part)]
+    return Limit(tuple(names[part]), False, f"At the prior the observations cannot tell {' with '.join(moves)}: only other combinations.")
+
+
+def expected_contraction(unknowns: UnknownSet, expansion: Expansion) -> Array:
+    """1 - sd_post/sd_prior of every unknown, ``(m,)``, if the model were linear and its maps without error: at best."""
+    whitened = expansion.jacobian * unknowns.prior_sd
+    covariance = np.linalg.inv(np.eye(len(unknowns)) + whitened.T @ whitened)
+    return np.asarray(1 - np.sqrt(np.diag(covariance)))
+
+
+def at_the_prior(problem: InverseProblem) -> Expansion:
+    """Residual and tangents at the prior means, roughly: a coarse flow, few nodes of the drug march, no tight solves.
+
+    Which directions are seen at all does not ask for more, and a fit should not wait for it.
+    """
+    coarse = replace(problem, setting=replace(problem.setting, flow_refine=1))
+    forward, theta = coarse.forward(), coarse.tensor(coarse.unknowns.prior_mean)
+    flow = forward.flow(theta, tangents=True)
+    C, dC, _ = forward.contrast(theta, flow, coarse.aif, coarse.frame_times, tol=ROUGHLY)
+    assert dC is not None
+    residual, tangents = [coarse.contrast.residual(C).reshape(-1)], [coarse.contrast.whiten(dC.transpose(0, 1)).flatten(1)]
+    if coarse.drug:
+        nodes = drug_nodes(sorted({d.time_s for d in coarse.drug}), **FEW_NODES)
+        run = forward.drug(theta, flow, coarse.plasma, nodes, tol=ROUGHLY)
+        assert run.tangents is not None
+        for d in coarse.drug:
+            at = int(np.argmin(np.abs(nodes - d.time_s)))
+            residual.append(d.whiten(d.predict(run.U[at], coarse.setting.maps, coarse.plasma_at(d.time_s)) - d.measured))
+            tangents.append(d.whiten(d.linear(run.tangents[at], coarse.setting.maps)))
+    return Expansion(torch.cat(residual).cpu().numpy(), torch.cat(tangents, dim=1).T.cpu().numpy())
+
+
+def told(problem: InverseProblem, expansion: Expansion) -> tuple[str, ...]:
+    """Every limit in words, structure first; what a rule has explained is not said twice."""
+    limits = list(structural_limits(problem))
+    explained = {n for limit in limits for n in limit.unknowns if limit.alone}
+    limits += [n for n in numerical_limits(problem.unknowns, expansion) if not set(n.unknowns) <= explained]
+    sentences = [limit.words for limit in limits]
+    single = {limit.unknowns[0] for limit in limits if len(limit.unknowns) == 1} | explained
+    weak = [
+        u.label for u, c in zip(problem.unknowns.items, expected_contraction(problem.unknowns, expansion), strict=True)
+        if c < HARDLY and u.name not in single
+    ]  # fmt: skip
+    if weak:
+        sentences.append(f"Even at best these images would hardly inform (contraction below {HARDLY:g}): {', '.join(weak)}.")
+    return tuple(sentences)

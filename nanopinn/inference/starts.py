@@ -1,0 +1,106 @@
+"""Several descents from draws of the prior: whether an estimate depends on where its descent began."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.errors import NanopinnError
+from nanopinn.inference.unknowns import UnknownSet
+
+Array = NDArray[np.float64]
+
+#: Ends closer than this, in posterior standard deviations of every coordinate, are one answer.
+AGREE = 0.1
+#: Ends farther apart than this are two minima; between the two a descent merely stopped early.
+APART = 0.5
+
+
+@dataclass(frozen=True)
+class Start:
+    """One descent.
+
+    Attributes:
+        start, end: coordinates ``(m,)``; ``end`` is NaN where it failed.
+        objective: (chi2 + prior)/2 at its end, infinite where it failed.
+        distance: of its end from the best one, in that one's posterior sd, largest coordinate.
+        message: what happened.
+    """
+
+    start: Array
+    end: Array
+    objective: float
+    converged: bool
+    distance: float
+    message: str
+
+
+def prior_draws(unknowns: UnknownSet, count: int, seed: int) -> list[Array]:
+    """Coordinates drawn from the prior, the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    return [unknowns.prior_mean + unknowns.prior_sd * rng.standard_normal(len(unknowns)) for _ in range(count)]
+
+
+def best_of(descend: Callable[[Array], Any], unknowns: UnknownSet, first: Array, starts: int, seed: int) -> Any:
+    """The best of several descents (a :class:`Fitted`), whose run lists all of them.
+
+    Args:
+        descend: from coordinates to where it ended.
+        first: where the first begins; the others begin at draws of the prior.
+
+    Raises:
+        NanopinnError: every descent failed; the first one's.
+    """
+    tried = [(at, _outcome(descend, at)) for at in (first, *prior_draws(unknowns, starts - 1, seed))]
+    ended = [f for _, f in tried if not isinstance(f, Exception)]
+    if not ended:
+        raise next(f for _, f in tried if isinstance(f, Exception))
+    best = min(ended, key=lambda f: f.run.objective[-1])
+    sd = np.sqrt(np.diag(best.run.covariance))
+    every = tuple(_start(at, f, best, sd) for at, f in tried)
+    return replace(best, run=replace(best.run, starts=every, message=f"{best.run.message}; {in_words(every)}"))
+
+
+def _outcome(descend: Callable[[Array], Any], at: Array) -> Any:
+    try:
+        return descend(at)
+    except (NanopinnError, np.linalg.LinAlgError) as error:
+        return error
+
+
+def _start(at: Array, ended: Any, best: Any, sd: Array) -> Start:
+    if isinstance(ended, Exception):
+        return Start(at, np.full_like(at, np.nan), float("inf"), False, float("inf"), f"failed: {ended}")
+    distance = float(np.max(np.abs(ended.theta - best.theta) / sd))
+    return Start(at, ended.theta, float(ended.run.objective[-1]), ended.run.converged, distance, ended.run.message)
+
+
+def minima(starts: Sequence[Start], sd: Array) -> list[Start]:
+    """One descent for every minimum that was found, the best first.
+
+    Args:
+        sd: posterior standard deviations, ``(m,)``.
+    """
+    found: list[Start] = []
+    for s in sorted((s for s in starts if s.converged), key=lambda s: s.objective):
+        if all(np.max(np.abs(s.end - f.end) / sd) > APART for f in found):
+            found.append(s)
+    return found
+
+
+def in_words(starts: Sequence[Start]) -> str:
+    """How many arrived, and whether all say the same."""
+    arrived = [s for s in starts if s.converged]
+    best = min(s.objective for s in starts)
+    text = f"{len(arrived)} of {len(starts)} starts converged"
+    if not arrived:
+        return text
+    elsewhere = sorted(s.objective - best for s in arrived if s.distance > APART)
+    if elsewhere:
+        return f"{text}, {len(elsewhere)} of them to other minima, {elsewhere[0]:.2f} or more above the best in (chi2 + prior)/2"
+    far = max(s.distance for s in arrived)
+    return f"{text}, {'all to the same answer' if far <= AGREE else 'not quite to one answer'} (within {far:.2f} posterior sd)"

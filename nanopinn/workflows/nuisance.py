@@ -1,0 +1,68 @@
+"""What a fit may take as unknown beside the tissue: the noise of its observations and the scale of its arterial input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.inference.aif_scale import fit_aif_scale
+from nanopinn.inference.checkpoint import Checkpoint
+from nanopinn.inference.fv import Fitted, fit_fv
+from nanopinn.inference.noise import noise_scales, with_noise
+from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.result import ScalarEstimate
+from nanopinn.progress import Progress
+from nanopinn.workflows.settings import FitSettings
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Where the engines ended: the fit that maps and fields are made of, and the posterior of all unknowns."""
+
+    fitted: Fitted
+    scalars: tuple[ScalarEstimate, ...]
+    covariance: Array
+    checkpoint: Checkpoint
+    notes: tuple[str, ...] = ()
+
+
+def refuse_without_fv(settings: FitSettings) -> None:
+    """Both nuisances go on from the engine ``fv``.
+
+    Raises:
+        InputError: it does not run.
+    """
+    for field, wanted in (("--noise", settings.noise != "given"), ("--aif-sd", settings.aif_sd > 0), ("--starts", settings.starts > 1)):
+        if wanted and settings.engine == "pinn":
+            raise InputError("the engine pinn does not serve this", field=field, remedy="Use --engine fv or auto.")
+
+
+def with_estimated_noise(problem: InverseProblem, fitted: Fitted, progress: Progress) -> tuple[Fitted, tuple[str, ...]]:
+    """The fit again with the noise that the first one left over.
+
+    Args:
+        problem: as it was posed.
+    """
+    scales = noise_scales(fitted.problem, fitted.prediction.fields)
+    again = fit_fv(with_noise(problem, {s.kind: s.scale for s in scales}), fitted.theta, progress=progress)
+    run = replace(again.run, seconds=fitted.run.seconds + again.run.seconds, starts=fitted.run.starts)
+    return replace(again, run=run), tuple(s.in_words() for s in scales)
+
+
+def ended(fitted: Fitted, settings: FitSettings, progress: Progress) -> Ended:
+    """The answer, with the arterial input's scale among the unknowns if it is not trusted."""
+    if not settings.aif_sd:
+        return Ended(fitted, fitted.run.scalars, fitted.run.covariance, Checkpoint.of(fitted))
+    found = fit_aif_scale(fitted, settings.aif_sd, progress=progress)
+    end = found.fitted
+    words = (
+        f"The arterial input's scale is an unknown of {settings.aif_sd:.0%}. Contrast agent sees it only in the product with q; maps of "
+        f"Ktrans, ve and vp are those of the input as stated, and the fit's tissue has 1/{np.exp(found.log_scale):.3f} of them."
+    )
+    checkpoint = Checkpoint(end.problem, end.theta, settings.aif_sd, found.log_scale)
+    return Ended(end, found.scalars, found.covariance, checkpoint, (words,))

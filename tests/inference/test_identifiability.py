@@ -1,0 +1,141 @@
+"""What is said before a fit: structural rules against the Jacobian, directions in words, and what no fit can start from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nanopinn.errors import InputError
+from nanopinn.inference.expansion import Expansion
+from nanopinn.inference.identifiability import UNTOUCHED, at_the_prior, expected_contraction, numerical_limits, structural_limits, told
+from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.refusals import refuse, refuse_priors
+from nanopinn.inference.unknowns import DRUG_ONLY, Unknown, UnknownSet
+
+from .linear import unknowns
+from .test_engines import small_problem
+
+
+@pytest.fixture(scope="module")
+def problem() -> InverseProblem:
+    p, _ = small_problem()
+    return p
+
+
+@pytest.fixture(scope="module")
+def expansion(problem: InverseProblem) -> Expansion:
+    return at_the_prior(problem)
+
+
+def only(problem: InverseProblem, expansion: Expansion, keep: list[int]) -> tuple[InverseProblem, Expansion]:
+    """The problem with some of its drug images, and the rows of the Jacobian that are left."""
+    counts = [problem.contrast.measured.numel(), *(d.count for d in problem.drug)]
+    blocks = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
+    rows = np.concatenate([blocks[0], *(blocks[i + 1] for i in keep)])
+    images = tuple(problem.drug[i] for i in keep)
+    return replace(problem, drug=images), Expansion(expansion.residual[rows], expansion.jacobian[rows])
+
+
+@pytest.mark.parametrize(("keep", "alone"), [([], {"p_e"} | DRUG_ONLY), ([0, 2], {"p_e", "k_on_DNA"}), ([0, 1, 2, 3], {"p_e"})])
+def test_what_a_rule_calls_untouched_the_jacobian_does_not_touch_and_nothing_else(problem, expansion, keep, alone) -> None:
+    part, rows = only(problem, expansion, keep)
+    said = {n for limit in structural_limits(part) if limit.alone for n in limit.unknowns}
+    assert said == alone
+    information = ((rows.jacobian * part.unknowns.prior_sd) ** 2).sum(axis=0)
+    assert {n for n, i in zip(part.unknowns.names, information, strict=True) if i < UNTOUCHED} == alone
+    assert {n for limit in numerical_limits(part.unknowns, rows) if limit.alone for n in limit.unknowns} == alone
+
+
+def test_released_drug_alone_trades_entry_against_release(problem, expansion) -> None:
+    part, rows = only(problem, expansion, [1])
+    product = next(limit for limit in structural_limits(part) if "krel_ref" in limit.unknowns and "PS_l" in limit.unknowns)
+    assert not product.alone
+    # what is released goes with the product of entry (both ways through the wall) and release: parallel columns
+    image = rows.jacobian[-part.drug[0].count :]
+    entry, release = (image[:, [part.unknowns.names.index(n) for n in names]].sum(axis=1) for names in (("PS_l", "leak_l"), ("krel_ref",)))
+    assert entry @ release / np.linalg.norm(entry) / np.linalg.norm(release) > 0.999
+
+
+def test_with_every_image_only_the_scaling_is_told_and_without_any_the_release_law_too(problem, expansion) -> None:
+    assert sum("p_e" in words and "(K, Lp, p_e)" in words for words in told(problem, expansion)) == 1
+    assert not any("No drug image" in words for words in told(problem, expansion))
+    without = told(*only(problem, expansion, []))
+    assert any("No drug image was given" in words and "release rate" in words for words in without)
+    # said once, by its reason
+    assert sum("nuclear binding" in words for words in without) == 1
+
+
+def test_a_null_direction_is_put_into_words() -> None:
+    names = unknowns("a", "b", "c", "d", sd=0.5)
+    J = np.array([[3.0, 3.0, 0, 0], [0, 0, 5.0, 0]])
+    limits = numerical_limits(names, Expansion(np.zeros(2), J))
+    assert [(set(x.unknowns), x.alone) for x in limits] == [({"d"}, True), ({"a", "b"}, False)]
+    assert "label of a up" in limits[1].words or "label of b up" in limits[1].words
+    assert "down (-1.00 prior sd)" in limits[1].words
+    contraction = expected_contraction(names, Expansion(np.zeros(2), J))
+    assert contraction[3] == 0
+    assert contraction[2] == pytest.approx(1 - 1 / np.sqrt(1 + 2.5**2))
+
+
+def unknown(**change: object) -> Unknown:
+    return replace(Unknown("leak_l", "leak", "1", 1.0, "log", 0.1, 0.7), **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        ((unknown(), unknown()), "two priors"), ((unknown(prior_sd=0.0),), "no width"), ((unknown(prior_sd=float("nan")),), "no width"),
+        ((unknown(prior_median=-1.0),), "no place"), ((unknown(prior_median=float("inf"), scale="linear"),), "no place"),
+    ],
+)  # fmt: skip
+def test_a_prior_that_is_none_is_refused(items: tuple[Unknown, ...], words: str) -> None:
+    with pytest.raises(InputError, match=words) as error:
+        refuse_priors(UnknownSet(items))
+    assert "leak_l" in str(error.value)
+
+
+def test_a_prior_wholly_outside_the_range_of_its_parameter_is_refused(problem: InverseProblem) -> None:
+    others = problem.unknowns.without({"leak_l"}).items
+    with pytest.raises(InputError, match="contradicts the range") as error:
+        refuse(replace(problem, unknowns=UnknownSet((*others, unknown(prior_median=30.0, prior_sd=0.5)))))
+    assert "0.05 to 0.8" in str(error.value)
+
+
+def test_the_problem_of_a_scan_is_not_refused(problem: InverseProblem) -> None:
+    refuse(problem)
+
+
+def spoiled(values: torch.Tensor, where: torch.Tensor, by: float) -> torch.Tensor:
+    out = values.clone()
+    out[tuple(torch.nonzero(where)[0])] = by
+    return out
+
+
+def with_image(p: InverseProblem, **change: object) -> InverseProblem:
+    return replace(p, drug=(replace(p.drug[0], **change), *p.drug[1:]))  # type: ignore[arg-type]
+
+
+BAD = {
+    "noise of contrast agent": lambda p: replace(p, contrast=replace(p.contrast, noise_sd=0 * p.contrast.noise_sd)),
+    "noise of encapsulated at 1 h": lambda p: with_image(p, noise_sd=spoiled(p.drug[0].noise_sd, p.drug[0].voxels, 0.0)),
+    "encapsulated at 1 h": lambda p: with_image(p, measured=spoiled(p.drug[0].measured, p.drug[0].voxels, float("nan"))),
+    "contrast agent": lambda p: replace(p, contrast=replace(p.contrast, measured=p.contrast.measured * float("inf"))),
+    "TimeAfterDose of encapsulated": lambda p: with_image(p, time_s=-60.0),
+    "--aif": lambda p: replace(p, frame_times=p.frame_times + 1000.0),
+    "VolumeTiming": lambda p: replace(p, frame_times=p.frame_times[::-1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", BAD)
+def test_data_that_no_fit_can_use_are_refused_by_name(problem: InverseProblem, field: str) -> None:
+    with pytest.raises(InputError) as error:
+        refuse(BAD[field](problem))
+    assert error.value.field == field
+
+
+def test_a_voxel_that_is_not_used_may_be_empty(problem: InverseProblem) -> None:
+    outside = ~problem.drug[0].voxels
+    refuse(with_image(problem, measured=spoiled(problem.drug[0].measured, outside, float("nan"))))

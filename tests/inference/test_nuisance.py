@@ -1,0 +1,93 @@
+"""Scale of the arterial input, and noise: what they can be known by, and what they do to the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nanopinn.inference.aif_scale import STEP, AifScaled, scaled
+from nanopinn.inference.expansion import Expansion, Objective
+from nanopinn.inference.noise import _most_likely, noise_scales, with_noise
+from nanopinn.inference.problem import InverseProblem
+
+from .test_engines import small_problem
+
+
+@pytest.fixture(scope="module")
+def contrast_only() -> tuple[InverseProblem, np.ndarray]:
+    problem, truth = small_problem()
+    return replace(problem, drug=(), setting=replace(problem.setting, flow_refine=1)), truth
+
+
+def test_contrast_agent_sees_the_scale_of_its_input_only_as_filtration(contrast_only) -> None:
+    problem, theta = contrast_only
+    s = 1.2
+    other = scaled(problem, s)
+    faster = theta.copy()
+    faster[problem.unknowns.names.index("q")] += np.log(s)
+    here = problem.predict(faster, problem.forward()).residual
+    there = other.predict(theta, other.forward()).residual
+    unscaled = problem.predict(theta, problem.forward()).residual
+    # an exact symmetry of the equations: what is left is the tolerance of the solves
+    assert float((there - here).norm()) < 1e-4 * float((there - unscaled).norm())
+
+
+def test_without_drug_images_the_scale_keeps_its_prior_and_filtration_carries_it(contrast_only) -> None:
+    problem, theta = contrast_only
+    at = Objective(problem).expand(theta)
+    q = problem.unknowns.names.index("q")
+    posed = AifScaled(problem, 0.1)
+    both = posed.predict(np.append(theta, 0.0), tangents=True)
+    assert both.jacobian is not None
+    J = both.jacobian.numpy()
+    # a difference over STEP is off by half its size, relative
+    np.testing.assert_allclose(J[:, -1], J[:, q], atol=STEP * np.abs(J[:, q]).max())
+    alone = np.diag(Objective(problem).quadratic(theta, at).covariance)
+    together = Objective(posed).quadratic(np.append(theta, 0.0), Expansion.of(both)).covariance
+    # the prior of q is wide: nearly all of the scale's variance comes on top of the data's
+    precision = 1 / alone[q] - 1 / problem.unknowns.prior_sd[q] ** 2
+    expected = 1 / (1 / (1 / precision + 0.1**2) + 1 / problem.unknowns.prior_sd[q] ** 2)
+    assert together[q, q] > alone[q]
+    assert together[q, q] <= expected * (1 + 0.05)
+    assert together[-1, -1] ** 0.5 == pytest.approx(0.1, rel=0.05)
+
+
+def test_noise_that_was_stated_wrongly_is_found() -> None:
+    generator = torch.Generator().manual_seed(0)
+    n, k, true = 3000, 20, np.array([1.7, 0.6])
+    E = 0.5 * torch.randn(n, k, dtype=torch.float64, generator=generator)
+    group = (torch.arange(n) % 2).long()
+    share = torch.linspace(0.3, 1.0, n, dtype=torch.float64)
+    variance = torch.as_tensor(true)[group] ** 2 * share + 1 - share
+    draws = torch.randn(n + k, dtype=torch.float64, generator=generator)
+    r = variance.sqrt() * draws[:n] + E @ draws[n:]
+    found = _most_likely(("a", "b"), group, share, 1 - share, r, E, 0)
+    for f, s in zip(found, true, strict=True):
+        assert abs(np.log(f.scale / s)) < 3 * f.sd, f
+        assert f.sd < 0.05
+
+
+def test_the_sd_of_a_scale_is_that_of_as_many_numbers() -> None:
+    r = torch.randn(5000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    one, nothing = torch.ones_like(r), torch.zeros_like(r)
+    (found,) = _most_likely(("a",), torch.zeros(5000).long(), one, nothing, r, r.new_zeros((5000, 0)), 1000)
+    # ML of a standard deviation: its logarithm has variance 1/(2 N); 1000 of the numbers were projected out
+    assert found.sd == pytest.approx((2 * 4000) ** -0.5, rel=0.01)
+    assert found.scale == pytest.approx(float((r @ r / 4000).sqrt()), rel=1e-3)
+
+
+def test_noise_of_curves_is_what_was_added_to_them(contrast_only) -> None:
+    problem, theta = contrast_only
+    fields = problem.solve(theta, problem.forward())
+    generator = torch.Generator().manual_seed(3)
+    clean = fields.contrast[:, problem.contrast.voxels]
+    sd = problem.contrast.noise_sd
+    noisy = replace(problem.contrast, measured=clean + 1.5 * sd * torch.randn(clean.shape, dtype=clean.dtype, generator=generator))
+    (found,) = noise_scales(replace(problem, contrast=noisy), fields)
+    assert abs(np.log(found.scale / 1.5)) < 4 * found.sd
+    assert found.sd == pytest.approx((2 * noisy.count) ** -0.5, rel=0.02)
+    again = with_noise(problem, {found.kind: found.scale})
+    torch.testing.assert_close(again.contrast.noise_sd, sd * found.scale)

@@ -1,0 +1,99 @@
+"""Several starts: the best of several minima, and whether it matters where a descent began."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from nanopinn.errors import InputError
+from nanopinn.inference import fv
+from nanopinn.inference.expansion import Objective
+from nanopinn.inference.gauss_newton import minimise
+from nanopinn.inference.result import EngineRun
+from nanopinn.inference.starts import best_of, minima, prior_draws
+
+from .linear import Closed, gaussian, unknowns
+
+
+@dataclass(frozen=True)
+class Ended:
+    run: EngineRun
+    theta: np.ndarray
+
+
+def descend(problem: Closed, at: np.ndarray) -> Ended:
+    objective = Objective(problem)
+    found = minimise(lambda th: objective.quadratic(th, objective.expand(th)), objective.value, at, objective.prior_sd, iterations=40,
+                     tolerance=1e-3, on_step=lambda *_: None)  # fmt: skip
+    run = EngineRun("fv", (), found.quadratic.covariance, found.history, found.quadratic.chi2, 1, 0.0, found.converged, "arrived")
+    return Ended(run, found.theta)
+
+
+#: |a| is nearly 1, so a is 1 or -1; its prior, about 0, and a little weight say -1.
+TWO_VALLEYS = Closed(unknowns("a"), lambda th: torch.stack([(th[0] ** 2 - 1) / 0.1, (th[0] + 1) / 1.5]))
+
+
+def test_the_better_of_two_minima_wins_and_the_other_is_told() -> None:
+    found = best_of(partial(descend, TWO_VALLEYS), TWO_VALLEYS.unknowns, np.array([1.2]), 8, seed=0)
+    assert found.theta[0] == pytest.approx(-1, abs=0.02)
+    assert "other minima" in found.run.message
+    both = minima(found.run.starts, np.sqrt(np.diag(found.run.covariance)))
+    assert [round(float(s.end[0])) for s in both] == [-1, 1]
+    # the valley on the right lies higher by (2/1.5)^2/2
+    assert both[1].objective - both[0].objective == pytest.approx((2 / 1.5) ** 2 / 2, rel=0.05)
+
+
+def test_of_one_minimum_all_starts_say_the_same() -> None:
+    problem, mean, _ = gaussian()
+    found = best_of(partial(descend, problem), problem.unknowns, np.zeros(3), 5, seed=0)
+    np.testing.assert_allclose(found.theta, mean, atol=1e-6)
+    assert "5 of 5 starts converged, all to the same answer" in found.run.message
+    assert len(minima(found.run.starts, np.ones(3))) == 1
+
+
+def test_draws_of_the_prior_have_its_mean_and_sd_and_return_with_their_seed() -> None:
+    set_of = unknowns("a", "b", sd=0.35)
+    draws = np.stack(prior_draws(set_of, 4000, seed=1))
+    np.testing.assert_allclose(draws.mean(axis=0), 0, atol=4 * 0.35 / 4000**0.5)
+    np.testing.assert_allclose(draws.std(axis=0), 0.35, rtol=4 / 8000**0.5)
+    np.testing.assert_array_equal(draws[:3], np.stack(prior_draws(set_of, 3, seed=1)))
+    assert not np.array_equal(draws[0], prior_draws(set_of, 1, seed=2)[0])
+
+
+def test_a_start_that_fails_is_told_and_the_others_count() -> None:
+    def sometimes(at: np.ndarray) -> Ended:
+        if at[0] > 0:
+            raise InputError("a coefficient of the flow is not finite")
+        return descend(TWO_VALLEYS, at)
+
+    found = best_of(sometimes, TWO_VALLEYS.unknowns, np.array([1.2]), 6, seed=0)
+    assert "not finite" in found.run.starts[0].message
+    assert found.theta[0] == pytest.approx(-1, abs=0.02)
+
+    def never(at: np.ndarray) -> Ended:
+        raise InputError("a coefficient of the flow is not finite")
+
+    with pytest.raises(InputError, match="not finite"):
+        best_of(never, TWO_VALLEYS.unknowns, np.array([1.2]), 3, seed=0)
+
+
+def test_the_engine_descends_from_its_start_and_from_draws_and_returns_the_lowest(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = Objective(TWO_VALLEYS)
+
+    def closed_form(problem: Closed, progress: object, iterations: int) -> SimpleNamespace:
+        return SimpleNamespace(problem=problem, last=object(), value_at=objective.value, tell=lambda *_: None,
+                               expand=lambda th: objective.quadratic(th, objective.expand(th)))  # fmt: skip
+
+    monkeypatch.setattr(fv, "_Engine", closed_form)
+    found = fv.fit_fv(TWO_VALLEYS, np.array([1.2]), iterations=40, tolerance=1e-3, starts=6, seed=5)  # type: ignore[arg-type]
+    assert [float(s.start[0]) for s in found.run.starts] == [1.2, *(float(d[0]) for d in prior_draws(TWO_VALLEYS.unknowns, 5, seed=5))]
+    assert found.run.objective[-1] == min(s.objective for s in found.run.starts)
+    alone = fv.fit_fv(TWO_VALLEYS, np.array([1.2]), iterations=40, tolerance=1e-3)  # type: ignore[arg-type]
+    assert alone.run.starts == ()
+    assert alone.theta[0] == pytest.approx(1, abs=0.05)
+    assert found.theta[0] == pytest.approx(-1, abs=0.05)
