@@ -37,20 +37,11 @@ def refuse_priors(unknowns: UnknownSet) -> None:
     """Priors that are none.
 
     Raises:
-        InputError: an unknown stands twice, or its prior has no width or no place.
+        InputError: an unknown stands twice.
     """
     twice = [name for name, n in Counter(unknowns.names).items() if n > 1]
     if twice:
         raise InputError("an unknown has two priors", field=twice[0], remedy="Keep one of them.")
-    for u in unknowns.items:
-        if not (np.isfinite(u.prior_sd) and u.prior_sd > 0):
-            raise InputError(
-                "a prior has no width", field=f"prior sd of {u.name}", found=u.prior_sd, expected="above 0",
-                remedy="What is known exactly is no unknown: leave it out.",
-            )  # fmt: skip
-        if not np.isfinite(u.prior_median) or (u.scale == "log" and u.prior_median <= 0):
-            kind = "a positive number, for a log-normal prior" if u.scale == "log" else "a number"
-            raise InputError("a prior has no place", field=f"prior median of {u.name}", found=u.prior_median, expected=kind)
 
 
 def _refuse_impossible_values(u: Unknown) -> None:

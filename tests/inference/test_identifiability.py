@@ -85,15 +85,21 @@ def unknown(**change: object) -> Unknown:
 
 
 @pytest.mark.parametrize(
-    ("items", "words"),
+    ("change", "words"),
     [
-        ((unknown(), unknown()), "two priors"), ((unknown(prior_sd=0.0),), "no width"), ((unknown(prior_sd=float("nan")),), "no width"),
-        ((unknown(prior_median=-1.0),), "no place"), ((unknown(prior_median=float("inf"), scale="linear"),), "no place"),
+        ({"prior_sd": 0.0}, "positive spread"), ({"prior_sd": float("nan")}, "positive spread"),
+        ({"prior_median": -1.0}, "no such median"), ({"prior_median": float("inf"), "scale": "linear"}, "no such median"),
     ],
 )  # fmt: skip
-def test_a_prior_that_is_none_is_refused(items: tuple[Unknown, ...], words: str) -> None:
+def test_a_prior_that_is_none_is_refused(change: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words) as error:
-        refuse_priors(UnknownSet(items))
+        unknown(**change)
+    assert "leak_l" in str(error.value)
+
+
+def test_an_unknown_with_two_priors_is_refused() -> None:
+    with pytest.raises(InputError, match="two priors") as error:
+        refuse_priors(UnknownSet((unknown(), unknown())))
     assert "leak_l" in str(error.value)
 
 
