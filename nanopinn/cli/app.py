@@ -11,7 +11,7 @@ import typer
 
 from nanopinn.cli.config import settings_of
 from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, spread, takes_imaging
-from nanopinn.cli.screen import shown_progress
+from nanopinn.cli.screen import shown_progress, stopped_in_words
 from nanopinn.cli.simulate import simulate
 from nanopinn.errors import InputError, NanopinnError
 
@@ -35,6 +35,7 @@ def fit(
     preset: Annotated[str | None, typer.Option(help="fast, default or accurate.")] = None,
     device: Device = None,
     seed: Annotated[int | None, typer.Option(help="Of the networks' first weights.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was interrupted; give what was given then.")] = False,
     config: Path | None = None, out: Out = Path("nanopinn_result"), overwrite: Overwrite = False, quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:  # fmt: skip
@@ -42,6 +43,7 @@ def fit(
 
     Example: nanopinn fit --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --out result
     """
+    from nanopinn.inference.resume import forget
     from nanopinn.report.folder import claim_output, write_result
     from nanopinn.report.html import render_report
     from nanopinn.workflows.fit import run_fit
@@ -50,8 +52,9 @@ def fit(
     given = {"engine": engine, "preset": preset, "device": device, "seed": seed, "drug": [str(d) for d in drug] if drug else None}
     settings = settings_of(FitSettings, "fit", config, given)
     claim_output(out, overwrite=overwrite)
-    with shown_progress(quiet, verbose) as progress:
-        study = run_fit(inputs, settings, progress=progress)
+    partial = out.with_name(f"{out.name}.partial")
+    with stopped_in_words(partial), shown_progress(quiet, verbose) as progress:
+        study = run_fit(inputs, settings, progress=progress, partial=partial, resume=resume)
     dump = settings.model_dump() | {"drug": [Path(d).name for d in settings.drug]}
     report = render_report(study.imaging, study.fit)
     write_result(
@@ -59,6 +62,7 @@ def fit(
         inputs=[*inputs.files(), *(Path(d) for d in settings.drug)], report=report,
         checkpoint=study.checkpoint.to_bytes(), overwrite=overwrite,
     )  # fmt: skip
+    forget(partial)
     typer.echo(study.imaging.summary())
     typer.echo(study.fit.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in study.fit.assumptions))

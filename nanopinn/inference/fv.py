@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.inference.gauss_newton import Quadratic, minimise
+from nanopinn.inference.gauss_newton import Place, Quadratic, minimise
 from nanopinn.inference.problem import Fields, InverseProblem, Prediction
 from nanopinn.inference.result import EngineRun
+from nanopinn.inference.resume import Keeper, Stand
 from nanopinn.progress import Progress, silent
+from nanopinn.solvers.linear import SolverError
 
 Array = NDArray[np.float64]
 
@@ -32,7 +34,7 @@ class Fitted:
 
 def fit_fv(
     problem: InverseProblem, start: Array | None = None, *, iterations: int = 12, tolerance: float = 0.1,
-    progress: Progress = silent,
+    keeper: Keeper | None = None, progress: Progress = silent,
 ) -> Fitted:  # fmt: skip
     """Fit the unknowns by Gauss-Newton; Laplace posterior.
 
@@ -42,13 +44,16 @@ def fit_fv(
         start: coordinates to start from; the prior means if None.
         iterations: at most so many.
         tolerance: stop when a full step is below this many posterior standard deviations.
+        keeper: of the descent's state, from which an interrupted one goes on.
     """
     began = time.perf_counter()
     engine = _Engine(problem, progress, iterations)
     theta = problem.unknowns.prior_mean if start is None else np.asarray(start, dtype=np.float64)
+    begin = engine.taken_up(keeper.stand("fv")) if keeper else None
     descent = minimise(
         engine.expand, engine.value_at, theta, problem.unknowns.prior_sd, iterations=iterations,
-        tolerance=tolerance, on_step=engine.tell,
+        tolerance=tolerance, on_step=engine.tell, begin=begin,
+        keep=(lambda place: keeper.keep(engine.stand(place))) if keeper else None,
     )  # fmt: skip
     assert engine.last is not None
     covariance = descent.quadratic.covariance
@@ -61,7 +66,7 @@ def fit_fv(
         engine="fv", scalars=problem.unknowns.estimates(descent.theta, covariance), covariance=covariance,
         objective=descent.history, chi2=descent.quadratic.chi2, observations=problem.observations,
         seconds=time.perf_counter() - began, converged=descent.converged, message=message,
-        stats={"iterations": descent.iterations},
+        stats={"iterations": descent.iterations}, events=tuple(dict.fromkeys(engine.events)),
     )  # fmt: skip
     return Fitted(run, descent.theta, engine.problem, engine.last)
 
@@ -72,6 +77,21 @@ class _Engine:
         self.forward = problem.forward()
         self.last: Prediction | None = None
         self.tried: tuple[Array, Fields] | None = None
+        self.events: list[str] = []
+
+    def taken_up(self, stand: Stand | None) -> Place | None:
+        """Go on from where an earlier descent stood."""
+        if stand is None:
+            return None
+        self.problem, self.events = stand.problem, list(stand.events)
+        self.forward = self.problem.forward(stand.pressure)
+        self.tried = None if stand.fields is None else (stand.place.theta, stand.fields)
+        return stand.place
+
+    def stand(self, place: Place) -> Stand:
+        """Where the descent stands, with all that its next iteration depends on."""
+        fields = self.tried[1] if self.tried and np.array_equal(self.tried[0], place.theta) else None
+        return Stand("fv", place, self.problem, self.forward.last_pressure, fields, tuple(self.events))
 
     def expand(self, theta: Array) -> Quadratic:
         """Normal equations, after the problem was linearised there."""
@@ -91,8 +111,16 @@ class _Engine:
         return self.tried[1]
 
     def value_at(self, theta: Array) -> float:
-        return self.problem.objective(theta, self.problem.compare(self.fields_at(theta)))
+        """The objective; infinite where the fields cannot be solved, so that a smaller step follows."""
+        try:
+            value = self.problem.objective(theta, self.problem.compare(self.fields_at(theta)))
+        except SolverError as error:
+            self.events.append(f"a step was refused: {error}")
+            return float("inf")
+        if not np.isfinite(value):
+            self.events.append("a step was refused: its fields are not finite")
+        return value if np.isfinite(value) else float("inf")
 
     def tell(self, k: int, theta: Array, quadratic: Quadratic) -> None:
         numbers = {"chi2/N": quadratic.chi2 / self.problem.observations, **self.problem.scalars(theta)}
-        self.progress("fv: Gauss-Newton", k / self.iterations, numbers)
+        self.progress("fv: Gauss-Newton", (k + 1) / self.iterations, numbers)

@@ -73,6 +73,8 @@ class EngineRun:
     message: str
     """What happened and, where it did not converge, what to try."""
     stats: Mapping[str, float | int | str] = field(default_factory=dict)
+    events: tuple[str, ...] = ()
+    """What it had to recover from on the way, in words."""
 
     def __getitem__(self, name: str) -> ScalarEstimate:
         return next(s for s in self.scalars if s.name == name)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +22,7 @@ from nanopinn.inference.pinn import fit_pinn
 from nanopinn.inference.pinn.engine import PinnSettings
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.result import FitResult
+from nanopinn.inference.resume import Keeper
 from nanopinn.progress import Progress, silent
 from nanopinn.workflows.device import choose_device
 from nanopinn.workflows.problem import Posed, pose_problem
@@ -36,8 +41,14 @@ class Study:
     checkpoint: Checkpoint
 
 
-def run_fit(inputs: ImagingInputs, settings: FitSettings, *, progress: Progress | None = None) -> Study:
+def run_fit(
+    inputs: ImagingInputs, settings: FitSettings, *, progress: Progress | None = None, partial: Path | None = None, resume: bool = False
+) -> Study:
     """Fit one study.
+
+    Args:
+        partial: a folder for the state of the engines, from which a fit that is killed can go on.
+        resume: go on with the fit that left its state there.
 
     Raises:
         InputError: something given cannot be used; nothing has been written then.
@@ -49,31 +60,36 @@ def run_fit(inputs: ImagingInputs, settings: FitSettings, *, progress: Progress 
             expected=extended_tofts.NAME, remedy="For other kinetic models run `nanopinn maps`.",
         )  # fmt: skip
     device = choose_device(settings.device)
+    study = _study(inputs, settings, device)
+    keeper = Keeper.continued(partial, study, device) if partial and resume else None
     began = time.perf_counter()
     progress("imaging", 0.0, {})
     imaging = make_maps(inputs)
     posed = pose_problem(imaging, settings, device)
     seconds = {"imaging": time.perf_counter() - began}
-    result, last = infer(imaging, posed, settings, progress, seconds)
+    if partial and not resume:
+        keeper = Keeper.begun(partial, study, device)
+    result, last = infer(imaging, posed, settings, progress, seconds, keeper)
     return Study(imaging, result, inputs, settings, Checkpoint(last.problem, last.theta))
 
 
 def infer(
-    imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: Progress, seconds: dict[str, float]
-) -> tuple[FitResult, Fitted]:  # fmt: skip
+    imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: Progress, seconds: dict[str, float], keeper: Keeper | None = None
+) -> tuple[FitResult, Fitted]:
     """Run the engines on a posed problem, check the answer and collect it; with where the last engine ended."""
     fits: dict[str, Fitted] = {}
     start = None
     if settings.engine in ("auto", "pinn"):
         fits["pinn"] = fit_pinn(
             posed.problem,
-            settings=_pinn_settings(settings.preset, polished=settings.engine == "auto"),
+            settings=_pinn_settings(settings.preset),
             seed=settings.seed,
+            keeper=keeper,
             progress=progress,
         )
         start = fits["pinn"].theta
     if settings.engine in ("auto", "fv"):
-        fits["fv"] = fit_fv(posed.problem, start, progress=progress)
+        fits["fv"] = fit_fv(posed.problem, start, keeper=keeper, progress=progress)
     last = fits["fv"] if "fv" in fits else fits["pinn"]
     check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
     seconds = {**seconds, **{name: f.run.seconds for name, f in fits.items()}, "check": check.seconds}
@@ -94,10 +110,18 @@ def infer(
     return result, last
 
 
-def _pinn_settings(preset: str, *, polished: bool) -> PinnSettings:
-    """Effort of the networks; with ``fv`` to polish, a few anchors are near enough."""
-    settings = {"fast": PinnSettings(width=12, anchors=6), "accurate": PinnSettings(width=28, anchors=15)}.get(preset, PinnSettings())
-    return replace(settings, anchors=3) if polished and preset != "accurate" else settings
+def _study(inputs: ImagingInputs, settings: FitSettings, device: str) -> dict[str, str]:
+    """All that was given, each by name: choices by value, files by hash."""
+    options = {"fit": settings.model_dump(mode="json") | {"drug": [Path(d).name for d in settings.drug]}, **inputs.choices()}
+    study = {f"{table}.{k}": json.dumps(v, default=str) for table, entries in options.items() for k, v in entries.items()}
+    files = [*inputs.files(), *(Path(d) for d in settings.drug)]
+    study |= {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
+    return study | {"nanopinn": version("nanopinn"), "device": device}
+
+
+def _pinn_settings(preset: str) -> PinnSettings:
+    """Effort of the networks."""
+    return {"fast": PinnSettings(rank=10, anchors=6), "accurate": PinnSettings(rank=16, anchors=15)}.get(preset, PinnSettings())
 
 
 def _distance(fits: dict[str, Fitted], problem: InverseProblem) -> dict[str, float]:

@@ -1,0 +1,150 @@
+"""Data classes as one safetensors file: their arrays as they are, the rest as JSON in its header; nothing is pickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+#: Raised with every change that older files do not survive.
+VERSION = 3
+
+
+def to_bytes(value: Any, classes: Iterable[type]) -> bytes:
+    """Serialise a data class of tensors, arrays, data classes, tuples, mappings and plain values.
+
+    Fields with ``metadata={"saved": False}`` are left to their defaults.
+
+    Args:
+        classes: that may occur; others are refused, because :func:`from_bytes` could not make them again.
+
+    Raises:
+        TypeError: something in it is of another kind.
+    """
+    writer = _Writer(frozenset(classes))
+    content = json.dumps(writer.plain(value), allow_nan=False)
+    digest = _digest(content, writer.arrays)
+    return save(writer.arrays, {"format": "nanopinn", "version": str(VERSION), "content": content, "sha256": digest})
+
+
+def from_bytes(content: bytes, classes: Iterable[type]) -> Any:
+    """The inverse of :func:`to_bytes`; runs no code of the file.
+
+    Raises:
+        ValueError: not such a file, spoiled, or of another version.
+    """
+    try:
+        arrays = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise ValueError(f"not a file of a fit: {error}") from error
+    if header.get("format") != "nanopinn" or header.get("version") != str(VERSION):
+        raise ValueError(f"the file of a fit by another version ({header.get('version')}; this one reads {VERSION})")
+    if header.get("sha256") != _digest(header.get("content", ""), arrays):
+        raise ValueError("not a file of a fit as it was written: its checksum differs")
+    try:
+        return _Reader({c.__name__: c for c in classes}, arrays).rebuilt(json.loads(header["content"]))
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, RecursionError) as error:
+        raise ValueError(f"not a file of a fit: {type(error).__name__} {error}") from error
+
+
+def _digest(text: str, arrays: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        found.update(f"{name} {arrays[name].dtype} {tuple(arrays[name].shape)}".encode())
+        found.update(arrays[name].numpy().tobytes())
+    return found.hexdigest()
+
+
+class _Writer:
+    def __init__(self, classes: frozenset[type]) -> None:
+        self.classes = classes
+        self.arrays: dict[str, Tensor] = {}
+
+    def plain(self, value: Any) -> Any:
+        """JSON of a value, its arrays put aside."""
+        if isinstance(value, Tensor):
+            return {"tensor": self.kept(value.detach().cpu())}
+        if isinstance(value, np.ndarray):
+            # strides that run backwards are no tensor's
+            return {"array": self.kept(torch.tensor(value.copy()))}
+        if type(value) in self.classes:
+            saved = [f.name for f in dataclasses.fields(value) if f.metadata.get("saved", True)]
+            return {"class": type(value).__name__, "fields": {n: self.plain(getattr(value, n)) for n in saved}}
+        if isinstance(value, tuple):
+            return {"tuple": [self.plain(v) for v in value]}
+        if isinstance(value, Mapping):
+            return {"mapping": [[self.plain(k), self.plain(v)] for k, v in value.items()]}
+        if isinstance(value, np.generic):
+            return self.plain(value.item())
+        if isinstance(value, float) and not math.isfinite(value):
+            return {"float": repr(value)}
+        if value is None or isinstance(value, str | int | float | bool):
+            return value
+        raise TypeError(f"{type(value).__name__} cannot be saved")
+
+    def kept(self, tensor: Tensor) -> Any:
+        """Where a tensor lies in the file: whole, or the few entries that differ from its usual one."""
+        tensor = tensor.contiguous().clone()
+        usual = _usual(tensor)
+        if usual is None:
+            return {"at": self._put(tensor)}
+        flat = tensor.reshape(-1)
+        where = torch.nonzero(~torch.isnan(flat) if math.isnan(usual) else flat)[:, 0]
+        kept = {"index": self._put(where.to(torch.int32)), "values": self._put(flat[where].clone())}
+        return {"shape": list(tensor.shape), "usual": self.plain(usual), **kept}
+
+    def _put(self, tensor: Tensor) -> str:
+        name = str(len(self.arrays))
+        self.arrays[name] = tensor
+        return name
+
+
+def _usual(tensor: Tensor) -> float | None:
+    """Zero or NaN, where so many entries are just that that the others are shorter listed."""
+    if tensor.numel() < 1_000 or tensor.numel() >= 2**31:
+        return None
+    size = tensor.element_size()
+    most = tensor.numel() * size / (2 * (size + 4))
+    if int(torch.count_nonzero(tensor)) < most:
+        return 0.0
+    known = torch.count_nonzero(~torch.isnan(tensor)) if tensor.is_floating_point() else tensor.numel()
+    return math.nan if int(known) < most else None
+
+
+class _Reader:
+    def __init__(self, classes: Mapping[str, type], arrays: Mapping[str, Tensor]) -> None:
+        self.classes, self.arrays = classes, arrays
+
+    def rebuilt(self, plain: Any) -> Any:
+        if not isinstance(plain, dict):
+            return plain
+        if "tensor" in plain:
+            return self.tensor(plain["tensor"])
+        if "array" in plain:
+            return self.tensor(plain["array"]).numpy()
+        if "tuple" in plain:
+            return tuple(self.rebuilt(v) for v in plain["tuple"])
+        if "mapping" in plain:
+            return {self.rebuilt(k): self.rebuilt(v) for k, v in plain["mapping"]}
+        if "float" in plain:
+            return float(plain["float"])
+        return self.classes[plain["class"]](**{k: self.rebuilt(v) for k, v in plain["fields"].items()})
+
+    def tensor(self, place: Mapping[str, Any]) -> Tensor:
+        if "at" in place:
+            return self.arrays[place["at"]]
+        values = self.arrays[place["values"]]
+        usual = self.rebuilt(place["usual"])
+        out = torch.full(place["shape"], bool(usual) if values.dtype == torch.bool else usual, dtype=values.dtype)
+        out.reshape(-1)[self.arrays[place["index"]].long()] = values
+        return out
