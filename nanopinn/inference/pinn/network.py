@@ -81,13 +81,14 @@ def learn_in_memory(layers: Layers, problem: Standing, tell: Tell) -> Learned:
         torch.OutOfMemoryError: not even the CPU has room for one tangent.
     """
     count = problem.right.shape[0]
-    at_once, device, home = count, str(problem.right.device), str(problem.right.device)
+    home = device_of(problem)
+    at_once, device = count, home
     while True:
         try:
             here = problem if device == home else problem.to(device)
             parts = [layers.learn(here.part(i, i + at_once), tell) for i in range(0, count, at_once)]
-            v = torch.cat([p.v for p in parts]).to(home)
-            return Learned(v, max(p.residual for p in parts), max(p.layers for p in parts))
+            v = torch.cat([p.v for p in parts])
+            return Learned(back_to(v, home), max(p.residual for p in parts), max(p.layers for p in parts))
         except torch.OutOfMemoryError:
             if at_once > 1:
                 at_once = -(-at_once // 2)
@@ -97,6 +98,14 @@ def learn_in_memory(layers: Layers, problem: Standing, tell: Tell) -> Learned:
                 tell("the GPU's memory ran out with a single tangent: worked out on the CPU")
             else:
                 raise
+
+
+def device_of(problem: Standing) -> str:
+    return str(problem.right.device)
+
+
+def back_to(v: Tensor, device: str) -> Tensor:
+    return v.to(device)
 
 
 def _apart(problem: Standing, h: Tensor, kept: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
