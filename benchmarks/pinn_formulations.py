@@ -17,7 +17,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from nanopinn.inference.pinn.engine import PinnSettings
 from nanopinn.inference.pinn.fields import FieldNetworks
 from nanopinn.inference.pinn.network import Layers, Learned
 from nanopinn.inference.pinn.tangents import PressureTangents, Standing
-from nanopinn.inference.pinn.timebasis import TimeBasis, running_integral
+from nanopinn.inference.pinn.timebasis import TimeBasis
 from nanopinn.inference.problem import Fields, InverseProblem
 from nanopinn.workflows.phantom import make_phantom
 from nanopinn.workflows.problem import pose_problem
@@ -179,17 +179,23 @@ class Formulation(FieldNetworks):
             return trained(standing, self.maps, Effort().steps[at], Effort().relaxations[at])
         if self.how == "both":
             guess = trained(standing, self.maps, 4, 2)
-            return guess + self.grown(Shifted(standing, guess))
+            return guess + self.layered(Shifted(standing, guess))
         if self.how == "random":
             with torch.no_grad():
                 heads = tuple(ConvolutionField(standing, self.maps, last=1.0, seed=k).correction() for k in range(4))
-            return self.grown(Shifted(standing, torch.zeros_like(standing.right), heads))
-        return self.grown(standing)
+            return self.layered(Shifted(standing, torch.zeros_like(standing.right), heads))
+        return self.layered(standing)
 
-    def grown(self, standing: object) -> Tensor:
+    def layered(self, standing: object) -> Tensor:
         learned: Learned = self.layers.learn(standing, print)  # type: ignore[arg-type]
         self.depth[str(len(self.depth))] = learned.layers
         return learned.v
+
+
+def running_integral(times: Tensor, values: Tensor) -> Tensor:
+    """Trapezoidal integral from the first node to each, along axis 0."""
+    pieces = times.diff()[:, None] * (values[1:] + values[:-1]) / 2
+    return torch.cat([torch.zeros_like(values[:1]), pieces.cumsum(0)])
 
 
 def basis_of_anchor(nodes: Tensor, histories: Tensor, plasma: Callable[[Tensor], Tensor], rank: int) -> TimeBasis:

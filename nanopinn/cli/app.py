@@ -52,7 +52,7 @@ def fit(
     given = {"engine": engine, "preset": preset, "device": device, "seed": seed, "drug": [str(d) for d in drug] if drug else None}
     settings = settings_of(FitSettings, "fit", config, given)
     claim_output(out, overwrite=overwrite)
-    partial = out.with_name(f"{out.name}.partial")
+    partial = out.absolute().with_name(f"{out.name}.partial")
     with stopped_in_words(partial), shown_progress(quiet, verbose) as progress:
         study = run_fit(inputs, settings, progress=progress, partial=partial, resume=resume)
     dump = settings.model_dump() | {"drug": [Path(d).name for d in settings.drug]}

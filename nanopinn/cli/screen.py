@@ -104,7 +104,8 @@ def stopped_in_words(partial: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        kept = f" {partial} keeps what was reached: the same command with --resume goes on from there." if partial.exists() else ""
-        raise StoppedError(f"Interrupted; no result was written.{kept}") from error
+        if not partial.exists():
+            raise StoppedError("Interrupted; nothing was written.") from error
+        raise StoppedError(f"Interrupted. {partial} keeps what was reached: the same command with --resume goes on from there.") from error
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -78,7 +78,7 @@ def infer(
 ) -> tuple[FitResult, Fitted]:
     """Run the engines on a posed problem, check the answer and collect it; with where the last engine ended."""
     fits: dict[str, Fitted] = {}
-    start = None
+    problem, start = posed.problem, None
     if settings.engine in ("auto", "pinn"):
         fits["pinn"] = fit_pinn(
             posed.problem,
@@ -87,9 +87,9 @@ def infer(
             keeper=keeper,
             progress=progress,
         )
-        start = fits["pinn"].theta
+        problem, start = fits["pinn"].problem, fits["pinn"].theta  # maps and errors followed so far are polished too
     if settings.engine in ("auto", "fv"):
-        fits["fv"] = fit_fv(posed.problem, start, keeper=keeper, progress=progress)
+        fits["fv"] = fit_fv(problem, start, keeper=keeper, progress=progress)
     last = fits["fv"] if "fv" in fits else fits["pinn"]
     check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
     seconds = {**seconds, **{name: f.run.seconds for name, f in fits.items()}, "check": check.seconds}

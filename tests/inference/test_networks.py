@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_as_many_layers_as_unknowns_solve_exactly() -> None:
 def test_every_layer_makes_the_residual_smaller_and_no_other_weights_make_it_smaller_yet() -> None:
     problem = matrix()
     found = [Layers(k, enough=0.0).learn(problem, quiet) for k in range(1, 6)]
-    assert all(b.residual < a.residual for a, b in zip(found, found[1:], strict=False))
+    assert all(b.residual < a.residual for a, b in itertools.pairwise(found))
     # the Krylov space of A and the right-hand side, searched by another way: a dense least-squares fit
     r = problem.right[:1]
     space = [r @ torch.linalg.matrix_power(problem.A, k).T for k in range(5)]

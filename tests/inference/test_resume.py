@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ import torch
 from nanopinn.cli.screen import stopped_in_words
 from nanopinn.errors import InputError, StoppedError
 from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.pinn.engine import PinnSettings, fit_pinn
 from nanopinn.inference.gauss_newton import Place
+from nanopinn.inference.pinn.engine import PinnSettings, fit_pinn
 from nanopinn.inference.resume import Keeper, Stand, forget
 
 from .test_engines import small_problem
@@ -119,19 +120,16 @@ def test_a_new_fit_does_not_see_what_an_old_one_left(problem, tmp_path) -> None:
 
 
 def test_a_polite_kill_says_how_to_go_on_and_is_exit_code_130(tmp_path) -> None:
-    with (
-        pytest.raises(StoppedError, match="result.partial keeps what was reached.*--resume") as stopped,
-        stopped_in_words(partial_of(tmp_path)),
-    ):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(1)
-    assert stopped.value.exit_code == 130
-    with pytest.raises(StoppedError, match="no result was written.$"), stopped_in_words(tmp_path / "absent"):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
-
-
-def partial_of(tmp_path):
     partial = tmp_path / "result.partial"
     partial.mkdir()
-    return partial
+    with pytest.raises(StoppedError, match=r"result\.partial keeps what was reached.*--resume") as stopped:
+        stopped_by(signal.SIGTERM, partial)
+    assert stopped.value.exit_code == 130
+    with pytest.raises(StoppedError, match=r"nothing was written"):
+        stopped_by(signal.SIGINT, tmp_path / "absent")
+
+
+def stopped_by(what: signal.Signals, partial: Path) -> None:
+    with stopped_in_words(partial):
+        os.kill(os.getpid(), what)
+        time.sleep(1)
