@@ -61,3 +61,9 @@ class OutputError(NanopinnError):
     """The result cannot be written where it was asked for."""
 
     exit_code = 4
+
+
+class StoppedError(NanopinnError):
+    """The user, or the system, stopped the work; says what is kept."""
+
+    exit_code = 130

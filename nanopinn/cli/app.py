@@ -13,7 +13,7 @@ import typer
 from nanopinn.cli.config import settings_of
 from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, spread, takes_imaging
 from nanopinn.cli.plan import plan
-from nanopinn.cli.screen import shown_progress
+from nanopinn.cli.screen import shown_progress, stopped_in_words
 from nanopinn.cli.simulate import simulate
 from nanopinn.errors import InputError, NanopinnError
 
@@ -48,6 +48,7 @@ def fit(
     noise: Annotated[str | None, typer.Option(help="given (default), or estimated from what the fit leaves over.")] = None,
     aif_sd: Annotated[float | None, typer.Option(help="Sd of ln of the arterial input's scale as an unknown; 0 (default): none.")] = None,
     profile: Annotated[list[str] | None, typer.Option(help="Profile likelihood of unknowns: --profile l q PS_l ...")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was interrupted; give what was given then.")] = False,
     config: Path | None = None, out: Out = Path("nanopinn_result"), overwrite: Overwrite = False, quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:  # fmt: skip
@@ -55,6 +56,7 @@ def fit(
 
     Example: nanopinn fit --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --out result
     """
+    from nanopinn.inference.resume import forget
     from nanopinn.report.folder import claim_output, write_result
     from nanopinn.report.html import render_report
     from nanopinn.workflows.fit import run_fit
@@ -67,8 +69,10 @@ def fit(
     }  # fmt: skip
     settings = settings_of(FitSettings, "fit", config, given)
     claim_output(out, overwrite=overwrite)
-    with shown_progress(quiet, verbose) as progress:
-        study = run_fit(inputs, settings, progress=progress, tell=None if quiet else partial(typer.echo, err=True))
+    kept = out.absolute().with_name(f"{out.name}.partial")
+    tell = None if quiet else partial(typer.echo, err=True)
+    with stopped_in_words(kept), shown_progress(quiet, verbose) as progress:
+        study = run_fit(inputs, settings, progress=progress, tell=tell, kept=kept, resume=resume)
     dump = settings.model_dump() | {"drug": [Path(d).name for d in settings.drug]}
     report = render_report(study.imaging, study.fit)
     write_result(
@@ -76,6 +80,7 @@ def fit(
         inputs=[*inputs.files(), *(Path(d) for d in settings.drug)], report=report,
         overwrite=overwrite,
     )  # fmt: skip
+    forget(kept)
     typer.echo(study.imaging.summary())
     typer.echo(study.fit.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in study.fit.assumptions))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
 
+from nanopinn.errors import StoppedError
 from nanopinn.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -24,17 +29,23 @@ def shown_progress(quiet: bool, verbose: bool = False) -> Iterator[Progress]:
         yield _said_once(verbose)
     else:
         from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         with Bars(*columns, console=Console(stderr=True)) as bars:
             tasks: dict[str, TaskID] = {}
 
             def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
                 if stage not in tasks:
                     tasks[stage] = bars.add_task(stage, total=1.0, said="")
-                bars.update(tasks[stage], completed=fraction, said=_chi2(numbers))
+                bars.update(tasks[stage], completed=fraction, said=_key_numbers(numbers))
 
             yield show
 
@@ -42,21 +53,59 @@ def shown_progress(quiet: bool, verbose: bool = False) -> Iterator[Progress]:
 def _said_once(verbose: bool) -> Progress:
     """A line per step; none that says what the last one said."""
     last = ""
+    began: dict[str, tuple[float, float]] = {}
 
     def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
         nonlocal last
+        now = time.monotonic()
+        then, from_fraction = began.setdefault(stage, (now, fraction))
         line = _line(stage, fraction, numbers, verbose)
         if line != last:
-            typer.echo(line, err=True)
+            typer.echo(line + _left(fraction, fraction - from_fraction, now - then), err=True)
         last = line
 
     return show
 
 
-def _chi2(numbers: Mapping[str, float]) -> str:
-    return f"chi2/N {numbers['chi2/N']:.3f}" if "chi2/N" in numbers else ""
+def _left(fraction: float, done: float, in_s: float) -> str:
+    """The time that a stage takes yet if it goes on as it did, and to its last step: it may end sooner."""
+    if done <= 0 or fraction >= 1 or in_s < 1:
+        return ""
+    return f", at most {in_s * (1 - fraction) / done:.0f} s left"
+
+
+def _key_numbers(numbers: Mapping[str, float]) -> str:
+    """Misfit, and the worst residual of a network where there are any."""
+    said = [f"chi2/N {numbers['chi2/N']:.3f}"] if "chi2/N" in numbers else []
+    residuals = [v for k, v in numbers.items() if k.startswith("residual")]
+    return ", ".join([*said, *([f"residual {max(residuals):.0e}"] if residuals else [])])
 
 
 def _line(stage: str, fraction: float, numbers: Mapping[str, float], verbose: bool) -> str:
-    said = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()) if verbose else _chi2(numbers)
+    said = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()) if verbose else _key_numbers(numbers)
     return f"[{fraction:4.0%}] {stage}{', ' + said if said else ''}"
+
+
+@contextmanager
+def stopped_in_words(partial: Path) -> Iterator[None]:
+    """Turn Ctrl-C and a polite kill into a sentence and exit code 130.
+
+    Args:
+        partial: where the state of the work is kept, if it has got so far.
+
+    Raises:
+        StoppedError: the work was stopped.
+    """
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not partial.exists():
+            raise StoppedError("Interrupted; nothing was written.") from error
+        raise StoppedError(f"Interrupted. {partial} keeps what was reached: the same command with --resume goes on from there.") from error
+    finally:
+        signal.signal(signal.SIGTERM, before)

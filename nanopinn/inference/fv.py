@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.inference.contract import AnyProblem, Fitted, Prediction
-from nanopinn.inference.gauss_newton import Quadratic, minimise
+from nanopinn.inference.gauss_newton import Place, Quadratic, minimise
 from nanopinn.inference.result import EngineRun, untouched_in_words
+from nanopinn.inference.resume import Keeper, Stand
 from nanopinn.inference.starts import best_of
 from nanopinn.progress import Progress, silent
 from nanopinn.solvers.linear import SolverError
@@ -26,7 +27,7 @@ Array = NDArray[np.float64]
 
 def fit_fv(
     problem: AnyProblem, start: Array | None = None, *, iterations: int = 12, tolerance: float = 0.1,
-    starts: int = 1, seed: int = 0, progress: Progress = silent,
+    starts: int = 1, seed: int = 0, keeper: Keeper | None = None, progress: Progress = silent,
 ) -> Fitted[AnyProblem]:  # fmt: skip
     """Fit the unknowns by Gauss-Newton; Laplace posterior.
 
@@ -38,6 +39,7 @@ def fit_fv(
         tolerance: stop when a full step is below this many posterior standard deviations.
         starts: descents, the others from draws of the prior; the best is returned, with all of them in its run.
         seed: of these draws.
+        keeper: of the state of a descent through voxels, from which an interrupted one goes on; several starts keep none.
     """
     theta = problem.unknowns.prior_mean if start is None else np.asarray(start, dtype=np.float64)
     if starts > 1:
@@ -45,9 +47,11 @@ def fit_fv(
         return best_of(descend, problem.unknowns, theta, starts, seed)
     began = time.perf_counter()
     engine = _Engine(problem, progress, iterations)
+    begin = engine.taken_up(keeper.stand("fv")) if keeper else None
     descent = minimise(
         engine.expand, engine.value_at, theta, problem.unknowns.prior_sd, iterations=iterations,
-        tolerance=tolerance, on_step=engine.tell,
+        tolerance=tolerance, on_step=engine.tell, begin=begin,
+        keep=(lambda place: keeper.keep(engine.stand(place))) if keeper else None,
     )  # fmt: skip
     assert engine.last is not None
     covariance = descent.quadratic.covariance
@@ -61,7 +65,7 @@ def fit_fv(
         engine="fv", scalars=scalars, covariance=covariance,
         objective=descent.history, chi2=descent.quadratic.chi2, observations=problem.observations,
         seconds=time.perf_counter() - began, converged=descent.converged, message=message + untouched_in_words(scalars),
-        stats={"iterations": descent.iterations},
+        stats={"iterations": descent.iterations}, events=tuple(dict.fromkeys(engine.events)),
     )  # fmt: skip
     return Fitted(run, descent.theta, engine.problem, engine.last)
 
@@ -72,6 +76,21 @@ class _Engine(Generic[AnyProblem]):
         self.solver = problem.solver()
         self.last: Prediction[Any] | None = None
         self.tried: tuple[Array, Any] | None = None
+        self.events: list[str] = []
+
+    def taken_up(self, stand: Stand | None) -> Place | None:
+        """Go on from where an earlier descent stood."""
+        if stand is None:
+            return None
+        self.problem, self.events = stand.problem, list(stand.events)  # type: ignore[assignment]
+        self.solver = stand.problem.forward(stand.pressure)
+        self.tried = None if stand.fields is None else (stand.place.theta, stand.fields)
+        return stand.place
+
+    def stand(self, place: Place) -> Stand:
+        """Where the descent stands, with all that its next iteration depends on."""
+        fields = self.tried[1] if self.tried and np.array_equal(self.tried[0], place.theta) else None
+        return Stand("fv", place, self.problem, self.solver.last_pressure, fields, tuple(self.events))  # type: ignore[arg-type]
 
     def expand(self, theta: Array) -> Quadratic:
         """Normal equations, after the problem was linearised there."""
@@ -91,12 +110,16 @@ class _Engine(Generic[AnyProblem]):
         return self.tried[1]
 
     def value_at(self, theta: Array) -> float:
-        """The objective; infinite where the states cannot be solved, so that such a step is not taken."""
+        """The objective; infinite where the states cannot be solved, so that a smaller step follows."""
         try:
-            return self.problem.objective(theta, self.problem.compare(self.states_at(theta)))
-        except SolverError:
+            value = self.problem.objective(theta, self.problem.compare(self.states_at(theta)))
+        except SolverError as error:
+            self.events.append(f"a step was refused: {error}")
             return float("inf")
+        if not np.isfinite(value):
+            self.events.append("a step was refused: its states are not finite")
+        return value if np.isfinite(value) else float("inf")
 
     def tell(self, k: int, theta: Array, quadratic: Quadratic) -> None:
         numbers = {"chi2/N": quadratic.chi2 / self.problem.observations, **self.problem.scalars(theta)}
-        self.progress("fv: Gauss-Newton", k / self.iterations, numbers)
+        self.progress("fv: Gauss-Newton", (k + 1) / self.iterations, numbers)

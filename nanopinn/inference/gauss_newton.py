@@ -61,9 +61,20 @@ class Descent:
     iterations: int
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a minimisation stands before an iteration: all it needs to go on."""
+
+    iteration: int
+    theta: Array
+    damping: float = 1e-3
+    history: tuple[float, ...] = ()
+
+
 def minimise(
     expand: Callable[[Array], Quadratic], value_at: Callable[[Array], float], theta: Array, prior_sd: Array, *,
     iterations: int, tolerance: float, on_step: Callable[[int, Array, Quadratic], None],
+    begin: Place | None = None, keep: Callable[[Place], None] | None = None,
 ) -> Descent:  # fmt: skip
     """Minimise until a full step is below ``tolerance`` posterior standard deviations in every coordinate.
 
@@ -73,10 +84,14 @@ def minimise(
         theta: start, ``(m,)``.
         prior_sd: ``(m,)``; no step is longer than 1.5 of them.
         on_step: told of every expansion.
+        begin: where an earlier minimisation stood, from which this one goes on; ``theta`` is not read then.
+        keep: told where it stands before every iteration.
     """
-    damping = 1e-3
-    history = []
-    for k in range(iterations):
+    at = begin or Place(0, theta)
+    theta, damping, history = at.theta, at.damping, list(at.history)
+    for k in range(at.iteration, iterations):
+        if keep is not None:
+            keep(Place(k, theta, damping, tuple(history)))
         quadratic = expand(theta)
         history.append(quadratic.objective)
         on_step(k, theta, quadratic)

@@ -91,6 +91,8 @@ class EngineRun:
     stats: Mapping[str, float | int | str] = field(default_factory=dict)
     starts: tuple[Start, ...] = ()
     """Every descent, where there were several."""
+    events: tuple[str, ...] = ()
+    """What it had to recover from on the way, in words."""
 
     def __getitem__(self, name: str) -> ScalarEstimate:
         return next(s for s in self.scalars if s.name == name)

@@ -57,7 +57,8 @@ def write_result(
         write_bytes(part / "config.toml", to_toml(config).encode())
         fit.save(part)
         write_bytes(part / "report.html", report.encode())
-        write_json(part / "provenance.json", provenance(fit.seconds, inputs, config["fit"]))
+        recovered = {name: list(r.events) for name, r in fit.runs.items()}
+        write_json(part / "provenance.json", provenance(fit.seconds, inputs, config["fit"]) | {"recovered_from": recovered})
     return out
 
 
@@ -98,7 +99,7 @@ def _write_tables(part: Path, fit: FitResult) -> None:
     rows = [_row(s) for s in fit.scalars]
     engines = {
         name: {"message": r.message, "converged": r.converged, "seconds": r.seconds, "stats": dict(r.stats),
-               "objective": list(r.objective), "scalars": [_row(s) for s in r.scalars]}
+               "recovered_from": list(r.events), "objective": list(r.objective), "scalars": [_row(s) for s in r.scalars]}
         for name, r in fit.runs.items()
     }  # fmt: skip
     content = {

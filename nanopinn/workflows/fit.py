@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +27,7 @@ from nanopinn.inference.pinn.engine import PinnSettings
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.refusals import refuse
 from nanopinn.inference.result import FitResult
+from nanopinn.inference.resume import Keeper
 from nanopinn.progress import Progress, silent
 from nanopinn.workflows.device import choose_device
 from nanopinn.workflows.nuisance import ended, refuse_without_fv, with_estimated_noise
@@ -42,12 +47,15 @@ class Study:
 
 
 def run_fit(
-    inputs: ImagingInputs, settings: FitSettings, *, progress: Progress | None = None, tell: Callable[[str], None] | None = None
+    inputs: ImagingInputs, settings: FitSettings, *, progress: Progress | None = None, tell: Callable[[str], None] | None = None,
+    kept: Path | None = None, resume: bool = False,
 ) -> Study:  # fmt: skip
     """Fit one study.
 
     Args:
         tell: called before the engines start with what these images cannot say.
+        kept: a folder for the state of the engines, from which a fit that is killed can go on.
+        resume: go on with the fit that left its state there.
 
     Raises:
         InputError: something given cannot be used; nothing has been written then.
@@ -59,6 +67,8 @@ def run_fit(
             expected=extended_tofts.NAME, remedy="For other kinetic models run `nanopinn maps`.",
         )  # fmt: skip
     device = choose_device(settings.device)
+    study = _study(inputs, settings, device)
+    keeper = Keeper.continued(kept, study, device) if kept and resume else None
     began = time.perf_counter()
     progress("imaging", 0.0, {})
     imaging = make_maps(inputs)
@@ -68,7 +78,9 @@ def run_fit(
         tell("\n".join(limits))
     posed = replace(posed, assumptions=(*posed.assumptions, *limits))
     seconds = {"imaging": time.perf_counter() - began}
-    return Study(imaging, infer(imaging, posed, settings, progress, seconds), inputs, settings)
+    if kept and not resume:
+        keeper = Keeper.begun(kept, study, device)
+    return Study(imaging, infer(imaging, posed, settings, progress, seconds, keeper), inputs, settings)
 
 
 def _limits(problem: InverseProblem, settings: FitSettings, progress: Progress) -> tuple[str, ...]:
@@ -88,12 +100,12 @@ def _limits(problem: InverseProblem, settings: FitSettings, progress: Progress) 
 
 
 def infer(
-    imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: Progress, seconds: dict[str, float]
+    imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: Progress, seconds: dict[str, float], keeper: Keeper | None = None
 ) -> FitResult:  # fmt: skip
     """Run the engines on a posed problem, check the answer and collect it."""
     fits: dict[str, Fitted[InverseProblem]] = {}
-    start = None
-    unknowns = posed.problem.unknowns
+    problem, start = posed.problem, None
+    unknowns = problem.unknowns
     if unknowns.functions and settings.engine == "pinn":
         raise InputError(
             "the networks' engine moves scalars alone", field="--engine", found="pinn", expected="fv, or auto",
@@ -101,18 +113,21 @@ def infer(
         )  # fmt: skip
     if settings.engine in ("auto", "pinn"):
         fits["pinn"] = fit_pinn(
-            replace(posed.problem, unknowns=replace(unknowns, functions=())),
-            settings=_pinn_settings(settings.preset, polished=settings.engine == "auto"),
+            replace(problem, unknowns=replace(unknowns, functions=())),
+            settings=_pinn_settings(settings.preset),
             seed=settings.seed,
+            keeper=keeper,
             progress=progress,
         )
         start = unknowns.prior_mean
         start[: len(unknowns.items)] = fits["pinn"].theta
+        if not unknowns.functions:
+            problem = fits["pinn"].problem  # maps and errors followed so far are polished too
     if settings.engine in ("auto", "fv"):
         if any(f.kind == "neural" for f in unknowns.functions):
-            fits["fv"] = fit_neural(posed.problem, start, seed=settings.seed, progress=progress)
+            fits["fv"] = fit_neural(problem, start, seed=settings.seed, progress=progress)
         else:
-            fits["fv"] = fit_fv(posed.problem, start, starts=settings.starts, seed=settings.seed, progress=progress)
+            fits["fv"] = fit_fv(problem, start, starts=settings.starts, seed=settings.seed, keeper=keeper, progress=progress)
     noted: tuple[str, ...] = ()
     if settings.noise == "estimated":
         fits["fv"], noted = with_estimated_noise(posed.problem, fits["fv"], progress)
@@ -140,10 +155,18 @@ def infer(
     return result
 
 
-def _pinn_settings(preset: str, *, polished: bool) -> PinnSettings:
-    """Effort of the networks; with ``fv`` to polish, a few anchors are near enough."""
-    settings = {"fast": PinnSettings(width=12, anchors=6), "accurate": PinnSettings(width=28, anchors=15)}.get(preset, PinnSettings())
-    return replace(settings, anchors=3) if polished and preset != "accurate" else settings
+def _study(inputs: ImagingInputs, settings: FitSettings, device: str) -> dict[str, str]:
+    """All that was given, each by name: choices by value, files by hash."""
+    options = {"fit": settings.model_dump(mode="json") | {"drug": [Path(d).name for d in settings.drug]}, **inputs.choices()}
+    study = {f"{table}.{k}": json.dumps(v, default=str) for table, entries in options.items() for k, v in entries.items()}
+    files = [*inputs.files(), *(Path(d) for d in settings.drug)]
+    study |= {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
+    return study | {"nanopinn": version("nanopinn"), "device": device}
+
+
+def _pinn_settings(preset: str) -> PinnSettings:
+    """Effort of the networks."""
+    return {"fast": PinnSettings(rank=10, anchors=6), "accurate": PinnSettings(rank=16, anchors=15)}.get(preset, PinnSettings())
 
 
 def _distance(fits: dict[str, Fitted[InverseProblem]], problem: InverseProblem) -> dict[str, float]:

@@ -144,14 +144,14 @@ def test_the_check_fails_on_data_that_no_parameters_explain() -> None:
     assert "misfit of encapsulated at 12 h, chi2/N" in [i.name for i in check.items if not i.passed]
 
 
-def test_networks_learn_the_tangents_from_the_residual_alone(problem) -> None:
+def test_networks_find_the_tangents_from_the_residual_alone(problem) -> None:
     p, _ = problem
     theta = p.unknowns.prior_mean
-    engine = PinnEngine(p, PinnSettings(), torch.Generator().manual_seed(0), silent)
+    engine = PinnEngine(p, PinnSettings(), 0, silent)
     engine.expand(theta)
     learned = engine.last.jacobian
     exact = engine.problem.predict(theta, engine.forward, tangents=True).jacobian
     for j, name in enumerate(p.unknowns.names):
         if float(exact[:, j].norm()) > 1e-3 * float(exact.norm()):
-            # measured at the sample's size: at most 5 %, the limit of the time basis
-            assert float((learned[:, j] - exact[:, j]).norm()) < 0.1 * float(exact[:, j].norm()), name
+            # measured at a phantom of 14 x 14 x 10 voxels: at most 1.5 %, of which 0.8 % are the time steps of finite volumes
+            assert float((learned[:, j] - exact[:, j]).norm()) < 0.03 * float(exact[:, j].norm()), name

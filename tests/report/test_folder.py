@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -137,3 +138,13 @@ def test_the_report_says_the_check_first_and_escapes_what_it_is_told(fit: FitRes
     assert "1 tumour voxels: does not enhance" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
+
+
+def test_what_a_fit_recovered_from_is_told(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+    words = "anchor 1, pressure: memory ran out"
+    told = replace(fit, runs={"fv": replace(fit.runs["fv"], events=(words,))})
+    out = write(tmp_path / "out", told, imaging)
+    assert json.loads((out / "provenance.json").read_text())["recovered_from"] == {"fv": [words]}
+    assert json.loads((out / "parameters.json").read_text())["engines"]["fv"]["recovered_from"] == [words]
+    assert f"Recovered from: {words}." in render_report(imaging, told)
+    assert "Recovered from" not in render_report(imaging, fit)

@@ -1,87 +1,123 @@
-"""The fields as a convolutional network that sees the tissue maps."""
+"""The fields as networks whose last layer is eliminated.
+
+    v = sum_k c_k h_k,      h_k = P^-1 (f - A sum_{i<k} c_i h_i)
+
+Hidden layer k is a stencil that varies from cell to cell: the finite-volume residual that the layers before leave, answered
+by each cell on its own (P). In time the features are responses to plasma at random rates (:mod:`timebasis`). Neither is
+trained; the weights ``c`` of the last layer are those that make the residual of every cell least, worked out exactly after
+every layer (variable projection), so that adding a layer never makes it worse. Layers are added until the residual is small
+enough. Trained convolutions in their place cost five times more for a residual a thousand times larger
+(``benchmarks/pinn_formulations.py``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from nanopinn.inference.pinn.tangents import Standing
+from nanopinn.solvers.linear import SolverError
+
+#: Told in words of what a network had to recover from.
+Tell = Callable[[str], None]
 
 
-class FieldNetwork(nn.Module):
-    """Dilated 3-D convolutions from feature maps to the channels of a field.
+@dataclass(frozen=True)
+class Learned:
+    """Fields of a network, with their residual over the forcing, worst of all, and the number of its layers."""
 
-    Voxel heterogeneity comes in through the features, so a small network serves; three dilations reach
-    seven voxels, beyond the length over which walls let the flow act. The last layer starts at zero: an
-    untrained network adds nothing to the local solution that it corrects.
+    v: Tensor
+    residual: float
+    layers: int
 
-    Args:
-        features: channels in.
-        outputs: channels out.
-        width: hidden channels.
-        dilations: of the hidden convolutions, in voxels.
-        generator: of the initial weights.
+
+@dataclass(frozen=True)
+class Layers:
+    """How deep a network grows: ``most`` layers, fewer once its residual is below ``enough`` of the forcing.
+
+    Attributes:
+        restarts: from the last good weights, where a layer holds numbers that are not finite.
     """
 
-    def __init__(
-        self, features: int, outputs: int, *, width: int = 24, dilations: tuple[int, ...] = (1, 2, 4),
-        generator: torch.Generator,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.enter = nn.Conv3d(features, width, 1)
-        self.hidden = nn.ModuleList(nn.Conv3d(width, width, 3, padding=d, dilation=d) for d in dilations)
-        self.leave = nn.Conv3d(width, outputs, 1)
-        self.skip = nn.Conv3d(features, outputs, 1, bias=False)
-        for layer in (self.enter, *self.hidden):
-            _start(layer, generator)
-        for last in (self.leave, self.skip):
-            nn.init.zeros_(last.weight)
-        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+    most: int
+    enough: float = 1e-5
+    restarts: int = 3
 
-    def forward(self, features: Tensor) -> Tensor:
-        """``(features, x, y, z)`` to ``(outputs, x, y, z)``."""
-        x = features[None]
-        h = torch.tanh(self.enter(x))
-        for layer in self.hidden:
-            h = h + torch.tanh(layer(h))
-        return (self.leave(h) + self.skip(x))[0]
+    def learn(self, problem: Standing, tell: Tell) -> Learned:
+        """Grow a network on a standing problem.
+
+        Raises:
+            SolverError: numbers that are not finite, again and again.
+        """
+        right = problem.right
+        good, r, size = torch.zeros_like(right), right, problem.size(right).clamp_min(1e-300)
+        kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        again = 0
+        for k in range(self.most):
+            error = float((problem.size(r) / size).max())
+            if error <= self.enough:
+                return Learned(good, error, k)
+            h, w, t = _apart(problem, problem.feature(r), kept)
+            c = _dot(t, r)
+            v, left = good + c * h, r - c * w
+            if bool(torch.isfinite(left).all() & torch.isfinite(v).all()):
+                good, r, kept = v, left, [*kept, (h, w, t)][-problem.memory :]
+                continue
+            again += 1
+            if again > self.restarts:
+                raise SolverError(f"a network met numbers that are not finite {again} times, last in layer {k + 1}")
+            tell(f"layer {k + 1} held numbers that are not finite: went on from the last good weights")
+            r, kept = right - problem.image(good), []
+        return Learned(good, float((problem.size(r) / size).max()), self.most)
 
 
-class Relaxation(nn.Module):
-    """The network's last layers: relaxations by the finite-volume residual itself, with learned steps.
+def learn_in_memory(layers: Layers, problem: Standing, tell: Tell) -> Learned:
+    """The same in as few parts as the device's memory takes, on the CPU where it takes none.
 
-        v_{k+1} = v_k - w_k P^{-1} (A v_k - f) + b_k (v_k - v_{k-1})
-
-    Convolutions are good at what is smooth, relaxations at what is rough from voxel to voxel; the steps
-    ``w`` and momenta ``b`` are trained with the convolutions, on the same residual.
+    Raises:
+        torch.OutOfMemoryError: not even the CPU has room for one tangent.
     """
-
-    def __init__(self, layers: int) -> None:
-        super().__init__()
-        self.step = nn.Parameter(torch.full((layers,), 0.9, dtype=torch.float64))
-        self.momentum = nn.Parameter(torch.full((layers,), 0.1, dtype=torch.float64))
-
-    def forward(self, v: Tensor, residual: Callable[[Tensor], Tensor]) -> Tensor:
-        """Relax a field whose preconditioned residual is ``residual(v)``."""
-        before = v
-        for w, b in zip(self.step, self.momentum, strict=True):
-            v, before = v - w * residual(v) + b * (v - before), v
-        return v
-
-
-def _start(layer: nn.Module, generator: torch.Generator) -> None:
-    assert isinstance(layer, nn.Conv3d)
-    fan_in = layer.weight[0].numel()
-    with torch.no_grad():
-        draw = torch.empty_like(layer.weight, device="cpu").normal_(0.0, fan_in**-0.5, generator=generator)
-        layer.weight.copy_(draw)
-        assert layer.bias is not None
-        layer.bias.zero_()
+    count = problem.right.shape[0]
+    home = device_of(problem)
+    at_once, device = count, home
+    while True:
+        try:
+            here = problem if device == home else problem.to(device)
+            parts = [layers.learn(here.part(i, i + at_once), tell) for i in range(0, count, at_once)]
+            v = torch.cat([p.v for p in parts])
+            return Learned(back_to(v, home), max(p.residual for p in parts), max(p.layers for p in parts))
+        except torch.OutOfMemoryError:
+            if at_once > 1:
+                at_once = -(-at_once // 2)
+                tell(f"memory ran out: {at_once} of {count} tangents at once from here")
+            elif device != "cpu":
+                at_once, device = count, "cpu"
+                tell("the GPU's memory ran out with a single tangent: worked out on the CPU")
+            else:
+                raise
 
 
-def normalised(features: Tensor) -> Tensor:
-    """Features ``(c, x, y, z)`` with zero mean and unit spread each; constants become zero."""
-    flat = features.flatten(1)
-    mean, spread = flat.mean(dim=1), flat.std(dim=1)
-    safe = torch.where(spread > 1e-12 * mean.abs().clamp_min(1e-300), spread, torch.ones_like(spread))
-    return (features - mean[:, None, None, None]) / safe[:, None, None, None]
+def device_of(problem: Standing) -> str:
+    return str(problem.right.device)
+
+
+def back_to(v: Tensor, device: str) -> Tensor:
+    return v.to(device)
+
+
+def _apart(problem: Standing, h: Tensor, kept: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """A feature of unit size that shares nothing with those before, its image, and what it is weighed with."""
+    w = problem.image(h)
+    for h_k, w_k, t_k in kept:
+        shared = _dot(t_k, w)
+        h, w = h - shared * h_k, w - shared * w_k
+    t = problem.test(h, w)
+    size = _dot(t, w).clamp_min(torch.finfo(h.dtype).tiny).sqrt()
+    return h / size, w / size, t / size
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(dim=1).reshape(-1, *(1,) * (a.dim() - 1))

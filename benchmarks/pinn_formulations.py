@@ -1,0 +1,305 @@
+"""Ways for the networks of engine ``pinn`` to find the tangents of every field, on one problem and against finite volumes.
+
+Every row solves the same standing problems at the same anchor: the finite-volume estimate of one phantom, with kinetic maps and
+systematic errors as the fit left them. Hidden features in time are the package's unless the row says otherwise.
+
+  trained       dilated convolutions of the tissue maps, then relaxation layers with learned steps, L-BFGS on the residual
+  random        convolutions with random weights as further hidden features, the last layer eliminated
+  both          trained convolutions, then layers with the last one eliminated
+  eliminated    the package: layers of residuals, the last one eliminated
+
+Run: OMP_NUM_THREADS=1 python benchmarks/pinn_formulations.py [--seed 3] [--shape 14 14 10] [--length-scale 1.2] [--only eliminated]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.maps import make_maps
+from nanopinn.inference.fv import fit_fv
+from nanopinn.inference.pinn.engine import PinnSettings
+from nanopinn.inference.pinn.fields import FieldNetworks
+from nanopinn.inference.pinn.network import Layers, Learned
+from nanopinn.inference.pinn.tangents import PressureTangents, Standing
+from nanopinn.inference.pinn.timebasis import TimeBasis
+from nanopinn.inference.problem import Fields, InverseProblem
+from nanopinn.workflows.phantom import make_phantom
+from nanopinn.workflows.problem import pose_problem
+from nanopinn.workflows.settings import FitSettings, PhantomSettings
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Of trained networks: L-BFGS steps and relaxation layers, per network."""
+
+    steps: tuple[int, int, int, int] = (24, 8, 8, 3)
+    relaxations: tuple[int, int, int, int] = (20, 3, 4, 2)
+
+
+NAMES = ("pressure", "contrast", "encapsulated", "released")
+
+
+class Convolutions(nn.Module):
+    """Dilated 3-D convolutions from maps of tissue and each cell's own answers to the channels of a field."""
+
+    def __init__(self, features: int, outputs: int, width: int, generator: torch.Generator, last: float) -> None:
+        super().__init__()
+        self.enter = nn.Conv3d(features, width, 1)
+        self.hidden = nn.ModuleList(nn.Conv3d(width, width, 3, padding=d, dilation=d) for d in (1, 2, 4))
+        self.leave = nn.Conv3d(width, outputs, 1)
+        for layer, size in ((self.enter, 1.0), *((h, 1.0) for h in self.hidden), (self.leave, last)):
+            with torch.no_grad():
+                layer.weight.normal_(0.0, size * layer.weight[0].numel() ** -0.5, generator=generator)
+                layer.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.enter(x[None]))
+        for layer in self.hidden:
+            h = h + torch.tanh(layer(h))
+        return self.leave(h)[0]
+
+
+class ConvolutionField:
+    """A correction of each cell's own answer by convolutions."""
+
+    def __init__(self, standing: Standing, maps: Tensor, last: float = 0.0, width: int = 20, seed: int = 0) -> None:
+        self.first = standing.feature(standing.right)
+        self.refine = self.first.shape[-1] // maps.shape[-1]
+        self.scale = self.first.flatten(1).square().mean(dim=1).sqrt().clamp_min(1e-300).reshape(-1, *(1,) * (self.first.dim() - 1))
+        channels = self.to_channels(self.first / self.scale)
+        flat = maps.flatten(1)
+        spread = flat.std(dim=1).clamp_min(1e-12)[:, None, None, None]
+        seen = (maps - flat.mean(dim=1)[:, None, None, None]) / spread
+        self.features = torch.cat([seen, channels / channels.abs().amax()]).float()
+        self.network = Convolutions(len(self.features), len(channels), width, torch.Generator().manual_seed(seed), last)
+
+    def __call__(self) -> Tensor:
+        return self.first + self.correction()
+
+    def correction(self) -> Tensor:
+        out = self.network(self.features).to(self.first)
+        if self.refine == 1 and self.first.dim() > 4:
+            return self.scale * out.reshape(self.first.shape)
+        r, (m, X, Y, Z) = self.refine, self.first.shape
+        parts = out.reshape(m, r, r, r, X // r, Y // r, Z // r).permute(0, 4, 1, 5, 2, 6, 3)
+        return self.scale * parts.reshape(m, X, Y, Z)
+
+    def to_channels(self, field: Tensor) -> Tensor:
+        if field.dim() > 4:
+            return field.flatten(0, 2)
+        r, (m, X, Y, Z) = self.refine, field.shape
+        return field.reshape(m, X // r, r, Y // r, r, Z // r, r).permute(0, 2, 4, 6, 1, 3, 5).reshape(m * r**3, X // r, Y // r, Z // r)
+
+
+def loss_of(standing: Standing, v: Tensor, scale: Tensor) -> Tensor:
+    """Energy of the pressure, mean square of the pools' residual, each tangent by its size."""
+    if isinstance(standing, PressureTangents):
+        diagonal = standing.forcing.new_tensor(1.0) / standing.feature(torch.ones_like(standing.forcing[:1])).mean()
+        return (v * (standing.image(v) / 2 - standing.right) / (scale.square() * diagonal)).flatten(1).mean(dim=1).sum()
+    r = standing.right - standing.image(v)
+    return (standing.test(r, r) * r).flatten(1).mean(dim=1).sum()
+
+
+def trained(standing: Standing, maps: Tensor, steps: int, relaxations: int) -> Tensor:
+    """Convolutions, then ``v <- v + w P^-1 (f - A v) + b (v - v_before)`` with learned w and b, by L-BFGS."""
+    field = ConvolutionField(standing, maps)
+    w = torch.full((relaxations,), 0.9, dtype=torch.float64, requires_grad=True)
+    b = torch.full((relaxations,), 0.1, dtype=torch.float64, requires_grad=True)
+
+    def fields() -> Tensor:
+        v = before = field()
+        for k in range(relaxations):
+            v, before = v + w[k] * standing.feature(standing.right - standing.image(v)) + b[k] * (v - before), v
+        return v
+
+    optimiser = torch.optim.LBFGS(
+        [*field.network.parameters(), w, b], max_iter=steps, max_eval=2 * steps, history_size=20, tolerance_grad=0.0,
+        tolerance_change=0.0, line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = loss_of(standing, fields(), field.scale)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    return fields().detach()
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """A standing problem for what a first guess lacks, with further hidden features before its own."""
+
+    inner: Standing
+    guess: Tensor
+    extra: tuple[Tensor, ...] = ()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    @property
+    def right(self) -> Tensor:
+        return self.inner.right - self.inner.image(self.guess)
+
+    @property
+    def memory(self) -> int:
+        return self.inner.memory + 2 * len(self.extra)
+
+    def feature(self, residual: Tensor) -> Tensor:
+        heads = object.__getattribute__(self, "__dict__").setdefault("left", list(self.extra))
+        return heads.pop(0) if heads else self.inner.feature(residual)
+
+
+class Formulation(FieldNetworks):
+    """Networks of the package with another way to learn."""
+
+    how: str
+    maps: Tensor
+
+    def learn(self, name: str, standing: Standing) -> Tensor:
+        v = self.solved(name, standing)
+        left = standing.size(standing.right - standing.image(v)) / standing.size(standing.right)
+        self.residuals[name] = float(left.max())
+        return v
+
+    def solved(self, name: str, standing: Standing) -> Tensor:
+        at = NAMES.index(name)
+        if self.how == "trained":
+            return trained(standing, self.maps, Effort().steps[at], Effort().relaxations[at])
+        if self.how == "both":
+            guess = trained(standing, self.maps, 4, 2)
+            return guess + self.layered(Shifted(standing, guess))
+        if self.how == "random":
+            with torch.no_grad():
+                heads = tuple(ConvolutionField(standing, self.maps, last=1.0, seed=k).correction() for k in range(4))
+            return self.layered(Shifted(standing, torch.zeros_like(standing.right), heads))
+        return self.layered(standing)
+
+    def layered(self, standing: object) -> Tensor:
+        learned: Learned = self.layers.learn(standing, print)  # type: ignore[arg-type]
+        self.depth[str(len(self.depth))] = learned.layers
+        return learned.v
+
+
+def running_integral(times: Tensor, values: Tensor) -> Tensor:
+    """Trapezoidal integral from the first node to each, along axis 0."""
+    pieces = times.diff()[:, None] * (values[1:] + values[:-1]) / 2
+    return torch.cat([torch.zeros_like(values[:1]), pieces.cumsum(0)])
+
+
+def basis_of_anchor(nodes: Tensor, histories: Tensor, plasma: Callable[[Tensor], Tensor], rank: int) -> TimeBasis:
+    """The basis in use before: the anchor's histories, their integrals and stretchings, on the anchor's own nodes."""
+    d = nodes.diff()
+    weights = (torch.cat([d, d[:1] * 0]) + torch.cat([d[:1] * 0, d])) / 2
+    weights, span = weights / weights.sum(), nodes[-1] - nodes[0]
+    flat = histories.flatten(2)
+    kept = flat[..., torch.linspace(0, flat.shape[-1] - 1, 400).long()].flatten(1)
+    size = (kept.square() * weights[:, None]).sum(0).sqrt()
+    kept = (kept / size)[:, size > 1e-6 * size.max()]
+    slope = torch.gradient(kept, spacing=(nodes,), dim=0)[0] * (nodes - nodes[0])[:, None]
+    slope = slope / (slope.square() * weights[:, None]).sum(0).sqrt().clamp_min(1e-300)
+    candidates = torch.cat([kept, running_integral(nodes, kept) / span, slope], dim=1)
+    candidates[0] = 0.0
+    root = weights.sqrt()[:, None]
+    B = torch.linalg.svd(root * candidates, full_matrices=False)[0][:, :rank] / root
+    B[0] = 0.0
+    project = B.T * weights
+    return TimeBasis(B, project @ running_integral(nodes, B), project @ plasma(nodes), project)
+
+
+class OldBasis(Formulation):
+    """Layers of the package on the basis in use before, which knows the anchor only at its own nodes."""
+
+    anchor: Fields
+
+    def basis(self, kind: str, nodes: Tensor, kinks: Tensor, plasma: list) -> TimeBasis:
+        p = self.problem
+        pools = self.anchor.pools
+        if kind == "contrast":
+            plasma_mM = p.tensor(np.interp(p.frame_times, p.aif.times_s, p.aif.plasma_mM, left=0.0))
+            pools = ((self.anchor.contrast - p.setting.maps.v_p * plasma_mM[:, None, None, None]) / p.setting.maps.phi)[:, None]
+        return basis_of_anchor(nodes, pools, lambda t: torch.cat([c(t.new_zeros(1), t) for c in plasma], dim=1), 8)
+
+
+def anchored(args: argparse.Namespace) -> tuple[InverseProblem, np.ndarray]:
+    """The problem of one phantom as a fit by finite volumes leaves it, and the estimate."""
+    with tempfile.TemporaryDirectory() as folder:
+        at = Path(folder) / "study"
+        make_phantom(at, PhantomSettings(seed=args.seed, shape=tuple(args.shape), length_scale_mm=args.length_scale))
+        inputs = ImagingInputs(
+            dce=at / "dce.nii.gz", cest=at / "ph.nii.gz", vfa=tuple(sorted(at.glob("vfa_*.nii.gz"))), mask=at / "mask.nii.gz"
+        )
+        drug = tuple(str(f) for f in sorted(at.glob("drug_*.nii.gz")))
+        problem = pose_problem(make_maps(inputs), FitSettings(drug=drug), "cpu").problem
+    fitted = fit_fv(problem, iterations=args.iterations)
+    return fitted.problem, fitted.theta
+
+
+def seen_maps(problem: InverseProblem, forward: object, theta: Tensor, anchor: Fields) -> Tensor:
+    """What convolutions see of the tissue and of the anchor."""
+    m, flow = problem.setting.maps, anchor.flow
+    speed = flow.velocity(problem.setting.grid).norm(dim=0)
+    return torch.stack([m.tumour, m.vascularity(), m.phi, m.pH, flow.J_v / flow.J_v.abs().max(), speed / speed.max()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--shape", type=int, nargs=3, default=[14, 14, 10])
+    parser.add_argument("--length-scale", type=float, default=1.2)
+    parser.add_argument("--iterations", type=int, default=4)
+    parser.add_argument(
+        "--only", nargs="*", default=["trained", "random", "both", "eliminated", "eliminated, old basis", "eliminated, rank 8"]
+    )
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    problem, theta = anchored(args)
+    names, free = problem.unknowns.names, np.full(len(theta), np.inf)
+    forward = problem.forward()
+    anchor, th = problem.solve(theta, forward), problem.tensor(theta)
+    began = time.process_time()
+    exact = problem.predict(theta, forward, tangents=True)
+    print(f"finite volumes, tangents and fields: {time.process_time() - began:.1f} s of one core")
+    reference = problem.quadratic(theta, exact)
+    sd, size = np.sqrt(np.diag(reference.covariance)), exact.jacobian.norm(dim=0)
+    shown = [j for j in range(len(names)) if float(size[j]) > 1e-3 * float(size.max())]
+    moved = theta + sd * np.where(np.arange(len(theta)) % 2, 1, -1) * (1 - sd / problem.unknowns.prior_sd > 0.5)
+    there = problem.solve(moved, problem.forward(anchor.flow.p))
+    s = PinnSettings()
+    print(f"{'formulation':24s}{'s':>6s}  {'worst residual':>15s}  {'step, sd':>9s}  {'p':>7s} {'C':>7s}  error of each tangent")
+    for how in args.only:
+        kind = OldBasis if "old basis" in how else Formulation
+        n = kind(problem, forward, 8 if "rank 8" in how else s.rank, s.rates, 0, Layers(most=400), print)
+        n.how, n.maps = how.split(",")[0], seen_maps(problem, forward, th, anchor)
+        if isinstance(n, OldBasis):
+            n.anchor = anchor
+        began = time.process_time()
+        fields = n.tangents(th, anchor)
+        seconds = time.process_time() - began
+        found = problem.compare(fields)
+        step = np.abs(problem.quadratic(theta, found).step(0.0, free) - reference.step(0.0, free)) / sd
+        change = problem.tensor(moved - theta)
+        p = anchor.flow.p + torch.einsum("m,mxyz->xyz", change, fields.flow.dp)
+        C = anchor.contrast + torch.einsum("m,mtxyz->txyz", change, fields.d_contrast)
+        far = [float((a - b).norm() / b.norm()) for a, b in ((p, there.flow.p), (C, there.contrast))]
+        errors = ((found.jacobian - exact.jacobian).norm(dim=0) / size)[shown].tolist()
+        said = ", ".join(f"{names[j]} {e:.1%}" for j, e in zip(shown, errors, strict=True))
+        print(
+            f"{how:24s}{seconds:6.1f}  {max(n.residuals.values()):15.1e}  {step.max():9.3f}  {far[0]:7.2%} {far[1]:7.2%}  {said}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""A fit that is killed goes on and ends where it would have ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nanopinn.cli.screen import stopped_in_words
+from nanopinn.errors import InputError, StoppedError
+from nanopinn.inference.fv import fit_fv
+from nanopinn.inference.gauss_newton import Place
+from nanopinn.inference.pinn.engine import PinnSettings, fit_pinn
+from nanopinn.inference.resume import Keeper, Stand, forget
+
+from .test_engines import small_problem
+
+STUDY = {"fit.seed": "0", "dce.nii.gz": "abc"}
+QUICK = PinnSettings(rank=8, anchors=2, ensemble=1)
+
+#: A process that fits the problem kept in its first folder and keeps its state in the second.
+CHILD = """
+import sys, torch
+from pathlib import Path
+from nanopinn.inference.fv import fit_fv
+from nanopinn.inference.resume import Keeper
+torch.set_num_threads(1)
+problem = Keeper(Path(sys.argv[1]), {}, True).stand("given").problem
+fit_fv(problem, iterations=2, keeper=Keeper.begun(Path(sys.argv[2]), {"fit.seed": "0", "dce.nii.gz": "abc"}, "cpu"))
+"""
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture(scope="module")
+def problem():
+    p, _ = small_problem()
+    return replace(p, setting=replace(p.setting, flow_refine=1), drug=p.drug[:2])
+
+
+def test_a_killed_process_leaves_a_state_that_ends_where_it_would_have_ended(problem, tmp_path) -> None:
+    torch.set_num_threads(1)
+    given, partial = tmp_path / "given", tmp_path / "partial"
+    Keeper(given, {}, True).keep(Stand("given", Place(0, problem.unknowns.prior_mean), problem, None, None))
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(given), str(partial)])
+    file = partial / "fv.safetensors"
+    while not file.exists() and child.poll() is None:
+        time.sleep(0.02)
+    time.sleep(float(np.random.default_rng().uniform(0, 2)))  # at a random moment: within the first iteration, while writing, or later
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    again = fit_fv(problem, iterations=2, keeper=Keeper.continued(partial, STUDY, "cpu"))
+    whole = fit_fv(problem, iterations=2)
+    np.testing.assert_allclose(again.theta, whole.theta, rtol=0, atol=1e-10)
+    assert len(again.run.objective) == len(whole.run.objective)
+
+
+def test_networks_that_are_killed_and_go_on_end_where_they_would_have_ended(problem, tmp_path, monkeypatch) -> None:
+    torch.set_num_threads(1)
+    kept = Keeper.keep
+
+    def killed_at_the_second(self, stand):
+        kept(self, stand)
+        if stand.place.iteration == 1:
+            raise Killed
+
+    monkeypatch.setattr(Keeper, "keep", killed_at_the_second)
+    with pytest.raises(Killed):
+        fit_pinn(problem, settings=QUICK, keeper=Keeper.begun(tmp_path, STUDY, "cpu"))
+    monkeypatch.undo()
+    continued = Keeper.continued(tmp_path, STUDY, "cpu")
+    assert continued.stand("pinn").place.iteration == 1
+    again, whole = fit_pinn(problem, settings=QUICK, keeper=continued), fit_pinn(problem, settings=QUICK)
+    np.testing.assert_allclose(again.theta, whole.theta, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(again.run.covariance, whole.run.covariance, rtol=1e-8)
+
+
+def test_another_study_is_refused_and_what_changed_is_named(tmp_path) -> None:
+    Keeper.begun(tmp_path, STUDY, "cpu")
+    with pytest.raises(InputError, match=r"another one: fit\.seed changed.*found: 1.*expected: 0"):
+        Keeper.continued(tmp_path, STUDY | {"fit.seed": "1"}, "cpu")
+    with pytest.raises(InputError, match=r"dce\.nii\.gz"):
+        Keeper.continued(tmp_path, STUDY | {"dce.nii.gz": "abd"}, "cpu")
+
+
+def test_nothing_to_go_on_with_is_said(tmp_path) -> None:
+    with pytest.raises(InputError, match="no interrupted fit"):
+        Keeper.continued(tmp_path / "absent", STUDY, "cpu")
+
+
+def test_a_spoiled_state_is_refused(problem, tmp_path) -> None:
+    Keeper.begun(tmp_path, STUDY, "cpu").keep(Stand("fv", Place(0, problem.unknowns.prior_mean), problem, None, None))
+    keeper, file = Keeper.continued(tmp_path, STUDY, "cpu"), tmp_path / "fv.safetensors"
+    content = bytearray(file.read_bytes())
+    assert keeper.stand("fv").problem.unknowns == problem.unknowns
+    content[len(content) // 2] ^= 1
+    for spoiled in (bytes(content), bytes(content[:1000]), b""):
+        file.write_bytes(spoiled)
+        with pytest.raises(InputError, match="cannot be read"):
+            keeper.stand("fv")
+
+
+def test_a_new_fit_does_not_see_what_an_old_one_left(problem, tmp_path) -> None:
+    Keeper.begun(tmp_path, STUDY, "cpu").keep(Stand("fv", Place(0, problem.unknowns.prior_mean), problem, None, None))
+    keeper = Keeper.begun(tmp_path, STUDY, "cpu")
+    assert keeper.stand("fv") is None
+    assert not list(tmp_path.glob("*.safetensors"))
+    forget(tmp_path)
+    assert not tmp_path.exists()
+
+
+def test_a_polite_kill_says_how_to_go_on_and_is_exit_code_130(tmp_path) -> None:
+    partial = tmp_path / "result.partial"
+    partial.mkdir()
+    with pytest.raises(StoppedError, match=r"result\.partial keeps what was reached.*--resume") as stopped:
+        stopped_by(signal.SIGTERM, partial)
+    assert stopped.value.exit_code == 130
+    with pytest.raises(StoppedError, match=r"nothing was written"):
+        stopped_by(signal.SIGINT, tmp_path / "absent")
+
+
+def stopped_by(what: signal.Signals, partial: Path) -> None:
+    with stopped_in_words(partial):
+        os.kill(os.getpid(), what)
+        time.sleep(1)
