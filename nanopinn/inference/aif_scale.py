@@ -99,7 +99,7 @@ class ScaledFit:
     log_scale: float
 
 
-def fit_aif_scale(fitted: Fitted, sd: float, *, iterations: int = 4, tolerance: float = 0.1, progress: Progress = silent) -> ScaledFit:
+def fit_aif_scale(fitted: Fitted, sd: float, *, iterations: int = 8, tolerance: float = 0.1, progress: Progress = silent) -> ScaledFit:
     """Go on from a fit with the scale of the arterial input as one more unknown; maps and systematic errors stay as it left them.
 
     Args:
