@@ -99,7 +99,7 @@ class ScaledFit:
     log_scale: float
 
 
-def fit_aif_scale(fitted: Fitted, sd: float, *, iterations: int = 4, tolerance: float = 0.1, progress: Progress = silent) -> ScaledFit:
+def fit_aif_scale(fitted: Fitted, sd: float, *, iterations: int = 8, tolerance: float = 0.1, progress: Progress = silent) -> ScaledFit:
     """Go on from a fit with the scale of the arterial input as one more unknown; maps and systematic errors stay as it left them.
 
     Args:
@@ -121,10 +121,11 @@ def fit_aif_scale(fitted: Fitted, sd: float, *, iterations: int = 4, tolerance: 
     theta, covariance = descent.theta, descent.quadratic.covariance
     prediction = last["here"]
     assert prediction.jacobian is not None
-    others = covariance[:-1, :-1]
+    others, short = covariance[:-1, :-1], "" if descent.converged else "; with the arterial input's scale it stopped short of its tolerance"
     run = replace(
         fitted.run, scalars=fitted.problem.unknowns.estimates(theta[:-1], others), covariance=others, chi2=descent.quadratic.chi2,
         objective=(*fitted.run.objective, *descent.history), converged=fitted.run.converged and descent.converged,
+        message=fitted.run.message + short,
     )  # fmt: skip
     plain = replace(prediction, jacobian=prediction.jacobian[:, :-1])
     return ScaledFit(

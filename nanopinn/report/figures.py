@@ -134,7 +134,7 @@ def profile_panel(profiles: Sequence[Profile]) -> Figure:
         axes.axhline(RISE_95, color="0.6", lw=0.8)
         for at in p.laplace:
             axes.axvline(at, color="tab:red", lw=0.8, ls=":")
-        if p.scale == "log":
+        if p.scale == "log" and p.values[-1] > 5 * p.values[0]:  # a narrower log axis has next to no ticks
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))

@@ -28,9 +28,9 @@ def test_contrast_agent_sees_the_scale_of_its_input_only_as_filtration(contrast_
     other = scaled(problem, s)
     faster = theta.copy()
     faster[problem.unknowns.names.index("q")] += np.log(s)
-    here = problem.predict(faster, problem.forward()).residual
-    there = other.predict(theta, other.forward()).residual
-    unscaled = problem.predict(theta, problem.forward()).residual
+    here = problem.solve(faster, problem.forward()).contrast
+    there = other.solve(theta, other.forward()).contrast
+    unscaled = problem.solve(theta, problem.forward()).contrast
     # an exact symmetry of the equations: what is left is the tolerance of the solves
     assert float((there - here).norm()) < 1e-4 * float((there - unscaled).norm())
 
@@ -57,8 +57,8 @@ def test_without_drug_images_the_scale_keeps_its_prior_and_filtration_carries_it
 
 def test_noise_that_was_stated_wrongly_is_found() -> None:
     generator = torch.Generator().manual_seed(0)
-    n, k, true = 3000, 20, np.array([1.7, 0.6])
-    E = 0.5 * torch.randn(n, k, dtype=torch.float64, generator=generator)
+    n, k, true = 1200, 400, np.array([1.7, 0.6])
+    E = 0.2 * torch.randn(n, k, dtype=torch.float64, generator=generator)
     group = (torch.arange(n) % 2).long()
     share = torch.linspace(0.3, 1.0, n, dtype=torch.float64)
     variance = torch.as_tensor(true)[group] ** 2 * share + 1 - share
@@ -67,7 +67,7 @@ def test_noise_that_was_stated_wrongly_is_found() -> None:
     found = _most_likely(("a", "b"), group, share, 1 - share, r, E, 0)
     for f, s in zip(found, true, strict=True):
         assert abs(np.log(f.scale / s)) < 3 * f.sd, f
-        assert f.sd < 0.05
+        assert f.sd < 0.15
 
 
 def test_the_sd_of_a_scale_is_that_of_as_many_numbers() -> None:
