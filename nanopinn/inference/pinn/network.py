@@ -6,7 +6,7 @@ Hidden layer k is a stencil that varies from cell to cell: the finite-volume res
 by each cell on its own (P). In time the features are responses to plasma at random rates (:mod:`timebasis`). Neither is
 trained; the weights ``c`` of the last layer are those that make the residual of every cell least, worked out exactly after
 every layer (variable projection), so that adding a layer never makes it worse. Layers are added until the residual is small
-enough. Trained convolutions in their place cost five times more for a residual a thousand times larger
+enough. Trained convolutions in their place take four times longer to a residual two thousand times larger
 (``benchmarks/pinn_formulations.py``).
 """
 
