@@ -174,17 +174,20 @@ def problem():
 
 def test_the_ensemble_knows_the_networks_error(problem) -> None:
     p, truth = problem
-    engine = _Engine(p, PinnSettings(rank=9, ensemble=3), 0, silent)
+    engine = _Engine(p, PinnSettings(rank=6), 0, silent)
     quadratic = engine.expand(truth)
     engine.tell(0, truth, quadratic)
-    exact = engine.problem.quadratic(truth, engine.problem.predict(truth, engine.forward, tangents=True))
+    exact = engine.problem.predict(truth, engine.forward, tangents=True)
+    sd = np.sqrt(np.diag(engine.problem.quadratic(truth, exact).covariance))
+    # against networks so large that finite volumes' own time steps are the larger error
+    large = engine.networks_of(99, 14).tangents(engine.problem.tensor(truth), engine.problem.solve(truth, engine.forward))
     free = np.full(len(truth), np.inf)
-    sd = np.sqrt(np.diag(exact.covariance))
-    error = np.abs(quadratic.step(0.0, free) - exact.step(0.0, free)) / sd
+    step = engine.problem.quadratic(truth, engine.problem.compare(large)).step(0.0, free)
+    error = np.abs(quadratic.step(0.0, free) - step) / sd
     stated = np.sqrt(np.diag(engine.own_covariance(quadratic))) / sd
-    # smaller networks err more than these do; 0.01 sd is what the time steps of finite volumes leave
-    assert np.all(error < 3 * stated + 0.01), dict(zip(p.unknowns.names, zip(error, stated, strict=True), strict=True))
-    assert stated.max() < 1
+    assert error.max() > 2e-3  # there is something to know
+    assert np.all(error < 3 * stated + 1e-3), dict(zip(p.unknowns.names, zip(error, stated, strict=True), strict=True))
+    assert stated.max() < 0.3
 
 
 def test_a_fit_says_what_it_recovered_from(problem, monkeypatch) -> None:

@@ -2,12 +2,13 @@
 
     v = sum_k c_k h_k,      h_k = P^-1 (f - A sum_{i<k} c_i h_i)
 
-Hidden layer k is a stencil that varies from cell to cell: the finite-volume residual that the layers before leave, answered
-by each cell on its own (P). In time the features are responses to plasma at random rates (:mod:`timebasis`). Neither is
-trained; the weights ``c`` of the last layer are those that make the residual of every cell least, worked out exactly after
-every layer (variable projection), so that adding a layer never makes it worse. Layers are added until the residual is small
-enough. Trained convolutions in their place cost five times more for a residual a thousand times larger
-(``benchmarks/pinn_formulations.py``).
+Hidden layer k is a stencil that varies from cell to cell: the finite-volume residual that the layers before leave,
+answered by each cell on its own (P). In time the features are responses to plasma at random rates (:mod:`timebasis`).
+Neither is trained; the weights ``c`` of the last layer are those that make the residual of every cell least, worked out
+after every layer (variable projection), so that adding a layer never makes it worse. Those of the pressure, which is
+symmetric, are the best of all layers together; the pools' are the best of the last four given the others. Layers are
+added until the residual is small enough. Trained convolutions in their place take four times longer to a residual two
+thousand times larger (``benchmarks/pinn_formulations.py``).
 """
 
 from __future__ import annotations
