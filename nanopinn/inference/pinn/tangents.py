@@ -6,7 +6,9 @@ standing problem: the flux code of the solvers, on every cell, and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -67,11 +69,19 @@ class PressureTangents:
     def right(self) -> Tensor:
         return self.forcing
 
+    @cached_property
+    def operator(self) -> Callable[[Tensor], Tensor]:
+        return pressure_operator(self.coefficients, self.grid)
+
+    @cached_property
+    def diagonal(self) -> Tensor:
+        return pressure_diagonal(self.coefficients, self.grid)
+
     def image(self, v: Tensor) -> Tensor:
-        return pressure_operator(self.coefficients, self.grid)(v)
+        return self.operator(v)
 
     def feature(self, residual: Tensor) -> Tensor:
-        return residual / pressure_diagonal(self.coefficients, self.grid)
+        return residual / self.diagonal
 
     def test(self, feature: Tensor, image: Tensor) -> Tensor:
         return feature
