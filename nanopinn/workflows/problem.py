@@ -199,10 +199,14 @@ def _drug_images(imaging: ImagingMaps, settings: FitSettings) -> tuple[DrugImage
     return tuple(load_drug_image(Path(p), (shape[0], shape[1], shape[2]), affine, mask, onto=onto) for p in settings.drug)
 
 
+#: Below so many voxels inside the border layer, those of the border are used too, mixed as they are.
+FEWEST_VOXELS = 10
+
+
 def _drug_observation(image: DrugImage, mask: NDArray[np.bool_], domain: Domain, device: str) -> DrugObservation:
     """A drug image away from the tumour's border, where voxels hold two tissues."""
     core = binary_erosion(mask)
-    usable = (core if core.sum() >= 30 else mask) & np.isfinite(image.values)
+    usable = (core if core.sum() >= FEWEST_VOXELS else mask) & np.isfinite(image.values)
     known = np.nan_to_num(image.values)
 
     def box(values: Array, beyond: float) -> torch.Tensor:
