@@ -26,12 +26,12 @@ from nanopinn.physics.model import TissueMaps
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.pools import PoolSystem
 from nanopinn.solvers.evolve import Tolerance, evolve
-from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Flow, Forward, Setting
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.lowrank import low_rank_response
 from nanopinn.solvers.march import march
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.schemes import SDIRK3
 
 HOUR, VOXEL_M, FRAMES = 3600.0, 0.5e-3, 60
@@ -116,7 +116,7 @@ def against_fipy() -> None:
     for axis, f in enumerate(flow.flows):  # the two codes hold different boundaries open: close them all
         f.narrow(axis, 0, 1).zero_()
         f.narrow(axis, f.shape[axis] - 1, 1).zero_()
-    system = PoolSystem(("one",), 1, phi)
+    system = PoolSystem(("one",), phi)
     system.holds("one", phi)
     system.moves("one", 1.0, 2e-10 * phi)
     system.loses("one", 5e-5 * phi)

@@ -11,6 +11,7 @@ import typer
 
 from nanopinn.cli.config import settings_of
 from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, spread, takes_imaging
+from nanopinn.cli.plan import plan
 from nanopinn.cli.screen import shown_progress
 from nanopinn.cli.simulate import simulate
 from nanopinn.errors import InputError, NanopinnError
@@ -24,6 +25,7 @@ app = typer.Typer(
     "Example: nanopinn fit --dce scan.nii --cest ph.nii --t1 1.4",
 )  # fmt: skip
 app.command()(simulate)
+app.command()(plan)
 
 _FIELD_HELP = "Unknown field in the tumour, NAME[:bumps|neural]; NAME: conductivity, filtration, permeability or release. Repeat for more."
 

@@ -31,12 +31,12 @@ _REGISTER_HELP = (
     "goes by their affines."
 )
 
-#: Options that take every file up to the next option, as a shell's wildcard gives them.
-MANY = ("--vfa", "--ir", "--drug")
+#: Options that take everything up to the next option, as a shell's wildcard gives files.
+MANY = ("--vfa", "--ir", "--drug", "--candidate", "--tumour-mm", "--voxel-mm")
 
 
 def spread(arguments: list[str]) -> list[str]:
-    """Repeat an option of :data:`MANY` before each of its files, which is how the parser takes several."""
+    """Repeat an option of :data:`MANY` before each of its values, which is how the parser takes several."""
     out: list[str] = []
     many = None
     for a in arguments:

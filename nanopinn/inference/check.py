@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.inference import model_error
-from nanopinn.inference.problem import Fields, InverseProblem, Prediction
+from nanopinn.inference.contract import Prediction
+from nanopinn.inference.problem import Fields, InverseProblem
 from nanopinn.inference.result import CheckItem, CheckResult
 from nanopinn.parameters import value
 from nanopinn.physics.drug import LINEAR
@@ -37,7 +38,9 @@ MODEL_ERROR_LIMIT = 1.0
 LINEAR_LIMIT = 0.1
 
 
-def check_fit(problem: InverseProblem, theta: Array, fitted: Prediction, *, refine: int = 2, progress: Progress = silent) -> CheckResult:
+def check_fit(
+    problem: InverseProblem, theta: Array, fitted: Prediction[Fields], *, refine: int = 2, progress: Progress = silent
+) -> CheckResult:
     """Solve again, independently, at the estimate, and compare.
 
     Args:
@@ -97,7 +100,7 @@ def _misfit(name: str, chi2: float, n: int) -> CheckItem:
     return _item(f"misfit of {name}, chi2/N", chi2 / n, limit, "refined solution against the data")
 
 
-def _shift(problem: InverseProblem, theta: Array, fitted: Prediction, refined: Fields) -> CheckItem:
+def _shift(problem: InverseProblem, theta: Array, fitted: Prediction[Fields], refined: Fields) -> CheckItem:
     """Step on the refined grid as if that were exact, over the sd that the fit states (which allows for its grid)."""
     assert problem.errors is not None
     exact = replace(problem, errors=problem.errors.without_grid())

@@ -1,42 +1,34 @@
-"""Engine ``fv``: Gauss-Newton through the implicit finite-volume solver.
+"""Engine ``fv``: Gauss-Newton through the implicit solver of the states.
 
-The state is eliminated: every iteration solves the pressure and marches the pools with exact tangents
-(extra right-hand sides of the same matrices). It is the yardstick of every claim for the network.
+The state is eliminated: every iteration solves it with exact tangents (extra right-hand sides of the same matrices),
+be it the pressure and the pools of voxels or a system of ordinary equations. It is the yardstick of every claim for
+the network.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nanopinn.inference.contract import AnyProblem, Fitted, Prediction
 from nanopinn.inference.gauss_newton import Quadratic, minimise
-from nanopinn.inference.problem import Fields, InverseProblem, Prediction
-from nanopinn.inference.result import EngineRun
+from nanopinn.inference.result import EngineRun, untouched_in_words
 from nanopinn.progress import Progress, silent
+from nanopinn.solvers.linear import SolverError
 
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """Where an engine ended: its run, and the problem and prediction at its estimate."""
-
-    run: EngineRun
-    theta: Array
-    problem: InverseProblem
-    prediction: Prediction
-
-
 def fit_fv(
-    problem: InverseProblem, start: Array | None = None, *, iterations: int = 12, tolerance: float = 0.1,
+    problem: AnyProblem, start: Array | None = None, *, iterations: int = 12, tolerance: float = 0.1,
     progress: Progress = silent,
-) -> Fitted:  # fmt: skip
+) -> Fitted[AnyProblem]:  # fmt: skip
     """Fit the unknowns by Gauss-Newton; Laplace posterior.
 
-    Between iterations the problem takes up the current flow (:meth:`InverseProblem.linearised_at`).
+    Between iterations the problem takes up the current state (:meth:`Problem.linearised_at`).
 
     Args:
         start: coordinates to start from; the prior means if None.
@@ -57,41 +49,46 @@ def fit_fv(
         if descent.converged
         else f"stopped after {descent.iterations} iterations short of its tolerance; try --preset accurate"
     )
+    scalars = problem.unknowns.estimates(descent.theta, covariance)
     run = EngineRun(
-        engine="fv", scalars=problem.unknowns.estimates(descent.theta, covariance), covariance=covariance,
+        engine="fv", scalars=scalars, covariance=covariance,
         objective=descent.history, chi2=descent.quadratic.chi2, observations=problem.observations,
-        seconds=time.perf_counter() - began, converged=descent.converged, message=message,
+        seconds=time.perf_counter() - began, converged=descent.converged, message=message + untouched_in_words(scalars),
         stats={"iterations": descent.iterations},
     )  # fmt: skip
     return Fitted(run, descent.theta, engine.problem, engine.last)
 
 
-class _Engine:
-    def __init__(self, problem: InverseProblem, progress: Progress, iterations: int) -> None:
+class _Engine(Generic[AnyProblem]):
+    def __init__(self, problem: AnyProblem, progress: Progress, iterations: int) -> None:
         self.problem, self.progress, self.iterations = problem, progress, iterations
-        self.forward = problem.forward()
-        self.last: Prediction | None = None
-        self.tried: tuple[Array, Fields] | None = None
+        self.solver = problem.solver()
+        self.last: Prediction[Any] | None = None
+        self.tried: tuple[Array, Any] | None = None
 
     def expand(self, theta: Array) -> Quadratic:
         """Normal equations, after the problem was linearised there."""
-        before, here = self.problem, self.fields_at(theta)
-        self.problem = before.linearised_at(theta, here)
-        self.forward = self.problem.forward(here.flow.p)
-        fields = self.problem.solve(theta, self.forward, tangents=True)
+        before = self.problem
+        self.problem = before.linearised_at(theta, self.states_at(theta))
+        self.solver = self.problem.solver(self.solver)
+        states = self.problem.solve(theta, self.solver, tangents=True)
         if self.problem is not before:
-            self.problem = self.problem.with_errors(theta, fields)
-        self.last = self.problem.compare(fields)
+            self.problem = self.problem.with_errors(theta, states)
+        self.last = self.problem.compare(states)
         return self.problem.quadratic(theta, self.last)
 
-    def fields_at(self, theta: Array) -> Fields:
-        """Fields without tangents; those of the step just taken are at hand."""
+    def states_at(self, theta: Array) -> Any:
+        """States without tangents; those of the step just taken are at hand."""
         if self.tried is None or not np.array_equal(self.tried[0], theta):
-            self.tried = theta.copy(), self.problem.solve(theta, self.forward)
+            self.tried = theta.copy(), self.problem.solve(theta, self.solver)
         return self.tried[1]
 
     def value_at(self, theta: Array) -> float:
-        return self.problem.objective(theta, self.problem.compare(self.fields_at(theta)))
+        """The objective; infinite where the states cannot be solved, so that such a step is not taken."""
+        try:
+            return self.problem.objective(theta, self.problem.compare(self.states_at(theta)))
+        except SolverError:
+            return float("inf")
 
     def tell(self, k: int, theta: Array, quadratic: Quadratic) -> None:
         numbers = {"chi2/N": quadratic.chi2 / self.problem.observations, **self.problem.scalars(theta)}

@@ -107,7 +107,7 @@ def with_errors(problem: InverseProblem, theta: Array, fields: Fields) -> Invers
         grid_theta=grid_theta,
         grid_on_contrast=on_contrast,
         grid_on_drug=on_drug,
-        closure_on_drug=_effect_of_closure(problem, fields) if problem.drug else none,
+        closure_on_drug=torch.block_diag(*effects_of_closure(problem, fields)) if problem.drug else none,
         pH_on_drug=_effect_of_pH(problem, images) if problem.drug else none,
         pH=problem.pH_bumps.new_zeros(len(problem.pH_bumps)) if problem.errors is None else problem.errors.pH,
         model_on_contrast=on_curves,
@@ -198,11 +198,11 @@ def _effect_of_grid(
     return theta.copy(), curves, torch.block_diag(*moved)
 
 
-def _effect_of_closure(problem: InverseProblem, fields: Fields) -> Tensor:
-    """Change of every whitened drug image by each bump of the closure error, which no two images share."""
+def effects_of_closure(problem: InverseProblem, fields: Fields) -> list[Tensor]:
+    """Change of each whitened drug image ``(n, k)`` by each bump of the closure error, which no two images share."""
     assert fields.pools is not None
     images = [d.linear(fields.pools[problem.node_of(d)], problem.setting.maps) for d in problem.drug]
-    return torch.block_diag(*(d.whiten(i * problem.closure_bumps).T for d, i in zip(problem.drug, images, strict=True)))
+    return [d.whiten(i * problem.closure_bumps).T for d, i in zip(problem.drug, images, strict=True)]
 
 
 def _effect_of_pH(problem: InverseProblem, images: dict[str, list[Tensor]]) -> Tensor:

@@ -28,15 +28,16 @@ class ContrastObservation:
     """Contrast-agent concentration, less what each voxel's own kinetic parameters explain.
 
     Ktrans, ve and vp of every voxel were fitted to the same curves, so the parts of the residual along
-    their sensitivities carry no news of the flow; nor does what an error of arrival or baseline looks like.
+    their sensitivities carry no news of the flow; nor does what an error of arrival or baseline looks like, nor
+    what tissue that is mixed within a voxel does: it bends the curve along its second derivative by ln ve.
     They are projected out, which is the same as giving each a flat prior and eliminating it. What is left sees
-    what no well-mixed voxel can do: the flow that carries contrast agent from voxel to voxel.
+    what no voxel by itself can do: the flow that carries contrast agent from voxel to voxel.
 
     Attributes:
         measured: ``(t, n)`` mM in the voxels used.
         noise_sd: ``(n,)`` mM.
         voxels: ``(x, y, z)`` bool on the grid of the maps.
-        explained: ``(n, t, k)`` orthonormal basis of the local sensitivities.
+        explained: ``(n, t, k)`` orthonormal basis of all that.
     """
 
     measured: Tensor

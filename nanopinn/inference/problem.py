@@ -13,11 +13,10 @@ from torch import Tensor
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.inference import linearise
-from nanopinn.inference.gauss_newton import Quadratic
+from nanopinn.inference.contract import Prediction, Problem
 from nanopinn.inference.model_error import ModelError
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
-from nanopinn.inference.systematic import SharedError, SystematicErrors
-from nanopinn.inference.unknowns import UnknownSet
+from nanopinn.inference.systematic import SystematicErrors
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.solvers.forward import Flow, Forward, Setting
 from nanopinn.solvers.grid import mean_of_parts
@@ -58,27 +57,8 @@ class Fields:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Fields and what the observations make of them.
-
-    Attributes:
-        residual: whitened misfit of every observation, ``(N,)``.
-        jacobian: its derivative, ``(N, m)``, or None.
-    """
-
-    fields: Fields
-    residual: Tensor
-    jacobian: Tensor | None
-
-    @property
-    def chi2(self) -> float:
-        """Sum of squared whitened residuals."""
-        return float(self.residual @ self.residual)
-
-
-@dataclass(frozen=True)
-class InverseProblem:
-    """Everything an engine needs; immutable, so that engines cannot disturb each other.
+class InverseProblem(Problem[Forward, Fields]):
+    """The voxel problem: everything an engine needs; immutable, so that engines cannot disturb each other.
 
     Attributes:
         kinetics: measured Ktrans (1/s), ve and vp, ``(3, x, y, z)``: what each voxel's curve says by itself.
@@ -92,7 +72,6 @@ class InverseProblem:
         errors: what :meth:`with_errors` found, None before.
     """
 
-    unknowns: UnknownSet
     setting: Setting
     kinetics: Tensor
     local: Tensor
@@ -121,11 +100,9 @@ class InverseProblem:
         """A solver of this problem's fields, which may start from a pressure nearby."""
         return Forward(self.setting, self.unknowns.scalars, pressure)
 
-    def quadratic(self, theta: Array, prediction: Prediction) -> Quadratic:
-        """Normal equations of a prediction that carries its Jacobian."""
-        assert prediction.jacobian is not None
-        residual, jacobian = (t.cpu().numpy() for t in (prediction.residual, prediction.jacobian))
-        return Quadratic.of(residual, jacobian, self.prior_residual(theta), self.unknowns.prior_sd)
+    def solver(self, before: Forward | None = None) -> Forward:
+        """As :meth:`forward`, from the pressure where another one ended."""
+        return self.forward(None if before is None else before.last_pressure)
 
     def linearised_at(self, theta: Array, here: Fields) -> InverseProblem:
         """The problem with its maps brought up to date with the fields at theta; itself while that would change nothing much."""
@@ -141,15 +118,6 @@ class InverseProblem:
         pH = self.setting.maps.pH
         return pH if self.errors is None else pH - torch.einsum("k,kxyz->xyz", self.errors.pH, self.pH_bumps)
 
-    def prior_residual(self, theta: Array) -> Array:
-        """Coordinates in prior standard deviations from their prior means."""
-        return (theta - self.unknowns.prior_mean) / self.unknowns.prior_sd
-
-    def objective(self, theta: Array, prediction: Prediction) -> float:
-        """``(chi2 + prior) / 2``."""
-        prior = self.prior_residual(theta)
-        return 0.5 * (prediction.chi2 + float(prior @ prior))
-
     def solve(
         self, theta: Array, forward: Forward, *, tangents: bool = False, scheme: Scheme = TR_BDF2, tol: float = linearise.SOLVE_TO
     ) -> Fields:
@@ -164,16 +132,12 @@ class InverseProblem:
             return Fields(flow, C, run.U, balance=run.balance.error)
         return Fields(flow, C, run.U, dC.transpose(0, 1), run.tangents.transpose(0, 1), run.balance.error)
 
-    def compare(self, fields: Fields) -> Prediction:
+    def compare(self, fields: Fields) -> Prediction[Fields]:
         """Fields against the observations."""
         residual = self.residual(fields.contrast, fields.pools)
         if fields.d_contrast is None:
             return Prediction(fields, residual, None)
         return Prediction(fields, residual, self.jacobian(fields.d_contrast, fields.d_pools))
-
-    def predict(self, theta: Array, forward: Forward, *, tangents: bool = False) -> Prediction:
-        """Solve every field by finite volumes and compare it with the observations."""
-        return self.compare(self.solve(theta, forward, tangents=tangents))
 
     def tensor(self, theta: Array) -> Tensor:
         """A coordinate vector as a tensor beside the maps."""
@@ -220,7 +184,7 @@ class InverseProblem:
         """A residual ``(n,)``, or its tangents ``(m, n)``, less what systematic errors explain of it."""
         if self.errors is None:
             return whitened
-        error: SharedError = getattr(self.errors, block)
+        error = self.errors.contrast if block == "contrast" else self.errors.drug
         return error.eliminate(whitened) if whitened.dim() == 1 else error.eliminate_tangents(whitened)
 
     def node_of(self, drug: DrugObservation) -> int:

@@ -42,6 +42,11 @@ class ScalarEstimate:
         """Whether the images, rather than the prior, set this value."""
         return self.contraction >= self.INFORMED_FROM
 
+    @property
+    def untouched(self) -> bool:
+        """Whether no observation moved it at all."""
+        return self.contraction < 1e-3
+
     def interval(self, z: float = 1.96) -> tuple[float, float]:
         """Central posterior interval in ``unit`` (95 % by default)."""
         return self._interval(self.median, self.sd, z)
@@ -76,6 +81,12 @@ class EngineRun:
 
     def __getitem__(self, name: str) -> ScalarEstimate:
         return next(s for s in self.scalars if s.name == name)
+
+
+def untouched_in_words(scalars: tuple[ScalarEstimate, ...]) -> str:
+    """A clause on unknowns that no observation touches; empty where there is none."""
+    names = [s.label for s in scalars if s.untouched]
+    return f"; no observation touches {', '.join(names)}: kept at the prior" if names else ""
 
 
 @dataclass(frozen=True)

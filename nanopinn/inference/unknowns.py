@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanopinn.errors import InputError
 from nanopinn.inference.functions import FunctionUnknown
 from nanopinn.inference.result import ScalarEstimate
 from nanopinn.parameters import PARAMETERS
@@ -33,6 +34,9 @@ class Unknown:
         scale: how the coordinate is made.
         prior_median: SI.
         prior_sd: in the coordinate.
+
+    Raises:
+        InputError: a prior that contradicts itself: no spread, or a logarithm of what is not positive.
     """
 
     name: str
@@ -42,6 +46,18 @@ class Unknown:
     scale: Literal["log", "linear"]
     prior_median: float
     prior_sd: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.prior_sd < np.inf:
+            raise InputError("a prior needs a positive spread", field=self.name, found=self.prior_sd)
+        if not np.isfinite(self.prior_median) or (self.scale == "log" and self.prior_median <= 0):
+            expected = "a positive number, for its logarithm is inferred" if self.scale == "log" else "a finite number"
+            raise InputError("a prior has no such median", field=self.name, found=self.prior_median, expected=expected)
+
+    @classmethod
+    def of(cls, name: str, median: float, sd: float, *, scale: Literal["log", "linear"] = "log", unit: str = "1") -> Unknown:
+        """A scalar of a model of your own, in the unit in which the model works; ``sd`` is that of its logarithm by default."""
+        return cls(name, name, unit, 1.0, scale, median, sd)
 
     @property
     def prior_mean(self) -> float:

@@ -98,7 +98,7 @@ def drug_pools(
         release: of carriers in tissue, ``(x, y, z)``, 1/s; the model's law of pH if None.
         vessel_release: what heat adds in microvessels, ``(x, y, z)``, 1/s; the leak at body temperature is in the plasma curves.
     """
-    pools = PoolSystem(detail.pools, 3 if detail.retained else 2, model.maps.phi)
+    pools = PoolSystem(detail.pools, model.maps.phi)
     if detail.carrier:
         _carrier(pools, model, J_v, J_L, "encapsulated", ENCAPSULATED, detail)
         pools.passes("encapsulated", "free", model.maps.phi * (model.release_rate() if release is None else release))

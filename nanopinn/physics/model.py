@@ -196,7 +196,7 @@ class TumourModel:
         """The contrast agent, one pool, one input (its plasma curve)."""
         a, b = exchange_coefficients(self.maps.PS * self.by_tissue(self.factor("P", "SV"), 1.0), J_v, value("sigma_Gd"))
         phi = self.maps.phi
-        pools = PoolSystem(("contrast",), 1, phi)
+        pools = PoolSystem(("contrast",), phi)
         pools.holds("contrast", phi)
         pools.moves("contrast", 1.0, phi * value("D_Gd"))
         pools.crosses_wall("contrast", 0, a, b)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
+
+#: Entries of a matrix over pools in every cell, by (row, column); each broadcasts over ``(..., x, y, z)``, absent ones are zero.
+Entries = Mapping[tuple[int, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -74,20 +78,22 @@ class PoolCoefficients:
     Attributes:
         names: the pools.
         capacity: ``(pool, x, y, z)``: the volume fraction a pool fills, or 1 for pools per tissue volume.
-        mobility: ``(pool,)``, fraction of the fluid's velocity at which the pool moves.
-        diffusion: ``(pool, x, y, z)``, m2/s, porosity included.
-        reaction: ``(pool, pool, x, y, z)``, 1/s; loss positive on the diagonal, gain negative off it.
-        inflow: ``(pool, input, x, y, z)``, 1/s, per plasma concentration.
+        moving: the pools that are carried and diffuse; the others stay in their cells.
+        mobility: ``(moving,)``, fraction of the fluid's velocity at which each of them moves.
+        diffusion: ``(moving, x, y, z)``, m2/s, porosity included.
+        reaction: by (pool, pool), 1/s; loss positive on the diagonal, gain negative off it.
+        inflow: by (pool, input), 1/s, per plasma concentration.
         transfers: what is not linear in the pools.
         walls: which part of reaction and inflow is exchange with vessels.
     """
 
     names: tuple[str, ...]
     capacity: Tensor
+    moving: tuple[int, ...]
     mobility: Tensor
     diffusion: Tensor
-    reaction: Tensor
-    inflow: Tensor
+    reaction: Entries
+    inflow: Entries
     transfers: tuple[SaturableTransfer, ...] = ()
     walls: tuple[WallExchange, ...] = ()
 
@@ -97,38 +103,45 @@ class PoolCoefficients:
         Raises:
             InputError: a coefficient is not finite, a capacity not positive or a diffusivity negative; names the pool.
         """
-        for field in ("capacity", "diffusion", "reaction", "inflow"):
-            values = getattr(self, field)
-            for name, of_pool in zip(self.names, values, strict=True):
-                if not bool(torch.isfinite(of_pool).all()):
-                    raise InputError(f"the {field} of a pool is not finite", field=f"{name}: {field}", remedy="Look for NaN in the maps.")
-        for name, capacity, diffusion in zip(self.names, self.capacity, self.diffusion, strict=True):
-            if float(capacity.min()) <= 0:
-                raise InputError("a pool fills no volume", field=f"{name}: capacity", found=float(capacity.min()), expected="above 0")
-            if float(diffusion.min()) < 0:
+        for p, field, values in self._every():
+            if not bool(torch.isfinite(values).all()):
                 raise InputError(
-                    "a diffusivity is negative", field=f"{name}: diffusion", found=float(diffusion.min()), expected="0 or more"
+                    f"the {field} of a pool is not finite", field=f"{self.names[p]}: {field}", remedy="Look for NaN in the maps."
+                )
+            if field == "capacity" and float(values.min()) <= 0:
+                raise InputError(
+                    "a pool fills no volume", field=f"{self.names[p]}: capacity", found=float(values.min()), expected="above 0"
+                )
+            if field == "diffusion" and float(values.min()) < 0:
+                raise InputError(
+                    "a diffusivity is negative", field=f"{self.names[p]}: diffusion", found=float(values.min()), expected="0 or more"
                 )
         return self
+
+    def _every(self) -> Iterator[tuple[int, str, Tensor]]:
+        """Every coefficient with its pool and name."""
+        yield from ((p, "capacity", values) for p, values in enumerate(self.capacity))
+        yield from ((p, "diffusion", values) for p, values in zip(self.moving, self.diffusion, strict=True))
+        yield from ((p, "reaction", values) for (p, _), values in self.reaction.items())
+        yield from ((p, "inflow", values) for (p, _), values in self.inflow.items())
 
 
 class PoolSystem:
     """Pools under assembly: terms are added by name, so that what leaves one pool enters the other.
 
     Args:
-        names: the pools. inputs: how many plasma curves feed them. like: a map ``(x, y, z)`` of the grid.
+        names: the pools. like: a map ``(x, y, z)`` of the grid.
     """
 
-    def __init__(self, names: tuple[str, ...], inputs: int, like: Tensor) -> None:
-        self.names, n, space = names, len(names), tuple(like.shape)
-        self.mobility: list[Tensor] = [like.new_zeros(())] * n
+    def __init__(self, names: tuple[str, ...], like: Tensor) -> None:
+        self.names = names
         self.reaction: dict[tuple[int, int], Tensor] = {}
         self.inflow: dict[tuple[int, int], Tensor] = {}
         self.transfers: list[SaturableTransfer] = []
         self.walls: list[WallExchange] = []
-        self.like, self.inputs = like, inputs
-        self._capacity: list[Tensor] = [like.new_ones(space)] * n
-        self._diffusion: list[Tensor] = [like.new_zeros(space)] * n
+        self.like = like
+        self._capacity: list[Tensor] = [torch.ones_like(like)] * len(names)
+        self._moves: dict[int, tuple[Tensor, Tensor]] = {}
 
     def at(self, name: str) -> int:
         return self.names.index(name)
@@ -139,22 +152,20 @@ class PoolSystem:
 
     def moves(self, name: str, mobility: Tensor | float, diffusion: Tensor) -> None:
         """A pool is carried by the fluid and diffuses (m2/s, porosity included)."""
-        self.mobility[self.at(name)] = torch.as_tensor(mobility, dtype=self.like.dtype, device=self.like.device)
-        self._diffusion[self.at(name)] = diffusion
+        self._moves[self.at(name)] = (torch.as_tensor(mobility, dtype=self.like.dtype, device=self.like.device), diffusion)
 
     def loses(self, name: str, rate: Tensor | float) -> None:
         """A pool loses ``rate`` (1/s, per tissue volume) times its concentration, for good."""
-        self._add(self.at(name), self.at(name), rate)
+        self._add(self.reaction, self.at(name), self.at(name), rate)
 
     def passes(self, source: str, target: str, rate: Tensor | float) -> None:
         """What ``source`` loses at ``rate`` (1/s, per tissue volume) enters ``target``."""
-        self._add(self.at(source), self.at(source), rate)
-        self._add(self.at(target), self.at(source), -1 * rate)
+        self._add(self.reaction, self.at(source), self.at(source), rate)
+        self._add(self.reaction, self.at(target), self.at(source), -1 * rate)
 
     def gains(self, name: str, plasma: int, rate: Tensor | float) -> None:
         """A pool gains ``rate`` (1/s) times a plasma curve."""
-        at = (self.at(name), plasma)
-        self.inflow[at] = self.inflow.get(at, torch.zeros_like(self.like)) + rate
+        self._add(self.inflow, self.at(name), plasma, rate)
 
     def crosses_wall(self, name: str, plasma: int, influx: Tensor, efflux: Tensor, vessel: str | None = None) -> None:
         """A pool exchanges ``influx C_v - efflux C`` with a plasma curve, or with the pool ``vessel`` where there is one."""
@@ -170,16 +181,18 @@ class PoolSystem:
         """A saturable transporter works between two pools."""
         self.transfers.append(SaturableTransfer(self.at(outside), self.at(inside), uptake, efflux, K_out, K_in))
 
-    def _add(self, row: int, column: int, rate: Tensor | float) -> None:
-        self.reaction[row, column] = self.reaction.get((row, column), torch.zeros_like(self.like)) + rate
+    def _add(self, entries: dict[tuple[int, int], Tensor], row: int, column: int, rate: Tensor | float) -> None:
+        rate = torch.as_tensor(rate, dtype=self.like.dtype, device=self.like.device)
+        # one value for every cell stays one value
+        rate = rate if rate.dim() else rate.reshape(1, 1, 1)
+        entries[row, column] = entries[row, column] + rate if (row, column) in entries else rate
 
     def coefficients(self) -> PoolCoefficients:
         """The assembled pools."""
-        zero = torch.zeros_like(self.like)
-        every = range(len(self.names))
+        moving, none = tuple(sorted(self._moves)), self.like.new_zeros((0, *self.like.shape))
         return PoolCoefficients(
-            self.names, torch.stack(self._capacity), torch.stack(self.mobility), torch.stack(self._diffusion),
-            torch.stack([torch.stack([self.reaction.get((p, q), zero) for q in every]) for p in every]),
-            torch.stack([torch.stack([self.inflow.get((p, c), zero) for c in range(self.inputs)]) for p in every]),
-            tuple(self.transfers), tuple(self.walls),
+            self.names, torch.stack(self._capacity), moving,
+            torch.stack([self._moves[p][0] for p in moving]) if moving else none[:, 0, 0, 0],
+            torch.stack([self._moves[p][1] for p in moving]) if moving else none,
+            self.reaction, self.inflow, tuple(self.transfers), tuple(self.walls),
         )  # fmt: skip

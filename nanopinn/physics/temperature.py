@@ -126,7 +126,7 @@ def bioheat(tumour: Tensor) -> PoolCoefficients:
         tumour: 1 in the tumour, 0 in normal tissue, ``(x, y, z)``; perfusion differs between the two.
     """
     w_b = torch.where(tumour > 0.5, tumour.new_tensor(value("w_b_t")), tumour.new_tensor(value("w_b_n")))
-    pools, name = PoolSystem(("excess temperature",), 1, tumour), "excess temperature"
+    pools, name = PoolSystem(("excess temperature",), tumour), "excess temperature"
     pools.holds(name, torch.full_like(tumour, value("rho_t") * value("c_t")))
     pools.moves(name, 0.0, torch.full_like(tumour, value("k_t")))
     pools.loses(name, cooling_by_blood(w_b))

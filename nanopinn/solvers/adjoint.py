@@ -18,11 +18,11 @@ from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.solvers.cells import BoxMatrix
 from nanopinn.solvers.evolve import Evolution, evolve
-from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Flow, Forward
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.local_response import LocalResponse
 from nanopinn.solvers.nodes import frame_nodes, stage_times
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_residual, solve_cells
 from nanopinn.solvers.schemes import TR_BDF2
 from nanopinn.solvers.sensitivity import Gathered, adjoint
@@ -64,13 +64,13 @@ class ContrastRun:
         self.maps = forward.setting.maps
         nodes, self.at = frame_nodes(frame_times, float(aif.times_s[0]), 1)
         self.local = LocalResponse(self.maps, aif, stage_times(nodes, TR_BDF2))
-        self.share = self.operator.inflow[:, 0] / self.maps.PS
+        self.share = self.operator.inflow[0, 0][None] / self.maps.PS
 
         def smooth(t: float) -> Tensor:
             U0 = self.share * self.local.at(t)
             return self.maps.PS * U0 - self.operator(U0)
 
-        one = replace(self.operator, inflow=torch.ones_like(self.operator.inflow))
+        one = replace(self.operator, inflow={(0, 0): torch.ones_like(self.maps.PS)})
         self.evolution = _through(Interval(nodes[0], nodes[-1], one, pools.capacity, smooth), nodes)
         self.U0 = torch.stack([self.local.at(nodes[i]) for i in self.at])
         plasma = np.interp(frame_times, aif.times_s, aif.plasma_mM, left=0.0)
@@ -83,7 +83,7 @@ class ContrastRun:
         of_node[self.at, 0] = self.maps.phi * of_C
         found = adjoint(self.evolution, of_node, lambda _: _Bolus(self))[0][0].operator
         direct = (self.maps.phi * of_C * self.U0).sum(dim=0) / self.maps.PS
-        return replace(found, inflow=found.inflow + direct)
+        return replace(found, inflow={(0, 0): found.inflow[0, 0] + direct})
 
 
 class _Bolus(Gathered):
@@ -96,7 +96,7 @@ class _Bolus(Gathered):
     def add(self, y: Tensor, U: Tensor, t: float) -> None:
         A, U0 = self.run.operator, self.run.local.at(t)
         *of_A, of_inflow = A.gradient(y, U + self.run.share * U0, U0[None])
-        for total, part in zip(self.total, (*of_A, of_inflow - (A.transposed(y) * U0 / self.run.maps.PS)[:, None]), strict=True):
+        for total, part in zip(self.total, (*of_A, of_inflow - (A.transposed(y) * U0 / self.run.maps.PS)[0]), strict=True):
             total += part
 
 

@@ -9,7 +9,7 @@ import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from nanopinn.physics.pools import PoolCoefficients
+from nanopinn.physics.pools import Entries, PoolCoefficients
 
 
 def group_voxels(features: Tensor, mask: Tensor, groups: int, rng: np.random.Generator) -> Tensor:
@@ -44,13 +44,17 @@ def group_pools(pools: PoolCoefficients, labels: Tensor) -> PoolCoefficients:
     """Coefficients of every group, the means over its voxels, on a grid ``(group, 1, 1)``."""
 
     def mean(values: Tensor) -> Tensor:
-        return group_mean(values, labels)
+        # one value for every voxel is its own mean
+        return group_mean(values, labels) if values.shape[-3:] == labels.shape else values
+
+    def means(entries: Entries) -> Entries:
+        return {pq: mean(m) for pq, m in entries.items()}
 
     transfers = tuple(
         replace(k, uptake=mean(k.uptake), efflux=mean(k.efflux) if isinstance(k.efflux, Tensor) else k.efflux) for k in pools.transfers
     )
     walls = tuple(replace(w, influx=mean(w.influx), efflux=mean(w.efflux)) for w in pools.walls)
     return replace(
-        pools, capacity=mean(pools.capacity), diffusion=mean(pools.diffusion), reaction=mean(pools.reaction), inflow=mean(pools.inflow),
+        pools, capacity=mean(pools.capacity), diffusion=mean(pools.diffusion), reaction=means(pools.reaction), inflow=means(pools.inflow),
         transfers=transfers, walls=walls,
     )  # fmt: skip

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from nanopinn.progress import Progress, silent
 from nanopinn.solvers.balance import Balance
+from nanopinn.solvers.fluxes import SPACE
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.linear import SolverError
-from nanopinn.solvers.local import masses, sums_of_products
+from nanopinn.solvers.local import add_held, masses
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 from nanopinn.solvers.stage import Stage, StageMatrix, StageOf
 
@@ -48,6 +49,7 @@ class Evolution:
         times: ``(n,)`` s. U: ``(n, ..., pool, x, y, z)``.
         steps: the accepted steps. rejected: those that were tried again. newton, krylov: iterations in all.
         balance: where the mass went. intervals: those of a sequence; none if they were built on the way.
+        stage_of: solver of the stages, which derivatives use again.
     """
 
     times: tuple[float, ...]
@@ -58,6 +60,7 @@ class Evolution:
     krylov: int
     steps: tuple[Step, ...] = field(repr=False)
     intervals: tuple[Interval, ...] = field(repr=False)
+    stage_of: StageOf = field(repr=False)
 
     def __str__(self) -> str:
         return (
@@ -129,7 +132,7 @@ def evolve(
     if len(saved) < len(save_at):
         raise ValueError(f"times to save at must lie within the intervals, which end at {run.t:g} s")
     return Evolution(
-        tuple(save_at), torch.stack(saved), run.balance(start), run.rejected, run.newton, run.krylov, tuple(run.steps), kept
+        tuple(save_at), torch.stack(saved), run.balance(start), run.rejected, run.newton, run.krylov, tuple(run.steps), kept, stage_of
     )  # fmt: skip
 
 
@@ -145,6 +148,16 @@ def _check_joint(end: float, start: float) -> None:
         raise ValueError(f"an interval ends at {end} s and the next begins at {start} s")
 
 
+@dataclass
+class _Tried:
+    """A step that was tried: the pools at its end, the rates of its stages, what was exchanged, and the stages if they are kept."""
+
+    U: Tensor
+    rates: list[Tensor]
+    exchanged: Tensor
+    stages: tuple[Tensor, ...]
+
+
 class _Run:
     """The state of a run, advanced step by step."""
 
@@ -157,23 +170,30 @@ class _Run:
         self.scheme: Scheme = TR_BDF2
         self.rate: Tensor | None = None
         self.stage: Stage | None = None
+        self._spare: list[Tensor] = []
         self.worst = ""
         self.largest = self._masses(U)
 
     def enter(self, number: int, interval: Interval) -> None:
         _check_joint(self.t, interval.start)
-        self.number, self.interval = number, interval
+        self.number, self.interval, self.capacity = number, interval, interval.capacity
         self.rate, self.stage, self.w = None, None, 0.0
         self.dt = min(self.dt, self.tolerance.first_step)
 
     def leave(self) -> None:
         """Forget the interval and what was built of it."""
         self.rate, self.stage = None, None
+        self._spare.clear()
         del self.interval
+
+    def _room(self) -> Tensor:
+        """Pools to be written: large blocks that are given back to the system are zeroed anew each time they are asked for."""
+        return self._spare.pop() if self._spare else torch.empty_like(self.U)
 
     def balance(self, start: Tensor) -> Balance:
         entered, lost, outflow = self.totals
-        return Balance(entered, lost, outflow, sums_of_products(self.capacity, self.U - start))
+        stored = [(c * (b - a)).sum(dim=SPACE) for c, a, b in zip(*(v.unbind(-4) for v in (self.capacity, start, self.U)), strict=True)]
+        return Balance(entered, lost, outflow, torch.stack(stored, dim=-1))
 
     def _masses(self, U: Tensor) -> Tensor:
         return masses(self.capacity, U)
@@ -184,85 +204,97 @@ class _Run:
             left = mark - self.t
             # never leave a crumb before a mark
             step = dt if dt is not None else left if left <= 1.0001 * self.dt else left / 2 if left < 2 * self.dt else self.dt
-            U, stages, rates = self._try(step)
-            error = self._error(U, rates, step)
+            tried = self._try(step)
+            error = self._error(tried, step)
             grow = 0.9 * error ** (-1 / 3) if error > 0 else 5.0
             if dt is not None or error <= 1:
                 break
+            self._spare += [tried.U, *tried.rates] if self.rate is None else [tried.U, *tried.rates[1:]]
+            del tried
             self.rejected += 1
             self.dt = step * max(0.2, min(0.8, grow))
             if self.dt < 1e-9 * max(1.0, self.t):
                 raise SolverError(f"time steps shrink to nothing at {self.t:.6g} s, because of {self.worst}: look for a rate far too large")
-        self._accept(step, mark if step == left or mark - self.t - step < 1e-9 * max(1.0, mark) else self.t + step, U, stages, rates)
+        self._accept(step, mark if step == left or mark - self.t - step < 1e-9 * max(1.0, mark) else self.t + step, tried)
         # a slightly longer step is not worth a new matrix
         self.dt = min(self.tolerance.longest_step, step * min(5.0, grow)) if grow > 1.2 or grow < 1 else max(step, min(self.dt, step))
 
-    def _try(self, dt: float) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        w, interval, capacity = self.scheme.gamma * dt, self.interval, self.interval.capacity
-        rates = [interval.rate(self.U, self.t) / capacity if self.rate is None else self.rate]
-        stages = []
-        for i, (row, c) in enumerate(zip(self.scheme.a, self.scheme.nodes, strict=True)):
+    def _try(self, dt: float) -> _Tried:
+        w, interval, scheme = self.scheme.gamma * dt, self.interval, self.scheme
+        rates = [interval.rate(self.U, self.t, self._room()).div_(interval.capacity) if self.rate is None else self.rate]
+        exchanged = scheme.weights[0] * self._exchange(self.U, self.t)
+        stages: list[Tensor] = []
+        for i, (row, c) in enumerate(zip(scheme.a, scheme.nodes, strict=True)):
             if i == 0:
                 continue
-            known = self.U.clone()
+            known = self._room().copy_(self.U)
             for a, k in zip(row[:i], rates, strict=True):
                 known.add_(k, alpha=dt * a)
-            U = self._solve_stage(known, self.t + c * dt, w, known.add(rates[-1], alpha=w))
-            stages.append(U)
-            rates.append((U - known).div_(w))
-        return U, stages, rates
+            U = self._solve_stage(known, rates[-1], self.t + c * dt, w)
+            exchanged += scheme.weights[i] * self._exchange(U, self.t + c * dt)
+            rates.append(known.sub_(U).div_(-w))
+            if self.keep:
+                stages.append(U)
+            elif i + 1 < len(scheme.a):
+                self._spare.append(U)
+        return _Tried(U, rates, dt * exchanged, tuple(stages))
 
-    def _solve_stage(self, known: Tensor, t: float, w: float, guess: Tensor) -> Tensor:
-        """Newton's method on ``capacity (U - known) = w rate(U, t)``."""
-        interval, U = self.interval, guess
+    def _solve_stage(self, known: Tensor, rate: Tensor, t: float, w: float) -> Tensor:
+        """Newton's method on ``capacity (U - known) = w rate(U, t)``, from the rate of the stage before."""
+        interval, U, residual = self.interval, torch.add(known, rate, alpha=w, out=self._room()), self._room()
         # fluxes between thin cells are far larger than what they change: rounding leaves this much of them
-        rounding = 4 * torch.finfo(U.dtype).eps * w * float(masses(interval.operator.diagonal.expand_as(U), U).norm())
+        rounding = 4 * torch.finfo(U.dtype).eps * w * interval.operator.throughput(U)
         for _ in range(20 if interval.correction is None else 200):
-            residual = interval.rate(U, t).mul_(w).addcmul_(interval.capacity, known - U)
+            add_held(interval.rate(U, t, residual).mul_(w), interval.capacity, known, U)
             stored = float(self._masses(U).norm().clamp_min(1e-300))
             size = float(residual.norm()) / stored
             if not isfinite(size):
                 raise SolverError(f"the pools are not finite at {t:.6g} s: look for a plasma curve or rate that is not")
             goal = max(self.tolerance.equation, rounding / stored)
             if size <= goal:
+                self._spare.append(residual)
                 return U
             wanted = 0.3 * goal / size
-            change, iterations = self._matrix(U, w).solve(residual, tol=max(wanted, 1e-13 if interval.linear else 1e-4))
-            U = change.add_(U)
+            tol = max(wanted, 1e-13 if interval.linear else 1e-4)
+            residual, iterations = self._matrix(U, w).solve(residual, tol=tol, overwrite=True)
+            U.add_(residual)
             self.newton, self.krylov = self.newton + 1, self.krylov + iterations
         raise SolverError(f"Newton's method stopped at a residual of {size:.1e} at {t:.6g} s")
 
     def _matrix(self, U: Tensor, w: float) -> Stage:
         if self.stage is None or self.interval.transfers or abs(w - self.w) > 1e-12 * w:
-            # the last one goes only now: freed first, its memory would go back to the system and be asked for again
-            self.stage = self.stage_of(self.interval.operator, self.interval.capacity, w, self.interval.linearised(U))
+            reaction = self.interval.linearised(U)
+            if self.stage is None:
+                self.stage = self.stage_of(self.interval.operator, self.interval.capacity, w, reaction)
+            else:  # in the same place: memory given back would be asked for again
+                self.stage.renew(w, reaction)
             self.w = w
         return self.stage
 
-    def _error(self, U: Tensor, rates: list[Tensor], dt: float) -> float:
+    def _error(self, tried: _Tried, dt: float) -> float:
         """Error of the step over what is allowed; stiff parts are damped as the scheme damps them."""
         assert self.scheme.error is not None
-        raw = torch.zeros_like(U)
-        for e, k in zip(self.scheme.error, rates, strict=True):
+        raw = self._room().zero_()
+        for e, k in zip(self.scheme.error, tried.rates, strict=True):
             raw.add_(k, alpha=dt * e)
         # that of the last Newton step will do: it only damps
-        stage = self.stage or self._matrix(U, self.scheme.gamma * dt)
+        stage = self.stage or self._matrix(tried.U, self.scheme.gamma * dt)
         error = self._masses(stage.settle(raw.mul_(self.interval.capacity)))
-        scale = torch.maximum(self.largest, self._masses(U))
+        self._spare.append(raw)
+        scale = torch.maximum(self.largest, self._masses(tried.U))
         scale = torch.maximum(scale, 1e-3 * scale.max(dim=-1, keepdim=True).values).clamp_min(1e-300)
         over = (error / scale).reshape(-1, error.shape[-1]).max(dim=0).values / self.tolerance.step
         names = self.interval.names or [f"pool {p}" for p in range(len(over))]
         self.worst = names[int(over.argmax())]
         return float(over.max())
 
-    def _accept(self, dt: float, end: float, U: Tensor, stages: list[Tensor], rates: list[Tensor]) -> None:
-        fresh = self.rate is None
-        for state, c, weight in zip([self.U, *stages], self.scheme.nodes, self.scheme.weights, strict=True):
-            self.totals += dt * weight * self._exchange(state, self.t + c * dt)
-        kept = (self.U, tuple(stages)) if self.keep else (None, ())
-        self.steps.append(Step(self.number, self.t, dt, fresh, *kept))
-        self.U, self.rate, self.t = U, rates[-1], end
-        self.largest = torch.maximum(self.largest, self._masses(U))
+    def _accept(self, dt: float, end: float, tried: _Tried) -> None:
+        kept = (self.U, tried.stages) if self.keep else (None, ())
+        self.steps.append(Step(self.number, self.t, dt, self.rate is None, *kept))
+        self.totals += tried.exchanged
+        self._spare += tried.rates[:-1]
+        self.U, self.rate, self.t = tried.U, tried.rates[-1], end
+        self.largest = torch.maximum(self.largest, self._masses(self.U))
 
     def _exchange(self, U: Tensor, t: float) -> Tensor:
         operator = self.interval.operator

@@ -16,7 +16,6 @@ from nanopinn.physics.model import FlowCoefficients
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.solvers.advection import Advection, face_weights
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.local import add_products, entries_of, sums_of_products
 
 SPACE = (-3, -2, -1)
 
@@ -89,7 +88,7 @@ def entering(flow: FlowCoefficients, grid: Grid) -> Tensor:
 
 
 def carried_flows(pools: PoolCoefficients, flows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Volume flow times each pool's mobility, ``(pool, ...)`` per axis, m3/s."""
+    """Volume flow times the mobility of each pool that moves, ``(moving, ...)`` per axis, m3/s."""
     return tuple(pools.mobility[:, None, None, None] * flow for flow in flows)
 
 
@@ -105,26 +104,22 @@ def _carried_from_beyond(a: Tensor, b: Tensor, carried: Tensor, dim: int, side: 
 
 
 @dataclass(frozen=True)
-class PoolOperator:
-    """``A U = div(flux) + reaction U`` of a set of pools, linear in U and in its own coefficients.
+class Transport:
+    """Divergence of the face fluxes of pools that move, linear in them and in its own weights.
 
     Attributes:
-        before: per axis, weight of the cell before each face, over the cell volume, 1/s.
+        before: per axis, weight of the cell before each face, over the cell volume, ``(..., faces)``, 1/s.
         after: the same for the cell after it.
-        reaction: ``(..., pool, pool, x, y, z)``, 1/s.
-        inflow: ``(..., pool, input, x, y, z)``, 1/s.
     """
 
     before: tuple[Tensor, Tensor, Tensor]
     after: tuple[Tensor, Tensor, Tensor]
-    reaction: Tensor
-    inflow: Tensor
 
     @classmethod
     def of(
         cls, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid, advection: Advection = "fitted",
         cut: tuple[tuple[int, int], ...] = (),
-    ) -> PoolOperator:  # fmt: skip
+    ) -> Transport:  # fmt: skip
         """Pools carried by volume flows through the faces (m3/s, one tensor per axis).
 
         Nothing diffuses through the boundary of the box and nothing flows in through it; but what flows in through the
@@ -138,108 +133,42 @@ class PoolOperator:
                     a, b = _carried_from_beyond(a, b, carried, dim, side)
             before.append(a / grid.cell_volume)
             after.append(b / grid.cell_volume)
-        return cls((before[0], before[1], before[2]), (after[0], after[1], after[2]), pools.reaction, pools.inflow)
+        return cls((before[0], before[1], before[2]), (after[0], after[1], after[2]))
 
-    def only(self, pools: slice | list[int]) -> PoolOperator:
-        """The part that acts within some of the pools."""
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it acts on, ``(..., x, y, z)``."""
+        x, (*_, y, z) = self.before[1].shape[-3], self.before[0].shape
+        return (*self.before[0].shape[:-3], x, y, z)
+
+    def only(self, pools: list[int]) -> Transport:
+        """That of some of the pools that move."""
         (b0, b1, b2), (a0, a1, a2) = ([f[..., pools, :, :, :] for f in faces] for faces in (self.before, self.after))
-        reaction = self.reaction[..., pools, :, :, :, :][..., pools, :, :, :]
-        return PoolOperator((b0, b1, b2), (a0, a1, a2), reaction, self.inflow[..., pools, :, :, :, :])
+        return Transport((b0, b1, b2), (a0, a1, a2))
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Every coefficient, in a fixed order."""
-        return (*self.before, *self.after, self.reaction, self.inflow)
-
-    @classmethod
-    def from_tensors(cls, t: tuple[Tensor, ...]) -> PoolOperator:
-        """The inverse of :meth:`tensors`."""
-        return cls((t[0], t[1], t[2]), (t[3], t[4], t[5]), t[6], t[7])
+    @cached_property
+    def each(self) -> tuple[Transport, ...]:
+        """Pool by pool, as views without a pool axis."""
+        alone = zip(*(f.unbind(-4) for f in (*self.before, *self.after)), strict=True)
+        return tuple(Transport((b0, b1, b2), (a0, a1, a2)) for b0, b1, b2, a0, a1, a2 in alone)
 
     @cached_property
     def diagonal(self) -> Tensor:
-        """Diagonal of the transport part, ``(..., pool, x, y, z)``, 1/s."""
-        total: Tensor | None = None
+        """What leaves each cell through its faces, ``(..., x, y, z)``, 1/s."""
+        total = self.before[0].new_zeros(self.shape)
         for a, b, dim in zip(self.before, self.after, SPACE, strict=True):
             n = a.shape[dim] - 1
-            leaving = a.narrow(dim, 1, n) + b.narrow(dim, 0, n)
-            total = leaving if total is None else total + leaving
-        assert total is not None
+            total.add_(a.narrow(dim, 1, n)).add_(b.narrow(dim, 0, n))
         return total
 
-    @cached_property
-    def mobile(self) -> tuple[int, ...]:
-        """The pools that move between cells."""
-        faces = [*self.before, *self.after]
-        return tuple(p for p in range(self.reaction.shape[-5]) if any(bool((f[..., p, :, :, :] != 0).any()) for f in faces))
-
-    @cached_property
-    def moving(self) -> PoolOperator:
-        """What carries the pools that move; their reactions stay behind."""
-        faces = [[f[..., list(self.mobile), :, :, :] for f in side] for side in (self.before, self.after)]
-        (b0, b1, b2), (a0, a1, a2) = faces
-        nothing = self.reaction.new_zeros((0, 0, 1, 1, 1))
-        return PoolOperator((b0, b1, b2), (a0, a1, a2), nothing, nothing)
-
-    @cached_property
-    def coupled(self) -> dict[tuple[int, int], Tensor]:
-        """The reactions that are not zero everywhere, by pool that gains and pool that gives."""
-        return entries_of(self.reaction)
-
-    def transport(self, U: Tensor) -> Tensor:
-        """Divergence of the face fluxes, ``(..., pool, x, y, z)``, concentration per second."""
-        return self.subtract_neighbours(self.diagonal * U, U)
-
-    def subtract_neighbours(self, out: Tensor, U: Tensor, weight: float = 1.0) -> Tensor:
-        """Take from ``out``, in place, ``weight`` times what flows in from neighbouring cells."""
+    def subtract_neighbours(self, out: Tensor, U: Tensor, weight: float = 1.0, *, transposed: bool = False) -> Tensor:
+        """Take from ``out``, in place, ``weight`` times what flows in from neighbouring cells (or the transpose of that)."""
         for a, b, dim in zip(self.before, self.after, SPACE, strict=True):
             n = U.shape[dim] - 1
-            out.narrow(dim, 1, n).addcmul_(a.narrow(dim, 1, n), U.narrow(dim, 0, n), value=-weight)
-            out.narrow(dim, 0, n).addcmul_(b.narrow(dim, 1, n), U.narrow(dim, 1, n), value=-weight)
+            up, down = (a.narrow(dim, 1, n), b.narrow(dim, 1, n))[:: -1 if transposed else 1]
+            out.narrow(dim, 1, n).addcmul_(up, U.narrow(dim, 0, n), value=-weight)
+            out.narrow(dim, 0, n).addcmul_(down, U.narrow(dim, 1, n), value=-weight)
         return out
-
-    def subtract_neighbours_transposed(self, out: Tensor, U: Tensor, weight: float = 1.0) -> Tensor:
-        """The transpose of :meth:`subtract_neighbours`."""
-        for a, b, dim in zip(self.before, self.after, SPACE, strict=True):
-            n = U.shape[dim] - 1
-            out.narrow(dim, 0, n).addcmul_(a.narrow(dim, 1, n), U.narrow(dim, 1, n), value=-weight)
-            out.narrow(dim, 1, n).addcmul_(b.narrow(dim, 1, n), U.narrow(dim, 0, n), value=-weight)
-        return out
-
-    def react(self, U: Tensor) -> Tensor:
-        """``reaction U``, summed over the pools that each pool reads."""
-        shape = torch.broadcast_shapes(self.reaction.shape[:-5] + self.reaction.shape[-4:], U.shape)
-        return add_products(U.new_zeros(shape), self.coupled, U)
-
-    @cached_property
-    def _losses(self) -> Tensor:
-        return self.reaction.sum(dim=-5)
-
-    def lost(self, U: Tensor) -> Tensor:
-        """What each pool loses for good (not to another pool), summed over cells, ``(..., pool)``, concentration per second."""
-        return sums_of_products(self._losses.expand_as(U), U)
-
-    def subtract_from(self, out: Tensor, U: Tensor) -> Tensor:
-        """Take ``A U`` from ``out``, in place."""
-        out.addcmul_(self.diagonal, U, value=-1)
-        self.subtract_neighbours(out, U, -1.0)
-        return add_products(out, self.coupled, U, -1.0)
-
-    def __call__(self, U: Tensor) -> Tensor:
-        return self.transport(U) + self.react(U)
-
-    def transposed(self, y: Tensor) -> Tensor:
-        """``A^T y``, for one set of pools."""
-        out = self.subtract_neighbours_transposed(self.diagonal * y, y)
-        return add_products(out, {(q, p): m for (p, q), m in self.coupled.items()}, y)
-
-    def gradient(self, y: Tensor, U: Tensor, plasma: Tensor) -> tuple[Tensor, ...]:
-        """Gradient of ``y . (inflow plasma - A U)`` with respect to every coefficient, in the order of :meth:`tensors`."""
-        before, after = [], []
-        for dim in SPACE:
-            (y0, y1), (U0, U1) = cells_beside_faces(y, dim), cells_beside_faces(U, dim)
-            before.append((y1 - y0) * U0)
-            after.append((y0 - y1) * U1)
-        return (*before, *after, -y[:, None] * U[None], y[:, None] * plasma[None].expand(1, plasma.shape[0], *y.shape[-3:]))
 
     def boundary_outflow(self, U: Tensor) -> Tensor:
         """What leaves the box, summed over its faces, per pool and cell volume, 1/s times concentration."""
@@ -249,3 +178,12 @@ class PoolOperator:
             total = total + (a.narrow(dim, last, 1) * U.narrow(dim, last - 1, 1)).sum(dim=SPACE)
             total = total + (b.narrow(dim, 0, 1) * U.narrow(dim, 0, 1)).sum(dim=SPACE)
         return total
+
+    def gradient(self, y: Tensor, U: Tensor) -> tuple[Tensor, ...]:
+        """Gradient of ``-y . transport U`` with respect to the weights, those before the faces first."""
+        before, after = [], []
+        for dim in SPACE:
+            (y0, y1), (U0, U1) = cells_beside_faces(y, dim), cells_beside_faces(U, dim)
+            before.append((y1 - y0) * U0)
+            after.append((y0 - y1) * U1)
+        return *before, *after

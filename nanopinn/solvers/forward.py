@@ -20,11 +20,12 @@ from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.physics.model import FlowCoefficients, TissueMaps, TumourModel
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.pools import PoolCoefficients
-from nanopinn.solvers.fluxes import PoolOperator, darcy_flows
+from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import Grid, add_face_flows, mean_of_parts, reconstruct_cells, repeat_cells
 from nanopinn.solvers.local_response import LocalResponse
 from nanopinn.solvers.march import Trajectory, march
 from nanopinn.solvers.nodes import frame_nodes, stage_times
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_gradient, pressure_tangents, solve_pressure
 from nanopinn.solvers.rim import RimGrid
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
@@ -186,7 +187,7 @@ class Forward:
         for j in range(len(theta)):
             moved = tuple(t[j] for t in every)
             if any(float(t.abs().max()) > 1e-9 * s for t, s in zip(moved, scale, strict=True)):
-                tangents[j] = PoolOperator.from_tensors(moved)
+                tangents[j] = operator.with_tensors(moved)
         return pools, operator, tangents
 
     def gradient(self, kind: str, theta: Tensor, flow: Flow, of_operator: PoolOperator) -> Tensor:
@@ -218,9 +219,10 @@ class Forward:
         maps = self.setting.maps
         nodes, at = frame_nodes(frame_times, float(aif.times_s[0]), substeps)
         local = LocalResponse(maps, aif, stage_times(nodes, scheme))
-        share = operator.inflow[:, 0] / maps.PS
+        one = maps.phi.new_ones(1)
+        share = operator.inflow_of(one) / maps.PS
         dAs = list(tangents.values())
-        d_share = [dA.inflow[:, 0] / maps.PS for dA in dAs]
+        d_share = [dA.inflow_of(one) / maps.PS for dA in dAs]
 
         def source(t: float) -> tuple[Tensor, Tensor | None]:
             U0 = local.at(t)[None]
@@ -245,14 +247,13 @@ class Forward:
     ) -> Trajectory:  # fmt: skip
         """Encapsulated, free, bound, intracellular and nuclear drug at ``times`` (s after the dose), kg/m3."""
         pools, operator, tangents = self.operators("drug", theta, flow)
-        curve = _PlasmaInputs(plasma, operator.inflow)
         dAs = list(tangents.values())
-        d_inflow = torch.stack([dA.inflow for dA in dAs]) if dAs else None
+        together = PoolOperator.stacked(dAs) if dAs else None
 
         def source(t: float) -> tuple[Tensor, Tensor | None]:
-            c = curve(t)
-            ds = None if d_inflow is None else (d_inflow * c).sum(dim=-4)
-            return (operator.inflow * c).sum(dim=-4), ds
+            at = pools.capacity.new_tensor(t)
+            c = torch.stack([curve(at) for curve in plasma])
+            return operator.inflow_of(c), None if together is None else together.inflow_of(c)
 
         run = march(operator, pools.capacity, source, list(times), scheme=scheme, tangent_operators=dAs, tol=tol)
         if run.tangents is None:
@@ -260,14 +261,3 @@ class Forward:
         every = run.U.new_zeros((len(run.U), len(theta), *run.U.shape[1:]))
         every[:, list(tangents)] = run.tangents
         return replace(run, tangents=every)
-
-
-class _PlasmaInputs:
-    """Plasma concentrations at a time, shaped to multiply an inflow ``(pool, input, x, y, z)``."""
-
-    def __init__(self, curves: tuple[SumOfExponentials, ...], like: Tensor) -> None:
-        self.curves, self.like = curves, like
-
-    def __call__(self, t: float) -> Tensor:
-        at = self.like.new_tensor(t)
-        return torch.stack([c(at) for c in self.curves])[:, None, None, None]

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from nanopinn.parameters import value
 from nanopinn.physics.temperature import Stretch, TemperatureCourse, bioheat
-from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.march import TR_BDF2, Scheme, march
+from nanopinn.solvers.operator import PoolOperator
 
 
 def solve_bioheat(
@@ -28,7 +28,7 @@ def solve_bioheat(
     """
     pool = bioheat(tumour)
     operator = PoolOperator.of(pool, _still(tumour), grid)
-    run = march(operator, pool.capacity, lambda t: (pool.inflow[:, 0] * power(t), None), list(times_s), scheme=scheme)
+    run = march(operator, pool.capacity, lambda t: (operator.inflow_of(power(t)[None]), None), list(times_s), scheme=scheme)
     maps = value("T_body") + run.U[:, 0]
     pairs = itertools.pairwise(zip(times_s, maps, strict=True))
     return TemperatureCourse(torch.full_like(tumour, value("T_body")), tuple(Stretch(t0, t1, a, b) for (t0, a), (t1, b) in pairs))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from nanopinn.physics.pools import PoolCoefficients, SaturableTransfer
+from nanopinn.physics.pools import Entries, PoolCoefficients, SaturableTransfer
 from nanopinn.solvers.advection import Advection, limited_flux
-from nanopinn.solvers.fluxes import SPACE, PoolOperator, carried_flows
+from nanopinn.solvers.fluxes import carried_flows
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.local import Entries, add_products, entries_of
+from nanopinn.solvers.local import sums_of_products
+from nanopinn.solvers.operator import PoolOperator
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ class Interval:
     ) -> Interval:  # fmt: skip
         """Assembled pools, carried by volume flows (m3/s) through the faces of a grid."""
         operator = PoolOperator.of(pools.checked(), flows, grid, advection)
-        correction = None if advection != "limited" else partial(limited_flux, carried=carried_flows(pools, flows), grid=grid)
+        correction = None
+        if advection == "limited":
+            correction = partial(_limiter, moving=pools.moving, carried=carried_flows(pools, flows), grid=grid)
         return cls(start, end, operator, pools.capacity, plasma, pools.transfers, correction, pools.names)
 
     @property
@@ -54,30 +57,22 @@ class Interval:
         """Whether one solve is all that a stage takes."""
         return not self.transfers and self.correction is None
 
-    @cached_property
-    def _inflow(self) -> Entries:
-        return entries_of(self.operator.inflow)
-
     def inputs(self, t: float) -> Tensor:
         """The plasma curves at a time, shaped to weigh maps, kg/m3."""
         c = self.plasma(t)
         return c.reshape(*c.shape, 1, 1, 1) if c.dim() == 1 else c
 
-    def source(self, t: float) -> Tensor:
-        """What plasma brings, ``(..., pool, x, y, z)``, kg/m3/s."""
-        return add_products(torch.zeros_like(self.capacity), self._inflow, self.inputs(t))
-
     def entered(self, t: float) -> Tensor:
         """What plasma brings to each pool, summed over cells, ``(..., pool)``."""
-        c = self.inputs(t)
+        c = self.inputs(t).expand(-1, *self.capacity.shape[-3:])
         total = self.capacity.new_zeros(self.capacity.shape[:-3])
-        for (p, q), m in self._inflow.items():
-            total[..., p] += (m * c[q]).sum(dim=SPACE)
+        for (p, q), m in self.operator.fed.items():
+            total[..., p] += sums_of_products(m, c[q])
         return total
 
-    def rate(self, U: Tensor, t: float) -> Tensor:
-        """``capacity dU/dt``."""
-        rate = self.operator.subtract_from(self.source(t), U)
+    def rate(self, U: Tensor, t: float, out: Tensor | None = None) -> Tensor:
+        """``capacity dU/dt``, kg/m3/s, written to ``out`` if given."""
+        rate = self.operator.subtract_from(self.operator.inflow_of(self.inputs(t), out), U)
         return self.transfer(rate if self.correction is None else rate.sub_(self.correction(U)), U)
 
     def transfer(self, out: Tensor, U: Tensor) -> Tensor:
@@ -97,3 +92,9 @@ class Interval:
             for pq, change in changes.items():
                 entries[pq] = entries[pq] + change if pq in entries else change
         return entries
+
+
+def _limiter(U: Tensor, moving: tuple[int, ...], carried: tuple[Tensor, ...], grid: Grid) -> Tensor:
+    out, at = torch.zeros_like(U), list(moving)
+    out[..., at, :, :, :] = limited_flux(U[..., at, :, :, :], carried, grid)
+    return out

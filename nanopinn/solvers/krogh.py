@@ -21,9 +21,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from nanopinn.physics.pools import PoolCoefficients, SaturableTransfer
-from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.physics.pools import Entries, PoolCoefficients, SaturableTransfer
+from nanopinn.solvers.fluxes import Transport
 from nanopinn.solvers.interval import Interval
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.radial import Cylinders
 
 
@@ -40,9 +41,10 @@ def drained(pools: PoolCoefficients, J_v: Tensor) -> PoolCoefficients:
     Args:
         J_v: filtration, ``(cluster, 1, 1)``, 1/s; reabsorption takes nothing.
     """
-    reaction = pools.reaction.clone()
-    for p, mobility in enumerate(pools.mobility):
-        reaction[p, p] += mobility * J_v.clamp_min(0.0)
+    reaction = dict(pools.reaction)
+    for p, mobility in zip(pools.moving, pools.mobility, strict=True):
+        loss = mobility * J_v.clamp_min(0.0)
+        reaction[p, p] = reaction[p, p] + loss if (p, p) in reaction else loss
     return replace(pools, reaction=reaction)
 
 
@@ -62,14 +64,13 @@ def krogh_interval(
 def krogh_operator(pools: PoolCoefficients, cylinders: Cylinders) -> tuple[PoolOperator, Tensor, tuple[SaturableTransfer, ...]]:
     """Operator, capacity and saturable transport of the pools in every cylinder."""
     area, weight = cylinders.area, _weights(pools, cylinders)
-    reaction, inflow = _tissue(pools)
-    reaction, inflow = reaction * weight[:, None], inflow * weight[:, None]
+    reaction, inflow = ({(p, q): m * weight[p] for (p, q), m in entries.items()} for entries in _tissue(pools))
     _add_walls(reaction, inflow, pools, cylinders)
     # a pool of vessels has no reaction beyond the first cell; it holds nothing there, in some volume
     capacity = pools.capacity * torch.where(weight > 0, weight, area)
     transfers = tuple(replace(k, uptake=k.uptake * area, efflux=k.efflux * area) for k in pools.transfers)
     faces = _faces(pools, cylinders)
-    return PoolOperator(faces, faces, reaction, inflow), capacity, transfers
+    return PoolOperator(len(pools.names), pools.moving, Transport(faces, faces), reaction, inflow), capacity, transfers
 
 
 def _weights(pools: PoolCoefficients, cylinders: Cylinders) -> Tensor:
@@ -80,40 +81,42 @@ def _weights(pools: PoolCoefficients, cylinders: Cylinders) -> Tensor:
     return torch.stack([vessel if p in of_vessels else cylinders.area for p in range(len(pools.names))])
 
 
-def _tissue(pools: PoolCoefficients) -> tuple[Tensor, Tensor]:
+def _tissue(pools: PoolCoefficients) -> tuple[dict[tuple[int, int], Tensor], dict[tuple[int, int], Tensor]]:
     """Reaction and inflow without the exchange through walls."""
-    reaction, inflow = pools.reaction.clone(), pools.inflow.clone()
+    reaction, inflow = dict(pools.reaction), dict(pools.inflow)
     for wall in pools.walls:
         p, v = wall.pool, wall.vessel
-        reaction[p, p] -= wall.efflux
+        reaction[p, p] = reaction[p, p] - wall.efflux
         if v is None:
-            inflow[p, wall.plasma] -= wall.influx
+            inflow[p, wall.plasma] = inflow[p, wall.plasma] - wall.influx
         else:
-            reaction[v, v] -= wall.influx
-            reaction[p, v] += wall.influx
-            reaction[v, p] += wall.efflux
+            reaction[v, v] = reaction[v, v] - wall.influx
+            reaction[p, v] = reaction[p, v] + wall.influx
+            reaction[v, p] = reaction[v, p] + wall.efflux
     return reaction, inflow
 
 
-def _add_walls(reaction: Tensor, inflow: Tensor, pools: PoolCoefficients, cylinders: Cylinders) -> None:
+def _add_walls(reaction: Entries, inflow: Entries, pools: PoolCoefficients, cylinders: Cylinders) -> None:
     """Exchange at the wall, in place: ``a C_v - b C_wall`` in series with ``g (C_wall - C)`` of half the first cell."""
     for wall in pools.walls:
         p, v = wall.pool, wall.vessel
         a, b = (rate[..., 0] * cylinders.vessels_per_tissue for rate in (wall.influx, wall.efflux))
-        g = 2 * pools.diffusion[p, ..., 0] * cylinders.conductance[..., 0]
+        # what does not diffuse does not come away from the wall
+        D = pools.diffusion[pools.moving.index(p)] if p in pools.moving else torch.zeros_like(pools.capacity[p])
+        g = 2 * D[..., 0] * cylinders.conductance[..., 0]
         a, b = a * g / (g + b), b * g / (g + b)
-        reaction[p, p, ..., 0] += b
+        reaction[p, p][..., 0] += b
         if v is None:
-            inflow[p, wall.plasma, ..., 0] += a
+            inflow[p, wall.plasma][..., 0] += a
         else:
-            reaction[v, v, ..., 0] += a
-            reaction[p, v, ..., 0] -= a
-            reaction[v, p, ..., 0] -= b
+            reaction[v, v][..., 0] += a
+            reaction[p, v][..., 0] -= a
+            reaction[v, p][..., 0] -= b
 
 
 def _faces(pools: PoolCoefficients, cylinders: Cylinders) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of the faces, closed but along r and at its ends; diffusion weighs both sides alike."""
-    n, (clusters, classes, cells) = len(pools.names), cylinders.area.shape
+    n, (clusters, classes, cells) = len(pools.moving), cylinders.area.shape
     like = pools.capacity
     along = like.new_zeros((n, clusters, classes, cells + 1))
     along[..., 1:-1] = pools.diffusion * cylinders.conductance

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.physics.pools import Entries
 from nanopinn.solvers.linear import SolverError
-from nanopinn.solvers.local import Entries
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.stage import StageMatrix
 
 
@@ -35,11 +35,15 @@ class LineMatrix(StageMatrix):
     """
 
     def __init__(self, operator: PoolOperator, capacity: Tensor, w: float, reaction: Entries | None = None) -> None:
-        if any(bool((face != 0).any()) for axis in (0, 1) for face in (operator.before[axis], operator.after[axis])):
+        if any(bool((face != 0).any()) for axis in (0, 1) for face in (operator.transport.before[axis], operator.transport.after[axis])):
             raise ValueError("a line matrix needs closed faces across the first two axes")
         super().__init__(operator, capacity, w, reaction)
+
+    def renew(self, w: float, reaction: Entries) -> None:
+        """Another w or reaction."""
+        super().renew(w, reaction)
         self._before, self._after = (w * _by_cell(f[2]) for f in (self.transport.before, self.transport.after))
-        self._factorise(self._blocks(capacity))
+        self._factorise(self._blocks(self.capacity))
 
     def _blocks(self, capacity: Tensor) -> Tensor:
         """What is local to a cell, pools that stay eliminated, ``(r, p, p, line)``."""
@@ -60,9 +64,11 @@ class LineMatrix(StageMatrix):
         if not bool(torch.isfinite(self._inverse).all()):
             raise SolverError("a line of cells has a singular block")
 
-    def solve(self, b: Tensor, start: Tensor | None = None, *, tol: float = 0.0, transposed: bool = False) -> tuple[Tensor, int]:
+    def solve(
+        self, b: Tensor, start: Tensor | None = None, *, tol: float = 0.0, transposed: bool = False, overwrite: bool = False
+    ) -> tuple[Tensor, int]:
         """The solution ``(..., pool, x, y, r)``, exact: neither ``start`` nor ``tol`` is needed; no iterations."""
-        y = self.cells.down(b, transposed=transposed)
+        y = self.cells.down(b if overwrite else b.clone(), transposed=transposed)
         if self.moving:
             right = y[..., self.moving, :, :, :]
             *lead, pool, nx, ny, cells = right.shape
@@ -72,8 +78,8 @@ class LineMatrix(StageMatrix):
         return self.cells.up(y, transposed=transposed), 0
 
     def settle(self, b: Tensor) -> Tensor:
-        """The solution: what is stiff along a line is damped too."""
-        return self.solve(b)[0]
+        """The solution, in place of ``b``: what is stiff along a line is damped too."""
+        return self.solve(b, overwrite=True)[0]
 
     def _sweep(self, b: Tensor, *, transposed: bool) -> Tensor:
         """Forward elimination and back substitution; ``b`` is ``(r, p, lead, line)``."""

@@ -11,6 +11,10 @@ from torch import Tensor
 from nanopinn.errors import NanopinnError
 
 Operator = Callable[[Tensor], Tensor]
+#: Writes what it makes of the first tensor into the second.
+InPlace = Callable[[Tensor, Tensor], None]
+#: Vectors that BiCGStab works with.
+KRYLOV_FIELDS = 7
 
 
 class SolverError(NanopinnError, ArithmeticError):
@@ -71,39 +75,52 @@ def conjugate_gradients(
 
 
 def bicgstab(
-    A: Operator, b: Tensor, precondition: Operator, x0: Tensor, *, tol: float = 1e-10, max_iterations: int = 500,
-    lead: int = 0,
+    A: InPlace, b: Tensor, precondition: InPlace, x0: Tensor | None = None, *, tol: float = 1e-10, max_iterations: int = 500,
+    lead: int = 0, memory: Tensor | None = None,
 ) -> LinearSolution:  # fmt: skip
     """Solve the non-symmetric ``A x = b``; ``precondition`` applies an approximate inverse of A.
 
     Right-hand sides converge together; one that has converged is frozen by its zero residual.
 
+    Args:
+        A, precondition: write what they make of their first argument into the second.
+        x0: a guess; zero if None. lead: how many leading axes of ``b`` count right-hand sides.
+        memory: to work in, ``(KRYLOV_FIELDS, *b.shape)``; the solution lies in it.
+
     Raises:
         SolverError: the tolerance was not reached.
     """
-    x = x0
-    r = b - A(x)
+    x, r, shadow, p, y, v, t = b.new_empty((KRYLOV_FIELDS, *b.shape)) if memory is None else memory
+    if x0 is None:
+        x.zero_()
+        r.copy_(b)
+    else:
+        A(x.copy_(x0), r)
+        r.neg_().add_(b)
     scale = _dot(b, b, lead).sqrt()
     scale = torch.where(scale > 0, scale, 1.0)
     if (error := _relative(r, scale, lead)) <= tol:
         return LinearSolution(x, 0, error)
-    shadow, p = r, r
+    shadow.copy_(r)
+    p.copy_(r)
     rho = _dot(shadow, r, lead)
     for k in range(1, max_iterations + 1):
-        y = precondition(p)
-        v = A(y)
+        precondition(p, y)
+        A(y, v)
         alpha = _ratio(rho, _dot(shadow, v, lead))
-        s = r - alpha * v
-        z = precondition(s)
-        t = A(z)
-        omega = _ratio(_dot(t, s, lead), _dot(t, t, lead))
-        x = x + alpha * y + omega * z
-        r = s - omega * t
+        x.addcmul_(alpha, y)
+        r.addcmul_(alpha, v, value=-1)
+        precondition(r, y)
+        A(y, t)
+        omega = _ratio(_dot(t, r, lead), _dot(t, t, lead))
+        x.addcmul_(omega, y)
+        r.addcmul_(omega, t, value=-1)
         if (error := _relative(r, scale, lead)) <= tol:
             return LinearSolution(x, k, error)
         rho_new = _dot(shadow, r, lead)
         beta = _ratio(rho_new, rho) * _ratio(alpha, omega)
-        p, rho = r + beta * (p - omega * v), rho_new
+        p.addcmul_(omega, v, value=-1).mul_(beta).add_(r)
+        rho = rho_new
     raise SolverError(f"BiCGStab stopped at a relative residual of {error:.1e} after {max_iterations} iterations")
 
 

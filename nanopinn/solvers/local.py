@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-#: Entries that are not zero everywhere, by (row, column); each broadcasts over ``(..., x, y, z)``.
-Entries = Mapping[tuple[int, int], Tensor]
+from nanopinn.physics.pools import Entries
 
 
-def entries_of(matrix: Tensor) -> dict[tuple[int, int], Tensor]:
-    """The entries of ``(..., pool, pool, x, y, z)`` that are not zero everywhere, as views."""
-    rows, columns = matrix.shape[-5:-3]
-    found = {(p, q): matrix[..., p, q, :, :, :] for p in range(rows) for q in range(columns)}
-    return {pq: m for pq, m in found.items() if bool((m != 0).any())}
+def nonzero(entries: Entries) -> Entries:
+    """The entries that are not zero everywhere."""
+    return {pq: m for pq, m in entries.items() if bool((m != 0).any())}
+
+
+def flipped(entries: Entries) -> Entries:
+    """Rows for columns."""
+    return {(q, p): m for (p, q), m in entries.items()}
+
+
+def block(entries: Entries, rows: Sequence[int], columns: Sequence[int]) -> Entries:
+    """The entries in some rows and columns, counted anew in their order."""
+    return {(i, j): entries[p, q] for i, p in enumerate(rows) for j, q in enumerate(columns) if (p, q) in entries}
+
+
+def column_sums(entries: Entries) -> dict[int, Tensor]:
+    """Sum of each column that holds an entry."""
+    total: dict[int, Tensor] = {}
+    for (_, q), m in entries.items():
+        total[q] = total[q] + m if q in total else m
+    return total
 
 
 def add_products(out: Tensor, entries: Entries, U: Tensor, sign: float = 1.0) -> Tensor:
@@ -26,7 +41,8 @@ def add_products(out: Tensor, entries: Entries, U: Tensor, sign: float = 1.0) ->
 
 
 def sums_of_products(a: Tensor, b: Tensor) -> Tensor:
-    """``sum a b`` over the cells of ``(..., pool, x, y, z)``, per pool, without holding the product."""
+    """``sum a b`` over the cells of ``(..., x, y, z)``, without holding the product."""
+    a, b = torch.broadcast_tensors(a, b)
     return torch.linalg.vecdot(a.flatten(-3), b.flatten(-3))
 
 
@@ -36,40 +52,86 @@ def masses(capacity: Tensor, U: Tensor) -> Tensor:
     return torch.stack(found, dim=-1)
 
 
+def add_held(out: Tensor, capacity: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Add ``capacity (a - b)`` to ``out`` in place, pool by pool, to hold no product of all."""
+    for o, c, x, y in zip(*(v.unbind(-4) for v in (out, capacity, a, b)), strict=True):
+        o.addcmul_(c, x - y)
+    return out
+
+
+def sparsest_first(entries: Iterable[tuple[int, int]], pools: Sequence[int]) -> list[int]:
+    """The order in which eliminating pools fills the fewest entries (Markowitz 1957): each time that with the fewest neighbours."""
+    there, left, order = set(entries), set(pools), []
+
+    def fills(k: int) -> list[tuple[int, int]]:
+        rows, columns = ([pq[side] for pq in there if pq[1 - side] == k and pq[side] != k] for side in (0, 1))
+        return [(i, j) for i in rows for j in columns]
+
+    while left:
+        k = min(sorted(left), key=lambda p: len(fills(p)))
+        there = {pq for pq in there | set(fills(k)) if k not in pq}
+        left.remove(k)
+        order.append(k)
+    return order
+
+
 class Elimination:
     """Gaussian elimination in every cell at once, some pools first, entry by entry.
 
     No pivoting: what leaves one pool enters another or is lost, so that every column is diagonally dominant.
+    A matrix that is built anew is written where the last one stood.
 
     Args:
-        entries: the matrix; every diagonal entry must be there.
-        first: pools that are eliminated in favour of the others, in this order.
+        first: pools that are eliminated in favour of the others, those first that fill fewest entries.
         rest: the others. ``reduced`` holds their matrix once ``first`` is gone.
     """
 
-    def __init__(self, entries: Entries, first: Sequence[int], rest: Sequence[int]) -> None:
+    def __init__(self, first: Sequence[int], rest: Sequence[int]) -> None:
         self.first, self.rest = tuple(first), tuple(rest)
-        self.m = dict(entries)
+        self.m: dict[tuple[int, int], Tensor] = {}
+        self.reduced: dict[tuple[int, int], Tensor] = {}
+        self._there: set[tuple[int, int]] = set()
+
+    def factorise(self, terms: Iterable[tuple[tuple[int, int], Tensor, float]]) -> None:
+        """Eliminate the sum of ``weight entry`` over (at, entry, weight); every diagonal entry must be among them."""
+        self._there.clear()
+        for at, entry, weight in terms:
+            if at in self._there:
+                torch.add(self.m[at], entry, alpha=weight, out=self._room(at, self.m[at], entry))
+            else:
+                torch.mul(entry, weight, out=self._room(at, entry))
+        self.first = tuple(sparsest_first(self._there, self.first))
         self._eliminate(self.first, self.first + self.rest)
-        self.reduced = {(i, j): self.m[p, q] for i, p in enumerate(self.rest) for j, q in enumerate(self.rest) if (p, q) in self.m}
+        last, self.reduced = self.reduced, {}
+        for at, entry in block({at: self.m[at] for at in self._there}, self.rest, self.rest).items():
+            self.reduced[at] = last[at].copy_(entry) if at in last and last[at].shape == entry.shape else entry.clone()
         self._eliminate(self.rest, self.rest)
+        self.m = {at: self.m[at] for at in self._there}  # without what only the last matrix held
+
+    def _room(self, at: tuple[int, int], *like: Tensor) -> Tensor:
+        """Where an entry is written: over its last value if that has the shape."""
+        shape = torch.broadcast_shapes(*(t.shape for t in like))
+        if at not in self.m or self.m[at].shape != shape:
+            self.m[at] = like[0].new_empty(shape)
+        self._there.add(at)
+        return self.m[at]
 
     def _eliminate(self, pivots: Sequence[int], order: Sequence[int]) -> None:
         m = self.m
         for at, k in enumerate(pivots):
-            inverse = m[k, k].reciprocal()
-            later = [i for i in order[at + 1 :] if (i, k) in m]
-            right = [j for j in order[at + 1 :] if (k, j) in m]
+            inverse = m[k, k].reciprocal_()
+            later = [i for i in order[at + 1 :] if (i, k) in self._there]
+            right = [j for j in order[at + 1 :] if (k, j) in self._there]
             for i in later:
-                factor = m[i, k] * inverse
-                m[i, k] = factor
+                factor = torch.mul(m[i, k], inverse, out=self._room((i, k), m[i, k], inverse))
                 for j in right:
-                    m[i, j] = m[i, j] - factor * m[k, j] if (i, j) in m else -factor * m[k, j]
-            m[k, k] = inverse
+                    if (i, j) in self._there:
+                        torch.addcmul(m[i, j], factor, m[k, j], value=-1, out=self._room((i, j), m[i, j], factor, m[k, j]))
+                    else:
+                        torch.mul(factor, m[k, j], out=self._room((i, j), factor, m[k, j])).neg_()
 
-    def down(self, b: Tensor, *, transposed: bool = False) -> Tensor:
-        """``b`` with ``first`` eliminated from the equations of the others, on a copy."""
-        y = b.clone()
+    def down(self, y: Tensor, *, transposed: bool = False) -> Tensor:
+        """A right-hand side with ``first`` eliminated from the equations of the others, in its place."""
         for at, k in enumerate(self.first):
             if transposed:
                 _at(y, k).mul_(self.m[k, k])
@@ -88,9 +150,9 @@ class Elimination:
                 _at(y, k).mul_(self.m[k, k])
         return y
 
-    def solve_rest(self, b: Tensor, *, transposed: bool = False) -> Tensor:
-        """``reduced^-1 b`` for ``b`` ``(..., rest, x, y, z)``."""
-        x, order = b.clone(), list(enumerate(self.rest))
+    def solve_rest(self, x: Tensor, *, transposed: bool = False) -> Tensor:
+        """``reduced^-1 x`` for ``x`` ``(..., rest, x, y, z)``, in its place."""
+        order = list(enumerate(self.rest))
         for i, p in order:
             if transposed:
                 _at(x, i).mul_(self.m[p, p])
@@ -105,10 +167,9 @@ class Elimination:
                 _at(x, i).mul_(self.m[p, p])
         return x
 
-    def apply_reduced(self, U: Tensor, *, transposed: bool = False) -> Tensor:
-        """``reduced U`` for ``U`` ``(..., rest, x, y, z)``."""
-        entries = {(q, p): m for (p, q), m in self.reduced.items()} if transposed else self.reduced
-        return add_products(torch.zeros_like(U), entries, U)
+    def apply_reduced(self, U: Tensor, out: Tensor, *, transposed: bool = False) -> Tensor:
+        """``reduced U`` for ``U`` ``(..., rest, x, y, z)``, written to ``out``."""
+        return add_products(out.zero_(), flipped(self.reduced) if transposed else self.reduced, U)
 
 
 def _at(U: Tensor, pool: int) -> Tensor:

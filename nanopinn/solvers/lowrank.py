@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.linalg import expm
 from torch import Tensor
 
-from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.linear import SolverError
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.stage import StageMatrix
 
 Array = NDArray[np.float64]
@@ -60,7 +60,7 @@ def low_rank_response(
     """
     gamma = float(at_times[-1] - curve_times[0]) / 12
     stage = StageMatrix(operator, capacity, gamma)
-    start = operator.inflow[:, 0] / capacity
+    start = operator.inflow_of(capacity.new_ones(1)) / capacity
     size = float(start.norm())
     fields, H, iterations = [start / size], np.zeros((largest + 1, largest)), 0
     before, change = np.zeros((len(at_times), 0)), float("inf")

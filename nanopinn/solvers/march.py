@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from nanopinn.solvers.balance import Balance
-from nanopinn.solvers.fluxes import SPACE, PoolOperator
+from nanopinn.solvers.fluxes import SPACE
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 from nanopinn.solvers.stage import StageMatrix
 
@@ -78,7 +79,7 @@ def march(
         SolverError: a linear solve failed.
     """
     m = len(tangent_operators)
-    stacked = _stack(tangent_operators) if m else None
+    stacked = PoolOperator.stacked(tangent_operators) if m else None
     U = torch.zeros_like(capacity)
     V = torch.zeros((m, *capacity.shape), dtype=capacity.dtype, device=capacity.device)
     out_U, out_V = [U], [V]
@@ -133,7 +134,3 @@ def _initial_rate(solver: _StageSolver, source: Source, dA: PoolOperator | None,
     if dA is None or ds is None:
         return k, torch.zeros_like(V)
     return k, (ds - dA(U) - solver.operator(V)) / solver.capacity
-
-
-def _stack(operators: Sequence[PoolOperator]) -> PoolOperator:
-    return PoolOperator.from_tensors(tuple(torch.stack(ts) for ts in zip(*(op.tensors() for op in operators), strict=True)))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 from nanopinn.solvers.stage import StageMatrix
 

@@ -2,7 +2,8 @@
 
 Both differentiate the steps as they were taken (stages and sizes held), not the continuous equations, so that they agree
 with each other to the tolerance of the linear solves. Rates are linear in their coefficients: the derivative of a rate along
-a change of coefficients is the rate with the change in their place.
+a change of coefficients is the rate with the change in their place. Stages are solved as the evolution solved them: voxels by
+Krylov, lines of cells around vessels directly.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor
 
 from nanopinn.solvers.evolve import Evolution, Step
-from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.interval import Interval
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.schemes import TR_BDF2
-from nanopinn.solvers.stage import Stage, StageMatrix
+from nanopinn.solvers.stage import Stage, StageOf
 
 #: Relative residual of the linear solves.
 EXACT = 1e-12
@@ -58,13 +59,15 @@ def tangent(evolution: Evolution, changes: Sequence[Interval], start: Tensor | N
     saved = [V] if evolution.times[0] == evolution.intervals[0].start else []
     for step in evolution.steps:
         interval, change = evolution.intervals[step.interval], changes[step.interval]
-        V, rate = _tangent_step(step, interval, change, V, None if step.fresh else rate)
+        V, rate = _tangent_step(step, evolution.stage_of, interval, change, V, None if step.fresh else rate)
         if _lands(step, evolution):
             saved.append(V)
     return torch.stack(saved)
 
 
-def _tangent_step(step: Step, interval: Interval, change: Interval, V: Tensor, rate: Tensor | None) -> tuple[Tensor, Tensor]:
+def _tangent_step(
+    step: Step, stage_of: StageOf, interval: Interval, change: Interval, V: Tensor, rate: Tensor | None
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     capacity, w = interval.capacity, TR_BDF2.gamma * step.dt
     if rate is None:
         rate = (change.rate(_kept(step), step.t) - _slope(interval, _kept(step), V)) / capacity
@@ -72,7 +75,7 @@ def _tangent_step(step: Step, interval: Interval, change: Interval, V: Tensor, r
     for U, row, c in zip(step.stages, TR_BDF2.a[1:], TR_BDF2.nodes[1:], strict=True):
         known = V + step.dt * sum(a * k for a, k in zip(row, rates, strict=False))
         forcing = change.rate(U, step.t + c * step.dt)
-        stage, _ = _stage(interval, U, w).solve(capacity * known + w * forcing, known, tol=EXACT)
+        stage, _ = _stage(stage_of, interval, U, w).solve(capacity * known + w * forcing, known, tol=EXACT)
         rates.append((stage - known) / w)
     return stage, rates[-1]
 
@@ -96,7 +99,7 @@ def adjoint(
     for step in reversed(evolution.steps):
         if queue and _lands(step, evolution):
             lam = lam + gradients[queue.pop()]
-        lam, mu = _adjoint_step(step, evolution.intervals[step.interval], found[step.interval], lam, mu)
+        lam, mu = _adjoint_step(step, evolution.stage_of, evolution.intervals[step.interval], found[step.interval], lam, mu)
         if step.fresh:
             mu = None
     if queue:
@@ -104,7 +107,9 @@ def adjoint(
     return [g.gradient() for g in found], lam
 
 
-def _adjoint_step(step: Step, interval: Interval, found: Gathered, lam: Tensor, mu: Tensor | None) -> tuple[Tensor, Tensor]:
+def _adjoint_step(
+    step: Step, stage_of: StageOf, interval: Interval, found: Gathered, lam: Tensor, mu: Tensor | None
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """From the gradients of a step's end and of its last rate to those of its start and first rate."""
     capacity, w, rows = interval.capacity, TR_BDF2.gamma * step.dt, TR_BDF2.a
     n = len(rows)
@@ -115,7 +120,7 @@ def _adjoint_step(step: Step, interval: Interval, found: Gathered, lam: Tensor, 
     for i in range(n - 1, 0, -1):
         # rate_i = (U_i - known_i)/w and (capacity - w F') U_i = capacity known_i + w F
         of_U = of_stage + of_rate[i] / w
-        y, _ = _stage(interval, step.stages[i - 1], w).solve(of_U, tol=EXACT, transposed=True)
+        y, _ = _stage(stage_of, interval, step.stages[i - 1], w).solve(of_U, tol=EXACT, transposed=True)
         found.add(w * y, step.stages[i - 1], step.t + TR_BDF2.nodes[i] * step.dt)
         of_known = capacity * y - of_rate[i] / w
         of_start = of_start + of_known
@@ -146,7 +151,7 @@ class Gathered:
             total += (y[k.inside] - y[k.outside]) * unit
 
     def gradient(self) -> CoefficientGradient:
-        return CoefficientGradient(PoolOperator.from_tensors(tuple(self.total)), tuple(self.uptake))
+        return CoefficientGradient(self.interval.operator.with_tensors(self.total), tuple(self.uptake))
 
 
 def _kept(step: Step) -> Tensor:
@@ -167,10 +172,10 @@ def _lands(step: Step, evolution: Evolution) -> bool:
     return any(abs(step.t + step.dt - t) < 1e-9 * max(1.0, t) for t in evolution.times)
 
 
-def _stage(interval: Interval, U: Tensor, w: float) -> Stage:
+def _stage(stage_of: StageOf, interval: Interval, U: Tensor, w: float) -> Stage:
     if interval.correction is not None:
         raise ValueError("a limiter has no derivative: run with fitted, central or upwind advection")
-    return StageMatrix(interval.operator, interval.capacity, w, interval.linearised(U))
+    return stage_of(interval.operator, interval.capacity, w, interval.linearised(U))
 
 
 def _slope(interval: Interval, U: Tensor, V: Tensor) -> Tensor:

@@ -24,15 +24,24 @@ def run_check(folder: str | Path, *, refine: int = 2, progress: Progress | None 
     """
     if refine < 2:
         raise InputError("the check needs a finer grid than the fit's", field="--refine", found=refine, expected="2 or more")
+    saved = saved_fit(folder)
+    show = progress or silent
+    show("check: the fit's own fields", 0.0, {})
+    fitted = saved.problem.predict(saved.theta, saved.problem.forward(), tangents=True)
+    return check_fit(saved.problem, saved.theta, fitted, refine=refine, progress=show)
+
+
+def saved_fit(folder: str | Path) -> Checkpoint:
+    """Problem and estimate of the result folder of a fit.
+
+    Raises:
+        InputError: not a result folder, or one of another version.
+    """
     folder = Path(folder)
     try:
-        saved = Checkpoint.from_bytes(read_checkpoint(folder))
+        return Checkpoint.from_bytes(read_checkpoint(folder))
     except ValueError as error:
         raise InputError(
             "the checkpoint cannot be read", file=folder / "checkpoint.pt", found=str(error),
             remedy="Run the fit again with this version.",
         ) from error  # fmt: skip
-    show = progress or silent
-    show("check: the fit's own fields", 0.0, {})
-    fitted = saved.problem.predict(saved.theta, saved.problem.forward(), tangents=True)
-    return check_fit(saved.problem, saved.theta, fitted, refine=refine, progress=show)

@@ -9,7 +9,16 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.inference.functions import FunctionUnknown, Kind, centred, field_posterior, field_unknown, inflow_unknown, release_law, unit_bumps
+from nanopinn.inference.functions import (
+    FunctionUnknown,
+    Kind,
+    centred,
+    field_posterior,
+    field_unknown,
+    inflow_unknown,
+    release_law,
+    unit_bumps,
+)
 from nanopinn.inference.fv import Fitted
 from nanopinn.inference.model_error import BALANCES, ModelError, mapped
 from nanopinn.inference.neural import field_network, shapes_of

@@ -13,7 +13,8 @@ from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.imaging.maps import ImagingMaps, make_maps
 from nanopinn.inference.check import check_fit
 from nanopinn.inference.checkpoint import Checkpoint
-from nanopinn.inference.fv import Fitted, fit_fv
+from nanopinn.inference.contract import Fitted
+from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.neural import fit_neural
 from nanopinn.inference.pinn import fit_pinn
 from nanopinn.inference.pinn.engine import PinnSettings
@@ -61,9 +62,9 @@ def run_fit(inputs: ImagingInputs, settings: FitSettings, *, progress: Progress 
 
 def infer(
     imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: Progress, seconds: dict[str, float]
-) -> tuple[FitResult, Fitted]:  # fmt: skip
+) -> tuple[FitResult, Fitted[InverseProblem]]:  # fmt: skip
     """Run the engines on a posed problem, check the answer and collect it; with where the last engine ended."""
-    fits: dict[str, Fitted] = {}
+    fits: dict[str, Fitted[InverseProblem]] = {}
     start = None
     unknowns = posed.problem.unknowns
     if unknowns.functions and settings.engine == "pinn":
@@ -112,7 +113,7 @@ def _pinn_settings(preset: str, *, polished: bool) -> PinnSettings:
     return replace(settings, anchors=3) if polished and preset != "accurate" else settings
 
 
-def _distance(fits: dict[str, Fitted], problem: InverseProblem) -> dict[str, float]:
+def _distance(fits: dict[str, Fitted[InverseProblem]], problem: InverseProblem) -> dict[str, float]:
     if len(fits) < 2:
         return {}
     n = len(fits["pinn"].theta)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,13 +51,17 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     Raises:
         InputError: a drug image cannot be used.
     """
+    return pose(imaging, _drug_images(imaging, settings), settings, device)
+
+
+def pose(imaging: ImagingMaps, images: Sequence[DrugImage], settings: FitSettings, device: str) -> Posed:
+    """The problem of maps and drug images that are at hand."""
     spacing = tuple(float(h) for h in imaging.voxel_size_m)
     cut = cut_faces(imaging.mask, settings)
     domain = Domain.around(imaging.mask, spacing, MARGIN_M, cut)
     tissue, spread, notes = _tissue(imaging, domain, device)
     tissue = replace(tissue, cut=cut)
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
-    images = _drug_images(imaging, settings)
     notes += [n for image in images for n in image.notes]
     drug = tuple(_drug_observation(image, imaging.mask, domain, device) for image in images)
     unknowns = UnknownSet(spine_unknowns())
@@ -161,9 +166,11 @@ def _contrast_observation(imaging: ImagingMaps, domain: Domain, tissue: TissueMa
     voxels = torch.as_tensor(domain.take(usable.astype(float), 0.0) > 0.5, device=device)
     box = torch.as_tensor(domain.take(imaging.concentration_mM, 0.0), device=device)
     noise = torch.as_tensor(domain.take(imaging.concentration_sd_mM, 1.0), device=device)[voxels]
-    local = _local_sensitivities(imaging, tissue.PS[voxels], tissue.phi[voxels], tissue.v_p[voxels])
+    kinetics = tissue.PS[voxels], tissue.phi[voxels], tissue.v_p[voxels]
+    local, mixed = _local_sensitivities(imaging, *kinetics), _curvature(imaging, *kinetics)
     baseline = torch.as_tensor(domain.take(imaging.baseline_effect_mM, 0.0), device=device)[:, voxels].T
-    explained = torch.cat([local, baseline[..., None]], dim=-1)
+    explained = torch.cat([local, baseline[..., None], mixed[..., None]], dim=-1)
+    explained = explained / explained.norm(dim=1, keepdim=True).clamp_min(1e-300)
     return ContrastObservation(box[:, voxels], noise, voxels, torch.linalg.qr(explained)[0])
 
 
@@ -172,6 +179,19 @@ def _local_sensitivities(imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.T
     curve = InputCurve(imaging.aif, imaging.frame_times_s, str(Ktrans.device))
     parameters = torch.stack([Ktrans, ve, vp, torch.zeros_like(vp)], dim=1)
     return evaluate(extended_tofts, parameters, curve, with_delay=True)[1].transpose(1, 2)
+
+
+def _curvature(imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.Tensor, vp: torch.Tensor, step: float = 0.05) -> torch.Tensor:
+    """Second derivative of each voxel's Tofts curve by ln ve, ``(n, t)``, by central differences.
+
+    A voxel in which Ktrans/ve varies answers like its mean plus half the variance of ln(Ktrans/ve) times this.
+    """
+    curve = InputCurve(imaging.aif, imaging.frame_times_s, str(Ktrans.device))
+    here, up, down = (
+        evaluate(extended_tofts, torch.stack([Ktrans, v, vp, torch.zeros_like(vp)], dim=1), curve, with_delay=True)[0]
+        for v in (ve, ve * (1 + step), ve * (1 - step))
+    )
+    return (up + down - 2 * here) / step**2
 
 
 def _drug_images(imaging: ImagingMaps, settings: FitSettings) -> tuple[DrugImage, ...]:

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.imaging.maps import ImagingMaps
-from nanopinn.inference.fv import Fitted
+from nanopinn.inference.contract import Fitted
+from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.result import Curve, FieldEstimate, MapEstimate
 from nanopinn.parameters import value
 from nanopinn.physics.drug import LINEAR, WORDS, volume_fractions
@@ -25,7 +26,7 @@ PA_PER_MMHG = 133.322
 FIELD_HOURS = (1.0, 6.0, 24.0, 48.0)
 
 
-def maps(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> dict[str, MapEstimate]:
+def maps(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> dict[str, MapEstimate]:
     """Every map on the grid of the scan; NaN where nothing is known."""
     found = [
         MapEstimate("Ktrans", "1/min", "volume transfer constant", "images", imaging.ktrans_per_min, imaging.ktrans_std),
@@ -47,7 +48,7 @@ def _known(std: Array) -> Array | None:
     return std if np.isfinite(std).any() else None
 
 
-def _flow_maps(posed: Posed, fit: Fitted) -> list[MapEstimate]:
+def _flow_maps(posed: Posed, fit: Fitted[InverseProblem]) -> list[MapEstimate]:
     problem, flow = fit.problem, fit.prediction.fields.flow
     r = problem.setting.flow_refine
     p = mean_of_parts(flow.p, r)
@@ -76,7 +77,7 @@ def _flow_maps(posed: Posed, fit: Fitted) -> list[MapEstimate]:
     ]  # fmt: skip
 
 
-def _velocity(fit: Fitted) -> tuple[torch.Tensor, torch.Tensor]:
+def _velocity(fit: Fitted[InverseProblem]) -> tuple[torch.Tensor, torch.Tensor]:
     """Velocity ``(3, x, y, z)``, m/s, and its tangents ``(m, 3, x, y, z)``."""
     problem, flow = fit.problem, fit.prediction.fields.flow
     assert flow.dp is not None
@@ -90,7 +91,7 @@ def _velocity(fit: Fitted) -> tuple[torch.Tensor, torch.Tensor]:
     return velocity(theta, flow.p), torch.stack(tangents)
 
 
-def _release_map(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> MapEstimate:
+def _release_map(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> MapEstimate:
     """Release rate with the uncertainty of the law's constants and of the pH."""
     problem = fit.problem
     theta = problem.tensor(fit.theta)
@@ -111,7 +112,7 @@ def _release_map(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> MapEstimate
     return MapEstimate("krel", "1/h", text, source, put(rate.cpu().numpy()), put((rate * relative).cpu().numpy()))
 
 
-def fields(posed: Posed, fit: Fitted) -> dict[str, FieldEstimate]:
+def fields(posed: Posed, fit: Fitted[InverseProblem]) -> dict[str, FieldEstimate]:
     """Drug pools per tissue volume at the imaging times and at standard hours, ug/mL."""
     problem = fit.problem
     theta = problem.tensor(fit.theta)
@@ -130,7 +131,7 @@ def fields(posed: Posed, fit: Fitted) -> dict[str, FieldEstimate]:
     }  # fmt: skip
 
 
-def curves(imaging: ImagingMaps, posed: Posed, fit: Fitted) -> tuple[Curve, ...]:
+def curves(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> tuple[Curve, ...]:
     """Tumour means, measured and modelled."""
     problem = fit.problem
     inside = problem.contrast.voxels

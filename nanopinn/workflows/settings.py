@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class FitSettings(BaseModel):
@@ -18,14 +18,14 @@ class FitSettings(BaseModel):
 
     engine: Literal["auto", "pinn", "fv"] = "auto"
     preset: Literal["fast", "default", "accurate"] = "default"
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    seed: int = Field(0, ge=0)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    seed: int = Field(default=0, ge=0)
     formulation: Literal["ph"] = "ph"
     drug: tuple[str, ...] = ()
-    field: tuple[str, ...] = Field((), description="unknown fields of space, NAME[:bumps|neural]")
-    inflow: bool = Field(False, description="the tumour goes on beyond the faces of the image that cut it, with unknown flow there")
-    model_error: float = Field(0.0, ge=0, le=1, description="prior sd of the equations' error over their fluxes; 0: they are exact")
-    release_law: bool = Field(False, description="let the release law's steepness vary along pH")
+    field: tuple[str, ...] = Field(default=(), description="unknown fields of space, NAME[:bumps|neural]")
+    inflow: bool = Field(default=False, description="the tumour goes on beyond the faces of the image that cut it, with unknown flow there")
+    model_error: float = Field(default=0.0, ge=0, le=1, description="prior sd of the equations' error over their fluxes; 0: they are exact")
+    release_law: bool = Field(default=False, description="let the release law's steepness vary along pH")
 
 
 class PhantomSettings(BaseModel):
@@ -33,21 +33,34 @@ class PhantomSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     shape: tuple[int, int, int] = (24, 24, 12)
     voxel_mm: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    frames: int = Field(60, ge=10)
-    frame_spacing_s: float = Field(10.0, gt=0)
-    snr: float = Field(60.0, gt=0, description="baseline signal over noise sd, per voxel and frame")
-    ph_noise: float = Field(0.1, ge=0)
-    length_scale_mm: float | None = Field(None, gt=0, description="l; drawn from its prior when not given")
+    tumour_mm: tuple[float, float, float] | None = Field(
+        default=None, description="diameters; 54 to 60 % of the field of view when not given"
+    )
+    frames: int = Field(default=60, ge=10)
+    frame_spacing_s: float = Field(default=10.0, gt=0)
+    snr: float = Field(default=60.0, gt=0, description="baseline signal over noise sd, per voxel and frame")
+    ph_noise: float = Field(default=0.1, ge=0)
+    length_scale_mm: float | None = Field(default=None, gt=0, description="l; drawn from its prior when not given")
     drug_times_h: tuple[float, ...] = (2.0, 24.0)
-    drug_noise: float = Field(0.05, ge=0, description="noise sd over the largest value of each drug image")
-    refine: int = Field(3, ge=2, le=4, description="how much finer than the voxels the truth is solved")
-    conductivity_sd: float = Field(0.0, ge=0, description="spread of ln K over the tumour, smooth over 1.5 mm")
-    release_sd: float = Field(0.0, ge=0, description="spread of the ln of the release rate beside its law of pH, smooth over 1.5 mm")
-    pore_error: float = Field(0.0, gt=-0.5, lt=0.5, description="contrast agent fills so much more than the pores that carry drug")
-    cut_voxels: int = Field(0, ge=0, description="voxels by which the field of view ends early along x, through the tumour if many")
+    drug_noise: float = Field(default=0.05, ge=0, description="noise sd over the largest value of each drug image")
+    refine: int = Field(default=3, ge=2, le=4, description="how much finer than the voxels the truth is solved")
+    conductivity_sd: float = Field(default=0.0, ge=0, description="spread of ln K over the tumour, smooth over 1.5 mm")
+    release_sd: float = Field(
+        default=0.0, ge=0, description="spread of the ln of the release rate beside its law of pH, smooth over 1.5 mm"
+    )
+    pore_error: float = Field(default=0.0, gt=-0.5, lt=0.5, description="contrast agent fills so much more than the pores that carry drug")
+    cut_voxels: int = Field(default=0, ge=0, description="voxels by which the field of view ends early along x, through the tumour if many")
+
+    @model_validator(mode="after")
+    def _tumour_fits(self) -> PhantomSettings:
+        if self.tumour_mm is not None and any(
+            not 0 < d <= 0.8 * n * h for d, n, h in zip(self.tumour_mm, self.shape, self.voxel_mm, strict=True)
+        ):
+            raise ValueError("the tumour's diameters are positive and up to 80 % of the field of view, so that its waves fit in")
+        return self
 
 
 class SimulationSettings(BaseModel):
@@ -61,3 +74,43 @@ class SimulationSettings(BaseModel):
     rim_mm: Annotated[float | None, Field(ge=0, description="cut only voxels so near to the tumour's edge; None cuts all")] = None
     advection: Literal["fitted", "central", "upwind", "limited"] = "fitted"
     assume_ph: float | None = None
+
+
+class PlanSettings(BaseModel):
+    """A protocol before the scan; images are written ``QUANTITY@HOURS[:NOISE]``, NOISE a share of the largest value or with a unit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tumour_mm: tuple[float, float, float] = (6.0, 6.0, 4.0)
+    voxel_mm: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    frames: Annotated[int, Field(ge=1)] = 60
+    frame_spacing_s: Annotated[float, Field(gt=0)] = 10.0
+    snr: Annotated[float, Field(gt=0, description="baseline signal over noise sd, per voxel and frame")] = 60.0
+    t1_noise: Annotated[float, Field(ge=0, lt=0.5, description="relative sd of a voxel's native T1")] = 0.01
+    ph: Annotated[bool, Field(description="a pH map is measured; else one value is assumed")] = True
+    ph_noise: Annotated[float, Field(gt=0, lt=2, description="sd of a voxel of the pH map")] = 0.1
+    ph_shared_noise: Annotated[float, Field(ge=0, lt=2, description="error that the whole pH map shares, of its calibration")] = 0.0
+    drug: tuple[str, ...] = ()
+    candidates: Annotated[tuple[str, ...], Field(description="encapsulated and released from 0.5 to 72 h where none are given")] = ()
+    image_noise: Annotated[float, Field(gt=0, le=1, description="of an image without its own, over its largest value")] = 0.05
+    aif: str = "parker"
+    preset: Literal["fast", "default", "accurate"] = "fast"
+    draws: Annotated[int, Field(ge=1, le=100, description="tumours and parameters to average over; the first at prior medians")] = 3
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+
+    @field_validator("tumour_mm", "voxel_mm", mode="before")
+    @classmethod
+    def _three(cls, given: object) -> object:
+        """One number stands for all three axes."""
+        sizes = list(given) if isinstance(given, (tuple, list)) else [given]
+        if len(sizes) not in (1, 3):
+            raise ValueError("one number, or one for each of three axes")
+        return tuple(sizes * (3 // len(sizes)))
+
+    @field_validator("tumour_mm", "voxel_mm")
+    @classmethod
+    def _positive(cls, given: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not all(0 < v < 1000 for v in given):
+            raise ValueError("sizes in mm are positive")
+        return given

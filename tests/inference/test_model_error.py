@@ -13,7 +13,6 @@ from nanopinn.inference.functions import unit_bumps
 from nanopinn.inference.model_error import ModelError
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.physics.drug import LINEAR
-from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Forward
 
 from .test_engines import small_problem
@@ -28,12 +27,13 @@ class Erring(Forward):
 
     def operators(self, kind, theta, flow):
         pools, operator, tangents = super().operators(kind, theta, flow)
-        inflow, reaction = operator.inflow.clone(), operator.reaction.clone()
+        inflow, reaction = dict(operator.inflow), dict(operator.reaction)
         if (kind, self.balance) in (("contrast", "contrast"), ("drug", "encapsulated")):
-            inflow[0, 0] *= 1 + self.e
+            inflow[0, 0] = inflow[0, 0] * (1 + self.e)
         if (kind, self.balance) == ("drug", "free"):
-            reaction[LINEAR.pools.index("free"), LINEAR.pools.index("encapsulated")] *= 1 + self.e
-        return pools, PoolOperator(operator.before, operator.after, reaction, inflow), tangents
+            at = LINEAR.pools.index("free"), LINEAR.pools.index("encapsulated")
+            reaction[at] = reaction[at] * (1 + self.e)
+        return pools, replace(operator, reaction=reaction, inflow=inflow), tangents
 
 
 @pytest.fixture(scope="module")

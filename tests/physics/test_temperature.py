@@ -102,5 +102,5 @@ def test_conducted_heat_falls_by_e_over_the_decay_length() -> None:
 
 def test_perfusion_of_the_bioheat_pool_follows_the_tissue() -> None:
     pool = bioheat(tumour_half())
-    assert float(pool.reaction[0, 0, 0, 0, 0]) == pytest.approx(0.004 * 1050 * 3600)
-    assert float(pool.reaction[0, 0, 1, 0, 0]) == pytest.approx(0.002 * 1050 * 3600)
+    assert float(pool.reaction[0, 0][0, 0, 0]) == pytest.approx(0.004 * 1050 * 3600)
+    assert float(pool.reaction[0, 0][1, 0, 0]) == pytest.approx(0.002 * 1050 * 3600)

@@ -20,7 +20,7 @@ def carried(shape_of: str, cells: int, advection: Advection, step: float = 1e-4)
     grid = Grid((cells, 2, 2), (LENGTH / cells, 1e-3, 1e-3))
     x = (torch.arange(cells, dtype=torch.float64) + 0.5) * LENGTH / cells
     one = torch.ones(grid.shape, dtype=torch.float64)
-    pools = PoolSystem(("one",), 1, one)
+    pools = PoolSystem(("one",), one)
     pools.moves("one", 1.0, 0 * one)
     flows = tuple(torch.zeros(s, dtype=torch.float64) for s in ((cells + 1, 2, 2), (cells, 3, 2), (cells, 2, 3)))
     flows[0].fill_(SPEED * grid.face_area(0))

@@ -15,10 +15,10 @@ from nanopinn.physics.formulation import FREE
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.pools import PoolSystem
 from nanopinn.solvers.evolve import Tolerance, evolve
-from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Forward
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.interval import Interval
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.workflows.verify.tissue import small_tissue
 
 HOUR = 3600.0
@@ -40,7 +40,7 @@ def test_a_batch_of_parameter_sets_gives_what_each_gives_alone() -> None:
     alone = [drug(*s) for s in sets]
     together = replace(
         alone[0], capacity=torch.stack([i.capacity for i in alone]),
-        operator=PoolOperator.from_tensors(tuple(torch.stack(t) for t in zip(*(i.operator.tensors() for i in alone), strict=True))),
+        operator=PoolOperator.stacked([i.operator for i in alone]),
     )  # fmt: skip
     exact = Tolerance(equation=1e-12)
     batch = evolve([together], torch.zeros_like(together.capacity), [6 * HOUR], tolerance=exact)
@@ -54,7 +54,7 @@ def test_a_batch_of_parameter_sets_gives_what_each_gives_alone() -> None:
 def test_doses_in_the_middle_of_a_run_are_landed_on() -> None:
     """Two boluses into one closed compartment that loses drug: the sum of two exponentials, none of it smeared."""
     one = torch.ones(GRID.shape, dtype=torch.float64)
-    system = PoolSystem(("one",), 1, one)
+    system = PoolSystem(("one",), one)
     system.loses("one", 1e-3)
     system.gains("one", 0, 1e-3 * one)
     pools = system.coefficients()

@@ -9,10 +9,11 @@ import torch
 from scipy.integrate import solve_ivp
 
 from nanopinn.physics.model import FlowCoefficients
-from nanopinn.physics.pools import PoolCoefficients
-from nanopinn.solvers.fluxes import PoolOperator, darcy_flows
+from nanopinn.physics.pools import PoolCoefficients, PoolSystem
+from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.march import march
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import solve_pressure
 from nanopinn.solvers.schemes import SDIRK3, TR_BDF2, Scheme
 
@@ -60,9 +61,12 @@ def pools(flow: FlowCoefficients) -> tuple[PoolCoefficients, PoolOperator]:
     """One pool carried by the flow, decaying."""
     p = solve_pressure(flow, GRID).x
     phi = 0.3 * torch.ones(GRID.shape, dtype=torch.float64)
-    coefficients = PoolCoefficients(
-        ("one",), phi[None], torch.tensor([0.8], dtype=torch.float64), 1e-10 * phi[None], 2e-5 * phi[None, None], phi[None, None]
-    )
+    system = PoolSystem(("one",), phi)
+    system.holds("one", phi)
+    system.moves("one", 0.8, 1e-10 * phi)
+    system.loses("one", 2e-5 * phi)
+    system.gains("one", 0, phi)
+    coefficients = system.coefficients()
     return coefficients, PoolOperator.of(coefficients, darcy_flows(flow, p, GRID), GRID)
 
 
@@ -98,14 +102,16 @@ def test_still_pools_are_eliminated_exactly() -> None:
     flow = tissue()
     p = solve_pressure(flow, GRID).x
     phi = 0.3 * torch.ones(GRID.shape, dtype=torch.float64)
-    one, zero = torch.ones_like(phi), torch.zeros_like(phi)
-    reaction = torch.stack([torch.stack([3e-4 * one, -1e-4 * one]), torch.stack([-2e-4 * one, 1.5e-4 * one])])
-    coefficients = PoolCoefficients(
-        ("free", "bound"), torch.stack([phi, one]), torch.tensor([1.0, 0.0], dtype=torch.float64), torch.stack([1e-10 * phi, zero]),
-        reaction, torch.stack([phi, zero])[:, None],
-    )  # fmt: skip
+    system = PoolSystem(("free", "bound"), phi)
+    system.holds("free", phi)
+    system.moves("free", 1.0, 1e-10 * phi)
+    system.passes("free", "bound", 2e-4)
+    system.passes("bound", "free", 1e-4 + 0 * phi)
+    system.loses("free", 1e-4)
+    system.loses("bound", 5e-5)
+    coefficients = system.coefficients()
     operator = PoolOperator.of(coefficients, darcy_flows(flow, p, GRID), GRID)
-    assert operator.mobile == (0,)
+    assert operator.moving == (0,)
     n = 2 * int(np.prod(GRID.shape))
     A = operator(torch.eye(n, dtype=torch.float64).reshape(n, 2, *GRID.shape)).reshape(n, n).T
     capacity, h = coefficients.capacity, 500.0

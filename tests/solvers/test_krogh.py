@@ -16,10 +16,11 @@ from nanopinn.physics.drug import DrugDetail
 from nanopinn.physics.model import TissueMaps, TumourModel
 from nanopinn.physics.pools import PoolCoefficients, PoolSystem
 from nanopinn.solvers.evolve import Tolerance, evolve
-from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.fluxes import Transport
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.krogh import drained, krogh_interval, krogh_operator, vessel_pools
 from nanopinn.solvers.line import LineMatrix
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.penetration import KroghResult, solve_cylinders
 from nanopinn.solvers.radial import Cylinders
 
@@ -49,9 +50,9 @@ def plasma(t: float) -> Tensor:
 
 def voxels(pools: PoolCoefficients, times: list[float]) -> Tensor:
     """The same pools well mixed, ``(time, pool, cluster)``."""
-    n, m = len(pools.names), pools.capacity.shape[1]
-    none = tuple(torch.zeros(s, dtype=torch.float64) for s in ((n, m + 1, 1, 1), (n, m, 2, 1), (n, m, 1, 2)))
-    operator = PoolOperator(none, none, pools.reaction, pools.inflow)
+    m = pools.capacity.shape[1]
+    none = tuple(torch.zeros(s, dtype=torch.float64) for s in ((0, m + 1, 1, 1), (0, m, 2, 1), (0, m, 1, 2)))
+    operator = PoolOperator(len(pools.names), (), Transport(none, none), pools.reaction, pools.inflow)
     mixed = Interval(0.0, times[-1], operator, pools.capacity, plasma, pools.transfers)
     run = evolve([mixed], torch.zeros_like(pools.capacity), times, tolerance=Tolerance(1e-5))
     return run.U[..., 0, 0]
@@ -90,7 +91,7 @@ def test_tissue_depletes_its_vessel_as_much_as_its_steady_uptake_says() -> None:
     """Plasma passes at flow Q: C_v = Q C_in / (Q + G), G the cylinder's uptake per plasma concentration in closed form."""
     phi_D, k, P, Q = 4.68e-11, 0.02, 2.67e-6, 5e-3
     cylinders = cylinder(1e-4, 128)
-    pools = PoolSystem(("drug", "vessel"), 1, ONE)
+    pools = PoolSystem(("drug", "vessel"), ONE)
     pools.moves("drug", 0.0, phi_D * ONE)
     pools.loses("drug", k * ONE)
     pools.holds("vessel", 0.03 * ONE)
@@ -99,7 +100,7 @@ def test_tissue_depletes_its_vessel_as_much_as_its_steady_uptake_says() -> None:
     pools.gains("vessel", 0, Q * ONE)
     pools.loses("vessel", Q * ONE)
     operator, capacity, _ = krogh_operator(pools.coefficients(), cylinders)
-    C, _ = LineMatrix(operator, 1e-300 * capacity, 1.0).solve(operator.inflow[:, 0])
+    C, _ = LineMatrix(operator, 1e-300 * capacity, 1.0).solve(operator.inflow_of(torch.ones(1, dtype=torch.float64)))
     wall = float(analytic.krogh_first_order(np.array([1e-5]), 1e-5, 1e-4, phi_D, k, P)[0])
     G = float(PS) * (1 - wall)
     assert float(C[1, 0, 0, 0]) == pytest.approx(Q / (Q + G), rel=1e-4)
@@ -160,12 +161,12 @@ def test_tissue_thinner_than_its_vessel_is_refused() -> None:
 def test_what_filters_in_leaves_when_drained() -> None:
     """Without reflection the fluid that enters has plasma's concentration; so has, in the end, a drained tissue."""
     J_v, PS = 1e-3 * ONE, 1e-4 * ONE
-    pools = PoolSystem(("tracer",), 1, ONE)
+    pools = PoolSystem(("tracer",), ONE)
     pools.moves("tracer", 1.0, 1e-6 * ONE)
     pools.crosses_wall("tracer", 0, PS + J_v, PS)
     for coefficients, expected in ((drained(pools.coefficients(), J_v), 1.0), (pools.coefficients(), 11.0)):
         operator, capacity, _ = krogh_operator(coefficients, cylinder(5e-5))
-        C, _ = LineMatrix(operator, 1e-300 * capacity, 1.0).solve(operator.inflow[:, 0])
+        C, _ = LineMatrix(operator, 1e-300 * capacity, 1.0).solve(operator.inflow_of(torch.ones(1, dtype=torch.float64)))
         torch.testing.assert_close(C, torch.full_like(C, expected), rtol=1e-3, atol=0.0)
 
 
@@ -174,7 +175,7 @@ def test_every_vessel_gives_the_same_and_the_cluster_receives_what_its_voxel_doe
     v_b = torch.tensor([0.02, 0.05], dtype=torch.float64)
     cylinders = Cylinders.around(v_b, 1e-5, 0.35, classes=4)
     PS = torch.tensor([1e-6, 3e-6], dtype=torch.float64)[:, None, None]
-    pools = PoolSystem(("tracer",), 1, torch.ones_like(PS))
+    pools = PoolSystem(("tracer",), torch.ones_like(PS))
     pools.moves("tracer", 0.0, 1e-6 * torch.ones_like(PS))
     pools.crosses_wall("tracer", 0, PS, PS)
     operator, _, _ = krogh_operator(pools.coefficients(), cylinders)
@@ -190,7 +191,7 @@ def test_each_cluster_has_its_own_plasma_and_an_event_changes_what_follows() -> 
     cylinders = Cylinders.around(torch.full((2,), 0.03, dtype=torch.float64), 1e-5, 0.3)
 
     def pools(decay: float) -> PoolCoefficients:
-        system = PoolSystem(("free",), 1, two)
+        system = PoolSystem(("free",), two)
         system.moves("free", 0.0, 1e-10 * two)
         system.crosses_wall("free", 0, 1e-4 * two, 0 * two)
         system.loses("free", decay * two)

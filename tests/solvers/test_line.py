@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.fluxes import Transport
 from nanopinn.solvers.line import LineMatrix
 from nanopinn.solvers.linear import SolverError
+from nanopinn.solvers.operator import PoolOperator
+from nanopinn.solvers.stage import StageMatrix
 
 POOLS, LINES, CELLS = 4, 5, 9
 
@@ -22,17 +24,17 @@ def lines() -> tuple[PoolOperator, Tensor]:
     def rand(*shape: int) -> Tensor:
         return torch.rand(*shape, dtype=torch.float64, generator=g)
 
-    faces = [rand(POOLS, LINES, 1, CELLS + 1) for _ in range(2)]
+    faces = [rand(2, LINES, 1, CELLS + 1) for _ in range(2)]
     for face in faces:
-        face[1], face[3] = 0.0, 0.0
         face[..., 0], face[..., -1] = 0.0, 0.1
     exchange = rand(POOLS, POOLS, LINES, 1, CELLS)
     reaction = -exchange
     for p in range(POOLS):
         reaction[p, p] = exchange[:, p].sum(0)
-    closed = torch.zeros(POOLS, LINES + 1, 1, CELLS), torch.zeros(POOLS, LINES, 2, CELLS)
+    closed = torch.zeros(2, LINES + 1, 1, CELLS), torch.zeros(2, LINES, 2, CELLS)
     closed = closed[0].double(), closed[1].double()
-    operator = PoolOperator((*closed, 50 * faces[0]), (*closed, 50 * faces[1]), reaction, rand(POOLS, 1, LINES, 1, CELLS))
+    transport = Transport((*closed, 50 * faces[0]), (*closed, 50 * faces[1]))
+    operator = PoolOperator(POOLS, (0, 2), transport, {(p, q): reaction[p, q] for p in range(POOLS) for q in range(POOLS)}, {})
     return operator, 0.1 + rand(POOLS, LINES, 1, CELLS)
 
 
@@ -66,7 +68,8 @@ def test_a_single_right_hand_side_and_pools_that_all_move() -> None:
 
 def test_transport_across_lines_is_refused() -> None:
     operator, capacity = lines()
-    leaky = replace(operator, before=(operator.before[0] + 1.0, *operator.before[1:]))
+    before = operator.transport.before
+    leaky = replace(operator, transport=replace(operator.transport, before=(before[0] + 1.0, *before[1:])))
     with pytest.raises(ValueError, match="closed faces"):
         LineMatrix(leaky, capacity, 1.0)
 
@@ -75,8 +78,23 @@ def test_a_singular_line_is_an_error() -> None:
     """Cells that hold nothing, lose nothing and touch nothing have no solution."""
     operator, capacity = lines()
     part = operator.only([0])
-    alone = 0 * part.before[2]
+    before, after = part.transport.before, part.transport.after
+    alone = 0 * before[2]
     alone[..., 1] = 1.0
-    empty = replace(part, before=(*part.before[:2], alone), after=(*part.after[:2], 0 * alone), reaction=0 * part.reaction)
+    empty = replace(part, transport=Transport((*before[:2], alone), (*after[:2], 0 * alone)), reaction={})
     with pytest.raises(SolverError, match="singular"):
         LineMatrix(empty, 0 * capacity[:1], 1.0)
+
+
+def test_a_stage_renewed_with_other_couplings_is_as_one_made_for_them() -> None:
+    """More entries, fewer entries, another step: nothing of the last matrix is left."""
+    operator, capacity = lines()
+    few = {(p, q): m for (p, q), m in operator.reaction.items() if p == q or (p, q) == (1, 3)}
+    b = torch.randn(capacity.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    for kind in (StageMatrix, LineMatrix):
+        stage = kind(operator, capacity, 2.0, few)
+        for w, reaction in ((2.0, operator.reaction), (0.5, few), (0.5, {})):
+            stage.renew(w, reaction)
+            A = dense(replace(operator, reaction=reaction), capacity, w)
+            exact = torch.linalg.solve(A, b.flatten()).reshape(b.shape)
+            torch.testing.assert_close(stage.solve(b, tol=1e-13)[0], exact, rtol=1e-9, atol=1e-11)

@@ -8,10 +8,10 @@ import torch
 
 from nanopinn.imaging.kinetics.convolution import convolve_exponential
 from nanopinn.physics.pools import PoolSystem
-from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Forward
 from nanopinn.solvers.linear import SolverError
 from nanopinn.solvers.lowrank import low_rank_response
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.schemes import SDIRK3
 from nanopinn.workflows.verify.tissue import small_tissue
 
@@ -36,7 +36,7 @@ def test_cells_at_rest_answer_with_their_own_exponentials() -> None:
     maps = setting.maps
     rate = torch.where(maps.tumour > 0.5, 2e-3, 8e-3)
 
-    system = PoolSystem(("one",), 1, maps.phi)
+    system = PoolSystem(("one",), maps.phi)
     system.gains("one", 0, 3e-3 + 0 * maps.phi)
     system.loses("one", rate)
     pools = system.coefficients()

@@ -22,7 +22,7 @@ STILL = tuple(torch.zeros(s, dtype=torch.float64) for s in ((4, 3, 3), (3, 4, 3)
 
 
 def pools(loss: float = 1e-4) -> PoolCoefficients:
-    system = PoolSystem(("drug",), 1, ONE)
+    system = PoolSystem(("drug",), ONE)
     system.moves("drug", 1.0, 1e-10 * ONE)
     system.loses("drug", loss)
     system.gains("drug", 0, ONE)
@@ -34,10 +34,13 @@ def pools(loss: float = 1e-4) -> PoolCoefficients:
     [("capacity", 0.0), ("capacity", float("nan")), ("diffusion", -1e-10), ("reaction", float("nan")), ("inflow", float("inf"))],
 )
 def test_an_impossible_coefficient_is_named_with_its_pool(field: str, bad: float) -> None:
-    values = getattr(pools(), field).clone()
-    values.view(-1)[4] = bad
+    values = {"drug": getattr(pools(), field)} if field in ("capacity", "diffusion") else getattr(pools(), field)
+    spoilt = {at: v.clone() for at, v in values.items()}
+    for v in spoilt.values():
+        v.view(-1)[4 % v.numel()] = bad
+    changed = spoilt.get("drug", spoilt)
     with pytest.raises(InputError, match=f"drug: {field}"):
-        Interval.of(0.0, 1.0, replace(pools(), **{field: values}), STILL, GRID, lambda t: torch.zeros(1, dtype=torch.float64))
+        Interval.of(0.0, 1.0, replace(pools(), **{field: changed}), STILL, GRID, lambda t: torch.zeros(1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("field", "bad"), [("q", -1e-4), ("l", 0.0), ("p_e", float("nan"))])

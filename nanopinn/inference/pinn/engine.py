@@ -20,15 +20,16 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from nanopinn.imaging.kinetics.convolution import convolve_exponential
-from nanopinn.inference.fv import Fitted
+from nanopinn.inference.contract import Fitted, Prediction
 from nanopinn.inference.gauss_newton import Quadratic, minimise
 from nanopinn.inference.pinn.tangents import Learner, PoolTangents, PressureTangents
 from nanopinn.inference.pinn.timebasis import TimeBasis, running_integral
-from nanopinn.inference.problem import Fields, InverseProblem, Prediction
+from nanopinn.inference.problem import Fields, InverseProblem
 from nanopinn.inference.result import EngineRun
 from nanopinn.progress import Progress, silent
-from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Flow, Forward
+from nanopinn.solvers.local import add_products, block
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_diagonal, pressure_forcing, pressure_operator
 
 Array = NDArray[np.float64]
@@ -70,7 +71,7 @@ class PinnSettings:
 def fit_pinn(
     problem: InverseProblem, start: Array | None = None, *, settings: PinnSettings | None = None, seed: int = 0,
     progress: Progress = silent,
-) -> Fitted:  # fmt: skip
+) -> Fitted[InverseProblem]:  # fmt: skip
     """Fit the unknowns with the inverse PINN; Laplace posterior from the networks' sensitivities.
 
     Args:
@@ -104,7 +105,7 @@ class _Engine:
     generator: torch.Generator
     progress: Progress
     forward: Forward = field(init=False)
-    last: Prediction | None = None
+    last: Prediction[Fields] | None = None
     residuals: dict[str, float] = field(default_factory=dict)
     learners: dict[str, Learner] = field(default_factory=dict)
 
@@ -115,7 +116,7 @@ class _Engine:
         """Anchor at theta, train the networks there, and form the normal equations through them."""
         before, here = self.problem, self.problem.solve(theta, self.forward)
         self.problem = before.linearised_at(theta, here)
-        self.forward = self.problem.forward(here.flow.p)
+        self.forward = self.problem.solver(self.forward)
         anchor = self.problem.solve(theta, self.forward)
         if self.problem is not before:
             self.problem = self.problem.with_errors(theta, anchor)
@@ -207,11 +208,12 @@ class _Engine:
         coefficients, operator, tangents = self.forward.operators("drug", theta, flow)
         basis = TimeBasis.of(nodes, _sample(pools), self.settings.rank)
         forcing = torch.stack([_forcing(dA, basis, pools, area) for dA in tangents.values()])
-        maps, first, rest = self.maps(flow, theta), slice(0, 1), slice(1, None)
+        maps, first, rest = self.maps(flow, theta), [0], list(range(1, operator.pools))
         carriers = PoolTangents.of(operator.only(first), coefficients.capacity[first], basis, forcing[:, :, first])
         v_l = self.learn("encapsulated", carriers, maps)
-        gained = torch.einsum("rs,pxyz,msxyz->mrpxyz", basis.integral, -operator.reaction[rest, 0], v_l[:, :, 0])
-        released = PoolTangents.of(operator.only(rest), coefficients.capacity[rest], basis, forcing[:, :, rest] + gained)
+        carried = torch.einsum("rs,mspxyz->mrpxyz", basis.integral, v_l)
+        driven = add_products(forcing[:, :, rest], block(operator.reaction, rest, first), carried, -1.0)
+        released = PoolTangents.of(operator.only(rest), coefficients.capacity[rest], basis, driven)
         v = torch.cat([v_l, self.learn("released", released, maps)], dim=2)
         return _histories(v, basis, list(tangents), len(theta))
 
@@ -233,5 +235,5 @@ def _sample(U: Tensor, cells: int = 400) -> Tensor:
 def _forcing(dA: PoolOperator, basis: TimeBasis, U: Tensor, area: Tensor) -> Tensor:
     """Coefficients ``(r, pool, x, y, z)`` of ``d(inflow) area - dA (integral of U)``."""
     integrated = running_integral(basis.times, U)
-    entered = torch.einsum("ni,pixyz->npxyz", area, dA.inflow)
+    entered = torch.stack([dA.inflow_of(c) for c in area])
     return torch.einsum("nr,npxyz->rpxyz", basis.weights[:, None] * basis.B, entered - dA(integrated))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nanopinn.inference.pinn.network import FieldNetwork, Relaxation, normalised
 from nanopinn.inference.pinn.timebasis import TimeBasis
-from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.operator import PoolOperator
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ class PoolTangents:
         """Prepare the exact inverse of the cell-local part."""
         P, r = capacity.shape[0], basis.integral.shape[0]
         eye = torch.eye(P, dtype=capacity.dtype, device=capacity.device)
-        local = operator.reaction + eye[:, :, None, None, None] * operator.diagonal[:, None]
+        local = capacity.new_zeros((P, P, *capacity.shape[1:]))
+        for (p, q), entry in operator.within_cells().items():
+            local[p, q] = entry
         time_eye = torch.eye(r, dtype=capacity.dtype, device=capacity.device)
         block = torch.einsum("rs,pq,pxyz->xyzrpsq", time_eye, eye, capacity)
         block = block + torch.einsum("rs,pqxyz->xyzrpsq", basis.integral, local)

@@ -31,9 +31,21 @@ class Anatomy:
     """Logarithms of multipliers in space, by name (:data:`nanopinn.physics.model.MULTIPLIERS`)."""
 
 
-def draw_anatomy(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], rng: np.random.Generator) -> Anatomy:
-    """Draw a phantom; the tumour fills about a quarter of each axis and heterogeneity is 1 mm in size."""
-    radius, tumour = _tumour(shape, spacing_mm, rng)
+def draw_anatomy(
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], rng: np.random.Generator,
+    tumour_mm: tuple[float, float, float] | None = None,
+) -> Anatomy:  # fmt: skip
+    """Draw a phantom; heterogeneity is 1 mm in size.
+
+    Args:
+        tumour_mm: diameters of the ellipsoid whose volume it has and about which its border waves; None: an ellipsoid of 54 to
+            60 % of each axis, less or more by what the waves are on average.
+    """
+    extent = [n * h for n, h in zip(shape, spacing_mm, strict=True)]
+    radius = _radius(shape, spacing_mm, tumour_mm or (0.60 * extent[0], 0.54 * extent[1], 0.60 * extent[2]), rng)
+    if tumour_mm is not None:
+        radius = radius / np.quantile(radius, np.pi / 6 * np.prod(tumour_mm) / np.prod(extent))
+    tumour = radius < 1
     necrosis = (radius < 0.42) & tumour
 
     def rough(sd: float) -> Array:
@@ -70,17 +82,16 @@ def draw_fields(anatomy: Anatomy, spacing_mm: tuple[float, float, float], spread
     return replace(anatomy, fields=fields)
 
 
-def _tumour(
-    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], rng: np.random.Generator
-) -> tuple[Array, NDArray[np.bool_]]:
-    """Scaled radius (1 at the edge) and the tumour: an ellipsoid with a wavy border."""
-    extent = [n * h for n, h in zip(shape, spacing_mm, strict=True)]
-    axes = [(np.arange(n) + 0.5) * h - e / 2 for n, h, e in zip(shape, spacing_mm, extent, strict=True)]
+def _radius(
+    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], diameters_mm: tuple[float, float, float],
+    rng: np.random.Generator,
+) -> Array:  # fmt: skip
+    """Scaled radius of an ellipsoid with a wavy border, 1 there."""
+    axes = [(np.arange(n) + 0.5) * h - n * h / 2 for n, h in zip(shape, spacing_mm, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij")
-    half = [0.30 * extent[0], 0.27 * extent[1], 0.30 * extent[2]]
+    half = [d / 2 for d in diameters_mm]
     radius = np.sqrt((x / half[0]) ** 2 + (y / half[1]) ** 2 + (z / half[2]) ** 2)
-    radius = radius * (1 + 0.10 * _smooth_noise(shape, spacing_mm, 2.0, rng))
-    return radius, radius < 1
+    return np.asarray(radius * (1 + 0.10 * _smooth_noise(shape, spacing_mm, 2.0, rng)))
 
 
 def _smooth_noise(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], size_mm: float, rng: np.random.Generator) -> Array:

@@ -53,7 +53,7 @@ def make_phantom(out: Path, settings: PhantomSettings, *, progress: Progress = s
     fine_mm = tuple(h / settings.refine for h in settings.voxel_mm)
     shape = tuple(n * settings.refine for n in settings.shape)
     progress("drawing the tumour", 0.0, {})
-    anatomy = draw_anatomy(shape, fine_mm, rng)  # type: ignore[arg-type]
+    anatomy = draw_anatomy(shape, fine_mm, rng, settings.tumour_mm)  # type: ignore[arg-type]
     spreads = {"conductivity": settings.conductivity_sd, "release": settings.release_sd}
     anatomy = draw_fields(anatomy, fine_mm, spreads, settings.seed)  # type: ignore[arg-type]
     length = None if settings.length_scale_mm is None else settings.length_scale_mm * 1e-3

@@ -39,13 +39,13 @@ def krogh_sink() -> list[VerificationCase]:
     errors = []
     for cells in (16, 32, 64):
         cylinders = _cylinder(R_c, R_t, cells)
-        pools = PoolSystem(("drug",), 1, ONE)
+        pools = PoolSystem(("drug",), ONE)
         pools.moves("drug", 0.0, phi_D * ONE)
         pools.loses("drug", k * ONE)
         PS = P * cylinders.surface[:, None, None]
         pools.crosses_wall("drug", 0, PS, PS)
         operator, capacity, _ = krogh_operator(pools.coefficients(), cylinders)
-        C = LineMatrix(operator, 0 * capacity, 1.0).solve(operator.inflow[:, 0])[0][0]
+        C = LineMatrix(operator, 0 * capacity, 1.0).solve(operator.inflow_of(capacity.new_ones(1)))[0][0]
         exact = torch.as_tensor(analytic.krogh_first_order(cylinders.r.numpy(), R_c, R_t, phi_D, k, P))
         errors.append(float(cylinders.tissue_mean((C - exact) ** 2).sqrt()))
     profile, x = C[0, 0].numpy(), cylinders.r[0, 0].log().numpy()
@@ -80,7 +80,7 @@ def retarded_front() -> list[VerificationCase]:
     uptake, efflux = float(uptake_rate(7.4 * torch.ones((), dtype=torch.float64))), efflux_rate()
     R = 1 + uptake / efflux / phi
     cylinders = _cylinder(R_c, R_c + 300 * UM, 150)
-    pools = PoolSystem(("free", "intracellular"), 1, ONE)
+    pools = PoolSystem(("free", "intracellular"), ONE)
     pools.holds("free", phi * ONE)
     pools.moves("free", 0.0, phi * D * ONE)
     _cells(pools, 100 * uptake, 100 * efflux)
@@ -102,10 +102,10 @@ def retarded_front() -> list[VerificationCase]:
 def _in_own_surface(pools: PoolCoefficients, cylinders: Cylinders) -> PoolCoefficients:
     """Wall exchange by the permeability of the table and the surface that the cylinder has, not the table's S/V."""
     factor = float(cylinders.surface) / value("SV_t")
-    reaction, inflow = pools.reaction.clone(), pools.inflow.clone()
+    reaction, inflow = dict(pools.reaction), dict(pools.inflow)
     for w in pools.walls:
-        reaction[w.pool, w.pool] += (factor - 1) * w.efflux
-        inflow[w.pool, w.plasma] += (factor - 1) * w.influx
+        reaction[w.pool, w.pool] = reaction[w.pool, w.pool] + (factor - 1) * w.efflux
+        inflow[w.pool, w.plasma] = inflow[w.pool, w.plasma] + (factor - 1) * w.influx
     walls = tuple(replace(w, influx=factor * w.influx, efflux=factor * w.efflux) for w in pools.walls)
     return replace(pools, reaction=reaction, inflow=inflow, walls=walls)
 

@@ -129,7 +129,7 @@ def _transport(factor: int, advection: Advection, D: float, speed: float, *, sat
         return velocity(y) * X(y)[..., None] - diffusion(y)[..., None] * _gradient(X, y)
 
     flows = tuple(velocity(_faces(grid, axis))[..., axis] * grid.face_area(axis) for axis in range(3))
-    pools = PoolSystem(("one", "cell") if saturable else ("one",), 2, phi(x))
+    pools = PoolSystem(("one", "cell") if saturable else ("one",), phi(x))
     pools.holds("one", phi(x))
     pools.moves("one", 1.0, diffusion(x))
     pools.loses("one", rate * phi(x))

@@ -10,15 +10,15 @@ from nanopinn.parameters import value
 from nanopinn.physics import analytic
 from nanopinn.physics.formulation import PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.plasma import Dose
-from nanopinn.physics.pools import PoolCoefficients
+from nanopinn.physics.pools import PoolSystem
 from nanopinn.physics.radiation import RadiationCourse
 from nanopinn.physics.temperature import scheduled_temperature
 from nanopinn.solvers.evolve import Evolution, Tolerance, evolve
-from nanopinn.solvers.fluxes import PoolOperator
 from nanopinn.solvers.forward import Forward, Setting
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.march import march
 from nanopinn.solvers.nodes import drug_nodes
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.schemes import SDIRK3, TR_BDF2
 from nanopinn.workflows.simulate.course import Course
 from nanopinn.workflows.treatment import GivenDose, Treatment
@@ -30,12 +30,10 @@ def release_chain() -> list[VerificationCase]:
     """V6: release of a carrier and the fate of what it releases, by the march."""
     k, k_out = 0.0458, 0.02
     one = torch.ones((1, 2, 2, 2), dtype=torch.float64)
-    reaction = torch.zeros((2, 2, 2, 2, 2), dtype=torch.float64)
-    reaction[0, 0], reaction[1, 0], reaction[1, 1] = k, -k, k_out
-    pools = PoolCoefficients(
-        ("carrier", "released"), torch.cat([one, one]), torch.zeros(2, dtype=torch.float64),
-        torch.zeros((2, 2, 2, 2), dtype=torch.float64), reaction, torch.zeros((2, 1, 2, 2, 2), dtype=torch.float64),
-    )  # fmt: skip
+    system = PoolSystem(("carrier", "released"), one[0])
+    system.passes("carrier", "released", k)
+    system.loses("released", k_out)
+    pools = system.coefficients()
     grid = Grid((2, 2, 2), (1e-3, 1e-3, 1e-3))
     flows = tuple(torch.zeros(s, dtype=torch.float64) for s in ((3, 2, 2), (2, 3, 2), (2, 2, 3)))
     operator = PoolOperator.of(pools, flows, grid)

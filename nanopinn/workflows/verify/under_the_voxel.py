@@ -11,12 +11,13 @@ from torch import Tensor
 from nanopinn.physics import analytic
 from nanopinn.physics.barrier import layered_permeability, series_conductance
 from nanopinn.physics.oxygen import oxygen_pressure, oxygen_zones, supplied_radius
-from nanopinn.physics.pools import PoolCoefficients
+from nanopinn.physics.pools import PoolSystem
 from nanopinn.physics.wall import exchange_coefficients
-from nanopinn.solvers.fluxes import PoolOperator
+from nanopinn.solvers.fluxes import Transport
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.line import LineMatrix
 from nanopinn.solvers.march import march
+from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.schemes import SDIRK3
 from nanopinn.workflows.verify.case import VerificationCase
 
@@ -49,22 +50,24 @@ def oxygen_cylinder() -> list[VerificationCase]:
 
 def _line(velocity: float, D: float, h: float, cells: int) -> tuple[PoolOperator, Tensor]:
     """A thin column of cells whose first one is held at its input, centred on x = 0."""
-    grid, shape = Grid((2, 2, cells), (h, h, h)), (2, 2, cells)
-    reaction, strong = torch.zeros((1, 1, *shape), dtype=torch.float64), 1e5
-    reaction[..., 0] = strong
-    one = torch.ones((1, *shape), dtype=torch.float64)
-    pools = PoolCoefficients(("tracer",), one, one[:, 0, 0, 0], D * one, reaction, reaction.clone())
+    grid, one = Grid((2, 2, cells), (h, h, h)), torch.ones((2, 2, cells), dtype=torch.float64)
+    strong = torch.zeros_like(one)
+    strong[..., 0] = 1e5
+    pools = PoolSystem(("tracer",), one)
+    pools.moves("tracer", 1.0, D * one)
+    pools.loses("tracer", strong)
+    pools.gains("tracer", 0, strong)
     flows = [torch.zeros(s, dtype=torch.float64) for s in ((3, 2, cells), (2, 3, cells))]
     flows.append(torch.full((2, 2, cells + 1), velocity * h**2, dtype=torch.float64))
-    return PoolOperator.of(pools, tuple(flows), grid), one
+    return PoolOperator.of(pools.coefficients(), tuple(flows), grid), one[None]
 
 
 def _front(h: float, steps: int, points: Sequence[float]) -> tuple[Tensor, float]:
     """The front at 600 s at some points, and the relative L2 of its error."""
     v, D, end, length = 0.17 * UM, 117 * UM**2, 600.0, 2400 * UM
     operator, capacity = _line(v, D, h, round(length / h) + 1)
-    times = list(np.linspace(0.0, 1.0, steps + 1) ** 2 * end)
-    C = march(operator, capacity, lambda t: (operator.inflow[:, 0], None), times, scheme=SDIRK3, tol=1e-12).U[-1, 0, 0, 0]
+    times, source = list(np.linspace(0.0, 1.0, steps + 1) ** 2 * end), operator.inflow_of(capacity.new_ones(1))
+    C = march(operator, capacity, lambda t: (source, None), times, scheme=SDIRK3, tol=1e-12).U[-1, 0, 0, 0]
     x = np.linspace(0.0, h * (len(C) - 1), len(C))
     exact = torch.as_tensor(analytic.ogata_banks(x, end, v, D))
     return C[[round(p / h) for p in points]], float((C - exact).norm() / exact.norm())
@@ -113,10 +116,10 @@ def _layered_flux(layers: Sequence[tuple[float, float]], P: float, cells: int) -
     n = 2 * cells
     face = torch.zeros((1, 1, 1, n + 1), dtype=torch.float64)
     face[..., 1:n] = torch.tensor(inner, dtype=torch.float64)
-    reaction = torch.zeros((1, 1, 1, 1, n), dtype=torch.float64)
+    reaction = torch.zeros((1, 1, n), dtype=torch.float64)
     reaction[..., 0], reaction[..., -1] = 2 * g1, 2 * g2
     closed = (torch.zeros((1, 2, 1, n), dtype=torch.float64), torch.zeros((1, 1, 2, n), dtype=torch.float64))
-    operator = PoolOperator((*closed, face), (*closed, face), reaction, reaction)
+    operator = PoolOperator(1, (0,), Transport((*closed, face), (*closed, face)), {(0, 0): reaction}, {})
     fed = torch.zeros((1, 1, 1, n), dtype=torch.float64)
     fed[..., 0] = 2 * g1
     C, _ = LineMatrix(operator, 0 * fed, 1.0).solve(fed)

@@ -1,0 +1,120 @@
+"""What an engine asks of a problem, whatever its states are: voxels, compartments or points on a line."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanopinn.inference.gauss_newton import Quadratic
+from nanopinn.inference.result import EngineRun
+from nanopinn.inference.unknowns import UnknownSet
+
+Array = NDArray[np.float64]
+
+#: What solves the states of a problem, and may remember where it was last.
+Solver = TypeVar("Solver")
+#: The states of a problem at a parameter vector.
+States = TypeVar("States")
+
+
+@dataclass(frozen=True)
+class Prediction(Generic[States]):
+    """States and what the observations make of them.
+
+    Attributes:
+        residual: whitened misfit of every observation, ``(N,)``.
+        jacobian: its derivative, ``(N, m)``, or None.
+    """
+
+    fields: States
+    residual: Tensor
+    jacobian: Tensor | None
+
+    @property
+    def chi2(self) -> float:
+        """Sum of squared whitened residuals."""
+        return float(self.residual @ self.residual)
+
+
+@dataclass(frozen=True)
+class Problem(ABC, Generic[Solver, States]):
+    """Unknowns with priors, states that follow from them, and observations; immutable.
+
+    A problem says how its states are solved and compared with what was measured. Everything else that Gauss-Newton
+    needs follows.
+    """
+
+    unknowns: UnknownSet
+
+    @property
+    @abstractmethod
+    def observations(self) -> int:
+        """Independent numbers measured."""
+
+    @abstractmethod
+    def solver(self, before: Solver | None = None) -> Solver:
+        """What solves the states; it may go on from one that solved a problem nearby."""
+
+    @abstractmethod
+    def solve(self, theta: Array, solver: Solver, *, tangents: bool = False) -> States:
+        """The states at a parameter vector, with exact tangents on request."""
+
+    @abstractmethod
+    def compare(self, states: States) -> Prediction[States]:
+        """States against the observations, with the Jacobian where they carry tangents."""
+
+    def linearised_at(self, theta: Array, here: States) -> Self:
+        """The problem with what it takes from the states at theta brought up to date; itself where none of it changed."""
+        return self
+
+    def with_errors(self, theta: Array, states: States) -> Self:
+        """The problem with the effect that systematic errors have at theta, where ``states`` are its own."""
+        return self
+
+    def predict(self, theta: Array, solver: Solver, *, tangents: bool = False) -> Prediction[States]:
+        """Solve the states and compare them with the observations."""
+        return self.compare(self.solve(theta, solver, tangents=tangents))
+
+    def tensor(self, theta: Array) -> Tensor:
+        """A coordinate vector as a tensor where the states live."""
+        return torch.as_tensor(theta, dtype=torch.float64)
+
+    def scalars(self, theta: Array) -> Mapping[str, float]:
+        """Model scalars in SI as floats."""
+        return {k: float(v) for k, v in self.unknowns.scalars(self.tensor(theta)).items()}
+
+    def prior_residual(self, theta: Array) -> Array:
+        """Coordinates in prior standard deviations from their prior means."""
+        return (theta - self.unknowns.prior_mean) / self.unknowns.prior_sd
+
+    def objective(self, theta: Array, prediction: Prediction[States]) -> float:
+        """``(chi2 + prior) / 2``."""
+        prior = self.prior_residual(theta)
+        return 0.5 * (prediction.chi2 + float(prior @ prior))
+
+    def quadratic(self, theta: Array, prediction: Prediction[States]) -> Quadratic:
+        """Normal equations of a prediction that carries its Jacobian."""
+        assert prediction.jacobian is not None
+        residual, jacobian = (t.cpu().numpy() for t in (prediction.residual, prediction.jacobian))
+        return Quadratic.of(residual, jacobian, self.prior_residual(theta), self.unknowns.prior_sd)
+
+
+#: A problem of some kind, for what hands it back.
+AnyProblem = TypeVar("AnyProblem", bound=Problem[Any, Any])
+
+
+@dataclass(frozen=True)
+class Fitted(Generic[AnyProblem]):
+    """Where an engine ended: its run, and the problem and prediction at its estimate."""
+
+    run: EngineRun
+    theta: Array
+    problem: AnyProblem
+    prediction: Prediction[Any]

@@ -1,0 +1,147 @@
+"""Transport, reaction and inflow of a set of pools: the matrix that every solver reads, as sparse as the couplings are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from nanopinn.physics.pools import Entries, PoolCoefficients
+from nanopinn.solvers.advection import Advection
+from nanopinn.solvers.fluxes import Transport
+from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.local import add_products, block, column_sums, flipped, nonzero, sums_of_products
+
+
+@dataclass(frozen=True)
+class PoolOperator:
+    """``A U = div(flux) + reaction U`` of a set of pools, linear in U and in its own coefficients.
+
+    Attributes:
+        pools: how many. moving: those that move between cells.
+        transport: of the pools that move.
+        reaction: by (pool, pool), ``(..., x, y, z)``, 1/s.
+        inflow: by (pool, input), ``(..., x, y, z)``, 1/s.
+    """
+
+    pools: int
+    moving: tuple[int, ...]
+    transport: Transport
+    reaction: Entries
+    inflow: Entries
+
+    @classmethod
+    def of(
+        cls, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid, advection: Advection = "fitted",
+        cut: tuple[tuple[int, int], ...] = (),
+    ) -> PoolOperator:  # fmt: skip
+        """Pools carried by volume flows through the faces, see :meth:`Transport.of`."""
+        return cls(len(pools.names), pools.moving, Transport.of(pools, flows, grid, advection, cut), pools.reaction, pools.inflow)
+
+    @classmethod
+    def stacked(cls, operators: Sequence[PoolOperator]) -> PoolOperator:
+        """Operators of the same pools as one, along a new leading axis."""
+        return operators[0].with_tensors(tuple(torch.stack(ts) for ts in zip(*(op.tensors() for op in operators), strict=True)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it acts on, ``(..., pool, x, y, z)``."""
+        *lead, _, x, y, z = self.transport.shape
+        return (*lead, self.pools, x, y, z)
+
+    def only(self, pools: Sequence[int]) -> PoolOperator:
+        """The part that acts within some of the pools."""
+        moving = tuple(i for i, p in enumerate(pools) if p in self.moving)
+        transport = self.transport.only([self.moving.index(pools[i]) for i in moving])
+        inflow = {(i, c): m for i, p in enumerate(pools) for (q, c), m in self.inflow.items() if q == p}
+        return PoolOperator(len(pools), moving, transport, block(self.reaction, pools, pools), inflow)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every coefficient, in a fixed order."""
+        return (*self.transport.before, *self.transport.after, *self.reaction.values(), *self.inflow.values())
+
+    def with_tensors(self, t: Sequence[Tensor]) -> PoolOperator:
+        """The same pools with other coefficients, in the order of :meth:`tensors`."""
+        n = 6 + len(self.reaction)
+        reaction, inflow = dict(zip(self.reaction, t[6:n], strict=True)), dict(zip(self.inflow, t[n:], strict=True))
+        return replace(self, transport=Transport((t[0], t[1], t[2]), (t[3], t[4], t[5])), reaction=reaction, inflow=inflow)
+
+    @cached_property
+    def coupled(self) -> Entries:
+        """The reactions that are not zero everywhere."""
+        return nonzero(self.reaction)
+
+    @cached_property
+    def fed(self) -> Entries:
+        """The inflows that are not zero everywhere."""
+        return nonzero(self.inflow)
+
+    @cached_property
+    def _losses(self) -> dict[int, Tensor]:
+        return column_sums(self.coupled)
+
+    def inflow_of(self, plasma: Tensor, out: Tensor | None = None) -> Tensor:
+        """What plasma brings, ``inflow plasma``, ``(..., pool, x, y, z)``, written to ``out`` if given.
+
+        Args:
+            plasma: ``(input,)`` or ``(input, x, y, z)``.
+        """
+        out = self.transport.before[0].new_zeros(self.shape) if out is None else out.zero_()
+        return add_products(out, self.fed, plasma[:, None, None, None] if plasma.dim() == 1 else plasma)
+
+    def within_cells(self) -> dict[tuple[int, int], Tensor]:
+        """What acts within a cell: reactions, and what leaves through its faces."""
+        entries = dict(self.coupled)
+        for p, transport in zip(self.moving, self.transport.each, strict=True):
+            entries[p, p] = entries[p, p] + transport.diagonal if (p, p) in entries else transport.diagonal
+        return entries
+
+    def subtract_from(self, out: Tensor, U: Tensor) -> Tensor:
+        """Take ``A U`` from ``out``, in place."""
+        for p, transport in zip(self.moving, self.transport.each, strict=True):
+            o, u = out[..., p, :, :, :], U[..., p, :, :, :]
+            transport.subtract_neighbours(o.addcmul_(transport.diagonal, u, value=-1), u, -1.0)
+        return add_products(out, self.coupled, U, -1.0)
+
+    def __call__(self, U: Tensor) -> Tensor:
+        return self._apply(U, self.coupled, transpose=False)
+
+    def transposed(self, y: Tensor) -> Tensor:
+        """``A^T y``."""
+        return self._apply(y, flipped(self.coupled), transpose=True)
+
+    def _apply(self, U: Tensor, coupled: Entries, *, transpose: bool) -> Tensor:
+        out = U.new_zeros(torch.broadcast_shapes(self.shape, U.shape))
+        for p, transport in zip(self.moving, self.transport.each, strict=True):
+            o, u = out[..., p, :, :, :], U[..., p, :, :, :]
+            transport.subtract_neighbours(o.addcmul_(transport.diagonal, u), u, transposed=transpose)
+        return add_products(out, coupled, U)
+
+    def gradient(self, y: Tensor, U: Tensor, plasma: Tensor) -> tuple[Tensor, ...]:
+        """Gradient of ``y . (inflow plasma - A U)`` with respect to every coefficient, in the order of :meth:`tensors`."""
+        at = list(self.moving)
+        reaction = ((-y[p] * U[q]).sum_to_size(m.shape) for (p, q), m in self.reaction.items())
+        inflow = ((y[p] * plasma[c]).sum_to_size(m.shape) for (p, c), m in self.inflow.items())
+        return (*self.transport.gradient(y[at], U[at]), *reaction, *inflow)
+
+    def lost(self, U: Tensor) -> Tensor:
+        """What each pool loses for good (not to another pool), summed over cells, ``(..., pool)``, concentration per second."""
+        out = U.new_zeros(U.shape[:-3])
+        for q, loss in self._losses.items():
+            out[..., q] = sums_of_products(loss, U[..., q, :, :, :])
+        return out
+
+    def throughput(self, U: Tensor) -> float:
+        """What leaves cells through their faces, root of the summed squares, concentration per second."""
+        each = zip(self.moving, self.transport.each, strict=True)
+        return float(sum((t.diagonal * U[..., p, :, :, :]).square_().sum() for p, t in each)) ** 0.5
+
+    def boundary_outflow(self, U: Tensor) -> Tensor:
+        """What leaves the box, summed over its faces, ``(..., pool)``, concentration per second."""
+        out = U.new_zeros(U.shape[:-3])
+        for p, transport in zip(self.moving, self.transport.each, strict=True):
+            out[..., p] = transport.boundary_outflow(U[..., p, :, :, :])
+        return out
