@@ -85,8 +85,14 @@ def changed(folder: Path, study: str) -> Path:
 
 
 def posed_of(folder: Path, told: dict[str, Any]) -> Posed:
+    # without the bolus in the frames its arrival cannot be fitted: the scanner's own clock tells it
+    arrival: dict[str, Any] = {"delay": 0.0} if folder.name.endswith("late") else {}
     inputs = ImagingInputs(
-        dce=folder / "dce.nii.gz", cest=folder / "ph.nii.gz", mask=folder / "mask.nii.gz", vfa=tuple(sorted(folder.glob("vfa*.nii.gz")))
+        dce=folder / "dce.nii.gz",
+        cest=folder / "ph.nii.gz",
+        mask=folder / "mask.nii.gz",
+        vfa=tuple(sorted(folder.glob("vfa*.nii.gz"))),
+        **arrival,
     )
     settings = FitSettings(engine="fv", drug=tuple(str(p) for p in sorted(folder.glob("drug_*.nii.gz"))), **told)
     return pose_problem(make_maps(inputs), settings, "cpu")

@@ -225,3 +225,14 @@ def test_a_tumour_at_the_edge_of_the_box_is_still_refused_where_nothing_is_said_
     p = cut_problem(problem)
     with pytest.raises(InputError, match="touches the boundary"):
         replace(p.setting, maps=replace(p.setting.maps, cut=()))
+
+
+def test_frames_that_are_missing_change_no_other_frame() -> None:
+    forward = Forward(Setting(ball(), Grid((10, 10, 10), (0.5e-3,) * 3), 1), lambda _: {})
+    none = torch.zeros(0, dtype=torch.float64)
+    flow = forward.flow(none)
+    t = np.arange(0.0, 500.0, 5.0)
+    curve, frames = PlasmaCurve(t, 5.0 * np.exp(-t / 60)), np.arange(0.0, 480.0, 15.0)
+    kept = [0, 1, *range(18, 32)]
+    whole, gap = (forward.contrast(none, flow, curve, f)[0] for f in (frames, frames[kept]))
+    torch.testing.assert_close(gap, whole[kept], rtol=1e-6, atol=1e-9)
