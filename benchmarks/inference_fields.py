@@ -85,8 +85,14 @@ def changed(folder: Path, study: str) -> Path:
 
 
 def posed_of(folder: Path, told: dict[str, Any]) -> Posed:
+    # without the bolus in the frames its arrival cannot be fitted: the scanner's own clock tells it
+    arrival: dict[str, Any] = {"delay": 0.0} if folder.name.endswith("late") else {}
     inputs = ImagingInputs(
-        dce=folder / "dce.nii.gz", cest=folder / "ph.nii.gz", mask=folder / "mask.nii.gz", vfa=tuple(sorted(folder.glob("vfa*.nii.gz")))
+        dce=folder / "dce.nii.gz",
+        cest=folder / "ph.nii.gz",
+        mask=folder / "mask.nii.gz",
+        vfa=tuple(sorted(folder.glob("vfa*.nii.gz"))),
+        **arrival,
     )
     settings = FitSettings(engine="fv", drug=tuple(str(p) for p in sorted(folder.glob("drug_*.nii.gz"))), **told)
     return pose_problem(make_maps(inputs), settings, "cpu")
@@ -95,7 +101,7 @@ def posed_of(folder: Path, told: dict[str, Any]) -> Posed:
 def fitted(posed: Posed, told: dict[str, Any]) -> Fitted:
     neural = any(text.endswith("neural") for text in told.get("field", ()))
     fit = fit_neural if neural else fit_fv
-    return fit(posed.problem, iterations=8, tolerance=0.3)
+    return fit(posed.problem, iterations=20, tolerance=0.3)
 
 
 def measured(folder: Path, posed: Posed, fit: Fitted) -> dict[str, float]:
@@ -194,7 +200,12 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
         for r in (r for r in rows if r["study"] == study):
             x = fits.index(r["fit"]) + (0.12 if r["l"] > 0.8 else -0.12)
             axis.plot(x, abs(r[name]), "o" if r["l"] > 0.8 else "s", color="C1" if r["l"] > 0.8 else "C0", alpha=0.7)
-        axis.set(xticks=range(len(fits)), xticklabels=fits, xlim=(-0.5, len(fits) - 0.5), ylim=(0, None))
+        axis.set(
+            xticks=range(len(fits)),
+            xticklabels=fits,
+            xlim=(-0.5, len(fits) - 0.5),
+            ylim=(0, 1.15 * max(abs(r[name]) for r in rows if r["study"] == study)),
+        )
         unit = "|ln(found/true)|" if name.endswith("error") else "relative L2"
         axis.set_title(f"{words[study]}\n{name.removesuffix(' error')}, {unit}", fontsize=9)
     chart.legend(*[[plt.Line2D([], [], marker=m, ls="", color=c) for m, c in (("s", "C0"), ("o", "C1"))], ["l 0.4 mm", "l 1.2 mm"]],

@@ -10,14 +10,20 @@ from nanopinn.solvers.schemes import Scheme
 
 
 def frame_nodes(frame_times: np.ndarray, onset: float, substeps: int) -> tuple[list[float], list[int]]:
-    """Nodes of the march: frames, cut into substeps, and a start no later than the onset of the plasma curve."""
+    """Nodes of the march: frames, cut into substeps, and a start no later than the onset of the plasma curve.
+
+    Where frames are missing, steps stay as long as the frames usually are apart.
+    """
+    spacing = float(np.median(np.diff(frame_times)))
     start = min(float(frame_times[0]), onset)
     marks = [start] * (start < float(frame_times[0])) + [float(t) for t in frame_times]
     nodes = [marks[0]]
+    at = [0]
     for a, b in itertools.pairwise(marks):
-        nodes += [a + (b - a) * (i + 1) / substeps for i in range(substeps)]
-    offset = len(marks) - len(frame_times)
-    return nodes, [(i + offset) * substeps for i in range(len(frame_times))]
+        count = substeps * max(1, round((b - a) / spacing))
+        nodes += [a + (b - a) * (i + 1) / count for i in range(count)]
+        at.append(len(nodes) - 1)
+    return nodes, at[len(marks) - len(frame_times) :]
 
 
 def drug_nodes(images_s: list[float], first_step_s: float = 120.0, growth: float = 1.3, longest_s: float = 5400.0) -> np.ndarray:

@@ -24,7 +24,7 @@ from nanopinn.inference.model_error import BALANCES, ModelError, mapped
 from nanopinn.inference.neural import field_network, shapes_of
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.result import MapEstimate
-from nanopinn.physics.model import INFLOW, MULTIPLIERS
+from nanopinn.physics.model import INFLOW, MULTIPLIERS, RELEASE_LAW
 from nanopinn.solvers.domain import Domain
 from nanopinn.workflows.settings import FitSettings
 
@@ -33,6 +33,8 @@ Array = NDArray[np.float64]
 #: Prior standard deviation of the logarithm of a multiplier (an assumption: within 2.7 of its neighbours' mean), and the
 #: length over which it is smooth.
 FIELD_SD, FIELD_LENGTH_M = 0.5, 2.0e-3
+#: Functions that only drug images can touch.
+OF_DRUG = frozenset({"permeability", "release", RELEASE_LAW})
 #: Over which the error of the equations is smooth (an assumption).
 ERROR_LENGTH_M = 2.0e-3
 #: Bumps of one field at most: each costs a tangent of every pool. They are wider in a tumour that would take more.
@@ -79,6 +81,9 @@ def with_functions(problem: InverseProblem, settings: FitSettings) -> tuple[Inve
     maps = replace(problem.setting.maps, shapes={**problem.setting.maps.shapes, **shapes})
     problem = replace(problem, setting=replace(problem.setting, maps=maps), unknowns=replace(problem.unknowns, functions=tuple(functions)))
     notes = [_note(f) for f in functions]
+    untouched = [f.label for f in functions if f.name in OF_DRUG and not problem.drug]
+    if untouched:
+        notes.append(f"No drug image was given: {', '.join(untouched)} keep their priors.")
     if settings.model_error > 0:
         bumps = tumour_bumps(problem, ERROR_LENGTH_M)
         problem = replace(problem, model_error=ModelError(settings.model_error * bumps, settings.model_error, ERROR_LENGTH_M))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -81,6 +83,14 @@ def test_inflow_where_nothing_is_cut_and_fields_asked_for_twice_are_refused(fitt
     assert cut_faces(mask, FitSettings()) == ()
     with pytest.raises(InputError, match="twice"):
         with_functions(fitted.problem, FitSettings(field=("release", "release:neural")))
+
+
+def test_functions_that_only_drug_images_touch_are_named_where_there_are_none(fitted) -> None:
+    _, notes = with_functions(replace(fitted.problem, drug=()), FitSettings(field=("release", "conductivity"), release_law=True))
+    said = next(n for n in notes if n.startswith("No drug image"))
+    assert "release rate" in said
+    assert "steepness" in said
+    assert "conductivity" not in said
 
 
 def test_a_box_ends_where_the_image_cuts_the_tumour() -> None:

@@ -173,27 +173,66 @@ def test_tangents_of_the_inflow_equal_central_differences(problem) -> None:
     assert float(exact.norm()) > 1.0
 
 
-def test_a_tumour_cut_in_half_along_its_plane_of_symmetry_flows_as_the_whole() -> None:
-    """The exact answer for a cut: no flow through a plane of symmetry, on the same grid."""
-    n, h = 10, 0.5e-3
-    x = (torch.arange(n, dtype=torch.float64) + 0.5) * h - n * h / 2
+ONE_CURVE = PlasmaCurve(np.arange(0.0, 100.0, 5.0), 5.0 * np.exp(-np.arange(0.0, 100.0, 5.0) / 60))
+
+
+def ball() -> TissueMaps:
+    """A round tumour in the middle of a box of 10^3 cells of 0.5 mm."""
+    x = (torch.arange(10, dtype=torch.float64) - 4.5) * 0.5e-3
     r = torch.sqrt(x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None, :] ** 2)
     one = torch.ones_like(r)
-    whole = TissueMaps((r < 1.6e-3).double(), 1e-3 * one, 0.3 * one, 0.03 * one, 6.8 * one)
-    halves = {k: getattr(whole, k)[:5] for k in ("tumour", "PS", "phi", "v_p", "pH")}
+    return TissueMaps((r < 1.6e-3).double(), 1e-3 * one, 0.3 * one, 0.03 * one, 6.8 * one)
+
+
+def half_of(maps: TissueMaps, side: int) -> TissueMaps:
+    """The half of a box along x that is cut on a side; fluid may enter through the tumour there."""
+    part = slice(0, 5) if side else slice(5, 10)
+    halves = {k: getattr(maps, k)[part] for k in ("tumour", "PS", "phi", "v_p", "pH")}
+    layer = torch.zeros((1, 5, 10, 10), dtype=torch.float64)
+    layer[0, -side] = halves["tumour"][-side]
+    return TissueMaps(**halves, shapes={INFLOW: layer}, cut=((0, side),))
+
+
+def solved(maps: TissueMaps, inflow: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     none = torch.zeros(0, dtype=torch.float64)
-    found = []
-    for maps in (whole, TissueMaps(**halves, cut=((0, 1),))):
-        forward = Forward(Setting(maps, Grid((*maps.phi.shape,), (h, h, h)), 2), lambda _: {})
-        flow = forward.flow(none)
-        curve = PlasmaCurve(np.arange(0.0, 100.0, 5.0), 5.0 * np.exp(-np.arange(0.0, 100.0, 5.0) / 60))
-        C = forward.contrast(none, flow, curve, np.arange(0.0, 90.0, 15.0))[0]
-        found.append((flow.p, C))
-    torch.testing.assert_close(found[1][0], found[0][0][:10], rtol=1e-8, atol=0)
-    torch.testing.assert_close(found[1][1], found[0][1][:, :5], rtol=1e-6, atol=1e-12)
+    scalars = {} if inflow is None else {INFLOW: torch.full((1,), inflow, dtype=torch.float64)}
+    forward = Forward(Setting(maps, Grid((*maps.phi.shape,), (0.5e-3,) * 3), 2), lambda _: scalars)
+    flow = forward.flow(none)
+    return flow.p, forward.contrast(none, flow, ONE_CURVE, np.arange(0.0, 90.0, 15.0))[0]
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_tumour_cut_in_half_along_its_plane_of_symmetry_flows_as_the_whole(side) -> None:
+    """The exact answer for a cut: no flow through a plane of symmetry, on the same grid."""
+    p, C = solved(ball())
+    p_half, C_half = solved(half_of(ball(), side))
+    part, fine = (slice(0, 5), slice(0, 10)) if side else (slice(5, 10), slice(10, 20))
+    torch.testing.assert_close(p_half, p[fine], rtol=1e-8, atol=0)
+    torch.testing.assert_close(C_half, C[:, part], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("inflow", [0.5, -0.5])
+def test_inflow_through_either_side_is_the_same_mirrored_and_raises_the_pressure(inflow) -> None:
+    (p0, C0), (p1, C1) = (solved(half_of(ball(), side), inflow) for side in (0, 1))
+    torch.testing.assert_close(p0, p1.flip(0), rtol=1e-8, atol=0)
+    torch.testing.assert_close(C0, C1.flip(1), rtol=1e-6, atol=1e-12)
+    rise = (p0 - solved(half_of(ball(), 0))[0]) * np.sign(inflow)
+    assert float(rise.min()) > 0
+    assert int(rise.argmax()) // (20 * 20) == 0, "most where it enters"
 
 
 def test_a_tumour_at_the_edge_of_the_box_is_still_refused_where_nothing_is_said_of_it(problem) -> None:
     p = cut_problem(problem)
     with pytest.raises(InputError, match="touches the boundary"):
         replace(p.setting, maps=replace(p.setting.maps, cut=()))
+
+
+def test_frames_that_are_missing_change_no_other_frame() -> None:
+    forward = Forward(Setting(ball(), Grid((10, 10, 10), (0.5e-3,) * 3), 1), lambda _: {})
+    none = torch.zeros(0, dtype=torch.float64)
+    flow = forward.flow(none)
+    t = np.arange(0.0, 500.0, 5.0)
+    curve, frames = PlasmaCurve(t, 5.0 * np.exp(-t / 60)), np.arange(0.0, 480.0, 15.0)
+    kept = [0, 1, *range(18, 32)]
+    whole, gap = (forward.contrast(none, flow, curve, f)[0] for f in (frames, frames[kept]))
+    torch.testing.assert_close(gap, whole[kept], rtol=1e-6, atol=1e-9)
