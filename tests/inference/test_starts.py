@@ -86,7 +86,7 @@ def test_the_engine_descends_from_its_start_and_from_draws_and_returns_the_lowes
     objective = Objective(TWO_VALLEYS)
 
     def closed_form(problem: Closed, progress: object, iterations: int) -> SimpleNamespace:
-        return SimpleNamespace(problem=problem, last=object(), value_at=objective.value, tell=lambda *_: None,
+        return SimpleNamespace(problem=problem, last=object(), events=[], value_at=objective.value, tell=lambda *_: None,
                                expand=lambda th: objective.quadratic(th, objective.expand(th)))  # fmt: skip
 
     monkeypatch.setattr(fv, "_Engine", closed_form)

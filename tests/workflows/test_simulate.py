@@ -16,7 +16,7 @@ from scipy.integrate import solve_ivp
 from nanopinn import InputError, MapFiles, PhantomSettings, SimulationSettings, run_simulation
 from nanopinn.parameters import value
 from nanopinn.physics.cells import CELLS_PER_UNIT
-from nanopinn.physics.drug import DrugDetail
+from nanopinn.physics.drug import DrugDetail, volume_fractions
 from nanopinn.physics.formulation import FREE, PH_SENSITIVE, THERMOSENSITIVE, Formulation
 from nanopinn.physics.model import TissueMaps, TumourModel
 from nanopinn.physics.plasma import Dose
@@ -30,7 +30,6 @@ from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.interval import Interval
 from nanopinn.workflows.simulate.course import Course
 from nanopinn.workflows.simulate.heating import temperature_course
-from nanopinn.workflows.simulate.shown import volume_fractions
 from nanopinn.workflows.simulate.sources import tissue_of_phantom
 from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
 
@@ -87,7 +86,7 @@ def after(t: Treatment, save_h: tuple[float, ...], *, share: float = 0.05, satur
     course = Course(Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t, temperature, release_share=share)
     course.detail = replace(course.detail, saturable=saturable)
     U = evolve(course.intervals(), course.empty(), [h * HOUR for h in save_h], tolerance=Tolerance(step=tolerance)).U
-    return (U * volume_fractions(course))[..., tissue.maps.tumour > 0.5].mean(dim=-1)
+    return (U * volume_fractions(course.detail.pools, tissue.maps))[..., tissue.maps.tumour > 0.5].mean(dim=-1)
 
 
 def test_twice_the_dose_is_twice_the_drug_where_uptake_is_linear_and_less_in_cells_where_it_saturates() -> None:
