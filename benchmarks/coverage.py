@@ -1,6 +1,6 @@
 """Do stated intervals hold the truth? Many phantoms, one fit each, and how often 90 % intervals cover.
 
-    python benchmarks/coverage.py --phantoms 60 --engine fv --folder /tmp/coverage
+    python benchmarks/coverage.py --phantoms 60 --engine fv --folder phantoms
 
 Phantoms (kept in ``--folder``, made when missing) are solved on a finer grid by another time scheme than the fits; half have
 l = 0.4 mm, half 1.2 mm, all other scalars are drawn. Fits already in the folder are not repeated.

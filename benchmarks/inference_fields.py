@@ -1,6 +1,6 @@
 """Where unknowns that are more than numbers win against scalars alone, and where they do not.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/inference_fields.py --work /tmp/fields [--seeds 1 2 3 4 5] [--lengths 0.4 1.2]
+Run: OMP_NUM_THREADS=1 python benchmarks/inference_fields.py --work fields [--seeds 1 2 3 4 5] [--lengths 0.4 1.2]
      [--studies late cut fields pores] [--figure docs/figures/inference_fields.png]
 
 Phantoms of 14 x 14 x 10 voxels of 0.7 mm, 40 frames in 10 min, solved threefold finer by SDIRK3, with extra truth:
