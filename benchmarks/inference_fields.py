@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.maps import make_maps
-from nanopinn.inference.fv import Fitted, fit_fv
+from nanopinn.inference.contract import Fitted
+from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.model_error import mapped
 from nanopinn.inference.neural import fit_neural
 from nanopinn.solvers.grid import mean_of_parts

@@ -39,7 +39,7 @@ def fit(
     engine: Annotated[str | None, typer.Option(help="auto (pinn, polished by fv), pinn or fv.")] = None,
     preset: Annotated[str | None, typer.Option(help="fast, default or accurate.")] = None,
     device: Device = None,
-    seed: Annotated[int | None, typer.Option(help="Of the networks' first weights.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the networks' hidden features and of draws from priors.")] = None,
     field: Annotated[list[str] | None, typer.Option(help=_FIELD_HELP)] = None,
     inflow: Annotated[bool | None, typer.Option("--inflow", help="The tumour goes on beyond the image where a face cuts it.")] = None,
     model_error: Annotated[float | None, typer.Option(help="Prior sd of the equations' error over their fluxes, e.g. 0.1.")] = None,

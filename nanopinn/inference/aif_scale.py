@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nanopinn.inference.contract import Fitted
 from nanopinn.inference.expansion import Expansion, Objective
-from nanopinn.inference.fv import Fitted
 from nanopinn.inference.gauss_newton import minimise
 from nanopinn.inference.problem import InverseProblem, Prediction
 from nanopinn.inference.result import ScalarEstimate

@@ -11,25 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.inference import result, saving
 from nanopinn.inference.aif_scale import AifScaled
 from nanopinn.inference.contract import Fitted
 from nanopinn.inference.expansion import Expansion, Objective, Solvable
-from nanopinn.inference.functions import FunctionUnknown
-from nanopinn.inference.model_error import ModelError
-from nanopinn.inference.observations import ContrastObservation, DrugObservation
-from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.problem import PARTS, InverseProblem
 from nanopinn.inference.profile import Profile
 from nanopinn.inference.result import FitResult
 from nanopinn.inference.ridge import Ridge
 from nanopinn.inference.starts import Start
-from nanopinn.inference.systematic import SystematicErrors
-from nanopinn.inference.unknowns import Unknown, UnknownSet
-from nanopinn.physics.model import TissueMaps
-from nanopinn.physics.plasma import SumOfExponentials
-from nanopinn.solvers.forward import Setting
-from nanopinn.solvers.grid import Grid
 
 Array = NDArray[np.float64]
 
@@ -92,8 +82,7 @@ _RESULTS = (
 
 #: Everything a file may hold.
 _CLASSES: tuple[type, ...] = (
-    Checkpoint, ContrastObservation, DrugObservation, FunctionUnknown, Grid, InverseProblem, ModelError, PlasmaCurve, Setting,
-    SumOfExponentials, SystematicErrors, TissueMaps, Unknown, UnknownSet, *_RESULTS,
+    Checkpoint, *PARTS, *_RESULTS,
 )  # fmt: skip
 
 

@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.inference.expansion import Expansion
-from nanopinn.inference.linearise import FEW_NODES
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.unknowns import DRUG_ONLY, UnknownSet
-from nanopinn.solvers.nodes import drug_nodes
+from nanopinn.solvers.nodes import FEW_NODES, drug_nodes
 
 Array = NDArray[np.float64]
 

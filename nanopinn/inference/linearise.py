@@ -24,7 +24,7 @@ from nanopinn.inference.systematic import SystematicErrors
 from nanopinn.physics.wall import permeability_from_transfer
 from nanopinn.solvers.forward import Flow, Forward
 from nanopinn.solvers.grid import mean_of_parts
-from nanopinn.solvers.nodes import drug_nodes
+from nanopinn.solvers.nodes import FEW_NODES, drug_nodes
 
 if TYPE_CHECKING:
     from nanopinn.inference.problem import Fields, InverseProblem
@@ -124,8 +124,6 @@ def _effect_of_model(problem: InverseProblem, theta: Array, fields: Fields, grid
     return model_error.effects(problem, theta, fields)
 
 
-#: March of about eighteen nodes, for differences between images.
-FEW_NODES = {"first_step_s": 300.0, "growth": 2.0, "longest_s": 10000.0}
 #: Changes of a map that tell the slope of every drug image by it: a voxel answers to its own value.
 PORE_STEP, PH_STEP = 0.02, 0.02
 

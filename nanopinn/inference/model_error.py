@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nanopinn.physics.drug import ENCAPSULATED, LINEAR
 from nanopinn.solvers.local_response import LocalResponse
-from nanopinn.solvers.nodes import drug_nodes, frame_nodes, stage_times
+from nanopinn.solvers.nodes import FEW_NODES, drug_nodes, frame_nodes, stage_times
 from nanopinn.solvers.response import respond
 from nanopinn.solvers.schemes import TR_BDF2
 
@@ -75,10 +75,6 @@ def _on_contrast(problem: InverseProblem, theta: Array, fields: Fields, bumps: T
     V = respond(operator, pools.capacity, source, nodes, at)[:, :, 0]
     V = V + torch.stack([share[:, 0] * local.at(nodes[i]) for i in at])
     return problem.contrast.whiten((maps.phi * V).transpose(0, 1)).flatten(1).T
-
-
-#: March of about eighteen nodes.
-FEW_NODES = {"first_step_s": 300.0, "growth": 2.0, "longest_s": 10000.0}
 
 
 def _on_drug(problem: InverseProblem, theta: Array, fields: Fields, bumps: Tensor) -> Tensor:

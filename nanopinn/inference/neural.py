@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from nanopinn.inference.contract import Fitted
 from nanopinn.inference.functions import centred
-from nanopinn.inference.fv import Fitted, fit_fv
+from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.gradient import slope
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.progress import Progress, silent

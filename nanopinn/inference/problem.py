@@ -14,12 +14,15 @@ from torch import Tensor
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.inference import linearise
 from nanopinn.inference.contract import Prediction, Problem
+from nanopinn.inference.functions import FunctionUnknown
 from nanopinn.inference.model_error import ModelError
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.systematic import SystematicErrors
+from nanopinn.inference.unknowns import Unknown, UnknownSet
+from nanopinn.physics.model import TissueMaps
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.solvers.forward import Flow, Forward, Setting
-from nanopinn.solvers.grid import mean_of_parts
+from nanopinn.solvers.grid import Grid, mean_of_parts
 from nanopinn.solvers.nodes import drug_nodes
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 
@@ -198,3 +201,10 @@ class InverseProblem(Problem[Forward, Fields]):
     def scalars(self, theta: Array) -> Mapping[str, float]:
         """Model scalars in SI as floats."""
         return {k: float(v) for k, v in self.unknowns.scalars(self.tensor(theta)).items() if v.dim() == 0}
+
+
+#: Every class that a problem is made of: what may stand in a file of one.
+PARTS: tuple[type, ...] = (
+    ContrastObservation, DrugObservation, FunctionUnknown, Grid, InverseProblem, ModelError, PlasmaCurve, Setting, SumOfExponentials,
+    SystematicErrors, TissueMaps, Unknown, UnknownSet,
+)  # fmt: skip

@@ -183,7 +183,7 @@ class FitResult:
     covariance: Array
     runs: Mapping[str, EngineRun]
     engine_distance: Mapping[str, float]
-    """Per unknown, |pinn - fv| in posterior standard deviations; empty when one engine ran."""
+    """Per unknown, from where pinn ended to where one more exact step of fv leads, posterior sd; empty when one engine ran."""
     check: CheckResult
     maps: Mapping[str, MapEstimate]
     fields: Mapping[str, FieldEstimate]

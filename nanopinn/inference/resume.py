@@ -10,21 +10,12 @@ from pathlib import Path
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.imaging.io import write_bytes, write_json
 from nanopinn.inference import saving
 from nanopinn.inference.device import on_device
-from nanopinn.inference.functions import FunctionUnknown
 from nanopinn.inference.gauss_newton import Place
-from nanopinn.inference.model_error import ModelError
-from nanopinn.inference.observations import ContrastObservation, DrugObservation
-from nanopinn.inference.problem import Fields, InverseProblem
-from nanopinn.inference.systematic import SystematicErrors
-from nanopinn.inference.unknowns import Unknown, UnknownSet
-from nanopinn.physics.model import TissueMaps
-from nanopinn.physics.plasma import SumOfExponentials
-from nanopinn.solvers.forward import Flow, Setting
-from nanopinn.solvers.grid import Grid
+from nanopinn.inference.problem import PARTS, Fields, InverseProblem
+from nanopinn.solvers.forward import Flow
 
 
 @dataclass(frozen=True)
@@ -51,8 +42,7 @@ class Stand:
 
 #: Everything a kept state may hold.
 _CLASSES: tuple[type, ...] = (
-    ContrastObservation, DrugObservation, Fields, Flow, FunctionUnknown, Grid, InverseProblem, ModelError, Place, PlasmaCurve, Setting,
-    Stand, SumOfExponentials, SystematicErrors, TissueMaps, Unknown, UnknownSet,
+    *PARTS, Fields, Flow, Place, Stand,
 )  # fmt: skip
 
 _STUDY = "study.json"

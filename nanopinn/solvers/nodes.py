@@ -26,6 +26,10 @@ def frame_nodes(frame_times: np.ndarray, onset: float, substeps: int) -> tuple[l
     return nodes, at[len(marks) - len(frame_times) :]
 
 
+#: Of a march of drug in about eighteen steps, for what is compared with another of the same steps.
+FEW_NODES = {"first_step_s": 300.0, "growth": 2.0, "longest_s": 10000.0}
+
+
 def drug_nodes(images_s: list[float], first_step_s: float = 120.0, growth: float = 1.3, longest_s: float = 5400.0) -> np.ndarray:
     """March nodes for a drug run: steps that grow from the dose on and land on every imaging time.
 

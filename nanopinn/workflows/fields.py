@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
+from nanopinn.inference.contract import Fitted
 from nanopinn.inference.functions import (
     FunctionUnknown,
     Kind,
@@ -19,7 +20,6 @@ from nanopinn.inference.functions import (
     release_law,
     unit_bumps,
 )
-from nanopinn.inference.fv import Fitted
 from nanopinn.inference.model_error import BALANCES, ModelError, mapped
 from nanopinn.inference.neural import field_network, shapes_of
 from nanopinn.inference.problem import InverseProblem

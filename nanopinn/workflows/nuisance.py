@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.inference.aif_scale import fit_aif_scale
 from nanopinn.inference.checkpoint import Checkpoint
-from nanopinn.inference.fv import Fitted, fit_fv
+from nanopinn.inference.contract import Fitted
+from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.noise import noise_scales, with_noise
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.result import ScalarEstimate

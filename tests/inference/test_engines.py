@@ -15,7 +15,8 @@ from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.imaging.kinetics.response import evaluate
 from nanopinn.inference.check import check_fit
 from nanopinn.inference.checkpoint import Checkpoint
-from nanopinn.inference.fv import Fitted, fit_fv
+from nanopinn.inference.contract import Fitted
+from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.pinn.engine import PinnSettings
 from nanopinn.inference.pinn.engine import _Engine as PinnEngine

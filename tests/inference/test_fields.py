@@ -12,7 +12,8 @@ import torch
 from nanopinn.errors import InputError
 from nanopinn.inference.check import check_fit
 from nanopinn.inference.checkpoint import Checkpoint
-from nanopinn.inference.fv import Fitted, fit_fv
+from nanopinn.inference.contract import Fitted
+from nanopinn.inference.fv import fit_fv
 from nanopinn.solvers.domain import Domain
 from nanopinn.workflows.fields import cut_faces, field_maps, model_error_maps, with_functions
 from nanopinn.workflows.phantom import make_phantom

@@ -17,8 +17,9 @@ from nanopinn.cli.app import app
 from nanopinn.cli.options import spread
 from nanopinn.imaging.maps import make_maps
 from nanopinn.inference.checkpoint import FILE, Checkpoint
+from nanopinn.inference.contract import Fitted
 from nanopinn.inference.design import Design, design
-from nanopinn.inference.fv import Fitted, fit_fv
+from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.plan import Plan
 from nanopinn.inference.problem import Fields, InverseProblem
 from nanopinn.workflows.phantom import make_phantom

@@ -55,7 +55,8 @@ def test_pressure_is_right_up_to_its_unknowable_scale(study: Study) -> None:
 def test_both_engines_stand_in_the_result_and_agree(study: Study) -> None:
     assert set(study.fit.runs) == {"pinn", "fv"}
     for name in ("l", "q", "PS_l", "krel_ref"):
-        assert study.fit.engine_distance[name] < 1.0, name
+        # the step that the polish leaves is told, however small
+        assert 0 < study.fit.engine_distance[name] < 1.0, name
 
 
 def test_the_check_passes(study: Study) -> None:
