@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nanopinn.parameters import value
 from nanopinn.physics.cells import CELLS_PER_UNIT, efflux_rate, uptake_rate
 from nanopinn.physics.pools import PoolCoefficients, PoolSystem
 from nanopinn.physics.wall import exchange_coefficients
@@ -118,50 +117,53 @@ def _carrier(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, na
     PS, sigma = model.liposome_permeability()
     a, b = exchange_coefficients(PS, J_v, sigma)
     pools.holds(name, phi)
-    pools.moves(name, model.scalars["f_l"], phi * value("D_l_t"))
+    pools.moves(name, model.scalars["f_l"], phi * model.value("D_l_t"))
     pools.crosses_wall(name, plasma, a, b, f"vessel {name}" if detail.vessels else None)
-    pools.loses(name, J_L + phi * value("k_d_lip"))
+    pools.loses(name, J_L + phi * model.value("k_d_lip"))
 
 
 def _free(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail) -> None:
     phi = model.maps.phi
-    a, b = exchange_coefficients(model.permeability(value("P_f_t"), value("P_f_n")), J_v, value("sigma_f"))
+    a, b = exchange_coefficients(model.permeability(model.value("P_f_t"), model.value("P_f_n")), J_v, model.value("sigma_f"))
     pools.holds("free", phi)
-    pools.moves("free", 1.0, phi * model.by_tissue(value("D_f_t"), value("D_f_n")))
+    pools.moves("free", 1.0, phi * model.by_tissue(model.value("D_f_t"), model.value("D_f_n")))
     # the plasma curve is of unbound drug, the local pool of all
-    pools.crosses_wall("free", UNBOUND, a * (1 - value("fb")) if detail.vessels else a, b, "vessel free" if detail.vessels else None)
+    pools.crosses_wall("free", UNBOUND, a * (1 - model.value("fb")) if detail.vessels else a, b, "vessel free" if detail.vessels else None)
     pools.loses("free", J_L)
 
 
 def _bound(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail) -> None:
-    phi, fb = model.maps.phi, value("fb")
+    phi, fb = model.maps.phi, model.value("fb")
     a, b = exchange_coefficients(
-        model.permeability(value("P_b_t"), value("P_b_n")), J_v, model.by_tissue(value("sigmaT_t"), value("sigmaT_n"))
+        model.permeability(model.value("P_b_t"), model.value("P_b_n")),
+        J_v,
+        model.by_tissue(model.value("sigmaT_t"), model.value("sigmaT_n")),
     )
     pools.holds("bound", phi)
-    pools.moves("bound", 1.0, phi * value("D_b_t"))
+    pools.moves("bound", 1.0, phi * model.value("D_b_t"))
     pools.crosses_wall("bound", UNBOUND, a * (fb if detail.vessels else fb / (1 - fb)), b, "vessel free" if detail.vessels else None)
     pools.loses("bound", J_L)
-    pools.passes("free", "bound", phi * value("k_a"))
-    pools.passes("bound", "free", phi * value("k_d"))
+    pools.passes("free", "bound", phi * model.value("k_a"))
+    pools.passes("bound", "free", phi * model.value("k_d"))
 
 
 def _cells(pools: PoolSystem, model: TumourModel, *, saturable: bool) -> None:
-    uptake = model.by_tissue(uptake_rate(model.maps.pH), 0.0)
+    uptake, efflux = model.by_tissue(uptake_rate(model.maps.pH, model.values), 0.0), efflux_rate(model.values)
     if saturable:
-        K_in = value("rho_c") / CELLS_PER_UNIT * value("K_i")
-        pools.saturates("free", "intracellular", uptake, efflux_rate(), value("K_e"), K_in)
+        K_in = model.value("rho_c") / CELLS_PER_UNIT * model.value("K_i")
+        pools.saturates("free", "intracellular", uptake, efflux, model.value("K_e"), K_in)
     else:
         pools.passes("free", "intracellular", uptake)
-        pools.passes("intracellular", "free", efflux_rate())
+        pools.passes("intracellular", "free", efflux)
     pools.passes("intracellular", "nuclear", model.scalars["k_on_DNA"])
-    pools.passes("nuclear", "intracellular", value("k_off_DNA"))
+    pools.passes("nuclear", "intracellular", model.value("k_off_DNA"))
 
 
 def _vessels(pools: PoolSystem, model: TumourModel, detail: DrugDetail, release: Tensor | None) -> None:
     v_p = model.plasma_volume()
-    flow = v_p / value("tau_c")
-    fed = {"vessel free": (UNBOUND, 1 / (1 - value("fb"))), "vessel encapsulated": (ENCAPSULATED, 1.0), "vessel retained": (RETAINED, 1.0)}
+    flow = v_p / model.value("tau_c")
+    whole = 1 / (1 - model.value("fb"))
+    fed = {"vessel free": (UNBOUND, whole), "vessel encapsulated": (ENCAPSULATED, 1.0), "vessel retained": (RETAINED, 1.0)}
     for name, (plasma, factor) in fed.items():
         if name in detail.pools:
             pools.holds(name, v_p)

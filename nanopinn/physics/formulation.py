@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -12,9 +12,7 @@ from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS, value
 from nanopinn.physics.plasma import Dose, DosedCurve, PlasmaInput, SumOfExponentials, free_drug_impulse
 from nanopinn.physics.release import acid_release_rate, heat_release_rate, sum_of_excesses
-
-#: Values of parameters by symbol, where they differ from the table's.
-Values = Mapping[str, Tensor | float]
+from nanopinn.physics.values import Values, lookup, numbers
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,12 @@ class Circulation:
     rates: tuple[str, ...]
     shares: tuple[str, ...] = ()
 
-    def impulse(self) -> SumOfExponentials:
+    def impulse(self, values: Values | None = None) -> SumOfExponentials:
         """Concentration per dose, 1/m3."""
-        shares = [value(s) for s in self.shares]
+        v = numbers(values)
+        shares = [v(s) for s in self.shares]
         shares.append(1 - sum(shares))
-        return SumOfExponentials(tuple(s / value(self.volume) for s in shares), tuple(value(k) for k in self.rates))
+        return SumOfExponentials(tuple(s / v(self.volume) for s in shares), tuple(v(k) for k in self.rates))
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,13 @@ class PlasmaDrug:
         encapsulated: in all carriers.
         free: unbound and albumin-bound together.
         releasable_share: of the carriers that release at all.
+        fb: share of the free drug that albumin binds; the table's by default.
     """
 
     encapsulated: PlasmaInput
     free: PlasmaInput
     releasable_share: float = 1.0
+    fb: float = field(default_factory=lambda: value("fb"))
 
     def releasable(self) -> PlasmaInput:
         """Encapsulated drug that can be released."""
@@ -86,11 +87,11 @@ class PlasmaDrug:
 
     def unbound(self) -> PlasmaInput:
         """What passes walls and membranes: ``(1 - fb)`` of the free drug."""
-        return self.free.scaled(1 - value("fb"))
+        return self.free.scaled(1 - self.fb)
 
     def bound(self) -> PlasmaInput:
         """What albumin carries: ``fb`` of the free drug; binding is fast beside everything else in plasma."""
-        return self.free.scaled(value("fb"))
+        return self.free.scaled(self.fb)
 
 
 @dataclass(frozen=True)
@@ -129,22 +130,27 @@ class Formulation:
                 "the share of carriers that release is no share", field="releasable_share", found=self.releasable_share, expected="0 to 1"
             )
 
-    def encapsulated_impulse(self) -> SumOfExponentials:
+    def encapsulated_impulse(self, values: Values | None = None) -> SumOfExponentials:
         """Encapsulated drug in plasma per dose, 1/m3; nothing for free drug."""
-        return self.circulation.impulse() if self.circulation else SumOfExponentials((), ())
+        return self.circulation.impulse(values) if self.circulation else SumOfExponentials((), ())
 
-    def free_impulse(self) -> SumOfExponentials:
+    def free_impulse(self, values: Values | None = None) -> SumOfExponentials:
         """Free drug in plasma per dose, 1/m3: of the injected drug, or leaked, ``(share k_leak V C_l) * g``."""
         if self.circulation is None or self.leak is None:
-            return free_drug_impulse()
-        leaking = self.releasable_share * value(self.leak) * value(self.circulation.volume)
-        return self.encapsulated_impulse().scaled(leaking).convolved(free_drug_impulse())
+            return free_drug_impulse(values)
+        v = numbers(values)
+        leaking = self.releasable_share * v(self.leak) * v(self.circulation.volume)
+        return self.encapsulated_impulse(values).scaled(leaking).convolved(free_drug_impulse(values))
 
-    def plasma(self, doses: Sequence[Dose]) -> PlasmaDrug:
-        """Drug in plasma after any series of doses; before triggered release in heated vessels, which is the tissue's."""
+    def plasma(self, doses: Sequence[Dose], values: Values | None = None) -> PlasmaDrug:
+        """Drug in plasma after any series of doses; before triggered release in heated vessels, which is the tissue's.
+
+        Args:
+            values: of parameters by symbol, in place of the table's.
+        """
         given = tuple(doses)
-        encapsulated, free = (DosedCurve(g, given) for g in (self.encapsulated_impulse(), self.free_impulse()))
-        return PlasmaDrug(encapsulated, free, self.releasable_share)
+        encapsulated, free = (DosedCurve(g, given) for g in (self.encapsulated_impulse(values), self.free_impulse(values)))
+        return PlasmaDrug(encapsulated, free, self.releasable_share, numbers(values)("fb"))
 
     def bolus(self, dose_kg: float | None = None) -> tuple[SumOfExponentials, SumOfExponentials]:
         """Encapsulated and unbound free drug in plasma after one bolus at 0 (the table's dose if None), kg/m3."""
@@ -164,12 +170,12 @@ class Formulation:
         """
         if self.leak is None:
             raise ValueError(f"{self.name} has no carrier to release from")
-        v = _lookup(values)
+        v = lookup(values)
         k0 = v(self.leak)
         rates = []
         if self.acid:
             a = self.acid
-            rates.append(acid_release_rate(pH, v(a.k_ref), k0, v(a.pK), v(a.n), float(v(a.pH_ref))))
+            rates.append(acid_release_rate(pH, v(a.k_ref), k0, v(a.pK), v(a.n), v(a.pH_ref)))
         if self.heat:
             rates.append(k0 + self.heat_excess(T_K, values))
         return torch.zeros_like(pH + T_K) + sum_of_excesses(k0, *rates)
@@ -178,7 +184,7 @@ class Formulation:
         """What heat adds to the release rate, in tissue and in microvessels, 1/s; nothing for carriers that heat does not open."""
         if self.heat is None or self.leak is None:
             return torch.zeros_like(T_K)
-        v = _lookup(values)
+        v = lookup(values)
         h, k0 = self.heat, v(self.leak)
         return heat_release_rate(T_K, v(h.k_hot), k0, v(h.T_m), v(h.w), v(h.T_hot), v(h.T_body)) - k0
 
@@ -201,11 +207,6 @@ class Formulation:
             unit = "" if p.unit == "1" else f" {p.unit}"
             lines.append(f"  {symbol} = {p.value:g}{unit}: {p.name} [{p.standing}: {p.source}]")
         return "\n".join(lines)
-
-
-def _lookup(values: Values | None) -> Callable[[str], Tensor | float]:
-    moved = values or {}
-    return lambda symbol: moved[symbol] if symbol in moved else value(symbol)
 
 
 _STEALTH = Circulation(volume="V_PLD", rates=("k_PLD_1", "k_PLD"), shares=("f_PLD_1",))

@@ -16,6 +16,7 @@ from nanopinn.physics.drug import LINEAR, DrugDetail, drug_pools
 from nanopinn.physics.flow import filtration, lymphatic_drainage
 from nanopinn.physics.pools import PoolCoefficients, PoolSystem
 from nanopinn.physics.release import acid_release_rate
+from nanopinn.physics.values import Number, Values, lookup
 from nanopinn.physics.wall import exchange_coefficients
 
 
@@ -127,24 +128,33 @@ class TumourModel:
 
     maps: TissueMaps
     scalars: Mapping[str, Tensor]
-    factors: Mapping[str, float] = field(default_factory=dict)
+    factors: Mapping[str, Number] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, maps: TissueMaps, scalars: Mapping[str, float | Tensor] | None = None, factors: Mapping[str, float] | None = None
-    ) -> TumourModel:
+        cls, maps: TissueMaps, scalars: Mapping[str, float | Tensor] | None = None, factors: Mapping[str, Number] | None = None,
+        values: Values | None = None,
+    ) -> TumourModel:  # fmt: skip
         """A model with table values for every scalar not given.
 
         Args:
             factors: on the tumour's ``p_e``, ``Lp``, ``K``, ``P`` (permeability of the wall to every solute) and ``SV``,
                 as radiation changes them (see :mod:`nanopinn.physics.radiation`); 1 where absent.
+            values: of parameters by symbol, where they differ from the table's.
         """
         merged = {**default_scalars(), **(scalars or {})}
         unknown = set(merged) - set(SCALARS) - set(MULTIPLIERS) - {RELEASE_LAW, INFLOW}
         if unknown:
             raise KeyError(f"not scalars of the model: {', '.join(sorted(unknown))}")
         like = maps.phi
-        return cls(maps, {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in merged.items()}, factors or {})
+        return cls(
+            maps, {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in merged.items()}, factors or {}, values or {}
+        )
+
+    def value(self, symbol: str) -> Number:
+        """A parameter: the one given, else the table's."""
+        return lookup(self.values)(symbol)
 
     def by_tissue(self, tumour: Tensor | float, normal: Tensor | float) -> Tensor:
         """One value in the tumour, another in normal tissue, ``(x, y, z)``."""
@@ -152,7 +162,7 @@ class TumourModel:
         inside, outside = (torch.as_tensor(v, dtype=self.maps.phi.dtype, device=self.maps.phi.device) for v in (tumour, normal))
         return torch.where(self.maps.tumour > 0.5, inside, outside)
 
-    def factor(self, *properties: str) -> float:
+    def factor(self, *properties: str) -> Number:
         """Product of the factors on some of the tumour's properties."""
         return math.prod(self.factors.get(p, 1.0) for p in properties)
 
@@ -194,11 +204,11 @@ class TumourModel:
 
     def contrast_agent(self, J_v: Tensor, J_L: Tensor) -> PoolCoefficients:
         """The contrast agent, one pool, one input (its plasma curve)."""
-        a, b = exchange_coefficients(self.maps.PS * self.by_tissue(self.factor("P", "SV"), 1.0), J_v, value("sigma_Gd"))
+        a, b = exchange_coefficients(self.maps.PS * self.by_tissue(self.factor("P", "SV"), 1.0), J_v, self.value("sigma_Gd"))
         phi = self.maps.phi
         pools = PoolSystem(("contrast",), phi)
         pools.holds("contrast", phi)
-        pools.moves("contrast", 1.0, phi * value("D_Gd"))
+        pools.moves("contrast", 1.0, phi * self.value("D_Gd"))
         pools.crosses_wall("contrast", 0, a, b)
         pools.loses("contrast", J_L)
         return pools.coefficients()
@@ -206,17 +216,19 @@ class TumourModel:
     def release_rate(self) -> Tensor:
         """Release rate of the carrier from the pH map, 1/s."""
         s, bend = self.scalars, self.scalars.get(RELEASE_LAW)
-        law = acid_release_rate(self.maps.pH, s["krel_ref"], value("krel0_pH"), s["pK_rel"], value("n_rel"), value("pH_ref"), bend)
+        k0, n, at = (self.value(symbol) for symbol in ("krel0_pH", "n_rel", "pH_ref"))
+        law = acid_release_rate(self.maps.pH, s["krel_ref"], k0, s["pK_rel"], n, at, bend)
         return law * self.multiplier("release")
 
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
         """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""
-        PS = self.by_tissue(self.scalars["PS_l"] * self.factor("P", "SV") * self.maps.vascularity(), value("P_l_n") * value("SV_n"))
-        return PS * self.multiplier("permeability"), self.by_tissue(1 - self.scalars["leak_l"], value("sigma_l_n"))
+        normal = self.value("P_l_n") * self.value("SV_n")
+        PS = self.by_tissue(self.scalars["PS_l"] * self.factor("P", "SV") * self.maps.vascularity(), normal)
+        return PS * self.multiplier("permeability"), self.by_tissue(1 - self.scalars["leak_l"], self.value("sigma_l_n"))
 
-    def permeability(self, P_t: float, P_n: float) -> Tensor:
+    def permeability(self, P_t: Number, P_n: Number) -> Tensor:
         """PS/V, 1/s, of a solute with wall permeability P (m/s) in tumour and normal tissue; the tumour's follows the vascularity."""
-        return self.by_tissue(P_t * value("SV_t") * self.factor("P", "SV") * self.maps.vascularity(), P_n * value("SV_n"))
+        return self.by_tissue(P_t * self.value("SV_t") * self.factor("P", "SV") * self.maps.vascularity(), P_n * self.value("SV_n"))
 
     def plasma_volume(self) -> Tensor:
         """Plasma volume fraction, held above a thousandth: a voxel in which DCE saw no plasma still has capillaries."""

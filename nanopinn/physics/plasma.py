@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.parameters import value
+from nanopinn.physics.values import Values, numbers
 
 #: Concentration at times, kg/m3, of the shape of the times (s).
 Curve = Callable[[Tensor], Tensor]
@@ -215,7 +215,7 @@ def mean_decay(x: Tensor) -> Tensor:
     return torch.where(x == 0, 1.0, -torch.expm1(-x) / torch.where(x == 0, 1.0, x))
 
 
-def free_drug_impulse() -> SumOfExponentials:
+def free_drug_impulse(values: Values | None = None) -> SumOfExponentials:
     """Free doxorubicin in plasma per kg injected, unbound and bound together, 1/m3 (three compartments).
 
     The slowest amplitude follows from the measured clearance, because it carries most of the area and was
@@ -223,6 +223,7 @@ def free_drug_impulse() -> SumOfExponentials:
 
     Source: Robert 1982 for A, B and the rates; Gabizon 1994 for CL.
     """
-    A, alpha, B, beta, gamma = (value(s) for s in ("A_dox", "alpha_dox", "B_dox", "beta_dox", "gamma_dox"))
-    C = (1 / value("CL_dox") - A / alpha - B / beta) * gamma
+    symbols = ("A_dox", "alpha_dox", "B_dox", "beta_dox", "gamma_dox", "CL_dox")
+    A, alpha, B, beta, gamma, CL = (numbers(values)(s) for s in symbols)
+    C = (1 / CL - A / alpha - B / beta) * gamma
     return SumOfExponentials((A, B, C), (alpha, beta, gamma))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
+from nanopinn.physics.values import Number
 
 #: Entries of a matrix over pools in every cell, by (row, column); each broadcasts over ``(..., x, y, z)``, absent ones are zero.
 Entries = Mapping[tuple[int, int], Tensor]
@@ -25,15 +26,15 @@ class SaturableTransfer:
 
     Attributes:
         outside, inside: index of the pools F and I.
-        uptake: ``(x, y, z)``, 1/s, per tissue volume. efflux: 1/s, one or ``(x, y, z)``. K_out, K_in: kg/m3 of either pool.
+        uptake: ``(x, y, z)``, 1/s, per tissue volume. efflux: 1/s. K_out, K_in: kg/m3 of either pool; each one or ``(x, y, z)``.
     """
 
     outside: int
     inside: int
     uptake: Tensor
     efflux: float | Tensor
-    K_out: float
-    K_in: float
+    K_out: float | Tensor
+    K_in: float | Tensor
 
     def rate(self, U: Tensor) -> Tensor:
         """z at pools ``(..., pool, x, y, z)``, kg/m3/s of tissue."""
@@ -46,7 +47,7 @@ class SaturableTransfer:
         return self.uptake / _saturation(F, self.K_out) ** 2, self.efflux / _saturation(In, self.K_in) ** 2
 
 
-def _saturation(C: Tensor, K: float) -> Tensor:
+def _saturation(C: Tensor, K: float | Tensor) -> Tensor:
     """``1 + C/K``; 1 below zero, where round-off may lead an emptied pool: beyond the pole at -K it would fall without end."""
     return 1 + C.clamp_min(0.0) / K
 
@@ -79,7 +80,8 @@ class PoolCoefficients:
         names: the pools.
         capacity: ``(pool, x, y, z)``: the volume fraction a pool fills, or 1 for pools per tissue volume.
         moving: the pools that are carried and diffuse; the others stay in their cells.
-        mobility: ``(moving,)``, fraction of the fluid's velocity at which each of them moves.
+        mobility: ``(moving,)``, fraction of the fluid's velocity at which each of them moves; ``(moving, x, y, z)`` where cells are
+            not neighbours.
         diffusion: ``(moving, x, y, z)``, m2/s, porosity included.
         reaction: by (pool, pool), 1/s; loss positive on the diagonal, gain negative off it.
         inflow: by (pool, input), 1/s, per plasma concentration.
@@ -177,7 +179,7 @@ class PoolSystem:
             self.passes(name, vessel, efflux)
         self.walls.append(WallExchange(self.at(name), plasma, None if vessel is None else self.at(vessel), influx, efflux))
 
-    def saturates(self, outside: str, inside: str, uptake: Tensor, efflux: float, K_out: float, K_in: float) -> None:
+    def saturates(self, outside: str, inside: str, uptake: Tensor, efflux: Number, K_out: Number, K_in: Number) -> None:
         """A saturable transporter works between two pools."""
         self.transfers.append(SaturableTransfer(self.at(outside), self.at(inside), uptake, efflux, K_out, K_in))
 
@@ -192,7 +194,7 @@ class PoolSystem:
         moving, none = tuple(sorted(self._moves)), self.like.new_zeros((0, *self.like.shape))
         return PoolCoefficients(
             self.names, torch.stack(self._capacity), moving,
-            torch.stack([self._moves[p][0] for p in moving]) if moving else none[:, 0, 0, 0],
+            torch.stack(torch.broadcast_tensors(*(self._moves[p][0] for p in moving))) if moving else none[:, 0, 0, 0],
             torch.stack([self._moves[p][1] for p in moving]) if moving else none,
             self.reaction, self.inflow, tuple(self.transfers), tuple(self.walls),
         )  # fmt: skip

@@ -7,10 +7,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from nanopinn.physics.values import Number
 from nanopinn.physics.wall import bernoulli
-
-Number = Tensor | float
-
 
 #: Where the steepness of a release law is moved: knots of pH.
 BEND_KNOTS = (6.2, 6.5, 6.8, 7.1, 7.4)
@@ -34,7 +32,7 @@ def bent(pH: Tensor, weights: Tensor) -> Tensor:
     return out
 
 
-def acid_release_rate(pH: Tensor, k_ref: Number, k0: Number, pK: Number, n: Number, pH_ref: float, bend: Tensor | None = None) -> Tensor:
+def acid_release_rate(pH: Tensor, k_ref: Number, k0: Number, pK: Number, n: Number, pH_ref: Number, bend: Tensor | None = None) -> Tensor:
     """Release rate of a pH-sensitive carrier, 1/s.
 
         k(pH) = k0 + (k_ref - k0) h(pH) / h(pH_ref),    h(pH) = 1 / (1 + 10^{n (pH - pK)})

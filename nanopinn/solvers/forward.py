@@ -20,6 +20,7 @@ from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.physics.model import FlowCoefficients, TissueMaps, TumourModel
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.pools import PoolCoefficients
+from nanopinn.physics.values import Number, Values
 from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import Grid, add_face_flows, mean_of_parts, reconstruct_cells, repeat_cells
 from nanopinn.solvers.local_response import LocalResponse
@@ -116,25 +117,26 @@ class Forward:
         setting: the tissue.
         scalars_of: model scalars from the parameter vector; what it leaves out keeps its table value.
         pressure: to start the pressure solve from, on the flow grid.
-        factors: on the tumour's properties, see :class:`TumourModel`.
+        factors: on the tumour's properties. values: of parameters, in place of the table's; see :class:`TumourModel`.
     """
 
     def __init__(
-        self, setting: Setting, scalars_of: ScalarsOf, pressure: Tensor | None = None, factors: Mapping[str, float] | None = None
-    ) -> None:
+        self, setting: Setting, scalars_of: ScalarsOf, pressure: Tensor | None = None, factors: Mapping[str, Number] | None = None,
+        values: Values | None = None,
+    ) -> None:  # fmt: skip
         self.setting = setting
         self.scalars_of = scalars_of
-        self.factors = factors
+        self.factors, self.values = factors, values
         self.last_pressure = pressure
         self._fine = setting.flow_setting
 
     def model(self, theta: Tensor) -> TumourModel:
         """The model on the grid of the maps."""
-        return TumourModel.of(self.setting.maps, self.scalars_of(theta), self.factors)
+        return TumourModel.of(self.setting.maps, self.scalars_of(theta), self.factors, self.values)
 
     def flow_coefficients(self, theta: Tensor) -> FlowCoefficients:
         """Coefficients of the flow on its refined grid."""
-        return TumourModel.of(self._fine.maps, self.scalars_of(theta), self.factors).flow()
+        return TumourModel.of(self._fine.maps, self.scalars_of(theta), self.factors, self.values).flow()
 
     def flow(self, theta: Tensor, *, tangents: bool = False) -> Flow:
         """Solve the pressure; with tangents for every parameter on request."""
@@ -151,7 +153,7 @@ class Forward:
 
     def _exchange(self, theta: Tensor, p: Tensor) -> tuple[Tensor, ...]:
         r = self.setting.flow_refine
-        model = TumourModel.of(self._fine.maps, self.scalars_of(theta), self.factors)
+        model = TumourModel.of(self._fine.maps, self.scalars_of(theta), self.factors, self.values)
         J_v, J_L = (mean_of_parts(J, r) for J in model.exchange(p))
         fine = darcy_flows(model.flow(), p, self._fine.grid)
         return J_v, J_L, *(add_face_flows(f, r, axis) for axis, f in enumerate(fine))

@@ -9,6 +9,7 @@ from typing import Literal
 from nanopinn.physics.formulation import Formulation, PlasmaDrug
 from nanopinn.physics.plasma import CurveSum, Dose
 from nanopinn.physics.radiation import RadiationCourse
+from nanopinn.physics.values import Values
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,13 @@ class Treatment:
         """The encapsulated formulation, if one is given."""
         return next((g.formulation for g in self.doses if g.formulation.circulation), None)
 
-    def plasma(self) -> PlasmaDrug:
-        """Drug in plasma from all doses together."""
+    def plasma(self, values: Values | None = None) -> PlasmaDrug:
+        """Drug in plasma from all doses together; ``values`` of parameters by symbol stand in place of the table's."""
         given = dict.fromkeys(g.formulation for g in self.doses)
-        parts = [f.plasma([g.dose for g in self.doses if g.formulation == f]) for f in given]
+        parts = [f.plasma([g.dose for g in self.doses if g.formulation == f], values) for f in given]
         share = self.carrier.releasable_share if self.carrier else 1.0
-        return PlasmaDrug(CurveSum(tuple(p.encapsulated for p in parts)), CurveSum(tuple(p.free for p in parts)), share)
+        encapsulated, free = CurveSum(tuple(p.encapsulated for p in parts)), CurveSum(tuple(p.free for p in parts))
+        return PlasmaDrug(encapsulated, free, share, parts[0].fb)
 
     def events(self) -> tuple[float, ...]:
         """Every time at which anything is not smooth, s, increasing."""

@@ -21,6 +21,7 @@ from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.model import TumourModel
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.temperature import TemperatureCourse
+from nanopinn.physics.values import Values
 from nanopinn.solvers.advection import Advection
 from nanopinn.solvers.forward import Flow, Forward, Setting
 from nanopinn.solvers.interval import Interval
@@ -56,16 +57,17 @@ class Course:
     Args:
         setting: the tissue. scalars: of the model, SI.
         temperature: the body's throughout if None.
+        values: of parameters by symbol, in place of the table's.
         release_share: see :data:`RELEASE_SHARE`.
     """
 
     def __init__(
         self, setting: Setting, scalars: Mapping[str, float], treatment: Treatment, temperature: TemperatureCourse | None = None, *,
-        advection: Advection = "fitted", release_share: float = RELEASE_SHARE,
+        advection: Advection = "fitted", release_share: float = RELEASE_SHARE, values: Values | None = None,
     ) -> None:  # fmt: skip
         self.setting, self.treatment, self.temperature, self.advection = setting, treatment, temperature, advection
         self.scalars = {k: setting.maps.phi.new_tensor(v) for k, v in scalars.items()}
-        self.release_share = release_share
+        self.release_share, self.values = release_share, values or {}
         self.detail = detail_of(treatment.carrier)
         self.flows_solved = 0
         self._pressure: Tensor | None = None
@@ -96,7 +98,7 @@ class Course:
 
     def intervals(self) -> Iterator[Interval]:
         """The intervals of the run, each built when it is asked for."""
-        p = self.treatment.plasma()
+        p = self.treatment.plasma(self.values)
         curves = (p.releasable(), p.unbound(), p.retained()) if self.detail.retained else (p.releasable(), p.unbound())
         for part in self.parts():
             plasma = self._inputs([c.during(part.start) for c in curves])
@@ -106,7 +108,7 @@ class Course:
         """Flow and model at a time; solved only if radiation has changed anything since it was last asked for."""
         factors = self.treatment.radiation.modifiers(t) if self.treatment.radiation.fractions else {}
         if self._flow is None or self._flow[0] != factors:
-            forward = Forward(self.setting, lambda _: self.scalars, self._pressure, factors)
+            forward = Forward(self.setting, lambda _: self.scalars, self._pressure, factors, self.values)
             none = self.setting.maps.phi.new_zeros(0)
             self._flow = (factors, forward.flow(none), forward.model(none))
             self._pressure, self.flows_solved = forward.last_pressure, self.flows_solved + 1
@@ -131,8 +133,9 @@ class Course:
         if self.carrier is None:
             return model.drug(flow.J_v, flow.J_L, self.detail)
         pH = model.maps.pH
-        release = self.carrier.release_rate(pH, torch.full_like(pH, value("T_body")) if T is None else T, model.scalars)
-        return model.drug(flow.J_v, flow.J_L, self.detail, release, None if T is None else self.carrier.heat_excess(T))
+        moved = {**self.values, **model.scalars}
+        release = self.carrier.release_rate(pH, torch.full_like(pH, value("T_body")) if T is None else T, moved)
+        return model.drug(flow.J_v, flow.J_L, self.detail, release, None if T is None else self.carrier.heat_excess(T, moved))
 
     def _inputs(self, smooth: list[Callable[[Tensor], Tensor]]) -> Callable[[float], Tensor]:
         like = self.setting.maps.phi
@@ -159,7 +162,7 @@ class Course:
         if self.hot is None or self.carrier is None:
             return [(a, b)]
         during = self.hot.during(a)
-        first, last = (self.carrier.heat_excess(during(t)) for t in (a, b))
+        first, last = (self.carrier.heat_excess(during(t), self.values) for t in (a, b))
         if b - a <= 2 * SHORTEST_S or float((last - first).abs().max()) <= self.release_share * self._fastest:
             return [(a, b)]
         middle = (a + b) / 2
@@ -170,7 +173,7 @@ class Course:
         """The largest release rate that heat causes in the run, 1/s."""
         assert self.hot is not None
         assert self.carrier is not None
-        return max(float(self.carrier.heat_excess(T).max()) for s in self.hot.stretches for T in (s.first, s.last))
+        return max(float(self.carrier.heat_excess(T, self.values).max()) for s in self.hot.stretches for T in (s.first, s.last))
 
 
 def detail_of(carrier: Formulation | None) -> DrugDetail:

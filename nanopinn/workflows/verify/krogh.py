@@ -77,7 +77,7 @@ def retarded_front() -> list[VerificationCase]:
     balances everywhere; then C = erfc(x / 2 sqrt(D t / R)).
     """
     phi, D, t, R_c = value("ve_t"), value("D_f_t"), 3600.0, 10e-3
-    uptake, efflux = float(uptake_rate(7.4 * torch.ones((), dtype=torch.float64))), efflux_rate()
+    uptake, efflux = float(uptake_rate(7.4 * torch.ones((), dtype=torch.float64))), float(efflux_rate())
     R = 1 + uptake / efflux / phi
     cylinders = _cylinder(R_c, R_c + 300 * UM, 150)
     pools = PoolSystem(("free", "intracellular"), ONE)
