@@ -24,6 +24,7 @@ _PUBLIC = {
     "FitSettings": "nanopinn.workflows.settings",
     "PhantomSettings": "nanopinn.workflows.settings",
     "run_fit": "nanopinn.workflows.fit",
+    "write_fit": "nanopinn.workflows.fit",
     "load_fit": "nanopinn.inference.checkpoint",
     "run_check": "nanopinn.workflows.check",
     "MapFiles": "nanopinn.workflows.simulate",
