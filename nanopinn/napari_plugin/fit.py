@@ -73,8 +73,6 @@ class FitTab(QWidget):
         self.banner.setToolTip("\n".join(f"{i.name}: {i.value:.3g}, limit {i.limit:.3g}. {i.meaning}" for i in result.check.items))
         self.banner.show()
         carried = [s.name for s in result.scalars if not s.informed]
-        bars = "Grey bars: prior; blue: posterior."
-        self.said.setText(
-            f"{bars} Not informed by the images, the prior speaks: {', '.join(carried)}." if carried else f"{bars} The images informed all."
-        )
+        said = f"Not informed by the images, the prior speaks: {', '.join(carried)}." if carried else "The images informed all."
+        self.said.setText(f"Grey bars: prior; blue: posterior. {said}")
         self.table.take(result.scalars)

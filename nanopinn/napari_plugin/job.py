@@ -30,8 +30,6 @@ def main() -> None:
     def say(message: dict[str, Any]) -> None:
         out.write(json.dumps(message) + "\n")
 
-    if hasattr(os, "nice"):
-        os.nice(5)  # the window comes first
     import nanopinn.workflows.fit
     import nanopinn.workflows.maps  # noqa: F401
 

@@ -106,8 +106,8 @@ def vectors_layer(values: Array, affine: Array, name: str, unit: str, *, visible
     data = np.stack([where[:, ::-1].astype(float), found[:, ::-1] * length / scale], axis=1)
     looks = {
         "name": titled(name, unit), "features": {"speed": fast}, "edge_color": "speed", "edge_colormap": "viridis",
-        "edge_width": 0.12, "vector_style": "arrow", "opacity": 1.0, "visible": visible, "units": ("mm",) * 3, "axis_labels": ("z", "y", "x"),
-        "metadata": about(affine, quantity=name, unit=unit, **known), **placed(affine),
+        "edge_width": 0.12, "vector_style": "arrow", "opacity": 1.0, "visible": visible, "units": ("mm",) * 3,
+        "axis_labels": ("z", "y", "x"), "metadata": about(affine, quantity=name, unit=unit, **known), **placed(affine),
     }  # fmt: skip
     if not len(fast):
         looks |= {"features": {}, "edge_color": "white"}

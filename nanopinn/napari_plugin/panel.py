@@ -42,13 +42,16 @@ class Panel(QWidget):
         super().__init__()
         self.viewer = napari_viewer
         self.folder = Path(tempfile.mkdtemp(prefix="nanopinn-napari-"))
-        self.worker, self.scene = Worker(self), Scene(napari_viewer)
+        self.worker, self.scene = Worker(self), Scene(napari_viewer, self)
         self.study, self.maps, self.fit = StudyTab(napari_viewer), MapsTab(), FitTab()
         self.voxel: VoxelDock | None = None
         self.request: dict[str, Any] | None = None
         self.result: Path | None = None
         self.command = ""
         self.runs = 0
+        self.settled = QTimer(self)
+        self.settled.setSingleShot(True)
+        self.settled.timeout.connect(self._make_room)
         self._lay_out()
         self._connect()
         self.worker.warm_up()
@@ -175,7 +178,7 @@ class Panel(QWidget):
             self.voxel = VoxelDock()
             self._give_corners_to_the_sides()
             self.viewer.window.add_dock_widget(self.voxel, name="Voxel", area="bottom")
-            QTimer.singleShot(0, self._make_room)
+            self.settled.start(100)
         self.voxel.take(Curves(curves), self.scene.maps_of(folder))
 
     def _give_corners_to_the_sides(self) -> None:
@@ -191,7 +194,7 @@ class Panel(QWidget):
         dock = self.voxel.parentWidget() if self.voxel is not None else None
         if isinstance(window, QMainWindow) and isinstance(dock, QDockWidget):
             window.resizeDocks([dock], [240], Qt.Orientation.Vertical)
-        QTimer.singleShot(100, self.viewer.fit_to_view)
+        self.viewer.fit_to_view()
 
     def _clicked(self, viewer: Any, event: Any) -> Any:
         """A click without a drag shows the voxel."""

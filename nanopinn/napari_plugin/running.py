@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
-from matplotlib.ticker import MaxNLocator
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from nanopinn.napari_plugin.plots import COLOURS, Plot, labelled, legend
+from nanopinn.napari_plugin.chart import COLOURS, Chart, Line
 from nanopinn.progress import Clock
 
 #: The objective's terms, and what they are beside the unknowns.
@@ -62,19 +60,20 @@ class RunBar(QWidget):
         self.words.setText(words)
 
 
-class Traces(Plot):
-    """Loss terms and parameters against the steps taken; drawn at most twice a second."""
+class Traces(QWidget):
+    """Loss terms and parameters against the steps taken."""
 
     def __init__(self) -> None:
-        super().__init__(2, 1, height=230)
-        self.setFixedHeight(230)
+        super().__init__()
         self.series: dict[str, list[tuple[int, float]]] = {}
         self.steps = 0
-        self.soon = QTimer(self)
-        self.soon.setSingleShot(True)
-        self.soon.setInterval(500)
-        self.soon.timeout.connect(self.redraw)
-        self.redraw()
+        self.loss = Chart("loss terms", "step", "", legend=110, whole_steps=True)
+        self.unknowns = Chart("parameters over their first value", "step", "", legend=110, whole_steps=True)
+        whole = QVBoxLayout(self)
+        whole.setContentsMargins(0, 0, 0, 0)
+        for chart in (self.loss, self.unknowns):
+            chart.setFixedHeight(150)
+            whole.addWidget(chart)
 
     def begin(self) -> None:
         """Forget the last run."""
@@ -83,13 +82,11 @@ class Traces(Plot):
 
     def add(self, numbers: Mapping[str, float]) -> None:
         """One more step."""
-        if not numbers:
-            return
-        self.steps += 1
-        for name, value in numbers.items():
-            self.series.setdefault(name, []).append((self.steps, value))
-        if not self.soon.isActive():
-            self.soon.start()
+        if numbers:
+            self.steps += 1
+            for name, value in numbers.items():
+                self.series.setdefault(name, []).append((self.steps, value))
+            self.redraw()
 
     def losses(self) -> list[str]:
         """Names of the terms of the loss, residuals of the networks among them."""
@@ -100,26 +97,12 @@ class Traces(Plot):
         return [n for n in self.series if n not in self.losses() and n != "objective"]
 
     def redraw(self) -> None:
-        """Both plots; a parameter is shown over its first value, so that all share an axis."""
-        loss, rest = self.cleared()
-        for i, name in enumerate(self.losses()):
-            steps, values = zip(*self.series[name], strict=True)
-            loss.plot(steps, values, "o-", ms=2.5, lw=1.2, color=COLOURS[i % len(COLOURS)], label=TERMS.get(name, name))
-        if _decades([v for n in self.losses() for _, v in self.series[n]]) > 1.5:
-            loss.set_yscale("log")
-        for i, name in enumerate(self.parameters()):
-            steps, values = zip(*self.series[name], strict=True)
-            if values[0] and len(set(values)) > 1:
-                rest.plot(steps, [v / values[0] for v in values], "o-", ms=2.5, lw=1.2, color=COLOURS[i % len(COLOURS)], label=name)
-        labelled(loss, "loss terms", "", "")
-        labelled(rest, "parameters over their first value", "step", "")
-        for ax in (loss, rest):
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            legend(ax, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        self.draw_idle()
+        """Both charts; a parameter is shown over its first value, so that all share an axis."""
+        loss = [self._line(name, TERMS.get(name, name), i) for i, name in enumerate(self.losses())]
+        moved = [n for n in self.parameters() if len({v for _, v in self.series[n]}) > 1 and self.series[n][0][1]]
+        self.loss.show_lines(loss)
+        self.unknowns.show_lines([self._line(n, n, i, self.series[n][0][1]) for i, n in enumerate(moved)])
 
-
-def _decades(values: list[float]) -> float:
-    """How many powers of ten positive values span."""
-    positive = [v for v in values if v > 0]
-    return math.log10(max(positive) / min(positive)) if positive else 0.0
+    def _line(self, name: str, label: str, number: int, over: float = 1.0) -> Line:
+        steps, values = zip(*self.series[name], strict=True)
+        return Line.of(steps, (v / over for v in values), COLOURS[number % len(COLOURS)], label)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QObject, QTimer
 
 from nanopinn.napari_plugin.geometry import placed, stored
 from nanopinn.napari_plugin.layers import LayerData
@@ -24,8 +24,10 @@ Array = NDArray[np.float64]
 class Scene:
     """What the plugin does to a viewer."""
 
-    def __init__(self, viewer: napari.Viewer) -> None:
+    def __init__(self, viewer: napari.Viewer, parent: QObject) -> None:
         self.viewer = viewer
+        self.turn = QTimer(parent)  # ends with the panel
+        self.turn.timeout.connect(self._next)
         self.waiting: list[Callable[[], LayerData]] = []
         self.then: Callable[[], None] | None = None
         viewer.scale_bar.visible = True
@@ -48,15 +50,16 @@ class Scene:
         for layer in self.viewer.layers:
             if layer._type_string == "image" and known_of(layer).get("role") not in ("dce", None):
                 layer.visible = False
-        self._next()
+        self.turn.start(0)
 
     def _next(self) -> None:
         """Add one layer, and come back after the window had its turn."""
         if self.waiting:
             with told_in_words("Showing a layer"):
                 self._add(self.waiting.pop(0)())
-            QTimer.singleShot(0, self._next)
-        elif self.then is not None:
+            return
+        self.turn.stop()
+        if self.then is not None:
             then, self.then = self.then, None
             self._mask_on_top()
             self._choose_what_is_seen()

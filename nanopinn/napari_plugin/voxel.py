@@ -9,7 +9,7 @@ import numpy as np
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSpinBox, QVBoxLayout, QWidget
 
 from nanopinn.imaging.status import WORDS
-from nanopinn.napari_plugin.plots import COLOURS, FAINT, Plot, labelled, legend
+from nanopinn.napari_plugin.chart import COLOURS, FAINT, Chart, Line
 
 
 class Curves:
@@ -47,7 +47,9 @@ class VoxelDock(QWidget):
         self.words.setStyleSheet("font-size: 11px;")
         self.status = QLabel("")
         self.status.setStyleSheet("font-weight: bold;")
-        self.plot = Plot(1, 3, height=150)
+        self.curve = Chart("contrast agent in the voxel", "s", "mM")
+        self.residual = Chart("residual: measured - model", "s", "mM")
+        self.artery = Chart("arterial input, plasma", "s", "mM")
         row = QHBoxLayout()
         for name, box in zip("xyz", self.index, strict=True):
             label = QLabel(name)
@@ -62,7 +64,10 @@ class VoxelDock(QWidget):
         whole.setContentsMargins(6, 2, 6, 2)
         whole.addLayout(row)
         whole.addWidget(self.words)
-        whole.addWidget(self.plot, 1)
+        charts = QHBoxLayout()
+        for chart in (self.curve, self.residual, self.artery):
+            charts.addWidget(chart, 1)
+        whole.addLayout(charts, 1)
 
     def take(self, curves: Curves, maps: dict[str, tuple[Any, str]]) -> None:
         """Show the curves of another study, at its most enhancing voxel.
@@ -102,15 +107,9 @@ class VoxelDock(QWidget):
         self.status.setText(c.words(at))
         self.words.setText(", ".join(values) or "no values here")
         measured, fitted = c.measured[:, *at], c.fitted[:, *at]
-        curve, rest, artery = self.plot.cleared()
-        curve.plot(c.times_s, measured, ".", ms=3, color=COLOURS[0], label="measured")
-        curve.plot(c.times_s, fitted, lw=1.4, color=COLOURS[1], label="model")
-        labelled(curve, "contrast agent in the voxel", "s", "mM")
-        legend(curve, loc="lower right")
-        rest.axhline(0, color=FAINT, lw=0.8)
-        rest.plot(c.times_s, measured - fitted, ".", ms=3, color=COLOURS[0])
-        labelled(rest, "residual: measured - model", "s", "mM")
-        artery.plot(c.aif_times_s, c.aif_mM, lw=1.4, color=COLOURS[3])
-        artery.set_xlim(*curve.get_xlim())
-        labelled(artery, "arterial input, plasma", "s", "mM")
-        self.plot.draw_idle()
+        span = (float(c.times_s[0]), float(c.times_s[-1]))
+        dots = Line.of(c.times_s, measured, COLOURS[0], "measured", dots=True)
+        self.curve.show_lines([dots, Line.of(c.times_s, fitted, COLOURS[1], "model")], span)
+        zero = Line.of(span, (0.0, 0.0), FAINT)
+        self.residual.show_lines([zero, Line.of(c.times_s, measured - fitted, COLOURS[0], dots=True)], span)
+        self.artery.show_lines([Line.of(c.aif_times_s, c.aif_mM, COLOURS[3])], span)
