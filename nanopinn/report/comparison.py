@@ -14,7 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from nanopinn.imaging.io import write_bytes, write_json, write_volume
-from nanopinn.report.compared import Comparison, Outcome
+from nanopinn.report.compared import LAWS, Comparison, Outcome
 from nanopinn.report.comparison_figures import assumptions_of, comparison_figures, maps_of, shared_maps
 from nanopinn.report.figures import as_data_uri
 from nanopinn.report.folder import provenance, to_toml, whole_folder
@@ -24,9 +24,9 @@ from nanopinn.report.simulation import fill_simulation
 def write_comparison(out: str | Path, c: Comparison, config: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Write the folder of a comparison, all or nothing.
 
-    ``comparison.html`` answers the question, ``comparison.json`` and ``outcomes.tsv`` hold its numbers, ``draws.tsv`` every outcome of every
-    draw, ``penetration.tsv`` the curves, ``figures/`` PNG and SVG, ``ARM/`` what ``nanopinn simulate`` writes of one treatment, with ``maps/``
-    of what happens under the voxels.
+    ``comparison.html`` answers the question, ``comparison.json`` and ``outcomes.tsv`` hold its numbers, ``draws.tsv`` every outcome
+    of every draw, ``penetration.tsv`` the curves, ``figures/`` PNG and SVG, ``ARM/`` what ``nanopinn simulate`` writes of one
+    treatment, with ``maps/`` of what happens under the voxels.
 
     Args:
         config: tables of settings, as a configuration file holds them.
@@ -77,13 +77,18 @@ def _write_tables(part: Path, c: Comparison) -> None:
     write_bytes(part / "draws.tsv", ("\n".join(rows) + "\n").encode())
     write_bytes(part / "penetration.tsv", _curves(c).encode())
     write_volume(part / "groups.nii.gz", c.labels.astype(float), c.affine, sidecar={"Description": "group of every voxel, -1 outside"})
+    arms = {
+        name: {
+            "given": list(a.simulation.given), "imbalance_voxels": a.simulation.balance.error, "imbalance_cylinders": a.balance_error,
+            "probability_that_half_beyond_is_lethal": {law: _finite(c.probability(name, law)) for law in LAWS},
+        }
+        for name, a in c.arms.items()
+    }  # fmt: skip
     content = {
-        "answer": list(c.answer), "draws": c.draws, "limit_um": c.limit_um, "lethal_survival": c.lethal, "assumptions": list(c.assumptions),
-        "arms": {n: {"given": list(a.simulation.given), "imbalance_voxels": a.simulation.balance.error, "imbalance_cylinders": a.balance_error}
-                 for n, a in c.arms.items()},
-        "outcomes": {o.name: {"unit": o.unit, "words": o.words, **{a: _plain(o, a) for a in c.arms}} for o in c.outcomes},
-        "probability_that_half_beyond_is_lethal": {a: {law: _finite(c.probability(a, law)) for law in ("peak", "rate", "area")} for a in c.arms},
+        "answer": list(c.answer), "draws": c.draws, "limit_um": c.limit_um, "lethal_survival": c.lethal, "arms": arms,
+        "outcomes": {o.name: {"unit": o.unit, "words": o.words, **{arm: _plain(o, arm) for arm in c.arms}} for o in c.outcomes},
         "influences": [{"symbol": i.symbol, "words": i.words, "morris": i.morris, "sobol_total": i.total} for i in c.influences],
+        "assumptions": list(c.assumptions),
     }  # fmt: skip
     write_json(part / "comparison.json", content)
 

@@ -237,7 +237,8 @@ def _distance(a: Axes, c: Comparison) -> None:
 
 
 def _floor(a: Axes, decades: float = 4.0) -> None:
-    top = max((float(np.nanmax(line.get_ydata())) for line in a.lines if len(line.get_ydata()) > 2), default=1.0)
+    drawn = [np.asarray(line.get_ydata(), dtype=np.float64) for line in a.lines]
+    top = max((float(np.nanmax(y)) for y in drawn if y.size > 2), default=1.0)
     if np.isfinite(top) and top > 0:
         a.set_ylim(top * 10**-decades, 2 * top)
 
@@ -250,15 +251,17 @@ def _in_time(a: Axes) -> None:
 
 def assumptions_of(c: Comparison) -> Mapping[str, str]:
     """What each figure assumes, in a sentence below it."""
-    draws = f"Bands: 90 % of {c.draws} draws from the posterior of the fit and the priors of all else." if c.draws else "No draws: medians of all inputs."
+    draws = f"Bands: 90 % of {c.draws} draws from the posterior of the fit and the priors of all else."
+    pressure = "The level of the pressure carries its prior; what heat and radiation do to it are priors, and of radiation the literature"
     under = "Around one vessel per group of voxels, radii of tissue by the plasma volume (Krogh)."
+    under = f"{under} {draws if c.draws else 'No draws: medians of all inputs.'}"
     voxel = "On the voxel grid, at the medians of all inputs; vessels and tissue of a voxel are mixed."
     return {
-        "penetration": f"{under} {draws} Means over the tumour; only tissue that exists so far from its vessel counts.",
-        "survival": f"{under} {draws} Relative to untreated cells. Dashed: lethal is at most {c.lethal:.0%} survival.",
-        "lethal": f"{under} {draws} Quiescent: too little oxygen to divide, more resistant by a prior from memory.",
+        "penetration": f"{under} Means over the tumour; only tissue that exists so far from its vessel counts.",
+        "survival": f"{under} Relative to untreated cells. Dashed: lethal is at most {c.lethal:.0%} survival.",
+        "lethal": f"{under} Quiescent: too little oxygen to divide, more resistant by a prior from memory.",
         "courses": voxel, "plasma": "Population kinetics of the parameter table; this patient's are not measured.",
-        "ifp": f"{voxel} The level of the pressure carries its prior. What heat and radiation do to it are priors; for radiation the literature is inconsistent.",
-        "heating": f"{under} {draws} The same dose and start of heat; only its length changes.",
+        "ifp": f"{voxel} {pressure} is inconsistent.",
+        "heating": f"{under} The same dose and start of heat; only its length changes.",
         "influences": f"{c.outcome_of_influences} Inputs over their priors, one group of mean tissue.",
     }  # fmt: skip

@@ -29,16 +29,21 @@ def write_simulation(out: str | Path, simulation: Simulation, config: Mapping[st
     """
     out = Path(out)
     with whole_folder(out, overwrite=overwrite) as part:
-        _write_volumes(part, simulation)
-        c = simulation.courses
-        _write_table(part / "plasma.tsv", {"time_s": c.times_s, **{f"{n}_ug_per_mL": v for n, v in c.plasma.items()}})
-        _write_table(part / "courses.tsv", {"time_s": c.times_s, **{f"{_stem(n)}_ug_per_mL": v for n, v in c.tumour.items()}})
-        write_json(part / "balance.json", _balance(simulation))
-        write_bytes(part / "simulation.html", render_simulation(simulation).encode())
+        fill_simulation(part, simulation)
         write_bytes(part / "config.toml", to_toml(config).encode())
         settings = {k: v for table in config.values() for k, v in table.items()}
         write_json(part / "provenance.json", provenance(simulation.seconds, simulation.files, settings))
     return out
+
+
+def fill_simulation(part: Path, simulation: Simulation) -> None:
+    """Write all that is of the run itself into a folder that something else makes."""
+    _write_volumes(part, simulation)
+    c = simulation.courses
+    _write_table(part / "plasma.tsv", {"time_s": c.times_s, **{f"{n}_ug_per_mL": v for n, v in c.plasma.items()}})
+    _write_table(part / "courses.tsv", {"time_s": c.times_s, **{f"{_stem(n)}_ug_per_mL": v for n, v in c.tumour.items()}})
+    write_json(part / "balance.json", _balance(simulation))
+    write_bytes(part / "simulation.html", render_simulation(simulation).encode())
 
 
 def _stem(name: str) -> str:

@@ -25,7 +25,8 @@ class Exposure:
         peak_cells: ``(draw, cluster, x)``, the largest over the run.
         area_free: ``(draw, cluster, x)``, integral of ``free`` over the run, kg s/m3.
         half_distance: ``(draw, t, cluster)``, of drug in cells, m.
-        tissue_beyond: ``(draw, cluster)``, share of the tissue farther than ``limit_m`` from its vessel's wall.
+        shares: by kind, ``(draw, cluster)``, share of the tissue that is of it; all is 1.
+        peak_mean, area_mean: ``(draw, cluster)``, means over the tissue of ``peak_cells`` and ``area_free``.
         survival: by law, ``(draw, cluster, x)``, surviving fraction of proliferating cells.
         lethal_radius: by law, ``(draw, cluster)``, distance within which survival is at most ``lethal``, m; 0 if none.
         killed: by law and kind, ``(draw, cluster)``, share of such tissue's cells whose survival is at most ``lethal``.
@@ -42,7 +43,9 @@ class Exposure:
     peak_cells: Tensor = field(repr=False)
     area_free: Tensor = field(repr=False)
     half_distance: Tensor = field(repr=False)
-    tissue_beyond: Tensor = field(repr=False)
+    shares: Mapping[str, Tensor] = field(repr=False)
+    peak_mean: Tensor = field(repr=False)
+    area_mean: Tensor = field(repr=False)
     survival: Mapping[str, Tensor] = field(repr=False)
     lethal_radius: Mapping[str, Tensor] = field(repr=False)
     killed: Mapping[str, Mapping[str, Tensor]] = field(repr=False)

@@ -102,7 +102,11 @@ class ComparisonSettings(BaseModel):
     groups: Annotated[int, Field(ge=1, le=50, description="groups of voxels that are alike")] = 8
     limit_um: Annotated[float, Field(gt=0, le=140)] = 50.0
     lethal: Annotated[float, Field(gt=0, lt=1, description="surviving fraction at or below which an exposure is lethal")] = 0.5
-    heating_min: Annotated[tuple[float, ...], Field(description="lengths of the heating to compare; none: not compared")] = (15.0, 30.0, 60.0)
+    heating_min: Annotated[tuple[float, ...], Field(description="lengths of heating to compare; none: not compared")] = (
+        15.0,
+        30.0,
+        60.0,
+    )
     sensitivity: bool = True
     seed: Annotated[int, Field(ge=0)] = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"

@@ -24,7 +24,7 @@ def answer(
     rows = {o.name: o for o in outcomes}
     beyond = spread(rows["beyond"].values[arm])[0]
     if not beyond > 0:
-        return (f"No tissue of this tumour lies farther than {limit_um:g} um from its vessels by its plasma volume: the question does not arise.",)
+        return (f"By its plasma volume no tissue lies farther than {limit_um:g} um from its vessels: the question does not arise.",)
     said = [
         _reach(arm, rows, limit_um, lethal, float(beyond)), *_laws(arm, rows, limit_um), _where(arm, groups, limit_um),
         _ranking(rows), *_quiescent(arm, rows), *_when(heating, limit_um), *_what_decides(influences),
@@ -39,8 +39,8 @@ def _reach(arm: str, rows: Mapping[str, Outcome], limit_um: float, lethal: float
     verdict = "Yes" if low >= 0.9 else "No" if high <= 0.1 else "It cannot be said with confidence"
     chances = ", ".join(f"{p:.0%} by the {law} law" for law, p in sure.items())
     return (
-        f"{verdict}: does {arm} carry lethal exposure (at most {lethal:.0%} of the cells survive) beyond {limit_um:g} um, where {beyond:.0%} of "
-        f"the tissue lies? The probability that at least half of the cells there are so exposed is {chances}."
+        f"{verdict}: does {arm} carry lethal exposure (at most {lethal:.0%} of the cells survive) beyond {limit_um:g} um, where "
+        f"{beyond:.0%} of the tissue lies? The probability that at least half of the cells there are so exposed is {chances}."
     )
 
 
@@ -87,7 +87,9 @@ def _quiescent(arm: str, rows: Mapping[str, Outcome]) -> list[str]:
     medians = {law: rows[f"lethal quiescent, {law}"].interval(arm)[0] for law in LAWS}
     if not any(np.isfinite(v) for v in medians.values()):
         return ["No cells are quiescent for want of oxygen at the medians of all inputs."]
-    return [f"Of the quiescent cells, {', '.join(f'{v:.0%} by the {law} law' for law, v in medians.items())} are lethally exposed (median)."]
+    return [
+        f"Of the quiescent cells, {', '.join(f'{v:.0%} by the {law} law' for law, v in medians.items())} are lethally exposed (median)."
+    ]
 
 
 def _when(heating: HeatingTimes | None, limit_um: float) -> list[str]:
@@ -99,7 +101,8 @@ def _when(heating: HeatingTimes | None, limit_um: float) -> list[str]:
         said.append(f"{heating.minutes[reached[0]]:g} min by the {law} law" if reached.size else f"at none by the {law} law")
     tried = ", ".join(f"{m:g}" for m in heating.minutes)
     return [
-        f"Heating time at which it is more likely than not that half of the cells beyond {limit_um:g} um are lethally exposed, of {tried} min: {', '.join(said)}."
+        f"Heating time (of {tried} min) from which half of the cells beyond {limit_um:g} um are more likely than not lethally exposed: "
+        f"{', '.join(said)}."
     ]
 
 

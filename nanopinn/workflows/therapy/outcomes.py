@@ -48,10 +48,10 @@ def outcomes_of(exposures: Mapping[str, Exposure], voxels: Array, lethal: float)
     def row(name: str, unit: str, words: str, of) -> Outcome:  # type: ignore[no-untyped-def]
         return Outcome(name, unit, words, {arm: of(e) for arm, e in exposures.items()})
 
+    cells = "ng/1e5 cells"
     rows = [
-        row("peak at wall", "ng/1e5 cells", "largest drug in cells at the vessel", lambda e: over_tumour(e.peak_cells[..., 0], voxels) * NG),
-        row("peak at limit", "ng/1e5 cells", f"largest drug in cells {limit} away",
-            lambda e: over_tumour(e.peak_cells[..., at], voxels) * NG),
+        row("peak at wall", cells, "largest drug in cells at the vessel", lambda e: over_tumour(e.peak_cells[..., 0], voxels) * NG),
+        row("peak at limit", cells, f"largest drug in cells {limit} away", lambda e: over_tumour(e.peak_cells[..., at], voxels) * NG),
         row("area", "ug h/mL", "area under free drug, mean of tissue", lambda e: over_tumour(e.area_mean, voxels) * UG_H_PER_ML),
         row("half-distance", "um", f"half-distance in cells at {first.times_s[0] / 3600:g} h",
             lambda e: over_tumour(e.half_distance[:, 0], voxels) * UM),
@@ -92,15 +92,17 @@ def maps_of(e: Exposure, labels: NDArray[np.int64]) -> dict[str, MapEstimate]:
         drawn = values.cpu().numpy() * factor
         middle = spread(drawn)[0]
         sd = np.nanstd(drawn[1:], axis=0) if len(drawn) > 1 else None
-        found[name] = MapEstimate(name, unit, words, "images and prior", _on_grid(middle, labels), None if sd is None else _on_grid(sd, labels))
+        std = None if sd is None else _on_grid(sd, labels)
+        found[name] = MapEstimate(name, unit, words, "images and prior", _on_grid(middle, labels), std)
 
     put("beyond", "1", f"share of tissue farther than {limit} from its vessel", e.shares["beyond"])
     put("peak_cells", "ng/1e5 cells", "largest drug in cells, mean of tissue", e.peak_mean, NG)
     for law, words in LAWS.items():
-        put(f"lethal_radius_{law}", "um", f"distance from the vessel within which exposure is lethal, by the {words}", e.lethal_radius[law], UM)
-        put(f"lethal_beyond_{law}", "1", f"share of cells beyond {limit} that are lethally exposed, by the {words}", e.killed[law]["beyond"])
-        put(f"lethal_all_{law}", "1", f"share of cells that are lethally exposed, by the {words}", e.killed[law]["all"])
-        put(f"survival_{law}", "1", f"surviving fraction, by the {words}", e.survivors[law]["all"])
+        by = f"by the {words}"
+        put(f"lethal_radius_{law}", "um", f"distance from the vessel within which exposure is lethal, {by}", e.lethal_radius[law], UM)
+        put(f"lethal_beyond_{law}", "1", f"share of cells beyond {limit} that are lethally exposed, {by}", e.killed[law]["beyond"])
+        put(f"lethal_all_{law}", "1", f"share of cells that are lethally exposed, {by}", e.killed[law]["all"])
+        put(f"survival_{law}", "1", f"surviving fraction, {by}", e.survivors[law]["all"])
     return found
 
 

@@ -1,0 +1,1 @@
+"""Arms of treatment through one tumour: what is given, what is not known, what reaches cells far from vessels."""
