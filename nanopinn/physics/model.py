@@ -139,8 +139,9 @@ class TumourModel:
         """A model with table values for every scalar not given.
 
         Args:
-            factors: on the tumour's ``p_e``, ``Lp``, ``K``, ``P`` (permeability of the wall to every solute) and ``SV``,
-                as radiation changes them (see :mod:`nanopinn.physics.radiation`); 1 where absent.
+            factors: on the tumour's ``p_e``, ``Lp``, ``K``, ``P`` (permeability of the wall to every solute), ``P_l`` (to the
+                carrier alone) and ``SV``, as radiation and heat change them (see :mod:`nanopinn.physics.radiation` and
+                :mod:`nanopinn.physics.heat_effects`); 1 where absent.
             values: of parameters by symbol, where they differ from the table's.
         """
         merged = {**default_scalars(), **(scalars or {})}
@@ -223,7 +224,7 @@ class TumourModel:
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
         """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""
         normal = self.value("P_l_n") * self.value("SV_n")
-        PS = self.by_tissue(self.scalars["PS_l"] * self.factor("P", "SV") * self.maps.vascularity(), normal)
+        PS = self.by_tissue(self.scalars["PS_l"] * self.factor("P", "P_l", "SV") * self.maps.vascularity(), normal)
         return PS * self.multiplier("permeability"), self.by_tissue(1 - self.scalars["leak_l"], self.value("sigma_l_n"))
 
     def permeability(self, P_t: Number, P_n: Number) -> Tensor:

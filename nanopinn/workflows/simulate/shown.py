@@ -16,7 +16,7 @@ from nanopinn.physics.drug import WORDS, volume_fractions
 from nanopinn.report.simulated import MassBalance, Simulation, TimeCourses
 from nanopinn.solvers.evolve import Evolution
 from nanopinn.solvers.grid import mean_of_parts
-from nanopinn.workflows.simulate.course import RADIATION_S, Course
+from nanopinn.workflows.simulate.course import FACTOR_SHARE, FACTORS_S, Course
 from nanopinn.workflows.simulate.heating import ZERO_CELSIUS
 from nanopinn.workflows.simulate.sources import SimulatedTissue
 from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
@@ -75,9 +75,9 @@ def _fields(course: Course, tissue: SimulatedTissue, run: Evolution) -> dict[str
     if (course_of_T := course.temperature) is not None:
         kelvin = torch.stack([course_of_T(s) for s in times])
         found["temperature"] = field("temperature", "C", "temperature of the tissue", kelvin - ZERO_CELSIUS)
-    if t.radiation.fractions:
+    if t.changes_tissue:
         p = torch.stack([mean_of_parts(course.flow(s)[0].p, course.setting.flow_refine) for s in times])
-        found["IFP"] = field("IFP", "mmHg", "interstitial fluid pressure under radiation", p / PA_PER_MMHG)
+        found["IFP"] = field("IFP", "mmHg", "interstitial fluid pressure under radiation and heat", p / PA_PER_MMHG)
     return found
 
 
@@ -134,12 +134,18 @@ def _notes(t: Treatment) -> list[str]:
     notes = [
         "Plasma kinetics are those of the population in the parameter table; drug that leaves the tumour is not followed back to the body.",
         f"Microvessels are a well-mixed pool with a transit time of {value('tau_c'):g} s (from memory, 2 to 15 s in the literature); "
-        "neither transit time nor any permeability answers to heat.",
+        "transit time does not answer to heat.",
         "Uptake by cells saturates; cells do not divide, die or pump drug out.",
     ]
     if t.radiation.fractions:
         notes.append(
             "Radiation changes vessels and pressure by the table's medians, whose priors are wide: the literature disagrees even on "
-            f"directions. Flow is solved anew for stretches of at most {RADIATION_S / HOUR:g} h."
+            "directions."
+        )
+    notes += t.said_of_heat()
+    if t.changes_tissue:
+        notes.append(
+            f"What changes flow and walls is held for stretches of at most {FACTORS_S / HOUR:g} h, in which no factor moves by more than "
+            f"{FACTOR_SHARE:.0%}."
         )
     return notes
