@@ -57,7 +57,7 @@ def test_share_over_a_threshold_is_the_area_within_its_radius() -> None:
 
 def test_the_tables_tissue_becomes_hypoxic_where_xenografts_do_and_nearer_when_vessels_are_further_apart() -> None:
     """The table's consumption was set at 115 um from a vessel of a 125 um cylinder (Primeau 2005: 90 to 140 um)."""
-    supply = OxygenSupply.of_table()
+    supply = OxygenSupply.of()
     R_t = torch.tensor([100e-6, 125.5e-6, 200e-6], dtype=torch.float64)
     distance = supply.zones(R_t, R_C).r_hypoxia - R_C
     assert float(distance[0]) == pytest.approx(90e-6)  # all of it has oxygen

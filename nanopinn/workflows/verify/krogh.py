@@ -136,7 +136,7 @@ def doxorubicin_half_distance() -> list[VerificationCase]:
         )
         for minutes, d in zip((10, 20), found.half_cells[:, 0, 0], strict=True)
     ]
-    supply, edge = OxygenSupply.of_table(), torch.tensor([125 * UM], dtype=torch.float64)
+    supply, edge = OxygenSupply.of(), torch.tensor([125 * UM], dtype=torch.float64)
     p = float(oxygen_pressure(edge, edge, value("R_c"), supply.D, supply.M, supply.p_0)) / MMHG
     text = "Primeau 2005: hypoxia 90-140 um from vessels, by which the table's consumption was set"
     return [*cases, VerificationCase("bracket", "oxygen around a vessel", "p 115 um from it, R_t 125 um, mmHg", p, 10.0, 0.2, text)]
