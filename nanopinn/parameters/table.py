@@ -145,7 +145,7 @@ def _parse_prior(text: str, symbol: str, source: str) -> Prior | None:
 # new dimension; tests hold the set against pint, whose import costs more than `nanopinn --help` may.
 KNOWN_UNITS = frozenset(
     (
-        "1|m|s|Pa|Pa/s|kg|1/s|1/m|m/s|m**2/s|m**3|1/m**3|kg/m**3|kg/s|m**2/(Pa*s)|1/(Pa*s)|mM|mM*s|1/(s*mM)|kg/L|mmol/kg|K|Gy|m**3/s|J/(kg*K)|W/(m*K)|m**3/(kg*s)"
+        "1|m|s|Pa|Pa/s|kg|1/s|1/m|m/s|m**2/s|m**3|1/m**3|kg/m**3|kg/s|m**2/(Pa*s)|1/(Pa*s)|mM|mM*s|1/(s*mM)|kg/L|mmol/kg|K|Gy|m**3/s|m**3/(kg*s)|J/(kg*K)|W/(m*K)"
     ).split("|")
 )
 

@@ -74,9 +74,9 @@ def cluster_maps(maps: TissueMaps, labels: Tensor, draws: int) -> TissueMaps:
     Args:
         labels: of :func:`group_voxels`.
     """
-    mean = {name: group_mean(getattr(maps, name), labels).repeat(draws, 1, 1) for name in ("PS", "phi", "v_p", "pH")}
+    PS, phi, v_p, pH = (group_mean(m, labels).repeat(draws, 1, 1) for m in (maps.PS, maps.phi, maps.v_p, maps.pH))
     inside = maps.PS[maps.tumour > 0.5].mean() if maps.PS_mean is None else maps.PS_mean
-    return TissueMaps(torch.ones_like(mean["phi"]), **mean, PS_mean=inside)
+    return TissueMaps(torch.ones_like(phi), PS, phi, v_p, pH, PS_mean=inside)
 
 
 def drawn_model(
@@ -90,13 +90,14 @@ def drawn_model(
         values: of parameters by symbol, factors: on the tumour's properties, ``(draw,)``.
     """
     draws, clusters = len(next(iter({**scalars, **values}.values()))), int(labels.max()) + 1
-    on_grid = cluster_maps(maps, labels, draws)
-    shapes, weights = {}, {}
+    shapes, moved = {}, {n: _on_grid(s, clusters) for n, s in scalars.items() if n != INFLOW and n not in MULTIPLIERS}
     for name in (n for n in scalars if n in MULTIPLIERS):
         log = torch.einsum("dk,kc->dc", scalars[name], group_mean(maps.shapes[name], labels)[..., 0, 0])
-        shapes[name], weights[name] = per_cluster(log, clusters)[None], log.new_ones(1)
-    drawn = {n: s.T.repeat_interleave(clusters, -1)[..., None, None] if s.dim() == 2 else per_cluster(s, clusters) for n, s in scalars.items()}
-    plain = {n: s for n, s in drawn.items() if n not in MULTIPLIERS and n != INFLOW}
-    return TumourModel.of(
-        replace(on_grid, shapes=shapes), {**plain, **weights}, *({n: per_cluster(v, clusters) for n, v in given.items()} for given in (factors, values)),
-    )  # fmt: skip
+        shapes[name], moved[name] = per_cluster(log, clusters)[None], log.new_ones(1)
+    of_factors, of_values = ({n: per_cluster(v, clusters) for n, v in given.items()} for given in (factors, values))
+    return TumourModel.of(replace(cluster_maps(maps, labels, draws), shapes=shapes), moved, of_factors, of_values)
+
+
+def _on_grid(scalar: Tensor, clusters: int) -> Tensor:
+    """A scalar ``(draw,)`` on the grid; weights ``(draw, k)`` as ``(k, draw * cluster, 1, 1)``."""
+    return per_cluster(scalar, clusters) if scalar.dim() == 1 else torch.stack([per_cluster(w, clusters) for w in scalar.T])

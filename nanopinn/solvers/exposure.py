@@ -8,16 +8,24 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nanopinn.physics import pharmacodynamics as kill
 from nanopinn.physics.cells import CELLS_PER_UNIT
 from nanopinn.physics.oxygen import OxygenSupply
-from nanopinn.physics.pharmacodynamics import kill_rate, peak_survival, survival_of_hazard
-from nanopinn.physics.values import Values, lookup
+from nanopinn.physics.values import Number, Values, lookup
 from nanopinn.progress import Progress, silent
 from nanopinn.solvers.evolve import Tolerance
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.penetration import (
-    TOLERANCE, KroghResult, at_distances, at_radii, equal_areas, first_below, in_cells, share_of_tissue, solve_cylinders,
-)  # fmt: skip
+    TOLERANCE,
+    KroghResult,
+    at_distances,
+    at_radii,
+    equal_areas,
+    first_below,
+    in_cells,
+    share_of_tissue,
+    solve_cylinders,
+)
 from nanopinn.solvers.radial import Cylinders
 
 #: Distances from the wall at which profiles are given, m.
@@ -95,38 +103,40 @@ def expose_cylinders(
 
 
 class Gathered:
-    """Peaks and areas along a march, ``(cluster, class, r)``; integrals by the trapezoidal rule, of the order of the march.
+    """Peaks and areas along a march, ``(cluster, class, r)``, of lines between its steps.
 
     Attributes:
-        peak: of drug in cells, kg per 1e5 cells. area: of free drug, kg s/m3. hazard: of the rate law, for proliferating cells.
+        peak: of drug in cells, kg per 1e5 cells. area: of free drug, kg s/m3.
+        killed: ``-ln S`` of the rate law, for proliferating cells.
     """
 
     def __init__(self, names: tuple[str, ...], values: Values | None = None) -> None:
-        self.names, self.given, self.value = names, values or {}, lookup(values)
-        self.per_unit = CELLS_PER_UNIT / self.value("rho_c")
+        self.names, self.values, self.constants = names, values or {}, kill.KillConstants.of(values)
+        self.per_unit = CELLS_PER_UNIT / lookup(values)("rho_c")
         self._last: tuple[float, Tensor, Tensor] | None = None
 
     def __call__(self, t: float, U: Tensor) -> None:
-        cells = in_cells(U, self.names) * self.per_unit
-        free = U[self.names.index("free")].clone()
-        rate = kill_rate(cells, self.value("EC50_i"), self.value("f_max"))
+        cells, free = in_cells(U, self.names) * self.per_unit, U[self.names.index("free")].clone()
         if self._last is None:
-            self.peak, self.area, self.hazard = cells.clone(), torch.zeros_like(cells), torch.zeros_like(cells)
+            self.peak, self.area, self.killed = cells.clone(), torch.zeros_like(cells), torch.zeros_like(cells)
         else:
-            before, last_free, last_rate = self._last
+            before, cells_0, free_0 = self._last
             torch.maximum(self.peak, cells, out=self.peak)
-            self.area.add_(last_free + free, alpha=(t - before) / 2)
-            self.hazard.add_(last_rate + rate, alpha=(t - before) / 2)
-        self._last = (t, free, rate)
+            self.area += kill.area_increment(free_0, free, t - before)
+            self.killed += kill.rate_increment(cells_0, cells, t - before, self.constants.f_max, self.constants.EC50)
+        self._last = (t, cells, free)
 
-    def survival(self, peak: Tensor, hazard: Tensor, area: Tensor, resistance: Tensor | float) -> dict[str, Tensor]:
+    def survival(self, peak: Tensor, killed: Tensor, area: Tensor, resistance: Number = 1.0) -> dict[str, Tensor]:
         """Surviving fraction by every law, of cells that resist by a factor."""
-        v = self.value
+        k = self.constants
         return {
-            "peak": peak_survival(peak, v("EC50_i") * resistance, v("m_hill")),
-            "rate": survival_of_hazard(hazard / resistance),
-            "area": survival_of_hazard(v("k_kill_H") * area.clamp_min(0.0) / resistance),
+            "peak": kill.peak_survival(peak, k.EC50, k.m, resistance),
+            "rate": kill.rate_survival(killed / resistance),
+            "area": kill.area_survival(area, k.k_kill, resistance),
         }
+
+
+_ByKind = dict[str, dict[str, Tensor]]
 
 
 def _read(run: KroghResult, gathered: Gathered, draws: int, counted: Counted) -> Exposure:
@@ -138,18 +148,20 @@ def _read(run: KroghResult, gathered: Gathered, draws: int, counted: Counted) ->
         return values.unflatten(-2, (draws, -1)).movedim(-3, 0)
 
     cells = at_distances(run.cells() * gathered.per_unit, x, cylinders)
-    survival = gathered.survival(gathered.peak, gathered.hazard, gathered.area, 1.0)
+    survival = gathered.survival(gathered.peak, gathered.killed, gathered.area)
     shown = {law: at_distances(S, x, cylinders) for law, S in survival.items()}
     killed, survivors, beyond = _counts(cylinders, gathered, counted)
-    of_draw = {law: {kind: v.unflatten(0, (draws, -1)) for kind, v in kinds.items()} for law, kinds in killed.items()}
-    left = {law: {kind: v.unflatten(0, (draws, -1)) for kind, v in kinds.items()} for law, kinds in survivors.items()}
+
+    def each(of: _ByKind) -> _ByKind:
+        return {law: {kind: v.unflatten(0, (draws, -1)) for kind, v in kinds.items()} for law, kinds in of.items()}
+
     return Exposure(
         distances_m=x, times_s=run.times, free=by_draw(at_distances(run.pool("free"), x, cylinders)), cells=by_draw(cells),
         peak_cells=by_draw(at_distances(gathered.peak, x, cylinders)), area_free=by_draw(at_distances(gathered.area, x, cylinders)),
         half_distance=by_draw(_half(cells, x)[..., None])[..., 0], tissue_beyond=beyond.unflatten(0, (draws, -1)),
         survival={law: by_draw(S) for law, S in shown.items()},
         lethal_radius={law: by_draw(_within(S, x, counted.lethal)[..., None])[..., 0] for law, S in shown.items()},
-        killed=of_draw, survivors=left,
+        killed=each(killed), survivors=each(survivors),
         means={n: run.mean[:, p].unflatten(-1, (draws, -1)).movedim(-2, 0) for p, n in enumerate(run.names)},
         limit_m=counted.limit_m, lethal=counted.lethal, balance_error=run.imbalance, steps=run.steps,
     )  # fmt: skip
@@ -168,17 +180,23 @@ def _within(survival: Tensor, x: Tensor, lethal: float) -> Tensor:
     return torch.where(torch.isnan(found), tissue, found)
 
 
-def _counts(cylinders: Cylinders, gathered: Gathered, counted: Counted) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Tensor]], Tensor]:
+def _counts(cylinders: Cylinders, gathered: Gathered, counted: Counted) -> tuple[_ByKind, _ByKind, Tensor]:
     """Killed shares and mean survival by law and kind, and the share of tissue that is far from vessels, ``(cluster,)`` each."""
     r = equal_areas(cylinders)
-    zones = OxygenSupply.of({k: v[..., 0] if isinstance(v, Tensor) else v for k, v in gathered.given.items()}).zones(cylinders.R_t, cylinders.wall)
-    growing = r < zones.r_hypoxia[..., None]
-    alive = r < zones.r_necrosis[..., None]
+    along_classes = {n: v[..., 0] if isinstance(v, Tensor) else v for n, v in gathered.values.items()}
+    zones = OxygenSupply.of(along_classes).zones(cylinders.R_t, cylinders.wall)
+    growing, alive = (r < radius[..., None] for radius in (zones.r_hypoxia, zones.r_necrosis))
     far = r > cylinders.wall[..., None] + counted.limit_m
     kinds = {"all": alive, "proliferating": growing & alive, "quiescent": alive & ~growing, "beyond": alive & far}
-    resistance = torch.where(growing, 1.0, torch.as_tensor(gathered.value("res_q")))
-    seen = (at_radii(v, r, cylinders) for v in (gathered.peak, gathered.hazard, gathered.area))
-    S = gathered.survival(*seen, resistance)
-    killed = {law: {k: share_of_tissue((s <= counted.lethal).to(s), among, cylinders) for k, among in kinds.items()} for law, s in S.items()}
-    survivors = {law: {k: share_of_tissue(s, among, cylinders) for k, among in kinds.items()} for law, s in S.items()}
-    return killed, survivors, share_of_tissue(far.to(r), torch.ones_like(r), cylinders)
+    resistance = torch.where(growing, 1.0, torch.as_tensor(gathered.constants.resistance, dtype=r.dtype, device=r.device))
+    peak, killed, area = (at_radii(v, r, cylinders) for v in (gathered.peak, gathered.killed, gathered.area))
+    S = gathered.survival(peak, killed, area, resistance)
+
+    def over(of: Mapping[str, Tensor]) -> _ByKind:
+        return {law: {kind: share_of_tissue(v, among, cylinders) for kind, among in kinds.items()} for law, v in of.items()}
+
+    return (
+        over({law: (s <= counted.lethal).to(s) for law, s in S.items()}),
+        over(S),
+        share_of_tissue(far.to(r), torch.ones_like(r), cylinders),
+    )

@@ -53,7 +53,7 @@ def _at_wall(profile: Tensor) -> Tensor:
 
 
 def at_radii(profile: Tensor, r: Tensor, cylinders: Cylinders) -> Tensor:
-    """A profile at radii ``(cluster, class, point)``, m, on lines in ln r between cells; flat before the first centre and after the last."""
+    """A profile at radii ``(cluster, class, point)``, m, on lines in ln r between cells; flat beyond the outermost."""
     at = ((r / cylinders.wall[..., None]).log() / cylinders.step - 0.5).clamp(0.0, cylinders.cells - 1.0)
     low = at.floor().clamp_max(cylinders.cells - 2.0)
     index = low.long().expand(*profile.shape[:-1], r.shape[-1])
@@ -83,7 +83,7 @@ def at_distances(profile: Tensor, distances: Tensor, cylinders: Cylinders) -> Te
 
 
 def share_of_tissue(of: Tensor, among: Tensor, cylinders: Cylinders) -> Tensor:
-    """Mean of values over some of a cluster's tissue, both at :func:`equal_areas` ``(..., cluster, class, point)``; NaN where it has none."""
+    """Mean of values over some of a cluster's tissue, both at :func:`equal_areas`, ``(..., cluster)``; NaN where it has none."""
     weight = among * cylinders.share[..., None]
     held = weight.sum((-2, -1))
     return (of * weight).sum((-2, -1)) / torch.where(held > 0, held, torch.nan)

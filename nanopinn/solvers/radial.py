@@ -21,7 +21,6 @@ from torch import Tensor
 from nanopinn.errors import InputError
 from nanopinn.parameters import value
 
-
 #: Where a spread of radii is held within what is possible, the narrowest class is this many vessel radii wide.
 NARROWEST = 1.25
 
@@ -47,8 +46,8 @@ class Cylinders:
             narrow = int((self.R_t - self.R_c).argmin())
             found, expected = (float(R.flatten()[narrow]) * 1e6 for R in (self.R_t, self.wall))
             raise InputError(
-                "a vessel is as wide as the tissue it stands in", field="R_t", found=f"{found:.1f} um", expected=f"above R_c = {expected:.1f} um",
-                remedy="Check the blood volume fraction and the spread of radii.",
+                "a vessel is as wide as the tissue it stands in", field="R_t", found=f"{found:.1f} um",
+                expected=f"above R_c = {expected:.1f} um", remedy="Check the blood volume fraction and the spread of radii.",
             )  # fmt: skip
 
     @classmethod

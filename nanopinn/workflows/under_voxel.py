@@ -21,7 +21,7 @@ from nanopinn.physics.drawn_plasma import DrawnCurve
 from nanopinn.physics.model import TissueMaps
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.temperature import Stretch, TemperatureCourse
-from nanopinn.physics.values import lookup
+from nanopinn.physics.values import Number, lookup
 from nanopinn.progress import Progress, silent
 from nanopinn.solvers.clusters import drawn_model, group_mean, per_cluster
 from nanopinn.solvers.evolve import Tolerance
@@ -36,8 +36,8 @@ from nanopinn.workflows.treatment import Treatment
 Array = NDArray[np.float64]
 #: Filtration and lymphatic drainage of every draw and cluster at a time (s), ``(draw, cluster)`` each, 1/s.
 Exchange = Callable[[float], tuple[Array | Tensor, Array | Tensor]]
-#: Factors on the tissue's properties at a time, by name as :class:`nanopinn.physics.model.TumourModel` takes them, ``(draw,)`` each.
-Factors = Callable[[float], Mapping[str, Array | Tensor]]
+#: Factors on the tissue's properties at a time, by name as :class:`nanopinn.physics.model.TumourModel` takes them, one or ``(draw,)`` each.
+Factors = Callable[[float], Mapping[str, Array | Number]]
 
 #: The release rate changes by at most this share of its largest value from one end of a part to the other.
 RELEASE_SHARE = 0.1
@@ -145,7 +145,8 @@ class _Course:
         end, t = self.treatment.end_s, self.treatment
         events = (*t.events(), *(self.hot.events() if self.hot else ()))
         marks = sorted({0.0, end, *(e for e in events if 0 < e < end)})
-        found, last = [], 0.0
+        found: list[tuple[float, float, float, float]] = []
+        last = 0.0
         for a, b in itertools.pairwise(marks):
             for c, d, moved in self._while_factors_move(a, b):
                 # where nothing moves the flow is that of before
@@ -191,7 +192,7 @@ class _Course:
     def _pools(self, t: float, T: Tensor | None) -> PoolCoefficients:
         u = self.under
         like = u.maps.phi
-        factors = {} if u.factors is None else {n: torch.as_tensor(f).to(like) for n, f in u.factors(t).items()}
+        factors = {} if u.factors is None else {n: torch.as_tensor(f).to(like).expand(u.draws) for n, f in u.factors(t).items()}
         model = drawn_model(u.maps, u.labels, u.scalars, u.values, factors)
         J_v, J_L = (per_cluster(torch.as_tensor(J).to(like), u.clusters) for J in u.exchange(t))
         if self.carrier is None:
