@@ -167,12 +167,13 @@ def check(
 
 @app.command()
 def verify(
+    published: Annotated[bool, typer.Option(help="Published brackets and reference runs alone.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table as JSON too.")] = None,
 ) -> None:
     """Run the verification cases and print each observed value beside its reference; exit code 5 if one fails."""
     from nanopinn.workflows.verify import run_verification
 
-    cases = run_verification()
+    cases = run_verification(published=published)
     for c in cases:
         mark = "FAILED" if c.failed else "ok    " if c.passed else "beside"
         typer.echo(f"{mark} {c.id:8s}{c.name + ': ' + c.quantity:92s}{c.observed:13.6g}{c.reference:12.5g}  +- {c.tolerance:.2g}")

@@ -34,6 +34,7 @@ class TissueMaps:
             scalar of that name, ``(k,)``, weighs them.
         cut: faces of the box beyond which the tumour goes on, as (axis, side) with side 0 or 1: nothing flows through
             them but the unknown :data:`INFLOW`.
+        PS_mean: of the tumour that they are a part of, 1/s; their own mean if None.
     """
 
     tumour: Tensor
@@ -43,11 +44,11 @@ class TissueMaps:
     pH: Tensor
     shapes: Mapping[str, Tensor] = field(default_factory=dict)
     cut: tuple[tuple[int, int], ...] = ()
+    PS_mean: Tensor | None = None
 
     def vascularity(self) -> Tensor:
         """PS over its mean in the tumour: the assumption by which the wall's other properties vary."""
-        inside = self.tumour > 0.5
-        return self.PS / self.PS[inside].mean()
+        return self.PS / (self.PS[self.tumour > 0.5].mean() if self.PS_mean is None else self.PS_mean)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Voxels that are alike, as one: groups of voxels and their mean coefficients."""
+"""Voxels that are alike, as one: groups of voxels, their mean tissue and coefficients, once for every draw of what is not known."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
+from nanopinn.physics.model import INFLOW, MULTIPLIERS, TissueMaps, TumourModel
 from nanopinn.physics.pools import Entries, PoolCoefficients
 
 
@@ -58,3 +60,44 @@ def group_pools(pools: PoolCoefficients, labels: Tensor) -> PoolCoefficients:
         pools, capacity=mean(pools.capacity), diffusion=mean(pools.diffusion), reaction=means(pools.reaction), inflow=means(pools.inflow),
         transfers=transfers, walls=walls,
     )  # fmt: skip
+
+
+def per_cluster(values: Tensor, clusters: int) -> Tensor:
+    """Values of every draw ``(draw,)``, or of every draw and cluster ``(draw, cluster)``, as ``(draw * cluster, 1, 1)``."""
+    each = values[:, None].expand(-1, clusters) if values.dim() == 1 else values
+    return each.reshape(-1, 1, 1)
+
+
+def cluster_maps(maps: TissueMaps, labels: Tensor, draws: int) -> TissueMaps:
+    """Mean tissue of every cluster, once for every draw, ``(draw * cluster, 1, 1)``; all of it is tumour.
+
+    Args:
+        labels: of :func:`group_voxels`.
+    """
+    PS, phi, v_p, pH = (group_mean(m, labels).repeat(draws, 1, 1) for m in (maps.PS, maps.phi, maps.v_p, maps.pH))
+    inside = maps.PS[maps.tumour > 0.5].mean() if maps.PS_mean is None else maps.PS_mean
+    return TissueMaps(torch.ones_like(phi), PS, phi, v_p, pH, PS_mean=inside)
+
+
+def drawn_model(
+    maps: TissueMaps, labels: Tensor, scalars: Mapping[str, Tensor], values: Mapping[str, Tensor], factors: Mapping[str, Tensor],
+) -> TumourModel:  # fmt: skip
+    """The model of every cluster under every draw, on a grid ``(draw * cluster, 1, 1)``.
+
+    Args:
+        maps: of the voxels. labels: of :func:`group_voxels`.
+        scalars: of the model, ``(draw,)``; weights of functions ``(draw, k)``, whose shapes are averaged over a cluster.
+        values: of parameters by symbol, factors: on the tumour's properties, ``(draw,)``.
+    """
+    draws, clusters = len(next(iter({**scalars, **values}.values()))), int(labels.max()) + 1
+    shapes, moved = {}, {n: _on_grid(s, clusters) for n, s in scalars.items() if n != INFLOW and n not in MULTIPLIERS}
+    for name in (n for n in scalars if n in MULTIPLIERS):
+        log = torch.einsum("dk,kc->dc", scalars[name], group_mean(maps.shapes[name], labels)[..., 0, 0])
+        shapes[name], moved[name] = per_cluster(log, clusters)[None], log.new_ones(1)
+    of_factors, of_values = ({n: per_cluster(v, clusters) for n, v in given.items()} for given in (factors, values))
+    return TumourModel.of(replace(cluster_maps(maps, labels, draws), shapes=shapes), moved, of_factors, of_values)
+
+
+def _on_grid(scalar: Tensor, clusters: int) -> Tensor:
+    """A scalar ``(draw,)`` on the grid; weights ``(draw, k)`` as ``(k, draw * cluster, 1, 1)``."""
+    return per_cluster(scalar, clusters) if scalar.dim() == 1 else torch.stack([per_cluster(w, clusters) for w in scalar.T])

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from nanopinn.physics import pharmacodynamics as kill
+from nanopinn.physics.cells import CELLS_PER_UNIT
+from nanopinn.physics.oxygen import OxygenSupply
+from nanopinn.physics.values import Number, Values, lookup
+from nanopinn.progress import Progress, silent
+from nanopinn.solvers.evolve import Tolerance
+from nanopinn.solvers.interval import Interval
+from nanopinn.solvers.penetration import (
+    TOLERANCE,
+    KroghResult,
+    at_distances,
+    at_radii,
+    equal_areas,
+    first_below,
+    in_cells,
+    share_of_tissue,
+    solve_cylinders,
+)
+from nanopinn.solvers.radial import Cylinders
+
+#: Distances from the wall at which profiles are given, m.
+DISTANCES_M = tuple(2.5e-6 * i for i in range(61))
 #: Laws of cell kill, as results name them.
 LAWS = ("peak", "rate", "area")
 #: Tissue whose cells are counted, as results name it: all that live, those with oxygen to divide, those without, those far from vessels.
@@ -55,3 +78,128 @@ class Exposure:
     lethal: float
     balance_error: float
     steps: int
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What counts as far from a vessel (m) and as killed (surviving fraction)."""
+
+    limit_m: float = 50e-6
+    lethal: float = 0.5
+
+
+def expose_cylinders(
+    intervals: Iterable[Interval], names: tuple[str, ...], vessels: Sequence[int], cylinders: Cylinders, draws: int,
+    save_at: Sequence[float], values: Values | None = None, *, counted: Counted | None = None, tolerance: Tolerance = TOLERANCE,
+    progress: Progress = silent,
+) -> Exposure:  # fmt: skip
+    """March the clusters of every draw at once, and read what their cells saw.
+
+    Args:
+        intervals, names, vessels, save_at: as in :func:`solve_cylinders`.
+        cylinders: of ``draws`` times as many clusters, draw by draw.
+        values: of parameters by symbol, in place of the table's, one or ``(draw * cluster, 1, 1)``.
+    """
+    gathered = Gathered(names, values)
+    run = solve_cylinders(intervals, names, vessels, cylinders, save_at, tolerance=tolerance, progress=progress, watch=gathered)
+    return _read(run, gathered, draws, counted or Counted())
+
+
+class Gathered:
+    """Peaks and areas along a march, ``(cluster, class, r)``, of lines between its steps.
+
+    Attributes:
+        peak: of drug in cells, kg per 1e5 cells. area: of free drug, kg s/m3.
+        killed: ``-ln S`` of the rate law, for proliferating cells.
+    """
+
+    def __init__(self, names: tuple[str, ...], values: Values | None = None) -> None:
+        self.names, self.values, self.constants = names, values or {}, kill.KillConstants.of(values)
+        self.per_unit = CELLS_PER_UNIT / lookup(values)("rho_c")
+        self._last: tuple[float, Tensor, Tensor] | None = None
+
+    def __call__(self, t: float, U: Tensor) -> None:
+        cells, free = in_cells(U, self.names) * self.per_unit, U[self.names.index("free")].clone()
+        if self._last is None:
+            self.peak, self.area, self.killed = cells.clone(), torch.zeros_like(cells), torch.zeros_like(cells)
+        else:
+            before, cells_0, free_0 = self._last
+            torch.maximum(self.peak, cells, out=self.peak)
+            self.area += kill.area_increment(free_0, free, t - before)
+            self.killed += kill.rate_increment(cells_0, cells, t - before, self.constants.f_max, self.constants.EC50)
+        self._last = (t, cells, free)
+
+    def survival(self, peak: Tensor, killed: Tensor, area: Tensor, resistance: Number = 1.0) -> dict[str, Tensor]:
+        """Surviving fraction by every law, of cells that resist by a factor."""
+        k = self.constants
+        return {
+            "peak": kill.peak_survival(peak, k.EC50, k.m, resistance),
+            "rate": kill.rate_survival(killed / resistance),
+            "area": kill.area_survival(area, k.k_kill, resistance),
+        }
+
+
+_ByKind = dict[str, dict[str, Tensor]]
+
+
+def _read(run: KroghResult, gathered: Gathered, draws: int, counted: Counted) -> Exposure:
+    cylinders = run.cylinders
+    x = cylinders.R_t.new_tensor(DISTANCES_M)
+
+    def by_draw(values: Tensor) -> Tensor:
+        """``(..., draw * cluster, x)`` as ``(draw, ..., cluster, x)``."""
+        return values.unflatten(-2, (draws, -1)).movedim(-3, 0)
+
+    cells = at_distances(run.cells() * gathered.per_unit, x, cylinders)
+    survival = gathered.survival(gathered.peak, gathered.killed, gathered.area)
+    shown = {law: at_distances(S, x, cylinders) for law, S in survival.items()}
+    killed, survivors, beyond = _counts(cylinders, gathered, counted)
+
+    def each(of: _ByKind) -> _ByKind:
+        return {law: {kind: v.unflatten(0, (draws, -1)) for kind, v in kinds.items()} for law, kinds in of.items()}
+
+    return Exposure(
+        distances_m=x, times_s=run.times, free=by_draw(at_distances(run.pool("free"), x, cylinders)), cells=by_draw(cells),
+        peak_cells=by_draw(at_distances(gathered.peak, x, cylinders)), area_free=by_draw(at_distances(gathered.area, x, cylinders)),
+        half_distance=by_draw(_half(cells, x)[..., None])[..., 0], tissue_beyond=beyond.unflatten(0, (draws, -1)),
+        survival={law: by_draw(S) for law, S in shown.items()},
+        lethal_radius={law: by_draw(_within(S, x, counted.lethal)[..., None])[..., 0] for law, S in shown.items()},
+        killed=each(killed), survivors=each(survivors),
+        means={n: run.mean[:, p].unflatten(-1, (draws, -1)).movedim(-2, 0) for p, n in enumerate(run.names)},
+        limit_m=counted.limit_m, lethal=counted.lethal, balance_error=run.imbalance, steps=run.steps,
+    )  # fmt: skip
+
+
+def _half(profile: Tensor, x: Tensor) -> Tensor:
+    """Where a profile is half its value at the wall, m."""
+    wall = profile[..., :1]
+    return torch.where(wall[..., 0] > 0, first_below(profile / wall, x, 0.5), torch.nan)
+
+
+def _within(survival: Tensor, x: Tensor, lethal: float) -> Tensor:
+    """Distance from the wall within which survival is at most ``lethal``, as far as there is tissue."""
+    tissue = torch.where(torch.isnan(survival), -torch.inf, x.expand_as(survival)).amax(-1)
+    found = first_below(-survival, x, -lethal)
+    return torch.where(torch.isnan(found), tissue, found)
+
+
+def _counts(cylinders: Cylinders, gathered: Gathered, counted: Counted) -> tuple[_ByKind, _ByKind, Tensor]:
+    """Killed shares and mean survival by law and kind, and the share of tissue that is far from vessels, ``(cluster,)`` each."""
+    r = equal_areas(cylinders)
+    along_classes = {n: v[..., 0] if isinstance(v, Tensor) else v for n, v in gathered.values.items()}
+    zones = OxygenSupply.of(along_classes).zones(cylinders.R_t, cylinders.wall)
+    growing, alive = (r < radius[..., None] for radius in (zones.r_hypoxia, zones.r_necrosis))
+    far = r > cylinders.wall[..., None] + counted.limit_m
+    kinds = {"all": alive, "proliferating": growing & alive, "quiescent": alive & ~growing, "beyond": alive & far}
+    resistance = torch.where(growing, 1.0, torch.as_tensor(gathered.constants.resistance, dtype=r.dtype, device=r.device))
+    peak, killed, area = (at_radii(v, r, cylinders) for v in (gathered.peak, gathered.killed, gathered.area))
+    S = gathered.survival(peak, killed, area, resistance)
+
+    def over(of: Mapping[str, Tensor]) -> _ByKind:
+        return {law: {kind: share_of_tissue(v, among, cylinders) for kind, among in kinds.items()} for law, v in of.items()}
+
+    return (
+        over({law: (s <= counted.lethal).to(s) for law, s in S.items()}),
+        over(S),
+        share_of_tissue(far.to(r), torch.ones_like(r), cylinders),
+    )

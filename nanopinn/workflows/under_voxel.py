@@ -1,0 +1,222 @@
+"""A treatment around the vessels of every cluster of voxels, for every draw of what is not known, in one march.
+
+Time is cut wherever anything jumps, and where release or the factors on the tissue's properties drift into short parts, within which
+they have their values at the middle (second order in a part's length). Plasma curves are exact at any time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanopinn.parameters import value
+from nanopinn.physics.drawn_plasma import DrawnCurve
+from nanopinn.physics.model import TissueMaps
+from nanopinn.physics.pools import PoolCoefficients
+from nanopinn.physics.temperature import Stretch, TemperatureCourse
+from nanopinn.physics.values import Number, lookup
+from nanopinn.progress import Progress, silent
+from nanopinn.solvers.clusters import drawn_model, group_mean, per_cluster
+from nanopinn.solvers.evolve import Tolerance
+from nanopinn.solvers.exposure import Counted, Exposure, expose_cylinders
+from nanopinn.solvers.interval import Interval
+from nanopinn.solvers.krogh import drained, krogh_interval
+from nanopinn.solvers.penetration import TOLERANCE
+from nanopinn.solvers.radial import NARROWEST, Cylinders, possible_spread
+from nanopinn.workflows.simulate.course import detail_of
+from nanopinn.workflows.treatment import Treatment
+
+Array = NDArray[np.float64]
+#: Filtration and lymphatic drainage of every draw and cluster at a time (s), ``(draw, cluster)`` each, 1/s.
+Exchange = Callable[[float], tuple[Array | Tensor, Array | Tensor]]
+#: Factors on the tissue's properties at a time, by name as :class:`nanopinn.physics.model.TumourModel` takes them, one or ``(draw,)`` each.
+Factors = Callable[[float], Mapping[str, Array | Number]]
+
+#: The release rate changes by at most this share of its largest value from one end of a part to the other.
+RELEASE_SHARE = 0.1
+#: No part that heat cuts is shorter, s.
+SHORTEST_S = 2.0
+#: Where factors move, a part is at most this long, s ...
+FACTORS_S = 4 * 3600.0
+#: ... and they have stopped when none of any draw moves more than this, in logarithm, in such a part.
+FACTORS_OVER = 1e-2
+
+
+@dataclass(frozen=True)
+class UnderVoxel:
+    """Clusters of a tumour's voxels, and what is drawn of them.
+
+    Attributes:
+        maps: of the voxels. labels: the cluster of each, -1 outside.
+        scalars: of the model, ``(draw,)`` (SI; weights of functions ``(draw, k)``).
+        values: of parameters by symbol, ``(draw,)``.
+        exchange: fluid, by time. factors: on the tissue's properties, by time; 1 if None.
+        temperature: of the voxels; the body's throughout if None.
+        classes: of tissue radius. cells: along r.
+    """
+
+    maps: TissueMaps
+    labels: Tensor
+    scalars: Mapping[str, Tensor]
+    values: Mapping[str, Tensor]
+    exchange: Exchange
+    factors: Factors | None = None
+    temperature: TemperatureCourse | None = None
+    classes: int = 3
+    cells: int = 24
+
+    @property
+    def clusters(self) -> int:
+        return int(self.labels.max()) + 1
+
+    @property
+    def draws(self) -> int:
+        return len(next(iter({**self.scalars, **self.values}.values())))
+
+    @property
+    def on_grid(self) -> dict[str, Tensor]:
+        """The drawn values, ``(draw * cluster, 1, 1)``."""
+        return {n: per_cluster(v, self.clusters) for n, v in self.values.items()}
+
+    def cylinders(self) -> Cylinders:
+        """Tissue around the vessels of every cluster under every draw.
+
+        Vessels fill at most what leaves tissue around them, and radii are spread no further than their narrowest class allows.
+        """
+        v = lookup({n: x[:, 0, 0] for n, x in self.on_grid.items()})
+        plasma = group_mean(self.maps.v_p.clamp_min(1e-3), self.labels)[:, 0, 0].repeat(self.draws)
+        v_b = (plasma / (1 - v("Hct"))).clamp_max(0.99 / NARROWEST**2)
+        spread = possible_spread(v_b, torch.as_tensor(v("spread_Rt")).to(v_b).expand_as(v_b), self.classes)
+        return Cylinders.around(v_b, v("R_c"), spread, self.classes, self.cells)
+
+
+def expose(
+    under: UnderVoxel, treatment: Treatment, *, times_s: Sequence[float] | None = None, counted: Counted | None = None,
+    tolerance: Tolerance = TOLERANCE, progress: Progress = silent,
+) -> Exposure:  # fmt: skip
+    """What a treatment does around the vessels of every cluster, for every draw.
+
+    Args:
+        times_s: at which profiles are kept; the treatment's imaging times if None.
+        counted: what counts as far from a vessel, and as killed.
+    """
+    detail = detail_of(treatment.carrier)
+    vessels = [p for p, name in enumerate(detail.pools) if name.startswith("vessel")]
+    cylinders, course = under.cylinders(), _Course(under, treatment)
+    save = sorted({*(times_s or treatment.images_s or (treatment.end_s,)), treatment.end_s})
+    return expose_cylinders(
+        course.intervals(cylinders), detail.pools, vessels, cylinders, under.draws, save, under.on_grid, counted=counted,
+        tolerance=tolerance, progress=progress,
+    )  # fmt: skip
+
+
+class _Course:
+    """The treatment as a course of intervals."""
+
+    def __init__(self, under: UnderVoxel, treatment: Treatment) -> None:
+        self.under, self.treatment, self.carrier = under, treatment, treatment.carrier
+        self.detail, self.values = detail_of(treatment.carrier), under.on_grid
+        answers = self.carrier is not None and self.carrier.heat is not None
+        self.hot = _of_clusters(under.temperature, under) if under.temperature is not None and answers else None
+
+    def intervals(self, cylinders: Cylinders) -> Iterator[Interval]:
+        """Each built when it is asked for; coefficients that stay are built once."""
+        curves, built, key = self._plasma(), None, None
+        for start, end, flow_at, heat_at in self.parts():
+            smooth = [c.during(start) for c in curves]
+
+            def plasma(t: float, smooth: list[Callable[[float], Tensor]] = smooth) -> Tensor:
+                return torch.stack([per_cluster(c(t), self.under.clusters) for c in smooth])
+
+            T = None if self.hot is None else self.hot(heat_at)
+            if built is None or key is None or key[0] != flow_at or not _same(key[1], T):
+                built, key = krogh_interval(start, end, self._pools(flow_at, T), cylinders, plasma), (flow_at, T)
+            yield replace(built, start=start, end=end, plasma=plasma)
+
+    def parts(self) -> list[tuple[float, float, float, float]]:
+        """Start and end of every part, and when its flow and its temperature are taken, s."""
+        end, t = self.treatment.end_s, self.treatment
+        events = (*t.events(), *(self.hot.events() if self.hot else ()))
+        marks = sorted({0.0, end, *(e for e in events if 0 < e < end)})
+        found: list[tuple[float, float, float, float]] = []
+        last = 0.0
+        for a, b in itertools.pairwise(marks):
+            for c, d, moved in self._while_factors_move(a, b):
+                # where nothing moves the flow is that of before
+                last = (c + d) / 2 if moved or not found else last
+                found += [(e, f, last, (e + f) / 2) for e, f in self._while_heated(c, d)]
+        return found
+
+    def _while_factors_move(self, a: float, b: float) -> list[tuple[float, float, bool]]:
+        factors = self.under.factors
+        if factors is None:
+            return [(a, b, False)]
+        n = max(1, math.ceil((b - a) / FACTORS_S - 1e-9))
+        marks = [a + (b - a) * i / n for i in range(n)] + [b]
+        parts = [(c, d, _moves(factors, c, d)) for c, d in itertools.pairwise(marks)]
+        joined = parts[:1]
+        for c, d, moved in parts[1:]:
+            joined = [*joined[:-1], (joined[-1][0], d, False)] if not moved and not joined[-1][2] else [*joined, (c, d, moved)]
+        return joined
+
+    def _while_heated(self, a: float, b: float) -> list[tuple[float, float]]:
+        """Halves of halves, until the release changes little in each, for every draw and cluster."""
+        if self.hot is None or self.carrier is None:
+            return [(a, b)]
+        during = self.hot.during(a)
+        first, last = (self.carrier.heat_excess(during(t), self.values) for t in (a, b))
+        if b - a <= 2 * SHORTEST_S or float((last - first).abs().max()) <= RELEASE_SHARE * self._fastest():
+            return [(a, b)]
+        middle = (a + b) / 2
+        return [*self._while_heated(a, middle), *self._while_heated(middle, b)]
+
+    def _fastest(self) -> float:
+        assert self.hot is not None
+        assert self.carrier is not None
+        return max(float(self.carrier.heat_excess(T, self.values).max()) for s in self.hot.stretches for T in (s.first, s.last))
+
+    def _plasma(self) -> list[DrawnCurve]:
+        of_draws = [self.treatment.plasma({n: float(v[i]) for n, v in self.under.values.items()}) for i in range(self.under.draws)]
+        kinds = [[p.releasable() for p in of_draws], [p.unbound() for p in of_draws]]
+        if self.detail.retained:
+            kinds.append([p.retained() for p in of_draws])
+        return [DrawnCurve.of(curves, self.under.maps.phi) for curves in kinds]
+
+    def _pools(self, t: float, T: Tensor | None) -> PoolCoefficients:
+        u = self.under
+        like = u.maps.phi
+        factors = {} if u.factors is None else {n: torch.as_tensor(f).to(like).expand(u.draws) for n, f in u.factors(t).items()}
+        model = drawn_model(u.maps, u.labels, u.scalars, u.values, factors)
+        J_v, J_L = (per_cluster(torch.as_tensor(J).to(like), u.clusters) for J in u.exchange(t))
+        if self.carrier is None:
+            return drained(model.drug(J_v, J_L, self.detail), J_v)
+        moved = {**self.values, **model.scalars}
+        pH = model.maps.pH
+        release = self.carrier.release_rate(pH, torch.full_like(pH, value("T_body")) if T is None else T, moved)
+        return drained(model.drug(J_v, J_L, self.detail, release, None if T is None else self.carrier.heat_excess(T, moved)), J_v)
+
+
+def _of_clusters(course: TemperatureCourse, under: UnderVoxel) -> TemperatureCourse:
+    """Mean temperature of every cluster, the same under every draw."""
+
+    def mean(T: Tensor) -> Tensor:
+        return group_mean(T, under.labels).repeat(under.draws, 1, 1)
+
+    return TemperatureCourse(mean(course.rest), tuple(Stretch(s.start_s, s.end_s, mean(s.first), mean(s.last)) for s in course.stretches))
+
+
+def _moves(factors: Factors, a: float, b: float) -> bool:
+    """Whether any factor of any draw moves from one end or the middle of a part to another."""
+    at = [{n: torch.as_tensor(f) for n, f in factors(t).items()} for t in (a + 1e-6 * (b - a), (a + b) / 2, b)]
+    return any(float((y[n] / x[n]).log().abs().max()) > FACTORS_OVER for x, y in itertools.combinations(at, 2) for n in x)
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b or (a is not None and b is not None and torch.equal(a, b))
