@@ -18,9 +18,9 @@ from nanopinn.physics.radiation import MODIFIED
 from nanopinn.workflows.patient import Patient
 
 if TYPE_CHECKING:
+    from nanopinn.inference.radiation_effect import RadiationEffect
     from nanopinn.physics.formulation import Formulation
     from nanopinn.workflows.arms import Arm
-    from nanopinn.workflows.irradiated import RadiationEffect
 
 Array = NDArray[np.float64]
 
