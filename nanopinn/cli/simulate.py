@@ -56,7 +56,7 @@ def simulate(
     end: Annotated[float | None, typer.Option(help="Hours simulated (72).", rich_help_panel=_ARMS)] = None,
     draws: Annotated[int | None, typer.Option(help="From posterior and priors (100); 0: medians alone.", rich_help_panel=_ARMS)] = None,
     groups: Annotated[int | None, typer.Option(help="Groups of voxels resolved around a vessel (8).", rich_help_panel=_ARMS)] = None,
-    limit: Annotated[float | None, typer.Option(help="Distance from the vessel that is asked about, um (50).", rich_help_panel=_ARMS)] = None,
+    limit: Annotated[float | None, typer.Option(help="Distance from the vessel asked about, um (50).", rich_help_panel=_ARMS)] = None,
     lethal: Annotated[float | None, typer.Option(help="Surviving fraction that counts as lethal (0.5).", rich_help_panel=_ARMS)] = None,
     sensitivity: Annotated[bool | None, typer.Option(
         "--sensitivity/--no-sensitivity", help="Rank the inputs by what they do.", rich_help_panel=_ARMS)] = None,

@@ -102,6 +102,9 @@ class PlasmaInput(Protocol):
     def area(self) -> float:
         """Integral over all times, kg s/m3."""
 
+    def area_to(self, t: float) -> float:
+        """Integral up to a time, kg s/m3."""
+
 
 @dataclass(frozen=True)
 class DosedCurve:
@@ -150,6 +153,12 @@ class DosedCurve:
     def area(self) -> float:
         """Integral over all times, kg s/m3: dose over clearance."""
         return sum(d.amount_kg for d in self.doses) * self.impulse.area()
+
+    def area_to(self, t: float) -> float:
+        """Integral up to a time, kg s/m3: of every mode what came in less what is there, over its rate, ``(A_i given - X_i)/k_i``."""
+        modes = self._modes(torch.tensor(t, dtype=torch.float64)).tolist()
+        given = sum(_share_given(d, t) * d.amount_kg for d in self.doses)
+        return sum((a * given - x) / k for a, x, k in zip(self.impulse.amplitudes, modes, self.impulse.rates, strict=True))
 
 
 def dosed_modes(A: Tensor, k: Tensor, doses: Sequence[Dose], t: Tensor) -> Tensor:
@@ -222,6 +231,15 @@ class CurveSum:
     def area(self) -> float:
         """Integral over all times, kg s/m3."""
         return sum(c.area() for c in self.parts)
+
+    def area_to(self, t: float) -> float:
+        """Integral up to a time, kg s/m3."""
+        return sum(c.area_to(t) for c in self.parts)
+
+
+def _share_given(dose: Dose, t: float) -> float:
+    """Share of a dose that has been given by a time, s."""
+    return min(1.0, (t - dose.start_s) / dose.infusion_s) if dose.infusion_s and t >= dose.start_s else float(t >= dose.start_s)
 
 
 def mean_decay(x: Tensor) -> Tensor:

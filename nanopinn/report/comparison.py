@@ -134,10 +134,12 @@ def _cell(o: Outcome, arm: str) -> str:
 
 
 def _exposure(c: Comparison) -> list[dict[str, Any]]:
-    names = dict.fromkeys(e.name for a in c.arms.values() for e in a.simulation.exposure)
+    """Plasma: the largest concentration and the area of each kind of drug, by arm."""
+    found = {arm: {e.name: e for e in a.simulation.exposure} for arm, a in c.arms.items()}
     rows = []
-    for name in names:
-        found = {arm: next((e for e in a.simulation.exposure if e.name == name), None) for arm, a in c.arms.items()}
-        known = next(e for e in found.values() if e is not None)
-        rows.append({"words": known.words, "unit": known.unit, "cells": ["-" if e is None else f"{e.value:.3g}" for e in found.values()]})
+    for name in dict.fromkeys(n for of in found.values() for n in of):
+        for words, unit, key in (("largest", "ug/mL", "highest"), ("area under the curve, all times", "ug h/mL", "area_ever")):
+            numbers = [getattr(of[name], key) if name in of else 0.0 for of in found.values()]
+            if any(numbers):
+                rows.append({"words": f"{name}, {words}", "unit": unit, "cells": [f"{v:.3g}" if v else "-" for v in numbers]})
     return rows

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from nanopinn.inference.result import MapEstimate
-from nanopinn.report.compared import LAWS, Comparison
+from nanopinn.report.compared import LAWS, ComparedArm, Comparison
 from nanopinn.report.figures import window_of
 
 Array = NDArray[np.float64]
@@ -48,9 +48,11 @@ def shared_maps(c: Comparison) -> list[str]:
     return [name for name in wanted if name in maps_of(first)]
 
 
-def maps_of(arm) -> dict[str, MapEstimate]:  # type: ignore[no-untyped-def]
+def maps_of(arm: ComparedArm) -> dict[str, MapEstimate]:
     """All maps of an arm, of its voxels and under them."""
-    return {**arm.simulation.peaks, **arm.simulation.areas, **arm.maps}
+    s = arm.simulation
+    voxels = {f"{kind}_{m.name}": m for kind, maps in (("peak", s.peaks), ("auc", s.areas)) for m in maps.values()}
+    return {**voxels, **arm.maps}
 
 
 def penetration_panel(c: Comparison) -> Figure:

@@ -48,7 +48,7 @@ class Exposure:
         peak_cells: ``(draw, cluster, x)``, the largest over the run.
         area_free: ``(draw, cluster, x)``, integral of ``free`` over the run, kg s/m3.
         half_distance: ``(draw, t, cluster)``, of drug in cells, m.
-        shares: by kind, ``(draw, cluster)``, share of the tissue that is of it; all is 1.
+        shares: by kind, ``(draw, cluster)``, share of the tissue that is of it; the rest is necrotic.
         peak_mean, area_mean: ``(draw, cluster)``, means over the tissue of ``peak_cells`` and ``area_free``.
         survival: by law, ``(draw, cluster, x)``, surviving fraction of proliferating cells.
         lethal_radius: by law, ``(draw, cluster)``, distance within which survival is at most ``lethal``, m; 0 if none.
@@ -153,7 +153,11 @@ def _read(run: KroghResult, gathered: Gathered, draws: int, counted: Counted) ->
     cells = at_distances(run.cells() * gathered.per_unit, x, cylinders)
     survival = gathered.survival(gathered.peak, gathered.killed, gathered.area)
     shown = {law: at_distances(S, x, cylinders) for law, S in survival.items()}
-    killed, survivors, beyond = _counts(cylinders, gathered, counted)
+    killed, survivors, held = _counts(cylinders, gathered, counted)
+    shares = {kind: v.unflatten(0, (draws, -1)) for kind, v in held.items()}
+
+    def mean(values: Tensor) -> Tensor:
+        return cylinders.tissue_mean(values).unflatten(0, (draws, -1))
 
     def each(of: _ByKind) -> _ByKind:
         return {law: {kind: v.unflatten(0, (draws, -1)) for kind, v in kinds.items()} for law, kinds in of.items()}
@@ -161,7 +165,8 @@ def _read(run: KroghResult, gathered: Gathered, draws: int, counted: Counted) ->
     return Exposure(
         distances_m=x, times_s=run.times, free=by_draw(at_distances(run.pool("free"), x, cylinders)), cells=by_draw(cells),
         peak_cells=by_draw(at_distances(gathered.peak, x, cylinders)), area_free=by_draw(at_distances(gathered.area, x, cylinders)),
-        half_distance=by_draw(_half(cells, x)[..., None])[..., 0], tissue_beyond=beyond.unflatten(0, (draws, -1)),
+        half_distance=by_draw(_half(cells, x)[..., None])[..., 0], shares=shares,
+        peak_mean=mean(gathered.peak), area_mean=mean(gathered.area),
         survival={law: by_draw(S) for law, S in shown.items()},
         lethal_radius={law: by_draw(_within(S, x, counted.lethal)[..., None])[..., 0] for law, S in shown.items()},
         killed=each(killed), survivors=each(survivors),
@@ -183,8 +188,8 @@ def _within(survival: Tensor, x: Tensor, lethal: float) -> Tensor:
     return torch.where(torch.isnan(found), tissue, found)
 
 
-def _counts(cylinders: Cylinders, gathered: Gathered, counted: Counted) -> tuple[_ByKind, _ByKind, Tensor]:
-    """Killed shares and mean survival by law and kind, and the share of tissue that is far from vessels, ``(cluster,)`` each."""
+def _counts(cylinders: Cylinders, gathered: Gathered, counted: Counted) -> tuple[_ByKind, _ByKind, dict[str, Tensor]]:
+    """Killed shares and mean survival by law and kind, and the share of tissue of each kind, ``(cluster,)`` each."""
     r = equal_areas(cylinders)
     along_classes = {n: v[..., 0] if isinstance(v, Tensor) else v for n, v in gathered.values.items()}
     zones = OxygenSupply.of(along_classes).zones(cylinders.R_t, cylinders.wall)
@@ -201,5 +206,5 @@ def _counts(cylinders: Cylinders, gathered: Gathered, counted: Counted) -> tuple
     return (
         over({law: (s <= counted.lethal).to(s) for law, s in S.items()}),
         over(S),
-        share_of_tissue(far.to(r), torch.ones_like(r), cylinders),
+        {kind: share_of_tissue(among.to(r), torch.ones_like(r), cylinders) for kind, among in kinds.items()},
     )

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.parameters import value
@@ -26,6 +28,8 @@ from nanopinn.solvers.advection import Advection
 from nanopinn.solvers.forward import Flow, Forward, Setting
 from nanopinn.solvers.interval import Interval
 from nanopinn.workflows.treatment import Treatment
+
+Array = NDArray[np.float64]
 
 #: The release rate changes by at most this share of its largest value from one end of a part to the other.
 RELEASE_SHARE = 0.05
@@ -59,14 +63,14 @@ class Course:
     """Tissue under a treatment.
 
     Args:
-        setting: the tissue. scalars: of the model, SI.
+        setting: the tissue. scalars: of the model, SI, and weights ``(k,)`` of functions.
         temperature: the body's throughout if None.
         values: of parameters by symbol, in place of the table's.
         release_share, factor_share: see :data:`RELEASE_SHARE`, :data:`FACTOR_SHARE`.
     """
 
     def __init__(
-        self, setting: Setting, scalars: Mapping[str, float], treatment: Treatment, temperature: TemperatureCourse | None = None, *,
+        self, setting: Setting, scalars: Mapping[str, float | Array], treatment: Treatment, temperature: TemperatureCourse | None = None, *,
         advection: Advection = "fitted", release_share: float = RELEASE_SHARE, factor_share: float = FACTOR_SHARE,
         values: Values | None = None,
     ) -> None:  # fmt: skip

@@ -47,7 +47,7 @@ class SimulatedTissue:
     """Tissue in a box around a tumour, ready to be solved, and what was assumed to make it so.
 
     Attributes:
-        scalars: of the model (SI) where they differ from the table's.
+        scalars: of the model (SI) where they differ from the table's, and weights ``(k,)`` of functions.
         affine, mask: of the image that the box was cut from.
         files: that were read.
     """
@@ -55,7 +55,7 @@ class SimulatedTissue:
     maps: TissueMaps
     grid: Grid
     domain: Domain
-    scalars: Mapping[str, float]
+    scalars: Mapping[str, float | Array]
     affine: Array
     mask: NDArray[np.bool_]
     assumptions: tuple[str, ...]

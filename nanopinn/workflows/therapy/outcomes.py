@@ -55,7 +55,7 @@ def outcomes_of(exposures: Mapping[str, Exposure], voxels: Array, lethal: float)
         row("area", "ug h/mL", "area under free drug, mean of tissue", lambda e: over_tumour(e.area_mean, voxels) * UG_H_PER_ML),
         row("half-distance", "um", f"half-distance in cells at {first.times_s[0] / 3600:g} h",
             lambda e: over_tumour(e.half_distance[:, 0], voxels) * UM),
-        row("beyond", "1", f"share of tissue beyond {limit}", lambda e: over_tumour(e.shares["beyond"], voxels)),
+        row("beyond", "1", f"share of tissue alive beyond {limit}", lambda e: over_tumour(e.shares["beyond"], voxels)),
     ]  # fmt: skip
     for law in LAWS:
         rows.append(
