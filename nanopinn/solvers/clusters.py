@@ -68,26 +68,30 @@ def per_cluster(values: Tensor, clusters: int) -> Tensor:
     return each.reshape(-1, 1, 1)
 
 
-def cluster_maps(maps: TissueMaps, labels: Tensor, draws: int) -> TissueMaps:
+def cluster_maps(maps: TissueMaps, labels: Tensor, draws: int, over: Tensor | None = None) -> TissueMaps:
     """Mean tissue of every cluster, once for every draw, ``(draw * cluster, 1, 1)``; all of it is tumour.
 
     Args:
         labels: of :func:`group_voxels`.
+        over: what volume fractions are divided by in every draw, ``(draw,)``, as an arterial input's scale divides them; 1 if None.
     """
     PS, phi, v_p, pH = (group_mean(m, labels).repeat(draws, 1, 1) for m in (maps.PS, maps.phi, maps.v_p, maps.pH))
     inside = maps.PS[maps.tumour > 0.5].mean() if maps.PS_mean is None else maps.PS_mean
-    return TissueMaps(torch.ones_like(phi), PS, phi, v_p, pH, PS_mean=inside)
+    by = 1.0 if over is None else per_cluster(over, len(phi) // draws)
+    # the vascularity is a ratio, which no scale changes
+    return TissueMaps(torch.ones_like(phi), PS, phi / by, v_p / by, pH, PS_mean=inside)
 
 
 def drawn_model(
     maps: TissueMaps, labels: Tensor, scalars: Mapping[str, Tensor], values: Mapping[str, Tensor], factors: Mapping[str, Tensor],
+    over: Tensor | None = None,
 ) -> TumourModel:  # fmt: skip
     """The model of every cluster under every draw, on a grid ``(draw * cluster, 1, 1)``.
 
     Args:
         maps: of the voxels. labels: of :func:`group_voxels`.
         scalars: of the model, ``(draw,)``; weights of functions ``(draw, k)``, whose shapes are averaged over a cluster.
-        values: of parameters by symbol, factors: on the tumour's properties, ``(draw,)``.
+        values: of parameters by symbol, factors: on the tumour's properties, ``(draw,)``. over: of :func:`cluster_maps`.
     """
     draws, clusters = len(next(iter({**scalars, **values}.values()))), int(labels.max()) + 1
     shapes, moved = {}, {n: _on_grid(s, clusters) for n, s in scalars.items() if n != INFLOW and n not in MULTIPLIERS}
@@ -95,7 +99,7 @@ def drawn_model(
         log = torch.einsum("dk,kc->dc", scalars[name], group_mean(maps.shapes[name], labels)[..., 0, 0])
         shapes[name], moved[name] = per_cluster(log, clusters)[None], log.new_ones(1)
     of_factors, of_values = ({n: per_cluster(v, clusters) for n, v in given.items()} for given in (factors, values))
-    return TumourModel.of(replace(cluster_maps(maps, labels, draws), shapes=shapes), moved, of_factors, of_values)
+    return TumourModel.of(replace(cluster_maps(maps, labels, draws, over), shapes=shapes), moved, of_factors, of_values)
 
 
 def _on_grid(scalar: Tensor, clusters: int) -> Tensor:

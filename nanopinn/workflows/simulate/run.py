@@ -21,8 +21,8 @@ from nanopinn.workflows.simulate.sources import MapFiles, SimulatedTissue, tissu
 from nanopinn.workflows.treatment import Treatment
 
 if TYPE_CHECKING:
-    from nanopinn.workflows.arms import Arm
-    from nanopinn.workflows.patient import Patient
+    from nanopinn.workflows.therapy.arms import Arm
+    from nanopinn.workflows.therapy.patient import Patient
 
 
 def run_simulation(

@@ -15,12 +15,12 @@ from nanopinn.parameters import PARAMETERS, value
 from nanopinn.parameters.spread import RANGES_IN_WORDS
 from nanopinn.physics.model import default_scalars
 from nanopinn.physics.radiation import MODIFIED
-from nanopinn.workflows.patient import Patient
+from nanopinn.workflows.therapy.patient import Patient
 
 if TYPE_CHECKING:
     from nanopinn.inference.radiation_effect import RadiationEffect
     from nanopinn.physics.formulation import Formulation
-    from nanopinn.workflows.arms import Arm
+    from nanopinn.workflows.therapy.arms import Arm
 
 Array = NDArray[np.float64]
 
@@ -53,6 +53,11 @@ class Draws:
 
     def __len__(self) -> int:
         return len(self.maps_over)
+
+    def rows(self, chosen: slice) -> Draws:
+        """Some of the draws."""
+        scalars, values = ({n: v[chosen] for n, v in of.items()} for of in (self.scalars, self.values))
+        return Draws(scalars, values, self.maps_over[chosen], self.assumptions)
 
     def values_of(self, i: int) -> dict[str, float]:
         """Parameters of one draw, as :class:`TumourModel` and plasma curves take them."""

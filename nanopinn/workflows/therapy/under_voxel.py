@@ -59,6 +59,7 @@ class UnderVoxel:
         values: of parameters by symbol, ``(draw,)``.
         exchange: fluid, by time. factors: on the tissue's properties, by time; 1 if None.
         temperature: of the voxels; the body's throughout if None.
+        maps_over: what volume fractions are divided by, ``(draw,)``; 1 if None.
         classes: of tissue radius. cells: along r.
     """
 
@@ -69,6 +70,7 @@ class UnderVoxel:
     exchange: Exchange
     factors: Factors | None = None
     temperature: TemperatureCourse | None = None
+    maps_over: Tensor | None = None
     classes: int = 3
     cells: int = 24
 
@@ -92,6 +94,7 @@ class UnderVoxel:
         """
         v = lookup({n: x[:, 0, 0] for n, x in self.on_grid.items()})
         plasma = group_mean(self.maps.v_p.clamp_min(1e-3), self.labels)[:, 0, 0].repeat(self.draws)
+        plasma = plasma if self.maps_over is None else plasma / per_cluster(self.maps_over, self.clusters)[:, 0, 0]
         v_b = (plasma / (1 - v("Hct"))).clamp_max(0.99 / NARROWEST**2)
         spread = possible_spread(v_b, torch.as_tensor(v("spread_Rt")).to(v_b).expand_as(v_b), self.classes)
         return Cylinders.around(v_b, v("R_c"), spread, self.classes, self.cells)
@@ -193,7 +196,7 @@ class _Course:
         u = self.under
         like = u.maps.phi
         factors = {} if u.factors is None else {n: torch.as_tensor(f).to(like).expand(u.draws) for n, f in u.factors(t).items()}
-        model = drawn_model(u.maps, u.labels, u.scalars, u.values, factors)
+        model = drawn_model(u.maps, u.labels, u.scalars, u.values, factors, u.maps_over)
         J_v, J_L = (per_cluster(torch.as_tensor(J).to(like), u.clusters) for J in u.exchange(t))
         if self.carrier is None:
             return drained(model.drug(J_v, J_L, self.detail), J_v)
