@@ -105,7 +105,7 @@ def lethal_panel(c: Comparison) -> Figure:
     said = ("all", "proliferating", "quiescent", f"beyond {c.limit_um:g} um")
     figure = Figure(figsize=(4.0 * len(LAWS), 3.2), dpi=100, layout="constrained")
     width = 0.8 / len(c.arms)
-    for i, (a, law) in enumerate(zip(figure.subplots(1, len(LAWS), sharey=True), LAWS, strict=True)):
+    for a, law in zip(figure.subplots(1, len(LAWS), sharey=True), LAWS, strict=True):
         for j, (arm, colour) in enumerate(colours_of(c).items()):
             v = np.array([c[f"lethal {kind}, {law}"].interval(arm) for kind in kinds]) * 100
             x = np.arange(len(kinds)) + (j - (len(c.arms) - 1) / 2) * width
@@ -115,9 +115,9 @@ def lethal_panel(c: Comparison) -> Figure:
         a.set_title(f"{law} law", fontsize=10)
         a.set_ylim(-3, 103)
         a.grid(axis="y", color="0.92")
-        if i == 0:
-            a.set_ylabel("cells lethally exposed, %")
-            a.legend(frameon=False, fontsize=9)
+    figure.axes[0].set_ylabel("cells lethally exposed, %")
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, fontsize=9, ncols=len(names), loc="outside upper center")
     return figure
 
 

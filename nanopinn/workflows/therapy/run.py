@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from nanopinn.inference.radiation_effect import RadiationEffect
 from nanopinn.inference.resume import Keeper
 from nanopinn.progress import Progress, silent
 from nanopinn.report.compared import LAWS, ComparedArm, Comparison, Group, HeatingTimes, majority, spread
+from nanopinn.report.simulated import Simulation
 from nanopinn.solvers.clusters import group_mean
 from nanopinn.solvers.exposure import Exposure
 from nanopinn.workflows.device import choose_device
@@ -165,42 +166,33 @@ def _groups(exposed: Exposed, exposures: dict[str, Exposure]) -> tuple[Group, ..
     shown = {"Ktrans, 1/min": maps.PS * PER_MIN, "vp": maps.v_p, "ve": maps.phi, "pH": maps.pH}
     means = {name: group_mean(v, exposed.labels)[:, 0, 0].cpu().numpy() for name, v in shown.items()}
     means["Jv, 1/h"] = exposed.filtration * 3600
-    lethal = {arm: spread(e.killed["peak"]["beyond"].cpu().numpy()) for arm, e in exposures.items()}
-    return tuple(
-        Group(
-            int(n),
-            {k: float(v[i]) for k, v in means.items()},
-            {a: (float(s[0, i]), float(s[1, i]), float(s[2, i])) for a, s in lethal.items()},
-        )
-        for i, n in enumerate(exposed.voxels)
-    )
+    shares = {arm: spread(e.killed["peak"]["beyond"].cpu().numpy()) for arm, e in exposures.items()}
+    found = []
+    for i, n in enumerate(exposed.voxels):
+        lethal = {arm: (float(s[0, i]), float(s[1, i]), float(s[2, i])) for arm, s in shares.items()}
+        found.append(Group(int(n), {k: float(v[i]) for k, v in means.items()}, lethal))
+    return tuple(found)
 
 
-def _assumptions(patient, notes, exposed, simulations, exposures) -> tuple[str, ...]:  # type: ignore[no-untyped-def]
+def _assumptions(
+    patient: Patient, notes: Sequence[str], exposed: Exposed, simulations: Mapping[str, Simulation], exposures: Mapping[str, Exposure]
+) -> tuple[str, ...]:
     """Every assumption once, with how far the two descriptions of a voxel are apart."""
-    apart = []
-    for arm, e in exposures.items():
-        s = simulations[arm]
-        hours = np.array(e.times_s)
-        under = over_tumour(e.means["intracellular"][:1].movedim(1, -1), exposed.voxels)[0]
-        mixed = np.interp(hours, s.fields["intracellular"].times_s, s.means("intracellular")) * 1e-3
-        ratio = float(under[-1] / mixed[-1]) if mixed[-1] > 0 else float("nan")
-        first = float(under[0] / mixed[0]) if mixed[0] > 0 else float("nan")
-        apart.append(f"{arm} {first:.2f} at {hours[0] / 3600:g} h and {ratio:.2f} at {hours[-1] / 3600:g} h")
+    of_runs = [a for s in simulations.values() for a in s.assumptions]
+    apart = "; ".join(f"{arm} {_apart(simulations[arm], e, exposed.voxels)}" for arm, e in exposures.items())
     said = (
-        "Drug in cells around vessels over that of mixed voxels, tumour means at the medians: "
-        + "; ".join(apart)
-        + ". A mixed voxel takes up "
-        "and gives back too fast; cylinders give what filters into them to no neighbour."
+        f"Drug in cells around vessels over that of mixed voxels, tumour means at the medians: {apart}. A mixed voxel takes up and gives "
+        "back too fast; around a vessel what filters in goes to no neighbour."
     )
-    listed = [
-        *notes,
-        *patient.tissue.assumptions,
-        *exposed.draws.assumptions,
-        *(a for s in simulations.values() for a in s.assumptions),
-        said,
-    ]
-    return tuple(dict.fromkeys(listed))
+    return tuple(dict.fromkeys([*notes, *patient.tissue.assumptions, *exposed.draws.assumptions, *of_runs, said]))
+
+
+def _apart(s: Simulation, e: Exposure, voxels: Array) -> str:
+    """Intracellular drug of the cylinders over that of the voxels, at the first and the last time."""
+    under = over_tumour(e.means["intracellular"][:1].movedim(1, -1), voxels)[0] * 1e3
+    mixed = np.interp(e.times_s, s.fields["intracellular"].times_s, s.means("intracellular"))
+    ratio = under / np.where(mixed > 0, mixed, np.nan)
+    return f"{ratio[0]:.2f} at {e.times_s[0] / 3600:g} h, {ratio[-1]:.2f} at {e.times_s[-1] / 3600:g} h"
 
 
 def _as(show: Progress, name: str) -> Progress:
