@@ -29,6 +29,8 @@ _PUBLIC = {
     "MapFiles": "nanopinn.workflows.simulate",
     "SimulationSettings": "nanopinn.workflows.settings",
     "run_simulation": "nanopinn.workflows.simulate",
+    "read_formulation": "nanopinn.workflows.formulations",
+    "arms_of": "nanopinn.workflows.arms",
     "write_simulation": "nanopinn.report.simulation",
     "PlanSettings": "nanopinn.workflows.settings",
     "plan_protocol": "nanopinn.workflows.plan",

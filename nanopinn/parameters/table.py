@@ -78,14 +78,19 @@ def load_table(path: Path | None = None) -> dict[str, Parameter]:
         raise InputError("the parameter table lacks a column", file=source, field=", ".join(missing))
     table: dict[str, Parameter] = {}
     for row in reader:
-        parameter = _parse(row, str(source))
+        parameter = parameter_of(row, str(source))
         if parameter.symbol in table:
             raise InputError("a parameter stands twice", file=source, field=parameter.symbol)
         table[parameter.symbol] = parameter
     return table
 
 
-def _parse(row: Mapping[str, str], source: str) -> Parameter:
+def parameter_of(row: Mapping[str, str], source: str) -> Parameter:
+    """The parameter that a row describes, by column; ``source`` is the file named in errors.
+
+    Raises:
+        InputError: as :func:`load_table`.
+    """
     symbol = row["symbol"]
     prior = _parse_prior(row["prior"], symbol, source)
     default, low, high = (_number(row[c], symbol, c, source) for c in ("value", "low", "high"))

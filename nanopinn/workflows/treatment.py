@@ -118,7 +118,8 @@ class Treatment:
             hours, t = (value(s) / HOUR for s in ("HT_t_IFP", "HT_t_Pl"))
             found.append(_HEAT_EFFECTS.format(p_e=value("HT_IFP"), hours=hours, P=value("HT_Pl"), t=t))
         elif self.heatings:
-            found.append("Heat opens carriers and changes nothing else: its effects on pressure and walls are left out.")
+            why = "" if self.heat_effects is None else f" below {value('HT_T') - ZERO_CELSIUS:g} C"
+            found.append(f"Heat opens carriers and changes nothing else: its effects on pressure and walls are left out{why}.")
         return tuple(found)
 
 

@@ -28,6 +28,7 @@ from nanopinn.solvers.evolve import Tolerance, evolve
 from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.interval import Interval
+from nanopinn.workflows.formulations import read_formulation
 from nanopinn.workflows.simulate.course import Course
 from nanopinn.workflows.simulate.heating import temperature_course
 from nanopinn.workflows.simulate.sources import tissue_of_phantom
@@ -214,6 +215,18 @@ def test_flow_is_solved_once_without_radiation_and_falls_with_the_driving_pressu
     inside = tissue.maps.tumour > 0.5
     before, at_peak = (float(course.flow(s)[0].p[inside].mean()) for s in (0.0, 25 * HOUR))
     assert at_peak / before == pytest.approx(value("RT_IFP"), abs=0.02)  # normal tissue keeps its own driving pressure
+
+
+def test_a_users_carrier_crosses_walls_as_its_file_says_whatever_the_patients_fit_found(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "formulations" / "polymer_tsl.toml").read_text()
+    own = 'permeability = {value = 1e-5, unit = "1/s", source = "test"}'
+    (tmp_path / "mine.toml").write_text(text.replace('permeability = "PS_l"', own))
+    tissue = tissue_of_phantom(SMALL, "cpu")
+    course = Course(Setting(tissue.maps, tissue.grid, 1), {"PS_l": 3e-6}, treatment(read_formulation(tmp_path / "mine.toml")))
+    model = course.flow(0.0)[1]
+    assert float(model.scalars["PS_l"]) == 1e-5
+    assert model.value("D_l_t") == 3.1e-12
+    assert float(Course(course.setting, {"PS_l": 3e-6}, treatment(THERMOSENSITIVE)).flow(0.0)[1].scalars["PS_l"]) == 3e-6
 
 
 def test_heat_lowers_the_pressure_and_lets_more_carriers_through_unless_its_effects_are_left_out() -> None:

@@ -75,9 +75,13 @@ class Course:
         values: Values | None = None,
     ) -> None:  # fmt: skip
         self.setting, self.temperature, self.advection = setting, temperature, advection
-        self.scalars = {k: setting.maps.phi.new_tensor(v) for k, v in scalars.items()}
-        self.release_share, self.factor_share, self.values = release_share, factor_share, values or {}
-        self.treatment = treatment.under(self.values)
+        self.release_share, self.factor_share = release_share, factor_share
+        self.treatment = treatment.under(values or {})
+        of_model: Values = scalars
+        self.values: Values = values or {}
+        if self.carrier is not None:
+            of_model, self.values = self.carrier.in_tissue(scalars, values)
+        self.scalars = {k: setting.maps.phi.new_tensor(float(v)) for k, v in of_model.items()}
         self.detail = detail_of(treatment.carrier)
         self.flows_solved = 0
         self._pressure: Tensor | None = None
