@@ -30,7 +30,7 @@ _PUBLIC = {
     "SimulationSettings": "nanopinn.workflows.settings",
     "run_simulation": "nanopinn.workflows.simulate",
     "read_formulation": "nanopinn.workflows.formulations",
-    "arms_of": "nanopinn.workflows.arms",
+    "arms_of": "nanopinn.workflows.therapy.arms",
     "write_simulation": "nanopinn.report.simulation",
     "PlanSettings": "nanopinn.workflows.settings",
     "plan_protocol": "nanopinn.workflows.plan",

@@ -96,7 +96,7 @@ class ComparisonSettings(BaseModel):
     radiation: tuple[str, ...] = ()
     radiation_from: Annotated[str | None, Field(description="RESULT@HOURS: a fit of the tumour after the first fraction")] = None
     end_h: Annotated[float, Field(gt=0)] = 72.0
-    imaging_h: tuple[float, ...] = (1.0, 4.0, 24.0, 72.0)
+    imaging_h: tuple[float, ...] = (1.0, 4.0, 24.0, 48.0, 72.0)
     heat_effects: Annotated[bool, Field(description="heat changes pressure and the walls' permeability to carriers")] = True
     heat_all: Annotated[bool, Field(description="heat the arms that do not answer to it too")] = False
     draws: Annotated[int, Field(ge=0, le=2000)] = 100

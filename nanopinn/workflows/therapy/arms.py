@@ -10,9 +10,9 @@ from typing import Any
 from nanopinn.errors import InputError
 from nanopinn.physics.vehicle import Formulation
 from nanopinn.workflows.amounts import MG
-from nanopinn.workflows.arm_options import dose_table, heat_table, radiation_table
 from nanopinn.workflows.formulations import find_formulation
 from nanopinn.workflows.schedule import schedule_of, schedule_tables
+from nanopinn.workflows.therapy.arm_options import dose_table, heat_table, radiation_table
 from nanopinn.workflows.treatment import HOUR, GivenDose, Treatment
 
 #: Of people, m2: the mean adult's, assumed where none is given.
