@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.physics.model import INFLOW, TissueMaps, TumourModel
+from nanopinn.physics.model import TumourModel
 from nanopinn.solvers.clusters import group_mean, group_voxels
 from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import mean_of_parts
@@ -53,33 +53,6 @@ def cluster_exchange(patient: Patient, draws: Draws, labels: Tensor, factors: Ma
         found.append([group_mean(mean_of_parts(J, setting.flow_refine), labels)[:, 0, 0] for J in model.exchange(solved.x)])
     J_v, J_L = (torch.stack(J).cpu().numpy() for J in zip(*found, strict=True))
     return J_v, J_L
-
-
-def cluster_tissue(patient: Patient, draws: Draws, labels: Tensor) -> tuple[TissueMaps, dict[str, Tensor]]:
-    """Mean tissue of every group in every draw, and the scalars that go with it, on a grid ``(draw * group, 1, 1)``.
-
-    A multiplier in space becomes the logarithm of its mean over the group, with the weight 1; inflow through cut faces
-    belongs to the pressure alone.
-
-    Returns:
-        Maps, and scalars of shape ``(draw * group, 1, 1)``; ``filled`` of :func:`numpy.repeat` order: groups run fastest.
-    """
-    maps, groups = patient.tissue.maps, int(labels.max()) + 1
-    over = torch.as_tensor(draws.maps_over).to(maps.phi)[:, None, None, None]
-
-    def each(values: Tensor, divisor: Tensor | float = 1.0) -> Tensor:
-        return (group_mean(values, labels)[None] / divisor).expand(len(draws), groups, 1, 1).reshape(-1, 1, 1)
-
-    scalars = {n: torch.as_tensor(np.repeat(v, groups)).to(maps.phi)[:, None, None] for n, v in draws.scalars.items() if v.ndim == 1}
-    shapes = {}
-    for name, field in maps.shapes.items():
-        if name != INFLOW and name in draws.scalars:
-            weights = torch.as_tensor(draws.scalars[name]).to(field)
-            log_means = [group_mean(torch.exp(torch.einsum("k,kxyz->xyz", w, field)), labels).log() for w in weights]
-            shapes[name], scalars[name] = torch.stack(log_means).reshape(1, -1, 1, 1), field.new_ones(1)
-    tumour = torch.ones(len(draws) * groups, 1, 1).to(maps.phi)
-    found = TissueMaps(tumour, each(maps.PS, over), each(maps.phi, over), each(maps.v_p, over), each(maps.pH), shapes)
-    return found, scalars
 
 
 def group_tumour(patient: Patient, n: int, rng: np.random.Generator) -> Tensor:
