@@ -20,9 +20,9 @@ from nanopinn.report.simulated import Simulation
 from nanopinn.report.simulation import write_simulation
 from nanopinn.solvers.forward import Forward, Setting
 from nanopinn.solvers.grid import mean_of_parts
-from nanopinn.workflows.patient import Patient
 from nanopinn.workflows.simulate.run import run_arm
 from nanopinn.workflows.simulate.systemic import plasma_exposure
+from nanopinn.workflows.therapy.patient import Patient
 from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
 
 from .fitted import Given, ended

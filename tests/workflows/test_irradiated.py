@@ -16,9 +16,9 @@ from nanopinn.inference.unknowns import UnknownSet, spine_unknowns
 from nanopinn.parameters import PARAMETERS, value
 from nanopinn.physics.formulation import FREE
 from nanopinn.physics.radiation import MODIFIED, Fraction
-from nanopinn.workflows.draws import draw_inputs
-from nanopinn.workflows.irradiated import effect_of_radiation
-from nanopinn.workflows.patient import Patient
+from nanopinn.workflows.therapy.draws import draw_inputs
+from nanopinn.workflows.therapy.irradiated import effect_of_radiation
+from nanopinn.workflows.therapy.patient import Patient
 
 from .fitted import arm, ended
 

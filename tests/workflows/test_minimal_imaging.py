@@ -11,9 +11,9 @@ from nanopinn import FitSettings, ImagingInputs, PhantomSettings, make_phantom
 from nanopinn.errors import InputError
 from nanopinn.inference.unknowns import spine_unknowns
 from nanopinn.physics.formulation import PH_SENSITIVE
-from nanopinn.workflows.draws import Draws
-from nanopinn.workflows.minimal_imaging import MinimalImaging, outcome_by_images
-from nanopinn.workflows.patient import Patient
+from nanopinn.workflows.therapy.draws import Draws
+from nanopinn.workflows.therapy.minimal_imaging import MinimalImaging, outcome_by_images
+from nanopinn.workflows.therapy.patient import Patient
 
 from .fitted import arm
 

@@ -15,9 +15,9 @@ from nanopinn.parameters import PARAMETERS, value
 from nanopinn.physics.formulation import FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.radiation import Fraction
 from nanopinn.solvers.forward import Forward, Setting
-from nanopinn.workflows.draws import CONVENTIONS, Draws, draw_inputs
-from nanopinn.workflows.exchange import cluster_exchange, group_tumour
-from nanopinn.workflows.patient import Patient
+from nanopinn.workflows.therapy.draws import CONVENTIONS, Draws, draw_inputs
+from nanopinn.workflows.therapy.exchange import cluster_exchange, group_tumour
+from nanopinn.workflows.therapy.patient import Patient
 
 from .fitted import arm, ended
 

@@ -77,11 +77,11 @@ class Course:
         self.setting, self.temperature, self.advection = setting, temperature, advection
         self.release_share, self.factor_share = release_share, factor_share
         self.treatment = treatment.under(values or {})
-        of_model: Values = scalars
+        tensors: Values = {k: torch.as_tensor(v).to(setting.maps.phi) for k, v in scalars.items()}
         self.values: Values = values or {}
         if self.carrier is not None:
-            of_model, self.values = self.carrier.in_tissue(scalars, values)
-        self.scalars = {k: setting.maps.phi.new_tensor(float(v)) for k, v in of_model.items()}
+            tensors, self.values = self.carrier.in_tissue(tensors, values)
+        self.scalars = {k: torch.as_tensor(v).to(setting.maps.phi) for k, v in tensors.items()}
         self.detail = detail_of(treatment.carrier)
         self.flows_solved = 0
         self._pressure: Tensor | None = None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.parameters import PARAMETERS, value
+from nanopinn.parameters import PARAMETERS, Parameter
 from nanopinn.parameters.spread import RANGES_IN_WORDS
 from nanopinn.physics.model import default_scalars
 from nanopinn.physics.radiation import MODIFIED
@@ -29,8 +29,6 @@ WALLS = ("SV_t", "P_f_t", "sigma_f", "D_f_t", "P_b_t", "sigmaT_t", "D_b_t", "k_a
 CELLS = ("rho_c", "Vmax", "K_e", "K_i", "k_off_DNA", "g_pH")
 VESSELS = ("Hct", "tau_c", "R_c", "spread_Rt", "D_O2", "M_O2", "p_O2_v")
 KILL = ("EC50_i", "m_hill", "f_max", "k_kill_H", "res_q")
-#: The same of every carrier.
-CARRIERS = ("D_l_t", "k_d_lip")
 #: Conventions: where a law is stated, or what a word means. They have no uncertainty to draw.
 CONVENTIONS = frozenset({"pH_ref", "T_hot", "T_body", "RT_D", "HT_T", "p_O2_hyp", "p_O2_nec"})
 
@@ -92,8 +90,7 @@ def draw_inputs(patient: Patient, arms: Sequence[Arm], n: int, seed: int, *, rad
     scalars = patient.scalars_at(theta) if patient.names else {}
     known = {**default_scalars(), **patient.tissue.scalars}
     scalars |= {k: np.repeat(np.asarray(v)[None], n + 1, axis=0) for k, v in known.items() if k not in scalars}
-    values = {s: drawn(s, n, seed) for s in uncertain(arms) if s not in scalars}
-    values |= _leaks(values, arms)
+    values = {p.symbol: drawn(p, n, seed) for p in uncertain(arms) if p.symbol not in scalars}
     if radiation is not None and any(a.treatment.radiation.fractions for a in arms):
         values |= _measured(radiation, values, n, seed)
     return Draws(scalars, values, patient.maps_over(theta), tuple(_notes(patient, arms, values, n, radiation)))
@@ -109,23 +106,23 @@ def posterior_draws(patient: Patient, n: int, seed: int) -> Array:
     return np.asarray(patient.mean + z @ root)
 
 
-def drawn(symbol: str, n: int, seed: int) -> Array:
-    """A parameter of the table, ``(n + 1,)``: its value first, then draws from its prior or range."""
-    spread = PARAMETERS[symbol].spread()
+def drawn(parameter: Parameter, n: int, seed: int) -> Array:
+    """A parameter, ``(n + 1,)``: its value first, then draws from its prior or range."""
+    spread = parameter.spread()
     assert spread is not None
-    return spread.at(np.append(0.0, _stream(symbol, seed).standard_normal(n)))
+    return spread.at(np.append(0.0, _stream(parameter.symbol, seed).standard_normal(n)))
 
 
-def uncertain(arms: Sequence[Arm]) -> tuple[str, ...]:
-    """Symbols of the table that some arm rests on and that have an uncertainty."""
-    wanted = [*WALLS, *CELLS, *VESSELS, *KILL]
+def uncertain(arms: Sequence[Arm]) -> tuple[Parameter, ...]:
+    """Parameters, of the table and of formulations' own, that some arm rests on and that have an uncertainty."""
+    wanted = {s: PARAMETERS[s] for s in (*WALLS, *CELLS, *VESSELS, *KILL) if s in PARAMETERS}
     for f in formulations(arms):
-        wanted += [*f.symbols(), *(CARRIERS if f.circulation else ())]
+        wanted |= {s: f.parameter(s) for s in f.symbols()}
     if any(a.treatment.radiation.fractions for a in arms):
-        wanted += _family("RT_")
-    if any(a.treatment.heatings for a in arms):
-        wanted += _family("HT_")
-    return tuple(s for s in dict.fromkeys(wanted) if s in PARAMETERS and s not in CONVENTIONS and PARAMETERS[s].spread() is not None)
+        wanted |= _family("RT_")
+    if any(a.treatment.heated_s for a in arms):
+        wanted |= _family("HT_")
+    return tuple(p for s, p in wanted.items() if s not in CONVENTIONS and p.spread() is not None)
 
 
 def formulations(arms: Sequence[Arm]) -> tuple[Formulation, ...]:
@@ -137,18 +134,8 @@ def _stream(name: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
-def _family(prefix: str) -> list[str]:
-    return [s for s in PARAMETERS if s.startswith(prefix)]
-
-
-def _leaks(values: Mapping[str, Array], arms: Sequence[Arm]) -> dict[str, Array]:
-    """Leaks held below what carriers lose in all: the measured losses from plasma include them."""
-    held: dict[str, Array] = {}
-    for f in formulations(arms):
-        if f.circulation and f.leak and f.leak in values:
-            rates = [values[k] if k in values else np.full_like(values[f.leak], value(k)) for k in f.circulation.rates]
-            held[f.leak] = np.minimum.reduce([held.get(f.leak, values[f.leak]), *rates])
-    return held
+def _family(prefix: str) -> dict[str, Parameter]:
+    return {s: p for s, p in PARAMETERS.items() if s.startswith(prefix)}
 
 
 def _measured(radiation: RadiationEffect, values: Mapping[str, Array], n: int, seed: int) -> dict[str, Array]:
@@ -163,8 +150,6 @@ def _notes(
     if n:
         yield f"{n} joint draws: unknowns of the fit from its posterior, {len(values)} other parameters independently of each other."
         yield RANGES_IN_WORDS
-    if any(f.circulation and f.leak in values for f in formulations(arms)):
-        yield "A carrier's leak is held below its slowest loss from plasma, of which it is a part."
     if not patient.names:
         yield "Scalars of the tissue are known, not inferred: they are the same in every draw."
     for f in formulations(arms):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nanopinn.inference.radiation_effect import RadiationEffect
 from nanopinn.inference.resume import Keeper
-from nanopinn.physics.values import Number
+from nanopinn.physics.values import Number, Values
 from nanopinn.progress import Progress, silent
 from nanopinn.solvers.exposure import Counted, Exposure
 from nanopinn.workflows.settings import ComparisonSettings
@@ -95,8 +95,9 @@ class Exposed:
     def under(self, treatment: Treatment, draws: Draws) -> UnderVoxel:
         """The groups under a treatment, for some of the draws."""
         like = self.patient.tissue.maps.phi
-        scalars, values = ({n: torch.as_tensor(v).to(like) for n, v in of.items()} for of in (draws.scalars, draws.values))
-        drawn = treatment.under(values)
+        known = [{n: torch.as_tensor(v).to(like) for n, v in of.items()} for of in (draws.scalars, draws.values)]
+        drawn = treatment.under(known[1])
+        scalars, values = known if treatment.carrier is None else (_each(v, len(draws), like) for v in treatment.carrier.in_tissue(*known))
         temperature, _, _ = temperature_course(treatment, self.patient.tissue)
         flow = _FluidInTime(self.patient, draws, self.labels, drawn)
         factors = drawn.factors if drawn.changes_tissue else None
@@ -131,6 +132,12 @@ def _solved_at(treatment: Treatment) -> Array:
 
 def _arrays(factors: Mapping[str, Number], n: int) -> dict[str, Array]:
     return {name: np.broadcast_to(np.asarray(torch.as_tensor(f, dtype=torch.float64).cpu()), (n,)) for name, f in factors.items()}
+
+
+def _each(values: Values, n: int, like: Tensor) -> dict[str, Tensor]:
+    """Values of every draw, where a formulation states one for all."""
+    tensors = {name: torch.as_tensor(v).to(like) for name, v in values.items()}
+    return {name: v if v.dim() else v.expand(n) for name, v in tensors.items()}
 
 
 def joined(parts: Sequence[Exposure]) -> Exposure:

@@ -21,13 +21,13 @@ from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.refusals import refuse
 from nanopinn.progress import Progress, silent
 from nanopinn.workflows.device import choose_device
-from nanopinn.workflows.draws import Draws, draw_inputs
-from nanopinn.workflows.patient import Patient
 from nanopinn.workflows.problem import drug_images, pose
 from nanopinn.workflows.settings import FitSettings
+from nanopinn.workflows.therapy.draws import Draws, draw_inputs
+from nanopinn.workflows.therapy.patient import Patient
 
 if TYPE_CHECKING:
-    from nanopinn.workflows.arms import Arm
+    from nanopinn.workflows.therapy.arms import Arm
 
 Array = NDArray[np.float64]
 
