@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from nanopinn.physics.pools import PoolCoefficients, PoolSystem
 from nanopinn.physics.release import acid_release_rate
 from nanopinn.physics.values import Number, Values, lookup
 from nanopinn.physics.wall import exchange_coefficients
+
+if TYPE_CHECKING:
+    from nanopinn.physics.formulation import Formulation
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,16 @@ class TumourModel:
         k0, n, at = (self.value(symbol) for symbol in ("krel0_pH", "n_rel", "pH_ref"))
         law = acid_release_rate(self.maps.pH, s["krel_ref"], k0, s["pK_rel"], n, at, bend)
         return law * self.multiplier("release")
+
+    def release_of(self, carrier: Formulation, T: Tensor | None = None) -> Tensor:
+        """Release rate of a carrier in tissue, 1/s; what a fit found of the law's bend and of the rate in space holds where acid opens it.
+
+        Args:
+            T: temperature, K; the body's if None.
+        """
+        bend = None if carrier.acid is None else self.scalars.get(RELEASE_LAW)
+        rate = carrier.release_rate(self.maps.pH, T, {**self.values, **self.scalars}, bend)
+        return rate if carrier.acid is None else rate * self.multiplier("release")
 
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
         """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""
