@@ -157,14 +157,13 @@ class Formulation:
         dose = value("Dose") if dose_kg is None else dose_kg
         return self.encapsulated_impulse().scaled(dose), self.free_impulse().scaled(dose * (1 - value("fb")))
 
-    def release_rate(self, pH: Tensor, T_K: Tensor | None = None, values: Values | None = None, bend: Tensor | None = None) -> Tensor:
+    def release_rate(self, pH: Tensor, T_K: Tensor, values: Values | None = None) -> Tensor:
         """Release rate of the releasing carriers in tissue, 1/s.
 
         Args:
             pH: extracellular pH.
-            T_K: temperature, K, of a shape that fits ``pH``'s; the body's if None.
+            T_K: temperature, K, of a shape that fits ``pH``'s.
             values: of parameters by symbol, in place of the table's (an inference moves some).
-            bend: of the law of pH (:func:`nanopinn.physics.release.bent`).
 
         Raises:
             ValueError: free drug has no carrier.
@@ -172,11 +171,11 @@ class Formulation:
         if self.leak is None:
             raise ValueError(f"{self.name} has no carrier to release from")
         v = lookup(values)
-        k0, T_K = v(self.leak), torch.full_like(pH, value("T_body")) if T_K is None else T_K
+        k0 = v(self.leak)
         rates = []
         if self.acid:
             a = self.acid
-            rates.append(acid_release_rate(pH, v(a.k_ref), k0, v(a.pK), v(a.n), v(a.pH_ref), bend))
+            rates.append(acid_release_rate(pH, v(a.k_ref), k0, v(a.pK), v(a.n), v(a.pH_ref)))
         if self.heat:
             rates.append(k0 + self.heat_excess(T_K, values))
         return torch.zeros_like(pH + T_K) + sum_of_excesses(k0, *rates)

@@ -16,7 +16,7 @@ from nanopinn.physics.describe import describe
 from nanopinn.physics.drug import LINEAR, DrugDetail, drug_pools
 from nanopinn.physics.flow import filtration, lymphatic_drainage
 from nanopinn.physics.pools import PoolCoefficients, PoolSystem
-from nanopinn.physics.release import acid_release_rate
+from nanopinn.physics.release import acid_release_rate, bent
 from nanopinn.physics.values import Number, Values, lookup
 from nanopinn.physics.wall import exchange_coefficients
 
@@ -224,15 +224,20 @@ class TumourModel:
         law = acid_release_rate(self.maps.pH, s["krel_ref"], k0, s["pK_rel"], n, at, bend)
         return law * self.multiplier("release")
 
-    def release_of(self, carrier: Formulation, T: Tensor | None = None) -> Tensor:
-        """Release rate of a carrier in tissue, 1/s; what a fit found of the law's bend and of the rate in space holds where acid opens it.
+    def release_of(self, carrier: Formulation, T: Tensor) -> Tensor:
+        """Release rate of a carrier in tissue at a temperature (K), 1/s.
 
-        Args:
-            T: temperature, K; the body's if None.
+        What a fit found of the law's bend along pH, and of the rate in space, holds where acid opens the carrier.
         """
-        bend = None if carrier.acid is None else self.scalars.get(RELEASE_LAW)
-        rate = carrier.release_rate(self.maps.pH, T, {**self.values, **self.scalars}, bend)
-        return rate if carrier.acid is None else rate * self.multiplier("release")
+        pH, moved, a = self.maps.pH, {**self.values, **self.scalars}, carrier.acid
+        if a is None:
+            return carrier.release_rate(pH, T, moved)
+        if RELEASE_LAW in self.scalars:
+            # the law as it is, read on a bent scale of pH
+            for symbol in (a.pK, a.pH_ref):
+                moved[symbol] = bent(torch.as_tensor(lookup(moved)(symbol), dtype=pH.dtype, device=pH.device), self.scalars[RELEASE_LAW])
+            pH = bent(pH, self.scalars[RELEASE_LAW])
+        return carrier.release_rate(pH, T, moved) * self.multiplier("release")
 
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
         """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""

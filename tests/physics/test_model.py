@@ -56,9 +56,10 @@ def test_a_run_releases_what_the_fit_found_of_the_law_and_of_the_rate_in_space()
     slope = torch.linspace(-1, 1, 4, dtype=torch.float64)[:, None, None] * one
     fitted = {"krel_ref": 8e-5, "pK_rel": 6.5, "release": torch.tensor([0.7]).double(), RELEASE_LAW: torch.linspace(-0.5, 0.4, 5).double()}
     model = TumourModel.of(replace(maps(), pH=6.9 * one + 0.3 * slope, shapes={"release": slope[None]}), fitted)
-    assert model.release_of(PH_SENSITIVE) == pytest.approx(model.release_rate())
+    body = value("T_body") * one
+    assert model.release_of(PH_SENSITIVE, body) == pytest.approx(model.release_rate())
     # the image showed a carrier that acid opens: what it says of that is nothing to one that heat opens
-    assert model.release_of(THERMOSENSITIVE) == pytest.approx(value("krel_TSL_37") * one)
+    assert model.release_of(THERMOSENSITIVE, body) == pytest.approx(value("krel_TSL_37") * one)
 
 
 EVERYTHING = DrugDetail(carrier=True, retained=True, bound=True, saturable=True, vessels=True)

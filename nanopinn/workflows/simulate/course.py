@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanopinn.parameters import value
 from nanopinn.physics.drug import DrugDetail
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.model import TumourModel
@@ -135,8 +136,9 @@ class Course:
     def _pools(self, model: TumourModel, flow: Flow, T: Tensor | None) -> PoolCoefficients:
         if self.carrier is None:
             return model.drug(flow.J_v, flow.J_L, self.detail)
+        release = model.release_of(self.carrier, torch.full_like(model.maps.pH, value("T_body")) if T is None else T)
         excess = None if T is None else self.carrier.heat_excess(T, {**self.values, **model.scalars})
-        return model.drug(flow.J_v, flow.J_L, self.detail, model.release_of(self.carrier, T), excess)
+        return model.drug(flow.J_v, flow.J_L, self.detail, release, excess)
 
     def _inputs(self, smooth: list[Callable[[Tensor], Tensor]]) -> Callable[[float], Tensor]:
         like = self.setting.maps.phi
