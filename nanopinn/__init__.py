@@ -34,7 +34,7 @@ _PUBLIC = {
     "write_simulation": "nanopinn.report.simulation",
     "PlanSettings": "nanopinn.workflows.settings",
     "plan_protocol": "nanopinn.workflows.plan",
-    "write_plan": "nanopinn.report.plan",
+    "write_plan": "nanopinn.report.table",
     "run_maps": "nanopinn.workflows.maps",
     "write_imaging": "nanopinn.report.imaging",
     "make_phantom": "nanopinn.workflows.phantom",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanopinn.cli.config import settings_of
+from nanopinn.cli.minimal_imaging import minimal_imaging
 from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, spread, takes_imaging
 from nanopinn.cli.plan import plan
 from nanopinn.cli.screen import shown_progress, stopped_in_words
@@ -27,6 +28,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.command()(simulate)
 app.command()(plan)
+app.command("minimal-imaging")(minimal_imaging)
 
 _FIELD_HELP = "Unknown field in the tumour, NAME[:bumps|neural]; NAME: conductivity, filtration, permeability or release. Repeat for more."
 

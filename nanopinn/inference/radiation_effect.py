@@ -3,8 +3,9 @@
 Logarithms of the factors x = (p_e, Lp, K, P, SV) at their peak after one fraction of RT_D have the RT rows' priors. At the
 second scan every logarithm stands at s x, with s the course's effect then. Images see three combinations:
 
-    ln Ktrans_2/Ktrans_1 = s (P + SV),    ln q_2/q_1 = s (Lp + SV + p_e),    2 ln l_2/l_1 = s (K - Lp - SV)
+    ln PS_2/PS_1 = s (P + SV),    ln q_2/q_1 = s (Lp + SV + p_e),    2 ln l_2/l_1 = s (K - Lp - SV)
 
+PS is Ktrans less the solvent drag, which depends on (l, q): an error of these is an error of PS, and counts as such.
 Each fit's posterior of (ln l, ln q) holds the prior of the fit. It is divided out (precisions and their information
 vectors are subtracted), the tumour before has that prior once, and everything is linear and Gaussian from there on.
 """
@@ -24,12 +25,12 @@ from nanopinn.physics.radiation import MODIFIED, Fraction, rise_and_recovery
 Array = NDArray[np.float64]
 
 NAMES = tuple(MODIFIED)
-#: ln l and ln q by the logarithms of the factors, and ln Ktrans.
+#: ln l and ln q by the logarithms of the factors, and ln PS.
 OF_FLOW = np.array([[0.0, -0.5, 0.5, 0.0, -0.5], [1.0, 1.0, 0.0, 0.0, 1.0]])
-OF_KTRANS = np.array([0.0, 0.0, 0.0, 1.0, 1.0])
+OF_PS = np.array([0.0, 0.0, 0.0, 1.0, 1.0])
 #: What images can see, for the reader.
 SEEN = {
-    "P SV (Ktrans)": OF_KTRANS, "Lp SV p_e (q)": OF_FLOW[1], "K/(Lp SV) (l squared)": 2 * OF_FLOW[0],
+    "P SV (Ktrans)": OF_PS, "Lp SV p_e (q)": OF_FLOW[1], "K/(Lp SV) (l squared)": 2 * OF_FLOW[0],
 }  # fmt: skip
 INCONSISTENT = (
     "The effect of radiation on interstitial pressure is inconsistent in the literature: up to 40 Gy it fell in some tumours and rose in "
@@ -43,13 +44,17 @@ class Seen:
 
     Attributes:
         information, vector: of (ln l, ln q): precision ``(2, 2)`` and precision times mean ``(2,)``.
-        ktrans, ktrans_sd: ln of the tumour's mean Ktrans (1/min), and its standard deviation.
+        at: (ln l, ln q) of the estimate, ``(2,)``.
+        PS, PS_sd: ln of the tumour's mean PS (1/s) there, and its standard deviation if the flow were known.
+        drag: derivative of ln PS by (ln l, ln q), ``(2,)``: what more flow leaves less of Ktrans for PS.
     """
 
     information: Array
     vector: Array
-    ktrans: float
-    ktrans_sd: float
+    at: Array
+    PS: float
+    PS_sd: float
+    drag: Array
 
 
 @dataclass(frozen=True)
@@ -164,10 +169,11 @@ def _updated(
     for scan, to_flow in ((before, np.eye(2, 7)), (after, np.hstack([np.eye(2), s * OF_FLOW]))):
         precision = precision + to_flow.T @ scan.information @ to_flow
         vector = vector + to_flow.T @ scan.vector
-    ktrans = np.concatenate([np.zeros(2), s * OF_KTRANS])
-    weight = 1 / (before.ktrans_sd**2 + after.ktrans_sd**2)
-    precision = precision + weight * np.outer(ktrans, ktrans)
-    vector = vector + weight * ktrans * (after.ktrans - before.ktrans)
+    row = np.concatenate([before.drag - after.drag, s * (OF_PS - after.drag @ OF_FLOW)])
+    ratio = (after.PS - after.drag @ after.at) - (before.PS - before.drag @ before.at)
+    weight = 1 / (before.PS_sd**2 + after.PS_sd**2)
+    precision = precision + weight * np.outer(row, row)
+    vector = vector + weight * row * ratio
     covariance = np.linalg.inv(precision)
     return (covariance @ vector)[2:], covariance[2:, 2:]
 

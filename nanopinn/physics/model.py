@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,9 +16,12 @@ from nanopinn.physics.describe import describe
 from nanopinn.physics.drug import LINEAR, DrugDetail, drug_pools
 from nanopinn.physics.flow import filtration, lymphatic_drainage
 from nanopinn.physics.pools import PoolCoefficients, PoolSystem
-from nanopinn.physics.release import acid_release_rate
+from nanopinn.physics.release import acid_release_rate, bent
 from nanopinn.physics.values import Number, Values, lookup
 from nanopinn.physics.wall import exchange_coefficients
+
+if TYPE_CHECKING:
+    from nanopinn.physics.formulation import Formulation
 
 
 @dataclass(frozen=True)
@@ -221,6 +225,21 @@ class TumourModel:
         k0, n, at = (self.value(symbol) for symbol in ("krel0_pH", "n_rel", "pH_ref"))
         law = acid_release_rate(self.maps.pH, s["krel_ref"], k0, s["pK_rel"], n, at, bend)
         return law * self.multiplier("release")
+
+    def release_of(self, carrier: Formulation, T: Tensor) -> Tensor:
+        """Release rate of a carrier in tissue at a temperature (K), 1/s.
+
+        What a fit found of the law's bend along pH, and of the rate in space, holds where acid opens the carrier.
+        """
+        pH, moved, a = self.maps.pH, {**self.values, **self.scalars}, carrier.acid
+        if a is None:
+            return carrier.release_rate(pH, T, moved)
+        if RELEASE_LAW in self.scalars:
+            # the law as it is, read on a bent scale of pH
+            for symbol in (a.pK, a.pH_ref):
+                moved[symbol] = bent(torch.as_tensor(lookup(moved)(symbol), dtype=pH.dtype, device=pH.device), self.scalars[RELEASE_LAW])
+            pH = bent(pH, self.scalars[RELEASE_LAW])
+        return carrier.release_rate(pH, T, moved) * self.multiplier("release")
 
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
         """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""

@@ -56,6 +56,9 @@ class PhantomSettings(BaseModel):
         default=0.0, ge=0, description="spread of the ln of the release rate beside its law of pH, smooth over 1.5 mm"
     )
     pore_error: float = Field(default=0.0, gt=-0.5, lt=0.5, description="contrast agent fills so much more than the pores that carry drug")
+    factors: dict[Literal["p_e", "Lp", "K", "P", "SV"], Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="on the tumour's properties, as after radiation; the noise is then another than without"
+    )
     cut_voxels: int = Field(default=0, ge=0, description="voxels by which the field of view ends early along x, through the tumour if many")
 
     @model_validator(mode="after")

@@ -150,10 +150,9 @@ class Course:
     def _pools(self, model: TumourModel, flow: Flow, T: Tensor | None) -> PoolCoefficients:
         if self.carrier is None:
             return model.drug(flow.J_v, flow.J_L, self.detail)
-        pH = model.maps.pH
-        moved = {**self.values, **model.scalars}
-        release = self.carrier.release_rate(pH, torch.full_like(pH, value("T_body")) if T is None else T, moved)
-        return model.drug(flow.J_v, flow.J_L, self.detail, release, None if T is None else self.carrier.heat_excess(T, moved))
+        release = model.release_of(self.carrier, torch.full_like(model.maps.pH, value("T_body")) if T is None else T)
+        excess = None if T is None else self.carrier.heat_excess(T, {**self.values, **model.scalars})
+        return model.drug(flow.J_v, flow.J_L, self.detail, release, excess)
 
     def _inputs(self, smooth: list[Callable[[Tensor], Tensor]]) -> Callable[[float], Tensor]:
         like = self.setting.maps.phi

@@ -137,8 +137,7 @@ def _flow_maps(course: Course, tissue: SimulatedTissue) -> dict[str, MapEstimate
         MapEstimate("velocity", "um/s", "speed of the interstitial fluid at the start (Darcy)", "prior", put(speed.cpu().numpy()) * 1e6),
     ]
     if course.carrier is not None:
-        pH = model.maps.pH
-        k = course.carrier.release_rate(pH, torch.full_like(pH, value("T_body")), model.scalars)
+        k = model.release_of(course.carrier, torch.full_like(model.maps.pH, value("T_body")))
         found.append(MapEstimate("krel", "1/h", "release rate of the carrier at body temperature", "prior", put(k.cpu().numpy()) * HOUR))
     return {m.name: m for m in [*found, *_later_pressures(course, tissue, flow)]}
 

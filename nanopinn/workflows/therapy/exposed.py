@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.inference.radiation_effect import RadiationEffect
 from nanopinn.inference.resume import Keeper
 from nanopinn.physics.values import Number, Values
 from nanopinn.progress import Progress, silent
@@ -19,7 +18,7 @@ from nanopinn.solvers.exposure import Counted, Exposure
 from nanopinn.workflows.settings import ComparisonSettings
 from nanopinn.workflows.simulate.heating import temperature_course
 from nanopinn.workflows.therapy.arms import Arm
-from nanopinn.workflows.therapy.draws import Draws, draw_inputs
+from nanopinn.workflows.therapy.draws import Draws
 from nanopinn.workflows.therapy.exchange import cluster_exchange, group_tumour
 from nanopinn.workflows.therapy.patient import Patient
 from nanopinn.workflows.therapy.under_voxel import UnderVoxel, expose
@@ -52,16 +51,10 @@ class Exposed:
 
     @classmethod
     def of(
-        cls, patient: Patient, arms: Sequence[Arm], settings: ComparisonSettings, effect: RadiationEffect | None, keeper: Keeper | None,
-        progress: Progress,
+        cls, patient: Patient, draws: Draws, settings: ComparisonSettings, keeper: Keeper | None = None, progress: Progress = silent
     ) -> Exposed:  # fmt: skip
-        """Group the tumour and draw.
-
-        Args:
-            effect: of radiation, from two scans; the table's priors if None.
-        """
+        """Group the tumour's voxels."""
         labels = group_tumour(patient, settings.groups, np.random.default_rng(settings.seed))
-        draws = draw_inputs(patient, arms, settings.draws, settings.seed, radiation=effect)
         voxels = torch.bincount(labels[labels >= 0]).cpu().numpy().astype(np.float64)
         filtration = cluster_exchange(patient, draws.rows(slice(0, 1)), labels)[0][0]
         return cls(patient, draws, labels, voxels, filtration, Counted(settings.limit_um * 1e-6, settings.lethal), keeper, progress)

@@ -10,13 +10,19 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.inference.aif_scale import NAME as AIF_SCALE
-from nanopinn.inference.checkpoint import load_fit
+from nanopinn.inference.checkpoint import Checkpoint, load_fit
 from nanopinn.inference.radiation_effect import RadiationEffect, Seen, effect_of_scans
 from nanopinn.inference.result import FitResult
 from nanopinn.parameters import value
 from nanopinn.physics.radiation import Fraction
+from nanopinn.physics.wall import permeability_from_transfer
 
 Array = NDArray[np.float64]
+
+#: Unknowns of a fit that radiation's effect on the flow shows in.
+FLOW = ("l", "q")
+#: Of their logarithms, for the derivative of the drag.
+STEP = 0.02
 
 
 def effect_of_radiation(
@@ -49,43 +55,58 @@ def effect_of_radiation(
 
 
 def scan_of(fit: FitResult, shared_sd: float = 0.0) -> Seen:
-    """What a fit says of its tumour by itself."""
+    """What a fit says of its tumour by itself.
+
+    Raises:
+        InputError: flow is not among its unknowns, or it does not hold its problem.
+    """
+    if fit.ended is None:
+        raise InputError("the fit does not hold its problem", remedy="Run the fit again with this version.")
     prior_mean, prior_sd = _flow_prior(fit, "the fit")
-    at = [[s.name for s in fit.scalars].index(n) for n in ("l", "q")]
-    mean = np.array([_coordinate(fit, n) for n in ("l", "q")])
-    precision = np.asarray(np.linalg.inv(fit.covariance[np.ix_(at, at)]), dtype=np.float64)
+    names = [s.name for s in fit.scalars]
+    i = [names.index(n) for n in FLOW]
+    precision = np.asarray(np.linalg.inv(fit.covariance[np.ix_(i, i)]), dtype=np.float64)
     information: Array = precision - np.diag(1 / prior_sd**2)
-    vector = precision @ mean - prior_mean / prior_sd**2
-    return Seen(information, vector, *_mean_ktrans(fit, shared_sd))
+    mean = fit.ended.theta[i]
+    PS, drag = _permeability(fit.ended, i)
+    return Seen(information, precision @ mean - prior_mean / prior_sd**2, mean, PS, _ktrans_error(fit, shared_sd), drag)
 
 
-def _mean_ktrans(fit: FitResult, shared_sd: float) -> tuple[float, float]:
-    """ln of the tumour's mean Ktrans and its sd: voxels err independently, the arterial input for all."""
+def _permeability(ended: Checkpoint, of_flow: Sequence[int]) -> tuple[float, Array]:
+    """ln of the tumour's mean PS at the estimate, and its derivative by (ln l, ln q): Ktrans as measured, less another drag."""
+    problem = ended.problem
+    forward, inside = problem.forward(), problem.setting.maps.tumour > 0.5
+
+    def log_mean(theta: Array) -> float:
+        J_v = forward.flow(problem.tensor(theta)).J_v
+        return float(permeability_from_transfer(problem.local[0], J_v)[inside].mean().log())
+
+    here = log_mean(ended.theta)
+    along = [log_mean(ended.theta + STEP * np.eye(len(ended.theta))[j]) for j in of_flow]
+    return here, (np.array(along) - here) / STEP
+
+
+def _ktrans_error(fit: FitResult, shared_sd: float) -> float:
+    """sd of ln of the tumour's mean Ktrans: voxels err independently, the arterial input for all."""
     found = fit.maps["Ktrans"]
     assert found.std is not None
     known = fit.mask & np.isfinite(found.values) & np.isfinite(found.std)
     mean, n = float(found.values[known].mean()), int(known.sum())
     voxels = float(np.sqrt((found.std[known] ** 2).sum())) / n / mean
-    names = [s.name for s in fit.scalars]
-    scale = float(fit.covariance[-1, -1]) if AIF_SCALE in names else 0.0
-    return float(np.log(mean)), float(np.sqrt(voxels**2 + shared_sd**2 + scale))
+    scale = float(fit.covariance[-1, -1]) if AIF_SCALE in [s.name for s in fit.scalars] else 0.0
+    return float(np.sqrt(voxels**2 + shared_sd**2 + scale))
 
 
 def _flow_prior(fit: FitResult, path: str | Path) -> tuple[Array, Array]:
     """Prior mean and sd of (ln l, ln q), SI."""
     try:
-        both = [fit[n] for n in ("l", "q")]
+        both = [fit[n] for n in FLOW]
     except StopIteration as error:
         raise InputError(
             "the fit has no flow among its unknowns", file=path, expected="l and q", remedy="Give the --out of a fit."
         ) from error
     medians = [s.prior_median / per for s, per in zip(both, (1e3, 3600.0), strict=True)]
     return np.log(medians), np.array([s.prior_sd for s in both])
-
-
-def _coordinate(fit: FitResult, name: str) -> float:
-    per_unit = {"l": 1e3, "q": 3600.0}[name]
-    return float(np.log(fit[name].median / per_unit))
 
 
 def _notes(fits: Sequence[FitResult], shared_sd: float) -> tuple[str, ...]:

@@ -80,6 +80,14 @@ class MinimalImaging:
             lines.append(f"{w.name:40s}{w.images:8d}{w.median:12.4g}{interval:>26s}{w.sd:10.3f}  {told}")
         return "\n".join([*lines, self.in_words()])
 
+    def table(self) -> list[dict[str, object]]:
+        """A row per stage, as a file holds it."""
+        return [
+            {"known": w.name, "images": w.images, "median": w.median, "low_95": w.low, "high_95": w.high, "sd_of_ln": w.sd,
+             "informed": ", ".join(w.informed)}
+            for w in (*self.stages, self.left)
+        ]  # fmt: skip
+
     def in_words(self) -> str:
         """What the images took away of the spread."""
         first, last = self.stages[0], self.stages[-1]

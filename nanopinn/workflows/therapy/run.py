@@ -23,9 +23,11 @@ from nanopinn.workflows.settings import ComparisonSettings, PhantomSettings, Sim
 from nanopinn.workflows.simulate.run import run_arm
 from nanopinn.workflows.therapy.answer import answer
 from nanopinn.workflows.therapy.arms import Arm, arms_of
+from nanopinn.workflows.therapy.draws import Draws, draw_inputs
 from nanopinn.workflows.therapy.exposed import Exposed
 from nanopinn.workflows.therapy.irradiated import effect_of_radiation
 from nanopinn.workflows.therapy.kept import identity
+from nanopinn.workflows.therapy.minimal_imaging import OutcomeOf
 from nanopinn.workflows.therapy.outcomes import curves_of, maps_of, outcomes_of, over_tumour
 from nanopinn.workflows.therapy.patient import Patient
 
@@ -49,15 +51,12 @@ def compare_arms(
     """
     show, began = progress or silent, time.perf_counter()
     show("tumour and draws", 0.0, {})
-    arms, notes = arms_of(
-        settings.arms, dose=settings.dose, body_surface_m2=settings.body_surface_m2, infusion_min=settings.infusion_min, heat=settings.heat,
-        radiation=settings.radiation, end_h=settings.end_h, imaging_h=settings.imaging_h, schedule=schedule, heat_all=settings.heat_all,
-        heat_effects=settings.heat_effects,
-    )  # fmt: skip
+    arms, notes = given_arms(settings, schedule)
     device = choose_device(settings.device)
     patient = _patient(folder, phantom, device)
     keeper = _keeper(kept, resume, identity(settings, patient, schedule, phantom), device)
-    exposed = Exposed.of(patient, arms, settings, _measured_effect(settings.radiation_from, folder, arms), keeper, show)
+    effect = _measured_effect(settings.radiation_from, folder, arms)
+    exposed = Exposed.of(patient, draw_inputs(patient, arms, settings.draws, settings.seed, radiation=effect), settings, keeper, show)
     seconds = {"tumour and draws": time.perf_counter() - began}
     numerical = SimulationSettings(tolerance=settings.tolerance, refine=settings.refine, device=settings.device)
     simulations = {}
@@ -89,6 +88,32 @@ def compare_arms(
         _assumptions(patient, notes, exposed, simulations, exposures), patient.tissue.affine, patient.tissue.mask, labels, seconds,
         (*patient.tissue.files, *((schedule,) if schedule else ())),
     )  # fmt: skip
+
+
+def given_arms(settings: ComparisonSettings, schedule: Path | None = None) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+    """The arms that settings describe, and what was assumed."""
+    return arms_of(
+        settings.arms, dose=settings.dose, body_surface_m2=settings.body_surface_m2, infusion_min=settings.infusion_min, heat=settings.heat,
+        radiation=settings.radiation, end_h=settings.end_h, imaging_h=settings.imaging_h, schedule=schedule, heat_all=settings.heat_all,
+        heat_effects=settings.heat_effects,
+    )  # fmt: skip
+
+
+def outcome_of(arm: Arm, name: str, settings: ComparisonSettings) -> OutcomeOf:
+    """An outcome of an arm by its name in the table, as a function of a patient and draws.
+
+    Raises:
+        InputError: there is no such outcome.
+    """
+
+    def found(patient: Patient, draws: Draws) -> Array:
+        exposed = Exposed.of(patient, draws, settings)
+        rows = {o.name: o for o in outcomes_of({arm.name: exposed.to(arm)}, exposed.voxels, settings.lethal)}
+        if name not in rows:
+            raise InputError("no such outcome", field="--outcome", found=name, expected=", ".join(rows))
+        return rows[name].values[arm.name]
+
+    return found
 
 
 def asked_about(arms: Sequence[Arm]) -> Arm:
