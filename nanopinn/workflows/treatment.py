@@ -85,6 +85,11 @@ class Treatment:
         return tuple(sorted(times | set(self.radiation.events())))
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Files of the user's that say what the drug is given in."""
+        return tuple(dict.fromkeys(g.formulation.file for g in self.doses if g.formulation.file is not None))
+
+    @property
     def heated_s(self) -> tuple[tuple[float, float], ...]:
         """Start and end of every heating that acts on pressure and walls, s."""
         acting = () if self.heat_effects is None else self.heatings

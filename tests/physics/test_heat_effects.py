@@ -46,7 +46,8 @@ def test_a_second_heating_renews_and_does_not_deepen() -> None:
     twice = (*ONCE, (10 * HOUR, 11 * HOUR))
     assert at(11.0, twice)["p_e"] == pytest.approx(value("HT_IFP"))
     assert at(10.5, twice)["P_l"] == pytest.approx(value("HT_Pl"))
-    assert 1 < at(14.0)["P_l"] < at(14.0, twice)["P_l"] < value("HT_Pl")
+    closed = [1 - math.exp(-(14 - end) * HOUR / value("HT_t_Pl")) for end in (2, 11)]
+    assert at(14.0, twice)["P_l"] == pytest.approx(value("HT_Pl") ** (1 - closed[0] * closed[1]), rel=1e-12)
 
 
 def test_every_draw_has_its_own_factors() -> None:

@@ -78,7 +78,7 @@ def test_a_formulations_file_stands_beside_the_schedule(tmp_path: Path) -> None:
     plan = read(tmp_path, twice + RUN)
     assert plan.carrier is not None
     assert plan.carrier.name == "polymer-tsl"
-    assert plan.carrier.file == tmp_path / "mine" / "polymer.toml"
+    assert plan.files == (tmp_path / "mine" / "polymer.toml",)
     assert len({g.formulation for g in plan.doses}) == 1
     assert plan.plasma().encapsulated.area() == pytest.approx(
         2 * read(tmp_path, DOSE.replace("free", "pld") + RUN).plasma().encapsulated.area()
@@ -91,6 +91,18 @@ def test_heat_has_its_effects_unless_the_schedule_says_no(tmp_path: Path) -> Non
     assert without.factors(7200.0) == {}
     assert any("pressure" in s and "0.5" in s for s in with_effects.said_of_heat())
     assert any("left out" in s for s in without.said_of_heat())
+
+
+def test_factors_of_heat_and_radiation_multiply_also_when_they_are_drawn(tmp_path: Path) -> None:
+    fraction = "[[radiation]]\ntime_h = 1\ndose_Gy = 5\n"
+    both, heat, rays = (read(tmp_path, DOSE + what + RUN) for what in (HEAT + fraction, HEAT, fraction))
+    drawn = {"HT_IFP": torch.tensor([0.4, 0.6]).double(), "RT_IFP": torch.tensor([1.2, 0.7]).double()}
+    for values in ({}, drawn):
+        together, apart = both.under(values).factors(36000.0), (t.under(values).factors(36000.0) for t in (heat, rays))
+        one, other = apart
+        assert together["p_e"] == pytest.approx(one["p_e"] * other["p_e"], rel=1e-12)
+        assert together["P_l"] == pytest.approx(one["P_l"], rel=1e-12)
+        assert together["P"] == pytest.approx(other["P"], rel=1e-12)
 
 
 def test_heat_that_closes_vessels_is_warned_of(tmp_path: Path) -> None:

@@ -314,6 +314,15 @@ def test_measured_temperatures_do_what_the_same_scheduled_ones_do(tmp_path: Path
         assert measured(t)[inside] == pytest.approx(scheduled(t)[inside], abs=1e-4)
 
 
+def test_measured_heat_that_closes_vessels_is_warned_of(tmp_path: Path) -> None:
+    tissue, heat = tissue_of_phantom(SMALL, "cpu"), thermometry(tmp_path, SMALL.shape)
+    mild = temperature_course(treatment(THERMOSENSITIVE, heat=heat), tissue)[1]
+    changed(heat[0].file, lambda a: a + 4)  # type: ignore[arg-type]
+    hot = temperature_course(treatment(THERMOSENSITIVE, heat=heat), tissue)[1]
+    assert not any("Warning" in n for n in mild)
+    assert any("46 C is above 45 C" in n for n in hot)
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
