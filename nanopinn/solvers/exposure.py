@@ -102,7 +102,7 @@ def expose_cylinders(
     """
     gathered = Gathered(names, values)
     run = solve_cylinders(intervals, names, vessels, cylinders, save_at, tolerance=tolerance, progress=progress, watch=gathered)
-    return _read(run, gathered, draws, counted or Counted())
+    return exposure_of(run, gathered, draws, counted or Counted())
 
 
 class Gathered:
@@ -142,7 +142,8 @@ class Gathered:
 _ByKind = dict[str, dict[str, Tensor]]
 
 
-def _read(run: KroghResult, gathered: Gathered, draws: int, counted: Counted) -> Exposure:
+def exposure_of(run: KroghResult, gathered: Gathered, draws: int, counted: Counted) -> Exposure:
+    """What a march of ``draws`` times as many clusters, draw by draw, shows and counts."""
     cylinders = run.cylinders
     x = cylinders.R_t.new_tensor(DISTANCES_M)
 

@@ -39,14 +39,30 @@ Exchange = Callable[[float], tuple[Array | Tensor, Array | Tensor]]
 #: Factors on the tissue's properties at a time, by name as :class:`nanopinn.physics.model.TumourModel` takes them, one or ``(draw,)`` each.
 Factors = Callable[[float], Mapping[str, Array | Number]]
 
-#: The release rate changes by at most this share of its largest value from one end of a part to the other.
-RELEASE_SHARE = 0.1
-#: No part that heat cuts is shorter, s.
+#: The release rate of no draw and cluster changes by more than this share of the largest from one end of a part to the other.
+RELEASE_SHARE = 0.2
+#: No part is shorter, s.
 SHORTEST_S = 2.0
-#: Where factors move, a part is at most this long, s ...
-FACTORS_S = 4 * 3600.0
-#: ... and they have stopped when none of any draw moves more than this, in logarithm, in such a part.
-FACTORS_OVER = 1e-2
+#: Where factors move a part is at most this long, s, and none moves by more than this in logarithm ...
+FACTORS_S, FACTORS_SHARE = 4 * 3600.0, 0.3
+#: ... and parts in which none moves by more than this are one.
+FACTORS_REST = 1e-2
+
+
+@dataclass(frozen=True)
+class Part:
+    """Time within which coefficients are held.
+
+    Attributes:
+        flow_at, heat_at: when its flow and factors, and its temperature, are taken, s.
+        jumps: whether anything jumps at its start.
+    """
+
+    start: float
+    end: float
+    flow_at: float
+    heat_at: float
+    jumps: bool
 
 
 @dataclass(frozen=True)
@@ -132,42 +148,61 @@ class _Course:
     def intervals(self, cylinders: Cylinders) -> Iterator[Interval]:
         """Each built when it is asked for; coefficients that stay are built once."""
         curves, built, key = self._plasma(), None, None
-        for start, end, flow_at, heat_at in self.parts():
-            smooth = [c.during(start) for c in curves]
+        for part in self.parts():
+            smooth = [c.during(part.start) for c in curves]
 
             def plasma(t: float, smooth: list[Callable[[float], Tensor]] = smooth) -> Tensor:
                 return torch.stack([per_cluster(c(t), self.under.clusters) for c in smooth])
 
-            T = None if self.hot is None else self.hot(heat_at)
-            if built is None or key is None or key[0] != flow_at or not _same(key[1], T):
-                built, key = krogh_interval(start, end, self._pools(flow_at, T), cylinders, plasma), (flow_at, T)
-            yield replace(built, start=start, end=end, plasma=plasma)
+            T = None if self.hot is None else self.hot(part.heat_at)
+            if built is None or key is None or key[0] != part.flow_at or not _same(key[1], T):
+                built, key = krogh_interval(part.start, part.end, self._pools(part.flow_at, T), cylinders, plasma), (part.flow_at, T)
+            yield replace(built, start=part.start, end=part.end, plasma=plasma, jumps=part.jumps)
 
-    def parts(self) -> list[tuple[float, float, float, float]]:
-        """Start and end of every part, and when its flow and its temperature are taken, s."""
+    def parts(self) -> list[Part]:
+        """Every part of the run, in order."""
         end, t = self.treatment.end_s, self.treatment
         events = (*t.events(), *(self.hot.events() if self.hot else ()))
         marks = sorted({0.0, end, *(e for e in events if 0 < e < end)})
-        found: list[tuple[float, float, float, float]] = []
-        last = 0.0
+        found: list[Part] = []
         for a, b in itertools.pairwise(marks):
-            for c, d, moved in self._while_factors_move(a, b):
-                # where nothing moves the flow is that of before
-                last = (c + d) / 2 if moved or not found else last
-                found += [(e, f, last, (e + f) / 2) for e, f in self._while_heated(c, d)]
+            for c, d in self._while_factors_move(a, b):
+                # where factors have not moved since the last part, the flow is that of before
+                same = bool(found) and self._change(found[-1].flow_at, (c + d) / 2) <= FACTORS_REST
+                flow_at = found[-1].flow_at if same else (c + d) / 2
+                found += [Part(e, f, flow_at, (e + f) / 2, e == a) for e, f in self._while_heated(c, d)]
         return found
 
-    def _while_factors_move(self, a: float, b: float) -> list[tuple[float, float, bool]]:
-        factors = self.under.factors
-        if factors is None:
-            return [(a, b, False)]
+    def _while_factors_move(self, a: float, b: float) -> list[tuple[float, float]]:
+        if self.under.factors is None:
+            return [(a, b)]
         n = max(1, math.ceil((b - a) / FACTORS_S - 1e-9))
         marks = [a + (b - a) * i / n for i in range(n)] + [b]
-        parts = [(c, d, _moves(factors, c, d)) for c, d in itertools.pairwise(marks)]
-        joined = parts[:1]
-        for c, d, moved in parts[1:]:
-            joined = [*joined[:-1], (joined[-1][0], d, False)] if not moved and not joined[-1][2] else [*joined, (c, d, moved)]
-        return joined
+        parts = [p for c, d in itertools.pairwise(marks) for p in self._halved(c, d)]
+        merged = parts[:1]
+        for c, d in parts[1:]:
+            first = merged[-1][0]
+            still = max(self._change_within(first, d), self._change_within(first, (first + d) / 2)) <= FACTORS_REST
+            merged = [*merged[:-1], (first, d)] if still else [*merged, (c, d)]
+        return merged
+
+    def _halved(self, a: float, b: float) -> list[tuple[float, float]]:
+        if b - a <= 2 * SHORTEST_S or self._change_within(a, b) <= FACTORS_SHARE:
+            return [(a, b)]
+        middle = (a + b) / 2
+        return [*self._halved(a, middle), *self._halved(middle, b)]
+
+    def _change_within(self, a: float, b: float) -> float:
+        """Looked at from between two times: at both there may be a jump."""
+        inwards = 1e-6 * (b - a)
+        return self._change(a + inwards, b - inwards)
+
+    def _change(self, a: float, b: float) -> float:
+        """Largest change of any factor of any draw between two times, in logarithm."""
+        if self.under.factors is None:
+            return 0.0
+        first, last = ({n: torch.as_tensor(f) for n, f in self.under.factors(t).items()} for t in (a, b))
+        return max((float((last[n] / f).log().abs().max()) for n, f in first.items()), default=0.0)
 
     def _while_heated(self, a: float, b: float) -> list[tuple[float, float]]:
         """Halves of halves, until the release changes little in each, for every draw and cluster."""
@@ -213,12 +248,6 @@ def _of_clusters(course: TemperatureCourse, under: UnderVoxel) -> TemperatureCou
         return group_mean(T, under.labels).repeat(under.draws, 1, 1)
 
     return TemperatureCourse(mean(course.rest), tuple(Stretch(s.start_s, s.end_s, mean(s.first), mean(s.last)) for s in course.stretches))
-
-
-def _moves(factors: Factors, a: float, b: float) -> bool:
-    """Whether any factor of any draw moves from one end or the middle of a part to another."""
-    at = [{n: torch.as_tensor(f) for n, f in factors(t).items()} for t in (a + 1e-6 * (b - a), (a + b) / 2, b)]
-    return any(float((y[n] / x[n]).log().abs().max()) > FACTORS_OVER for x, y in itertools.combinations(at, 2) for n in x)
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:
