@@ -22,8 +22,8 @@ from nanopinn.physics.temperature import scheduled_temperature
 from nanopinn.solvers.clusters import drawn_model, group_pools
 from nanopinn.solvers.exposure import Exposure
 from nanopinn.solvers.radial import NARROWEST
+from nanopinn.workflows.therapy.under_voxel import UnderVoxel, _Course, expose
 from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
-from nanopinn.workflows.under_voxel import UnderVoxel, _Course, expose
 
 HOUR, HOT = 3600.0, 315.15
 SHAPE = (3, 2, 2)
@@ -166,7 +166,7 @@ def test_coefficients_in_the_middle_of_parts_are_fine_enough(monkeypatch: pytest
     """Against parts a fifth as long: the peak in cells moves less than half a percent, in a heating that is mostly ramps."""
     few, given = under(slice(0, 2), ramp=300.0, minutes=8.0), treatment(ramp=300.0, end_h=0.4, minutes=8.0)
     coarse = expose(few, given)
-    monkeypatch.setattr("nanopinn.workflows.under_voxel.RELEASE_SHARE", 0.04)
+    monkeypatch.setattr("nanopinn.workflows.therapy.under_voxel.RELEASE_SHARE", 0.04)
     fine = expose(few, given)
     apart = (coarse.peak_cells - fine.peak_cells).nan_to_num().norm() / fine.peak_cells.nan_to_num().norm()
     assert 0 < float(apart) < 5e-3
