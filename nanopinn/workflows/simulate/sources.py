@@ -75,7 +75,13 @@ class _Measured:
 
 
 def tissue_of_phantom(settings: PhantomSettings, device: str) -> SimulatedTissue:
-    """The tumour that ``nanopinn phantom`` draws with these settings, averaged to its voxels, with its true scalars."""
+    """The tumour that ``nanopinn phantom`` draws with these settings, averaged to its voxels, with its true scalars.
+
+    Raises:
+        InputError: they change it as radiation does, which a treatment must say.
+    """
+    if settings.factors:
+        raise InputError("a treatment irradiates the phantom, not its settings", field="factors", remedy="Put fractions into the schedule.")
     rng = np.random.default_rng(settings.seed)
     r, (nx, ny, nz), (hx, hy, hz) = settings.refine, settings.shape, settings.voxel_mm
     fine = draw_anatomy((nx * r, ny * r, nz * r), (hx / r, hy / r, hz / r), rng)

@@ -101,4 +101,5 @@ def _without_small(labels: Tensor, values: Tensor) -> Tensor:
 
 
 def _tensors(scalars: Mapping[str, float | Array], like: Tensor) -> dict[str, Tensor]:
-    return {k: torch.as_tensor(v).to(like) for k, v in scalars.items()}
+    # a plain number would pass through single precision on its way to a tensor like another
+    return {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in scalars.items()}
