@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from nanopinn.errors import InputError
+
+if TYPE_CHECKING:
+    from nanopinn.parameters.spread import Spread
 
 COLUMNS = ("symbol", "name", "value", "low", "high", "unit", "prior", "tissue", "source", "verified")
 _PRIOR = re.compile(r"(lognormal|normal)\(([0-9.eE+-]+)\)")
@@ -47,6 +50,12 @@ class Parameter:
     def standing(self) -> str:
         """Whether the number was read in its source or is only a prior from memory."""
         return "verified in its source" if self.verified else "prior from memory of the literature"
+
+    def spread(self) -> Spread | None:
+        """What it is drawn from (:func:`nanopinn.parameters.spread.spread_of`); None where the row says nothing of its uncertainty."""
+        from nanopinn.parameters.spread import spread_of
+
+        return spread_of(self)
 
 
 def load_table(path: Path | None = None) -> dict[str, Parameter]:
