@@ -26,8 +26,10 @@ from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
 from nanopinn.workflows.under_voxel import UnderVoxel, _Course, expose
 
 HOUR, HOT = 3600.0, 315.15
-SHAPE = (3, 2, 2)
-LABELS = torch.arange(3)[:, None, None].expand(SHAPE)
+SHAPE = (4, 2, 2)
+#: The first cluster has twice as many voxels as the others: means over clusters are not means over voxels.
+CLUSTER = torch.tensor([0, 0, 1, 2])
+LABELS = CLUSTER[:, None, None].expand(SHAPE)
 ONE = torch.ones(SHAPE, dtype=torch.float64)
 #: Factors on medians, draw by draw; the first is the median.
 DRAWN = {
@@ -45,10 +47,10 @@ FACTORS = {"P": tensor((1.0, 1.5, 0.8, 2.0))}
 
 
 def tissue() -> TissueMaps:
-    """Three clusters of four voxels that are the same within each; beside a weight of a permeability in space."""
+    """Three clusters of voxels that are the same within each; beside a weight of a permeability in space."""
     rows = {"PS": (8e-4, 1.5e-3, 3e-3), "phi": (0.2, 0.3, 0.4), "v_p": (0.01, 0.03, 0.06), "pH": (6.6, 6.9, 7.2)}
-    maps = {n: tensor(v)[:, None, None].expand(SHAPE) for n, v in rows.items()}
-    return TissueMaps(ONE, **maps, shapes={"permeability": tensor((0.5, 0.0, -1.0)).reshape(1, 3, 1, 1).expand(1, *SHAPE)})
+    maps = {n: tensor(v)[CLUSTER, None, None].expand(SHAPE) for n, v in rows.items()}
+    return TissueMaps(ONE, **maps, shapes={"permeability": tensor((0.5, 0.0, -1.0))[None, CLUSTER, None, None].expand(1, *SHAPE)})
 
 
 def drawn() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -91,7 +93,7 @@ def test_the_model_of_every_draw_at_once_is_the_model_of_each_draw_on_its_voxels
     all_pools = together.drug(J.repeat(4, 1, 1), 0 * J.repeat(4, 1, 1), FULL)
     for d in range(4):
         moved, altered, given = ({n: v[d] for n, v in of.items()} for of in (scalars, factors, values))
-        expected = group_pools(TumourModel.of(maps, moved, altered, given).drug(J.expand(SHAPE), 0 * ONE, FULL), LABELS)
+        expected = group_pools(TumourModel.of(maps, moved, altered, given).drug(J[CLUSTER].expand(SHAPE), 0 * ONE, FULL), LABELS)
         for a, b in zip(tensors(all_pools), tensors(expected), strict=True):
             rows = a[..., 3 * d : 3 * d + 3, :, :] if a.dim() >= 3 and a.shape[-3] == 12 else a
             torch.testing.assert_close(*torch.broadcast_tensors(rows, b), rtol=1e-12, atol=0.0)
