@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,6 +79,22 @@ class Exposure:
     lethal: float
     balance_error: float
     steps: int
+
+    @classmethod
+    def joined(cls, batches: Sequence[Exposure]) -> Exposure:
+        """Batches of draws as one, in their order; the largest of their imbalances."""
+        first = batches[0]
+        every = {f.name: _joined([getattr(b, f.name) for b in batches]) for f in fields(cls) if f.name not in ("distances_m", *_PLAIN)}
+        plain = {name: getattr(first, name) for name in ("distances_m", "times_s", "limit_m", "lethal")}
+        return cls(**plain, **every, balance_error=max(b.balance_error for b in batches), steps=sum(b.steps for b in batches))
+
+
+_PLAIN = ("times_s", "limit_m", "lethal", "balance_error", "steps")
+
+
+def _joined(of: Sequence[Any]) -> Any:
+    """Tensors along their draws, or mappings of such."""
+    return torch.cat(list(of)) if isinstance(of[0], Tensor) else {k: _joined([v[k] for v in of]) for k in of[0]}
 
 
 @dataclass(frozen=True)

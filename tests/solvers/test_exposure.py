@@ -122,7 +122,9 @@ def test_radii_and_shares_are_those_of_a_known_profile() -> None:
     }  # fmt: skip
     for kind, share in expected.items():
         assert float(found.killed["peak"][kind]) == pytest.approx(share, abs=0.01), kind
-    assert float(found.tissue_beyond) == pytest.approx(area(60e-6, 15e-5) / area(R_C, 15e-5), abs=0.01)
+    whole = area(R_C, 15e-5)
+    assert float(found.shares["beyond"]) == pytest.approx(area(60e-6, r_n) / whole, abs=0.01)
+    assert float(found.shares["quiescent"]) == pytest.approx(area(r_h, r_n) / whole, abs=0.01)
     at = int(torch.argmin((found.distances_m - 30e-6).abs()))
     assert float(found.survival["peak"][0, 0, at]) == pytest.approx(1 / (1 + (4 * np.exp(-0.75)) ** value("m_hill")), rel=5e-3)
 
@@ -134,7 +136,7 @@ def test_where_there_is_no_tissue_nothing_is_said() -> None:
     assert torch.isnan(found.killed["peak"]["beyond"]).all()
     assert torch.isnan(found.killed["peak"]["quiescent"]).all()
     assert float(found.killed["peak"]["all"]) == 1.0
-    assert float(found.tissue_beyond) == 0.0
+    assert float(found.shares["beyond"]) == 0.0
     assert torch.isnan(found.peak_cells[0, 0, found.distances_m > 30.1e-6]).all()
     # lethal as far as the tissue goes
     assert float(found.lethal_radius["peak"]) == pytest.approx(30e-6)

@@ -26,8 +26,10 @@ from nanopinn.workflows.therapy.under_voxel import UnderVoxel, _Course, expose
 from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
 
 HOUR, HOT = 3600.0, 315.15
-SHAPE = (3, 2, 2)
-LABELS = torch.arange(3)[:, None, None].expand(SHAPE)
+SHAPE = (4, 2, 2)
+#: The first cluster has twice as many voxels as the others: means over clusters are not means over voxels.
+CLUSTER = torch.tensor([0, 0, 1, 2])
+LABELS = CLUSTER[:, None, None].expand(SHAPE)
 ONE = torch.ones(SHAPE, dtype=torch.float64)
 #: Factors on medians, draw by draw; the first is the median.
 DRAWN = {
@@ -45,10 +47,10 @@ FACTORS = {"P": tensor((1.0, 1.5, 0.8, 2.0))}
 
 
 def tissue() -> TissueMaps:
-    """Three clusters of four voxels that are the same within each; beside a weight of a permeability in space."""
+    """Three clusters of voxels that are the same within each; beside a weight of a permeability in space."""
     rows = {"PS": (8e-4, 1.5e-3, 3e-3), "phi": (0.2, 0.3, 0.4), "v_p": (0.01, 0.03, 0.06), "pH": (6.6, 6.9, 7.2)}
-    maps = {n: tensor(v)[:, None, None].expand(SHAPE) for n, v in rows.items()}
-    return TissueMaps(ONE, **maps, shapes={"permeability": tensor((0.5, 0.0, -1.0)).reshape(1, 3, 1, 1).expand(1, *SHAPE)})
+    maps = {n: tensor(v)[CLUSTER, None, None].expand(SHAPE) for n, v in rows.items()}
+    return TissueMaps(ONE, **maps, shapes={"permeability": tensor((0.5, 0.0, -1.0))[None, CLUSTER, None, None].expand(1, *SHAPE)})
 
 
 def drawn() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -58,16 +60,16 @@ def drawn() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return {**scalars, "permeability": tensor((0.0, 0.4, -0.3, 0.8))[:, None]}, values
 
 
-def only(draws: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
-    return {n: v[rows] for n, v in draws.items()}
-
-
-def under(rows: slice = slice(None), factors: Mapping[str, Tensor] | None = None, ramp: float = 60.0, minutes: float = 30.0) -> UnderVoxel:
+def under(rows: slice = slice(0, 4), factors: Mapping[str, Tensor] | None = None, ramp: float = 60.0, minutes: float = 30.0) -> UnderVoxel:
     scalars, values = drawn()
-    J_v = 2e-5 * tensor((1.0, 1.5, 0.5, 2.0))[rows, None] * tensor((1.0, 0.6, 0.3))
+    J_v = 2e-5 * tensor((1.0, 1.5, 0.5, 2.0))[:, None] * tensor((1.0, 0.6, 0.3))
     temperature = scheduled_temperature(ONE, HOT, 0.0, minutes * 60, ramp)
-    moved = None if factors is None else lambda t: only(factors, rows)
-    return UnderVoxel(tissue(), LABELS, only(scalars, rows), only(values, rows), lambda t: (J_v, 0.01 * J_v), moved, temperature, cells=12)
+    moved = None if factors is None else lambda t: factors
+    every = UnderVoxel.of(
+        tissue(), LABELS, 4, scalars, values, lambda t: (J_v, 0.01 * J_v), over=tensor((1.0, 0.9, 1.1, 1.0)), factors=moved,
+        temperature=temperature, cells=12,
+    )  # fmt: skip
+    return every.rows(rows.start, rows.stop)
 
 
 def treatment(formulation: Formulation = THERMOSENSITIVE, ramp: float = 60.0, end_h: float = 4.0, minutes: float = 30.0) -> Treatment:
@@ -87,11 +89,11 @@ def test_the_model_of_every_draw_at_once_is_the_model_of_each_draw_on_its_voxels
     maps, (scalars, values) = tissue(), drawn()
     factors = {**FACTORS, "SV": tensor((1.0, 0.7, 1.1, 1.0))}
     J = tensor((1e-5, 2e-5, 5e-6))[:, None, None]
-    together = drawn_model(maps, LABELS, scalars, values, factors)
+    together = drawn_model(maps, LABELS, scalars, values, factors, torch.ones(4, dtype=torch.float64))
     all_pools = together.drug(J.repeat(4, 1, 1), 0 * J.repeat(4, 1, 1), FULL)
     for d in range(4):
         moved, altered, given = ({n: v[d] for n, v in of.items()} for of in (scalars, factors, values))
-        expected = group_pools(TumourModel.of(maps, moved, altered, given).drug(J.expand(SHAPE), 0 * ONE, FULL), LABELS)
+        expected = group_pools(TumourModel.of(maps, moved, altered, given).drug(J[CLUSTER].expand(SHAPE), 0 * ONE, FULL), LABELS)
         for a, b in zip(tensors(all_pools), tensors(expected), strict=True):
             rows = a[..., 3 * d : 3 * d + 3, :, :] if a.dim() >= 3 and a.shape[-3] == 12 else a
             torch.testing.assert_close(*torch.broadcast_tensors(rows, b), rtol=1e-12, atol=0.0)
@@ -100,7 +102,7 @@ def test_the_model_of_every_draw_at_once_is_the_model_of_each_draw_on_its_voxels
 @pytest.mark.parametrize("formulation", [FREE, PEGYLATED, THERMOSENSITIVE])
 def test_plasma_of_all_draws_is_each_draws_plasma(formulation: Formulation) -> None:
     """Through a bolus, an infusion and the time after both; read from the start of each stretch, end included."""
-    values = only(drawn()[1], slice(None))
+    values = drawn()[1]
     given = treatment(formulation)
     each = [given.plasma({n: float(v[d]) for n, v in values.items()}) for d in range(4)]
     for kind in ("releasable", "unbound", "retained"):
@@ -133,6 +135,16 @@ def test_mass_is_conserved_and_every_draw_and_cluster_is_there(together: Exposur
     assert together.cells.shape == (4, 2, 3, len(together.distances_m))
     assert together.means["intracellular"].shape == together.half_distance.shape == (4, 2, 3)
     assert together.killed["rate"]["beyond"].shape == (4, 3)
+
+
+def test_batches_of_draws_are_joined_in_order(together: Exposure) -> None:
+    every = under(factors=FACTORS, ramp=0.0)
+    joined = Exposure.joined([expose(every.rows(a, b), treatment(ramp=0.0)) for a, b in ((0, 1), (1, 4))])
+    for name in ("cells", "lethal_radius", "killed", "means"):
+        mine, theirs = (getattr(e, name) for e in (joined, together))
+        while isinstance(mine, dict):
+            mine, theirs = mine[key := next(iter(mine))], theirs[key]
+        torch.testing.assert_close(mine, theirs, rtol=0.02, atol=1e-2 * float(theirs.nan_to_num().max()), equal_nan=True)
 
 
 def test_draws_do_not_speak_to_one_another(together: Exposure) -> None:
@@ -173,12 +185,10 @@ def test_coefficients_in_the_middle_of_parts_are_fine_enough(monkeypatch: pytest
 
 
 def test_vessels_too_close_for_their_spread_leave_tissue_to_every_class() -> None:
-    crowded = under()
-    crowded = replace(
-        crowded, maps=replace(crowded.maps, v_p=10 * crowded.maps.v_p), values={**crowded.values, "spread_Rt": tensor((0.6,) * 4)}
-    )
-    c = crowded.cylinders()
+    few = under()
+    wide = {**few.values, "spread_Rt": tensor((0.6, 0.6, 0.6, 0.6))}
+    c = replace(few, maps=replace(few.maps, v_p=10 * few.maps.v_p), values=wide).cylinders()
     assert float((c.R_t / c.wall).min()) >= NARROWEST * (1 - 1e-9)
     v_b = (c.wall[:, 0] ** 2) / (c.vessels * c.R_t**2).sum(-1)
-    expected = (10 * tensor((0.01, 0.03, 0.06)) / (1 - value("Hct"))).clamp_max(0.99 / NARROWEST**2).repeat(4)
+    expected = (10 * tensor((0.01, 0.03, 0.06)) / few.over[:, None] / (1 - value("Hct"))).clamp_max(0.99 / NARROWEST**2).flatten()
     torch.testing.assert_close(v_b, expected)

@@ -77,11 +77,12 @@ class Course:
         self.setting, self.temperature, self.advection = setting, temperature, advection
         self.release_share, self.factor_share = release_share, factor_share
         self.treatment = treatment.under(values or {})
-        tensors: Values = {k: torch.as_tensor(v).to(setting.maps.phi) for k, v in scalars.items()}
+        phi = setting.maps.phi
+        tensors: Values = {k: torch.as_tensor(v, dtype=phi.dtype, device=phi.device) for k, v in scalars.items()}
         self.values: Values = values or {}
         if self.carrier is not None:
             tensors, self.values = self.carrier.in_tissue(tensors, values)
-        self.scalars = {k: torch.as_tensor(v).to(setting.maps.phi) for k, v in tensors.items()}
+        self.scalars = {k: torch.as_tensor(v, dtype=phi.dtype, device=phi.device) for k, v in tensors.items()}
         self.detail = detail_of(treatment.carrier)
         self.flows_solved = 0
         self._pressure: Tensor | None = None

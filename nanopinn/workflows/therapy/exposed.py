@@ -87,15 +87,18 @@ class Exposed:
 
     def under(self, treatment: Treatment, draws: Draws) -> UnderVoxel:
         """The groups under a treatment, for some of the draws."""
-        like = self.patient.tissue.maps.phi
-        known = [{n: torch.as_tensor(v).to(like) for n, v in of.items()} for of in (draws.scalars, draws.values)]
-        drawn = treatment.under(known[1])
-        scalars, values = known if treatment.carrier is None else (_each(v, len(draws), like) for v in treatment.carrier.in_tissue(*known))
-        temperature, _, _ = temperature_course(treatment, self.patient.tissue)
+        tissue = self.patient.tissue
+        drawn = treatment.under({n: torch.as_tensor(v).to(tissue.maps.phi) for n, v in draws.values.items()})
+        scalars: Values = {n: torch.as_tensor(v) for n, v in draws.scalars.items()}
+        values: Values = {n: torch.as_tensor(v) for n, v in draws.values.items()}
+        if treatment.carrier is not None:
+            scalars, values = treatment.carrier.in_tissue(scalars, values)
+        temperature, _, _ = temperature_course(treatment, tissue)
         flow = _FluidInTime(self.patient, draws, self.labels, drawn)
-        factors = drawn.factors if drawn.changes_tissue else None
-        over = torch.as_tensor(draws.maps_over).to(like)
-        return UnderVoxel(self.patient.tissue.maps, self.labels, scalars, values, flow, factors, temperature, maps_over=over)
+        return UnderVoxel.of(
+            tissue.maps, self.labels, len(draws), scalars, values, flow, over=draws.maps_over, temperature=temperature,
+            factors=drawn.factors if drawn.changes_tissue else None,
+        )  # fmt: skip
 
 
 class _FluidInTime:
@@ -125,12 +128,6 @@ def _solved_at(treatment: Treatment) -> Array:
 
 def _arrays(factors: Mapping[str, Number], n: int) -> dict[str, Array]:
     return {name: np.broadcast_to(np.asarray(torch.as_tensor(f, dtype=torch.float64).cpu()), (n,)) for name, f in factors.items()}
-
-
-def _each(values: Values, n: int, like: Tensor) -> dict[str, Tensor]:
-    """Values of every draw, where a formulation states one for all."""
-    tensors = {name: torch.as_tensor(v).to(like) for name, v in values.items()}
-    return {name: v if v.dim() else v.expand(n) for name, v in tensors.items()}
 
 
 def joined(parts: Sequence[Exposure]) -> Exposure:

@@ -14,7 +14,7 @@ from nanopinn.errors import InputError
 from nanopinn.inference.radiation_effect import RadiationEffect
 from nanopinn.inference.resume import Keeper
 from nanopinn.progress import Progress, silent
-from nanopinn.report.compared import LAWS, ComparedArm, Comparison, Group, HeatingTimes, majority, spread
+from nanopinn.report.compared import LAWS, ComparedArm, Comparison, Group, HeatingTimes, Influence, majority, spread
 from nanopinn.report.simulated import Simulation
 from nanopinn.solvers.clusters import group_mean
 from nanopinn.solvers.exposure import Exposure
@@ -30,6 +30,7 @@ from nanopinn.workflows.therapy.kept import identity
 from nanopinn.workflows.therapy.minimal_imaging import OutcomeOf
 from nanopinn.workflows.therapy.outcomes import curves_of, maps_of, outcomes_of, over_tumour
 from nanopinn.workflows.therapy.patient import Patient
+from nanopinn.workflows.therapy.ranking import influences_of
 
 Array = NDArray[np.float64]
 PER_MIN = 60.0
@@ -72,7 +73,7 @@ def compare_arms(
     asked = asked_about(arms)
     at = time.perf_counter()
     heating = _heating_times(asked, exposed, exposures[asked.name], settings)
-    influences, outcome = exposed.influences(asked, settings) if settings.sensitivity else ((), "")
+    influences, not_ranked = _influences(asked, exposed, settings)
     seconds["heating times and influences"] = time.perf_counter() - at
     outcomes = outcomes_of(exposures, exposed.voxels, settings.lethal)
     groups = _groups(exposed, exposures)
@@ -82,11 +83,12 @@ def compare_arms(
         for a, e in zip(arms, exposures.values(), strict=True)
     }
     show("arms compared", 1.0, {})
+    of_influences = f"Of the share of cells beyond {settings.limit_um:g} um that {asked.name} kills by the peak law."
+    assumed = (*_assumptions(patient, notes, exposed, simulations, exposures), *not_ranked)
     return Comparison(
         answer(asked.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal), compared, outcomes, groups, heating,
-        influences, outcome, settings.limit_um, settings.lethal, settings.draws,
-        _assumptions(patient, notes, exposed, simulations, exposures), patient.tissue.affine, patient.tissue.mask, labels, seconds,
-        (*patient.tissue.files, *((schedule,) if schedule else ())),
+        influences, of_influences, settings.limit_um, settings.lethal, settings.draws, assumed, patient.tissue.affine, patient.tissue.mask,
+        labels, seconds, (*patient.tissue.files, *((schedule,) if schedule else ())),
     )  # fmt: skip
 
 
@@ -184,6 +186,18 @@ def _heating_times(asked: Arm, exposed: Exposed, given: Exposure, settings: Comp
         asked.name, np.array(minutes), {law: np.stack([spread(v) for v in values], axis=1) for law, values in shares.items()},
         {law: np.array([majority(v) for v in values]) for law, values in shares.items()},
     )  # fmt: skip
+
+
+def _influences(asked: Arm, exposed: Exposed, settings: ComparisonSettings) -> tuple[tuple[Influence, ...], tuple[str, ...]]:
+    """The ranking of inputs; or why there is none, in words."""
+    if not settings.sensitivity:
+        return (), ()
+    exposed.progress("what decides", 0.0, {})
+    filtration = float(np.average(exposed.filtration, weights=exposed.voxels))
+    try:
+        return influences_of(exposed.patient, asked.treatment, filtration, counted=exposed.counted, seed=settings.seed), ()
+    except InputError as error:
+        return (), (f"Inputs are not ranked: {error}",)
 
 
 def _groups(exposed: Exposed, exposures: dict[str, Exposure]) -> tuple[Group, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.temperature import Stretch, TemperatureCourse
 from nanopinn.physics.values import Number, lookup
 from nanopinn.progress import Progress, silent
-from nanopinn.solvers.clusters import drawn_model, group_mean, per_cluster
+from nanopinn.solvers.clusters import cluster_maps, drawn_model, group_mean, per_cluster
 from nanopinn.solvers.evolve import Tolerance
 from nanopinn.solvers.exposure import Counted, Exposure, expose_cylinders
 from nanopinn.solvers.interval import Interval
@@ -34,6 +34,8 @@ from nanopinn.workflows.simulate.course import detail_of
 from nanopinn.workflows.treatment import Treatment
 
 Array = NDArray[np.float64]
+#: One number for all draws, or one for each; weights of functions ``(draw, k)``.
+Drawn = Array | Tensor | float
 #: Filtration and lymphatic drainage of every draw and cluster at a time (s), ``(draw, cluster)`` each, 1/s.
 Exchange = Callable[[float], tuple[Array | Tensor, Array | Tensor]]
 #: Factors on the tissue's properties at a time, by name as :class:`nanopinn.physics.model.TumourModel` takes them, one or ``(draw,)`` each.
@@ -73,9 +75,10 @@ class UnderVoxel:
         maps: of the voxels. labels: the cluster of each, -1 outside.
         scalars: of the model, ``(draw,)`` (SI; weights of functions ``(draw, k)``).
         values: of parameters by symbol, ``(draw,)``.
+        over: what PS, phi and v_p of the maps are divided by, ``(draw,)``.
+        given: maps by name (``phi``, ``v_p``, ``pH``) that have one value throughout, ``(draw,)``.
         exchange: fluid, by time. factors: on the tissue's properties, by time; 1 if None.
         temperature: of the voxels; the body's throughout if None.
-        maps_over: what volume fractions are divided by, ``(draw,)``; 1 if None.
         classes: of tissue radius. cells: along r.
     """
 
@@ -83,12 +86,28 @@ class UnderVoxel:
     labels: Tensor
     scalars: Mapping[str, Tensor]
     values: Mapping[str, Tensor]
+    over: Tensor
     exchange: Exchange
     factors: Factors | None = None
     temperature: TemperatureCourse | None = None
-    maps_over: Tensor | None = None
     classes: int = 3
     cells: int = 24
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, maps: TissueMaps, labels: Tensor, draws: int, scalars: Mapping[str, Drawn], values: Mapping[str, Drawn], exchange: Exchange,
+        *, over: Drawn = 1.0, factors: Factors | None = None, temperature: TemperatureCourse | None = None, classes: int = 3,
+        cells: int = 24, given: Mapping[str, Drawn] | None = None,
+    ) -> UnderVoxel:  # fmt: skip
+        """The same of arrays, or of one number for all draws."""
+
+        def drawn(v: Drawn) -> Tensor:
+            each = torch.as_tensor(v, dtype=maps.phi.dtype, device=maps.phi.device)
+            return each if each.dim() else each.expand(draws)
+
+        moved, of_table, one = ({n: drawn(v) for n, v in of.items()} for of in (scalars, values, given or {}))
+        return cls(maps, labels, moved, of_table, drawn(over), exchange, factors, temperature, classes, cells, one)
 
     @property
     def clusters(self) -> int:
@@ -96,12 +115,23 @@ class UnderVoxel:
 
     @property
     def draws(self) -> int:
-        return len(next(iter({**self.scalars, **self.values}.values())))
+        return len(self.over)
 
     @property
     def on_grid(self) -> dict[str, Tensor]:
         """The drawn values, ``(draw * cluster, 1, 1)``."""
         return {n: per_cluster(v, self.clusters) for n, v in self.values.items()}
+
+    def rows(self, first: int, last: int) -> UnderVoxel:
+        """Some of the draws alone: what is done in batches goes on where it stopped."""
+        part = slice(first, last)
+        exchange, factors = self.exchange, self.factors
+        return replace(
+            self, scalars={n: v[part] for n, v in self.scalars.items()}, values={n: v[part] for n, v in self.values.items()},
+            given={n: v[part] for n, v in self.given.items()}, over=self.over[part],
+            exchange=lambda t: (exchange(t)[0][part], exchange(t)[1][part]),
+            factors=None if factors is None else lambda t: {n: _some(f, part) for n, f in factors(t).items()},
+        )  # fmt: skip
 
     def cylinders(self) -> Cylinders:
         """Tissue around the vessels of every cluster under every draw.
@@ -109,8 +139,7 @@ class UnderVoxel:
         Vessels fill at most what leaves tissue around them, and radii are spread no further than their narrowest class allows.
         """
         v = lookup({n: x[:, 0, 0] for n, x in self.on_grid.items()})
-        plasma = group_mean(self.maps.v_p.clamp_min(1e-3), self.labels)[:, 0, 0].repeat(self.draws)
-        plasma = plasma if self.maps_over is None else plasma / per_cluster(self.maps_over, self.clusters)[:, 0, 0]
+        plasma = cluster_maps(self.maps, self.labels, self.over, self.given).v_p[:, 0, 0].clamp_min(1e-3)
         v_b = (plasma / (1 - v("Hct"))).clamp_max(0.99 / NARROWEST**2)
         spread = possible_spread(v_b, torch.as_tensor(v("spread_Rt")).to(v_b).expand_as(v_b), self.classes)
         return Cylinders.around(v_b, v("R_c"), spread, self.classes, self.cells)
@@ -231,7 +260,7 @@ class _Course:
         u = self.under
         like = u.maps.phi
         factors = {} if u.factors is None else {n: torch.as_tensor(f).to(like).expand(u.draws) for n, f in u.factors(t).items()}
-        model = drawn_model(u.maps, u.labels, u.scalars, u.values, factors, u.maps_over)
+        model = drawn_model(u.maps, u.labels, u.scalars, u.values, factors, u.over, u.given)
         J_v, J_L = (per_cluster(torch.as_tensor(J).to(like), u.clusters) for J in u.exchange(t))
         if self.carrier is None:
             return drained(model.drug(J_v, J_L, self.detail), J_v)
@@ -248,6 +277,10 @@ def _of_clusters(course: TemperatureCourse, under: UnderVoxel) -> TemperatureCou
         return group_mean(T, under.labels).repeat(under.draws, 1, 1)
 
     return TemperatureCourse(mean(course.rest), tuple(Stretch(s.start_s, s.end_s, mean(s.first), mean(s.last)) for s in course.stretches))
+
+
+def _some(factor: Array | Number, part: slice) -> Array | Number:
+    return factor[part] if isinstance(factor, Tensor | np.ndarray) and factor.ndim else factor
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:
