@@ -46,9 +46,7 @@ def main() -> None:
         for step in (1e-3, 1e-4):
             began = time.perf_counter()
             interval = krogh_interval(0.0, 24 * HOUR, pools, cylinders, plasma)
-            found = solve_cylinders(
-                [interval], pools.names, vessel_pools(pools), cylinders, [HOUR, 24 * HOUR], threshold=1e-3, tolerance=Tolerance(step)
-            )
+            found = solve_cylinders([interval], pools.names, vessel_pools(pools), cylinders, [HOUR, 24 * HOUR], tolerance=Tolerance(step))
             ends.append(found.U)
             seconds = time.perf_counter() - began
             print(f"{n} clusters x 3 classes x 32 cells, {name}, 24 h, step {step:g}: {seconds:.1f} s, {found.steps} steps", end="; ")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanopinn.cli.config import settings_of
+from nanopinn.cli.minimal_imaging import minimal_imaging
 from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, spread, takes_imaging
 from nanopinn.cli.plan import plan
 from nanopinn.cli.screen import shown_progress, stopped_in_words
@@ -27,6 +28,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.command()(simulate)
 app.command()(plan)
+app.command("minimal-imaging")(minimal_imaging)
 
 _FIELD_HELP = "Unknown field in the tumour, NAME[:bumps|neural]; NAME: conductivity, filtration, permeability or release. Repeat for more."
 
@@ -160,12 +162,13 @@ def check(
 
 @app.command()
 def verify(
+    published: Annotated[bool, typer.Option(help="Published brackets and reference runs alone.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table as JSON too.")] = None,
 ) -> None:
     """Run the verification cases and print each observed value beside its reference; exit code 5 if one fails."""
     from nanopinn.workflows.verify import run_verification
 
-    cases = run_verification()
+    cases = run_verification(published=published)
     for c in cases:
         mark = "FAILED" if c.failed else "ok    " if c.passed else "beside"
         typer.echo(f"{mark} {c.id:8s}{c.name + ': ' + c.quantity:92s}{c.observed:13.6g}{c.reference:12.5g}  +- {c.tolerance:.2g}")

@@ -43,7 +43,7 @@ def plan(
 
     Example: nanopinn plan --tumour-mm 8 --voxel-mm 0.7 --drug encapsulated@24
     """
-    from nanopinn.report.plan import claim_plan_file, write_plan
+    from nanopinn.report.table import claim_table_file, write_plan
     from nanopinn.workflows.plan import plan_protocol
     from nanopinn.workflows.settings import PlanSettings
 
@@ -55,7 +55,7 @@ def plan(
     given = {**scan, "candidates": candidate, "image_noise": image_noise, "draws": draws, "seed": seed, "device": device}
     settings = settings_of(PlanSettings, "plan", config, given)
     if out is not None:
-        claim_plan_file(out, overwrite=overwrite)
+        claim_table_file(out, overwrite=overwrite)
     with shown_progress(quiet, verbose) as progress:
         found = plan_protocol(settings, folder=source, progress=progress)
     typer.echo(found.summary())

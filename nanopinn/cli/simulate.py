@@ -1,26 +1,31 @@
-"""The command that takes a treatment through a tumour."""
+"""The command that takes treatments through a tumour: one schedule, or arms side by side."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nanopinn.cli.config import settings_of
 from nanopinn.cli.options import Device, Out, Overwrite, Quiet, Verbose
-from nanopinn.cli.screen import shown_progress
+from nanopinn.cli.screen import shown_progress, stopped_in_words
 from nanopinn.errors import InputError
 
 if TYPE_CHECKING:
+    from nanopinn.workflows.settings import PhantomSettings
     from nanopinn.workflows.simulate import MapFiles
+
+_ARMS = "Arms compared"
+_HEAT = "Heating, degC:MINUTES[@START_H][~RAMP_MIN], or a thermometry file; several with commas. Of arms that answer to heat."
 
 
 def simulate(
-    schedule: Annotated[Path | None, typer.Option(help="What is given and when (TOML); examples in docs/schedules. Required.")] = None,
+    schedule: Annotated[Path | None, typer.Option(help="What is given and when (TOML); examples in docs/schedules.")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Result folder of `nanopinn fit` or `nanopinn maps`.")] = None,
     phantom: Annotated[bool, typer.Option("--phantom", help="The digital phantom's tumour instead.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Of the phantom (0).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the phantom, and of the draws of arms (0).")] = None,
     shape: Annotated[tuple[int, int, int] | None, typer.Option(help="Voxels of the phantom (24 24 12).")] = None,
     ktrans: Annotated[Path | None, typer.Option(help="Map of Ktrans, 1/min (or as its sidecar's Unit says), with the four below.")] = None,
     ve: Annotated[Path | None, typer.Option(help="Map of ve, a fraction.")] = None,
@@ -28,37 +33,128 @@ def simulate(
     ph: Annotated[Path | None, typer.Option(help="Map of extracellular pH.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Tumour, above 0.5.")] = None,
     assume_ph: Annotated[float | None, typer.Option(help="pH of the tumour where there is no map of it.")] = None,
-    tolerance: Annotated[float | None, typer.Option(help="Error of a time step over a pool's largest mass (1e-4).")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Error of a time step over a pool's largest mass (1e-4; arms 1e-3).")] = None,
     refine: Annotated[int | None, typer.Option(help="Cells of the flow per voxel edge, 1 to 4 (2).")] = None,
     rim: Annotated[float | None, typer.Option(help="Refine only voxels so near to the tumour's edge, mm (all).")] = None,
     advection: Annotated[str | None, typer.Option(help="fitted (default), central, upwind or limited.")] = None,
     device: Device = None,
+    arms: Annotated[str | None, typer.Option(
+        help="Formulations to compare: free, pld, tsl, ph, or TOML files, with commas.", rich_help_panel=_ARMS)] = None,
+    dose: Annotated[str | None, typer.Option(help="Of every arm: 50mg/m2 (default) or 90mg.", rich_help_panel=_ARMS)] = None,
+    body_surface: Annotated[float | None, typer.Option(help="m2 (1.8).", rich_help_panel=_ARMS)] = None,
+    infusion: Annotated[float | None, typer.Option(help="Minutes of infusion; 0 (default): a bolus.", rich_help_panel=_ARMS)] = None,
+    heat: Annotated[str | None, typer.Option(help=_HEAT, rich_help_panel=_ARMS)] = None,
+    heat_all: Annotated[bool | None, typer.Option("--heat-all", help="Heat every arm.", rich_help_panel=_ARMS)] = None,
+    heat_effects: Annotated[bool | None, typer.Option(
+        "--heat-effects/--no-heat-effects", help="Heat changes pressure and walls (priors, from mice).", rich_help_panel=_ARMS)] = None,
+    heating_times: Annotated[str | None, typer.Option(
+        help="Lengths of the heating to compare, min (15,30,60; none).", rich_help_panel=_ARMS)] = None,
+    radiation: Annotated[str | None, typer.Option(help="Fractions, Gy@HOURS, with commas.", rich_help_panel=_ARMS)] = None,
+    radiation_from: Annotated[str | None, typer.Option(
+        help="RESULT@HOURS: a fit of the same tumour scanned so long after the first fraction tells what radiation did.",
+        rich_help_panel=_ARMS)] = None,
+    end: Annotated[float | None, typer.Option(help="Hours simulated (72).", rich_help_panel=_ARMS)] = None,
+    draws: Annotated[int | None, typer.Option(help="From posterior and priors (100); 0: medians alone.", rich_help_panel=_ARMS)] = None,
+    groups: Annotated[int | None, typer.Option(help="Groups of voxels resolved around a vessel (8).", rich_help_panel=_ARMS)] = None,
+    limit: Annotated[float | None, typer.Option(help="Distance from the vessel asked about, um (50).", rich_help_panel=_ARMS)] = None,
+    lethal: Annotated[float | None, typer.Option(help="Surviving fraction that counts as lethal (0.5).", rich_help_panel=_ARMS)] = None,
+    sensitivity: Annotated[bool | None, typer.Option(
+        "--sensitivity/--no-sensitivity", help="Rank the inputs by what they do.", rich_help_panel=_ARMS)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with interrupted arms.", rich_help_panel=_ARMS)] = False,
     config: Annotated[Path | None, typer.Option(help="TOML as every run dumps it; options win.")] = None,
     out: Out = Path("nanopinn_simulation"), overwrite: Overwrite = False, quiet: Quiet = False, verbose: Verbose = False,
 ) -> None:  # fmt: skip
-    """Take a treatment through a tumour: every pool of the drug in time, from its maps and a schedule.
+    """Take a treatment through a tumour, every pool of the drug in time; or compare arms, down to what reaches cells far from vessels.
 
-    Example: nanopinn simulate --schedule docs/schedules/thermosensitive.toml --from result --out arm1
+    Examples:
+
+    nanopinn simulate --from result --arms free,pld,tsl --heat 42:60 --out arms
+
+    nanopinn simulate --from result --schedule docs/schedules/thermosensitive.toml --out one
     """
     from nanopinn.report.folder import claim_output
-    from nanopinn.report.simulation import write_simulation
-    from nanopinn.workflows.settings import PhantomSettings, SimulationSettings
-    from nanopinn.workflows.simulate import run_simulation
+    from nanopinn.workflows.settings import ComparisonSettings, PhantomSettings, SimulationSettings
 
-    if schedule is None:
-        raise InputError("nothing is given", field="--schedule", expected="a schedule file", remedy="See docs/schedules for examples.")
-    given = {"tolerance": tolerance, "refine": refine, "rim_mm": rim, "advection": advection, "device": device, "assume_ph": assume_ph}
-    settings = settings_of(SimulationSettings, "simulate", config, given)
     drawn = settings_of(PhantomSettings, "phantom", config, {"seed": seed, "shape": shape}) if phantom else None
     maps = _map_files({"ktrans": ktrans, "ve": ve, "vp": vp, "mask": mask, "ph": ph})
+    numerical = {"tolerance": tolerance, "refine": refine, "device": device}
+    of_arms: dict[str, Any] = {
+        "arms": _listed(arms), "dose": dose, "body_surface_m2": body_surface, "infusion_min": infusion, "heat": _listed(heat),
+        "heat_all": heat_all, "heat_effects": heat_effects, "heating_min": _minutes(heating_times), "radiation": _listed(radiation),
+        "radiation_from": radiation_from, "end_h": end, "draws": draws, "groups": groups, "limit_um": limit, "lethal": lethal,
+        "sensitivity": sensitivity,
+    }  # fmt: skip
+    if arms is not None:
+        refused = {"--rim": rim, "--advection": advection, "--ktrans": maps, "--assume-ph": assume_ph}
+        _refuse(refused, "it is not of arms", "Leave it out, or simulate one schedule.")
+        settings = settings_of(ComparisonSettings, "arms", config, {**numerical, **of_arms, "seed": seed})
+        claim_output(out, overwrite=overwrite)
+        _compare(settings, schedule, source, drawn, out, resume=resume, overwrite=overwrite, quiet=quiet, verbose=verbose)
+        return
+    _refuse({f"--{k.split('_')[0]}": v for k, v in of_arms.items()}, "it is of arms", "Say which arms: --arms free,pld,tsl.")
+    if schedule is None:
+        raise InputError(
+            "nothing is given", field="--schedule", expected="a schedule file, or --arms",
+            remedy="See docs/schedules for examples, or compare --arms free,pld,tsl.",
+        )  # fmt: skip
+    given = {**numerical, "rim_mm": rim, "advection": advection, "assume_ph": assume_ph}
+    single = settings_of(SimulationSettings, "simulate", config, given)
     claim_output(out, overwrite=overwrite)
+    _run_one(single, schedule, source, drawn, maps, out, overwrite=overwrite, quiet=quiet, verbose=verbose)
+
+
+def _run_one(
+    settings: Any, schedule: Path, source: Path | None, phantom: PhantomSettings | None, maps: MapFiles | None, out: Path, *,
+    overwrite: bool, quiet: bool, verbose: bool,
+) -> None:  # fmt: skip
+    from nanopinn.report.simulation import write_simulation
+    from nanopinn.workflows.simulate import run_simulation
+
     with shown_progress(quiet, verbose) as progress:
-        found = run_simulation(schedule, folder=source, phantom=drawn, maps=maps, settings=settings, progress=progress)
-    dump = {"simulate": settings.model_dump()} | ({"phantom": drawn.model_dump()} if drawn else {})
+        found = run_simulation(schedule, folder=source, phantom=phantom, maps=maps, settings=settings, progress=progress)
+    dump = {"simulate": settings.model_dump()} | ({"phantom": phantom.model_dump()} if phantom else {})
     write_simulation(out, found, dump, overwrite=overwrite)
     typer.echo(found.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in found.assumptions))
     typer.echo(f"Page: {out / 'simulation.html'}")
+
+
+def _compare(
+    settings: Any, schedule: Path | None, source: Path | None, phantom: PhantomSettings | None, out: Path, *, resume: bool, overwrite: bool,
+    quiet: bool, verbose: bool,
+) -> None:  # fmt: skip
+    from nanopinn.inference.resume import forget
+    from nanopinn.report.comparison import write_comparison
+    from nanopinn.workflows.therapy import compare_arms
+
+    kept = out.absolute().with_name(f"{out.name}.partial")
+    with stopped_in_words(kept), shown_progress(quiet, verbose) as progress:
+        found = compare_arms(settings, folder=source, phantom=phantom, schedule=schedule, progress=progress, kept=kept, resume=resume)
+    dump = {"arms": settings.model_dump()} | ({"phantom": phantom.model_dump()} if phantom else {})
+    write_comparison(out, found, dump, overwrite=overwrite)
+    forget(kept)
+    typer.echo(found.summary())
+    typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in found.assumptions))
+    typer.echo(f"Page: {out / 'comparison.html'}")
+
+
+def _listed(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _minutes(text: str | None) -> tuple[float, ...] | None:
+    if text is None or text.strip().lower() == "none":
+        return None if text is None else ()
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise InputError("not lengths of heating", field="--heating-times", found=text, expected="minutes with commas, or none") from None
+
+
+def _refuse(given: Mapping[str, object], why: str, remedy: str) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"this option is of another kind of run: {why}", field=name, found=str(value), remedy=remedy)
 
 
 def _map_files(files: dict[str, Path | None]) -> MapFiles | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -46,11 +47,12 @@ _CLASSES: tuple[type, ...] = (
 )  # fmt: skip
 
 _STUDY = "study.json"
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
 class Keeper:
-    """States of a fit's engines in a folder of their own; each file is whole or absent.
+    """What a run has reached, in a folder of its own; each file is whole or absent.
 
     Attributes:
         folder: beside the result. study: what was given, each by name with its value or hash.
@@ -64,7 +66,7 @@ class Keeper:
 
     @classmethod
     def begun(cls, folder: Path, study: Mapping[str, str], device: str) -> Keeper:
-        """For a fit that starts anew: what an earlier one left is taken away."""
+        """For a run that starts anew: what an earlier one left is taken away."""
         for file in folder.glob("*.safetensors"):
             file.unlink()
         write_json(folder / _STUDY, study)
@@ -72,7 +74,7 @@ class Keeper:
 
     @classmethod
     def continued(cls, folder: Path, study: Mapping[str, str], device: str) -> Keeper:
-        """For a fit that goes on.
+        """For a run that goes on.
 
         Raises:
             InputError: nothing was kept, or it was kept of other inputs or settings.
@@ -82,12 +84,12 @@ class Keeper:
             changed = sorted(k for k in {*before, *study} if before.get(k) != study.get(k))
         except (OSError, ValueError, TypeError) as error:
             raise InputError(
-                "there is no interrupted fit to go on with", field="--resume", file=folder, remedy="Leave --resume out to start anew."
+                "there is no interrupted run to go on with", field="--resume", file=folder, remedy="Leave --resume out to start anew."
             ) from error
         if changed:
             name = changed[0]
             raise InputError(
-                f"the interrupted fit was another one: {', '.join(changed)} changed",
+                f"the interrupted run was another one: {', '.join(changed)} changed",
                 field=name,
                 file=folder,
                 found=study.get(name, "nothing"),
@@ -98,7 +100,7 @@ class Keeper:
 
     def keep(self, stand: Stand) -> None:
         """Put a state in place of the engine's last, or leave that whole."""
-        write_bytes(self._file(stand.engine), saving.to_bytes(stand, _CLASSES))
+        self.put(stand.engine, stand, _CLASSES)
 
     def stand(self, engine: str) -> Stand | None:
         """Where an engine stood when it was interrupted; None if it had not begun.
@@ -106,18 +108,31 @@ class Keeper:
         Raises:
             InputError: what was kept is spoiled.
         """
-        file = self._file(engine)
+        stand = self.get(engine, Stand, _CLASSES)
+        return None if stand is None else on_device(stand, self.device)
+
+    def put(self, name: str, value: Any, classes: Iterable[type]) -> None:
+        """Keep a data class under a name, in place of the last of that name; ``classes`` as for :func:`saving.to_bytes`."""
+        write_bytes(self._file(name), saving.to_bytes(value, classes))
+
+    def get(self, name: str, kind: type[Kind], classes: Iterable[type]) -> Kind | None:
+        """What was kept under a name, if this run goes on with another.
+
+        Raises:
+            InputError: it is spoiled.
+        """
+        file = self._file(name)
         if not self.resumed or not file.exists():
             return None
         try:
-            stand = saving.from_bytes(file.read_bytes(), _CLASSES)
-            if not isinstance(stand, Stand):
-                raise ValueError(f"it holds a {type(stand).__name__}")
+            value = saving.from_bytes(file.read_bytes(), classes)
+            if not isinstance(value, kind):
+                raise ValueError(f"it holds a {type(value).__name__}")
         except (OSError, ValueError) as error:
             raise InputError(
-                "the state of the interrupted fit cannot be read", file=file, found=str(error), remedy="Leave --resume out to start anew."
+                "the state of the interrupted run cannot be read", file=file, found=str(error), remedy="Leave --resume out to start anew."
             ) from error
-        return on_device(stand, self.device)
+        return value
 
     def _file(self, engine: str) -> Path:
         return self.folder / f"{engine}.safetensors"

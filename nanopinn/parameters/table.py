@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from nanopinn.errors import InputError
+
+if TYPE_CHECKING:
+    from nanopinn.parameters.spread import Spread
 
 COLUMNS = ("symbol", "name", "value", "low", "high", "unit", "prior", "tissue", "source", "verified")
 _PRIOR = re.compile(r"(lognormal|normal)\(([0-9.eE+-]+)\)")
@@ -48,6 +51,12 @@ class Parameter:
         """Whether the number was read in its source or is only a prior from memory."""
         return "verified in its source" if self.verified else "prior from memory of the literature"
 
+    def spread(self) -> Spread | None:
+        """What it is drawn from (:func:`nanopinn.parameters.spread.spread_of`); None where the row says nothing of its uncertainty."""
+        from nanopinn.parameters.spread import spread_of
+
+        return spread_of(self)
+
 
 def load_table(path: Path | None = None) -> dict[str, Parameter]:
     """Read and validate a parameter table.
@@ -69,14 +78,19 @@ def load_table(path: Path | None = None) -> dict[str, Parameter]:
         raise InputError("the parameter table lacks a column", file=source, field=", ".join(missing))
     table: dict[str, Parameter] = {}
     for row in reader:
-        parameter = _parse(row, str(source))
+        parameter = parameter_of(row, str(source))
         if parameter.symbol in table:
             raise InputError("a parameter stands twice", file=source, field=parameter.symbol)
         table[parameter.symbol] = parameter
     return table
 
 
-def _parse(row: Mapping[str, str], source: str) -> Parameter:
+def parameter_of(row: Mapping[str, str], source: str) -> Parameter:
+    """The parameter that a row describes, by column; ``source`` is the file named in errors.
+
+    Raises:
+        InputError: as :func:`load_table`.
+    """
     symbol = row["symbol"]
     prior = _parse_prior(row["prior"], symbol, source)
     default, low, high = (_number(row[c], symbol, c, source) for c in ("value", "low", "high"))
@@ -145,7 +159,7 @@ def _parse_prior(text: str, symbol: str, source: str) -> Prior | None:
 # new dimension; tests hold the set against pint, whose import costs more than `nanopinn --help` may.
 KNOWN_UNITS = frozenset(
     (
-        "1|m|s|Pa|Pa/s|kg|1/s|1/m|m/s|m**2/s|m**3|1/m**3|kg/m**3|kg/s|m**2/(Pa*s)|1/(Pa*s)|mM|mM*s|1/(s*mM)|kg/L|mmol/kg|K|Gy|m**3/s|J/(kg*K)|W/(m*K)"
+        "1|m|s|Pa|Pa/s|kg|1/s|1/m|m/s|m**2/s|m**3|1/m**3|kg/m**3|kg/s|m**2/(Pa*s)|1/(Pa*s)|mM|mM*s|1/(s*mM)|kg/L|mmol/kg|K|Gy|m**3/s|m**3/(kg*s)|J/(kg*K)|W/(m*K)"
     ).split("|")
 )
 

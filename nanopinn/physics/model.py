@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,9 +16,12 @@ from nanopinn.physics.describe import describe
 from nanopinn.physics.drug import LINEAR, DrugDetail, drug_pools
 from nanopinn.physics.flow import filtration, lymphatic_drainage
 from nanopinn.physics.pools import PoolCoefficients, PoolSystem
-from nanopinn.physics.release import acid_release_rate
+from nanopinn.physics.release import acid_release_rate, bent
 from nanopinn.physics.values import Number, Values, lookup
 from nanopinn.physics.wall import exchange_coefficients
+
+if TYPE_CHECKING:
+    from nanopinn.physics.formulation import Formulation
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class TissueMaps:
             scalar of that name, ``(k,)``, weighs them.
         cut: faces of the box beyond which the tumour goes on, as (axis, side) with side 0 or 1: nothing flows through
             them but the unknown :data:`INFLOW`.
+        PS_mean: of the tumour that they are a part of, 1/s; their own mean if None.
     """
 
     tumour: Tensor
@@ -43,11 +48,11 @@ class TissueMaps:
     pH: Tensor
     shapes: Mapping[str, Tensor] = field(default_factory=dict)
     cut: tuple[tuple[int, int], ...] = ()
+    PS_mean: Tensor | None = None
 
     def vascularity(self) -> Tensor:
         """PS over its mean in the tumour: the assumption by which the wall's other properties vary."""
-        inside = self.tumour > 0.5
-        return self.PS / self.PS[inside].mean()
+        return self.PS / (self.PS[self.tumour > 0.5].mean() if self.PS_mean is None else self.PS_mean)
 
 
 @dataclass(frozen=True)
@@ -139,8 +144,9 @@ class TumourModel:
         """A model with table values for every scalar not given.
 
         Args:
-            factors: on the tumour's ``p_e``, ``Lp``, ``K``, ``P`` (permeability of the wall to every solute) and ``SV``,
-                as radiation changes them (see :mod:`nanopinn.physics.radiation`); 1 where absent.
+            factors: on the tumour's ``p_e``, ``Lp``, ``K``, ``P`` (permeability of the wall to every solute), ``P_l`` (to the
+                carrier alone) and ``SV``, as radiation and heat change them (see :mod:`nanopinn.physics.radiation` and
+                :mod:`nanopinn.physics.heat_effects`); 1 where absent.
             values: of parameters by symbol, where they differ from the table's.
         """
         merged = {**default_scalars(), **(scalars or {})}
@@ -220,10 +226,25 @@ class TumourModel:
         law = acid_release_rate(self.maps.pH, s["krel_ref"], k0, s["pK_rel"], n, at, bend)
         return law * self.multiplier("release")
 
+    def release_of(self, carrier: Formulation, T: Tensor) -> Tensor:
+        """Release rate of a carrier in tissue at a temperature (K), 1/s.
+
+        What a fit found of the law's bend along pH, and of the rate in space, holds where acid opens the carrier.
+        """
+        pH, moved, a = self.maps.pH, {**self.values, **self.scalars}, carrier.acid
+        if a is None:
+            return carrier.release_rate(pH, T, moved)
+        if RELEASE_LAW in self.scalars:
+            # the law as it is, read on a bent scale of pH
+            for symbol in (a.pK, a.pH_ref):
+                moved[symbol] = bent(torch.as_tensor(lookup(moved)(symbol), dtype=pH.dtype, device=pH.device), self.scalars[RELEASE_LAW])
+            pH = bent(pH, self.scalars[RELEASE_LAW])
+        return carrier.release_rate(pH, T, moved) * self.multiplier("release")
+
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
         """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""
         normal = self.value("P_l_n") * self.value("SV_n")
-        PS = self.by_tissue(self.scalars["PS_l"] * self.factor("P", "SV") * self.maps.vascularity(), normal)
+        PS = self.by_tissue(self.scalars["PS_l"] * self.factor("P", "P_l", "SV") * self.maps.vascularity(), normal)
         return PS * self.multiplier("permeability"), self.by_tissue(1 - self.scalars["leak_l"], self.value("sigma_l_n"))
 
     def permeability(self, P_t: Number, P_n: Number) -> Tensor:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanopinn.parameters import value
+from nanopinn.physics.values import Number, Values, lookup
 
 
 def _bisect(f: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def _drop(x: Tensor, edge: Tensor) -> Tensor:
     return edge * torch.log(x) - (x - 1)
 
 
-def supplied_radius(R_t: Tensor, R_c: float, D: float, M: float, p_0: float) -> Tensor:
+def supplied_radius(R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number) -> Tensor:
     """How far oxygen reaches: R_t, or the free boundary r_a before it, m.
 
         x ln x - x + 1 = 4 D p_0 / (M R_c^2),    x = (r_a / R_c)^2
@@ -50,7 +50,7 @@ def supplied_radius(R_t: Tensor, R_c: float, D: float, M: float, p_0: float) -> 
     return torch.where(_drop(edge, edge) <= supply, R_t, R_c * x.sqrt())
 
 
-def oxygen_pressure(r: Tensor, R_t: Tensor, R_c: float, D: float, M: float, p_0: float) -> Tensor:
+def oxygen_pressure(r: Tensor, R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number) -> Tensor:
     """Oxygen pressure at a distance r from the vessel's axis, Pa; zero beyond the supplied radius.
 
         p(r) = p_0 + M/(4D) (r^2 - R_c^2) - M r_a^2/(2D) ln(r / R_c)
@@ -64,7 +64,7 @@ def oxygen_pressure(r: Tensor, R_t: Tensor, R_c: float, D: float, M: float, p_0:
     return torch.where(r < r_a, p, torch.where(r_a < R_t, 0.0, p)).clamp_min(0.0)
 
 
-def radius_at_pressure(p: float, R_t: Tensor, R_c: float, D: float, M: float, p_0: float) -> Tensor:
+def radius_at_pressure(p: Number, R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number) -> Tensor:
     """Where oxygen pressure has fallen to p, m; R_t where it never does, R_c where it always is below."""
     r_a = supplied_radius(R_t, R_c, D, M, p_0)
     edge, fall = (r_a / R_c) ** 2, (p_0 - p) * 4 * D / (M * R_c**2)
@@ -93,7 +93,7 @@ class OxygenZones:
 
 
 def oxygen_zones(
-    R_t: Tensor, R_c: float, D: float, M: float, p_0: float, p_hypoxia: float, p_necrosis: float
+    R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number, p_hypoxia: Number, p_necrosis: Number
 ) -> OxygenZones:  # fmt: skip
     """Zones of proliferating, quiescent and necrotic cells by two thresholds of oxygen pressure.
 
@@ -110,19 +110,22 @@ def oxygen_zones(
 
 @dataclass(frozen=True)
 class OxygenSupply:
-    """Oxygen of a tissue: diffusivity (m2/s), consumption over solubility (Pa/s), pressures at the vessel and of the zones' ends (Pa)."""
+    """Oxygen of a tissue: diffusivity (m2/s), consumption over solubility (Pa/s), pressures at the vessel and of the zones' ends (Pa).
 
-    D: float
-    M: float
-    p_0: float
-    p_hypoxia: float
-    p_necrosis: float
+    Each one number, or a tensor that broadcasts over radii.
+    """
+
+    D: Number
+    M: Number
+    p_0: Number
+    p_hypoxia: Number
+    p_necrosis: Number
 
     @classmethod
-    def of_table(cls) -> OxygenSupply:
-        """The table's values."""
-        return cls(*(value(symbol) for symbol in ("D_O2", "M_O2", "p_O2_v", "p_O2_hyp", "p_O2_nec")))
+    def of(cls, values: Values | None = None) -> OxygenSupply:
+        """The table's, but for the values given by symbol."""
+        return cls(*(lookup(values)(symbol) for symbol in ("D_O2", "M_O2", "p_O2_v", "p_O2_hyp", "p_O2_nec")))
 
-    def zones(self, R_t: Tensor, R_c: float) -> OxygenZones:
+    def zones(self, R_t: Tensor, R_c: Number) -> OxygenZones:
         """Zones of the tissue between R_c and R_t."""
         return oxygen_zones(R_t, R_c, self.D, self.M, self.p_0, self.p_hypoxia, self.p_necrosis)

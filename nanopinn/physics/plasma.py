@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -102,6 +102,9 @@ class PlasmaInput(Protocol):
     def area(self) -> float:
         """Integral over all times, kg s/m3."""
 
+    def area_to(self, t: float) -> float:
+        """Integral up to a time, kg s/m3."""
+
 
 @dataclass(frozen=True)
 class DosedCurve:
@@ -127,14 +130,7 @@ class DosedCurve:
     def _modes(self, t: Tensor) -> Tensor:
         """The curve split by the exponentials of the impulse, ``(..., exponential)``."""
         A, k = (t.new_tensor(v) for v in (self.impulse.amplitudes, self.impulse.rates))
-        total = t.new_zeros((*t.shape, len(self.impulse.rates)))
-        for dose in self.doses:
-            since = (t - dose.start_s)[..., None]
-            infused = since.clamp(0.0, dose.infusion_s)
-            given = infused / dose.infusion_s if dose.infusion_s > 0 else torch.ones_like(infused)
-            left = given * mean_decay(k * infused) * torch.exp(-k * (since - infused).clamp_min(0.0))
-            total = total + torch.where(since >= 0, dose.amount_kg * A * left, 0.0)
-        return total
+        return dosed_modes(A, k, self.doses, t)
 
     def during(self, start_s: float) -> SmoothCurve:
         """The curve of what has begun by ``start_s``: smooth, and exact up to the next event.
@@ -142,10 +138,8 @@ class DosedCurve:
         A bolus at ``start_s`` counts, one at the end of the interval does not: a time step that ends at a
         bolus sees the value before it. A start within round-off of an event is at the event.
         """
-        near = min(self.events(), key=lambda e: abs(e - start_s), default=start_s)
-        start = near if abs(near - start_s) <= 1e-9 * max(1.0, abs(near)) else start_s
+        start, rate = begun(self.doses, self.events(), start_s)
         modes = self._modes(torch.tensor(start, dtype=torch.float64)).tolist()
-        rate = sum(d.amount_kg / d.infusion_s for d in self.doses if d.start_s <= start < d.end_s)
         return SmoothCurve(start, tuple(modes), tuple(rate * a for a in self.impulse.amplitudes), self.impulse.rates)
 
     def events(self) -> tuple[float, ...]:
@@ -159,6 +153,35 @@ class DosedCurve:
     def area(self) -> float:
         """Integral over all times, kg s/m3: dose over clearance."""
         return sum(d.amount_kg for d in self.doses) * self.impulse.area()
+
+    def area_to(self, t: float) -> float:
+        """Integral up to a time, kg s/m3: of every mode what came in less what is there, over its rate, ``(A_i given - X_i)/k_i``."""
+        modes = self._modes(torch.tensor(t, dtype=torch.float64)).tolist()
+        given = sum(_share_given(d, t) * d.amount_kg for d in self.doses)
+        return sum((a * given - x) / k for a, x, k in zip(self.impulse.amplitudes, modes, self.impulse.rates, strict=True))
+
+
+def dosed_modes(A: Tensor, k: Tensor, doses: Sequence[Dose], t: Tensor) -> Tensor:
+    """What a series of doses leaves in each exponential ``A exp(-k s)`` of an impulse response, kg/m3.
+
+    Args:
+        A, k: ``(..., exponential)``, 1/m3 and 1/s. t: s, one or of a shape that A's other axes fit.
+    """
+    total = torch.zeros_like(t[..., None] * A)
+    for dose in doses:
+        since = (t - dose.start_s)[..., None]
+        infused = since.clamp(0.0, dose.infusion_s)
+        given = infused / dose.infusion_s if dose.infusion_s > 0 else torch.ones_like(infused)
+        left = given * mean_decay(k * infused) * torch.exp(-k * (since - infused).clamp_min(0.0))
+        total = total + torch.where(since >= 0, dose.amount_kg * A * left, 0.0)
+    return total
+
+
+def begun(doses: Sequence[Dose], events: Sequence[float], start_s: float) -> tuple[float, float]:
+    """A start, or the event that it is within round-off of, s, and the rate at which drug is infused from then on, kg/s."""
+    near = min(events, key=lambda e: abs(e - start_s), default=start_s)
+    start = near if abs(near - start_s) <= 1e-9 * max(1.0, abs(near)) else start_s
+    return start, sum(d.amount_kg / d.infusion_s for d in doses if d.start_s <= start < d.end_s)
 
 
 @dataclass(frozen=True)
@@ -208,6 +231,15 @@ class CurveSum:
     def area(self) -> float:
         """Integral over all times, kg s/m3."""
         return sum(c.area() for c in self.parts)
+
+    def area_to(self, t: float) -> float:
+        """Integral up to a time, kg s/m3."""
+        return sum(c.area_to(t) for c in self.parts)
+
+
+def _share_given(dose: Dose, t: float) -> float:
+    """Share of a dose that has been given by a time, s."""
+    return min(1.0, (t - dose.start_s) / dose.infusion_s) if dose.infusion_s and t >= dose.start_s else float(t >= dose.start_s)
 
 
 def mean_decay(x: Tensor) -> Tensor:

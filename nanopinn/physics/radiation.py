@@ -17,6 +17,7 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS, value
+from nanopinn.physics.values import Number, Values, lookup
 
 #: Properties that radiation changes, and the symbol of the factor at its peak after one fraction of RT_D:
 #: driving pressure, the wall's conductivity, the tissue's, the wall's permeability, vessel surface.
@@ -41,20 +42,20 @@ class Fraction:
             raise InputError("a fraction gives nothing", field="dose_Gy", found=self.dose_Gy, expected="a positive dose")
 
 
-def rise_and_recovery(t: float, t_peak: float) -> float:
+def rise_and_recovery(t: float, t_peak: Number) -> Number:
     """``s(t) = (t/t_p) e^{1 - t/t_p}``: 0 before the fraction, 1 at t_peak, half again after 1.7 t_peak more."""
-    x = t / t_peak
-    return x * math.exp(1.0 - x) if x > 0 else 0.0
+    x = max(t, 0.0) / t_peak
+    return x * math.e ** (1.0 - x)
 
 
-def table_peaks() -> dict[str, float]:
+def table_peaks() -> dict[str, Number]:
     """Median of every factor at its peak."""
     return {name: value(symbol) for name, symbol in MODIFIED.items()}
 
 
 @dataclass(frozen=True)
 class RadiationCourse:
-    """Fractions and what they do.
+    """Fractions and what they do; factors and time are numbers, or tensors of one value for each draw.
 
     Attributes:
         fractions: in any order.
@@ -63,17 +64,22 @@ class RadiationCourse:
     """
 
     fractions: tuple[Fraction, ...] = ()
-    peaks: Mapping[str, float] = field(default_factory=table_peaks)
-    t_peak_s: float = field(default_factory=lambda: value("RT_t_peak"))
+    peaks: Mapping[str, Number] = field(default_factory=table_peaks)
+    t_peak_s: Number = field(default_factory=lambda: value("RT_t_peak"))
 
-    def effect(self, t: float) -> float:
+    def under(self, values: Values) -> RadiationCourse:
+        """The same with the numbers or draws that are given by symbol (RT_IFP, RT_Lp, RT_K, RT_P, RT_SV, RT_t_peak)."""
+        v = lookup({**{MODIFIED[n]: p for n, p in self.peaks.items()}, "RT_t_peak": self.t_peak_s, **values})
+        return replace(self, peaks={n: v(MODIFIED[n]) for n in self.peaks}, t_peak_s=v("RT_t_peak"))
+
+    def effect(self, t: float) -> Number:
         """``sum_i (D_i/D_ref) s(t - t_i)``, the common course of every logarithm."""
-        return sum(f.dose_Gy / value("RT_D") * rise_and_recovery(t - f.time_s, self.t_peak_s) for f in self.fractions)
+        return sum((f.dose_Gy / value("RT_D") * rise_and_recovery(t - f.time_s, self.t_peak_s) for f in self.fractions), 0.0)
 
-    def modifiers(self, t: float) -> Mapping[str, float]:
-        """Factors on ``p_e``, ``Lp``, ``K``, ``P`` (carrier's wall permeability) and ``SV`` at a time, s."""
+    def modifiers(self, t: float) -> Mapping[str, Number]:
+        """Factors on ``p_e``, ``Lp``, ``K``, ``P`` (the wall's permeability to every solute) and ``SV`` at a time, s."""
         effect = self.effect(t)
-        return {name: math.exp(effect * math.log(peak)) for name, peak in self.peaks.items()}
+        return {name: peak**effect for name, peak in self.peaks.items()}
 
     def drawn(self, generator: torch.Generator) -> RadiationCourse:
         """The same fractions with every factor and the time of the peak drawn from their priors."""

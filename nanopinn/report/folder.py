@@ -155,14 +155,18 @@ def provenance(seconds: Mapping[str, float], inputs: Sequence[Path], settings: M
 
 
 def to_toml(config: Mapping[str, Any]) -> str:
-    """Tables of strings, numbers, booleans and lists of them as TOML; None is left out."""
+    """Tables of strings, numbers, booleans, and lists and tables of them, as TOML; None is left out."""
     lines: list[str] = []
     for table, entries in config.items():
         lines.append(f"[{table}]")
-        # JSON writes strings, numbers, booleans and lists as TOML does
-        lines += [f"{k} = {json.dumps(v)}" for k, v in entries.items() if v is not None]
+        lines += [f"{k} = {_toml(v)}" for k, v in entries.items() if v is not None]
         lines.append("")
     return "\n".join(lines)
+
+
+def _toml(v: Any) -> str:
+    # JSON writes strings, numbers, booleans and lists as TOML does
+    return "{" + ", ".join(f"{k} = {_toml(w)}" for k, w in v.items()) + "}" if isinstance(v, Mapping) else json.dumps(v)
 
 
 @dataclass(frozen=True)

@@ -56,12 +56,31 @@ class TimeCourses:
 
 
 @dataclass(frozen=True)
+class PlasmaExposure:
+    """What the body is exposed to by one kind of drug in plasma.
+
+    Attributes:
+        name: encapsulated, free (unbound and albumin-bound together), or unbound.
+        area: under the curve to the end of the run, area_ever: of all times; ug h/mL, by closed form.
+        highest: concentration, ug/mL, and when it is reached, s; a bolus counts as mixed at once.
+    """
+
+    name: str
+    area: float
+    area_ever: float
+    highest: float
+    highest_at_s: float
+
+
+@dataclass(frozen=True)
 class Simulation:
     """One treatment of one tumour.
 
     Attributes:
         given: the treatment in words. fields: pools per tissue volume ``(t, x, y, z)`` at the imaging times, and what changes with them.
-        maps: pressure and velocity at the start. courses, balance: over the whole run.
+        maps: pressure and velocity at the start, pressure after heat and radiation. courses, balance: over the whole run.
+        areas, peaks: of every pool, per tissue volume over the whole run: area under its curve (ug h/mL) and largest value (ug/mL).
+        exposure: of the body, one entry per kind of drug in plasma.
         effort: steps and iterations in words. assumptions: one sentence each.
         affine, mask: of the image. seconds: of each part. files: that were read.
     """
@@ -71,6 +90,9 @@ class Simulation:
     maps: Mapping[str, MapEstimate]
     courses: TimeCourses
     balance: MassBalance
+    areas: Mapping[str, MapEstimate]
+    peaks: Mapping[str, MapEstimate]
+    exposure: tuple[PlasmaExposure, ...]
     effort: str
     assumptions: tuple[str, ...]
     affine: Array
@@ -82,12 +104,20 @@ class Simulation:
         """Mean of a field over the tumour at the imaging times, in the field's unit."""
         return np.asarray(np.nanmean(self.fields[name].values[:, self.mask], axis=1))
 
+    def extremes(self) -> list[tuple[str, float, float]]:
+        """Of every pool the tumour's mean of its largest value (ug/mL) and of the area under its curve (ug h/mL)."""
+        return [(n, *(float(np.nanmean(m[n].values[self.mask])) for m in (self.peaks, self.areas))) for n in self.peaks]  # type: ignore[misc]
+
     def summary(self) -> str:
         """What was given, the tumour's mean of every field at the imaging times, and the balance of mass."""
         times = next(iter(self.fields.values())).times_s
         lines = [*self.given, "", "Tumour mean" + "".join(f"{f'{t / 3600:g} h':>12s}" for t in times)]
         for name, f in self.fields.items():
             lines.append(f"{name:20s}" + "".join(f"{v:12.4g}" for v in self.means(name)) + f"  {f.unit}")
+        lines += ["", f"{'Tumour mean of':20s}{'peak, ug/mL':>14s}{'area, ug h/mL':>16s}"]
+        lines += [f"{name:20s}{peak:14.4g}{area:16.4g}" for name, peak, area in self.extremes()]
+        lines += ["", f"{'Plasma':20s}{'C_max, ug/mL':>14s}{'at, h':>10s}{'area, ug h/mL':>16s}{'ever':>12s}"]
+        lines += [f"{e.name:20s}{e.highest:14.4g}{e.highest_at_s / 3600:10.3g}{e.area:16.4g}{e.area_ever:12.4g}" for e in self.exposure]
         return "\n".join([*lines, "", str(self.balance), self.effort])
 
     def __repr__(self) -> str:

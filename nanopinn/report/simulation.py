@@ -18,8 +18,9 @@ from nanopinn.report.simulation_figures import all_figures
 def write_simulation(out: str | Path, simulation: Simulation, config: Mapping[str, Any], *, overwrite: bool = False) -> Path:
     """Write the folder of a forward run, all or nothing.
 
-    ``fields/`` holds the pools at the imaging times, ``maps/`` pressure and velocity, ``courses.tsv`` tumour means and ``plasma.tsv``
-    concentrations at every step, ``balance.json`` the balance of mass, ``simulation.html`` a page to look at.
+    ``fields/`` holds the pools at the imaging times, ``maps/`` pressure, velocity, and peaks and areas (``auc_*``) of every pool,
+    ``courses.tsv`` tumour means and ``plasma.tsv`` concentrations at every step, ``exposure.tsv`` areas and peaks in plasma,
+    ``balance.json`` the balance of mass, ``simulation.html`` a page to look at.
 
     Args:
         config: tables of settings, as a configuration file holds them.
@@ -29,16 +30,22 @@ def write_simulation(out: str | Path, simulation: Simulation, config: Mapping[st
     """
     out = Path(out)
     with whole_folder(out, overwrite=overwrite) as part:
-        _write_volumes(part, simulation)
-        c = simulation.courses
-        _write_table(part / "plasma.tsv", {"time_s": c.times_s, **{f"{n}_ug_per_mL": v for n, v in c.plasma.items()}})
-        _write_table(part / "courses.tsv", {"time_s": c.times_s, **{f"{_stem(n)}_ug_per_mL": v for n, v in c.tumour.items()}})
-        write_json(part / "balance.json", _balance(simulation))
-        write_bytes(part / "simulation.html", render_simulation(simulation).encode())
+        fill_simulation(part, simulation)
         write_bytes(part / "config.toml", to_toml(config).encode())
         settings = {k: v for table in config.values() for k, v in table.items()}
         write_json(part / "provenance.json", provenance(simulation.seconds, simulation.files, settings))
     return out
+
+
+def fill_simulation(part: Path, simulation: Simulation) -> None:
+    """Write all that is of the run itself into a folder that something else makes."""
+    _write_volumes(part, simulation)
+    c = simulation.courses
+    _write_table(part / "plasma.tsv", {"time_s": c.times_s, **{f"{n}_ug_per_mL": v for n, v in c.plasma.items()}})
+    _write_table(part / "courses.tsv", {"time_s": c.times_s, **{f"{_stem(n)}_ug_per_mL": v for n, v in c.tumour.items()}})
+    write_bytes(part / "exposure.tsv", _exposure(simulation).encode())
+    write_json(part / "balance.json", _balance(simulation))
+    write_bytes(part / "simulation.html", render_simulation(simulation).encode())
 
 
 def _stem(name: str) -> str:
@@ -49,15 +56,22 @@ def _write_volumes(part: Path, s: Simulation) -> None:
     for f in s.fields.values():
         side = {"Unit": f.unit, "Description": f.description, "FrameTimes": [float(t) for t in f.times_s]}
         write_volume(part / "fields" / f"{_stem(f.name)}.nii.gz", f.values, s.affine, sidecar=side)
-    for m in s.maps.values():
-        side = {"Unit": m.unit, "Description": m.description, "Source": m.source}
-        write_volume(part / "maps" / f"{m.name}.nii.gz", m.values, s.affine, sidecar=side)
+    for prefix, maps in (("", s.maps), ("peak_", s.peaks), ("auc_", s.areas)):
+        for m in maps.values():
+            side = {"Unit": m.unit, "Description": m.description, "Source": m.source}
+            write_volume(part / "maps" / f"{prefix}{_stem(m.name)}.nii.gz", m.values, s.affine, sidecar=side)
     write_volume(part / "maps" / "mask.nii.gz", s.mask.astype(float), s.affine, sidecar={"Description": "tumour"})
 
 
 def _write_table(path: Path, columns: Mapping[str, Any]) -> None:
     rows = ["\t".join(columns), *("\t".join(f"{v:.8g}" for v in row) for row in np.stack(list(columns.values()), axis=1))]
     write_bytes(path, ("\n".join(rows) + "\n").encode())
+
+
+def _exposure(s: Simulation) -> str:
+    head = "plasma\tc_max_ug_per_mL\tc_max_at_s\tauc_run_ug_h_per_mL\tauc_ever_ug_h_per_mL"
+    rows = (f"{e.name}\t{e.highest:.8g}\t{e.highest_at_s:.8g}\t{e.area:.8g}\t{e.area_ever:.8g}" for e in s.exposure)
+    return "\n".join([head, *rows]) + "\n"
 
 
 def _balance(s: Simulation) -> dict[str, Any]:

@@ -15,6 +15,7 @@ def all_figures(s: Simulation) -> dict[str, str]:
     found = {"courses": course_panel(s), "plasma": plasma_panel(s)}
     found |= {f"field {f.name}": field_panel(f, s) for f in s.fields.values()}
     found |= {f"map {m.name}": map_panel(m, s.mask) for m in s.maps.values()}
+    found |= {f"{kind} {m.name}": map_panel(m, s.mask) for kind, maps in (("peak", s.peaks), ("area", s.areas)) for m in maps.values()}
     return {name: as_data_uri(figure) for name, figure in found.items()}
 
 

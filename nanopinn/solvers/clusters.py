@@ -1,15 +1,21 @@
-"""Voxels that are alike, as one: groups of voxels and their mean coefficients."""
+"""Voxels that are alike, as one: groups of voxels, their mean tissue and coefficients, once for every draw of what is not known."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
+from nanopinn.physics.model import INFLOW, MULTIPLIERS, TissueMaps, TumourModel
 from nanopinn.physics.pools import Entries, PoolCoefficients
+
+#: Largest interstitial volume fraction of a cluster.
+MOST_INTERSTITIUM = 0.9
 
 
 def group_voxels(features: Tensor, mask: Tensor, groups: int, rng: np.random.Generator) -> Tensor:
@@ -58,3 +64,51 @@ def group_pools(pools: PoolCoefficients, labels: Tensor) -> PoolCoefficients:
         pools, capacity=mean(pools.capacity), diffusion=mean(pools.diffusion), reaction=means(pools.reaction), inflow=means(pools.inflow),
         transfers=transfers, walls=walls,
     )  # fmt: skip
+
+
+def per_cluster(values: Tensor, clusters: int) -> Tensor:
+    """Values of every draw ``(draw,)``, or of every draw and cluster ``(draw, cluster)``, as ``(draw * cluster, 1, 1)``."""
+    each = values[:, None].expand(-1, clusters) if values.dim() == 1 else values
+    return each.reshape(-1, 1, 1)
+
+
+def cluster_maps(maps: TissueMaps, labels: Tensor, over: Tensor, given: Mapping[str, Tensor] | None = None) -> TissueMaps:
+    """Mean tissue of every cluster, once for every draw, ``(draw * cluster, 1, 1)``; all of it is tumour.
+
+    Args:
+        labels: of :func:`group_voxels`.
+        over: what PS, phi and v_p are divided by, ``(draw,)``, as an arterial input of another size would; no cluster is all interstitium.
+        given: maps by name (``phi``, ``v_p``, ``pH``), ``(draw,)``: the value in every cluster, in place of its mean.
+    """
+    PS, phi, v_p, pH = (group_mean(m, labels).repeat(len(over), 1, 1) for m in (maps.PS, maps.phi, maps.v_p, maps.pH))
+    clusters = int(labels.max()) + 1
+    by = per_cluster(over, clusters)
+    mean = maps.PS[maps.tumour > 0.5].mean() if maps.PS_mean is None else maps.PS_mean
+    means = TissueMaps(torch.ones_like(phi), PS / by, (phi / by).clamp_max(MOST_INTERSTITIUM), v_p / by, pH, PS_mean=mean / by)
+    one: dict[str, Any] = {n: per_cluster(v, clusters) for n, v in (given or {}).items()}
+    return replace(means, **one)
+
+
+def drawn_model(
+    maps: TissueMaps, labels: Tensor, scalars: Mapping[str, Tensor], values: Mapping[str, Tensor], factors: Mapping[str, Tensor],
+    over: Tensor, given: Mapping[str, Tensor] | None = None,
+) -> TumourModel:  # fmt: skip
+    """The model of every cluster under every draw, on a grid ``(draw * cluster, 1, 1)``.
+
+    Args:
+        maps, labels, over, given: as in :func:`cluster_maps`.
+        scalars: of the model, ``(draw,)``; weights of functions ``(draw, k)``, whose shapes are averaged over a cluster.
+        values: of parameters by symbol, factors: on the tumour's properties, ``(draw,)``.
+    """
+    clusters = int(labels.max()) + 1
+    shapes, moved = {}, {n: _on_grid(s, clusters) for n, s in scalars.items() if n != INFLOW and n not in MULTIPLIERS}
+    for name in (n for n in scalars if n in MULTIPLIERS):
+        log = torch.einsum("dk,kc->dc", scalars[name], group_mean(maps.shapes[name], labels)[..., 0, 0])
+        shapes[name], moved[name] = per_cluster(log, clusters)[None], log.new_ones(1)
+    of_factors, of_values = ({n: per_cluster(v, clusters) for n, v in drawn.items()} for drawn in (factors, values))
+    return TumourModel.of(replace(cluster_maps(maps, labels, over, given), shapes=shapes), moved, of_factors, of_values)
+
+
+def _on_grid(scalar: Tensor, clusters: int) -> Tensor:
+    """A scalar ``(draw,)`` on the grid; weights ``(draw, k)`` as ``(k, draw * cluster, 1, 1)``."""
+    return per_cluster(scalar, clusters) if scalar.dim() == 1 else torch.stack([per_cluster(w, clusters) for w in scalar.T])

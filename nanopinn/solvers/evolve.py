@@ -178,7 +178,7 @@ class _Run:
         _check_joint(self.t, interval.start)
         self.number, self.interval, self.capacity = number, interval, interval.capacity
         self.rate, self.stage, self.w = None, None, 0.0
-        self.dt = min(self.dt, self.tolerance.first_step)
+        self.dt = min(self.dt, self.tolerance.first_step) if interval.jumps else self.dt
 
     def leave(self) -> None:
         """Forget the interval and what was built of it."""

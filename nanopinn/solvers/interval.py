@@ -29,6 +29,7 @@ class Interval:
         transfers: what is not linear in the pools.
         names: the pools.
         correction: a divergence that the operator leaves out (a limiter's), not linear in the pools either.
+        jumps: whether anything jumps at its start; otherwise it goes on where coefficients have drifted, with the steps of the last.
     """
 
     start: float
@@ -39,6 +40,7 @@ class Interval:
     transfers: tuple[SaturableTransfer, ...] = ()
     correction: Callable[[Tensor], Tensor] | None = None
     names: tuple[str, ...] = ()
+    jumps: bool = True
 
     @classmethod
     def of(

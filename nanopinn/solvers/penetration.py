@@ -1,14 +1,13 @@
-"""How far a drug comes from its vessels: profiles around them, and what is read from these."""
+"""Pools marched around their vessels, and what is read from profiles: half-distances, means at a distance, shares of tissue."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from nanopinn.physics.oxygen import OxygenSupply, OxygenZones
 from nanopinn.progress import Progress, silent
 from nanopinn.solvers.evolve import Tolerance, evolve
 from nanopinn.solvers.interval import Interval
@@ -28,40 +27,66 @@ def half_distance(profile: Tensor, cylinders: Cylinders) -> Tensor:
     Returns:
         ``(..., cluster, class)``; NaN where it stays above half as far as the tissue goes, or there is nothing.
     """
-    wall = 1.5 * profile[..., :1] - 0.5 * profile[..., 1:2]
+    wall = _at_wall(profile)
     ratio = torch.cat([torch.ones_like(wall), profile / wall], dim=-1)
-    below = ratio < 0.5
-    after = below.double().argmax(dim=-1, keepdim=True).clamp_min(1)
     x = torch.cat([cylinders.faces[..., :1], cylinders.r], dim=-1).log().expand_as(ratio)
-    (x0, x1), (y0, y1) = ((v.gather(-1, after - 1), v.gather(-1, after)) for v in (x, ratio))
-    r = torch.exp(x0 + (x1 - x0) * (y0 - 0.5) / (y0 - y1))
-    reached = below.any(dim=-1, keepdim=True) & (wall > 0)
-    return torch.where(reached, r - cylinders.R_c, torch.nan).squeeze(-1)
+    r = torch.exp(first_below(ratio, x, 0.5))
+    return torch.where(wall.squeeze(-1) > 0, r - cylinders.wall, torch.nan)
 
 
-def by_area(profile: Tensor, cylinders: Cylinders, points: int = 200) -> tuple[Tensor, Tensor]:
-    """A profile at points of equal tissue area, ``(..., cluster, class, point)``, and their radii, m; linear in ln r."""
-    share = (torch.arange(points, dtype=profile.dtype, device=profile.device) + 0.5) / points
-    r = (cylinders.R_c**2 + share * cylinders.ring[..., None]).sqrt()
-    at = ((r / cylinders.R_c).log() / cylinders.step - 0.5).clamp(0.0, cylinders.cells - 1.0)
-    low = at.floor().clamp_max(cylinders.cells - 2.0)
-    index = low.long().expand(*profile.shape[:-1], points)
-    lower, upper = profile.gather(-1, index), profile.gather(-1, index + 1)
-    return lower + (at - low) * (upper - lower), r
+def first_below(values: Tensor, x: Tensor, level: float) -> Tensor:
+    """Where values ``(..., x)`` first fall below a level, on straight lines between points; NaN where they never do.
 
-
-def reached(profile: Tensor, threshold: float, cylinders: Cylinders, inner: Tensor, outer: Tensor) -> Tensor:
-    """Share of a cluster's tissue between two radii in which a profile is above a threshold, ``(..., cluster)``.
-
-    Args:
-        profile: ``(..., cluster, class, r)``.
-        inner, outer: ``(cluster, class)``, m. NaN is returned where a cluster has no such tissue.
+    Where the first value already lies below it, that is at the first point.
     """
-    values, r = by_area(profile, cylinders)
-    zone = (r >= inner[..., None]) & (r < outer[..., None])
-    held = (zone * cylinders.share[..., None]).sum((-2, -1))
-    above = ((values > threshold) & zone).to(values.dtype) * cylinders.share[..., None]
-    return above.sum((-2, -1)) / torch.where(held > 0, held, torch.nan)
+    below = values < level
+    after = below.double().argmax(dim=-1, keepdim=True)
+    x = x.expand_as(values)
+    (x0, x1), (y0, y1) = ((v.gather(-1, (after - 1).clamp_min(0)), v.gather(-1, after)) for v in (x, values))
+    at = torch.where(after == 0, x1, x0 + (x1 - x0) * (y0 - level) / torch.where(y0 == y1, 1.0, y0 - y1))
+    return torch.where(below.any(dim=-1, keepdim=True), at, torch.nan).squeeze(-1)
+
+
+def _at_wall(profile: Tensor) -> Tensor:
+    """The line through the first two cells, at the wall, ``(..., 1)``."""
+    return 1.5 * profile[..., :1] - 0.5 * profile[..., 1:2]
+
+
+def at_radii(profile: Tensor, r: Tensor, cylinders: Cylinders) -> Tensor:
+    """A profile at radii ``(cluster, class, point)``, m, on lines in ln r between cells; flat beyond the outermost."""
+    at = ((r / cylinders.wall[..., None]).log() / cylinders.step - 0.5).clamp(0.0, cylinders.cells - 1.0)
+    low = at.floor().clamp_max(cylinders.cells - 2.0)
+    index = low.long().expand(*profile.shape[:-1], r.shape[-1])
+    lower, upper = profile.gather(-1, index), profile.gather(-1, index + 1)
+    return lower + (at - low) * (upper - lower)
+
+
+def equal_areas(cylinders: Cylinders, points: int = 200) -> Tensor:
+    """Radii in the middle of rings of equal tissue area, ``(cluster, class, point)``, m."""
+    share = (torch.arange(points, dtype=cylinders.R_t.dtype, device=cylinders.R_t.device) + 0.5) / points
+    return (cylinders.wall[..., None] ** 2 + share * cylinders.ring[..., None]).sqrt()
+
+
+def at_distances(profile: Tensor, distances: Tensor, cylinders: Cylinders) -> Tensor:
+    """A profile ``(..., cluster, class, r)`` at distances from the wall, the mean over tissue there, ``(..., cluster, x)``.
+
+    At one distance every vessel whose tissue reaches so far has the same of it: classes weigh by their vessels. NaN where none does.
+    """
+    r = cylinders.wall[..., None] + distances
+    ends = torch.cat([_at_wall(profile), profile[..., :1]], dim=-1)
+    # half the first cell lies before its centre
+    inner = ((r / cylinders.wall[..., None]).log() / (0.5 * cylinders.step)).clamp(0.0, 1.0)
+    values = at_radii(profile, r, cylinders) - (1 - inner) * (ends[..., 1:] - ends[..., :1])
+    weight = (r <= cylinders.R_t[..., None]) * cylinders.vessels[:, None]
+    held = weight.sum(-2)
+    return (values * weight).sum(-2) / torch.where(held > 0, held, torch.nan)
+
+
+def share_of_tissue(of: Tensor, among: Tensor, cylinders: Cylinders) -> Tensor:
+    """Mean of values over some of a cluster's tissue, both at :func:`equal_areas`, ``(..., cluster)``; NaN where it has none."""
+    weight = among * cylinders.share[..., None]
+    held = weight.sum((-2, -1))
+    return (of * weight).sum((-2, -1)) / torch.where(held > 0, held, torch.nan)
 
 
 @dataclass(frozen=True)
@@ -72,10 +97,7 @@ class KroghResult:
         times: s. names: of the pools. cylinders: the tissue.
         U: ``(time, pool, cluster, class, r)``, kg/m3 as in the voxel; a pool of microvessels stands at r = 0 alone.
         mean: ``(time, pool, cluster)``, over the tissue (over the vessels for a pool of microvessels).
-        half_free, half_cells: ``(time, cluster, class)``, half-distance of free drug and of drug in cells, m.
-        oxygen: zones of every cylinder, ``(cluster, class)``.
-        proliferating, quiescent: ``(time, cluster)``, share of such tissue in which drug in cells exceeds ``threshold``.
-        threshold: kg/m3 of tissue. imbalance: of mass, relative. steps: of the march.
+        imbalance: of mass, relative. steps: of the march.
     """
 
     times: tuple[float, ...]
@@ -83,12 +105,6 @@ class KroghResult:
     cylinders: Cylinders = field(repr=False)
     U: Tensor = field(repr=False)
     mean: Tensor = field(repr=False)
-    half_free: Tensor = field(repr=False)
-    half_cells: Tensor = field(repr=False)
-    oxygen: OxygenZones = field(repr=False)
-    proliferating: Tensor = field(repr=False)
-    quiescent: Tensor = field(repr=False)
-    threshold: float
     imbalance: float
     steps: int
 
@@ -96,31 +112,33 @@ class KroghResult:
         """One pool, ``(time, cluster, class, r)``."""
         return self.U[:, self.names.index(name)]
 
+    def cells(self) -> Tensor:
+        """Drug in cells and their nuclei, ``(time, cluster, class, r)``, kg/m3 of tissue."""
+        return in_cells(self.U, self.names)
+
+
+def in_cells(U: Tensor, names: Sequence[str]) -> Tensor:
+    """Drug in cells and their nuclei, of pools ``(..., pool, cluster, class, r)``."""
+    there = [U[..., names.index(n), :, :, :] for n in ("intracellular", "nuclear") if n in names]
+    return sum(there, torch.zeros_like(U[..., 0, :, :, :]))
+
 
 def solve_cylinders(
-    intervals: Sequence[Interval], names: tuple[str, ...], vessels: Sequence[int], cylinders: Cylinders, save_at: Sequence[float],
-    *, threshold: float, oxygen: OxygenSupply | None = None, tolerance: Tolerance = TOLERANCE, progress: Progress = silent,
+    intervals: Iterable[Interval], names: tuple[str, ...], vessels: Sequence[int], cylinders: Cylinders, save_at: Sequence[float],
+    *, tolerance: Tolerance = TOLERANCE, progress: Progress = silent, watch: Callable[[float, Tensor], None] | None = None,
 ) -> KroghResult:  # fmt: skip
-    """March the pools of every cylinder from nothing, and read from their profiles how far the drug comes.
+    """March the pools of every cylinder from nothing.
 
     Args:
-        intervals: of :func:`nanopinn.solvers.krogh.krogh_interval`, in order.
-        names: of the pools; "free" and, of what is in cells, "intracellular" and "nuclear" are read.
+        intervals: of :func:`nanopinn.solvers.krogh.krogh_interval`, in order; an iterator builds each when it is reached.
+        names: of the pools.
         vessels: of :func:`nanopinn.solvers.krogh.vessel_pools`.
         save_at: s.
-        threshold: of drug in cells, kg/m3 of tissue.
-        oxygen: the table's, if None.
+        watch: called with the time and the pools ``(pool, cluster, class, r)`` at the start and after each step.
     """
-    start = torch.zeros_like(intervals[0].capacity)
-    run = evolve(intervals, start, save_at, tolerance=tolerance, stage_of=LineMatrix, progress=progress)
+    start = cylinders.area.new_zeros((len(names), *cylinders.area.shape))
+    run = evolve(intervals, start, save_at, tolerance=tolerance, stage_of=LineMatrix, progress=progress, watch=watch)
     mean = cylinders.tissue_mean(run.U)
     for v in vessels:
         mean[:, v] = (run.U[:, v, ..., 0] * cylinders.vessels).sum(-1)
-    cells = sum((run.U[:, names.index(n)] for n in ("intracellular", "nuclear") if n in names), torch.zeros_like(run.U[:, 0]))
-    zones = (oxygen or OxygenSupply.of_table()).zones(cylinders.R_t, cylinders.R_c)
-    wall = torch.full_like(zones.r_hypoxia, cylinders.R_c)
-    return KroghResult(
-        run.times, names, cylinders, run.U, mean, half_distance(run.U[:, names.index("free")], cylinders), half_distance(cells, cylinders),
-        zones, reached(cells, threshold, cylinders, wall, zones.r_hypoxia),
-        reached(cells, threshold, cylinders, zones.r_hypoxia, zones.r_necrosis), threshold, run.balance.error, len(run.steps),
-    )  # fmt: skip
+    return KroghResult(run.times, names, cylinders, run.U, mean, run.balance.error, len(run.steps))

@@ -21,53 +21,61 @@ from torch import Tensor
 from nanopinn.errors import InputError
 from nanopinn.parameters import value
 
+#: Where a spread of radii is held within what is possible, the narrowest class is this many vessel radii wide.
+NARROWEST = 1.25
+
 
 @dataclass(frozen=True)
 class Cylinders:
     """Rings of tissue around vessels, cut into cells.
 
     Attributes:
-        R_c: radius of the vessels, m.
+        R_c: radius of the vessels, one or ``(cluster, 1)``, m.
         R_t: ``(cluster, class)``, radius of the tissue, m.
         vessels: ``(class,)``, share of the vessels that a class stands for; sums to 1.
         cells: how many along r.
     """
 
-    R_c: float
+    R_c: float | Tensor
     R_t: Tensor
     vessels: Tensor
     cells: int = 32
 
     def __post_init__(self) -> None:
         if not bool((self.R_t > self.R_c).all()):
+            narrow = int((self.R_t - self.R_c).argmin())
+            found, expected = (float(R.flatten()[narrow]) * 1e6 for R in (self.R_t, self.wall))
             raise InputError(
-                "a vessel is as wide as the tissue it stands in", field="R_t", found=f"{float(self.R_t.min()) * 1e6:.1f} um",
-                expected=f"above R_c = {self.R_c * 1e6:.1f} um", remedy="Check the blood volume fraction and the spread of radii.",
+                "a vessel is as wide as the tissue it stands in", field="R_t", found=f"{found:.1f} um",
+                expected=f"above R_c = {expected:.1f} um", remedy="Check the blood volume fraction and the spread of radii.",
             )  # fmt: skip
 
     @classmethod
-    def around(cls, v_b: Tensor, R_c: float, spread: float, classes: int = 3, cells: int = 32) -> Cylinders:
+    def around(cls, v_b: Tensor, R_c: float | Tensor, spread: float | Tensor, classes: int = 3, cells: int = 32) -> Cylinders:
         """Cylinders whose vessels fill a volume fraction of the tissue.
 
         Args:
             v_b: ``(cluster,)``, blood volume fraction, in (0, 1).
-            R_c: vessel radius, m.
-            spread: standard deviation of ln R_t; with 0 one class is enough.
+            R_c: vessel radius, one or ``(cluster,)``, m.
+            spread: standard deviation of ln R_t, one or ``(cluster,)``; with 0 one class is enough.
             classes: Gauss-Hermite nodes.
 
         Raises:
             InputError: a tissue radius would not exceed R_c.
         """
-        nodes, weights = np.polynomial.hermite_e.hermegauss(classes)
-        vessels = torch.as_tensor(weights / weights.sum(), dtype=v_b.dtype, device=v_b.device)
-        shape = torch.exp(spread * torch.as_tensor(nodes, dtype=v_b.dtype, device=v_b.device))
-        shape = shape / (vessels * shape**2).sum().sqrt()
-        return cls(R_c, R_c * v_b.rsqrt()[:, None] * shape, vessels, cells)
+        z, vessels = _nodes(classes, v_b)
+        R_c = R_c[:, None] if isinstance(R_c, Tensor) and R_c.dim() else R_c
+        return cls(R_c, R_c * v_b.rsqrt()[:, None] * _shape(torch.as_tensor(spread).to(v_b).reshape(-1, 1), z, vessels), vessels, cells)
 
     @classmethod
     def of_plasma(cls, v_p: Tensor, classes: int = 3, cells: int = 32) -> Cylinders:
         """Cylinders by the plasma volume fraction of DCE, ``v_b = v_p / (1 - Hct)``, and the table's radius and spread."""
         return cls.around(v_p / (1 - value("Hct")), value("R_c"), value("spread_Rt"), classes, cells)
+
+    @property
+    def wall(self) -> Tensor:
+        """Radius of the vessel, ``(cluster, class)``, m."""
+        return torch.as_tensor(self.R_c, dtype=self.R_t.dtype, device=self.R_t.device).expand_as(self.R_t)
 
     @property
     def ring(self) -> Tensor:
@@ -91,7 +99,7 @@ class Cylinders:
     @property
     def surface(self) -> Tensor:
         """Wall surface per tissue volume, S/V, ``(cluster,)``, 1/m."""
-        return 2 * self.R_c / (self.vessels * self.ring).sum(-1)
+        return 2 * self.wall[:, 0] / (self.vessels * self.ring).sum(-1)
 
     @property
     def step(self) -> Tensor:
@@ -101,7 +109,7 @@ class Cylinders:
     @cached_property
     def faces(self) -> Tensor:
         """Radii of the cells' faces, ``(cluster, class, r + 1)``, m."""
-        return self.R_c * torch.exp(self.step * torch.arange(self.cells + 1, dtype=self.R_t.dtype, device=self.R_t.device))
+        return self.wall[..., None] * torch.exp(self.step * torch.arange(self.cells + 1, dtype=self.R_t.dtype, device=self.R_t.device))
 
     @cached_property
     def r(self) -> Tensor:
@@ -124,3 +132,31 @@ class Cylinders:
     def tissue_mean(self, values: Tensor) -> Tensor:
         """Mean over the tissue of a cluster of values ``(..., cluster, class, r)``."""
         return (values * self.area * self.share[..., None]).sum((-2, -1))
+
+
+def possible_spread(v_b: Tensor, spread: Tensor, classes: int) -> Tensor:
+    """A spread of radii, but no more than leaves the narrowest class :data:`NARROWEST` vessel radii, ``(cluster,)``.
+
+    Args:
+        v_b: ``(cluster,)``, blood volume fraction, at most ``NARROWEST^-2``. spread: ``(cluster,)``.
+    """
+    z, vessels = _nodes(classes, v_b)
+    low, high = torch.zeros_like(spread), spread
+    for _ in range(50):
+        middle = (low + high) / 2
+        wide = v_b.rsqrt() * _shape(middle[:, None], z, vessels)[:, 0] >= NARROWEST
+        low, high = torch.where(wide, middle, low), torch.where(wide, high, middle)
+    return torch.where(v_b.rsqrt() * _shape(spread[:, None], z, vessels)[:, 0] >= NARROWEST, spread, low)
+
+
+def _nodes(classes: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Gauss-Hermite nodes, increasing, and the share of the vessels each stands for."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(classes)
+    z, vessels = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (nodes, weights / weights.sum()))
+    return z, vessels
+
+
+def _shape(spread: Tensor, z: Tensor, vessels: Tensor) -> Tensor:
+    """R_t of each class over the root of its mean square, ``(cluster, class)``; spread ``(cluster, 1)``."""
+    shape = torch.exp(spread * z)
+    return shape / (vessels * shape**2).sum(-1, keepdim=True).sqrt()

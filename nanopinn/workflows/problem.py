@@ -51,7 +51,7 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     Raises:
         InputError: a drug image cannot be used.
     """
-    return pose(imaging, _drug_images(imaging, settings), settings, device)
+    return pose(imaging, drug_images(imaging, settings), settings, device)
 
 
 def pose(imaging: ImagingMaps, images: Sequence[DrugImage], settings: FitSettings, device: str) -> Posed:
@@ -194,7 +194,12 @@ def _curvature(imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.Tensor, vp:
     return (up + down - 2 * here) / step**2
 
 
-def _drug_images(imaging: ImagingMaps, settings: FitSettings) -> tuple[DrugImage, ...]:
+def drug_images(imaging: ImagingMaps, settings: FitSettings) -> tuple[DrugImage, ...]:
+    """Every post-dose image, on the grid of the scan.
+
+    Raises:
+        InputError: one cannot be used.
+    """
     shape, affine, mask, onto = imaging.mask.shape, imaging.affine, imaging.mask, imaging.onto
     return tuple(load_drug_image(Path(p), (shape[0], shape[1], shape[2]), affine, mask, onto=onto) for p in settings.drug)
 

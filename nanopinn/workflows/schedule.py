@@ -11,13 +11,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from nanopinn.errors import InputError
-from nanopinn.physics.formulation import FORMULATIONS
+from nanopinn.imaging.io import read_text
+from nanopinn.physics.heat_effects import HeatEffects
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.radiation import Fraction, RadiationCourse
-from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
+from nanopinn.physics.vehicle import Formulation
+from nanopinn.workflows.amounts import MG, usual_amount
+from nanopinn.workflows.formulations import find_formulation
+from nanopinn.workflows.treatment import HOUR, ZERO_CELSIUS, GivenDose, Heating, Treatment
 
-HOUR, MINUTE, MG = 3600.0, 60.0, 1e-6
-ZERO_CELSIUS = 273.15
+MINUTE = 60.0
 
 #: A number as TOML writes it: no string, no boolean.
 Number = Annotated[float, Strict()]
@@ -59,6 +62,7 @@ class _Imaging(_Table):
 
 class _Run(_Table):
     end_h: Number = Field(gt=0)
+    heat_effects: Annotated[bool, Strict()] = True
 
 
 class _File(_Table):
@@ -71,21 +75,33 @@ class _File(_Table):
 
 
 def read_schedule(path: Path) -> Treatment:
-    """Read a schedule; a thermometry file's path is taken from the schedule's folder.
+    """Read a schedule; a thermometry's or a formulation's file is looked for in the schedule's folder.
 
     Raises:
-        InputError: the file cannot be read, an entry is unknown, missing or out of range, a formulation is
-            unknown, two heatings overlap, something happens after the end, or nothing is given.
+        InputError: the file cannot be read, an entry is unknown, missing or out of range, a formulation is unknown, a dose is far from
+            any that is given, two heatings overlap, something happens after the end, or nothing is given.
+    """
+    return schedule_of(schedule_tables(path), path)
+
+
+def schedule_tables(path: Path) -> dict[str, Any]:
+    """The tables of a schedule file as they stand in it.
+
+    Raises:
+        InputError: the file cannot be read.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
         raise InputError("the schedule cannot be read", file=path, found=str(error), expected="TOML") from error
-    return schedule_of(tables, path)
 
 
-def schedule_of(tables: Mapping[str, Any], path: Path) -> Treatment:
-    """The schedule that a file's tables describe; ``path`` is named in errors and is where other files are looked for.
+def schedule_of(tables: Mapping[str, Any], path: Path | None, formulation: Formulation | None = None) -> Treatment:
+    """The schedule that a file's tables describe.
+
+    Args:
+        path: named in errors, and its folder is where other files are looked for; None for tables that stand in no file.
+        formulation: what every dose is given in, in place of what the tables say.
 
     Raises:
         InputError: as :func:`read_schedule`.
@@ -99,7 +115,7 @@ def schedule_of(tables: Mapping[str, Any], path: Path) -> Treatment:
             f"an entry of the schedule {'is missing' if missing else 'cannot be used'}", file=path, field=_name(first["loc"]),
             found=None if missing else first["input"], expected=None if missing else first["msg"],
         ) from error  # fmt: skip
-    doses = tuple(_dose(d, given.patient, i, path) for i, d in enumerate(given.dose))
+    doses = tuple(_dose(d, given.patient, i, path, formulation) for i, d in enumerate(given.dose))
     if not doses:
         raise InputError("nothing is given to the patient", file=path, field="dose", remedy="Add a [[dose]] table.")
     _one_carrier(doses, path)
@@ -109,6 +125,7 @@ def schedule_of(tables: Mapping[str, Any], path: Path) -> Treatment:
         radiation=RadiationCourse(tuple(Fraction(r.time_h * HOUR, r.dose_Gy) for r in given.radiation)),
         images_s=tuple(sorted({t * HOUR for t in given.imaging.times_h})),
         end_s=given.run.end_h * HOUR,
+        heat_effects=HeatEffects() if given.run.heat_effects else None,
     )
     _within_run(treatment, path)
     return treatment
@@ -120,30 +137,30 @@ def _name(location: tuple[int | str, ...]) -> str:
     return "".join(words)
 
 
-def _dose(d: _Dose, patient: _Patient | None, index: int, path: Path) -> GivenDose:
+def _dose(d: _Dose, patient: _Patient | None, index: int, path: Path | None, instead: Formulation | None) -> GivenDose:
     field = f"dose {index + 1}"
-    if d.formulation not in FORMULATIONS:
-        raise InputError(
-            "unknown formulation", file=path, field=f"{field}.formulation", found=d.formulation, expected=" or ".join(FORMULATIONS)
-        )
+    folder = Path() if path is None else path.parent
+    what = instead or find_formulation(d.formulation, folder, file=path, field=f"{field}.formulation")
     amount = _amount_mg(d, patient, field, path)
-    return GivenDose(FORMULATIONS[d.formulation], Dose(d.start_h * HOUR, amount * MG, d.infusion_min * MINUTE))
+    return GivenDose(what, Dose(d.start_h * HOUR, amount * MG, d.infusion_min * MINUTE))
 
 
-def _amount_mg(d: _Dose, patient: _Patient | None, field: str, path: Path) -> float:
-    if d.amount_mg is not None and d.mg_per_m2 is None:
-        return d.amount_mg
-    if d.amount_mg is not None or d.mg_per_m2 is None:
+def _amount_mg(d: _Dose, patient: _Patient | None, field: str, path: Path | None) -> float:
+    if (d.amount_mg is None) == (d.mg_per_m2 is None):
         raise InputError("a dose needs its amount once", file=path, field=f"{field}.amount_mg", expected="either amount_mg or mg_per_m2")
+    if d.amount_mg is not None:
+        return usual_amount(d.amount_mg, f"{field}.amount_mg", f"{d.amount_mg:g} mg", path)
     if patient is None:
         raise InputError(
             "a dose per body surface needs the surface", file=path, field="patient.body_surface_m2",
             remedy="Add a [patient] table, or write amount_mg.",
         )  # fmt: skip
-    return d.mg_per_m2 * patient.body_surface_m2
+    assert d.mg_per_m2 is not None
+    amount = d.mg_per_m2 * patient.body_surface_m2
+    return usual_amount(amount, f"{field}.mg_per_m2", f"{d.mg_per_m2:g} mg/m2, {amount:g} mg", path)
 
 
-def _one_carrier(doses: tuple[GivenDose, ...], path: Path) -> None:
+def _one_carrier(doses: tuple[GivenDose, ...], path: Path | None) -> None:
     carriers = sorted({g.formulation.name for g in doses if g.formulation.circulation})
     if len(carriers) > 1:
         raise InputError(
@@ -152,7 +169,7 @@ def _one_carrier(doses: tuple[GivenDose, ...], path: Path) -> None:
         )  # fmt: skip
 
 
-def _heating(h: _Heat, index: int, path: Path) -> Heating:
+def _heating(h: _Heat, index: int, path: Path | None) -> Heating:
     field = f"heat {index + 1}"
     if (h.temperature_C is None) == (h.file is None):
         raise InputError(
@@ -168,11 +185,11 @@ def _heating(h: _Heat, index: int, path: Path) -> Heating:
             "the ramp is longer than the heating", file=path, field=f"{field}.ramp_min", found=h.ramp_min, expected=f"at most {h.minutes:g}"
         )
     start, kelvin = h.start_h * HOUR, None if h.temperature_C is None else h.temperature_C + ZERO_CELSIUS
-    where = None if h.file is None else path.parent / h.file
+    where = None if h.file is None else (Path() if path is None else path.parent) / h.file
     return Heating(start, start + h.minutes * MINUTE, h.ramp_min * MINUTE, h.mode, kelvin, where)
 
 
-def _in_order(heatings: tuple[Heating, ...], path: Path) -> tuple[Heating, ...]:
+def _in_order(heatings: tuple[Heating, ...], path: Path | None) -> tuple[Heating, ...]:
     ordered = tuple(sorted(heatings, key=lambda h: h.start_s))
     for a, b in itertools.pairwise(ordered):
         if b.start_s < a.end_s + a.ramp_s:
@@ -183,7 +200,7 @@ def _in_order(heatings: tuple[Heating, ...], path: Path) -> tuple[Heating, ...]:
     return ordered
 
 
-def _within_run(treatment: Treatment, path: Path) -> None:
+def _within_run(treatment: Treatment, path: Path | None) -> None:
     last = max((*treatment.events(), *treatment.images_s))
     if last > treatment.end_s:
         raise InputError(

@@ -56,6 +56,9 @@ class PhantomSettings(BaseModel):
         default=0.0, ge=0, description="spread of the ln of the release rate beside its law of pH, smooth over 1.5 mm"
     )
     pore_error: float = Field(default=0.0, gt=-0.5, lt=0.5, description="contrast agent fills so much more than the pores that carry drug")
+    factors: dict[Literal["p_e", "Lp", "K", "P", "SV"], Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="on the tumour's properties, as after radiation; the noise is then another than without"
+    )
     cut_voxels: int = Field(default=0, ge=0, description="voxels by which the field of view ends early along x, through the tumour if many")
 
     @model_validator(mode="after")
@@ -78,6 +81,41 @@ class SimulationSettings(BaseModel):
     rim_mm: Annotated[float | None, Field(ge=0, description="cut only voxels so near to the tumour's edge; None cuts all")] = None
     advection: Literal["fitted", "central", "upwind", "limited"] = "fitted"
     assume_ph: float | None = None
+
+
+class ComparisonSettings(BaseModel):
+    """Arms of treatment through one tumour; what is not known is drawn ``draws`` times.
+
+    ``dose``, ``heat`` and ``radiation`` as :func:`nanopinn.workflows.therapy.arms.arms_of` reads them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    arms: tuple[str, ...] = ("free", "pld", "tsl")
+    dose: str = "50mg/m2"
+    body_surface_m2: Annotated[float, Field(ge=0.1, le=4)] = 1.8
+    infusion_min: Annotated[float, Field(ge=0)] = 0.0
+    heat: tuple[str, ...] = ()
+    radiation: tuple[str, ...] = ()
+    radiation_from: Annotated[str | None, Field(description="RESULT@HOURS: a fit of the tumour after the first fraction")] = None
+    end_h: Annotated[float, Field(gt=0)] = 72.0
+    imaging_h: tuple[float, ...] = (1.0, 4.0, 24.0, 48.0, 72.0)
+    heat_effects: Annotated[bool, Field(description="heat changes pressure and the walls' permeability to carriers")] = True
+    heat_all: Annotated[bool, Field(description="heat the arms that do not answer to it too")] = False
+    draws: Annotated[int, Field(ge=0, le=2000)] = 100
+    groups: Annotated[int, Field(ge=1, le=50, description="groups of voxels that are alike")] = 8
+    limit_um: Annotated[float, Field(gt=0, le=140)] = 50.0
+    lethal: Annotated[float, Field(gt=0, lt=1, description="surviving fraction at or below which an exposure is lethal")] = 0.5
+    heating_min: Annotated[tuple[float, ...], Field(description="lengths of heating to compare; none: not compared")] = (
+        15.0,
+        30.0,
+        60.0,
+    )
+    sensitivity: bool = True
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    tolerance: Annotated[float, Field(gt=0, le=0.1, description="of a time step on the voxel grid, over a pool's largest mass")] = 1e-3
+    refine: Annotated[int, Field(ge=1, le=4, description="cells of the flow per voxel edge")] = 2
 
 
 class PlanSettings(BaseModel):

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from nanopinn.parameters import value
 from nanopinn.physics.formulation import Formulation, PlasmaDrug
+from nanopinn.physics.heat_effects import HeatEffects, heats
 from nanopinn.physics.plasma import CurveSum, Dose
 from nanopinn.physics.radiation import RadiationCourse
-from nanopinn.physics.values import Values
+from nanopinn.physics.values import Number, Values
+
+HOUR, ZERO_CELSIUS = 3600.0, 273.15
+
+_HEAT_EFFECTS = (
+    "Heat also lowers the driving pressure of vessels (factor {p_e:g} at the end of a heating, for {hours:g} h) and opens their walls to "
+    "the carrier (factor {P:g}, recovering with {t:g} h): medians of wide priors from mice, whatever the temperature and duration."
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Treatment:
         radiation: fractions with their effect on the tumour.
         images_s: times at which fields are wanted.
         end_s: of the simulation.
+        heat_effects: of the heatings on pressure and walls; None leaves them out.
     """
 
     doses: tuple[GivenDose, ...]
@@ -53,6 +63,7 @@ class Treatment:
     radiation: RadiationCourse
     images_s: tuple[float, ...]
     end_s: float
+    heat_effects: HeatEffects | None = field(default_factory=HeatEffects)
 
     @property
     def carrier(self) -> Formulation | None:
@@ -72,3 +83,54 @@ class Treatment:
         times = {t for g in self.doses for t in (g.dose.start_s, g.dose.end_s)}
         times |= {t for h in self.heatings for t in (h.start_s, h.start_s + h.ramp_s, h.end_s, h.end_s + h.ramp_s)}
         return tuple(sorted(times | set(self.radiation.events())))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files of the user's that say what the drug is given in."""
+        return tuple(dict.fromkeys(g.formulation.file for g in self.doses if g.formulation.file is not None))
+
+    @property
+    def heated_s(self) -> tuple[tuple[float, float], ...]:
+        """Start and end of every heating that acts on pressure and walls, s."""
+        acting = () if self.heat_effects is None else self.heatings
+        return tuple((h.start_s, h.end_s) for h in acting if heats(h.temperature_K))
+
+    @property
+    def changes_tissue(self) -> bool:
+        """Whether radiation or heat changes pressure or walls."""
+        return bool(self.radiation.fractions or self.heated_s)
+
+    def factors(self, t: float) -> dict[str, Number]:
+        """Factors of radiation and heat on the tumour's properties at a time, s; nothing where neither is given."""
+        found: dict[str, Number] = dict(self.radiation.modifiers(t)) if self.radiation.fractions else {}
+        if self.heat_effects is not None and self.heated_s:
+            for name, factor in self.heat_effects.modifiers(t, self.heated_s).items():
+                found[name] = found.get(name, 1.0) * factor
+        return found
+
+    def under(self, values: Values) -> Treatment:
+        """The same with effects of radiation and heat as given by symbol; a tensor of draws gives a factor for each."""
+        heat = None if self.heat_effects is None else self.heat_effects.under(values)
+        return replace(self, radiation=self.radiation.under(values), heat_effects=heat)
+
+    def said_of_heat(self) -> tuple[str, ...]:
+        """What is assumed of the heatings beside the temperature they reach."""
+        found = []
+        hottest = max((h.temperature_K for h in self.heatings if h.temperature_K is not None), default=0.0)
+        if hottest > value("T_stasis"):
+            found.append(too_hot(hottest))
+        if self.heated_s:
+            hours, t = (value(s) / HOUR for s in ("HT_t_IFP", "HT_t_Pl"))
+            found.append(_HEAT_EFFECTS.format(p_e=value("HT_IFP"), hours=hours, P=value("HT_Pl"), t=t))
+        elif self.heatings:
+            why = "" if self.heat_effects is None else f" below {value('HT_T') - ZERO_CELSIUS:g} C"
+            found.append(f"Heat opens carriers and changes nothing else: its effects on pressure and walls are left out{why}.")
+        return tuple(found)
+
+
+def too_hot(T_K: float) -> str:
+    """The warning for a temperature at which perfusion shuts down."""
+    return (
+        f"Warning: {T_K - ZERO_CELSIUS:.3g} C is above {value('T_stasis') - ZERO_CELSIUS:g} C, where heat closes the vessels of tumours "
+        "(perfusion shut-down). Vessels stay open here: delivery is overstated."
+    )

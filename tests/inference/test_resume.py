@@ -94,7 +94,7 @@ def test_another_study_is_refused_and_what_changed_is_named(tmp_path) -> None:
 
 
 def test_nothing_to_go_on_with_is_said(tmp_path) -> None:
-    with pytest.raises(InputError, match="no interrupted fit"):
+    with pytest.raises(InputError, match="no interrupted run"):
         Keeper.continued(tmp_path / "absent", STUDY, "cpu")
 
 

@@ -25,7 +25,7 @@ def test_every_unit_is_known_to_pint() -> None:
 
 
 def test_every_row_is_read_somewhere() -> None:
-    code = "".join(p.read_text() for p in PACKAGE.rglob("*.py"))
+    code = "".join(p.read_text() for kind in ("*.py", "*.toml") for p in PACKAGE.rglob(kind))
     unread = [s for s in PARAMETERS if not re.search(rf'"{re.escape(s)}"|"{re.escape(s[:-1])}\{{', code)]
     assert unread == []
 

@@ -103,7 +103,7 @@ def test_no_carrier_leaks_more_than_it_loses() -> None:
 def test_a_printed_formulation_gives_value_unit_and_source_of_every_parameter(name: str) -> None:
     text = str(FORMULATIONS[name])
     for symbol in FORMULATIONS[name].symbols():
-        p = PARAMETERS[symbol]
+        p = FORMULATIONS[name].parameter(symbol)
         line = next(row for row in text.splitlines() if row.startswith(f"  {symbol} ="))
         assert f"{p.value:g}" in line
         assert p.source in line

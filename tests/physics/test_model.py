@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import nanopinn
 from nanopinn.parameters import PARAMETERS, value
 from nanopinn.physics.cells import CELLS_PER_UNIT
 from nanopinn.physics.drug import FULL, DrugDetail
-from nanopinn.physics.model import TissueMaps, TumourModel
+from nanopinn.physics.formulation import PH_SENSITIVE, THERMOSENSITIVE
+from nanopinn.physics.model import RELEASE_LAW, TissueMaps, TumourModel
 
 PHYSICS = Path(nanopinn.__file__).parent / "physics"
 SHAPE = (4, 4, 4)
@@ -47,6 +49,17 @@ def test_radiation_changes_the_tumour_and_leaves_normal_tissue() -> None:
     for wall in (lambda m: m.liposome_permeability()[0], lambda m: m.permeability(value("P_f_t"), value("P_f_n"))):
         assert wall(after)[inside] == pytest.approx(1.3 * 0.9 * wall(before)[inside])
         assert wall(after)[~inside] == pytest.approx(wall(before)[~inside])
+
+
+def test_a_run_releases_what_the_fit_found_of_the_law_and_of_the_rate_in_space() -> None:
+    one = torch.ones(SHAPE, dtype=torch.float64)
+    slope = torch.linspace(-1, 1, 4, dtype=torch.float64)[:, None, None] * one
+    fitted = {"krel_ref": 8e-5, "pK_rel": 6.5, "release": torch.tensor([0.7]).double(), RELEASE_LAW: torch.linspace(-0.5, 0.4, 5).double()}
+    model = TumourModel.of(replace(maps(), pH=6.9 * one + 0.3 * slope, shapes={"release": slope[None]}), fitted)
+    body = value("T_body") * one
+    assert model.release_of(PH_SENSITIVE, body) == pytest.approx(model.release_rate())
+    # the image showed a carrier that acid opens: what it says of that is nothing to one that heat opens
+    assert model.release_of(THERMOSENSITIVE, body) == pytest.approx(value("krel_TSL_37") * one)
 
 
 EVERYTHING = DrugDetail(carrier=True, retained=True, bound=True, saturable=True, vessels=True)

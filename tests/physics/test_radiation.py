@@ -69,6 +69,15 @@ def test_every_factor_has_a_wide_prior_that_draws_follow() -> None:
     np.testing.assert_allclose(logs.std(0), [PARAMETERS[s].prior.sd for s in MODIFIED.values()], rtol=0.05)
 
 
+def test_every_draw_has_its_own_factors() -> None:
+    peaks, times = torch.tensor([0.5, 2.0], dtype=torch.float64), torch.tensor([0.5 * DAY, 2 * DAY], dtype=torch.float64)
+    together = RadiationCourse(FRACTIONS).under({"RT_P": peaks, "RT_t_peak": times}).modifiers(1.7 * DAY)["P"]
+    for i in range(2):
+        alone = RadiationCourse(FRACTIONS).under({"RT_P": float(peaks[i]), "RT_t_peak": float(times[i])}).modifiers(1.7 * DAY)
+        assert float(together[i]) == pytest.approx(float(alone["P"]), rel=1e-12)
+        assert float(alone["p_e"]) != 1.0
+
+
 @pytest.mark.parametrize(("given", "field"), [((float("inf"), 2.0), "time_s"), ((0.0, 0.0), "dose_Gy")])
 def test_a_fraction_that_cannot_be_is_refused(given: tuple[float, float], field: str) -> None:
     with pytest.raises(InputError, match=field):

@@ -92,8 +92,8 @@ def test_the_configuration_reads_back_as_settings(tmp_path: Path, fit: FitResult
 
 
 def test_toml_survives_odd_strings() -> None:
-    odd = {"t": {"a": 'q"uote\\ \n ü', "b": [1, 2.5], "c": True, "d": None}}
-    assert tomllib.loads(to_toml(odd)) == {"t": {"a": 'q"uote\\ \n ü', "b": [1, 2.5], "c": True}}
+    odd = {"t": {"a": 'q"uote\\ \n ü', "b": [1, 2.5], "c": True, "d": {}, "e": {"p": 0.5, "q": [1]}, "f": None}}
+    assert tomllib.loads(to_toml(odd)) == {"t": {"a": 'q"uote\\ \n ü', "b": [1, 2.5], "c": True, "d": {}, "e": {"p": 0.5, "q": [1]}}}
 
 
 def test_a_failure_half_way_leaves_nothing(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:

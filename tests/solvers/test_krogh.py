@@ -60,7 +60,7 @@ def voxels(pools: PoolCoefficients, times: list[float]) -> Tensor:
 
 def around(pools: PoolCoefficients, cylinders: Cylinders, times: list[float]) -> KroghResult:
     interval = krogh_interval(0.0, times[-1], pools, cylinders, plasma)
-    return solve_cylinders([interval], pools.names, vessel_pools(pools), cylinders, times, threshold=1e-3, tolerance=Tolerance(1e-4))
+    return solve_cylinders([interval], pools.names, vessel_pools(pools), cylinders, times, tolerance=Tolerance(1e-4))
 
 
 def faster(pools: PoolCoefficients, factor: float) -> PoolCoefficients:
@@ -202,7 +202,7 @@ def test_each_cluster_has_its_own_plasma_and_an_event_changes_what_follows() -> 
         krogh_interval(0.0, 1000.0, pools(1e-3), cylinders, lambda t: dose),
         krogh_interval(1000.0, 2000.0, pools(0.0), cylinders, lambda t: dose),
     ]
-    found = solve_cylinders(intervals, ("free",), (), cylinders, [1000.0, 2000.0], threshold=1.0, tolerance=Tolerance(1e-5)).mean[:, 0]
+    found = solve_cylinders(intervals, ("free",), (), cylinders, [1000.0, 2000.0], tolerance=Tolerance(1e-5)).mean[:, 0]
     torch.testing.assert_close(found[:, 1], 2 * found[:, 0], rtol=1e-9, atol=0.0)
     exact = 0.1 * (1 - np.exp(-1.0))
     torch.testing.assert_close(found[:, 0], torch.tensor([exact, exact + 0.1], dtype=torch.float64), rtol=1e-4, atol=0.0)

@@ -11,7 +11,7 @@ from nanopinn.physics.drug import FULL
 from nanopinn.physics.model import TissueMaps, TumourModel
 from nanopinn.physics.oxygen import OxygenSupply, oxygen_pressure
 from nanopinn.solvers.clusters import group_mean, group_pools, group_voxels
-from nanopinn.solvers.penetration import by_area, half_distance, reached
+from nanopinn.solvers.penetration import at_distances, at_radii, equal_areas, first_below, half_distance, share_of_tissue
 from nanopinn.solvers.radial import Cylinders
 
 R_C = 1e-5
@@ -38,26 +38,46 @@ def test_half_distance_is_unknown_where_a_profile_never_halves_or_is_empty() -> 
 
 
 def test_points_of_equal_area_see_the_profile() -> None:
-    values, r = by_area(CYLINDERS.r.log(), CYLINDERS)
+    r = equal_areas(CYLINDERS)
+    values = at_radii(CYLINDERS.r.log(), r, CYLINDERS)
     inner = (r > CYLINDERS.r[..., :1]) & (r < CYLINDERS.r[..., -1:])
     torch.testing.assert_close(values[inner], r.log()[inner], rtol=1e-12, atol=0.0)
     torch.testing.assert_close((r**2).mean(-1), (CYLINDERS.R_t**2 + R_C**2) / 2, rtol=1e-12, atol=0.0)
 
 
-def test_share_over_a_threshold_is_the_area_within_its_radius() -> None:
-    """A profile that falls with r exceeds its value at 40 um within 40 um; between two radii, likewise."""
-    edge, wall = CYLINDERS.R_t, torch.full_like(CYLINDERS.R_t, R_C)
-    share = reached(-CYLINDERS.r.log(), -np.log(4e-5), CYLINDERS, wall, edge)
+def test_a_share_of_tissue_is_its_area_between_two_radii() -> None:
+    """What lies within 40 um of the axis, of all tissue and of that between 30 and 50 um; unknown of tissue that is not there."""
+    r = equal_areas(CYLINDERS)
+    inside = (r < 4e-5).double()
     exact = (CYLINDERS.share * (16e-10 - 1e-10) / CYLINDERS.ring).sum(-1)
-    torch.testing.assert_close(share, exact, rtol=0.0, atol=0.005)
-    torch.testing.assert_close(reached(-CYLINDERS.r.log(), -np.log(4e-5), CYLINDERS, 3e-5 + 0 * wall, 5e-5 + 0 * wall)[0],
-                               torch.tensor(7 / 16, dtype=torch.float64), rtol=0.0, atol=0.02)  # fmt: skip
-    assert torch.isnan(reached(CYLINDERS.r, 0.0, CYLINDERS, edge, edge)).all()
+    torch.testing.assert_close(share_of_tissue(inside, torch.ones_like(r), CYLINDERS), exact, rtol=0.0, atol=0.005)
+    between = share_of_tissue(inside, (r > 3e-5) & (r < 5e-5), CYLINDERS)
+    torch.testing.assert_close(between, torch.full_like(between, 7 / 16), rtol=0.0, atol=0.02)
+    assert torch.isnan(share_of_tissue(inside, r > 1.0, CYLINDERS)).all()
+
+
+def test_a_profile_at_a_distance_is_the_mean_over_the_tissue_there() -> None:
+    """Every vessel has as much tissue at one distance: classes weigh by vessels, those whose tissue ends before it not at all."""
+    x = torch.tensor([0.0, 30e-6, 60e-6, 95e-6], dtype=torch.float64)
+    profile = CYLINDERS.r.log() + torch.tensor([1.0, 2.0], dtype=torch.float64)[:, None]
+    found = at_distances(profile, x, CYLINDERS)
+    both, r = (R_C + x).log() + 0.4 * 1 + 0.6 * 2, (R_C + x).log()
+    torch.testing.assert_close(found[0, :2], both[:2], rtol=1e-9, atol=0.0)
+    torch.testing.assert_close(found[0, 2], r[2] + 2.0, rtol=1e-9, atol=0.0)  # the first class ends at 50 um
+    assert torch.isnan(found[:, 3]).all()
+
+
+def test_a_level_is_first_passed_on_the_line_between_points() -> None:
+    x = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)
+    values = torch.tensor([[1.0, 0.6, 0.2], [0.3, 0.9, 0.1], [1.0, 0.9, 0.8]], dtype=torch.float64)
+    found = first_below(values, x, 0.5)
+    torch.testing.assert_close(found[:2], torch.tensor([1.5, 0.0], dtype=torch.float64))
+    assert torch.isnan(found[2])
 
 
 def test_the_tables_tissue_becomes_hypoxic_where_xenografts_do_and_nearer_when_vessels_are_further_apart() -> None:
     """The table's consumption was set at 115 um from a vessel of a 125 um cylinder (Primeau 2005: 90 to 140 um)."""
-    supply = OxygenSupply.of_table()
+    supply = OxygenSupply.of()
     R_t = torch.tensor([100e-6, 125.5e-6, 200e-6], dtype=torch.float64)
     distance = supply.zones(R_t, R_C).r_hypoxia - R_C
     assert float(distance[0]) == pytest.approx(90e-6)  # all of it has oxygen

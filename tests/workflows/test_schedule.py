@@ -14,6 +14,7 @@ from nanopinn.workflows.treatment import Treatment
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "schedules"
 DOSE = '[[dose]]\nformulation = "free"\nstart_h = 0\namount_mg = 90\n'
+SURFACE = "[patient]\nbody_surface_m2 = 1.8\n"
 RUN = "[run]\nend_h = 24\n"
 HEAT = "[[heat]]\nstart_h = 1\nminutes = 60\ntemperature_C = 42\n"
 
@@ -63,6 +64,53 @@ def test_plasma_is_the_sum_of_all_doses(tmp_path: Path) -> None:
     assert both.encapsulated(t).tolist() == pytest.approx([0.0, 90e-6 / 0.0059 * (0.25 * 0.70787 + 0.75 * 0.98499)], rel=1e-4)
 
 
+@pytest.mark.parametrize(("name", "alias"), [("free", "Free"), ("pegylated", "pld"), ("pH-sensitive", "ph"), ("thermosensitive", "tsl")])
+def test_a_formulation_goes_by_its_long_name_and_its_alias(tmp_path: Path, name: str, alias: str) -> None:
+    long, short = (read(tmp_path, DOSE.replace("free", n) + RUN).doses[0].formulation for n in (name, alias))
+    assert short is long
+    assert long.name == name
+
+
+def test_a_formulations_file_stands_beside_the_schedule(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "polymer.toml").write_text((EXAMPLES.parent / "formulations" / "polymer_tsl.toml").read_text())
+    twice = DOSE.replace('"free"', '"mine/polymer.toml"') + DOSE.replace('"free"', '"mine/polymer.toml"').replace("= 0", "= 3")
+    plan = read(tmp_path, twice + RUN)
+    assert plan.carrier is not None
+    assert plan.carrier.name == "polymer-tsl"
+    assert plan.files == (tmp_path / "mine" / "polymer.toml",)
+    assert len({g.formulation for g in plan.doses}) == 1
+    assert plan.plasma().encapsulated.area() == pytest.approx(
+        2 * read(tmp_path, DOSE.replace("free", "pld") + RUN).plasma().encapsulated.area()
+    )
+
+
+def test_heat_has_its_effects_unless_the_schedule_says_no(tmp_path: Path) -> None:
+    with_effects, without = (read(tmp_path, DOSE + HEAT + RUN + more) for more in ("", "heat_effects = false\n"))
+    assert with_effects.factors(7200.0)["P_l"] > 2
+    assert without.factors(7200.0) == {}
+    assert any("pressure" in s and "0.5" in s for s in with_effects.said_of_heat())
+    assert any("left out" in s for s in without.said_of_heat())
+
+
+def test_factors_of_heat_and_radiation_multiply_also_when_they_are_drawn(tmp_path: Path) -> None:
+    fraction = "[[radiation]]\ntime_h = 1\ndose_Gy = 5\n"
+    both, heat, rays = (read(tmp_path, DOSE + what + RUN) for what in (HEAT + fraction, HEAT, fraction))
+    drawn = {"HT_IFP": torch.tensor([0.4, 0.6]).double(), "RT_IFP": torch.tensor([1.2, 0.7]).double()}
+    for values in ({}, drawn):
+        together, apart = both.under(values).factors(36000.0), (t.under(values).factors(36000.0) for t in (heat, rays))
+        one, other = apart
+        assert together["p_e"] == pytest.approx(one["p_e"] * other["p_e"], rel=1e-12)
+        assert together["P_l"] == pytest.approx(one["P_l"], rel=1e-12)
+        assert together["P"] == pytest.approx(other["P"], rel=1e-12)
+
+
+def test_heat_that_closes_vessels_is_warned_of(tmp_path: Path) -> None:
+    mild, hot = (read(tmp_path, DOSE + HEAT.replace("42", str(T)) + RUN).said_of_heat() for T in (45, 46))
+    assert not any("Warning" in s for s in mild)
+    assert any("46 C" in s and "perfusion shut-down" in s for s in hot)
+
+
 def test_thermometry_stands_beside_the_schedule(tmp_path: Path) -> None:
     plan = read(tmp_path, DOSE + HEAT.replace("temperature_C = 42", 'file = "t.nii.gz"') + RUN)
     assert plan.heatings[0].file == tmp_path / "t.nii.gz"
@@ -78,6 +126,11 @@ def test_thermometry_stands_beside_the_schedule(tmp_path: Path) -> None:
         (DOSE.replace("start_h = 0", "start_h = -1") + RUN, ["dose 1.start_h", "-1"]),
         (DOSE.replace("amount_mg = 90", 'amount_mg = "90"') + RUN, ["dose 1.amount_mg", "number"]),
         (DOSE.replace('"free"', '"doxil"') + RUN, ["dose 1.formulation", "doxil", "thermosensitive"]),
+        (DOSE.replace('"free"', '"mine.toml"') + RUN, ["mine.toml", "not readable"]),
+        (DOSE.replace("= 90", "= 50000") + RUN, ["dose 1.amount_mg", "50000 mg", "36 to 110 mg", "unit"]),
+        (DOSE.replace("= 90", "= 0.09") + RUN, ["dose 1.amount_mg", "0.09 mg", "36 to 110 mg"]),
+        (SURFACE + DOSE.replace("amount_mg = 90", "mg_per_m2 = 0.05") + RUN, ["dose 1.mg_per_m2", "0.05 mg/m2"]),
+        (DOSE + "[run]\nend_h = 24\nheat_effects = 0\n", ["run.heat_effects"]),
         (DOSE + "infusion = 3\n" + RUN, ["dose 1.infusion"]),
         (DOSE + "mg_per_m2 = 50\n" + RUN, ["dose 1.amount_mg", "either"]),
         (DOSE.replace("amount_mg = 90", "mg_per_m2 = 50") + RUN, ["body_surface_m2", "[patient]"]),
@@ -99,10 +152,10 @@ def test_thermometry_stands_beside_the_schedule(tmp_path: Path) -> None:
 def test_a_mistake_is_refused_by_the_name_of_its_field(tmp_path: Path, text: str, words: list[str]) -> None:
     with pytest.raises(InputError) as refused:
         read(tmp_path, text)
-    for word in ["plan.toml", *words]:
+    for word in [*words] if "mine.toml" in words else ["plan.toml", *words]:
         assert word in str(refused.value)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"none.toml: not readable"):
         read_schedule(tmp_path / "none.toml")

@@ -28,6 +28,7 @@ from nanopinn.solvers.evolve import Tolerance, evolve
 from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.interval import Interval
+from nanopinn.workflows.formulations import read_formulation
 from nanopinn.workflows.simulate.course import Course
 from nanopinn.workflows.simulate.heating import temperature_course
 from nanopinn.workflows.simulate.sources import tissue_of_phantom
@@ -216,6 +217,61 @@ def test_flow_is_solved_once_without_radiation_and_falls_with_the_driving_pressu
     assert at_peak / before == pytest.approx(value("RT_IFP"), abs=0.02)  # normal tissue keeps its own driving pressure
 
 
+def test_a_users_carrier_crosses_walls_as_its_file_says_whatever_the_patients_fit_found(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "formulations" / "polymer_tsl.toml").read_text()
+    own = 'permeability = {value = 1e-5, unit = "1/s", source = "test"}'
+    (tmp_path / "mine.toml").write_text(text.replace('permeability = "PS_l"', own))
+    tissue = tissue_of_phantom(SMALL, "cpu")
+    course = Course(Setting(tissue.maps, tissue.grid, 1), {"PS_l": 3e-6}, treatment(read_formulation(tmp_path / "mine.toml")))
+    model = course.flow(0.0)[1]
+    assert float(model.scalars["PS_l"]) == 1e-5
+    assert model.value("D_l_t") == 3.1e-12
+    assert float(Course(course.setting, {"PS_l": 3e-6}, treatment(THERMOSENSITIVE)).flow(0.0)[1].scalars["PS_l"]) == 3e-6
+
+
+def test_heat_lowers_the_pressure_and_lets_more_carriers_through_unless_its_effects_are_left_out() -> None:
+    tissue = tissue_of_phantom(SMALL, "cpu")
+    setting, inside = Setting(tissue.maps, tissue.grid, 1), tissue.maps.tumour > 0.5
+    with_effects = treatment(THERMOSENSITIVE, heat=warm(60, ramp_s=0.0), end_h=72.0)
+    course, without = (Course(setting, tissue.scalars, t) for t in (with_effects, replace(with_effects, heat_effects=None)))
+
+    def pressure_and_permeability(c: Course, s: float) -> tuple[float, float]:
+        flow, model = c.flow(s)
+        return float(flow.p[inside].mean()), float(model.liposome_permeability()[0][inside].mean())
+
+    before, at_end, at_rest = (pressure_and_permeability(course, s) for s in (-1.0, HOUR - 1e-3, 40 * HOUR))
+    assert before == pytest.approx(pressure_and_permeability(without, HOUR), rel=1e-6)
+    assert at_end[0] / before[0] == pytest.approx(value("HT_IFP"), abs=0.02)
+    assert at_rest[0] / before[0] == pytest.approx(value("HT_IFP"), abs=0.02)  # held
+    assert at_end[1] / before[1] == pytest.approx(value("HT_Pl"), rel=1e-6)
+    assert at_rest[1] / before[1] == pytest.approx(1.0, abs=0.01)
+    assert len(without.parts()) < len(course.parts())
+
+
+def test_parts_follow_what_heat_does_and_are_long_where_it_rests() -> None:
+    tissue = tissue_of_phantom(SMALL, "cpu")
+    t = treatment(THERMOSENSITIVE, heat=warm(60, ramp_s=0.0), end_h=240.0, images_h=())
+    parts = Course(Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t).parts()
+    assert [p.start for p in parts[1:]] == [p.end for p in parts[:-1]]
+    assert max(p.end - p.start for p in parts) <= 240 * HOUR / 4
+    for p in parts:
+        first, last = (t.factors(s) for s in (p.start + 1e-3, p.end - 1e-3))
+        assert all(abs(np.log(float(last[n]) / float(first[n]))) < 0.21 for n in first)
+    resting = [p for p in parts if p.end < 49 * HOUR and p.start > 30 * HOUR]
+    assert len(resting) < 19 * HOUR / (4 * HOUR) + 2
+
+
+def test_finer_parts_change_what_heat_brings_by_less_than_half_a_percent() -> None:
+    t = treatment(THERMOSENSITIVE, heat=warm(30, ramp_s=0.0), end_h=2.0, images_h=(2.0,))
+    tissue = tissue_of_phantom(SMALL, "cpu")
+    found = []
+    for share in (0.2, 0.05):
+        course = Course(Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t, temperature_course(t, tissue)[0], factor_share=share)
+        U = evolve(course.intervals(), course.empty(), [2 * HOUR]).U[-1]
+        found.append((U * volume_fractions(course.detail.pools, tissue.maps))[:, tissue.maps.tumour > 0.5].mean(dim=-1))
+    assert found[0] == pytest.approx(found[1], rel=5e-3)
+
+
 def course_of(heat: tuple[Heating, ...]) -> tuple[TemperatureCourse, torch.Tensor]:
     tissue = tissue_of_phantom(SMALL, "cpu")
     course = temperature_course(treatment(THERMOSENSITIVE, heat=heat), tissue)[0]
@@ -256,6 +312,15 @@ def test_measured_temperatures_do_what_the_same_scheduled_ones_do(tmp_path: Path
     scheduled, _ = course_of(warm(30, ramp_s=0.0))
     for t in (0.0, 900.0, 1799.0, 1801.0):
         assert measured(t)[inside] == pytest.approx(scheduled(t)[inside], abs=1e-4)
+
+
+def test_measured_heat_that_closes_vessels_is_warned_of(tmp_path: Path) -> None:
+    tissue, heat = tissue_of_phantom(SMALL, "cpu"), thermometry(tmp_path, SMALL.shape)
+    mild = temperature_course(treatment(THERMOSENSITIVE, heat=heat), tissue)[1]
+    changed(heat[0].file, lambda a: a + 4)  # type: ignore[arg-type]
+    hot = temperature_course(treatment(THERMOSENSITIVE, heat=heat), tissue)[1]
+    assert not any("Warning" in n for n in mild)
+    assert any("46 C is above 45 C" in n for n in hot)
 
 
 @pytest.mark.parametrize(

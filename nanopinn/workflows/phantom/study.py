@@ -62,7 +62,10 @@ def make_phantom(out: Path, settings: PhantomSettings, *, progress: Progress = s
     aif = load_aif("parker", frame_times_s=frames, bolus_arrival_s=BOLUS_S, hematocrit=value("Hct")).curve
     progress("solving the truth", 0.1, {})
     spacing = (fine_mm[0] * 1e-3, fine_mm[1] * 1e-3, fine_mm[2] * 1e-3)
-    truth = solve_truth(anatomy, spacing, scalars, aif, frames, np.array(settings.drug_times_h) * 3600.0, settings.pore_error)
+    times, changed = np.array(settings.drug_times_h) * 3600.0, dict(settings.factors)
+    truth = solve_truth(anatomy, spacing, scalars, aif, frames, times, settings.pore_error, changed)  # type: ignore[arg-type]
+    if changed:  # another scan of the same tumour: the same noise would cancel between the two
+        rng = np.random.default_rng([settings.seed, 1])
     progress("writing the study", 0.8, {})
     _Writer(out, settings, anatomy, truth, aif, frames, rng).write()
     progress("done", 1.0, {})

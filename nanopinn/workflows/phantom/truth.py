@@ -71,12 +71,13 @@ def draw_scalars(rng: np.random.Generator, length_scale_m: float | None) -> dict
 
 def solve_truth(
     anatomy: Anatomy, spacing_m: tuple[float, float, float], scalars: Mapping[str, float], aif: PlasmaCurve,
-    frame_times: Array, drug_times: Array, pore_error: float = 0.0,
+    frame_times: Array, drug_times: Array, pore_error: float = 0.0, factors: Mapping[str, float] | None = None,
 ) -> Truth:  # fmt: skip
     """Solve every field of the phantom on the grid of its anatomy, in a box with a wide normal margin.
 
     Args:
         pore_error: the contrast agent fills so much more of the tissue (relative) than the pores that carry drug.
+        factors: on the tumour's properties, as :class:`TumourModel` takes them.
     """
     domain = Domain.around(anatomy.tumour, spacing_m, margin_m=3.0e-3)
     maps = TissueMaps(
@@ -91,17 +92,17 @@ def solve_truth(
     none = torch.zeros(0, dtype=torch.float64)
     numbers = {k: torch.tensor(v, dtype=torch.float64) for k, v in scalars.items()}
     numbers |= {name: torch.ones(1, dtype=torch.float64) for name in anatomy.fields}
-    forward = Forward(setting, lambda _: numbers)
+    forward = Forward(setting, lambda _: numbers, factors=factors)
     flow = forward.flow(none)
     model: TumourModel = forward.model(none)
     seen = replace(setting, maps=replace(maps, phi=maps.phi * (1 + pore_error)))
-    contrast, _, _ = Forward(seen, lambda _: numbers).contrast(none, flow, aif, frame_times, SDIRK3, tol=SOLVE_TO)
+    contrast, _, _ = Forward(seen, lambda _: numbers, factors=factors).contrast(none, flow, aif, frame_times, SDIRK3, tol=SOLVE_TO)
     plasma = PH_SENSITIVE.bolus()
     nodes = drug_nodes(list(drug_times), first_step_s=40.0, growth=1.2, longest_s=3600.0)
     run = forward.drug(none, flow, plasma, nodes, SDIRK3, tol=SOLVE_TO)
     keep = [int(np.argmin(np.abs(nodes - t))) for t in drug_times]
     per_tissue = volume_fractions(LINEAR.pools, maps) * run.U[keep]
-    Ktrans, _ = exchange_coefficients(maps.PS, flow.J_v, value("sigma_Gd"))
+    Ktrans, _ = exchange_coefficients(maps.PS * model.by_tissue(model.factor("P", "SV"), 1.0), flow.J_v, value("sigma_Gd"))
 
     def back(values: torch.Tensor, fill: float = np.nan) -> Array:
         return domain.put(values.numpy(), fill)

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.parameters import value
@@ -21,20 +23,26 @@ from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.model import TumourModel
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.temperature import TemperatureCourse
-from nanopinn.physics.values import Values
+from nanopinn.physics.values import Number, Values
 from nanopinn.solvers.advection import Advection
 from nanopinn.solvers.forward import Flow, Forward, Setting
 from nanopinn.solvers.interval import Interval
 from nanopinn.workflows.treatment import Treatment
 
+Array = NDArray[np.float64]
+
 #: The release rate changes by at most this share of its largest value from one end of a part to the other.
 RELEASE_SHARE = 0.05
 #: No part that heat cuts is shorter, s.
 SHORTEST_S = 0.5
-#: After radiation the flow is solved anew for every stretch of at most this long, s ...
-RADIATION_S = 4 * 3600.0
-#: ... for as long as any factor is further than this from 1, in logarithm.
-RADIATION_OVER = 1e-3
+#: While radiation or heat changes the tissue, its coefficients are taken anew for every stretch of at most this long, s ...
+FACTORS_S = 4 * 3600.0
+#: ... in which no factor changes by more than this in logarithm: half of it, squared, is the error of taking its middle ...
+FACTOR_SHARE = 0.2
+#: ... and stretches over which none changes by more than this are one.
+FACTORS_REST = 1e-3
+#: Factors that change the flow; the others change walls alone.
+OF_FLOW = frozenset({"p_e", "Lp", "K", "SV"})
 
 
 @dataclass(frozen=True)
@@ -55,24 +63,32 @@ class Course:
     """Tissue under a treatment.
 
     Args:
-        setting: the tissue. scalars: of the model, SI.
+        setting: the tissue. scalars: of the model, SI, and weights ``(k,)`` of functions.
         temperature: the body's throughout if None.
         values: of parameters by symbol, in place of the table's.
-        release_share: see :data:`RELEASE_SHARE`.
+        release_share, factor_share: see :data:`RELEASE_SHARE`, :data:`FACTOR_SHARE`.
     """
 
     def __init__(
-        self, setting: Setting, scalars: Mapping[str, float], treatment: Treatment, temperature: TemperatureCourse | None = None, *,
-        advection: Advection = "fitted", release_share: float = RELEASE_SHARE, values: Values | None = None,
+        self, setting: Setting, scalars: Mapping[str, float | Array], treatment: Treatment, temperature: TemperatureCourse | None = None, *,
+        advection: Advection = "fitted", release_share: float = RELEASE_SHARE, factor_share: float = FACTOR_SHARE,
+        values: Values | None = None,
     ) -> None:  # fmt: skip
-        self.setting, self.treatment, self.temperature, self.advection = setting, treatment, temperature, advection
-        self.scalars = {k: setting.maps.phi.new_tensor(v) for k, v in scalars.items()}
-        self.release_share, self.values = release_share, values or {}
+        self.setting, self.temperature, self.advection = setting, temperature, advection
+        self.release_share, self.factor_share = release_share, factor_share
+        self.treatment = treatment.under(values or {})
+        phi = setting.maps.phi
+        tensors: Values = {k: torch.as_tensor(v, dtype=phi.dtype, device=phi.device) for k, v in scalars.items()}
+        self.values: Values = values or {}
+        if self.carrier is not None:
+            tensors, self.values = self.carrier.in_tissue(tensors, values)
+        self.scalars = {k: torch.as_tensor(v, dtype=phi.dtype, device=phi.device) for k, v in tensors.items()}
         self.detail = detail_of(treatment.carrier)
         self.flows_solved = 0
         self._pressure: Tensor | None = None
-        self._flow: tuple[Mapping[str, float], Flow, TumourModel] | None = None
-        self._built: tuple[Flow, Tensor | None, Interval] | None = None
+        self._flow: tuple[Mapping[str, Number], Flow] | None = None
+        self._model: tuple[Mapping[str, Number], TumourModel] | None = None
+        self._built: tuple[Flow, TumourModel, Tensor | None, Interval] | None = None
 
     @property
     def carrier(self) -> Formulation | None:
@@ -91,7 +107,7 @@ class Course:
         marks = sorted({0.0, end, *(e for e in events if 0 < e < end)})
         parts = []
         for a, b in itertools.pairwise(marks):
-            for c, d in self._under_radiation(a, b):
+            for c, d in self._while_tissue_changes(a, b):
                 for e, f in self._while_heated(c, d):
                     parts.append(Part(e, f, (c + d) / 2, (e + f) / 2))
         return parts
@@ -105,14 +121,17 @@ class Course:
             yield replace(self._interval(part, plasma), start=part.start, end=part.end, plasma=plasma)
 
     def flow(self, t: float) -> tuple[Flow, TumourModel]:
-        """Flow and model at a time; solved only if radiation has changed anything since it was last asked for."""
-        factors = self.treatment.radiation.modifiers(t) if self.treatment.radiation.fractions else {}
-        if self._flow is None or self._flow[0] != factors:
-            forward = Forward(self.setting, lambda _: self.scalars, self._pressure, factors, self.values)
-            none = self.setting.maps.phi.new_zeros(0)
-            self._flow = (factors, forward.flow(none), forward.model(none))
+        """Flow and model at a time; the flow is solved only if radiation or heat has changed it since it was last asked for."""
+        factors = self.treatment.factors(t)
+        if self._flow is not None and self._model is not None and self._model[0] == factors:
+            return self._flow[1], self._model[1]
+        forward = Forward(self.setting, lambda _: self.scalars, self._pressure, factors, self.values)
+        none, of_flow = self.setting.maps.phi.new_zeros(0), {k: f for k, f in factors.items() if k in OF_FLOW}
+        if self._flow is None or self._flow[0] != of_flow:
+            self._flow = (of_flow, forward.flow(none))
             self._pressure, self.flows_solved = forward.last_pressure, self.flows_solved + 1
-        return self._flow[1], self._flow[2]
+        self._model = (factors, forward.model(none))
+        return self._flow[1], self._model[1]
 
     def empty(self) -> Tensor:
         """No drug anywhere, ``(pool, x, y, z)``."""
@@ -122,20 +141,19 @@ class Course:
         """The interval's coefficients; those of the last part if they are the same."""
         flow, model = self.flow(part.flow_at)
         T = None if self.hot is None else self.hot(part.heat_at)
-        if self._built is not None and self._built[0] is flow and _same(self._built[1], T):
-            return self._built[2]
+        if self._built is not None and self._built[0] is flow and self._built[1] is model and _same(self._built[2], T):
+            return self._built[3]
         pools = self._pools(model, flow, T)
         built = Interval.of(part.start, part.end, pools, flow.flows, self.setting.grid, plasma, self.advection)
-        self._built = (flow, T, built)
+        self._built = (flow, model, T, built)
         return built
 
     def _pools(self, model: TumourModel, flow: Flow, T: Tensor | None) -> PoolCoefficients:
         if self.carrier is None:
             return model.drug(flow.J_v, flow.J_L, self.detail)
-        pH = model.maps.pH
-        moved = {**self.values, **model.scalars}
-        release = self.carrier.release_rate(pH, torch.full_like(pH, value("T_body")) if T is None else T, moved)
-        return model.drug(flow.J_v, flow.J_L, self.detail, release, None if T is None else self.carrier.heat_excess(T, moved))
+        release = model.release_of(self.carrier, torch.full_like(model.maps.pH, value("T_body")) if T is None else T)
+        excess = None if T is None else self.carrier.heat_excess(T, {**self.values, **model.scalars})
+        return model.drug(flow.J_v, flow.J_L, self.detail, release, excess)
 
     def _inputs(self, smooth: list[Callable[[Tensor], Tensor]]) -> Callable[[float], Tensor]:
         like = self.setting.maps.phi
@@ -146,16 +164,29 @@ class Course:
 
         return plasma
 
-    def _under_radiation(self, a: float, b: float) -> list[tuple[float, float]]:
-        course = self.treatment.radiation
-        if not any(f.time_s < b for f in course.fractions):
+    def _while_tissue_changes(self, a: float, b: float) -> list[tuple[float, float]]:
+        """Stretches short enough for what radiation and heat do to the tissue; those over which nothing moves are one."""
+        if not self.treatment.changes_tissue:
             return [(a, b)]
-        parts = _equal(a, b, RADIATION_S)
-        while len(parts) > 1 and all(
-            _furthest(course.modifiers(t)) < RADIATION_OVER for t in (parts[-2][0], sum(parts[-2]) / 2, parts[-1][0])
-        ):
-            parts = [*parts[:-2], (parts[-2][0], b)]
-        return parts
+        parts = [p for c, d in _equal(a, b, FACTORS_S) for p in self._halved(c, d)]
+        merged = parts[:1]
+        for c, d in parts[1:]:
+            first = merged[-1][0]
+            still = self._change(first, d) <= FACTORS_REST and self._change(first, (first + d) / 2) <= FACTORS_REST
+            merged = [*merged[:-1], (first, d)] if still else [*merged, (c, d)]
+        return merged
+
+    def _halved(self, a: float, b: float) -> list[tuple[float, float]]:
+        if b - a <= 2 * SHORTEST_S or self._change(a, b) <= self.factor_share:
+            return [(a, b)]
+        middle = (a + b) / 2
+        return [*self._halved(a, middle), *self._halved(middle, b)]
+
+    def _change(self, a: float, b: float) -> float:
+        """Largest change of a factor's logarithm between two times, looked at from between them: at both there may be a jump."""
+        inwards = 1e-6 * (b - a)
+        first, last = (self.treatment.factors(t) for t in (a + inwards, b - inwards))
+        return max(abs(math.log(float(last[name]) / float(f))) for name, f in first.items())
 
     def _while_heated(self, a: float, b: float) -> list[tuple[float, float]]:
         """Halves of halves, until the release changes little in each."""
@@ -190,7 +221,3 @@ def _equal(a: float, b: float, longest: float) -> list[tuple[float, float]]:
     n = max(1, math.ceil((b - a) / longest - 1e-9))
     marks = [a + (b - a) * i / n for i in range(n)] + [b]
     return list(itertools.pairwise(marks))
-
-
-def _furthest(factors: Mapping[str, float]) -> float:
-    return max(abs(math.log(f)) for f in factors.values())

@@ -17,9 +17,8 @@ from nanopinn.parameters import value
 from nanopinn.physics.temperature import TemperatureCourse, cooling_by_blood, imposed_temperature, power_to_reach, scheduled_temperature
 from nanopinn.solvers.heat import solve_bioheat
 from nanopinn.workflows.simulate.sources import SimulatedTissue
-from nanopinn.workflows.treatment import Heating, Treatment
+from nanopinn.workflows.treatment import ZERO_CELSIUS, Heating, Treatment, too_hot
 
-ZERO_CELSIUS = 273.15
 #: K added to a value in each unit a thermometry file may be in.
 OFFSETS = {"C": ZERO_CELSIUS, "K": 0.0}
 #: Tissue is back at the body's temperature after this many times the slowest time in which blood cools it: 7 K fall to 0.01.
@@ -165,4 +164,6 @@ def _course(
     notes = [f"Temperature between two images of {path.name} is linear in time; before the first and after the last it is the body's."]
     if holes:
         notes.append(f"{holes} tumour voxels that {path.name} left out have the tumour's mean temperature.")
+    if (hottest := float(np.nanmax(known))) > value("T_stasis"):
+        notes.append(too_hot(hottest))
     return imposed_temperature(times.tolist(), maps), notes

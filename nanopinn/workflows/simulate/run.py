@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nanopinn.errors import InputError
 from nanopinn.progress import Progress, silent
@@ -18,6 +19,10 @@ from nanopinn.workflows.simulate.heating import temperature_course
 from nanopinn.workflows.simulate.shown import Watch, simulation_of
 from nanopinn.workflows.simulate.sources import MapFiles, SimulatedTissue, tissue_of_files, tissue_of_folder, tissue_of_phantom
 from nanopinn.workflows.treatment import Treatment
+
+if TYPE_CHECKING:
+    from nanopinn.workflows.therapy.arms import Arm
+    from nanopinn.workflows.therapy.patient import Patient
 
 
 def run_simulation(
@@ -39,10 +44,33 @@ def run_simulation(
     read = () if isinstance(schedule, Treatment) else (Path(schedule),)
     show("tissue", 0.0, {})
     tissue = _tissue(folder, phantom, maps, settings)
-    temperature, notes, more = temperature_course(treatment, tissue)
-    seconds = {"tissue": time.perf_counter() - began}
     rim = None if settings.rim_mm is None else settings.rim_mm * 1e-3
     setting = Setting(tissue.maps, tissue.grid, settings.refine, rim)
+    return _through(treatment, tissue, setting, settings, show, (time.perf_counter() - began, read))
+
+
+def run_arm(patient: Patient, arm: Arm, settings: SimulationSettings | None = None, *, progress: Progress | None = None) -> Simulation:
+    """Take one arm through a patient's tumour at the median of all that is uncertain, on the fit's own grids.
+
+    Args:
+        settings: its ``refine`` and ``rim_mm`` are the fit's here, whatever they say.
+
+    Raises:
+        InputError: something given cannot be used.
+    """
+    tissue = patient.tissue
+    setting = Setting(tissue.maps, tissue.grid, patient.flow_refine, patient.rim)
+    return _through(arm.treatment, tissue, setting, settings or SimulationSettings(), progress or silent, (0.0, ()))
+
+
+def _through(
+    treatment: Treatment, tissue: SimulatedTissue, setting: Setting, settings: SimulationSettings, show: Progress,
+    before: tuple[float, tuple[Path, ...]],
+) -> Simulation:  # fmt: skip
+    """A treatment through a tissue; ``before`` are the seconds that reading took, and what was read."""
+    began, (reading, read) = time.perf_counter(), before
+    temperature, notes, more = temperature_course(treatment, tissue)
+    seconds = {"tissue": reading + time.perf_counter() - began}
     course = Course(setting, tissue.scalars, treatment, temperature, advection=settings.advection)
     watch = Watch(course)
     save = sorted({*(treatment.images_s or (treatment.end_s,)), treatment.end_s})
@@ -50,7 +78,7 @@ def run_simulation(
     run = evolve(
         course.intervals(), course.empty(), save, tolerance=Tolerance(step=settings.tolerance), progress=show, watch=watch,
     )  # fmt: skip
-    seconds["pools"] = time.perf_counter() - began - seconds["tissue"]
+    seconds["pools"] = reading + time.perf_counter() - began - seconds["tissue"]
     return simulation_of(course, tissue, run, watch, notes, seconds, (*read, *tissue.files, *more))
 
 

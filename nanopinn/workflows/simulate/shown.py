@@ -15,10 +15,12 @@ from nanopinn.parameters import value
 from nanopinn.physics.drug import WORDS, volume_fractions
 from nanopinn.report.simulated import MassBalance, Simulation, TimeCourses
 from nanopinn.solvers.evolve import Evolution
+from nanopinn.solvers.forward import Flow
 from nanopinn.solvers.grid import mean_of_parts
-from nanopinn.workflows.simulate.course import RADIATION_S, Course
+from nanopinn.workflows.simulate.course import FACTOR_SHARE, FACTORS_S, Course
 from nanopinn.workflows.simulate.heating import ZERO_CELSIUS
 from nanopinn.workflows.simulate.sources import SimulatedTissue
+from nanopinn.workflows.simulate.systemic import plasma_exposure
 from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
 
 Array = NDArray[np.float64]
@@ -28,15 +30,26 @@ UG_PER_ML, MG = 1e3, 1e6
 
 
 class Watch:
-    """Means over the tumour at every step of a run."""
+    """What a run leaves at every step: means over the tumour, and the largest value and the area under the curve of every voxel.
+
+    Areas are trapezoids over the steps, whose length the run adapts to how fast pools change.
+    """
 
     def __init__(self, course: Course) -> None:
         self.inside = course.setting.maps.tumour > 0.5
-        self.share = volume_fractions(course.detail.pools, course.setting.maps)[:, self.inside]
+        self.fractions = volume_fractions(course.detail.pools, course.setting.maps)
+        self.share = self.fractions[:, self.inside]
         self.times: list[float] = []
         self.means: list[Tensor] = []
+        self.peak, self.area = torch.zeros_like(self.fractions), torch.zeros_like(self.fractions)
+        self._last: Tensor | None = None
 
     def __call__(self, t: float, U: Tensor) -> None:
+        torch.maximum(self.peak, U, out=self.peak)
+        if self._last is not None:
+            half = (t - self.times[-1]) / 2
+            self.area.add_(self._last, alpha=half).add_(U, alpha=half)
+        self._last = U
         self.times.append(t)
         self.means.append((U[:, self.inside] * self.share).mean(dim=1))
 
@@ -53,6 +66,9 @@ def simulation_of(
         maps=_flow_maps(course, tissue),
         courses=_courses(course, watch),
         balance=_balance(course, run),
+        areas=_over_the_run(course, tissue, watch, watch.area / HOUR, "area under the curve of", "ug h/mL"),
+        peaks=_over_the_run(course, tissue, watch, watch.peak, "largest value of", "ug/mL"),
+        exposure=plasma_exposure(t),
         effort=f"{run}; {course.flows_solved} flows solved",
         assumptions=(*tissue.assumptions, *notes, *_notes(t)),
         affine=tissue.affine,
@@ -75,10 +91,40 @@ def _fields(course: Course, tissue: SimulatedTissue, run: Evolution) -> dict[str
     if (course_of_T := course.temperature) is not None:
         kelvin = torch.stack([course_of_T(s) for s in times])
         found["temperature"] = field("temperature", "C", "temperature of the tissue", kelvin - ZERO_CELSIUS)
-    if t.radiation.fractions:
+    if t.changes_tissue:
         p = torch.stack([mean_of_parts(course.flow(s)[0].p, course.setting.flow_refine) for s in times])
-        found["IFP"] = field("IFP", "mmHg", "interstitial fluid pressure under radiation", p / PA_PER_MMHG)
+        found["IFP"] = field("IFP", "mmHg", "interstitial fluid pressure under radiation and heat", p / PA_PER_MMHG)
     return found
+
+
+def _over_the_run(
+    course: Course, tissue: SimulatedTissue, watch: Watch, values: Tensor, what: str, unit: str
+) -> dict[str, MapEstimate]:  # fmt: skip
+    put = tissue.domain.put((values * watch.fractions * UG_PER_ML).cpu().numpy())
+    names = course.detail.pools
+    return {n: MapEstimate(n, unit, f"{what} {WORDS[n]}, per tissue volume", "prior", put[i]) for i, n in enumerate(names)}
+
+
+def _later_pressures(course: Course, tissue: SimulatedTissue, start: Flow) -> list[MapEstimate]:
+    """Pressure when a heating has ended and when radiation's effect is largest, where they change it."""
+    t, r = course.treatment, course.setting.flow_refine
+    found = []
+    moments = {"heat": ("when the last heating has ended", _heated(t)), "radiation": ("when radiation changes most", _irradiated(t))}
+    for name, (what, at) in moments.items():
+        if at is not None and (flow := course.flow(at)[0]) is not start:
+            p = tissue.domain.put(mean_of_parts(flow.p, r).cpu().numpy()) / PA_PER_MMHG
+            words = f"interstitial fluid pressure {what}, {at / HOUR:.3g} h"
+            found.append(MapEstimate(f"IFP_after_{name}", "mmHg", words, "prior", p))
+    return found
+
+
+def _heated(t: Treatment) -> float | None:
+    return min(t.end_s, max(h.end_s + h.ramp_s for h in t.heatings)) if t.heatings else None
+
+
+def _irradiated(t: Treatment) -> float | None:
+    peaks = [min(t.end_s, f.time_s + float(t.radiation.t_peak_s)) for f in t.radiation.fractions]
+    return max(peaks, key=lambda s: float(t.radiation.effect(s))) if peaks else None
 
 
 def _flow_maps(course: Course, tissue: SimulatedTissue) -> dict[str, MapEstimate]:
@@ -91,10 +137,9 @@ def _flow_maps(course: Course, tissue: SimulatedTissue) -> dict[str, MapEstimate
         MapEstimate("velocity", "um/s", "speed of the interstitial fluid at the start (Darcy)", "prior", put(speed.cpu().numpy()) * 1e6),
     ]
     if course.carrier is not None:
-        pH = model.maps.pH
-        k = course.carrier.release_rate(pH, torch.full_like(pH, value("T_body")), model.scalars)
+        k = model.release_of(course.carrier, torch.full_like(model.maps.pH, value("T_body")))
         found.append(MapEstimate("krel", "1/h", "release rate of the carrier at body temperature", "prior", put(k.cpu().numpy()) * HOUR))
-    return {m.name: m for m in found}
+    return {m.name: m for m in [*found, *_later_pressures(course, tissue, flow)]}
 
 
 def _courses(course: Course, watch: Watch) -> TimeCourses:
@@ -134,12 +179,18 @@ def _notes(t: Treatment) -> list[str]:
     notes = [
         "Plasma kinetics are those of the population in the parameter table; drug that leaves the tumour is not followed back to the body.",
         f"Microvessels are a well-mixed pool with a transit time of {value('tau_c'):g} s (from memory, 2 to 15 s in the literature); "
-        "neither transit time nor any permeability answers to heat.",
+        "transit time does not answer to heat.",
         "Uptake by cells saturates; cells do not divide, die or pump drug out.",
     ]
     if t.radiation.fractions:
         notes.append(
             "Radiation changes vessels and pressure by the table's medians, whose priors are wide: the literature disagrees even on "
-            f"directions. Flow is solved anew for stretches of at most {RADIATION_S / HOUR:g} h."
+            "directions."
+        )
+    notes += t.said_of_heat()
+    if t.changes_tissue:
+        notes.append(
+            f"What changes flow and walls is held for stretches of at most {FACTORS_S / HOUR:g} h, in which no factor moves by more than "
+            f"{FACTOR_SHARE:.0%}."
         )
     return notes

@@ -47,7 +47,7 @@ class SimulatedTissue:
     """Tissue in a box around a tumour, ready to be solved, and what was assumed to make it so.
 
     Attributes:
-        scalars: of the model (SI) where they differ from the table's.
+        scalars: of the model (SI) where they differ from the table's, and weights ``(k,)`` of functions.
         affine, mask: of the image that the box was cut from.
         files: that were read.
     """
@@ -55,7 +55,7 @@ class SimulatedTissue:
     maps: TissueMaps
     grid: Grid
     domain: Domain
-    scalars: Mapping[str, float]
+    scalars: Mapping[str, float | Array]
     affine: Array
     mask: NDArray[np.bool_]
     assumptions: tuple[str, ...]
@@ -75,7 +75,13 @@ class _Measured:
 
 
 def tissue_of_phantom(settings: PhantomSettings, device: str) -> SimulatedTissue:
-    """The tumour that ``nanopinn phantom`` draws with these settings, averaged to its voxels, with its true scalars."""
+    """The tumour that ``nanopinn phantom`` draws with these settings, averaged to its voxels, with its true scalars.
+
+    Raises:
+        InputError: they change it as radiation does, which a treatment must say.
+    """
+    if settings.factors:
+        raise InputError("a treatment irradiates the phantom, not its settings", field="factors", remedy="Put fractions into the schedule.")
     rng = np.random.default_rng(settings.seed)
     r, (nx, ny, nz), (hx, hy, hz) = settings.refine, settings.shape, settings.voxel_mm
     fine = draw_anatomy((nx * r, ny * r, nz * r), (hx / r, hy / r, hz / r), rng)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nanopinn.workflows.verify import flow, krogh, manufactured, pools, treatment, under_the_voxel
+from nanopinn.workflows.verify import arms, flow, krogh, manufactured, pools, treatment, under_the_voxel
 from nanopinn.workflows.verify.case import VerificationCase
 
 __all__ = ["CASES", "VerificationCase", "run_verification"]
@@ -15,15 +15,24 @@ CASES: tuple[Callable[[], list[VerificationCase]], ...] = (
     under_the_voxel.oxygen_cylinder, under_the_voxel.travelling_front, under_the_voxel.wall_limits, under_the_voxel.thin_interface,
     krogh.krogh_sink, krogh.retarded_front, krogh.doxorubicin_half_distance,
     manufactured.pressure_order, manufactured.rim_order, manufactured.transport_order, manufactured.time_order,
-    treatment.hot_release, treatment.plasma_brackets, treatment.partition_at_equilibrium, treatment.what_heat_adds,
+    treatment.hot_release, treatment.plasma_brackets, treatment.partition_at_equilibrium, arms.reference_runs, arms.published_ratios,
+)  # fmt: skip
+#: Those with published values, or runs of other code, beside which nothing exact is known.
+PUBLISHED: tuple[Callable[[], list[VerificationCase]], ...] = (
+    flow.sphere_in_tissue, krogh.doxorubicin_half_distance, treatment.plasma_brackets, arms.reference_runs, arms.published_ratios,
 )  # fmt: skip
 
 
-def run_verification() -> tuple[VerificationCase, ...]:
-    """Run every case; in the order of their numbers, what has none last."""
-    return tuple(sorted((case for run in CASES for case in run()), key=_number))
+def run_verification(*, published: bool = False) -> tuple[VerificationCase, ...]:
+    """Run every case, or those alone that stand beside published values and reference runs; in the order of their numbers."""
+    found = [case for run in (PUBLISHED if published else CASES) for case in run()]
+    return tuple(sorted((c for c in found if not (published and _is_numbered(c))), key=_number))
 
 
 def _number(case: VerificationCase) -> int:
-    number = case.id.removeprefix("V")
-    return int(number) if number.isdigit() else len(CASES) + 100
+    return int(case.id[1:]) if _is_numbered(case) else len(CASES) + 100
+
+
+def _is_numbered(case: VerificationCase) -> bool:
+    """Whether it has an exact reference of DESIGN 8, V1 to V13."""
+    return case.id.startswith("V") and case.id[1:].isdigit()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,20 +13,14 @@ from nanopinn.physics.drug import DrugDetail
 from nanopinn.physics.model import TissueMaps, TumourModel
 from nanopinn.physics.oxygen import OxygenSupply, oxygen_pressure
 from nanopinn.physics.plasma import free_drug_impulse
-from nanopinn.physics.pools import PoolCoefficients, PoolSystem
+from nanopinn.physics.pools import PoolSystem
 from nanopinn.solvers.krogh import krogh_interval, krogh_operator, vessel_pools
 from nanopinn.solvers.line import LineMatrix
-from nanopinn.solvers.penetration import KroghResult, solve_cylinders
-from nanopinn.solvers.radial import Cylinders
+from nanopinn.solvers.penetration import KroghResult, half_distance, solve_cylinders
 from nanopinn.workflows.verify.case import VerificationCase
+from nanopinn.workflows.verify.vessel import ONE, UM, one_cylinder
 
 MMHG = 133.322
-UM = 1e-6
-ONE = torch.ones(1, 1, 1, dtype=torch.float64)
-
-
-def _cylinder(R_c: float, R_t: float, cells: int) -> Cylinders:
-    return Cylinders(R_c, torch.full((1, 1), R_t, dtype=torch.float64), torch.ones(1, dtype=torch.float64), cells)
 
 
 def krogh_sink() -> list[VerificationCase]:
@@ -38,7 +30,7 @@ def krogh_sink() -> list[VerificationCase]:
     points = {10: 0.51881, 60: 0.11809, 100: 0.08245}
     errors = []
     for cells in (16, 32, 64):
-        cylinders = _cylinder(R_c, R_t, cells)
+        cylinders = one_cylinder(R_t, cells)
         pools = PoolSystem(("drug",), ONE)
         pools.moves("drug", 0.0, phi_D * ONE)
         pools.loses("drug", k * ONE)
@@ -79,7 +71,7 @@ def retarded_front() -> list[VerificationCase]:
     phi, D, t, R_c = value("ve_t"), value("D_f_t"), 3600.0, 10e-3
     uptake, efflux = float(uptake_rate(7.4 * torch.ones((), dtype=torch.float64))), float(efflux_rate())
     R = 1 + uptake / efflux / phi
-    cylinders = _cylinder(R_c, R_c + 300 * UM, 150)
+    cylinders = one_cylinder(R_c + 300 * UM, 150, R_c)
     pools = PoolSystem(("free", "intracellular"), ONE)
     pools.holds("free", phi * ONE)
     pools.moves("free", 0.0, phi * D * ONE)
@@ -87,7 +79,7 @@ def retarded_front() -> list[VerificationCase]:
     open_wall = 1.0 * cylinders.surface[:, None, None]
     pools.crosses_wall("free", 0, open_wall, open_wall)
     interval = krogh_interval(0.0, t, pools.coefficients(), cylinders, lambda t: torch.ones(1, dtype=torch.float64))
-    C = solve_cylinders([interval], pools.names, (), cylinders, [t], threshold=1.0).pool("free")[0, 0, 0]
+    C = solve_cylinders([interval], pools.names, (), cylinders, [t]).pool("free")[0, 0, 0]
     exact = torch.as_tensor(analytic.ogata_banks(cylinders.r[0, 0].numpy() - R_c, t, 0.0, D / R))
     error = float((C - exact).norm() / exact.norm())
     at_phi = 1 + uptake / efflux / 0.4
@@ -99,23 +91,12 @@ def retarded_front() -> list[VerificationCase]:
     ]
 
 
-def _in_own_surface(pools: PoolCoefficients, cylinders: Cylinders) -> PoolCoefficients:
-    """Wall exchange by the permeability of the table and the surface that the cylinder has, not the table's S/V."""
-    factor = float(cylinders.surface) / value("SV_t")
-    reaction, inflow = dict(pools.reaction), dict(pools.inflow)
-    for w in pools.walls:
-        reaction[w.pool, w.pool] = reaction[w.pool, w.pool] + (factor - 1) * w.efflux
-        inflow[w.pool, w.plasma] = inflow[w.pool, w.plasma] + (factor - 1) * w.influx
-    walls = tuple(replace(w, influx=factor * w.influx, efflux=factor * w.efflux) for w in pools.walls)
-    return replace(pools, reaction=reaction, inflow=inflow, walls=walls)
-
-
 def doxorubicin_bolus(R_t: float, save_at: list[float]) -> KroghResult:
     """Free doxorubicin around one vessel after the table's dose as a bolus; every constant is the table's."""
-    cylinders = _cylinder(value("R_c"), R_t, 48)
+    cylinders = one_cylinder(R_t, 48, value("R_c"))
     maps = TissueMaps(ONE, value("Ktrans_t") * ONE, value("ve_t") * ONE, value("vp_t") * ONE, 6.9 * ONE)
     detail = DrugDetail(carrier=False, bound=True, saturable=True)
-    pools = _in_own_surface(TumourModel.of(maps).drug(0 * ONE, 0 * ONE, detail), cylinders)
+    pools = TumourModel.of(maps, None, {"SV": float(cylinders.surface) / value("SV_t")}).drug(0 * ONE, 0 * ONE, detail)
     curve = free_drug_impulse().scaled(value("Dose") * (1 - value("fb")))
 
     def plasma(t: float) -> Tensor:
@@ -123,7 +104,7 @@ def doxorubicin_bolus(R_t: float, save_at: list[float]) -> KroghResult:
         return torch.stack([torch.zeros_like(unbound), unbound])
 
     interval = krogh_interval(0.0, save_at[-1], pools, cylinders, plasma)
-    return solve_cylinders([interval], pools.names, vessel_pools(pools), cylinders, save_at, threshold=1e-3)
+    return solve_cylinders([interval], pools.names, vessel_pools(pools), cylinders, save_at)
 
 
 def doxorubicin_half_distance() -> list[VerificationCase]:
@@ -134,9 +115,9 @@ def doxorubicin_half_distance() -> list[VerificationCase]:
         VerificationCase(
             "bracket", "doxorubicin around a vessel", f"half-distance in cells at {minutes} min, um", float(d) / UM, 35.0, 15.0, source
         )
-        for minutes, d in zip((10, 20), found.half_cells[:, 0, 0], strict=True)
+        for minutes, d in zip((10, 20), half_distance(found.cells(), found.cylinders)[:, 0, 0], strict=True)
     ]
-    supply, edge = OxygenSupply.of_table(), torch.tensor([125 * UM], dtype=torch.float64)
+    supply, edge = OxygenSupply.of(), torch.tensor([125 * UM], dtype=torch.float64)
     p = float(oxygen_pressure(edge, edge, value("R_c"), supply.D, supply.M, supply.p_0)) / MMHG
     text = "Primeau 2005: hypoxia 90-140 um from vessels, by which the table's consumption was set"
     return [*cases, VerificationCase("bracket", "oxygen around a vessel", "p 115 um from it, R_t 125 um, mmHg", p, 10.0, 0.2, text)]

@@ -1,4 +1,4 @@
-"""What is given: plasma, release in heated vessels, cells at equilibrium, and what heat adds to a tumour (V6, V8, PK, TX)."""
+"""What is given: plasma, release in heated vessels, cells at equilibrium (V6, V8, PK)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,16 @@ import torch
 from nanopinn.parameters import value
 from nanopinn.physics.cells import CELLS_PER_UNIT
 from nanopinn.physics.drug import DrugDetail
-from nanopinn.physics.formulation import FREE, PEGYLATED, THERMOSENSITIVE, Formulation
+from nanopinn.physics.formulation import FREE, PEGYLATED, THERMOSENSITIVE
 from nanopinn.physics.model import TissueMaps, TumourModel
-from nanopinn.physics.plasma import Dose
-from nanopinn.physics.radiation import RadiationCourse
 from nanopinn.physics.release import released_per_pass
-from nanopinn.report.simulated import Simulation
 from nanopinn.solvers.evolve import Tolerance, evolve
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.interval import Interval
-from nanopinn.workflows.settings import PhantomSettings, SimulationSettings
-from nanopinn.workflows.simulate import run_simulation
-from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
 from nanopinn.workflows.verify.case import VerificationCase
+from nanopinn.workflows.verify.vessel import DOSE
 
 HOUR = 3600.0
-#: 50 mg/m2 of 1.8 m2, as a bolus.
-DOSE = (Dose(0.0, 90e-6),)
 DRUMMOND = "Gabizon 1994 as tabulated in Drummond 1999"
 
 
@@ -83,31 +76,3 @@ def partition_at_equilibrium() -> list[VerificationCase]:
         quantity = f"I over rho (K_i/K_e) F, at F = {float(U[free]) / value('K_e'):.2g} K_e"
         found.append(VerificationCase("V8", "closed voxel", quantity, float(U[cell]) / expected, 1.0, 1e-8, "z = 0"))
     return found
-
-
-def what_heat_adds() -> list[VerificationCase]:
-    """TX: a thermosensitive liposome with heat against free drug, and against itself without heat, in a small phantom tumour."""
-    hot, free = _tumour(THERMOSENSITIVE, 30.0), _tumour(FREE, 0.0)
-    ratio = max(_outside_carriers(hot)) / max(_outside_carriers(free))
-    quantity = "peak drug outside carriers, LTSL + 30 min at 42 C / free"
-    source = "Gasselhuber 2010: 9.3 against 3.0 ug/g (another model, at the edge of an ablation)"
-    found = [VerificationCase("TX", "heat against free drug", quantity, ratio, 3.1, 0.5, source, "bracket")]
-    for minutes, published in ((15, 4.6), (30, 9.3), (60, 13.2)):
-        with_heat, without = (_outside_carriers(_tumour(THERMOSENSITIVE, m, minutes))[-1] for m in (minutes, 0.0))
-        quantity, ratio = f"drug outside carriers, {minutes} min of heat / none", with_heat / without
-        source = "Motamarry 2019: fluorescence of mouse tumours (drug that binds DNA shines less)"
-        found.append(VerificationCase("TX", "heat against none", quantity, ratio, published, 0.3 * published, source, "bracket"))
-    return found
-
-
-def _tumour(formulation: Formulation, heated_min: float, end_min: float = 120.0) -> Simulation:
-    """A bolus of 90 mg, and 42 C in the tumour from then on."""
-    heat = (Heating(0.0, 60 * heated_min, 0.0, "imposed", 315.15, None),) if heated_min else ()
-    treatment = Treatment((GivenDose(formulation, DOSE[0]),), heat, RadiationCourse(), (60 * end_min,), 60 * end_min)
-    phantom = PhantomSettings.model_validate({"shape": (10, 10, 8), "refine": 2})
-    return run_simulation(treatment, phantom=phantom, settings=SimulationSettings(device="cpu", refine=1))
-
-
-def _outside_carriers(run: Simulation) -> list[float]:
-    """Tumour mean of all drug that is not in a carrier, at every step, ug/mL."""
-    return [float(v) for v in sum(v for name, v in run.courses.tumour.items() if "encapsulated" not in name)]  # type: ignore[union-attr]

@@ -1,0 +1,194 @@
+"""What a comparison of treatments returns: arms side by side, what reaches cells far from vessels, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.inference.result import MapEstimate
+from nanopinn.report.simulated import Simulation
+
+Array = NDArray[np.float64]
+#: Quantiles that are shown beside the median: a central 90 % interval.
+LOW, HIGH = 0.05, 0.95
+#: Pharmacodynamic laws, in words.
+LAWS = {"peak": "peak of drug in cells", "rate": "rate of killing by drug in cells", "area": "area under free drug"}
+#: Kinds of cells, in words.
+KINDS = {
+    "all": "all cells", "proliferating": "proliferating cells", "quiescent": "quiescent cells", "beyond": "cells farther than the limit",
+}  # fmt: skip
+
+
+def spread(values: Array) -> Array:
+    """Median and central 90 % interval over draws ``(draw, ...)`` as ``(3, ...)``; row 0, the run at the medians, is no draw.
+
+    Where there are no draws, the run at the medians stands for all three.
+    """
+    drawn = values[1:] if len(values) > 1 else values
+    known = np.isfinite(drawn).any(axis=0)
+    out = np.full((3, *drawn.shape[1:]), np.nan)
+    if drawn.ndim == 1:
+        return np.nanquantile(drawn, [0.5, LOW, HIGH]) if known else out
+    out[:, known] = np.nanquantile(drawn[:, known], [0.5, LOW, HIGH], axis=0)
+    return out
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One number by which arms are compared.
+
+    Attributes:
+        values: by arm, ``(draw,)``; the first is the run at the medians of everything. NaN where it does not exist.
+    """
+
+    name: str
+    unit: str
+    words: str
+    values: Mapping[str, Array]
+
+    def interval(self, arm: str) -> tuple[float, float, float]:
+        """Median, and the ends of the central 90 % interval."""
+        median, low, high = spread(self.values[arm])
+        return float(median), float(low), float(high)
+
+
+@dataclass(frozen=True)
+class PenetrationCurves:
+    """Means over the tumour against the distance from the vessel's wall; leading axis: median, low, high.
+
+    Attributes:
+        distance_um: ``(x,)``. times_h: ``(t,)``.
+        cells, free: drug in cells (ng/1e5 cells) and in the interstitium (ug/mL), ``(3, t, x)``.
+        peak: largest drug in cells, ng/1e5 cells, ``(3, x)``. survival: by law, ``(3, x)``.
+    """
+
+    distance_um: Array
+    times_h: Array
+    cells: Array
+    free: Array
+    peak: Array
+    survival: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class ComparedArm:
+    """One arm: at the medians on the voxel grid, over the draws under the voxel.
+
+    Attributes:
+        simulation: pools on the voxel grid. curves: means over the tumour. maps: what happens under each voxel, back on the grid.
+        balance_error: of mass, the worst of all cylinders.
+    """
+
+    name: str
+    simulation: Simulation
+    curves: PenetrationCurves
+    maps: Mapping[str, MapEstimate]
+    balance_error: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Voxels that are alike.
+
+    Attributes:
+        voxels: how many. values: their means, by name with unit, at the medians. lethal: by arm, median and 90 % interval of the
+            share of cells beyond the limit that are lethally exposed.
+    """
+
+    voxels: int
+    values: Mapping[str, float]
+    lethal: Mapping[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class HeatingTimes:
+    """How long the tumour is heated, and what that does beyond the limit.
+
+    Attributes:
+        minutes: ``(n,)``. lethal: by law, median and 90 % interval of the share of cells there, ``(3, n)``.
+        probability: by law, that at least half of the cells there are lethally exposed, ``(n,)``.
+    """
+
+    arm: str
+    minutes: Array
+    lethal: Mapping[str, Array]
+    probability: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Influence:
+    """How much an outcome follows an input.
+
+    Attributes:
+        morris: mean absolute elementary effect, in units of the outcome per range of the input. total: Sobol's total index, if worked out.
+    """
+
+    symbol: str
+    words: str
+    morris: float
+    total: float | None
+    total_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Treatments of one tumour side by side.
+
+    Attributes:
+        answer: in plain language, one sentence each; the first is the question's.
+        outcomes: rows of the table. groups: of voxels. heating, influences: where they were asked for.
+        limit_um: from the vessel, the question's. lethal: surviving fraction at or below which an exposure is lethal. draws: how many.
+        labels: group of every voxel ``(x, y, z)``, -1 outside.
+    """
+
+    answer: tuple[str, ...]
+    arms: Mapping[str, ComparedArm]
+    outcomes: tuple[Outcome, ...]
+    groups: tuple[Group, ...]
+    heating: HeatingTimes | None
+    influences: tuple[Influence, ...]
+    outcome_of_influences: str
+    limit_um: float
+    lethal: float
+    draws: int
+    assumptions: tuple[str, ...]
+    affine: Array
+    mask: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+    def __getitem__(self, name: str) -> Outcome:
+        return next(o for o in self.outcomes if o.name == name)
+
+    def probability(self, arm: str, law: str) -> float:
+        """That at least half of the cells beyond the limit are lethally exposed, over the draws; NaN where there are no such cells."""
+        return majority(self[f"lethal beyond, {law}"].values[arm])
+
+    def summary(self) -> str:
+        """The answer, and a line per outcome: median and 90 % interval of every arm."""
+        heads = "".join(f"{name:>30s}" for name in self.arms)
+        lines = [*self.answer, "", f"{'median (90 %)':52s}{heads}"]
+        for o in self.outcomes:
+            cells = "".join(f"{_cell(o.interval(a)):>30s}" for a in self.arms)
+            lines.append(f"{o.words[:40] + (f', {o.unit}' if o.unit != '1' else ''):52s}{cells}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Comparison({', '.join(self.arms)}; {self.draws} draws)"
+
+
+def majority(shares: Array) -> float:
+    """Share of the draws in which at least half is reached; NaN where nothing is known."""
+    drawn = shares[1:] if len(shares) > 1 else shares
+    drawn = drawn[np.isfinite(drawn)]
+    return float((drawn >= 0.5).mean()) if drawn.size else float("nan")
+
+
+def _cell(interval: tuple[float, float, float]) -> str:
+    median, low, high = interval
+    return "-" if not np.isfinite(median) else f"{median:.3g} ({low:.3g} .. {high:.3g})"

@@ -1,0 +1,56 @@
+"""A table as a file: TSV for its rows alone, JSON with what is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nanopinn.errors import InputError, OutputError
+from nanopinn.imaging.io import write_bytes, write_json
+from nanopinn.inference.plan import Plan
+
+SUFFIXES = (".json", ".tsv")
+
+
+def claim_table_file(out: Path, *, overwrite: bool) -> None:
+    """Refuse a file that cannot be written, before anything is computed.
+
+    Raises:
+        InputError: it is neither JSON nor TSV by its name.
+        OutputError: it exists and ``overwrite`` is false.
+    """
+    if out.suffix not in SUFFIXES:
+        raise InputError("not a file for a table", file=out, field="--out", found=out.suffix, expected=" or ".join(SUFFIXES))
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists already. Give another file to --out, or --overwrite.")
+
+
+def write_table(
+    out: Path, rows: Sequence[Mapping[str, Any]], said: Mapping[str, Any], *, name: str = "rows", overwrite: bool = False
+) -> Path:  # fmt: skip
+    """Write a table, all or nothing.
+
+    Args:
+        said: what a JSON file holds beside the rows, which stand under ``name``.
+
+    Raises:
+        InputError, OutputError: see :func:`claim_table_file`.
+    """
+    claim_table_file(out, overwrite=overwrite)
+    if out.suffix == ".json":
+        write_json(out, {**said, name: [dict(r) for r in rows]})
+    else:
+        lines = ["\t".join(rows[0]), *("\t".join(str(v) for v in row.values()) for row in rows)]
+        write_bytes(out, ("\n".join(lines) + "\n").encode())
+    return out
+
+
+def write_plan(out: Path, plan: Plan, settings: Mapping[str, Any], *, overwrite: bool = False) -> Path:
+    """Write a plan: one row per unknown and addition; as JSON with protocol, settings and words too.
+
+    Raises:
+        InputError, OutputError: see :func:`claim_table_file`.
+    """
+    said = {"protocol": list(plan.protocol), "settings": dict(settings), "in_words": plan.in_words(), "seconds": plan.seconds}
+    return write_table(out, plan.table(), said, name="expected", overwrite=overwrite)

@@ -1,0 +1,113 @@
+"""The question in plain language: does lethal exposure reach cells far from vessels, where, when and how surely."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from nanopinn.report.compared import LAWS, Group, HeatingTimes, Influence, Outcome, majority, spread
+
+#: Laws disagree, where the shares they give differ by more than this.
+APART = 0.2
+
+
+def answer(
+    arm: str, outcomes: Sequence[Outcome], groups: Sequence[Group], heating: HeatingTimes | None, influences: Sequence[Influence],
+    limit_um: float, lethal: float,
+) -> tuple[str, ...]:  # fmt: skip
+    """Sentences, the question's own first.
+
+    Args:
+        arm: the triggered one, or the one that is asked about.
+    """
+    rows = {o.name: o for o in outcomes}
+    beyond = spread(rows["beyond"].values[arm])[0]
+    if not beyond > 0:
+        return (f"By its plasma volume no tissue lies farther than {limit_um:g} um from its vessels: the question does not arise.",)
+    said = [
+        _reach(arm, rows, limit_um, lethal, float(beyond)), *_laws(arm, rows, limit_um), _where(arm, groups, limit_um),
+        _ranking(rows), *_quiescent(arm, rows), *_when(heating, limit_um), *_what_decides(influences),
+    ]  # fmt: skip
+    return tuple(s for s in said if s)
+
+
+def _reach(arm: str, rows: Mapping[str, Outcome], limit_um: float, lethal: float, beyond: float) -> str:
+    shares = {law: rows[f"lethal beyond, {law}"] for law in LAWS}
+    sure = {law: majority(o.values[arm]) for law, o in shares.items()}
+    low, high = min(sure.values()), max(sure.values())
+    verdict = "Yes" if low >= 0.9 else "No" if high <= 0.1 else "It cannot be said with confidence"
+    chances = ", ".join(f"{p:.0%} by the {law} law" for law, p in sure.items())
+    return (
+        f"{verdict}: does {arm} carry lethal exposure (at most {lethal:.0%} of the cells survive) beyond {limit_um:g} um, where "
+        f"{beyond:.0%} of the tissue lies? The probability that at least half of the cells there are so exposed is {chances}."
+    )
+
+
+def _laws(arm: str, rows: Mapping[str, Outcome], limit_um: float) -> list[str]:
+    said = []
+    middle = {}
+    for law in LAWS:
+        median, low, high = rows[f"lethal beyond, {law}"].interval(arm)
+        middle[law] = median
+        said.append(f"{median:.0%} ({low:.0%} to {high:.0%}) by the {law} law")
+    text = f"Share of the cells beyond {limit_um:g} um that are lethally exposed, median and 90 % interval: {', '.join(said)}."
+    if max(middle.values()) - min(middle.values()) > APART:
+        text += " The laws disagree: the choice of law decides more than the tumour does."
+    return [text]
+
+
+def _where(arm: str, groups: Sequence[Group], limit_um: float) -> str:
+    known = [g for g in groups if arm in g.lethal and np.isfinite(g.lethal[arm][0])]
+    if len(known) < 2:
+        return ""
+    best, worst = max(known, key=lambda g: g.lethal[arm][0]), min(known, key=lambda g: g.lethal[arm][0])
+    if best.lethal[arm][0] - worst.lethal[arm][0] < 0.01:
+        return f"It is alike in all groups of voxels: {best.lethal[arm][0]:.0%} by the peak law."
+
+    def described(g: Group) -> str:
+        return f"{g.lethal[arm][0]:.0%} in {g.voxels} voxels ({', '.join(f'{k} {v:.3g}' for k, v in g.values.items())})"
+
+    return f"Where: most in the best group, {described(best)}; least in {described(worst)}; by the peak law."
+
+
+def _ranking(rows: Mapping[str, Outcome]) -> str:
+    peaks, areas = rows["peak at limit"], rows["area"]
+
+    def order(o: Outcome) -> str:
+        middle = {arm: o.interval(arm)[0] for arm in o.values}
+        return " > ".join(f"{a} ({middle[a]:.2g})" for a in sorted(middle, key=lambda a: -middle[a]))
+
+    if len(peaks.values) < 2:
+        return ""
+    return f"Arms by {peaks.words}, {peaks.unit}: {order(peaks)}; by {areas.words}, {areas.unit}: {order(areas)}."
+
+
+def _quiescent(arm: str, rows: Mapping[str, Outcome]) -> list[str]:
+    medians = {law: rows[f"lethal quiescent, {law}"].interval(arm)[0] for law in LAWS}
+    if not any(np.isfinite(v) for v in medians.values()):
+        return ["No cells are quiescent for want of oxygen at the medians of all inputs."]
+    return [
+        f"Of the quiescent cells, {', '.join(f'{v:.0%} by the {law} law' for law, v in medians.items())} are lethally exposed (median)."
+    ]
+
+
+def _when(heating: HeatingTimes | None, limit_um: float) -> list[str]:
+    if heating is None:
+        return []
+    said = []
+    for law, p in heating.probability.items():
+        reached = np.flatnonzero(p >= 0.5)
+        said.append(f"{heating.minutes[reached[0]]:g} min by the {law} law" if reached.size else f"at none by the {law} law")
+    tried = ", ".join(f"{m:g}" for m in heating.minutes)
+    return [
+        f"Heating time (of {tried} min) from which half of the cells beyond {limit_um:g} um are more likely than not lethally exposed: "
+        f"{', '.join(said)}."
+    ]
+
+
+def _what_decides(influences: Sequence[Influence]) -> list[str]:
+    if not influences:
+        return []
+    first = ", ".join(f"{i.words} ({i.symbol})" for i in influences[:3])
+    return [f"What the outcome follows most: {first}. No image informs these unless the fit says so."]

@@ -1,0 +1,155 @@
+"""Arms of a comparison: one dose, heat and radiation for all, and what each gives the drug in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanopinn.errors import InputError
+from nanopinn.physics.vehicle import Formulation
+from nanopinn.workflows.amounts import MG
+from nanopinn.workflows.formulations import find_formulation
+from nanopinn.workflows.schedule import schedule_of, schedule_tables
+from nanopinn.workflows.therapy.arm_options import dose_table, heat_table, radiation_table
+from nanopinn.workflows.treatment import HOUR, GivenDose, Treatment
+
+#: Of people, m2: the mean adult's, assumed where none is given.
+BODY_SURFACE_M2 = 1.8
+DOSE = "50mg/m2"
+IMAGING_H = (1.0, 4.0, 24.0, 48.0, 72.0)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One treatment to compare; ``name`` is "free", "pld", "ph", "tsl" or that of a user's formulation."""
+
+    name: str
+    treatment: Treatment
+
+
+def arms_of(
+    names: Sequence[str], *, dose: str = DOSE, infusion_min: float = 0.0, heat: Sequence[str] = (), radiation: Sequence[str] = (),
+    end_h: float = 72.0, imaging_h: Sequence[float] = IMAGING_H, schedule: Path | None = None, heat_all: bool = False,
+    body_surface_m2: float = BODY_SURFACE_M2, heat_effects: bool = True,
+) -> tuple[tuple[Arm, ...], tuple[str, ...]]:  # fmt: skip
+    """Arms that differ in what the drug is given in, and heat for those that answer to it; what was assumed, in words.
+
+    Args:
+        names: formulations by name or alias, or TOML files (see docs/formulations).
+        dose: "50mg/m2" or "90mg", the same in every arm. infusion_min: 0 for a bolus.
+        heat: "42:60" (degrees C:minutes), with "@H" to begin after hours and "~MIN" for ramps; or a thermometry file, with "@H".
+        radiation: "5@24" (Gy@hours).
+        end_h, imaging_h: of the run, and when fields are wanted.
+        schedule: a file whose doses, heat, radiation, images and end hold in place of all of these.
+        heat_all: heat also arms that do not answer to it.
+        heat_effects: of heating on pressure and walls, beside release.
+
+    Raises:
+        InputError: no arm or the same twice, an unknown formulation, an option that cannot be read, no arm that answers to the heat,
+            what is both in the options and in a schedule, or as :func:`nanopinn.workflows.schedule.read_schedule`.
+    """
+    formulations = _formulations(names)
+    if schedule is None:
+        times = _imaging(imaging_h, end_h)
+        tables = _tables(dose, body_surface_m2, infusion_min, heat, radiation, end_h, times, heat_effects)
+        said = [_surface(body_surface_m2)] if "mg_per_m2" in tables["dose"][0] else []
+    else:
+        _not_both(dose, infusion_min, heat, radiation)
+        tables = _switched(schedule_tables(schedule), heat_effects)
+        said = [f"Doses, heat and radiation are those of {schedule.name}; what it gives them in is replaced by that of each arm."]
+    arms = tuple(Arm(f.short, _treatment(tables, schedule, f, heat_all)) for f in formulations)
+    _answers(formulations, bool(tables.get("heat")), heat_all)
+    return arms, (*_same_dose(arms[0].treatment), *said, *_heated(arms, heat_all), *_own(formulations))
+
+
+def _formulations(names: Sequence[str]) -> tuple[Formulation, ...]:
+    found = tuple(find_formulation(n, field="--arms") for n in names)
+    if not found:
+        raise InputError("there is no arm", field="--arms", expected="formulations, such as free,pld,tsl")
+    for i, f in enumerate(found):
+        if any(f.short.casefold() == other.short.casefold() for other in found[:i]):
+            raise InputError("an arm is there twice", field="--arms", found=names[i], remedy="Arms differ in what the drug is given in.")
+    return found
+
+
+def _imaging(imaging_h: Sequence[float], end_h: float) -> tuple[float, ...]:
+    """The usual times as far as the run goes; times that were asked for stay, so that one after the end is refused."""
+    if tuple(imaging_h) != IMAGING_H:
+        return tuple(float(t) for t in imaging_h)
+    return tuple(t for t in IMAGING_H if t <= end_h) or (end_h,)
+
+
+def _tables(
+    dose: str, surface: float, infusion_min: float, heat: Sequence[str], radiation: Sequence[str], end_h: float, imaging_h: Sequence[float],
+    heat_effects: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """The tables of a schedule file that says the same."""
+    return {
+        "patient": {"body_surface_m2": surface},
+        "dose": [{"formulation": "free", "start_h": 0.0, "infusion_min": infusion_min, **dose_table(dose)}],
+        "heat": [heat_table(h) for h in heat],
+        "radiation": [radiation_table(r) for r in radiation],
+        "imaging": {"times_h": tuple(imaging_h)},
+        "run": {"end_h": end_h, "heat_effects": heat_effects},
+    }
+
+
+def _not_both(dose: str, infusion_min: float, heat: Sequence[str], radiation: Sequence[str]) -> None:
+    options = {"--dose": dose != DOSE, "--infusion": infusion_min != 0, "--heat": bool(heat), "--radiation": bool(radiation)}
+    if twice := [name for name, given in options.items() if given]:
+        raise InputError(
+            "the treatment is given twice", field=", ".join(twice), found="options beside a schedule file", expected="one of them",
+            remedy="Write it into the schedule, or leave the schedule out.",
+        )  # fmt: skip
+
+
+def _switched(tables: dict[str, Any], heat_effects: bool) -> dict[str, Any]:
+    """The tables, without effects of heat where they are not wanted."""
+    if heat_effects or not isinstance(tables.get("run"), dict):
+        return tables
+    return {**tables, "run": {**tables["run"], "heat_effects": False}}
+
+
+def _treatment(tables: Mapping[str, Any], path: Path | None, formulation: Formulation, heat_all: bool) -> Treatment:
+    """Heat is left out of an arm that does not answer to it only after it was read, so that its mistakes are named in every case."""
+    heated = schedule_of(tables, path, formulation)
+    if heat_all or formulation.heat is not None or not heated.heatings:
+        return heated
+    return schedule_of({k: v for k, v in tables.items() if k != "heat"}, path, formulation)
+
+
+def _answers(formulations: Sequence[Formulation], heat: bool, heat_all: bool) -> None:
+    if heat and not heat_all and all(f.heat is None for f in formulations):
+        raise InputError(
+            "no arm answers to the heat", field="--heat", found=", ".join(f.short for f in formulations),
+            expected="an arm that heat opens, such as tsl", remedy="Add it, leave the heat out, or heat every arm (--heat-all).",
+        )  # fmt: skip
+
+
+def _same_dose(t: Treatment) -> list[str]:
+    def words(g: GivenDose) -> str:
+        over = f"infused over {g.dose.infusion_s / 60:g} min" if g.dose.infusion_s else "as a bolus"
+        return f"{g.dose.amount_kg / MG:g} mg at {g.dose.start_s / HOUR:g} h {over}"
+
+    return [f"Every arm is given the same doxorubicin: {', '.join(map(words, t.doses))}."]
+
+
+def _surface(m2: float) -> str:
+    return f"Body surface: {m2:g} m2" + (" (assumed, a mean adult)." if m2 == BODY_SURFACE_M2 else ".")
+
+
+def _heated(arms: Sequence[Arm], heat_all: bool) -> list[str]:
+    warm = [a for a in arms if a.treatment.heatings]
+    if not warm:
+        return []
+    names, cold = ", ".join(a.name for a in warm), [a.name for a in arms if not a.treatment.heatings]
+    who = (
+        f"Heat is given to {names} alone, whose release answers to it; not to {', '.join(cold)}." if cold else f"Heat is given to {names}."
+    )
+    return [who, *warm[0].treatment.said_of_heat()]
+
+
+def _own(formulations: Sequence[Formulation]) -> list[str]:
+    return [f"{f.short} is as {f.file.name} says: {f.description}; {len(f.own)} numbers of its own." for f in formulations if f.file]

@@ -1,0 +1,105 @@
+"""Fluid that vessels filter and lymph drains, per group of alike voxels and draw; and the groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanopinn.physics.model import TumourModel
+from nanopinn.solvers.clusters import group_mean, group_voxels
+from nanopinn.solvers.forward import Setting
+from nanopinn.solvers.grid import mean_of_parts
+from nanopinn.solvers.pressure import solve_pressure
+from nanopinn.workflows.therapy.draws import Draws
+from nanopinn.workflows.therapy.patient import Patient
+
+Array = NDArray[np.float64]
+Factor = Array | Tensor | float
+
+#: Relative residual of the pressure solves: far below what any input is known to.
+SOLVE_TO = 1e-6
+#: A group with a smaller share of the tumour joins the one it is most like.
+SMALLEST = 0.03
+
+
+def cluster_exchange(patient: Patient, draws: Draws, labels: Tensor, factors: Mapping[str, Factor] | None = None) -> tuple[Array, Array]:
+    """Filtration and lymphatic drainage, means over each group of voxels: one pressure solve per draw.
+
+    Args:
+        labels: of the voxels, ``(x, y, z)``, -1 outside (:func:`group_tumour`).
+        factors: on the tumour's properties at the time that is meant, as heat and radiation change them: ``(draw,)``, or one for all.
+
+    Returns:
+        J_v and J_L, ``(draw, group)``, 1/s.
+    """
+    tissue = patient.tissue
+    setting = Setting(tissue.maps, tissue.grid, patient.flow_refine, patient.rim)
+    fine = setting.flow_setting
+    every = {name: np.broadcast_to(np.asarray(f, dtype=np.float64), len(draws)) for name, f in (factors or {}).items()}
+    at_median: Tensor | None = None
+    found = []
+    for i in range(len(draws)):
+        here = {name: float(f[i]) for name, f in every.items()}
+        model = TumourModel.of(fine.maps, _tensors(draws.scalars_of(i), tissue.maps.phi), here)
+        flow = model.flow()
+        scale = flow.p_e.max()
+        # pressure over p_e answers only to the length scale and to normal tissue, so that of the median is near
+        solved = solve_pressure(flow, fine.grid, None if at_median is None else at_median * scale, tol=SOLVE_TO)
+        at_median = solved.x / scale if at_median is None else at_median
+        found.append([group_mean(mean_of_parts(J, setting.flow_refine), labels)[:, 0, 0] for J in model.exchange(solved.x)])
+    J_v, J_L = (torch.stack(J).cpu().numpy() for J in zip(*found, strict=True))
+    return J_v, J_L
+
+
+def group_tumour(patient: Patient, n: int, rng: np.random.Generator) -> Tensor:
+    """Group the tumour's voxels by vessels, walls, pH and filtration at the median; none is small.
+
+    Args:
+        n: groups, at most.
+
+    Returns:
+        ``(x, y, z)``, long: the group, in order of growing PS; -1 outside the tumour.
+    """
+    maps, features = patient.tissue.maps, _features(patient)
+    inside = maps.tumour > 0.5
+    labels = group_voxels(features, inside, n, rng)
+    values = features[:, inside].T
+    values = (values - values.mean(0)) / values.std(0).clamp_min(1e-12)
+    of = _without_small(labels[inside], values)
+    means = [float(maps.PS[inside][of == k].mean()) for k in of.unique()]
+    order = torch.as_tensor(np.argsort(np.argsort(means)), device=of.device)
+    out = torch.full_like(labels, -1)
+    out[inside] = order[torch.searchsorted(of.unique(), of)]
+    return out
+
+
+def _features(patient: Patient) -> Tensor:
+    maps = patient.tissue.maps
+    setting = Setting(maps, patient.tissue.grid, patient.flow_refine, patient.rim)
+    model = TumourModel.of(setting.flow_setting.maps, _tensors(patient.tissue.scalars, maps.phi))
+    p = solve_pressure(model.flow(), setting.flow_setting.grid, tol=SOLVE_TO).x
+    J_v = mean_of_parts(model.exchange(p)[0], setting.flow_refine)
+    return torch.stack([maps.v_p.clamp_min(1e-3).log(), maps.PS.log(), maps.pH, J_v])
+
+
+def _without_small(labels: Tensor, values: Tensor) -> Tensor:
+    """Voxels of the smallest group join the nearest other group's centre, until none is small."""
+    while True:
+        groups, counts = labels.unique(return_counts=True)
+        if len(groups) == 1 or int(counts.min()) >= SMALLEST * len(labels):
+            return labels
+        small = groups[counts.argmin()]
+        others = groups[groups != small]
+        centres = torch.stack([values[labels == k].mean(0) for k in others])
+        mine = labels == small
+        labels = labels.clone()
+        labels[mine] = others[torch.cdist(values[mine], centres).argmin(1)]
+
+
+def _tensors(scalars: Mapping[str, float | Array], like: Tensor) -> dict[str, Tensor]:
+    # a plain number would pass through single precision on its way to a tensor like another
+    return {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in scalars.items()}

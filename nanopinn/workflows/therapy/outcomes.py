@@ -1,0 +1,110 @@
+"""From exposures of groups of voxels to what arms are compared by: means over the tumour, for every draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanopinn.inference.result import MapEstimate
+from nanopinn.report.compared import KINDS, LAWS, Outcome, PenetrationCurves, spread
+from nanopinn.solvers.exposure import Exposure
+
+Array = NDArray[np.float64]
+#: ug/mL, ug h/mL, ng and um per SI unit.
+UG_PER_ML, UG_H_PER_ML, NG, UM = 1e3, 1e3 / 3600, 1e12, 1e6
+
+
+def over_tumour(values: Tensor, voxels: Array, shares: Tensor | None = None) -> Array:
+    """Mean over the tumour of values of groups.
+
+    Args:
+        values: ``(draw, group)`` or ``(draw, group, ...)``, NaN where a group has none. voxels: ``(group,)``.
+        shares: of a group's tissue that the values are of, ``(draw, group)``; all of it if None.
+
+    Returns:
+        ``(draw, ...)``; NaN where no group has any.
+    """
+    v = values.cpu().numpy()
+    weights = np.broadcast_to(voxels, v.shape[:2]) if shares is None else voxels * shares.cpu().numpy()
+    weights = weights.reshape(weights.shape + (1,) * (v.ndim - 2)) * np.isfinite(v)
+    total = weights.sum(axis=1)
+    mean = (weights * np.nan_to_num(v)).sum(axis=1) / np.where(total > 0, total, 1.0)
+    return np.asarray(np.where(total > 0, mean, np.nan))
+
+
+def outcomes_of(exposures: Mapping[str, Exposure], voxels: Array, lethal: float) -> tuple[Outcome, ...]:
+    """The rows of the table, for every arm and draw.
+
+    Args:
+        voxels: of every group, ``(group,)``. lethal: surviving fraction at or below which an exposure is.
+    """
+    first = next(iter(exposures.values()))
+    limit = f"{first.limit_m * UM:g} um"
+    at = int(np.argmin(abs(first.distances_m.cpu().numpy() - first.limit_m)))
+
+    def row(name: str, unit: str, words: str, of) -> Outcome:  # type: ignore[no-untyped-def]
+        return Outcome(name, unit, words, {arm: of(e) for arm, e in exposures.items()})
+
+    cells = "ng/1e5 cells"
+    rows = [
+        row("peak at wall", cells, "largest drug in cells at the vessel", lambda e: over_tumour(e.peak_cells[..., 0], voxels) * NG),
+        row("peak at limit", cells, f"largest drug in cells {limit} away", lambda e: over_tumour(e.peak_cells[..., at], voxels) * NG),
+        row("area", "ug h/mL", "area under free drug, mean of tissue", lambda e: over_tumour(e.area_mean, voxels) * UG_H_PER_ML),
+        row("half-distance", "um", f"half-distance in cells at {first.times_s[0] / 3600:g} h",
+            lambda e: over_tumour(e.half_distance[:, 0], voxels) * UM),
+        row("beyond", "1", f"share of tissue alive beyond {limit}", lambda e: over_tumour(e.shares["beyond"], voxels)),
+    ]  # fmt: skip
+    for law in LAWS:
+        rows.append(
+            row(f"lethal radius, {law}", "um", f"lethal within this distance, {law} law",
+                lambda e, law=law: over_tumour(e.lethal_radius[law], voxels) * UM)
+        )  # fmt: skip
+        for kind, words in KINDS.items():
+            said = f"beyond {limit}" if kind == "beyond" else words
+            rows.append(
+                row(f"lethal {kind}, {law}", "1", f"lethally exposed, {said}, {law} law",
+                    lambda e, law=law, kind=kind: over_tumour(e.killed[law][kind], voxels, e.shares[kind]))
+            )  # fmt: skip
+        rows.append(
+            row(f"survival, {law}", "1", f"surviving fraction, {law} law", lambda e, law=law: over_tumour(e.survivors[law]["all"], voxels))
+        )
+    return tuple(rows)
+
+
+def curves_of(e: Exposure, voxels: Array) -> PenetrationCurves:
+    """Means over the tumour against distance; a group without tissue so far out does not count there."""
+    cells, free = (spread(over_tumour(v.movedim(1, -1), voxels)) for v in (e.cells, e.free))
+    return PenetrationCurves(
+        e.distances_m.cpu().numpy() * UM, np.array(e.times_s) / 3600, np.moveaxis(cells, -1, 1) * NG, np.moveaxis(free, -1, 1) * UG_PER_ML,
+        spread(over_tumour(e.peak_cells, voxels)) * NG, {law: spread(over_tumour(s, voxels)) for law, s in e.survival.items()},
+    )  # fmt: skip
+
+
+def maps_of(e: Exposure, labels: NDArray[np.int64]) -> dict[str, MapEstimate]:
+    """What happens under each voxel, back on the grid of the image ``(x, y, z)``; sd over the draws."""
+    limit = f"{e.limit_m * UM:g} um"
+    found: dict[str, MapEstimate] = {}
+
+    def put(name: str, unit: str, words: str, values: Tensor, factor: float = 1.0) -> None:
+        drawn = values.cpu().numpy() * factor
+        middle = spread(drawn)[0]
+        sd = np.nanstd(drawn[1:], axis=0) if len(drawn) > 1 else None
+        std = None if sd is None else _on_grid(sd, labels)
+        found[name] = MapEstimate(name, unit, words, "images and prior", _on_grid(middle, labels), std)
+
+    put("beyond", "1", f"share of tissue farther than {limit} from its vessel", e.shares["beyond"])
+    put("peak_cells", "ng/1e5 cells", "largest drug in cells, mean of tissue", e.peak_mean, NG)
+    for law, words in LAWS.items():
+        by = f"by the {words}"
+        put(f"lethal_radius_{law}", "um", f"distance from the vessel within which exposure is lethal, {by}", e.lethal_radius[law], UM)
+        put(f"lethal_beyond_{law}", "1", f"share of cells beyond {limit} that are lethally exposed, {by}", e.killed[law]["beyond"])
+        put(f"lethal_all_{law}", "1", f"share of cells that are lethally exposed, {by}", e.killed[law]["all"])
+        put(f"survival_{law}", "1", f"surviving fraction, {by}", e.survivors[law]["all"])
+    return found
+
+
+def _on_grid(values: Array, labels: NDArray[np.int64]) -> Array:
+    return np.where(labels >= 0, values[labels.clip(0)], np.nan)

@@ -1,0 +1,69 @@
+"""A fit that was never run, with its posterior, for what is done with fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.inference.checkpoint import Checkpoint
+from nanopinn.inference.functions import centred, field_unknown, unit_bumps
+from nanopinn.inference.observations import ContrastObservation
+from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.unknowns import UnknownSet, spine_unknowns
+from nanopinn.parameters import value
+from nanopinn.physics.formulation import PH_SENSITIVE, Formulation
+from nanopinn.physics.model import TissueMaps
+from nanopinn.physics.plasma import Dose
+from nanopinn.physics.radiation import Fraction, RadiationCourse
+from nanopinn.solvers.domain import Domain
+from nanopinn.solvers.forward import Setting
+from nanopinn.solvers.grid import Grid
+from nanopinn.workflows.tissue import MARGIN_M
+from nanopinn.workflows.treatment import GivenDose, Treatment
+
+VOXEL = 0.5e-3
+
+
+@dataclass(frozen=True)
+class Given:
+    """A treatment with its name."""
+
+    name: str
+    treatment: Treatment
+
+
+def arm(formulation: Formulation, fractions: tuple[Fraction, ...] = ()) -> Given:
+    doses = (GivenDose(formulation, Dose(0.0, 90e-6)),)
+    return Given(formulation.name, Treatment(doses, (), RadiationCourse(fractions), (3600.0,), 3600.0))
+
+
+def ended() -> tuple[Checkpoint, np.ndarray, np.ndarray]:
+    """A fit of ten scalars and a field of filtration, its posterior and its mask; its data do not matter here."""
+    x = (np.arange(12) + 0.5) * VOXEL - 3e-3
+    mask = np.asarray((x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None, :] ** 2) < 1.8e-3**2)
+    domain = Domain.around(mask, (VOXEL,) * 3, MARGIN_M)
+    tumour = torch.as_tensor(domain.take(mask.astype(float), 0.0))
+    along = torch.linspace(-1, 1, domain.shape[0], dtype=torch.float64)[:, None, None].expand(domain.shape)
+    one = torch.ones_like(tumour)
+    shapes = centred(torch.as_tensor(unit_bumps(tumour.numpy() > 0.5, np.full(3, VOXEL), 1.5e-3)), tumour > 0.5, 0.5)
+    maps = TissueMaps(
+        tumour, torch.where(tumour > 0.5, 1.5e-3 * torch.exp(along), value("Ktrans_n")), 0.3 * one, 0.03 * torch.exp(0.5 * along),
+        6.9 + 0.2 * along, {"filtration": shapes},
+    )  # fmt: skip
+    unknowns = UnknownSet(spine_unknowns(), (field_unknown("filtration", shapes, 0.5, 1.5e-3),))
+    voxels = tumour > 0.5
+    count, blank = int(voxels.sum()), torch.zeros((1, *domain.shape), dtype=torch.float64)
+    nothing = ContrastObservation(torch.zeros(3, count).double(), torch.ones(count).double(), voxels, torch.zeros(count, 3, 1).double())
+    local = torch.stack([maps.PS, maps.phi, maps.v_p])
+    setting = Setting(maps, Grid(domain.shape, (VOXEL,) * 3), 1)
+    problem = InverseProblem(
+        unknowns, setting, local, local, PlasmaCurve(np.arange(3.0), np.ones(3)), np.arange(3.0), nothing, (), PH_SENSITIVE.bolus(),
+        blank, blank, torch.zeros((2, 2, *domain.shape), dtype=torch.float64),
+    )  # fmt: skip
+    m, rng = len(unknowns), np.random.default_rng(1)
+    root = 0.3 * rng.standard_normal((m, m)) / np.sqrt(m)
+    covariance = root @ root.T + np.diag((0.2 * unknowns.prior_sd) ** 2)
+    return Checkpoint(problem, unknowns.prior_mean + 0.1 * rng.standard_normal(m)), covariance, mask

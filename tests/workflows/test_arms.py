@@ -1,0 +1,161 @@
+"""Arms of a comparison: the same dose in each, heat where it is answered, options and schedules that say the same, mistakes by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanopinn.errors import InputError
+from nanopinn.workflows.therapy.arms import Arm, arms_of
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs"
+HEAT, RADIATION = ["42:60"], ["5@24"]
+
+
+def by_name(arms: tuple[Arm, ...]) -> dict[str, Arm]:
+    return {a.name: a for a in arms}
+
+
+def test_arms_are_dose_matched_and_differ_in_what_the_drug_is_given_in() -> None:
+    arms, said = arms_of(["free", "pld", "tsl", "ph"], heat=HEAT, radiation=RADIATION)
+    assert [a.name for a in arms] == ["free", "pld", "tsl", "ph"]
+    for a in arms:
+        (given,) = a.treatment.doses
+        assert given.formulation.short == a.name
+        assert (given.dose.start_s, given.dose.infusion_s) == (0.0, 0.0)
+        assert given.dose.amount_kg == pytest.approx(90e-6)
+        assert a.treatment.radiation.events() == (86400.0,)
+        assert a.treatment.images_s == (3600.0, 14400.0, 86400.0, 172800.0, 259200.0)
+    assert any("same doxorubicin: 90 mg at 0 h as a bolus" in s for s in said)
+    assert any("1.8 m2 (assumed" in s for s in said)
+
+
+def test_heat_is_given_where_it_is_answered_and_said_so() -> None:
+    arms, said = arms_of(["free", "tsl"], heat=HEAT)
+    found = by_name(arms)
+    assert found["free"].treatment.heatings == ()
+    (heat,) = found["tsl"].treatment.heatings
+    assert (heat.start_s, heat.end_s, heat.ramp_s, heat.temperature_K) == (0.0, 3600.0, 0.0, pytest.approx(315.15))
+    assert any("given to tsl alone" in s and "not to free" in s for s in said)
+    assert any("driving pressure" in s for s in said)
+    every, _ = arms_of(["free", "tsl"], heat=HEAT, heat_all=True)
+    assert all(a.treatment.heatings for a in every)
+
+
+def test_effects_of_heat_can_be_left_out() -> None:
+    (arm,), said = arms_of(["tsl"], heat=HEAT, heat_effects=False)
+    assert arm.treatment.factors(7200.0) == {}
+    assert any("left out." in s for s in said)
+    (mild,), said = arms_of(["tsl"], heat=["38.5:60"])
+    assert mild.treatment.factors(7200.0) == {}
+    assert any("left out below 39 C" in s for s in said)
+
+
+def test_options_say_what_a_schedule_says(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(
+        '[[dose]]\nformulation = "free"\nstart_h = 0\namount_mg = 90\ninfusion_min = 30\n'
+        "[[heat]]\nstart_h = 0.5\nminutes = 60\nramp_min = 5\ntemperature_C = 42\n"
+        "[[radiation]]\ntime_h = 24\ndose_Gy = 5\n[[radiation]]\ntime_h = 48\ndose_Gy = 2\n"
+        "[imaging]\ntimes_h = [1, 4, 24, 48, 72]\n[run]\nend_h = 72\n"
+    )
+    of_file, said = arms_of(["free", "tsl"], schedule=tmp_path / "plan.toml")
+    of_options, _ = arms_of(["free", "tsl"], dose="90mg", infusion_min=30, heat=["42:60@0.5~5"], radiation=["5@24", "2@48"])
+    assert of_file == of_options
+    assert any("plan.toml" in s and "replaced" in s for s in said)
+
+
+def test_a_schedules_formulation_is_replaced_in_every_arm_and_its_doses_stay() -> None:
+    arms, _ = arms_of(["pld", "ph"], schedule=EXAMPLES / "schedules" / "ph_liposome.toml")
+    for a in arms:
+        assert [g.formulation.short for g in a.treatment.doses] == [a.name, a.name]
+        assert sum(g.dose.amount_kg for g in a.treatment.doses) == pytest.approx(90e-6)
+        assert a.treatment.end_s == 72 * 3600.0
+
+
+def test_a_formulation_of_the_users_is_an_arm() -> None:
+    arms, said = arms_of(["tsl", str(EXAMPLES / "formulations" / "polymer_tsl.toml")], heat=HEAT)
+    assert arms[1].name == "polymer-tsl"
+    assert arms[1].treatment.heatings
+    assert any("polymer_tsl.toml says" in s for s in said)
+
+
+def test_a_body_surface_may_be_given() -> None:
+    (arm,), said = arms_of(["free"], dose="50 mg/m2", body_surface_m2=2.0)
+    assert arm.treatment.doses[0].dose.amount_kg == pytest.approx(100e-6)
+    assert any(s == "Body surface: 2 m2." for s in said)
+
+
+def test_the_usual_images_end_with_the_run() -> None:
+    (arm,), _ = arms_of(["free"], end_h=6.0)
+    assert arm.treatment.images_s == (3600.0, 14400.0)
+
+
+def test_thermometry_lasts_as_long_as_its_sidecar_says(tmp_path: Path) -> None:
+    (tmp_path / "T.nii.gz").write_bytes(b"")
+    (tmp_path / "T.json").write_text(json.dumps({"VolumeTiming": [0.0, 600.0, 1800.0], "Unit": "C"}))
+    (arm,), _ = arms_of(["tsl"], heat=[f"{tmp_path / 'T.nii.gz'}@0.25"])
+    (heat,) = arm.treatment.heatings
+    assert (heat.start_s, heat.end_s, heat.file) == (900.0, 2700.0, tmp_path / "T.nii.gz")
+    (tmp_path / "T.json").unlink()
+    with pytest.raises(InputError, match="VolumeTiming"):
+        arms_of(["tsl"], heat=[str(tmp_path / "T.nii.gz")])
+
+
+def test_heat_above_45_degrees_is_warned_of() -> None:
+    _, said = arms_of(["tsl"], heat=["46:20"])
+    assert any(s.startswith("Warning: 46 C") and "perfusion shut-down" in s for s in said)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"names": []}, ["no arm", "--arms"]),
+        ({"names": ["tsl", "doxil"]}, ["--arms", "doxil", "pegylated (pld)", ".toml"]),
+        ({"names": ["tsl", "thermosensitive"]}, ["twice", "thermosensitive"]),
+        ({"dose": "50000mg"}, ["50000 mg", "36 to 110 mg", "unit"]),
+        ({"dose": "0.05mg/m2"}, ["0.05 mg/m2", "36 to 110 mg"]),
+        ({"dose": "50ug"}, ["--dose", "50ug", "50mg/m2", "20 to 60 mg/m2"]),
+        ({"dose": "2mg/kg"}, ["--dose", "2mg/kg"]),
+        ({"dose": "-50mg"}, ["amount_mg", "-50"]),
+        ({"heat": ["42"]}, ["--heat", "42:60"]),
+        ({"heat": ["70:60"]}, ["temperature_C", "70", "60"]),
+        ({"heat": ["42:0"]}, ["minutes", "0"]),
+        ({"heat": ["42:60~61"]}, ["ramp_min", "60"]),
+        ({"heat": ["42:60", "43:30@0.5"]}, ["overlap"]),
+        ({"heat": ["none.nii.gz"]}, ["none.nii.gz", "--heat"]),
+        ({"heat": HEAT, "names": ["free", "pld"]}, ["--heat", "free, pld", "--heat-all"]),
+        ({"heat": ["42:60@72"]}, ["run.end_h", "at least 73"]),
+        ({"radiation": ["5"]}, ["--radiation", "5@24"]),
+        ({"radiation": ["5@96"]}, ["run.end_h", "at least 96"]),
+        ({"radiation": ["0@24"]}, ["dose_Gy"]),
+        ({"imaging_h": [96.0]}, ["run.end_h", "at least 96"]),
+        ({"infusion_min": -1.0}, ["infusion_min", "-1"]),
+        ({"body_surface_m2": 0.0}, ["body_surface_m2"]),
+        ({"schedule": EXAMPLES / "schedules" / "free_bolus.toml", "radiation": ["5@1"]}, ["--radiation", "twice"]),
+        ({"schedule": EXAMPLES / "none.toml"}, ["none.toml"]),
+        ({"schedule": EXAMPLES / "schedules" / "thermosensitive.toml", "names": ["free"]}, ["answers to the heat", "free"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_refused_by_name(given: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(InputError) as refused:
+        arms_of(**{"names": ["tsl"], **given})
+    for word in words:
+        assert word in str(refused.value), str(refused.value)
+
+
+def test_a_schedules_dose_passes_the_same_check(tmp_path: Path) -> None:
+    text = (EXAMPLES / "schedules" / "free_bolus.toml").read_text()
+    (tmp_path / "plan.toml").write_text(text.replace("mg_per_m2 = 50", "mg_per_m2 = 50000"))
+    with pytest.raises(InputError, match=r"plan.toml.*90000 mg"):
+        arms_of(["free"], schedule=tmp_path / "plan.toml")
+
+
+def test_what_a_patient_is_given_reaches_plasma_in_every_arm() -> None:
+    arms, _ = arms_of(["free", "pld", "tsl", "ph"], heat=HEAT)
+    areas = {a.name: a.treatment.plasma().encapsulated.area() + a.treatment.plasma().free.area() for a in arms}
+    assert np.all(np.isfinite(list(areas.values())))
+    assert areas["free"] < areas["tsl"] < areas["pld"]

@@ -1,0 +1,125 @@
+"""Arms of treatment through a small phantom tumour: mass, draws, batches, interruption, and the folder that is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nanopinn.errors import InputError
+from nanopinn.report.compared import LAWS, Comparison
+from nanopinn.report.comparison import write_comparison
+from nanopinn.workflows.settings import ComparisonSettings, PhantomSettings
+from nanopinn.workflows.therapy import compare_arms, exposed
+from nanopinn.workflows.therapy.run import asked_about, heated_for
+
+PHANTOM = PhantomSettings.model_validate({"shape": (10, 10, 8), "refine": 2})
+SETTINGS = ComparisonSettings(
+    arms=("free", "tsl"), heat=("42:30",), draws=4, groups=2, end_h=4.0, imaging_h=(1.0, 4.0), heating_min=(), sensitivity=False,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compared() -> Comparison:
+    return compare_arms(SETTINGS, phantom=PHANTOM)
+
+
+def test_mass_is_balanced_on_the_voxel_grid_and_in_every_cylinder(compared: Comparison):
+    for arm in compared.arms.values():
+        assert arm.simulation.balance.error < 1e-8
+        assert arm.balance_error < 1e-8
+
+
+def test_every_outcome_has_a_value_at_the_medians_and_one_for_each_draw(compared: Comparison):
+    for outcome in compared.outcomes:
+        for values in outcome.values.values():
+            assert len(values) == 1 + SETTINGS.draws
+    for law in LAWS:
+        shares = compared[f"lethal all, {law}"].values["tsl"]
+        assert ((shares >= 0) & (shares <= 1)).all()
+
+
+def test_arms_get_the_same_dose_and_the_triggered_one_reaches_cells_with_more(compared: Comparison):
+    given = [arm.simulation.given[0].split(" mg")[0] for arm in compared.arms.values()]
+    assert given == ["90", "90"]
+    peak = compared["peak at wall"]
+    assert peak.values["tsl"][0] > peak.values["free"][0]
+    assert asked_about_name(compared) == "tsl"
+
+
+def asked_about_name(c: Comparison) -> str:
+    return c.answer[0].split(" carry")[0].split()[-1]
+
+
+def test_a_draw_does_not_depend_on_the_batch_it_marches_in(compared: Comparison, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(exposed, "AT_ONCE", 2)
+    again = compare_arms(SETTINGS, phantom=PHANTOM)
+    for name in ("peak at wall", "area", "survival, rate"):
+        for arm, values in compared[name].values.items():
+            # steps are chosen for all draws that march together, each to a thousandth of a pool's mass
+            np.testing.assert_allclose(again[name].values[arm], values, rtol=5e-3)
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_an_interrupted_comparison_goes_on_to_the_same_numbers(compared: Comparison, tmp_path: Path):
+    def kill(stage: str, fraction: float, numbers: object) -> None:
+        if stage.startswith("tsl: under") and fraction > 0.3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        compare_arms(SETTINGS, phantom=PHANTOM, kept=tmp_path / "kept", progress=kill)
+    assert list((tmp_path / "kept").glob("free-*.safetensors"))
+    stages = []
+    resumed = compare_arms(
+        SETTINGS, phantom=PHANTOM, kept=tmp_path / "kept", resume=True, progress=lambda stage, *_: stages.append(stage)
+    )  # fmt: skip
+    assert "free: under the voxel" not in stages
+    for outcome in compared.outcomes:
+        for arm, values in outcome.values.items():
+            np.testing.assert_allclose(resumed[outcome.name].values[arm], values, rtol=1e-12)
+    with pytest.raises(InputError, match="another one"):
+        compare_arms(SETTINGS.model_copy(update={"draws": 5}), phantom=PHANTOM, kept=tmp_path / "kept", resume=True)
+
+
+def test_the_folder_holds_page_figures_tables_and_every_arm(compared: Comparison, tmp_path: Path):
+    out = write_comparison(tmp_path / "arms", compared, {"arms": SETTINGS.model_dump()})
+    page = (out / "comparison.html").read_text()
+    assert compared.answer[0].split(" does ")[0] in page
+    assert "Research use only" in page
+    for name in ("penetration", "survival", "lethal", "map_auc_free"):
+        assert (out / "figures" / f"{name}.png").stat().st_size > 10_000
+        assert (out / "figures" / f"{name}.svg").read_text().lstrip().startswith("<?xml")
+    for file in ("comparison.json", "outcomes.tsv", "draws.tsv", "penetration.tsv", "provenance.json", "config.toml"):
+        assert (out / file).stat().st_size > 0
+    assert len((out / "draws.tsv").read_text().splitlines()) == 2 + SETTINGS.draws
+    for arm in ("free", "tsl"):
+        assert (out / arm / "fields" / "nuclear.nii.gz").is_file()
+        assert (out / arm / "maps" / "lethal_radius_peak.nii.gz").is_file()
+        assert (out / arm / "maps" / "auc_free.nii.gz").is_file()
+
+
+def test_every_figure_on_the_page_names_its_assumptions(compared: Comparison):
+    from nanopinn.report.comparison_figures import assumptions_of, comparison_figures
+
+    said = assumptions_of(compared)
+    for name in comparison_figures(compared):
+        assert name.startswith("map_") or len(said[name]) > 40
+
+
+def test_arms_need_one_tumour():
+    with pytest.raises(InputError, match="one tumour"):
+        compare_arms(SETTINGS)
+
+
+def test_a_heating_is_made_longer_without_touching_anything_else(compared: Comparison):
+    from nanopinn.workflows.therapy.arms import arms_of
+
+    arms, _ = arms_of(("free", "tsl"), heat=("42:30",))
+    longer = heated_for(asked_about(arms), 60.0)
+    before, after = arms[1].treatment.heatings[0], longer.treatment.heatings[0]
+    assert after.end_s - after.start_s == 3600.0
+    assert (after.start_s, after.temperature_K, longer.treatment.doses) == (before.start_s, before.temperature_K, arms[1].treatment.doses)

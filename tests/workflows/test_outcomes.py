@@ -1,0 +1,93 @@
+"""What arms are compared by: means over groups of voxels, intervals over draws, and the answer in words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nanopinn.report.compared import Group, HeatingTimes, majority, spread
+from nanopinn.solvers.exposure import KINDS, LAWS, Exposure
+from nanopinn.workflows.therapy.answer import answer
+from nanopinn.workflows.therapy.outcomes import curves_of, maps_of, outcomes_of, over_tumour
+
+DRAWS, GROUPS, X = 21, 3, 61
+
+
+def exposure(reach_um: float, spread_um: float = 0.0, beyond: float = 0.3) -> Exposure:
+    """Cells die as far as ``reach_um`` from the vessel, in some draws less far, in others farther."""
+    x = torch.linspace(0.0, 150e-6, X, dtype=torch.float64)
+    reach = reach_um + spread_um * torch.linspace(-1, 1, DRAWS, dtype=torch.float64)
+    reach = torch.cat([reach.median()[None], reach])[:, None].expand(-1, GROUPS)
+    n = DRAWS + 1
+    survival = (x * 1e6 > reach[..., None]).double()
+    peak = 1e-12 * torch.exp(-x / 30e-6).expand(n, GROUPS, X)
+    dead = ((reach - 50) / 50).clamp(0, 1)
+    shares = {"all": torch.ones(n, GROUPS), "proliferating": torch.full((n, GROUPS), 0.9), "quiescent": torch.full((n, GROUPS), 0.1),
+              "beyond": torch.full((n, GROUPS), beyond)}  # fmt: skip
+    killed = {law: {kind: dead if beyond else dead * torch.nan for kind in KINDS} for law in LAWS}
+    in_time = peak[:, None].expand(-1, 2, -1, -1)
+    return Exposure(
+        x, (3600.0, 7200.0), in_time, in_time, peak, peak, torch.full((n, 2, GROUPS), 25e-6), shares, torch.full((n, GROUPS), 1e-13),
+        torch.full((n, GROUPS), 1.0), {law: survival for law in LAWS}, {law: reach * 1e-6 for law in LAWS}, killed,
+        {law: {kind: 1 - dead for kind in KINDS} for law in LAWS}, {}, 50e-6, 0.5, 1e-12, 10,
+    )  # fmt: skip
+
+
+VOXELS = np.array([1.0, 2.0, 7.0])
+
+
+def test_a_mean_over_the_tumour_weighs_groups_by_their_voxels_and_skips_those_without_such_tissue():
+    values = torch.tensor([[1.0, 4.0, float("nan")]], dtype=torch.float64)
+    assert over_tumour(values, VOXELS)[0] == pytest.approx((1 * 1 + 2 * 4) / 3)
+    shares = torch.tensor([[0.5, 0.25, 0.1]], dtype=torch.float64)
+    assert over_tumour(values, VOXELS, shares)[0] == pytest.approx((0.5 * 1 + 0.5 * 4) / 1.0)
+    assert np.isnan(over_tumour(values * torch.nan, VOXELS)).all()
+
+
+def test_an_interval_is_of_the_draws_and_not_of_the_run_at_the_medians():
+    values = np.concatenate([[1000.0], np.arange(101.0)])
+    assert spread(values) == pytest.approx([50.0, 5.0, 95.0])
+    assert spread(values[:1]) == pytest.approx([1000.0] * 3)
+    assert majority(np.array([0.0, 1.0, 1.0, 0.4, np.nan])) == pytest.approx(2 / 3)
+
+
+def said(e: Exposure, heating: HeatingTimes | None = None) -> str:
+    rows = outcomes_of({"tsl": e, "free": exposure(10)}, VOXELS, 0.5)
+    groups = [Group(int(v), {"vp": 0.01 * v}, {"tsl": (0.1 * v, 0.0, 1.0)}) for v in VOXELS]
+    return " ".join(answer("tsl", rows, groups, heating, (), 50.0, 0.5))
+
+
+def test_the_answer_is_yes_no_or_unsure_as_the_draws_are():
+    assert said(exposure(110)).startswith("Yes")
+    assert said(exposure(20)).startswith("No")
+    assert said(exposure(75, 20)).startswith("It cannot be said")
+
+
+def test_without_tissue_far_from_vessels_the_question_does_not_arise():
+    assert "does not arise" in said(exposure(110, beyond=0.0))
+
+
+def test_the_heating_time_is_the_first_at_which_half_the_cells_are_likely_reached():
+    p = {law: np.array([0.1, 0.6, 0.9]) for law in LAWS} | {"rate": np.array([0.1, 0.2, 0.3])}
+    heating = HeatingTimes("tsl", np.array([15.0, 30.0, 60.0]), {law: np.zeros((3, 3)) for law in LAWS}, p)
+    text = said(exposure(75, 20), heating)
+    assert "30 min by the peak law" in text
+    assert "at none by the rate law" in text
+
+
+def test_maps_carry_each_group_to_its_voxels_and_nothing_outside():
+    labels = np.array([[[0, 1], [2, -1]]])
+    m = maps_of(exposure(75, 20), labels)["lethal_radius_peak"]
+    assert m.values[0, 0, 0] == pytest.approx(75.0)
+    assert np.isnan(m.values[0, 1, 1])
+    assert m.std is not None
+    assert m.std[0, 0, 1] == pytest.approx(np.std(np.linspace(-20, 20, DRAWS)))
+
+
+def test_curves_stand_in_the_units_they_are_drawn_in():
+    c = curves_of(exposure(75), VOXELS)
+    assert c.distance_um[-1] == pytest.approx(150.0)
+    assert c.peak.shape == (3, X)
+    assert c.cells.shape == (3, 2, X)
+    assert c.peak[0, 0] == pytest.approx(1.0)  # 1e-12 kg per 1e5 cells is 1 ng
