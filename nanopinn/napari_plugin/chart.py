@@ -30,11 +30,12 @@ class Line:
     colour: str
     label: str = ""
     dots: bool = False
+    thin: bool = False
 
     @classmethod
-    def of(cls, x: Iterable[float], y: Iterable[float], colour: str, label: str = "", dots: bool = False) -> Line:
+    def of(cls, x: Iterable[float], y: Iterable[float], colour: str, label: str = "", *, dots: bool = False, thin: bool = False) -> Line:
         """From arrays."""
-        return cls(tuple(map(float, x)), tuple(map(float, y)), colour, label, dots)
+        return cls(tuple(map(float, x)), tuple(map(float, y)), colour, label, dots, thin)
 
 
 class Chart(QWidget):
@@ -133,7 +134,7 @@ class _Axes:
 
     def draw(self, painter: QPainter, line: Line) -> None:
         points = [self.at(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y) and not (self.log and y <= 0)]
-        painter.setPen(QPen(QColor(line.colour), 1.6))
+        painter.setPen(QPen(QColor(line.colour), 0.7 if line.thin else 1.6))
         if not line.dots:
             painter.drawPolyline(QPolygonF(points))
         if line.dots or (self.chart.whole_steps and len(points) < 40):

@@ -18,7 +18,9 @@ _OVERRIDES = {
 
 
 def command_line(request: Mapping[str, Any], out: str) -> str:
-    """``nanopinn fit ...`` or ``nanopinn maps ...`` of a request to the worker, quoted for a shell."""
+    """``nanopinn fit ...``, ``maps ...`` or ``simulate ...`` of a request to the worker, quoted for a shell."""
+    if request["kind"] == "arms":
+        return shlex.join([*_simulate(request), "--out", out])
     words = ["nanopinn", request["kind"]]
     for field, option in _OPTIONS.items():
         words += _given(option, request["inputs"].get(field))
@@ -36,3 +38,12 @@ def _given(option: str, value: Any) -> list[str]:
     if value is True:
         return [option]
     return [option, *(str(v) for v in value)] if isinstance(value, list) else [option, str(value)]
+
+
+def _simulate(request: Mapping[str, Any]) -> list[str]:
+    s = request["settings"]
+    words = ["nanopinn", "simulate", "--from", request["from"], "--arms", ",".join(s["arms"]), "--dose", s["dose"]]
+    for option, name in (("--heat", "heat"), ("--radiation", "radiation")):
+        words += [option, ",".join(s[name])] if s[name] else []
+    words += ["--end", f"{s['end_h']:g}", "--draws", str(s["draws"]), "--heating-times", "none", "--no-sensitivity"]
+    return words

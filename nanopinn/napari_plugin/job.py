@@ -89,6 +89,19 @@ def fit(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     return {"folder": str(folder), "summary": study.fit.summary(), "assumptions": list(study.fit.assumptions)}
 
 
+def arms(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Arms of treatment through the tumour of a fit: the folder of their comparison."""
+    from nanopinn.report.comparison import write_comparison
+    from nanopinn.workflows.settings import ComparisonSettings
+    from nanopinn.workflows.therapy import compare_arms
+
+    settings = ComparisonSettings(**request["settings"])
+    found = compare_arms(settings, folder=request["from"], progress=progress)
+    progress("writing", 0.9, {})
+    folder = write_comparison(request["out"], found, {"arms": settings.model_dump()})
+    return {"folder": str(folder), "summary": found.summary(), "assumptions": list(found.assumptions)}
+
+
 def sample(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """A small synthetic study."""
     from nanopinn.workflows.phantom import make_phantom
@@ -109,7 +122,7 @@ def write_curves(folder: Path, imaging: ImagingMaps) -> None:
     )  # fmt: skip
 
 
-KINDS: dict[str, Callable[[dict[str, Any], Progress], dict[str, Any]]] = {"maps": maps, "fit": fit, "sample": sample}
+KINDS: dict[str, Callable[[dict[str, Any], Progress], dict[str, Any]]] = {"maps": maps, "fit": fit, "arms": arms, "sample": sample}
 
 if __name__ == "__main__":
     main()

@@ -21,13 +21,16 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from nanopinn.napari_plugin.arms import is_comparison
 from nanopinn.napari_plugin.command import command_line
 from nanopinn.napari_plugin.fit import FitTab
 from nanopinn.napari_plugin.load import StudyTab
 from nanopinn.napari_plugin.maps import MapsTab
 from nanopinn.napari_plugin.notify import tell, told_in_words, warn
+from nanopinn.napari_plugin.running import RunBar
 from nanopinn.napari_plugin.scene import Scene
 from nanopinn.napari_plugin.sources import known_of
+from nanopinn.napari_plugin.therapy import TherapyTab
 from nanopinn.napari_plugin.voxel import Curves, VoxelDock
 from nanopinn.napari_plugin.worker import Worker
 
@@ -43,10 +46,11 @@ class Panel(QWidget):
         self.viewer = napari_viewer
         self.folder = Path(tempfile.mkdtemp(prefix="nanopinn-napari-"))
         self.worker, self.scene = Worker(self), Scene(napari_viewer, self)
-        self.study, self.maps, self.fit = StudyTab(napari_viewer), MapsTab(), FitTab()
+        self.study, self.maps, self.fit, self.therapy = StudyTab(napari_viewer), MapsTab(), FitTab(), TherapyTab()
         self.voxel: VoxelDock | None = None
         self.request: dict[str, Any] | None = None
         self.result: Path | None = None
+        self.fitted: Path | None = None
         self.command = ""
         self.runs = 0
         self.settled = QTimer(self)
@@ -58,12 +62,12 @@ class Panel(QWidget):
 
     def _lay_out(self) -> None:
         self.tabs = QTabWidget()
-        for tab, title in ((self.study, "&Study"), (self.maps, "Ma&ps"), (self.fit, "Fi&t")):
+        for tab, title in ((self.study, "&Study"), (self.maps, "Ma&ps"), (self.fit, "Fi&t"), (self.therapy, "Therap&y")):
             area = QScrollArea()
             area.setWidgetResizable(True)
             area.setWidget(tab)
             self.tabs.addTab(area, title)
-        self.save, self.copy = QPushButton("Sa&ve result..."), QPushButton("Cop&y command")
+        self.save, self.copy = QPushButton("Sa&ve result..."), QPushButton("C&opy command")
         self.save.setToolTip("Writes the folder that the command line writes.")
         self.copy.setToolTip("Copies the command that repeats what was done.")
         row = QHBoxLayout()
@@ -79,7 +83,9 @@ class Panel(QWidget):
     def _connect(self) -> None:
         self.maps.wanted.connect(self.make_maps)
         self.fit.wanted.connect(self.run_fit)
-        for bar in (self.maps.bar, self.fit.bar):
+        self.therapy.wanted.connect(self.compare_arms)
+        self.therapy.shows.connect(self.scene.show_quantity)
+        for bar in (self.maps.bar, self.fit.bar, self.therapy.bar):
             bar.cancel.connect(self.worker.cancel)
         self.worker.progressed.connect(self._progressed)
         self.worker.done.connect(self._done)
@@ -110,6 +116,14 @@ class Panel(QWidget):
             inputs, drug = self.study.inputs(exports), self.study.drug_files(exports)
             self._start({"kind": "fit", "inputs": inputs, "settings": settings | ({"drug": drug} if drug else {})})
 
+    def compare_arms(self, settings: dict[str, Any]) -> None:
+        """Take arms of treatment through the tumour of the fit."""
+        if self.fitted is None or not self.fitted.is_dir():
+            warn("Arms need the tumour of a fit: run one on the Fit tab, or open its result folder.")
+        else:
+            with told_in_words("The comparison"):
+                self._start({"kind": "arms", "from": str(self.fitted), "settings": settings})
+
     def _exports(self) -> Path:
         return self.folder / "inputs"
 
@@ -121,27 +135,32 @@ class Panel(QWidget):
         here = self.folder / f"run-{self.runs}"
         here.mkdir(parents=True)
         self.request = request | {"out": str(here / "result"), "curves": str(here / "curves")}
-        for button in (self.maps.button, self.fit.button):
+        for button in self._buttons():
             button.setEnabled(False)
         self._bar().begin()
         if request["kind"] == "fit":
             self.fit.traces.begin()
         self.worker.start(self.request)
 
-    def _bar(self) -> Any:
+    def _bar(self) -> RunBar:
         assert self.request is not None
-        return self.fit.bar if self.request["kind"] == "fit" else self.maps.bar
+        bars: dict[str, RunBar] = {"fit": self.fit.bar, "maps": self.maps.bar, "arms": self.therapy.bar}
+        return bars[self.request["kind"]]
+
+    def _buttons(self) -> tuple[QPushButton, ...]:
+        return self.maps.button, self.fit.button, self.therapy.button
 
     def _progressed(self, stage: str, fraction: float, numbers: dict[str, float]) -> None:
         self._bar().show_progress(stage, fraction)
-        self.fit.traces.add(numbers)
+        if self.request is not None and self.request["kind"] == "fit":
+            self.fit.traces.add(numbers)
 
     def _failed(self, words: str) -> None:
         self._ended("Failed; nothing was changed.")
         warn(words)
 
     def _ended(self, words: str) -> None:
-        for button in (self.maps.button, self.fit.button):
+        for button in self._buttons():
             button.setEnabled(True)
         self._bar().end(words)
 
@@ -153,7 +172,8 @@ class Panel(QWidget):
             self.command = command_line(self.request, "nanopinn_result")
             if self.request["kind"] == "maps":
                 self.maps.took(answer)
-            self.scene.show_folder(folder, self.folder, then=lambda: self._show_voxels(folder, curves))
+            voxels = curves.is_dir()
+            self.scene.show_folder(folder, self.folder, then=lambda: self._show_voxels(folder, curves) if voxels else self._settle())
             self._took(folder)
 
     def _took(self, folder: Path) -> None:
@@ -162,7 +182,10 @@ class Panel(QWidget):
         self.save.setEnabled(True)
         self.copy.setEnabled(bool(self.command))
         if (folder / "parameters.json").is_file():
+            self.fitted = folder
             self.fit.show_result(folder)
+        if is_comparison(folder):
+            self.therapy.show_result(folder)
 
     def _inserted(self, event: Any) -> None:
         """A result folder that was opened fills the panel too."""
@@ -180,6 +203,9 @@ class Panel(QWidget):
             self.viewer.window.add_dock_widget(self.voxel, name="Voxel", area="bottom")
             self.settled.start(100)
         self.voxel.take(Curves(curves), self.scene.maps_of(folder))
+
+    def _settle(self) -> None:
+        self.settled.start(100)
 
     def _give_corners_to_the_sides(self) -> None:
         """Let the docks at the sides reach down to the window's edge, beside the voxel's curves."""
@@ -203,6 +229,8 @@ class Panel(QWidget):
         while event.type == "mouse_move":
             dragged = True
             yield
+        if not dragged:
+            self.therapy.clicked(event.position)
         if not dragged and self.voxel is not None and self.voxel.curves is not None:
             found = self.scene.voxel_at(event.position, self.voxel.curves.affine)
             if found is not None:
@@ -224,6 +252,8 @@ class Panel(QWidget):
             copy_result(self.result, out)
             if self.request is not None and self.command:
                 self.command = command_line(self.request, str(out))
+            if self.fitted == self.result:
+                self.fitted = out  # what is compared from now on names a folder that stays
             tell(f"Saved: {out}")
 
     def copy_command(self) -> None:
@@ -231,7 +261,5 @@ class Panel(QWidget):
         clipboard = QApplication.clipboard()
         assert clipboard is not None
         clipboard.setText(self.command)
-        drawn = str(self._exports()) in self.command
-        tell(
-            "Copied." + (" A layer that was drawn or changed here lies in a temporary file: save it, and choose the file." if drawn else "")
-        )
+        passing = str(self.folder) in self.command
+        tell("Copied." + (" It names a temporary file: save the layer, or the fit, and run again from that." if passing else ""))

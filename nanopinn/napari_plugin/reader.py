@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nanopinn.napari_plugin.arms import is_comparison, parts_of_arms
 from nanopinn.napari_plugin.layers import LayerData, map_layer, mask_layer, series_layer, stack_layer, vectors_layer
 from nanopinn.napari_plugin.notify import told_in_words
 
@@ -121,6 +122,8 @@ def read_folder(folder: Path) -> list[LayerData]:
 
 def parts_of(folder: Path) -> list[Callable[[], LayerData]]:
     """What reads each layer of a result folder, from the lowest to the highest, so that a window can have its turn in between."""
+    if is_comparison(folder):
+        return parts_of_arms(folder)
     maps = sorted((folder / "maps").glob("*.nii.gz"), key=lambda p: _rank(_stem(p)))
     names = [_stem(p) for p in maps]
     first = next((n for n in FIRST if n in names), next((n for n in names if n != "mask"), ""))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer
 
+from nanopinn.napari_plugin.arms import is_comparison
 from nanopinn.napari_plugin.geometry import placed, stored
 from nanopinn.napari_plugin.layers import LayerData
 from nanopinn.napari_plugin.notify import told_in_words
@@ -44,11 +45,13 @@ class Scene:
         from nanopinn.napari_plugin.reader import parts_of
 
         parts = parts_of(folder)
-        for old in [x for x in self.viewer.layers if Path(known_of(x).get("folder", "/")).is_relative_to(own)]:
+        # a comparison stands beside the fit that it came from; anything else replaces what was shown before
+        earlier = [x for x in self.viewer.layers if Path(known_of(x).get("folder", "/")).is_relative_to(own)]
+        for old in [x for x in earlier if not is_comparison(folder) or "shows" in known_of(x)]:
             self.viewer.layers.remove(old)
         self.waiting, self.then = parts, then
         for layer in self.viewer.layers:
-            if layer._type_string == "image" and known_of(layer).get("role") not in ("dce", None):
+            if is_comparison(folder) or (layer._type_string == "image" and known_of(layer).get("role") not in ("dce", None)):
                 layer.visible = False
         self.turn.start(0)
 
@@ -72,7 +75,7 @@ class Scene:
         added = getattr(self.viewer, f"add_{kind}")(data, **looks)
         if kind == "labels":
             added.contour = 1
-        elif kind == "image" and looks["visible"] and hasattr(added, "colorbar"):
+        elif kind == "image" and looks["metadata"]["nanopinn"].get("place", 0) == 0 and hasattr(added, "colorbar"):
             added.colorbar.visible = True
 
     def _mask_on_top(self) -> None:
@@ -89,6 +92,14 @@ class Scene:
     def _watch(self, event: Any) -> None:
         event.value.events.visible.connect(self.stacks_changed)
         self.stacks_changed()
+
+    def show_quantity(self, quantity: str) -> None:
+        """Show one quantity of every arm, and nothing else of the arms."""
+        for layer in self.viewer.layers:
+            known = known_of(layer)
+            if "shows" in known:
+                layer.visible = known["shows"] == quantity
+        self._choose_what_is_seen()
 
     def stacks_changed(self, event: Any = None) -> None:
         """Say which hour or offset is shown."""
