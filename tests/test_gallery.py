@@ -11,7 +11,8 @@ import pytest
 GALLERY = Path(__file__).resolve().parents[1] / "docs" / "gallery"
 #: A line that each example prints.
 SAYS = {
-    "quick_start": "contraction", "maps_only": "the least AICc in", "own_aif": "makes Ktrans 0.83", "fit_from_arrays": "interstitial fluid pressure",
+    "quick_start": "contraction", "maps_only": "the least AICc in", "own_aif": "makes Ktrans 0.83",
+    "fit_from_arrays": "interstitial fluid pressure",
     "reading_a_result": "Ktrans: ", "comparing_arms": "lethally exposed", "planning": "encapsulated", "custom_formulation": "polymer",
 }  # fmt: skip
 

@@ -5,7 +5,7 @@ from sample import WORK, result
 import nanopinn
 
 settings = nanopinn.ComparisonSettings(
-    arms=("free", "tsl"), dose="50mg/m2", heat=("42:30",), end_h=6, draws=4, groups=3, heating_min=(), sensitivity=False
+    arms=("free", "tsl"), dose="50mg/m2", heat=("42:30",), end_h=4, draws=2, groups=2, heating_min=(), sensitivity=False
 )
 found = nanopinn.compare_arms(settings, folder=result())
 print("\n".join(found.answer), end="\n\n")

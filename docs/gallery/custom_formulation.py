@@ -15,6 +15,5 @@ settings = nanopinn.ComparisonSettings(
 found = nanopinn.compare_arms(settings, folder=result())
 for name, arm in found.arms.items():
     cells = arm.simulation.fields["intracellular"]
-    print(
-        f"{name}: drug in cells at {cells.times_s[-1] / 3600:g} h, tumour mean {arm.simulation.means('intracellular')[-1]:.3g} {cells.unit}"
-    )
+    mean = arm.simulation.means("intracellular")[-1]
+    print(f"{name}: drug in cells at {cells.times_s[-1] / 3600:g} h, tumour mean {mean:.3g} {cells.unit}")

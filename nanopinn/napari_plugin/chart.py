@@ -41,16 +41,16 @@ class Line:
 class Chart(QWidget):
     """Curves on one pair of axes, with title, units and legend."""
 
-    def __init__(self, title: str, x: str, y: str, *, legend: int = 0, whole_steps: bool = False) -> None:
+    def __init__(self, title: str, x: str, y: str, *, legend: int = 0, whole_steps: bool = False, log: bool = False) -> None:
         """Make an empty chart.
 
         Args:
             legend: width kept for a legend at the right, pixels; 0: it stands inside.
-            whole_steps: the horizontal axis counts.
+            whole_steps: the horizontal axis counts. log: the vertical axis is logarithmic where values span enough.
         """
         super().__init__()
         self.title, self.across, self.up = title, x, y
-        self.room, self.whole_steps = legend, whole_steps
+        self.room, self.whole_steps, self.may_be_log = legend, whole_steps, log
         self.lines: list[Line] = []
         self.range: tuple[float, float] | None = None
         self.setMinimumHeight(90)
@@ -94,9 +94,9 @@ class _Axes:
 
     def __init__(self, chart: Chart, box: QRectF) -> None:
         self.chart, self.box = chart, box
-        xs = [v for line in chart.lines for v in line.x]
+        xs = [x for line in chart.lines for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
         ys = [v for line in chart.lines for v in line.y if math.isfinite(v)]
-        self.log = decades(ys) > 1.5 and min(ys) > 0
+        self.log = chart.may_be_log and decades(ys) > 1.5 and min(ys) > 0
         self.x = chart.range or padded(xs)
         self.y = padded([math.log10(v) for v in ys] if self.log else ys)
 

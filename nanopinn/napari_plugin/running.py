@@ -67,7 +67,7 @@ class Traces(QWidget):
         super().__init__()
         self.series: dict[str, list[tuple[int, float]]] = {}
         self.steps = 0
-        self.loss = Chart("loss terms", "step", "", legend=110, whole_steps=True)
+        self.loss = Chart("loss terms", "step", "", legend=110, whole_steps=True, log=True)
         self.unknowns = Chart("parameters over their first value", "step", "", legend=110, whole_steps=True)
         whole = QVBoxLayout(self)
         whole.setContentsMargins(0, 0, 0, 0)

@@ -103,7 +103,7 @@ class Scene:
 
     def stacks_changed(self, event: Any = None) -> None:
         """Say which hour or offset is shown."""
-        said = []
+        said = self._arms_in_words()
         for layer in self.viewer.layers:
             at = known_of(layer).get("at", ())
             if at and layer.visible and layer.ndim == 5:
@@ -112,6 +112,11 @@ class Scene:
         self.viewer.text_overlay.position = "top_left"
         self.viewer.text_overlay.text = ", ".join(said)
         self.viewer.text_overlay.visible = bool(said)
+
+    def _arms_in_words(self) -> list[str]:
+        """Which arm is which picture."""
+        arms = {known_of(x)["place"]: known_of(x)["arm"] for x in self.viewer.layers if x.visible and "place" in known_of(x)}
+        return [f"from the left: {', '.join(arms[i] for i in sorted(arms))}"] if arms else []
 
     def maps_of(self, folder: Path) -> dict[str, tuple[Array, str]]:
         """Values ``(x, y, z)`` and unit of every map of a folder that is shown, standard deviations left out."""

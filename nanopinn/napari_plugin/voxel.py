@@ -47,9 +47,9 @@ class VoxelDock(QWidget):
         self.words.setStyleSheet("font-size: 11px;")
         self.status = QLabel("")
         self.status.setStyleSheet("font-weight: bold;")
-        self.curve = Chart("contrast agent in the voxel", "s", "mM")
-        self.residual = Chart("residual: measured - model", "s", "mM")
-        self.artery = Chart("arterial input, plasma", "s", "mM")
+        self.curve = Chart("contrast agent", "s", "mM")
+        self.residual = Chart("residual", "s", "mM")
+        self.artery = Chart("plasma input", "s", "mM")
         row = QHBoxLayout()
         for name, box in zip("xyz", self.index, strict=True):
             label = QLabel(name)

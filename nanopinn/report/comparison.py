@@ -25,8 +25,8 @@ def write_comparison(out: str | Path, c: Comparison, config: Mapping[str, Any], 
     """Write the folder of a comparison, all or nothing.
 
     ``comparison.html`` answers the question, ``comparison.json`` and ``outcomes.tsv`` hold its numbers, ``draws.tsv`` every outcome
-    of every draw, ``penetration.tsv`` and ``penetration_groups.tsv`` the curves, ``figures/`` PNG and SVG, ``ARM/`` what ``nanopinn simulate`` writes of one
-    treatment, with ``maps/`` of what happens under the voxels.
+    of every draw, ``penetration.tsv`` the curves of the tumour and ``penetration_groups.tsv`` those of its groups, ``figures/`` PNG
+    and SVG, ``ARM/`` what ``nanopinn simulate`` writes of one treatment, with ``maps/`` of what happens under the voxels.
 
     Args:
         config: tables of settings, as a configuration file holds them.

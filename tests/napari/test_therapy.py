@@ -53,6 +53,7 @@ def test_arms_are_compared_side_by_side_and_a_voxel_shows_how_far_drug_gets(
     assert [known_of(x)["shows"] for x in seen] == ["fields/intracellular"] * 2
     free, tsl = sorted(seen, key=lambda x: known_of(x)["place"])
     assert (known_of(free)["arm"], known_of(tsl)["arm"]) == ("free", "tsl")
+    assert viewer.text_overlay.text.startswith("from the left: free, tsl")
     # one beside the other, one colour scale, one slider
     assert tsl.extent.world[0, -1] > free.extent.world[1, -1]
     assert tuple(free.contrast_limits) == tuple(tsl.contrast_limits)
