@@ -83,9 +83,8 @@ def main(folder: Path) -> None:
     until(lambda: any(x.name.startswith("Ktrans (") for x in viewer.layers))
     seen = time.perf_counter() - began
     until(lambda: not panel.scene.waiting and panel.scene.then is None)
-    print(
-        f"maps of 64 x 64 x 16 x 60: computed and written {computed:.1f} s, Ktrans on screen {seen:.1f} s, all {time.perf_counter() - began:.1f} s"
-    )
+    whole = time.perf_counter() - began
+    print(f"maps of 64 x 64 x 16 x 60: computed and written {computed:.1f} s, Ktrans on screen {seen:.1f} s, all {whole:.1f} s")
     heart.told("maps")
     viewer.layers.clear()
     viewer.open_sample("nanopinn", "tumour")

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import tomllib
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from nanopinn.errors import InputError, OutputError
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.inference.checkpoint import load_fit
-from nanopinn.inference.result import CheckItem, CheckResult, Curve, EngineRun, FieldEstimate, FitResult, MapEstimate, ScalarEstimate
-from nanopinn.report.folder import claim_output, read_result, to_toml, write_result
+from nanopinn.inference.result import (
+    CheckItem,
+    CheckResult,
+    Curve,
+    EngineRun,
+    FieldEstimate,
+    FitResult,
+    MapEstimate,
+    ScalarEstimate,
+    VectorEstimate,
+)
+from nanopinn.report.folder import claim_output, copy_result, read_result, to_toml, write_result
 from nanopinn.report.html import render_report
 from nanopinn.workflows.settings import FitSettings
 
@@ -38,6 +50,7 @@ def fit() -> FitResult:
         fields={"free": FieldEstimate("free", "ug/mL", "free drug", np.array([60.0, 120.0]), np.stack([values, values]))},
         curves=(Curve("contrast", "mM", np.arange(4.0), np.arange(4.0), np.arange(4.0)),),
         assumptions=("<script>alert(1)</script>",), affine=np.eye(4), mask=values > 0.1, seconds={"fv": 1.5},
+        vectors={"u": VectorEstimate("u", "um/s", "velocity", np.stack([values, 2 * values, 3 * values]))},
     )  # fmt: skip
 
 
@@ -71,13 +84,29 @@ def test_a_fit_comes_back_whole_from_its_folder(tmp_path: Path, fit: FitResult, 
     assert found.summary() == fit.summary()
     for whole in ("scalars", "check", "assumptions", "engine_distance", "seconds", "ended"):
         assert getattr(found, whole) == getattr(fit, whole), whole
-    for many in ("maps", "fields", "runs", "curves"):
+    for many in ("maps", "fields", "vectors", "runs", "curves"):
         here, there = (dict(enumerate(v)) if isinstance(v := getattr(f, many), tuple) else dict(v) for f in (fit, found))
         assert list(there) == list(here)
         for key, value in here.items():
             np.testing.assert_equal(asdict(there[key]), asdict(value))
     for array in ("covariance", "affine", "mask"):
         np.testing.assert_array_equal(getattr(found, array), getattr(fit, array))
+
+
+def test_vectors_are_written_along_the_voxel_axes(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+    out = write(tmp_path / "out", fit, imaging)
+    image = nib.load(out / "maps" / "u.nii.gz")
+    np.testing.assert_allclose(image.get_fdata(), np.moveaxis(fit.vectors["u"].values, 0, -1), rtol=1e-6)
+    assert json.loads((out / "maps" / "u.json").read_text())["Components"] == "along the voxel axes x, y, z"
+
+
+def test_a_copied_folder_is_the_same_folder(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+    out = write(tmp_path / "out", fit, imaging)
+    copied = copy_result(out, tmp_path / "copy")
+    names = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+    assert filecmp.cmpfiles(out, copied, names, shallow=False)[0] == names
+    with pytest.raises(OutputError, match="exists already"):
+        copy_result(out, copied)
 
 
 def test_a_fit_without_its_problem_cannot_be_profiled_and_says_so(fit: FitResult) -> None:
