@@ -68,7 +68,7 @@ def main() -> None:
     panel.therapy.button.click()
     ended(panel)
     step = list(viewer.dims.current_step)
-    step[-5] = 2  # a day after the dose
+    step[-5] = 0
     viewer.dims.current_step = tuple(step)
     shot(viewer, "therapy")
     panel.leave()

@@ -94,7 +94,8 @@ def volumes(sources: list[Source], what: str, key: str) -> Verdict:
 def t1(sources: list[Source], value: str) -> Verdict:
     """Native T1: a flip-angle set or a value."""
     if sources:
-        return volumes(sources, "flip-angle set", "FlipAngle")
+        found = volumes(sources, "flip-angle set", "FlipAngle")
+        return Verdict(True, f"From the flip-angle set: {found.words}") if found.good else found
     if not value.strip():
         return Verdict(True, "Without T1 one is assumed, and told.")
     try:

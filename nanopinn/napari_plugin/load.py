@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QGroupBox, QLineEdit, QVBoxLa
 from nanopinn.errors import InputError
 from nanopinn.napari_plugin import checks
 from nanopinn.napari_plugin.boxes import SourceBox, SourceList, Words
-from nanopinn.napari_plugin.sources import as_file
+from nanopinn.napari_plugin.sources import as_file, known_of
 
 if TYPE_CHECKING:
     import napari
@@ -74,9 +74,14 @@ class StudyTab(QWidget):
         whole.addStretch()
 
     def refresh(self, event: Any = None) -> None:
-        """Take up layers that came and went."""
+        """Take up layers that came and went; those of results are no inputs."""
+        if event is not None and "folder" in known_of(event.value):
+            return
         for box in (self.dce, self.ph, self.tumour, self.vfa, self.drug):
+            box.blockSignals(True)
             box.refresh()
+            box.blockSignals(False)
+        self.look()
 
     def look(self) -> None:
         """Say beside each field what is missing."""
