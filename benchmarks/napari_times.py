@@ -100,6 +100,7 @@ def main(folder: Path) -> None:
     panel.fit.button.click()
     until(lambda: False, 0.2)
     heart.gaps.clear()
+    panel.worker.done.connect(heart.timer.stop)
     until(lambda: panel.worker.running is None)
     heart.told("fit")
     panel.leave()

@@ -59,6 +59,7 @@ class Panel(QWidget):
         self._lay_out()
         self._connect()
         self.worker.warm_up()
+        import nanopinn.report.folder  # noqa: F401  # now, rather than when a result comes and the window should answer
 
     def _lay_out(self) -> None:
         self.tabs = QTabWidget()
