@@ -84,11 +84,12 @@ def compare_arms(
     }
     show("arms compared", 1.0, {})
     of_influences = f"Of the share of cells beyond {settings.limit_um:g} um that {asked.name} kills by the peak law."
+    files = [*patient.tissue.files, *((schedule,) if schedule else ()), *(f for a in arms for f in a.treatment.files)]
     assumed = (*_assumptions(patient, notes, exposed, simulations, exposures), *not_ranked)
     return Comparison(
         answer(asked.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal), compared, outcomes, groups, heating,
         influences, of_influences, settings.limit_um, settings.lethal, settings.draws, assumed, patient.tissue.affine, patient.tissue.mask,
-        labels, seconds, (*patient.tissue.files, *((schedule,) if schedule else ())),
+        labels, seconds, tuple(dict.fromkeys(files)),
     )  # fmt: skip
 
 
