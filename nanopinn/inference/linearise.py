@@ -24,7 +24,7 @@ from nanopinn.inference.systematic import SystematicErrors
 from nanopinn.physics.wall import permeability_from_transfer
 from nanopinn.solvers.forward import Flow, Forward
 from nanopinn.solvers.grid import mean_of_parts
-from nanopinn.solvers.nodes import FEW_NODES, drug_nodes
+from nanopinn.solvers.nodes import FEW_NODES
 
 if TYPE_CHECKING:
     from nanopinn.inference.problem import Fields, InverseProblem
@@ -147,7 +147,7 @@ def _drug_images(problem: InverseProblem, theta: Array, flow: Flow) -> dict[str,
 
 def _few_images(problem: InverseProblem, theta: Array, forward: Forward, flow: Flow) -> list[Tensor]:
     """Drug images from a march of few nodes: what is compared with it shares its error."""
-    nodes = drug_nodes(sorted({d.time_s for d in problem.drug}), **FEW_NODES)
+    nodes = problem.setting.drug_nodes([d.time_s for d in problem.drug], **FEW_NODES)
     pools = forward.drug(problem.tensor(theta), replace(flow, dp=None), problem.plasma, nodes, tol=SOLVE_TO).U
     at = [int(np.argmin(np.abs(nodes - d.time_s))) for d in problem.drug]
     return [d.linear(pools[i], problem.setting.maps) for i, d in zip(at, problem.drug, strict=True)]
