@@ -75,9 +75,10 @@ def release_in_time(jumps_s: tuple[float, ...], *, sd: float = RELEASE_SD) -> tu
     Raises:
         InputError: there are none, they do not increase, or one is not after the dose.
     """
-    function = PiecewiseInTime("release in time", jumps_s)
-    if jumps_s[0] <= 0:
-        raise InputError("the release rate jumps before anything is there", field=function.name, found=jumps_s[0], expected="above 0 s")
-    hours = [f"{t / 3600:g}" for t in jumps_s]
+    at = tuple(t / 3600 for t in jumps_s)
+    function = PiecewiseInTime("hours at which release jumps", at)
+    if at[0] <= 0:
+        raise InputError("the release rate jumps before anything is there", field=function.name, found=at[0], expected="above 0")
+    hours = [f"{h:g}" for h in at]
     spans = [*(f"{a} to {b} h" for a, b in itertools.pairwise(hours)), f"from {hours[-1]} h"]
-    return tuple(Unknown(release_in(k), f"release {span}, over first", "1", 1.0, "log", 1.0, sd) for k, span in enumerate(spans, start=1))
+    return tuple(Unknown(release_in(k), f"release {span} over first", "1", 1.0, "log", 1.0, sd) for k, span in enumerate(spans, start=1))

@@ -35,8 +35,10 @@ Array = NDArray[np.float64]
 SOLVE_TO = 1e-7
 #: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation holds.
 NEAR = 0.08
-#: The same for the effect of the grid.
+#: The same for the effect of the grid, and unknowns of which it takes no notice: the one acts outside the tumour, where no image
+#: is compared, the other on no image at all.
 GRID_NEAR = 0.6
+GRID_IDLE = frozenset({"K_ratio_n", "p_e"})
 #: No kinetic map moves by more than this factor between two linearisations.
 LARGEST_STEP = 1.25
 #: Maps and flow follow each other with a lag that full steps would overshoot.
@@ -180,7 +182,8 @@ def _effect_of_grid(
     if last is None:
         start = np.full_like(theta, np.inf)
         return start, fields.contrast.new_zeros((problem.contrast.measured.numel(), 0)), fields.contrast.new_zeros((count, 0))
-    if np.all(np.abs(theta - last.grid_theta) < GRID_NEAR * problem.unknowns.prior_sd):
+    moved = np.abs(theta - last.grid_theta) / problem.unknowns.prior_sd
+    if all(m < GRID_NEAR or name in GRID_IDLE for m, name in zip(moved, problem.unknowns.names, strict=True)):
         return last.grid_theta, last.grid_on_contrast, last.grid_on_drug
     setting = problem.setting.refined(2)
     finer = replace(problem, setting=replace(setting, flow_refine=-(-problem.setting.flow_refine // 2)))
