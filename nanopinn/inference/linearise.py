@@ -35,8 +35,8 @@ Array = NDArray[np.float64]
 SOLVE_TO = 1e-7
 #: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation holds.
 NEAR = 0.08
-#: The same for the effect of the grid, and unknowns of which it takes no notice: the one acts outside the tumour, where no image
-#: is compared, the other on no image at all.
+#: The same for the effect of the grid, and unknowns of which it takes no notice. Images hardly know the first, so that it wanders, and a
+#: whole prior sd of it changes the effect less than is tolerated of l; the other touches no image.
 GRID_NEAR = 0.6
 GRID_IDLE = frozenset({"K_ratio_n", "p_e"})
 #: No kinetic map moves by more than this factor between two linearisations.
