@@ -182,8 +182,8 @@ def _effect_of_grid(
     if last is None:
         start = np.full_like(theta, np.inf)
         return start, fields.contrast.new_zeros((problem.contrast.measured.numel(), 0)), fields.contrast.new_zeros((count, 0))
-    moved = np.abs(theta - last.grid_theta) / problem.unknowns.prior_sd
-    if all(m < GRID_NEAR or name in GRID_IDLE for m, name in zip(moved, problem.unknowns.names, strict=True)):
+    strides = np.abs(theta - last.grid_theta) / problem.unknowns.prior_sd
+    if all(s < GRID_NEAR or name in GRID_IDLE for s, name in zip(strides, problem.unknowns.names, strict=True)):
         return last.grid_theta, last.grid_on_contrast, last.grid_on_drug
     setting = problem.setting.refined(2)
     finer = replace(problem, setting=replace(setting, flow_refine=-(-problem.setting.flow_refine // 2)))
