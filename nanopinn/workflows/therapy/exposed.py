@@ -105,7 +105,7 @@ class _FluidInTime:
 
     def __init__(self, patient: Patient, draws: Draws, labels: Tensor, treatment: Treatment) -> None:
         self.times = _solved_at(treatment)
-        found = [cluster_exchange(patient, draws, labels, _arrays(treatment.factors(t), len(draws))) for t in self.times]
+        found = [cluster_exchange(patient, draws, labels, as_arrays(treatment.factors(t), len(draws))) for t in self.times]
         self.J_v, self.J_L = (np.stack(J) for J in zip(*found, strict=True))
 
     def __call__(self, t: float) -> tuple[Array, Array]:
@@ -125,5 +125,6 @@ def _solved_at(treatment: Treatment) -> Array:
     return np.array(sorted(t for t in times if 0 <= t <= treatment.end_s))
 
 
-def _arrays(factors: Mapping[str, Number], n: int) -> dict[str, Array]:
+def as_arrays(factors: Mapping[str, Number], n: int) -> dict[str, Array]:
+    """Factors of every draw, ``(n,)`` each."""
     return {name: np.broadcast_to(np.asarray(torch.as_tensor(f, dtype=torch.float64).cpu()), (n,)) for name, f in factors.items()}

@@ -26,6 +26,7 @@ from nanopinn.workflows.therapy.arms import Arm, arms_of
 from nanopinn.workflows.therapy.draws import Draws, draw_inputs
 from nanopinn.workflows.therapy.exposed import Exposed
 from nanopinn.workflows.therapy.irradiated import effect_of_radiation
+from nanopinn.workflows.therapy.irradiation_gain import radiation_gain
 from nanopinn.workflows.therapy.kept import identity
 from nanopinn.workflows.therapy.minimal_imaging import OutcomeOf
 from nanopinn.workflows.therapy.outcomes import curves_of, maps_of, outcomes_of, over_tumour
@@ -74,7 +75,8 @@ def compare_arms(
     at = time.perf_counter()
     heating = _heating_times(asked, exposed, exposures[asked.name], settings)
     influences, not_ranked = _influences(asked, exposed, settings)
-    seconds["heating times and influences"] = time.perf_counter() - at
+    gain = radiation_gain(asked, exposed, exposures[asked.name], settings.lethal)
+    seconds["heating times, influences, radiation"] = time.perf_counter() - at
     outcomes = outcomes_of(exposures, exposed.voxels, settings.lethal)
     groups = _groups(exposed, exposures)
     labels = exposed.on_image
@@ -86,10 +88,11 @@ def compare_arms(
     of_influences = f"Of the share of cells beyond {settings.limit_um:g} um that {asked.name} kills by the peak law."
     files = [*patient.tissue.files, *((schedule,) if schedule else ()), *(f for a in arms for f in a.treatment.files)]
     assumed = (*_assumptions(patient, notes, exposed, simulations, exposures), *not_ranked)
+    said = answer(asked.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal)
     return Comparison(
-        answer(asked.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal), compared, outcomes, groups, heating,
+        (*said, *((gain.in_words(),) if gain else ())), compared, outcomes, groups, heating,
         influences, of_influences, settings.limit_um, settings.lethal, settings.draws, assumed, patient.tissue.affine, patient.tissue.mask,
-        labels, seconds, tuple(dict.fromkeys(files)),
+        labels, seconds, tuple(dict.fromkeys(files)), gain,
     )  # fmt: skip
 
 
