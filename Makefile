@@ -7,7 +7,7 @@ CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c constraints-c
 DRUG := $(wildcard sample_data/drug_*.nii.gz)
 VFA := $(wildcard sample_data/vfa_*.nii.gz)
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-gui lint clean
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { echo "No venv: on Debian, apt install python3-venv, then make again."; exit 1; }
@@ -27,6 +27,14 @@ demo: $(VENV)/.package
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# napari in a real window, on a screen that nobody sees; a call of its own, because an abort of Qt ends the process
+$(VENV)/.gui: $(VENV)/.test
+	$(BIN)/pip install -q $(CONSTRAINTS) -e '.[gui]'
+	@touch $@
+
+test-gui: $(VENV)/.gui
+	xvfb-run -a -s "-screen 0 1400x900x24" $(BIN)/python -m pytest tests/napari
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check

@@ -61,9 +61,8 @@ def fit(
     Example: nanopinn fit --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --out result
     """
     from nanopinn.inference.resume import forget
-    from nanopinn.report.folder import claim_output, write_result
-    from nanopinn.report.html import render_report
-    from nanopinn.workflows.fit import run_fit
+    from nanopinn.report.folder import claim_output
+    from nanopinn.workflows.fit import run_fit, write_fit
     from nanopinn.workflows.settings import FitSettings
 
     given: dict[str, Any] = {
@@ -77,13 +76,7 @@ def fit(
     tell = None if quiet else partial(typer.echo, err=True)
     with stopped_in_words(kept), shown_progress(quiet, verbose) as progress:
         study = run_fit(inputs, settings, progress=progress, tell=tell, kept=kept, resume=resume)
-    dump = settings.model_dump() | {"drug": [Path(d).name for d in settings.drug]}
-    report = render_report(study.imaging, study.fit)
-    write_result(
-        out, imaging=study.imaging, fit=study.fit, config={"fit": dump, **inputs.choices()},
-        inputs=[*inputs.files(), *(Path(d) for d in settings.drug)], report=report,
-        overwrite=overwrite,
-    )  # fmt: skip
+    write_fit(out, study, overwrite=overwrite)
     forget(kept)
     typer.echo(study.imaging.summary())
     typer.echo(study.fit.summary())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from nanopinn.errors import StoppedError
-from nanopinn.progress import Progress, silent
+from nanopinn.progress import Clock, Progress, silent
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -53,25 +52,16 @@ def shown_progress(quiet: bool, verbose: bool = False) -> Iterator[Progress]:
 def _said_once(verbose: bool) -> Progress:
     """A line per step; none that says what the last one said."""
     last = ""
-    began: dict[str, tuple[float, float]] = {}
+    clock = Clock()
 
     def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
         nonlocal last
-        now = time.monotonic()
-        then, from_fraction = began.setdefault(stage, (now, fraction))
-        line = _line(stage, fraction, numbers, verbose)
+        left, line = clock.left_s(stage, fraction), _line(stage, fraction, numbers, verbose)
         if line != last:
-            typer.echo(line + _left(fraction, fraction - from_fraction, now - then), err=True)
+            typer.echo(line + ("" if left is None else f", at most {left:.0f} s left"), err=True)
         last = line
 
     return show
-
-
-def _left(fraction: float, done: float, in_s: float) -> str:
-    """The time that a stage takes yet if it goes on as it did, and to its last step: it may end sooner."""
-    if done <= 0 or fraction >= 1 or in_s < 1:
-        return ""
-    return f", at most {in_s * (1 - fraction) / done:.0f} s left"
 
 
 def _key_numbers(numbers: Mapping[str, float]) -> str:

@@ -1,7 +1,7 @@
 """Reading and writing files: the one door between the disk and arrays.
 
 A NIfTI header is not trusted: the size that it declares is compared with the bytes that are there before
-anything is allocated.
+anything is allocated. Torch and monai are imported where a MetaTensor is made: a window that shows maps needs neither.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import nibabel as nib
 import numpy as np
-import torch
-from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError, OutputError
@@ -33,10 +31,31 @@ from nanopinn.imaging.nifti import (
     world_affine,
 )
 
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
 _CHUNK = 1 << 20
 
 
 def read_volume(path: str | Path, *, orientation: Orientation | None = None) -> MetaTensor:
+    """Read a 3-D or 4-D NIfTI volume, as :func:`read_array` does, with its affine and all else that is known of it.
+
+    Returns:
+        ``(x, y, z)`` or ``(x, y, z, t)``, float64, with ``.affine`` in RAS mm and ``.meta``.
+
+    Raises:
+        InputError: as :func:`read_array`.
+    """
+    import torch
+    from monai.data import MetaTensor
+
+    data, affine, meta = read_array(path, orientation=orientation)
+    return MetaTensor(torch.as_tensor(data), affine=torch.as_tensor(affine), meta=meta)
+
+
+def read_array(
+    path: str | Path, *, orientation: Orientation | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, Any]]:
     """Read a 3-D or 4-D NIfTI volume.
 
     Args:
@@ -44,8 +63,8 @@ def read_volume(path: str | Path, *, orientation: Orientation | None = None) -> 
         orientation: which affine to believe where sform and qform disagree.
 
     Returns:
-        ``(x, y, z)`` or ``(x, y, z, t)``, float64, with ``.affine`` in RAS mm and ``.meta`` holding
-        ``spacing_mm``, ``pixdim4_s`` (NaN if none) and ``notes`` (assumptions made in reading).
+        Values ``(x, y, z)`` or ``(x, y, z, t)``, float64; affine to RAS mm; and ``spacing_mm``, ``pixdim4_s`` (NaN if none)
+        and ``notes`` (assumptions made in reading).
 
     Raises:
         InputError: the file is missing, is no NIfTI, is truncated or corrupt, its geometry is invalid or
@@ -69,7 +88,7 @@ def read_volume(path: str | Path, *, orientation: Orientation | None = None) -> 
         "pixdim4_s": frame_spacing_s(header) if data.ndim == 4 else float("nan"),
         "notes": notes,
     }
-    return MetaTensor(torch.as_tensor(data), affine=torch.as_tensor(affine), meta=meta)
+    return data, affine, meta
 
 
 def read_map(path: str | Path, *, orientation: Orientation | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64], MetaTensor]:

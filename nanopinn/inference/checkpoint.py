@@ -77,7 +77,7 @@ class Checkpoint:
 
 _RESULTS = (
     result.CheckItem, result.CheckResult, result.Curve, result.EngineRun, result.FieldEstimate, result.FitResult,
-    result.MapEstimate, result.ScalarEstimate, Profile, Ridge, Start,
+    result.MapEstimate, result.ScalarEstimate, result.VectorEstimate, Profile, Ridge, Start,
 )  # fmt: skip
 
 #: Everything a file may hold.

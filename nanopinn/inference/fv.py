@@ -121,5 +121,5 @@ class _Engine(Generic[AnyProblem]):
         return value if np.isfinite(value) else float("inf")
 
     def tell(self, k: int, theta: Array, quadratic: Quadratic) -> None:
-        numbers = {"chi2/N": quadratic.chi2 / self.problem.observations, **self.problem.scalars(theta)}
+        numbers = {**quadratic.terms(self.problem.observations), **self.problem.scalars(theta)}
         self.progress("fv: Gauss-Newton", (k + 1) / self.iterations, numbers)

@@ -160,6 +160,16 @@ class FieldEstimate:
 
 
 @dataclass(frozen=True)
+class VectorEstimate:
+    """A field of vectors ``(3, x, y, z)`` along the voxel axes, in ``unit``; NaN where not estimated."""
+
+    name: str
+    unit: str
+    description: str
+    values: Array
+
+
+@dataclass(frozen=True)
 class Curve:
     """A measured and a modelled mean time course over the tumour, for the report."""
 
@@ -194,6 +204,7 @@ class FitResult:
     seconds: Mapping[str, float] = field(default_factory=dict)
     profiles: dict[str, Profile] = field(default_factory=dict)
     ended: Checkpoint | None = field(default=None, repr=False)
+    vectors: Mapping[str, VectorEstimate] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> ScalarEstimate:
         return next(s for s in self.scalars if s.name == name)

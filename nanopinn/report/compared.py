@@ -81,6 +81,7 @@ class ComparedArm:
     Attributes:
         simulation: pools on the voxel grid. curves: means over the tumour. maps: what happens under each voxel, back on the grid.
         balance_error: of mass, the worst of all cylinders.
+        group_peaks: largest drug in cells against distance in each group of voxels, ng/1e5 cells, ``(3, group, x)``: median, low, high.
     """
 
     name: str
@@ -88,6 +89,7 @@ class ComparedArm:
     curves: PenetrationCurves
     maps: Mapping[str, MapEstimate]
     balance_error: float
+    group_peaks: Array
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ def write_comparison(out: str | Path, c: Comparison, config: Mapping[str, Any], 
     """Write the folder of a comparison, all or nothing.
 
     ``comparison.html`` answers the question, ``comparison.json`` and ``outcomes.tsv`` hold its numbers, ``draws.tsv`` every outcome
-    of every draw, ``penetration.tsv`` the curves, ``figures/`` PNG and SVG, ``ARM/`` what ``nanopinn simulate`` writes of one
-    treatment, with ``maps/`` of what happens under the voxels.
+    of every draw, ``penetration.tsv`` the curves of the tumour and ``penetration_groups.tsv`` those of its groups, ``figures/`` PNG
+    and SVG, ``ARM/`` what ``nanopinn simulate`` writes of one treatment, with ``maps/`` of what happens under the voxels.
 
     Args:
         config: tables of settings, as a configuration file holds them.
@@ -74,6 +75,7 @@ def _write_tables(part: Path, c: Comparison) -> None:
     rows += ["\t".join([str(i), *(f"{v[i]:.6g}" for v in columns.values())]) for i in range(c.draws + 1)]
     write_bytes(part / "draws.tsv", ("\n".join(rows) + "\n").encode())
     write_bytes(part / "penetration.tsv", _curves(c).encode())
+    write_bytes(part / "penetration_groups.tsv", _group_curves(c).encode())
     write_volume(part / "groups.nii.gz", c.labels.astype(float), c.affine, sidecar={"Description": "group of every voxel, -1 outside"})
     arms = {
         name: {
@@ -86,7 +88,7 @@ def _write_tables(part: Path, c: Comparison) -> None:
         "answer": list(c.answer), "draws": c.draws, "limit_um": c.limit_um, "lethal_survival": c.lethal, "arms": arms,
         "outcomes": {o.name: {"unit": o.unit, "words": o.words, **{arm: _plain(o, arm) for arm in c.arms}} for o in c.outcomes},
         "influences": [{"symbol": i.symbol, "words": i.words, "morris": i.morris, "sobol_total": i.total} for i in c.influences],
-        "assumptions": list(c.assumptions),
+        "radiation": None if c.radiation is None else asdict(c.radiation), "assumptions": list(c.assumptions),
     }  # fmt: skip
     write_json(part / "comparison.json", content)
 
@@ -108,6 +110,17 @@ def _curves(c: Comparison) -> str:
             columns |= {f"{arm}_survival_{law}_{q}": s[i] for law, s in a.curves.survival.items()}
         columns |= {f"{arm}_cells_{t:g}h_ng_per_1e5_cells": a.curves.cells[0, j] for j, t in enumerate(a.curves.times_h)}
     rows = ["\t".join(columns), *("\t".join(f"{v:.6g}" for v in row) for row in np.stack(list(columns.values()), axis=1))]
+    return "\n".join(rows) + "\n"
+
+
+def _group_curves(c: Comparison) -> str:
+    """Largest drug in cells against distance, in each group of voxels that ``groups.nii.gz`` numbers."""
+    distance = next(iter(c.arms.values())).curves.distance_um
+    heads = ["group", "distance_um", *(f"{arm}_{q}" for arm in c.arms for q in ("median", "low_90", "high_90"))]
+    rows = ["\t".join(heads)]
+    for g in range(len(c.groups)):
+        columns = [a.group_peaks[q, g] for a in c.arms.values() for q in range(3)]
+        rows += ["\t".join([str(g), *(f"{v:.6g}" for v in row)]) for row in np.stack([distance, *columns], axis=1)]
     return "\n".join(rows) + "\n"
 
 

@@ -12,14 +12,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nanopinn.errors import InputError, OutputError
 from nanopinn.imaging.io import write_bytes, write_json, write_volume
-from nanopinn.imaging.maps import ImagingMaps
 from nanopinn.inference.result import CheckItem, CheckResult, FitResult, ScalarEstimate
+
+if TYPE_CHECKING:
+    from nanopinn.imaging.maps import ImagingMaps
 
 
 def claim_output(out: Path, *, overwrite: bool) -> None:
@@ -79,6 +81,18 @@ def whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def copy_result(folder: Path, out: Path, *, overwrite: bool = False) -> Path:
+    """Copy a result folder, all or nothing.
+
+    Raises:
+        OutputError: ``out`` exists and ``overwrite`` is false, or it cannot be written.
+    """
+    with whole_folder(out, overwrite=overwrite) as part:
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            write_bytes(part / file.relative_to(folder), file.read_bytes())
+    return out
+
+
 def _write_maps(part: Path, imaging: ImagingMaps, fit: FitResult) -> None:
     for m in fit.maps.values():
         side = {"Unit": m.unit, "Description": m.description, "Source": m.source}
@@ -86,6 +100,9 @@ def _write_maps(part: Path, imaging: ImagingMaps, fit: FitResult) -> None:
         if m.std is not None:
             side = {**side, "Description": f"posterior standard deviation of {m.name}"}
             write_volume(part / "maps" / f"{m.name}_std.nii.gz", m.std, fit.affine, sidecar=side)
+    for v in fit.vectors.values():
+        side = {"Unit": v.unit, "Description": v.description, "Components": "along the voxel axes x, y, z"}
+        write_volume(part / "maps" / f"{v.name}.nii.gz", v.values, fit.affine, sidecar=side)
     side = {"Unit": "1", "Description": "bit field of the kinetic fit; 0 is a voxel without complaint"}
     write_volume(part / "maps" / "status.nii.gz", imaging.status, fit.affine, sidecar=side)
     write_volume(part / "maps" / "mask.nii.gz", fit.mask.astype(float), fit.affine, sidecar={"Description": "tumour"})

@@ -33,7 +33,7 @@ from nanopinn.workflows.device import choose_device
 from nanopinn.workflows.fields import with_scalars_alone
 from nanopinn.workflows.nuisance import ended, refuse_without_fv, with_estimated_noise
 from nanopinn.workflows.problem import Posed, pose_problem
-from nanopinn.workflows.products import curves, fields, maps
+from nanopinn.workflows.products import curves, fields, maps, vectors
 from nanopinn.workflows.settings import FitSettings
 
 
@@ -82,6 +82,23 @@ def run_fit(
     if kept and not resume:
         keeper = Keeper.begun(kept, study, device)
     return Study(imaging, infer(imaging, posed, settings, progress, seconds, keeper), inputs, settings)
+
+
+def write_fit(out: str | Path, study: Study, *, overwrite: bool = False) -> Path:
+    """Write the result folder of a study, all or nothing: what ``nanopinn fit`` leaves.
+
+    Raises:
+        OutputError: it exists and ``overwrite`` is false, or it cannot be written.
+    """
+    from nanopinn.report.folder import write_result
+    from nanopinn.report.html import render_report
+
+    drug = [Path(d) for d in study.settings.drug]
+    dump = study.settings.model_dump() | {"drug": [d.name for d in drug]}
+    return write_result(
+        Path(out), imaging=study.imaging, fit=study.fit, config={"fit": dump, **study.inputs.choices()},
+        inputs=[*study.inputs.files(), *drug], report=render_report(study.imaging, study.fit), overwrite=overwrite,
+    )  # fmt: skip
 
 
 def _limits(problem: InverseProblem, settings: FitSettings, progress: Progress) -> tuple[str, ...]:
@@ -151,6 +168,7 @@ def infer(
         mask=imaging.mask,
         seconds=seconds,
         ended=end.checkpoint,
+        vectors=vectors(posed, last),
     )
     for name in settings.profile:
         result.profile(name, progress=progress)

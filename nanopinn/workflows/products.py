@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nanopinn.imaging.maps import ImagingMaps
 from nanopinn.inference.contract import Fitted
 from nanopinn.inference.problem import InverseProblem
-from nanopinn.inference.result import Curve, FieldEstimate, MapEstimate
+from nanopinn.inference.result import Curve, FieldEstimate, MapEstimate, VectorEstimate
 from nanopinn.parameters import value
 from nanopinn.physics.drug import LINEAR, WORDS, volume_fractions
 from nanopinn.solvers.grid import mean_of_parts
@@ -71,6 +71,13 @@ def _flow_maps(posed: Posed, fit: Fitted[InverseProblem]) -> list[MapEstimate]:
         ),
         MapEstimate("Jv", "1/h", "filtration from the vessels", "images and prior", image(flow.J_v) * 3600),
     ]  # fmt: skip
+
+
+def vectors(posed: Posed, fit: Fitted[InverseProblem]) -> dict[str, VectorEstimate]:
+    """Fields of vectors on the grid of the scan: where the interstitial fluid goes, um/s."""
+    u, _ = _velocity(fit)
+    text = "velocity of the interstitial fluid (Darcy)"
+    return {"velocity_vector": VectorEstimate("velocity_vector", "um/s", text, posed.domain.put(u.cpu().numpy()) * 1e6)}
 
 
 def _velocity(fit: Fitted[InverseProblem]) -> tuple[torch.Tensor, torch.Tensor]:

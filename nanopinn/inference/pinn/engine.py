@@ -178,7 +178,7 @@ class _Engine:
 
     def tell(self, k: int, theta: Array, quadratic: Quadratic) -> None:
         self.anchor, self.step = theta.copy(), k + 1
-        self.shown = {"chi2/N": quadratic.chi2 / self.problem.observations, **self.problem.scalars(theta)}
+        self.shown = {**quadratic.terms(self.problem.observations), **self.problem.scalars(theta)}
         self.shown |= {f"residual {name}": r for name, r in self.networks.residuals.items()}
         self.progress(STAGE, (k + 1) / self.settings.anchors, self.shown)
 

@@ -83,6 +83,11 @@ def curves_of(e: Exposure, voxels: Array) -> PenetrationCurves:
     )  # fmt: skip
 
 
+def group_peaks_of(e: Exposure) -> Array:
+    """Largest drug in cells against distance in every group, ng/1e5 cells, ``(3, group, x)``: median and 90 % interval."""
+    return spread(e.peak_cells.cpu().numpy()) * NG
+
+
 def maps_of(e: Exposure, labels: NDArray[np.int64]) -> dict[str, MapEstimate]:
     """What happens under each voxel, back on the grid of the image ``(x, y, z)``; sd over the draws."""
     limit = f"{e.limit_m * UM:g} um"

@@ -29,7 +29,7 @@ from nanopinn.workflows.therapy.irradiated import effect_of_radiation
 from nanopinn.workflows.therapy.irradiation_gain import radiation_gain
 from nanopinn.workflows.therapy.kept import identity
 from nanopinn.workflows.therapy.minimal_imaging import OutcomeOf
-from nanopinn.workflows.therapy.outcomes import curves_of, maps_of, outcomes_of, over_tumour
+from nanopinn.workflows.therapy.outcomes import curves_of, group_peaks_of, maps_of, outcomes_of, over_tumour
 from nanopinn.workflows.therapy.patient import Patient
 from nanopinn.workflows.therapy.ranking import influences_of
 
@@ -81,7 +81,9 @@ def compare_arms(
     groups = _groups(exposed, exposures)
     labels = exposed.on_image
     compared = {
-        a.name: ComparedArm(a.name, simulations[a.name], curves_of(e, exposed.voxels), maps_of(e, labels), e.balance_error)
+        a.name: ComparedArm(
+            a.name, simulations[a.name], curves_of(e, exposed.voxels), maps_of(e, labels), e.balance_error, group_peaks_of(e)
+        )
         for a, e in zip(arms, exposures.values(), strict=True)
     }
     show("arms compared", 1.0, {})

@@ -1,0 +1,107 @@
+"""How fast the napari plugin is: maps of a 64 x 64 x 16 x 60 study, from the click to the screen, and how long the window stands still.
+
+xvfb-run -a -s "-screen 0 1400x900x24" python benchmarks/napari_times.py
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import napari
+import nibabel as nib
+import numpy as np
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
+
+from nanopinn.imaging.io import read_sidecar, write_volume
+
+SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
+
+
+def tiled(folder: Path) -> None:
+    """The sample's series and flip angles, repeated to 64 x 64 x 16 voxels."""
+    for path in (SAMPLE / "dce.nii.gz", *sorted(SAMPLE.glob("vfa_*.nii.gz")), SAMPLE / "mask.nii.gz"):
+        image = nib.load(path)
+        values = np.asarray(image.dataobj)
+        repeats = [-(-n // m) for n, m in zip((64, 64, 16), values.shape, strict=False)]
+        big = np.tile(values, (*repeats, *(1,) * (values.ndim - 3)))[:64, :64, :16]
+        big = np.moveaxis(big, -1, 0) if big.ndim == 4 else big
+        write_volume(folder / path.name, big, image.affine, sidecar=read_sidecar(path) or None, frame_spacing_s=10.0)
+
+
+def until(met: Callable[[], Any], seconds: float = 900) -> None:
+    end = time.monotonic() + seconds
+    while not met() and time.monotonic() < end:
+        QApplication.processEvents()
+        time.sleep(0.002)
+
+
+class Heart:
+    """Gaps between beats of a timer: on the clock, and of the window's own work."""
+
+    def __init__(self) -> None:
+        self.gaps: list[tuple[float, float]] = []
+        self.last = time.perf_counter(), time.thread_time()
+        self.timer = QTimer()
+        self.timer.timeout.connect(self.beat)
+        self.timer.start(10)
+
+    def beat(self) -> None:
+        now = time.perf_counter(), time.thread_time()
+        self.gaps.append((now[0] - self.last[0], now[1] - self.last[1]))
+        self.last = now
+
+    def told(self, when: str) -> None:
+        wall, work = np.array(self.gaps).T * 1e3
+        print(
+            f"{when}: window stood still {wall.max():.0f} ms at most ({np.quantile(wall, 0.99):.0f} ms in 99 % of {len(wall)} beats), "
+            f"own work {work.max():.0f} ms at most", flush=True,
+        )  # fmt: skip
+        self.gaps.clear()
+
+
+def main(folder: Path) -> None:
+    tiled(folder)
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(1400, 900)
+    viewer.open([str(p) for p in sorted(folder.glob("*.nii.gz"))], plugin="nanopinn")
+    _, panel = viewer.window.add_plugin_dock_widget("nanopinn", "nanopinn")
+    until(lambda: False, 12)  # as long as one takes to look at the Study tab; the worker has its imports done
+    heart = Heart()
+    until(lambda: False, 5)
+    heart.told("idle")
+    began = time.perf_counter()
+    panel.maps.button.click()
+    until(lambda: panel.worker.running is None)
+    computed = time.perf_counter() - began
+    until(lambda: any(x.name.startswith("Ktrans (") for x in viewer.layers))
+    seen = time.perf_counter() - began
+    until(lambda: not panel.scene.waiting and panel.scene.then is None)
+    every = time.perf_counter() - began
+    print(f"maps of 64 x 64 x 16 x 60: computed and written {computed:.1f} s, Ktrans on screen {seen:.1f} s, all {every:.1f} s")
+    heart.told("maps")
+    viewer.layers.clear()
+    viewer.open_sample("nanopinn", "tumour")
+    panel.fit.choose(engine="fv", preset="fast", device="cpu")
+    panel.fit.button.click()
+    until(lambda: False, 0.2)
+    heart.gaps.clear()
+    until(lambda: panel.worker.running is None)
+    heart.told("fit")
+    panel.leave()
+    viewer.close()
+
+
+if __name__ == "__main__":
+    work = Path(tempfile.mkdtemp(prefix="nanopinn-times-"))
+    try:
+        main(work)
+    finally:
+        shutil.rmtree(work)
+        sys.stdout.flush()

@@ -1,0 +1,49 @@
+"""The line of the command line that repeats what was done."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+#: Fields of the inputs, and the options that stand for them.
+_OPTIONS = {
+    "dce": "--dce", "cest": "--cest", "mask": "--mask", "vfa": "--vfa", "t1": "--t1", "aif": "--aif", "assume_ph": "--assume-ph",
+    "model": "--model", "smooth": "--smooth",
+}  # fmt: skip
+_OVERRIDES = {
+    "RepetitionTime": "--frame-spacing", "RepetitionTimeExcitation": "--tr", "FlipAngle": "--flip-angle",
+    "ContrastRelaxivity": "--relaxivity",
+}  # fmt: skip
+
+
+def command_line(request: Mapping[str, Any], out: str) -> str:
+    """``nanopinn fit ...``, ``maps ...`` or ``simulate ...`` of a request to the worker, quoted for a shell."""
+    if request["kind"] == "arms":
+        return shlex.join([*_simulate(request), "--out", out])
+    words = ["nanopinn", request["kind"]]
+    for field, option in _OPTIONS.items():
+        words += _given(option, request["inputs"].get(field))
+    for key, value in request["inputs"].get("overrides", {}).items():
+        words += [_OVERRIDES[key], repr(value)]
+    settings = request.get("settings", {"device": request.get("device", "auto")})
+    for name, value in settings.items():
+        words += _given(f"--{name.replace('_', '-')}", value)
+    return shlex.join([*words, "--out", out])
+
+
+def _given(option: str, value: Any) -> list[str]:
+    if value is None or value is False or value == []:
+        return []
+    if value is True:
+        return [option]
+    return [option, *(str(v) for v in value)] if isinstance(value, list) else [option, str(value)]
+
+
+def _simulate(request: Mapping[str, Any]) -> list[str]:
+    s = request["settings"]
+    words = ["nanopinn", "simulate", "--from", request["from"], "--arms", ",".join(s["arms"]), "--dose", s["dose"]]
+    for option, name in (("--heat", "heat"), ("--radiation", "radiation")):
+        words += [option, ",".join(s[name])] if s[name] else []
+    words += ["--end", f"{s['end_h']:g}", "--draws", str(s["draws"]), "--heating-times", "none", "--no-sensitivity"]
+    return words

@@ -1,0 +1,128 @@
+"""The process in which the package works for the window: one request in, progress and one answer out, a JSON line each.
+
+A process rather than a thread: torch holds Python's lock for long stretches, in which a window would stand still, and a
+process can be ended at once without leaving anything half done. Started early, it has its imports behind it when it is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from nanopinn.imaging.maps import ImagingMaps
+    from nanopinn.progress import Progress
+
+Say = Callable[[dict[str, Any]], None]
+
+
+def main() -> None:
+    """Import, wait for a request on standard input, do it, answer on standard output, end."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints must not stand among the answers
+
+    def say(message: dict[str, Any]) -> None:
+        out.write(json.dumps(message) + "\n")
+
+    import nanopinn.workflows.fit
+    import nanopinn.workflows.maps  # noqa: F401
+
+    say({"ready": True})
+    line = sys.stdin.readline()
+    if line:
+        answer(json.loads(line), say)
+
+
+def answer(request: dict[str, Any], say: Say) -> None:
+    """Do what is asked; whatever goes wrong is said in words."""
+    from nanopinn.errors import NanopinnError
+
+    try:
+        say({"done": KINDS[request["kind"]](request, _progress(say))})
+    except NanopinnError as error:
+        say({"failed": str(error)})
+    except OSError as error:
+        say({"failed": f"A file cannot be read or written: {error.strerror or error}."})
+    except MemoryError:
+        say({"failed": "There is not enough memory for this study."})
+    except Exception as error:  # a bug of ours, told as the command line tells it
+        say({"failed": f"Internal error: {type(error).__name__}: {error}. Please report it."})
+
+
+def _progress(say: Say) -> Progress:
+    def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
+        say({"stage": stage, "fraction": fraction, "numbers": {k: float(v) for k, v in numbers.items()}})
+
+    return show
+
+
+def maps(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """The imaging alone: its folder, and the curves of its voxels."""
+    from nanopinn.imaging.inputs import ImagingInputs
+    from nanopinn.report.imaging import write_imaging
+    from nanopinn.workflows.maps import run_maps
+
+    inputs = ImagingInputs(**request["inputs"])
+    imaging = run_maps(inputs, device=request.get("device", "auto"), progress=progress)
+    progress("writing", 0.9, {})
+    folder = write_imaging(request["out"], imaging, inputs)
+    write_curves(Path(request["curves"]), imaging)
+    return {"folder": str(folder), "summary": imaging.summary(), "assumptions": list(imaging.assumptions)}
+
+
+def fit(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """A fit: its result folder, and the curves of its voxels."""
+    from nanopinn.imaging.inputs import ImagingInputs
+    from nanopinn.workflows.fit import run_fit, write_fit
+    from nanopinn.workflows.settings import FitSettings
+
+    study = run_fit(ImagingInputs(**request["inputs"]), FitSettings(**request["settings"]), progress=progress)
+    progress("writing", 0.9, {})
+    folder = write_fit(request["out"], study)
+    write_curves(Path(request["curves"]), study.imaging)
+    return {"folder": str(folder), "summary": study.fit.summary(), "assumptions": list(study.fit.assumptions)}
+
+
+def arms(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Arms of treatment through the tumour of a fit: the folder of their comparison."""
+    from nanopinn.report.comparison import write_comparison
+    from nanopinn.workflows.settings import ComparisonSettings
+    from nanopinn.workflows.therapy import compare_arms
+
+    settings = ComparisonSettings(**request["settings"])
+    found = compare_arms(settings, folder=request["from"], progress=progress)
+    progress("writing", 0.9, {})
+    folder = write_comparison(request["out"], found, {"arms": settings.model_dump()})
+    return {"folder": str(folder), "summary": found.summary(), "assumptions": list(found.assumptions)}
+
+
+def sample(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """A small synthetic study."""
+    from nanopinn.workflows.phantom import make_phantom
+    from nanopinn.workflows.settings import PhantomSettings
+
+    return {"folder": str(make_phantom(Path(request["out"]), PhantomSettings(**request["settings"]), progress=progress))}
+
+
+def write_curves(folder: Path, imaging: ImagingMaps) -> None:
+    """What a click on a voxel shows: measured and fitted concentration, status, arterial input."""
+    folder.mkdir(parents=True)
+    np.save(folder / "measured.npy", imaging.concentration_mM.astype(np.float32))
+    np.save(folder / "fitted.npy", imaging.kinetics.curves_mM.astype(np.float32))
+    np.save(folder / "status.npy", imaging.status)
+    np.savez(
+        folder / "rest.npz", frame_times_s=imaging.frame_times_s, affine=imaging.affine,
+        aif_times_s=imaging.aif.times_s, aif_plasma_mM=imaging.aif.plasma_mM,
+    )  # fmt: skip
+
+
+KINDS: dict[str, Callable[[dict[str, Any], Progress], dict[str, Any]]] = {"maps": maps, "fit": fit, "arms": arms, "sample": sample}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Where an input comes from, a layer or a file; layers that were drawn or changed are written out for the work to read."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanopinn.napari_plugin.geometry import affine_of
+from nanopinn.napari_plugin.layers import OURS
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input: an open layer, or else a file."""
+
+    layer: Any = None
+    file: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.layer.name) if self.layer is not None else self.file.name if self.file else "nothing"
+
+
+def checksum(data: Any) -> int:
+    """By which an edit of a layer is noticed."""
+    return zlib.crc32(np.ascontiguousarray(data).tobytes())
+
+
+def known_of(layer: Any) -> dict[str, Any]:
+    """What the plugin knows of a layer; empty for a layer of other origin."""
+    found = layer.metadata.get(OURS, {}) if layer is not None else {}
+    return dict(found)
+
+
+def unchanged_file(layer: Any) -> Path | None:
+    """The file that a layer was read from, if it is there and the layer still shows what it holds."""
+    known = known_of(layer)
+    path = Path(known["file"]) if "file" in known else None
+    if path is None or not path.is_file() or "checksum" not in known:
+        return None
+    return path if checksum(layer.data) == known["checksum"] else None
+
+
+def as_file(source: Source, folder: Path, reference: Any = None) -> Path:
+    """A file for an input: its own, or the layer written into ``folder``.
+
+    Args:
+        reference: the layer of the DCE scan, in whose world other layers lie.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if source.layer is None:
+        assert source.file is not None
+        return source.file
+    path = unchanged_file(source.layer)
+    if path is not None:
+        return path
+    from nanopinn.napari_plugin.writer import save
+
+    layer = source.layer
+    name = "".join(c if c.isalnum() else "_" for c in layer.name)
+    target = folder / f"{name}_{checksum(layer.data):08x}.nii.gz"
+    if not target.is_file():
+        data = np.asarray(layer.data)
+        if _is_labels(layer):
+            # labels drawn over a series are of all its times
+            data = np.asarray((data > 0).reshape(-1, *data.shape[-3:]).any(axis=0)) if data.ndim >= 3 else data
+        attributes = {
+            "metadata": {OURS: known_of(layer) | {"affine": affine(layer, reference)}},
+            "scale": layer.scale,
+            "units": layer.units,
+        }
+        save(target, data, attributes)
+    return target
+
+
+def affine(layer: Any, reference: Any = None) -> Any:
+    """RAS affine of a layer: its own, or through the world of the reference scan."""
+    known = known_of(layer)
+    if "affine" in known:
+        return known["affine"]
+    world = known_of(reference).get("affine", np.eye(4))
+    return affine_of(data_to_world(layer), world)
+
+
+def data_to_world(layer: Any) -> Any:
+    """``(4, 4)`` of the last three axes."""
+    matrix = np.asarray(layer._data_to_world.affine_matrix)
+    out = np.eye(4)
+    out[:3, :3], out[:3, 3] = matrix[-4:-1, -4:-1], matrix[-4:-1, -1]
+    return out
+
+
+def _is_labels(layer: Any) -> bool:
+    return getattr(layer, "_type_string", "") == "labels"

@@ -1,0 +1,112 @@
+"""The window's end of the process that works: progress as signals, cancelled at once, a successor kept warm."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from qtpy.QtCore import QObject, QProcess, QProcessEnvironment, Signal
+
+#: What a process that was not asked to stop says by its end.
+_DIED = "The worker process ended before it had an answer ({how}). Nothing was changed; press the button again."
+
+
+class Worker(QObject):
+    """Runs one request after another, each in a process of its own.
+
+    Signals:
+        progressed: stage, share done, numbers. done: the answer. failed: words. stopped: it was cancelled.
+    """
+
+    progressed = Signal(str, float, dict)
+    done = Signal(dict)
+    failed = Signal(str)
+    stopped = Signal()
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.running: QProcess | None = None
+        self.cancelled = False
+        self.answered = False
+        self.answer: dict[str, Any] = {}
+        self.spare: QProcess | None = None
+
+    def warm_up(self) -> None:
+        """Start the process that the next request will find with its imports done."""
+        if self.spare is None:
+            self.spare = self._launched()
+
+    def start(self, request: dict[str, Any]) -> None:
+        """Begin a request; only one runs at a time."""
+        if self.running is not None:
+            self.failed.emit("Something is running already: wait for it, or press Cancel.")
+            return
+        self.warm_up()
+        process, self.spare = self.spare, None
+        assert process is not None
+        self.running, self.cancelled, self.answered = process, False, False
+        process.readyReadStandardOutput.connect(self._read)
+        process.finished.connect(self._ended)
+        process.errorOccurred.connect(self._not_started)
+        process.write((json.dumps(request) + "\n").encode())
+        self._read()
+
+    def cancel(self) -> None:
+        """End what runs, now."""
+        if self.running is not None:
+            self.cancelled = True
+            self.running.kill()
+
+    def close(self) -> None:
+        """End every process; nobody is told."""
+        for process in (self.running, self.spare):
+            if process is not None:
+                process.blockSignals(True)
+                process.kill()
+                process.waitForFinished(2000)
+        self.running = self.spare = None
+
+    def _launched(self) -> QProcess:
+        process = QProcess(self)
+        environment = QProcessEnvironment.systemEnvironment()
+        environment.insert("PYTHONUNBUFFERED", "1")
+        process.setProcessEnvironment(environment)
+        process.setStandardErrorFile(QProcess.nullDevice())
+        process.start(sys.executable, ["-m", "nanopinn.napari_plugin.job"])
+        return process
+
+    def _read(self) -> None:
+        while self.running is not None and self.running.canReadLine():
+            self._take(json.loads(bytes(self.running.readLine().data())))
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if self.cancelled or self.answered:
+            return
+        if "stage" in message:
+            self.progressed.emit(message["stage"], message["fraction"], message["numbers"])
+        elif "done" in message or "failed" in message:
+            self.answered = True
+            self.answer = message
+
+    def _ended(self) -> None:
+        self._read()
+        process, self.running = self.running, None
+        if process is None:
+            return
+        process.deleteLater()
+        if self.cancelled:
+            self.stopped.emit()
+        elif not self.answered:
+            killed = process.exitStatus() == QProcess.ExitStatus.CrashExit
+            self.failed.emit(_DIED.format(how="it was killed, perhaps for want of memory" if killed else f"exit code {process.exitCode()}"))
+        elif "failed" in self.answer:
+            self.failed.emit(self.answer["failed"])
+        else:
+            self.done.emit(self.answer["done"])
+        self.warm_up()
+
+    def _not_started(self, error: QProcess.ProcessError) -> None:
+        if error == QProcess.ProcessError.FailedToStart and self.running is not None:
+            self.running = None
+            self.failed.emit("The worker process cannot be started: is this Python still installed?")

@@ -1,0 +1,86 @@
+"""Arms side by side on one slider, the curves of a clicked voxel, and the way back from a saved folder."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+import pytest
+from conftest import finished, until, words
+from qtpy.QtWidgets import QApplication
+
+from nanopinn import FitSettings, ImagingInputs, run_fit, write_fit
+from nanopinn.napari_plugin.sources import known_of
+
+
+@pytest.fixture(scope="session")
+def fitted(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result folder of a fit."""
+    inputs = ImagingInputs(dce=study / "dce.nii.gz", cest=study / "ph.nii.gz", mask=study / "mask.nii.gz", t1=1.4)
+    found = run_fit(inputs, FitSettings(engine="fv", preset="fast", device="cpu"))
+    return write_fit(tmp_path_factory.mktemp("fit") / "result", found)
+
+
+def test_arms_without_a_fit_say_what_to_do(viewer: napari.Viewer, panel: Any, said: list[Any]) -> None:
+    panel.therapy.button.click()
+    assert "Arms need the tumour of a fit" in words(said)
+
+
+def test_a_dose_that_is_none_is_told_in_words(viewer: napari.Viewer, panel: Any, fitted: Path, said: list[Any]) -> None:
+    viewer.open(str(fitted), plugin="nanopinn")
+    panel.therapy.fields["dose"].setText("plenty")
+    panel.therapy.button.click()
+    assert finished(panel)
+    assert "plenty" in words(said)
+    assert "Traceback" not in words(said)
+
+
+def test_arms_are_compared_side_by_side_and_a_voxel_shows_how_far_drug_gets(
+    viewer: napari.Viewer, panel: Any, fitted: Path, tmp_path: Path
+) -> None:
+    viewer.open(str(fitted), plugin="nanopinn")
+    therapy = panel.therapy
+    therapy.fields["heat"].setText("42:30")
+    therapy.end.setValue(6)
+    therapy.draws.setValue(2)
+    therapy.button.click()
+    assert finished(panel, 200)
+    assert "lethal exposure" in therapy.said.text() or "the question does not arise" in therapy.said.text()
+    seen = [x for x in viewer.layers if x.visible]
+    assert [known_of(x)["shows"] for x in seen] == ["fields/intracellular"] * 2
+    free, tsl = sorted(seen, key=lambda x: known_of(x)["place"])
+    assert (known_of(free)["arm"], known_of(tsl)["arm"]) == ("free", "tsl")
+    assert viewer.text_overlay.text.startswith("from the left: free, tsl")
+    # one beside the other, one colour scale, one slider
+    assert tsl.extent.world[0, -1] > free.extent.world[1, -1]
+    assert tuple(free.contrast_limits) == tuple(tsl.contrast_limits)
+    assert free.data.shape == tsl.data.shape
+    group = therapy.groups
+    voxel = tuple(int(i) for i in np.argwhere(group.number >= 0)[3])
+    for arm in (free, tsl):
+        at = arm.data_to_world((0, 0, *voxel[::-1]))
+        assert group.at(at) == voxel
+    therapy.clicked(free.data_to_world((0, 0, *voxel[::-1])))
+    assert str(voxel) in therapy.where.text()
+    np.testing.assert_allclose(therapy.curve.lines[0].y, group.curves["free"][group.number[voxel], :, 0])
+    index = therapy.show_what.findData("maps/lethal_beyond_peak")
+    therapy.show_what.setCurrentIndex(index)
+    seen = [x for x in viewer.layers if x.visible]
+    assert {known_of(x)["shows"] for x in seen} == {"maps/lethal_beyond_peak"}
+    assert all(tuple(x.contrast_limits) == (0, 1) for x in seen)
+
+    panel.copy_command()
+    copied = shlex.split(QApplication.clipboard().text())
+    assert copied[:4] == ["nanopinn", "simulate", "--from", str(fitted)]
+    assert copied[copied.index("--heat") + 1] == "42:30"
+    panel.save_to(tmp_path / "arms")
+    names = {x.name for x in viewer.layers if "shows" in known_of(x)}
+    viewer.layers.clear()
+    panel.result = None
+    viewer.open(str(tmp_path / "arms"), plugin="nanopinn")
+    until(lambda: False, 0.2)
+    assert {x.name for x in viewer.layers} == names
+    assert panel.result == tmp_path / "arms"

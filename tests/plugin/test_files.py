@@ -1,0 +1,110 @@
+"""The plugin's files: what is shown is what lies on disk, where it lies in the scanner."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from nanopinn.imaging.io import write_volume
+from nanopinn.napari_plugin.geometry import affine_of, beside, placed, shown, stored
+from nanopinn.napari_plugin.reader import read_file, role_of
+from nanopinn.napari_plugin.writer import affine_from, save
+
+#: An oblique scan with a flipped axis and unequal edges.
+TURN = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
+OBLIQUE = np.eye(4)
+OBLIQUE[:3, :3] = TURN @ np.diag([-0.4, 0.5, 2.0])
+OBLIQUE[:3, 3] = (10.0, -20.0, 5.0)
+
+
+def world(layer: dict[str, object], index: tuple[int, ...]) -> np.ndarray:
+    """Where napari puts a voxel (z, y, x), without its outer affine."""
+    return np.asarray(layer["translate"]) + np.asarray(layer["scale"]) * np.asarray(index)
+
+
+def test_distances_in_napari_are_those_in_the_scanner() -> None:
+    place = placed(OBLIQUE)
+    a, b = (1, 2, 3), (4, 0, 1)
+    there = np.linalg.norm(OBLIQUE[:3, :3] @ (np.subtract(a, b)))
+    assert np.linalg.norm(world(place, a[::-1]) - world(place, b[::-1])) == pytest.approx(there)
+
+
+def test_parallel_scans_lie_on_one_another() -> None:
+    coarse = OBLIQUE.copy()
+    coarse[:3, :3] *= 1.5
+    coarse[:3, 3] += OBLIQUE[:3, :3] @ (2, 1, 0)  # its first voxel is the other's (2, 1, 0)
+    np.testing.assert_allclose(world(placed(coarse), (0, 0, 0)), world(placed(OBLIQUE), (0, 1, 2)), atol=1e-12)
+    np.testing.assert_allclose(beside(coarse, OBLIQUE), np.eye(4), atol=1e-12)
+
+
+def test_a_scan_at_an_angle_is_brought_into_the_world_of_the_series() -> None:
+    straight = np.diag([1.0, 1.0, 1.0, 1.0])
+    point = OBLIQUE @ (3, 2, 1, 1)
+    index = np.linalg.inv(straight) @ point
+    here = beside(straight, OBLIQUE) @ np.append(world(placed(straight), tuple(index[2::-1])), 1)
+    np.testing.assert_allclose(here[:3], world(placed(OBLIQUE), (1, 2, 3)), atol=1e-9)
+
+
+def test_a_layer_drawn_in_that_world_gets_the_scanner_s_affine_back() -> None:
+    place = placed(OBLIQUE)
+    inside = np.eye(4)
+    inside[:3, :3], inside[:3, 3] = np.diag(place["scale"]), place["translate"]
+    np.testing.assert_allclose(affine_of(inside, OBLIQUE), OBLIQUE, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 3), (6, 4, 5, 3)])
+def test_axes_go_there_and_back(shape: tuple[int, ...]) -> None:
+    values = np.arange(np.prod(shape)).reshape(shape)
+    assert shown(values).shape[-3:] == shape[-3:][::-1]
+    np.testing.assert_array_equal(stored(shown(values)), values)
+    if len(shape) == 4:
+        np.testing.assert_array_equal(stored(shown(values)[:, None]), values)
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 3), (6, 4, 5, 3)])
+def test_a_file_that_is_read_and_saved_is_the_same_file(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).random(shape).astype(np.float32)
+    series = {"VolumeTiming": [0.0, 5, 10, 15, 20, 25], "RepetitionTimeExcitation": 0.005, "FlipAngle": 15}
+    side = series if len(shape) == 4 else {"Unit": "s"}
+    write_volume(tmp_path / "a.nii.gz", values, OBLIQUE, sidecar=side)
+    data, looks, kind = read_file(tmp_path / "a.nii.gz")
+    assert kind == "image"
+    save(tmp_path / "b.nii.gz", data, looks)
+    a, b = nib.load(tmp_path / "a.nii.gz"), nib.load(tmp_path / "b.nii.gz")
+    np.testing.assert_array_equal(a.get_fdata(), b.get_fdata())
+    np.testing.assert_allclose(a.affine, b.affine, atol=1e-6)
+    assert json.loads((tmp_path / "b.json").read_text()) == side
+
+
+def test_a_layer_of_other_origin_is_saved_where_napari_shows_it() -> None:
+    attributes = {"scale": (2.0, 0.5, 0.4), "translate": (1.0, 2.0, 3.0), "affine": np.eye(4), "metadata": {}}
+    np.testing.assert_allclose(affine_from(attributes) @ (1, 0, 0, 1), (3.4, 2, 1, 1))
+
+
+def test_a_series_keeps_its_seconds_and_an_uneven_one_counts_frames(tmp_path: Path) -> None:
+    for name, times, spacing, unit in (("even", [0, 5, 10], 5.0, "s"), ("uneven", [0, 5, 20], 1.0, "pixel")):
+        side = {"VolumeTiming": times, "RepetitionTimeExcitation": 0.005, "FlipAngle": 15}
+        write_volume(tmp_path / f"{name}.nii.gz", np.ones((3, 4, 5, 3)), np.eye(4), sidecar=side)
+        _, looks, _ = read_file(tmp_path / f"{name}.nii.gz")
+        assert looks["scale"][0] == spacing
+        assert looks["units"][0] == unit
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "side", "role"),
+    [
+        ("a", (4, 4, 3, 9), {"VolumeTiming": []}, "dce"),
+        ("a", (4, 4, 3, 9), {"SaturationOffsetsPPM": []}, "cest"),
+        ("a", (4, 4, 3), {"FlipAngle": 10}, "vfa"),
+        ("a", (4, 4, 3), {"TimeAfterDose": 60}, "drug"),
+        ("tumour_mask", (4, 4, 3), {}, "mask"),
+        ("ph", (4, 4, 3), {}, "ph"),
+        ("a", (4, 4, 3), {}, None),
+    ],
+)
+def test_a_file_says_which_part_it_plays(name: str, shape: tuple[int, ...], side: dict[str, object], role: str | None) -> None:
+    assert role_of(name, shape, side) == role
