@@ -234,4 +234,6 @@ def majority(shares: Array) -> float:
 
 def _cell(interval: tuple[float, float, float]) -> str:
     median, low, high = interval
-    return "-" if not np.isfinite(median) else f"{median:.3g} ({low:.3g} .. {high:.3g})"
+    if not np.isfinite(median):
+        return "-"
+    return f"{median:.3g} ({low:.3g} .. {high:.3g})" if low < high else f"{median:.3g}"

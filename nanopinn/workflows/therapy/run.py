@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
+from nanopinn.inference.checkpoint import saved_at
 from nanopinn.inference.radiation_effect import RadiationEffect
 from nanopinn.inference.resume import Keeper
 from nanopinn.progress import Progress, silent
@@ -21,6 +22,7 @@ from nanopinn.solvers.exposure import Exposure
 from nanopinn.workflows.device import choose_device
 from nanopinn.workflows.settings import ComparisonSettings, PhantomSettings, SimulationSettings
 from nanopinn.workflows.simulate.run import run_arm
+from nanopinn.workflows.simulate.sources import tissue_of_folder
 from nanopinn.workflows.therapy.answer import answer
 from nanopinn.workflows.therapy.arms import Arm, arms_of
 from nanopinn.workflows.therapy.draws import Draws, draw_inputs
@@ -55,7 +57,7 @@ def compare_arms(
     show("tumour and draws", 0.0, {})
     arms, notes = given_arms(settings, schedule)
     device = choose_device(settings.device)
-    patient = _patient(folder, phantom, device)
+    patient = _patient(folder, phantom, settings, device)
     keeper = _keeper(kept, resume, identity(settings, patient, schedule, phantom), device)
     effect = _measured_effect(settings.radiation_from, folder, arms)
     exposed = Exposed.of(patient, draw_inputs(patient, arms, settings.draws, settings.seed, radiation=effect), settings, keeper, show)
@@ -140,13 +142,17 @@ def heated_for(arm: Arm, minutes: float) -> Arm:
     return Arm(f"{arm.name}_{minutes:g}min", replace(arm.treatment, heatings=(longer,)))
 
 
-def _patient(folder: str | Path | None, phantom: PhantomSettings | None, device: str) -> Patient:
+def _patient(folder: str | Path | None, phantom: PhantomSettings | None, settings: ComparisonSettings, device: str) -> Patient:
     if (folder is None) == (phantom is None):
         raise InputError(
             "arms need one tumour", field="--from", found="both" if folder else "none", expected="--from RESULT, or --phantom",
             remedy="Run `nanopinn fit` first; its --out is what --from takes.",
         )  # fmt: skip
-    return Patient.of_folder(folder, device) if folder is not None else Patient.of_phantom(phantom or PhantomSettings(), device)
+    if folder is None:
+        return Patient.of_phantom(phantom or PhantomSettings(), device)
+    if settings.draws == 0 and not saved_at(folder).is_file():
+        return Patient(tissue_of_folder(Path(folder), None, device), flow_refine=settings.refine)
+    return Patient.of_folder(folder, device)
 
 
 def _measured_effect(text: str | None, before: str | Path | None, arms: Sequence[Arm]) -> RadiationEffect | None:
