@@ -39,7 +39,7 @@ def _reach(arm: str, rows: Mapping[str, Outcome], limit_um: float, lethal: float
     verdict = "Yes" if low >= 0.9 else "No" if high <= 0.1 else "It cannot be said with confidence"
     if len(shares["peak"].values[arm]) == 1:
         return (
-            f"At the medians of all inputs, without any draw, so that nothing is said of how sure this is: {arm} at {limit_um:g} um and beyond, "
+            f"At the medians of all inputs, without draws, nothing is said of how sure this is: {arm} at {limit_um:g} um and beyond, "
             f"where {beyond:.0%} of the tissue lies (lethal: at most {lethal:.0%} of the cells survive)."
         )
     chances = ", ".join(f"{p:.0%} by the {law} law" for law, p in sure.items())
