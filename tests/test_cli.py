@@ -256,9 +256,10 @@ def test_a_simulation_writes_its_folder_once_and_its_configuration_repeats_it(tm
     assert first.returncode == 0, first.stderr
     assert "imbalance" in first.stdout
     pools = ("free", "bound", "intracellular", "nuclear", "vessel_free")
-    volumes = [*(f"fields/{p}" for p in pools), "maps/IFP", "maps/velocity", "maps/mask"]
+    over_the_run = [f"maps/{kind}_{p}" for kind in ("peak", "auc") for p in pools]
+    volumes = [*(f"fields/{p}" for p in pools), *over_the_run, "maps/IFP", "maps/velocity", "maps/mask"]
     expected = {f"{v}{end}" for v in volumes for end in (".nii.gz", ".json")}
-    expected |= {"plasma.tsv", "courses.tsv", "balance.json", "simulation.html", "config.toml", "provenance.json"}
+    expected |= {"plasma.tsv", "courses.tsv", "exposure.tsv", "balance.json", "simulation.html", "config.toml", "provenance.json"}
     assert {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()} == expected
     assert simulated(tmp_path, *PHANTOM, "-o", out).returncode == 4
     assert simulated(tmp_path, "--phantom", "--config", out / "config.toml", "-o", again).returncode == 0
@@ -269,6 +270,44 @@ def test_a_simulation_writes_its_folder_once_and_its_configuration_repeats_it(tm
 def test_a_simulation_without_schedule_or_a_map_is_refused(tmp_path: Path) -> None:
     refused(nanopinn("simulate", "--phantom", "-o", tmp_path / "o"), "--schedule")
     refused(simulated(tmp_path, "--ktrans", SAMPLE / "truth/Ktrans.nii.gz", "-o", tmp_path / "o"), "--ve")
+    assert not (tmp_path / "o").exists()
+
+
+def test_arms_write_one_folder_and_say_whether_drug_reaches_far_cells(tmp_path: Path) -> None:
+    out = tmp_path / "arms"
+    arms = (
+        "--arms",
+        "free,tsl",
+        "--heat",
+        "42:10",
+        "--end",
+        "1",
+        "--draws",
+        "2",
+        "--groups",
+        "2",
+        "--heating-times",
+        "none",
+        "--no-sensitivity",
+    )
+    done = nanopinn("simulate", *PHANTOM, *arms, "-q", "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert "tsl carry lethal exposure" in done.stdout
+    assert json.loads((out / "comparison.json").read_text())["arms"]["tsl"]["imbalance_voxels"] < 1e-8
+    assert not out.with_name("arms.partial").exists()
+    assert nanopinn("simulate", *PHANTOM, *arms, "-q", "-o", out).returncode == 4
+
+
+def test_arms_that_cannot_be_given_are_refused_by_name(tmp_path: Path) -> None:
+    arms = ("simulate", *PHANTOM, "-q", "-o", tmp_path / "o", "--arms")
+    refused(nanopinn(*arms, "free,tls"), "tls", "tsl")
+    refused(nanopinn(*arms, "free", "--dose", "50000mg"), "dose", "50000")
+    refused(nanopinn(*arms, "tsl", "--heat", "42"), "heat", "42")
+    refused(nanopinn(*arms, "free", "--heat", "42:60"), "heat")
+    refused(nanopinn(*arms, "free", "--radiation", "5@100"), "end_h", "100")
+    refused(nanopinn(*arms, "free", "--heating-times", "long"), "--heating-times", "long")
+    refused(nanopinn("simulate", "-q", "-o", tmp_path / "o", "--arms", "free", "--from", SAMPLE), "fit")
+    refused(nanopinn("simulate", *PHANTOM, "-q", "-o", tmp_path / "o", "--heat", "42:60"), "--arms")
     assert not (tmp_path / "o").exists()
 
 

@@ -31,6 +31,7 @@ app.command()(plan)
 app.command("minimal-imaging")(minimal_imaging)
 
 _FIELD_HELP = "Unknown field in the tumour, NAME[:bumps|neural]; NAME: conductivity, filtration, permeability or release. Repeat for more."
+_RELEASE_IN_TIME_HELP = "Hours after the dose at which the release rate may jump, e.g. 6,24; constant between them."
 
 
 @app.command()
@@ -46,6 +47,7 @@ def fit(
     inflow: Annotated[bool | None, typer.Option("--inflow", help="The tumour goes on beyond the image where a face cuts it.")] = None,
     model_error: Annotated[float | None, typer.Option(help="Prior sd of the equations' error over their fluxes, e.g. 0.1.")] = None,
     release_law: Annotated[bool | None, typer.Option("--release-law", help="Let the release law's steepness vary along pH.")] = None,
+    release_in_time: Annotated[str | None, typer.Option(help=_RELEASE_IN_TIME_HELP)] = None,
     starts: Annotated[int | None, typer.Option(help="Descents of fv, all but the first from draws of the prior (1).")] = None,
     noise: Annotated[str | None, typer.Option(help="given (default), or estimated from what the fit leaves over.")] = None,
     aif_sd: Annotated[float | None, typer.Option(help="Sd of ln of the arterial input's scale as an unknown; 0 (default): none.")] = None,
@@ -66,7 +68,7 @@ def fit(
     given: dict[str, Any] = {
         "engine": engine, "preset": preset, "device": device, "seed": seed, "drug": [str(d) for d in drug] if drug else None,
         "field": field or None, "inflow": inflow, "model_error": model_error, "release_law": release_law,
-        "starts": starts, "noise": noise, "aif_sd": aif_sd, "profile": profile or None,
+        "release_in_time": release_in_time, "starts": starts, "noise": noise, "aif_sd": aif_sd, "profile": profile or None,
     }  # fmt: skip
     settings = settings_of(FitSettings, "fit", config, given)
     claim_output(out, overwrite=overwrite)

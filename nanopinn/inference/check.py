@@ -27,6 +27,8 @@ from nanopinn.solvers.schemes import SDIRK3
 
 Array = NDArray[np.float64]
 
+#: Relative residual of its linear solves: below the limit on the balance, and far below the others.
+SOLVE_TO = 1e-8
 FIELD_LIMIT, DRUG_LIMIT = 0.05, 0.10
 #: Misfit per observation that noise and the coarse description of tissue may leave, and no more.
 MISFIT_LIMIT = 1.5
@@ -53,7 +55,7 @@ def check_fit(
     progress("check: refined finite volumes", 0.1, {})
     finer = replace(problem, setting=problem.setting.refined(refine))
     forward = Forward(finer.setting, problem.unknowns.scalars)
-    fields = finer.solve(theta, forward, scheme=SDIRK3, tol=1e-10)
+    fields = finer.solve(theta, forward, scheme=SDIRK3, tol=SOLVE_TO)
     on_voxels = fields.on_parents(refine)
     contrast, pools = on_voxels.contrast, on_voxels.pools
     fit_p = mean_of_parts(fitted.fields.flow.p, problem.setting.flow_refine)

@@ -50,9 +50,9 @@ def slope(problem: InverseProblem, theta: Array, shapes: Mapping[str, Tensor] | 
     chi2 = residual @ residual
     of_seen = torch.autograd.grad(chi2 / 2, seen)
     with torch.no_grad():
-        of_operators = {"contrast": contrast.of_operator(of_seen[0])}
+        of_operators = {"contrast": contrast.of_operators(of_seen[0])}
         if drug:
-            of_operators["drug"] = drug.of_operator(of_seen[1])
+            of_operators["drug"] = drug.of_operators(of_seen[1])
     of_theta, of_leaves = gradient(forward, th, flow, of_operators, list(leaves.values()))
     prior = problem.prior_residual(theta)
     objective = 0.5 * (float(chi2.detach()) + float(prior @ prior))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nanopinn.inference.expansion import Expansion
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.unknowns import DRUG_ONLY, UnknownSet
-from nanopinn.solvers.nodes import FEW_NODES, drug_nodes
+from nanopinn.solvers.nodes import FEW_NODES
 
 Array = NDArray[np.float64]
 
@@ -80,25 +80,23 @@ def _rules(problem: InverseProblem) -> list[tuple[tuple[str, ...], bool, str]]:
 def numerical_limits(unknowns: UnknownSet, expansion: Expansion) -> tuple[Limit, ...]:
     """Directions that the observations leave at the prior, at the point of an expansion."""
     whitened = expansion.jacobian * unknowns.prior_sd
-    names = np.array(unknowns.names)
+    names, labels = np.array(unknowns.names), np.array(unknowns.labels)
     touched = (whitened**2).sum(axis=0) > UNTOUCHED
-    labels = {u.name: u.label for u in unknowns.items}
     limits = []
     if not touched.all():
-        said = ", ".join(labels[n] for n in names[~touched])
+        said = ", ".join(labels[~touched])
         limits.append(Limit(tuple(names[~touched]), True, f"At the prior no observation touches {said}."))
     information, directions = np.linalg.eigh(whitened[:, touched].T @ whitened[:, touched])
     for value, v in zip(information, directions.T, strict=True):
         if value < UNTOUCHED:
-            limits.append(_combination(names[touched], v, unknowns, touched))
+            limits.append(_combination(names[touched], labels[touched], v))
     return tuple(limits)
 
 
-def _combination(names: NDArray[np.str_], v: Array, unknowns: UnknownSet, touched: NDArray[np.bool_]) -> Limit:
+def _combination(names: NDArray[np.str_], labels: NDArray[np.str_], v: Array) -> Limit:
     """A null direction in words: which unknowns go up and down together."""
     sizes = v / v[np.argmax(np.abs(v))]
     part = np.abs(sizes) >= TAKES_PART
-    labels = [u.label for u, t in zip(unknowns.items, touched, strict=True) if t]
     if part.sum() == 1:
         return Limit(tuple(names[part]), False, f"At the prior the observations hardly touch {labels[int(np.argmax(part))]}.")
     moves = [f"{labels[i]} {'up' if sizes[i] > 0 else 'down'} ({sizes[i]:+.2f} prior sd)" for i in np.flatnonzero(part)]
@@ -124,7 +122,7 @@ def at_the_prior(problem: InverseProblem) -> Expansion:
     assert dC is not None
     residual, tangents = [coarse.contrast.residual(C).reshape(-1)], [coarse.contrast.whiten(dC.transpose(0, 1)).flatten(1)]
     if coarse.drug:
-        nodes = drug_nodes(sorted({d.time_s for d in coarse.drug}), **FEW_NODES)
+        nodes = coarse.setting.drug_nodes([d.time_s for d in coarse.drug], **FEW_NODES)
         run = forward.drug(theta, flow, coarse.plasma, nodes, tol=ROUGHLY)
         assert run.tangents is not None
         for d in coarse.drug:

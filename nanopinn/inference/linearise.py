@@ -24,7 +24,7 @@ from nanopinn.inference.systematic import SystematicErrors
 from nanopinn.physics.wall import permeability_from_transfer
 from nanopinn.solvers.forward import Flow, Forward
 from nanopinn.solvers.grid import mean_of_parts
-from nanopinn.solvers.nodes import FEW_NODES, drug_nodes
+from nanopinn.solvers.nodes import FEW_NODES
 
 if TYPE_CHECKING:
     from nanopinn.inference.problem import Fields, InverseProblem
@@ -35,8 +35,10 @@ Array = NDArray[np.float64]
 SOLVE_TO = 1e-7
 #: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation holds.
 NEAR = 0.08
-#: The same for the effect of the grid.
+#: The same for the effect of the grid, and unknowns of which it takes no notice. Images hardly know the first, so that it wanders, and a
+#: whole prior sd of it changes the effect less than is tolerated of l; the other touches no image.
 GRID_NEAR = 0.6
+GRID_IDLE = frozenset({"K_ratio_n", "p_e"})
 #: No kinetic map moves by more than this factor between two linearisations.
 LARGEST_STEP = 1.25
 #: Maps and flow follow each other with a lag that full steps would overshoot.
@@ -147,7 +149,7 @@ def _drug_images(problem: InverseProblem, theta: Array, flow: Flow) -> dict[str,
 
 def _few_images(problem: InverseProblem, theta: Array, forward: Forward, flow: Flow) -> list[Tensor]:
     """Drug images from a march of few nodes: what is compared with it shares its error."""
-    nodes = drug_nodes(sorted({d.time_s for d in problem.drug}), **FEW_NODES)
+    nodes = problem.setting.drug_nodes([d.time_s for d in problem.drug], **FEW_NODES)
     pools = forward.drug(problem.tensor(theta), replace(flow, dp=None), problem.plasma, nodes, tol=SOLVE_TO).U
     at = [int(np.argmin(np.abs(nodes - d.time_s))) for d in problem.drug]
     return [d.linear(pools[i], problem.setting.maps) for i, d in zip(at, problem.drug, strict=True)]
@@ -180,7 +182,8 @@ def _effect_of_grid(
     if last is None:
         start = np.full_like(theta, np.inf)
         return start, fields.contrast.new_zeros((problem.contrast.measured.numel(), 0)), fields.contrast.new_zeros((count, 0))
-    if np.all(np.abs(theta - last.grid_theta) < GRID_NEAR * problem.unknowns.prior_sd):
+    strides = np.abs(theta - last.grid_theta) / problem.unknowns.prior_sd
+    if all(s < GRID_NEAR or name in GRID_IDLE for s, name in zip(strides, problem.unknowns.names, strict=True)):
         return last.grid_theta, last.grid_on_contrast, last.grid_on_drug
     setting = problem.setting.refined(2)
     finer = replace(problem, setting=replace(setting, flow_refine=-(-problem.setting.flow_refine // 2)))
@@ -192,8 +195,8 @@ def _effect_of_grid(
     if images is None:
         return theta.copy(), curves, curves.new_zeros((0, 0))
     halved = [mean_of_parts(i, 2) for i in _few_images(finer, theta, forward, flow)]
-    moved = [d.whiten(h - i)[:, None] for d, h, i in zip(problem.drug, halved, images, strict=True)]
-    return theta.copy(), curves, torch.block_diag(*moved)
+    columns = [d.whiten(h - i)[:, None] for d, h, i in zip(problem.drug, halved, images, strict=True)]
+    return theta.copy(), curves, torch.block_diag(*columns)
 
 
 def effects_of_closure(problem: InverseProblem, fields: Fields) -> list[Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nanopinn.physics.drug import ENCAPSULATED, LINEAR
 from nanopinn.solvers.local_response import LocalResponse
-from nanopinn.solvers.nodes import FEW_NODES, drug_nodes, frame_nodes, stage_times
+from nanopinn.solvers.nodes import FEW_NODES, frame_nodes, stage_times
 from nanopinn.solvers.response import respond
 from nanopinn.solvers.schemes import TR_BDF2
 
@@ -92,7 +92,7 @@ def _on_drug(problem: InverseProblem, theta: Array, fields: Fields, bumps: Tenso
         s[k:, free] = bumps * release * _at(problem.drug_times, history, t)
         return s
 
-    nodes = drug_nodes(sorted({d.time_s for d in problem.drug}), **FEW_NODES)
+    nodes = problem.setting.drug_nodes([d.time_s for d in problem.drug], **FEW_NODES)
     keep = [int(np.argmin(np.abs(nodes - d.time_s))) for d in problem.drug]
     wanted = sorted(set(keep))
     V = respond(operator, pools.capacity, source, [float(t) for t in nodes], wanted)

@@ -23,7 +23,6 @@ from nanopinn.physics.model import TissueMaps
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.solvers.forward import Flow, Forward, Setting
 from nanopinn.solvers.grid import Grid, mean_of_parts
-from nanopinn.solvers.nodes import drug_nodes
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 
 Array = NDArray[np.float64]
@@ -97,7 +96,7 @@ class InverseProblem(Problem[Forward, Fields]):
     @property
     def drug_times(self) -> Array:
         """Nodes of the drug march, from the dose to the last image."""
-        return drug_nodes(sorted({d.time_s for d in self.drug}))
+        return self.setting.drug_nodes([d.time_s for d in self.drug])
 
     def forward(self, pressure: Tensor | None = None) -> Forward:
         """A solver of this problem's fields, which may start from a pressure nearby."""

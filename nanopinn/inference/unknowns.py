@@ -130,6 +130,11 @@ class UnknownSet:
         return (*(u.name for u in self.items), *(name for f in self.functions for name in f.names))
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Of every coordinate, for the reader."""
+        return (*(u.label for u in self.items), *(f"{f.label} ({name})" for f in self.functions for name in f.names))
+
+    @property
     def prior_mean(self) -> Array:
         means = np.zeros(len(self))
         means[: len(self.items)] = [u.prior_mean for u in self.items]

@@ -115,6 +115,14 @@ RELEASE_LAW = "release law"
 INFLOW = "inflow"
 
 
+def release_in(stretch: int) -> str:
+    """Name of the scalar that multiplies the release rate in a stretch of time; the first stretch, number 0, has none."""
+    return f"{_RELEASE_IN}{stretch}"
+
+
+_RELEASE_IN = "release_"
+
+
 def default_scalars() -> dict[str, float]:
     """Table values of the scalars; ``q = Lp S/V p_e`` in 1/s."""
     scalars = {name: value(symbol) for name, symbol in SCALARS.items()}
@@ -151,6 +159,7 @@ class TumourModel:
         """
         merged = {**default_scalars(), **(scalars or {})}
         unknown = set(merged) - set(SCALARS) - set(MULTIPLIERS) - {RELEASE_LAW, INFLOW}
+        unknown -= {name for name in unknown if name.startswith(_RELEASE_IN)}
         if unknown:
             raise KeyError(f"not scalars of the model: {', '.join(sorted(unknown))}")
         like = maps.phi
@@ -219,12 +228,12 @@ class TumourModel:
         pools.loses("contrast", J_L)
         return pools.coefficients()
 
-    def release_rate(self) -> Tensor:
-        """Release rate of the carrier from the pH map, 1/s."""
+    def release_rate(self, stretch: int = 0) -> Tensor:
+        """Release rate of the carrier from the pH map, 1/s, in a stretch of time."""
         s, bend = self.scalars, self.scalars.get(RELEASE_LAW)
         k0, n, at = (self.value(symbol) for symbol in ("krel0_pH", "n_rel", "pH_ref"))
         law = acid_release_rate(self.maps.pH, s["krel_ref"], k0, s["pK_rel"], n, at, bend)
-        return law * self.multiplier("release")
+        return law * self.multiplier("release") * s.get(release_in(stretch), 1.0)
 
     def release_of(self, carrier: Formulation, T: Tensor) -> Tensor:
         """Release rate of a carrier in tissue at a temperature (K), 1/s.

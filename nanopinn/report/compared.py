@@ -122,6 +122,45 @@ class HeatingTimes:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """What radiation changes in one outcome.
+
+    Attributes:
+        ratio: with radiation over without, median and 90 % interval over the same draws; a difference where the unit is 1.
+        likelier: share of the draws in which it is higher with radiation.
+    """
+
+    words: str
+    unit: str
+    ratio: tuple[float, float, float]
+    likelier: float
+
+
+@dataclass(frozen=True)
+class RadiationGain:
+    """An arm with its radiation beside the same without; pressure ``at_h`` hours from the beginning."""
+
+    arm: str
+    at_h: float
+    rows: tuple[Gain, ...]
+
+    def in_words(self) -> str:
+        """Whether radiation helps, with how little is known of it."""
+        parts = "; ".join(f"{g.words} {_gained(g)}, higher in {g.likelier:.0%} of the draws" for g in self.rows)
+        return (
+            f"What radiation does to {self.arm} (median and 90 % interval, with it against without): {parts}. Its effects on vessels and "
+            "pressure are priors, inconsistent in the literature even in their direction, unless a second scan was given."
+        )
+
+
+def _gained(g: Gain) -> str:
+    median, low, high = g.ratio
+    if g.unit == "1":
+        return f"{median:+.0%} ({low:+.0%} to {high:+.0%}) of the cells"
+    return f"x{median:.2f} ({low:.2f} to {high:.2f})"
+
+
+@dataclass(frozen=True)
 class Influence:
     """How much an outcome follows an input.
 
@@ -143,6 +182,7 @@ class Comparison:
     Attributes:
         answer: in plain language, one sentence each; the first is the question's.
         outcomes: rows of the table. groups: of voxels. heating, influences: where they were asked for.
+        radiation: what it changes, where it is given.
         limit_um: from the vessel, the question's. lethal: surviving fraction at or below which an exposure is lethal. draws: how many.
         labels: group of every voxel ``(x, y, z)``, -1 outside.
     """
@@ -163,6 +203,7 @@ class Comparison:
     labels: NDArray[np.int64]
     seconds: Mapping[str, float] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    radiation: RadiationGain | None = None
 
     def __getitem__(self, name: str) -> Outcome:
         return next(o for o in self.outcomes if o.name == name)
@@ -193,4 +234,6 @@ def majority(shares: Array) -> float:
 
 def _cell(interval: tuple[float, float, float]) -> str:
     median, low, high = interval
-    return "-" if not np.isfinite(median) else f"{median:.3g} ({low:.3g} .. {high:.3g})"
+    if not np.isfinite(median):
+        return "-"
+    return f"{median:.3g} ({low:.3g} .. {high:.3g})" if low < high else f"{median:.3g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from nanopinn.imaging.io import write_bytes, write_json, write_volume
 from nanopinn.report.compared import LAWS, Comparison, Outcome
 from nanopinn.report.comparison_figures import assumptions_of, comparison_figures, maps_of, shared_maps
 from nanopinn.report.figures import as_data_uri
-from nanopinn.report.folder import provenance, to_toml, whole_folder
+from nanopinn.report.folder import whole_folder, write_record
 from nanopinn.report.simulation import fill_simulation
 
 
@@ -48,9 +49,7 @@ def write_comparison(out: str | Path, c: Comparison, config: Mapping[str, Any], 
         for name, figure in figures.items():
             _write_figure(part / "figures" / name, figure)
         write_bytes(part / "comparison.html", render_comparison(c, figures).encode())
-        write_bytes(part / "config.toml", to_toml(config).encode())
-        settings = {k: v for table in config.values() for k, v in table.items()}
-        write_json(part / "provenance.json", provenance(c.seconds, c.files, settings))
+        write_record(part, config, c.seconds, c.files)
     return out
 
 
@@ -89,7 +88,7 @@ def _write_tables(part: Path, c: Comparison) -> None:
         "answer": list(c.answer), "draws": c.draws, "limit_um": c.limit_um, "lethal_survival": c.lethal, "arms": arms,
         "outcomes": {o.name: {"unit": o.unit, "words": o.words, **{arm: _plain(o, arm) for arm in c.arms}} for o in c.outcomes},
         "influences": [{"symbol": i.symbol, "words": i.words, "morris": i.morris, "sobol_total": i.total} for i in c.influences],
-        "assumptions": list(c.assumptions),
+        "radiation": None if c.radiation is None else asdict(c.radiation), "assumptions": list(c.assumptions),
     }  # fmt: skip
     write_json(part / "comparison.json", content)
 

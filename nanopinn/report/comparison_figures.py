@@ -70,7 +70,7 @@ def penetration_panel(c: Comparison) -> Figure:
         curves = c.arms[arm].curves
         for i, t in enumerate(curves.times_h):
             a.plot(curves.distance_um, curves.cells[0, i], color=colour, alpha=0.3 + 0.7 * (i + 1) / len(curves.times_h), lw=1.2,
-                   ls=("-", "--", "-.", ":")[i % 4], label=f"{t:g} h")  # fmt: skip
+                   ls=("-", "--", "-.", ":", (0, (6, 1)))[i % 5], label=f"{t:g} h")  # fmt: skip
         a.set_title(f"{arm}: medians in time", fontsize=10)
         a.legend(frameon=False, fontsize=8)
     for a in axes:

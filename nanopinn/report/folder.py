@@ -154,6 +154,13 @@ def provenance(seconds: Mapping[str, float], inputs: Sequence[Path], settings: M
     }
 
 
+def write_record(part: Path, config: Mapping[str, Any], seconds: Mapping[str, float], files: Sequence[Path]) -> None:
+    """Write what a run was told and where it came from: ``config.toml`` and ``provenance.json``."""
+    settings = {k: v for table in config.values() for k, v in table.items()}
+    write_bytes(part / "config.toml", to_toml(config).encode())
+    write_json(part / "provenance.json", provenance(seconds, files, settings))
+
+
 def to_toml(config: Mapping[str, Any]) -> str:
     """Tables of strings, numbers, booleans, and lists and tables of them, as TOML; None is left out."""
     lines: list[str] = []

@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from nanopinn.imaging.io import write_bytes, write_json, write_volume
-from nanopinn.report.folder import provenance, to_toml, whole_folder
+from nanopinn.report.folder import whole_folder, write_record
 from nanopinn.report.simulated import Simulation
 from nanopinn.report.simulation_figures import all_figures
 
@@ -31,9 +31,7 @@ def write_simulation(out: str | Path, simulation: Simulation, config: Mapping[st
     out = Path(out)
     with whole_folder(out, overwrite=overwrite) as part:
         fill_simulation(part, simulation)
-        write_bytes(part / "config.toml", to_toml(config).encode())
-        settings = {k: v for table in config.values() for k, v in table.items()}
-        write_json(part / "provenance.json", provenance(simulation.seconds, simulation.files, settings))
+        write_record(part, config, simulation.seconds, simulation.files)
     return out
 
 

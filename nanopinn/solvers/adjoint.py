@@ -7,7 +7,7 @@ those of :class:`nanopinn.solvers.forward.Forward`, so that the gradient is that
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from nanopinn.solvers.evolve import Evolution, evolve
 from nanopinn.solvers.forward import Flow, Forward
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.local_response import LocalResponse
-from nanopinn.solvers.nodes import frame_nodes, stage_times
+from nanopinn.solvers.nodes import cut_at, frame_nodes, stage_times
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_residual, solve_cells
 from nanopinn.solvers.schemes import TR_BDF2
@@ -38,18 +38,19 @@ class DrugRun:
     def __init__(
         self, forward: Forward, theta: Tensor, flow: Flow, plasma: tuple[SumOfExponentials, SumOfExponentials], times: np.ndarray
     ) -> None:
-        pools, self.operator, _ = forward.operators("drug", theta, replace(flow, dp=None))
-
         def curves(t: float) -> Tensor:
             return torch.stack([c(theta.new_tensor(t)) for c in plasma])
 
-        interval = Interval(float(times[0]), float(times[-1]), self.operator, pools.capacity, curves)
-        self.evolution = _through(interval, [float(t) for t in times])
+        intervals = []
+        for k, nodes in enumerate(cut_at(times, forward.setting.release_jumps)):
+            pools, operator, _ = forward.operators("drug", theta, replace(flow, dp=None), k)
+            intervals.append(Interval(nodes[0], nodes[-1], operator, pools.capacity, curves))
+        self.evolution = _through(intervals, [float(t) for t in times])
         self.U = self.evolution.U
 
-    def of_operator(self, of_U: Tensor) -> PoolOperator:
-        """Gradient with respect to each coefficient of a scalar whose gradient with respect to U is known."""
-        return adjoint(self.evolution, of_U)[0][0].operator
+    def of_operators(self, of_U: Tensor) -> list[PoolOperator]:
+        """Gradient with respect to each coefficient, in every stretch of time, of a scalar whose gradient with respect to U is known."""
+        return [g.operator for g in adjoint(self.evolution, of_U)[0]]
 
 
 class ContrastRun:
@@ -71,19 +72,19 @@ class ContrastRun:
             return self.maps.PS * U0 - self.operator(U0)
 
         one = replace(self.operator, inflow={(0, 0): torch.ones_like(self.maps.PS)})
-        self.evolution = _through(Interval(nodes[0], nodes[-1], one, pools.capacity, smooth), nodes)
+        self.evolution = _through([Interval(nodes[0], nodes[-1], one, pools.capacity, smooth)], nodes)
         self.U0 = torch.stack([self.local.at(nodes[i]) for i in self.at])
         plasma = np.interp(frame_times, aif.times_s, aif.plasma_mM, left=0.0)
         of_plasma = self.maps.v_p * torch.as_tensor(plasma, dtype=self.U0.dtype, device=self.U0.device)[:, None, None, None]
         self.C = self.maps.phi * (self.evolution.U[self.at, 0] + self.share[0] * self.U0) + of_plasma
 
-    def of_operator(self, of_C: Tensor) -> PoolOperator:
+    def of_operators(self, of_C: Tensor) -> list[PoolOperator]:
         """Gradient with respect to each coefficient of a scalar whose gradient with respect to C is known."""
         of_node = self.evolution.U.new_zeros(self.evolution.U.shape)
         of_node[self.at, 0] = self.maps.phi * of_C
         found = adjoint(self.evolution, of_node, lambda _: _Bolus(self))[0][0].operator
         direct = (self.maps.phi * of_C * self.U0).sum(dim=0) / self.maps.PS
-        return replace(found, inflow={(0, 0): found.inflow[0, 0] + direct})
+        return [replace(found, inflow={(0, 0): found.inflow[0, 0] + direct})]
 
 
 class _Bolus(Gathered):
@@ -100,20 +101,20 @@ class _Bolus(Gathered):
             total += part
 
 
-def _through(interval: Interval, nodes: Sequence[float]) -> Evolution:
+def _through(intervals: Sequence[Interval], nodes: Sequence[float]) -> Evolution:
     steps = [(a, b - a) for a, b in itertools.pairwise(nodes)]
-    nothing = torch.zeros_like(interval.capacity)
-    return evolve([interval], nothing, nodes, keep_stages=True, steps=steps)
+    nothing = torch.zeros_like(intervals[0].capacity)
+    return evolve(intervals, nothing, nodes, keep_stages=True, steps=steps)
 
 
 def gradient(
-    forward: Forward, theta: Tensor, flow: Flow, of_operators: dict[str, PoolOperator], leaves: Sequence[Tensor] = ()
+    forward: Forward, theta: Tensor, flow: Flow, of_operators: Mapping[str, Sequence[PoolOperator]], leaves: Sequence[Tensor] = ()
 ) -> tuple[Tensor, list[Tensor]]:
     """Gradient with respect to the parameters, and to tensors on which the setting's maps were made to depend.
 
     Args:
         forward: of a setting whose maps hang on ``leaves`` (which require gradients). flow: at theta.
-        of_operators: gradients with respect to the coefficients of "contrast" and "drug".
+        of_operators: gradients with respect to the coefficients of "contrast" and "drug", in every stretch of time.
 
     Returns:
         ``(m,)``, and one tensor for each leaf.
@@ -121,9 +122,10 @@ def gradient(
     at, p = theta.detach().requires_grad_(), flow.p.detach().requires_grad_()
     wanted = (at, p, *leaves)
     total = p.new_zeros(())
-    for kind, of_operator in of_operators.items():
-        for t, g in zip(forward._pools(kind, at, p)[1].tensors(), of_operator.tensors(), strict=True):
-            total = total + (t * g).sum()
+    for kind, stretches in of_operators.items():
+        for k, of_operator in enumerate(stretches):
+            for t, g in zip(forward.pools(kind, at, p, k)[1].tensors(), of_operator.tensors(), strict=True):
+                total = total + (t * g).sum()
     of_theta, of_p, *of_leaves = torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True, materialize_grads=True)
     grid = forward.setting.flow_setting.grid
     box = BoxMatrix.of(forward.flow_coefficients(theta.detach()), grid)

@@ -7,7 +7,7 @@ and its filtration averaged back to the grid of the maps, which keeps the fluid 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,8 +24,8 @@ from nanopinn.physics.values import Number, Values
 from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import Grid, add_face_flows, mean_of_parts, reconstruct_cells, repeat_cells
 from nanopinn.solvers.local_response import LocalResponse
-from nanopinn.solvers.march import Trajectory, march
-from nanopinn.solvers.nodes import frame_nodes, stage_times
+from nanopinn.solvers.march import Source, Trajectory, joined, march
+from nanopinn.solvers.nodes import cut_at, drug_nodes, frame_nodes, stage_times
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_gradient, pressure_tangents, solve_pressure
 from nanopinn.solvers.rim import RimGrid
@@ -45,12 +45,14 @@ class Setting:
         flow_refine: cells of the flow per voxel edge.
         rim: m; only voxels within so far of the tumour's edge are cut so, the others stay whole (0: those that touch it
             are cut). None cuts all.
+        release_jumps: s after the dose, increasing; the carrier's release rate is constant in each stretch between two of them.
     """
 
     maps: TissueMaps
     grid: Grid
     flow_refine: int = 2
     rim: float | None = None
+    release_jumps: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rim is not None and not 0 <= self.rim < float("inf"):
@@ -72,6 +74,10 @@ class Setting:
         shapes = {name: reconstruct_cells(t, factor) for name, t in m.shapes.items()}
         maps = replace(m, tumour=repeat_cells(m.tumour, factor), PS=PS, phi=phi, v_p=v_p, pH=pH, shapes=shapes)
         return replace(self, maps=maps, grid=self.grid.refined(factor))
+
+    def drug_nodes(self, images_s: Sequence[float], **steps: float) -> np.ndarray:
+        """Nodes of a drug march (:func:`nanopinn.solvers.nodes.drug_nodes`), some of them where the release rate jumps."""
+        return drug_nodes(images_s, **steps, jumps_s=self.release_jumps)
 
     @cached_property
     def flow_setting(self) -> Setting:
@@ -158,20 +164,24 @@ class Forward:
         fine = darcy_flows(model.flow(), p, self._fine.grid)
         return J_v, J_L, *(add_face_flows(f, r, axis) for axis, f in enumerate(fine))
 
-    def _pools(self, kind: str, theta: Tensor, p: Tensor) -> tuple[PoolCoefficients, PoolOperator]:
+    def pools(self, kind: str, theta: Tensor, p: Tensor, stretch: int = 0) -> tuple[PoolCoefficients, PoolOperator]:
+        """Pools and their operator at a pressure, in a stretch of time between two jumps of the release rate."""
         J_v, J_L, *flows = self._exchange(theta, p)
         model = self.model(theta)
-        pools = model.contrast_agent(J_v, J_L) if kind == "contrast" else model.drug(J_v, J_L)
+        pools = model.contrast_agent(J_v, J_L) if kind == "contrast" else model.drug(J_v, J_L, release=model.release_rate(stretch))
         return pools, PoolOperator.of(pools, tuple(flows), self.setting.grid, cut=self.setting.maps.cut)
 
-    def operators(self, kind: str, theta: Tensor, flow: Flow) -> tuple[PoolCoefficients, PoolOperator, dict[int, PoolOperator]]:
+    def operators(
+        self, kind: str, theta: Tensor, flow: Flow, stretch: int = 0
+    ) -> tuple[PoolCoefficients, PoolOperator, dict[int, PoolOperator]]:
         """Pools, their operator and its tangents, by index of the parameters that move it.
 
         Args:
             kind: "contrast" or "drug".
             flow: with its tangents, or without, and then there are none here.
+            stretch: of time, between two jumps of the release rate.
         """
-        pools, operator = self._pools(kind, theta, flow.p)
+        pools, operator = self.pools(kind, theta, flow.p, stretch)
         pools.checked()
         if flow.dp is None:
             return pools, operator, {}
@@ -179,7 +189,7 @@ class Forward:
         scale = [float(t.abs().max()) for t in operator.tensors()]
 
         def tensors(th: Tensor, p: Tensor) -> tuple[Tensor, ...]:
-            return self._pools(kind, th, p)[1].tensors()
+            return self.pools(kind, th, p, stretch)[1].tensors()
 
         def along(e: Tensor, dp: Tensor) -> tuple[Tensor, ...]:
             return torch.func.jvp(tensors, (theta, flow.p), (e, dp))[1]
@@ -200,7 +210,7 @@ class Forward:
             of_operator: gradient with respect to each coefficient (see :mod:`nanopinn.solvers.sensitivity`).
         """
         at, p = theta.detach().requires_grad_(), flow.p.detach().requires_grad_()
-        tensors = self._pools(kind, at, p)[1].tensors()
+        tensors = self.pools(kind, at, p)[1].tensors()
         moved = [(t, g) for t, g in zip(tensors, of_operator.tensors(), strict=True) if t.requires_grad]
         of_theta, of_p = torch.autograd.grad([t for t, _ in moved], (at, p), [g for _, g in moved])
         return of_theta + pressure_gradient(self.flow_coefficients, theta, flow.p, of_p, self._fine.grid)
@@ -247,19 +257,35 @@ class Forward:
         self, theta: Tensor, flow: Flow, plasma: tuple[SumOfExponentials, SumOfExponentials],
         times: np.ndarray, scheme: Scheme = TR_BDF2, tol: float = 1e-10,
     ) -> Trajectory:  # fmt: skip
-        """Encapsulated, free, bound, intracellular and nuclear drug at ``times`` (s after the dose), kg/m3."""
-        pools, operator, tangents = self.operators("drug", theta, flow)
-        dAs = list(tangents.values())
-        together = PoolOperator.stacked(dAs) if dAs else None
+        """Encapsulated, free, bound, intracellular and nuclear drug at ``times`` (s after the dose), kg/m3.
 
-        def source(t: float) -> tuple[Tensor, Tensor | None]:
-            at = pools.capacity.new_tensor(t)
-            c = torch.stack([curve(at) for curve in plasma])
-            return operator.inflow_of(c), None if together is None else together.inflow_of(c)
-
-        run = march(operator, pools.capacity, source, list(times), scheme=scheme, tangent_operators=dAs, tol=tol)
+        Raises:
+            ValueError: the release rate jumps at a time that is not among them.
+        """
+        stretches = cut_at(times, self.setting.release_jumps)
+        marched = [self.operators("drug", theta, flow, k) for k in range(len(stretches))]
+        moving = sorted({j for _, _, tangents in marched for j in tangents})
+        runs: list[Trajectory] = []
+        for nodes, (pools, operator, tangents) in zip(stretches, marched, strict=True):
+            dAs = [tangents[j] if j in tangents else operator.with_tensors([0 * t for t in operator.tensors()]) for j in moving]
+            source = _plasma_source(plasma, operator, dAs)
+            begin = runs[-1].end if runs else None
+            runs.append(march(operator, pools.capacity, source, nodes, scheme=scheme, tangent_operators=dAs, tol=tol, begin=begin))
+        run = joined(runs)
         if run.tangents is None:
             return run
         every = run.U.new_zeros((len(run.U), len(theta), *run.U.shape[1:]))
-        every[:, list(tangents)] = run.tangents
+        every[:, moving] = run.tangents
         return replace(run, tangents=every)
+
+
+def _plasma_source(plasma: Sequence[SumOfExponentials], operator: PoolOperator, dAs: Sequence[PoolOperator]) -> Source:
+    """What plasma curves bring into the pools, and its tangents."""
+    together = PoolOperator.stacked(dAs) if dAs else None
+
+    def source(t: float) -> tuple[Tensor, Tensor | None]:
+        at = operator.transport.before[0].new_tensor(t)
+        c = torch.stack([curve(at) for curve in plasma])
+        return operator.inflow_of(c), None if together is None else together.inflow_of(c)
+
+    return source

@@ -10,6 +10,12 @@ from torch import Tensor
 from nanopinn.physics.pools import Entries
 
 
+def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """Of tensors of these shapes together; torch's own takes longer than a field's arithmetic."""
+    first = shapes[0]
+    return first if all(s == first for s in shapes[1:]) else tuple(torch.broadcast_shapes(*shapes))
+
+
 def nonzero(entries: Entries) -> Entries:
     """The entries that are not zero everywhere."""
     return {pq: m for pq, m in entries.items() if bool((m != 0).any())}
@@ -110,7 +116,7 @@ class Elimination:
 
     def _room(self, at: tuple[int, int], *like: Tensor) -> Tensor:
         """Where an entry is written: over its last value if that has the shape."""
-        shape = torch.broadcast_shapes(*(t.shape for t in like))
+        shape = broadcast_shape(*(t.shape for t in like))
         if at not in self.m or self.m[at].shape != shape:
             self.m[at] = like[0].new_empty(shape)
         self._there.add(at)

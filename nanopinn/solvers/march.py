@@ -41,6 +41,29 @@ class Trajectory:
     scheme: str
     balance: Balance
 
+    @property
+    def end(self) -> tuple[Tensor, Tensor | None]:
+        """Pools and tangents at the last node."""
+        return self.U[-1], None if self.tangents is None else self.tangents[-1]
+
+
+def joined(runs: Sequence[Trajectory]) -> Trajectory:
+    """Trajectories of which each began where the last one ended, as one."""
+    if len(runs) == 1:
+        return runs[0]
+
+    def along(parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([parts[0], *(p[1:] for p in parts[1:])])
+
+    tangents = [r.tangents for r in runs if r.tangents is not None]
+    entered, lost, outflow, stored = (
+        torch.stack([getattr(r.balance, name) for r in runs]).sum(dim=0) for name in ("entered", "lost", "outflow", "stored")
+    )
+    return Trajectory(
+        along([r.times for r in runs]), along([r.U for r in runs]), along(tangents) if tangents else None,
+        sum(r.iterations for r in runs), runs[0].scheme, Balance(entered, lost, outflow, stored),
+    )  # fmt: skip
+
 
 class _StageSolver:
     """The stages of one step size, and what they cost."""
@@ -63,9 +86,9 @@ class _StageSolver:
 
 def march(
     operator: PoolOperator, capacity: Tensor, source: Source, times: Sequence[float], *, scheme: Scheme = TR_BDF2,
-    tangent_operators: Sequence[PoolOperator] = (), tol: float = 1e-10,
+    tangent_operators: Sequence[PoolOperator] = (), tol: float = 1e-10, begin: tuple[Tensor, Tensor | None] | None = None,
 ) -> Trajectory:  # fmt: skip
-    """March from zero at ``times[0]`` through every later node.
+    """March from ``times[0]`` through every later node.
 
     Args:
         operator: A of the pools.
@@ -74,6 +97,7 @@ def march(
         times: nodes, increasing, s; equal steps share one matrix.
         tangent_operators: dA/dtheta_j for each parameter; empty for no tangents.
         tol: relative residual of each linear solve.
+        begin: pools and tangents at the first node; zero if None.
 
     Raises:
         SolverError: a linear solve failed.
@@ -82,6 +106,8 @@ def march(
     stacked = PoolOperator.stacked(tangent_operators) if m else None
     U = torch.zeros_like(capacity)
     V = torch.zeros((m, *capacity.shape), dtype=capacity.dtype, device=capacity.device)
+    if begin is not None:
+        U, V = begin[0], V if begin[1] is None else begin[1]
     out_U, out_V = [U], [V]
     rate: tuple[Tensor, Tensor] | None = None
     solver: _StageSolver | None = None
@@ -99,7 +125,7 @@ def march(
     iterations += solver.iterations if solver else 0
     return Trajectory(
         torch.tensor(list(times), dtype=capacity.dtype), torch.stack(out_U), torch.stack(out_V) if m else None,
-        iterations, scheme.name, Balance(totals[0], totals[1], totals[2], (capacity * U).sum(dim=SPACE)),
+        iterations, scheme.name, Balance(totals[0], totals[1], totals[2], (capacity * (U - out_U[0])).sum(dim=SPACE)),
     )  # fmt: skip
 
 

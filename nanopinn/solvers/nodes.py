@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,16 +29,19 @@ def frame_nodes(frame_times: np.ndarray, onset: float, substeps: int) -> tuple[l
 
 
 #: Of a march of drug in about eighteen steps, for what is compared with another of the same steps.
-FEW_NODES = {"first_step_s": 300.0, "growth": 2.0, "longest_s": 10000.0}
+FEW_NODES: dict[str, Any] = {"first_step_s": 300.0, "growth": 2.0, "longest_s": 10000.0}
 
 
-def drug_nodes(images_s: list[float], first_step_s: float = 120.0, growth: float = 1.3, longest_s: float = 5400.0) -> np.ndarray:
+def drug_nodes(
+    images_s: Sequence[float], first_step_s: float = 120.0, growth: float = 1.3, longest_s: float = 5400.0, jumps_s: Sequence[float] = ()
+) -> np.ndarray:
     """March nodes for a drug run: steps that grow from the dose on and land on every imaging time.
 
-    Steps are grouped so that several share a size, and with it their matrix.
+    Steps are grouped so that several share a size, and with it their matrix. Where a coefficient jumps they start afresh.
     """
     nodes, step, repeat = [0.0], first_step_s, 0
-    for mark in sorted(images_s):
+    last = max(images_s)
+    for mark in sorted({*images_s, *(t for t in jumps_s if t < last)}):
         while nodes[-1] < mark - 1e-6:
             left = mark - nodes[-1]
             count = int(np.ceil(left / step))
@@ -47,7 +52,25 @@ def drug_nodes(images_s: list[float], first_step_s: float = 120.0, growth: float
             repeat += 1
             if repeat % 3 == 0:
                 step = min(step * growth**3, longest_s)
+        if mark in jumps_s:
+            step, repeat = first_step_s, 0
     return np.array(nodes)
+
+
+def cut_at(nodes: np.ndarray, jumps: Sequence[float]) -> list[list[float]]:
+    """Nodes of every stretch between jumps within their span; each jump ends one stretch and begins the next.
+
+    Raises:
+        ValueError: a jump is no node.
+    """
+    times = [float(t) for t in nodes]
+    at = [0]
+    for jump in jumps:
+        if times[0] < jump < times[-1]:
+            if jump not in times:
+                raise ValueError(f"a march needs a node where a coefficient jumps, at {jump:g} s")
+            at.append(times.index(jump))
+    return [times[a : b + 1] for a, b in itertools.pairwise([*at, len(times) - 1])]
 
 
 def stage_times(nodes: list[float], scheme: Scheme) -> list[float]:

@@ -13,7 +13,7 @@ from nanopinn.physics.pools import Entries, PoolCoefficients
 from nanopinn.solvers.advection import Advection
 from nanopinn.solvers.fluxes import Transport
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.local import add_products, block, column_sums, flipped, nonzero, sums_of_products
+from nanopinn.solvers.local import add_products, block, broadcast_shape, column_sums, flipped, nonzero, sums_of_products
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class PoolOperator:
         return self._apply(y, flipped(self.coupled), transpose=True)
 
     def _apply(self, U: Tensor, coupled: Entries, *, transpose: bool) -> Tensor:
-        out = U.new_zeros(torch.broadcast_shapes(self.shape, U.shape))
+        out = U.new_zeros(broadcast_shape(self.shape, U.shape))
         for p, transport in zip(self.moving, self.transport.each, strict=True):
             o, u = out[..., p, :, :, :], U[..., p, :, :, :]
             transport.subtract_neighbours(o.addcmul_(transport.diagonal, u), u, transposed=transpose)

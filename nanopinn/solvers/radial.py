@@ -65,7 +65,12 @@ class Cylinders:
         """
         z, vessels = _nodes(classes, v_b)
         R_c = R_c[:, None] if isinstance(R_c, Tensor) and R_c.dim() else R_c
-        return cls(R_c, R_c * v_b.rsqrt()[:, None] * _shape(torch.as_tensor(spread).to(v_b).reshape(-1, 1), z, vessels), vessels, cells)
+        return cls(
+            R_c,
+            R_c * v_b.rsqrt()[:, None] * _shape(torch.as_tensor(spread, dtype=v_b.dtype, device=v_b.device).reshape(-1, 1), z, vessels),
+            vessels,
+            cells,
+        )
 
     @classmethod
     def of_plasma(cls, v_p: Tensor, classes: int = 3, cells: int = 32) -> Cylinders:

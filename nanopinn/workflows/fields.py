@@ -1,4 +1,4 @@
-"""Unknown functions in a posed problem: fields of space in the tumour, and the release law."""
+"""Unknown functions in a posed problem: fields of space in the tumour, the release law, and the release rate in time."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from nanopinn.inference.functions import (
     release_law,
     unit_bumps,
 )
+from nanopinn.inference.in_time import RELEASE_SD, release_in_time
 from nanopinn.inference.model_error import BALANCES, ModelError, mapped
 from nanopinn.inference.neural import field_network, shapes_of
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.result import MapEstimate
-from nanopinn.physics.model import INFLOW, MULTIPLIERS, RELEASE_LAW
+from nanopinn.physics.model import INFLOW, MULTIPLIERS, RELEASE_LAW, release_in
 from nanopinn.solvers.domain import Domain
 from nanopinn.workflows.settings import FitSettings
 
@@ -35,6 +36,8 @@ Array = NDArray[np.float64]
 FIELD_SD, FIELD_LENGTH_M = 0.5, 2.0e-3
 #: Functions that only drug images can touch.
 OF_DRUG = frozenset({"permeability", "release", RELEASE_LAW})
+#: Hours after the dose at which drug fields are given, beside the times of the images.
+FIELD_HOURS = (1.0, 6.0, 24.0, 48.0)
 #: Over which the error of the equations is smooth (an assumption).
 ERROR_LENGTH_M = 2.0e-3
 #: Bumps of one field at most: each costs a tangent of every pool. They are wider in a tumour that would take more.
@@ -67,6 +70,7 @@ def with_functions(problem: InverseProblem, settings: FitSettings) -> tuple[Inve
     fields = [parse_field(text) for text in settings.field]
     if len({name for name, _ in fields}) < len(fields):
         raise InputError("a field is asked for twice", field="--field", found=", ".join(settings.field))
+    notes: list[str] = []
     shapes: dict[str, torch.Tensor] = {}
     functions: list[FunctionUnknown] = []
     for name, kind in fields:
@@ -76,11 +80,14 @@ def with_functions(problem: InverseProblem, settings: FitSettings) -> tuple[Inve
     if problem.setting.maps.cut:
         shapes[INFLOW] = inflow_shapes(problem)
         functions.append(inflow_unknown(shapes[INFLOW], INFLOW_SD, FIELD_LENGTH_M))
+    if settings.release_in_time is not None:
+        problem, in_time = with_release_in_time(problem, settings)
+        notes += in_time
     if settings.release_law:
         functions.append(release_law())
     maps = replace(problem.setting.maps, shapes={**problem.setting.maps.shapes, **shapes})
     problem = replace(problem, setting=replace(problem.setting, maps=maps), unknowns=replace(problem.unknowns, functions=tuple(functions)))
-    notes = [_note(f) for f in functions]
+    notes += [_note(f) for f in functions]
     untouched = [f.label for f in functions if f.name in OF_DRUG and not problem.drug]
     if untouched:
         notes.append(f"No drug image was given: {', '.join(untouched)} keep their priors.")
@@ -92,6 +99,45 @@ def with_functions(problem: InverseProblem, settings: FitSettings) -> tuple[Inve
             f"release, smooth over {ERROR_LENGTH_M * 1e3:g} mm."
         )
     return problem, notes
+
+
+def with_release_in_time(problem: InverseProblem, settings: FitSettings) -> tuple[InverseProblem, list[str]]:
+    """The problem with a release rate that jumps at the hours that the settings give, and what is assumed and known of it.
+
+    Raises:
+        InputError: these are no increasing hours within what a fit shows, or the equations may err too.
+    """
+    if settings.model_error > 0:
+        raise InputError(
+            "the error of the equations is not worked out where release jumps in time", field="--release-in-time",
+            remedy="Leave --model-error away.",
+        )  # fmt: skip
+    hours = settings.release_in_time or ()
+    jumps = tuple(3600 * h for h in hours)
+    stretches = release_in_time(jumps)
+    images = [d.time_s for d in problem.drug]
+    last = max(3600 * FIELD_HOURS[-1], *images, 0.0)
+    if jumps[-1] >= last:
+        raise InputError(
+            "the release rate jumps after all that a fit shows", field="--release-in-time", found=f"{hours[-1]:g} h",
+            expected=f"below {last / 3600:g} h",
+        )  # fmt: skip
+    unseen = [u.label for u, t in zip(stretches, jumps, strict=True) if t >= max(images, default=0.0)]
+    notes = [
+        f"The release rate may jump at {', '.join(f'{h:g}' for h in hours)} h after the dose: in each later stretch it is that of the "
+        f"first times a constant, 1 within {np.exp(RELEASE_SD) - 1:.0%} (1 sd, an assumption). The release map is that of the first."
+    ]
+    if unseen:
+        notes.append(f"No drug image was taken after the start of these stretches, so they keep their priors: {'; '.join(unseen)}.")
+    unknowns = replace(problem.unknowns, items=(*problem.unknowns.items, *stretches))
+    return replace(problem, unknowns=unknowns, setting=replace(problem.setting, release_jumps=jumps)), notes
+
+
+def with_scalars_alone(problem: InverseProblem) -> InverseProblem:
+    """The problem without unknown functions of space, pH or time."""
+    stretches = frozenset(release_in(k + 1) for k in range(len(problem.setting.release_jumps)))
+    unknowns = replace(problem.unknowns.without(stretches), functions=())
+    return replace(problem, unknowns=unknowns, setting=replace(problem.setting, release_jumps=()))
 
 
 def cut_faces(mask: NDArray[np.bool_], settings: FitSettings) -> tuple[tuple[int, int], ...]:

@@ -30,6 +30,7 @@ from nanopinn.inference.result import FitResult
 from nanopinn.inference.resume import Keeper
 from nanopinn.progress import Progress, silent
 from nanopinn.workflows.device import choose_device
+from nanopinn.workflows.fields import with_scalars_alone
 from nanopinn.workflows.nuisance import ended, refuse_without_fv, with_estimated_noise
 from nanopinn.workflows.problem import Posed, pose_problem
 from nanopinn.workflows.products import curves, fields, maps, vectors
@@ -122,23 +123,24 @@ def infer(
     """Run the engines on a posed problem, check the answer and collect it."""
     fits: dict[str, Fitted[InverseProblem]] = {}
     problem, start = posed.problem, None
-    unknowns = problem.unknowns
-    if unknowns.functions and settings.engine == "pinn":
+    unknowns, scalars = problem.unknowns, with_scalars_alone(problem)
+    of_scalars = len(scalars.unknowns) == len(unknowns)
+    if not of_scalars and settings.engine == "pinn":
         raise InputError(
             "the networks' engine moves scalars alone", field="--engine", found="pinn", expected="fv, or auto",
-            remedy="With --field or --release-law, auto starts with the scalars by pinn and goes on with everything by fv.",
+            remedy="With unknown functions of space, pH or time, auto starts with the scalars by pinn and goes on with everything by fv.",
         )  # fmt: skip
     if settings.engine in ("auto", "pinn"):
         fits["pinn"] = fit_pinn(
-            replace(problem, unknowns=replace(unknowns, functions=())),
+            scalars,
             settings=_pinn_settings(settings.preset),
             seed=settings.seed,
             keeper=keeper,
             progress=progress,
         )
         start = unknowns.prior_mean
-        start[: len(unknowns.items)] = fits["pinn"].theta
-        if not unknowns.functions:
+        start[: len(scalars.unknowns)] = fits["pinn"].theta
+        if of_scalars:
             problem = fits["pinn"].problem  # maps and errors followed so far are polished too
     if settings.engine in ("auto", "fv"):
         if any(f.kind == "neural" for f in unknowns.functions):

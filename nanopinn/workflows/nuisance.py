@@ -33,11 +33,16 @@ class Ended:
 
 
 def refuse_without_fv(settings: FitSettings) -> None:
-    """Both nuisances go on from the engine ``fv``.
+    """Both nuisances go on from the engine ``fv``; the scale of the arterial input, from scalars alone.
 
     Raises:
-        InputError: it does not run.
+        InputError: it does not run, or there are unknown functions beside the scale.
     """
+    if settings.aif_sd and (settings.field or settings.inflow or settings.release_law):
+        raise InputError(
+            "unknown functions are not fitted together with the arterial input's scale", field="--aif-sd", found=settings.aif_sd,
+            expected="0 beside --field, --inflow and --release-law", remedy="Leave one of them out.",
+        )  # fmt: skip
     for field, wanted in (("--noise", settings.noise != "given"), ("--aif-sd", settings.aif_sd > 0), ("--starts", settings.starts > 1)):
         if wanted and settings.engine == "pinn":
             raise InputError("the engine pinn does not serve this", field=field, remedy="Use --engine fv or auto.")

@@ -15,15 +15,11 @@ from nanopinn.inference.result import Curve, FieldEstimate, MapEstimate, VectorE
 from nanopinn.parameters import value
 from nanopinn.physics.drug import LINEAR, WORDS, volume_fractions
 from nanopinn.solvers.grid import mean_of_parts
-from nanopinn.solvers.nodes import drug_nodes
-from nanopinn.workflows.fields import field_maps, inflow_map, model_error_maps
+from nanopinn.workflows.fields import FIELD_HOURS, field_maps, inflow_map, model_error_maps
 from nanopinn.workflows.problem import PH_ASSUMED_ERROR, Posed
 
 Array = NDArray[np.float64]
 PA_PER_MMHG = 133.322
-
-#: Hours after the dose at which drug fields are given, beside the times of the images.
-FIELD_HOURS = (1.0, 6.0, 24.0, 48.0)
 
 
 def maps(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> dict[str, MapEstimate]:
@@ -125,7 +121,7 @@ def fields(posed: Posed, fit: Fitted[InverseProblem]) -> dict[str, FieldEstimate
     theta = problem.tensor(fit.theta)
     hours = sorted({*FIELD_HOURS, *(d.time_s / 3600 for d in problem.drug)})
     times = [h * 3600.0 for h in hours]
-    nodes = drug_nodes(times)
+    nodes = problem.setting.drug_nodes(times)
     run = problem.forward().drug(theta, fit.prediction.fields.flow_without_tangents, problem.plasma, nodes)
     keep = [int(np.argmin(np.abs(nodes - t))) for t in times]
     per_tissue = volume_fractions(LINEAR.pools, problem.setting.maps) * run.U[keep]

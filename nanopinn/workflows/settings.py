@@ -26,10 +26,19 @@ class FitSettings(BaseModel):
     inflow: bool = Field(default=False, description="the tumour goes on beyond the faces of the image that cut it, with unknown flow there")
     model_error: float = Field(default=0.0, ge=0, le=1, description="prior sd of the equations' error over their fluxes; 0: they are exact")
     release_law: bool = Field(default=False, description="let the release law's steepness vary along pH")
+    release_in_time: tuple[float, ...] | None = Field(
+        default=None, description="hours after the dose at which the release rate may jump; constant between them"
+    )
     starts: int = Field(default=1, ge=1, le=100, description="descents of fv; all but the first begin at draws of the prior")
     noise: Literal["given", "estimated"] = Field(default="given", description="whether what a fit leaves over may correct the stated noise")
     aif_sd: float = Field(default=0.0, ge=0, le=1, description="sd of ln of the arterial input's scale, an unknown then; 0 trusts it")
     profile: tuple[str, ...] = Field(default=(), description="unknowns whose profile likelihood is worked out")
+
+    @field_validator("release_in_time", mode="before")
+    @classmethod
+    def _hours(cls, given: object) -> object:
+        """Hours as the command line has them, ``6,24``."""
+        return tuple(h for h in given.split(",") if h.strip()) if isinstance(given, str) else given
 
 
 class PhantomSettings(BaseModel):

@@ -33,18 +33,21 @@ from nanopinn.solvers.schemes import SDIRK3
 NOISE = 0.03
 
 
-def small_problem(distort: float = 1.0) -> tuple[InverseProblem, np.ndarray]:
-    """A tumour of 8 voxels across; ``distort`` scales the late drug images, which no parameters can explain."""
-    n, h = 12, 0.5e-3
+def small_problem(distort: float = 1.0, n: int = 12, off: float = 0.3) -> tuple[InverseProblem, np.ndarray]:
+    """A tumour of ``n - 4`` voxels across, its unknowns ``off`` prior sd off.
+
+    ``distort`` scales the late drug images, which no parameters can explain.
+    """
+    h = 0.5e-3
     x = (torch.arange(n, dtype=torch.float64) + 0.5) * h - n * h / 2
     r = torch.sqrt(x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None, :] ** 2)
-    tumour = (r < 2.0e-3).double()
+    tumour = (r < (n / 2 - 2) * h).double()
     generator = torch.Generator().manual_seed(0)
     wave = 1 + 0.3 * torch.sin(4e3 * x)[:, None, None] * torch.cos(3e3 * x)[None, :, None]
     maps = TissueMaps(tumour, wave * torch.where(tumour > 0.5, 1.7e-3, 3.3e-4) * torch.ones_like(r), 0.3 * torch.ones_like(r),
                       0.03 * torch.ones_like(r), 6.8 + 0.2 * torch.sin(2e3 * x)[None, None, :] * torch.ones_like(r))  # fmt: skip
     unknowns = UnknownSet(spine_unknowns())
-    truth = unknowns.prior_mean + 0.3 * unknowns.prior_sd * np.array([1, -1, 1, 1, 0, 1, 0, 1, 0, 0])
+    truth = unknowns.prior_mean + off * unknowns.prior_sd * np.array([1, -1, 1, 1, 0, 1, 0, 1, 0, 0])
     t = np.concatenate([[20.0, 22.0], np.arange(24.0, 420.0, 2.0)])
     aif = PlasmaCurve(t, 6.0 * np.exp(-(t - 20) / 60) + 1.0)
     frames = np.arange(0.0, 400.0, 10.0)

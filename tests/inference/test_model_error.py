@@ -25,8 +25,8 @@ class Erring(Forward):
         super().__init__(problem.setting, problem.unknowns.scalars)
         self.balance, self.e = balance, e
 
-    def operators(self, kind, theta, flow):
-        pools, operator, tangents = super().operators(kind, theta, flow)
+    def operators(self, kind, theta, flow, stretch=0):
+        pools, operator, tangents = super().operators(kind, theta, flow, stretch)
         inflow, reaction = dict(operator.inflow), dict(operator.reaction)
         if (kind, self.balance) in (("contrast", "contrast"), ("drug", "encapsulated")):
             inflow[0, 0] = inflow[0, 0] * (1 + self.e)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
+from nanopinn.inference.linearise import GRID_NEAR
 from nanopinn.inference.systematic import SharedError
+
+from .test_engines import small_problem
 
 G = torch.Generator().manual_seed(0)
 E = torch.randn(12, 3, dtype=torch.float64, generator=G)
@@ -38,3 +42,32 @@ def test_tangents_are_the_derivative_of_the_residual() -> None:
 def test_no_error_changes_nothing() -> None:
     none = SharedError(E[:, :0], AT[:0])
     torch.testing.assert_close(none.eliminate(R), R)
+
+
+def test_the_effect_of_the_grid_is_worked_out_anew_only_where_unknowns_that_images_see_have_moved() -> None:
+    problem = small_problem(n=8, off=0.0)[0]
+    theta, names = problem.unknowns.prior_mean, problem.unknowns.names
+    fields = problem.solve(theta, problem.forward())
+    for _ in range(2):  # where a descent starts it is left out
+        problem = problem.with_errors(theta, fields)
+    first = problem.errors.grid_on_contrast
+    assert first.shape[1] == 1
+    for name, kept in (("K_ratio_n", True), ("p_e", True), ("l", False)):
+        moved = theta + problem.unknowns.prior_sd * (np.array(names) == name)
+        there = problem.with_errors(moved, problem.solve(moved, problem.forward()))
+        assert (there.errors.grid_on_contrast is first) == kept, name
+
+
+def test_a_prior_sd_of_an_idle_unknown_changes_the_effect_of_the_grid_less_than_is_tolerated_of_l() -> None:
+    problem = small_problem(n=8, off=0.0)[0]
+    theta = problem.unknowns.prior_mean
+    fields = problem.solve(theta, problem.forward())
+    problem = problem.with_errors(theta, fields)
+
+    def effect(name: str, by: float) -> torch.Tensor:
+        at = theta + by * problem.unknowns.prior_sd * (np.array(problem.unknowns.names) == name)
+        return problem.with_errors(at, problem.solve(at, problem.forward())).errors.grid_on_contrast
+
+    here = effect("l", 0.0)
+    of_idle, of_length = (float((effect(name, by) - here).norm()) for name, by in (("K_ratio_n", 1.0), ("l", GRID_NEAR)))
+    assert of_idle < of_length

@@ -123,3 +123,25 @@ def test_a_heating_is_made_longer_without_touching_anything_else(compared: Compa
     before, after = arms[1].treatment.heatings[0], longer.treatment.heatings[0]
     assert after.end_s - after.start_s == 3600.0
     assert (after.start_s, after.temperature_K, longer.treatment.doses) == (before.start_s, before.temperature_K, arms[1].treatment.doses)
+
+
+def test_radiation_that_changes_nothing_gains_nothing_and_one_that_opens_walls_delivers_more(monkeypatch: pytest.MonkeyPatch):
+    from nanopinn.workflows.therapy import draws as drawing
+
+    settings = SETTINGS.model_copy(update={"arms": ("pld",), "heat": (), "radiation": ("5@0.5",), "draws": 3})
+    neutral = {s: np.ones(4) for s in ("RT_IFP", "RT_Lp", "RT_K", "RT_P", "RT_SV")}
+    unchanged = drawing.drawn
+
+    def gained(factors: dict[str, np.ndarray]) -> dict[str, tuple[float, float, float]]:
+        monkeypatch.setattr(drawing, "drawn", lambda p, n, seed: factors[p.symbol] if p.symbol in factors else unchanged(p, n, seed))
+        found = compare_arms(settings, phantom=PHANTOM).radiation
+        assert found is not None
+        assert "inconsistent in the literature" in found.in_words()
+        return {g.words: g.ratio for g in found.rows}
+
+    same = gained(neutral)
+    np.testing.assert_allclose(same["interstitial pressure"], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(same["area under free drug, mean of tissue"], 1.0, rtol=1e-2)
+    more = gained({**neutral, "RT_P": np.full(4, 3.0), "RT_IFP": np.full(4, 0.5)})
+    assert max(more["interstitial pressure"]) < 0.99
+    assert min(more["area under free drug, mean of tissue"]) > 1.01

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +64,15 @@ def test_the_answer_is_yes_no_or_unsure_as_the_draws_are():
     assert said(exposure(110)).startswith("Yes")
     assert said(exposure(20)).startswith("No")
     assert said(exposure(75, 20)).startswith("It cannot be said")
+
+
+def test_without_draws_nothing_is_said_of_how_sure_the_answer_is():
+    e = exposure(110)
+    rows = [replace(o, values={a: v[:1] for a, v in o.values.items()}) for o in outcomes_of({"tsl": e}, VOXELS, 0.5)]
+    text = " ".join(answer("tsl", rows, [], None, (), 50.0, 0.5))
+    assert "nothing is said of how sure" in text
+    assert "probability" not in text
+    assert "interval" not in text
 
 
 def test_without_tissue_far_from_vessels_the_question_does_not_arise():

@@ -79,7 +79,7 @@ def _through(
         course.intervals(), course.empty(), save, tolerance=Tolerance(step=settings.tolerance), progress=show, watch=watch,
     )  # fmt: skip
     seconds["pools"] = reading + time.perf_counter() - began - seconds["tissue"]
-    return simulation_of(course, tissue, run, watch, notes, seconds, (*read, *tissue.files, *more))
+    return simulation_of(course, tissue, run, watch, notes, seconds, tuple(dict.fromkeys((*read, *tissue.files, *treatment.files, *more))))
 
 
 def _tissue(

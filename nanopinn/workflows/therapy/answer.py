@@ -37,6 +37,11 @@ def _reach(arm: str, rows: Mapping[str, Outcome], limit_um: float, lethal: float
     sure = {law: majority(o.values[arm]) for law, o in shares.items()}
     low, high = min(sure.values()), max(sure.values())
     verdict = "Yes" if low >= 0.9 else "No" if high <= 0.1 else "It cannot be said with confidence"
+    if len(shares["peak"].values[arm]) == 1:
+        return (
+            f"At the medians of all inputs, without draws, nothing is said of how sure this is: {arm} at {limit_um:g} um and beyond, "
+            f"where {beyond:.0%} of the tissue lies (lethal: at most {lethal:.0%} of the cells survive)."
+        )
     chances = ", ".join(f"{p:.0%} by the {law} law" for law, p in sure.items())
     return (
         f"{verdict}: does {arm} carry lethal exposure (at most {lethal:.0%} of the cells survive) beyond {limit_um:g} um, where "
@@ -50,8 +55,10 @@ def _laws(arm: str, rows: Mapping[str, Outcome], limit_um: float) -> list[str]:
     for law in LAWS:
         median, low, high = rows[f"lethal beyond, {law}"].interval(arm)
         middle[law] = median
-        said.append(f"{median:.0%} ({low:.0%} to {high:.0%}) by the {law} law")
-    text = f"Share of the cells beyond {limit_um:g} um that are lethally exposed, median and 90 % interval: {', '.join(said)}."
+        drawn = len(rows[f"lethal beyond, {law}"].values[arm]) > 1
+        said.append(f"{median:.0%}{f' ({low:.0%} to {high:.0%})' if drawn else ''} by the {law} law")
+    how = ", median and 90 % interval" if drawn else ""
+    text = f"Share of the cells beyond {limit_um:g} um that are lethally exposed{how}: {', '.join(said)}."
     if max(middle.values()) - min(middle.values()) > APART:
         text += " The laws disagree: the choice of law decides more than the tumour does."
     return [text]

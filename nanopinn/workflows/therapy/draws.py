@@ -115,7 +115,7 @@ def drawn(parameter: Parameter, n: int, seed: int) -> Array:
 
 def uncertain(arms: Sequence[Arm]) -> tuple[Parameter, ...]:
     """Parameters, of the table and of formulations' own, that some arm rests on and that have an uncertainty."""
-    wanted = {s: PARAMETERS[s] for s in (*WALLS, *CELLS, *VESSELS, *KILL) if s in PARAMETERS}
+    wanted = {s: PARAMETERS[s] for s in (*WALLS, *CELLS, *VESSELS, *KILL)}
     for f in formulations(arms):
         wanted |= {s: f.parameter(s) for s in f.symbols()}
     if any(a.treatment.radiation.fractions for a in arms):

@@ -27,14 +27,21 @@ SMALLEST = 0.03
 
 
 def cluster_exchange(patient: Patient, draws: Draws, labels: Tensor, factors: Mapping[str, Factor] | None = None) -> tuple[Array, Array]:
-    """Filtration and lymphatic drainage, means over each group of voxels: one pressure solve per draw.
+    """Filtration and lymphatic drainage of :func:`cluster_flow`, ``(draw, group)`` each, 1/s."""
+    return cluster_flow(patient, draws, labels, factors)[:2]
+
+
+def cluster_flow(
+    patient: Patient, draws: Draws, labels: Tensor, factors: Mapping[str, Factor] | None = None
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Filtration, lymphatic drainage and pressure, means over each group of voxels: one pressure solve per draw.
 
     Args:
         labels: of the voxels, ``(x, y, z)``, -1 outside (:func:`group_tumour`).
         factors: on the tumour's properties at the time that is meant, as heat and radiation change them: ``(draw,)``, or one for all.
 
     Returns:
-        J_v and J_L, ``(draw, group)``, 1/s.
+        J_v and J_L in 1/s, p in Pa, ``(draw, group)`` each.
     """
     tissue = patient.tissue
     setting = Setting(tissue.maps, tissue.grid, patient.flow_refine, patient.rim)
@@ -50,9 +57,10 @@ def cluster_exchange(patient: Patient, draws: Draws, labels: Tensor, factors: Ma
         # pressure over p_e answers only to the length scale and to normal tissue, so that of the median is near
         solved = solve_pressure(flow, fine.grid, None if at_median is None else at_median * scale, tol=SOLVE_TO)
         at_median = solved.x / scale if at_median is None else at_median
-        found.append([group_mean(mean_of_parts(J, setting.flow_refine), labels)[:, 0, 0] for J in model.exchange(solved.x)])
-    J_v, J_L = (torch.stack(J).cpu().numpy() for J in zip(*found, strict=True))
-    return J_v, J_L
+        fields = (*model.exchange(solved.x), solved.x)
+        found.append([group_mean(mean_of_parts(v, setting.flow_refine), labels)[:, 0, 0] for v in fields])
+    J_v, J_L, p = (torch.stack(v).cpu().numpy() for v in zip(*found, strict=True))
+    return J_v, J_L, p
 
 
 def group_tumour(patient: Patient, n: int, rng: np.random.Generator) -> Tensor:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -77,7 +76,7 @@ class Exposed:
                 if self.keeper:
                     self.keeper.put(name, found, (Exposure,))
             parts.append(found)
-        return joined(parts)
+        return Exposure.joined(parts)
 
     def _batch(self, arm: Arm, draws: Draws, turn: tuple[int, int]) -> Exposure:
         def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
@@ -106,7 +105,7 @@ class _FluidInTime:
 
     def __init__(self, patient: Patient, draws: Draws, labels: Tensor, treatment: Treatment) -> None:
         self.times = _solved_at(treatment)
-        found = [cluster_exchange(patient, draws, labels, _arrays(treatment.factors(t), len(draws))) for t in self.times]
+        found = [cluster_exchange(patient, draws, labels, as_arrays(treatment.factors(t), len(draws))) for t in self.times]
         self.J_v, self.J_L = (np.stack(J) for J in zip(*found, strict=True))
 
     def __call__(self, t: float) -> tuple[Array, Array]:
@@ -126,24 +125,6 @@ def _solved_at(treatment: Treatment) -> Array:
     return np.array(sorted(t for t in times if 0 <= t <= treatment.end_s))
 
 
-def _arrays(factors: Mapping[str, Number], n: int) -> dict[str, Array]:
+def as_arrays(factors: Mapping[str, Number], n: int) -> dict[str, Array]:
+    """Factors of every draw, ``(n,)`` each."""
     return {name: np.broadcast_to(np.asarray(torch.as_tensor(f, dtype=torch.float64).cpu()), (n,)) for name, f in factors.items()}
-
-
-def joined(parts: Sequence[Exposure]) -> Exposure:
-    """Exposures of batches of draws as one."""
-
-    def join(values: Sequence[object]) -> object:
-        first = values[0]
-        if isinstance(first, Tensor):
-            return torch.cat([v for v in values if isinstance(v, Tensor)])
-        assert isinstance(first, Mapping)
-        return {key: join([v[key] for v in values if isinstance(v, Mapping)]) for key in first}
-
-    per_draw: dict[str, Any] = {
-        f.name: join([getattr(p, f.name) for p in parts])
-        for f in fields(Exposure)
-        if isinstance(getattr(parts[0], f.name), (Tensor, Mapping)) and f.name != "distances_m"
-    }
-    worst, steps = max(p.balance_error for p in parts), max(p.steps for p in parts)
-    return replace(parts[0], **per_draw, balance_error=worst, steps=steps)

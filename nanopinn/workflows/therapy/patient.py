@@ -95,10 +95,12 @@ class Patient:
         if covariance.shape != (len(point), len(point)) or not np.isfinite(covariance).all():
             raise InputError("the fit's posterior cannot be used", file=name, field="covariance", found=covariance.shape,
                              expected=f"finite, {len(point)} x {len(point)}", remedy="Run the fit again.")  # fmt: skip
-        notes = (
+        notes: tuple[str, ...] = (
             f"Tissue and scalars are as fitted; {len(point)} unknowns are uncertain as the fit's Laplace posterior says. What the fit "
             "assumed holds here too: its report lists it.",
         )
+        if problem.setting.release_jumps:
+            notes = (*notes, "Changes of the release rate in time are of the dose that was imaged: arms release as before the first.")
         tissue = SimulatedTissue(maps, grid, domain, {}, affine, mask, notes)
         names = (*problem.unknowns.names, *((AIF_SCALE,) if ended.aif_sd else ()))
         imaged = PH_SENSITIVE.name if problem.drug else None

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
+from nanopinn.inference.checkpoint import saved_at
 from nanopinn.inference.radiation_effect import RadiationEffect
 from nanopinn.inference.resume import Keeper
 from nanopinn.progress import Progress, silent
@@ -21,11 +22,13 @@ from nanopinn.solvers.exposure import Exposure
 from nanopinn.workflows.device import choose_device
 from nanopinn.workflows.settings import ComparisonSettings, PhantomSettings, SimulationSettings
 from nanopinn.workflows.simulate.run import run_arm
+from nanopinn.workflows.simulate.sources import tissue_of_folder
 from nanopinn.workflows.therapy.answer import answer
 from nanopinn.workflows.therapy.arms import Arm, arms_of
 from nanopinn.workflows.therapy.draws import Draws, draw_inputs
 from nanopinn.workflows.therapy.exposed import Exposed
 from nanopinn.workflows.therapy.irradiated import effect_of_radiation
+from nanopinn.workflows.therapy.irradiation_gain import radiation_gain
 from nanopinn.workflows.therapy.kept import identity
 from nanopinn.workflows.therapy.minimal_imaging import OutcomeOf
 from nanopinn.workflows.therapy.outcomes import curves_of, group_peaks_of, maps_of, outcomes_of, over_tumour
@@ -54,7 +57,7 @@ def compare_arms(
     show("tumour and draws", 0.0, {})
     arms, notes = given_arms(settings, schedule)
     device = choose_device(settings.device)
-    patient = _patient(folder, phantom, device)
+    patient = _patient(folder, phantom, settings, device)
     keeper = _keeper(kept, resume, identity(settings, patient, schedule, phantom), device)
     effect = _measured_effect(settings.radiation_from, folder, arms)
     exposed = Exposed.of(patient, draw_inputs(patient, arms, settings.draws, settings.seed, radiation=effect), settings, keeper, show)
@@ -74,7 +77,8 @@ def compare_arms(
     at = time.perf_counter()
     heating = _heating_times(asked, exposed, exposures[asked.name], settings)
     influences, not_ranked = _influences(asked, exposed, settings)
-    seconds["heating times and influences"] = time.perf_counter() - at
+    gain = radiation_gain(asked, exposed, exposures[asked.name], settings.lethal)
+    seconds["heating times, influences, radiation"] = time.perf_counter() - at
     outcomes = outcomes_of(exposures, exposed.voxels, settings.lethal)
     groups = _groups(exposed, exposures)
     labels = exposed.on_image
@@ -86,11 +90,13 @@ def compare_arms(
     }
     show("arms compared", 1.0, {})
     of_influences = f"Of the share of cells beyond {settings.limit_um:g} um that {asked.name} kills by the peak law."
+    files = [*patient.tissue.files, *((schedule,) if schedule else ()), *(f for a in arms for f in a.treatment.files)]
     assumed = (*_assumptions(patient, notes, exposed, simulations, exposures), *not_ranked)
+    said = answer(asked.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal)
     return Comparison(
-        answer(asked.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal), compared, outcomes, groups, heating,
+        (*said, *((gain.in_words(),) if gain else ())), compared, outcomes, groups, heating,
         influences, of_influences, settings.limit_um, settings.lethal, settings.draws, assumed, patient.tissue.affine, patient.tissue.mask,
-        labels, seconds, (*patient.tissue.files, *((schedule,) if schedule else ())),
+        labels, seconds, tuple(dict.fromkeys(files)), gain,
     )  # fmt: skip
 
 
@@ -136,13 +142,17 @@ def heated_for(arm: Arm, minutes: float) -> Arm:
     return Arm(f"{arm.name}_{minutes:g}min", replace(arm.treatment, heatings=(longer,)))
 
 
-def _patient(folder: str | Path | None, phantom: PhantomSettings | None, device: str) -> Patient:
+def _patient(folder: str | Path | None, phantom: PhantomSettings | None, settings: ComparisonSettings, device: str) -> Patient:
     if (folder is None) == (phantom is None):
         raise InputError(
             "arms need one tumour", field="--from", found="both" if folder else "none", expected="--from RESULT, or --phantom",
             remedy="Run `nanopinn fit` first; its --out is what --from takes.",
         )  # fmt: skip
-    return Patient.of_folder(folder, device) if folder is not None else Patient.of_phantom(phantom or PhantomSettings(), device)
+    if folder is None:
+        return Patient.of_phantom(phantom or PhantomSettings(), device)
+    if settings.draws == 0 and not saved_at(folder).is_file():
+        return Patient(tissue_of_folder(Path(folder), None, device), flow_refine=settings.refine)
+    return Patient.of_folder(folder, device)
 
 
 def _measured_effect(text: str | None, before: str | Path | None, arms: Sequence[Arm]) -> RadiationEffect | None:

@@ -141,7 +141,7 @@ class UnderVoxel:
         v = lookup({n: x[:, 0, 0] for n, x in self.on_grid.items()})
         plasma = cluster_maps(self.maps, self.labels, self.over, self.given).v_p[:, 0, 0].clamp_min(1e-3)
         v_b = (plasma / (1 - v("Hct"))).clamp_max(0.99 / NARROWEST**2)
-        spread = possible_spread(v_b, torch.as_tensor(v("spread_Rt")).to(v_b).expand_as(v_b), self.classes)
+        spread = possible_spread(v_b, torch.as_tensor(v("spread_Rt"), dtype=v_b.dtype, device=v_b.device).expand_as(v_b), self.classes)
         return Cylinders.around(v_b, v("R_c"), spread, self.classes, self.cells)
 
 
@@ -230,7 +230,7 @@ class _Course:
         """Largest change of any factor of any draw between two times, in logarithm."""
         if self.under.factors is None:
             return 0.0
-        first, last = ({n: torch.as_tensor(f) for n, f in self.under.factors(t).items()} for t in (a, b))
+        first, last = ({n: torch.as_tensor(f, dtype=torch.float64) for n, f in self.under.factors(t).items()} for t in (a, b))
         return max((float((last[n] / f).log().abs().max()) for n, f in first.items()), default=0.0)
 
     def _while_heated(self, a: float, b: float) -> list[tuple[float, float]]:
@@ -259,15 +259,15 @@ class _Course:
     def _pools(self, t: float, T: Tensor | None) -> PoolCoefficients:
         u = self.under
         like = u.maps.phi
-        factors = {} if u.factors is None else {n: torch.as_tensor(f).to(like).expand(u.draws) for n, f in u.factors(t).items()}
+        now = {} if u.factors is None else u.factors(t)
+        factors = {n: torch.as_tensor(f, dtype=like.dtype, device=like.device).expand(u.draws) for n, f in now.items()}
         model = drawn_model(u.maps, u.labels, u.scalars, u.values, factors, u.over, u.given)
         J_v, J_L = (per_cluster(torch.as_tensor(J).to(like), u.clusters) for J in u.exchange(t))
         if self.carrier is None:
             return drained(model.drug(J_v, J_L, self.detail), J_v)
-        moved = {**self.values, **model.scalars}
-        pH = model.maps.pH
-        release = self.carrier.release_rate(pH, torch.full_like(pH, value("T_body")) if T is None else T, moved)
-        return drained(model.drug(J_v, J_L, self.detail, release, None if T is None else self.carrier.heat_excess(T, moved)), J_v)
+        release = model.release_of(self.carrier, torch.full_like(model.maps.pH, value("T_body")) if T is None else T)
+        hot = None if T is None else self.carrier.heat_excess(T, {**self.values, **model.scalars})
+        return drained(model.drug(J_v, J_L, self.detail, release, hot), J_v)
 
 
 def _of_clusters(course: TemperatureCourse, under: UnderVoxel) -> TemperatureCourse:

@@ -1,0 +1,285 @@
+"""Unknown functions of time: the release rate in voxels and rates of systems, constant between events."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+from nanopinn.errors import InputError
+from nanopinn.inference.checkpoint import Checkpoint
+from nanopinn.inference.contract import Fitted
+from nanopinn.inference.fv import fit_fv
+from nanopinn.inference.gradient import slope
+from nanopinn.inference.identifiability import at_the_prior, told
+from nanopinn.inference.in_time import RELEASE_SD, PiecewiseInTime
+from nanopinn.inference.pinn import fit_pinn
+from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.series import Series
+from nanopinn.inference.systems import SystemProblem
+from nanopinn.inference.unknowns import Unknown, UnknownSet
+from nanopinn.physics.formulation import PH_SENSITIVE
+from nanopinn.physics.model import TissueMaps, TumourModel
+from nanopinn.solvers.forward import Forward, Setting
+from nanopinn.solvers.grid import Grid, mean_of_parts
+from nanopinn.solvers.nodes import cut_at
+from nanopinn.solvers.schemes import SDIRK3
+from nanopinn.workflows.fields import with_functions, with_scalars_alone
+from nanopinn.workflows.settings import FitSettings
+
+from .test_engines import small_problem
+
+HOUR = 3600.0
+#: Images of :func:`small_problem` are of 1 and 12 h: the first jump is informed, the second is after the last image.
+ASKED = FitSettings(release_in_time=(3.0, 20.0))
+
+
+@pytest.fixture(scope="module")
+def plain() -> InverseProblem:
+    return small_problem(n=8, off=0.0)[0]
+
+
+@pytest.fixture(scope="module")
+def problem(plain) -> InverseProblem:
+    return with_functions(plain, ASKED)[0]
+
+
+def stepped(problem: InverseProblem, step: float) -> InverseProblem:
+    """The problem with drug images of a release rate that jumps by ``exp(step)`` at 3 h, from a finer grid and another scheme."""
+    theta = problem.unknowns.prior_mean
+    theta[problem.unknowns.names.index("release_1")] = step
+    fine = replace(problem, setting=replace(problem.setting.refined(2), flow_refine=1))
+    pools = fine.solve(theta, Forward(fine.setting, problem.unknowns.scalars), scheme=SDIRK3).pools
+    generator, images = torch.Generator().manual_seed(3), []
+    for d in problem.drug:
+        image = d.predict(mean_of_parts(pools[problem.node_of(d)], 2), problem.setting.maps, problem.plasma_at(d.time_s))
+        noise = d.noise_sd * torch.randn(image.shape, generator=generator, dtype=torch.float64)
+        images.append(replace(d, measured=image + noise))
+    return replace(problem, drug=tuple(images))
+
+
+def test_a_step_in_the_release_rate_is_recovered_and_a_stretch_after_the_last_image_keeps_its_prior(problem) -> None:
+    step = -0.8
+    known = frozenset(problem.unknowns.names) - {"PS_l", "krel_ref", "k_on_DNA", "release_1", "release_2"}
+    few = replace(problem, unknowns=problem.unknowns.without(known))
+    fit = fit_fv(stepped(few, step))
+    assert fit.run.converged
+    seen, unseen = fit.run["release_1"], fit.run["release_2"]
+    assert abs(np.log(seen.median) - step) < 3 * seen.sd
+    assert seen.informed
+    assert unseen.median == pytest.approx(1.0, abs=1e-9)
+    assert unseen.sd == pytest.approx(RELEASE_SD, rel=1e-9)
+    assert "no observation touches release from 20 h" in fit.run.message
+    assert fit_of_one_rate(few, step).run.chi2 > fit.run.chi2 + 9, "one rate explains the images too"
+
+
+def fit_of_one_rate(problem: InverseProblem, step: float) -> Fitted:
+    """The same images with a release rate that cannot jump."""
+    return fit_fv(with_scalars_alone(stepped(problem, step)))
+
+
+def test_tangents_of_stretches_equal_central_differences(problem) -> None:
+    p = with_functions(replace(problem, unknowns=replace(problem.unknowns, items=problem.unknowns.items[:-2])),
+                       FitSettings(release_in_time=(0.5, 3.0, 20.0)))[0]  # fmt: skip
+    theta = p.unknowns.prior_mean
+    theta[-3:] = (0.4, -0.6, 0.2)
+    forward = p.forward()
+    J = p.predict(theta, forward, tangents=True).jacobian
+    for j, name in enumerate(p.unknowns.names):
+        along = 1e-4 * (np.arange(len(theta)) == j)
+        difference = (p.predict(theta + along, forward).residual - p.predict(theta - along, forward).residual) / 2e-4
+        # as for scalars: linear solves of 1e-7 over a step of 1e-4
+        assert float((difference - J[:, j]).norm()) <= 2e-4 * float(J.norm(dim=0).max()), name
+    first, second, after = (float(J[:, j].norm()) for j in (-3, -2, -1))
+    assert min(first, second) > 1.0
+    assert after == 0.0
+
+
+def test_the_gradient_by_the_adjoint_equals_that_of_the_tangents(problem) -> None:
+    theta = problem.unknowns.prior_mean
+    theta[-2:] = (-0.5, 0.3)
+    expected = problem.quadratic(theta, problem.predict(theta, problem.forward(), tangents=True)).gradient
+    np.testing.assert_allclose(slope(problem, theta).theta, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+def test_multipliers_of_one_change_nothing_but_the_nodes(plain, problem) -> None:
+    nodes = problem.drug_times
+    assert 3 * HOUR in nodes
+    one, stretches = (Forward(p.setting, p.unknowns.scalars) for p in (plain, problem))
+    runs = []
+    for p, forward in ((plain, one), (problem, stretches)):
+        theta = p.tensor(p.unknowns.prior_mean)
+        runs.append(forward.drug(theta, forward.flow(theta), p.plasma, nodes))
+    # the first stage after a jump is evaluated, not taken over: 1e-4 of a step's own error
+    torch.testing.assert_close(runs[1].U, runs[0].U, rtol=1e-4, atol=1e-5 * float(runs[0].U.max()))
+    assert runs[1].balance.error < 1e-9
+
+
+def test_a_cell_whose_release_jumps_goes_as_another_integrator_takes_it() -> None:
+    """Cells of a metre: nothing crosses their faces."""
+    one = torch.ones((3, 3, 3), dtype=torch.float64)
+    centre = torch.zeros_like(one)
+    centre[1, 1, 1] = 1.0
+    setting = Setting(
+        TissueMaps(centre, 1e-30 * one, 0.3 * one, 0.03 * one, 6.8 * one), Grid((3, 3, 3), (1.0, 1.0, 1.0)), 1, None, (2 * HOUR,)
+    )
+    rates = [float(TumourModel.of(setting.maps, {"release_1": 3.0}).release_rate(k)[1, 1, 1]) for k in (0, 1)]
+    assert rates[1] == pytest.approx(3 * rates[0], rel=1e-14)
+    nodes = setting.drug_nodes([1 * HOUR, 8 * HOUR])
+    assert cut_at(nodes, setting.release_jumps)[1][0] == 2 * HOUR
+    model = {"release_1": 3.0, "q": 1e-30}
+    forward = Forward(setting, lambda _: {k: torch.tensor(v, dtype=torch.float64) for k, v in model.items()})
+    none = torch.zeros(0, dtype=torch.float64)
+    U = forward.drug(none, forward.flow(none), PH_SENSITIVE.bolus(), nodes).U[:, :, 1, 1, 1].numpy()
+
+    # the cell alone, by another integrator: what its wall lets in, from the same operator
+    pools = [forward.pools("drug", none, forward.flow(none).p, k) for k in (0, 1)]
+    curves = PH_SENSITIVE.bolus()
+
+    def rate(k):
+        def of(t, y):
+            state = torch.as_tensor(y)[:, None, None, None] * one
+            c = torch.stack([curve(torch.tensor(t, dtype=torch.float64)) for curve in curves])
+            return ((pools[k][1].inflow_of(c) - pools[k][1](state)) / pools[k][0].capacity)[:, 1, 1, 1].numpy()
+
+        return of
+
+    y, found = np.zeros(5), []
+    for k, part in enumerate(cut_at(nodes, setting.release_jumps)):
+        run = solve_ivp(rate(k), (part[0], part[-1]), y, "LSODA", part, rtol=1e-9, atol=1e-16)
+        y = run.y[:, -1]
+        found.append(run.y.T[1 if k else 0 :])
+    expected = np.concatenate(found)
+    error = np.abs(U - expected) / expected.max(axis=0)
+    # free drug leaves the interstitium within a minute: the first two steps of 2 min after a jump are long beside that
+    settled = (nodes <= 2 * HOUR) | (nodes > 2 * HOUR + 250)
+    # 1.0e-3 soon after the dose, where nothing has jumped yet
+    assert error[settled].max() < 2e-3
+    assert error.max() < 0.03
+
+
+def test_a_fit_with_stretches_is_saved_and_brought_back(problem) -> None:
+    again = Checkpoint.from_bytes(Checkpoint(problem, problem.unknowns.prior_mean).to_bytes()).problem
+    assert again.setting.release_jumps == (3 * HOUR, 20 * HOUR)
+    assert again.unknowns == problem.unknowns
+
+
+def test_what_is_assumed_of_stretches_and_which_no_image_sees_is_said(plain, problem) -> None:
+    notes = with_functions(plain, ASKED)[1]
+    assert any("3, 20 h" in n and "assumption" in n for n in notes)
+    unseen = next(n for n in notes if n.startswith("No drug image was taken after"))
+    assert "release from 20 h" in unseen
+    assert "3 to 20" not in unseen
+    assert any("no observation touches" in t and "release from 20 h" in t for t in told(problem, at_the_prior(problem)))
+    _, without = with_functions(replace(plain, drug=()), ASKED)
+    assert any("3 to 20" in n and "release from 20 h" in n for n in without)
+
+
+def test_scalars_alone_know_of_no_stretches(plain, problem) -> None:
+    alone = with_scalars_alone(problem)
+    assert (alone.unknowns, alone.setting.release_jumps) == (plain.unknowns, ())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"release_in_time": (6.0, 6.0)}, "increase"),
+        ({"release_in_time": (24.0, 6.0)}, "increase"),
+        ({"release_in_time": ()}, "one stretch"),
+        ({"release_in_time": ""}, "one stretch"),
+        ({"release_in_time": (0.0, 6.0)}, "before anything"),
+        ({"release_in_time": (6.0, 48.0)}, "below 48 h"),
+        ({"release_in_time": (6.0,), "model_error": 0.1}, "model-error"),
+    ],
+)  # fmt: skip
+def test_times_that_cannot_be_are_refused_in_words(plain, settings, words) -> None:
+    with pytest.raises(InputError, match=words):
+        with_functions(plain, FitSettings(**settings))
+
+
+def test_hours_are_read_as_the_command_line_gives_them() -> None:
+    assert FitSettings(release_in_time="6, 24").release_in_time == (6.0, 24.0)
+    with pytest.raises(ValueError, match="number"):
+        FitSettings(release_in_time="six")
+
+
+# --- systems ---------------------------------------------------------------------------------------------------------
+
+INPUT = PiecewiseInTime("input", (2.0, 5.0))
+CLEARANCE = 0.4
+
+
+def amount(t: np.ndarray, rates: tuple[float, ...], k: float = CLEARANCE) -> np.ndarray:
+    """Amount in one compartment that rates fill in turn, closed form."""
+    total = np.zeros_like(t)
+    for start, end, r in zip((0.0, *INPUT.jumps), (*INPUT.jumps, np.inf), rates, strict=True):
+        total += r / k * (np.exp(-k * np.maximum(t - end, 0.0)) - np.exp(-k * np.maximum(t - start, 0.0)))
+    return total
+
+
+def infusion(times: np.ndarray, measured: np.ndarray, sd: float) -> SystemProblem:
+    """One compartment; its three input rates and its clearance are unknown."""
+    unknowns = UnknownSet((*INPUT.unknowns(1.0, 1.0), Unknown.of("k", 0.3, 0.5)))
+    series = Series.of("amount", times, measured, noise_sd=sd)
+    return SystemProblem(
+        unknowns, lambda t, y, s: INPUT.at(t, s) - s["k"] * y, lambda s: torch.zeros(1, dtype=torch.float64), (series,),
+        events=INPUT.jumps, size=1.0, tolerance=1e-6,
+    )  # fmt: skip
+
+
+TIMES, RATES = np.arange(0.25, 10.0, 0.25), (0.5, 2.0, 0.2)
+
+
+def by_another_integrator(rates: tuple[float, ...]) -> np.ndarray:
+    y, found = [0.0], []
+    for start, end, r in zip((0.0, *INPUT.jumps), (*INPUT.jumps, 10.0), rates, strict=True):
+        run = solve_ivp(lambda t, y, r=r: r - CLEARANCE * y, (start, end), y, "DOP853", rtol=1e-10, atol=1e-12, dense_output=True)
+        found.append(run.sol(TIMES[(start < TIMES) & (end >= TIMES)])[0])
+        y = run.y[:, -1]
+    return np.concatenate(found)
+
+
+def test_states_under_a_rate_that_jumps_are_the_closed_form() -> None:
+    problem = infusion(TIMES, 0 * TIMES, 0.02)
+    theta = np.log([*RATES, CLEARANCE])
+    states = problem.solve(theta, problem.solver()).states[:, 0]
+    exact = amount(TIMES, RATES)
+    np.testing.assert_allclose(by_another_integrator(RATES), exact, rtol=1e-8)
+    # 1e-6 a step, some hundred steps
+    np.testing.assert_allclose(states, exact, atol=1e-4 * exact.max())
+
+
+def test_input_rates_between_events_are_recovered_from_another_integrators_data() -> None:
+    noise = 0.02 * np.random.default_rng(0).standard_normal(len(TIMES))
+    fit = fit_fv(infusion(TIMES, by_another_integrator(RATES) + noise, 0.02))
+    truth, sd = np.log([*RATES, CLEARANCE]), np.sqrt(np.diag(fit.run.covariance))
+    assert fit.run.converged
+    # four unknowns of one draw
+    assert (np.abs(fit.theta - truth) < 3 * sd).all()
+    assert (sd < 0.3).all()
+    assert [s.name for s in fit.run.scalars] == ["input[0]", "input[1]", "input[2]", "k"]
+    assert fit.problem.objective(fit.theta, fit.prediction) <= fit.problem.objective(
+        truth, fit.problem.predict(truth, fit.problem.solver())
+    )
+
+
+def test_a_rate_after_the_last_number_keeps_its_prior_and_is_named() -> None:
+    early = INPUT.jumps[1] >= TIMES
+    fit = fit_fv(infusion(TIMES[early], amount(TIMES, RATES)[early], 0.02))
+    assert fit.run["input[2]"].median == pytest.approx(1.0)
+    assert fit.run["input[2]"].contraction == pytest.approx(0.0, abs=1e-9)
+    assert "no observation touches input[2]" in fit.run.message
+
+
+def test_a_network_refuses_what_jumps() -> None:
+    with pytest.raises(InputError, match="jumps"):
+        fit_pinn(infusion(TIMES, amount(TIMES, RATES), 0.02))
+
+
+@pytest.mark.parametrize("jumps", [(), (2.0, 2.0), (5.0, 2.0)])
+def test_stretches_that_cannot_be_are_refused(jumps) -> None:
+    with pytest.raises(InputError, match=r"increase|one stretch"):
+        PiecewiseInTime("input", jumps)
