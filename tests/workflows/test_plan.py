@@ -159,7 +159,7 @@ def test_a_protocol_that_cannot_be_is_refused_in_words(change: dict[str, object]
         (["--candidate", "released@2", "dextran@2"], "--candidate; found: dextran"),
         (["--from", "nowhere"], "nowhere: not a result folder"),
         (["--from", "nowhere", "--snr", "30", "--frame-spacing", "5"], "both given.*--frame-spacing, --snr"),
-        (["--out", "plan.xlsx"], r"plan\.xlsx: not a file for a plan"),
+        (["--out", "plan.xlsx"], r"plan\.xlsx: not a file for a table"),
     ],
 )
 def test_the_command_refuses_in_one_paragraph(options: list[str], words: str) -> None:
