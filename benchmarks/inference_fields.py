@@ -47,9 +47,7 @@ BASELINE_FRAMES = 4
 FITS: dict[str, dict[str, dict[str, Any]]] = {
     "late": {"scalars": {}, "neural": {"field": ("filtration:neural", "permeability:neural")}},
     "cut": {"scalars": {}, "inflow": {"inflow": True}},
-    "fields": {
-        "scalars": {}, "neural": {"field": ("conductivity:neural", "release:neural")}, "bumps": {"field": ("conductivity", "release")},
-    },
+    "fields": {"scalars": {}, "neural": {"field": ("conductivity:neural", "release:neural")}},
     "pores": {"scalars": {}, "model error": {"model_error": 0.1}},
 }  # fmt: skip
 INFORMED = ("l", "q", "PS_l", "leak_l", "f_l", "krel_ref")
