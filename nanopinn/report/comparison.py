@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -45,15 +46,18 @@ def write_comparison(out: str | Path, c: Comparison, config: Mapping[str, Any], 
                 if m.std is not None:
                     write_volume(part / name / "maps" / f"{m.name}_std.nii.gz", m.std, c.affine, sidecar=side)
         _write_tables(part, c)
-        figures = comparison_figures(c)
-        for name, figure in figures.items():
-            _write_figure(part / "figures" / name, figure)
+        figures, assumed = comparison_figures(c), assumptions_of(c)
         write_bytes(part / "comparison.html", render_comparison(c, figures).encode())
+        for name, figure in figures.items():
+            _write_figure(part / "figures" / name, figure, assumed[name])
         write_record(part, config, c.seconds, c.files)
     return out
 
 
-def _write_figure(stem: Path, figure: Figure) -> None:
+def _write_figure(stem: Path, figure: Figure, assumed: str) -> None:
+    """Write a figure with what it assumes below it: once it leaves the folder no page says so."""
+    width = int(19 * figure.get_figwidth())
+    figure.supxlabel("\n".join(textwrap.wrap(assumed, width)), x=0.01, ha="left", fontsize=7, color="0.35")
     png, svg = io.BytesIO(), io.StringIO()
     FigureCanvasAgg(figure)
     figure.savefig(png, format="png", dpi=300)

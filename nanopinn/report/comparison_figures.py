@@ -258,7 +258,9 @@ def assumptions_of(c: Comparison) -> Mapping[str, str]:
     under = "Around one vessel per group of voxels, radii of tissue by the plasma volume (Krogh)."
     under = f"{under} {draws if c.draws else 'No draws: medians of all inputs.'}"
     voxel = "On the voxel grid, at the medians of all inputs; vessels and tissue of a voxel are mixed."
-    return {
+    first, of_voxels = maps_of(next(iter(c.arms.values()))), ("peak_", "auc_")
+    of_maps = {f"map_{n}": f"{first[n].description}. {voxel if n.startswith(of_voxels) else under}" for n in shared_maps(c)}
+    return of_maps | {
         "penetration": f"{under} Means over the tumour; only tissue that exists so far from its vessel counts.",
         "survival": f"{under} Relative to untreated cells. Dashed: lethal is at most {c.lethal:.0%} survival.",
         "lethal": f"{under} Quiescent: too little oxygen to divide, more resistant by a prior from memory.",

@@ -107,7 +107,7 @@ def test_every_figure_on_the_page_names_its_assumptions(compared: Comparison):
 
     said = assumptions_of(compared)
     for name in comparison_figures(compared):
-        assert name.startswith("map_") or len(said[name]) > 40
+        assert len(said[name]) > 40
 
 
 def test_arms_need_one_tumour():
