@@ -184,8 +184,8 @@ def _notes(t: Treatment) -> list[str]:
     ]
     if t.radiation.fractions:
         notes.append(
-            "Radiation changes vessels and pressure by the table's medians, whose priors are wide: the literature disagrees even on "
-            "directions."
+            "Radiation changes vessels and pressure by medians, of wide priors unless two scans were given: it is inconsistent in the "
+            "literature even in direction."
         )
     notes += t.said_of_heat()
     if t.changes_tissue:

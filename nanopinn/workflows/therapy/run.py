@@ -66,7 +66,8 @@ def compare_arms(
     simulations = {}
     for arm in arms:
         at = time.perf_counter()
-        simulations[arm.name] = run_arm(patient, arm, numerical, progress=_as(show, f"{arm.name}: voxels"))
+        median = Arm(arm.name, arm.treatment.under({symbol: float(v[0]) for symbol, v in exposed.draws.values.items()}))
+        simulations[arm.name] = run_arm(patient, median, numerical, progress=_as(show, f"{arm.name}: voxels"))
         seconds[f"{arm.name}: voxels"] = time.perf_counter() - at
     exposures = {}
     for arm in arms:
