@@ -9,6 +9,7 @@ Units are those of the table (SI): a wrong one is refused, none is converted.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ HEAT = {
     "T_hot": Quantity("K", "temperature at which k_hot is stated", 273.15, 373.15),
 }
 TOP = ("name", "aliases", "description", "releasable_share", "circulation", "acid", "heat", *CARRIER)
+NAME = re.compile(r"\w[\w .+-]*")
 OWN = ("value", "unit", "source", "prior", "low", "high")
 Trigger = TypeVar("Trigger", AcidTrigger, HeatTrigger)
 REMEDY = "See docs/formulations for an example."
@@ -74,7 +76,7 @@ def formulation_of(entries: Mapping[str, Any], path: str | Path) -> Formulation:
             value is out of its range, or the carrier leaks more than it loses.
     """
     file = _Reader(path, entries)
-    name, description = file.text("name"), file.text("description")
+    name, description = file.named("name", file.text("name")), file.text("description")
     if "circulation" not in entries and not {*CARRIER, "acid", "heat", "releasable_share"} & set(entries):
         return Formulation(name, description, aliases=file.aliases())
     quantities: dict[str, Any] = {quantity: file.symbol(quantity, file.entry(quantity), what) for quantity, what in CARRIER.items()}
@@ -128,7 +130,13 @@ class _Reader:
         found = self.entries.get("aliases", [])
         if not isinstance(found, list) or not all(isinstance(a, str) for a in found):
             raise self.wrong("an entry has the wrong type", "aliases", found, "a list of texts")
-        return tuple(found)
+        return tuple(self.named("aliases", a) for a in found)
+
+    def named(self, key: str, found: str) -> str:
+        """A name that may stand for a folder: results of an arm are written under it."""
+        if not NAME.fullmatch(found):
+            raise self.wrong("a name cannot be used", key, found, "letters, digits, spaces and - _ + . after a letter or digit")
+        return found
 
     def share(self) -> float:
         found = self.entries.get("releasable_share", 1.0)

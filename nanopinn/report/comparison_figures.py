@@ -17,8 +17,6 @@ Array = NDArray[np.float64]
 #: One colour per arm in every figure, told apart by the colour-blind too (Okabe and Ito 2008).
 ARM_COLOURS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
 LAW_STYLES = {"peak": "-", "rate": "--", "area": ":"}
-#: Maps shown side by side: of the voxel run, and under the voxel.
-VOXEL_MAPS, UNDER_MAPS = ("peak_cells_voxel", "auc_free"), ("lethal_radius_peak", "lethal_beyond_peak")
 
 
 def colours_of(c: Comparison) -> dict[str, str]:

@@ -110,6 +110,8 @@ def test_names_and_aliases_find_the_same_formulation() -> None:
         ('shares = ["f_PLD_1"]', "shares = []", ["circulation.shares", "0 shares"]),
         ('rates = ["k_PLD_1", "k_PLD"]', 'rates = "k_PLD"', ["circulation.rates", "list"]),
         ('name = "polymer-tsl"', "name = 3", ["name", "text"]),
+        ('name = "polymer-tsl"', 'name = "../tsl"', ["name", "../tsl", "letters"]),
+        ('name = "polymer-tsl"', 'name = "polymer-tsl"\naliases = ["a/b"]', ["aliases", "a/b"]),
         ("[heat]\n", "heat = 3\n[other]\n", ["other", "not known"]),
     ],
 )  # fmt: skip

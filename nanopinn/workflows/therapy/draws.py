@@ -57,10 +57,6 @@ class Draws:
         scalars, values = ({n: v[chosen] for n, v in of.items()} for of in (self.scalars, self.values))
         return Draws(scalars, values, self.maps_over[chosen], self.assumptions)
 
-    def values_of(self, i: int) -> dict[str, float]:
-        """Parameters of one draw, as :class:`TumourModel` and plasma curves take them."""
-        return {symbol: float(v[i]) for symbol, v in self.values.items()}
-
     def scalars_of(self, i: int) -> dict[str, float | Array]:
         """Scalars of one draw."""
         return {name: float(v[i]) if v.ndim == 1 else v[i] for name, v in self.scalars.items()}
