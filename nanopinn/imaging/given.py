@@ -97,7 +97,11 @@ def read_text(path: str | Path, most: int = MOST_TEXT) -> str:
         return read_bytes(path, most).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
-            "not readable as text", file=path, found=f"byte {error.start} is none of a text", expected="a UTF-8 file", remedy="Check the path."
+            "not readable as text",
+            file=path,
+            found=f"byte {error.start} is none of a text",
+            expected="a UTF-8 file",
+            remedy="Check the path.",
         ) from error
 
 

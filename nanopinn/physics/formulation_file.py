@@ -34,7 +34,9 @@ class Quantity:
 
     def allows(self, value: float) -> bool:
         """Whether it may have a value."""
-        return self.low <= value <= min(self.high, _LARGEST) and (value == 0 or abs(value) >= _SMALLEST) and not (self.positive and value <= 0)
+        return (
+            self.low <= value <= min(self.high, _LARGEST) and (value == 0 or abs(value) >= _SMALLEST) and not (self.positive and value <= 0)
+        )
 
 
 #: What every carrier's file says.

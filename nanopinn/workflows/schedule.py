@@ -72,7 +72,7 @@ class _File(_Table):
     dose: tuple[_Dose, ...] = Field((), max_length=MOST)
     heat: tuple[_Heat, ...] = Field((), max_length=MOST)
     radiation: tuple[_Radiation, ...] = Field((), max_length=MOST)
-    imaging: _Imaging = _Imaging()
+    imaging: _Imaging = _Imaging(times_h=())
     patient: _Patient | None = None
 
 
