@@ -409,7 +409,7 @@ def readers() -> dict[str, Reader]:
 def _said(error: InputError) -> None:
     text = str(error)
     assert text.isprintable() and len(text) < 8000, "an InputError that is no line"
-    assert error.file, f"an InputError that names no file: {text}"
+    assert error.file or error.field, f"an InputError that names neither file nor field: {text}"
 
 
 # ---- running

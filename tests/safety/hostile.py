@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import monai.data  # noqa: F401  # loaded here, so that no refusal is timed with it
 import nibabel as nib
 import numpy as np
 import pytest
