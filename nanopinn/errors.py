@@ -63,6 +63,12 @@ class OutputError(NanopinnError):
     exit_code = 4
 
 
+class CheckFailedError(NanopinnError):
+    """The answer is written, but finite volumes do not confirm it."""
+
+    exit_code = 5
+
+
 class StoppedError(NanopinnError):
     """The user, or the system, stopped the work; says what is kept."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
@@ -49,6 +49,9 @@ _CLASSES: tuple[type, ...] = (
 _STUDY = "study.json"
 Kind = TypeVar("Kind")
 
+#: Whether to go on with an interrupted run: no, yes (else refuse), or where one of the same inputs and settings kept anything.
+Resume = bool | Literal["if kept"]
+
 
 @dataclass(frozen=True)
 class Keeper:
@@ -56,13 +59,28 @@ class Keeper:
 
     Attributes:
         folder: beside the result. study: what was given, each by name with its value or hash.
-        resumed: whether states found there are taken up.
+        resumed: whether states found there are taken up. strict: whether a spoiled one is refused; else it is worked out anew.
     """
 
     folder: Path
     study: Mapping[str, str] = field(repr=False)
     resumed: bool
     device: str = "cpu"
+    strict: bool = True
+
+    @classmethod
+    def of_interrupted(cls, folder: Path, study: Mapping[str, str], device: str, resume: Resume) -> Keeper | None:
+        """For a run that goes on; None if it shall start anew.
+
+        Raises:
+            InputError: it must go on, and cannot.
+        """
+        try:
+            return replace(cls.continued(folder, study, device), strict=resume is True) if resume else None
+        except InputError:
+            if resume is True:
+                raise
+            return None
 
     @classmethod
     def begun(cls, folder: Path, study: Mapping[str, str], device: str) -> Keeper:
@@ -129,6 +147,8 @@ class Keeper:
             if not isinstance(value, kind):
                 raise ValueError(f"it holds a {type(value).__name__}")
         except (OSError, ValueError) as error:
+            if not self.strict:
+                return None
             raise InputError(
                 "the state of the interrupted run cannot be read", file=file, found=str(error), remedy="Leave --resume out to start anew."
             ) from error

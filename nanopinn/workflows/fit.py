@@ -27,7 +27,7 @@ from nanopinn.inference.pinn.engine import PinnSettings
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.refusals import refuse
 from nanopinn.inference.result import FitResult
-from nanopinn.inference.resume import Keeper
+from nanopinn.inference.resume import Keeper, Resume
 from nanopinn.progress import Progress, silent
 from nanopinn.workflows.device import choose_device
 from nanopinn.workflows.fields import with_scalars_alone
@@ -49,14 +49,14 @@ class Study:
 
 def run_fit(
     inputs: ImagingInputs, settings: FitSettings, *, progress: Progress | None = None, tell: Callable[[str], None] | None = None,
-    kept: Path | None = None, resume: bool = False,
+    kept: Path | None = None, resume: Resume = False,
 ) -> Study:  # fmt: skip
     """Fit one study.
 
     Args:
         tell: called before the engines start with what these images cannot say.
         kept: a folder for the state of the engines, from which a fit that is killed can go on.
-        resume: go on with the fit that left its state there.
+        resume: go on with the fit that left its state there; ``"if kept"``: start anew where none of the same inputs and settings did.
 
     Raises:
         InputError: something given cannot be used; nothing has been written then.
@@ -69,7 +69,7 @@ def run_fit(
         )  # fmt: skip
     device = choose_device(settings.device)
     study = _study(inputs, settings, device)
-    keeper = Keeper.continued(kept, study, device) if kept and resume else None
+    keeper = Keeper.of_interrupted(kept, study, device, resume) if kept else None
     began = time.perf_counter()
     progress("imaging", 0.0, {})
     imaging = make_maps(inputs)
@@ -79,7 +79,7 @@ def run_fit(
         tell("\n".join(limits))
     posed = replace(posed, assumptions=(*posed.assumptions, *limits))
     seconds = {"imaging": time.perf_counter() - began}
-    if kept and not resume:
+    if kept and keeper is None:
         keeper = Keeper.begun(kept, study, device)
     return Study(imaging, infer(imaging, posed, settings, progress, seconds, keeper), inputs, settings)
 

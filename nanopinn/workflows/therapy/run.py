@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.inference.checkpoint import saved_at
 from nanopinn.inference.radiation_effect import RadiationEffect
-from nanopinn.inference.resume import Keeper
+from nanopinn.inference.resume import Keeper, Resume
 from nanopinn.progress import Progress, silent
 from nanopinn.report.compared import LAWS, ComparedArm, Comparison, Group, HeatingTimes, Influence, majority, spread
 from nanopinn.report.simulated import Simulation
@@ -41,14 +41,15 @@ PER_MIN = 60.0
 
 def compare_arms(
     settings: ComparisonSettings, *, folder: str | Path | None = None, phantom: PhantomSettings | None = None, schedule: Path | None = None,
-    progress: Progress | None = None, kept: Path | None = None, resume: bool = False,
+    progress: Progress | None = None, kept: Path | None = None, resume: Resume = False,
 ) -> Comparison:  # fmt: skip
     """Take arms of treatment through a tumour, with the uncertainty of all that is not known.
 
     Args:
         folder: the ``--out`` of a fit. phantom: the digital phantom instead. Exactly one of the two.
         schedule: a schedule file whose formulation each arm replaces, in place of ``settings``' dose, heat and radiation.
-        kept: a folder for what is done, from which a run that is killed can go on. resume: go on with what is kept there.
+        kept: a folder for what is done, from which a run that is killed can go on. resume: go on with what is kept there;
+            ``"if kept"``: start anew where nothing of the same inputs and settings is.
 
     Raises:
         InputError: something given cannot be used.
@@ -180,10 +181,10 @@ def _measured_effect(text: str | None, before: str | Path | None, arms: Sequence
     return effect_of_radiation(before, after, scan_h=scan_h, fractions=fractions)
 
 
-def _keeper(kept: Path | None, resume: bool, study: dict[str, str], device: str) -> Keeper | None:
+def _keeper(kept: Path | None, resume: Resume, study: dict[str, str], device: str) -> Keeper | None:
     if kept is None:
         return None
-    return (Keeper.continued if resume else Keeper.begun)(kept, study, device)
+    return Keeper.of_interrupted(kept, study, device, resume) or Keeper.begun(kept, study, device)
 
 
 def _heating_times(asked: Arm, exposed: Exposed, given: Exposure, settings: ComparisonSettings) -> HeatingTimes | None:
