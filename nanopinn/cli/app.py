@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanopinn.cli.config import settings_of
+from nanopinn.cli.derivatives import derivatives
 from nanopinn.cli.fit import fit
 from nanopinn.cli.minimal_imaging import minimal_imaging
 from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, takes_imaging
@@ -29,6 +30,7 @@ app.command()(fit)
 app.command()(simulate)
 app.command()(plan)
 app.command("minimal-imaging")(minimal_imaging)
+app.command()(derivatives)
 
 
 @app.command()
