@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanopinn.errors import InputError, OutputError
 from nanopinn.imaging.io import write_bytes, write_json
-from nanopinn.inference.plan import Plan
+
+if TYPE_CHECKING:
+    from nanopinn.inference.plan import Plan
 
 SUFFIXES = (".json", ".tsv")
 
