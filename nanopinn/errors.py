@@ -85,6 +85,12 @@ class CheckFailedError(NanopinnError):
     exit_code = 5
 
 
+class PartialCohortError(NanopinnError):
+    """The answer is written, but not every study of the cohort has a result that was confirmed."""
+
+    exit_code = 6
+
+
 class StoppedError(NanopinnError):
     """The user, or the system, stopped the work; says what is kept."""
 
