@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanopinn.cli.config import settings_of
+from nanopinn.cli.kept import kept_of, kept_on_record
 from nanopinn.cli.options import Continue, Device, Out, Overwrite, Quiet, Verbose
-from nanopinn.cli.screen import shown_progress, stopped_in_words
+from nanopinn.cli.screen import shown_progress
 from nanopinn.cli.verdict import gives_verdict
 from nanopinn.errors import InputError
 
@@ -76,7 +77,6 @@ def simulate(
 
     nanopinn simulate --from result --schedule docs/schedules/thermosensitive.toml --out one
     """
-    from nanopinn.report.folder import claim_output
     from nanopinn.workflows.settings import ComparisonSettings, PhantomSettings, SimulationSettings
 
     drawn = settings_of(PhantomSettings, "phantom", config, {"seed": seed, "shape": shape}) if phantom else None
@@ -92,7 +92,6 @@ def simulate(
         refused = {"--rim": rim, "--advection": advection, "--ktrans": maps, "--assume-ph": assume_ph}
         _refuse(refused, "it is not of arms", "Leave it out, or simulate one schedule.")
         settings = settings_of(ComparisonSettings, "arms", config, {**numerical, **of_arms, "seed": seed})
-        claim_output(out, overwrite=overwrite)
         going_on: Resume = resume or (go_on and "if kept")
         return _compare(settings, schedule, source, drawn, out, resume=going_on, overwrite=overwrite, quiet=quiet, verbose=verbose)
     _refuse({"--resume": resume or None}, "one schedule keeps nothing to go on with", "Leave it out.")
@@ -104,7 +103,6 @@ def simulate(
         )  # fmt: skip
     given = {**numerical, "rim_mm": rim, "advection": advection, "assume_ph": assume_ph}
     single = settings_of(SimulationSettings, "simulate", config, given)
-    claim_output(out, overwrite=overwrite)
     return _run_one(single, schedule, source, drawn, maps, out, overwrite=overwrite, quiet=quiet, verbose=verbose)
 
 
@@ -112,13 +110,15 @@ def _run_one(
     settings: Any, schedule: Path, source: Path | None, phantom: PhantomSettings | None, maps: MapFiles | None, out: Path, *,
     overwrite: bool, quiet: bool, verbose: bool,
 ) -> str:  # fmt: skip
+    from nanopinn.report.claim import claimed
     from nanopinn.report.simulation import write_simulation
     from nanopinn.workflows.simulate import run_simulation
 
-    with shown_progress(quiet, verbose) as progress:
-        found = run_simulation(schedule, folder=source, phantom=phantom, maps=maps, settings=settings, progress=progress)
     dump = {"simulate": settings.model_dump()} | ({"phantom": phantom.model_dump()} if phantom else {})
-    write_simulation(out, found, dump, overwrite=overwrite)
+    with claimed(out, overwrite=overwrite):
+        with shown_progress(quiet, verbose) as progress:
+            found = run_simulation(schedule, folder=source, phantom=phantom, maps=maps, settings=settings, progress=progress)
+        write_simulation(out, found, dump, overwrite=overwrite)
     typer.echo(found.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in found.assumptions))
     typer.echo(f"Page: {out / 'simulation.html'}")
@@ -130,15 +130,17 @@ def _compare(
     overwrite: bool, quiet: bool, verbose: bool,
 ) -> str:  # fmt: skip
     from nanopinn.inference.resume import forget
+    from nanopinn.report.claim import claimed
     from nanopinn.report.comparison import write_comparison
     from nanopinn.workflows.therapy import compare_arms
 
-    kept = out.absolute().with_name(f"{out.name}.partial")
-    with stopped_in_words(kept), shown_progress(quiet, verbose) as progress:
-        found = compare_arms(settings, folder=source, phantom=phantom, schedule=schedule, progress=progress, kept=kept, resume=resume)
+    kept = kept_of(out)
     dump = {"arms": settings.model_dump()} | ({"phantom": phantom.model_dump()} if phantom else {})
-    write_comparison(out, found, dump, overwrite=overwrite)
-    forget(kept)
+    with claimed(out, overwrite=overwrite), kept_on_record(kept):
+        with shown_progress(quiet, verbose) as progress:
+            found = compare_arms(settings, folder=source, phantom=phantom, schedule=schedule, progress=progress, kept=kept, resume=resume)
+        write_comparison(out, found, dump, overwrite=overwrite)
+        forget(kept)
     typer.echo(found.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in found.assumptions))
     typer.echo(f"Page: {out / 'comparison.html'}")

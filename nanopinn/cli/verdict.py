@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from nanopinn.errors import CheckFailedError, NanopinnError, OutputError, StoppedError
+from nanopinn.errors import NanopinnError, OutputError, StoppedError
 
 _HELP = "Write how the run ended to this JSON file, and exit with 0 unless it could not write (4) or was stopped (130)."
-_STATUS = {0: "passed", CheckFailedError.exit_code: "check failed", 3: "refused"}
+_STATUS = {0: "passed", 3: "refused", 4: "not written", 5: "check failed", 130: "interrupted"}
 
 #: Folders of an absolute path, up to the name of a file; quoted ones may hold spaces.
 _FOLDERS = re.compile(r"(?<=')/[^']*/|(?<=\")/[^\"]*/|(?<![\w./])/(?:[^\s/'\"]+/)+")
@@ -46,6 +46,11 @@ class Ending:
         """The same in a word or two."""
         return _STATUS.get(self.exit_code, "internal error")
 
+    @property
+    def without_folders(self) -> str:
+        """The message for files that others read: it names files, and no folder of this machine."""
+        return _FOLDERS.sub("", self.message)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -63,7 +68,7 @@ class Verdict:
         """The verdict on a command that ran so long."""
         from nanopinn import __version__
 
-        return cls(ending.status, ending.exit_code, _FOLDERS.sub("", ending.message), command, __version__, round(seconds, 3))
+        return cls(ending.status, ending.exit_code, ending.without_folders, command, __version__, round(seconds, 3))
 
 
 def gives_verdict(command: str) -> Callable[[Callable[..., str]], Callable[..., None]]:

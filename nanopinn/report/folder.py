@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,32 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nanopinn.errors import InputError, OutputError
+from nanopinn.errors import InputError
 from nanopinn.imaging.io import write_bytes, write_json, write_volume
 from nanopinn.inference.result import CheckItem, CheckResult, FitResult, ScalarEstimate
+from nanopinn.report.claim import whole_folder
 
 if TYPE_CHECKING:
     from nanopinn.imaging.maps import ImagingMaps
-
-
-def claim_output(out: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that exists or cannot be made, before anything is computed.
-
-    Raises:
-        OutputError: it exists and ``overwrite`` is false, or its parent cannot be written.
-    """
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists already. Give another folder to --out, or --overwrite.")
-    if out.exists() and not (out / "provenance.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} is not a result folder and will not be overwritten. Give another folder to --out.")
-    parent = out.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        probe = parent / f".{out.name}.probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"{parent} cannot be written: {error.strerror}. Give another folder to --out.") from error
 
 
 def write_result(
@@ -62,23 +40,6 @@ def write_result(
         recovered = {name: list(r.events) for name, r in fit.runs.items()}
         write_json(part / "provenance.json", provenance(fit.seconds, inputs, config["fit"]) | {"recovered_from": recovered})
     return out
-
-
-@contextmanager
-def whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder to fill under a temporary name, renamed into place at the end: a run that is killed leaves none."""
-    claim_output(out, overwrite=overwrite)
-    part = out.absolute().with_name(f".{out.name}.part-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        yield part
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(part, out)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror}.") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def copy_result(folder: Path, out: Path, *, overwrite: bool = False) -> Path:

@@ -27,7 +27,8 @@ from nanopinn.inference.result import (
     ScalarEstimate,
     VectorEstimate,
 )
-from nanopinn.report.folder import claim_output, copy_result, read_result, to_toml, write_result
+from nanopinn.report.claim import claimed
+from nanopinn.report.folder import copy_result, read_result, to_toml, write_result
 from nanopinn.report.html import render_report
 from nanopinn.workflows.settings import FitSettings
 
@@ -140,8 +141,8 @@ def test_only_a_result_folder_is_overwritten(tmp_path: Path, fit: FitResult, ima
     assert (out / "report.html").read_text() == "second"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
-    with pytest.raises(OutputError, match="not a result folder"):
-        claim_output(tmp_path / "mine", overwrite=True)
+    with pytest.raises(OutputError, match="not a result folder"), claimed(tmp_path / "mine", overwrite=True):
+        pass
 
 
 def test_no_path_of_this_machine_is_written(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
