@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanopinn.cli.config import table_of
 from nanopinn.cli.options import Quiet
 from nanopinn.errors import InputError, NanopinnError, OutputError
 
@@ -47,15 +48,16 @@ def cohort(
     from nanopinn.workflows.pipeline.snakemake import Workflow
 
     shared = {"--device": device, "--config": config.absolute() if config else None}
-    settings = {
+    settings: dict[str, Any] = {
         "source": str(source.absolute()), "only": list(only or ()), "gpu": (device or "").startswith("cuda"), "mem_mb": memory,
         "runtime_min": minutes, "files": [str(config.absolute())] if config else [],
         "fit": _words("fit", fit, {"--engine": engine, "--preset": preset, **shared}),
         "arms": _words("simulate", simulate, {"--arms": arms, **shared}) if arms else [],
     }  # fmt: skip
+    settings["given"] = [*settings["fit"], *(f"--{name.replace('_', '-')}" for name in table_of(config, "imaging"))]
     if simulate and not arms:
         raise InputError("options of arms, and no arms", field="--simulate", found=simulate, remedy="Say which: --arms free,pld.")
-    studies = find_studies(source, only=settings["only"])
+    studies = find_studies(source, only=settings["only"], given=settings["given"])
     _apart(source, out)
     workflow = Workflow("cohort", out.absolute(), profile, settings, cores)
     if dry_run:

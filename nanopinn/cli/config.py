@@ -18,7 +18,7 @@ def settings_of(kind: Any, table: str, config: Path | None, given: Mapping[str, 
     """
     from pydantic import TypeAdapter, ValidationError
 
-    entries = {**_table(config, table), **{k: v for k, v in given.items() if v is not None}}
+    entries = {**table_of(config, table), **{k: v for k, v in given.items() if v is not None}}
     _know(kind, entries, config)
     try:
         return TypeAdapter(kind).validate_python(entries)
@@ -28,7 +28,12 @@ def settings_of(kind: Any, table: str, config: Path | None, given: Mapping[str, 
         raise InputError("a setting cannot be used", file=config, field=field, found=first["input"], expected=first["msg"]) from error
 
 
-def _table(config: Path | None, name: str) -> dict[str, Any]:
+def table_of(config: Path | None, name: str) -> dict[str, Any]:
+    """A table of a configuration; empty if it has none.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     if config is None:
         return {}
     try:

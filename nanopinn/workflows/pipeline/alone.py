@@ -10,41 +10,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanopinn.errors import OutputError
+from nanopinn.report.lock import locked
 
 if TYPE_CHECKING:
     from psutil import Process
 
 #: In the environment of Snakemake and of each job: the folder it works for.
 MARK = "NANOPINN_WORKS_FOR"
-_LOCK = ".nanopinn.lock"
 _PATIENCE_S = 60.0
 
 
 @contextmanager
 def alone_in(out: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Hold the folder; a lock that its holder's death releases, however it dies.
-
-    Jobs that a killed driver left behind are stopped first: they keep what they have reached.
+    """Hold the folder against other drivers; jobs that a killed one left behind are stopped first: they keep what they have reached.
 
     Raises:
         OutputError: the folder cannot be written, another run works in it, or Snakemake was started there by hand.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(out / _LOCK)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise OutputError(f"Another run works in {out}. Wait for it, or give another folder.") from error
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror}. Give another folder.") from error
-    try:
+    with locked(out / "work"):
         _refuse_started_by_hand(out)
         _stop_left_behind(out, tell)
         yield
-    finally:
-        lock.release()
 
 
 def _refuse_started_by_hand(out: Path) -> None:
@@ -52,7 +38,7 @@ def _refuse_started_by_hand(out: Path) -> None:
     locks = out / ".snakemake" / "locks"
     if locks.is_dir() and any(locks.iterdir()):
         raise OutputError(
-            f"Snakemake, started by hand, works in {out}, or was killed there. Wait for it; if none runs: snakemake --unlock --directory {out}"
+            f"Snakemake, started by hand, works in {out}, or was killed there. Wait for its end; after a kill: snakemake --unlock there."
         )
 
 
@@ -87,4 +73,5 @@ def _stop_left_behind(out: Path, tell: Callable[[str], None]) -> None:
         psutil.wait_procs(left, timeout=_PATIENCE_S)
         left = left_behind(out)
     if left:
-        raise OutputError(f"Processes {', '.join(str(p.pid) for p in left)} of a killed run work on in {out} and do not stop. End them first.")
+        numbers = ", ".join(str(p.pid) for p in left)
+        raise OutputError(f"Processes {numbers} of a killed run work on in {out} and do not stop. End them first.")

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanopinn import __version__
-from nanopinn.errors import InputError
-
 if TYPE_CHECKING:
     from nanopinn.workflows.cohort.studies import Study
 
@@ -36,8 +33,7 @@ class End:
     @property
     def usable(self) -> bool:
         """Whether it left a result."""
-        return self.status in (#: What the statuses are called in verdicts.
-PASSED, FAILED_CHECK)
+        return self.status in (PASSED, FAILED_CHECK)
 
     def line(self) -> str:
         """One line for the screen."""
@@ -46,14 +42,16 @@ PASSED, FAILED_CHECK)
 
 
 def end_of(out: Path, study: Study, run: str) -> End:
-    """How a run ended."""
+    """How a run ended; one that a look at the files forbids is not begun."""
+    if study.problem:
+        return End(study.id, run, REFUSED, study.problem)
     place = out / "work" / study.place
     try:
         verdict = json.loads((place / f"{run}.json").read_text(encoding="utf-8"))
         return End(study.id, run, str(verdict["status"]), _one_line(verdict.get("message", "")), float(verdict.get("seconds", 0)))
     except FileNotFoundError:
-        begun = (place / f"{run}.log").exists()
-        return End(study.id, run, UNFINISHED, f"it was killed, or could not write; see work/{study.place}/{run}.log" if begun else "not begun")
+        log = Path("work", study.place, f"{run}.log")
+        return End(study.id, run, UNFINISHED, f"it was killed, or could not write; see {log}" if (out / log).exists() else "not begun")
     except (OSError, ValueError, TypeError, KeyError):
         return End(study.id, run, UNFINISHED, f"work/{study.place}/{run}.json cannot be read")
 
@@ -74,9 +72,3 @@ def exit_code(ends: Sequence[End]) -> int:
     if all(e.status == PASSED for e in ends):
         return 0
     return 6 if any(e.usable for e in ends if e.run == "fit") else 3
-
-
-def refusal(study: Study) -> dict[str, object]:
-    """The verdict on a study that is not even begun, because a look at its files says why not."""
-    return {"status": REFUSED, "exit_code": InputError.exit_code, "message": f"{study.id}: {study.problem}.", "command": "cohort",
-            "version": __version__, "seconds": 0.0}  # fmt: skip

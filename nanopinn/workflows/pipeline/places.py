@@ -19,7 +19,7 @@ def pipelines() -> Path:
     """
     folder = Path(str(files("nanopinn") / "pipelines")).resolve()
     if not (folder / "cohort" / "Snakefile").is_file():
-        raise InputError("the workflows are missing from this installation", file=folder, remedy="Install nanopinn anew, from a wheel or a clone.")
+        raise InputError("the workflows are missing from this installation", file=folder, remedy="Install nanopinn anew.")
     if find_spec("snakemake") is None:
         raise InputError("Snakemake is not installed", remedy="pip install 'nanopinn[pipelines]'.")
     return folder
