@@ -38,6 +38,7 @@ def cohort(
     config: Annotated[Path | None, typer.Option(help="TOML as every run dumps it, for fits and arms.")] = None,
     memory: Annotated[int, typer.Option(min=500, help="MB a job may ask a cluster for at its first attempt.")] = 4000,
     minutes: Annotated[int, typer.Option(min=1, help="Minutes a job may ask a cluster for at its first attempt.")] = 240,
+    snakemake: Annotated[str, typer.Option(help="More options of Snakemake: --snakemake '--slurm-status-command squeue'.")] = "",
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Fit every study of a dataset, and write derivatives, group tables and a page. What is done is not done again.
@@ -59,7 +60,7 @@ def cohort(
         raise InputError("options of arms, and no arms", field="--simulate", found=simulate, remedy="Say which: --arms free,pld.")
     studies = find_studies(source, only=settings["only"], given=settings["given"])
     _apart(source, out)
-    workflow = Workflow("cohort", out.absolute(), profile, settings, cores)
+    workflow = Workflow("cohort", out.absolute(), profile, settings, cores, _split("snakemake", snakemake))
     if dry_run:
         _say_plan(workflow, studies)
     else:
@@ -67,12 +68,16 @@ def cohort(
 
 
 def _words(command: str, more: str, given: dict[str, Any]) -> list[str]:
-    """Options of a command, refused here where it would refuse them in every job."""
+    """Options of a command, those with an option of their own here first."""
     words = [str(word) for name, value in given.items() if value is not None for word in (name, value)]
+    return [*words, *_split(command, more)]
+
+
+def _split(option: str, text: str) -> tuple[str, ...]:
     try:
-        return words + shlex.split(more)
+        return tuple(shlex.split(text))
     except ValueError as error:
-        raise InputError("the options cannot be read", field=f"--{command}", found=more, expected=str(error)) from error
+        raise InputError("the options cannot be read", field=f"--{option}", found=text, expected=f"words, quoted ({error})") from error
 
 
 def _apart(source: Path, out: Path) -> None:

@@ -28,7 +28,7 @@ class Workflow:
 
     Attributes:
         name: folder under ``pipelines``. out: where it works. profile: name or folder. config: as its schema says.
-        cores: at once on this machine; None leaves it to the profile.
+        cores: at once on this machine; None leaves it to the profile. options: more of Snakemake's.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Workflow:
     profile: str = "local"
     config: Mapping[str, Any] = field(default_factory=dict)
     cores: int | None = None
+    options: tuple[str, ...] = ()
 
     def planned(self, folder: Path) -> str:
         """What Snakemake says it would do; ``folder`` holds the configuration, and stands in for an output that is not there yet."""
@@ -82,7 +83,7 @@ class Workflow:
             "--runtime-source-cache-path": place / ".snakemake" / "source-cache",
         } | ({"--cores": self.cores} if self.cores else {})  # fmt: skip
         flat = [str(word) for pair in options.items() for word in pair]
-        return [sys.executable, "-m", "snakemake", *flat, "--nolock", "--ignore-incomplete", "--nocolor"]
+        return [sys.executable, "-m", "snakemake", *flat, "--nolock", "--ignore-incomplete", "--nocolor", *self.options]
 
     def _environment(self) -> dict[str, str]:
         """The jobs' ``nanopinn`` is this Python's, and each carries the mark of the folder it works for."""
