@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.io import flush_folder, write_bytes, write_json
-from nanopinn.inference.plan import Plan
 from nanopinn.report.claim import claimed_file
+
+if TYPE_CHECKING:
+    from nanopinn.inference.plan import Plan
 
 SUFFIXES = (".json", ".tsv")
 
