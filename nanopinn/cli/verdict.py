@@ -37,8 +37,10 @@ class Ending:
         """What is told of an error, be it the user's, the system's or ours."""
         if isinstance(error, NanopinnError):
             return cls(error.exit_code, str(error))
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            return cls(1, f"There is not enough memory for this study ({type(error).__name__}).")
+        if _is_of_memory(error):
+            return cls(1, "There is not enough memory for this study. On a GPU, --device cpu may have more; --preset fast needs less.")
+        if isinstance(error, OSError):
+            return cls(1, f"A file cannot be read or written: {error}. Nothing of the result was written.")
         return cls(1, f"Internal error: {type(error).__name__}: {error}. Please report it with the command you gave.")
 
     @property
@@ -50,6 +52,11 @@ class Ending:
     def without_folders(self) -> str:
         """The message for files that others read: it names files, and no folder of this machine."""
         return _FOLDERS.sub("", self.message)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    # torch is not imported for its exception: on the CPU it raises a plain RuntimeError anyway
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def write_comparison(out: str | Path, c: Comparison, config: Mapping[str, Any], 
         write_bytes(part / "comparison.html", render_comparison(c, figures).encode())
         for name, figure in figures.items():
             _write_figure(part / "figures" / name, figure, assumed[name])
-        write_record(part, config, c.seconds, c.files)
+        write_record(part, config, c.seconds, c.read)
     return out
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,10 +22,13 @@ if TYPE_CHECKING:
 
 
 def write_result(
-    out: Path, *, imaging: ImagingMaps, fit: FitResult, config: Mapping[str, Any], inputs: Sequence[Path],
+    out: Path, *, imaging: ImagingMaps, fit: FitResult, config: Mapping[str, Any], inputs: Mapping[str, str],
     report: str, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write the result folder of a fit, all or nothing.
+
+    Args:
+        inputs: SHA-256 of every file that was read, by name.
 
     Raises:
         OutputError: it exists and ``overwrite`` is false, or it cannot be written.
@@ -104,22 +106,22 @@ def _row(s: ScalarEstimate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def provenance(seconds: Mapping[str, float], inputs: Sequence[Path], settings: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(seconds: Mapping[str, float], inputs: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Versions, seed, device, durations, and the inputs by name and SHA-256; no paths, no header text."""
     packages = ("nanopinn", "torch", "numpy", "scipy", "nibabel", "monai")
     return {
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         **{k: settings[k] for k in ("seed", "device") if k in settings},
         "seconds": {k: round(v, 3) for k, v in seconds.items()},
-        "inputs": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in inputs},
+        "inputs": dict(inputs),
     }
 
 
-def write_record(part: Path, config: Mapping[str, Any], seconds: Mapping[str, float], files: Sequence[Path]) -> None:
+def write_record(part: Path, config: Mapping[str, Any], seconds: Mapping[str, float], read: Mapping[str, str]) -> None:
     """Write what a run was told and where it came from: ``config.toml`` and ``provenance.json``."""
     settings = {k: v for table in config.values() for k, v in table.items()}
     write_bytes(part / "config.toml", to_toml(config).encode())
-    write_json(part / "provenance.json", provenance(seconds, files, settings))
+    write_json(part / "provenance.json", provenance(seconds, read, settings))
 
 
 def to_toml(config: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ def write_imaging(out: str | Path, imaging: ImagingMaps, inputs: ImagingInputs, 
         write_json(part / "imaging.json", _numbers(imaging))
         write_bytes(part / "imaging.html", render_imaging(imaging).encode())
         write_bytes(part / "config.toml", to_toml(inputs.choices()).encode())
-        write_json(part / "provenance.json", provenance({}, inputs.files(), {}))
+        write_json(part / "provenance.json", provenance({}, imaging.read, {}))
     return out
 
 

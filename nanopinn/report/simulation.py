@@ -32,7 +32,7 @@ def write_simulation(out: str | Path, simulation: Simulation, config: Mapping[st
     out = Path(out)
     with whole_folder(out, overwrite=overwrite) as part:
         fill_simulation(part, simulation)
-        write_record(part, config, simulation.seconds, simulation.files)
+        write_record(part, config, simulation.seconds, simulation.read)
     return out
 
 

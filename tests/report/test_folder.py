@@ -15,6 +15,7 @@ import pytest
 
 from nanopinn.errors import InputError, OutputError
 from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.imaging.fingerprints import fingerprints
 from nanopinn.inference.checkpoint import load_fit
 from nanopinn.inference.result import (
     CheckItem,
@@ -68,7 +69,7 @@ def imaging(fit: FitResult) -> SimpleNamespace:
 
 def write(out: Path, fit: FitResult, imaging: SimpleNamespace, **change: object) -> Path:
     settings = {"fit": FitSettings(seed=3, drug=("a.nii.gz",)).model_dump()}
-    usual = {"config": settings, "inputs": [], "report": "<p>report</p>"}
+    usual = {"config": settings, "inputs": {}, "report": "<p>report</p>"}
     return write_result(out, imaging=imaging, fit=fit, **{**usual, **change})  # type: ignore[arg-type]
 
 
@@ -149,7 +150,7 @@ def test_no_path_of_this_machine_is_written(tmp_path: Path, fit: FitResult, imag
     source = tmp_path / "secret_place" / "scan.nii.gz"
     source.parent.mkdir()
     source.write_bytes(b"data")
-    out = write(tmp_path / "out", fit, imaging, inputs=[source])
+    out = write(tmp_path / "out", fit, imaging, inputs=fingerprints([source]))
     text = "".join(p.read_text() for p in out.glob("*.json")) + (out / "config.toml").read_text()
     assert "scan.nii.gz" in text
     assert "secret_place" not in text
