@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanopinn.cli.cohort import cohort
 from nanopinn.cli.config import settings_of
 from nanopinn.cli.derivatives import derivatives
 from nanopinn.cli.fit import fit
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command()(fit)
 app.command()(simulate)
 app.command()(plan)
+app.command()(cohort)
 app.command("minimal-imaging")(minimal_imaging)
 app.command()(derivatives)
 app.command()(group)
