@@ -79,6 +79,18 @@ class OutputError(NanopinnError):
     exit_code = 4
 
 
+class CheckFailedError(NanopinnError):
+    """The answer is written, but finite volumes do not confirm it."""
+
+    exit_code = 5
+
+
+class PartialCohortError(NanopinnError):
+    """The answer is written, but not every study of the cohort has a result that was confirmed."""
+
+    exit_code = 6
+
+
 class StoppedError(NanopinnError):
     """The user, or the system, stopped the work; says what is kept."""
 

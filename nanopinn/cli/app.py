@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanopinn.cli.cohort import cohort
 from nanopinn.cli.config import settings_of
+from nanopinn.cli.derivatives import derivatives
+from nanopinn.cli.fit import fit
+from nanopinn.cli.group import group
 from nanopinn.cli.minimal_imaging import minimal_imaging
-from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, spread, takes_imaging
+from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, takes_imaging
 from nanopinn.cli.plan import plan
-from nanopinn.cli.screen import shown_progress, stopped_in_words
+from nanopinn.cli.screen import shown_progress
 from nanopinn.cli.simulate import simulate
-from nanopinn.errors import InputError, NanopinnError
+from nanopinn.errors import CheckFailedError, InputError
 
 if TYPE_CHECKING:
     from nanopinn.imaging.inputs import ImagingInputs
@@ -26,64 +28,13 @@ app = typer.Typer(
     help="Imaging-driven inverse modelling of tumour nanomedicine. Research use only.\n\n"
     "Example: nanopinn fit --dce scan.nii --cest ph.nii --t1 1.4",
 )  # fmt: skip
+app.command()(fit)
 app.command()(simulate)
 app.command()(plan)
+app.command()(cohort)
 app.command("minimal-imaging")(minimal_imaging)
-
-_FIELD_HELP = "Unknown field in the tumour, NAME[:bumps|neural]; NAME: conductivity, filtration, permeability or release. Repeat for more."
-_RELEASE_IN_TIME_HELP = "Hours after the dose at which the release rate may jump, e.g. 6,24; constant between them."
-
-
-@app.command()
-@takes_imaging
-def fit(
-    inputs: ImagingInputs,
-    drug: Annotated[list[Path] | None, typer.Option(help="Post-dose drug images, each with its sidecar: --drug FILE FILE ...")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto (pinn, polished by fv), pinn or fv.")] = None,
-    preset: Annotated[str | None, typer.Option(help="fast, default or accurate.")] = None,
-    device: Device = None,
-    seed: Annotated[int | None, typer.Option(help="Of the networks' hidden features and of draws from priors.")] = None,
-    field: Annotated[list[str] | None, typer.Option(help=_FIELD_HELP)] = None,
-    inflow: Annotated[bool | None, typer.Option("--inflow", help="The tumour goes on beyond the image where a face cuts it.")] = None,
-    model_error: Annotated[float | None, typer.Option(help="Prior sd of the equations' error over their fluxes, e.g. 0.1.")] = None,
-    release_law: Annotated[bool | None, typer.Option("--release-law", help="Let the release law's steepness vary along pH.")] = None,
-    release_in_time: Annotated[str | None, typer.Option(help=_RELEASE_IN_TIME_HELP)] = None,
-    starts: Annotated[int | None, typer.Option(help="Descents of fv, all but the first from draws of the prior (1).")] = None,
-    noise: Annotated[str | None, typer.Option(help="given (default), or estimated from what the fit leaves over.")] = None,
-    aif_sd: Annotated[float | None, typer.Option(help="Sd of ln of the arterial input's scale as an unknown; 0 (default): none.")] = None,
-    profile: Annotated[list[str] | None, typer.Option(help="Profile likelihood of unknowns: --profile l q PS_l ...")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was interrupted; give what was given then.")] = False,
-    config: Path | None = None, out: Out = Path("nanopinn_result"), overwrite: Overwrite = False, quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:  # fmt: skip
-    """Fit one study: maps, flow, release and drug, each checked against finite volumes.
-
-    Example: nanopinn fit --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --out result
-    """
-    from nanopinn.inference.resume import forget
-    from nanopinn.report.folder import claim_output
-    from nanopinn.workflows.fit import run_fit, write_fit
-    from nanopinn.workflows.settings import FitSettings
-
-    given: dict[str, Any] = {
-        "engine": engine, "preset": preset, "device": device, "seed": seed, "drug": [str(d) for d in drug] if drug else None,
-        "field": field or None, "inflow": inflow, "model_error": model_error, "release_law": release_law,
-        "release_in_time": release_in_time, "starts": starts, "noise": noise, "aif_sd": aif_sd, "profile": profile or None,
-    }  # fmt: skip
-    settings = settings_of(FitSettings, "fit", config, given)
-    claim_output(out, overwrite=overwrite)
-    kept = out.absolute().with_name(f"{out.name}.partial")
-    tell = None if quiet else partial(typer.echo, err=True)
-    with stopped_in_words(kept), shown_progress(quiet, verbose) as progress:
-        study = run_fit(inputs, settings, progress=progress, tell=tell, kept=kept, resume=resume)
-    write_fit(out, study, overwrite=overwrite)
-    forget(kept)
-    typer.echo(study.imaging.summary())
-    typer.echo(study.fit.summary())
-    typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in study.fit.assumptions))
-    typer.echo(f"Report: {out / 'report.html'}")
-    if not study.fit.check.passed:
-        raise typer.Exit(5)
+app.command()(derivatives)
+app.command()(group)
 
 
 @app.command()
@@ -101,16 +52,16 @@ def maps(
     """
     from dataclasses import replace
 
-    from nanopinn.report.folder import claim_output
+    from nanopinn.report.claim import claimed
     from nanopinn.report.imaging import write_imaging
     from nanopinn.workflows.maps import run_maps
 
     choice = {"model": model, "smooth": smooth}
     chosen = replace(inputs, **{k: v for k, v in choice.items() if v is not None})  # type: ignore[arg-type]
-    claim_output(out, overwrite=overwrite)
-    with shown_progress(quiet, verbose) as progress:
-        imaging = run_maps(chosen, device=device or "auto", progress=progress)
-    write_imaging(out, imaging, chosen, overwrite=overwrite)
+    with claimed(out, overwrite=overwrite):
+        with shown_progress(quiet, verbose) as progress:
+            imaging = run_maps(chosen, device=device or "auto", progress=progress)
+        write_imaging(out, imaging, chosen, overwrite=overwrite)
     typer.echo(imaging.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in imaging.assumptions))
     typer.echo(f"Page: {out / 'imaging.html'}")
@@ -127,18 +78,22 @@ def phantom(
     release_sd: Annotated[float, typer.Option(help="Spread of the ln of the release rate beside its law of pH.")] = 0.0,
     pore_error: Annotated[float, typer.Option(help="Contrast agent fills so much more than the pores that carry drug.")] = 0.0,
     cut_voxels: Annotated[int, typer.Option(help="Voxels by which the field of view ends early along x.")] = 0,
+    bids: Annotated[int | None, typer.Option(help="Write a BIDS dataset of so many subjects, seeds from --seed on.")] = None,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Write a synthetic study with its truth, solved finer and by another scheme than fits use."""
-    from nanopinn.workflows.phantom import make_phantom
+    from nanopinn.workflows.phantom import make_phantom, make_phantom_dataset
     from nanopinn.workflows.settings import PhantomSettings
 
     given = {"seed": seed, "length_scale_mm": length_scale, "shape": shape, "snr": snr, "drug_noise": drug_noise,
              "conductivity_sd": conductivity_sd, "release_sd": release_sd, "pore_error": pore_error, "cut_voxels": cut_voxels}  # fmt: skip
     settings = settings_of(PhantomSettings, "phantom", None, given)
     with shown_progress(quiet) as progress:
-        folder = make_phantom(out, settings, progress=progress)
-    typer.echo(f"Study: {folder}")
+        if bids is None:
+            folder = make_phantom(out, settings, progress=progress)
+        else:
+            folder = make_phantom_dataset(out, bids, settings, progress=progress)
+    typer.echo(f"{'Study' if bids is None else 'Dataset'}: {folder}")
 
 
 @app.command()
@@ -159,7 +114,7 @@ def check(
     for item in result.items:
         typer.echo(f"{'ok    ' if item.passed else 'FAILED'} {item.name:44s}{item.value:12.4g}  limit {item.limit:.4g}")
     if not result.passed:
-        raise typer.Exit(5)
+        raise CheckFailedError(result.headline)
 
 
 @app.command()
@@ -185,7 +140,7 @@ def verify(
 
         write_json(json_file, {"cases": [asdict(c) | {"passed": c.passed} for c in cases]})
     if failed:
-        raise typer.Exit(5)
+        raise CheckFailedError(f"{len(failed)} of {len(cases)} cases failed.")
 
 
 @app.command()
@@ -238,29 +193,3 @@ def info() -> None:
 
     typer.echo(f"nanopinn {__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     typer.echo(f"GPU: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}")
-
-
-def main() -> None:
-    """Entry point: errors as one paragraph, exit codes as documented."""
-    try:
-        app(spread(sys.argv[1:]))
-    except SystemExit as end:
-        if end.code == 130:
-            typer.echo("Interrupted; nothing was written.", err=True)
-        raise
-    except NanopinnError as error:
-        typer.echo(str(error), err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted; nothing was written.", err=True)
-        sys.exit(130)
-    except Exception as error:
-        typer.echo(
-            f"Internal error: {type(error).__name__}: {error}. Please report it with the command you gave.",
-            err=True,
-        )
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -18,7 +18,7 @@ def settings_of(kind: Any, table: str, config: Path | None, given: Mapping[str, 
     """
     from pydantic import TypeAdapter, ValidationError
 
-    entries = {**_table(config, table), **{k: v for k, v in given.items() if v is not None}}
+    entries = {**table_of(config, table), **{k: v for k, v in given.items() if v is not None}}
     _know(kind, entries, config)
     try:
         found = TypeAdapter(kind).validate_python(entries)
@@ -46,7 +46,12 @@ def _of_one_kind(entry: object, taken: object) -> bool:
     return isinstance(entry, (int, float)) or not isinstance(taken, (int, float))
 
 
-def _table(config: Path | None, name: str) -> dict[str, Any]:
+def table_of(config: Path | None, name: str) -> dict[str, Any]:
+    """A table of a configuration; empty if it has none.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     entries = {} if config is None else read_toml(config, "the configuration").get(name, {})
     if not isinstance(entries, dict):
         raise InputError(f"[{name}] is not a table", file=config, field=name, found=type(entries).__name__)

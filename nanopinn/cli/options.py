@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -14,11 +14,16 @@ from nanopinn.cli.config import settings_of
 if TYPE_CHECKING:
     from nanopinn.imaging.inputs import ImagingInputs
 
+T = TypeVar("T")
+
 Cest = Annotated[Path | None, typer.Option(help="3-D map of extracellular pH, or 4-D Z-spectra with offsets in the sidecar (NIfTI).")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Result folder.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every step's numbers.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that an earlier run wrote.")]
+Continue = Annotated[
+    bool, typer.Option("--continue", help="Go on with what an interrupted run of the same inputs and settings kept; else start anew.")
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda[:N].")]
 
 _AIF_HELP = (
@@ -36,7 +41,9 @@ MANY = ("--vfa", "--ir", "--drug", "--profile", "--candidate", "--tumour-mm", "-
 
 
 def spread(arguments: list[str]) -> list[str]:
-    """Repeat an option of :data:`MANY` before each of its values, which is how the parser takes several."""
+    """Repeat an option of :data:`MANY` before each of its values, which is how the parser takes several; a cohort's options take one."""
+    if arguments[:1] == ["cohort"]:
+        return arguments
     out: list[str] = []
     many = None
     for a in arguments:
@@ -113,7 +120,7 @@ def _number_or_text(text: str | None) -> float | str | None:
         return text
 
 
-def takes_imaging(command: Callable[..., None]) -> Callable[..., None]:
+def takes_imaging(command: Callable[..., T]) -> Callable[..., T]:
     """Give a command every option of :func:`imaging_inputs`, and hand it what they make as its first argument.
 
     An option that the command takes too (``config``) is shared.
@@ -123,9 +130,9 @@ def takes_imaging(command: Callable[..., None]) -> Callable[..., None]:
     own = list(inspect.signature(command, eval_str=True, locals=names).parameters.values())[1:]
     wanted = {p.name for p in own}
 
-    def run(**given: Any) -> None:
+    def run(**given: Any) -> T:
         inputs = imaging_inputs(**{name: given[name] for name in shared})
-        command(inputs, **{name: value for name, value in given.items() if name in wanted})
+        return command(inputs, **{name: value for name, value in given.items() if name in wanted})
 
     extra = [p for p in own if p.name not in shared]
     options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared.values(), *extra)]

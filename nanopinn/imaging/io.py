@@ -6,6 +6,7 @@ anything is allocated. Torch and monai are imported where a MetaTensor is made: 
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import math
@@ -258,3 +259,13 @@ def write_bytes(path: Path, content: bytes) -> None:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def flush_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, so that a rename outlives a loss of power; where a file system cannot, nothing."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.given import read_bytes, read_json
-from nanopinn.imaging.io import write_bytes, write_json
+from nanopinn.imaging.io import flush_folder, write_bytes, write_json
 from nanopinn.inference import saving
 from nanopinn.inference.device import on_device
 from nanopinn.inference.gauss_newton import Place
@@ -47,7 +48,14 @@ _CLASSES: tuple[type, ...] = (
 )  # fmt: skip
 
 _STUDY = "study.json"
+#: Why the run ended early, where it could still say so.
+FAULT = "fault.json"
+#: What a process leaves that is killed while it writes.
+_HALF = ".*.part"
 Kind = TypeVar("Kind")
+
+#: Whether to go on with an interrupted run: no, yes (else refuse), or where one of the same inputs and settings kept anything.
+Resume = bool | Literal["if kept"]
 
 
 @dataclass(frozen=True)
@@ -56,19 +64,34 @@ class Keeper:
 
     Attributes:
         folder: beside the result. study: what was given, each by name with its value or hash.
-        resumed: whether states found there are taken up.
+        resumed: whether states found there are taken up. strict: whether a spoiled one is refused; else it is worked out anew.
     """
 
     folder: Path
     study: Mapping[str, str] = field(repr=False)
     resumed: bool
     device: str = "cpu"
+    strict: bool = True
+
+    @classmethod
+    def of_interrupted(cls, folder: Path, study: Mapping[str, str], device: str, resume: Resume) -> Keeper | None:
+        """For a run that goes on; None if it shall start anew.
+
+        Raises:
+            InputError: it must go on, and cannot.
+        """
+        try:
+            return replace(cls.continued(folder, study, device), strict=resume is True) if resume else None
+        except InputError:
+            if resume is True:
+                raise
+            return None
 
     @classmethod
     def begun(cls, folder: Path, study: Mapping[str, str], device: str) -> Keeper:
         """For a run that starts anew: what an earlier one left is taken away."""
-        for file in folder.glob("*.safetensors"):
-            file.unlink()
+        for file in (*folder.glob("*.safetensors"), *folder.glob(_HALF), folder / FAULT):
+            file.unlink(missing_ok=True)
         write_json(folder / _STUDY, study)
         return cls(folder, study, False, device)
 
@@ -96,6 +119,7 @@ class Keeper:
                 expected=before.get(name, "nothing"),
                 remedy="Give what was given then, or leave --resume out to start anew.",
             )
+        (folder / FAULT).unlink(missing_ok=True)
         return cls(folder, study, True, device)
 
     def keep(self, stand: Stand) -> None:
@@ -114,6 +138,7 @@ class Keeper:
     def put(self, name: str, value: Any, classes: Iterable[type]) -> None:
         """Keep a data class under a name, in place of the last of that name; ``classes`` as for :func:`saving.to_bytes`."""
         write_bytes(self._file(name), saving.to_bytes(value, classes))
+        flush_folder(self.folder)
 
     def get(self, name: str, kind: type[Kind], classes: Iterable[type]) -> Kind | None:
         """What was kept under a name, if this run goes on with another.
@@ -129,6 +154,8 @@ class Keeper:
             if not isinstance(value, kind):
                 raise ValueError(f"it holds a {type(value).__name__}")
         except (InputError, ValueError) as error:
+            if not self.strict:
+                return None
             raise InputError(
                 "the state of the interrupted run cannot be read", file=file, found=str(error), remedy="Leave --resume out to start anew."
             ) from error
@@ -140,6 +167,7 @@ class Keeper:
 
 def forget(folder: Path) -> None:
     """Take the kept states away, once the result is written."""
-    for file in (*folder.glob("*.safetensors"), folder / _STUDY):
+    for file in (*folder.glob("*.safetensors"), *folder.glob(_HALF), folder / FAULT, folder / _STUDY):
         file.unlink(missing_ok=True)
-    folder.rmdir()
+    with suppress(OSError):  # somebody put something of their own there
+        folder.rmdir()

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import platform
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,41 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nanopinn.errors import InputError, OutputError
+from nanopinn.errors import InputError
 from nanopinn.imaging.given import is_file, read_json
 from nanopinn.imaging.io import write_bytes, write_json, write_volume
 from nanopinn.inference.result import CheckItem, CheckResult, FitResult, ScalarEstimate
 from nanopinn.inference.typed import check_fields
+from nanopinn.report.claim import whole_folder
 
 if TYPE_CHECKING:
     from nanopinn.imaging.maps import ImagingMaps
 
 
-def claim_output(out: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that exists or cannot be made, before anything is computed.
-
-    Raises:
-        OutputError: it exists and ``overwrite`` is false, or its parent cannot be written.
-    """
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists already. Give another folder to --out, or --overwrite.")
-    if out.exists() and not (out / "provenance.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} is not a result folder and will not be overwritten. Give another folder to --out.")
-    parent = out.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        probe = parent / f".{out.name}.probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"{parent} cannot be written: {error.strerror}. Give another folder to --out.") from error
-
-
 def write_result(
-    out: Path, *, imaging: ImagingMaps, fit: FitResult, config: Mapping[str, Any], inputs: Sequence[Path],
+    out: Path, *, imaging: ImagingMaps, fit: FitResult, config: Mapping[str, Any], inputs: Mapping[str, str],
     report: str, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write the result folder of a fit, all or nothing.
+
+    Args:
+        inputs: SHA-256 of every file that was read, by name.
 
     Raises:
         OutputError: it exists and ``overwrite`` is false, or it cannot be written.
@@ -64,23 +44,6 @@ def write_result(
         recovered = {name: list(r.events) for name, r in fit.runs.items()}
         write_json(part / "provenance.json", provenance(fit.seconds, inputs, config["fit"]) | {"recovered_from": recovered})
     return out
-
-
-@contextmanager
-def whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder to fill under a temporary name, renamed into place at the end: a run that is killed leaves none."""
-    claim_output(out, overwrite=overwrite)
-    part = out.absolute().with_name(f".{out.name}.part-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        yield part
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(part, out)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror}.") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def copy_result(folder: Path, out: Path, *, overwrite: bool = False) -> Path:
@@ -145,22 +108,22 @@ def _row(s: ScalarEstimate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def provenance(seconds: Mapping[str, float], inputs: Sequence[Path], settings: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(seconds: Mapping[str, float], inputs: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Versions, seed, device, durations, and the inputs by name and SHA-256; no paths, no header text."""
     packages = ("nanopinn", "torch", "numpy", "scipy", "nibabel", "monai")
     return {
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         **{k: settings[k] for k in ("seed", "device") if k in settings},
         "seconds": {k: round(v, 3) for k, v in seconds.items()},
-        "inputs": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in inputs},
+        "inputs": dict(inputs),
     }
 
 
-def write_record(part: Path, config: Mapping[str, Any], seconds: Mapping[str, float], files: Sequence[Path]) -> None:
+def write_record(part: Path, config: Mapping[str, Any], seconds: Mapping[str, float], read: Mapping[str, str]) -> None:
     """Write what a run was told and where it came from: ``config.toml`` and ``provenance.json``."""
     settings = {k: v for table in config.values() for k, v in table.items()}
     write_bytes(part / "config.toml", to_toml(config).encode())
-    write_json(part / "provenance.json", provenance(seconds, files, settings))
+    write_json(part / "provenance.json", provenance(seconds, read, settings))
 
 
 def to_toml(config: Mapping[str, Any]) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.cli.screen import stopped_in_words
+from nanopinn.cli.entry import _Stop
+from nanopinn.cli.kept import kept_on_record
 from nanopinn.errors import InputError, StoppedError
 from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.gauss_newton import Place
@@ -110,6 +111,20 @@ def test_a_spoiled_state_is_refused(problem, tmp_path) -> None:
             keeper.stand("fv")
 
 
+def test_a_run_that_may_go_on_starts_anew_where_it_cannot(problem, tmp_path) -> None:
+    assert Keeper.of_interrupted(tmp_path / "absent", STUDY, "cpu", "if kept") is None
+    Keeper.begun(tmp_path, STUDY, "cpu").keep(Stand("fv", Place(1, problem.unknowns.prior_mean), problem, None, None))
+    assert Keeper.of_interrupted(tmp_path, STUDY | {"fit.seed": "1"}, "cpu", "if kept") is None
+    assert Keeper.of_interrupted(tmp_path, STUDY, "cpu", False) is None
+    keeper = Keeper.of_interrupted(tmp_path, STUDY, "cpu", "if kept")
+    assert keeper is not None
+    assert keeper.stand("fv").place.iteration == 1
+    (tmp_path / "fv.safetensors").write_bytes(b"spoiled")
+    assert keeper.stand("fv") is None
+    with pytest.raises(InputError, match="cannot be read"):
+        Keeper.of_interrupted(tmp_path, STUDY, "cpu", True).stand("fv")
+
+
 def test_a_new_fit_does_not_see_what_an_old_one_left(problem, tmp_path) -> None:
     Keeper.begun(tmp_path, STUDY, "cpu").keep(Stand("fv", Place(0, problem.unknowns.prior_mean), problem, None, None))
     keeper = Keeper.begun(tmp_path, STUDY, "cpu")
@@ -130,6 +145,10 @@ def test_a_polite_kill_says_how_to_go_on_and_is_exit_code_130(tmp_path) -> None:
 
 
 def stopped_by(what: signal.Signals, partial: Path) -> None:
-    with stopped_in_words(partial):
-        os.kill(os.getpid(), what)
-        time.sleep(1)
+    before = signal.signal(what, _Stop())
+    try:
+        with kept_on_record(partial):
+            os.kill(os.getpid(), what)
+            time.sleep(1)
+    finally:
+        signal.signal(what, before)

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.fingerprints import fingerprints, unchanged
 from nanopinn.inference.checkpoint import saved_at
 from nanopinn.inference.radiation_effect import RadiationEffect
-from nanopinn.inference.resume import Keeper
+from nanopinn.inference.resume import Keeper, Resume
 from nanopinn.progress import Progress, silent
 from nanopinn.report.compared import LAWS, ComparedArm, Comparison, Group, HeatingTimes, Influence, majority, spread
 from nanopinn.report.simulated import Simulation
@@ -29,7 +31,7 @@ from nanopinn.workflows.therapy.draws import Draws, draw_inputs
 from nanopinn.workflows.therapy.exposed import Exposed
 from nanopinn.workflows.therapy.irradiated import effect_of_radiation
 from nanopinn.workflows.therapy.irradiation_gain import radiation_gain
-from nanopinn.workflows.therapy.kept import identity
+from nanopinn.workflows.therapy.kept import files_of, identity
 from nanopinn.workflows.therapy.minimal_imaging import OutcomeOf
 from nanopinn.workflows.therapy.outcomes import curves_of, group_peaks_of, maps_of, outcomes_of, over_tumour
 from nanopinn.workflows.therapy.patient import Patient
@@ -41,28 +43,45 @@ PER_MIN = 60.0
 
 def compare_arms(
     settings: ComparisonSettings, *, folder: str | Path | None = None, phantom: PhantomSettings | None = None, schedule: Path | None = None,
-    progress: Progress | None = None, kept: Path | None = None, resume: bool = False,
+    progress: Progress | None = None, kept: Path | None = None, resume: Resume = False,
 ) -> Comparison:  # fmt: skip
     """Take arms of treatment through a tumour, with the uncertainty of all that is not known.
 
     Args:
         folder: the ``--out`` of a fit. phantom: the digital phantom instead. Exactly one of the two.
         schedule: a schedule file whose formulation each arm replaces, in place of ``settings``' dose, heat and radiation.
-        kept: a folder for what is done, from which a run that is killed can go on. resume: go on with what is kept there.
+        kept: a folder for what is done, from which a run that is killed can go on. resume: go on with what is kept there;
+            ``"if kept"``: start anew where nothing of the same inputs and settings is.
 
     Raises:
         InputError: something given cannot be used.
     """
-    show, began = progress or silent, time.perf_counter()
+    device, given = choose_device(settings.device), (settings, folder, phantom, schedule, progress or silent, kept)
+    try:
+        return _compared(*given, resume, device)
+    except torch.OutOfMemoryError:
+        if device == "cpu":
+            raise
+    # outside of the handler: its traceback holds what filled the memory
+    found = _compared(*given, "if kept", "cpu")
+    return replace(found, assumptions=(*found.assumptions, "The GPU's memory ran out: the arms were worked out on the CPU from there."))
+
+
+def _compared(
+    settings: ComparisonSettings, folder: str | Path | None, phantom: PhantomSettings | None, schedule: Path | None, show: Progress,
+    kept: Path | None, resume: Resume, device: str,
+) -> Comparison:  # fmt: skip
+    began = time.perf_counter()
     show("tumour and draws", 0.0, {})
     arms, notes = given_arms(settings, schedule)
-    device = choose_device(settings.device)
     patient = _patient(folder, phantom, settings, device)
-    keeper = _keeper(kept, resume, identity(settings, patient, schedule, phantom), device)
+    files = files_of(patient, arms, schedule, settings)
+    read = fingerprints(files)
+    keeper = _keeper(kept, resume, identity(settings, read, phantom), device)
     effect = _measured_effect(settings.radiation_from, folder, arms)
     exposed = Exposed.of(patient, draw_inputs(patient, arms, settings.draws, settings.seed, radiation=effect), settings, keeper, show)
     seconds = {"tumour and draws": time.perf_counter() - began}
-    numerical = SimulationSettings(tolerance=settings.tolerance, refine=settings.refine, device=settings.device)
+    numerical = SimulationSettings(tolerance=settings.tolerance, refine=settings.refine, device=device)
     simulations = {}
     for arm in arms:
         at = time.perf_counter()
@@ -91,13 +110,13 @@ def compare_arms(
     }
     show("arms compared", 1.0, {})
     of_influences = f"Of the share of cells beyond {settings.limit_um:g} um that {asked.name} kills by the peak law."
-    files = [*patient.tissue.files, *((schedule,) if schedule else ()), *(f for a in arms for f in a.treatment.files)]
+    unchanged(read, files)  # a thermometry is read with every arm
     assumed = (*_assumptions(patient, notes, exposed, simulations, exposures), *not_ranked)
     said = answer(asked.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal)
     return Comparison(
         (*said, *((gain.in_words(),) if gain else ())), compared, outcomes, groups, heating,
         influences, of_influences, settings.limit_um, settings.lethal, settings.draws, assumed, patient.tissue.affine, patient.tissue.mask,
-        labels, seconds, tuple(dict.fromkeys(files)), gain,
+        labels, seconds, read, gain,
     )  # fmt: skip
 
 
@@ -180,10 +199,10 @@ def _measured_effect(text: str | None, before: str | Path | None, arms: Sequence
     return effect_of_radiation(before, after, scan_h=scan_h, fractions=fractions)
 
 
-def _keeper(kept: Path | None, resume: bool, study: dict[str, str], device: str) -> Keeper | None:
+def _keeper(kept: Path | None, resume: Resume, study: dict[str, str], device: str) -> Keeper | None:
     if kept is None:
         return None
-    return (Keeper.continued if resume else Keeper.begun)(kept, study, device)
+    return Keeper.of_interrupted(kept, study, device, resume) or Keeper.begun(kept, study, device)
 
 
 def _heating_times(asked: Arm, exposed: Exposed, given: Exposure, settings: ComparisonSettings) -> HeatingTimes | None:

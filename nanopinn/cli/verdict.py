@@ -1,0 +1,143 @@
+"""How a run ended: in words for people, as an exit code for shells, as a file for workflows."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nanopinn.errors import CheckFailedError, InputError, NanopinnError, OutputError, StoppedError
+
+_HELP = "Write how the run ended to this JSON file, and exit with 0 unless it could not write (4) or was stopped (130)."
+_STATUS = {0: "passed", 3: "refused", 4: "not written", 5: "check failed", 130: "interrupted"}
+
+#: Folders of an absolute path, up to the name of a file; quoted ones may hold spaces.
+_FOLDERS = re.compile(r"(?<=')/[^']*/|(?<=\")/[^\"]*/|(?<![\w./])/(?:[^\s/'\"]+/)+")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command ended.
+
+    Attributes:
+        exit_code: as documented. message: one paragraph.
+    """
+
+    exit_code: int
+    message: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Ending:
+        """What is told of an error, be it the user's, the system's or ours."""
+        if isinstance(error, NanopinnError):
+            return cls(error.exit_code, str(error))
+        if _is_of_memory(error):
+            return cls(1, "There is not enough memory for this study. On a GPU, --device cpu may have more; --preset fast needs less.")
+        if isinstance(error, OSError):
+            return cls(1, f"A file cannot be read or written: {error}. Nothing of the result was written.")
+        return cls(1, f"Internal error: {type(error).__name__}: {error}. Please report it with the command you gave.")
+
+    @property
+    def status(self) -> str:
+        """The same in a word or two."""
+        return _STATUS.get(self.exit_code, "internal error")
+
+    @property
+    def without_folders(self) -> str:
+        """The message for files that others read: it names files, and no folder of this machine."""
+        return _FOLDERS.sub("", self.message)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    # torch is not imported for its exception: on the CPU it raises a plain RuntimeError anyway
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a workflow reads; no path of this machine stands in it."""
+
+    status: str
+    exit_code: int
+    message: str
+    command: str
+    version: str
+    seconds: float
+
+    @classmethod
+    def of(cls, ending: Ending, command: str, seconds: float) -> Verdict:
+        """The verdict on a command that ran so long."""
+        from nanopinn import __version__
+
+        return cls(ending.status, ending.exit_code, ending.without_folders, command, __version__, round(seconds, 3))
+
+
+def gives_verdict(command: str) -> Callable[[Callable[..., str]], Callable[..., None]]:
+    """Give a command the option ``--verdict FILE``; the command returns what there is to say of its success."""
+
+    def decorate(run: Callable[..., str]) -> Callable[..., None]:
+        def judged(*, verdict: Path | None = None, **given: Any) -> None:
+            if verdict is None:
+                run(**given)
+            else:
+                _judge(verdict, command, lambda: run(**given))
+
+        known = inspect.signature(run, eval_str=True).parameters.values()
+        option = inspect.Parameter(
+            "verdict", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, typer.Option(help=_HELP)]
+        )
+        options = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in known), option]
+        judged.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        judged.__annotations__ = {p.name: p.annotation for p in options}
+        judged.__name__, judged.__doc__ = run.__name__, run.__doc__
+        return judged
+
+    return decorate
+
+
+def _judge(file: Path, command: str, run: Callable[[], str]) -> None:
+    """Run, and write the verdict; what is no verdict goes on as it is."""
+    from nanopinn.imaging.io import write_json
+
+    _clear(file)
+    began = time.perf_counter()
+    try:
+        ending = Ending(0, run())
+    except (typer.Exit, OutputError, StoppedError):
+        raise
+    except Exception as error:
+        ending = Ending.of(error)
+        typer.echo(ending.message, err=True)
+    write_json(file, asdict(Verdict.of(ending, command, time.perf_counter() - began)))
+
+
+def _clear(file: Path) -> None:
+    """Take the verdict on an earlier run away: this one may end without any.
+
+    Raises:
+        OutputError: it cannot be written there.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{file} cannot be written: {error.strerror}. Give another file to --verdict.") from error
+
+
+def refuse_after(verdict: Path) -> None:
+    """Refuse to read a result where the run that should have made it left none; what an older run left there is not taken for it.
+
+    Raises:
+        InputError: it left none, or there is no such verdict.
+    """
+    from nanopinn.workflows.cohort.dataset import read_json
+
+    before = read_json(verdict)
+    if before.get("exit_code") not in (0, CheckFailedError.exit_code):
+        raise InputError("the run before left no result", file=verdict, found=str(before.get("message", before.get("status"))))
