@@ -1,3 +1,4 @@
+# ruff: noqa: E501  # lists of values read better in long lines
 """Spoiled input by the hundred thousand: only an InputError of one line may come of it, soon, and in little memory.
 
     python benchmarks/fuzz.py --inputs 100000 --seed 0 --out fuzz_finds
@@ -166,7 +167,11 @@ def tree(name: str, valid: Any, write: Callable[[Any], bytes]) -> Callable[[Path
 
 def plain(name: str, valid: bytes) -> Callable[[Path, Rng], None]:
     """Spoils the bytes of a file."""
-    return lambda folder, rng: (folder / name).write_bytes(bytes_spoiled(valid, rng)) and None
+
+    def spoil(folder: Path, rng: Rng) -> None:
+        (folder / name).write_bytes(bytes_spoiled(valid, rng))
+
+    return spoil
 
 
 # ---- valid inputs
@@ -191,7 +196,13 @@ DCE = {
     "ConversionSoftware": "dcm2niix",
 }  # fmt: skip
 OFFSETS = [-300.0, *np.linspace(-7, 7, FRAMES - 1).round(3).tolist()]
-CEST = {"SaturationOffsetsPPM": OFFSETS, "SaturationB1uT": 3.0, "SaturationTimeS": 5.0, "MagneticFieldStrength": 7.0, "CestAgent": "iopamidol"}
+CEST = {
+    "SaturationOffsetsPPM": OFFSETS,
+    "SaturationB1uT": 3.0,
+    "SaturationTimeS": 5.0,
+    "MagneticFieldStrength": 7.0,
+    "CestAgent": "iopamidol",
+}
 IMAGE = {
     "TimeAfterDose": 7200.0, "Quantity": "total", "NoiseSD": 0.1, "Units": "ug/mL", "InversionTime": 0.5, "pHStd": 0.1, "Unit": "1/min",
     "RepetitionTimeExcitation": 0.005, "FlipAngle": 15.0, "RepetitionTime": 0.004, "ConversionSoftware": "dcm2niix",
@@ -234,11 +245,21 @@ CONFIG = {
     "plan": {"tumour_mm": [6.0, 6.0, 4.0], "frames": 60, "drug": ["total@24"], "ph": True, "seed": 0, "draws": 2, "voxel_mm": 0.5},
 }  # fmt: skip
 CONFIG["simulate"].pop("rim_mm")  # TOML has no null
-ROW = {"name": "l", "label": "l", "unit": "mm", "scale": "log", "prior_median": 1.0, "prior_sd": 0.5, "posterior_median": 1.2, "posterior_sd": 0.2}
+ROW = {
+    "name": "l",
+    "label": "l",
+    "unit": "mm",
+    "scale": "log",
+    "prior_median": 1.0,
+    "prior_sd": 0.5,
+    "posterior_median": 1.2,
+    "posterior_sd": 0.2,
+}
 ITEM = {"name": "balance", "value": 0.1, "limit": 1.0, "passed": True, "meaning": "of mass"}
 TABLES = {"parameters": {"parameters": [ROW, ROW], "assumptions": ["one"]}, "check": {"items": [ITEM], "seconds": 1.0}}
 CURVE = b"time_s\tplasma_mM\n" + b"".join(b"%d\t%.3f\n" % (t, 5 * t * np.exp(-t / 20)) for t in range(0, 90, 5))
 OFFSET_TABLE = b"offset_ppm,n\n" + b"".join(b"%.3f,%d\n" % (o, i) for i, o in enumerate(OFFSETS))
+PEOPLE = b"participant_id\tsession_id\tage\tgroup\n" + b"".join(b"sub-%02d\tses-1\t%d\ta\n" % (i, 40 + i) for i in range(9))
 
 
 def saved_fit() -> bytes:
@@ -297,6 +318,7 @@ def readers() -> dict[str, Reader]:
     from nanopinn.inference.checkpoint import load_ended, load_fit
     from nanopinn.report.folder import read_result
     from nanopinn.workflows import settings
+    from nanopinn.workflows.cohort.participants import read_participants
     from nanopinn.workflows.formulations import read_formulation
     from nanopinn.workflows.schedule import read_schedule
     from nanopinn.workflows.simulate.sources import _ktrans_unit
@@ -361,6 +383,10 @@ def readers() -> dict[str, Reader]:
 
         return read
 
+    def offsets(folder: Path, rng: Rng) -> None:
+        plain("o.csv", OFFSET_TABLE)(folder, rng)
+        (folder / a).write_bytes(spectra)
+
     def result_folder(folder: Path, rng: Rng) -> None:
         for name, valid in TABLES.items():
             tree(f"{name}.json", valid, as_json)(folder, rng)
@@ -377,7 +403,9 @@ def readers() -> dict[str, Reader]:
         (folder / "fit.safetensors").write_bytes(content)
 
     def config(folder: Path) -> Any:
-        return several(*(lambda f, t=t, k=k: settings_of(k, t, f / "c.toml", {"dce": "a"} if t == "imaging" else {}) for t, k in kinds.items()))(folder)
+        return several(
+            *(lambda f, t=t, k=k: settings_of(k, t, f / "c.toml", {"dce": "a"} if t == "imaging" else {}) for t, k in kinds.items())
+        )(folder)
 
     packed = gzip.compress(bytes(series), 6)
     a = "a.nii"
@@ -393,9 +421,10 @@ def readers() -> dict[str, Reader]:
             lambda f: load_drug_image(f / a, SHAPE, grid, inside), lambda f: _inversion_time(f / a), lambda f: _ktrans_unit(f / a),
             lambda f: excitation(read_sidecar(f / a), sidecar_path(f / a)))),
         "Z-spectra": Reader(5, beside(spectra, CEST), lambda f: read_spectra(f / a)),
-        "table of offsets": Reader(4, lambda f, rng: (plain("o.csv", OFFSET_TABLE)(f, rng), (f / a).write_bytes(spectra)) and None,
+        "table of offsets": Reader(4, offsets,
                                    lambda f: read_spectra(f / a, offsets_file=f / "o.csv")),
         "arterial input": Reader(5, plain("aif.tsv", CURVE), lambda f: read_curve(f / "aif.tsv", np.array(TIMES), 0.42)),
+        "participants": Reader(3, plain("participants.tsv", PEOPLE), lambda f: read_participants(f / "participants.tsv")),
         "schedule": Reader(6, formulations, lambda f: read_schedule(f / "schedule.toml")),
         "formulation": Reader(6, tree("own.toml", FORMULATION, as_toml), lambda f: str(read_formulation(f / "own.toml"))),
         "calibration": Reader(4, tree("c.toml", CALIBRATION, as_toml), lambda f: read_calibration(f / "c.toml").invert(np.ones(3), np.ones(3))),
@@ -408,7 +437,8 @@ def readers() -> dict[str, Reader]:
 
 def _said(error: InputError) -> None:
     text = str(error)
-    assert text.isprintable() and len(text) < 8000, "an InputError that is no line"
+    assert text.isprintable(), "an InputError that is no line"
+    assert len(text) < 8000, "an InputError of many lines"
     assert error.file or error.field, f"an InputError that names neither file nor field: {text}"
 
 
@@ -554,7 +584,8 @@ def main() -> None:
 
 def _line(name: str, t: Tally, seconds: float) -> None:
     print(
-        f"{name:24s}{t.inputs:9d}{t.accepted:10d}{t.refused:12d}{len(t.finds):6d}{t.longest_s:11.2f}{t.grown_mb:11.0f}{seconds:8.0f}", flush=True
+        f"{name:24s}{t.inputs:9d}{t.accepted:10d}{t.refused:12d}{len(t.finds):6d}{t.longest_s:11.2f}{t.grown_mb:11.0f}{seconds:8.0f}",
+        flush=True,
     )
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  # hostile texts read better in one line
 """Sidecars, tables and TOML that someone made to stall, to fill the memory, or to be believed: each refused by file and field."""
 
 from __future__ import annotations
@@ -35,7 +36,22 @@ TIMES = [7.0 * i for i in range(FRAMES)]
 GOOD: dict[str, Any] = {"VolumeTiming": TIMES, "RepetitionTimeExcitation": 0.005, "FlipAngle": 15.0, "TimeAfterDose": 7200.0,
         "Quantity": "total", "NoiseSD": 0.1, "Units": "ug/mL", "InversionTime": 0.5, "pHStd": 0.1, "Unit": "1/min"}  # fmt: skip
 #: What stands where a number should.
-NO_NUMBERS = ["NaN", "Infinity", "-Infinity", "1e999", "true", "null", '"15"', "[]", "[15]", "{}", "1" + "0" * 400, '"\\ud800"', "-1", "1e300"]
+NO_NUMBERS = [
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e999",
+    "true",
+    "null",
+    '"15"',
+    "[]",
+    "[15]",
+    "{}",
+    "1" + "0" * 400,
+    '"\\ud800"',
+    "-1",
+    "1e300",
+]
 
 
 def side(folder: Path, text: str) -> Path:
@@ -81,7 +97,20 @@ def test_what_is_no_value_of_a_map_is_refused_by_its_key(tmp_path: Path, key: st
 
 
 HUGE = "[" + ",".join(["1"] * 200_000) + "]"
-LISTS = ["[]", "{}", "3", '"7"', '["0", "7"]', "[true, false]", "[null]", "[[0], [7]]", "[NaN, 1]", "[1" + "0" * 400 + "]", HUGE, "[0, 7, 7]"]
+LISTS = [
+    "[]",
+    "{}",
+    "3",
+    '"7"',
+    '["0", "7"]',
+    "[true, false]",
+    "[null]",
+    "[[0], [7]]",
+    "[NaN, 1]",
+    "[1" + "0" * 400 + "]",
+    HUGE,
+    "[0, 7, 7]",
+]
 
 
 @pytest.mark.parametrize("text", LISTS)

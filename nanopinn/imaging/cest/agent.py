@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tomllib
 import os
+import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
