@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanopinn.cli.cohort import cohort
 from nanopinn.cli.config import settings_of
+from nanopinn.cli.derivatives import derivatives
 from nanopinn.cli.fit import fit
+from nanopinn.cli.group import group
 from nanopinn.cli.minimal_imaging import minimal_imaging
 from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, takes_imaging
 from nanopinn.cli.plan import plan
@@ -28,7 +31,10 @@ app = typer.Typer(
 app.command()(fit)
 app.command()(simulate)
 app.command()(plan)
+app.command()(cohort)
 app.command("minimal-imaging")(minimal_imaging)
+app.command()(derivatives)
+app.command()(group)
 
 
 @app.command()
@@ -72,18 +78,22 @@ def phantom(
     release_sd: Annotated[float, typer.Option(help="Spread of the ln of the release rate beside its law of pH.")] = 0.0,
     pore_error: Annotated[float, typer.Option(help="Contrast agent fills so much more than the pores that carry drug.")] = 0.0,
     cut_voxels: Annotated[int, typer.Option(help="Voxels by which the field of view ends early along x.")] = 0,
+    bids: Annotated[int | None, typer.Option(help="Write a BIDS dataset of so many subjects, seeds from --seed on.")] = None,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Write a synthetic study with its truth, solved finer and by another scheme than fits use."""
-    from nanopinn.workflows.phantom import make_phantom
+    from nanopinn.workflows.phantom import make_phantom, make_phantom_dataset
     from nanopinn.workflows.settings import PhantomSettings
 
     given = {"seed": seed, "length_scale_mm": length_scale, "shape": shape, "snr": snr, "drug_noise": drug_noise,
              "conductivity_sd": conductivity_sd, "release_sd": release_sd, "pore_error": pore_error, "cut_voxels": cut_voxels}  # fmt: skip
     settings = settings_of(PhantomSettings, "phantom", None, given)
     with shown_progress(quiet) as progress:
-        folder = make_phantom(out, settings, progress=progress)
-    typer.echo(f"Study: {folder}")
+        if bids is None:
+            folder = make_phantom(out, settings, progress=progress)
+        else:
+            folder = make_phantom_dataset(out, bids, settings, progress=progress)
+    typer.echo(f"{'Study' if bids is None else 'Dataset'}: {folder}")
 
 
 @app.command()

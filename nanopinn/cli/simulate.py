@@ -12,7 +12,7 @@ from nanopinn.cli.config import settings_of
 from nanopinn.cli.kept import kept_of, kept_on_record
 from nanopinn.cli.options import Continue, Device, Out, Overwrite, Quiet, Verbose
 from nanopinn.cli.screen import shown_progress
-from nanopinn.cli.verdict import gives_verdict
+from nanopinn.cli.verdict import gives_verdict, refuse_after
 from nanopinn.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _HEAT = "Heating, degC:MINUTES[@START_H][~RAMP_MIN], or a thermometry file; seve
 def simulate(
     schedule: Annotated[Path | None, typer.Option(help="What is given and when (TOML); examples in docs/schedules.")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Result folder of `nanopinn fit` or `nanopinn maps`.")] = None,
+    after: Annotated[Path | None, typer.Option(help="Verdict of the run that made --from: refused where that left no result.")] = None,
     phantom: Annotated[bool, typer.Option("--phantom", help="The digital phantom's tumour instead.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of the phantom, and of the draws of arms (0).")] = None,
     shape: Annotated[tuple[int, int, int] | None, typer.Option(help="Voxels of the phantom (24 24 12).")] = None,
@@ -79,6 +80,8 @@ def simulate(
     """
     from nanopinn.workflows.settings import ComparisonSettings, PhantomSettings, SimulationSettings
 
+    if after is not None:
+        refuse_after(after)
     drawn = settings_of(PhantomSettings, "phantom", config, {"seed": seed, "shape": shape}) if phantom else None
     maps = _map_files({"ktrans": ktrans, "ve": ve, "vp": vp, "mask": mask, "ph": ph})
     numerical = {"tolerance": tolerance, "refine": refine, "device": device}

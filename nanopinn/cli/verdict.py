@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nanopinn.errors import NanopinnError, OutputError, StoppedError
+from nanopinn.errors import CheckFailedError, InputError, NanopinnError, OutputError, StoppedError
 
 _HELP = "Write how the run ended to this JSON file, and exit with 0 unless it could not write (4) or was stopped (130)."
 _STATUS = {0: "passed", 3: "refused", 4: "not written", 5: "check failed", 130: "interrupted"}
@@ -128,3 +128,16 @@ def _clear(file: Path) -> None:
         file.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{file} cannot be written: {error.strerror}. Give another file to --verdict.") from error
+
+
+def refuse_after(verdict: Path) -> None:
+    """Refuse to read a result where the run that should have made it left none; what an older run left there is not taken for it.
+
+    Raises:
+        InputError: it left none, or there is no such verdict.
+    """
+    from nanopinn.workflows.cohort.dataset import read_json
+
+    before = read_json(verdict)
+    if before.get("exit_code") not in (0, CheckFailedError.exit_code):
+        raise InputError("the run before left no result", file=verdict, found=str(before.get("message", before.get("status"))))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.io import flush_folder, write_bytes, write_json
-from nanopinn.inference.plan import Plan
 from nanopinn.report.claim import claimed_file
+
+if TYPE_CHECKING:
+    from nanopinn.inference.plan import Plan
 
 SUFFIXES = (".json", ".tsv")
 
@@ -47,10 +49,25 @@ def write_table(
         if out.suffix == ".json":
             write_json(out, {**said, name: [dict(r) for r in rows]})
         else:
-            lines = ["\t".join(rows[0]), *("\t".join(str(v) for v in row.values()) for row in rows)]
-            write_bytes(out, ("\n".join(lines) + "\n").encode())
+            write_bytes(out, as_tsv(rows))
         flush_folder(out.absolute().parent)
     return out
+
+
+def as_tsv(rows: Sequence[Mapping[str, Any]], heads: Sequence[str] = ()) -> bytes:
+    """Rows as a TSV: one line each, whatever stands in a cell; nothing and NaN are ``n/a``, as BIDS has it.
+
+    Args:
+        heads: of the columns; those of the first row if not given.
+    """
+    heads = heads or tuple(rows[0])
+    lines = ["\t".join(_cell(h) for h in heads), *("\t".join(_cell(row[h]) for h in heads) for row in rows)]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _cell(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return "n/a" if value is None or value != value or not text else text
 
 
 def write_plan(out: Path, plan: Plan, settings: Mapping[str, Any], *, overwrite: bool = False) -> Path:

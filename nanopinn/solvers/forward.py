@@ -275,7 +275,7 @@ class Forward:
         if run.tangents is None:
             return run
         every = run.U.new_zeros((len(run.U), len(theta), *run.U.shape[1:]))
-        every[:, moving] = run.tangents
+        every[:, moving] = run.tangents.to(every.dtype)
         return replace(run, tangents=every)
 
 

@@ -18,6 +18,11 @@ from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 from nanopinn.solvers.stage import StageMatrix
 
+#: Tangents steer, they are not the answer: their solves stop at this many times the tolerance of the pools.
+TANGENTS_LOOSER = 100.0
+#: From this relative residual on tangents are marched in single precision, which holds it and moves half the memory.
+SINGLE_FROM = 5e-6
+
 #: ``source(t)`` gives ``s`` of shape (pool, x, y, z) and its tangents (m, pool, x, y, z) or None.
 Source = Callable[[float], tuple[Tensor, Tensor | None]]
 
@@ -66,20 +71,31 @@ def joined(runs: Sequence[Trajectory]) -> Trajectory:
 
 
 class _StageSolver:
-    """The stages of one step size, and what they cost."""
+    """The stages of one step size, and what they cost; those of tangents in their own precision."""
 
-    def __init__(self, operator: PoolOperator, capacity: Tensor, w: float, tol: float) -> None:
+    def __init__(self, operator: PoolOperator, capacity: Tensor, w: float, tol: float, steered: torch.dtype | None) -> None:
         self.operator, self.capacity, self.w, self.tol = operator, capacity, w, tol
         self.iterations = 0
         self.stage = StageMatrix(operator, capacity, w)
+        self.tangent_capacity, self.tangent_stage = capacity, self.stage
+        if steered is not None and steered != capacity.dtype:
+            self.tangent_capacity = capacity.to(steered)
+            self.tangent_stage = StageMatrix(operator.to(steered), self.tangent_capacity, w)
 
     def exchange(self, U: Tensor, s: Tensor) -> Tensor:
         """Rates at which each pool's mass enters by the source, is lost, and crosses the boundary, ``(3, pool)``."""
         return torch.stack([s.sum(dim=SPACE), self.operator.lost(U), self.operator.boundary_outflow(U)])
 
-    def __call__(self, b: Tensor, start: Tensor) -> Tensor:
-        tol = self.tol if b.dim() == 4 else 100 * self.tol  # tangents steer, they are not the answer
-        found, iterations = self.stage.solve(b, start, tol=tol)
+    def pools(self, known: Tensor, s: Tensor) -> Tensor:
+        """The stage from what is known of the pools and their source."""
+        found, iterations = self.stage.solve(self.capacity * known + self.w * s, known, tol=self.tol)
+        self.iterations += iterations
+        return found
+
+    def tangents(self, known: Tensor, forcing: Tensor) -> Tensor:
+        """The same of their tangents."""
+        b = torch.add(self.tangent_capacity * known, forcing, alpha=self.w)
+        found, iterations = self.tangent_stage.solve(b, known, tol=TANGENTS_LOOSER * self.tol, overwrite=True)
         self.iterations += iterations
         return found
 
@@ -96,18 +112,20 @@ def march(
         source: s(t) and its tangents.
         times: nodes, increasing, s; equal steps share one matrix.
         tangent_operators: dA/dtheta_j for each parameter; empty for no tangents.
-        tol: relative residual of each linear solve.
+        tol: relative residual of each linear solve; tangents are solved to :data:`TANGENTS_LOOSER` of it, and where
+            that is :data:`SINGLE_FROM` or more, in single precision.
         begin: pools and tangents at the first node; zero if None.
 
     Raises:
         SolverError: a linear solve failed.
     """
     m = len(tangent_operators)
-    stacked = PoolOperator.stacked(tangent_operators) if m else None
+    steered = torch.float32 if TANGENTS_LOOSER * tol >= SINGLE_FROM else capacity.dtype
+    stacked = PoolOperator.stacked(tangent_operators).to(steered) if m else None
     U = torch.zeros_like(capacity)
-    V = torch.zeros((m, *capacity.shape), dtype=capacity.dtype, device=capacity.device)
+    V = torch.zeros((m, *capacity.shape), dtype=steered, device=capacity.device)
     if begin is not None:
-        U, V = begin[0], V if begin[1] is None else begin[1]
+        U, V = begin[0], V if begin[1] is None else begin[1].to(steered)
     out_U, out_V = [U], [V]
     rate: tuple[Tensor, Tensor] | None = None
     solver: _StageSolver | None = None
@@ -117,7 +135,7 @@ def march(
         dt = t1 - t0
         if solver is None or abs(solver.w - scheme.gamma * dt) > 1e-9 * solver.w:
             iterations += solver.iterations if solver else 0
-            solver = _StageSolver(operator, capacity, scheme.gamma * dt, tol)
+            solver = _StageSolver(operator, capacity, scheme.gamma * dt, tol, steered if m else None)
         U, V, rate, exchanged = _step(solver, scheme, source, stacked, U, V, rate, t0, dt)
         totals = totals + exchanged
         out_U.append(U)
@@ -144,11 +162,10 @@ def _step(
             continue
         known_U = U + dt * sum(a * k[0] for a, k in zip(row[:i], rates, strict=True)) if i else U
         known_V = V + dt * sum(a * k[1] for a, k in zip(row[:i], rates, strict=True)) if i else V
-        stage_U = solver(solver.capacity * known_U + w * s, known_U)
+        stage_U = solver.pools(known_U, s)
         stage_V = known_V
         if dA is not None:
-            forcing = -dA(stage_U) if ds is None else ds - dA(stage_U)
-            stage_V = solver(solver.capacity * known_V + w * forcing, known_V)
+            stage_V = solver.tangents(known_V, _forcing(ds, dA, stage_U))
         rates.append(((stage_U - known_U) / w, (stage_V - known_V) / w))
         exchanged = exchanged + dt * weight * solver.exchange(stage_U, s)
     return stage_U, stage_V, rates[-1], exchanged
@@ -159,4 +176,12 @@ def _initial_rate(solver: _StageSolver, source: Source, dA: PoolOperator | None,
     k = (s - solver.operator(U)) / solver.capacity
     if dA is None or ds is None:
         return k, torch.zeros_like(V)
-    return k, (ds - dA(U) - solver.operator(V)) / solver.capacity
+    slope = solver.operator(V.to(U.dtype)).to(V.dtype)
+    return k, (_forcing(ds, dA, U) - slope) / solver.tangent_capacity
+
+
+def _forcing(ds: Tensor | None, dA: PoolOperator, U: Tensor) -> Tensor:
+    """What drives tangents, ``ds - dA U``, in the precision of dA."""
+    low = dA.transport.before[0].dtype
+    moved = -dA(U.to(low))
+    return moved if ds is None else moved.add_(ds.to(low))

@@ -69,6 +69,10 @@ class PoolOperator:
         reaction, inflow = dict(zip(self.reaction, t[6:n], strict=True)), dict(zip(self.inflow, t[n:], strict=True))
         return replace(self, transport=Transport((t[0], t[1], t[2]), (t[3], t[4], t[5])), reaction=reaction, inflow=inflow)
 
+    def to(self, dtype: torch.dtype) -> PoolOperator:
+        """The same in another precision; itself in its own."""
+        return self if self.transport.before[0].dtype == dtype else self.with_tensors([t.to(dtype) for t in self.tensors()])
+
     @cached_property
     def coupled(self) -> Entries:
         """The reactions that are not zero everywhere."""

@@ -55,3 +55,14 @@ def test_the_gradient_is_that_of_the_normal_equations(posed) -> None:
     expected = p.quadratic(theta, p.compare(fields)).gradient
     # tangents are solved to 1e-5
     np.testing.assert_allclose(slope(p, theta).theta, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_tangents_marched_in_single_precision_are_those_in_double(posed) -> None:
+    p, theta = posed
+    single = p.solve(theta, p.forward(), tangents=True)
+    double = p.solve(theta, p.forward(), tangents=True, tol=1e-10)
+    for name in ("d_contrast", "d_pools"):
+        s, d = getattr(single, name), getattr(double, name)
+        assert s.dtype == d.dtype == torch.float64
+        apart, size = (s - d).flatten(1).norm(dim=1), d.flatten(1).norm(dim=1)
+        assert 0 < float((apart / size.clamp_min(1e-300)).max()) < 5e-5

@@ -1,0 +1,75 @@
+"""A dataset of BIDS derivatives: what it says of itself, and the list of its studies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nanopinn.imaging.io import write_bytes, write_json
+from nanopinn.report.table import as_tsv
+from nanopinn.workflows.cohort.names import EXTENSION
+from nanopinn.workflows.cohort.studies import Study
+
+#: Every official name that is used is in it.
+BIDS_VERSION = "1.10.0"
+#: What BIDS does not know of a dataset of derivatives: kinetic, pH and drug maps have no official names; ``anat/`` holds those that have.
+_OURS = ("perf/", "cest/", "work/", "group.html", "group_*.tsv")
+STUDIES = Path("work", "studies.tsv")
+
+
+def raw_dataset(dataset: Path) -> Path | None:
+    """The dataset that these are derivatives of, where BIDS's layout tells: ``RAW/derivatives/NAME``."""
+    above = dataset.absolute().parent
+    return above.parent if above.name == "derivatives" else None
+
+
+def describe_derivatives(dataset: Path) -> None:
+    """Write ``dataset_description.json`` and ``.bidsignore``; the same bytes whoever writes them, so several at once do no harm.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    from nanopinn import __version__
+
+    by = {"Name": "nanopinn", "Version": __version__, "Description": "Inverse modelling of tumour nanomedicine. Research use only."}
+    about: dict[str, Any] = {
+        "Name": "nanopinn: what images say of drug transport in tumours", "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative",
+        "GeneratedBy": [by],
+    }  # fmt: skip
+    if raw_dataset(dataset) is not None:
+        about |= {"SourceDatasets": [{"URL": "../.."}], "DatasetLinks": {"raw": "../.."}}
+    _describe(dataset, about, _OURS)
+
+
+def describe_scans(dataset: Path, name: str, by: str, version: str) -> None:
+    """The same for a dataset of scans that a program drew."""
+    about = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "raw", "GeneratedBy": [{"Name": by, "Version": version}]}
+    _describe(dataset, about, EXTENSION)
+
+
+def _describe(dataset: Path, about: Mapping[str, Any], ignored: Sequence[str]) -> None:
+    write_json(dataset / "dataset_description.json", about)
+    write_bytes(dataset / ".bidsignore", ("\n".join(ignored) + "\n").encode())
+
+
+def write_studies(dataset: Path, studies: Sequence[Study]) -> Path:
+    """Write which studies a cohort has, so that those that never ended are missed; ``work/studies.tsv``.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    columns = dict.fromkeys(column for s in studies for column, _ in s.about)
+    rows = [{"study": s.id, "problem": s.problem, **{f"about {c}": dict(s.about).get(c, "") for c in columns}} for s in studies]
+    write_bytes(dataset / STUDIES, as_tsv(rows))
+    return dataset / STUDIES
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

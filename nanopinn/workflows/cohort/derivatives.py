@@ -1,0 +1,194 @@
+"""The maps and tables of one result under the names of BIDS derivatives, all or nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanopinn.errors import InputError, OutputError
+from nanopinn.imaging.io import read_sidecar, write_bytes, write_json
+from nanopinn.report.folder import read_result
+from nanopinn.report.table import as_tsv
+from nanopinn.workflows.cohort.dataset import describe_derivatives, raw_dataset, read_json
+from nanopinn.workflows.cohort.names import StudyName, study_name
+
+#: The file that is written last: where it is, all is.
+_MARKS = {"fit": "perf/{id}_desc-fit_parameters.tsv", "arms": "perf/{id}_desc-arms_outcomes.tsv"}
+_OFFICIAL = {"T1": ("anat", "T1map"), "pH": ("cest", "pHmap")}
+_COLUMNS = {
+    "name": "unknown", "label": "unknown, in words", "unit": "of medians and limits",
+    "scale": "log: standard deviations are of the natural logarithm",
+    "prior_median": "before the images", "prior_sd": "before the images", "posterior_median": "after the images",
+    "posterior_sd": "after the images", "low_95": "central 95 % interval", "high_95": "central 95 % interval",
+    "contraction": "1 - posterior_sd / prior_sd", "informed": "whether the images, rather than the prior, set the value",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A file to write: below the session, without its ending; what stands in the sidecar."""
+
+    stem: str
+    source: Path
+    side: Mapping[str, Any]
+
+
+def write_derivatives(result: Path, dataset: Path, id: str) -> Path:
+    """Write a result folder, of a fit or of compared arms, as the derivatives of a study.
+
+    ``sub-01/ses-01/anat/`` holds what BIDS has names for (``desc-fit_T1map``, ``label-tumour_mask``), ``perf/`` and ``cest/`` maps as
+    ``desc-fit_<quantity>map`` with ``desc-std`` beside them, drug in time as ``desc-<pool>_drug``, and tables. Files are written beside
+    their place and renamed one after the other, the table last: where it is, all is.
+
+    Args:
+        id: ``sub-01_ses-01``.
+
+    Returns:
+        The table that was written last.
+
+    Raises:
+        InputError: it is no result folder, or no id. OutputError: the dataset cannot be written.
+    """
+    name, kind = study_name(id), "arms" if (result / "comparison.json").is_file() else "fit"
+    items = list(_of_arms(result, name.id) if kind == "arms" else _of_fit(result, name.id))
+    _differ(items, result)
+    describe_derivatives(dataset)
+    session = dataset.joinpath(*[p for p in name.parts if not p.startswith("run-")])
+    stage = session / f".{name.id}_{kind}.part-{os.getpid()}"
+    try:
+        shutil.rmtree(stage, ignore_errors=True)
+        written = _stage(items, stage, name, result, dataset, kind)
+        return _put(written, stage, session, name.id)
+    except OSError as error:
+        raise OutputError(f"{session} cannot be written: {error.strerror}.") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _of_fit(result: Path, id: str) -> Iterator[_Item]:
+    """Maps and fields of a fit.
+
+    Raises:
+        InputError: it is no result folder.
+    """
+    check = {"CheckPassed": read_result(result).check.passed}
+    for path in sorted((result / "maps").glob("*.nii.gz")):
+        yield _Item(_map_stem(id, path, "fit", "std"), path, check)
+    for path in sorted((result / "fields").glob("*.nii.gz")):
+        yield _Item(f"perf/{id}_desc-{_camel(_stem(path))}_drug", path, check)
+
+
+def _of_arms(result: Path, id: str) -> Iterator[_Item]:
+    """What happens under the voxels and over time in each arm; whole fields stay in the result folder."""
+    arms = read_json(result / "comparison.json").get("arms")
+    if not isinstance(arms, dict) or not (result / "outcomes.tsv").is_file():
+        raise InputError(
+            "not a folder of compared arms", file=result, expected="comparison.json and outcomes.tsv", remedy="Run the arms again."
+        )
+    for arm in arms:
+        for path in sorted((result / Path(arm).name / "maps").glob("*.nii.gz")):
+            yield _Item(_map_stem(id, path, _camel(arm), f"{_camel(arm)}Std"), path, {})
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".nii.gz")
+
+
+def _camel(words: str) -> str:
+    """Letters and digits alone, as labels and suffixes want them: ``velocity_vector`` is ``velocityVector``."""
+    first, *rest = re.split(r"[^0-9A-Za-z]+", words.encode("ascii", "ignore").decode().strip("_- ")) or [""]
+    return first + "".join(w[:1].upper() + w[1:] for w in rest)
+
+
+def _map_stem(id: str, path: Path, estimate: str, spread: str) -> str:
+    quantity, is_std = _stem(path).removesuffix("_std"), _stem(path).endswith("_std")
+    if quantity == "mask":
+        return f"anat/{id}_label-tumour_mask"
+    folder, suffix = _OFFICIAL.get(quantity, ("perf", f"{_camel(quantity)}map"))
+    return f"{folder}/{id}_desc-{spread if is_std else estimate}_{suffix}"
+
+
+def _differ(items: list[_Item], result: Path) -> None:
+    names = [i.stem for i in items]
+    if not items or len(set(names)) < len(names):
+        twice = ", ".join(sorted({n for n in names if names.count(n) > 1})) or "no map"
+        raise InputError(
+            "the folder cannot be named as derivatives", file=result, found=twice, expected="maps whose names differ by letters and digits"
+        )
+
+
+def _stage(items: list[_Item], stage: Path, name: StudyName, result: Path, dataset: Path, kind: str) -> list[str]:
+    """Write everything below ``stage``; the names in the order in which they are put in place."""
+    raw = _raw_files(result, dataset, name)
+    written = []
+    for item in items:
+        write_bytes(stage / f"{item.stem}.nii.gz", item.source.read_bytes())
+        write_json(stage / f"{item.stem}.json", _sidecar(item, dataset, raw))
+        written += [f"{item.stem}.json", f"{item.stem}.nii.gz"]
+    mark = _MARKS[kind].format(id=name.id)
+    for table, rows, about in _tables(result, name.id, kind):
+        write_bytes(stage / table, rows)
+        side = table.replace(".tsv", ".json")
+        written += [side, *([] if table == mark else [table])]
+        write_json(stage / side, {**about, **({"Files": sorted({*written, side})} if table == mark else {})})
+    return [*written, mark]
+
+
+def _sidecar(item: _Item, dataset: Path, raw: list[str]) -> dict[str, Any]:
+    """BIDS's keys, and what the result's own sidecar says; ``Unit`` is ``Units`` there."""
+    own = read_sidecar(item.source)
+    side = {"Units" if key == "Unit" else key: value for key, value in own.items()}
+    return {**side, "SkullStripped": False, "Sources": [*_within(item.source, dataset), *raw], **item.side}
+
+
+def _within(path: Path, dataset: Path) -> list[str]:
+    """The file as a BIDS URI, if it lies in the dataset; no path of this machine is written."""
+    real, home = path.resolve(), dataset.resolve()
+    return [f"bids::{real.relative_to(home).as_posix()}"] if real.is_relative_to(home) else []
+
+
+def _raw_files(result: Path, dataset: Path, name: StudyName) -> list[str]:
+    """The scans of which the result says that it read them, where the layout tells in which dataset they lie."""
+    raw, read = raw_dataset(dataset), read_json(result / "provenance.json").get("inputs", {})
+    if raw is None or not isinstance(read, dict):
+        return []
+    session = raw.joinpath(*[p for p in name.parts if not p.startswith("run-")])
+    return [f"bids:raw:{f.relative_to(raw).as_posix()}" for f in sorted(session.glob("*/*")) if f.name in read]
+
+
+def _tables(result: Path, id: str, kind: str) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    """Tables with what their columns mean; the last is the mark."""
+    if kind == "arms":
+        heads = {"outcome": "name", "unit": "of the numbers", "words": "the outcome in words"}
+        about = {c: {"Description": w} for c, w in heads.items()} | {
+            "Description": "Of each arm: median and central 90 % interval of the draws."
+        }
+        yield _MARKS["arms"].format(id=id), (result / "outcomes.tsv").read_bytes(), about
+        return
+    check = read_result(result).check
+    items = [
+        {"name": i.name, "value": i.value, "limit": i.limit, "passed": "yes" if i.passed else "no", "meaning": i.meaning}
+        for i in check.items
+    ]
+    yield f"perf/{id}_desc-fit_check.tsv", as_tsv(items), {"Description": check.headline, "CheckPassed": check.passed}
+    about = {c: {"Description": words} for c, words in _COLUMNS.items()}
+    yield _MARKS["fit"].format(id=id), (result / "parameters.tsv").read_bytes(), about | {"CheckPassed": check.passed}
+
+
+def _put(written: list[str], stage: Path, session: Path, id: str) -> Path:
+    """Rename everything into place, and remove what an earlier result had and this one has not."""
+    mark = session / written[-1]
+    before = read_json(mark.with_suffix(".json")).get("Files", [])
+    mark.unlink(missing_ok=True)
+    own = re.compile(rf"(anat|perf|cest)/{re.escape(id)}_[\w+-]+(\.nii\.gz|\.json|\.tsv)", re.ASCII)
+    for old in (f for f in before if isinstance(f, str) and own.fullmatch(f) and f not in written):
+        (session / old).unlink(missing_ok=True)
+    for name in written:
+        (session / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(stage / name, session / name)
+    return mark

@@ -1,0 +1,161 @@
+"""The names of a cohort's files: BIDS's where BIDS has them, ours where it has none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanopinn.errors import InputError
+
+#: Labels of BIDS, without ``+``: these become names of folders and words of command lines.
+_LABEL = re.compile(r"[0-9A-Za-z]{1,64}", re.ASCII)
+_NAME = re.compile(r"(?P<entities>sub-[0-9A-Za-z+]+(?:_[a-z]+-[0-9A-Za-z+]+)*)_(?P<suffix>[0-9A-Za-z]+)(?P<ending>\.[A-Za-z.]+)", re.ASCII)
+IMAGES = (".nii.gz", ".nii")
+TABLES = (".tsv", ".csv")
+TUMOUR = ("tumour", "tumor")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A file whose name follows BIDS's grammar.
+
+    Attributes:
+        entities: by key, in order, ``{"sub": "01", "ses": "01", "run": "1"}``.
+    """
+
+    path: Path
+    entities: Mapping[str, str]
+    suffix: str
+    ending: str
+
+    @property
+    def kind(self) -> str:
+        """What a mask marks: its ``label``, or ``desc``."""
+        return self.entities.get("label", self.entities.get("desc", ""))
+
+
+def parse_name(path: Path) -> Named | None:
+    """The parts of a file's name; None where it does not follow the grammar."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        return None
+    entities = dict(pair.split("-", 1) for pair in match["entities"].split("_"))
+    return Named(path, entities, match["suffix"], match["ending"])
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a file is to a fit.
+
+    Attributes:
+        option: of ``nanopinn fit``. words: for messages. suffixes: of the name.
+        kinds: what a mask marks. acq: the label of ``acq`` that sets it apart. apart: labels that make it something else.
+        several: the entity that tells several files apart; ``any`` where any number is right; empty where one is.
+        before: stands before the path on the command line.
+        derived: looked for in ``derivatives/`` too.
+    """
+
+    option: str
+    words: str
+    suffixes: tuple[str, ...]
+    endings: tuple[str, ...] = IMAGES
+    kinds: tuple[str, ...] = ()
+    acq: str = ""
+    apart: tuple[str, ...] = ()
+    several: str = ""
+    before: str = ""
+    derived: bool = False
+
+    def fits(self, name: Named) -> bool:
+        """Whether a file has this role."""
+        if name.suffix not in self.suffixes or name.ending not in self.endings:
+            return False
+        if self.kinds:
+            return name.kind in self.kinds
+        acq = name.entities.get("acq", "")
+        return acq == self.acq if self.acq else acq not in self.apart
+
+
+#: Official: VFA with ``flip``, IRT1 with ``inv``, T1map, TB1map, mask with ``label`` or ``desc`` in derivatives. BIDS 1.11 has no name and
+#: no extension proposal for DCE-MRI (bids-specification issue 1549) or CEST; these, pH maps, drug images and arterial inputs are ours.
+ROLES = (
+    Role("--dce", "DCE series", ("dce", "DCE")),
+    Role("--cest", "Z-spectra", ("cest",), apart=("pre", "power2")),
+    Role("--cest", "pH map", ("pHmap",), derived=True),
+    Role("--cest-pre", "Z-spectra before injection", ("cest",), acq="pre"),
+    Role("--cest-power2", "Z-spectra at another power", ("cest",), acq="power2"),
+    Role("--mask", "tumour mask", ("mask",), kinds=TUMOUR, derived=True),
+    Role("--vfa", "flip-angle set", ("VFA",), several="flip"),
+    Role("--ir", "inversion-recovery set", ("IRT1",), several="inv"),
+    Role("--t1", "T1 map", ("T1map",), derived=True),
+    Role("--b1", "B1 map", ("TB1map",)),
+    Role("--aif", "arterial input", ("aif",), endings=TABLES),
+    Role("--aif", "mask of an artery", ("mask",), kinds=("AIF", "aif"), before="mask:", derived=True),
+    Role("--drug", "drug image", ("drug",), several="any"),
+)
+
+#: Names that BIDS does not know, as ``.bidsignore`` wants them.
+EXTENSION = ("*_dce.*", "*_DCE.*", "*_cest.*", "*_pHmap.*", "*_drug.*", "*_aif.*")
+
+EXPECTED = "sub-<label>/[ses-<label>/]perf/sub-<label>[_ses-<label>]_dce.nii.gz"
+
+
+def role_of(name: Named) -> Role | None:
+    """What a file is to a fit; None where it is nothing."""
+    return next((r for r in ROLES if r.fits(name)), None)
+
+
+@dataclass(frozen=True)
+class StudyName:
+    """Who, which session and which repeat; labels."""
+
+    sub: str
+    ses: str = ""
+    run: str = ""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """``("sub-01", "ses-01")``."""
+        return tuple(f"{key}-{label}" for key, label in (("sub", self.sub), ("ses", self.ses), ("run", self.run)) if label)
+
+    @property
+    def id(self) -> str:
+        """``sub-01_ses-01``."""
+        return "_".join(self.parts)
+
+    @property
+    def place(self) -> Path:
+        """``sub-01/ses-01``."""
+        return Path(*self.parts)
+
+
+def label_of(text: str, entity: str, file: Path) -> str:
+    """A label with or without its ``sub-`` or ``ses-``.
+
+    Labels become folders and command lines, so letters and digits of ASCII alone are let through.
+
+    Raises:
+        InputError: it is empty, too long, or holds anything else.
+    """
+    label = text.removeprefix(f"{entity}-")
+    if not _LABEL.fullmatch(label):
+        raise InputError(
+            "a label cannot be used", file=file, field=entity, found=ascii(text[:80]), expected="1 to 64 letters and digits (ASCII)",
+            remedy=f"Write it as {entity}-01, or such.",
+        )  # fmt: skip
+    return label
+
+
+def study_name(id: str) -> StudyName:
+    """The parts of ``sub-01[_ses-01][_run-1]``.
+
+    Raises:
+        InputError: it is none.
+    """
+    pairs = [part.partition("-") for part in id.split("_")]
+    keys = [key for key, _, _ in pairs]
+    if not all(dash for _, dash, _ in pairs) or keys != [k for k in ("sub", "ses", "run") if k in keys] or keys[0] != "sub":
+        raise InputError("not the id of a study", field="--id", found=ascii(id[:80]), expected="sub-<label>[_ses-<label>][_run-<index>]")
+    return StudyName(**{key: label_of(label, key, Path(ascii(id[:80]))) for key, _, label in pairs})

@@ -1,0 +1,88 @@
+"""The studies of a table: one row each, columns named as the options of ``nanopinn fit``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nanopinn.errors import InputError
+from nanopinn.workflows.cohort.names import StudyName, label_of
+from nanopinn.workflows.cohort.participants import MISSING, read_rows
+from nanopinn.workflows.cohort.studies import Study, as_study
+
+FILE_COLUMNS = ("dce", "cest", "cest_pre", "cest_power2", "offsets", "b0", "mask", "b1")
+FILES_COLUMNS = ("vfa", "ir", "drug")
+#: A file where there is one of that name; else a name or number that the option knows.
+EITHER_COLUMNS = ("t1", "aif", "agent", "ph_calibration")
+TEXT_COLUMNS = (
+    "assume_ph", "cest_contrast", "ph_method", "register", "t1_method", "relation", "aif_dispersion", "blood_t1", "delay", "orientation",
+    "flip_angle", "tr", "frame_spacing", "relaxivity", "dose", "baseline_frames", "bolus_arrival", "hematocrit",
+)  # fmt: skip
+_OF_A_FILE = (".nii", ".nii.gz")
+
+
+def studies_of_table(source: Path, given: Sequence[str]) -> tuple[Study, ...]:
+    """The study of every row.
+
+    Raises:
+        InputError: the table cannot be read, holds no row or no column ``participant_id`` or ``dce``, or a label or value that cannot
+            be used safely.
+    """
+    rows = read_rows(source)
+    if not rows or not {"participant_id", "dce"} <= rows[0].keys():
+        raise InputError(
+            "no study is found", file=source, found=", ".join(rows[0]) if rows else "no row",
+            expected="a row per study with the columns participant_id and dce", remedy="Name the columns so.",
+        )  # fmt: skip
+    return tuple(_study(row, source, given) for row in rows)
+
+
+def _study(row: Mapping[str, str], source: Path, given: Sequence[str]) -> Study:
+    session = row.get("session_id", "")
+    name = StudyName(label_of(row["participant_id"], "sub", source), "" if session in MISSING else label_of(session, "ses", source))
+    inputs: list[tuple[str, str]] = []
+    about: list[tuple[str, str]] = []
+    for column, cell in row.items():
+        if column in (*FILE_COLUMNS, *FILES_COLUMNS, *EITHER_COLUMNS, *TEXT_COLUMNS):
+            inputs += [(f"--{column.replace('_', '-')}", v) for v in _values(column, cell, source)]
+        elif column not in ("participant_id", "session_id"):
+            _is_no_file(column, cell, source)
+            about.append((column, cell))
+    paths = [Path(v.removeprefix("mask:")) for _, v in inputs]
+    lost = [p.name for p in paths if p.is_absolute() and not p.exists()]
+    return as_study(name, inputs, [f"no such file: {', '.join(lost)}"] if lost else [], given, about=about)
+
+
+def _values(column: str, cell: str, source: Path) -> list[str]:
+    """What a cell gives its option: absolute paths, or a word."""
+    if cell in MISSING:
+        return []
+    parts = [p.strip() for p in cell.split(";") if p.strip()] if column in FILES_COLUMNS else [cell]
+    if column in (*FILE_COLUMNS, *FILES_COLUMNS):
+        return [_path(p, source) for p in parts]
+    if column == "aif" and cell.startswith("mask:"):
+        return [f"mask:{_path(cell.removeprefix('mask:'), source)}"]
+    if column in EITHER_COLUMNS and ("/" in cell or (source.parent / cell).exists()):
+        return [_path(cell, source)]
+    if cell.startswith("-"):
+        raise InputError("a value cannot begin with a dash", file=source, field=column, found=ascii(cell[:80]), remedy="Correct it.")
+    return [cell]
+
+
+def _path(text: str, source: Path) -> str:
+    """A path as the table means it, beside the table, made absolute."""
+    return os.path.normpath(source.parent / text)
+
+
+def _is_no_file(column: str, cell: str, source: Path) -> None:
+    """Refuse images in a column that no fit reads: ``masks`` for ``mask`` would be missed without a word.
+
+    Raises:
+        InputError: the cell names an image.
+    """
+    if cell.lower().endswith(_OF_A_FILE):
+        known = ", ".join((*FILE_COLUMNS, *FILES_COLUMNS, "t1", "aif"))
+        raise InputError(
+            "a column of images is not known", file=source, field=ascii(column), found=cell[-80:], expected=known, remedy="Rename it."
+        )

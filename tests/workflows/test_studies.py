@@ -1,0 +1,271 @@
+"""Studies of a cohort: found by name, safe by name, and honest about what they lack."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from nanopinn.errors import InputError
+from nanopinn.workflows.cohort import Study, find_studies
+from nanopinn.workflows.cohort.names import study_name
+
+#: A whole study: what a fit takes, as data folder and rest of the name.
+WHOLE = (
+    "perf/dce.nii.gz", "perf/dce.json", "anat/flip-1_VFA.nii.gz", "anat/flip-2_VFA.nii.gz", "cest/pHmap.nii.gz",
+    "perf/acq-released2h_drug.nii.gz", "perf/acq-released24h_drug.nii.gz",
+)  # fmt: skip
+
+
+def put(dataset: Path, names: Iterable[str], sub: str = "01", ses: str = "") -> Path:
+    """Empty files ``sub-.._REST`` in their folders."""
+    parts = [f"sub-{sub}", *([f"ses-{ses}"] if ses else [])]
+    for name in names:
+        folder, rest = name.rsplit("/", 1)
+        path = dataset.joinpath(*parts, folder, "_".join([*parts, rest]))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return dataset
+
+
+def only(dataset: Path, **more: object) -> Study:
+    (study,) = find_studies(dataset, **more)  # type: ignore[arg-type]
+    return study
+
+
+def option(study: Study, name: str) -> list[str]:
+    pairs = list(zip(study.options[::2], study.options[1::2], strict=True))
+    return [Path(v).name for o, v in pairs if o == name]
+
+
+def test_a_session_gives_a_fit_every_file_that_it_needs(tmp_path: Path) -> None:
+    study = only(put(tmp_path, [*WHOLE, "anat/T1w.nii.gz", "fmap/TB1map.nii.gz"], "01", "02"))
+    assert (study.id, study.place, study.problem) == ("sub-01_ses-02", Path("sub-01/ses-02"), "")
+    assert option(study, "--dce") == ["sub-01_ses-02_dce.nii.gz"]
+    assert option(study, "--vfa") == ["sub-01_ses-02_flip-1_VFA.nii.gz", "sub-01_ses-02_flip-2_VFA.nii.gz"]
+    assert option(study, "--cest") == ["sub-01_ses-02_pHmap.nii.gz"]
+    assert len(option(study, "--drug")) == 2
+    assert option(study, "--b1") == ["sub-01_ses-02_TB1map.nii.gz"]
+    assert "sub-01_ses-02_dce.json" in {f.name for f in study.files}
+    assert all(f.is_absolute() for f in study.files)
+    assert not any("T1w" in f.name for f in study.files)
+
+
+def test_masks_are_found_in_derivatives_but_never_among_own_results(tmp_path: Path) -> None:
+    put(tmp_path, WHOLE)
+    put(
+        tmp_path / "derivatives" / "by_hand", ["anat/label-tumour_mask.nii.gz", "perf/desc-AIF_mask.nii.gz", "anat/label-brain_mask.nii.gz"]
+    )
+    own = put(tmp_path / "derivatives" / "nanopinn", ["anat/label-tumour_mask.nii.gz", "cest/pHmap.nii.gz", "anat/T1map.nii.gz"])
+    (own / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "nanopinn"}]}')
+    study = only(tmp_path)
+    assert study.problem == ""
+    assert option(study, "--mask") == ["sub-01_label-tumour_mask.nii.gz"]
+    assert study.options[study.options.index("--aif") + 1].startswith("mask:/")
+    with pytest.raises(InputError, match="results of nanopinn"):
+        find_studies(own)
+
+
+@pytest.mark.parametrize(
+    ("without", "more", "words"),
+    [
+        ("perf/dce.json", [], "without a sidecar of its own"),
+        ("cest/pHmap.nii.gz", [], "no pH map"),
+        ("VFA", [], "no native T1"),
+        ("", ["anat/T1map.nii.gz"], "native T1 is given 2 times"),
+        ("", ["cest/cest.nii.gz"], "2 files for --cest"),
+        ("", ["perf/acq-late_dce.nii.gz", "perf/acq-late_dce.json"], "2 files for --dce"),
+        ("", ["anat/acq-b_flip-2_VFA.nii.gz"], "2 files for --vfa"),
+        ("", ["perf/dce.nii"], "2 files for --dce"),
+    ],
+)
+def test_what_is_missing_or_there_twice_is_said_and_stops_nobody_else(tmp_path: Path, without: str, more: list[str], words: str) -> None:
+    put(tmp_path, [n for n in [*WHOLE, *more] if not without or without not in n], "01")
+    put(tmp_path, WHOLE, "02")
+    first, second = find_studies(tmp_path)
+    assert words in first.problem
+    assert second.problem == ""
+
+
+def test_options_given_to_all_fill_what_studies_lack(tmp_path: Path) -> None:
+    put(tmp_path, ["perf/dce.nii.gz", "perf/dce.json"])
+    assert only(tmp_path, given=["--t1", "1.4", "--assume-ph", "7.0"]).problem == ""
+    put(tmp_path, ["anat/flip-1_VFA.nii.gz"])
+    assert "native T1 is given 2 times (--t1, --vfa)" in only(tmp_path, given=["--t1", "1.4", "--assume-ph", "7.0"]).problem
+
+
+def test_repeats_are_studies_of_their_own_only_if_every_file_says_to_which_it_belongs(tmp_path: Path) -> None:
+    put(tmp_path, [n.replace("/", f"/run-{r}_") for r in (1, 2) for n in WHOLE])
+    # BIDS puts run before flip; the grammar does not mind
+    found = find_studies(tmp_path)
+    assert [(s.id, str(s.place), s.problem) for s in found] == [("sub-01_run-1", "sub-01/run-1", ""), ("sub-01_run-2", "sub-01/run-2", "")]
+    assert all("run-2" not in w for w in found[0].options)
+    put(tmp_path, ["fmap/TB1map.nii.gz"])
+    assert "say not of which (run)" in only(tmp_path).problem
+
+
+def test_a_file_of_another_subject_in_a_folder_is_never_used(tmp_path: Path) -> None:
+    put(tmp_path, WHOLE)
+    (tmp_path / "sub-01" / "perf" / "sub-02_acq-x_drug.nii.gz").touch()
+    study = only(tmp_path)
+    assert "sub-02_acq-x_drug.nii.gz in the folder of sub-01" in study.problem
+    assert not any("sub-02" in w for w in study.options)
+
+
+def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
+    put(tmp_path, WHOLE)
+    series = tmp_path / "sub-01" / "perf" / "sub-01_dce.nii.gz"
+    series.unlink()
+    series.symlink_to(series)
+    assert "sub-01_dce.nii.gz cannot be read (a link to nothing?)" in only(tmp_path).problem
+
+
+@pytest.mark.parametrize(
+    "name", ["sub-", "sub-0 1", "sub-01;rm -rf x", "sub-$(id)", "sub-01\n", "sub-..", "sub-０１", "sub-a_b", "sub-" + "a" * 65]
+)
+def test_a_folder_whose_label_is_unsafe_is_refused(tmp_path: Path, name: str) -> None:
+    put(tmp_path, WHOLE)
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="label cannot be used"):
+        find_studies(tmp_path)
+
+
+def test_nothing_found_says_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no folder sub-.*_dce\.nii\.gz"):
+        find_studies(tmp_path)
+    put(tmp_path, ["anat/T1w.nii.gz"])
+    with pytest.raises(InputError, match="without a DCE series"):
+        find_studies(tmp_path)
+    with pytest.raises(InputError, match="no such dataset"):
+        find_studies(tmp_path / "none")
+
+
+def test_subjects_can_be_chosen(tmp_path: Path) -> None:
+    for sub, ses in (("01", "1"), ("01", "2"), ("011", "1")):
+        put(tmp_path, WHOLE, sub, ses)
+    assert [s.id for s in find_studies(tmp_path, only=["01"])] == ["sub-01_ses-1", "sub-01_ses-2"]
+    assert [s.id for s in find_studies(tmp_path, only=["sub-01_ses-2", "sub-011"])] == ["sub-01_ses-2", "sub-011_ses-1"]
+    with pytest.raises(InputError, match="no such study"):
+        find_studies(tmp_path, only=["7"])
+    with pytest.raises(InputError, match="label"):
+        find_studies(tmp_path, only=["../etc"])
+
+
+def test_names_that_differ_by_capitals_alone_are_refused(tmp_path: Path) -> None:
+    put(put(tmp_path, WHOLE, "a"), WHOLE, "A")
+    with pytest.raises(InputError, match="two studies have one name"):
+        find_studies(tmp_path)
+
+
+def table(folder: Path, *rows: str, name: str = "studies.tsv") -> Path:
+    for file in ("a.nii.gz", "fa 1.nii.gz", "fa2.nii.gz", "ph.nii.gz"):
+        (folder / file).touch()
+    (folder / name).write_text("\n".join(rows) + "\n")
+    return folder / name
+
+
+def test_a_table_names_files_beside_it_and_carries_other_columns(tmp_path: Path) -> None:
+    heads = "participant_id\tsession_id\tdce\tvfa\tcest\tassume_ph\taif\tgroup"
+    rows = [
+        "sub-01\tses-1\ta.nii.gz\tfa 1.nii.gz; fa2.nii.gz\tph.nii.gz\tn/a\tparker\tcontrol",
+        "02\t\tb.nii.gz\tfa2.nii.gz\t\t7.0\t\ttreated",
+    ]
+    first, second = find_studies(table(tmp_path, heads, *rows))
+    a, b, c, ph = (str(tmp_path / f) for f in ("a.nii.gz", "fa 1.nii.gz", "fa2.nii.gz", "ph.nii.gz"))
+    assert first.options == ("--dce", a, "--vfa", b, "--vfa", c, "--cest", ph, "--aif", "parker")
+    assert (first.id, first.problem, first.about) == ("sub-01_ses-1", "", (("group", "control"),))
+    assert (second.id, second.options[-2:]) == ("sub-02", ("--assume-ph", "7.0"))
+    assert second.problem == "no such file: b.nii.gz"
+
+
+def test_commas_and_semicolons_work_in_a_csv(tmp_path: Path) -> None:
+    study = only(table(tmp_path, "participant_id,dce,vfa,assume_ph", "1,a.nii.gz,fa 1.nii.gz;fa2.nii.gz,7", name="s.csv"))
+    assert len(option(study, "--vfa")) == 2
+
+
+@pytest.mark.parametrize(
+    "id",
+    [
+        "../../etc",
+        "/etc/passwd",
+        "a/b",
+        "a\\b",
+        "",
+        "n/a",
+        "0 1",
+        "01;id",
+        "$(id)",
+        "`id`",
+        "01|x",
+        "''",
+        "sub-sub-01",
+        "０１",
+        "оne",
+        "a" * 65,
+        "-o",
+        ".",
+    ],
+)
+def test_an_unsafe_id_in_a_table_is_refused(tmp_path: Path, id: str) -> None:
+    with pytest.raises(InputError):
+        find_studies(table(tmp_path, "participant_id\tdce\tt1", f"{id}\ta.nii.gz\t1.4"))
+
+
+@pytest.mark.parametrize(
+    ("heads", "row", "words"),
+    [
+        ("participant_id,dce,t1", '1,"a\nb.nii.gz",1.4', "line break or control"),
+        ("participant_id,dce,t1", "1,a\x00.nii.gz,1.4", "line break or control"),
+        ("participant_id,dce,register", "1,a.nii.gz,--overwrite", "begin with a dash"),
+        ("participant_id,dce,masks", "1,a.nii.gz,m.nii.gz", "column of images is not known"),
+        ("participant_id,dce,dce", "1,a.nii.gz,a.nii.gz", "heads are wrong"),
+        ("participant_id,dce,t1", "1,a.nii.gz", "another length"),
+        ("participant_id,scan", "1,a.txt", "no study is found"),
+        ("participant_id,dce,t1", "1,a.nii.gz,1\nsub-1,a.nii.gz,1", "two studies have one name"),
+    ],
+)
+def test_a_table_that_cannot_be_trusted_is_refused(tmp_path: Path, heads: str, row: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        find_studies(table(tmp_path, heads, row, name="s.csv"))
+
+
+def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.tsv").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(InputError, match="not readable as text"):
+        find_studies(tmp_path / "s.tsv")
+
+
+def test_participants_columns_reach_every_session(tmp_path: Path) -> None:
+    put(put(tmp_path, WHOLE, "01", "1"), WHOLE, "02", "1")
+    (tmp_path / "participants.tsv").write_text("participant_id\tgroup\nsub-01\tcontrol\n")
+    assert [s.about for s in find_studies(tmp_path)] == [(("group", "control"),), ()]
+
+
+@pytest.mark.parametrize("id", ["sub-01_ses-1", "sub-01", "sub-a_run-2", "sub-a_ses-b_run-03"])
+def test_an_id_and_its_parts_are_one(id: str) -> None:
+    assert study_name(id).id == id
+    assert study_name(id).place == Path(*id.split("_"))
+
+
+@pytest.mark.parametrize("id", ["", "01", "sub-01/ses-1", "ses-1_sub-01", "sub-01_sub-02", "sub-01_x-1", "sub-../x", "sub-01\n", "sub-"])
+def test_an_id_of_another_form_is_refused(id: str) -> None:
+    with pytest.raises(InputError):
+        study_name(id)
+
+
+def test_two_hundred_subjects_are_found_at_once_and_without_heavy_packages(tmp_path: Path) -> None:
+    for i in range(200):
+        put(tmp_path, WHOLE, f"{i:03d}", "1")
+    began = time.perf_counter()
+    assert len(find_studies(tmp_path)) == 200
+    assert time.perf_counter() - began < 1.0  # measured: 0.2 s beside other work
+    code = f"""
+import sys
+from nanopinn.workflows.cohort.studies import find_studies
+find_studies({str(tmp_path)!r})
+sys.exit(any(m in sys.modules for m in ("torch", "monai", "pandas", "bids", "matplotlib")))"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
