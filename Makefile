@@ -2,23 +2,30 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# without an NVIDIA GPU the plain index would bring several GB of CUDA libraries
-CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c constraints-cpu.txt)
+# The lock names every file for Python 3.11 on Linux x86-64 without a GPU; elsewhere pip takes what it finds that day.
+HERE := $(shell $(PYTHON) -c "import platform as p; print(*p.python_version_tuple()[:2], p.system(), p.machine(), sep='-')")
+LOCKED := $(if $(shell command -v nvidia-smi 2>/dev/null),,$(filter 3-11-Linux-x86_64,$(HERE)))
+# where the CPU build of torch lies, unless pip's own settings name a place to look
+INDEX = $(if $(findstring find-links,$(shell $(BIN)/pip config list)),,--extra-index-url https://download.pytorch.org/whl/cpu)
+LOCK := $(BIN)/pip install -q --require-hashes --no-deps --no-build-isolation
+# $(call install,LAYER,EXTRAS): a layer of the lock, then the package alone, then whether all needs are met
+install = $(if $(LOCKED),$(LOCK) $(INDEX) -r locks/$(1).txt && $(BIN)/pip install -q --no-deps --no-build-isolation -e . && $(BIN)/pip check,\
+  echo "No lock for $(HERE) or with a GPU: pip chooses." && $(BIN)/pip install -q -e '.$(2)')
 DRUG := $(wildcard sample_data/drug_*.nii.gz)
 VFA := $(wildcard sample_data/vfa_*.nii.gz)
 
-.PHONY: demo test test-gui lint clean
+.PHONY: demo test test-gui lint lock audit clean
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { echo "No venv: on Debian, apt install python3-venv, then make again."; exit 1; }
 
-$(VENV)/.package: $(BIN)/python pyproject.toml constraints-cpu.txt
-	$(BIN)/pip install -q $(CONSTRAINTS) -e .
+$(VENV)/.package: $(BIN)/python pyproject.toml locks/demo.txt
+	$(call install,demo)
 	@touch $@
 
-$(VENV)/.test: $(BIN)/python pyproject.toml constraints-cpu.txt
-	$(BIN)/pip install -q $(CONSTRAINTS) -e '.[test,dev]'
-	@touch $@ $(VENV)/.package
+$(VENV)/.test: $(VENV)/.package locks/test.txt
+	$(call install,test,[test,dev,pipelines])
+	@touch $@
 
 demo: $(VENV)/.package
 	@$(BIN)/nanopinn fit --dce sample_data/dce.nii.gz --cest sample_data/ph.nii.gz --mask sample_data/mask.nii.gz \
@@ -29,8 +36,8 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
 # napari in a real window, on a screen that nobody sees; a call of its own, because an abort of Qt ends the process
-$(VENV)/.gui: $(VENV)/.test
-	$(BIN)/pip install -q $(CONSTRAINTS) -e '.[gui]'
+$(VENV)/.gui: $(VENV)/.test locks/gui.txt
+	$(call install,gui,[gui])
 	@touch $@
 
 test-gui: $(VENV)/.gui
@@ -40,6 +47,15 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy nanopinn
+
+# anew what is installed, of the newest versions that pyproject.toml allows; the tests say whether they do
+lock: $(BIN)/python
+	$(BIN)/python locks/lock.py
+
+# known vulnerabilities of what is locked; needs the network
+audit: $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install -q pip-audit
+	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip $(foreach layer,demo test gui,-r locks/$(layer).txt)
 
 clean:
 	rm -rf $(VENV) demo_result

@@ -31,7 +31,7 @@ def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 def test_help_loads_no_heavy_package() -> None:
-    code = "import sys, nanopinn.cli; sys.exit(any(m in sys.modules for m in ('torch', 'monai', 'scipy', 'matplotlib')))"
+    code = "import sys, nanopinn.cli.app; sys.exit(any(m in sys.modules for m in ('torch', 'monai', 'scipy', 'matplotlib')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

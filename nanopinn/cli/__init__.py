@@ -1,5 +1,5 @@
 """The command line: thin, it only calls the workflows."""
 
-from nanopinn.cli.app import app, main
+from nanopinn.cli.entry import main
 
-__all__ = ["app", "main"]
+__all__ = ["main"]

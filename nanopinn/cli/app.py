@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanopinn.cli.cohort import cohort
 from nanopinn.cli.config import settings_of
 from nanopinn.cli.derivatives import derivatives
 from nanopinn.cli.fit import fit
 from nanopinn.cli.group import group
 from nanopinn.cli.minimal_imaging import minimal_imaging
-from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, spread, takes_imaging
+from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, takes_imaging
 from nanopinn.cli.plan import plan
 from nanopinn.cli.screen import shown_progress
 from nanopinn.cli.simulate import simulate
-from nanopinn.cli.verdict import Ending
 from nanopinn.errors import CheckFailedError, InputError
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ app = typer.Typer(
 app.command()(fit)
 app.command()(simulate)
 app.command()(plan)
+app.command()(cohort)
 app.command("minimal-imaging")(minimal_imaging)
 app.command()(derivatives)
 app.command()(group)
@@ -52,16 +52,16 @@ def maps(
     """
     from dataclasses import replace
 
-    from nanopinn.report.folder import claim_output
+    from nanopinn.report.claim import claimed
     from nanopinn.report.imaging import write_imaging
     from nanopinn.workflows.maps import run_maps
 
     choice = {"model": model, "smooth": smooth}
     chosen = replace(inputs, **{k: v for k, v in choice.items() if v is not None})  # type: ignore[arg-type]
-    claim_output(out, overwrite=overwrite)
-    with shown_progress(quiet, verbose) as progress:
-        imaging = run_maps(chosen, device=device or "auto", progress=progress)
-    write_imaging(out, imaging, chosen, overwrite=overwrite)
+    with claimed(out, overwrite=overwrite):
+        with shown_progress(quiet, verbose) as progress:
+            imaging = run_maps(chosen, device=device or "auto", progress=progress)
+        write_imaging(out, imaging, chosen, overwrite=overwrite)
     typer.echo(imaging.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in imaging.assumptions))
     typer.echo(f"Page: {out / 'imaging.html'}")
@@ -193,24 +193,3 @@ def info() -> None:
 
     typer.echo(f"nanopinn {__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     typer.echo(f"GPU: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}")
-
-
-def main() -> None:
-    """Entry point: errors as one paragraph, exit codes as documented."""
-    try:
-        app(spread(sys.argv[1:]))
-    except SystemExit as end:
-        if end.code == 130:
-            typer.echo("Interrupted; nothing was written.", err=True)
-        raise
-    except KeyboardInterrupt:
-        typer.echo("Interrupted; nothing was written.", err=True)
-        sys.exit(130)
-    except Exception as error:
-        ending = Ending.of(error)
-        typer.echo(ending.message, err=True)
-        sys.exit(ending.exit_code)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanopinn.cli.config import settings_of
+from nanopinn.cli.kept import kept_of, kept_on_record
 from nanopinn.cli.options import Continue, Device, Out, Overwrite, Quiet, Verbose, takes_imaging
-from nanopinn.cli.screen import shown_progress, stopped_in_words
+from nanopinn.cli.screen import shown_progress
 from nanopinn.cli.verdict import gives_verdict
 from nanopinn.errors import CheckFailedError
 
@@ -48,7 +49,7 @@ def fit(
     Example: nanopinn fit --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --out result
     """
     from nanopinn.inference.resume import forget
-    from nanopinn.report.folder import claim_output
+    from nanopinn.report.claim import claimed
     from nanopinn.workflows.fit import run_fit, write_fit
     from nanopinn.workflows.settings import FitSettings
 
@@ -58,13 +59,13 @@ def fit(
         "release_in_time": release_in_time, "starts": starts, "noise": noise, "aif_sd": aif_sd, "profile": profile or None,
     }  # fmt: skip
     settings = settings_of(FitSettings, "fit", config, given)
-    claim_output(out, overwrite=overwrite)
-    kept = out.absolute().with_name(f"{out.name}.partial")
+    kept = kept_of(out)
     tell = None if quiet else partial(typer.echo, err=True)
-    with stopped_in_words(kept), shown_progress(quiet, verbose) as progress:
-        study = run_fit(inputs, settings, progress=progress, tell=tell, kept=kept, resume=resume or (go_on and "if kept"))
-    write_fit(out, study, overwrite=overwrite)
-    forget(kept)
+    with claimed(out, overwrite=overwrite), kept_on_record(kept):
+        with shown_progress(quiet, verbose) as progress:
+            study = run_fit(inputs, settings, progress=progress, tell=tell, kept=kept, resume=resume or (go_on and "if kept"))
+        write_fit(out, study, overwrite=overwrite)
+        forget(kept)
     typer.echo(study.imaging.summary())
     typer.echo(study.fit.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in study.fit.assumptions))

@@ -35,7 +35,7 @@ def minimal_imaging(
 
     Example: nanopinn minimal-imaging --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --drug drug_2h.nii.gz drug_24h.nii.gz
     """
-    from nanopinn.report.table import claim_table_file, write_table
+    from nanopinn.report.table import claimed_table, write_table
     from nanopinn.workflows.settings import ComparisonSettings, FitSettings
     from nanopinn.workflows.therapy.minimal_imaging import outcome_by_images
     from nanopinn.workflows.therapy.run import given_arms, outcome_of
@@ -46,14 +46,15 @@ def minimal_imaging(
     given = {"arms": (arm,), "dose": drug_dose, "heat": (heat,) if heat else None, "draws": draws, "seed": seed}
     settings = settings_of(ComparisonSettings, "arms", None, given)
     arms, notes = given_arms(settings)
-    if out is not None:
-        claim_table_file(out, overwrite=overwrite)
-    with shown_progress(quiet, verbose) as progress:
-        found = outcome_by_images(
-            inputs, fits, arms, outcome_of(arms[0], outcome, settings), name=f"{arm}: {outcome}", draws=draws, seed=seed, progress=progress
-        )
-    typer.echo(found.summary())
-    typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in (*notes, *found.assumptions)))
-    if out is not None:
-        said = {"outcome": found.outcome, "draws": found.draws, "in_words": found.in_words(), "assumptions": [*notes, *found.assumptions]}
-        typer.echo(f"Table: {write_table(out, found.table(), said, overwrite=overwrite)}")
+    with claimed_table(out, overwrite=overwrite):
+        with shown_progress(quiet, verbose) as progress:
+            found = outcome_by_images(
+                inputs, fits, arms, outcome_of(arms[0], outcome, settings), name=f"{arm}: {outcome}", draws=draws, seed=seed,
+                progress=progress,
+            )  # fmt: skip
+        assumed = [*notes, *found.assumptions]
+        typer.echo(found.summary())
+        typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in assumed))
+        if out is not None:
+            said = {"outcome": found.outcome, "draws": found.draws, "in_words": found.in_words(), "assumptions": assumed}
+            typer.echo(f"Table: {write_table(out, found.table(), said, overwrite=overwrite)}")

@@ -41,7 +41,9 @@ MANY = ("--vfa", "--ir", "--drug", "--profile", "--candidate", "--tumour-mm", "-
 
 
 def spread(arguments: list[str]) -> list[str]:
-    """Repeat an option of :data:`MANY` before each of its values, which is how the parser takes several."""
+    """Repeat an option of :data:`MANY` before each of its values, which is how the parser takes several; a cohort's options take one."""
+    if arguments[:1] == ["cohort"]:
+        return arguments
     out: list[str] = []
     many = None
     for a in arguments:

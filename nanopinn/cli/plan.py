@@ -43,7 +43,7 @@ def plan(
 
     Example: nanopinn plan --tumour-mm 8 --voxel-mm 0.7 --drug encapsulated@24
     """
-    from nanopinn.report.table import claim_table_file, write_plan
+    from nanopinn.report.table import claimed_table, write_plan
     from nanopinn.workflows.plan import plan_protocol
     from nanopinn.workflows.settings import PlanSettings
 
@@ -54,14 +54,13 @@ def plan(
     _one_of_both(source, scan)
     given = {**scan, "candidates": candidate, "image_noise": image_noise, "draws": draws, "seed": seed, "device": device}
     settings = settings_of(PlanSettings, "plan", config, given)
-    if out is not None:
-        claim_table_file(out, overwrite=overwrite)
-    with shown_progress(quiet, verbose) as progress:
-        found = plan_protocol(settings, folder=source, progress=progress)
-    typer.echo(found.summary())
-    if out is not None:
-        dump = settings.model_dump() | {"aif": Path(settings.aif).name}
-        typer.echo(f"Table: {write_plan(out, found, dump, overwrite=overwrite)}")
+    with claimed_table(out, overwrite=overwrite):
+        with shown_progress(quiet, verbose) as progress:
+            found = plan_protocol(settings, folder=source, progress=progress)
+        typer.echo(found.summary())
+        if out is not None:
+            dump = settings.model_dump() | {"aif": Path(settings.aif).name}
+            typer.echo(f"Table: {write_plan(out, found, dump, overwrite=overwrite)}")
 
 
 def _one_of_both(source: Path | None, scan: Mapping[str, Any]) -> None:

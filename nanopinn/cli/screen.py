@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
 
-from nanopinn.errors import StoppedError
 from nanopinn.progress import Clock, Progress, silent
 
 if TYPE_CHECKING:
@@ -74,28 +70,3 @@ def _key_numbers(numbers: Mapping[str, float]) -> str:
 def _line(stage: str, fraction: float, numbers: Mapping[str, float], verbose: bool) -> str:
     said = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()) if verbose else _key_numbers(numbers)
     return f"[{fraction:4.0%}] {stage}{', ' + said if said else ''}"
-
-
-@contextmanager
-def stopped_in_words(partial: Path) -> Iterator[None]:
-    """Turn Ctrl-C and a polite kill into a sentence and exit code 130.
-
-    Args:
-        partial: where the state of the work is kept, if it has got so far.
-
-    Raises:
-        StoppedError: the work was stopped.
-    """
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        if not partial.exists():
-            raise StoppedError("Interrupted; nothing was written.") from error
-        raise StoppedError(f"Interrupted. {partial} keeps what was reached: the same command with --resume goes on from there.") from error
-    finally:
-        signal.signal(signal.SIGTERM, before)

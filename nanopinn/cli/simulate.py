@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanopinn.cli.config import settings_of
+from nanopinn.cli.kept import kept_of, kept_on_record
 from nanopinn.cli.options import Continue, Device, Out, Overwrite, Quiet, Verbose
-from nanopinn.cli.screen import shown_progress, stopped_in_words
-from nanopinn.cli.verdict import gives_verdict
+from nanopinn.cli.screen import shown_progress
+from nanopinn.cli.verdict import gives_verdict, refuse_after
 from nanopinn.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _HEAT = "Heating, degC:MINUTES[@START_H][~RAMP_MIN], or a thermometry file; seve
 def simulate(
     schedule: Annotated[Path | None, typer.Option(help="What is given and when (TOML); examples in docs/schedules.")] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Result folder of `nanopinn fit` or `nanopinn maps`.")] = None,
+    after: Annotated[Path | None, typer.Option(help="Verdict of the run that made --from: refused where that left no result.")] = None,
     phantom: Annotated[bool, typer.Option("--phantom", help="The digital phantom's tumour instead.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of the phantom, and of the draws of arms (0).")] = None,
     shape: Annotated[tuple[int, int, int] | None, typer.Option(help="Voxels of the phantom (24 24 12).")] = None,
@@ -76,9 +78,10 @@ def simulate(
 
     nanopinn simulate --from result --schedule docs/schedules/thermosensitive.toml --out one
     """
-    from nanopinn.report.folder import claim_output
     from nanopinn.workflows.settings import ComparisonSettings, PhantomSettings, SimulationSettings
 
+    if after is not None:
+        refuse_after(after)
     drawn = settings_of(PhantomSettings, "phantom", config, {"seed": seed, "shape": shape}) if phantom else None
     maps = _map_files({"ktrans": ktrans, "ve": ve, "vp": vp, "mask": mask, "ph": ph})
     numerical = {"tolerance": tolerance, "refine": refine, "device": device}
@@ -92,7 +95,6 @@ def simulate(
         refused = {"--rim": rim, "--advection": advection, "--ktrans": maps, "--assume-ph": assume_ph}
         _refuse(refused, "it is not of arms", "Leave it out, or simulate one schedule.")
         settings = settings_of(ComparisonSettings, "arms", config, {**numerical, **of_arms, "seed": seed})
-        claim_output(out, overwrite=overwrite)
         going_on: Resume = resume or (go_on and "if kept")
         return _compare(settings, schedule, source, drawn, out, resume=going_on, overwrite=overwrite, quiet=quiet, verbose=verbose)
     _refuse({"--resume": resume or None}, "one schedule keeps nothing to go on with", "Leave it out.")
@@ -104,7 +106,6 @@ def simulate(
         )  # fmt: skip
     given = {**numerical, "rim_mm": rim, "advection": advection, "assume_ph": assume_ph}
     single = settings_of(SimulationSettings, "simulate", config, given)
-    claim_output(out, overwrite=overwrite)
     return _run_one(single, schedule, source, drawn, maps, out, overwrite=overwrite, quiet=quiet, verbose=verbose)
 
 
@@ -112,13 +113,15 @@ def _run_one(
     settings: Any, schedule: Path, source: Path | None, phantom: PhantomSettings | None, maps: MapFiles | None, out: Path, *,
     overwrite: bool, quiet: bool, verbose: bool,
 ) -> str:  # fmt: skip
+    from nanopinn.report.claim import claimed
     from nanopinn.report.simulation import write_simulation
     from nanopinn.workflows.simulate import run_simulation
 
-    with shown_progress(quiet, verbose) as progress:
-        found = run_simulation(schedule, folder=source, phantom=phantom, maps=maps, settings=settings, progress=progress)
     dump = {"simulate": settings.model_dump()} | ({"phantom": phantom.model_dump()} if phantom else {})
-    write_simulation(out, found, dump, overwrite=overwrite)
+    with claimed(out, overwrite=overwrite):
+        with shown_progress(quiet, verbose) as progress:
+            found = run_simulation(schedule, folder=source, phantom=phantom, maps=maps, settings=settings, progress=progress)
+        write_simulation(out, found, dump, overwrite=overwrite)
     typer.echo(found.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in found.assumptions))
     typer.echo(f"Page: {out / 'simulation.html'}")
@@ -130,15 +133,17 @@ def _compare(
     overwrite: bool, quiet: bool, verbose: bool,
 ) -> str:  # fmt: skip
     from nanopinn.inference.resume import forget
+    from nanopinn.report.claim import claimed
     from nanopinn.report.comparison import write_comparison
     from nanopinn.workflows.therapy import compare_arms
 
-    kept = out.absolute().with_name(f"{out.name}.partial")
-    with stopped_in_words(kept), shown_progress(quiet, verbose) as progress:
-        found = compare_arms(settings, folder=source, phantom=phantom, schedule=schedule, progress=progress, kept=kept, resume=resume)
+    kept = kept_of(out)
     dump = {"arms": settings.model_dump()} | ({"phantom": phantom.model_dump()} if phantom else {})
-    write_comparison(out, found, dump, overwrite=overwrite)
-    forget(kept)
+    with claimed(out, overwrite=overwrite), kept_on_record(kept):
+        with shown_progress(quiet, verbose) as progress:
+            found = compare_arms(settings, folder=source, phantom=phantom, schedule=schedule, progress=progress, kept=kept, resume=resume)
+        write_comparison(out, found, dump, overwrite=overwrite)
+        forget(kept)
     typer.echo(found.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in found.assumptions))
     typer.echo(f"Page: {out / 'comparison.html'}")

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from nanopinn.errors import CheckFailedError, NanopinnError, OutputError, StoppedError
+from nanopinn.errors import CheckFailedError, InputError, NanopinnError, OutputError, StoppedError
 
 _HELP = "Write how the run ended to this JSON file, and exit with 0 unless it could not write (4) or was stopped (130)."
-_STATUS = {0: "passed", CheckFailedError.exit_code: "check failed", 3: "refused"}
+_STATUS = {0: "passed", 3: "refused", 4: "not written", 5: "check failed", 130: "interrupted"}
 
 #: Folders of an absolute path, up to the name of a file; quoted ones may hold spaces.
 _FOLDERS = re.compile(r"(?<=')/[^']*/|(?<=\")/[^\"]*/|(?<![\w./])/(?:[^\s/'\"]+/)+")
@@ -37,14 +37,26 @@ class Ending:
         """What is told of an error, be it the user's, the system's or ours."""
         if isinstance(error, NanopinnError):
             return cls(error.exit_code, str(error))
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            return cls(1, f"There is not enough memory for this study ({type(error).__name__}).")
+        if _is_of_memory(error):
+            return cls(1, "There is not enough memory for this study. On a GPU, --device cpu may have more; --preset fast needs less.")
+        if isinstance(error, OSError):
+            return cls(1, f"A file cannot be read or written: {error}. Nothing of the result was written.")
         return cls(1, f"Internal error: {type(error).__name__}: {error}. Please report it with the command you gave.")
 
     @property
     def status(self) -> str:
         """The same in a word or two."""
         return _STATUS.get(self.exit_code, "internal error")
+
+    @property
+    def without_folders(self) -> str:
+        """The message for files that others read: it names files, and no folder of this machine."""
+        return _FOLDERS.sub("", self.message)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    # torch is not imported for its exception: on the CPU it raises a plain RuntimeError anyway
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ class Verdict:
         """The verdict on a command that ran so long."""
         from nanopinn import __version__
 
-        return cls(ending.status, ending.exit_code, _FOLDERS.sub("", ending.message), command, __version__, round(seconds, 3))
+        return cls(ending.status, ending.exit_code, ending.without_folders, command, __version__, round(seconds, 3))
 
 
 def gives_verdict(command: str) -> Callable[[Callable[..., str]], Callable[..., None]]:
@@ -116,3 +128,16 @@ def _clear(file: Path) -> None:
         file.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{file} cannot be written: {error.strerror}. Give another file to --verdict.") from error
+
+
+def refuse_after(verdict: Path) -> None:
+    """Refuse to read a result where the run that should have made it left none; what an older run left there is not taken for it.
+
+    Raises:
+        InputError: it left none, or there is no such verdict.
+    """
+    from nanopinn.workflows.cohort.dataset import read_json
+
+    before = read_json(verdict)
+    if before.get("exit_code") not in (0, CheckFailedError.exit_code):
+        raise InputError("the run before left no result", file=verdict, found=str(before.get("message", before.get("status"))))

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.imaging.arrival import arrived, arterial_input, tumour_curves
 from nanopinn.imaging.concentration import Concentration
+from nanopinn.imaging.fingerprints import fingerprints, unchanged
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.kinetics.delay import DELAY_WINDOW_S
 from nanopinn.imaging.kinetics.volume import fit_volume
@@ -37,6 +38,7 @@ def make_maps(inputs: ImagingInputs, *, progress: Progress = silent, device: str
         InputError: something given cannot be used, or something needed is missing.
     """
     progress("reading", 0.0, {})
+    read = fingerprints(inputs.files())
     series = read_series(inputs, lambda done: progress("motion", done, {}))
     t, B1 = series.acquisition.frame_times_s, None if inputs.b1 is None else load_b1(inputs.b1, inputs.orientation)
     onto = Placement(series.anatomy, series.affine, inputs.register)
@@ -48,6 +50,7 @@ def make_maps(inputs: ImagingInputs, *, progress: Progress = silent, device: str
     curves = tumour_curves(inputs, C, mask)
     given, arrival_notes = arterial_input(inputs, series, C, B1, curves)
     aif, delay, delay_notes = arrived(inputs, given.curve, curves, t)
+    unchanged(read, inputs.files())  # from here on nothing is read
     fitted = fit_volume(
         C, aif, t, model=inputs.model, delay_window_s=DELAY_WINDOW_S if inputs.delay == "voxel" else None,
         smooth=inputs.smooth, device=device, progress=lambda done: progress("kinetics", 0.2 + 0.8 * done, {}),
@@ -61,7 +64,7 @@ def make_maps(inputs: ImagingInputs, *, progress: Progress = silent, device: str
         frame_times_s=t, aif=aif, arterial_voxels=given.voxels, delay_s=delay, motion=series.motion, ph=ph.measured,
         ph_std=ph.std, ph_filled=ph.filled, ph_fill_value=ph.fill_value, ph_common_std=ph.common_std,
         ph_coverage=ph.coverage, ph_validity=ph.validity,
-        onto=onto,
+        onto=onto, read=read,
         assumptions=(
             *series.assumptions, *([B1.note] if B1 is not None else []), *T1.assumptions, *_choices(inputs), *mask_notes,
             *arrival_notes, *given.assumptions, *delay_notes, *noise_notes, *ph.assumptions,

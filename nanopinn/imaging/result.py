@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ class ImagingMaps:
         ph, ph_std: NaN outside the slab; ph_filled: for the physics; ph_fill_value; ph_coverage of the tumour.
         ph_common_std: part of ph_std that all voxels share. ph_validity: bits of :class:`nanopinn.imaging.cest.ph_map.Validity`.
         onto: how scans that are read later (drug images) come to lie on this one. assumptions: one sentence each.
+        read: files by name with their SHA-256.
     """
 
     affine: Array
@@ -58,6 +60,7 @@ class ImagingMaps:
     ph_validity: NDArray[np.int32]
     onto: Placement
     assumptions: tuple[str, ...]
+    read: Mapping[str, str] = field(default_factory=dict)
 
     def _of(self, name: str, kind: str = "values") -> Array:
         found = getattr(self.kinetics, kind).get(name)

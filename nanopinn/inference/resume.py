@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeVar
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.io import write_bytes, write_json
+from nanopinn.imaging.given import read_bytes, read_json
+from nanopinn.imaging.io import flush_folder, write_bytes, write_json
 from nanopinn.inference import saving
 from nanopinn.inference.device import on_device
 from nanopinn.inference.gauss_newton import Place
@@ -47,6 +48,10 @@ _CLASSES: tuple[type, ...] = (
 )  # fmt: skip
 
 _STUDY = "study.json"
+#: Why the run ended early, where it could still say so.
+FAULT = "fault.json"
+#: What a process leaves that is killed while it writes.
+_HALF = ".*.part"
 Kind = TypeVar("Kind")
 
 #: Whether to go on with an interrupted run: no, yes (else refuse), or where one of the same inputs and settings kept anything.
@@ -85,8 +90,8 @@ class Keeper:
     @classmethod
     def begun(cls, folder: Path, study: Mapping[str, str], device: str) -> Keeper:
         """For a run that starts anew: what an earlier one left is taken away."""
-        for file in folder.glob("*.safetensors"):
-            file.unlink()
+        for file in (*folder.glob("*.safetensors"), *folder.glob(_HALF), folder / FAULT):
+            file.unlink(missing_ok=True)
         write_json(folder / _STUDY, study)
         return cls(folder, study, False, device)
 
@@ -98,9 +103,9 @@ class Keeper:
             InputError: nothing was kept, or it was kept of other inputs or settings.
         """
         try:
-            before = json.loads((folder / _STUDY).read_text(encoding="utf-8"))
+            before = read_json(folder / _STUDY, "what an interrupted run was given")
             changed = sorted(k for k in {*before, *study} if before.get(k) != study.get(k))
-        except (OSError, ValueError, TypeError) as error:
+        except InputError as error:
             raise InputError(
                 "there is no interrupted run to go on with", field="--resume", file=folder, remedy="Leave --resume out to start anew."
             ) from error
@@ -114,6 +119,7 @@ class Keeper:
                 expected=before.get(name, "nothing"),
                 remedy="Give what was given then, or leave --resume out to start anew.",
             )
+        (folder / FAULT).unlink(missing_ok=True)
         return cls(folder, study, True, device)
 
     def keep(self, stand: Stand) -> None:
@@ -132,6 +138,7 @@ class Keeper:
     def put(self, name: str, value: Any, classes: Iterable[type]) -> None:
         """Keep a data class under a name, in place of the last of that name; ``classes`` as for :func:`saving.to_bytes`."""
         write_bytes(self._file(name), saving.to_bytes(value, classes))
+        flush_folder(self.folder)
 
     def get(self, name: str, kind: type[Kind], classes: Iterable[type]) -> Kind | None:
         """What was kept under a name, if this run goes on with another.
@@ -143,10 +150,10 @@ class Keeper:
         if not self.resumed or not file.exists():
             return None
         try:
-            value = saving.from_bytes(file.read_bytes(), classes)
+            value = saving.from_bytes(read_bytes(file, saving.MOST_BYTES), classes)
             if not isinstance(value, kind):
                 raise ValueError(f"it holds a {type(value).__name__}")
-        except (OSError, ValueError) as error:
+        except (InputError, ValueError) as error:
             if not self.strict:
                 return None
             raise InputError(
@@ -160,6 +167,7 @@ class Keeper:
 
 def forget(folder: Path) -> None:
     """Take the kept states away, once the result is written."""
-    for file in (*folder.glob("*.safetensors"), folder / _STUDY):
+    for file in (*folder.glob("*.safetensors"), *folder.glob(_HALF), folder / FAULT, folder / _STUDY):
         file.unlink(missing_ok=True)
-    folder.rmdir()
+    with suppress(OSError):  # somebody put something of their own there
+        folder.rmdir()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,7 +201,7 @@ class Comparison:
     mask: NDArray[np.bool_]
     labels: NDArray[np.int64]
     seconds: Mapping[str, float] = field(default_factory=dict)
-    files: tuple[Path, ...] = ()
+    read: Mapping[str, str] = field(default_factory=dict)
     radiation: RadiationGain | None = None
 
     def __getitem__(self, name: str) -> Outcome:

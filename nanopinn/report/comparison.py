@@ -16,10 +16,11 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from nanopinn.imaging.io import write_bytes, write_json, write_volume
+from nanopinn.report.claim import whole_folder
 from nanopinn.report.compared import LAWS, Comparison, Outcome
 from nanopinn.report.comparison_figures import assumptions_of, comparison_figures, maps_of, shared_maps
 from nanopinn.report.figures import as_data_uri
-from nanopinn.report.folder import whole_folder, write_record
+from nanopinn.report.folder import write_record
 from nanopinn.report.simulation import fill_simulation
 
 
@@ -50,7 +51,7 @@ def write_comparison(out: str | Path, c: Comparison, config: Mapping[str, Any], 
         write_bytes(part / "comparison.html", render_comparison(c, figures).encode())
         for name, figure in figures.items():
             _write_figure(part / "figures" / name, figure, assumed[name])
-        write_record(part, config, c.seconds, c.files)
+        write_record(part, config, c.seconds, c.read)
     return out
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import platform
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,39 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nanopinn.errors import InputError, OutputError
+from nanopinn.errors import InputError
+from nanopinn.imaging.given import is_file, read_json
 from nanopinn.imaging.io import write_bytes, write_json, write_volume
 from nanopinn.inference.result import CheckItem, CheckResult, FitResult, ScalarEstimate
+from nanopinn.inference.typed import check_fields
+from nanopinn.report.claim import whole_folder
 
 if TYPE_CHECKING:
     from nanopinn.imaging.maps import ImagingMaps
 
 
-def claim_output(out: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that exists or cannot be made, before anything is computed.
-
-    Raises:
-        OutputError: it exists and ``overwrite`` is false, or its parent cannot be written.
-    """
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists already. Give another folder to --out, or --overwrite.")
-    if out.exists() and not (out / "provenance.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} is not a result folder and will not be overwritten. Give another folder to --out.")
-    parent = out.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        probe = parent / f".{out.name}.probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"{parent} cannot be written: {error.strerror}. Give another folder to --out.") from error
-
-
 def write_result(
-    out: Path, *, imaging: ImagingMaps, fit: FitResult, config: Mapping[str, Any], inputs: Sequence[Path],
+    out: Path, *, imaging: ImagingMaps, fit: FitResult, config: Mapping[str, Any], inputs: Mapping[str, str],
     report: str, overwrite: bool = False,
 ) -> Path:  # fmt: skip
     """Write the result folder of a fit, all or nothing.
+
+    Args:
+        inputs: SHA-256 of every file that was read, by name.
 
     Raises:
         OutputError: it exists and ``overwrite`` is false, or it cannot be written.
@@ -62,23 +44,6 @@ def write_result(
         recovered = {name: list(r.events) for name, r in fit.runs.items()}
         write_json(part / "provenance.json", provenance(fit.seconds, inputs, config["fit"]) | {"recovered_from": recovered})
     return out
-
-
-@contextmanager
-def whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder to fill under a temporary name, renamed into place at the end: a run that is killed leaves none."""
-    claim_output(out, overwrite=overwrite)
-    part = out.absolute().with_name(f".{out.name}.part-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        yield part
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(part, out)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror}.") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def copy_result(folder: Path, out: Path, *, overwrite: bool = False) -> Path:
@@ -143,22 +108,22 @@ def _row(s: ScalarEstimate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def provenance(seconds: Mapping[str, float], inputs: Sequence[Path], settings: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(seconds: Mapping[str, float], inputs: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Versions, seed, device, durations, and the inputs by name and SHA-256; no paths, no header text."""
     packages = ("nanopinn", "torch", "numpy", "scipy", "nibabel", "monai")
     return {
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         **{k: settings[k] for k in ("seed", "device") if k in settings},
         "seconds": {k: round(v, 3) for k, v in seconds.items()},
-        "inputs": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in inputs},
+        "inputs": dict(inputs),
     }
 
 
-def write_record(part: Path, config: Mapping[str, Any], seconds: Mapping[str, float], files: Sequence[Path]) -> None:
+def write_record(part: Path, config: Mapping[str, Any], seconds: Mapping[str, float], read: Mapping[str, str]) -> None:
     """Write what a run was told and where it came from: ``config.toml`` and ``provenance.json``."""
     settings = {k: v for table in config.values() for k, v in table.items()}
     write_bytes(part / "config.toml", to_toml(config).encode())
-    write_json(part / "provenance.json", provenance(seconds, files, settings))
+    write_json(part / "provenance.json", provenance(seconds, read, settings))
 
 
 def to_toml(config: Mapping[str, Any]) -> str:
@@ -172,8 +137,10 @@ def to_toml(config: Mapping[str, Any]) -> str:
 
 
 def _toml(v: Any) -> str:
-    # JSON writes strings, numbers, booleans and lists as TOML does
-    return "{" + ", ".join(f"{k} = {_toml(w)}" for k, w in v.items()) + "}" if isinstance(v, Mapping) else json.dumps(v)
+    if isinstance(v, Mapping):
+        return "{" + ", ".join(f"{k} = {_toml(w)}" for k, w in v.items()) + "}"
+    # JSON writes strings, numbers, booleans and lists as TOML does, but for one sign, and for those that it would write as two
+    return json.dumps(v, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 @dataclass(frozen=True)
@@ -191,20 +158,32 @@ def read_result(folder: Path) -> ResultFolder:
     Raises:
         InputError: it is no result folder.
     """
+    missing = [name for name in ("parameters.json", "check.json") if not is_file(folder / name)]
+    if missing:
+        raise _no_result(folder, f"no {' and no '.join(missing)}")
+    table, check = (read_json(folder / name, "this table of a result") for name in ("parameters.json", "check.json"))
+    known = {"CheckItem": CheckItem}
     try:
-        table = json.loads((folder / "parameters.json").read_text(encoding="utf-8"))
-        check = json.loads((folder / "check.json").read_text(encoding="utf-8"))
-        scalars = tuple(
-            ScalarEstimate(r["name"], r["label"], r["unit"], r["scale"], r["prior_median"], r["prior_sd"],
-                           r["posterior_median"], r["posterior_sd"])
+        rows = [
+            {**{k: r[k] for k in ("name", "label", "unit", "scale", "prior_median", "prior_sd")},
+             "median": r["posterior_median"], "sd": r["posterior_sd"]}
             for r in table["parameters"]
-        )  # fmt: skip
-        items = tuple(CheckItem(**i) for i in check["items"])
-        return ResultFolder(scalars, CheckResult(items, check["seconds"]), tuple(table["assumptions"]))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            "not a result folder",
-            file=folder,
-            expected="parameters.json and check.json",
-            remedy="Give the --out of a fit.",
-        ) from error
+        ]  # fmt: skip
+        checked = {"items": tuple(_made(CheckItem, i, known) for i in check["items"]), "seconds": check["seconds"]}
+        notes = table["assumptions"]
+        if not isinstance(notes, list) or not all(isinstance(n, str) for n in notes):
+            raise ValueError("assumptions that are no texts")
+        return ResultFolder(tuple(_made(ScalarEstimate, r, known) for r in rows), _made(CheckResult, checked, known), tuple(notes))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _no_result(folder, str(error)) from error
+
+
+def _made(kind: Any, given: Mapping[str, Any], known: Mapping[str, type]) -> Any:
+    check_fields(kind, given, known)
+    return kind(**given)
+
+
+def _no_result(folder: Path, found: str) -> InputError:
+    return InputError(
+        "not a result folder", file=folder, found=found, expected="parameters.json and check.json", remedy="Give the --out of a fit."
+    )

@@ -15,8 +15,9 @@ from nanopinn.imaging.kinetics.models import MODELS
 from nanopinn.imaging.maps import ImagingMaps
 from nanopinn.imaging.status import WORDS, Status
 from nanopinn.report import dce_figures
+from nanopinn.report.claim import whole_folder
 from nanopinn.report.figures import as_data_uri
-from nanopinn.report.folder import provenance, to_toml, whole_folder
+from nanopinn.report.folder import provenance, to_toml
 
 #: CAPLEX: concentration in arterial plasma.
 _AIF_CAPLEX = {"Id": "Q.IC1.001.[a,p]", "Name": "Indicator concentration"}
@@ -39,7 +40,7 @@ def write_imaging(out: str | Path, imaging: ImagingMaps, inputs: ImagingInputs, 
         write_json(part / "imaging.json", _numbers(imaging))
         write_bytes(part / "imaging.html", render_imaging(imaging).encode())
         write_bytes(part / "config.toml", to_toml(inputs.choices()).encode())
-        write_json(part / "provenance.json", provenance({}, inputs.files(), {}))
+        write_json(part / "provenance.json", provenance({}, imaging.read, {}))
     return out
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +81,7 @@ class Simulation:
         areas, peaks: of every pool, per tissue volume over the whole run: area under its curve (ug h/mL) and largest value (ug/mL).
         exposure: of the body, one entry per kind of drug in plasma.
         effort: steps and iterations in words. assumptions: one sentence each.
-        affine, mask: of the image. seconds: of each part. files: that were read.
+        affine, mask: of the image. seconds: of each part. read: files by name with their SHA-256.
     """
 
     given: tuple[str, ...]
@@ -98,7 +97,7 @@ class Simulation:
     affine: Array
     mask: NDArray[np.bool_]
     seconds: Mapping[str, float] = field(default_factory=dict)
-    files: tuple[Path, ...] = ()
+    read: Mapping[str, str] = field(default_factory=dict)
 
     def means(self, name: str) -> Array:
         """Mean of a field over the tumour at the imaging times, in the field's unit."""

@@ -10,7 +10,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from nanopinn.imaging.io import write_bytes, write_json, write_volume
-from nanopinn.report.folder import whole_folder, write_record
+from nanopinn.report.claim import whole_folder
+from nanopinn.report.folder import write_record
 from nanopinn.report.simulated import Simulation
 from nanopinn.report.simulation_figures import all_figures
 
@@ -31,7 +32,7 @@ def write_simulation(out: str | Path, simulation: Simulation, config: Mapping[st
     out = Path(out)
     with whole_folder(out, overwrite=overwrite) as part:
         fill_simulation(part, simulation)
-        write_record(part, config, simulation.seconds, simulation.files)
+        write_record(part, config, simulation.seconds, simulation.read)
     return out
 
 

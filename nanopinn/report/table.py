@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanopinn.errors import InputError, OutputError
-from nanopinn.imaging.io import write_bytes, write_json
+from nanopinn.errors import InputError
+from nanopinn.imaging.io import flush_folder, write_bytes, write_json
+from nanopinn.report.claim import claimed_file
 
 if TYPE_CHECKING:
     from nanopinn.inference.plan import Plan
@@ -15,17 +17,21 @@ if TYPE_CHECKING:
 SUFFIXES = (".json", ".tsv")
 
 
-def claim_table_file(out: Path, *, overwrite: bool) -> None:
-    """Refuse a file that cannot be written, before anything is computed.
+@contextmanager
+def claimed_table(out: Path | None, *, overwrite: bool) -> Iterator[None]:
+    """Hold a file for a table, before anything is computed and until it is written; None: there will be none.
 
     Raises:
         InputError: it is neither JSON nor TSV by its name.
-        OutputError: it exists and ``overwrite`` is false.
+        OutputError: it exists and ``overwrite`` is false, another run is writing it, or its folder cannot be written.
     """
+    if out is None:
+        yield
+        return
     if out.suffix not in SUFFIXES:
         raise InputError("not a file for a table", file=out, field="--out", found=out.suffix, expected=" or ".join(SUFFIXES))
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists already. Give another file to --out, or --overwrite.")
+    with claimed_file(out, overwrite=overwrite):
+        yield
 
 
 def write_table(
@@ -37,13 +43,14 @@ def write_table(
         said: what a JSON file holds beside the rows, which stand under ``name``.
 
     Raises:
-        InputError, OutputError: see :func:`claim_table_file`.
+        InputError, OutputError: see :func:`claimed_table`.
     """
-    claim_table_file(out, overwrite=overwrite)
-    if out.suffix == ".json":
-        write_json(out, {**said, name: [dict(r) for r in rows]})
-    else:
-        write_bytes(out, as_tsv(rows))
+    with claimed_table(out, overwrite=overwrite):
+        if out.suffix == ".json":
+            write_json(out, {**said, name: [dict(r) for r in rows]})
+        else:
+            write_bytes(out, as_tsv(rows))
+        flush_folder(out.absolute().parent)
     return out
 
 
@@ -67,7 +74,7 @@ def write_plan(out: Path, plan: Plan, settings: Mapping[str, Any], *, overwrite:
     """Write a plan: one row per unknown and addition; as JSON with protocol, settings and words too.
 
     Raises:
-        InputError, OutputError: see :func:`claim_table_file`.
+        InputError, OutputError: see :func:`claimed_table`.
     """
     said = {"protocol": list(plan.protocol), "settings": dict(settings), "in_words": plan.in_words(), "seconds": plan.seconds}
     return write_table(out, plan.table(), said, name="expected", overwrite=overwrite)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.fingerprints import fingerprints, unchanged
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.imaging.maps import ImagingMaps, make_maps
 from nanopinn.inference.aif_scale import NAME
 from nanopinn.inference.check import check_fit
 from nanopinn.inference.contract import Fitted
+from nanopinn.inference.device import on_device
 from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.identifiability import at_the_prior, told
 from nanopinn.inference.neural import fit_neural
@@ -39,12 +41,13 @@ from nanopinn.workflows.settings import FitSettings
 
 @dataclass(frozen=True)
 class Study:
-    """One study, from its inputs to its answer."""
+    """One study, from its inputs to its answer; ``read``: files by name with their SHA-256."""
 
     imaging: ImagingMaps
     fit: FitResult
     inputs: ImagingInputs
     settings: FitSettings
+    read: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_fit(
@@ -73,7 +76,10 @@ def run_fit(
     began = time.perf_counter()
     progress("imaging", 0.0, {})
     imaging = make_maps(inputs)
+    drug = [Path(d) for d in settings.drug]
+    read = fingerprints(drug)
     posed = pose_problem(imaging, settings, device)
+    unchanged(read, drug)
     limits = _limits(posed.problem, settings, progress)
     if tell is not None:
         tell("\n".join(limits))
@@ -81,7 +87,8 @@ def run_fit(
     seconds = {"imaging": time.perf_counter() - began}
     if kept and keeper is None:
         keeper = Keeper.begun(kept, study, device)
-    return Study(imaging, infer(imaging, posed, settings, progress, seconds, keeper), inputs, settings)
+    found = _inferred_in_memory(imaging, posed, settings, progress, seconds, keeper)
+    return Study(imaging, found, inputs, settings, {**imaging.read, **read})
 
 
 def write_fit(out: str | Path, study: Study, *, overwrite: bool = False) -> Path:
@@ -93,11 +100,10 @@ def write_fit(out: str | Path, study: Study, *, overwrite: bool = False) -> Path
     from nanopinn.report.folder import write_result
     from nanopinn.report.html import render_report
 
-    drug = [Path(d) for d in study.settings.drug]
-    dump = study.settings.model_dump() | {"drug": [d.name for d in drug]}
+    dump = study.settings.model_dump() | {"drug": [Path(d).name for d in study.settings.drug]}
     return write_result(
         Path(out), imaging=study.imaging, fit=study.fit, config={"fit": dump, **study.inputs.choices()},
-        inputs=[*study.inputs.files(), *drug], report=render_report(study.imaging, study.fit), overwrite=overwrite,
+        inputs=study.read, report=render_report(study.imaging, study.fit), overwrite=overwrite,
     )  # fmt: skip
 
 
@@ -115,6 +121,22 @@ def _limits(problem: InverseProblem, settings: FitSettings, progress: Progress) 
             raise InputError("no such unknown to profile", field="--profile", found=name, expected=", ".join(known))
     progress("what the images can know", 0.0, {})
     return told(problem, at_the_prior(problem))
+
+
+def _inferred_in_memory(
+    imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: Progress, seconds: dict[str, float], keeper: Keeper | None
+) -> FitResult:  # fmt: skip
+    """:func:`infer`, on the CPU from where it stood if the GPU's memory does not do; the answer says so."""
+    try:
+        return infer(imaging, posed, settings, progress, seconds, keeper)
+    except torch.OutOfMemoryError:
+        if posed.problem.setting.maps.phi.device.type == "cpu":
+            raise
+    # outside of the handler: its traceback holds what filled the memory
+    kept = None if keeper is None else replace(keeper, resumed=True, device="cpu")
+    found = infer(imaging, on_device(posed, "cpu"), settings, progress, seconds, kept)
+    words = "the GPU's memory ran out: went on on the CPU"
+    return replace(found, runs={name: replace(run, events=(*run.events, words)) for name, run in found.runs.items()})
 
 
 def infer(
@@ -180,8 +202,7 @@ def _study(inputs: ImagingInputs, settings: FitSettings, device: str) -> dict[st
     options = {"fit": settings.model_dump(mode="json") | {"drug": [Path(d).name for d in settings.drug]}, **inputs.choices()}
     study = {f"{table}.{k}": json.dumps(v, default=str) for table, entries in options.items() for k, v in entries.items()}
     files = [*inputs.files(), *(Path(d) for d in settings.drug)]
-    study |= {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
-    return study | {"nanopinn": version("nanopinn"), "device": device}
+    return study | fingerprints(files) | {"nanopinn": version("nanopinn"), "device": device}
 
 
 def _pinn_settings(preset: str) -> PinnSettings:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.cli.screen import stopped_in_words
+from nanopinn.cli.entry import _Stop
+from nanopinn.cli.kept import kept_on_record
 from nanopinn.errors import InputError, StoppedError
 from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.gauss_newton import Place
@@ -144,6 +145,10 @@ def test_a_polite_kill_says_how_to_go_on_and_is_exit_code_130(tmp_path) -> None:
 
 
 def stopped_by(what: signal.Signals, partial: Path) -> None:
-    with stopped_in_words(partial):
-        os.kill(os.getpid(), what)
-        time.sleep(1)
+    before = signal.signal(what, _Stop())
+    try:
+        with kept_on_record(partial):
+            os.kill(os.getpid(), what)
+            time.sleep(1)
+    finally:
+        signal.signal(what, before)

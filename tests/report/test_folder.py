@@ -15,6 +15,7 @@ import pytest
 
 from nanopinn.errors import InputError, OutputError
 from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.imaging.fingerprints import fingerprints
 from nanopinn.inference.checkpoint import load_fit
 from nanopinn.inference.result import (
     CheckItem,
@@ -27,7 +28,8 @@ from nanopinn.inference.result import (
     ScalarEstimate,
     VectorEstimate,
 )
-from nanopinn.report.folder import claim_output, copy_result, read_result, to_toml, write_result
+from nanopinn.report.claim import claimed
+from nanopinn.report.folder import copy_result, read_result, to_toml, write_result
 from nanopinn.report.html import render_report
 from nanopinn.workflows.settings import FitSettings
 
@@ -67,7 +69,7 @@ def imaging(fit: FitResult) -> SimpleNamespace:
 
 def write(out: Path, fit: FitResult, imaging: SimpleNamespace, **change: object) -> Path:
     settings = {"fit": FitSettings(seed=3, drug=("a.nii.gz",)).model_dump()}
-    usual = {"config": settings, "inputs": [], "report": "<p>report</p>"}
+    usual = {"config": settings, "inputs": {}, "report": "<p>report</p>"}
     return write_result(out, imaging=imaging, fit=fit, **{**usual, **change})  # type: ignore[arg-type]
 
 
@@ -140,15 +142,15 @@ def test_only_a_result_folder_is_overwritten(tmp_path: Path, fit: FitResult, ima
     assert (out / "report.html").read_text() == "second"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
-    with pytest.raises(OutputError, match="not a result folder"):
-        claim_output(tmp_path / "mine", overwrite=True)
+    with pytest.raises(OutputError, match="not a result folder"), claimed(tmp_path / "mine", overwrite=True):
+        pass
 
 
 def test_no_path_of_this_machine_is_written(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
     source = tmp_path / "secret_place" / "scan.nii.gz"
     source.parent.mkdir()
     source.write_bytes(b"data")
-    out = write(tmp_path / "out", fit, imaging, inputs=[source])
+    out = write(tmp_path / "out", fit, imaging, inputs=fingerprints([source]))
     text = "".join(p.read_text() for p in out.glob("*.json")) + (out / "config.toml").read_text()
     assert "scan.nii.gz" in text
     assert "secret_place" not in text

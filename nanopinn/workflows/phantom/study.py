@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nanopinn.errors import OutputError
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.imaging.aif.source import load_aif
 from nanopinn.imaging.cest.agent import load_agent
@@ -20,6 +19,7 @@ from nanopinn.imaging.io import write_json, write_volume
 from nanopinn.imaging.spgr import signal, signal_from_concentration
 from nanopinn.parameters import value
 from nanopinn.progress import Progress, silent
+from nanopinn.report.claim import whole_folder
 from nanopinn.workflows.phantom.anatomy import Anatomy, draw_anatomy, draw_fields
 from nanopinn.workflows.phantom.truth import Truth, draw_scalars, solve_truth
 from nanopinn.workflows.settings import PhantomSettings
@@ -48,7 +48,14 @@ def make_phantom(out: Path, settings: PhantomSettings, *, progress: Progress = s
         OutputError: the folder holds something, or cannot be written.
     """
     out = Path(out)
-    _claim(out)
+    with whole_folder(out, overwrite=False) as part:
+        _fill(part, settings, progress)
+    progress("done", 1.0, {})
+    return out
+
+
+def _fill(part: Path, settings: PhantomSettings, progress: Progress) -> None:
+    """Draw, solve and write a study into a folder."""
     rng = np.random.default_rng(settings.seed)
     fine_mm = tuple(h / settings.refine for h in settings.voxel_mm)
     shape = tuple(n * settings.refine for n in settings.shape)
@@ -67,18 +74,7 @@ def make_phantom(out: Path, settings: PhantomSettings, *, progress: Progress = s
     if changed:  # another scan of the same tumour: the same noise would cancel between the two
         rng = np.random.default_rng([settings.seed, 1])
     progress("writing the study", 0.8, {})
-    _Writer(out, settings, anatomy, truth, aif, frames, rng).write()
-    progress("done", 1.0, {})
-    return out
-
-
-def _claim(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
-            raise OutputError(f"{out} is not empty. Give a new folder to --out.")
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror}. Give another folder to --out.") from error
+    _Writer(part, settings, anatomy, truth, aif, frames, rng).write()
 
 
 class _Writer:

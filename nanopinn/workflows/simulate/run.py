@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.fingerprints import fingerprints
 from nanopinn.progress import Progress, silent
 from nanopinn.report.simulated import Simulation
 from nanopinn.solvers.evolve import Tolerance, evolve
@@ -70,6 +71,7 @@ def _through(
     """A treatment through a tissue; ``before`` are the seconds that reading took, and what was read."""
     began, (reading, read) = time.perf_counter(), before
     temperature, notes, more = temperature_course(treatment, tissue)
+    inputs = fingerprints((*read, *tissue.files, *treatment.files, *more))  # now: they need not be there at the end
     seconds = {"tissue": reading + time.perf_counter() - began}
     course = Course(setting, tissue.scalars, treatment, temperature, advection=settings.advection)
     watch = Watch(course)
@@ -79,7 +81,7 @@ def _through(
         course.intervals(), course.empty(), save, tolerance=Tolerance(step=settings.tolerance), progress=show, watch=watch,
     )  # fmt: skip
     seconds["pools"] = reading + time.perf_counter() - began - seconds["tissue"]
-    return simulation_of(course, tissue, run, watch, notes, seconds, tuple(dict.fromkeys((*read, *tissue.files, *treatment.files, *more))))
+    return simulation_of(course, tissue, run, watch, notes, seconds, inputs)
 
 
 def _tissue(

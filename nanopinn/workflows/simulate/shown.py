@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -56,7 +55,7 @@ class Watch:
 
 def simulation_of(
     course: Course, tissue: SimulatedTissue, run: Evolution, watch: Watch, notes: Sequence[str], seconds: Mapping[str, float],
-    files: tuple[Path, ...],
+    read: Mapping[str, str],
 ) -> Simulation:  # fmt: skip
     """The result of a run."""
     t = course.treatment
@@ -74,7 +73,7 @@ def simulation_of(
         affine=tissue.affine,
         mask=tissue.mask,
         seconds=seconds,
-        files=files,
+        read=read,
     )
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from nanopinn.inference.checkpoint import saved_at
 from nanopinn.workflows.settings import ComparisonSettings, PhantomSettings
+from nanopinn.workflows.therapy.arms import Arm
 from nanopinn.workflows.therapy.patient import Patient
 
 
-def identity(settings: ComparisonSettings, patient: Patient, schedule: Path | None, phantom: PhantomSettings | None) -> dict[str, str]:
+def files_of(patient: Patient, arms: Sequence[Arm], schedule: Path | None, settings: ComparisonSettings) -> tuple[Path, ...]:
+    """Every file that a comparison reads."""
+    of_arms = [f for a in arms for f in (*a.treatment.files, *(h.file for h in a.treatment.heatings if h.file is not None))]
+    second = [saved_at(settings.radiation_from.rpartition("@")[0])] if settings.radiation_from else []
+    return tuple(dict.fromkeys([*patient.tissue.files, *([schedule] if schedule else []), *of_arms, *second]))
+
+
+def identity(settings: ComparisonSettings, read: Mapping[str, str], phantom: PhantomSettings | None) -> dict[str, str]:
     """All that was given, each by name: choices by value, files by hash."""
     tables = {"arms": settings.model_dump(mode="json"), "phantom": phantom.model_dump(mode="json") if phantom else {}}
     study = {f"{table}.{k}": json.dumps(v) for table, entries in tables.items() for k, v in entries.items()}
-    files = [*patient.tissue.files, *(Path(a) for a in settings.arms if a.endswith(".toml")), *((schedule,) if schedule else ())]
-    study |= {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
-    return study | {"nanopinn": version("nanopinn")}
+    return {**study, **read, "nanopinn": version("nanopinn")}

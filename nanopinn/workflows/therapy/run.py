@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.fingerprints import fingerprints, unchanged
 from nanopinn.inference.checkpoint import saved_at
 from nanopinn.inference.radiation_effect import RadiationEffect
 from nanopinn.inference.resume import Keeper, Resume
@@ -29,7 +31,7 @@ from nanopinn.workflows.therapy.draws import Draws, draw_inputs
 from nanopinn.workflows.therapy.exposed import Exposed
 from nanopinn.workflows.therapy.irradiated import effect_of_radiation
 from nanopinn.workflows.therapy.irradiation_gain import radiation_gain
-from nanopinn.workflows.therapy.kept import identity
+from nanopinn.workflows.therapy.kept import files_of, identity
 from nanopinn.workflows.therapy.minimal_imaging import OutcomeOf
 from nanopinn.workflows.therapy.outcomes import curves_of, group_peaks_of, maps_of, outcomes_of, over_tumour
 from nanopinn.workflows.therapy.patient import Patient
@@ -54,16 +56,32 @@ def compare_arms(
     Raises:
         InputError: something given cannot be used.
     """
-    show, began = progress or silent, time.perf_counter()
+    device, given = choose_device(settings.device), (settings, folder, phantom, schedule, progress or silent, kept)
+    try:
+        return _compared(*given, resume, device)
+    except torch.OutOfMemoryError:
+        if device == "cpu":
+            raise
+    # outside of the handler: its traceback holds what filled the memory
+    found = _compared(*given, "if kept", "cpu")
+    return replace(found, assumptions=(*found.assumptions, "The GPU's memory ran out: the arms were worked out on the CPU from there."))
+
+
+def _compared(
+    settings: ComparisonSettings, folder: str | Path | None, phantom: PhantomSettings | None, schedule: Path | None, show: Progress,
+    kept: Path | None, resume: Resume, device: str,
+) -> Comparison:  # fmt: skip
+    began = time.perf_counter()
     show("tumour and draws", 0.0, {})
     arms, notes = given_arms(settings, schedule)
-    device = choose_device(settings.device)
     patient = _patient(folder, phantom, settings, device)
-    keeper = _keeper(kept, resume, identity(settings, patient, schedule, phantom), device)
+    files = files_of(patient, arms, schedule, settings)
+    read = fingerprints(files)
+    keeper = _keeper(kept, resume, identity(settings, read, phantom), device)
     effect = _measured_effect(settings.radiation_from, folder, arms)
     exposed = Exposed.of(patient, draw_inputs(patient, arms, settings.draws, settings.seed, radiation=effect), settings, keeper, show)
     seconds = {"tumour and draws": time.perf_counter() - began}
-    numerical = SimulationSettings(tolerance=settings.tolerance, refine=settings.refine, device=settings.device)
+    numerical = SimulationSettings(tolerance=settings.tolerance, refine=settings.refine, device=device)
     simulations = {}
     for arm in arms:
         at = time.perf_counter()
@@ -92,13 +110,13 @@ def compare_arms(
     }
     show("arms compared", 1.0, {})
     of_influences = f"Of the share of cells beyond {settings.limit_um:g} um that {asked.name} kills by the peak law."
-    files = [*patient.tissue.files, *((schedule,) if schedule else ()), *(f for a in arms for f in a.treatment.files)]
+    unchanged(read, files)  # a thermometry is read with every arm
     assumed = (*_assumptions(patient, notes, exposed, simulations, exposures), *not_ranked)
     said = answer(asked.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal)
     return Comparison(
         (*said, *((gain.in_words(),) if gain else ())), compared, outcomes, groups, heating,
         influences, of_influences, settings.limit_um, settings.lethal, settings.draws, assumed, patient.tissue.affine, patient.tissue.mask,
-        labels, seconds, tuple(dict.fromkeys(files)), gain,
+        labels, seconds, read, gain,
     )  # fmt: skip
 
 

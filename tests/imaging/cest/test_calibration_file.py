@@ -20,8 +20,8 @@ from nanopinn.imaging.cest.measure import CestChoices, MeasuredPh, measure_ph
 from nanopinn.imaging.cest.ph_map import Validity, ph_image
 from nanopinn.imaging.cest.ratio import PRESETS
 from nanopinn.imaging.cest.spectrum import ZSpectra
+from nanopinn.imaging.fingerprints import fingerprints
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.report.folder import provenance
 
 from ..conftest import save
 
@@ -209,7 +209,7 @@ def test_the_file_is_an_input_with_its_hash_and_no_path_in_the_configuration(tmp
         (tmp_path / name).write_bytes(b"x")
     path = written(tmp_path, PAGEL)
     inputs = ImagingInputs(dce=tmp_path / "dce.nii.gz", cest=tmp_path / "z.nii.gz", ph_calibration=str(path))
-    assert provenance({}, inputs.files(), {})["inputs"]["line.toml"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert fingerprints(inputs.files())["line.toml"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert "ph_calibration" not in inputs.choices()["imaging"]
     assert ImagingInputs(dce="x").choices()["imaging"]["ph_calibration"] == "bloch"
 

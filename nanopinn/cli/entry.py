@@ -1,0 +1,59 @@
+"""Where the program begins and ends: errors as one paragraph, exit codes as documented, Ctrl-C and polite kills in words.
+
+It imports nothing before the signals are its own: the packages that commands need take seconds, in which people press Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Stop:
+    """Ends the work at the first signal, and the process at the second: what is on the disk is whole at any moment."""
+
+    told = False
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if self.told:
+            os._exit(130)
+        self.told = True
+        raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command of the command line, and end the process."""
+    stop = _Stop()
+    for s in _SIGNALS:
+        if signal.getsignal(s) is not signal.SIG_IGN:  # as of nohup
+            signal.signal(s, stop)
+    code, words = _ended()
+    for s in _SIGNALS:
+        signal.signal(s, signal.SIG_IGN)  # the work is done or given up: nothing is left to stop
+    if words:
+        print(words, file=sys.stderr)
+    sys.exit(code)
+
+
+def _ended() -> tuple[int, str]:
+    """Exit code of the command, and what is left to say."""
+    try:
+        from nanopinn.cli.app import app
+        from nanopinn.cli.options import spread
+
+        app(spread(sys.argv[1:]))
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+        return code, "Interrupted; nothing was written." if code == 130 else ""
+    except KeyboardInterrupt:
+        return 130, "Interrupted; nothing was written."
+    except Exception as error:
+        from nanopinn.cli.verdict import Ending
+
+        ending = Ending.of(error)
+        return ending.exit_code, ending.message
+    return 0, ""

@@ -1,0 +1,126 @@
+"""Outputs that one run at a time claims, and that are whole or absent whatever ends the run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nanopinn.errors import OutputError
+from nanopinn.imaging.io import flush_folder
+from nanopinn.report.lock import locked, placed
+
+
+@contextmanager
+def claimed(out: Path, *, overwrite: bool) -> Iterator[None]:
+    """Hold an output folder, before anything is computed and until it is written; what killed runs left beside it is cleared.
+
+    Raises:
+        OutputError: it holds something and ``overwrite`` is false, it is no result, another run is writing it, or its parent cannot
+            be written.
+    """
+    with locked(out):
+        _clear(out)
+        _refuse(out, overwrite)
+        yield
+
+
+@contextmanager
+def whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to fill under a temporary name, renamed into place at the end.
+
+    Raises:
+        OutputError: as :func:`claimed`, or it cannot be written.
+    """
+    with claimed(out, overwrite=overwrite):
+        part = _beside(out, "part")
+        try:
+            part.mkdir()
+            yield part
+            _flush(part)
+            _put_in_place(part, out)
+        except OSError as error:
+            raise OutputError(f"{out} cannot be written: {error.strerror}.") from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def claimed_file(out: Path, *, overwrite: bool) -> Iterator[None]:
+    """Hold an output file, as :func:`claimed` does a folder.
+
+    Raises:
+        OutputError: it exists and ``overwrite`` is false, or as :func:`claimed`.
+    """
+    with locked(out):
+        _clear(out)
+        if out.exists() and not overwrite:
+            raise OutputError(f"{out} exists already. Give another file to --out, or --overwrite.")
+        yield
+
+
+def _refuse(out: Path, overwrite: bool) -> None:
+    if _is_free(out):
+        return
+    if not overwrite:
+        raise OutputError(f"{out} exists already. Give another folder to --out, or --overwrite.")
+    if not (out / "provenance.json").is_file():
+        raise OutputError(f"{out} is not a result folder and will not be overwritten. Give another folder to --out.")
+
+
+def _beside(out: Path, what: str) -> Path:
+    place = placed(out)
+    return place.with_name(f".{place.name}.{what}-{os.getpid()}")
+
+
+def _put_in_place(part: Path, out: Path) -> None:
+    """Rename: at every moment the old result or the new one is whole on the disk, under its own name or one that is recognised."""
+    old = _beside(out, "old")
+    replaces = out.exists()
+    if replaces:
+        os.replace(out, old)
+    try:
+        os.replace(part, out)
+    except BaseException:
+        if replaces:
+            os.replace(old, out)
+        raise
+    flush_folder(part.parent)
+    if replaces:
+        os.replace(old, part)  # from here on it may be half of a folder
+        _remove(part)
+
+
+def _flush(folder: Path) -> None:
+    """Bring the names of all that was written to the disk; the files themselves are there."""
+    for place, _, _ in os.walk(folder, topdown=False):
+        flush_folder(Path(place))
+
+
+def _clear(out: Path) -> None:
+    """Take away what killed runs left beside an output; no living one has anything there, because this one holds the lock.
+
+    A result that was renamed aside and not yet replaced is put back.
+    """
+    place = placed(out)
+    left = re.compile(rf"\.{re.escape(place.name)}\.(?:(part|old)-\d+|[a-z0-9_]{{8}}\.part)")
+    for path in sorted(place.parent.iterdir()):
+        found = left.fullmatch(path.name)
+        if found and found[1] == "old" and _is_free(place):
+            os.replace(path, place)
+        elif found:
+            _remove(path)
+
+
+def _is_free(place: Path) -> bool:
+    return not place.exists() or (place.is_dir() and not any(place.iterdir()))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

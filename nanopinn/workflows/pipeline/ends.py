@@ -1,0 +1,74 @@
+"""How the work on each study of a cohort ended, as the verdicts of its runs say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nanopinn.workflows.cohort.studies import Study
+
+#: What the statuses are called in verdicts.
+PASSED, FAILED_CHECK, REFUSED, UNFINISHED = "passed", "check failed", "refused", "unfinished"
+
+
+@dataclass(frozen=True)
+class End:
+    """How one run ended.
+
+    Attributes:
+        id: of the study. run: ``fit`` or ``arms``. status: the verdict's, or ``unfinished`` where there is none.
+        message: one line. seconds: it took, 0 where that is not known.
+    """
+
+    id: str
+    run: str
+    status: str
+    message: str = ""
+    seconds: float = 0.0
+
+    @property
+    def usable(self) -> bool:
+        """Whether it left a result."""
+        return self.status in (PASSED, FAILED_CHECK)
+
+    def line(self) -> str:
+        """One line for the screen."""
+        took = f" ({self.seconds:.0f} s)" if self.seconds else ""
+        return f"{self.id}: {self.run} {self.status}{took}" + (f": {self.message}" if self.message and self.status != PASSED else "")
+
+
+def end_of(out: Path, study: Study, run: str) -> End:
+    """How a run ended; one that a look at the files forbids is not begun."""
+    if study.problem:
+        return End(study.id, run, REFUSED, study.problem)
+    place = out / "work" / study.place
+    try:
+        verdict = json.loads((place / f"{run}.json").read_text(encoding="utf-8"))
+        return End(study.id, run, str(verdict["status"]), _one_line(verdict.get("message", "")), float(verdict.get("seconds", 0)))
+    except FileNotFoundError:
+        log = Path("work", study.place, f"{run}.log")
+        return End(study.id, run, UNFINISHED, f"it was killed, or could not write; see {log}" if (out / log).exists() else "not begun")
+    except (OSError, ValueError, TypeError, KeyError):
+        return End(study.id, run, UNFINISHED, f"work/{study.place}/{run}.json cannot be read")
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+def ends_of(out: Path, studies: Sequence[Study], *, arms: bool) -> tuple[End, ...]:
+    """How every run of a cohort ended; arms of a study without a fit are not counted."""
+    fits = [end_of(out, s, "fit") for s in studies]
+    usable = [s for s, fit in zip(studies, fits, strict=True) if fit.usable] if arms else []
+    return (*fits, *(end_of(out, s, "arms") for s in usable))
+
+
+def exit_code(ends: Sequence[End]) -> int:
+    """0 where all passed, 3 where no study left a result, else 6."""
+    if all(e.status == PASSED for e in ends):
+        return 0
+    return 6 if any(e.usable for e in ends if e.run == "fit") else 3

@@ -1,0 +1,119 @@
+"""One call of Snakemake on one of the workflows: what is said to it, and what of its own saying is passed on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from nanopinn.errors import NanopinnError, StoppedError
+from nanopinn.workflows.pipeline.alone import MARK
+from nanopinn.workflows.pipeline.places import pipelines, profile_folder
+
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A workflow with what it is told.
+
+    Attributes:
+        name: folder under ``pipelines``. out: where it works. profile: name or folder. config: as its schema says.
+        cores: at once on this machine; None leaves it to the profile. options: more of Snakemake's.
+    """
+
+    name: str
+    out: Path
+    profile: str = "local"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    cores: int | None = None
+    options: tuple[str, ...] = ()
+
+    def planned(self, folder: Path) -> str:
+        """What Snakemake says it would do; ``folder`` holds the configuration, and stands in for an output that is not there yet."""
+        place = self.out if self.out.is_dir() else folder
+        said = subprocess.run([*self._command(place, folder), "--dry-run"], env=self._environment(), capture_output=True, text=True)
+        if said.returncode:
+            raise NanopinnError(f"Snakemake cannot plan the work: {last_words(said.stderr + said.stdout)}")
+        return said.stdout + said.stderr
+
+    def run(self, log: Path, each: Callable[[], None]) -> int:
+        """Do what is to be done; Snakemake's words go to ``log``, ``each`` is called twice a second.
+
+        Returns:
+            int: Snakemake's exit code.
+
+        Raises:
+            StoppedError: the user, or the system, stopped it; its jobs have kept what they had reached.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w", encoding="utf-8") as said:
+            running = subprocess.Popen(
+                self._command(self.out, log.parent), env=self._environment(), stdout=said, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+            with _passed_on(running):
+                while True:
+                    try:
+                        return running.wait(_POLL_S)
+                    except subprocess.TimeoutExpired:
+                        each()
+
+    def _command(self, place: Path, folder: Path) -> list[str]:
+        """Options that hold for every profile.
+
+        Jobs write their outputs under another name and rename them when they are whole, so what is there is complete, also when
+        its driver was killed before it took note (``--ignore-incomplete``). Who works where is settled by :mod:`alone`, whose
+        locks do not outlive a kill (``--nolock``).
+        """
+        settings = folder / f"{self.name}.json"
+        settings.write_text(json.dumps(dict(self.config), indent=2) + "\n", encoding="utf-8")
+        options = {
+            "--snakefile": pipelines() / self.name / "Snakefile", "--directory": place, "--configfile": settings,
+            "--profile": profile_folder(self.profile), "--workflow-profile": "none",
+            "--runtime-source-cache-path": place / ".snakemake" / "source-cache",
+        } | ({"--cores": self.cores} if self.cores else {})  # fmt: skip
+        flat = [str(word) for pair in options.items() for word in pair]
+        return [sys.executable, "-m", "snakemake", *flat, "--nolock", "--ignore-incomplete", "--nocolor", *self.options]
+
+    def _environment(self) -> dict[str, str]:
+        """The jobs' ``nanopinn`` is this Python's, and each carries the mark of the folder it works for."""
+        here = str(Path(sys.executable).parent)
+        return {**os.environ, "PATH": os.pathsep.join([here, os.environ.get("PATH", "")]), MARK: str(self.out.resolve())}
+
+
+@contextmanager
+def _passed_on(running: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Hand Ctrl-C and a polite kill to Snakemake and its jobs, wait for them, and end in words."""
+    stopped = False
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGINT)
+
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+    if stopped:
+        raise StoppedError("Interrupted. What is finished is kept: the same command goes on from there.")
+
+
+def last_words(text: str) -> str:
+    """The end of what Snakemake said, on one line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    wrong = [i for i, line in enumerate(lines) if re.search(r"(Error|Exception)\b", line)]
+    return " ".join(lines[wrong[0] if wrong else -3 :][:6])
