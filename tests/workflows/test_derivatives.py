@@ -14,10 +14,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nanopinn.cli import app
+from nanopinn.cli.app import app
 from nanopinn.cli.options import spread
 from nanopinn.errors import InputError, OutputError
 from nanopinn.imaging.io import write_volume
+from nanopinn.report.lock import locked
 from nanopinn.workflows.cohort import find_studies
 from nanopinn.workflows.cohort.derivatives import write_derivatives
 from nanopinn.workflows.cohort.group import run_group
@@ -136,15 +137,29 @@ def test_a_full_disk_leaves_no_table_that_says_all_is_there(tmp_path: Path, monk
     fit, move, count = result(tmp_path / "a"), os.replace, itertools.count()
 
     def full(source: str, target: str) -> None:
-        if "out" in str(target) and ".part-" not in str(target) and next(count) == at:
+        if "out" in str(target) and ".part" not in str(target) and next(count) == at:
             raise OSError(28, "No space left on device")
         move(source, target)
 
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OutputError, match="No space left"):
-        write_derivatives(fit, tmp_path / "out", ID)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", full)
+        with pytest.raises(OutputError, match="No space left"):
+            write_derivatives(fit, tmp_path / "out", ID)
     assert not any(n.endswith("parameters.tsv") for n in names(tmp_path / "out"))
-    assert not list((tmp_path / "out").rglob("*.part-*"))
+    assert not list((tmp_path / "out").rglob("*.part*"))
+    write_derivatives(fit, tmp_path / "out", ID)
+    assert sum(n.endswith(".nii.gz") for n in names(tmp_path / "out")) == 7
+
+
+def test_what_a_killed_run_left_is_cleared_and_a_living_one_is_not_disturbed(tmp_path: Path) -> None:
+    fit, session = result(tmp_path), tmp_path / "sub-01" / "ses-1"
+    stale = session / f".{ID}_fit.part" / "perf" / "old.nii.gz"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    write_derivatives(fit, tmp_path, ID)
+    assert not [p for p in session.iterdir() if p.name.startswith(".")]
+    with locked(session / f"{ID}_fit"), ThreadPoolExecutor(1) as pool, pytest.raises(OutputError, match="Another run"):
+        pool.submit(write_derivatives, fit, tmp_path, ID).result()
 
 
 def test_many_studies_are_written_at_once(tmp_path: Path) -> None:

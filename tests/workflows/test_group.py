@@ -154,12 +154,15 @@ def test_arms_of_confirmed_fits_stand_side_by_side_and_missing_ones_are_told(tmp
     assert "arms of 1 did not pass" in run_group(tmp_path).headline
 
 
-def test_a_result_that_says_worse_than_its_verdict_is_believed(tmp_path: Path) -> None:
+def test_what_says_worse_than_the_verdict_is_believed(tmp_path: Path) -> None:
     put_verdict(tmp_path, "sub-1", "passed")
     put_fit(tmp_path, "sub-2", [scalar("k", 2.0, 0.1)], passed=False)
     put_verdict(tmp_path, "sub-2", "passed")
-    first, second = run_group(tmp_path).studies
+    put_fit(tmp_path, "sub-3", [scalar("k", 2.0, 0.1)])
+    write_studies(tmp_path, [Study("sub-3", Path("sub-3"), problem="no DCE series")])
+    first, second, third = run_group(tmp_path).studies
     assert (first.status, second.status) == ("internal error", "check failed")
+    assert (third.status, third.message, third.scalars) == ("refused", "no DCE series", ())
 
 
 @pytest.mark.parametrize("broken", ["", "{", "[]", '{"status": 5}', '{"status": "passed"', "\x00"])
