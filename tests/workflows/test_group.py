@@ -122,6 +122,16 @@ def test_a_value_that_few_studies_inform_is_told_and_not_averaged(tmp_path: Path
     assert k.in_words() == "informed by the images in 3 of 6 studies: not averaged, the prior speaks"
 
 
+def test_fits_that_no_check_confirms_are_shown_and_not_averaged(tmp_path: Path) -> None:
+    for i in range(3):
+        put_fit(tmp_path, f"sub-{i}", [scalar("k", 3.0, 0.1)], passed=False)
+    group = run_group(tmp_path)
+    page = write_group(tmp_path, group).read_text()
+    assert np.isnan(group.parameters[0].mean)
+    assert "no study passed its check" in page
+    assert "Dotted: check failed, not counted." in page
+
+
 def test_the_study_far_off_is_an_outlier_and_few_studies_are_not_judged(tmp_path: Path) -> None:
     k, p_e = run_group(cohort(tmp_path)).parameters
     assert [m.study for m in k.outliers] == ["sub-05_ses-1"]
