@@ -132,8 +132,10 @@ def test_a_later_result_leaves_nothing_of_the_earlier(tmp_path: Path) -> None:
     assert not any("sub-02" in n for n in gone)
 
 
-@pytest.mark.parametrize("at", [1, 5])
-def test_a_full_disk_leaves_no_table_that_says_all_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+@pytest.mark.parametrize(("at", "old_is_whole"), [(1, True), (4, False), (15, False)])
+def test_a_full_disk_leaves_no_table_that_says_all_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, old_is_whole: bool
+) -> None:
     fit, move, count = result(tmp_path / "a"), os.replace, itertools.count()
 
     def full(source: str, target: str) -> None:
@@ -141,11 +143,12 @@ def test_a_full_disk_leaves_no_table_that_says_all_is_there(tmp_path: Path, monk
             raise OSError(28, "No space left on device")
         move(source, target)
 
+    write_derivatives(fit, tmp_path / "out", ID)
     with monkeypatch.context() as broken:
         broken.setattr(os, "replace", full)
         with pytest.raises(OutputError, match="No space left"):
             write_derivatives(fit, tmp_path / "out", ID)
-    assert not any(n.endswith("parameters.tsv") for n in names(tmp_path / "out"))
+    assert any(n.endswith("parameters.tsv") for n in names(tmp_path / "out")) == old_is_whole
     assert not list((tmp_path / "out").rglob("*.part*"))
     write_derivatives(fit, tmp_path / "out", ID)
     assert sum(n.endswith(".nii.gz") for n in names(tmp_path / "out")) == 7
