@@ -1,7 +1,7 @@
-"""Writes the lock files beside it: every package of the demo, the tests and the window, with the SHA-256 of the one file that pip takes here.
+"""Writes the lock files beside it: every package of the demo, the tests and the window, with the SHA-256 of the file that pip takes.
 
-`make lock` runs it (Python 3.11, Linux x86-64, no GPU). Each layer holds only what the ones before it do not, so a layer is installed with those
-before it; versions agree, because the largest set is resolved first and pins the smaller ones.
+`make lock` runs it on Python 3.11, Linux x86-64, without a GPU. A layer holds what those before it do not, and is installed after
+them; versions agree, because the largest set is resolved first and pins the smaller ones.
 """
 
 from __future__ import annotations
@@ -32,7 +32,19 @@ def resolved(requirements: list[str], constraints: Path) -> dict[str, tuple[str,
     """Version and SHA-256 by name of what pip would install into an empty environment."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed", "--report", str(report), "-c", str(constraints)]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--dry-run",
+            "--ignore-installed",
+            "--report",
+            str(report),
+            "-c",
+            str(constraints),
+        ]
         subprocess.run([*command, *requirements], check=True)
         found = json.loads(report.read_text())["install"]
     return {re.sub(r"[-_.]+", "-", f["metadata"]["name"]).lower(): version_and_hash(f) for f in found}

@@ -5,6 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+#: Longest detail and longest sentence of a paragraph, characters: a list of 100,000 numbers is no message.
+_DETAIL, _SENTENCE = 300, 2000
+
+
+def on_one_line(content: Any, longest: int = _SENTENCE) -> str:
+    """Something a user gave, as printable characters of one line: names and values may hold anything, a terminal's commands too."""
+    try:
+        text = str(content)
+    except (ValueError, RecursionError):  # Python writes no integer of thousands of digits
+        text = f"a {type(content).__name__} too large to be shown"
+    shown = text if len(text) <= longest else text[:longest] + "..."
+    return shown if shown.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+
 
 class NanopinnError(Exception):
     """Base of every error that is not a bug."""
@@ -47,14 +60,17 @@ class InputError(NanopinnError):
         super().__init__(self._paragraph())
 
     def _paragraph(self) -> str:
-        head = f"{self.file}: {self.problem}" if self.file else self.problem[:1].upper() + self.problem[1:]
+        problem = on_one_line(self.problem)
+        head = f"{on_one_line(self.file)}: {problem}" if self.file else problem[:1].upper() + problem[1:]
         details = [
-            f"{label}: {content}"
-            for label, content in (("field", self.field), ("found", self.found), ("expected", self.expected))
+            f"{label}: {on_one_line(content, longest)}"
+            for label, content, longest in (
+                ("field", self.field, _DETAIL), ("found", self.found, _DETAIL), ("expected", self.expected, _SENTENCE)
+            )
             if content is not None
-        ]
+        ]  # fmt: skip
         text = head + (f" ({'; '.join(details)})" if details else "") + "."
-        return f"{text} {self.remedy}" if self.remedy else text
+        return f"{text} {on_one_line(self.remedy)}" if self.remedy else text
 
 
 class OutputError(NanopinnError):
@@ -67,6 +83,12 @@ class CheckFailedError(NanopinnError):
     """The answer is written, but finite volumes do not confirm it."""
 
     exit_code = 5
+
+
+class PartialCohortError(NanopinnError):
+    """The answer is written, but not every study of the cohort has a result that was confirmed."""
+
+    exit_code = 6
 
 
 class StoppedError(NanopinnError):

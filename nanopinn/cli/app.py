@@ -12,6 +12,7 @@ from nanopinn.cli.cohort import cohort
 from nanopinn.cli.config import settings_of
 from nanopinn.cli.derivatives import derivatives
 from nanopinn.cli.fit import fit
+from nanopinn.cli.group import group
 from nanopinn.cli.minimal_imaging import minimal_imaging
 from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, takes_imaging
 from nanopinn.cli.plan import plan
@@ -33,6 +34,7 @@ app.command()(plan)
 app.command()(cohort)
 app.command("minimal-imaging")(minimal_imaging)
 app.command()(derivatives)
+app.command()(group)
 
 
 @app.command()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.given import read_toml
 
 
 def settings_of(kind: Any, table: str, config: Path | None, given: Mapping[str, Any]) -> Any:
@@ -21,11 +22,20 @@ def settings_of(kind: Any, table: str, config: Path | None, given: Mapping[str, 
     entries = {**table_of(config, table), **{k: v for k, v in given.items() if v is not None}}
     _know(kind, entries, config)
     try:
-        return TypeAdapter(kind).validate_python(entries)
+        # as JSON, strictly: a text or a truth value is no number, while a list may stand for a tuple
+        return TypeAdapter(kind).validate_json(json.dumps(entries, default=_path), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(p) for p in first["loc"])
         raise InputError("a setting cannot be used", file=config, field=field, found=first["input"], expected=first["msg"]) from error
+    except TypeError as error:
+        raise InputError("a setting cannot be used", file=config, field=f"[{table}]", found=str(error)) from error
+
+
+def _path(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"a {type(value).__name__}")
 
 
 def table_of(config: Path | None, name: str) -> dict[str, Any]:
@@ -34,12 +44,7 @@ def table_of(config: Path | None, name: str) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read.
     """
-    if config is None:
-        return {}
-    try:
-        entries = tomllib.loads(config.read_text(encoding="utf-8")).get(name, {})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError("the configuration cannot be read", file=config, found=str(error), expected="TOML") from error
+    entries = {} if config is None else read_toml(config, "the configuration").get(name, {})
     if not isinstance(entries, dict):
         raise InputError(f"[{name}] is not a table", file=config, field=name, found=type(entries).__name__)
     return entries

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.io import read_sidecar, sidecar_path
+from nanopinn.imaging.numbers import is_number, listed_numbers
 from nanopinn.parameters import value
 
 Array = NDArray[np.float64]
@@ -150,7 +151,7 @@ def excitation(side: Mapping[str, Any], name: Path, notes: list[str] | None = No
 def _from_dcm2niix(side: Mapping[str, Any]) -> bool:
     """Whether ``RepetitionTime`` is an excitation TR because a converter of DICOM wrote it."""
     tr = side.get("RepetitionTime")
-    if "RepetitionTimeExcitation" in side or isinstance(tr, bool) or not isinstance(tr, (int, float)):
+    if "RepetitionTimeExcitation" in side or not is_number(tr):
         return False
     return "dcm2niix" in str(side.get("ConversionSoftware", "")).lower() and 0 < tr < SHORTEST_FRAME_S
 
@@ -159,7 +160,7 @@ def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: flo
     if key not in side:
         return None
     found = side[key]
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not np.isfinite(found):
+    if not is_number(found):
         raise InputError("not a number", file=name, field=key, found=found, expected=KEYS.get(key), remedy="Correct the value.")
     if not low <= found <= high:
         raise InputError(
@@ -224,19 +225,18 @@ def _require_frame_spacing(pixdim4_s: float, name: Path, dce: Path) -> None:
 
 
 def _listed_times(listed: Any, frames: int, name: Path) -> Array:
-    try:
-        times = np.asarray(listed, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    times = listed_numbers(listed)
+    if times is None:
         raise InputError(
-            "frame times are not numbers", file=name, field="VolumeTiming", found=str(listed)[:60],
-            expected=KEYS["VolumeTiming"], remedy="Correct the list.",
-        ) from error  # fmt: skip
+            "frame times are not numbers", file=name, field="VolumeTiming", found=listed, expected=KEYS["VolumeTiming"],
+            remedy="Correct the list.",
+        )  # fmt: skip
     if times.shape != (frames,):
         raise InputError(
             "the number of frame times differs from the frames", file=name, field="VolumeTiming",
             found=f"{times.size} times", expected=f"{frames} times", remedy="List the start of every frame, in s.",
         )  # fmt: skip
-    if not np.isfinite(times).all() or np.any(np.diff(times) <= 0):
+    if np.any(np.diff(times) <= 0):
         wrong = int(np.argmax(~(np.diff(times) > 0)))
         raise InputError(
             "frame times must increase", file=name, field="VolumeTiming",

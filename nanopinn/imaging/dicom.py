@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -9,9 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import nibabel as nib
-
 from nanopinn.errors import InputError
+from nanopinn.imaging.given import is_file, is_folder
+from nanopinn.imaging.io import read_header
+from nanopinn.imaging.nifti import shape_of
+
+#: More files than any scan has.
+MOST_FILES = 50_000
+#: Time after which a conversion is taken to hang, s.
+_LONGEST_S = 1800.0
 
 
 @contextmanager
@@ -25,7 +32,7 @@ def as_series(path: str | Path) -> Iterator[tuple[Path, list[str]]]:
         InputError: there is no series in the folder, there are several, or dcm2niix is missing or fails.
     """
     path = Path(path)
-    if not path.is_dir():
+    if not is_folder(path):
         yield path, []
     elif _volumes(path):
         yield _only_series(path, path), []
@@ -36,12 +43,33 @@ def as_series(path: str | Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def files_in(path: Path) -> list[Path]:
-    """The files that a path stands for, for provenance."""
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    """The files that a path stands for, for provenance; links to folders are not followed.
+
+    Raises:
+        InputError: a folder with more files than a scan has, or that may not be read.
+    """
+    if not is_folder(path):
+        return [path]
+    found: list[Path] = []
+    for folder, _, names in os.walk(path, onerror=_unreadable):
+        found += [file for file in (Path(folder, name) for name in names) if is_file(file)]
+        if len(found) > MOST_FILES:
+            raise InputError(
+                "the folder holds more files than a scan has", file=path, field="--dce", found=f"more than {MOST_FILES} files",
+                expected="the files of one scan", remedy="Give the folder of that scan alone.",
+            )  # fmt: skip
+    return sorted(found)
+
+
+def _unreadable(error: OSError) -> None:
+    raise InputError("the folder cannot be read", file=error.filename, found=error.strerror, remedy="Check that you may.") from error
 
 
 def _volumes(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.name.endswith((".nii", ".nii.gz")))
+    try:
+        return sorted(p for p in folder.iterdir() if p.name.endswith((".nii", ".nii.gz")))
+    except OSError as error:
+        raise InputError("the folder cannot be read", file=folder, found=error.strerror, remedy="Check that you may.") from error
 
 
 def _only_series(folder: Path, asked: Path) -> Path:
@@ -57,10 +85,10 @@ def _only_series(folder: Path, asked: Path) -> Path:
 
 def _frames(path: Path) -> int:
     try:
-        shape = nib.load(path).shape  # type: ignore[attr-defined]
-    except Exception:  # whatever is wrong with a file beside the series is not the user's question here
+        shape = shape_of(read_header(path))
+    except InputError:  # whatever is wrong with a file beside the series is not the user's question here
         return 0
-    return int(shape[3]) if len(shape) == 4 else 1
+    return shape[3] if len(shape) == 4 else 1
 
 
 def _convert(source: Path, target: Path) -> str:
@@ -71,8 +99,18 @@ def _convert(source: Path, target: Path) -> str:
             found="a folder", expected="a 4-D NIfTI with its sidecar",
             remedy="Install dcm2niix (apt install dcm2niix, or pip install dcm2niix), or convert the scan elsewhere.",
         )  # fmt: skip
-    command = [tool, "-z", "y", "-b", "y", "-f", "series_%s", "-o", str(target), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    files_in(source)
+    # an absolute path, for a folder may be called like an option
+    command = [tool, "-z", "y", "-b", "y", "-f", "series_%s", "-o", str(target), str(source.absolute())]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, stdin=subprocess.DEVNULL, text=True, errors="replace", check=False, timeout=_LONGEST_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            "dcm2niix does not come to an end with the folder", file=source, field="--dce", found=f"{_LONGEST_S:g} s",
+            expected="DICOM files of one scan", remedy="Run dcm2niix by hand and give its output.",
+        ) from error  # fmt: skip
     if done.returncode != 0 or not _volumes(target):
         raise InputError(
             "dcm2niix could not convert the folder", file=source, field="--dce", found=f"exit code {done.returncode}",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import resample, same_grid
 from nanopinn.imaging.io import read_map, read_sidecar, sidecar_path
+from nanopinn.imaging.numbers import is_number
 from nanopinn.imaging.placement import Placement
 
 Array = NDArray[np.float64]
@@ -72,7 +73,7 @@ def _one_of(side: dict[str, Any], key: str, allowed: tuple[str, ...], name: Path
 
 def _positive(side: dict[str, Any], key: str, name: Path, meaning: str, highest: float) -> float:
     found = side.get(key)
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found <= highest:
+    if not is_number(found) or not 0 < found <= highest:
         raise InputError(
             "a value of the drug image is missing or out of range", file=name, field=key, found=found,
             expected=f"a positive number, {meaning}", remedy="Write it into the sidecar.",

@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import io
 import json
+import math
 import os
 import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError, OutputError
+from nanopinn.imaging.given import opened, read_json
 from nanopinn.imaging.nifti import (
     HEADER_BYTES,
     Orientation,
     check_kind,
-    declared_bytes,
+    check_packing,
+    data_offset,
     frame_spacing_s,
     parse_header,
+    scaling,
+    shape_of,
     world_affine,
 )
 
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from monai.data import MetaTensor
 
 _CHUNK = 1 << 20
+_UNREADABLE = (OSError, EOFError, zlib.error)
 
 
 def read_volume(path: str | Path, *, orientation: Orientation | None = None) -> MetaTensor:
@@ -72,16 +77,16 @@ def read_array(
             contradictory, its units are unknown, or it holds no finite number.
     """
     path = Path(path)
-    header = _header(path)
-    check_kind(header, path)
-    _check_bytes(header, path)
+    header = read_header(path)
     affine, notes = world_affine(header, path, orientation)
-    data = _data(path)
-    if not np.isfinite(data).any():
+    _check_bytes(path, header)
+    flat = _values(path, header)
+    if not any(np.isfinite(flat[at : at + _CHUNK]).any() for at in range(0, len(flat), _CHUNK)):
         raise InputError(
             "every voxel is NaN or infinite", file=path, field="values", found="no finite value",
             expected="numbers", remedy="Export the volume again.",
         )  # fmt: skip
+    data = flat.reshape(shape_of(header), order="F")
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     meta = {
@@ -108,32 +113,43 @@ def read_map(path: str | Path, *, orientation: Orientation | None = None) -> tup
     return np.asarray(volume.numpy(), dtype=np.float64), np.asarray(volume.affine, dtype=np.float64), volume
 
 
-def _open(path: Path) -> IO[bytes]:
-    with path.open("rb") as handle:
-        packed = handle.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if packed else path.open("rb")  # type: ignore[return-value]
+def read_header(path: Path) -> Any:
+    """The header of a NIfTI volume, its kind checked; nothing behind it is read.
+
+    Raises:
+        InputError: there is no file, or its header is not that of a volume or series of real numbers.
+    """
+    with opened(path) as file, _unpacked(file) as stream:
+        header = parse_header(_first_bytes(stream, path), path)
+    check_kind(header, path)
+    return header
 
 
-def _header(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError("there is no such file", file=path, found=path.name, remedy="Check the path.")
+def _unpacked(file: BinaryIO) -> BinaryIO:
+    """The stream of a file: its bytes, and not its name, say whether it is compressed."""
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
+
+
+def _first_bytes(stream: BinaryIO, path: Path) -> bytes:
     try:
-        with _open(path) as handle:
-            raw = handle.read(HEADER_BYTES)
-    except (OSError, EOFError, zlib.error) as error:
+        return stream.read(HEADER_BYTES)
+    except _UNREADABLE as error:
         raise _corrupt(path, "not even a header", "a NIfTI volume") from error
-    return parse_header(raw, path)
 
 
-def _check_bytes(header: Any, path: Path) -> None:
+def _check_bytes(path: Path, header: Any) -> None:
     """Compare what the header declares with what is there, without trusting either with memory."""
-    declared, present = declared_bytes(header, path), 0
+    declared, present = data_offset(header, path) + math.prod(shape_of(header)) * header.get_data_dtype().itemsize, 0
     try:
-        with _open(path) as handle:
+        with opened(path) as file, _unpacked(file) as stream:
+            if stream is not file:
+                check_packing(header, path, os.fstat(file.fileno()).st_size)
             # to the end, so that the checksum of a gzip counts, but never far past what is declared
-            while present <= declared + 64 * _CHUNK and (chunk := handle.read(_CHUNK)):
+            while present <= declared + 64 * _CHUNK and (chunk := stream.read(_CHUNK)):
                 present += len(chunk)
-    except (OSError, EOFError, zlib.error) as error:
+    except _UNREADABLE as error:
         raise _corrupt(path, f"{present} bytes readable", f"{declared} bytes") from error
     if present < declared:
         raise InputError(
@@ -149,31 +165,26 @@ def _corrupt(path: Path, found: str, expected: str) -> InputError:
     )  # fmt: skip
 
 
-def _data(path: Path) -> NDArray[np.float64]:
+def _values(path: Path, header: Any) -> NDArray[np.float64]:
+    """True values ``(n,)`` in the order of a file whose size was checked, a piece at a time; header extensions are passed over unread."""
+    (slope, intercept), dtype = scaling(header, path), header.get_data_dtype()
+    values = np.empty(math.prod(shape_of(header)), dtype=np.float64)
+    step = _CHUNK // dtype.itemsize
     try:
-        # from the stream: the name of a file says nothing about whether it is compressed
-        with _open(path) as handle:
-            return np.asarray(nib.Nifti1Image.from_stream(cast(io.IOBase, handle)).dataobj, dtype=np.float64)
-    except Exception as error:
+        with opened(path) as file, _unpacked(file) as stream, np.errstate(over="ignore", invalid="ignore"):
+            stream.seek(data_offset(header, path))
+            for at in range(0, len(values), step):
+                some = values[at : at + step]
+                some[:] = np.frombuffer(stream.read(len(some) * dtype.itemsize), dtype=dtype, count=len(some))
+                if (slope, intercept) != (1.0, 0.0):
+                    some *= slope
+                    some += intercept
+    except (*_UNREADABLE, ValueError) as error:  # it was whole when its size was checked
         raise InputError(
-            "its data cannot be read", file=path, field="header", found=type(error).__name__,
-            remedy="Export the volume again.",
+            "the file changed while it was read", file=path, field="size", found=type(error).__name__,
+            remedy="Wait until it is written, and try again.",
         ) from error  # fmt: skip
-
-
-def read_text(path: Path) -> str:
-    """A text file, with or without a byte-order mark.
-
-    Raises:
-        InputError: it is missing or not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            "not readable as text", file=path, found=type(error).__name__, expected="a UTF-8 file",
-            remedy="Check the path.",
-        ) from error  # fmt: skip
+    return values
 
 
 def sidecar_path(path: str | Path) -> Path:
@@ -186,21 +197,11 @@ def read_sidecar(path: str | Path) -> dict[str, Any]:
     """The sidecar of a volume; empty if there is none.
 
     Raises:
-        InputError: it is no JSON object.
+        InputError: it is no readable JSON object.
     """
     side = sidecar_path(path)
-    if not side.is_file():
-        return {}
-    try:
-        content = json.loads(read_text(side))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError("the sidecar is not valid JSON", file=side, found=str(error), remedy="Correct it.") from error
-    if not isinstance(content, dict):
-        raise InputError(
-            "the sidecar is not a JSON object", file=side, found=type(content).__name__, expected="an object {...}",
-            remedy="Write the keys and values between braces.",
-        )  # fmt: skip
-    return content
+    # a link that leads nowhere, or a folder of that name, is a mistake and no absence
+    return read_json(side, "the sidecar") if os.path.lexists(side) else {}
 
 
 def write_volume(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,14 @@ Array = NDArray[np.float64]
 Orientation = Literal["sform", "qform"]
 
 HEADER_BYTES = 348
+#: Most voxels of a volume or series: 2 GiB as float64, and a fit needs several times that.
+MOST_VOXELS = 2**28
+#: Most voxels (0.5 GiB as float64) of a gzip that holds less than a byte for a hundred of them, as images never do and bombs always.
+MOST_PACKED_VOXELS, _VOXELS_A_BYTE = 2**26, 100
+#: Extensions of a header are shorter than this, bytes.
+_MOST_OFFSET = 2**26
+#: Voxels and places (mm) that tissue in a scanner can have: others are another unit's, and no grid is computed for them.
+_SMALLEST_MM, _LARGEST_MM, _FARTHEST_MM = 0.999e-3, 100.0, 1e5
 _SPACE_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
 _TIME_UNITS_S = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
 
@@ -31,13 +40,32 @@ def parse_header(raw: bytes, path: Path) -> Any:
     """
     if len(raw) < HEADER_BYTES or raw[344:347] != b"n+1":
         raise InputError(
-            "not a NIfTI-1 file", file=path, expected="a .nii or .nii.gz volume",
+            "not a NIfTI-1 file", file=path, found=_what_else(raw), expected="a .nii or .nii.gz volume",
             remedy="Convert it, e.g. with dcm2niix.",
         )  # fmt: skip
     try:
-        return nib.Nifti1Header(raw[:HEADER_BYTES], check=False)
+        header = nib.Nifti1Header(raw[:HEADER_BYTES], check=False)
     except Exception as error:
         raise InputError("its NIfTI header cannot be read", file=path, remedy="Export the volume again.") from error
+    if int(header["sizeof_hdr"]) != HEADER_BYTES:
+        raise InputError(
+            "the header is spoiled", file=path, field="sizeof_hdr", found=int(header["sizeof_hdr"]), expected=str(HEADER_BYTES),
+            remedy="Copy or export the volume again.",
+        )  # fmt: skip
+    if float(header["pixdim"][0]) == 0:
+        header["pixdim"][0] = 1  # which is what the standard takes it for
+    return header
+
+
+def _what_else(raw: bytes) -> str | None:
+    """Other formats that are often handed over, in words."""
+    if raw[4:7] == b"n+2" or raw[4:7] == b"ni2":
+        return "NIfTI-2"
+    if raw[344:347] == b"ni1":
+        return "the header of a .hdr/.img pair"
+    if raw[128:132] == b"DICM":
+        return "DICOM"
+    return "nothing" if not raw else None
 
 
 def check_kind(header: Any, path: Path) -> None:
@@ -46,7 +74,7 @@ def check_kind(header: Any, path: Path) -> None:
     Raises:
         InputError: dimensions, data type or units are wrong.
     """
-    shape = _dimensions(header)
+    shape = shape_of(header)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) not in (3, 4) or min(shape) < 1:
@@ -67,6 +95,17 @@ def check_kind(header: Any, path: Path) -> None:
             "colour or complex data are not quantities", file=path, field="datatype", found=str(dtype),
             expected="integers or floats", remedy="Export magnitude images.",
         )  # fmt: skip
+    if int(header["bitpix"]) != 8 * dtype.itemsize:
+        raise InputError(
+            "data type and bits per voxel contradict each other", file=path, field="datatype, bitpix",
+            found=f"{dtype} and {int(header['bitpix'])}", expected=f"{8 * dtype.itemsize} bits", remedy="Export the volume again.",
+        )  # fmt: skip
+    if (voxels := _voxels(header)) > MOST_VOXELS:
+        raise InputError(
+            "the volume is too large", file=path, field="dim", found=f"{'x'.join(map(str, shape))}, {voxels} voxels",
+            expected=f"at most {MOST_VOXELS} voxels, frames included",
+            remedy="Cut it to the tumour and what surrounds it, or average frames.",
+        )  # fmt: skip
     units = int(header["xyzt_units"])
     if units & 7 not in _SPACE_UNITS_MM or units & 56 not in _TIME_UNITS_S:
         raise InputError(
@@ -75,25 +114,60 @@ def check_kind(header: Any, path: Path) -> None:
         )  # fmt: skip
 
 
-def declared_bytes(header: Any, path: Path) -> int:
-    """Size of the uncompressed file that the header promises.
+def data_offset(header: Any, path: Path) -> int:
+    """Where the data begin, bytes.
 
     Raises:
-        InputError: the data would begin inside the header or absurdly far behind it.
+        InputError: inside the header, absurdly far behind it, or nowhere.
     """
     offset = float(header["vox_offset"]) or 352.0
-    if not np.isfinite(offset) or not 352 <= offset <= 1e9:
+    if not np.isfinite(offset) or not 352 <= offset <= _MOST_OFFSET or offset != int(offset):
         raise InputError(
-            "the data cannot begin there", file=path, field="vox_offset", found=offset, expected=">= 352",
-            remedy="Export the volume again.",
+            "the data cannot begin there", file=path, field="vox_offset", found=offset,
+            expected=f"352 to {_MOST_OFFSET}, a whole number", remedy="Export the volume again.",
         )  # fmt: skip
-    size = int(header.get_data_dtype().itemsize)
-    for n in _dimensions(header):
-        size *= n
-    return int(offset) + size
+    return int(offset)
 
 
-def _dimensions(header: Any) -> tuple[int, ...]:
+def check_packing(header: Any, path: Path, packed_bytes: int) -> None:
+    """Refuse a compressed file that unpacks to far more than an image could.
+
+    Raises:
+        InputError: as said.
+    """
+    voxels = _voxels(header)
+    if voxels > MOST_PACKED_VOXELS and packed_bytes * _VOXELS_A_BYTE < voxels:
+        raise InputError(
+            "so small a compressed file holds no image of that size", file=path, field="dim, size",
+            found=f"{voxels} voxels in {packed_bytes} bytes",
+            expected=f"at most {MOST_PACKED_VOXELS} voxels, or a byte for every {_VOXELS_A_BYTE}",
+            remedy="Cut the volume to the tumour and what surrounds it, or store it uncompressed.",
+        )  # fmt: skip
+
+
+def scaling(header: Any, path: Path) -> tuple[float, float]:
+    """Slope and intercept from stored to true values; a slope of 0, or NaN as some programs write it, stands for none.
+
+    Raises:
+        InputError: they are no numbers, or an intercept is stated without a slope.
+    """
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or (np.isnan(slope) and (np.isnan(intercept) or intercept == 0)):
+        return 1.0, 0.0
+    if not np.isfinite(slope) or not np.isfinite(intercept):
+        raise InputError(
+            "the scaling of the values is no number", file=path, field="scl_slope, scl_inter", found=f"{slope} and {intercept}",
+            expected="two finite numbers", remedy="Export the volume again.",
+        )  # fmt: skip
+    return slope, intercept
+
+
+def _voxels(header: Any) -> int:
+    return math.prod(shape_of(header))
+
+
+def shape_of(header: Any) -> tuple[int, ...]:
+    """Sizes of all axes, as they are declared."""
     return tuple(int(n) for n in header["dim"][1 : 1 + max(0, min(7, int(header["dim"][0])))])
 
 
@@ -117,6 +191,11 @@ def world_affine(header: Any, path: Path, orientation: Orientation | None) -> tu
             "voxel sizes must be positive", file=path, field="pixdim",
             found=np.asarray(header["pixdim"][1:4]).tolist(), expected="three positive lengths",
             remedy="Correct the header.",
+        )  # fmt: skip
+    if not _SMALLEST_MM <= pixdim.min() <= pixdim.max() <= _LARGEST_MM:
+        raise InputError(
+            "voxels of tissue have no such sizes", file=path, field="pixdim, xyzt_units", found=f"{pixdim.tolist()} mm",
+            expected=f"{_SMALLEST_MM:g} to {_LARGEST_MM:g} mm", remedy="Correct the unit of space in the header.",
         )  # fmt: skip
     forms = _forms(header, path, unit)
     if orientation is not None and orientation not in forms:
@@ -142,12 +221,19 @@ def _forms(header: Any, path: Path, unit: float) -> dict[str, Array]:
             affine = np.asarray(read(), dtype=np.float64)
         except Exception as error:
             raise InputError("its orientation cannot be read", file=path, field=name, remedy="Correct the header.") from error
-        affine[:3] *= unit
-        lengths = np.linalg.norm(affine[:3, :3], axis=0)
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * lengths.prod():
+        with np.errstate(over="ignore", invalid="ignore"):
+            affine[:3] *= unit
+            lengths = np.linalg.norm(affine[:3, :3], axis=0)
+            volume = abs(np.linalg.det(affine[:3, :3]))
+        if not np.isfinite(affine).all() or not np.isfinite(volume) or volume <= 1e-6 * lengths.prod():
             raise InputError(
                 "the affine is singular", file=path, field=name, found=np.round(affine[:3], 3).tolist(),
                 expected="three independent axes", remedy="Correct the header.",
+            )  # fmt: skip
+        if not lengths.max() <= _LARGEST_MM or not lengths.min() >= _SMALLEST_MM or np.abs(affine[:3, 3]).max() > _FARTHEST_MM:
+            raise InputError(
+                "no scanner reaches there", file=path, field=name, found=np.round(affine[:3], 3).tolist(),
+                expected=f"voxels of {_SMALLEST_MM:g} to {_LARGEST_MM:g} mm, within {_FARTHEST_MM / 1e3:g} m", remedy="Correct the header.",
             )  # fmt: skip
         found[name] = affine
     return found

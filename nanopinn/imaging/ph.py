@@ -14,6 +14,7 @@ from nanopinn.imaging.cest.ph_map import Validity
 from nanopinn.imaging.geometry import resample
 from nanopinn.imaging.io import read_sidecar, read_volume, sidecar_path
 from nanopinn.imaging.nifti import Orientation
+from nanopinn.imaging.numbers import is_number
 from nanopinn.imaging.placement import Placement
 from nanopinn.imaging.t1.b1 import B1Map
 from nanopinn.parameters import value
@@ -178,7 +179,7 @@ def _noise(path: str | Path) -> tuple[float, list[str]]:
     """Standard deviation of a voxel's pH, and what was assumed for it."""
     side = read_sidecar(path)
     found = side.get("pHStd", value("sd_pHe"))
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found < 2:
+    if not is_number(found) or not 0 < found < 2:
         raise InputError(
             "not a standard deviation of pH", file=sidecar_path(path), field="pHStd", found=found,
             expected="0 to 2", remedy="Correct the sidecar.",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.given import is_file, read_bytes
 from nanopinn.inference import result, saving
 from nanopinn.inference.aif_scale import AifScaled
 from nanopinn.inference.contract import Fitted
@@ -116,10 +117,10 @@ def load_ended(path: str | Path) -> Checkpoint:
 
 def _read(path: str | Path, kind: Any) -> Any:
     file = saved_at(path)
+    if not is_file(file):
+        raise InputError("not a result folder", file=path, expected=FILE, remedy="Give the --out of a fit.")
     try:
-        return _as(kind, saving.from_bytes(file.read_bytes(), _CLASSES))
-    except OSError as error:
-        raise InputError("not a result folder", file=path, expected=FILE, remedy="Give the --out of a fit.") from error
+        return _as(kind, saving.from_bytes(read_bytes(file, saving.MOST_BYTES), _CLASSES))
     except ValueError as error:
         raise InputError("the fit cannot be read", file=file, found=str(error), remedy="Run the fit again with this version.") from error
 

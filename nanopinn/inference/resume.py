@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from torch import Tensor
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.given import read_bytes, read_json
 from nanopinn.imaging.io import flush_folder, write_bytes, write_json
 from nanopinn.inference import saving
 from nanopinn.inference.device import on_device
@@ -103,9 +103,9 @@ class Keeper:
             InputError: nothing was kept, or it was kept of other inputs or settings.
         """
         try:
-            before = json.loads((folder / _STUDY).read_text(encoding="utf-8"))
+            before = read_json(folder / _STUDY, "what an interrupted run was given")
             changed = sorted(k for k in {*before, *study} if before.get(k) != study.get(k))
-        except (OSError, ValueError, TypeError) as error:
+        except InputError as error:
             raise InputError(
                 "there is no interrupted run to go on with", field="--resume", file=folder, remedy="Leave --resume out to start anew."
             ) from error
@@ -150,10 +150,10 @@ class Keeper:
         if not self.resumed or not file.exists():
             return None
         try:
-            value = saving.from_bytes(file.read_bytes(), classes)
+            value = saving.from_bytes(read_bytes(file, saving.MOST_BYTES), classes)
             if not isinstance(value, kind):
                 raise ValueError(f"it holds a {type(value).__name__}")
-        except (OSError, ValueError) as error:
+        except (InputError, ValueError) as error:
             if not self.strict:
                 return None
             raise InputError(

@@ -15,8 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from nanopinn.inference.typed import check_fields
+
 #: Raised with every change that older files do not survive.
 VERSION = 3
+#: Longest file, and longest header of one, bytes; a header takes twenty times its length while it is read.
+MOST_BYTES, MOST_HEADER = 2**31, 8 << 20
+#: Entries that tensors listed in few numbers may have together, beyond a hundred for each number that is there.
+_MOST_UNLISTED, _FOR_EACH = 2**26, 100
 
 
 def to_bytes(value: Any, classes: Iterable[type]) -> bytes:
@@ -43,18 +49,23 @@ def from_bytes(content: bytes, classes: Iterable[type]) -> Any:
         ValueError: not such a file, spoiled, or of another version.
     """
     try:
+        if int.from_bytes(content[:8], "little") > MOST_HEADER:
+            raise ValueError("its header is too long")
         arrays = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}
+        found = {key: str(header.get(key, "")) for key in ("format", "version", "content", "sha256")}
     except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"not a file of a fit: {error}") from error
-    if header.get("format") != "nanopinn" or header.get("version") != str(VERSION):
-        raise ValueError(f"the file of a fit by another version ({header.get('version')}; this one reads {VERSION})")
-    if header.get("sha256") != _digest(header.get("content", ""), arrays):
-        raise ValueError("not a file of a fit as it was written: its checksum differs")
+    if found["format"] != "nanopinn" or found["version"] != str(VERSION):
+        raise ValueError(f"the file of a fit by another version ({found['version'][:60]}; this one reads {VERSION})")
     try:
-        return _Reader({c.__name__: c for c in classes}, arrays).rebuilt(json.loads(header["content"]))
-    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, RecursionError) as error:
+        whole = found["sha256"] == _digest(found["content"], arrays)
+        value = _Reader({c.__name__: c for c in classes}, arrays).rebuilt(json.loads(found["content"])) if whole else None
+    except Exception as error:  # a file that someone made may go wrong anywhere, and in any way
         raise ValueError(f"not a file of a fit: {type(error).__name__} {error}") from error
+    if not whole:
+        raise ValueError("not a file of a fit as it was written: its checksum differs")
+    return value
 
 
 def _digest(text: str, arrays: Mapping[str, Tensor]) -> str:
@@ -123,7 +134,7 @@ def _usual(tensor: Tensor) -> float | None:
 
 class _Reader:
     def __init__(self, classes: Mapping[str, type], arrays: Mapping[str, Tensor]) -> None:
-        self.classes, self.arrays = classes, arrays
+        self.classes, self.arrays, self.unlisted = classes, arrays, 0
 
     def rebuilt(self, plain: Any) -> Any:
         if not isinstance(plain, dict):
@@ -138,13 +149,18 @@ class _Reader:
             return {self.rebuilt(k): self.rebuilt(v) for k, v in plain["mapping"]}
         if "float" in plain:
             return float(plain["float"])
-        return self.classes[plain["class"]](**{k: self.rebuilt(v) for k, v in plain["fields"].items()})
+        kind, given = self.classes[plain["class"]], {k: self.rebuilt(v) for k, v in plain["fields"].items()}
+        check_fields(kind, given, self.classes)
+        return kind(**given)
 
     def tensor(self, place: Mapping[str, Any]) -> Tensor:
         if "at" in place:
             return self.arrays[place["at"]]
         values = self.arrays[place["values"]]
         usual = self.rebuilt(place["usual"])
+        self.unlisted += max(0, math.prod(place["shape"]) - _FOR_EACH * values.numel())
+        if self.unlisted > _MOST_UNLISTED:
+            raise ValueError(f"tensors of {place['shape']} and others would be made of a few numbers")
         out = torch.full(place["shape"], bool(usual) if values.dtype == torch.bool else usual, dtype=values.dtype)
         out.reshape(-1)[self.arrays[place["index"]].long()] = values
         return out

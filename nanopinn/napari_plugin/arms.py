@@ -91,7 +91,8 @@ class Groups:
         Raises:
             InputError: its volume of groups is broken.
         """
-        from nanopinn.imaging.io import read_array, read_text
+        from nanopinn.imaging.given import read_text
+        from nanopinn.imaging.io import read_array
 
         values, affine, _ = read_array(folder / "groups.nii.gz")
         heads, *rows = [line.split("\t") for line in read_text(folder / "penetration_groups.tsv").splitlines()]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nanopinn.parameters.spread import Spread
 
 COLUMNS = ("symbol", "name", "value", "low", "high", "unit", "prior", "tissue", "source", "verified")
-_PRIOR = re.compile(r"(lognormal|normal)\(([0-9.eE+-]+)\)")
+_PRIOR = re.compile(r"(lognormal|normal)\((\+?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\)")
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _parse_prior(text: str, symbol: str, source: str) -> Prior | None:
     if not text.strip():
         return None
     match = _PRIOR.fullmatch(text.strip())
-    if match is None or float(match[2]) <= 0:
+    if match is None or not 0 < float(match[2]) < float("inf"):
         raise InputError(
             "unreadable prior",
             file=source,

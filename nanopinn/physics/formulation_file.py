@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.numbers import is_number
 from nanopinn.parameters import PARAMETERS, Parameter, parameter_of
 from nanopinn.physics.carrier import AcidTrigger, Circulation, HeatTrigger
 from nanopinn.physics.vehicle import Formulation
@@ -33,7 +34,9 @@ class Quantity:
 
     def allows(self, value: float) -> bool:
         """Whether it may have a value."""
-        return self.low <= value <= self.high and math.isfinite(value) and not (self.positive and value <= 0)
+        return (
+            self.low <= value <= min(self.high, _LARGEST) and (value == 0 or abs(value) >= _SMALLEST) and not (self.positive and value <= 0)
+        )
 
 
 #: What every carrier's file says.
@@ -62,7 +65,12 @@ HEAT = {
     "T_hot": Quantity("K", "temperature at which k_hot is stated", 273.15, 373.15),
 }
 TOP = ("name", "aliases", "description", "releasable_share", "circulation", "acid", "heat", *CARRIER)
-NAME = re.compile(r"\w[\w .+-]*")
+NAME = re.compile(r"\w[\w .+-]{0,63}")
+#: Numbers beyond these, in SI, are of no drug, and their products leave what a float can hold.
+_SMALLEST, _LARGEST = 1e-60, 1e60
+_MOST_TEXT, _MOST_ALIASES = 500, 10
+#: More phases than any plasma curve was fitted with.
+MOST_PHASES = 8
 OWN = ("value", "unit", "source", "prior", "low", "high")
 Trigger = TypeVar("Trigger", AcidTrigger, HeatTrigger)
 REMEDY = "See docs/formulations for an example."
@@ -84,7 +92,7 @@ def formulation_of(entries: Mapping[str, Any], path: str | Path) -> Formulation:
         name, description, file.circulation(), acid=file.trigger("acid", ACID, AcidTrigger), heat=file.trigger("heat", HEAT, HeatTrigger),
         releasable_share=file.share(), aliases=file.aliases(), **quantities, own=tuple(file.own),
     )  # fmt: skip
-    if (leaked := found.leaked_share()) > 1:
+    if not (leaked := found.leaked_share()) <= 1:
         raise InputError(
             "the carrier leaks more than it loses", file=path, field="leak", found=f"{leaked:.3g} times its dose",
             expected="at most the dose", remedy="Rates of the circulation are of all that leaves plasma, the leak included.",
@@ -122,14 +130,14 @@ class _Reader:
 
     def text(self, key: str) -> str:
         found = self.entry(key)
-        if not isinstance(found, str) or not found.strip():
-            raise self.wrong("an entry has the wrong type", key, found, "a text")
+        if not isinstance(found, str) or not found.strip() or not found.strip().isprintable() or len(found) > _MOST_TEXT:
+            raise self.wrong("an entry has the wrong type", key, found, f"a text on one line, of at most {_MOST_TEXT} characters")
         return found.strip()
 
     def aliases(self) -> tuple[str, ...]:
         found = self.entries.get("aliases", [])
-        if not isinstance(found, list) or not all(isinstance(a, str) for a in found):
-            raise self.wrong("an entry has the wrong type", "aliases", found, "a list of texts")
+        if not isinstance(found, list) or not all(isinstance(a, str) for a in found) or len(found) > _MOST_ALIASES:
+            raise self.wrong("an entry has the wrong type", "aliases", found, f"a list of at most {_MOST_ALIASES} texts")
         return tuple(self.named("aliases", a) for a in found)
 
     def named(self, key: str, found: str) -> str:
@@ -140,7 +148,7 @@ class _Reader:
 
     def share(self) -> float:
         found = self.entries.get("releasable_share", 1.0)
-        if not _is_number(found) or not 0 <= found <= 1:
+        if not is_number(found) or not 0 <= found <= 1:
             raise self.wrong("the share of carriers that release is no share", "releasable_share", found, "0 to 1")
         return float(found)
 
@@ -159,8 +167,8 @@ class _Reader:
         return Circulation(volume, rates, shares)
 
     def _several(self, key: str, found: Any, what: Quantity) -> tuple[str, ...]:
-        if not isinstance(found, list):
-            raise self.wrong("an entry has the wrong type", f"circulation.{key}", found, "a list")
+        if not isinstance(found, list) or len(found) > MOST_PHASES:
+            raise self.wrong("an entry has the wrong type", f"circulation.{key}", found, f"a list of at most {MOST_PHASES}")
         return tuple(self.symbol(f"circulation.{key}.{i + 1}", entry, what) for i, entry in enumerate(found))
 
     def trigger(self, key: str, quantities: Mapping[str, Quantity], kind: type[Trigger]) -> Trigger | None:
@@ -193,24 +201,23 @@ class _Reader:
         for key in ("value", "unit", "source"):
             if key not in entry:
                 raise self.wrong("a quantity lacks an entry", f"{field}.{key}", None, "value, unit and source")
+        for key in ("source", "prior"):
+            if key in entry and not (isinstance(entry[key], str) and entry[key].isprintable() and len(entry[key]) <= _MOST_TEXT):
+                raise self.wrong("an entry has the wrong type", f"{field}.{key}", entry[key], "a text on one line")
         numbers = {key: entry[key] for key in ("value", "low", "high") if key in entry}
         for key, number in numbers.items():
-            if not _is_number(number) or not what.allows(number):
+            if not is_number(number) or not what.allows(number):
                 low = "above 0" if what.positive else f"{what.low:g}"
                 raise self.wrong("a number cannot be used", f"{field}.{key}", number, f"{low} to {what.high:g} {what.unit} ({what.words})")
         if entry["unit"] != what.unit:
             raise self.wrong("a unit is not the quantity's", f"{field}.unit", entry["unit"], what.unit, "Convert the number.")
         row = {
             **{key: repr(float(numbers[key])) if key in numbers else "" for key in ("value", "low", "high")},
-            "symbol": f"{self.text('name')}.{field}", "name": what.words, "unit": what.unit, "prior": str(entry.get("prior", "")),
-            "tissue": self.text("name"), "source": str(entry["source"]), "verified": "memory",
+            "symbol": f"{self.text('name')}.{field}", "name": what.words, "unit": what.unit, "prior": entry.get("prior", ""),
+            "tissue": self.text("name"), "source": entry["source"], "verified": "memory",
         }  # fmt: skip
         self.own.append(parameter_of(row, str(self.path)))
         return row["symbol"]
 
     def _value(self, symbol: str) -> float:
         return {p.symbol: p.value for p in self.own}[symbol] if symbol not in PARAMETERS else PARAMETERS[symbol].value
-
-
-def _is_number(found: object) -> bool:
-    return isinstance(found, (int, float)) and not isinstance(found, bool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from nanopinn.inference.profile import RISE_95, Profile
 from nanopinn.inference.result import Curve, EngineRun, FitResult, MapEstimate, ScalarEstimate
+
+if TYPE_CHECKING:
+    from nanopinn.inference.profile import Profile
 
 Array = NDArray[np.float64]
 
@@ -124,6 +126,8 @@ def descent_panel(runs: dict[str, EngineRun] | Any) -> Figure:
 
 def profile_panel(profiles: Sequence[Profile]) -> Figure:
     """Objective of every profile, misfit and prior apart, with the 95 % line and both intervals."""
+    from nanopinn.inference.profile import RISE_95
+
     columns = min(4, len(profiles))
     rows = -(-len(profiles) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.8 * rows), dpi=100, layout="constrained")

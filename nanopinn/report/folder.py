@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.given import is_file, read_json
 from nanopinn.imaging.io import write_bytes, write_json, write_volume
 from nanopinn.inference.result import CheckItem, CheckResult, FitResult, ScalarEstimate
+from nanopinn.inference.typed import check_fields
 from nanopinn.report.claim import whole_folder
 
 if TYPE_CHECKING:
@@ -135,8 +137,10 @@ def to_toml(config: Mapping[str, Any]) -> str:
 
 
 def _toml(v: Any) -> str:
-    # JSON writes strings, numbers, booleans and lists as TOML does
-    return "{" + ", ".join(f"{k} = {_toml(w)}" for k, w in v.items()) + "}" if isinstance(v, Mapping) else json.dumps(v)
+    if isinstance(v, Mapping):
+        return "{" + ", ".join(f"{k} = {_toml(w)}" for k, w in v.items()) + "}"
+    # JSON writes strings, numbers, booleans and lists as TOML does, but for one sign, and for those that it would write as two
+    return json.dumps(v, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 @dataclass(frozen=True)
@@ -154,20 +158,32 @@ def read_result(folder: Path) -> ResultFolder:
     Raises:
         InputError: it is no result folder.
     """
+    missing = [name for name in ("parameters.json", "check.json") if not is_file(folder / name)]
+    if missing:
+        raise _no_result(folder, f"no {' and no '.join(missing)}")
+    table, check = (read_json(folder / name, "this table of a result") for name in ("parameters.json", "check.json"))
+    known = {"CheckItem": CheckItem}
     try:
-        table = json.loads((folder / "parameters.json").read_text(encoding="utf-8"))
-        check = json.loads((folder / "check.json").read_text(encoding="utf-8"))
-        scalars = tuple(
-            ScalarEstimate(r["name"], r["label"], r["unit"], r["scale"], r["prior_median"], r["prior_sd"],
-                           r["posterior_median"], r["posterior_sd"])
+        rows = [
+            {**{k: r[k] for k in ("name", "label", "unit", "scale", "prior_median", "prior_sd")},
+             "median": r["posterior_median"], "sd": r["posterior_sd"]}
             for r in table["parameters"]
-        )  # fmt: skip
-        items = tuple(CheckItem(**i) for i in check["items"])
-        return ResultFolder(scalars, CheckResult(items, check["seconds"]), tuple(table["assumptions"]))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            "not a result folder",
-            file=folder,
-            expected="parameters.json and check.json",
-            remedy="Give the --out of a fit.",
-        ) from error
+        ]  # fmt: skip
+        checked = {"items": tuple(_made(CheckItem, i, known) for i in check["items"]), "seconds": check["seconds"]}
+        notes = table["assumptions"]
+        if not isinstance(notes, list) or not all(isinstance(n, str) for n in notes):
+            raise ValueError("assumptions that are no texts")
+        return ResultFolder(tuple(_made(ScalarEstimate, r, known) for r in rows), _made(CheckResult, checked, known), tuple(notes))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _no_result(folder, str(error)) from error
+
+
+def _made(kind: Any, given: Mapping[str, Any], known: Mapping[str, type]) -> Any:
+    check_fields(kind, given, known)
+    return kind(**given)
+
+
+def _no_result(folder: Path, found: str) -> InputError:
+    return InputError(
+        "not a result folder", file=folder, found=found, expected="parameters.json and check.json", remedy="Give the --out of a fit."
+    )

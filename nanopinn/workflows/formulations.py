@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.io import read_text
+from nanopinn.imaging.given import read_toml
 from nanopinn.physics.formulation import FORMULATIONS, known_formulation
 from nanopinn.physics.formulation_file import formulation_of
 from nanopinn.physics.vehicle import Formulation
@@ -41,11 +40,7 @@ def read_formulation(path: str | Path) -> Formulation:
         InputError: the file cannot be read, its name is taken by one of the package's, or an entry is wrong; says which.
     """
     path = Path(path)
-    try:
-        entries = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError("the formulation cannot be read", file=path, found=str(error), expected="TOML", remedy="Correct it.") from error
-    found = formulation_of(entries, path)
+    found = formulation_of(read_toml(path, "the formulation"), path)
     taken = next((n for n in (found.name, *found.aliases) if known_formulation(n) is not None), None)
     if taken is not None:
         raise InputError("the name is that of a packaged formulation", file=path, field="name", found=taken, remedy="Choose another.")

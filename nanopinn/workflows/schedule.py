@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.io import read_text
+from nanopinn.imaging.given import read_toml
 from nanopinn.physics.heat_effects import HeatEffects
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.radiation import Fraction, RadiationCourse
@@ -24,6 +23,9 @@ MINUTE = 60.0
 
 #: A number as TOML writes it: no string, no boolean.
 Number = Annotated[float, Strict()]
+#: No treatment and no simulation goes on for longer, h (two years), or has more of anything than this.
+LONGEST_H, MOST = 17520.0, 1000
+Hours = Annotated[Number, Field(ge=0, le=LONGEST_H)]
 
 
 class _Table(BaseModel):
@@ -31,46 +33,46 @@ class _Table(BaseModel):
 
 
 class _Patient(_Table):
-    body_surface_m2: Number = Field(gt=0)
+    body_surface_m2: Number = Field(ge=0.1, le=4)
 
 
 class _Dose(_Table):
     formulation: str
-    start_h: Number = Field(ge=0)
+    start_h: Hours
     amount_mg: Number | None = Field(None, gt=0)
     mg_per_m2: Number | None = Field(None, gt=0)
-    infusion_min: Number = Field(0.0, ge=0)
+    infusion_min: Number = Field(0.0, ge=0, le=LONGEST_H * MINUTE)
 
 
 class _Heat(_Table):
-    start_h: Number = Field(ge=0)
-    minutes: Number = Field(gt=0)
+    start_h: Hours
+    minutes: Number = Field(gt=0, le=LONGEST_H * MINUTE)
     temperature_C: Number | None = Field(None, ge=37, le=60)
     file: Path | None = None
-    ramp_min: Number = Field(0.0, ge=0)
+    ramp_min: Number = Field(0.0, ge=0, le=LONGEST_H * MINUTE)
     mode: Literal["imposed", "pennes"] = "imposed"
 
 
 class _Radiation(_Table):
-    time_h: Number = Field(ge=0)
-    dose_Gy: Number = Field(gt=0)
+    time_h: Hours
+    dose_Gy: Number = Field(gt=0, le=100)
 
 
 class _Imaging(_Table):
-    times_h: tuple[Annotated[Number, Field(ge=0)], ...] = ()
+    times_h: tuple[Hours, ...] = Field((), max_length=MOST)
 
 
 class _Run(_Table):
-    end_h: Number = Field(gt=0)
+    end_h: Number = Field(gt=0, le=LONGEST_H)
     heat_effects: Annotated[bool, Strict()] = True
 
 
 class _File(_Table):
     run: _Run
-    dose: tuple[_Dose, ...] = ()
-    heat: tuple[_Heat, ...] = ()
-    radiation: tuple[_Radiation, ...] = ()
-    imaging: _Imaging = _Imaging()
+    dose: tuple[_Dose, ...] = Field((), max_length=MOST)
+    heat: tuple[_Heat, ...] = Field((), max_length=MOST)
+    radiation: tuple[_Radiation, ...] = Field((), max_length=MOST)
+    imaging: _Imaging = _Imaging(times_h=())
     patient: _Patient | None = None
 
 
@@ -90,10 +92,7 @@ def schedule_tables(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read.
     """
-    try:
-        return tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError("the schedule cannot be read", file=path, found=str(error), expected="TOML") from error
+    return read_toml(path, "the schedule")
 
 
 def schedule_of(tables: Mapping[str, Any], path: Path | None, formulation: Formulation | None = None) -> Treatment:

@@ -14,7 +14,7 @@ class FitSettings(BaseModel):
     ``Quantity`` (encapsulated, released, free or total), ``NoiseSD`` and ``Units``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     engine: Literal["auto", "pinn", "fv"] = "auto"
     preset: Literal["fast", "default", "accurate"] = "default"
@@ -44,7 +44,7 @@ class FitSettings(BaseModel):
 class PhantomSettings(BaseModel):
     """Settings of one synthetic study."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     seed: int = Field(default=0, ge=0)
     shape: tuple[int, int, int] = (24, 24, 12)
@@ -82,7 +82,7 @@ class PhantomSettings(BaseModel):
 class SimulationSettings(BaseModel):
     """Settings of one forward run; ``tolerance`` is the error a time step may make in a pool, over the pool's largest mass."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
@@ -98,7 +98,7 @@ class ComparisonSettings(BaseModel):
     ``dose``, ``heat`` and ``radiation`` as :func:`nanopinn.workflows.therapy.arms.arms_of` reads them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     arms: tuple[str, ...] = ("free", "pld", "tsl")
     dose: str = "50mg/m2"
@@ -130,7 +130,7 @@ class ComparisonSettings(BaseModel):
 class PlanSettings(BaseModel):
     """A protocol before the scan; images are written ``QUANTITY@HOURS[:NOISE]``, NOISE a share of the largest value or with a unit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     tumour_mm: tuple[float, float, float] = (6.0, 6.0, 4.0)
     voxel_mm: tuple[float, float, float] = (0.5, 0.5, 0.5)

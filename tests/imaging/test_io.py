@@ -67,8 +67,13 @@ def test_compression_is_told_by_the_bytes_and_not_by_the_name(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("code", "factor"), [(1, 1000.0), (2, 1.0), (3, 1e-3)])
 def test_metres_and_micrometres_become_millimetres(tmp_path: Path, code: int, factor: float) -> None:
-    volume = read_volume(edited(tmp_path / "a.nii", xyzt_units=code | 8))
-    np.testing.assert_allclose(volume.affine.numpy()[:3], factor * AFFINE[:3], rtol=1e-6)
+    # voxels of about a millimetre, or a micrometre, but never a metre
+    affine = np.diag([*[1e-3 if code == 1 else 1.0] * 3, 1.0]) @ AFFINE
+    path = edited(
+        tmp_path / "a.nii", xyzt_units=code | 8, pixdim=[1, *np.linalg.norm(affine[:3, :3], axis=0), 0, 0, 0, 0],
+        **{f"srow_{a}": affine[i] for i, a in enumerate("xyz")}, qform_code=0,
+    )  # fmt: skip
+    np.testing.assert_allclose(read_volume(path).affine.numpy()[:3], factor * affine[:3], rtol=1e-5)
 
 
 def test_undeclared_units_and_orientation_are_assumed_aloud(tmp_path: Path) -> None:
@@ -120,6 +125,18 @@ def test_a_chosen_geometry_must_exist(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
+        ({"sizeof_hdr": 349}, "sizeof_hdr"),
+        ({"bitpix": 16}, "datatype, bitpix"),
+        ({"xyzt_units": 1}, "pixdim, xyzt_units"),
+        ({"qoffset_x": 1e30, "sform_code": 0}, "qform"),
+        ({"srow_x": [1e30, 0, 0, 0], "qform_code": 0}, "sform"),
+        ({"scl_slope": np.inf, "scl_inter": 0}, "scl_slope, scl_inter"),
+        ({"scl_slope": 1, "scl_inter": np.nan}, "scl_slope, scl_inter"),
+        ({"scl_slope": np.nan, "scl_inter": 3}, "scl_slope, scl_inter"),
+        ({"vox_offset": 352.5}, "vox_offset"),
+        ({"vox_offset": 1e9}, "vox_offset"),
+        ({"vox_offset": np.inf}, "vox_offset"),
+        ({"dim": [8, 5, 4, 3, 1, 1, 1, 1]}, "sizeof_hdr"),
         ({"pixdim": [1, 0, 1.2, 2, 0, 0, 0, 0]}, "pixdim"),
         ({"pixdim": [1, -1, 1.2, 2, 0, 0, 0, 0]}, "pixdim"),
         ({"pixdim": [1, np.nan, 1.2, 2, 0, 0, 0, 0]}, "pixdim"),
@@ -129,8 +146,9 @@ def test_a_chosen_geometry_must_exist(tmp_path: Path) -> None:
         ({"dim": [2, 5, 12, 1, 1, 1, 1, 1]}, "dim"),
         ({"dim": [5, 5, 2, 2, 1, 3, 1, 1]}, "dim"),
         ({"dim": [3, 5, -4, 3, 1, 1, 1, 1]}, "dim"),
-        ({"dim": [3, 30000, 30000, 30000, 1, 1, 1, 1]}, "size"),
-        ({"dim": [7, 32767, 32767, 32767, 32767, 1, 1, 1]}, "size"),
+        ({"dim": [3, 400, 400, 400, 1, 1, 1, 1]}, "size"),
+        ({"dim": [3, 30000, 30000, 30000, 1, 1, 1, 1]}, "dim"),
+        ({"dim": [7, 32767, 32767, 32767, 32767, 1, 1, 1]}, "dim"),
         ({"datatype": 128}, "datatype"),
         ({"datatype": 32}, "datatype"),
         ({"datatype": 999}, "datatype"),

@@ -126,7 +126,7 @@ def test_thermometry_stands_beside_the_schedule(tmp_path: Path) -> None:
         (DOSE.replace("start_h = 0", "start_h = -1") + RUN, ["dose 1.start_h", "-1"]),
         (DOSE.replace("amount_mg = 90", 'amount_mg = "90"') + RUN, ["dose 1.amount_mg", "number"]),
         (DOSE.replace('"free"', '"doxil"') + RUN, ["dose 1.formulation", "doxil", "thermosensitive"]),
-        (DOSE.replace('"free"', '"mine.toml"') + RUN, ["mine.toml", "not readable"]),
+        (DOSE.replace('"free"', '"mine.toml"') + RUN, ["mine.toml", "there is no such file"]),
         (DOSE.replace("= 90", "= 50000") + RUN, ["dose 1.amount_mg", "50000 mg", "36 to 110 mg", "unit"]),
         (DOSE.replace("= 90", "= 0.09") + RUN, ["dose 1.amount_mg", "0.09 mg", "36 to 110 mg"]),
         (SURFACE + DOSE.replace("amount_mg = 90", "mg_per_m2 = 0.05") + RUN, ["dose 1.mg_per_m2", "0.05 mg/m2"]),
@@ -157,5 +157,5 @@ def test_a_mistake_is_refused_by_the_name_of_its_field(tmp_path: Path, text: str
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none.toml: not readable"):
+    with pytest.raises(InputError, match=r"none.toml: there is no such file"):
         read_schedule(tmp_path / "none.toml")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.aif.curve import PlasmaCurve, plasma_from_blood
-from nanopinn.imaging.io import read_text
+from nanopinn.imaging.table import read_table
 
 Array = NDArray[np.float64]
 
@@ -46,20 +45,13 @@ def read_curve(path: Path, frame_times_s: Array, hematocrit: float) -> PlasmaCur
 
 def _columns(path: Path) -> tuple[Array, Array, bool]:
     """Times, concentrations, and whether these are of whole blood."""
-    text = read_text(path)
-    rows = list(csv.DictReader(text.splitlines(), delimiter="\t" if "\t" in text.split("\n")[0] else ","))
-    header = [k for k in (rows[0] if rows else {}) if k is not None]
-    kinds = [k for k in ("plasma_mM", "blood_mM") if k in header]
-    if "time_s" not in header or len(kinds) != 1:
+    table = read_table(path)
+    kinds = [k for k in ("plasma_mM", "blood_mM") if k in table.header]
+    if "time_s" not in table.header or len(kinds) != 1 or not table.rows:
         raise InputError(
-            "the arterial input lacks its columns", file=path, field="header", found=", ".join(header) or "no rows",
+            "the arterial input lacks its columns", file=path, field="header",
+            found=", ".join(table.header) if table.header and table.rows else "no rows",
             expected="time_s and one of plasma_mM, blood_mM", remedy="Name the columns so.",
         )  # fmt: skip
-    try:
-        t, c = (np.array([float(r[k]) for r in rows]) for k in ("time_s", kinds[0]))
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            "the arterial input holds something that is no number", file=path, field=f"time_s, {kinds[0]}",
-            found=str(error), expected="decimal numbers", remedy="Correct the table.",
-        ) from error  # fmt: skip
+    t, c = (table.numbers(k, "the arterial input holds something that is no number") for k in ("time_s", kinds[0]))
     return t, c, kinds[0] == "blood_mM"

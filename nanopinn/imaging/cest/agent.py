@@ -6,13 +6,17 @@ import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.io import read_text
+from nanopinn.imaging.given import is_file, printable, read_toml
+
+#: A number as TOML writes it: no string, no boolean.
+_Number = Annotated[float, Strict()]
 
 
 @dataclass(frozen=True)
@@ -60,19 +64,15 @@ def load_agent(name_or_file: str | Path) -> Agent:
     Raises:
         InputError: there is no such agent, or the file lacks a number.
     """
-    path = Path(name_or_file)
+    path, name = Path(name_or_file), str(name_or_file)
     own = tomllib.loads((files("nanopinn.imaging.cest") / "agents.toml").read_text(encoding="utf-8"))
-    if str(name_or_file) in own:
-        return _parsed(str(name_or_file), own[str(name_or_file)], path)
-    if not path.is_file():
+    if name in own:
+        return _parsed(name, own[name], path)
+    if not is_file(path):
         raise InputError(
-            "no such agent", field="--agent", found=str(name_or_file), expected=f"{', '.join(own)}, or a TOML file",
-            remedy="Check the name.",
-        )  # fmt: skip
-    try:
-        table = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError("the agent cannot be read", file=path, found=str(error), expected="TOML", remedy="Correct it.") from error
+            "no such agent", field="--agent", found=name, expected=f"{', '.join(own)}, or a TOML file", remedy="Check the name."
+        )
+    table = read_toml(path, "the agent")
     if len(table) != 1:
         raise InputError(
             "the file holds no single agent", file=path, found=len(table), expected="one table", remedy="Give one agent a file."
@@ -81,18 +81,39 @@ def load_agent(name_or_file: str | Path) -> Agent:
     return _parsed(name, content, path)
 
 
+class _Pool(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: Annotated[str, AfterValidator(printable)]
+    ppm: Annotated[_Number, Field(gt=-30, lt=30)]
+    protons: Annotated[_Number, Field(gt=0, le=100)]
+    k0: Annotated[_Number, Field(ge=0, le=1e9)]
+    kb: Annotated[_Number, Field(ge=0, le=1e12)]
+
+
+class _File(BaseModel):
+    """The entries of an agent; others beside them are left alone."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(printable)]
+    pools: Annotated[tuple[_Pool, ...], Field(min_length=1, max_length=10)]
+    ratio_ppm: Annotated[tuple[Annotated[_Number, Field(gt=-30, lt=30)], ...], Field(min_length=1, max_length=2)]
+    pKw: Annotated[_Number, Field(ge=10, le=18)]
+    water_protons_M: Annotated[_Number, Field(gt=0, le=1000)]
+    R1_per_s: Annotated[_Number, Field(gt=0, le=1e6)]
+    R2_per_s: Annotated[_Number, Field(gt=0, le=1e6)]
+    source: Annotated[str, StringConstraints(max_length=500), AfterValidator(printable)] = "not stated"
+
+
 def _parsed(name: str, content: Any, path: Path) -> Agent:
     try:
-        places = tuple(float(p) for p in content["ratio_ppm"])
-        if len(places) not in (1, 2):
-            raise ValueError(f"ratio_ppm has {len(places)} numbers, not 1 or 2")
-        return Agent(
-            name=name, pools=tuple(ProtonPool(**p) for p in content["pools"]), ratio_ppm=places, pKw=float(content["pKw"]),
-            water_protons_M=float(content["water_protons_M"]), R1_per_s=float(content["R1_per_s"]),
-            R2_per_s=float(content["R2_per_s"]), source=str(content.get("source", "not stated")),
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
+        given = _File.model_validate({**content, "name": name} if isinstance(content, dict) else content)
+    except ValidationError as error:
+        first = error.errors()[0]
         raise InputError(
-            "the agent lacks a number or has a wrong one", file=path, field=name, found=str(error),
-            expected="pools, ratio_ppm, pKw, water_protons_M, R1_per_s, R2_per_s", remedy="See agents.toml in the package.",
+            "the agent lacks a number or has a wrong one", file=path, field=".".join((name, *(str(part) for part in first["loc"]))),
+            found=None if first["type"] == "missing" else first["input"], expected=first["msg"], remedy="See agents.toml in the package.",
         ) from error  # fmt: skip
+    stated = {key: getattr(given, key) for key in _File.model_fields}
+    return Agent(**{**stated, "pools": tuple(ProtonPool(**p.model_dump()) for p in given.pools)})

@@ -7,7 +7,6 @@ It is held to one stretch of ratios over which pH strictly rises or falls, so th
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,17 +14,20 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.ratio import Calibration, Contrast
-from nanopinn.imaging.io import read_text
+from nanopinn.imaging.given import printable, read_toml
 
 Array = NDArray[np.float64]
 Variable = Literal["ratio", "ln ratio", "log10 ratio"]
 #: A number as TOML writes it: no string, no boolean.
 Number = Annotated[float, Strict()]
 Positive = Annotated[Number, Field(gt=0)]
+#: Beyond these a polynomial of ratios is no calibration and no arithmetic of floats either.
+_Coefficient = Annotated[Number, Field(ge=-1e9, le=1e9)]
+_Ratio = Annotated[Number, Field(ge=1e-6, le=1e6)]
 _PH = Annotated[Number, Field(ge=0, le=14)]
 _PPM = Annotated[Number, Field(gt=-30, lt=30)]
 
@@ -35,14 +37,14 @@ class _File(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    source: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-    coefficients: Annotated[tuple[Number, ...], Field(min_length=2)]
+    source: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500), AfterValidator(printable)]
+    coefficients: Annotated[tuple[_Coefficient, ...], Field(min_length=2, max_length=10)]
     of: Variable
     contrast: Contrast
     ratio_ppm: tuple[_PPM, _PPM]
     pH_range: tuple[_PH, _PH]
     std_pH: Positive
-    ratio_range: tuple[Positive, Positive] | None = None
+    ratio_range: tuple[_Ratio, _Ratio] | None = None
     field_T: Positive | None = None
     B1_uT: Positive | None = None
     seconds: Positive | None = None
@@ -64,11 +66,7 @@ def read_calibration(path: str | Path) -> Calibration:
         InputError: the file cannot be read, an entry is missing, unknown or wrong, or pH is not strictly monotone in the ratio.
     """
     path = Path(path)
-    try:
-        entries = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError("the calibration cannot be read", file=path, found=str(error), expected="TOML", remedy="Correct it.") from error
-    return calibration_of(entries, path)
+    return calibration_of(read_toml(path, "the calibration"), path)
 
 
 def calibration_of(entries: Mapping[str, Any], path: Path) -> Calibration:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,10 @@ from scipy.interpolate import make_smoothing_spline
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.bloch import GAMMA_HZ_PER_T, Saturation
-from nanopinn.imaging.io import read_sidecar, read_text, read_volume, sidecar_path
+from nanopinn.imaging.io import read_sidecar, read_volume, sidecar_path
 from nanopinn.imaging.nifti import Orientation
+from nanopinn.imaging.numbers import is_number, listed_numbers
+from nanopinn.imaging.table import read_table
 
 Array = NDArray[np.float64]
 
@@ -81,43 +82,46 @@ def read_spectra(
 
 def _offsets(side: Mapping[str, Any], offsets_file: str | Path | None, name: Path) -> Array:
     if offsets_file is not None:
-        listed, unit = _from_table(Path(offsets_file))
+        values, unit = _from_table(Path(offsets_file))
     elif "SaturationOffsetsPPM" in side:
-        listed, unit = side["SaturationOffsetsPPM"], "ppm"
+        values, unit = _listed(side["SaturationOffsetsPPM"], name), "ppm"
     elif "SaturationOffsetsHz" in side:
-        listed, unit = side["SaturationOffsetsHz"], "Hz"
+        values, unit = _listed(side["SaturationOffsetsHz"], name), "Hz"
     else:
         raise InputError(
             "the Z-spectrum has no offsets", file=name, field="SaturationOffsetsPPM", found="nothing",
             expected=KEYS["SaturationOffsetsPPM"],
             remedy="Write them into the sidecar, or give --offsets FILE headed offset_ppm or offset_Hz; they are never guessed.",
         )  # fmt: skip
-    try:
-        values = np.asarray(listed, dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            "offsets are not numbers", file=name, field="SaturationOffsets", found=str(listed)[:60], expected="a list"
-        ) from error
     if unit == "Hz":
         values = values / (GAMMA_HZ_PER_T * 1e-6 * _number(side, "MagneticFieldStrength", name, 0.1, 30.0))
     usual = values[np.abs(values) < REFERENCE_PPM]
-    if not np.isfinite(values).all() or len(usual) < 8 or usual.max() - usual.min() < 2:
+    if len(usual) < 8 or usual.max() - usual.min() < 2:
         raise InputError(
             "these are no offsets of a Z-spectrum", file=name, field="SaturationOffsetsPPM", found=f"{len(usual)} within 30 ppm",
             expected="8 or more, over 2 ppm or more", remedy="Check the unit: ppm, or Hz under SaturationOffsetsHz.",
         )  # fmt: skip
-    return np.asarray(values)
+    return values
 
 
-def _from_table(path: Path) -> tuple[list[str], str]:
-    text = read_text(path)
-    rows = list(csv.DictReader(text.splitlines(), delimiter="\t" if "\t" in text.split("\n")[0] else ","))
+def _listed(listed: object, name: Path) -> Array:
+    values = listed_numbers(listed)
+    if values is None:
+        raise InputError(
+            "offsets are not numbers", file=name, field="SaturationOffsets", found=listed, expected="a list of finite numbers",
+            remedy="Correct the list.",
+        )  # fmt: skip
+    return values
+
+
+def _from_table(path: Path) -> tuple[Array, str]:
+    table = read_table(path)
     for column, unit in (("offset_ppm", "ppm"), ("offset_Hz", "Hz")):
-        if rows and column in rows[0]:
-            return [r[column] for r in rows], unit
+        if table.rows and column in table.header:
+            return table.numbers(column, "offsets are not numbers"), unit
     raise InputError(
-        "the table of offsets does not state its unit", file=path, field="header", found=", ".join(rows[0]) if rows else "no rows",
-        expected="offset_ppm or offset_Hz", remedy="Name the column so.",
+        "the table of offsets does not state its unit", file=path, field="header",
+        found=", ".join(table.header) if table.rows else "no rows", expected="offset_ppm or offset_Hz", remedy="Name the column so.",
     )  # fmt: skip
 
 
@@ -134,7 +138,7 @@ def _saturation(side: Mapping[str, Any], name: Path) -> Saturation | None:
 
 def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: float) -> float:
     found = side.get(key)
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not low <= found <= high:
+    if not is_number(found) or not low <= found <= high:
         raise InputError(
             "a value of the saturation is missing or out of range", file=name, field=key, found=found,
             expected=f"{low:g} to {high:g}, {KEYS[key]}", remedy="Write it into the sidecar.",

@@ -14,6 +14,7 @@ from nanopinn.imaging.acquisition import excitation
 from nanopinn.imaging.geometry import resample, same_grid
 from nanopinn.imaging.io import read_map, read_sidecar, sidecar_path
 from nanopinn.imaging.nifti import Orientation
+from nanopinn.imaging.numbers import is_number
 from nanopinn.imaging.placement import Placement
 from nanopinn.imaging.t1.b1 import B1Map
 from nanopinn.imaging.t1.inversion import fit_inversion_recovery
@@ -168,7 +169,7 @@ def _from_inversion_times(ir: Sequence[str | Path], orientation: Orientation | N
 
 def _inversion_time(path: str | Path) -> float:
     found = read_sidecar(path).get("InversionTime")
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 1e-3 <= found <= 20:
+    if not is_number(found) or not 1e-3 <= found <= 20:
         raise InputError(
             "the inversion time is missing or out of range", file=sidecar_path(path), field="InversionTime", found=found,
             expected="0.001 to 20 s", remedy="Write it into the sidecar, in s.",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.io import read_text
+from nanopinn.imaging.given import read_text
 from nanopinn.workflows.cohort.names import StudyName
 
 #: A cohort's table is small; a file of images under its name is not read into memory.

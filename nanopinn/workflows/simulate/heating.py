@@ -13,6 +13,7 @@ from torch import Tensor
 from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import same_grid
 from nanopinn.imaging.io import read_sidecar, read_volume, sidecar_path
+from nanopinn.imaging.numbers import listed_numbers
 from nanopinn.parameters import value
 from nanopinn.physics.temperature import TemperatureCourse, cooling_by_blood, imposed_temperature, power_to_reach, scheduled_temperature
 from nanopinn.solvers.heat import solve_bioheat
@@ -119,7 +120,7 @@ def read_thermometry(heating: Heating, tissue: SimulatedTissue) -> tuple[Tempera
             found="x".join(map(str, volume.shape)), expected=f"{'x'.join(map(str, tissue.mask.shape))} voxels, 4-D", remedy="Resample it.",
         )  # fmt: skip
     side, name = read_sidecar(path), sidecar_path(path)
-    if side.get("Unit") not in OFFSETS:
+    if side.get("Unit") not in tuple(OFFSETS):
         raise InputError(
             "the unit of the thermometry is missing or unknown", file=name, field="Unit", found=side.get("Unit"), expected="C or K"
         )
@@ -129,13 +130,10 @@ def read_thermometry(heating: Heating, tissue: SimulatedTissue) -> tuple[Tempera
 
 def _times(listed: object, frames: int, heating: Heating, name: Path) -> NDArray[np.float64]:
     longest = heating.end_s - heating.start_s
-    try:
-        times = np.asarray(listed, dtype=np.float64)
-    except (TypeError, ValueError):
-        times = np.zeros(0)
-    if times.shape != (frames,) or frames < 2 or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+    times = listed_numbers(listed)
+    if times is None or times.shape != (frames,) or frames < 2 or (np.diff(times) <= 0).any():
         raise InputError(
-            "the times of the thermometry cannot be used", file=name, field="VolumeTiming", found=str(listed)[:60],
+            "the times of the thermometry cannot be used", file=name, field="VolumeTiming", found=listed,
             expected=f"{max(frames, 2)} increasing times, s after the heating's start",
         )  # fmt: skip
     if times[0] < 0 or times[-1] > longest * (1 + 1e-9):

@@ -189,7 +189,7 @@ def _ktrans_unit(path: Path) -> tuple[float, list[str]]:
     unit = read_sidecar(path).get("Unit")
     if unit is None:
         return KTRANS_UNITS["1/min"], [f"{path.name} has no Unit in a sidecar: taken as 1/min."]
-    if unit not in KTRANS_UNITS:
+    if unit not in tuple(KTRANS_UNITS):
         raise InputError("the unit of Ktrans is not known", file=path, field="Unit", found=unit, expected=" or ".join(KTRANS_UNITS))
     return KTRANS_UNITS[unit], []
 

@@ -1,0 +1,28 @@
+"""The command that gathers a cohort."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nanopinn.errors import PartialCohortError
+
+
+def group(dataset: Annotated[Path, typer.Argument(help="Dataset of derivatives, as nanopinn cohort writes it.")]) -> None:
+    """Write the group tables and the group page of a cohort: what needs a look first; exit code 6 if any study does.
+
+    Example: nanopinn group derivatives/nanopinn
+    """
+    from nanopinn.report.group import write_group
+    from nanopinn.workflows.cohort.dataset import describe_derivatives
+    from nanopinn.workflows.cohort.group import run_group
+
+    found = run_group(dataset)
+    describe_derivatives(dataset)
+    page = write_group(dataset, found)
+    typer.echo(found.summary())
+    typer.echo(f"Page: {page}")
+    if not found.well:
+        raise PartialCohortError(found.headline)

@@ -1,0 +1,160 @@
+"""Files as they were handed over: only regular ones are opened, and no more of one is read than its kind can need.
+
+Nothing here believes a file: a pipe, a device or a folder under a file's name, text that is none, JSON and TOML that are made to
+stall or to fill the memory end in an :class:`InputError`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from nanopinn.errors import InputError
+
+#: Longest text file that is read, bytes: a sidecar with 100,000 frame times has a tenth of it.
+MOST_TEXT = 4 << 20
+#: Longest TOML file, bytes: the standard parser takes seconds for a megabyte.
+MOST_TOML = 1 << 20
+#: A key of more parts than this is no setting; the standard parser's time grows with their square.
+_MANY_PARTS = re.compile(r"(?<![\w-])(?:(?:[\w-]++|\"[^\"\n]*+\"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}")
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a regular file stands there; a name that no file can have is that of none."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether a folder stands there."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def opened(path: str | Path) -> BinaryIO:
+    """A regular file, open to be read.
+
+    Raises:
+        InputError: there is none, it is something else (a pipe would be waited for without end), or it may not be read.
+    """
+    path = Path(path)
+    try:
+        _regular(path, os.stat(path))
+        # it may have become a pipe since; opening one without this flag waits for its other end
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        handle = os.fdopen(number, "rb")
+        _regular(path, os.fstat(number))
+        return handle
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError("there is no such file", file=path, found=path.name, remedy="Check the path.") from error
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "a name that no file can have"
+        raise InputError("the file cannot be opened", file=path, found=why, remedy="Check its name and that you may read it.") from error
+
+
+def _regular(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        raise InputError("not a file", file=path, found=kind, expected="a regular file", remedy="Give the file itself.")
+
+
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """The whole of a file that is no longer than ``most``.
+
+    Raises:
+        InputError: as :func:`opened`, it cannot be read, or it is longer.
+    """
+    with opened(path) as handle:
+        try:
+            content = handle.read(most + 1)
+        except OSError as error:
+            raise InputError("the file cannot be read", file=path, found=error.strerror, remedy="Copy it again.") from error
+    if len(content) > most:
+        raise InputError(
+            "the file is too large for what it should be", file=path, field="size", found=f"more than {most} bytes",
+            expected=f"at most {most} bytes", remedy="Check that it is the file that you mean.",
+        )  # fmt: skip
+    return content
+
+
+def read_text(path: str | Path, most: int = MOST_TEXT) -> str:
+    """A text file, with or without a byte-order mark.
+
+    Raises:
+        InputError: as :func:`read_bytes`, or it is not UTF-8.
+    """
+    try:
+        return read_bytes(path, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "not readable as text",
+            file=path,
+            found=f"byte {error.start} is none of a text",
+            expected="a UTF-8 file",
+            remedy="Check the path.",
+        ) from error
+
+
+def read_toml(path: str | Path, what: str) -> dict[str, Any]:
+    """The tables of a TOML file; ``what`` it should be ("the schedule") is named in errors.
+
+    Raises:
+        InputError: as :func:`read_text`, or it is not TOML.
+    """
+    text = read_text(path, MOST_TOML)
+    try:
+        if _MANY_PARTS.search(text):
+            raise ValueError("a key of more than 16 parts")
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        found = "too deeply nested" if isinstance(error, RecursionError) else str(error)
+        raise InputError(f"{what} cannot be read", file=path, found=found, expected="TOML", remedy="Correct it.") from error
+
+
+def printable(text: str) -> str:
+    """A text of a file that will be shown, as it is.
+
+    Raises:
+        ValueError: it holds what is no sign on one line: a line's end, a command to a terminal.
+    """
+    if not text.isprintable():
+        raise ValueError("a text on one line, of printable characters alone")
+    return text
+
+
+def read_json(path: str | Path, what: str) -> dict[str, Any]:
+    """A JSON object; ``what`` it should be ("the sidecar") is named in errors.
+
+    Raises:
+        InputError: as :func:`read_text`, it is not JSON, no object, or gives one key two values.
+    """
+    try:
+        content = json.loads(read_text(path), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        found = "too deeply nested" if isinstance(error, RecursionError) else str(error)
+        raise InputError(f"{what} is not valid JSON", file=path, found=found, remedy="Correct it.") from error
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{what} is not a JSON object", file=path, found=type(content).__name__, expected="an object {...}",
+            remedy="Write the keys and values between braces.",
+        )  # fmt: skip
+    return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found and found[key] != value:
+            raise ValueError(f"{key[:60]!r} stands twice with two values")
+        found[key] = value
+    return found

@@ -1,0 +1,118 @@
+"""How every study of a cohort ended, from its verdicts and result folders."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nanopinn.errors import InputError
+from nanopinn.report.folder import read_result
+from nanopinn.report.grouped import ENDINGS, ArmOutcome, Status, StudyEnd
+from nanopinn.workflows.cohort.dataset import STUDIES, read_json
+from nanopinn.workflows.cohort.names import study_name
+from nanopinn.workflows.cohort.participants import MISSING, read_rows
+
+_PART = re.compile(r"(sub|ses|run)-[0-9A-Za-z]{1,64}", re.ASCII)
+_LEFT_BY_A_RUN = ("fit", "fit.json", "fit.log", "fit.partial", "arms.json")
+
+
+def studies_ended(dataset: Path) -> tuple[StudyEnd, ...]:
+    """Every study that the dataset lists or holds, in order of their names.
+
+    Raises:
+        InputError: there is none.
+    """
+    listed = _listed(dataset)
+    ids = sorted({*listed, *_begun(dataset / "work", ())}, key=lambda id: study_name(id).parts)
+    if not ids:
+        raise InputError(
+            "no study is found", file=dataset.absolute(), found="no work/sub-*", expected="work/sub-01/ses-01/fit.json and fit/",
+            remedy="Run nanopinn cohort first.",
+        )  # fmt: skip
+    ends = [_end(dataset, id, listed.get(id, {})) for id in ids]
+    if any(e.arms not in ("", "unfinished") for e in ends):
+        return tuple(ends)
+    begun = any((dataset / "work" / e.place / "arms.log").exists() for e in ends)
+    return tuple(ends if begun else [replace(e, arms="", arms_message="") for e in ends])
+
+
+def _listed(dataset: Path) -> dict[str, dict[str, str]]:
+    path = dataset / STUDIES
+    return {study_name(row["study"]).id: row for row in read_rows(path) if "study" in row} if path.is_file() else {}
+
+
+def _begun(place: Path, parts: tuple[str, ...]) -> Iterator[str]:
+    """Ids of places in which a run left something."""
+    if not place.is_dir():
+        return
+    names = set(os.listdir(place))
+    if parts and names & set(_LEFT_BY_A_RUN):
+        yield "_".join(parts)
+    for name in sorted(names):
+        keys = [p.split("-")[0] for p in (*parts, name)]
+        if _PART.fullmatch(name) and keys[0] == "sub" and keys == [k for k in ("sub", "ses", "run") if k in keys]:
+            yield from _begun(place / name, (*parts, name))
+
+
+def _end(dataset: Path, id: str, row: Mapping[str, str]) -> StudyEnd:
+    place = study_name(id).place
+    work, about = dataset / "work" / place, {k.removeprefix("about "): v for k, v in row.items() if k.startswith("about ")}
+    status, message, verdict = _verdict(work, "fit", row.get("problem", ""))
+    end = StudyEnd(id, place, status, message, seconds=_number(verdict.get("seconds")), about=about)
+    if verdict.get("version"):
+        end = replace(end, versions={"nanopinn": str(verdict["version"])})
+    return _with_result(end, work) if status in ("passed", "check failed") else end
+
+
+def _verdict(work: Path, run: str, problem: str = "") -> tuple[Status, str, dict[str, Any]]:
+    """Status and message of a run; a verdict that says nothing known is none."""
+    verdict = read_json(work / f"{run}.json")
+    status: Status | None = next((s for s in ENDINGS if s == verdict.get("status")), None)
+    if status is not None:
+        return status, " ".join(str(verdict.get("message", "")).split()), verdict
+    if problem not in MISSING:
+        return "refused", problem, {}
+    begun = any((work / f"{run}{rest}").exists() for rest in (".log", ".partial", ".json", ""))
+    return "unfinished", f"it ended without a verdict; {run}.log in its folder says how far it came" if begun else "not begun", {}
+
+
+def _with_result(end: StudyEnd, work: Path) -> StudyEnd:
+    """The same with what its result folder holds; where that says worse than the verdict, it is believed."""
+    try:
+        found = read_result(work / "fit")
+    except InputError:
+        return replace(end, status="internal error", message=f"its verdict is '{end.status}', but its result folder cannot be read")
+    versions = read_json(work / "fit" / "provenance.json").get("versions")
+    kept = {k: str(versions[k]) for k in ("nanopinn", "torch") if k in versions} if isinstance(versions, dict) else {}
+    status: Status = end.status if found.check.passed else "check failed"
+    message = "" if found.check.passed else found.check.headline
+    arms, said, _ = _verdict(work, "arms")
+    outcomes = tuple(_outcomes(work / "arms" / "outcomes.tsv")) if arms in ("passed", "check failed") else ()
+    return replace(
+        end, status=status, message=message, items=found.check.items, scalars=found.scalars, versions={**end.versions, **kept},
+        arms=arms, arms_message=said, outcomes=outcomes,
+    )  # fmt: skip
+
+
+def _outcomes(path: Path) -> Iterator[ArmOutcome]:
+    """Rows of a comparison's table, one per arm."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", newline="") as handle:
+        for row in csv.DictReader(handle, delimiter="\t"):
+            for head in [h for h in row if h and h.endswith("_median")]:
+                arm = head.removesuffix("_median")
+                numbers = [_number(row.get(f"{arm}_{q}")) for q in ("median", "low_90", "high_90")]
+                yield ArmOutcome(arm, str(row.get("words", row.get("outcome", ""))), str(row.get("unit", "")), *numbers)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
