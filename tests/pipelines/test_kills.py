@@ -10,6 +10,7 @@ import time
 import psutil
 
 from nanopinn.workflows.pipeline.alone import left_behind
+
 from .conftest import Cohort, until
 
 EACH = ("sub-001", "sub-002", "sub-003")
