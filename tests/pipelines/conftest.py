@@ -89,6 +89,14 @@ class Cohort:
         return {f: f.stat().st_mtime_ns for f in self.out.rglob("*") if f.is_file() and ".snakemake" not in f.parts}
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A SLURM is started only for those who ask."""
+    if "slurm" not in str(config.getoption("-m")):
+        for item in items:
+            if item.get_closest_marker("slurm"):
+                item.add_marker(pytest.mark.skip(reason="starts a SLURM: pytest -m slurm"))
+
+
 @pytest.fixture
 def three(tmp_path: Path) -> Cohort:
     """Three studies."""
