@@ -125,7 +125,9 @@ def test_what_is_no_list_of_times_or_offsets_is_refused(tmp_path: Path, text: st
     assert "SaturationOffsets" in str(refused(lambda: read_spectra(series), "a.json").field)
 
 
-@pytest.mark.parametrize(("which", "fill"), [(0, np.nan), (0, 0.0), (0, -1.0), (0, np.inf), (slice(1, None), np.nan), (slice(1, None), np.inf)])
+@pytest.mark.parametrize(
+    ("which", "fill"), [(0, np.nan), (0, 0.0), (0, -1.0), (0, np.inf), (slice(1, None), np.nan), (slice(1, None), np.inf)]
+)
 def test_z_spectra_of_nothing_are_refused(tmp_path: Path, which: Any, fill: float) -> None:
     series = np.ones((*DATA.shape, FRAMES), dtype=np.float32)
     series[..., which] = fill
