@@ -4,7 +4,7 @@
     python benchmarks/kills.py --kills 30 --what arms
 
 A run is killed again and again on its way, at a moment drawn over its whole length or, one time in three, while its result is written;
-after each kill the folder is examined and the run goes on with ``--continue``. One thread. One run in five is a fresh process, imports
+after each kill the folder is examined and the run goes on with ``--continue``. One thread. One process in five is a fresh one, imports
 included; the others fork from one that has its imports behind it, which saves the half of the time that says nothing.
 """
 
@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-#: Share of processes that are started afresh, and of kills that wait for the writing.
-FRESH, WRITING = 0.2, 0.33
+#: Share of kills that wait for the writing.
+WRITING = 0.33
 #: A run is let go to its end after so many kills, and taken for hung after so many seconds.
 ON_THE_WAY, HUNG_S = 10, 900.0
 
@@ -174,11 +174,11 @@ def read(out: Path, case: Case) -> np.ndarray:
     return np.array(list(numbers(json.loads((out / case.numbers).read_text()), case.own)))
 
 
-def once(case: Case, out: Path, whole: Whole, left: int, rng: np.random.Generator, tally: Tally) -> None:
+def once(case: Case, out: Path, whole: Whole, left: int, fresh: float, rng: np.random.Generator, tally: Tally) -> None:
     """One run, killed on its way, and compared at its end."""
     command = (*case.command, "--overwrite", "--continue", "--quiet", "--out", str(out))
     for _ in range(min(ON_THE_WAY, left)):
-        before, pid = which(out), started(command, rng.random() < FRESH)
+        before, pid = which(out), started(command, rng.random() < fresh)
         if rng.random() < WRITING:
             code = None
             while code is None and not writing(out):
@@ -203,10 +203,10 @@ def once(case: Case, out: Path, whole: Whole, left: int, rng: np.random.Generato
     tally.left_over += [p.name for p in out.parent.iterdir()] != [out.name]
 
 
-def reference(case: Case, out: Path) -> Whole:
+def reference(case: Case, out: Path, fresh: bool) -> Whole:
     """Numbers, files and durations (of all, of the writing) of a run that nobody kills."""
     began = time.monotonic()
-    pid = started((*case.command, "--quiet", "--out", str(out)), True)
+    pid = started((*case.command, "--quiet", "--out", str(out)), fresh)
     while not writing(out):
         if ended(pid, 0.002) is not None:
             raise SystemExit(f"{case.name} does not run")
@@ -217,28 +217,28 @@ def reference(case: Case, out: Path) -> Whole:
     return Whole(read(out, case), names_in(out), time.monotonic() - began, time.monotonic() - wrote)
 
 
-def study(kills: int, seed: int, what: str, folder: Path) -> Tally:
+def study(kills: int, seed: int, what: str, fresh: float, folder: Path) -> Tally:
     """Kill so many times."""
     import nanopinn.cli.app
     import nanopinn.report.comparison
     import nanopinn.report.html
     import nanopinn.workflows.fit
     import nanopinn.workflows.therapy  # noqa: F401
+    from nanopinn.workflows.phantom import make_phantom
+    from nanopinn.workflows.settings import PhantomSettings
 
     rng, tally = np.random.default_rng(seed), Tally()
     if what != "arms":
-        phantom = ("phantom", "--out", str(folder / "phantom"), "--shape", "10", "10", "6", "--quiet")
-        if ended(started(phantom, False), HUNG_S) != 0:
-            raise SystemExit("the phantom cannot be made")
+        make_phantom(folder / "phantom", PhantomSettings(shape=(10, 10, 6), refine=2))
     chosen = cases(folder / "phantom", what)
     wholes: dict[str, Whole] = {}
     while tally.kills.total() < kills:
         case = chosen[tally.runs % len(chosen)]
         if case.name not in wholes:
-            wholes[case.name] = reference(case, folder / f"{case.name}_whole")
+            wholes[case.name] = reference(case, folder / f"{case.name}_whole", fresh > 0)
         place = folder / f"{case.name}_{tally.runs}"
         place.mkdir()
-        once(case, place / "out", wholes[case.name], kills - tally.kills.total(), rng, tally)
+        once(case, place / "out", wholes[case.name], kills - tally.kills.total(), fresh, rng, tally)
         print(f"{tally.kills.total()} kills, {tally.runs} runs: {tally}", file=sys.stderr, flush=True)
     return tally
 
@@ -248,11 +248,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--what", choices=("fit", "fv", "auto", "arms"), default="fit")
+    parser.add_argument("--fresh", type=float, default=0.2, help="share of processes that are started afresh, imports included")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        tally = study(given.kills, given.seed, given.what, Path(folder))
+        tally = study(given.kills, given.seed, given.what, given.fresh, Path(folder))
     print(json.dumps({**vars(tally), "kills": dict(tally.kills), "seconds": round(time.monotonic() - began)}, indent=2))
     bad = tally.unreadable + tally.half_written + tally.left_over + tally.failed
     sys.exit(0 if bad == 0 and tally.largest_difference <= 1e-10 else 1)

@@ -35,7 +35,9 @@ def main() -> None:
     for s in _SIGNALS:
         signal.signal(s, signal.SIG_IGN)  # the work is done or given up: nothing is left to stop
     if words:
-        print(words, file=sys.stderr)
+        print(words, file=sys.stderr, flush=True)
+    if stop.told:
+        os._exit(code)  # Python would end by SIGINT in place of 130 where the signal came during the exec() of some import
     sys.exit(code)
 
 

@@ -82,7 +82,7 @@ class _Engine(Generic[AnyProblem]):
         """Go on from where an earlier descent stood."""
         if stand is None:
             return None
-        self.problem, self.events = stand.problem, list(stand.events)  # type: ignore[assignment]
+        self.problem, self.events = stand.problem, stand.taken_up()  # type: ignore[assignment]
         self.solver = stand.problem.forward(stand.pressure)
         self.tried = None if stand.fields is None else (stand.place.theta, stand.fields)
         return stand.place

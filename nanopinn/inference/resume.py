@@ -41,6 +41,10 @@ class Stand:
     fields: Fields | None
     events: tuple[str, ...] = ()
 
+    def taken_up(self) -> list[str]:
+        """The events of a run that goes on from here."""
+        return [*self.events, f"interrupted before iteration {self.place.iteration + 1}: went on from there"]
+
 
 #: Everything a kept state may hold.
 _CLASSES: tuple[type, ...] = (

@@ -80,7 +80,7 @@ def _write_maps(part: Path, imaging: ImagingMaps, fit: FitResult) -> None:
 def _write_tables(part: Path, fit: FitResult) -> None:
     rows = [_row(s) for s in fit.scalars]
     engines = {
-        name: {"message": r.message, "converged": r.converged, "seconds": r.seconds, "stats": dict(r.stats),
+        name: {"message": r.message, "converged": r.converged, "stats": dict(r.stats),
                "recovered_from": list(r.events), "objective": list(r.objective), "scalars": [_row(s) for s in r.scalars]}
         for name, r in fit.runs.items()
     }  # fmt: skip

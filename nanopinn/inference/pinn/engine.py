@@ -108,7 +108,7 @@ class _Engine:
         """Go on from where an earlier descent stood."""
         if stand is None:
             return None
-        self.problem, self.events = stand.problem, list(stand.events)
+        self.problem, self.events = stand.problem, stand.taken_up()
         self.forward = self.problem.forward(stand.pressure)
         self.tried = None if stand.fields is None else (stand.place.theta, stand.fields)
         self.step = stand.place.iteration

@@ -1,0 +1,190 @@
+"""The same study again gives the same bytes, and what fails on the way does no harm and is told."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from nanopinn.cli.kept import kept_on_record
+from nanopinn.errors import InputError, OutputError
+from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.inference.gauss_newton import Place
+from nanopinn.inference.resume import FAULT, Keeper, forget
+from nanopinn.workflows import fit as workflow
+from nanopinn.workflows.device import choose_device
+from nanopinn.workflows.fit import run_fit, write_fit
+from nanopinn.workflows.phantom import make_phantom
+from nanopinn.workflows.settings import FitSettings, PhantomSettings
+
+KILLS = Path(__file__).resolve().parents[1] / "benchmarks" / "kills.py"
+SETTINGS = FitSettings(engine="fv", preset="fast", device="cpu")
+#: Largest relative difference of a posterior median or sd between one thread and two; benchmarks/threads.py measures it.
+THREADS = 1e-8
+
+
+def inputs_in(folder: Path) -> ImagingInputs:
+    return ImagingInputs(dce=folder / "dce.nii.gz", cest=folder / "ph.nii.gz", mask=folder / "mask.nii.gz", t1=1.4)
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return make_phantom(tmp_path_factory.mktemp("faults") / "phantom", PhantomSettings(shape=(10, 10, 6), refine=2))
+
+
+@pytest.fixture(scope="module")
+def result(phantom: Path) -> Path:
+    torch.set_num_threads(1)
+    return write_fit(phantom.with_name("first"), run_fit(inputs_in(phantom), SETTINGS))
+
+
+def estimates(folder: Path) -> np.ndarray:
+    rows = json.loads((folder / "parameters.json").read_text())["parameters"]
+    return np.array([[r["posterior_median"], r["posterior_sd"]] for r in rows])
+
+
+def test_the_same_fit_gives_the_same_bytes_though_its_inputs_vanish_on_the_way(phantom: Path, result: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    copied = shutil.copytree(phantom, tmp_path / "copied")
+
+    def remove(stage: str, *_: object) -> None:
+        if stage == "fv: Gauss-Newton":
+            shutil.rmtree(copied, ignore_errors=True)
+
+    again = write_fit(tmp_path / "again", run_fit(inputs_in(copied), SETTINGS, progress=remove))
+    assert not copied.exists()
+    timed = {"check.json", "provenance.json", "report.html", "fit.safetensors"}
+    names = {str(p.relative_to(result)) for p in result.rglob("*") if p.is_file()}
+    assert {n for n in names if (again / n).read_bytes() != (result / n).read_bytes()} <= timed
+    read = [json.loads((folder / "provenance.json").read_text())["inputs"] for folder in (again, result)]
+    assert read[0] == read[1]
+    assert {"dce.nii.gz", "dce.json", "ph.nii.gz", "mask.nii.gz"} <= set(read[0])
+
+
+def test_two_threads_give_the_same_numbers_within_what_is_stated(phantom: Path, result: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    try:
+        again = write_fit(tmp_path / "again", run_fit(inputs_in(phantom), SETTINGS))
+    finally:
+        torch.set_num_threads(1)
+    np.testing.assert_allclose(estimates(again), estimates(result), rtol=THREADS)
+
+
+def test_an_input_that_changes_while_it_is_read_is_refused(phantom: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(phantom, tmp_path / "copied")
+
+    def change(stage: str, *_: object) -> None:
+        if stage == "arterial input":
+            (copied / "ph.nii.gz").unlink(missing_ok=True)
+
+    with pytest.raises(InputError, match=r"ph\.nii\.gz: the file was changed or removed.*found: removed"):
+        workflow.make_maps(inputs_in(copied), progress=change)
+
+
+def test_a_gpu_without_room_hands_over_to_the_cpu_and_the_answer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = SimpleNamespace(events=("a step was refused",))
+    tried: list[object] = []
+
+    def infer(imaging: object, posed: object, settings: object, progress: object, seconds: object, keeper: object) -> object:
+        tried.append(keeper)
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return answer
+
+    monkeypatch.setattr(workflow, "infer", infer)
+    monkeypatch.setattr(workflow, "replace", lambda value, **new: SimpleNamespace(**{**vars(value), **new}))
+    answer = SimpleNamespace(runs={"fv": run})
+    on = lambda device: SimpleNamespace(problem=SimpleNamespace(setting=SimpleNamespace(maps=SimpleNamespace(phi=torch.zeros(1, device=device)))))  # noqa: E731, E501  # fmt: skip
+    keeper = SimpleNamespace(resumed=False, device="cuda")
+    found = workflow._inferred_in_memory(None, on("meta"), SETTINGS, None, {}, keeper)  # type: ignore[arg-type]
+    assert found.runs["fv"].events == ("a step was refused", "the GPU's memory ran out: went on on the CPU")
+    assert (tried[1].resumed, tried[1].device) == (True, "cpu")  # type: ignore[attr-defined]
+    tried.clear()
+    with pytest.raises(torch.OutOfMemoryError):
+        workflow._inferred_in_memory(None, on("cpu"), SETTINGS, None, {}, None)  # type: ignore[arg-type]
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(InputError, match="This GPU is not there"):
+        choose_device(f"cuda:{torch.cuda.device_count()}")
+
+
+def test_a_disk_that_fills_up_leaves_the_last_whole_state_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "out.partial"
+    keeper = Keeper.begun(kept, {"seed": "0"}, "cpu")
+    keeper.put("fv", Place(1, np.ones(3)), (Place,))
+    filled, write = [True], os.fsync
+
+    def full(handle: int) -> None:
+        if filled[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"No space left.*out\.partial keeps what was reached.*--resume"), kept_on_record(kept):
+        keeper.put("fv", Place(2, np.zeros(3)), (Place,))
+    assert sorted(p.name for p in kept.iterdir()) == ["fv.safetensors", "study.json"]
+    assert Keeper.continued(kept, {"seed": "0"}, "cpu").get("fv", Place, (Place,)).iteration == 1
+
+
+@pytest.mark.parametrize(("error", "status"), [(ZeroDivisionError("in /home/me/x.py"), "internal error"), (InputError("bad"), "refused")])
+def test_what_ends_a_run_stands_beside_its_states_until_it_goes_on(tmp_path: Path, error: Exception, status: str) -> None:
+    kept = tmp_path / "out.partial"
+    with pytest.raises(type(error)), kept_on_record(kept):
+        raise error
+    assert not kept.exists()  # nothing had been kept
+    Keeper.begun(kept, {"seed": "0"}, "cpu")
+    with pytest.raises(type(error)), kept_on_record(kept):
+        raise error
+    said = json.loads((kept / FAULT).read_text())
+    assert said["status"] == status
+    assert "/home" not in said["message"]
+    (kept / ".fv.safetensors.abcd1234.part").write_bytes(b"half")  # of a process killed while it wrote
+    Keeper.continued(kept, {"seed": "0"}, "cpu")
+    assert not (kept / FAULT).exists()
+    forget(kept)
+    assert not kept.exists()
+
+
+def caught(status: str, what: signal.Signals) -> bool:
+    """Whether a process has a handler of its own."""
+    mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(mask >> (what - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what signals a process catches")
+@pytest.mark.parametrize("after_s", [0.0, 1.0])
+@pytest.mark.parametrize("what", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_kill_during_the_imports_is_said_in_words(tmp_path: Path, after_s: float, what: signal.Signals) -> None:
+    command = [sys.executable, "-m", "nanopinn", "phantom", "-o", tmp_path / "out"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    status = Path(f"/proc/{run.pid}/status")
+    while not caught(status.read_text(), signal.SIGTERM):
+        time.sleep(0.005)
+    time.sleep(after_s)
+    run.send_signal(what)
+    _, said = run.communicate()
+    assert run.returncode == 130, said
+    assert said == "Interrupted; nothing was written.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_killed_at_random_moments_leave_whole_files_and_end_where_they_would_have_ended() -> None:
+    command = [sys.executable, KILLS, "--kills", "3", "--seed", "1", "--what", "fv", "--fresh", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert sum(found["kills"].values()) == 3
+    assert found["largest_difference"] <= 1e-10
