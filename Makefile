@@ -1,4 +1,4 @@
-# Two commands: `make demo` shows the package at work, `make test` tests it. Both set .venv up when needed.
+# `make demo` shows the package at work, `make cohort-demo` a cohort, `make test` tests it. All set .venv up when needed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,8 +13,10 @@ install = $(if $(LOCKED),$(LOCK) $(INDEX) -r locks/$(1).txt && $(BIN)/pip instal
   echo "No lock for $(HERE) or with a GPU: pip chooses." && $(BIN)/pip install -q -e '.$(2)')
 DRUG := $(wildcard sample_data/drug_*.nii.gz)
 VFA := $(wildcard sample_data/vfa_*.nii.gz)
+COHORT := cohort_demo
+COHORT_RUN := OMP_NUM_THREADS=1 $(BIN)/nanopinn cohort $(COHORT)/bids $(COHORT)/out --engine fv --preset fast
 
-.PHONY: demo test test-gui lint lock audit clean
+.PHONY: demo cohort-demo test test-gui lint lock audit clean
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { echo "No venv: on Debian, apt install python3-venv, then make again."; exit 1; }
@@ -31,6 +33,16 @@ demo: $(VENV)/.package
 	@$(BIN)/nanopinn fit --dce sample_data/dce.nii.gz --cest sample_data/ph.nii.gz --mask sample_data/mask.nii.gz \
 	  --vfa $(VFA) --drug $(DRUG) --out demo_result --overwrite; code=$$?; \
 	if [ $$code -eq 5 ]; then echo "The fit finished, but its check failed: read the first line of demo_result/report.html."; fi; exit $$code
+
+# eight phantom subjects, the series of one spoiled: 6 says that the others are done; then again, with nothing to do
+cohort-demo: $(VENV)/.test
+	@rm -rf $(COHORT) && $(BIN)/nanopinn phantom --out $(COHORT)/bids --bids 8 --shape 10 10 6 --length-scale 0.8 -q
+	@truncate -s 2000 $(COHORT)/bids/sub-03/perf/sub-03_dce.nii.gz
+	@$(COHORT_RUN); code=$$?; [ $$code -eq 6 ] || { echo "The cohort ended with $$code, not with 6."; exit 1; }
+	@echo "As expected: sub-03, whose series was cut short, is refused; the others are done. Again:"
+	@$(COHORT_RUN); code=$$?; [ $$code -eq 6 ] && grep -q "Nothing to be done" $(COHORT)/out/work/cohort.log \
+	  || { echo "The second run ended with $$code, or found work to do."; exit 1; }
+	@echo "Nothing was left to do. Open $(COHORT)/out/group.html"
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
@@ -58,4 +70,4 @@ audit: $(BIN)/python
 	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip $(foreach layer,demo test gui,-r locks/$(layer).txt)
 
 clean:
-	rm -rf $(VENV) demo_result
+	rm -rf $(VENV) demo_result $(COHORT)

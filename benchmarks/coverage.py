@@ -18,15 +18,15 @@ import nibabel as nib
 import numpy as np
 
 from nanopinn import FitSettings, ImagingInputs
+from nanopinn.cli.phantoms import table_lines
 from nanopinn.imaging.maps import make_maps
 from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.pinn import fit_pinn
 from nanopinn.solvers.grid import mean_of_parts
+from nanopinn.workflows.coverage import Found, coverage
 from nanopinn.workflows.phantom.study import make_phantom
 from nanopinn.workflows.problem import pose_problem
 from nanopinn.workflows.settings import PhantomSettings
-
-Z90 = 1.6449
 
 
 def main() -> None:
@@ -107,21 +107,11 @@ def _relative(found: np.ndarray, true: np.ndarray) -> float:
 
 def _report(fits: list[dict], engine: str) -> None:
     print(f"{len(fits)} phantoms, engine {engine}; informed where the contraction is above a half")
-    heads = ("", "informed", "cover 90 %", "(all)", "mean error/sd", "rms", "median error", "median |error|")
-    print(" ".join(f"{h:>{w}s}" for h, w in zip(heads, (10, 8, 10, 6, 14, 5, 13, 15), strict=True)))
-    inside_all: list[bool] = []
-    for name in fits[0]["unknowns"]:
-        rows = [f["unknowns"][name] for f in fits]
-        z = np.array([r["error"] / r["sd"] for r in rows])
-        informed = np.array([r["informed"] for r in rows])
-        inside = np.abs(z) < Z90
-        inside_all += list(inside[informed])
-        error = np.array([r["error"] for r in rows])
-        share = f"{inside[informed].mean():.0%}" if informed.any() else "-"
-        print(
-            f"{name:10s} {informed.mean():8.0%} {share:>10s} {inside.mean():6.0%} {z.mean():14.2f} {np.sqrt((z**2).mean()):5.2f} "
-            f"{np.median(error):13.3f} {np.median(np.abs(error)):15.3f}"
-        )
+    found = [
+        Found(name, row["error"], row["sd"], row["prior_sd"], row["informed"]) for f in fits for name, row in f["unknowns"].items()
+    ]  # fmt: skip
+    print("\n".join(table_lines(coverage(found))))
+    inside_all = [f.covered for f in found if f.informed]
     seconds, cpu = (float(np.median([f[key] for f in fits])) for key in ("seconds", "cpu_seconds"))
     converged = np.mean([f["converged"] for f in fits])
     print(f"all informed: {np.mean(inside_all):.1%} of {len(inside_all)} hold the truth; converged {converged:.0%}")

@@ -62,7 +62,7 @@ def watched(folder: Path, *command: str | Path) -> tuple[subprocess.CompletedPro
     }
     env = os.environ | home | {"NETWORK_ATTEMPTS": str(attempts), "PYTHONPATH": os.pathsep.join([str(OFFLINE), package])}
     cut_off = ["unshare", "-rn"] if can_be_cut_off() else []
-    done = subprocess.run([*cut_off, sys.executable, *map(str, command)], capture_output=True, text=True, env=env, timeout=280)
+    done = subprocess.run([*cut_off, sys.executable, *map(str, command)], capture_output=True, text=True, env=env, timeout=550)
     return done, attempts.read_text()
 
 
@@ -167,6 +167,13 @@ def test_a_result_folder_names_no_path_user_machine_or_patient(journey: Journey,
 @pytest.mark.parametrize("page", ["fit/report.html", "maps/imaging.html", "arms/comparison.html", "one/simulation.html"])
 def test_every_page_says_research_use_only(journey: Journey, page: str) -> None:
     assert "Research use only. Not for diagnosis or treatment." in (journey.folder / page).read_text()
+
+
+def test_every_kind_of_page_says_research_use_only() -> None:
+    templates = {p.name: p.read_text() for p in (OFFLINE.parents[1] / "nanopinn" / "report").glob("*.j2") if p.name != "page.html.j2"}
+    assert len(templates) >= 5
+    for name, text in templates.items():
+        assert '<p class="small">Research use only. Not for diagnosis or treatment.' in text, name
 
 
 def test_the_readme_and_the_help_say_research_use_only() -> None:

@@ -15,6 +15,7 @@ from nanopinn.cli.fit import fit
 from nanopinn.cli.group import group
 from nanopinn.cli.minimal_imaging import minimal_imaging
 from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, takes_imaging
+from nanopinn.cli.phantoms import coverage, phantoms
 from nanopinn.cli.plan import plan
 from nanopinn.cli.screen import shown_progress
 from nanopinn.cli.simulate import simulate
@@ -32,6 +33,8 @@ app.command()(fit)
 app.command()(simulate)
 app.command()(plan)
 app.command()(cohort)
+app.command()(phantoms)
+app.command()(coverage)
 app.command("minimal-imaging")(minimal_imaging)
 app.command()(derivatives)
 app.command()(group)

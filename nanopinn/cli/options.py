@@ -41,8 +41,8 @@ MANY = ("--vfa", "--ir", "--drug", "--profile", "--candidate", "--tumour-mm", "-
 
 
 def spread(arguments: list[str]) -> list[str]:
-    """Repeat an option of :data:`MANY` before each of its values, which is how the parser takes several; a cohort's options take one."""
-    if arguments[:1] == ["cohort"]:
+    """Repeat an option of :data:`MANY` before each of its values, which is how the parser takes several; workflows' options take one."""
+    if arguments[:1] in (["cohort"], ["phantoms"]):
         return arguments
     out: list[str] = []
     many = None

@@ -93,7 +93,7 @@ def render_group(group: Group) -> str:
         unlucky=[s for s in group.studies if s.arms not in ("", "passed")], failed=[s for s in group.studies if s.status == "check failed"],
         repeated=len({s.subject for s in group.studies}) < len(group.studies), arms=_arms(group),
         about=list(dict.fromkeys(k for s in group.studies for k in s.about)),
-        forests={p.name: as_data_uri(forest_panel(p)) for p in group.parameters if p.members},
+        forests={p.name: as_data_uri(forest_panel(p)) for p in group.parameters if p.members or p.failed},
         spread=lambda p: f"x{np.exp(p.between_sd):.2f}" if p.scale == "log" else f"{p.between_sd:.3g}",
     )  # fmt: skip
 

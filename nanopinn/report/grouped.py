@@ -132,6 +132,8 @@ class ParameterGroup:
 
     def in_words(self) -> str:
         """For how many the images speak, and what is done with them."""
+        if not self.passed:
+            return "no study passed its check"
         said = f"informed by the images in {len(self.members)} of {self.passed} studies"
         return said if self.averaged else f"{said}: not averaged, the prior speaks" if self.members else f"{said}: the prior speaks"
 

@@ -122,6 +122,16 @@ def test_a_value_that_few_studies_inform_is_told_and_not_averaged(tmp_path: Path
     assert k.in_words() == "informed by the images in 3 of 6 studies: not averaged, the prior speaks"
 
 
+def test_fits_that_no_check_confirms_are_shown_and_not_averaged(tmp_path: Path) -> None:
+    for i in range(3):
+        put_fit(tmp_path, f"sub-{i}", [scalar("k", 3.0, 0.1)], passed=False)
+    group = run_group(tmp_path)
+    page = write_group(tmp_path, group).read_text()
+    assert np.isnan(group.parameters[0].mean)
+    assert "no study passed its check" in page
+    assert "Dotted: check failed, not counted." in page
+
+
 def test_the_study_far_off_is_an_outlier_and_few_studies_are_not_judged(tmp_path: Path) -> None:
     k, p_e = run_group(cohort(tmp_path)).parameters
     assert [m.study for m in k.outliers] == ["sub-05_ses-1"]
@@ -154,12 +164,15 @@ def test_arms_of_confirmed_fits_stand_side_by_side_and_missing_ones_are_told(tmp
     assert "arms of 1 did not pass" in run_group(tmp_path).headline
 
 
-def test_a_result_that_says_worse_than_its_verdict_is_believed(tmp_path: Path) -> None:
+def test_what_says_worse_than_the_verdict_is_believed(tmp_path: Path) -> None:
     put_verdict(tmp_path, "sub-1", "passed")
     put_fit(tmp_path, "sub-2", [scalar("k", 2.0, 0.1)], passed=False)
     put_verdict(tmp_path, "sub-2", "passed")
-    first, second = run_group(tmp_path).studies
+    put_fit(tmp_path, "sub-3", [scalar("k", 2.0, 0.1)])
+    write_studies(tmp_path, [Study("sub-3", Path("sub-3"), problem="no DCE series")])
+    first, second, third = run_group(tmp_path).studies
     assert (first.status, second.status) == ("internal error", "check failed")
+    assert (third.status, third.message, third.scalars) == ("refused", "no DCE series", ())
 
 
 @pytest.mark.parametrize("broken", ["", "{", "[]", '{"status": 5}', '{"status": "passed"', "\x00"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nanopinn.errors import InputError
 from nanopinn.workflows.cohort import Study, find_studies
@@ -231,6 +236,35 @@ def test_an_unsafe_id_in_a_table_is_refused(tmp_path: Path, id: str) -> None:
 def test_a_table_that_cannot_be_trusted_is_refused(tmp_path: Path, heads: str, row: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         find_studies(table(tmp_path, heads, row, name="s.csv"))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text() | st.text(alphabet="sub-ses_run.01/\\\t,;~$\"'\x00\n ", max_size=40))
+def test_no_id_leads_out_of_the_folder_of_results(tmp_path: Path, text: str) -> None:
+    (tmp_path / "s.csv").write_text("participant_id,session_id,dce,t1\n", encoding="utf-8")
+    with (tmp_path / "s.csv").open("a", encoding="utf-8", errors="replace", newline="") as handle:
+        csv.writer(handle).writerow([text, text, text, text])
+    try:
+        found = find_studies(tmp_path / "s.csv")
+    except InputError:
+        return
+    for study in found:
+        assert re.fullmatch(r"sub-[0-9A-Za-z]{1,64}(/ses-[0-9A-Za-z]{1,64})?", str(study.place))
+        assert not any("\n" in word or "\x00" in word for word in study.options)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary() | st.text(alphabet='participant_id,dce\n\t"01./;').map(str.encode))
+def test_only_an_input_error_comes_of_a_broken_table(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "s.tsv").write_bytes(b"participant_id\tdce\tt1\n" + content)
+    with contextlib.suppress(InputError):
+        find_studies(tmp_path / "s.tsv")
+
+
+@pytest.mark.parametrize("cell", ["/", ".", "~", "x" * 5000, "a" * 300 + "/b.nii.gz"])
+def test_odd_paths_in_a_table_do_no_harm(tmp_path: Path, cell: str) -> None:
+    study = only(table(tmp_path, "participant_id\tdce\tt1\tassume_ph", f"1\t{cell}\t1.4\t7"))
+    assert len(study.files) < 1000
 
 
 def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def write_studies(dataset: Path, studies: Sequence[Study]) -> Path:
     """
     columns = dict.fromkeys(column for s in studies for column, _ in s.about)
     rows = [{"study": s.id, "problem": s.problem, **{f"about {c}": dict(s.about).get(c, "") for c in columns}} for s in studies]
-    write_bytes(dataset / STUDIES, as_tsv(rows))
+    write_bytes(dataset / STUDIES, as_tsv(rows, ("study", "problem", *(f"about {c}" for c in columns))))
     return dataset / STUDIES
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from nanopinn.errors import InputError, OutputError
 from nanopinn.imaging.io import read_sidecar, write_bytes, write_json
 from nanopinn.report.folder import read_result
+from nanopinn.report.lock import locked
 from nanopinn.report.table import as_tsv
 from nanopinn.workflows.cohort.dataset import describe_derivatives, raw_dataset, read_json
 from nanopinn.workflows.cohort.names import StudyName, study_name
@@ -52,22 +53,22 @@ def write_derivatives(result: Path, dataset: Path, id: str) -> Path:
         The table that was written last.
 
     Raises:
-        InputError: it is no result folder, or no id. OutputError: the dataset cannot be written.
+        InputError: it is no result folder, or no id. OutputError: the dataset cannot be written, or another run writes this study.
     """
     name, kind = study_name(id), "arms" if (result / "comparison.json").is_file() else "fit"
     items = list(_of_arms(result, name.id) if kind == "arms" else _of_fit(result, name.id))
     _differ(items, result)
     describe_derivatives(dataset)
     session = dataset.joinpath(*[p for p in name.parts if not p.startswith("run-")])
-    stage = session / f".{name.id}_{kind}.part-{os.getpid()}"
-    try:
-        shutil.rmtree(stage, ignore_errors=True)
-        written = _stage(items, stage, name, result, dataset, kind)
-        return _put(written, stage, session, name.id)
-    except OSError as error:
-        raise OutputError(f"{session} cannot be written: {error.strerror}.") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+    stage = session / f".{name.id}_{kind}.part"
+    with locked(session / f"{name.id}_{kind}"):
+        try:
+            shutil.rmtree(stage, ignore_errors=True)  # what a killed run left
+            return _put(_stage(items, stage, name, result, dataset, kind), stage, session, name.id)
+        except OSError as error:
+            raise OutputError(f"{session} cannot be written: {error.strerror}.") from error
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 def _of_fit(result: Path, id: str) -> Iterator[_Item]:

@@ -70,13 +70,13 @@ def _end(dataset: Path, id: str, row: Mapping[str, str]) -> StudyEnd:
 
 
 def _verdict(work: Path, run: str, problem: str = "") -> tuple[Status, str, dict[str, Any]]:
-    """Status and message of a run; a verdict that says nothing known is none."""
+    """Status and message of a run; what is wrong with the files today counts before what a run said of them once."""
+    if problem not in MISSING:
+        return "refused", problem, {}
     verdict = read_json(work / f"{run}.json")
     status: Status | None = next((s for s in ENDINGS if s == verdict.get("status")), None)
     if status is not None:
         return status, " ".join(str(verdict.get("message", "")).split()), verdict
-    if problem not in MISSING:
-        return "refused", problem, {}
     begun = any((work / f"{run}{rest}").exists() for rest in (".log", ".partial", ".json", ""))
     return "unfinished", f"it ended without a verdict; {run}.log in its folder says how far it came" if begun else "not begun", {}
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.dicom import files_in
 from nanopinn.imaging.io import sidecar_path
 from nanopinn.workflows.cohort.names import StudyName, study_name
 
@@ -106,11 +106,19 @@ def as_study(
         if any(ord(c) < 32 or ord(c) == 127 for c in value):
             raise InputError("a path with a control character cannot be used", field=option, found=ascii(value[-80:]), remedy="Rename it.")
     paths = [Path(v.removeprefix("mask:")) for _, v in inputs if v.removeprefix("mask:").startswith("/")]
-    files = [f for p in paths for f in (files_in(p) if p.is_dir() else [p])]
-    sidecars = [s for f in files if (s := sidecar_path(f)).is_file()]
+    files = [f for p in paths for f in (_files_in(p) if os.path.isdir(p) else [p])]
+    sidecars = [s for f in files if os.path.isfile(s := sidecar_path(f))]
     said = [*problems, *lacking({o for o, _ in inputs} | set(unclear), frozenset(given))]
     options = tuple(word for pair in inputs for word in pair)
     return Study(name.id, name.place, tuple(dict.fromkeys([*files, *sidecars])), options, "; ".join(said), tuple(about))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Files of a folder of DICOM or of dcm2niix; not of the folders below it, which may be a disk."""
+    try:
+        return sorted(p for p in folder.iterdir() if p.is_file())
+    except OSError:
+        return []
 
 
 def lacking(own: set[str], given: frozenset[str]) -> list[str]:

@@ -50,7 +50,7 @@ def _study(row: Mapping[str, str], source: Path, given: Sequence[str]) -> Study:
             _is_no_file(column, cell, source)
             about.append((column, cell))
     paths = [Path(v.removeprefix("mask:")) for _, v in inputs]
-    lost = [p.name for p in paths if p.is_absolute() and not p.exists()]
+    lost = [p.name for p in paths if p.is_absolute() and not os.path.exists(p)]
     return as_study(name, inputs, [f"no such file: {', '.join(lost)}"] if lost else [], given, about=about)
 
 
@@ -63,7 +63,7 @@ def _values(column: str, cell: str, source: Path) -> list[str]:
         return [_path(p, source) for p in parts]
     if column == "aif" and cell.startswith("mask:"):
         return [f"mask:{_path(cell.removeprefix('mask:'), source)}"]
-    if column in EITHER_COLUMNS and ("/" in cell or (source.parent / cell).exists()):
+    if column in EITHER_COLUMNS and ("/" in cell or os.path.exists(source.parent / cell)):
         return [_path(cell, source)]
     if cell.startswith("-"):
         raise InputError("a value cannot begin with a dash", file=source, field=column, found=ascii(cell[:80]), remedy="Correct it.")

@@ -10,7 +10,7 @@ from typing import Any
 from nanopinn.errors import InputError
 from nanopinn.imaging.io import sidecar_path, write_bytes
 from nanopinn.progress import Progress, silent
-from nanopinn.report.folder import whole_folder
+from nanopinn.report.claim import whole_folder
 from nanopinn.report.table import as_tsv
 from nanopinn.workflows.cohort.dataset import describe_scans
 from nanopinn.workflows.phantom.study import VFA_DEG, make_phantom

@@ -87,8 +87,12 @@ class Workflow:
 
     def _environment(self) -> dict[str, str]:
         """The jobs' ``nanopinn`` is this Python's, and each carries the mark of the folder it works for."""
-        here = str(Path(sys.executable).parent)
-        return {**os.environ, "PATH": os.pathsep.join([here, os.environ.get("PATH", "")]), MARK: str(self.out.resolve())}
+        return {**os.environ, "PATH": os.pathsep.join([str(commands()), os.environ.get("PATH", "")]), MARK: str(self.out.resolve())}
+
+
+def commands() -> Path:
+    """Where this Python's ``nanopinn`` lies."""
+    return Path(sys.executable).parent
 
 
 @contextmanager

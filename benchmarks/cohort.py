@@ -1,0 +1,107 @@
+"""Eight phantom subjects through `nanopinn cohort`: one with a spoiled series, a second run, a killed job, a killed driver.
+
+    OMP_NUM_THREADS=1 python benchmarks/cohort.py FOLDER
+
+The killed run is another one of the same subjects; what it ends with is compared with what the undisturbed run found.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from nanopinn.workflows.phantom.dataset import make_phantom_dataset
+from nanopinn.workflows.pipeline.alone import left_behind
+from nanopinn.workflows.settings import PhantomSettings
+
+SPOILED = "sub-03"
+SUBJECTS = tuple(f"sub-{i:02d}" for i in range(1, 9))
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]).resolve()
+    bids = folder / "bids"
+    if not bids.exists():
+        make_phantom_dataset(bids, len(SUBJECTS), PhantomSettings(
+            seed=1, shape=(8, 8, 6), voxel_mm=(0.6, 0.6, 0.6), tumour_mm=(3.4, 3.4, 2.6), frames=20, frame_spacing_s=15.0, refine=2,
+        ))  # fmt: skip
+        os.truncate(bids / SPOILED / "perf" / f"{SPOILED}_dce.nii.gz", 1000)
+    whole, killed = folder / "whole", folder / "killed"
+    _row("eight subjects, one spoiled", *_run(bids, whole), whole)
+    before = _changes(whole)
+    _row("again", *_run(bids, whole), whole)
+    print(f"  files that changed: {sorted(f for f, t in _changes(whole).items() if before.get(f) != t) or 'none'}")
+    _kill_a_job(bids, killed)
+    _row("after the killed job", *_run(bids, killed), killed)
+    for file in sorted(killed.glob("work/sub-0[1-4]/*.json")):
+        file.unlink()
+    _kill_the_driver(bids, killed)
+    _row("after the killed driver", *_run(bids, killed), killed)
+    print(f"largest distance of a posterior median from the undisturbed run, relative: {_distance(whole, killed):.1e}")
+
+
+def _start(bids: Path, out: Path) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-m", "nanopinn", "cohort", str(bids), str(out), "--engine", "fv", "--preset", "fast"]
+    out.mkdir(parents=True, exist_ok=True)
+    return subprocess.Popen(words, stdout=(out / "said.txt").open("ab"), stderr=subprocess.STDOUT)
+
+
+def _run(bids: Path, out: Path) -> tuple[int, float]:
+    began = time.perf_counter()
+    return _start(bids, out).wait(), time.perf_counter() - began
+
+
+def _row(name: str, code: int, seconds: float, out: Path) -> None:
+    log = (out / "work" / "cohort.log").read_text(encoding="utf-8")
+    jobs = {rule: log.count(f"rule {rule}:") for rule in ("fit", "derivatives", "group")}
+    print(f"{name}: exit code {code}, {seconds:.0f} s, jobs {jobs}", flush=True)
+
+
+def _fits(out: Path) -> list[psutil.Process]:
+    """Running fits of a cohort: the Python processes, without the shells around them."""
+    return [p for p in left_behind(out) if "python" in p.name() and "fit" in p.cmdline()]
+
+
+def _until_two_work(bids: Path, out: Path) -> subprocess.Popen[bytes]:
+    """A driver that has two fits under way, each with a state of its descent kept."""
+    driver = _start(bids, out)
+    while driver.poll() is None and not (len(_fits(out)) == 2 and len(list(out.glob("work/*/fit.partial/fv.safetensors"))) >= 2):
+        time.sleep(0.05)
+    return driver
+
+
+def _kill_a_job(bids: Path, out: Path) -> None:
+    began = time.perf_counter()
+    driver = _until_two_work(bids, out)
+    os.kill(_fits(out)[0].pid, signal.SIGKILL)
+    _row("one job killed", driver.wait(), time.perf_counter() - began, out)
+
+
+def _kill_the_driver(bids: Path, out: Path) -> None:
+    driver = _until_two_work(bids, out)
+    driver.kill()
+    print(f"driver killed (exit code {driver.wait()}), {len(_fits(out))} fits left behind", flush=True)
+
+
+def _changes(out: Path) -> dict[str, int]:
+    return {str(f.relative_to(out)): f.stat().st_mtime_ns for f in out.rglob("*") if f.is_file() and ".snakemake" not in f.parts}
+
+
+def _distance(one: Path, other: Path) -> float:
+    worst = 0.0
+    for subject in set(SUBJECTS) - {SPOILED}:
+        a, b = (json.loads((out / "work" / subject / "fit" / "parameters.json").read_text())["parameters"] for out in (one, other))
+        worst = max(worst, *(abs(math.log(x["posterior_median"] / y["posterior_median"])) for x, y in zip(a, b, strict=True)))
+    return worst
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Do stated intervals hold the truth, and how often do images tell? Fits of many phantoms against what was put into them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nanopinn.errors import InputError
+
+#: Half a central 90 % interval of a normal distribution, in standard deviations.
+Z90 = 1.6449
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one fit says of one unknown whose truth is known, in the coordinate of its prior (ln where that is log-normal).
+
+    Attributes:
+        error: estimate less truth. sd: stated. prior_sd: before the images. informed: whether the images set it.
+    """
+
+    unknown: str
+    error: float
+    sd: float
+    prior_sd: float
+    informed: bool
+
+    @property
+    def z(self) -> float:
+        """Error over the stated standard deviation."""
+        return self.error / self.sd
+
+    @property
+    def covered(self) -> bool:
+        """Whether the stated central 90 % hold the truth."""
+        return abs(self.z) < Z90
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """One unknown over many phantoms.
+
+    Attributes:
+        informed: share of fits in which the images set it: the power of the protocol. covered: share of those whose 90 % intervals
+            hold the truth, NaN if there are none. covered_all: the same of all fits. contraction: median 1 - sd/prior sd.
+        bias_sd, rms_sd: mean and root mean square of error/sd, 0 and 1 where intervals are right.
+        median_error, median_absolute_error: in the coordinate of the prior.
+    """
+
+    unknown: str
+    fits: int
+    informed: float
+    covered: float
+    covered_all: float
+    contraction: float
+    bias_sd: float
+    rms_sd: float
+    median_error: float
+    median_absolute_error: float
+
+
+def coverage(found: Sequence[Found]) -> tuple[Coverage, ...]:
+    """A row per unknown, in the order in which they come."""
+    names = dict.fromkeys(f.unknown for f in found)
+    return tuple(_row(name, [f for f in found if f.unknown == name]) for name in names)
+
+
+def _row(name: str, found: Sequence[Found]) -> Coverage:
+    z, error = np.array([f.z for f in found]), np.array([f.error for f in found])
+    told = [f.covered for f in found if f.informed]
+    return Coverage(
+        name, len(found), informed=len(told) / len(found), covered=float(np.mean(told)) if told else math.nan,
+        covered_all=float(np.mean([f.covered for f in found])), contraction=float(np.median([1 - f.sd / f.prior_sd for f in found])),
+        bias_sd=float(z.mean()), rms_sd=float(np.sqrt((z**2).mean())), median_error=float(np.median(error)),
+        median_absolute_error=float(np.median(np.abs(error))),
+    )  # fmt: skip
+
+
+def found_in(result: Path, phantom: Path) -> tuple[Found, ...]:
+    """What a result folder says of the scalars of the phantom that was fitted.
+
+    Raises:
+        InputError: one of the two is not what it should be.
+    """
+    from nanopinn.inference.unknowns import spine_unknowns
+
+    per_unit = {u.name: u.per_unit for u in spine_unknowns()}
+    try:
+        truth = json.loads((phantom / "truth" / "parameters.json").read_text(encoding="utf-8"))["scalars_SI"]
+        rows = json.loads((result / "parameters.json").read_text(encoding="utf-8"))["parameters"]
+        return tuple(_found(r, truth[r["name"]] * per_unit[r["name"]]) for r in rows if r["name"] in truth)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "not a fit of a phantom", file=result, found=f"{type(error).__name__}: {error}",
+            expected="a result folder, and the folder of nanopinn phantom with its truth",
+        ) from error  # fmt: skip
+
+
+def _found(row: dict[str, float], truth: float) -> Found:
+    median = row["posterior_median"]
+    error = math.log(median / truth) if row["scale"] == "log" else median - truth
+    return Found(str(row["name"]), error, row["posterior_sd"], row["prior_sd"], row["informed"] == "yes")
+
+
+def study_coverage(folder: Path) -> dict[str, tuple[Coverage, ...]]:
+    """The tables of a phantom study, one of all phantoms and one for each length scale.
+
+    Args:
+        folder: with ``work/l<length>_seed<seed>/{phantom,fit}``.
+
+    Raises:
+        InputError: no phantom in it has a fit.
+    """
+    results = sorted(p for p in (folder / "work").glob("l*_seed*/fit") if (p / "parameters.json").is_file())
+    if not results:
+        raise InputError(
+            "no fitted phantom is found", file=folder, expected="work/l<length>_seed<seed>/fit", remedy="Run nanopinn phantoms."
+        )
+    found = {p.parent.name: found_in(p, p.parent / "phantom") for p in results}
+    lengths = sorted({name.partition("_")[0] for name in found})
+    parts = {"all": found, **{k: {n: f for n, f in found.items() if n.startswith(f"{k}_")} for k in lengths}}
+    return {name: coverage([f for fits in part.values() for f in fits]) for name, part in parts.items()}

@@ -1,0 +1,176 @@
+"""Three real subjects through `nanopinn cohort`; what is said before anything runs; where the workflows lie."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from nanopinn.errors import InputError
+from nanopinn.workflows.cohort.studies import Study
+from nanopinn.workflows.phantom.dataset import make_phantom_dataset
+from nanopinn.workflows.pipeline.ends import ends_of, exit_code
+from nanopinn.workflows.pipeline.jobs import Job, jobs_planned, told
+from nanopinn.workflows.pipeline.places import profile_folder
+from nanopinn.workflows.settings import PhantomSettings
+
+from .conftest import Cohort, dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = PhantomSettings(
+    seed=1, shape=(8, 8, 6), voxel_mm=(0.6, 0.6, 0.6), tumour_mm=(3.4, 3.4, 2.6), frames=20, frame_spacing_s=15.0, refine=2,
+    length_scale_mm=0.8, drug_times_h=(1.0,),
+)  # fmt: skip
+
+
+def cohort(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "nanopinn", "cohort", *map(str, words)], capture_output=True, text=True, timeout=500)
+
+
+def test_a_spoiled_subject_stops_no_other_and_a_second_run_does_nothing(tmp_path: Path) -> None:
+    bids, out = make_phantom_dataset(tmp_path / "bids", 3, SMALL), tmp_path / "out"
+    for image in bids.glob("sub-*/perf/*_drug.*"):
+        image.unlink()
+    os.truncate(bids / "sub-02" / "perf" / "sub-02_dce.nii.gz", 1000)
+    ended = cohort(bids, out, "--engine", "fv", "--preset", "fast")
+    assert ended.returncode == 6, ended.stderr
+    assert "sub-02: fit refused" in ended.stdout
+    verdicts = {s: json.loads((out / "work" / s / "fit.json").read_text())["exit_code"] for s in ("sub-01", "sub-02", "sub-03")}
+    assert verdicts["sub-02"] == 3
+    assert {verdicts["sub-01"], verdicts["sub-03"]} <= {0, 5}
+    assert (out / "group.html").is_file()
+    assert list(out.glob("sub-01/perf/*Ktransmap.nii.gz"))
+    assert not list(out.glob("sub-02/**/*.nii.gz"))
+    before = {f: f.stat().st_mtime_ns for f in out.rglob("*") if f.is_file()}
+    again = cohort(bids, out, "--engine", "fv", "--preset", "fast")
+    assert again.returncode == 6, again.stderr
+    log = (out / "work" / "cohort.log").read_text()
+    assert "Nothing to be done" in log
+    changed = {f.name for f, t in before.items() if f.stat().st_mtime_ns != t}
+    assert changed <= {"cohort.log", "cohort.json"}, changed
+
+
+def test_two_hundred_subjects_are_planned_in_seconds(tmp_path: Path) -> None:
+    bids = dataset(tmp_path / "bids", 200)
+    (bids / "sub-007" / "cest" / "sub-007_pHmap.nii.gz").unlink()
+    began = time.perf_counter()
+    said = cohort(bids, tmp_path / "out", "--arms", "free,pld", "--dry-run")
+    assert said.returncode == 0, said.stderr
+    assert time.perf_counter() - began < 20
+    lines = said.stdout.splitlines()
+    assert "sub-001: fit, arms, derivatives, derivatives_of_arms (not done yet)" in {_sorted(line) for line in lines}
+    assert any(line.startswith("sub-007: no pH map") for line in lines)
+    # four jobs for each of the 199 that can be fitted, and the page
+    assert "200 studies, 1 of them with a problem; 797 jobs" in lines[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def _sorted(line: str) -> str:
+    """A study's line with its jobs in one order."""
+    study, _, rest = line.partition(": ")
+    jobs, _, why = rest.partition(" (")
+    order = ["fit", "arms", "derivatives", "derivatives_of_arms"]
+    return f"{study}: {', '.join(sorted(jobs.split(', '), key=lambda j: order.index(j) if j in order else 9))} ({why}"
+
+
+def test_a_dataset_without_a_usable_study_ends_with_3(tmp_path: Path) -> None:
+    three = Cohort(tmp_path, 2)
+    for image in three.bids.rglob("*_pHmap.*"):
+        image.unlink()
+    code, said = three.run()
+    assert code == 3, said
+    assert "no pH map" in said
+
+
+def test_results_never_go_into_the_dataset_itself(tmp_path: Path) -> None:
+    bids = dataset(tmp_path / "bids", 1)
+    assert cohort(bids, bids / "results").returncode == 4
+    assert not (bids / "results").exists()
+    assert cohort(bids, bids / "derivatives" / "nanopinn", "--dry-run").returncode == 0
+
+
+def test_snakemakes_own_trouble_is_told_in_its_words(tmp_path: Path) -> None:
+    bids = dataset(tmp_path / "bids", 1)
+    ended = cohort(bids, tmp_path / "out", "--snakemake", "--no-such-option")
+    assert ended.returncode == 1
+    assert "no-such-option" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_profile_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        profile_folder("nowhere")
+
+
+def test_the_verdicts_decide_the_exit_code(tmp_path: Path) -> None:
+    studies = [Study(s, Path(s)) for s in ("sub-1", "sub-2")]
+
+    def judged(*status: str) -> int:
+        for study, s in zip(studies, status, strict=True):
+            place = tmp_path / "work" / study.place
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "fit.json").write_text(json.dumps({"status": s}) if s else "{")
+        return exit_code(ends_of(tmp_path, studies, arms=False))
+
+    assert judged("passed", "passed") == 0
+    assert judged("passed", "refused") == judged("passed", "check failed") == judged("passed", "") == 6
+    assert judged("refused", "internal error") == 3
+
+
+def test_a_plan_is_read_from_a_dry_run() -> None:
+    said = """
+[Sat Nov 21 2026]
+rule fit:
+    input: /a/b
+    reason: Missing output files: work/sub-1/fit.json
+    wildcards: place=sub-1/ses-2
+[Sat Nov 21 2026]
+localrule group:
+    reason: Input files updated by another job: x
+localrule all:
+    reason: Input files updated by another job: y
+"""
+    assert jobs_planned(said) == (Job("fit", "sub-1/ses-2", "not done yet"), Job("group", "", "what it reads is made anew"))
+    assert told(jobs_planned(said), "sub-1/ses-2") == "fit (not done yet)"
+    assert told((), "sub-1/ses-2") == "nothing to do"
+
+
+def test_the_workflows_are_in_the_wheel(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        tmp_path,
+        "--no-cache-dir",
+        _copy(tmp_path),
+    ]
+    subprocess.run(list(map(str, command)), check=True, timeout=120)
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    wanted = (
+        "cohort/Snakefile",
+        "cohort/schemas/config.schema.yaml",
+        "phantoms/Snakefile",
+        "profiles/local/config.yaml",
+        "profiles/slurm/config.yaml",
+    )
+    assert {f"nanopinn/pipelines/{name}" for name in wanted} <= set(names)
+
+
+def _copy(folder: Path) -> Path:
+    """The tracked tree, so that a build leaves nothing in the checkout."""
+    copy = folder / "tree"
+    copy.mkdir()
+    for name in ("nanopinn", "pipelines", "pyproject.toml", "README.md", "LICENSE"):
+        subprocess.run(["cp", "-a", str(ROOT / name), str(copy)], check=True)
+    return copy

@@ -1,0 +1,91 @@
+"""A job or the driver is killed: what is finished stays, the same command does the rest, and nothing twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+
+from nanopinn.workflows.pipeline.alone import left_behind
+
+from .conftest import Cohort, until
+
+EACH = ("sub-001", "sub-002", "sub-003")
+
+
+def test_a_job_that_is_killed_costs_the_others_nothing_and_is_alone_done_again(three: Cohort) -> None:
+    three.hold("sub-002")
+    driver = three.start()
+    until(lambda: three.calls("sub-002"))
+    os.kill(three.calls("sub-002")[0], signal.SIGKILL)
+    said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 6, said
+    assert "sub-002: fit unfinished" in said
+    assert [three.verdict(s) is not None for s in EACH] == [True, False, True]
+    assert (three.out / "group.html").exists(), "the page is made of what there is"
+    code, said = three.run()
+    assert code == 0, said
+    assert [len(three.calls(s)) for s in EACH] == [1, 2, 1]
+
+
+def test_after_a_killed_driver_only_what_is_missing_is_done_and_none_of_its_jobs_goes_on(three: Cohort) -> None:
+    three.hold("sub-002", "sub-003")
+    driver = three.start("--cores", "3")
+    until(lambda: three.verdict("sub-001") and three.calls("sub-002") and three.calls("sub-003"))
+    finished = {f: t for f, t in three.times().items() if "sub-001" in f.parts}
+    driver.kill()
+    driver.wait()
+    orphans = [*three.calls("sub-002"), *three.calls("sub-003")]
+    assert all(psutil.pid_exists(pid) for pid in orphans)
+    code, said = three.run()
+    assert code == 0, said
+    assert "left" in said
+    assert [len(three.calls(s)) for s in EACH] == [1, 2, 2]
+    assert not any(psutil.pid_exists(pid) for pid in orphans)
+    assert left_behind(three.out) == []
+    assert finished.items() <= three.times().items()
+
+
+def test_ctrl_c_stops_every_job_and_ends_with_130(three: Cohort) -> None:
+    three.hold(*EACH)
+    driver = three.start()
+    until(lambda: any(three.calls(s) for s in EACH))
+    driver.send_signal(signal.SIGINT)
+    said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, said
+    assert "same command" in said
+    assert left_behind(three.out) == []
+
+
+def test_a_second_driver_is_refused_while_one_works(three: Cohort) -> None:
+    three.hold(*EACH)
+    driver = three.start()
+    until(lambda: any(three.calls(s) for s in EACH))
+    try:
+        code, said = three.run()
+        assert code == 4, said
+        assert "Another run" in said
+    finally:
+        driver.send_signal(signal.SIGTERM)
+        driver.communicate(timeout=60)
+
+
+def test_nothing_is_done_twice_and_a_changed_file_costs_its_own_study_alone(three: Cohort) -> None:
+    scans = {f: f.stat().st_mtime_ns for f in three.bids.rglob("*")}
+    code, said = three.run("--arms", "free,pld")
+    assert code == 0, said
+    assert {f: f.stat().st_mtime_ns for f in three.bids.rglob("*")} == scans, "the dataset is only read"
+    before = three.times()
+    code, said = three.run("--arms", "free,pld")
+    assert code == 0, said
+    changed = {f.name for f, t in three.times().items() if before.get(f) != t}
+    assert changed <= {"cohort.log", "cohort.json"}, changed
+    series = three.bids / "sub-003" / "perf" / "sub-003_dce.nii.gz"
+    series.write_bytes(b"mended")
+    os.utime(series, (time.time() + 1, time.time() + 1))
+    code, said = three.run("--arms", "free,pld")
+    assert code == 0, said
+    assert [len(three.calls(s)) for s in EACH] == [1, 1, 2]
+    assert [len(three.calls(s, "arms")) for s in EACH] == [1, 1, 2]
