@@ -44,8 +44,12 @@ cohort-demo: $(VENV)/.test
 	  || { echo "The second run ended with $$code, or found work to do."; exit 1; }
 	@echo "Nothing was left to do. Open $(COHORT)/out/group.html"
 
+# WORKERS=2: files of tests shared between two processes of one thread each
+WORKERS ?= 0
+PARALLEL := $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile)
+
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(if $(PARALLEL),OMP_NUM_THREADS=1) $(BIN)/python -m pytest $(PARALLEL)
 
 # napari in a real window, on a screen that nobody sees; a call of its own, because an abort of Qt ends the process
 $(VENV)/.gui: $(VENV)/.test locks/gui.txt
