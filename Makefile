@@ -44,8 +44,12 @@ cohort-demo: $(VENV)/.test
 	  || { echo "The second run ended with $$code, or found work to do."; exit 1; }
 	@echo "Nothing was left to do. Open $(COHORT)/out/group.html"
 
+# WORKERS=2: files of tests shared between two processes of one thread each
+WORKERS ?= 0
+PARALLEL := $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile)
+
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(if $(PARALLEL),OMP_NUM_THREADS=1) $(BIN)/python -m pytest $(PARALLEL)
 
 # napari in a real window, on a screen that nobody sees; a call of its own, because an abort of Qt ends the process
 $(VENV)/.gui: $(VENV)/.test locks/gui.txt
@@ -64,10 +68,11 @@ lint: $(VENV)/.test
 lock: $(BIN)/python
 	$(BIN)/python locks/lock.py
 
-# known vulnerabilities of what is locked; needs the network
+# known vulnerabilities of what is locked, by PyPI's own list: needs the network, and fails where a package could not be looked up
 audit: $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install -q pip-audit
-	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip $(foreach layer,demo test gui,-r locks/$(layer).txt)
+	sed 's/+cpu//; s/ --hash.*//' locks/demo.txt locks/test.txt locks/gui.txt > $(VENV)/audit/locked.txt
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -r $(VENV)/audit/locked.txt
 
 clean:
 	rm -rf $(VENV) demo_result $(COHORT)
