@@ -18,6 +18,7 @@ from nanopinn.workflows.phantom.dataset import make_phantom_dataset
 from nanopinn.workflows.pipeline.ends import ends_of, exit_code
 from nanopinn.workflows.pipeline.jobs import Job, jobs_planned, told
 from nanopinn.workflows.pipeline.places import profile_folder
+from nanopinn.workflows.pipeline.snakemake import Workflow
 from nanopinn.workflows.settings import PhantomSettings
 
 from .conftest import Cohort, dataset
@@ -108,6 +109,12 @@ def test_a_profile_that_is_none_is_refused_by_name() -> None:
         profile_folder("nowhere")
 
 
+def test_without_snakemake_one_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanopinn.workflows.pipeline.places.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'nanopinn\[pipelines\]'"):
+        Workflow("cohort", tmp_path)
+
+
 def test_the_verdicts_decide_the_exit_code(tmp_path: Path) -> None:
     studies = [Study(s, Path(s)) for s in ("sub-1", "sub-2")]
 
@@ -142,28 +149,11 @@ localrule all:
 
 
 def test_the_workflows_are_in_the_wheel(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        tmp_path,
-        "--no-cache-dir",
-        _copy(tmp_path),
-    ]
-    subprocess.run(list(map(str, command)), check=True, timeout=120)
+    build = "-m pip wheel -q --no-deps --no-build-isolation --no-cache-dir -w".split()
+    subprocess.run([sys.executable, *build, str(tmp_path), str(_copy(tmp_path))], check=True, timeout=120)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    wanted = (
-        "cohort/Snakefile",
-        "cohort/schemas/config.schema.yaml",
-        "phantoms/Snakefile",
-        "profiles/local/config.yaml",
-        "profiles/slurm/config.yaml",
-    )
+    workflows = ("cohort/Snakefile", "cohort/schemas/config.schema.yaml", "phantoms/Snakefile")
+    wanted = (*workflows, "profiles/local/config.yaml", "profiles/slurm/config.yaml")
     assert {f"nanopinn/pipelines/{name}" for name in wanted} <= set(names)
 
 

@@ -19,7 +19,7 @@ from nanopinn.errors import NanopinnError, StoppedError
 from nanopinn.workflows.pipeline.alone import MARK
 from nanopinn.workflows.pipeline.places import pipelines, profile_folder
 
-_POLL_S = 0.5
+_POLL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class Workflow:
     cores: int | None = None
     options: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be started at all."""
+        pipelines()
+        profile_folder(self.profile)
+
     def planned(self, folder: Path) -> str:
         """What Snakemake says it would do; ``folder`` holds the configuration, and stands in for an output that is not there yet."""
         place = self.out if self.out.is_dir() else folder
@@ -47,7 +52,7 @@ class Workflow:
         return said.stdout + said.stderr
 
     def run(self, log: Path, each: Callable[[], None]) -> int:
-        """Do what is to be done; Snakemake's words go to ``log``, ``each`` is called twice a second.
+        """Do what is to be done; Snakemake's words go to ``log``, ``each`` is called once a second.
 
         Returns:
             int: Snakemake's exit code.
@@ -114,6 +119,17 @@ def _passed_on(running: subprocess.Popen[bytes]) -> Iterator[None]:
             signal.signal(s, handler)
     if stopped:
         raise StoppedError("Interrupted. What is finished is kept: the same command goes on from there.")
+
+
+def refuse_early_end(code: int, log: Path) -> None:
+    """Say why Snakemake ended where that was for no job's sake.
+
+    Raises:
+        NanopinnError: it was so.
+    """
+    said = log.read_text(encoding="utf-8")
+    if code and "Error in rule" not in said:
+        raise NanopinnError(f"Snakemake ended early: {last_words(said)} All of it: {log}")
 
 
 def last_words(text: str) -> str:
