@@ -7,6 +7,7 @@ import signal
 import time
 
 import psutil
+import pytest
 
 from nanopinn.workflows.pipeline.alone import left_behind
 
@@ -48,11 +49,14 @@ def test_after_a_killed_driver_only_what_is_missing_is_done_and_none_of_its_jobs
     assert finished.items() <= three.times().items()
 
 
-def test_ctrl_c_stops_every_job_and_ends_with_130(three: Cohort) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_stop_stops_every_job_and_ends_with_130_in_the_background_too(three: Cohort, stop: signal.Signals) -> None:
     three.hold(*EACH)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what it starts in the background
     driver = three.start()
+    signal.signal(signal.SIGINT, before)
     until(lambda: any(three.calls(s) for s in EACH))
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(stop)
     said, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130, said
     assert "same command" in said
