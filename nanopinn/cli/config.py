@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,29 @@ def settings_of(kind: Any, table: str, config: Path | None, given: Mapping[str, 
     entries = {**table_of(config, table), **{k: v for k, v in given.items() if v is not None}}
     _know(kind, entries, config)
     try:
-        # as JSON, strictly: a text or a truth value is no number, while a list may stand for a tuple
-        return TypeAdapter(kind).validate_json(json.dumps(entries, default=_path), strict=True)
+        found = TypeAdapter(kind).validate_python(entries)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(p) for p in first["loc"])
         raise InputError("a setting cannot be used", file=config, field=field, found=first["input"], expected=first["msg"]) from error
-    except TypeError as error:
-        raise InputError("a setting cannot be used", file=config, field=f"[{table}]", found=str(error)) from error
+    for name, entry in entries.items():
+        if not _of_one_kind(entry, getattr(found, name)):
+            raise InputError(
+                "a setting has the wrong type", file=config, field=name, found=entry, expected="numbers as numbers, without quotes",
+                remedy="Correct it; true, false and texts are no numbers.",
+            )  # fmt: skip
+    return found
 
 
-def _path(value: object) -> str:
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"a {type(value).__name__}")
+def _of_one_kind(entry: object, taken: object) -> bool:
+    """Whether what was taken for a number was one: pydantic reads true as 1, and "2" as 2."""
+    if isinstance(entry, (list, tuple)) and isinstance(taken, (list, tuple)):
+        return all(_of_one_kind(e, t) for e, t in zip(entry, taken, strict=False))
+    if isinstance(entry, Mapping) and isinstance(taken, Mapping):
+        return all(_of_one_kind(entry[key], taken[key]) for key in entry if key in taken)
+    if isinstance(entry, bool) or isinstance(taken, bool):
+        return type(entry) is type(taken)
+    return isinstance(entry, (int, float)) or not isinstance(taken, (int, float))
 
 
 def table_of(config: Path | None, name: str) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from nanopinn.errors import InputError
 
 #: Longest text file that is read, bytes: a sidecar with 100,000 frame times has a tenth of it.
 MOST_TEXT = 4 << 20
-#: Longest TOML file, bytes: the standard parser takes seconds for a megabyte.
-MOST_TOML = 1 << 20
+#: Longest TOML file, bytes: the standard parser takes a second for as much.
+MOST_TOML = 1 << 18
 #: A key of more parts than this is no setting; the standard parser's time grows with their square.
 _MANY_PARTS = re.compile(r"(?<![\w-])(?:(?:[\w-]++|\"[^\"\n]*+\"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}")
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
@@ -74,17 +74,21 @@ def read_bytes(path: str | Path, most: int) -> bytes:
     Raises:
         InputError: as :func:`opened`, it cannot be read, or it is longer.
     """
+    content = bytearray()
     with opened(path) as handle:
         try:
-            content = handle.read(most + 1)
+            # a piece at a time: memory for what is there, and not for what may be
+            while os.fstat(handle.fileno()).st_size <= most and len(content) <= most and (piece := handle.read(1 << 20)):
+                content += piece
+            longer = len(content) > most or os.fstat(handle.fileno()).st_size > most
         except OSError as error:
             raise InputError("the file cannot be read", file=path, found=error.strerror, remedy="Copy it again.") from error
-    if len(content) > most:
+    if longer:
         raise InputError(
             "the file is too large for what it should be", file=path, field="size", found=f"more than {most} bytes",
             expected=f"at most {most} bytes", remedy="Check that it is the file that you mean.",
         )  # fmt: skip
-    return content
+    return bytes(content)
 
 
 def read_text(path: str | Path, most: int = MOST_TEXT) -> str:

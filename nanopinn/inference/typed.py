@@ -22,6 +22,8 @@ def check_fields(kind: type, given: Mapping[str, Any], known: Mapping[str, type]
     Raises:
         ValueError: which.
     """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"a {kind.__name__} cannot be a {type(given).__name__}")
     hints = get_type_hints(kind, localns=dict(known))
     names = {f.name for f in fields(kind)}
     for name, value in given.items():

@@ -19,7 +19,7 @@ class FitSettings(BaseModel):
     engine: Literal["auto", "pinn", "fv"] = "auto"
     preset: Literal["fast", "default", "accurate"] = "default"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
     formulation: Literal["ph"] = "ph"
     drug: tuple[str, ...] = ()
     field: tuple[str, ...] = Field(default=(), description="unknown fields of space, NAME[:bumps|neural]")
@@ -46,7 +46,7 @@ class PhantomSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
     shape: tuple[int, int, int] = (24, 24, 12)
     voxel_mm: tuple[float, float, float] = (0.5, 0.5, 0.5)
     tumour_mm: tuple[float, float, float] | None = Field(
@@ -121,7 +121,7 @@ class ComparisonSettings(BaseModel):
         60.0,
     )
     sensitivity: bool = True
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     tolerance: Annotated[float, Field(gt=0, le=0.1, description="of a time step on the voxel grid, over a pool's largest mass")] = 1e-3
     refine: Annotated[int, Field(ge=1, le=4, description="cells of the flow per voxel edge")] = 2
@@ -147,7 +147,7 @@ class PlanSettings(BaseModel):
     aif: str = "parker"
     preset: Literal["fast", "default", "accurate"] = "fast"
     draws: Annotated[int, Field(ge=1, le=100, description="tumours and parameters to average over; the first at prior medians")] = 3
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
 
     @field_validator("tumour_mm", "voxel_mm", mode="before")

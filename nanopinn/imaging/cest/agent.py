@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Strin
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.given import is_file, printable, read_toml
+from nanopinn.imaging.given import printable, read_toml
 
 #: A number as TOML writes it: no string, no boolean.
 _Number = Annotated[float, Strict()]
@@ -68,7 +69,7 @@ def load_agent(name_or_file: str | Path) -> Agent:
     own = tomllib.loads((files("nanopinn.imaging.cest") / "agents.toml").read_text(encoding="utf-8"))
     if name in own:
         return _parsed(name, own[name], path)
-    if not is_file(path):
+    if path.suffix != ".toml" and not os.path.lexists(path):
         raise InputError(
             "no such agent", field="--agent", found=name, expected=f"{', '.join(own)}, or a TOML file", remedy="Check the name."
         )
