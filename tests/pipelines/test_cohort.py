@@ -65,19 +65,11 @@ def test_two_hundred_subjects_are_planned_in_seconds(tmp_path: Path) -> None:
     assert said.returncode == 0, said.stderr
     assert time.perf_counter() - began < 20
     lines = said.stdout.splitlines()
-    assert "sub-001: fit, arms, derivatives, derivatives_of_arms (not done yet)" in {_sorted(line) for line in lines}
+    assert lines[0] == "sub-001: fit, derivatives, arms, derivatives_of_arms (not done yet)"
     assert any(line.startswith("sub-007: no pH map") for line in lines)
     # four jobs for each of the 199 that can be fitted, and the page
     assert "200 studies, 1 of them with a problem; 797 jobs" in lines[-1]
     assert not (tmp_path / "out").exists()
-
-
-def _sorted(line: str) -> str:
-    """A study's line with its jobs in one order."""
-    study, _, rest = line.partition(": ")
-    jobs, _, why = rest.partition(" (")
-    order = ["fit", "arms", "derivatives", "derivatives_of_arms"]
-    return f"{study}: {', '.join(sorted(jobs.split(', '), key=lambda j: order.index(j) if j in order else 9))} ({why}"
 
 
 def test_a_dataset_without_a_usable_study_ends_with_3(tmp_path: Path) -> None:
