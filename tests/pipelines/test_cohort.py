@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -60,16 +60,21 @@ def test_a_spoiled_subject_stops_no_other_and_a_second_run_does_nothing(tmp_path
 def test_two_hundred_subjects_are_planned_in_seconds(tmp_path: Path) -> None:
     bids = dataset(tmp_path / "bids", 200)
     (bids / "sub-007" / "cest" / "sub-007_pHmap.nii.gz").unlink()
-    began = time.perf_counter()
+    began = _cpu_of_children()
     said = cohort(bids, tmp_path / "out", "--arms", "free,pld", "--dry-run")
     assert said.returncode == 0, said.stderr
-    assert time.perf_counter() - began < 20
+    assert _cpu_of_children() - began < 10, "one thread, so on a free core hardly more on the clock, where 20 s are the limit"
     lines = said.stdout.splitlines()
     assert lines[0] == "sub-001: fit, derivatives, arms, derivatives_of_arms (not done yet)"
     assert any(line.startswith("sub-007: no pH map") for line in lines)
     # four jobs for each of the 199 that can be fitted, and the page
     assert "200 studies, 1 of them with a problem; 797 jobs" in lines[-1]
     assert not (tmp_path / "out").exists()
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_a_dataset_without_a_usable_study_ends_with_3(tmp_path: Path) -> None:
