@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -20,6 +21,7 @@ class _Stop:
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         if self.told:
+            os.write(2, b"Interrupted.\n")
             os._exit(130)
         self.told = True
         raise KeyboardInterrupt
@@ -37,6 +39,8 @@ def main() -> None:
     if words:
         print(words, file=sys.stderr, flush=True)
     if stop.told:
+        with suppress(OSError):
+            sys.stdout.flush()
         os._exit(code)  # Python would end by SIGINT in place of 130 where the signal came during the exec() of some import
     sys.exit(code)
 

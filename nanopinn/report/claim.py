@@ -107,12 +107,15 @@ def _clear(out: Path) -> None:
     """
     place = placed(out)
     left = re.compile(rf"\.{re.escape(place.name)}\.(?:(part|old)-\d+|[a-z0-9_]{{8}}\.part)")
-    for path in sorted(place.parent.iterdir()):
-        found = left.fullmatch(path.name)
-        if found and found[1] == "old" and _is_free(place):
-            os.replace(path, place)
-        elif found:
-            _remove(path)
+    try:
+        for path in sorted(place.parent.iterdir()):
+            found = left.fullmatch(path.name)
+            if found and found[1] == "old" and _is_free(place):
+                os.replace(path, place)
+            elif found:
+                _remove(path)
+    except OSError as error:
+        raise OutputError(f"{place.parent} cannot be cleared of what a killed run left: {error.strerror}.") from error
 
 
 def _is_free(place: Path) -> bool:

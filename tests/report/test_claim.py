@@ -150,6 +150,20 @@ def test_a_full_disk_leaves_the_old_result_and_no_half(tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_a_stop_while_writing_leaves_the_old_result_and_no_half(tmp_path: Path) -> None:
+    out = result(tmp_path / "out", b"old")
+    with pytest.raises(KeyboardInterrupt):
+        stopped_while_writing(out)
+    assert contents(out) == {b"old"}
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def stopped_while_writing(out: Path) -> None:
+    with whole_folder(out, overwrite=True) as part:
+        write_bytes(part / "a", b"new")
+        raise KeyboardInterrupt
+
+
 def test_a_failed_rename_puts_the_old_result_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, replace = result(tmp_path / "out", b"old"), os.replace
 

@@ -1,0 +1,51 @@
+"""How far apart are fits of the same study on one thread and on two, and on one thread again?
+
+OMP_WAIT_POLICY=PASSIVE python benchmarks/threads.py --seeds 0 1 2 --engine fv
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.workflows.fit import run_fit
+from nanopinn.workflows.phantom import make_phantom
+from nanopinn.workflows.settings import FitSettings, PhantomSettings
+
+
+def fitted(folder: Path, engine: str, drug: bool, threads: int) -> np.ndarray:
+    """Posterior medians and sd of every scalar, ``(2, m)``."""
+    torch.set_num_threads(threads)
+    images = tuple(str(p) for p in sorted(folder.glob("drug_*.nii.gz"))) if drug else ()
+    settings = FitSettings(engine=engine, preset="fast", device="cpu", drug=images)
+    inputs = ImagingInputs(dce=folder / "dce.nii.gz", cest=folder / "ph.nii.gz", mask=folder / "mask.nii.gz", t1=1.4)
+    scalars = run_fit(inputs, settings).fit.scalars
+    return np.array([[s.median for s in scalars], [s.sd for s in scalars]])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--engine", choices=("fv", "auto"), default="fv")
+    parser.add_argument("--drug", action="store_true")
+    given = parser.parse_args()
+    worst = np.zeros(2)
+    for seed in given.seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            torch.set_num_threads(1)
+            study = make_phantom(Path(folder) / "phantom", PhantomSettings(shape=(10, 10, 6), refine=2, seed=seed))
+            one, again, two = (fitted(study, given.engine, given.drug, n) for n in (1, 1, 2))
+        apart = np.array([np.max(np.abs(other / one - 1)) for other in (again, two)])
+        worst = np.maximum(worst, apart)
+        print(f"seed {seed}: one thread again {apart[0]:.1e}, two threads {apart[1]:.1e}", flush=True)
+    print(f"{given.engine}{' with drug images' if given.drug else ''}, {os.cpu_count()} cores: largest {worst[0]:.1e} and {worst[1]:.1e}")
+
+
+if __name__ == "__main__":
+    main()
