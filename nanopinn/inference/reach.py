@@ -2,8 +2,8 @@
 
 Laplace takes the objective for a parabola. Where two unknowns explain one image in turns it is a bent valley, and the true
 value may lie many of Laplace's standard deviations away. So of every scalar that the images seem to inform, one far point
-on either side is solved, all others fitted anew (:mod:`nanopinn.inference.walk`). Where that is not a parabola's, the side
-is walked with exact tangents until the objective rose by 1.92; the longer side gives the sd.
+on either side is solved, all others fitted anew (:mod:`nanopinn.inference.walk`). Where the objective may have risen by less
+than a parabola, the side is walked with exact tangents until it rose by 1.92; the longer side gives the sd.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from nanopinn.progress import Progress, silent
 
 Array = NDArray[np.float64]
 
-#: Where a side is looked at, in Laplace's standard deviations, and how much of a parabola's rise there passes for one.
-LOOK, PARABOLA = 2.5, (0.75, 1.5)
+#: A side is looked at so many of Laplace's standard deviations away, by at most so many solves, and walked where the objective
+#: may have risen by less than this share of a parabola's rise.
+LOOK, SOLVES, PARABOLA = 2.5, 2, 0.75
+#: Over a tenth no positive scalar bends what it enters: one that is known so well (sd of its logarithm) is not looked at.
+KNOWN_WELL = 0.1
 #: An interval longer than Laplace's by this factor is told and taken.
 WORTH_SAYING = 1.15
 #: A side ends at the latest so many prior sd beyond the prior's mean.
@@ -72,7 +75,7 @@ def held_against_solves(
     """
     objective = Objective(problem)
     at = objective.expand(theta) if expansion is None else expansion
-    informed = [j for j, s in enumerate(scalars) if s.informed]
+    informed = [j for j, s in enumerate(scalars) if s.informed and not (s.scale == "log" and s.sd < KNOWN_WELL)]
     factor, wider, notes = np.ones(len(covariance)), list(scalars), []
     for k, j in enumerate(informed):
         progress("how far the answer reaches", k / len(informed), {})
@@ -101,10 +104,9 @@ def _reach(objective: Objective, j: int, theta: Array, expansion: Expansion) -> 
 
 
 def _bent(walk: Walk, sign: int) -> bool:
-    """Whether one far point says that a side is no parabola; with tangents of the estimate it may overstate the rise."""
-    point = walk.next(walk.start, float(walk.start.theta[walk.j] + sign * LOOK * walk.sd[walk.j]))
-    ratio = (point.objective - walk.start.objective) / (LOOK**2 / 2)
-    return not PARABOLA[0] < ratio < PARABOLA[1]
+    """Whether the objective may rise by less than a parabola on a side, by one far point and what fitting on would still gain there."""
+    point = walk.next(walk.start, float(walk.start.theta[walk.j] + sign * LOOK * walk.sd[walk.j]), SOLVES)
+    return point.objective - point.left - walk.start.objective < PARABOLA * LOOK**2 / 2
 
 
 def _outwards(walk: Walk, sign: int, unknown: Unknown) -> Iterator[tuple[float, float]]:

@@ -63,13 +63,13 @@ class Walk:
             yield point
             rise = point.objective - self.start.objective
 
-    def next(self, point: Point, x: float) -> Point:
-        """The neighbour with unknown j at x: others predicted, then fitted."""
+    def next(self, point: Point, x: float, most: int = MOST_STEPS) -> Point:
+        """The neighbour with unknown j at x: others predicted, then fitted, by at most so many solves."""
         step = np.zeros_like(point.theta)
         step[self.j] = x - point.theta[self.j]
         step[self.others] = self._others(point.theta + step, point.expansion, step)
         point = self._moved(point, step)
-        for _ in range(MOST_STEPS - 1):
+        for _ in range(most - 1):
             step = np.zeros_like(point.theta)
             step[self.others] = self._others(point.theta, point.expansion, step)
             if self._gain(point) < GAIN_LEFT:
