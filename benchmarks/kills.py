@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-#: Share of kills that wait for the writing.
-WRITING = 0.33
+#: Share of kills that wait for the writing, and of a run's length within which the others fall: few end before.
+WRITING, LENGTH = 0.25, 0.8
 #: A run is let go to its end after so many kills, and taken for hung after so many seconds.
 ON_THE_WAY, HUNG_S = 10, 900.0
 
@@ -183,17 +183,18 @@ def once(case: Case, out: Path, whole: Whole, left: int, fresh: float, rng: np.r
             code = None
             while code is None and not writing(out):
                 code = ended(pid, 0.002)
-            code = ended(pid, rng.uniform(0, whole.writes)) if code is None else code
+            code = ended(pid, rng.uniform(0, LENGTH * whole.writes)) if code is None else code
         else:
-            code = ended(pid, rng.uniform(0, whole.seconds))
+            code = ended(pid, rng.uniform(0, LENGTH * whole.seconds))
         if code is not None:
-            tally.failed += code not in (0, 5)
             break
         killed(pid)
         at = stage(out, before)
         tally.kills[at] += 1
         examined(out, whole.names, tally)
-    tally.failed += ended(started(command, False), HUNG_S) not in (0, 5)
+    else:
+        code = ended(started(command, False), HUNG_S)
+    tally.failed += code not in (0, 5)
     tally.runs += 1
     again = read(out, case)
     answer, same = whole.answer, again.shape == whole.answer.shape
@@ -203,10 +204,10 @@ def once(case: Case, out: Path, whole: Whole, left: int, fresh: float, rng: np.r
     tally.left_over += [p.name for p in out.parent.iterdir()] != [out.name]
 
 
-def reference(case: Case, out: Path, fresh: bool) -> Whole:
+def reference(case: Case, out: Path) -> Whole:
     """Numbers, files and durations (of all, of the writing) of a run that nobody kills."""
     began = time.monotonic()
-    pid = started((*case.command, "--quiet", "--out", str(out)), fresh)
+    pid = started((*case.command, "--quiet", "--out", str(out)), False)
     while not writing(out):
         if ended(pid, 0.002) is not None:
             raise SystemExit(f"{case.name} does not run")
@@ -235,7 +236,7 @@ def study(kills: int, seed: int, what: str, fresh: float, folder: Path) -> Tally
     while tally.kills.total() < kills:
         case = chosen[tally.runs % len(chosen)]
         if case.name not in wholes:
-            wholes[case.name] = reference(case, folder / f"{case.name}_whole", fresh > 0)
+            wholes[case.name] = reference(case, folder / f"{case.name}_whole")
         place = folder / f"{case.name}_{tally.runs}"
         place.mkdir()
         once(case, place / "out", wholes[case.name], kills - tally.kills.total(), fresh, rng, tally)
