@@ -120,13 +120,13 @@ def killed(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
-def writing(out: Path) -> bool:
-    return any(out.parent.glob(f".{out.name}.part-*"))
+def writing(out: Path, pid: int) -> bool:
+    return out.with_name(f".{out.name}.part-{pid}").exists()
 
 
-def stage(out: Path, before: int) -> str:
+def stage(out: Path, pid: int, before: int) -> str:
     """How far a run had got when it was killed; ``before``: the result that it found, as :func:`which`."""
-    if writing(out):
+    if writing(out, pid):
         return "writing"
     if which(out) != before:
         return "after the rename"
@@ -181,7 +181,7 @@ def once(case: Case, out: Path, whole: Whole, left: int, fresh: float, rng: np.r
         before, pid = which(out), started(command, rng.random() < fresh)
         if rng.random() < WRITING:
             code = None
-            while code is None and not writing(out):
+            while code is None and not writing(out, pid):
                 code = ended(pid, 0.002)
             code = ended(pid, rng.uniform(0, LENGTH * whole.writes)) if code is None else code
         else:
@@ -189,7 +189,7 @@ def once(case: Case, out: Path, whole: Whole, left: int, fresh: float, rng: np.r
         if code is not None:
             break
         killed(pid)
-        at = stage(out, before)
+        at = stage(out, pid, before)
         tally.kills[at] += 1
         examined(out, whole.names, tally)
     else:
@@ -208,7 +208,7 @@ def reference(case: Case, out: Path) -> Whole:
     """Numbers, files and durations (of all, of the writing) of a run that nobody kills."""
     began = time.monotonic()
     pid = started((*case.command, "--quiet", "--out", str(out)), False)
-    while not writing(out):
+    while not writing(out, pid):
         if ended(pid, 0.002) is not None:
             raise SystemExit(f"{case.name} does not run")
     wrote = time.monotonic()
