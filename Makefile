@@ -14,6 +14,7 @@ install = $(if $(LOCKED),$(LOCK) $(INDEX) -r locks/$(1).txt && $(BIN)/pip instal
 DRUG := $(wildcard sample_data/drug_*.nii.gz)
 VFA := $(wildcard sample_data/vfa_*.nii.gz)
 COHORT := cohort_demo
+SUBJECTS := 8
 COHORT_RUN := OMP_NUM_THREADS=1 $(BIN)/nanopinn cohort $(COHORT)/bids $(COHORT)/out --engine fv --preset fast
 
 .PHONY: demo cohort-demo test test-gui lint lock audit clean
@@ -34,9 +35,9 @@ demo: $(VENV)/.package
 	  --vfa $(VFA) --drug $(DRUG) --out demo_result --overwrite; code=$$?; \
 	if [ $$code -eq 5 ]; then echo "The fit finished, but its check failed: read the first line of demo_result/report.html."; fi; exit $$code
 
-# eight phantom subjects, the series of one spoiled: 6 says that the others are done; then again, with nothing to do
+# phantom subjects, the series of one spoiled: 6 says that the others are done; then again, with nothing to do
 cohort-demo: $(VENV)/.test
-	@rm -rf $(COHORT) && $(BIN)/nanopinn phantom --out $(COHORT)/bids --bids 8 --shape 10 10 6 --length-scale 0.8 -q
+	@rm -rf $(COHORT) && $(BIN)/nanopinn phantom --out $(COHORT)/bids --bids $(SUBJECTS) --shape 10 10 6 --length-scale 0.8 -q
 	@truncate -s 2000 $(COHORT)/bids/sub-03/perf/sub-03_dce.nii.gz
 	@$(COHORT_RUN); code=$$?; [ $$code -eq 6 ] || { echo "The cohort ended with $$code, not with 6."; exit 1; }
 	@echo "As expected: sub-03, whose series was cut short, is refused; the others are done. Again:"
@@ -44,8 +45,12 @@ cohort-demo: $(VENV)/.test
 	  || { echo "The second run ended with $$code, or found work to do."; exit 1; }
 	@echo "Nothing was left to do. Open $(COHORT)/out/group.html"
 
+# WORKERS=2: files of tests shared between two processes of one thread each
+WORKERS ?= 0
+PARALLEL := $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile)
+
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(if $(PARALLEL),OMP_NUM_THREADS=1) $(BIN)/python -m pytest $(PARALLEL)
 
 # napari in a real window, on a screen that nobody sees; a call of its own, because an abort of Qt ends the process
 $(VENV)/.gui: $(VENV)/.test locks/gui.txt
@@ -64,10 +69,11 @@ lint: $(VENV)/.test
 lock: $(BIN)/python
 	$(BIN)/python locks/lock.py
 
-# known vulnerabilities of what is locked; needs the network
+# known vulnerabilities of what is locked, by PyPI's own list: needs the network, and fails where a package could not be looked up
 audit: $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install -q pip-audit
-	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip $(foreach layer,demo test gui,-r locks/$(layer).txt)
+	sed 's/+cpu//; s/ --hash.*//' locks/demo.txt locks/test.txt locks/gui.txt > $(VENV)/audit/locked.txt
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -r $(VENV)/audit/locked.txt
 
 clean:
 	rm -rf $(VENV) demo_result $(COHORT)

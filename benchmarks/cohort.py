@@ -7,6 +7,7 @@ The killed run is another one of the same subjects; what it ends with is compare
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -27,7 +28,11 @@ SUBJECTS = tuple(f"sub-{i:02d}" for i in range(1, 9))
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]).resolve()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--killed", type=int, default=len(SUBJECTS), help="subjects of the killed runs")
+    args = parser.parse_args()
+    folder, some = args.folder.resolve(), SUBJECTS[: args.killed]
     bids = folder / "bids"
     if not bids.exists():
         make_phantom_dataset(bids, len(SUBJECTS), PhantomSettings(
@@ -39,24 +44,25 @@ def main() -> None:
     before = _changes(whole)
     _row("again", *_run(bids, whole), whole)
     print(f"  files that changed: {sorted(f for f, t in _changes(whole).items() if before.get(f) != t) or 'none'}")
-    _kill_a_job(bids, killed)
-    _row("after the killed job", *_run(bids, killed), killed)
-    for file in sorted(killed.glob("work/sub-0[1-4]/*.json")):
+    _kill_a_job(bids, killed, some)
+    _row("after the killed job", *_run(bids, killed, some), killed)
+    for file in killed.glob("work/sub-0[1-4]/fit.json"):
         file.unlink()
-    _kill_the_driver(bids, killed)
-    _row("after the killed driver", *_run(bids, killed), killed)
-    print(f"largest distance of a posterior median from the undisturbed run, relative: {_distance(whole, killed):.1e}")
+    _kill_the_driver(bids, killed, some)
+    _row("after the killed driver", *_run(bids, killed, some), killed)
+    print(f"largest distance of a posterior median from the undisturbed run, relative: {_distance(whole, killed, some):.1e}")
 
 
-def _start(bids: Path, out: Path) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "nanopinn", "cohort", str(bids), str(out), "--engine", "fv", "--preset", "fast"]
+def _start(bids: Path, out: Path, subjects: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    only = [word for s in subjects for word in ("--only", s)]
+    words = [sys.executable, "-m", "nanopinn", "cohort", str(bids), str(out), "--engine", "fv", "--preset", "fast", *only]
     out.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(words, stdout=(out / "said.txt").open("ab"), stderr=subprocess.STDOUT)
 
 
-def _run(bids: Path, out: Path) -> tuple[int, float]:
+def _run(bids: Path, out: Path, subjects: tuple[str, ...] = SUBJECTS) -> tuple[int, float]:
     began = time.perf_counter()
-    return _start(bids, out).wait(), time.perf_counter() - began
+    return _start(bids, out, subjects).wait(), time.perf_counter() - began
 
 
 def _row(name: str, code: int, seconds: float, out: Path) -> None:
@@ -66,27 +72,34 @@ def _row(name: str, code: int, seconds: float, out: Path) -> None:
 
 
 def _fits(out: Path) -> list[psutil.Process]:
-    """Running fits of a cohort: the Python processes, without the shells around them."""
-    return [p for p in left_behind(out) if "python" in p.name() and "fit" in p.cmdline()]
+    """Running fits of a cohort, without the shells around them."""
+    return [p for p in left_behind(out) if [Path(word).name for word in _command_line(p)[1:3]] == ["nanopinn", "fit"]]
 
 
-def _until_two_work(bids: Path, out: Path) -> subprocess.Popen[bytes]:
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _until_two_work(bids: Path, out: Path, subjects: tuple[str, ...]) -> subprocess.Popen[bytes]:
     """A driver that has two fits under way, each with a state of its descent kept."""
-    driver = _start(bids, out)
+    driver = _start(bids, out, subjects)
     while driver.poll() is None and not (len(_fits(out)) == 2 and len(list(out.glob("work/*/fit.partial/fv.safetensors"))) >= 2):
         time.sleep(0.05)
     return driver
 
 
-def _kill_a_job(bids: Path, out: Path) -> None:
+def _kill_a_job(bids: Path, out: Path, subjects: tuple[str, ...]) -> None:
     began = time.perf_counter()
-    driver = _until_two_work(bids, out)
+    driver = _until_two_work(bids, out, subjects)
     os.kill(_fits(out)[0].pid, signal.SIGKILL)
     _row("one job killed", driver.wait(), time.perf_counter() - began, out)
 
 
-def _kill_the_driver(bids: Path, out: Path) -> None:
-    driver = _until_two_work(bids, out)
+def _kill_the_driver(bids: Path, out: Path, subjects: tuple[str, ...]) -> None:
+    driver = _until_two_work(bids, out, subjects)
     driver.kill()
     print(f"driver killed (exit code {driver.wait()}), {len(_fits(out))} fits left behind", flush=True)
 
@@ -95,9 +108,9 @@ def _changes(out: Path) -> dict[str, int]:
     return {str(f.relative_to(out)): f.stat().st_mtime_ns for f in out.rglob("*") if f.is_file() and ".snakemake" not in f.parts}
 
 
-def _distance(one: Path, other: Path) -> float:
+def _distance(one: Path, other: Path, subjects: tuple[str, ...]) -> float:
     worst = 0.0
-    for subject in set(SUBJECTS) - {SPOILED}:
+    for subject in [s for s in subjects if (one / "work" / s / "fit").is_dir()]:
         a, b = (json.loads((out / "work" / subject / "fit" / "parameters.json").read_text())["parameters"] for out in (one, other))
         worst = max(worst, *(abs(math.log(x["posterior_median"] / y["posterior_median"])) for x, y in zip(a, b, strict=True)))
     return worst

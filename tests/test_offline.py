@@ -178,6 +178,6 @@ def test_every_kind_of_page_says_research_use_only() -> None:
 
 def test_the_readme_and_the_help_say_research_use_only() -> None:
     assert "Research use only" in (OFFLINE.parents[1] / "README.md").read_text()
-    from nanopinn.cli import app
+    from nanopinn.cli.app import app
 
     assert "Research use only" in str(app.info.help)

@@ -13,10 +13,11 @@ import typer
 
 from nanopinn.cli.config import table_of
 from nanopinn.cli.options import Quiet
-from nanopinn.errors import InputError, NanopinnError, OutputError
+from nanopinn.errors import InputError, OutputError, PartialCohortError
 
 if TYPE_CHECKING:
     from nanopinn.workflows.cohort.studies import Study
+    from nanopinn.workflows.pipeline.ends import End
     from nanopinn.workflows.pipeline.snakemake import Workflow
 
 _PROFILE = "local (two jobs at a time), slurm, or a folder with a Snakemake profile."
@@ -102,39 +103,36 @@ def _say_plan(workflow: Workflow, studies: Sequence[Study]) -> None:
 
 def _work(workflow: Workflow, studies: Sequence[Study], arms: bool, quiet: bool) -> None:
     from nanopinn.workflows.pipeline.alone import alone_in
-    from nanopinn.workflows.pipeline.ends import ends_of, exit_code
-    from nanopinn.workflows.pipeline.places import pipelines, profile_folder
-    from nanopinn.workflows.pipeline.snakemake import last_words
-
-    pipelines()
-    profile_folder(workflow.profile)
-    out, log = workflow.out, workflow.out / "work" / "cohort.log"
+    from nanopinn.workflows.pipeline.ends import Watch, ends_of
+    from nanopinn.workflows.pipeline.snakemake import refuse_early_end
 
     def tell(line: str) -> None:
         if not quiet:
             typer.echo(line, err=True)
 
-    with alone_in(out, tell):
-        seen = {e for e in ends_of(out, studies, arms=arms) if e.status != "unfinished"}
+    log = workflow.out / "work" / "cohort.log"
+    with alone_in(workflow.out, tell):
+        watch = Watch(workflow.out, studies, arms, tell)
+        code = workflow.run(log, watch)
+        watch()
+        refuse_early_end(code, log)
+        ends = ends_of(workflow.out, studies, arms=arms)
+    _say_ends(ends, workflow.out, code)
 
-        def each() -> None:
-            for end in ends_of(out, studies, arms=arms):
-                if end.status != "unfinished" and end not in seen:
-                    seen.add(end)
-                    tell(end.line())
 
-        code = workflow.run(log, each)
-        each()
-        said = log.read_text(encoding="utf-8")
-        if code and "Error in rule" not in said:
-            raise NanopinnError(f"Snakemake ended early: {last_words(said)} All of it: {log}")
-        ends = ends_of(out, studies, arms=arms)
+def _say_ends(ends: Sequence[End], out: Path, code: int) -> None:
+    """Every run that did not pass, the counts, and the page; then the exit code."""
+    from nanopinn.workflows.pipeline.ends import PASSED, exit_code
+
+    fits = Counter(end.status for end in ends if end.run == "fit")
     for end in ends:
-        if end.status != "passed":
+        if end.status != PASSED:
             typer.echo(end.line())
-    fits = Counter(e.status for e in ends if e.run == "fit")
-    typer.echo(f"{len(studies)} studies: " + ", ".join(f"{n} {status}" for status, n in fits.items()) + ".")
+    typer.echo(f"{fits.total()} studies: " + ", ".join(f"{n} {status}" for status, n in fits.items()) + ".")
     typer.echo(f"Page: {out / 'group.html'}")
-    ended = max(exit_code(ends), 6 if code and exit_code(ends) == 0 else 0)
+    ended = exit_code(ends)
+    if code and not ended:  # derivatives or the page
+        typer.echo(f"Every fit ended well, but not what follows: {out / 'work' / 'cohort.log'} says what.")
+        ended = PartialCohortError.exit_code
     if ended:
         raise typer.Exit(ended)

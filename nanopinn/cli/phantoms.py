@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanopinn.errors import InputError, NanopinnError, PartialCohortError
+from nanopinn.errors import InputError, PartialCohortError
 
 if TYPE_CHECKING:
     from nanopinn.workflows.coverage import Coverage
@@ -38,7 +38,7 @@ def phantoms(
     """
     from nanopinn.workflows.pipeline.alone import alone_in
     from nanopinn.workflows.pipeline.jobs import jobs_planned
-    from nanopinn.workflows.pipeline.snakemake import Workflow, last_words
+    from nanopinn.workflows.pipeline.snakemake import Workflow, refuse_early_end
 
     config = {
         "seeds": list(range(first_seed, first_seed + seeds)), "lengths": list(length_scale or (0.4, 1.2)), "drug": drug,
@@ -52,8 +52,7 @@ def phantoms(
     with alone_in(out, lambda line: typer.echo(line, err=True)):
         log = out / "work" / "phantoms.log"
         code = workflow.run(log, lambda: None)
-        if code and not (out / "coverage.tsv").is_file():
-            raise NanopinnError(f"Snakemake ended early: {last_words(log.read_text(encoding='utf-8'))} All of it: {log}")
+        refuse_early_end(code, log)
     coverage(out)
     if code:
         raise PartialCohortError(f"Some phantoms were not fitted: {log} says which. The same command tries them again.")

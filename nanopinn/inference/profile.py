@@ -2,10 +2,7 @@
 
     f(x) = min over theta with theta_j = x of (chi2 + prior)/2
 
-Each point is a full solve of the states; the others move by Gauss-Newton from the neighbouring point. Its tangents are
-those at the estimate, brought in line with every solve since (Broyden), or exact on request: without them a value is
-exact at its point and an upper bound of f, off by about ``left``. The problem is held as the fit left it, with its maps
-and systematic errors, so that every point is of one objective. The 95 % interval is where f rises by 1.92 (Venzon and
+Points are found as :mod:`nanopinn.inference.walk` says. The 95 % interval is where f rises by 1.92 (Venzon and
 Moolgavkar 1988, Appl. Stat. 37:87); an unknown whose misfit alone stays flat is not identifiable (Raue 2009,
 Bioinformatics 25:1923).
 """
@@ -14,25 +11,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.errors import InputError, NanopinnError
+from nanopinn.errors import InputError
 from nanopinn.inference.expansion import Expansion, Objective, Solvable
 from nanopinn.inference.ridge import Ridge, ridge_along
+from nanopinn.inference.walk import RISE_95, Point, Walk
 from nanopinn.progress import Progress, silent
 
 Array = NDArray[np.float64]
 
-#: Half the 95 % quantile of chi2 with one degree of freedom.
-RISE_95 = 1.9207
-#: A side ends where the objective rose by that of three standard deviations, or at so many of them.
-RISE_ENOUGH, FARTHEST = 4.5, 6
-#: The others are fitted well enough when a step would gain less than this; never more solves than this per point.
-GAIN_LEFT, MOST_STEPS = 0.02, 3
 #: A point so much below the estimate says that the fit had not arrived.
 BELOW = 0.1
 
@@ -113,95 +105,18 @@ def profile_likelihood(
     if name not in names:
         raise InputError("no such unknown to profile", field="--profile", found=name, expected=", ".join(names))
     began = time.perf_counter()
-    walk = _Walk(Objective(problem), names.index(name), theta, expansion, exact)
+    walk = Walk(Objective(problem), names.index(name), theta, expansion, exact)
     down, up = (list(_shown(walk.side(sign), progress, name, sign)) for sign in (-1, 1))
     return _collected(walk, down, up, problem, time.perf_counter() - began)
 
 
-@dataclass(frozen=True)
-class _Point:
-    theta: Array
-    expansion: Expansion
-    prior: float
-    left: float
-
-    @property
-    def objective(self) -> float:
-        return self.expansion.misfit + self.prior
-
-
-class _Walk:
-    """From the estimate outwards, one posterior standard deviation a step."""
-
-    def __init__(self, objective: Objective, j: int, theta: Array, expansion: Expansion | None, exact: bool) -> None:
-        self.objective, self.j, self.exact = objective, j, exact
-        at = objective.expand(theta) if expansion is None else expansion
-        self.covariance = objective.quadratic(theta, at).covariance
-        self.sd = np.sqrt(np.diag(self.covariance))
-        self.others = np.arange(len(theta)) != j
-        self.start = _Point(theta, at, objective.prior(theta), 0.0)
-        self.stopped = ""
-
-    def side(self, sign: int) -> Iterator[_Point]:
-        point, rise, z = self.start, 0.0, 0
-        while z < FARTHEST and (z < 3 or rise < RISE_95) and rise < RISE_ENOUGH:
-            z += 1
-            try:
-                point = self.next(point, self.start.theta[self.j] + sign * z * self.sd[self.j])
-            except NanopinnError as error:
-                self.stopped = f"a side ended at {z - 1} sd, where the states can no longer be solved ({error})"
-                return
-            yield point
-            rise = point.objective - self.start.objective
-
-    def next(self, point: _Point, x: float) -> _Point:
-        """The neighbour with unknown j at x: others predicted, then fitted."""
-        step = np.zeros_like(point.theta)
-        step[self.j] = x - point.theta[self.j]
-        step[self.others] = self._others(point.theta + step, point.expansion, step)
-        point = self._moved(point, step)
-        for _ in range(MOST_STEPS - 1):
-            step = np.zeros_like(point.theta)
-            step[self.others] = self._others(point.theta, point.expansion, step)
-            if self._gain(point) < GAIN_LEFT:
-                break
-            trial = self._moved(point, step)
-            if trial.objective > point.objective:
-                # the solve was not in vain: the tangents know of it now
-                known = replace(point.expansion, jacobian=trial.expansion.jacobian)
-                point = replace(point, expansion=known)
-            else:
-                point = trial
-        return replace(point, left=self._gain(point))
-
-    def _moved(self, point: _Point, step: Array) -> _Point:
-        theta = point.theta + step
-        at, prior = self.objective, self.objective.prior(theta)
-        return _Point(theta, at.expand(theta) if self.exact else point.expansion.moved(step, at.residual(theta), self.sd), prior, 0.0)
-
-    def _others(self, theta: Array, at: Expansion, fixed: Array) -> Array:
-        """Gauss-Newton step of the others from where ``at`` holds, when ``fixed`` is gone as well."""
-        J, o = at.jacobian, self.others
-        residual = at.residual + J @ fixed
-        gradient = J[:, o].T @ residual + (self.objective.prior_residual(theta) / self.objective.prior_sd)[o]
-        hessian = J[:, o].T @ J[:, o] + np.diag(self.objective.prior_sd[o] ** -2.0)
-        return np.asarray(-np.linalg.solve(hessian, gradient), dtype=np.float64)
-
-    def _gain(self, point: _Point) -> float:
-        """What a step of the others would gain by the quadratic model."""
-        J, o = point.expansion.jacobian, self.others
-        step = self._others(point.theta, point.expansion, np.zeros_like(point.theta))
-        hessian = J[:, o].T @ J[:, o] + np.diag(self.objective.prior_sd[o] ** -2.0)
-        return 0.5 * float(step @ hessian @ step)
-
-
-def _shown(points: Iterator[_Point], progress: Progress, name: str, sign: int) -> Iterator[_Point]:
+def _shown(points: Iterator[Point], progress: Progress, name: str, sign: int) -> Iterator[Point]:
     for k, point in enumerate(points):
         progress(f"profile of {name}", (0.0 if sign < 0 else 0.5) + min(k + 1, 3) / 6, {"objective": point.objective})
         yield point
 
 
-def _collected(walk: _Walk, down: list[_Point], up: list[_Point], problem: Solvable, seconds: float) -> Profile:
+def _collected(walk: Walk, down: list[Point], up: list[Point], problem: Solvable, seconds: float) -> Profile:
     points = [*reversed(down), walk.start, *up]
     unknown = problem.unknowns.items[walk.j]
     theta = np.stack([p.theta for p in points])

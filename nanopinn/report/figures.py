@@ -126,7 +126,7 @@ def descent_panel(runs: dict[str, EngineRun] | Any) -> Figure:
 
 def profile_panel(profiles: Sequence[Profile]) -> Figure:
     """Objective of every profile, misfit and prior apart, with the 95 % line and both intervals."""
-    from nanopinn.inference.profile import RISE_95
+    from nanopinn.inference.walk import RISE_95
 
     columns = min(4, len(profiles))
     rows = -(-len(profiles) // columns)

@@ -27,13 +27,14 @@ from nanopinn.inference.neural import fit_neural
 from nanopinn.inference.pinn import fit_pinn
 from nanopinn.inference.pinn.engine import PinnSettings
 from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.reach import Held, held_against_solves
 from nanopinn.inference.refusals import refuse
 from nanopinn.inference.result import FitResult
 from nanopinn.inference.resume import Keeper, Resume
 from nanopinn.progress import Progress, silent
 from nanopinn.workflows.device import choose_device
 from nanopinn.workflows.fields import with_scalars_alone
-from nanopinn.workflows.nuisance import ended, refuse_without_fv, with_estimated_noise
+from nanopinn.workflows.nuisance import Ended, ended, refuse_without_fv, with_estimated_noise
 from nanopinn.workflows.problem import Posed, pose_problem
 from nanopinn.workflows.products import curves, fields, maps, vectors
 from nanopinn.workflows.settings import FitSettings
@@ -174,18 +175,19 @@ def infer(
         fits["fv"], noted = with_estimated_noise(posed.problem, fits["fv"], progress)
     end = ended(fits["fv"] if "fv" in fits else fits["pinn"], settings, progress)
     last = end.fitted
+    posterior = _held(end, settings, seconds, progress)
     check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
     seconds = {**seconds, **{name: f.run.seconds for name, f in fits.items()}, "check": check.seconds}
     result = FitResult(
-        scalars=end.scalars,
-        covariance=end.covariance,
+        scalars=posterior.scalars,
+        covariance=posterior.covariance,
         runs={name: f.run for name, f in fits.items()},
         engine_distance=_distance(fits),
         check=check,
         maps=maps(imaging, posed, last),
         fields=fields(posed, last),
         curves=curves(imaging, posed, last),
-        assumptions=(*imaging.assumptions, *posed.assumptions, *noted, *end.notes),
+        assumptions=(*imaging.assumptions, *posed.assumptions, *noted, *end.notes, *posterior.notes),
         affine=np.asarray(imaging.affine),
         mask=imaging.mask,
         seconds=seconds,
@@ -195,6 +197,17 @@ def infer(
     for name in settings.profile:
         result.profile(name, progress=progress)
     return result
+
+
+def _held(end: Ended, settings: FitSettings, seconds: dict[str, float], progress: Progress) -> Held:
+    """The posterior, held against solves where it is of scalars alone and time is not what counts."""
+    if settings.preset == "fast" or end.checkpoint.problem.unknowns.functions:
+        why = "preset fast" if settings.preset == "fast" else "functions among the unknowns"
+        return Held(end.scalars, end.covariance, (f"Intervals are those of a parabola at the estimate, not held against solves ({why}).",))
+    began, at = time.perf_counter(), end.checkpoint
+    held = held_against_solves(at.posed, at.point, end.scalars, end.covariance, expansion=at.tangents, progress=progress)
+    seconds["how far the answer reaches"] = time.perf_counter() - began
+    return held
 
 
 def _study(inputs: ImagingInputs, settings: FitSettings, device: str) -> dict[str, str]:

@@ -8,8 +8,9 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 
 from nanopinn.errors import InputError
-from nanopinn.inference.profile import GAIN_LEFT, RISE_95, profile_likelihood
+from nanopinn.inference.profile import profile_likelihood
 from nanopinn.inference.ridge import ridge_partner
+from nanopinn.inference.walk import GAIN_LEFT, RISE_95
 
 from .linear import Closed, gaussian, unknowns
 

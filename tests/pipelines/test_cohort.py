@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from nanopinn.workflows.phantom.dataset import make_phantom_dataset
 from nanopinn.workflows.pipeline.ends import ends_of, exit_code
 from nanopinn.workflows.pipeline.jobs import Job, jobs_planned, told
 from nanopinn.workflows.pipeline.places import profile_folder
+from nanopinn.workflows.pipeline.snakemake import Workflow
 from nanopinn.workflows.settings import PhantomSettings
 
 from .conftest import Cohort, dataset
@@ -59,24 +60,21 @@ def test_a_spoiled_subject_stops_no_other_and_a_second_run_does_nothing(tmp_path
 def test_two_hundred_subjects_are_planned_in_seconds(tmp_path: Path) -> None:
     bids = dataset(tmp_path / "bids", 200)
     (bids / "sub-007" / "cest" / "sub-007_pHmap.nii.gz").unlink()
-    began = time.perf_counter()
+    began = _cpu_of_children()
     said = cohort(bids, tmp_path / "out", "--arms", "free,pld", "--dry-run")
     assert said.returncode == 0, said.stderr
-    assert time.perf_counter() - began < 20
+    assert _cpu_of_children() - began < 10, "one thread, so on a free core hardly more on the clock, where 20 s are the limit"
     lines = said.stdout.splitlines()
-    assert "sub-001: fit, arms, derivatives, derivatives_of_arms (not done yet)" in {_sorted(line) for line in lines}
+    assert lines[0] == "sub-001: fit, derivatives, arms, derivatives_of_arms (not done yet)"
     assert any(line.startswith("sub-007: no pH map") for line in lines)
     # four jobs for each of the 199 that can be fitted, and the page
     assert "200 studies, 1 of them with a problem; 797 jobs" in lines[-1]
     assert not (tmp_path / "out").exists()
 
 
-def _sorted(line: str) -> str:
-    """A study's line with its jobs in one order."""
-    study, _, rest = line.partition(": ")
-    jobs, _, why = rest.partition(" (")
-    order = ["fit", "arms", "derivatives", "derivatives_of_arms"]
-    return f"{study}: {', '.join(sorted(jobs.split(', '), key=lambda j: order.index(j) if j in order else 9))} ({why}"
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_a_dataset_without_a_usable_study_ends_with_3(tmp_path: Path) -> None:
@@ -106,6 +104,12 @@ def test_snakemakes_own_trouble_is_told_in_its_words(tmp_path: Path) -> None:
 def test_a_profile_that_is_none_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="nowhere"):
         profile_folder("nowhere")
+
+
+def test_without_snakemake_one_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanopinn.workflows.pipeline.places.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'nanopinn\[pipelines\]'"):
+        Workflow("cohort", tmp_path)
 
 
 def test_the_verdicts_decide_the_exit_code(tmp_path: Path) -> None:
@@ -142,28 +146,11 @@ localrule all:
 
 
 def test_the_workflows_are_in_the_wheel(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        tmp_path,
-        "--no-cache-dir",
-        _copy(tmp_path),
-    ]
-    subprocess.run(list(map(str, command)), check=True, timeout=120)
+    build = "-m pip wheel -q --no-deps --no-build-isolation --no-cache-dir -w".split()
+    subprocess.run([sys.executable, *build, str(tmp_path), str(_copy(tmp_path))], check=True, timeout=120)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    wanted = (
-        "cohort/Snakefile",
-        "cohort/schemas/config.schema.yaml",
-        "phantoms/Snakefile",
-        "profiles/local/config.yaml",
-        "profiles/slurm/config.yaml",
-    )
+    workflows = ("cohort/Snakefile", "cohort/schemas/config.schema.yaml", "phantoms/Snakefile")
+    wanted = (*workflows, "profiles/local/config.yaml", "profiles/slurm/config.yaml")
     assert {f"nanopinn/pipelines/{name}" for name in wanted} <= set(names)
 
 

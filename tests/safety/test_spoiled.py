@@ -169,7 +169,8 @@ def test_any_entries_of_a_toml_file_are_read_or_refused(place: Path, kind: str, 
 @given(data=st.data())
 def test_any_configuration_is_read_or_refused_and_numbers_stay_numbers(place: Path, kind: Any, data: st.DataObject) -> None:
     entries = data.draw(st.dictionaries(st.sampled_from(list(kind.model_fields)), anything, min_size=1, max_size=4))
-    (place / "config.toml").write_text("\n".join(["[t]", *(f"{json.dumps(k)} = {toml(v)}" for k, v in entries.items())]), errors="surrogatepass")
+    lines = ["[t]", *(f"{json.dumps(k)} = {toml(v)}" for k, v in entries.items())]
+    (place / "config.toml").write_text("\n".join(lines), errors="surrogatepass")
     found = read_or_refused(lambda: settings_of(kind, "t", place / "config.toml", {}))
     for name, value in entries.items():
         if found is not None and isinstance(value, bool):

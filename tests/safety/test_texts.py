@@ -28,6 +28,7 @@ from nanopinn.workflows import settings
 from nanopinn.workflows.formulations import read_formulation
 from nanopinn.workflows.schedule import read_schedule
 from nanopinn.workflows.simulate.sources import _ktrans_unit
+from nanopinn.workflows.therapy.arm_options import heat_table
 
 from .hostile import AFFINE, DATA, refused, volume
 
@@ -117,9 +118,23 @@ LISTS = [
 def test_what_is_no_list_of_times_or_offsets_is_refused(tmp_path: Path, text: str) -> None:
     path = side(tmp_path, spoiled("VolumeTiming", text))
     assert refused(lambda: load_acquisition(path, FRAMES, 7.0), "a.json").field == "VolumeTiming"
+    if text != "[0, 7, 7]":  # which is long enough to say how long a heating lasts
+        assert refused(lambda: heat_table(str(path)), "a.json").field == "VolumeTiming"
     series = volume(tmp_path / "a.nii", np.stack([DATA] * FRAMES, axis=-1))
     (tmp_path / "a.json").write_text(spoiled("SaturationOffsetsPPM", text))
     assert "SaturationOffsets" in str(refused(lambda: read_spectra(series), "a.json").field)
+
+
+@pytest.mark.parametrize(
+    ("which", "fill"), [(0, np.nan), (0, 0.0), (0, -1.0), (0, np.inf), (slice(1, None), np.nan), (slice(1, None), np.inf)]
+)
+def test_z_spectra_of_nothing_are_refused(tmp_path: Path, which: Any, fill: float) -> None:
+    series = np.ones((*DATA.shape, FRAMES), dtype=np.float32)
+    series[..., which] = fill
+    offsets = [-300.0, *np.linspace(-7, 7, FRAMES - 1).tolist()]
+    (tmp_path / "a.json").write_text(json.dumps({"SaturationOffsetsPPM": offsets}))
+    path = volume(tmp_path / "a.nii", series)
+    assert refused(lambda: read_spectra(path), "a.nii").field == "values"
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
+import pytest
+from typer.testing import CliRunner, Result
+
+from nanopinn.cli.app import app
 from nanopinn.workflows import verify
 from nanopinn.workflows.verify import VerificationCase, run_verification
 
 
 @pytest.fixture(scope="module")
-def cases() -> tuple[VerificationCase, ...]:
-    return run_verification()
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, tuple[VerificationCase, ...]]:
+    """What `nanopinn verify` says, and the cases that it writes."""
+    table = tmp_path_factory.mktemp("verify") / "cases.json"
+    result = CliRunner().invoke(app, ["verify", "--json", str(table)])
+    return result, tuple(VerificationCase(**{k: v for k, v in c.items() if k != "passed"}) for c in json.loads(table.read_text())["cases"])
+
+
+@pytest.fixture(scope="module")
+def cases(told: tuple[Result, tuple[VerificationCase, ...]]) -> tuple[VerificationCase, ...]:
+    return told[1]
+
+
+def test_the_command_ends_well_and_prints_every_case(told: tuple[Result, tuple[VerificationCase, ...]]) -> None:
+    result, cases = told
+    assert result.exit_code == 0
+    for c in cases:
+        assert f"{c.id:8s}{c.name}: {c.quantity}" in result.output
+    assert f"of {len(cases)} cases passed" in result.output
 
 
 def test_the_solvers_reproduce_every_reference_value(cases: tuple[VerificationCase, ...]) -> None:

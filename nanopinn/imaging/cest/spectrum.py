@@ -168,11 +168,18 @@ def _normalised(data: Array, offsets: Array, path: str | Path) -> tuple[Array, N
         a, b = np.array(blocks)[position], np.array(blocks)[position + 1]
         share = np.clip((index - a) / (b - a), 0, 1)
         reference = data[..., a] * (1 - share) + data[..., b] * share
-    tissue = np.isfinite(first) & (first > _AIR * np.nanpercentile(first, 99))
+    known = np.isfinite(first)
+    tissue = known & (first > _AIR * np.percentile(first[known], 99)) if known.any() else known
+    if not tissue.any():
+        raise InputError(
+            "the reference shows nothing", file=path, field="values", found="no voxel with signal", expected="an image without saturation",
+            remedy="Check which volume is the reference, and the order of the offsets.",
+        )  # fmt: skip
     with np.errstate(divide="ignore", invalid="ignore"):
         Z = np.where(tissue[..., None], data / reference, np.nan)[..., kept]
-    low, high = np.nanpercentile(Z[tissue], [0.5, 99.5])
-    if low < -0.05 or high > 1.2:
+    measured = Z[tissue][np.isfinite(Z[tissue])]
+    low, high = np.percentile(measured, [0.5, 99.5]) if measured.size else (np.nan, np.nan)
+    if not (low >= -0.05 and high <= 1.2):
         raise InputError(
             "normalised spectra leave 0 to 1.1", file=path, field="values", found=f"{low:.2g} to {high:.2g}", expected="0 to 1.1",
             remedy="Check which volume is the reference, and the order of the offsets.",

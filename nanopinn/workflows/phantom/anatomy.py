@@ -95,6 +95,7 @@ def _radius(
 
 
 def _smooth_noise(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], size_mm: float, rng: np.random.Generator) -> Array:
-    """Gaussian field of unit variance and correlation length ``size_mm``."""
+    """Gaussian field of unit variance and correlation length ``size_mm``, its mean within 2."""
     field = gaussian_filter(rng.standard_normal(shape), [size_mm / h for h in spacing_mm], mode="wrap")
-    return field / field.std()
+    # over a few mm a smooth field is nearly constant: by its spread alone its mean would be scaled to tens
+    return np.asarray(field / max(field.std(), abs(field.mean()) / 2))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.io import sidecar_path, write_bytes
+from nanopinn.imaging.io import sidecar_path, write_bytes, write_json
 from nanopinn.progress import Progress, silent
 from nanopinn.report.claim import whole_folder
 from nanopinn.report.table import as_tsv
@@ -41,6 +41,7 @@ def make_phantom_dataset(out: Path, count: int, settings: PhantomSettings, *, pr
     with whole_folder(Path(out), overwrite=False) as part:
         rows = [_subject(part, i, count, settings, progress) for i in range(count)]
         write_bytes(part / "participants.tsv", as_tsv(rows))
+        write_json(part / "participants.json", {"seed": {"Description": "of anatomy, parameters and noise"}})
         write_bytes(part / "README", b"Synthetic tumours drawn by nanopinn phantom; the truth is in sourcedata. No person was scanned.\n")
         describe_scans(part, "nanopinn phantoms", "nanopinn phantom", __version__)
         describe_scans(part / MASKS, "true masks of nanopinn phantoms", "nanopinn phantom", __version__)

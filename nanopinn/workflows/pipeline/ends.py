@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,3 +72,20 @@ def exit_code(ends: Sequence[End]) -> int:
     if all(e.status == PASSED for e in ends):
         return 0
     return 6 if any(e.usable for e in ends if e.run == "fit") else 3
+
+
+class Watch:
+    """Tells of each run of a cohort once, when its verdict appears; of those that were there before, nothing."""
+
+    def __init__(self, out: Path, studies: Sequence[Study], arms: bool, tell: Callable[[str], None]) -> None:
+        self._out, self._studies, self._arms, self._tell = out, studies, arms, tell
+        self._seen = set(self._ends())
+
+    def __call__(self) -> None:
+        for end in self._ends():
+            if end not in self._seen:
+                self._seen.add(end)
+                self._tell(end.line())
+
+    def _ends(self) -> list[End]:
+        return [e for e in ends_of(self._out, self._studies, arms=self._arms) if e.status != UNFINISHED]

@@ -19,6 +19,9 @@ _REASONS = (
     ("Input files updated by another job", "what it reads is made anew"),
 )
 
+#: What is done for a study, one after the other.
+_ORDER = ("fit", "derivatives", "arms", "derivatives_of_arms")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -58,5 +61,5 @@ def _in_words(reason: str) -> str:
 
 def told(jobs: Sequence[Job], place: str) -> str:
     """What would be done for one study: ``fit, derivatives (not done yet)``; nothing where nothing is to be done."""
-    own = [job for job in jobs if job.place == place]
+    own = sorted((job for job in jobs if job.place == place), key=lambda job: _ORDER.index(job.rule))
     return f"{', '.join(job.rule for job in own)} ({own[0].reason})" if own else "nothing to do"

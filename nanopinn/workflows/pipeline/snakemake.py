@@ -8,8 +8,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ from nanopinn.errors import NanopinnError, StoppedError
 from nanopinn.workflows.pipeline.alone import MARK
 from nanopinn.workflows.pipeline.places import pipelines, profile_folder
 
-_POLL_S = 0.5
+_POLL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,11 @@ class Workflow:
     cores: int | None = None
     options: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be started at all."""
+        pipelines()
+        profile_folder(self.profile)
+
     def planned(self, folder: Path) -> str:
         """What Snakemake says it would do; ``folder`` holds the configuration, and stands in for an output that is not there yet."""
         place = self.out if self.out.is_dir() else folder
@@ -47,7 +52,7 @@ class Workflow:
         return said.stdout + said.stderr
 
     def run(self, log: Path, each: Callable[[], None]) -> int:
-        """Do what is to be done; Snakemake's words go to ``log``, ``each`` is called twice a second.
+        """Do what is to be done; Snakemake's words go to ``log``, ``each`` is called once a second.
 
         Returns:
             int: Snakemake's exit code.
@@ -56,17 +61,17 @@ class Workflow:
             StoppedError: the user, or the system, stopped it; its jobs have kept what they had reached.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w", encoding="utf-8") as said:
+        with log.open("w", encoding="utf-8") as said, _Stop() as stop:
             running = subprocess.Popen(
                 self._command(self.out, log.parent), env=self._environment(), stdout=said, stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
-            with _passed_on(running):
-                while True:
-                    try:
-                        return running.wait(_POLL_S)
-                    except subprocess.TimeoutExpired:
-                        each()
+            stop.goes_to(running.pid)
+            while True:
+                try:
+                    return running.wait(_POLL_S)
+                except subprocess.TimeoutExpired:
+                    each()
 
     def _command(self, place: Path, folder: Path) -> list[str]:
         """Options that hold for every profile.
@@ -95,25 +100,47 @@ def commands() -> Path:
     return Path(sys.executable).parent
 
 
-@contextmanager
-def _passed_on(running: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Hand Ctrl-C and a polite kill to Snakemake and its jobs, wait for them, and end in words."""
-    stopped = False
+class _Stop:
+    """Hands Ctrl-C and a polite kill to Snakemake and its jobs, and ends in words once they have ended.
 
-    def stop(signum: int, frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-        with suppress(ProcessLookupError):
-            os.killpg(running.pid, signal.SIGINT)
+    It is there before they are started: a shell that starts us in the background has SIGINT ignored, and they would inherit that.
+    """
 
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for s, handler in before.items():
+    def __init__(self) -> None:
+        self._asked, self._group = False, 0
+
+    def __enter__(self) -> _Stop:
+        self._before = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def goes_to(self, group: int) -> None:
+        """The processes to stop, also if that was asked for already."""
+        self._group = group
+        if self._asked:
+            self._stop(signal.SIGINT, None)
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        self._asked = True
+        if self._group:
+            with suppress(ProcessLookupError):
+                os.killpg(self._group, signal.SIGINT)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        for s, handler in self._before.items():
             signal.signal(s, handler)
-    if stopped:
-        raise StoppedError("Interrupted. What is finished is kept: the same command goes on from there.")
+        if self._asked and error is None:
+            raise StoppedError("Interrupted. What is finished is kept: the same command goes on from there.")
+
+
+def refuse_early_end(code: int, log: Path) -> None:
+    """Say why Snakemake ended where that was for no job's sake.
+
+    Raises:
+        NanopinnError: it was so.
+    """
+    said = log.read_text(encoding="utf-8")
+    if code and "Error in rule" not in said:
+        raise NanopinnError(f"Snakemake ended early: {last_words(said)} All of it: {log}")
 
 
 def last_words(text: str) -> str:

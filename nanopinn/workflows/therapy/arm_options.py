@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import Any
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.given import is_file
 from nanopinn.imaging.io import read_sidecar, sidecar_path
+from nanopinn.imaging.numbers import listed_numbers
 
 _NUMBER = r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
 _DOSE = re.compile(rf"{_NUMBER}\s*(mg/m2|mg/m\^2|mg)")
@@ -52,16 +53,16 @@ def heat_table(text: str) -> dict[str, Any]:
 
 def _measured_minutes(path: Path) -> float:
     """How long a thermometry lasts, by its sidecar."""
-    if not path.is_file():
+    if not is_file(path):
         raise InputError("there is no such thermometry", file=path, field="--heat", found=str(path), remedy="Check the path.")
     times = read_sidecar(path).get("VolumeTiming")
-    last = times[-1] if isinstance(times, list) and times else None
-    if not isinstance(last, (int, float)) or isinstance(last, bool) or not 0 < last < math.inf:
+    listed = listed_numbers(times)
+    if listed is None or not listed.size or not listed[-1] > 0:
         raise InputError(
             "the times of the thermometry cannot be used", file=sidecar_path(path), field="VolumeTiming", found=times,
             expected="increasing times, s after the heating's start",
         )  # fmt: skip
-    return last / 60
+    return float(listed[-1]) / 60
 
 
 def radiation_table(text: str) -> dict[str, float]:

@@ -1,0 +1,78 @@
+"""How far posteriors reach, against closed forms: a parabola, and a valley in which two unknowns explain one number in turns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import brentq, minimize, minimize_scalar
+
+from nanopinn.inference.reach import Held, held_against_solves
+from nanopinn.inference.walk import RISE_95
+
+from .linear import Closed, unknowns
+
+
+def held_at_its_best(problem: Closed) -> tuple[np.ndarray, np.ndarray, Held]:
+    """Estimate, Laplace's covariance, and what solves make of it."""
+    prior = 1 / problem.unknowns.prior_sd**2
+    theta = np.zeros(len(problem.unknowns))
+    for _ in range(50):
+        at = problem.predict(theta, None, tangents=True)
+        J, r = at.jacobian.numpy(), at.residual.numpy()
+        hessian = J.T @ J + np.diag(prior)
+        theta = theta - np.linalg.solve(hessian, J.T @ r + prior * theta)
+    covariance = np.linalg.inv(hessian)
+    return theta, covariance, held_against_solves(problem, theta, problem.unknowns.estimates(theta, covariance), covariance)
+
+
+def two_sources() -> Closed:
+    """One number is exp(a) + exp(b)/2, another is c: a may be next to nothing where b is large."""
+    return Closed(
+        unknowns("a", "b", "c", sd=0.7), lambda th: torch.stack([(torch.exp(th[0]) + torch.exp(th[1]) / 2 - 1.5) / 0.02, th[2] / 0.1])
+    )
+
+
+def rise(problem: Closed, a: float, best: np.ndarray) -> float:
+    """Of the objective from its least to where the first unknown is held, by a search over the second."""
+
+    def value(th: np.ndarray) -> float:
+        return 0.5 * problem.predict(th, None).chi2 + 0.5 * float(np.sum((th / problem.unknowns.prior_sd) ** 2))
+
+    return float(
+        minimize_scalar(lambda b: value(np.array([a, b, 0.0])), bounds=(-3, 3), method="bounded", options={"xatol": 1e-9}).fun
+    ) - value(best)
+
+
+def test_a_parabola_is_left_as_it_is() -> None:
+    rng = np.random.default_rng(0)
+    A = torch.as_tensor(4 * rng.normal(size=(8, 3)))
+    _, covariance, held = held_at_its_best(Closed(unknowns("a", "b", "c"), lambda th: A @ th - 0.3))
+    assert all(s.informed for s in held.scalars)
+    np.testing.assert_array_equal(held.covariance, covariance)
+    assert held.notes == ()
+
+
+def test_in_a_bent_valley_the_sd_is_that_of_the_longer_side() -> None:
+    problem = two_sources()
+    best, covariance, held = held_at_its_best(problem)
+    assert minimize(lambda th: 0.5 * problem.predict(th, None).chi2 + 0.5 * np.sum((th / 0.7) ** 2), best).fun == pytest.approx(
+        0.5 * problem.predict(best, None).chi2 + 0.5 * np.sum((best / 0.7) ** 2), abs=1e-6
+    )
+    laplace, sd = np.sqrt(np.diag(covariance)), np.array([s.sd for s in held.scalars])
+    lower = best[0] - brentq(lambda a: rise(problem, a, best) - RISE_95, best[0] - 4, best[0])
+    assert lower > 1.3 * 1.96 * laplace[0]
+    assert sd[0] == pytest.approx(lower / 1.96, rel=0.03)
+    assert sd[2] == laplace[2]  # what stands apart keeps its sd
+    correlation = held.covariance / np.outer(sd, sd)
+    np.testing.assert_allclose(correlation, covariance / np.outer(laplace, laplace), atol=1e-12)
+    assert "label of a reaches" in held.notes[0]
+
+
+def test_what_the_data_do_not_hold_is_as_wide_as_its_prior_and_no_longer_counts_as_informed() -> None:
+    problem = two_sources()
+    loose = Closed(unknowns("a", "b", "c", sd=1.5), problem.of)
+    _, covariance, held = held_at_its_best(loose)
+    assert covariance[0, 0] < (0.5 * 1.5) ** 2
+    assert held.scalars[0].sd == pytest.approx(1.5)
+    assert not held.scalars[0].informed
