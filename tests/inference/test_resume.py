@@ -15,7 +15,6 @@ import torch
 from nanopinn.cli.entry import _Stop
 from nanopinn.cli.kept import kept_on_record
 from nanopinn.errors import InputError, StoppedError
-from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.gauss_newton import Place
 from nanopinn.inference.pinn.engine import PinnSettings, fit_pinn
 from nanopinn.inference.resume import Keeper, Stand, forget
