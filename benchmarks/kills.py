@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-#: Share of kills that wait for the writing.
-WRITING = 0.33
+#: Share of kills that wait for the writing, and of a run's length within which the others fall: few end before.
+WRITING, LENGTH = 0.25, 0.8
 #: A run is let go to its end after so many kills, and taken for hung after so many seconds.
 ON_THE_WAY, HUNG_S = 10, 900.0
 
@@ -60,9 +60,9 @@ class Tally:
     largest_difference: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Whole:
-    """A run that nobody killed: its numbers, files and durations, of all and of the writing, s."""
+    """A run that nobody killed: its numbers, files and durations, of all and of the writing, s; shorter where others end sooner."""
 
     answer: np.ndarray
     names: set[str]
@@ -120,13 +120,13 @@ def killed(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
-def writing(out: Path) -> bool:
-    return any(out.parent.glob(f".{out.name}.part-*"))
+def writing(out: Path, pid: int) -> bool:
+    return out.with_name(f".{out.name}.part-{pid}").exists()
 
 
-def stage(out: Path, before: int) -> str:
+def stage(out: Path, pid: int, before: int) -> str:
     """How far a run had got when it was killed; ``before``: the result that it found, as :func:`which`."""
-    if writing(out):
+    if writing(out, pid):
         return "writing"
     if which(out) != before:
         return "after the rename"
@@ -177,23 +177,25 @@ def read(out: Path, case: Case) -> np.ndarray:
 def once(case: Case, out: Path, whole: Whole, left: int, fresh: float, rng: np.random.Generator, tally: Tally) -> None:
     """One run, killed on its way, and compared at its end."""
     command = (*case.command, "--overwrite", "--continue", "--quiet", "--out", str(out))
-    for _ in range(min(ON_THE_WAY, left)):
-        before, pid = which(out), started(command, rng.random() < fresh)
+    for k in range(min(ON_THE_WAY, left)):
+        began, before, pid = time.monotonic(), which(out), started(command, rng.random() < fresh)
         if rng.random() < WRITING:
             code = None
-            while code is None and not writing(out):
+            while code is None and not writing(out, pid):
                 code = ended(pid, 0.002)
-            code = ended(pid, rng.uniform(0, whole.writes)) if code is None else code
+            code = ended(pid, rng.uniform(0, LENGTH * whole.writes)) if code is None else code
         else:
-            code = ended(pid, rng.uniform(0, whole.seconds))
+            code = ended(pid, rng.uniform(0, LENGTH * whole.seconds))
         if code is not None:
-            tally.failed += code not in (0, 5)
+            whole.seconds = min(whole.seconds, time.monotonic() - began if k == 0 else np.inf)
             break
         killed(pid)
-        at = stage(out, before)
+        at = stage(out, pid, before)
         tally.kills[at] += 1
         examined(out, whole.names, tally)
-    tally.failed += ended(started(command, False), HUNG_S) not in (0, 5)
+    else:
+        code = ended(started(command, False), HUNG_S)
+    tally.failed += code not in (0, 5)
     tally.runs += 1
     again = read(out, case)
     answer, same = whole.answer, again.shape == whole.answer.shape
@@ -203,11 +205,11 @@ def once(case: Case, out: Path, whole: Whole, left: int, fresh: float, rng: np.r
     tally.left_over += [p.name for p in out.parent.iterdir()] != [out.name]
 
 
-def reference(case: Case, out: Path, fresh: bool) -> Whole:
+def reference(case: Case, out: Path) -> Whole:
     """Numbers, files and durations (of all, of the writing) of a run that nobody kills."""
     began = time.monotonic()
-    pid = started((*case.command, "--quiet", "--out", str(out)), fresh)
-    while not writing(out):
+    pid = started((*case.command, "--quiet", "--out", str(out)), False)
+    while not writing(out, pid):
         if ended(pid, 0.002) is not None:
             raise SystemExit(f"{case.name} does not run")
     wrote = time.monotonic()
@@ -235,7 +237,7 @@ def study(kills: int, seed: int, what: str, fresh: float, folder: Path) -> Tally
     while tally.kills.total() < kills:
         case = chosen[tally.runs % len(chosen)]
         if case.name not in wholes:
-            wholes[case.name] = reference(case, folder / f"{case.name}_whole", fresh > 0)
+            wholes[case.name] = reference(case, folder / f"{case.name}_whole")
         place = folder / f"{case.name}_{tally.runs}"
         place.mkdir()
         once(case, place / "out", wholes[case.name], kills - tally.kills.total(), fresh, rng, tally)

@@ -1,11 +1,9 @@
-"""A fit that is killed goes on and ends where it would have ended."""
+"""A fit that is killed goes on and ends where it would have ended; whole runs are killed in tests/test_faults.py."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,6 @@ import torch
 from nanopinn.cli.entry import _Stop
 from nanopinn.cli.kept import kept_on_record
 from nanopinn.errors import InputError, StoppedError
-from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.gauss_newton import Place
 from nanopinn.inference.pinn.engine import PinnSettings, fit_pinn
 from nanopinn.inference.resume import Keeper, Stand, forget
@@ -26,17 +23,6 @@ from .test_engines import small_problem
 
 STUDY = {"fit.seed": "0", "dce.nii.gz": "abc"}
 QUICK = PinnSettings(rank=8, anchors=2, ensemble=1)
-
-#: A process that fits the problem kept in its first folder and keeps its state in the second.
-CHILD = """
-import sys, torch
-from pathlib import Path
-from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.resume import Keeper
-torch.set_num_threads(1)
-problem = Keeper(Path(sys.argv[1]), {}, True).stand("given").problem
-fit_fv(problem, iterations=2, keeper=Keeper.begun(Path(sys.argv[2]), {"fit.seed": "0", "dce.nii.gz": "abc"}, "cpu"))
-"""
 
 
 class Killed(BaseException):
@@ -47,23 +33,6 @@ class Killed(BaseException):
 def problem():
     p, _ = small_problem()
     return replace(p, setting=replace(p.setting, flow_refine=1), drug=p.drug[:2])
-
-
-def test_a_killed_process_leaves_a_state_that_ends_where_it_would_have_ended(problem, tmp_path) -> None:
-    torch.set_num_threads(1)
-    given, partial = tmp_path / "given", tmp_path / "partial"
-    Keeper(given, {}, True).keep(Stand("given", Place(0, problem.unknowns.prior_mean), problem, None, None))
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(given), str(partial)])
-    file = partial / "fv.safetensors"
-    while not file.exists() and child.poll() is None:
-        time.sleep(0.02)
-    time.sleep(float(np.random.default_rng().uniform(0, 2)))  # at a random moment: within the first iteration, while writing, or later
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    again = fit_fv(problem, iterations=2, keeper=Keeper.continued(partial, STUDY, "cpu"))
-    whole = fit_fv(problem, iterations=2)
-    np.testing.assert_allclose(again.theta, whole.theta, rtol=0, atol=1e-10)
-    assert len(again.run.objective) == len(whole.run.objective)
 
 
 def test_networks_that_are_killed_and_go_on_end_where_they_would_have_ended(problem, tmp_path, monkeypatch) -> None:
