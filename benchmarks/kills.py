@@ -1,7 +1,7 @@
 """SIGKILL at random moments: is what is left readable and whole, and does the run that goes on end where it would have ended?
 
-    python benchmarks/kills.py --kills 100 --seed 0
-    python benchmarks/kills.py --kills 30 --what arms
+    python benchmarks/kills.py --kills 100 --seed 3
+    python benchmarks/kills.py --kills 20 --what arms
 
 A run is killed again and again on its way, at a moment drawn over its whole length or, one time in three, while its result is written;
 after each kill the folder is examined and the run goes on with ``--continue``. One thread. One process in five is a fresh one, imports
