@@ -219,7 +219,7 @@ def reference(case: Case, out: Path) -> Whole:
     return Whole(read(out, case), names_in(out), time.monotonic() - began, time.monotonic() - wrote)
 
 
-def study(kills: int, seed: int, what: str, fresh: float, folder: Path) -> Tally:
+def study(kills: int, seed: int, what: str, fresh: float, folder: Path, phantom: Path | None) -> Tally:
     """Kill so many times."""
     import nanopinn.cli.app
     import nanopinn.report.comparison
@@ -230,9 +230,9 @@ def study(kills: int, seed: int, what: str, fresh: float, folder: Path) -> Tally
     from nanopinn.workflows.settings import PhantomSettings
 
     rng, tally = np.random.default_rng(seed), Tally()
-    if what != "arms":
-        make_phantom(folder / "phantom", PhantomSettings(shape=(10, 10, 6), refine=2))
-    chosen = cases(folder / "phantom", what)
+    if phantom is None and what != "arms":
+        phantom = make_phantom(folder / "phantom", PhantomSettings(shape=(10, 10, 6), refine=2))
+    chosen = cases(phantom or folder, what)
     wholes: dict[str, Whole] = {}
     while tally.kills.total() < kills:
         case = chosen[tally.runs % len(chosen)]
@@ -251,11 +251,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--what", choices=("fit", "fv", "auto", "arms"), default="fit")
     parser.add_argument("--fresh", type=float, default=0.2, help="share of processes that are started afresh, imports included")
+    parser.add_argument("--study", type=Path, help="a phantom that is there already")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        tally = study(given.kills, given.seed, given.what, given.fresh, Path(folder))
+        tally = study(given.kills, given.seed, given.what, given.fresh, Path(folder), given.study)
     print(json.dumps({**vars(tally), "kills": dict(tally.kills), "seconds": round(time.monotonic() - began)}, indent=2))
     bad = tally.unreadable + tally.half_written + tally.left_over + tally.failed
     sys.exit(0 if bad == 0 and tally.largest_difference <= 1e-10 else 1)
