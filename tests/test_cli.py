@@ -29,16 +29,12 @@ def nanopinn(*args: str | Path) -> subprocess.CompletedProcess[str]:
 def asked(*args: str | Path) -> subprocess.CompletedProcess[str]:
     """The same command in this process: what is refused needs no fresh imports, which take far longer than to refuse."""
     command, out, err, code = ["nanopinn", *map(str, args)], io.StringIO(), io.StringIO(), 0
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}  # the command leaves its own behind
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", command)
         try:
             main()
         except SystemExit as end:
             code = int(end.code or 0)
-        finally:
-            for s, handler in handlers.items():
-                signal.signal(s, handler)
     return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
 
