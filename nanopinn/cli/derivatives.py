@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from nanopinn.cli.verdict import left_a_result
+
 _AFTER_HELP = "Verdict of the run that made it: where that left no result, nothing is written and nothing is wrong."
 
 
@@ -20,10 +22,10 @@ def derivatives(
 
     Example: nanopinn derivatives work/sub-01/ses-01/fit . --id sub-01_ses-01
     """
-    from nanopinn.workflows.cohort.dataset import read_json
+    from nanopinn.imaging.given import json_or_nothing
     from nanopinn.workflows.cohort.derivatives import write_derivatives
 
-    if after is not None and read_json(after).get("exit_code") not in (0, 5):
+    if after is not None and not left_a_result(json_or_nothing(after)):
         typer.echo(f"{id}: there is no result to write.")
         return
     typer.echo(f"{id}: {write_derivatives(result, dataset, id)}")

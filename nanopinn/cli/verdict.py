@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -130,14 +130,19 @@ def _clear(file: Path) -> None:
         raise OutputError(f"{file} cannot be written: {error.strerror}. Give another file to --verdict.") from error
 
 
+def left_a_result(verdict: Mapping[str, Any]) -> bool:
+    """Whether the run of a verdict wrote a result, with a check that passed or failed."""
+    return verdict.get("exit_code") in (0, CheckFailedError.exit_code)
+
+
 def refuse_after(verdict: Path) -> None:
     """Refuse to read a result where the run that should have made it left none; what an older run left there is not taken for it.
 
     Raises:
         InputError: it left none, or there is no such verdict.
     """
-    from nanopinn.workflows.cohort.dataset import read_json
+    from nanopinn.imaging.given import json_or_nothing
 
-    before = read_json(verdict)
-    if before.get("exit_code") not in (0, CheckFailedError.exit_code):
+    before = json_or_nothing(verdict)
+    if not left_a_result(before):
         raise InputError("the run before left no result", file=verdict, found=str(before.get("message", before.get("status"))))

@@ -155,6 +155,14 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
     return content
 
 
+def json_or_nothing(path: str | Path) -> dict[str, Any]:
+    """The same of a file of our own that may be missing or half of one: empty where it cannot be read."""
+    try:
+        return read_json(path, "the file")
+    except InputError:
+        return {}
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:

@@ -20,13 +20,10 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.inference.expansion import Expansion, Objective, Solvable
 from nanopinn.inference.ridge import Ridge, ridge_along
-from nanopinn.inference.walk import RISE_95, Point, Walk
+from nanopinn.inference.walk import BELOW, BETTER, RISE_95, Point, Walk
 from nanopinn.progress import Progress, silent
 
 Array = NDArray[np.float64]
-
-#: A point so much below the estimate says that the fit had not arrived.
-BELOW = 0.1
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class Profile:
         if self.ridge is not None:
             text += f"; traded against {self.ridge.partner} ({self.ridge.strength:+.2f} sd per sd)"
         if self.objective.min() < self.objective[self.estimate] - BELOW:
-            text += "; a better point than the estimate was found on the way: fit again with --starts"
+            text += f"; {BETTER}"
         return text + (f"; {self.stopped}" if self.stopped else "")
 
 

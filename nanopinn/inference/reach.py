@@ -18,7 +18,7 @@ from nanopinn.errors import NanopinnError
 from nanopinn.inference.expansion import Expansion, Objective, Solvable
 from nanopinn.inference.result import ScalarEstimate
 from nanopinn.inference.unknowns import Unknown
-from nanopinn.inference.walk import RISE_95, Walk
+from nanopinn.inference.walk import BELOW, BETTER, RISE_95, Walk
 from nanopinn.progress import Progress, silent
 
 Array = NDArray[np.float64]
@@ -37,15 +37,18 @@ Z_95 = 1.96
 
 @dataclass(frozen=True)
 class Reach:
-    """A scalar whose posterior reaches further than Laplace says.
+    """How far the posterior of a scalar reaches.
 
     Attributes:
-        lower, upper: ends of its 95 % interval, coordinates. sd: of the longer side, at most the prior's.
+        lower, upper: ends of its 95 % interval, coordinates.
+        sd: of the longer side, at most the prior's; None where Laplace's holds.
+        better: whether a better point than the estimate was found on the way.
     """
 
     lower: float
     upper: float
-    sd: float
+    sd: float | None
+    better: bool
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,9 @@ def held_against_solves(
         except NanopinnError as error:
             notes.append(f"How far {scalars[j].label} reaches could not be solved ({error}); its interval is a parabola's.")
             continue
-        if reach is not None:
+        if reach.better:
+            notes.append(f"{scalars[j].label}: {BETTER}.")
+        if reach.sd is not None:
             factor[j] = max(1.0, reach.sd / scalars[j].sd)
             wider[j] = replace(scalars[j], sd=factor[j] * scalars[j].sd)
             notes.append(_in_words(reach, scalars[j], problem.unknowns.items[j]))
@@ -92,15 +97,18 @@ def held_against_solves(
     return Held(tuple(wider), covariance * np.outer(factor, factor), tuple(notes))
 
 
-def _reach(objective: Objective, j: int, theta: Array, expansion: Expansion) -> Reach | None:
-    """None where Laplace's interval holds on both sides."""
+def _reach(objective: Objective, j: int, theta: Array, expansion: Expansion) -> Reach:
     unknown = objective.problem.unknowns.items[j]
     quick, exact = (Walk(objective, j, theta, expansion, exact=e) for e in (False, True))
     at, sd = float(theta[j]), float(quick.sd[j])
-    below, above = (_length(list(_outwards(exact, sign, unknown))) if _bent(quick, sign) else Z_95 * sd for sign in (-1, 1))
-    if max(below, above) < WORTH_SAYING * Z_95 * sd:
-        return None
-    return Reach(at - below, at + above, min(max(below, above) / Z_95, unknown.prior_sd))
+    length, lowest = [Z_95 * sd, Z_95 * sd], 0.0
+    for side, sign in enumerate((-1, 1)):
+        if _bent(quick, sign):
+            points = list(_outwards(exact, sign, unknown))
+            length[side], lowest = _length(points), min(lowest, *(rise for _, rise in points))
+    longer = max(length)
+    wider = min(longer / Z_95, unknown.prior_sd) if longer >= WORTH_SAYING * Z_95 * sd else None
+    return Reach(at - length[0], at + length[1], wider, lowest < -BELOW)
 
 
 def _bent(walk: Walk, sign: int) -> bool:
@@ -121,14 +129,14 @@ def _outwards(walk: Walk, sign: int, unknown: Unknown) -> Iterator[tuple[float, 
             yield max(last, end), RISE_95
             return
         point = walk.next(point, float(start.theta[walk.j]) + sign * distance)
-        rise = max(point.objective - start.objective, 0.0)
+        rise = point.objective - start.objective
         yield distance, rise
 
 
 def _length(points: list[tuple[float, float]]) -> float:
     """Distance at which the objective rose by 1.92, between points by its root."""
     (d0, r0), (d1, r1) = points[-2:]
-    level, low, high = (float(np.sqrt(r)) for r in (RISE_95, r0, r1))
+    level, low, high = (float(np.sqrt(max(r, 0.0))) for r in (RISE_95, r0, r1))
     return d0 + (d1 - d0) * (level - low) / (high - low) if high > low else d1
 
 

@@ -23,12 +23,22 @@ Array = NDArray[np.float64]
 RISE_95 = 1.9207
 #: A side ends where the objective rose by that of three standard deviations, or at so many of them.
 RISE_ENOUGH, FARTHEST = 4.5, 6
+#: A point whose objective lies so much below the estimate's says that the fit had not arrived, and these are its words.
+BELOW = 0.1
+BETTER = "a better point than the estimate was found on the way: fit again with --starts"
 #: The others are fitted well enough when a step would gain less than this; never more solves than this per point.
 GAIN_LEFT, MOST_STEPS = 0.02, 3
 
 
 @dataclass(frozen=True)
 class Point:
+    """Where a walk stands.
+
+    Attributes:
+        theta: every coordinate, ``(m,)``. expansion: residual and tangents there.
+        prior: half the squared distance from the prior. left: what another step of the others would still gain, about.
+    """
+
     theta: Array
     expansion: Expansion
     prior: float
@@ -36,6 +46,7 @@ class Point:
 
     @property
     def objective(self) -> float:
+        """Half of chi2 and of the squared distance from the prior."""
         return self.expansion.misfit + self.prior
 
 
@@ -52,6 +63,7 @@ class Walk:
         self.stopped = ""
 
     def side(self, sign: int) -> Iterator[Point]:
+        """Points on one side (``sign`` -1 or 1), until the objective rose enough; ``stopped`` says where the states could not be solved."""
         point, rise, z = self.start, 0.0, 0
         while z < FARTHEST and (z < 3 or rise < RISE_95) and rise < RISE_ENOUGH:
             z += 1

@@ -76,3 +76,10 @@ def test_what_the_data_do_not_hold_is_as_wide_as_its_prior_and_no_longer_counts_
     assert covariance[0, 0] < (0.5 * 1.5) ** 2
     assert held.scalars[0].sd == pytest.approx(1.5)
     assert not held.scalars[0].informed
+
+
+def test_a_better_point_on_the_way_is_told() -> None:
+    problem = Closed(unknowns("a", "b"), lambda th: torch.stack([4 * (th[0] + 0.3), th[1] / 0.1]))
+    theta, covariance = np.zeros(2), np.diag([0.25**2, 0.1**2])  # a fit that was stopped short
+    held = held_against_solves(problem, theta, problem.unknowns.estimates(theta, covariance), covariance)
+    assert held.notes[0] == "label of a: a better point than the estimate was found on the way: fit again with --starts."

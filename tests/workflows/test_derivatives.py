@@ -24,7 +24,8 @@ from nanopinn.workflows.cohort.derivatives import write_derivatives
 from nanopinn.workflows.cohort.group import run_group
 from nanopinn.workflows.phantom import make_phantom_dataset
 from nanopinn.workflows.settings import PhantomSettings
-from tests.workflows.faked_cohort import put_fit, scalar
+
+from .faked_cohort import put_fit, scalar
 
 ID = "sub-01_ses-1"
 

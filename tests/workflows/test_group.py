@@ -19,7 +19,8 @@ from nanopinn.workflows.cohort.dataset import write_studies
 from nanopinn.workflows.cohort.group import run_group
 from nanopinn.workflows.cohort.random_effects import random_effects, robust_z, without_prior
 from nanopinn.workflows.cohort.studies import Study
-from tests.workflows.faked_cohort import drawn, put_arms, put_fit, put_verdict, scalar
+
+from .faked_cohort import drawn, put_arms, put_fit, put_verdict, scalar
 
 #: Cases of tuberculosis and others, vaccinated and not, of the 13 trials of BCG (Colditz et al. 1994).
 BCG = np.array(
@@ -180,6 +181,17 @@ def test_a_verdict_that_cannot_be_read_is_none(tmp_path: Path, broken: str) -> N
     work = put_verdict(tmp_path, "sub-1", "passed")
     (work / "fit.json").write_text(broken)
     assert run_group(tmp_path).studies[0].status == "unfinished"
+
+
+@pytest.mark.parametrize("broken", [None, b"\xff\xfe", b"outcome\tpld_median\nonly one cell\n", b'outcome\tpld_median\n"\t1\n', b"a\ta\n"])
+def test_arms_whose_table_cannot_be_read_are_told_and_stop_no_page(tmp_path: Path, broken: bytes | None) -> None:
+    put_fit(tmp_path, "sub-1", [scalar("k", 2.0, 0.1)])
+    put_arms(tmp_path, "sub-1", {"pld": 1.0})
+    table = tmp_path / "work" / "sub-1" / "arms" / "outcomes.tsv"
+    table.unlink() if broken is None else table.write_bytes(broken)
+    study = run_group(tmp_path).studies[0]
+    assert (study.status, study.arms, study.outcomes) == ("passed", "internal error", ())
+    assert "its table of outcomes cannot be read" in study.arms_message
 
 
 def test_folders_that_are_no_studies_are_left_alone(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,12 +63,3 @@ def write_studies(dataset: Path, studies: Sequence[Study]) -> Path:
     rows = [{"study": s.id, "problem": s.problem, **{f"about {c}": dict(s.about).get(c, "") for c in columns}} for s in studies]
     write_bytes(dataset / STUDIES, as_tsv(rows, ("study", "problem", *(f"about {c}" for c in columns))))
     return dataset / STUDIES
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.errors import InputError, OutputError
+from nanopinn.imaging.given import json_or_nothing
 from nanopinn.imaging.io import read_sidecar, write_bytes, write_json
 from nanopinn.report.folder import read_result
 from nanopinn.report.lock import locked
 from nanopinn.report.table import as_tsv
-from nanopinn.workflows.cohort.dataset import describe_derivatives, raw_dataset, read_json
+from nanopinn.workflows.cohort.dataset import describe_derivatives, raw_dataset
 from nanopinn.workflows.cohort.names import StudyName, study_name
 
 #: The file that is written last: where it is, all is.
@@ -86,7 +87,7 @@ def _of_fit(result: Path, id: str) -> Iterator[_Item]:
 
 def _of_arms(result: Path, id: str) -> Iterator[_Item]:
     """What happens under the voxels and over time in each arm; whole fields stay in the result folder."""
-    arms = read_json(result / "comparison.json").get("arms")
+    arms = json_or_nothing(result / "comparison.json").get("arms")
     if not isinstance(arms, dict) or not (result / "outcomes.tsv").is_file():
         raise InputError(
             "not a folder of compared arms", file=result, expected="comparison.json and outcomes.tsv", remedy="Run the arms again."
@@ -155,7 +156,7 @@ def _within(path: Path, dataset: Path) -> list[str]:
 
 def _raw_files(result: Path, dataset: Path, name: StudyName) -> list[str]:
     """The scans of which the result says that it read them, where the layout tells in which dataset they lie."""
-    raw, read = raw_dataset(dataset), read_json(result / "provenance.json").get("inputs", {})
+    raw, read = raw_dataset(dataset), json_or_nothing(result / "provenance.json").get("inputs", {})
     if raw is None or not isinstance(read, dict):
         return []
     session = raw.joinpath(*[p for p in name.parts if not p.startswith("run-")])
@@ -184,7 +185,7 @@ def _tables(result: Path, id: str, kind: str) -> Iterator[tuple[str, bytes, dict
 def _put(written: list[str], stage: Path, session: Path, id: str) -> Path:
     """Rename everything into place, and remove what an earlier result had and this one has not."""
     mark = session / written[-1]
-    before = read_json(mark.with_suffix(".json")).get("Files", [])
+    before = json_or_nothing(mark.with_suffix(".json")).get("Files", [])
     mark.unlink(missing_ok=True)
     own = re.compile(rf"(anat|perf|cest)/{re.escape(id)}_[\w+-]+(\.nii\.gz|\.json|\.tsv)", re.ASCII)
     for old in (f for f in before if isinstance(f, str) and own.fullmatch(f) and f not in written):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.given import json_or_nothing
 from nanopinn.report.folder import read_result
 from nanopinn.report.grouped import ENDINGS, ArmOutcome, Status, StudyEnd
-from nanopinn.workflows.cohort.dataset import STUDIES, read_json
+from nanopinn.workflows.cohort.dataset import STUDIES
 from nanopinn.workflows.cohort.names import study_name
 from nanopinn.workflows.cohort.participants import MISSING, read_rows
 
@@ -73,7 +73,7 @@ def _verdict(work: Path, run: str, problem: str = "") -> tuple[Status, str, dict
     """Status and message of a run; what is wrong with the files today counts before what a run said of them once."""
     if problem not in MISSING:
         return "refused", problem, {}
-    verdict = read_json(work / f"{run}.json")
+    verdict = json_or_nothing(work / f"{run}.json")
     status: Status | None = next((s for s in ENDINGS if s == verdict.get("status")), None)
     if status is not None:
         return status, " ".join(str(verdict.get("message", "")).split()), verdict
@@ -87,12 +87,17 @@ def _with_result(end: StudyEnd, work: Path) -> StudyEnd:
         found = read_result(work / "fit")
     except InputError:
         return replace(end, status="internal error", message=f"its verdict is '{end.status}', but its result folder cannot be read")
-    versions = read_json(work / "fit" / "provenance.json").get("versions")
+    versions = json_or_nothing(work / "fit" / "provenance.json").get("versions")
     kept = {k: str(versions[k]) for k in ("nanopinn", "torch") if k in versions} if isinstance(versions, dict) else {}
     status: Status = end.status if found.check.passed else "check failed"
     message = "" if found.check.passed else found.check.headline
     arms, said, _ = _verdict(work, "arms")
-    outcomes = tuple(_outcomes(work / "arms" / "outcomes.tsv")) if arms in ("passed", "check failed") else ()
+    outcomes: tuple[ArmOutcome, ...] = ()
+    if arms in ("passed", "check failed"):
+        try:
+            outcomes = tuple(_outcomes(work / "arms" / "outcomes.tsv"))
+        except InputError:
+            arms, said = "internal error", f"its verdict is '{arms}', but its table of outcomes cannot be read"
     return replace(
         end, status=status, message=message, items=found.check.items, scalars=found.scalars, versions={**end.versions, **kept},
         arms=arms, arms_message=said, outcomes=outcomes,
@@ -100,15 +105,16 @@ def _with_result(end: StudyEnd, work: Path) -> StudyEnd:
 
 
 def _outcomes(path: Path) -> Iterator[ArmOutcome]:
-    """Rows of a comparison's table, one per arm."""
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", newline="") as handle:
-        for row in csv.DictReader(handle, delimiter="\t"):
-            for head in [h for h in row if h and h.endswith("_median")]:
-                arm = head.removesuffix("_median")
-                numbers = [_number(row.get(f"{arm}_{q}")) for q in ("median", "low_90", "high_90")]
-                yield ArmOutcome(arm, str(row.get("words", row.get("outcome", ""))), str(row.get("unit", "")), *numbers)
+    """Rows of a comparison's table, one per arm.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    for row in read_rows(path):
+        for head in [h for h in row if h.endswith("_median")]:
+            arm = head.removesuffix("_median")
+            numbers = [_number(row.get(f"{arm}_{q}")) for q in ("median", "low_90", "high_90")]
+            yield ArmOutcome(arm, row.get("words", row.get("outcome", "")), row.get("unit", ""), *numbers)
 
 
 def _number(value: Any) -> float:
