@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import correlate1d, map_coordinates
 
 Array = NDArray[np.float64]
 
@@ -45,28 +47,45 @@ def same_grid(shape: tuple[int, ...], affine: Array, other_shape: tuple[int, ...
     return shape == other_shape and bool(np.abs(affine - other).max() < 0.01 * size)
 
 
-def local_linear(values: Array, source: NDArray[np.bool_], width: float) -> Array:
-    """Smooth a map ``(x, y, z)`` by a straight line fitted around every voxel; NaN far from any source.
+def local_bowl(values: Array, source: NDArray[np.bool_], width: float) -> Array:
+    """Smooth a map ``(x, y, z)`` by a bowl, a plane and one curvature, fitted around every voxel; NaN far from any source.
 
-    Unlike a weighted mean it keeps gradients, at borders too (Fan and Gijbels 1996).
+    Unlike a weighted mean it keeps gradients, at borders too, and unlike a plane it does not fill cores (local polynomials:
+    Fan and Gijbels 1996).
 
     Args:
         source: voxels that count, finite there.
         width: standard deviation of the Gaussian weights, voxels.
     """
-    at = np.moveaxis(np.indices(values.shape, dtype=np.float64) / width, 0, -1)
-    known = np.where(source, values, 0.0)
+    reach = np.arange(-round(4 * width), round(4 * width) + 1) / width
+    weights = np.exp(-0.5 * reach**2) / np.exp(-0.5 * reach**2).sum()
 
-    def moment(a: Array) -> Array:
-        return np.asarray(gaussian_filter(np.where(source, a, 0.0), width, mode="constant"))
+    def moments(a: Array) -> Callable[..., Array]:
+        """Weighted sums of a x^i y^j z^k over the neighbours at (x, y, z) of every voxel, in widths."""
+        masked, found = np.where(source, a, 0.0), {}
 
-    weight = moment(np.ones_like(known))
-    near = weight > 1e-3
-    scale = np.where(near, weight, 1.0)
-    mean, mean_at = moment(known) / scale, np.stack([moment(at[..., i]) for i in range(3)], axis=-1) / scale[..., None]
-    second = np.stack([[moment(at[..., i] * at[..., j]) for j in range(3)] for i in range(3)])
-    spread = np.moveaxis(second, (0, 1), (-2, -1)) / scale[..., None, None] - mean_at[..., :, None] * mean_at[..., None, :]
-    mixed = np.stack([moment(at[..., i] * known) for i in range(3)], axis=-1) / scale[..., None] - mean_at * mean[..., None]
-    # a ridge keeps the slope at zero along axes in which the sources do not spread
-    slope = np.linalg.solve(spread + 0.02 * np.eye(3), mixed[..., None])[..., 0]
-    return np.where(near, mean + ((at - mean_at) * slope).sum(axis=-1), np.nan)
+        def moment(*powers: int) -> Array:
+            if powers not in found:
+                out = masked
+                for axis, power in enumerate(powers):
+                    out = correlate1d(out, weights * reach**power, axis=axis, mode="constant")
+                found[powers] = out
+            return found[powers]
+
+        return moment
+
+    # polynomials as sums of powers: 1, x, y, z, x^2 + y^2 + z^2
+    basis = [[(0, 0, 0)], [(1, 0, 0)], [(0, 1, 0)], [(0, 0, 1)], [(2, 0, 0), (0, 2, 0), (0, 0, 2)]]
+    of_one, of_values = moments(np.ones(values.shape)), moments(values)
+    known = np.stack([np.sum([of_values(*p) for p in b], axis=0) for b in basis], axis=-1)
+    products = [[np.sum([of_one(*np.add(p, q)) for p in a for q in b], axis=0) for b in basis] for a in basis]
+    near = of_one(0, 0, 0) > 1e-2
+    # a ridge keeps slopes and curvature at zero along axes in which the sources do not spread
+    ridge = np.diag([0.0, *[0.02] * (len(basis) - 1)])
+    out = np.full(values.shape, np.nan)
+    for x in range(len(out)):  # a slab at a time: the systems of a whole volume would fill the memory
+        at = x, near[x]
+        weight = of_one(0, 0, 0)[at][:, None, None]
+        system = np.stack([np.stack([c[at] for c in row], axis=-1) for row in products], axis=-2) / weight + ridge
+        out[at] = np.linalg.solve(system, known[at][..., None] / weight)[:, 0, 0]
+    return out

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+#: A step turns round where the cosine between it and the last, in the metric of the posterior, is below minus this.
+TURNED = 0.7
+
 
 @dataclass(frozen=True)
 class Quadratic:
@@ -47,6 +50,11 @@ class Quadratic:
         """Laplace posterior covariance: the inverse Hessian."""
         return np.asarray(np.linalg.inv(self.hessian), dtype=np.float64)
 
+    @property
+    def full_step(self) -> Array:
+        """To the minimum of the quadratic model, ``(m,)``."""
+        return np.asarray(-np.linalg.solve(self.hessian, self.gradient), dtype=np.float64)
+
     def step(self, damping: float, largest: Array) -> Array:
         """Damped step, shortened so that no coordinate moves more than ``largest``."""
         H = self.hessian + damping * np.diag(np.diag(self.hessian))
@@ -66,6 +74,25 @@ class Descent:
 
 
 @dataclass(frozen=True)
+class Stride:
+    """The step that led to a point: ``taken``, and ``wanted`` by the quadratic model where it began."""
+
+    taken: Array
+    wanted: Array
+
+    def share(self, step: Array, hessian: Array) -> float:
+        """How much of the next step to take: less than all where it leads back.
+
+        A step that turns round has met more curvature than Gauss-Newton knows of (residuals times second derivatives, which
+        count where data hardly hold an unknown); the secant through both slopes tells where it ends.
+        """
+        taken, wanted, back = (float(np.sqrt(s @ hessian @ s)) for s in (self.taken, self.wanted, step))
+        if float(self.taken @ hessian @ step) > -TURNED * taken * back:
+            return 1.0
+        return taken / (wanted + back)
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a minimisation stands before an iteration: all it needs to go on."""
 
@@ -73,6 +100,7 @@ class Place:
     theta: Array
     damping: float = 1e-3
     history: tuple[float, ...] = ()
+    before: Stride | None = None
 
 
 def minimise(
@@ -80,7 +108,7 @@ def minimise(
     iterations: int, tolerance: float, on_step: Callable[[int, Array, Quadratic], None],
     begin: Place | None = None, keep: Callable[[Place], None] | None = None,
 ) -> Descent:  # fmt: skip
-    """Minimise until a full step is below ``tolerance`` posterior standard deviations in every coordinate.
+    """Minimise until a step is below ``tolerance`` posterior standard deviations in every coordinate.
 
     Args:
         expand: normal equations at a point (with tangents).
@@ -92,19 +120,22 @@ def minimise(
         keep: told where it stands before every iteration.
     """
     at = begin or Place(0, theta)
-    theta, damping, history = at.theta, at.damping, list(at.history)
+    theta, damping, history, before = at.theta, at.damping, list(at.history), at.before
     for k in range(at.iteration, iterations):
         if keep is not None:
-            keep(Place(k, theta, damping, tuple(history)))
+            keep(Place(k, theta, damping, tuple(history), before))
         quadratic = expand(theta)
         history.append(quadratic.objective)
         on_step(k, theta, quadratic)
         sd = np.sqrt(np.diag(quadratic.covariance))
-        if np.max(np.abs(np.linalg.solve(quadratic.hessian, quadratic.gradient)) / sd) < tolerance:
+        wanted = quadratic.full_step
+        share = 1.0 if before is None else before.share(wanted, quadratic.hessian)
+        if np.max(np.abs(share * wanted) / sd) < tolerance:
             return Descent(theta, quadratic, tuple(history), True, k + 1)
         for _ in range(6):
-            trial = theta + quadratic.step(damping, 1.5 * prior_sd)
+            trial = theta + share * quadratic.step(damping, 1.5 * prior_sd)
             if value_at(trial) <= quadratic.objective:
+                before = Stride(trial - theta, wanted)
                 theta, damping = trial, damping / 5
                 break
             damping *= 8

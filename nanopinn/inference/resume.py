@@ -15,7 +15,7 @@ from nanopinn.imaging.given import read_bytes, read_json
 from nanopinn.imaging.io import flush_folder, write_bytes, write_json
 from nanopinn.inference import saving
 from nanopinn.inference.device import on_device
-from nanopinn.inference.gauss_newton import Place
+from nanopinn.inference.gauss_newton import Place, Stride
 from nanopinn.inference.problem import PARTS, Fields, InverseProblem
 from nanopinn.solvers.forward import Flow
 
@@ -48,7 +48,7 @@ class Stand:
 
 #: Everything a kept state may hold.
 _CLASSES: tuple[type, ...] = (
-    *PARTS, Fields, Flow, Place, Stand,
+    *PARTS, Fields, Flow, Place, Stand, Stride,
 )  # fmt: skip
 
 _STUDY = "study.json"

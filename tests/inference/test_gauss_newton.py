@@ -1,0 +1,43 @@
+"""Gauss-Newton's descent where its curvature is right, and where residuals bend the objective more than it knows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nanopinn.inference.gauss_newton import Descent, Quadratic, Stride, minimise
+
+
+def descended(residual: float, bend: float) -> Descent:
+    """From theta = 1 with prior 0 +- 1 and one residual, ``residual + bend theta^2 / 2``: curvature 1 + residual * bend at 0."""
+    one = np.ones(1)
+
+    def value(theta: np.ndarray) -> np.ndarray:
+        return residual + bend * theta**2 / 2
+
+    def expand(theta: np.ndarray) -> Quadratic:
+        return Quadratic.of(value(theta), (bend * theta)[:, None], theta, one)
+
+    return minimise(expand, lambda theta: expand(theta).objective, one.copy(), one, iterations=20, tolerance=0.01, on_step=lambda *_: None)
+
+
+def test_where_the_model_is_right_one_step_is_enough() -> None:
+    found = descended(0.0, 1e-3)
+    assert found.converged
+    assert found.iterations == 2
+
+
+@pytest.mark.parametrize("missing", [0.7, 0.9, 1.0])
+def test_steps_that_turn_round_end_by_the_secant(missing: float) -> None:
+    found = descended(missing / 1e-3, 1e-3)
+    assert found.converged
+    # a parabola's secant is exact; by Gauss-Newton alone each point is ``missing`` times as far as the last, on the other side
+    assert found.iterations <= 4
+    assert abs(found.theta[0]) < 0.01 / (1 + missing)
+
+
+def test_a_step_that_goes_on_is_taken_whole() -> None:
+    stride, hessian = Stride(np.array([0.5, 0.0]), np.array([1.0, 0.0])), np.eye(2)
+    assert stride.share(np.array([0.3, 0.1]), hessian) == 1.0
+    assert stride.share(np.array([-0.1, 0.3]), hessian) == 1.0
+    assert stride.share(np.array([-0.25, 0.0]), hessian) == pytest.approx(0.4)
