@@ -77,6 +77,8 @@ def phantom(
     shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels.")] = (24, 24, 12),
     snr: Annotated[float, typer.Option(help="Baseline signal over noise, per voxel and frame.")] = 60.0,
     drug_noise: Annotated[float, typer.Option(help="Noise over the largest value of each drug image.")] = 0.05,
+    ph_noise: Annotated[float, typer.Option(help="Noise of a voxel of the pH map.")] = 0.1,
+    refine: Annotated[int, typer.Option(help="How much finer than the voxels the truth is solved: 2 to 4.")] = 3,
     conductivity_sd: Annotated[float, typer.Option(help="Spread of ln K over the tumour.")] = 0.0,
     release_sd: Annotated[float, typer.Option(help="Spread of the ln of the release rate beside its law of pH.")] = 0.0,
     pore_error: Annotated[float, typer.Option(help="Contrast agent fills so much more than the pores that carry drug.")] = 0.0,
@@ -88,8 +90,10 @@ def phantom(
     from nanopinn.workflows.phantom import make_phantom, make_phantom_dataset
     from nanopinn.workflows.settings import PhantomSettings
 
-    given = {"seed": seed, "length_scale_mm": length_scale, "shape": shape, "snr": snr, "drug_noise": drug_noise,
-             "conductivity_sd": conductivity_sd, "release_sd": release_sd, "pore_error": pore_error, "cut_voxels": cut_voxels}  # fmt: skip
+    given = {
+        "seed": seed, "length_scale_mm": length_scale, "shape": shape, "snr": snr, "drug_noise": drug_noise, "ph_noise": ph_noise,
+        "refine": refine, "conductivity_sd": conductivity_sd, "release_sd": release_sd, "pore_error": pore_error, "cut_voxels": cut_voxels,
+    }  # fmt: skip
     settings = settings_of(PhantomSettings, "phantom", None, given)
     with shown_progress(quiet) as progress:
         if bids is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanopinn.cli.config import table_of
-from nanopinn.cli.options import Quiet
+from nanopinn.cli.options import Quiet, words_for
 from nanopinn.errors import InputError, OutputError, PartialCohortError
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def cohort(
 def _words(command: str, more: str, given: dict[str, Any]) -> list[str]:
     """Options of a command, those with an option of their own here first."""
     words = [str(word) for name, value in given.items() if value is not None for word in (name, value)]
-    return [*words, *_split(command, more)]
+    needed = ["--dce", "."] if command == "fit" else []
+    return [*words, *words_for(command, command, more, [*needed, *words])]
 
 
 def _split(option: str, text: str) -> tuple[str, ...]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
 from nanopinn.cli.config import settings_of
+from nanopinn.errors import InputError
 
 if TYPE_CHECKING:
     from nanopinn.imaging.inputs import ImagingInputs
@@ -56,6 +58,31 @@ def spread(arguments: list[str]) -> list[str]:
         else:
             out.append(a)
     return out
+
+
+def words_for(command: str, option: str, text: str, given: Sequence[str]) -> tuple[str, ...]:
+    """The words of an option that carries further options of a command.
+
+    Args:
+        option: its name here. text: what was written. given: what the command gets beside it, all that it cannot do without.
+
+    Raises:
+        InputError: they cannot be told apart, or the command would refuse them: once, and not in every job.
+    """
+    from nanopinn.cli.app import app
+
+    parser = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    refusal = cast("type[Exception]", typer.BadParameter.__base__)
+    try:
+        words = shlex.split(text)
+        parser.make_context(command, spread([*given, *words]))
+    except (ValueError, refusal) as error:
+        why = getattr(error, "message", "") or str(error)
+        raise InputError(
+            f"these options would be refused by nanopinn {command}", field=f"--{option}", found=f"{text}: {why}",
+            remedy=f"See nanopinn {command} --help.",
+        ) from error  # fmt: skip
+    return tuple(words)
 
 
 def imaging_inputs(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nanopinn.cli.options import words_for
 from nanopinn.errors import InputError, PartialCohortError
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def phantoms(
 
     config = {
         "seeds": list(range(first_seed, first_seed + seeds)), "lengths": list(length_scale or (0.4, 1.2)), "drug": drug,
-        "phantom": ["--shape", *map(str, shape), *_split("phantom", phantom)], "fit": _split("fit", fit),
+        "phantom": ["--shape", *map(str, shape), *words_for("phantom", "phantom", phantom, ["--out", "."])],
+        "fit": words_for("fit", "fit", fit, ["--dce", "."]),
     }  # fmt: skip
     workflow = Workflow("phantoms", out.absolute(), profile, config, cores)
     if dry_run:
@@ -53,7 +55,8 @@ def phantoms(
         log = out / "work" / "phantoms.log"
         code = workflow.run(log, lambda: None)
         refuse_early_end(code, log)
-    coverage(out)
+    with suppress(InputError) if code else nullcontext():  # of none that was fitted there is no table
+        coverage(out)
     if code:
         raise PartialCohortError(f"Some phantoms were not fitted: {log} says which. The same command tries them again.")
 
@@ -86,10 +89,3 @@ def table_lines(table: Sequence[Coverage]) -> list[str]:
         )  # fmt: skip
         lines.append(" ".join(f"{c:>{w}s}" for c, w in zip(cells, widths, strict=True)))
     return lines
-
-
-def _split(option: str, text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise InputError("the options cannot be read", field=f"--{option}", found=text, expected=f"words, quoted ({error})") from error

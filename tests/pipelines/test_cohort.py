@@ -101,6 +101,31 @@ def test_snakemakes_own_trouble_is_told_in_its_words(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cohort", "{bids}", "{out}", "--fit", "--nonsense 3"], "--fit; found: --nonsense 3: No such option: --nonsense"),
+        (["cohort", "{bids}", "{out}", "--fit", "--seed x"], "--fit; found: --seed x: Input should be a valid integer"),
+        (["cohort", "{bids}", "{out}", "--arms", "free", "--simulate", "--heat"], "--simulate; found: --heat: "),
+        (["phantoms", "{out}", "--phantom", "--rfine 2"], "--phantom; found: --rfine 2: No such option: --rfine"),
+        (["phantoms", "{out}", "--fit", "--engine 'fv"], "No closing quotation"),
+    ],
+)
+def test_options_that_jobs_would_refuse_are_refused_before_any_starts(tmp_path: Path, words: list[str], said: str) -> None:
+    bids = dataset(tmp_path / "bids", 1)
+    given = [w.format(bids=bids, out=tmp_path / "out") for w in words]
+    ended = subprocess.run([sys.executable, "-m", "nanopinn", *given], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 3, ended.stderr
+    assert said in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_files_after_one_option_are_no_refusal(tmp_path: Path) -> None:
+    bids = dataset(tmp_path / "bids", 1)
+    ended = cohort(bids, tmp_path / "out", "--fit", "--profile q PS_l --engine fv", "--dry-run")
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_a_profile_that_is_none_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="nowhere"):
         profile_folder("nowhere")
