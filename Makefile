@@ -15,7 +15,7 @@ DRUG := $(wildcard sample_data/drug_*.nii.gz)
 VFA := $(wildcard sample_data/vfa_*.nii.gz)
 COHORT := cohort_demo
 SUBJECTS := 8
-COHORT_RUN := OMP_NUM_THREADS=1 $(BIN)/nanopinn cohort $(COHORT)/bids $(COHORT)/out --engine fv --preset fast
+COHORT_RUN := OMP_NUM_THREADS=1 $(BIN)/nanopinn cohort $(COHORT)/bids $(COHORT)/out --engine fv
 
 .PHONY: demo cohort-demo test test-gui lint lock audit clean
 
@@ -37,7 +37,7 @@ demo: $(VENV)/.package
 
 # phantom subjects, the series of one spoiled: 6 says that the others are done; then again, with nothing to do
 cohort-demo: $(VENV)/.test
-	@rm -rf $(COHORT) && $(BIN)/nanopinn phantom --out $(COHORT)/bids --bids $(SUBJECTS) --shape 10 10 6 --length-scale 0.8 -q
+	@rm -rf $(COHORT) && $(BIN)/nanopinn phantom --out $(COHORT)/bids --bids $(SUBJECTS) --shape 12 12 8 --length-scale 0.8 -q
 	@truncate -s 2000 $(COHORT)/bids/sub-03/perf/sub-03_dce.nii.gz
 	@$(COHORT_RUN); code=$$?; [ $$code -eq 6 ] || { echo "The cohort ended with $$code, not with 6."; exit 1; }
 	@echo "As expected: sub-03, whose series was cut short, is refused; the others are done. Again:"
