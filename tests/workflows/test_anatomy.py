@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from nanopinn.errors import InputError
+from nanopinn.workflows.phantom import make_phantom
 from nanopinn.workflows.phantom.anatomy import draw_anatomy
+from nanopinn.workflows.settings import PhantomSettings
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 5), (10, 10, 6), (16, 16, 10)])
@@ -15,3 +20,10 @@ def test_a_small_phantom_has_a_tumour_in_normal_tissue_and_a_ph_of_tissue(shape:
         assert 0.03 < anatomy.tumour.mean() < 0.4
         assert anatomy.pH.min() > 6.0
         assert anatomy.pH.max() < 8.0
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (5, 5, 2), (1, 1, 1)])
+def test_voxels_so_few_that_none_lies_in_the_tumour_are_refused(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    with pytest.raises(InputError, match="no voxel would lie in the tumour"):
+        make_phantom(tmp_path / "study", PhantomSettings(shape=shape, refine=2))
+    assert not (tmp_path / "study").exists()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nanopinn.errors import InputError
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.imaging.aif.source import load_aif
 from nanopinn.imaging.cest.agent import load_agent
@@ -45,7 +46,7 @@ def make_phantom(out: Path, settings: PhantomSettings, *, progress: Progress = s
         The folder.
 
     Raises:
-        OutputError: the folder holds something, or cannot be written.
+        InputError: so few voxels that none lies in the tumour. OutputError: the folder holds something, or cannot be written.
     """
     out = Path(out)
     with whole_folder(out, overwrite=False) as part:
@@ -63,6 +64,11 @@ def _fill(part: Path, settings: PhantomSettings, progress: Progress) -> None:
     anatomy = draw_anatomy(shape, fine_mm, rng, settings.tumour_mm)  # type: ignore[arg-type]
     spreads = {"conductivity": settings.conductivity_sd, "release": settings.release_sd}
     anatomy = draw_fields(anatomy, fine_mm, spreads, settings.seed)  # type: ignore[arg-type]
+    if not (_voxel_means(anatomy.tumour.astype(float), settings.refine) > 0.5).any():
+        raise InputError(
+            "no voxel would lie in the tumour", field="shape", found=settings.shape, expected="3 voxels or more along every axis",
+            remedy="Draw more voxels.",
+        )  # fmt: skip
     length = None if settings.length_scale_mm is None else settings.length_scale_mm * 1e-3
     scalars = draw_scalars(rng, length)
     frames: Array = np.arange(settings.frames, dtype=np.float64) * float(settings.frame_spacing_s)
@@ -75,6 +81,12 @@ def _fill(part: Path, settings: PhantomSettings, progress: Progress) -> None:
         rng = np.random.default_rng([settings.seed, 1])
     progress("writing the study", 0.8, {})
     _Writer(part, settings, anatomy, truth, aif, frames, rng).write()
+
+
+def _voxel_means(fine: Array, r: int) -> Array:
+    """Mean over the fine cells of each voxel."""
+    *lead, nx, ny, nz = fine.shape
+    return fine.reshape(*lead, nx // r, r, ny // r, r, nz // r, r).mean(axis=(-5, -3, -1))
 
 
 class _Writer:
@@ -92,10 +104,7 @@ class _Writer:
         self.mask = self.voxels(anatomy.tumour.astype(float)) > 0.5
 
     def voxels(self, fine: Array) -> Array:
-        """Mean over the fine cells of each voxel."""
-        r = self.settings.refine
-        *lead, nx, ny, nz = fine.shape
-        return fine.reshape(*lead, nx // r, r, ny // r, r, nz // r, r).mean(axis=(-5, -3, -1))
+        return _voxel_means(fine, self.settings.refine)
 
     def noisy(self, values: Array, sd: float) -> Array:
         return values + sd * self.rng.standard_normal(values.shape)
