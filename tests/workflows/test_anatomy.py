@@ -24,6 +24,6 @@ def test_a_small_phantom_has_a_tumour_in_normal_tissue_and_a_ph_of_tissue(shape:
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (5, 5, 2), (1, 1, 1)])
 def test_voxels_so_few_that_none_lies_in_the_tumour_are_refused(tmp_path: Path, shape: tuple[int, int, int]) -> None:
-    with pytest.raises(InputError, match="no voxel would lie in the tumour"):
+    with pytest.raises(InputError, match="No voxel would lie in the tumour"):
         make_phantom(tmp_path / "study", PhantomSettings(shape=shape, refine=2))
     assert not (tmp_path / "study").exists()
