@@ -123,7 +123,7 @@ def _work(workflow: Workflow, studies: Sequence[Study], arms: bool, quiet: bool)
 
 def _say_ends(ends: Sequence[End], out: Path, code: int) -> None:
     """Every run that did not pass, the counts, and the page; then the exit code."""
-    from nanopinn.workflows.pipeline.ends import PASSED, exit_code
+    from nanopinn.workflows.pipeline.ends import PASSED, UNFINISHED, exit_code
 
     fits = Counter(end.status for end in ends if end.run == "fit")
     for end in ends:
@@ -132,8 +132,8 @@ def _say_ends(ends: Sequence[End], out: Path, code: int) -> None:
     typer.echo(f"{fits.total()} studies: " + ", ".join(f"{n} {status}" for status, n in fits.items()) + ".")
     typer.echo(f"Page: {out / 'group.html'}")
     ended = exit_code(ends)
-    if code and not ended:  # derivatives or the page
-        typer.echo(f"Every fit ended well, but not what follows: {out / 'work' / 'cohort.log'} says what.")
-        ended = PartialCohortError.exit_code
+    if code and all(end.status != UNFINISHED for end in ends):
+        typer.echo(f"A job that follows the fits failed (derivatives or the page): {out / 'work' / 'cohort.log'} says which.")
+        ended = ended or PartialCohortError.exit_code
     if ended:
         raise typer.Exit(ended)

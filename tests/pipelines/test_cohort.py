@@ -39,17 +39,21 @@ def test_a_spoiled_subject_stops_no_other_and_a_second_run_does_nothing(tmp_path
     for image in bids.glob("sub-*/perf/*_drug.*"):
         image.unlink()
     os.truncate(bids / "sub-02" / "perf" / "sub-02_dce.nii.gz", 1000)
-    ended = cohort(bids, out, "--engine", "fv", "--preset", "fast")
+    given = ("--engine", "fv", "--preset", "fast", "--arms", "free,pld", "--simulate", "--draws 0")
+    ended = cohort(bids, out, *given)
     assert ended.returncode == 6, ended.stderr
     assert "sub-02: fit refused" in ended.stdout
+    assert "A job that follows the fits failed" not in ended.stdout, (out / "work" / "cohort.log").read_text()
     verdicts = {s: json.loads((out / "work" / s / "fit.json").read_text())["exit_code"] for s in ("sub-01", "sub-02", "sub-03")}
     assert verdicts["sub-02"] == 3
     assert {verdicts["sub-01"], verdicts["sub-03"]} <= {0, 5}
     assert (out / "group.html").is_file()
     assert list(out.glob("sub-01/perf/*Ktransmap.nii.gz"))
+    for arms in ("desc-arms_outcomes.tsv", "desc-free_aucFreemap.nii.gz", "desc-pld_aucFreemap.nii.gz"):
+        assert (out / "sub-01" / "perf" / f"sub-01_{arms}").is_file()
     assert not list(out.glob("sub-02/**/*.nii.gz"))
     before = {f: f.stat().st_mtime_ns for f in out.rglob("*") if f.is_file()}
-    again = cohort(bids, out, "--engine", "fv", "--preset", "fast")
+    again = cohort(bids, out, *given)
     assert again.returncode == 6, again.stderr
     log = (out / "work" / "cohort.log").read_text()
     assert "Nothing to be done" in log

@@ -195,7 +195,7 @@ def test_compared_arms_take_their_names_beside_the_fit(tmp_path: Path) -> None:
     arms.mkdir()
     (arms / "comparison.json").write_text(json.dumps({"arms": {"tsl": {}, "my_liposome": {}}}))
     (arms / "outcomes.tsv").write_text("outcome\tunit\twords\n")
-    for arm, name in (("tsl", "lethal_radius_peak"), ("my_liposome", "lethal_radius_peak_std")):
+    for arm, name in (("tsl", "lethal_radius_peak"), ("my_liposome", "lethal_radius_peak_std"), ("tsl", "mask"), ("my_liposome", "mask")):
         write_volume(arms / arm / "maps" / f"{name}.nii.gz", np.ones((3, 3, 2)), np.eye(4), sidecar={"Unit": "um"})
     before = names(tmp_path)
     write_derivatives(arms, tmp_path, ID)

@@ -86,7 +86,7 @@ def _of_fit(result: Path, id: str) -> Iterator[_Item]:
 
 
 def _of_arms(result: Path, id: str) -> Iterator[_Item]:
-    """What happens under the voxels and over time in each arm; whole fields stay in the result folder."""
+    """What happens under the voxels and over time in each arm; whole fields stay in the result folder, the mask is the fit's."""
     arms = json_or_nothing(result / "comparison.json").get("arms")
     if not isinstance(arms, dict) or not (result / "outcomes.tsv").is_file():
         raise InputError(
@@ -94,7 +94,8 @@ def _of_arms(result: Path, id: str) -> Iterator[_Item]:
         )
     for arm in arms:
         for path in sorted((result / Path(arm).name / "maps").glob("*.nii.gz")):
-            yield _Item(_map_stem(id, path, _camel(arm), f"{_camel(arm)}Std"), path, {})
+            if _stem(path) != "mask":
+                yield _Item(_map_stem(id, path, _camel(arm), f"{_camel(arm)}Std"), path, {})
 
 
 def _stem(path: Path) -> str:
