@@ -80,16 +80,19 @@ class Stride:
     taken: Array
     wanted: Array
 
-    def share(self, step: Array, hessian: Array) -> float:
-        """How much of the next step to take: less than all where it leads back.
+    def shortened(self, step: Array, hessian: Array) -> Array:
+        """The next step; one that leads back goes no further along this one than the secant through both slopes.
 
-        A step that turns round has met more curvature than Gauss-Newton knows of (residuals times second derivatives, which
-        count where data hardly hold an unknown); the secant through both slopes tells where it ends.
+        A step that turns round has met more curvature than Gauss-Newton knows of: residuals times second derivatives, which
+        count where data hardly hold an unknown.
         """
-        taken, wanted, back = (float(np.sqrt(s @ hessian @ s)) for s in (self.taken, self.wanted, step))
-        if float(self.taken @ hessian @ step) > -TURNED * taken * back:
-            return 1.0
-        return taken / (wanted + back)
+        along = hessian @ self.taken
+        length, next_length = (float(np.sqrt(s @ hessian @ s)) for s in (self.taken, step))
+        if float(along @ step) > -TURNED * length * next_length:
+            return step
+        ahead, back = (float(along @ s) / length**2 for s in (self.wanted, -step))
+        share = min(1.0, 1 / (ahead + back)) if ahead > 0 else 1.0
+        return np.asarray(step + (1 - share) * back * self.taken, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -129,11 +132,12 @@ def minimise(
         on_step(k, theta, quadratic)
         sd = np.sqrt(np.diag(quadratic.covariance))
         wanted = quadratic.full_step
-        share = 1.0 if before is None else before.share(wanted, quadratic.hessian)
-        if np.max(np.abs(share * wanted) / sd) < tolerance:
+        left = wanted if before is None else before.shortened(wanted, quadratic.hessian)
+        if np.max(np.abs(left) / sd) < tolerance:
             return Descent(theta, quadratic, tuple(history), True, k + 1)
         for _ in range(6):
-            trial = theta + share * quadratic.step(damping, 1.5 * prior_sd)
+            step = quadratic.step(damping, 1.5 * prior_sd)
+            trial = theta + (step if before is None else before.shortened(step, quadratic.hessian))
             if value_at(trial) <= quadratic.objective:
                 before = Stride(trial - theta, wanted)
                 theta, damping = trial, damping / 5

@@ -36,8 +36,9 @@ def test_steps_that_turn_round_end_by_the_secant(missing: float) -> None:
     assert abs(found.theta[0]) < 0.01 / (1 + missing)
 
 
-def test_a_step_that_goes_on_is_taken_whole() -> None:
+def test_a_step_is_shortened_only_where_and_as_far_as_it_leads_back() -> None:
     stride, hessian = Stride(np.array([0.5, 0.0]), np.array([1.0, 0.0])), np.eye(2)
-    assert stride.share(np.array([0.3, 0.1]), hessian) == 1.0
-    assert stride.share(np.array([-0.1, 0.3]), hessian) == 1.0
-    assert stride.share(np.array([-0.25, 0.0]), hessian) == pytest.approx(0.4)
+    for onward in ([0.3, 0.1], [-0.1, 0.3]):
+        np.testing.assert_array_equal(stride.shortened(np.array(onward), hessian), onward)
+    # slopes of 1 and -0.25, half a unit apart: nought is 0.1 back; what stands across is kept
+    np.testing.assert_allclose(stride.shortened(np.array([-0.25, 0.2]), hessian), [-0.1, 0.2], rtol=1e-12)
