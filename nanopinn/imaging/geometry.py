@@ -47,8 +47,8 @@ def same_grid(shape: tuple[int, ...], affine: Array, other_shape: tuple[int, ...
     return shape == other_shape and bool(np.abs(affine - other).max() < 0.01 * size)
 
 
-def local_bowl(values: Array, source: NDArray[np.bool_], width: float) -> Array:
-    """Smooth a map ``(x, y, z)`` by a bowl, a plane and one curvature, fitted around every voxel; NaN far from any source.
+def local_paraboloid(values: Array, source: NDArray[np.bool_], width: float) -> Array:
+    """Smooth a map ``(x, y, z)`` by a paraboloid, a plane and one curvature, fitted around every voxel; NaN far from any source.
 
     Unlike a weighted mean it keeps gradients, at borders too, and unlike a plane it does not fill cores (local polynomials:
     Fan and Gijbels 1996).

@@ -88,7 +88,7 @@ class Stride:
         """
         along = hessian @ self.taken
         length, next_length = (float(np.sqrt(s @ hessian @ s)) for s in (self.taken, step))
-        if float(along @ step) > -TURNED * length * next_length:
+        if float(along @ step) >= -TURNED * length * next_length:
             return step
         ahead, back = (float(along @ s) / length**2 for s in (self.wanted, -step))
         share = min(1.0, 1 / (ahead + back)) if ahead > 0 else 1.0
@@ -111,7 +111,7 @@ def minimise(
     iterations: int, tolerance: float, on_step: Callable[[int, Array, Quadratic], None],
     begin: Place | None = None, keep: Callable[[Place], None] | None = None,
 ) -> Descent:  # fmt: skip
-    """Minimise until a step is below ``tolerance`` posterior standard deviations in every coordinate.
+    """Minimise until a full step is below ``tolerance`` posterior standard deviations in every coordinate.
 
     Args:
         expand: normal equations at a point (with tangents).
@@ -132,8 +132,7 @@ def minimise(
         on_step(k, theta, quadratic)
         sd = np.sqrt(np.diag(quadratic.covariance))
         wanted = quadratic.full_step
-        left = wanted if before is None else before.shortened(wanted, quadratic.hessian)
-        if np.max(np.abs(left) / sd) < tolerance:
+        if np.max(np.abs(wanted) / sd) < tolerance:
             return Descent(theta, quadratic, tuple(history), True, k + 1)
         for _ in range(6):
             step = quadratic.step(damping, 1.5 * prior_sd)

@@ -114,7 +114,7 @@ def _tissue(imaging: ImagingMaps, domain: Domain, device: str) -> tuple[TissueMa
         "map inside the tumour (an assumption).",
         f"Porosity is the ve map, each voxel drawn to the tumour's mean as far as its own uncertainty asks "
         f"(on average {1 - float(kept[inside].mean()):.0%}). {holes} tumour voxels without a valid fit carry the tumour's median.",
-        f"The pH map is smoothed (local bowls, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before it drives release.",
+        f"The pH map is smoothed (local paraboloids, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before it drives release.",
         f"{MARGIN_M * 1e3:g} mm of normal tissue around the tumour are solved too, with tabulated flow properties "
         "relative to the tumour's; p = p_inf at their far edge.",
     ]

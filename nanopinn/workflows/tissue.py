@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.geometry import local_bowl
+from nanopinn.imaging.geometry import local_paraboloid
 
 Array = NDArray[np.float64]
 
 #: Normal tissue around the tumour: several lengths over which the pressure falls off in it.
 MARGIN_M = 2.5e-3
-#: Release grows tenfold per half a pH unit: voxel noise of pH is averaged over this width first, by bowls: planes would
+#: Release grows tenfold per half a pH unit: voxel noise of pH is averaged over this width first, by paraboloids: planes would
 #: fill the acid core, from which most drug comes, and the release rate would be found too high.
 PH_SMOOTHING_VOXELS = 1.2
 
@@ -39,7 +39,7 @@ def smoothed_pH(pH: Array, inside: NDArray[np.bool_]) -> Array:
     """Average over neighbours of the same tissue; the tumour's border layer, which mixes both, is not a source."""
     out = pH.copy()
     for tissue in (inside, ~inside):
-        smooth = local_bowl(pH, binary_erosion(tissue, border_value=1), PH_SMOOTHING_VOXELS)
+        smooth = local_paraboloid(pH, binary_erosion(tissue, border_value=1), PH_SMOOTHING_VOXELS)
         known = tissue & np.isfinite(smooth)
         out[known] = smooth[known]
     return out

@@ -11,11 +11,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import typer
 
-from nanopinn.errors import InputError
+from nanopinn.cli.cohort import _say_ends
+from nanopinn.cli.phantoms import phantoms
+from nanopinn.errors import InputError, PartialCohortError
 from nanopinn.workflows.cohort.studies import Study
 from nanopinn.workflows.phantom.dataset import make_phantom_dataset
-from nanopinn.workflows.pipeline.ends import ends_of, exit_code
+from nanopinn.workflows.pipeline.ends import End, ends_of, exit_code
 from nanopinn.workflows.pipeline.jobs import Job, jobs_planned, told
 from nanopinn.workflows.pipeline.places import profile_folder
 from nanopinn.workflows.pipeline.snakemake import Workflow
@@ -154,6 +157,28 @@ def test_the_verdicts_decide_the_exit_code(tmp_path: Path) -> None:
     assert judged("passed", "passed") == 0
     assert judged("passed", "refused") == judged("passed", "check failed") == judged("passed", "") == 6
     assert judged("refused", "internal error") == 3
+
+
+def test_a_job_that_failed_after_the_fits_is_told_beside_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ends = [End(s, "fit", status, "") for s, status in (("sub-1", "passed"), ("sub-2", "refused"))]
+    with pytest.raises(typer.Exit) as ended:
+        _say_ends(ends, tmp_path, 1)
+    assert ended.value.exit_code == 6
+    assert "A job that follows the fits failed" in capsys.readouterr().out
+    with pytest.raises(typer.Exit):
+        _say_ends(ends, tmp_path, 0)
+    assert "A job that follows the fits failed" not in capsys.readouterr().out
+
+
+def test_where_no_phantom_was_fitted_the_log_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failed(self: Workflow, log: Path, watch: object) -> int:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("Error in rule phantom")
+        return 1
+
+    monkeypatch.setattr(Workflow, "run", failed)
+    with pytest.raises(PartialCohortError, match=r"phantoms\.log"):
+        phantoms(tmp_path)
 
 
 def test_a_plan_is_read_from_a_dry_run() -> None:

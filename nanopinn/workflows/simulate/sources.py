@@ -181,7 +181,7 @@ def _read(paths: Mapping[str, Path], assume_ph: float | None, said: Mapping[str,
             _plausible(values[name], mask, low, high, what, paths[name], said[name])
     pH, more = _ph(values.get("ph"), assume_ph, mask)
     measured = _Measured(values["ktrans"] * factor, values["ve"], values["vp"], smoothed_pH(pH, mask), mask, affine)
-    smooth = f"pH is smoothed (local bowls, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before it drives release, as in fits."
+    smooth = f"pH is smoothed (local paraboloids, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before it drives release, as in fits."
     return measured, [*notes, *(more or [smooth])]
 
 
