@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def column(rows: list[dict[str, str]], name: str) -> torch.Tensor:
 
 
 @pytest.mark.public_data
-def test_all_136_spectra_are_those_of_bmctool_to_1e_6_at_500_a_second(public_data: Path) -> None:
+def test_all_136_spectra_are_those_of_bmctool_to_1e_6(public_data: Path) -> None:
     """BMCTool 1.0.3; normalised, as there, by the volume at -300 ppm; its shifted rows move the offsets."""
     with (public_data / "cest_oracle/iopamidol_zspectra_bmctool.csv").open() as handle:
         rows = list(csv.DictReader(handle))
@@ -41,20 +42,15 @@ def test_all_136_spectra_are_those_of_bmctool_to_1e_6_at_500_a_second(public_dat
     groups = defaultdict(list)
     for r in rows:
         groups[(r["B0_T"], r["model"], r["B1_uT"], r["tsat_s"], r["b0_shift_ppm"])].append(r)
-    seconds = 0.0
     for (field, model, B1, length, shift), group in groups.items():
         agent = IOPAMIDOL if model == "5pool" else amides_alone()
-        began = time.perf_counter()
         Z = z_spectra(
             agent, Saturation(float(field), float(B1), float(length)), torch.as_tensor(offsets - float(shift)),
             pH=column(group, "pH"), molar=column(group, "conc_M"), T1_s=column(group, "T1w_s"), T2_s=column(group, "T2w_s"),
         )  # fmt: skip
-        seconds += time.perf_counter() - began
         reference = torch.tensor([[float(r[n]) for n in names] for r in group], dtype=torch.float64)
         assert (Z[:, :-1] / Z[:, -1:] - reference).abs().max() < 1e-6
     assert len(rows) == 136
-    # 500 a second is the target on two free cores; a loaded machine is allowed half
-    assert len(rows) / seconds > 250
 
 
 def by_matrix_exponential(
@@ -108,6 +104,25 @@ def test_residues_equal_matrix_exponentials_at_short_and_long_saturation_on_and_
             T2_s=one[3],
         )
         assert float(found[0, 0]) == pytest.approx(by_matrix_exponential(IOPAMIDOL, field, B1, seconds, ppm, pH, molar, T1, T2), abs=2e-7)
+
+
+def test_a_spectrum_costs_an_eighth_of_its_matrix_exponentials() -> None:
+    """A ratio of times, for machines differ and are busy; spectra per second are in benchmarks/cest.py."""
+    one, ppm = torch.ones(50, dtype=torch.float64), torch.linspace(-7, 7, 80, dtype=torch.float64)
+
+    def spectra() -> int:
+        Z = z_spectra(IOPAMIDOL, Saturation(7.0, 3.0, 5.0), ppm, pH=6.8 * one, molar=0.02 * one, T1_s=1.6 * one, T2_s=0.1 * one)
+        return Z.numel()
+
+    def exponentials() -> int:
+        return sum(1 for x in ppm.tolist() if by_matrix_exponential(IOPAMIDOL, 7.0, 3.0, 5.0, x, 6.8, 0.02, 1.6, 0.1) < 2)
+
+    def per_second(work: Callable[[], int]) -> float:
+        began = time.perf_counter()
+        return work() / (time.perf_counter() - began)
+
+    ratios = [per_second(spectra) / per_second(exponentials) for _ in range(5)]
+    assert np.median(ratios) > 8, ratios  # measured: 16 to 19
 
 
 @pytest.mark.public_data
