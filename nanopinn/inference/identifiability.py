@@ -123,12 +123,12 @@ def at_the_prior(problem: InverseProblem) -> Expansion:
     residual, tangents = [coarse.contrast.residual(C).reshape(-1)], [coarse.contrast.whiten(dC.transpose(0, 1)).flatten(1)]
     if coarse.drug:
         nodes = coarse.setting.drug_nodes([d.time_s for d in coarse.drug], **FEW_NODES)
-        run = forward.drug(theta, flow, coarse.plasma, nodes, tol=ROUGHLY)
+        seen = [int(np.argmin(np.abs(nodes - d.time_s))) for d in coarse.drug]
+        run = forward.drug(theta, flow, coarse.plasma, nodes, tol=ROUGHLY, tangents_at=seen)
         assert run.tangents is not None
-        for d in coarse.drug:
-            at = int(np.argmin(np.abs(nodes - d.time_s)))
+        for d, at, moved in zip(coarse.drug, seen, run.tangents, strict=True):
             residual.append(d.whiten(d.predict(run.U[at], coarse.setting.maps, coarse.plasma_at(d.time_s)) - d.measured))
-            tangents.append(d.whiten(d.linear(run.tangents[at], coarse.setting.maps)))
+            tangents.append(d.whiten(d.linear(moved, coarse.setting.maps)))
     return Expansion(torch.cat(residual).cpu().numpy(), torch.cat(tangents, dim=1).T.cpu().numpy())
 
 

@@ -36,7 +36,7 @@ class Fields:
         flow: pressure on the flow grid, exchange and face flows on the grid of the maps.
         contrast: ``(t, x, y, z)`` mM of tissue at the frames; ``d_contrast`` ``(m, t, x, y, z)``.
         pools: ``(node, pool, x, y, z)`` kg/m3 at the nodes of the drug march, or None without drug images;
-            ``d_pools`` ``(m, node, pool, x, y, z)``.
+            ``d_pools`` at the drug images alone, ``(m, image, pool, x, y, z)``.
         balance: relative mass imbalance of the drug march.
     """
 
@@ -129,7 +129,7 @@ class InverseProblem(Problem[Forward, Fields]):
         C, dC, _ = forward.contrast(th, flow, self.aif, self.frame_times, scheme, tol=tol)
         if not self.drug:
             return Fields(flow, C, None, None if dC is None else dC.transpose(0, 1))
-        run = forward.drug(th, flow, self.plasma, self.drug_times, scheme, tol=tol)
+        run = forward.drug(th, flow, self.plasma, self.drug_times, scheme, tol, [self.node_of(d) for d in self.drug])
         if dC is None or run.tangents is None:
             return Fields(flow, C, run.U, balance=run.balance.error)
         return Fields(flow, C, run.U, dC.transpose(0, 1), run.tangents.transpose(0, 1), run.balance.error)
@@ -175,10 +175,10 @@ class InverseProblem(Problem[Forward, Fields]):
         return torch.cat(parts)
 
     def jacobian(self, dC: Tensor, dpools: Tensor | None) -> Tensor:
-        """``(N, m)`` from field tangents ``(m, t, x, y, z)`` and ``(m, node, pool, x, y, z)``."""
+        """``(N, m)`` from field tangents ``(m, t, x, y, z)`` and ``(m, image, pool, x, y, z)``."""
         parts = [self._eliminated("contrast", self.contrast.whiten(dC).flatten(1))]
         if dpools is not None:
-            images = [d.whiten(d.linear(dpools[:, self.node_of(d)], self.setting.maps)) for d in self.drug]
+            images = [d.whiten(d.linear(dpools[:, i], self.setting.maps)) for i, d in enumerate(self.drug)]
             parts.append(self._eliminated("drug", torch.cat(images, dim=1)))
         return torch.cat(parts, dim=1).T
 

@@ -7,7 +7,7 @@ and its filtration averaged back to the grid of the maps, which keeps the fluid 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,6 +21,7 @@ from nanopinn.physics.model import FlowCoefficients, TissueMaps, TumourModel
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.values import Number, Values
+from nanopinn.solvers.directions import derivatives_along
 from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import Grid, add_face_flows, mean_of_parts, reconstruct_cells, repeat_cells
 from nanopinn.solvers.local_response import LocalResponse
@@ -31,8 +32,6 @@ from nanopinn.solvers.pressure import pressure_gradient, pressure_tangents, solv
 from nanopinn.solvers.rim import RimGrid
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 
-#: Tangents of coefficients found at once: more would leave the cache.
-AT_ONCE = 8
 #: Scalars of the model (SI) as a function of the parameter vector.
 ScalarsOf = Callable[[Tensor], Mapping[str, Tensor]]
 
@@ -191,10 +190,7 @@ class Forward:
         def tensors(th: Tensor, p: Tensor) -> tuple[Tensor, ...]:
             return self.pools(kind, th, p, stretch)[1].tensors()
 
-        def along(e: Tensor, dp: Tensor) -> tuple[Tensor, ...]:
-            return torch.func.jvp(tensors, (theta, flow.p), (e, dp))[1]
-
-        every = torch.func.vmap(along, chunk_size=AT_ONCE)(identity, flow.dp)
+        every = derivatives_along(tensors, (theta, flow.p), (identity, flow.dp))
         tangents = {}
         for j in range(len(theta)):
             moved = tuple(t[j] for t in every)
@@ -234,13 +230,17 @@ class Forward:
         one = maps.phi.new_ones(1)
         share = operator.inflow_of(one) / maps.PS
         dAs = list(tangents.values())
-        d_share = [dA.inflow_of(one) / maps.PS for dA in dAs]
+        together = PoolOperator.stacked(dAs) if dAs else None
+        d_share = None if together is None else together.inflow_of(one) / maps.PS
 
         def source(t: float) -> tuple[Tensor, Tensor | None]:
             U0 = local.at(t)[None]
-            s = maps.PS * share * U0 - operator(share * U0)
-            ds = [maps.PS * d * U0 - dA(share * U0) - operator(d * U0) for d, dA in zip(d_share, dAs, strict=True)]
-            return s, torch.stack(ds) if ds else None
+            alone = share * U0
+            s = maps.PS * alone - operator(alone)
+            if together is None or d_share is None:
+                return s, None
+            d_alone = d_share * U0
+            return s, (maps.PS * d_alone).sub_(operator(d_alone)).sub_(together(alone))
 
         run = march(operator, pools.capacity, source, nodes, scheme=scheme, tangent_operators=dAs, tol=tol)
         U0 = torch.stack([local.at(nodes[i]) for i in at])
@@ -249,15 +249,19 @@ class Forward:
         if flow.dp is None:
             return C, None, run
         dC = C.new_zeros((len(frame_times), len(theta), *C.shape[1:]))
-        if run.tangents is not None:
-            dC[:, list(tangents)] = maps.phi * (run.tangents[at, :, 0] + torch.stack(d_share)[:, 0] * U0[:, None])
+        if run.tangents is not None and d_share is not None:
+            dC[:, list(tangents)] = maps.phi * (run.tangents[at, :, 0] + d_share[:, 0] * U0[:, None])
         return C, dC, run
 
     def drug(
         self, theta: Tensor, flow: Flow, plasma: tuple[SumOfExponentials, SumOfExponentials],
-        times: np.ndarray, scheme: Scheme = TR_BDF2, tol: float = 1e-10,
+        times: np.ndarray, scheme: Scheme = TR_BDF2, tol: float = 1e-10, tangents_at: Collection[int] | None = None,
     ) -> Trajectory:  # fmt: skip
         """Encapsulated, free, bound, intracellular and nuclear drug at ``times`` (s after the dose), kg/m3.
+
+        Args:
+            flow: with tangents, or without, and then there are none here.
+            tangents_at: indices of the times at which tangents are wanted, one after the other as given; None: all.
 
         Raises:
             ValueError: the release rate jumps at a time that is not among them.
@@ -265,18 +269,26 @@ class Forward:
         stretches = cut_at(times, self.setting.release_jumps)
         marched = [self.operators("drug", theta, flow, k) for k in range(len(stretches))]
         moving = sorted({j for _, _, tangents in marched for j in tangents})
+        wanted = list(range(len(times)) if tangents_at is None else tangents_at)
+        every = None if flow.dp is None else flow.dp.new_zeros((len(wanted), len(theta), *marched[0][0].capacity.shape))
         runs: list[Trajectory] = []
+        first = 0
         for nodes, (pools, operator, tangents) in zip(stretches, marched, strict=True):
             dAs = [tangents[j] if j in tangents else operator.with_tensors([0 * t for t in operator.tensors()]) for j in moving]
-            source = _plasma_source(plasma, operator, dAs)
-            begin = runs[-1].end if runs else None
-            runs.append(march(operator, pools.capacity, source, nodes, scheme=scheme, tangent_operators=dAs, tol=tol, begin=begin))
-        run = joined(runs)
-        if run.tangents is None:
-            return run
-        every = run.U.new_zeros((len(run.U), len(theta), *run.U.shape[1:]))
-        every[:, moving] = run.tangents.to(every.dtype)
-        return replace(run, tangents=every)
+            last = first + len(nodes) - 1
+            here = sorted({i for i in wanted if first < i <= last or i == 0 == first})
+            run = march(
+                operator, pools.capacity, _plasma_source(plasma, operator, dAs), nodes, scheme=scheme, tangent_operators=dAs, tol=tol,
+                begin=runs[-1].end if runs else None, tangents_at=[i - first for i in here],
+            )  # fmt: skip
+            if every is not None and run.tangents is not None:
+                of_node = dict(zip(here, run.tangents, strict=False))
+                for into, i in zip(every, wanted, strict=True):
+                    if i in of_node:
+                        into[moving] = of_node[i].to(into.dtype)
+            runs.append(run)
+            first = last
+        return replace(joined(runs), tangents=every)
 
 
 def _plasma_source(plasma: Sequence[SumOfExponentials], operator: PoolOperator, dAs: Sequence[PoolOperator]) -> Source:

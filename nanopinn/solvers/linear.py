@@ -32,8 +32,7 @@ class LinearSolution:
 
 
 def _dot(a: Tensor, b: Tensor, lead: int) -> Tensor:
-    rows = zip(a.flatten(lead).flatten(0, -2), b.flatten(lead).flatten(0, -2), strict=True) if lead else [(a.flatten(), b.flatten())]
-    products = torch.stack([torch.dot(x, y) for x, y in rows])
+    products = torch.linalg.vecdot(a.flatten(lead), b.flatten(lead)) if lead else torch.dot(a.flatten(), b.flatten())
     return products.reshape(a.shape[:lead] + (1,) * (a.dim() - lead))
 
 
@@ -125,4 +124,4 @@ def bicgstab(
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(b != 0, a / torch.where(b != 0, b, 1.0), 0.0)
+    return (a / b).masked_fill_(b == 0, 0.0)

@@ -6,7 +6,7 @@ capacity dU/dt = -A U + s(t)
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,7 @@ class Trajectory:
     Attributes:
         times: ``(n,)`` s.
         U: ``(n, pool, x, y, z)``.
-        tangents: ``(n, m, pool, x, y, z)`` or None.
+        tangents: at the nodes where they were kept, the last always among them, ``(k, m, pool, x, y, z)``, or None.
         iterations: Krylov iterations in all.
         balance: what entered, what left, what is stored.
     """
@@ -53,21 +53,12 @@ class Trajectory:
 
 
 def joined(runs: Sequence[Trajectory]) -> Trajectory:
-    """Trajectories of which each began where the last one ended, as one."""
-    if len(runs) == 1:
-        return runs[0]
-
-    def along(parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([parts[0], *(p[1:] for p in parts[1:])])
-
-    tangents = [r.tangents for r in runs if r.tangents is not None]
+    """Trajectories of which each began where the last one ended, as one; tangents are left to who knows at which nodes they stand."""
+    times, U = (torch.cat([parts[0], *(p[1:] for p in parts[1:])]) for parts in ([r.times for r in runs], [r.U for r in runs]))
     entered, lost, outflow, stored = (
         torch.stack([getattr(r.balance, name) for r in runs]).sum(dim=0) for name in ("entered", "lost", "outflow", "stored")
     )
-    return Trajectory(
-        along([r.times for r in runs]), along([r.U for r in runs]), along(tangents) if tangents else None,
-        sum(r.iterations for r in runs), runs[0].scheme, Balance(entered, lost, outflow, stored),
-    )  # fmt: skip
+    return Trajectory(times, U, None, sum(r.iterations for r in runs), runs[0].scheme, Balance(entered, lost, outflow, stored))
 
 
 class _StageSolver:
@@ -82,20 +73,16 @@ class _StageSolver:
             self.tangent_capacity = capacity.to(steered)
             self.tangent_stage = StageMatrix(operator.to(steered), self.tangent_capacity, w)
 
-    def exchange(self, U: Tensor, s: Tensor) -> Tensor:
-        """Rates at which each pool's mass enters by the source, is lost, and crosses the boundary, ``(3, pool)``."""
-        return torch.stack([s.sum(dim=SPACE), self.operator.lost(U), self.operator.boundary_outflow(U)])
-
-    def pools(self, known: Tensor, s: Tensor) -> Tensor:
+    def pools(self, known: Tensor, s: Tensor, guess: Tensor) -> Tensor:
         """The stage from what is known of the pools and their source."""
-        found, iterations = self.stage.solve(self.capacity * known + self.w * s, known, tol=self.tol)
+        found, iterations = self.stage.solve(torch.addcmul(self.w * s, self.capacity, known), guess, tol=self.tol, overwrite=True)
         self.iterations += iterations
         return found
 
-    def tangents(self, known: Tensor, forcing: Tensor) -> Tensor:
+    def tangents(self, known: Tensor, forcing: Tensor, guess: Tensor) -> Tensor:
         """The same of their tangents."""
         b = torch.add(self.tangent_capacity * known, forcing, alpha=self.w)
-        found, iterations = self.tangent_stage.solve(b, known, tol=TANGENTS_LOOSER * self.tol, overwrite=True)
+        found, iterations = self.tangent_stage.solve(b, guess, tol=TANGENTS_LOOSER * self.tol, overwrite=True)
         self.iterations += iterations
         return found
 
@@ -103,6 +90,7 @@ class _StageSolver:
 def march(
     operator: PoolOperator, capacity: Tensor, source: Source, times: Sequence[float], *, scheme: Scheme = TR_BDF2,
     tangent_operators: Sequence[PoolOperator] = (), tol: float = 1e-10, begin: tuple[Tensor, Tensor | None] | None = None,
+    tangents_at: Collection[int] | None = None,
 ) -> Trajectory:  # fmt: skip
     """March from ``times[0]`` through every later node.
 
@@ -115,6 +103,7 @@ def march(
         tol: relative residual of each linear solve; tangents are solved to :data:`TANGENTS_LOOSER` of it, and where
             that is :data:`SINGLE_FROM` or more, in single precision.
         begin: pools and tangents at the first node; zero if None.
+        tangents_at: indices of the nodes at which tangents are kept, beside the last; None: all.
 
     Raises:
         SolverError: a linear solve failed.
@@ -126,49 +115,63 @@ def march(
     V = torch.zeros((m, *capacity.shape), dtype=steered, device=capacity.device)
     if begin is not None:
         U, V = begin[0], V if begin[1] is None else begin[1].to(steered)
-    out_U, out_V = [U], [V]
+    kept = range(len(times)) if tangents_at is None else {*tangents_at, len(times) - 1}
+    out_U, out_V = [U], [V] if 0 in kept else []
     rate: tuple[Tensor, Tensor] | None = None
     solver: _StageSolver | None = None
     iterations = 0
-    totals = capacity.new_zeros((3, len(capacity)))
-    for t0, t1 in itertools.pairwise(times):
+    brought, dwelt = torch.zeros_like(U), torch.zeros_like(U)
+    for number, (t0, t1) in enumerate(itertools.pairwise(times), start=1):
         dt = t1 - t0
         if solver is None or abs(solver.w - scheme.gamma * dt) > 1e-9 * solver.w:
             iterations += solver.iterations if solver else 0
             solver = _StageSolver(operator, capacity, scheme.gamma * dt, tol, steered if m else None)
-        U, V, rate, exchanged = _step(solver, scheme, source, stacked, U, V, rate, t0, dt)
-        totals = totals + exchanged
+        U, V, rate = _step(solver, scheme, source, stacked, U, V, rate, t0, dt, (brought, dwelt))
         out_U.append(U)
-        out_V.append(V)
+        if number in kept:
+            out_V.append(V)
     iterations += solver.iterations if solver else 0
+    # what is lost and what crosses the boundary is linear in the pools
+    balance = Balance(
+        brought.sum(dim=SPACE), operator.lost(dwelt), operator.boundary_outflow(dwelt), (capacity * (U - out_U[0])).sum(dim=SPACE)
+    )
     return Trajectory(
         torch.tensor(list(times), dtype=capacity.dtype), torch.stack(out_U), torch.stack(out_V) if m else None,
-        iterations, scheme.name, Balance(totals[0], totals[1], totals[2], (capacity * (U - out_U[0])).sum(dim=SPACE)),
+        iterations, scheme.name, balance,
     )  # fmt: skip
 
 
 def _step(
     solver: _StageSolver, scheme: Scheme, source: Source, dA: PoolOperator | None, U: Tensor, V: Tensor,
-    rate: tuple[Tensor, Tensor] | None, t0: float, dt: float,
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]:  # fmt: skip
+    rate: tuple[Tensor, Tensor] | None, t0: float, dt: float, integrals: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:  # fmt: skip
+    """Pools, tangents and their last rates after a step; ``integrals`` of the source and of the pools over time grow by it."""
     w = solver.w
     rates: list[tuple[Tensor, Tensor]] = []
-    exchanged = U.new_zeros((3, len(U)))
-    for i, (row, c, weight) in enumerate(zip(scheme.a, scheme.nodes, scheme.a[-1], strict=True)):
+    for i, (row, c, weight) in enumerate(zip(scheme.a, scheme.nodes, scheme.weights, strict=True)):
         s, ds = source(t0 + c * dt)
+        integrals[0].add_(s, alpha=dt * weight)
         if i == 0 and scheme.explicit_first:
             rates.append(rate if rate is not None else _initial_rate(solver, source, dA, U, V, t0))
-            exchanged = exchanged + dt * weight * solver.exchange(U, s)
+            integrals[1].add_(U, alpha=dt * weight)
             continue
-        known_U = U + dt * sum(a * k[0] for a, k in zip(row[:i], rates, strict=True)) if i else U
-        known_V = V + dt * sum(a * k[1] for a, k in zip(row[:i], rates, strict=True)) if i else V
-        stage_U = solver.pools(known_U, s)
+        known_U, known_V = (_known(at, row, [k[which] for k in rates], dt) for which, at in enumerate((U, V)))
+        # the stage before tells where this one will lie
+        stage_U = solver.pools(known_U, s, torch.add(known_U, rates[-1][0], alpha=w) if rates else known_U)
+        integrals[1].add_(stage_U, alpha=dt * weight)
         stage_V = known_V
         if dA is not None:
-            stage_V = solver.tangents(known_V, _forcing(ds, dA, stage_U))
-        rates.append(((stage_U - known_U) / w, (stage_V - known_V) / w))
-        exchanged = exchanged + dt * weight * solver.exchange(stage_U, s)
-    return stage_U, stage_V, rates[-1], exchanged
+            stage_V = solver.tangents(known_V, _forcing(ds, dA, stage_U), torch.add(known_V, rates[-1][1], alpha=w) if rates else known_V)
+        rates.append(((stage_U - known_U).div_(w), (stage_V - known_V).div_(w)))
+    return stage_U, stage_V, rates[-1]
+
+
+def _known(start: Tensor, row: Sequence[float], rates: Sequence[Tensor], dt: float) -> Tensor:
+    """What earlier stages leave for this one."""
+    known = start.clone()
+    for a, k in zip(row, rates, strict=False):
+        known.add_(k, alpha=dt * a)
+    return known
 
 
 def _initial_rate(solver: _StageSolver, source: Source, dA: PoolOperator | None, U: Tensor, V: Tensor, t0: float) -> tuple[Tensor, Tensor]:

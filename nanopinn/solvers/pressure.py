@@ -11,6 +11,7 @@ from torch import Tensor
 from nanopinn.physics.flow import filtration, lymphatic_drainage
 from nanopinn.physics.model import FlowCoefficients
 from nanopinn.solvers.cells import BoxMatrix, CellMatrix
+from nanopinn.solvers.directions import derivatives_along
 from nanopinn.solvers.fluxes import darcy_flows, divergence, entering
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.linear import LinearSolution, conjugate_gradients
@@ -79,11 +80,7 @@ def pressure_tangents(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tens
 def pressure_forcing(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, grid: Grid) -> Tensor:
     """``-dR/dtheta_j`` at a fixed pressure, ``(m, x, y, z)``: what drives the tangents."""
     identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
-
-    def along(e: Tensor) -> Tensor:
-        return -torch.func.jvp(lambda th: pressure_residual(flow_of(th), p, grid), (theta,), (e,))[1]
-
-    return torch.func.vmap(along, chunk_size=8)(identity)
+    return -derivatives_along(lambda th: pressure_residual(flow_of(th), p, grid), (theta,), (identity,))[0]
 
 
 def pressure_gradient(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, of_p: Tensor, grid: Grid) -> Tensor:

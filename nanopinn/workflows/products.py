@@ -14,6 +14,7 @@ from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.result import Curve, FieldEstimate, MapEstimate, VectorEstimate
 from nanopinn.parameters import value
 from nanopinn.physics.drug import LINEAR, WORDS, volume_fractions
+from nanopinn.solvers.directions import derivatives_along
 from nanopinn.solvers.grid import mean_of_parts
 from nanopinn.workflows.fields import FIELD_HOURS, field_maps, inflow_map, model_error_maps
 from nanopinn.workflows.problem import PH_ASSUMED_ERROR, Posed
@@ -89,9 +90,8 @@ def _velocity(fit: Fitted[InverseProblem]) -> tuple[torch.Tensor, torch.Tensor]:
     def velocity(th: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
         return forward.flow_of_pressure(th, p).velocity(problem.setting.grid)
 
-    along = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
-    tangents = [torch.func.jvp(velocity, (theta, flow.p), (e, dp))[1] for e, dp in zip(along, flow.dp, strict=True)]
-    return velocity(theta, flow.p), torch.stack(tangents)
+    identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
+    return velocity(theta, flow.p), derivatives_along(velocity, (theta, flow.p), (identity, flow.dp))[0]
 
 
 def _release_map(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> MapEstimate:
@@ -103,9 +103,9 @@ def _release_map(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]
     def log_rate(th: torch.Tensor) -> torch.Tensor:
         return torch.log(forward.model(th).release_rate())
 
-    J = torch.func.jacfwd(log_rate)(theta)
+    (J,) = derivatives_along(log_rate, (theta,), (torch.eye(len(theta), dtype=theta.dtype, device=theta.device),))
     covariance = problem.tensor(fit.run.covariance)
-    variance = torch.einsum("xyzi,ij,xyzj->xyz", J, covariance, J)
+    variance = torch.einsum("ixyz,ij,jxyz->xyz", J, covariance, J)
     pH_sd = posed.domain.take(np.nan_to_num(imaging.ph_std, nan=PH_ASSUMED_ERROR), PH_ASSUMED_ERROR)
     relative = torch.sqrt(variance + problem.tensor((np.log(10) * value("n_rel") * pH_sd) ** 2))
     rate = torch.exp(log_rate(theta)) * 3600

@@ -96,7 +96,7 @@ class FieldNetworks:
         return maps.phi * _every(basis.histories(v), tangents, len(theta))[:, :, 0]
 
     def drug(self, theta: Tensor, flow: Flow, pools: Tensor) -> Tensor:
-        """Tangents of the drug pools, ``(m, node, pool, x, y, z)`` kg/m3.
+        """Tangents of the drug pools at the drug images, ``(m, image, pool, x, y, z)`` kg/m3.
 
         The carriers come first, by a network of their own; what they release drives a second one.
         """
@@ -111,7 +111,7 @@ class FieldNetworks:
         driven = add_products(forcing[:, :, rest], block(operator.reaction, rest, first), carried, -1.0)
         released = PoolTangents.of(operator.only(rest), coefficients.capacity[rest], basis, driven)
         v = torch.cat([v_l, self.learn("released", released)], dim=2)
-        return _every(basis.histories(v), tangents, len(theta))
+        return _every(basis.histories(v, [self.problem.node_of(d) for d in self.problem.drug]), tangents, len(theta))
 
     def basis(self, kind: str, nodes: Tensor, kinks: Tensor, plasma: list[PlasmaResponse]) -> TimeBasis:
         """Functions of time for one system of pools, the same for the same seed."""

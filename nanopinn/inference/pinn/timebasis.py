@@ -94,9 +94,9 @@ class TimeBasis:
         at_nodes = torch.cat([c(rates, nodes) for c in plasma], dim=1) @ mix
         return cls(at_nodes, B.T @ integrals @ mix, B.T @ areas, torch.linalg.pinv(at_nodes))
 
-    def histories(self, coefficients: Tensor) -> Tensor:
-        """Coefficients ``(..., r, pool, x, y, z)`` as histories ``(..., n, pool, x, y, z)``."""
-        return torch.einsum("nr,...rpxyz->...npxyz", self.B, coefficients)
+    def histories(self, coefficients: Tensor, at: Sequence[int] | None = None) -> Tensor:
+        """Coefficients ``(..., r, pool, x, y, z)`` as histories ``(..., n, pool, x, y, z)``, or at some nodes alone."""
+        return torch.einsum("nr,...rpxyz->...npxyz", self.B if at is None else self.B[list(at)], coefficients)
 
     def coefficients(self, histories: Tensor) -> Tensor:
         """The inverse of :meth:`histories`, by least squares over the nodes."""
