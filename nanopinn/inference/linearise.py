@@ -33,6 +33,8 @@ Array = NDArray[np.float64]
 
 #: Relative residual of the linear solves of a fit: far below the noise of any image.
 SOLVE_TO = 1e-7
+#: The same where two solves only tell an effect of some percent by their difference.
+EFFECT_TO = 1e-5
 #: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation holds.
 NEAR = 0.08
 #: The same for the effect of the grid, and unknowns of which it takes no notice. Images hardly know the first, so that it wanders, and a
@@ -150,7 +152,7 @@ def _drug_images(problem: InverseProblem, theta: Array, flow: Flow) -> dict[str,
 def _few_images(problem: InverseProblem, theta: Array, forward: Forward, flow: Flow) -> list[Tensor]:
     """Drug images from a march of few nodes: what is compared with it shares its error."""
     nodes = problem.setting.drug_nodes([d.time_s for d in problem.drug], **FEW_NODES)
-    pools = forward.drug(problem.tensor(theta), replace(flow, dp=None), problem.plasma, nodes, tol=SOLVE_TO).U
+    pools = forward.drug(problem.tensor(theta), replace(flow, dp=None), problem.plasma, nodes, tol=EFFECT_TO).U
     at = [int(np.argmin(np.abs(nodes - d.time_s))) for d in problem.drug]
     return [d.linear(pools[i], problem.setting.maps) for i, d in zip(at, problem.drug, strict=True)]
 
@@ -190,7 +192,7 @@ def _effect_of_grid(
     same = finer.setting.flow_setting.grid == problem.setting.flow_setting.grid
     forward = finer.forward(fields.flow.p if same else None)
     flow = forward.flow(finer.tensor(theta))
-    there = mean_of_parts(forward.contrast(finer.tensor(theta), flow, finer.aif, finer.frame_times, tol=SOLVE_TO)[0], 2)
+    there = mean_of_parts(forward.contrast(finer.tensor(theta), flow, finer.aif, finer.frame_times, tol=EFFECT_TO)[0], 2)
     curves = (problem.contrast.residual(there) - problem.contrast.residual(fields.contrast)).reshape(-1, 1)
     if images is None:
         return theta.copy(), curves, curves.new_zeros((0, 0))

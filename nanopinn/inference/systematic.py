@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -42,14 +43,15 @@ class SharedError:
     @property
     def covariance(self) -> Tensor:
         """Posterior covariance of the errors, ``(k, k)``."""
-        return torch.linalg.inv(self._precision())
+        return torch.linalg.inv(self._precision)
 
+    @cached_property
     def _precision(self) -> Tensor:
         E = self.effect
         return torch.eye(E.shape[1], dtype=E.dtype, device=E.device) + E.T @ E
 
     def _best(self, values: Tensor) -> Tensor:
-        return -torch.linalg.solve(self._precision(), (values @ self.effect).unsqueeze(-1)).squeeze(-1)
+        return -torch.linalg.solve(self._precision, (values @ self.effect).unsqueeze(-1)).squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,14 @@ class SystematicErrors:
     model_on_contrast: Tensor | None = None
     model_on_drug: Tensor | None = None
 
-    @property
+    @cached_property
     def contrast(self) -> SharedError:
         effect = _joined(self.model_on_contrast, self.grid_on_contrast)
         at = effect.new_zeros(effect.shape[1])
         at[effect.shape[1] - self.grid_on_contrast.shape[1] :] = -1.0
         return SharedError(effect, at)
 
-    @property
+    @cached_property
     def drug(self) -> SharedError:
         effect = _joined(self.pH_on_drug, self.closure_on_drug, self.model_on_drug, self.grid_on_drug)
         at = effect.new_zeros(effect.shape[1])

@@ -134,6 +134,7 @@ class Forward:
         self.factors, self.values = factors, values
         self.last_pressure = pressure
         self._fine = setting.flow_setting
+        self._alone: tuple[PlasmaCurve, tuple[float, ...], LocalResponse] | None = None
 
     def model(self, theta: Tensor) -> TumourModel:
         """The model on the grid of the maps."""
@@ -226,7 +227,7 @@ class Forward:
         pools, operator, tangents = self.operators("contrast", theta, flow)
         maps = self.setting.maps
         nodes, at = frame_nodes(frame_times, float(aif.times_s[0]), substeps)
-        local = LocalResponse(maps, aif, stage_times(nodes, scheme))
+        local = self._local(aif, stage_times(nodes, scheme))
         one = maps.phi.new_ones(1)
         share = operator.inflow_of(one) / maps.PS
         dAs = list(tangents.values())
@@ -252,6 +253,12 @@ class Forward:
         if run.tangents is not None and d_share is not None:
             dC[:, list(tangents)] = maps.phi * (run.tangents[at, :, 0] + d_share[:, 0] * U0[:, None])
         return C, dC, run
+
+    def _local(self, aif: PlasmaCurve, times: list[float]) -> LocalResponse:
+        """What each cell does by itself; the scalars do not change it, so it is kept."""
+        if self._alone is None or self._alone[0] is not aif or self._alone[1] != tuple(times):
+            self._alone = aif, tuple(times), LocalResponse(self.setting.maps, aif, times)
+        return self._alone[2]
 
     def drug(
         self, theta: Tensor, flow: Flow, plasma: tuple[SumOfExponentials, SumOfExponentials],

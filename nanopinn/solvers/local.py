@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from nanopinn.physics.pools import Entries
 def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """Of tensors of these shapes together; torch's own takes longer than a field's arithmetic."""
     first = shapes[0]
-    return first if all(s == first for s in shapes[1:]) else tuple(torch.broadcast_shapes(*shapes))
+    return first if all(s == first for s in shapes[1:]) else np.broadcast_shapes(*shapes)
 
 
 def nonzero(entries: Entries) -> Entries:

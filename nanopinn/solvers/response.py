@@ -15,7 +15,7 @@ from nanopinn.solvers.stage import StageMatrix
 
 def respond(
     operator: PoolOperator, capacity: Tensor, source: Callable[[float], Tensor], times: Sequence[float], keep: Sequence[int], *,
-    scheme: Scheme = TR_BDF2, tol: float = 1e-5,
+    scheme: Scheme = TR_BDF2, tol: float = 3e-6,
 ) -> Tensor:  # fmt: skip
     """Pools of ``capacity dV/dt = source(t) - A V`` from zero at ``times[0]``, at the nodes kept, ``(n, m, pool, x, y, z)``.
 
@@ -36,7 +36,7 @@ def respond(
         rates = [rate]
         for row, c in zip(scheme.a[1:], scheme.nodes[1:], strict=True):
             known = V + dt * sum(a * k for a, k in zip(row, rates, strict=False))
-            U, _ = stage.solve(capacity * known + w * source(t + c * dt), known, tol=tol)
+            U, _ = stage.solve(torch.addcmul(w * source(t + c * dt), capacity, known), known + w * rates[-1], tol=tol, overwrite=True)
             rates.append((U - known) / w)
         V, rate = U, rates[-1]
         if number in keep:
