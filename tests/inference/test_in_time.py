@@ -118,6 +118,33 @@ def test_multipliers_of_one_change_nothing_but_the_nodes(plain, problem) -> None
     assert runs[1].balance.error < 1e-9
 
 
+@pytest.mark.parametrize("which", ["plain", "problem"])
+def test_tangents_kept_at_some_times_are_those_of_all_in_the_order_asked(which: str, request: pytest.FixtureRequest) -> None:
+    p: InverseProblem = request.getfixturevalue(which)
+    forward, theta = p.forward(), p.tensor(p.unknowns.prior_mean)
+    flow, nodes = forward.flow(theta, tangents=True), p.drug_times
+    jumps = [int(np.flatnonzero(nodes == t)[0]) for t in p.setting.release_jumps if t < nodes[-1]]
+    asked = [len(nodes) - 2, 0, *jumps, 5, len(nodes) - 1, 5]
+    every, some = (forward.drug(theta, flow, p.plasma, nodes, tol=1e-7, tangents_at=at).tangents for at in (None, asked))
+    assert every is not None
+    assert some is not None
+    assert every.shape[:2] == (len(nodes), len(theta))
+    assert all(bool(v.any()) for v in every[1:])
+    torch.testing.assert_close(some, every[asked], rtol=0, atol=0)
+
+
+def test_what_cells_do_alone_is_worked_out_anew_for_another_input_or_other_frames(plain) -> None:
+    theta, forward = plain.tensor(plain.unknowns.prior_mean), plain.forward()
+    flow = forward.flow(theta)
+    late = plain.frame_times + 0.5
+    halved = replace(plain.aif, plasma_mM=plain.aif.plasma_mM / 2)
+    whole = forward.contrast(theta, flow, plain.aif, plain.frame_times)[0]
+    later = forward.contrast(theta, flow, plain.aif, late)[0]
+    torch.testing.assert_close(later, plain.forward().contrast(theta, flow, plain.aif, late)[0], rtol=0, atol=0)
+    assert float((later - whole).norm()) > 1e-3 * float(whole.norm())
+    torch.testing.assert_close(forward.contrast(theta, flow, halved, late)[0], later / 2, rtol=1e-7, atol=1e-12)
+
+
 def test_a_cell_whose_release_jumps_goes_as_another_integrator_takes_it() -> None:
     """Cells of a metre: nothing crosses their faces."""
     one = torch.ones((3, 3, 3), dtype=torch.float64)
