@@ -27,6 +27,8 @@ ROUGHLY = 1e-3
 TAKES_PART = 0.3
 #: Expected contraction below which images hardly help.
 HARDLY = 0.1
+#: Median relative standard deviation of a voxel's Ktrans or ve from which the frames are said to hardly tell it.
+BLURRED = 0.25
 
 
 @dataclass(frozen=True)
@@ -145,4 +147,18 @@ def told(problem: InverseProblem, expansion: Expansion) -> tuple[str, ...]:
     ]  # fmt: skip
     if weak:
         sentences.append(f"Even at best these images would hardly inform (contraction below {HARDLY:g}): {', '.join(weak)}.")
-    return tuple(sentences)
+    return (*sentences, *blurred_maps(problem))
+
+
+def blurred_maps(problem: InverseProblem) -> tuple[str, ...]:
+    """In words, which kinetic maps the frames hardly tell voxel by voxel."""
+    inside = problem.setting.maps.tumour > 0.5
+    sds = {name: float(problem.spread[i, i][inside].sqrt().median()) for i, name in enumerate(("Ktrans", "ve"))}
+    blurred = [f"{name} (median error {sd:.0%})" for name, sd in sds.items() if sd > BLURRED]
+    if not blurred:
+        return ()
+    return (
+        f"The frames hardly tell the {' and '.join(blurred)} of a voxel. All fields rest on these maps, and an error that voxels share "
+        "is in no interval here: doubt the answer more than its intervals say. Frames from before the bolus on, a longer scan or less "
+        "noise would help.",
+    )

@@ -68,6 +68,18 @@ def test_with_every_image_only_the_scaling_is_told_and_without_any_the_release_l
     assert sum("nuclear binding" in words for words in without) == 1
 
 
+@pytest.mark.parametrize(("Ktrans", "ve", "named"), [(0.02, 0.03, []), (0.5, 0.2, ["Ktrans"]), (0.3, 0.4, ["Ktrans", "ve"])])
+def test_maps_that_the_frames_hardly_tell_are_named_with_their_error(problem, expansion, Ktrans, ve, named) -> None:
+    spread = torch.zeros_like(problem.spread)
+    for i, sd in enumerate((Ktrans, ve)):
+        # outside the tumour nothing counts
+        spread[i, i] = torch.where(problem.setting.maps.tumour > 0.5, sd**2, 1.0)
+    sentences = [words for words in told(replace(problem, spread=spread), expansion) if "hardly tell" in words]
+    assert len(sentences) == bool(named)
+    for name, sd in (("Ktrans", Ktrans), ("ve", ve)):
+        assert (f"{name} (median error {sd:.0%})" in "".join(sentences)) == (name in named)
+
+
 def test_a_null_direction_is_put_into_words() -> None:
     names = unknowns("a", "b", "c", "d", sd=0.5)
     J = np.array([[3.0, 3.0, 0, 0], [0, 0, 5.0, 0]])
