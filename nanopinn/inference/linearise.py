@@ -7,6 +7,7 @@ fit follows. None of this is tangled with the steps of an engine: it is brought 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from nanopinn.inference import model_error
 from nanopinn.inference.observations import DrugObservation
 from nanopinn.inference.systematic import SystematicErrors
 from nanopinn.physics.wall import permeability_from_transfer
-from nanopinn.solvers.forward import Flow, Forward
+from nanopinn.solvers.forward import Flow, Forward, drug_of_each
 from nanopinn.solvers.grid import mean_of_parts
 from nanopinn.solvers.nodes import FEW_NODES
 
@@ -37,10 +38,10 @@ SOLVE_TO = 1e-7
 EFFECT_TO = 1e-5
 #: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation holds.
 NEAR = 0.08
-#: The same for the effect of the grid, and unknowns of which it takes no notice. Images hardly know the first, so that it wanders, and a
-#: whole prior sd of it changes the effect less than is tolerated of l; the other touches no image.
+#: The same for the effect of the grid, and unknowns of which it takes no notice. Images hardly know the first two, so that they wander, and
+#: a whole prior sd of them changes the effect less than is tolerated of l (by 0.2 and 0.4 of its 4.5, against 1.8); p_e touches no image.
 GRID_NEAR = 0.6
-GRID_IDLE = frozenset({"K_ratio_n", "p_e"})
+GRID_IDLE = frozenset({"pK_rel", "K_ratio_n", "p_e"})
 #: No kinetic map moves by more than this factor between two linearisations.
 LARGEST_STEP = 1.25
 #: Maps and flow follow each other with a lag that full steps would overshoot.
@@ -142,19 +143,19 @@ def _drug_images(problem: InverseProblem, theta: Array, flow: Flow) -> dict[str,
         "porosity": replace(maps, phi=maps.phi * (1 + PORE_STEP)),
         "pH": replace(maps, pH=maps.pH + PH_STEP),
     }
-    found = {}
-    for name, changed in variants.items():
-        forward = Forward(replace(problem.setting, maps=changed), problem.unknowns.scalars)
-        found[name] = _few_images(replace(problem, setting=forward.setting), theta, forward, flow)
-    return found
+    forwards = [Forward(replace(problem.setting, maps=changed), problem.unknowns.scalars) for changed in variants.values()]
+    return dict(zip(variants, _few_images(problem, theta, forwards, flow), strict=True))
 
 
-def _few_images(problem: InverseProblem, theta: Array, forward: Forward, flow: Flow) -> list[Tensor]:
-    """Drug images from a march of few nodes: what is compared with it shares its error."""
+def _few_images(problem: InverseProblem, theta: Array, forwards: Sequence[Forward], flow: Flow) -> list[list[Tensor]]:
+    """Every drug image of each tissue, from a march of few nodes: what is compared with it shares its error."""
     nodes = problem.setting.drug_nodes([d.time_s for d in problem.drug], **FEW_NODES)
-    pools = forward.drug(problem.tensor(theta), replace(flow, dp=None), problem.plasma, nodes, tol=EFFECT_TO).U
+    pools = drug_of_each(forwards, problem.tensor(theta), flow, problem.plasma, nodes, tol=EFFECT_TO)
     at = [int(np.argmin(np.abs(nodes - d.time_s))) for d in problem.drug]
-    return [d.linear(pools[i], problem.setting.maps) for i, d in zip(at, problem.drug, strict=True)]
+    return [
+        [d.linear(pools[i, tissue], forward.setting.maps) for i, d in zip(at, problem.drug, strict=True)]
+        for tissue, forward in enumerate(forwards)
+    ]
 
 
 def _weighed(problem: InverseProblem, fields: Fields, images: dict[str, list[Tensor]]) -> tuple[DrugObservation, ...]:
@@ -196,7 +197,7 @@ def _effect_of_grid(
     curves = (problem.contrast.residual(there) - problem.contrast.residual(fields.contrast)).reshape(-1, 1)
     if images is None:
         return theta.copy(), curves, curves.new_zeros((0, 0))
-    halved = [mean_of_parts(i, 2) for i in _few_images(finer, theta, forward, flow)]
+    halved = [mean_of_parts(i, 2) for i in _few_images(finer, theta, [forward], flow)[0]]
     columns = [d.whiten(h - i)[:, None] for d, h, i in zip(problem.drug, halved, images, strict=True)]
     return theta.copy(), curves, torch.block_diag(*columns)
 

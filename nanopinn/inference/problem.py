@@ -123,9 +123,9 @@ class InverseProblem(Problem[Forward, Fields]):
     def solve(
         self, theta: Array, forward: Forward, *, tangents: bool = False, scheme: Scheme = TR_BDF2, tol: float = linearise.SOLVE_TO
     ) -> Fields:
-        """Every field by finite volumes, each linear solve to a relative residual ``tol``."""
+        """Every field by finite volumes, each linear solve to a relative residual ``tol``, those of the flow's tangents to a hundredth."""
         th = self.tensor(theta)
-        flow = forward.flow(th, tangents=tangents)
+        flow = forward.flow(th, tangents=tangents, tangents_to=1e-2 * tol)
         C, dC, _ = forward.contrast(th, flow, self.aif, self.frame_times, scheme, tol=tol)
         if not self.drug:
             return Fields(flow, C, None, None if dC is None else dC.transpose(0, 1))

@@ -186,5 +186,5 @@ def _initial_rate(solver: _StageSolver, source: Source, dA: PoolOperator | None,
 def _forcing(ds: Tensor | None, dA: PoolOperator, U: Tensor) -> Tensor:
     """What drives tangents, ``ds - dA U``, in the precision of dA."""
     low = dA.transport.before[0].dtype
-    moved = -dA(U.to(low))
-    return moved if ds is None else moved.add_(ds.to(low))
+    moved = dA(U.to(low)).neg_()
+    return moved if ds is None else moved.add_(ds)

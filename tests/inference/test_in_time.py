@@ -23,7 +23,7 @@ from nanopinn.inference.systems import SystemProblem
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.physics.formulation import PH_SENSITIVE
 from nanopinn.physics.model import TissueMaps, TumourModel
-from nanopinn.solvers.forward import Forward, Setting
+from nanopinn.solvers.forward import Forward, Setting, drug_of_each
 from nanopinn.solvers.grid import Grid, mean_of_parts
 from nanopinn.solvers.nodes import cut_at
 from nanopinn.solvers.schemes import SDIRK3
@@ -131,6 +131,22 @@ def test_tangents_kept_at_some_times_are_those_of_all_in_the_order_asked(which: 
     assert every.shape[:2] == (len(nodes), len(theta))
     assert all(bool(v.any()) for v in every[1:])
     torch.testing.assert_close(some, every[asked], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("which", ["plain", "problem"])
+def test_tissues_marched_together_are_those_marched_alone(which: str, request: pytest.FixtureRequest) -> None:
+    p: InverseProblem = request.getfixturevalue(which)
+    theta, maps = p.tensor(p.unknowns.prior_mean), p.setting.maps
+    theta[-1] = 0.7
+    others = (maps, replace(maps, pH=maps.pH - 0.3), replace(maps, phi=1.2 * maps.phi))
+    forwards = [Forward(replace(p.setting, maps=m), p.unknowns.scalars) for m in others]
+    flow, nodes = forwards[0].flow(theta), p.drug_times
+    together = drug_of_each(forwards, theta, flow, p.plasma, nodes)
+    assert together.shape[:2] == (len(nodes), len(forwards))
+    for i, forward in enumerate(forwards):
+        alone = forward.drug(theta, flow, p.plasma, nodes).U
+        torch.testing.assert_close(together[:, i], alone, rtol=0, atol=1e-8 * float(alone.max()))
+        assert i == 0 or float((together[:, i] - together[:, 0]).norm()) > 1e-3 * float(alone.norm())
 
 
 def test_what_cells_do_alone_is_worked_out_anew_for_another_input_or_other_frames(plain) -> None:

@@ -53,7 +53,7 @@ def _march(t: Tensor, c: Tensor, rate: Tensor, at: Tensor, *, slope: bool) -> tu
             state = step(state, times[i] - times[i - 1], values[i - 1], values[i])
         for j in asked.get(i, ()):
             h = ends[j] - times[i]
-            out[j] = step(state, h, values[i], _at(h, i, times, values), reuse=False) if h > 0 else state
+            out[j] = step(state, h, values[i], _at(h, i, times, values)) if h > 0 else state
     slopes = torch.stack([dy for _, dy in out], dim=-1) if slope else None
     return torch.stack([y for y, _ in out], dim=-1), slopes
 
