@@ -31,7 +31,7 @@ def derivatives_along(
         vectors = [torch.zeros_like(outputs[i], requires_grad=True) for i in moved]
         back = torch.autograd.grad([outputs[i] for i in moved], inputs, vectors, create_graph=True, materialize_grads=True)
     felt = [k for k, t in enumerate(back) if t.requires_grad]
-    for j in range(len(directions[0]) if felt else 0):
+    for j in range(len(directions[0])):
         seeds = [directions[k][j] for k in felt]
         parts = torch.autograd.grad([back[k] for k in felt], vectors, seeds, retain_graph=True, materialize_grads=True)
         for i, part in zip(moved, parts, strict=True):

@@ -30,6 +30,8 @@ def test_a_function_of_nothing_that_it_is_given_has_no_derivative() -> None:
     (partly,) = derivatives_along(
         lambda x, y: 2 * y, (one, one), (torch.eye(3, dtype=torch.float64), 0 * torch.eye(3, dtype=torch.float64))
     )
+    (steps,) = derivatives_along(torch.round, (one,), (torch.eye(3, dtype=torch.float64),))
+    assert not steps.any()
     assert not alone.any()
     assert not partly.any()
     assert alone.shape == partly.shape == (3, 3)
