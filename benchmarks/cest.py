@@ -20,15 +20,29 @@ SHAPE, OFFSETS, SPECTRA, NOISE = (64, 64, 8), 80, 1000, 0.003
 
 
 def main() -> None:
-    agent, saturation, rng = load_agent("iopamidol"), Saturation(7.0, 3.0, 5.0), np.random.default_rng(0)
+    agent, saturation, rng = (
+        load_agent("iopamidol"),
+        Saturation(7.0, 3.0, 5.0),
+        np.random.default_rng(0),
+    )
     ppm = np.linspace(-7, 7, OFFSETS)
     pH = rng.uniform(6.3, 7.3, SPECTRA)
     one = torch.ones(SPECTRA, dtype=torch.float64)
     began = time.perf_counter()
-    Z = z_spectra(agent, saturation, torch.as_tensor(ppm), pH=torch.as_tensor(pH), molar=0.02 * one, T1_s=1.6 * one, T2_s=0.1 * one).numpy()
+    Z = z_spectra(
+        agent,
+        saturation,
+        torch.as_tensor(ppm),
+        pH=torch.as_tensor(pH),
+        molar=0.02 * one,
+        T1_s=1.6 * one,
+        T2_s=0.1 * one,
+    ).numpy()
     seconds = time.perf_counter() - began
     rate, threads = SPECTRA / seconds, torch.get_num_threads()
-    print(f"Bloch-McConnell, {len(agent.pools) + 1} pools, {OFFSETS} offsets: {rate:,.0f} spectra/s, {threads} threads")
+    print(
+        f"Bloch-McConnell, {len(agent.pools) + 1} pools, {OFFSETS} offsets: {rate:,.0f} spectra/s, {threads} threads"
+    )
     which = rng.integers(0, SPECTRA, SHAPE)
     series = Z[which] + NOISE * rng.standard_normal((*SHAPE, OFFSETS))
     began = time.perf_counter()

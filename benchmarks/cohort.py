@@ -28,34 +28,64 @@ SUBJECTS = tuple(f"sub-{i:02d}" for i in range(1, 9))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--killed", type=int, default=len(SUBJECTS), help="subjects of the killed runs")
+    parser.add_argument(
+        "--killed", type=int, default=len(SUBJECTS), help="subjects of the killed runs"
+    )
     args = parser.parse_args()
     folder, some = args.folder.resolve(), SUBJECTS[: args.killed]
     bids = folder / "bids"
     if not bids.exists():
-        make_phantom_dataset(bids, len(SUBJECTS), PhantomSettings(
-            seed=1, shape=(8, 8, 6), voxel_mm=(0.6, 0.6, 0.6), tumour_mm=(3.4, 3.4, 2.6), frames=20, frame_spacing_s=15.0, refine=2,
-        ))  # fmt: skip
+        make_phantom_dataset(
+            bids,
+            len(SUBJECTS),
+            PhantomSettings(
+                seed=1,
+                shape=(8, 8, 6),
+                voxel_mm=(0.6, 0.6, 0.6),
+                tumour_mm=(3.4, 3.4, 2.6),
+                frames=20,
+                frame_spacing_s=15.0,
+                refine=2,
+            ),
+        )
         os.truncate(bids / SPOILED / "perf" / f"{SPOILED}_dce.nii.gz", 1000)
     whole, killed = folder / "whole", folder / "killed"
     _row("eight subjects, one spoiled", *_run(bids, whole), whole)
     before = _changes(whole)
     _row("again", *_run(bids, whole), whole)
-    print(f"  files that changed: {sorted(f for f, t in _changes(whole).items() if before.get(f) != t) or 'none'}")
+    print(
+        f"  files that changed: {sorted(f for f, t in _changes(whole).items() if before.get(f) != t) or 'none'}"
+    )
     _kill_a_job(bids, killed, some)
     _row("after the killed job", *_run(bids, killed, some), killed)
     for file in killed.glob("work/sub-0[1-4]/fit.json"):
         file.unlink()
     _kill_the_driver(bids, killed, some)
     _row("after the killed driver", *_run(bids, killed, some), killed)
-    print(f"largest distance of a posterior median from the undisturbed run, relative: {_distance(whole, killed, some):.1e}")
+    print(
+        f"largest distance of a posterior median from the undisturbed run, relative: {_distance(whole, killed, some):.1e}"
+    )
 
 
 def _start(bids: Path, out: Path, subjects: tuple[str, ...]) -> subprocess.Popen[bytes]:
     only = [word for s in subjects for word in ("--only", s)]
-    words = [sys.executable, "-m", "nanopinn", "cohort", str(bids), str(out), "--engine", "fv", "--preset", "fast", *only]
+    words = [
+        sys.executable,
+        "-m",
+        "nanopinn",
+        "cohort",
+        str(bids),
+        str(out),
+        "--engine",
+        "fv",
+        "--preset",
+        "fast",
+        *only,
+    ]
     out.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(words, stdout=(out / "said.txt").open("ab"), stderr=subprocess.STDOUT)
 
@@ -73,7 +103,11 @@ def _row(name: str, code: int, seconds: float, out: Path) -> None:
 
 def _fits(out: Path) -> list[psutil.Process]:
     """Running fits of a cohort, without the shells around them."""
-    return [p for p in left_behind(out) if [Path(word).name for word in _command_line(p)[1:3]] == ["nanopinn", "fit"]]
+    return [
+        p
+        for p in left_behind(out)
+        if [Path(word).name for word in _command_line(p)[1:3]] == ["nanopinn", "fit"]
+    ]
 
 
 def _command_line(process: psutil.Process) -> list[str]:
@@ -86,7 +120,9 @@ def _command_line(process: psutil.Process) -> list[str]:
 def _until_two_work(bids: Path, out: Path, subjects: tuple[str, ...]) -> subprocess.Popen[bytes]:
     """A driver that has two fits under way, each with a state of its descent kept."""
     driver = _start(bids, out, subjects)
-    while driver.poll() is None and not (len(_fits(out)) == 2 and len(list(out.glob("work/*/fit.partial/fv.safetensors"))) >= 2):
+    while driver.poll() is None and not (
+        len(_fits(out)) == 2 and len(list(out.glob("work/*/fit.partial/fv.safetensors"))) >= 2
+    ):
         time.sleep(0.05)
     return driver
 
@@ -101,18 +137,35 @@ def _kill_a_job(bids: Path, out: Path, subjects: tuple[str, ...]) -> None:
 def _kill_the_driver(bids: Path, out: Path, subjects: tuple[str, ...]) -> None:
     driver = _until_two_work(bids, out, subjects)
     driver.kill()
-    print(f"driver killed (exit code {driver.wait()}), {len(_fits(out))} fits left behind", flush=True)
+    print(
+        f"driver killed (exit code {driver.wait()}), {len(_fits(out))} fits left behind", flush=True
+    )
 
 
 def _changes(out: Path) -> dict[str, int]:
-    return {str(f.relative_to(out)): f.stat().st_mtime_ns for f in out.rglob("*") if f.is_file() and ".snakemake" not in f.parts}
+    return {
+        str(f.relative_to(out)): f.stat().st_mtime_ns
+        for f in out.rglob("*")
+        if f.is_file() and ".snakemake" not in f.parts
+    }
 
 
 def _distance(one: Path, other: Path, subjects: tuple[str, ...]) -> float:
     worst = 0.0
     for subject in [s for s in subjects if (one / "work" / s / "fit").is_dir()]:
-        a, b = (json.loads((out / "work" / subject / "fit" / "parameters.json").read_text())["parameters"] for out in (one, other))
-        worst = max(worst, *(abs(math.log(x["posterior_median"] / y["posterior_median"])) for x, y in zip(a, b, strict=True)))
+        a, b = (
+            json.loads((out / "work" / subject / "fit" / "parameters.json").read_text())[
+                "parameters"
+            ]
+            for out in (one, other)
+        )
+        worst = max(
+            worst,
+            *(
+                abs(math.log(x["posterior_median"] / y["posterior_median"]))
+                for x, y in zip(a, b, strict=True)
+            ),
+        )
     return worst
 
 

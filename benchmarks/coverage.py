@@ -36,9 +36,11 @@ def main() -> None:
         folder / f"l{length:g}_seed{seed}": PhantomSettings(
             seed=seed, shape=tuple(args.shape), length_scale_mm=length, refine=args.refine
         )
-        for seed in range(args.first_seed, args.first_seed + math.ceil(args.phantoms / len(args.lengths)))
+        for seed in range(
+            args.first_seed, args.first_seed + math.ceil(args.phantoms / len(args.lengths))
+        )
         for length in args.lengths
-    }  # fmt: skip
+    }
     fits = []
     for study, phantom in list(settings.items())[: args.phantoms]:
         if not (study / "truth" / "parameters.json").exists():
@@ -50,7 +52,9 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", required=True)
     parser.add_argument("--phantoms", type=int, default=60)
     parser.add_argument("--first-seed", type=int, default=101)
@@ -70,7 +74,10 @@ def _fitted(study: Path, engine: str) -> dict:
 
 def _fit(study: Path, engine: str) -> dict:
     inputs = ImagingInputs(
-        dce=study / "dce.nii.gz", cest=study / "ph.nii.gz", mask=study / "mask.nii.gz", vfa=tuple(sorted(study.glob("vfa_*.nii.gz")))
+        dce=study / "dce.nii.gz",
+        cest=study / "ph.nii.gz",
+        mask=study / "mask.nii.gz",
+        vfa=tuple(sorted(study.glob("vfa_*.nii.gz"))),
     )
     drug = tuple(str(p) for p in sorted(study.glob("drug_*.nii.gz")))
     began, cpu = time.perf_counter(), time.process_time()
@@ -78,23 +85,43 @@ def _fit(study: Path, engine: str) -> dict:
     fit = (fit_fv if engine == "fv" else fit_pinn)(posed.problem)
     truth = json.loads((study / "truth" / "parameters.json").read_text())["scalars_SI"]
     rows = {}
-    for unknown, theta, s in zip(posed.problem.unknowns.items, fit.theta, fit.run.scalars, strict=True):
+    for unknown, theta, s in zip(
+        posed.problem.unknowns.items, fit.theta, fit.run.scalars, strict=True
+    ):
         true = truth[unknown.name]
         coordinate = math.log(true) if unknown.scale == "log" else true
         rows[unknown.name] = {
-            "error": float(theta - coordinate), "sd": s.sd, "prior_sd": unknown.prior_sd,
-            "prior_error": unknown.prior_mean - coordinate, "informed": s.informed,
-        }  # fmt: skip
+            "error": float(theta - coordinate),
+            "sd": s.sd,
+            "prior_sd": unknown.prior_sd,
+            "prior_error": unknown.prior_mean - coordinate,
+            "informed": s.informed,
+        }
     inside = posed.problem.contrast.voxels.numpy()
-    p = posed.domain.take(_volume(study / "truth" / "IFP.nii.gz"), 0.0)[inside] * 133.322 / truth["p_e"]
-    C = posed.domain.take(np.moveaxis(_volume(study / "truth" / "contrast.nii.gz"), -1, 0), 0.0)[:, inside]
+    p = (
+        posed.domain.take(_volume(study / "truth" / "IFP.nii.gz"), 0.0)[inside]
+        * 133.322
+        / truth["p_e"]
+    )
+    C = posed.domain.take(np.moveaxis(_volume(study / "truth" / "contrast.nii.gz"), -1, 0), 0.0)[
+        :, inside
+    ]
     fields, setting = fit.prediction.fields, posed.problem.setting
-    found_p = mean_of_parts(fields.flow.p, setting.flow_refine).numpy()[inside] / fit.problem.scalars(fit.theta)["p_e"]
+    found_p = (
+        mean_of_parts(fields.flow.p, setting.flow_refine).numpy()[inside]
+        / fit.problem.scalars(fit.theta)["p_e"]
+    )
     return {
-        "contrast_L2": _relative(fields.contrast.numpy()[:, inside], C), "pressure_L2": _relative(found_p, p),
-        "study": study.name, "unknowns": rows, "seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu,
-        "converged": fit.run.converged, "iterations": len(fit.run.objective), "chi2": fit.run.chi2 / fit.run.observations,
-    }  # fmt: skip
+        "contrast_L2": _relative(fields.contrast.numpy()[:, inside], C),
+        "pressure_L2": _relative(found_p, p),
+        "study": study.name,
+        "unknowns": rows,
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - cpu,
+        "converged": fit.run.converged,
+        "iterations": len(fit.run.objective),
+        "chi2": fit.run.chi2 / fit.run.observations,
+    }
 
 
 def _volume(path: Path) -> np.ndarray:
@@ -108,16 +135,22 @@ def _relative(found: np.ndarray, true: np.ndarray) -> float:
 def _report(fits: list[dict], engine: str) -> None:
     print(f"{len(fits)} phantoms, engine {engine}; informed where the contraction is above a half")
     found = [
-        Found(name, row["error"], row["sd"], row["prior_sd"], row["informed"]) for f in fits for name, row in f["unknowns"].items()
-    ]  # fmt: skip
+        Found(name, row["error"], row["sd"], row["prior_sd"], row["informed"])
+        for f in fits
+        for name, row in f["unknowns"].items()
+    ]
     print("\n".join(table_lines(coverage(found))))
     inside_all = [f.covered for f in found if f.informed]
     seconds, cpu = (float(np.median([f[key] for f in fits])) for key in ("seconds", "cpu_seconds"))
     converged = np.mean([f["converged"] for f in fits])
-    print(f"all informed: {np.mean(inside_all):.1%} of {len(inside_all)} hold the truth; converged {converged:.0%}")
+    print(
+        f"all informed: {np.mean(inside_all):.1%} of {len(inside_all)} hold the truth; converged {converged:.0%}"
+    )
     for name in ("contrast_L2", "pressure_L2"):
         q = np.quantile([f[name] for f in fits], [0.1, 0.5, 0.9])
-        print(f"{name} in the tumour against the truth (pressure over p_e): median {q[1]:.1%}, 10 to 90 % of fits {q[0]:.1%} to {q[2]:.1%}")
+        print(
+            f"{name} in the tumour against the truth (pressure over p_e): median {q[1]:.1%}, 10 to 90 % of fits {q[0]:.1%} to {q[2]:.1%}"
+        )
     print(f"seconds per fit, median: {seconds:.1f}, CPU {cpu:.1f}")
 
 

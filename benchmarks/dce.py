@@ -34,16 +34,27 @@ def timed(work: Callable[[], KineticFit]) -> tuple[float, KineticFit]:
     return time.perf_counter() - began, result
 
 
-def with_dcmri(signal: np.ndarray, frames: np.ndarray, aif: PlasmaCurve) -> tuple[float, np.ndarray]:
+def with_dcmri(
+    signal: np.ndarray, frames: np.ndarray, aif: PlasmaCurve
+) -> tuple[float, np.ndarray]:
     """Seconds and (Ktrans 1/s, ve, vp) of dcmri's own voxel-wise fit of the same signals."""
     import dcmri
 
     fine = np.arange(0, frames[-1] + 0.25, 0.5)
     blood_molar = np.interp(fine, aif.times_s, aif.plasma_mM, left=0) * (1 - value("Hct")) / 1000
     tissue = dcmri.TissueArray(
-        (len(signal),), kinetics="HF", sequence="SS", ca=blood_molar, t=fine, r1=1000 * R1, TR=TR_S, FA=FLIP_DEG, n0=BASELINE, R10=1 / T1_S,
+        (len(signal),),
+        kinetics="HF",
+        sequence="SS",
+        ca=blood_molar,
+        t=fine,
+        r1=1000 * R1,
+        TR=TR_S,
+        FA=FLIP_DEG,
+        n0=BASELINE,
+        R10=1 / T1_S,
         H=value("Hct"),
-    )  # fmt: skip
+    )
     began = time.perf_counter()
     tissue.train(frames, signal)
     seconds = time.perf_counter() - began
@@ -57,8 +68,17 @@ def main() -> None:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     frames = np.arange(FRAMES) * SPACING_S
-    aif = load_aif("parker", frame_times_s=frames, bolus_arrival_s=BOLUS_S, hematocrit=value("Hct")).curve
-    truth = np.stack([rng.uniform(0.05, 0.5, VOXELS) / 60, rng.uniform(0.1, 0.6, VOXELS), rng.uniform(0.0, 0.1, VOXELS)], axis=1)
+    aif = load_aif(
+        "parker", frame_times_s=frames, bolus_arrival_s=BOLUS_S, hematocrit=value("Hct")
+    ).curve
+    truth = np.stack(
+        [
+            rng.uniform(0.05, 0.5, VOXELS) / 60,
+            rng.uniform(0.1, 0.6, VOXELS),
+            rng.uniform(0.0, 0.1, VOXELS),
+        ],
+        axis=1,
+    )
     model = MODELS["etofts"]
     clean = evaluate(model, torch.as_tensor(truth), InputCurve(aif, frames))[0].numpy()
     T1 = np.full((VOXELS, 1), T1_S)
@@ -68,16 +88,24 @@ def main() -> None:
     def fit() -> KineticFit:
         base = signal[:, :BASELINE].mean(1, keepdims=True)
         C = concentration_from_signal(signal, base, T1, TR_S, FLIP_DEG, R1)
-        return fit_kinetics(model, torch.as_tensor(C, device=device), InputCurve(aif, frames, device))
+        return fit_kinetics(
+            model, torch.as_tensor(C, device=device), InputCurve(aif, frames, device)
+        )
 
     def error(found: np.ndarray) -> str:
         middle = np.nanmedian(np.abs(found / truth[: len(found)] - 1), axis=0)
         return ", ".join(f"{n} {e:.1%}" for n, e in zip(model.NAMES, middle, strict=True))
 
-    timed(lambda: fit_kinetics(model, torch.as_tensor(clean[:64], device=device), InputCurve(aif, frames, device)))  # first calls
+    timed(
+        lambda: fit_kinetics(
+            model, torch.as_tensor(clean[:64], device=device), InputCurve(aif, frames, device)
+        )
+    )  # first calls
     seconds, ours = timed(fit)
     where = "one core" if device == "cpu" else torch.cuda.get_device_name()
-    print(f"extended Tofts, {FRAMES} frames, noise {NOISE:.0%} of the signal, torch {torch.__version__}, {where}")
+    print(
+        f"extended Tofts, {FRAMES} frames, noise {NOISE:.0%} of the signal, torch {torch.__version__}, {where}"
+    )
     print(
         f"nanopinn: {VOXELS} voxels in {seconds:.2f} s, {VOXELS / seconds:,.0f} voxels/s, converged {ours.converged.double().mean():.2%}; "
         f"median relative error {error(ours.parameters.cpu().numpy())}"

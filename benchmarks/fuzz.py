@@ -76,7 +76,10 @@ def work(name: str, place: Path, seed: int, numbers: range, out: Path, send: Any
     signal.signal(signal.SIGALRM, _late)
     signal.setitimer(signal.ITIMER_REAL, 0)
     tally, began = Tally(), 0.0
-    for number in (numbers[0], *numbers):  # the first once before counting: libraries load what they need
+    for number in (
+        numbers[0],
+        *numbers,
+    ):  # the first once before counting: libraries load what they need
         rng = np.random.default_rng([seed, *name.encode(), number])
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
@@ -106,7 +109,11 @@ def _peak_mb() -> float:
 
 
 def _limit_address_space() -> None:
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
+    pages = (
+        int(Path("/proc/self/statm").read_text().split()[0])
+        if Path("/proc/self/statm").exists()
+        else 0
+    )
     if pages:
         most = pages * resource.getpagesize() + 4 * (MOST_MB << 20)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -116,7 +123,9 @@ def keep(place: Path, out: Path, name: str, number: int, words: str) -> None:
     """A find, with what is needed to repeat it."""
     target = out / f"{name.replace(' ', '_').replace(',', '')}-{number}"
     shutil.copytree(place, target, dirs_exist_ok=True)
-    (target / "what.txt").write_text(f"--reader '{name}' --only {number}\n{words}\n", errors="backslashreplace")
+    (target / "what.txt").write_text(
+        f"--reader '{name}' --only {number}\n{words}\n", errors="backslashreplace"
+    )
 
 
 def watched(name: str, place: Path, seed: int, numbers: range, out: Path) -> Tally:
@@ -124,7 +133,9 @@ def watched(name: str, place: Path, seed: int, numbers: range, out: Path) -> Tal
     total, context, at = Tally(), multiprocessing.get_context("fork"), numbers[0]
     while at <= numbers[-1]:
         receive, send = context.Pipe(duplex=False)
-        worker = context.Process(target=work, args=(name, place, seed, range(at, numbers[-1] + 1), out, send))
+        worker = context.Process(
+            target=work, args=(name, place, seed, range(at, numbers[-1] + 1), out, send)
+        )
         worker.start()
         send.close()
         last, tally, silent = at, Tally(), False
@@ -138,7 +149,9 @@ def watched(name: str, place: Path, seed: int, numbers: range, out: Path) -> Tal
         worker.join()
         total = _sum(total, tally)
         if worker.exitcode != 0:
-            total.finds.append(f"the process {'fell silent' if silent else f'died ({worker.exitcode})'} after input {last}")
+            total.finds.append(
+                f"the process {'fell silent' if silent else f'died ({worker.exitcode})'} after input {last}"
+            )
             keep(place, out, name, last, total.finds[-1])
             last += 50
         at = max(last, at + 1)
@@ -147,28 +160,52 @@ def watched(name: str, place: Path, seed: int, numbers: range, out: Path) -> Tal
 
 def _sum(a: Tally, b: Tally) -> Tally:
     longest, grown = max(a.longest_s, b.longest_s), max(a.grown_mb, b.grown_mb)
-    return Tally(a.inputs + b.inputs, a.accepted + b.accepted, a.refused + b.refused, a.finds + b.finds, longest, grown)
+    return Tally(
+        a.inputs + b.inputs,
+        a.accepted + b.accepted,
+        a.refused + b.refused,
+        a.finds + b.finds,
+        longest,
+        grown,
+    )
 
 
 def main() -> None:
     """Spoil, read, count."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("fuzz_finds"), help="folder for inputs that broke something")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("fuzz_finds"),
+        help="folder for inputs that broke something",
+    )
     parser.add_argument("--reader", action="append", help="only this reader; repeatable")
     parser.add_argument("--only", type=int, help="only the input of this number")
     args = parser.parse_args()
     every = readers()
     chosen = {name: every[name] for name in args.reader or every}
     weights = sum(r.weight for r in chosen.values())
-    base = Path(tempfile.mkdtemp(prefix="nanopinn-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    base = Path(
+        tempfile.mkdtemp(
+            prefix="nanopinn-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None
+        )
+    )
     began, total = time.perf_counter(), Tally()
-    print(f"{'reader':24s}{'inputs':>9s}{'accepted':>10s}{'InputError':>12s}{'else':>6s}{'longest s':>11s}{'memory MB':>11s}{'s':>8s}")
+    print(
+        f"{'reader':24s}{'inputs':>9s}{'accepted':>10s}{'InputError':>12s}{'else':>6s}{'longest s':>11s}{'memory MB':>11s}{'s':>8s}"
+    )
     try:
         for name, reader in chosen.items():
             start = time.perf_counter()
-            numbers = range(args.only, args.only + 1) if args.only is not None else range(-(-args.inputs * reader.weight // weights))
+            numbers = (
+                range(args.only, args.only + 1)
+                if args.only is not None
+                else range(-(-args.inputs * reader.weight // weights))
+            )
             found = watched(name, base / "input", args.seed, numbers, args.out)
             total = _sum(total, found)
             _line(name, found, time.perf_counter() - start)

@@ -66,7 +66,9 @@ def tumour(shape: tuple[int, int, int], device: str) -> Forward:
 
 def bolus() -> tuple[PlasmaCurve, np.ndarray]:
     frames = np.linspace(5.0, 600.0, FRAMES)
-    return load_aif("parker", frame_times_s=frames, bolus_arrival_s=20.0, hematocrit=0.42).curve, frames
+    return load_aif(
+        "parker", frame_times_s=frames, bolus_arrival_s=20.0, hematocrit=0.42
+    ).curve, frames
 
 
 def contrast_low_rank(forward: Forward, flow: Flow) -> Tensor:
@@ -74,7 +76,9 @@ def contrast_low_rank(forward: Forward, flow: Flow) -> Tensor:
     pools, operator, _ = forward.operators("contrast", NONE, flow)
     found = low_rank_response(operator, pools.capacity, aif.times_s, aif.plasma_mM, frames)
     C, maps = found.at_times()[:, 0], forward.setting.maps
-    for frame, plasma in zip(C, np.interp(frames, aif.times_s, aif.plasma_mM, left=0.0), strict=True):
+    for frame, plasma in zip(
+        C, np.interp(frames, aif.times_s, aif.plasma_mM, left=0.0), strict=True
+    ):
         frame.mul_(maps.phi).add_(maps.v_p, alpha=float(plasma))
     return C
 
@@ -82,8 +86,12 @@ def contrast_low_rank(forward: Forward, flow: Flow) -> Tensor:
 def drug(forward: Forward, flow: Flow, hours: float, step: float) -> Any:
     """Thermosensitive liposomes, an hour of heat from the dose on, every pool."""
     maps = forward.setting.maps
-    start = torch.zeros((len(FULL.pools), *maps.phi.shape), dtype=maps.phi.dtype, device=maps.phi.device)
-    return evolve(_heated(forward, flow, hours), start, [HOUR, hours * HOUR], tolerance=Tolerance(step=step))
+    start = torch.zeros(
+        (len(FULL.pools), *maps.phi.shape), dtype=maps.phi.dtype, device=maps.phi.device
+    )
+    return evolve(
+        _heated(forward, flow, hours), start, [HOUR, hours * HOUR], tolerance=Tolerance(step=step)
+    )
 
 
 def _heated(forward: Forward, flow: Flow, hours: float) -> Iterator[Interval]:
@@ -92,7 +100,13 @@ def _heated(forward: Forward, flow: Flow, hours: float) -> Iterator[Interval]:
     model, maps, grid = forward.model(NONE), forward.setting.maps, forward.setting.grid
     for start, end, kelvin in ((0.0, HOUR, 315.15), (HOUR, hours * HOUR, 310.15)):
         T = 310.15 + (kelvin - 310.15) * maps.tumour
-        pools = model.drug(flow.J_v, flow.J_L, FULL, THERMOSENSITIVE.release_rate(maps.pH, T), THERMOSENSITIVE.heat_excess(T))
+        pools = model.drug(
+            flow.J_v,
+            flow.J_L,
+            FULL,
+            THERMOSENSITIVE.release_rate(maps.pH, T),
+            THERMOSENSITIVE.heat_excess(T),
+        )
         curves = plasma.encapsulated.during(start), plasma.unbound().during(start)
 
         def feed(t: float, curves: Any = curves) -> Tensor:
@@ -113,7 +127,9 @@ def against_fipy() -> None:
     forward = tumour(shape, "cpu")
     grid, phi = forward.setting.grid, forward.setting.maps.phi
     flow = forward.flow(NONE)
-    for axis, f in enumerate(flow.flows):  # the two codes hold different boundaries open: close them all
+    for axis, f in enumerate(
+        flow.flows
+    ):  # the two codes hold different boundaries open: close them all
         f.narrow(axis, 0, 1).zero_()
         f.narrow(axis, f.shape[axis] - 1, 1).zero_()
     system = PoolSystem(("one",), phi)
@@ -136,9 +152,11 @@ def against_fipy() -> None:
     porosity, made = (fipy.CellVariable(mesh=mesh, value=fast(v)) for v in (phi, source[0]))
     velocity = fipy.FaceVariable(mesh=mesh, rank=1, value=_fipy_velocity(mesh, flow, grid))
     equation = fipy.TransientTerm(coeff=porosity) == (
-        fipy.DiffusionTerm(coeff=(2e-4 * porosity).harmonicFaceValue) - fipy.ExponentialConvectionTerm(coeff=velocity)
-        - fipy.ImplicitSourceTerm(coeff=5e-5 * porosity) + made
-    )  # fmt: skip
+        fipy.DiffusionTerm(coeff=(2e-4 * porosity).harmonicFaceValue)
+        - fipy.ExponentialConvectionTerm(coeff=velocity)
+        - fipy.ImplicitSourceTerm(coeff=5e-5 * porosity)
+        + made
+    )
 
     def solve(substeps: int) -> np.ndarray:
         C.setValue(0.0)
@@ -151,8 +169,13 @@ def against_fipy() -> None:
     found = run.U[-1, 0].numpy()
     head = f"peer: {steps} steps of {shape}: nanopinn {ours:.3f} s, FiPy {fipy.__version__} {theirs:.1f} s"
     print(f"{head}, {theirs / ours:.0f} times slower")
-    for name, other in (("at the same steps", coarse), ("extrapolated to steps of no length", finer)):
-        print(f"      distance from FiPy {name}: {np.linalg.norm(found - other) / np.linalg.norm(found):.1e}")
+    for name, other in (
+        ("at the same steps", coarse),
+        ("extrapolated to steps of no length", finer),
+    ):
+        print(
+            f"      distance from FiPy {name}: {np.linalg.norm(found - other) / np.linalg.norm(found):.1e}"
+        )
 
 
 def _fipy_velocity(mesh: Any, flow: Flow, grid: Grid) -> np.ndarray:
@@ -163,7 +186,10 @@ def _fipy_velocity(mesh: Any, flow: Flow, grid: Grid) -> np.ndarray:
     for axis, f in enumerate(flow.flows):
         speed = 1e3 * f.numpy() / grid.face_area(axis)
         here = normal == axis
-        index = [np.rint(x[a, here] / (1e3 * VOXEL_M) - (0 if a == axis else 0.5)).astype(int) for a in range(3)]
+        index = [
+            np.rint(x[a, here] / (1e3 * VOXEL_M) - (0 if a == axis else 0.5)).astype(int)
+            for a in range(3)
+        ]
         value[axis, here] = speed[tuple(index)]
     return value
 
@@ -181,11 +207,15 @@ def solves(device: str, shape: tuple[int, int, int]) -> None:
     for name, took, found in (("march", marching, C), ("low rank", ranking, R)):
         error = float((found - exact).norm() / exact.norm())
         worst = float((found - exact).abs().max() / exact.max())
-        print(f"  contrast, {FRAMES} frames in 10 min, {name}: {took:.3f} s, temporal error {error:.1e} (largest {worst:.1e} of the peak)")
+        print(
+            f"  contrast, {FRAMES} frames in 10 min, {name}: {took:.3f} s, temporal error {error:.1e} (largest {worst:.1e} of the peak)"
+        )
     seconds, run = timed(lambda: drug(forward, flow, 72, 1e-4))
     finer = drug(forward, flow, 72, 1e-5)
     error = float((run.U - finer.U).norm() / finer.U.norm())
-    print(f"  drug, {len(FULL.pools)} pools, 72 h with an hour of heat: {seconds:.1f} s, temporal error {error:.1e}; {run}")
+    print(
+        f"  drug, {len(FULL.pools)} pools, 72 h with an hour of heat: {seconds:.1f} s, temporal error {error:.1e}; {run}"
+    )
 
 
 def one_size(n: int, device: str, out: Any) -> None:
@@ -208,10 +238,16 @@ def growth(device: str, sizes: list[int], figure: Path | None) -> None:
         process.start()
         rows.append(queue.get())
         process.join()
-        took = "pressure {:.2f} s, contrast {:.2f} s, drug 6 h {:.1f} s; {:.2f} GB without drug, {:.2f} with".format(*rows[-1][1:])
+        took = "pressure {:.2f} s, contrast {:.2f} s, drug 6 h {:.1f} s; {:.2f} GB without drug, {:.2f} with".format(
+            *rows[-1][1:]
+        )
         print(f"{n:4d}^3: {took}")
     everywhere, upper = _exponents(rows), _exponents(rows[-3:])
-    print("growth, exponent of the number of voxels: pressure {:.2f}, contrast {:.2f}, drug {:.2f} over all sizes".format(*everywhere))
+    print(
+        "growth, exponent of the number of voxels: pressure {:.2f}, contrast {:.2f}, drug {:.2f} over all sizes".format(
+            *everywhere
+        )
+    )
     print("  over the largest three: {:.2f}, {:.2f}, {:.2f}".format(*upper))
     if figure is not None:
         _draw(rows, everywhere, figure)

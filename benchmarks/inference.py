@@ -31,7 +31,14 @@ from nanopinn.inference.series import Series
 from nanopinn.inference.systems import SystemProblem
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 
-REACTION = Path(__file__).resolve().parents[2] / "shared" / "data" / "benchmarks" / "deepxde_reaction" / "reaction.npz"
+REACTION = (
+    Path(__file__).resolve().parents[2]
+    / "shared"
+    / "data"
+    / "benchmarks"
+    / "deepxde_reaction"
+    / "reaction.npz"
+)
 TRUE_D, TRUE_KF = 2e-3, 0.1
 
 
@@ -81,14 +88,18 @@ def reaction_problem(every: int) -> SystemProblem:
     start = torch.as_tensor(np.repeat(np.exp(-20 * x[1:-1]), 2))
     unknowns = UnknownSet((Unknown.of("D", 1e-3, 1.0), Unknown.of("kf", 0.05, 1.0)))
     series = Series("species", t, measured, np.arange(2 * n), None)
-    return SystemProblem(unknowns, rate, lambda s: start, (series,), positions=x[1:-1], tolerance=1e-5)
+    return SystemProblem(
+        unknowns, rate, lambda s: start, (series,), positions=x[1:-1], tolerance=1e-5
+    )
 
 
 def worst(D: float, kf: float) -> float:
     return max(abs(D / TRUE_D - 1), abs(kf / TRUE_KF - 1))
 
 
-def ours(name: str, every: int, fit: Callable[[Any, Callable[..., None]], Any]) -> tuple[Course, Any]:
+def ours(
+    name: str, every: int, fit: Callable[[Any, Callable[..., None]], Any]
+) -> tuple[Course, Any]:
     """One of our engines, its time counted from posing the problem."""
     path, began = Course(name), now()
 
@@ -118,25 +129,45 @@ def deepxde(seconds: float, points: int | None, seed: int) -> Course:
         Ca, Cb = y[:, 0:1], y[:, 1:2]
         loss = kf * Ca * Cb**2
         return [
-            dde.grad.jacobian(y, x, i=i, j=1) - 1e-3 * D * dde.grad.hessian(y, x, component=i, i=0, j=0) + factor * loss
+            dde.grad.jacobian(y, x, i=i, j=1)
+            - 1e-3 * D * dde.grad.hessian(y, x, component=i, i=0, j=0)
+            + factor * loss
             for i, factor in ((0, 1.0), (1, 2.0))
         ]
 
     with np.load(REACTION) as d:
         X, T = np.meshgrid(d["x"].ravel(), d["t"].ravel())
-        where, Ca, Cb = np.stack([X.ravel(), T.ravel()], 1), d["Ca"].reshape(-1, 1), d["Cb"].reshape(-1, 1)
+        where, Ca, Cb = (
+            np.stack([X.ravel(), T.ravel()], 1),
+            d["Ca"].reshape(-1, 1),
+            d["Cb"].reshape(-1, 1),
+        )
     if points is not None:
         chosen = np.random.default_rng(seed).choice(len(where), points, replace=False)
         where, Ca, Cb = where[chosen], Ca[chosen], Cb[chosen]
-    space_time = dde.geometry.GeometryXTime(dde.geometry.Interval(0, 1), dde.geometry.TimeDomain(0, 10))
+    space_time = dde.geometry.GeometryXTime(
+        dde.geometry.Interval(0, 1), dde.geometry.TimeDomain(0, 10)
+    )
     conditions = []
     for component, values in ((0, Ca), (1, Cb)):
         conditions += [
-            dde.icbc.DirichletBC(space_time, lambda x: 1 - x[:, 0:1], lambda _, on: on, component=component),
-            dde.icbc.IC(space_time, lambda x: np.exp(-20 * x[:, 0:1]), lambda _, on: on, component=component),
+            dde.icbc.DirichletBC(
+                space_time, lambda x: 1 - x[:, 0:1], lambda _, on: on, component=component
+            ),
+            dde.icbc.IC(
+                space_time, lambda x: np.exp(-20 * x[:, 0:1]), lambda _, on: on, component=component
+            ),
             dde.icbc.PointSetBC(where, values, component=component),
         ]
-    data = dde.data.TimePDE(space_time, equations, conditions, num_domain=2000, num_boundary=100, num_initial=100, anchors=where)
+    data = dde.data.TimePDE(
+        space_time,
+        equations,
+        conditions,
+        num_domain=2000,
+        num_boundary=100,
+        num_initial=100,
+        anchors=where,
+    )
     model = dde.Model(data, dde.nn.FNN([2, 20, 20, 20, 2], "tanh", "Glorot uniform"))
     path = Course("DeepXDE" if points is None else f"DeepXDE, {points} points")
     began = now()
@@ -167,11 +198,17 @@ def reaction(given: argparse.Namespace) -> None:
     paths = [ours("fv", 1, lambda p, progress: fit_fv(p, progress=progress))[0]]
     settings = SystemPinnSettings(iterations=50)
     pinns = [
-        ours("pinn", given.every, lambda p, progress, s=seed: fit_pinn(p, settings=settings, seed=s, progress=progress))
+        ours(
+            "pinn",
+            given.every,
+            lambda p, progress, s=seed: fit_pinn(p, settings=settings, seed=s, progress=progress),
+        )
         for seed in range(given.seeds)
     ]
     paths += [path for path, _ in pinns]
-    errors = np.array([[f.run["D"].median / TRUE_D - 1, f.run["kf"].median / TRUE_KF - 1] for _, f in pinns])
+    errors = np.array(
+        [[f.run["D"].median / TRUE_D - 1, f.run["kf"].median / TRUE_KF - 1] for _, f in pinns]
+    )
     reached = sorted(path.time_to_stay_below(0.01) for path, _ in pinns)
     print(
         f"pinn over {given.seeds} seeds: D {np.median(errors[:, 0]):+.2%} ({errors[:, 0].min():+.2%} .. {errors[:, 0].max():+.2%}), "
@@ -179,7 +216,9 @@ def reaction(given: argparse.Namespace) -> None:
         f"within 1 % from {reached[len(reached) // 2]:.1f} s ({reached[0]:.1f} .. {reached[-1]:.1f})"
     )
     if find_spec("deepxde") is None:
-        print("DeepXDE is not installed, its curve is left out: pip install -c constraints-cpu.txt -e '.[bench]'")
+        print(
+            "DeepXDE is not installed, its curve is left out: pip install -c constraints-cpu.txt -e '.[bench]'"
+        )
     else:
         for points in (None, 2000):
             peer = deepxde(given.seconds, points, seed=0)
@@ -188,7 +227,9 @@ def reaction(given: argparse.Namespace) -> None:
             for mine in (paths[0], pinns[0][0]):
                 reached_at = mine.time_to_stay_below(best)
                 sooner = peer.points[-1][0] / reached_at
-                print(f"  {mine.name} stays below its last error of {best:.1%} from {reached_at:.2f} s on: {sooner:.0f} times sooner")
+                print(
+                    f"  {mine.name} stays below its last error of {best:.1%} from {reached_at:.2f} s on: {sooner:.0f} times sooner"
+                )
     if given.figure is not None:
         draw(paths, "largest relative error of D and kf", given.figure)
 
@@ -236,17 +277,28 @@ def liposome_image(folder: Path) -> LiposomeImage:
     mask, plasma = read("mask") > 0.5, PH_SENSITIVE.bolus()[0]
     blood = read("truth/vp") * float(plasma(torch.tensor(hours * 3600.0, dtype=torch.float64)))
     affine = nib.load(image).affine
-    index = np.stack(np.meshgrid(*(np.arange(n) for n in mask.shape), indexing="ij"), -1).reshape(-1, 3)
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in mask.shape), indexing="ij"), -1).reshape(
+        -1, 3
+    )
     LpSV = scalars["q"] / scalars["p_e"]
     released = float(read("truth/krel")[mask].mean()) / 3600
     return LiposomeImage(
         where=torch.as_tensor((index @ affine[:3, :3].T + affine[:3, 3]) * 1e-3),
-        tissue=torch.as_tensor((read(image.name.removesuffix(".nii.gz")) * 1e-3 - blood).reshape(-1)),
+        tissue=torch.as_tensor(
+            (read(image.name.removesuffix(".nii.gz")) * 1e-3 - blood).reshape(-1)
+        ),
         tumour=torch.as_tensor(mask.reshape(-1)),
         pressure=torch.as_tensor(read("truth/IFP").reshape(-1) * 133.322),
-        K=LpSV * scalars["l"] ** 2, LpSV=LpSV, p_e=scalars["p_e"], sigma=1 - scalars["leak_l"], retardation=scalars["f_l"],
-        decay=value("k_d_lip") + released, porosity=float(read("truth/ve")[mask].mean()), plasma=plasma, seconds=hours * 3600.0,
-    )  # fmt: skip
+        K=LpSV * scalars["l"] ** 2,
+        LpSV=LpSV,
+        p_e=scalars["p_e"],
+        sigma=1 - scalars["leak_l"],
+        retardation=scalars["f_l"],
+        decay=value("k_d_lip") + released,
+        porosity=float(read("truth/ve")[mask].mean()),
+        plasma=plasma,
+        seconds=hours * 3600.0,
+    )
 
 
 def gauss_legendre(stages: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -269,14 +321,18 @@ class PublishedRecipe(torch.nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         widths = [3, 50, 50, 50, 50, stages + 2]
-        self.layers = torch.nn.ModuleList(torch.nn.Linear(i, o, dtype=torch.float64) for i, o in pairwise(widths))
+        self.layers = torch.nn.ModuleList(
+            torch.nn.Linear(i, o, dtype=torch.float64) for i, o in pairwise(widths)
+        )
         for layer in self.layers:
             torch.nn.init.xavier_normal_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
         self.image, (A, b, c) = image, gauss_legendre(stages)
         self.through = torch.cat([A, b[None]])
         self.scale = float(image.tissue[image.tumour].abs().max())
-        self.length = float((image.where[image.tumour] - image.where[image.tumour].mean(0)).norm(dim=1).max())
+        self.length = float(
+            (image.where[image.tumour] - image.where[image.tumour].mean(0)).norm(dim=1).max()
+        )
         self.plasma = image.plasma(image.seconds * c)
 
     def fields(self, where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -306,12 +362,18 @@ class PublishedRecipe(torch.nn.Module):
         out, gradient, laplacian = self.fields(inside)
         p, M = out[:, :1], out[:, 1:]
         speed = im.retardation * im.K * im.p_e / (im.porosity * self.length**2)
-        carried = speed * ((gradient[:, :, :1] * gradient[:, :, 1:-1]).sum(0) + M[:, :-1] * laplacian[:, :1])
+        carried = speed * (
+            (gradient[:, :, :1] * gradient[:, :, 1:-1]).sum(0) + M[:, :-1] * laplacian[:, :1]
+        )
         entered = im.LpSV * im.p_e * (1 - p) * (1 - im.sigma) * self.plasma / self.scale
         rate = carried + entered - im.decay * M[:, :-1]
         residual = M - im.seconds * rate @ self.through.T
         data = M[:, -1] - im.tissue[im.tumour] / self.scale
-        return residual.square().mean() + data.square().mean() + self.values(outside)[:, 0].square().mean()
+        return (
+            residual.square().mean()
+            + data.square().mean()
+            + self.values(outside)[:, 0].square().mean()
+        )
 
     def pressure_error(self) -> float:
         """Relative L2 in the tumour."""
@@ -323,7 +385,12 @@ class PublishedRecipe(torch.nn.Module):
 
 def published_recipe(image: LiposomeImage, seconds: float, seed: int) -> Course:
     """The recipe for a fixed time: Adam for 6/7 of it, then L-BFGS, as 300,000 to 50,000 iterations."""
-    net, path, began, steps = PublishedRecipe(image, 10, seed), Course("Meaney et al. 2023, re-implemented"), now(), 0
+    net, path, began, steps = (
+        PublishedRecipe(image, 10, seed),
+        Course("Meaney et al. 2023, re-implemented"),
+        now(),
+        0,
+    )
     adam = torch.optim.Adam(net.parameters(), lr=1e-3)
     while now() - began < seconds * 6 / 7:
         adam.zero_grad()
@@ -332,7 +399,13 @@ def published_recipe(image: LiposomeImage, seconds: float, seed: int) -> Course:
         steps += 1
         if steps % 20 == 0:
             path.add(now() - began, net.pressure_error())
-    lbfgs = torch.optim.LBFGS(net.parameters(), max_iter=20, history_size=50, line_search_fn="strong_wolfe", tolerance_change=0.0)
+    lbfgs = torch.optim.LBFGS(
+        net.parameters(),
+        max_iter=20,
+        history_size=50,
+        line_search_fn="strong_wolfe",
+        tolerance_change=0.0,
+    )
 
     def closure() -> Tensor:
         lbfgs.zero_grad()
@@ -346,10 +419,15 @@ def published_recipe(image: LiposomeImage, seconds: float, seed: int) -> Course:
         polished += 20
         path.add(now() - began, net.pressure_error())
     loss = float(net.loss().detach())
-    marks = ", ".join(f"{path.at(share * seconds):.1%} at {share * seconds:.0f} s" for share in (0.1, 0.2, 0.4, 0.6, 0.8))
-    print(f"{path.name}, seed {seed}: {steps} Adam and {polished} L-BFGS iterations (published: 300,000 and 50,000), loss {loss:.1e}, "
-          f"pressure error {marks}, {path.points[-1][1]:.1%} at the end; least on the way {min(e for _, e in path.points):.1%}",
-          flush=True)  # fmt: skip
+    marks = ", ".join(
+        f"{path.at(share * seconds):.1%} at {share * seconds:.0f} s"
+        for share in (0.1, 0.2, 0.4, 0.6, 0.8)
+    )
+    print(
+        f"{path.name}, seed {seed}: {steps} Adam and {polished} L-BFGS iterations (published: 300,000 and 50,000), loss {loss:.1e}, "
+        f"pressure error {marks}, {path.points[-1][1]:.1%} at the end; least on the way {min(e for _, e in path.points):.1%}",
+        flush=True,
+    )
     return path
 
 
@@ -359,9 +437,11 @@ def our_pressure(folder: Path, image: LiposomeImage) -> Course:
 
     began = now()
     inputs = nanopinn.ImagingInputs(
-        dce=str(folder / "dce.nii.gz"), cest=str(folder / "ph.nii.gz"), mask=str(folder / "mask.nii.gz"),
+        dce=str(folder / "dce.nii.gz"),
+        cest=str(folder / "ph.nii.gz"),
+        mask=str(folder / "mask.nii.gz"),
         vfa=tuple(str(p) for p in sorted(folder.glob("vfa_*.nii.gz"))),
-    )  # fmt: skip
+    )
     (drug,) = folder.glob("drug_encapsulated_*h.nii.gz")
     study = nanopinn.run_fit(inputs, nanopinn.FitSettings(engine="fv", drug=(str(drug),)))
     seconds = now() - began
@@ -382,21 +462,34 @@ def peer(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "phantom"
         settings = nanopinn.PhantomSettings(
-            shape=tuple(given.shape), frames=30, length_scale_mm=1.26, drug_times_h=(24.0,), seed=given.seed
+            shape=tuple(given.shape),
+            frames=30,
+            length_scale_mm=1.26,
+            drug_times_h=(24.0,),
+            seed=given.seed,
         )
         nanopinn.make_phantom(folder, settings)
         print(f"phantom of {given.shape} voxels solved on three times finer ones", flush=True)
         image = liposome_image(folder)
         mine = our_pressure(folder, image)
-        print(f"{mine.name}: {mine.points[-1][0]:.1f} s, pressure error {mine.points[-1][1]:.1%}", flush=True)
+        print(
+            f"{mine.name}: {mine.points[-1][0]:.1f} s, pressure error {mine.points[-1][1]:.1%}",
+            flush=True,
+        )
         others = [published_recipe(image, given.seconds, seed) for seed in range(given.seeds)]
     error = mine.points[-1][1]
     for seed, other in enumerate(others):
         soonest = next((s for s, e in other.points if e <= error), math.inf)
-        found = f"first comes to that error after {soonest:.1f} s" if math.isfinite(soonest) else "never came to that error"
+        found = (
+            f"first comes to that error after {soonest:.1f} s"
+            if math.isfinite(soonest)
+            else "never came to that error"
+        )
         print(f"the recipe, seed {seed}, {found}")
     ends = sorted(other.points[-1][1] for other in others)
-    print(f"its last error over {len(ends)} seeds: median {ends[len(ends) // 2]:.1%} ({ends[0]:.1%} .. {ends[-1]:.1%})")
+    print(
+        f"its last error over {len(ends)} seeds: median {ends[len(ends) // 2]:.1%} ({ends[0]:.1%} .. {ends[-1]:.1%})"
+    )
     if given.figure is not None:
         draw([mine, *others], "relative L2 error of pressure in the tumour", given.figure)
 
@@ -413,7 +506,15 @@ def draw(paths: list[Course], label: str, target: Path) -> None:
     for path in paths:
         seconds, errors = np.array(path.points).T
         marker = "o" if len(seconds) < 20 else ""
-        ax.loglog(seconds, errors, marker=marker, markersize=3, lw=1, color=colours[path.name], label=path.name)
+        ax.loglog(
+            seconds,
+            errors,
+            marker=marker,
+            markersize=3,
+            lw=1,
+            color=colours[path.name],
+            label=path.name,
+        )
     ax.set(xlabel="seconds", ylabel=label)
     handles, labels = ax.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
@@ -426,14 +527,25 @@ STUDIES: dict[str, Callable[[argparse.Namespace], None]] = {"reaction": reaction
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("study", choices=STUDIES)
     arguments.add_argument("--seconds", type=float, default=120.0, help="what a peer is given")
     arguments.add_argument("--seeds", type=int, default=5, help="of the networks")
     arguments.add_argument("--seed", type=int, default=1, help="of the phantom")
-    arguments.add_argument("--shape", type=int, nargs=3, default=(16, 16, 12), help="voxels of the phantom, 0.5 mm")
-    arguments.add_argument("--every", type=int, default=4, help="pinn uses every so many of the reaction file's points")
-    arguments.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: seconds of this process, on a shared machine")
+    arguments.add_argument(
+        "--shape", type=int, nargs=3, default=(16, 16, 12), help="voxels of the phantom, 0.5 mm"
+    )
+    arguments.add_argument(
+        "--every", type=int, default=4, help="pinn uses every so many of the reaction file's points"
+    )
+    arguments.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: seconds of this process, on a shared machine",
+    )
     arguments.add_argument("--figure", type=Path)
     given = arguments.parse_args()
     if given.clock == "cpu":

@@ -36,8 +36,17 @@ from nanopinn.workflows.settings import FitSettings, PhantomSettings
 
 Array = NDArray[np.float64]
 
-SIZE: dict[str, Any] = {"shape": (14, 14, 10), "voxel_mm": (0.7, 0.7, 0.7), "frames": 40, "frame_spacing_s": 15.0}
-PHANTOMS: dict[str, dict[str, Any]] = {"plain": {}, "fields": {"conductivity_sd": 0.5, "release_sd": 0.5}, "pores": {"pore_error": 0.1}}
+SIZE: dict[str, Any] = {
+    "shape": (14, 14, 10),
+    "voxel_mm": (0.7, 0.7, 0.7),
+    "frames": 40,
+    "frame_spacing_s": 15.0,
+}
+PHANTOMS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "fields": {"conductivity_sd": 0.5, "release_sd": 0.5},
+    "pores": {"pore_error": 0.1},
+}
 OF_STUDY = {"late": "plain", "cut": "plain", "fields": "fields", "pores": "pores"}
 #: Voxels that the cut study leaves of the 14 along x: about a quarter of the tumour lies beyond.
 CUT_TO = 9
@@ -49,7 +58,7 @@ FITS: dict[str, dict[str, dict[str, Any]]] = {
     "cut": {"scalars": {}, "inflow": {"inflow": True}},
     "fields": {"scalars": {}, "neural": {"field": ("conductivity:neural", "release:neural")}},
     "pores": {"scalars": {}, "model error": {"model_error": 0.1}},
-}  # fmt: skip
+}
 INFORMED = ("l", "q", "PS_l", "leak_l", "f_l", "krel_ref")
 
 
@@ -57,7 +66,9 @@ def phantom(work: Path, kind: str, seed: int, length: float) -> Path:
     folder = work / f"{kind}_{seed}_{length}"
     if not (folder / "cest.nii.gz").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        make_phantom(folder, PhantomSettings(seed=seed, length_scale_mm=length, **SIZE, **PHANTOMS[kind]))
+        make_phantom(
+            folder, PhantomSettings(seed=seed, length_scale_mm=length, **SIZE, **PHANTOMS[kind])
+        )
     return folder
 
 
@@ -93,7 +104,9 @@ def posed_of(folder: Path, told: dict[str, Any]) -> Posed:
         vfa=tuple(sorted(folder.glob("vfa*.nii.gz"))),
         **arrival,
     )
-    settings = FitSettings(engine="fv", drug=tuple(str(p) for p in sorted(folder.glob("drug_*.nii.gz"))), **told)
+    settings = FitSettings(
+        engine="fv", drug=tuple(str(p) for p in sorted(folder.glob("drug_*.nii.gz"))), **told
+    )
     return pose_problem(make_maps(inputs), settings, "cpu")
 
 
@@ -133,15 +146,26 @@ def measured(folder: Path, posed: Posed, fit: Fitted) -> dict[str, float]:
     C = forward.contrast(theta, flow, problem.aif, np.array(times))[0].numpy()
     found["contrast, all frames"] = error(C[:, inside], true("contrast"))
     found["release rate"] = error(model.release_rate().numpy()[inside] * 3600, true("krel"))
-    conductivity = scalars["l"] ** 2 * scalars["q"] * model.multiplier("conductivity") * torch.ones_like(model.maps.phi)
+    conductivity = (
+        scalars["l"] ** 2
+        * scalars["q"]
+        * model.multiplier("conductivity")
+        * torch.ones_like(model.maps.phi)
+    )
     factor = folder / "truth" / "conductivity_factor.nii.gz"
-    exact = truth["l"] ** 2 * truth["q"] * (true("conductivity_factor") if factor.exists() else np.ones(int(inside.sum())))
+    exact = (
+        truth["l"] ** 2
+        * truth["q"]
+        * (true("conductivity_factor") if factor.exists() else np.ones(int(inside.sum())))
+    )
     found["conductivity"] = error(conductivity.numpy()[inside], exact)
     nodes = [problem.node_of(d) for d in problem.drug]
     pools = fit.prediction.fields.pools
     last = int(np.argmax([d.time_s for d in problem.drug]))
     assert pools is not None
-    found["nuclear drug, last image"] = error(pools[nodes[last], 4].numpy()[inside] * 1e3, true("nuclear")[-1])
+    found["nuclear drug, last image"] = error(
+        pools[nodes[last], 4].numpy()[inside] * 1e3, true("nuclear")[-1]
+    )
     for m in mapped(problem, fit.prediction.fields):
         found[f"model error, {m.balance}"] = m.size
     return found
@@ -156,19 +180,43 @@ def run(work: Path, study: str, seed: int, length: float) -> None:
         began = time.perf_counter()
         posed = posed_of(folder, told)
         fit = fitted(posed, told)
-        content = {"study": study, "fit": name, "seed": seed, "l": length, "seconds": time.perf_counter() - began,
-                   "converged": fit.run.converged,
-                   "chi2/N": fit.run.chi2 / fit.run.observations, **measured(folder, posed, fit)}  # fmt: skip
+        content = {
+            "study": study,
+            "fit": name,
+            "seed": seed,
+            "l": length,
+            "seconds": time.perf_counter() - began,
+            "converged": fit.run.converged,
+            "chi2/N": fit.run.chi2 / fit.run.observations,
+            **measured(folder, posed, fit),
+        }
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))
-        print(study, name, seed, length, {k: round(v, 3) if isinstance(v, float) else v for k, v in content.items()}, flush=True)
+        print(
+            study,
+            name,
+            seed,
+            length,
+            {k: round(v, 3) if isinstance(v, float) else v for k, v in content.items()},
+            flush=True,
+        )
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Medians over seeds, largest and smallest in brackets, one line per study, length and fit."""
-    shown = ["conductivity", "release rate", "pressure", "speed", "contrast, all frames", "nuclear drug, last image"]
+    shown = [
+        "conductivity",
+        "release rate",
+        "pressure",
+        "speed",
+        "contrast, all frames",
+        "nuclear drug, last image",
+    ]
     scalars = [f"{name} error" for name in ("l", "q", "PS_l", "krel_ref")]
-    lines = ["| study | l, mm | fit | seeds | " + " | ".join([*shown, *scalars]) + " | s |", "|---" * (len(shown) + len(scalars) + 5) + "|"]
+    lines = [
+        "| study | l, mm | fit | seeds | " + " | ".join([*shown, *scalars]) + " | s |",
+        "|---" * (len(shown) + len(scalars) + 5) + "|",
+    ]
     for key in dict.fromkeys((r["study"], r["l"], r["fit"]) for r in rows):
         mine = [r for r in rows if (r["study"], r["l"], r["fit"]) == key]
         cells = []
@@ -179,7 +227,11 @@ def table(rows: list[dict[str, Any]]) -> str:
             v = [r[name] for r in mine]
             cells.append(f"{np.median(v):+.2f} ({np.median(np.abs(v)):.2f})")
         seconds = np.median([r["seconds"] for r in mine])
-        lines.append(f"| {key[0]} | {key[1]} | {key[2]} | {len(mine)} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+        lines.append(
+            f"| {key[0]} | {key[1]} | {key[2]} | {len(mine)} | "
+            + " | ".join(cells)
+            + f" | {seconds:.0f} |"
+        )
     return "\n".join(lines)
 
 
@@ -189,16 +241,34 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = [("late", "contrast, all frames"), ("late", "speed"), ("cut", "pressure"), ("cut", "speed"),
-              ("fields", "conductivity"), ("fields", "release rate"), ("pores", "PS_l error"), ("pores", "krel_ref error")]  # fmt: skip
-    words = {"late": "first half of the frames missing", "cut": "tumour cut by the image", "fields": "K and release vary",
-             "pores": "pores 10 % smaller"}  # fmt: skip
+    panels = [
+        ("late", "contrast, all frames"),
+        ("late", "speed"),
+        ("cut", "pressure"),
+        ("cut", "speed"),
+        ("fields", "conductivity"),
+        ("fields", "release rate"),
+        ("pores", "PS_l error"),
+        ("pores", "krel_ref error"),
+    ]
+    words = {
+        "late": "first half of the frames missing",
+        "cut": "tumour cut by the image",
+        "fields": "K and release vary",
+        "pores": "pores 10 % smaller",
+    }
     chart, axes = plt.subplots(2, 4, figsize=(13, 6), constrained_layout=True)
     for axis, (study, name) in zip(axes.ravel(), panels, strict=True):
         fits = [f for f in FITS[study] if any(r["study"] == study and r["fit"] == f for r in rows)]
         for r in (r for r in rows if r["study"] == study):
             x = fits.index(r["fit"]) + (0.12 if r["l"] > 0.8 else -0.12)
-            axis.plot(x, abs(r[name]), "o" if r["l"] > 0.8 else "s", color="C1" if r["l"] > 0.8 else "C0", alpha=0.7)
+            axis.plot(
+                x,
+                abs(r[name]),
+                "o" if r["l"] > 0.8 else "s",
+                color="C1" if r["l"] > 0.8 else "C0",
+                alpha=0.7,
+            )
         axis.set(
             xticks=range(len(fits)),
             xticklabels=fits,
@@ -207,8 +277,14 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
         )
         unit = "|ln(found/true)|" if name.endswith("error") else "relative L2"
         axis.set_title(f"{words[study]}\n{name.removesuffix(' error')}, {unit}", fontsize=9)
-    chart.legend(*[[plt.Line2D([], [], marker=m, ls="", color=c) for m, c in (("s", "C0"), ("o", "C1"))], ["l 0.4 mm", "l 1.2 mm"]],
-                 loc="outside lower center", ncol=2)  # fmt: skip
+    chart.legend(
+        *[
+            [plt.Line2D([], [], marker=m, ls="", color=c) for m, c in (("s", "C0"), ("o", "C1"))],
+            ["l 0.4 mm", "l 1.2 mm"],
+        ],
+        loc="outside lower center",
+        ncol=2,
+    )
     chart.savefig(path, dpi=130)
 
 
@@ -227,8 +303,23 @@ def main() -> None:
             for study in given.studies:
                 run(given.work, study, seed, length)
     rows = [json.loads(p.read_text()) for p in sorted((given.work / "found").glob("*.json"))]
-    rows = [r for r in rows if r["seed"] in given.seeds and r["l"] in given.lengths and r["study"] in given.studies]
-    print(table(sorted(rows, key=lambda r: (list(FITS).index(r["study"]), r["l"], list(FITS[r["study"]]).index(r["fit"])))))
+    rows = [
+        r
+        for r in rows
+        if r["seed"] in given.seeds and r["l"] in given.lengths and r["study"] in given.studies
+    ]
+    print(
+        table(
+            sorted(
+                rows,
+                key=lambda r: (
+                    list(FITS).index(r["study"]),
+                    r["l"],
+                    list(FITS[r["study"]]).index(r["fit"]),
+                ),
+            )
+        )
+    )
     if given.figure:
         figure(rows, given.figure)
 

@@ -74,11 +74,37 @@ def cases(folder: Path, what: str) -> list[Case]:
     """What is killed: fits by finite volumes, by both engines; or arms."""
     if what == "arms":
         phantom = ("--phantom", "--shape", "10", "10", "6", "--refine", "1", "--device", "cpu")
-        arms = ("--arms", "free,tsl", "--heat", "42:10", "--end", "1", "--draws", "60", "--groups", "2", "--heating-times", "none")
-        return [Case("arms", ("simulate", *phantom, *arms, "--no-sensitivity"), "comparison.json", ("seconds",))]
-    files = [f"--{name}={folder / file}" for name, file in (("dce", "dce.nii.gz"), ("cest", "ph.nii.gz"), ("mask", "mask.nii.gz"))]
+        arms = (
+            "--arms",
+            "free,tsl",
+            "--heat",
+            "42:10",
+            "--end",
+            "1",
+            "--draws",
+            "60",
+            "--groups",
+            "2",
+            "--heating-times",
+            "none",
+        )
+        return [
+            Case(
+                "arms",
+                ("simulate", *phantom, *arms, "--no-sensitivity"),
+                "comparison.json",
+                ("seconds",),
+            )
+        ]
+    files = [
+        f"--{name}={folder / file}"
+        for name, file in (("dce", "dce.nii.gz"), ("cest", "ph.nii.gz"), ("mask", "mask.nii.gz"))
+    ]
     fit = ("fit", *files, "--t1", "1.4", "--preset", "fast", "--device", "cpu")
-    made = [Case(engine, (*fit, "--engine", engine), "parameters.json", ("engines",)) for engine in ("fv", "auto")]
+    made = [
+        Case(engine, (*fit, "--engine", engine), "parameters.json", ("engines",))
+        for engine in ("fv", "auto")
+    ]
     return {"fv": made[:1], "auto": made[1:], "fit": [*made[:1] * 5, made[1]]}[what]
 
 
@@ -130,7 +156,11 @@ def stage(out: Path, pid: int, before: int) -> str:
         return "writing"
     if which(out) != before:
         return "after the rename"
-    return "descent or check" if any(out.with_name(f"{out.name}.partial").glob("*.safetensors")) else "imports or imaging"
+    return (
+        "descent or check"
+        if any(out.with_name(f"{out.name}.partial").glob("*.safetensors"))
+        else "imports or imaging"
+    )
 
 
 def which(out: Path) -> int:
@@ -154,7 +184,11 @@ def examined(out: Path, names: set[str], tally: Tally) -> None:
 
 
 def names_in(folder: Path) -> set[str]:
-    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.stat().st_size > 0}
+    return {
+        str(p.relative_to(folder))
+        for p in folder.rglob("*")
+        if p.is_file() and p.stat().st_size > 0
+    }
 
 
 def numbers(content: Any, own: tuple[str, ...]) -> Iterator[float]:
@@ -174,7 +208,15 @@ def read(out: Path, case: Case) -> np.ndarray:
     return np.array(list(numbers(json.loads((out / case.numbers).read_text()), case.own)))
 
 
-def once(case: Case, out: Path, whole: Whole, left: int, fresh: float, rng: np.random.Generator, tally: Tally) -> None:
+def once(
+    case: Case,
+    out: Path,
+    whole: Whole,
+    left: int,
+    fresh: float,
+    rng: np.random.Generator,
+    tally: Tally,
+) -> None:
     """One run, killed on its way, and compared at its end."""
     command = (*case.command, "--overwrite", "--continue", "--quiet", "--out", str(out))
     for k in range(min(ON_THE_WAY, left)):
@@ -200,7 +242,10 @@ def once(case: Case, out: Path, whole: Whole, left: int, fresh: float, rng: np.r
     again = read(out, case)
     answer, same = whole.answer, again.shape == whole.answer.shape
     size = np.maximum(np.abs(answer), 1e-300)
-    tally.largest_difference = max(tally.largest_difference, float(np.nanmax(np.abs(again - answer) / size)) if same else np.inf)
+    tally.largest_difference = max(
+        tally.largest_difference,
+        float(np.nanmax(np.abs(again - answer) / size)) if same else np.inf,
+    )
     tally.half_written += names_in(out) != whole.names
     tally.left_over += [p.name for p in out.parent.iterdir()] != [out.name]
 
@@ -219,7 +264,9 @@ def reference(case: Case, out: Path) -> Whole:
     return Whole(read(out, case), names_in(out), time.monotonic() - began, time.monotonic() - wrote)
 
 
-def study(kills: int, seed: int, what: str, fresh: float, folder: Path, phantom: Path | None) -> Tally:
+def study(
+    kills: int, seed: int, what: str, fresh: float, folder: Path, phantom: Path | None
+) -> Tally:
     """Kill so many times."""
     import nanopinn.cli.app
     import nanopinn.report.comparison
@@ -241,7 +288,9 @@ def study(kills: int, seed: int, what: str, fresh: float, folder: Path, phantom:
         place = folder / f"{case.name}_{tally.runs}"
         place.mkdir()
         once(case, place / "out", wholes[case.name], kills - tally.kills.total(), fresh, rng, tally)
-        print(f"{tally.kills.total()} kills, {tally.runs} runs: {tally}", file=sys.stderr, flush=True)
+        print(
+            f"{tally.kills.total()} kills, {tally.runs} runs: {tally}", file=sys.stderr, flush=True
+        )
     return tally
 
 
@@ -250,19 +299,33 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--what", choices=("fit", "fv", "auto", "arms"), default="fit")
-    parser.add_argument("--fresh", type=float, default=0.2, help="share of processes that are started afresh, imports included")
+    parser.add_argument(
+        "--fresh",
+        type=float,
+        default=0.2,
+        help="share of processes that are started afresh, imports included",
+    )
     parser.add_argument("--study", type=Path, help="a phantom that is there already")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         tally = study(given.kills, given.seed, given.what, given.fresh, Path(folder), given.study)
-    print(json.dumps({**vars(tally), "kills": dict(tally.kills), "seconds": round(time.monotonic() - began)}, indent=2))
+    print(
+        json.dumps(
+            {**vars(tally), "kills": dict(tally.kills), "seconds": round(time.monotonic() - began)},
+            indent=2,
+        )
+    )
     bad = tally.unreadable + tally.half_written + tally.left_over + tally.failed
     sys.exit(0 if bad == 0 and tally.largest_difference <= 1e-10 else 1)
 
 
 if __name__ == "__main__":
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # threads of the parent would not live in the forks
-        sys.exit(subprocess.call([sys.executable, *sys.argv], env={**os.environ, "OMP_NUM_THREADS": "1"}))
+    if (
+        os.environ.get("OMP_NUM_THREADS") != "1"
+    ):  # threads of the parent would not live in the forks
+        sys.exit(
+            subprocess.call([sys.executable, *sys.argv], env={**os.environ, "OMP_NUM_THREADS": "1"})
+        )
     main()

@@ -32,7 +32,9 @@ def main() -> None:
         return low + (high - low) * torch.rand((n, 1, 1), generator=generator, dtype=torch.float64)
 
     one = torch.ones(n, 1, 1, dtype=torch.float64)
-    model = TumourModel.of(TissueMaps(one, rough(5e-4, 3e-3), rough(0.15, 0.4), rough(0.01, 0.05), rough(6.5, 7.2)))
+    model = TumourModel.of(
+        TissueMaps(one, rough(5e-4, 3e-3), rough(0.15, 0.4), rough(0.01, 0.05), rough(6.5, 7.2))
+    )
     cylinders = Cylinders.of_plasma(model.maps.v_p.flatten())
     encapsulated, free = PEGYLATED.bolus()
 
@@ -40,16 +42,29 @@ def main() -> None:
         at = torch.tensor(t, dtype=torch.float64)
         return torch.stack([encapsulated(at), free(at)])
 
-    for name, detail in (("5 pools", DrugDetail(bound=True, saturable=True)), ("with microvessels, 7 pools", FULL)):
+    for name, detail in (
+        ("5 pools", DrugDetail(bound=True, saturable=True)),
+        ("with microvessels, 7 pools", FULL),
+    ):
         pools = model.drug(0 * one, 0 * one, detail)
         ends: list[Tensor] = []
         for step in (1e-3, 1e-4):
             began = time.perf_counter()
             interval = krogh_interval(0.0, 24 * HOUR, pools, cylinders, plasma)
-            found = solve_cylinders([interval], pools.names, vessel_pools(pools), cylinders, [HOUR, 24 * HOUR], tolerance=Tolerance(step))
+            found = solve_cylinders(
+                [interval],
+                pools.names,
+                vessel_pools(pools),
+                cylinders,
+                [HOUR, 24 * HOUR],
+                tolerance=Tolerance(step),
+            )
             ends.append(found.U)
             seconds = time.perf_counter() - began
-            print(f"{n} clusters x 3 classes x 32 cells, {name}, 24 h, step {step:g}: {seconds:.1f} s, {found.steps} steps", end="; ")
+            print(
+                f"{n} clusters x 3 classes x 32 cells, {name}, 24 h, step {step:g}: {seconds:.1f} s, {found.steps} steps",
+                end="; ",
+            )
             print(f"mass imbalance {found.imbalance:.0e}, {torch.get_num_threads()} threads")
         apart = (ends[0] - ends[1]).flatten(2).norm(dim=-1) / ends[1].flatten(2).norm(dim=-1)
         print(f"  largest distance of a pool between the two: {float(apart.max()):.1e}")

@@ -28,13 +28,23 @@ SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
 
 def tiled(folder: Path) -> None:
     """The sample's series and flip angles, repeated to 64 x 64 x 16 voxels."""
-    for path in (SAMPLE / "dce.nii.gz", *sorted(SAMPLE.glob("vfa_*.nii.gz")), SAMPLE / "mask.nii.gz"):
+    for path in (
+        SAMPLE / "dce.nii.gz",
+        *sorted(SAMPLE.glob("vfa_*.nii.gz")),
+        SAMPLE / "mask.nii.gz",
+    ):
         image = nib.load(path)
         values = np.asarray(image.dataobj)
         repeats = [-(-n // m) for n, m in zip((64, 64, 16), values.shape, strict=False)]
         big = np.tile(values, (*repeats, *(1,) * (values.ndim - 3)))[:64, :64, :16]
         big = np.moveaxis(big, -1, 0) if big.ndim == 4 else big
-        write_volume(folder / path.name, big, image.affine, sidecar=read_sidecar(path) or None, frame_spacing_s=10.0)
+        write_volume(
+            folder / path.name,
+            big,
+            image.affine,
+            sidecar=read_sidecar(path) or None,
+            frame_spacing_s=10.0,
+        )
 
 
 def until(met: Callable[[], Any], seconds: float = 900) -> None:
@@ -63,8 +73,9 @@ class Heart:
         wall, work = np.array(self.gaps).T * 1e3
         print(
             f"{when}: window stood still {wall.max():.0f} ms at most ({np.quantile(wall, 0.99):.0f} ms in 99 % of {len(wall)} beats), "
-            f"own work {work.max():.0f} ms at most", flush=True,
-        )  # fmt: skip
+            f"own work {work.max():.0f} ms at most",
+            flush=True,
+        )
         self.gaps.clear()
 
 
@@ -74,7 +85,9 @@ def main(folder: Path) -> None:
     viewer.window.resize(1400, 900)
     viewer.open([str(p) for p in sorted(folder.glob("*.nii.gz"))], plugin="nanopinn")
     _, panel = viewer.window.add_plugin_dock_widget("nanopinn", "nanopinn")
-    until(lambda: False, 12)  # as long as one takes to look at the Study tab; the worker has its imports done
+    until(
+        lambda: False, 12
+    )  # as long as one takes to look at the Study tab; the worker has its imports done
     heart = Heart()
     until(lambda: False, 5)
     heart.told("idle")
@@ -88,10 +101,22 @@ def main(folder: Path) -> None:
     seen = time.perf_counter() - began
     until(lambda: not panel.scene.waiting and panel.scene.then is None)
     whole = time.perf_counter() - began
-    print(f"maps of 64 x 64 x 16 x 60: computed and written {computed:.1f} s, Ktrans on screen {seen:.1f} s, all {whole:.1f} s")
+    print(
+        f"maps of 64 x 64 x 16 x 60: computed and written {computed:.1f} s, Ktrans on screen {seen:.1f} s, all {whole:.1f} s"
+    )
     now = resource.getrusage(resource.RUSAGE_CHILDREN)
-    worked = now.ru_utime + now.ru_stime - children.ru_utime - children.ru_stime - spent.user - spent.system
-    print(f"  of processor time: worker {worked:.1f} s, window {time.process_time() - own:.1f} s", flush=True)
+    worked = (
+        now.ru_utime
+        + now.ru_stime
+        - children.ru_utime
+        - children.ru_stime
+        - spent.user
+        - spent.system
+    )
+    print(
+        f"  of processor time: worker {worked:.1f} s, window {time.process_time() - own:.1f} s",
+        flush=True,
+    )
     heart.told("maps")
     viewer.layers.clear()
     viewer.open_sample("nanopinn", "tumour")

@@ -52,14 +52,24 @@ NAMES = ("pressure", "contrast", "encapsulated", "released")
 class Convolutions(nn.Module):
     """Dilated 3-D convolutions from maps of tissue and each cell's own answers to the channels of a field."""
 
-    def __init__(self, features: int, outputs: int, width: int, generator: torch.Generator, last: float) -> None:
+    def __init__(
+        self, features: int, outputs: int, width: int, generator: torch.Generator, last: float
+    ) -> None:
         super().__init__()
         self.enter = nn.Conv3d(features, width, 1)
-        self.hidden = nn.ModuleList(nn.Conv3d(width, width, 3, padding=d, dilation=d) for d in (1, 2, 4))
+        self.hidden = nn.ModuleList(
+            nn.Conv3d(width, width, 3, padding=d, dilation=d) for d in (1, 2, 4)
+        )
         self.leave = nn.Conv3d(width, outputs, 1)
-        for layer, size in ((self.enter, 1.0), *((h, 1.0) for h in self.hidden), (self.leave, last)):
+        for layer, size in (
+            (self.enter, 1.0),
+            *((h, 1.0) for h in self.hidden),
+            (self.leave, last),
+        ):
             with torch.no_grad():
-                layer.weight.normal_(0.0, size * layer.weight[0].numel() ** -0.5, generator=generator)
+                layer.weight.normal_(
+                    0.0, size * layer.weight[0].numel() ** -0.5, generator=generator
+                )
                 layer.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,16 +82,27 @@ class Convolutions(nn.Module):
 class ConvolutionField:
     """A correction of each cell's own answer by convolutions."""
 
-    def __init__(self, standing: Standing, maps: Tensor, last: float = 0.0, width: int = 20, seed: int = 0) -> None:
+    def __init__(
+        self, standing: Standing, maps: Tensor, last: float = 0.0, width: int = 20, seed: int = 0
+    ) -> None:
         self.first = standing.feature(standing.right)
         self.refine = self.first.shape[-1] // maps.shape[-1]
-        self.scale = self.first.flatten(1).square().mean(dim=1).sqrt().clamp_min(1e-300).reshape(-1, *(1,) * (self.first.dim() - 1))
+        self.scale = (
+            self.first.flatten(1)
+            .square()
+            .mean(dim=1)
+            .sqrt()
+            .clamp_min(1e-300)
+            .reshape(-1, *(1,) * (self.first.dim() - 1))
+        )
         channels = self.to_channels(self.first / self.scale)
         flat = maps.flatten(1)
         spread = flat.std(dim=1).clamp_min(1e-12)[:, None, None, None]
         seen = (maps - flat.mean(dim=1)[:, None, None, None]) / spread
         self.features = torch.cat([seen, channels / channels.abs().amax()]).float()
-        self.network = Convolutions(len(self.features), len(channels), width, torch.Generator().manual_seed(seed), last)
+        self.network = Convolutions(
+            len(self.features), len(channels), width, torch.Generator().manual_seed(seed), last
+        )
 
     def __call__(self) -> Tensor:
         return self.first + self.correction()
@@ -98,14 +119,26 @@ class ConvolutionField:
         if field.dim() > 4:
             return field.flatten(0, 2)
         r, (m, X, Y, Z) = self.refine, field.shape
-        return field.reshape(m, X // r, r, Y // r, r, Z // r, r).permute(0, 2, 4, 6, 1, 3, 5).reshape(m * r**3, X // r, Y // r, Z // r)
+        return (
+            field.reshape(m, X // r, r, Y // r, r, Z // r, r)
+            .permute(0, 2, 4, 6, 1, 3, 5)
+            .reshape(m * r**3, X // r, Y // r, Z // r)
+        )
 
 
 def loss_of(standing: Standing, v: Tensor, scale: Tensor) -> Tensor:
     """Energy of the pressure, mean square of the pools' residual, each tangent by its size."""
     if isinstance(standing, PressureTangents):
-        diagonal = standing.forcing.new_tensor(1.0) / standing.feature(torch.ones_like(standing.forcing[:1])).mean()
-        return (v * (standing.image(v) / 2 - standing.right) / (scale.square() * diagonal)).flatten(1).mean(dim=1).sum()
+        diagonal = (
+            standing.forcing.new_tensor(1.0)
+            / standing.feature(torch.ones_like(standing.forcing[:1])).mean()
+        )
+        return (
+            (v * (standing.image(v) / 2 - standing.right) / (scale.square() * diagonal))
+            .flatten(1)
+            .mean(dim=1)
+            .sum()
+        )
     r = standing.right - standing.image(v)
     return (standing.test(r, r) * r).flatten(1).mean(dim=1).sum()
 
@@ -119,13 +152,23 @@ def trained(standing: Standing, maps: Tensor, steps: int, relaxations: int) -> T
     def fields() -> Tensor:
         v = before = field()
         for k in range(relaxations):
-            v, before = v + w[k] * standing.feature(standing.right - standing.image(v)) + b[k] * (v - before), v
+            v, before = (
+                v
+                + w[k] * standing.feature(standing.right - standing.image(v))
+                + b[k] * (v - before),
+                v,
+            )
         return v
 
     optimiser = torch.optim.LBFGS(
-        [*field.network.parameters(), w, b], max_iter=steps, max_eval=2 * steps, history_size=20, tolerance_grad=0.0,
-        tolerance_change=0.0, line_search_fn="strong_wolfe",
-    )  # fmt: skip
+        [*field.network.parameters(), w, b],
+        max_iter=steps,
+        max_eval=2 * steps,
+        history_size=20,
+        tolerance_grad=0.0,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
 
     def closure() -> Tensor:
         optimiser.zero_grad()
@@ -182,7 +225,10 @@ class Formulation(FieldNetworks):
             return guess + self.layered(Shifted(standing, guess))
         if self.how == "random":
             with torch.no_grad():
-                heads = tuple(ConvolutionField(standing, self.maps, last=1.0, seed=k).correction() for k in range(4))
+                heads = tuple(
+                    ConvolutionField(standing, self.maps, last=1.0, seed=k).correction()
+                    for k in range(4)
+                )
             return self.layered(Shifted(standing, torch.zeros_like(standing.right), heads))
         return self.layered(standing)
 
@@ -198,7 +244,9 @@ def running_integral(times: Tensor, values: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(values[:1]), pieces.cumsum(0)])
 
 
-def basis_of_anchor(nodes: Tensor, histories: Tensor, plasma: Callable[[Tensor], Tensor], rank: int) -> TimeBasis:
+def basis_of_anchor(
+    nodes: Tensor, histories: Tensor, plasma: Callable[[Tensor], Tensor], rank: int
+) -> TimeBasis:
     """The basis in use before: the anchor's histories, their integrals and stretchings, on the anchor's own nodes."""
     d = nodes.diff()
     weights = (torch.cat([d, d[:1] * 0]) + torch.cat([d[:1] * 0, d])) / 2
@@ -228,17 +276,30 @@ class OldBasis(Formulation):
         pools = self.anchor.pools
         if kind == "contrast":
             plasma_mM = p.tensor(np.interp(p.frame_times, p.aif.times_s, p.aif.plasma_mM, left=0.0))
-            pools = ((self.anchor.contrast - p.setting.maps.v_p * plasma_mM[:, None, None, None]) / p.setting.maps.phi)[:, None]
-        return basis_of_anchor(nodes, pools, lambda t: torch.cat([c(t.new_zeros(1), t) for c in plasma], dim=1), 8)
+            pools = (
+                (self.anchor.contrast - p.setting.maps.v_p * plasma_mM[:, None, None, None])
+                / p.setting.maps.phi
+            )[:, None]
+        return basis_of_anchor(
+            nodes, pools, lambda t: torch.cat([c(t.new_zeros(1), t) for c in plasma], dim=1), 8
+        )
 
 
 def anchored(args: argparse.Namespace) -> tuple[InverseProblem, np.ndarray]:
     """The problem of one phantom as a fit by finite volumes leaves it, and the estimate."""
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder) / "study"
-        make_phantom(at, PhantomSettings(seed=args.seed, shape=tuple(args.shape), length_scale_mm=args.length_scale))
+        make_phantom(
+            at,
+            PhantomSettings(
+                seed=args.seed, shape=tuple(args.shape), length_scale_mm=args.length_scale
+            ),
+        )
         inputs = ImagingInputs(
-            dce=at / "dce.nii.gz", cest=at / "ph.nii.gz", vfa=tuple(sorted(at.glob("vfa_*.nii.gz"))), mask=at / "mask.nii.gz"
+            dce=at / "dce.nii.gz",
+            cest=at / "ph.nii.gz",
+            vfa=tuple(sorted(at.glob("vfa_*.nii.gz"))),
+            mask=at / "mask.nii.gz",
         )
         drug = tuple(str(f) for f in sorted(at.glob("drug_*.nii.gz")))
         problem = pose_problem(make_maps(inputs), FitSettings(drug=drug), "cpu").problem
@@ -250,17 +311,37 @@ def seen_maps(problem: InverseProblem, forward: object, theta: Tensor, anchor: F
     """What convolutions see of the tissue and of the anchor."""
     m, flow = problem.setting.maps, anchor.flow
     speed = flow.velocity(problem.setting.grid).norm(dim=0)
-    return torch.stack([m.tumour, m.vascularity(), m.phi, m.pH, flow.J_v / flow.J_v.abs().max(), speed / speed.max()])
+    return torch.stack(
+        [
+            m.tumour,
+            m.vascularity(),
+            m.phi,
+            m.pH,
+            flow.J_v / flow.J_v.abs().max(),
+            speed / speed.max(),
+        ]
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--shape", type=int, nargs=3, default=[14, 14, 10])
     parser.add_argument("--length-scale", type=float, default=1.2)
     parser.add_argument("--iterations", type=int, default=4)
     parser.add_argument(
-        "--only", nargs="*", default=["trained", "random", "both", "eliminated", "eliminated, old basis", "eliminated, rank 8"]
+        "--only",
+        nargs="*",
+        default=[
+            "trained",
+            "random",
+            "both",
+            "eliminated",
+            "eliminated, old basis",
+            "eliminated, rank 8",
+        ],
     )
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -274,13 +355,19 @@ def main() -> None:
     reference = problem.quadratic(theta, exact)
     sd, size = np.sqrt(np.diag(reference.covariance)), exact.jacobian.norm(dim=0)
     shown = [j for j in range(len(names)) if float(size[j]) > 1e-3 * float(size.max())]
-    moved = theta + sd * np.where(np.arange(len(theta)) % 2, 1, -1) * (1 - sd / problem.unknowns.prior_sd > 0.5)
+    moved = theta + sd * np.where(np.arange(len(theta)) % 2, 1, -1) * (
+        1 - sd / problem.unknowns.prior_sd > 0.5
+    )
     there = problem.solve(moved, problem.forward(anchor.flow.p))
     s = PinnSettings()
-    print(f"{'formulation':24s}{'s':>6s}  {'worst residual':>15s}  {'step, sd':>9s}  {'p':>7s} {'C':>7s}  error of each tangent")
+    print(
+        f"{'formulation':24s}{'s':>6s}  {'worst residual':>15s}  {'step, sd':>9s}  {'p':>7s} {'C':>7s}  error of each tangent"
+    )
     for how in args.only:
         kind = OldBasis if "old basis" in how else Formulation
-        n = kind(problem, forward, 8 if "rank 8" in how else s.rank, s.rates, 0, Layers(most=400), print)
+        n = kind(
+            problem, forward, 8 if "rank 8" in how else s.rank, s.rates, 0, Layers(most=400), print
+        )
         n.how, n.maps = how.split(",")[0], seen_maps(problem, forward, th, anchor)
         if isinstance(n, OldBasis):
             n.anchor = anchor
@@ -288,11 +375,15 @@ def main() -> None:
         fields = n.tangents(th, anchor)
         seconds = time.process_time() - began
         found = problem.compare(fields)
-        step = np.abs(problem.quadratic(theta, found).step(0.0, free) - reference.step(0.0, free)) / sd
+        step = (
+            np.abs(problem.quadratic(theta, found).step(0.0, free) - reference.step(0.0, free)) / sd
+        )
         change = problem.tensor(moved - theta)
         p = anchor.flow.p + torch.einsum("m,mxyz->xyz", change, fields.flow.dp)
         C = anchor.contrast + torch.einsum("m,mtxyz->txyz", change, fields.d_contrast)
-        far = [float((a - b).norm() / b.norm()) for a, b in ((p, there.flow.p), (C, there.contrast))]
+        far = [
+            float((a - b).norm() / b.norm()) for a, b in ((p, there.flow.p), (C, there.contrast))
+        ]
         errors = ((found.jacobian - exact.jacobian).norm(dim=0) / size)[shown].tolist()
         said = ", ".join(f"{names[j]} {e:.1%}" for j, e in zip(shown, errors, strict=True))
         print(

@@ -27,7 +27,18 @@ from nanopinn.workflows.verify.tissue import ball
 
 NONE = torch.zeros(0, dtype=torch.float64)
 #: Cells per voxel edge, and how near to the edge voxels are cut, m (None: all).
-CUTS = ((1, None), (2, None), (3, None), (4, None), (2, 0.0), (3, 0.0), (4, 0.0), (2, 0.5e-3), (3, 0.5e-3), (4, 0.5e-3))
+CUTS = (
+    (1, None),
+    (2, None),
+    (3, None),
+    (4, None),
+    (2, 0.0),
+    (3, 0.0),
+    (4, 0.0),
+    (2, 0.5e-3),
+    (3, 0.5e-3),
+    (4, 0.5e-3),
+)
 
 
 def timed(work: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
@@ -53,9 +64,23 @@ def cells_of(grid: Grid) -> int:
 def in_a_ball(device: str, n: int = 24, R: float = 5e-3) -> None:
     """V2, Baxter and Jain: l = 0.27 mm. Every part of a voxel is tumour if its centre is."""
     K, LpSV, p_e = (3.098e-14, 6.4e-15), (4.2e-7, 1.89e-8), (1533.0, 867.0)
-    tissue = dict(zip(("K_t", "LpSV_t", "p_e", "K_n", "LpSV_n", "p_e_n"), (K[0], LpSV[0], p_e[0], K[1], LpSV[1], p_e[1]), strict=True))
-    leaves = -K[0] * np.diff(sphere_in_tissue_pressure(np.array([R - 1e-9, R]), R, **tissue, LpLSL_n=4.17e-7))[0] / 1e-9
-    print(f"ball of 5 mm, voxels of {2e3 * R * 1.25 / n:.2f} mm, l = 0.27 mm; leaves its edge at {1e6 * leaves:.4f} um/s")
+    tissue = dict(
+        zip(
+            ("K_t", "LpSV_t", "p_e", "K_n", "LpSV_n", "p_e_n"),
+            (K[0], LpSV[0], p_e[0], K[1], LpSV[1], p_e[1]),
+            strict=True,
+        )
+    )
+    leaves = (
+        -K[0]
+        * np.diff(sphere_in_tissue_pressure(np.array([R - 1e-9, R]), R, **tissue, LpLSL_n=4.17e-7))[
+            0
+        ]
+        / 1e-9
+    )
+    print(
+        f"ball of 5 mm, voxels of {2e3 * R * 1.25 / n:.2f} mm, l = 0.27 mm; leaves its edge at {1e6 * leaves:.4f} um/s"
+    )
     for refine, rim in CUTS:
         fine, r = ball(R, 1.25, n * refine)
         inside = (r < R).to(device)
@@ -65,18 +90,27 @@ def in_a_ball(device: str, n: int = 24, R: float = 5e-3) -> None:
             grid = RimGrid.around((held > 0.5).double(), fine_voxels(fine, refine), refine, rim)
 
         def per(pair: tuple[float, float], inside: Tensor = inside) -> Tensor:
-            return torch.where(inside, *(torch.tensor(v, dtype=torch.float64, device=device) for v in pair))
+            return torch.where(
+                inside, *(torch.tensor(v, dtype=torch.float64, device=device) for v in pair)
+            )
 
         flow = FlowCoefficients(per(K), per(LpSV), per(p_e), per((0.0, 4.17e-7)), 0.0, 0.0)
         solve_pressure(flow, grid)
         seconds, found = timed(lambda flow=flow, grid=grid: solve_pressure(flow, grid))
-        exact = torch.as_tensor(sphere_in_tissue_pressure(r.numpy(), R, **tissue, LpLSL_n=4.17e-7), device=device)
+        exact = torch.as_tensor(
+            sphere_in_tissue_pressure(r.numpy(), R, **tissue, LpLSL_n=4.17e-7), device=device
+        )
         error = float((found.x - exact)[inside].norm() / exact[inside].norm())
-        out = float((LpSV[0] * (p_e[0] - found.x))[inside].sum()) * fine.cell_volume / (4 * np.pi * R**2)
+        out = (
+            float((LpSV[0] * (p_e[0] - found.x))[inside].sum())
+            * fine.cell_volume
+            / (4 * np.pi * R**2)
+        )
         print(
             f"  {named(refine, rim):16s} p in the tumour {error:.2e}, edge flux {out / leaves - 1:+.2e}, "
-            f"{cells_of(grid):7d} cells, {found.iterations} iterations, {seconds:.3f} s", flush=True,
-        )  # fmt: skip
+            f"{cells_of(grid):7d} cells, {found.iterations} iterations, {seconds:.3f} s",
+            flush=True,
+        )
 
 
 def fine_voxels(fine: Grid, refine: int) -> Grid:
@@ -96,9 +130,12 @@ def in_a_phantom(device: str, voxel: float, l_mm: float, finest: int) -> None:
         return torch.as_tensor(domain.take(values.astype(float), fill), device=device)
 
     maps = TissueMaps(
-        boxed(anatomy.tumour, 0.0), boxed(anatomy.PS, value("Ktrans_n")), boxed(anatomy.phi, value("ve_n")),
-        boxed(anatomy.v_p, value("vp_n")), boxed(anatomy.pH, value("pHe_n")),
-    )  # fmt: skip
+        boxed(anatomy.tumour, 0.0),
+        boxed(anatomy.PS, value("Ktrans_n")),
+        boxed(anatomy.phi, value("ve_n")),
+        boxed(anatomy.v_p, value("vp_n")),
+        boxed(anatomy.pH, value("pHe_n")),
+    )
     grid = Grid(domain.shape, (h, h, h))
     near = (maps.tumour > 0.5) | near_edge(maps.tumour, grid, 0.0)
 
@@ -117,12 +154,16 @@ def in_a_phantom(device: str, voxel: float, l_mm: float, finest: int) -> None:
     print(f"phantom, {grid.shape} voxels of {voxel} mm, l = {l_mm} mm; reference: whole {finest}")
     for refine, rim in CUTS:
         forward, first, again, flow = solve(refine, rim, 2)
-        p, J, u = (float((a - b)[..., near].norm() / b[..., near].norm()) for a, b in zip(at_voxels(flow, grid), reference, strict=True))
+        p, J, u = (
+            float((a - b)[..., near].norm() / b[..., near].norm())
+            for a, b in zip(at_voxels(flow, grid), reference, strict=True)
+        )
         count = cells_of(forward.setting.flow_setting.grid)
         print(
             f"  {named(refine, rim):16s} p {p:.2e}, J_v {J:.2e}, u {u:.2e}, {count:7d} cells, {flow.iterations} iterations, "
-            f"{again:.3f} s (first {first:.3f})", flush=True,
-        )  # fmt: skip
+            f"{again:.3f} s (first {first:.3f})",
+            flush=True,
+        )
 
 
 def at_voxels(flow: Flow, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:

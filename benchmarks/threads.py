@@ -24,7 +24,9 @@ def fitted(folder: Path, engine: str, drug: bool, threads: int) -> np.ndarray:
     torch.set_num_threads(threads)
     images = tuple(str(p) for p in sorted(folder.glob("drug_*.nii.gz"))) if drug else ()
     settings = FitSettings(engine=engine, preset="fast", device="cpu", drug=images)
-    inputs = ImagingInputs(dce=folder / "dce.nii.gz", cest=folder / "ph.nii.gz", mask=folder / "mask.nii.gz", t1=1.4)
+    inputs = ImagingInputs(
+        dce=folder / "dce.nii.gz", cest=folder / "ph.nii.gz", mask=folder / "mask.nii.gz", t1=1.4
+    )
     scalars = run_fit(inputs, settings).fit.scalars
     return np.array([[s.median for s in scalars], [s.sd for s in scalars]])
 
@@ -39,12 +41,18 @@ def main() -> None:
     for seed in given.seeds:
         with tempfile.TemporaryDirectory() as folder:
             torch.set_num_threads(1)
-            study = make_phantom(Path(folder) / "phantom", PhantomSettings(shape=(10, 10, 6), refine=2, seed=seed))
+            study = make_phantom(
+                Path(folder) / "phantom", PhantomSettings(shape=(10, 10, 6), refine=2, seed=seed)
+            )
             one, again, two = (fitted(study, given.engine, given.drug, n) for n in (1, 1, 2))
         apart = np.array([np.max(np.abs(other / one - 1)) for other in (again, two)])
         worst = np.maximum(worst, apart)
-        print(f"seed {seed}: one thread again {apart[0]:.1e}, two threads {apart[1]:.1e}", flush=True)
-    print(f"{given.engine}{' with drug images' if given.drug else ''}, {os.cpu_count()} cores: largest {worst[0]:.1e} and {worst[1]:.1e}")
+        print(
+            f"seed {seed}: one thread again {apart[0]:.1e}, two threads {apart[1]:.1e}", flush=True
+        )
+    print(
+        f"{given.engine}{' with drug images' if given.drug else ''}, {os.cpu_count()} cores: largest {worst[0]:.1e} and {worst[1]:.1e}"
+    )
 
 
 if __name__ == "__main__":

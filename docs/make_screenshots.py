@@ -42,7 +42,12 @@ def shot(viewer: napari.Viewer, name: str) -> None:
 
 def ended(panel: Any) -> None:
     """Wait for what was started."""
-    until(lambda: panel.worker.running is None and not panel.scene.waiting and panel.scene.then is None, 1500)
+    until(
+        lambda: (
+            panel.worker.running is None and not panel.scene.waiting and panel.scene.then is None
+        ),
+        1500,
+    )
 
 
 def main() -> None:

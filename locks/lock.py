@@ -15,9 +15,17 @@ import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-LAYERS = {"demo": (), "test": ("test", "dev", "pipelines"), "gui": ("test", "dev", "pipelines", "gui")}
+LAYERS = {
+    "demo": (),
+    "test": ("test", "dev", "pipelines"),
+    "gui": ("test", "dev", "pipelines", "gui"),
+}
 HEAD = "# {} packages for Python 3.11 on Linux x86-64 without a GPU, made by `make lock`; {}.\n"
-NEEDS = {"demo": "complete in itself", "test": "after demo.txt", "gui": "after demo.txt and test.txt"}
+NEEDS = {
+    "demo": "complete in itself",
+    "test": "after demo.txt",
+    "gui": "after demo.txt and test.txt",
+}
 
 
 def wanted(extras: tuple[str, ...]) -> list[str]:
@@ -47,7 +55,9 @@ def resolved(requirements: list[str], constraints: Path) -> dict[str, tuple[str,
         ]
         subprocess.run([*command, *requirements], check=True)
         found = json.loads(report.read_text())["install"]
-    return {re.sub(r"[-_.]+", "-", f["metadata"]["name"]).lower(): version_and_hash(f) for f in found}
+    return {
+        re.sub(r"[-_.]+", "-", f["metadata"]["name"]).lower(): version_and_hash(f) for f in found
+    }
 
 
 def version_and_hash(found: dict) -> tuple[str, str]:
@@ -59,7 +69,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pins = Path(folder) / "pins.txt"
         pins.write_text("".join(f"{name}=={version}\n" for name, (version, _) in every.items()))
-        sets = {layer: every if layer == "gui" else resolved(wanted(extras), pins) for layer, extras in LAYERS.items()}
+        sets = {
+            layer: every if layer == "gui" else resolved(wanted(extras), pins)
+            for layer, extras in LAYERS.items()
+        }
     before: set[str] = set()
     for layer, found in sets.items():
         own = sorted(set(found) - before)

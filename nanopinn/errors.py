@@ -16,7 +16,11 @@ def on_one_line(content: Any, longest: int = _SENTENCE) -> str:
     except (ValueError, RecursionError):  # Python writes no integer of thousands of digits
         text = f"a {type(content).__name__} too large to be shown"
     shown = text if len(text) <= longest else text[:longest] + "..."
-    return shown if shown.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+    return (
+        shown
+        if shown.isprintable()
+        else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+    )
 
 
 class NanopinnError(Exception):
@@ -61,14 +65,20 @@ class InputError(NanopinnError):
 
     def _paragraph(self) -> str:
         problem = on_one_line(self.problem)
-        head = f"{on_one_line(self.file)}: {problem}" if self.file else problem[:1].upper() + problem[1:]
+        head = (
+            f"{on_one_line(self.file)}: {problem}"
+            if self.file
+            else problem[:1].upper() + problem[1:]
+        )
         details = [
             f"{label}: {on_one_line(content, longest)}"
             for label, content, longest in (
-                ("field", self.field, _DETAIL), ("found", self.found, _DETAIL), ("expected", self.expected, _SENTENCE)
+                ("field", self.field, _DETAIL),
+                ("found", self.found, _DETAIL),
+                ("expected", self.expected, _SENTENCE),
             )
             if content is not None
-        ]  # fmt: skip
+        ]
         text = head + (f" ({'; '.join(details)})" if details else "") + "."
         return f"{text} {on_one_line(self.remedy)}" if self.remedy else text
 

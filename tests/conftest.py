@@ -31,5 +31,8 @@ def public_data() -> Path:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Tests in a window run only when they are asked for by name: they need Qt and a screen, and an abort of Qt ends the process."""
     gui = Path(__file__).parent / "napari"
-    asked = any((Path(config.invocation_params.dir) / a.split("::")[0]).resolve().is_relative_to(gui) for a in config.args)
+    asked = any(
+        (Path(config.invocation_params.dir) / a.split("::")[0]).resolve().is_relative_to(gui)
+        for a in config.args
+    )
     return True if collection_path == gui and not asked else None

@@ -23,7 +23,12 @@ SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
 
 
 def nanopinn(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "nanopinn", *map(str, args)], capture_output=True, text=True, timeout=280)
+    return subprocess.run(
+        [sys.executable, "-m", "nanopinn", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
 
 
 def asked(*args: str | Path) -> subprocess.CompletedProcess[str]:
@@ -51,13 +56,18 @@ def test_help_loads_no_heavy_package() -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    refused(asked("maps", "--dce", tmp_path / "none.nii.gz", "--t1", "1.4", "-o", tmp_path / "out"), "none.nii.gz")
+    refused(
+        asked("maps", "--dce", tmp_path / "none.nii.gz", "--t1", "1.4", "-o", tmp_path / "out"),
+        "none.nii.gz",
+    )
     assert not (tmp_path / "out").exists()
 
 
 def series(folder: Path, sidecar: dict[str, object] | None, spacing: float = 5.0) -> Path:
     path = folder / "dce.nii.gz"
-    image = nib.Nifti1Image(100 + np.random.default_rng(0).random((6, 6, 4, 12)).astype(np.float32), np.eye(4))
+    image = nib.Nifti1Image(
+        100 + np.random.default_rng(0).random((6, 6, 4, 12)).astype(np.float32), np.eye(4)
+    )
     image.header.set_xyzt_units("mm", "sec")
     image.header["pixdim"][4] = spacing
     nib.save(image, path)
@@ -70,26 +80,47 @@ def series(folder: Path, sidecar: dict[str, object] | None, spacing: float = 5.0
     ("sidecar", "spacing", "words"),
     [
         ({"RepetitionTime": 5.0}, 5.0, ("RepetitionTimeExcitation",)),
-        ({"RepetitionTime": 0.005, "RepetitionTimeExcitation": 0.005, "FlipAngle": 15}, 5.0, ("RepetitionTime", "excitation TR")),
+        (
+            {"RepetitionTime": 0.005, "RepetitionTimeExcitation": 0.005, "FlipAngle": 15},
+            5.0,
+            ("RepetitionTime", "excitation TR"),
+        ),
         ({"RepetitionTimeExcitation": 0.005, "FlipAngle": 15}, 0.005, ("pixdim[4]",)),
-        ({"VolumeTiming": [0, 5], "RepetitionTimeExcitation": 0.005, "FlipAngle": 15}, 5.0, ("VolumeTiming", "12")),
-        ({"VolumeTiming": [5] * 12, "RepetitionTimeExcitation": 0.005, "FlipAngle": 15}, 5.0, ("VolumeTiming", "increase")),
+        (
+            {"VolumeTiming": [0, 5], "RepetitionTimeExcitation": 0.005, "FlipAngle": 15},
+            5.0,
+            ("VolumeTiming", "12"),
+        ),
+        (
+            {"VolumeTiming": [5] * 12, "RepetitionTimeExcitation": 0.005, "FlipAngle": 15},
+            5.0,
+            ("VolumeTiming", "increase"),
+        ),
     ],
 )
-def test_missing_or_contradictory_timing_is_refused(tmp_path: Path, sidecar, spacing, words) -> None:
+def test_missing_or_contradictory_timing_is_refused(
+    tmp_path: Path, sidecar, spacing, words
+) -> None:
     path = series(tmp_path, sidecar, spacing)
-    refused(asked("maps", "--dce", path, "--t1", "1.4", "--assume-ph", "7", "-o", tmp_path / "out"), *words)
+    refused(
+        asked("maps", "--dce", path, "--t1", "1.4", "--assume-ph", "7", "-o", tmp_path / "out"),
+        *words,
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_truncated_gzip_is_refused(tmp_path: Path) -> None:
-    path = series(tmp_path, {"RepetitionTime": 5.0, "RepetitionTimeExcitation": 0.005, "FlipAngle": 15})
+    path = series(
+        tmp_path, {"RepetitionTime": 5.0, "RepetitionTimeExcitation": 0.005, "FlipAngle": 15}
+    )
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     refused(asked("validate", "--dce", path), "truncated")
 
 
 def test_a_short_volume_inside_a_valid_gzip_is_refused(tmp_path: Path) -> None:
-    path = series(tmp_path, {"RepetitionTime": 5.0, "RepetitionTimeExcitation": 0.005, "FlipAngle": 15})
+    path = series(
+        tmp_path, {"RepetitionTime": 5.0, "RepetitionTimeExcitation": 0.005, "FlipAngle": 15}
+    )
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:2000]))
     refused(asked("validate", "--dce", path), "dce.nii.gz")
 
@@ -98,15 +129,36 @@ def test_an_empty_mask_is_refused(tmp_path: Path) -> None:
     mask = tmp_path / "mask.nii.gz"
     volume = nib.load(SAMPLE / "mask.nii.gz")
     nib.save(nib.Nifti1Image(np.zeros(volume.shape, np.float32), volume.affine), mask)
-    result = asked("maps", "--dce", SAMPLE / "dce.nii.gz", "--mask", mask, "--t1", "1.4", "--assume-ph", "7", "-o", tmp_path / "o")
+    result = asked(
+        "maps",
+        "--dce",
+        SAMPLE / "dce.nii.gz",
+        "--mask",
+        mask,
+        "--t1",
+        "1.4",
+        "--assume-ph",
+        "7",
+        "-o",
+        tmp_path / "o",
+    )
     refused(result, "mask.nii.gz", "empty")
 
 
 @pytest.fixture(scope="module")
 def sample_maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("maps") / "out"
-    inputs = ["--dce", SAMPLE / "dce.nii.gz", "--cest", SAMPLE / "ph.nii.gz", "--mask", SAMPLE / "mask.nii.gz"]
-    result = nanopinn("maps", *inputs, "--vfa", *sorted(SAMPLE.glob("vfa_*.nii.gz")), "-o", out, "-q")
+    inputs = [
+        "--dce",
+        SAMPLE / "dce.nii.gz",
+        "--cest",
+        SAMPLE / "ph.nii.gz",
+        "--mask",
+        SAMPLE / "mask.nii.gz",
+    ]
+    result = nanopinn(
+        "maps", *inputs, "--vfa", *sorted(SAMPLE.glob("vfa_*.nii.gz")), "-o", out, "-q"
+    )
     assert result.returncode == 0, result.stderr
     return out
 
@@ -124,12 +176,24 @@ def test_maps_of_the_sample_lie_near_its_truth(sample_maps: Path) -> None:
 
 @pytest.mark.cest
 def test_z_spectra_of_the_sample_give_its_ph(tmp_path: Path) -> None:
-    inputs = ["--dce", SAMPLE / "dce.nii.gz", "--cest", SAMPLE / "cest.nii.gz", "--mask", SAMPLE / "mask.nii.gz", "--t1", "1.4"]
+    inputs = [
+        "--dce",
+        SAMPLE / "dce.nii.gz",
+        "--cest",
+        SAMPLE / "cest.nii.gz",
+        "--mask",
+        SAMPLE / "mask.nii.gz",
+        "--t1",
+        "1.4",
+    ]
     result = nanopinn("maps", *inputs, "-o", tmp_path / "out", "-q")
     assert result.returncode == 0, result.stderr
     assert "Bloch-McConnell curve of iopamidol at 7 T" in result.stdout
     written = tmp_path / "out" / "maps"
-    pH, std, true = (read(p)[mask()] for p in (written / "pH.nii.gz", written / "pH_std.nii.gz", SAMPLE / "truth/pH.nii.gz"))
+    pH, std, true = (
+        read(p)[mask()]
+        for p in (written / "pH.nii.gz", written / "pH_std.nii.gz", SAMPLE / "truth/pH.nii.gz")
+    )
     error = pH - true
     assert np.isfinite(error).mean() > 0.95
     # voxels of 0.75 mm over an acid core: some of its depth is averaged away
@@ -142,10 +206,27 @@ def test_z_spectra_of_the_sample_give_its_ph(tmp_path: Path) -> None:
 @pytest.mark.dce
 def test_a_maps_folder_holds_what_is_promised(sample_maps: Path) -> None:
     quantities = ["Ktrans", "ve", "vp", "T1", "pH"]
-    volumes = [*quantities, *(f"{q}_std" for q in quantities), "status", "r2", "AICc", "pH_validity", "mask"]
+    volumes = [
+        *quantities,
+        *(f"{q}_std" for q in quantities),
+        "status",
+        "r2",
+        "AICc",
+        "pH_validity",
+        "mask",
+    ]
     expected = {f"maps/{v}{end}" for v in volumes for end in (".nii.gz", ".json")}
-    expected |= {"aif.tsv", "aif.json", "imaging.json", "imaging.html", "config.toml", "provenance.json"}
-    assert {str(p.relative_to(sample_maps)) for p in sample_maps.rglob("*") if p.is_file()} == expected
+    expected |= {
+        "aif.tsv",
+        "aif.json",
+        "imaging.json",
+        "imaging.html",
+        "config.toml",
+        "provenance.json",
+    }
+    assert {
+        str(p.relative_to(sample_maps)) for p in sample_maps.rglob("*") if p.is_file()
+    } == expected
     side = json.loads((sample_maps / "maps/Ktrans.json").read_text())
     assert side["Unit"] == "1/min"
     assert side["OSIPI"] == {"Id": "Q.PH1.008", "Name": "Volume transfer constant"}
@@ -164,13 +245,31 @@ def mask() -> np.ndarray:
 
 
 @pytest.mark.dce
-def test_the_arterial_input_and_the_choices_that_were_written_give_the_same_maps_again(sample_maps: Path, tmp_path: Path) -> None:
+def test_the_arterial_input_and_the_choices_that_were_written_give_the_same_maps_again(
+    sample_maps: Path, tmp_path: Path
+) -> None:
     again = nanopinn(
-        "maps", "--dce", SAMPLE / "dce.nii.gz", "--mask", SAMPLE / "mask.nii.gz", "--vfa", *sorted(SAMPLE.glob("vfa_*.nii.gz")),
-        "--config", sample_maps / "config.toml", "--aif", sample_maps / "aif.tsv", "--delay", "0", "-o", tmp_path / "out", "-q",
-    )  # fmt: skip
+        "maps",
+        "--dce",
+        SAMPLE / "dce.nii.gz",
+        "--mask",
+        SAMPLE / "mask.nii.gz",
+        "--vfa",
+        *sorted(SAMPLE.glob("vfa_*.nii.gz")),
+        "--config",
+        sample_maps / "config.toml",
+        "--aif",
+        sample_maps / "aif.tsv",
+        "--delay",
+        "0",
+        "-o",
+        tmp_path / "out",
+        "-q",
+    )
     assert again.returncode == 0, again.stderr
-    first, second = (read(folder / "maps/Ktrans.nii.gz")[mask()] for folder in (sample_maps, tmp_path / "out"))
+    first, second = (
+        read(folder / "maps/Ktrans.nii.gz")[mask()] for folder in (sample_maps, tmp_path / "out")
+    )
     # the table holds six digits
     np.testing.assert_allclose(second, first, rtol=1e-4)
 
@@ -185,7 +284,17 @@ def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Pa
     refused(asked(*given, "--config", tmp_path / "c.toml"), "aiff")
     (tmp_path / "c.toml").write_text("[imaging]\nsmooth = 'perhaps'\n")
     refused(asked(*given, "--config", tmp_path / "c.toml"), "smooth", "perhaps")
-    fit = ("fit", "--dce", SAMPLE / "dce.nii.gz", "--t1", "1.4", "--assume-ph", "7", "-o", tmp_path / "out")
+    fit = (
+        "fit",
+        "--dce",
+        SAMPLE / "dce.nii.gz",
+        "--t1",
+        "1.4",
+        "--assume-ph",
+        "7",
+        "-o",
+        tmp_path / "out",
+    )
     (tmp_path / "c.toml").write_text("[imaging]\nmodel = '2cxm'\n")
     refused(asked(*fit, "--config", tmp_path / "c.toml"), "--model", "nanopinn maps")
     assert not (tmp_path / "out").exists()
@@ -193,12 +302,34 @@ def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Pa
 
 def test_a_run_without_drug_images_is_whole_and_can_be_checked_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    inputs = ["--dce", SAMPLE / "dce.nii.gz", "--cest", SAMPLE / "ph.nii.gz", "--mask", SAMPLE / "mask.nii.gz"]
-    run = nanopinn("fit", *inputs, "--vfa", *sorted(SAMPLE.glob("vfa_*.nii.gz")), "--engine", "fv", "--preset", "fast", "-v", "-o", out,
-                   "--profile", "p_e")  # fmt: skip
+    inputs = [
+        "--dce",
+        SAMPLE / "dce.nii.gz",
+        "--cest",
+        SAMPLE / "ph.nii.gz",
+        "--mask",
+        SAMPLE / "mask.nii.gz",
+    ]
+    run = nanopinn(
+        "fit",
+        *inputs,
+        "--vfa",
+        *sorted(SAMPLE.glob("vfa_*.nii.gz")),
+        "--engine",
+        "fv",
+        "--preset",
+        "fast",
+        "-v",
+        "-o",
+        out,
+        "--profile",
+        "p_e",
+    )
     assert run.returncode in (0, 5), run.stderr
     assert "PS_l" in run.stderr  # -v tells the numbers
-    assert run.stderr.index("keep their priors") < run.stderr.index("fv: Gauss-Newton")  # before the engines, and in the end
+    assert run.stderr.index("keep their priors") < run.stderr.index(
+        "fv: Gauss-Newton"
+    )  # before the engines, and in the end
     assert "keep their priors" in run.stdout
     assert "flat: the data alone bound it on neither side" in run.stdout
     assert "Profile likelihoods" in (out / "report.html").read_text()
@@ -206,7 +337,14 @@ def test_a_run_without_drug_images_is_whole_and_can_be_checked_again(tmp_path: P
     rows = {r["name"]: r for r in json.loads((out / "parameters.json").read_text())["parameters"]}
     assert rows["PS_l"]["informed"] == "no"
     assert rows["PS_l"]["contraction"] == pytest.approx(0, abs=1e-6)
-    for name in ("maps/IFP", "maps/IFP_std", "maps/velocity", "maps/krel", "maps/Ktrans", "fields/encapsulated"):
+    for name in (
+        "maps/IFP",
+        "maps/IFP_std",
+        "maps/velocity",
+        "maps/krel",
+        "maps/Ktrans",
+        "fields/encapsulated",
+    ):
         assert (out / f"{name}.nii.gz").is_file()
         assert json.loads((out / f"{name}.json").read_text())["Unit"]
     again = nanopinn("check", out, "-q")
@@ -222,7 +360,9 @@ def read_back(out: Path) -> None:
     """The fit of a folder, as Python takes it up again."""
     fit = load_fit(out)
     rows = json.loads((out / "parameters.json").read_text())["parameters"]
-    assert [(s.name, s.median) for s in fit.scalars] == [(r["name"], r["posterior_median"]) for r in rows]
+    assert [(s.name, s.median) for s in fit.scalars] == [
+        (r["name"], r["posterior_median"]) for r in rows
+    ]
     assert fit.check.headline in fit.summary()
     for name in ("maps/IFP", "fields/encapsulated"):
         kind, key = name.split("/")
@@ -237,7 +377,18 @@ def read_back(out: Path) -> None:
 
 
 def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "nanopinn", "fit", "--dce", SAMPLE / "dce.nii.gz", "--cest", SAMPLE / "ph.nii.gz", "--t1", "1.4"]
+    command = [
+        sys.executable,
+        "-m",
+        "nanopinn",
+        "fit",
+        "--dce",
+        SAMPLE / "dce.nii.gz",
+        "--cest",
+        SAMPLE / "ph.nii.gz",
+        "--t1",
+        "1.4",
+    ]
     run = subprocess.Popen([*command, "-o", tmp_path / "out"], stderr=subprocess.PIPE, text=True)
     assert run.stderr is not None
     assert "imaging" in run.stderr.readline()
@@ -265,26 +416,48 @@ def simulated(folder: Path, *more: str | Path) -> subprocess.CompletedProcess[st
     return nanopinn("simulate", "--schedule", folder / "plan.toml", "-q", *more)
 
 
-def test_a_simulation_writes_its_folder_once_and_its_configuration_repeats_it(tmp_path: Path) -> None:
+def test_a_simulation_writes_its_folder_once_and_its_configuration_repeats_it(
+    tmp_path: Path,
+) -> None:
     out, again = tmp_path / "out", tmp_path / "again"
     first = simulated(tmp_path, *PHANTOM, "-o", out)
     assert first.returncode == 0, first.stderr
     assert "imbalance" in first.stdout
     pools = ("free", "bound", "intracellular", "nuclear", "vessel_free")
     over_the_run = [f"maps/{kind}_{p}" for kind in ("peak", "auc") for p in pools]
-    volumes = [*(f"fields/{p}" for p in pools), *over_the_run, "maps/IFP", "maps/velocity", "maps/mask"]
+    volumes = [
+        *(f"fields/{p}" for p in pools),
+        *over_the_run,
+        "maps/IFP",
+        "maps/velocity",
+        "maps/mask",
+    ]
     expected = {f"{v}{end}" for v in volumes for end in (".nii.gz", ".json")}
-    expected |= {"plasma.tsv", "courses.tsv", "exposure.tsv", "balance.json", "simulation.html", "config.toml", "provenance.json"}
+    expected |= {
+        "plasma.tsv",
+        "courses.tsv",
+        "exposure.tsv",
+        "balance.json",
+        "simulation.html",
+        "config.toml",
+        "provenance.json",
+    }
     assert {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()} == expected
     assert simulated(tmp_path, *PHANTOM, "-o", out).returncode == 4
-    assert simulated(tmp_path, "--phantom", "--config", out / "config.toml", "-o", again).returncode == 0
+    assert (
+        simulated(tmp_path, "--phantom", "--config", out / "config.toml", "-o", again).returncode
+        == 0
+    )
     nuclear = [read(folder / "fields/nuclear.nii.gz") for folder in (out, again)]
     assert np.array_equal(*nuclear, equal_nan=True)
 
 
 def test_a_simulation_without_schedule_or_a_map_is_refused(tmp_path: Path) -> None:
     refused(asked("simulate", "--phantom", "-o", tmp_path / "o"), "--schedule")
-    refused(simulated(tmp_path, "--ktrans", SAMPLE / "truth/Ktrans.nii.gz", "-o", tmp_path / "o"), "--ve")
+    refused(
+        simulated(tmp_path, "--ktrans", SAMPLE / "truth/Ktrans.nii.gz", "-o", tmp_path / "o"),
+        "--ve",
+    )
     assert not (tmp_path / "o").exists()
 
 
@@ -308,7 +481,9 @@ def test_arms_write_one_folder_and_say_whether_drug_reaches_far_cells(tmp_path: 
     done = nanopinn("simulate", *PHANTOM, *arms, "-q", "-o", out)
     assert done.returncode == 0, done.stderr
     assert "tsl carry lethal exposure" in done.stdout
-    assert json.loads((out / "comparison.json").read_text())["arms"]["tsl"]["imbalance_voxels"] < 1e-8
+    assert (
+        json.loads((out / "comparison.json").read_text())["arms"]["tsl"]["imbalance_voxels"] < 1e-8
+    )
     assert not out.with_name("arms.partial").exists()
     assert nanopinn("simulate", *PHANTOM, *arms, "-q", "-o", out).returncode == 4
 
@@ -321,14 +496,26 @@ def test_arms_that_cannot_be_given_are_refused_by_name(tmp_path: Path) -> None:
     refused(asked(*arms, "free", "--heat", "42:60"), "heat")
     refused(asked(*arms, "free", "--radiation", "5@100"), "end_h", "100")
     refused(asked(*arms, "free", "--heating-times", "long"), "--heating-times", "long")
-    refused(asked("simulate", "-q", "-o", tmp_path / "o", "--arms", "free", "--from", SAMPLE), "fit")
+    refused(
+        asked("simulate", "-q", "-o", tmp_path / "o", "--arms", "free", "--from", SAMPLE), "fit"
+    )
     refused(asked("simulate", *PHANTOM, "-q", "-o", tmp_path / "o", "--heat", "42:60"), "--arms")
     assert not (tmp_path / "o").exists()
 
 
 def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(SCHEDULE.replace("0.5", "500"))
-    command = [sys.executable, "-m", "nanopinn", "simulate", "--phantom", "--schedule", tmp_path / "plan.toml", "-o", tmp_path / "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "nanopinn",
+        "simulate",
+        "--phantom",
+        "--schedule",
+        tmp_path / "plan.toml",
+        "-o",
+        tmp_path / "out",
+    ]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert run.stderr is not None
     while "pools in time" not in (line := run.stderr.readline()):
@@ -354,6 +541,16 @@ def test_usage_errors_have_their_own_code() -> None:
 def test_an_existing_result_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
-    result = nanopinn("fit", "--dce", SAMPLE / "dce.nii.gz", "--cest", SAMPLE / "ph.nii.gz", "--t1", "1.4", "-o", tmp_path / "out")
+    result = nanopinn(
+        "fit",
+        "--dce",
+        SAMPLE / "dce.nii.gz",
+        "--cest",
+        SAMPLE / "ph.nii.gz",
+        "--t1",
+        "1.4",
+        "-o",
+        tmp_path / "out",
+    )
     assert result.returncode == 4
     assert (tmp_path / "out" / "mine.txt").read_text() == "keep"

@@ -38,13 +38,17 @@ THREADS = 1e-8
 
 
 def inputs_in(folder: Path) -> ImagingInputs:
-    return ImagingInputs(dce=folder / "dce.nii.gz", cest=folder / "ph.nii.gz", mask=folder / "mask.nii.gz", t1=1.4)
+    return ImagingInputs(
+        dce=folder / "dce.nii.gz", cest=folder / "ph.nii.gz", mask=folder / "mask.nii.gz", t1=1.4
+    )
 
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
-    return make_phantom(tmp_path_factory.mktemp("faults") / "phantom", PhantomSettings(shape=(10, 10, 6), refine=2))
+    return make_phantom(
+        tmp_path_factory.mktemp("faults") / "phantom", PhantomSettings(shape=(10, 10, 6), refine=2)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,9 @@ def estimates(folder: Path) -> np.ndarray:
     return np.array([[r["posterior_median"], r["posterior_sd"]] for r in rows])
 
 
-def test_the_same_fit_gives_the_same_bytes_though_its_inputs_vanish_on_the_way(phantom: Path, result: Path, tmp_path: Path) -> None:
+def test_the_same_fit_gives_the_same_bytes_though_its_inputs_vanish_on_the_way(
+    phantom: Path, result: Path, tmp_path: Path
+) -> None:
     torch.set_num_threads(1)
     copied = shutil.copytree(phantom, tmp_path / "copied")
 
@@ -71,12 +77,16 @@ def test_the_same_fit_gives_the_same_bytes_though_its_inputs_vanish_on_the_way(p
     timed = {"check.json", "provenance.json", "report.html", "fit.safetensors"}
     names = {str(p.relative_to(result)) for p in result.rglob("*") if p.is_file()}
     assert {n for n in names if (again / n).read_bytes() != (result / n).read_bytes()} <= timed
-    read = [json.loads((folder / "provenance.json").read_text())["inputs"] for folder in (again, result)]
+    read = [
+        json.loads((folder / "provenance.json").read_text())["inputs"] for folder in (again, result)
+    ]
     assert read[0] == read[1]
     assert {"dce.nii.gz", "dce.json", "ph.nii.gz", "mask.nii.gz"} <= set(read[0])
 
 
-def test_two_threads_give_the_same_numbers_within_what_is_stated(phantom: Path, result: Path) -> None:
+def test_two_threads_give_the_same_numbers_within_what_is_stated(
+    phantom: Path, result: Path
+) -> None:
     torch.set_num_threads(1)
     problem = pose_problem(make_maps(inputs_in(phantom)), SETTINGS, "cpu").problem
     torch.set_num_threads(2)
@@ -94,27 +104,47 @@ def test_an_input_that_changes_while_it_is_read_is_refused(phantom: Path, tmp_pa
         if stage == "arterial input":
             (copied / "ph.nii.gz").unlink(missing_ok=True)
 
-    with pytest.raises(InputError, match=r"ph\.nii\.gz: the file was changed or removed.*found: removed"):
+    with pytest.raises(
+        InputError, match=r"ph\.nii\.gz: the file was changed or removed.*found: removed"
+    ):
         make_maps(inputs_in(copied), progress=change)
 
 
-def test_a_gpu_without_room_hands_over_to_the_cpu_and_the_answer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_without_room_hands_over_to_the_cpu_and_the_answer_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     run = SimpleNamespace(events=("a step was refused",))
     tried: list[object] = []
 
-    def infer(imaging: object, posed: object, settings: object, progress: object, seconds: object, keeper: object) -> object:
+    def infer(
+        imaging: object,
+        posed: object,
+        settings: object,
+        progress: object,
+        seconds: object,
+        keeper: object,
+    ) -> object:
         tried.append(keeper)
         if len(tried) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return answer
 
     monkeypatch.setattr(workflow, "infer", infer)
-    monkeypatch.setattr(workflow, "replace", lambda value, **new: SimpleNamespace(**{**vars(value), **new}))
+    monkeypatch.setattr(
+        workflow, "replace", lambda value, **new: SimpleNamespace(**{**vars(value), **new})
+    )
     answer = SimpleNamespace(runs={"fv": run})
-    on = lambda device: SimpleNamespace(problem=SimpleNamespace(setting=SimpleNamespace(maps=SimpleNamespace(phi=torch.zeros(1, device=device)))))  # noqa: E731, E501  # fmt: skip
+    on = lambda device: SimpleNamespace(
+        problem=SimpleNamespace(
+            setting=SimpleNamespace(maps=SimpleNamespace(phi=torch.zeros(1, device=device)))
+        )
+    )  # noqa: E731, E501
     keeper = SimpleNamespace(resumed=False, device="cuda")
     found = workflow._inferred_in_memory(None, on("meta"), SETTINGS, None, {}, keeper)  # type: ignore[arg-type]
-    assert found.runs["fv"].events == ("a step was refused", "the GPU's memory ran out: went on on the CPU")
+    assert found.runs["fv"].events == (
+        "a step was refused",
+        "the GPU's memory ran out: went on on the CPU",
+    )
     assert (tried[1].resumed, tried[1].device) == (True, "cpu")  # type: ignore[attr-defined]
     tried.clear()
     with pytest.raises(torch.OutOfMemoryError):
@@ -126,7 +156,9 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read() -> None:
         choose_device(f"cuda:{torch.cuda.device_count()}")
 
 
-def test_a_disk_that_fills_up_leaves_the_last_whole_state_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_leaves_the_last_whole_state_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = tmp_path / "out.partial"
     keeper = Keeper.begun(kept, {"seed": "0"}, "cpu")
     keeper.put("fv", Place(1, np.ones(3)), (Place,))
@@ -138,14 +170,24 @@ def test_a_disk_that_fills_up_leaves_the_last_whole_state_and_says_how_to_go_on(
         write(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match=r"No space left.*out\.partial keeps what was reached.*--resume"), kept_on_record(kept):
+    with (
+        pytest.raises(
+            OutputError, match=r"No space left.*out\.partial keeps what was reached.*--resume"
+        ),
+        kept_on_record(kept),
+    ):
         keeper.put("fv", Place(2, np.zeros(3)), (Place,))
     assert sorted(p.name for p in kept.iterdir()) == ["fv.safetensors", "study.json"]
     assert Keeper.continued(kept, {"seed": "0"}, "cpu").get("fv", Place, (Place,)).iteration == 1
 
 
-@pytest.mark.parametrize(("error", "status"), [(ZeroDivisionError("in /home/me/x.py"), "internal error"), (InputError("bad"), "refused")])
-def test_what_ends_a_run_stands_beside_its_states_until_it_goes_on(tmp_path: Path, error: Exception, status: str) -> None:
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ZeroDivisionError("in /home/me/x.py"), "internal error"), (InputError("bad"), "refused")],
+)
+def test_what_ends_a_run_stands_beside_its_states_until_it_goes_on(
+    tmp_path: Path, error: Exception, status: str
+) -> None:
     kept = tmp_path / "out.partial"
     with pytest.raises(type(error)), kept_on_record(kept):
         raise error
@@ -156,7 +198,9 @@ def test_what_ends_a_run_stands_beside_its_states_until_it_goes_on(tmp_path: Pat
     said = json.loads((kept / FAULT).read_text())
     assert said["status"] == status
     assert "/home" not in said["message"]
-    (kept / ".fv.safetensors.abcd1234.part").write_bytes(b"half")  # of a process killed while it wrote
+    (kept / ".fv.safetensors.abcd1234.part").write_bytes(
+        b"half"
+    )  # of a process killed while it wrote
     Keeper.continued(kept, {"seed": "0"}, "cpu")
     assert not (kept / FAULT).exists()
     forget(kept)
@@ -165,14 +209,20 @@ def test_what_ends_a_run_stands_beside_its_states_until_it_goes_on(tmp_path: Pat
 
 def caught(status: str, what: signal.Signals) -> bool:
     """Whether a process has a handler of its own."""
-    mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt"))
+    mask = next(
+        int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt")
+    )
     return bool(mask >> (what - 1) & 1)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what signals a process catches")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="only Linux says what signals a process catches"
+)
 @pytest.mark.parametrize("after_s", [0.0, 1.0])
 @pytest.mark.parametrize("what", [signal.SIGINT, signal.SIGTERM])
-def test_a_polite_kill_during_the_imports_is_said_in_words(tmp_path: Path, after_s: float, what: signal.Signals) -> None:
+def test_a_polite_kill_during_the_imports_is_said_in_words(
+    tmp_path: Path, after_s: float, what: signal.Signals
+) -> None:
     command = [sys.executable, "-m", "nanopinn", "phantom", "-o", tmp_path / "out"]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     status = Path(f"/proc/{run.pid}/status")
@@ -186,8 +236,23 @@ def test_a_polite_kill_during_the_imports_is_said_in_words(tmp_path: Path, after
     assert list(tmp_path.iterdir()) == []
 
 
-def test_runs_killed_at_random_moments_leave_whole_files_and_end_where_they_would_have_ended(phantom: Path) -> None:
-    command = [sys.executable, KILLS, "--kills", "3", "--seed", "1", "--what", "fv", "--fresh", "0", "--study", phantom]
+def test_runs_killed_at_random_moments_leave_whole_files_and_end_where_they_would_have_ended(
+    phantom: Path,
+) -> None:
+    command = [
+        sys.executable,
+        KILLS,
+        "--kills",
+        "3",
+        "--seed",
+        "1",
+        "--what",
+        "fv",
+        "--fresh",
+        "0",
+        "--study",
+        phantom,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     found = json.loads(done.stdout)

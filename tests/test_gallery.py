@@ -11,10 +11,15 @@ import pytest
 GALLERY = Path(__file__).resolve().parents[1] / "docs" / "gallery"
 #: A line that each example prints.
 SAYS = {
-    "quick_start": "contraction", "maps_only": "the least AICc in", "own_aif": "makes Ktrans 0.83",
+    "quick_start": "contraction",
+    "maps_only": "the least AICc in",
+    "own_aif": "makes Ktrans 0.83",
     "fit_from_arrays": "interstitial fluid pressure",
-    "reading_a_result": "Ktrans: ", "comparing_arms": "lethally exposed", "planning": "encapsulated", "custom_formulation": "polymer",
-}  # fmt: skip
+    "reading_a_result": "Ktrans: ",
+    "comparing_arms": "lethally exposed",
+    "planning": "encapsulated",
+    "custom_formulation": "polymer",
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +29,17 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_example_is_short_and_under_test() -> None:
-    examples = {p.stem: len(p.read_text().splitlines()) for p in GALLERY.glob("*.py") if p.stem != "sample"}
+    examples = {
+        p.stem: len(p.read_text().splitlines()) for p in GALLERY.glob("*.py") if p.stem != "sample"
+    }
     assert examples.keys() == SAYS.keys()
     assert max(examples.values()) <= 40
 
 
 @pytest.mark.parametrize("name", SAYS)
-def test_an_example_runs(name: str, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_example_runs(
+    name: str, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", [f"{name}.py", str(work)])
     monkeypatch.syspath_prepend(str(GALLERY))
     monkeypatch.delitem(sys.modules, "sample", raising=False)

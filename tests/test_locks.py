@@ -20,7 +20,11 @@ LINE = re.compile(r"([a-z0-9-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
 def locked(layer: str) -> dict[str, str]:
     """Versions by name of a layer and of those before it."""
     layers = list(LAYERS)
-    lines = [line for name in layers[: layers.index(layer) + 1] for line in (ROOT / "locks" / f"{name}.txt").read_text().splitlines()]
+    lines = [
+        line
+        for name in layers[: layers.index(layer) + 1]
+        for line in (ROOT / "locks" / f"{name}.txt").read_text().splitlines()
+    ]
     found = [LINE.fullmatch(line) for line in lines if not line.startswith("#")]
     assert all(found), "a line without one version and one hash"
     names = [match[1] for match in found if match]
@@ -35,13 +39,19 @@ def test_what_pyproject_asks_for_is_locked(layer: str) -> None:
         asked = Requirement(text)
         if asked.marker is None or asked.marker.evaluate():
             found = versions.get(canonicalize_name(asked.name))
-            assert found is not None, f"pyproject.toml asks for {text}, locks/{layer}.txt does not hold it: make lock"
+            assert found is not None, (
+                f"pyproject.toml asks for {text}, locks/{layer}.txt does not hold it: make lock"
+            )
             fits = asked.specifier.contains(found, prereleases=True)
-            assert fits, f"locks hold {asked.name} {found}, pyproject.toml asks for {text}: make lock"
+            assert fits, (
+                f"locks hold {asked.name} {found}, pyproject.toml asks for {text}: make lock"
+            )
 
 
 def test_a_machine_without_a_gpu_gets_no_package_for_one() -> None:
     versions = locked("gui")
     assert versions["torch"].endswith("+cpu")
-    assert not [name for name in versions if name.startswith(("nvidia", "cuda", "triton", "torchvision"))]
+    assert not [
+        name for name in versions if name.startswith(("nvidia", "cuda", "triton", "torchvision"))
+    ]
     assert f"torch=={versions['torch']}" in (ROOT / "constraints-cpu.txt").read_text()

@@ -60,15 +60,31 @@ def watched(folder: Path, *command: str | Path) -> tuple[subprocess.CompletedPro
         "MPLCONFIGDIR": matplotlib.get_cachedir(),
         "QT_QPA_PLATFORM": "offscreen",
     }
-    env = os.environ | home | {"NETWORK_ATTEMPTS": str(attempts), "PYTHONPATH": os.pathsep.join([str(OFFLINE), package])}
+    env = (
+        os.environ
+        | home
+        | {
+            "NETWORK_ATTEMPTS": str(attempts),
+            "PYTHONPATH": os.pathsep.join([str(OFFLINE), package]),
+        }
+    )
     cut_off = ["unshare", "-rn"] if can_be_cut_off() else []
-    done = subprocess.run([*cut_off, sys.executable, *map(str, command)], capture_output=True, text=True, env=env, timeout=550)
+    done = subprocess.run(
+        [*cut_off, sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=550,
+    )
     return done, attempts.read_text()
 
 
 def can_be_cut_off() -> bool:
     """Whether a process may be given a network of its own, with nothing in it."""
-    return shutil.which("unshare") is not None and subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0
+    )
 
 
 def name_the_patient(study: Path) -> None:
@@ -81,18 +97,28 @@ def name_the_patient(study: Path) -> None:
         nib.save(image, path)
         side = path.with_name(path.name.replace(".nii.gz", ".json"))
         if side.exists():
-            side.write_text(json.dumps(json.loads(side.read_text()) | {"PatientName": TEXT.decode(), "StationName": TEXT.decode()}))
+            side.write_text(
+                json.dumps(
+                    json.loads(side.read_text())
+                    | {"PatientName": TEXT.decode(), "StationName": TEXT.decode()}
+                )
+            )
 
 
 @pytest.fixture(scope="module")
 def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
     folder = tmp_path_factory.mktemp(PATIENT)
     study = nanopinn.make_phantom(
-        folder / "study", nanopinn.PhantomSettings(shape=(10, 10, 6), tumour_mm=(2.0, 2.0, 1.6), frames=20, refine=2, drug_times_h=(2.0,))
+        folder / "study",
+        nanopinn.PhantomSettings(
+            shape=(10, 10, 6), tumour_mm=(2.0, 2.0, 1.6), frames=20, refine=2, drug_times_h=(2.0,)
+        ),
     )
     name_the_patient(study)
     schedule = folder / "bolus.toml"
-    schedule.write_text('[[dose]]\nformulation = "free"\nstart_h = 0\namount_mg = 90\n[imaging]\ntimes_h = [0.5]\n[run]\nend_h = 0.6\n')
+    schedule.write_text(
+        '[[dose]]\nformulation = "free"\nstart_h = 0\namount_mg = 90\n[imaging]\ntimes_h = [0.5]\n[run]\nend_h = 0.6\n'
+    )
     scans = [
         "--dce",
         study / "dce.nii.gz",
@@ -108,12 +134,25 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
         ["fit", *scans, *drug, "-o", folder / "fit", "-q"],
         ["maps", *scans, "-o", folder / "maps", "-q"],
         ["simulate", "--from", folder / "fit", *ARMS, "-o", folder / "arms", "-q"],
-        ["simulate", "--from", folder / "fit", "--schedule", schedule, "--refine", "1", "-o", folder / "one", "-q"],
+        [
+            "simulate",
+            "--from",
+            folder / "fit",
+            "--schedule",
+            schedule,
+            "--refine",
+            "1",
+            "-o",
+            folder / "one",
+            "-q",
+        ],
         ["report", folder / "fit"],
         ["validate", "--dce", study / "dce.nii.gz"],
         ["info"],
-    ]  # fmt: skip
-    (folder / "commands.json").write_text(json.dumps([[str(word) for word in command] for command in commands]))
+    ]
+    (folder / "commands.json").write_text(
+        json.dumps([[str(word) for word in command] for command in commands])
+    )
     done, attempts = watched(folder, OFFLINE / "journey.py", folder / "commands.json")
     assert done.returncode == 0, done.stderr
     return Journey(folder, done.stdout, attempts, can_be_cut_off())
@@ -131,7 +170,11 @@ def test_an_attempt_is_refused_and_written_down_even_where_it_is_hidden(tmp_path
         assert done.returncode == 0
         assert "went through" not in done.stdout
         assert attempts.startswith(("urllib.Request", "socket.")), call
-    done, attempts = watched(tmp_path, "-c", "import socket; a, b = socket.socketpair(); a.send(b'x'); print('went through')")
+    done, attempts = watched(
+        tmp_path,
+        "-c",
+        "import socket; a, b = socket.socketpair(); a.send(b'x'); print('went through')",
+    )
     assert "went through" in done.stdout
     assert attempts == ""
 
@@ -146,31 +189,53 @@ def test_every_command_works_where_there_is_no_network(journey: Journey) -> None
     assert fit in (0, 5)
     assert others == [0] * 6
     if not journey.without_network:
-        pytest.skip("this user may not make a network namespace; the commands ran with sockets refused by Python alone")
+        pytest.skip(
+            "this user may not make a network namespace; the commands ran with sockets refused by Python alone"
+        )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file's bytes by name, unpacked where they are packed."""
-    read = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    read = {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
     return {name: gzip.decompress(b) if name.endswith(".gz") else b for name, b in read.items()}
 
 
 @pytest.mark.parametrize("result", ["fit", "maps", "arms", "one"])
-def test_a_result_folder_names_no_path_user_machine_or_patient(journey: Journey, result: str) -> None:
+def test_a_result_folder_names_no_path_user_machine_or_patient(
+    journey: Journey, result: str
+) -> None:
     files = contents(journey.folder / result)
     assert len(files) > 10
     for name, content in files.items():
-        for secret in (str(journey.folder), PATIENT, USER, HOST, "DOE^JANE", str(OFFLINE.parents[1]), sys.prefix):
+        for secret in (
+            str(journey.folder),
+            PATIENT,
+            USER,
+            HOST,
+            "DOE^JANE",
+            str(OFFLINE.parents[1]),
+            sys.prefix,
+        ):
             assert secret.encode() not in content, f"{result}/{name} holds {secret!r}"
 
 
-@pytest.mark.parametrize("page", ["fit/report.html", "maps/imaging.html", "arms/comparison.html", "one/simulation.html"])
+@pytest.mark.parametrize(
+    "page", ["fit/report.html", "maps/imaging.html", "arms/comparison.html", "one/simulation.html"]
+)
 def test_every_page_says_research_use_only(journey: Journey, page: str) -> None:
-    assert "Research use only. Not for diagnosis or treatment." in (journey.folder / page).read_text()
+    assert (
+        "Research use only. Not for diagnosis or treatment." in (journey.folder / page).read_text()
+    )
 
 
 def test_every_kind_of_page_says_research_use_only() -> None:
-    templates = {p.name: p.read_text() for p in (OFFLINE.parents[1] / "nanopinn" / "report").glob("*.j2") if p.name != "page.html.j2"}
+    templates = {
+        p.name: p.read_text()
+        for p in (OFFLINE.parents[1] / "nanopinn" / "report").glob("*.j2")
+        if p.name != "page.html.j2"
+    }
     assert len(templates) >= 5
     for name, text in templates.items():
         assert '<p class="small">Research use only. Not for diagnosis or treatment.' in text, name

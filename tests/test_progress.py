@@ -8,7 +8,9 @@ from nanopinn import progress
 from nanopinn.progress import Clock
 
 
-def test_the_time_left_is_that_of_a_stage_that_goes_on_as_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_left_is_that_of_a_stage_that_goes_on_as_it_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     clock = Clock()

@@ -32,7 +32,9 @@ def command(error: BaseException | None):
 
 
 @pytest.mark.parametrize(("error", "status", "code"), ENDINGS)
-def test_every_ending_of_its_own_is_a_verdict_and_no_failure_of_the_command(tmp_path: Path, error, status: str, code: int) -> None:
+def test_every_ending_of_its_own_is_a_verdict_and_no_failure_of_the_command(
+    tmp_path: Path, error, status: str, code: int
+) -> None:
     file = tmp_path / "new" / "fit.json"
     assert command(error)(size=2, verdict=file) is None
     said = json.loads(file.read_text())
@@ -42,8 +44,18 @@ def test_every_ending_of_its_own_is_a_verdict_and_no_failure_of_the_command(tmp_
     assert [p.name for p in file.parent.iterdir()] == ["fit.json"]
 
 
-@pytest.mark.parametrize("error", [OutputError("the disk is full"), StoppedError("stopped"), KeyboardInterrupt(), typer.Exit(130)])
-def test_what_is_no_ending_of_its_own_leaves_no_verdict_not_even_an_old_one(tmp_path: Path, error: BaseException) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutputError("the disk is full"),
+        StoppedError("stopped"),
+        KeyboardInterrupt(),
+        typer.Exit(130),
+    ],
+)
+def test_what_is_no_ending_of_its_own_leaves_no_verdict_not_even_an_old_one(
+    tmp_path: Path, error: BaseException
+) -> None:
     file = tmp_path / "fit.json"
     file.write_text('{"status": "passed"}')
     with pytest.raises(type(error)):
@@ -58,7 +70,11 @@ def test_without_the_option_errors_pass(tmp_path: Path) -> None:
 
 def test_a_verdict_names_files_and_no_folder_of_this_machine(tmp_path: Path) -> None:
     places = ["/home/me/scans/dce.nii.gz", "/data/of a patient/ph.nii.gz"]
-    for error in (FileNotFoundError(2, "No such file", places[0]), ValueError(f"{places[0]}: bad"), ValueError(f"read '{places[1]}'")):
+    for error in (
+        FileNotFoundError(2, "No such file", places[0]),
+        ValueError(f"{places[0]}: bad"),
+        ValueError(f"read '{places[1]}'"),
+    ):
         command(error)(verdict=tmp_path / "fit.json")
         said = json.loads((tmp_path / "fit.json").read_text())["message"]
         assert "/" not in said
@@ -67,7 +83,9 @@ def test_a_verdict_names_files_and_no_folder_of_this_machine(tmp_path: Path) -> 
     assert "1/min, or 1/s" in (tmp_path / "fit.json").read_text()
 
 
-def test_a_verdict_that_cannot_be_written_is_said_before_anything_is_computed(tmp_path: Path) -> None:
+def test_a_verdict_that_cannot_be_written_is_said_before_anything_is_computed(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OutputError, match="--verdict"):
         command(AssertionError("it ran"))(verdict=tmp_path / "file" / "fit.json")

@@ -21,9 +21,15 @@ write_volume(WORK / "array_ph.nii.gz", ph.get_fdata(), ph.affine, sidecar={"pHSt
 write_volume(WORK / "array_mask.nii.gz", tumour.get_fdata(), tumour.affine)
 
 inputs = nanopinn.ImagingInputs(
-    dce=WORK / "array_dce.nii.gz", cest=WORK / "array_ph.nii.gz", mask=WORK / "array_mask.nii.gz", t1=1.4, aif="parker"
+    dce=WORK / "array_dce.nii.gz",
+    cest=WORK / "array_ph.nii.gz",
+    mask=WORK / "array_mask.nii.gz",
+    t1=1.4,
+    aif="parker",
 )
 found = nanopinn.run_fit(inputs, nanopinn.FitSettings(engine="fv", preset="fast"))
 pressure = found.fit.maps["IFP"]
-print(f"{pressure.description}: median {np.nanmedian(pressure.values[found.fit.mask]):.2f} {pressure.unit}")
+print(
+    f"{pressure.description}: median {np.nanmedian(pressure.values[found.fit.mask]):.2f} {pressure.unit}"
+)
 print(found.fit.in_words())

@@ -8,7 +8,10 @@ import nanopinn
 files = study()
 for model in ("etofts", "tofts", "auto"):
     inputs = nanopinn.ImagingInputs(
-        dce=files / "dce.nii.gz", mask=files / "mask.nii.gz", vfa=tuple(sorted(files.glob("vfa_*.nii.gz"))), model=model
+        dce=files / "dce.nii.gz",
+        mask=files / "mask.nii.gz",
+        vfa=tuple(sorted(files.glob("vfa_*.nii.gz"))),
+        model=model,
     )
     imaging = nanopinn.run_maps(inputs, device="cpu")
     print(imaging.summary(), end="\n\n")

@@ -11,9 +11,14 @@ population = nanopinn.run_maps(nanopinn.ImagingInputs(**given, aif="parker"), de
 
 # a measured curve would be read from the scanner; here the population's own, 20 % higher
 table = WORK / "aif.tsv"
-rows = [f"{t:.3f}\t{1.2 * c:.6f}" for t, c in zip(population.aif.times_s, population.aif.plasma_mM, strict=True)]
+rows = [
+    f"{t:.3f}\t{1.2 * c:.6f}"
+    for t, c in zip(population.aif.times_s, population.aif.plasma_mM, strict=True)
+]
 table.write_text("time_s\tplasma_mM\n" + "\n".join(rows) + "\n")  # blood_mM is divided by 1 - Hct
 
 own = nanopinn.run_maps(nanopinn.ImagingInputs(**given, aif=str(table), delay=0.0), device="cpu")
 ratio = np.nanmedian((own.ktrans_per_min / population.ktrans_per_min)[own.mask])
-print(f"A 20 % higher arterial input makes Ktrans {ratio:.3f} times what it was; 1/1.2 is {1 / 1.2:.3f}.")
+print(
+    f"A 20 % higher arterial input makes Ktrans {ratio:.3f} times what it was; 1/1.2 is {1 / 1.2:.3f}."
+)

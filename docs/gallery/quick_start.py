@@ -12,8 +12,12 @@ inputs = nanopinn.ImagingInputs(
     vfa=tuple(sorted(files.glob("vfa_*.nii.gz"))),
 )
 # engine="fv" and preset="fast" are for a quick look; the defaults run both engines on a finer grid
-settings = nanopinn.FitSettings(engine="fv", preset="fast", drug=tuple(str(p) for p in sorted(files.glob("drug_*.nii.gz"))))
-found = nanopinn.run_fit(inputs, settings, progress=lambda stage, share, numbers: print(f"{share:4.0%} {stage}"))
+settings = nanopinn.FitSettings(
+    engine="fv", preset="fast", drug=tuple(str(p) for p in sorted(files.glob("drug_*.nii.gz")))
+)
+found = nanopinn.run_fit(
+    inputs, settings, progress=lambda stage, share, numbers: print(f"{share:4.0%} {stage}")
+)
 
 print(found.imaging.summary())
 print(found.fit.summary())  # the check first, then prior beside posterior

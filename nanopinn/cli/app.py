@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from nanopinn.imaging.inputs import ImagingInputs
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
     help="Imaging-driven inverse modelling of tumour nanomedicine. Research use only.\n\n"
     "Example: nanopinn fit --dce scan.nii --cest ph.nii --t1 1.4",
-)  # fmt: skip
+)
 app.command()(fit)
 app.command()(simulate)
 app.command()(plan)
@@ -44,11 +46,21 @@ app.command()(group)
 @takes_imaging
 def maps(
     inputs: ImagingInputs,
-    model: Annotated[str | None, typer.Option(help="etofts, tofts, patlak, 2cum, 2cxm, steady, or auto: by AICc, voxel by voxel.")] = None,
-    smooth: Annotated[bool | None, typer.Option("--smooth", help="Let voxels learn from their neighbours.")] = None,
-    device: Device = "auto", out: Out = Path("nanopinn_maps"), overwrite: Overwrite = False, quiet: Quiet = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="etofts, tofts, patlak, 2cum, 2cxm, steady, or auto: by AICc, voxel by voxel."
+        ),
+    ] = None,
+    smooth: Annotated[
+        bool | None, typer.Option("--smooth", help="Let voxels learn from their neighbours.")
+    ] = None,
+    device: Device = "auto",
+    out: Out = Path("nanopinn_maps"),
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
     verbose: Verbose = False,
-) -> None:  # fmt: skip
+) -> None:
     """Do the imaging alone: T1, kinetic and pH maps with their standard deviations, the arterial input, and a page.
 
     Example: nanopinn maps --dce dce.nii.gz --vfa fa02.nii.gz fa10.nii.gz fa20.nii.gz --model 2cxm --out maps
@@ -72,28 +84,54 @@ def maps(
 
 @app.command()
 def phantom(
-    out: Out, seed: Annotated[int, typer.Option(help="Of anatomy, parameters and noise.")] = 0,
+    out: Out,
+    seed: Annotated[int, typer.Option(help="Of anatomy, parameters and noise.")] = 0,
     length_scale: Annotated[float | None, typer.Option(help="l, mm; drawn if absent.")] = None,
     shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels.")] = (24, 24, 12),
-    snr: Annotated[float, typer.Option(help="Baseline signal over noise, per voxel and frame.")] = 60.0,
-    drug_noise: Annotated[float, typer.Option(help="Noise over the largest value of each drug image.")] = 0.05,
+    snr: Annotated[
+        float, typer.Option(help="Baseline signal over noise, per voxel and frame.")
+    ] = 60.0,
+    drug_noise: Annotated[
+        float, typer.Option(help="Noise over the largest value of each drug image.")
+    ] = 0.05,
     ph_noise: Annotated[float, typer.Option(help="Noise of a voxel of the pH map.")] = 0.1,
-    refine: Annotated[int, typer.Option(help="How much finer than the voxels the truth is solved: 2 to 4.")] = 3,
+    refine: Annotated[
+        int, typer.Option(help="How much finer than the voxels the truth is solved: 2 to 4.")
+    ] = 3,
     conductivity_sd: Annotated[float, typer.Option(help="Spread of ln K over the tumour.")] = 0.0,
-    release_sd: Annotated[float, typer.Option(help="Spread of the ln of the release rate beside its law of pH.")] = 0.0,
-    pore_error: Annotated[float, typer.Option(help="Contrast agent fills so much more than the pores that carry drug.")] = 0.0,
-    cut_voxels: Annotated[int, typer.Option(help="Voxels by which the field of view ends early along x.")] = 0,
-    bids: Annotated[int | None, typer.Option(help="Write a BIDS dataset of so many subjects, seeds from --seed on.")] = None,
+    release_sd: Annotated[
+        float, typer.Option(help="Spread of the ln of the release rate beside its law of pH.")
+    ] = 0.0,
+    pore_error: Annotated[
+        float,
+        typer.Option(help="Contrast agent fills so much more than the pores that carry drug."),
+    ] = 0.0,
+    cut_voxels: Annotated[
+        int, typer.Option(help="Voxels by which the field of view ends early along x.")
+    ] = 0,
+    bids: Annotated[
+        int | None,
+        typer.Option(help="Write a BIDS dataset of so many subjects, seeds from --seed on."),
+    ] = None,
     quiet: Quiet = False,
-) -> None:  # fmt: skip
+) -> None:
     """Write a synthetic study with its truth, solved finer and by another scheme than fits use."""
     from nanopinn.workflows.phantom import make_phantom, make_phantom_dataset
     from nanopinn.workflows.settings import PhantomSettings
 
     given = {
-        "seed": seed, "length_scale_mm": length_scale, "shape": shape, "snr": snr, "drug_noise": drug_noise, "ph_noise": ph_noise,
-        "refine": refine, "conductivity_sd": conductivity_sd, "release_sd": release_sd, "pore_error": pore_error, "cut_voxels": cut_voxels,
-    }  # fmt: skip
+        "seed": seed,
+        "length_scale_mm": length_scale,
+        "shape": shape,
+        "snr": snr,
+        "drug_noise": drug_noise,
+        "ph_noise": ph_noise,
+        "refine": refine,
+        "conductivity_sd": conductivity_sd,
+        "release_sd": release_sd,
+        "pore_error": pore_error,
+        "cut_voxels": cut_voxels,
+    }
     settings = settings_of(PhantomSettings, "phantom", None, given)
     with shown_progress(quiet) as progress:
         if bids is None:
@@ -119,15 +157,21 @@ def check(
         result = run_check(folder, refine=refine, progress=progress)
     typer.echo(result.headline)
     for item in result.items:
-        typer.echo(f"{'ok    ' if item.passed else 'FAILED'} {item.name:44s}{item.value:12.4g}  limit {item.limit:.4g}")
+        typer.echo(
+            f"{'ok    ' if item.passed else 'FAILED'} {item.name:44s}{item.value:12.4g}  limit {item.limit:.4g}"
+        )
     if not result.passed:
         raise CheckFailedError(result.headline)
 
 
 @app.command()
 def verify(
-    published: Annotated[bool, typer.Option(help="Published brackets and reference runs alone.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table as JSON too.")] = None,
+    published: Annotated[
+        bool, typer.Option(help="Published brackets and reference runs alone.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the table as JSON too.")
+    ] = None,
 ) -> None:
     """Run the verification cases and print each observed value beside its reference; exit code 5 if one fails."""
     from nanopinn.workflows.verify import run_verification
@@ -135,11 +179,18 @@ def verify(
     cases = run_verification(published=published)
     for c in cases:
         mark = "FAILED" if c.failed else "ok    " if c.passed else "beside"
-        typer.echo(f"{mark} {c.id:8s}{c.name + ': ' + c.quantity:92s}{c.observed:13.6g}{c.reference:12.5g}  +- {c.tolerance:.2g}")
-    failed, beside = [c for c in cases if c.failed], [c for c in cases if not c.passed and not c.failed]
+        typer.echo(
+            f"{mark} {c.id:8s}{c.name + ': ' + c.quantity:92s}{c.observed:13.6g}{c.reference:12.5g}  +- {c.tolerance:.2g}"
+        )
+    failed, beside = (
+        [c for c in cases if c.failed],
+        [c for c in cases if not c.passed and not c.failed],
+    )
     typer.echo(f"{len(cases) - len(failed) - len(beside)} of {len(cases)} cases passed")
     if beside:
-        typer.echo(f"{len(beside)} published values of other tumours and treatments lie beside what was observed; these do not count")
+        typer.echo(
+            f"{len(beside)} published values of other tumours and treatments lie beside what was observed; these do not count"
+        )
     if json_file is not None:
         from dataclasses import asdict
 
@@ -173,7 +224,9 @@ def validate(
 
     if template is not None:
         if template.exists():
-            raise InputError("the file exists already", file=template, remedy="Give another name to --template.")
+            raise InputError(
+                "the file exists already", file=template, remedy="Give another name to --template."
+            )
         template.write_text(json.dumps(KEYS, indent=2) + "\n", encoding="utf-8")
         typer.echo(f"Fill in: {template}")
     if dce is not None:
@@ -182,13 +235,17 @@ def validate(
             found = load_acquisition(path, volume.shape[-1], float(volume.meta["pixdim4_s"]))
         _describe(dce, volume)
         t = found.frame_times_s
-        typer.echo(f"  {len(t)} frames, {t[0]:g} to {t[-1]:g} s; TR {found.repetition_time_s:g} s, flip {found.flip_angle_deg:g} deg")
+        typer.echo(
+            f"  {len(t)} frames, {t[0]:g} to {t[-1]:g} s; TR {found.repetition_time_s:g} s, flip {found.flip_angle_deg:g} deg"
+        )
     if cest is not None:
         _describe(cest, read_volume(cest))
 
 
 def _describe(path: Path, volume: Any) -> None:
-    typer.echo(f"{path.name}: {tuple(volume.shape)} voxels of {tuple(round(s, 4) for s in volume.meta['spacing_mm'])} mm")
+    typer.echo(
+        f"{path.name}: {tuple(volume.shape)} voxels of {tuple(round(s, 4) for s in volume.meta['spacing_mm'])} mm"
+    )
 
 
 @app.command()
@@ -198,5 +255,7 @@ def info() -> None:
 
     from nanopinn import __version__
 
-    typer.echo(f"nanopinn {__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    typer.echo(
+        f"nanopinn {__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    )
     typer.echo(f"GPU: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none'}")

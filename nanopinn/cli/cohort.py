@@ -24,24 +24,59 @@ _PROFILE = "local (two jobs at a time), slurm, or a folder with a Snakemake prof
 
 
 def cohort(
-    source: Annotated[Path, typer.Argument(metavar="BIDS", help="BIDS folder, or a table of studies.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Dataset of derivatives that is made, or gone on with.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="BIDS", help="BIDS folder, or a table of studies.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="Dataset of derivatives that is made, or gone on with."),
+    ],
     profile: Annotated[str, typer.Option(help=_PROFILE)] = "local",
-    cores: Annotated[int | None, typer.Option(min=1, help="Jobs at once on this machine (2).")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="A study or subject to take; repeat for more (all).")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")] = False,
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="Jobs at once on this machine (2).")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A study or subject to take; repeat for more (all).")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")
+    ] = False,
     engine: Annotated[str | None, typer.Option(help="Of the fits: auto, pinn or fv.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Of the fits: fast, default or accurate.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; with cuda every job asks for a GPU.")] = None,
-    arms: Annotated[str | None, typer.Option(help="Compare arms in every tumour: free,pld,tsl.")] = None,
-    fit: Annotated[str, typer.Option(help="More options of nanopinn fit, quoted: --fit '--assume-ph 6.9 --seed 1'.")] = "",
-    simulate: Annotated[str, typer.Option(help="More options of nanopinn simulate: --simulate '--heat 42:60'.")] = "",
-    config: Annotated[Path | None, typer.Option(help="TOML as every run dumps it, for fits and arms.")] = None,
-    memory: Annotated[int, typer.Option(min=500, help="MB a job may ask a cluster for at its first attempt.")] = 4000,
-    minutes: Annotated[int, typer.Option(min=1, help="Minutes a job may ask a cluster for at its first attempt.")] = 240,
-    snakemake: Annotated[str, typer.Option(help="More options of Snakemake: --snakemake '--slurm-status-command squeue'.")] = "",
+    preset: Annotated[
+        str | None, typer.Option(help="Of the fits: fast, default or accurate.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda; with cuda every job asks for a GPU.")
+    ] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Compare arms in every tumour: free,pld,tsl.")
+    ] = None,
+    fit: Annotated[
+        str,
+        typer.Option(
+            help="More options of nanopinn fit, quoted: --fit '--assume-ph 6.9 --seed 1'."
+        ),
+    ] = "",
+    simulate: Annotated[
+        str, typer.Option(help="More options of nanopinn simulate: --simulate '--heat 42:60'.")
+    ] = "",
+    config: Annotated[
+        Path | None, typer.Option(help="TOML as every run dumps it, for fits and arms.")
+    ] = None,
+    memory: Annotated[
+        int, typer.Option(min=500, help="MB a job may ask a cluster for at its first attempt.")
+    ] = 4000,
+    minutes: Annotated[
+        int, typer.Option(min=1, help="Minutes a job may ask a cluster for at its first attempt.")
+    ] = 240,
+    snakemake: Annotated[
+        str,
+        typer.Option(
+            help="More options of Snakemake: --snakemake '--slurm-status-command squeue'."
+        ),
+    ] = "",
     quiet: Quiet = False,
-) -> None:  # fmt: skip
+) -> None:
     """Fit every study of a dataset, and write derivatives, group tables and a page. What is done is not done again.
 
     Example: nanopinn cohort bids derivatives/nanopinn --arms free,pld --dry-run
@@ -51,17 +86,31 @@ def cohort(
 
     shared = {"--device": device, "--config": config.absolute() if config else None}
     settings: dict[str, Any] = {
-        "source": str(source.absolute()), "only": list(only or ()), "gpu": (device or "").startswith("cuda"), "mem_mb": memory,
-        "runtime_min": minutes, "files": [str(config.absolute())] if config else [],
+        "source": str(source.absolute()),
+        "only": list(only or ()),
+        "gpu": (device or "").startswith("cuda"),
+        "mem_mb": memory,
+        "runtime_min": minutes,
+        "files": [str(config.absolute())] if config else [],
         "fit": _words("fit", fit, {"--engine": engine, "--preset": preset, **shared}),
         "arms": _words("simulate", simulate, {"--arms": arms, **shared}) if arms else [],
-    }  # fmt: skip
-    settings["given"] = [*settings["fit"], *(f"--{name.replace('_', '-')}" for name in table_of(config, "imaging"))]
+    }
+    settings["given"] = [
+        *settings["fit"],
+        *(f"--{name.replace('_', '-')}" for name in table_of(config, "imaging")),
+    ]
     if simulate and not arms:
-        raise InputError("options of arms, and no arms", field="--simulate", found=simulate, remedy="Say which: --arms free,pld.")
+        raise InputError(
+            "options of arms, and no arms",
+            field="--simulate",
+            found=simulate,
+            remedy="Say which: --arms free,pld.",
+        )
     studies = find_studies(source, only=settings["only"], given=settings["given"])
     _apart(source, out)
-    workflow = Workflow("cohort", out.absolute(), profile, settings, cores, _split("snakemake", snakemake))
+    workflow = Workflow(
+        "cohort", out.absolute(), profile, settings, cores, _split("snakemake", snakemake)
+    )
     if dry_run:
         _say_plan(workflow, studies)
     else:
@@ -70,7 +119,9 @@ def cohort(
 
 def _words(command: str, more: str, given: dict[str, Any]) -> list[str]:
     """Options of a command, those with an option of their own here first."""
-    words = [str(word) for name, value in given.items() if value is not None for word in (name, value)]
+    words = [
+        str(word) for name, value in given.items() if value is not None for word in (name, value)
+    ]
     needed = ["--dce", "."] if command == "fit" else []
     return [*words, *words_for(command, command, more, [*needed, *words])]
 
@@ -79,14 +130,23 @@ def _split(option: str, text: str) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(text))
     except ValueError as error:
-        raise InputError("the options cannot be read", field=f"--{option}", found=text, expected=f"words, quoted ({error})") from error
+        raise InputError(
+            "the options cannot be read",
+            field=f"--{option}",
+            found=text,
+            expected=f"words, quoted ({error})",
+        ) from error
 
 
 def _apart(source: Path, out: Path) -> None:
     """The dataset itself is never written to; its folder ``derivatives`` is where BIDS wants results."""
     inside, data = out.resolve(), source.resolve()
-    if inside == data or (inside.is_relative_to(data) and "derivatives" not in inside.relative_to(data).parts):
-        raise OutputError(f"{out} lies in the dataset, which is only read. Give a folder outside it, or in its derivatives.")
+    if inside == data or (
+        inside.is_relative_to(data) and "derivatives" not in inside.relative_to(data).parts
+    ):
+        raise OutputError(
+            f"{out} lies in the dataset, which is only read. Give a folder outside it, or in its derivatives."
+        )
 
 
 def _say_plan(workflow: Workflow, studies: Sequence[Study]) -> None:
@@ -99,7 +159,10 @@ def _say_plan(workflow: Workflow, studies: Sequence[Study]) -> None:
     counts = Counter(job.rule for job in jobs)
     problems = sum(bool(s.problem) for s in studies)
     said = ", ".join(f"{n} {rule}" for rule, n in counts.items())
-    typer.echo(f"{len(studies)} studies, {problems} of them with a problem; {len(jobs)} jobs" + (f": {said}." if jobs else "."))
+    typer.echo(
+        f"{len(studies)} studies, {problems} of them with a problem; {len(jobs)} jobs"
+        + (f": {said}." if jobs else ".")
+    )
 
 
 def _work(workflow: Workflow, studies: Sequence[Study], arms: bool, quiet: bool) -> None:
@@ -129,11 +192,15 @@ def _say_ends(ends: Sequence[End], out: Path, code: int) -> None:
     for end in ends:
         if end.status != PASSED:
             typer.echo(end.line())
-    typer.echo(f"{fits.total()} studies: " + ", ".join(f"{n} {status}" for status, n in fits.items()) + ".")
+    typer.echo(
+        f"{fits.total()} studies: " + ", ".join(f"{n} {status}" for status, n in fits.items()) + "."
+    )
     typer.echo(f"Page: {out / 'group.html'}")
     ended = exit_code(ends)
     if code and all(end.status != UNFINISHED for end in ends):
-        typer.echo(f"A job that follows the fits failed (derivatives or the page): {out / 'work' / 'cohort.log'} says which.")
+        typer.echo(
+            f"A job that follows the fits failed (derivatives or the page): {out / 'work' / 'cohort.log'} says which."
+        )
         ended = ended or PartialCohortError.exit_code
     if ended:
         raise typer.Exit(ended)

@@ -25,13 +25,23 @@ def settings_of(kind: Any, table: str, config: Path | None, given: Mapping[str, 
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(p) for p in first["loc"])
-        raise InputError("a setting cannot be used", file=config, field=field, found=first["input"], expected=first["msg"]) from error
+        raise InputError(
+            "a setting cannot be used",
+            file=config,
+            field=field,
+            found=first["input"],
+            expected=first["msg"],
+        ) from error
     for name, entry in entries.items():
         if not _of_one_kind(entry, getattr(found, name)):
             raise InputError(
-                "a setting has the wrong type", file=config, field=name, found=entry, expected="numbers as numbers, without quotes",
+                "a setting has the wrong type",
+                file=config,
+                field=name,
+                found=entry,
+                expected="numbers as numbers, without quotes",
                 remedy="Correct it; true, false and texts are no numbers.",
-            )  # fmt: skip
+            )
     return found
 
 
@@ -54,7 +64,9 @@ def table_of(config: Path | None, name: str) -> dict[str, Any]:
     """
     entries = {} if config is None else read_toml(config, "the configuration").get(name, {})
     if not isinstance(entries, dict):
-        raise InputError(f"[{name}] is not a table", file=config, field=name, found=type(entries).__name__)
+        raise InputError(
+            f"[{name}] is not a table", file=config, field=name, found=type(entries).__name__
+        )
     return entries
 
 
@@ -63,4 +75,10 @@ def _know(kind: Any, entries: Mapping[str, Any], config: Path | None) -> None:
     known = set(getattr(kind, "model_fields", None) or kind.__dataclass_fields__)
     for name in entries:
         if name not in known:
-            raise InputError("a setting is not known", file=config, field=name, found=entries[name], expected=", ".join(sorted(known)))
+            raise InputError(
+                "a setting is not known",
+                file=config,
+                field=name,
+                found=entries[name],
+                expected=", ".join(sorted(known)),
+            )

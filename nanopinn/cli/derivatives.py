@@ -14,7 +14,9 @@ _AFTER_HELP = "Verdict of the run that made it: where that left no result, nothi
 
 def derivatives(
     result: Annotated[Path, typer.Argument(help="Result folder of a fit, or of compared arms.")],
-    dataset: Annotated[Path, typer.Argument(help="Dataset of derivatives to write into; made if there is none.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="Dataset of derivatives to write into; made if there is none.")
+    ],
     id: Annotated[str, typer.Option("--id", help="The study: sub-01_ses-01.")],
     after: Annotated[Path | None, typer.Option(help=_AFTER_HELP)] = None,
 ) -> None:

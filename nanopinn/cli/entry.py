@@ -41,7 +41,9 @@ def main() -> None:
     if stop.told:
         with suppress(OSError):
             sys.stdout.flush()
-        os._exit(code)  # Python would end by SIGINT in place of 130 where the signal came during the exec() of some import
+        os._exit(
+            code
+        )  # Python would end by SIGINT in place of 130 where the signal came during the exec() of some import
     sys.exit(code)
 
 

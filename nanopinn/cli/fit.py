@@ -19,31 +19,72 @@ if TYPE_CHECKING:
     from nanopinn.imaging.inputs import ImagingInputs
 
 _FIELD_HELP = "Unknown field in the tumour, NAME[:bumps|neural]; NAME: conductivity, filtration, permeability or release. Repeat for more."
-_RELEASE_IN_TIME_HELP = "Hours after the dose at which the release rate may jump, e.g. 6,24; constant between them."
+_RELEASE_IN_TIME_HELP = (
+    "Hours after the dose at which the release rate may jump, e.g. 6,24; constant between them."
+)
 
 
 @gives_verdict("fit")
 @takes_imaging
 def fit(
     inputs: ImagingInputs,
-    drug: Annotated[list[Path] | None, typer.Option(help="Post-dose drug images, each with its sidecar: --drug FILE FILE ...")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto (pinn, polished by fv), pinn or fv.")] = None,
+    drug: Annotated[
+        list[Path] | None,
+        typer.Option(help="Post-dose drug images, each with its sidecar: --drug FILE FILE ..."),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="auto (pinn, polished by fv), pinn or fv.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="fast, default or accurate.")] = None,
     device: Device = None,
-    seed: Annotated[int | None, typer.Option(help="Of the networks' hidden features and of draws from priors.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the networks' hidden features and of draws from priors.")
+    ] = None,
     field: Annotated[list[str] | None, typer.Option(help=_FIELD_HELP)] = None,
-    inflow: Annotated[bool | None, typer.Option("--inflow", help="The tumour goes on beyond the image where a face cuts it.")] = None,
-    model_error: Annotated[float | None, typer.Option(help="Prior sd of the equations' error over their fluxes, e.g. 0.1.")] = None,
-    release_law: Annotated[bool | None, typer.Option("--release-law", help="Let the release law's steepness vary along pH.")] = None,
+    inflow: Annotated[
+        bool | None,
+        typer.Option("--inflow", help="The tumour goes on beyond the image where a face cuts it."),
+    ] = None,
+    model_error: Annotated[
+        float | None,
+        typer.Option(help="Prior sd of the equations' error over their fluxes, e.g. 0.1."),
+    ] = None,
+    release_law: Annotated[
+        bool | None,
+        typer.Option("--release-law", help="Let the release law's steepness vary along pH."),
+    ] = None,
     release_in_time: Annotated[str | None, typer.Option(help=_RELEASE_IN_TIME_HELP)] = None,
-    starts: Annotated[int | None, typer.Option(help="Descents of fv, all but the first from draws of the prior (1).")] = None,
-    noise: Annotated[str | None, typer.Option(help="given (default), or estimated from what the fit leaves over.")] = None,
-    aif_sd: Annotated[float | None, typer.Option(help="Sd of ln of the arterial input's scale as an unknown; 0 (default): none.")] = None,
-    profile: Annotated[list[str] | None, typer.Option(help="Profile likelihood of unknowns: --profile l q PS_l ...")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was interrupted; give what was given then.")] = False,
-    go_on: Continue = False, config: Path | None = None, out: Out = Path("nanopinn_result"), overwrite: Overwrite = False,
-    quiet: Quiet = False, verbose: Verbose = False,
-) -> str:  # fmt: skip
+    starts: Annotated[
+        int | None,
+        typer.Option(help="Descents of fv, all but the first from draws of the prior (1)."),
+    ] = None,
+    noise: Annotated[
+        str | None,
+        typer.Option(help="given (default), or estimated from what the fit leaves over."),
+    ] = None,
+    aif_sd: Annotated[
+        float | None,
+        typer.Option(
+            help="Sd of ln of the arterial input's scale as an unknown; 0 (default): none."
+        ),
+    ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="Profile likelihood of unknowns: --profile l q PS_l ..."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with a fit that was interrupted; give what was given then."
+        ),
+    ] = False,
+    go_on: Continue = False,
+    config: Path | None = None,
+    out: Out = Path("nanopinn_result"),
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> str:
     """Fit one study: maps, flow, release and drug, each checked against finite volumes.
 
     Example: nanopinn fit --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --out result
@@ -54,16 +95,34 @@ def fit(
     from nanopinn.workflows.settings import FitSettings
 
     given: dict[str, Any] = {
-        "engine": engine, "preset": preset, "device": device, "seed": seed, "drug": [str(d) for d in drug] if drug else None,
-        "field": field or None, "inflow": inflow, "model_error": model_error, "release_law": release_law,
-        "release_in_time": release_in_time, "starts": starts, "noise": noise, "aif_sd": aif_sd, "profile": profile or None,
-    }  # fmt: skip
+        "engine": engine,
+        "preset": preset,
+        "device": device,
+        "seed": seed,
+        "drug": [str(d) for d in drug] if drug else None,
+        "field": field or None,
+        "inflow": inflow,
+        "model_error": model_error,
+        "release_law": release_law,
+        "release_in_time": release_in_time,
+        "starts": starts,
+        "noise": noise,
+        "aif_sd": aif_sd,
+        "profile": profile or None,
+    }
     settings = settings_of(FitSettings, "fit", config, given)
     kept = kept_of(out)
     tell = None if quiet else partial(typer.echo, err=True)
     with claimed(out, overwrite=overwrite), kept_on_record(kept):
         with shown_progress(quiet, verbose) as progress:
-            study = run_fit(inputs, settings, progress=progress, tell=tell, kept=kept, resume=resume or (go_on and "if kept"))
+            study = run_fit(
+                inputs,
+                settings,
+                progress=progress,
+                tell=tell,
+                kept=kept,
+                resume=resume or (go_on and "if kept"),
+            )
         write_fit(out, study, overwrite=overwrite)
         forget(kept)
     typer.echo(study.imaging.summary())

@@ -10,7 +10,11 @@ import typer
 from nanopinn.errors import PartialCohortError
 
 
-def group(dataset: Annotated[Path, typer.Argument(help="Dataset of derivatives, as nanopinn cohort writes it.")]) -> None:
+def group(
+    dataset: Annotated[
+        Path, typer.Argument(help="Dataset of derivatives, as nanopinn cohort writes it.")
+    ],
+) -> None:
     """Write the group tables and the group page of a cohort: what needs a look first; exit code 6 if any study does.
 
     Example: nanopinn group derivatives/nanopinn

@@ -32,7 +32,9 @@ def kept_on_record(kept: Path) -> Iterator[None]:
         raise stopped from error
     except OutputError as error:
         _record(kept, error)
-        raise OutputError(f"{error} {_how_to_go_on(kept)}" if kept.exists() else str(error)) from error
+        raise OutputError(
+            f"{error} {_how_to_go_on(kept)}" if kept.exists() else str(error)
+        ) from error
     except Exception as error:
         _record(kept, error)
         raise
@@ -50,4 +52,11 @@ def _record(kept: Path, error: Exception) -> None:
         return
     ending = Ending.of(error)
     with suppress(OutputError):  # the disk may be what failed
-        write_json(kept / FAULT, {"status": ending.status, "exit_code": ending.exit_code, "message": ending.without_folders})
+        write_json(
+            kept / FAULT,
+            {
+                "status": ending.status,
+                "exit_code": ending.exit_code,
+                "message": ending.without_folders,
+            },
+        )

@@ -18,13 +18,24 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Cest = Annotated[Path | None, typer.Option(help="3-D map of extracellular pH, or 4-D Z-spectra with offsets in the sidecar (NIfTI).")]
+Cest = Annotated[
+    Path | None,
+    typer.Option(
+        help="3-D map of extracellular pH, or 4-D Z-spectra with offsets in the sidecar (NIfTI)."
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Result folder.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every step's numbers.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that an earlier run wrote.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a folder that an earlier run wrote.")
+]
 Continue = Annotated[
-    bool, typer.Option("--continue", help="Go on with what an interrupted run of the same inputs and settings kept; else start anew.")
+    bool,
+    typer.Option(
+        "--continue",
+        help="Go on with what an interrupted run of the same inputs and settings kept; else start anew.",
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda[:N].")]
 
@@ -79,64 +90,164 @@ def words_for(command: str, option: str, text: str, given: Sequence[str]) -> tup
     except (ValueError, refusal) as error:
         why = getattr(error, "message", "") or str(error)
         raise InputError(
-            f"these options would be refused by nanopinn {command}", field=f"--{option}", found=f"{text}: {why}",
+            f"these options would be refused by nanopinn {command}",
+            field=f"--{option}",
+            found=f"{text}: {why}",
             remedy=f"See nanopinn {command} --help.",
-        ) from error  # fmt: skip
+        ) from error
     return tuple(words)
 
 
 def imaging_inputs(
-    dce: Annotated[Path, typer.Option(help="4-D DCE-MRI series (NIfTI) with its JSON sidecar; or a folder of dcm2niix or DICOM.")],
+    dce: Annotated[
+        Path,
+        typer.Option(
+            help="4-D DCE-MRI series (NIfTI) with its JSON sidecar; or a folder of dcm2niix or DICOM."
+        ),
+    ],
     cest: Cest = None,
-    cest_pre: Annotated[Path | None, typer.Option(help="Z-spectra before injection, the reference of the contrast.")] = None,
-    cest_power2: Annotated[Path | None, typer.Option(help="Z-spectra at another power, for agents with one frequency.")] = None,
-    offsets: Annotated[Path | None, typer.Option(help="TSV/CSV of saturation offsets: offset_ppm or offset_Hz, one per volume.")] = None,
-    b0: Annotated[Path | None, typer.Option(help="Map of water's place for CEST, ppm; found in the spectra if absent.")] = None,
-    agent: Annotated[str | None, typer.Option(help="CEST agent: iopamidol (default), or a TOML file.")] = None,
-    cest_contrast: Annotated[str | None, typer.Option(help="rex (1/Z difference, default) or st (Z difference, MTRasym).")] = None,
-    ph_calibration: Annotated[str | None, typer.Option(help="bloch (for this scan, default), pagel-7T-3uT, or a TOML file.")] = None,
-    ph_method: Annotated[str | None, typer.Option(help="ratio (default), or spectrum: a fit of every offset, far slower.")] = None,
+    cest_pre: Annotated[
+        Path | None, typer.Option(help="Z-spectra before injection, the reference of the contrast.")
+    ] = None,
+    cest_power2: Annotated[
+        Path | None, typer.Option(help="Z-spectra at another power, for agents with one frequency.")
+    ] = None,
+    offsets: Annotated[
+        Path | None,
+        typer.Option(
+            help="TSV/CSV of saturation offsets: offset_ppm or offset_Hz, one per volume."
+        ),
+    ] = None,
+    b0: Annotated[
+        Path | None,
+        typer.Option(help="Map of water's place for CEST, ppm; found in the spectra if absent."),
+    ] = None,
+    agent: Annotated[
+        str | None, typer.Option(help="CEST agent: iopamidol (default), or a TOML file.")
+    ] = None,
+    cest_contrast: Annotated[
+        str | None,
+        typer.Option(help="rex (1/Z difference, default) or st (Z difference, MTRasym)."),
+    ] = None,
+    ph_calibration: Annotated[
+        str | None,
+        typer.Option(help="bloch (for this scan, default), pagel-7T-3uT, or a TOML file."),
+    ] = None,
+    ph_method: Annotated[
+        str | None,
+        typer.Option(help="ratio (default), or spectrum: a fit of every offset, far slower."),
+    ] = None,
     register: Annotated[str | None, typer.Option(help=_REGISTER_HELP)] = None,
-    mask: Annotated[Path | None, typer.Option(help="Tumour mask; an automatic one, which is reported, if absent.")] = None,
-    vfa: Annotated[list[Path] | None, typer.Option(help="Spoiled gradient echoes, one file per flip angle: --vfa FILE FILE ...")] = None,
-    ir: Annotated[list[Path] | None, typer.Option(help="Inversion recovery, one file per inversion time: --ir FILE FILE ...")] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Tumour mask; an automatic one, which is reported, if absent."),
+    ] = None,
+    vfa: Annotated[
+        list[Path] | None,
+        typer.Option(help="Spoiled gradient echoes, one file per flip angle: --vfa FILE FILE ..."),
+    ] = None,
+    ir: Annotated[
+        list[Path] | None,
+        typer.Option(help="Inversion recovery, one file per inversion time: --ir FILE FILE ..."),
+    ] = None,
     t1: Annotated[str | None, typer.Option(help="Native T1: a value in s, or a map in s.")] = None,
-    t1_method: Annotated[str | None, typer.Option(help="nonlinear (default) or linear fit of the flip angles.")] = None,
-    b1: Annotated[Path | None, typer.Option(help="Map of true over nominal flip angle, a fraction or percent.")] = None,
-    relation: Annotated[str | None, typer.Option(help="Signal to concentration: spgr (exact, default) or linear.")] = None,
+    t1_method: Annotated[
+        str | None, typer.Option(help="nonlinear (default) or linear fit of the flip angles.")
+    ] = None,
+    b1: Annotated[
+        Path | None,
+        typer.Option(help="Map of true over nominal flip angle, a fraction or percent."),
+    ] = None,
+    relation: Annotated[
+        str | None, typer.Option(help="Signal to concentration: spgr (exact, default) or linear.")
+    ] = None,
     aif: Annotated[str | None, typer.Option(help=_AIF_HELP)] = None,
-    aif_dispersion: Annotated[float | None, typer.Option(help="Mixing time of the arterial input before the tissue, s.")] = None,
-    blood_t1: Annotated[float | None, typer.Option(help="Native T1 of blood, s, for an arterial input measured in the scan.")] = None,
-    delay: Annotated[str | None, typer.Option(help="Arrival: tumour (one, fitted; default), voxel (each fitted), or a value in s.")] = None,
-    motion: Annotated[bool | None, typer.Option("--motion", help="Undo rigid motion of the series first.")] = None,
-    assume_ph: Annotated[float | None, typer.Option(help="pH of the tumour where no CEST was measured; reported.")] = None,
-    orientation: Annotated[str | None, typer.Option(help="sform or qform, where the two disagree.")] = None,
-    flip_angle: Annotated[float | None, typer.Option(help="Flip angle of the series, degrees; wins over the sidecar.")] = None,
-    tr: Annotated[float | None, typer.Option(help="Excitation TR, s; wins over the sidecar.")] = None,
-    frame_spacing: Annotated[float | None, typer.Option(help="Time between frames, s; wins over the sidecar.")] = None,
+    aif_dispersion: Annotated[
+        float | None, typer.Option(help="Mixing time of the arterial input before the tissue, s.")
+    ] = None,
+    blood_t1: Annotated[
+        float | None,
+        typer.Option(help="Native T1 of blood, s, for an arterial input measured in the scan."),
+    ] = None,
+    delay: Annotated[
+        str | None,
+        typer.Option(
+            help="Arrival: tumour (one, fitted; default), voxel (each fitted), or a value in s."
+        ),
+    ] = None,
+    motion: Annotated[
+        bool | None, typer.Option("--motion", help="Undo rigid motion of the series first.")
+    ] = None,
+    assume_ph: Annotated[
+        float | None, typer.Option(help="pH of the tumour where no CEST was measured; reported.")
+    ] = None,
+    orientation: Annotated[
+        str | None, typer.Option(help="sform or qform, where the two disagree.")
+    ] = None,
+    flip_angle: Annotated[
+        float | None, typer.Option(help="Flip angle of the series, degrees; wins over the sidecar.")
+    ] = None,
+    tr: Annotated[
+        float | None, typer.Option(help="Excitation TR, s; wins over the sidecar.")
+    ] = None,
+    frame_spacing: Annotated[
+        float | None, typer.Option(help="Time between frames, s; wins over the sidecar.")
+    ] = None,
     relaxivity: Annotated[float | None, typer.Option(help="r1 of the agent, 1/(s mM).")] = None,
-    dose: Annotated[float | None, typer.Option(help="Dose of the agent, mmol/kg; scales population curves.")] = None,
+    dose: Annotated[
+        float | None, typer.Option(help="Dose of the agent, mmol/kg; scales population curves.")
+    ] = None,
     baseline_frames: Annotated[int | None, typer.Option(help="Frames before contrast.")] = None,
-    bolus_arrival: Annotated[float | None, typer.Option(help="Bolus arrival, s on the clock of the series.")] = None,
+    bolus_arrival: Annotated[
+        float | None, typer.Option(help="Bolus arrival, s on the clock of the series.")
+    ] = None,
     hematocrit: Annotated[float | None, typer.Option(help="Haematocrit, fraction.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML as every run dumps it; options win.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML as every run dumps it; options win.")
+    ] = None,
 ) -> ImagingInputs:
     """The inputs that the imaging options describe, over the ``[imaging]`` table of a configuration."""
     from nanopinn.imaging.inputs import ImagingInputs
 
     overrides = {
-        "FlipAngle": flip_angle, "RepetitionTimeExcitation": tr, "RepetitionTime": frame_spacing, "ContrastRelaxivity": relaxivity,
-        "ContrastDose": dose, "BaselineFrames": baseline_frames, "BolusArrivalTime": bolus_arrival, "Hematocrit": hematocrit,
-    }  # fmt: skip
+        "FlipAngle": flip_angle,
+        "RepetitionTimeExcitation": tr,
+        "RepetitionTime": frame_spacing,
+        "ContrastRelaxivity": relaxivity,
+        "ContrastDose": dose,
+        "BaselineFrames": baseline_frames,
+        "BolusArrivalTime": bolus_arrival,
+        "Hematocrit": hematocrit,
+    }
     stated = {k: v for k, v in overrides.items() if v is not None}
     given = {
-        "dce": dce, "cest": cest, "cest_pre": cest_pre, "cest_power2": cest_power2, "cest_offsets": offsets, "cest_b0": b0, "agent": agent,
-        "cest_contrast": cest_contrast, "ph_calibration": ph_calibration, "ph_method": ph_method, "register": register,
-        "mask": mask, "vfa": tuple(vfa) if vfa else None, "ir": tuple(ir) if ir else None,
-        "t1": _number_or_text(t1), "t1_method": t1_method, "b1": b1, "relation": relation, "aif": aif,
-        "aif_dispersion_s": aif_dispersion, "blood_t1_s": blood_t1, "delay": _number_or_text(delay), "motion": motion,
-        "assume_ph": assume_ph, "orientation": orientation, "overrides": stated or None,
-    }  # fmt: skip
+        "dce": dce,
+        "cest": cest,
+        "cest_pre": cest_pre,
+        "cest_power2": cest_power2,
+        "cest_offsets": offsets,
+        "cest_b0": b0,
+        "agent": agent,
+        "cest_contrast": cest_contrast,
+        "ph_calibration": ph_calibration,
+        "ph_method": ph_method,
+        "register": register,
+        "mask": mask,
+        "vfa": tuple(vfa) if vfa else None,
+        "ir": tuple(ir) if ir else None,
+        "t1": _number_or_text(t1),
+        "t1_method": t1_method,
+        "b1": b1,
+        "relation": relation,
+        "aif": aif,
+        "aif_dispersion_s": aif_dispersion,
+        "blood_t1_s": blood_t1,
+        "delay": _number_or_text(delay),
+        "motion": motion,
+        "assume_ph": assume_ph,
+        "orientation": orientation,
+        "overrides": stated or None,
+    }
     return settings_of(ImagingInputs, "imaging", config, given)
 
 
@@ -152,7 +263,9 @@ def takes_imaging(command: Callable[..., T]) -> Callable[..., T]:
 
     An option that the command takes too (``config``) is shared.
     """
-    names = {"ImagingInputs": object}  # the first argument is no option: its type is not needed at run time
+    names = {
+        "ImagingInputs": object
+    }  # the first argument is no option: its type is not needed at run time
     shared = inspect.signature(imaging_inputs, eval_str=True, locals=names).parameters
     own = list(inspect.signature(command, eval_str=True, locals=names).parameters.values())[1:]
     wanted = {p.name for p in own}

@@ -17,22 +17,47 @@ from nanopinn.errors import InputError, PartialCohortError
 if TYPE_CHECKING:
     from nanopinn.workflows.coverage import Coverage
 
-_HEADS = ("unknown", "informed", "cover 90 %", "(all)", "contraction", "bias/sd", "rms", "median error", "median |error|")
+_HEADS = (
+    "unknown",
+    "informed",
+    "cover 90 %",
+    "(all)",
+    "contraction",
+    "bias/sd",
+    "rms",
+    "median error",
+    "median |error|",
+)
 
 
 def phantoms(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the study that is made, or gone on with.")],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="Folder of the study that is made, or gone on with."),
+    ],
     seeds: Annotated[int, typer.Option(min=1, help="Phantoms of each length scale.")] = 10,
     first_seed: Annotated[int, typer.Option(min=0, help="Seeds count on from here.")] = 101,
-    length_scale: Annotated[list[float] | None, typer.Option(help="l, mm; repeat for more (0.4 and 1.2).")] = None,
+    length_scale: Annotated[
+        list[float] | None, typer.Option(help="l, mm; repeat for more (0.4 and 1.2).")
+    ] = None,
     shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels.")] = (16, 16, 10),
-    phantom: Annotated[str, typer.Option(help="More options of nanopinn phantom: --phantom '--snr 30'.")] = "",
-    fit: Annotated[str, typer.Option(help="More options of nanopinn fit: --fit '--engine fv --preset fast'.")] = "--engine fv",
+    phantom: Annotated[
+        str, typer.Option(help="More options of nanopinn phantom: --phantom '--snr 30'.")
+    ] = "",
+    fit: Annotated[
+        str, typer.Option(help="More options of nanopinn fit: --fit '--engine fv --preset fast'.")
+    ] = "--engine fv",
     drug: Annotated[bool, typer.Option(help="Give the fits the drug images.")] = True,
-    profile: Annotated[str, typer.Option(help="local, slurm, or a folder with a Snakemake profile.")] = "local",
-    cores: Annotated[int | None, typer.Option(min=1, help="Jobs at once on this machine (2).")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")] = False,
-) -> None:  # fmt: skip
+    profile: Annotated[
+        str, typer.Option(help="local, slurm, or a folder with a Snakemake profile.")
+    ] = "local",
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="Jobs at once on this machine (2).")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")
+    ] = False,
+) -> None:
     """Draw and fit many phantoms: how often images tell, and whether stated intervals hold the truth.
 
     Example: nanopinn phantoms study --seeds 30 --fit '--engine fv --preset fast'
@@ -42,10 +67,16 @@ def phantoms(
     from nanopinn.workflows.pipeline.snakemake import Workflow, refuse_early_end
 
     config = {
-        "seeds": list(range(first_seed, first_seed + seeds)), "lengths": list(length_scale or (0.4, 1.2)), "drug": drug,
-        "phantom": ["--shape", *map(str, shape), *words_for("phantom", "phantom", phantom, ["--out", "."])],
+        "seeds": list(range(first_seed, first_seed + seeds)),
+        "lengths": list(length_scale or (0.4, 1.2)),
+        "drug": drug,
+        "phantom": [
+            "--shape",
+            *map(str, shape),
+            *words_for("phantom", "phantom", phantom, ["--out", "."]),
+        ],
         "fit": words_for("fit", "fit", fit, ["--dce", "."]),
-    }  # fmt: skip
+    }
     workflow = Workflow("phantoms", out.absolute(), profile, config, cores)
     if dry_run:
         with TemporaryDirectory() as folder:
@@ -55,13 +86,19 @@ def phantoms(
         log = out / "work" / "phantoms.log"
         code = workflow.run(log, lambda: None)
         refuse_early_end(code, log)
-    with suppress(InputError) if code else nullcontext():  # of none that was fitted there is no table
+    with (
+        suppress(InputError) if code else nullcontext()
+    ):  # of none that was fitted there is no table
         coverage(out)
     if code:
-        raise PartialCohortError(f"Some phantoms were not fitted: {log} says which. The same command tries them again.")
+        raise PartialCohortError(
+            f"Some phantoms were not fitted: {log} says which. The same command tries them again."
+        )
 
 
-def coverage(out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a phantom study.")]) -> None:
+def coverage(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a phantom study.")],
+) -> None:
     """Print what the fits of a phantom study say against the truth, and write it to coverage.tsv.
 
     Example: nanopinn coverage study
@@ -71,7 +108,9 @@ def coverage(out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of 
 
     tables = study_coverage(out)
     for name, table in tables.items():
-        typer.echo(f"\n{table[0].fits} phantoms, {name}; informed where the contraction is above a half")
+        typer.echo(
+            f"\n{table[0].fits} phantoms, {name}; informed where the contraction is above a half"
+        )
         typer.echo("\n".join(table_lines(table)))
     rows = [{"phantoms": name, **asdict(row)} for name, table in tables.items() for row in table]
     write_table(out / "coverage.tsv", rows, {}, overwrite=True)
@@ -84,8 +123,15 @@ def table_lines(table: Sequence[Coverage]) -> list[str]:
     for r in table:
         covered = "-" if r.covered != r.covered else f"{r.covered:.0%}"
         cells = (
-            r.unknown, f"{r.informed:.0%}", covered, f"{r.covered_all:.0%}", f"{r.contraction:.2f}", f"{r.bias_sd:.2f}",
-            f"{r.rms_sd:.2f}", f"{r.median_error:.3f}", f"{r.median_absolute_error:.3f}",
-        )  # fmt: skip
+            r.unknown,
+            f"{r.informed:.0%}",
+            covered,
+            f"{r.covered_all:.0%}",
+            f"{r.contraction:.2f}",
+            f"{r.bias_sd:.2f}",
+            f"{r.rms_sd:.2f}",
+            f"{r.median_error:.3f}",
+            f"{r.median_absolute_error:.3f}",
+        )
         lines.append(" ".join(f"{c:>{w}s}" for c, w in zip(cells, widths, strict=True)))
     return lines

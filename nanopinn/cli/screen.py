@@ -68,5 +68,7 @@ def _key_numbers(numbers: Mapping[str, float]) -> str:
 
 
 def _line(stage: str, fraction: float, numbers: Mapping[str, float], verbose: bool) -> str:
-    said = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()) if verbose else _key_numbers(numbers)
+    said = (
+        ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()) if verbose else _key_numbers(numbers)
+    )
     return f"[{fraction:4.0%}] {stage}{', ' + said if said else ''}"

@@ -26,50 +26,143 @@ _HEAT = "Heating, degC:MINUTES[@START_H][~RAMP_MIN], or a thermometry file; seve
 
 @gives_verdict("simulate")
 def simulate(
-    schedule: Annotated[Path | None, typer.Option(help="What is given and when (TOML); examples in docs/schedules.")] = None,
-    source: Annotated[Path | None, typer.Option("--from", help="Result folder of `nanopinn fit` or `nanopinn maps`.")] = None,
-    after: Annotated[Path | None, typer.Option(help="Verdict of the run that made --from: refused where that left no result.")] = None,
-    phantom: Annotated[bool, typer.Option("--phantom", help="The digital phantom's tumour instead.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Of the phantom, and of the draws of arms (0).")] = None,
-    shape: Annotated[tuple[int, int, int] | None, typer.Option(help="Voxels of the phantom (24 24 12).")] = None,
-    ktrans: Annotated[Path | None, typer.Option(help="Map of Ktrans, 1/min (or as its sidecar's Unit says), with the four below.")] = None,
+    schedule: Annotated[
+        Path | None, typer.Option(help="What is given and when (TOML); examples in docs/schedules.")
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Result folder of `nanopinn fit` or `nanopinn maps`."),
+    ] = None,
+    after: Annotated[
+        Path | None,
+        typer.Option(
+            help="Verdict of the run that made --from: refused where that left no result."
+        ),
+    ] = None,
+    phantom: Annotated[
+        bool, typer.Option("--phantom", help="The digital phantom's tumour instead.")
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the phantom, and of the draws of arms (0).")
+    ] = None,
+    shape: Annotated[
+        tuple[int, int, int] | None, typer.Option(help="Voxels of the phantom (24 24 12).")
+    ] = None,
+    ktrans: Annotated[
+        Path | None,
+        typer.Option(
+            help="Map of Ktrans, 1/min (or as its sidecar's Unit says), with the four below."
+        ),
+    ] = None,
     ve: Annotated[Path | None, typer.Option(help="Map of ve, a fraction.")] = None,
     vp: Annotated[Path | None, typer.Option(help="Map of vp, a fraction.")] = None,
     ph: Annotated[Path | None, typer.Option(help="Map of extracellular pH.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Tumour, above 0.5.")] = None,
-    assume_ph: Annotated[float | None, typer.Option(help="pH of the tumour where there is no map of it.")] = None,
-    tolerance: Annotated[float | None, typer.Option(help="Error of a time step over a pool's largest mass (1e-4; arms 1e-3).")] = None,
-    refine: Annotated[int | None, typer.Option(help="Cells of the flow per voxel edge, 1 to 4 (2).")] = None,
-    rim: Annotated[float | None, typer.Option(help="Refine only voxels so near to the tumour's edge, mm (all).")] = None,
-    advection: Annotated[str | None, typer.Option(help="fitted (default), central, upwind or limited.")] = None,
+    assume_ph: Annotated[
+        float | None, typer.Option(help="pH of the tumour where there is no map of it.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Error of a time step over a pool's largest mass (1e-4; arms 1e-3)."),
+    ] = None,
+    refine: Annotated[
+        int | None, typer.Option(help="Cells of the flow per voxel edge, 1 to 4 (2).")
+    ] = None,
+    rim: Annotated[
+        float | None,
+        typer.Option(help="Refine only voxels so near to the tumour's edge, mm (all)."),
+    ] = None,
+    advection: Annotated[
+        str | None, typer.Option(help="fitted (default), central, upwind or limited.")
+    ] = None,
     device: Device = None,
-    arms: Annotated[str | None, typer.Option(
-        help="Formulations to compare: free, pld, tsl, ph, or TOML files, with commas.", rich_help_panel=_ARMS)] = None,
-    dose: Annotated[str | None, typer.Option(help="Of every arm: 50mg/m2 (default) or 90mg.", rich_help_panel=_ARMS)] = None,
-    body_surface: Annotated[float | None, typer.Option(help="m2 (1.8).", rich_help_panel=_ARMS)] = None,
-    infusion: Annotated[float | None, typer.Option(help="Minutes of infusion; 0 (default): a bolus.", rich_help_panel=_ARMS)] = None,
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            help="Formulations to compare: free, pld, tsl, ph, or TOML files, with commas.",
+            rich_help_panel=_ARMS,
+        ),
+    ] = None,
+    dose: Annotated[
+        str | None,
+        typer.Option(help="Of every arm: 50mg/m2 (default) or 90mg.", rich_help_panel=_ARMS),
+    ] = None,
+    body_surface: Annotated[
+        float | None, typer.Option(help="m2 (1.8).", rich_help_panel=_ARMS)
+    ] = None,
+    infusion: Annotated[
+        float | None,
+        typer.Option(help="Minutes of infusion; 0 (default): a bolus.", rich_help_panel=_ARMS),
+    ] = None,
     heat: Annotated[str | None, typer.Option(help=_HEAT, rich_help_panel=_ARMS)] = None,
-    heat_all: Annotated[bool | None, typer.Option("--heat-all", help="Heat every arm.", rich_help_panel=_ARMS)] = None,
-    heat_effects: Annotated[bool | None, typer.Option(
-        "--heat-effects/--no-heat-effects", help="Heat changes pressure and walls (priors, from mice).", rich_help_panel=_ARMS)] = None,
-    heating_times: Annotated[str | None, typer.Option(
-        help="Lengths of the heating to compare, min (15,30,60; none).", rich_help_panel=_ARMS)] = None,
-    radiation: Annotated[str | None, typer.Option(help="Fractions, Gy@HOURS, with commas.", rich_help_panel=_ARMS)] = None,
-    radiation_from: Annotated[str | None, typer.Option(
-        help="RESULT@HOURS: a fit of the same tumour scanned so long after the first fraction tells what radiation did.",
-        rich_help_panel=_ARMS)] = None,
-    end: Annotated[float | None, typer.Option(help="Hours simulated (72).", rich_help_panel=_ARMS)] = None,
-    draws: Annotated[int | None, typer.Option(help="From posterior and priors (100); 0: medians alone.", rich_help_panel=_ARMS)] = None,
-    groups: Annotated[int | None, typer.Option(help="Groups of voxels resolved around a vessel (8).", rich_help_panel=_ARMS)] = None,
-    limit: Annotated[float | None, typer.Option(help="Distance from the vessel asked about, um (50).", rich_help_panel=_ARMS)] = None,
-    lethal: Annotated[float | None, typer.Option(help="Surviving fraction that counts as lethal (0.5).", rich_help_panel=_ARMS)] = None,
-    sensitivity: Annotated[bool | None, typer.Option(
-        "--sensitivity/--no-sensitivity", help="Rank the inputs by what they do.", rich_help_panel=_ARMS)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with interrupted arms.", rich_help_panel=_ARMS)] = False,
+    heat_all: Annotated[
+        bool | None, typer.Option("--heat-all", help="Heat every arm.", rich_help_panel=_ARMS)
+    ] = None,
+    heat_effects: Annotated[
+        bool | None,
+        typer.Option(
+            "--heat-effects/--no-heat-effects",
+            help="Heat changes pressure and walls (priors, from mice).",
+            rich_help_panel=_ARMS,
+        ),
+    ] = None,
+    heating_times: Annotated[
+        str | None,
+        typer.Option(
+            help="Lengths of the heating to compare, min (15,30,60; none).", rich_help_panel=_ARMS
+        ),
+    ] = None,
+    radiation: Annotated[
+        str | None, typer.Option(help="Fractions, Gy@HOURS, with commas.", rich_help_panel=_ARMS)
+    ] = None,
+    radiation_from: Annotated[
+        str | None,
+        typer.Option(
+            help="RESULT@HOURS: a fit of the same tumour scanned so long after the first fraction tells what radiation did.",
+            rich_help_panel=_ARMS,
+        ),
+    ] = None,
+    end: Annotated[
+        float | None, typer.Option(help="Hours simulated (72).", rich_help_panel=_ARMS)
+    ] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            help="From posterior and priors (100); 0: medians alone.", rich_help_panel=_ARMS
+        ),
+    ] = None,
+    groups: Annotated[
+        int | None,
+        typer.Option(help="Groups of voxels resolved around a vessel (8).", rich_help_panel=_ARMS),
+    ] = None,
+    limit: Annotated[
+        float | None,
+        typer.Option(help="Distance from the vessel asked about, um (50).", rich_help_panel=_ARMS),
+    ] = None,
+    lethal: Annotated[
+        float | None,
+        typer.Option(help="Surviving fraction that counts as lethal (0.5).", rich_help_panel=_ARMS),
+    ] = None,
+    sensitivity: Annotated[
+        bool | None,
+        typer.Option(
+            "--sensitivity/--no-sensitivity",
+            help="Rank the inputs by what they do.",
+            rich_help_panel=_ARMS,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with interrupted arms.", rich_help_panel=_ARMS)
+    ] = False,
     go_on: Continue = False,
-    config: Annotated[Path | None, typer.Option(help="TOML as every run dumps it; options win.")] = None,
-    out: Out = Path("nanopinn_simulation"), overwrite: Overwrite = False, quiet: Quiet = False, verbose: Verbose = False,
-) -> str:  # fmt: skip
+    config: Annotated[
+        Path | None, typer.Option(help="TOML as every run dumps it; options win.")
+    ] = None,
+    out: Out = Path("nanopinn_simulation"),
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> str:
     """Take a treatment through a tumour, every pool of the drug in time; or compare arms, down to what reaches cells far from vessels.
 
     Examples:
@@ -82,45 +175,113 @@ def simulate(
 
     if after is not None:
         refuse_after(after)
-    drawn = settings_of(PhantomSettings, "phantom", config, {"seed": seed, "shape": shape}) if phantom else None
+    drawn = (
+        settings_of(PhantomSettings, "phantom", config, {"seed": seed, "shape": shape})
+        if phantom
+        else None
+    )
     maps = _map_files({"ktrans": ktrans, "ve": ve, "vp": vp, "mask": mask, "ph": ph})
     numerical = {"tolerance": tolerance, "refine": refine, "device": device}
     of_arms: dict[str, Any] = {
-        "arms": _listed(arms), "dose": dose, "body_surface_m2": body_surface, "infusion_min": infusion, "heat": _listed(heat),
-        "heat_all": heat_all, "heat_effects": heat_effects, "heating_min": _minutes(heating_times), "radiation": _listed(radiation),
-        "radiation_from": radiation_from, "end_h": end, "draws": draws, "groups": groups, "limit_um": limit, "lethal": lethal,
+        "arms": _listed(arms),
+        "dose": dose,
+        "body_surface_m2": body_surface,
+        "infusion_min": infusion,
+        "heat": _listed(heat),
+        "heat_all": heat_all,
+        "heat_effects": heat_effects,
+        "heating_min": _minutes(heating_times),
+        "radiation": _listed(radiation),
+        "radiation_from": radiation_from,
+        "end_h": end,
+        "draws": draws,
+        "groups": groups,
+        "limit_um": limit,
+        "lethal": lethal,
         "sensitivity": sensitivity,
-    }  # fmt: skip
+    }
     if arms is not None:
-        refused = {"--rim": rim, "--advection": advection, "--ktrans": maps, "--assume-ph": assume_ph}
+        refused = {
+            "--rim": rim,
+            "--advection": advection,
+            "--ktrans": maps,
+            "--assume-ph": assume_ph,
+        }
         _refuse(refused, "it is not of arms", "Leave it out, or simulate one schedule.")
-        settings = settings_of(ComparisonSettings, "arms", config, {**numerical, **of_arms, "seed": seed})
+        settings = settings_of(
+            ComparisonSettings, "arms", config, {**numerical, **of_arms, "seed": seed}
+        )
         going_on: Resume = resume or (go_on and "if kept")
-        return _compare(settings, schedule, source, drawn, out, resume=going_on, overwrite=overwrite, quiet=quiet, verbose=verbose)
-    _refuse({"--resume": resume or None}, "one schedule keeps nothing to go on with", "Leave it out.")
-    _refuse({f"--{k.split('_')[0]}": v for k, v in of_arms.items()}, "it is of arms", "Say which arms: --arms free,pld,tsl.")
+        return _compare(
+            settings,
+            schedule,
+            source,
+            drawn,
+            out,
+            resume=going_on,
+            overwrite=overwrite,
+            quiet=quiet,
+            verbose=verbose,
+        )
+    _refuse(
+        {"--resume": resume or None}, "one schedule keeps nothing to go on with", "Leave it out."
+    )
+    _refuse(
+        {f"--{k.split('_')[0]}": v for k, v in of_arms.items()},
+        "it is of arms",
+        "Say which arms: --arms free,pld,tsl.",
+    )
     if schedule is None:
         raise InputError(
-            "nothing is given", field="--schedule", expected="a schedule file, or --arms",
+            "nothing is given",
+            field="--schedule",
+            expected="a schedule file, or --arms",
             remedy="See docs/schedules for examples, or compare --arms free,pld,tsl.",
-        )  # fmt: skip
+        )
     given = {**numerical, "rim_mm": rim, "advection": advection, "assume_ph": assume_ph}
     single = settings_of(SimulationSettings, "simulate", config, given)
-    return _run_one(single, schedule, source, drawn, maps, out, overwrite=overwrite, quiet=quiet, verbose=verbose)
+    return _run_one(
+        single,
+        schedule,
+        source,
+        drawn,
+        maps,
+        out,
+        overwrite=overwrite,
+        quiet=quiet,
+        verbose=verbose,
+    )
 
 
 def _run_one(
-    settings: Any, schedule: Path, source: Path | None, phantom: PhantomSettings | None, maps: MapFiles | None, out: Path, *,
-    overwrite: bool, quiet: bool, verbose: bool,
-) -> str:  # fmt: skip
+    settings: Any,
+    schedule: Path,
+    source: Path | None,
+    phantom: PhantomSettings | None,
+    maps: MapFiles | None,
+    out: Path,
+    *,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+) -> str:
     from nanopinn.report.claim import claimed
     from nanopinn.report.simulation import write_simulation
     from nanopinn.workflows.simulate import run_simulation
 
-    dump = {"simulate": settings.model_dump()} | ({"phantom": phantom.model_dump()} if phantom else {})
+    dump = {"simulate": settings.model_dump()} | (
+        {"phantom": phantom.model_dump()} if phantom else {}
+    )
     with claimed(out, overwrite=overwrite):
         with shown_progress(quiet, verbose) as progress:
-            found = run_simulation(schedule, folder=source, phantom=phantom, maps=maps, settings=settings, progress=progress)
+            found = run_simulation(
+                schedule,
+                folder=source,
+                phantom=phantom,
+                maps=maps,
+                settings=settings,
+                progress=progress,
+            )
         write_simulation(out, found, dump, overwrite=overwrite)
     typer.echo(found.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in found.assumptions))
@@ -129,9 +290,17 @@ def _run_one(
 
 
 def _compare(
-    settings: Any, schedule: Path | None, source: Path | None, phantom: PhantomSettings | None, out: Path, *, resume: Resume,
-    overwrite: bool, quiet: bool, verbose: bool,
-) -> str:  # fmt: skip
+    settings: Any,
+    schedule: Path | None,
+    source: Path | None,
+    phantom: PhantomSettings | None,
+    out: Path,
+    *,
+    resume: Resume,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+) -> str:
     from nanopinn.inference.resume import forget
     from nanopinn.report.claim import claimed
     from nanopinn.report.comparison import write_comparison
@@ -141,7 +310,15 @@ def _compare(
     dump = {"arms": settings.model_dump()} | ({"phantom": phantom.model_dump()} if phantom else {})
     with claimed(out, overwrite=overwrite), kept_on_record(kept):
         with shown_progress(quiet, verbose) as progress:
-            found = compare_arms(settings, folder=source, phantom=phantom, schedule=schedule, progress=progress, kept=kept, resume=resume)
+            found = compare_arms(
+                settings,
+                folder=source,
+                phantom=phantom,
+                schedule=schedule,
+                progress=progress,
+                kept=kept,
+                resume=resume,
+            )
         write_comparison(out, found, dump, overwrite=overwrite)
         forget(kept)
     typer.echo(found.summary())
@@ -160,13 +337,23 @@ def _minutes(text: str | None) -> tuple[float, ...] | None:
     try:
         return tuple(float(word) for word in text.split(","))
     except ValueError:
-        raise InputError("not lengths of heating", field="--heating-times", found=text, expected="minutes with commas, or none") from None
+        raise InputError(
+            "not lengths of heating",
+            field="--heating-times",
+            found=text,
+            expected="minutes with commas, or none",
+        ) from None
 
 
 def _refuse(given: Mapping[str, object], why: str, remedy: str) -> None:
     for name, value in given.items():
         if value is not None:
-            raise InputError(f"this option is of another kind of run: {why}", field=name, found=str(value), remedy=remedy)
+            raise InputError(
+                f"this option is of another kind of run: {why}",
+                field=name,
+                found=str(value),
+                remedy=remedy,
+            )
 
 
 def _map_files(files: dict[str, Path | None]) -> MapFiles | None:
@@ -176,5 +363,9 @@ def _map_files(files: dict[str, Path | None]) -> MapFiles | None:
         return None
     for name in ("ktrans", "ve", "vp", "mask"):
         if files[name] is None:
-            raise InputError("a map is missing", field=f"--{name}", expected="--ktrans, --ve, --vp, --mask, and --ph or --assume-ph")
+            raise InputError(
+                "a map is missing",
+                field=f"--{name}",
+                expected="--ktrans, --ve, --vp, --mask, and --ph or --assume-ph",
+            )
     return MapFiles(**files)  # type: ignore[arg-type]

@@ -38,10 +38,18 @@ class Ending:
         if isinstance(error, NanopinnError):
             return cls(error.exit_code, str(error))
         if _is_of_memory(error):
-            return cls(1, "There is not enough memory for this study. On a GPU, --device cpu may have more; --preset fast needs less.")
+            return cls(
+                1,
+                "There is not enough memory for this study. On a GPU, --device cpu may have more; --preset fast needs less.",
+            )
         if isinstance(error, OSError):
-            return cls(1, f"A file cannot be read or written: {error}. Nothing of the result was written.")
-        return cls(1, f"Internal error: {type(error).__name__}: {error}. Please report it with the command you gave.")
+            return cls(
+                1, f"A file cannot be read or written: {error}. Nothing of the result was written."
+            )
+        return cls(
+            1,
+            f"Internal error: {type(error).__name__}: {error}. Please report it with the command you gave.",
+        )
 
     @property
     def status(self) -> str:
@@ -56,7 +64,11 @@ class Ending:
 
 def _is_of_memory(error: Exception) -> bool:
     # torch is not imported for its exception: on the CPU it raises a plain RuntimeError anyway
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,14 @@ class Verdict:
         """The verdict on a command that ran so long."""
         from nanopinn import __version__
 
-        return cls(ending.status, ending.exit_code, ending.without_folders, command, __version__, round(seconds, 3))
+        return cls(
+            ending.status,
+            ending.exit_code,
+            ending.without_folders,
+            command,
+            __version__,
+            round(seconds, 3),
+        )
 
 
 def gives_verdict(command: str) -> Callable[[Callable[..., str]], Callable[..., None]]:
@@ -90,7 +109,10 @@ def gives_verdict(command: str) -> Callable[[Callable[..., str]], Callable[..., 
 
         known = inspect.signature(run, eval_str=True).parameters.values()
         option = inspect.Parameter(
-            "verdict", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, typer.Option(help=_HELP)]
+            "verdict",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[Path | None, typer.Option(help=_HELP)],
         )
         options = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in known), option]
         judged.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
@@ -127,7 +149,9 @@ def _clear(file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"{file} cannot be written: {error.strerror}. Give another file to --verdict.") from error
+        raise OutputError(
+            f"{file} cannot be written: {error.strerror}. Give another file to --verdict."
+        ) from error
 
 
 def left_a_result(verdict: Mapping[str, Any]) -> bool:
@@ -145,4 +169,8 @@ def refuse_after(verdict: Path) -> None:
 
     before = json_or_nothing(verdict)
     if not left_a_result(before):
-        raise InputError("the run before left no result", file=verdict, found=str(before.get("message", before.get("status"))))
+        raise InputError(
+            "the run before left no result",
+            file=verdict,
+            found=str(before.get("message", before.get("status"))),
+        )

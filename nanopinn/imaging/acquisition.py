@@ -62,7 +62,9 @@ class DceAcquisition:
     assumptions: tuple[str, ...]
 
 
-def load_acquisition(dce: str | Path, frames: int, pixdim4_s: float, overrides: Mapping[str, Any] | None = None) -> DceAcquisition:
+def load_acquisition(
+    dce: str | Path, frames: int, pixdim4_s: float, overrides: Mapping[str, Any] | None = None
+) -> DceAcquisition:
     """Acquisition of a series from its sidecar; overrides win.
 
     Raises:
@@ -77,7 +79,16 @@ def load_acquisition(dce: str | Path, frames: int, pixdim4_s: float, overrides: 
     baseline, arrival = _before_contrast(side, times, name)
     dose = _number(side, "ContrastDose", name, 0.001, 2.0)
     return DceAcquisition(
-        times, tr, flip, relaxivity, hematocrit, value("dose_Gd") if dose is None else dose, ready, baseline, arrival, tuple(notes)
+        times,
+        tr,
+        flip,
+        relaxivity,
+        hematocrit,
+        value("dose_Gd") if dose is None else dose,
+        ready,
+        baseline,
+        arrival,
+        tuple(notes),
     )
 
 
@@ -94,8 +105,12 @@ def _relaxivity(side: Mapping[str, Any], name: Path, notes: list[str]) -> float:
     found = _number(side, "ContrastRelaxivity", name, 1.0, 20.0)
     if found is not None:
         return found
-    scanned = f"; this scan was made at {field:g} T" if field is not None and abs(field - 3) > 0.2 else ""
-    notes.append(f"Relaxivity is taken as {value('r1_Gd'):g} 1/(s mM), a gadolinium chelate at 3 T{scanned}.")
+    scanned = (
+        f"; this scan was made at {field:g} T" if field is not None and abs(field - 3) > 0.2 else ""
+    )
+    notes.append(
+        f"Relaxivity is taken as {value('r1_Gd'):g} 1/(s mM), a gadolinium chelate at 3 T{scanned}."
+    )
     return value("r1_Gd")
 
 
@@ -107,25 +122,36 @@ def _hematocrit(side: Mapping[str, Any], name: Path, notes: list[str]) -> float:
     return value("Hct")
 
 
-def _before_contrast(side: Mapping[str, Any], times: Array, name: Path) -> tuple[int | None, float | None]:
+def _before_contrast(
+    side: Mapping[str, Any], times: Array, name: Path
+) -> tuple[int | None, float | None]:
     """Stated number of baseline frames and bolus arrival; None where they are to be detected."""
     count = _number(side, "BaselineFrames", name, 1, len(times) - 3)
     arrival = _number(side, "BolusArrivalTime", name, float(times[0]), float(times[-1]))
     if count is not None and count != int(count):
         raise InputError(
-            "not a whole number", file=name, field="BaselineFrames", found=count, expected=KEYS["BaselineFrames"],
+            "not a whole number",
+            file=name,
+            field="BaselineFrames",
+            found=count,
+            expected=KEYS["BaselineFrames"],
             remedy="Correct the value.",
-        )  # fmt: skip
+        )
     if count is not None and arrival is not None and times[int(count) - 1] > arrival:
         raise InputError(
-            "baseline frames lie after the bolus arrival", file=name, field="BaselineFrames, BolusArrivalTime",
+            "baseline frames lie after the bolus arrival",
+            file=name,
+            field="BaselineFrames, BolusArrivalTime",
             found=f"{int(count)} frames, the last at {times[int(count) - 1]:g} s, and {arrival:g} s",
-            expected="frames before the arrival", remedy="Remove the wrong one.",
-        )  # fmt: skip
+            expected="frames before the arrival",
+            remedy="Remove the wrong one.",
+        )
     return None if count is None else int(count), arrival
 
 
-def excitation(side: Mapping[str, Any], name: Path, notes: list[str] | None = None) -> tuple[float, float]:
+def excitation(
+    side: Mapping[str, Any], name: Path, notes: list[str] | None = None
+) -> tuple[float, float]:
     """Excitation TR (s) and flip angle (degrees); neither is ever guessed.
 
     dcm2niix writes the TR of DICOM, which is that of the excitation, as ``RepetitionTime``; its sidecars say so by
@@ -134,15 +160,21 @@ def excitation(side: Mapping[str, Any], name: Path, notes: list[str] | None = No
     if _from_dcm2niix(side):
         side = {**side, "RepetitionTimeExcitation": side["RepetitionTime"]}
         if notes is not None:
-            notes.append(f"The sidecar is dcm2niix's: its RepetitionTime, {side['RepetitionTime']:g} s, is the excitation TR.")
+            notes.append(
+                f"The sidecar is dcm2niix's: its RepetitionTime, {side['RepetitionTime']:g} s, is the excitation TR."
+            )
     tr = _number(side, "RepetitionTimeExcitation", name, 1e-4, 0.1)
     flip = _number(side, "FlipAngle", name, 0.1, 179.0)
     for key, found in (("RepetitionTimeExcitation", tr), ("FlipAngle", flip)):
         if found is None:
             raise InputError(
-                "a value of the acquisition is missing", file=name, field=key, found="nothing",
-                expected=KEYS[key], remedy="Write it into the sidecar; it is never guessed.",
-            )  # fmt: skip
+                "a value of the acquisition is missing",
+                file=name,
+                field=key,
+                found="nothing",
+                expected=KEYS[key],
+                remedy="Write it into the sidecar; it is never guessed.",
+            )
     assert tr is not None
     assert flip is not None
     return tr, flip
@@ -153,7 +185,9 @@ def _from_dcm2niix(side: Mapping[str, Any]) -> bool:
     tr = side.get("RepetitionTime")
     if "RepetitionTimeExcitation" in side or not is_number(tr):
         return False
-    return "dcm2niix" in str(side.get("ConversionSoftware", "")).lower() and 0 < tr < SHORTEST_FRAME_S
+    return (
+        "dcm2niix" in str(side.get("ConversionSoftware", "")).lower() and 0 < tr < SHORTEST_FRAME_S
+    )
 
 
 def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: float) -> float | None:
@@ -161,25 +195,41 @@ def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: flo
         return None
     found = side[key]
     if not is_number(found):
-        raise InputError("not a number", file=name, field=key, found=found, expected=KEYS.get(key), remedy="Correct the value.")
+        raise InputError(
+            "not a number",
+            file=name,
+            field=key,
+            found=found,
+            expected=KEYS.get(key),
+            remedy="Correct the value.",
+        )
     if not low <= found <= high:
         raise InputError(
-            "out of range", file=name, field=key, found=found,
-            expected=f"{low:g} to {high:g}, {KEYS.get(key, 'in its unit')}", remedy="Check the unit.",
-        )  # fmt: skip
+            "out of range",
+            file=name,
+            field=key,
+            found=found,
+            expected=f"{low:g} to {high:g}, {KEYS.get(key, 'in its unit')}",
+            remedy="Check the unit.",
+        )
     return float(found)
 
 
-def _frame_times(side: Mapping[str, Any], frames: int, pixdim4_s: float, name: Path, dce: Path, notes: list[str]) -> Array:
+def _frame_times(
+    side: Mapping[str, Any], frames: int, pixdim4_s: float, name: Path, dce: Path, notes: list[str]
+) -> Array:
     spacing = _frame_spacing(side, name)
     if "VolumeTiming" in side:
         times = _listed_times(side["VolumeTiming"], frames, name)
         if spacing is not None and _differ(times, spacing):
             raise InputError(
-                "frame times contradict each other", file=name, field="VolumeTiming, RepetitionTime",
-                found=f"median spacing {np.median(np.diff(times)):g} s and {spacing:g} s", expected="one spacing",
+                "frame times contradict each other",
+                file=name,
+                field="VolumeTiming, RepetitionTime",
+                found=f"median spacing {np.median(np.diff(times)):g} s and {spacing:g} s",
+                expected="one spacing",
                 remedy="Remove the wrong one.",
-            )  # fmt: skip
+            )
     elif spacing is not None:
         times = np.arange(frames, dtype=np.float64) * spacing
     else:
@@ -188,7 +238,9 @@ def _frame_times(side: Mapping[str, Any], frames: int, pixdim4_s: float, name: P
         return np.arange(frames, dtype=np.float64) * pixdim4_s
     if pixdim4_s >= SHORTEST_FRAME_S and _differ(times, pixdim4_s):
         believed = np.median(np.diff(times))
-        notes.append(f"The header has a frame every {pixdim4_s:g} s; the sidecar's {believed:g} s is believed.")
+        notes.append(
+            f"The header has a frame every {pixdim4_s:g} s; the sidecar's {believed:g} s is believed."
+        )
     return times
 
 
@@ -201,12 +253,17 @@ def _frame_spacing(side: Mapping[str, Any], name: Path) -> float | None:
     if _from_dcm2niix(side):
         return None
     spacing = _number(side, "RepetitionTime", name, 0.0, 3600.0)
-    if spacing is not None and (spacing < SHORTEST_FRAME_S or spacing == side.get("RepetitionTimeExcitation")):
+    if spacing is not None and (
+        spacing < SHORTEST_FRAME_S or spacing == side.get("RepetitionTimeExcitation")
+    ):
         raise InputError(
-            "an excitation TR stands where the frame spacing belongs", file=name, field="RepetitionTime",
-            found=f"{spacing:g} s", expected="the time between frames",
+            "an excitation TR stands where the frame spacing belongs",
+            file=name,
+            field="RepetitionTime",
+            found=f"{spacing:g} s",
+            expected="the time between frames",
             remedy="Write it as RepetitionTimeExcitation, and the frame spacing as RepetitionTime or VolumeTiming.",
-        )  # fmt: skip
+        )
     return spacing
 
 
@@ -214,38 +271,61 @@ def _require_frame_spacing(pixdim4_s: float, name: Path, dce: Path) -> None:
     remedy = "Write VolumeTiming into the sidecar, or give --frame-spacing SECONDS."
     if not np.isfinite(pixdim4_s) or pixdim4_s <= 0:
         raise InputError(
-            "the series has no frame times", file=name, field="VolumeTiming", found="nothing",
-            expected=KEYS["VolumeTiming"], remedy=remedy,
-        )  # fmt: skip
+            "the series has no frame times",
+            file=name,
+            field="VolumeTiming",
+            found="nothing",
+            expected=KEYS["VolumeTiming"],
+            remedy=remedy,
+        )
     if pixdim4_s < SHORTEST_FRAME_S:
         raise InputError(
-            "the header's frame spacing is an excitation TR", file=dce, field="pixdim[4]", found=f"{pixdim4_s:g} s",
-            expected=f"at least {SHORTEST_FRAME_S} s", remedy=remedy,
-        )  # fmt: skip
+            "the header's frame spacing is an excitation TR",
+            file=dce,
+            field="pixdim[4]",
+            found=f"{pixdim4_s:g} s",
+            expected=f"at least {SHORTEST_FRAME_S} s",
+            remedy=remedy,
+        )
 
 
 def _listed_times(listed: Any, frames: int, name: Path) -> Array:
     times = listed_numbers(listed)
     if times is None:
         raise InputError(
-            "frame times are not numbers", file=name, field="VolumeTiming", found=listed, expected=KEYS["VolumeTiming"],
+            "frame times are not numbers",
+            file=name,
+            field="VolumeTiming",
+            found=listed,
+            expected=KEYS["VolumeTiming"],
             remedy="Correct the list.",
-        )  # fmt: skip
+        )
     if times.shape != (frames,):
         raise InputError(
-            "the number of frame times differs from the frames", file=name, field="VolumeTiming",
-            found=f"{times.size} times", expected=f"{frames} times", remedy="List the start of every frame, in s.",
-        )  # fmt: skip
+            "the number of frame times differs from the frames",
+            file=name,
+            field="VolumeTiming",
+            found=f"{times.size} times",
+            expected=f"{frames} times",
+            remedy="List the start of every frame, in s.",
+        )
     if np.any(np.diff(times) <= 0):
         wrong = int(np.argmax(~(np.diff(times) > 0)))
         raise InputError(
-            "frame times must increase", file=name, field="VolumeTiming",
+            "frame times must increase",
+            file=name,
+            field="VolumeTiming",
             found=f"{times[wrong]:g} s then {times[wrong + 1]:g} s (frames {wrong + 1} and {wrong + 2})",
-            expected="later and later times", remedy="Correct the list.",
-        )  # fmt: skip
+            expected="later and later times",
+            remedy="Correct the list.",
+        )
     if np.median(np.diff(times)) < SHORTEST_FRAME_S or np.median(np.diff(times)) > 600:
         raise InputError(
-            "frame times are not in seconds", file=name, field="VolumeTiming",
-            found=f"median spacing {np.median(np.diff(times)):g}", expected="0.1 to 600 s", remedy="Convert them.",
-        )  # fmt: skip
+            "frame times are not in seconds",
+            file=name,
+            field="VolumeTiming",
+            found=f"median spacing {np.median(np.diff(times)):g}",
+            expected="0.1 to 600 s",
+            remedy="Convert them.",
+        )
     return times

@@ -32,16 +32,19 @@ def tumour_curves(inputs: ImagingInputs, C: Concentration, mask: NDArray[np.bool
     curves = curves[:, np.isfinite(curves).all(axis=0)]
     if curves.shape[1] == 0:
         raise InputError(
-            "no tumour voxel has a finite concentration curve", file=inputs.dce, field="values",
-            found=f"0 of {int(mask.sum())} voxels", expected="a signal that the sequence can give",
+            "no tumour voxel has a finite concentration curve",
+            file=inputs.dce,
+            field="values",
+            found=f"0 of {int(mask.sum())} voxels",
+            expected="a signal that the sequence can give",
             remedy="Check the mask, the T1 and the acquisition: the signal may be saturated.",
-        )  # fmt: skip
+        )
     return np.asarray(curves)
 
 
 def arterial_input(
     inputs: ImagingInputs, series: Series, C: Concentration, B1: B1Map | None, curves: Array
-) -> tuple[ArterialInput, list[str]]:  # fmt: skip
+) -> tuple[ArterialInput, list[str]]:
     """Plasma curve on the clock of the scan, and what was assumed of its arrival.
 
     Raises:
@@ -60,18 +63,27 @@ def arterial_input(
             blood = study_concentration(inputs, series, np.full(series.shape, T1), None, B1)
             notes.append(f"Native T1 of blood is taken as {T1:g} s.")
     found = load_aif(
-        inputs.aif, frame_times_s=t, bolus_arrival_s=arrival, hematocrit=acquisition.hematocrit,
-        dose_mmol_per_kg=acquisition.dose_mmol_per_kg, blood=blood, affine=series.affine,
-    )  # fmt: skip
+        inputs.aif,
+        frame_times_s=t,
+        bolus_arrival_s=arrival,
+        hematocrit=acquisition.hematocrit,
+        dose_mmol_per_kg=acquisition.dose_mmol_per_kg,
+        blood=blood,
+        affine=series.affine,
+    )
     return found, notes
 
 
-def arrived(inputs: ImagingInputs, aif: PlasmaCurve, curves: Array, t: Array) -> tuple[PlasmaCurve, float, list[str]]:
+def arrived(
+    inputs: ImagingInputs, aif: PlasmaCurve, curves: Array, t: Array
+) -> tuple[PlasmaCurve, float, list[str]]:
     """The curve as it reaches the tumour: dispersed and delayed."""
     notes = []
     if inputs.aif_dispersion_s > 0:
         aif = aif.dispersed(inputs.aif_dispersion_s)
-        notes.append(f"The arterial input is dispersed by a mixing time of {inputs.aif_dispersion_s:g} s on its way.")
+        notes.append(
+            f"The arterial input is dispersed by a mixing time of {inputs.aif_dispersion_s:g} s on its way."
+        )
     if not isinstance(inputs.delay, str):
         notes.append(f"The tumour's arrival delay was given: {inputs.delay:+g} s.")
         return aif.delayed(float(inputs.delay)), float(inputs.delay), notes
@@ -79,5 +91,7 @@ def arrived(inputs: ImagingInputs, aif: PlasmaCurve, curves: Array, t: Array) ->
     more = "; each voxel's own is fitted around it" if inputs.delay == "voxel" else ""
     notes.append(f"One arrival delay was fitted for the tumour: {delay:+.1f} s{more}.")
     if abs(delay) > 0.95 * DELAY_WINDOW_S:
-        notes.append("That delay is at the edge of what is sought: check the bolus arrival and the frame times.")
+        notes.append(
+            "That delay is at the edge of what is sought: check the bolus arrival and the frame times."
+        )
     return aif.delayed(delay), delay, notes

@@ -31,11 +31,16 @@ def baseline_frames(series: Array, acquisition: DceAcquisition) -> tuple[int, in
         after = min(_onset(c) for c in curves)
     if after < 2:
         raise InputError(
-            "fewer than two frames are before contrast", field="BaselineFrames", found=after, expected="2 or more",
+            "fewer than two frames are before contrast",
+            field="BaselineFrames",
+            found=after,
+            expected="2 or more",
             remedy="Give BaselineFrames or BolusArrivalTime, or scan longer before injection.",
-        )  # fmt: skip
+        )
     early = curves[0][:after]
-    if after >= 4 and abs(early[0] - early[1:].mean()) > 5 * max(early[1:].std(ddof=1), 1e-3 * abs(early[1:].mean())):
+    if after >= 4 and abs(early[0] - early[1:].mean()) > 5 * max(
+        early[1:].std(ddof=1), 1e-3 * abs(early[1:].mean())
+    ):
         return 1, after
     return 0, after
 
@@ -80,4 +85,8 @@ def bolus_arrival(mean: Array, frame_times_s: Array, baseline: int) -> float:
         return float(frame_times_s[baseline])
     i = baseline - 1 + int(np.argmax(steps))
     crossing = frame_times_s[i] - (mean[i] - level) / steps.max()
-    return float(np.clip(crossing, frame_times_s[baseline - 1], frame_times_s[min(baseline + 1, len(mean) - 1)]))
+    return float(
+        np.clip(
+            crossing, frame_times_s[baseline - 1], frame_times_s[min(baseline + 1, len(mean) - 1)]
+        )
+    )

@@ -46,10 +46,14 @@ class SpoiledGradientEcho:
     relaxivity: float
 
     def concentration(self, ratio: Array) -> Array:
-        return concentration_from_signal(ratio, np.ones_like(self.T1_s), self.T1_s, self.TR_s, self.flip_deg, self.relaxivity)
+        return concentration_from_signal(
+            ratio, np.ones_like(self.T1_s), self.T1_s, self.TR_s, self.flip_deg, self.relaxivity
+        )
 
     def ratio(self, C_mM: Array) -> Array:
-        return signal_from_concentration(C_mM, np.ones_like(self.T1_s), self.T1_s, self.TR_s, self.flip_deg, self.relaxivity)
+        return signal_from_concentration(
+            C_mM, np.ones_like(self.T1_s), self.T1_s, self.TR_s, self.flip_deg, self.relaxivity
+        )
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,19 @@ class LinearEnhancement:
         return np.asarray(1 + self.relaxivity * self.T1_s * C_mM)
 
 
-def conversion(T1_s: Array, acquisition: DceAcquisition, *, relation: Relation = "spgr", B1: Array | float = 1.0) -> Conversion:
+def conversion(
+    T1_s: Array,
+    acquisition: DceAcquisition,
+    *,
+    relation: Relation = "spgr",
+    B1: Array | float = 1.0,
+) -> Conversion:
     """The relation of a series; ``B1`` is the true over the nominal flip angle, ``(x, y, z)`` or 1."""
     if relation == "linear":
         return LinearEnhancement(T1_s, acquisition.relaxivity)
-    return SpoiledGradientEcho(T1_s, acquisition.repetition_time_s, acquisition.flip_angle_deg * B1, acquisition.relaxivity)
+    return SpoiledGradientEcho(
+        T1_s, acquisition.repetition_time_s, acquisition.flip_angle_deg * B1, acquisition.relaxivity
+    )
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,9 @@ class Concentration:
     no_T1: NDArray[np.bool_]
 
 
-def concentration_of(series: Array, rule: Conversion, acquisition: DceAcquisition, T1_std: Array | None = None) -> Concentration:
+def concentration_of(
+    series: Array, rule: Conversion, acquisition: DceAcquisition, T1_std: Array | None = None
+) -> Concentration:
     """Invert the signal equation in every voxel.
 
     Args:
@@ -117,7 +131,14 @@ def concentration_of(series: Array, rule: Conversion, acquisition: DceAcquisitio
     errors = [noise / np.sqrt(after - first) * _per_ratio(rule, C) * -ratio]
     if T1_std is not None:
         errors.append(T1_std * _per_T1(rule, ratio))
-    return Concentration(C, noise * np.abs(_per_ratio(rule, _mean(C))), np.stack(errors), (first, after), saturated, no_T1)
+    return Concentration(
+        C,
+        noise * np.abs(_per_ratio(rule, _mean(C))),
+        np.stack(errors),
+        (first, after),
+        saturated,
+        no_T1,
+    )
 
 
 def ready_concentration(series: Array, acquisition: DceAcquisition) -> Concentration:
@@ -129,7 +150,9 @@ def ready_concentration(series: Array, acquisition: DceAcquisition) -> Concentra
     first, after = baseline_frames(series, acquisition)
     nothing = np.zeros(series.shape[1:], dtype=bool)
     noise = _noise(series[first:after], np.zeros(series.shape[1:]))
-    return Concentration(series, noise, np.zeros((0, *series.shape)), (first, after), nothing, nothing)
+    return Concentration(
+        series, noise, np.zeros((0, *series.shape)), (first, after), nothing, nothing
+    )
 
 
 def baseline_effect(curves_mM: Array, rule: Conversion) -> Array:

@@ -39,7 +39,10 @@ def as_series(path: str | Path) -> Iterator[tuple[Path, list[str]]]:
     else:
         with tempfile.TemporaryDirectory(prefix="nanopinn-dicom-") as folder:
             version = _convert(path, Path(folder))
-            yield _only_series(Path(folder), path), [f"The series was converted from DICOM by dcm2niix ({version})."]
+            yield (
+                _only_series(Path(folder), path),
+                [f"The series was converted from DICOM by dcm2niix ({version})."],
+            )
 
 
 def files_in(path: Path) -> list[Path]:
@@ -55,38 +58,62 @@ def files_in(path: Path) -> list[Path]:
         found += [file for file in (Path(folder, name) for name in names) if is_file(file)]
         if len(found) > MOST_FILES:
             raise InputError(
-                "the folder holds more files than a scan has", file=path, field="--dce", found=f"more than {MOST_FILES} files",
-                expected="the files of one scan", remedy="Give the folder of that scan alone.",
-            )  # fmt: skip
+                "the folder holds more files than a scan has",
+                file=path,
+                field="--dce",
+                found=f"more than {MOST_FILES} files",
+                expected="the files of one scan",
+                remedy="Give the folder of that scan alone.",
+            )
     return sorted(found)
 
 
 def _unreadable(error: OSError) -> None:
-    raise InputError("the folder cannot be read", file=error.filename, found=error.strerror, remedy="Check that you may.") from error
+    raise InputError(
+        "the folder cannot be read",
+        file=error.filename,
+        found=error.strerror,
+        remedy="Check that you may.",
+    ) from error
 
 
 def _volumes(folder: Path) -> list[Path]:
     try:
         return sorted(p for p in folder.iterdir() if p.name.endswith((".nii", ".nii.gz")))
     except OSError as error:
-        raise InputError("the folder cannot be read", file=folder, found=error.strerror, remedy="Check that you may.") from error
+        raise InputError(
+            "the folder cannot be read",
+            file=folder,
+            found=error.strerror,
+            remedy="Check that you may.",
+        ) from error
 
 
 def _only_series(folder: Path, asked: Path) -> Path:
     series = [p for p in _volumes(folder) if _frames(p) > 1]
     if len(series) != 1:
-        names = ", ".join(p.name for p in series) or ", ".join(p.name for p in _volumes(folder)) or "no volume"
+        names = (
+            ", ".join(p.name for p in series)
+            or ", ".join(p.name for p in _volumes(folder))
+            or "no volume"
+        )
         raise InputError(
-            "the folder does not hold exactly one dynamic series", file=asked, field="--dce", found=names,
-            expected="one 4-D NIfTI", remedy="Give the file itself.",
-        )  # fmt: skip
+            "the folder does not hold exactly one dynamic series",
+            file=asked,
+            field="--dce",
+            found=names,
+            expected="one 4-D NIfTI",
+            remedy="Give the file itself.",
+        )
     return series[0]
 
 
 def _frames(path: Path) -> int:
     try:
         shape = shape_of(read_header(path))
-    except InputError:  # whatever is wrong with a file beside the series is not the user's question here
+    except (
+        InputError
+    ):  # whatever is wrong with a file beside the series is not the user's question here
         return 0
     return shape[3] if len(shape) == 4 else 1
 
@@ -95,26 +122,54 @@ def _convert(source: Path, target: Path) -> str:
     tool = shutil.which("dcm2niix")
     if tool is None:
         raise InputError(
-            "the folder holds no NIfTI, and dcm2niix is not installed to convert DICOM", file=source, field="--dce",
-            found="a folder", expected="a 4-D NIfTI with its sidecar",
+            "the folder holds no NIfTI, and dcm2niix is not installed to convert DICOM",
+            file=source,
+            field="--dce",
+            found="a folder",
+            expected="a 4-D NIfTI with its sidecar",
             remedy="Install dcm2niix (apt install dcm2niix, or pip install dcm2niix), or convert the scan elsewhere.",
-        )  # fmt: skip
+        )
     files_in(source)
     # an absolute path, for a folder may be called like an option
-    command = [tool, "-z", "y", "-b", "y", "-f", "series_%s", "-o", str(target), str(source.absolute())]
+    command = [
+        tool,
+        "-z",
+        "y",
+        "-b",
+        "y",
+        "-f",
+        "series_%s",
+        "-o",
+        str(target),
+        str(source.absolute()),
+    ]
     try:
         done = subprocess.run(
-            command, capture_output=True, stdin=subprocess.DEVNULL, text=True, errors="replace", check=False, timeout=_LONGEST_S
+            command,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_LONGEST_S,
         )
     except subprocess.TimeoutExpired as error:
         raise InputError(
-            "dcm2niix does not come to an end with the folder", file=source, field="--dce", found=f"{_LONGEST_S:g} s",
-            expected="DICOM files of one scan", remedy="Run dcm2niix by hand and give its output.",
-        ) from error  # fmt: skip
+            "dcm2niix does not come to an end with the folder",
+            file=source,
+            field="--dce",
+            found=f"{_LONGEST_S:g} s",
+            expected="DICOM files of one scan",
+            remedy="Run dcm2niix by hand and give its output.",
+        ) from error
     if done.returncode != 0 or not _volumes(target):
         raise InputError(
-            "dcm2niix could not convert the folder", file=source, field="--dce", found=f"exit code {done.returncode}",
-            expected="DICOM files of one scan", remedy="Run dcm2niix by hand and give its output.",
-        )  # fmt: skip
+            "dcm2niix could not convert the folder",
+            file=source,
+            field="--dce",
+            found=f"exit code {done.returncode}",
+            expected="DICOM files of one scan",
+            remedy="Run dcm2niix by hand and give its output.",
+        )
     first = (done.stdout or "").splitlines()
     return first[0].strip()[:80] if first else "unknown version"

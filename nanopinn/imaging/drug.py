@@ -38,8 +38,13 @@ class DrugImage:
 
 
 def load_drug_image(
-    path: Path, shape: tuple[int, int, int], affine: Array, mask: NDArray[np.bool_], *, onto: Placement | None = None
-) -> DrugImage:  # fmt: skip
+    path: Path,
+    shape: tuple[int, int, int],
+    affine: Array,
+    mask: NDArray[np.bool_],
+    *,
+    onto: Placement | None = None,
+) -> DrugImage:
     """Read a post-dose image; its sidecar holds TimeAfterDose (s), Quantity, NoiseSD and Units.
 
     Args:
@@ -52,22 +57,33 @@ def load_drug_image(
     unit = _one_of(side, "Units", tuple(UNITS), name)
     quantity = _one_of(side, "Quantity", QUANTITIES, name)
     time_s = _positive(side, "TimeAfterDose", name, "s after the dose", 60 * 86400.0)
-    noise = _positive(side, "NoiseSD", name, f"standard deviation of the noise of a voxel, in {unit}", 1e6)
+    noise = _positive(
+        side, "NoiseSD", name, f"standard deviation of the noise of a voxel, in {unit}", 1e6
+    )
     values, own, _ = read_map(path)
     own, notes = (own, []) if onto is None else onto.of("drug image", values, own, path)
     if not same_grid(shape, affine, values.shape, own):
         values = resample(values, own, shape, affine)
     if not np.isfinite(values[mask]).any():
-        raise InputError("the drug image does not overlap the tumour", file=path, field="affine", remedy="Check both affines.")
+        raise InputError(
+            "the drug image does not overlap the tumour",
+            file=path,
+            field="affine",
+            remedy="Check both affines.",
+        )
     return DrugImage(values * UNITS[unit], time_s, quantity, noise * UNITS[unit], tuple(notes))  # type: ignore[arg-type]
 
 
 def _one_of(side: dict[str, Any], key: str, allowed: tuple[str, ...], name: Path) -> str:
     if side.get(key) not in allowed:
         raise InputError(
-            "a value of the drug image is missing or unknown", file=name, field=key, found=side.get(key),
-            expected=" or ".join(allowed), remedy="Write it into the sidecar.",
-        )  # fmt: skip
+            "a value of the drug image is missing or unknown",
+            file=name,
+            field=key,
+            found=side.get(key),
+            expected=" or ".join(allowed),
+            remedy="Write it into the sidecar.",
+        )
     return str(side[key])
 
 
@@ -75,7 +91,11 @@ def _positive(side: dict[str, Any], key: str, name: Path, meaning: str, highest:
     found = side.get(key)
     if not is_number(found) or not 0 < found <= highest:
         raise InputError(
-            "a value of the drug image is missing or out of range", file=name, field=key, found=found,
-            expected=f"a positive number, {meaning}", remedy="Write it into the sidecar.",
-        )  # fmt: skip
+            "a value of the drug image is missing or out of range",
+            file=name,
+            field=key,
+            found=found,
+            expected=f"a positive number, {meaning}",
+            remedy="Write it into the sidecar.",
+        )
     return float(found)

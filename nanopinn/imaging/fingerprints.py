@@ -37,11 +37,20 @@ def unchanged(before: Mapping[str, str], files: Iterable[Path]) -> None:
     now = fingerprints(files)
     for name in (*before, *now):
         if before.get(name) != now.get(name):
-            found = "changed" if name in before and name in now else "removed" if name in before else "new"
+            found = (
+                "changed"
+                if name in before and name in now
+                else "removed"
+                if name in before
+                else "new"
+            )
             raise InputError(
-                "the file was changed or removed while it was read", file=name, found=found, expected="the same bytes throughout",
+                "the file was changed or removed while it was read",
+                file=name,
+                found=found,
+                expected="the same bytes throughout",
                 remedy="Put it back and start again; what was reached is kept where --resume finds it.",
-            )  # fmt: skip
+            )
 
 
 def _free(name: str, taken: Mapping[str, str]) -> str:
@@ -54,4 +63,9 @@ def _sha256(file: Path) -> str:
         with file.open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
-        raise InputError("the file cannot be read", file=file, found=error.strerror, remedy="Check its permissions.") from error
+        raise InputError(
+            "the file cannot be read",
+            file=file,
+            found=error.strerror,
+            remedy="Check its permissions.",
+        ) from error

@@ -18,7 +18,9 @@ def voxel_coordinates(shape: tuple[int, int, int], affine: Array, other_affine: 
     return (matrix[:3, :3] @ index + matrix[:3, 3:]).reshape(3, *shape)
 
 
-def resample(values: Array, affine: Array, shape: tuple[int, int, int], target_affine: Array, order: int = 1) -> Array:
+def resample(
+    values: Array, affine: Array, shape: tuple[int, int, int], target_affine: Array, order: int = 1
+) -> Array:
     """Bring a map ``(x, y, z)`` to another grid.
 
     Trilinear, with the weights shared among the neighbours that were measured; NaN where fewer than half of
@@ -41,7 +43,9 @@ def resample(values: Array, affine: Array, shape: tuple[int, int, int], target_a
     return np.where(good, total / np.where(good, weight, 1.0), np.nan)
 
 
-def same_grid(shape: tuple[int, ...], affine: Array, other_shape: tuple[int, ...], other: Array) -> bool:
+def same_grid(
+    shape: tuple[int, ...], affine: Array, other_shape: tuple[int, ...], other: Array
+) -> bool:
     """Whether two grids have the same voxels, to a hundredth of a voxel."""
     size = np.linalg.norm(affine[:3, :3], axis=0).min()
     return shape == other_shape and bool(np.abs(affine - other).max() < 0.01 * size)
@@ -78,14 +82,23 @@ def local_paraboloid(values: Array, source: NDArray[np.bool_], width: float) -> 
     basis = [[(0, 0, 0)], [(1, 0, 0)], [(0, 1, 0)], [(0, 0, 1)], [(2, 0, 0), (0, 2, 0), (0, 0, 2)]]
     of_one, of_values = moments(np.ones(values.shape)), moments(values)
     known = np.stack([np.sum([of_values(*p) for p in b], axis=0) for b in basis], axis=-1)
-    products = [[np.sum([of_one(*np.add(p, q)) for p in a for q in b], axis=0) for b in basis] for a in basis]
+    products = [
+        [np.sum([of_one(*np.add(p, q)) for p in a for q in b], axis=0) for b in basis]
+        for a in basis
+    ]
     near = of_one(0, 0, 0) > 1e-2
     # a ridge keeps slopes and curvature at zero along axes in which the sources do not spread
     ridge = np.diag([0.0, *[0.02] * (len(basis) - 1)])
     out = np.full(values.shape, np.nan)
-    for x in range(len(out)):  # a slab at a time: the systems of a whole volume would fill the memory
+    for x in range(
+        len(out)
+    ):  # a slab at a time: the systems of a whole volume would fill the memory
         at = x, near[x]
         weight = of_one(0, 0, 0)[at][:, None, None]
-        system = np.stack([np.stack([c[at] for c in row], axis=-1) for row in products], axis=-2) / weight + ridge
+        system = (
+            np.stack([np.stack([c[at] for c in row], axis=-1) for row in products], axis=-2)
+            / weight
+            + ridge
+        )
         out[at] = np.linalg.solve(system, known[at][..., None] / weight)[:, 0, 0]
     return out

@@ -22,7 +22,13 @@ MOST_TEXT = 4 << 20
 MOST_TOML = 1 << 18
 #: A key of more parts than this is no setting; the standard parser's time grows with their square.
 _MANY_PARTS = re.compile(r"(?<![\w-])(?:(?:[\w-]++|\"[^\"\n]*+\"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}")
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def is_file(path: str | Path) -> bool:
@@ -51,21 +57,36 @@ def opened(path: str | Path) -> BinaryIO:
     try:
         _regular(path, os.stat(path))
         # it may have become a pipe since; opening one without this flag waits for its other end
-        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        number = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
         handle = os.fdopen(number, "rb")
         _regular(path, os.fstat(number))
         return handle
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError("there is no such file", file=path, found=path.name, remedy="Check the path.") from error
+        raise InputError(
+            "there is no such file", file=path, found=path.name, remedy="Check the path."
+        ) from error
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "a name that no file can have"
-        raise InputError("the file cannot be opened", file=path, found=why, remedy="Check its name and that you may read it.") from error
+        raise InputError(
+            "the file cannot be opened",
+            file=path,
+            found=why,
+            remedy="Check its name and that you may read it.",
+        ) from error
 
 
 def _regular(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
-        raise InputError("not a file", file=path, found=kind, expected="a regular file", remedy="Give the file itself.")
+        raise InputError(
+            "not a file",
+            file=path,
+            found=kind,
+            expected="a regular file",
+            remedy="Give the file itself.",
+        )
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:
@@ -78,16 +99,26 @@ def read_bytes(path: str | Path, most: int) -> bytes:
     with opened(path) as handle:
         try:
             # a piece at a time: memory for what is there, and not for what may be
-            while os.fstat(handle.fileno()).st_size <= most and len(content) <= most and (piece := handle.read(1 << 20)):
+            while (
+                os.fstat(handle.fileno()).st_size <= most
+                and len(content) <= most
+                and (piece := handle.read(1 << 20))
+            ):
                 content += piece
             longer = len(content) > most or os.fstat(handle.fileno()).st_size > most
         except OSError as error:
-            raise InputError("the file cannot be read", file=path, found=error.strerror, remedy="Copy it again.") from error
+            raise InputError(
+                "the file cannot be read", file=path, found=error.strerror, remedy="Copy it again."
+            ) from error
     if longer:
         raise InputError(
-            "the file is too large for what it should be", file=path, field="size", found=f"more than {most} bytes",
-            expected=f"at most {most} bytes", remedy="Check that it is the file that you mean.",
-        )  # fmt: skip
+            "the file is too large for what it should be",
+            file=path,
+            field="size",
+            found=f"more than {most} bytes",
+            expected=f"at most {most} bytes",
+            remedy="Check that it is the file that you mean.",
+        )
     return bytes(content)
 
 
@@ -122,7 +153,9 @@ def read_toml(path: str | Path, what: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         found = "too deeply nested" if isinstance(error, RecursionError) else str(error)
-        raise InputError(f"{what} cannot be read", file=path, found=found, expected="TOML", remedy="Correct it.") from error
+        raise InputError(
+            f"{what} cannot be read", file=path, found=found, expected="TOML", remedy="Correct it."
+        ) from error
 
 
 def printable(text: str) -> str:
@@ -146,12 +179,17 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
         content = json.loads(read_text(path), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         found = "too deeply nested" if isinstance(error, RecursionError) else str(error)
-        raise InputError(f"{what} is not valid JSON", file=path, found=found, remedy="Correct it.") from error
+        raise InputError(
+            f"{what} is not valid JSON", file=path, found=found, remedy="Correct it."
+        ) from error
     if not isinstance(content, dict):
         raise InputError(
-            f"{what} is not a JSON object", file=path, found=type(content).__name__, expected="an object {...}",
+            f"{what} is not a JSON object",
+            file=path,
+            found=type(content).__name__,
+            expected="an object {...}",
             remedy="Write the keys and values between braces.",
-        )  # fmt: skip
+        )
     return content
 
 

@@ -94,15 +94,20 @@ class ImagingInputs:
             _within("--blood-t1", self.blood_t1_s, 0.5, 4.0)
         if self.smooth and self.delay == "voxel":
             raise InputError(
-                "a fit cannot be smoothed and have a delay of every voxel", field="--smooth, --delay", found="both", expected="one",
+                "a fit cannot be smoothed and have a delay of every voxel",
+                field="--smooth, --delay",
+                found="both",
+                expected="one",
                 remedy="Leave one of the two out.",
-            )  # fmt: skip
+            )
 
     @property
     def cest_choices(self) -> CestChoices:
         """What was chosen about the CEST scan."""
         files = (self.cest_pre, self.cest_power2, self.cest_offsets, self.cest_b0)
-        return CestChoices(*files, self.agent, self.cest_contrast, self.ph_calibration, self.ph_method)
+        return CestChoices(
+            *files, self.agent, self.cest_contrast, self.ph_calibration, self.ph_method
+        )
 
     @property
     def native_t1(self) -> T1Source:
@@ -111,11 +116,24 @@ class ImagingInputs:
 
     def choices(self) -> dict[str, dict[str, Any]]:
         """What was chosen, without files, as tables for a configuration."""
-        dce = ("t1_method", "relation", "aif_dispersion_s", "blood_t1_s", "model", "delay", "smooth", "motion")
+        dce = (
+            "t1_method",
+            "relation",
+            "aif_dispersion_s",
+            "blood_t1_s",
+            "model",
+            "delay",
+            "smooth",
+            "motion",
+        )
         cest = ("assume_ph", "cest_contrast", "ph_method")
         names = (*dce, *cest, "register", "orientation")
         table = {n: getattr(self, n) for n in names}
-        table |= {} if is_calibration_file(self.ph_calibration) else {"ph_calibration": self.ph_calibration}
+        table |= (
+            {}
+            if is_calibration_file(self.ph_calibration)
+            else {"ph_calibration": self.ph_calibration}
+        )
         table |= {"aif": self.aif} if self.aif in KINDS else {}
         table |= {"t1": self.t1} if isinstance(self.t1, (int, float)) else {}
         return {"imaging": table, "imaging.overrides": dict(self.overrides)}
@@ -124,15 +142,33 @@ class ImagingInputs:
         """Every file that is read."""
         given = [Path(f) for f in (self.cest, self.mask, self.b1) if f is not None]
         cest = [] if self.cest is None else self.cest_choices.files()
-        return [*files_in(Path(self.dce)), *given, *cest, *self.native_t1.files(), *files_of(self.aif)]
+        return [
+            *files_in(Path(self.dce)),
+            *given,
+            *cest,
+            *self.native_t1.files(),
+            *files_of(self.aif),
+        ]
 
 
 def _one_of(option: str, found: Any, allowed: tuple[Any, ...]) -> None:
     if found not in allowed:
         names = ", ".join(str(a) for a in allowed if a is not None)
-        raise InputError("this choice does not exist", field=option, found=found, expected=names, remedy="Give one of these.")
+        raise InputError(
+            "this choice does not exist",
+            field=option,
+            found=found,
+            expected=names,
+            remedy="Give one of these.",
+        )
 
 
 def _within(option: str, seconds: float, low: float, high: float) -> None:
     if not low <= seconds <= high:
-        raise InputError("out of range", field=option, found=seconds, expected=f"{low:g} to {high:g} s", remedy="Check the unit.")
+        raise InputError(
+            "out of range",
+            field=option,
+            found=seconds,
+            expected=f"{low:g} to {high:g} s",
+            remedy="Check the unit.",
+        )

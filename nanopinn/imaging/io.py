@@ -83,9 +83,13 @@ def read_array(
     flat = _values(path, header)
     if not any(np.isfinite(flat[at : at + _CHUNK]).any() for at in range(0, len(flat), _CHUNK)):
         raise InputError(
-            "every voxel is NaN or infinite", file=path, field="values", found="no finite value",
-            expected="numbers", remedy="Export the volume again.",
-        )  # fmt: skip
+            "every voxel is NaN or infinite",
+            file=path,
+            field="values",
+            found="no finite value",
+            expected="numbers",
+            remedy="Export the volume again.",
+        )
     data = flat.reshape(shape_of(header), order="F")
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
@@ -97,7 +101,9 @@ def read_array(
     return data, affine, meta
 
 
-def read_map(path: str | Path, *, orientation: Orientation | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64], MetaTensor]:
+def read_map(
+    path: str | Path, *, orientation: Orientation | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], MetaTensor]:
     """Values ``(x, y, z)`` and affine of one 3-D volume, and the volume itself.
 
     Raises:
@@ -106,11 +112,18 @@ def read_map(path: str | Path, *, orientation: Orientation | None = None) -> tup
     volume = read_volume(path, orientation=orientation)
     if volume.ndim != 3:
         raise InputError(
-            "the volume has the wrong dimensions", file=path, field="dimensions",
-            found="x".join(map(str, volume.shape)), expected="3 axes (x, y, z)",
+            "the volume has the wrong dimensions",
+            file=path,
+            field="dimensions",
+            found="x".join(map(str, volume.shape)),
+            expected="3 axes (x, y, z)",
             remedy="Give one 3-D volume per file.",
-        )  # fmt: skip
-    return np.asarray(volume.numpy(), dtype=np.float64), np.asarray(volume.affine, dtype=np.float64), volume
+        )
+    return (
+        np.asarray(volume.numpy(), dtype=np.float64),
+        np.asarray(volume.affine, dtype=np.float64),
+        volume,
+    )
 
 
 def read_header(path: Path) -> Any:
@@ -141,7 +154,10 @@ def _first_bytes(stream: BinaryIO, path: Path) -> bytes:
 
 def _check_bytes(path: Path, header: Any) -> None:
     """Compare what the header declares with what is there, without trusting either with memory."""
-    declared, present = data_offset(header, path) + math.prod(shape_of(header)) * header.get_data_dtype().itemsize, 0
+    declared, present = (
+        data_offset(header, path) + math.prod(shape_of(header)) * header.get_data_dtype().itemsize,
+        0,
+    )
     try:
         with opened(path) as file, _unpacked(file) as stream:
             if stream is not file:
@@ -153,16 +169,24 @@ def _check_bytes(path: Path, header: Any) -> None:
         raise _corrupt(path, f"{present} bytes readable", f"{declared} bytes") from error
     if present < declared:
         raise InputError(
-            "the file is truncated", file=path, field="size", found=f"{present} bytes",
-            expected=f"{declared} bytes", remedy="Copy or export the file again.",
-        )  # fmt: skip
+            "the file is truncated",
+            file=path,
+            field="size",
+            found=f"{present} bytes",
+            expected=f"{declared} bytes",
+            remedy="Copy or export the file again.",
+        )
 
 
 def _corrupt(path: Path, found: str, expected: str) -> InputError:
     return InputError(
-        "the compressed file is truncated or corrupt", file=path, field="gzip", found=found, expected=expected,
+        "the compressed file is truncated or corrupt",
+        file=path,
+        field="gzip",
+        found=found,
+        expected=expected,
         remedy="Copy or export the file again.",
-    )  # fmt: skip
+    )
 
 
 def _values(path: Path, header: Any) -> NDArray[np.float64]:
@@ -171,19 +195,28 @@ def _values(path: Path, header: Any) -> NDArray[np.float64]:
     values = np.empty(math.prod(shape_of(header)), dtype=np.float64)
     step = _CHUNK // dtype.itemsize
     try:
-        with opened(path) as file, _unpacked(file) as stream, np.errstate(over="ignore", invalid="ignore"):
+        with (
+            opened(path) as file,
+            _unpacked(file) as stream,
+            np.errstate(over="ignore", invalid="ignore"),
+        ):
             stream.seek(data_offset(header, path))
             for at in range(0, len(values), step):
                 some = values[at : at + step]
-                some[:] = np.frombuffer(stream.read(len(some) * dtype.itemsize), dtype=dtype, count=len(some))
+                some[:] = np.frombuffer(
+                    stream.read(len(some) * dtype.itemsize), dtype=dtype, count=len(some)
+                )
                 if (slope, intercept) != (1.0, 0.0):
                     some *= slope
                     some += intercept
     except (*_UNREADABLE, ValueError) as error:  # it was whole when its size was checked
         raise InputError(
-            "the file changed while it was read", file=path, field="size", found=type(error).__name__,
+            "the file changed while it was read",
+            file=path,
+            field="size",
+            found=type(error).__name__,
             remedy="Wait until it is written, and try again.",
-        ) from error  # fmt: skip
+        ) from error
     return values
 
 
@@ -247,7 +280,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False) as f:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
+        ) as f:
             temporary = f.name
             f.write(content)
             f.flush()

@@ -43,7 +43,10 @@ class Bounds:
     def inside(self, theta: Tensor) -> Tensor:
         """A start that no bound holds."""
         width = self.upper - self.lower
-        return torch.minimum(torch.maximum(torch.nan_to_num(theta), self.lower + 1e-6 * width), self.upper - 0.05 * width)
+        return torch.minimum(
+            torch.maximum(torch.nan_to_num(theta), self.lower + 1e-6 * width),
+            self.upper - 0.05 * width,
+        )
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,25 @@ class Descent:
         """Voxel by voxel the better of the two."""
         take = other.cost < self.cost * (1 - 1e-9)
         return Descent(
-            *(torch.where(take.reshape(-1, *[1] * (a.ndim - 1)), b, a)
-              for a, b in ((getattr(self, n), getattr(other, n)) for n in ("theta", "f", "J", "cost", "converged")))
-        )  # fmt: skip
+            *(
+                torch.where(take.reshape(-1, *[1] * (a.ndim - 1)), b, a)
+                for a, b in (
+                    (getattr(self, n), getattr(other, n))
+                    for n in ("theta", "f", "J", "cost", "converged")
+                )
+            )
+        )
 
 
 def descend(
-    curves: Curves, C: Tensor, start: Tensor, bounds: Bounds, wanted: Tensor, prior: NormalPrior | None, iterations: int
-) -> Descent:  # fmt: skip
+    curves: Curves,
+    C: Tensor,
+    start: Tensor,
+    bounds: Bounds,
+    wanted: Tensor,
+    prior: NormalPrior | None,
+    iterations: int,
+) -> Descent:
     """Fit every curve of ``C`` ``(n, t)`` that is wanted ``(n,)`` from its own start ``(n, p)``; the others stay where they start."""
     theta = bounds.inside(start)
     damping = torch.full((len(C),), 1e-3, dtype=C.dtype, device=C.device)
@@ -89,7 +103,9 @@ def descend(
         theta[accepted], f[accepted], J[accepted] = trial[better], f_trial[better], J_trial[better]
         cost[accepted] = cost_trial[better]
         # a floor: parallel columns must not make the step singular
-        damping[active] = torch.where(better, damping[active] / 8, damping[active] * 6).clamp_min(1e-10)
+        damping[active] = torch.where(better, damping[active] / 8, damping[active] * 6).clamp_min(
+            1e-10
+        )
         done = (size < 1e-5) | (damping[active] > 1e8)
         converged[active[done]] = True
         active = active[~done]
@@ -104,7 +120,9 @@ def _of_prior(theta: Tensor, prior: NormalPrior | None) -> Tensor:
     return prior.noise_sd**2 * torch.einsum("np,npq,nq->n", away, prior.precision, away)
 
 
-def _bounded_step(J: Tensor, r: Tensor, theta: Tensor, damping: Tensor, bounds: Bounds, prior: NormalPrior | None) -> Tensor:
+def _bounded_step(
+    J: Tensor, r: Tensor, theta: Tensor, damping: Tensor, bounds: Bounds, prior: NormalPrior | None
+) -> Tensor:
     """Damped Gauss-Newton step of the parameters that are free to move."""
     H = J @ J.transpose(1, 2)
     g = (J @ r[..., None])[..., 0]

@@ -18,7 +18,12 @@ from nanopinn.imaging.placement import Placement
 from nanopinn.imaging.result import ImagingMaps
 from nanopinn.imaging.series import Series, read_series
 from nanopinn.imaging.t1.b1 import B1Map, load_b1
-from nanopinn.imaging.tracer import frame_noise, study_baseline_effect, study_concentration, study_t1
+from nanopinn.imaging.tracer import (
+    frame_noise,
+    study_baseline_effect,
+    study_concentration,
+    study_t1,
+)
 from nanopinn.progress import Progress, silent
 
 __all__ = ["ImagingMaps", "make_maps"]
@@ -26,7 +31,9 @@ __all__ = ["ImagingMaps", "make_maps"]
 Array = NDArray[np.float64]
 
 
-def make_maps(inputs: ImagingInputs, *, progress: Progress = silent, device: str = "cpu", need_ph: bool = True) -> ImagingMaps:
+def make_maps(
+    inputs: ImagingInputs, *, progress: Progress = silent, device: str = "cpu", need_ph: bool = True
+) -> ImagingMaps:
     """Turn files into maps.
 
     Args:
@@ -40,7 +47,10 @@ def make_maps(inputs: ImagingInputs, *, progress: Progress = silent, device: str
     progress("reading", 0.0, {})
     read = fingerprints(inputs.files())
     series = read_series(inputs, lambda done: progress("motion", done, {}))
-    t, B1 = series.acquisition.frame_times_s, None if inputs.b1 is None else load_b1(inputs.b1, inputs.orientation)
+    t, B1 = (
+        series.acquisition.frame_times_s,
+        None if inputs.b1 is None else load_b1(inputs.b1, inputs.orientation),
+    )
     onto = Placement(series.anatomy, series.affine, inputs.register)
     T1 = study_t1(inputs, series, B1, onto)
     C = study_concentration(inputs, series, T1.T1_s, T1.std_s, B1)
@@ -52,41 +62,81 @@ def make_maps(inputs: ImagingInputs, *, progress: Progress = silent, device: str
     aif, delay, delay_notes = arrived(inputs, given.curve, curves, t)
     unchanged(read, inputs.files())  # from here on nothing is read
     fitted = fit_volume(
-        C, aif, t, model=inputs.model, delay_window_s=DELAY_WINDOW_S if inputs.delay == "voxel" else None,
-        smooth=inputs.smooth, device=device, progress=lambda done: progress("kinetics", 0.2 + 0.8 * done, {}),
-    )  # fmt: skip
+        C,
+        aif,
+        t,
+        model=inputs.model,
+        delay_window_s=DELAY_WINDOW_S if inputs.delay == "voxel" else None,
+        smooth=inputs.smooth,
+        device=device,
+        progress=lambda done: progress("kinetics", 0.2 + 0.8 * done, {}),
+    )
     noise, noise_notes = frame_noise(C, fitted, mask)
     nothing = np.full(series.shape, np.nan)
     return ImagingMaps(
-        affine=series.affine, voxel_size_m=series.voxel_mm * 1e-3, mask=mask, kinetics=fitted,
-        t1_s=T1.T1_s, t1_std_s=nothing if T1.std_s is None else T1.std_s,
-        concentration_mM=C.mM, concentration_sd_mM=noise, baseline_effect_mM=study_baseline_effect(inputs, series, T1.T1_s, B1, fitted),
-        frame_times_s=t, aif=aif, arterial_voxels=given.voxels, delay_s=delay, motion=series.motion, ph=ph.measured,
-        ph_std=ph.std, ph_filled=ph.filled, ph_fill_value=ph.fill_value, ph_common_std=ph.common_std,
-        ph_coverage=ph.coverage, ph_validity=ph.validity,
-        onto=onto, read=read,
+        affine=series.affine,
+        voxel_size_m=series.voxel_mm * 1e-3,
+        mask=mask,
+        kinetics=fitted,
+        t1_s=T1.T1_s,
+        t1_std_s=nothing if T1.std_s is None else T1.std_s,
+        concentration_mM=C.mM,
+        concentration_sd_mM=noise,
+        baseline_effect_mM=study_baseline_effect(inputs, series, T1.T1_s, B1, fitted),
+        frame_times_s=t,
+        aif=aif,
+        arterial_voxels=given.voxels,
+        delay_s=delay,
+        motion=series.motion,
+        ph=ph.measured,
+        ph_std=ph.std,
+        ph_filled=ph.filled,
+        ph_fill_value=ph.fill_value,
+        ph_common_std=ph.common_std,
+        ph_coverage=ph.coverage,
+        ph_validity=ph.validity,
+        onto=onto,
+        read=read,
         assumptions=(
-            *series.assumptions, *([B1.note] if B1 is not None else []), *T1.assumptions, *_choices(inputs), *mask_notes,
-            *arrival_notes, *given.assumptions, *delay_notes, *noise_notes, *ph.assumptions,
+            *series.assumptions,
+            *([B1.note] if B1 is not None else []),
+            *T1.assumptions,
+            *_choices(inputs),
+            *mask_notes,
+            *arrival_notes,
+            *given.assumptions,
+            *delay_notes,
+            *noise_notes,
+            *ph.assumptions,
         ),
-    )  # fmt: skip
+    )
 
 
 def _choices(inputs: ImagingInputs) -> list[str]:
     """What was chosen beside the defaults."""
     said = []
     if inputs.relation == "linear":
-        said.append("Concentration is taken as proportional to the relative enhancement, which saturates: high values come out low.")
+        said.append(
+            "Concentration is taken as proportional to the relative enhancement, which saturates: high values come out low."
+        )
     if inputs.smooth:
-        said.append("Kinetic maps are smoothed as far as neighbours are alike; standard deviations are those given the neighbours.")
+        said.append(
+            "Kinetic maps are smoothed as far as neighbours are alike; standard deviations are those given the neighbours."
+        )
     if inputs.model == "auto":
-        said.append("Each voxel carries the model with the least AICc; parameters that its model lacks are NaN there.")
+        said.append(
+            "Each voxel carries the model with the least AICc; parameters that its model lacks are NaN there."
+        )
     return said
 
 
-def _tumour(inputs: ImagingInputs, C: Concentration, t: Array, affine: Array) -> tuple[NDArray[np.bool_], list[str]]:
+def _tumour(
+    inputs: ImagingInputs, C: Concentration, t: Array, affine: Array
+) -> tuple[NDArray[np.bool_], list[str]]:
     if inputs.mask is not None:
-        return load_mask(inputs.mask, (C.mM.shape[1], C.mM.shape[2], C.mM.shape[3]), affine, inputs.orientation), []
+        return load_mask(
+            inputs.mask, (C.mM.shape[1], C.mM.shape[2], C.mM.shape[3]), affine, inputs.orientation
+        ), []
     mask = automatic_mask(C.mM, t)
     return mask, [
         "No mask was given: the tumour is the largest region whose area under the concentration curve exceeds "
@@ -94,15 +144,35 @@ def _tumour(inputs: ImagingInputs, C: Concentration, t: Array, affine: Array) ->
     ]
 
 
-def _ph(inputs: ImagingInputs, series: Series, mask: NDArray[np.bool_], B1: B1Map | None, onto: Placement, needed: bool) -> PhMap:
+def _ph(
+    inputs: ImagingInputs,
+    series: Series,
+    mask: NDArray[np.bool_],
+    B1: B1Map | None,
+    onto: Placement,
+    needed: bool,
+) -> PhMap:
     if inputs.cest is not None:
         chosen, orientation = inputs.cest_choices, inputs.orientation
-        return load_ph(inputs.cest, series.affine, mask, chosen=chosen, B1=B1, orientation=orientation, onto=onto)
+        return load_ph(
+            inputs.cest,
+            series.affine,
+            mask,
+            chosen=chosen,
+            B1=B1,
+            orientation=orientation,
+            onto=onto,
+        )
     if inputs.assume_ph is None and not needed:
-        return PhMap.nowhere(np.full(series.shape, np.nan), float("nan"), "No pH was given: there is no pH map.")
+        return PhMap.nowhere(
+            np.full(series.shape, np.nan), float("nan"), "No pH was given: there is no pH map."
+        )
     if inputs.assume_ph is None:
         raise InputError(
-            "no pH was given", field="--cest", found="nothing", expected="a pH map",
+            "no pH was given",
+            field="--cest",
+            found="nothing",
+            expected="a pH map",
             remedy="Give --cest FILE, or --assume-ph VALUE, which the report will name.",
-        )  # fmt: skip
+        )
     return assumed_ph(inputs.assume_ph, mask)

@@ -16,7 +16,12 @@ from nanopinn.imaging.nifti import Orientation
 Array = NDArray[np.float64]
 
 
-def load_mask(path: str | Path, shape: tuple[int, int, int], affine: Array, orientation: Orientation | None = None) -> NDArray[np.bool_]:
+def load_mask(
+    path: str | Path,
+    shape: tuple[int, int, int],
+    affine: Array,
+    orientation: Orientation | None = None,
+) -> NDArray[np.bool_]:
     """Read a mask (anything above one half is tumour) and bring it to the DCE grid.
 
     Raises:
@@ -25,17 +30,25 @@ def load_mask(path: str | Path, shape: tuple[int, int, int], affine: Array, orie
     values, own, _ = read_map(path, orientation=orientation)
     if not (values > 0.5).any():
         raise InputError(
-            "the mask is empty", file=path, field="values", found=f"maximum {np.nanmax(values):g}",
-            expected="voxels above 0.5", remedy="Draw the tumour, or leave --mask out.",
-        )  # fmt: skip
+            "the mask is empty",
+            file=path,
+            field="values",
+            found=f"maximum {np.nanmax(values):g}",
+            expected="voxels above 0.5",
+            remedy="Draw the tumour, or leave --mask out.",
+        )
     if not same_grid(shape, affine, values.shape, own):
         values = np.nan_to_num(resample((values > 0.5).astype(float), own, shape, affine))
     mask = values > 0.5
     if not mask.any():
         raise InputError(
-            "the mask does not overlap the DCE scan", file=path, field="affine", found="0 voxels in common",
-            expected="the same world coordinates", remedy="Check both affines.",
-        )  # fmt: skip
+            "the mask does not overlap the DCE scan",
+            file=path,
+            field="affine",
+            found="0 voxels in common",
+            expected="the same world coordinates",
+            remedy="Check both affines.",
+        )
     return mask
 
 
@@ -54,9 +67,12 @@ def automatic_mask(concentration_mM: Array, frame_times_s: Array) -> NDArray[np.
     labels, count = ndimage.label(ndimage.binary_fill_holes(closed))
     if count == 0 or smooth.max() <= 0:
         raise InputError(
-            "nothing enhances, so no tumour can be found", field="--mask", found="no enhancing region",
-            expected="a tumour that takes up contrast", remedy="Give a mask with --mask.",
-        )  # fmt: skip
+            "nothing enhances, so no tumour can be found",
+            field="--mask",
+            found="no enhancing region",
+            expected="a tumour that takes up contrast",
+            remedy="Give a mask with --mask.",
+        )
     sizes = ndimage.sum_labels(np.ones_like(area), labels, index=np.arange(1, count + 1))
     return np.asarray(labels == 1 + int(np.argmax(sizes)))
 

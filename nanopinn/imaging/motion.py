@@ -38,7 +38,7 @@ class MotionTrace:
 
 def correct_motion(
     series: Array, voxel_mm: Array, *, progress: Callable[[float], None] = lambda done: None
-) -> tuple[Array, MotionTrace]:  # fmt: skip
+) -> tuple[Array, MotionTrace]:
     """Bring every frame of a series to its temporal median, rigidly, by mutual information.
 
     Enhancement changes intensities, not places: mutual information (Mattes 2003) does not take it for motion.
@@ -53,7 +53,9 @@ def correct_motion(
     reference, transforms = frames[0], [_still(frames[0])] * len(frames)
     for turn in range(_PASSES):
         moved = [_moved(f, reference, t) for f, t in zip(frames, transforms, strict=True)]
-        reference = _image(np.nanmedian(np.where(np.isfinite(m := np.stack(moved)), m, known), axis=0), voxel_mm)
+        reference = _image(
+            np.nanmedian(np.where(np.isfinite(m := np.stack(moved)), m, known), axis=0), voxel_mm
+        )
         for i, frame in enumerate(frames):
             transforms[i] = _register(reference, frame, transforms[i])
             progress((turn + (i + 1) / len(frames)) / _PASSES)
@@ -73,14 +75,24 @@ def _still(image: sitk.Image) -> sitk.Euler3DTransform:
     return sitk.Euler3DTransform(centre, 0.0, 0.0, 0.0, (0.0, 0.0, 0.0))
 
 
-def _register(reference: sitk.Image, frame: sitk.Image, start: sitk.Euler3DTransform) -> sitk.Euler3DTransform:
+def _register(
+    reference: sitk.Image, frame: sitk.Image, start: sitk.Euler3DTransform
+) -> sitk.Euler3DTransform:
     extremes = sitk.MinimumMaximumImageFilter()
     extremes.Execute(frame)
     if extremes.GetMaximum() <= extremes.GetMinimum():
         return start  # an empty frame has no place
     large = min(reference.GetSize()) >= _THIN
     free = _free(reference.GetSize())
-    return search(reference, frame, start, first_step_mm=1.0, smooth_mm=1.0 if large else 0.0, coarse=large, free=free)
+    return search(
+        reference,
+        frame,
+        start,
+        first_step_mm=1.0,
+        smooth_mm=1.0 if large else 0.0,
+        coarse=large,
+        free=free,
+    )
 
 
 def _free(size: Sequence[int]) -> list[float]:

@@ -40,18 +40,27 @@ def parse_header(raw: bytes, path: Path) -> Any:
     """
     if len(raw) < HEADER_BYTES or raw[344:347] != b"n+1":
         raise InputError(
-            "not a NIfTI-1 file", file=path, found=_what_else(raw), expected="a .nii or .nii.gz volume",
+            "not a NIfTI-1 file",
+            file=path,
+            found=_what_else(raw),
+            expected="a .nii or .nii.gz volume",
             remedy="Convert it, e.g. with dcm2niix.",
-        )  # fmt: skip
+        )
     try:
         header = nib.Nifti1Header(raw[:HEADER_BYTES], check=False)
     except Exception as error:
-        raise InputError("its NIfTI header cannot be read", file=path, remedy="Export the volume again.") from error
+        raise InputError(
+            "its NIfTI header cannot be read", file=path, remedy="Export the volume again."
+        ) from error
     if int(header["sizeof_hdr"]) != HEADER_BYTES:
         raise InputError(
-            "the header is spoiled", file=path, field="sizeof_hdr", found=int(header["sizeof_hdr"]), expected=str(HEADER_BYTES),
+            "the header is spoiled",
+            file=path,
+            field="sizeof_hdr",
+            found=int(header["sizeof_hdr"]),
+            expected=str(HEADER_BYTES),
             remedy="Copy or export the volume again.",
-        )  # fmt: skip
+        )
     if float(header["pixdim"][0]) == 0:
         header["pixdim"][0] = 1  # which is what the standard takes it for
     return header
@@ -79,39 +88,60 @@ def check_kind(header: Any, path: Path) -> None:
         shape = shape[:-1]
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise InputError(
-            "the volume has the wrong dimensions", file=path, field="dim",
-            found="x".join(map(str, shape)) or "none", expected="3 or 4 axes, all positive",
+            "the volume has the wrong dimensions",
+            file=path,
+            field="dim",
+            found="x".join(map(str, shape)) or "none",
+            expected="3 or 4 axes, all positive",
             remedy="Export one volume or one series per file.",
-        )  # fmt: skip
+        )
     try:
         dtype = header.get_data_dtype()
     except Exception as error:
         raise InputError(
-            "unknown data type", file=path, field="datatype", found=int(header["datatype"]),
+            "unknown data type",
+            file=path,
+            field="datatype",
+            found=int(header["datatype"]),
             remedy="Export the volume again.",
-        ) from error  # fmt: skip
+        ) from error
     if dtype.fields is not None or dtype.kind not in "fiu":
         raise InputError(
-            "colour or complex data are not quantities", file=path, field="datatype", found=str(dtype),
-            expected="integers or floats", remedy="Export magnitude images.",
-        )  # fmt: skip
+            "colour or complex data are not quantities",
+            file=path,
+            field="datatype",
+            found=str(dtype),
+            expected="integers or floats",
+            remedy="Export magnitude images.",
+        )
     if int(header["bitpix"]) != 8 * dtype.itemsize:
         raise InputError(
-            "data type and bits per voxel contradict each other", file=path, field="datatype, bitpix",
-            found=f"{dtype} and {int(header['bitpix'])}", expected=f"{8 * dtype.itemsize} bits", remedy="Export the volume again.",
-        )  # fmt: skip
+            "data type and bits per voxel contradict each other",
+            file=path,
+            field="datatype, bitpix",
+            found=f"{dtype} and {int(header['bitpix'])}",
+            expected=f"{8 * dtype.itemsize} bits",
+            remedy="Export the volume again.",
+        )
     if (voxels := _voxels(header)) > MOST_VOXELS:
         raise InputError(
-            "the volume is too large", file=path, field="dim", found=f"{'x'.join(map(str, shape))}, {voxels} voxels",
+            "the volume is too large",
+            file=path,
+            field="dim",
+            found=f"{'x'.join(map(str, shape))}, {voxels} voxels",
             expected=f"at most {MOST_VOXELS} voxels, frames included",
             remedy="Cut it to the tumour and what surrounds it, or average frames.",
-        )  # fmt: skip
+        )
     units = int(header["xyzt_units"])
     if units & 7 not in _SPACE_UNITS_MM or units & 56 not in _TIME_UNITS_S:
         raise InputError(
-            "unknown units", file=path, field="xyzt_units", found=units, expected="m, mm or um; s, ms or us",
+            "unknown units",
+            file=path,
+            field="xyzt_units",
+            found=units,
+            expected="m, mm or um; s, ms or us",
             remedy="Correct the header.",
-        )  # fmt: skip
+        )
 
 
 def data_offset(header: Any, path: Path) -> int:
@@ -123,9 +153,13 @@ def data_offset(header: Any, path: Path) -> int:
     offset = float(header["vox_offset"]) or 352.0
     if not np.isfinite(offset) or not 352 <= offset <= _MOST_OFFSET or offset != int(offset):
         raise InputError(
-            "the data cannot begin there", file=path, field="vox_offset", found=offset,
-            expected=f"352 to {_MOST_OFFSET}, a whole number", remedy="Export the volume again.",
-        )  # fmt: skip
+            "the data cannot begin there",
+            file=path,
+            field="vox_offset",
+            found=offset,
+            expected=f"352 to {_MOST_OFFSET}, a whole number",
+            remedy="Export the volume again.",
+        )
     return int(offset)
 
 
@@ -138,11 +172,13 @@ def check_packing(header: Any, path: Path, packed_bytes: int) -> None:
     voxels = _voxels(header)
     if voxels > MOST_PACKED_VOXELS and packed_bytes * _VOXELS_A_BYTE < voxels:
         raise InputError(
-            "so small a compressed file holds no image of that size", file=path, field="dim, size",
+            "so small a compressed file holds no image of that size",
+            file=path,
+            field="dim, size",
             found=f"{voxels} voxels in {packed_bytes} bytes",
             expected=f"at most {MOST_PACKED_VOXELS} voxels, or a byte for every {_VOXELS_A_BYTE}",
             remedy="Cut the volume to the tumour and what surrounds it, or store it uncompressed.",
-        )  # fmt: skip
+        )
 
 
 def scaling(header: Any, path: Path) -> tuple[float, float]:
@@ -156,9 +192,13 @@ def scaling(header: Any, path: Path) -> tuple[float, float]:
         return 1.0, 0.0
     if not np.isfinite(slope) or not np.isfinite(intercept):
         raise InputError(
-            "the scaling of the values is no number", file=path, field="scl_slope, scl_inter", found=f"{slope} and {intercept}",
-            expected="two finite numbers", remedy="Export the volume again.",
-        )  # fmt: skip
+            "the scaling of the values is no number",
+            file=path,
+            field="scl_slope, scl_inter",
+            found=f"{slope} and {intercept}",
+            expected="two finite numbers",
+            remedy="Export the volume again.",
+        )
     return slope, intercept
 
 
@@ -176,7 +216,9 @@ def frame_spacing_s(header: Any) -> float:
     return float(header["pixdim"][4]) * _TIME_UNITS_S[int(header["xyzt_units"]) & 56]
 
 
-def world_affine(header: Any, path: Path, orientation: Orientation | None) -> tuple[Array, list[str]]:
+def world_affine(
+    header: Any, path: Path, orientation: Orientation | None
+) -> tuple[Array, list[str]]:
     """Voxel indices to RAS mm, and what was assumed for it.
 
     Raises:
@@ -184,29 +226,46 @@ def world_affine(header: Any, path: Path, orientation: Orientation | None) -> tu
             geometry is impossible.
     """
     unit = _SPACE_UNITS_MM[int(header["xyzt_units"]) & 7]
-    notes = [] if int(header["xyzt_units"]) & 7 else ["units of space are not declared and are taken as mm"]
+    notes = (
+        []
+        if int(header["xyzt_units"]) & 7
+        else ["units of space are not declared and are taken as mm"]
+    )
     pixdim = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64)) * unit
     if not np.isfinite(pixdim).all() or (np.asarray(header["pixdim"][1:4]) <= 0).any():
         raise InputError(
-            "voxel sizes must be positive", file=path, field="pixdim",
-            found=np.asarray(header["pixdim"][1:4]).tolist(), expected="three positive lengths",
+            "voxel sizes must be positive",
+            file=path,
+            field="pixdim",
+            found=np.asarray(header["pixdim"][1:4]).tolist(),
+            expected="three positive lengths",
             remedy="Correct the header.",
-        )  # fmt: skip
+        )
     if not _SMALLEST_MM <= pixdim.min() <= pixdim.max() <= _LARGEST_MM:
         raise InputError(
-            "voxels of tissue have no such sizes", file=path, field="pixdim, xyzt_units", found=f"{pixdim.tolist()} mm",
-            expected=f"{_SMALLEST_MM:g} to {_LARGEST_MM:g} mm", remedy="Correct the unit of space in the header.",
-        )  # fmt: skip
+            "voxels of tissue have no such sizes",
+            file=path,
+            field="pixdim, xyzt_units",
+            found=f"{pixdim.tolist()} mm",
+            expected=f"{_SMALLEST_MM:g} to {_LARGEST_MM:g} mm",
+            remedy="Correct the unit of space in the header.",
+        )
     forms = _forms(header, path, unit)
     if orientation is not None and orientation not in forms:
         raise InputError(
-            "the chosen orientation is not in the file", file=path, field="--orientation", found=orientation,
-            expected=" or ".join(forms) or "none: the file declares no orientation", remedy="Leave it out.",
-        )  # fmt: skip
+            "the chosen orientation is not in the file",
+            file=path,
+            field="--orientation",
+            found=orientation,
+            expected=" or ".join(forms) or "none: the file declares no orientation",
+            remedy="Leave it out.",
+        )
     if orientation is None:
         _one_geometry(forms, pixdim, path)
     if not forms:
-        notes.append("no orientation is declared: voxel axes are taken as right, anterior, superior")
+        notes.append(
+            "no orientation is declared: voxel axes are taken as right, anterior, superior"
+        )
         return np.diag([*pixdim, 1.0]), notes
     return forms[orientation] if orientation else next(iter(forms.values())), notes
 
@@ -220,21 +279,42 @@ def _forms(header: Any, path: Path, unit: float) -> dict[str, Array]:
         try:
             affine = np.asarray(read(), dtype=np.float64)
         except Exception as error:
-            raise InputError("its orientation cannot be read", file=path, field=name, remedy="Correct the header.") from error
+            raise InputError(
+                "its orientation cannot be read",
+                file=path,
+                field=name,
+                remedy="Correct the header.",
+            ) from error
         with np.errstate(over="ignore", invalid="ignore"):
             affine[:3] *= unit
             lengths = np.linalg.norm(affine[:3, :3], axis=0)
             volume = abs(np.linalg.det(affine[:3, :3]))
-        if not np.isfinite(affine).all() or not np.isfinite(volume) or volume <= 1e-6 * lengths.prod():
+        if (
+            not np.isfinite(affine).all()
+            or not np.isfinite(volume)
+            or volume <= 1e-6 * lengths.prod()
+        ):
             raise InputError(
-                "the affine is singular", file=path, field=name, found=np.round(affine[:3], 3).tolist(),
-                expected="three independent axes", remedy="Correct the header.",
-            )  # fmt: skip
-        if not lengths.max() <= _LARGEST_MM or not lengths.min() >= _SMALLEST_MM or np.abs(affine[:3, 3]).max() > _FARTHEST_MM:
+                "the affine is singular",
+                file=path,
+                field=name,
+                found=np.round(affine[:3], 3).tolist(),
+                expected="three independent axes",
+                remedy="Correct the header.",
+            )
+        if (
+            not lengths.max() <= _LARGEST_MM
+            or not lengths.min() >= _SMALLEST_MM
+            or np.abs(affine[:3, 3]).max() > _FARTHEST_MM
+        ):
             raise InputError(
-                "no scanner reaches there", file=path, field=name, found=np.round(affine[:3], 3).tolist(),
-                expected=f"voxels of {_SMALLEST_MM:g} to {_LARGEST_MM:g} mm, within {_FARTHEST_MM / 1e3:g} m", remedy="Correct the header.",
-            )  # fmt: skip
+                "no scanner reaches there",
+                file=path,
+                field=name,
+                found=np.round(affine[:3], 3).tolist(),
+                expected=f"voxels of {_SMALLEST_MM:g} to {_LARGEST_MM:g} mm, within {_FARTHEST_MM / 1e3:g} m",
+                remedy="Correct the header.",
+            )
         found[name] = affine
     return found
 
@@ -246,15 +326,21 @@ def _one_geometry(forms: dict[str, Array], pixdim: Array, path: Path) -> None:
         axes, origin = np.abs(s[:3, :3] - q[:3, :3]).max(), np.abs(s[:3, 3] - q[:3, 3]).max()
         if axes > _AXES_AGREE * size or origin > _ORIGIN_AGREES_MM:
             raise InputError(
-                "sform and qform disagree", file=path, field="sform, qform",
+                "sform and qform disagree",
+                file=path,
+                field="sform, qform",
                 found=f"sform {np.round(s[:3], 3).tolist()}, qform {np.round(q[:3], 3).tolist()}",
-                expected="one geometry", remedy="Choose with --orientation sform or --orientation qform.",
-            )  # fmt: skip
+                expected="one geometry",
+                remedy="Choose with --orientation sform or --orientation qform.",
+            )
     for name, affine in forms.items():
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         if np.any(np.abs(lengths - pixdim) > _AXES_AGREE * pixdim):
             raise InputError(
-                f"voxel sizes of pixdim and of the {name} disagree", file=path, field="pixdim",
-                found=pixdim.tolist(), expected=str(np.round(lengths, 4).tolist()),
+                f"voxel sizes of pixdim and of the {name} disagree",
+                file=path,
+                field="pixdim",
+                found=pixdim.tolist(),
+                expected=str(np.round(lengths, 4).tolist()),
                 remedy=f"Choose with --orientation {name}, or correct the header.",
-            )  # fmt: skip
+            )

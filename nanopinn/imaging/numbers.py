@@ -24,6 +24,10 @@ def is_number(found: object) -> TypeGuard[int | float]:
 
 def listed_numbers(listed: Any) -> NDArray[np.float64] | None:
     """A list of numbers ``(n,)``; None if it is anything else."""
-    if not isinstance(listed, (list, tuple)) or len(listed) > MOST_LISTED or not all(is_number(n) for n in listed):
+    if (
+        not isinstance(listed, (list, tuple))
+        or len(listed) > MOST_LISTED
+        or not all(is_number(n) for n in listed)
+    ):
         return None
     return np.array([float(n) for n in listed], dtype=np.float64)

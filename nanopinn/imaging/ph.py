@@ -51,7 +51,16 @@ class PhMap:
     def nowhere(cls, filled: Array, fill_value: float, note: str) -> PhMap:
         """No pH was measured; what the physics is given in its place, and what is to be said of that."""
         nothing = np.full(filled.shape, np.nan)
-        return cls(nothing, nothing, filled, fill_value, 0.0, 0.0, np.full(filled.shape, int(Validity.OUTSIDE), dtype=np.int32), (note,))
+        return cls(
+            nothing,
+            nothing,
+            filled,
+            fill_value,
+            0.0,
+            0.0,
+            np.full(filled.shape, int(Validity.OUTSIDE), dtype=np.int32),
+            (note,),
+        )
 
 
 @dataclass(frozen=True)
@@ -75,17 +84,26 @@ def assumed_ph(pH: float, mask: NDArray[np.bool_]) -> PhMap:
     """
     if not LOWEST_PH <= pH <= HIGHEST_PH:
         raise InputError(
-            "not an extracellular pH", field="--assume-ph", found=pH, expected=f"{LOWEST_PH} to {HIGHEST_PH}",
+            "not an extracellular pH",
+            field="--assume-ph",
+            found=pH,
+            expected=f"{LOWEST_PH} to {HIGHEST_PH}",
             remedy="Give the pH itself, e.g. 6.9.",
-        )  # fmt: skip
+        )
     note = f"pH was not measured: {pH:g} is assumed throughout the tumour, so release is not informed by a pH map."
     return PhMap.nowhere(np.where(mask, pH, value("pHe_n")), pH, note)
 
 
 def load_ph(
-    path: str | Path, affine: Array, mask: NDArray[np.bool_], *, chosen: CestChoices | None = None, B1: B1Map | None = None,
-    orientation: Orientation | None = None, onto: Placement | None = None,
-) -> PhMap:  # fmt: skip
+    path: str | Path,
+    affine: Array,
+    mask: NDArray[np.bool_],
+    *,
+    chosen: CestChoices | None = None,
+    B1: B1Map | None = None,
+    orientation: Orientation | None = None,
+    onto: Placement | None = None,
+) -> PhMap:
     """pH of a ready map (3-D) or of Z-spectra (4-D), computed on its own grid and brought to that of the DCE scan last.
 
     B0 and B1 maps are taken to lie with the CEST scan as their affines say, and move with it.
@@ -97,35 +115,63 @@ def load_ph(
         InputError: it is neither, or less than 30 % of the tumour lies inside it, or none of that has a pH.
     """
     own = _own_grid(path, chosen or CestChoices(), B1, orientation)
-    placed, moved = (own.affine, []) if onto is None else onto.of("CEST scan", own.anatomy, own.affine, path)
+    placed, moved = (
+        (own.affine, []) if onto is None else onto.of("CEST scan", own.anatomy, own.affine, path)
+    )
     notes = [*own.assumptions, *moved]
     shape = (mask.shape[0], mask.shape[1], mask.shape[2])
     inside = np.isfinite(resample(np.zeros(own.pH.shape), placed, shape, affine))
     overlap = float(inside[mask].mean())
     if overlap < SMALLEST_OVERLAP:
         raise InputError(
-            "the pH scan does not overlap the tumour", file=path, field="affine", found=f"{overlap:.0%} of the tumour inside it",
-            expected=f"at least {SMALLEST_OVERLAP:.0%}", remedy="Check both affines, or register the scans (--register rigid).",
-        )  # fmt: skip
+            "the pH scan does not overlap the tumour",
+            file=path,
+            field="affine",
+            found=f"{overlap:.0%} of the tumour inside it",
+            expected=f"at least {SMALLEST_OVERLAP:.0%}",
+            remedy="Check both affines, or register the scans (--register rigid).",
+        )
     on_dce, std = (resample(m, placed, shape, affine) for m in (own.pH, own.std))
     coverage = float(np.isfinite(on_dce[mask]).mean())
     if coverage == 0:
         raise InputError(
-            "no voxel of the tumour has a pH", file=path, field="values", found=f"0 of {int(mask.sum())} tumour voxels",
-            expected="agent in the tumour, and a ratio within the calibrated range", remedy="Look at the assumptions of `nanopinn maps`.",
-        )  # fmt: skip
+            "no voxel of the tumour has a pH",
+            file=path,
+            field="values",
+            found=f"0 of {int(mask.sum())} tumour voxels",
+            expected="agent in the tumour, and a ratio within the calibrated range",
+            remedy="Look at the assumptions of `nanopinn maps`.",
+        )
     fill = float(np.mean(on_dce[mask & np.isfinite(on_dce)]))
     filled = np.where(np.isfinite(on_dce), on_dce, np.where(mask, fill, value("pHe_n")))
-    notes.insert(0, f"pH was measured in {coverage:.0%} of the tumour ({overlap:.0%} of it lies inside the scan).")
+    notes.insert(
+        0,
+        f"pH was measured in {coverage:.0%} of the tumour ({overlap:.0%} of it lies inside the scan).",
+    )
     if coverage < 1:
-        notes.append(f"Tumour voxels where pH was not measured carry the measured mean, {fill:.2f}.")
+        notes.append(
+            f"Tumour voxels where pH was not measured carry the measured mean, {fill:.2f}."
+        )
     notes.append(f"Outside the tumour, unmeasured tissue carries pH {value('pHe_n'):g}.")
     codes = resample(own.validity.astype(np.float64), placed, shape, affine, order=0)
-    validity = np.where(np.isfinite(codes), np.nan_to_num(codes), int(Validity.OUTSIDE)).astype(np.int32)
-    return PhMap(on_dce, np.where(np.isfinite(on_dce), std, np.nan), filled, fill, own.common_std, coverage, validity, tuple(notes))
+    validity = np.where(np.isfinite(codes), np.nan_to_num(codes), int(Validity.OUTSIDE)).astype(
+        np.int32
+    )
+    return PhMap(
+        on_dce,
+        np.where(np.isfinite(on_dce), std, np.nan),
+        filled,
+        fill,
+        own.common_std,
+        coverage,
+        validity,
+        tuple(notes),
+    )
 
 
-def _own_grid(path: str | Path, chosen: CestChoices, B1: B1Map | None, orientation: Orientation | None) -> _OwnGrid:
+def _own_grid(
+    path: str | Path, chosen: CestChoices, B1: B1Map | None, orientation: Orientation | None
+) -> _OwnGrid:
     volume = read_volume(path, orientation=orientation)
     if volume.ndim == 4:
         found = measure_ph(path, chosen, B1=B1, orientation=orientation)
@@ -141,15 +187,21 @@ def _own_grid(path: str | Path, chosen: CestChoices, B1: B1Map | None, orientati
     side = read_sidecar(path)
     if "SaturationOffsetsPPM" in side or "SaturationOffsetsHz" in side:
         raise InputError(
-            "a Z-spectrum must have four dimensions", file=path, field="dimensions", found="x".join(map(str, volume.shape)),
-            expected="(x, y, z, offset)", remedy="Give the whole series, or remove the offsets from the sidecar of a pH map.",
-        )  # fmt: skip
+            "a Z-spectrum must have four dimensions",
+            file=path,
+            field="dimensions",
+            found="x".join(map(str, volume.shape)),
+            expected="(x, y, z, offset)",
+            remedy="Give the whole series, or remove the offsets from the sidecar of a pH map.",
+        )
     values, notes = _plausible(np.asarray(volume.numpy(), dtype=np.float64), path)
     noise, noise_note = _noise(path)
     std = np.where(np.isfinite(values), noise, np.nan)
     validity = np.where(np.isfinite(values), 0, int(Validity.NO_SPECTRUM)).astype(np.int32)
     affine = np.asarray(volume.affine, dtype=np.float64)
-    return _OwnGrid(values, std, np.nan_to_num(values), affine, 0.0, validity, (*notes, *noise_note))
+    return _OwnGrid(
+        values, std, np.nan_to_num(values), affine, 0.0, validity, (*notes, *noise_note)
+    )
 
 
 def _plausible(values: Array, path: str | Path) -> tuple[Array, list[str]]:
@@ -157,21 +209,39 @@ def _plausible(values: Array, path: str | Path) -> tuple[Array, list[str]]:
     known = np.isfinite(values) & (values != 0) & (values != -1)
     if not known.any():
         raise InputError(
-            "the pH map holds no value", file=path, field="values", found="only 0, -1 and NaN, which are 'missing'",
-            expected=f"{LOWEST_PH} to {HIGHEST_PH}", remedy="Export the map again.",
-        )  # fmt: skip
+            "the pH map holds no value",
+            file=path,
+            field="values",
+            found="only 0, -1 and NaN, which are 'missing'",
+            expected=f"{LOWEST_PH} to {HIGHEST_PH}",
+            remedy="Export the map again.",
+        )
     low, high = (float(q) for q in np.percentile(values[known], [2, 98]))
-    clipped = [f"{v:.2f}" for v in (float(values[known].min()), float(values[known].max())) if (values[known] == v).mean() > 0.05]
+    clipped = [
+        f"{v:.2f}"
+        for v in (float(values[known].min()), float(values[known].max()))
+        if (values[known] == v).mean() > 0.05
+    ]
     if not (low >= LOWEST_PH and high <= HIGHEST_PH):
         raise InputError(
-            "these are not pH values", file=path, field="values", found=f"{low:.3g} to {high:.3g}",
-            expected=f"{LOWEST_PH} to {HIGHEST_PH}", remedy="Give a pH map, not a ratio or a contrast map.",
-        )  # fmt: skip
+            "these are not pH values",
+            file=path,
+            field="values",
+            found=f"{low:.3g} to {high:.3g}",
+            expected=f"{LOWEST_PH} to {HIGHEST_PH}",
+            remedy="Give a pH map, not a ratio or a contrast map.",
+        )
     good = known & (values >= LOWEST_PH) & (values <= HIGHEST_PH)
     lost = int((known & ~good).sum())
-    notes = [f"{lost} voxels of the pH map outside {LOWEST_PH} to {HIGHEST_PH} count as not measured."] if lost else []
+    notes = (
+        [f"{lost} voxels of the pH map outside {LOWEST_PH} to {HIGHEST_PH} count as not measured."]
+        if lost
+        else []
+    )
     if clipped and np.unique(values[good]).size > 20:
-        notes.append(f"The pH map looks clipped at {' and '.join(clipped)}: values there may lie beyond.")
+        notes.append(
+            f"The pH map looks clipped at {' and '.join(clipped)}: values there may lie beyond."
+        )
     return np.where(good, values, np.nan), notes
 
 
@@ -181,9 +251,15 @@ def _noise(path: str | Path) -> tuple[float, list[str]]:
     found = side.get("pHStd", value("sd_pHe"))
     if not is_number(found) or not 0 < found < 2:
         raise InputError(
-            "not a standard deviation of pH", file=sidecar_path(path), field="pHStd", found=found,
-            expected="0 to 2", remedy="Correct the sidecar.",
-        )  # fmt: skip
+            "not a standard deviation of pH",
+            file=sidecar_path(path),
+            field="pHStd",
+            found=found,
+            expected="0 to 2",
+            remedy="Correct the sidecar.",
+        )
     if "pHStd" in side:
         return float(found), []
-    return float(found), [f"The noise of the pH map is taken as {found:g} (no pHStd in its sidecar)."]
+    return float(found), [
+        f"The noise of the pH map is taken as {found:g} (no pHStd in its sidecar)."
+    ]

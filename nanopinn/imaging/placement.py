@@ -39,7 +39,9 @@ class Placement:
     affine: Array
     method: Registration = "none"
 
-    def of(self, what: str, image: Array, affine: Array, file: str | Path) -> tuple[Array, list[str]]:
+    def of(
+        self, what: str, image: Array, affine: Array, file: str | Path
+    ) -> tuple[Array, list[str]]:
         """The affine under which a scan lies on the DCE scan, and what is to be said of how it got there.
 
         Args:
@@ -52,11 +54,19 @@ class Placement:
             return affine, []
         found = self._found(image, affine, file)
         gain = found.information[1] - found.information[0]
-        if gain <= 0 and self._largest_move(image.shape, affine, found) < float(np.linalg.norm(affine[:3, :3], axis=0).min()):
+        if gain <= 0 and self._largest_move(image.shape, affine, found) < float(
+            np.linalg.norm(affine[:3, :3], axis=0).min()
+        ):
             # interpolation blurs, so a scan that lies right already shows less information anywhere but there
-            return affine, [f"The {what} lies on the DCE scan as its affine says: mutual information was highest there."]
+            return affine, [
+                f"The {what} lies on the DCE scan as its affine says: mutual information was highest there."
+            ]
         self._check(image.shape, affine, found, gain, file)
-        stretched = f", and its lengths changed by at most {found.stretch:.1%}," if self.method == "affine" else ""
+        stretched = (
+            f", and its lengths changed by at most {found.stretch:.1%},"
+            if self.method == "affine"
+            else ""
+        )
         return found.affine, [
             f"The {what} was moved by {found.shift_mm:.1f} mm and {found.turn_deg:.1f} degrees{stretched} onto the DCE scan, by "
             f"mutual information ({found.information[0]:.3f} before, {found.information[1]:.3f} after)."
@@ -65,25 +75,54 @@ class Placement:
     def _found(self, image: Array, affine: Array, file: str | Path) -> Alignment:
         for name, shown in (("the scan", image), ("the DCE scan", self.anatomy)):
             if np.ptp(np.nan_to_num(shown)) == 0:
-                raise _refused(f"{name} shows nothing to register by", file, "one value everywhere", "anatomy")
+                raise _refused(
+                    f"{name} shows nothing to register by", file, "one value everywhere", "anatomy"
+                )
         if self._inside(image.shape, affine) == 0:
-            raise _refused("the scan cannot be registered, for its affine puts it outside the DCE scan", file, "no overlap", "some overlap")
+            raise _refused(
+                "the scan cannot be registered, for its affine puts it outside the DCE scan",
+                file,
+                "no overlap",
+                "some overlap",
+            )
         assert self.method != "none"
         try:
             return align(image, affine, self.anatomy, self.affine, self.method)
         except RuntimeError as error:
-            raise _refused("the scan could not be registered", file, str(error).strip().splitlines()[-1], "two scans alike") from error
+            raise _refused(
+                "the scan could not be registered",
+                file,
+                str(error).strip().splitlines()[-1],
+                "two scans alike",
+            ) from error
 
-    def _check(self, shape: tuple[int, ...], affine: Array, found: Alignment, gain: float, file: str | Path) -> None:
+    def _check(
+        self, shape: tuple[int, ...], affine: Array, found: Alignment, gain: float, file: str | Path
+    ) -> None:
         before, after = self._inside(shape, affine), self._inside(shape, found.affine)
         width = sorted(np.array(shape) * np.linalg.norm(affine[:3, :3], axis=0))[1]
         if found.shift_mm > width / 2 or after < _SMALLEST_SHARE * before:
             moved = f"a shift of {found.shift_mm:.1f} mm that leaves {after:.0%} of it over the DCE scan ({before:.0%} by the affines)"
-            raise _refused("registration moves the scan out of its field of view", file, moved, f"at most {width / 2:.1f} mm")
+            raise _refused(
+                "registration moves the scan out of its field of view",
+                file,
+                moved,
+                f"at most {width / 2:.1f} mm",
+            )
         if found.turn_deg > _LARGEST_TURN_DEG:
-            raise _refused("registration turns the scan", file, f"{found.turn_deg:.0f} degrees", f"at most {_LARGEST_TURN_DEG:.0f} degrees")
+            raise _refused(
+                "registration turns the scan",
+                file,
+                f"{found.turn_deg:.0f} degrees",
+                f"at most {_LARGEST_TURN_DEG:.0f} degrees",
+            )
         if found.stretch > _LARGEST_STRETCH:
-            raise _refused("registration distorts the scan", file, f"{found.stretch:.0%}", f"at most {_LARGEST_STRETCH:.0%}")
+            raise _refused(
+                "registration distorts the scan",
+                file,
+                f"{found.stretch:.0%}",
+                f"at most {_LARGEST_STRETCH:.0%}",
+            )
         if gain <= 0:
             numbers = f"{found.information[0]:.3f} before, {found.information[1]:.3f} after"
             raise _refused("registration lowers the mutual information", file, numbers, "a gain")
@@ -96,9 +135,18 @@ class Placement:
 
     def _largest_move(self, shape: tuple[int, ...], affine: Array, found: Alignment) -> float:
         """How far the farthest corner of a scan was moved, mm."""
-        corners = np.array([[i, j, k, 1] for i in (0, shape[0] - 1) for j in (0, shape[1] - 1) for k in (0, shape[2] - 1)]).T
+        corners = np.array(
+            [
+                [i, j, k, 1]
+                for i in (0, shape[0] - 1)
+                for j in (0, shape[1] - 1)
+                for k in (0, shape[2] - 1)
+            ]
+        ).T
         return float(np.linalg.norm(((found.affine - affine) @ corners)[:3], axis=0).max())
 
 
 def _refused(problem: str, file: str | Path, found: str, expected: str) -> InputError:
-    return InputError(problem, file=file, field="--register", found=found, expected=expected, remedy=_REMEDY)
+    return InputError(
+        problem, file=file, field="--register", found=found, expected=expected, remedy=_REMEDY
+    )

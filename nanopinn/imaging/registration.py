@@ -36,7 +36,9 @@ class Alignment:
     information: tuple[float, float]
 
 
-def align(image: Array, affine: Array, target: Array, target_affine: Array, kind: Kind = "rigid") -> Alignment:
+def align(
+    image: Array, affine: Array, target: Array, target_affine: Array, kind: Kind = "rigid"
+) -> Alignment:
     """The affine that puts an image where a target shows the same tissue, by mutual information.
 
     The places compared are those of ``image``, so it may be a thin slab or a single slice; the target is averaged over the
@@ -57,24 +59,41 @@ def align(image: Array, affine: Array, target: Array, target_affine: Array, kind
     still = sitk.Euler3DTransform()
     coarse = min(image.shape) >= FLAT
     free = _moves([d == 1 for d in depth[1]])
-    turned = search(fixed, moving, still, first_step_mm=2.0, smooth_mm=2.0, coarse=coarse, free=free)
+    turned = search(
+        fixed, moving, still, first_step_mm=2.0, smooth_mm=2.0, coarse=coarse, free=free
+    )
     move = _matrix(turned)
     if kind == "affine":
         # the stretch comes first, along the scan's own axes, so that what is held of it stays held
         free = [*_stretches([min(d) < FLAT for d in zip(*depth, strict=True)]), *free[3:]]
         stretched = search(
-            fixed, moving, sitk.AffineTransform(3), first_step_mm=0.5, smooth_mm=0.0, coarse=False, free=free, then=turned,
+            fixed,
+            moving,
+            sitk.AffineTransform(3),
+            first_step_mm=0.5,
+            smooth_mm=0.0,
+            coarse=False,
+            free=free,
+            then=turned,
             fine=True,
-        )  # fmt: skip
+        )
         move = move @ _matrix(stretched)
     before, after = (_information(fixed, moving, m, kind == "affine") for m in (np.eye(4), move))
     return _alignment(move, frame, affine, (before, after))
 
 
 def search(
-    fixed: sitk.Image, moving: sitk.Image, start: Move, *, first_step_mm: float, smooth_mm: float, coarse: bool, free: Sequence[float],
-    then: sitk.Transform | None = None, fine: bool = False,
-) -> Move:  # fmt: skip
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    start: Move,
+    *,
+    first_step_mm: float,
+    smooth_mm: float,
+    coarse: bool,
+    free: Sequence[float],
+    then: sitk.Transform | None = None,
+    fine: bool = False,
+) -> Move:
     """The transform from places of ``fixed`` to places of ``moving`` with the most mutual information (Mattes 2003).
 
     Args:
@@ -86,7 +105,9 @@ def search(
     levels = [(2 if coarse else 1, smooth_mm), (1, 0.0)] if smooth_mm > 0 else [(1, 0.0)]
     for shrink, sigma in levels:
         method = _method(fine)
-        method.SetOptimizerAsRegularStepGradientDescent(first_step_mm, 1e-4, 200, relaxationFactor=0.7, gradientMagnitudeTolerance=1e-8)
+        method.SetOptimizerAsRegularStepGradientDescent(
+            first_step_mm, 1e-4, 200, relaxationFactor=0.7, gradientMagnitudeTolerance=1e-8
+        )
         method.SetOptimizerScalesFromPhysicalShift()
         method.SetOptimizerWeights(list(free))
         method.SetShrinkFactorsPerLevel([shrink])
@@ -137,14 +158,19 @@ def _through_voxels(target: Array, target_affine: Array, affine: Array) -> Array
     for step in steps.T:
         count = round(float(np.linalg.norm(step)))
         if count > 1:
-            parts = [shift(seen, -((i + 0.5) / count - 0.5) * step, order=1, mode="nearest") for i in range(count)]
+            parts = [
+                shift(seen, -((i + 0.5) / count - 0.5) * step, order=1, mode="nearest")
+                for i in range(count)
+            ]
             seen = np.mean(parts, axis=0)
     return np.asarray(seen)
 
 
 def _depths(image: Array, target: Array, target_affine: Array) -> tuple[list[int], list[int]]:
     """Voxels of both scans along each axis of the first."""
-    along = np.abs(target_affine[:3, :3] / np.linalg.norm(target_affine[:3, :3], axis=0)).argmax(axis=1)
+    along = np.abs(target_affine[:3, :3] / np.linalg.norm(target_affine[:3, :3], axis=0)).argmax(
+        axis=1
+    )
     return list(image.shape), [target.shape[a] for a in along]
 
 
@@ -161,15 +187,26 @@ def _stretches(held: Sequence[bool]) -> list[float]:
 
 def _matrix(transform: sitk.Euler3DTransform | sitk.AffineTransform) -> Array:
     move = np.eye(4)
-    move[:3, :3], move[:3, 3] = np.array(transform.GetMatrix()).reshape(3, 3), transform.GetTranslation()
+    move[:3, :3], move[:3, 3] = (
+        np.array(transform.GetMatrix()).reshape(3, 3),
+        transform.GetTranslation(),
+    )
     return move
 
 
-def _alignment(move: Array, frame: Array, affine: Array, information: tuple[float, float]) -> Alignment:
+def _alignment(
+    move: Array, frame: Array, affine: Array, information: tuple[float, float]
+) -> Alignment:
     u, lengths, v = np.linalg.svd(move[:3, :3])
     angle = float(np.rad2deg(np.arccos(np.clip((np.trace(u @ v) - 1) / 2, -1, 1))))
     there = np.linalg.inv(frame) @ move @ frame @ affine
-    return Alignment(there, float(np.linalg.norm(move[:3, 3])), angle, float(np.abs(lengths - 1).max()), information)
+    return Alignment(
+        there,
+        float(np.linalg.norm(move[:3, 3])),
+        angle,
+        float(np.abs(lengths - 1).max()),
+        information,
+    )
 
 
 def _image(values: Array, affine: Array) -> sitk.Image:

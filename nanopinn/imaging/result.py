@@ -113,7 +113,10 @@ class ImagingMaps:
 
     def summary(self) -> str:
         """Medians over the tumour, in words."""
-        found = ", ".join(f"{q.name} {self.median(m):.3g}{'' if q.unit == '1' else ' ' + q.unit}" for q, m in self.quantities())
+        found = ", ".join(
+            f"{q.name} {self.median(m):.3g}{'' if q.unit == '1' else ' ' + q.unit}"
+            for q, m in self.quantities()
+        )
         return "\n".join(
             [
                 f"tumour: {int(self.mask.sum())} voxels, {self.valid_share:.1%} with a valid kinetic fit ({self.kinetics.model})",

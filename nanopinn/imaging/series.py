@@ -54,7 +54,9 @@ class Series:
         return np.asarray(sum(np.nan_to_num(frame) for frame in self.values) / len(self.values))
 
 
-def read_series(inputs: ImagingInputs, progress: Callable[[float], None] = lambda done: None) -> Series:
+def read_series(
+    inputs: ImagingInputs, progress: Callable[[float], None] = lambda done: None
+) -> Series:
     """The dynamic series of a study with its acquisition, its motion undone where that was asked for.
 
     Raises:
@@ -64,27 +66,51 @@ def read_series(inputs: ImagingInputs, progress: Callable[[float], None] = lambd
         volume = read_volume(path, orientation=inputs.orientation)
         if volume.ndim != 4 or volume.shape[3] < FEWEST_FRAMES:
             raise InputError(
-                "the DCE series has the wrong dimensions", file=inputs.dce, field="dimensions",
-                found="x".join(map(str, volume.shape)), expected=f"(x, y, z, t) with at least {FEWEST_FRAMES} frames",
+                "the DCE series has the wrong dimensions",
+                file=inputs.dce,
+                field="dimensions",
+                found="x".join(map(str, volume.shape)),
+                expected=f"(x, y, z, t) with at least {FEWEST_FRAMES} frames",
                 remedy="Give the whole dynamic series as one 4-D volume.",
-            )  # fmt: skip
-        acquisition = load_acquisition(path, volume.shape[3], float(volume.meta["pixdim4_s"]), inputs.overrides)
+            )
+        acquisition = load_acquisition(
+            path, volume.shape[3], float(volume.meta["pixdim4_s"]), inputs.overrides
+        )
     values = np.moveaxis(np.asarray(volume.numpy(), dtype=np.float64), -1, 0)
     if np.nanmin(values) == np.nanmax(values):
         raise InputError(
-            "the DCE series is the same everywhere", file=inputs.dce, field="values",
-            found=f"{np.nanmin(values):g} in every voxel", expected="a signal", remedy="Export the series again.",
-        )  # fmt: skip
-    if acquisition.is_concentration and (high := float(np.nanquantile(values, 0.999))) > _HIGHEST_MM:
+            "the DCE series is the same everywhere",
+            file=inputs.dce,
+            field="values",
+            found=f"{np.nanmin(values):g} in every voxel",
+            expected="a signal",
+            remedy="Export the series again.",
+        )
+    if (
+        acquisition.is_concentration
+        and (high := float(np.nanquantile(values, 0.999))) > _HIGHEST_MM
+    ):
         raise InputError(
-            "these are no concentrations in mM", file=inputs.dce, field="Units", found=f"values up to {high:.3g}",
-            expected=f"below {_HIGHEST_MM:g} mM", remedy="Convert the series, or correct Units in the sidecar.",
-        )  # fmt: skip
+            "these are no concentrations in mM",
+            file=inputs.dce,
+            field="Units",
+            found=f"values up to {high:.3g}",
+            expected=f"below {_HIGHEST_MM:g} mM",
+            remedy="Convert the series, or correct Units in the sidecar.",
+        )
     affine = np.asarray(volume.affine, dtype=np.float64)
     notes = [*notes, *(f"DCE scan: {n}." for n in volume.meta["notes"]), *acquisition.assumptions]
     motion = None
     if inputs.motion:
-        values, motion = correct_motion(values, np.linalg.norm(affine[:3, :3], axis=0), progress=progress)
-        thin = " in the plane of the slab, which is too thin to tell more" if min(values.shape[1:]) < FLAT else ""
-        notes.append(f"Rigid motion of up to {motion.largest_mm:.2g} mm was undone frame by frame{thin}.")
+        values, motion = correct_motion(
+            values, np.linalg.norm(affine[:3, :3], axis=0), progress=progress
+        )
+        thin = (
+            " in the plane of the slab, which is too thin to tell more"
+            if min(values.shape[1:]) < FLAT
+            else ""
+        )
+        notes.append(
+            f"Rigid motion of up to {motion.largest_mm:.2g} mm was undone frame by frame{thin}."
+        )
     return Series(values, affine, acquisition, motion, tuple(notes))

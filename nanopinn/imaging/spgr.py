@@ -18,13 +18,24 @@ def signal(M0: Array | float, T1: Array | float, TR_s: float, flip_deg: float | 
     return np.asarray(M0 * np.sin(a) * (1 - E1) / (1 - E1 * np.cos(a)))
 
 
-def signal_from_concentration(C_mM: Array, baseline: Array, T1_s: Array, TR_s: float, flip_deg: float | Array, relaxivity: float) -> Array:
+def signal_from_concentration(
+    C_mM: Array,
+    baseline: Array,
+    T1_s: Array,
+    TR_s: float,
+    flip_deg: float | Array,
+    relaxivity: float,
+) -> Array:
     """Signal of tissue whose signal without agent is ``baseline``; shapes broadcast."""
     R1 = 1 / T1_s + relaxivity * C_mM
-    return np.asarray(baseline * signal(1.0, 1 / R1, TR_s, flip_deg) / signal(1.0, T1_s, TR_s, flip_deg))
+    return np.asarray(
+        baseline * signal(1.0, 1 / R1, TR_s, flip_deg) / signal(1.0, T1_s, TR_s, flip_deg)
+    )
 
 
-def concentration_from_signal(S: Array, baseline: Array, T1_s: Array, TR_s: float, flip_deg: float | Array, relaxivity: float) -> Array:
+def concentration_from_signal(
+    S: Array, baseline: Array, T1_s: Array, TR_s: float, flip_deg: float | Array, relaxivity: float
+) -> Array:
     """Concentration, mM, by exact inversion; NaN where the signal is beyond what any T1 gives (saturation)."""
     a = np.deg2rad(flip_deg)
     E10 = np.exp(-TR_s / T1_s)

@@ -29,7 +29,9 @@ class Status(IntFlag):
 
 
 #: With any of these the voxel has no kinetic values. A parameter at its bound is a value, with a caution.
-INVALID = Status.NONFINITE | Status.NOT_ENHANCING | Status.NOT_CONVERGED | Status.NO_T1 | Status.SATURATED
+INVALID = (
+    Status.NONFINITE | Status.NOT_ENHANCING | Status.NOT_CONVERGED | Status.NO_T1 | Status.SATURATED
+)
 
 #: Of each fitted parameter, the bit that says it lies at a bound.
 AT_BOUND = {

@@ -33,16 +33,29 @@ class Table:
             InputError: the column stands twice, or a row holds no finite decimal number there.
         """
         if self.header.count(column) > 1:
-            raise InputError(problem, file=self.path, field=column, found="two columns", expected="one", remedy="Remove the wrong one.")
+            raise InputError(
+                problem,
+                file=self.path,
+                field=column,
+                found="two columns",
+                expected="one",
+                remedy="Remove the wrong one.",
+            )
         at = self.header.index(column)
         cells = [row[at] if at < len(row) else "" for row in self.rows]
-        found = np.array([float(c) if _DECIMAL.fullmatch(c) else np.nan for c in cells], dtype=np.float64)
+        found = np.array(
+            [float(c) if _DECIMAL.fullmatch(c) else np.nan for c in cells], dtype=np.float64
+        )
         if not np.isfinite(found).all():
             wrong = int(np.argmin(np.isfinite(found)))
             raise InputError(
-                problem, file=self.path, field=column, found=f"{cells[wrong][:40]!r} in row {wrong + 1}", expected="decimal numbers",
+                problem,
+                file=self.path,
+                field=column,
+                found=f"{cells[wrong][:40]!r} in row {wrong + 1}",
+                expected="decimal numbers",
                 remedy="Correct the table.",
-            )  # fmt: skip
+            )
         return found
 
 
@@ -58,9 +71,20 @@ def read_table(path: Path) -> Table:
     try:
         rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
     except csv.Error as error:
-        raise InputError("the table cannot be read", file=path, found=str(error), expected="TSV or CSV", remedy="Correct it.") from error
+        raise InputError(
+            "the table cannot be read",
+            file=path,
+            found=str(error),
+            expected="TSV or CSV",
+            remedy="Correct it.",
+        ) from error
     if len(rows) > MOST_ROWS + 1:
         raise InputError(
-            "the table is too long", file=path, field="rows", found=len(rows) - 1, expected=f"at most {MOST_ROWS}", remedy="Thin it out."
+            "the table is too long",
+            file=path,
+            field="rows",
+            found=len(rows) - 1,
+            expected=f"at most {MOST_ROWS}",
+            remedy="Thin it out.",
         )
     return Table(path, tuple(rows[0]) if rows else (), tuple(rows[1:]))

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.imaging.concentration import Concentration, baseline_effect, concentration_of, conversion, ready_concentration
+from nanopinn.imaging.concentration import (
+    Concentration,
+    baseline_effect,
+    concentration_of,
+    conversion,
+    ready_concentration,
+)
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.kinetics.volume import KineticMaps
 from nanopinn.imaging.placement import Placement
@@ -28,10 +34,14 @@ def study_t1(inputs: ImagingInputs, series: Series, B1: B1Map | None, onto: Plac
     given = inputs.native_t1
     if series.acquisition.is_concentration and not given.files() and given.t1 is None:
         return NativeT1(np.full(series.shape, np.nan), None, ())
-    return native_t1(given, series.shape, series.affine, B1=B1, orientation=inputs.orientation, onto=onto)
+    return native_t1(
+        given, series.shape, series.affine, B1=B1, orientation=inputs.orientation, onto=onto
+    )
 
 
-def study_concentration(inputs: ImagingInputs, series: Series, T1_s: Array, T1_std: Array | None, B1: B1Map | None) -> Concentration:
+def study_concentration(
+    inputs: ImagingInputs, series: Series, T1_s: Array, T1_std: Array | None, B1: B1Map | None
+) -> Concentration:
     """Concentration of the series ``(t, x, y, z)``, mM, by native T1 ``(x, y, z)``, s; as it is where the series holds it already.
 
     Raises:
@@ -44,20 +54,28 @@ def study_concentration(inputs: ImagingInputs, series: Series, T1_s: Array, T1_s
     return concentration_of(series.values, rule, series.acquisition, T1_std)
 
 
-def study_baseline_effect(inputs: ImagingInputs, series: Series, T1_s: Array, B1: B1Map | None, fitted: KineticMaps) -> Array:
+def study_baseline_effect(
+    inputs: ImagingInputs, series: Series, T1_s: Array, B1: B1Map | None, fitted: KineticMaps
+) -> Array:
     """What a relative error of the signal before contrast does to the fitted curves ``(t, x, y, z)``, mM; 0 without a conversion."""
     if series.acquisition.is_concentration:
         return np.zeros_like(fitted.curves_mM)
     angles = 1.0 if B1 is None else B1.on(series.shape, series.affine)
-    return baseline_effect(fitted.curves_mM, conversion(T1_s, series.acquisition, relation=inputs.relation, B1=angles))
+    return baseline_effect(
+        fitted.curves_mM, conversion(T1_s, series.acquisition, relation=inputs.relation, B1=angles)
+    )
 
 
-def frame_noise(C: Concentration, fitted: KineticMaps, mask: NDArray[np.bool_]) -> tuple[Array, list[str]]:
+def frame_noise(
+    C: Concentration, fitted: KineticMaps, mask: NDArray[np.bool_]
+) -> tuple[Array, list[str]]:
     """Noise of one frame: the baseline's, scaled for all voxels alike where the fits leave more than that."""
     left, noise = fitted.residual_sd_mM[mask], C.noise_sd_mM[mask]
     known = np.isfinite(left) & np.isfinite(noise)
     if not known.any():
-        return C.noise_sd_mM, ["No tumour voxel enhances, or none could be fitted: check the mask and the bolus; status says why."]
+        return C.noise_sd_mM, [
+            "No tumour voxel enhances, or none could be fitted: check the mask and the bolus; status says why."
+        ]
     excess = float(np.sqrt((left[known] ** 2).sum() / (noise[known] ** 2).sum()))
     if excess < _EXCESS_NOTED:
         return C.noise_sd_mM, []

@@ -39,9 +39,12 @@ def scaled(problem: InverseProblem, s: float) -> InverseProblem:
     maps = problem.setting.maps
     tissue = replace(maps, PS=maps.PS / s, phi=maps.phi / s, v_p=maps.v_p / s)
     return replace(
-        problem, setting=replace(problem.setting, maps=tissue), kinetics=problem.kinetics / s, local=problem.local / s,
+        problem,
+        setting=replace(problem.setting, maps=tissue),
+        kinetics=problem.kinetics / s,
+        local=problem.local / s,
         aif=replace(problem.aif, plasma_mM=problem.aif.plasma_mM * s),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,10 @@ class AifScaled:
             return found
         there = scaled(here, float(np.exp(STEP)))
         moved = there.predict(theta[:-1], there.forward(found.fields.flow.p)).residual
-        return replace(found, jacobian=torch.cat([found.jacobian, ((moved - found.residual) / STEP)[:, None]], dim=1))
+        return replace(
+            found,
+            jacobian=torch.cat([found.jacobian, ((moved - found.residual) / STEP)[:, None]], dim=1),
+        )
 
     def posed_at(self, theta: Array) -> InverseProblem:
         """The problem at the scale of a point."""
@@ -99,7 +105,14 @@ class ScaledFit:
     log_scale: float
 
 
-def fit_aif_scale(fitted: Fitted, sd: float, *, iterations: int = 8, tolerance: float = 0.1, progress: Progress = silent) -> ScaledFit:
+def fit_aif_scale(
+    fitted: Fitted,
+    sd: float,
+    *,
+    iterations: int = 8,
+    tolerance: float = 0.1,
+    progress: Progress = silent,
+) -> ScaledFit:
     """Go on from a fit with the scale of the arterial input as one more unknown; maps and systematic errors stay as it left them.
 
     Args:
@@ -114,20 +127,44 @@ def fit_aif_scale(fitted: Fitted, sd: float, *, iterations: int = 8, tolerance: 
         return objective.quadratic(theta, Expansion.of(last["here"]))
 
     def tell(k: int, theta: Array, quadratic: Any) -> None:
-        progress("fv: scale of the arterial input", k / iterations, {"chi2/N": quadratic.chi2 / fitted.problem.observations})
+        progress(
+            "fv: scale of the arterial input",
+            k / iterations,
+            {"chi2/N": quadratic.chi2 / fitted.problem.observations},
+        )
 
     start = np.append(fitted.theta, 0.0)
-    descent = minimise(expand, objective.value, start, unknowns.prior_sd, iterations=iterations, tolerance=tolerance, on_step=tell)
+    descent = minimise(
+        expand,
+        objective.value,
+        start,
+        unknowns.prior_sd,
+        iterations=iterations,
+        tolerance=tolerance,
+        on_step=tell,
+    )
     theta, covariance = descent.theta, descent.quadratic.covariance
     prediction = last["here"]
     assert prediction.jacobian is not None
-    others, short = covariance[:-1, :-1], "" if descent.converged else "; with the arterial input's scale it stopped short of its tolerance"
+    others, short = (
+        covariance[:-1, :-1],
+        ""
+        if descent.converged
+        else "; with the arterial input's scale it stopped short of its tolerance",
+    )
     run = replace(
-        fitted.run, scalars=fitted.problem.unknowns.estimates(theta[:-1], others), covariance=others, chi2=descent.quadratic.chi2,
-        objective=(*fitted.run.objective, *descent.history), converged=fitted.run.converged and descent.converged,
+        fitted.run,
+        scalars=fitted.problem.unknowns.estimates(theta[:-1], others),
+        covariance=others,
+        chi2=descent.quadratic.chi2,
+        objective=(*fitted.run.objective, *descent.history),
+        converged=fitted.run.converged and descent.converged,
         message=fitted.run.message + short,
-    )  # fmt: skip
+    )
     plain = replace(prediction, jacobian=prediction.jacobian[:, :-1])
     return ScaledFit(
-        Fitted(run, theta[:-1], posed.posed_at(theta), plain), unknowns.estimates(theta, covariance), covariance, float(theta[-1])
+        Fitted(run, theta[:-1], posed.posed_at(theta), plain),
+        unknowns.estimates(theta, covariance),
+        covariance,
+        float(theta[-1]),
     )

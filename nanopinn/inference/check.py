@@ -41,7 +41,12 @@ LINEAR_LIMIT = 0.1
 
 
 def check_fit(
-    problem: InverseProblem, theta: Array, fitted: Prediction[Fields], *, refine: int = 2, progress: Progress = silent
+    problem: InverseProblem,
+    theta: Array,
+    fitted: Prediction[Fields],
+    *,
+    refine: int = 2,
+    progress: Progress = silent,
 ) -> CheckResult:
     """Solve again, independently, at the estimate, and compare.
 
@@ -68,14 +73,21 @@ def check_fit(
     if pools is not None and fitted.fields.pools is not None:
         nodes = [problem.node_of(d) for d in problem.drug]
         items += [
-            _field(f"{name} drug", fitted.fields.pools[nodes, i][:, inside], pools[nodes, i][:, inside])
+            _field(
+                f"{name} drug", fitted.fields.pools[nodes, i][:, inside], pools[nodes, i][:, inside]
+            )
             for name in ("encapsulated", "nuclear")
             for i in (LINEAR.pools.index(name),)
         ]
-        items += [_balance(fields.balance), _linearity(pools[:, LINEAR.pools.index("free")][:, inside])]
+        items += [
+            _balance(fields.balance),
+            _linearity(pools[:, LINEAR.pools.index("free")][:, inside]),
+        ]
     exact = model_error.without(problem)
     items += [_misfit(name, chi2, n) for name, (chi2, n) in exact.blocks(on_voxels).items()]
-    items += [_model_error(m, problem.model_error) for m in model_error.mapped(problem, fitted.fields)]
+    items += [
+        _model_error(m, problem.model_error) for m in model_error.mapped(problem, fitted.fields)
+    ]
     items.append(_shift(problem, theta, fitted, on_voxels))
     return CheckResult(tuple(items), time.perf_counter() - began)
 
@@ -87,14 +99,24 @@ def _item(name: str, found: float, limit: float, meaning: str) -> CheckItem:
 def _field(name: str, fit: Tensor, other: Tensor) -> CheckItem:
     error = float((fit - other).norm() / other.norm())
     limit = DRUG_LIMIT if name.endswith("drug") else FIELD_LIMIT
-    return _item(f"{name}, relative L2", error, limit, "field of the fit against the refined solution, in the tumour")
+    return _item(
+        f"{name}, relative L2",
+        error,
+        limit,
+        "field of the fit against the refined solution, in the tumour",
+    )
 
 
 def _model_error(found: model_error.Mapped, allowed: model_error.ModelError | None) -> CheckItem:
     assert allowed is not None
     flux = model_error.BALANCES[found.balance]
     limit = MODEL_ERROR_LIMIT * allowed.prior_sd
-    return _item(f"model error of {found.balance}, over fluxes", found.size, limit, f"root mean square in the tumour, over {flux}")
+    return _item(
+        f"model error of {found.balance}, over fluxes",
+        found.size,
+        limit,
+        f"root mean square in the tumour, over {flux}",
+    )
 
 
 def _misfit(name: str, chi2: float, n: int) -> CheckItem:
@@ -102,7 +124,9 @@ def _misfit(name: str, chi2: float, n: int) -> CheckItem:
     return _item(f"misfit of {name}, chi2/N", chi2 / n, limit, "refined solution against the data")
 
 
-def _shift(problem: InverseProblem, theta: Array, fitted: Prediction[Fields], refined: Fields) -> CheckItem:
+def _shift(
+    problem: InverseProblem, theta: Array, fitted: Prediction[Fields], refined: Fields
+) -> CheckItem:
     """Step on the refined grid as if that were exact, over the sd that the fit states (which allows for its grid)."""
     assert problem.errors is not None
     exact = replace(problem, errors=problem.errors.without_grid())
@@ -110,7 +134,9 @@ def _shift(problem: InverseProblem, theta: Array, fitted: Prediction[Fields], re
     residual = exact.residual(refined.contrast, refined.pools)
     quadratic = exact.quadratic(theta, replace(fitted, residual=residual, jacobian=jacobian))
     step = np.linalg.solve(quadratic.hessian, quadratic.gradient)
-    found = float(np.max(np.abs(step) / np.sqrt(np.diag(problem.quadratic(theta, fitted).covariance))))
+    found = float(
+        np.max(np.abs(step) / np.sqrt(np.diag(problem.quadratic(theta, fitted).covariance)))
+    )
     return _item(
         "shift of the scalars, posterior sd",
         found,
@@ -120,8 +146,15 @@ def _shift(problem: InverseProblem, theta: Array, fitted: Prediction[Fields], re
 
 
 def _balance(error: float) -> CheckItem:
-    return _item("drug mass balance", error, BALANCE_LIMIT, "entered = reacted + outflow + stored, relative")
+    return _item(
+        "drug mass balance", error, BALANCE_LIMIT, "entered = reacted + outflow + stored, relative"
+    )
 
 
 def _linearity(free: Tensor) -> CheckItem:
-    return _item("free drug over K_e", float(free.max()) / value("K_e"), LINEAR_LIMIT, "uptake is linear well below K_e")
+    return _item(
+        "free drug over K_e",
+        float(free.max()) / value("K_e"),
+        LINEAR_LIMIT,
+        "uptake is linear well below K_e",
+    )

@@ -37,7 +37,9 @@ class Checkpoint:
     aif_sd: float = 0.0
     """Prior sd of ln of the arterial input's scale where that was an unknown; ``log_scale`` is its estimate."""
     log_scale: float = 0.0
-    expansion: Expansion | None = field(default=None, repr=False, compare=False, metadata={"saved": False})
+    expansion: Expansion | None = field(
+        default=None, repr=False, compare=False, metadata={"saved": False}
+    )
     """Residual and tangents at the estimate, where they are at hand; see :meth:`tangents`."""
 
     @classmethod
@@ -77,14 +79,26 @@ class Checkpoint:
 
 
 _RESULTS = (
-    result.CheckItem, result.CheckResult, result.Curve, result.EngineRun, result.FieldEstimate, result.FitResult,
-    result.MapEstimate, result.ScalarEstimate, result.VectorEstimate, Profile, Ridge, Start,
-)  # fmt: skip
+    result.CheckItem,
+    result.CheckResult,
+    result.Curve,
+    result.EngineRun,
+    result.FieldEstimate,
+    result.FitResult,
+    result.MapEstimate,
+    result.ScalarEstimate,
+    result.VectorEstimate,
+    Profile,
+    Ridge,
+    Start,
+)
 
 #: Everything a file may hold.
 _CLASSES: tuple[type, ...] = (
-    Checkpoint, *PARTS, *_RESULTS,
-)  # fmt: skip
+    Checkpoint,
+    *PARTS,
+    *_RESULTS,
+)
 
 
 def fit_to_bytes(fit: FitResult) -> bytes:
@@ -111,18 +125,27 @@ def load_ended(path: str | Path) -> Checkpoint:
     value = _read(path, (FitResult, Checkpoint))
     ended: Checkpoint | None = value.ended if isinstance(value, FitResult) else value
     if ended is None:
-        raise InputError("the saved fit does not hold its problem", file=path, remedy="Give the --out of a fit.")
+        raise InputError(
+            "the saved fit does not hold its problem", file=path, remedy="Give the --out of a fit."
+        )
     return ended
 
 
 def _read(path: str | Path, kind: Any) -> Any:
     file = saved_at(path)
     if not is_file(file):
-        raise InputError("not a result folder", file=path, expected=FILE, remedy="Give the --out of a fit.")
+        raise InputError(
+            "not a result folder", file=path, expected=FILE, remedy="Give the --out of a fit."
+        )
     try:
         return _as(kind, saving.from_bytes(read_bytes(file, saving.MOST_BYTES), _CLASSES))
     except ValueError as error:
-        raise InputError("the fit cannot be read", file=file, found=str(error), remedy="Run the fit again with this version.") from error
+        raise InputError(
+            "the fit cannot be read",
+            file=file,
+            found=str(error),
+            remedy="Run the fit again with this version.",
+        ) from error
 
 
 def saved_at(path: str | Path) -> Path:

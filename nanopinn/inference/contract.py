@@ -78,7 +78,9 @@ class Problem(ABC, Generic[Solver, States]):
         """The problem with the effect that systematic errors have at theta, where ``states`` are its own."""
         return self
 
-    def predict(self, theta: Array, solver: Solver, *, tangents: bool = False) -> Prediction[States]:
+    def predict(
+        self, theta: Array, solver: Solver, *, tangents: bool = False
+    ) -> Prediction[States]:
         """Solve the states and compare them with the observations."""
         return self.compare(self.solve(theta, solver, tangents=tangents))
 

@@ -40,7 +40,9 @@ class Information:
     unknowns: int
 
     def __repr__(self) -> str:
-        return f"Information({self.unknowns} unknowns, {len(self.gram) - self.unknowns} shared errors)"
+        return (
+            f"Information({self.unknowns} unknowns, {len(self.gram) - self.unknowns} shared errors)"
+        )
 
     @classmethod
     def of(cls, jacobian: Tensor, shared: Tensor, own: Tensor) -> Information:
@@ -61,7 +63,9 @@ class Information:
         m = self.unknowns
         shared = self.gram[m:, m:] + np.eye(len(self.gram) - m)
         explained = self.gram[:m, m:] @ np.linalg.solve(shared, self.gram[m:, :m])
-        return np.asarray(np.linalg.inv(self.gram[:m, :m] - explained + np.diag(prior_sd**-2.0)), dtype=np.float64)
+        return np.asarray(
+            np.linalg.inv(self.gram[:m, :m] - explained + np.diag(prior_sd**-2.0)), dtype=np.float64
+        )
 
 
 def gain_nats(before: Array, after: Array) -> float:
@@ -86,12 +90,17 @@ class Design:
 
     def covariance(self, added: Sequence[int] = ()) -> Array:
         """Expected posterior covariance with some candidates added, by their indices."""
-        return reduce(add, (self.candidates[i] for i in added), self.protocol).covariance(self.prior_sd)
+        return reduce(add, (self.candidates[i] for i in added), self.protocol).covariance(
+            self.prior_sd
+        )
 
     def gains(self, added: Sequence[int] = ()) -> Array:
         """What each candidate would gain beside those added already, nats; 0 for these."""
         before = self.covariance(added)
-        each = [0.0 if i in added else gain_nats(before, self.covariance((*added, i))) for i in range(len(self.candidates))]
+        each = [
+            0.0 if i in added else gain_nats(before, self.covariance((*added, i)))
+            for i in range(len(self.candidates))
+        ]
         return np.array(each)
 
 
@@ -116,7 +125,9 @@ def _with_errors(problem: InverseProblem, theta: Array, fields: Fields) -> Inver
     return replace(weighed, closure_bumps=problem.closure_bumps)
 
 
-def informations(problem: InverseProblem, fields: Fields) -> tuple[Information, tuple[Information, ...]]:
+def informations(
+    problem: InverseProblem, fields: Fields
+) -> tuple[Information, tuple[Information, ...]]:
     """Of the curves, and of every drug image of a problem whose errors hold all but the closure."""
     errors = problem.errors
     assert errors is not None
@@ -125,12 +136,16 @@ def informations(problem: InverseProblem, fields: Fields) -> tuple[Information, 
     counts = [d.count for d in problem.drug]
     tangents = replace(problem, errors=None).jacobian(fields.d_contrast, fields.d_pools)
     of_curves, *of_images = tangents.split([len(tangents) - sum(counts), *counts])
-    curves = Information.of(of_curves, of_curves.new_zeros((len(of_curves), k)), errors.grid_on_contrast)
+    curves = Information.of(
+        of_curves, of_curves.new_zeros((len(of_curves), k)), errors.grid_on_contrast
+    )
     if not problem.drug:
         return curves, ()
     own = [
         torch.cat([c, g[:, i : i + 1]], dim=1)
-        for i, (c, g) in enumerate(zip(effects_of_closure(problem, fields), errors.grid_on_drug.split(counts), strict=True))
+        for i, (c, g) in enumerate(
+            zip(effects_of_closure(problem, fields), errors.grid_on_drug.split(counts), strict=True)
+        )
     ]
     shared = errors.pH_on_drug.split(counts)
     return curves, tuple(Information.of(*each) for each in zip(of_images, shared, own, strict=True))

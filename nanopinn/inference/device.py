@@ -19,6 +19,10 @@ def on_device(value: T, device: str) -> T:
     if isinstance(value, dict):
         return {k: on_device(v, device) for k, v in value.items()}  # type: ignore[return-value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        held = {f.name: on_device(getattr(value, f.name), device) for f in dataclasses.fields(value) if f.init}
+        held = {
+            f.name: on_device(getattr(value, f.name), device)
+            for f in dataclasses.fields(value)
+            if f.init
+        }
         return dataclasses.replace(value, **held)
     return value

@@ -72,7 +72,9 @@ class Objective:
     def residual(self, theta: Array) -> Array:
         """Whitened misfit of every observation, from a full solve."""
         self.solves += 1
-        return np.asarray(self.problem.predict(theta, self.solver).residual.cpu().numpy(), dtype=np.float64)
+        return np.asarray(
+            self.problem.predict(theta, self.solver).residual.cpu().numpy(), dtype=np.float64
+        )
 
     def expand(self, theta: Array) -> Expansion:
         """With exact tangents."""

@@ -49,14 +49,27 @@ class FunctionUnknown:
         return tuple(f"{self.name}[{k}]" for k in range(self.count))
 
 
-def field_unknown(name: str, shapes: Tensor, prior_sd: float, length_m: float, kind: Kind = "bumps") -> FunctionUnknown:
+def field_unknown(
+    name: str, shapes: Tensor, prior_sd: float, length_m: float, kind: Kind = "bumps"
+) -> FunctionUnknown:
     """The logarithm of a multiplier in space, by shapes ``(k, x, y, z)`` to be weighed with unit variance."""
-    return FunctionUnknown(name, f"{MULTIPLIERS[name]}, relative", "space", len(shapes), 1.0, prior_sd, kind, length_m)
+    return FunctionUnknown(
+        name, f"{MULTIPLIERS[name]}, relative", "space", len(shapes), 1.0, prior_sd, kind, length_m
+    )
 
 
 def inflow_unknown(shapes: Tensor, prior_sd: float, length_m: float) -> FunctionUnknown:
     """Flow through the faces that cut a tumour, over ``q l``, by shapes ``(k, x, y, z)`` at the cells there."""
-    return FunctionUnknown(INFLOW, "inflow at the cut face, over q l", "space", len(shapes), 1.0, prior_sd, "bumps", length_m)
+    return FunctionUnknown(
+        INFLOW,
+        "inflow at the cut face, over q l",
+        "space",
+        len(shapes),
+        1.0,
+        prior_sd,
+        "bumps",
+        length_m,
+    )
 
 
 #: Of the logarithm of the release law's steepness at each knot: within 1.5 of the stated one.
@@ -65,7 +78,9 @@ LAW_SD = 0.4
 
 def release_law() -> FunctionUnknown:
     """The steepness of the release law along pH; every law it holds is monotone."""
-    return FunctionUnknown(RELEASE_LAW, "release law's steepness along pH", "pH", len(BEND_KNOTS), LAW_SD, LAW_SD)
+    return FunctionUnknown(
+        RELEASE_LAW, "release law's steepness along pH", "pH", len(BEND_KNOTS), LAW_SD, LAW_SD
+    )
 
 
 def unit_bumps(inside: NDArray[np.bool_], voxel_m: Array, size_m: float, most: int = 400) -> Array:

@@ -26,9 +26,16 @@ Array = NDArray[np.float64]
 
 
 def fit_fv(
-    problem: AnyProblem, start: Array | None = None, *, iterations: int = 12, tolerance: float = 0.1,
-    starts: int = 1, seed: int = 0, keeper: Keeper | None = None, progress: Progress = silent,
-) -> Fitted[AnyProblem]:  # fmt: skip
+    problem: AnyProblem,
+    start: Array | None = None,
+    *,
+    iterations: int = 12,
+    tolerance: float = 0.1,
+    starts: int = 1,
+    seed: int = 0,
+    keeper: Keeper | None = None,
+    progress: Progress = silent,
+) -> Fitted[AnyProblem]:
     """Fit the unknowns by Gauss-Newton; Laplace posterior.
 
     Between iterations the problem takes up the current state (:meth:`Problem.linearised_at`).
@@ -43,16 +50,24 @@ def fit_fv(
     """
     theta = problem.unknowns.prior_mean if start is None else np.asarray(start, dtype=np.float64)
     if starts > 1:
-        descend = partial(fit_fv, problem, iterations=iterations, tolerance=tolerance, progress=progress)
+        descend = partial(
+            fit_fv, problem, iterations=iterations, tolerance=tolerance, progress=progress
+        )
         return best_of(descend, problem.unknowns, theta, starts, seed)
     began = time.perf_counter()
     engine = _Engine(problem, progress, iterations)
     begin = engine.taken_up(keeper.stand("fv")) if keeper else None
     descent = minimise(
-        engine.expand, engine.value_at, theta, problem.unknowns.prior_sd, iterations=iterations,
-        tolerance=tolerance, on_step=engine.tell, begin=begin,
+        engine.expand,
+        engine.value_at,
+        theta,
+        problem.unknowns.prior_sd,
+        iterations=iterations,
+        tolerance=tolerance,
+        on_step=engine.tell,
+        begin=begin,
         keep=(lambda place: keeper.keep(engine.stand(place))) if keeper else None,
-    )  # fmt: skip
+    )
     assert engine.last is not None
     covariance = descent.quadratic.covariance
     message = (
@@ -62,11 +77,18 @@ def fit_fv(
     )
     scalars = problem.unknowns.estimates(descent.theta, covariance)
     run = EngineRun(
-        engine="fv", scalars=scalars, covariance=covariance,
-        objective=descent.history, chi2=descent.quadratic.chi2, observations=problem.observations,
-        seconds=time.perf_counter() - began, converged=descent.converged, message=message + untouched_in_words(scalars),
-        stats={"iterations": descent.iterations}, events=tuple(dict.fromkeys(engine.events)),
-    )  # fmt: skip
+        engine="fv",
+        scalars=scalars,
+        covariance=covariance,
+        objective=descent.history,
+        chi2=descent.quadratic.chi2,
+        observations=problem.observations,
+        seconds=time.perf_counter() - began,
+        converged=descent.converged,
+        message=message + untouched_in_words(scalars),
+        stats={"iterations": descent.iterations},
+        events=tuple(dict.fromkeys(engine.events)),
+    )
     return Fitted(run, descent.theta, engine.problem, engine.last)
 
 
@@ -89,8 +111,12 @@ class _Engine(Generic[AnyProblem]):
 
     def stand(self, place: Place) -> Stand:
         """Where the descent stands, with all that its next iteration depends on."""
-        fields = self.tried[1] if self.tried and np.array_equal(self.tried[0], place.theta) else None
-        return Stand("fv", place, self.problem, self.solver.last_pressure, fields, tuple(self.events))  # type: ignore[arg-type]
+        fields = (
+            self.tried[1] if self.tried and np.array_equal(self.tried[0], place.theta) else None
+        )
+        return Stand(
+            "fv", place, self.problem, self.solver.last_pressure, fields, tuple(self.events)
+        )  # type: ignore[arg-type]
 
     def expand(self, theta: Array) -> Quadratic:
         """Normal equations, after the problem was linearised there."""

@@ -31,7 +31,9 @@ class Quadratic:
     hessian: Array
 
     @classmethod
-    def of(cls, residual: Array, jacobian: Array, prior_residual: Array, prior_sd: Array) -> Quadratic:
+    def of(
+        cls, residual: Array, jacobian: Array, prior_residual: Array, prior_sd: Array
+    ) -> Quadratic:
         """From a whitened residual ``(N,)`` and its Jacobian ``(N, m)``."""
         chi2 = float(residual @ residual)
         return cls(
@@ -107,10 +109,17 @@ class Place:
 
 
 def minimise(
-    expand: Callable[[Array], Quadratic], value_at: Callable[[Array], float], theta: Array, prior_sd: Array, *,
-    iterations: int, tolerance: float, on_step: Callable[[int, Array, Quadratic], None],
-    begin: Place | None = None, keep: Callable[[Place], None] | None = None,
-) -> Descent:  # fmt: skip
+    expand: Callable[[Array], Quadratic],
+    value_at: Callable[[Array], float],
+    theta: Array,
+    prior_sd: Array,
+    *,
+    iterations: int,
+    tolerance: float,
+    on_step: Callable[[int, Array, Quadratic], None],
+    begin: Place | None = None,
+    keep: Callable[[Place], None] | None = None,
+) -> Descent:
     """Minimise until a full step is below ``tolerance`` posterior standard deviations in every coordinate.
 
     Args:

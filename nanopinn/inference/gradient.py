@@ -30,7 +30,12 @@ class Slope:
     shapes: Mapping[str, Tensor]
 
 
-def slope(problem: InverseProblem, theta: Array, shapes: Mapping[str, Tensor] | None = None, pressure: Tensor | None = None) -> Slope:
+def slope(
+    problem: InverseProblem,
+    theta: Array,
+    shapes: Mapping[str, Tensor] | None = None,
+    pressure: Tensor | None = None,
+) -> Slope:
     """The objective at theta, the linearisation of systematic errors held.
 
     Args:
@@ -44,8 +49,12 @@ def slope(problem: InverseProblem, theta: Array, shapes: Mapping[str, Tensor] | 
     with torch.no_grad():
         flow = forward.flow(th)
         contrast = ContrastRun(forward, th, flow, problem.aif, problem.frame_times)
-        drug = DrugRun(forward, th, flow, problem.plasma, problem.drug_times) if problem.drug else None
-    seen = [contrast.C.detach().requires_grad_()] + ([drug.U.detach().requires_grad_()] if drug else [])
+        drug = (
+            DrugRun(forward, th, flow, problem.plasma, problem.drug_times) if problem.drug else None
+        )
+    seen = [contrast.C.detach().requires_grad_()] + (
+        [drug.U.detach().requires_grad_()] if drug else []
+    )
     residual = problem.residual(seen[0], seen[1] if drug else None)
     chi2 = residual @ residual
     of_seen = torch.autograd.grad(chi2 / 2, seen)
@@ -56,4 +65,8 @@ def slope(problem: InverseProblem, theta: Array, shapes: Mapping[str, Tensor] | 
     of_theta, of_leaves = gradient(forward, th, flow, of_operators, list(leaves.values()))
     prior = problem.prior_residual(theta)
     objective = 0.5 * (float(chi2.detach()) + float(prior @ prior))
-    return Slope(objective, of_theta.cpu().numpy() + prior / problem.unknowns.prior_sd, dict(zip(leaves, of_leaves, strict=True)))
+    return Slope(
+        objective,
+        of_theta.cpu().numpy() + prior / problem.unknowns.prior_sd,
+        dict(zip(leaves, of_leaves, strict=True)),
+    )

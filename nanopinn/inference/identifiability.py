@@ -50,7 +50,11 @@ def structural_limits(problem: InverseProblem) -> tuple[Limit, ...]:
     """What follows from the list of observations alone."""
     labels = {u.name: u.label for u in problem.unknowns.items}
     return tuple(
-        Limit(tuple(n for n in names if n in labels), alone, words.format(", ".join(labels[n] for n in names if n in labels)))
+        Limit(
+            tuple(n for n in names if n in labels),
+            alone,
+            words.format(", ".join(labels[n] for n in names if n in labels)),
+        )
         for names, alone, words in _rules(problem)
         if any(n in labels for n in names)
     )
@@ -62,11 +66,25 @@ def _rules(problem: InverseProblem) -> list[tuple[tuple[str, ...], bool, str]]:
     shown = {d.quantity for d in problem.drug}
     law, carrier = ("krel_ref", "pK_rel"), ("PS_l", "leak_l", "f_l")
     if not shown:
-        words = "No drug image was given: {} keep their priors, and every drug field follows from them."
+        words = (
+            "No drug image was given: {} keep their priors, and every drug field follows from them."
+        )
         return [*found, (tuple(sorted(DRUG_ONLY)), True, words)]
     if shown == {"encapsulated"}:
-        found.append((("k_on_DNA",), True, "Drug images show carriers only: {} keeps its prior, for nothing that has left them is seen."))
-        found.append((law, False, "Drug images show carriers only: of {} they know what the loss of carriers says."))
+        found.append(
+            (
+                ("k_on_DNA",),
+                True,
+                "Drug images show carriers only: {} keeps its prior, for nothing that has left them is seen.",
+            )
+        )
+        found.append(
+            (
+                law,
+                False,
+                "Drug images show carriers only: of {} they know what the loss of carriers says.",
+            )
+        )
     if shown <= {"released", "free"}:
         words = "No image shows carriers: {} are seen as a product, for what is released is what came in times how fast it is released."
         found.append(((*carrier, *law), False, words))
@@ -87,7 +105,9 @@ def numerical_limits(unknowns: UnknownSet, expansion: Expansion) -> tuple[Limit,
     limits = []
     if not touched.all():
         said = ", ".join(labels[~touched])
-        limits.append(Limit(tuple(names[~touched]), True, f"At the prior no observation touches {said}."))
+        limits.append(
+            Limit(tuple(names[~touched]), True, f"At the prior no observation touches {said}.")
+        )
     information, directions = np.linalg.eigh(whitened[:, touched].T @ whitened[:, touched])
     for value, v in zip(information, directions.T, strict=True):
         if value < UNTOUCHED:
@@ -100,9 +120,20 @@ def _combination(names: NDArray[np.str_], labels: NDArray[np.str_], v: Array) ->
     sizes = v / v[np.argmax(np.abs(v))]
     part = np.abs(sizes) >= TAKES_PART
     if part.sum() == 1:
-        return Limit(tuple(names[part]), False, f"At the prior the observations hardly touch {labels[int(np.argmax(part))]}.")
-    moves = [f"{labels[i]} {'up' if sizes[i] > 0 else 'down'} ({sizes[i]:+.2f} prior sd)" for i in np.flatnonzero(part)]
-    return Limit(tuple(names[part]), False, f"At the prior the observations cannot tell {' with '.join(moves)}: only other combinations.")
+        return Limit(
+            tuple(names[part]),
+            False,
+            f"At the prior the observations hardly touch {labels[int(np.argmax(part))]}.",
+        )
+    moves = [
+        f"{labels[i]} {'up' if sizes[i] > 0 else 'down'} ({sizes[i]:+.2f} prior sd)"
+        for i in np.flatnonzero(part)
+    ]
+    return Limit(
+        tuple(names[part]),
+        False,
+        f"At the prior the observations cannot tell {' with '.join(moves)}: only other combinations.",
+    )
 
 
 def expected_contraction(unknowns: UnknownSet, expansion: Expansion) -> Array:
@@ -122,14 +153,22 @@ def at_the_prior(problem: InverseProblem) -> Expansion:
     flow = forward.flow(theta, tangents=True)
     C, dC, _ = forward.contrast(theta, flow, coarse.aif, coarse.frame_times, tol=ROUGHLY)
     assert dC is not None
-    residual, tangents = [coarse.contrast.residual(C).reshape(-1)], [coarse.contrast.whiten(dC.transpose(0, 1)).flatten(1)]
+    residual, tangents = (
+        [coarse.contrast.residual(C).reshape(-1)],
+        [coarse.contrast.whiten(dC.transpose(0, 1)).flatten(1)],
+    )
     if coarse.drug:
         nodes = coarse.setting.drug_nodes([d.time_s for d in coarse.drug], **FEW_NODES)
         seen = [int(np.argmin(np.abs(nodes - d.time_s))) for d in coarse.drug]
         run = forward.drug(theta, flow, coarse.plasma, nodes, tol=ROUGHLY, tangents_at=seen)
         assert run.tangents is not None
         for d, at, moved in zip(coarse.drug, seen, run.tangents, strict=True):
-            residual.append(d.whiten(d.predict(run.U[at], coarse.setting.maps, coarse.plasma_at(d.time_s)) - d.measured))
+            residual.append(
+                d.whiten(
+                    d.predict(run.U[at], coarse.setting.maps, coarse.plasma_at(d.time_s))
+                    - d.measured
+                )
+            )
             tangents.append(d.whiten(d.linear(moved, coarse.setting.maps)))
     return Expansion(torch.cat(residual).cpu().numpy(), torch.cat(tangents, dim=1).T.cpu().numpy())
 
@@ -138,22 +177,32 @@ def told(problem: InverseProblem, expansion: Expansion) -> tuple[str, ...]:
     """Every limit in words, structure first; what a rule has explained is not said twice."""
     limits = list(structural_limits(problem))
     explained = {n for limit in limits for n in limit.unknowns if limit.alone}
-    limits += [n for n in numerical_limits(problem.unknowns, expansion) if not set(n.unknowns) <= explained]
+    limits += [
+        n for n in numerical_limits(problem.unknowns, expansion) if not set(n.unknowns) <= explained
+    ]
     sentences = [limit.words for limit in limits]
     single = {limit.unknowns[0] for limit in limits if len(limit.unknowns) == 1} | explained
     weak = [
-        u.label for u, c in zip(problem.unknowns.items, expected_contraction(problem.unknowns, expansion), strict=True)
+        u.label
+        for u, c in zip(
+            problem.unknowns.items, expected_contraction(problem.unknowns, expansion), strict=True
+        )
         if c < HARDLY and u.name not in single
-    ]  # fmt: skip
+    ]
     if weak:
-        sentences.append(f"Even at best these images would hardly inform (contraction below {HARDLY:g}): {', '.join(weak)}.")
+        sentences.append(
+            f"Even at best these images would hardly inform (contraction below {HARDLY:g}): {', '.join(weak)}."
+        )
     return (*sentences, *blurred_maps(problem))
 
 
 def blurred_maps(problem: InverseProblem) -> tuple[str, ...]:
     """In words, which kinetic maps the frames hardly tell voxel by voxel."""
     inside = problem.setting.maps.tumour > 0.5
-    sds = {name: float(problem.spread[i, i][inside].sqrt().median()) for i, name in enumerate(("Ktrans", "ve"))}
+    sds = {
+        name: float(problem.spread[i, i][inside].sqrt().median())
+        for i, name in enumerate(("Ktrans", "ve"))
+    }
     blurred = [f"{name} (median error {sd:.0%})" for name, sd in sds.items() if sd > BLURRED]
     if not blurred:
         return ()

@@ -37,11 +37,15 @@ class PiecewiseInTime:
     def __post_init__(self) -> None:
         if not self.jumps:
             raise InputError(
-                "a function of time with one stretch is a number", field=self.name, expected="at least one time at which it jumps",
+                "a function of time with one stretch is a number",
+                field=self.name,
+                expected="at least one time at which it jumps",
                 remedy="Give the times of events, or make it a scalar.",
-            )  # fmt: skip
+            )
         if not all(a < b for a, b in itertools.pairwise(self.jumps)):
-            raise InputError("times at which a function jumps do not increase", field=self.name, found=self.jumps)
+            raise InputError(
+                "times at which a function jumps do not increase", field=self.name, found=self.jumps
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,7 +82,15 @@ def release_in_time(jumps_s: tuple[float, ...], *, sd: float = RELEASE_SD) -> tu
     at = tuple(t / 3600 for t in jumps_s)
     function = PiecewiseInTime("hours at which release jumps", at)
     if at[0] <= 0:
-        raise InputError("the release rate jumps before anything is there", field=function.name, found=at[0], expected="above 0")
+        raise InputError(
+            "the release rate jumps before anything is there",
+            field=function.name,
+            found=at[0],
+            expected="above 0",
+        )
     hours = [f"{h:g}" for h in at]
     spans = [*(f"{a} to {b} h" for a, b in itertools.pairwise(hours)), f"from {hours[-1]} h"]
-    return tuple(Unknown(release_in(k), f"release {span} over first", "1", 1.0, "log", 1.0, sd) for k, span in enumerate(spans, start=1))
+    return tuple(
+        Unknown(release_in(k), f"release {span} over first", "1", 1.0, "log", 1.0, sd)
+        for k, span in enumerate(spans, start=1)
+    )

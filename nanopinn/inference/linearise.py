@@ -54,7 +54,11 @@ def follow(problem: InverseProblem, theta: Array, here: Fields) -> InverseProble
     if problem.errors is not None and _near(problem, theta, pH_error):
         return problem
     # without drug images nothing holds the flow against maps that follow it, so they stay as measured
-    local = _local_kinetics(problem, here, share=1.0 if problem.errors is None else SHARE) if problem.drug else problem.local
+    local = (
+        _local_kinetics(problem, here, share=1.0 if problem.errors is None else SHARE)
+        if problem.drug
+        else problem.local
+    )
     maps = replace(
         problem.setting.maps,
         PS=permeability_from_transfer(local[0], here.flow.J_v),
@@ -87,9 +91,15 @@ def _local_kinetics(problem: InverseProblem, fields: Fields, share: float) -> Te
     voxels = problem.contrast.voxels
     curve = InputCurve(problem.aif, problem.frame_times, str(voxels.device))
     fit = fit_kinetics(extended_tofts, fields.contrast[:, voxels].T.contiguous(), curve)
-    apparent, measured, old = fit.parameters.T, problem.kinetics[:, voxels], problem.local[:, voxels]
+    apparent, measured, old = (
+        fit.parameters.T,
+        problem.kinetics[:, voxels],
+        problem.local[:, voxels],
+    )
     scale = (measured[:2] / apparent[:2]).clamp(1 / LARGEST_STEP, LARGEST_STEP) ** share
-    new = torch.cat([old[:2] * scale, (old[2:] + share * (measured[2:] - apparent[2:])).clamp(0.0, 0.5)])
+    new = torch.cat(
+        [old[:2] * scale, (old[2:] + share * (measured[2:] - apparent[2:])).clamp(0.0, 0.5)]
+    )
     new[1] = new[1].clamp(0.05, 0.9)
     local = problem.local.clone()
     local[:, voxels] = torch.where(fit.converged & torch.isfinite(new).all(dim=0), new, old)
@@ -104,27 +114,43 @@ def with_errors(problem: InverseProblem, theta: Array, fields: Fields) -> Invers
     """
     images = _drug_images(problem, theta, fields.flow)
     problem = replace(problem, drug=_weighed(problem, fields, images))
-    grid_theta, on_contrast, on_drug = _effect_of_grid(problem, theta, fields, images.get("as they are"))
+    grid_theta, on_contrast, on_drug = _effect_of_grid(
+        problem, theta, fields, images.get("as they are")
+    )
     none = fields.contrast.new_zeros((0, 0))
-    on_curves, on_images = (None, None) if problem.model_error is None else _effect_of_model(problem, theta, fields, grid_theta)
+    on_curves, on_images = (
+        (None, None)
+        if problem.model_error is None
+        else _effect_of_model(problem, theta, fields, grid_theta)
+    )
     errors = SystematicErrors(
         theta=theta.copy(),
         grid_theta=grid_theta,
         grid_on_contrast=on_contrast,
         grid_on_drug=on_drug,
-        closure_on_drug=torch.block_diag(*effects_of_closure(problem, fields)) if problem.drug else none,
+        closure_on_drug=torch.block_diag(*effects_of_closure(problem, fields))
+        if problem.drug
+        else none,
         pH_on_drug=_effect_of_pH(problem, images) if problem.drug else none,
-        pH=problem.pH_bumps.new_zeros(len(problem.pH_bumps)) if problem.errors is None else problem.errors.pH,
+        pH=problem.pH_bumps.new_zeros(len(problem.pH_bumps))
+        if problem.errors is None
+        else problem.errors.pH,
         model_on_contrast=on_curves,
         model_on_drug=on_images,
     )
     return replace(problem, errors=errors)
 
 
-def _effect_of_model(problem: InverseProblem, theta: Array, fields: Fields, grid_theta: Array) -> tuple[Tensor | None, Tensor | None]:
+def _effect_of_model(
+    problem: InverseProblem, theta: Array, fields: Fields, grid_theta: Array
+) -> tuple[Tensor | None, Tensor | None]:
     """Effect of the model's own error; it changes as slowly as that of the grid, and is kept as long."""
     last = problem.errors
-    if last is not None and last.model_on_contrast is not None and np.array_equal(grid_theta, last.grid_theta):
+    if (
+        last is not None
+        and last.model_on_contrast is not None
+        and np.array_equal(grid_theta, last.grid_theta)
+    ):
         return last.model_on_contrast, last.model_on_drug
     return model_error.effects(problem, theta, fields)
 
@@ -143,22 +169,34 @@ def _drug_images(problem: InverseProblem, theta: Array, flow: Flow) -> dict[str,
         "porosity": replace(maps, phi=maps.phi * (1 + PORE_STEP)),
         "pH": replace(maps, pH=maps.pH + PH_STEP),
     }
-    forwards = [Forward(replace(problem.setting, maps=changed), problem.unknowns.scalars) for changed in variants.values()]
+    forwards = [
+        Forward(replace(problem.setting, maps=changed), problem.unknowns.scalars)
+        for changed in variants.values()
+    ]
     return dict(zip(variants, _few_images(problem, theta, forwards, flow), strict=True))
 
 
-def _few_images(problem: InverseProblem, theta: Array, forwards: Sequence[Forward], flow: Flow) -> list[list[Tensor]]:
+def _few_images(
+    problem: InverseProblem, theta: Array, forwards: Sequence[Forward], flow: Flow
+) -> list[list[Tensor]]:
     """Every drug image of each tissue, from a march of few nodes: what is compared with it shares its error."""
     nodes = problem.setting.drug_nodes([d.time_s for d in problem.drug], **FEW_NODES)
-    pools = drug_of_each(forwards, problem.tensor(theta), flow, problem.plasma, nodes, tol=EFFECT_TO)
+    pools = drug_of_each(
+        forwards, problem.tensor(theta), flow, problem.plasma, nodes, tol=EFFECT_TO
+    )
     at = [int(np.argmin(np.abs(nodes - d.time_s))) for d in problem.drug]
     return [
-        [d.linear(pools[i, tissue], forward.setting.maps) for i, d in zip(at, problem.drug, strict=True)]
+        [
+            d.linear(pools[i, tissue], forward.setting.maps)
+            for i, d in zip(at, problem.drug, strict=True)
+        ]
         for tissue, forward in enumerate(forwards)
     ]
 
 
-def _weighed(problem: InverseProblem, fields: Fields, images: dict[str, list[Tensor]]) -> tuple[DrugObservation, ...]:
+def _weighed(
+    problem: InverseProblem, fields: Fields, images: dict[str, list[Tensor]]
+) -> tuple[DrugObservation, ...]:
     """The drug images, each with the sd that noise and the errors of Ktrans and ve together leave."""
     weighed = []
     for i, d in enumerate(problem.drug):
@@ -173,7 +211,7 @@ def _weighed(problem: InverseProblem, fields: Fields, images: dict[str, list[Ten
 
 def _effect_of_grid(
     problem: InverseProblem, theta: Array, fields: Fields, images: list[Tensor] | None
-) -> tuple[Array, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Array, Tensor, Tensor]:
     """Change of the whitened curves and of every whitened drug image when cells are halved, and where.
 
     One standard deviation of the error of the grid, and of knowing tissue only as voxel means; the estimate is
@@ -184,32 +222,56 @@ def _effect_of_grid(
     count = sum(d.count for d in problem.drug)
     if last is None:
         start = np.full_like(theta, np.inf)
-        return start, fields.contrast.new_zeros((problem.contrast.measured.numel(), 0)), fields.contrast.new_zeros((count, 0))
+        return (
+            start,
+            fields.contrast.new_zeros((problem.contrast.measured.numel(), 0)),
+            fields.contrast.new_zeros((count, 0)),
+        )
     strides = np.abs(theta - last.grid_theta) / problem.unknowns.prior_sd
-    if all(s < GRID_NEAR or name in GRID_IDLE for s, name in zip(strides, problem.unknowns.names, strict=True)):
+    if all(
+        s < GRID_NEAR or name in GRID_IDLE
+        for s, name in zip(strides, problem.unknowns.names, strict=True)
+    ):
         return last.grid_theta, last.grid_on_contrast, last.grid_on_drug
     setting = problem.setting.refined(2)
-    finer = replace(problem, setting=replace(setting, flow_refine=-(-problem.setting.flow_refine // 2)))
+    finer = replace(
+        problem, setting=replace(setting, flow_refine=-(-problem.setting.flow_refine // 2))
+    )
     same = finer.setting.flow_setting.grid == problem.setting.flow_setting.grid
     forward = finer.forward(fields.flow.p if same else None)
     flow = forward.flow(finer.tensor(theta))
-    there = mean_of_parts(forward.contrast(finer.tensor(theta), flow, finer.aif, finer.frame_times, tol=EFFECT_TO)[0], 2)
-    curves = (problem.contrast.residual(there) - problem.contrast.residual(fields.contrast)).reshape(-1, 1)
+    there = mean_of_parts(
+        forward.contrast(finer.tensor(theta), flow, finer.aif, finer.frame_times, tol=EFFECT_TO)[0],
+        2,
+    )
+    curves = (
+        problem.contrast.residual(there) - problem.contrast.residual(fields.contrast)
+    ).reshape(-1, 1)
     if images is None:
         return theta.copy(), curves, curves.new_zeros((0, 0))
     halved = [mean_of_parts(i, 2) for i in _few_images(finer, theta, [forward], flow)[0]]
-    columns = [d.whiten(h - i)[:, None] for d, h, i in zip(problem.drug, halved, images, strict=True)]
+    columns = [
+        d.whiten(h - i)[:, None] for d, h, i in zip(problem.drug, halved, images, strict=True)
+    ]
     return theta.copy(), curves, torch.block_diag(*columns)
 
 
 def effects_of_closure(problem: InverseProblem, fields: Fields) -> list[Tensor]:
     """Change of each whitened drug image ``(n, k)`` by each bump of the closure error, which no two images share."""
     assert fields.pools is not None
-    images = [d.linear(fields.pools[problem.node_of(d)], problem.setting.maps) for d in problem.drug]
-    return [d.whiten(i * problem.closure_bumps).T for d, i in zip(problem.drug, images, strict=True)]
+    images = [
+        d.linear(fields.pools[problem.node_of(d)], problem.setting.maps) for d in problem.drug
+    ]
+    return [
+        d.whiten(i * problem.closure_bumps).T for d, i in zip(problem.drug, images, strict=True)
+    ]
 
 
 def _effect_of_pH(problem: InverseProblem, images: dict[str, list[Tensor]]) -> Tensor:
     """Change of every whitened drug image by each bump of the pH error, ``(n, k)``."""
-    slopes = [(up - here) / PH_STEP for up, here in zip(images["pH"], images["as they are"], strict=True)]
-    return torch.cat([d.whiten(s * problem.pH_bumps).T for d, s in zip(problem.drug, slopes, strict=True)])
+    slopes = [
+        (up - here) / PH_STEP for up, here in zip(images["pH"], images["as they are"], strict=True)
+    ]
+    return torch.cat(
+        [d.whiten(s * problem.pH_bumps).T for d, s in zip(problem.drug, slopes, strict=True)]
+    )

@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 #: The balances that may err, with what each error is measured against.
-BALANCES = {"contrast": "wall influx of contrast agent", "encapsulated": "wall influx of the carrier", "free": "release"}
+BALANCES = {
+    "contrast": "wall influx of contrast agent",
+    "encapsulated": "wall influx of the carrier",
+    "free": "release",
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ def effects(problem: InverseProblem, theta: Array, fields: Fields) -> tuple[Tens
 
 def _on_contrast(problem: InverseProblem, theta: Array, fields: Fields, bumps: Tensor) -> Tensor:
     forward = problem.forward()
-    pools, operator, _ = forward.operators("contrast", problem.tensor(theta), fields.flow_without_tangents)
+    pools, operator, _ = forward.operators(
+        "contrast", problem.tensor(theta), fields.flow_without_tangents
+    )
     maps, aif = problem.setting.maps, problem.aif
     nodes, at = frame_nodes(problem.frame_times, float(aif.times_s[0]), 1)
     local = LocalResponse(maps, aif, stage_times(nodes, TR_BDF2))
@@ -80,7 +86,9 @@ def _on_contrast(problem: InverseProblem, theta: Array, fields: Fields, bumps: T
 def _on_drug(problem: InverseProblem, theta: Array, fields: Fields, bumps: Tensor) -> Tensor:
     assert fields.pools is not None
     carrier, free = LINEAR.pools.index("encapsulated"), LINEAR.pools.index("free")
-    pools, operator, _ = problem.forward().operators("drug", problem.tensor(theta), fields.flow_without_tangents)
+    pools, operator, _ = problem.forward().operators(
+        "drug", problem.tensor(theta), fields.flow_without_tangents
+    )
     influx = operator.inflow[carrier, ENCAPSULATED]
     release = -operator.reaction[free, carrier]
     history = fields.pools[:, carrier]
@@ -96,7 +104,10 @@ def _on_drug(problem: InverseProblem, theta: Array, fields: Fields, bumps: Tenso
     keep = [int(np.argmin(np.abs(nodes - d.time_s))) for d in problem.drug]
     wanted = sorted(set(keep))
     V = respond(operator, pools.capacity, source, [float(t) for t in nodes], wanted)
-    images = [d.whiten(d.linear(V[wanted.index(i)], problem.setting.maps)) for i, d in zip(keep, problem.drug, strict=True)]
+    images = [
+        d.whiten(d.linear(V[wanted.index(i)], problem.setting.maps))
+        for i, d in zip(keep, problem.drug, strict=True)
+    ]
     return torch.cat(images, dim=1).T
 
 
@@ -126,7 +137,9 @@ def mapped(problem: InverseProblem, fields: Fields) -> tuple[Mapped, ...]:
     curves = problem.contrast.residual(fields.contrast).reshape(-1)
     found = [_mapped(problem, "contrast", *problem.errors.model_weights("contrast", curves))]
     if fields.pools is not None:
-        weights, covariance = problem.errors.model_weights("drug", problem.drug_misfit(fields.pools))
+        weights, covariance = problem.errors.model_weights(
+            "drug", problem.drug_misfit(fields.pools)
+        )
         for i, name in enumerate(("encapsulated", "free")):
             at = slice(i * k, (i + 1) * k)
             found.append(_mapped(problem, name, weights[at], covariance[at, at]))

@@ -47,9 +47,13 @@ class FeatureNetwork(torch.nn.Module):
         self.inputs = inputs
         sizes = (inputs.shape[1], WIDTH, FEATURES)
         self.weights = torch.nn.ParameterList(
-            torch.randn(a, b, dtype=inputs.dtype, generator=generator).to(inputs.device) / a**0.5 for a, b in itertools.pairwise(sizes)
+            torch.randn(a, b, dtype=inputs.dtype, generator=generator).to(inputs.device) / a**0.5
+            for a, b in itertools.pairwise(sizes)
         )
-        self.biases = torch.nn.ParameterList(torch.randn(b, dtype=inputs.dtype, generator=generator).to(inputs.device) for b in sizes[1:])
+        self.biases = torch.nn.ParameterList(
+            torch.randn(b, dtype=inputs.dtype, generator=generator).to(inputs.device)
+            for b in sizes[1:]
+        )
         self.start = [p.detach().clone() for p in self.parameters()]
 
     def forward(self) -> Tensor:
@@ -62,15 +66,24 @@ class FeatureNetwork(torch.nn.Module):
         """Half the squared distance of the weights from their first values, each over its prior's sd."""
         fan_in = [w.shape[0] for w in self.weights] + [1] * len(self.biases)
         pairs = zip(self.parameters(), self.start, fan_in, strict=True)
-        return 0.5 * sum(((p - s).square().sum() * n for p, s, n in pairs), torch.zeros((), dtype=self.inputs.dtype))
+        return 0.5 * sum(
+            ((p - s).square().sum() * n for p, s, n in pairs),
+            torch.zeros((), dtype=self.inputs.dtype),
+        )
 
 
 def network_inputs(setting: Setting, length_m: float) -> Tensor:
     """What a network sees of every voxel of the tumour: place over the length, depth, and the maps, ``(n, 7)``."""
     m = setting.maps
     inside = m.tumour > 0.5
-    place = torch.nonzero(inside).to(m.phi.dtype) * torch.tensor(setting.grid.spacing, dtype=m.phi.dtype, device=m.phi.device)
-    depth = torch.as_tensor(distance_transform_edt(inside.cpu().numpy(), setting.grid.spacing), dtype=m.phi.dtype, device=m.phi.device)
+    place = torch.nonzero(inside).to(m.phi.dtype) * torch.tensor(
+        setting.grid.spacing, dtype=m.phi.dtype, device=m.phi.device
+    )
+    depth = torch.as_tensor(
+        distance_transform_edt(inside.cpu().numpy(), setting.grid.spacing),
+        dtype=m.phi.dtype,
+        device=m.phi.device,
+    )
     columns = [torch.log(m.PS)[inside], m.phi[inside], m.pH[inside], depth[inside]]
     tissue = torch.stack([(c - c.mean()) / c.std().clamp_min(1e-12) for c in columns], dim=1)
     # sines of unit rate over 2.5 lengths: correlated over about one
@@ -81,7 +94,9 @@ def shapes_of(network: FeatureNetwork, setting: Setting, prior_sd: float) -> Ten
     """Features times the prior's sd as shapes of a field, ``(k, x, y, z)``."""
     inside = setting.maps.tumour > 0.5
     features = network()
-    shapes = torch.zeros((features.shape[1], *inside.shape), dtype=features.dtype, device=features.device)
+    shapes = torch.zeros(
+        (features.shape[1], *inside.shape), dtype=features.dtype, device=features.device
+    )
     shapes[:, inside] = features.T
     return centred(shapes, inside, prior_sd)
 
@@ -101,24 +116,37 @@ class _Trainer:
     def __post_init__(self) -> None:
         setting = self.problem.setting
         self.fields = [f for f in self.problem.unknowns.functions if f.kind == "neural"]
-        self.networks = {f.name: field_network(setting, f.length_m, self.seed + i) for i, f in enumerate(self.fields)}
+        self.networks = {
+            f.name: field_network(setting, f.length_m, self.seed + i)
+            for i, f in enumerate(self.fields)
+        }
 
     def shapes(self) -> dict[str, Tensor]:
-        return {f.name: shapes_of(self.networks[f.name], self.problem.setting, f.prior_sd) for f in self.fields}
+        return {
+            f.name: shapes_of(self.networks[f.name], self.problem.setting, f.prior_sd)
+            for f in self.fields
+        }
 
     def steps(self, fit: Fitted, count: int) -> InverseProblem:
         """Steps of L-BFGS on the hidden weights, all else held; the problem with the shapes found."""
         problem, weights = fit.problem, [p for n in self.networks.values() for p in n.parameters()]
         pressure = fit.prediction.fields.flow.p
         optimiser = torch.optim.LBFGS(
-            weights, lr=1.0, max_iter=count, max_eval=2 * count, history_size=count, line_search_fn="strong_wolfe"
+            weights,
+            lr=1.0,
+            max_iter=count,
+            max_eval=2 * count,
+            history_size=count,
+            line_search_fn="strong_wolfe",
         )
 
         def closure() -> float:
             optimiser.zero_grad()
             shapes = self.shapes()
             found = slope(problem, fit.theta, shapes, pressure)
-            penalty = sum((n.penalty() for n in self.networks.values()), torch.zeros((), dtype=pressure.dtype))
+            penalty = sum(
+                (n.penalty() for n in self.networks.values()), torch.zeros((), dtype=pressure.dtype)
+            )
             through = sum(((shapes[name] * g).sum() for name, g in found.shapes.items()), penalty)
             through.backward()
             return found.objective + float(penalty.detach())
@@ -130,9 +158,15 @@ class _Trainer:
 
 
 def fit_neural(
-    problem: InverseProblem, start: Array | None = None, *, rounds: int = 2, iterations: int = 12, tolerance: float = 0.1,
-    seed: int = 0, progress: Progress = silent,
-) -> Fitted:  # fmt: skip
+    problem: InverseProblem,
+    start: Array | None = None,
+    *,
+    rounds: int = 2,
+    iterations: int = 12,
+    tolerance: float = 0.1,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Fitted:
     """Fit every unknown and the hidden weights of neural fields, in turn.
 
     Args:
@@ -145,11 +179,25 @@ def fit_neural(
     fit = fit_fv(problem, start, iterations=iterations, tolerance=tolerance, progress=progress)
     objectives = list(fit.run.objective)
     for k in range(rounds):
-        progress("hidden weights of neural fields", k / rounds, {"objective": fit.run.objective[-1]})
-        fit = fit_fv(trainer.steps(fit, STEPS), fit.theta, iterations=iterations, tolerance=tolerance, progress=progress)
+        progress(
+            "hidden weights of neural fields", k / rounds, {"objective": fit.run.objective[-1]}
+        )
+        fit = fit_fv(
+            trainer.steps(fit, STEPS),
+            fit.theta,
+            iterations=iterations,
+            tolerance=tolerance,
+            progress=progress,
+        )
         objectives += fit.run.objective
     hidden = sum(p.numel() for n in trainer.networks.values() for p in n.parameters())
     stats = {**fit.run.stats, "hidden weights": hidden, "rounds": rounds, "seed": seed}
     message = f"{fit.run.message}, after {rounds} rounds of training {hidden} hidden weights"
-    run = replace(fit.run, objective=tuple(objectives), seconds=time.perf_counter() - began, message=message, stats=stats)
+    run = replace(
+        fit.run,
+        objective=tuple(objectives),
+        seconds=time.perf_counter() - began,
+        message=message,
+        stats=stats,
+    )
     return replace(fit, run=run)

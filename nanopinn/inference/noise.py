@@ -47,15 +47,24 @@ def noise_scales(problem: InverseProblem, fields: Fields) -> tuple[NoiseScale, .
     spare = len(r) - contrast.count  # directions that were projected out hold no noise
     one, none = torch.ones_like(r), torch.zeros_like(r)
     groups = torch.zeros(len(r), dtype=torch.long, device=r.device)
-    found = _most_likely(("contrast agent",), groups, one, none, *_errors(problem, "contrast", r), spare)
+    found = _most_likely(
+        ("contrast agent",), groups, one, none, *_errors(problem, "contrast", r), spare
+    )
     if fields.pools is None:
         return found
     kinds = tuple(sorted({d.quantity for d in problem.drug}))
     share = torch.cat([(d.noise_sd / d.sd).square()[d.voxels] for d in problem.drug])
-    of_kind = [torch.full((d.count,), kinds.index(d.quantity), device=r.device) for d in problem.drug]
+    of_kind = [
+        torch.full((d.count,), kinds.index(d.quantity), device=r.device) for d in problem.drug
+    ]
     names = tuple(f"{k} drug" for k in kinds)
     return found + _most_likely(
-        names, torch.cat(of_kind), share, 1 - share, *_errors(problem, "drug", problem.drug_misfit(fields.pools)), 0
+        names,
+        torch.cat(of_kind),
+        share,
+        1 - share,
+        *_errors(problem, "drug", problem.drug_misfit(fields.pools)),
+        0,
     )
 
 
@@ -68,8 +77,14 @@ def _errors(problem: InverseProblem, block: str, residual: Tensor) -> tuple[Tens
 
 
 def _most_likely(
-    kinds: tuple[str, ...], group: Tensor, noise: Tensor, other: Tensor, r: Tensor, E: Tensor, spare: int
-) -> tuple[NoiseScale, ...]:  # fmt: skip
+    kinds: tuple[str, ...],
+    group: Tensor,
+    noise: Tensor,
+    other: Tensor,
+    r: Tensor,
+    E: Tensor,
+    spare: int,
+) -> tuple[NoiseScale, ...]:
     """Scales of the noise share of a variance in groups, by maximum a posteriori."""
 
     def cost(log_s: Tensor) -> Tensor:
@@ -78,7 +93,9 @@ def _most_likely(
         gram = torch.eye(E.shape[1], dtype=E.dtype, device=E.device) + E.T @ weighed
         b = weighed.T @ r
         size = torch.log(D).sum() - 2 * spare * log_s[0] + torch.logdet(gram)
-        return 0.5 * (size + (r / D) @ r - b @ torch.linalg.solve(gram, b) + (log_s / PRIOR_SD).square().sum())
+        return 0.5 * (
+            size + (r / D) @ r - b @ torch.linalg.solve(gram, b) + (log_s / PRIOR_SD).square().sum()
+        )
 
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:
         at = torch.tensor(x, dtype=r.dtype, device=r.device, requires_grad=True)
@@ -89,14 +106,20 @@ def _most_likely(
 
     start = [0.5 * float(torch.log(r[group == k].square().mean())) for k in range(len(kinds))]
     best = minimize(value, np.clip(start, -3, 3), jac=True, method="BFGS").x
-    curvature = torch.autograd.functional.hessian(cost, torch.tensor(best, dtype=r.dtype, device=r.device))
+    curvature = torch.autograd.functional.hessian(
+        cost, torch.tensor(best, dtype=r.dtype, device=r.device)
+    )
     sd = torch.linalg.inv(curvature).diagonal().sqrt().cpu().numpy()
-    return tuple(NoiseScale(k, float(np.exp(x)), float(s)) for k, x, s in zip(kinds, best, sd, strict=True))
+    return tuple(
+        NoiseScale(k, float(np.exp(x)), float(s)) for k, x, s in zip(kinds, best, sd, strict=True)
+    )
 
 
 def with_noise(problem: InverseProblem, scales: Mapping[str, float]) -> InverseProblem:
     """The problem, as it was posed, with its stated noise scaled."""
-    contrast = replace(problem.contrast, noise_sd=problem.contrast.noise_sd * scales.get("contrast agent", 1.0))
+    contrast = replace(
+        problem.contrast, noise_sd=problem.contrast.noise_sd * scales.get("contrast agent", 1.0)
+    )
     drug = []
     for d in problem.drug:
         s = scales.get(f"{d.quantity} drug", 1.0)

@@ -101,7 +101,9 @@ class DrugObservation:
     def linear(self, pools: Tensor, maps: TissueMaps) -> Tensor:
         """The part of the image that is linear in the pools."""
         shown = [i for i, name in enumerate(LINEAR.pools) if name in SEEN[self.quantity][0]]
-        return (volume_fractions(LINEAR.pools, maps)[shown] * pools[..., shown, :, :, :]).sum(dim=-4)
+        return (volume_fractions(LINEAR.pools, maps)[shown] * pools[..., shown, :, :, :]).sum(
+            dim=-4
+        )
 
     def whiten(self, image: Tensor) -> Tensor:
         """An image over its standard deviation in the voxels used, ``(..., n)``."""

@@ -62,7 +62,11 @@ class Addition:
 
     def newly_informed(self, before: tuple[Expected, ...]) -> tuple[str, ...]:
         """Labels of unknowns that this image would inform and that were not informed before."""
-        return tuple(a.label for a, b in zip(self.unknowns, before, strict=True) if a.informed and not b.informed)
+        return tuple(
+            a.label
+            for a, b in zip(self.unknowns, before, strict=True)
+            if a.informed and not b.informed
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,36 +113,74 @@ class Plan:
     def additions(self) -> tuple[Addition, ...]:
         """Every candidate, best first."""
         every = [
-            Addition(name, float(g.mean()), float(g.min()), float(g.max()), self._expected(self.sd_with[:, i]))
+            Addition(
+                name,
+                float(g.mean()),
+                float(g.min()),
+                float(g.max()),
+                self._expected(self.sd_with[:, i]),
+            )
             for i, (name, g) in enumerate(zip(self.candidates, self.gain.T, strict=True))
         ]
         return tuple(sorted(every, key=lambda a: -a.gain))
 
     def _expected(self, sd: Array) -> tuple[Expected, ...]:
         return tuple(
-            Expected(u.name, u.label, u.unit, u.scale, f * u.prior_sd, f * float(s.mean()), f * float(s.min()), f * float(s.max()))
-            for u, s, f in ((u, s, u.per_unit if u.scale == "linear" else 1.0) for u, s in zip(self.unknowns, sd.T, strict=True))
+            Expected(
+                u.name,
+                u.label,
+                u.unit,
+                u.scale,
+                f * u.prior_sd,
+                f * float(s.mean()),
+                f * float(s.min()),
+                f * float(s.max()),
+            )
+            for u, s, f in (
+                (u, s, u.per_unit if u.scale == "linear" else 1.0)
+                for u, s in zip(self.unknowns, sd.T, strict=True)
+            )
         )
 
     def summary(self) -> str:
         """Two tables, and in words what they come to."""
-        return "\n".join([*self.protocol, "", *self._of_unknowns(), "", *self._of_candidates(), "", self.in_words()])
+        return "\n".join(
+            [
+                *self.protocol,
+                "",
+                *self._of_unknowns(),
+                "",
+                *self._of_candidates(),
+                "",
+                self.in_words(),
+            ]
+        )
 
     def _of_unknowns(self) -> list[str]:
         count = len(self.sd)
-        spread = f"mean and range of {count} draws, the first at {self.where}" if count > 1 else f"at {self.where}"
+        spread = (
+            f"mean and range of {count} draws, the first at {self.where}"
+            if count > 1
+            else f"at {self.where}"
+        )
         lines = [
             f"Expected with the protocol as it is ({spread}; sd of ln, of the value for pK)",
             f"{'quantity':34s} {'prior sd':>9s} {'expected sd':>24s} {'contraction':>12s}  informed",
         ]
         for e in self.expected:
             found = f"{e.sd:.3f}" + (f" ({e.low:.3f} .. {e.high:.3f})" if count > 1 else "")
-            lines.append(f"{e.label:34s} {e.prior_sd:9.2f} {found:>24s} {e.contraction:12.2f}  {'yes' if e.informed else 'no'}")
+            lines.append(
+                f"{e.label:34s} {e.prior_sd:9.2f} {found:>24s} {e.contraction:12.2f}  {'yes' if e.informed else 'no'}"
+            )
         return lines
 
     def _of_candidates(self) -> list[str]:
         """The ranking; columns for the unknowns that any candidate can move."""
-        moved = [u.name for i, u in enumerate(self.unknowns) if self.sd_with[..., i].min() < 0.99 * u.prior_sd]
+        moved = [
+            u.name
+            for i, u in enumerate(self.unknowns)
+            if self.sd_with[..., i].min() < 0.99 * u.prior_sd
+        ]
         now = {e.name: e.contraction for e in self.expected}
         lines = [
             "One more image, best first: expected information (half the fall of ln det of the posterior covariance, nats), and",
@@ -149,43 +191,70 @@ class Plan:
         for a in self.additions:
             with_it = {e.name: e.contraction for e in a.unknowns}
             gain = f"{a.gain:.2f}" + (f" ({a.low:.2f} .. {a.high:.2f})" if len(self.sd) > 1 else "")
-            lines.append(f"{a.name:24s} {gain:>20s} " + "".join(f"{with_it[n]:10.2f}" for n in moved))
+            lines.append(
+                f"{a.name:24s} {gain:>20s} " + "".join(f"{with_it[n]:10.2f}" for n in moved)
+            )
         return lines
 
     def in_words(self) -> str:
         """What would be informed, what would not, and which image to add."""
         carried = [e.label for e in self.expected if not e.informed]
-        said = [f"The protocol would inform: {', '.join(self.informed)}." if self.informed else "The protocol would inform nothing."]
+        said = [
+            f"The protocol would inform: {', '.join(self.informed)}."
+            if self.informed
+            else "The protocol would inform nothing."
+        ]
         said += [f"Not informed, the prior would speak: {', '.join(carried)}."] if carried else []
         return " ".join([*said, *self._advice()])
 
     def _advice(self) -> list[str]:
         best = self.additions[0]
         if best.gain < _NOTHING_NATS:
-            return [f"No candidate is worth a scan: the best, {best.name}, adds {best.gain:.2f} nats."]
-        said = [f"One more image helps most as {best.name} (+{best.gain:.2f} nats); it narrows {_most(self.expected, best.unknowns)}."]
+            return [
+                f"No candidate is worth a scan: the best, {best.name}, adds {best.gain:.2f} nats."
+            ]
+        said = [
+            f"One more image helps most as {best.name} (+{best.gain:.2f} nats); it narrows {_most(self.expected, best.unknowns)}."
+        ]
         fresh = best.newly_informed(self.expected)
         said += [f"It would newly inform: {', '.join(fresh)}."] if fresh else []
         then = self.gain_after_best.mean(axis=0)
         if len(self.candidates) > 1 and then.max() >= _NOTHING_NATS:
-            said.append(f"After that, {self.candidates[int(then.argmax())]} helps most (+{then.max():.2f} nats).")
+            said.append(
+                f"After that, {self.candidates[int(then.argmax())]} helps most (+{then.max():.2f} nats)."
+            )
         return said
 
     def table(self) -> list[Mapping[str, str | float | bool]]:
         """One row per unknown for the protocol and for every addition."""
-        every = [("protocol", 0.0, self.expected), *((a.name, a.gain, a.unknowns) for a in self.additions)]
+        every = [
+            ("protocol", 0.0, self.expected),
+            *((a.name, a.gain, a.unknowns) for a in self.additions),
+        ]
         return [
             {
-                "with": name, "gain_nats": gain, "name": e.name, "label": e.label, "unit": e.unit, "scale": e.scale, "prior_sd": e.prior_sd,
-                "expected_sd": e.sd, "lowest_sd": e.low, "highest_sd": e.high, "contraction": e.contraction, "informed": e.informed,
+                "with": name,
+                "gain_nats": gain,
+                "name": e.name,
+                "label": e.label,
+                "unit": e.unit,
+                "scale": e.scale,
+                "prior_sd": e.prior_sd,
+                "expected_sd": e.sd,
+                "lowest_sd": e.low,
+                "highest_sd": e.high,
+                "contraction": e.contraction,
+                "informed": e.informed,
             }
             for name, gain, unknowns in every
             for e in unknowns
-        ]  # fmt: skip
+        ]
 
 
 def _most(before: tuple[Expected, ...], after: tuple[Expected, ...]) -> str:
     """The up to three unknowns whose sd falls most, in words."""
-    fall = sorted(((b.sd - a.sd) / b.sd, a) for a, b in zip(after, before, strict=True) if a.sd < 0.95 * b.sd)
+    fall = sorted(
+        ((b.sd - a.sd) / b.sd, a) for a, b in zip(after, before, strict=True) if a.sd < 0.95 * b.sd
+    )
     named = [f"{a.label} by {share:.0%}" for share, a in reversed(fall[-3:])] if fall else []
     return ", ".join(named) if named else "every unknown by less than 5%"

@@ -118,10 +118,20 @@ class InverseProblem(Problem[Forward, Fields]):
     def measured_pH(self) -> Tensor:
         """The pH map without the error that :meth:`linearised_at` gave it."""
         pH = self.setting.maps.pH
-        return pH if self.errors is None else pH - torch.einsum("k,kxyz->xyz", self.errors.pH, self.pH_bumps)
+        return (
+            pH
+            if self.errors is None
+            else pH - torch.einsum("k,kxyz->xyz", self.errors.pH, self.pH_bumps)
+        )
 
     def solve(
-        self, theta: Array, forward: Forward, *, tangents: bool = False, scheme: Scheme = TR_BDF2, tol: float = linearise.SOLVE_TO
+        self,
+        theta: Array,
+        forward: Forward,
+        *,
+        tangents: bool = False,
+        scheme: Scheme = TR_BDF2,
+        tol: float = linearise.SOLVE_TO,
     ) -> Fields:
         """Every field by finite volumes, each linear solve to a relative residual ``tol``, those of the flow's tangents to a hundredth."""
         th = self.tensor(theta)
@@ -129,10 +139,20 @@ class InverseProblem(Problem[Forward, Fields]):
         C, dC, _ = forward.contrast(th, flow, self.aif, self.frame_times, scheme, tol=tol)
         if not self.drug:
             return Fields(flow, C, None, None if dC is None else dC.transpose(0, 1))
-        run = forward.drug(th, flow, self.plasma, self.drug_times, scheme, tol, [self.node_of(d) for d in self.drug])
+        run = forward.drug(
+            th,
+            flow,
+            self.plasma,
+            self.drug_times,
+            scheme,
+            tol,
+            [self.node_of(d) for d in self.drug],
+        )
         if dC is None or run.tangents is None:
             return Fields(flow, C, run.U, balance=run.balance.error)
-        return Fields(flow, C, run.U, dC.transpose(0, 1), run.tangents.transpose(0, 1), run.balance.error)
+        return Fields(
+            flow, C, run.U, dC.transpose(0, 1), run.tangents.transpose(0, 1), run.balance.error
+        )
 
     def compare(self, fields: Fields) -> Prediction[Fields]:
         """Fields against the observations."""
@@ -154,7 +174,9 @@ class InverseProblem(Problem[Forward, Fields]):
         curves = self._eliminated("contrast", self.contrast.residual(fields.contrast).reshape(-1))
         found = {"contrast agent": (float(curves.square().sum()), self.contrast.count)}
         if fields.pools is not None:
-            left = self._eliminated("drug", self.drug_misfit(fields.pools))[: sum(d.count for d in self.drug)]
+            left = self._eliminated("drug", self.drug_misfit(fields.pools))[
+                : sum(d.count for d in self.drug)
+            ]
             for d, part in zip(self.drug, left.split([d.count for d in self.drug]), strict=True):
                 found[d.name] = (float(part.square().sum()), d.count)
         return found
@@ -178,7 +200,9 @@ class InverseProblem(Problem[Forward, Fields]):
         """``(N, m)`` from field tangents ``(m, t, x, y, z)`` and ``(m, image, pool, x, y, z)``."""
         parts = [self._eliminated("contrast", self.contrast.whiten(dC).flatten(1))]
         if dpools is not None:
-            images = [d.whiten(d.linear(dpools[:, i], self.setting.maps)) for i, d in enumerate(self.drug)]
+            images = [
+                d.whiten(d.linear(dpools[:, i], self.setting.maps)) for i, d in enumerate(self.drug)
+            ]
             parts.append(self._eliminated("drug", torch.cat(images, dim=1)))
         return torch.cat(parts, dim=1).T
 
@@ -187,7 +211,9 @@ class InverseProblem(Problem[Forward, Fields]):
         if self.errors is None:
             return whitened
         error = self.errors.contrast if block == "contrast" else self.errors.drug
-        return error.eliminate(whitened) if whitened.dim() == 1 else error.eliminate_tangents(whitened)
+        return (
+            error.eliminate(whitened) if whitened.dim() == 1 else error.eliminate_tangents(whitened)
+        )
 
     def node_of(self, drug: DrugObservation) -> int:
         """Index of an image's time among the nodes of the drug march."""
@@ -199,11 +225,26 @@ class InverseProblem(Problem[Forward, Fields]):
 
     def scalars(self, theta: Array) -> Mapping[str, float]:
         """Model scalars in SI as floats."""
-        return {k: float(v) for k, v in self.unknowns.scalars(self.tensor(theta)).items() if v.dim() == 0}
+        return {
+            k: float(v)
+            for k, v in self.unknowns.scalars(self.tensor(theta)).items()
+            if v.dim() == 0
+        }
 
 
 #: Every class that a problem is made of: what may stand in a file of one.
 PARTS: tuple[type, ...] = (
-    ContrastObservation, DrugObservation, FunctionUnknown, Grid, InverseProblem, ModelError, PlasmaCurve, Setting, SumOfExponentials,
-    SystematicErrors, TissueMaps, Unknown, UnknownSet,
-)  # fmt: skip
+    ContrastObservation,
+    DrugObservation,
+    FunctionUnknown,
+    Grid,
+    InverseProblem,
+    ModelError,
+    PlasmaCurve,
+    Setting,
+    SumOfExponentials,
+    SystematicErrors,
+    TissueMaps,
+    Unknown,
+    UnknownSet,
+)

@@ -72,8 +72,12 @@ class Profile:
 
     def in_words(self) -> str:
         """What the profile says."""
-        sides = {(True, True): "the data bound it on both sides", (False, False): "flat: the data alone bound it on neither side",
-                 (True, False): "the data bound it from below only", (False, True): "the data bound it from above only"}  # fmt: skip
+        sides = {
+            (True, True): "the data bound it on both sides",
+            (False, False): "flat: the data alone bound it on neither side",
+            (True, False): "the data bound it from below only",
+            (False, True): "the data bound it from above only",
+        }
         low, high, unit = *self.interval, "" if self.unit == "1" else f" {self.unit}"
         text = f"{self.label}: {low:.3g} to {high:.3g}{unit} by its profile, {self.laplace[0]:.3g} to {self.laplace[1]:.3g} by Laplace"
         text += f"; {sides[self.bounded]}"
@@ -85,8 +89,14 @@ class Profile:
 
 
 def profile_likelihood(
-    problem: Solvable, theta: Array, name: str, *, expansion: Expansion | None = None, exact: bool = False, progress: Progress = silent
-) -> Profile:  # fmt: skip
+    problem: Solvable,
+    theta: Array,
+    name: str,
+    *,
+    expansion: Expansion | None = None,
+    exact: bool = False,
+    progress: Progress = silent,
+) -> Profile:
     """The profile of an unknown around an estimate.
 
     Args:
@@ -100,7 +110,9 @@ def profile_likelihood(
     """
     names = problem.unknowns.names
     if name not in names:
-        raise InputError("no such unknown to profile", field="--profile", found=name, expected=", ".join(names))
+        raise InputError(
+            "no such unknown to profile", field="--profile", found=name, expected=", ".join(names)
+        )
     began = time.perf_counter()
     walk = Walk(Objective(problem), names.index(name), theta, expansion, exact)
     down, up = (list(_shown(walk.side(sign), progress, name, sign)) for sign in (-1, 1))
@@ -109,11 +121,17 @@ def profile_likelihood(
 
 def _shown(points: Iterator[Point], progress: Progress, name: str, sign: int) -> Iterator[Point]:
     for k, point in enumerate(points):
-        progress(f"profile of {name}", (0.0 if sign < 0 else 0.5) + min(k + 1, 3) / 6, {"objective": point.objective})
+        progress(
+            f"profile of {name}",
+            (0.0 if sign < 0 else 0.5) + min(k + 1, 3) / 6,
+            {"objective": point.objective},
+        )
         yield point
 
 
-def _collected(walk: Walk, down: list[Point], up: list[Point], problem: Solvable, seconds: float) -> Profile:
+def _collected(
+    walk: Walk, down: list[Point], up: list[Point], problem: Solvable, seconds: float
+) -> Profile:
     points = [*reversed(down), walk.start, *up]
     unknown = problem.unknowns.items[walk.j]
     theta = np.stack([p.theta for p in points])
@@ -127,12 +145,23 @@ def _collected(walk: Walk, down: list[Point], up: list[Point], problem: Solvable
         return unknown.estimate(x, 0.0).median
 
     return Profile(
-        name=unknown.name, label=unknown.label, unit=unknown.unit, scale=unknown.scale,
-        values=np.array([shown(float(x)) for x in coordinates]), misfit=np.array([p.expansion.misfit for p in points]),
-        prior=np.array([p.prior for p in points]), theta=theta, left=np.array([p.left for p in points]),
-        estimate=len(down), interval=(shown(ends[0]), shown(ends[1])), laplace=estimate.interval(), ridge=ridge,
-        solves=walk.objective.solves, seconds=seconds, stopped=walk.stopped,
-    )  # fmt: skip
+        name=unknown.name,
+        label=unknown.label,
+        unit=unknown.unit,
+        scale=unknown.scale,
+        values=np.array([shown(float(x)) for x in coordinates]),
+        misfit=np.array([p.expansion.misfit for p in points]),
+        prior=np.array([p.prior for p in points]),
+        theta=theta,
+        left=np.array([p.left for p in points]),
+        estimate=len(down),
+        interval=(shown(ends[0]), shown(ends[1])),
+        laplace=estimate.interval(),
+        ridge=ridge,
+        solves=walk.objective.solves,
+        seconds=seconds,
+        stopped=walk.stopped,
+    )
 
 
 def _crossings(x: Array, objective: Array, start: int) -> tuple[float, float]:
@@ -143,7 +172,9 @@ def _crossings(x: Array, objective: Array, start: int) -> tuple[float, float]:
     least = int(np.argmin(objective))
     centre = least if objective[least] < objective[start] - BELOW else start
     root = np.sqrt(np.clip(objective - objective[centre], 0.0, None))
-    return _crossing(x[centre::-1], root[centre::-1], -np.inf), _crossing(x[centre:], root[centre:], np.inf)
+    return _crossing(x[centre::-1], root[centre::-1], -np.inf), _crossing(
+        x[centre:], root[centre:], np.inf
+    )
 
 
 def _crossing(x: Array, root: Array, open_end: float) -> float:

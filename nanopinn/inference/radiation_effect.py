@@ -30,8 +30,10 @@ OF_FLOW = np.array([[0.0, -0.5, 0.5, 0.0, -0.5], [1.0, 1.0, 0.0, 0.0, 1.0]])
 OF_PS = np.array([0.0, 0.0, 0.0, 1.0, 1.0])
 #: What images can see, for the reader.
 SEEN = {
-    "P SV (Ktrans)": OF_PS, "Lp SV p_e (q)": OF_FLOW[1], "K/(Lp SV) (l squared)": 2 * OF_FLOW[0],
-}  # fmt: skip
+    "P SV (Ktrans)": OF_PS,
+    "Lp SV p_e (q)": OF_FLOW[1],
+    "K/(Lp SV) (l squared)": 2 * OF_FLOW[0],
+}
 INCONSISTENT = (
     "The effect of radiation on interstitial pressure is inconsistent in the literature: up to 40 Gy it fell in some tumours and rose in "
     "others (Multhoff and Vaupel 2012; Roh 1991)."
@@ -96,7 +98,15 @@ class RadiationEffect:
 
     def posterior(self, t_peak_s: float) -> tuple[Array, Array]:
         """Mean ``(5,)`` and covariance for a time of the peak."""
-        return _updated(self.before, self.after, self.effect(t_peak_s), self.prior_mean, self.prior_sd, self.flow_mean, self.flow_sd)
+        return _updated(
+            self.before,
+            self.after,
+            self.effect(t_peak_s),
+            self.prior_mean,
+            self.prior_sd,
+            self.flow_mean,
+            self.flow_sd,
+        )
 
     def draw(self, z: Array, t_peak_s: Array) -> Array:
         """Logarithms of the factors ``(n, 5)`` at standard normal deviates ``(n, 5)``, each for its own time of the peak ``(n,)``."""
@@ -118,30 +128,48 @@ class RadiationEffect:
 
     def summary(self) -> str:
         """Prior beside posterior of every factor, and of what images see."""
-        lines = [f"{'factor at its peak':24s}{'prior (95 %)':>22s}{'with the scans (95 %)':>30s}{'contraction':>13s}  traded against"]
+        lines = [
+            f"{'factor at its peak':24s}{'prior (95 %)':>22s}{'with the scans (95 %)':>30s}{'contraction':>13s}  traded against"
+        ]
         for i, name in enumerate(self.names):
             ridge = ridge_partner(self.names, self.covariance, name)
             told = "none" if ridge is None else f"{ridge.partner} ({ridge.strength:+.2f})"
-            prior, post = (_interval(m[i], s[i]) for m, s in ((self.prior_mean, self.prior_sd), (self.mean, self.sd)))
-            lines.append(f"{name:24s}{prior:>22s}{f'{np.exp(self.mean[i]):.2f} ({post})':>30s}{self.contraction[i]:13.2f}  {told}")
+            prior, post = (
+                _interval(m[i], s[i])
+                for m, s in ((self.prior_mean, self.prior_sd), (self.mean, self.sd))
+            )
+            lines.append(
+                f"{name:24s}{prior:>22s}{f'{np.exp(self.mean[i]):.2f} ({post})':>30s}{self.contraction[i]:13.2f}  {told}"
+            )
         for name, (mean, sd, contraction) in self.seen().items():
-            lines.append(f"{name:24s}{'':22s}{f'{np.exp(mean):.2f} ({_interval(mean, sd)})':>30s}{contraction:13.2f}")
+            lines.append(
+                f"{name:24s}{'':22s}{f'{np.exp(mean):.2f} ({_interval(mean, sd)})':>30s}{contraction:13.2f}"
+            )
         return "\n".join([*lines, self.in_words()])
 
     def in_words(self) -> str:
         """What the scans informed, what they cannot, and what is assumed."""
         known = [n for n, c in zip(self.names, self.contraction, strict=True) if c >= 0.5]
         seen = [n for n, (_, _, c) in self.seen().items() if c >= 0.5]
-        return " ".join([
-            f"Radiation's effect is taken from two scans, the second at {self.scan_s / 3600:g} h of its course. Of single factors they "
-            f"inform {', '.join(known) or 'none'}; of combinations {', '.join(seen) or 'none'}: factors that trade against each other "
-            "within a combination stay near their priors.", INCONSISTENT, *self.notes,
-        ])  # fmt: skip
+        return " ".join(
+            [
+                f"Radiation's effect is taken from two scans, the second at {self.scan_s / 3600:g} h of its course. Of single factors they "
+                f"inform {', '.join(known) or 'none'}; of combinations {', '.join(seen) or 'none'}: factors that trade against each other "
+                "within a combination stay near their priors.",
+                INCONSISTENT,
+                *self.notes,
+            ]
+        )
 
 
 def effect_of_scans(
-    before: Seen, after: Seen, fractions: tuple[Fraction, ...], scan_s: float, flow_prior: tuple[Array, Array], notes: tuple[str, ...] = ()
-) -> RadiationEffect:  # fmt: skip
+    before: Seen,
+    after: Seen,
+    fractions: tuple[Fraction, ...],
+    scan_s: float,
+    flow_prior: tuple[Array, Array],
+    notes: tuple[str, ...] = (),
+) -> RadiationEffect:
     """The same from what each scan says by itself.
 
     Args:
@@ -152,17 +180,38 @@ def effect_of_scans(
     prior_sd = np.array([p.prior.sd for p in rows if p.prior is not None])
     s = effect_at(fractions, scan_s, value("RT_t_peak"))
     mean, covariance = _updated(before, after, s, prior_mean, prior_sd, *flow_prior)
-    return RadiationEffect(NAMES, prior_mean, prior_sd, mean, covariance, before, after, *flow_prior, fractions, scan_s, notes)
+    return RadiationEffect(
+        NAMES,
+        prior_mean,
+        prior_sd,
+        mean,
+        covariance,
+        before,
+        after,
+        *flow_prior,
+        fractions,
+        scan_s,
+        notes,
+    )
 
 
 def effect_at(fractions: Sequence[Fraction], t: float, t_peak_s: float) -> float:
     """``sum_i (D_i/D_ref) s(t - t_i)`` (see :mod:`nanopinn.physics.radiation`)."""
-    return sum(f.dose_Gy / value("RT_D") * float(rise_and_recovery(t - f.time_s, t_peak_s)) for f in fractions)
+    return sum(
+        f.dose_Gy / value("RT_D") * float(rise_and_recovery(t - f.time_s, t_peak_s))
+        for f in fractions
+    )
 
 
 def _updated(
-    before: Seen, after: Seen, s: float, prior_mean: Array, prior_sd: Array, flow_mean: Array, flow_sd: Array
-) -> tuple[Array, Array]:  # fmt: skip
+    before: Seen,
+    after: Seen,
+    s: float,
+    prior_mean: Array,
+    prior_sd: Array,
+    flow_mean: Array,
+    flow_sd: Array,
+) -> tuple[Array, Array]:
     """Posterior of the logarithms at their peak: unknowns are (ln l, ln q) before, and x."""
     prior = np.concatenate([1 / flow_sd**2, 1 / prior_sd**2])
     precision, vector = np.diag(prior), prior * np.concatenate([flow_mean, prior_mean])

@@ -66,9 +66,14 @@ class Held:
 
 
 def held_against_solves(
-    problem: Solvable, theta: Array, scalars: Sequence[ScalarEstimate], covariance: Array, *, expansion: Expansion | None = None,
+    problem: Solvable,
+    theta: Array,
+    scalars: Sequence[ScalarEstimate],
+    covariance: Array,
+    *,
+    expansion: Expansion | None = None,
     progress: Progress = silent,
-) -> Held:  # fmt: skip
+) -> Held:
     """The posterior at the end of a fit, as wide as full solves find it.
 
     Args:
@@ -78,14 +83,20 @@ def held_against_solves(
     """
     objective = Objective(problem)
     at = objective.expand(theta) if expansion is None else expansion
-    informed = [j for j, s in enumerate(scalars) if s.informed and not (s.scale == "log" and s.sd < KNOWN_WELL)]
+    informed = [
+        j
+        for j, s in enumerate(scalars)
+        if s.informed and not (s.scale == "log" and s.sd < KNOWN_WELL)
+    ]
     factor, wider, notes = np.ones(len(covariance)), list(scalars), []
     for k, j in enumerate(informed):
         progress("how far the answer reaches", k / len(informed), {})
         try:
             reach = _reach(objective, j, theta, at)
         except NanopinnError as error:
-            notes.append(f"How far {scalars[j].label} reaches could not be solved ({error}); its interval is a parabola's.")
+            notes.append(
+                f"How far {scalars[j].label} reaches could not be solved ({error}); its interval is a parabola's."
+            )
             continue
         if reach.better:
             notes.append(f"{scalars[j].label}: {BETTER}.")
@@ -113,7 +124,9 @@ def _reach(objective: Objective, j: int, theta: Array, expansion: Expansion) -> 
 
 def _bent(walk: Walk, sign: int) -> bool:
     """Whether the objective may rise by less than a parabola on a side, by one far point and what fitting on would still gain there."""
-    point = walk.next(walk.start, float(walk.start.theta[walk.j] + sign * LOOK * walk.sd[walk.j]), SOLVES)
+    point = walk.next(
+        walk.start, float(walk.start.theta[walk.j] + sign * LOOK * walk.sd[walk.j]), SOLVES
+    )
     return point.objective - point.left - walk.start.objective < PARABOLA * LOOK**2 / 2
 
 
@@ -124,7 +137,10 @@ def _outwards(walk: Walk, sign: int, unknown: Unknown) -> Iterator[tuple[float, 
     point, distance, rise = start, 0.0, 0.0
     yield distance, rise
     while rise < RISE_95:
-        last, distance = distance, distance + max(sd, distance - 2 * sd)  # 1, 2, 3, 4, 6, 10 sd: a plain is crossed in strides
+        last, distance = (
+            distance,
+            distance + max(sd, distance - 2 * sd),
+        )  # 1, 2, 3, 4, 6, 10 sd: a plain is crossed in strides
         if distance > end:
             yield max(last, end), RISE_95
             return

@@ -54,9 +54,12 @@ def _refuse_impossible_values(u: Unknown) -> None:
     above = row.low is not None and high / u.per_unit < row.low
     if below or above:
         raise InputError(
-            "a prior contradicts the range of its parameter", field=f"prior of {u.name}", found=f"{low:.3g} to {high:.3g} {u.unit} (95 %)",
-            expected=f"something within {_shown(row.low, u)} to {_shown(row.high, u)} {u.unit}", remedy="Correct the median or its unit.",
-        )  # fmt: skip
+            "a prior contradicts the range of its parameter",
+            field=f"prior of {u.name}",
+            found=f"{low:.3g} to {high:.3g} {u.unit} (95 %)",
+            expected=f"something within {_shown(row.low, u)} to {_shown(row.high, u)} {u.unit}",
+            remedy="Correct the median or its unit.",
+        )
 
 
 def _shown(value: float | None, u: Unknown) -> str:
@@ -66,13 +69,18 @@ def _shown(value: float | None, u: Unknown) -> str:
 def _refuse_curves(problem: InverseProblem) -> None:
     times, aif = problem.frame_times, problem.aif
     if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
-        raise InputError("frame times must increase", field="VolumeTiming", expected="finite, increasing seconds")
+        raise InputError(
+            "frame times must increase", field="VolumeTiming", expected="finite, increasing seconds"
+        )
     spacing = float(np.diff(times).max()) if len(times) > 1 else 0.0
     if times[-1] > aif.times_s[-1] + spacing or times[-1] < aif.times_s[0]:
         raise InputError(
-            "frames lie outside the time of the arterial input", field="--aif", found=f"frames to {times[-1]:g} s",
-            expected=f"{aif.times_s[0]:g} to {aif.times_s[-1]:g} s", remedy="Measure the input as long as the scan.",
-        )  # fmt: skip
+            "frames lie outside the time of the arterial input",
+            field="--aif",
+            found=f"frames to {times[-1]:g} s",
+            expected=f"{aif.times_s[0]:g} to {aif.times_s[-1]:g} s",
+            remedy="Measure the input as long as the scan.",
+        )
     if not np.isfinite(aif.plasma_mM).all():
         raise InputError("the arterial input is not finite", field="--aif", expected="numbers")
     _refuse_noise("contrast agent", problem.contrast.noise_sd)
@@ -82,7 +90,10 @@ def _refuse_curves(problem: InverseProblem) -> None:
 def _refuse_image(d: DrugObservation) -> None:
     if not (np.isfinite(d.time_s) and d.time_s > 0):
         raise InputError(
-            "a drug image is not of a time after the dose", field=f"TimeAfterDose of {d.quantity}", found=d.time_s, expected="above 0 s"
+            "a drug image is not of a time after the dose",
+            field=f"TimeAfterDose of {d.quantity}",
+            found=d.time_s,
+            expected="above 0 s",
         )
     _refuse_noise(d.name, d.noise_sd[d.voxels])
     _refuse_values(d.name, d.measured[d.voxels])
@@ -92,15 +103,21 @@ def _refuse_noise(name: str, sd: Tensor) -> None:
     bad = int((~(torch.isfinite(sd) & (sd > 0))).sum())
     if bad:
         raise InputError(
-            "an observation without noise would count infinitely", field=f"noise of {name}", found=f"{bad} voxels with sd not above 0",
-            expected="a positive standard deviation in every voxel used", remedy="State the noise, or leave these voxels out of the mask.",
-        )  # fmt: skip
+            "an observation without noise would count infinitely",
+            field=f"noise of {name}",
+            found=f"{bad} voxels with sd not above 0",
+            expected="a positive standard deviation in every voxel used",
+            remedy="State the noise, or leave these voxels out of the mask.",
+        )
 
 
 def _refuse_values(name: str, values: Tensor) -> None:
     bad = int((~torch.isfinite(values)).sum())
     if bad:
         raise InputError(
-            "an observation is not finite", field=name, found=f"{bad} values NaN or infinite", expected="numbers in every voxel used",
+            "an observation is not finite",
+            field=name,
+            found=f"{bad} values NaN or infinite",
+            expected="numbers in every voxel used",
             remedy="Leave these voxels out.",
-        )  # fmt: skip
+        )

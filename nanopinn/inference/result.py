@@ -223,7 +223,9 @@ class FitResult:
             from nanopinn.inference.profile import profile_likelihood
 
             end = self._end("a profile")
-            self.profiles[name] = profile_likelihood(end.posed, end.point, name, expansion=end.tangents, exact=exact, progress=progress)
+            self.profiles[name] = profile_likelihood(
+                end.posed, end.point, name, expansion=end.tangents, exact=exact, progress=progress
+            )
         return self.profiles[name]
 
     def sample(self, draws: int = 400, *, seed: int = 0, progress: Progress = silent) -> Draws:
@@ -235,11 +237,16 @@ class FitResult:
         from nanopinn.inference.sampling import sample_posterior
 
         end = self._end("sampling")
-        return sample_posterior(end.posed, end.point, expansion=end.tangents, draws=draws, seed=seed, progress=progress)
+        return sample_posterior(
+            end.posed, end.point, expansion=end.tangents, draws=draws, seed=seed, progress=progress
+        )
 
     def _end(self, wanted: str) -> Checkpoint:
         if self.ended is None:
-            raise InputError(f"the fit does not hold its problem, which {wanted} needs", remedy="Take the one that run_fit returns.")
+            raise InputError(
+                f"the fit does not hold its problem, which {wanted} needs",
+                remedy="Take the one that run_fit returns.",
+            )
         return self.ended
 
     def save(self, path: str | Path) -> Path:
@@ -276,7 +283,11 @@ class FitResult:
         """Which quantities the images informed and which still carry the prior."""
         informed = [s.label for s in self.scalars if s.informed]
         carried = [s.label for s in self.scalars if not s.informed]
-        said = f"The images informed: {', '.join(informed)}." if informed else "The images informed nothing."
+        said = (
+            f"The images informed: {', '.join(informed)}."
+            if informed
+            else "The images informed nothing."
+        )
         if not carried:
             return said
         return f"{said} Not informed, the prior speaks: {', '.join(carried)}."

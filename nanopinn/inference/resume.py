@@ -43,13 +43,21 @@ class Stand:
 
     def taken_up(self) -> list[str]:
         """The events of a run that goes on from here."""
-        return [*self.events, f"interrupted before iteration {self.place.iteration + 1}: went on from there"]
+        return [
+            *self.events,
+            f"interrupted before iteration {self.place.iteration + 1}: went on from there",
+        ]
 
 
 #: Everything a kept state may hold.
 _CLASSES: tuple[type, ...] = (
-    *PARTS, Fields, Flow, Place, Stand, Stride,
-)  # fmt: skip
+    *PARTS,
+    Fields,
+    Flow,
+    Place,
+    Stand,
+    Stride,
+)
 
 _STUDY = "study.json"
 #: Why the run ended early, where it could still say so.
@@ -78,14 +86,20 @@ class Keeper:
     strict: bool = True
 
     @classmethod
-    def of_interrupted(cls, folder: Path, study: Mapping[str, str], device: str, resume: Resume) -> Keeper | None:
+    def of_interrupted(
+        cls, folder: Path, study: Mapping[str, str], device: str, resume: Resume
+    ) -> Keeper | None:
         """For a run that goes on; None if it shall start anew.
 
         Raises:
             InputError: it must go on, and cannot.
         """
         try:
-            return replace(cls.continued(folder, study, device), strict=resume is True) if resume else None
+            return (
+                replace(cls.continued(folder, study, device), strict=resume is True)
+                if resume
+                else None
+            )
         except InputError:
             if resume is True:
                 raise
@@ -111,7 +125,10 @@ class Keeper:
             changed = sorted(k for k in {*before, *study} if before.get(k) != study.get(k))
         except InputError as error:
             raise InputError(
-                "there is no interrupted run to go on with", field="--resume", file=folder, remedy="Leave --resume out to start anew."
+                "there is no interrupted run to go on with",
+                field="--resume",
+                file=folder,
+                remedy="Leave --resume out to start anew.",
             ) from error
         if changed:
             name = changed[0]
@@ -161,7 +178,10 @@ class Keeper:
             if not self.strict:
                 return None
             raise InputError(
-                "the state of the interrupted run cannot be read", file=file, found=str(error), remedy="Leave --resume out to start anew."
+                "the state of the interrupted run cannot be read",
+                file=file,
+                found=str(error),
+                remedy="Leave --resume out to start anew.",
             ) from error
         return value
 
@@ -171,7 +191,12 @@ class Keeper:
 
 def forget(folder: Path) -> None:
     """Take the kept states away, once the result is written."""
-    for file in (*folder.glob("*.safetensors"), *folder.glob(_HALF), folder / FAULT, folder / _STUDY):
+    for file in (
+        *folder.glob("*.safetensors"),
+        *folder.glob(_HALF),
+        folder / FAULT,
+        folder / _STUDY,
+    ):
         file.unlink(missing_ok=True)
     with suppress(OSError):  # somebody put something of their own there
         folder.rmdir()

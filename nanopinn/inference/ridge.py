@@ -42,4 +42,8 @@ def ridge_along(names: Sequence[str], moved: Array, sd: Array, j: int) -> Ridge 
     share[j] = 0.0
     i = int(np.argmax(np.abs(share)))
     # round-off is no valley
-    return Ridge(names[i], float(share[i]), float(moved[i] / moved[j])) if abs(share[i]) > 1e-3 else None
+    return (
+        Ridge(names[i], float(share[i]), float(moved[i] / moved[j]))
+        if abs(share[i]) > 1e-3
+        else None
+    )

@@ -71,7 +71,9 @@ class Draws:
 
     def interval(self, name: str, share: float = 0.95) -> tuple[float, float]:
         """Central interval of an unknown's coordinate."""
-        low, high = np.quantile(self.flat[:, self.names.index(name)], [(1 - share) / 2, (1 + share) / 2])
+        low, high = np.quantile(
+            self.flat[:, self.names.index(name)], [(1 - share) / 2, (1 + share) / 2]
+        )
         return float(low), float(high)
 
     def in_words(self) -> str:
@@ -84,13 +86,23 @@ class Draws:
             f"{self.r_hat.max():.3f}, {self.acceptance:.0%} taken; against Laplace the mean of {self.names[i]} lies {off[i]:+.2f} sd off, "
             f"and the sd of {self.names[j]} is {wide[j]:.2f} times as wide"
         )
-        return text if self.reliable else f"{text}. Too few, or chains that disagree: draw more before using them"
+        return (
+            text
+            if self.reliable
+            else f"{text}. Too few, or chains that disagree: draw more before using them"
+        )
 
 
 def sample_posterior(
-    problem: Solvable, theta: Array, *, expansion: Expansion | None = None, draws: int = 400, chains: int = 4, seed: int = 0,
+    problem: Solvable,
+    theta: Array,
+    *,
+    expansion: Expansion | None = None,
+    draws: int = 400,
+    chains: int = 4,
+    seed: int = 0,
     progress: Progress = silent,
-) -> Draws:  # fmt: skip
+) -> Draws:
     """Sample the posterior around an estimate.
 
     Args:
@@ -104,7 +116,12 @@ def sample_posterior(
     """
     emcee = _emcee()
     if draws < 10 * chains:
-        raise InputError("too few draws", field="draws", found=draws, expected=f"{10 * chains} or more, for {chains} chains")
+        raise InputError(
+            "too few draws",
+            field="draws",
+            found=draws,
+            expected=f"{10 * chains} or more, for {chains} chains",
+        )
     began, objective, rng = time.perf_counter(), Objective(problem), np.random.RandomState(seed)
     at = objective.expand(theta) if expansion is None else expansion
     covariance = objective.quadratic(theta, at).covariance
@@ -126,10 +143,17 @@ def sample_posterior(
     sampler.run_mcmc(_t(rng, chains, len(theta)), steps, skip_initial_state_check=True)
     z = np.swapaxes(sampler.get_chain(), 0, 1)
     return Draws(
-        names=problem.unknowns.names, theta=theta + z @ root.T, log_posterior=sampler.get_log_prob().T, laplace_mean=theta,
-        laplace_sd=np.sqrt(np.diag(covariance)), ess=effective_draws(z), r_hat=split_r_hat(z),
-        acceptance=float(np.mean(sampler.acceptance_fraction)), solves=objective.solves, seconds=time.perf_counter() - began,
-    )  # fmt: skip
+        names=problem.unknowns.names,
+        theta=theta + z @ root.T,
+        log_posterior=sampler.get_log_prob().T,
+        laplace_mean=theta,
+        laplace_sd=np.sqrt(np.diag(covariance)),
+        ess=effective_draws(z),
+        r_hat=split_r_hat(z),
+        acceptance=float(np.mean(sampler.acceptance_fraction)),
+        solves=objective.solves,
+        seconds=time.perf_counter() - began,
+    )
 
 
 def _emcee() -> Any:
@@ -137,14 +161,19 @@ def _emcee() -> Any:
         import emcee
     except ImportError as error:
         raise InputError(
-            "sampling needs the package emcee", field="draws", found="not installed", remedy="pip install nanopinn[sampling]"
+            "sampling needs the package emcee",
+            field="draws",
+            found="not installed",
+            remedy="pip install nanopinn[sampling]",
         ) from error
     return emcee
 
 
 def _t(rng: Any, n: int, m: int) -> Array:
     """Draws of a standard multivariate t, ``(n, m)``."""
-    return np.asarray(rng.standard_normal((n, m)) * np.sqrt(DEGREES / rng.chisquare(DEGREES, n))[:, None])
+    return np.asarray(
+        rng.standard_normal((n, m)) * np.sqrt(DEGREES / rng.chisquare(DEGREES, n))[:, None]
+    )
 
 
 def _log_t(z: Array) -> Array:
@@ -176,7 +205,10 @@ def effective_draws(chains: Array) -> Array:
     centred = chains - chains.mean(axis=1, keepdims=True)
     out = np.empty(m)
     for j in range(m):
-        lags = [float((centred[:, : steps - k, j] * centred[:, k:, j]).sum() / (n * (steps - 1))) for k in range(steps - 1)]
+        lags = [
+            float((centred[:, : steps - k, j] * centred[:, k:, j]).sum() / (n * (steps - 1)))
+            for k in range(steps - 1)
+        ]
         rho = 1 - (within[j] - np.array(lags)) / total[j]
         pairs = rho[: len(rho) // 2 * 2].reshape(-1, 2).sum(axis=1)
         ends = np.flatnonzero(pairs <= 0)

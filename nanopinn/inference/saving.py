@@ -39,7 +39,10 @@ def to_bytes(value: Any, classes: Iterable[type]) -> bytes:
     writer = _Writer(frozenset(classes))
     content = json.dumps(writer.plain(value), allow_nan=False)
     digest = _digest(content, writer.arrays)
-    return save(writer.arrays, {"format": "nanopinn", "version": str(VERSION), "content": content, "sha256": digest})
+    return save(
+        writer.arrays,
+        {"format": "nanopinn", "version": str(VERSION), "content": content, "sha256": digest},
+    )
 
 
 def from_bytes(content: bytes, classes: Iterable[type]) -> Any:
@@ -52,15 +55,26 @@ def from_bytes(content: bytes, classes: Iterable[type]) -> Any:
         if int.from_bytes(content[:8], "little") > MOST_HEADER:
             raise ValueError("its header is too long")
         arrays = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}
-        found = {key: str(header.get(key, "")) for key in ("format", "version", "content", "sha256")}
+        header = (
+            json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__")
+            or {}
+        )
+        found = {
+            key: str(header.get(key, "")) for key in ("format", "version", "content", "sha256")
+        }
     except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"not a file of a fit: {error}") from error
     if found["format"] != "nanopinn" or found["version"] != str(VERSION):
-        raise ValueError(f"the file of a fit by another version ({found['version'][:60]}; this one reads {VERSION})")
+        raise ValueError(
+            f"the file of a fit by another version ({found['version'][:60]}; this one reads {VERSION})"
+        )
     try:
         whole = found["sha256"] == _digest(found["content"], arrays)
-        value = _Reader({c.__name__: c for c in classes}, arrays).rebuilt(json.loads(found["content"])) if whole else None
+        value = (
+            _Reader({c.__name__: c for c in classes}, arrays).rebuilt(json.loads(found["content"]))
+            if whole
+            else None
+        )
     except Exception as error:  # a file that someone made may go wrong anywhere, and in any way
         raise ValueError(f"not a file of a fit: {type(error).__name__} {error}") from error
     if not whole:
@@ -90,7 +104,10 @@ class _Writer:
             return {"array": self.kept(torch.tensor(value.copy()))}
         if type(value) in self.classes:
             saved = [f.name for f in dataclasses.fields(value) if f.metadata.get("saved", True)]
-            return {"class": type(value).__name__, "fields": {n: self.plain(getattr(value, n)) for n in saved}}
+            return {
+                "class": type(value).__name__,
+                "fields": {n: self.plain(getattr(value, n)) for n in saved},
+            }
         if isinstance(value, tuple):
             return {"tuple": [self.plain(v) for v in value]}
         if isinstance(value, Mapping):
@@ -128,7 +145,9 @@ def _usual(tensor: Tensor) -> float | None:
     most = tensor.numel() * size / (2 * (size + 4))
     if int(torch.count_nonzero(tensor)) < most:
         return 0.0
-    known = torch.count_nonzero(~torch.isnan(tensor)) if tensor.is_floating_point() else tensor.numel()
+    known = (
+        torch.count_nonzero(~torch.isnan(tensor)) if tensor.is_floating_point() else tensor.numel()
+    )
     return math.nan if int(known) < most else None
 
 
@@ -149,7 +168,10 @@ class _Reader:
             return {self.rebuilt(k): self.rebuilt(v) for k, v in plain["mapping"]}
         if "float" in plain:
             return float(plain["float"])
-        kind, given = self.classes[plain["class"]], {k: self.rebuilt(v) for k, v in plain["fields"].items()}
+        kind, given = (
+            self.classes[plain["class"]],
+            {k: self.rebuilt(v) for k, v in plain["fields"].items()},
+        )
         check_fields(kind, given, self.classes)
         return kind(**given)
 
@@ -160,7 +182,11 @@ class _Reader:
         usual = self.rebuilt(place["usual"])
         self.unlisted += max(0, math.prod(place["shape"]) - _FOR_EACH * values.numel())
         if self.unlisted > _MOST_UNLISTED:
-            raise ValueError(f"tensors of {place['shape']} and others would be made of a few numbers")
-        out = torch.full(place["shape"], bool(usual) if values.dtype == torch.bool else usual, dtype=values.dtype)
+            raise ValueError(
+                f"tensors of {place['shape']} and others would be made of a few numbers"
+            )
+        out = torch.full(
+            place["shape"], bool(usual) if values.dtype == torch.bool else usual, dtype=values.dtype
+        )
         out.reshape(-1)[self.arrays[place["index"]].long()] = values
         return out

@@ -37,29 +37,60 @@ class Series:
         self._refuse_times()
         if self.measured.shape != (len(self.times), len(self.seen)):
             raise InputError(
-                "numbers do not match their times and states", field=self.name, found=f"shape {self.measured.shape}",
+                "numbers do not match their times and states",
+                field=self.name,
+                found=f"shape {self.measured.shape}",
                 expected=f"({len(self.times)}, {len(self.seen)}): a row per time, a column per state seen",
-            )  # fmt: skip
+            )
         if np.isinf(self.measured).any() or not np.isfinite(self.measured).any():
             raise InputError(
-                "a series holds infinite numbers" if np.isinf(self.measured).any() else "a series holds no numbers", field=self.name,
+                "a series holds infinite numbers"
+                if np.isinf(self.measured).any()
+                else "a series holds no numbers",
+                field=self.name,
                 expected="finite numbers, NaN where nothing was measured",
-            )  # fmt: skip
-        if self.noise_sd is not None and not (np.isfinite(self.noise_sd).all() and (np.asarray(self.noise_sd) > 0).all()):
+            )
+        if self.noise_sd is not None and not (
+            np.isfinite(self.noise_sd).all() and (np.asarray(self.noise_sd) > 0).all()
+        ):
             raise InputError(
-                "noise must be positive: data without noise would fix unknowns exactly", field=f"{self.name}: noise_sd",
-                found=np.min(self.noise_sd), remedy="Give its standard deviation, or None to have it estimated.",
-            )  # fmt: skip
+                "noise must be positive: data without noise would fix unknowns exactly",
+                field=f"{self.name}: noise_sd",
+                found=np.min(self.noise_sd),
+                remedy="Give its standard deviation, or None to have it estimated.",
+            )
 
     def _refuse_times(self) -> None:
-        if self.times.ndim != 1 or not np.isfinite(self.times).all() or (np.diff(self.times) <= 0).any():
+        if (
+            self.times.ndim != 1
+            or not np.isfinite(self.times).all()
+            or (np.diff(self.times) <= 0).any()
+        ):
             raise InputError("times must be finite and increase", field=self.name, found=self.times)
 
     @classmethod
-    def of(cls, name: str, times: Array, measured: Array, *, state: int = 0, noise_sd: float | Array | None = None) -> Series:
+    def of(
+        cls,
+        name: str,
+        times: Array,
+        measured: Array,
+        *,
+        state: int = 0,
+        noise_sd: float | Array | None = None,
+    ) -> Series:
         """One number per time, ``(n,)``: a single state."""
-        sd = noise_sd if noise_sd is None or np.ndim(noise_sd) == 0 else np.asarray(noise_sd, dtype=np.float64)[:, None]
-        return cls(name, np.asarray(times, dtype=np.float64), np.asarray(measured, dtype=np.float64)[:, None], np.array([state]), sd)
+        sd = (
+            noise_sd
+            if noise_sd is None or np.ndim(noise_sd) == 0
+            else np.asarray(noise_sd, dtype=np.float64)[:, None]
+        )
+        return cls(
+            name,
+            np.asarray(times, dtype=np.float64),
+            np.asarray(measured, dtype=np.float64)[:, None],
+            np.array([state]),
+            sd,
+        )
 
     @property
     def known(self) -> NDArray[np.bool_]:

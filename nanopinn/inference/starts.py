@@ -42,10 +42,15 @@ class Start:
 def prior_draws(unknowns: UnknownSet, count: int, seed: int) -> list[Array]:
     """Coordinates drawn from the prior, the same for the same seed."""
     rng = np.random.default_rng(seed)
-    return [unknowns.prior_mean + unknowns.prior_sd * rng.standard_normal(len(unknowns)) for _ in range(count)]
+    return [
+        unknowns.prior_mean + unknowns.prior_sd * rng.standard_normal(len(unknowns))
+        for _ in range(count)
+    ]
 
 
-def best_of(descend: Callable[[Array], Any], unknowns: UnknownSet, first: Array, starts: int, seed: int) -> Any:
+def best_of(
+    descend: Callable[[Array], Any], unknowns: UnknownSet, first: Array, starts: int, seed: int
+) -> Any:
     """The best of several descents (a :class:`Fitted`), whose run lists all of them.
 
     Args:
@@ -55,14 +60,18 @@ def best_of(descend: Callable[[Array], Any], unknowns: UnknownSet, first: Array,
     Raises:
         NanopinnError: every descent failed; the first one's.
     """
-    tried = [(at, _outcome(descend, at)) for at in (first, *prior_draws(unknowns, starts - 1, seed))]
+    tried = [
+        (at, _outcome(descend, at)) for at in (first, *prior_draws(unknowns, starts - 1, seed))
+    ]
     ended = [f for _, f in tried if not isinstance(f, Exception)]
     if not ended:
         raise next(f for _, f in tried if isinstance(f, Exception))
     best = min(ended, key=lambda f: f.run.objective[-1])
     sd = np.sqrt(np.diag(best.run.covariance))
     every = tuple(_start(at, f, best, sd) for at, f in tried)
-    return replace(best, run=replace(best.run, starts=every, message=f"{best.run.message}; {in_words(every)}"))
+    return replace(
+        best, run=replace(best.run, starts=every, message=f"{best.run.message}; {in_words(every)}")
+    )
 
 
 def _outcome(descend: Callable[[Array], Any], at: Array) -> Any:
@@ -74,9 +83,18 @@ def _outcome(descend: Callable[[Array], Any], at: Array) -> Any:
 
 def _start(at: Array, ended: Any, best: Any, sd: Array) -> Start:
     if isinstance(ended, Exception):
-        return Start(at, np.full_like(at, np.nan), float("inf"), False, float("inf"), f"failed: {ended}")
+        return Start(
+            at, np.full_like(at, np.nan), float("inf"), False, float("inf"), f"failed: {ended}"
+        )
     distance = float(np.max(np.abs(ended.theta - best.theta) / sd))
-    return Start(at, ended.theta, float(ended.run.objective[-1]), ended.run.converged, distance, ended.run.message)
+    return Start(
+        at,
+        ended.theta,
+        float(ended.run.objective[-1]),
+        ended.run.converged,
+        distance,
+        ended.run.message,
+    )
 
 
 def minima(starts: Sequence[Start], sd: Array) -> list[Start]:

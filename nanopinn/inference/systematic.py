@@ -51,7 +51,9 @@ class SharedError:
         return torch.eye(E.shape[1], dtype=E.dtype, device=E.device) + E.T @ E
 
     def _best(self, values: Tensor) -> Tensor:
-        return -torch.linalg.solve(self._precision, (values @ self.effect).unsqueeze(-1)).squeeze(-1)
+        return -torch.linalg.solve(self._precision, (values @ self.effect).unsqueeze(-1)).squeeze(
+            -1
+        )
 
 
 @dataclass(frozen=True)
@@ -85,17 +87,23 @@ class SystematicErrors:
 
     @cached_property
     def drug(self) -> SharedError:
-        effect = _joined(self.pH_on_drug, self.closure_on_drug, self.model_on_drug, self.grid_on_drug)
+        effect = _joined(
+            self.pH_on_drug, self.closure_on_drug, self.model_on_drug, self.grid_on_drug
+        )
         at = effect.new_zeros(effect.shape[1])
         at[: len(self.pH)] = self.pH
         at[effect.shape[1] - self.grid_on_drug.shape[1] :] = -1.0
         return SharedError(effect, at)
 
-    def model_weights(self, block: Literal["contrast", "drug"], residual: Tensor) -> tuple[Tensor, Tensor]:
+    def model_weights(
+        self, block: Literal["contrast", "drug"], residual: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Weights of the model's error that a residual ``(n,)`` asks for, and their posterior covariance at the fitted unknowns."""
         model = self.model_on_contrast if block == "contrast" else self.model_on_drug
         assert model is not None
-        before = 0 if block == "contrast" else self.pH_on_drug.shape[1] + self.closure_on_drug.shape[1]
+        before = (
+            0 if block == "contrast" else self.pH_on_drug.shape[1] + self.closure_on_drug.shape[1]
+        )
         at = slice(before, before + model.shape[1])
         error: SharedError = getattr(self, block)
         return error.best(residual)[at], error.covariance[at, at]
@@ -106,7 +114,11 @@ class SystematicErrors:
 
     def without_grid(self) -> SystematicErrors:
         """The same with a grid that is trusted."""
-        return replace(self, grid_on_contrast=self.grid_on_contrast[:, :0], grid_on_drug=self.grid_on_drug[:, :0])
+        return replace(
+            self,
+            grid_on_contrast=self.grid_on_contrast[:, :0],
+            grid_on_drug=self.grid_on_drug[:, :0],
+        )
 
 
 def _joined(*effects: Tensor | None) -> Tensor:

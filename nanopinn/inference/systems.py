@@ -36,7 +36,16 @@ class SystemSolver:
         y0, d_y0 = problem.start_values(th)
         system = System(problem.rate_at, th, len(y0), problem.band)
         accuracy = Accuracy(self.tolerance, problem.sizes)
-        return integrate(system, problem.start, y0, d_y0, problem.times, accuracy, tangents=tangents, events=problem.events)
+        return integrate(
+            system,
+            problem.start,
+            y0,
+            d_y0,
+            problem.times,
+            accuracy,
+            tangents=tangents,
+            events=problem.events,
+        )
 
 
 @dataclass(frozen=True)
@@ -82,13 +91,18 @@ class SystemProblem(Problem[SystemSolver, Solution]):
 
     def __post_init__(self) -> None:
         if not self.series:
-            raise InputError("nothing was measured", field="series", remedy="Give at least one series.")
+            raise InputError(
+                "nothing was measured", field="series", remedy="Give at least one series."
+            )
         for s in self.series:
             if s.times[0] < self.start:
                 raise InputError(
-                    "a series begins before the states do", field=s.name, found=f"{s.times[0]:g} s", expected=f"{self.start:g} s or later",
+                    "a series begins before the states do",
+                    field=s.name,
+                    found=f"{s.times[0]:g} s",
+                    expected=f"{self.start:g} s or later",
                     remedy="Give an earlier start, or leave these times out.",
-                )  # fmt: skip
+                )
         self._refuse_rate()
 
     def _refuse_rate(self) -> None:
@@ -96,20 +110,32 @@ class SystemProblem(Problem[SystemSolver, Solution]):
         theta = self.tensor(self.unknowns.prior_mean)
         y = self.initial(self.unknowns.scalars(theta)).to(torch.float64)
         found = self.rate_at(torch.tensor(self.start, dtype=torch.float64), y, theta)
-        if found.shape != y.shape or found.dtype != torch.float64 or not bool(torch.isfinite(found).all()):
+        if (
+            found.shape != y.shape
+            or found.dtype != torch.float64
+            or not bool(torch.isfinite(found).all())
+        ):
             raise InputError(
-                "the rate is not one finite double per state", field="rate",
-                found=f"{tuple(found.shape)} {found.dtype}", expected=f"{tuple(y.shape)} torch.float64, finite at the start",
-            )  # fmt: skip
+                "the rate is not one finite double per state",
+                field="rate",
+                found=f"{tuple(found.shape)} {found.dtype}",
+                expected=f"{tuple(y.shape)} torch.float64, finite at the start",
+            )
         for s in self.series:
             seen = s.seen.shape[1] if s.seen.ndim == 2 else int(s.seen.max()) + 1
             if seen > len(y) or (s.seen.ndim == 2 and seen != len(y)):
-                raise InputError("a series sees states that there are not", field=s.name, found=seen, expected=f"{len(y)} states")
+                raise InputError(
+                    "a series sees states that there are not",
+                    field=s.name,
+                    found=seen,
+                    expected=f"{len(y)} states",
+                )
         if (self.sizes <= 0).any():
             raise InputError(
-                "the size of the states is not known: a field starts at zero", field="size",
+                "the size of the states is not known: a field starts at zero",
+                field="size",
                 remedy="Give the size that each state, or all of them, will reach.",
-            )  # fmt: skip
+            )
         self._refuse_band(y, theta)
 
     def _refuse_band(self, y: Tensor, theta: Tensor) -> None:
@@ -117,20 +143,30 @@ class SystemProblem(Problem[SystemSolver, Solution]):
             return
         if len(y) % len(self.positions):
             raise InputError(
-                "cells and states do not match", field="positions", found=len(self.positions), expected=f"a divisor of {len(y)}"
+                "cells and states do not match",
+                field="positions",
+                found=len(self.positions),
+                expected=f"a divisor of {len(y)}",
             )
         system = System(self.rate_at, theta, len(y), self.band)
         at = y.numpy() + self.sizes * (1 + np.arange(len(y)) % 7) / 10
         anywhere = np.cos(np.arange(len(y)) ** 2.0)[:, None]
         banded = system.times(system.derivatives(self.start, at, by_theta=False)[0], anywhere)[:, 0]
-        now, direction = torch.tensor(self.start, dtype=torch.float64), torch.from_numpy(anywhere[:, 0])
+        now, direction = (
+            torch.tensor(self.start, dtype=torch.float64),
+            torch.from_numpy(anywhere[:, 0]),
+        )
         jvp = torch.autograd.functional.jvp
-        whole = jvp(lambda u: self.rate_at(now, u, theta), torch.from_numpy(at), direction)[1].numpy()
+        whole = jvp(lambda u: self.rate_at(now, u, theta), torch.from_numpy(at), direction)[
+            1
+        ].numpy()
         if np.abs(whole - banded).max() > 1e-9 * np.abs(whole).max():
             raise InputError(
-                "cells are coupled beyond their neighbours", field="reach", found=self.reach,
+                "cells are coupled beyond their neighbours",
+                field="reach",
+                found=self.reach,
                 remedy="Order states by cell, y[fields * cell + field], and give how many neighbours a cell reaches.",
-            )  # fmt: skip
+            )
 
     @property
     def observations(self) -> int:
@@ -155,11 +191,18 @@ class SystemProblem(Problem[SystemSolver, Solution]):
     @property
     def sizes(self) -> Array:
         """Size of every state, ``(states,)``."""
-        y = self.initial(self.unknowns.scalars(self.tensor(self.unknowns.prior_mean))).detach().numpy().astype(np.float64)
+        y = (
+            self.initial(self.unknowns.scalars(self.tensor(self.unknowns.prior_mean)))
+            .detach()
+            .numpy()
+            .astype(np.float64)
+        )
         if self.size is not None:
             return np.broadcast_to(np.asarray(self.size, dtype=np.float64), y.shape).copy()
         cells = 1 if self.positions is None else len(self.positions)
-        return np.tile(np.abs(y.reshape(cells, -1)).max(axis=0 if cells > 1 else None), cells) * np.ones_like(y)
+        return np.tile(
+            np.abs(y.reshape(cells, -1)).max(axis=0 if cells > 1 else None), cells
+        ) * np.ones_like(y)
 
     def rate_at(self, t: Tensor, y: Tensor, theta: Tensor) -> Tensor:
         """The rate by coordinates in place of scalars."""
@@ -184,7 +227,9 @@ class SystemProblem(Problem[SystemSolver, Solution]):
 
     def linearised_at(self, theta: Array, here: Solution) -> SystemProblem:
         """The problem with the noise of series that came without one, as the misfit there says."""
-        return self if all(s.noise_sd is not None for s in self.series) else self.with_noise_of(here)
+        return (
+            self if all(s.noise_sd is not None for s in self.series) else self.with_noise_of(here)
+        )
 
     def with_noise_of(self, solution: Solution) -> SystemProblem:
         """The problem with noise as the misfit of a solution says."""

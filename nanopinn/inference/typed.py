@@ -41,15 +41,23 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and _fits_tuple(value, inner)
     if origin is np.ndarray:
-        return isinstance(value, np.ndarray) and value.dtype.kind in _KINDS.get(get_args(inner[1])[0], value.dtype.kind)
+        return isinstance(value, np.ndarray) and value.dtype.kind in _KINDS.get(
+            get_args(inner[1])[0], value.dtype.kind
+        )
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
+        return isinstance(value, Mapping) and all(
+            fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items()
+        )
     if hint in (int, float):
-        return not isinstance(value, bool) and isinstance(value, (int, float) if hint is float else int)
+        return not isinstance(value, bool) and isinstance(
+            value, (int, float) if hint is float else int
+        )
     return not isinstance(hint, type) or isinstance(value, hint)
 
 
 def _fits_tuple(value: tuple[Any, ...], inner: tuple[Any, ...]) -> bool:
     if inner[-1:] == (Ellipsis,):
         return all(fits(v, inner[0]) for v in value)
-    return len(value) == len(inner) and all(fits(v, one) for v, one in zip(value, inner, strict=True))
+    return len(value) == len(inner) and all(
+        fits(v, one) for v, one in zip(value, inner, strict=True)
+    )

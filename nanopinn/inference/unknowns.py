@@ -49,13 +49,32 @@ class Unknown:
 
     def __post_init__(self) -> None:
         if not 0 < self.prior_sd < np.inf:
-            raise InputError("a prior needs a positive spread", field=self.name, found=self.prior_sd)
+            raise InputError(
+                "a prior needs a positive spread", field=self.name, found=self.prior_sd
+            )
         if not np.isfinite(self.prior_median) or (self.scale == "log" and self.prior_median <= 0):
-            expected = "a positive number, for its logarithm is inferred" if self.scale == "log" else "a finite number"
-            raise InputError("a prior has no such median", field=self.name, found=self.prior_median, expected=expected)
+            expected = (
+                "a positive number, for its logarithm is inferred"
+                if self.scale == "log"
+                else "a finite number"
+            )
+            raise InputError(
+                "a prior has no such median",
+                field=self.name,
+                found=self.prior_median,
+                expected=expected,
+            )
 
     @classmethod
-    def of(cls, name: str, median: float, sd: float, *, scale: Literal["log", "linear"] = "log", unit: str = "1") -> Unknown:
+    def of(
+        cls,
+        name: str,
+        median: float,
+        sd: float,
+        *,
+        scale: Literal["log", "linear"] = "log",
+        unit: str = "1",
+    ) -> Unknown:
         """A scalar of a model of your own, in the unit in which the model works; ``sd`` is that of its logarithm by default."""
         return cls(name, name, unit, 1.0, scale, median, sd)
 
@@ -132,7 +151,10 @@ class UnknownSet:
     @property
     def labels(self) -> tuple[str, ...]:
         """Of every coordinate, for the reader."""
-        return (*(u.label for u in self.items), *(f"{f.label} ({name})" for f in self.functions for name in f.names))
+        return (
+            *(u.label for u in self.items),
+            *(f"{f.label} ({name})" for f in self.functions for name in f.names),
+        )
 
     @property
     def prior_mean(self) -> Array:
@@ -142,7 +164,12 @@ class UnknownSet:
 
     @property
     def prior_sd(self) -> Array:
-        return np.array([*(u.prior_sd for u in self.items), *(f.weight_sd for f in self.functions for _ in range(f.count))])
+        return np.array(
+            [
+                *(u.prior_sd for u in self.items),
+                *(f.weight_sd for f in self.functions for _ in range(f.count)),
+            ]
+        )
 
     def where(self, name: str) -> slice:
         """Coordinates of a function.
@@ -165,7 +192,9 @@ class UnknownSet:
     def estimates(self, theta: Array, covariance: Array) -> tuple[ScalarEstimate, ...]:
         """Estimates of the scalars in customary units."""
         sds = np.sqrt(np.diag(covariance))
-        return tuple(u.estimate(float(t), float(s)) for u, t, s in zip(self.items, theta, sds, strict=False))
+        return tuple(
+            u.estimate(float(t), float(s)) for u, t, s in zip(self.items, theta, sds, strict=False)
+        )
 
     def without(self, names: Sequence[str] | frozenset[str]) -> UnknownSet:
         """The set less some of its members."""

@@ -53,7 +53,9 @@ class Point:
 class Walk:
     """From the estimate outwards, one posterior standard deviation a step."""
 
-    def __init__(self, objective: Objective, j: int, theta: Array, expansion: Expansion | None, exact: bool) -> None:
+    def __init__(
+        self, objective: Objective, j: int, theta: Array, expansion: Expansion | None, exact: bool
+    ) -> None:
         self.objective, self.j, self.exact = objective, j, exact
         at = objective.expand(theta) if expansion is None else expansion
         self.covariance = objective.quadratic(theta, at).covariance
@@ -98,13 +100,23 @@ class Walk:
     def _moved(self, point: Point, step: Array) -> Point:
         theta = point.theta + step
         at, prior = self.objective, self.objective.prior(theta)
-        return Point(theta, at.expand(theta) if self.exact else point.expansion.moved(step, at.residual(theta), self.sd), prior, 0.0)
+        return Point(
+            theta,
+            at.expand(theta)
+            if self.exact
+            else point.expansion.moved(step, at.residual(theta), self.sd),
+            prior,
+            0.0,
+        )
 
     def _others(self, theta: Array, at: Expansion, fixed: Array) -> Array:
         """Gauss-Newton step of the others from where ``at`` holds, when ``fixed`` is gone as well."""
         J, o = at.jacobian, self.others
         residual = at.residual + J @ fixed
-        gradient = J[:, o].T @ residual + (self.objective.prior_residual(theta) / self.objective.prior_sd)[o]
+        gradient = (
+            J[:, o].T @ residual
+            + (self.objective.prior_residual(theta) / self.objective.prior_sd)[o]
+        )
         hessian = J[:, o].T @ J[:, o] + np.diag(self.objective.prior_sd[o] ** -2.0)
         return np.asarray(-np.linalg.solve(hessian, gradient), dtype=np.float64)
 

@@ -17,12 +17,14 @@ from nanopinn.napari_plugin.layers import LayerData, limits, map_layer, stack_la
 
 #: What can be shown of the arms, where it lies in an arm's folder, and words for it; the first is shown first.
 QUANTITIES = {
-    "fields/intracellular": "drug in cells", "fields/free": "free drug", "fields/encapsulated": "drug in carriers",
+    "fields/intracellular": "drug in cells",
+    "fields/free": "free drug",
+    "fields/encapsulated": "drug in carriers",
     "maps/lethal_beyond_peak": "lethal fraction far from vessels, peak law",
     "maps/lethal_beyond_rate": "lethal fraction far from vessels, rate law",
     "maps/lethal_beyond_area": "lethal fraction far from vessels, area law",
     "maps/lethal_all_peak": "lethal fraction of all cells, peak law",
-}  # fmt: skip
+}
 #: From one arm to the next, in widths of the image.
 STEP = 1.1
 
@@ -38,11 +40,15 @@ def parts_of_arms(folder: Path) -> list[Callable[[], LayerData]]:
     found: list[Callable[[], LayerData]] = []
     for quantity in reversed(QUANTITIES):
         there = [a for a in arms if (folder / a / f"{quantity}.nii.gz").is_file()]
-        found += [partial(_layer, folder, arm, arms.index(arm), quantity, tuple(there)) for arm in there]
+        found += [
+            partial(_layer, folder, arm, arms.index(arm), quantity, tuple(there)) for arm in there
+        ]
     return found
 
 
-def _layer(folder: Path, arm: str, place: int, quantity: str, together: tuple[str, ...]) -> LayerData:
+def _layer(
+    folder: Path, arm: str, place: int, quantity: str, together: tuple[str, ...]
+) -> LayerData:
     """One quantity of one arm, in the colour scale that all arms share."""
     from nanopinn.imaging.io import read_array, read_sidecar
 
@@ -50,18 +56,42 @@ def _layer(folder: Path, arm: str, place: int, quantity: str, together: tuple[st
     values, affine, _ = read_array(path)
     side = read_sidecar(path)
     unit, first = side.get("Unit", ""), quantity == next(iter(QUANTITIES))
-    known = {"folder": str(folder), "file": str(path), "arm": arm, "place": place, "shows": quantity, "description": side["Description"]}
+    known = {
+        "folder": str(folder),
+        "file": str(path),
+        "arm": arm,
+        "place": place,
+        "shows": quantity,
+        "description": side["Description"],
+    }
     name = f"{arm}: {QUANTITIES[quantity]}"
     if values.ndim == 4:
         at = [f"{t / 3600:g} h after the dose" for t in side["FrameTimes"]]
-        made = stack_layer(np.moveaxis(values, -1, 0), affine, name, "time after dose", at, unit=unit, visible=first, **known)
+        made = stack_layer(
+            np.moveaxis(values, -1, 0),
+            affine,
+            name,
+            "time after dose",
+            at,
+            unit=unit,
+            visible=first,
+            **known,
+        )
     else:
         made = map_layer(values, affine, name, unit, visible=first, **known)
     looks = made[1]
-    everything = [values, *(read_array(folder / a / f"{quantity}.nii.gz")[0] for a in together if a != arm)]
+    everything = [
+        values,
+        *(read_array(folder / a / f"{quantity}.nii.gz")[0] for a in together if a != arm),
+    ]
     whole = quantity.startswith("maps/lethal")
-    looks["contrast_limits"] = (0.0, 1.0) if whole else limits(np.concatenate([v.ravel() for v in everything]), True)
-    looks["translate"] = (*looks["translate"][:-1], looks["translate"][-1] + place * STEP * _width(values.shape, affine))
+    looks["contrast_limits"] = (
+        (0.0, 1.0) if whole else limits(np.concatenate([v.ravel() for v in everything]), True)
+    )
+    looks["translate"] = (
+        *looks["translate"][:-1],
+        looks["translate"][-1] + place * STEP * _width(values.shape, affine),
+    )
     return made
 
 
@@ -95,7 +125,9 @@ class Groups:
         from nanopinn.imaging.io import read_array
 
         values, affine, _ = read_array(folder / "groups.nii.gz")
-        heads, *rows = [line.split("\t") for line in read_text(folder / "penetration_groups.tsv").splitlines()]
+        heads, *rows = [
+            line.split("\t") for line in read_text(folder / "penetration_groups.tsv").splitlines()
+        ]
         table = np.array(rows, dtype=float)
         groups = int(table[:, 0].max()) + 1
         table = table.reshape(groups, -1, len(heads))
@@ -106,7 +138,9 @@ class Groups:
     def at(self, position: Any) -> tuple[int, int, int] | None:
         """Voxel at a position in the world, in whichever arm's picture; None beside the tumour."""
         place = placed(self.affine)
-        z, y, x = (np.asarray(position, dtype=float)[-3:] - place["translate"]) / np.asarray(place["scale"])
+        z, y, x = (np.asarray(position, dtype=float)[-3:] - place["translate"]) / np.asarray(
+            place["scale"]
+        )
         if not np.isfinite([x, y, z]).all():
             return None
         x = (x + 0.5) % (STEP * self.number.shape[0]) - 0.5

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QComboBox, QFileDialog, QHBoxLayout, QLabel, QListWidget, QListWidgetItem, QPushButton, QSizePolicy, QWidget
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QListWidget,
+    QListWidgetItem,
+    QPushButton,
+    QSizePolicy,
+    QWidget,
+)
 
 from nanopinn.napari_plugin.checks import Verdict
 from nanopinn.napari_plugin.sources import Source, known_of
@@ -21,7 +31,11 @@ _FROM_DISK = "File..."
 
 def volumes_of(viewer: napari.Viewer) -> list[Any]:
     """Layers that may be chosen: images and labels that are no results of ours."""
-    return [x for x in viewer.layers if x._type_string in ("image", "labels") and "folder" not in known_of(x)]
+    return [
+        x
+        for x in viewer.layers
+        if x._type_string in ("image", "labels") and "folder" not in known_of(x)
+    ]
 
 
 class SourceBox(QComboBox):
@@ -46,7 +60,9 @@ class SourceBox(QComboBox):
     def refresh(self) -> None:
         """List what is open now; a choice stays as long as it is there, and an input that plays this part is taken by itself."""
         before = self.source()
-        options = [Source(layer) for layer in volumes_of(self.viewer)] + [Source(file=f) for f in self.files]
+        options = [Source(layer) for layer in volumes_of(self.viewer)] + [
+            Source(file=f) for f in self.files
+        ]
         self.blockSignals(True)
         self.clear()
         self.addItem(self.nothing, None)
@@ -55,7 +71,15 @@ class SourceBox(QComboBox):
         self.addItem(_FROM_DISK, _FROM_DISK)
         kept = before if before in options else None
         if kept is None and not self.settled:
-            kept = next((o for role in self.roles for o in options if known_of(o.layer).get("role") == role), None)
+            kept = next(
+                (
+                    o
+                    for role in self.roles
+                    for o in options
+                    if known_of(o.layer).get("role") == role
+                ),
+                None,
+            )
         self.setCurrentIndex(0 if kept is None else 1 + options.index(kept))
         self.blockSignals(False)
         self.changed.emit()
@@ -103,7 +127,11 @@ class SourceList(QWidget):
     def sources(self) -> list[Source]:
         """What is checked."""
         items = [self.list.item(i) for i in range(self.list.count())]
-        return [i.data(Qt.ItemDataRole.UserRole) for i in items if i is not None and i.checkState() == Qt.CheckState.Checked]
+        return [
+            i.data(Qt.ItemDataRole.UserRole)
+            for i in items
+            if i is not None and i.checkState() == Qt.CheckState.Checked
+        ]
 
     def refresh(self) -> None:
         """List what is open now; what plays this part is checked by itself the first time it is seen."""
@@ -112,10 +140,17 @@ class SourceList(QWidget):
         files = [s for s in checked if s.file is not None]
         self.list.blockSignals(True)
         self.list.clear()
-        open_now = [Source(x) for x in volumes_of(self.viewer) if x._type_string == "image" and x.ndim == 3]
-        for source in sorted(open_now, key=lambda s: known_of(s.layer).get("role") != self.role) + files:
+        open_now = [
+            Source(x) for x in volumes_of(self.viewer) if x._type_string == "image" and x.ndim == 3
+        ]
+        for source in (
+            sorted(open_now, key=lambda s: known_of(s.layer).get("role") != self.role) + files
+        ):
             fits = source.file is not None or known_of(source.layer).get("role") == self.role
-            self._append(source, checked.get(source, Qt.CheckState.Checked if fits else Qt.CheckState.Unchecked))
+            self._append(
+                source,
+                checked.get(source, Qt.CheckState.Checked if fits else Qt.CheckState.Unchecked),
+            )
         self.list.blockSignals(False)
         self.changed.emit()
 
@@ -147,7 +182,9 @@ class Words(QLabel):
 
     def show_verdict(self, verdict: Verdict) -> None:
         self.setText(verdict.words)
-        self.setStyleSheet("font-size: 11px; color: %s;" % ("#9aa4b0" if verdict.good else "#ffb74d"))
+        self.setStyleSheet(
+            "font-size: 11px; color: %s;" % ("#9aa4b0" if verdict.good else "#ffb74d")
+        )
         self.setVisible(bool(verdict.words))
 
     def showEvent(self, event: QShowEvent) -> None:  # Qt's own name

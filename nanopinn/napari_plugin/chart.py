@@ -14,7 +14,18 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 from nanopinn.napari_plugin.ticks import decades, log_ticks, nice_ticks, padded
 
 BACK, INK, FAINT = "#262930", "#d0d4da", "#5a626c"
-COLOURS = ("#4fc3f7", "#ffb74d", "#81c784", "#e57373", "#ba68c8", "#fff176", "#90a4ae", "#f06292", "#a1887f", "#4db6ac")
+COLOURS = (
+    "#4fc3f7",
+    "#ffb74d",
+    "#81c784",
+    "#e57373",
+    "#ba68c8",
+    "#fff176",
+    "#90a4ae",
+    "#f06292",
+    "#a1887f",
+    "#4db6ac",
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,16 @@ class Line:
     thin: bool = False
 
     @classmethod
-    def of(cls, x: Iterable[float], y: Iterable[float], colour: str, label: str = "", *, dots: bool = False, thin: bool = False) -> Line:
+    def of(
+        cls,
+        x: Iterable[float],
+        y: Iterable[float],
+        colour: str,
+        label: str = "",
+        *,
+        dots: bool = False,
+        thin: bool = False,
+    ) -> Line:
         """From arrays."""
         return cls(tuple(map(float, x)), tuple(map(float, y)), colour, label, dots, thin)
 
@@ -41,7 +61,16 @@ class Line:
 class Chart(QWidget):
     """Curves on one pair of axes, with title, units and legend."""
 
-    def __init__(self, title: str, x: str, y: str, *, legend: int = 0, whole_steps: bool = False, log: bool = False) -> None:
+    def __init__(
+        self,
+        title: str,
+        x: str,
+        y: str,
+        *,
+        legend: int = 0,
+        whole_steps: bool = False,
+        log: bool = False,
+    ) -> None:
         """Make an empty chart.
 
         Args:
@@ -86,7 +115,9 @@ class Chart(QWidget):
             painter.setPen(QPen(QColor(line.colour), 2))
             painter.drawLine(QPointF(left, middle), QPointF(left + 10, middle))
             painter.setPen(QColor(INK))
-            painter.drawText(QRectF(left + 14, middle - 7, 120, 14), Qt.AlignmentFlag.AlignVCenter, line.label)
+            painter.drawText(
+                QRectF(left + 14, middle - 7, 120, 14), Qt.AlignmentFlag.AlignVCenter, line.label
+            )
 
 
 class _Axes:
@@ -94,7 +125,12 @@ class _Axes:
 
     def __init__(self, chart: Chart, box: QRectF) -> None:
         self.chart, self.box = chart, box
-        xs = [x for line in chart.lines for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
+        xs = [
+            x
+            for line in chart.lines
+            for x, y in zip(line.x, line.y, strict=True)
+            if math.isfinite(y)
+        ]
         ys = [v for line in chart.lines for v in line.y if math.isfinite(v)]
         self.log = chart.may_be_log and decades(ys) > 1.5 and min(ys) > 0
         self.x = chart.range or padded(xs)
@@ -102,8 +138,13 @@ class _Axes:
 
     def at(self, x: float, y: float) -> QPointF:
         y = math.log10(y) if self.log else y
-        across, up = (x - self.x[0]) / (self.x[1] - self.x[0]), (y - self.y[0]) / (self.y[1] - self.y[0])
-        return QPointF(self.box.left() + across * self.box.width(), self.box.bottom() - up * self.box.height())
+        across, up = (
+            (x - self.x[0]) / (self.x[1] - self.x[0]),
+            (y - self.y[0]) / (self.y[1] - self.y[0]),
+        )
+        return QPointF(
+            self.box.left() + across * self.box.width(), self.box.bottom() - up * self.box.height()
+        )
 
     def frame(self, painter: QPainter) -> None:
         painter.setPen(QPen(QColor(FAINT), 1))
@@ -111,13 +152,21 @@ class _Axes:
         painter.setPen(QColor(INK))
         centre = Qt.AlignmentFlag.AlignCenter
         painter.drawText(QRectF(self.box.left(), 2, self.box.width(), 16), centre, self.chart.title)
-        painter.drawText(QRectF(self.box.left(), self.box.bottom() + 15, self.box.width(), 14), centre, self.chart.across)
+        painter.drawText(
+            QRectF(self.box.left(), self.box.bottom() + 15, self.box.width(), 14),
+            centre,
+            self.chart.across,
+        )
         painter.drawText(QRectF(2, 2, self.box.left() - 6, 16), centre, self.chart.up)
         for v in self.ticks_up():
             y = self.at(self.x[0], v).y()
             painter.drawLine(QPointF(self.box.left() - 3, y), QPointF(self.box.left(), y))
             side = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
-            painter.drawText(QRectF(0, y - 7, self.box.left() - 6, 14), side, f"{v:.4g}" if 1e-3 <= abs(v) < 1e5 or v == 0 else f"{v:.0e}")
+            painter.drawText(
+                QRectF(0, y - 7, self.box.left() - 6, 14),
+                side,
+                f"{v:.4g}" if 1e-3 <= abs(v) < 1e5 or v == 0 else f"{v:.0e}",
+            )
         for v in self.ticks_across():
             x = self.at(v, 10 ** self.y[0] if self.log else self.y[0]).x()
             painter.drawLine(QPointF(x, self.box.bottom()), QPointF(x, self.box.bottom() + 3))
@@ -133,7 +182,11 @@ class _Axes:
         return [v for v in found if v == round(v)] if self.chart.whole_steps else found
 
     def draw(self, painter: QPainter, line: Line) -> None:
-        points = [self.at(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y) and not (self.log and y <= 0)]
+        points = [
+            self.at(x, y)
+            for x, y in zip(line.x, line.y, strict=True)
+            if math.isfinite(y) and not (self.log and y <= 0)
+        ]
         painter.setPen(QPen(QColor(line.colour), 0.7 if line.thin else 1.6))
         if not line.dots:
             painter.drawPolyline(QPolygonF(points))

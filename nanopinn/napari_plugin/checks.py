@@ -29,7 +29,9 @@ NOT_GIVEN = Verdict(True, "")
 def dce(source: Source | None, overrides: Mapping[str, Any]) -> Verdict:
     """The dynamic series: its axes, its frames, its timing, TR and flip angle."""
     if source is None:
-        return Verdict(False, "Needed: a series (t, z, y, x). File > Open Sample > nanopinn has one.")
+        return Verdict(
+            False, "Needed: a series (t, z, y, x). File > Open Sample > nanopinn has one."
+        )
     wrong = _no_image(source, (4,), "a series has four axes (t, z, y, x)")
     if wrong is not None:
         return wrong
@@ -52,12 +54,18 @@ def dce(source: Source | None, overrides: Mapping[str, Any]) -> Verdict:
 def ph(source: Source | None, assumed: str) -> Verdict:
     """pH map or Z-spectra."""
     if source is None:
-        words = "The fit needs a pH: a map, Z-spectra, or a value below." if not assumed.strip() else "One value for the whole tumour."
+        words = (
+            "The fit needs a pH: a map, Z-spectra, or a value below."
+            if not assumed.strip()
+            else "One value for the whole tumour."
+        )
         return Verdict(True, words)
     wrong = _no_image(source, (3, 4, 5), "a pH map has three axes, Z-spectra have four")
     if wrong is not None:
         return wrong
-    return Verdict(True, "A pH map." if len(shape_of(source)) == 3 else "Z-spectra; pH from their offsets.")
+    return Verdict(
+        True, "A pH map." if len(shape_of(source)) == 3 else "Z-spectra; pH from their offsets."
+    )
 
 
 def mask(source: Source | None, series: Source | None) -> Verdict:
@@ -117,7 +125,9 @@ def shape_of(source: Source) -> tuple[int, ...]:
     try:
         shape: tuple[int, ...] = tuple(int(n) for n in _nifti(path).shape)
     except Exception as error:
-        raise InputError("not a readable NIfTI file", file=path, remedy="Choose a .nii or .nii.gz file.") from error
+        raise InputError(
+            "not a readable NIfTI file", file=path, remedy="Choose a .nii or .nii.gz file."
+        ) from error
     return shape[::-1]
 
 
@@ -125,7 +135,9 @@ def _no_image(source: Source, axes: tuple[int, ...], expected: str) -> Verdict |
     """Why a source is no image of so many axes; None if it is one."""
     kind = "image" if source.layer is None else source.layer._type_string
     if kind != "image":
-        return Verdict(False, f"{source.name} is a {kind} layer, which holds no signal: choose an image.")
+        return Verdict(
+            False, f"{source.name} is a {kind} layer, which holds no signal: choose an image."
+        )
     try:
         found = len(shape_of(source))
     except InputError as error:

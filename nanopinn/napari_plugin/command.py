@@ -8,13 +8,22 @@ from typing import Any
 
 #: Fields of the inputs, and the options that stand for them.
 _OPTIONS = {
-    "dce": "--dce", "cest": "--cest", "mask": "--mask", "vfa": "--vfa", "t1": "--t1", "aif": "--aif", "assume_ph": "--assume-ph",
-    "model": "--model", "smooth": "--smooth",
-}  # fmt: skip
+    "dce": "--dce",
+    "cest": "--cest",
+    "mask": "--mask",
+    "vfa": "--vfa",
+    "t1": "--t1",
+    "aif": "--aif",
+    "assume_ph": "--assume-ph",
+    "model": "--model",
+    "smooth": "--smooth",
+}
 _OVERRIDES = {
-    "RepetitionTime": "--frame-spacing", "RepetitionTimeExcitation": "--tr", "FlipAngle": "--flip-angle",
+    "RepetitionTime": "--frame-spacing",
+    "RepetitionTimeExcitation": "--tr",
+    "FlipAngle": "--flip-angle",
     "ContrastRelaxivity": "--relaxivity",
-}  # fmt: skip
+}
 
 
 def command_line(request: Mapping[str, Any], out: str) -> str:
@@ -42,8 +51,25 @@ def _given(option: str, value: Any) -> list[str]:
 
 def _simulate(request: Mapping[str, Any]) -> list[str]:
     s = request["settings"]
-    words = ["nanopinn", "simulate", "--from", request["from"], "--arms", ",".join(s["arms"]), "--dose", s["dose"]]
+    words = [
+        "nanopinn",
+        "simulate",
+        "--from",
+        request["from"],
+        "--arms",
+        ",".join(s["arms"]),
+        "--dose",
+        s["dose"],
+    ]
     for option, name in (("--heat", "heat"), ("--radiation", "radiation")):
         words += [option, ",".join(s[name])] if s[name] else []
-    words += ["--end", f"{s['end_h']:g}", "--draws", str(s["draws"]), "--heating-times", "none", "--no-sensitivity"]
+    words += [
+        "--end",
+        f"{s['end_h']:g}",
+        "--draws",
+        str(s["draws"]),
+        "--heating-times",
+        "none",
+        "--no-sensitivity",
+    ]
     return words

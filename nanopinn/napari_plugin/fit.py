@@ -27,7 +27,9 @@ class FitTab(QWidget):
         super().__init__()
         self.boxes = {name: QComboBox() for name in _CHOICES}
         grid = QGridLayout()
-        for column, (name, title) in enumerate((("engine", "&Engine"), ("preset", "&Preset"), ("device", "De&vice"))):
+        for column, (name, title) in enumerate(
+            (("engine", "&Engine"), ("preset", "&Preset"), ("device", "De&vice"))
+        ):
             for value, words in _CHOICES[name].items():
                 self.boxes[name].addItem(words, value)
             said = QLabel(title)
@@ -69,10 +71,21 @@ class FitTab(QWidget):
         result = read_result(folder)
         colour = "#2e7d32" if result.check.passed else "#b71c1c"
         self.banner.setText(result.check.headline)
-        self.banner.setStyleSheet(f"background: {colour}; color: white; padding: 5px; border-radius: 3px; font-weight: bold;")
-        self.banner.setToolTip("\n".join(f"{i.name}: {i.value:.3g}, limit {i.limit:.3g}. {i.meaning}" for i in result.check.items))
+        self.banner.setStyleSheet(
+            f"background: {colour}; color: white; padding: 5px; border-radius: 3px; font-weight: bold;"
+        )
+        self.banner.setToolTip(
+            "\n".join(
+                f"{i.name}: {i.value:.3g}, limit {i.limit:.3g}. {i.meaning}"
+                for i in result.check.items
+            )
+        )
         self.banner.show()
         carried = [s.name for s in result.scalars if not s.informed]
-        said = f"Not informed by the images, the prior speaks: {', '.join(carried)}." if carried else "The images informed all."
+        said = (
+            f"Not informed by the images, the prior speaks: {', '.join(carried)}."
+            if carried
+            else "The images informed all."
+        )
         self.said.setText(f"Grey bars: prior; blue: posterior. {said}")
         self.table.take(result.scalars)

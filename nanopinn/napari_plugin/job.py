@@ -57,7 +57,13 @@ def answer(request: dict[str, Any], say: Say) -> None:
 
 def _progress(say: Say) -> Progress:
     def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
-        say({"stage": stage, "fraction": fraction, "numbers": {k: float(v) for k, v in numbers.items()}})
+        say(
+            {
+                "stage": stage,
+                "fraction": fraction,
+                "numbers": {k: float(v) for k, v in numbers.items()},
+            }
+        )
 
     return show
 
@@ -73,7 +79,11 @@ def maps(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     progress("writing", 0.9, {})
     folder = write_imaging(request["out"], imaging, inputs)
     write_curves(Path(request["curves"]), imaging)
-    return {"folder": str(folder), "summary": imaging.summary(), "assumptions": list(imaging.assumptions)}
+    return {
+        "folder": str(folder),
+        "summary": imaging.summary(),
+        "assumptions": list(imaging.assumptions),
+    }
 
 
 def fit(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -82,11 +92,17 @@ def fit(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from nanopinn.workflows.fit import run_fit, write_fit
     from nanopinn.workflows.settings import FitSettings
 
-    study = run_fit(ImagingInputs(**request["inputs"]), FitSettings(**request["settings"]), progress=progress)
+    study = run_fit(
+        ImagingInputs(**request["inputs"]), FitSettings(**request["settings"]), progress=progress
+    )
     progress("writing", 0.9, {})
     folder = write_fit(request["out"], study)
     write_curves(Path(request["curves"]), study.imaging)
-    return {"folder": str(folder), "summary": study.fit.summary(), "assumptions": list(study.fit.assumptions)}
+    return {
+        "folder": str(folder),
+        "summary": study.fit.summary(),
+        "assumptions": list(study.fit.assumptions),
+    }
 
 
 def arms(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -99,7 +115,11 @@ def arms(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     found = compare_arms(settings, folder=request["from"], progress=progress)
     progress("writing", 0.9, {})
     folder = write_comparison(request["out"], found, {"arms": settings.model_dump()})
-    return {"folder": str(folder), "summary": found.summary(), "assumptions": list(found.assumptions)}
+    return {
+        "folder": str(folder),
+        "summary": found.summary(),
+        "assumptions": list(found.assumptions),
+    }
 
 
 def sample(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -107,7 +127,13 @@ def sample(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from nanopinn.workflows.phantom import make_phantom
     from nanopinn.workflows.settings import PhantomSettings
 
-    return {"folder": str(make_phantom(Path(request["out"]), PhantomSettings(**request["settings"]), progress=progress))}
+    return {
+        "folder": str(
+            make_phantom(
+                Path(request["out"]), PhantomSettings(**request["settings"]), progress=progress
+            )
+        )
+    }
 
 
 def write_curves(folder: Path, imaging: ImagingMaps) -> None:
@@ -117,12 +143,20 @@ def write_curves(folder: Path, imaging: ImagingMaps) -> None:
     np.save(folder / "fitted.npy", imaging.kinetics.curves_mM.astype(np.float32))
     np.save(folder / "status.npy", imaging.status)
     np.savez(
-        folder / "rest.npz", frame_times_s=imaging.frame_times_s, affine=imaging.affine,
-        aif_times_s=imaging.aif.times_s, aif_plasma_mM=imaging.aif.plasma_mM,
-    )  # fmt: skip
+        folder / "rest.npz",
+        frame_times_s=imaging.frame_times_s,
+        affine=imaging.affine,
+        aif_times_s=imaging.aif.times_s,
+        aif_plasma_mM=imaging.aif.plasma_mM,
+    )
 
 
-KINDS: dict[str, Callable[[dict[str, Any], Progress], dict[str, Any]]] = {"maps": maps, "fit": fit, "arms": arms, "sample": sample}
+KINDS: dict[str, Callable[[dict[str, Any], Progress], dict[str, Any]]] = {
+    "maps": maps,
+    "fit": fit,
+    "arms": arms,
+    "sample": sample,
+}
 
 if __name__ == "__main__":
     main()

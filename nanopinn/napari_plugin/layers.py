@@ -18,9 +18,17 @@ OURS = "nanopinn"
 
 #: Colour map of each quantity, and whether its scale begins at zero.
 LOOKS = {
-    "Ktrans": ("inferno", True), "ve": ("viridis", True), "vp": ("magma", True), "T1": ("plasma", False), "pH": ("turbo", False),
-    "IFP": ("plasma", True), "velocity": ("viridis", True), "Jv": ("viridis", False), "krel": ("magma", True), "r2": ("gray", True),
-}  # fmt: skip
+    "Ktrans": ("inferno", True),
+    "ve": ("viridis", True),
+    "vp": ("magma", True),
+    "T1": ("plasma", False),
+    "pH": ("turbo", False),
+    "IFP": ("plasma", True),
+    "velocity": ("viridis", True),
+    "Jv": ("viridis", False),
+    "krel": ("magma", True),
+    "r2": ("gray", True),
+}
 
 
 def titled(name: str, unit: str) -> str:
@@ -43,34 +51,57 @@ def limits(values: NDArray[Any], from_zero: bool) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + max(abs(low), 1.0))
 
 
-def map_layer(values: Array, affine: Array, name: str, unit: str, *, visible: bool = False, **known: Any) -> LayerData:
+def map_layer(
+    values: Array, affine: Array, name: str, unit: str, *, visible: bool = False, **known: Any
+) -> LayerData:
     """A map ``(x, y, z)``; where it is NaN, what lies below is seen."""
     base = name.removesuffix("_std")
     colours, from_zero = LOOKS.get(base, ("viridis", False))
     if name.endswith("_std"):
         colours, from_zero = "gray", True
     looks = {
-        "name": titled(name.replace("_std", " sd"), unit), "colormap": colours, "contrast_limits": limits(values, from_zero),
-        "blending": "translucent", "visible": visible, "units": ("mm",) * 3, "axis_labels": ("z", "y", "x"),
-        "metadata": about(affine, quantity=name, unit=unit, **known), **placed(affine),
-    }  # fmt: skip
+        "name": titled(name.replace("_std", " sd"), unit),
+        "colormap": colours,
+        "contrast_limits": limits(values, from_zero),
+        "blending": "translucent",
+        "visible": visible,
+        "units": ("mm",) * 3,
+        "axis_labels": ("z", "y", "x"),
+        "metadata": about(affine, quantity=name, unit=unit, **known),
+        **placed(affine),
+    }
     return np.ascontiguousarray(shown(values).astype(np.float32)), looks, "image"
 
 
-def series_layer(values: NDArray[Any], affine: Array, name: str, spacing_s: float | None, **known: Any) -> LayerData:
+def series_layer(
+    values: NDArray[Any], affine: Array, name: str, spacing_s: float | None, **known: Any
+) -> LayerData:
     """A dynamic series ``(t, x, y, z)``; without even frames its time axis counts them."""
     place = placed(affine)
     looks = {
-        "name": name, "colormap": "gray", "contrast_limits": limits(values[:: max(1, len(values) // 8)], False),
-        "units": ("s" if spacing_s else "pixel", "mm", "mm", "mm"), "axis_labels": ("t", "z", "y", "x"),
-        "scale": (spacing_s or 1.0, *place["scale"]), "translate": (0.0, *place["translate"]), "metadata": about(affine, **known),
-    }  # fmt: skip
+        "name": name,
+        "colormap": "gray",
+        "contrast_limits": limits(values[:: max(1, len(values) // 8)], False),
+        "units": ("s" if spacing_s else "pixel", "mm", "mm", "mm"),
+        "axis_labels": ("t", "z", "y", "x"),
+        "scale": (spacing_s or 1.0, *place["scale"]),
+        "translate": (0.0, *place["translate"]),
+        "metadata": about(affine, **known),
+    }
     return shown(values).astype(np.float32), looks, "image"
 
 
 def stack_layer(
-    values: NDArray[Any], affine: Array, name: str, axis: str, at: Sequence[str], *, unit: str = "", visible: bool = False, **known: Any
-) -> LayerData:  # fmt: skip
+    values: NDArray[Any],
+    affine: Array,
+    name: str,
+    axis: str,
+    at: Sequence[str],
+    *,
+    unit: str = "",
+    visible: bool = False,
+    **known: Any,
+) -> LayerData:
     """Volumes ``(n, x, y, z)`` along an axis of their own beside the scan's time: hours after a dose, saturation offsets.
 
     Args:
@@ -78,25 +109,36 @@ def stack_layer(
     """
     place = placed(affine)
     looks = {
-        "name": titled(name, unit), "colormap": "viridis" if unit else "gray", "contrast_limits": limits(values, bool(unit)),
-        "blending": "translucent", "visible": visible,
-        "units": ("pixel", "s", "mm", "mm", "mm"), "axis_labels": (axis, "t", "z", "y", "x"),
-        "scale": (1.0, ALWAYS_S, *place["scale"]), "translate": (0.0, 0.0, *place["translate"]),
+        "name": titled(name, unit),
+        "colormap": "viridis" if unit else "gray",
+        "contrast_limits": limits(values, bool(unit)),
+        "blending": "translucent",
+        "visible": visible,
+        "units": ("pixel", "s", "mm", "mm", "mm"),
+        "axis_labels": (axis, "t", "z", "y", "x"),
+        "scale": (1.0, ALWAYS_S, *place["scale"]),
+        "translate": (0.0, 0.0, *place["translate"]),
         "metadata": about(affine, at=tuple(at), quantity=name, unit=unit, **known),
-    }  # fmt: skip
+    }
     return shown(values).astype(np.float32)[:, None], looks, "image"
 
 
 def mask_layer(mask: NDArray[Any], affine: Array, name: str = "mask", **known: Any) -> LayerData:
     """A tumour as an outline that can be edited."""
     looks = {
-        "name": name, "opacity": 0.8, "units": ("mm",) * 3, "axis_labels": ("z", "y", "x"),
-        "metadata": about(affine, **known), **placed(affine),
-    }  # fmt: skip
+        "name": name,
+        "opacity": 0.8,
+        "units": ("mm",) * 3,
+        "axis_labels": ("z", "y", "x"),
+        "metadata": about(affine, **known),
+        **placed(affine),
+    }
     return np.ascontiguousarray(shown(mask > 0.5).astype(np.uint8)), looks, "labels"
 
 
-def vectors_layer(values: Array, affine: Array, name: str, unit: str, *, visible: bool = True, **known: Any) -> LayerData:
+def vectors_layer(
+    values: Array, affine: Array, name: str, unit: str, *, visible: bool = True, **known: Any
+) -> LayerData:
     """Vectors ``(3, x, y, z)`` along the voxel axes, drawn in mm; the fast ones (95th percentile) are a voxel and a half long."""
     speed = np.linalg.norm(values, axis=0)
     where = np.argwhere(np.isfinite(speed) & (speed > 0))
@@ -105,10 +147,19 @@ def vectors_layer(values: Array, affine: Array, name: str, unit: str, *, visible
     length = 1.5 * scale.min() / max(float(np.quantile(fast, 0.95)), 1e-30) if len(fast) else 1.0
     data = np.stack([where[:, ::-1].astype(float), found[:, ::-1] * length / scale], axis=1)
     looks = {
-        "name": titled(name, unit), "features": {"speed": fast}, "edge_color": "speed", "edge_colormap": "viridis",
-        "edge_width": 0.12, "vector_style": "arrow", "opacity": 1.0, "visible": visible, "units": ("mm",) * 3,
-        "axis_labels": ("z", "y", "x"), "metadata": about(affine, quantity=name, unit=unit, **known), **placed(affine),
-    }  # fmt: skip
+        "name": titled(name, unit),
+        "features": {"speed": fast},
+        "edge_color": "speed",
+        "edge_colormap": "viridis",
+        "edge_width": 0.12,
+        "vector_style": "arrow",
+        "opacity": 1.0,
+        "visible": visible,
+        "units": ("mm",) * 3,
+        "axis_labels": ("z", "y", "x"),
+        "metadata": about(affine, quantity=name, unit=unit, **known),
+        **placed(affine),
+    }
     if not len(fast):
         looks |= {"features": {}, "edge_color": "white"}
     return data, looks, "vectors"

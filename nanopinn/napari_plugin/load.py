@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 #: Keys of the sidecar that may be typed over it: label, key, hint.
 OVERRIDES = (
-    ("Frame spacing (s)", "RepetitionTime"), ("TR (s)", "RepetitionTimeExcitation"), ("Flip angle (degrees)", "FlipAngle"),
+    ("Frame spacing (s)", "RepetitionTime"),
+    ("TR (s)", "RepetitionTimeExcitation"),
+    ("Flip angle (degrees)", "FlipAngle"),
     ("Relaxivity (1/(s mM))", "ContrastRelaxivity"),
-)  # fmt: skip
+)
 AIFS = ("parker", "georgiou", "weinmann", "preclinical", "auto")
 
 
@@ -57,10 +59,15 @@ class StudyTab(QWidget):
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         for label, field, said in (
-            ("&DCE series", self.dce, "dce"), ("p&H or CEST", self.ph, "ph"), ("Assumed pH", self.assumed_ph, None),
-            ("Mas&k", self.tumour, "mask"), ("Flip-&angle set", self.vfa, None), ("T1", self.t1, "t1"),
-            ("Dru&g images", self.drug, "drug"), ("Arterial &input", self.aif, None),
-        ):  # fmt: skip
+            ("&DCE series", self.dce, "dce"),
+            ("p&H or CEST", self.ph, "ph"),
+            ("Assumed pH", self.assumed_ph, None),
+            ("Mas&k", self.tumour, "mask"),
+            ("Flip-&angle set", self.vfa, None),
+            ("T1", self.t1, "t1"),
+            ("Dru&g images", self.drug, "drug"),
+            ("Arterial &input", self.aif, None),
+        ):
             form.addRow(label, field)
             if said:
                 form.addRow(self.said[said])
@@ -87,11 +94,15 @@ class StudyTab(QWidget):
         """Say beside each field what is missing."""
         series = self.dce.source()
         found = {
-            "dce": checks.dce(series, self._numbers()), "ph": checks.ph(self.ph.source(), self.assumed_ph.text()),
-            "mask": checks.mask(self.tumour.source(), series if series and len(checks.shape_of(series)) == 4 else None),
+            "dce": checks.dce(series, self._numbers()),
+            "ph": checks.ph(self.ph.source(), self.assumed_ph.text()),
+            "mask": checks.mask(
+                self.tumour.source(),
+                series if series and len(checks.shape_of(series)) == 4 else None,
+            ),
             "t1": checks.t1(self.vfa.sources(), self.t1.text()),
             "drug": checks.volumes(self.drug.sources(), "drug images", "TimeAfterDose"),
-        }  # fmt: skip
+        }
         for name, verdict in found.items():
             self.said[name].show_verdict(verdict)
         self.wrong = [v.words for v in found.values() if not v.good]
@@ -128,12 +139,18 @@ class StudyTab(QWidget):
             given["t1"] = float(self.t1.text())
         if self.assumed_ph.text().strip() and "cest" not in given:
             given["assume_ph"] = _number(self.assumed_ph.text(), "'Assumed pH'")
-        return given | {"aif": self.aif.currentText()} | ({"overrides": self._numbers()} if self._numbers() else {})
+        return (
+            given
+            | {"aif": self.aif.currentText()}
+            | ({"overrides": self._numbers()} if self._numbers() else {})
+        )
 
     def drug_files(self, folder: Path) -> list[str]:
         """Files of the drug images."""
         series = self.dce.source()
-        return [str(as_file(s, folder, series.layer if series else None)) for s in self.drug.sources()]
+        return [
+            str(as_file(s, folder, series.layer if series else None)) for s in self.drug.sources()
+        ]
 
 
 def _number(text: str, field: str) -> float:

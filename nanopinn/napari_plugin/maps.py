@@ -5,14 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QLabel,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from nanopinn.napari_plugin.running import RunBar
 
 MODELS = {
-    "etofts": "extended Tofts", "tofts": "Tofts", "patlak": "Patlak", "2cum": "two-compartment uptake",
-    "2cxm": "two-compartment exchange", "steady": "steady state", "auto": "by AICc, voxel by voxel",
-}  # fmt: skip
+    "etofts": "extended Tofts",
+    "tofts": "Tofts",
+    "patlak": "Patlak",
+    "2cum": "two-compartment uptake",
+    "2cxm": "two-compartment exchange",
+    "steady": "steady state",
+    "auto": "by AICc, voxel by voxel",
+}
 
 
 class MapsTab(QWidget):
@@ -29,7 +42,9 @@ class MapsTab(QWidget):
         self.button = QPushButton("Make &maps")
         self.button.clicked.connect(lambda: self.wanted.emit(self.choices()))
         self.bar = RunBar()
-        self.summary = QLabel("Maps of Ktrans, ve, vp, T1 and pH become layers. Then click a voxel to see its curve.")
+        self.summary = QLabel(
+            "Maps of Ktrans, ve, vp, T1 and pH become layers. Then click a voxel to see its curve."
+        )
         self.summary.setWordWrap(True)
         whole = QVBoxLayout(self)
         form = QFormLayout()
@@ -46,4 +61,8 @@ class MapsTab(QWidget):
 
     def took(self, answer: dict[str, Any]) -> None:
         """Say what was found."""
-        self.summary.setText(answer["summary"] + "\n\nAssumed:\n" + "\n".join(f"- {a}" for a in answer["assumptions"]))
+        self.summary.setText(
+            answer["summary"]
+            + "\n\nAssumed:\n"
+            + "\n".join(f"- {a}" for a in answer["assumptions"])
+        )

@@ -7,12 +7,27 @@ from contextlib import contextmanager
 
 #: Options of the command line, and the fields of the panel that stand for them.
 FIELDS = {
-    "--frame-spacing": "'Frame spacing'", "--flip-angle": "'Flip angle'", "--tr": "'TR'", "--dce": "'DCE series'", "--cest": "'pH or CEST'",
-    "--assume-ph": "'Assumed pH'", "--mask": "'Mask'", "--vfa": "'Flip-angle set'", "--t1": "'T1'", "--drug": "'Drug images'",
-    "--aif": "'Arterial input'", "--engine": "'Engine'", "--preset": "'Preset'", "--device": "'Device'",
-    "--dose": "'Dose'", "--heat": "'Heating'", "--radiation": "'Radiation'", "--arms": "'Arms'",
-    "Give another folder to --out, or --overwrite.": "Choose another folder.", "Give another folder to --out.": "Choose another folder.",
-}  # fmt: skip
+    "--frame-spacing": "'Frame spacing'",
+    "--flip-angle": "'Flip angle'",
+    "--tr": "'TR'",
+    "--dce": "'DCE series'",
+    "--cest": "'pH or CEST'",
+    "--assume-ph": "'Assumed pH'",
+    "--mask": "'Mask'",
+    "--vfa": "'Flip-angle set'",
+    "--t1": "'T1'",
+    "--drug": "'Drug images'",
+    "--aif": "'Arterial input'",
+    "--engine": "'Engine'",
+    "--preset": "'Preset'",
+    "--device": "'Device'",
+    "--dose": "'Dose'",
+    "--heat": "'Heating'",
+    "--radiation": "'Radiation'",
+    "--arms": "'Arms'",
+    "Give another folder to --out, or --overwrite.": "Choose another folder.",
+    "Give another folder to --out.": "Choose another folder.",
+}
 
 
 def in_panel_words(text: str) -> str:

@@ -46,7 +46,12 @@ class Panel(QWidget):
         self.viewer = napari_viewer
         self.folder = Path(tempfile.mkdtemp(prefix="nanopinn-napari-"))
         self.worker, self.scene = Worker(self), Scene(napari_viewer, self)
-        self.study, self.maps, self.fit, self.therapy = StudyTab(napari_viewer), MapsTab(), FitTab(), TherapyTab()
+        self.study, self.maps, self.fit, self.therapy = (
+            StudyTab(napari_viewer),
+            MapsTab(),
+            FitTab(),
+            TherapyTab(),
+        )
         self.voxel: VoxelDock | None = None
         self.request: dict[str, Any] | None = None
         self.result: Path | None = None
@@ -63,7 +68,12 @@ class Panel(QWidget):
 
     def _lay_out(self) -> None:
         self.tabs = QTabWidget()
-        for tab, title in ((self.study, "&Study"), (self.maps, "Ma&ps"), (self.fit, "Fi&t"), (self.therapy, "Therap&y")):
+        for tab, title in (
+            (self.study, "&Study"),
+            (self.maps, "Ma&ps"),
+            (self.fit, "Fi&t"),
+            (self.therapy, "Therap&y"),
+        ):
             area = QScrollArea()
             area.setWidgetResizable(True)
             area.setWidget(tab)
@@ -115,12 +125,20 @@ class Panel(QWidget):
         with told_in_words("The fit"):
             exports = self._exports()
             inputs, drug = self.study.inputs(exports), self.study.drug_files(exports)
-            self._start({"kind": "fit", "inputs": inputs, "settings": settings | ({"drug": drug} if drug else {})})
+            self._start(
+                {
+                    "kind": "fit",
+                    "inputs": inputs,
+                    "settings": settings | ({"drug": drug} if drug else {}),
+                }
+            )
 
     def compare_arms(self, settings: dict[str, Any]) -> None:
         """Take arms of treatment through the tumour of the fit."""
         if self.fitted is None or not self.fitted.is_dir():
-            warn("Arms need the tumour of a fit: run one on the Fit tab, or open its result folder.")
+            warn(
+                "Arms need the tumour of a fit: run one on the Fit tab, or open its result folder."
+            )
         else:
             with told_in_words("The comparison"):
                 self._start({"kind": "arms", "from": str(self.fitted), "settings": settings})
@@ -145,7 +163,11 @@ class Panel(QWidget):
 
     def _bar(self) -> RunBar:
         assert self.request is not None
-        bars: dict[str, RunBar] = {"fit": self.fit.bar, "maps": self.maps.bar, "arms": self.therapy.bar}
+        bars: dict[str, RunBar] = {
+            "fit": self.fit.bar,
+            "maps": self.maps.bar,
+            "arms": self.therapy.bar,
+        }
         return bars[self.request["kind"]]
 
     def _buttons(self) -> tuple[QPushButton, ...]:
@@ -174,7 +196,11 @@ class Panel(QWidget):
             if self.request["kind"] == "maps":
                 self.maps.took(answer)
             voxels = curves.is_dir()
-            self.scene.show_folder(folder, self.folder, then=lambda: self._show_voxels(folder, curves) if voxels else self._settle())
+            self.scene.show_folder(
+                folder,
+                self.folder,
+                then=lambda: self._show_voxels(folder, curves) if voxels else self._settle(),
+            )
             self._took(folder)
 
     def _took(self, folder: Path) -> None:
@@ -191,7 +217,11 @@ class Panel(QWidget):
     def _inserted(self, event: Any) -> None:
         """A result folder that was opened fills the panel too."""
         folder = known_of(event.value).get("folder")
-        if folder is None or Path(folder) == self.result or Path(folder).is_relative_to(self.folder):
+        if (
+            folder is None
+            or Path(folder) == self.result
+            or Path(folder).is_relative_to(self.folder)
+        ):
             return
         self.command = ""
         with told_in_words("Showing the result"):
@@ -238,7 +268,9 @@ class Panel(QWidget):
                 self.voxel.go(found)
 
     def _ask_and_save(self) -> None:
-        name, _ = QFileDialog.getSaveFileName(self, "Save the result as a new folder", "nanopinn_result")
+        name, _ = QFileDialog.getSaveFileName(
+            self, "Save the result as a new folder", "nanopinn_result"
+        )
         if name:
             self.save_to(Path(name))
 
@@ -263,4 +295,11 @@ class Panel(QWidget):
         assert clipboard is not None
         clipboard.setText(self.command)
         passing = str(self.folder) in self.command
-        tell("Copied." + (" It names a temporary file: save the layer, or the fit, and run again from that." if passing else ""))
+        tell(
+            "Copied."
+            + (
+                " It names a temporary file: save the layer, or the fit, and run again from that."
+                if passing
+                else ""
+            )
+        )

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QRectF, Qt
 from qtpy.QtGui import QColor, QPainter
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QStyledItemDelegate, QStyleOptionViewItem, QTableWidget, QTableWidgetItem
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QHeaderView,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
+    QTableWidget,
+    QTableWidgetItem,
+)
 
 if TYPE_CHECKING:
     from nanopinn.inference.result import ScalarEstimate
@@ -38,9 +45,20 @@ class ParameterTable(QTableWidget):
         for row, s in enumerate(scalars):
             low, high = s.prior_interval()
             post = s.interval()
-            said = "the images say this" if s.informed else "the prior speaks: the images do not inform it"
+            said = (
+                "the images say this"
+                if s.informed
+                else "the prior speaks: the images do not inform it"
+            )
             name = f"{s.name} ({s.unit})" if s.unit not in ("", "1") else s.name
-            for column, text in enumerate((name, f"{low:.3g} .. {high:.3g}", f"{s.median:.3g} ({post[0]:.3g} .. {post[1]:.3g})", "")):
+            for column, text in enumerate(
+                (
+                    name,
+                    f"{low:.3g} .. {high:.3g}",
+                    f"{s.median:.3g} ({post[0]:.3g} .. {post[1]:.3g})",
+                    "",
+                )
+            ):
                 item = QTableWidgetItem(text)
                 item.setToolTip(f"{s.label}: contraction {s.contraction:.2f}, {said}")
                 item.setForeground(QColor("#d0d4da" if s.informed else "#8a929c"))
@@ -53,7 +71,9 @@ def _moved(s: ScalarEstimate) -> float:
     """From the prior's median to the posterior's, in prior standard deviations."""
     import math
 
-    distance = math.log(s.median / s.prior_median) if s.scale == "log" else s.median - s.prior_median
+    distance = (
+        math.log(s.median / s.prior_median) if s.scale == "log" else s.median - s.prior_median
+    )
     return distance / s.prior_sd
 
 
@@ -68,9 +88,14 @@ class _Bars(QStyledItemDelegate):
         box = QRectF(option.rect).adjusted(4, 6, -4, -6)
         painter.save()
         painter.setPen(Qt.PenStyle.NoPen)
-        for centre, sd, colour, inset in ((0.0, 1.0, "#5a626c", 0.0), (moved, width, "#4fc3f7", 2.5)):
+        for centre, sd, colour, inset in (
+            (0.0, 1.0, "#5a626c", 0.0),
+            (moved, width, "#4fc3f7", 2.5),
+        ):
             ends = [min(max((centre + k * 1.96 * sd + 4) / 8, 0.0), 1.0) for k in (-1, 1)]
             painter.setBrush(QColor(colour))
             left, right = (box.left() + e * box.width() for e in ends)
-            painter.drawRect(QRectF(left, box.top() + inset, max(right - left, 2.0), box.height() - 2 * inset))
+            painter.drawRect(
+                QRectF(left, box.top() + inset, max(right - left, 2.0), box.height() - 2 * inset)
+            )
         painter.restore()

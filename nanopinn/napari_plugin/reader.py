@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from nanopinn.napari_plugin.arms import is_comparison, parts_of_arms
-from nanopinn.napari_plugin.layers import LayerData, map_layer, mask_layer, series_layer, stack_layer, vectors_layer
+from nanopinn.napari_plugin.layers import (
+    LayerData,
+    map_layer,
+    mask_layer,
+    series_layer,
+    stack_layer,
+    vectors_layer,
+)
 from nanopinn.napari_plugin.notify import told_in_words
 
 PathOrPaths = str | list[str]
@@ -25,7 +32,9 @@ _NOTHING: list[Any] = [(None,)]
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[Any]] | None:
     """A reader for a result folder or NIfTI files, None for anything else."""
     paths = [Path(p) for p in ([path] if isinstance(path, str) else path)]
-    if all(_is_result(p) for p in paths) or all(p.name.endswith((".nii", ".nii.gz")) for p in paths):
+    if all(_is_result(p) for p in paths) or all(
+        p.name.endswith((".nii", ".nii.gz")) for p in paths
+    ):
         return read
     return None
 
@@ -59,16 +68,35 @@ def read_file(path: Path) -> LayerData:
     if role == "mask":
         return _stamped(mask_layer(values, affine, name, **known))
     if values.ndim == 3:
-        return _stamped(map_layer(values, affine, name, side.get("Unit", ""), visible=True, **known))
+        return _stamped(
+            map_layer(values, affine, name, side.get("Unit", ""), visible=True, **known)
+        )
     series = np.moveaxis(values, -1, 0)
     if role == "dce":
-        return _stamped(series_layer(series, affine, name, _even_spacing(path, len(series), meta["pixdim4_s"]), **known))
+        return _stamped(
+            series_layer(
+                series, affine, name, _even_spacing(path, len(series), meta["pixdim4_s"]), **known
+            )
+        )
     if role == "cest":
-        return _stamped(stack_layer(series, affine, name, "offset", [f"{o:g} ppm" for o in side["SaturationOffsetsPPM"]], **known))
+        return _stamped(
+            stack_layer(
+                series,
+                affine,
+                name,
+                "offset",
+                [f"{o:g} ppm" for o in side["SaturationOffsetsPPM"]],
+                **known,
+            )
+        )
     if "Components" in side:
         return vectors_layer(series, affine, name, side.get("Unit", ""), **known)
     times = side.get("FrameTimes", range(len(series)))
-    return _stamped(stack_layer(series, affine, name, "volume", [f"{t:g}" for t in times], visible=True, **known))
+    return _stamped(
+        stack_layer(
+            series, affine, name, "volume", [f"{t:g}" for t in times], visible=True, **known
+        )
+    )
 
 
 def role_of(name: str, shape: tuple[int, ...], side: dict[str, Any]) -> str | None:
@@ -149,7 +177,14 @@ def _map(path: Path, folder: Path, first: str) -> LayerData:
     if name == "mask":
         return mask_layer(values, affine, **known)
     if "Components" in side:
-        return vectors_layer(np.moveaxis(values, -1, 0), affine, name.replace("_", " "), side["Unit"], visible=first == "IFP", **known)
+        return vectors_layer(
+            np.moveaxis(values, -1, 0),
+            affine,
+            name.replace("_", " "),
+            side["Unit"],
+            visible=first == "IFP",
+            **known,
+        )
     return map_layer(values, affine, name, side.get("Unit", ""), visible=name == first, **known)
 
 
@@ -160,10 +195,25 @@ def _field(path: Path, folder: Path) -> LayerData:
     values, affine, _ = read_array(path)
     side, values = read_sidecar(path), values[..., None] if values.ndim == 3 else values
     at = [f"{t / 3600:g} h after the dose" for t in side["FrameTimes"]]
-    known = {"folder": str(folder), "file": str(path), "times_s": tuple(side["FrameTimes"]), "description": side["Description"]}
-    return stack_layer(np.moveaxis(values, -1, 0), affine, _stem(path), "time after dose", at, unit=side["Unit"], **known)
+    known = {
+        "folder": str(folder),
+        "file": str(path),
+        "times_s": tuple(side["FrameTimes"]),
+        "description": side["Description"],
+    }
+    return stack_layer(
+        np.moveaxis(values, -1, 0),
+        affine,
+        _stem(path),
+        "time after dose",
+        at,
+        unit=side["Unit"],
+        **known,
+    )
 
 
 def _rank(name: str) -> tuple[int, str]:
     """Standard deviations and technical maps lie below what is looked at, vectors above."""
-    return 0 if name in _TECHNICAL else 1 if name.endswith("_std") else 3 if name.endswith("_vector") else 2, name
+    return 0 if name in _TECHNICAL else 1 if name.endswith("_std") else 3 if name.endswith(
+        "_vector"
+    ) else 2, name

@@ -50,7 +50,10 @@ class RunBar(QWidget):
         left = self.clock.left_s(stage, fraction)
         self.bar.setRange(0, 1000)
         self.bar.setValue(int(1000 * fraction))
-        self.words.setText(f"{stage}, {fraction:.0%}" + ("" if left is None else f", at most {left:.0f} s left in this stage"))
+        self.words.setText(
+            f"{stage}, {fraction:.0%}"
+            + ("" if left is None else f", at most {left:.0f} s left in this stage")
+        )
 
     def end(self, words: str) -> None:
         """Nothing runs now."""
@@ -68,7 +71,9 @@ class Traces(QWidget):
         self.series: dict[str, list[tuple[int, float]]] = {}
         self.steps = 0
         self.loss = Chart("loss terms", "step", "", legend=110, whole_steps=True, log=True)
-        self.unknowns = Chart("parameters over their first value", "step", "", legend=110, whole_steps=True)
+        self.unknowns = Chart(
+            "parameters over their first value", "step", "", legend=110, whole_steps=True
+        )
         whole = QVBoxLayout(self)
         whole.setContentsMargins(0, 0, 0, 0)
         for chart in (self.loss, self.unknowns):
@@ -99,9 +104,15 @@ class Traces(QWidget):
     def redraw(self) -> None:
         """Both charts; a parameter is shown over its first value, so that all share an axis."""
         loss = [self._line(name, TERMS.get(name, name), i) for i, name in enumerate(self.losses())]
-        moved = [n for n in self.parameters() if len({v for _, v in self.series[n]}) > 1 and self.series[n][0][1]]
+        moved = [
+            n
+            for n in self.parameters()
+            if len({v for _, v in self.series[n]}) > 1 and self.series[n][0][1]
+        ]
         self.loss.show_lines(loss)
-        self.unknowns.show_lines([self._line(n, n, i, self.series[n][0][1]) for i, n in enumerate(moved)])
+        self.unknowns.show_lines(
+            [self._line(n, n, i, self.series[n][0][1]) for i, n in enumerate(moved)]
+        )
 
     def _line(self, name: str, label: str, number: int, over: float = 1.0) -> Line:
         steps, values = zip(*self.series[name], strict=True)

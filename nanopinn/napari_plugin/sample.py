@@ -35,7 +35,10 @@ def sample_folder() -> Path | None:
 def _cache() -> Path:
     from qtpy.QtCore import QStandardPaths
 
-    return Path(QStandardPaths.writableLocation(QStandardPaths.StandardLocation.GenericCacheLocation)) / "nanopinn"
+    return (
+        Path(QStandardPaths.writableLocation(QStandardPaths.StandardLocation.GenericCacheLocation))
+        / "nanopinn"
+    )
 
 
 def _make(folder: Path) -> None:
@@ -64,7 +67,11 @@ def _make(folder: Path) -> None:
 def _layers(folder: Path) -> list[LayerData]:
     from nanopinn.napari_plugin.reader import read_file
 
-    names = ["dce", *sorted(p.name.removesuffix(".nii.gz") for p in folder.glob("vfa_*.nii.gz")), "ph"]
+    names = [
+        "dce",
+        *sorted(p.name.removesuffix(".nii.gz") for p in folder.glob("vfa_*.nii.gz")),
+        "ph",
+    ]
     names += [*sorted(p.name.removesuffix(".nii.gz") for p in folder.glob("drug_*.nii.gz")), "mask"]
     found: list[Any] = [read_file(folder / f"{n}.nii.gz") for n in names]
     for _, looks, _ in found:

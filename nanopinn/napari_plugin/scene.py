@@ -46,12 +46,18 @@ class Scene:
 
         parts = parts_of(folder)
         # a comparison stands beside the fit that it came from; anything else replaces what was shown before
-        earlier = [x for x in self.viewer.layers if Path(known_of(x).get("folder", "/")).is_relative_to(own)]
+        earlier = [
+            x
+            for x in self.viewer.layers
+            if Path(known_of(x).get("folder", "/")).is_relative_to(own)
+        ]
         for old in [x for x in earlier if not is_comparison(folder) or "shows" in known_of(x)]:
             self.viewer.layers.remove(old)
         self.waiting, self.then = parts, then
         for layer in self.viewer.layers:
-            if is_comparison(folder) or (layer._type_string == "image" and known_of(layer).get("role") not in ("dce", None)):
+            if is_comparison(folder) or (
+                layer._type_string == "image" and known_of(layer).get("role") not in ("dce", None)
+            ):
                 layer.visible = False
         self.turn.start(0)
 
@@ -75,7 +81,11 @@ class Scene:
         added = getattr(self.viewer, f"add_{kind}")(data, **looks)
         if kind == "labels":
             added.contour = 1
-        elif kind == "image" and looks["metadata"]["nanopinn"].get("place", 0) == 0 and hasattr(added, "colorbar"):
+        elif (
+            kind == "image"
+            and looks["metadata"]["nanopinn"].get("place", 0) == 0
+            and hasattr(added, "colorbar")
+        ):
             added.colorbar.visible = True
 
     def _mask_on_top(self) -> None:
@@ -85,7 +95,11 @@ class Scene:
 
     def _choose_what_is_seen(self) -> None:
         """Select the map that is seen, so that the controls are its own."""
-        seen = [x for x in self.viewer.layers if x.visible and "folder" in known_of(x) and x._type_string == "image"]
+        seen = [
+            x
+            for x in self.viewer.layers
+            if x.visible and "folder" in known_of(x) and x._type_string == "image"
+        ]
         if seen:
             self.viewer.layers.selection.active = seen[-1]
 
@@ -115,7 +129,11 @@ class Scene:
 
     def _arms_in_words(self) -> list[str]:
         """Which arm is which picture."""
-        arms = {known_of(x)["place"]: known_of(x)["arm"] for x in self.viewer.layers if x.visible and "place" in known_of(x)}
+        arms = {
+            known_of(x)["place"]: known_of(x)["arm"]
+            for x in self.viewer.layers
+            if x.visible and "place" in known_of(x)
+        }
         return [f"from the left: {', '.join(arms[i] for i in sorted(arms))}"] if arms else []
 
     def maps_of(self, folder: Path) -> dict[str, tuple[Array, str]]:
@@ -123,16 +141,28 @@ class Scene:
         found = {}
         for layer in reversed(self.viewer.layers):
             known = known_of(layer)
-            if known.get("folder") == str(folder) and layer._type_string == "image" and layer.ndim == 3:
+            if (
+                known.get("folder") == str(folder)
+                and layer._type_string == "image"
+                and layer.ndim == 3
+            ):
                 name = known["quantity"]
-                if not name.endswith("_std") and name not in ("status", "AICc", "model", "pH_validity", "aif_voxels"):
+                if not name.endswith("_std") and name not in (
+                    "status",
+                    "AICc",
+                    "model",
+                    "pH_validity",
+                    "aif_voxels",
+                ):
                     found[name] = (stored(layer.data), known.get("unit", "1"))
         return found
 
     def voxel_at(self, position: Any, affine: Array) -> tuple[int, int, int] | None:
         """Voxel of the scan at a position in the world, ``(..., z, y, x)`` mm."""
         place = placed(affine)
-        at = (np.asarray(position, dtype=float)[-3:] - place["translate"]) / np.asarray(place["scale"])
+        at = (np.asarray(position, dtype=float)[-3:] - place["translate"]) / np.asarray(
+            place["scale"]
+        )
         if len(at) < 3 or not np.isfinite(at).all():
             return None
         z, y, x = (int(n) for n in np.round(at))

@@ -22,7 +22,13 @@ class Source:
 
     @property
     def name(self) -> str:
-        return str(self.layer.name) if self.layer is not None else self.file.name if self.file else "nothing"
+        return (
+            str(self.layer.name)
+            if self.layer is not None
+            else self.file.name
+            if self.file
+            else "nothing"
+        )
 
 
 def checksum(data: Any) -> int:
@@ -69,7 +75,11 @@ def as_file(source: Source, folder: Path, reference: Any = None) -> Path:
         data = np.asarray(layer.data)
         if _is_labels(layer):
             # labels drawn over a series are of all its times
-            data = np.asarray((data > 0).reshape(-1, *data.shape[-3:]).any(axis=0)) if data.ndim >= 3 else data
+            data = (
+                np.asarray((data > 0).reshape(-1, *data.shape[-3:]).any(axis=0))
+                if data.ndim >= 3
+                else data
+            )
         attributes = {
             "metadata": {OURS: known_of(layer) | {"affine": affine(layer, reference)}},
             "scale": layer.scale,

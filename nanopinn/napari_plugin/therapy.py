@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QLabel, QLineEdit, QPushButton, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
 
 from nanopinn.errors import InputError
 from nanopinn.napari_plugin.arms import QUANTITIES, Groups
@@ -16,8 +27,11 @@ from nanopinn.napari_plugin.chart import COLOURS, Chart, Line
 from nanopinn.napari_plugin.running import RunBar
 
 ARMS = {
-    "free": "doxorubicin as such", "pld": "PEGylated liposome", "tsl": "thermosensitive liposome", "ph": "pH-sensitive liposome",
-}  # fmt: skip
+    "free": "doxorubicin as such",
+    "pld": "PEGylated liposome",
+    "tsl": "thermosensitive liposome",
+    "ph": "pH-sensitive liposome",
+}
 _FIELDS = (
     ("&Dose", "dose", "50mg/m2", "of every arm, as 50mg/m2 or 5mg/kg"),
     ("&Heating", "heat", "42:60", "degC : minutes @ start in h; empty: none"),
@@ -60,10 +74,17 @@ class TherapyTab(QWidget):
         self.show_what = QComboBox()
         for quantity, words in QUANTITIES.items():
             self.show_what.addItem(words, quantity)
-        self.show_what.currentIndexChanged.connect(lambda _: self.shows.emit(self.show_what.currentData()))
-        self.curve = Chart("largest drug in cells, from the vessel's wall", "um", "ng/1e5", legend=70)
+        self.show_what.currentIndexChanged.connect(
+            lambda _: self.shows.emit(self.show_what.currentData())
+        )
+        self.curve = Chart(
+            "largest drug in cells, from the vessel's wall", "um", "ng/1e5", legend=70
+        )
         self.curve.setFixedHeight(170)
-        self.where, self.said = QLabel(""), QLabel("Arms go through the tumour of the fit that is shown.")
+        self.where, self.said = (
+            QLabel(""),
+            QLabel("Arms go through the tumour of the fit that is shown."),
+        )
         for label in (self.where, self.said):
             label.setWordWrap(True)
             label.setStyleSheet("font-size: 11px;")
@@ -77,12 +98,20 @@ class TherapyTab(QWidget):
 
     def settings(self) -> dict[str, Any]:
         """Choices, as :class:`nanopinn.workflows.settings.ComparisonSettings` takes them."""
-        texts = {name: [t.strip() for t in line.text().split(",") if t.strip()] for name, line in self.fields.items()}
+        texts = {
+            name: [t.strip() for t in line.text().split(",") if t.strip()]
+            for name, line in self.fields.items()
+        }
         return {
-            "arms": [name for name, box in self.arms.items() if box.isChecked()], "dose": ",".join(texts["dose"]),
-            "heat": texts["heat"], "radiation": texts["radiation"], "end_h": float(self.end.value()), "draws": self.draws.value(),
-            "heating_min": [], "sensitivity": False,
-        }  # fmt: skip
+            "arms": [name for name, box in self.arms.items() if box.isChecked()],
+            "dose": ",".join(texts["dose"]),
+            "heat": texts["heat"],
+            "radiation": texts["radiation"],
+            "end_h": float(self.end.value()),
+            "draws": self.draws.value(),
+            "heating_min": [],
+            "sensitivity": False,
+        }
 
     def show_result(self, folder: Path) -> None:
         """The answer and the curves of a comparison.
@@ -94,25 +123,39 @@ class TherapyTab(QWidget):
             found = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
             self.groups = Groups.of(folder)
         except (OSError, ValueError, KeyError) as error:
-            raise InputError("the comparison cannot be read", file=folder, found=str(error), remedy="Run it again.") from error
+            raise InputError(
+                "the comparison cannot be read",
+                file=folder,
+                found=str(error),
+                remedy="Run it again.",
+            ) from error
         self.said.setText("\n\n".join(found["answer"]))
         self.show_what.setEnabled(True)
         inside = self.groups.number[self.groups.number >= 0]
         largest = int(np.bincount(inside).argmax())
-        self._draw(largest, f"In the largest group of voxels that are alike ({int((inside == largest).sum())}). Click another.")
+        self._draw(
+            largest,
+            f"In the largest group of voxels that are alike ({int((inside == largest).sum())}). Click another.",
+        )
 
     def clicked(self, position: Any) -> None:
         """The curves of the voxel under the mouse, which are those of all voxels that are like it."""
         voxel = None if self.groups is None else self.groups.at(position)
         if voxel is not None and self.groups is not None:
             group = int(self.groups.number[voxel])
-            self._draw(group, f"Voxel {voxel}, and {int((self.groups.number == group).sum()) - 1} voxels like it. Thin lines: 90 %.")
+            self._draw(
+                group,
+                f"Voxel {voxel}, and {int((self.groups.number == group).sum()) - 1} voxels like it. Thin lines: 90 %.",
+            )
 
     def _draw(self, group: int, words: str) -> None:
         assert self.groups is not None
         lines = []
         for i, (arm, curves) in enumerate(self.groups.curves.items()):
             x, colour = self.groups.distance_um, COLOURS[i % len(COLOURS)]
-            lines += [Line.of(x, curves[group, :, k], colour, arm if k == 0 else "", thin=k > 0) for k in (0, 1, 2)]
+            lines += [
+                Line.of(x, curves[group, :, k], colour, arm if k == 0 else "", thin=k > 0)
+                for k in (0, 1, 2)
+            ]
         self.curve.show_lines(lines)
         self.where.setText(words)

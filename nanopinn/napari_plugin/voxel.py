@@ -16,7 +16,9 @@ class Curves:
     """Curves of a study, on disk until a voxel is asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self.measured, self.fitted = (np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("measured", "fitted"))
+        self.measured, self.fitted = (
+            np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("measured", "fitted")
+        )
         self.status = np.load(folder / "status.npy", mmap_mode="r")
         with np.load(folder / "rest.npz") as rest:
             self.times_s, self.affine = rest["frame_times_s"], rest["affine"]
@@ -76,7 +78,9 @@ class VoxelDock(QWidget):
             maps: values ``(x, y, z)`` and unit of each map, for the words.
         """
         self.curves, self.maps = curves, maps
-        start = np.unravel_index(int(np.nanargmax(np.nan_to_num(np.asarray(curves.measured).mean(axis=0)))), curves.shape)
+        start = np.unravel_index(
+            int(np.nanargmax(np.nan_to_num(np.asarray(curves.measured).mean(axis=0)))), curves.shape
+        )
         for box, n in zip(self.index, curves.shape, strict=True):
             box.blockSignals(True)
             box.setMaximum(n - 1)
@@ -85,7 +89,9 @@ class VoxelDock(QWidget):
 
     def go(self, voxel: tuple[int, int, int]) -> None:
         """Show one voxel; outside the scan nothing changes."""
-        if self.curves is None or not all(0 <= i < n for i, n in zip(voxel, self.curves.shape, strict=True)):
+        if self.curves is None or not all(
+            0 <= i < n for i, n in zip(voxel, self.curves.shape, strict=True)
+        ):
             return
         for box, i in zip(self.index, voxel, strict=True):
             box.blockSignals(True)
@@ -103,7 +109,11 @@ class VoxelDock(QWidget):
         if self.curves is None:
             return
         at, c = self.voxel, self.curves
-        values = [f"{n} {m[at]:.3g}{'' if u == '1' else ' ' + u}" for n, (m, u) in self.maps.items() if np.isfinite(m[at])]
+        values = [
+            f"{n} {m[at]:.3g}{'' if u == '1' else ' ' + u}"
+            for n, (m, u) in self.maps.items()
+            if np.isfinite(m[at])
+        ]
         self.status.setText(c.words(at))
         self.words.setText(", ".join(values) or "no values here")
         measured, fitted = c.measured[:, *at], c.fitted[:, *at]
@@ -111,5 +121,7 @@ class VoxelDock(QWidget):
         dots = Line.of(c.times_s, measured, COLOURS[0], "measured", dots=True)
         self.curve.show_lines([dots, Line.of(c.times_s, fitted, COLOURS[1], "model")], span)
         zero = Line.of(span, (0.0, 0.0), FAINT)
-        self.residual.show_lines([zero, Line.of(c.times_s, measured - fitted, COLOURS[0], dots=True)], span)
+        self.residual.show_lines(
+            [zero, Line.of(c.times_s, measured - fitted, COLOURS[0], dots=True)], span
+        )
         self.artery.show_lines([Line.of(c.aif_times_s, c.aif_mM, COLOURS[3])], span)

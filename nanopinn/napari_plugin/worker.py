@@ -99,7 +99,13 @@ class Worker(QObject):
             self.stopped.emit()
         elif not self.answered:
             killed = process.exitStatus() == QProcess.ExitStatus.CrashExit
-            self.failed.emit(_DIED.format(how="it was killed, perhaps for want of memory" if killed else f"exit code {process.exitCode()}"))
+            self.failed.emit(
+                _DIED.format(
+                    how="it was killed, perhaps for want of memory"
+                    if killed
+                    else f"exit code {process.exitCode()}"
+                )
+            )
         elif "failed" in self.answer:
             self.failed.emit(self.answer["failed"])
         else:
@@ -109,4 +115,6 @@ class Worker(QObject):
     def _not_started(self, error: QProcess.ProcessError) -> None:
         if error == QProcess.ProcessError.FailedToStart and self.running is not None:
             self.running = None
-            self.failed.emit("The worker process cannot be started: is this Python still installed?")
+            self.failed.emit(
+                "The worker process cannot be started: is this Python still installed?"
+            )

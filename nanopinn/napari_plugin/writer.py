@@ -20,7 +20,9 @@ def write_layer(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     return []
 
 
-def save(path: Path, data: Any, attributes: dict[str, Any], sidecar: dict[str, Any] | None = None) -> None:
+def save(
+    path: Path, data: Any, attributes: dict[str, Any], sidecar: dict[str, Any] | None = None
+) -> None:
     """Write a layer with its affine, and its sidecar where it has one.
 
     Raises:
@@ -32,10 +34,23 @@ def save(path: Path, data: Any, attributes: dict[str, Any], sidecar: dict[str, A
 
     values = stored(np.asarray(data))
     if values.ndim not in (3, 4):
-        raise InputError("this layer is no volume", file=path, found=f"{values.ndim} axes", expected="(z, y, x) or (t, z, y, x)")
+        raise InputError(
+            "this layer is no volume",
+            file=path,
+            found=f"{values.ndim} axes",
+            expected="(z, y, x) or (t, z, y, x)",
+        )
     known = attributes.get("metadata", {}).get(OURS, {})
-    side = sidecar or known.get("sidecar") or ({"Unit": known["unit"]} if known.get("unit") else None)
-    write_volume(path, values, affine_from(attributes), sidecar=side, frame_spacing_s=_frame_spacing(values.ndim, attributes))
+    side = (
+        sidecar or known.get("sidecar") or ({"Unit": known["unit"]} if known.get("unit") else None)
+    )
+    write_volume(
+        path,
+        values,
+        affine_from(attributes),
+        sidecar=side,
+        frame_spacing_s=_frame_spacing(values.ndim, attributes),
+    )
 
 
 def affine_from(attributes: dict[str, Any]) -> Any:
@@ -56,4 +71,8 @@ def affine_from(attributes: dict[str, Any]) -> Any:
 def _frame_spacing(dimensions: int, attributes: dict[str, Any]) -> float:
     """Spacing of the frames for the header, s; 0 where the time axis only counts."""
     units = [str(u) for u in attributes.get("units", ())]
-    return float(attributes["scale"][0]) if dimensions == 4 and units and units[0] in ("s", "second") else 0.0
+    return (
+        float(attributes["scale"][0])
+        if dimensions == 4 and units and units[0] in ("s", "second")
+        else 0.0
+    )

@@ -62,5 +62,13 @@ def spread_of(p: Parameter) -> Spread | None:
         return None
     share = p.unit == "1" and p.high <= 1
     if p.unit == "K" or share or p.low <= 0:
-        return Spread(p.value, (p.value - p.low) / Z95, (p.high - p.value) / Z95, logarithmic=False, cut=Z95)
-    return Spread(p.value, float(np.log(p.value / p.low)) / Z95, float(np.log(p.high / p.value)) / Z95, logarithmic=True, cut=Z95)
+        return Spread(
+            p.value, (p.value - p.low) / Z95, (p.high - p.value) / Z95, logarithmic=False, cut=Z95
+        )
+    return Spread(
+        p.value,
+        float(np.log(p.value / p.low)) / Z95,
+        float(np.log(p.high / p.value)) / Z95,
+        logarithmic=True,
+        cut=Z95,
+    )

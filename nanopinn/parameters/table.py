@@ -16,7 +16,18 @@ from nanopinn.errors import InputError
 if TYPE_CHECKING:
     from nanopinn.parameters.spread import Spread
 
-COLUMNS = ("symbol", "name", "value", "low", "high", "unit", "prior", "tissue", "source", "verified")
+COLUMNS = (
+    "symbol",
+    "name",
+    "value",
+    "low",
+    "high",
+    "unit",
+    "prior",
+    "tissue",
+    "source",
+    "verified",
+)
 _PRIOR = re.compile(r"(lognormal|normal)\((\+?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\)")
 
 
@@ -75,7 +86,9 @@ def load_table(path: Path | None = None) -> dict[str, Parameter]:
     reader = csv.DictReader(source.read_text(encoding="utf-8").splitlines())
     missing = [c for c in COLUMNS if c not in (reader.fieldnames or [])]
     if missing:
-        raise InputError("the parameter table lacks a column", file=source, field=", ".join(missing))
+        raise InputError(
+            "the parameter table lacks a column", file=source, field=", ".join(missing)
+        )
     table: dict[str, Parameter] = {}
     for row in reader:
         parameter = parameter_of(row, str(source))
@@ -105,7 +118,9 @@ def parameter_of(row: Mapping[str, str], source: str) -> Parameter:
             expected=f"{low} to {high}",
         )
     if prior is not None and prior.kind == "lognormal" and default <= 0:
-        raise InputError("a log-normal prior needs a positive value", file=source, field=symbol, found=default)
+        raise InputError(
+            "a log-normal prior needs a positive value", file=source, field=symbol, found=default
+        )
     if not row["source"].strip():
         raise InputError("a parameter has no source", file=source, field=symbol)
     if row["verified"] not in ("yes", "memory"):
@@ -137,7 +152,13 @@ def _number(text: str, symbol: str, column: str, source: str) -> float | None:
     try:
         return float(text)
     except ValueError as error:
-        raise InputError("not a number", file=source, field=f"{symbol}.{column}", found=text, expected="a decimal number") from error
+        raise InputError(
+            "not a number",
+            file=source,
+            field=f"{symbol}.{column}",
+            found=text,
+            expected="a decimal number",
+        ) from error
 
 
 def _parse_prior(text: str, symbol: str, source: str) -> Prior | None:

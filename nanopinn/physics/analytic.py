@@ -30,9 +30,16 @@ def isolated_sphere_mean(alpha: float) -> float:
 
 
 def sphere_in_tissue_pressure(
-    r: Array, radius: float, K_t: float, LpSV_t: float, p_e: float, K_n: float, LpSV_n: float, p_e_n: float,
+    r: Array,
+    radius: float,
+    K_t: float,
+    LpSV_t: float,
+    p_e: float,
+    K_n: float,
+    LpSV_n: float,
+    p_e_n: float,
     LpLSL_n: float,
-) -> Array:  # fmt: skip
+) -> Array:
     """Pressure of a spherical tumour in infinite normal tissue with lymphatics (p_L = 0), Pa.
 
     Inside ``p = p_e + A sinh(r/l_t)/r``; outside ``p = p_ss + B exp(-(r - R)/l_n)/r``; A and B from the
@@ -48,7 +55,9 @@ def sphere_in_tissue_pressure(
     # unknowns: a = A sinh(R/l_t) / R (edge drop) and b = B / R
     slope_in = coth / l_t - 1 / R
     slope_out = -(1 / l_n + 1 / R)
-    a, b = solve(np.array([[1.0, -1.0], [K_t * slope_in, -K_n * slope_out]]), np.array([p_ss - p_e, 0.0]))
+    a, b = solve(
+        np.array([[1.0, -1.0], [K_t * slope_in, -K_n * slope_out]]), np.array([p_ss - p_e, 0.0])
+    )
     within, beyond = np.clip(r, 1e-12, R), np.maximum(r, R)
     ratio = np.exp((within - R) / l_t) * np.expm1(-2 * within / l_t) / np.expm1(-2 * R / l_t)
     inside = p_e + a * R / within * ratio
@@ -61,7 +70,9 @@ def bateman(t: Array, k_in: float, k_out: float) -> Array:
     return k_in / (k_out - k_in) * (np.exp(-k_in * t) - np.exp(-k_out * t))
 
 
-def krogh_first_order(r: Array, R_c: float, R_t: float, phi_D: float, k: float, P: float, C_vessel: float = 1.0) -> Array:
+def krogh_first_order(
+    r: Array, R_c: float, R_t: float, phi_D: float, k: float, P: float, C_vessel: float = 1.0
+) -> Array:
     """Steady concentration around a vessel with a permeable wall and a first-order sink.
 
         phi D (1/r) d/dr (r dC/dr) = k C,   -phi D dC/dr = P (C_vessel - C) at R_c,   dC/dr = 0 at R_t

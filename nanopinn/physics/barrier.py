@@ -17,7 +17,9 @@ from torch import Tensor
 Quantity = Tensor | float
 
 
-def passive_flux(P: Quantity, fu: Quantity, C_plasma: Quantity, fu_t: Quantity, C_tissue: Quantity) -> Quantity:
+def passive_flux(
+    P: Quantity, fu: Quantity, C_plasma: Quantity, fu_t: Quantity, C_tissue: Quantity
+) -> Quantity:
     """Passive flux of the unbound drug into tissue, ``J = P (fu C_plasma - fu_t C_tissue)``, mol/(m2 s).
 
     Args:
@@ -40,8 +42,14 @@ def surface_efflux(Vmax: Quantity, Km: Quantity, C: Quantity) -> Quantity:
 
 
 def barrier_flux(
-    P: Quantity, fu: Quantity, C_plasma: Quantity, fu_t: Quantity, C_tissue: Quantity, Vmax: Quantity, Km: Quantity
-) -> Quantity:  # fmt: skip
+    P: Quantity,
+    fu: Quantity,
+    C_plasma: Quantity,
+    fu_t: Quantity,
+    C_tissue: Quantity,
+    Vmax: Quantity,
+    Km: Quantity,
+) -> Quantity:
     """Net flux into tissue through a barrier with pumps: :func:`passive_flux` less :func:`surface_efflux`.
 
     Where it vanishes far below Km, unbound tissue over unbound plasma is ``Kp,uu = P / (P + Vmax/Km)``.
@@ -56,7 +64,9 @@ def series_conductance(*conductances: Quantity) -> Tensor:
     return 1.0 / torch.stack([1.0 / g for g in torch.broadcast_tensors(*parts)]).sum(0)
 
 
-def layered_permeability(layers: Sequence[tuple[float, float]], interfaces: Sequence[float]) -> float:
+def layered_permeability(
+    layers: Sequence[tuple[float, float]], interfaces: Sequence[float]
+) -> float:
     """Permeability of layers and thin interfaces in series, ``1 / (sum L/D + sum 1/P)``, m/s.
 
     Args:

@@ -31,7 +31,9 @@ class Circulation:
         v = numbers(values)
         shares = [v(s) for s in self.shares]
         shares.append(1 - sum(shares))
-        return SumOfExponentials(tuple(s / v(self.volume) for s in shares), tuple(v(k) for k in self.rates))
+        return SumOfExponentials(
+            tuple(s / v(self.volume) for s in shares), tuple(v(k) for k in self.rates)
+        )
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,42 @@ from nanopinn.physics import cells, drug, flow, release, wall
 
 #: What a model is made of: title, where the equations stand, symbols of its parameters.
 PARTS = (
-    ("Interstitial flow", flow, ("l_t", "p_e", "LpSV_t", "LpSV_n", "LpLSL_n", "K_ratio_n", "p_e_n", "p_L", "p_inf")),
-    ("Vessel wall", wall, ("sigma_Gd", "D_Gd", "SV_t", "SV_n", "PS_l", "leak_l", "P_l_n", "sigma_l_n")),
     (
-        "Drug", drug,
-        ("D_l_t", "f_l", "k_d_lip", "D_f_t", "D_f_n", "P_f_t", "P_f_n", "sigma_f", "D_b_t", "P_b_t", "P_b_n", "sigmaT_t", "sigmaT_n",
-         "k_a", "k_d", "fb", "tau_c"),
+        "Interstitial flow",
+        flow,
+        ("l_t", "p_e", "LpSV_t", "LpSV_n", "LpLSL_n", "K_ratio_n", "p_e_n", "p_L", "p_inf"),
+    ),
+    (
+        "Vessel wall",
+        wall,
+        ("sigma_Gd", "D_Gd", "SV_t", "SV_n", "PS_l", "leak_l", "P_l_n", "sigma_l_n"),
+    ),
+    (
+        "Drug",
+        drug,
+        (
+            "D_l_t",
+            "f_l",
+            "k_d_lip",
+            "D_f_t",
+            "D_f_n",
+            "P_f_t",
+            "P_f_n",
+            "sigma_f",
+            "D_b_t",
+            "P_b_t",
+            "P_b_n",
+            "sigmaT_t",
+            "sigmaT_n",
+            "k_a",
+            "k_d",
+            "fb",
+            "tau_c",
+        ),
     ),
     ("Release", release, ("krel_ref", "krel0_pH", "pK_rel", "n_rel", "pH_ref")),
     ("Cells", cells, ("rho_c", "Vmax", "K_e", "K_i", "g_pH", "k_on_DNA", "k_off_DNA")),
-)  # fmt: skip
+)
 
 
 def describe(values: Mapping[str, float]) -> str:
@@ -27,7 +53,10 @@ def describe(values: Mapping[str, float]) -> str:
     Args:
         values: by symbol, where they differ from the table's; SI.
     """
-    return "\n\n".join(_part(title, (part.__doc__ or "").strip(), symbols, values) for title, part, symbols in PARTS)
+    return "\n\n".join(
+        _part(title, (part.__doc__ or "").strip(), symbols, values)
+        for title, part, symbols in PARTS
+    )
 
 
 def _part(title: str, equations: str, symbols: tuple[str, ...], values: Mapping[str, float]) -> str:

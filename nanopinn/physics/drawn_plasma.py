@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanopinn.physics.plasma import CurveSum, DosedCurve, PlasmaInput, begun, dosed_modes, mean_decay
+from nanopinn.physics.plasma import (
+    CurveSum,
+    DosedCurve,
+    PlasmaInput,
+    begun,
+    dosed_modes,
+    mean_decay,
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,10 @@ class DrawnCurve:
         for drawn in zip(*(tuple(_terms(c)) for c in curves), strict=True):
             if any(d.doses != drawn[0].doses for d in drawn):
                 raise ValueError("draws are given different doses")
-            A, k = (like.new_tensor([getattr(d.impulse, name) for d in drawn]) for name in ("amplitudes", "rates"))
+            A, k = (
+                like.new_tensor([getattr(d.impulse, name) for d in drawn])
+                for name in ("amplitudes", "rates")
+            )
             parts.append((A, k, drawn[0]))
         return cls(tuple(parts))
 

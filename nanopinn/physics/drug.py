@@ -67,17 +67,28 @@ class DrugDetail:
     def pools(self) -> tuple[str, ...]:
         """Names of the pools, in order."""
         wanted = {
-            "encapsulated": self.carrier, "free": True, "bound": self.bound, "intracellular": True, "nuclear": True,
-            "retained": self.retained, "vessel encapsulated": self.vessels and self.carrier, "vessel free": self.vessels,
+            "encapsulated": self.carrier,
+            "free": True,
+            "bound": self.bound,
+            "intracellular": True,
+            "nuclear": True,
+            "retained": self.retained,
+            "vessel encapsulated": self.vessels and self.carrier,
+            "vessel free": self.vessels,
             "vessel retained": self.vessels and self.retained,
-        }  # fmt: skip
+        }
         return tuple(name for name, there in wanted.items() if there)
 
 
 def volume_fractions(pools: tuple[str, ...], maps: TissueMaps) -> Tensor:
     """What makes concentrations of pools ones per tissue volume, ``(pool, x, y, z)``."""
     one, plasma = torch.ones_like(maps.phi), maps.v_p.clamp_min(1e-3)
-    return torch.stack([plasma if name.startswith("vessel") else one if name in CELLULAR else maps.phi for name in pools])
+    return torch.stack(
+        [
+            plasma if name.startswith("vessel") else one if name in CELLULAR else maps.phi
+            for name in pools
+        ]
+    )
 
 
 #: What images of one or two days without heat can know of: linear, so that fits are exact.
@@ -87,9 +98,13 @@ FULL = DrugDetail(bound=True, saturable=True, vessels=True)
 
 
 def drug_pools(
-    model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail = LINEAR, release: Tensor | None = None,
+    model: TumourModel,
+    J_v: Tensor,
+    J_L: Tensor,
+    detail: DrugDetail = LINEAR,
+    release: Tensor | None = None,
     vessel_release: Tensor | None = None,
-) -> PoolCoefficients:  # fmt: skip
+) -> PoolCoefficients:
     """Coefficients of every pool of a formulation.
 
     Args:
@@ -100,7 +115,11 @@ def drug_pools(
     pools = PoolSystem(detail.pools, model.maps.phi)
     if detail.carrier:
         _carrier(pools, model, J_v, J_L, "encapsulated", ENCAPSULATED, detail)
-        pools.passes("encapsulated", "free", model.maps.phi * (model.release_rate() if release is None else release))
+        pools.passes(
+            "encapsulated",
+            "free",
+            model.maps.phi * (model.release_rate() if release is None else release),
+        )
     if detail.retained:
         _carrier(pools, model, J_v, J_L, "retained", RETAINED, detail)
     _free(pools, model, J_v, J_L, detail)
@@ -112,7 +131,15 @@ def drug_pools(
     return pools.coefficients()
 
 
-def _carrier(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, name: str, plasma: int, detail: DrugDetail) -> None:
+def _carrier(
+    pools: PoolSystem,
+    model: TumourModel,
+    J_v: Tensor,
+    J_L: Tensor,
+    name: str,
+    plasma: int,
+    detail: DrugDetail,
+) -> None:
     phi = model.maps.phi
     PS, sigma = model.liposome_permeability()
     a, b = exchange_coefficients(PS, J_v, sigma)
@@ -122,17 +149,29 @@ def _carrier(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, na
     pools.loses(name, J_L + phi * model.value("k_d_lip"))
 
 
-def _free(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail) -> None:
+def _free(
+    pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail
+) -> None:
     phi = model.maps.phi
-    a, b = exchange_coefficients(model.permeability(model.value("P_f_t"), model.value("P_f_n")), J_v, model.value("sigma_f"))
+    a, b = exchange_coefficients(
+        model.permeability(model.value("P_f_t"), model.value("P_f_n")), J_v, model.value("sigma_f")
+    )
     pools.holds("free", phi)
     pools.moves("free", 1.0, phi * model.by_tissue(model.value("D_f_t"), model.value("D_f_n")))
     # the plasma curve is of unbound drug, the local pool of all
-    pools.crosses_wall("free", UNBOUND, a * (1 - model.value("fb")) if detail.vessels else a, b, "vessel free" if detail.vessels else None)
+    pools.crosses_wall(
+        "free",
+        UNBOUND,
+        a * (1 - model.value("fb")) if detail.vessels else a,
+        b,
+        "vessel free" if detail.vessels else None,
+    )
     pools.loses("free", J_L)
 
 
-def _bound(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail) -> None:
+def _bound(
+    pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail
+) -> None:
     phi, fb = model.maps.phi, model.value("fb")
     a, b = exchange_coefficients(
         model.permeability(model.value("P_b_t"), model.value("P_b_n")),
@@ -141,14 +180,23 @@ def _bound(pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, deta
     )
     pools.holds("bound", phi)
     pools.moves("bound", 1.0, phi * model.value("D_b_t"))
-    pools.crosses_wall("bound", UNBOUND, a * (fb if detail.vessels else fb / (1 - fb)), b, "vessel free" if detail.vessels else None)
+    pools.crosses_wall(
+        "bound",
+        UNBOUND,
+        a * (fb if detail.vessels else fb / (1 - fb)),
+        b,
+        "vessel free" if detail.vessels else None,
+    )
     pools.loses("bound", J_L)
     pools.passes("free", "bound", phi * model.value("k_a"))
     pools.passes("bound", "free", phi * model.value("k_d"))
 
 
 def _cells(pools: PoolSystem, model: TumourModel, *, saturable: bool) -> None:
-    uptake, efflux = model.by_tissue(uptake_rate(model.maps.pH, model.values), 0.0), efflux_rate(model.values)
+    uptake, efflux = (
+        model.by_tissue(uptake_rate(model.maps.pH, model.values), 0.0),
+        efflux_rate(model.values),
+    )
     if saturable:
         K_in = model.value("rho_c") / CELLS_PER_UNIT * model.value("K_i")
         pools.saturates("free", "intracellular", uptake, efflux, model.value("K_e"), K_in)
@@ -159,11 +207,17 @@ def _cells(pools: PoolSystem, model: TumourModel, *, saturable: bool) -> None:
     pools.passes("nuclear", "intracellular", model.value("k_off_DNA"))
 
 
-def _vessels(pools: PoolSystem, model: TumourModel, detail: DrugDetail, release: Tensor | None) -> None:
+def _vessels(
+    pools: PoolSystem, model: TumourModel, detail: DrugDetail, release: Tensor | None
+) -> None:
     v_p = model.plasma_volume()
     flow = v_p / model.value("tau_c")
     whole = 1 / (1 - model.value("fb"))
-    fed = {"vessel free": (UNBOUND, whole), "vessel encapsulated": (ENCAPSULATED, 1.0), "vessel retained": (RETAINED, 1.0)}
+    fed = {
+        "vessel free": (UNBOUND, whole),
+        "vessel encapsulated": (ENCAPSULATED, 1.0),
+        "vessel retained": (RETAINED, 1.0),
+    }
     for name, (plasma, factor) in fed.items():
         if name in detail.pools:
             pools.holds(name, v_p)

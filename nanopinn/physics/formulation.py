@@ -10,17 +10,32 @@ from nanopinn.physics.formulation_file import formulation_of
 from nanopinn.physics.vehicle import Formulation
 
 __all__ = [
-    "FORMULATIONS", "FREE", "PEGYLATED", "PH_SENSITIVE", "THERMOSENSITIVE",
-    "AcidTrigger", "Circulation", "Formulation", "HeatTrigger", "PlasmaDrug", "known_formulation",
-]  # fmt: skip
+    "FORMULATIONS",
+    "FREE",
+    "PEGYLATED",
+    "PH_SENSITIVE",
+    "THERMOSENSITIVE",
+    "AcidTrigger",
+    "Circulation",
+    "Formulation",
+    "HeatTrigger",
+    "PlasmaDrug",
+    "known_formulation",
+]
 
 
 def _packaged(name: str) -> Formulation:
-    text = files("nanopinn.physics").joinpath("formulations", f"{name}.toml").read_text(encoding="utf-8")
+    text = (
+        files("nanopinn.physics")
+        .joinpath("formulations", f"{name}.toml")
+        .read_text(encoding="utf-8")
+    )
     return formulation_of(tomllib.loads(text), f"{name}.toml")
 
 
-FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE = (_packaged(name) for name in ("free", "pld", "ph", "tsl"))
+FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE = (
+    _packaged(name) for name in ("free", "pld", "ph", "tsl")
+)
 
 #: By the long name that schedules may use.
 FORMULATIONS = {f.name: f for f in (FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE)}
@@ -29,4 +44,11 @@ FORMULATIONS = {f.name: f for f in (FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITI
 def known_formulation(name: str) -> Formulation | None:
     """A packaged formulation by its name or an alias of it, in capitals or not; None if there is none."""
     wanted = name.casefold()
-    return next((f for f in FORMULATIONS.values() if wanted in {n.casefold() for n in (f.name, *f.aliases)}), None)
+    return next(
+        (
+            f
+            for f in FORMULATIONS.values()
+            if wanted in {n.casefold() for n in (f.name, *f.aliases)}
+        ),
+        None,
+    )

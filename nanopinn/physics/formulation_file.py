@@ -35,7 +35,9 @@ class Quantity:
     def allows(self, value: float) -> bool:
         """Whether it may have a value."""
         return (
-            self.low <= value <= min(self.high, _LARGEST) and (value == 0 or abs(value) >= _SMALLEST) and not (self.positive and value <= 0)
+            self.low <= value <= min(self.high, _LARGEST)
+            and (value == 0 or abs(value) >= _SMALLEST)
+            and not (self.positive and value <= 0)
         )
 
 
@@ -43,14 +45,22 @@ class Quantity:
 CARRIER = {
     "diameter": Quantity("m", "diameter of the carrier", 1e-9, 1e-5),
     "leak": Quantity("1/s", "release of the untriggered carrier, in plasma and in tissue"),
-    "permeability": Quantity("1/s", "permeability of the tumour's walls for the carrier, times S/V"),
-    "transmission": Quantity("1", "1 - reflection coefficient of the tumour's walls for the carrier", high=1.0),
-    "retardation": Quantity("1", "velocity of the carrier over that of the interstitial fluid", high=1.0),
+    "permeability": Quantity(
+        "1/s", "permeability of the tumour's walls for the carrier, times S/V"
+    ),
+    "transmission": Quantity(
+        "1", "1 - reflection coefficient of the tumour's walls for the carrier", high=1.0
+    ),
+    "retardation": Quantity(
+        "1", "velocity of the carrier over that of the interstitial fluid", high=1.0
+    ),
     "diffusion": Quantity("m**2/s", "diffusion coefficient of the carrier in the interstitium"),
     "decay": Quantity("1/s", "decay of the carrier in the interstitium"),
 }
 VOLUME = Quantity("m**3", "volume of distribution of the carrier", positive=True)
-RATE = Quantity("1/s", "rate of a phase at which the carrier leaves plasma, leak included", positive=True)
+RATE = Quantity(
+    "1/s", "rate of a phase at which the carrier leaves plasma, leak included", positive=True
+)
 SHARE = Quantity("1", "share of the dose in a phase of the carrier's plasma curve", high=1.0)
 ACID = {
     "k_ref": Quantity("1/s", "release rate at pH_ref"),
@@ -64,7 +74,16 @@ HEAT = {
     "w": Quantity("K", "width of the transition", positive=True),
     "T_hot": Quantity("K", "temperature at which k_hot is stated", 273.15, 373.15),
 }
-TOP = ("name", "aliases", "description", "releasable_share", "circulation", "acid", "heat", *CARRIER)
+TOP = (
+    "name",
+    "aliases",
+    "description",
+    "releasable_share",
+    "circulation",
+    "acid",
+    "heat",
+    *CARRIER,
+)
 NAME = re.compile(r"\w[\w .+-]{0,63}")
 #: Numbers beyond these, in SI, are of no drug, and their products leave what a float can hold.
 _SMALLEST, _LARGEST = 1e-60, 1e60
@@ -85,18 +104,34 @@ def formulation_of(entries: Mapping[str, Any], path: str | Path) -> Formulation:
     """
     file = _Reader(path, entries)
     name, description = file.named("name", file.text("name")), file.text("description")
-    if "circulation" not in entries and not {*CARRIER, "acid", "heat", "releasable_share"} & set(entries):
+    if "circulation" not in entries and not {*CARRIER, "acid", "heat", "releasable_share"} & set(
+        entries
+    ):
         return Formulation(name, description, aliases=file.aliases())
-    quantities: dict[str, Any] = {quantity: file.symbol(quantity, file.entry(quantity), what) for quantity, what in CARRIER.items()}
+    quantities: dict[str, Any] = {
+        quantity: file.symbol(quantity, file.entry(quantity), what)
+        for quantity, what in CARRIER.items()
+    }
     found = Formulation(
-        name, description, file.circulation(), acid=file.trigger("acid", ACID, AcidTrigger), heat=file.trigger("heat", HEAT, HeatTrigger),
-        releasable_share=file.share(), aliases=file.aliases(), **quantities, own=tuple(file.own),
-    )  # fmt: skip
+        name,
+        description,
+        file.circulation(),
+        acid=file.trigger("acid", ACID, AcidTrigger),
+        heat=file.trigger("heat", HEAT, HeatTrigger),
+        releasable_share=file.share(),
+        aliases=file.aliases(),
+        **quantities,
+        own=tuple(file.own),
+    )
     if not (leaked := found.leaked_share()) <= 1:
         raise InputError(
-            "the carrier leaks more than it loses", file=path, field="leak", found=f"{leaked:.3g} times its dose",
-            expected="at most the dose", remedy="Rates of the circulation are of all that leaves plasma, the leak included.",
-        )  # fmt: skip
+            "the carrier leaks more than it loses",
+            file=path,
+            field="leak",
+            found=f"{leaked:.3g} times its dose",
+            expected="at most the dose",
+            remedy="Rates of the circulation are of all that leaves plasma, the leak included.",
+        )
     return found
 
 
@@ -110,15 +145,35 @@ class _Reader:
     def _know(self, entries: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
         for key in entries:
             if key not in known:
-                remedy = "Write transmission, which is 1 - reflection." if key == "reflection" else REMEDY
-                raise self.wrong("an entry is not known", f"{where}{key}", entries[key], ", ".join(known), remedy)
+                remedy = (
+                    "Write transmission, which is 1 - reflection."
+                    if key == "reflection"
+                    else REMEDY
+                )
+                raise self.wrong(
+                    "an entry is not known", f"{where}{key}", entries[key], ", ".join(known), remedy
+                )
 
-    def wrong(self, problem: str, field: str, found: object, expected: str, remedy: str = REMEDY) -> InputError:
-        return InputError(f"{problem} in the formulation", file=self.path, field=field, found=found, expected=expected, remedy=remedy)
+    def wrong(
+        self, problem: str, field: str, found: object, expected: str, remedy: str = REMEDY
+    ) -> InputError:
+        return InputError(
+            f"{problem} in the formulation",
+            file=self.path,
+            field=field,
+            found=found,
+            expected=expected,
+            remedy=remedy,
+        )
 
     def entry(self, key: str) -> Any:
         if key not in self.entries:
-            raise self.wrong("a quantity is missing", key, None, "a symbol of the parameter table, or {value, unit, source}")
+            raise self.wrong(
+                "a quantity is missing",
+                key,
+                None,
+                "a symbol of the parameter table, or {value, unit, source}",
+            )
         return self.entries[key]
 
     def table(self, key: str, known: tuple[str, ...]) -> Mapping[str, Any]:
@@ -130,55 +185,111 @@ class _Reader:
 
     def text(self, key: str) -> str:
         found = self.entry(key)
-        if not isinstance(found, str) or not found.strip() or not found.strip().isprintable() or len(found) > _MOST_TEXT:
-            raise self.wrong("an entry has the wrong type", key, found, f"a text on one line, of at most {_MOST_TEXT} characters")
+        if (
+            not isinstance(found, str)
+            or not found.strip()
+            or not found.strip().isprintable()
+            or len(found) > _MOST_TEXT
+        ):
+            raise self.wrong(
+                "an entry has the wrong type",
+                key,
+                found,
+                f"a text on one line, of at most {_MOST_TEXT} characters",
+            )
         return found.strip()
 
     def aliases(self) -> tuple[str, ...]:
         found = self.entries.get("aliases", [])
-        if not isinstance(found, list) or not all(isinstance(a, str) for a in found) or len(found) > _MOST_ALIASES:
-            raise self.wrong("an entry has the wrong type", "aliases", found, f"a list of at most {_MOST_ALIASES} texts")
+        if (
+            not isinstance(found, list)
+            or not all(isinstance(a, str) for a in found)
+            or len(found) > _MOST_ALIASES
+        ):
+            raise self.wrong(
+                "an entry has the wrong type",
+                "aliases",
+                found,
+                f"a list of at most {_MOST_ALIASES} texts",
+            )
         return tuple(self.named("aliases", a) for a in found)
 
     def named(self, key: str, found: str) -> str:
         """A name that may stand for a folder: results of an arm are written under it."""
         if not NAME.fullmatch(found):
-            raise self.wrong("a name cannot be used", key, found, "letters, digits, spaces and - _ + . after a letter or digit")
+            raise self.wrong(
+                "a name cannot be used",
+                key,
+                found,
+                "letters, digits, spaces and - _ + . after a letter or digit",
+            )
         return found
 
     def share(self) -> float:
         found = self.entries.get("releasable_share", 1.0)
         if not is_number(found) or not 0 <= found <= 1:
-            raise self.wrong("the share of carriers that release is no share", "releasable_share", found, "0 to 1")
+            raise self.wrong(
+                "the share of carriers that release is no share",
+                "releasable_share",
+                found,
+                "0 to 1",
+            )
         return float(found)
 
     def circulation(self) -> Circulation:
         found = {"shares": [], **self.table("circulation", ("volume", "rates", "shares"))}
         for key in ("volume", "rates"):
             if key not in found:
-                raise self.wrong("a quantity is missing", f"circulation.{key}", None, VOLUME.words if key == "volume" else RATE.words)
+                raise self.wrong(
+                    "a quantity is missing",
+                    f"circulation.{key}",
+                    None,
+                    VOLUME.words if key == "volume" else RATE.words,
+                )
         volume = self.symbol("circulation.volume", found["volume"], VOLUME)
-        rates, shares = self._several("rates", found["rates"], RATE), self._several("shares", found["shares"], SHARE)
+        rates, shares = (
+            self._several("rates", found["rates"], RATE),
+            self._several("shares", found["shares"], SHARE),
+        )
         total = sum(self._value(s) for s in shares)
         if len(shares) != len(rates) - 1 or total > 1:
             problem = "the shares of the plasma curve do not fit its rates"
             said = f"{len(shares)} shares with a sum of {total:g} for {len(rates)} rates"
-            raise self.wrong(problem, "circulation.shares", said, "one less than rates, of the sum 1 or less: the last phase has the rest")
+            raise self.wrong(
+                problem,
+                "circulation.shares",
+                said,
+                "one less than rates, of the sum 1 or less: the last phase has the rest",
+            )
         return Circulation(volume, rates, shares)
 
     def _several(self, key: str, found: Any, what: Quantity) -> tuple[str, ...]:
         if not isinstance(found, list) or len(found) > MOST_PHASES:
-            raise self.wrong("an entry has the wrong type", f"circulation.{key}", found, f"a list of at most {MOST_PHASES}")
-        return tuple(self.symbol(f"circulation.{key}.{i + 1}", entry, what) for i, entry in enumerate(found))
+            raise self.wrong(
+                "an entry has the wrong type",
+                f"circulation.{key}",
+                found,
+                f"a list of at most {MOST_PHASES}",
+            )
+        return tuple(
+            self.symbol(f"circulation.{key}.{i + 1}", entry, what) for i, entry in enumerate(found)
+        )
 
-    def trigger(self, key: str, quantities: Mapping[str, Quantity], kind: type[Trigger]) -> Trigger | None:
+    def trigger(
+        self, key: str, quantities: Mapping[str, Quantity], kind: type[Trigger]
+    ) -> Trigger | None:
         if key not in self.entries:
             return None
         found = self.table(key, tuple(quantities))
         for quantity, what in quantities.items():
             if quantity not in found:
                 raise self.wrong("a quantity is missing", f"{key}.{quantity}", None, what.words)
-        return kind(**{quantity: self.symbol(f"{key}.{quantity}", found[quantity], what) for quantity, what in quantities.items()})
+        return kind(
+            **{
+                quantity: self.symbol(f"{key}.{quantity}", found[quantity], what)
+                for quantity, what in quantities.items()
+            }
+        )
 
     def symbol(self, field: str, entry: Any, what: Quantity) -> str:
         """The symbol under which a quantity's number is found."""
@@ -186,38 +297,90 @@ class _Reader:
             return self._named(field, entry, what)
         if isinstance(entry, dict):
             return self._stated(field, entry, what)
-        example = f'{field.split(".")[-1]} = {{value = {entry}, unit = "{what.unit}", source = "..."}}'
-        raise self.wrong("a quantity needs its unit and source", field, entry, "a symbol of the table, or a table", f"Write {example}.")
+        example = (
+            f'{field.split(".")[-1]} = {{value = {entry}, unit = "{what.unit}", source = "..."}}'
+        )
+        raise self.wrong(
+            "a quantity needs its unit and source",
+            field,
+            entry,
+            "a symbol of the table, or a table",
+            f"Write {example}.",
+        )
 
     def _named(self, field: str, symbol: str, what: Quantity) -> str:
         if symbol not in PARAMETERS:
-            raise self.wrong("a symbol is not in the parameter table", field, symbol, "a symbol, or {value, unit, source}")
+            raise self.wrong(
+                "a symbol is not in the parameter table",
+                field,
+                symbol,
+                "a symbol, or {value, unit, source}",
+            )
         if (unit := PARAMETERS[symbol].unit) != what.unit:
-            raise self.wrong("a parameter has another unit than the quantity", field, f"{symbol} in {unit}", what.unit)
+            raise self.wrong(
+                "a parameter has another unit than the quantity",
+                field,
+                f"{symbol} in {unit}",
+                what.unit,
+            )
         return symbol
 
     def _stated(self, field: str, entry: Mapping[str, Any], what: Quantity) -> str:
         self._know(entry, OWN, f"{field}.")
         for key in ("value", "unit", "source"):
             if key not in entry:
-                raise self.wrong("a quantity lacks an entry", f"{field}.{key}", None, "value, unit and source")
+                raise self.wrong(
+                    "a quantity lacks an entry", f"{field}.{key}", None, "value, unit and source"
+                )
         for key in ("source", "prior"):
-            if key in entry and not (isinstance(entry[key], str) and entry[key].isprintable() and len(entry[key]) <= _MOST_TEXT):
-                raise self.wrong("an entry has the wrong type", f"{field}.{key}", entry[key], "a text on one line")
+            if key in entry and not (
+                isinstance(entry[key], str)
+                and entry[key].isprintable()
+                and len(entry[key]) <= _MOST_TEXT
+            ):
+                raise self.wrong(
+                    "an entry has the wrong type",
+                    f"{field}.{key}",
+                    entry[key],
+                    "a text on one line",
+                )
         numbers = {key: entry[key] for key in ("value", "low", "high") if key in entry}
         for key, number in numbers.items():
             if not is_number(number) or not what.allows(number):
                 low = "above 0" if what.positive else f"{what.low:g}"
-                raise self.wrong("a number cannot be used", f"{field}.{key}", number, f"{low} to {what.high:g} {what.unit} ({what.words})")
+                raise self.wrong(
+                    "a number cannot be used",
+                    f"{field}.{key}",
+                    number,
+                    f"{low} to {what.high:g} {what.unit} ({what.words})",
+                )
         if entry["unit"] != what.unit:
-            raise self.wrong("a unit is not the quantity's", f"{field}.unit", entry["unit"], what.unit, "Convert the number.")
+            raise self.wrong(
+                "a unit is not the quantity's",
+                f"{field}.unit",
+                entry["unit"],
+                what.unit,
+                "Convert the number.",
+            )
         row = {
-            **{key: repr(float(numbers[key])) if key in numbers else "" for key in ("value", "low", "high")},
-            "symbol": f"{self.text('name')}.{field}", "name": what.words, "unit": what.unit, "prior": entry.get("prior", ""),
-            "tissue": self.text("name"), "source": entry["source"], "verified": "memory",
-        }  # fmt: skip
+            **{
+                key: repr(float(numbers[key])) if key in numbers else ""
+                for key in ("value", "low", "high")
+            },
+            "symbol": f"{self.text('name')}.{field}",
+            "name": what.words,
+            "unit": what.unit,
+            "prior": entry.get("prior", ""),
+            "tissue": self.text("name"),
+            "source": entry["source"],
+            "verified": "memory",
+        }
         self.own.append(parameter_of(row, str(self.path)))
         return row["symbol"]
 
     def _value(self, symbol: str) -> float:
-        return {p.symbol: p.value for p in self.own}[symbol] if symbol not in PARAMETERS else PARAMETERS[symbol].value
+        return (
+            {p.symbol: p.value for p in self.own}[symbol]
+            if symbol not in PARAMETERS
+            else PARAMETERS[symbol].value
+        )

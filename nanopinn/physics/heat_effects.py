@@ -48,8 +48,20 @@ class HeatEffects:
 
     def under(self, values: Values) -> HeatEffects:
         """The same with the numbers or draws that are given by symbol (HT_IFP, HT_Pl, HT_t_IFP, HT_t_Pl)."""
-        v = lookup({**{HEATED[n]: f for n, f in self.factors.items()}, "HT_t_IFP": self.t_IFP_s, "HT_t_Pl": self.t_Pl_s, **values})
-        return replace(self, factors={n: v(HEATED[n]) for n in self.factors}, t_IFP_s=v("HT_t_IFP"), t_Pl_s=v("HT_t_Pl"))
+        v = lookup(
+            {
+                **{HEATED[n]: f for n, f in self.factors.items()},
+                "HT_t_IFP": self.t_IFP_s,
+                "HT_t_Pl": self.t_Pl_s,
+                **values,
+            }
+        )
+        return replace(
+            self,
+            factors={n: v(HEATED[n]) for n in self.factors},
+            t_IFP_s=v("HT_t_IFP"),
+            t_Pl_s=v("HT_t_Pl"),
+        )
 
     def modifiers(self, t: float, heatings: Sequence[tuple[float, float]]) -> Mapping[str, Number]:
         """Factors on ``p_e`` and ``P_l`` at a time.

@@ -52,7 +52,9 @@ class TissueMaps:
 
     def vascularity(self) -> Tensor:
         """PS over its mean in the tumour: the assumption by which the wall's other properties vary."""
-        return self.PS / (self.PS[self.tumour > 0.5].mean() if self.PS_mean is None else self.PS_mean)
+        return self.PS / (
+            self.PS[self.tumour > 0.5].mean() if self.PS_mean is None else self.PS_mean
+        )
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,19 @@ class FlowCoefficients:
         for name in ("K", "LpSV", "p_e", "LpLSL"):
             values: Tensor = getattr(self, name)
             if not bool(torch.isfinite(values).all()):
-                raise InputError("a coefficient of the flow is not finite", field=name, remedy="Look for NaN in the maps.")
+                raise InputError(
+                    "a coefficient of the flow is not finite",
+                    field=name,
+                    remedy="Look for NaN in the maps.",
+                )
             low = float(values.min())
             if name != "p_e" and (low < 0 or (name == "K" and low == 0)):
-                raise InputError("a coefficient of the flow has the wrong sign", field=name, found=low, expected="above 0")
+                raise InputError(
+                    "a coefficient of the flow has the wrong sign",
+                    field=name,
+                    found=low,
+                    expected="above 0",
+                )
         return self
 
 
@@ -146,9 +157,12 @@ class TumourModel:
 
     @classmethod
     def of(
-        cls, maps: TissueMaps, scalars: Mapping[str, float | Tensor] | None = None, factors: Mapping[str, Number] | None = None,
+        cls,
+        maps: TissueMaps,
+        scalars: Mapping[str, float | Tensor] | None = None,
+        factors: Mapping[str, Number] | None = None,
         values: Values | None = None,
-    ) -> TumourModel:  # fmt: skip
+    ) -> TumourModel:
         """A model with table values for every scalar not given.
 
         Args:
@@ -164,7 +178,13 @@ class TumourModel:
             raise KeyError(f"not scalars of the model: {', '.join(sorted(unknown))}")
         like = maps.phi
         return cls(
-            maps, {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in merged.items()}, factors or {}, values or {}
+            maps,
+            {
+                k: torch.as_tensor(v, dtype=like.dtype, device=like.device)
+                for k, v in merged.items()
+            },
+            factors or {},
+            values or {},
         )
 
     def value(self, symbol: str) -> Number:
@@ -174,7 +194,10 @@ class TumourModel:
     def by_tissue(self, tumour: Tensor | float, normal: Tensor | float) -> Tensor:
         """One value in the tumour, another in normal tissue, ``(x, y, z)``."""
         # two plain numbers would give single precision
-        inside, outside = (torch.as_tensor(v, dtype=self.maps.phi.dtype, device=self.maps.phi.device) for v in (tumour, normal))
+        inside, outside = (
+            torch.as_tensor(v, dtype=self.maps.phi.dtype, device=self.maps.phi.device)
+            for v in (tumour, normal)
+        )
         return torch.where(self.maps.tumour > 0.5, inside, outside)
 
     def factor(self, *properties: str) -> Number:
@@ -193,10 +216,13 @@ class TumourModel:
         LpSV = s["q"] / s["p_e"]
         K = s["l"] ** 2 * LpSV
         return FlowCoefficients(
-            K=self.by_tissue(self.factor("K") * K, s["K_ratio_n"] * K) * self.multiplier("conductivity"),
+            K=self.by_tissue(self.factor("K") * K, s["K_ratio_n"] * K)
+            * self.multiplier("conductivity"),
             LpSV=LpSV
             * self.multiplier("filtration")
-            * self.by_tissue(self.factor("Lp", "SV") * self.maps.vascularity(), value("LpSV_n") / value("LpSV_t")),
+            * self.by_tissue(
+                self.factor("Lp", "SV") * self.maps.vascularity(), value("LpSV_n") / value("LpSV_t")
+            ),
             p_e=s["p_e"] * self.by_tissue(self.factor("p_e"), value("p_e_n") / value("p_e")),
             LpLSL=LpSV * self.by_tissue(0.0, value("LpLSL_n") / value("LpSV_t")),
             p_L=value("p_L"),
@@ -219,7 +245,9 @@ class TumourModel:
 
     def contrast_agent(self, J_v: Tensor, J_L: Tensor) -> PoolCoefficients:
         """The contrast agent, one pool, one input (its plasma curve)."""
-        a, b = exchange_coefficients(self.maps.PS * self.by_tissue(self.factor("P", "SV"), 1.0), J_v, self.value("sigma_Gd"))
+        a, b = exchange_coefficients(
+            self.maps.PS * self.by_tissue(self.factor("P", "SV"), 1.0), J_v, self.value("sigma_Gd")
+        )
         phi = self.maps.phi
         pools = PoolSystem(("contrast",), phi)
         pools.holds("contrast", phi)
@@ -246,30 +274,47 @@ class TumourModel:
         if RELEASE_LAW in self.scalars:
             # the law as it is, read on a bent scale of pH
             for symbol in (a.pK, a.pH_ref):
-                moved[symbol] = bent(torch.as_tensor(lookup(moved)(symbol), dtype=pH.dtype, device=pH.device), self.scalars[RELEASE_LAW])
+                moved[symbol] = bent(
+                    torch.as_tensor(lookup(moved)(symbol), dtype=pH.dtype, device=pH.device),
+                    self.scalars[RELEASE_LAW],
+                )
             pH = bent(pH, self.scalars[RELEASE_LAW])
         return carrier.release_rate(pH, T, moved) * self.multiplier("release")
 
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
         """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""
         normal = self.value("P_l_n") * self.value("SV_n")
-        PS = self.by_tissue(self.scalars["PS_l"] * self.factor("P", "P_l", "SV") * self.maps.vascularity(), normal)
-        return PS * self.multiplier("permeability"), self.by_tissue(1 - self.scalars["leak_l"], self.value("sigma_l_n"))
+        PS = self.by_tissue(
+            self.scalars["PS_l"] * self.factor("P", "P_l", "SV") * self.maps.vascularity(), normal
+        )
+        return PS * self.multiplier("permeability"), self.by_tissue(
+            1 - self.scalars["leak_l"], self.value("sigma_l_n")
+        )
 
     def permeability(self, P_t: Number, P_n: Number) -> Tensor:
         """PS/V, 1/s, of a solute with wall permeability P (m/s) in tumour and normal tissue; the tumour's follows the vascularity."""
-        return self.by_tissue(P_t * self.value("SV_t") * self.factor("P", "SV") * self.maps.vascularity(), P_n * self.value("SV_n"))
+        return self.by_tissue(
+            P_t * self.value("SV_t") * self.factor("P", "SV") * self.maps.vascularity(),
+            P_n * self.value("SV_n"),
+        )
 
     def plasma_volume(self) -> Tensor:
         """Plasma volume fraction, held above a thousandth: a voxel in which DCE saw no plasma still has capillaries."""
         return self.maps.v_p.clamp_min(1e-3)
 
     def drug(
-        self, J_v: Tensor, J_L: Tensor, detail: DrugDetail = LINEAR, release: Tensor | None = None, vessel_release: Tensor | None = None
+        self,
+        J_v: Tensor,
+        J_L: Tensor,
+        detail: DrugDetail = LINEAR,
+        release: Tensor | None = None,
+        vessel_release: Tensor | None = None,
     ) -> PoolCoefficients:
         """The pools of a formulation: see :func:`nanopinn.physics.drug.drug_pools`."""
         return drug_pools(self, J_v, J_L, detail, release, vessel_release)
 
     def __str__(self) -> str:
         """The equations and every number in them, with unit and source."""
-        return describe({symbol: float(self.scalars[name]) for name, symbol in SCALARS.items() if name != "q"})
+        return describe(
+            {symbol: float(self.scalars[name]) for name, symbol in SCALARS.items() if name != "q"}
+        )

@@ -50,7 +50,9 @@ def supplied_radius(R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number)
     return torch.where(_drop(edge, edge) <= supply, R_t, R_c * x.sqrt())
 
 
-def oxygen_pressure(r: Tensor, R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number) -> Tensor:
+def oxygen_pressure(
+    r: Tensor, R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number
+) -> Tensor:
     """Oxygen pressure at a distance r from the vessel's axis, Pa; zero beyond the supplied radius.
 
         p(r) = p_0 + M/(4D) (r^2 - R_c^2) - M r_a^2/(2D) ln(r / R_c)
@@ -64,7 +66,9 @@ def oxygen_pressure(r: Tensor, R_t: Tensor, R_c: Number, D: Number, M: Number, p
     return torch.where(r < r_a, p, torch.where(r_a < R_t, 0.0, p)).clamp_min(0.0)
 
 
-def radius_at_pressure(p: Number, R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number) -> Tensor:
+def radius_at_pressure(
+    p: Number, R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number
+) -> Tensor:
     """Where oxygen pressure has fallen to p, m; R_t where it never does, R_c where it always is below."""
     r_a = supplied_radius(R_t, R_c, D, M, p_0)
     edge, fall = (r_a / R_c) ** 2, (p_0 - p) * 4 * D / (M * R_c**2)
@@ -93,8 +97,14 @@ class OxygenZones:
 
 
 def oxygen_zones(
-    R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number, p_hypoxia: Number, p_necrosis: Number
-) -> OxygenZones:  # fmt: skip
+    R_t: Tensor,
+    R_c: Number,
+    D: Number,
+    M: Number,
+    p_0: Number,
+    p_hypoxia: Number,
+    p_necrosis: Number,
+) -> OxygenZones:
     """Zones of proliferating, quiescent and necrotic cells by two thresholds of oxygen pressure.
 
     Args:
@@ -105,7 +115,9 @@ def oxygen_zones(
     """
     r_h, r_n = (radius_at_pressure(p, R_t, R_c, D, M, p_0) for p in (p_hypoxia, p_necrosis))
     ring = R_t**2 - R_c**2
-    return OxygenZones((r_h**2 - R_c**2) / ring, (r_n**2 - r_h**2) / ring, (R_t**2 - r_n**2) / ring, r_h, r_n)
+    return OxygenZones(
+        (r_h**2 - R_c**2) / ring, (r_n**2 - r_h**2) / ring, (R_t**2 - r_n**2) / ring, r_h, r_n
+    )
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,12 @@ class OxygenSupply:
     @classmethod
     def of(cls, values: Values | None = None) -> OxygenSupply:
         """The table's, but for the values given by symbol."""
-        return cls(*(lookup(values)(symbol) for symbol in ("D_O2", "M_O2", "p_O2_v", "p_O2_hyp", "p_O2_nec")))
+        return cls(
+            *(
+                lookup(values)(symbol)
+                for symbol in ("D_O2", "M_O2", "p_O2_v", "p_O2_hyp", "p_O2_nec")
+            )
+        )
 
     def zones(self, R_t: Tensor, R_c: Number) -> OxygenZones:
         """Zones of the tissue between R_c and R_t."""

@@ -59,7 +59,9 @@ def peak_survival(C_peak: Tensor, EC50: Number, m: Number, resistance: Number = 
     return 1 / (1 + (C_peak.clamp_min(0.0) / (resistance * EC50)) ** m)
 
 
-def rate_increment(C_0: Tensor, C_1: Tensor, dt: Number, f_max: Number, EC50: Number, resistance: Number = 1.0) -> Tensor:
+def rate_increment(
+    C_0: Tensor, C_1: Tensor, dt: Number, f_max: Number, EC50: Number, resistance: Number = 1.0
+) -> Tensor:
     """What a step adds to ``-ln S`` in the rate law, ``integral f_max/q C/(EC50 + C) dt``, exact for C linear over the step.
 
         (f_max/q) dt (1 - E/(E + C_0) ln(1 + x)/x),    x = (C_1 - C_0)/(E + C_0),    E = EC50

@@ -25,13 +25,17 @@ class SumOfExponentials:
     rates: tuple[float, ...]
 
     def __call__(self, t: Tensor) -> Tensor:
-        A, k = (torch.tensor(v, dtype=t.dtype, device=t.device) for v in (self.amplitudes, self.rates))
+        A, k = (
+            torch.tensor(v, dtype=t.dtype, device=t.device) for v in (self.amplitudes, self.rates)
+        )
         curve = (A * torch.exp(-k * t.clamp_min(0.0)[..., None])).sum(-1)
         return torch.where(t >= 0, curve, torch.zeros_like(curve))
 
     def integral(self, t: Tensor) -> Tensor:
         """Area up to t, kg s/m3."""
-        A, k = (torch.tensor(v, dtype=t.dtype, device=t.device) for v in (self.amplitudes, self.rates))
+        A, k = (
+            torch.tensor(v, dtype=t.dtype, device=t.device) for v in (self.amplitudes, self.rates)
+        )
         return -(A / k * torch.expm1(-k * t.clamp_min(0.0)[..., None])).sum(-1)
 
     def scaled(self, factor: float) -> SumOfExponentials:
@@ -72,11 +76,26 @@ class Dose:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.start_s):
-            raise InputError("a dose has no time", field="start_s", found=self.start_s, expected="a finite number of seconds")
+            raise InputError(
+                "a dose has no time",
+                field="start_s",
+                found=self.start_s,
+                expected="a finite number of seconds",
+            )
         if not 0 < self.amount_kg < math.inf:
-            raise InputError("a dose gives nothing", field="amount_kg", found=self.amount_kg, expected="a positive mass")
+            raise InputError(
+                "a dose gives nothing",
+                field="amount_kg",
+                found=self.amount_kg,
+                expected="a positive mass",
+            )
         if not 0 <= self.infusion_s < math.inf:
-            raise InputError("an infusion needs a duration", field="infusion_s", found=self.infusion_s, expected="0 (a bolus) or more")
+            raise InputError(
+                "an infusion needs a duration",
+                field="infusion_s",
+                found=self.infusion_s,
+                expected="0 (a bolus) or more",
+            )
 
     @property
     def end_s(self) -> float:
@@ -140,7 +159,12 @@ class DosedCurve:
         """
         start, rate = begun(self.doses, self.events(), start_s)
         modes = self._modes(torch.tensor(start, dtype=torch.float64)).tolist()
-        return SmoothCurve(start, tuple(modes), tuple(rate * a for a in self.impulse.amplitudes), self.impulse.rates)
+        return SmoothCurve(
+            start,
+            tuple(modes),
+            tuple(rate * a for a in self.impulse.amplitudes),
+            self.impulse.rates,
+        )
 
     def events(self) -> tuple[float, ...]:
         """Starts of all doses and ends of infusions, s, increasing."""
@@ -158,7 +182,10 @@ class DosedCurve:
         """Integral up to a time, kg s/m3: of every mode what came in less what is there, over its rate, ``(A_i given - X_i)/k_i``."""
         modes = self._modes(torch.tensor(t, dtype=torch.float64)).tolist()
         given = sum(_share_given(d, t) * d.amount_kg for d in self.doses)
-        return sum((a * given - x) / k for a, x, k in zip(self.impulse.amplitudes, modes, self.impulse.rates, strict=True))
+        return sum(
+            (a * given - x) / k
+            for a, x, k in zip(self.impulse.amplitudes, modes, self.impulse.rates, strict=True)
+        )
 
 
 def dosed_modes(A: Tensor, k: Tensor, doses: Sequence[Dose], t: Tensor) -> Tensor:
@@ -239,7 +266,11 @@ class CurveSum:
 
 def _share_given(dose: Dose, t: float) -> float:
     """Share of a dose that has been given by a time, s."""
-    return min(1.0, (t - dose.start_s) / dose.infusion_s) if dose.infusion_s and t >= dose.start_s else float(t >= dose.start_s)
+    return (
+        min(1.0, (t - dose.start_s) / dose.infusion_s)
+        if dose.infusion_s and t >= dose.start_s
+        else float(t >= dose.start_s)
+    )
 
 
 def mean_decay(x: Tensor) -> Tensor:

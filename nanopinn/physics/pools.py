@@ -39,12 +39,16 @@ class SaturableTransfer:
     def rate(self, U: Tensor) -> Tensor:
         """z at pools ``(..., pool, x, y, z)``, kg/m3/s of tissue."""
         F, In = U[..., self.outside, :, :, :], U[..., self.inside, :, :, :]
-        return self.uptake * F / _saturation(F, self.K_out) - self.efflux * In / _saturation(In, self.K_in)
+        return self.uptake * F / _saturation(F, self.K_out) - self.efflux * In / _saturation(
+            In, self.K_in
+        )
 
     def slopes(self, U: Tensor) -> tuple[Tensor, Tensor]:
         """dz/dF and -dz/dI, both positive."""
         F, In = U[..., self.outside, :, :, :], U[..., self.inside, :, :, :]
-        return self.uptake / _saturation(F, self.K_out) ** 2, self.efflux / _saturation(In, self.K_in) ** 2
+        return self.uptake / _saturation(F, self.K_out) ** 2, self.efflux / _saturation(
+            In, self.K_in
+        ) ** 2
 
 
 def _saturation(C: Tensor, K: float | Tensor) -> Tensor:
@@ -108,22 +112,32 @@ class PoolCoefficients:
         for p, field, values in self._every():
             if not bool(torch.isfinite(values).all()):
                 raise InputError(
-                    f"the {field} of a pool is not finite", field=f"{self.names[p]}: {field}", remedy="Look for NaN in the maps."
+                    f"the {field} of a pool is not finite",
+                    field=f"{self.names[p]}: {field}",
+                    remedy="Look for NaN in the maps.",
                 )
             if field == "capacity" and float(values.min()) <= 0:
                 raise InputError(
-                    "a pool fills no volume", field=f"{self.names[p]}: capacity", found=float(values.min()), expected="above 0"
+                    "a pool fills no volume",
+                    field=f"{self.names[p]}: capacity",
+                    found=float(values.min()),
+                    expected="above 0",
                 )
             if field == "diffusion" and float(values.min()) < 0:
                 raise InputError(
-                    "a diffusivity is negative", field=f"{self.names[p]}: diffusion", found=float(values.min()), expected="0 or more"
+                    "a diffusivity is negative",
+                    field=f"{self.names[p]}: diffusion",
+                    found=float(values.min()),
+                    expected="0 or more",
                 )
         return self
 
     def _every(self) -> Iterator[tuple[int, str, Tensor]]:
         """Every coefficient with its pool and name."""
         yield from ((p, "capacity", values) for p, values in enumerate(self.capacity))
-        yield from ((p, "diffusion", values) for p, values in zip(self.moving, self.diffusion, strict=True))
+        yield from (
+            (p, "diffusion", values) for p, values in zip(self.moving, self.diffusion, strict=True)
+        )
         yield from ((p, "reaction", values) for (p, _), values in self.reaction.items())
         yield from ((p, "inflow", values) for (p, _), values in self.inflow.items())
 
@@ -154,7 +168,10 @@ class PoolSystem:
 
     def moves(self, name: str, mobility: Tensor | float, diffusion: Tensor) -> None:
         """A pool is carried by the fluid and diffuses (m2/s, porosity included)."""
-        self._moves[self.at(name)] = (torch.as_tensor(mobility, dtype=self.like.dtype, device=self.like.device), diffusion)
+        self._moves[self.at(name)] = (
+            torch.as_tensor(mobility, dtype=self.like.dtype, device=self.like.device),
+            diffusion,
+        )
 
     def loses(self, name: str, rate: Tensor | float) -> None:
         """A pool loses ``rate`` (1/s, per tissue volume) times its concentration, for good."""
@@ -169,7 +186,9 @@ class PoolSystem:
         """A pool gains ``rate`` (1/s) times a plasma curve."""
         self._add(self.inflow, self.at(name), plasma, rate)
 
-    def crosses_wall(self, name: str, plasma: int, influx: Tensor, efflux: Tensor, vessel: str | None = None) -> None:
+    def crosses_wall(
+        self, name: str, plasma: int, influx: Tensor, efflux: Tensor, vessel: str | None = None
+    ) -> None:
         """A pool exchanges ``influx C_v - efflux C`` with a plasma curve, or with the pool ``vessel`` where there is one."""
         if vessel is None:
             self.gains(name, plasma, influx)
@@ -177,13 +196,23 @@ class PoolSystem:
         else:
             self.passes(vessel, name, influx)
             self.passes(name, vessel, efflux)
-        self.walls.append(WallExchange(self.at(name), plasma, None if vessel is None else self.at(vessel), influx, efflux))
+        self.walls.append(
+            WallExchange(
+                self.at(name), plasma, None if vessel is None else self.at(vessel), influx, efflux
+            )
+        )
 
-    def saturates(self, outside: str, inside: str, uptake: Tensor, efflux: Number, K_out: Number, K_in: Number) -> None:
+    def saturates(
+        self, outside: str, inside: str, uptake: Tensor, efflux: Number, K_out: Number, K_in: Number
+    ) -> None:
         """A saturable transporter works between two pools."""
-        self.transfers.append(SaturableTransfer(self.at(outside), self.at(inside), uptake, efflux, K_out, K_in))
+        self.transfers.append(
+            SaturableTransfer(self.at(outside), self.at(inside), uptake, efflux, K_out, K_in)
+        )
 
-    def _add(self, entries: dict[tuple[int, int], Tensor], row: int, column: int, rate: Tensor | float) -> None:
+    def _add(
+        self, entries: dict[tuple[int, int], Tensor], row: int, column: int, rate: Tensor | float
+    ) -> None:
         rate = torch.as_tensor(rate, dtype=self.like.dtype, device=self.like.device)
         # one value for every cell stays one value
         rate = rate if rate.dim() else rate.reshape(1, 1, 1)
@@ -193,8 +222,15 @@ class PoolSystem:
         """The assembled pools."""
         moving, none = tuple(sorted(self._moves)), self.like.new_zeros((0, *self.like.shape))
         return PoolCoefficients(
-            self.names, torch.stack(self._capacity), moving,
-            torch.stack(torch.broadcast_tensors(*(self._moves[p][0] for p in moving))) if moving else none[:, 0, 0, 0],
+            self.names,
+            torch.stack(self._capacity),
+            moving,
+            torch.stack(torch.broadcast_tensors(*(self._moves[p][0] for p in moving)))
+            if moving
+            else none[:, 0, 0, 0],
             torch.stack([self._moves[p][1] for p in moving]) if moving else none,
-            self.reaction, self.inflow, tuple(self.transfers), tuple(self.walls),
-        )  # fmt: skip
+            self.reaction,
+            self.inflow,
+            tuple(self.transfers),
+            tuple(self.walls),
+        )

@@ -37,9 +37,19 @@ class Fraction:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.time_s):
-            raise InputError("a fraction has no time", field="time_s", found=self.time_s, expected="a finite number of seconds")
+            raise InputError(
+                "a fraction has no time",
+                field="time_s",
+                found=self.time_s,
+                expected="a finite number of seconds",
+            )
         if not 0 < self.dose_Gy < math.inf:
-            raise InputError("a fraction gives nothing", field="dose_Gy", found=self.dose_Gy, expected="a positive dose")
+            raise InputError(
+                "a fraction gives nothing",
+                field="dose_Gy",
+                found=self.dose_Gy,
+                expected="a positive dose",
+            )
 
 
 def rise_and_recovery(t: float, t_peak: Number) -> Number:
@@ -69,12 +79,24 @@ class RadiationCourse:
 
     def under(self, values: Values) -> RadiationCourse:
         """The same with the numbers or draws that are given by symbol (RT_IFP, RT_Lp, RT_K, RT_P, RT_SV, RT_t_peak)."""
-        v = lookup({**{MODIFIED[n]: p for n, p in self.peaks.items()}, "RT_t_peak": self.t_peak_s, **values})
+        v = lookup(
+            {
+                **{MODIFIED[n]: p for n, p in self.peaks.items()},
+                "RT_t_peak": self.t_peak_s,
+                **values,
+            }
+        )
         return replace(self, peaks={n: v(MODIFIED[n]) for n in self.peaks}, t_peak_s=v("RT_t_peak"))
 
     def effect(self, t: float) -> Number:
         """``sum_i (D_i/D_ref) s(t - t_i)``, the common course of every logarithm."""
-        return sum((f.dose_Gy / value("RT_D") * rise_and_recovery(t - f.time_s, self.t_peak_s) for f in self.fractions), 0.0)
+        return sum(
+            (
+                f.dose_Gy / value("RT_D") * rise_and_recovery(t - f.time_s, self.t_peak_s)
+                for f in self.fractions
+            ),
+            0.0,
+        )
 
     def modifiers(self, t: float) -> Mapping[str, Number]:
         """Factors on ``p_e``, ``Lp``, ``K``, ``P`` (the wall's permeability to every solute) and ``SV`` at a time, s."""
@@ -95,5 +117,7 @@ def _draw(symbol: str, generator: torch.Generator) -> float:
     prior = PARAMETERS[symbol].prior
     assert prior is not None  # a test holds every row to it
     assert prior.kind == "lognormal"
-    normal = float(torch.randn((), generator=generator, dtype=torch.float64, device=generator.device))
+    normal = float(
+        torch.randn((), generator=generator, dtype=torch.float64, device=generator.device)
+    )
     return value(symbol) * math.exp(prior.sd * normal)

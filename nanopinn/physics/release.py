@@ -24,15 +24,29 @@ def bent(pH: Tensor, weights: Tensor) -> Tensor:
         pH: of any shape. weights: of w at the knots, ``(5,)``.
     """
     first, last = BEND_KNOTS[0], BEND_KNOTS[-1]
-    out = first + torch.exp(weights[0]) * (pH - first).clamp_max(0.0) + torch.exp(weights[-1]) * (pH - last).clamp_min(0.0)
-    for (a, b), (wa, wb) in zip(itertools.pairwise(BEND_KNOTS), itertools.pairwise(weights), strict=True):
+    out = (
+        first
+        + torch.exp(weights[0]) * (pH - first).clamp_max(0.0)
+        + torch.exp(weights[-1]) * (pH - last).clamp_min(0.0)
+    )
+    for (a, b), (wa, wb) in zip(
+        itertools.pairwise(BEND_KNOTS), itertools.pairwise(weights), strict=True
+    ):
         x = (pH - a).clamp(0.0, b - a)
         # int_0^x exp(wa + c s) ds = exp(wa) x (e^{cx} - 1)/(cx)
         out = out + torch.exp(wa) * x / bernoulli((wb - wa) / (b - a) * x)
     return out
 
 
-def acid_release_rate(pH: Tensor, k_ref: Number, k0: Number, pK: Number, n: Number, pH_ref: Number, bend: Tensor | None = None) -> Tensor:
+def acid_release_rate(
+    pH: Tensor,
+    k_ref: Number,
+    k0: Number,
+    pK: Number,
+    n: Number,
+    pH_ref: Number,
+    bend: Tensor | None = None,
+) -> Tensor:
     """Release rate of a pH-sensitive carrier, 1/s.
 
         k(pH) = k0 + (k_ref - k0) h(pH) / h(pH_ref),    h(pH) = 1 / (1 + 10^{n (pH - pK)})
@@ -58,7 +72,15 @@ def acid_release_rate(pH: Tensor, k_ref: Number, k0: Number, pK: Number, n: Numb
     return k0 + (k_ref - k0) * h / h_ref
 
 
-def heat_release_rate(T_K: Tensor, k_hot: Number, k_body: Number, T_m: Number, w: Number, T_hot: Number, T_body: Number) -> Tensor:
+def heat_release_rate(
+    T_K: Tensor,
+    k_hot: Number,
+    k_body: Number,
+    T_m: Number,
+    w: Number,
+    T_hot: Number,
+    T_body: Number,
+) -> Tensor:
     """Release rate of a thermosensitive carrier, 1/s.
 
         k(T) = k_body + (k_hot - k_body) (h(T) - h(T_body))+ / (h(T_hot) - h(T_body)),    h(T) = 1 / (1 + e^{-(T - T_m)/w})

@@ -50,10 +50,18 @@ class TemperatureCourse:
     def __post_init__(self) -> None:
         for s in self.stretches:
             if not s.end_s > s.start_s:
-                raise InputError("times of temperature maps must increase", field="times_s", found=f"{s.start_s:g}, then {s.end_s:g} s")
+                raise InputError(
+                    "times of temperature maps must increase",
+                    field="times_s",
+                    found=f"{s.start_s:g}, then {s.end_s:g} s",
+                )
         for a, b in itertools.pairwise(self.stretches):
             if b.start_s < a.end_s:
-                raise InputError("two heatings overlap", field="heat", found=f"{b.start_s:g} s, before {a.end_s:g} s")
+                raise InputError(
+                    "two heatings overlap",
+                    field="heat",
+                    found=f"{b.start_s:g} s, before {a.end_s:g} s",
+                )
 
     def __call__(self, t: float) -> Tensor:
         """Temperature at a time, K; at a jump its value after it."""
@@ -73,7 +81,9 @@ class TemperatureCourse:
 
     def joined(self, other: TemperatureCourse) -> TemperatureCourse:
         """This course with the stretches of another, which has the same rest."""
-        return TemperatureCourse(self.rest, tuple(sorted((*self.stretches, *other.stretches), key=lambda s: s.start_s)))
+        return TemperatureCourse(
+            self.rest, tuple(sorted((*self.stretches, *other.stretches), key=lambda s: s.start_s))
+        )
 
 
 def imposed_temperature(times_s: Sequence[float], maps: Tensor) -> TemperatureCourse:
@@ -83,14 +93,27 @@ def imposed_temperature(times_s: Sequence[float], maps: Tensor) -> TemperatureCo
         InputError: fewer than two maps, one of them not finite, or times that do not increase.
     """
     if len(times_s) < 2 or len(times_s) != len(maps):
-        raise InputError("a temperature series needs a time for each of at least two maps", field="times_s", found=f"{len(times_s)} times")
+        raise InputError(
+            "a temperature series needs a time for each of at least two maps",
+            field="times_s",
+            found=f"{len(times_s)} times",
+        )
     if not bool(torch.isfinite(maps).all()):
-        raise InputError("temperature maps must be known everywhere", field="maps", remedy="Fill what was not measured.")
+        raise InputError(
+            "temperature maps must be known everywhere",
+            field="maps",
+            remedy="Fill what was not measured.",
+        )
     pairs = itertools.pairwise(zip(times_s, maps, strict=True))
-    return TemperatureCourse(torch.full_like(maps[0], value("T_body")), tuple(Stretch(t0, t1, m0, m1) for (t0, m0), (t1, m1) in pairs))
+    return TemperatureCourse(
+        torch.full_like(maps[0], value("T_body")),
+        tuple(Stretch(t0, t1, m0, m1) for (t0, m0), (t1, m1) in pairs),
+    )
 
 
-def scheduled_temperature(where: Tensor, T_K: Tensor | float, start_s: float, end_s: float, ramp_s: float = 0.0) -> TemperatureCourse:
+def scheduled_temperature(
+    where: Tensor, T_K: Tensor | float, start_s: float, end_s: float, ramp_s: float = 0.0
+) -> TemperatureCourse:
     """Rise to a temperature over ``ramp_s`` from the start, hold it to the end, fall back over ``ramp_s`` after it.
 
     Args:
@@ -103,7 +126,12 @@ def scheduled_temperature(where: Tensor, T_K: Tensor | float, start_s: float, en
         InputError: the ramp is negative or longer than the heating.
     """
     if not 0 <= ramp_s <= end_s - start_s:
-        raise InputError("the ramp does not fit into the heating", field="ramp_s", found=ramp_s, expected=f"0 to {end_s - start_s:g} s")
+        raise InputError(
+            "the ramp does not fit into the heating",
+            field="ramp_s",
+            found=ramp_s,
+            expected=f"0 to {end_s - start_s:g} s",
+        )
     body = torch.full_like(where, value("T_body"))
     hot = body + where * (T_K - body)
     top = Stretch(start_s + ramp_s, end_s, hot, hot)
@@ -125,7 +153,9 @@ def bioheat(tumour: Tensor) -> PoolCoefficients:
     Args:
         tumour: 1 in the tumour, 0 in normal tissue, ``(x, y, z)``; perfusion differs between the two.
     """
-    w_b = torch.where(tumour > 0.5, tumour.new_tensor(value("w_b_t")), tumour.new_tensor(value("w_b_n")))
+    w_b = torch.where(
+        tumour > 0.5, tumour.new_tensor(value("w_b_t")), tumour.new_tensor(value("w_b_n"))
+    )
     pools, name = PoolSystem(("excess temperature",), tumour), "excess temperature"
     pools.holds(name, torch.full_like(tumour, value("rho_t") * value("c_t")))
     pools.moves(name, 0.0, torch.full_like(tumour, value("k_t")))

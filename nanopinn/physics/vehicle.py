@@ -18,7 +18,13 @@ from nanopinn.physics.release import acid_release_rate, heat_release_rate, sum_o
 from nanopinn.physics.values import Number, Values, lookup, numbers
 
 #: What tissue reads of a carrier: the model's symbol for a quantity of the formulation.
-IN_TISSUE = {"permeability": "PS_l", "transmission": "leak_l", "retardation": "f_l", "diffusion": "D_l_t", "decay": "k_d_lip"}
+IN_TISSUE = {
+    "permeability": "PS_l",
+    "transmission": "leak_l",
+    "retardation": "f_l",
+    "diffusion": "D_l_t",
+    "decay": "k_d_lip",
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,10 @@ class Formulation:
     def __post_init__(self) -> None:
         if not 0 <= self.releasable_share <= 1:
             raise InputError(
-                "the share of carriers that release is no share", field="releasable_share", found=self.releasable_share, expected="0 to 1"
+                "the share of carriers that release is no share",
+                field="releasable_share",
+                found=self.releasable_share,
+                expected="0 to 1",
             )
 
     @property
@@ -83,7 +92,9 @@ class Formulation:
         """The formulation's own values under those given."""
         return {**{p.symbol: p.value for p in self.own}, **(values or {})}
 
-    def in_tissue(self, scalars: Values, values: Values | None = None) -> tuple[dict[str, Number], dict[str, Number]]:
+    def in_tissue(
+        self, scalars: Values, values: Values | None = None
+    ) -> tuple[dict[str, Number], dict[str, Number]]:
         """Scalars of the model and values of parameters, as tissue reads them under this carrier.
 
         Where the formulation names the model's own symbol, what is known of the patient stays.
@@ -93,13 +104,24 @@ class Formulation:
         """
         known = self.known(values)
         named = {symbol: getattr(self, quantity) for quantity, symbol in IN_TISSUE.items()}
-        moved = {symbol: lookup(known)(own) for symbol, own in named.items() if own is not None and own != symbol}
+        moved = {
+            symbol: lookup(known)(own)
+            for symbol, own in named.items()
+            if own is not None and own != symbol
+        }
         of_model = {k: v for k, v in moved.items() if k in SCALARS}
-        return {**scalars, **of_model}, {**known, **{k: v for k, v in moved.items() if k not in SCALARS}}
+        return {**scalars, **of_model}, {
+            **known,
+            **{k: v for k, v in moved.items() if k not in SCALARS},
+        }
 
     def encapsulated_impulse(self, values: Values | None = None) -> SumOfExponentials:
         """Encapsulated drug in plasma per dose, 1/m3; nothing for free drug."""
-        return self.circulation.impulse(self.known(values)) if self.circulation else SumOfExponentials((), ())
+        return (
+            self.circulation.impulse(self.known(values))
+            if self.circulation
+            else SumOfExponentials((), ())
+        )
 
     def free_impulse(self, values: Values | None = None) -> SumOfExponentials:
         """Free drug in plasma per dose, 1/m3: of the injected drug, or leaked, ``(share k_leak V C_l) * g``.
@@ -126,13 +148,18 @@ class Formulation:
             values: of parameters by symbol, in place of the table's.
         """
         given = tuple(doses)
-        encapsulated, free = (DosedCurve(g, given) for g in (self.encapsulated_impulse(values), self.free_impulse(values)))
+        encapsulated, free = (
+            DosedCurve(g, given)
+            for g in (self.encapsulated_impulse(values), self.free_impulse(values))
+        )
         return PlasmaDrug(encapsulated, free, self.releasable_share, numbers(values)("fb"))
 
     def bolus(self, dose_kg: float | None = None) -> tuple[SumOfExponentials, SumOfExponentials]:
         """Encapsulated and unbound free drug in plasma after one bolus at 0 (the table's dose if None), kg/m3."""
         dose = value("Dose") if dose_kg is None else dose_kg
-        return self.encapsulated_impulse().scaled(dose), self.free_impulse().scaled(dose * (1 - value("fb")))
+        return self.encapsulated_impulse().scaled(dose), self.free_impulse().scaled(
+            dose * (1 - value("fb"))
+        )
 
     def release_rate(self, pH: Tensor, T_K: Tensor, values: Values | None = None) -> Tensor:
         """Release rate of the releasing carriers in tissue, 1/s.
@@ -163,7 +190,9 @@ class Formulation:
             return torch.zeros_like(T_K)
         v = lookup(self.known(values))
         h, k0 = self.heat, v(self.leak)
-        return heat_release_rate(T_K, v(h.k_hot), k0, v(h.T_m), v(h.w), v(h.T_hot), v(h.T_body)) - k0
+        return (
+            heat_release_rate(T_K, v(h.k_hot), k0, v(h.T_m), v(h.w), v(h.T_hot), v(h.T_body)) - k0
+        )
 
     def symbols(self) -> tuple[str, ...]:
         """Every parameter that an outcome rests on, free drug's included."""
@@ -179,12 +208,24 @@ class Formulation:
         lines = [f"{self.name}: {self.description}"]
         if self.circulation:
             lines.append(f"  carriers that release: {self.releasable_share:.0%}")
-        return "\n".join([*lines, *(self._line(s) for s in (*self.symbols(), *((self.diameter,) if self.diameter else ())))])
+        return "\n".join(
+            [
+                *lines,
+                *(
+                    self._line(s)
+                    for s in (*self.symbols(), *((self.diameter,) if self.diameter else ()))
+                ),
+            ]
+        )
 
     def _line(self, symbol: str) -> str:
         p = self.parameter(symbol)
         unit = "" if p.unit == "1" else f" {p.unit}"
-        standing = f"stated in {self.file.name if self.file else 'a file'}" if p in self.own else p.standing
+        standing = (
+            f"stated in {self.file.name if self.file else 'a file'}"
+            if p in self.own
+            else p.standing
+        )
         wide = "" if None in (p.low, p.high) else f", 95 % {p.low:g} to {p.high:g}"
         prior = f", prior {p.prior.kind}({p.prior.sd:g})" if p.prior else wide
         return f"  {symbol} = {p.value:g}{unit}{prior}: {p.name} [{standing}: {p.source}]"

@@ -68,7 +68,9 @@ def _refuse(out: Path, overwrite: bool) -> None:
     if not overwrite:
         raise OutputError(f"{out} exists already. Give another folder to --out, or --overwrite.")
     if not (out / "provenance.json").is_file():
-        raise OutputError(f"{out} is not a result folder and will not be overwritten. Give another folder to --out.")
+        raise OutputError(
+            f"{out} is not a result folder and will not be overwritten. Give another folder to --out."
+        )
 
 
 def _beside(out: Path, what: str) -> Path:
@@ -115,7 +117,9 @@ def _clear(out: Path) -> None:
             elif found:
                 _remove(path)
     except OSError as error:
-        raise OutputError(f"{place.parent} cannot be cleared of what a killed run left: {error.strerror}.") from error
+        raise OutputError(
+            f"{place.parent} cannot be cleared of what a killed run left: {error.strerror}."
+        ) from error
 
 
 def _is_free(place: Path) -> bool:

@@ -15,11 +15,18 @@ Array = NDArray[np.float64]
 #: Quantiles that are shown beside the median: a central 90 % interval.
 LOW, HIGH = 0.05, 0.95
 #: Pharmacodynamic laws, in words.
-LAWS = {"peak": "peak of drug in cells", "rate": "rate of killing by drug in cells", "area": "area under free drug"}
+LAWS = {
+    "peak": "peak of drug in cells",
+    "rate": "rate of killing by drug in cells",
+    "area": "area under free drug",
+}
 #: Kinds of cells, in words.
 KINDS = {
-    "all": "all cells", "proliferating": "proliferating cells", "quiescent": "quiescent cells", "beyond": "cells farther than the limit",
-}  # fmt: skip
+    "all": "all cells",
+    "proliferating": "proliferating cells",
+    "quiescent": "quiescent cells",
+    "beyond": "cells farther than the limit",
+}
 
 
 def spread(values: Array) -> Array:
@@ -145,7 +152,9 @@ class RadiationGain:
 
     def in_words(self) -> str:
         """Whether radiation helps, with how little is known of it."""
-        parts = "; ".join(f"{g.words} {_gained(g)}, higher in {g.likelier:.0%} of the draws" for g in self.rows)
+        parts = "; ".join(
+            f"{g.words} {_gained(g)}, higher in {g.likelier:.0%} of the draws" for g in self.rows
+        )
         return (
             f"What radiation does to {self.arm} (median and 90 % interval, with it against without): {parts}. Its effects on vessels and "
             "pressure are priors, inconsistent in the literature even in their direction, unless a second scan was given."

@@ -18,13 +18,20 @@ from matplotlib.figure import Figure
 from nanopinn.imaging.io import write_bytes, write_json, write_volume
 from nanopinn.report.claim import whole_folder
 from nanopinn.report.compared import LAWS, Comparison, Outcome
-from nanopinn.report.comparison_figures import assumptions_of, comparison_figures, maps_of, shared_maps
+from nanopinn.report.comparison_figures import (
+    assumptions_of,
+    comparison_figures,
+    maps_of,
+    shared_maps,
+)
 from nanopinn.report.figures import as_data_uri
 from nanopinn.report.folder import write_record
 from nanopinn.report.simulation import fill_simulation
 
 
-def write_comparison(out: str | Path, c: Comparison, config: Mapping[str, Any], *, overwrite: bool = False) -> Path:
+def write_comparison(
+    out: str | Path, c: Comparison, config: Mapping[str, Any], *, overwrite: bool = False
+) -> Path:
     """Write the folder of a comparison, all or nothing.
 
     ``comparison.html`` answers the question, ``comparison.json`` and ``outcomes.tsv`` hold its numbers, ``draws.tsv`` every outcome
@@ -43,9 +50,13 @@ def write_comparison(out: str | Path, c: Comparison, config: Mapping[str, Any], 
             fill_simulation(part / name, arm.simulation)
             for m in arm.maps.values():
                 side = {"Unit": m.unit, "Description": m.description, "Source": m.source}
-                write_volume(part / name / "maps" / f"{m.name}.nii.gz", m.values, c.affine, sidecar=side)
+                write_volume(
+                    part / name / "maps" / f"{m.name}.nii.gz", m.values, c.affine, sidecar=side
+                )
                 if m.std is not None:
-                    write_volume(part / name / "maps" / f"{m.name}_std.nii.gz", m.std, c.affine, sidecar=side)
+                    write_volume(
+                        part / name / "maps" / f"{m.name}_std.nii.gz", m.std, c.affine, sidecar=side
+                    )
         _write_tables(part, c)
         figures, assumed = comparison_figures(c), assumptions_of(c)
         write_bytes(part / "comparison.html", render_comparison(c, figures).encode())
@@ -58,7 +69,9 @@ def write_comparison(out: str | Path, c: Comparison, config: Mapping[str, Any], 
 def _write_figure(stem: Path, figure: Figure, assumed: str) -> None:
     """Write a figure with what it assumes below it: once it leaves the folder no page says so."""
     width = int(19 * figure.get_figwidth())
-    figure.supxlabel("\n".join(textwrap.wrap(assumed, width)), x=0.01, ha="left", fontsize=7, color="0.35")
+    figure.supxlabel(
+        "\n".join(textwrap.wrap(assumed, width)), x=0.01, ha="left", fontsize=7, color="0.35"
+    )
     png, svg = io.BytesIO(), io.StringIO()
     FigureCanvasAgg(figure)
     figure.savefig(png, format="png", dpi=300)
@@ -69,7 +82,12 @@ def _write_figure(stem: Path, figure: Figure, assumed: str) -> None:
 
 
 def _write_tables(part: Path, c: Comparison) -> None:
-    heads = ["outcome", "unit", "words", *(f"{arm}_{q}" for arm in c.arms for q in ("median", "low_90", "high_90"))]
+    heads = [
+        "outcome",
+        "unit",
+        "words",
+        *(f"{arm}_{q}" for arm in c.arms for q in ("median", "low_90", "high_90")),
+    ]
     lines = ["\t".join(heads)]
     for o in c.outcomes:
         numbers = [f"{v:.6g}" for arm in c.arms for v in o.interval(arm)]
@@ -77,29 +95,54 @@ def _write_tables(part: Path, c: Comparison) -> None:
     write_bytes(part / "outcomes.tsv", ("\n".join(lines) + "\n").encode())
     columns = {f"{arm}: {o.name}": o.values[arm] for o in c.outcomes for arm in c.arms}
     rows = ["\t".join(["draw", *columns])]
-    rows += ["\t".join([str(i), *(f"{v[i]:.6g}" for v in columns.values())]) for i in range(c.draws + 1)]
+    rows += [
+        "\t".join([str(i), *(f"{v[i]:.6g}" for v in columns.values())]) for i in range(c.draws + 1)
+    ]
     write_bytes(part / "draws.tsv", ("\n".join(rows) + "\n").encode())
     write_bytes(part / "penetration.tsv", _curves(c).encode())
     write_bytes(part / "penetration_groups.tsv", _group_curves(c).encode())
-    write_volume(part / "groups.nii.gz", c.labels.astype(float), c.affine, sidecar={"Description": "group of every voxel, -1 outside"})
+    write_volume(
+        part / "groups.nii.gz",
+        c.labels.astype(float),
+        c.affine,
+        sidecar={"Description": "group of every voxel, -1 outside"},
+    )
     arms = {
         name: {
-            "given": list(a.simulation.given), "imbalance_voxels": a.simulation.balance.error, "imbalance_cylinders": a.balance_error,
-            "probability_that_half_beyond_is_lethal": {law: _finite(c.probability(name, law)) for law in LAWS},
+            "given": list(a.simulation.given),
+            "imbalance_voxels": a.simulation.balance.error,
+            "imbalance_cylinders": a.balance_error,
+            "probability_that_half_beyond_is_lethal": {
+                law: _finite(c.probability(name, law)) for law in LAWS
+            },
         }
         for name, a in c.arms.items()
-    }  # fmt: skip
+    }
     content = {
-        "answer": list(c.answer), "draws": c.draws, "limit_um": c.limit_um, "lethal_survival": c.lethal, "arms": arms,
-        "outcomes": {o.name: {"unit": o.unit, "words": o.words, **{arm: _plain(o, arm) for arm in c.arms}} for o in c.outcomes},
-        "influences": [{"symbol": i.symbol, "words": i.words, "morris": i.morris, "sobol_total": i.total} for i in c.influences],
-        "radiation": None if c.radiation is None else asdict(c.radiation), "assumptions": list(c.assumptions),
-    }  # fmt: skip
+        "answer": list(c.answer),
+        "draws": c.draws,
+        "limit_um": c.limit_um,
+        "lethal_survival": c.lethal,
+        "arms": arms,
+        "outcomes": {
+            o.name: {"unit": o.unit, "words": o.words, **{arm: _plain(o, arm) for arm in c.arms}}
+            for o in c.outcomes
+        },
+        "influences": [
+            {"symbol": i.symbol, "words": i.words, "morris": i.morris, "sobol_total": i.total}
+            for i in c.influences
+        ],
+        "radiation": None if c.radiation is None else asdict(c.radiation),
+        "assumptions": list(c.assumptions),
+    }
     write_json(part / "comparison.json", content)
 
 
 def _plain(o: Outcome, arm: str) -> dict[str, float | None]:
-    return {name: _finite(v) for name, v in zip(("median", "low_90", "high_90"), o.interval(arm), strict=True)}
+    return {
+        name: _finite(v)
+        for name, v in zip(("median", "low_90", "high_90"), o.interval(arm), strict=True)
+    }
 
 
 def _finite(v: float) -> float | None:
@@ -113,19 +156,32 @@ def _curves(c: Comparison) -> str:
         for i, q in enumerate(("median", "low_90", "high_90")):
             columns[f"{arm}_peak_ng_per_1e5_cells_{q}"] = a.curves.peak[i]
             columns |= {f"{arm}_survival_{law}_{q}": s[i] for law, s in a.curves.survival.items()}
-        columns |= {f"{arm}_cells_{t:g}h_ng_per_1e5_cells": a.curves.cells[0, j] for j, t in enumerate(a.curves.times_h)}
-    rows = ["\t".join(columns), *("\t".join(f"{v:.6g}" for v in row) for row in np.stack(list(columns.values()), axis=1))]
+        columns |= {
+            f"{arm}_cells_{t:g}h_ng_per_1e5_cells": a.curves.cells[0, j]
+            for j, t in enumerate(a.curves.times_h)
+        }
+    rows = [
+        "\t".join(columns),
+        *("\t".join(f"{v:.6g}" for v in row) for row in np.stack(list(columns.values()), axis=1)),
+    ]
     return "\n".join(rows) + "\n"
 
 
 def _group_curves(c: Comparison) -> str:
     """Largest drug in cells against distance, in each group of voxels that ``groups.nii.gz`` numbers."""
     distance = next(iter(c.arms.values())).curves.distance_um
-    heads = ["group", "distance_um", *(f"{arm}_{q}" for arm in c.arms for q in ("median", "low_90", "high_90"))]
+    heads = [
+        "group",
+        "distance_um",
+        *(f"{arm}_{q}" for arm in c.arms for q in ("median", "low_90", "high_90")),
+    ]
     rows = ["\t".join(heads)]
     for g in range(len(c.groups)):
         columns = [a.group_peaks[q, g] for a in c.arms.values() for q in range(3)]
-        rows += ["\t".join([str(g), *(f"{v:.6g}" for v in row)]) for row in np.stack([distance, *columns], axis=1)]
+        rows += [
+            "\t".join([str(g), *(f"{v:.6g}" for v in row)])
+            for row in np.stack([distance, *columns], axis=1)
+        ]
     return "\n".join(rows) + "\n"
 
 
@@ -133,11 +189,19 @@ def render_comparison(c: Comparison, figures: Mapping[str, Figure]) -> str:
     """The page as text; figures travel inside it, and every value from outside is escaped."""
     environment = Environment(loader=PackageLoader("nanopinn", "report"), autoescape=True)
     first = next(iter(c.arms.values()))
-    rows = [{"words": o.words, "unit": o.unit, "cells": [_cell(o, a) for a in c.arms]} for o in c.outcomes]
+    rows = [
+        {"words": o.words, "unit": o.unit, "cells": [_cell(o, a) for a in c.arms]}
+        for o in c.outcomes
+    ]
     return environment.get_template("comparison.html.j2").render(
-        c=c, rows=rows, maps=shared_maps(c), words={n: m.description for n, m in maps_of(first).items()}, exposure=_exposure(c),
-        figures={name: as_data_uri(f) for name, f in figures.items()}, assumed=assumptions_of(c),
-    )  # fmt: skip
+        c=c,
+        rows=rows,
+        maps=shared_maps(c),
+        words={n: m.description for n, m in maps_of(first).items()},
+        exposure=_exposure(c),
+        figures={name: as_data_uri(f) for name, f in figures.items()},
+        assumed=assumptions_of(c),
+    )
 
 
 def _cell(o: Outcome, arm: str) -> str:
@@ -154,8 +218,17 @@ def _exposure(c: Comparison) -> list[dict[str, Any]]:
     found = {arm: {e.name: e for e in a.simulation.exposure} for arm, a in c.arms.items()}
     rows = []
     for name in dict.fromkeys(n for of in found.values() for n in of):
-        for words, unit, key in (("largest", "ug/mL", "highest"), ("area under the curve, all times", "ug h/mL", "area_ever")):
+        for words, unit, key in (
+            ("largest", "ug/mL", "highest"),
+            ("area under the curve, all times", "ug h/mL", "area_ever"),
+        ):
             numbers = [getattr(of[name], key) if name in of else 0.0 for of in found.values()]
             if any(numbers):
-                rows.append({"words": f"{name}, {words}", "unit": unit, "cells": [f"{v:.3g}" if v else "-" for v in numbers]})
+                rows.append(
+                    {
+                        "words": f"{name}, {words}",
+                        "unit": unit,
+                        "cells": [f"{v:.3g}" if v else "-" for v in numbers],
+                    }
+                )
     return rows

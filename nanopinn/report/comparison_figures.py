@@ -27,9 +27,13 @@ def colours_of(c: Comparison) -> dict[str, str]:
 def comparison_figures(c: Comparison) -> dict[str, Figure]:
     """Every figure by the name of its file."""
     found = {
-        "penetration": penetration_panel(c), "survival": survival_panel(c), "lethal": lethal_panel(c), "courses": courses_panel(c),
-        "plasma": plasma_panel(c), "ifp": pressure_panel(c),
-    }  # fmt: skip
+        "penetration": penetration_panel(c),
+        "survival": survival_panel(c),
+        "lethal": lethal_panel(c),
+        "courses": courses_panel(c),
+        "plasma": plasma_panel(c),
+        "ifp": pressure_panel(c),
+    }
     for name in shared_maps(c):
         found[f"map_{name}"] = side_by_side(c, name)
     if c.heating is not None:
@@ -42,14 +46,24 @@ def comparison_figures(c: Comparison) -> dict[str, Figure]:
 def shared_maps(c: Comparison) -> list[str]:
     """Maps that are shown: peaks and areas of the voxels, and what happens under them."""
     first = next(iter(c.arms.values()))
-    wanted = ["peak_intracellular", "auc_free", "lethal_radius_peak", "lethal_beyond_peak", "survival_peak"]
+    wanted = [
+        "peak_intracellular",
+        "auc_free",
+        "lethal_radius_peak",
+        "lethal_beyond_peak",
+        "survival_peak",
+    ]
     return [name for name in wanted if name in maps_of(first)]
 
 
 def maps_of(arm: ComparedArm) -> dict[str, MapEstimate]:
     """All maps of an arm, of its voxels and under them."""
     s = arm.simulation
-    voxels = {f"{kind}_{m.name}": m for kind, maps in (("peak", s.peaks), ("auc", s.areas)) for m in maps.values()}
+    voxels = {
+        f"{kind}_{m.name}": m
+        for kind, maps in (("peak", s.peaks), ("auc", s.areas))
+        for m in maps.values()
+    }
     return {**voxels, **arm.maps}
 
 
@@ -67,8 +81,15 @@ def penetration_panel(c: Comparison) -> Figure:
     for a, (arm, colour) in zip(axes[1:], colours_of(c).items(), strict=True):
         curves = c.arms[arm].curves
         for i, t in enumerate(curves.times_h):
-            a.plot(curves.distance_um, curves.cells[0, i], color=colour, alpha=0.3 + 0.7 * (i + 1) / len(curves.times_h), lw=1.2,
-                   ls=("-", "--", "-.", ":", (0, (6, 1)))[i % 5], label=f"{t:g} h")  # fmt: skip
+            a.plot(
+                curves.distance_um,
+                curves.cells[0, i],
+                color=colour,
+                alpha=0.3 + 0.7 * (i + 1) / len(curves.times_h),
+                lw=1.2,
+                ls=("-", "--", "-.", ":", (0, (6, 1)))[i % 5],
+                label=f"{t:g} h",
+            )
         a.set_title(f"{arm}: medians in time", fontsize=10)
         a.legend(frameon=False, fontsize=8)
     for a in axes:
@@ -82,9 +103,14 @@ def penetration_panel(c: Comparison) -> Figure:
 def survival_panel(c: Comparison) -> Figure:
     """Surviving fraction against distance, one panel a law."""
     figure = Figure(figsize=(4.0 * len(LAWS), 3.2), dpi=100, layout="constrained")
-    for i, (a, law) in enumerate(zip(figure.subplots(1, len(LAWS), sharey=True), LAWS, strict=True)):
+    for i, (a, law) in enumerate(
+        zip(figure.subplots(1, len(LAWS), sharey=True), LAWS, strict=True)
+    ):
         for arm, colour in colours_of(c).items():
-            x, (middle, low, high) = c.arms[arm].curves.distance_um, c.arms[arm].curves.survival[law]
+            x, (middle, low, high) = (
+                c.arms[arm].curves.distance_um,
+                c.arms[arm].curves.survival[law],
+            )
             a.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
             a.plot(x, middle, color=colour, lw=1.8, label=arm)
         a.axhline(c.lethal, color="0.4", lw=0.8, ls="--")
@@ -115,22 +141,32 @@ def lethal_panel(c: Comparison) -> Figure:
         a.grid(axis="y", color="0.92")
     figure.axes[0].set_ylabel("cells lethally exposed, %")
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, frameon=False, fontsize=9, ncols=len(names), loc="outside upper center")
+    figure.legend(
+        handles, names, frameon=False, fontsize=9, ncols=len(names), loc="outside upper center"
+    )
     return figure
 
 
 def courses_panel(c: Comparison) -> Figure:
     """Means over the tumour of drug in carriers, free, and in cells."""
     parts = {
-        "in carriers": ("encapsulated", "retained"), "free and on albumin": ("free", "bound"), "in cells": ("intracellular", "nuclear"),
-    }  # fmt: skip
+        "in carriers": ("encapsulated", "retained"),
+        "free and on albumin": ("free", "bound"),
+        "in cells": ("intracellular", "nuclear"),
+    }
     figure = Figure(figsize=(4.0 * len(parts), 3.2), dpi=100, layout="constrained")
     for a, (title, names) in zip(figure.subplots(1, len(parts)), parts.items(), strict=True):
         for arm, colour in colours_of(c).items():
             s = c.arms[arm].simulation.courses
             values = sum((s.tumour[n] for n in names if n in s.tumour), np.zeros(len(s.times_s)))
             if values.max() > 0:
-                a.plot(s.times_s / 3600, np.where(values > 0, values, np.nan), color=colour, lw=1.6, label=arm)
+                a.plot(
+                    s.times_s / 3600,
+                    np.where(values > 0, values, np.nan),
+                    color=colour,
+                    lw=1.6,
+                    label=arm,
+                )
         _in_time(a)
         a.set_title(title, fontsize=10)
         a.legend(frameon=False, fontsize=9)
@@ -142,12 +178,20 @@ def plasma_panel(c: Comparison) -> Figure:
     """Plasma: drug in carriers and free drug."""
     figure = Figure(figsize=(8.2, 3.2), dpi=100, layout="constrained")
     for a, (name, title) in zip(
-        figure.subplots(1, 2), {"encapsulated": "in carriers", "free_total": "free, bound included"}.items(), strict=True
+        figure.subplots(1, 2),
+        {"encapsulated": "in carriers", "free_total": "free, bound included"}.items(),
+        strict=True,
     ):
         for arm, colour in colours_of(c).items():
             s = c.arms[arm].simulation.courses
             if s.plasma[name].max() > 0:
-                a.plot(s.times_s / 3600, np.where(s.plasma[name] > 0, s.plasma[name], np.nan), color=colour, lw=1.6, label=arm)
+                a.plot(
+                    s.times_s / 3600,
+                    np.where(s.plasma[name] > 0, s.plasma[name], np.nan),
+                    color=colour,
+                    lw=1.6,
+                    label=arm,
+                )
         _in_time(a)
         a.set_title(f"plasma, {title}", fontsize=10)
         a.legend(frameon=False, fontsize=9)
@@ -185,7 +229,9 @@ def side_by_side(c: Comparison, name: str) -> Figure:
     figure = Figure(figsize=(2.7 * len(arms) + 1.2, 2.8), dpi=100, layout="constrained")
     for a, (arm, m) in zip(np.atleast_1d(figure.subplots(1, len(arms))), arms.items(), strict=True):
         shown = np.where(c.mask, m.values, np.nan)[x, y, z]
-        image = a.imshow(shown.T, origin="lower", cmap="viridis", vmin=0.0, vmax=top if top > 0 else 1.0)
+        image = a.imshow(
+            shown.T, origin="lower", cmap="viridis", vmin=0.0, vmax=top if top > 0 else 1.0
+        )
         a.contour(c.mask[x, y, z].T.astype(float), levels=[0.5], colors="0.3", linewidths=0.8)
         a.set_title(arm, fontsize=10)
         a.set_xticks([])
@@ -206,7 +252,9 @@ def heating_panel(c: Comparison) -> Figure:
         colour = ARM_COLOURS[i]
         left.fill_between(h.minutes, low, high, color=colour, alpha=0.15, lw=0)
         left.plot(h.minutes, middle, style, color=colour, marker="o", ms=4, label=f"{law} law")
-        right.plot(h.minutes, h.probability[law], style, color=colour, marker="o", ms=4, label=f"{law} law")
+        right.plot(
+            h.minutes, h.probability[law], style, color=colour, marker="o", ms=4, label=f"{law} law"
+        )
     left.set_ylabel(f"lethally exposed beyond {c.limit_um:g} um, %")
     right.set_ylabel("P(at least half of the cells there)")
     right.axhline(0.5, color="0.4", lw=0.8, ls="--")
@@ -224,7 +272,12 @@ def influence_panel(c: Comparison) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     left.barh([i.symbol for i in shown], [i.morris for i in shown], color=ARM_COLOURS[0])
     left.set_xlabel("mean absolute effect (Morris)")
-    right.barh(range(len(shown)), [i.total or 0.0 for i in shown], xerr=[i.total_error or 0.0 for i in shown], color=ARM_COLOURS[2])
+    right.barh(
+        range(len(shown)),
+        [i.total or 0.0 for i in shown],
+        xerr=[i.total_error or 0.0 for i in shown],
+        color=ARM_COLOURS[2],
+    )
     right.set_xlabel("total Sobol index")
     right.set_xlim(left=0)
     return figure
@@ -251,19 +304,27 @@ def _in_time(a: Axes) -> None:
 
 def assumptions_of(c: Comparison) -> Mapping[str, str]:
     """What each figure assumes, in a sentence below it."""
-    draws = f"Bands: 90 % of {c.draws} draws from the posterior of the fit and the priors of all else."
+    draws = (
+        f"Bands: 90 % of {c.draws} draws from the posterior of the fit and the priors of all else."
+    )
     pressure = "The level of the pressure carries its prior; what heat and radiation do to it are priors, and of radiation the literature"
     under = "Around one vessel per group of voxels, radii of tissue by the plasma volume (Krogh)."
     under = f"{under} {draws if c.draws else 'No draws: medians of all inputs.'}"
-    voxel = "On the voxel grid, at the medians of all inputs; vessels and tissue of a voxel are mixed."
+    voxel = (
+        "On the voxel grid, at the medians of all inputs; vessels and tissue of a voxel are mixed."
+    )
     first, of_voxels = maps_of(next(iter(c.arms.values()))), ("peak_", "auc_")
-    of_maps = {f"map_{n}": f"{first[n].description}. {voxel if n.startswith(of_voxels) else under}" for n in shared_maps(c)}
+    of_maps = {
+        f"map_{n}": f"{first[n].description}. {voxel if n.startswith(of_voxels) else under}"
+        for n in shared_maps(c)
+    }
     return of_maps | {
         "penetration": f"{under} Means over the tumour; only tissue that exists so far from its vessel counts.",
         "survival": f"{under} Relative to untreated cells. Dashed: lethal is at most {c.lethal:.0%} survival.",
         "lethal": f"{under} Quiescent: too little oxygen to divide, more resistant by a prior from memory.",
-        "courses": voxel, "plasma": "Population kinetics of the parameter table; this patient's are not measured.",
+        "courses": voxel,
+        "plasma": "Population kinetics of the parameter table; this patient's are not measured.",
         "ifp": f"{voxel} {pressure} is inconsistent.",
         "heating": f"{under} The same dose and start of heat; only its length changes.",
         "influences": f"{c.outcome_of_influences} Inputs over their priors, one group of mean tissue.",
-    }  # fmt: skip
+    }

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 #: Sequential colour maps that print in grey and serve the colour-blind.
-COLOURS = {"Ktrans": "magma", "IFP": "viridis", "pH": "cividis", "krel": "inferno", "velocity": "plasma"}
+COLOURS = {
+    "Ktrans": "magma",
+    "IFP": "viridis",
+    "pH": "cividis",
+    "krel": "inferno",
+    "velocity": "plasma",
+}
 
 
 def as_data_uri(figure: Figure) -> str:
@@ -46,7 +52,9 @@ def map_panel(m: MapEstimate, mask: NDArray[np.bool_], spread: str = "posterior 
         known = shown[inside & np.isfinite(shown)]
         top = float(np.percentile(known, 99)) if known.size else 1.0
         low = float(np.percentile(known, 1)) if known.size and m.name in ("pH", "T1") else 0.0
-        image = axes.imshow(shown.T, origin="lower", cmap=COLOURS.get(m.name, "viridis"), vmin=low, vmax=top or 1.0)
+        image = axes.imshow(
+            shown.T, origin="lower", cmap=COLOURS.get(m.name, "viridis"), vmin=low, vmax=top or 1.0
+        )
         if inside.any() and not inside.all():
             axes.contour(inside.T, levels=[0.5], colors="white", linewidths=1.0)
         axes.set_title(title, fontsize=11)
@@ -75,7 +83,15 @@ def curve_panel(curves: Sequence[Curve]) -> Figure:
         hours = c.times_s[-1] > 7200
         t = c.times_s / (3600 if hours else 60)
         axes.errorbar(t, c.measured, c.measured_sd, fmt="o", ms=3, color="0.35", label="measured")
-        axes.plot(t, c.modelled, "-" if len(t) > 5 else "s", color="tab:red", lw=1.5, mfc="none", label="model")
+        axes.plot(
+            t,
+            c.modelled,
+            "-" if len(t) > 5 else "s",
+            color="tab:red",
+            lw=1.5,
+            mfc="none",
+            label="model",
+        )
         axes.set_xlabel("h after the dose" if hours else "min")
         axes.set_ylabel(c.unit)
         axes.set_title(c.name, fontsize=11)
@@ -90,7 +106,10 @@ def prior_posterior_panel(scalars: Sequence[ScalarEstimate]) -> Figure:
     figure = Figure(figsize=(3.0 * columns, 2.4 * rows), dpi=100, layout="constrained")
     for i, s in enumerate(scalars):
         axes = figure.add_subplot(rows, columns, i + 1)
-        for centre, sd, colour in ((s.prior_median, s.prior_sd, "0.6"), (s.median, s.sd, "tab:red")):
+        for centre, sd, colour in (
+            (s.prior_median, s.prior_sd, "0.6"),
+            (s.median, s.sd, "tab:red"),
+        ):
             x, density = _density(s, centre, sd)
             axes.fill_between(x, density, color=colour, alpha=0.5, lw=0)
         if s.scale == "log":
@@ -133,12 +152,18 @@ def profile_panel(profiles: Sequence[Profile]) -> Figure:
     figure = Figure(figsize=(3.4 * columns, 2.8 * rows), dpi=100, layout="constrained")
     for i, p in enumerate(profiles):
         axes = figure.add_subplot(rows, columns, i + 1)
-        for values, style, label in ((p.objective, "o-k", "both"), (p.misfit, "--", "misfit"), (p.prior, ":", "prior")):
+        for values, style, label in (
+            (p.objective, "o-k", "both"),
+            (p.misfit, "--", "misfit"),
+            (p.prior, ":", "prior"),
+        ):
             axes.plot(p.values, values - values.min(), style, ms=3, lw=1.2, label=label)
         axes.axhline(RISE_95, color="0.6", lw=0.8)
         for at in p.laplace:
             axes.axvline(at, color="tab:red", lw=0.8, ls=":")
-        if p.scale == "log" and p.values[-1] > 5 * p.values[0]:  # a narrower log axis has next to no ticks
+        if (
+            p.scale == "log" and p.values[-1] > 5 * p.values[0]
+        ):  # a narrower log axis has next to no ticks
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
@@ -153,7 +178,11 @@ def profile_panel(profiles: Sequence[Profile]) -> Figure:
 
 def all_figures(fit: FitResult) -> dict[str, str]:
     """Every figure of the report as data URIs, by name."""
-    found = {f"map {m.name}": as_data_uri(map_panel(m, fit.mask)) for m in fit.maps.values() if _shown(m, fit.mask)}
+    found = {
+        f"map {m.name}": as_data_uri(map_panel(m, fit.mask))
+        for m in fit.maps.values()
+        if _shown(m, fit.mask)
+    }
     found["curves"] = as_data_uri(curve_panel(fit.curves))
     found["prior and posterior"] = as_data_uri(prior_posterior_panel(fit.scalars))
     found["descent"] = as_data_uri(descent_panel(fit.runs))

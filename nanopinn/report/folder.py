@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 
 
 def write_result(
-    out: Path, *, imaging: ImagingMaps, fit: FitResult, config: Mapping[str, Any], inputs: Mapping[str, str],
-    report: str, overwrite: bool = False,
-) -> Path:  # fmt: skip
+    out: Path,
+    *,
+    imaging: ImagingMaps,
+    fit: FitResult,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    report: str,
+    overwrite: bool = False,
+) -> Path:
     """Write the result folder of a fit, all or nothing.
 
     Args:
@@ -42,7 +48,10 @@ def write_result(
         fit.save(part)
         write_bytes(part / "report.html", report.encode())
         recovered = {name: list(r.events) for name, r in fit.runs.items()}
-        write_json(part / "provenance.json", provenance(fit.seconds, inputs, config["fit"]) | {"recovered_from": recovered})
+        write_json(
+            part / "provenance.json",
+            provenance(fit.seconds, inputs, config["fit"]) | {"recovered_from": recovered},
+        )
     return out
 
 
@@ -66,11 +75,23 @@ def _write_maps(part: Path, imaging: ImagingMaps, fit: FitResult) -> None:
             side = {**side, "Description": f"posterior standard deviation of {m.name}"}
             write_volume(part / "maps" / f"{m.name}_std.nii.gz", m.std, fit.affine, sidecar=side)
     for v in fit.vectors.values():
-        side = {"Unit": v.unit, "Description": v.description, "Components": "along the voxel axes x, y, z"}
+        side = {
+            "Unit": v.unit,
+            "Description": v.description,
+            "Components": "along the voxel axes x, y, z",
+        }
         write_volume(part / "maps" / f"{v.name}.nii.gz", v.values, fit.affine, sidecar=side)
-    side = {"Unit": "1", "Description": "bit field of the kinetic fit; 0 is a voxel without complaint"}
+    side = {
+        "Unit": "1",
+        "Description": "bit field of the kinetic fit; 0 is a voxel without complaint",
+    }
     write_volume(part / "maps" / "status.nii.gz", imaging.status, fit.affine, sidecar=side)
-    write_volume(part / "maps" / "mask.nii.gz", fit.mask.astype(float), fit.affine, sidecar={"Description": "tumour"})
+    write_volume(
+        part / "maps" / "mask.nii.gz",
+        fit.mask.astype(float),
+        fit.affine,
+        sidecar={"Description": "tumour"},
+    )
     for f in fit.fields.values():
         times = [float(t) for t in f.times_s]
         about = {"Unit": f.unit, "Description": f.description, "FrameTimes": times}
@@ -80,35 +101,59 @@ def _write_maps(part: Path, imaging: ImagingMaps, fit: FitResult) -> None:
 def _write_tables(part: Path, fit: FitResult) -> None:
     rows = [_row(s) for s in fit.scalars]
     engines = {
-        name: {"message": r.message, "converged": r.converged, "stats": dict(r.stats),
-               "recovered_from": list(r.events), "objective": list(r.objective), "scalars": [_row(s) for s in r.scalars]}
+        name: {
+            "message": r.message,
+            "converged": r.converged,
+            "stats": dict(r.stats),
+            "recovered_from": list(r.events),
+            "objective": list(r.objective),
+            "scalars": [_row(s) for s in r.scalars],
+        }
         for name, r in fit.runs.items()
-    }  # fmt: skip
+    }
     content = {
-        "parameters": rows, "covariance": np.asarray(fit.covariance).tolist(), "engines": engines,
-        "engine_distance_in_posterior_sd": dict(fit.engine_distance), "assumptions": list(fit.assumptions),
+        "parameters": rows,
+        "covariance": np.asarray(fit.covariance).tolist(),
+        "engines": engines,
+        "engine_distance_in_posterior_sd": dict(fit.engine_distance),
+        "assumptions": list(fit.assumptions),
         "in_words": fit.in_words(),
-    }  # fmt: skip
+    }
     write_json(part / "parameters.json", content)
     lines = ["\t".join(rows[0])] + ["\t".join(str(v) for v in row.values()) for row in rows]
     write_bytes(part / "parameters.tsv", ("\n".join(lines) + "\n").encode())
     write_json(
         part / "check.json",
-        {"passed": fit.check.passed, "headline": fit.check.headline, "seconds": fit.check.seconds,
-         "items": [asdict(i) for i in fit.check.items]},
-    )  # fmt: skip
+        {
+            "passed": fit.check.passed,
+            "headline": fit.check.headline,
+            "seconds": fit.check.seconds,
+            "items": [asdict(i) for i in fit.check.items],
+        },
+    )
 
 
 def _row(s: ScalarEstimate) -> dict[str, Any]:
     low, high = s.interval()
     return {
-        "name": s.name, "label": s.label, "unit": s.unit, "scale": s.scale, "prior_median": s.prior_median,
-        "prior_sd": s.prior_sd, "posterior_median": s.median, "posterior_sd": s.sd, "low_95": low, "high_95": high,
-        "contraction": s.contraction, "informed": "yes" if s.informed else "no",
-    }  # fmt: skip
+        "name": s.name,
+        "label": s.label,
+        "unit": s.unit,
+        "scale": s.scale,
+        "prior_median": s.prior_median,
+        "prior_sd": s.prior_sd,
+        "posterior_median": s.median,
+        "posterior_sd": s.sd,
+        "low_95": low,
+        "high_95": high,
+        "contraction": s.contraction,
+        "informed": "yes" if s.informed else "no",
+    }
 
 
-def provenance(seconds: Mapping[str, float], inputs: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(
+    seconds: Mapping[str, float], inputs: Mapping[str, str], settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Versions, seed, device, durations, and the inputs by name and SHA-256; no paths, no header text."""
     packages = ("nanopinn", "torch", "numpy", "scipy", "nibabel", "monai")
     return {
@@ -119,7 +164,9 @@ def provenance(seconds: Mapping[str, float], inputs: Mapping[str, str], settings
     }
 
 
-def write_record(part: Path, config: Mapping[str, Any], seconds: Mapping[str, float], read: Mapping[str, str]) -> None:
+def write_record(
+    part: Path, config: Mapping[str, Any], seconds: Mapping[str, float], read: Mapping[str, str]
+) -> None:
     """Write what a run was told and where it came from: ``config.toml`` and ``provenance.json``."""
     settings = {k: v for table in config.values() for k, v in table.items()}
     write_bytes(part / "config.toml", to_toml(config).encode())
@@ -161,19 +208,32 @@ def read_result(folder: Path) -> ResultFolder:
     missing = [name for name in ("parameters.json", "check.json") if not is_file(folder / name)]
     if missing:
         raise _no_result(folder, f"no {' and no '.join(missing)}")
-    table, check = (read_json(folder / name, "this table of a result") for name in ("parameters.json", "check.json"))
+    table, check = (
+        read_json(folder / name, "this table of a result")
+        for name in ("parameters.json", "check.json")
+    )
     known = {"CheckItem": CheckItem}
     try:
         rows = [
-            {**{k: r[k] for k in ("name", "label", "unit", "scale", "prior_median", "prior_sd")},
-             "median": r["posterior_median"], "sd": r["posterior_sd"]}
+            {
+                **{k: r[k] for k in ("name", "label", "unit", "scale", "prior_median", "prior_sd")},
+                "median": r["posterior_median"],
+                "sd": r["posterior_sd"],
+            }
             for r in table["parameters"]
-        ]  # fmt: skip
-        checked = {"items": tuple(_made(CheckItem, i, known) for i in check["items"]), "seconds": check["seconds"]}
+        ]
+        checked = {
+            "items": tuple(_made(CheckItem, i, known) for i in check["items"]),
+            "seconds": check["seconds"],
+        }
         notes = table["assumptions"]
         if not isinstance(notes, list) or not all(isinstance(n, str) for n in notes):
             raise ValueError("assumptions that are no texts")
-        return ResultFolder(tuple(_made(ScalarEstimate, r, known) for r in rows), _made(CheckResult, checked, known), tuple(notes))
+        return ResultFolder(
+            tuple(_made(ScalarEstimate, r, known) for r in rows),
+            _made(CheckResult, checked, known),
+            tuple(notes),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise _no_result(folder, str(error)) from error
 
@@ -185,5 +245,9 @@ def _made(kind: Any, given: Mapping[str, Any], known: Mapping[str, type]) -> Any
 
 def _no_result(folder: Path, found: str) -> InputError:
     return InputError(
-        "not a result folder", file=folder, found=found, expected="parameters.json and check.json", remedy="Give the --out of a fit."
+        "not a result folder",
+        file=folder,
+        found=found,
+        expected="parameters.json and check.json",
+        remedy="Give the --out of a fit.",
     )

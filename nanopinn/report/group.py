@@ -16,13 +16,40 @@ from nanopinn.report.grouped import REMEDIES, Group, ParameterGroup, StudyEnd
 from nanopinn.report.table import as_tsv
 
 _PARAMETER_HEADS = (
-    "study", "parameter", "label", "unit", "scale", "posterior_median", "posterior_sd", "low_95", "high_95", "prior_median", "prior_sd",
-    "contraction", "informed", "check",
-)  # fmt: skip
+    "study",
+    "parameter",
+    "label",
+    "unit",
+    "scale",
+    "posterior_median",
+    "posterior_sd",
+    "low_95",
+    "high_95",
+    "prior_median",
+    "prior_sd",
+    "contraction",
+    "informed",
+    "check",
+)
 _SUMMARY_HEADS = (
-    "parameter", "label", "unit", "scale", "n_passed", "n_informed", "median", "quartile_1", "quartile_3", "typical", "low_95", "high_95",
-    "between_sd", "prior_median", "prior_sd", "outliers", "outliers_judged",
-)  # fmt: skip
+    "parameter",
+    "label",
+    "unit",
+    "scale",
+    "n_passed",
+    "n_informed",
+    "median",
+    "quartile_1",
+    "quartile_3",
+    "typical",
+    "low_95",
+    "high_95",
+    "between_sd",
+    "prior_median",
+    "prior_sd",
+    "outliers",
+    "outliers_judged",
+)
 _OUTCOME_HEADS = ("study", "arm", "outcome", "unit", "median", "low_90", "high_90")
 
 
@@ -36,11 +63,23 @@ def write_group(out: str | Path, group: Group) -> Path:
         OutputError: the folder cannot be written.
     """
     out = Path(out)
-    write_bytes(out / "group_studies.tsv", as_tsv([_study_row(s) for s in group.studies], _study_heads(group)))
+    write_bytes(
+        out / "group_studies.tsv",
+        as_tsv([_study_row(s) for s in group.studies], _study_heads(group)),
+    )
     write_bytes(out / "group_parameters.tsv", as_tsv(_parameter_rows(group), _PARAMETER_HEADS))
-    write_bytes(out / "group_summary.tsv", as_tsv([_summary_row(p) for p in group.parameters], _SUMMARY_HEADS))
+    write_bytes(
+        out / "group_summary.tsv",
+        as_tsv([_summary_row(p) for p in group.parameters], _SUMMARY_HEADS),
+    )
     rows = [
-        dict(zip(_OUTCOME_HEADS, (s.id, o.arm, o.outcome, o.unit, o.median, o.low, o.high), strict=True))
+        dict(
+            zip(
+                _OUTCOME_HEADS,
+                (s.id, o.arm, o.outcome, o.unit, o.median, o.low, o.high),
+                strict=True,
+            )
+        )
         for s in group.studies
         for o in s.outcomes
     ]
@@ -60,28 +99,71 @@ def _study_heads(group: Group) -> tuple[str, ...]:
 def _study_row(s: StudyEnd) -> dict[str, Any]:
     misfit, of = s.worst_misfit
     row = {
-        "study": s.id, "status": s.status, "message": s.message, "checks": len(s.items), "checks_failed": len(s.failed_items),
-        "failed": "; ".join(i.name for i in s.failed_items), "worst_chi2_n": misfit, "worst_chi2_n_of": of,
-        "informed": ", ".join(x.name for x in s.scalars if x.informed), "seconds": s.seconds, "arms": s.arms or None,
-        "arms_message": s.arms_message, "nanopinn": s.versions.get("nanopinn"), "torch": s.versions.get("torch"),
-    }  # fmt: skip
+        "study": s.id,
+        "status": s.status,
+        "message": s.message,
+        "checks": len(s.items),
+        "checks_failed": len(s.failed_items),
+        "failed": "; ".join(i.name for i in s.failed_items),
+        "worst_chi2_n": misfit,
+        "worst_chi2_n_of": of,
+        "informed": ", ".join(x.name for x in s.scalars if x.informed),
+        "seconds": s.seconds,
+        "arms": s.arms or None,
+        "arms_message": s.arms_message,
+        "nanopinn": s.versions.get("nanopinn"),
+        "torch": s.versions.get("torch"),
+    }
     return row | {(f"participant_{k}" if k in row else k): v for k, v in s.about.items()}
 
 
 def _parameter_rows(group: Group) -> list[Mapping[str, Any]]:
     return [
-        dict(zip(_PARAMETER_HEADS, (
-            s.id, x.name, x.label, x.unit, x.scale, x.median, x.sd, *x.interval(), x.prior_median, x.prior_sd, x.contraction,
-            "yes" if x.informed else "no", s.status), strict=True))
-        for s in group.studies for x in s.scalars
-    ]  # fmt: skip
+        dict(
+            zip(
+                _PARAMETER_HEADS,
+                (
+                    s.id,
+                    x.name,
+                    x.label,
+                    x.unit,
+                    x.scale,
+                    x.median,
+                    x.sd,
+                    *x.interval(),
+                    x.prior_median,
+                    x.prior_sd,
+                    x.contraction,
+                    "yes" if x.informed else "no",
+                    s.status,
+                ),
+                strict=True,
+            )
+        )
+        for s in group.studies
+        for x in s.scalars
+    ]
 
 
 def _summary_row(p: ParameterGroup) -> Mapping[str, Any]:
     cells = (
-        p.name, p.label, p.unit, p.scale, p.passed, len(p.members), p.median, *p.quartiles, p.mean, p.low, p.high, p.between_sd,
-        p.prior_median, p.prior_sd, "; ".join(m.study for m in p.outliers), "yes" if p.judged else "no",
-    )  # fmt: skip
+        p.name,
+        p.label,
+        p.unit,
+        p.scale,
+        p.passed,
+        len(p.members),
+        p.median,
+        *p.quartiles,
+        p.mean,
+        p.low,
+        p.high,
+        p.between_sd,
+        p.prior_median,
+        p.prior_sd,
+        "; ".join(m.study for m in p.outliers),
+        "yes" if p.judged else "no",
+    )
     return dict(zip(_SUMMARY_HEADS, cells, strict=True))
 
 
@@ -89,13 +171,21 @@ def render_group(group: Group) -> str:
     """The page as text; figures travel inside it, and every value from outside is escaped."""
     environment = Environment(loader=PackageLoader("nanopinn", "report"), autoescape=True)
     return environment.get_template("group.html.j2").render(
-        g=group, remedies=REMEDIES, lost=[s for s in group.studies if s.status in ("refused", "internal error", "unfinished")],
-        unlucky=[s for s in group.studies if s.arms not in ("", "passed")], failed=[s for s in group.studies if s.status == "check failed"],
-        repeated=len({s.subject for s in group.studies}) < len(group.studies), arms=_arms(group),
+        g=group,
+        remedies=REMEDIES,
+        lost=[s for s in group.studies if s.status in ("refused", "internal error", "unfinished")],
+        unlucky=[s for s in group.studies if s.arms not in ("", "passed")],
+        failed=[s for s in group.studies if s.status == "check failed"],
+        repeated=len({s.subject for s in group.studies}) < len(group.studies),
+        arms=_arms(group),
         about=list(dict.fromkeys(k for s in group.studies for k in s.about)),
-        forests={p.name: as_data_uri(forest_panel(p)) for p in group.parameters if p.members or p.failed},
-        spread=lambda p: f"x{np.exp(p.between_sd):.2f}" if p.scale == "log" else f"{p.between_sd:.3g}",
-    )  # fmt: skip
+        forests={
+            p.name: as_data_uri(forest_panel(p)) for p in group.parameters if p.members or p.failed
+        },
+        spread=lambda p: (
+            f"x{np.exp(p.between_sd):.2f}" if p.scale == "log" else f"{p.between_sd:.3g}"
+        ),
+    )
 
 
 def _arms(group: Group) -> list[dict[str, Any]]:
@@ -106,6 +196,14 @@ def _arms(group: Group) -> list[dict[str, Any]]:
             if np.isfinite(o.median):
                 found.setdefault((o.outcome, o.unit, o.arm), []).append(o.median)
     return [
-        {"outcome": outcome, "unit": unit, "arm": arm, "n": len(v), "median": float(np.median(v)), "low": min(v), "high": max(v)}
+        {
+            "outcome": outcome,
+            "unit": unit,
+            "arm": arm,
+            "n": len(v),
+            "median": float(np.median(v)),
+            "low": min(v),
+            "high": max(v),
+        }
         for (outcome, unit, arm), v in sorted(found.items(), key=lambda item: item[0][0])
-    ]  # fmt: skip
+    ]

@@ -70,7 +70,11 @@ class StudyEnd:
     @property
     def worst_misfit(self) -> tuple[float, str]:
         """The largest chi2/N of its check, and of what."""
-        found = [(i.value, i.name.removeprefix("misfit of ").removesuffix(", chi2/N")) for i in self.items if i.name.endswith("chi2/N")]
+        found = [
+            (i.value, i.name.removeprefix("misfit of ").removesuffix(", chi2/N"))
+            for i in self.items
+            if i.name.endswith("chi2/N")
+        ]
         return max(found, default=(float("nan"), ""))
 
     @property
@@ -135,7 +139,13 @@ class ParameterGroup:
         if not self.passed:
             return "no study passed its check"
         said = f"informed by the images in {len(self.members)} of {self.passed} studies"
-        return said if self.averaged else f"{said}: not averaged, the prior speaks" if self.members else f"{said}: the prior speaks"
+        return (
+            said
+            if self.averaged
+            else f"{said}: not averaged, the prior speaks"
+            if self.members
+            else f"{said}: the prior speaks"
+        )
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,14 @@ class Group:
         """The headline, what needs a look, and what the images inform."""
         lines = [self.headline]
         lines += [f"{s.id}: {s.status}: {s.message}" for s in self.studies if s.status != "passed"]
-        lines += [f"{s.id}: arms {s.arms}: {s.arms_message}" for s in self.studies if s.arms not in ("", "passed")]
-        lines += [f"{m.study}: outlier in {p.label} (z {m.z:+.1f})" for p in self.parameters for m in p.outliers]
+        lines += [
+            f"{s.id}: arms {s.arms}: {s.arms_message}"
+            for s in self.studies
+            if s.arms not in ("", "passed")
+        ]
+        lines += [
+            f"{m.study}: outlier in {p.label} (z {m.z:+.1f})"
+            for p in self.parameters
+            for m in p.outliers
+        ]
         return "\n".join([*lines, *(f"{p.label}: {p.in_words()}" for p in self.parameters)])

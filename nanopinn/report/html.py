@@ -39,4 +39,6 @@ def _of_imaging(imaging: ImagingMaps) -> dict[str, str]:
 
 
 def _engines(fit: FitResult) -> list[dict[str, Any]]:
-    return [{"name": n, "run": r, "values": {s.name: s for s in r.scalars}} for n, r in fit.runs.items()]
+    return [
+        {"name": n, "run": r, "values": {s.name: s for s in r.scalars}} for n, r in fit.runs.items()
+    ]

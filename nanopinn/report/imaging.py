@@ -23,7 +23,9 @@ from nanopinn.report.folder import provenance, to_toml
 _AIF_CAPLEX = {"Id": "Q.IC1.001.[a,p]", "Name": "Indicator concentration"}
 
 
-def write_imaging(out: str | Path, imaging: ImagingMaps, inputs: ImagingInputs, *, overwrite: bool = False) -> Path:
+def write_imaging(
+    out: str | Path, imaging: ImagingMaps, inputs: ImagingInputs, *, overwrite: bool = False
+) -> Path:
     """Write the folder of a run of the imaging alone, all or nothing.
 
     ``maps/`` holds every map with its ``_std`` and a JSON sidecar (unit, description, OSIPI CAPLEX name and id),
@@ -48,57 +50,126 @@ def write_kinetic_maps(folder: Path, imaging: ImagingMaps) -> None:
     """Every kinetic parameter with its standard deviation, and what is to be said of each voxel's fit."""
     k = imaging.kinetics
     for q, values in imaging.quantities():
-        side = {"Unit": q.unit, "Description": q.description, "OSIPI": q.caplex, "Model": _model(imaging)}
+        side = {
+            "Unit": q.unit,
+            "Description": q.description,
+            "OSIPI": q.caplex,
+            "Model": _model(imaging),
+        }
         write_volume(folder / f"{q.name}.nii.gz", values, imaging.affine, sidecar=side)
         side = {**side, "Description": f"standard deviation of {q.name}"}
         write_volume(folder / f"{q.name}_std.nii.gz", k.std[q.name], imaging.affine, sidecar=side)
     bits = {int(s): WORDS[s] for s in Status if s in WORDS}
     more: list[tuple[str, Any, dict[str, Any]]] = [
-        ("status", k.status, {"Unit": "1", "Description": "bit field; 0 is a voxel without complaint", "Bits": bits}),
-        ("r2", k.r2, {"Unit": "1", "Description": "share of the curve's variance that the model explains"}),
-        ("AICc", k.aicc, {"Unit": "1", "Description": "Akaike's criterion, corrected; lower is better"}),
+        (
+            "status",
+            k.status,
+            {"Unit": "1", "Description": "bit field; 0 is a voxel without complaint", "Bits": bits},
+        ),
+        (
+            "r2",
+            k.r2,
+            {"Unit": "1", "Description": "share of the curve's variance that the model explains"},
+        ),
+        (
+            "AICc",
+            k.aicc,
+            {"Unit": "1", "Description": "Akaike's criterion, corrected; lower is better"},
+        ),
     ]
     if k.model == "auto":
         names = dict(enumerate(k.candidates))
-        more.append(("model", k.chosen, {"Unit": "1", "Description": "model with the least AICc; -1: none", "Models": names}))
+        more.append(
+            (
+                "model",
+                k.chosen,
+                {
+                    "Unit": "1",
+                    "Description": "model with the least AICc; -1: none",
+                    "Models": names,
+                },
+            )
+        )
     for name, values, side in more:
         write_volume(folder / f"{name}.nii.gz", np.asarray(values), imaging.affine, sidecar=side)
 
 
 def _model(imaging: ImagingMaps) -> dict[str, str]:
     name = imaging.kinetics.model
-    return {"Name": name, "OSIPI": MODELS[name].CAPLEX if name in MODELS else "chosen voxel by voxel, see model.nii.gz"}
+    return {
+        "Name": name,
+        "OSIPI": MODELS[name].CAPLEX
+        if name in MODELS
+        else "chosen voxel by voxel, see model.nii.gz",
+    }
 
 
 def _write_other_maps(folder: Path, imaging: ImagingMaps) -> None:
     native = {"Id": "Q.EL1.001", "Name": "Longitudinal relaxation rate (its inverse is stored)"}
     maps: list[tuple[str, Any, dict[str, Any]]] = [
-        ("T1", imaging.t1_s, {"Unit": "s", "Description": "native longitudinal relaxation time", "OSIPI": native}),
-        ("T1_std", imaging.t1_std_s, {"Unit": "s", "Description": "standard deviation of T1; NaN where the set leaves no residual"}),
-        ("pH", imaging.ph, {"Unit": "1", "Description": "extracellular pH, NaN where not measured"}),
+        (
+            "T1",
+            imaging.t1_s,
+            {"Unit": "s", "Description": "native longitudinal relaxation time", "OSIPI": native},
+        ),
+        (
+            "T1_std",
+            imaging.t1_std_s,
+            {
+                "Unit": "s",
+                "Description": "standard deviation of T1; NaN where the set leaves no residual",
+            },
+        ),
+        (
+            "pH",
+            imaging.ph,
+            {"Unit": "1", "Description": "extracellular pH, NaN where not measured"},
+        ),
         ("pH_std", imaging.ph_std, {"Unit": "1", "Description": "standard deviation of pH"}),
     ]
     for name, values, side in maps:
         if np.isfinite(values).any():
             write_volume(folder / f"{name}.nii.gz", values, imaging.affine, sidecar=side)
     if np.isfinite(imaging.ph).any():
-        side = {"Unit": "1", "Description": "bit field; 0 where pH was measured", "Bits": {int(b): w for b, w in PH_WORDS.items()}}
-        write_volume(folder / "pH_validity.nii.gz", imaging.ph_validity, imaging.affine, sidecar=side)
-    write_volume(folder / "mask.nii.gz", imaging.mask.astype(float), imaging.affine, sidecar={"Description": "tumour"})
+        side = {
+            "Unit": "1",
+            "Description": "bit field; 0 where pH was measured",
+            "Bits": {int(b): w for b, w in PH_WORDS.items()},
+        }
+        write_volume(
+            folder / "pH_validity.nii.gz", imaging.ph_validity, imaging.affine, sidecar=side
+        )
+    write_volume(
+        folder / "mask.nii.gz",
+        imaging.mask.astype(float),
+        imaging.affine,
+        sidecar={"Description": "tumour"},
+    )
 
 
 def write_arterial_input(folder: Path, imaging: ImagingMaps) -> None:
     """The plasma curve as a table that ``--aif`` reads back, and the voxels it was measured in."""
-    rows = [f"{t:.6g}\t{c:.6g}" for t, c in zip(imaging.aif.times_s, imaging.aif.plasma_mM, strict=True)]
+    rows = [
+        f"{t:.6g}\t{c:.6g}" for t, c in zip(imaging.aif.times_s, imaging.aif.plasma_mM, strict=True)
+    ]
     write_bytes(folder / "aif.tsv", ("time_s\tplasma_mM\n" + "\n".join(rows) + "\n").encode())
     side: dict[str, Any] = {
-        "Columns": {"time_s": "s, on the clock of the frames, as it reaches the tumour", "plasma_mM": "mM in plasma"},
-        "OSIPI": _AIF_CAPLEX, "ArterialDelay": imaging.delay_s,
-    }  # fmt: skip
+        "Columns": {
+            "time_s": "s, on the clock of the frames, as it reaches the tumour",
+            "plasma_mM": "mM in plasma",
+        },
+        "OSIPI": _AIF_CAPLEX,
+        "ArterialDelay": imaging.delay_s,
+    }
     if imaging.arterial_voxels is not None:
         side["Quality"] = imaging.arterial_voxels.quality
         where = imaging.arterial_voxels.where.astype(float)
-        write_volume(folder / "aif_voxels.nii.gz", where, imaging.affine, sidecar={"Description": "voxels of the arterial input"})
+        write_volume(
+            folder / "aif_voxels.nii.gz",
+            where,
+            imaging.affine,
+            sidecar={"Description": "voxels of the arterial input"},
+        )
     write_json(folder / "aif.json", side)
 
 
@@ -128,6 +199,13 @@ def status_counts(imaging: ImagingMaps) -> list[tuple[str, int]]:
 def render_imaging(imaging: ImagingMaps) -> str:
     """The page as text; figures travel inside it, and every value from outside is escaped."""
     environment = Environment(loader=PackageLoader("nanopinn", "report"), autoescape=True)
-    figures = {name: as_data_uri(figure) for name, figure in dce_figures.all_figures(imaging).items()}
-    rows = [(q, imaging.median(m), imaging.median(imaging.kinetics.std[q.name])) for q, m in imaging.quantities()]
-    return environment.get_template("imaging.html.j2").render(imaging=imaging, figures=figures, rows=rows, status=status_counts(imaging))
+    figures = {
+        name: as_data_uri(figure) for name, figure in dce_figures.all_figures(imaging).items()
+    }
+    rows = [
+        (q, imaging.median(m), imaging.median(imaging.kinetics.std[q.name]))
+        for q, m in imaging.quantities()
+    ]
+    return environment.get_template("imaging.html.j2").render(
+        imaging=imaging, figures=figures, rows=rows, status=status_counts(imaging)
+    )

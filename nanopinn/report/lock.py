@@ -57,7 +57,9 @@ def _acquired(file: Path, out: Path) -> int:
             file.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise OutputError(f"{file.parent} cannot be written: {error.strerror}. Give another folder to --out.") from error
+            raise OutputError(
+                f"{file.parent} cannot be written: {error.strerror}. Give another folder to --out."
+            ) from error
         try:
             _lock(handle, out)
             if _is_named(handle, file):
@@ -76,11 +78,18 @@ def _lock(handle: int, out: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-        raise OutputError(f"Another run is writing {out} ({owner}). Wait for its end, or give another --out.") from error
+        raise OutputError(
+            f"Another run is writing {out} ({owner}). Wait for its end, or give another --out."
+        ) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            raise OutputError(f"{out} cannot be locked: {error.strerror}. Give another folder to --out.") from error
-        warnings.warn(f"The file system of {out} has no locks: two runs that write there at once are not told apart.", stacklevel=3)
+            raise OutputError(
+                f"{out} cannot be locked: {error.strerror}. Give another folder to --out."
+            ) from error
+        warnings.warn(
+            f"The file system of {out} has no locks: two runs that write there at once are not told apart.",
+            stacklevel=3,
+        )
 
 
 def _sign(handle: int) -> None:

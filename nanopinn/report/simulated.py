@@ -37,7 +37,10 @@ class MassBalance:
         """A row per pool and one for all, mg."""
         columns = np.stack([self.entered, self.lost, self.outflow, self.stored], axis=1)
         every = [*columns, columns.sum(axis=0)]
-        return [(n, *(float(v) for v in row)) for n, row in zip((*self.names, "all"), every, strict=True)]  # type: ignore[misc]
+        return [
+            (n, *(float(v) for v in row))
+            for n, row in zip((*self.names, "all"), every, strict=True)
+        ]  # type: ignore[misc]
 
     def __str__(self) -> str:
         lines = [f"{'mg':20s}{'entered':>13s}{'lost':>13s}{'outflow':>13s}{'stored':>13s}"]
@@ -105,18 +108,33 @@ class Simulation:
 
     def extremes(self) -> list[tuple[str, float, float]]:
         """Of every pool the tumour's mean of its largest value (ug/mL) and of the area under its curve (ug h/mL)."""
-        return [(n, *(float(np.nanmean(m[n].values[self.mask])) for m in (self.peaks, self.areas))) for n in self.peaks]  # type: ignore[misc]
+        return [
+            (n, *(float(np.nanmean(m[n].values[self.mask])) for m in (self.peaks, self.areas)))
+            for n in self.peaks
+        ]  # type: ignore[misc]
 
     def summary(self) -> str:
         """What was given, the tumour's mean of every field at the imaging times, and the balance of mass."""
         times = next(iter(self.fields.values())).times_s
-        lines = [*self.given, "", "Tumour mean" + "".join(f"{f'{t / 3600:g} h':>12s}" for t in times)]
+        lines = [
+            *self.given,
+            "",
+            "Tumour mean" + "".join(f"{f'{t / 3600:g} h':>12s}" for t in times),
+        ]
         for name, f in self.fields.items():
-            lines.append(f"{name:20s}" + "".join(f"{v:12.4g}" for v in self.means(name)) + f"  {f.unit}")
+            lines.append(
+                f"{name:20s}" + "".join(f"{v:12.4g}" for v in self.means(name)) + f"  {f.unit}"
+            )
         lines += ["", f"{'Tumour mean of':20s}{'peak, ug/mL':>14s}{'area, ug h/mL':>16s}"]
         lines += [f"{name:20s}{peak:14.4g}{area:16.4g}" for name, peak, area in self.extremes()]
-        lines += ["", f"{'Plasma':20s}{'C_max, ug/mL':>14s}{'at, h':>10s}{'area, ug h/mL':>16s}{'ever':>12s}"]
-        lines += [f"{e.name:20s}{e.highest:14.4g}{e.highest_at_s / 3600:10.3g}{e.area:16.4g}{e.area_ever:12.4g}" for e in self.exposure]
+        lines += [
+            "",
+            f"{'Plasma':20s}{'C_max, ug/mL':>14s}{'at, h':>10s}{'area, ug h/mL':>16s}{'ever':>12s}",
+        ]
+        lines += [
+            f"{e.name:20s}{e.highest:14.4g}{e.highest_at_s / 3600:10.3g}{e.area:16.4g}{e.area_ever:12.4g}"
+            for e in self.exposure
+        ]
         return "\n".join([*lines, "", str(self.balance), self.effort])
 
     def __repr__(self) -> str:

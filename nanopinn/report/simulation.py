@@ -16,7 +16,9 @@ from nanopinn.report.simulated import Simulation
 from nanopinn.report.simulation_figures import all_figures
 
 
-def write_simulation(out: str | Path, simulation: Simulation, config: Mapping[str, Any], *, overwrite: bool = False) -> Path:
+def write_simulation(
+    out: str | Path, simulation: Simulation, config: Mapping[str, Any], *, overwrite: bool = False
+) -> Path:
     """Write the folder of a forward run, all or nothing.
 
     ``fields/`` holds the pools at the imaging times, ``maps/`` pressure, velocity, and peaks and areas (``auc_*``) of every pool,
@@ -40,8 +42,14 @@ def fill_simulation(part: Path, simulation: Simulation) -> None:
     """Write all that is of the run itself into a folder that something else makes."""
     _write_volumes(part, simulation)
     c = simulation.courses
-    _write_table(part / "plasma.tsv", {"time_s": c.times_s, **{f"{n}_ug_per_mL": v for n, v in c.plasma.items()}})
-    _write_table(part / "courses.tsv", {"time_s": c.times_s, **{f"{_stem(n)}_ug_per_mL": v for n, v in c.tumour.items()}})
+    _write_table(
+        part / "plasma.tsv",
+        {"time_s": c.times_s, **{f"{n}_ug_per_mL": v for n, v in c.plasma.items()}},
+    )
+    _write_table(
+        part / "courses.tsv",
+        {"time_s": c.times_s, **{f"{_stem(n)}_ug_per_mL": v for n, v in c.tumour.items()}},
+    )
     write_bytes(part / "exposure.tsv", _exposure(simulation).encode())
     write_json(part / "balance.json", _balance(simulation))
     write_bytes(part / "simulation.html", render_simulation(simulation).encode())
@@ -53,32 +61,54 @@ def _stem(name: str) -> str:
 
 def _write_volumes(part: Path, s: Simulation) -> None:
     for f in s.fields.values():
-        side = {"Unit": f.unit, "Description": f.description, "FrameTimes": [float(t) for t in f.times_s]}
+        side = {
+            "Unit": f.unit,
+            "Description": f.description,
+            "FrameTimes": [float(t) for t in f.times_s],
+        }
         write_volume(part / "fields" / f"{_stem(f.name)}.nii.gz", f.values, s.affine, sidecar=side)
     for prefix, maps in (("", s.maps), ("peak_", s.peaks), ("auc_", s.areas)):
         for m in maps.values():
             side = {"Unit": m.unit, "Description": m.description, "Source": m.source}
-            write_volume(part / "maps" / f"{prefix}{_stem(m.name)}.nii.gz", m.values, s.affine, sidecar=side)
-    write_volume(part / "maps" / "mask.nii.gz", s.mask.astype(float), s.affine, sidecar={"Description": "tumour"})
+            write_volume(
+                part / "maps" / f"{prefix}{_stem(m.name)}.nii.gz", m.values, s.affine, sidecar=side
+            )
+    write_volume(
+        part / "maps" / "mask.nii.gz",
+        s.mask.astype(float),
+        s.affine,
+        sidecar={"Description": "tumour"},
+    )
 
 
 def _write_table(path: Path, columns: Mapping[str, Any]) -> None:
-    rows = ["\t".join(columns), *("\t".join(f"{v:.8g}" for v in row) for row in np.stack(list(columns.values()), axis=1))]
+    rows = [
+        "\t".join(columns),
+        *("\t".join(f"{v:.8g}" for v in row) for row in np.stack(list(columns.values()), axis=1)),
+    ]
     write_bytes(path, ("\n".join(rows) + "\n").encode())
 
 
 def _exposure(s: Simulation) -> str:
     head = "plasma\tc_max_ug_per_mL\tc_max_at_s\tauc_run_ug_h_per_mL\tauc_ever_ug_h_per_mL"
-    rows = (f"{e.name}\t{e.highest:.8g}\t{e.highest_at_s:.8g}\t{e.area:.8g}\t{e.area_ever:.8g}" for e in s.exposure)
+    rows = (
+        f"{e.name}\t{e.highest:.8g}\t{e.highest_at_s:.8g}\t{e.area:.8g}\t{e.area_ever:.8g}"
+        for e in s.exposure
+    )
     return "\n".join([head, *rows]) + "\n"
 
 
 def _balance(s: Simulation) -> dict[str, Any]:
     keys = ("entered_mg", "lost_mg", "outflow_mg", "stored_mg")
     return {
-        "pools": {name: dict(zip(keys, numbers, strict=True)) for name, *numbers in s.balance.rows()},
-        "imbalance": s.balance.error, "effort": s.effort, "given": list(s.given), "assumptions": list(s.assumptions),
-    }  # fmt: skip
+        "pools": {
+            name: dict(zip(keys, numbers, strict=True)) for name, *numbers in s.balance.rows()
+        },
+        "imbalance": s.balance.error,
+        "effort": s.effort,
+        "given": list(s.given),
+        "assumptions": list(s.assumptions),
+    }
 
 
 def render_simulation(simulation: Simulation) -> str:

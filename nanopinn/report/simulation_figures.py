@@ -15,7 +15,11 @@ def all_figures(s: Simulation) -> dict[str, str]:
     found = {"courses": course_panel(s), "plasma": plasma_panel(s)}
     found |= {f"field {f.name}": field_panel(f, s) for f in s.fields.values()}
     found |= {f"map {m.name}": map_panel(m, s.mask) for m in s.maps.values()}
-    found |= {f"{kind} {m.name}": map_panel(m, s.mask) for kind, maps in (("peak", s.peaks), ("area", s.areas)) for m in maps.values()}
+    found |= {
+        f"{kind} {m.name}": map_panel(m, s.mask)
+        for kind, maps in (("peak", s.peaks), ("area", s.areas))
+        for m in maps.values()
+    }
     return {name: as_data_uri(figure) for name, figure in found.items()}
 
 
@@ -24,7 +28,9 @@ def course_panel(s: Simulation) -> Figure:
     figure = Figure(figsize=(9.0, 4.0), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     for name, values in s.courses.tumour.items():
-        axes.plot(s.courses.times_s / 3600, np.where(values > 0, values, np.nan), lw=1.5, label=name)
+        axes.plot(
+            s.courses.times_s / 3600, np.where(values > 0, values, np.nan), lw=1.5, label=name
+        )
     _logarithmic(axes, max(float(v.max()) for v in s.courses.tumour.values()))
     axes.set_ylabel("ug/mL of tissue")
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -37,7 +43,12 @@ def plasma_panel(s: Simulation) -> Figure:
     axes = figure.add_subplot()
     for name, values in s.courses.plasma.items():
         if values.max() > 0:
-            axes.plot(s.courses.times_s / 3600, np.where(values > 0, values, np.nan), lw=1.5, label=name.replace("_", ", "))
+            axes.plot(
+                s.courses.times_s / 3600,
+                np.where(values > 0, values, np.nan),
+                lw=1.5,
+                label=name.replace("_", ", "),
+            )
     _logarithmic(axes, max(float(v.max()) for v in s.courses.plasma.values()))
     axes.set_ylabel("ug/mL of plasma")
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -58,11 +69,21 @@ def field_panel(f: FieldEstimate, s: Simulation, most: int = 5) -> Figure:
     chosen = np.unique(np.linspace(0, len(f.times_s) - 1, most).round().astype(int))
     shown = f.values[chosen][:, x, y, z]
     known = f.values[chosen][:, s.mask]
-    low, top = (float(np.nanmin(known)), float(np.nanmax(known))) if f.name == "temperature" else (0.0, float(np.nanpercentile(known, 99)))
+    low, top = (
+        (float(np.nanmin(known)), float(np.nanmax(known)))
+        if f.name == "temperature"
+        else (0.0, float(np.nanpercentile(known, 99)))
+    )
     figure = Figure(figsize=(2.4 * len(chosen) + 1.2, 2.6), dpi=100, layout="constrained")
     axes = [figure.add_subplot(1, len(chosen), i + 1) for i in range(len(chosen))]
     for a, values, t in zip(axes, shown, f.times_s[chosen], strict=True):
-        image = a.imshow(values.T, origin="lower", cmap=COLOURS.get(f.name, "viridis"), vmin=low, vmax=top if top > low else low + 1e-12)
+        image = a.imshow(
+            values.T,
+            origin="lower",
+            cmap=COLOURS.get(f.name, "viridis"),
+            vmin=low,
+            vmax=top if top > low else low + 1e-12,
+        )
         a.contour(s.mask[x, y, z].T.astype(float), levels=[0.5], colors="white", linewidths=1.0)
         a.set_title(f"{t / 3600:g} h", fontsize=10)
         a.set_xticks([])

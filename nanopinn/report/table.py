@@ -29,14 +29,25 @@ def claimed_table(out: Path | None, *, overwrite: bool) -> Iterator[None]:
         yield
         return
     if out.suffix not in SUFFIXES:
-        raise InputError("not a file for a table", file=out, field="--out", found=out.suffix, expected=" or ".join(SUFFIXES))
+        raise InputError(
+            "not a file for a table",
+            file=out,
+            field="--out",
+            found=out.suffix,
+            expected=" or ".join(SUFFIXES),
+        )
     with claimed_file(out, overwrite=overwrite):
         yield
 
 
 def write_table(
-    out: Path, rows: Sequence[Mapping[str, Any]], said: Mapping[str, Any], *, name: str = "rows", overwrite: bool = False
-) -> Path:  # fmt: skip
+    out: Path,
+    rows: Sequence[Mapping[str, Any]],
+    said: Mapping[str, Any],
+    *,
+    name: str = "rows",
+    overwrite: bool = False,
+) -> Path:
     """Write a table, all or nothing.
 
     Args:
@@ -61,7 +72,10 @@ def as_tsv(rows: Sequence[Mapping[str, Any]], heads: Sequence[str] = ()) -> byte
         heads: of the columns; those of the first row if not given.
     """
     heads = heads or tuple(rows[0])
-    lines = ["\t".join(_cell(h) for h in heads), *("\t".join(_cell(row[h]) for h in heads) for row in rows)]
+    lines = [
+        "\t".join(_cell(h) for h in heads),
+        *("\t".join(_cell(row[h]) for h in heads) for row in rows),
+    ]
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -70,11 +84,18 @@ def _cell(value: Any) -> str:
     return "n/a" if value is None or value != value or not text else text
 
 
-def write_plan(out: Path, plan: Plan, settings: Mapping[str, Any], *, overwrite: bool = False) -> Path:
+def write_plan(
+    out: Path, plan: Plan, settings: Mapping[str, Any], *, overwrite: bool = False
+) -> Path:
     """Write a plan: one row per unknown and addition; as JSON with protocol, settings and words too.
 
     Raises:
         InputError, OutputError: see :func:`claimed_table`.
     """
-    said = {"protocol": list(plan.protocol), "settings": dict(settings), "in_words": plan.in_words(), "seconds": plan.seconds}
+    said = {
+        "protocol": list(plan.protocol),
+        "settings": dict(settings),
+        "in_words": plan.in_words(),
+        "seconds": plan.seconds,
+    }
     return write_table(out, plan.table(), said, name="expected", overwrite=overwrite)

@@ -36,7 +36,12 @@ class DrugRun:
     """
 
     def __init__(
-        self, forward: Forward, theta: Tensor, flow: Flow, plasma: tuple[SumOfExponentials, SumOfExponentials], times: np.ndarray
+        self,
+        forward: Forward,
+        theta: Tensor,
+        flow: Flow,
+        plasma: tuple[SumOfExponentials, SumOfExponentials],
+        times: np.ndarray,
     ) -> None:
         def curves(t: float) -> Tensor:
             return torch.stack([c(theta.new_tensor(t)) for c in plasma])
@@ -60,7 +65,9 @@ class ContrastRun:
         C: ``(t, x, y, z)``, mM of tissue at the frames.
     """
 
-    def __init__(self, forward: Forward, theta: Tensor, flow: Flow, aif: PlasmaCurve, frame_times: np.ndarray) -> None:
+    def __init__(
+        self, forward: Forward, theta: Tensor, flow: Flow, aif: PlasmaCurve, frame_times: np.ndarray
+    ) -> None:
         pools, self.operator, _ = forward.operators("contrast", theta, replace(flow, dp=None))
         self.maps = forward.setting.maps
         nodes, self.at = frame_nodes(frame_times, float(aif.times_s[0]), 1)
@@ -72,11 +79,20 @@ class ContrastRun:
             return self.maps.PS * U0 - self.operator(U0)
 
         one = replace(self.operator, inflow={(0, 0): torch.ones_like(self.maps.PS)})
-        self.evolution = _through([Interval(nodes[0], nodes[-1], one, pools.capacity, smooth)], nodes)
+        self.evolution = _through(
+            [Interval(nodes[0], nodes[-1], one, pools.capacity, smooth)], nodes
+        )
         self.U0 = torch.stack([self.local.at(nodes[i]) for i in self.at])
         plasma = np.interp(frame_times, aif.times_s, aif.plasma_mM, left=0.0)
-        of_plasma = self.maps.v_p * torch.as_tensor(plasma, dtype=self.U0.dtype, device=self.U0.device)[:, None, None, None]
-        self.C = self.maps.phi * (self.evolution.U[self.at, 0] + self.share[0] * self.U0) + of_plasma
+        of_plasma = (
+            self.maps.v_p
+            * torch.as_tensor(plasma, dtype=self.U0.dtype, device=self.U0.device)[
+                :, None, None, None
+            ]
+        )
+        self.C = (
+            self.maps.phi * (self.evolution.U[self.at, 0] + self.share[0] * self.U0) + of_plasma
+        )
 
     def of_operators(self, of_C: Tensor) -> list[PoolOperator]:
         """Gradient with respect to each coefficient of a scalar whose gradient with respect to C is known."""
@@ -97,7 +113,11 @@ class _Bolus(Gathered):
     def add(self, y: Tensor, U: Tensor, t: float) -> None:
         A, U0 = self.run.operator, self.run.local.at(t)
         *of_A, of_inflow = A.gradient(y, U + self.run.share * U0, U0[None])
-        for total, part in zip(self.total, (*of_A, of_inflow - (A.transposed(y) * U0 / self.run.maps.PS)[0]), strict=True):
+        for total, part in zip(
+            self.total,
+            (*of_A, of_inflow - (A.transposed(y) * U0 / self.run.maps.PS)[0]),
+            strict=True,
+        ):
             total += part
 
 
@@ -108,7 +128,11 @@ def _through(intervals: Sequence[Interval], nodes: Sequence[float]) -> Evolution
 
 
 def gradient(
-    forward: Forward, theta: Tensor, flow: Flow, of_operators: Mapping[str, Sequence[PoolOperator]], leaves: Sequence[Tensor] = ()
+    forward: Forward,
+    theta: Tensor,
+    flow: Flow,
+    of_operators: Mapping[str, Sequence[PoolOperator]],
+    leaves: Sequence[Tensor] = (),
 ) -> tuple[Tensor, list[Tensor]]:
     """Gradient with respect to the parameters, and to tensors on which the setting's maps were made to depend.
 
@@ -124,13 +148,24 @@ def gradient(
     total = p.new_zeros(())
     for kind, stretches in of_operators.items():
         for k, of_operator in enumerate(stretches):
-            for t, g in zip(forward.pools(kind, at, p, k)[1].tensors(), of_operator.tensors(), strict=True):
+            for t, g in zip(
+                forward.pools(kind, at, p, k)[1].tensors(), of_operator.tensors(), strict=True
+            ):
                 total = total + (t * g).sum()
-    of_theta, of_p, *of_leaves = torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True, materialize_grads=True)
+    of_theta, of_p, *of_leaves = torch.autograd.grad(
+        total, wanted, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
     grid = forward.setting.flow_setting.grid
     box = BoxMatrix.of(forward.flow_coefficients(theta.detach()), grid)
     with torch.no_grad():
         costate = solve_cells(box, grid, of_p).x
     residual = pressure_residual(forward.flow_coefficients(at), p.detach(), grid)
-    rest = torch.autograd.grad(residual, (at, *leaves), -costate, retain_graph=True, allow_unused=True, materialize_grads=True)
+    rest = torch.autograd.grad(
+        residual,
+        (at, *leaves),
+        -costate,
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )
     return of_theta + rest[0], [a + b for a, b in zip(of_leaves, rest[1:], strict=True)]

@@ -16,7 +16,9 @@ from nanopinn.solvers.grid import Grid
 Advection = Literal["fitted", "central", "upwind", "limited"]
 
 
-def face_weights(conductance: Tensor, carried: Tensor, dim: int, advection: Advection) -> tuple[Tensor, Tensor]:
+def face_weights(
+    conductance: Tensor, carried: Tensor, dim: int, advection: Advection
+) -> tuple[Tensor, Tensor]:
     """Weights of the face flux ``a C - b C'``, from the cell before each face to that after it, m3/s.
 
     Args:
@@ -57,4 +59,6 @@ def limited_flux(U: Tensor, carried: tuple[Tensor, ...], grid: Grid) -> Tensor:
 def _van_leer(upwind: Tensor, slope: Tensor) -> Tensor:
     """``psi(r) slope``, r = upwind/slope: the harmonic mean of two slopes of one sign, 0 between slopes of two."""
     product = upwind * slope
-    return torch.where(product > 0, 2 * product / torch.where(product > 0, upwind + slope, 1.0), 0.0)
+    return torch.where(
+        product > 0, 2 * product / torch.where(product > 0, upwind + slope, 1.0), 0.0
+    )

@@ -44,7 +44,9 @@ class BoxMatrix:
                 if (dim + 3, side) not in flow.cut:
                     ends.narrow(dim, side * (n - 1), 1).add_(G.narrow(dim, side * n, 1))
             faces.append(G.narrow(dim, 1, n - 1))
-        return cls((faces[0], faces[1], faces[2]), (flow.LpSV + flow.LpLSL) * grid.cell_volume, ends)
+        return cls(
+            (faces[0], faces[1], faces[2]), (flow.LpSV + flow.LpLSL) * grid.cell_volume, ends
+        )
 
     @cached_property
     def diagonal(self) -> Tensor:
@@ -81,7 +83,11 @@ class CellMatrix:
         """Add up the faces between each pair of cells, and what leaves the parts of each."""
         touching = grid.connections
         G = touching.sums(box.faces)
-        diagonal = grid.sums(box.walls + box.ends).index_add_(0, touching.before, G).index_add_(0, touching.after, G)
+        diagonal = (
+            grid.sums(box.walls + box.ends)
+            .index_add_(0, touching.before, G)
+            .index_add_(0, touching.after, G)
+        )
         return cls(diagonal, touching.matrix(-G, diagonal))
 
     def __call__(self, p: Tensor) -> Tensor:

@@ -42,7 +42,9 @@ def group_mean(values: Tensor, labels: Tensor) -> Tensor:
     inside = labels >= 0
     of = labels[inside]
     count = torch.bincount(of).to(values.dtype)
-    sums = values.new_zeros((*values.shape[:-3], len(count))).index_add_(-1, of, values[..., inside])
+    sums = values.new_zeros((*values.shape[:-3], len(count))).index_add_(
+        -1, of, values[..., inside]
+    )
     return (sums / count)[..., None, None]
 
 
@@ -57,13 +59,23 @@ def group_pools(pools: PoolCoefficients, labels: Tensor) -> PoolCoefficients:
         return {pq: mean(m) for pq, m in entries.items()}
 
     transfers = tuple(
-        replace(k, uptake=mean(k.uptake), efflux=mean(k.efflux) if isinstance(k.efflux, Tensor) else k.efflux) for k in pools.transfers
+        replace(
+            k,
+            uptake=mean(k.uptake),
+            efflux=mean(k.efflux) if isinstance(k.efflux, Tensor) else k.efflux,
+        )
+        for k in pools.transfers
     )
     walls = tuple(replace(w, influx=mean(w.influx), efflux=mean(w.efflux)) for w in pools.walls)
     return replace(
-        pools, capacity=mean(pools.capacity), diffusion=mean(pools.diffusion), reaction=means(pools.reaction), inflow=means(pools.inflow),
-        transfers=transfers, walls=walls,
-    )  # fmt: skip
+        pools,
+        capacity=mean(pools.capacity),
+        diffusion=mean(pools.diffusion),
+        reaction=means(pools.reaction),
+        inflow=means(pools.inflow),
+        transfers=transfers,
+        walls=walls,
+    )
 
 
 def per_cluster(values: Tensor, clusters: int) -> Tensor:
@@ -72,7 +84,9 @@ def per_cluster(values: Tensor, clusters: int) -> Tensor:
     return each.reshape(-1, 1, 1)
 
 
-def cluster_maps(maps: TissueMaps, labels: Tensor, over: Tensor, given: Mapping[str, Tensor] | None = None) -> TissueMaps:
+def cluster_maps(
+    maps: TissueMaps, labels: Tensor, over: Tensor, given: Mapping[str, Tensor] | None = None
+) -> TissueMaps:
     """Mean tissue of every cluster, once for every draw, ``(draw * cluster, 1, 1)``; all of it is tumour.
 
     Args:
@@ -80,19 +94,34 @@ def cluster_maps(maps: TissueMaps, labels: Tensor, over: Tensor, given: Mapping[
         over: what PS, phi and v_p are divided by, ``(draw,)``, as an arterial input of another size would; no cluster is all interstitium.
         given: maps by name (``phi``, ``v_p``, ``pH``), ``(draw,)``: the value in every cluster, in place of its mean.
     """
-    PS, phi, v_p, pH = (group_mean(m, labels).repeat(len(over), 1, 1) for m in (maps.PS, maps.phi, maps.v_p, maps.pH))
+    PS, phi, v_p, pH = (
+        group_mean(m, labels).repeat(len(over), 1, 1)
+        for m in (maps.PS, maps.phi, maps.v_p, maps.pH)
+    )
     clusters = int(labels.max()) + 1
     by = per_cluster(over, clusters)
     mean = maps.PS[maps.tumour > 0.5].mean() if maps.PS_mean is None else maps.PS_mean
-    means = TissueMaps(torch.ones_like(phi), PS / by, (phi / by).clamp_max(MOST_INTERSTITIUM), v_p / by, pH, PS_mean=mean / by)
+    means = TissueMaps(
+        torch.ones_like(phi),
+        PS / by,
+        (phi / by).clamp_max(MOST_INTERSTITIUM),
+        v_p / by,
+        pH,
+        PS_mean=mean / by,
+    )
     one: dict[str, Any] = {n: per_cluster(v, clusters) for n, v in (given or {}).items()}
     return replace(means, **one)
 
 
 def drawn_model(
-    maps: TissueMaps, labels: Tensor, scalars: Mapping[str, Tensor], values: Mapping[str, Tensor], factors: Mapping[str, Tensor],
-    over: Tensor, given: Mapping[str, Tensor] | None = None,
-) -> TumourModel:  # fmt: skip
+    maps: TissueMaps,
+    labels: Tensor,
+    scalars: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    factors: Mapping[str, Tensor],
+    over: Tensor,
+    given: Mapping[str, Tensor] | None = None,
+) -> TumourModel:
     """The model of every cluster under every draw, on a grid ``(draw * cluster, 1, 1)``.
 
     Args:
@@ -101,14 +130,34 @@ def drawn_model(
         values: of parameters by symbol, factors: on the tumour's properties, ``(draw,)``.
     """
     clusters = int(labels.max()) + 1
-    shapes, moved = {}, {n: _on_grid(s, clusters) for n, s in scalars.items() if n != INFLOW and n not in MULTIPLIERS}
+    shapes, moved = (
+        {},
+        {
+            n: _on_grid(s, clusters)
+            for n, s in scalars.items()
+            if n != INFLOW and n not in MULTIPLIERS
+        },
+    )
     for name in (n for n in scalars if n in MULTIPLIERS):
-        log = torch.einsum("dk,kc->dc", scalars[name], group_mean(maps.shapes[name], labels)[..., 0, 0])
+        log = torch.einsum(
+            "dk,kc->dc", scalars[name], group_mean(maps.shapes[name], labels)[..., 0, 0]
+        )
         shapes[name], moved[name] = per_cluster(log, clusters)[None], log.new_ones(1)
-    of_factors, of_values = ({n: per_cluster(v, clusters) for n, v in drawn.items()} for drawn in (factors, values))
-    return TumourModel.of(replace(cluster_maps(maps, labels, over, given), shapes=shapes), moved, of_factors, of_values)
+    of_factors, of_values = (
+        {n: per_cluster(v, clusters) for n, v in drawn.items()} for drawn in (factors, values)
+    )
+    return TumourModel.of(
+        replace(cluster_maps(maps, labels, over, given), shapes=shapes),
+        moved,
+        of_factors,
+        of_values,
+    )
 
 
 def _on_grid(scalar: Tensor, clusters: int) -> Tensor:
     """A scalar ``(draw,)`` on the grid; weights ``(draw, k)`` as ``(k, draw * cluster, 1, 1)``."""
-    return per_cluster(scalar, clusters) if scalar.dim() == 1 else torch.stack([per_cluster(w, clusters) for w in scalar.T])
+    return (
+        per_cluster(scalar, clusters)
+        if scalar.dim() == 1
+        else torch.stack([per_cluster(w, clusters) for w in scalar.T])
+    )

@@ -9,8 +9,10 @@ from torch import Tensor
 
 
 def derivatives_along(
-    function: Callable[..., Tensor | tuple[Tensor, ...]], at: Sequence[Tensor], directions: Sequence[Tensor]
-) -> tuple[Tensor, ...]:  # fmt: skip
+    function: Callable[..., Tensor | tuple[Tensor, ...]],
+    at: Sequence[Tensor],
+    directions: Sequence[Tensor],
+) -> tuple[Tensor, ...]:
     """Derivatives of every output of a function along each of m directions, ``(m, *output)`` each.
 
     The product of a vector with the transposed Jacobian is linear in that vector; its own derivative by it is the product with the
@@ -29,11 +31,15 @@ def derivatives_along(
         if not moved:
             return along
         vectors = [torch.zeros_like(outputs[i], requires_grad=True) for i in moved]
-        back = torch.autograd.grad([outputs[i] for i in moved], inputs, vectors, create_graph=True, materialize_grads=True)
+        back = torch.autograd.grad(
+            [outputs[i] for i in moved], inputs, vectors, create_graph=True, materialize_grads=True
+        )
     felt = [k for k, t in enumerate(back) if t.requires_grad]
     for j in range(len(directions[0])):
         seeds = [directions[k][j] for k in felt]
-        parts = torch.autograd.grad([back[k] for k in felt], vectors, seeds, retain_graph=True, materialize_grads=True)
+        parts = torch.autograd.grad(
+            [back[k] for k in felt], vectors, seeds, retain_graph=True, materialize_grads=True
+        )
         for i, part in zip(moved, parts, strict=True):
             along[i][j] = part
     return along

@@ -20,7 +20,11 @@ class Domain:
 
     @classmethod
     def around(
-        cls, mask: NDArray[np.bool_], spacing_m: tuple[float, ...], margin_m: float, cut: tuple[tuple[int, int], ...] = ()
+        cls,
+        mask: NDArray[np.bool_],
+        spacing_m: tuple[float, ...],
+        margin_m: float,
+        cut: tuple[tuple[int, int], ...] = (),
     ) -> Domain:
         """The bounding box of a mask, widened by at least ``margin_m`` and two voxels on every side.
 
@@ -31,7 +35,9 @@ class Domain:
             InputError: the mask is empty.
         """
         if not mask.any():
-            raise InputError("the tumour mask is empty", field="mask", remedy="Draw at least a few voxels.")
+            raise InputError(
+                "the tumour mask is empty", field="mask", remedy="Draw at least a few voxels."
+            )
         low, high = [], []
         for axis, h in enumerate(spacing_m):
             where = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
@@ -43,7 +49,12 @@ class Domain:
     @staticmethod
     def cut_faces(mask: NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
         """Faces of the image that cut a mask, as (axis, side)."""
-        return tuple((axis, side) for axis in range(3) for side in (0, 1) if mask.take(-side, axis=axis).any())
+        return tuple(
+            (axis, side)
+            for axis in range(3)
+            for side in (0, 1)
+            if mask.take(-side, axis=axis).any()
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:

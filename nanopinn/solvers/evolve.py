@@ -86,10 +86,17 @@ class Tolerance:
 
 
 def evolve(
-    intervals: Iterable[Interval], start: Tensor, save_at: Sequence[float], *, tolerance: Tolerance = Tolerance(),
-    stage_of: StageOf = StageMatrix, keep_stages: bool = False, steps: Sequence[tuple[float, float]] | None = None,
-    progress: Progress = silent, watch: Callable[[float, Tensor], None] | None = None,
-) -> Evolution:  # fmt: skip
+    intervals: Iterable[Interval],
+    start: Tensor,
+    save_at: Sequence[float],
+    *,
+    tolerance: Tolerance = Tolerance(),
+    stage_of: StageOf = StageMatrix,
+    keep_stages: bool = False,
+    steps: Sequence[tuple[float, float]] | None = None,
+    progress: Progress = silent,
+    watch: Callable[[float, Tensor], None] | None = None,
+) -> Evolution:
     """Take pools through a sequence of intervals.
 
     Args:
@@ -130,16 +137,28 @@ def evolve(
         interval = None
         number, interval = number + 1, next(following, None)
     if len(saved) < len(save_at):
-        raise ValueError(f"times to save at must lie within the intervals, which end at {run.t:g} s")
+        raise ValueError(
+            f"times to save at must lie within the intervals, which end at {run.t:g} s"
+        )
     return Evolution(
-        tuple(save_at), torch.stack(saved), run.balance(start), run.rejected, run.newton, run.krylov, tuple(run.steps), kept, stage_of
-    )  # fmt: skip
+        tuple(save_at),
+        torch.stack(saved),
+        run.balance(start),
+        run.rejected,
+        run.newton,
+        run.krylov,
+        tuple(run.steps),
+        kept,
+        stage_of,
+    )
 
 
 def _check_order(intervals: Sequence[Interval], save_at: Sequence[float]) -> None:
     for a, b in itertools.pairwise(intervals):
         _check_joint(a.end, b.start)
-    if list(save_at) != sorted(set(save_at)) or (intervals and not intervals[0].start <= save_at[0] <= save_at[-1] <= intervals[-1].end):
+    if list(save_at) != sorted(set(save_at)) or (
+        intervals and not intervals[0].start <= save_at[0] <= save_at[-1] <= intervals[-1].end
+    ):
         raise ValueError("times to save at must increase and lie within the intervals")
 
 
@@ -161,7 +180,9 @@ class _Tried:
 class _Run:
     """The state of a run, advanced step by step."""
 
-    def __init__(self, first: Interval, U: Tensor, tolerance: Tolerance, stage_of: StageOf, keep: bool) -> None:
+    def __init__(
+        self, first: Interval, U: Tensor, tolerance: Tolerance, stage_of: StageOf, keep: bool
+    ) -> None:
         self.U, self.tolerance, self.stage_of, self.keep = U, tolerance, stage_of, keep
         self.t, self.dt, self.capacity = first.start, tolerance.first_step, first.capacity
         self.totals = U.new_zeros((3, *U.shape[:-3]))
@@ -192,7 +213,10 @@ class _Run:
 
     def balance(self, start: Tensor) -> Balance:
         entered, lost, outflow = self.totals
-        stored = [(c * (b - a)).sum(dim=SPACE) for c, a, b in zip(*(v.unbind(-4) for v in (self.capacity, start, self.U)), strict=True)]
+        stored = [
+            (c * (b - a)).sum(dim=SPACE)
+            for c, a, b in zip(*(v.unbind(-4) for v in (self.capacity, start, self.U)), strict=True)
+        ]
         return Balance(entered, lost, outflow, torch.stack(stored, dim=-1))
 
     def _masses(self, U: Tensor) -> Tensor:
@@ -203,25 +227,49 @@ class _Run:
         while True:
             left = mark - self.t
             # never leave a crumb before a mark
-            step = dt if dt is not None else left if left <= 1.0001 * self.dt else left / 2 if left < 2 * self.dt else self.dt
+            step = (
+                dt
+                if dt is not None
+                else left
+                if left <= 1.0001 * self.dt
+                else left / 2
+                if left < 2 * self.dt
+                else self.dt
+            )
             tried = self._try(step)
             error = self._error(tried, step)
             grow = 0.9 * error ** (-1 / 3) if error > 0 else 5.0
             if dt is not None or error <= 1:
                 break
-            self._spare += [tried.U, *tried.rates] if self.rate is None else [tried.U, *tried.rates[1:]]
+            self._spare += (
+                [tried.U, *tried.rates] if self.rate is None else [tried.U, *tried.rates[1:]]
+            )
             del tried
             self.rejected += 1
             self.dt = step * max(0.2, min(0.8, grow))
             if self.dt < 1e-9 * max(1.0, self.t):
-                raise SolverError(f"time steps shrink to nothing at {self.t:.6g} s, because of {self.worst}: look for a rate far too large")
-        self._accept(step, mark if step == left or mark - self.t - step < 1e-9 * max(1.0, mark) else self.t + step, tried)
+                raise SolverError(
+                    f"time steps shrink to nothing at {self.t:.6g} s, because of {self.worst}: look for a rate far too large"
+                )
+        self._accept(
+            step,
+            mark if step == left or mark - self.t - step < 1e-9 * max(1.0, mark) else self.t + step,
+            tried,
+        )
         # a slightly longer step is not worth a new matrix
-        self.dt = min(self.tolerance.longest_step, step * min(5.0, grow)) if grow > 1.2 or grow < 1 else max(step, min(self.dt, step))
+        self.dt = (
+            min(self.tolerance.longest_step, step * min(5.0, grow))
+            if grow > 1.2 or grow < 1
+            else max(step, min(self.dt, step))
+        )
 
     def _try(self, dt: float) -> _Tried:
         w, interval, scheme = self.scheme.gamma * dt, self.interval, self.scheme
-        rates = [interval.rate(self.U, self.t, self._room()).div_(interval.capacity) if self.rate is None else self.rate]
+        rates = [
+            interval.rate(self.U, self.t, self._room()).div_(interval.capacity)
+            if self.rate is None
+            else self.rate
+        ]
         exchanged = scheme.weights[0] * self._exchange(self.U, self.t)
         stages: list[Tensor] = []
         for i, (row, c) in enumerate(zip(scheme.a, scheme.nodes, strict=True)):
@@ -241,7 +289,11 @@ class _Run:
 
     def _solve_stage(self, known: Tensor, rate: Tensor, t: float, w: float) -> Tensor:
         """Newton's method on ``capacity (U - known) = w rate(U, t)``, from the rate of the stage before."""
-        interval, U, residual = self.interval, torch.add(known, rate, alpha=w, out=self._room()), self._room()
+        interval, U, residual = (
+            self.interval,
+            torch.add(known, rate, alpha=w, out=self._room()),
+            self._room(),
+        )
         # fluxes between thin cells are far larger than what they change: rounding leaves this much of them
         rounding = 4 * torch.finfo(U.dtype).eps * w * interval.operator.throughput(U)
         for _ in range(20 if interval.correction is None else 200):
@@ -249,7 +301,9 @@ class _Run:
             stored = float(self._masses(U).norm().clamp_min(1e-300))
             size = float(residual.norm()) / stored
             if not isfinite(size):
-                raise SolverError(f"the pools are not finite at {t:.6g} s: look for a plasma curve or rate that is not")
+                raise SolverError(
+                    f"the pools are not finite at {t:.6g} s: look for a plasma curve or rate that is not"
+                )
             goal = max(self.tolerance.equation, rounding / stored)
             if size <= goal:
                 self._spare.append(residual)
@@ -265,7 +319,9 @@ class _Run:
         if self.stage is None or self.interval.transfers or abs(w - self.w) > 1e-12 * w:
             reaction = self.interval.linearised(U)
             if self.stage is None:
-                self.stage = self.stage_of(self.interval.operator, self.interval.capacity, w, reaction)
+                self.stage = self.stage_of(
+                    self.interval.operator, self.interval.capacity, w, reaction
+                )
             else:  # in the same place: memory given back would be asked for again
                 self.stage.renew(w, reaction)
             self.w = w
@@ -282,7 +338,9 @@ class _Run:
         error = self._masses(stage.settle(raw.mul_(self.interval.capacity)))
         self._spare.append(raw)
         scale = torch.maximum(self.largest, self._masses(tried.U))
-        scale = torch.maximum(scale, 1e-3 * scale.max(dim=-1, keepdim=True).values).clamp_min(1e-300)
+        scale = torch.maximum(scale, 1e-3 * scale.max(dim=-1, keepdim=True).values).clamp_min(
+            1e-300
+        )
         over = (error / scale).reshape(-1, error.shape[-1]).max(dim=0).values / self.tolerance.step
         names = self.interval.names or [f"pool {p}" for p in range(len(over))]
         self.worst = names[int(over.argmax())]
@@ -298,4 +356,6 @@ class _Run:
 
     def _exchange(self, U: Tensor, t: float) -> Tensor:
         operator = self.interval.operator
-        return torch.stack([self.interval.entered(t), operator.lost(U), operator.boundary_outflow(U)])
+        return torch.stack(
+            [self.interval.entered(t), operator.lost(U), operator.boundary_outflow(U)]
+        )

@@ -84,9 +84,20 @@ class Exposure:
     def joined(cls, batches: Sequence[Exposure]) -> Exposure:
         """Batches of draws as one, in their order; the largest of their imbalances."""
         first = batches[0]
-        every = {f.name: _joined([getattr(b, f.name) for b in batches]) for f in fields(cls) if f.name not in ("distances_m", *_PLAIN)}
-        plain = {name: getattr(first, name) for name in ("distances_m", "times_s", "limit_m", "lethal")}
-        return cls(**plain, **every, balance_error=max(b.balance_error for b in batches), steps=sum(b.steps for b in batches))
+        every = {
+            f.name: _joined([getattr(b, f.name) for b in batches])
+            for f in fields(cls)
+            if f.name not in ("distances_m", *_PLAIN)
+        }
+        plain = {
+            name: getattr(first, name) for name in ("distances_m", "times_s", "limit_m", "lethal")
+        }
+        return cls(
+            **plain,
+            **every,
+            balance_error=max(b.balance_error for b in batches),
+            steps=sum(b.steps for b in batches),
+        )
 
 
 _PLAIN = ("times_s", "limit_m", "lethal", "balance_error", "steps")
@@ -94,7 +105,11 @@ _PLAIN = ("times_s", "limit_m", "lethal", "balance_error", "steps")
 
 def _joined(of: Sequence[Any]) -> Any:
     """Tensors along their draws, or mappings of such."""
-    return torch.cat(list(of)) if isinstance(of[0], Tensor) else {k: _joined([v[k] for v in of]) for k in of[0]}
+    return (
+        torch.cat(list(of))
+        if isinstance(of[0], Tensor)
+        else {k: _joined([v[k] for v in of]) for k in of[0]}
+    )
 
 
 @dataclass(frozen=True)
@@ -106,10 +121,18 @@ class Counted:
 
 
 def expose_cylinders(
-    intervals: Iterable[Interval], names: tuple[str, ...], vessels: Sequence[int], cylinders: Cylinders, draws: int,
-    save_at: Sequence[float], values: Values | None = None, *, counted: Counted | None = None, tolerance: Tolerance = TOLERANCE,
+    intervals: Iterable[Interval],
+    names: tuple[str, ...],
+    vessels: Sequence[int],
+    cylinders: Cylinders,
+    draws: int,
+    save_at: Sequence[float],
+    values: Values | None = None,
+    *,
+    counted: Counted | None = None,
+    tolerance: Tolerance = TOLERANCE,
     progress: Progress = silent,
-) -> Exposure:  # fmt: skip
+) -> Exposure:
     """March the clusters of every draw at once, and read what their cells saw.
 
     Args:
@@ -118,7 +141,16 @@ def expose_cylinders(
         values: of parameters by symbol, in place of the table's, one or ``(draw * cluster, 1, 1)``.
     """
     gathered = Gathered(names, values)
-    run = solve_cylinders(intervals, names, vessels, cylinders, save_at, tolerance=tolerance, progress=progress, watch=gathered)
+    run = solve_cylinders(
+        intervals,
+        names,
+        vessels,
+        cylinders,
+        save_at,
+        tolerance=tolerance,
+        progress=progress,
+        watch=gathered,
+    )
     return exposure_of(run, gathered, draws, counted or Counted())
 
 
@@ -138,15 +170,23 @@ class Gathered:
     def __call__(self, t: float, U: Tensor) -> None:
         cells, free = in_cells(U, self.names) * self.per_unit, U[self.names.index("free")].clone()
         if self._last is None:
-            self.peak, self.area, self.killed = cells.clone(), torch.zeros_like(cells), torch.zeros_like(cells)
+            self.peak, self.area, self.killed = (
+                cells.clone(),
+                torch.zeros_like(cells),
+                torch.zeros_like(cells),
+            )
         else:
             before, cells_0, free_0 = self._last
             torch.maximum(self.peak, cells, out=self.peak)
             self.area += kill.area_increment(free_0, free, t - before)
-            self.killed += kill.rate_increment(cells_0, cells, t - before, self.constants.f_max, self.constants.EC50)
+            self.killed += kill.rate_increment(
+                cells_0, cells, t - before, self.constants.f_max, self.constants.EC50
+            )
         self._last = (t, cells, free)
 
-    def survival(self, peak: Tensor, killed: Tensor, area: Tensor, resistance: Number = 1.0) -> dict[str, Tensor]:
+    def survival(
+        self, peak: Tensor, killed: Tensor, area: Tensor, resistance: Number = 1.0
+    ) -> dict[str, Tensor]:
         """Surviving fraction by every law, of cells that resist by a factor."""
         k = self.constants
         return {
@@ -178,19 +218,38 @@ def exposure_of(run: KroghResult, gathered: Gathered, draws: int, counted: Count
         return cylinders.tissue_mean(values).unflatten(0, (draws, -1))
 
     def each(of: _ByKind) -> _ByKind:
-        return {law: {kind: v.unflatten(0, (draws, -1)) for kind, v in kinds.items()} for law, kinds in of.items()}
+        return {
+            law: {kind: v.unflatten(0, (draws, -1)) for kind, v in kinds.items()}
+            for law, kinds in of.items()
+        }
 
     return Exposure(
-        distances_m=x, times_s=run.times, free=by_draw(at_distances(run.pool("free"), x, cylinders)), cells=by_draw(cells),
-        peak_cells=by_draw(at_distances(gathered.peak, x, cylinders)), area_free=by_draw(at_distances(gathered.area, x, cylinders)),
-        half_distance=by_draw(_half(cells, x)[..., None])[..., 0], shares=shares,
-        peak_mean=mean(gathered.peak), area_mean=mean(gathered.area),
+        distances_m=x,
+        times_s=run.times,
+        free=by_draw(at_distances(run.pool("free"), x, cylinders)),
+        cells=by_draw(cells),
+        peak_cells=by_draw(at_distances(gathered.peak, x, cylinders)),
+        area_free=by_draw(at_distances(gathered.area, x, cylinders)),
+        half_distance=by_draw(_half(cells, x)[..., None])[..., 0],
+        shares=shares,
+        peak_mean=mean(gathered.peak),
+        area_mean=mean(gathered.area),
         survival={law: by_draw(S) for law, S in shown.items()},
-        lethal_radius={law: by_draw(_within(S, x, counted.lethal)[..., None])[..., 0] for law, S in shown.items()},
-        killed=each(killed), survivors=each(survivors),
-        means={n: run.mean[:, p].unflatten(-1, (draws, -1)).movedim(-2, 0) for p, n in enumerate(run.names)},
-        limit_m=counted.limit_m, lethal=counted.lethal, balance_error=run.imbalance, steps=run.steps,
-    )  # fmt: skip
+        lethal_radius={
+            law: by_draw(_within(S, x, counted.lethal)[..., None])[..., 0]
+            for law, S in shown.items()
+        },
+        killed=each(killed),
+        survivors=each(survivors),
+        means={
+            n: run.mean[:, p].unflatten(-1, (draws, -1)).movedim(-2, 0)
+            for p, n in enumerate(run.names)
+        },
+        limit_m=counted.limit_m,
+        lethal=counted.lethal,
+        balance_error=run.imbalance,
+        steps=run.steps,
+    )
 
 
 def _half(profile: Tensor, x: Tensor) -> Tensor:
@@ -206,23 +265,42 @@ def _within(survival: Tensor, x: Tensor, lethal: float) -> Tensor:
     return torch.where(torch.isnan(found), tissue, found)
 
 
-def _counts(cylinders: Cylinders, gathered: Gathered, counted: Counted) -> tuple[_ByKind, _ByKind, dict[str, Tensor]]:
+def _counts(
+    cylinders: Cylinders, gathered: Gathered, counted: Counted
+) -> tuple[_ByKind, _ByKind, dict[str, Tensor]]:
     """Killed shares and mean survival by law and kind, and the share of tissue of each kind, ``(cluster,)`` each."""
     r = equal_areas(cylinders)
-    along_classes = {n: v[..., 0] if isinstance(v, Tensor) else v for n, v in gathered.values.items()}
+    along_classes = {
+        n: v[..., 0] if isinstance(v, Tensor) else v for n, v in gathered.values.items()
+    }
     zones = OxygenSupply.of(along_classes).zones(cylinders.R_t, cylinders.wall)
     growing, alive = (r < radius[..., None] for radius in (zones.r_hypoxia, zones.r_necrosis))
     far = r > cylinders.wall[..., None] + counted.limit_m
-    kinds = {"all": alive, "proliferating": growing & alive, "quiescent": alive & ~growing, "beyond": alive & far}
-    resistance = torch.where(growing, 1.0, torch.as_tensor(gathered.constants.resistance, dtype=r.dtype, device=r.device))
-    peak, killed, area = (at_radii(v, r, cylinders) for v in (gathered.peak, gathered.killed, gathered.area))
+    kinds = {
+        "all": alive,
+        "proliferating": growing & alive,
+        "quiescent": alive & ~growing,
+        "beyond": alive & far,
+    }
+    resistance = torch.where(
+        growing, 1.0, torch.as_tensor(gathered.constants.resistance, dtype=r.dtype, device=r.device)
+    )
+    peak, killed, area = (
+        at_radii(v, r, cylinders) for v in (gathered.peak, gathered.killed, gathered.area)
+    )
     S = gathered.survival(peak, killed, area, resistance)
 
     def over(of: Mapping[str, Tensor]) -> _ByKind:
-        return {law: {kind: share_of_tissue(v, among, cylinders) for kind, among in kinds.items()} for law, v in of.items()}
+        return {
+            law: {kind: share_of_tissue(v, among, cylinders) for kind, among in kinds.items()}
+            for law, v in of.items()
+        }
 
     return (
         over({law: (s <= counted.lethal).to(s) for law, s in S.items()}),
         over(S),
-        {kind: share_of_tissue(among.to(r), torch.ones_like(r), cylinders) for kind, among in kinds.items()},
+        {
+            kind: share_of_tissue(among.to(r), torch.ones_like(r), cylinders)
+            for kind, among in kinds.items()
+        },
     )

@@ -83,7 +83,9 @@ def entering(flow: FlowCoefficients, grid: Grid) -> Tensor:
     if flow.inflow is not None:
         for axis, side in flow.cut:
             index = side * (flow.inflow.shape[axis] - 1)
-            out.select(axis, index).add_(flow.inflow.select(axis, index), alpha=1 / grid.spacing[axis])
+            out.select(axis, index).add_(
+                flow.inflow.select(axis, index), alpha=1 / grid.spacing[axis]
+            )
     return out
 
 
@@ -92,7 +94,9 @@ def carried_flows(pools: PoolCoefficients, flows: tuple[Tensor, ...]) -> tuple[T
     return tuple(pools.mobility[:, None, None, None] * flow for flow in flows)
 
 
-def _carried_from_beyond(a: Tensor, b: Tensor, carried: Tensor, dim: int, side: int) -> tuple[Tensor, Tensor]:
+def _carried_from_beyond(
+    a: Tensor, b: Tensor, carried: Tensor, dim: int, side: int
+) -> tuple[Tensor, Tensor]:
     """Face weights with those of one face of the box such that flow of either sign carries what the cell inside it holds."""
     n = a.shape[dim]
     end = carried.narrow(dim, side * (n - 1), 1)
@@ -117,9 +121,13 @@ class Transport:
 
     @classmethod
     def of(
-        cls, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid, advection: Advection = "fitted",
+        cls,
+        pools: PoolCoefficients,
+        flows: tuple[Tensor, ...],
+        grid: Grid,
+        advection: Advection = "fitted",
         cut: tuple[tuple[int, int], ...] = (),
-    ) -> Transport:  # fmt: skip
+    ) -> Transport:
         """Pools carried by volume flows through the faces (m3/s, one tensor per axis).
 
         Nothing diffuses through the boundary of the box and nothing flows in through it; but what flows in through the
@@ -127,7 +135,9 @@ class Transport:
         """
         before, after = [], []
         for carried, dim in zip(carried_flows(pools, flows), SPACE, strict=True):
-            a, b = face_weights(conductance(pools.diffusion, grid, dim, open_ends=False), carried, dim, advection)
+            a, b = face_weights(
+                conductance(pools.diffusion, grid, dim, open_ends=False), carried, dim, advection
+            )
             for axis, side in cut:
                 if axis == dim + 3:
                     a, b = _carried_from_beyond(a, b, carried, dim, side)
@@ -143,7 +153,9 @@ class Transport:
 
     def only(self, pools: list[int]) -> Transport:
         """That of some of the pools that move."""
-        (b0, b1, b2), (a0, a1, a2) = ([f[..., pools, :, :, :] for f in faces] for faces in (self.before, self.after))
+        (b0, b1, b2), (a0, a1, a2) = (
+            [f[..., pools, :, :, :] for f in faces] for faces in (self.before, self.after)
+        )
         return Transport((b0, b1, b2), (a0, a1, a2))
 
     @cached_property
@@ -161,7 +173,9 @@ class Transport:
             total.add_(a.narrow(dim, 1, n)).add_(b.narrow(dim, 0, n))
         return total
 
-    def subtract_neighbours(self, out: Tensor, U: Tensor, weight: float = 1.0, *, transposed: bool = False) -> Tensor:
+    def subtract_neighbours(
+        self, out: Tensor, U: Tensor, weight: float = 1.0, *, transposed: bool = False
+    ) -> Tensor:
         """Take from ``out``, in place, ``weight`` times what flows in from neighbouring cells (or the transpose of that)."""
         for a, b, dim in zip(self.before, self.after, SPACE, strict=True):
             n = U.shape[dim] - 1

@@ -23,7 +23,13 @@ from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.values import Number, Values
 from nanopinn.solvers.directions import derivatives_along
 from nanopinn.solvers.fluxes import darcy_flows
-from nanopinn.solvers.grid import Grid, add_face_flows, mean_of_parts, reconstruct_cells, repeat_cells
+from nanopinn.solvers.grid import (
+    Grid,
+    add_face_flows,
+    mean_of_parts,
+    reconstruct_cells,
+    repeat_cells,
+)
 from nanopinn.solvers.local_response import LocalResponse
 from nanopinn.solvers.march import Source, Trajectory, joined, march
 from nanopinn.solvers.nodes import cut_at, drug_nodes, frame_nodes, stage_times
@@ -55,23 +61,32 @@ class Setting:
 
     def __post_init__(self) -> None:
         if self.rim is not None and not 0 <= self.rim < float("inf"):
-            raise InputError("the rim that is refined needs a depth", field="rim", found=self.rim, expected="m, 0 or more")
+            raise InputError(
+                "the rim that is refined needs a depth",
+                field="rim",
+                found=self.rim,
+                expected="m, 0 or more",
+            )
         edge = torch.ones_like(self.maps.tumour, dtype=torch.bool)
         edge[1:-1, 1:-1, 1:-1] = False
         for axis, side in self.maps.cut:
             edge.select(axis, -side).fill_(False)
         if bool((self.maps.tumour[edge] > 0.5).any()):
             raise InputError(
-                "the tumour touches the boundary of the box that is solved", field="tumour mask",
-                expected="normal tissue all around", remedy="Widen the box (Domain.around does) or shrink the mask.",
-            )  # fmt: skip
+                "the tumour touches the boundary of the box that is solved",
+                field="tumour mask",
+                expected="normal tissue all around",
+                remedy="Widen the box (Domain.around does) or shrink the mask.",
+            )
 
     def refined(self, factor: int) -> Setting:
         """The same tissue with every cell cut into ``factor^3``; maps vary along slopes within a cell."""
         m = self.maps
         PS, phi, v_p, pH = (reconstruct_cells(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
         shapes = {name: reconstruct_cells(t, factor) for name, t in m.shapes.items()}
-        maps = replace(m, tumour=repeat_cells(m.tumour, factor), PS=PS, phi=phi, v_p=v_p, pH=pH, shapes=shapes)
+        maps = replace(
+            m, tumour=repeat_cells(m.tumour, factor), PS=PS, phi=phi, v_p=v_p, pH=pH, shapes=shapes
+        )
         return replace(self, maps=maps, grid=self.grid.refined(factor))
 
     def drug_nodes(self, images_s: Sequence[float], **steps: float) -> np.ndarray:
@@ -84,7 +99,9 @@ class Setting:
         fine = self.refined(self.flow_refine)
         if self.rim is None or self.flow_refine == 1:
             return fine
-        return replace(fine, grid=RimGrid.around(self.maps.tumour, self.grid, self.flow_refine, self.rim))
+        return replace(
+            fine, grid=RimGrid.around(self.maps.tumour, self.grid, self.flow_refine, self.rim)
+        )
 
 
 @dataclass(frozen=True)
@@ -126,9 +143,13 @@ class Forward:
     """
 
     def __init__(
-        self, setting: Setting, scalars_of: ScalarsOf, pressure: Tensor | None = None, factors: Mapping[str, Number] | None = None,
+        self,
+        setting: Setting,
+        scalars_of: ScalarsOf,
+        pressure: Tensor | None = None,
+        factors: Mapping[str, Number] | None = None,
         values: Values | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.setting = setting
         self.scalars_of = scalars_of
         self.factors, self.values = factors, values
@@ -142,17 +163,27 @@ class Forward:
 
     def flow_coefficients(self, theta: Tensor) -> FlowCoefficients:
         """Coefficients of the flow on its refined grid."""
-        return TumourModel.of(self._fine.maps, self.scalars_of(theta), self.factors, self.values).flow()
+        return TumourModel.of(
+            self._fine.maps, self.scalars_of(theta), self.factors, self.values
+        ).flow()
 
     def flow(self, theta: Tensor, *, tangents: bool = False, tangents_to: float = 1e-12) -> Flow:
         """Solve the pressure; with tangents for every parameter on request, to a relative residual ``tangents_to``."""
         coefficients = self.flow_coefficients(theta)
         solution = solve_pressure(coefficients, self._fine.grid, self.last_pressure)
         self.last_pressure = solution.x.detach()
-        dp = pressure_tangents(self.flow_coefficients, theta, solution.x, self._fine.grid, tangents_to) if tangents else None
+        dp = (
+            pressure_tangents(
+                self.flow_coefficients, theta, solution.x, self._fine.grid, tangents_to
+            )
+            if tangents
+            else None
+        )
         return self.flow_of_pressure(theta, solution.x, dp, solution.iterations)
 
-    def flow_of_pressure(self, theta: Tensor, p: Tensor, dp: Tensor | None = None, iterations: int = 0) -> Flow:
+    def flow_of_pressure(
+        self, theta: Tensor, p: Tensor, dp: Tensor | None = None, iterations: int = 0
+    ) -> Flow:
         """Exchange and face flows that belong to a pressure, whoever found it."""
         J_v, J_L, *flows = self._exchange(theta, p)
         return Flow(p, dp, J_v, J_L, (flows[0], flows[1], flows[2]), iterations)
@@ -164,12 +195,20 @@ class Forward:
         fine = darcy_flows(model.flow(), p, self._fine.grid)
         return J_v, J_L, *(add_face_flows(f, r, axis) for axis, f in enumerate(fine))
 
-    def pools(self, kind: str, theta: Tensor, p: Tensor, stretch: int = 0) -> tuple[PoolCoefficients, PoolOperator]:
+    def pools(
+        self, kind: str, theta: Tensor, p: Tensor, stretch: int = 0
+    ) -> tuple[PoolCoefficients, PoolOperator]:
         """Pools and their operator at a pressure, in a stretch of time between two jumps of the release rate."""
         J_v, J_L, *flows = self._exchange(theta, p)
         model = self.model(theta)
-        pools = model.contrast_agent(J_v, J_L) if kind == "contrast" else model.drug(J_v, J_L, release=model.release_rate(stretch))
-        return pools, PoolOperator.of(pools, tuple(flows), self.setting.grid, cut=self.setting.maps.cut)
+        pools = (
+            model.contrast_agent(J_v, J_L)
+            if kind == "contrast"
+            else model.drug(J_v, J_L, release=model.release_rate(stretch))
+        )
+        return pools, PoolOperator.of(
+            pools, tuple(flows), self.setting.grid, cut=self.setting.maps.cut
+        )
 
     def operators(
         self, kind: str, theta: Tensor, flow: Flow, stretch: int = 0
@@ -208,14 +247,24 @@ class Forward:
         """
         at, p = theta.detach().requires_grad_(), flow.p.detach().requires_grad_()
         tensors = self.pools(kind, at, p)[1].tensors()
-        moved = [(t, g) for t, g in zip(tensors, of_operator.tensors(), strict=True) if t.requires_grad]
+        moved = [
+            (t, g) for t, g in zip(tensors, of_operator.tensors(), strict=True) if t.requires_grad
+        ]
         of_theta, of_p = torch.autograd.grad([t for t, _ in moved], (at, p), [g for _, g in moved])
-        return of_theta + pressure_gradient(self.flow_coefficients, theta, flow.p, of_p, self._fine.grid)
+        return of_theta + pressure_gradient(
+            self.flow_coefficients, theta, flow.p, of_p, self._fine.grid
+        )
 
     def contrast(
-        self, theta: Tensor, flow: Flow, aif: PlasmaCurve, frame_times: np.ndarray, scheme: Scheme = TR_BDF2,
-        substeps: int = 1, tol: float = 1e-10,
-    ) -> tuple[Tensor, Tensor | None, Trajectory]:  # fmt: skip
+        self,
+        theta: Tensor,
+        flow: Flow,
+        aif: PlasmaCurve,
+        frame_times: np.ndarray,
+        scheme: Scheme = TR_BDF2,
+        substeps: int = 1,
+        tol: float = 1e-10,
+    ) -> tuple[Tensor, Tensor | None, Trajectory]:
         """Tissue concentration of the contrast agent at the frames, mM.
 
         The bolus is integrated exactly: with ``U = (a/PS) U0 + delta`` and U0 the exact local (Tofts)
@@ -243,15 +292,24 @@ class Forward:
             d_alone = d_share * U0
             return s, (maps.PS * d_alone).sub_(operator(d_alone)).sub_(together(alone))
 
-        run = march(operator, pools.capacity, source, nodes, scheme=scheme, tangent_operators=dAs, tol=tol)
+        run = march(
+            operator, pools.capacity, source, nodes, scheme=scheme, tangent_operators=dAs, tol=tol
+        )
         U0 = torch.stack([local.at(nodes[i]) for i in at])
-        plasma = torch.as_tensor(np.interp(frame_times, aif.times_s, aif.plasma_mM, left=0.0), dtype=maps.phi.dtype)
-        C = maps.phi * (run.U[at, 0] + share[0] * U0) + maps.v_p * plasma.to(maps.phi.device)[:, None, None, None]
+        plasma = torch.as_tensor(
+            np.interp(frame_times, aif.times_s, aif.plasma_mM, left=0.0), dtype=maps.phi.dtype
+        )
+        C = (
+            maps.phi * (run.U[at, 0] + share[0] * U0)
+            + maps.v_p * plasma.to(maps.phi.device)[:, None, None, None]
+        )
         if flow.dp is None:
             return C, None, run
         dC = C.new_zeros((len(frame_times), len(theta), *C.shape[1:]))
         if run.tangents is not None and d_share is not None:
-            dC[:, list(tangents)] = maps.phi * (run.tangents[at, :, 0] + d_share[:, 0] * U0[:, None])
+            dC[:, list(tangents)] = maps.phi * (
+                run.tangents[at, :, 0] + d_share[:, 0] * U0[:, None]
+            )
         return C, dC, run
 
     def _local(self, aif: PlasmaCurve, times: list[float]) -> LocalResponse:
@@ -261,9 +319,15 @@ class Forward:
         return self._alone[2]
 
     def drug(
-        self, theta: Tensor, flow: Flow, plasma: tuple[SumOfExponentials, SumOfExponentials],
-        times: np.ndarray, scheme: Scheme = TR_BDF2, tol: float = 1e-10, tangents_at: Collection[int] | None = None,
-    ) -> Trajectory:  # fmt: skip
+        self,
+        theta: Tensor,
+        flow: Flow,
+        plasma: tuple[SumOfExponentials, SumOfExponentials],
+        times: np.ndarray,
+        scheme: Scheme = TR_BDF2,
+        tol: float = 1e-10,
+        tangents_at: Collection[int] | None = None,
+    ) -> Trajectory:
         """Encapsulated, free, bound, intracellular and nuclear drug at ``times`` (s after the dose), kg/m3.
 
         Args:
@@ -277,17 +341,33 @@ class Forward:
         marched = [self.operators("drug", theta, flow, k) for k in range(len(stretches))]
         moving = sorted({j for _, _, tangents in marched for j in tangents})
         wanted = list(range(len(times)) if tangents_at is None else tangents_at)
-        every = None if flow.dp is None else flow.dp.new_zeros((len(wanted), len(theta), *marched[0][0].capacity.shape))
+        every = (
+            None
+            if flow.dp is None
+            else flow.dp.new_zeros((len(wanted), len(theta), *marched[0][0].capacity.shape))
+        )
         runs: list[Trajectory] = []
         first = 0
         for nodes, (pools, operator, tangents) in zip(stretches, marched, strict=True):
-            dAs = [tangents[j] if j in tangents else operator.with_tensors([0 * t for t in operator.tensors()]) for j in moving]
+            dAs = [
+                tangents[j]
+                if j in tangents
+                else operator.with_tensors([0 * t for t in operator.tensors()])
+                for j in moving
+            ]
             last = first + len(nodes) - 1
             here = sorted({i for i in wanted if first < i <= last or i == 0 == first})
             run = march(
-                operator, pools.capacity, _plasma_source(plasma, operator, dAs), nodes, scheme=scheme, tangent_operators=dAs, tol=tol,
-                begin=runs[-1].end if runs else None, tangents_at=[i - first for i in here],
-            )  # fmt: skip
+                operator,
+                pools.capacity,
+                _plasma_source(plasma, operator, dAs),
+                nodes,
+                scheme=scheme,
+                tangent_operators=dAs,
+                tol=tol,
+                begin=runs[-1].end if runs else None,
+                tangents_at=[i - first for i in here],
+            )
             if every is not None and run.tangents is not None:
                 of_node = dict(zip(here, run.tangents, strict=False))
                 for into, i in zip(every, wanted, strict=True):
@@ -299,9 +379,14 @@ class Forward:
 
 
 def drug_of_each(
-    forwards: Sequence[Forward], theta: Tensor, flow: Flow, plasma: tuple[SumOfExponentials, SumOfExponentials], times: np.ndarray,
-    scheme: Scheme = TR_BDF2, tol: float = 1e-10,
-) -> Tensor:  # fmt: skip
+    forwards: Sequence[Forward],
+    theta: Tensor,
+    flow: Flow,
+    plasma: tuple[SumOfExponentials, SumOfExponentials],
+    times: np.ndarray,
+    scheme: Scheme = TR_BDF2,
+    tol: float = 1e-10,
+) -> Tensor:
     """Pools as :meth:`Forward.drug` finds them, of several tissues on one grid at the flow of one, in a single march.
 
     Returns:
@@ -313,11 +398,23 @@ def drug_of_each(
         operator = PoolOperator.stacked([operator for _, operator in tissues])
         capacity = torch.stack([pools.checked().capacity for pools, _ in tissues])
         source = _plasma_source(plasma, operator, ())
-        runs.append(march(operator, capacity, source, nodes, scheme=scheme, tol=tol, begin=runs[-1].end if runs else None))
+        runs.append(
+            march(
+                operator,
+                capacity,
+                source,
+                nodes,
+                scheme=scheme,
+                tol=tol,
+                begin=runs[-1].end if runs else None,
+            )
+        )
     return joined(runs).U
 
 
-def _plasma_source(plasma: Sequence[SumOfExponentials], operator: PoolOperator, dAs: Sequence[PoolOperator]) -> Source:
+def _plasma_source(
+    plasma: Sequence[SumOfExponentials], operator: PoolOperator, dAs: Sequence[PoolOperator]
+) -> Source:
     """What plasma curves bring into the pools, and its tangents."""
     together = PoolOperator.stacked(dAs) if dAs else None
 

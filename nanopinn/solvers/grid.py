@@ -67,7 +67,9 @@ def reconstruct_cells(values: Tensor, factor: int) -> Tensor:
     """
     for dim in (-3, -2, -1):
         n = values.shape[dim]
-        padded = torch.cat([values.narrow(dim, 0, 1), values, values.narrow(dim, n - 1, 1)], dim=dim)
+        padded = torch.cat(
+            [values.narrow(dim, 0, 1), values, values.narrow(dim, n - 1, 1)], dim=dim
+        )
         steps = padded.diff(dim=dim)
         back, ahead = steps.narrow(dim, 0, n), steps.narrow(dim, 1, n)
         size = torch.minimum((back + ahead).abs() / 2, 2 * torch.minimum(back.abs(), ahead.abs()))

@@ -16,7 +16,11 @@ from nanopinn.solvers.operator import PoolOperator
 
 
 def solve_bioheat(
-    tumour: Tensor, grid: Grid, power: Callable[[float], Tensor], times_s: Sequence[float], scheme: Scheme = TR_BDF2
+    tumour: Tensor,
+    grid: Grid,
+    power: Callable[[float], Tensor],
+    times_s: Sequence[float],
+    scheme: Scheme = TR_BDF2,
 ) -> TemperatureCourse:
     """Temperature under a heating power, from the body's at ``times_s[0]`` on; no heat crosses the box's boundary.
 
@@ -28,13 +32,26 @@ def solve_bioheat(
     """
     pool = bioheat(tumour)
     operator = PoolOperator.of(pool, _still(tumour), grid)
-    run = march(operator, pool.capacity, lambda t: (operator.inflow_of(power(t)[None]), None), list(times_s), scheme=scheme)
+    run = march(
+        operator,
+        pool.capacity,
+        lambda t: (operator.inflow_of(power(t)[None]), None),
+        list(times_s),
+        scheme=scheme,
+    )
     maps = value("T_body") + run.U[:, 0]
     pairs = itertools.pairwise(zip(times_s, maps, strict=True))
-    return TemperatureCourse(torch.full_like(tumour, value("T_body")), tuple(Stretch(t0, t1, a, b) for (t0, a), (t1, b) in pairs))
+    return TemperatureCourse(
+        torch.full_like(tumour, value("T_body")),
+        tuple(Stretch(t0, t1, a, b) for (t0, a), (t1, b) in pairs),
+    )
 
 
 def _still(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Face flows of a fluid at rest: perfusion carries heat in Pennes' equation, interstitial fluid does not."""
     nx, ny, nz = like.shape
-    return like.new_zeros((nx + 1, ny, nz)), like.new_zeros((nx, ny + 1, nz)), like.new_zeros((nx, ny, nz + 1))
+    return (
+        like.new_zeros((nx + 1, ny, nz)),
+        like.new_zeros((nx, ny + 1, nz)),
+        like.new_zeros((nx, ny, nz + 1)),
+    )

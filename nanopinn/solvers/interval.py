@@ -44,15 +44,25 @@ class Interval:
 
     @classmethod
     def of(
-        cls, start: float, end: float, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid,
-        plasma: Callable[[float], Tensor], advection: Advection = "fitted",
-    ) -> Interval:  # fmt: skip
+        cls,
+        start: float,
+        end: float,
+        pools: PoolCoefficients,
+        flows: tuple[Tensor, ...],
+        grid: Grid,
+        plasma: Callable[[float], Tensor],
+        advection: Advection = "fitted",
+    ) -> Interval:
         """Assembled pools, carried by volume flows (m3/s) through the faces of a grid."""
         operator = PoolOperator.of(pools.checked(), flows, grid, advection)
         correction = None
         if advection == "limited":
-            correction = partial(_limiter, moving=pools.moving, carried=carried_flows(pools, flows), grid=grid)
-        return cls(start, end, operator, pools.capacity, plasma, pools.transfers, correction, pools.names)
+            correction = partial(
+                _limiter, moving=pools.moving, carried=carried_flows(pools, flows), grid=grid
+            )
+        return cls(
+            start, end, operator, pools.capacity, plasma, pools.transfers, correction, pools.names
+        )
 
     @property
     def linear(self) -> bool:
@@ -90,7 +100,12 @@ class Interval:
         entries = dict(self.operator.coupled)
         for k in self.transfers:
             into, back = k.slopes(U)
-            changes = {(k.outside, k.outside): into, (k.inside, k.outside): -into, (k.outside, k.inside): -back, (k.inside, k.inside): back}
+            changes = {
+                (k.outside, k.outside): into,
+                (k.inside, k.outside): -into,
+                (k.outside, k.inside): -back,
+                (k.inside, k.inside): back,
+            }
             for pq, change in changes.items():
                 entries[pq] = entries[pq] + change if pq in entries else change
         return entries

@@ -49,8 +49,12 @@ def drained(pools: PoolCoefficients, J_v: Tensor) -> PoolCoefficients:
 
 
 def krogh_interval(
-    start: float, end: float, pools: PoolCoefficients, cylinders: Cylinders, plasma: Callable[[float], Tensor]
-) -> Interval:  # fmt: skip
+    start: float,
+    end: float,
+    pools: PoolCoefficients,
+    cylinders: Cylinders,
+    plasma: Callable[[float], Tensor],
+) -> Interval:
     """A stretch of time in which the pools of every cylinder have constant coefficients.
 
     Args:
@@ -61,16 +65,26 @@ def krogh_interval(
     return Interval(start, end, operator, capacity, plasma, transfers)
 
 
-def krogh_operator(pools: PoolCoefficients, cylinders: Cylinders) -> tuple[PoolOperator, Tensor, tuple[SaturableTransfer, ...]]:
+def krogh_operator(
+    pools: PoolCoefficients, cylinders: Cylinders
+) -> tuple[PoolOperator, Tensor, tuple[SaturableTransfer, ...]]:
     """Operator, capacity and saturable transport of the pools in every cylinder."""
     area, weight = cylinders.area, _weights(pools, cylinders)
-    reaction, inflow = ({(p, q): m * weight[p] for (p, q), m in entries.items()} for entries in _tissue(pools))
+    reaction, inflow = (
+        {(p, q): m * weight[p] for (p, q), m in entries.items()} for entries in _tissue(pools)
+    )
     _add_walls(reaction, inflow, pools, cylinders)
     # a pool of vessels has no reaction beyond the first cell; it holds nothing there, in some volume
     capacity = pools.capacity * torch.where(weight > 0, weight, area)
-    transfers = tuple(replace(k, uptake=k.uptake * area, efflux=k.efflux * area) for k in pools.transfers)
+    transfers = tuple(
+        replace(k, uptake=k.uptake * area, efflux=k.efflux * area) for k in pools.transfers
+    )
     faces = _faces(pools, cylinders)
-    return PoolOperator(len(pools.names), pools.moving, Transport(faces, faces), reaction, inflow), capacity, transfers
+    return (
+        PoolOperator(len(pools.names), pools.moving, Transport(faces, faces), reaction, inflow),
+        capacity,
+        transfers,
+    )
 
 
 def _weights(pools: PoolCoefficients, cylinders: Cylinders) -> Tensor:
@@ -78,10 +92,14 @@ def _weights(pools: PoolCoefficients, cylinders: Cylinders) -> Tensor:
     vessel = torch.zeros_like(cylinders.area)
     vessel[..., 0] = cylinders.vessels_per_tissue
     of_vessels = vessel_pools(pools)
-    return torch.stack([vessel if p in of_vessels else cylinders.area for p in range(len(pools.names))])
+    return torch.stack(
+        [vessel if p in of_vessels else cylinders.area for p in range(len(pools.names))]
+    )
 
 
-def _tissue(pools: PoolCoefficients) -> tuple[dict[tuple[int, int], Tensor], dict[tuple[int, int], Tensor]]:
+def _tissue(
+    pools: PoolCoefficients,
+) -> tuple[dict[tuple[int, int], Tensor], dict[tuple[int, int], Tensor]]:
     """Reaction and inflow without the exchange through walls."""
     reaction, inflow = dict(pools.reaction), dict(pools.inflow)
     for wall in pools.walls:
@@ -96,13 +114,19 @@ def _tissue(pools: PoolCoefficients) -> tuple[dict[tuple[int, int], Tensor], dic
     return reaction, inflow
 
 
-def _add_walls(reaction: Entries, inflow: Entries, pools: PoolCoefficients, cylinders: Cylinders) -> None:
+def _add_walls(
+    reaction: Entries, inflow: Entries, pools: PoolCoefficients, cylinders: Cylinders
+) -> None:
     """Exchange at the wall, in place: ``a C_v - b C_wall`` in series with ``g (C_wall - C)`` of half the first cell."""
     for wall in pools.walls:
         p, v = wall.pool, wall.vessel
         a, b = (rate[..., 0] * cylinders.vessels_per_tissue for rate in (wall.influx, wall.efflux))
         # what does not diffuse does not come away from the wall
-        D = pools.diffusion[pools.moving.index(p)] if p in pools.moving else torch.zeros_like(pools.capacity[p])
+        D = (
+            pools.diffusion[pools.moving.index(p)]
+            if p in pools.moving
+            else torch.zeros_like(pools.capacity[p])
+        )
         g = 2 * D[..., 0] * cylinders.conductance[..., 0]
         a, b = a * g / (g + b), b * g / (g + b)
         reaction[p, p][..., 0] += b
@@ -120,4 +144,8 @@ def _faces(pools: PoolCoefficients, cylinders: Cylinders) -> tuple[Tensor, Tenso
     like = pools.capacity
     along = like.new_zeros((n, clusters, classes, cells + 1))
     along[..., 1:-1] = pools.diffusion * cylinders.conductance
-    return like.new_zeros((n, clusters + 1, classes, cells)), like.new_zeros((n, clusters, classes + 1, cells)), along
+    return (
+        like.new_zeros((n, clusters + 1, classes, cells)),
+        like.new_zeros((n, clusters, classes + 1, cells)),
+        along,
+    )

@@ -34,15 +34,23 @@ class LineMatrix(StageMatrix):
         SolverError: a block is singular.
     """
 
-    def __init__(self, operator: PoolOperator, capacity: Tensor, w: float, reaction: Entries | None = None) -> None:
-        if any(bool((face != 0).any()) for axis in (0, 1) for face in (operator.transport.before[axis], operator.transport.after[axis])):
+    def __init__(
+        self, operator: PoolOperator, capacity: Tensor, w: float, reaction: Entries | None = None
+    ) -> None:
+        if any(
+            bool((face != 0).any())
+            for axis in (0, 1)
+            for face in (operator.transport.before[axis], operator.transport.after[axis])
+        ):
             raise ValueError("a line matrix needs closed faces across the first two axes")
         super().__init__(operator, capacity, w, reaction)
 
     def renew(self, w: float, reaction: Entries) -> None:
         """Another w or reaction."""
         super().renew(w, reaction)
-        self._before, self._after = (w * _by_cell(f[2]) for f in (self.transport.before, self.transport.after))
+        self._before, self._after = (
+            w * _by_cell(f[2]) for f in (self.transport.before, self.transport.after)
+        )
         self._factorise(self._blocks(self.capacity))
 
     def _blocks(self, capacity: Tensor) -> Tensor:
@@ -65,14 +73,22 @@ class LineMatrix(StageMatrix):
             raise SolverError("a line of cells has a singular block")
 
     def solve(
-        self, b: Tensor, start: Tensor | None = None, *, tol: float = 0.0, transposed: bool = False, overwrite: bool = False
+        self,
+        b: Tensor,
+        start: Tensor | None = None,
+        *,
+        tol: float = 0.0,
+        transposed: bool = False,
+        overwrite: bool = False,
     ) -> tuple[Tensor, int]:
         """The solution ``(..., pool, x, y, r)``, exact: neither ``start`` nor ``tol`` is needed; no iterations."""
         y = self.cells.down(b if overwrite else b.clone(), transposed=transposed)
         if self.moving:
             right = y[..., self.moving, :, :, :]
             *lead, pool, nx, ny, cells = right.shape
-            columns = right.reshape(-1, pool, nx * ny, cells).permute(3, 1, 0, 2).contiguous()  # (r, p, lead, line)
+            columns = (
+                right.reshape(-1, pool, nx * ny, cells).permute(3, 1, 0, 2).contiguous()
+            )  # (r, p, lead, line)
             found = self._sweep(columns, transposed=transposed).permute(2, 1, 3, 0)
             y[..., self.moving, :, :, :] = found.reshape(*lead, pool, nx, ny, cells)
         return self.cells.up(y, transposed=transposed), 0

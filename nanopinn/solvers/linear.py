@@ -32,7 +32,11 @@ class LinearSolution:
 
 
 def _dot(a: Tensor, b: Tensor, lead: int) -> Tensor:
-    products = torch.linalg.vecdot(a.flatten(lead), b.flatten(lead)) if lead else torch.dot(a.flatten(), b.flatten())
+    products = (
+        torch.linalg.vecdot(a.flatten(lead), b.flatten(lead))
+        if lead
+        else torch.dot(a.flatten(), b.flatten())
+    )
     return products.reshape(a.shape[:lead] + (1,) * (a.dim() - lead))
 
 
@@ -41,9 +45,15 @@ def _relative(r: Tensor, scale: Tensor, lead: int) -> float:
 
 
 def conjugate_gradients(
-    A: Operator, b: Tensor, inverse_diagonal: Tensor, x0: Tensor | None = None, *, tol: float = 1e-11,
-    max_iterations: int = 4000, lead: int = 0,
-) -> LinearSolution:  # fmt: skip
+    A: Operator,
+    b: Tensor,
+    inverse_diagonal: Tensor,
+    x0: Tensor | None = None,
+    *,
+    tol: float = 1e-11,
+    max_iterations: int = 4000,
+    lead: int = 0,
+) -> LinearSolution:
     """Solve the symmetric positive definite ``A x = b`` with diagonal preconditioning.
 
     Args:
@@ -70,13 +80,22 @@ def conjugate_gradients(
         rz_new = _dot(r, z, lead)
         d.mul_(rz_new / rz.clamp_min(tiny)).add_(z)
         rz = rz_new
-    raise SolverError(f"conjugate gradients stopped at a relative residual of {_relative(r, scale, lead):.1e}")
+    raise SolverError(
+        f"conjugate gradients stopped at a relative residual of {_relative(r, scale, lead):.1e}"
+    )
 
 
 def bicgstab(
-    A: InPlace, b: Tensor, precondition: InPlace, x0: Tensor | None = None, *, tol: float = 1e-10, max_iterations: int = 500,
-    lead: int = 0, memory: Tensor | None = None,
-) -> LinearSolution:  # fmt: skip
+    A: InPlace,
+    b: Tensor,
+    precondition: InPlace,
+    x0: Tensor | None = None,
+    *,
+    tol: float = 1e-10,
+    max_iterations: int = 500,
+    lead: int = 0,
+    memory: Tensor | None = None,
+) -> LinearSolution:
     """Solve the non-symmetric ``A x = b``; ``precondition`` applies an approximate inverse of A.
 
     Right-hand sides converge together; one that has converged is frozen by its zero residual.
@@ -120,7 +139,9 @@ def bicgstab(
         beta = _ratio(rho_new, rho) * _ratio(alpha, omega)
         p.addcmul_(omega, v, value=-1).mul_(beta).add_(r)
         rho = rho_new
-    raise SolverError(f"BiCGStab stopped at a relative residual of {error:.1e} after {max_iterations} iterations")
+    raise SolverError(
+        f"BiCGStab stopped at a relative residual of {error:.1e} after {max_iterations} iterations"
+    )
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:

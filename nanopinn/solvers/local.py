@@ -29,7 +29,12 @@ def flipped(entries: Entries) -> Entries:
 
 def block(entries: Entries, rows: Sequence[int], columns: Sequence[int]) -> Entries:
     """The entries in some rows and columns, counted anew in their order."""
-    return {(i, j): entries[p, q] for i, p in enumerate(rows) for j, q in enumerate(columns) if (p, q) in entries}
+    return {
+        (i, j): entries[p, q]
+        for i, p in enumerate(rows)
+        for j, q in enumerate(columns)
+        if (p, q) in entries
+    }
 
 
 def column_sums(entries: Entries) -> dict[int, Tensor]:
@@ -55,7 +60,10 @@ def sums_of_products(a: Tensor, b: Tensor) -> Tensor:
 
 def masses(capacity: Tensor, U: Tensor) -> Tensor:
     """Root of the summed squares of ``capacity U`` over cells, ``(..., pool)``; pool by pool, to hold no product of all."""
-    found = [torch.linalg.vector_norm(c * u, dim=(-3, -2, -1)) for c, u in zip(capacity.unbind(-4), U.unbind(-4), strict=True)]
+    found = [
+        torch.linalg.vector_norm(c * u, dim=(-3, -2, -1))
+        for c, u in zip(capacity.unbind(-4), U.unbind(-4), strict=True)
+    ]
     return torch.stack(found, dim=-1)
 
 
@@ -71,7 +79,9 @@ def sparsest_first(entries: Iterable[tuple[int, int]], pools: Sequence[int]) -> 
     there, left, order = set(entries), set(pools), []
 
     def fills(k: int) -> list[tuple[int, int]]:
-        rows, columns = ([pq[side] for pq in there if pq[1 - side] == k and pq[side] != k] for side in (0, 1))
+        rows, columns = (
+            [pq[side] for pq in there if pq[1 - side] == k and pq[side] != k] for side in (0, 1)
+        )
         return [(i, j) for i in rows for j in columns]
 
     while left:
@@ -110,8 +120,14 @@ class Elimination:
         self.first = tuple(sparsest_first(self._there, self.first))
         self._eliminate(self.first, self.first + self.rest)
         last, self.reduced = self.reduced, {}
-        for at, entry in block({at: self.m[at] for at in self._there}, self.rest, self.rest).items():
-            self.reduced[at] = last[at].copy_(entry) if at in last and last[at].shape == entry.shape else entry.clone()
+        for at, entry in block(
+            {at: self.m[at] for at in self._there}, self.rest, self.rest
+        ).items():
+            self.reduced[at] = (
+                last[at].copy_(entry)
+                if at in last and last[at].shape == entry.shape
+                else entry.clone()
+            )
         self._eliminate(self.rest, self.rest)
         self.m = {at: self.m[at] for at in self._there}  # without what only the last matrix held
 
@@ -133,7 +149,13 @@ class Elimination:
                 factor = torch.mul(m[i, k], inverse, out=self._room((i, k), m[i, k], inverse))
                 for j in right:
                     if (i, j) in self._there:
-                        torch.addcmul(m[i, j], factor, m[k, j], value=-1, out=self._room((i, j), m[i, j], factor, m[k, j]))
+                        torch.addcmul(
+                            m[i, j],
+                            factor,
+                            m[k, j],
+                            value=-1,
+                            out=self._room((i, j), m[i, j], factor, m[k, j]),
+                        )
                     else:
                         torch.mul(factor, m[k, j], out=self._room((i, j), factor, m[k, j])).neg_()
 

@@ -16,7 +16,10 @@ class LocalResponse:
 
     def __init__(self, maps: TissueMaps, aif: PlasmaCurve, times: list[float]) -> None:
         rate = (maps.PS / maps.phi).reshape(-1)
-        curve_t, curve_c = (torch.as_tensor(v, dtype=rate.dtype, device=rate.device) for v in (aif.times_s, aif.plasma_mM))
+        curve_t, curve_c = (
+            torch.as_tensor(v, dtype=rate.dtype, device=rate.device)
+            for v in (aif.times_s, aif.plasma_mM)
+        )
         at = torch.tensor(times, dtype=rate.dtype, device=rate.device)
         response = convolve_exponential(curve_t, curve_c, rate, at) * rate[:, None]
         self._index = {time_key(t): i for i, t in enumerate(times)}

@@ -45,9 +45,15 @@ class LowRank:
 
 
 def low_rank_response(
-    operator: PoolOperator, capacity: Tensor, curve_times: Array, curve: Array, at_times: Array, *, tolerance: float = 1e-5,
+    operator: PoolOperator,
+    capacity: Tensor,
+    curve_times: Array,
+    curve: Array,
+    at_times: Array,
+    *,
+    tolerance: float = 1e-5,
     largest: int = 40,
-) -> LowRank:  # fmt: skip
+) -> LowRank:
     """Response of linear pools to one plasma curve.
 
     Args:
@@ -73,13 +79,23 @@ def low_rank_response(
                 H[i, m - 1] += along
                 image = image - along * v
         H[m, m - 1] = float(image.norm())
-        closed = H[m, m - 1] < 1e-10 * abs(H[m - 1, m - 1])  # nothing new: the fields so far hold the answer
+        closed = H[m, m - 1] < 1e-10 * abs(
+            H[m - 1, m - 1]
+        )  # nothing new: the fields so far hold the answer
         if m % 2 == 0 or closed:
             T = (np.linalg.inv(H[:m, :m]) - np.eye(m)) / gamma
             now = size * _curves(T, curve_times, curve, at_times)
-            change = float(np.abs(now - np.pad(before, ((0, 0), (0, m - before.shape[1])))).max() / np.abs(now).max())
+            change = float(
+                np.abs(now - np.pad(before, ((0, 0), (0, m - before.shape[1])))).max()
+                / np.abs(now).max()
+            )
             if change < tolerance or closed:
-                return LowRank(torch.stack(fields), torch.as_tensor(now).to(capacity), 0.0 if closed else change, iterations)
+                return LowRank(
+                    torch.stack(fields),
+                    torch.as_tensor(now).to(capacity),
+                    0.0 if closed else change,
+                    iterations,
+                )
             before = now
         fields.append(image / H[m, m - 1])
     raise SolverError(f"{largest} fields leave a change of {change:.1e}: march in time instead")

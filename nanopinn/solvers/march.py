@@ -54,17 +54,35 @@ class Trajectory:
 
 def joined(runs: Sequence[Trajectory]) -> Trajectory:
     """Trajectories of which each began where the last one ended, as one; tangents are left to who knows at which nodes they stand."""
-    times, U = (torch.cat([parts[0], *(p[1:] for p in parts[1:])]) for parts in ([r.times for r in runs], [r.U for r in runs]))
-    entered, lost, outflow, stored = (
-        torch.stack([getattr(r.balance, name) for r in runs]).sum(dim=0) for name in ("entered", "lost", "outflow", "stored")
+    times, U = (
+        torch.cat([parts[0], *(p[1:] for p in parts[1:])])
+        for parts in ([r.times for r in runs], [r.U for r in runs])
     )
-    return Trajectory(times, U, None, sum(r.iterations for r in runs), runs[0].scheme, Balance(entered, lost, outflow, stored))
+    entered, lost, outflow, stored = (
+        torch.stack([getattr(r.balance, name) for r in runs]).sum(dim=0)
+        for name in ("entered", "lost", "outflow", "stored")
+    )
+    return Trajectory(
+        times,
+        U,
+        None,
+        sum(r.iterations for r in runs),
+        runs[0].scheme,
+        Balance(entered, lost, outflow, stored),
+    )
 
 
 class _StageSolver:
     """The stages of one step size, and what they cost; those of tangents in their own precision."""
 
-    def __init__(self, operator: PoolOperator, capacity: Tensor, w: float, tol: float, steered: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        operator: PoolOperator,
+        capacity: Tensor,
+        w: float,
+        tol: float,
+        steered: torch.dtype | None,
+    ) -> None:
         self.operator, self.capacity, self.w, self.tol = operator, capacity, w, tol
         self.iterations = 0
         self.stage = StageMatrix(operator, capacity, w)
@@ -75,23 +93,34 @@ class _StageSolver:
 
     def pools(self, known: Tensor, s: Tensor, guess: Tensor) -> Tensor:
         """The stage from what is known of the pools and their source."""
-        found, iterations = self.stage.solve(torch.addcmul(self.w * s, self.capacity, known), guess, tol=self.tol, overwrite=True)
+        found, iterations = self.stage.solve(
+            torch.addcmul(self.w * s, self.capacity, known), guess, tol=self.tol, overwrite=True
+        )
         self.iterations += iterations
         return found
 
     def tangents(self, known: Tensor, forcing: Tensor, guess: Tensor) -> Tensor:
         """The same of their tangents."""
         b = torch.add(self.tangent_capacity * known, forcing, alpha=self.w)
-        found, iterations = self.tangent_stage.solve(b, guess, tol=TANGENTS_LOOSER * self.tol, overwrite=True)
+        found, iterations = self.tangent_stage.solve(
+            b, guess, tol=TANGENTS_LOOSER * self.tol, overwrite=True
+        )
         self.iterations += iterations
         return found
 
 
 def march(
-    operator: PoolOperator, capacity: Tensor, source: Source, times: Sequence[float], *, scheme: Scheme = TR_BDF2,
-    tangent_operators: Sequence[PoolOperator] = (), tol: float = 1e-10, begin: tuple[Tensor, Tensor | None] | None = None,
+    operator: PoolOperator,
+    capacity: Tensor,
+    source: Source,
+    times: Sequence[float],
+    *,
+    scheme: Scheme = TR_BDF2,
+    tangent_operators: Sequence[PoolOperator] = (),
+    tol: float = 1e-10,
+    begin: tuple[Tensor, Tensor | None] | None = None,
     tangents_at: Collection[int] | None = None,
-) -> Trajectory:  # fmt: skip
+) -> Trajectory:
     """March from ``times[0]`` through every later node.
 
     Args:
@@ -125,7 +154,9 @@ def march(
         dt = t1 - t0
         if solver is None or abs(solver.w - scheme.gamma * dt) > 1e-9 * solver.w:
             iterations += solver.iterations if solver else 0
-            solver = _StageSolver(operator, capacity, scheme.gamma * dt, tol, steered if m else None)
+            solver = _StageSolver(
+                operator, capacity, scheme.gamma * dt, tol, steered if m else None
+            )
         U, V, rate = _step(solver, scheme, source, stacked, U, V, rate, t0, dt, (brought, dwelt))
         out_U.append(U)
         if number in kept:
@@ -133,18 +164,33 @@ def march(
     iterations += solver.iterations if solver else 0
     # what is lost and what crosses the boundary is linear in the pools
     balance = Balance(
-        brought.sum(dim=SPACE), operator.lost(dwelt), operator.boundary_outflow(dwelt), (capacity * (U - out_U[0])).sum(dim=SPACE)
+        brought.sum(dim=SPACE),
+        operator.lost(dwelt),
+        operator.boundary_outflow(dwelt),
+        (capacity * (U - out_U[0])).sum(dim=SPACE),
     )
     return Trajectory(
-        torch.tensor(list(times), dtype=capacity.dtype), torch.stack(out_U), torch.stack(out_V) if m else None,
-        iterations, scheme.name, balance,
-    )  # fmt: skip
+        torch.tensor(list(times), dtype=capacity.dtype),
+        torch.stack(out_U),
+        torch.stack(out_V) if m else None,
+        iterations,
+        scheme.name,
+        balance,
+    )
 
 
 def _step(
-    solver: _StageSolver, scheme: Scheme, source: Source, dA: PoolOperator | None, U: Tensor, V: Tensor,
-    rate: tuple[Tensor, Tensor] | None, t0: float, dt: float, integrals: tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:  # fmt: skip
+    solver: _StageSolver,
+    scheme: Scheme,
+    source: Source,
+    dA: PoolOperator | None,
+    U: Tensor,
+    V: Tensor,
+    rate: tuple[Tensor, Tensor] | None,
+    t0: float,
+    dt: float,
+    integrals: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """Pools, tangents and their last rates after a step; ``integrals`` of the source and of the pools over time grow by it."""
     w = solver.w
     rates: list[tuple[Tensor, Tensor]] = []
@@ -155,13 +201,21 @@ def _step(
             rates.append(rate if rate is not None else _initial_rate(solver, source, dA, U, V, t0))
             integrals[1].add_(U, alpha=dt * weight)
             continue
-        known_U, known_V = (_known(at, row, [k[which] for k in rates], dt) for which, at in enumerate((U, V)))
+        known_U, known_V = (
+            _known(at, row, [k[which] for k in rates], dt) for which, at in enumerate((U, V))
+        )
         # the stage before tells where this one will lie
-        stage_U = solver.pools(known_U, s, torch.add(known_U, rates[-1][0], alpha=w) if rates else known_U)
+        stage_U = solver.pools(
+            known_U, s, torch.add(known_U, rates[-1][0], alpha=w) if rates else known_U
+        )
         integrals[1].add_(stage_U, alpha=dt * weight)
         stage_V = known_V
         if dA is not None:
-            stage_V = solver.tangents(known_V, _forcing(ds, dA, stage_U), torch.add(known_V, rates[-1][1], alpha=w) if rates else known_V)
+            stage_V = solver.tangents(
+                known_V,
+                _forcing(ds, dA, stage_U),
+                torch.add(known_V, rates[-1][1], alpha=w) if rates else known_V,
+            )
         rates.append(((stage_U - known_U).div_(w), (stage_V - known_V).div_(w)))
     return stage_U, stage_V, rates[-1]
 
@@ -174,7 +228,9 @@ def _known(start: Tensor, row: Sequence[float], rates: Sequence[Tensor], dt: flo
     return known
 
 
-def _initial_rate(solver: _StageSolver, source: Source, dA: PoolOperator | None, U: Tensor, V: Tensor, t0: float) -> tuple[Tensor, Tensor]:
+def _initial_rate(
+    solver: _StageSolver, source: Source, dA: PoolOperator | None, U: Tensor, V: Tensor, t0: float
+) -> tuple[Tensor, Tensor]:
     s, ds = source(t0)
     k = (s - solver.operator(U)) / solver.capacity
     if dA is None or ds is None:

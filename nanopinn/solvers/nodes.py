@@ -11,7 +11,9 @@ import numpy as np
 from nanopinn.solvers.schemes import Scheme
 
 
-def frame_nodes(frame_times: np.ndarray, onset: float, substeps: int) -> tuple[list[float], list[int]]:
+def frame_nodes(
+    frame_times: np.ndarray, onset: float, substeps: int
+) -> tuple[list[float], list[int]]:
     """Nodes of the march: frames, cut into substeps, and a start no later than the onset of the plasma curve.
 
     Where frames are missing, steps stay as long as the frames usually are apart.
@@ -33,7 +35,11 @@ FEW_NODES: dict[str, Any] = {"first_step_s": 300.0, "growth": 2.0, "longest_s": 
 
 
 def drug_nodes(
-    images_s: Sequence[float], first_step_s: float = 120.0, growth: float = 1.3, longest_s: float = 5400.0, jumps_s: Sequence[float] = ()
+    images_s: Sequence[float],
+    first_step_s: float = 120.0,
+    growth: float = 1.3,
+    longest_s: float = 5400.0,
+    jumps_s: Sequence[float] = (),
 ) -> np.ndarray:
     """March nodes for a drug run: steps that grow from the dose on and land on every imaging time.
 
@@ -74,7 +80,11 @@ def cut_at(nodes: np.ndarray, jumps: Sequence[float]) -> list[list[float]]:
 
 
 def stage_times(nodes: list[float], scheme: Scheme) -> list[float]:
-    stages = {time_key(t0 + c * (t1 - t0)): t0 + c * (t1 - t0) for t0, t1 in itertools.pairwise(nodes) for c in (0.0, 1.0, *scheme.nodes)}
+    stages = {
+        time_key(t0 + c * (t1 - t0)): t0 + c * (t1 - t0)
+        for t0, t1 in itertools.pairwise(nodes)
+        for c in (0.0, 1.0, *scheme.nodes)
+    }
     return [stages[k] for k in sorted(stages)]
 
 

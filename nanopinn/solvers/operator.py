@@ -13,7 +13,15 @@ from nanopinn.physics.pools import Entries, PoolCoefficients
 from nanopinn.solvers.advection import Advection
 from nanopinn.solvers.fluxes import Transport
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.local import add_products, block, broadcast_shape, column_sums, flipped, nonzero, sums_of_products
+from nanopinn.solvers.local import (
+    add_products,
+    block,
+    broadcast_shape,
+    column_sums,
+    flipped,
+    nonzero,
+    sums_of_products,
+)
 
 
 @dataclass(frozen=True)
@@ -35,16 +43,28 @@ class PoolOperator:
 
     @classmethod
     def of(
-        cls, pools: PoolCoefficients, flows: tuple[Tensor, ...], grid: Grid, advection: Advection = "fitted",
+        cls,
+        pools: PoolCoefficients,
+        flows: tuple[Tensor, ...],
+        grid: Grid,
+        advection: Advection = "fitted",
         cut: tuple[tuple[int, int], ...] = (),
-    ) -> PoolOperator:  # fmt: skip
+    ) -> PoolOperator:
         """Pools carried by volume flows through the faces, see :meth:`Transport.of`."""
-        return cls(len(pools.names), pools.moving, Transport.of(pools, flows, grid, advection, cut), pools.reaction, pools.inflow)
+        return cls(
+            len(pools.names),
+            pools.moving,
+            Transport.of(pools, flows, grid, advection, cut),
+            pools.reaction,
+            pools.inflow,
+        )
 
     @classmethod
     def stacked(cls, operators: Sequence[PoolOperator]) -> PoolOperator:
         """Operators of the same pools as one, along a new leading axis."""
-        return operators[0].with_tensors(tuple(torch.stack(ts) for ts in zip(*(op.tensors() for op in operators), strict=True)))
+        return operators[0].with_tensors(
+            tuple(torch.stack(ts) for ts in zip(*(op.tensors() for op in operators), strict=True))
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,22 +76,43 @@ class PoolOperator:
         """The part that acts within some of the pools."""
         moving = tuple(i for i, p in enumerate(pools) if p in self.moving)
         transport = self.transport.only([self.moving.index(pools[i]) for i in moving])
-        inflow = {(i, c): m for i, p in enumerate(pools) for (q, c), m in self.inflow.items() if q == p}
-        return PoolOperator(len(pools), moving, transport, block(self.reaction, pools, pools), inflow)
+        inflow = {
+            (i, c): m for i, p in enumerate(pools) for (q, c), m in self.inflow.items() if q == p
+        }
+        return PoolOperator(
+            len(pools), moving, transport, block(self.reaction, pools, pools), inflow
+        )
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Every coefficient, in a fixed order."""
-        return (*self.transport.before, *self.transport.after, *self.reaction.values(), *self.inflow.values())
+        return (
+            *self.transport.before,
+            *self.transport.after,
+            *self.reaction.values(),
+            *self.inflow.values(),
+        )
 
     def with_tensors(self, t: Sequence[Tensor]) -> PoolOperator:
         """The same pools with other coefficients, in the order of :meth:`tensors`."""
         n = 6 + len(self.reaction)
-        reaction, inflow = dict(zip(self.reaction, t[6:n], strict=True)), dict(zip(self.inflow, t[n:], strict=True))
-        return replace(self, transport=Transport((t[0], t[1], t[2]), (t[3], t[4], t[5])), reaction=reaction, inflow=inflow)
+        reaction, inflow = (
+            dict(zip(self.reaction, t[6:n], strict=True)),
+            dict(zip(self.inflow, t[n:], strict=True)),
+        )
+        return replace(
+            self,
+            transport=Transport((t[0], t[1], t[2]), (t[3], t[4], t[5])),
+            reaction=reaction,
+            inflow=inflow,
+        )
 
     def to(self, dtype: torch.dtype) -> PoolOperator:
         """The same in another precision; itself in its own."""
-        return self if self.transport.before[0].dtype == dtype else self.with_tensors([t.to(dtype) for t in self.tensors()])
+        return (
+            self
+            if self.transport.before[0].dtype == dtype
+            else self.with_tensors([t.to(dtype) for t in self.tensors()])
+        )
 
     @cached_property
     def coupled(self) -> Entries:
@@ -94,13 +135,17 @@ class PoolOperator:
             plasma: ``(input,)`` or ``(input, x, y, z)``.
         """
         out = self.transport.before[0].new_zeros(self.shape) if out is None else out.zero_()
-        return add_products(out, self.fed, plasma[:, None, None, None] if plasma.dim() == 1 else plasma)
+        return add_products(
+            out, self.fed, plasma[:, None, None, None] if plasma.dim() == 1 else plasma
+        )
 
     def within_cells(self) -> dict[tuple[int, int], Tensor]:
         """What acts within a cell: reactions, and what leaves through its faces."""
         entries = dict(self.coupled)
         for p, transport in zip(self.moving, self.transport.each, strict=True):
-            entries[p, p] = entries[p, p] + transport.diagonal if (p, p) in entries else transport.diagonal
+            entries[p, p] = (
+                entries[p, p] + transport.diagonal if (p, p) in entries else transport.diagonal
+            )
         return entries
 
     def subtract_from(self, out: Tensor, U: Tensor) -> Tensor:
@@ -121,7 +166,9 @@ class PoolOperator:
         out = U.new_zeros(broadcast_shape(self.shape, U.shape))
         for p, transport in zip(self.moving, self.transport.each, strict=True):
             o, u = out[..., p, :, :, :], U[..., p, :, :, :]
-            transport.subtract_neighbours(o.addcmul_(transport.diagonal, u), u, transposed=transpose)
+            transport.subtract_neighbours(
+                o.addcmul_(transport.diagonal, u), u, transposed=transpose
+            )
         return add_products(out, coupled, U)
 
     def gradient(self, y: Tensor, U: Tensor, plasma: Tensor) -> tuple[Tensor, ...]:

@@ -42,8 +42,12 @@ def first_below(values: Tensor, x: Tensor, level: float) -> Tensor:
     below = values < level
     after = below.double().argmax(dim=-1, keepdim=True)
     x = x.expand_as(values)
-    (x0, x1), (y0, y1) = ((v.gather(-1, (after - 1).clamp_min(0)), v.gather(-1, after)) for v in (x, values))
-    at = torch.where(after == 0, x1, x0 + (x1 - x0) * (y0 - level) / torch.where(y0 == y1, 1.0, y0 - y1))
+    (x0, x1), (y0, y1) = (
+        (v.gather(-1, (after - 1).clamp_min(0)), v.gather(-1, after)) for v in (x, values)
+    )
+    at = torch.where(
+        after == 0, x1, x0 + (x1 - x0) * (y0 - level) / torch.where(y0 == y1, 1.0, y0 - y1)
+    )
     return torch.where(below.any(dim=-1, keepdim=True), at, torch.nan).squeeze(-1)
 
 
@@ -54,7 +58,9 @@ def _at_wall(profile: Tensor) -> Tensor:
 
 def at_radii(profile: Tensor, r: Tensor, cylinders: Cylinders) -> Tensor:
     """A profile at radii ``(cluster, class, point)``, m, on lines in ln r between cells; flat beyond the outermost."""
-    at = ((r / cylinders.wall[..., None]).log() / cylinders.step - 0.5).clamp(0.0, cylinders.cells - 1.0)
+    at = ((r / cylinders.wall[..., None]).log() / cylinders.step - 0.5).clamp(
+        0.0, cylinders.cells - 1.0
+    )
     low = at.floor().clamp_max(cylinders.cells - 2.0)
     index = low.long().expand(*profile.shape[:-1], r.shape[-1])
     lower, upper = profile.gather(-1, index), profile.gather(-1, index + 1)
@@ -63,7 +69,9 @@ def at_radii(profile: Tensor, r: Tensor, cylinders: Cylinders) -> Tensor:
 
 def equal_areas(cylinders: Cylinders, points: int = 200) -> Tensor:
     """Radii in the middle of rings of equal tissue area, ``(cluster, class, point)``, m."""
-    share = (torch.arange(points, dtype=cylinders.R_t.dtype, device=cylinders.R_t.device) + 0.5) / points
+    share = (
+        torch.arange(points, dtype=cylinders.R_t.dtype, device=cylinders.R_t.device) + 0.5
+    ) / points
     return (cylinders.wall[..., None] ** 2 + share * cylinders.ring[..., None]).sqrt()
 
 
@@ -124,9 +132,16 @@ def in_cells(U: Tensor, names: Sequence[str]) -> Tensor:
 
 
 def solve_cylinders(
-    intervals: Iterable[Interval], names: tuple[str, ...], vessels: Sequence[int], cylinders: Cylinders, save_at: Sequence[float],
-    *, tolerance: Tolerance = TOLERANCE, progress: Progress = silent, watch: Callable[[float, Tensor], None] | None = None,
-) -> KroghResult:  # fmt: skip
+    intervals: Iterable[Interval],
+    names: tuple[str, ...],
+    vessels: Sequence[int],
+    cylinders: Cylinders,
+    save_at: Sequence[float],
+    *,
+    tolerance: Tolerance = TOLERANCE,
+    progress: Progress = silent,
+    watch: Callable[[float, Tensor], None] | None = None,
+) -> KroghResult:
     """March the pools of every cylinder from nothing.
 
     Args:
@@ -137,7 +152,15 @@ def solve_cylinders(
         watch: called with the time and the pools ``(pool, cluster, class, r)`` at the start and after each step.
     """
     start = cylinders.area.new_zeros((len(names), *cylinders.area.shape))
-    run = evolve(intervals, start, save_at, tolerance=tolerance, stage_of=LineMatrix, progress=progress, watch=watch)
+    run = evolve(
+        intervals,
+        start,
+        save_at,
+        tolerance=tolerance,
+        stage_of=LineMatrix,
+        progress=progress,
+        watch=watch,
+    )
     mean = cylinders.tissue_mean(run.U)
     for v in vessels:
         mean[:, v] = (run.U[:, v, ..., 0] * cylinders.vessels).sum(-1)

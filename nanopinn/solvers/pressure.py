@@ -35,15 +35,27 @@ def pressure_diagonal(flow: FlowCoefficients, grid: Grid) -> Tensor:
     return grid.joined(BoxMatrix.of(flow, grid).diagonal) / grid.cell_volume
 
 
-def solve_pressure(flow: FlowCoefficients, grid: Grid, start: Tensor | None = None, tol: float = 1e-13) -> LinearSolution:
+def solve_pressure(
+    flow: FlowCoefficients, grid: Grid, start: Tensor | None = None, tol: float = 1e-13
+) -> LinearSolution:
     """Pressure in Pa, ``(x, y, z)``; well conditioned, because walls hold the pressure within l of each cell."""
     box = BoxMatrix.of(flow.checked(), grid)
     nothing = torch.zeros_like(flow.K)
-    made = filtration(flow.LpSV, flow.p_e, nothing) - lymphatic_drainage(flow.LpLSL, nothing, flow.p_L)
-    return solve_cells(box, grid, made + box.ends * (flow.p_inf / grid.cell_volume) + entering(flow, grid), start, tol)
+    made = filtration(flow.LpSV, flow.p_e, nothing) - lymphatic_drainage(
+        flow.LpLSL, nothing, flow.p_L
+    )
+    return solve_cells(
+        box,
+        grid,
+        made + box.ends * (flow.p_inf / grid.cell_volume) + entering(flow, grid),
+        start,
+        tol,
+    )
 
 
-def solve_cells(box: BoxMatrix, grid: Grid, source: Tensor, start: Tensor | None = None, tol: float = 1e-12) -> LinearSolution:
+def solve_cells(
+    box: BoxMatrix, grid: Grid, source: Tensor, start: Tensor | None = None, tol: float = 1e-12
+) -> LinearSolution:
     """``A x = source`` for the pressure operator A, with one unknown per cell.
 
     Args:
@@ -58,7 +70,13 @@ def solve_cells(box: BoxMatrix, grid: Grid, source: Tensor, start: Tensor | None
     return replace(found, x=found.x[..., grid.number])
 
 
-def pressure_tangents(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, grid: Grid, tol: float = 1e-12) -> Tensor:
+def pressure_tangents(
+    flow_of: Callable[[Tensor], FlowCoefficients],
+    theta: Tensor,
+    p: Tensor,
+    grid: Grid,
+    tol: float = 1e-12,
+) -> Tensor:
     """``dp/dtheta_j``, ``(m, x, y, z)``, by the same operator: ``A dp_j = -dR/dtheta_j``.
 
     Args:
@@ -77,13 +95,23 @@ def pressure_tangents(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tens
     return tangents
 
 
-def pressure_forcing(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, grid: Grid) -> Tensor:
+def pressure_forcing(
+    flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, grid: Grid
+) -> Tensor:
     """``-dR/dtheta_j`` at a fixed pressure, ``(m, x, y, z)``: what drives the tangents."""
     identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
-    return -derivatives_along(lambda th: pressure_residual(flow_of(th), p, grid), (theta,), (identity,))[0]
+    return -derivatives_along(
+        lambda th: pressure_residual(flow_of(th), p, grid), (theta,), (identity,)
+    )[0]
 
 
-def pressure_gradient(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, of_p: Tensor, grid: Grid) -> Tensor:
+def pressure_gradient(
+    flow_of: Callable[[Tensor], FlowCoefficients],
+    theta: Tensor,
+    p: Tensor,
+    of_p: Tensor,
+    grid: Grid,
+) -> Tensor:
     """Gradient with respect to the parameters of a scalar whose gradient with respect to the pressure is known, ``(m,)``.
 
     One solve for any number of parameters: ``A lambda = dJ/dp`` (A is symmetric), ``dJ/dtheta = -lambda . dR/dtheta``.
@@ -94,5 +122,7 @@ def pressure_gradient(flow_of: Callable[[Tensor], FlowCoefficients], theta: Tens
     """
     adjoint = solve_cells(BoxMatrix.of(flow_of(theta), grid), grid, of_p).x
     at = theta.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(pressure_residual(flow_of(at), p.detach(), grid), at, -adjoint)
+    (gradient,) = torch.autograd.grad(
+        pressure_residual(flow_of(at), p.detach(), grid), at, -adjoint
+    )
     return gradient

@@ -46,12 +46,22 @@ class Cylinders:
             narrow = int((self.R_t - self.R_c).argmin())
             found, expected = (float(R.flatten()[narrow]) * 1e6 for R in (self.R_t, self.wall))
             raise InputError(
-                "a vessel is as wide as the tissue it stands in", field="R_t", found=f"{found:.1f} um",
-                expected=f"above R_c = {expected:.1f} um", remedy="Check the blood volume fraction and the spread of radii.",
-            )  # fmt: skip
+                "a vessel is as wide as the tissue it stands in",
+                field="R_t",
+                found=f"{found:.1f} um",
+                expected=f"above R_c = {expected:.1f} um",
+                remedy="Check the blood volume fraction and the spread of radii.",
+            )
 
     @classmethod
-    def around(cls, v_b: Tensor, R_c: float | Tensor, spread: float | Tensor, classes: int = 3, cells: int = 32) -> Cylinders:
+    def around(
+        cls,
+        v_b: Tensor,
+        R_c: float | Tensor,
+        spread: float | Tensor,
+        classes: int = 3,
+        cells: int = 32,
+    ) -> Cylinders:
         """Cylinders whose vessels fill a volume fraction of the tissue.
 
         Args:
@@ -67,7 +77,13 @@ class Cylinders:
         R_c = R_c[:, None] if isinstance(R_c, Tensor) and R_c.dim() else R_c
         return cls(
             R_c,
-            R_c * v_b.rsqrt()[:, None] * _shape(torch.as_tensor(spread, dtype=v_b.dtype, device=v_b.device).reshape(-1, 1), z, vessels),
+            R_c
+            * v_b.rsqrt()[:, None]
+            * _shape(
+                torch.as_tensor(spread, dtype=v_b.dtype, device=v_b.device).reshape(-1, 1),
+                z,
+                vessels,
+            ),
             vessels,
             cells,
         )
@@ -75,12 +91,16 @@ class Cylinders:
     @classmethod
     def of_plasma(cls, v_p: Tensor, classes: int = 3, cells: int = 32) -> Cylinders:
         """Cylinders by the plasma volume fraction of DCE, ``v_b = v_p / (1 - Hct)``, and the table's radius and spread."""
-        return cls.around(v_p / (1 - value("Hct")), value("R_c"), value("spread_Rt"), classes, cells)
+        return cls.around(
+            v_p / (1 - value("Hct")), value("R_c"), value("spread_Rt"), classes, cells
+        )
 
     @property
     def wall(self) -> Tensor:
         """Radius of the vessel, ``(cluster, class)``, m."""
-        return torch.as_tensor(self.R_c, dtype=self.R_t.dtype, device=self.R_t.device).expand_as(self.R_t)
+        return torch.as_tensor(self.R_c, dtype=self.R_t.dtype, device=self.R_t.device).expand_as(
+            self.R_t
+        )
 
     @property
     def ring(self) -> Tensor:
@@ -114,7 +134,9 @@ class Cylinders:
     @cached_property
     def faces(self) -> Tensor:
         """Radii of the cells' faces, ``(cluster, class, r + 1)``, m."""
-        return self.wall[..., None] * torch.exp(self.step * torch.arange(self.cells + 1, dtype=self.R_t.dtype, device=self.R_t.device))
+        return self.wall[..., None] * torch.exp(
+            self.step * torch.arange(self.cells + 1, dtype=self.R_t.dtype, device=self.R_t.device)
+        )
 
     @cached_property
     def r(self) -> Tensor:
@@ -151,13 +173,18 @@ def possible_spread(v_b: Tensor, spread: Tensor, classes: int) -> Tensor:
         middle = (low + high) / 2
         wide = v_b.rsqrt() * _shape(middle[:, None], z, vessels)[:, 0] >= NARROWEST
         low, high = torch.where(wide, middle, low), torch.where(wide, high, middle)
-    return torch.where(v_b.rsqrt() * _shape(spread[:, None], z, vessels)[:, 0] >= NARROWEST, spread, low)
+    return torch.where(
+        v_b.rsqrt() * _shape(spread[:, None], z, vessels)[:, 0] >= NARROWEST, spread, low
+    )
 
 
 def _nodes(classes: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Gauss-Hermite nodes, increasing, and the share of the vessels each stands for."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(classes)
-    z, vessels = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (nodes, weights / weights.sum()))
+    z, vessels = (
+        torch.as_tensor(v, dtype=like.dtype, device=like.device)
+        for v in (nodes, weights / weights.sum())
+    )
     return z, vessels
 
 

@@ -14,9 +14,15 @@ from nanopinn.solvers.stage import StageMatrix
 
 
 def respond(
-    operator: PoolOperator, capacity: Tensor, source: Callable[[float], Tensor], times: Sequence[float], keep: Sequence[int], *,
-    scheme: Scheme = TR_BDF2, tol: float = 3e-6,
-) -> Tensor:  # fmt: skip
+    operator: PoolOperator,
+    capacity: Tensor,
+    source: Callable[[float], Tensor],
+    times: Sequence[float],
+    keep: Sequence[int],
+    *,
+    scheme: Scheme = TR_BDF2,
+    tol: float = 3e-6,
+) -> Tensor:
     """Pools of ``capacity dV/dt = source(t) - A V`` from zero at ``times[0]``, at the nodes kept, ``(n, m, pool, x, y, z)``.
 
     Args:
@@ -36,7 +42,12 @@ def respond(
         rates = [rate]
         for row, c in zip(scheme.a[1:], scheme.nodes[1:], strict=True):
             known = V + dt * sum(a * k for a, k in zip(row, rates, strict=False))
-            U, _ = stage.solve(torch.addcmul(w * source(t + c * dt), capacity, known), known + w * rates[-1], tol=tol, overwrite=True)
+            U, _ = stage.solve(
+                torch.addcmul(w * source(t + c * dt), capacity, known),
+                known + w * rates[-1],
+                tol=tol,
+                overwrite=True,
+            )
             rates.append((U - known) / w)
         V, rate = U, rates[-1]
         if number in keep:

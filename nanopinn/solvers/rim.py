@@ -49,12 +49,16 @@ class RimGrid(Grid):
 
     def joined(self, values: Tensor) -> Tensor:
         """Give all parts of a cell their mean, ``(..., X, Y, Z)``."""
-        return torch.where(self.width == 1, values, repeat_cells(mean_of_parts(values, self.factor), self.factor))
+        return torch.where(
+            self.width == 1, values, repeat_cells(mean_of_parts(values, self.factor), self.factor)
+        )
 
     def sums(self, values: Tensor) -> Tensor:
         """Sum over the parts of each cell, ``(..., X, Y, Z)`` to ``(..., cells)``."""
         flat = values.flatten(-3)
-        return flat.new_zeros((*flat.shape[:-1], self.cells)).index_add_(-1, self.number.flatten(), flat)
+        return flat.new_zeros((*flat.shape[:-1], self.cells)).index_add_(
+            -1, self.number.flatten(), flat
+        )
 
     @cached_property
     def cells(self) -> int:
@@ -99,7 +103,11 @@ class Connections:
             side = torch.minimum(grid.width.narrow(axis, 0, n), grid.width.narrow(axis, 1, n))
             first = torch.where(before == after, -1, firsts(side, [a for a in AXES if a != axis]))
             leads = is_first(first).nonzero()[:, 0]
-            pairs.append(torch.where(first < 0, -1, numbered(first) + sum(e.shape[1] for e in ends)).flatten())
+            pairs.append(
+                torch.where(
+                    first < 0, -1, numbered(first) + sum(e.shape[1] for e in ends)
+                ).flatten()
+            )
             ends.append(torch.stack([before.flatten()[leads], after.flatten()[leads]]))
         (before, after), every = torch.cat(ends, dim=1), torch.cat(pairs)
         faces = (every >= 0).nonzero()[:, 0]
@@ -116,15 +124,22 @@ class Connections:
         entries = torch.cat([values, values, diagonal])[order]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(rows, columns, entries, size=(self.cells, self.cells), check_invariants=False)
+            return torch.sparse_csr_tensor(
+                rows, columns, entries, size=(self.cells, self.cells), check_invariants=False
+            )
 
     @cached_property
     def _rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """Pairs, their reverse and cells in the order of rows, where each row begins, and columns."""
         cells = torch.arange(self.cells, device=self.before.device)
-        row, column = torch.cat([self.before, self.after, cells]), torch.cat([self.after, self.before, cells])
+        row, column = (
+            torch.cat([self.before, self.after, cells]),
+            torch.cat([self.after, self.before, cells]),
+        )
         order = torch.argsort(row * self.cells + column)
-        begins = torch.nn.functional.pad(torch.bincount(row, minlength=self.cells).cumsum(0), (1, 0))
+        begins = torch.nn.functional.pad(
+            torch.bincount(row, minlength=self.cells).cumsum(0), (1, 0)
+        )
         # 32 bits: the library that multiplies twice as fast knows no others
         return order, begins.int(), column[order].int()
 
@@ -136,7 +151,12 @@ def near_edge(tumour: Tensor, grid: Grid, distance: float) -> Tensor:
 
     def spread(mask: Tensor) -> Tensor:
         window = [2 * n + 1 for n in reach]
-        return torch.nn.functional.max_pool3d(mask.double()[None, None], window, stride=1, padding=reach)[0, 0] > 0.5
+        return (
+            torch.nn.functional.max_pool3d(
+                mask.double()[None, None], window, stride=1, padding=reach
+            )[0, 0]
+            > 0.5
+        )
 
     return spread(tumour > 0.5) & spread(tumour <= 0.5)
 
@@ -145,7 +165,9 @@ def firsts(width: Tensor, axes: Collection[int]) -> Tensor:
     """Where, counted over the box, the first of every part's group stands: groups are ``width`` long along ``axes``."""
     place = torch.zeros_like(width)
     for axis, size in enumerate(width.shape):
-        along = torch.arange(size, device=width.device).reshape([-1 if a == axis else 1 for a in AXES])
+        along = torch.arange(size, device=width.device).reshape(
+            [-1 if a == axis else 1 for a in AXES]
+        )
         place = place * size + along - (along % width if axis in axes else 0)
     return place
 

@@ -39,10 +39,14 @@ class CoefficientGradient:
         """Derivative along a change of the coefficients."""
         pairs = zip(self.operator.tensors(), change.operator.tensors(), strict=True)
         linear = sum(float((g * d).sum()) for g, d in pairs)
-        return linear + sum(float((g * k.uptake).sum()) for g, k in zip(self.uptake, change.transfers, strict=True))
+        return linear + sum(
+            float((g * k.uptake).sum()) for g, k in zip(self.uptake, change.transfers, strict=True)
+        )
 
 
-def tangent(evolution: Evolution, changes: Sequence[Interval], start: Tensor | None = None) -> Tensor:
+def tangent(
+    evolution: Evolution, changes: Sequence[Interval], start: Tensor | None = None
+) -> Tensor:
     """Derivative of the saved pools along a change of every interval's coefficients, ``(n, pool, x, y, z)``.
 
     Args:
@@ -59,15 +63,22 @@ def tangent(evolution: Evolution, changes: Sequence[Interval], start: Tensor | N
     saved = [V] if evolution.times[0] == evolution.intervals[0].start else []
     for step in evolution.steps:
         interval, change = evolution.intervals[step.interval], changes[step.interval]
-        V, rate = _tangent_step(step, evolution.stage_of, interval, change, V, None if step.fresh else rate)
+        V, rate = _tangent_step(
+            step, evolution.stage_of, interval, change, V, None if step.fresh else rate
+        )
         if _lands(step, evolution):
             saved.append(V)
     return torch.stack(saved)
 
 
 def _tangent_step(
-    step: Step, stage_of: StageOf, interval: Interval, change: Interval, V: Tensor, rate: Tensor | None
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    step: Step,
+    stage_of: StageOf,
+    interval: Interval,
+    change: Interval,
+    V: Tensor,
+    rate: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     capacity, w = interval.capacity, TR_BDF2.gamma * step.dt
     if rate is None:
         rate = (change.rate(_kept(step), step.t) - _slope(interval, _kept(step), V)) / capacity
@@ -75,7 +86,9 @@ def _tangent_step(
     for U, row, c in zip(step.stages, TR_BDF2.a[1:], TR_BDF2.nodes[1:], strict=True):
         known = V + step.dt * sum(a * k for a, k in zip(row, rates, strict=False))
         forcing = change.rate(U, step.t + c * step.dt)
-        stage, _ = _stage(stage_of, interval, U, w).solve(capacity * known + w * forcing, known, tol=EXACT)
+        stage, _ = _stage(stage_of, interval, U, w).solve(
+            capacity * known + w * forcing, known, tol=EXACT
+        )
         rates.append((stage - known) / w)
     return stage, rates[-1]
 
@@ -95,11 +108,21 @@ def adjoint(
     """
     found = [(gather or Gathered)(interval) for interval in evolution.intervals]
     queue = list(range(len(evolution.times)))
-    lam, mu = torch.zeros_like(_first(evolution)), None  # of the pools, and of the rate handed to the next step
+    lam, mu = (
+        torch.zeros_like(_first(evolution)),
+        None,
+    )  # of the pools, and of the rate handed to the next step
     for step in reversed(evolution.steps):
         if queue and _lands(step, evolution):
             lam = lam + gradients[queue.pop()]
-        lam, mu = _adjoint_step(step, evolution.stage_of, evolution.intervals[step.interval], found[step.interval], lam, mu)
+        lam, mu = _adjoint_step(
+            step,
+            evolution.stage_of,
+            evolution.intervals[step.interval],
+            found[step.interval],
+            lam,
+            mu,
+        )
         if step.fresh:
             mu = None
     if queue:
@@ -108,8 +131,13 @@ def adjoint(
 
 
 def _adjoint_step(
-    step: Step, stage_of: StageOf, interval: Interval, found: Gathered, lam: Tensor, mu: Tensor | None
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    step: Step,
+    stage_of: StageOf,
+    interval: Interval,
+    found: Gathered,
+    lam: Tensor,
+    mu: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     """From the gradients of a step's end and of its last rate to those of its start and first rate."""
     capacity, w, rows = interval.capacity, TR_BDF2.gamma * step.dt, TR_BDF2.a
     n = len(rows)
@@ -120,7 +148,9 @@ def _adjoint_step(
     for i in range(n - 1, 0, -1):
         # rate_i = (U_i - known_i)/w and (capacity - w F') U_i = capacity known_i + w F
         of_U = of_stage + of_rate[i] / w
-        y, _ = _stage(stage_of, interval, step.stages[i - 1], w).solve(of_U, tol=EXACT, transposed=True)
+        y, _ = _stage(stage_of, interval, step.stages[i - 1], w).solve(
+            of_U, tol=EXACT, transposed=True
+        )
         found.add(w * y, step.stages[i - 1], step.t + TR_BDF2.nodes[i] * step.dt)
         of_known = capacity * y - of_rate[i] / w
         of_start = of_start + of_known
@@ -144,14 +174,18 @@ class Gathered:
 
     def add(self, y: Tensor, U: Tensor, t: float) -> None:
         """Add the gradient of ``y . rate(U, t)``."""
-        for total, part in zip(self.total, self.interval.operator.gradient(y, U, self.interval.inputs(t)), strict=True):
+        for total, part in zip(
+            self.total, self.interval.operator.gradient(y, U, self.interval.inputs(t)), strict=True
+        ):
             total += part
         for k, total in zip(self.interval.transfers, self.uptake, strict=True):
             unit = replace(k, uptake=torch.ones_like(k.uptake), efflux=0.0).rate(U)
             total += (y[k.inside] - y[k.outside]) * unit
 
     def gradient(self) -> CoefficientGradient:
-        return CoefficientGradient(self.interval.operator.with_tensors(self.total), tuple(self.uptake))
+        return CoefficientGradient(
+            self.interval.operator.with_tensors(self.total), tuple(self.uptake)
+        )
 
 
 def _kept(step: Step) -> Tensor:
@@ -163,7 +197,9 @@ def _kept(step: Step) -> Tensor:
 def _first(evolution: Evolution) -> Tensor:
     """The pools it started from."""
     if not evolution.intervals:
-        raise ValueError("the evolution did not keep its intervals: give them as a sequence, not as an iterator")
+        raise ValueError(
+            "the evolution did not keep its intervals: give them as a sequence, not as an iterator"
+        )
     return _kept(evolution.steps[0])
 
 
@@ -174,7 +210,9 @@ def _lands(step: Step, evolution: Evolution) -> bool:
 
 def _stage(stage_of: StageOf, interval: Interval, U: Tensor, w: float) -> Stage:
     if interval.correction is not None:
-        raise ValueError("a limiter has no derivative: run with fitted, central or upwind advection")
+        raise ValueError(
+            "a limiter has no derivative: run with fitted, central or upwind advection"
+        )
     return stage_of(interval.operator, interval.capacity, w, interval.linearised(U))
 
 

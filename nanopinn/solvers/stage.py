@@ -19,7 +19,13 @@ class Stage(Protocol):
     def renew(self, w: float, reaction: Entries) -> None: ...
 
     def solve(
-        self, b: Tensor, start: Tensor | None = None, *, tol: float, transposed: bool = False, overwrite: bool = False
+        self,
+        b: Tensor,
+        start: Tensor | None = None,
+        *,
+        tol: float,
+        transposed: bool = False,
+        overwrite: bool = False,
     ) -> tuple[Tensor, int]: ...
 
     def settle(self, b: Tensor) -> Tensor: ...
@@ -39,9 +45,17 @@ class StageMatrix:
         reaction: of the pools, if not that of the operator (a linearisation adds to it).
     """
 
-    def __init__(self, operator: PoolOperator, capacity: Tensor, w: float, reaction: Entries | None = None) -> None:
-        self.capacity, self.moving, self.transport = capacity, list(operator.moving), operator.transport
-        self.cells = Elimination([p for p in range(operator.pools) if p not in operator.moving], operator.moving)
+    def __init__(
+        self, operator: PoolOperator, capacity: Tensor, w: float, reaction: Entries | None = None
+    ) -> None:
+        self.capacity, self.moving, self.transport = (
+            capacity,
+            list(operator.moving),
+            operator.transport,
+        )
+        self.cells = Elimination(
+            [p for p in range(operator.pools) if p not in operator.moving], operator.moving
+        )
         self._memory: Tensor | None = None
         self.renew(w, operator.coupled if reaction is None else reaction)
 
@@ -50,13 +64,23 @@ class StageMatrix:
         self.w = w
         self.cells.factorise(self._terms(w, reaction))
 
-    def _terms(self, w: float, reaction: Entries) -> Iterator[tuple[tuple[int, int], Tensor, float]]:
+    def _terms(
+        self, w: float, reaction: Entries
+    ) -> Iterator[tuple[tuple[int, int], Tensor, float]]:
         yield from ((pq, m, w) for pq, m in reaction.items())
         yield from (((p, p), held, 1.0) for p, held in enumerate(self.capacity.unbind(-4)))
-        yield from (((p, p), t.diagonal, w) for p, t in zip(self.moving, self.transport.each, strict=True))
+        yield from (
+            ((p, p), t.diagonal, w) for p, t in zip(self.moving, self.transport.each, strict=True)
+        )
 
     def solve(
-        self, b: Tensor, start: Tensor | None = None, *, tol: float, transposed: bool = False, overwrite: bool = False
+        self,
+        b: Tensor,
+        start: Tensor | None = None,
+        *,
+        tol: float,
+        transposed: bool = False,
+        overwrite: bool = False,
     ) -> tuple[Tensor, int]:
         """The solution ``(..., pool, x, y, z)`` and the Krylov iterations it took.
 
@@ -83,7 +107,9 @@ class StageMatrix:
 
         if self._memory is None or self._memory.shape[1:] != right.shape:
             self._memory = right.new_empty((KRYLOV_FIELDS, *right.shape))
-        found = bicgstab(matrix, right, precondition, guess, tol=tol, lead=b.dim() - 4, memory=self._memory)
+        found = bicgstab(
+            matrix, right, precondition, guess, tol=tol, lead=b.dim() - 4, memory=self._memory
+        )
         y[..., self.moving, :, :, :] = found.x
         return cells.up(y, transposed=transposed), found.iterations
 

@@ -55,14 +55,18 @@ class System:
 
     def __call__(self, t: float, y: Array) -> Array:
         with torch.no_grad():
-            found = self.rate(torch.tensor(t, dtype=torch.float64), torch.from_numpy(y), self.theta).numpy()
+            found = self.rate(
+                torch.tensor(t, dtype=torch.float64), torch.from_numpy(y), self.theta
+            ).numpy()
         if not np.isfinite(found).all():
             raise SolverError(f"the rate is not finite at t = {t:g}")
         return found
 
     def derivatives(self, t: float, y: Array, *, by_theta: bool) -> tuple[Array, Array]:
         """Entries of ``df/dy`` in the order of :meth:`factorised`, and ``df/dtheta`` ``(n, m)`` (empty if not asked for)."""
-        found = np.stack(list(self._along(t, y, self._of_theta if by_theta else self._of_theta[:0])))
+        found = np.stack(
+            list(self._along(t, y, self._of_theta if by_theta else self._of_theta[:0]))
+        )
         return found[self._colours, self._rows], found[len(self._of_states) :].T
 
     def _along(self, t: float, y: Array, of_theta: Tensor) -> Iterator[Array]:
@@ -71,15 +75,27 @@ class System:
         The product with the transposed Jacobian is linear in its vector ``v``; its own derivative by ``v`` is the product
         with the Jacobian. Both are plain backward passes: for systems this small torch.func costs ten times as much.
         """
-        at, theta = torch.from_numpy(y).requires_grad_(), self.theta.detach().clone().requires_grad_()
+        at, theta = (
+            torch.from_numpy(y).requires_grad_(),
+            self.theta.detach().clone().requires_grad_(),
+        )
         with torch.enable_grad():
             out = self.rate(torch.tensor(t, dtype=torch.float64), at, theta)
             v = torch.zeros_like(out, requires_grad=True)
-            back = torch.autograd.grad(out, (at, theta), v, create_graph=True, allow_unused=True, materialize_grads=True)
+            back = torch.autograd.grad(
+                out, (at, theta), v, create_graph=True, allow_unused=True, materialize_grads=True
+            )
         for transposed, seeds in zip(back, (self._of_states, of_theta), strict=True):
             for seed in seeds:
                 if transposed.requires_grad:
-                    (along,) = torch.autograd.grad(transposed, v, seed, retain_graph=True, allow_unused=True, materialize_grads=True)
+                    (along,) = torch.autograd.grad(
+                        transposed,
+                        v,
+                        seed,
+                        retain_graph=True,
+                        allow_unused=True,
+                        materialize_grads=True,
+                    )
                     yield along.numpy()
                 else:
                     yield np.zeros(len(y))
@@ -168,9 +184,18 @@ class _Point:
 
 
 def integrate(
-    system: System, start: float, initial: Array, d_initial: Array, times: Array, accuracy: Accuracy, *,
-    tangents: bool = False, events: Sequence[float] = (), nodes: Array | None = None, scheme: Scheme = TR_BDF2,
-) -> Solution:  # fmt: skip
+    system: System,
+    start: float,
+    initial: Array,
+    d_initial: Array,
+    times: Array,
+    accuracy: Accuracy,
+    *,
+    tangents: bool = False,
+    events: Sequence[float] = (),
+    nodes: Array | None = None,
+    scheme: Scheme = TR_BDF2,
+) -> Solution:
     """Solve from ``start`` to the last of ``times``.
 
     Args:
@@ -220,17 +245,32 @@ class _Output:
             return
         h = b.t - a.t
         s = ((self.times[first:last] - a.t) / h)[:, None]
-        weights = ((1 + 2 * s) * (1 - s) ** 2, s**2 * (3 - 2 * s), h * s * (1 - s) ** 2, -h * s**2 * (1 - s))
+        weights = (
+            (1 + 2 * s) * (1 - s) ** 2,
+            s**2 * (3 - 2 * s),
+            h * s * (1 - s) ** 2,
+            -h * s**2 * (1 - s),
+        )
         self.y[first:last] = sum(w * v for w, v in zip(weights, (a.y, b.y, a.f, b.f), strict=True))
         if self.dy.shape[2]:
-            self.dy[first:last] = sum(w[..., None] * v for w, v in zip(weights, (a.dy, b.dy, a.df, b.df), strict=True))
+            self.dy[first:last] = sum(
+                w[..., None] * v for w, v in zip(weights, (a.dy, b.dy, a.df, b.df), strict=True)
+            )
 
 
 class _Run:
     """The march between two events."""
 
-    def __init__(self, system: System, accuracy: Accuracy, scheme: Scheme, tangents: bool, span: float) -> None:
-        self.system, self.accuracy, self.scheme, self.tangents, self.span = system, accuracy, scheme, tangents, span
+    def __init__(
+        self, system: System, accuracy: Accuracy, scheme: Scheme, tangents: bool, span: float
+    ) -> None:
+        self.system, self.accuracy, self.scheme, self.tangents, self.span = (
+            system,
+            accuracy,
+            scheme,
+            tangents,
+            span,
+        )
         self.left = self.right = 0.0
         self.evaluations = 0
 
@@ -267,15 +307,22 @@ class _Run:
         h, order = self.first_step(point), self.scheme.order + 1
         for _ in range(STEPS_MOST):
             left = self.right - point.t
-            end = self.right if h > 0.999 * left else point.t + (h if h < 0.5 * left else 0.5 * left)
+            end = (
+                self.right if h > 0.999 * left else point.t + (h if h < 0.5 * left else 0.5 * left)
+            )
             try:
                 after, error = self.step(point, end)
             except SolverError:
-                after, error = point, 1e3  # Newton did not get there, or a rate that is not finite: a shorter step
+                after, error = (
+                    point,
+                    1e3,
+                )  # Newton did not get there, or a rate that is not finite: a shorter step
             h = (end - point.t) * min(4.0, max(0.1, 0.9 * max(error, 1e-10) ** (-1 / order)))
             if error > 1 or after is point:
                 if h < 1e-14 * self.span:
-                    raise SolverError(f"steps became too small at t = {point.t:g}: the solution may not exist beyond")
+                    raise SolverError(
+                        f"steps became too small at t = {point.t:g}: the solution may not exist beyond"
+                    )
                 continue
             point = after
             yield point

@@ -26,9 +26,16 @@ def usual_amount(amount_mg: float, field: str, found: str, path: Path | None) ->
     assert p.high is not None
     low, high = p.low / MG, p.high / MG
     if not low / UNUSUAL <= amount_mg <= high * UNUSUAL:
-        usual, widest = f"{low:g} to {high:g} mg ({p.value / MG:g} mg are 50 mg/m2)", f"{low / UNUSUAL:.2g} to {high * UNUSUAL:g}"
+        usual, widest = (
+            f"{low:g} to {high:g} mg ({p.value / MG:g} mg are 50 mg/m2)",
+            f"{low / UNUSUAL:.2g} to {high * UNUSUAL:g}",
+        )
         raise InputError(
-            "no such dose of doxorubicin is given", file=path, field=field, found=found, expected=f"{usual} as a rule, {widest} at all",
+            "no such dose of doxorubicin is given",
+            file=path,
+            field=field,
+            found=found,
+            expected=f"{usual} as a rule, {widest} at all",
             remedy="Check the unit: amounts are in mg, for a person, whose plasma kinetics the model has.",
-        )  # fmt: skip
+        )
     return amount_mg

@@ -11,7 +11,9 @@ from nanopinn.inference.result import CheckResult
 from nanopinn.progress import Progress, silent
 
 
-def run_check(folder: str | Path, *, refine: int = 2, progress: Progress | None = None) -> CheckResult:
+def run_check(
+    folder: str | Path, *, refine: int = 2, progress: Progress | None = None
+) -> CheckResult:
     """Solve every field of a fit again on a finer grid by another time scheme, and compare.
 
     Args:
@@ -22,7 +24,12 @@ def run_check(folder: str | Path, *, refine: int = 2, progress: Progress | None 
         InputError: not a result folder, or ``refine`` is below 2.
     """
     if refine < 2:
-        raise InputError("the check needs a finer grid than the fit's", field="--refine", found=refine, expected="2 or more")
+        raise InputError(
+            "the check needs a finer grid than the fit's",
+            field="--refine",
+            found=refine,
+            expected="2 or more",
+        )
     saved = load_ended(folder)
     show = progress or silent
     show("check: the fit's own fields", 0.0, {})

@@ -74,11 +74,17 @@ def _row(name: str, found: Sequence[Found]) -> Coverage:
     z, error = np.array([f.z for f in found]), np.array([f.error for f in found])
     told = [f.covered for f in found if f.informed]
     return Coverage(
-        name, len(found), informed=len(told) / len(found), covered=float(np.mean(told)) if told else math.nan,
-        covered_all=float(np.mean([f.covered for f in found])), contraction=float(np.median([1 - f.sd / f.prior_sd for f in found])),
-        bias_sd=float(z.mean()), rms_sd=float(np.sqrt((z**2).mean())), median_error=float(np.median(error)),
+        name,
+        len(found),
+        informed=len(told) / len(found),
+        covered=float(np.mean(told)) if told else math.nan,
+        covered_all=float(np.mean([f.covered for f in found])),
+        contraction=float(np.median([1 - f.sd / f.prior_sd for f in found])),
+        bias_sd=float(z.mean()),
+        rms_sd=float(np.sqrt((z**2).mean())),
+        median_error=float(np.median(error)),
         median_absolute_error=float(np.median(np.abs(error))),
-    )  # fmt: skip
+    )
 
 
 def found_in(result: Path, phantom: Path) -> tuple[Found, ...]:
@@ -91,20 +97,28 @@ def found_in(result: Path, phantom: Path) -> tuple[Found, ...]:
 
     per_unit = {u.name: u.per_unit for u in spine_unknowns()}
     try:
-        truth = json.loads((phantom / "truth" / "parameters.json").read_text(encoding="utf-8"))["scalars_SI"]
+        truth = json.loads((phantom / "truth" / "parameters.json").read_text(encoding="utf-8"))[
+            "scalars_SI"
+        ]
         rows = json.loads((result / "parameters.json").read_text(encoding="utf-8"))["parameters"]
-        return tuple(_found(r, truth[r["name"]] * per_unit[r["name"]]) for r in rows if r["name"] in truth)
+        return tuple(
+            _found(r, truth[r["name"]] * per_unit[r["name"]]) for r in rows if r["name"] in truth
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            "not a fit of a phantom", file=result, found=f"{type(error).__name__}: {error}",
+            "not a fit of a phantom",
+            file=result,
+            found=f"{type(error).__name__}: {error}",
             expected="a result folder, and the folder of nanopinn phantom with its truth",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _found(row: dict[str, float], truth: float) -> Found:
     median = row["posterior_median"]
     error = math.log(median / truth) if row["scale"] == "log" else median - truth
-    return Found(str(row["name"]), error, row["posterior_sd"], row["prior_sd"], row["informed"] == "yes")
+    return Found(
+        str(row["name"]), error, row["posterior_sd"], row["prior_sd"], row["informed"] == "yes"
+    )
 
 
 def study_coverage(folder: Path) -> dict[str, tuple[Coverage, ...]]:
@@ -116,12 +130,22 @@ def study_coverage(folder: Path) -> dict[str, tuple[Coverage, ...]]:
     Raises:
         InputError: no phantom in it has a fit.
     """
-    results = sorted(p for p in (folder / "work").glob("l*_seed*/fit") if (p / "parameters.json").is_file())
+    results = sorted(
+        p for p in (folder / "work").glob("l*_seed*/fit") if (p / "parameters.json").is_file()
+    )
     if not results:
         raise InputError(
-            "no fitted phantom is found", file=folder, expected="work/l<length>_seed<seed>/fit", remedy="Run nanopinn phantoms."
+            "no fitted phantom is found",
+            file=folder,
+            expected="work/l<length>_seed<seed>/fit",
+            remedy="Run nanopinn phantoms.",
         )
     found = {p.parent.name: found_in(p, p.parent / "phantom") for p in results}
     lengths = sorted({name.partition("_")[0] for name in found})
-    parts = {"all": found, **{k: {n: f for n, f in found.items() if n.startswith(f"{k}_")} for k in lengths}}
-    return {name: coverage([f for fits in part.values() for f in fits]) for name, part in parts.items()}
+    parts = {
+        "all": found,
+        **{k: {n: f for n, f in found.items() if n.startswith(f"{k}_")} for k in lengths},
+    }
+    return {
+        name: coverage([f for fits in part.values() for f in fits]) for name, part in parts.items()
+    }

@@ -55,13 +55,19 @@ def parse_field(text: str) -> tuple[str, Kind]:
     """
     name, _, kind = text.partition(":")
     if name not in MULTIPLIERS:
-        raise InputError("there is no such field", field="--field", found=name, expected=", ".join(MULTIPLIERS))
+        raise InputError(
+            "there is no such field", field="--field", found=name, expected=", ".join(MULTIPLIERS)
+        )
     if kind not in ("", "bumps", "neural"):
-        raise InputError("a field has no such kind", field="--field", found=kind, expected="bumps or neural")
+        raise InputError(
+            "a field has no such kind", field="--field", found=kind, expected="bumps or neural"
+        )
     return name, "neural" if kind == "neural" else "bumps"
 
 
-def with_functions(problem: InverseProblem, settings: FitSettings) -> tuple[InverseProblem, list[str]]:
+def with_functions(
+    problem: InverseProblem, settings: FitSettings
+) -> tuple[InverseProblem, list[str]]:
     """The problem with the unknown functions that the settings ask for, and what they assume.
 
     Raises:
@@ -69,13 +75,19 @@ def with_functions(problem: InverseProblem, settings: FitSettings) -> tuple[Inve
     """
     fields = [parse_field(text) for text in settings.field]
     if len({name for name, _ in fields}) < len(fields):
-        raise InputError("a field is asked for twice", field="--field", found=", ".join(settings.field))
+        raise InputError(
+            "a field is asked for twice", field="--field", found=", ".join(settings.field)
+        )
     notes: list[str] = []
     shapes: dict[str, torch.Tensor] = {}
     functions: list[FunctionUnknown] = []
     for name, kind in fields:
         neural = [f for f in functions if f.kind == "neural"]
-        shapes[name] = _neural_shapes(problem, settings.seed + len(neural)) if kind == "neural" else bump_shapes(problem)
+        shapes[name] = (
+            _neural_shapes(problem, settings.seed + len(neural))
+            if kind == "neural"
+            else bump_shapes(problem)
+        )
         functions.append(field_unknown(name, shapes[name], FIELD_SD, FIELD_LENGTH_M, kind))
     if problem.setting.maps.cut:
         shapes[INFLOW] = inflow_shapes(problem)
@@ -86,14 +98,23 @@ def with_functions(problem: InverseProblem, settings: FitSettings) -> tuple[Inve
     if settings.release_law:
         functions.append(release_law())
     maps = replace(problem.setting.maps, shapes={**problem.setting.maps.shapes, **shapes})
-    problem = replace(problem, setting=replace(problem.setting, maps=maps), unknowns=replace(problem.unknowns, functions=tuple(functions)))
+    problem = replace(
+        problem,
+        setting=replace(problem.setting, maps=maps),
+        unknowns=replace(problem.unknowns, functions=tuple(functions)),
+    )
     notes += [_note(f) for f in functions]
     untouched = [f.label for f in functions if f.name in OF_DRUG and not problem.drug]
     if untouched:
         notes.append(f"No drug image was given: {', '.join(untouched)} keep their priors.")
     if settings.model_error > 0:
         bumps = tumour_bumps(problem, ERROR_LENGTH_M)
-        problem = replace(problem, model_error=ModelError(settings.model_error * bumps, settings.model_error, ERROR_LENGTH_M))
+        problem = replace(
+            problem,
+            model_error=ModelError(
+                settings.model_error * bumps, settings.model_error, ERROR_LENGTH_M
+            ),
+        )
         notes.append(
             f"The balances of contrast agent, carrier and free drug may err by {settings.model_error:.0%} (1 sd) of wall influx and "
             f"release, smooth over {ERROR_LENGTH_M * 1e3:g} mm."
@@ -101,7 +122,9 @@ def with_functions(problem: InverseProblem, settings: FitSettings) -> tuple[Inve
     return problem, notes
 
 
-def with_release_in_time(problem: InverseProblem, settings: FitSettings) -> tuple[InverseProblem, list[str]]:
+def with_release_in_time(
+    problem: InverseProblem, settings: FitSettings
+) -> tuple[InverseProblem, list[str]]:
     """The problem with a release rate that jumps at the hours that the settings give, and what is assumed and known of it.
 
     Raises:
@@ -109,9 +132,10 @@ def with_release_in_time(problem: InverseProblem, settings: FitSettings) -> tupl
     """
     if settings.model_error > 0:
         raise InputError(
-            "the error of the equations is not worked out where release jumps in time", field="--release-in-time",
+            "the error of the equations is not worked out where release jumps in time",
+            field="--release-in-time",
             remedy="Leave --model-error away.",
-        )  # fmt: skip
+        )
     hours = settings.release_in_time or ()
     jumps = tuple(3600 * h for h in hours)
     stretches = release_in_time(jumps)
@@ -119,18 +143,26 @@ def with_release_in_time(problem: InverseProblem, settings: FitSettings) -> tupl
     last = max(3600 * FIELD_HOURS[-1], *images, 0.0)
     if jumps[-1] >= last:
         raise InputError(
-            "the release rate jumps after all that a fit shows", field="--release-in-time", found=f"{hours[-1]:g} h",
+            "the release rate jumps after all that a fit shows",
+            field="--release-in-time",
+            found=f"{hours[-1]:g} h",
             expected=f"below {last / 3600:g} h",
-        )  # fmt: skip
-    unseen = [u.label for u, t in zip(stretches, jumps, strict=True) if t >= max(images, default=0.0)]
+        )
+    unseen = [
+        u.label for u, t in zip(stretches, jumps, strict=True) if t >= max(images, default=0.0)
+    ]
     notes = [
         f"The release rate may jump at {', '.join(f'{h:g}' for h in hours)} h after the dose: in each later stretch it is that of the "
         f"first times a constant, 1 within {np.exp(RELEASE_SD) - 1:.0%} (1 sd, an assumption). The release map is that of the first."
     ]
     if unseen:
-        notes.append(f"No drug image was taken after the start of these stretches, so they keep their priors: {'; '.join(unseen)}.")
+        notes.append(
+            f"No drug image was taken after the start of these stretches, so they keep their priors: {'; '.join(unseen)}."
+        )
     unknowns = replace(problem.unknowns, items=(*problem.unknowns.items, *stretches))
-    return replace(problem, unknowns=unknowns, setting=replace(problem.setting, release_jumps=jumps)), notes
+    return replace(
+        problem, unknowns=unknowns, setting=replace(problem.setting, release_jumps=jumps)
+    ), notes
 
 
 def with_scalars_alone(problem: InverseProblem) -> InverseProblem:
@@ -151,15 +183,18 @@ def cut_faces(mask: NDArray[np.bool_], settings: FitSettings) -> tuple[tuple[int
     cut = Domain.cut_faces(mask)
     if not cut:
         raise InputError(
-            "no face of the image cuts the tumour, so nothing can flow in there", field="--inflow",
+            "no face of the image cuts the tumour, so nothing can flow in there",
+            field="--inflow",
             remedy="Leave --inflow away: normal tissue surrounds the tumour.",
-        )  # fmt: skip
+        )
     return cut
 
 
 def _neural_shapes(problem: InverseProblem, seed: int) -> torch.Tensor:
     """Shapes of a network that is not trained yet, ``(k, x, y, z)``."""
-    return shapes_of(field_network(problem.setting, FIELD_LENGTH_M, seed), problem.setting, FIELD_SD).detach()
+    return shapes_of(
+        field_network(problem.setting, FIELD_LENGTH_M, seed), problem.setting, FIELD_SD
+    ).detach()
 
 
 def inflow_shapes(problem: InverseProblem) -> torch.Tensor:
@@ -176,12 +211,18 @@ def inflow_shapes(problem: InverseProblem) -> torch.Tensor:
     bumps = np.concatenate(found)
     # cells at the edge of two cut faces belong to both
     height = np.sqrt((bumps**2).sum(axis=0))
-    return INFLOW_SD * torch.as_tensor(bumps / np.where(height > 0, height, 1.0), dtype=maps.tumour.dtype, device=maps.tumour.device)
+    return INFLOW_SD * torch.as_tensor(
+        bumps / np.where(height > 0, height, 1.0),
+        dtype=maps.tumour.dtype,
+        device=maps.tumour.device,
+    )
 
 
 def bump_shapes(problem: InverseProblem) -> torch.Tensor:
     """Bumps in the tumour whose sum with weights of unit variance has the prior variance of a field, ``(k, x, y, z)``."""
-    return centred(tumour_bumps(problem, FIELD_LENGTH_M), problem.setting.maps.tumour > 0.5, FIELD_SD)
+    return centred(
+        tumour_bumps(problem, FIELD_LENGTH_M), problem.setting.maps.tumour > 0.5, FIELD_SD
+    )
 
 
 def tumour_bumps(problem: InverseProblem, length_m: float) -> torch.Tensor:
@@ -197,9 +238,7 @@ def tumour_bumps(problem: InverseProblem, length_m: float) -> torch.Tensor:
 
 def _note(f: FunctionUnknown) -> str:
     if f.argument == "pH":
-        return (
-            f"The release law's steepness may differ from the stated one by {np.exp(f.prior_sd) - 1:.0%} (1 sd) at {f.count} knots of pH."
-        )
+        return f"The release law's steepness may differ from the stated one by {np.exp(f.prior_sd) - 1:.0%} (1 sd) at {f.count} knots of pH."
     if f.name == INFLOW:
         return (
             f"The tumour goes on beyond the image: fluid enters or leaves there at an unknown velocity, {f.prior_sd:g} q l (1 sd) "
@@ -220,13 +259,31 @@ def field_maps(fit: Fitted, domain: Domain) -> list[MapEstimate]:
             continue
         at = problem.unknowns.where(f.name)
         shapes = problem.setting.maps.shapes[f.name]
-        posterior = field_posterior(shapes, problem.tensor(fit.theta[at]), problem.tensor(fit.run.covariance[at, at]))
-        value, sd, contraction = (_inside(problem, t, domain) for t in (posterior.mean.exp(), posterior.sd, posterior.contraction))
+        posterior = field_posterior(
+            shapes, problem.tensor(fit.theta[at]), problem.tensor(fit.run.covariance[at, at])
+        )
+        value, sd, contraction = (
+            _inside(problem, t, domain)
+            for t in (posterior.mean.exp(), posterior.sd, posterior.contraction)
+        )
         source = f"prior sd {f.prior_sd:g} of its logarithm over {f.length_m * 1e3:g} mm, {f.kind}"
         found += [
-            MapEstimate(f"{f.name}_factor", "1", f"{f.label}; {source}", "images and prior", value, value * sd),
-            MapEstimate(f"{f.name}_contraction", "1", f"1 - sd after/before the images, of {f.label}", "images and prior", contraction),
-        ]  # fmt: skip
+            MapEstimate(
+                f"{f.name}_factor",
+                "1",
+                f"{f.label}; {source}",
+                "images and prior",
+                value,
+                value * sd,
+            ),
+            MapEstimate(
+                f"{f.name}_contraction",
+                "1",
+                f"1 - sd after/before the images, of {f.label}",
+                "images and prior",
+                contraction,
+            ),
+        ]
     return found
 
 
@@ -237,13 +294,26 @@ def inflow_map(fit: Fitted, domain: Domain) -> list[MapEstimate]:
         return []
     at = problem.unknowns.where(INFLOW)
     shapes = problem.setting.maps.shapes[INFLOW]
-    posterior = field_posterior(shapes, problem.tensor(fit.theta[at]), problem.tensor(fit.run.covariance[at, at]))
+    posterior = field_posterior(
+        shapes, problem.tensor(fit.theta[at]), problem.tensor(fit.run.covariance[at, at])
+    )
     scalars = problem.scalars(fit.theta)
     unit = scalars["q"] * scalars["l"] * 1e6
     there = posterior.prior_sd > 0
-    mean, sd = (domain.put(torch.where(there, unit * t, torch.nan).cpu().numpy()) for t in (posterior.mean, posterior.sd))
-    return [MapEstimate("inflow", "um/s", "velocity of fluid that enters through a face of the image that cuts the tumour",
-                        "images and prior", mean, sd)]  # fmt: skip
+    mean, sd = (
+        domain.put(torch.where(there, unit * t, torch.nan).cpu().numpy())
+        for t in (posterior.mean, posterior.sd)
+    )
+    return [
+        MapEstimate(
+            "inflow",
+            "um/s",
+            "velocity of fluid that enters through a face of the image that cuts the tumour",
+            "images and prior",
+            mean,
+            sd,
+        )
+    ]
 
 
 def model_error_maps(fit: Fitted, domain: Domain) -> list[MapEstimate]:
@@ -258,4 +328,6 @@ def model_error_maps(fit: Fitted, domain: Domain) -> list[MapEstimate]:
 
 
 def _inside(problem: InverseProblem, values: torch.Tensor, domain: Domain) -> Array:
-    return domain.put(torch.where(problem.setting.maps.tumour > 0.5, values, torch.nan).cpu().numpy())
+    return domain.put(
+        torch.where(problem.setting.maps.tumour > 0.5, values, torch.nan).cpu().numpy()
+    )

@@ -52,9 +52,14 @@ class Study:
 
 
 def run_fit(
-    inputs: ImagingInputs, settings: FitSettings, *, progress: Progress | None = None, tell: Callable[[str], None] | None = None,
-    kept: Path | None = None, resume: Resume = False,
-) -> Study:  # fmt: skip
+    inputs: ImagingInputs,
+    settings: FitSettings,
+    *,
+    progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
+    kept: Path | None = None,
+    resume: Resume = False,
+) -> Study:
     """Fit one study.
 
     Args:
@@ -68,9 +73,12 @@ def run_fit(
     progress = progress or silent
     if inputs.model != extended_tofts.NAME:
         raise InputError(
-            "the tissue model is extended Tofts where nothing flows, so its maps must be too", field="--model", found=inputs.model,
-            expected=extended_tofts.NAME, remedy="For other kinetic models run `nanopinn maps`.",
-        )  # fmt: skip
+            "the tissue model is extended Tofts where nothing flows, so its maps must be too",
+            field="--model",
+            found=inputs.model,
+            expected=extended_tofts.NAME,
+            remedy="For other kinetic models run `nanopinn maps`.",
+        )
     device = choose_device(settings.device)
     study = _study(inputs, settings, device)
     keeper = Keeper.of_interrupted(kept, study, device, resume) if kept else None
@@ -103,9 +111,14 @@ def write_fit(out: str | Path, study: Study, *, overwrite: bool = False) -> Path
 
     dump = study.settings.model_dump() | {"drug": [Path(d).name for d in study.settings.drug]}
     return write_result(
-        Path(out), imaging=study.imaging, fit=study.fit, config={"fit": dump, **study.inputs.choices()},
-        inputs=study.read, report=render_report(study.imaging, study.fit), overwrite=overwrite,
-    )  # fmt: skip
+        Path(out),
+        imaging=study.imaging,
+        fit=study.fit,
+        config={"fit": dump, **study.inputs.choices()},
+        inputs=study.read,
+        report=render_report(study.imaging, study.fit),
+        overwrite=overwrite,
+    )
 
 
 def _limits(problem: InverseProblem, settings: FitSettings, progress: Progress) -> tuple[str, ...]:
@@ -119,14 +132,24 @@ def _limits(problem: InverseProblem, settings: FitSettings, progress: Progress) 
     for name in settings.profile:
         known = (*problem.unknowns.names, *((NAME,) if settings.aif_sd else ()))
         if name not in known:
-            raise InputError("no such unknown to profile", field="--profile", found=name, expected=", ".join(known))
+            raise InputError(
+                "no such unknown to profile",
+                field="--profile",
+                found=name,
+                expected=", ".join(known),
+            )
     progress("what the images can know", 0.0, {})
     return told(problem, at_the_prior(problem))
 
 
 def _inferred_in_memory(
-    imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: Progress, seconds: dict[str, float], keeper: Keeper | None
-) -> FitResult:  # fmt: skip
+    imaging: ImagingMaps,
+    posed: Posed,
+    settings: FitSettings,
+    progress: Progress,
+    seconds: dict[str, float],
+    keeper: Keeper | None,
+) -> FitResult:
     """:func:`infer`, on the CPU from where it stood if the GPU's memory does not do; the answer says so."""
     try:
         return infer(imaging, posed, settings, progress, seconds, keeper)
@@ -137,12 +160,20 @@ def _inferred_in_memory(
     kept = None if keeper is None else replace(keeper, resumed=True, device="cpu")
     found = infer(imaging, on_device(posed, "cpu"), settings, progress, seconds, kept)
     words = "the GPU's memory ran out: went on on the CPU"
-    return replace(found, runs={name: replace(run, events=(*run.events, words)) for name, run in found.runs.items()})
+    return replace(
+        found,
+        runs={name: replace(run, events=(*run.events, words)) for name, run in found.runs.items()},
+    )
 
 
 def infer(
-    imaging: ImagingMaps, posed: Posed, settings: FitSettings, progress: Progress, seconds: dict[str, float], keeper: Keeper | None = None
-) -> FitResult:  # fmt: skip
+    imaging: ImagingMaps,
+    posed: Posed,
+    settings: FitSettings,
+    progress: Progress,
+    seconds: dict[str, float],
+    keeper: Keeper | None = None,
+) -> FitResult:
     """Run the engines on a posed problem, check the answer and collect it."""
     fits: dict[str, Fitted[InverseProblem]] = {}
     problem, start = posed.problem, None
@@ -150,9 +181,12 @@ def infer(
     of_scalars = len(scalars.unknowns) == len(unknowns)
     if not of_scalars and settings.engine == "pinn":
         raise InputError(
-            "the networks' engine moves scalars alone", field="--engine", found="pinn", expected="fv, or auto",
+            "the networks' engine moves scalars alone",
+            field="--engine",
+            found="pinn",
+            expected="fv, or auto",
             remedy="With unknown functions of space, pH or time, auto starts with the scalars by pinn and goes on with everything by fv.",
-        )  # fmt: skip
+        )
     if settings.engine in ("auto", "pinn"):
         fits["pinn"] = fit_pinn(
             scalars,
@@ -169,7 +203,14 @@ def infer(
         if any(f.kind == "neural" for f in unknowns.functions):
             fits["fv"] = fit_neural(problem, start, seed=settings.seed, progress=progress)
         else:
-            fits["fv"] = fit_fv(problem, start, starts=settings.starts, seed=settings.seed, keeper=keeper, progress=progress)
+            fits["fv"] = fit_fv(
+                problem,
+                start,
+                starts=settings.starts,
+                seed=settings.seed,
+                keeper=keeper,
+                progress=progress,
+            )
     noted: tuple[str, ...] = ()
     if settings.noise == "estimated":
         fits["fv"], noted = with_estimated_noise(posed.problem, fits["fv"], progress)
@@ -177,7 +218,11 @@ def infer(
     last = end.fitted
     posterior = _held(end, settings, seconds, progress)
     check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
-    seconds = {**seconds, **{name: f.run.seconds for name, f in fits.items()}, "check": check.seconds}
+    seconds = {
+        **seconds,
+        **{name: f.run.seconds for name, f in fits.items()},
+        "check": check.seconds,
+    }
     result = FitResult(
         scalars=posterior.scalars,
         covariance=posterior.covariance,
@@ -187,7 +232,13 @@ def infer(
         maps=maps(imaging, posed, last),
         fields=fields(posed, last),
         curves=curves(imaging, posed, last),
-        assumptions=(*imaging.assumptions, *posed.assumptions, *noted, *end.notes, *posterior.notes),
+        assumptions=(
+            *imaging.assumptions,
+            *posed.assumptions,
+            *noted,
+            *end.notes,
+            *posterior.notes,
+        ),
         affine=np.asarray(imaging.affine),
         mask=imaging.mask,
         seconds=seconds,
@@ -203,24 +254,42 @@ def _held(end: Ended, settings: FitSettings, seconds: dict[str, float], progress
     """The posterior, held against solves where it is of scalars alone and time is not what counts."""
     if settings.preset == "fast" or end.checkpoint.problem.unknowns.functions:
         why = "preset fast" if settings.preset == "fast" else "functions among the unknowns"
-        return Held(end.scalars, end.covariance, (f"Intervals are those of a parabola at the estimate, not held against solves ({why}).",))
+        return Held(
+            end.scalars,
+            end.covariance,
+            (
+                f"Intervals are those of a parabola at the estimate, not held against solves ({why}).",
+            ),
+        )
     began, at = time.perf_counter(), end.checkpoint
-    held = held_against_solves(at.posed, at.point, end.scalars, end.covariance, expansion=at.tangents, progress=progress)
+    held = held_against_solves(
+        at.posed, at.point, end.scalars, end.covariance, expansion=at.tangents, progress=progress
+    )
     seconds["how far the answer reaches"] = time.perf_counter() - began
     return held
 
 
 def _study(inputs: ImagingInputs, settings: FitSettings, device: str) -> dict[str, str]:
     """All that was given, each by name: choices by value, files by hash."""
-    options = {"fit": settings.model_dump(mode="json") | {"drug": [Path(d).name for d in settings.drug]}, **inputs.choices()}
-    study = {f"{table}.{k}": json.dumps(v, default=str) for table, entries in options.items() for k, v in entries.items()}
+    options = {
+        "fit": settings.model_dump(mode="json") | {"drug": [Path(d).name for d in settings.drug]},
+        **inputs.choices(),
+    }
+    study = {
+        f"{table}.{k}": json.dumps(v, default=str)
+        for table, entries in options.items()
+        for k, v in entries.items()
+    }
     files = [*inputs.files(), *(Path(d) for d in settings.drug)]
     return study | fingerprints(files) | {"nanopinn": version("nanopinn"), "device": device}
 
 
 def _pinn_settings(preset: str) -> PinnSettings:
     """Effort of the networks."""
-    return {"fast": PinnSettings(rank=10, anchors=6), "accurate": PinnSettings(rank=16, anchors=15)}.get(preset, PinnSettings())
+    return {
+        "fast": PinnSettings(rank=10, anchors=6),
+        "accurate": PinnSettings(rank=16, anchors=15),
+    }.get(preset, PinnSettings())
 
 
 def _distance(fits: dict[str, Fitted[InverseProblem]]) -> dict[str, float]:

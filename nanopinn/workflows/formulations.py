@@ -12,7 +12,9 @@ from nanopinn.physics.formulation_file import formulation_of
 from nanopinn.physics.vehicle import Formulation
 
 
-def find_formulation(name: str, folder: Path = Path(), *, file: Path | None = None, field: str = "formulation") -> Formulation:
+def find_formulation(
+    name: str, folder: Path = Path(), *, file: Path | None = None, field: str = "formulation"
+) -> Formulation:
     """A formulation by its name or alias, or from a TOML file.
 
     Args:
@@ -26,11 +28,17 @@ def find_formulation(name: str, folder: Path = Path(), *, file: Path | None = No
         return known
     if name.strip().endswith(".toml"):
         return read_formulation(folder / name.strip())
-    names = (f.name + (f" ({', '.join(f.aliases)})" if f.aliases else "") for f in FORMULATIONS.values())
+    names = (
+        f.name + (f" ({', '.join(f.aliases)})" if f.aliases else "") for f in FORMULATIONS.values()
+    )
     raise InputError(
-        "unknown formulation", file=file, field=field, found=name, expected=f"{', '.join(names)}, or a .toml file",
+        "unknown formulation",
+        file=file,
+        field=field,
+        found=name,
+        expected=f"{', '.join(names)}, or a .toml file",
         remedy="A file of your own may describe one: see docs/formulations.",
-    )  # fmt: skip
+    )
 
 
 def read_formulation(path: str | Path) -> Formulation:
@@ -41,7 +49,15 @@ def read_formulation(path: str | Path) -> Formulation:
     """
     path = Path(path)
     found = formulation_of(read_toml(path, "the formulation"), path)
-    taken = next((n for n in (found.name, *found.aliases) if known_formulation(n) is not None), None)
+    taken = next(
+        (n for n in (found.name, *found.aliases) if known_formulation(n) is not None), None
+    )
     if taken is not None:
-        raise InputError("the name is that of a packaged formulation", file=path, field="name", found=taken, remedy="Choose another.")
+        raise InputError(
+            "the name is that of a packaged formulation",
+            file=path,
+            field="name",
+            found=taken,
+            remedy="Choose another.",
+        )
     return replace(found, file=path)

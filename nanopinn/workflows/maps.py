@@ -8,7 +8,9 @@ from nanopinn.progress import Progress, silent
 from nanopinn.workflows.device import choose_device
 
 
-def run_maps(inputs: ImagingInputs, *, device: str = "auto", progress: Progress = silent) -> ImagingMaps:
+def run_maps(
+    inputs: ImagingInputs, *, device: str = "auto", progress: Progress = silent
+) -> ImagingMaps:
     """Kinetic maps of one study, and its pH where one is given.
 
     Args:

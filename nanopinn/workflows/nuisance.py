@@ -40,23 +40,40 @@ def refuse_without_fv(settings: FitSettings) -> None:
     """
     if settings.aif_sd and (settings.field or settings.inflow or settings.release_law):
         raise InputError(
-            "unknown functions are not fitted together with the arterial input's scale", field="--aif-sd", found=settings.aif_sd,
-            expected="0 beside --field, --inflow and --release-law", remedy="Leave one of them out.",
-        )  # fmt: skip
-    for field, wanted in (("--noise", settings.noise != "given"), ("--aif-sd", settings.aif_sd > 0), ("--starts", settings.starts > 1)):
+            "unknown functions are not fitted together with the arterial input's scale",
+            field="--aif-sd",
+            found=settings.aif_sd,
+            expected="0 beside --field, --inflow and --release-law",
+            remedy="Leave one of them out.",
+        )
+    for field, wanted in (
+        ("--noise", settings.noise != "given"),
+        ("--aif-sd", settings.aif_sd > 0),
+        ("--starts", settings.starts > 1),
+    ):
         if wanted and settings.engine == "pinn":
-            raise InputError("the engine pinn does not serve this", field=field, remedy="Use --engine fv or auto.")
+            raise InputError(
+                "the engine pinn does not serve this",
+                field=field,
+                remedy="Use --engine fv or auto.",
+            )
 
 
-def with_estimated_noise(problem: InverseProblem, fitted: Fitted, progress: Progress) -> tuple[Fitted, tuple[str, ...]]:
+def with_estimated_noise(
+    problem: InverseProblem, fitted: Fitted, progress: Progress
+) -> tuple[Fitted, tuple[str, ...]]:
     """The fit again with the noise that the first one left over.
 
     Args:
         problem: as it was posed.
     """
     scales = noise_scales(fitted.problem, fitted.prediction.fields)
-    again = fit_fv(with_noise(problem, {s.kind: s.scale for s in scales}), fitted.theta, progress=progress)
-    run = replace(again.run, seconds=fitted.run.seconds + again.run.seconds, starts=fitted.run.starts)
+    again = fit_fv(
+        with_noise(problem, {s.kind: s.scale for s in scales}), fitted.theta, progress=progress
+    )
+    run = replace(
+        again.run, seconds=fitted.run.seconds + again.run.seconds, starts=fitted.run.starts
+    )
     return replace(again, run=run), tuple(s.in_words() for s in scales)
 
 

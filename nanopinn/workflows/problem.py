@@ -54,7 +54,9 @@ def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Po
     return pose(imaging, drug_images(imaging, settings), settings, device)
 
 
-def pose(imaging: ImagingMaps, images: Sequence[DrugImage], settings: FitSettings, device: str) -> Posed:
+def pose(
+    imaging: ImagingMaps, images: Sequence[DrugImage], settings: FitSettings, device: str
+) -> Posed:
     """The problem of maps and drug images that are at hand."""
     spacing = tuple(float(h) for h in imaging.voxel_size_m)
     cut = cut_faces(imaging.mask, settings)
@@ -84,7 +86,9 @@ def pose(imaging: ImagingMaps, images: Sequence[DrugImage], settings: FitSetting
     return Posed(problem, domain, tuple(notes + of_functions))
 
 
-def _tissue(imaging: ImagingMaps, domain: Domain, device: str) -> tuple[TissueMaps, torch.Tensor, list[str]]:
+def _tissue(
+    imaging: ImagingMaps, domain: Domain, device: str
+) -> tuple[TissueMaps, torch.Tensor, list[str]]:
     """Maps of the box without holes (PS is Ktrans as measured) and the covariance of ln Ktrans and ln ve, ``(2, 2, x, y, z)``."""
     inside = imaging.mask
     Ktrans = filled(imaging.ktrans_per_min / 60, inside, value("Ktrans_n"), low=1e-6)
@@ -98,16 +102,23 @@ def _tissue(imaging: ImagingMaps, domain: Domain, device: str) -> tuple[TissueMa
         return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
 
     tissue = TissueMaps(
-        tumour=box(inside.astype(float), 0.0), PS=box(Ktrans, value("Ktrans_n")), phi=box(phi, value("ve_n")),
-        v_p=box(v_p, value("vp_n")), pH=box(pH, value("pHe_n")),
-    )  # fmt: skip
+        tumour=box(inside.astype(float), 0.0),
+        PS=box(Ktrans, value("Ktrans_n")),
+        phi=box(phi, value("ve_n")),
+        v_p=box(v_p, value("vp_n")),
+        pH=box(pH, value("pHe_n")),
+    )
     relative = np.zeros((2, 2, *inside.shape))
     relative[0, 0] = _bounded(imaging.ktrans_std / 60 / Ktrans) ** 2
     relative[1, 1] = _bounded(ve_std / phi) ** 2
-    relative[0, 1] = relative[1, 0] = np.nan_to_num(imaging.kinetics.covariance[..., 0, 1] / 60 / Ktrans * kept / phi)
+    relative[0, 1] = relative[1, 0] = np.nan_to_num(
+        imaging.kinetics.covariance[..., 0, 1] / 60 / Ktrans * kept / phi
+    )
     most = 0.99 * np.sqrt(relative[0, 0] * relative[1, 1])
     relative[0, 1] = relative[1, 0] = np.clip(relative[0, 1], -most, most)
-    spread = torch.stack([torch.stack([box(relative[i, j] * inside, 0.0) for j in range(2)]) for i in range(2)])
+    spread = torch.stack(
+        [torch.stack([box(relative[i, j] * inside, 0.0) for j in range(2)]) for i in range(2)]
+    )
     holes = int((inside & ~np.isfinite(imaging.ktrans_per_min)).sum())
     notes = [
         "The wall's permeability is Ktrans less its solvent drag. Filtration and the liposome's permeability follow its "
@@ -143,7 +154,9 @@ def _pH_bumps(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor
     if imaging.ph_coverage == 0:
         return torch.as_tensor(PH_ASSUMED_ERROR * inside[None].astype(float), device=device)
     own = np.sqrt(np.clip(imaging.ph_std**2 - imaging.ph_common_std**2, 0, None))
-    sd = PH_ERROR_LEFT * np.nan_to_num(domain.take(own, np.nan), nan=PH_ASSUMED_ERROR / PH_ERROR_LEFT)
+    sd = PH_ERROR_LEFT * np.nan_to_num(
+        domain.take(own, np.nan), nan=PH_ASSUMED_ERROR / PH_ERROR_LEFT
+    )
     fine = sd * unit_bumps(inside, imaging.voxel_size_m, PH_ERROR_SIZE_M)
     coarse = PH_COMMON_ERROR * unit_bumps(inside, imaging.voxel_size_m, PH_FLATTENED_SIZE_M)
     common = max(PH_COMMON_ERROR, imaging.ph_common_std) * inside[None]
@@ -157,7 +170,9 @@ def _closure_bumps(imaging: ImagingMaps, domain: Domain, device: str) -> torch.T
     return torch.as_tensor(CLOSURE_ERROR * np.concatenate([bumps, inside[None]]), device=device)
 
 
-def _contrast_observation(imaging: ImagingMaps, domain: Domain, tissue: TissueMaps) -> ContrastObservation:
+def _contrast_observation(
+    imaging: ImagingMaps, domain: Domain, tissue: TissueMaps
+) -> ContrastObservation:
     """Concentration in tumour voxels with a valid fit and a finite curve."""
     curves = np.moveaxis(imaging.concentration_mM, 0, -1)
     usable = imaging.mask & np.isfinite(imaging.ktrans_per_min) & np.isfinite(curves).all(axis=-1)
@@ -168,27 +183,42 @@ def _contrast_observation(imaging: ImagingMaps, domain: Domain, tissue: TissueMa
     noise = torch.as_tensor(domain.take(imaging.concentration_sd_mM, 1.0), device=device)[voxels]
     kinetics = tissue.PS[voxels], tissue.phi[voxels], tissue.v_p[voxels]
     local, mixed = _local_sensitivities(imaging, *kinetics), _curvature(imaging, *kinetics)
-    baseline = torch.as_tensor(domain.take(imaging.baseline_effect_mM, 0.0), device=device)[:, voxels].T
+    baseline = torch.as_tensor(domain.take(imaging.baseline_effect_mM, 0.0), device=device)[
+        :, voxels
+    ].T
     explained = torch.cat([local, baseline[..., None], mixed[..., None]], dim=-1)
     explained = explained / explained.norm(dim=1, keepdim=True).clamp_min(1e-300)
     return ContrastObservation(box[:, voxels], noise, voxels, torch.linalg.qr(explained)[0])
 
 
-def _local_sensitivities(imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.Tensor, vp: torch.Tensor) -> torch.Tensor:
+def _local_sensitivities(
+    imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.Tensor, vp: torch.Tensor
+) -> torch.Tensor:
     """Derivatives of each voxel's Tofts curve by Ktrans, ve, vp and bolus arrival, ``(n, t, 4)``."""
     curve = InputCurve(imaging.aif, imaging.frame_times_s, str(Ktrans.device))
     parameters = torch.stack([Ktrans, ve, vp, torch.zeros_like(vp)], dim=1)
     return evaluate(extended_tofts, parameters, curve, with_delay=True)[1].transpose(1, 2)
 
 
-def _curvature(imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.Tensor, vp: torch.Tensor, step: float = 0.05) -> torch.Tensor:
+def _curvature(
+    imaging: ImagingMaps,
+    Ktrans: torch.Tensor,
+    ve: torch.Tensor,
+    vp: torch.Tensor,
+    step: float = 0.05,
+) -> torch.Tensor:
     """Second derivative of each voxel's Tofts curve by ln ve, ``(n, t)``, by central differences.
 
     A voxel in which Ktrans/ve varies answers like its mean plus half the variance of ln(Ktrans/ve) times this.
     """
     curve = InputCurve(imaging.aif, imaging.frame_times_s, str(Ktrans.device))
     here, up, down = (
-        evaluate(extended_tofts, torch.stack([Ktrans, v, vp, torch.zeros_like(vp)], dim=1), curve, with_delay=True)[0]
+        evaluate(
+            extended_tofts,
+            torch.stack([Ktrans, v, vp, torch.zeros_like(vp)], dim=1),
+            curve,
+            with_delay=True,
+        )[0]
         for v in (ve, ve * (1 + step), ve * (1 - step))
     )
     return (up + down - 2 * here) / step**2
@@ -201,14 +231,19 @@ def drug_images(imaging: ImagingMaps, settings: FitSettings) -> tuple[DrugImage,
         InputError: one cannot be used.
     """
     shape, affine, mask, onto = imaging.mask.shape, imaging.affine, imaging.mask, imaging.onto
-    return tuple(load_drug_image(Path(p), (shape[0], shape[1], shape[2]), affine, mask, onto=onto) for p in settings.drug)
+    return tuple(
+        load_drug_image(Path(p), (shape[0], shape[1], shape[2]), affine, mask, onto=onto)
+        for p in settings.drug
+    )
 
 
 #: Below so many voxels inside the border layer, those of the border are used too, mixed as they are.
 FEWEST_VOXELS = 10
 
 
-def _drug_observation(image: DrugImage, mask: NDArray[np.bool_], domain: Domain, device: str) -> DrugObservation:
+def _drug_observation(
+    image: DrugImage, mask: NDArray[np.bool_], domain: Domain, device: str
+) -> DrugObservation:
     """A drug image away from the tumour's border, where voxels hold two tissues."""
     core = binary_erosion(mask)
     usable = (core if core.sum() >= FEWEST_VOXELS else mask) & np.isfinite(image.values)
@@ -218,7 +253,14 @@ def _drug_observation(image: DrugImage, mask: NDArray[np.bool_], domain: Domain,
         return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
 
     noise = torch.full(domain.shape, image.noise_sd, dtype=torch.float64, device=device)
-    return DrugObservation(image.time_s, image.quantity, box(known, 0.0), noise, noise, box(usable.astype(float), 0.0) > 0.5)
+    return DrugObservation(
+        image.time_s,
+        image.quantity,
+        box(known, 0.0),
+        noise,
+        noise,
+        box(usable.astype(float), 0.0) > 0.5,
+    )
 
 
 def _notes(drug: bool) -> list[str]:

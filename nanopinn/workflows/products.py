@@ -26,10 +26,31 @@ PA_PER_MMHG = 133.322
 def maps(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> dict[str, MapEstimate]:
     """Every map on the grid of the scan; NaN where nothing is known."""
     found = [
-        MapEstimate("Ktrans", "1/min", "volume transfer constant", "images", imaging.ktrans_per_min, imaging.ktrans_std),
-        MapEstimate("ve", "1", "extravascular extracellular volume fraction", "images", imaging.ve, imaging.ve_std),
+        MapEstimate(
+            "Ktrans",
+            "1/min",
+            "volume transfer constant",
+            "images",
+            imaging.ktrans_per_min,
+            imaging.ktrans_std,
+        ),
+        MapEstimate(
+            "ve",
+            "1",
+            "extravascular extracellular volume fraction",
+            "images",
+            imaging.ve,
+            imaging.ve_std,
+        ),
         MapEstimate("vp", "1", "plasma volume fraction", "images", imaging.vp, imaging.vp_std),
-        MapEstimate("T1", "s", "native longitudinal relaxation time", "images", imaging.t1_s, _known(imaging.t1_std_s)),
+        MapEstimate(
+            "T1",
+            "s",
+            "native longitudinal relaxation time",
+            "images",
+            imaging.t1_s,
+            _known(imaging.t1_std_s),
+        ),
         MapEstimate("pH", "1", "measured extracellular pH", "images", imaging.ph, imaging.ph_std),
         *_flow_maps(posed, fit),
         _release_map(imaging, posed, fit),
@@ -63,22 +84,36 @@ def _flow_maps(posed: Posed, fit: Fitted[InverseProblem]) -> list[MapEstimate]:
     speed_sd = torch.einsum("ixyz,ij,jxyz->xyz", along, covariance, along).clamp_min(0).sqrt()
     return [
         MapEstimate(
-            "IFP", "mmHg", "interstitial fluid pressure; its level carries the prior on p_e", "images and prior",
-            image(p) / PA_PER_MMHG, image(sd) / PA_PER_MMHG,
+            "IFP",
+            "mmHg",
+            "interstitial fluid pressure; its level carries the prior on p_e",
+            "images and prior",
+            image(p) / PA_PER_MMHG,
+            image(sd) / PA_PER_MMHG,
         ),
         MapEstimate(
-            "velocity", "um/s", "speed of the interstitial fluid (Darcy)", "images and prior",
-            image(speed) * 1e6, image(speed_sd) * 1e6,
+            "velocity",
+            "um/s",
+            "speed of the interstitial fluid (Darcy)",
+            "images and prior",
+            image(speed) * 1e6,
+            image(speed_sd) * 1e6,
         ),
-        MapEstimate("Jv", "1/h", "filtration from the vessels", "images and prior", image(flow.J_v) * 3600),
-    ]  # fmt: skip
+        MapEstimate(
+            "Jv", "1/h", "filtration from the vessels", "images and prior", image(flow.J_v) * 3600
+        ),
+    ]
 
 
 def vectors(posed: Posed, fit: Fitted[InverseProblem]) -> dict[str, VectorEstimate]:
     """Fields of vectors on the grid of the scan: where the interstitial fluid goes, um/s."""
     u, _ = _velocity(fit)
     text = "velocity of the interstitial fluid (Darcy)"
-    return {"velocity_vector": VectorEstimate("velocity_vector", "um/s", text, posed.domain.put(u.cpu().numpy()) * 1e6)}
+    return {
+        "velocity_vector": VectorEstimate(
+            "velocity_vector", "um/s", text, posed.domain.put(u.cpu().numpy()) * 1e6
+        )
+    }
 
 
 def _velocity(fit: Fitted[InverseProblem]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,7 +126,9 @@ def _velocity(fit: Fitted[InverseProblem]) -> tuple[torch.Tensor, torch.Tensor]:
         return forward.flow_of_pressure(th, p).velocity(problem.setting.grid)
 
     identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
-    return velocity(theta, flow.p), derivatives_along(velocity, (theta, flow.p), (identity, flow.dp))[0]
+    return velocity(theta, flow.p), derivatives_along(
+        velocity, (theta, flow.p), (identity, flow.dp)
+    )[0]
 
 
 def _release_map(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> MapEstimate:
@@ -103,7 +140,9 @@ def _release_map(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]
     def log_rate(th: torch.Tensor) -> torch.Tensor:
         return torch.log(forward.model(th).release_rate())
 
-    (J,) = derivatives_along(log_rate, (theta,), (torch.eye(len(theta), dtype=theta.dtype, device=theta.device),))
+    (J,) = derivatives_along(
+        log_rate, (theta,), (torch.eye(len(theta), dtype=theta.dtype, device=theta.device),)
+    )
     covariance = problem.tensor(fit.run.covariance)
     variance = torch.einsum("ixyz,ij,jxyz->xyz", J, covariance, J)
     pH_sd = posed.domain.take(np.nan_to_num(imaging.ph_std, nan=PH_ASSUMED_ERROR), PH_ASSUMED_ERROR)
@@ -112,7 +151,9 @@ def _release_map(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]
     source: Literal["images and prior", "prior"] = "images and prior" if problem.drug else "prior"
     text = "release rate of the carrier: the pH map through the stated law"
     put = posed.domain.put
-    return MapEstimate("krel", "1/h", text, source, put(rate.cpu().numpy()), put((rate * relative).cpu().numpy()))
+    return MapEstimate(
+        "krel", "1/h", text, source, put(rate.cpu().numpy()), put((rate * relative).cpu().numpy())
+    )
 
 
 def fields(posed: Posed, fit: Fitted[InverseProblem]) -> dict[str, FieldEstimate]:
@@ -122,16 +163,21 @@ def fields(posed: Posed, fit: Fitted[InverseProblem]) -> dict[str, FieldEstimate
     hours = sorted({*FIELD_HOURS, *(d.time_s / 3600 for d in problem.drug)})
     times = [h * 3600.0 for h in hours]
     nodes = problem.setting.drug_nodes(times)
-    run = problem.forward().drug(theta, fit.prediction.fields.flow_without_tangents, problem.plasma, nodes)
+    run = problem.forward().drug(
+        theta, fit.prediction.fields.flow_without_tangents, problem.plasma, nodes
+    )
     keep = [int(np.argmin(np.abs(nodes - t))) for t in times]
     per_tissue = volume_fractions(LINEAR.pools, problem.setting.maps) * run.U[keep]
     return {
         name: FieldEstimate(
-            name, "ug/mL", f"{WORDS[name]}, per tissue volume", np.array(times),
+            name,
+            "ug/mL",
+            f"{WORDS[name]}, per tissue volume",
+            np.array(times),
             posed.domain.put(per_tissue[:, i].cpu().numpy() * 1e3),
         )
         for i, name in enumerate(LINEAR.pools)
-    }  # fmt: skip
+    }
 
 
 def curves(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> tuple[Curve, ...]:
@@ -145,13 +191,25 @@ def curves(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> t
     for quantity in sorted({d.quantity for d in problem.drug}):
         series = sorted((d for d in problem.drug if d.quantity == quantity), key=lambda d: d.time_s)
         assert pools is not None
-        images = [d.predict(pools[problem.node_of(d)], problem.setting.maps, problem.plasma_at(d.time_s)) for d in series]
+        images = [
+            d.predict(pools[problem.node_of(d)], problem.setting.maps, problem.plasma_at(d.time_s))
+            for d in series
+        ]
         found.append(
             Curve(
-                f"{quantity} drug, tumour mean", "ug/mL", np.array([d.time_s for d in series]),
+                f"{quantity} drug, tumour mean",
+                "ug/mL",
+                np.array([d.time_s for d in series]),
                 np.array([float(d.measured[d.voxels].mean()) * 1e3 for d in series]),
-                np.array([float(i[d.voxels].mean()) * 1e3 for i, d in zip(images, series, strict=True)]),
-                np.array([float(d.sd[d.voxels].square().mean().sqrt() / d.count**0.5) * 1e3 for d in series]),
+                np.array(
+                    [float(i[d.voxels].mean()) * 1e3 for i, d in zip(images, series, strict=True)]
+                ),
+                np.array(
+                    [
+                        float(d.sd[d.voxels].square().mean().sqrt() / d.count**0.5) * 1e3
+                        for d in series
+                    ]
+                ),
             )
-        )  # fmt: skip
+        )
     return tuple(found)

@@ -95,7 +95,9 @@ def schedule_tables(path: Path) -> dict[str, Any]:
     return read_toml(path, "the schedule")
 
 
-def schedule_of(tables: Mapping[str, Any], path: Path | None, formulation: Formulation | None = None) -> Treatment:
+def schedule_of(
+    tables: Mapping[str, Any], path: Path | None, formulation: Formulation | None = None
+) -> Treatment:
     """The schedule that a file's tables describe.
 
     Args:
@@ -111,17 +113,27 @@ def schedule_of(tables: Mapping[str, Any], path: Path | None, formulation: Formu
         first = error.errors()[0]
         missing = first["type"] == "missing"
         raise InputError(
-            f"an entry of the schedule {'is missing' if missing else 'cannot be used'}", file=path, field=_name(first["loc"]),
-            found=None if missing else first["input"], expected=None if missing else first["msg"],
-        ) from error  # fmt: skip
+            f"an entry of the schedule {'is missing' if missing else 'cannot be used'}",
+            file=path,
+            field=_name(first["loc"]),
+            found=None if missing else first["input"],
+            expected=None if missing else first["msg"],
+        ) from error
     doses = tuple(_dose(d, given.patient, i, path, formulation) for i, d in enumerate(given.dose))
     if not doses:
-        raise InputError("nothing is given to the patient", file=path, field="dose", remedy="Add a [[dose]] table.")
+        raise InputError(
+            "nothing is given to the patient",
+            file=path,
+            field="dose",
+            remedy="Add a [[dose]] table.",
+        )
     _one_carrier(doses, path)
     treatment = Treatment(
         doses=doses,
         heatings=_in_order(tuple(_heating(h, i, path) for i, h in enumerate(given.heat)), path),
-        radiation=RadiationCourse(tuple(Fraction(r.time_h * HOUR, r.dose_Gy) for r in given.radiation)),
+        radiation=RadiationCourse(
+            tuple(Fraction(r.time_h * HOUR, r.dose_Gy) for r in given.radiation)
+        ),
         images_s=tuple(sorted({t * HOUR for t in given.imaging.times_h})),
         end_s=given.run.end_h * HOUR,
         heat_effects=HeatEffects() if given.run.heat_effects else None,
@@ -132,28 +144,42 @@ def schedule_of(tables: Mapping[str, Any], path: Path | None, formulation: Formu
 
 def _name(location: tuple[int | str, ...]) -> str:
     """``heat 2.start_h`` from ("heat", 1, "start_h")."""
-    words = [f" {p + 1}" if isinstance(p, int) else ("." if i else "") + p for i, p in enumerate(location)]
+    words = [
+        f" {p + 1}" if isinstance(p, int) else ("." if i else "") + p
+        for i, p in enumerate(location)
+    ]
     return "".join(words)
 
 
-def _dose(d: _Dose, patient: _Patient | None, index: int, path: Path | None, instead: Formulation | None) -> GivenDose:
+def _dose(
+    d: _Dose, patient: _Patient | None, index: int, path: Path | None, instead: Formulation | None
+) -> GivenDose:
     field = f"dose {index + 1}"
     folder = Path() if path is None else path.parent
-    what = instead or find_formulation(d.formulation, folder, file=path, field=f"{field}.formulation")
+    what = instead or find_formulation(
+        d.formulation, folder, file=path, field=f"{field}.formulation"
+    )
     amount = _amount_mg(d, patient, field, path)
     return GivenDose(what, Dose(d.start_h * HOUR, amount * MG, d.infusion_min * MINUTE))
 
 
 def _amount_mg(d: _Dose, patient: _Patient | None, field: str, path: Path | None) -> float:
     if (d.amount_mg is None) == (d.mg_per_m2 is None):
-        raise InputError("a dose needs its amount once", file=path, field=f"{field}.amount_mg", expected="either amount_mg or mg_per_m2")
+        raise InputError(
+            "a dose needs its amount once",
+            file=path,
+            field=f"{field}.amount_mg",
+            expected="either amount_mg or mg_per_m2",
+        )
     if d.amount_mg is not None:
         return usual_amount(d.amount_mg, f"{field}.amount_mg", f"{d.amount_mg:g} mg", path)
     if patient is None:
         raise InputError(
-            "a dose per body surface needs the surface", file=path, field="patient.body_surface_m2",
+            "a dose per body surface needs the surface",
+            file=path,
+            field="patient.body_surface_m2",
             remedy="Add a [patient] table, or write amount_mg.",
-        )  # fmt: skip
+        )
     assert d.mg_per_m2 is not None
     amount = d.mg_per_m2 * patient.body_surface_m2
     return usual_amount(amount, f"{field}.mg_per_m2", f"{d.mg_per_m2:g} mg/m2, {amount:g} mg", path)
@@ -163,27 +189,44 @@ def _one_carrier(doses: tuple[GivenDose, ...], path: Path | None) -> None:
     carriers = sorted({g.formulation.name for g in doses if g.formulation.circulation})
     if len(carriers) > 1:
         raise InputError(
-            "one run holds one carrier", file=path, field="dose.formulation", found=" and ".join(carriers),
+            "one run holds one carrier",
+            file=path,
+            field="dose.formulation",
+            found=" and ".join(carriers),
             remedy="Simulate them one by one, or write a schedule for each arm.",
-        )  # fmt: skip
+        )
 
 
 def _heating(h: _Heat, index: int, path: Path | None) -> Heating:
     field = f"heat {index + 1}"
     if (h.temperature_C is None) == (h.file is None):
         raise InputError(
-            "a heating needs its temperature once", file=path, field=f"{field}.temperature_C", expected="either temperature_C or file"
+            "a heating needs its temperature once",
+            file=path,
+            field=f"{field}.temperature_C",
+            expected="either temperature_C or file",
         )
     if h.file is not None and h.mode == "pennes":
         raise InputError(
-            "measured temperatures are imposed", file=path, field=f"{field}.mode", found=h.mode, expected="imposed",
+            "measured temperatures are imposed",
+            file=path,
+            field=f"{field}.mode",
+            found=h.mode,
+            expected="imposed",
             remedy="Write temperature_C to heat by Pennes' equation.",
-        )  # fmt: skip
+        )
     if h.ramp_min > h.minutes:
         raise InputError(
-            "the ramp is longer than the heating", file=path, field=f"{field}.ramp_min", found=h.ramp_min, expected=f"at most {h.minutes:g}"
+            "the ramp is longer than the heating",
+            file=path,
+            field=f"{field}.ramp_min",
+            found=h.ramp_min,
+            expected=f"at most {h.minutes:g}",
         )
-    start, kelvin = h.start_h * HOUR, None if h.temperature_C is None else h.temperature_C + ZERO_CELSIUS
+    start, kelvin = (
+        h.start_h * HOUR,
+        None if h.temperature_C is None else h.temperature_C + ZERO_CELSIUS,
+    )
     where = None if h.file is None else (Path() if path is None else path.parent) / h.file
     return Heating(start, start + h.minutes * MINUTE, h.ramp_min * MINUTE, h.mode, kelvin, where)
 
@@ -193,9 +236,12 @@ def _in_order(heatings: tuple[Heating, ...], path: Path | None) -> tuple[Heating
     for a, b in itertools.pairwise(ordered):
         if b.start_s < a.end_s + a.ramp_s:
             raise InputError(
-                "two heatings overlap", file=path, field="heat.start_h", found=b.start_s / HOUR,
+                "two heatings overlap",
+                file=path,
+                field="heat.start_h",
+                found=b.start_s / HOUR,
                 expected=f"at or after {(a.end_s + a.ramp_s) / HOUR:g}, when the one before has cooled down",
-            )  # fmt: skip
+            )
     return ordered
 
 
@@ -203,6 +249,9 @@ def _within_run(treatment: Treatment, path: Path | None) -> None:
     last = max((*treatment.events(), *treatment.images_s))
     if last > treatment.end_s:
         raise InputError(
-            "the run ends before its last event", file=path, field="run.end_h", found=treatment.end_s / HOUR,
+            "the run ends before its last event",
+            file=path,
+            field="run.end_h",
+            found=treatment.end_s / HOUR,
             expected=f"at least {last / HOUR:g}",
-        )  # fmt: skip
+        )

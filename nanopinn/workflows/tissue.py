@@ -18,7 +18,9 @@ MARGIN_M = 2.5e-3
 PH_SMOOTHING_VOXELS = 1.2
 
 
-def filled(values: Array, inside: NDArray[np.bool_], normal: float, low: float, high: float = np.inf) -> Array:
+def filled(
+    values: Array, inside: NDArray[np.bool_], normal: float, low: float, high: float = np.inf
+) -> Array:
     """A map without holes: the tumour's median inside, ``normal`` outside, held between ``low`` and ``high``.
 
     Raises:

@@ -73,21 +73,32 @@ class Treatment:
     def plasma(self, values: Values | None = None) -> PlasmaDrug:
         """Drug in plasma from all doses together; ``values`` of parameters by symbol stand in place of the table's."""
         given = dict.fromkeys(g.formulation for g in self.doses)
-        parts = [f.plasma([g.dose for g in self.doses if g.formulation == f], values) for f in given]
+        parts = [
+            f.plasma([g.dose for g in self.doses if g.formulation == f], values) for f in given
+        ]
         share = self.carrier.releasable_share if self.carrier else 1.0
-        encapsulated, free = CurveSum(tuple(p.encapsulated for p in parts)), CurveSum(tuple(p.free for p in parts))
+        encapsulated, free = (
+            CurveSum(tuple(p.encapsulated for p in parts)),
+            CurveSum(tuple(p.free for p in parts)),
+        )
         return PlasmaDrug(encapsulated, free, share, parts[0].fb)
 
     def events(self) -> tuple[float, ...]:
         """Every time at which anything is not smooth, s, increasing."""
         times = {t for g in self.doses for t in (g.dose.start_s, g.dose.end_s)}
-        times |= {t for h in self.heatings for t in (h.start_s, h.start_s + h.ramp_s, h.end_s, h.end_s + h.ramp_s)}
+        times |= {
+            t
+            for h in self.heatings
+            for t in (h.start_s, h.start_s + h.ramp_s, h.end_s, h.end_s + h.ramp_s)
+        }
         return tuple(sorted(times | set(self.radiation.events())))
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Files of the user's that say what the drug is given in."""
-        return tuple(dict.fromkeys(g.formulation.file for g in self.doses if g.formulation.file is not None))
+        return tuple(
+            dict.fromkeys(g.formulation.file for g in self.doses if g.formulation.file is not None)
+        )
 
     @property
     def heated_s(self) -> tuple[tuple[float, float], ...]:
@@ -102,7 +113,9 @@ class Treatment:
 
     def factors(self, t: float) -> dict[str, Number]:
         """Factors of radiation and heat on the tumour's properties at a time, s; nothing where neither is given."""
-        found: dict[str, Number] = dict(self.radiation.modifiers(t)) if self.radiation.fractions else {}
+        found: dict[str, Number] = (
+            dict(self.radiation.modifiers(t)) if self.radiation.fractions else {}
+        )
         if self.heat_effects is not None and self.heated_s:
             for name, factor in self.heat_effects.modifiers(t, self.heated_s).items():
                 found[name] = found.get(name, 1.0) * factor
@@ -116,15 +129,21 @@ class Treatment:
     def said_of_heat(self) -> tuple[str, ...]:
         """What is assumed of the heatings beside the temperature they reach."""
         found = []
-        hottest = max((h.temperature_K for h in self.heatings if h.temperature_K is not None), default=0.0)
+        hottest = max(
+            (h.temperature_K for h in self.heatings if h.temperature_K is not None), default=0.0
+        )
         if hottest > value("T_stasis"):
             found.append(too_hot(hottest))
         if self.heated_s:
             hours, t = (value(s) / HOUR for s in ("HT_t_IFP", "HT_t_Pl"))
-            found.append(_HEAT_EFFECTS.format(p_e=value("HT_IFP"), hours=hours, P=value("HT_Pl"), t=t))
+            found.append(
+                _HEAT_EFFECTS.format(p_e=value("HT_IFP"), hours=hours, P=value("HT_Pl"), t=t)
+            )
         elif self.heatings:
             why = "" if self.heat_effects is None else f" below {value('HT_T') - ZERO_CELSIUS:g} C"
-            found.append(f"Heat opens carriers and changes nothing else: its effects on pressure and walls are left out{why}.")
+            found.append(
+                f"Heat opens carriers and changes nothing else: its effects on pressure and walls are left out{why}."
+            )
         return tuple(found)
 
 

@@ -18,7 +18,9 @@ SHAPE, FRAMES, SPACING_S, BOLUS_S = (12, 11, 6), 40, 7.0, 40.0
 TR_S, FLIP_DEG, VFA_DEG, RELAXIVITY, HCT, T10_S = 0.005, 15.0, (2.0, 8.0, 18.0), 4.5, 0.42, 1.3
 
 
-def oblique(voxel_mm: tuple[float, float, float], centre_mm: tuple[float, float, float] = (0, 0, 0)) -> np.ndarray:
+def oblique(
+    voxel_mm: tuple[float, float, float], centre_mm: tuple[float, float, float] = (0, 0, 0)
+) -> np.ndarray:
     """Affine of a grid turned about two axes."""
     a, b = np.deg2rad(20), np.deg2rad(-12)
     about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
@@ -29,7 +31,9 @@ def oblique(voxel_mm: tuple[float, float, float], centre_mm: tuple[float, float,
     return affine
 
 
-def save(path: Path, data: np.ndarray, affine: np.ndarray, side: dict[str, Any] | None = None) -> Path:
+def save(
+    path: Path, data: np.ndarray, affine: np.ndarray, side: dict[str, Any] | None = None
+) -> Path:
     """Write ``(x, y, z[, t])`` as a scanner's converter would."""
     image = nib.Nifti1Image(np.asarray(data, dtype=np.float32), affine)
     image.header.set_xyzt_units("mm", "sec")
@@ -47,7 +51,9 @@ def spoiled_gradient_echo(R1: np.ndarray, flip_deg: float) -> np.ndarray:
     return 1000 * np.sin(a) * (1 - E1) / (1 - np.cos(a) * E1)
 
 
-def tissue_curve(Ktrans_min: np.ndarray, ve: np.ndarray, vp: np.ndarray, times: np.ndarray, arrival: float) -> Any:
+def tissue_curve(
+    Ktrans_min: np.ndarray, ve: np.ndarray, vp: np.ndarray, times: np.ndarray, arrival: float
+) -> Any:
     """Extended Tofts by stepping 20 ms at a time through Parker's formula, ``(t, ...)`` mM."""
     dt = 0.02
     grid = np.arange(0.0, times[-1] + dt, dt)
@@ -89,12 +95,22 @@ class Study:
     def given(self, **change: Any) -> dict[str, Any]:
         """Arguments of ImagingInputs."""
         usual = {
-            "dce": self.dce, "vfa": self.vfa, "mask": self.folder / "mask.nii.gz", "cest": self.folder / "ph.nii.gz",
-        }  # fmt: skip
+            "dce": self.dce,
+            "vfa": self.vfa,
+            "mask": self.folder / "mask.nii.gz",
+            "cest": self.folder / "ph.nii.gz",
+        }
         return {**usual, **change}
 
 
-def build_study(folder: Path, noise: float = 0.0, *, scale: float = 1.0, spacing_s: float = SPACING_S, frames: int = FRAMES) -> Study:
+def build_study(
+    folder: Path,
+    noise: float = 0.0,
+    *,
+    scale: float = 1.0,
+    spacing_s: float = SPACING_S,
+    frames: int = FRAMES,
+) -> Study:
     """Tumour ball of graded Ktrans in tissue that takes up nothing; pH on a coarser, smaller grid of its own.
 
     ``scale`` is the dose over that of Parker's curve.
@@ -133,7 +149,10 @@ def own_study(tmp_path: Path, study: Study) -> Study:
     """A copy to spoil."""
     for path in study.folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    return Study(tmp_path, *(getattr(study, n) for n in ("affine", "mask", "Ktrans", "ve", "vp", "frame_times")))
+    return Study(
+        tmp_path,
+        *(getattr(study, n) for n in ("affine", "mask", "Ktrans", "ve", "vp", "frame_times")),
+    )
 
 
 @pytest.fixture

@@ -16,7 +16,11 @@ from nanopinn.parameters import value
 pytestmark = pytest.mark.dce
 
 NAN = float("nan")
-SIDE = {"RepetitionTimeExcitation": 0.005, "FlipAngle": 15.0, "VolumeTiming": [0.0, 5.0, 10.0, 15.5, 20.0, 25.0]}
+SIDE = {
+    "RepetitionTimeExcitation": 0.005,
+    "FlipAngle": 15.0,
+    "VolumeTiming": [0.0, 5.0, 10.0, 15.5, 20.0, 25.0],
+}
 
 
 def load(folder: Path, change: dict[str, Any], pixdim4_s: float = NAN, **overrides: Any):
@@ -26,7 +30,12 @@ def load(folder: Path, change: dict[str, Any], pixdim4_s: float = NAN, **overrid
 
 
 def test_everything_stated_is_believed_and_nothing_assumed(tmp_path: Path) -> None:
-    stated = {"ContrastRelaxivity": 3.4, "Hematocrit": 0.4, "BaselineFrames": 2, "BolusArrivalTime": 7.0}
+    stated = {
+        "ContrastRelaxivity": 3.4,
+        "Hematocrit": 0.4,
+        "BaselineFrames": 2,
+        "BolusArrivalTime": 7.0,
+    }
     found = load(tmp_path, stated)
     assert found.frame_times_s.tolist() == SIDE["VolumeTiming"]
     assert (found.repetition_time_s, found.flip_angle_deg, found.relaxivity) == (0.005, 15.0, 3.4)
@@ -96,7 +105,12 @@ def test_the_header_s_spacing_is_used_only_without_a_better_one_and_said(tmp_pat
         ({"BaselineFrames": 2.5}, NAN, "BaselineFrames", "2.5"),
         ({"BaselineFrames": 5}, NAN, "BaselineFrames", "5"),
         ({"BolusArrivalTime": 99}, NAN, "BolusArrivalTime", "99"),
-        ({"BaselineFrames": 3, "BolusArrivalTime": 6.0}, NAN, "BaselineFrames, BolusArrivalTime", "6 s"),
+        (
+            {"BaselineFrames": 3, "BolusArrivalTime": 6.0},
+            NAN,
+            "BaselineFrames, BolusArrivalTime",
+            "6 s",
+        ),
     ],
 )
 def test_contradictory_or_impossible_values_are_refused_by_name(

@@ -18,11 +18,18 @@ FRAMES = np.arange(60) * 10.0
 
 
 def load(spec: str | Path, **change: float):
-    return load_aif(str(spec), frame_times_s=FRAMES, bolus_arrival_s=change.get("arrival", 47.3), hematocrit=0.42).curve
+    return load_aif(
+        str(spec),
+        frame_times_s=FRAMES,
+        bolus_arrival_s=change.get("arrival", 47.3),
+        hematocrit=0.42,
+    ).curve
 
 
 @pytest.mark.parametrize("name", list(POPULATIONS))
-def test_every_population_curve_is_straight_between_its_times_to_1e_4_of_its_peak(name: str) -> None:
+def test_every_population_curve_is_straight_between_its_times_to_1e_4_of_its_peak(
+    name: str,
+) -> None:
     curve, known = load(name), POPULATIONS[name]
     t = np.linspace(47.3 + 1e-6, FRAMES[-1], 200_001)
     exact = known.formula(t - 47.3) / (0.58 if known.fluid == "blood" else 1.0)
@@ -53,7 +60,9 @@ def test_plasma_holds_what_red_cells_leave() -> None:
 
 @pytest.mark.parametrize(("column", "factor"), [("plasma_mM", 1.0), ("blood_mM", 1 / 0.58)])
 @pytest.mark.parametrize("separator", [",", "\t"])
-def test_a_file_declares_blood_or_plasma(tmp_path: Path, column: str, factor: float, separator: str) -> None:
+def test_a_file_declares_blood_or_plasma(
+    tmp_path: Path, column: str, factor: float, separator: str
+) -> None:
     t, c = np.arange(0, 600, 5.0), np.linspace(0, 3, 120)
     path = tmp_path / "aif.tsv"
     rows = [f"{a}{separator}{b}" for a, b in zip(t, c, strict=True)]
@@ -85,7 +94,9 @@ GOOD = [f"{t},1.0" for t in range(0, 600, 5)]
         (["time_s,plasma_mM", "700,1", "705,1", "900,1"], "time_s"),
     ],
 )
-def test_a_file_that_is_no_arterial_input_is_refused(tmp_path: Path, lines: list[str], field: str) -> None:
+def test_a_file_that_is_no_arterial_input_is_refused(
+    tmp_path: Path, lines: list[str], field: str
+) -> None:
     path = tmp_path / "aif.csv"
     path.write_text("\n".join(lines))
     with pytest.raises(InputError) as caught:

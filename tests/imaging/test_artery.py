@@ -12,7 +12,16 @@ from nanopinn.imaging.aif.population import parker
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.maps import ImagingMaps, make_maps
 
-from .conftest import BOLUS_S, FLIP_DEG, HCT, RELAXIVITY, Study, build_study, save, spoiled_gradient_echo
+from .conftest import (
+    BOLUS_S,
+    FLIP_DEG,
+    HCT,
+    RELAXIVITY,
+    Study,
+    build_study,
+    save,
+    spoiled_gradient_echo,
+)
 
 pytestmark = pytest.mark.dce
 DOSE, BLOOD_T1_S = 0.7, 1.65
@@ -42,7 +51,9 @@ def bias(maps: ImagingMaps, study: Study) -> float:
     return float(np.median(maps.ktrans_per_min[study.mask] / study.Ktrans[study.mask]) - 1)
 
 
-def test_the_vessel_is_found_and_gives_the_ktrans_that_a_population_curve_misses(with_vessel: Study) -> None:
+def test_the_vessel_is_found_and_gives_the_ktrans_that_a_population_curve_misses(
+    with_vessel: Study,
+) -> None:
     maps = maps_with(with_vessel, "auto")
     assert maps.arterial_voxels is not None
     inside = np.zeros(with_vessel.mask.shape, dtype=bool)
@@ -68,7 +79,9 @@ def test_a_drawn_vessel_gives_the_same_as_a_found_one(with_vessel: Study, tmp_pa
     assert maps.arterial_voxels is not None
     assert int(maps.arterial_voxels.where.sum()) == 16
     assert abs(bias(maps, with_vessel)) < 0.02
-    np.testing.assert_allclose(maps.arterial_voxels.blood_mM.max(), DOSE * parker(np.arange(0, 30, 0.1)).max(), rtol=0.03)
+    np.testing.assert_allclose(
+        maps.arterial_voxels.blood_mM.max(), DOSE * parker(np.arange(0, 30, 0.1)).max(), rtol=0.03
+    )
     assert any("drawn" in a for a in maps.assumptions)
     assert path in ImagingInputs(**with_vessel.given(aif=f"mask:{path}")).files()
 
@@ -76,7 +89,9 @@ def test_a_drawn_vessel_gives_the_same_as_a_found_one(with_vessel: Study, tmp_pa
 def test_plasma_is_blood_over_what_red_cells_leave(with_vessel: Study) -> None:
     maps = maps_with(with_vessel, "auto")
     assert maps.arterial_voxels is not None
-    np.testing.assert_allclose(maps.aif.plasma_mM, maps.arterial_voxels.blood_mM / (1 - HCT), rtol=1e-12)
+    np.testing.assert_allclose(
+        maps.aif.plasma_mM, maps.arterial_voxels.blood_mM / (1 - HCT), rtol=1e-12
+    )
 
 
 def test_a_scan_without_a_bolus_has_no_artery(own_study: Study) -> None:

@@ -25,7 +25,9 @@ ACQUISITION = DceAcquisition(TIMES, 0.005, 15.0, 4.5, 0.42, 0.1, False, None, No
 
 @pytest.mark.parametrize("noise", [0.0, 0.5, 1.5])
 @pytest.mark.parametrize("seconds", [10.0, 80.0])
-def test_the_baseline_ends_where_the_rise_begins_and_not_at_a_tenth_of_it(noise: float, seconds: float) -> None:
+def test_the_baseline_ends_where_the_rise_begins_and_not_at_a_tenth_of_it(
+    noise: float, seconds: float
+) -> None:
     """A rise over 80 s passes a tenth of its range after 8 frames; none of those may be in the baseline."""
     rise = 50 * np.clip((TIMES - 40) / seconds, 0, 1)
     first, after = baseline_frames(scan(rise, noise), ACQUISITION)
@@ -35,5 +37,7 @@ def test_the_baseline_ends_where_the_rise_begins_and_not_at_a_tenth_of_it(noise:
 
 
 def test_a_flat_start_is_not_cut_short_by_noise() -> None:
-    lengths = [baseline_frames(scan(50 * (TIMES > 60), 2.0, seed), ACQUISITION)[1] for seed in range(10)]
+    lengths = [
+        baseline_frames(scan(50 * (TIMES > 60), 2.0, seed), ACQUISITION)[1] for seed in range(10)
+    ]
     assert min(lengths) >= 55

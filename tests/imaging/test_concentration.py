@@ -22,14 +22,20 @@ ACQUISITION = DceAcquisition(TIMES, 0.005, 15.0, 4.5, 0.42, 0.1, False, 10, None
 
 def scan(C: np.ndarray, voxels: int, sd: float, T1: float = 1.3) -> np.ndarray:
     """Noisy signals ``(t, voxels, 1, 1)`` of tissue that all follows ``C``."""
-    clean = signal_from_concentration(C[:, None, None, None], np.array(100.0), np.array(T1), 0.005, 15.0, 4.5)
+    clean = signal_from_concentration(
+        C[:, None, None, None], np.array(100.0), np.array(T1), 0.005, 15.0, 4.5
+    )
     return clean + sd * np.random.default_rng(0).standard_normal((len(C), voxels, 1, 1))
 
 
 def test_stated_noise_and_shared_errors_are_the_scatter_of_the_curves() -> None:
-    C = np.where(TIMES < 50, 0.0, np.where(TIMES < 100, 1.6, 0.8))  # its mean is its late level, where noise is stated
+    C = np.where(
+        TIMES < 50, 0.0, np.where(TIMES < 100, 1.6, 0.8)
+    )  # its mean is its late level, where noise is stated
     T1 = 1.3 + 0.05 * np.random.default_rng(1).standard_normal((20000, 1, 1))
-    found = concentration_of(scan(C, 20000, 0.5), conversion(T1, ACQUISITION), ACQUISITION, np.full(T1.shape, 0.05))
+    found = concentration_of(
+        scan(C, 20000, 0.5), conversion(T1, ACQUISITION), ACQUISITION, np.full(T1.shape, 0.05)
+    )
     late = found.mM[20:]
     apart = (late[1:] - late[:-1]).std() / np.sqrt(2)  # what frames do not share
     # a sample sd of ten frames is 3 % low on average, and T1 scatters
@@ -51,10 +57,19 @@ def test_the_linear_relation_is_the_limit_of_small_concentrations_and_saturates_
 
 def test_a_series_in_mM_needs_neither_t1_nor_flip_angle(own_study: Study) -> None:
     t = own_study.frame_times
-    C = tissue_curve(own_study.Ktrans, own_study.ve, np.where(own_study.mask, own_study.vp, 0.0), t, 40.0)
+    C = tissue_curve(
+        own_study.Ktrans, own_study.ve, np.where(own_study.mask, own_study.vp, 0.0), t, 40.0
+    )
     C = C + 1e-4 * np.random.default_rng(0).standard_normal(C.shape)
-    save(own_study.dce, np.moveaxis(C, 0, -1), own_study.affine, {"VolumeTiming": t.tolist(), "Units": "mM", "Hematocrit": 0.42})
-    maps = make_maps(ImagingInputs(dce=own_study.dce, mask=own_study.folder / "mask.nii.gz"), need_ph=False)
+    save(
+        own_study.dce,
+        np.moveaxis(C, 0, -1),
+        own_study.affine,
+        {"VolumeTiming": t.tolist(), "Units": "mM", "Hematocrit": 0.42},
+    )
+    maps = make_maps(
+        ImagingInputs(dce=own_study.dce, mask=own_study.folder / "mask.nii.gz"), need_ph=False
+    )
     inside = own_study.mask
     np.testing.assert_allclose(maps.ktrans_per_min[inside], own_study.Ktrans[inside], rtol=0.02)
     assert np.isnan(maps.t1_s).all()
@@ -71,10 +86,14 @@ def test_a_series_in_mM_that_cannot_be_is_refused(own_study: Study) -> None:
 def test_a_signal_that_falls_is_flagged_as_negative() -> None:
     from nanopinn.imaging.kinetics.volume import before_fit
 
-    S = np.full((40, 3, 1, 1), 100.0) + 0.1 * np.random.default_rng(0).standard_normal((40, 3, 1, 1))
+    S = np.full((40, 3, 1, 1), 100.0) + 0.1 * np.random.default_rng(0).standard_normal(
+        (40, 3, 1, 1)
+    )
     S[12:, 1] *= 0.9
     S[12:, 2] *= 1.3
-    status = before_fit(concentration_of(S, conversion(np.full((3, 1, 1), T10_S), ACQUISITION), ACQUISITION)).ravel()
+    status = before_fit(
+        concentration_of(S, conversion(np.full((3, 1, 1), T10_S), ACQUISITION), ACQUISITION)
+    ).ravel()
     assert Status(int(status[0])) == Status.NOT_ENHANCING
     assert Status(int(status[1])) == Status.NOT_ENHANCING | Status.NEGATIVE
     assert Status(int(status[2])) == Status.OK

@@ -33,7 +33,14 @@ def test_convolution_equals_adaptive_quadrature(rate: float) -> None:
     for t, y in zip(AT.tolist(), found.tolist(), strict=True):
         edges = [s for s in TIMES.tolist() if s < t] + [t]
         pieces = (
-            quad(lambda s, t=t: curve(s) * np.exp(-rate * (t - s)), a, b, epsabs=1e-14, epsrel=1e-13, limit=200)[0]
+            quad(
+                lambda s, t=t: curve(s) * np.exp(-rate * (t - s)),
+                a,
+                b,
+                epsabs=1e-14,
+                epsrel=1e-13,
+                limit=200,
+            )[0]
             for a, b in itertools.pairwise(edges)
         )
         # quad's own tolerance
@@ -63,11 +70,15 @@ def test_more_points_on_the_same_lines_change_nothing() -> None:
     rates = torch.logspace(-5, 1.5, 40, dtype=torch.float64)
     coarse = convolve_exponential(TIMES, VALUES, rates, AT)
     # round-off of 800 steps
-    assert torch.allclose(convolve_exponential(fine, values, rates, AT), coarse, rtol=1e-11, atol=1e-13)
+    assert torch.allclose(
+        convolve_exponential(fine, values, rates, AT), coarse, rtol=1e-11, atol=1e-13
+    )
 
 
 def test_slope_equals_automatic_differentiation_from_zero_rate_to_instant_washout() -> None:
-    rates = torch.tensor([0.0, 1e-7, 1e-3, 0.0119, 0.06, 0.5, 3.0, 50.0], dtype=torch.float64, requires_grad=True)
+    rates = torch.tensor(
+        [0.0, 1e-7, 1e-3, 0.0119, 0.06, 0.5, 3.0, 50.0], dtype=torch.float64, requires_grad=True
+    )
     y, slope = convolve_exponential_with_slope(TIMES, VALUES, rates, AT)
     for j in range(len(AT)):
         (derivative,) = torch.autograd.grad(y[:, j].sum(), rates, retain_graph=True)

@@ -23,21 +23,40 @@ SEQUENCE = (0.005, 15.0, 4.5)  # TR, flip angle, relaxivity
 
 @pytest.mark.parametrize("noise", [0.005, 0.01, 0.02])
 @pytest.mark.parametrize("measured_t1", [False, True], ids=["T1 known", "T1 measured"])
-def test_95_per_cent_intervals_cover_the_truth_in_92_to_97_per_cent_of_voxels(noise: float, measured_t1: bool) -> None:
+def test_95_per_cent_intervals_cover_the_truth_in_92_to_97_per_cent_of_voxels(
+    noise: float, measured_t1: bool
+) -> None:
     rng = np.random.default_rng(1)
-    truth = np.stack([rng.uniform(0.08, 0.4, VOXELS) / 60, rng.uniform(0.15, 0.5, VOXELS), rng.uniform(0.02, 0.08, VOXELS)], axis=1)
-    aif = POPULATIONS["parker"].plasma(arrival_s=42.3, until_s=300.0, hematocrit=0.42, dose_mmol_per_kg=0.1)
-    C = evaluate(MODELS["etofts"], torch.as_tensor(truth), InputCurve(aif, FRAMES))[0].numpy().T.reshape(-1, VOXELS, 1, 1)
+    truth = np.stack(
+        [
+            rng.uniform(0.08, 0.4, VOXELS) / 60,
+            rng.uniform(0.15, 0.5, VOXELS),
+            rng.uniform(0.02, 0.08, VOXELS),
+        ],
+        axis=1,
+    )
+    aif = POPULATIONS["parker"].plasma(
+        arrival_s=42.3, until_s=300.0, hematocrit=0.42, dose_mmol_per_kg=0.1
+    )
+    C = (
+        evaluate(MODELS["etofts"], torch.as_tensor(truth), InputCurve(aif, FRAMES))[0]
+        .numpy()
+        .T.reshape(-1, VOXELS, 1, 1)
+    )
     before, T1 = signal(1000.0, T1_S, *SEQUENCE[:2]), np.full((VOXELS, 1, 1), T1_S)
     S = signal_from_concentration(C, before, T1, *SEQUENCE)
     S = S + noise * before * rng.standard_normal(S.shape)
     T1_std = None
     if measured_t1:
-        images = signal(1000.0, T1_S, SEQUENCE[0], FLIPS) + noise * before * rng.standard_normal((VOXELS, 1, 1, len(FLIPS)))
+        images = signal(1000.0, T1_S, SEQUENCE[0], FLIPS) + noise * before * rng.standard_normal(
+            (VOXELS, 1, 1, len(FLIPS))
+        )
         fitted = fit_t1(images, FLIPS, SEQUENCE[0])
         T1, T1_std = fitted.T1, fitted.T1_std
     acquisition = DceAcquisition(FRAMES, *SEQUENCE[:2], SEQUENCE[2], 0.42, 0.1, False, 8, None, ())
-    maps = fit_volume(concentration_of(S, conversion(T1, acquisition), acquisition, T1_std), aif, FRAMES)
+    maps = fit_volume(
+        concentration_of(S, conversion(T1, acquisition), acquisition, T1_std), aif, FRAMES
+    )
     for i, (name, unit) in enumerate((("Ktrans", 60), ("ve", 1), ("vp", 1))):
         z = (maps.values[name].ravel() - unit * truth[:, i]) / maps.std[name].ravel()
         # 5000 voxels know a share of 95 % to 0.3 %

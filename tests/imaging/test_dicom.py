@@ -27,22 +27,29 @@ def converted(own_study: Study) -> Path:
     folder.mkdir()
     shutil.copy(own_study.dce, folder / "series_5.nii.gz")
     side = {
-        "ConversionSoftware": "dcm2niix", "RepetitionTime": TR_S, "FlipAngle": FLIP_DEG, "MagneticFieldStrength": 3,
+        "ConversionSoftware": "dcm2niix",
+        "RepetitionTime": TR_S,
+        "FlipAngle": FLIP_DEG,
+        "MagneticFieldStrength": 3,
         "VolumeTiming": own_study.frame_times.tolist(),
-    }  # fmt: skip
+    }
     (folder / "series_5.json").write_text(json.dumps(side))
     save(folder / "series_1_scout.nii.gz", np.ones((8, 8, 3)), np.eye(4))
     return folder
 
 
-def test_the_series_of_a_converted_folder_is_found_and_its_repetition_time_understood(own_study: Study, converted: Path) -> None:
+def test_the_series_of_a_converted_folder_is_found_and_its_repetition_time_understood(
+    own_study: Study, converted: Path
+) -> None:
     maps = make_maps(ImagingInputs(**own_study.given(dce=converted)))
     inside = own_study.mask
     np.testing.assert_allclose(maps.ktrans_per_min[inside], own_study.Ktrans[inside], rtol=0.02)
     assert any("dcm2niix" in a and "excitation TR" in a for a in maps.assumptions)
 
 
-def test_two_series_in_a_folder_are_a_question_to_the_user(own_study: Study, converted: Path) -> None:
+def test_two_series_in_a_folder_are_a_question_to_the_user(
+    own_study: Study, converted: Path
+) -> None:
     shutil.copy(own_study.dce, converted / "series_6.nii.gz")
     with pytest.raises(InputError) as caught, as_series(converted):
         pass
@@ -50,10 +57,15 @@ def test_two_series_in_a_folder_are_a_question_to_the_user(own_study: Study, con
     assert "series_6.nii.gz" in str(caught.value)
 
 
-def test_without_dcm2niix_a_dicom_folder_is_told_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_dcm2niix_a_dicom_folder_is_told_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "IM0001").write_bytes(b"\0" * 128 + b"DICM")
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    with pytest.raises(InputError, match="dcm2niix is not installed") as caught, as_series(tmp_path):
+    with (
+        pytest.raises(InputError, match="dcm2niix is not installed") as caught,
+        as_series(tmp_path),
+    ):
         pass
     assert "apt install dcm2niix" in str(caught.value)
 
@@ -77,7 +89,9 @@ def test_with_dcm2niix_a_dicom_folder_is_converted_and_leaves_nothing_behind(
     assert files_in(dicom) == [dicom / "IM0001"]
 
 
-def test_a_conversion_that_fails_is_said_to_have_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_that_fails_is_said_to_have_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "IM0001").write_bytes(b"no dicom")
     tools = tmp_path / "tools"
     tools.mkdir()

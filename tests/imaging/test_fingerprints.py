@@ -19,7 +19,9 @@ def test_files_of_one_name_and_sidecars_are_all_listed_with_their_hash(tmp_path:
     (tmp_path / "a" / "fit.json").write_text("{}")
     found = fingerprints([*files, files[0], tmp_path / "absent"])
     assert list(found) == ["fit.nii.gz", "fit.json", "fit.nii.gz (2)"]
-    assert list(found.values()) == [hashlib.sha256(content).hexdigest() for content in (b"\0", b"{}", b"\1")]
+    assert list(found.values()) == [
+        hashlib.sha256(content).hexdigest() for content in (b"\0", b"{}", b"\1")
+    ]
 
 
 @pytest.mark.parametrize("what", ["changed", "removed", "new"])

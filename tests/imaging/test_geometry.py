@@ -29,7 +29,9 @@ def test_a_linear_field_survives_any_pair_of_oblique_affines() -> None:
     exact = ramp(world((12, 10, 8), FINE))
     assert inner.mean() > 0.5
     at = np.linalg.inv(COARSE) @ np.vstack([world((12, 10, 8), FINE).reshape(3, -1), np.ones(960)])
-    between = ((at[:3] >= 0) & (at[:3] <= np.array([[19], [17], [15]]))).all(axis=0).reshape(12, 10, 8)
+    between = (
+        ((at[:3] >= 0) & (at[:3] <= np.array([[19], [17], [15]]))).all(axis=0).reshape(12, 10, 8)
+    )
     np.testing.assert_allclose(found[between], exact[between], rtol=1e-12, atol=1e-12)
 
 
@@ -82,7 +84,9 @@ def test_a_single_slice_holds_through_its_thickness() -> None:
 
 def test_nearest_keeps_labels_whole() -> None:
     labels = np.random.default_rng(0).integers(0, 3, (9, 9, 9)).astype(float)
-    found = resample(labels, np.eye(4), (9, 9, 9), oblique((0.7, 0.7, 0.7), (2.0, 2.0, 2.0)), order=0)
+    found = resample(
+        labels, np.eye(4), (9, 9, 9), oblique((0.7, 0.7, 0.7), (2.0, 2.0, 2.0)), order=0
+    )
     assert set(np.unique(found[np.isfinite(found)])) <= {0.0, 1.0, 2.0}
 
 
@@ -118,7 +122,9 @@ def test_smoothing_does_not_fill_a_core() -> None:
 
 def test_in_a_single_slice_the_slice_is_smoothed() -> None:
     x, y, _ = np.indices((15, 15, 1)) - 7.0
-    smooth = local_paraboloid(1.0 + 0.1 * x + 0.01 * (x**2 + y**2), np.ones((15, 15, 1), dtype=bool), 1.2)
+    smooth = local_paraboloid(
+        1.0 + 0.1 * x + 0.01 * (x**2 + y**2), np.ones((15, 15, 1), dtype=bool), 1.2
+    )
     assert smooth[7, 7, 0] == pytest.approx(1.0, abs=2e-3)
     assert smooth[10, 7, 0] == pytest.approx(1.39, abs=5e-3)
 

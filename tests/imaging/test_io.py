@@ -66,13 +66,18 @@ def test_compression_is_told_by_the_bytes_and_not_by_the_name(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("code", "factor"), [(1, 1000.0), (2, 1.0), (3, 1e-3)])
-def test_metres_and_micrometres_become_millimetres(tmp_path: Path, code: int, factor: float) -> None:
+def test_metres_and_micrometres_become_millimetres(
+    tmp_path: Path, code: int, factor: float
+) -> None:
     # voxels of about a millimetre, or a micrometre, but never a metre
     affine = np.diag([*[1e-3 if code == 1 else 1.0] * 3, 1.0]) @ AFFINE
     path = edited(
-        tmp_path / "a.nii", xyzt_units=code | 8, pixdim=[1, *np.linalg.norm(affine[:3, :3], axis=0), 0, 0, 0, 0],
-        **{f"srow_{a}": affine[i] for i, a in enumerate("xyz")}, qform_code=0,
-    )  # fmt: skip
+        tmp_path / "a.nii",
+        xyzt_units=code | 8,
+        pixdim=[1, *np.linalg.norm(affine[:3, :3], axis=0), 0, 0, 0, 0],
+        **{f"srow_{a}": affine[i] for i, a in enumerate("xyz")},
+        qform_code=0,
+    )
     np.testing.assert_allclose(read_volume(path).affine.numpy()[:3], factor * affine[:3], rtol=1e-5)
 
 
@@ -83,7 +88,9 @@ def test_undeclared_units_and_orientation_are_assumed_aloud(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("code", "seconds"), [(8, 2.5), (16, 2.5e-3), (24, 2.5e-6)])
-def test_the_header_s_frame_spacing_is_in_seconds(tmp_path: Path, code: int, seconds: float) -> None:
+def test_the_header_s_frame_spacing_is_in_seconds(
+    tmp_path: Path, code: int, seconds: float
+) -> None:
     path = save(tmp_path / "a.nii", np.stack([DATA] * 3, axis=-1), AFFINE)
     image = nib.load(path)
     image.header["pixdim"][4], image.header["xyzt_units"] = 2.5, 2 | code
@@ -94,7 +101,10 @@ def test_the_header_s_frame_spacing_is_in_seconds(tmp_path: Path, code: int, sec
 
 def other_qform(path: Path, angle_deg: float = 0.0, shift_mm: float = 0.0) -> Path:
     turned, a = AFFINE.copy(), np.deg2rad(angle_deg)
-    turned[:3, :3] = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]) @ AFFINE[:3, :3]
+    turned[:3, :3] = (
+        np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+        @ AFFINE[:3, :3]
+    )
     turned[0, 3] += shift_mm
     image = nib.Nifti1Image(DATA, AFFINE)
     image.header.set_xyzt_units("mm")
@@ -105,12 +115,16 @@ def other_qform(path: Path, angle_deg: float = 0.0, shift_mm: float = 0.0) -> Pa
 
 
 @pytest.mark.parametrize("change", [{"angle_deg": 1.0}, {"shift_mm": 0.5}])
-def test_disagreeing_geometries_are_refused_until_one_is_chosen(tmp_path: Path, change: dict[str, float]) -> None:
+def test_disagreeing_geometries_are_refused_until_one_is_chosen(
+    tmp_path: Path, change: dict[str, float]
+) -> None:
     path = other_qform(tmp_path / "a.nii", **change)
     error = refused(path)
     assert error.field == "sform, qform"
     assert "--orientation" in str(error.remedy)
-    np.testing.assert_allclose(read_volume(path, orientation="sform").affine.numpy(), AFFINE, atol=1e-5)
+    np.testing.assert_allclose(
+        read_volume(path, orientation="sform").affine.numpy(), AFFINE, atol=1e-5
+    )
     assert not np.allclose(read_volume(path, orientation="qform").affine.numpy(), AFFINE, atol=1e-3)
 
 
@@ -160,7 +174,9 @@ def test_a_chosen_geometry_must_exist(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_an_impossible_header_is_refused_by_field(tmp_path: Path, name: str, fields: dict, field: str) -> None:
+def test_an_impossible_header_is_refused_by_field(
+    tmp_path: Path, name: str, fields: dict, field: str
+) -> None:
     assert refused(edited(tmp_path / name, **fields)).field == field
 
 
@@ -178,14 +194,20 @@ def test_a_missing_file_a_folder_and_a_text_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_gzip_is_refused_wherever_it_breaks(tmp_path: Path, share: float) -> None:
-    whole = save(tmp_path / "a.nii.gz", np.random.default_rng(0).random((40, 40, 20)), AFFINE).read_bytes()
+    whole = save(
+        tmp_path / "a.nii.gz", np.random.default_rng(0).random((40, 40, 20)), AFFINE
+    ).read_bytes()
     path = tmp_path / "b.nii.gz"
     path.write_bytes(whole[: int(share * len(whole))])
     refused(path)
 
 
 def test_a_flipped_bit_inside_a_gzip_is_refused(tmp_path: Path) -> None:
-    whole = bytearray(save(tmp_path / "a.nii.gz", np.random.default_rng(0).random((40, 40, 20)), AFFINE).read_bytes())
+    whole = bytearray(
+        save(
+            tmp_path / "a.nii.gz", np.random.default_rng(0).random((40, 40, 20)), AFFINE
+        ).read_bytes()
+    )
     whole[len(whole) // 2] ^= 4
     path = tmp_path / "b.nii.gz"
     path.write_bytes(whole)
@@ -246,7 +268,9 @@ def test_the_same_data_give_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_volume(tmp_path / "a.nii.gz", DATA, AFFINE)
     before = (tmp_path / "a.nii.gz").read_bytes()
 

@@ -32,7 +32,9 @@ def parker_at(arrival: float = 30.0) -> PlasmaCurve:
 def draw(n: int, seed: int = 0) -> np.ndarray:
     """Ktrans (1/min), ve, vp over the range of tumours."""
     rng = np.random.default_rng(seed)
-    return np.stack([rng.uniform(0.05, 0.6, n), rng.uniform(0.1, 0.7, n), rng.uniform(0.0, 0.12, n)], axis=1)
+    return np.stack(
+        [rng.uniform(0.05, 0.6, n), rng.uniform(0.1, 0.7, n), rng.uniform(0.0, 0.12, n)], axis=1
+    )
 
 
 @MODELS
@@ -43,10 +45,14 @@ def test_jacobian_equals_central_differences(model: ModuleType) -> None:
     for i in range(theta.shape[1]):
         step = torch.zeros_like(theta)
         step[:, i] = 1e-5 * theta[:, i]
-        difference = evaluate(model, theta + step, curve)[0] - evaluate(model, theta - step, curve)[0]
+        difference = (
+            evaluate(model, theta + step, curve)[0] - evaluate(model, theta - step, curve)[0]
+        )
         difference = difference / (2 * step[:, i : i + 1])
         # the table is smooth to third order inside an interval; a step may cross into the next
-        torch.testing.assert_close(J[..., i], difference, rtol=1e-5, atol=1e-6 * float(difference.abs().max()))
+        torch.testing.assert_close(
+            J[..., i], difference, rtol=1e-5, atol=1e-6 * float(difference.abs().max())
+        )
 
 
 def test_parameters_of_independently_computed_curves_are_recovered() -> None:
@@ -64,7 +70,9 @@ def test_standard_deviations_equal_the_scatter_over_noise() -> None:
     truth = torch.tensor([[0.2 / 60, 0.35, 0.05]], dtype=torch.float64)
     curve = InputCurve(parker_at(), FRAMES)
     clean = evaluate(extended_tofts, truth, curve)[0]
-    noise = torch.randn(4000, len(FRAMES), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(
+        4000, len(FRAMES), dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     fit = fit_kinetics(extended_tofts, clean + 0.02 * noise, curve)
     stated = fit.covariance.mean(0).diagonal().sqrt()
     scatter = fit.parameters.std(0)
@@ -85,10 +93,17 @@ def test_one_bad_voxel_does_not_touch_its_neighbours() -> None:
     spoiled[17] = -5.0
     spoiled[19] = 1e12
     good = torch.tensor([i for i in range(30) if i not in (7, 11, 13, 17, 19)])
-    alone, beside = fit_kinetics(extended_tofts, C, curve), fit_kinetics(extended_tofts, spoiled, curve)
+    alone, beside = (
+        fit_kinetics(extended_tofts, C, curve),
+        fit_kinetics(extended_tofts, spoiled, curve),
+    )
     # batched linear algebra rounds by batch; nothing else may differ
-    torch.testing.assert_close(beside.parameters[good], alone.parameters[good], rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(beside.covariance[good], alone.covariance[good], rtol=1e-6, atol=1e-14)
+    torch.testing.assert_close(
+        beside.parameters[good], alone.parameters[good], rtol=1e-9, atol=1e-12
+    )
+    torch.testing.assert_close(
+        beside.covariance[good], alone.covariance[good], rtol=1e-6, atol=1e-14
+    )
     assert beside.parameters[[7, 11]].isnan().all()
     assert not beside.converged[[7, 11]].any()
 
@@ -101,7 +116,9 @@ def test_chunks_do_not_change_the_answer() -> None:
 
 
 def test_a_curve_beyond_the_bounds_stops_at_them_and_says_so() -> None:
-    truth = np.array([[0.2, 1.4, 0.05], [0.2, 0.3, -0.04], [7.0, 0.5, 0.0]])  # ve > 1, vp < 0, Ktrans > 5/min
+    truth = np.array(
+        [[0.2, 1.4, 0.05], [0.2, 0.3, -0.04], [7.0, 0.5, 0.0]]
+    )  # ve > 1, vp < 0, Ktrans > 5/min
     C = torch.as_tensor(tissue_curve(*truth.T, FRAMES, 30.0).T.copy())
     fit = fit_kinetics(extended_tofts, C, InputCurve(parker_at(), FRAMES))
     assert fit.parameters[0, 1] == 1.0

@@ -33,7 +33,9 @@ def test_maps_of_a_noise_free_study_are_its_truth(study: Study, maps: ImagingMap
     assert maps.valid_share == 1.0
 
 
-def test_tissue_that_takes_up_nothing_is_not_fitted_and_is_nan(study: Study, maps: ImagingMaps) -> None:
+def test_tissue_that_takes_up_nothing_is_not_fitted_and_is_nan(
+    study: Study, maps: ImagingMaps
+) -> None:
     outside = ~study.mask
     assert (maps.status[outside] & int(Status.NOT_ENHANCING) > 0).all()
     for values in (maps.ktrans_per_min, maps.ktrans_std, maps.ve, maps.vp, maps.kinetics.r2):
@@ -63,7 +65,9 @@ def test_noise_is_stated_as_large_as_it_is(tmp_path: Path) -> None:
     assert abs(np.median(error)) < 0.5
 
 
-def test_one_spoiled_voxel_is_flagged_and_spoils_no_other(own_study: Study, maps: ImagingMaps) -> None:
+def test_one_spoiled_voxel_is_flagged_and_spoils_no_other(
+    own_study: Study, maps: ImagingMaps
+) -> None:
     import nibabel as nib
 
     image = nib.load(own_study.dce)
@@ -116,7 +120,9 @@ def test_an_assumed_ph_is_said_to_be_one(study: Study) -> None:
 def test_a_stated_t1_is_said_to_be_assumed(study: Study) -> None:
     found = make_maps(ImagingInputs(**study.given(vfa=(), t1=T10_S)))
     assert any("1.3 s is assumed" in a for a in found.assumptions)
-    np.testing.assert_allclose(found.ktrans_per_min[study.mask], study.Ktrans[study.mask], rtol=0.01)
+    np.testing.assert_allclose(
+        found.ktrans_per_min[study.mask], study.Ktrans[study.mask], rtol=0.01
+    )
 
 
 def test_a_t1_map_on_its_own_grid_is_brought_over(own_study: Study) -> None:
@@ -137,8 +143,14 @@ def test_the_automatic_mask_finds_the_tumour_and_says_so(study: Study) -> None:
 
 
 def test_a_mask_on_a_finer_grid_gives_the_same_tumour(own_study: Study) -> None:
-    fine = own_study.affine @ np.array([[0.5, 0, 0, -0.25], [0, 0.5, 0, -0.25], [0, 0, 0.5, -0.25], [0, 0, 0, 1]])
-    path = save(own_study.folder / "fine.nii.gz", own_study.mask.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2), fine)
+    fine = own_study.affine @ np.array(
+        [[0.5, 0, 0, -0.25], [0, 0.5, 0, -0.25], [0, 0, 0.5, -0.25], [0, 0, 0, 1]]
+    )
+    path = save(
+        own_study.folder / "fine.nii.gz",
+        own_study.mask.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2),
+        fine,
+    )
     found = make_maps(ImagingInputs(**own_study.given(mask=path)))
     np.testing.assert_array_equal(found.mask, own_study.mask)
 
@@ -151,23 +163,33 @@ def test_an_arterial_file_replaces_the_population_curve(own_study: Study) -> Non
     path = own_study.folder / "aif.tsv"
     path.write_text("\n".join(["time_s\tblood_mM", *rows]))
     found = make_maps(ImagingInputs(**own_study.given(aif=str(path))))
-    np.testing.assert_allclose(found.ktrans_per_min[own_study.mask], own_study.Ktrans[own_study.mask], rtol=0.01)
+    np.testing.assert_allclose(
+        found.ktrans_per_min[own_study.mask], own_study.Ktrans[own_study.mask], rtol=0.01
+    )
     assert not any("Parker" in a for a in found.assumptions)
 
 
-def test_a_first_frame_off_steady_state_is_left_out_of_the_baseline(own_study: Study, maps: ImagingMaps) -> None:
+def test_a_first_frame_off_steady_state_is_left_out_of_the_baseline(
+    own_study: Study, maps: ImagingMaps
+) -> None:
     import nibabel as nib
 
     data = np.asarray(nib.load(own_study.dce).dataobj, dtype=np.float64)
     data[..., 0] *= 1.8
     save(own_study.dce, data, own_study.affine, own_study.side())
     found = make_maps(ImagingInputs(**own_study.given()))
-    np.testing.assert_allclose(found.concentration_mM[1:, own_study.mask], maps.concentration_mM[1:, own_study.mask], atol=1e-6)
+    np.testing.assert_allclose(
+        found.concentration_mM[1:, own_study.mask],
+        maps.concentration_mM[1:, own_study.mask],
+        atol=1e-6,
+    )
 
 
 def test_progress_runs_from_reading_to_the_end(study: Study) -> None:
     told: list[tuple[str, float]] = []
-    make_maps(ImagingInputs(**study.given()), progress=lambda stage, done, _: told.append((stage, done)))
+    make_maps(
+        ImagingInputs(**study.given()), progress=lambda stage, done, _: told.append((stage, done))
+    )
     assert [s for s, _ in told] == ["reading", "arterial input", "kinetics"]
     assert told[-1][1] == 1.0
     assert sorted(d for _, d in told) == [d for _, d in told]

@@ -17,14 +17,24 @@ from nanopinn.imaging.kinetics.response import evaluate
 
 pytestmark = pytest.mark.dce
 FRAMES = np.arange(60) * 5.0
-AIF = POPULATIONS["parker"].plasma(arrival_s=30.0, until_s=300.0, hematocrit=0.42, dose_mmol_per_kg=0.1)
-TYPICAL = {"Ktrans": (0.05 / 60, 0.5 / 60), "ve": (0.1, 0.6), "vp": (0.02, 0.15), "Fp": (0.2 / 60, 1.0 / 60), "PS": (0.02 / 60, 0.3 / 60)}
+AIF = POPULATIONS["parker"].plasma(
+    arrival_s=30.0, until_s=300.0, hematocrit=0.42, dose_mmol_per_kg=0.1
+)
+TYPICAL = {
+    "Ktrans": (0.05 / 60, 0.5 / 60),
+    "ve": (0.1, 0.6),
+    "vp": (0.02, 0.15),
+    "Fp": (0.2 / 60, 1.0 / 60),
+    "PS": (0.02 / 60, 0.3 / 60),
+}
 EVERY = pytest.mark.parametrize("name", list(MODELS))
 
 
 def draw(name: str, n: int, seed: int = 0) -> torch.Tensor:
     rng = np.random.default_rng(seed)
-    return torch.as_tensor(np.stack([rng.uniform(*TYPICAL[p], n) for p in MODELS[name].NAMES], axis=1))
+    return torch.as_tensor(
+        np.stack([rng.uniform(*TYPICAL[p], n) for p in MODELS[name].NAMES], axis=1)
+    )
 
 
 def two_compartments(Fp: float, PS: float, ve: float, vp: float) -> np.ndarray:
@@ -34,7 +44,9 @@ def two_compartments(Fp: float, PS: float, ve: float, vp: float) -> np.ndarray:
     def rate(t: float, c: np.ndarray) -> list[float]:
         return [(Fp * (plasma(t) - c[0]) - PS * (c[0] - c[1])) / vp, PS * (c[0] - c[1]) / ve]
 
-    out = solve_ivp(rate, (0, FRAMES[-1]), [0, 0], t_eval=FRAMES, rtol=1e-9, atol=1e-12, max_step=0.25)
+    out = solve_ivp(
+        rate, (0, FRAMES[-1]), [0, 0], t_eval=FRAMES, rtol=1e-9, atol=1e-12, max_step=0.25
+    )
     return vp * out.y[0] + ve * out.y[1]
 
 
@@ -47,7 +59,11 @@ def test_two_compartment_exchange_solves_its_differential_equations() -> None:
 
 def test_two_compartment_uptake_is_exchange_into_a_space_that_never_fills() -> None:
     for Fp, PS, vp in draw("2cum", 4).tolist():
-        found = evaluate(MODELS["2cum"], torch.tensor([[Fp, PS, vp]], dtype=torch.float64), InputCurve(AIF, FRAMES))[0][0].numpy()
+        found = evaluate(
+            MODELS["2cum"],
+            torch.tensor([[Fp, PS, vp]], dtype=torch.float64),
+            InputCurve(AIF, FRAMES),
+        )[0][0].numpy()
         np.testing.assert_allclose(found, two_compartments(Fp, PS, 1e7, vp), atol=2e-6)
 
 
@@ -55,8 +71,9 @@ def test_with_fast_flow_exchange_becomes_extended_tofts_and_uptake_becomes_patla
     # no frame on the arrival itself, where the input jumps
     curve, PS, ve, vp = InputCurve(AIF, FRAMES + 1.7), 0.2 / 60, 0.3, 0.05
     fast = [
-        evaluate(MODELS["2cxm"], torch.tensor([[F, PS, ve, vp]], dtype=torch.float64), curve)[0] for F in (2.0, 4.0)
-    ]  # fmt: skip
+        evaluate(MODELS["2cxm"], torch.tensor([[F, PS, ve, vp]], dtype=torch.float64), curve)[0]
+        for F in (2.0, 4.0)
+    ]
     limit = evaluate(MODELS["etofts"], torch.tensor([[PS, ve, vp]], dtype=torch.float64), curve)[0]
     gaps = [(f - limit).abs().max() for f in fast]
     assert gaps[1] < 0.55 * gaps[0]  # first order in 1/Fp
@@ -66,7 +83,9 @@ def test_with_fast_flow_exchange_becomes_extended_tofts_and_uptake_becomes_patla
     assert (uptake - patlak).abs().max() < 0.02 * patlak.max()
 
 
-@pytest.mark.parametrize(("name", "theirs"), [("2cxm", "2CX"), ("2cum", "2CU"), ("etofts", "HF"), ("patlak", "HFU")])
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("2cxm", "2CX"), ("2cum", "2CU"), ("etofts", "HF"), ("patlak", "HFU")]
+)
 def test_curves_are_those_of_dcmri(name: str, theirs: str) -> None:
     """dcmri convolves by its own code on the grid it is given, here 0.05 s."""
     Hct = 0.42
@@ -77,9 +96,15 @@ def test_curves_are_those_of_dcmri(name: str, theirs: str) -> None:
         given = {"vb": p["vp"] / (1 - Hct), "H": Hct, "PS": p.get("PS", p.get("Ktrans"))}
         given |= {"vi": p["ve"]} if "ve" in p else {}
         given |= {"Fb": p["Fp"] / (1 - Hct)} if "Fp" in p else {}
-        reference = dcmri.conc_tissue(plasma * (1 - Hct), t=fine, kinetics=theirs, sum=True, **given)
-        found = evaluate(MODELS[name], torch.tensor([row], dtype=torch.float64), InputCurve(AIF, FRAMES))[0][0].numpy()
-        np.testing.assert_allclose(found, np.interp(FRAMES, fine, reference), atol=2e-3 * found.max())
+        reference = dcmri.conc_tissue(
+            plasma * (1 - Hct), t=fine, kinetics=theirs, sum=True, **given
+        )
+        found = evaluate(
+            MODELS[name], torch.tensor([row], dtype=torch.float64), InputCurve(AIF, FRAMES)
+        )[0][0].numpy()
+        np.testing.assert_allclose(
+            found, np.interp(FRAMES, fine, reference), atol=2e-3 * found.max()
+        )
 
 
 @EVERY
@@ -96,7 +121,9 @@ def test_jacobians_equal_central_differences(name: str, late: bool) -> None:
         up, down = (evaluate(model, theta + s, curve, with_delay=late)[0] for s in (step, -step))
         difference = (up - down) / (2 * step[:, i : i + 1])
         # Hermite tables: a step may cross from one interval into the next
-        torch.testing.assert_close(J[:, i], difference, rtol=1e-3, atol=1e-5 * float(difference.abs().max()))
+        torch.testing.assert_close(
+            J[:, i], difference, rtol=1e-3, atol=1e-5 * float(difference.abs().max())
+        )
 
 
 @EVERY
@@ -131,7 +158,9 @@ def test_the_derived_ktrans_is_flow_times_extraction_with_its_error() -> None:
     for i in range(4):
         step = torch.zeros_like(theta)
         step[:, i] = 1e-6 * theta[:, i]
-        difference = (model.derived(theta + step)[0] - model.derived(theta - step)[0])[:, 0] / (2 * step[:, i])
+        difference = (model.derived(theta + step)[0] - model.derived(theta - step)[0])[:, 0] / (
+            2 * step[:, i]
+        )
         torch.testing.assert_close(J[:, 0, i], difference, rtol=1e-6, atol=1e-9)
 
 
@@ -152,7 +181,11 @@ def test_a_dispersed_input_is_the_mixing_chamber_of_the_uptake_model() -> None:
     """A tissue that is plasma alone, behind a chamber of mean transit time T, holds vp times the dispersed curve."""
     T, vp = 6.0, 0.1
     dispersed = InputCurve(AIF.dispersed(T), FRAMES).at_frames.plasma
-    chamber = evaluate(MODELS["2cum"], torch.tensor([[vp / T, 0.0, vp]], dtype=torch.float64), InputCurve(AIF, FRAMES))[0]
+    chamber = evaluate(
+        MODELS["2cum"],
+        torch.tensor([[vp / T, 0.0, vp]], dtype=torch.float64),
+        InputCurve(AIF, FRAMES),
+    )[0]
     # the dispersed curve is straight between nodes a twentieth of T apart
     torch.testing.assert_close(vp * dispersed, chamber, rtol=3e-4, atol=1e-6)
 
@@ -160,5 +193,7 @@ def test_a_dispersed_input_is_the_mixing_chamber_of_the_uptake_model() -> None:
 def test_a_flat_input_between_two_nodes_needs_no_grid() -> None:
     step = PlasmaCurve(np.array([0.0, 1e-9, 1000.0]), np.array([0.0, 2.0, 2.0]))
     K, ve = 0.3 / 60, 0.4
-    C = evaluate(MODELS["tofts"], torch.tensor([[K, ve]], dtype=torch.float64), InputCurve(step, FRAMES))[0][0].numpy()
+    C = evaluate(
+        MODELS["tofts"], torch.tensor([[K, ve]], dtype=torch.float64), InputCurve(step, FRAMES)
+    )[0][0].numpy()
     np.testing.assert_allclose(C, 2.0 * ve * (1 - np.exp(-K / ve * FRAMES)), atol=1e-7)

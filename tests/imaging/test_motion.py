@@ -33,7 +33,12 @@ def still() -> np.ndarray:
 def test_shifts_are_found_to_a_fifth_of_a_voxel_and_undone(still: np.ndarray) -> None:
     moved_mm = np.zeros((12, 3))
     moved_mm[7:] = [1.3, -0.9, 1.1]
-    moved = np.stack([shift(f, m / VOXEL_MM, order=3, mode="nearest") for f, m in zip(still, moved_mm, strict=True)])
+    moved = np.stack(
+        [
+            shift(f, m / VOXEL_MM, order=3, mode="nearest")
+            for f, m in zip(still, moved_mm, strict=True)
+        ]
+    )
     back, trace = correct_motion(moved, VOXEL_MM)
     found = trace.translation_mm - trace.translation_mm[:7].mean(axis=0)
     np.testing.assert_allclose(found[7:], moved_mm[7:], atol=0.25)
@@ -54,11 +59,16 @@ def test_a_rotation_is_found(still: np.ndarray) -> None:
     from scipy.ndimage import affine_transform
 
     angle = np.deg2rad(3.0)
-    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    turn = np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    )
     centre = (np.array(still.shape[1:]) - 1) / 2
     series = still.copy()
     matrix = np.diag(1 / VOXEL_MM) @ turn @ np.diag(VOXEL_MM)
-    series[8:] = [affine_transform(f, matrix, offset=centre - matrix @ centre, order=3, mode="nearest") for f in still[8:]]
+    series[8:] = [
+        affine_transform(f, matrix, offset=centre - matrix @ centre, order=3, mode="nearest")
+        for f in still[8:]
+    ]
     _, trace = correct_motion(series, VOXEL_MM)
     turned = trace.rotation_deg[8:, 2] - trace.rotation_deg[:8, 2].mean()
     # the bright tumour pulls at a body that is nearly round: a sixth of a voxel at its rim
@@ -71,7 +81,9 @@ def test_a_thin_slab_moves_in_its_plane_only(still: np.ndarray) -> None:
     _, trace = correct_motion(slab, VOXEL_MM)
     assert (trace.translation_mm[:, 2] == 0).all()
     assert (trace.rotation_deg[:, :2] == 0).all()
-    np.testing.assert_allclose(trace.translation_mm[8:, 0] - trace.translation_mm[:8, 0].mean(), 1.5, atol=0.25)
+    np.testing.assert_allclose(
+        trace.translation_mm[8:, 0] - trace.translation_mm[:8, 0].mean(), 1.5, atol=0.25
+    )
 
 
 def test_motion_is_in_the_maps_and_among_the_assumptions(own_study: Study) -> None:
@@ -79,7 +91,9 @@ def test_motion_is_in_the_maps_and_among_the_assumptions(own_study: Study) -> No
 
     data = np.asarray(nib.load(own_study.dce).dataobj, dtype=np.float64)
     # coils make it brighter here and there: something to hold on to, that no concentration feels
-    coils = 1 + 3 * gaussian_filter(np.random.default_rng(0).standard_normal(data.shape[:3]), (2, 2, 1))
+    coils = 1 + 3 * gaussian_filter(
+        np.random.default_rng(0).standard_normal(data.shape[:3]), (2, 2, 1)
+    )
     data = data * coils[..., None]
     save(own_study.dce, data, own_study.affine, own_study.side())
     maps = make_maps(ImagingInputs(**own_study.given(motion=True)))

@@ -17,14 +17,21 @@ from nanopinn.imaging.least_squares import NormalPrior
 
 pytestmark = pytest.mark.dce
 FRAMES, SHAPE = np.arange(60) * 5.0, (14, 14, 6)
-CURVE = InputCurve(POPULATIONS["parker"].plasma(arrival_s=30.0, until_s=300.0, hematocrit=0.42, dose_mmol_per_kg=0.1), FRAMES)
+CURVE = InputCurve(
+    POPULATIONS["parker"].plasma(
+        arrival_s=30.0, until_s=300.0, hematocrit=0.42, dose_mmol_per_kg=0.1
+    ),
+    FRAMES,
+)
 MODEL = MODELS["etofts"]
 WHERE = np.argwhere(np.ones(SHAPE, dtype=bool))
 
 
 def noisy(truth: np.ndarray, sd: float) -> torch.Tensor:
     clean = evaluate(MODEL, torch.as_tensor(truth), CURVE)[0]
-    return clean + sd * torch.randn(clean.shape, dtype=clean.dtype, generator=torch.Generator().manual_seed(0))
+    return clean + sd * torch.randn(
+        clean.shape, dtype=clean.dtype, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def smooth_tissue(width: float = 2.0) -> np.ndarray:
@@ -41,11 +48,15 @@ def test_in_smooth_tissue_errors_shrink_and_are_stated_as_they_are(sd: float) ->
     truth = smooth_tissue()
     C = noisy(truth, sd)
     alone, together = fit_kinetics(MODEL, C, CURVE), smooth_fit(MODEL, C, CURVE, WHERE)
-    gain = [np.sqrt(np.mean((f.parameters.numpy() - truth) ** 2, axis=0)) for f in (alone, together)]
+    gain = [
+        np.sqrt(np.mean((f.parameters.numpy() - truth) ** 2, axis=0)) for f in (alone, together)
+    ]
     assert (gain[1] < gain[0]).all()
     if sd >= 0.05:
         assert (gain[1] < 0.7 * gain[0]).all()
-    z = (together.parameters.numpy() - truth) / together.covariance.diagonal(dim1=1, dim2=2).sqrt().numpy()
+    z = (together.parameters.numpy() - truth) / together.covariance.diagonal(
+        dim1=1, dim2=2
+    ).sqrt().numpy()
     # voxels that share noise with their neighbours are not independent draws: a tenth either way
     assert 0.85 < z.std() < 1.15
 
@@ -78,12 +89,22 @@ def test_a_tight_prior_holds_and_a_wide_one_does_nothing() -> None:
     free = fit_kinetics(MODEL, C, CURVE)
     mean = torch.as_tensor(truth) * 1.2
     unit = torch.diag_embed(1 / mean.square())
-    wide, tight = (fit_kinetics(MODEL, C, CURVE, prior=NormalPrior(mean, w * unit, free.residual_sd)) for w in (1e-8, 1e10))
+    wide, tight = (
+        fit_kinetics(MODEL, C, CURVE, prior=NormalPrior(mean, w * unit, free.residual_sd))
+        for w in (1e-8, 1e10)
+    )
     torch.testing.assert_close(wide.parameters, free.parameters, rtol=1e-3, atol=1e-7)
     torch.testing.assert_close(tight.parameters, mean, rtol=1e-3, atol=1e-7)
-    assert (tight.covariance.diagonal(dim1=1, dim2=2) < wide.covariance.diagonal(dim1=1, dim2=2)).all()
+    assert (
+        tight.covariance.diagonal(dim1=1, dim2=2) < wide.covariance.diagonal(dim1=1, dim2=2)
+    ).all()
 
 
 def test_nothing_to_fit_is_no_error() -> None:
-    empty = smooth_fit(MODEL, torch.zeros((0, len(FRAMES)), dtype=torch.float64), CURVE, np.zeros((0, 3), dtype=np.int64))
+    empty = smooth_fit(
+        MODEL,
+        torch.zeros((0, len(FRAMES)), dtype=torch.float64),
+        CURVE,
+        np.zeros((0, 3), dtype=np.int64),
+    )
     assert len(empty.parameters) == 0

@@ -36,7 +36,9 @@ def series(cell: str) -> np.ndarray:
 def fitted(model, row: dict[str, str]) -> np.ndarray:
     t = series(row["t"])
     curve = InputCurve(PlasmaCurve(series(row["ta"]), series(row["ca"])), t)
-    values = fit_kinetics(model, torch.as_tensor(series(row["C"]))[None], curve).parameters[0].numpy()
+    values = (
+        fit_kinetics(model, torch.as_tensor(series(row["C"]))[None], curve).parameters[0].numpy()
+    )
     values[0] *= 60
     return values
 
@@ -46,7 +48,9 @@ def test_all_25_tofts_cases_lie_within_the_osipi_tolerance(public_data: Path) ->
     assert len(cases) == 25
     for row in cases:
         Ktrans, ve = fitted(tofts, row)
-        assert abs(Ktrans - float(row["Ktrans"])) <= 0.005 + 0.1 * float(row["Ktrans"]), row["label"]
+        assert abs(Ktrans - float(row["Ktrans"])) <= 0.005 + 0.1 * float(row["Ktrans"]), row[
+            "label"
+        ]
         assert abs(ve - float(row["ve"])) <= 0.05, row["label"]
 
 
@@ -55,7 +59,9 @@ def test_all_15_extended_tofts_cases_lie_within_the_osipi_tolerance(public_data:
     assert len(cases) == 15
     for row in cases:
         Ktrans, ve, vp = fitted(extended_tofts, row)
-        assert abs(Ktrans - float(row["Ktrans"])) <= 0.005 + 0.1 * float(row["Ktrans"]), row["label"]
+        assert abs(Ktrans - float(row["Ktrans"])) <= 0.005 + 0.1 * float(row["Ktrans"]), row[
+            "label"
+        ]
         assert abs(ve - float(row["ve"])) <= 0.05, row["label"]
         assert abs(vp - float(row["vp"])) <= 0.025, row["label"]
 
@@ -68,7 +74,9 @@ def test_all_15_extended_tofts_cases_lie_within_the_osipi_tolerance(public_data:
         ("t1_prostate_data.csv", 50, lambda r: 1000 / float(r["T1 nonlinear"])),  # ms
     ],
 )
-def test_every_t1_case_lies_within_the_osipi_tolerance(public_data: Path, file: str, count: int, to_R1) -> None:
+def test_every_t1_case_lies_within_the_osipi_tolerance(
+    public_data: Path, file: str, count: int, to_R1
+) -> None:
     cases = rows(public_data / "osipi/test/T1_mapping/data" / file)
     assert len(cases) == count
     for row in cases:
@@ -82,8 +90,12 @@ def test_all_five_concentration_curves_are_reproduced_to_1e_5(public_data: Path)
     assert len(cases) == 5
     for row in cases:
         s, reference = series(row["s"]), series(row["conc"])
-        baseline = s[1 : int(row["numbaselinepts"])].mean()  # their convention: the first image is dropped
-        C = concentration_from_signal(s, baseline, float(row["T1base"]), float(row["TR"]), float(row["FA"]), float(row["r1"]))
+        baseline = s[
+            1 : int(row["numbaselinepts"])
+        ].mean()  # their convention: the first image is dropped
+        C = concentration_from_signal(
+            s, baseline, float(row["T1base"]), float(row["TR"]), float(row["FA"]), float(row["r1"])
+        )
         np.testing.assert_allclose(C[1:], reference[1:], atol=1e-5, rtol=1e-5, err_msg=row["label"])
 
 
@@ -98,14 +110,22 @@ def test_the_parker_curve_is_reproduced_exactly(public_data: Path) -> None:
 
 #: Parameter of the files, of ours, our unit per theirs, and the tolerance of OSIPI: absolute and relative.
 QUANTITIES = {
-    "vp": ("vp", 1.0, 0.025, 0.0), "ve": ("ve", 1.0, 0.05, 0.0), "fp": ("Fp", 6000.0, 5.0, 0.1), "ps": ("PS", 60.0, 0.005, 0.1),
+    "vp": ("vp", 1.0, 0.025, 0.0),
+    "ve": ("ve", 1.0, 0.05, 0.0),
+    "fp": ("Fp", 6000.0, 5.0, 0.1),
+    "ps": ("PS", 60.0, 0.005, 0.1),
     "arterial_delay": ("delay", 1.0, 1.0, 0.0),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("delay", [0, 5])
 @pytest.mark.parametrize(
-    ("file", "name", "count"), [("patlak_sd_0.02", "patlak", 9), ("2cum_sd_0.0025", "2cum", 27), ("2cxm_sd_0.001", "2cxm", 24)]
+    ("file", "name", "count"),
+    [
+        ("patlak_sd_0.02", "patlak", 9),
+        ("2cum_sd_0.0025", "2cum", 27),
+        ("2cxm_sd_0.001", "2cxm", 24),
+    ],
 )
 def test_every_case_of_patlak_uptake_and_exchange_lies_within_the_osipi_tolerance(
     public_data: Path, file: str, name: str, count: int, delay: int
@@ -116,23 +136,40 @@ def test_every_case_of_patlak_uptake_and_exchange_lies_within_the_osipi_toleranc
     t, plasma = series(cases[0]["t"]), series(cases[0]["cp_aif"])
     assert all(np.array_equal(series(r["cp_aif"]), plasma) for r in cases)
     C = torch.as_tensor(np.stack([series(r["C_t"]) for r in cases]))
-    fit = fit_kinetics(MODELS[name], C, InputCurve(PlasmaCurve(t, plasma), t), delay_window_s=10.0 if delay else None)
+    fit = fit_kinetics(
+        MODELS[name],
+        C,
+        InputCurve(PlasmaCurve(t, plasma), t),
+        delay_window_s=10.0 if delay else None,
+    )
     for row, found in zip(cases, fit.parameters.tolist(), strict=True):
         ours = dict(zip(fit.names, found, strict=True))
         ours.setdefault("PS", ours.get("Ktrans", 0.0))  # Patlak's is both
         for key, (mine, unit, absolute, relative) in QUANTITIES.items():
             if key in row and mine in ours:
                 reference = float(row[key])
-                assert abs(unit * ours[mine] - reference) <= absolute + relative * reference, (row["label"], key)
+                assert abs(unit * ours[mine] - reference) <= absolute + relative * reference, (
+                    row["label"],
+                    key,
+                )
 
 
-@pytest.mark.parametrize(("file", "model", "points"), [("tofts", tofts, 10), ("extended_tofts", extended_tofts, 5)])
-def test_tofts_cases_made_late_by_five_seconds_are_recovered_with_their_delay(public_data: Path, file: str, model, points: int) -> None:
+@pytest.mark.parametrize(
+    ("file", "model", "points"), [("tofts", tofts, 10), ("extended_tofts", extended_tofts, 5)]
+)
+def test_tofts_cases_made_late_by_five_seconds_are_recovered_with_their_delay(
+    public_data: Path, file: str, model, points: int
+) -> None:
     """OSIPI's delayed variants: the curve moved right, with zeros in front."""
     for row in rows(public_data / f"osipi/test/DCEmodels/data/dce_DRO_data_{file}.csv"):
         C, t = series(row["C"]), series(row["t"])
         late = torch.as_tensor(np.concatenate([np.zeros(points), C[:-points]]))[None]
-        fit = fit_kinetics(model, late, InputCurve(PlasmaCurve(series(row["ta"]), series(row["ca"])), t), delay_window_s=10.0)
+        fit = fit_kinetics(
+            model,
+            late,
+            InputCurve(PlasmaCurve(series(row["ta"]), series(row["ca"])), t),
+            delay_window_s=10.0,
+        )
         found = dict(zip(fit.names, fit.parameters[0].tolist(), strict=True))
         Ktrans = float(row["Ktrans"])
         assert abs(60 * found["Ktrans"] - Ktrans) <= 0.005 + 0.1 * Ktrans, row["label"]
@@ -142,13 +179,20 @@ def test_tofts_cases_made_late_by_five_seconds_are_recovered_with_their_delay(pu
             assert abs(found["vp"] - float(row["vp"])) <= 0.025, row["label"]
 
 
-def test_linear_t1_lies_within_the_osipi_tolerance_but_for_one_prostate_voxel(public_data: Path) -> None:
+def test_linear_t1_lies_within_the_osipi_tolerance_but_for_one_prostate_voxel(
+    public_data: Path,
+) -> None:
     """The linear form is an option, not the default, for this reason."""
     for file, scale, allowed in (("t1_brain_data.csv", 1.0, 0), ("t1_prostate_data.csv", 1e-3, 1)):
         missed = 0
         for row in rows(public_data / "osipi/test/T1_mapping/data" / file):
             reference = float(row["R1"]) if "R1" in row else 1000 / float(row["T1 nonlinear"])
-            T1 = fit_t1(series(row["s"])[None], series(row["FA"]), scale * series(row["TR"])[0], method="linear").T1[0]
+            T1 = fit_t1(
+                series(row["s"])[None],
+                series(row["FA"]),
+                scale * series(row["TR"])[0],
+                method="linear",
+            ).T1[0]
             missed += abs(1 / T1 - reference) > 0.05 + 0.05 * reference
         assert missed == allowed, file
 

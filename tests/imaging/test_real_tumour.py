@@ -34,10 +34,13 @@ def tumour(public_data: Path) -> Path:
 def maps(tumour: Path) -> ImagingMaps:
     return make_maps(
         ImagingInputs(
-            dce=tumour / "dce.nii.gz", mask=tumour / "tumour_mask.nii.gz", vfa=vfa_files(tumour), assume_ph=7.0,
+            dce=tumour / "dce.nii.gz",
+            mask=tumour / "tumour_mask.nii.gz",
+            vfa=vfa_files(tumour),
+            assume_ph=7.0,
             overrides={"ContrastRelaxivity": RELAXIVITY},
         )
-    )  # fmt: skip
+    )
 
 
 def vfa_files(tumour: Path) -> tuple[Path, ...]:
@@ -63,7 +66,9 @@ def test_the_choices_of_the_sketch_give_its_numbers(tumour: Path) -> None:
     vfa = np.stack([read_volume(p).numpy()[mask] for p in vfa_files(tumour)], axis=-1)
     T1 = float(np.median(linear_t1(vfa, np.array([2.0, 10.0, 20.0]), 0.004)[0]))
     assert pytest.approx(0.87, abs=0.005) == T1
-    median = np.median(np.moveaxis(read_volume(tumour / "dce.nii.gz").numpy(), -1, 0)[:, mask], axis=1)
+    median = np.median(
+        np.moveaxis(read_volume(tumour / "dce.nii.gz").numpy(), -1, 0)[:, mask], axis=1
+    )
     times = np.arange(75) * 4.976
     C = concentration_from_signal(median, median[:7].mean(), np.array(T1), 0.004, 20.0, RELAXIVITY)
     aif = load_aif("parker", frame_times_s=times, bolus_arrival_s=times[7], hematocrit=0.42).curve
@@ -80,13 +85,17 @@ def test_voxel_fits_are_those_of_an_independent_least_squares_code(maps: Imaging
         found = np.array([m[x, y, z] for m in (maps.ktrans_per_min, maps.ve, maps.vp)])
         best = least_squares(
             lambda p, C=C: tissue_curve(*p[:, None], maps.frame_times_s, arrival)[:, 0] - C,
-            found * [1.1, 0.9, 1.1], bounds=([1e-4, 1e-3, 0], [5, 1, 1]), x_scale="jac",
-        )  # fmt: skip
+            found * [1.1, 0.9, 1.1],
+            bounds=([1e-4, 1e-3, 0], [5, 1, 1]),
+            x_scale="jac",
+        )
         # the independent curve rounds frame times to its 20 ms steps
         np.testing.assert_allclose(found, best.x, rtol=0.01, atol=1e-3)
 
 
-def test_another_arterial_input_moves_ktrans_more_than_the_voxels_own_errors(tumour: Path, maps: ImagingMaps) -> None:
+def test_another_arterial_input_moves_ktrans_more_than_the_voxels_own_errors(
+    tumour: Path, maps: ImagingMaps
+) -> None:
     """Why the report names the input first: Georgiou's curve is larger, the scan's own vessels look smaller.
 
     The vessels' peak is cut by 5 s frames, inflow and partial volume, so neither is taken for the truth.
@@ -95,10 +104,14 @@ def test_another_arterial_input_moves_ktrans_more_than_the_voxels_own_errors(tum
     for aif in ("georgiou", "auto"):
         other = make_maps(
             ImagingInputs(
-                dce=tumour / "dce.nii.gz", mask=tumour / "tumour_mask.nii.gz", vfa=vfa_files(tumour), aif=aif,
+                dce=tumour / "dce.nii.gz",
+                mask=tumour / "tumour_mask.nii.gz",
+                vfa=vfa_files(tumour),
+                aif=aif,
                 overrides={"ContrastRelaxivity": RELAXIVITY},
-            ), need_ph=False,
-        )  # fmt: skip
+            ),
+            need_ph=False,
+        )
         assert other.valid_share > 0.9
         medians[aif] = np.nanmedian(other.ktrans_per_min[other.mask])
         if aif == "auto":

@@ -33,13 +33,18 @@ def test_a_mask_or_ph_map_elsewhere_is_refused(own_study: Study) -> None:
     assert refused(own_study, "does not overlap", mask=elsewhere).file == "far.nii.gz"
 
 
-@pytest.mark.parametrize(("values", "word"), [(np.full((6, 6, 4), 0.03), "not pH values"), (np.zeros((6, 6, 4)), "holds no value")])
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [(np.full((6, 6, 4), 0.03), "not pH values"), (np.zeros((6, 6, 4)), "holds no value")],
+)
 def test_a_map_that_is_no_ph_is_refused(own_study: Study, values: np.ndarray, word: str) -> None:
     refused(own_study, word, cest=save(own_study.folder / "ratio.nii.gz", values, own_study.affine))
 
 
 def test_wrong_dimensions_are_refused(own_study: Study) -> None:
-    flat = save(own_study.folder / "flat.nii.gz", np.ones((12, 11, 6)), own_study.affine, own_study.side())
+    flat = save(
+        own_study.folder / "flat.nii.gz", np.ones((12, 11, 6)), own_study.affine, own_study.side()
+    )
     deep = save(own_study.folder / "deep.nii.gz", np.ones((12, 11, 6, 4)), own_study.affine)
     assert refused(own_study, "wrong dimensions", dce=flat).found == "12x11x6"
     refused(own_study, "wrong dimensions", mask=deep)
@@ -52,7 +57,12 @@ def test_t1_must_be_given_once_and_in_seconds(own_study: Study) -> None:
     refused(own_study, "given twice", t1=1.4)
     refused(own_study, "1 file|one flip", vfa=own_study.vfa[:1])
     refused(own_study, "T1", vfa=(), t1=1400.0)
-    refused(own_study, "seconds", vfa=(), t1=save(own_study.folder / "ms.nii.gz", np.full((12, 11, 6), 1400.0), own_study.affine))
+    refused(
+        own_study,
+        "seconds",
+        vfa=(),
+        t1=save(own_study.folder / "ms.nii.gz", np.full((12, 11, 6), 1400.0), own_study.affine),
+    )
 
 
 def test_without_a_ph_the_options_are_named(own_study: Study) -> None:
@@ -64,19 +74,32 @@ def test_without_a_ph_the_options_are_named(own_study: Study) -> None:
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"Units": "mol"}, "Units"), ({"Units": None}, "Units"), ({"Quantity": "liposomes"}, "Quantity"),
-        ({"TimeAfterDose": -5}, "TimeAfterDose"), ({"TimeAfterDose": "2 h"}, "TimeAfterDose"), ({"NoiseSD": 0}, "NoiseSD"),
+        ({"Units": "mol"}, "Units"),
+        ({"Units": None}, "Units"),
+        ({"Quantity": "liposomes"}, "Quantity"),
+        ({"TimeAfterDose": -5}, "TimeAfterDose"),
+        ({"TimeAfterDose": "2 h"}, "TimeAfterDose"),
+        ({"NoiseSD": 0}, "NoiseSD"),
     ],
-)  # fmt: skip
-def test_a_drug_image_without_unit_time_or_noise_is_refused(own_study: Study, change: dict, field: str) -> None:
-    path = save(own_study.folder / "drug.nii.gz", np.ones((12, 11, 6)), own_study.affine, {**GOOD, **change})
+)
+def test_a_drug_image_without_unit_time_or_noise_is_refused(
+    own_study: Study, change: dict, field: str
+) -> None:
+    path = save(
+        own_study.folder / "drug.nii.gz", np.ones((12, 11, 6)), own_study.affine, {**GOOD, **change}
+    )
     with pytest.raises(InputError) as caught:
         load_drug_image(path, (12, 11, 6), own_study.affine, own_study.mask)
     assert caught.value.field == field
 
 
 def test_units_of_drug_images_become_si(own_study: Study) -> None:
-    path = save(own_study.folder / "drug.nii.gz", np.ones((12, 11, 6)), own_study.affine, {**GOOD, "Units": "ng/mL"})
+    path = save(
+        own_study.folder / "drug.nii.gz",
+        np.ones((12, 11, 6)),
+        own_study.affine,
+        {**GOOD, "Units": "ng/mL"},
+    )
     image = load_drug_image(path, (12, 11, 6), own_study.affine, own_study.mask)
     np.testing.assert_allclose(image.values, 1e-6)
     assert image.noise_sd == pytest.approx(1e-7)
@@ -108,6 +131,11 @@ def test_a_flip_angle_of_zero_or_less_is_refused(study: Study, flip: float) -> N
 
 
 def test_a_t1_of_zero_is_refused(own_study: Study) -> None:
-    for T1 in (0.0, save(own_study.folder / "t1.nii.gz", np.zeros(own_study.mask.shape) + 1e-12, own_study.affine)):
+    for T1 in (
+        0.0,
+        save(
+            own_study.folder / "t1.nii.gz", np.zeros(own_study.mask.shape) + 1e-12, own_study.affine
+        ),
+    ):
         with pytest.raises(InputError, match=r"[Nn]ot a T1"):
             make_maps(ImagingInputs(**own_study.given(vfa=(), t1=T1)))

@@ -44,7 +44,11 @@ def anatomy() -> np.ndarray:
     return gaussian_filter(body * (100 + 600 * organs), 0.6)
 
 
-def moved(affine: np.ndarray, shape: tuple[int, ...] = SHAPE, scale: tuple[float, float, float] = (1, 1, 1)) -> np.ndarray:
+def moved(
+    affine: np.ndarray,
+    shape: tuple[int, ...] = SHAPE,
+    scale: tuple[float, float, float] = (1, 1, 1),
+) -> np.ndarray:
     """The true place of a scan whose header says ``affine``: 3 mm and 5 degrees away, stretched along its own axes."""
     a, centre = np.deg2rad(5.0), affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
     turn, size = np.eye(4), np.linalg.norm(affine[:3, :3], axis=0)
@@ -56,7 +60,9 @@ def moved(affine: np.ndarray, shape: tuple[int, ...] = SHAPE, scale: tuple[float
     return there @ turn @ back @ affine
 
 
-def shown(anatomy: np.ndarray, where: np.ndarray, shape: tuple[int, int, int] = SHAPE, thick: int = 1) -> np.ndarray:
+def shown(
+    anatomy: np.ndarray, where: np.ndarray, shape: tuple[int, int, int] = SHAPE, thick: int = 1
+) -> np.ndarray:
     """The anatomy as voxels placed at ``where`` hold it, averaged through ``thick`` layers of each slice."""
     parts = []
     for i in range(thick):
@@ -67,13 +73,22 @@ def shown(anatomy: np.ndarray, where: np.ndarray, shape: tuple[int, int, int] = 
     return np.mean(parts, axis=0)
 
 
-def seen_at(anatomy: np.ndarray, where: np.ndarray, shape: tuple[int, int, int] = SHAPE, thick: int = 1) -> np.ndarray:
+def seen_at(
+    anatomy: np.ndarray, where: np.ndarray, shape: tuple[int, int, int] = SHAPE, thick: int = 1
+) -> np.ndarray:
     """The same in another contrast."""
     return 300.0 * np.exp(-shown(anatomy, where, shape, thick) / 150.0)
 
 
 def gap_in_voxels(found: np.ndarray, true: np.ndarray, shape: tuple[int, ...] = SHAPE) -> float:
-    corners = np.array([[i, j, k, 1] for i in (0, shape[0] - 1) for j in (0, shape[1] - 1) for k in (0, shape[2] - 1)]).T
+    corners = np.array(
+        [
+            [i, j, k, 1]
+            for i in (0, shape[0] - 1)
+            for j in (0, shape[1] - 1)
+            for k in (0, shape[2] - 1)
+        ]
+    ).T
     middle = 0.6 * corners + 0.4 * corners.mean(axis=1, keepdims=True)
     return float(np.linalg.norm(((found - true) @ middle)[:3], axis=0).max() / min(VOXEL_MM))
 
@@ -93,7 +108,9 @@ def test_a_scan_on_a_coarser_grid_turned_otherwise_is_recovered_too(anatomy: np.
     shape, a = (22, 26, 9), np.deg2rad(10.0)
     turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1.0]])
     header, centre = np.eye(4), AFFINE[:3, :3] @ ((np.array(SHAPE) - 1) / 2) + AFFINE[:3, 3]
-    header[:3, :3] = AFFINE[:3, :3] / VOXEL_MM @ turn @ np.array([[0, 1.2, 0], [-1.5, 0, 0], [0, 0, -3.0]])
+    header[:3, :3] = (
+        AFFINE[:3, :3] / VOXEL_MM @ turn @ np.array([[0, 1.2, 0], [-1.5, 0, 0], [0, 0, -3.0]])
+    )
     header[:3, 3] = centre - header[:3, :3] @ ((np.array(shape) - 1) / 2)
     true = moved(header, shape)
     found = align(seen_at(anatomy, true, shape, thick=3), header, anatomy, AFFINE)
@@ -102,7 +119,9 @@ def test_a_scan_on_a_coarser_grid_turned_otherwise_is_recovered_too(anatomy: np.
 
 
 @pytest.mark.parametrize("kind", ["rigid", "affine"])
-def test_a_single_thick_slice_is_recovered_in_all_directions(anatomy: np.ndarray, kind: Kind) -> None:
+def test_a_single_thick_slice_is_recovered_in_all_directions(
+    anatomy: np.ndarray, kind: Kind
+) -> None:
     """6 mm thick; its scale along the normal is held, so nothing is invented there."""
     slab = AFFINE @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 3, 7], [0, 0, 0, 1]])
     shape = (40, 36, 1)
@@ -112,7 +131,9 @@ def test_a_single_thick_slice_is_recovered_in_all_directions(anatomy: np.ndarray
     assert np.linalg.norm(found.affine[:3, 2]) == pytest.approx(6.0, abs=1e-6)
 
 
-def test_a_stretch_of_three_per_cent_is_recovered_to_half_a_per_cent_and_rigid_leaves_it(anatomy: np.ndarray) -> None:
+def test_a_stretch_of_three_per_cent_is_recovered_to_half_a_per_cent_and_rigid_leaves_it(
+    anatomy: np.ndarray,
+) -> None:
     true = moved(AFFINE, scale=(1.03, 1.0, 0.97))
     image = seen_at(anatomy, true)
     found, stiff = (align(image, AFFINE, anatomy, AFFINE, kind) for kind in ("affine", "rigid"))  # type: ignore[arg-type]
@@ -132,11 +153,15 @@ def test_a_slab_of_seven_slices_is_not_stretched_along_its_normal(anatomy: np.nd
     assert sizes[2] == pytest.approx(2.0, abs=1e-6)
     assert sizes[0] == pytest.approx(1.03, abs=0.005)
     normal = np.cross(found[:3, 0], found[:3, 1])
-    assert np.abs(normal @ found[:3, 2]) / np.linalg.norm(normal) == pytest.approx(2.0, abs=1e-6)  # not sheared either
+    assert np.abs(normal @ found[:3, 2]) / np.linalg.norm(normal) == pytest.approx(
+        2.0, abs=1e-6
+    )  # not sheared either
 
 
 def test_a_scan_in_place_stays_in_place(anatomy: np.ndarray) -> None:
-    placed, notes = Placement(anatomy, AFFINE, "rigid").of("T1 map", seen_at(anatomy, AFFINE), AFFINE, "t1.nii")
+    placed, notes = Placement(anatomy, AFFINE, "rigid").of(
+        "T1 map", seen_at(anatomy, AFFINE), AFFINE, "t1.nii"
+    )
     assert gap_in_voxels(placed, AFFINE) < 0.3
     assert len(notes) == 1
 
@@ -151,7 +176,9 @@ def test_a_single_slice_keeps_its_values_through_the_dce_grid_and_back() -> None
     np.testing.assert_allclose(back, values, atol=1e-9)
 
 
-def test_a_ph_map_that_lies_wrong_is_moved_onto_the_tumour(anatomy: np.ndarray, tmp_path: Path) -> None:
+def test_a_ph_map_that_lies_wrong_is_moved_onto_the_tumour(
+    anatomy: np.ndarray, tmp_path: Path
+) -> None:
     """A map with its own landmarks: without registration its acid core is 3 mm away."""
     true = moved(AFFINE)
     scan = seen_at(anatomy, true)
@@ -159,35 +186,55 @@ def test_a_ph_map_that_lies_wrong_is_moved_onto_the_tumour(anatomy: np.ndarray, 
     path = save(tmp_path / "ph.nii.gz", acid, AFFINE, {"pHStd": 0.05})
     mask = anatomy > 40
     there = resample(acid, true, SHAPE, AFFINE)
-    as_it_says, registered = (load_ph(path, AFFINE, mask, onto=Placement(anatomy, AFFINE, m)) for m in ("none", "rigid"))  # type: ignore[arg-type]
+    as_it_says, registered = (
+        load_ph(path, AFFINE, mask, onto=Placement(anatomy, AFFINE, m)) for m in ("none", "rigid")
+    )  # type: ignore[arg-type]
     before, after = (np.nanstd((m.measured - there)[mask]) for m in (as_it_says, registered))
     assert after < 0.25 * before
     assert any("CEST scan was moved by 3.0 mm and 5.0 degrees" in a for a in registered.assumptions)
     assert not any("moved" in a for a in as_it_says.assumptions)
 
 
-def flip_angle_set(anatomy: np.ndarray, true: np.ndarray, folder: Path) -> tuple[tuple[Path, ...], np.ndarray]:
+def flip_angle_set(
+    anatomy: np.ndarray, true: np.ndarray, folder: Path
+) -> tuple[tuple[Path, ...], np.ndarray]:
     """Files whose headers say ``AFFINE`` of tissue that lies at ``true``, and the T1 in their voxels."""
     T1 = 0.6 + shown(anatomy, true) / 300.0
     density = np.where(shown(anatomy, true) > 20, 1.0, 0.01)
     files = []
     for flip in (2.0, 8.0, 18.0):
         side = {"RepetitionTimeExcitation": 0.005, "FlipAngle": flip}
-        files.append(save(folder / f"fa{flip:g}.nii.gz", density * spoiled_gradient_echo(1 / T1, flip), AFFINE, side))
+        files.append(
+            save(
+                folder / f"fa{flip:g}.nii.gz",
+                density * spoiled_gradient_echo(1 / T1, flip),
+                AFFINE,
+                side,
+            )
+        )
     return tuple(files), T1
 
 
 @pytest.mark.parametrize("given", ["vfa", "map"])
-def test_a_displaced_t1_is_moved_as_one_and_is_right_where_it_comes_to_lie(anatomy: np.ndarray, tmp_path: Path, given: str) -> None:
+def test_a_displaced_t1_is_moved_as_one_and_is_right_where_it_comes_to_lie(
+    anatomy: np.ndarray, tmp_path: Path, given: str
+) -> None:
     true, inside = moved(AFFINE), anatomy > 40
     files, T1 = flip_angle_set(anatomy, true, tmp_path)
-    source = T1Source(vfa=files) if given == "vfa" else T1Source(t1=save(tmp_path / "t1.nii.gz", T1, AFFINE))
+    source = (
+        T1Source(vfa=files)
+        if given == "vfa"
+        else T1Source(t1=save(tmp_path / "t1.nii.gz", T1, AFFINE))
+    )
     wanted = resample(T1, true, SHAPE, AFFINE)
     found = native_t1(source, SHAPE, AFFINE, onto=Placement(anatomy, AFFINE, "rigid"))
     still = native_t1(source, SHAPE, AFFINE)
     error, unmoved = (np.nanstd((t.T1_s - wanted)[inside]) for t in (found, still))
     assert error < 0.25 * unmoved
-    assert any(("flip-angle set" if given == "vfa" else "T1 map") + " was moved by 3." in a for a in found.assumptions)
+    assert any(
+        ("flip-angle set" if given == "vfa" else "T1 map") + " was moved by 3." in a
+        for a in found.assumptions
+    )
     assert not any("by the affines" in a for a in found.assumptions)
 
 
@@ -196,19 +243,28 @@ def test_a_displaced_drug_image_is_moved_and_says_so(anatomy: np.ndarray, tmp_pa
     drug = np.clip(shown(anatomy, true), 0, None)
     path = save(tmp_path / "drug.nii.gz", drug, AFFINE, DRUG)
     wanted = 1e-3 * resample(drug, true, SHAPE, AFFINE)
-    found, still = (load_drug_image(path, SHAPE, AFFINE, inside, onto=Placement(anatomy, AFFINE, m)) for m in ("affine", "none"))  # type: ignore[arg-type]
-    assert np.nanstd((found.values - wanted)[inside]) < 0.25 * np.nanstd((still.values - wanted)[inside])
+    found, still = (
+        load_drug_image(path, SHAPE, AFFINE, inside, onto=Placement(anatomy, AFFINE, m))
+        for m in ("affine", "none")
+    )  # type: ignore[arg-type]
+    assert np.nanstd((found.values - wanted)[inside]) < 0.25 * np.nanstd(
+        (still.values - wanted)[inside]
+    )
     assert len(found.notes) == 1
     assert "its lengths changed by at most" in found.notes[0]
     assert still.notes == ()
 
 
-def test_unregistered_scans_lie_exactly_as_their_affines_say(anatomy: np.ndarray, tmp_path: Path) -> None:
+def test_unregistered_scans_lie_exactly_as_their_affines_say(
+    anatomy: np.ndarray, tmp_path: Path
+) -> None:
     values = seen_at(anatomy, AFFINE)
     header = moved(AFFINE)
     path = save(tmp_path / "drug.nii.gz", values, header, DRUG)
     found = load_drug_image(path, SHAPE, AFFINE, anatomy > 40, onto=Placement(anatomy, AFFINE))
-    np.testing.assert_allclose(found.values, 1e-3 * resample(values.astype(np.float32), header, SHAPE, AFFINE), rtol=1e-5)
+    np.testing.assert_allclose(
+        found.values, 1e-3 * resample(values.astype(np.float32), header, SHAPE, AFFINE), rtol=1e-5
+    )
     placed, notes = Placement(anatomy, AFFINE).of("T1 map", values, header, path)
     assert (placed == header).all()
     assert notes == []
@@ -251,9 +307,13 @@ def test_a_search_that_went_astray_is_refused(
 ) -> None:
     there = AFFINE.copy()
     there[:3, 3] += [shift_mm, 0, 0]
-    monkeypatch.setattr(placement, "align", lambda *_: Alignment(there, shift_mm, turn_deg, stretch, information))
+    monkeypatch.setattr(
+        placement, "align", lambda *_: Alignment(there, shift_mm, turn_deg, stretch, information)
+    )
     with pytest.raises(InputError, match=why) as caught:
-        Placement(anatomy, AFFINE, "affine").of("T1 map", seen_at(anatomy, AFFINE), AFFINE, "t1.nii")
+        Placement(anatomy, AFFINE, "affine").of(
+            "T1 map", seen_at(anatomy, AFFINE), AFFINE, "t1.nii"
+        )
     assert caught.value.field == "--register"
     assert "by hand" in str(caught.value)
 
@@ -266,11 +326,21 @@ def test_a_b0_map_moves_with_its_cest_scan(anatomy: np.ndarray, tmp_path: Path) 
     b0 = np.linspace(-0.3, 0.3, n).reshape(shape)
     one = torch.ones(n, dtype=torch.float64)
     tissue = {"pH": 6.8 * one, "molar": 0.03 * one, "T1_s": 1.6 * one, "T2_s": 0.1 * one}
-    Z = z_spectra(agent, Saturation(7.0, 3.0, 5.0), torch.as_tensor(ppm[None] - b0.reshape(-1, 1)), **tissue).numpy()
+    Z = z_spectra(
+        agent, Saturation(7.0, 3.0, 5.0), torch.as_tensor(ppm[None] - b0.reshape(-1, 1)), **tissue
+    ).numpy()
     scan = 50 + seen_at(anatomy, true @ slab, shape)
-    side = {"SaturationOffsetsPPM": [-300.0, *ppm], "SaturationB1uT": 3.0, "SaturationTimeS": 5.0, "MagneticFieldStrength": 7.0}
+    side = {
+        "SaturationOffsetsPPM": [-300.0, *ppm],
+        "SaturationB1uT": 3.0,
+        "SaturationTimeS": 5.0,
+        "MagneticFieldStrength": 7.0,
+    }
     series = scan[..., None] * np.concatenate([np.ones((n, 1)), Z], axis=1).reshape(*shape, -1)
-    path, mapped = save(tmp_path / "z.nii.gz", series, AFFINE @ slab, side), save(tmp_path / "b0.nii.gz", b0, AFFINE @ slab)
+    path, mapped = (
+        save(tmp_path / "z.nii.gz", series, AFFINE @ slab, side),
+        save(tmp_path / "b0.nii.gz", b0, AFFINE @ slab),
+    )
     chosen, mask = CestChoices(b0=mapped), np.zeros(SHAPE, dtype=bool)
     mask[10:30, 8:28, 7] = True
     found = load_ph(path, AFFINE, mask, chosen=chosen, onto=Placement(anatomy, AFFINE, "rigid"))
@@ -282,15 +352,21 @@ def test_a_b0_map_moves_with_its_cest_scan(anatomy: np.ndarray, tmp_path: Path) 
     assert np.abs(found.measured[both] - 6.8).max() < 0.1
 
 
-def test_a_study_says_of_every_scan_how_it_was_moved_and_refuses_an_unknown_way(own_study: Study) -> None:
+def test_a_study_says_of_every_scan_how_it_was_moved_and_refuses_an_unknown_way(
+    own_study: Study,
+) -> None:
     with pytest.raises(InputError, match="does not exist") as caught:
         ImagingInputs(dce="x", register="elastic")  # type: ignore[arg-type]
     assert caught.value.field == "--register"
     # its flip-angle images are uniform: they show nothing to register by
     with pytest.raises(InputError, match="vfa2"):
         make_maps(ImagingInputs(**own_study.given(register="rigid")))
-    maps = make_maps(ImagingInputs(**own_study.given(register="rigid", vfa=(), t1=1.3, cest=None)), need_ph=False)
-    uniform = save(own_study.folder / "drug.nii.gz", np.ones(own_study.mask.shape), own_study.affine, DRUG)
+    maps = make_maps(
+        ImagingInputs(**own_study.given(register="rigid", vfa=(), t1=1.3, cest=None)), need_ph=False
+    )
+    uniform = save(
+        own_study.folder / "drug.nii.gz", np.ones(own_study.mask.shape), own_study.affine, DRUG
+    )
     with pytest.raises(InputError, match="drug"):
         pose_problem(maps, FitSettings(drug=(str(uniform),)), "cpu")
     assert ImagingInputs(dce="x", register="rigid").choices()["imaging"]["register"] == "rigid"

@@ -48,7 +48,9 @@ def uneven(t: np.ndarray) -> np.ndarray:
     return np.concatenate([np.arange(0, 120, 2.0), np.arange(120, t[-1], 12.0)])
 
 
-@pytest.mark.parametrize("at", [every(2), every(5), every(10), uneven], ids=["2s", "5s", "10s", "uneven"])
+@pytest.mark.parametrize(
+    "at", [every(2), every(5), every(10), uneven], ids=["2s", "5s", "10s", "uneven"]
+)
 @pytest.mark.parametrize("model", ["tofts", "etofts"])
 def test_slow_frames_do_not_bias_what_is_fitted(public_data: Path, model: str, at) -> None:
     """The target is 3 % and 0.005; exact convolution leaves twenty times less."""
@@ -58,7 +60,9 @@ def test_slow_frames_do_not_bias_what_is_fitted(public_data: Path, model: str, a
 
 
 @pytest.mark.parametrize("model", ["tofts", "etofts"])
-def test_an_input_sampled_every_five_seconds_biases_ktrans_by_less_than_3_per_cent(public_data: Path, model: str) -> None:
+def test_an_input_sampled_every_five_seconds_biases_ktrans_by_less_than_3_per_cent(
+    public_data: Path, model: str
+) -> None:
     for first in range(5):
         error = errors(public_data, model, every(5, first), coarse_input=True)
         assert np.abs(error[:, 0]).max() < 0.01
@@ -67,9 +71,16 @@ def test_an_input_sampled_every_five_seconds_biases_ktrans_by_less_than_3_per_ce
 
 
 @pytest.mark.parametrize("model", ["tofts", "etofts"])
-def test_an_input_sampled_every_ten_seconds_misses_the_peak_but_is_not_biased_on_average(public_data: Path, model: str) -> None:
+def test_an_input_sampled_every_ten_seconds_misses_the_peak_but_is_not_biased_on_average(
+    public_data: Path, model: str
+) -> None:
     """Where in the bolus the samples fall is chance: up to 8 % in a scan, under 3 % over all phases."""
-    phases = np.stack([errors(public_data, model, every(10, first), coarse_input=True)[:, 0] for first in range(10)])
+    phases = np.stack(
+        [
+            errors(public_data, model, every(10, first), coarse_input=True)[:, 0]
+            for first in range(10)
+        ]
+    )
     assert np.abs(phases).max() < 0.09
     assert np.abs(phases.mean(axis=0)).max() < 0.03
 
@@ -84,7 +95,10 @@ def test_madyms_extended_tofts_series_is_recovered_within_1_per_cent(public_data
     """Its curves were made from Parker's formula; its delay of 6 s is fitted."""
     content, t, C = madym(public_data, "ETM")
     aif = POPULATIONS["parker"].plasma(
-        arrival_s=0.5833333 * 60, until_s=float(t[-1]), hematocrit=content["hct"], dose_mmol_per_kg=content["dose"]
+        arrival_s=0.5833333 * 60,
+        until_s=float(t[-1]),
+        hematocrit=content["hct"],
+        dose_mmol_per_kg=content["dose"],
     )
     fit = fit_kinetics(MODELS["etofts"], C, InputCurve(aif, t), delay_window_s=12.0)
     Ktrans, ve, vp, delay = content["ETM"]["params"]
@@ -94,11 +108,15 @@ def test_madyms_extended_tofts_series_is_recovered_within_1_per_cent(public_data
 
 
 @pytest.mark.parametrize("delay", ["known", "fitted"])
-def test_madyms_exchange_series_is_recovered_within_5_per_cent(public_data: Path, delay: str) -> None:
+def test_madyms_exchange_series_is_recovered_within_5_per_cent(
+    public_data: Path, delay: str
+) -> None:
     """Its curves were made from the stored input, sampled every 5 s."""
     content, t, C = madym(public_data, "2CXM")
     Fp, PS, ve, vp, late = content["2CXM"]["params"]
     aif = PlasmaCurve(t, np.array(content["aif_plasma_mM"]))
     curve = InputCurve(aif.delayed(60 * late) if delay == "known" else aif, t)
     fit = fit_kinetics(MODELS["2cxm"], C, curve, delay_window_s=12.0 if delay == "fitted" else None)
-    np.testing.assert_allclose(fit.parameters.numpy()[:, :4] * [60, 60, 1, 1], [[Fp, PS, ve, vp]] * 2, rtol=0.05)
+    np.testing.assert_allclose(
+        fit.parameters.numpy()[:, :4] * [60, 60, 1, 1], [[Fp, PS, ve, vp]] * 2, rtol=0.05
+    )

@@ -17,9 +17,13 @@ pytestmark = pytest.mark.dce
 
 
 @given(
-    C=st.floats(-0.1, 8.0), T1=st.floats(0.2, 3.0), TR=st.floats(0.002, 0.02), flip=st.floats(3, 60),
-    r1=st.floats(3, 6), base=st.floats(1, 1e4),
-)  # fmt: skip
+    C=st.floats(-0.1, 8.0),
+    T1=st.floats(0.2, 3.0),
+    TR=st.floats(0.002, 0.02),
+    flip=st.floats(3, 60),
+    r1=st.floats(3, 6),
+    base=st.floats(1, 1e4),
+)
 def test_inversion_returns_the_concentration_that_made_the_signal(
     C: float, T1: float, TR: float, flip: float, r1: float, base: float
 ) -> None:
@@ -41,7 +45,9 @@ def test_the_signal_equals_the_iterated_bloch_recursion() -> None:
 
 def test_a_signal_beyond_any_t1_is_nan_not_a_number() -> None:
     ceiling = signal(1.0, 1e-9, 0.005, 15.0) / signal(1.0, 1.3, 0.005, 15.0)
-    found = concentration_from_signal(np.array([0.999, 1.001]) * ceiling, np.array(1.0), np.array(1.3), 0.005, 15.0, 4.5)
+    found = concentration_from_signal(
+        np.array([0.999, 1.001]) * ceiling, np.array(1.0), np.array(1.3), 0.005, 15.0, 4.5
+    )
     assert np.isfinite(found[0])
     assert np.isnan(found[1])
 

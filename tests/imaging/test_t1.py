@@ -53,13 +53,22 @@ def test_a_voxel_without_signal_is_nan_and_leaves_the_others_alone() -> None:
 def test_t1_of_a_real_tumour_is_the_least_squares_solution(public_data: Path) -> None:
     folder = public_data / "madym_tumour"
     mask = read_volume(folder / "tumour_mask.nii.gz").numpy() > 0.5
-    S = np.stack([read_volume(folder / f"vfa_fa{f}.nii.gz").numpy()[mask] for f in ("02", "10", "20")], axis=-1)
+    S = np.stack(
+        [read_volume(folder / f"vfa_fa{f}.nii.gz").numpy()[mask] for f in ("02", "10", "20")],
+        axis=-1,
+    )
     flips, tr = np.array([2.0, 10.0, 20.0]), 0.004
     fit = fit_t1(S, flips, tr)
     assert np.isfinite(fit.T1).all()
     for s, T1 in zip(S[::6], fit.T1[::6], strict=True):
         start = [np.log(10 * s.max()), np.log(1.0)]
-        best = least_squares(lambda p, s=s: signal(np.exp(p[0]), np.exp(p[1]), tr, flips) - s, start, xtol=1e-13, ftol=1e-13, gtol=1e-13)
+        best = least_squares(
+            lambda p, s=s: signal(np.exp(p[0]), np.exp(p[1]), tr, flips) - s,
+            start,
+            xtol=1e-13,
+            ftol=1e-13,
+            gtol=1e-13,
+        )
         assert np.exp(best.x[1]) == pytest.approx(T1, rel=1e-4)
     # the sketch that gave 0.87 s for this data used the linear form
     assert np.median(linear_t1(S, flips, tr)[0]) == pytest.approx(0.87, abs=0.005)
@@ -69,7 +78,9 @@ def test_a_b1_map_corrects_flip_angles_that_were_missed(own_study: Study) -> Non
     """Flip angles 12 % low make T1 23 % short; the map, in percent and on a coarser grid, puts it right."""
     reached = 0.88
     for flip in VFA_DEG:
-        image = np.full(own_study.mask.shape, spoiled_gradient_echo(np.array(1 / T10_S), reached * flip))
+        image = np.full(
+            own_study.mask.shape, spoiled_gradient_echo(np.array(1 / T10_S), reached * flip)
+        )
         side = {"RepetitionTimeExcitation": 0.005, "FlipAngle": flip}
         save(own_study.folder / f"vfa{int(flip)}.nii.gz", image, own_study.affine, side)
     coarse = own_study.affine @ np.diag([2.0, 2.0, 1.0, 1.0])
@@ -107,7 +118,9 @@ def test_inversion_recovery_gives_t1_back_whatever_the_inversion_and_the_order()
 
 
 def test_the_stated_error_of_inversion_recovery_equals_its_scatter() -> None:
-    S = recovery(np.full(3000, 1.2)) + 5 * np.random.default_rng(0).standard_normal((3000, len(TI_S)))
+    S = recovery(np.full(3000, 1.2)) + 5 * np.random.default_rng(0).standard_normal(
+        (3000, len(TI_S))
+    )
     fit = fit_inversion_recovery(S, TI_S)
     assert np.sqrt(np.mean(fit.T1_std**2)) == pytest.approx(fit.T1.std(), rel=0.06)
     assert fit.T1.mean() == pytest.approx(1.2, rel=0.003)
@@ -117,7 +130,9 @@ def test_inversion_recovery_files_give_the_t1_map(own_study: Study) -> None:
     files = []
     for i, TI in enumerate(TI_S):
         image = np.full(own_study.mask.shape, recovery(np.array(1.1))[i])
-        files.append(save(own_study.folder / f"ir{i}.nii.gz", image, own_study.affine, {"InversionTime": TI}))
+        files.append(
+            save(own_study.folder / f"ir{i}.nii.gz", image, own_study.affine, {"InversionTime": TI})
+        )
     found = native_t1(T1Source(ir=tuple(files)), own_study.mask.shape, own_study.affine)
     np.testing.assert_allclose(found.T1_s, 1.1, rtol=1e-4)
     (own_study.folder / "ir3.json").write_text('{"InversionTime": 900}')

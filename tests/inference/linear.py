@@ -31,11 +31,15 @@ class Closed:
     def solver(self, before: object = None) -> None:
         return None
 
-    def predict(self, theta: np.ndarray, forward: None, *, tangents: bool = False) -> SimpleNamespace:
+    def predict(
+        self, theta: np.ndarray, forward: None, *, tangents: bool = False
+    ) -> SimpleNamespace:
         at = torch.as_tensor(theta, dtype=torch.float64)
         jacobian = torch.func.jacfwd(self.of)(at) if tangents else None
         residual = self.of(at)
-        return SimpleNamespace(residual=residual, jacobian=jacobian, chi2=float(residual @ residual))
+        return SimpleNamespace(
+            residual=residual, jacobian=jacobian, chi2=float(residual @ residual)
+        )
 
     def scalars(self, theta: np.ndarray) -> Mapping[str, float]:
         return dict(zip(self.unknowns.names, np.exp(theta), strict=True))
@@ -45,6 +49,8 @@ def gaussian(seed: int = 0, m: int = 3, n: int = 8) -> tuple[Closed, np.ndarray,
     """A linear problem, its posterior mean and its covariance, from the normal equations."""
     rng = np.random.default_rng(seed)
     A, y = rng.normal(size=(n, m)), rng.normal(size=n)
-    problem = Closed(unknowns(*"abcdefgh"[:m], sd=0.7), lambda th: torch.as_tensor(A) @ th - torch.as_tensor(y))
+    problem = Closed(
+        unknowns(*"abcdefgh"[:m], sd=0.7), lambda th: torch.as_tensor(A) @ th - torch.as_tensor(y)
+    )
     covariance = np.linalg.inv(A.T @ A + np.eye(m) / 0.7**2)
     return problem, covariance @ A.T @ y, covariance

@@ -41,11 +41,18 @@ class Odd:
 @pytest.mark.parametrize(
     "value",
     [
-        np.zeros((0, 3)), np.array([True, False]), np.arange(6).reshape(2, 3)[:, ::-1], np.float32([1.5, np.nan]), np.eye(40),
-        np.where(np.eye(40) > 0, 2.5, np.nan), np.eye(60) > 0, np.full((30, 40), np.nan), np.array(3.0),
+        np.zeros((0, 3)),
+        np.array([True, False]),
+        np.arange(6).reshape(2, 3)[:, ::-1],
+        np.float32([1.5, np.nan]),
+        np.eye(40),
+        np.where(np.eye(40) > 0, 2.5, np.nan),
+        np.eye(60) > 0,
+        np.full((30, 40), np.nan),
+        np.array(3.0),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_arrays_of_every_shape_come_back_to_the_bit(value: np.ndarray) -> None:
     for kept in (value, torch.tensor(value.copy())):
         again = saving.from_bytes(saving.to_bytes(Odd(kept), [Odd]), [Odd]).value
@@ -87,15 +94,23 @@ def harmful() -> bytes:
 
 def relabelled(**change: str) -> bytes:
     content = saved()
-    header = saving.json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    header = saving.json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])[
+        "__metadata__"
+    ]
     return save(load(content), header | change)
 
 
 SPOILED = {
-    "nothing": b"", "text": b"not a checkpoint", "a pickle": harmful(), "half": saved()[:3000], "longer": saved() + b"0",
-    "a flipped bit": saved()[:-8] + bytes([saved()[-8] ^ 1]) + saved()[-7:], "no header of ours": save({"a": torch.ones(2)}),
-    "other words": relabelled(content='{"class": "Odd", "fields": {"value": 1}}'), "another version": relabelled(version="0"),
-}  # fmt: skip
+    "nothing": b"",
+    "text": b"not a checkpoint",
+    "a pickle": harmful(),
+    "half": saved()[:3000],
+    "longer": saved() + b"0",
+    "a flipped bit": saved()[:-8] + bytes([saved()[-8] ^ 1]) + saved()[-7:],
+    "no header of ours": save({"a": torch.ones(2)}),
+    "other words": relabelled(content='{"class": "Odd", "fields": {"value": 1}}'),
+    "another version": relabelled(version="0"),
+}
 
 
 @pytest.mark.parametrize("content", SPOILED.values(), ids=SPOILED)
@@ -111,13 +126,23 @@ def test_a_spoiled_file_is_refused_in_words(content: bytes, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "content",
     [
-        '{"class": "Popen", "fields": {}}', '{"class": "Odd", "fields": {"command": 1}}', '{"class": "Odd"}', '{"tensor": {"at": "0"}}',
-        '{"tensor": {"shape": [9], "usual": 0.0, "index": "i", "values": "v"}}', '{"mapping": [1]}', "[" * 100_000,
+        '{"class": "Popen", "fields": {}}',
+        '{"class": "Odd", "fields": {"command": 1}}',
+        '{"class": "Odd"}',
+        '{"tensor": {"at": "0"}}',
+        '{"tensor": {"shape": [9], "usual": 0.0, "index": "i", "values": "v"}}',
+        '{"mapping": [1]}',
+        "[" * 100_000,
     ],
-)  # fmt: skip
+)
 def test_a_file_with_a_right_checksum_and_wrong_content_is_refused(content: str) -> None:
     arrays = {"i": torch.tensor([99], dtype=torch.int32), "v": torch.ones(1)}
-    header = {"format": "nanopinn", "version": str(saving.VERSION), "content": content, "sha256": saving._digest(content, arrays)}
+    header = {
+        "format": "nanopinn",
+        "version": str(saving.VERSION),
+        "content": content,
+        "sha256": saving._digest(content, arrays),
+    }
     with pytest.raises(ValueError, match=r"not a file of a fit|Expecting|recursion"):
         saving.from_bytes(save(arrays, header), [Odd])
 

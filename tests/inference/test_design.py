@@ -23,9 +23,18 @@ def closed_form(J: torch.Tensor, covariance: torch.Tensor) -> np.ndarray:
 
 def test_the_expected_posterior_of_two_images_is_that_of_their_joint_covariance() -> None:
     J, shared, own = draw(20, 3), draw(20, 2), (draw(12, 4), draw(8, 1))
-    noise = torch.eye(20, dtype=torch.float64) + shared @ shared.T + torch.block_diag(*(o @ o.T for o in own))
-    parts = [Information.of(j, s, o) for j, s, o in zip(J.split([12, 8]), shared.split([12, 8]), own, strict=True)]
-    np.testing.assert_allclose((parts[0] + parts[1]).covariance(PRIOR_SD), closed_form(J, noise), rtol=1e-10)
+    noise = (
+        torch.eye(20, dtype=torch.float64)
+        + shared @ shared.T
+        + torch.block_diag(*(o @ o.T for o in own))
+    )
+    parts = [
+        Information.of(j, s, o)
+        for j, s, o in zip(J.split([12, 8]), shared.split([12, 8]), own, strict=True)
+    ]
+    np.testing.assert_allclose(
+        (parts[0] + parts[1]).covariance(PRIOR_SD), closed_form(J, noise), rtol=1e-10
+    )
 
 
 def test_an_error_that_images_share_is_not_averaged_away() -> None:
@@ -33,11 +42,16 @@ def test_an_error_that_images_share_is_not_averaged_away() -> None:
     once = Information.of(alike, 1e3 * alike[:, :1], alike[:, :0])
     # the sum of the unknowns is seen through an error of 1e3: once or a hundred times, with information 1e-6
     hundred = Information(100 * once.gram, 3)
-    np.testing.assert_allclose(hundred.covariance(PRIOR_SD), np.diag(PRIOR_SD**2), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        hundred.covariance(PRIOR_SD), np.diag(PRIOR_SD**2), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_the_best_time_to_measure_a_decay_is_its_time_constant() -> None:
-    k, times = 0.2, (1.0, 3.0, 5.0, 8.0, 15.0)  # |d exp(-k t) / dk| = t exp(-k t) is largest at 1 / k = 5
+    k, times = (
+        0.2,
+        (1.0, 3.0, 5.0, 8.0, 15.0),
+    )  # |d exp(-k t) / dk| = t exp(-k t) is largest at 1 / k = 5
 
     def at(t: float) -> Information:
         slope = torch.tensor([[-t * np.exp(-k * t) / 0.05]], dtype=torch.float64)

@@ -33,7 +33,9 @@ from nanopinn.solvers.schemes import SDIRK3
 NOISE = 0.03
 
 
-def small_problem(distort: float = 1.0, n: int = 12, off: float = 0.3) -> tuple[InverseProblem, np.ndarray]:
+def small_problem(
+    distort: float = 1.0, n: int = 12, off: float = 0.3
+) -> tuple[InverseProblem, np.ndarray]:
     """A tumour of ``n - 4`` voxels across, its unknowns ``off`` prior sd off.
 
     ``distort`` scales the late drug images, which no parameters can explain.
@@ -44,24 +46,55 @@ def small_problem(distort: float = 1.0, n: int = 12, off: float = 0.3) -> tuple[
     tumour = (r < (n / 2 - 2) * h).double()
     generator = torch.Generator().manual_seed(0)
     wave = 1 + 0.3 * torch.sin(4e3 * x)[:, None, None] * torch.cos(3e3 * x)[None, :, None]
-    maps = TissueMaps(tumour, wave * torch.where(tumour > 0.5, 1.7e-3, 3.3e-4) * torch.ones_like(r), 0.3 * torch.ones_like(r),
-                      0.03 * torch.ones_like(r), 6.8 + 0.2 * torch.sin(2e3 * x)[None, None, :] * torch.ones_like(r))  # fmt: skip
+    maps = TissueMaps(
+        tumour,
+        wave * torch.where(tumour > 0.5, 1.7e-3, 3.3e-4) * torch.ones_like(r),
+        0.3 * torch.ones_like(r),
+        0.03 * torch.ones_like(r),
+        6.8 + 0.2 * torch.sin(2e3 * x)[None, None, :] * torch.ones_like(r),
+    )
     unknowns = UnknownSet(spine_unknowns())
-    truth = unknowns.prior_mean + off * unknowns.prior_sd * np.array([1, -1, 1, 1, 0, 1, 0, 1, 0, 0])
+    truth = unknowns.prior_mean + off * unknowns.prior_sd * np.array(
+        [1, -1, 1, 1, 0, 1, 0, 1, 0, 0]
+    )
     t = np.concatenate([[20.0, 22.0], np.arange(24.0, 420.0, 2.0)])
     aif = PlasmaCurve(t, 6.0 * np.exp(-(t - 20) / 60) + 1.0)
     frames = np.arange(0.0, 400.0, 10.0)
     curves = PH_SENSITIVE.bolus()
     voxels = tumour > 0.5
     count = int(voxels.sum())
-    nothing = ContrastObservation(torch.zeros(40, count).double(), torch.ones(count).double(), voxels, torch.zeros(count, 40, 1).double())
+    nothing = ContrastObservation(
+        torch.zeros(40, count).double(),
+        torch.ones(count).double(),
+        voxels,
+        torch.zeros(count, 40, 1).double(),
+    )
     blank = [0 * r, 0 * r + 1, 0 * r + 1, voxels]
-    images = tuple(DrugObservation(3600 * hours, kind, *blank) for hours in (1.0, 12.0) for kind in ("encapsulated", "released"))
-    setting = Setting(maps, Grid((n, n, n), (h, h, h)), 2)  # a voxel is as wide as l: the flow needs a finer grid
+    images = tuple(
+        DrugObservation(3600 * hours, kind, *blank)
+        for hours in (1.0, 12.0)
+        for kind in ("encapsulated", "released")
+    )
+    setting = Setting(
+        maps, Grid((n, n, n), (h, h, h)), 2
+    )  # a voxel is as wide as l: the flow needs a finer grid
     no_spread = torch.zeros((2, 2, n, n, n), dtype=torch.float64)
     bumps = torch.zeros((1, n, n, n), dtype=torch.float64)
     measured = torch.stack([maps.PS, maps.phi, maps.v_p])
-    problem = InverseProblem(unknowns, setting, measured, measured, aif, frames, nothing, images, curves, bumps, bumps, no_spread)
+    problem = InverseProblem(
+        unknowns,
+        setting,
+        measured,
+        measured,
+        aif,
+        frames,
+        nothing,
+        images,
+        curves,
+        bumps,
+        bumps,
+        no_spread,
+    )
     fine = replace(problem, setting=replace(setting.refined(2), flow_refine=1))
     fields = fine.solve(truth, Forward(fine.setting, unknowns.scalars), scheme=SDIRK3)
     C, pools = mean_of_parts(fields.contrast, 2), mean_of_parts(fields.pools, 2)
@@ -78,9 +111,21 @@ def small_problem(distort: float = 1.0, n: int = 12, off: float = 0.3) -> tuple[
         noise = NOISE * float(image[voxels].max())
         factor = distort if d.time_s > 7200 and d.quantity == "encapsulated" else 1.0
         spotted = image * (1 + (factor - 1) * torch.sign(torch.sin(6e3 * x))[:, None, None])
-        images.append(replace(d, measured=spotted + noise * torch.randn(r.shape, generator=generator, dtype=torch.float64),
-                                noise_sd=noise * torch.ones_like(r), sd=noise * torch.ones_like(r)))  # fmt: skip
-    contrast = replace(nothing, measured=noisy[:, voxels], noise_sd=sd * torch.ones(count, dtype=torch.float64), explained=explained)
+        images.append(
+            replace(
+                d,
+                measured=spotted
+                + noise * torch.randn(r.shape, generator=generator, dtype=torch.float64),
+                noise_sd=noise * torch.ones_like(r),
+                sd=noise * torch.ones_like(r),
+            )
+        )
+    contrast = replace(
+        nothing,
+        measured=noisy[:, voxels],
+        noise_sd=sd * torch.ones(count, dtype=torch.float64),
+        explained=explained,
+    )
     return replace(problem, contrast=contrast, drug=tuple(images), kinetics=measured), truth
 
 
@@ -96,9 +141,13 @@ def test_tangents_equal_central_differences(problem) -> None:
     for j in range(len(truth)):
         step = np.zeros(len(truth))
         step[j] = 1e-4
-        difference = (p.predict(truth + step, forward).residual - p.predict(truth - step, forward).residual) / 2e-4
+        difference = (
+            p.predict(truth + step, forward).residual - p.predict(truth - step, forward).residual
+        ) / 2e-4
         # linear solves of 1e-7 (tangents) and 1e-9 over a step of 1e-4 leave 1e-4 relative
-        assert float((difference - J[:, j]).norm()) <= 2e-4 * float(J.norm(dim=0).max()), p.unknowns.names[j]
+        assert float((difference - J[:, j]).norm()) <= 2e-4 * float(J.norm(dim=0).max()), (
+            p.unknowns.names[j]
+        )
 
 
 def test_images_cannot_inform_the_driving_pressure(problem) -> None:
@@ -126,18 +175,29 @@ def test_gauss_newton_recovers_what_the_images_inform_and_the_check_passes(probl
     assert check.passed, check.headline
 
 
-def test_a_profile_through_the_voxels_is_of_full_solves_and_tells_the_bounded_from_the_flat(fit) -> None:
+def test_a_profile_through_the_voxels_is_of_full_solves_and_tells_the_bounded_from_the_flat(
+    fit,
+) -> None:
     end = Checkpoint.of(fit)
-    length, p_e = (profile_likelihood(end.problem, end.theta, name, expansion=end.tangents) for name in ("l", "p_e"))
+    length, p_e = (
+        profile_likelihood(end.problem, end.theta, name, expansion=end.tangents)
+        for name in ("l", "p_e")
+    )
     assert length.bounded == (True, True)
     assert p_e.bounded == (False, False)
     np.testing.assert_allclose(p_e.interval, fit.run["p_e"].prior_interval(), rtol=5e-3)
     # l is known to 4 %, where the model is nearly linear: Laplace is nearly right, ends within a sixth of an sd
-    np.testing.assert_allclose(np.log(length.interval), np.log(length.laplace), atol=0.15 * fit.run["l"].sd)
-    anew = end.problem.objective(length.theta[0], end.problem.predict(length.theta[0], end.problem.forward()))
+    np.testing.assert_allclose(
+        np.log(length.interval), np.log(length.laplace), atol=0.15 * fit.run["l"].sd
+    )
+    anew = end.problem.objective(
+        length.theta[0], end.problem.predict(length.theta[0], end.problem.forward())
+    )
     # linear solves to 1e-7 of residuals whose square is 1e4
     assert anew == pytest.approx(length.objective[0], abs=0.02)
-    assert length.theta[0][end.problem.unknowns.names.index("l")] == pytest.approx(np.log(length.values[0] * 1e-3))
+    assert length.theta[0][end.problem.unknowns.names.index("l")] == pytest.approx(
+        np.log(length.values[0] * 1e-3)
+    )
 
 
 def test_the_check_fails_on_data_that_no_parameters_explain() -> None:
@@ -158,4 +218,6 @@ def test_networks_find_the_tangents_from_the_residual_alone(problem) -> None:
     for j, name in enumerate(p.unknowns.names):
         if float(exact[:, j].norm()) > 1e-3 * float(exact.norm()):
             # measured at a phantom of 14 x 14 x 10 voxels: at most 1.5 %, of which 0.8 % are the time steps of finite volumes
-            assert float((learned[:, j] - exact[:, j]).norm()) < 0.03 * float(exact[:, j].norm()), name
+            assert float((learned[:, j] - exact[:, j]).norm()) < 0.03 * float(exact[:, j].norm()), (
+                name
+            )

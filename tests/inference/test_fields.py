@@ -42,15 +42,27 @@ def test_a_field_is_shown_with_its_sd_and_contraction(fitted) -> None:
     assert np.isnan(factor.values[~inside]).all()
     # two post-dose images of 3 % noise: most of a prior sd of 0.5 is gone
     assert 0.5 < np.median(contraction.values[inside]) < 1.0
-    prior_sd = fitted.problem.setting.maps.shapes["permeability"].square().sum(dim=0).sqrt().numpy()[inside]
+    prior_sd = (
+        fitted.problem.setting.maps.shapes["permeability"]
+        .square()
+        .sum(dim=0)
+        .sqrt()
+        .numpy()[inside]
+    )
     assert np.mean(prior_sd**2) == pytest.approx(0.25)
-    np.testing.assert_allclose((factor.std / factor.values)[inside], prior_sd * (1 - contraction.values[inside]), rtol=1e-6)
+    np.testing.assert_allclose(
+        (factor.std / factor.values)[inside], prior_sd * (1 - contraction.values[inside]), rtol=1e-6
+    )
 
 
 def test_model_error_is_mapped_and_the_check_weighs_it(fitted) -> None:
     shape = fitted.problem.setting.grid.shape
     maps = model_error_maps(fitted, Domain(shape, (0, 0, 0), shape))
-    assert [m.name for m in maps] == ["model_error_contrast", "model_error_encapsulated", "model_error_free"]
+    assert [m.name for m in maps] == [
+        "model_error_contrast",
+        "model_error_encapsulated",
+        "model_error_free",
+    ]
     items = {i.name: i for i in check_fit(fitted.problem, fitted.theta, fitted.prediction).items}
     inside = fitted.problem.setting.maps.tumour.numpy() > 0.5
     for m in maps:
@@ -63,13 +75,18 @@ def test_scalars_stand_first_and_functions_after_them(fitted) -> None:
     unknowns = fitted.problem.unknowns
     assert [s.name for s in fitted.run.scalars] == [u.name for u in unknowns.items]
     assert len(fitted.theta) == len(unknowns) == len(unknowns.names)
-    assert unknowns.names[unknowns.where("release law")] == tuple(f"release law[{k}]" for k in range(5))
+    assert unknowns.names[unknowns.where("release law")] == tuple(
+        f"release law[{k}]" for k in range(5)
+    )
 
 
 def test_a_checkpoint_brings_fields_and_model_error_back(fitted) -> None:
     again = Checkpoint.from_bytes(Checkpoint(fitted.problem, fitted.theta).to_bytes()).problem
     assert again.unknowns == fitted.problem.unknowns
-    torch.testing.assert_close(again.setting.maps.shapes["permeability"], fitted.problem.setting.maps.shapes["permeability"])
+    torch.testing.assert_close(
+        again.setting.maps.shapes["permeability"],
+        fitted.problem.setting.maps.shapes["permeability"],
+    )
     torch.testing.assert_close(again.model_error.bumps, fitted.problem.model_error.bumps)
     assert (again.setting.maps.cut, again.model_error.prior_sd) == ((), 0.1)
 
@@ -87,7 +104,10 @@ def test_inflow_where_nothing_is_cut_and_fields_asked_for_twice_are_refused(fitt
 
 
 def test_functions_that_only_drug_images_touch_are_named_where_there_are_none(fitted) -> None:
-    _, notes = with_functions(replace(fitted.problem, drug=()), FitSettings(field=("release", "conductivity"), release_law=True))
+    _, notes = with_functions(
+        replace(fitted.problem, drug=()),
+        FitSettings(field=("release", "conductivity"), release_law=True),
+    )
     said = next(n for n in notes if n.startswith("No drug image"))
     assert "release rate" in said
     assert "steepness" in said
@@ -113,8 +133,18 @@ def test_fields_of_a_phantom_leave_the_rest_of_a_seed_as_it_was() -> None:
 
 
 def test_a_phantom_cut_short_shows_the_same_tumour_as_the_whole(tmp_path) -> None:
-    small = {"seed": 2, "shape": (10, 10, 8), "refine": 2, "frames": 10, "drug_times_h": (1.0,), "conductivity_sd": 0.5}
-    found = [make_phantom(tmp_path / str(cut), PhantomSettings(**small, cut_voxels=cut)) for cut in (0, 3)]
+    small = {
+        "seed": 2,
+        "shape": (10, 10, 8),
+        "refine": 2,
+        "frames": 10,
+        "drug_times_h": (1.0,),
+        "conductivity_sd": 0.5,
+    }
+    found = [
+        make_phantom(tmp_path / str(cut), PhantomSettings(**small, cut_voxels=cut))
+        for cut in (0, 3)
+    ]
     for name in ("dce", "mask", "truth/IFP", "truth/conductivity_factor"):
         whole, cut = (np.asarray(nib.load(folder / f"{name}.nii.gz").dataobj) for folder in found)
         np.testing.assert_array_equal(cut, whole[:7])

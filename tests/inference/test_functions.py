@@ -11,7 +11,13 @@ from scipy.integrate import quad
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.inference.functions import field_posterior, field_unknown, inflow_unknown, release_law, unit_bumps
+from nanopinn.inference.functions import (
+    field_posterior,
+    field_unknown,
+    inflow_unknown,
+    release_law,
+    unit_bumps,
+)
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.physics.model import INFLOW, MULTIPLIERS, TissueMaps, TumourModel
 from nanopinn.physics.release import BEND_KNOTS, acid_release_rate, bent
@@ -33,10 +39,16 @@ def problem() -> InverseProblem:
 def with_every_function(problem: InverseProblem) -> InverseProblem:
     """The problem with all fields, of a few wide bumps each, and the release law."""
     maps = problem.setting.maps
-    bumps = 0.5 * torch.as_tensor(unit_bumps(maps.tumour.numpy() > 0.5, np.array(problem.setting.grid.spacing), 3e-3))
+    bumps = 0.5 * torch.as_tensor(
+        unit_bumps(maps.tumour.numpy() > 0.5, np.array(problem.setting.grid.spacing), 3e-3)
+    )
     functions = (*(field_unknown(name, bumps, 0.5, 3e-3) for name in MULTIPLIERS), release_law())
-    setting = replace(problem.setting, maps=replace(maps, shapes={name: bumps for name in MULTIPLIERS}))
-    return replace(problem, setting=setting, unknowns=replace(problem.unknowns, functions=functions))
+    setting = replace(
+        problem.setting, maps=replace(maps, shapes={name: bumps for name in MULTIPLIERS})
+    )
+    return replace(
+        problem, setting=setting, unknowns=replace(problem.unknowns, functions=functions)
+    )
 
 
 def test_tangents_of_functions_equal_central_differences(problem) -> None:
@@ -48,10 +60,15 @@ def test_tangents_of_functions_equal_central_differences(problem) -> None:
     for f in p.unknowns.functions:
         along = np.zeros(len(theta))
         along[p.unknowns.where(f.name)] = rng.standard_normal(f.count)
-        difference = (p.predict(theta + 1e-4 * along, forward).residual - p.predict(theta - 1e-4 * along, forward).residual) / 2e-4
+        difference = (
+            p.predict(theta + 1e-4 * along, forward).residual
+            - p.predict(theta - 1e-4 * along, forward).residual
+        ) / 2e-4
         exact = J @ torch.as_tensor(along)
         # as for scalars: linear solves of 1e-7 over a step of 1e-4
-        assert float((difference - exact).norm()) <= 2e-4 * float(exact.norm().clamp_min(J.norm(dim=0).max())), f.name
+        assert float((difference - exact).norm()) <= 2e-4 * float(
+            exact.norm().clamp_min(J.norm(dim=0).max())
+        ), f.name
         assert float(exact.norm()) > 1.0, f"{f.name} moves no image"
 
 
@@ -85,7 +102,11 @@ def test_bumps_with_random_weights_have_the_variance_that_is_stated() -> None:
 def test_a_bent_scale_is_the_integral_of_its_slope() -> None:
     pH = np.array([5.9, 6.3, 6.8, 7.0, 7.7])
     steepness = lambda s: np.exp(np.interp(s, BEND_KNOTS, W.numpy()))  # noqa: E731
-    expected = [BEND_KNOTS[0] + quad(steepness, BEND_KNOTS[0], x, points=BEND_KNOTS[1:-1] if x > 6.8 else None)[0] for x in pH]
+    expected = [
+        BEND_KNOTS[0]
+        + quad(steepness, BEND_KNOTS[0], x, points=BEND_KNOTS[1:-1] if x > 6.8 else None)[0]
+        for x in pH
+    ]
     np.testing.assert_allclose(bent(torch.as_tensor(pH), W).numpy(), expected, rtol=1e-7)
 
 
@@ -95,12 +116,16 @@ def test_every_release_law_falls_with_pH_and_keeps_its_rate_at_the_reference() -
         w = torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         rate = acid_release_rate(pH, 4.6e-5, 1e-6, 6.2, 2.0, 6.8, w)
         assert bool((rate.diff() < 0).all())
-        at = acid_release_rate(torch.tensor([6.8], dtype=torch.float64), 4.6e-5, 1e-6, 6.2, 2.0, 6.8, w)
+        at = acid_release_rate(
+            torch.tensor([6.8], dtype=torch.float64), 4.6e-5, 1e-6, 6.2, 2.0, 6.8, w
+        )
         assert float(at) == pytest.approx(4.6e-5, rel=1e-12)
 
 
 def test_a_field_that_no_image_touches_keeps_its_prior() -> None:
-    shapes = torch.as_tensor(0.5 * unit_bumps(np.ones((4, 4, 4), dtype=bool), np.full(3, 1e-3), 2e-3))
+    shapes = torch.as_tensor(
+        0.5 * unit_bumps(np.ones((4, 4, 4), dtype=bool), np.full(3, 1e-3), 2e-3)
+    )
     k = len(shapes)
     untouched = field_posterior(shapes, torch.zeros(k).double(), torch.eye(k).double())
     torch.testing.assert_close(untouched.sd, torch.full_like(untouched.sd, 0.5))
@@ -123,20 +148,48 @@ def cut_problem(problem: InverseProblem) -> InverseProblem:
         return t[..., :6, :, :].contiguous()
 
     m, grid = problem.setting.maps, problem.setting.grid
-    maps = replace(m, tumour=half(m.tumour), PS=half(m.PS), phi=half(m.phi), v_p=half(m.v_p), pH=half(m.pH), cut=((0, 1),))
+    maps = replace(
+        m,
+        tumour=half(m.tumour),
+        PS=half(m.PS),
+        phi=half(m.phi),
+        v_p=half(m.v_p),
+        pH=half(m.pH),
+        cut=((0, 1),),
+    )
     setting = replace(problem.setting, maps=maps, grid=replace(grid, shape=(6, *grid.shape[1:])))
     kept = half(problem.contrast.voxels)
     picked = torch.nonzero(problem.contrast.voxels)[:, 0] < 6
     c = problem.contrast
-    contrast = replace(c, measured=c.measured[:, picked], noise_sd=c.noise_sd[picked], voxels=kept, explained=c.explained[picked])
-    drug = tuple(replace(d, **{k: half(getattr(d, k)) for k in ("measured", "noise_sd", "sd", "voxels")}) for d in problem.drug)
+    contrast = replace(
+        c,
+        measured=c.measured[:, picked],
+        noise_sd=c.noise_sd[picked],
+        voxels=kept,
+        explained=c.explained[picked],
+    )
+    drug = tuple(
+        replace(d, **{k: half(getattr(d, k)) for k in ("measured", "noise_sd", "sd", "voxels")})
+        for d in problem.drug
+    )
     p = replace(
-        problem, setting=setting, contrast=contrast, drug=drug, kinetics=half(problem.kinetics), local=half(problem.local),
-        pH_bumps=half(problem.pH_bumps), closure_bumps=half(problem.closure_bumps), spread=half(problem.spread),
-    )  # fmt: skip
+        problem,
+        setting=setting,
+        contrast=contrast,
+        drug=drug,
+        kinetics=half(problem.kinetics),
+        local=half(problem.local),
+        pH_bumps=half(problem.pH_bumps),
+        closure_bumps=half(problem.closure_bumps),
+        spread=half(problem.spread),
+    )
     shapes = inflow_shapes(p)
     setting = replace(setting, maps=replace(maps, shapes={INFLOW: shapes}))
-    return replace(p, setting=setting, unknowns=replace(p.unknowns, functions=(inflow_unknown(shapes, 0.5, 1.5e-3),)))
+    return replace(
+        p,
+        setting=setting,
+        unknowns=replace(p.unknowns, functions=(inflow_unknown(shapes, 0.5, 1.5e-3),)),
+    )
 
 
 def _inflow_of_parts(p: InverseProblem, theta: torch.Tensor) -> torch.Tensor:
@@ -157,7 +210,12 @@ def test_a_cut_face_passes_the_inflow_and_nothing_else(problem) -> None:
     torch.testing.assert_close(flow.flows[0][-1], -area * _inflow_of_parts(p, theta))
     assert float(model.inflow().max()) > 0.1 * float(model.scalars["q"] * model.scalars["l"])
     # and fluid is conserved in every cell: what enters by the walls and the face leaves by the others and the lymphatics
-    torch.testing.assert_close(divergence(flow.flows, p.setting.grid), flow.J_v - flow.J_L, rtol=0, atol=1e-9 * float(flow.J_v.max()))
+    torch.testing.assert_close(
+        divergence(flow.flows, p.setting.grid),
+        flow.J_v - flow.J_L,
+        rtol=0,
+        atol=1e-9 * float(flow.J_v.max()),
+    )
 
 
 def test_tangents_of_the_inflow_equal_central_differences(problem) -> None:
@@ -168,7 +226,10 @@ def test_tangents_of_the_inflow_equal_central_differences(problem) -> None:
     along[p.unknowns.where(INFLOW)] = rng.standard_normal(p.unknowns.functions[0].count)
     forward = p.forward()
     exact = p.predict(theta, forward, tangents=True).jacobian @ torch.as_tensor(along)
-    difference = (p.predict(theta + 1e-4 * along, forward).residual - p.predict(theta - 1e-4 * along, forward).residual) / 2e-4
+    difference = (
+        p.predict(theta + 1e-4 * along, forward).residual
+        - p.predict(theta - 1e-4 * along, forward).residual
+    ) / 2e-4
     assert float((difference - exact).norm()) <= 2e-3 * float(exact.norm())
     assert float(exact.norm()) > 1.0
 
@@ -221,7 +282,9 @@ def test_inflow_through_either_side_is_the_same_mirrored_and_raises_the_pressure
     assert int(rise.argmax()) // (20 * 20) == 0, "most where it enters"
 
 
-def test_a_tumour_at_the_edge_of_the_box_is_still_refused_where_nothing_is_said_of_it(problem) -> None:
+def test_a_tumour_at_the_edge_of_the_box_is_still_refused_where_nothing_is_said_of_it(
+    problem,
+) -> None:
     p = cut_problem(problem)
     with pytest.raises(InputError, match="touches the boundary"):
         replace(p.setting, maps=replace(p.setting.maps, cut=()))

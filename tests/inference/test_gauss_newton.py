@@ -18,7 +18,15 @@ def descended(residual: float, bend: float) -> Descent:
     def expand(theta: np.ndarray) -> Quadratic:
         return Quadratic.of(value(theta), (bend * theta)[:, None], theta, one)
 
-    return minimise(expand, lambda theta: expand(theta).objective, one.copy(), one, iterations=20, tolerance=0.01, on_step=lambda *_: None)
+    return minimise(
+        expand,
+        lambda theta: expand(theta).objective,
+        one.copy(),
+        one,
+        iterations=20,
+        tolerance=0.01,
+        on_step=lambda *_: None,
+    )
 
 
 def test_where_the_model_is_right_one_step_is_enough() -> None:
@@ -41,4 +49,6 @@ def test_a_step_is_shortened_only_where_and_as_far_as_it_leads_back() -> None:
     for onward in ([0.3, 0.1], [-0.1, 0.3]):
         np.testing.assert_array_equal(stride.shortened(np.array(onward), hessian), onward)
     # slopes of 1 and -0.25, half a unit apart: nought is 0.1 back; what stands across is kept
-    np.testing.assert_allclose(stride.shortened(np.array([-0.25, 0.2]), hessian), [-0.1, 0.2], rtol=1e-12)
+    np.testing.assert_allclose(
+        stride.shortened(np.array([-0.25, 0.2]), hessian), [-0.1, 0.2], rtol=1e-12
+    )

@@ -19,11 +19,17 @@ from .test_functions import with_every_function
 def posed() -> tuple[InverseProblem, np.ndarray]:
     problem = with_every_function(small_problem()[0])
     rng = np.random.default_rng(2)
-    return problem, problem.unknowns.prior_mean + 0.3 * problem.unknowns.prior_sd * rng.standard_normal(len(problem.unknowns))
+    return (
+        problem,
+        problem.unknowns.prior_mean
+        + 0.3 * problem.unknowns.prior_sd * rng.standard_normal(len(problem.unknowns)),
+    )
 
 
 def objective(problem: InverseProblem, theta: np.ndarray) -> float:
-    return problem.objective(theta, problem.compare(problem.solve(theta, problem.forward(), tol=1e-12)))
+    return problem.objective(
+        theta, problem.compare(problem.solve(theta, problem.forward(), tol=1e-12))
+    )
 
 
 def test_the_adjoint_gradient_equals_central_differences(posed) -> None:
@@ -34,7 +40,9 @@ def test_the_adjoint_gradient_equals_central_differences(posed) -> None:
     rng = np.random.default_rng(3)
     along = p.unknowns.prior_sd * rng.standard_normal(len(theta))
     step = 1e-4
-    difference = (objective(p, theta + step * along) - objective(p, theta - step * along)) / (2 * step)
+    difference = (objective(p, theta + step * along) - objective(p, theta - step * along)) / (
+        2 * step
+    )
     assert float(found.theta @ along) == pytest.approx(difference, rel=1e-5)
     # and along a change of the shapes themselves, which a network's hidden weights make
     change = {name: torch.as_tensor(rng.standard_normal(s.shape)) * s for name, s in shapes.items()}

@@ -10,7 +10,14 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.inference.expansion import Expansion
-from nanopinn.inference.identifiability import UNTOUCHED, at_the_prior, expected_contraction, numerical_limits, structural_limits, told
+from nanopinn.inference.identifiability import (
+    UNTOUCHED,
+    at_the_prior,
+    expected_contraction,
+    numerical_limits,
+    structural_limits,
+    told,
+)
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.refusals import refuse, refuse_priors
 from nanopinn.inference.unknowns import DRUG_ONLY, Unknown, UnknownSet
@@ -30,37 +37,61 @@ def expansion(problem: InverseProblem) -> Expansion:
     return at_the_prior(problem)
 
 
-def only(problem: InverseProblem, expansion: Expansion, keep: list[int]) -> tuple[InverseProblem, Expansion]:
+def only(
+    problem: InverseProblem, expansion: Expansion, keep: list[int]
+) -> tuple[InverseProblem, Expansion]:
     """The problem with some of its drug images, and the rows of the Jacobian that are left."""
     counts = [problem.contrast.measured.numel(), *(d.count for d in problem.drug)]
     blocks = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
     rows = np.concatenate([blocks[0], *(blocks[i + 1] for i in keep)])
     images = tuple(problem.drug[i] for i in keep)
-    return replace(problem, drug=images), Expansion(expansion.residual[rows], expansion.jacobian[rows])
+    return replace(problem, drug=images), Expansion(
+        expansion.residual[rows], expansion.jacobian[rows]
+    )
 
 
-@pytest.mark.parametrize(("keep", "alone"), [([], {"p_e"} | DRUG_ONLY), ([0, 2], {"p_e", "k_on_DNA"}), ([0, 1, 2, 3], {"p_e"})])
-def test_what_a_rule_calls_untouched_the_jacobian_does_not_touch_and_nothing_else(problem, expansion, keep, alone) -> None:
+@pytest.mark.parametrize(
+    ("keep", "alone"),
+    [([], {"p_e"} | DRUG_ONLY), ([0, 2], {"p_e", "k_on_DNA"}), ([0, 1, 2, 3], {"p_e"})],
+)
+def test_what_a_rule_calls_untouched_the_jacobian_does_not_touch_and_nothing_else(
+    problem, expansion, keep, alone
+) -> None:
     part, rows = only(problem, expansion, keep)
     said = {n for limit in structural_limits(part) if limit.alone for n in limit.unknowns}
     assert said == alone
     information = ((rows.jacobian * part.unknowns.prior_sd) ** 2).sum(axis=0)
-    assert {n for n, i in zip(part.unknowns.names, information, strict=True) if i < UNTOUCHED} == alone
-    assert {n for limit in numerical_limits(part.unknowns, rows) if limit.alone for n in limit.unknowns} == alone
+    assert {
+        n for n, i in zip(part.unknowns.names, information, strict=True) if i < UNTOUCHED
+    } == alone
+    assert {
+        n for limit in numerical_limits(part.unknowns, rows) if limit.alone for n in limit.unknowns
+    } == alone
 
 
 def test_released_drug_alone_trades_entry_against_release(problem, expansion) -> None:
     part, rows = only(problem, expansion, [1])
-    product = next(limit for limit in structural_limits(part) if "krel_ref" in limit.unknowns and "PS_l" in limit.unknowns)
+    product = next(
+        limit
+        for limit in structural_limits(part)
+        if "krel_ref" in limit.unknowns and "PS_l" in limit.unknowns
+    )
     assert not product.alone
     # what is released goes with the product of entry (both ways through the wall) and release: parallel columns
     image = rows.jacobian[-part.drug[0].count :]
-    entry, release = (image[:, [part.unknowns.names.index(n) for n in names]].sum(axis=1) for names in (("PS_l", "leak_l"), ("krel_ref",)))
+    entry, release = (
+        image[:, [part.unknowns.names.index(n) for n in names]].sum(axis=1)
+        for names in (("PS_l", "leak_l"), ("krel_ref",))
+    )
     assert entry @ release / np.linalg.norm(entry) / np.linalg.norm(release) > 0.999
 
 
-def test_with_every_image_only_the_scaling_is_told_and_without_any_the_release_law_too(problem, expansion) -> None:
-    assert sum("p_e" in words and "(K, Lp, p_e)" in words for words in told(problem, expansion)) == 1
+def test_with_every_image_only_the_scaling_is_told_and_without_any_the_release_law_too(
+    problem, expansion
+) -> None:
+    assert (
+        sum("p_e" in words and "(K, Lp, p_e)" in words for words in told(problem, expansion)) == 1
+    )
     assert not any("No drug image" in words for words in told(problem, expansion))
     without = told(*only(problem, expansion, []))
     assert any("No drug image was given" in words and "release rate" in words for words in without)
@@ -68,13 +99,22 @@ def test_with_every_image_only_the_scaling_is_told_and_without_any_the_release_l
     assert sum("nuclear binding" in words for words in without) == 1
 
 
-@pytest.mark.parametrize(("Ktrans", "ve", "named"), [(0.02, 0.03, []), (0.5, 0.2, ["Ktrans"]), (0.3, 0.4, ["Ktrans", "ve"])])
-def test_maps_that_the_frames_hardly_tell_are_named_with_their_error(problem, expansion, Ktrans, ve, named) -> None:
+@pytest.mark.parametrize(
+    ("Ktrans", "ve", "named"),
+    [(0.02, 0.03, []), (0.5, 0.2, ["Ktrans"]), (0.3, 0.4, ["Ktrans", "ve"])],
+)
+def test_maps_that_the_frames_hardly_tell_are_named_with_their_error(
+    problem, expansion, Ktrans, ve, named
+) -> None:
     spread = torch.zeros_like(problem.spread)
     for i, sd in enumerate((Ktrans, ve)):
         # outside the tumour nothing counts
         spread[i, i] = torch.where(problem.setting.maps.tumour > 0.5, sd**2, 1.0)
-    sentences = [words for words in told(replace(problem, spread=spread), expansion) if "hardly tell" in words]
+    sentences = [
+        words
+        for words in told(replace(problem, spread=spread), expansion)
+        if "hardly tell" in words
+    ]
     assert len(sentences) == bool(named)
     for name, sd in (("Ktrans", Ktrans), ("ve", ve)):
         assert (f"{name} (median error {sd:.0%})" in "".join(sentences)) == (name in named)
@@ -99,10 +139,12 @@ def unknown(**change: object) -> Unknown:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"prior_sd": 0.0}, "positive spread"), ({"prior_sd": float("nan")}, "positive spread"),
-        ({"prior_median": -1.0}, "no such median"), ({"prior_median": float("inf"), "scale": "linear"}, "no such median"),
+        ({"prior_sd": 0.0}, "positive spread"),
+        ({"prior_sd": float("nan")}, "positive spread"),
+        ({"prior_median": -1.0}, "no such median"),
+        ({"prior_median": float("inf"), "scale": "linear"}, "no such median"),
     ],
-)  # fmt: skip
+)
 def test_a_prior_that_is_none_is_refused(change: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words) as error:
         unknown(**change)
@@ -115,10 +157,16 @@ def test_an_unknown_with_two_priors_is_refused() -> None:
     assert "leak_l" in str(error.value)
 
 
-def test_a_prior_wholly_outside_the_range_of_its_parameter_is_refused(problem: InverseProblem) -> None:
+def test_a_prior_wholly_outside_the_range_of_its_parameter_is_refused(
+    problem: InverseProblem,
+) -> None:
     others = problem.unknowns.without({"leak_l"}).items
     with pytest.raises(InputError, match="contradicts the range") as error:
-        refuse(replace(problem, unknowns=UnknownSet((*others, unknown(prior_median=30.0, prior_sd=0.5)))))
+        refuse(
+            replace(
+                problem, unknowns=UnknownSet((*others, unknown(prior_median=30.0, prior_sd=0.5)))
+            )
+        )
     assert "0.05 to 0.8" in str(error.value)
 
 
@@ -137,14 +185,22 @@ def with_image(p: InverseProblem, **change: object) -> InverseProblem:
 
 
 BAD = {
-    "noise of contrast agent": lambda p: replace(p, contrast=replace(p.contrast, noise_sd=0 * p.contrast.noise_sd)),
-    "noise of encapsulated at 1 h": lambda p: with_image(p, noise_sd=spoiled(p.drug[0].noise_sd, p.drug[0].voxels, 0.0)),
-    "encapsulated at 1 h": lambda p: with_image(p, measured=spoiled(p.drug[0].measured, p.drug[0].voxels, float("nan"))),
-    "contrast agent": lambda p: replace(p, contrast=replace(p.contrast, measured=p.contrast.measured * float("inf"))),
+    "noise of contrast agent": lambda p: replace(
+        p, contrast=replace(p.contrast, noise_sd=0 * p.contrast.noise_sd)
+    ),
+    "noise of encapsulated at 1 h": lambda p: with_image(
+        p, noise_sd=spoiled(p.drug[0].noise_sd, p.drug[0].voxels, 0.0)
+    ),
+    "encapsulated at 1 h": lambda p: with_image(
+        p, measured=spoiled(p.drug[0].measured, p.drug[0].voxels, float("nan"))
+    ),
+    "contrast agent": lambda p: replace(
+        p, contrast=replace(p.contrast, measured=p.contrast.measured * float("inf"))
+    ),
     "TimeAfterDose of encapsulated": lambda p: with_image(p, time_s=-60.0),
     "--aif": lambda p: replace(p, frame_times=p.frame_times + 1000.0),
     "VolumeTiming": lambda p: replace(p, frame_times=p.frame_times[::-1]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("field", BAD)

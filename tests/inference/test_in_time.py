@@ -55,15 +55,27 @@ def stepped(problem: InverseProblem, step: float) -> InverseProblem:
     pools = fine.solve(theta, Forward(fine.setting, problem.unknowns.scalars), scheme=SDIRK3).pools
     generator, images = torch.Generator().manual_seed(3), []
     for d in problem.drug:
-        image = d.predict(mean_of_parts(pools[problem.node_of(d)], 2), problem.setting.maps, problem.plasma_at(d.time_s))
+        image = d.predict(
+            mean_of_parts(pools[problem.node_of(d)], 2),
+            problem.setting.maps,
+            problem.plasma_at(d.time_s),
+        )
         noise = d.noise_sd * torch.randn(image.shape, generator=generator, dtype=torch.float64)
         images.append(replace(d, measured=image + noise))
     return replace(problem, drug=tuple(images))
 
 
-def test_a_step_in_the_release_rate_is_recovered_and_a_stretch_after_the_last_image_keeps_its_prior(problem) -> None:
+def test_a_step_in_the_release_rate_is_recovered_and_a_stretch_after_the_last_image_keeps_its_prior(
+    problem,
+) -> None:
     step = -0.8
-    known = frozenset(problem.unknowns.names) - {"PS_l", "krel_ref", "k_on_DNA", "release_1", "release_2"}
+    known = frozenset(problem.unknowns.names) - {
+        "PS_l",
+        "krel_ref",
+        "k_on_DNA",
+        "release_1",
+        "release_2",
+    }
     few = replace(problem, unknowns=problem.unknowns.without(known))
     fit = fit_fv(stepped(few, step))
     assert fit.run.converged
@@ -73,7 +85,9 @@ def test_a_step_in_the_release_rate_is_recovered_and_a_stretch_after_the_last_im
     assert unseen.median == pytest.approx(1.0, abs=1e-9)
     assert unseen.sd == pytest.approx(RELEASE_SD, rel=1e-9)
     assert "no observation touches release from 20 h" in fit.run.message
-    assert fit_of_one_rate(few, step).run.chi2 > fit.run.chi2 + 9, "one rate explains the images too"
+    assert fit_of_one_rate(few, step).run.chi2 > fit.run.chi2 + 9, (
+        "one rate explains the images too"
+    )
 
 
 def fit_of_one_rate(problem: InverseProblem, step: float) -> Fitted:
@@ -82,15 +96,19 @@ def fit_of_one_rate(problem: InverseProblem, step: float) -> Fitted:
 
 
 def test_tangents_of_stretches_equal_central_differences(problem) -> None:
-    p = with_functions(replace(problem, unknowns=replace(problem.unknowns, items=problem.unknowns.items[:-2])),
-                       FitSettings(release_in_time=(0.5, 3.0, 20.0)))[0]  # fmt: skip
+    p = with_functions(
+        replace(problem, unknowns=replace(problem.unknowns, items=problem.unknowns.items[:-2])),
+        FitSettings(release_in_time=(0.5, 3.0, 20.0)),
+    )[0]
     theta = p.unknowns.prior_mean
     theta[-3:] = (0.4, -0.6, 0.2)
     forward = p.forward()
     J = p.predict(theta, forward, tangents=True).jacobian
     for j, name in enumerate(p.unknowns.names):
         along = 1e-4 * (np.arange(len(theta)) == j)
-        difference = (p.predict(theta + along, forward).residual - p.predict(theta - along, forward).residual) / 2e-4
+        difference = (
+            p.predict(theta + along, forward).residual - p.predict(theta - along, forward).residual
+        ) / 2e-4
         # as for scalars: linear solves of 1e-7 over a step of 1e-4
         assert float((difference - J[:, j]).norm()) <= 2e-4 * float(J.norm(dim=0).max()), name
     first, second, after = (float(J[:, j].norm()) for j in (-3, -2, -1))
@@ -101,8 +119,12 @@ def test_tangents_of_stretches_equal_central_differences(problem) -> None:
 def test_the_gradient_by_the_adjoint_equals_that_of_the_tangents(problem) -> None:
     theta = problem.unknowns.prior_mean
     theta[-2:] = (-0.5, 0.3)
-    expected = problem.quadratic(theta, problem.predict(theta, problem.forward(), tangents=True)).gradient
-    np.testing.assert_allclose(slope(problem, theta).theta, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    expected = problem.quadratic(
+        theta, problem.predict(theta, problem.forward(), tangents=True)
+    ).gradient
+    np.testing.assert_allclose(
+        slope(problem, theta).theta, expected, rtol=0, atol=2e-5 * np.abs(expected).max()
+    )
 
 
 def test_multipliers_of_one_change_nothing_but_the_nodes(plain, problem) -> None:
@@ -119,13 +141,18 @@ def test_multipliers_of_one_change_nothing_but_the_nodes(plain, problem) -> None
 
 
 @pytest.mark.parametrize("which", ["plain", "problem"])
-def test_tangents_kept_at_some_times_are_those_of_all_in_the_order_asked(which: str, request: pytest.FixtureRequest) -> None:
+def test_tangents_kept_at_some_times_are_those_of_all_in_the_order_asked(
+    which: str, request: pytest.FixtureRequest
+) -> None:
     p: InverseProblem = request.getfixturevalue(which)
     forward, theta = p.forward(), p.tensor(p.unknowns.prior_mean)
     flow, nodes = forward.flow(theta, tangents=True), p.drug_times
     jumps = [int(np.flatnonzero(nodes == t)[0]) for t in p.setting.release_jumps if t < nodes[-1]]
     asked = [len(nodes) - 2, 0, *jumps, 5, len(nodes) - 1, 5]
-    every, some = (forward.drug(theta, flow, p.plasma, nodes, tol=1e-7, tangents_at=at).tangents for at in (None, asked))
+    every, some = (
+        forward.drug(theta, flow, p.plasma, nodes, tol=1e-7, tangents_at=at).tangents
+        for at in (None, asked)
+    )
     assert every is not None
     assert some is not None
     assert every.shape[:2] == (len(nodes), len(theta))
@@ -134,7 +161,9 @@ def test_tangents_kept_at_some_times_are_those_of_all_in_the_order_asked(which: 
 
 
 @pytest.mark.parametrize("which", ["plain", "problem"])
-def test_tissues_marched_together_are_those_marched_alone(which: str, request: pytest.FixtureRequest) -> None:
+def test_tissues_marched_together_are_those_marched_alone(
+    which: str, request: pytest.FixtureRequest
+) -> None:
     p: InverseProblem = request.getfixturevalue(which)
     theta, maps = p.tensor(p.unknowns.prior_mean), p.setting.maps
     if which == "problem":
@@ -147,7 +176,9 @@ def test_tissues_marched_together_are_those_marched_alone(which: str, request: p
     for i, forward in enumerate(forwards):
         alone = forward.drug(theta, flow, p.plasma, nodes).U
         torch.testing.assert_close(together[:, i], alone, rtol=0, atol=1e-8 * float(alone.max()))
-        assert i == 0 or float((together[:, i] - together[:, 0]).norm()) > 1e-3 * float(alone.norm())
+        assert i == 0 or float((together[:, i] - together[:, 0]).norm()) > 1e-3 * float(
+            alone.norm()
+        )
 
 
 def test_what_cells_do_alone_is_worked_out_anew_for_another_input_or_other_frames(plain) -> None:
@@ -157,9 +188,13 @@ def test_what_cells_do_alone_is_worked_out_anew_for_another_input_or_other_frame
     halved = replace(plain.aif, plasma_mM=plain.aif.plasma_mM / 2)
     whole = forward.contrast(theta, flow, plain.aif, plain.frame_times)[0]
     later = forward.contrast(theta, flow, plain.aif, late)[0]
-    torch.testing.assert_close(later, plain.forward().contrast(theta, flow, plain.aif, late)[0], rtol=0, atol=0)
+    torch.testing.assert_close(
+        later, plain.forward().contrast(theta, flow, plain.aif, late)[0], rtol=0, atol=0
+    )
     assert float((later - whole).norm()) > 1e-3 * float(whole.norm())
-    torch.testing.assert_close(forward.contrast(theta, flow, halved, late)[0], later / 2, rtol=1e-7, atol=1e-12)
+    torch.testing.assert_close(
+        forward.contrast(theta, flow, halved, late)[0], later / 2, rtol=1e-7, atol=1e-12
+    )
 
 
 def test_a_cell_whose_release_jumps_goes_as_another_integrator_takes_it() -> None:
@@ -168,14 +203,23 @@ def test_a_cell_whose_release_jumps_goes_as_another_integrator_takes_it() -> Non
     centre = torch.zeros_like(one)
     centre[1, 1, 1] = 1.0
     setting = Setting(
-        TissueMaps(centre, 1e-30 * one, 0.3 * one, 0.03 * one, 6.8 * one), Grid((3, 3, 3), (1.0, 1.0, 1.0)), 1, None, (2 * HOUR,)
+        TissueMaps(centre, 1e-30 * one, 0.3 * one, 0.03 * one, 6.8 * one),
+        Grid((3, 3, 3), (1.0, 1.0, 1.0)),
+        1,
+        None,
+        (2 * HOUR,),
     )
-    rates = [float(TumourModel.of(setting.maps, {"release_1": 3.0}).release_rate(k)[1, 1, 1]) for k in (0, 1)]
+    rates = [
+        float(TumourModel.of(setting.maps, {"release_1": 3.0}).release_rate(k)[1, 1, 1])
+        for k in (0, 1)
+    ]
     assert rates[1] == pytest.approx(3 * rates[0], rel=1e-14)
     nodes = setting.drug_nodes([1 * HOUR, 8 * HOUR])
     assert cut_at(nodes, setting.release_jumps)[1][0] == 2 * HOUR
     model = {"release_1": 3.0, "q": 1e-30}
-    forward = Forward(setting, lambda _: {k: torch.tensor(v, dtype=torch.float64) for k, v in model.items()})
+    forward = Forward(
+        setting, lambda _: {k: torch.tensor(v, dtype=torch.float64) for k, v in model.items()}
+    )
     none = torch.zeros(0, dtype=torch.float64)
     U = forward.drug(none, forward.flow(none), PH_SENSITIVE.bolus(), nodes).U[:, :, 1, 1, 1].numpy()
 
@@ -187,7 +231,9 @@ def test_a_cell_whose_release_jumps_goes_as_another_integrator_takes_it() -> Non
         def of(t, y):
             state = torch.as_tensor(y)[:, None, None, None] * one
             c = torch.stack([curve(torch.tensor(t, dtype=torch.float64)) for curve in curves])
-            return ((pools[k][1].inflow_of(c) - pools[k][1](state)) / pools[k][0].capacity)[:, 1, 1, 1].numpy()
+            return ((pools[k][1].inflow_of(c) - pools[k][1](state)) / pools[k][0].capacity)[
+                :, 1, 1, 1
+            ].numpy()
 
         return of
 
@@ -206,7 +252,9 @@ def test_a_cell_whose_release_jumps_goes_as_another_integrator_takes_it() -> Non
 
 
 def test_a_fit_with_stretches_is_saved_and_brought_back(problem) -> None:
-    again = Checkpoint.from_bytes(Checkpoint(problem, problem.unknowns.prior_mean).to_bytes()).problem
+    again = Checkpoint.from_bytes(
+        Checkpoint(problem, problem.unknowns.prior_mean).to_bytes()
+    ).problem
     assert again.setting.release_jumps == (3 * HOUR, 20 * HOUR)
     assert again.unknowns == problem.unknowns
 
@@ -217,7 +265,10 @@ def test_what_is_assumed_of_stretches_and_which_no_image_sees_is_said(plain, pro
     unseen = next(n for n in notes if n.startswith("No drug image was taken after"))
     assert "release from 20 h" in unseen
     assert "3 to 20" not in unseen
-    assert any("no observation touches" in t and "release from 20 h" in t for t in told(problem, at_the_prior(problem)))
+    assert any(
+        "no observation touches" in t and "release from 20 h" in t
+        for t in told(problem, at_the_prior(problem))
+    )
     _, without = with_functions(replace(plain, drug=()), ASKED)
     assert any("3 to 20" in n and "release from 20 h" in n for n in without)
 
@@ -238,7 +289,7 @@ def test_scalars_alone_know_of_no_stretches(plain, problem) -> None:
         ({"release_in_time": (6.0, 48.0)}, "below 48 h"),
         ({"release_in_time": (6.0,), "model_error": 0.1}, "model-error"),
     ],
-)  # fmt: skip
+)
 def test_times_that_cannot_be_are_refused_in_words(plain, settings, words) -> None:
     with pytest.raises(InputError, match=words):
         with_functions(plain, FitSettings(**settings))
@@ -260,7 +311,11 @@ def amount(t: np.ndarray, rates: tuple[float, ...], k: float = CLEARANCE) -> np.
     """Amount in one compartment that rates fill in turn, closed form."""
     total = np.zeros_like(t)
     for start, end, r in zip((0.0, *INPUT.jumps), (*INPUT.jumps, np.inf), rates, strict=True):
-        total += r / k * (np.exp(-k * np.maximum(t - end, 0.0)) - np.exp(-k * np.maximum(t - start, 0.0)))
+        total += (
+            r
+            / k
+            * (np.exp(-k * np.maximum(t - end, 0.0)) - np.exp(-k * np.maximum(t - start, 0.0)))
+        )
     return total
 
 
@@ -269,9 +324,14 @@ def infusion(times: np.ndarray, measured: np.ndarray, sd: float) -> SystemProble
     unknowns = UnknownSet((*INPUT.unknowns(1.0, 1.0), Unknown.of("k", 0.3, 0.5)))
     series = Series.of("amount", times, measured, noise_sd=sd)
     return SystemProblem(
-        unknowns, lambda t, y, s: INPUT.at(t, s) - s["k"] * y, lambda s: torch.zeros(1, dtype=torch.float64), (series,),
-        events=INPUT.jumps, size=1.0, tolerance=1e-6,
-    )  # fmt: skip
+        unknowns,
+        lambda t, y, s: INPUT.at(t, s) - s["k"] * y,
+        lambda s: torch.zeros(1, dtype=torch.float64),
+        (series,),
+        events=INPUT.jumps,
+        size=1.0,
+        tolerance=1e-6,
+    )
 
 
 TIMES, RATES = np.arange(0.25, 10.0, 0.25), (0.5, 2.0, 0.2)
@@ -280,7 +340,15 @@ TIMES, RATES = np.arange(0.25, 10.0, 0.25), (0.5, 2.0, 0.2)
 def by_another_integrator(rates: tuple[float, ...]) -> np.ndarray:
     y, found = [0.0], []
     for start, end, r in zip((0.0, *INPUT.jumps), (*INPUT.jumps, 10.0), rates, strict=True):
-        run = solve_ivp(lambda t, y, r=r: r - CLEARANCE * y, (start, end), y, "DOP853", rtol=1e-10, atol=1e-12, dense_output=True)
+        run = solve_ivp(
+            lambda t, y, r=r: r - CLEARANCE * y,
+            (start, end),
+            y,
+            "DOP853",
+            rtol=1e-10,
+            atol=1e-12,
+            dense_output=True,
+        )
         found.append(run.sol(TIMES[(start < TIMES) & (end >= TIMES)])[0])
         y = run.y[:, -1]
     return np.concatenate(found)

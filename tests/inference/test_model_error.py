@@ -39,34 +39,49 @@ class Erring(Forward):
 @pytest.fixture(scope="module")
 def erring() -> tuple[InverseProblem, np.ndarray]:
     problem, truth = small_problem()
-    bumps = torch.as_tensor(unit_bumps(problem.setting.maps.tumour.numpy() > 0.5, np.array(problem.setting.grid.spacing), 2e-3))
+    bumps = torch.as_tensor(
+        unit_bumps(
+            problem.setting.maps.tumour.numpy() > 0.5, np.array(problem.setting.grid.spacing), 2e-3
+        )
+    )
     return replace(problem, model_error=ModelError(0.1 * bumps, 0.1, 2e-3)), truth
 
 
 @pytest.mark.parametrize(("balance", "first"), [("contrast", 0), ("encapsulated", 0), ("free", 1)])
-def test_the_effect_on_observations_is_that_of_equations_which_are_off_by_as_much(erring, balance, first) -> None:
+def test_the_effect_on_observations_is_that_of_equations_which_are_off_by_as_much(
+    erring, balance, first
+) -> None:
     p, theta = erring
     fields = p.solve(theta, p.forward())
     on_contrast, on_drug = model_error.effects(p, theta, fields)
     k = len(p.model_error.bumps)
     weights = torch.randn(k, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    other = p.solve(theta, Erring(p, balance, torch.einsum("k,kxyz->xyz", weights, p.model_error.bumps)))
+    other = p.solve(
+        theta, Erring(p, balance, torch.einsum("k,kxyz->xyz", weights, p.model_error.bumps))
+    )
     if balance == "contrast":
         found, exact = (
             on_contrast @ weights,
-            p.contrast.residual(other.contrast).reshape(-1) - p.contrast.residual(fields.contrast).reshape(-1),
+            p.contrast.residual(other.contrast).reshape(-1)
+            - p.contrast.residual(fields.contrast).reshape(-1),
         )
         limit = 1e-4  # the same steps
     else:
         found = on_drug[:, first * k : (first + 1) * k] @ weights
         exact = p.drug_misfit(other.pools) - p.drug_misfit(fields.pools)
-        limit = 0.02  # about half as many steps, and release read along lines between those of the fit
+        limit = (
+            0.02  # about half as many steps, and release read along lines between those of the fit
+        )
     assert float((found - exact).norm()) < limit * float(exact.norm())
 
 
 def test_the_images_show_where_the_equations_are_wrong(erring) -> None:
     p, theta = erring
-    e = 0.15 * torch.where(torch.arange(12) < 6, 1.0, -1.0)[:, None, None] * torch.ones(12, 12, 12, dtype=torch.float64)
+    e = (
+        0.15
+        * torch.where(torch.arange(12) < 6, 1.0, -1.0)[:, None, None]
+        * torch.ones(12, 12, 12, dtype=torch.float64)
+    )
     e = torch.nn.functional.avg_pool3d(e[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
     fields = p.solve(theta, p.forward())
     noise = torch.Generator().manual_seed(1)
@@ -76,7 +91,13 @@ def test_the_images_show_where_the_equations_are_wrong(erring) -> None:
         drug = []
         for d in p.drug:
             image = d.predict(pools[p.node_of(d)], p.setting.maps, p.plasma_at(d.time_s))
-            drug.append(replace(d, measured=image + d.sd * torch.randn(image.shape, generator=noise, dtype=torch.float64)))
+            drug.append(
+                replace(
+                    d,
+                    measured=image
+                    + d.sd * torch.randn(image.shape, generator=noise, dtype=torch.float64),
+                )
+            )
         q = replace(p, drug=tuple(drug)).with_errors(theta, fields)
         return {m.balance: m for m in model_error.mapped(q, fields)}
 
@@ -85,7 +106,9 @@ def test_the_images_show_where_the_equations_are_wrong(erring) -> None:
     asked, sd = wrong["encapsulated"].relative[inside], wrong["encapsulated"].sd[inside]
     assert float(torch.corrcoef(torch.stack([asked, e[inside]]))[0, 1]) > 0.9
     # smooth bumps of 2 mm flatten the step in the middle: the size is what counts
-    assert wrong["encapsulated"].size == pytest.approx(float(e[inside].square().mean().sqrt()), rel=0.3)
+    assert wrong["encapsulated"].size == pytest.approx(
+        float(e[inside].square().mean().sqrt()), rel=0.3
+    )
     assert right["encapsulated"].size < 0.3 * wrong["encapsulated"].size
     assert float(sd.max()) < 0.1 + 1e-9, "no wider than the prior"
 
@@ -96,4 +119,6 @@ def test_equations_that_are_trusted_show_no_error(erring) -> None:
     q = model_error.without(p.with_errors(theta, fields))
     assert model_error.mapped(q, fields) == ()
     plain = replace(p, model_error=None).with_errors(theta, fields)
-    torch.testing.assert_close(q.residual(fields.contrast, fields.pools), plain.residual(fields.contrast, fields.pools))
+    torch.testing.assert_close(
+        q.residual(fields.contrast, fields.pools), plain.residual(fields.contrast, fields.pools)
+    )

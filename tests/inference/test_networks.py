@@ -14,7 +14,12 @@ from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.inference.pinn import network
 from nanopinn.inference.pinn.engine import PinnSettings, _Engine, fit_pinn
 from nanopinn.inference.pinn.network import Layers, learn_in_memory
-from nanopinn.inference.pinn.timebasis import TimeBasis, random_rates, response_to_exponentials, response_to_samples
+from nanopinn.inference.pinn.timebasis import (
+    TimeBasis,
+    random_rates,
+    response_to_exponentials,
+    response_to_samples,
+)
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.progress import silent
 from nanopinn.solvers.linear import SolverError
@@ -52,7 +57,9 @@ class Matrix:
 
 
 def matrix(n: int = 12, count: int = 5) -> Matrix:
-    A = torch.eye(n, dtype=torch.float64) + 0.2 * torch.randn(n, n, dtype=torch.float64, generator=G)
+    A = torch.eye(n, dtype=torch.float64) + 0.2 * torch.randn(
+        n, n, dtype=torch.float64, generator=G
+    )
     return Matrix(A, torch.randn(count, n, dtype=torch.float64, generator=G))
 
 
@@ -63,7 +70,9 @@ def quiet(words: str) -> None:
 def test_as_many_layers_as_unknowns_solve_exactly() -> None:
     problem = matrix()
     learned = Layers(12, enough=0.0).learn(problem, quiet)
-    torch.testing.assert_close(learned.v, torch.linalg.solve(problem.A, problem.right.T).T, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        learned.v, torch.linalg.solve(problem.A, problem.right.T).T, rtol=1e-8, atol=1e-8
+    )
 
 
 def test_every_layer_makes_the_residual_smaller_and_no_other_weights_make_it_smaller_yet() -> None:
@@ -90,7 +99,9 @@ def test_a_layer_that_is_not_finite_is_taken_back_and_recorded(monkeypatch) -> N
 
     monkeypatch.setattr(Matrix, "image", spoiled)
     learned = Layers(30, enough=1e-9).learn(problem, said.append)
-    torch.testing.assert_close(learned.v, torch.linalg.solve(problem.A, problem.right.T).T, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        learned.v, torch.linalg.solve(problem.A, problem.right.T).T, rtol=1e-6, atol=1e-6
+    )
     assert said == ["layer 4 held numbers that are not finite: went on from the last good weights"]
 
 
@@ -111,8 +122,13 @@ def test_less_memory_means_fewer_tangents_at_once_and_the_same_answer(monkeypatc
         return image(self, v)
 
     monkeypatch.setattr(Matrix, "image", short_of_memory)
-    torch.testing.assert_close(learn_in_memory(Layers(12, enough=0.0), problem, said.append).v, whole)
-    assert said == ["memory ran out: 3 of 5 tangents at once from here", "memory ran out: 2 of 5 tangents at once from here"]
+    torch.testing.assert_close(
+        learn_in_memory(Layers(12, enough=0.0), problem, said.append).v, whole
+    )
+    assert said == [
+        "memory ran out: 3 of 5 tangents at once from here",
+        "memory ran out: 2 of 5 tangents at once from here",
+    ]
 
 
 def test_a_gpu_too_small_for_one_tangent_hands_over_to_the_cpu(monkeypatch) -> None:
@@ -130,7 +146,9 @@ def test_a_gpu_too_small_for_one_tangent_hands_over_to_the_cpu(monkeypatch) -> N
     monkeypatch.setattr(Matrix, "to", lambda self, device: moved.append(device) or self)
     monkeypatch.setattr(network, "back_to", lambda v, device: v)
     v = learn_in_memory(Layers(12, enough=0.0), problem, said.append).v
-    torch.testing.assert_close(v, torch.linalg.solve(problem.A, problem.right.T).T, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        v, torch.linalg.solve(problem.A, problem.right.T).T, rtol=1e-8, atol=1e-8
+    )
     assert moved == ["cpu"]
     assert said[-1] == "the GPU's memory ran out with a single tangent: worked out on the CPU"
 
@@ -159,11 +177,19 @@ def test_no_mode_of_time_grows_by_itself() -> None:
     for seed in range(3):
         g = torch.Generator().manual_seed(seed)
         for rank in (6, 8, 10, 12, 16):
-            bolus = TimeBasis.of(NODES, [response_to_samples(CURVE)], torch.as_tensor(CURVE.times_s), random_rates(0.05, 400, 24, g), rank)
+            bolus = TimeBasis.of(
+                NODES,
+                [response_to_samples(CURVE)],
+                torch.as_tensor(CURVE.times_s),
+                random_rates(0.05, 400, 24, g),
+                rank,
+            )
             slow = TimeBasis.of(nodes, plasma, nodes[:1], random_rates(0.01, 86400, 24, g), rank)
             for basis in (bolus, slow):
                 symmetric = (basis.integral + basis.integral.T) / 2
-                assert float(torch.linalg.eigvalsh(symmetric).min()) > -1e-6 * float(basis.integral.norm()), (seed, rank)
+                assert float(torch.linalg.eigvalsh(symmetric).min()) > -1e-6 * float(
+                    basis.integral.norm()
+                ), (seed, rank)
 
 
 @pytest.fixture(scope="module")
@@ -180,13 +206,17 @@ def test_the_ensemble_knows_the_networks_error(problem) -> None:
     exact = engine.problem.predict(truth, engine.forward, tangents=True)
     sd = np.sqrt(np.diag(engine.problem.quadratic(truth, exact).covariance))
     # against networks so large that finite volumes' own time steps are the larger error
-    large = engine.networks_of(99, 14).tangents(engine.problem.tensor(truth), engine.problem.solve(truth, engine.forward))
+    large = engine.networks_of(99, 14).tangents(
+        engine.problem.tensor(truth), engine.problem.solve(truth, engine.forward)
+    )
     free = np.full(len(truth), np.inf)
     step = engine.problem.quadratic(truth, engine.problem.compare(large)).step(0.0, free)
     error = np.abs(quadratic.step(0.0, free) - step) / sd
     stated = np.sqrt(np.diag(engine.own_covariance(quadratic))) / sd
     assert error.max() > 2e-3  # there is something to know
-    assert np.all(error < 3 * stated + 1e-3), dict(zip(p.unknowns.names, zip(error, stated, strict=True), strict=True))
+    assert np.all(error < 3 * stated + 1e-3), dict(
+        zip(p.unknowns.names, zip(error, stated, strict=True), strict=True)
+    )
     assert stated.max() < 0.3
 
 

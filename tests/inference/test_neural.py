@@ -41,7 +41,13 @@ def varying() -> tuple[InverseProblem, torch.Tensor]:
         image = d.predict(pools[p.node_of(d)], p.setting.maps, p.plasma_at(d.time_s))
         sd = NOISE * float(image[d.voxels].max()) * torch.ones_like(image)
         drug.append(
-            replace(d, measured=image + sd * torch.randn(image.shape, generator=generator, dtype=torch.float64), noise_sd=sd, sd=sd)
+            replace(
+                d,
+                measured=image
+                + sd * torch.randn(image.shape, generator=generator, dtype=torch.float64),
+                noise_sd=sd,
+                sd=sd,
+            )
         )
     q, _ = with_functions(replace(p, drug=tuple(drug)), FitSettings(field=("permeability:neural",)))
     return q, true
@@ -51,10 +57,14 @@ def test_the_prior_variance_is_that_stated_whatever_the_hidden_weights(varying) 
     p, _ = varying
     network = _Trainer(p, 0).networks["permeability"]
     inside = p.setting.maps.tumour > 0.5
-    torch.testing.assert_close(shapes_of(network, p.setting, 0.5).detach(), p.setting.maps.shapes["permeability"])
+    torch.testing.assert_close(
+        shapes_of(network, p.setting, 0.5).detach(), p.setting.maps.shapes["permeability"]
+    )
     with torch.no_grad():
         for w in network.parameters():
-            w += 0.3 * torch.randn(w.shape, dtype=w.dtype, generator=torch.Generator().manual_seed(1))
+            w += 0.3 * torch.randn(
+                w.shape, dtype=w.dtype, generator=torch.Generator().manual_seed(1)
+            )
     shapes = shapes_of(network, p.setting, 0.5)[:, inside].detach()
     assert float(shapes.square().sum(dim=0).mean()) == pytest.approx(0.25)
     assert float(shapes.mean(dim=1).abs().max()) < 1e-12, "the mean belongs to the scalar"
@@ -90,12 +100,16 @@ def test_training_finds_the_field_and_says_how_surely(varying) -> None:
     fit = fit_fv(trained, first.theta, iterations=3, tolerance=0.5)
     # the same linearisation of systematic errors: only the hidden weights moved
     here = replace(first.problem, errors=first.problem.errors)
-    before, after = (slope(q, first.theta).objective for q in (here, replace(here, setting=trained.setting)))
+    before, after = (
+        slope(q, first.theta).objective for q in (here, replace(here, setting=trained.setting))
+    )
     assert after < before
     inside = p.setting.maps.tumour > 0.5
     at = p.unknowns.where("permeability")
     shapes = fit.problem.setting.maps.shapes["permeability"]
-    found = field_posterior(shapes, torch.as_tensor(fit.theta[at]), torch.as_tensor(fit.run.covariance[at, at]))
+    found = field_posterior(
+        shapes, torch.as_tensor(fit.theta[at]), torch.as_tensor(fit.run.covariance[at, at])
+    )
     error = (found.mean - true)[inside] - (found.mean - true)[inside].mean()
     # no field leaves 1; a quarter of the variance is the limit: what is left here is mostly the border layer, which drug images do not show
     assert float(error.norm() / true[inside].norm()) < 0.5
@@ -107,4 +121,7 @@ def test_bumps_and_networks_describe_the_same_unknown(varying) -> None:
     p, _ = varying
     f = p.unknowns.functions[0]
     assert (f.kind, f.count) == ("neural", len(p.setting.maps.shapes["permeability"]))
-    assert field_unknown("permeability", p.setting.maps.shapes["permeability"], 0.5, 2e-3, "neural") == f
+    assert (
+        field_unknown("permeability", p.setting.maps.shapes["permeability"], 0.5, 2e-3, "neural")
+        == f
+    )

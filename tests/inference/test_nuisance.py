@@ -35,7 +35,9 @@ def test_contrast_agent_sees_the_scale_of_its_input_only_as_filtration(contrast_
     assert float((there - here).norm()) < 1e-4 * float((there - unscaled).norm())
 
 
-def test_without_drug_images_the_scale_keeps_its_prior_and_filtration_carries_it(contrast_only) -> None:
+def test_without_drug_images_the_scale_keeps_its_prior_and_filtration_carries_it(
+    contrast_only,
+) -> None:
     problem, theta = contrast_only
     at = Objective(problem).expand(theta)
     q = problem.unknowns.names.index("q")
@@ -73,7 +75,9 @@ def test_noise_that_was_stated_wrongly_is_found() -> None:
 def test_the_sd_of_a_scale_is_that_of_as_many_numbers() -> None:
     r = torch.randn(5000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     one, nothing = torch.ones_like(r), torch.zeros_like(r)
-    (found,) = _most_likely(("a",), torch.zeros(5000).long(), one, nothing, r, r.new_zeros((5000, 0)), 1000)
+    (found,) = _most_likely(
+        ("a",), torch.zeros(5000).long(), one, nothing, r, r.new_zeros((5000, 0)), 1000
+    )
     # ML of a standard deviation: its logarithm has variance 1/(2 N); 1000 of the numbers were projected out
     assert found.sd == pytest.approx((2 * 4000) ** -0.5, rel=0.01)
     assert found.scale == pytest.approx(float((r @ r / 4000).sqrt()), rel=1e-3)
@@ -85,7 +89,11 @@ def test_noise_of_curves_is_what_was_added_to_them(contrast_only) -> None:
     generator = torch.Generator().manual_seed(3)
     clean = fields.contrast[:, problem.contrast.voxels]
     sd = problem.contrast.noise_sd
-    noisy = replace(problem.contrast, measured=clean + 1.5 * sd * torch.randn(clean.shape, dtype=clean.dtype, generator=generator))
+    noisy = replace(
+        problem.contrast,
+        measured=clean
+        + 1.5 * sd * torch.randn(clean.shape, dtype=clean.dtype, generator=generator),
+    )
     (found,) = noise_scales(replace(problem, contrast=noisy), fields)
     assert abs(np.log(found.scale / 1.5)) < 4 * found.sd
     assert found.sd == pytest.approx((2 * noisy.count) ** -0.5, rel=0.02)

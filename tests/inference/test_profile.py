@@ -15,7 +15,9 @@ from nanopinn.inference.walk import GAIN_LEFT, RISE_95
 from .linear import Closed, gaussian, unknowns
 
 
-def test_of_a_gaussian_the_profile_is_its_laplace_interval_and_its_partner_the_largest_correlation() -> None:
+def test_of_a_gaussian_the_profile_is_its_laplace_interval_and_its_partner_the_largest_correlation() -> (
+    None
+):
     problem, mean, covariance = gaussian()
     sd = np.sqrt(np.diag(covariance))
     for j, name in enumerate(problem.unknowns.names):
@@ -25,7 +27,9 @@ def test_of_a_gaussian_the_profile_is_its_laplace_interval_and_its_partner_the_l
         np.testing.assert_allclose(found.objective - found.objective.min(), z**2 / 2, atol=1e-9)
         # 1.96 is rounded to four digits: 1.959964
         np.testing.assert_allclose(np.log(found.interval), np.log(found.laplace), atol=1e-4 * sd[j])
-        np.testing.assert_allclose(found.theta - mean, z[:, None] * covariance[:, j] / sd[j], atol=1e-9)
+        np.testing.assert_allclose(
+            found.theta - mean, z[:, None] * covariance[:, j] / sd[j], atol=1e-9
+        )
         correlation = covariance[:, j] / sd / sd[j]
         correlation[j] = 0
         partner = int(np.argmax(np.abs(correlation)))
@@ -33,7 +37,9 @@ def test_of_a_gaussian_the_profile_is_its_laplace_interval_and_its_partner_the_l
         assert found.ridge.partner == problem.unknowns.names[partner]
         assert found.ridge.strength == pytest.approx(correlation[partner])
         assert found.ridge.slope == pytest.approx(covariance[partner, j] / covariance[j, j])
-        assert found.ridge == ridge_partner(problem.unknowns.names, covariance, name) or found.ridge.strength == pytest.approx(
+        assert found.ridge == ridge_partner(
+            problem.unknowns.names, covariance, name
+        ) or found.ridge.strength == pytest.approx(
             ridge_partner(problem.unknowns.names, covariance, name).strength  # type: ignore[union-attr]
         )
 
@@ -42,7 +48,10 @@ def bent() -> Closed:
     """Two numbers, exp(a) + b and exp(a) - exp(b): neither unknown enters linearly."""
 
     def residual(th: torch.Tensor) -> torch.Tensor:
-        return torch.stack([torch.exp(th[0]) + th[1] - 1.5, torch.exp(th[0]) - torch.exp(th[1]) - 0.2]) / 0.4
+        return (
+            torch.stack([torch.exp(th[0]) + th[1] - 1.5, torch.exp(th[0]) - torch.exp(th[1]) - 0.2])
+            / 0.4
+        )
 
     return Closed(unknowns("a", "b"), residual)
 
@@ -58,23 +67,37 @@ def least(problem: Closed, a: float) -> float:
 
 
 @pytest.mark.parametrize(("exact", "tolerance"), [(False, 0.01), (True, 0.0)])
-def test_of_a_bent_likelihood_every_point_is_the_minimum_over_the_others(exact: bool, tolerance: float) -> None:
+def test_of_a_bent_likelihood_every_point_is_the_minimum_over_the_others(
+    exact: bool, tolerance: float
+) -> None:
     problem = bent()
     best = minimize_scalar(lambda a: least(problem, a), bracket=(-0.5, 0.5), tol=1e-12)
-    b = minimize_scalar(lambda b: problem.predict(np.array([best.x, b]), None).chi2 + b**2, bracket=(-0.5, 0.5), tol=1e-12).x
+    b = minimize_scalar(
+        lambda b: problem.predict(np.array([best.x, b]), None).chi2 + b**2,
+        bracket=(-0.5, 0.5),
+        tol=1e-12,
+    ).x
     found = profile_likelihood(problem, np.array([best.x, b]), "a", exact=exact)
     true = np.array([least(problem, float(np.log(v))) for v in found.values])
     assert (found.objective >= true - 1e-9).all()
     # what a step may leave, and tangents that are only brought in line leave a percent more
     np.testing.assert_allclose(found.objective, true, atol=GAIN_LEFT, rtol=tolerance)
-    ends = [brentq(lambda a: least(problem, a) - best.fun - RISE_95, *side) for side in ((best.x - 3, best.x), (best.x, best.x + 3))]
+    ends = [
+        brentq(lambda a: least(problem, a) - best.fun - RISE_95, *side)
+        for side in ((best.x - 3, best.x), (best.x, best.x + 3))
+    ]
     np.testing.assert_allclose(np.log(found.interval), ends, atol=0.01 * np.diff(ends)[0])
-    assert abs(np.log(found.laplace[0]) - ends[0]) > 5 * abs(np.log(found.interval[0]) - ends[0])  # Laplace is not it
+    assert abs(np.log(found.laplace[0]) - ends[0]) > 5 * abs(
+        np.log(found.interval[0]) - ends[0]
+    )  # Laplace is not it
 
 
 def curved() -> Closed:
     """A valley b = ln(1 + a)/2, along which the tangent of b changes fourfold."""
-    return Closed(unknowns("a", "b"), lambda th: torch.stack([(torch.exp(2 * th[1]) - 1 - th[0]) / 0.05, th[0] / 0.4]))
+    return Closed(
+        unknowns("a", "b"),
+        lambda th: torch.stack([(torch.exp(2 * th[1]) - 1 - th[0]) / 0.05, th[0] / 0.4]),
+    )
 
 
 def test_along_a_curved_valley_the_others_follow_it() -> None:
@@ -84,11 +107,18 @@ def test_along_a_curved_valley_the_others_follow_it() -> None:
     inner = slice(1, -1)  # at three sd to the left the valley all but ends (1 + a near 0)
     np.testing.assert_allclose(found.objective[inner], true[inner], atol=2 * GAIN_LEFT)
     # the straight line that the tangents at the estimate give is far off
-    straight = np.array([0.5 * problem.predict(np.array([a, a / 2]), None).chi2 for a in np.log(found.values[inner])])
+    straight = np.array(
+        [
+            0.5 * problem.predict(np.array([a, a / 2]), None).chi2
+            for a in np.log(found.values[inner])
+        ]
+    )
     assert (straight - true[inner]).max() > 1
 
 
-def test_two_unknowns_of_which_only_the_product_is_seen_are_flat_partners_of_slope_minus_one() -> None:
+def test_two_unknowns_of_which_only_the_product_is_seen_are_flat_partners_of_slope_minus_one() -> (
+    None
+):
     problem = Closed(unknowns("a", "b", "c"), lambda th: torch.stack([th[0] + th[1], th[2]]) / 1e-3)
     found = profile_likelihood(problem, np.zeros(3), "a")
     assert found.bounded == (False, False)

@@ -23,13 +23,22 @@ def held_at_its_best(problem: Closed) -> tuple[np.ndarray, np.ndarray, Held]:
         hessian = J.T @ J + np.diag(prior)
         theta = theta - np.linalg.solve(hessian, J.T @ r + prior * theta)
     covariance = np.linalg.inv(hessian)
-    return theta, covariance, held_against_solves(problem, theta, problem.unknowns.estimates(theta, covariance), covariance)
+    return (
+        theta,
+        covariance,
+        held_against_solves(
+            problem, theta, problem.unknowns.estimates(theta, covariance), covariance
+        ),
+    )
 
 
 def two_sources() -> Closed:
     """One number is exp(a) + exp(b)/2, another is c: a may be next to nothing where b is large."""
     return Closed(
-        unknowns("a", "b", "c", sd=0.7), lambda th: torch.stack([(torch.exp(th[0]) + torch.exp(th[1]) / 2 - 1.5) / 0.02, th[2] / 0.1])
+        unknowns("a", "b", "c", sd=0.7),
+        lambda th: torch.stack(
+            [(torch.exp(th[0]) + torch.exp(th[1]) / 2 - 1.5) / 0.02, th[2] / 0.1]
+        ),
     )
 
 
@@ -37,10 +46,17 @@ def rise(problem: Closed, a: float, best: np.ndarray) -> float:
     """Of the objective from its least to where the first unknown is held, by a search over the second."""
 
     def value(th: np.ndarray) -> float:
-        return 0.5 * problem.predict(th, None).chi2 + 0.5 * float(np.sum((th / problem.unknowns.prior_sd) ** 2))
+        return 0.5 * problem.predict(th, None).chi2 + 0.5 * float(
+            np.sum((th / problem.unknowns.prior_sd) ** 2)
+        )
 
     return float(
-        minimize_scalar(lambda b: value(np.array([a, b, 0.0])), bounds=(-3, 3), method="bounded", options={"xatol": 1e-9}).fun
+        minimize_scalar(
+            lambda b: value(np.array([a, b, 0.0])),
+            bounds=(-3, 3),
+            method="bounded",
+            options={"xatol": 1e-9},
+        ).fun
     ) - value(best)
 
 
@@ -56,7 +72,9 @@ def test_a_parabola_is_left_as_it_is() -> None:
 def test_in_a_bent_valley_the_sd_is_that_of_the_longer_side() -> None:
     problem = two_sources()
     best, covariance, held = held_at_its_best(problem)
-    assert minimize(lambda th: 0.5 * problem.predict(th, None).chi2 + 0.5 * np.sum((th / 0.7) ** 2), best).fun == pytest.approx(
+    assert minimize(
+        lambda th: 0.5 * problem.predict(th, None).chi2 + 0.5 * np.sum((th / 0.7) ** 2), best
+    ).fun == pytest.approx(
         0.5 * problem.predict(best, None).chi2 + 0.5 * np.sum((best / 0.7) ** 2), abs=1e-6
     )
     laplace, sd = np.sqrt(np.diag(covariance)), np.array([s.sd for s in held.scalars])
@@ -69,7 +87,9 @@ def test_in_a_bent_valley_the_sd_is_that_of_the_longer_side() -> None:
     assert "label of a reaches" in held.notes[0]
 
 
-def test_what_the_data_do_not_hold_is_as_wide_as_its_prior_and_no_longer_counts_as_informed() -> None:
+def test_what_the_data_do_not_hold_is_as_wide_as_its_prior_and_no_longer_counts_as_informed() -> (
+    None
+):
     problem = two_sources()
     loose = Closed(unknowns("a", "b", "c", sd=1.5), problem.of)
     _, covariance, held = held_at_its_best(loose)
@@ -81,5 +101,10 @@ def test_what_the_data_do_not_hold_is_as_wide_as_its_prior_and_no_longer_counts_
 def test_a_better_point_on_the_way_is_told() -> None:
     problem = Closed(unknowns("a", "b"), lambda th: torch.stack([4 * (th[0] + 0.3), th[1] / 0.1]))
     theta, covariance = np.zeros(2), np.diag([0.25**2, 0.1**2])  # a fit that was stopped short
-    held = held_against_solves(problem, theta, problem.unknowns.estimates(theta, covariance), covariance)
-    assert held.notes[0] == "label of a: a better point than the estimate was found on the way: fit again with --starts."
+    held = held_against_solves(
+        problem, theta, problem.unknowns.estimates(theta, covariance), covariance
+    )
+    assert (
+        held.notes[0]
+        == "label of a: a better point than the estimate was found on the way: fit again with --starts."
+    )

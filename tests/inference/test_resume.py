@@ -35,7 +35,9 @@ def problem():
     return replace(p, setting=replace(p.setting, flow_refine=1), drug=p.drug[:2])
 
 
-def test_networks_that_are_killed_and_go_on_end_where_they_would_have_ended(problem, tmp_path, monkeypatch) -> None:
+def test_networks_that_are_killed_and_go_on_end_where_they_would_have_ended(
+    problem, tmp_path, monkeypatch
+) -> None:
     torch.set_num_threads(1)
     kept = Keeper.keep
 
@@ -50,7 +52,10 @@ def test_networks_that_are_killed_and_go_on_end_where_they_would_have_ended(prob
     monkeypatch.undo()
     continued = Keeper.continued(tmp_path, STUDY, "cpu")
     assert continued.stand("pinn").place.iteration == 1
-    again, whole = fit_pinn(problem, settings=QUICK, keeper=continued), fit_pinn(problem, settings=QUICK)
+    again, whole = (
+        fit_pinn(problem, settings=QUICK, keeper=continued),
+        fit_pinn(problem, settings=QUICK),
+    )
     np.testing.assert_allclose(again.theta, whole.theta, rtol=0, atol=1e-10)
     np.testing.assert_allclose(again.run.covariance, whole.run.covariance, rtol=1e-8)
 
@@ -69,7 +74,9 @@ def test_nothing_to_go_on_with_is_said(tmp_path) -> None:
 
 
 def test_a_spoiled_state_is_refused(problem, tmp_path) -> None:
-    Keeper.begun(tmp_path, STUDY, "cpu").keep(Stand("fv", Place(0, problem.unknowns.prior_mean), problem, None, None))
+    Keeper.begun(tmp_path, STUDY, "cpu").keep(
+        Stand("fv", Place(0, problem.unknowns.prior_mean), problem, None, None)
+    )
     keeper, file = Keeper.continued(tmp_path, STUDY, "cpu"), tmp_path / "fv.safetensors"
     content = bytearray(file.read_bytes())
     assert keeper.stand("fv").problem.unknowns == problem.unknowns
@@ -82,7 +89,9 @@ def test_a_spoiled_state_is_refused(problem, tmp_path) -> None:
 
 def test_a_run_that_may_go_on_starts_anew_where_it_cannot(problem, tmp_path) -> None:
     assert Keeper.of_interrupted(tmp_path / "absent", STUDY, "cpu", "if kept") is None
-    Keeper.begun(tmp_path, STUDY, "cpu").keep(Stand("fv", Place(1, problem.unknowns.prior_mean), problem, None, None))
+    Keeper.begun(tmp_path, STUDY, "cpu").keep(
+        Stand("fv", Place(1, problem.unknowns.prior_mean), problem, None, None)
+    )
     assert Keeper.of_interrupted(tmp_path, STUDY | {"fit.seed": "1"}, "cpu", "if kept") is None
     assert Keeper.of_interrupted(tmp_path, STUDY, "cpu", False) is None
     keeper = Keeper.of_interrupted(tmp_path, STUDY, "cpu", "if kept")
@@ -95,7 +104,9 @@ def test_a_run_that_may_go_on_starts_anew_where_it_cannot(problem, tmp_path) -> 
 
 
 def test_a_new_fit_does_not_see_what_an_old_one_left(problem, tmp_path) -> None:
-    Keeper.begun(tmp_path, STUDY, "cpu").keep(Stand("fv", Place(0, problem.unknowns.prior_mean), problem, None, None))
+    Keeper.begun(tmp_path, STUDY, "cpu").keep(
+        Stand("fv", Place(0, problem.unknowns.prior_mean), problem, None, None)
+    )
     keeper = Keeper.begun(tmp_path, STUDY, "cpu")
     assert keeper.stand("fv") is None
     assert not list(tmp_path.glob("*.safetensors"))
@@ -106,7 +117,9 @@ def test_a_new_fit_does_not_see_what_an_old_one_left(problem, tmp_path) -> None:
 def test_a_polite_kill_says_how_to_go_on_and_is_exit_code_130(tmp_path) -> None:
     partial = tmp_path / "result.partial"
     partial.mkdir()
-    with pytest.raises(StoppedError, match=r"result\.partial keeps what was reached.*--resume") as stopped:
+    with pytest.raises(
+        StoppedError, match=r"result\.partial keeps what was reached.*--resume"
+    ) as stopped:
         stopped_by(signal.SIGTERM, partial)
     assert stopped.value.exit_code == 130
     with pytest.raises(StoppedError, match=r"nothing was written"):

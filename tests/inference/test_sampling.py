@@ -23,9 +23,15 @@ def test_draws_of_a_linear_problem_are_those_of_its_gaussian() -> None:
     assert found.acceptance > 0.5
     # four standard errors of a mean and of a covariance by that many effective draws
     assert (np.abs(found.mean - mean) < 4 * sd / np.sqrt(found.ess)).all()
-    np.testing.assert_allclose(found.covariance / np.outer(sd, sd), covariance / np.outer(sd, sd), atol=4 * np.sqrt(2 / found.ess.min()))
+    np.testing.assert_allclose(
+        found.covariance / np.outer(sd, sd),
+        covariance / np.outer(sd, sd),
+        atol=4 * np.sqrt(2 / found.ess.min()),
+    )
     low, high = found.interval("a")
-    np.testing.assert_allclose([low, high], mean[0] + np.array([-1.96, 1.96]) * sd[0], atol=0.15 * sd[0])
+    np.testing.assert_allclose(
+        [low, high], mean[0] + np.array([-1.96, 1.96]) * sd[0], atol=0.15 * sd[0]
+    )
     # every draw is one solve; the first of each chain and the tangents come on top
     assert found.solves <= 8000 + 4 + 1
 

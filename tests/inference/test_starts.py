@@ -28,14 +28,33 @@ class Ended:
 
 def descend(problem: Closed, at: np.ndarray) -> Ended:
     objective = Objective(problem)
-    found = minimise(lambda th: objective.quadratic(th, objective.expand(th)), objective.value, at, objective.prior_sd, iterations=40,
-                     tolerance=1e-3, on_step=lambda *_: None)  # fmt: skip
-    run = EngineRun("fv", (), found.quadratic.covariance, found.history, found.quadratic.chi2, 1, 0.0, found.converged, "arrived")
+    found = minimise(
+        lambda th: objective.quadratic(th, objective.expand(th)),
+        objective.value,
+        at,
+        objective.prior_sd,
+        iterations=40,
+        tolerance=1e-3,
+        on_step=lambda *_: None,
+    )
+    run = EngineRun(
+        "fv",
+        (),
+        found.quadratic.covariance,
+        found.history,
+        found.quadratic.chi2,
+        1,
+        0.0,
+        found.converged,
+        "arrived",
+    )
     return Ended(run, found.theta)
 
 
 #: |a| is nearly 1, so a is 1 or -1; its prior, about 0, and a little weight say -1.
-TWO_VALLEYS = Closed(unknowns("a"), lambda th: torch.stack([(th[0] ** 2 - 1) / 0.1, (th[0] + 1) / 1.5]))
+TWO_VALLEYS = Closed(
+    unknowns("a"), lambda th: torch.stack([(th[0] ** 2 - 1) / 0.1, (th[0] + 1) / 1.5])
+)
 
 
 def test_the_better_of_two_minima_wins_and_the_other_is_told() -> None:
@@ -82,16 +101,27 @@ def test_a_start_that_fails_is_told_and_the_others_count() -> None:
         best_of(never, TWO_VALLEYS.unknowns, np.array([1.2]), 3, seed=0)
 
 
-def test_the_engine_descends_from_its_start_and_from_draws_and_returns_the_lowest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_descends_from_its_start_and_from_draws_and_returns_the_lowest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     objective = Objective(TWO_VALLEYS)
 
     def closed_form(problem: Closed, progress: object, iterations: int) -> SimpleNamespace:
-        return SimpleNamespace(problem=problem, last=object(), events=[], value_at=objective.value, tell=lambda *_: None,
-                               expand=lambda th: objective.quadratic(th, objective.expand(th)))  # fmt: skip
+        return SimpleNamespace(
+            problem=problem,
+            last=object(),
+            events=[],
+            value_at=objective.value,
+            tell=lambda *_: None,
+            expand=lambda th: objective.quadratic(th, objective.expand(th)),
+        )
 
     monkeypatch.setattr(fv, "_Engine", closed_form)
     found = fv.fit_fv(TWO_VALLEYS, np.array([1.2]), iterations=40, tolerance=1e-3, starts=6, seed=5)  # type: ignore[arg-type]
-    assert [float(s.start[0]) for s in found.run.starts] == [1.2, *(float(d[0]) for d in prior_draws(TWO_VALLEYS.unknowns, 5, seed=5))]
+    assert [float(s.start[0]) for s in found.run.starts] == [
+        1.2,
+        *(float(d[0]) for d in prior_draws(TWO_VALLEYS.unknowns, 5, seed=5)),
+    ]
     assert found.run.objective[-1] == min(s.objective for s in found.run.starts)
     alone = fv.fit_fv(TWO_VALLEYS, np.array([1.2]), iterations=40, tolerance=1e-3)  # type: ignore[arg-type]
     assert alone.run.starts == ()

@@ -20,7 +20,9 @@ def test_the_misfit_is_that_of_the_joint_covariance() -> None:
     shared = SharedError(E, AT)
     r = R - E @ AT  # as if the errors were zero
     covariance = torch.eye(12, dtype=torch.float64) + E @ E.T
-    torch.testing.assert_close(shared.eliminate(R).square().sum(), r @ torch.linalg.solve(covariance, r))
+    torch.testing.assert_close(
+        shared.eliminate(R).square().sum(), r @ torch.linalg.solve(covariance, r)
+    )
 
 
 def test_the_best_errors_are_those_of_the_minimum() -> None:
@@ -44,7 +46,9 @@ def test_no_error_changes_nothing() -> None:
     torch.testing.assert_close(none.eliminate(R), R)
 
 
-def test_the_effect_of_the_grid_is_worked_out_anew_only_where_unknowns_that_images_see_have_moved() -> None:
+def test_the_effect_of_the_grid_is_worked_out_anew_only_where_unknowns_that_images_see_have_moved() -> (
+    None
+):
     problem = small_problem(n=8, off=0.0)[0]
     theta, names = problem.unknowns.prior_mean, problem.unknowns.names
     fields = problem.solve(theta, problem.forward())
@@ -58,7 +62,9 @@ def test_the_effect_of_the_grid_is_worked_out_anew_only_where_unknowns_that_imag
         assert (there.errors.grid_on_contrast is first) == kept, name
 
 
-def test_a_prior_sd_of_an_idle_unknown_changes_the_effect_of_the_grid_less_than_is_tolerated_of_l() -> None:
+def test_a_prior_sd_of_an_idle_unknown_changes_the_effect_of_the_grid_less_than_is_tolerated_of_l() -> (
+    None
+):
     problem = small_problem(n=8, off=0.0)[0]
     theta = problem.unknowns.prior_mean
     fields = problem.solve(theta, problem.forward())
@@ -69,5 +75,8 @@ def test_a_prior_sd_of_an_idle_unknown_changes_the_effect_of_the_grid_less_than_
         return problem.with_errors(at, problem.solve(at, problem.forward())).errors.grid_on_contrast
 
     here = effect("l", 0.0)
-    of_idle, of_length = (float((effect(name, by) - here).norm()) for name, by in (("K_ratio_n", 1.0), ("l", GRID_NEAR)))
+    of_idle, of_length = (
+        float((effect(name, by) - here).norm())
+        for name, by in (("K_ratio_n", 1.0), ("l", GRID_NEAR))
+    )
     assert of_idle < of_length

@@ -58,12 +58,19 @@ def plasma_start(s):
 
 def plasma_problem(noise: float = 0.05, seed: int = 0) -> tuple[SystemProblem, np.ndarray]:
     truth = three_compartments()
-    unknowns = UnknownSet(tuple(Unknown.of(k, 1.6 * v if k in ("CL", "V2", "Q3") else v / 1.5, 0.8) for k, v in truth.items()))
+    unknowns = UnknownSet(
+        tuple(
+            Unknown.of(k, 1.6 * v if k in ("CL", "V2", "Q3") else v / 1.5, 0.8)
+            for k, v in truth.items()
+        )
+    )
     times = HOUR * np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 2, 3, 5, 8, 12, 18, 24, 36, 48])
     exact = DOSE * free_drug_impulse()(torch.as_tensor(times)).numpy()
     measured = exact * (1 + noise * np.random.default_rng(seed).standard_normal(len(times)))
     series = Series.of("plasma", times, measured, noise_sd=noise * exact)
-    return SystemProblem(unknowns, plasma_rate, plasma_start, (series,), tolerance=2e-6), np.log(list(truth.values()))
+    return SystemProblem(unknowns, plasma_rate, plasma_start, (series,), tolerance=2e-6), np.log(
+        list(truth.values())
+    )
 
 
 def growth_rate(t, y, s):
@@ -74,10 +81,16 @@ def growth(t, growth, capacity, first=50.0):
     return capacity / (1 + (capacity / first - 1) * np.exp(-growth * t))
 
 
-def growth_problem(seed: int = 0, noise_sd: float | None = 20.0, start=lambda s: torch.tensor([50.0]), extra=()) -> SystemProblem:
-    unknowns = UnknownSet((Unknown.of("growth", 0.3, 1.0), Unknown.of("capacity", 600.0, 1.0), *extra))
+def growth_problem(
+    seed: int = 0, noise_sd: float | None = 20.0, start=lambda s: torch.tensor([50.0]), extra=()
+) -> SystemProblem:
+    unknowns = UnknownSet(
+        (Unknown.of("growth", 0.3, 1.0), Unknown.of("capacity", 600.0, 1.0), *extra)
+    )
     times = np.arange(1.0, 22.0, 1.5)
-    measured = growth(times, 0.2, 1000.0) + 20.0 * np.random.default_rng(seed).standard_normal(len(times))
+    measured = growth(times, 0.2, 1000.0) + 20.0 * np.random.default_rng(seed).standard_normal(
+        len(times)
+    )
     series = Series.of("volume", times, measured, noise_sd=noise_sd)
     return SystemProblem(unknowns, growth_rate, start, (series,), tolerance=1e-4)
 
@@ -90,13 +103,18 @@ def front(cells: int = 30, tolerance: float = 1e-6) -> SystemProblem:
         u = y.reshape(cells, 2)
         padded = torch.cat([2 - u[:1], u, u[-1:]])  # one at the left face, closed at the right
         reaction = s["kf"] * u[:, 0] * u[:, 1] ** 2
-        return (s["D"] * cells**2 * (padded[2:] - 2 * u + padded[:-2]) - torch.stack([reaction, 2 * reaction], 1)).reshape(-1)
+        return (
+            s["D"] * cells**2 * (padded[2:] - 2 * u + padded[:-2])
+            - torch.stack([reaction, 2 * reaction], 1)
+        ).reshape(-1)
 
     unknowns = UnknownSet((Unknown.of("D", 1e-3, 1.0), Unknown.of("kf", 0.05, 1.0)))
     start = torch.as_tensor(np.repeat(np.exp(-5 * x), 2))
     seen = np.arange(0, 2 * cells, 3)
     blank = Series("species", np.linspace(0.5, 10.0, 12), np.zeros((12, len(seen))), seen, 5e-3)
-    return SystemProblem(unknowns, rate, lambda s: start, (blank,), positions=x, tolerance=tolerance)
+    return SystemProblem(
+        unknowns, rate, lambda s: start, (blank,), positions=x, tolerance=tolerance
+    )
 
 
 def with_data(problem: SystemProblem, truth: np.ndarray, sd: float) -> SystemProblem:
@@ -107,10 +125,14 @@ def with_data(problem: SystemProblem, truth: np.ndarray, sd: float) -> SystemPro
     def rate(t, y):
         return problem.rate_at(torch.tensor(t), torch.as_tensor(y), th).numpy()
 
-    states = solve_ivp(rate, (0, series.times[-1]), y0, "LSODA", series.times, rtol=1e-9, atol=1e-11).y.T
+    states = solve_ivp(
+        rate, (0, series.times[-1]), y0, "LSODA", series.times, rtol=1e-9, atol=1e-11
+    ).y.T
     noise = sd * np.random.default_rng(0).standard_normal(series.measured.shape)
     made = Series(series.name, series.times, series.of_states(states) + noise, series.seen, sd)
-    return SystemProblem(problem.unknowns, problem.rate, problem.initial, (made,), positions=problem.positions)
+    return SystemProblem(
+        problem.unknowns, problem.rate, problem.initial, (made,), positions=problem.positions
+    )
 
 
 def test_three_compartments_follow_their_published_exponentials() -> None:
@@ -118,7 +140,9 @@ def test_three_compartments_follow_their_published_exponentials() -> None:
     states = SystemSolver(1e-6).solve(problem, truth, tangents=False).states[:, 0]
     exact = DOSE * free_drug_impulse()(torch.as_tensor(problem.times)).numpy()
     # 1e-6 of the initial concentration per step, some 100 steps
-    np.testing.assert_allclose(states, exact, atol=1e-4 * DOSE * sum(free_drug_impulse().amplitudes))
+    np.testing.assert_allclose(
+        states, exact, atol=1e-4 * DOSE * sum(free_drug_impulse().amplitudes)
+    )
 
 
 @pytest.mark.parametrize("scheme", [None, SDIRK3])
@@ -129,7 +153,15 @@ def test_tangents_equal_central_differences_with_the_same_steps(scheme) -> None:
     accuracy = Accuracy(1e-5, problem.sizes)
 
     def solve(th, **options):
-        return integrate(System(problem.rate_at, th, len(y0), problem.band), 0.0, y0, d_y0, times, accuracy, **options)
+        return integrate(
+            System(problem.rate_at, th, len(y0), problem.band),
+            0.0,
+            y0,
+            d_y0,
+            times,
+            accuracy,
+            **options,
+        )
 
     nodes = solve(theta).nodes
     options = {"nodes": nodes} if scheme is None else {"nodes": nodes, "scheme": scheme}
@@ -137,7 +169,9 @@ def test_tangents_equal_central_differences_with_the_same_steps(scheme) -> None:
     for j in range(2):
         step = torch.zeros(2, dtype=torch.float64)
         step[j] = 1e-5
-        difference = (solve(theta + step, **options).states - solve(theta - step, **options).states) / 2e-5
+        difference = (
+            solve(theta + step, **options).states - solve(theta - step, **options).states
+        ) / 2e-5
         # Newton stops at 1e-8: over a step of 1e-5 that leaves some 1e-3 at worst, and in fact far less
         np.testing.assert_allclose(exact[..., j], difference, atol=1e-6 * np.abs(exact).max())
 
@@ -145,13 +179,25 @@ def test_tangents_equal_central_differences_with_the_same_steps(scheme) -> None:
 def test_the_error_falls_with_the_square_of_the_step() -> None:
     rate = lambda t, y, th: torch.stack([-50 * (y[0] - torch.cos(t)), y[0] - y[1]])  # noqa: E731
     system = System(rate, torch.zeros(0, dtype=torch.float64), 2)
-    exact = solve_ivp(lambda t, y: [-50 * (y[0] - np.cos(t)), y[0] - y[1]], (0, 2), [1.0, 0.0], "Radau", [2.0], rtol=1e-11, atol=1e-12).y[
-        :, -1
-    ]
+    exact = solve_ivp(
+        lambda t, y: [-50 * (y[0] - np.cos(t)), y[0] - y[1]],
+        (0, 2),
+        [1.0, 0.0],
+        "Radau",
+        [2.0],
+        rtol=1e-11,
+        atol=1e-12,
+    ).y[:, -1]
     errors = []
     for n in (40, 80, 160):
         run = integrate(
-            system, 0.0, np.array([1.0, 0.0]), np.zeros((2, 0)), np.array([2.0]), Accuracy(1e-8, np.ones(2)), nodes=np.linspace(0, 2, n + 1)
+            system,
+            0.0,
+            np.array([1.0, 0.0]),
+            np.zeros((2, 0)),
+            np.array([2.0]),
+            Accuracy(1e-8, np.ones(2)),
+            nodes=np.linspace(0, 2, n + 1),
         )
         errors.append(np.abs(run.states[-1] - exact).max())
     assert errors[0] / errors[1] > 3.4
@@ -162,7 +208,9 @@ def test_an_infusion_that_ends_is_followed_exactly_by_steps_that_end_there() -> 
     rate = lambda t, y, th: (t < 1.0).to(torch.float64) - 0.5 * y  # noqa: E731
     system = System(rate, torch.zeros(0, dtype=torch.float64), 1)
     times = np.array([0.5, 1.0, 3.0])
-    found = integrate(system, 0.0, np.zeros(1), np.zeros((1, 0)), times, Accuracy(1e-8, np.ones(1)), events=(1.0,)).states[:, 0]
+    found = integrate(
+        system, 0.0, np.zeros(1), np.zeros((1, 0)), times, Accuracy(1e-8, np.ones(1)), events=(1.0,)
+    ).states[:, 0]
     end = 2 * (1 - np.exp(-0.5))
     # 1e-8 per step, some three hundred steps
     np.testing.assert_allclose(found, [2 * (1 - np.exp(-0.25)), end, end * np.exp(-1.0)], atol=3e-6)
@@ -176,16 +224,34 @@ def test_clearance_and_volumes_agree_with_an_independent_least_squares_fit() -> 
 
     def residual(theta):
         CL, V1, Q2, V2, Q3, V3 = np.exp(theta)
-        M = np.array([[-(CL + Q2 + Q3) / V1, Q2 / V1, Q3 / V1], [Q2 / V2, -Q2 / V2, 0], [Q3 / V3, 0, -Q3 / V3]])
-        run = solve_ivp(lambda t, y: M @ y, (0, series.times[-1]), [DOSE / V1, 0, 0], "LSODA", series.times, rtol=1e-9, atol=1e-14)
-        return np.concatenate([(run.y[0] - series.measured[:, 0]) / series.noise_sd[:, 0], (theta - mean) / sd])
+        M = np.array(
+            [
+                [-(CL + Q2 + Q3) / V1, Q2 / V1, Q3 / V1],
+                [Q2 / V2, -Q2 / V2, 0],
+                [Q3 / V3, 0, -Q3 / V3],
+            ]
+        )
+        run = solve_ivp(
+            lambda t, y: M @ y,
+            (0, series.times[-1]),
+            [DOSE / V1, 0, 0],
+            "LSODA",
+            series.times,
+            rtol=1e-9,
+            atol=1e-14,
+        )
+        return np.concatenate(
+            [(run.y[0] - series.measured[:, 0]) / series.noise_sd[:, 0], (theta - mean) / sd]
+        )
 
     other = least_squares(residual, mean, jac="3-point", diff_step=1e-4, x_scale=sd, xtol=1e-12)
     posterior = np.sqrt(np.diag(fit.run.covariance))
     assert fit.run.converged
     # states are some 1e-4 of the initial concentration off, the noise is 5e-2 of each
     assert (np.abs(fit.theta - other.x) < 0.1 * posterior).all()
-    np.testing.assert_allclose(fit.run.covariance, np.linalg.inv(other.jac.T @ other.jac), atol=0.05 * posterior.max() ** 2)
+    np.testing.assert_allclose(
+        fit.run.covariance, np.linalg.inv(other.jac.T @ other.jac), atol=0.05 * posterior.max() ** 2
+    )
     # six unknowns of one draw
     assert (np.abs(fit.theta - truth) < 3 * posterior).all()
     assert abs(fit.run["CL"].median / np.exp(truth[0]) - 1) < 0.1
@@ -196,7 +262,9 @@ def test_posteriors_of_growth_cover_the_truth_as_often_as_they_say() -> None:
     distances = []
     for seed in range(16):
         fit = fit_fv(growth_problem(seed))
-        distances.append((fit.theta - truth) @ np.linalg.solve(fit.run.covariance, fit.theta - truth))
+        distances.append(
+            (fit.theta - truth) @ np.linalg.solve(fit.run.covariance, fit.theta - truth)
+        )
     # the mean of 16 chi-square numbers of two degrees is 2 with an sd of 2/sqrt(16)
     assert np.mean(distances) == pytest.approx(2.0, abs=3 * 2 / 16**0.5)
 
@@ -226,13 +294,21 @@ def test_diffusion_and_reaction_are_recovered_from_another_integrators_front() -
 def test_the_networks_jacobian_equals_central_differences() -> None:
     rng = np.random.default_rng(0)
     net = Perceptron((3, 5, 4, 2))
-    w, z, dz = rng.standard_normal(net.count), rng.standard_normal((7, 3)), rng.standard_normal((7, 3))
+    w, z, dz = (
+        rng.standard_normal(net.count),
+        rng.standard_normal((7, 3)),
+        rng.standard_normal((7, 3)),
+    )
     exact = net(w, z, dz, jacobian=True)
     for j in range(net.count):
         step = 1e-6 * (np.arange(net.count) == j)
         up, down = (net(w + s, z, dz, jacobian=False) for s in (step, -step))
-        np.testing.assert_allclose(exact.value_by_weights[..., j], (up.value - down.value) / 2e-6, atol=1e-8)
-        np.testing.assert_allclose(exact.rate_by_weights[..., j], (up.rate - down.rate) / 2e-6, atol=1e-8)
+        np.testing.assert_allclose(
+            exact.value_by_weights[..., j], (up.value - down.value) / 2e-6, atol=1e-8
+        )
+        np.testing.assert_allclose(
+            exact.rate_by_weights[..., j], (up.rate - down.rate) / 2e-6, atol=1e-8
+        )
 
 
 @pytest.mark.parametrize("noise_sd", [20.0, None])
@@ -248,7 +324,10 @@ def test_the_network_comes_to_the_same_diffusion_and_reaction_on_a_line() -> Non
     usual = front(10)
     blank = Series("species", np.linspace(0.25, 10.0, 24), np.zeros((24, 20)), np.arange(20), 2e-3)
     problem = with_data(replace(usual, series=(blank,)), np.log([2e-3, 0.1]), 2e-3)
-    fv, pinn = fit_fv(problem), fit_pinn(problem, settings=SystemPinnSettings(hidden=(24,), times=16, iterations=50))
+    fv, pinn = (
+        fit_fv(problem),
+        fit_pinn(problem, settings=SystemPinnSettings(hidden=(24,), times=16, iterations=50)),
+    )
     # it starts 0.7 away in the logarithm; two thirds of the times are used, and the network is 1 % off (docs/inference.md)
     assert (np.abs(pinn.theta - fv.theta) < 0.03).all()
 
@@ -264,7 +343,7 @@ def test_the_network_comes_to_the_same_diffusion_and_reaction_on_a_line() -> Non
         (lambda: Unknown.of("k", -1.0, 1.0), "median"),
         (lambda: Unknown.of("k", 1.0, 0.0), "spread"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_used_is_refused_in_words(change, words) -> None:
     with pytest.raises(InputError, match=words):
         change()
@@ -280,7 +359,7 @@ def test_what_cannot_be_used_is_refused_in_words(change, words) -> None:
         ({"initial": lambda s: torch.tensor([0.0])}, "size of the states"),
         ({"series": (Series.of("v", [1.0], [1.0], state=3),)}, "sees states"),
     ],
-)  # fmt: skip
+)
 def test_a_problem_that_cannot_be_posed_is_refused_in_words(options, words) -> None:
     usual = growth_problem()
     given = {"rate": usual.rate, "initial": usual.initial, "series": usual.series, **options}

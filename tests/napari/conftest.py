@@ -23,7 +23,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of a study so small that a fit of it takes seconds."""
-    settings = PhantomSettings(shape=(12, 12, 8), frames=30, refine=2, length_scale_mm=0.45, drug_times_h=(2.0,))
+    settings = PhantomSettings(
+        shape=(12, 12, 8), frames=30, refine=2, length_scale_mm=0.45, drug_times_h=(2.0,)
+    )
     return make_phantom(tmp_path_factory.mktemp("study") / "phantom", settings)
 
 
@@ -43,7 +45,11 @@ def said() -> Iterator[list[Notification]]:
     notification_manager.notification_ready.connect(heard.append)
     yield heard
     notification_manager.notification_ready.disconnect(heard.append)
-    broken = [n.message for n in heard if n.severity >= NotificationSeverity.ERROR or "Traceback" in n.message]
+    broken = [
+        n.message
+        for n in heard
+        if n.severity >= NotificationSeverity.ERROR or "Traceback" in n.message
+    ]
     assert not broken, broken
 
 
@@ -68,13 +74,27 @@ def panel(viewer: napari.Viewer) -> Iterator[Any]:
 
 def open_study(viewer: napari.Viewer, study: Path, *names: str) -> None:
     """Open files of a study as File > Open does; without names all that a fit takes."""
-    chosen = names or ("dce", "ph", "mask", "vfa_fa02", "vfa_fa10", "vfa_fa20", "drug_encapsulated_2h", "drug_released_2h")
+    chosen = names or (
+        "dce",
+        "ph",
+        "mask",
+        "vfa_fa02",
+        "vfa_fa10",
+        "vfa_fa20",
+        "drug_encapsulated_2h",
+        "drug_released_2h",
+    )
     viewer.open([str(study / f"{n}.nii.gz") for n in chosen], plugin="nanopinn")
 
 
 def finished(panel: Any, seconds: float = 150) -> bool:
     """Whether what was started has ended, its layers there."""
-    return until(lambda: panel.worker.running is None and not panel.scene.waiting and panel.scene.then is None, seconds)
+    return until(
+        lambda: (
+            panel.worker.running is None and not panel.scene.waiting and panel.scene.then is None
+        ),
+        seconds,
+    )
 
 
 def words(said: list[Notification]) -> str:

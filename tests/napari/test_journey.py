@@ -51,7 +51,9 @@ def fit(panel: Any) -> None:
     panel.fit.button.click()
 
 
-def test_maps_come_on_screen_and_a_click_shows_the_voxel(viewer: napari.Viewer, panel: Any, study: Path) -> None:
+def test_maps_come_on_screen_and_a_click_shows_the_voxel(
+    viewer: napari.Viewer, panel: Any, study: Path
+) -> None:
     open_study(viewer, study)
     assert not panel.study.wrong
     panel.maps.button.click()
@@ -88,8 +90,10 @@ def test_a_fit_runs_to_its_end_is_saved_as_the_command_line_does_and_reopens(
     heart.work.clear()
     assert until(lambda: panel.worker.running is None, 200)
     still, busy = np.array(heart.wall), np.array(heart.work)
-    print(f"\nlongest stand of the window {still.max() * 1e3:.0f} ms (99 % of {len(still)} beats within "
-          f"{np.quantile(still, 0.99) * 1e3:.0f} ms), longest work of its own {busy.max() * 1e3:.0f} ms")  # fmt: skip
+    print(
+        f"\nlongest stand of the window {still.max() * 1e3:.0f} ms (99 % of {len(still)} beats within "
+        f"{np.quantile(still, 0.99) * 1e3:.0f} ms), longest work of its own {busy.max() * 1e3:.0f} ms"
+    )
     # what the window itself did; the rest of its stand is the wait for a core that others use
     assert busy.max() < 0.1
     assert finished(panel)
@@ -117,7 +121,9 @@ def test_a_fit_runs_to_its_end_is_saved_as_the_command_line_does_and_reopens(
     assert shlex.split(copied)[-1] == str(out)
     again = tmp_path / "by_command"
     line = [sys.executable, "-m", "nanopinn", *shlex.split(copied)[1:-1], str(again)]
-    code = subprocess.run(line, capture_output=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, check=False).returncode
+    code = subprocess.run(
+        line, capture_output=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, check=False
+    ).returncode
     assert code in (0, 5)
     files = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
     assert files == sorted(str(p.relative_to(again)) for p in again.rglob("*") if p.is_file())
@@ -137,7 +143,9 @@ def test_a_fit_runs_to_its_end_is_saved_as_the_command_line_does_and_reopens(
     assert not panel.copy.isEnabled()
 
 
-def test_cancel_ends_the_work_at_once_and_leaves_the_viewer_as_it_was(viewer: napari.Viewer, panel: Any, study: Path) -> None:
+def test_cancel_ends_the_work_at_once_and_leaves_the_viewer_as_it_was(
+    viewer: napari.Viewer, panel: Any, study: Path
+) -> None:
     open_study(viewer, study)
     before = [(x.name, x.visible) for x in viewer.layers]
     fit(panel)
@@ -157,7 +165,9 @@ def test_cancel_ends_the_work_at_once_and_leaves_the_viewer_as_it_was(viewer: na
     assert layer(viewer, "Ktrans").visible
 
 
-def test_a_layer_is_saved_with_the_affine_that_it_came_with(viewer: napari.Viewer, study: Path, tmp_path: Path) -> None:
+def test_a_layer_is_saved_with_the_affine_that_it_came_with(
+    viewer: napari.Viewer, study: Path, tmp_path: Path
+) -> None:
     open_study(viewer, study, "ph")
     viewer.layers[0].save(str(tmp_path / "again.nii.gz"), plugin="nanopinn")
     old, new = nib.load(study / "ph.nii.gz"), nib.load(tmp_path / "again.nii.gz")
@@ -165,7 +175,9 @@ def test_a_layer_is_saved_with_the_affine_that_it_came_with(viewer: napari.Viewe
     np.testing.assert_allclose(new.get_fdata(), old.get_fdata(), rtol=1e-6)
 
 
-def test_a_mask_drawn_in_napari_reaches_the_work_on_the_right_voxels(viewer: napari.Viewer, panel: Any, study: Path) -> None:
+def test_a_mask_drawn_in_napari_reaches_the_work_on_the_right_voxels(
+    viewer: napari.Viewer, panel: Any, study: Path
+) -> None:
     open_study(viewer, study, "dce")
     viewer._new_labels()  # the button of the layer list
     drawn = viewer.layers[-1]
@@ -197,4 +209,7 @@ def test_every_control_can_be_reached_by_the_keyboard(viewer: napari.Viewer, pan
     assert len(controls) > 20
     assert not [w for w in controls if not w.focusPolicy() & Qt.FocusPolicy.TabFocus]
     assert all("&" in panel.tabs.tabText(tab) for tab in range(panel.tabs.count()))
-    assert all("&" in b.text() for b in (panel.maps.button, panel.fit.button, panel.fit.bar.button, panel.save, panel.copy))
+    assert all(
+        "&" in b.text()
+        for b in (panel.maps.button, panel.fit.button, panel.fit.bar.button, panel.save, panel.copy)
+    )

@@ -25,7 +25,9 @@ print(time.process_time() - began, [m for m in ("torch", "monai", "matplotlib", 
 
 
 def test_the_plugin_is_imported_within_0_3_s_and_without_torch() -> None:
-    seconds, heavy = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True).stdout.split(" ", 1)
+    seconds, heavy = subprocess.run(
+        [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True
+    ).stdout.split(" ", 1)
     print(f"\nimport of the plugin: {float(seconds):.3f} s")
     assert float(seconds) < 0.3
     assert "torch" not in heavy
@@ -39,7 +41,9 @@ def test_the_manifest_is_valid_and_every_command_can_be_imported() -> None:
     assert manifest.contributions.sample_data[0].display_name == "Tumour study (synthetic)"
 
 
-def test_a_folder_dropped_on_the_viewer_finds_the_reader_and_other_files_do_not(tmp_path: Path) -> None:
+def test_a_folder_dropped_on_the_viewer_finds_the_reader_and_other_files_do_not(
+    tmp_path: Path,
+) -> None:
     from nanopinn.napari_plugin.reader import get_reader
 
     (tmp_path / "provenance.json").write_text("{}")
@@ -62,9 +66,17 @@ def test_the_sample_fills_every_field(viewer: napari.Viewer, panel: Any) -> None
     assert tuple(series.scale) == pytest.approx((10.0, 0.5, 0.5, 0.5))
 
 
-def test_an_install_without_the_repository_makes_its_own_sample_once(viewer: napari.Viewer, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(sample, "__file__", str(tmp_path / "site-packages" / "nanopinn" / "napari_plugin" / "sample.py"))
-    monkeypatch.setattr(sample, "SETTINGS", {"shape": [8, 8, 6], "frames": 12, "refine": 2, "length_scale_mm": 0.45})
+def test_an_install_without_the_repository_makes_its_own_sample_once(
+    viewer: napari.Viewer, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(
+        sample,
+        "__file__",
+        str(tmp_path / "site-packages" / "nanopinn" / "napari_plugin" / "sample.py"),
+    )
+    monkeypatch.setattr(
+        sample, "SETTINGS", {"shape": [8, 8, 6], "frames": 12, "refine": 2, "length_scale_mm": 0.45}
+    )
     monkeypatch.setattr(sample, "_cache", lambda: tmp_path / "cache")
     layers = sample.open_sample()
     assert next(looks["name"] for _, looks, _ in layers) == "dce"

@@ -19,17 +19,23 @@ from nanopinn.napari_plugin.sources import known_of
 @pytest.fixture(scope="session")
 def fitted(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The result folder of a fit."""
-    inputs = ImagingInputs(dce=study / "dce.nii.gz", cest=study / "ph.nii.gz", mask=study / "mask.nii.gz", t1=1.4)
+    inputs = ImagingInputs(
+        dce=study / "dce.nii.gz", cest=study / "ph.nii.gz", mask=study / "mask.nii.gz", t1=1.4
+    )
     found = run_fit(inputs, FitSettings(engine="fv", preset="fast", device="cpu"))
     return write_fit(tmp_path_factory.mktemp("fit") / "result", found)
 
 
-def test_arms_without_a_fit_say_what_to_do(viewer: napari.Viewer, panel: Any, said: list[Any]) -> None:
+def test_arms_without_a_fit_say_what_to_do(
+    viewer: napari.Viewer, panel: Any, said: list[Any]
+) -> None:
     panel.therapy.button.click()
     assert "Arms need the tumour of a fit" in words(said)
 
 
-def test_a_dose_that_is_none_is_told_in_words(viewer: napari.Viewer, panel: Any, fitted: Path, said: list[Any]) -> None:
+def test_a_dose_that_is_none_is_told_in_words(
+    viewer: napari.Viewer, panel: Any, fitted: Path, said: list[Any]
+) -> None:
     viewer.open(str(fitted), plugin="nanopinn")
     panel.therapy.fields["dose"].setText("plenty")
     panel.therapy.button.click()
@@ -48,7 +54,10 @@ def test_arms_are_compared_side_by_side_and_a_voxel_shows_how_far_drug_gets(
     therapy.draws.setValue(2)
     therapy.button.click()
     assert finished(panel, 200)
-    assert "lethal exposure" in therapy.said.text() or "the question does not arise" in therapy.said.text()
+    assert (
+        "lethal exposure" in therapy.said.text()
+        or "the question does not arise" in therapy.said.text()
+    )
     seen = [x for x in viewer.layers if x.visible]
     assert [known_of(x)["shows"] for x in seen] == ["fields/intracellular"] * 2
     free, tsl = sorted(seen, key=lambda x: known_of(x)["place"])
@@ -65,7 +74,9 @@ def test_arms_are_compared_side_by_side_and_a_voxel_shows_how_far_drug_gets(
         assert group.at(at) == voxel
     therapy.clicked(free.data_to_world((0, 0, *voxel[::-1])))
     assert str(voxel) in therapy.where.text()
-    np.testing.assert_allclose(therapy.curve.lines[0].y, group.curves["free"][group.number[voxel], :, 0])
+    np.testing.assert_allclose(
+        therapy.curve.lines[0].y, group.curves["free"][group.number[voxel], :, 0]
+    )
     index = therapy.show_what.findData("maps/lethal_beyond_peak")
     therapy.show_what.setCurrentIndex(index)
     seen = [x for x in viewer.layers if x.visible]

@@ -16,7 +16,9 @@ from conftest import finished, open_study, until, words
 from nanopinn.napari_plugin.sources import Source
 
 
-def test_an_empty_viewer_says_what_is_needed(viewer: napari.Viewer, panel: Any, said: list[Any]) -> None:
+def test_an_empty_viewer_says_what_is_needed(
+    viewer: napari.Viewer, panel: Any, said: list[Any]
+) -> None:
     assert "Needed: a series" in panel.study.said["dce"].text()
     panel.maps.button.click()
     panel.fit.button.click()
@@ -26,10 +28,15 @@ def test_an_empty_viewer_says_what_is_needed(viewer: napari.Viewer, panel: Any, 
     assert panel.worker.running is None
 
 
-def test_a_volume_given_as_series_is_refused_beside_its_field(viewer: napari.Viewer, panel: Any, said: list[Any]) -> None:
+def test_a_volume_given_as_series_is_refused_beside_its_field(
+    viewer: napari.Viewer, panel: Any, said: list[Any]
+) -> None:
     viewer.add_image(np.ones((4, 5, 6)), name="one volume")
     panel.study.dce.choose(Source(viewer.layers[0]))
-    assert panel.study.said["dce"].text() == "one volume has 3 axes; a series has four axes (t, z, y, x)."
+    assert (
+        panel.study.said["dce"].text()
+        == "one volume has 3 axes; a series has four axes (t, z, y, x)."
+    )
     panel.maps.button.click()
     assert "volume has 3 axes; a series has four axes" in words(said)
 
@@ -40,23 +47,33 @@ def test_a_labels_layer_is_no_signal(viewer: napari.Viewer, panel: Any) -> None:
     assert "drawing is a labels layer, which holds no signal" in panel.study.said["dce"].text()
 
 
-def test_a_series_without_timing_says_what_to_type_and_goes_on_once_it_is_typed(viewer: napari.Viewer, panel: Any) -> None:
+def test_a_series_without_timing_says_what_to_type_and_goes_on_once_it_is_typed(
+    viewer: napari.Viewer, panel: Any
+) -> None:
     viewer.add_image(np.random.default_rng(0).random((8, 4, 5, 6)), name="bare")
     panel.study.dce.choose(Source(viewer.layers[0]))
     assert panel.study.wrong
-    for key, value in (("RepetitionTime", "5"), ("RepetitionTimeExcitation", "0.005"), ("FlipAngle", "15")):
+    for key, value in (
+        ("RepetitionTime", "5"),
+        ("RepetitionTimeExcitation", "0.005"),
+        ("FlipAngle", "15"),
+    ):
         panel.study.overrides[key].setText(value)
     assert panel.study.said["dce"].text() == "8 frames, 0 to 35 s; TR 5 ms, flip angle 15 degrees."
 
 
-def test_an_empty_mask_is_told_before_anything_runs(viewer: napari.Viewer, panel: Any, study: Path) -> None:
+def test_an_empty_mask_is_told_before_anything_runs(
+    viewer: napari.Viewer, panel: Any, study: Path
+) -> None:
     open_study(viewer, study, "dce")
     viewer.add_labels(np.zeros((8, 12, 12), dtype=int), name="nothing drawn")
     panel.study.tumour.choose(Source(viewer.layers[-1]))
     assert "nothing drawn is empty" in panel.study.said["mask"].text()
 
 
-def test_a_mask_outside_the_scan_is_told_in_words(viewer: napari.Viewer, panel: Any, study: Path, said: list[Any]) -> None:
+def test_a_mask_outside_the_scan_is_told_in_words(
+    viewer: napari.Viewer, panel: Any, study: Path, said: list[Any]
+) -> None:
     open_study(viewer, study, "dce", "vfa_fa02", "vfa_fa10", "vfa_fa20")
     viewer.add_labels(np.ones((3, 3, 3), dtype=int), name="far away", translate=(500, 500, 500))
     panel.study.tumour.choose(Source(viewer.layers[-1]))
@@ -68,7 +85,9 @@ def test_a_mask_outside_the_scan_is_told_in_words(viewer: napari.Viewer, panel: 
     assert len(viewer.layers) == before
 
 
-def test_a_fit_without_ph_names_the_field(viewer: napari.Viewer, panel: Any, study: Path, said: list[Any]) -> None:
+def test_a_fit_without_ph_names_the_field(
+    viewer: napari.Viewer, panel: Any, study: Path, said: list[Any]
+) -> None:
     open_study(viewer, study, "dce", "mask", "vfa_fa02", "vfa_fa10", "vfa_fa20")
     panel.fit.button.click()
     assert finished(panel)
@@ -76,7 +95,9 @@ def test_a_fit_without_ph_names_the_field(viewer: napari.Viewer, panel: Any, stu
     assert "--cest" not in words(said)
 
 
-def test_a_killed_worker_is_told_and_the_next_run_works(viewer: napari.Viewer, panel: Any, study: Path, said: list[Any]) -> None:
+def test_a_killed_worker_is_told_and_the_next_run_works(
+    viewer: napari.Viewer, panel: Any, study: Path, said: list[Any]
+) -> None:
     open_study(viewer, study)
     before = [x.name for x in viewer.layers]
     panel.fit.button.click()
@@ -91,7 +112,12 @@ def test_a_killed_worker_is_told_and_the_next_run_works(viewer: napari.Viewer, p
 
 
 def test_a_full_disk_is_told_and_the_result_stays(
-    viewer: napari.Viewer, panel: Any, study: Path, said: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    viewer: napari.Viewer,
+    panel: Any,
+    study: Path,
+    said: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     open_study(viewer, study, "dce", "mask", "vfa_fa02", "vfa_fa10", "vfa_fa20")
     panel.maps.button.click()
@@ -111,14 +137,18 @@ def test_a_full_disk_is_told_and_the_result_stays(
     assert "Choose another folder" in words(said)
 
 
-def test_a_broken_file_is_told_in_words(viewer: napari.Viewer, said: list[Any], tmp_path: Path) -> None:
+def test_a_broken_file_is_told_in_words(
+    viewer: napari.Viewer, said: list[Any], tmp_path: Path
+) -> None:
     (tmp_path / "broken.nii.gz").write_bytes(b"\x1f\x8bnothing")
     viewer.open(str(tmp_path / "broken.nii.gz"), plugin="nanopinn")
     assert "broken.nii.gz" in words(said)
     assert len(viewer.layers) == 0
 
 
-def test_a_layer_that_is_closed_during_a_run_harms_nothing(viewer: napari.Viewer, panel: Any, study: Path) -> None:
+def test_a_layer_that_is_closed_during_a_run_harms_nothing(
+    viewer: napari.Viewer, panel: Any, study: Path
+) -> None:
     open_study(viewer, study, "dce", "mask", "vfa_fa02", "vfa_fa10", "vfa_fa20")
     panel.maps.button.click()
     viewer.layers.clear()

@@ -17,7 +17,9 @@ USER, HOST = "user-of-jane-doe", "ward-7-scanner"
 def be_somebody() -> None:
     """Whoever asks who and where this is gets these names."""
     system, me = os.uname(), pwd.getpwuid(os.getuid())
-    os.uname = lambda: os.uname_result((system.sysname, HOST, system.release, system.version, system.machine))
+    os.uname = lambda: os.uname_result(
+        (system.sysname, HOST, system.release, system.version, system.machine)
+    )
     pwd.getpwuid = lambda uid: pwd.struct_passwd((USER, *me[1:]))
     getpass.getuser = os.getlogin = lambda: USER
     socket.gethostname = socket.getfqdn = lambda *_: HOST

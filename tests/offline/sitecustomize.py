@@ -9,7 +9,13 @@ import os
 import sys
 import traceback
 
-LOOKS_UP = {"socket.getaddrinfo", "socket.getnameinfo", "socket.gethostbyname", "socket.gethostbyaddr", "urllib.Request"}
+LOOKS_UP = {
+    "socket.getaddrinfo",
+    "socket.getnameinfo",
+    "socket.gethostbyname",
+    "socket.gethostbyaddr",
+    "urllib.Request",
+}
 SPEAKS = {"socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"}
 
 

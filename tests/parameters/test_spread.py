@@ -15,7 +15,9 @@ Z = norm.ppf((np.arange(20_000) + 0.5) / 20_000)
 
 
 @pytest.mark.parametrize("symbol", ["k_TSL", "T_m", "fb", "p_L", "tau_c", "p_O2_hyp"])
-def test_a_range_is_the_95_percent_interval_about_the_value_and_nothing_lies_outside(symbol: str) -> None:
+def test_a_range_is_the_95_percent_interval_about_the_value_and_nothing_lies_outside(
+    symbol: str,
+) -> None:
     p = PARAMETERS[symbol]
     spread = p.spread()
     assert spread is not None
@@ -31,7 +33,9 @@ def test_a_range_is_the_95_percent_interval_about_the_value_and_nothing_lies_out
 
 
 def test_temperatures_and_shares_are_normal_and_rates_log_normal() -> None:
-    spreads = {s: PARAMETERS[s].spread() for s in ("T_m", "fb", "sigma_f", "g_pH", "krel_TSL_hot", "M_O2")}
+    spreads = {
+        s: PARAMETERS[s].spread() for s in ("T_m", "fb", "sigma_f", "g_pH", "krel_TSL_hot", "M_O2")
+    }
     assert not any(spreads[s].logarithmic for s in ("T_m", "fb", "sigma_f", "g_pH"))  # type: ignore[union-attr]
     assert all(spreads[s].logarithmic for s in ("krel_TSL_hot", "M_O2"))  # type: ignore[union-attr]
 

@@ -26,7 +26,9 @@ def test_every_unit_is_known_to_pint() -> None:
 
 def test_every_row_is_read_somewhere() -> None:
     code = "".join(p.read_text() for kind in ("*.py", "*.toml") for p in PACKAGE.rglob(kind))
-    unread = [s for s in PARAMETERS if not re.search(rf'"{re.escape(s)}"|"{re.escape(s[:-1])}\{{', code)]
+    unread = [
+        s for s in PARAMETERS if not re.search(rf'"{re.escape(s)}"|"{re.escape(s[:-1])}\{{', code)
+    ]
     assert unread == []
 
 
@@ -40,13 +42,19 @@ def test_defaults_lie_within_their_ranges_and_every_row_has_a_source() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "word"),
     [
-        ("p_e,effective driving pressure p_v - sigmaT(pi_v - pi_i),1533", "p_e,x,15330000", "range"),
+        (
+            "p_e,effective driving pressure p_v - sigmaT(pi_v - pi_i),1533",
+            "p_e,x,15330000",
+            "range",
+        ),
         ("symbol,name", "symbol,nme", "column"),
         (",Pa,", ",Psi,", "unit"),
         ("p_e,effective driving pressure p_v - sigmaT(pi_v - pi_i),1533", "p_e,x,many", "number"),
     ],
 )
-def test_a_spoiled_table_is_refused_and_the_row_named(tmp_path: Path, old: str, new: str, word: str) -> None:
+def test_a_spoiled_table_is_refused_and_the_row_named(
+    tmp_path: Path, old: str, new: str, word: str
+) -> None:
     assert old in TABLE
     (tmp_path / "t.csv").write_text(TABLE.replace(old, new, 1))
     with pytest.raises(InputError, match=word):

@@ -24,9 +24,12 @@ def test_the_krogh_profile_solves_its_boundary_value_problem(k: float) -> None:
     P = KROGH["P"] * 1e-5 / KROGH["phi_D"]
     mesh = np.geomspace(1, edge, 200)
     exact = solve_bvp(
-        lambda r, y: np.vstack([y[1], a * y[0] - y[1] / r]), lambda u, v: np.array([u[1] + P * (1 - u[0]), v[1]]), mesh, np.ones((2, 200)),
+        lambda r, y: np.vstack([y[1], a * y[0] - y[1] / r]),
+        lambda u, v: np.array([u[1] + P * (1 - u[0]), v[1]]),
+        mesh,
+        np.ones((2, 200)),
         tol=1e-8,
-    )  # fmt: skip
+    )
     found = krogh_first_order(mesh * 1e-5, **{**KROGH, "k": k})
     np.testing.assert_allclose(found, exact.sol(mesh)[0], rtol=1e-5, atol=1e-8)
 
@@ -38,7 +41,9 @@ def test_the_krogh_profile_does_not_overflow_when_the_sink_is_strong() -> None:
     def shape(r: float, i: int) -> mpmath.mpf:
         sign = 1 - 2 * i
         edge = m * KROGH["R_t"]
-        return mpmath.besseli(i, m * r) * mpmath.besselk(1, edge) + sign * mpmath.besselk(i, m * r) * mpmath.besseli(1, edge)
+        return mpmath.besseli(i, m * r) * mpmath.besselk(1, edge) + sign * mpmath.besselk(
+            i, m * r
+        ) * mpmath.besseli(1, edge)
 
     A = KROGH["P"] / (KROGH["P"] * shape(1e-5, 0) - KROGH["phi_D"] * m * shape(1e-5, 1))
     assert np.all(np.isfinite(found))
@@ -55,5 +60,8 @@ def test_the_front_is_ogata_and_banks_in_many_digits(v: float) -> None:
         w = 2 * mpmath.sqrt(mpmath.mpf(117e-12) * 100)
         for value, at in zip(found, map(mpmath.mpf, x), strict=True):
             vt = mpmath.mpf(v) * 100
-            exact = (mpmath.erfc((at - vt) / w) + mpmath.exp(v * at / mpmath.mpf(117e-12)) * mpmath.erfc((at + vt) / w)) / 2
+            exact = (
+                mpmath.erfc((at - vt) / w)
+                + mpmath.exp(v * at / mpmath.mpf(117e-12)) * mpmath.erfc((at + vt) / w)
+            ) / 2
             assert value == pytest.approx(float(exact), rel=1e-9, abs=1e-300)

@@ -10,7 +10,14 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS
-from nanopinn.physics.formulation import FORMULATIONS, FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE, HeatTrigger
+from nanopinn.physics.formulation import (
+    FORMULATIONS,
+    FREE,
+    PEGYLATED,
+    PH_SENSITIVE,
+    THERMOSENSITIVE,
+    HeatTrigger,
+)
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.release import acid_release_rate, released_per_pass
 
@@ -31,13 +38,17 @@ def test_ltsl_releases_60_percent_in_20_s_at_42_degrees() -> None:
 
 
 @pytest.mark.parametrize(("tau", "share"), [(5.0, 0.19), (10.0, 0.31)])
-def test_a_passage_through_heated_vessels_releases_19_to_31_percent(tau: float, share: float) -> None:
+def test_a_passage_through_heated_vessels_releases_19_to_31_percent(
+    tau: float, share: float
+) -> None:
     assert float(released_per_pass(heat(42.0), tau)) == pytest.approx(share, abs=5e-3)
 
 
 def test_the_share_of_a_pass_is_that_of_a_stirred_vessel() -> None:
     k, tau, dt, carried, released = 0.0458, 5.0, 1e-3, 0.0, 0.0
-    for _ in range(200_000):  # to its steady state: inflow 1/tau, outflow and release of what is there
+    for _ in range(
+        200_000
+    ):  # to its steady state: inflow 1/tau, outflow and release of what is there
         carried, released = carried + dt * ((1 - carried) / tau - k * carried), k * carried * tau
     assert released == pytest.approx(released_per_pass(k, tau), rel=1e-6)
 
@@ -49,7 +60,9 @@ def test_heat_release_rises_from_the_leak_to_a_plateau() -> None:
     assert float(heat(37.0)) == pytest.approx(1e-4, rel=1e-12)
     assert float(heat(20.0)) == pytest.approx(1e-4, rel=1e-12)
     assert float(heat(60.0)) == pytest.approx(float(heat(70.0)), rel=1e-9)
-    assert 0.002 < float(heat(40.0)) < 0.03  # the range of the shared table at 40 C, which the law does not use
+    assert (
+        0.002 < float(heat(40.0)) < 0.03
+    )  # the range of the shared table at 40 C, which the law does not use
 
 
 def test_a_carrier_with_two_triggers_adds_their_excesses() -> None:
@@ -59,14 +72,18 @@ def test_a_carrier_with_two_triggers_adds_their_excesses() -> None:
     warm = float(replace(both, acid=None).release_rate(pH, T)) - leak
     assert min(acid, warm) > 10 * leak
     assert float(both.release_rate(pH, T)) == pytest.approx(leak + acid + warm, rel=1e-12)
-    assert float(both.release_rate(torch.tensor(12.0, dtype=torch.float64), celsius(20.0))) == pytest.approx(leak, rel=1e-4)
+    assert float(
+        both.release_rate(torch.tensor(12.0, dtype=torch.float64), celsius(20.0))
+    ) == pytest.approx(leak, rel=1e-4)
 
 
 def test_the_acid_law_is_the_models_and_takes_moved_values() -> None:
     pH = torch.linspace(6.0, 7.4, 8, dtype=torch.float64)
     moved = torch.tensor(2e-4, dtype=torch.float64)
     expected = acid_release_rate(pH, moved, 1e-6, 6.3, 2.0, 6.8)
-    torch.testing.assert_close(PH_SENSITIVE.release_rate(pH, BODY, {"krel_ref": moved}), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        PH_SENSITIVE.release_rate(pH, BODY, {"krel_ref": moved}), expected, rtol=1e-12, atol=0
+    )
 
 
 def test_an_untriggered_carrier_only_leaks_and_free_drug_has_none() -> None:
@@ -75,17 +92,24 @@ def test_an_untriggered_carrier_only_leaks_and_free_drug_has_none() -> None:
     with pytest.raises(ValueError, match="no carrier"):
         FREE.release_rate(pH, BODY)
     assert PEGYLATED.heat_excess(celsius(45.0)).tolist() == [0.0]
-    assert FREE.plasma((Dose(0.0, 1e-4),)).encapsulated(torch.tensor([1.0, 9.0])).tolist() == [0.0, 0.0]
+    assert FREE.plasma((Dose(0.0, 1e-4),)).encapsulated(torch.tensor([1.0, 9.0])).tolist() == [
+        0.0,
+        0.0,
+    ]
 
 
 def test_carriers_that_never_release_do_not_leak() -> None:
     half = replace(PH_SENSITIVE, releasable_share=0.5)
     doses = (Dose(0.0, 9e-5),)
-    assert half.plasma(doses).free.area() == pytest.approx(0.5 * PH_SENSITIVE.plasma(doses).free.area(), rel=1e-12)
+    assert half.plasma(doses).free.area() == pytest.approx(
+        0.5 * PH_SENSITIVE.plasma(doses).free.area(), rel=1e-12
+    )
     plasma = replace(half, releasable_share=0.3).plasma(doses)
     assert plasma.encapsulated.area() == PH_SENSITIVE.plasma(doses).encapsulated.area()
     assert plasma.releasable().area() == pytest.approx(0.3 * plasma.encapsulated.area(), rel=1e-12)
-    assert plasma.releasable().area() + plasma.retained().area() == pytest.approx(plasma.encapsulated.area(), rel=1e-12)
+    assert plasma.releasable().area() + plasma.retained().area() == pytest.approx(
+        plasma.encapsulated.area(), rel=1e-12
+    )
 
 
 def test_a_share_beyond_one_is_refused() -> None:

@@ -39,7 +39,9 @@ def test_the_example_releases_as_van_elk_measured() -> None:
 def test_own_numbers_reach_plasma_and_tissue_and_those_of_the_patient_stay() -> None:
     mine = read_formulation(EXAMPLE)
     free = [f.plasma(DOSES).free.area() for f in (mine, PEGYLATED)]
-    assert free[0] / free[1] == pytest.approx(3e-6 / value("krel_PLD"), rel=1e-9)  # leaks three times as fast
+    assert free[0] / free[1] == pytest.approx(
+        3e-6 / value("krel_PLD"), rel=1e-9
+    )  # leaks three times as fast
     scalars, values = mine.in_tissue({"PS_l": 7e-6, "l": 1e-3})
     assert scalars == {"PS_l": 7e-6, "l": 1e-3}
     assert values["D_l_t"] == 3.1e-12
@@ -62,7 +64,10 @@ def test_packaged_formulations_change_nothing_of_the_tissue() -> None:
 
 def test_draws_stand_in_place_of_own_values() -> None:
     mine = read_formulation(EXAMPLE)
-    k = [float(mine.heat_excess(number(315.15), v)) for v in (None, {"polymer-tsl.heat.k_hot": 2 * 7.4e-3 - 3e-6})]
+    k = [
+        float(mine.heat_excess(number(315.15), v))
+        for v in (None, {"polymer-tsl.heat.k_hot": 2 * 7.4e-3 - 3e-6})
+    ]
     assert k[1] == pytest.approx(2 * k[0], rel=1e-9)
 
 
@@ -92,18 +97,34 @@ def test_names_and_aliases_find_the_same_formulation() -> None:
         ('decay = "k_d_lip"\n', "", ["decay", "missing"]),
         ("[circulation]", "[circulations]", ["circulations", "not known"]),
         ('volume = "V_PLD"\n', "", ["circulation.volume", "missing"]),
-        ('retardation = "f_l"', "retardation = 0.5", ["retardation", "unit and source", 'unit = "1"']),
+        (
+            'retardation = "f_l"',
+            "retardation = 0.5",
+            ["retardation", "unit and source", 'unit = "1"'],
+        ),
         ('unit = "m**2/s"', 'unit = "cm**2/s"', ["diffusion.unit", "cm**2/s", "m**2/s"]),
         ('decay = "k_d_lip"', 'decay = "D_l_t"', ["decay", "m**2/s", "1/s"]),
-        ('decay = "k_d_lip"', 'decay = "k_d"\nreflection = "sigma_f"', ["reflection", "transmission"]),
+        (
+            'decay = "k_d_lip"',
+            'decay = "k_d"\nreflection = "sigma_f"',
+            ["reflection", "transmission"],
+        ),
         ('decay = "k_d_lip"', 'decay = "kdl"', ["decay", "kdl", "not in the parameter table"]),
         ("value = 3e-6", "value = -3e-6", ["leak.value", "-3e-06"]),
         ("value = 3e-6", 'value = "3e-6"', ["leak.value", "3e-6"]),
         ("value = 3e-6", "value = nan", ["leak.value", "nan"]),
         ("value = 3e-6", "value = 3e-3", ["polymer-tsl.leak", "range", "1e-06 to 4e-06"]),
         ("low = 1e-6, high = 4e-6", "sd = 1e-6", ["leak.sd", "not known"]),
-        ("value = 3e-6, unit = \"1/s\", low = 1e-6, high = 4e-6", "value = 3e-4, unit = \"1/s\"", ["leak", "more than it loses", "54.4"]),
-        ('prior = "normal(0.7)"', 'prior = "uniform(2)"', ["polymer-tsl.heat.T_m.prior", "uniform(2)"]),
+        (
+            'value = 3e-6, unit = "1/s", low = 1e-6, high = 4e-6',
+            'value = 3e-4, unit = "1/s"',
+            ["leak", "more than it loses", "54.4"],
+        ),
+        (
+            'prior = "normal(0.7)"',
+            'prior = "uniform(2)"',
+            ["polymer-tsl.heat.T_m.prior", "uniform(2)"],
+        ),
         ("value = 314.15", "value = 41", ["heat.T_m.value", "273.15"]),
         ("releasable_share = 1.0", "releasable_share = 1.2", ["releasable_share", "1.2", "0 to 1"]),
         ("releasable_share = 1.0", "releasable_share = true", ["releasable_share", "True"]),
@@ -114,8 +135,10 @@ def test_names_and_aliases_find_the_same_formulation() -> None:
         ('name = "polymer-tsl"', 'name = "polymer-tsl"\naliases = ["a/b"]', ["aliases", "a/b"]),
         ("[heat]\n", "heat = 3\n[other]\n", ["other", "not known"]),
     ],
-)  # fmt: skip
-def test_a_mistake_is_refused_by_the_name_of_its_field(old: str, new: str, words: list[str]) -> None:
+)
+def test_a_mistake_is_refused_by_the_name_of_its_field(
+    old: str, new: str, words: list[str]
+) -> None:
     with pytest.raises(InputError) as refused:
         changed(old, new)
     for word in ["mine.toml", *words]:
@@ -125,7 +148,14 @@ def test_a_mistake_is_refused_by_the_name_of_its_field(old: str, new: str, words
 def test_an_unknown_formulation_names_those_that_are_known_and_that_a_file_may_be_given() -> None:
     with pytest.raises(InputError) as refused:
         find_formulation("doxil")
-    for word in ("doxil", "free", "pegylated (pld)", "thermosensitive (tsl)", ".toml file", "docs/formulations"):
+    for word in (
+        "doxil",
+        "free",
+        "pegylated (pld)",
+        "thermosensitive (tsl)",
+        ".toml file",
+        "docs/formulations",
+    ):
         assert word in str(refused.value)
 
 

@@ -24,7 +24,9 @@ def test_nothing_changes_without_heat_or_before_it() -> None:
 
 
 @pytest.mark.parametrize(("after_h", "fell"), [(0.0, 0.45), (2.0, 0.47), (24.0, 0.52)])
-def test_pressure_is_as_low_as_in_mice_after_an_hour_of_mild_heat(after_h: float, fell: float) -> None:
+def test_pressure_is_as_low_as_in_mice_after_an_hour_of_mild_heat(
+    after_h: float, fell: float
+) -> None:
     """ASME JTSEA 12:061001: 45, 47 and 52 % lower 0, 2 and 24 h after the end."""
     assert at(2.0 + after_h)["p_e"] == pytest.approx(1 - fell, abs=0.06)
 
@@ -33,12 +35,16 @@ def test_pressure_falls_over_the_heating_and_recovers_after_it_was_held() -> Non
     half, held = at(1.5)["p_e"], value("HT_t_IFP") / HOUR
     assert half == pytest.approx(math.sqrt(value("HT_IFP")), rel=1e-12)
     assert at(2.0 + held)["p_e"] == pytest.approx(value("HT_IFP"), rel=1e-12)
-    assert math.log(at(2.0 + 2 * held)["p_e"]) == pytest.approx(math.log(value("HT_IFP")) / math.e, rel=1e-9)
+    assert math.log(at(2.0 + 2 * held)["p_e"]) == pytest.approx(
+        math.log(value("HT_IFP")) / math.e, rel=1e-9
+    )
 
 
 def test_walls_are_open_while_heated_and_close_with_their_time() -> None:
     assert at(1.0)["P_l"] == at(1.7)["P_l"] == at(2.0)["P_l"] == pytest.approx(value("HT_Pl"))
-    assert math.log(at(2.0 + value("HT_t_Pl") / HOUR)["P_l"]) == pytest.approx(math.log(value("HT_Pl")) / math.e, rel=1e-9)
+    assert math.log(at(2.0 + value("HT_t_Pl") / HOUR)["P_l"]) == pytest.approx(
+        math.log(value("HT_Pl")) / math.e, rel=1e-9
+    )
     assert at(400.0)["P_l"] == pytest.approx(1.0, abs=1e-9)
 
 
@@ -47,21 +53,31 @@ def test_a_second_heating_renews_and_does_not_deepen() -> None:
     assert at(11.0, twice)["p_e"] == pytest.approx(value("HT_IFP"))
     assert at(10.5, twice)["P_l"] == pytest.approx(value("HT_Pl"))
     closed = [1 - math.exp(-(14 - end) * HOUR / value("HT_t_Pl")) for end in (2, 11)]
-    assert at(14.0, twice)["P_l"] == pytest.approx(value("HT_Pl") ** (1 - closed[0] * closed[1]), rel=1e-12)
+    assert at(14.0, twice)["P_l"] == pytest.approx(
+        value("HT_Pl") ** (1 - closed[0] * closed[1]), rel=1e-12
+    )
 
 
 def test_every_draw_has_its_own_factors() -> None:
     drawn = {
-        "HT_IFP": torch.tensor([0.4, 0.9]), "HT_Pl": torch.tensor([2.0, 8.0]),
-        "HT_t_IFP": torch.tensor([3 * HOUR, 96 * HOUR]), "HT_t_Pl": torch.tensor([HOUR, 9 * HOUR]),
-    }  # fmt: skip
+        "HT_IFP": torch.tensor([0.4, 0.9]),
+        "HT_Pl": torch.tensor([2.0, 8.0]),
+        "HT_t_IFP": torch.tensor([3 * HOUR, 96 * HOUR]),
+        "HT_t_Pl": torch.tensor([HOUR, 9 * HOUR]),
+    }
     effects = HeatEffects().under({k: v.double() for k, v in drawn.items()})
     for hours in (1.5, 2.0, 4.0, 30.0):
         together = effects.modifiers(hours * HOUR, ONCE)
         for i in range(2):
-            alone = HeatEffects().under({k: float(v[i]) for k, v in drawn.items()}).modifiers(hours * HOUR, ONCE)
+            alone = (
+                HeatEffects()
+                .under({k: float(v[i]) for k, v in drawn.items()})
+                .modifiers(hours * HOUR, ONCE)
+            )
             for name in HEATED:
-                assert float((together[name] * torch.ones(2, dtype=torch.float64))[i]) == pytest.approx(float(alone[name]), rel=1e-6), name
+                assert float(
+                    (together[name] * torch.ones(2, dtype=torch.float64))[i]
+                ) == pytest.approx(float(alone[name]), rel=1e-6), name
 
 
 def test_only_heat_as_warm_as_was_measured_has_effects() -> None:

@@ -29,7 +29,9 @@ def maps() -> TissueMaps:
 
 def test_a_printed_model_shows_every_number_in_its_equations_and_where_it_is_from() -> None:
     text = str(TumourModel.of(maps(), {"l": 1.2e-3}))
-    code = "".join((PHYSICS / f"{name}.py").read_text() for name in ("flow", "wall", "drug", "model", "cells"))
+    code = "".join(
+        (PHYSICS / f"{name}.py").read_text() for name in ("flow", "wall", "drug", "model", "cells")
+    )
     used = set(re.findall(r'value\("(\w+)"\)', code))
     assert [s for s in sorted(used) if f"  {s} = " not in text] == []
     assert "l_t = 0.0012 m (table: 0.00053)" in text
@@ -46,7 +48,10 @@ def test_radiation_changes_the_tumour_and_leaves_normal_tissue() -> None:
         ratio = getattr(after.flow(), field) / getattr(before.flow(), field)
         assert ratio[inside] == pytest.approx(factor)
         assert ratio[~inside] == pytest.approx(1.0)
-    for wall in (lambda m: m.liposome_permeability()[0], lambda m: m.permeability(value("P_f_t"), value("P_f_n"))):
+    for wall in (
+        lambda m: m.liposome_permeability()[0],
+        lambda m: m.permeability(value("P_f_t"), value("P_f_n")),
+    ):
         assert wall(after)[inside] == pytest.approx(1.3 * 0.9 * wall(before)[inside])
         assert wall(after)[~inside] == pytest.approx(wall(before)[~inside])
 
@@ -54,8 +59,15 @@ def test_radiation_changes_the_tumour_and_leaves_normal_tissue() -> None:
 def test_a_run_releases_what_the_fit_found_of_the_law_and_of_the_rate_in_space() -> None:
     one = torch.ones(SHAPE, dtype=torch.float64)
     slope = torch.linspace(-1, 1, 4, dtype=torch.float64)[:, None, None] * one
-    fitted = {"krel_ref": 8e-5, "pK_rel": 6.5, "release": torch.tensor([0.7]).double(), RELEASE_LAW: torch.linspace(-0.5, 0.4, 5).double()}
-    model = TumourModel.of(replace(maps(), pH=6.9 * one + 0.3 * slope, shapes={"release": slope[None]}), fitted)
+    fitted = {
+        "krel_ref": 8e-5,
+        "pK_rel": 6.5,
+        "release": torch.tensor([0.7]).double(),
+        RELEASE_LAW: torch.linspace(-0.5, 0.4, 5).double(),
+    }
+    model = TumourModel.of(
+        replace(maps(), pH=6.9 * one + 0.3 * slope, shapes={"release": slope[None]}), fitted
+    )
     body = value("T_body") * one
     assert model.release_of(PH_SENSITIVE, body) == pytest.approx(model.release_rate())
     # the image showed a carrier that acid opens: what it says of that is nothing to one that heat opens
@@ -65,13 +77,19 @@ def test_a_run_releases_what_the_fit_found_of_the_law_and_of_the_rate_in_space()
 EVERYTHING = DrugDetail(carrier=True, retained=True, bound=True, saturable=True, vessels=True)
 
 
-@pytest.mark.parametrize("detail", [DrugDetail(), DrugDetail(bound=True), FULL, DrugDetail(carrier=False, bound=True), EVERYTHING])
+@pytest.mark.parametrize(
+    "detail",
+    [DrugDetail(), DrugDetail(bound=True), FULL, DrugDetail(carrier=False, bound=True), EVERYTHING],
+)
 def test_what_leaves_one_pool_enters_another_or_is_lost(detail: DrugDetail) -> None:
     """Columns of the reaction matrix sum to walls, lymph and decay: none is negative, and none of a cell's pools loses."""
     zero = torch.zeros(SHAPE, dtype=torch.float64)
     hot = 0.05 + zero
     pools = TumourModel.of(maps()).drug(1e-5 + zero, zero, detail, hot, hot)
-    losses = [sum(m for (_, q), m in pools.reaction.items() if q == column) + zero for column in range(len(pools.names))]
+    losses = [
+        sum(m for (_, q), m in pools.reaction.items() if q == column) + zero
+        for column in range(len(pools.names))
+    ]
     assert pools.names == detail.pools
     assert min(float(loss.min()) for loss in losses) > -1e-15  # round-off of k_a
     for name in ("intracellular", "nuclear"):
@@ -95,5 +113,7 @@ def test_every_coefficient_is_in_double_precision() -> None:
     """Two plain numbers under torch.where would be single: the scaling of p_e, Lp and K would hold to 1e-8 only."""
     model = TumourModel.of(maps())
     flow = model.flow()
-    assert {t.dtype for t in (flow.K, flow.LpSV, flow.p_e, flow.LpLSL, model.by_tissue(0.1, 0.2))} == {torch.float64}
+    assert {
+        t.dtype for t in (flow.K, flow.LpSV, flow.p_e, flow.LpLSL, model.by_tissue(0.1, 0.2))
+    } == {torch.float64}
     assert float(flow.p_e[0, 0, 0]) == pytest.approx(value("p_e_n"), rel=1e-14)

@@ -10,7 +10,12 @@ import torch
 from scipy.integrate import solve_bvp
 from scipy.special import lambertw
 
-from nanopinn.physics.oxygen import oxygen_pressure, oxygen_zones, radius_at_pressure, supplied_radius
+from nanopinn.physics.oxygen import (
+    oxygen_pressure,
+    oxygen_zones,
+    radius_at_pressure,
+    supplied_radius,
+)
 
 D, M, P0, RC = 2e-9, 15 * 133.322, 40 * 133.322, 1e-5
 TISSUE = (RC, D, M, P0)
@@ -29,7 +34,9 @@ def test_oxygen_is_the_solution_of_the_boundary_value_problem(R_t: float) -> Non
         return np.vstack([y[1], m - y[1] / r])
 
     mesh = np.linspace(1, edge, 50)
-    exact = solve_bvp(rate, lambda a, b: np.array([a[0] - 1, b[1]]), mesh, np.ones((2, 50)), tol=1e-9)
+    exact = solve_bvp(
+        rate, lambda a, b: np.array([a[0] - 1, b[1]]), mesh, np.ones((2, 50)), tol=1e-9
+    )
     found = oxygen_pressure(torch.as_tensor(mesh * RC), radii(R_t * 1e6), *TISSUE) / P0
     np.testing.assert_allclose(found.numpy(), exact.sol(mesh)[0], rtol=1e-6, atol=1e-7)
 
@@ -52,7 +59,9 @@ def test_oxygen_is_continuous_in_the_radius_at_which_the_core_appears() -> None:
     r = torch.full_like(R_t, r_a / 2)
     p = oxygen_pressure(r, R_t, *TISSUE)
     assert float((p[0] - p[1]).abs()) < 1e-5
-    torch.testing.assert_close(supplied_radius(R_t, *TISSUE), torch.full_like(R_t, r_a), rtol=3e-9, atol=0.0)
+    torch.testing.assert_close(
+        supplied_radius(R_t, *TISSUE), torch.full_like(R_t, r_a), rtol=3e-9, atol=0.0
+    )
 
 
 def test_zones_are_the_areas_within_the_thresholds() -> None:
@@ -62,9 +71,13 @@ def test_zones_are_the_areas_within_the_thresholds() -> None:
     area = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5) / n
     r = (RC**2 + area * (R_t**2 - RC**2)).sqrt()
     p = oxygen_pressure(r, R_t, *TISSUE)
-    torch.testing.assert_close(zones.proliferating, (p >= 1333.22).double().mean(0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        zones.proliferating, (p >= 1333.22).double().mean(0), rtol=0, atol=1e-5
+    )
     torch.testing.assert_close(zones.necrotic, (p < 66.66).double().mean(0), rtol=0, atol=1e-5)
-    torch.testing.assert_close(zones.proliferating + zones.quiescent + zones.necrotic, torch.ones(5, dtype=torch.float64))
+    torch.testing.assert_close(
+        zones.proliferating + zones.quiescent + zones.necrotic, torch.ones(5, dtype=torch.float64)
+    )
 
 
 def test_a_threshold_above_the_vessels_pressure_leaves_nothing_proliferating() -> None:

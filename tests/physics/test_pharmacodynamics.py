@@ -10,7 +10,14 @@ import torch
 from scipy.integrate import quad
 
 from nanopinn.parameters import PARAMETERS
-from nanopinn.physics.pharmacodynamics import KillConstants, area_increment, area_survival, peak_survival, rate_increment, rate_survival
+from nanopinn.physics.pharmacodynamics import (
+    KillConstants,
+    area_increment,
+    area_survival,
+    peak_survival,
+    rate_increment,
+    rate_survival,
+)
 
 E, M, F_MAX = 5e-13, 1.5, 1.67e-5
 
@@ -20,7 +27,9 @@ def number(*v: float) -> torch.Tensor:
 
 
 def killed(C: torch.Tensor, dt: float) -> torch.Tensor:
-    return sum((rate_increment(a, b, dt, F_MAX, E) for a, b in itertools.pairwise(C)), torch.zeros(()))
+    return sum(
+        (rate_increment(a, b, dt, F_MAX, E) for a, b in itertools.pairwise(C)), torch.zeros(())
+    )
 
 
 def test_half_the_cells_survive_a_peak_at_the_ec50() -> None:
@@ -32,7 +41,9 @@ def test_half_of_the_largest_rate_kills_at_the_ec50() -> None:
     day = rate_increment(number(E), number(E), 86400.0, F_MAX, E)
     assert float(day) == pytest.approx(F_MAX * 86400 / 2, rel=1e-12)
     assert float(rate_survival(day)) == pytest.approx(math.exp(-F_MAX * 43200), rel=1e-12)
-    assert float(rate_increment(number(1e9 * E), number(1e9 * E), 1.0, F_MAX, E)) == pytest.approx(F_MAX, rel=1e-8)
+    assert float(rate_increment(number(1e9 * E), number(1e9 * E), 1.0, F_MAX, E)) == pytest.approx(
+        F_MAX, rel=1e-8
+    )
 
 
 def test_harashimas_tumour_halves_after_43_ng_h_per_mL_of_free_drug() -> None:
@@ -50,19 +61,37 @@ def test_no_drug_kills_nobody() -> None:
 
 def test_a_step_is_exact_where_the_concentration_is_linear() -> None:
     for a, b in ((0.0, 3.0), (3.0, 0.1), (0.2, 0.2), (1.0, 1.0 + 1e-5), (0.0, 1e-3)):
-        exact = quad(lambda t, a=a, b=b: F_MAX * (a + (b - a) * t) / (1 + a + (b - a) * t), 0, 1, epsabs=0, epsrel=1e-12)[0] * 60
-        assert float(rate_increment(number(a * E), number(b * E), 60.0, F_MAX, E)) == pytest.approx(exact, rel=1e-9)
+        exact = (
+            quad(
+                lambda t, a=a, b=b: F_MAX * (a + (b - a) * t) / (1 + a + (b - a) * t),
+                0,
+                1,
+                epsabs=0,
+                epsrel=1e-12,
+            )[0]
+            * 60
+        )
+        assert float(rate_increment(number(a * E), number(b * E), 60.0, F_MAX, E)) == pytest.approx(
+            exact, rel=1e-9
+        )
 
 
 def test_increments_add_up_to_the_integral_of_a_curve_that_rises_and_falls() -> None:
     def C(t: float) -> float:
         return 4 * E * (t / 3600) * math.exp(1 - t / 3600)
 
-    exact = quad(lambda t: F_MAX * C(t) / (E + C(t)), 0, 36000, epsabs=0, epsrel=1e-11, limit=200)[0]
+    exact = quad(lambda t: F_MAX * C(t) / (E + C(t)), 0, 36000, epsabs=0, epsrel=1e-11, limit=200)[
+        0
+    ]
     errors = []
     for n in (100, 200):
         t = torch.linspace(0, 36000, n + 1, dtype=torch.float64)
-        errors.append(abs(float(killed(torch.stack([number(C(float(s)))[0] for s in t]), 36000 / n)) / exact - 1))
+        errors.append(
+            abs(
+                float(killed(torch.stack([number(C(float(s)))[0] for s in t]), 36000 / n)) / exact
+                - 1
+            )
+        )
     assert errors[1] < 1e-4
     assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.1)  # second order
 
@@ -81,17 +110,23 @@ def test_more_drug_kills_more_by_every_law() -> None:
 
 def test_quiescent_cells_need_so_much_more_drug_or_time() -> None:
     C, q = number(2 * E), 3.0
-    assert float(peak_survival(q * C, E, M, q)) == pytest.approx(float(peak_survival(C, E, M)), rel=1e-12)
+    assert float(peak_survival(q * C, E, M, q)) == pytest.approx(
+        float(peak_survival(C, E, M)), rel=1e-12
+    )
     slow, fast = (rate_increment(C, C, dt, F_MAX, E, r) for dt, r in ((q * 60.0, q), (60.0, 1.0)))
     assert float(slow) == pytest.approx(float(fast), rel=1e-12)
-    assert float(area_survival(q * number(0.1), 4.5, q)) == pytest.approx(float(area_survival(number(0.1), 4.5)), rel=1e-12)
+    assert float(area_survival(q * number(0.1), 4.5, q)) == pytest.approx(
+        float(area_survival(number(0.1), 4.5)), rel=1e-12
+    )
     assert float(peak_survival(C, E, M, q)) > float(peak_survival(C, E, M))
 
 
 def test_constants_are_the_tables_or_a_draw_of_each_with_the_shape_of_the_draws() -> None:
     table = KillConstants.of()
     assert table.m == pytest.approx(PARAMETERS["m_hill"].value)
-    drawn = KillConstants.of({"EC50_i": number(1e-13, 1e-12)[:, None], "res_q": number(1.0, 2.0)[:, None]})
+    drawn = KillConstants.of(
+        {"EC50_i": number(1e-13, 1e-12)[:, None], "res_q": number(1.0, 2.0)[:, None]}
+    )
     S = peak_survival(number(1e-13, 1e-12, 1e-11), drawn.EC50, drawn.m, drawn.resistance)
     assert S.shape == (2, 3)
     assert float(S[0, 0]) == pytest.approx(0.5)

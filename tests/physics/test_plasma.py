@@ -48,10 +48,22 @@ def by_scipy(M: np.ndarray, into: int, doses: tuple[Dose, ...], at: np.ndarray) 
     for a, b in itertools.pairwise(events):
         X = X.copy()
         X[into] += sum(d.amount_kg for d in doses if d.infusion_s == 0 and d.start_s == a)
-        rate = sum(d.amount_kg / d.infusion_s for d in doses if d.infusion_s > 0 and d.start_s <= a < d.end_s)
+        rate = sum(
+            d.amount_kg / d.infusion_s
+            for d in doses
+            if d.infusion_s > 0 and d.start_s <= a < d.end_s
+        )
         source = np.zeros(len(M))
         source[into] = rate
-        run = solve_ivp(lambda t, x, s=source: M @ x + s, (a, b), X, method="Radau", rtol=1e-10, atol=1e-18, dense_output=True)
+        run = solve_ivp(
+            lambda t, x, s=source: M @ x + s,
+            (a, b),
+            X,
+            method="Radau",
+            rtol=1e-10,
+            atol=1e-18,
+            dense_output=True,
+        )
         here = (at >= a) & (at <= b) if b == at[-1] else (at >= a) & (at < b)
         if here.any():
             out[here] = run.sol(at[here]).T
@@ -79,8 +91,12 @@ def test_leaked_drug_is_what_the_carriers_compartments_feed_into_those_of_free_d
     at = np.linspace(0.0, 2e5, 101)
     amounts = by_scipy(M, 0, DOSES, at)
     plasma = PEGYLATED.plasma(DOSES)
-    np.testing.assert_allclose(plasma.encapsulated(tensor(at)).numpy(), amounts[:, 0] / Vc, rtol=1e-6, atol=1e-12)
-    np.testing.assert_allclose(plasma.free(tensor(at)).numpy(), amounts[:, n] / V, rtol=1e-6, atol=1e-14)
+    np.testing.assert_allclose(
+        plasma.encapsulated(tensor(at)).numpy(), amounts[:, 0] / Vc, rtol=1e-6, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        plasma.free(tensor(at)).numpy(), amounts[:, n] / V, rtol=1e-6, atol=1e-14
+    )
     both = plasma.unbound()(tensor(at)) + plasma.bound()(tensor(at))
     torch.testing.assert_close(both, plasma.free(tensor(at)), rtol=1e-12, atol=0)
 
@@ -89,7 +105,9 @@ def test_area_is_dose_over_clearance() -> None:
     assert DosedCurve(free_drug_impulse(), DOSES).area() == pytest.approx(9e-5 / 7e-6, rel=1e-12)
     t = tensor(np.geomspace(600, 4e6, 400_001))
     curve = DosedCurve(free_drug_impulse(), DOSES)
-    assert float(torch.trapezoid(curve(t), t)) == pytest.approx(curve.area(), rel=1e-4)  # the trapezium's own error
+    assert float(torch.trapezoid(curve(t), t)) == pytest.approx(
+        curve.area(), rel=1e-4
+    )  # the trapezium's own error
 
 
 @pytest.mark.parametrize("duration", [1e-9, 1e-3, 30.0])
@@ -99,7 +117,12 @@ def test_a_short_infusion_keeps_its_digits(duration: float) -> None:
     with mpmath.workdps(40):
         T = mpmath.mpf(duration)
         terms = [
-            mpmath.mpf(a) / k * (mpmath.exp(-mpmath.mpf(k) * (duration + 100.0 - T)) - mpmath.exp(-mpmath.mpf(k) * (duration + 100.0)))
+            mpmath.mpf(a)
+            / k
+            * (
+                mpmath.exp(-mpmath.mpf(k) * (duration + 100.0 - T))
+                - mpmath.exp(-mpmath.mpf(k) * (duration + 100.0))
+            )
             for a, k in zip(impulse.amplitudes, impulse.rates, strict=True)
         ]
         expected = float(mpmath.mpf(1e-4) / T * sum(terms))
@@ -116,7 +139,9 @@ def test_a_bolus_counts_at_its_own_time_and_not_in_the_step_that_ends_there() ->
     at = tensor(4500.0)
     before, after = curve.during(3600.0)(at), curve.during(4500.0)(at)
     assert float(after) == pytest.approx(float(curve(at)), rel=1e-13)
-    assert float(after - before) == pytest.approx(2e-5 * sum(free_drug_impulse().amplitudes), rel=1e-12)
+    assert float(after - before) == pytest.approx(
+        2e-5 * sum(free_drug_impulse().amplitudes), rel=1e-12
+    )
 
 
 def test_between_events_the_smooth_piece_is_the_curve() -> None:
@@ -126,7 +151,9 @@ def test_between_events_the_smooth_piece_is_the_curve() -> None:
     for a, b in itertools.pairwise(marks):
         t = torch.linspace(a, b, 13, dtype=torch.float64)[:-1]
         torch.testing.assert_close(curve.during(a)(t), curve(t), rtol=1e-12, atol=1e-22)
-        torch.testing.assert_close(curve.during((a + b) / 2)(t[7:]), curve(t[7:]), rtol=1e-12, atol=1e-22)
+        torch.testing.assert_close(
+            curve.during((a + b) / 2)(t[7:]), curve(t[7:]), rtol=1e-12, atol=1e-22
+        )
 
 
 def test_a_start_within_round_off_of_a_bolus_is_at_it() -> None:
@@ -136,7 +163,10 @@ def test_a_start_within_round_off_of_a_bolus_is_at_it() -> None:
 
 
 def test_a_sum_of_inputs_adds_values_pieces_events_and_areas() -> None:
-    carrier, free = PH_SENSITIVE.plasma((Dose(0.0, 9e-5, 3600.0),)).free, FREE.plasma((Dose(1800.0, 1e-5),)).free
+    carrier, free = (
+        PH_SENSITIVE.plasma((Dose(0.0, 9e-5, 3600.0),)).free,
+        FREE.plasma((Dose(1800.0, 1e-5),)).free,
+    )
     assert isinstance(carrier, DosedCurve)
     assert isinstance(free, DosedCurve)
     total, t = CurveSum((carrier, free)), tensor([900.0, 1800.0, 9000.0])
@@ -157,8 +187,14 @@ def test_one_bolus_is_the_same_by_either_form() -> None:
 
 @pytest.mark.parametrize(
     ("given", "field"),
-    [((float("nan"), 1.0, 0.0), "start_s"), ((0.0, 0.0, 0.0), "amount_kg"), ((0.0, 1.0, -1.0), "infusion_s")],
+    [
+        ((float("nan"), 1.0, 0.0), "start_s"),
+        ((0.0, 0.0, 0.0), "amount_kg"),
+        ((0.0, 1.0, -1.0), "infusion_s"),
+    ],
 )
-def test_a_dose_that_cannot_be_is_refused_and_the_field_named(given: tuple[float, float, float], field: str) -> None:
+def test_a_dose_that_cannot_be_is_refused_and_the_field_named(
+    given: tuple[float, float, float], field: str
+) -> None:
     with pytest.raises(InputError, match=field):
         Dose(*given)

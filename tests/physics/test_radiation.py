@@ -27,16 +27,22 @@ def test_before_the_first_fraction_nothing_changes() -> None:
 def test_one_fraction_of_the_reference_dose_reaches_its_peak_at_the_peak() -> None:
     course = RadiationCourse((Fraction(100.0, value("RT_D")),))
     found = course.modifiers(100.0 + value("RT_t_peak"))
-    assert found == pytest.approx({name: value(symbol) for name, symbol in MODIFIED.items()}, rel=1e-12)
+    assert found == pytest.approx(
+        {name: value(symbol) for name, symbol in MODIFIED.items()}, rel=1e-12
+    )
     t = np.linspace(0, 10 * DAY, 2001)
-    assert max(t, key=lambda s: course.modifiers(s)["P"]) == pytest.approx(100.0 + value("RT_t_peak"), abs=t[1])
+    assert max(t, key=lambda s: course.modifiers(s)["P"]) == pytest.approx(
+        100.0 + value("RT_t_peak"), abs=t[1]
+    )
 
 
 def test_fractions_multiply() -> None:
     t = 4.3 * DAY
     single = [RadiationCourse((f,)).modifiers(t) for f in FRACTIONS]
     found = RadiationCourse(FRACTIONS).modifiers(t)
-    assert found == pytest.approx({name: math.prod(m[name] for m in single) for name in MODIFIED}, rel=1e-12)
+    assert found == pytest.approx(
+        {name: math.prod(m[name] for m in single) for name in MODIFIED}, rel=1e-12
+    )
     assert found["P"] > max(m["P"] for m in single)
 
 
@@ -65,20 +71,37 @@ def test_every_factor_has_a_wide_prior_that_draws_follow() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn = [RadiationCourse(FRACTIONS).drawn(generator) for _ in range(2000)]
     logs = np.log([[d.peaks[name] for name in MODIFIED] for d in drawn])
-    np.testing.assert_allclose(logs.mean(0), [math.log(value(s)) for s in MODIFIED.values()], atol=0.05)
-    np.testing.assert_allclose(logs.std(0), [PARAMETERS[s].prior.sd for s in MODIFIED.values()], rtol=0.05)
+    np.testing.assert_allclose(
+        logs.mean(0), [math.log(value(s)) for s in MODIFIED.values()], atol=0.05
+    )
+    np.testing.assert_allclose(
+        logs.std(0), [PARAMETERS[s].prior.sd for s in MODIFIED.values()], rtol=0.05
+    )
 
 
 def test_every_draw_has_its_own_factors() -> None:
-    peaks, times = torch.tensor([0.5, 2.0], dtype=torch.float64), torch.tensor([0.5 * DAY, 2 * DAY], dtype=torch.float64)
-    together = RadiationCourse(FRACTIONS).under({"RT_P": peaks, "RT_t_peak": times}).modifiers(1.7 * DAY)["P"]
+    peaks, times = (
+        torch.tensor([0.5, 2.0], dtype=torch.float64),
+        torch.tensor([0.5 * DAY, 2 * DAY], dtype=torch.float64),
+    )
+    together = (
+        RadiationCourse(FRACTIONS)
+        .under({"RT_P": peaks, "RT_t_peak": times})
+        .modifiers(1.7 * DAY)["P"]
+    )
     for i in range(2):
-        alone = RadiationCourse(FRACTIONS).under({"RT_P": float(peaks[i]), "RT_t_peak": float(times[i])}).modifiers(1.7 * DAY)
+        alone = (
+            RadiationCourse(FRACTIONS)
+            .under({"RT_P": float(peaks[i]), "RT_t_peak": float(times[i])})
+            .modifiers(1.7 * DAY)
+        )
         assert float(together[i]) == pytest.approx(float(alone["P"]), rel=1e-12)
         assert float(alone["p_e"]) != 1.0
 
 
-@pytest.mark.parametrize(("given", "field"), [((float("inf"), 2.0), "time_s"), ((0.0, 0.0), "dose_Gy")])
+@pytest.mark.parametrize(
+    ("given", "field"), [((float("inf"), 2.0), "time_s"), ((0.0, 0.0), "dose_Gy")]
+)
 def test_a_fraction_that_cannot_be_is_refused(given: tuple[float, float], field: str) -> None:
     with pytest.raises(InputError, match=field):
         Fraction(*given)

@@ -17,7 +17,7 @@ from nanopinn.physics.temperature import (
     imposed_temperature,
     power_to_reach,
     scheduled_temperature,
-)  # fmt: skip
+)
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.heat import solve_bioheat
 
@@ -33,7 +33,10 @@ def tumour_half() -> torch.Tensor:
 def test_a_scheduled_heating_ramps_holds_and_falls_in_the_tumour_only() -> None:
     course = scheduled_temperature(tumour_half(), 315.15, 600.0, 4200.0, 300.0)
     assert course.events() == (600.0, 900.0, 4200.0, 4500.0)
-    found = {t: float(course(t)[0, 0, 0]) for t in (0.0, 600.0, 750.0, 900.0, 3000.0, 4200.0, 4350.0, 4500.0, 9e3)}
+    found = {
+        t: float(course(t)[0, 0, 0])
+        for t in (0.0, 600.0, 750.0, 900.0, 3000.0, 4200.0, 4350.0, 4500.0, 9e3)
+    }
     expected = [BODY, BODY, BODY + 2.5, BODY + 5, BODY + 5, BODY + 5, BODY + 2.5, BODY, BODY]
     assert list(found.values()) == pytest.approx(expected, abs=1e-10)
     assert all(float(course(t)[1, 0, 0]) == pytest.approx(BODY) for t in found)
@@ -48,17 +51,24 @@ def test_without_ramps_it_jumps_and_a_step_that_ends_at_the_jump_sees_the_value_
 
 
 def test_thermometry_is_linear_between_its_maps() -> None:
-    maps = torch.tensor([311.0, 315.0, 314.0], dtype=torch.float64)[:, None, None, None].expand(3, 2, 2, 2)
+    maps = torch.tensor([311.0, 315.0, 314.0], dtype=torch.float64)[:, None, None, None].expand(
+        3, 2, 2, 2
+    )
     course = imposed_temperature([10.0, 20.0, 40.0], maps)
     found = [float(course(t).mean()) for t in (0.0, 10.0, 12.5, 20.0, 30.0, 39.999999, 41.0)]
     assert found == pytest.approx([BODY, 311.0, 312.0, 315.0, 314.5, 314.0, BODY], abs=1e-6)
 
 
 def test_heatings_one_after_another_join_and_overlapping_ones_are_refused() -> None:
-    first, second = (scheduled_temperature(tumour_half(), T, a, a + 100, 10.0) for T, a in ((315.0, 0.0), (314.0, 300.0)))
+    first, second = (
+        scheduled_temperature(tumour_half(), T, a, a + 100, 10.0)
+        for T, a in ((315.0, 0.0), (314.0, 300.0))
+    )
     both = first.joined(second)
     assert isinstance(both, TemperatureCourse)
-    assert [float(both(t)[0, 0, 0]) for t in (50.0, 200.0, 350.0)] == pytest.approx([315.0, BODY, 314.0])
+    assert [float(both(t)[0, 0, 0]) for t in (50.0, 200.0, 350.0)] == pytest.approx(
+        [315.0, BODY, 314.0]
+    )
     with pytest.raises(InputError, match="overlap"):
         first.joined(scheduled_temperature(tumour_half(), 314.0, 105.0, 200.0))
 
@@ -72,16 +82,24 @@ def test_a_map_that_is_not_known_everywhere_is_refused() -> None:
 
 def test_uniform_heating_ends_where_blood_takes_all_the_power() -> None:
     tumour, Q = torch.ones((3, 2, 2), dtype=torch.float64), 4e4
-    course = solve_bioheat(tumour, Grid((3, 2, 2), (1e-3,) * 3), lambda t: Q * tumour, list(np.linspace(0, 8000, 81)))
+    course = solve_bioheat(
+        tumour, Grid((3, 2, 2), (1e-3,) * 3), lambda t: Q * tumour, list(np.linspace(0, 8000, 81))
+    )
     cooling = value("w_b_t") * value("rho_b") * value("c_b")
-    assert float(course.during(7900.0)(8000.0).mean()) - BODY == pytest.approx(Q / cooling, rel=1e-6)
+    assert float(course.during(7900.0)(8000.0).mean()) - BODY == pytest.approx(
+        Q / cooling, rel=1e-6
+    )
 
 
 def test_uniform_heating_rises_as_the_ordinary_equation_says() -> None:
     tumour, Q = torch.ones((2, 2, 2), dtype=torch.float64), 4e4
     rho_c, cooling = value("rho_t") * value("c_t"), float(cooling_by_blood(value("w_b_t")))
-    course = solve_bioheat(tumour, Grid((2, 2, 2), (1e-3,) * 3), lambda t: Q * tumour, list(np.linspace(0, 300, 121)))
-    exact = solve_ivp(lambda t, T: (Q - cooling * T) / rho_c, (0, 300), [0.0], rtol=1e-10, atol=1e-12).y[0, -1]
+    course = solve_bioheat(
+        tumour, Grid((2, 2, 2), (1e-3,) * 3), lambda t: Q * tumour, list(np.linspace(0, 300, 121))
+    )
+    exact = solve_ivp(
+        lambda t, T: (Q - cooling * T) / rho_c, (0, 300), [0.0], rtol=1e-10, atol=1e-12
+    ).y[0, -1]
     assert float(course.during(299.0)(300.0).mean()) - BODY == pytest.approx(exact, rel=1e-5)
 
 
@@ -89,15 +107,23 @@ def test_conducted_heat_falls_by_e_over_the_decay_length() -> None:
     """A row of tissue heated in one half: beyond the edge T - T_a = T_0/2 exp(-x/l)."""
     n, h = 320, 0.25e-3
     tumour = torch.ones((n, 2, 2), dtype=torch.float64)
-    power = float(power_to_reach(BODY + 5, value("w_b_t"))) * (torch.arange(n) < n // 2).double()[:, None, None] * tumour
+    power = (
+        float(power_to_reach(BODY + 5, value("w_b_t")))
+        * (torch.arange(n) < n // 2).double()[:, None, None]
+        * tumour
+    )
     times = [0.0, *np.geomspace(5.0, 2e4, 40)]
     course = solve_bioheat(tumour, Grid((n, 2, 2), (h, h, h)), lambda t: power, times)
     excess = course.during(times[-2])(times[-1])[:, 0, 0] - BODY
     x, length = (torch.arange(n // 2, dtype=torch.float64) + 0.5) * h, decay_length(value("w_b_t"))
     assert length == pytest.approx((0.5 / (0.004 * 1050 * 3600)) ** 0.5, rel=1e-12)
     near = x < 3 * length
-    torch.testing.assert_close(excess[n // 2 :][near], (2.5 * torch.exp(-x / length))[near], rtol=2e-3, atol=0)
-    assert float(excess[0]) == pytest.approx(5.0, rel=2e-3)  # seven lengths inside, nothing is conducted away
+    torch.testing.assert_close(
+        excess[n // 2 :][near], (2.5 * torch.exp(-x / length))[near], rtol=2e-3, atol=0
+    )
+    assert float(excess[0]) == pytest.approx(
+        5.0, rel=2e-3
+    )  # seven lengths inside, nothing is conducted away
 
 
 def test_perfusion_of_the_bioheat_pool_follows_the_tissue() -> None:

@@ -43,12 +43,21 @@ def test_equal_concentrations_exchange_what_the_flow_carries() -> None:
 def test_ktrans_gives_back_the_permeability_it_was_made_of() -> None:
     J = torch.tensor([0.0, 1e-5, 5e-4, 2e-3], dtype=torch.float64)
     transfer, _ = exchange_coefficients(PS.expand(4), J, 0.0)
-    torch.testing.assert_close(permeability_from_transfer(transfer, J), PS.expand(4), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        permeability_from_transfer(transfer, J), PS.expand(4), rtol=1e-6, atol=0
+    )
 
 
 def test_release_is_stated_at_its_reference_and_falls_with_ph() -> None:
     pH = torch.linspace(5.0, 8.0, 301, dtype=torch.float64)
-    rate = acid_release_rate(pH, torch.tensor(5e-5, dtype=torch.float64), 1e-6, torch.tensor(6.3, dtype=torch.float64), 2.0, 6.8)
+    rate = acid_release_rate(
+        pH,
+        torch.tensor(5e-5, dtype=torch.float64),
+        1e-6,
+        torch.tensor(6.3, dtype=torch.float64),
+        2.0,
+        6.8,
+    )
     assert (rate.diff() < 0).all()
     assert float(rate[pH.sub(6.8).abs().argmin()]) == pytest.approx(5e-5, rel=1e-9)
     assert float(rate[-1]) > 1e-6  # the leak of the carrier is left

@@ -56,16 +56,36 @@ class Cohort:
     """A dataset, its output, and drivers on it."""
 
     def __init__(self, folder: Path, subjects: int) -> None:
-        self.bids, self.out, self.holds, self.bin = dataset(folder / "my bids", subjects), folder / "out", folder / "holds", folder / "bin"
+        self.bids, self.out, self.holds, self.bin = (
+            dataset(folder / "my bids", subjects),
+            folder / "out",
+            folder / "holds",
+            folder / "bin",
+        )
         self.holds.mkdir()
         self.bin.mkdir()
         (self.bin / "nanopinn").write_text(STAND_IN)
         (self.bin / "nanopinn").chmod(0o755)
 
     def start(self, *options: str, held: bool = True) -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", DRIVER, str(self.bin), "cohort", str(self.bids), str(self.out), *options]
+        words = [
+            sys.executable,
+            "-c",
+            DRIVER,
+            str(self.bin),
+            "cohort",
+            str(self.bids),
+            str(self.out),
+            *options,
+        ]
         holds = {"HOLDS": str(self.holds if held else self.holds / "none")}
-        return subprocess.Popen(words, env={**os.environ, **holds}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            words,
+            env={**os.environ, **holds},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def run(self, *options: str) -> tuple[int, str]:
         running = self.start(*options, held=False)
@@ -86,7 +106,11 @@ class Cohort:
         return json.loads(file.read_text()) if file.exists() else None
 
     def times(self) -> dict[Path, int]:
-        return {f: f.stat().st_mtime_ns for f in self.out.rglob("*") if f.is_file() and ".snakemake" not in f.parts}
+        return {
+            f: f.stat().st_mtime_ns
+            for f in self.out.rglob("*")
+            if f.is_file() and ".snakemake" not in f.parts
+        }
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

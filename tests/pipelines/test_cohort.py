@@ -28,13 +28,25 @@ from .conftest import Cohort, dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = PhantomSettings(
-    seed=1, shape=(8, 8, 6), voxel_mm=(0.6, 0.6, 0.6), tumour_mm=(3.4, 3.4, 2.6), frames=20, frame_spacing_s=15.0, refine=2,
-    length_scale_mm=0.8, drug_times_h=(1.0,),
-)  # fmt: skip
+    seed=1,
+    shape=(8, 8, 6),
+    voxel_mm=(0.6, 0.6, 0.6),
+    tumour_mm=(3.4, 3.4, 2.6),
+    frames=20,
+    frame_spacing_s=15.0,
+    refine=2,
+    length_scale_mm=0.8,
+    drug_times_h=(1.0,),
+)
 
 
 def cohort(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "nanopinn", "cohort", *map(str, words)], capture_output=True, text=True, timeout=500)
+    return subprocess.run(
+        [sys.executable, "-m", "nanopinn", "cohort", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
 
 
 def test_a_spoiled_subject_stops_no_other_and_a_second_run_does_nothing(tmp_path: Path) -> None:
@@ -46,13 +58,22 @@ def test_a_spoiled_subject_stops_no_other_and_a_second_run_does_nothing(tmp_path
     ended = cohort(bids, out, *given)
     assert ended.returncode == 6, ended.stderr
     assert "sub-02: fit refused" in ended.stdout
-    assert "A job that follows the fits failed" not in ended.stdout, (out / "work" / "cohort.log").read_text()
-    verdicts = {s: json.loads((out / "work" / s / "fit.json").read_text())["exit_code"] for s in ("sub-01", "sub-02", "sub-03")}
+    assert "A job that follows the fits failed" not in ended.stdout, (
+        out / "work" / "cohort.log"
+    ).read_text()
+    verdicts = {
+        s: json.loads((out / "work" / s / "fit.json").read_text())["exit_code"]
+        for s in ("sub-01", "sub-02", "sub-03")
+    }
     assert verdicts["sub-02"] == 3
     assert {verdicts["sub-01"], verdicts["sub-03"]} <= {0, 5}
     assert (out / "group.html").is_file()
     assert list(out.glob("sub-01/perf/*Ktransmap.nii.gz"))
-    for arms in ("desc-arms_outcomes.tsv", "desc-free_aucFreemap.nii.gz", "desc-pld_aucFreemap.nii.gz"):
+    for arms in (
+        "desc-arms_outcomes.tsv",
+        "desc-free_aucFreemap.nii.gz",
+        "desc-pld_aucFreemap.nii.gz",
+    ):
         assert (out / "sub-01" / "perf" / f"sub-01_{arms}").is_file()
     assert not list(out.glob("sub-02/**/*.nii.gz"))
     before = {f: f.stat().st_mtime_ns for f in out.rglob("*") if f.is_file()}
@@ -70,7 +91,9 @@ def test_two_hundred_subjects_are_planned_in_seconds(tmp_path: Path) -> None:
     began = _cpu_of_children()
     said = cohort(bids, tmp_path / "out", "--arms", "free,pld", "--dry-run")
     assert said.returncode == 0, said.stderr
-    assert _cpu_of_children() - began < 10, "one thread, so on a free core hardly more on the clock, where 20 s are the limit"
+    assert _cpu_of_children() - began < 10, (
+        "one thread, so on a free core hardly more on the clock, where 20 s are the limit"
+    )
     lines = said.stdout.splitlines()
     assert lines[0] == "sub-001: fit, derivatives, arms, derivatives_of_arms (not done yet)"
     assert any(line.startswith("sub-007: no pH map") for line in lines)
@@ -111,17 +134,33 @@ def test_snakemakes_own_trouble_is_told_in_its_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["cohort", "{bids}", "{out}", "--fit", "--nonsense 3"], "--fit; found: --nonsense 3: No such option: --nonsense"),
-        (["cohort", "{bids}", "{out}", "--fit", "--seed x"], "--fit; found: --seed x: Input should be a valid integer"),
-        (["cohort", "{bids}", "{out}", "--arms", "free", "--simulate", "--heat"], "--simulate; found: --heat: "),
-        (["phantoms", "{out}", "--phantom", "--rfine 2"], "--phantom; found: --rfine 2: No such option: --rfine"),
+        (
+            ["cohort", "{bids}", "{out}", "--fit", "--nonsense 3"],
+            "--fit; found: --nonsense 3: No such option: --nonsense",
+        ),
+        (
+            ["cohort", "{bids}", "{out}", "--fit", "--seed x"],
+            "--fit; found: --seed x: Input should be a valid integer",
+        ),
+        (
+            ["cohort", "{bids}", "{out}", "--arms", "free", "--simulate", "--heat"],
+            "--simulate; found: --heat: ",
+        ),
+        (
+            ["phantoms", "{out}", "--phantom", "--rfine 2"],
+            "--phantom; found: --rfine 2: No such option: --rfine",
+        ),
         (["phantoms", "{out}", "--fit", "--engine 'fv"], "No closing quotation"),
     ],
 )
-def test_options_that_jobs_would_refuse_are_refused_before_any_starts(tmp_path: Path, words: list[str], said: str) -> None:
+def test_options_that_jobs_would_refuse_are_refused_before_any_starts(
+    tmp_path: Path, words: list[str], said: str
+) -> None:
     bids = dataset(tmp_path / "bids", 1)
     given = [w.format(bids=bids, out=tmp_path / "out") for w in words]
-    ended = subprocess.run([sys.executable, "-m", "nanopinn", *given], capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        [sys.executable, "-m", "nanopinn", *given], capture_output=True, text=True, timeout=120
+    )
     assert ended.returncode == 3, ended.stderr
     assert said in ended.stderr
     assert not (tmp_path / "out").exists()
@@ -138,7 +177,9 @@ def test_a_profile_that_is_none_is_refused_by_name() -> None:
         profile_folder("nowhere")
 
 
-def test_without_snakemake_one_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_snakemake_one_sentence_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nanopinn.workflows.pipeline.places.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'nanopinn\[pipelines\]'"):
         Workflow("cohort", tmp_path)
@@ -155,11 +196,15 @@ def test_the_verdicts_decide_the_exit_code(tmp_path: Path) -> None:
         return exit_code(ends_of(tmp_path, studies, arms=False))
 
     assert judged("passed", "passed") == 0
-    assert judged("passed", "refused") == judged("passed", "check failed") == judged("passed", "") == 6
+    assert (
+        judged("passed", "refused") == judged("passed", "check failed") == judged("passed", "") == 6
+    )
     assert judged("refused", "internal error") == 3
 
 
-def test_a_job_that_failed_after_the_fits_is_told_beside_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_that_failed_after_the_fits_is_told_beside_refusals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ends = [End(s, "fit", status, "") for s, status in (("sub-1", "passed"), ("sub-2", "refused"))]
     with pytest.raises(typer.Exit) as ended:
         _say_ends(ends, tmp_path, 1)
@@ -170,7 +215,9 @@ def test_a_job_that_failed_after_the_fits_is_told_beside_refusals(tmp_path: Path
     assert "A job that follows the fits failed" not in capsys.readouterr().out
 
 
-def test_where_no_phantom_was_fitted_the_log_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_phantom_was_fitted_the_log_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def failed(self: Workflow, log: Path, watch: object) -> int:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("Error in rule phantom")
@@ -194,14 +241,19 @@ localrule group:
 localrule all:
     reason: Input files updated by another job: y
 """
-    assert jobs_planned(said) == (Job("fit", "sub-1/ses-2", "not done yet"), Job("group", "", "what it reads is made anew"))
+    assert jobs_planned(said) == (
+        Job("fit", "sub-1/ses-2", "not done yet"),
+        Job("group", "", "what it reads is made anew"),
+    )
     assert told(jobs_planned(said), "sub-1/ses-2") == "fit (not done yet)"
     assert told((), "sub-1/ses-2") == "nothing to do"
 
 
 def test_the_workflows_are_in_the_wheel(tmp_path: Path) -> None:
     build = "-m pip wheel -q --no-deps --no-build-isolation --no-cache-dir -w".split()
-    subprocess.run([sys.executable, *build, str(tmp_path), str(_copy(tmp_path))], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, *build, str(tmp_path), str(_copy(tmp_path))], check=True, timeout=120
+    )
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     workflows = ("cohort/Snakefile", "cohort/schemas/config.schema.yaml", "phantoms/Snakefile")
     wanted = (*workflows, "profiles/local/config.yaml", "profiles/slurm/config.yaml")

@@ -16,7 +16,9 @@ from .conftest import Cohort, until
 EACH = ("sub-001", "sub-002", "sub-003")
 
 
-def test_a_job_that_is_killed_costs_the_others_nothing_and_is_alone_done_again(three: Cohort) -> None:
+def test_a_job_that_is_killed_costs_the_others_nothing_and_is_alone_done_again(
+    three: Cohort,
+) -> None:
     three.hold("sub-002")
     driver = three.start()
     until(lambda: three.calls("sub-002"))
@@ -31,10 +33,18 @@ def test_a_job_that_is_killed_costs_the_others_nothing_and_is_alone_done_again(t
     assert [len(three.calls(s)) for s in EACH] == [1, 2, 1]
 
 
-def test_after_a_killed_driver_only_what_is_missing_is_done_and_none_of_its_jobs_goes_on(three: Cohort) -> None:
+def test_after_a_killed_driver_only_what_is_missing_is_done_and_none_of_its_jobs_goes_on(
+    three: Cohort,
+) -> None:
     three.hold("sub-002", "sub-003")
     driver = three.start("--cores", "3")
-    until(lambda: (three.out / "work/sub-001/derivatives.done").exists() and three.calls("sub-002") and three.calls("sub-003"))
+    until(
+        lambda: (
+            (three.out / "work/sub-001/derivatives.done").exists()
+            and three.calls("sub-002")
+            and three.calls("sub-003")
+        )
+    )
     finished = (three.out / "work/sub-001/fit.json").stat().st_mtime_ns
     driver.kill()
     driver.wait()
@@ -50,9 +60,13 @@ def test_after_a_killed_driver_only_what_is_missing_is_done_and_none_of_its_jobs
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_driver_is_refused_and_a_polite_stop_of_the_first_stops_every_job(three: Cohort, stop: signal.Signals) -> None:
+def test_a_second_driver_is_refused_and_a_polite_stop_of_the_first_stops_every_job(
+    three: Cohort, stop: signal.Signals
+) -> None:
     three.hold(*EACH)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what it starts in the background
+    before = signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # as a shell has it for what it starts in the background
     driver = three.start()
     signal.signal(signal.SIGINT, before)
     until(lambda: any(three.calls(s) for s in EACH))
@@ -70,7 +84,9 @@ def test_nothing_is_done_twice_and_a_changed_file_costs_its_own_study_alone(thre
     scans = {f: f.stat().st_mtime_ns for f in three.bids.rglob("*")}
     code, said = three.run("--arms", "free,pld")
     assert code == 0, said
-    assert {f: f.stat().st_mtime_ns for f in three.bids.rglob("*")} == scans, "the dataset is only read"
+    assert {f: f.stat().st_mtime_ns for f in three.bids.rglob("*")} == scans, (
+        "the dataset is only read"
+    )
     before = three.times()
     code, said = three.run("--arms", "free,pld")
     assert code == 0, said

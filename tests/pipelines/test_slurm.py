@@ -22,7 +22,9 @@ pytestmark = pytest.mark.slurm
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     missing = [c for c in ("slurmctld", "slurmd", "munged", "sbatch") if shutil.which(c) is None]
     if missing or os.geteuid() != 0 or Path("/etc/slurm/slurm.conf").exists():
-        pytest.skip(f"needs root, slurm-wlm and munge, and no SLURM that runs already (missing: {', '.join(missing) or 'none'})")
+        pytest.skip(
+            f"needs root, slurm-wlm and munge, and no SLURM that runs already (missing: {', '.join(missing) or 'none'})"
+        )
     folder = tmp_path_factory.mktemp("slurm")
     subprocess.run([SCRIPT, "start", folder], check=True, timeout=60)
     yield
@@ -30,14 +32,19 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def jobs(state: str) -> list[str]:
-    return subprocess.run(["squeue", "-h", "-t", state, "-o", "%i"], capture_output=True, text=True, check=True).stdout.split()
+    return subprocess.run(
+        ["squeue", "-h", "-t", state, "-o", "%i"], capture_output=True, text=True, check=True
+    ).stdout.split()
 
 
 @pytest.mark.usefixtures("slurm")
 def test_a_cohort_completes_on_slurm_and_a_cancelled_job_is_sent_again(three: Cohort) -> None:
     three.hold("sub-002")
     driver = three.start("--profile", "slurm", "--snakemake", QUICK)
-    until(lambda: three.verdict("sub-001") and three.verdict("sub-003") and three.calls("sub-002"), 180)
+    until(
+        lambda: three.verdict("sub-001") and three.verdict("sub-003") and three.calls("sub-002"),
+        180,
+    )
     held = jobs("running")
     assert len(held) == 1
     (three.holds / "sub-002").unlink()
@@ -46,4 +53,8 @@ def test_a_cohort_completes_on_slurm_and_a_cancelled_job_is_sent_again(three: Co
     assert driver.returncode == 0, said
     assert held[0] in jobs("cancelled")
     assert len(jobs("completed")) == 3
-    assert [three.verdict(s) is not None for s in ("sub-001", "sub-002", "sub-003")] == [True, True, True]
+    assert [three.verdict(s) is not None for s in ("sub-001", "sub-002", "sub-003")] == [
+        True,
+        True,
+        True,
+    ]

@@ -18,11 +18,27 @@ from nanopinn.napari_plugin.ticks import decades, log_ticks, nice_ticks
 @pytest.mark.parametrize(
     "inputs",
     [
-        {"dce": "a b/dce.nii.gz", "cest": "ph.nii", "mask": "m.nii", "vfa": ["1.nii", "2 x.nii"], "aif": "parker"},
-        {"dce": "dce.nii", "t1": 1.4, "assume_ph": 6.9, "aif": "auto",
-         "overrides": {"RepetitionTime": 5.0, "RepetitionTimeExcitation": 0.004, "FlipAngle": 12.0, "ContrastRelaxivity": 3.4}},
+        {
+            "dce": "a b/dce.nii.gz",
+            "cest": "ph.nii",
+            "mask": "m.nii",
+            "vfa": ["1.nii", "2 x.nii"],
+            "aif": "parker",
+        },
+        {
+            "dce": "dce.nii",
+            "t1": 1.4,
+            "assume_ph": 6.9,
+            "aif": "auto",
+            "overrides": {
+                "RepetitionTime": 5.0,
+                "RepetitionTimeExcitation": 0.004,
+                "FlipAngle": 12.0,
+                "ContrastRelaxivity": 3.4,
+            },
+        },
     ],
-)  # fmt: skip
+)
 def test_a_copied_command_gives_the_inputs_back(inputs: dict[str, Any]) -> None:
     got: list[ImagingInputs] = []
     app = typer.Typer()
@@ -36,7 +52,9 @@ def test_a_copied_command_gives_the_inputs_back(inputs: dict[str, Any]) -> None:
     def commands() -> None:
         """More than one, so that the name is asked for."""
 
-    line = command_line({"kind": "fit", "inputs": inputs, "settings": {"engine": "fv"}}, "out folder")
+    line = command_line(
+        {"kind": "fit", "inputs": inputs, "settings": {"engine": "fv"}}, "out folder"
+    )
     ended = CliRunner().invoke(app, spread(shlex.split(line)[1:]))
     assert ended.exit_code == 0, ended.output
     wanted = ImagingInputs(**inputs | {"vfa": tuple(inputs.get("vfa", ()))})
@@ -46,7 +64,9 @@ def test_a_copied_command_gives_the_inputs_back(inputs: dict[str, Any]) -> None:
 
 
 def test_ticks_are_round_and_inside() -> None:
-    assert nice_ticks(0.0, 1.0) == pytest.approx([0, 0.5, 1.0]) or nice_ticks(0.0, 1.0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert nice_ticks(0.0, 1.0) == pytest.approx([0, 0.5, 1.0]) or nice_ticks(
+        0.0, 1.0
+    ) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert all(-3.2 <= t <= 8.1 for t in nice_ticks(-3.2, 8.1))
     assert log_ticks(0.05, 200.0) == pytest.approx([0.1, 1, 10, 100])
     assert decades([0.0, 1.0, 100.0]) == pytest.approx(2)

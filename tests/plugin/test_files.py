@@ -37,7 +37,9 @@ def test_parallel_scans_lie_on_one_another() -> None:
     coarse = OBLIQUE.copy()
     coarse[:3, :3] *= 1.5
     coarse[:3, 3] += OBLIQUE[:3, :3] @ (2, 1, 0)  # its first voxel is the other's (2, 1, 0)
-    np.testing.assert_allclose(world(placed(coarse), (0, 0, 0)), world(placed(OBLIQUE), (0, 1, 2)), atol=1e-12)
+    np.testing.assert_allclose(
+        world(placed(coarse), (0, 0, 0)), world(placed(OBLIQUE), (0, 1, 2)), atol=1e-12
+    )
     np.testing.assert_allclose(beside(coarse, OBLIQUE), np.eye(4), atol=1e-12)
 
 
@@ -66,9 +68,15 @@ def test_axes_go_there_and_back(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 3), (6, 4, 5, 3)])
-def test_a_file_that_is_read_and_saved_is_the_same_file(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_a_file_that_is_read_and_saved_is_the_same_file(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
     values = np.random.default_rng(0).random(shape).astype(np.float32)
-    series = {"VolumeTiming": [0.0, 5, 10, 15, 20, 25], "RepetitionTimeExcitation": 0.005, "FlipAngle": 15}
+    series = {
+        "VolumeTiming": [0.0, 5, 10, 15, 20, 25],
+        "RepetitionTimeExcitation": 0.005,
+        "FlipAngle": 15,
+    }
     side = series if len(shape) == 4 else {"Unit": "s"}
     write_volume(tmp_path / "a.nii.gz", values, OBLIQUE, sidecar=side)
     data, looks, kind = read_file(tmp_path / "a.nii.gz")
@@ -81,12 +89,20 @@ def test_a_file_that_is_read_and_saved_is_the_same_file(tmp_path: Path, shape: t
 
 
 def test_a_layer_of_other_origin_is_saved_where_napari_shows_it() -> None:
-    attributes = {"scale": (2.0, 0.5, 0.4), "translate": (1.0, 2.0, 3.0), "affine": np.eye(4), "metadata": {}}
+    attributes = {
+        "scale": (2.0, 0.5, 0.4),
+        "translate": (1.0, 2.0, 3.0),
+        "affine": np.eye(4),
+        "metadata": {},
+    }
     np.testing.assert_allclose(affine_from(attributes) @ (1, 0, 0, 1), (3.4, 2, 1, 1))
 
 
 def test_a_series_keeps_its_seconds_and_an_uneven_one_counts_frames(tmp_path: Path) -> None:
-    for name, times, spacing, unit in (("even", [0, 5, 10], 5.0, "s"), ("uneven", [0, 5, 20], 1.0, "pixel")):
+    for name, times, spacing, unit in (
+        ("even", [0, 5, 10], 5.0, "s"),
+        ("uneven", [0, 5, 20], 1.0, "pixel"),
+    ):
         side = {"VolumeTiming": times, "RepetitionTimeExcitation": 0.005, "FlipAngle": 15}
         write_volume(tmp_path / f"{name}.nii.gz", np.ones((3, 4, 5, 3)), np.eye(4), sidecar=side)
         _, looks, _ = read_file(tmp_path / f"{name}.nii.gz")
@@ -106,5 +122,7 @@ def test_a_series_keeps_its_seconds_and_an_uneven_one_counts_frames(tmp_path: Pa
         ("a", (4, 4, 3), {}, None),
     ],
 )
-def test_a_file_says_which_part_it_plays(name: str, shape: tuple[int, ...], side: dict[str, object], role: str | None) -> None:
+def test_a_file_says_which_part_it_plays(
+    name: str, shape: tuple[int, ...], side: dict[str, object], role: str | None
+) -> None:
     assert role_of(name, shape, side) == role

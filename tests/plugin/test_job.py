@@ -17,17 +17,27 @@ from nanopinn.napari_plugin import job
 
 def test_what_goes_wrong_is_said_in_words(tmp_path: Path) -> None:
     said: list[dict[str, Any]] = []
-    job.answer({"kind": "maps", "inputs": {"dce": str(tmp_path / "none.nii")}, "out": str(tmp_path / "o")}, said.append)
-    assert said[-1] == {"failed": "none.nii: there is no such file (found: none.nii). Check the path."}
+    job.answer(
+        {"kind": "maps", "inputs": {"dce": str(tmp_path / "none.nii")}, "out": str(tmp_path / "o")},
+        said.append,
+    )
+    assert said[-1] == {
+        "failed": "none.nii: there is no such file (found: none.nii). Check the path."
+    }
     job.answer({"kind": "maps", "inputs": {}, "out": ""}, said.append)
     assert said[-1]["failed"].startswith("Internal error: TypeError")
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
-    [(MemoryError(), "There is not enough memory for this study."), (OSError(28, "No space left on device"), "No space left on device")],
+    [
+        (MemoryError(), "There is not enough memory for this study."),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
 )
-def test_a_machine_that_is_too_small_is_named(error: Exception, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_is_too_small_is_named(
+    error: Exception, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[dict[str, Any]] = []
 
     def broken(request: dict[str, Any], progress: Any) -> dict[str, Any]:
@@ -38,11 +48,23 @@ def test_a_machine_that_is_too_small_is_named(error: Exception, words: str, monk
     assert words in said[-1]["failed"]
 
 
-def test_what_libraries_print_does_not_reach_the_answers_and_a_parent_that_is_gone_ends_it() -> None:
+def test_what_libraries_print_does_not_reach_the_answers_and_a_parent_that_is_gone_ends_it() -> (
+    None
+):
     code = "import nanopinn.napari_plugin.job as j; j.KINDS['maps'] = lambda r, p: print('noise') or {'ok': True}; j.main()"
-    run = partial(subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    run = partial(
+        subprocess.run,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     ended = run(input='{"kind": "maps"}\n')
-    assert [json.loads(line) for line in ended.stdout.splitlines()] == [{"ready": True}, {"done": {"ok": True}}]
+    assert [json.loads(line) for line in ended.stdout.splitlines()] == [
+        {"ready": True},
+        {"done": {"ok": True}},
+    ]
     assert "noise" in ended.stderr
     assert run(input="").stdout.splitlines() == ['{"ready": true}']
 

@@ -52,7 +52,9 @@ print(moments)
 
 
 def child(code: str, *args: object) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)], stdout=subprocess.PIPE, text=True
+    )
 
 
 def result(out: Path, content: bytes) -> Path:
@@ -73,10 +75,15 @@ def test_the_second_run_on_one_output_stops_and_names_the_first(tmp_path: Path) 
     assert first.stdout is not None
     assert first.stdout.readline() == "held\n"
     try:
-        with pytest.raises(OutputError, match=rf"Another run is writing .*out \(process {first.pid} on .+\)") as refused:
+        with pytest.raises(
+            OutputError, match=rf"Another run is writing .*out \(process {first.pid} on .+\)"
+        ) as refused:
             result(out, b"mine")
         assert refused.value.exit_code == 4
-        with pytest.raises(OutputError, match="Another run"), claimed(tmp_path / "x" / ".." / "out", overwrite=True):
+        with (
+            pytest.raises(OutputError, match="Another run"),
+            claimed(tmp_path / "x" / ".." / "out", overwrite=True),
+        ):
             pass
     finally:
         first.kill()
@@ -105,7 +112,9 @@ def test_a_thread_is_kept_out_and_the_holder_is_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("deadly", range(1, 17))
-def test_a_kill_at_any_step_of_overwriting_leaves_the_old_result_or_the_new(tmp_path: Path, deadly: int) -> None:
+def test_a_kill_at_any_step_of_overwriting_leaves_the_old_result_or_the_new(
+    tmp_path: Path, deadly: int
+) -> None:
     out = result(tmp_path / "out", b"old")
     writer = child(KILLED, out, deadly)
     done, _ = writer.communicate()
@@ -117,7 +126,14 @@ def test_a_kill_at_any_step_of_overwriting_leaves_the_old_result_or_the_new(tmp_
 
 
 def test_only_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
-    mine = [".out.part-1x", "out.part-1", ".outer.part-1", ".out.notes.part", ".out.old-1.bak", "out.partial"]
+    mine = [
+        ".out.part-1x",
+        "out.part-1",
+        ".outer.part-1",
+        ".out.notes.part",
+        ".out.old-1.bak",
+        "out.partial",
+    ]
     left = [".out.part-1", ".out.old-77", ".out.ab_c1234.part"]
     for name in (*mine, *left[:2]):
         (tmp_path / name).mkdir()
@@ -136,7 +152,9 @@ def test_an_empty_folder_is_nobodys_result(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "a").read_bytes() == b"new"
 
 
-def test_a_full_disk_leaves_the_old_result_and_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_result_and_no_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = result(tmp_path / "out", b"old")
 
     def full(_: int) -> None:
@@ -164,7 +182,9 @@ def stopped_while_writing(out: Path) -> None:
         raise KeyboardInterrupt
 
 
-def test_a_failed_rename_puts_the_old_result_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_rename_puts_the_old_result_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, replace = result(tmp_path / "out", b"old"), os.replace
 
     def failing(a: Path, b: Path) -> None:
@@ -179,7 +199,9 @@ def test_a_failed_rename_puts_the_old_result_back(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_a_file_system_without_locks_is_told_and_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_told_and_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def none(*_: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -188,7 +210,9 @@ def test_a_file_system_without_locks_is_told_and_written_to(tmp_path: Path, monk
         result(tmp_path / "out", b"new")
 
 
-def test_a_folder_that_nobody_may_write_is_refused_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_nobody_may_write_is_refused_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened = os.open
 
     def read_only(path: object, flags: int, *mode: int) -> int:
@@ -197,7 +221,13 @@ def test_a_folder_that_nobody_may_write_is_refused_before_anything_is_computed(t
         return opened(path, flags, *mode)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "open", read_only)  # root may write everywhere
-    with pytest.raises(OutputError, match="Read-only file system"), claimed(tmp_path / "out", overwrite=False):
+    with (
+        pytest.raises(OutputError, match="Read-only file system"),
+        claimed(tmp_path / "out", overwrite=False),
+    ):
         raise AssertionError("it began")
-    with pytest.raises(OutputError, match="Read-only file system"), claimed_table(tmp_path / "t.json", overwrite=False):
+    with (
+        pytest.raises(OutputError, match="Read-only file system"),
+        claimed_table(tmp_path / "t.json", overwrite=False),
+    ):
         raise AssertionError("it began")

@@ -46,14 +46,28 @@ def fit() -> FitResult:
     run = EngineRun("fv", scalars, np.eye(2), (10.0, 5.0), 9.0, 12, 1.5, True, "converged")
     values = np.random.default_rng(0).random(SHAPE)
     return FitResult(
-        scalars=scalars, covariance=np.eye(2), runs={"fv": run}, engine_distance={},
+        scalars=scalars,
+        covariance=np.eye(2),
+        runs={"fv": run},
+        engine_distance={},
         check=CheckResult((CheckItem("pressure, relative L2", 0.2, 0.05, False, "why"),), 2.0),
-        maps={"IFP": MapEstimate("IFP", "mmHg", "pressure", "images and prior", values, 0.1 * values)},
-        fields={"free": FieldEstimate("free", "ug/mL", "free drug", np.array([60.0, 120.0]), np.stack([values, values]))},
+        maps={
+            "IFP": MapEstimate("IFP", "mmHg", "pressure", "images and prior", values, 0.1 * values)
+        },
+        fields={
+            "free": FieldEstimate(
+                "free", "ug/mL", "free drug", np.array([60.0, 120.0]), np.stack([values, values])
+            )
+        },
         curves=(Curve("contrast", "mM", np.arange(4.0), np.arange(4.0), np.arange(4.0)),),
-        assumptions=("<script>alert(1)</script>",), affine=np.eye(4), mask=values > 0.1, seconds={"fv": 1.5},
-        vectors={"u": VectorEstimate("u", "um/s", "velocity", np.stack([values, 2 * values, 3 * values]))},
-    )  # fmt: skip
+        assumptions=("<script>alert(1)</script>",),
+        affine=np.eye(4),
+        mask=values > 0.1,
+        seconds={"fv": 1.5},
+        vectors={
+            "u": VectorEstimate("u", "um/s", "velocity", np.stack([values, 2 * values, 3 * values]))
+        },
+    )
 
 
 @pytest.fixture
@@ -61,10 +75,15 @@ def imaging(fit: FitResult) -> SimpleNamespace:
     status = np.zeros(SHAPE, dtype=np.int32)
     status[0, 0, 0] = 2
     return SimpleNamespace(
-        status=status, mask=np.ones(SHAPE, dtype=bool), summary=lambda: "tumour: 60 voxels", motion=None, arterial_voxels=None,
+        status=status,
+        mask=np.ones(SHAPE, dtype=bool),
+        summary=lambda: "tumour: 60 voxels",
+        motion=None,
+        arterial_voxels=None,
         ph=np.full(SHAPE, np.nan),
-        frame_times_s=np.arange(5.0), aif=PlasmaCurve(np.arange(5.0), np.array([0.0, 0, 5, 2, 1])),
-    )  # fmt: skip
+        frame_times_s=np.arange(5.0),
+        aif=PlasmaCurve(np.arange(5.0), np.array([0.0, 0, 5, 2, 1])),
+    )
 
 
 def write(out: Path, fit: FitResult, imaging: SimpleNamespace, **change: object) -> Path:
@@ -73,7 +92,9 @@ def write(out: Path, fit: FitResult, imaging: SimpleNamespace, **change: object)
     return write_result(out, imaging=imaging, fit=fit, **{**usual, **change})  # type: ignore[arg-type]
 
 
-def test_a_folder_reads_back_as_it_was_written(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+def test_a_folder_reads_back_as_it_was_written(
+    tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
+) -> None:
     found = read_result(write(tmp_path / "out", fit, imaging))
     assert found.scalars == fit.scalars
     assert found.check == fit.check
@@ -81,13 +102,18 @@ def test_a_folder_reads_back_as_it_was_written(tmp_path: Path, fit: FitResult, i
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
-def test_a_fit_comes_back_whole_from_its_folder(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+def test_a_fit_comes_back_whole_from_its_folder(
+    tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
+) -> None:
     found = load_fit(write(tmp_path / "out", fit, imaging))
     assert found.summary() == fit.summary()
     for whole in ("scalars", "check", "assumptions", "engine_distance", "seconds", "ended"):
         assert getattr(found, whole) == getattr(fit, whole), whole
     for many in ("maps", "fields", "vectors", "runs", "curves"):
-        here, there = (dict(enumerate(v)) if isinstance(v := getattr(f, many), tuple) else dict(v) for f in (fit, found))
+        here, there = (
+            dict(enumerate(v)) if isinstance(v := getattr(f, many), tuple) else dict(v)
+            for f in (fit, found)
+        )
         assert list(there) == list(here)
         for key, value in here.items():
             np.testing.assert_equal(asdict(there[key]), asdict(value))
@@ -95,14 +121,23 @@ def test_a_fit_comes_back_whole_from_its_folder(tmp_path: Path, fit: FitResult, 
         np.testing.assert_array_equal(getattr(found, array), getattr(fit, array))
 
 
-def test_vectors_are_written_along_the_voxel_axes(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+def test_vectors_are_written_along_the_voxel_axes(
+    tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
+) -> None:
     out = write(tmp_path / "out", fit, imaging)
     image = nib.load(out / "maps" / "u.nii.gz")
-    np.testing.assert_allclose(image.get_fdata(), np.moveaxis(fit.vectors["u"].values, 0, -1), rtol=1e-6)
-    assert json.loads((out / "maps" / "u.json").read_text())["Components"] == "along the voxel axes x, y, z"
+    np.testing.assert_allclose(
+        image.get_fdata(), np.moveaxis(fit.vectors["u"].values, 0, -1), rtol=1e-6
+    )
+    assert (
+        json.loads((out / "maps" / "u.json").read_text())["Components"]
+        == "along the voxel axes x, y, z"
+    )
 
 
-def test_a_copied_folder_is_the_same_folder(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+def test_a_copied_folder_is_the_same_folder(
+    tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
+) -> None:
     out = write(tmp_path / "out", fit, imaging)
     copied = copy_result(out, tmp_path / "copy")
     names = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
@@ -116,25 +151,45 @@ def test_a_fit_without_its_problem_cannot_be_profiled_and_says_so(fit: FitResult
         fit.profile("l")
 
 
-def test_the_configuration_reads_back_as_settings(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+def test_the_configuration_reads_back_as_settings(
+    tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
+) -> None:
     write(tmp_path / "out", fit, imaging)
     table = tomllib.loads((tmp_path / "out" / "config.toml").read_text())
     assert FitSettings.model_validate(table["fit"]) == FitSettings(seed=3, drug=("a.nii.gz",))
 
 
 def test_toml_survives_odd_strings() -> None:
-    odd = {"t": {"a": 'q"uote\\ \n ü', "b": [1, 2.5], "c": True, "d": {}, "e": {"p": 0.5, "q": [1]}, "f": None}}
-    assert tomllib.loads(to_toml(odd)) == {"t": {"a": 'q"uote\\ \n ü', "b": [1, 2.5], "c": True, "d": {}, "e": {"p": 0.5, "q": [1]}}}
+    odd = {
+        "t": {
+            "a": 'q"uote\\ \n ü',
+            "b": [1, 2.5],
+            "c": True,
+            "d": {},
+            "e": {"p": 0.5, "q": [1]},
+            "f": None,
+        }
+    }
+    assert tomllib.loads(to_toml(odd)) == {
+        "t": {"a": 'q"uote\\ \n ü', "b": [1, 2.5], "c": True, "d": {}, "e": {"p": 0.5, "q": [1]}}
+    }
 
 
-def test_a_failure_half_way_leaves_nothing(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
-    broken = replace(fit, fields={"free": SimpleNamespace(name="free", unit="x", description="y", times_s=["late"])})  # type: ignore[dict-item]
+def test_a_failure_half_way_leaves_nothing(
+    tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
+) -> None:
+    broken = replace(
+        fit,
+        fields={"free": SimpleNamespace(name="free", unit="x", description="y", times_s=["late"])},
+    )  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="late"):
         write(tmp_path / "out", broken, imaging)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_a_result_folder_is_overwritten(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+def test_only_a_result_folder_is_overwritten(
+    tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
+) -> None:
     out = write(tmp_path / "out", fit, imaging)
     with pytest.raises(OutputError, match="exists"):
         write(out, fit, imaging)
@@ -142,11 +197,16 @@ def test_only_a_result_folder_is_overwritten(tmp_path: Path, fit: FitResult, ima
     assert (out / "report.html").read_text() == "second"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
-    with pytest.raises(OutputError, match="not a result folder"), claimed(tmp_path / "mine", overwrite=True):
+    with (
+        pytest.raises(OutputError, match="not a result folder"),
+        claimed(tmp_path / "mine", overwrite=True),
+    ):
         pass
 
 
-def test_no_path_of_this_machine_is_written(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+def test_no_path_of_this_machine_is_written(
+    tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
+) -> None:
     source = tmp_path / "secret_place" / "scan.nii.gz"
     source.parent.mkdir()
     source.write_bytes(b"data")
@@ -161,7 +221,9 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
         read_result(tmp_path)
 
 
-def test_the_report_says_the_check_first_and_escapes_what_it_is_told(fit: FitResult, imaging: SimpleNamespace) -> None:
+def test_the_report_says_the_check_first_and_escapes_what_it_is_told(
+    fit: FitResult, imaging: SimpleNamespace
+) -> None:
     page = render_report(imaging, fit)  # type: ignore[arg-type]
     assert page.index("CHECK FAILED") < page.index("label of l")
     assert "<script>" not in page
@@ -171,11 +233,15 @@ def test_the_report_says_the_check_first_and_escapes_what_it_is_told(fit: FitRes
     assert "https://" not in page
 
 
-def test_what_a_fit_recovered_from_is_told(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
+def test_what_a_fit_recovered_from_is_told(
+    tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
+) -> None:
     words = "anchor 1, pressure: memory ran out"
     told = replace(fit, runs={"fv": replace(fit.runs["fv"], events=(words,))})
     out = write(tmp_path / "out", told, imaging)
     assert json.loads((out / "provenance.json").read_text())["recovered_from"] == {"fv": [words]}
-    assert json.loads((out / "parameters.json").read_text())["engines"]["fv"]["recovered_from"] == [words]
+    assert json.loads((out / "parameters.json").read_text())["engines"]["fv"]["recovered_from"] == [
+        words
+    ]
     assert f"Recovered from: {words}." in render_report(imaging, told)
     assert "Recovered from" not in render_report(imaging, fit)

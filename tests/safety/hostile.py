@@ -40,7 +40,9 @@ def refused(read: Callable[[], Any], name: str | None) -> InputError:
     return caught.value
 
 
-def volume(path: Path, data: np.ndarray = DATA, extension: bytes | None = None, **fields: Any) -> Path:
+def volume(
+    path: Path, data: np.ndarray = DATA, extension: bytes | None = None, **fields: Any
+) -> Path:
     """A valid volume whose header then had fields overwritten."""
     image = nib.Nifti1Image(data, AFFINE)
     image.header.set_xyzt_units("mm", "sec")

@@ -53,7 +53,24 @@ def test_a_fit_of_a_hostile_volume_ends_with_3_and_one_paragraph(
     path = tmp_path / "a\nb <i>.nii"
     HOSTILE[kind](path)
     out = tmp_path / "out"
-    assert ended(["fit", "--dce", str(path), "--t1", "1.4", "--assume-ph", "6.9", "--quiet", "--out", str(out)], monkeypatch) == 3
+    assert (
+        ended(
+            [
+                "fit",
+                "--dce",
+                str(path),
+                "--t1",
+                "1.4",
+                "--assume-ph",
+                "6.9",
+                "--quiet",
+                "--out",
+                str(out),
+            ],
+            monkeypatch,
+        )
+        == 3
+    )
     said = capsys.readouterr()
     assert said.out == ""
     assert len(said.err.strip().splitlines()) == 1
@@ -68,9 +85,13 @@ def marked(path: Path) -> None:
     assert isinstance(image, nib.Nifti1Image)
     again = nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header)
     for field in ("descrip", "aux_file", "intent_name", "db_name"):
-        again.header[field] = MARK[: again.header[field].dtype.itemsize].encode()[: 17 if field in ("db_name", "intent_name") else 24]
+        again.header[field] = MARK[: again.header[field].dtype.itemsize].encode()[
+            : 17 if field in ("db_name", "intent_name") else 24
+        ]
     for code in ("comment", "dicom", "xcede"):
-        again.header.extensions.append(nib.nifti1.Nifti1Extension("comment" if code == "dicom" else code, MARK.encode()))
+        again.header.extensions.append(
+            nib.nifti1.Nifti1Extension("comment" if code == "dicom" else code, MARK.encode())
+        )
     path.write_bytes(gzip.compress(again.to_bytes()))
 
 
@@ -82,15 +103,29 @@ def test_nothing_of_a_header_s_text_or_of_a_sidecar_s_reaches_what_is_written(
         marked(path)
         side = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
         told = json.loads(side.read_text()) if side.is_file() else {}
-        more = dict.fromkeys(("PatientName", "SeriesDescription", "ConversionSoftware", "Units", MARK), MARK)
+        more = dict.fromkeys(
+            ("PatientName", "SeriesDescription", "ConversionSoftware", "Units", MARK), MARK
+        )
         side.write_text(json.dumps({**more, "ImageComments": [MARK], **told}))
     out = tmp_path / "out"
-    files = ["--dce", study.dce, "--mask", tmp_path / "mask.nii.gz", "--cest", tmp_path / "ph.nii.gz", "--vfa", *study.vfa]
+    files = [
+        "--dce",
+        study.dce,
+        "--mask",
+        tmp_path / "mask.nii.gz",
+        "--cest",
+        tmp_path / "ph.nii.gz",
+        "--vfa",
+        *study.vfa,
+    ]
     assert ended(["maps", *map(str, files), "--out", str(out), "--quiet"], monkeypatch) == 0
     said = capsys.readouterr()
     written = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert len(written) > 20
-    texts = {path.name: gzip.decompress(raw) if path.name.endswith(".gz") else raw for path, raw in written.items()}
+    texts = {
+        path.name: gzip.decompress(raw) if path.name.endswith(".gz") else raw
+        for path, raw in written.items()
+    }
     texts |= {"stdout": said.out.encode(), "stderr": said.err.encode()}
     for name, raw in texts.items():
         assert not [word for word in FOUND if word in raw], name

@@ -77,7 +77,9 @@ def endless(path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [folder, pipe, device, loop, dangling, empty, binary, endless])
 @pytest.mark.parametrize("reader", READERS)
-def test_what_is_no_such_file_is_refused_by_every_reader(tmp_path: Path, reader: str, spoil: Callable[[Path], None]) -> None:
+def test_what_is_no_such_file_is_refused_by_every_reader(
+    tmp_path: Path, reader: str, spoil: Callable[[Path], None]
+) -> None:
     name, read = READERS[reader]
     spoil(tmp_path / name)
     if (reader, spoil) == ("configuration", empty):
@@ -92,7 +94,9 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
     refused(lambda: read_array(path), "a.nii")
 
 
-def test_a_file_that_the_system_refuses_is_refused_in_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_the_system_refuses_is_refused_in_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def denied(*_: Any) -> int:
         raise PermissionError(13, "Permission denied")
 
@@ -101,7 +105,9 @@ def test_a_file_that_the_system_refuses_is_refused_in_its_words(tmp_path: Path, 
     assert "Permission denied" in str(refused(lambda: read_array(path), "a.nii"))
 
 
-def test_a_file_that_becomes_a_pipe_after_it_was_looked_at_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_becomes_a_pipe_after_it_was_looked_at_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, regular = tmp_path / "a.nii", os.stat(volume(tmp_path / "b.nii"))
     os.mkfifo(path)
     monkeypatch.setattr(given.os, "stat", lambda _: regular)
@@ -117,7 +123,10 @@ def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, reader: str, na
     refused(lambda: READERS[reader][1](tmp_path / name), None)
 
 
-@pytest.mark.parametrize("name", ["with space", "ünïcødé", "名前", "new\nline", "quo\"te'", "<b>", "$(x)", "-x", "\udcff"])
+@pytest.mark.parametrize(
+    "name",
+    ["with space", "ünïcødé", "名前", "new\nline", "quo\"te'", "<b>", "$(x)", "-x", "\udcff"],
+)
 def test_a_volume_of_any_name_is_read_and_refused_on_one_line(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(read_array(volume(tmp_path / f"{name}.nii"))[0], DATA)
     refused(lambda: read_array(volume(tmp_path / f"{name}.nii", datatype=128)), f"{name}.nii")
@@ -129,7 +138,9 @@ def test_a_gzip_of_eight_gigabytes_is_refused_by_what_it_declares(tmp_path: Path
     assert refused(lambda: read_array(path), "a.nii.gz").field == "dim"
 
 
-def test_a_bomb_of_less_than_the_largest_volume_is_refused_by_how_little_it_holds(tmp_path: Path) -> None:
+def test_a_bomb_of_less_than_the_largest_volume_is_refused_by_how_little_it_holds(
+    tmp_path: Path,
+) -> None:
     path = volume(tmp_path / "a.nii.gz", dim=[3, 512, 512, 512, 1, 1, 1, 1])
     assert refused(lambda: read_array(path), "a.nii.gz").field == "dim, size"
 
@@ -170,7 +181,9 @@ def test_a_folder_of_traps_is_passed_by_and_the_series_in_it_found(tmp_path: Pat
     assert files_in(tmp_path) == [series]
 
 
-def test_a_folder_with_more_files_than_a_scan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_more_files_than_a_scan_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nanopinn.imaging.dicom.MOST_FILES", 3)
     for i in range(5):
         (tmp_path / f"{i}.dcm").write_bytes(b"")
@@ -178,7 +191,9 @@ def test_a_folder_with_more_files_than_a_scan_is_refused(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("script", ["sleep 60", "printf '\\377\\376'; exit 1", "exec >&-; exit 0"])
-def test_a_converter_that_hangs_or_fails_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+def test_a_converter_that_hangs_or_fails_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
     tool = tmp_path / "bin" / "dcm2niix"
     tool.parent.mkdir()
     tool.write_text(f"#!/bin/sh\n{script}\n")
@@ -199,17 +214,23 @@ def test_a_converter_that_hangs_or_fails_is_not_waited_for(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        (b"\0" * 344 + b"ni1\0" + b"\0" * 4000, ".hdr/.img"), (b"\x1c\x02\0\0n+2\0" + b"\0" * 4000, "NIfTI-2"),
-        (b"\0" * 128 + b"DICM" + b"\0" * 4000, "DICOM"), (b"", "nothing"),
+        (b"\0" * 344 + b"ni1\0" + b"\0" * 4000, ".hdr/.img"),
+        (b"\x1c\x02\0\0n+2\0" + b"\0" * 4000, "NIfTI-2"),
+        (b"\0" * 128 + b"DICM" + b"\0" * 4000, "DICOM"),
+        (b"", "nothing"),
     ],
-)  # fmt: skip
+)
 def test_other_formats_are_refused_by_their_names(tmp_path: Path, raw: bytes, words: str) -> None:
     (tmp_path / "a.nii").write_bytes(raw)
     assert words in str(refused(lambda: read_array(tmp_path / "a.nii"), "a.nii"))
 
 
 def test_an_error_shows_little_of_what_is_long_and_nothing_that_a_terminal_obeys() -> None:
-    text = str(InputError("wrong", file="a\nb\x1b[2J", found=[0.5] * 100_000, remedy="x\ry", field="\u202e"))
+    text = str(
+        InputError(
+            "wrong", file="a\nb\x1b[2J", found=[0.5] * 100_000, remedy="x\ry", field="\u202e"
+        )
+    )
     assert text.isprintable()
     assert len(text) < 600
     assert "too large" in str(InputError("wrong", found=10**5000))

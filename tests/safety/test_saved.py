@@ -18,18 +18,32 @@ from safetensors.torch import save
 from nanopinn.errors import InputError
 from nanopinn.inference import saving
 from nanopinn.inference.checkpoint import fit_to_bytes, load_ended, load_fit
-from nanopinn.inference.result import CheckItem, CheckResult, EngineRun, FitResult, MapEstimate, ScalarEstimate
+from nanopinn.inference.result import (
+    CheckItem,
+    CheckResult,
+    EngineRun,
+    FitResult,
+    MapEstimate,
+    ScalarEstimate,
+)
 from nanopinn.inference.resume import Keeper
 
 from .hostile import refused
 
 SCALAR = ScalarEstimate("l", "l", "mm", "log", 1.0, 0.5, 1.2, 0.2)
 FIT = FitResult(
-    (SCALAR,), np.eye(1), {"fv": EngineRun("fv", (SCALAR,), np.eye(1), (3.0, 2.0), 4.0, 5, 1.0, True, "converged")}, {"l": 0.1},
+    (SCALAR,),
+    np.eye(1),
+    {"fv": EngineRun("fv", (SCALAR,), np.eye(1), (3.0, 2.0), 4.0, 5, 1.0, True, "converged")},
+    {"l": 0.1},
     CheckResult((CheckItem("balance", 0.1, 1.0, True, "mass"),), 1.0),
-    {"p": MapEstimate("p", "Pa", "pressure", "images", np.ones((3, 3, 3)), np.zeros((20, 20, 20)))}, {}, (), ("one",), np.eye(4),
+    {"p": MapEstimate("p", "Pa", "pressure", "images", np.ones((3, 3, 3)), np.zeros((20, 20, 20)))},
+    {},
+    (),
+    ("one",),
+    np.eye(4),
     np.ones((3, 3, 3), dtype=bool),
-)  # fmt: skip
+)
 
 
 def content_of(raw: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -44,7 +58,16 @@ def sealed(content: Any, arrays: dict[str, torch.Tensor] | None = None, **meta: 
     text = content if isinstance(content, str) else json.dumps(content)
     arrays = arrays or {}
     digest = saving._digest(text, arrays)
-    return save(arrays, {"format": "nanopinn", "version": str(saving.VERSION), "content": text, "sha256": digest, **meta})
+    return save(
+        arrays,
+        {
+            "format": "nanopinn",
+            "version": str(saving.VERSION),
+            "content": text,
+            "sha256": digest,
+            **meta,
+        },
+    )
 
 
 def read(folder: Path, raw: bytes) -> Callable[[], Any]:
@@ -68,8 +91,17 @@ class Armed:
         return (Path.touch, (self.mark,))
 
 
-@pytest.mark.parametrize("write", [lambda a: pickle.dumps(a), lambda a: _torch_saved(a), lambda a: sealed(json.dumps({"pickle": "x"}))])
-def test_a_pickle_in_a_fit_s_place_is_refused_and_not_run(tmp_path: Path, write: Callable[[Any], bytes]) -> None:
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda a: pickle.dumps(a),
+        lambda a: _torch_saved(a),
+        lambda a: sealed(json.dumps({"pickle": "x"})),
+    ],
+)
+def test_a_pickle_in_a_fit_s_place_is_refused_and_not_run(
+    tmp_path: Path, write: Callable[[Any], bytes]
+) -> None:
     mark = tmp_path / "ran"
     refused(read(tmp_path, write(Armed(mark))), "fit.safetensors")
     assert not mark.exists()
@@ -94,15 +126,36 @@ ONE = '{"0": {"dtype": "F64", "shape": [%s], "data_offsets": [%d, %d]}}'
 @pytest.mark.parametrize(
     "raw",
     [
-        b"", b"\0" * 8, header("{}", length=2**63), header("{}", length=2**40), header("{"), header("[]"), header("3"), header(b"\xff\xfe"),
-        header("{" + " " * (9 << 20) + "}"), header("[" * 100_000), header('{"__metadata__": null}'), header('{"__metadata__": 3}'),
-        header('{"__metadata__": {"format": 3}}'), header(ONE % ("1000000000000", 0, 8000000000000)), header(ONE % ("1", 0, 8)),
-        header(ONE % ("2", 0, 8), b"\0" * 8), header(ONE % ("-1", 0, 8), b"\0" * 8), header(ONE % ("1", 8, 0), b"\0" * 8),
-        header('{"0": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}, "1": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}', b"\0" * 8),
-        header(ONE.replace("F64", "X9") % ("1", 0, 8), b"\0" * 8), header(ONE % ("18446744073709551615, 2", 0, 8), b"\0" * 8),
-        header('{"0": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}, "__metadata__": {"format": "nanopinn", "version": "3"}}', b"\0" * 8),
+        b"",
+        b"\0" * 8,
+        header("{}", length=2**63),
+        header("{}", length=2**40),
+        header("{"),
+        header("[]"),
+        header("3"),
+        header(b"\xff\xfe"),
+        header("{" + " " * (9 << 20) + "}"),
+        header("[" * 100_000),
+        header('{"__metadata__": null}'),
+        header('{"__metadata__": 3}'),
+        header('{"__metadata__": {"format": 3}}'),
+        header(ONE % ("1000000000000", 0, 8000000000000)),
+        header(ONE % ("1", 0, 8)),
+        header(ONE % ("2", 0, 8), b"\0" * 8),
+        header(ONE % ("-1", 0, 8), b"\0" * 8),
+        header(ONE % ("1", 8, 0), b"\0" * 8),
+        header(
+            '{"0": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}, "1": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}',
+            b"\0" * 8,
+        ),
+        header(ONE.replace("F64", "X9") % ("1", 0, 8), b"\0" * 8),
+        header(ONE % ("18446744073709551615, 2", 0, 8), b"\0" * 8),
+        header(
+            '{"0": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}, "__metadata__": {"format": "nanopinn", "version": "3"}}',
+            b"\0" * 8,
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_header_that_lies_is_refused(tmp_path: Path, raw: bytes) -> None:
     refused(read(tmp_path, raw), "fit.safetensors")
 
@@ -111,7 +164,9 @@ def sparse(shape: list[Any]) -> dict[str, Any]:
     return {"tensor": {"shape": shape, "usual": 0.0, "index": "0", "values": "1"}}
 
 
-@pytest.mark.parametrize("shape", [[10**6, 10**6], [2**62], [-1], [1.5], ["8"], [10**9], [4000, 4000, 5]])
+@pytest.mark.parametrize(
+    "shape", [[10**6, 10**6], [2**62], [-1], [1.5], ["8"], [10**9], [4000, 4000, 5]]
+)
 def test_a_tensor_of_few_numbers_gets_no_memory_for_many(tmp_path: Path, shape: list[Any]) -> None:
     arrays = {"0": torch.zeros(1, dtype=torch.int32), "1": torch.ones(1, dtype=torch.float64)}
     refused(read(tmp_path, sealed(sparse(shape), arrays)), "fit.safetensors")
@@ -119,18 +174,38 @@ def test_a_tensor_of_few_numbers_gets_no_memory_for_many(tmp_path: Path, shape: 
 
 def test_many_tensors_of_few_numbers_get_no_memory_together(tmp_path: Path) -> None:
     arrays = {"0": torch.zeros(1, dtype=torch.int32), "1": torch.ones(1, dtype=torch.bool)}
-    assert "few numbers" in str(refused(read(tmp_path, sealed({"tuple": [sparse([2**25])] * 40}, arrays)), "fit.safetensors"))
+    assert "few numbers" in str(
+        refused(
+            read(tmp_path, sealed({"tuple": [sparse([2**25])] * 40}, arrays)), "fit.safetensors"
+        )
+    )
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        "", "3", "null", "[]", "{}", '{"class": "FitResult"}', '{"class": "os.system", "fields": {}}', '{"class": "Popen", "fields": {"args": ["id"]}}',
-        '{"class": "FitResult", "fields": {}}', '{"class": "FitResult", "fields": 3}', '{"class": ["FitResult"], "fields": {}}', '{"tuple": 3}',
-        '{"mapping": [[{"mapping": []}, 1]]}', '{"mapping": [1]}', '{"tensor": {"at": "9"}}', '{"float": "x"}', '{"float": 3}', '{"array": 3}',
-        '{"tuple": ' * 5000 + "[]" + "}" * 5000, "[" * 100_000,
+        "",
+        "3",
+        "null",
+        "[]",
+        "{}",
+        '{"class": "FitResult"}',
+        '{"class": "os.system", "fields": {}}',
+        '{"class": "Popen", "fields": {"args": ["id"]}}',
+        '{"class": "FitResult", "fields": {}}',
+        '{"class": "FitResult", "fields": 3}',
+        '{"class": ["FitResult"], "fields": {}}',
+        '{"tuple": 3}',
+        '{"mapping": [[{"mapping": []}, 1]]}',
+        '{"mapping": [1]}',
+        '{"tensor": {"at": "9"}}',
+        '{"float": "x"}',
+        '{"float": 3}',
+        '{"array": 3}',
+        '{"tuple": ' * 5000 + "[]" + "}" * 5000,
+        "[" * 100_000,
     ],
-)  # fmt: skip
+)
 def test_content_that_is_no_fit_is_refused(tmp_path: Path, content: str) -> None:
     refused(read(tmp_path, sealed(content)), "fit.safetensors")
 
@@ -138,13 +213,25 @@ def test_content_that_is_no_fit_is_refused(tmp_path: Path, content: str) -> None
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("scalars",), 3), (("scalars",), {"tuple": [3]}), (("covariance",), None), (("check",), "passed"), (("assumptions",), {"tuple": [1]}),
-        (("seconds",), {"mapping": [["fit", "1"]]}), (("check", "fields", "seconds"), "1"), (("check", "fields", "seconds"), True),
-        (("runs",), {"mapping": [["fv", None]]}), (("ended",), 3), (("no_such",), 3), (("mask",), {"array": {"at": "0"}}),
-        (("scalars", "tuple", 0, "fields", "scale"), "cubic"), (("scalars", "tuple", 0, "fields", "median"), True),
+        (("scalars",), 3),
+        (("scalars",), {"tuple": [3]}),
+        (("covariance",), None),
+        (("check",), "passed"),
+        (("assumptions",), {"tuple": [1]}),
+        (("seconds",), {"mapping": [["fit", "1"]]}),
+        (("check", "fields", "seconds"), "1"),
+        (("check", "fields", "seconds"), True),
+        (("runs",), {"mapping": [["fv", None]]}),
+        (("ended",), 3),
+        (("no_such",), 3),
+        (("mask",), {"array": {"at": "0"}}),
+        (("scalars", "tuple", 0, "fields", "scale"), "cubic"),
+        (("scalars", "tuple", 0, "fields", "median"), True),
     ],
-)  # fmt: skip
-def test_a_field_of_another_type_is_refused_though_the_checksum_is_right(tmp_path: Path, path: tuple[Any, ...], value: Any) -> None:
+)
+def test_a_field_of_another_type_is_refused_though_the_checksum_is_right(
+    tmp_path: Path, path: tuple[Any, ...], value: Any
+) -> None:
     content, arrays = content_of(fit_to_bytes(FIT))
     arrays["0"] = arrays["0"].double()
     at = content["fields"]
@@ -154,7 +241,9 @@ def test_a_field_of_another_type_is_refused_though_the_checksum_is_right(tmp_pat
     refused(read(tmp_path, sealed(content, arrays)), "fit.safetensors")
 
 
-def test_a_fit_without_its_problem_is_refused_where_the_problem_is_asked_for(tmp_path: Path) -> None:
+def test_a_fit_without_its_problem_is_refused_where_the_problem_is_asked_for(
+    tmp_path: Path,
+) -> None:
     read(tmp_path, fit_to_bytes(FIT))
     refused(lambda: load_ended(tmp_path), None)
 

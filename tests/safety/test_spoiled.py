@@ -25,25 +25,46 @@ from nanopinn.imaging.io import read_array
 from nanopinn.inference.checkpoint import fit_to_bytes, load_fit
 from nanopinn.workflows.formulations import read_formulation
 from nanopinn.workflows.schedule import read_schedule
-from nanopinn.workflows.settings import ComparisonSettings, FitSettings, PhantomSettings, PlanSettings, SimulationSettings
+from nanopinn.workflows.settings import (
+    ComparisonSettings,
+    FitSettings,
+    PhantomSettings,
+    PlanSettings,
+    SimulationSettings,
+)
 
 from .hostile import AFFINE, DATA, volume
 from .test_saved import FIT, content_of, sealed
 
 FRAMES = 12
 #: The same inputs in every run, and none kept from the last: what fails here fails everywhere.
-spoiled = settings(max_examples=60, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+spoiled = settings(
+    max_examples=60,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 edits = st.lists(
-    st.tuples(st.integers(0, 10_000), st.sampled_from(["flip", "set", "cut", "insert", "end"]), st.binary(min_size=1, max_size=8)),
-    min_size=1, max_size=6,
-)  # fmt: skip
-numbers = st.one_of(st.integers(), st.floats(), st.sampled_from([0, 1, -1, 1e308, 10**400, 2**63, 0.005, 15.0, 7.0]))
+    st.tuples(
+        st.integers(0, 10_000),
+        st.sampled_from(["flip", "set", "cut", "insert", "end"]),
+        st.binary(min_size=1, max_size=8),
+    ),
+    min_size=1,
+    max_size=6,
+)
+numbers = st.one_of(
+    st.integers(), st.floats(), st.sampled_from([0, 1, -1, 1e308, 10**400, 2**63, 0.005, 15.0, 7.0])
+)
 anything = st.recursive(
     st.one_of(st.none(), st.booleans(), numbers, st.text(max_size=20)),
-    lambda inner: st.one_of(st.lists(inner, max_size=13), st.dictionaries(st.text(max_size=9), inner, max_size=3)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=13), st.dictionaries(st.text(max_size=9), inner, max_size=3)
+    ),
     max_leaves=20,
-)  # fmt: skip
+)
 
 
 def edited(content: bytes, changes: list[tuple[int, str, bytes]], within: int) -> bytes:
@@ -82,7 +103,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("within", [352, 10_000])
 @spoiled
 @given(changes=edits)
-def test_a_volume_with_any_bytes_changed_is_read_or_refused(place: Path, name: str, within: int, changes: list[Any]) -> None:
+def test_a_volume_with_any_bytes_changed_is_read_or_refused(
+    place: Path, name: str, within: int, changes: list[Any]
+) -> None:
     raw = edited(volume(place / "good.nii").read_bytes(), changes, within)
     (place / name).write_bytes(gzip.compress(raw, 1) if name.endswith("gz") else raw)
     found = read_or_refused(lambda: read_array(place / name))
@@ -94,7 +117,9 @@ def test_a_volume_with_any_bytes_changed_is_read_or_refused(place: Path, name: s
 
 @spoiled
 @given(changes=edits)
-def test_a_gzip_stream_with_any_bytes_changed_is_read_whole_or_refused(place: Path, changes: list[Any]) -> None:
+def test_a_gzip_stream_with_any_bytes_changed_is_read_whole_or_refused(
+    place: Path, changes: list[Any]
+) -> None:
     """A checksum stands at its end: what is read is what was written, unless the change is in its own header."""
     whole = volume(place / "c.nii.gz").read_bytes()
     (place / "c.nii.gz").write_bytes(edited(whole, changes, len(whole)))
@@ -104,9 +129,17 @@ def test_a_gzip_stream_with_any_bytes_changed_is_read_whole_or_refused(place: Pa
 
 
 @spoiled
-@given(side=st.dictionaries(st.sampled_from([*KEYS, "RepetitionTime", "ConversionSoftware"]), anything, max_size=8))
+@given(
+    side=st.dictionaries(
+        st.sampled_from([*KEYS, "RepetitionTime", "ConversionSoftware"]), anything, max_size=8
+    )
+)
 def test_any_sidecar_of_a_series_is_read_or_refused(place: Path, side: dict[str, Any]) -> None:
-    good = {"VolumeTiming": [7.0 * i for i in range(FRAMES)], "RepetitionTimeExcitation": 0.005, "FlipAngle": 15.0}
+    good = {
+        "VolumeTiming": [7.0 * i for i in range(FRAMES)],
+        "RepetitionTimeExcitation": 0.005,
+        "FlipAngle": 15.0,
+    }
     (place / "dce.json").write_text(json.dumps({**good, **side}))
     found = read_or_refused(lambda: load_acquisition(place / "dce.nii", FRAMES, 7.0))
     if found is not None:
@@ -116,10 +149,20 @@ def test_any_sidecar_of_a_series_is_read_or_refused(place: Path, side: dict[str,
 
 
 @settings(spoiled, max_examples=30)
-@given(side=st.dictionaries(st.sampled_from([*CEST_KEYS, "SaturationOffsetsHz"]), anything, min_size=1, max_size=4))
+@given(
+    side=st.dictionaries(
+        st.sampled_from([*CEST_KEYS, "SaturationOffsetsHz"]), anything, min_size=1, max_size=4
+    )
+)
 def test_any_sidecar_of_z_spectra_is_read_or_refused(place: Path, side: dict[str, Any]) -> None:
-    series = np.stack([DATA * 0 + z for z in np.linspace(1, 0.4, FRAMES)], axis=-1).astype(np.float32)
-    good = {"SaturationOffsetsPPM": [-300.0, *np.linspace(-7, 7, FRAMES - 1).tolist()], "SaturationB1uT": 3.0, "SaturationTimeS": 5.0}
+    series = np.stack([DATA * 0 + z for z in np.linspace(1, 0.4, FRAMES)], axis=-1).astype(
+        np.float32
+    )
+    good = {
+        "SaturationOffsetsPPM": [-300.0, *np.linspace(-7, 7, FRAMES - 1).tolist()],
+        "SaturationB1uT": 3.0,
+        "SaturationTimeS": 5.0,
+    }
     volume(place / "cest.nii", series)
     (place / "cest.json").write_text(json.dumps({**good, "MagneticFieldStrength": 7.0, **side}))
     found = read_or_refused(lambda: read_spectra(place / "cest.nii"))
@@ -140,35 +183,91 @@ def toml(value: Any) -> str:
 
 
 ENTRIES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
-    "schedule": (read_schedule, {"run": {"end_h": 24.0}, "dose": [{"formulation": "pld", "start_h": 0.0, "amount_mg": 90.0}], "heat": [],
-                 "radiation": [{"time_h": 1.0, "dose_Gy": 2.0}], "imaging": {"times_h": [1.0]}, "patient": {"body_surface_m2": 1.8}}),
-    "formulation": (read_formulation, {"name": "mine", "description": "mine", "aliases": [], "releasable_share": 0.9, "diameter": "d_PLD",
-                    "leak": {"value": 1e-6, "unit": "1/s", "source": "s"}, "circulation": {"volume": "V_PLD", "rates": ["k_PLD"]},
-                    "acid": {}, "heat": {}}),
-    "calibration": (read_calibration, {"source": "s", "coefficients": [6.0, 0.5], "of": "ratio", "contrast": "st", "ratio_ppm": [4.2, 5.5],
-                    "pH_range": [6.0, 7.4], "std_pH": 0.05, "ratio_range": [0.5, 3.0]}),
-    "agent": (load_agent, {"mine": {"water_protons_M": 110.0, "pKw": 13.6, "R1_per_s": 1.0, "R2_per_s": 2.0, "ratio_ppm": [4.2, 5.5],
-              "pools": [{"name": "a", "ppm": 4.2, "protons": 2, "k0": 1.0, "kb": 85.0}]}}),
-}  # fmt: skip
+    "schedule": (
+        read_schedule,
+        {
+            "run": {"end_h": 24.0},
+            "dose": [{"formulation": "pld", "start_h": 0.0, "amount_mg": 90.0}],
+            "heat": [],
+            "radiation": [{"time_h": 1.0, "dose_Gy": 2.0}],
+            "imaging": {"times_h": [1.0]},
+            "patient": {"body_surface_m2": 1.8},
+        },
+    ),
+    "formulation": (
+        read_formulation,
+        {
+            "name": "mine",
+            "description": "mine",
+            "aliases": [],
+            "releasable_share": 0.9,
+            "diameter": "d_PLD",
+            "leak": {"value": 1e-6, "unit": "1/s", "source": "s"},
+            "circulation": {"volume": "V_PLD", "rates": ["k_PLD"]},
+            "acid": {},
+            "heat": {},
+        },
+    ),
+    "calibration": (
+        read_calibration,
+        {
+            "source": "s",
+            "coefficients": [6.0, 0.5],
+            "of": "ratio",
+            "contrast": "st",
+            "ratio_ppm": [4.2, 5.5],
+            "pH_range": [6.0, 7.4],
+            "std_pH": 0.05,
+            "ratio_range": [0.5, 3.0],
+        },
+    ),
+    "agent": (
+        load_agent,
+        {
+            "mine": {
+                "water_protons_M": 110.0,
+                "pKw": 13.6,
+                "R1_per_s": 1.0,
+                "R2_per_s": 2.0,
+                "ratio_ppm": [4.2, 5.5],
+                "pools": [{"name": "a", "ppm": 4.2, "protons": 2, "k0": 1.0, "kb": 85.0}],
+            }
+        },
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", ENTRIES)
 @settings(spoiled, max_examples=40)
 @given(data=st.data())
-def test_any_entries_of_a_toml_file_are_read_or_refused(place: Path, kind: str, data: st.DataObject) -> None:
+def test_any_entries_of_a_toml_file_are_read_or_refused(
+    place: Path, kind: str, data: st.DataObject
+) -> None:
     read, good = ENTRIES[kind]
     inner = good["mine"] if kind == "agent" else good
-    changed = {**inner, **data.draw(st.dictionaries(st.sampled_from(list(inner)), anything, max_size=3))}
+    changed = {
+        **inner,
+        **data.draw(st.dictionaries(st.sampled_from(list(inner)), anything, max_size=3)),
+    }
     entries = {"mine": changed} if kind == "agent" else changed
-    (place / f"{kind}.toml").write_text("\n".join(f"{json.dumps(k)} = {toml(v)}" for k, v in entries.items()), errors="surrogatepass")
+    (place / f"{kind}.toml").write_text(
+        "\n".join(f"{json.dumps(k)} = {toml(v)}" for k, v in entries.items()),
+        errors="surrogatepass",
+    )
     read_or_refused(lambda: read(place / f"{kind}.toml"))
 
 
-@pytest.mark.parametrize("kind", [FitSettings, PhantomSettings, SimulationSettings, ComparisonSettings, PlanSettings])
+@pytest.mark.parametrize(
+    "kind", [FitSettings, PhantomSettings, SimulationSettings, ComparisonSettings, PlanSettings]
+)
 @settings(spoiled, max_examples=30)
 @given(data=st.data())
-def test_any_configuration_is_read_or_refused_and_numbers_stay_numbers(place: Path, kind: Any, data: st.DataObject) -> None:
-    entries = data.draw(st.dictionaries(st.sampled_from(list(kind.model_fields)), anything, min_size=1, max_size=4))
+def test_any_configuration_is_read_or_refused_and_numbers_stay_numbers(
+    place: Path, kind: Any, data: st.DataObject
+) -> None:
+    entries = data.draw(
+        st.dictionaries(st.sampled_from(list(kind.model_fields)), anything, min_size=1, max_size=4)
+    )
     lines = ["[t]", *(f"{json.dumps(k)} = {toml(v)}" for k, v in entries.items())]
     (place / "config.toml").write_text("\n".join(lines), errors="surrogatepass")
     found = read_or_refused(lambda: settings_of(kind, "t", place / "config.toml", {}))
@@ -179,7 +278,9 @@ def test_any_configuration_is_read_or_refused_and_numbers_stay_numbers(place: Pa
 
 @spoiled
 @given(changes=edits, within=st.sampled_from([200, 100_000]))
-def test_a_saved_fit_with_any_bytes_changed_is_read_as_it_was_or_refused(place: Path, changes: list[Any], within: int) -> None:
+def test_a_saved_fit_with_any_bytes_changed_is_read_as_it_was_or_refused(
+    place: Path, changes: list[Any], within: int
+) -> None:
     (place / "fit.safetensors").write_bytes(edited(fit_to_bytes(FIT), changes, within))
     found = read_or_refused(lambda: load_fit(place))
     if found is not None:
@@ -188,7 +289,9 @@ def test_a_saved_fit_with_any_bytes_changed_is_read_as_it_was_or_refused(place: 
 
 @spoiled
 @given(data=st.data())
-def test_a_saved_fit_whose_content_another_wrote_is_of_its_types_or_refused(place: Path, data: st.DataObject) -> None:
+def test_a_saved_fit_whose_content_another_wrote_is_of_its_types_or_refused(
+    place: Path, data: st.DataObject
+) -> None:
     content, arrays = content_of(fit_to_bytes(FIT))
     fields = content["fields"]
     fields[data.draw(st.sampled_from(list(fields)))] = data.draw(anything)

@@ -34,8 +34,18 @@ from .hostile import AFFINE, DATA, refused, volume
 
 FRAMES = 12
 TIMES = [7.0 * i for i in range(FRAMES)]
-GOOD: dict[str, Any] = {"VolumeTiming": TIMES, "RepetitionTimeExcitation": 0.005, "FlipAngle": 15.0, "TimeAfterDose": 7200.0,
-        "Quantity": "total", "NoiseSD": 0.1, "Units": "ug/mL", "InversionTime": 0.5, "pHStd": 0.1, "Unit": "1/min"}  # fmt: skip
+GOOD: dict[str, Any] = {
+    "VolumeTiming": TIMES,
+    "RepetitionTimeExcitation": 0.005,
+    "FlipAngle": 15.0,
+    "TimeAfterDose": 7200.0,
+    "Quantity": "total",
+    "NoiseSD": 0.1,
+    "Units": "ug/mL",
+    "InversionTime": 0.5,
+    "pHStd": 0.1,
+    "Unit": "1/min",
+}
 #: What stands where a number should.
 NO_NUMBERS = [
     "NaN",
@@ -66,13 +76,24 @@ def spoiled(key: str, text: str) -> str:
     return json.dumps({**GOOD, key: "@"}).replace('"@"', text)
 
 
-OF_DCE = ("RepetitionTimeExcitation", "FlipAngle", "MagneticFieldStrength", "ContrastRelaxivity", "BaselineFrames", "BolusArrivalTime",
-          "Hematocrit", "ContrastDose", "RepetitionTime")  # fmt: skip
+OF_DCE = (
+    "RepetitionTimeExcitation",
+    "FlipAngle",
+    "MagneticFieldStrength",
+    "ContrastRelaxivity",
+    "BaselineFrames",
+    "BolusArrivalTime",
+    "Hematocrit",
+    "ContrastDose",
+    "RepetitionTime",
+)
 
 
 @pytest.mark.parametrize("text", NO_NUMBERS)
 @pytest.mark.parametrize("key", OF_DCE)
-def test_what_is_no_number_of_the_acquisition_is_refused_by_its_key(tmp_path: Path, key: str, text: str) -> None:
+def test_what_is_no_number_of_the_acquisition_is_refused_by_its_key(
+    tmp_path: Path, key: str, text: str
+) -> None:
     path = side(tmp_path, spoiled(key, text))
     assert refused(lambda: load_acquisition(path, FRAMES, 7.0), "a.json").field == key
 
@@ -90,7 +111,9 @@ READ_MAP: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("text", NO_NUMBERS)
 @pytest.mark.parametrize("key", READ_MAP)
-def test_what_is_no_value_of_a_map_is_refused_by_its_key(tmp_path: Path, key: str, text: str) -> None:
+def test_what_is_no_value_of_a_map_is_refused_by_its_key(
+    tmp_path: Path, key: str, text: str
+) -> None:
     if (key, text) == ("Unit", "null"):
         return  # which says as little as no Unit
     path = side(tmp_path, spoiled(key, text))
@@ -126,7 +149,15 @@ def test_what_is_no_list_of_times_or_offsets_is_refused(tmp_path: Path, text: st
 
 
 @pytest.mark.parametrize(
-    ("which", "fill"), [(0, np.nan), (0, 0.0), (0, -1.0), (0, np.inf), (slice(1, None), np.nan), (slice(1, None), np.inf)]
+    ("which", "fill"),
+    [
+        (0, np.nan),
+        (0, 0.0),
+        (0, -1.0),
+        (0, np.inf),
+        (slice(1, None), np.nan),
+        (slice(1, None), np.inf),
+    ],
 )
 def test_z_spectra_of_nothing_are_refused(tmp_path: Path, which: Any, fill: float) -> None:
     series = np.ones((*DATA.shape, FRAMES), dtype=np.float32)
@@ -140,10 +171,20 @@ def test_z_spectra_of_nothing_are_refused(tmp_path: Path, which: Any, fill: floa
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", "[1]", "3", '{"a": 1, "a": 2}', "[" * 100_000, '{"a":' * 50_000, '{"a": ' + "9" * 5000 + "}", "{'a': 1}", '{"a": 1}\0', "nul",
+        "",
+        "{",
+        "[1]",
+        "3",
+        '{"a": 1, "a": 2}',
+        "[" * 100_000,
+        '{"a":' * 50_000,
+        '{"a": ' + "9" * 5000 + "}",
+        "{'a': 1}",
+        '{"a": 1}\0',
+        "nul",
         '{"a": "' + "x" * MOST_TEXT + '"}',
     ],
-)  # fmt: skip
+)
 def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     refused(lambda: read_json(tmp_path / "a.json", "the sidecar"), "a.json")
@@ -162,11 +203,25 @@ def test_a_sidecar_that_is_a_link_to_nowhere_is_no_absent_one(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "text",
     [
-        "=", "a = ", "a = 1\na = 2", "a = " + "9" * 5000, "a = " + "[" * 50_000, "a." * 100_000 + "a = 1", "[" + "a." * 100_000 + "a]",
-        '"a" . ' * 30_000 + "a = 1", "a = {" + "b." * 50_000 + "b = 1}", "#" * (MOST_TOML + 1), "\0", "a = 2020-13-01", "a = '\x1b'",
+        "=",
+        "a = ",
+        "a = 1\na = 2",
+        "a = " + "9" * 5000,
+        "a = " + "[" * 50_000,
+        "a." * 100_000 + "a = 1",
+        "[" + "a." * 100_000 + "a]",
+        '"a" . ' * 30_000 + "a = 1",
+        "a = {" + "b." * 50_000 + "b = 1}",
+        "#" * (MOST_TOML + 1),
+        "\0",
+        "a = 2020-13-01",
+        "a = '\x1b'",
     ],
-)  # fmt: skip
-@pytest.mark.parametrize("read", [read_schedule, read_formulation, read_calibration, load_agent, lambda p: read_toml(p, "it")])
+)
+@pytest.mark.parametrize(
+    "read",
+    [read_schedule, read_formulation, read_calibration, load_agent, lambda p: read_toml(p, "it")],
+)
 def test_what_is_no_toml_is_refused(tmp_path: Path, read: Callable[[Path], Any], text: str) -> None:
     (tmp_path / "a.toml").write_text(text)
     refused(lambda: read(tmp_path / "a.toml"), "a.toml")
@@ -179,29 +234,59 @@ def test_what_is_no_toml_is_refused(tmp_path: Path, read: Callable[[Path], Any],
         ("schedule", "[run]\nend_h = true\n", "run.end_h"),
         ("schedule", "[run]\nend_h = 1" + "0" * 400 + "\n", "run.end_h"),
         ("schedule", "run = 3\n", "run"),
-        ("schedule", "[run]\nend_h = 24\n[[dose]]\nformulation = 'a\\u0000b.toml'\nstart_h = 0\namount_mg = 90".replace("'", '"'), None),
+        (
+            "schedule",
+            "[run]\nend_h = 24\n[[dose]]\nformulation = 'a\\u0000b.toml'\nstart_h = 0\namount_mg = 90".replace(
+                "'", '"'
+            ),
+            None,
+        ),
         ("schedule", "dose = [" + "{}," * 2000 + "]\n[run]\nend_h = 24\n", None),
-        ("schedule", "[run]\nend_h = 24\n[imaging]\ntimes_h = [" + "1," * 2000 + "]\n", "imaging.times_h"),
-        ("formulation", "leak = {value = 1" + "0" * 400 + ", unit = '1/s', source = 's'}\n", "leak.value"),
+        (
+            "schedule",
+            "[run]\nend_h = 24\n[imaging]\ntimes_h = [" + "1," * 2000 + "]\n",
+            "imaging.times_h",
+        ),
+        (
+            "formulation",
+            "leak = {value = 1" + "0" * 400 + ", unit = '1/s', source = 's'}\n",
+            "leak.value",
+        ),
         ("formulation", "leak = {value = 1e300, unit = '1/s', source = 's'}\n", "leak.value"),
         ("formulation", "leak = {value = true, unit = '1/s', source = 's'}\n", "leak.value"),
         ("formulation", "leak = {value = 1e-6, unit = '1/s', source = ['s']}\n", "leak.source"),
-        ("formulation", "leak = {value = 1e-6, unit = '1/s', source = 's', prior = 'normal(e)'}\n", "mine.leak.prior"),
-        ("formulation", "leak = {value = 1e-6, unit = '1/s', source = 's', prior = 'normal(1e999)'}\n", "mine.leak.prior"),
+        (
+            "formulation",
+            "leak = {value = 1e-6, unit = '1/s', source = 's', prior = 'normal(e)'}\n",
+            "mine.leak.prior",
+        ),
+        (
+            "formulation",
+            "leak = {value = 1e-6, unit = '1/s', source = 's', prior = 'normal(1e999)'}\n",
+            "mine.leak.prior",
+        ),
         ("formulation", 'diameter = "krel_PLD\\n"\n', "diameter"),
         ("calibration", "coefficients = [1e300, 1e300]\n", "coefficients"),
         ("calibration", "coefficients = [" + "1," * 500 + "]\n", "coefficients"),
         ("calibration", 'source = "a\\nb"\n', "source"),
-        ("agent", "kb = '85'", None), ("agent", "kb = true", None), ("agent", "kb = inf", None), ("agent", "kb = 1e400", None), ("agent", "", None),
+        ("agent", "kb = '85'", None),
+        ("agent", "kb = true", None),
+        ("agent", "kb = inf", None),
+        ("agent", "kb = 1e400", None),
+        ("agent", "", None),
     ],
-)  # fmt: skip
-def test_entries_that_no_treatment_has_are_refused_by_name(tmp_path: Path, reader: str, text: str, field: str | None) -> None:
+)
+def test_entries_that_no_treatment_has_are_refused_by_name(
+    tmp_path: Path, reader: str, text: str, field: str | None
+) -> None:
     path = tmp_path / "a.toml"
     before = {
-        "schedule": "", "formulation": 'name = "mine"\ndescription = "mine"\ndiameter = "d_PLD"\n', "agent": "",
+        "schedule": "",
+        "formulation": 'name = "mine"\ndescription = "mine"\ndiameter = "d_PLD"\n',
+        "agent": "",
         "calibration": 'source = "s"\ncoefficients = [6.0, 0.5]\nof = "ratio"\ncontrast = "st"\nratio_ppm = [4.2, 5.5]\npH_range = [6, 7]\n'
         "std_pH = 0.05\n",
-    }[reader]  # fmt: skip
+    }[reader]
     if reader == "agent":
         pool = "{name = 'a', ppm = 4.2, protons = 2, k0 = 1.0, " + text + "}"
         text = f"[mine]\npKw = 13.6\nwater_protons_M = 110.0\nR1_per_s = 1.0\nR2_per_s = 2.0\nratio_ppm = [4.2, 5.5]\npools = [{pool}]\n"
@@ -209,7 +294,12 @@ def test_entries_that_no_treatment_has_are_refused_by_name(tmp_path: Path, reade
         before = 'name = "mine"\ndescription = "mine"\n'
     kept = [line for line in before.splitlines() if not text.startswith(line.split(" ")[0] + " ")]
     path.write_text("\n".join([*kept, text]))
-    read = {"schedule": read_schedule, "formulation": read_formulation, "calibration": read_calibration, "agent": load_agent}[reader]
+    read = {
+        "schedule": read_schedule,
+        "formulation": read_formulation,
+        "calibration": read_calibration,
+        "agent": load_agent,
+    }[reader]
     error = refused(lambda: read(path), None)
     assert field is None or error.field == field
 
@@ -220,11 +310,18 @@ TABLE = "time_s,plasma_mM\n"
 @pytest.mark.parametrize(
     "text",
     [
-        TABLE + "0," + "1" * 200_000, ",".join(f"c{i}" for i in range(100_000)) + "\n" + "1\n" * 100_000, TABLE + "0,1\n" * 150_000,
-        TABLE + '0,"', "\0" * 1000, TABLE + "0,1e999\n1,1\n2,1", TABLE + "0,٣\n1,1\n2,1", "time_s,time_s,plasma_mM\n0,0,1\n1,1,1\n2,2,1",
-        "\n\n\n", TABLE,
+        TABLE + "0," + "1" * 200_000,
+        ",".join(f"c{i}" for i in range(100_000)) + "\n" + "1\n" * 100_000,
+        TABLE + "0,1\n" * 150_000,
+        TABLE + '0,"',
+        "\0" * 1000,
+        TABLE + "0,1e999\n1,1\n2,1",
+        TABLE + "0,٣\n1,1\n2,1",
+        "time_s,time_s,plasma_mM\n0,0,1\n1,1,1\n2,2,1",
+        "\n\n\n",
+        TABLE,
     ],
-)  # fmt: skip
+)
 def test_what_is_no_table_is_refused_soon(tmp_path: Path, text: str) -> None:
     (tmp_path / "aif.csv").write_text(text)
     refused(lambda: read_curve(tmp_path / "aif.csv", np.array(TIMES), 0.42), "aif.csv")
@@ -233,20 +330,34 @@ def test_what_is_no_table_is_refused_soon(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("table", "entry", "kind"),
     [
-        ("fit", "model_error = true", settings.FitSettings), ("fit", "starts = '3'", settings.FitSettings),
-        ("fit", "aif_sd = nan", settings.FitSettings), ("fit", "seed = 1" + "0" * 400, settings.FitSettings),
-        ("fit", "release_in_time = [true, 24]", settings.FitSettings), ("fit", "release_in_time = 'x,3'", settings.FitSettings),
-        ("fit", "device = 2020-01-01", settings.FitSettings), ("fit", "drug = {a = 1}", settings.FitSettings),
-        ("fit", "seed = [[1]]", settings.FitSettings), ("fit", "no_such = 1", settings.FitSettings),
-        ("phantom", "shape = ['10', 10, 6]", settings.PhantomSettings), ("phantom", "snr = inf", settings.PhantomSettings),
-        ("arms", "draws = true", settings.ComparisonSettings), ("plan", "voxel_mm = true", settings.PlanSettings),
-        ("imaging", "overrides = 3", ImagingInputs), ("imaging", "motion = 1", ImagingInputs), ("imaging", "assume_ph = '6.9'", ImagingInputs),
+        ("fit", "model_error = true", settings.FitSettings),
+        ("fit", "starts = '3'", settings.FitSettings),
+        ("fit", "aif_sd = nan", settings.FitSettings),
+        ("fit", "seed = 1" + "0" * 400, settings.FitSettings),
+        ("fit", "release_in_time = [true, 24]", settings.FitSettings),
+        ("fit", "release_in_time = 'x,3'", settings.FitSettings),
+        ("fit", "device = 2020-01-01", settings.FitSettings),
+        ("fit", "drug = {a = 1}", settings.FitSettings),
+        ("fit", "seed = [[1]]", settings.FitSettings),
+        ("fit", "no_such = 1", settings.FitSettings),
+        ("phantom", "shape = ['10', 10, 6]", settings.PhantomSettings),
+        ("phantom", "snr = inf", settings.PhantomSettings),
+        ("arms", "draws = true", settings.ComparisonSettings),
+        ("plan", "voxel_mm = true", settings.PlanSettings),
+        ("imaging", "overrides = 3", ImagingInputs),
+        ("imaging", "motion = 1", ImagingInputs),
+        ("imaging", "assume_ph = '6.9'", ImagingInputs),
     ],
-)  # fmt: skip
-def test_a_configuration_of_the_wrong_type_is_refused_by_its_setting(tmp_path: Path, table: str, entry: str, kind: Any) -> None:
+)
+def test_a_configuration_of_the_wrong_type_is_refused_by_its_setting(
+    tmp_path: Path, table: str, entry: str, kind: Any
+) -> None:
     path = tmp_path / "c.toml"
     path.write_text(f"[{table}]\n{entry}\n")
-    error = refused(lambda: settings_of(kind, table, path, {"dce": "a.nii"} if table == "imaging" else {}), "c.toml")
+    error = refused(
+        lambda: settings_of(kind, table, path, {"dce": "a.nii"} if table == "imaging" else {}),
+        "c.toml",
+    )
     assert str(error.field).startswith(entry.split(" ")[0])
 
 
@@ -255,7 +366,9 @@ def test_a_configuration_whose_table_is_none_is_refused(tmp_path: Path) -> None:
     refused(lambda: settings_of(settings.FitSettings, "fit", tmp_path / "c.toml", {}), "c.toml")
 
 
-def test_what_a_run_writes_as_its_configuration_is_read_back_whatever_its_names(tmp_path: Path) -> None:
+def test_what_a_run_writes_as_its_configuration_is_read_back_whatever_its_names(
+    tmp_path: Path,
+) -> None:
     names = ("with space.nii", "名前.nii", "😀.nii", 'quo"te\\.nii', "new\nline.nii", "del\x7f.nii")
     asked = settings.FitSettings(drug=names, release_in_time=(6.0, 24.0))
     (tmp_path / "c.toml").write_text(to_toml({"fit": asked.model_dump()}), encoding="utf-8")
@@ -265,21 +378,39 @@ def test_what_a_run_writes_as_its_configuration_is_read_back_whatever_its_names(
 @pytest.mark.parametrize(
     "spoil",
     [
-        {"check": "[]"}, {"check": "{}"}, {"parameters": "{"}, {"parameters": '{"parameters": [3], "assumptions": []}'},
-        {"check": '{"items": ["ab"], "seconds": 1}'}, {"check": '{"items": [], "seconds": "1"}'},
-        {"parameters": '{"parameters": [], "assumptions": [1]}'}, {"parameters": '{"parameters": [{"name": 1}], "assumptions": []}'},
+        {"check": "[]"},
+        {"check": "{}"},
+        {"parameters": "{"},
+        {"parameters": '{"parameters": [3], "assumptions": []}'},
+        {"check": '{"items": ["ab"], "seconds": 1}'},
+        {"check": '{"items": [], "seconds": "1"}'},
+        {"parameters": '{"parameters": [], "assumptions": [1]}'},
+        {"parameters": '{"parameters": [{"name": 1}], "assumptions": []}'},
         {"parameters": "[" * 100_000},
     ],
-)  # fmt: skip
+)
 def test_tables_that_no_fit_wrote_are_refused(tmp_path: Path, spoil: dict[str, str]) -> None:
-    tables = {"parameters": '{"parameters": [], "assumptions": []}', "check": '{"items": [], "seconds": 1}'}
+    tables = {
+        "parameters": '{"parameters": [], "assumptions": []}',
+        "check": '{"items": [], "seconds": 1}',
+    }
     for name, text in {**tables, **spoil}.items():
         (tmp_path / f"{name}.json").write_text(text)
     refused(lambda: read_result(tmp_path), None)
 
 
 def test_a_prior_of_any_spelling_is_read_as_one_number() -> None:
-    row = {"symbol": "x", "name": "x", "value": "1", "low": "", "high": "", "unit": "1", "tissue": "x", "source": "x", "verified": "memory"}
+    row = {
+        "symbol": "x",
+        "name": "x",
+        "value": "1",
+        "low": "",
+        "high": "",
+        "unit": "1",
+        "tissue": "x",
+        "source": "x",
+        "verified": "memory",
+    }
     for text in ("0.7", "7e-1", ".7", "+0.70"):
         prior = parameter_of({**row, "prior": f"lognormal({text})"}, "table").prior
         assert prior is not None

@@ -15,14 +15,19 @@ from nanopinn.solvers.interval import Interval
 SPEED, LENGTH, END = 1e-6, 1e-2, 2e3
 
 
-def carried(shape_of: str, cells: int, advection: Advection, step: float = 1e-4) -> tuple[torch.Tensor, torch.Tensor]:
+def carried(
+    shape_of: str, cells: int, advection: Advection, step: float = 1e-4
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A profile taken 2 mm along a 10 mm line by a steady flow, and where it should be."""
     grid = Grid((cells, 2, 2), (LENGTH / cells, 1e-3, 1e-3))
     x = (torch.arange(cells, dtype=torch.float64) + 0.5) * LENGTH / cells
     one = torch.ones(grid.shape, dtype=torch.float64)
     pools = PoolSystem(("one",), one)
     pools.moves("one", 1.0, 0 * one)
-    flows = tuple(torch.zeros(s, dtype=torch.float64) for s in ((cells + 1, 2, 2), (cells, 3, 2), (cells, 2, 3)))
+    flows = tuple(
+        torch.zeros(s, dtype=torch.float64)
+        for s in ((cells + 1, 2, 2), (cells, 3, 2), (cells, 2, 3))
+    )
     flows[0].fill_(SPEED * grid.face_area(0))
 
     def profile(at: torch.Tensor) -> torch.Tensor:
@@ -30,10 +35,22 @@ def carried(shape_of: str, cells: int, advection: Advection, step: float = 1e-4)
             return (at < 4e-3).double() * (at > 2e-3)
         return torch.exp(-(((at - 3.5e-3) / 6e-4) ** 2))
 
-    interval = Interval.of(0.0, END, pools.coefficients(), flows, grid, lambda t: torch.zeros(1, dtype=torch.float64), advection)
-    tolerance = Tolerance(step=step, equation=1e-10, longest_step=1.0 * float(LENGTH / cells / SPEED))
+    interval = Interval.of(
+        0.0,
+        END,
+        pools.coefficients(),
+        flows,
+        grid,
+        lambda t: torch.zeros(1, dtype=torch.float64),
+        advection,
+    )
+    tolerance = Tolerance(
+        step=step, equation=1e-10, longest_step=1.0 * float(LENGTH / cells / SPEED)
+    )
     start = profile(x)[None, :, None, None].expand(1, *grid.shape)
-    return evolve([interval], start, [END], tolerance=tolerance).U[-1, 0, :, 0, 0], profile(x - SPEED * END)
+    return evolve([interval], start, [END], tolerance=tolerance).U[-1, 0, :, 0, 0], profile(
+        x - SPEED * END
+    )
 
 
 @pytest.mark.parametrize("advection", ["fitted", "upwind", "limited"])

@@ -9,17 +9,29 @@ from nanopinn.solvers.directions import derivatives_along
 
 
 def test_derivatives_are_those_of_forward_mode_and_zero_where_nothing_moves() -> None:
-    x, y = torch.linspace(0.1, 1, 4, dtype=torch.float64), torch.linspace(1, 2, 6, dtype=torch.float64).reshape(2, 3)
+    x, y = (
+        torch.linspace(0.1, 1, 4, dtype=torch.float64),
+        torch.linspace(1, 2, 6, dtype=torch.float64).reshape(2, 3),
+    )
     fixed = torch.ones(5, dtype=torch.float64)
 
     def function(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        return x.exp().sum() * y, torch.where(x > 0.5, x.square(), 0 * x), fixed, y[0].clamp_min(1.3)
+        return (
+            x.exp().sum() * y,
+            torch.where(x > 0.5, x.square(), 0 * x),
+            fixed,
+            y[0].clamp_min(1.3),
+        )
 
     generator = torch.Generator().manual_seed(0)
-    directions = [torch.randn((3, *t.shape), dtype=torch.float64, generator=generator) for t in (x, y)]
+    directions = [
+        torch.randn((3, *t.shape), dtype=torch.float64, generator=generator) for t in (x, y)
+    ]
     found = derivatives_along(function, (x, y), directions)
     for j in range(3):
-        for mine, exact in zip(found, torch.func.jvp(function, (x, y), tuple(d[j] for d in directions))[1], strict=True):
+        for mine, exact in zip(
+            found, torch.func.jvp(function, (x, y), tuple(d[j] for d in directions))[1], strict=True
+        ):
             torch.testing.assert_close(mine[j], exact, rtol=1e-14, atol=0)
     assert not found[2].any()
 
@@ -28,7 +40,9 @@ def test_a_function_of_nothing_that_it_is_given_has_no_derivative() -> None:
     one = torch.ones(3, dtype=torch.float64)
     (alone,) = derivatives_along(lambda x: 2 * one, (one,), (torch.eye(3, dtype=torch.float64),))
     (partly,) = derivatives_along(
-        lambda x, y: 2 * y, (one, one), (torch.eye(3, dtype=torch.float64), 0 * torch.eye(3, dtype=torch.float64))
+        lambda x, y: 2 * y,
+        (one, one),
+        (torch.eye(3, dtype=torch.float64), 0 * torch.eye(3, dtype=torch.float64)),
     )
     (steps,) = derivatives_along(torch.round, (one,), (torch.eye(3, dtype=torch.float64),))
     assert not steps.any()

@@ -32,21 +32,35 @@ def drug(release: float, q: float = 6e-4) -> Interval:
     forward = Forward(setting, lambda _: {"q": torch.tensor(q, dtype=torch.float64)})
     flow = forward.flow(none)
     pools = forward.model(none).drug(flow.J_v, flow.J_L, FULL, release + 0 * flow.J_v)
-    return Interval.of(0.0, 6 * HOUR, pools, flow.flows, setting.grid, lambda t: torch.tensor([2e-2, 3e-4], dtype=torch.float64))
+    return Interval.of(
+        0.0,
+        6 * HOUR,
+        pools,
+        flow.flows,
+        setting.grid,
+        lambda t: torch.tensor([2e-2, 3e-4], dtype=torch.float64),
+    )
 
 
 def test_a_batch_of_parameter_sets_gives_what_each_gives_alone() -> None:
     sets = [(1e-4, 6e-4), (1e-3, 6e-4), (1e-4, 2e-4)]
     alone = [drug(*s) for s in sets]
     together = replace(
-        alone[0], capacity=torch.stack([i.capacity for i in alone]),
+        alone[0],
+        capacity=torch.stack([i.capacity for i in alone]),
         operator=PoolOperator.stacked([i.operator for i in alone]),
-    )  # fmt: skip
+    )
     exact = Tolerance(equation=1e-12)
     batch = evolve([together], torch.zeros_like(together.capacity), [6 * HOUR], tolerance=exact)
     steps = [(s.t, s.dt) for s in batch.steps]
     for i, interval in enumerate(alone):
-        one = evolve([interval], torch.zeros_like(interval.capacity), [6 * HOUR], steps=steps, tolerance=exact)
+        one = evolve(
+            [interval],
+            torch.zeros_like(interval.capacity),
+            [6 * HOUR],
+            steps=steps,
+            tolerance=exact,
+        )
         torch.testing.assert_close(batch.U[-1, i], one.U[-1], rtol=1e-7, atol=1e-13)
     assert float((batch.U[-1, 0] - batch.U[-1, 1]).abs().max()) > 1e-4
 
@@ -65,7 +79,9 @@ def test_doses_in_the_middle_of_a_run_are_landed_on() -> None:
         smooth = free.during(start)
         return lambda t: smooth(torch.tensor([t], dtype=torch.float64))
 
-    intervals = [Interval.of(a, b, pools, STILL, GRID, curve(a)) for a, b in itertools.pairwise(ends)]
+    intervals = [
+        Interval.of(a, b, pools, STILL, GRID, curve(a)) for a, b in itertools.pairwise(ends)
+    ]
     run = evolve(intervals, 0 * one[None], [1800.0, HOUR], tolerance=Tolerance(step=1e-6))
 
     def rate(t: float, u: np.ndarray) -> np.ndarray:
@@ -75,7 +91,9 @@ def test_doses_in_the_middle_of_a_run_are_landed_on() -> None:
     for a, b in itertools.pairwise(ends):
         at = solve_ivp(rate, (a, b - 1e-9), at, method="LSODA", rtol=1e-10, atol=1e-15).y[:, -1]
         exact.append(float(at[0]))
-    assert run.U[:, 0, 0, 0, 0].tolist() == pytest.approx(exact, rel=1e-4)  # 1e-6 a step, some forty steps
+    assert run.U[:, 0, 0, 0, 0].tolist() == pytest.approx(
+        exact, rel=1e-4
+    )  # 1e-6 a step, some forty steps
     assert {1800.0, HOUR} <= {s.t + s.dt for s in run.steps}
 
 

@@ -30,14 +30,23 @@ def cylinder(R_t: list[float], cells: int = 24) -> Cylinders:
     return Cylinders(R_C, torch.tensor([R_t], dtype=torch.float64), shares, cells)
 
 
-def pools(influx: float, loss: float, phi: float = 1.0, uptake: float = 0.0, efflux: float = 0.0) -> PoolCoefficients:
+def pools(
+    influx: float, loss: float, phi: float = 1.0, uptake: float = 0.0, efflux: float = 0.0
+) -> PoolCoefficients:
     """Free drug that diffuses at once and leaves for good; cells that take it up and saturate."""
     system = PoolSystem(NAMES, ONE)
     system.holds("free", phi * ONE)
     system.moves("free", 0.0, 1e-7 * ONE)
     system.crosses_wall("free", 0, influx * ONE, 0 * ONE)
     system.loses("free", loss)
-    system.saturates("free", "intracellular", uptake * ONE, efflux, value("K_e"), value("K_i") * value("rho_c") / CELLS_PER_UNIT)
+    system.saturates(
+        "free",
+        "intracellular",
+        uptake * ONE,
+        efflux,
+        value("K_e"),
+        value("K_i") * value("rho_c") / CELLS_PER_UNIT,
+    )
     return system.coefficients()
 
 
@@ -57,10 +66,20 @@ def test_area_and_peak_are_those_of_batemans_curve() -> None:
 
     area = a * C / (k - lam) * ((1 - np.exp(-lam * end)) / lam - (1 - np.exp(-k * end)) / k)
     inside = torch.isfinite(found.area_free[0, 0])
-    torch.testing.assert_close(found.area_free[0, 0, inside], torch.full_like(found.area_free[0, 0, inside], area), rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(
+        found.area_free[0, 0, inside],
+        torch.full_like(found.area_free[0, 0, inside], area),
+        rtol=1e-3,
+        atol=0.0,
+    )
     # cells only gather: their peak is the saturable uptake over the run
     taken = quad(lambda t: u * free(t) / (1 + free(t) / value("K_e")), 0, end)[0] * PER_UNIT
-    torch.testing.assert_close(found.peak_cells[0, 0, inside], torch.full_like(found.peak_cells[0, 0, inside], taken), rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(
+        found.peak_cells[0, 0, inside],
+        torch.full_like(found.peak_cells[0, 0, inside], taken),
+        rtol=1e-3,
+        atol=0.0,
+    )
     assert found.balance_error < 1e-10
 
 
@@ -71,24 +90,44 @@ def test_with_fast_diffusion_cells_die_as_scipys_voxel_says() -> None:
     coefficients = pools(a, k, phi, uptake, efflux)
     interval = krogh_interval(0.0, end, coefficients, cylinders, decaying(5e-3, lam))
     found = expose_cylinders([interval], NAMES, (), cylinders, 1, [end])
-    K_in, f_max, EC50 = value("K_i") * value("rho_c") / CELLS_PER_UNIT, value("f_max"), value("EC50_i")
+    K_in, f_max, EC50 = (
+        value("K_i") * value("rho_c") / CELLS_PER_UNIT,
+        value("f_max"),
+        value("EC50_i"),
+    )
 
     def of(t: float, y: np.ndarray, surface: float) -> list[float]:
         F, cells = y[:2]
         z = uptake * F / (1 + F / value("K_e")) - efflux * cells / (1 + cells / K_in)
         C = cells * PER_UNIT
-        return [(surface * a * 5e-3 * np.exp(-lam * t) - k * F - z) / phi, z, F, f_max * C / (EC50 + C)]
+        return [
+            (surface * a * 5e-3 * np.exp(-lam * t) - k * F - z) / phi,
+            z,
+            F,
+            f_max * C / (EC50 + C),
+        ]
 
     share = cylinders.share[0]
     killed = {"peak": 0.0, "rate": 0.0, "area": 0.0}
     for i, surface in enumerate(cylinders.vessels_per_tissue[0].tolist()):
-        run = solve_ivp(of, (0, end), np.zeros(4), args=(surface,), method="BDF", rtol=1e-8, atol=1e-16, max_step=600.0)
+        run = solve_ivp(
+            of,
+            (0, end),
+            np.zeros(4),
+            args=(surface,),
+            method="BDF",
+            rtol=1e-8,
+            atol=1e-16,
+            max_step=600.0,
+        )
         peak, area, hazard = run.y[1].max() * PER_UNIT, run.y[2, -1], run.y[3, -1]
         killed["peak"] += float(share[i]) / (1 + (peak / EC50) ** value("m_hill"))
         killed["rate"] += float(share[i]) * np.exp(-hazard)
         killed["area"] += float(share[i]) * np.exp(-value("k_kill_H") * area)
     for law, expected in killed.items():
-        assert float(found.survivors[law]["proliferating"]) == pytest.approx(expected, rel=0.01), law
+        assert float(found.survivors[law]["proliferating"]) == pytest.approx(expected, rel=0.01), (
+            law
+        )
 
 
 def by_hand(cylinders: Cylinders, profile: Tensor) -> tuple[KroghResult, Gathered]:
@@ -117,16 +156,19 @@ def test_radii_and_shares_are_those_of_a_known_profile() -> None:
     quiescent_lethal = R_C + L * np.log(4 / value("res_q"))
     expected = {
         "all": (area(R_C, min(r_h, lethal)) + area(r_h, quiescent_lethal)) / area(R_C, r_n),
-        "proliferating": area(R_C, min(r_h, lethal)) / area(R_C, r_h), "quiescent": area(r_h, quiescent_lethal) / area(r_h, r_n),
+        "proliferating": area(R_C, min(r_h, lethal)) / area(R_C, r_h),
+        "quiescent": area(r_h, quiescent_lethal) / area(r_h, r_n),
         "beyond": area(60e-6, min(r_h, lethal)) / area(60e-6, r_n),
-    }  # fmt: skip
+    }
     for kind, share in expected.items():
         assert float(found.killed["peak"][kind]) == pytest.approx(share, abs=0.01), kind
     whole = area(R_C, 15e-5)
     assert float(found.shares["beyond"]) == pytest.approx(area(60e-6, r_n) / whole, abs=0.01)
     assert float(found.shares["quiescent"]) == pytest.approx(area(r_h, r_n) / whole, abs=0.01)
     at = int(torch.argmin((found.distances_m - 30e-6).abs()))
-    assert float(found.survival["peak"][0, 0, at]) == pytest.approx(1 / (1 + (4 * np.exp(-0.75)) ** value("m_hill")), rel=5e-3)
+    assert float(found.survival["peak"][0, 0, at]) == pytest.approx(
+        1 / (1 + (4 * np.exp(-0.75)) ** value("m_hill")), rel=5e-3
+    )
 
 
 def test_where_there_is_no_tissue_nothing_is_said() -> None:

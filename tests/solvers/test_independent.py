@@ -23,10 +23,17 @@ GRID = Grid((9, 8, 7), (0.5e-3, 0.6e-3, 0.7e-3))
 def tissue() -> FlowCoefficients:
     """Random conductivity and filtration over an order of magnitude; not smooth, as maps are not."""
     g = torch.Generator().manual_seed(1)
-    draw = lambda scale: scale * torch.exp(torch.randn(GRID.shape, dtype=torch.float64, generator=g))  # noqa: E731
+    draw = lambda scale: (
+        scale * torch.exp(torch.randn(GRID.shape, dtype=torch.float64, generator=g))
+    )  # noqa: E731
     return FlowCoefficients(
-        K=draw(2e-14), LpSV=draw(2e-7), p_e=1500 + 0 * draw(1.0), LpLSL=draw(5e-8), p_L=-50.0, p_inf=10.0
-    )  # fmt: skip
+        K=draw(2e-14),
+        LpSV=draw(2e-7),
+        p_e=1500 + 0 * draw(1.0),
+        LpLSL=draw(5e-8),
+        p_L=-50.0,
+        p_inf=10.0,
+    )
 
 
 def in_fipy(values: torch.Tensor) -> np.ndarray:
@@ -48,10 +55,17 @@ def test_pressure_is_fipys(mesh: fipy.Grid3D) -> None:
     flow = tissue()
     p = fipy.CellVariable(mesh=mesh, value=0.0)
     p.constrain(flow.p_inf, mesh.exteriorFaces)
-    K, L, drain = (fipy.CellVariable(mesh=mesh, value=in_fipy(v)) for v in (flow.K, flow.LpSV, flow.LpLSL))
+    K, L, drain = (
+        fipy.CellVariable(mesh=mesh, value=in_fipy(v)) for v in (flow.K, flow.LpSV, flow.LpLSL)
+    )
     source = L * 1500.0 + drain * flow.p_L
     # units of 1e-10 keep the coefficients away from FiPy's own tolerances
-    equation = fipy.DiffusionTerm(coeff=1e10 * K.harmonicFaceValue) - fipy.ImplicitSourceTerm(coeff=1e10 * (L + drain)) + 1e10 * source == 0
+    equation = (
+        fipy.DiffusionTerm(coeff=1e10 * K.harmonicFaceValue)
+        - fipy.ImplicitSourceTerm(coeff=1e10 * (L + drain))
+        + 1e10 * source
+        == 0
+    )
     equation.solve(var=p, solver=fipy.LinearLUSolver(tolerance=1e-14))
     ours = solve_pressure(flow, GRID).x
     assert float((ours - from_fipy(p.value)).norm() / ours.norm()) < 1e-8
@@ -87,10 +101,29 @@ def test_the_march_converges_to_scipys_answer_at_its_order(scheme: Scheme, order
     def source(t: float) -> tuple[torch.Tensor, None]:
         return 1e-5 * capacity * float(np.exp(-t / 1e3)), None
 
-    exact = solve_ivp(lambda t, u: (s * np.exp(-t / 1e3) - A @ u) / c, (0, end), 0 * c, method="BDF", rtol=1e-10, atol=1e-14).y[:, -1]
+    exact = solve_ivp(
+        lambda t, u: (s * np.exp(-t / 1e3) - A @ u) / c,
+        (0, end),
+        0 * c,
+        method="BDF",
+        rtol=1e-10,
+        atol=1e-14,
+    ).y[:, -1]
     errors = []
     for steps in (8, 16, 32):
-        found = march(operator, capacity, source, list(np.linspace(0, end, steps + 1)), scheme=scheme, tol=1e-12).U[-1].flatten().numpy()
+        found = (
+            march(
+                operator,
+                capacity,
+                source,
+                list(np.linspace(0, end, steps + 1)),
+                scheme=scheme,
+                tol=1e-12,
+            )
+            .U[-1]
+            .flatten()
+            .numpy()
+        )
         errors.append(np.linalg.norm(found - exact) / np.linalg.norm(exact))
     rates = np.log2(np.array(errors[:-1]) / errors[1:])
     assert errors[-1] < 1e-3
@@ -115,12 +148,15 @@ def test_still_pools_are_eliminated_exactly() -> None:
     n = 2 * int(np.prod(GRID.shape))
     A = operator(torch.eye(n, dtype=torch.float64).reshape(n, 2, *GRID.shape)).reshape(n, n).T
     capacity, h = coefficients.capacity, 500.0
-    run = march(operator, capacity, lambda t: (1e-3 * capacity, None), [0.0, h], scheme=SDIRK3, tol=1e-13)
+    run = march(
+        operator, capacity, lambda t: (1e-3 * capacity, None), [0.0, h], scheme=SDIRK3, tol=1e-13
+    )
     U, k = torch.zeros(n, dtype=torch.float64), []
     for row in SDIRK3.a:
         known = U + h * sum((a * r for a, r in zip(row, k, strict=False)), torch.zeros_like(U))
         stage = torch.linalg.solve(
-            torch.diag(capacity.flatten()) + h * SDIRK3.gamma * A, capacity.flatten() * known + h * SDIRK3.gamma * 1e-3 * capacity.flatten()
+            torch.diag(capacity.flatten()) + h * SDIRK3.gamma * A,
+            capacity.flatten() * known + h * SDIRK3.gamma * 1e-3 * capacity.flatten(),
         )
         k.append((stage - known) / (h * SDIRK3.gamma))
     torch.testing.assert_close(run.U[-1].flatten(), stage, rtol=1e-9, atol=1e-12)

@@ -28,7 +28,9 @@ ONE = torch.ones(1, 1, 1, dtype=torch.float64)
 
 
 def cylinder(R_t: float, cells: int = 32, R_c: float = 1e-5) -> Cylinders:
-    return Cylinders(R_c, torch.tensor([[R_t]], dtype=torch.float64), torch.ones(1, dtype=torch.float64), cells)
+    return Cylinders(
+        R_c, torch.tensor([[R_t]], dtype=torch.float64), torch.ones(1, dtype=torch.float64), cells
+    )
 
 
 def clusters(n: int, detail: DrugDetail) -> tuple[PoolCoefficients, Tensor]:
@@ -51,8 +53,12 @@ def plasma(t: float) -> Tensor:
 def voxels(pools: PoolCoefficients, times: list[float]) -> Tensor:
     """The same pools well mixed, ``(time, pool, cluster)``."""
     m = pools.capacity.shape[1]
-    none = tuple(torch.zeros(s, dtype=torch.float64) for s in ((0, m + 1, 1, 1), (0, m, 2, 1), (0, m, 1, 2)))
-    operator = PoolOperator(len(pools.names), (), Transport(none, none), pools.reaction, pools.inflow)
+    none = tuple(
+        torch.zeros(s, dtype=torch.float64) for s in ((0, m + 1, 1, 1), (0, m, 2, 1), (0, m, 1, 2))
+    )
+    operator = PoolOperator(
+        len(pools.names), (), Transport(none, none), pools.reaction, pools.inflow
+    )
     mixed = Interval(0.0, times[-1], operator, pools.capacity, plasma, pools.transfers)
     run = evolve([mixed], torch.zeros_like(pools.capacity), times, tolerance=Tolerance(1e-5))
     return run.U[..., 0, 0]
@@ -60,7 +66,9 @@ def voxels(pools: PoolCoefficients, times: list[float]) -> Tensor:
 
 def around(pools: PoolCoefficients, cylinders: Cylinders, times: list[float]) -> KroghResult:
     interval = krogh_interval(0.0, times[-1], pools, cylinders, plasma)
-    return solve_cylinders([interval], pools.names, vessel_pools(pools), cylinders, times, tolerance=Tolerance(1e-4))
+    return solve_cylinders(
+        [interval], pools.names, vessel_pools(pools), cylinders, times, tolerance=Tolerance(1e-4)
+    )
 
 
 def faster(pools: PoolCoefficients, factor: float) -> PoolCoefficients:
@@ -81,7 +89,10 @@ def test_while_drug_comes_in_a_cylinder_takes_up_less_than_the_well_mixed_voxel(
     """Drug that crowds at the wall holds back what follows; with ten times the diffusion less so."""
     pools, v_b = clusters(4, DrugDetail(bound=True, saturable=True))
     mixed = voxels(pools, [1200.0])[0, 1:].sum(0)
-    slow, fast = (around(faster(pools, f), Cylinders.around(v_b, 1e-5, 0.0, classes=1), [1200.0]) for f in (1.0, 10.0))
+    slow, fast = (
+        around(faster(pools, f), Cylinders.around(v_b, 1e-5, 0.0, classes=1), [1200.0])
+        for f in (1.0, 10.0)
+    )
     assert torch.all(slow.pool("intracellular")[0, :, 0].diff(dim=-1) < 0)
     assert torch.all(slow.mean[0, 1:].sum(0) < fast.mean[0, 1:].sum(0))
     assert torch.all(fast.mean[0, 1:].sum(0) < mixed)
@@ -100,12 +111,16 @@ def test_tissue_depletes_its_vessel_as_much_as_its_steady_uptake_says() -> None:
     pools.gains("vessel", 0, Q * ONE)
     pools.loses("vessel", Q * ONE)
     operator, capacity, _ = krogh_operator(pools.coefficients(), cylinders)
-    C, _ = LineMatrix(operator, 1e-300 * capacity, 1.0).solve(operator.inflow_of(torch.ones(1, dtype=torch.float64)))
+    C, _ = LineMatrix(operator, 1e-300 * capacity, 1.0).solve(
+        operator.inflow_of(torch.ones(1, dtype=torch.float64))
+    )
     wall = float(analytic.krogh_first_order(np.array([1e-5]), 1e-5, 1e-4, phi_D, k, P)[0])
     G = float(PS) * (1 - wall)
     assert float(C[1, 0, 0, 0]) == pytest.approx(Q / (Q + G), rel=1e-4)
     np.testing.assert_allclose(
-        C[0, 0, 0] / C[1, 0, 0, 0], analytic.krogh_first_order(cylinders.r[0, 0].numpy(), 1e-5, 1e-4, phi_D, k, P), rtol=1e-3
+        C[0, 0, 0] / C[1, 0, 0, 0],
+        analytic.krogh_first_order(cylinders.r[0, 0].numpy(), 1e-5, 1e-4, phi_D, k, P),
+        rtol=1e-3,
     )
 
 
@@ -129,10 +144,16 @@ def test_free_and_cellular_drug_around_a_vessel_are_scipys() -> None:
         bound = on * cells - off * nucleus
         return np.concatenate([(D * spread - z) / phi, z - bound, bound])
 
-    exact = solve_ivp(rate, (0, end), np.zeros(3 * n), method="BDF", rtol=1e-7, atol=1e-14).y[:, -1].reshape(3, n)
+    exact = (
+        solve_ivp(rate, (0, end), np.zeros(3 * n), method="BDF", rtol=1e-7, atol=1e-14)
+        .y[:, -1]
+        .reshape(3, n)
+    )
     at = cylinders.r[0, 0].numpy()
     for p in range(3):
-        np.testing.assert_allclose(found.U[0, p, 0, 0], np.interp(at, r, exact[p]), rtol=1e-2, atol=2e-3 * exact[p].max())
+        np.testing.assert_allclose(
+            found.U[0, p, 0, 0], np.interp(at, r, exact[p]), rtol=1e-2, atol=2e-3 * exact[p].max()
+        )
 
 
 def test_classes_keep_blood_volume_surface_and_tissue() -> None:
@@ -143,13 +164,18 @@ def test_classes_keep_blood_volume_surface_and_tissue() -> None:
     torch.testing.assert_close((c.vessels * 2e-5).sum(-1) / (c.vessels * c.ring).sum(-1), c.surface)
     torch.testing.assert_close(c.tissue_mean(torch.ones_like(c.r)), torch.ones_like(v_b))
     log_R = (c.vessels * c.R_t.log()).sum(-1, keepdim=True)
-    torch.testing.assert_close((c.vessels * (c.R_t.log() - log_R) ** 2).sum(-1).sqrt(), 0.3 + 0 * v_b)
+    torch.testing.assert_close(
+        (c.vessels * (c.R_t.log() - log_R) ** 2).sum(-1).sqrt(), 0.3 + 0 * v_b
+    )
 
 
 def test_more_classes_change_the_mean_ever_less() -> None:
     """Gauss-Hermite: 3 classes are within 2 % of 7 for what is in cells at 20 min."""
     pools, v_b = clusters(2, DrugDetail(bound=True, saturable=True))
-    few, many = (around(pools, Cylinders.around(v_b, 1e-5, 0.25, classes=n), [1200.0]).mean[0, 3] for n in (3, 7))
+    few, many = (
+        around(pools, Cylinders.around(v_b, 1e-5, 0.25, classes=n), [1200.0]).mean[0, 3]
+        for n in (3, 7)
+    )
     torch.testing.assert_close(few, many, rtol=0.02, atol=0.0)
 
 
@@ -164,9 +190,14 @@ def test_what_filters_in_leaves_when_drained() -> None:
     pools = PoolSystem(("tracer",), ONE)
     pools.moves("tracer", 1.0, 1e-6 * ONE)
     pools.crosses_wall("tracer", 0, PS + J_v, PS)
-    for coefficients, expected in ((drained(pools.coefficients(), J_v), 1.0), (pools.coefficients(), 11.0)):
+    for coefficients, expected in (
+        (drained(pools.coefficients(), J_v), 1.0),
+        (pools.coefficients(), 11.0),
+    ):
         operator, capacity, _ = krogh_operator(coefficients, cylinder(5e-5))
-        C, _ = LineMatrix(operator, 1e-300 * capacity, 1.0).solve(operator.inflow_of(torch.ones(1, dtype=torch.float64)))
+        C, _ = LineMatrix(operator, 1e-300 * capacity, 1.0).solve(
+            operator.inflow_of(torch.ones(1, dtype=torch.float64))
+        )
         torch.testing.assert_close(C, torch.full_like(C, expected), rtol=1e-3, atol=0.0)
 
 
@@ -181,8 +212,12 @@ def test_every_vessel_gives_the_same_and_the_cluster_receives_what_its_voxel_doe
     operator, _, _ = krogh_operator(pools.coefficients(), cylinders)
     received = operator.inflow[0, 0].sum(-1)
     per_vessel = received * cylinders.ring
-    torch.testing.assert_close(per_vessel, per_vessel[:, :1].expand_as(per_vessel), rtol=1e-4, atol=0.0)
-    torch.testing.assert_close((received * cylinders.share).sum(-1), PS[:, 0, 0], rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(
+        per_vessel, per_vessel[:, :1].expand_as(per_vessel), rtol=1e-4, atol=0.0
+    )
+    torch.testing.assert_close(
+        (received * cylinders.share).sum(-1), PS[:, 0, 0], rtol=1e-4, atol=0.0
+    )
 
 
 def test_each_cluster_has_its_own_plasma_and_an_event_changes_what_follows() -> None:
@@ -202,7 +237,11 @@ def test_each_cluster_has_its_own_plasma_and_an_event_changes_what_follows() -> 
         krogh_interval(0.0, 1000.0, pools(1e-3), cylinders, lambda t: dose),
         krogh_interval(1000.0, 2000.0, pools(0.0), cylinders, lambda t: dose),
     ]
-    found = solve_cylinders(intervals, ("free",), (), cylinders, [1000.0, 2000.0], tolerance=Tolerance(1e-5)).mean[:, 0]
+    found = solve_cylinders(
+        intervals, ("free",), (), cylinders, [1000.0, 2000.0], tolerance=Tolerance(1e-5)
+    ).mean[:, 0]
     torch.testing.assert_close(found[:, 1], 2 * found[:, 0], rtol=1e-9, atol=0.0)
     exact = 0.1 * (1 - np.exp(-1.0))
-    torch.testing.assert_close(found[:, 0], torch.tensor([exact, exact + 0.1], dtype=torch.float64), rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(
+        found[:, 0], torch.tensor([exact, exact + 0.1], dtype=torch.float64), rtol=1e-4, atol=0.0
+    )

@@ -29,7 +29,9 @@ DIRECTION = torch.tensor([0.5, -0.7, 0.4, 0.6], dtype=torch.float64)
 def plasma(t: float) -> Tensor:
     """Each cluster has its own."""
     share = torch.linspace(0.5, 1.5, CLUSTERS, dtype=torch.float64)
-    return torch.stack([2e-2 * np.exp(-t / 5000) * share, 3e-4 * np.exp(-t / 3000) * share.flip(0)])[:, :, None, None]
+    return torch.stack(
+        [2e-2 * np.exp(-t / 5000) * share, 3e-4 * np.exp(-t / 3000) * share.flip(0)]
+    )[:, :, None, None]
 
 
 def coefficients(theta: Tensor, hot: bool) -> tuple[tuple[Tensor, ...], Interval]:
@@ -46,11 +48,15 @@ def coefficients(theta: Tensor, hot: bool) -> tuple[tuple[Tensor, ...], Interval
     rate = (0.02 if hot else 2e-5) * release * one
     pools = model.drug(0 * one, 0 * one, FULL, rate, 0.1 * rate)
     pools = replace(
-        pools, diffusion=diffusion * pools.diffusion, transfers=tuple(replace(k, uptake=uptake * k.uptake) for k in pools.transfers)
+        pools,
+        diffusion=diffusion * pools.diffusion,
+        transfers=tuple(replace(k, uptake=uptake * k.uptake) for k in pools.transfers),
     )
     cylinders = Cylinders.around(maps.v_p.flatten() / 0.58, 1e-5, 0.3, classes=2, cells=6)
     operator, capacity, transfers = krogh_operator(pools, cylinders)
-    interval = Interval(0.0 if hot else HOUR, HOUR if hot else SAVED[-1], operator, capacity, plasma, transfers)
+    interval = Interval(
+        0.0 if hot else HOUR, HOUR if hot else SAVED[-1], operator, capacity, plasma, transfers
+    )
     return (*operator.tensors(), *(k.uptake for k in transfers)), interval
 
 
@@ -60,15 +66,27 @@ def change(hot: bool) -> Interval:
     _, interval = coefficients(zero, hot)
     moved = torch.func.jvp(lambda theta: coefficients(theta, hot)[0], (zero,), (DIRECTION,))[1]
     n = len(interval.operator.tensors())
-    transfers = tuple(replace(k, uptake=d, efflux=0.0) for k, d in zip(interval.transfers, moved[n:], strict=True))
-    return replace(interval, operator=interval.operator.with_tensors(moved[:n]), transfers=transfers)
+    transfers = tuple(
+        replace(k, uptake=d, efflux=0.0) for k, d in zip(interval.transfers, moved[n:], strict=True)
+    )
+    return replace(
+        interval, operator=interval.operator.with_tensors(moved[:n]), transfers=transfers
+    )
 
 
 def run(e: float, steps: list[tuple[float, float]] | None = None) -> Evolution:
     intervals = [coefficients(e * DIRECTION, hot)[1] for hot in (True, False)]
     exact = Tolerance(step=5e-2, equation=1e-14)
     start = torch.zeros_like(intervals[0].capacity)
-    return evolve(intervals, start, SAVED, tolerance=exact, stage_of=LineMatrix, keep_stages=steps is None, steps=steps)
+    return evolve(
+        intervals,
+        start,
+        SAVED,
+        tolerance=exact,
+        stage_of=LineMatrix,
+        keep_stages=steps is None,
+        steps=steps,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +94,9 @@ def case() -> tuple[Evolution, list[Interval], Callable[[float], Tensor], Tensor
     """A run, the change of its coefficients, the run some way along it with the same steps, and weights of a scalar."""
     base = run(0.0)
     taken = [(s.t, s.dt) for s in base.steps]
-    weights = torch.randn(base.U.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(
+        base.U.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     return base, [change(True), change(False)], lambda e: run(e, taken).U, weights
 
 
@@ -89,7 +109,9 @@ def test_around_vessels_the_tangent_leaves_a_remainder_of_second_order(case) -> 
     assert rates == pytest.approx([2.0, 2.0], abs=0.1)
 
 
-def test_around_vessels_backward_and_forward_agree_to_ten_digits_without_a_krylov_solve(case, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_around_vessels_backward_and_forward_agree_to_ten_digits_without_a_krylov_solve(
+    case, monkeypatch
+) -> None:  # type: ignore[no-untyped-def]
     base, changes, _, weights = case
 
     def refuse(*_: object, **__: object) -> None:
@@ -98,7 +120,18 @@ def test_around_vessels_backward_and_forward_agree_to_ten_digits_without_a_krylo
     monkeypatch.setattr(stage, "bicgstab", refuse)
     forward = float((weights * tangent(base, changes)).sum())
     gradients, of_start = adjoint(base, weights)
-    assert sum(g.dot(c) for g, c in zip(gradients, changes, strict=True)) == pytest.approx(forward, rel=1e-10)
-    still = [replace(c, operator=c.operator.with_tensors([0 * t for t in c.operator.tensors()]), transfers=()) for c in changes]
-    begun = torch.randn(of_start.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    assert float((of_start * begun).sum()) == pytest.approx(float((weights * tangent(base, still, begun)).sum()), rel=1e-10)
+    assert sum(g.dot(c) for g, c in zip(gradients, changes, strict=True)) == pytest.approx(
+        forward, rel=1e-10
+    )
+    still = [
+        replace(
+            c, operator=c.operator.with_tensors([0 * t for t in c.operator.tensors()]), transfers=()
+        )
+        for c in changes
+    ]
+    begun = torch.randn(
+        of_start.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+    assert float((of_start * begun).sum()) == pytest.approx(
+        float((weights * tangent(base, still, begun)).sum()), rel=1e-10
+    )

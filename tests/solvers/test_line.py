@@ -34,7 +34,13 @@ def lines() -> tuple[PoolOperator, Tensor]:
     closed = torch.zeros(2, LINES + 1, 1, CELLS), torch.zeros(2, LINES, 2, CELLS)
     closed = closed[0].double(), closed[1].double()
     transport = Transport((*closed, 50 * faces[0]), (*closed, 50 * faces[1]))
-    operator = PoolOperator(POOLS, (0, 2), transport, {(p, q): reaction[p, q] for p in range(POOLS) for q in range(POOLS)}, {})
+    operator = PoolOperator(
+        POOLS,
+        (0, 2),
+        transport,
+        {(p, q): reaction[p, q] for p in range(POOLS) for q in range(POOLS)},
+        {},
+    )
     return operator, 0.1 + rand(POOLS, LINES, 1, CELLS)
 
 
@@ -49,7 +55,9 @@ def test_a_line_is_solved_as_by_dense_elimination(w: float) -> None:
     operator, capacity = lines()
     matrix, b = (
         dense(operator, capacity, w),
-        torch.randn(3, *capacity.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),
+        torch.randn(
+            3, *capacity.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+        ),
     )
     line = LineMatrix(operator, capacity, w)
     for found, A in ((line.solve(b)[0], matrix), (line.solve(b, transposed=True)[0], matrix.T)):
@@ -69,7 +77,9 @@ def test_a_single_right_hand_side_and_pools_that_all_move() -> None:
 def test_transport_across_lines_is_refused() -> None:
     operator, capacity = lines()
     before = operator.transport.before
-    leaky = replace(operator, transport=replace(operator.transport, before=(before[0] + 1.0, *before[1:])))
+    leaky = replace(
+        operator, transport=replace(operator.transport, before=(before[0] + 1.0, *before[1:]))
+    )
     with pytest.raises(ValueError, match="closed faces"):
         LineMatrix(leaky, capacity, 1.0)
 
@@ -81,7 +91,9 @@ def test_a_singular_line_is_an_error() -> None:
     before, after = part.transport.before, part.transport.after
     alone = 0 * before[2]
     alone[..., 1] = 1.0
-    empty = replace(part, transport=Transport((*before[:2], alone), (*after[:2], 0 * alone)), reaction={})
+    empty = replace(
+        part, transport=Transport((*before[:2], alone), (*after[:2], 0 * alone)), reaction={}
+    )
     with pytest.raises(SolverError, match="singular"):
         LineMatrix(empty, 0 * capacity[:1], 1.0)
 

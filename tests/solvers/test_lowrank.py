@@ -40,10 +40,17 @@ def test_cells_at_rest_answer_with_their_own_exponentials() -> None:
     system.gains("one", 0, 3e-3 + 0 * maps.phi)
     system.loses("one", rate)
     pools = system.coefficients()
-    still = tuple(torch.zeros([n + (a == b) for b, n in enumerate(rate.shape)], dtype=torch.float64) for a in range(3))
+    still = tuple(
+        torch.zeros([n + (a == b) for b, n in enumerate(rate.shape)], dtype=torch.float64)
+        for a in range(3)
+    )
     operator = PoolOperator.of(pools, still, setting.grid)
-    found = low_rank_response(operator, pools.capacity, aif.times_s, aif.plasma_mM, frames, tolerance=1e-10)
-    exact = 3e-3 * convolve_exponential(torch.as_tensor(aif.times_s), torch.as_tensor(aif.plasma_mM), rate, torch.as_tensor(frames))
+    found = low_rank_response(
+        operator, pools.capacity, aif.times_s, aif.plasma_mM, frames, tolerance=1e-10
+    )
+    exact = 3e-3 * convolve_exponential(
+        torch.as_tensor(aif.times_s), torch.as_tensor(aif.plasma_mM), rate, torch.as_tensor(frames)
+    )
     torch.testing.assert_close(found.at_times()[:, 0], exact.movedim(-1, 0), rtol=1e-9, atol=1e-12)
 
 

@@ -11,23 +11,37 @@ from nanopinn.physics.drug import FULL
 from nanopinn.physics.model import TissueMaps, TumourModel
 from nanopinn.physics.oxygen import OxygenSupply, oxygen_pressure
 from nanopinn.solvers.clusters import group_mean, group_pools, group_voxels
-from nanopinn.solvers.penetration import at_distances, at_radii, equal_areas, first_below, half_distance, share_of_tissue
+from nanopinn.solvers.penetration import (
+    at_distances,
+    at_radii,
+    equal_areas,
+    first_below,
+    half_distance,
+    share_of_tissue,
+)
 from nanopinn.solvers.radial import Cylinders
 
 R_C = 1e-5
 CYLINDERS = Cylinders(
-    R_C, torch.tensor([[6e-5, 1e-4], [8e-5, 9e-5]], dtype=torch.float64), torch.tensor([0.4, 0.6], dtype=torch.float64), 48
+    R_C,
+    torch.tensor([[6e-5, 1e-4], [8e-5, 9e-5]], dtype=torch.float64),
+    torch.tensor([0.4, 0.6], dtype=torch.float64),
+    48,
 )
 
 
 def test_half_distance_is_where_the_closed_solution_halves() -> None:
     profile = torch.stack(
-        [torch.as_tensor(krogh_first_order(r.numpy(), R_C, float(R), 4.68e-11, 0.02, 2.67e-6))
-         for r, R in zip(CYLINDERS.r.flatten(0, 1), CYLINDERS.R_t.flatten(), strict=True)]
-    ).reshape(CYLINDERS.r.shape)  # fmt: skip
+        [
+            torch.as_tensor(krogh_first_order(r.numpy(), R_C, float(R), 4.68e-11, 0.02, 2.67e-6))
+            for r, R in zip(CYLINDERS.r.flatten(0, 1), CYLINDERS.R_t.flatten(), strict=True)
+        ]
+    ).reshape(CYLINDERS.r.shape)
     found = half_distance(profile, CYLINDERS).flatten()
     for distance, R in zip(found, CYLINDERS.R_t.flatten(), strict=True):
-        wall, there = krogh_first_order(np.array([R_C, R_C + float(distance)]), R_C, float(R), 4.68e-11, 0.02, 2.67e-6)
+        wall, there = krogh_first_order(
+            np.array([R_C, R_C + float(distance)]), R_C, float(R), 4.68e-11, 0.02, 2.67e-6
+        )
         assert there / wall == pytest.approx(0.5, abs=1e-3)
 
 
@@ -42,7 +56,9 @@ def test_points_of_equal_area_see_the_profile() -> None:
     values = at_radii(CYLINDERS.r.log(), r, CYLINDERS)
     inner = (r > CYLINDERS.r[..., :1]) & (r < CYLINDERS.r[..., -1:])
     torch.testing.assert_close(values[inner], r.log()[inner], rtol=1e-12, atol=0.0)
-    torch.testing.assert_close((r**2).mean(-1), (CYLINDERS.R_t**2 + R_C**2) / 2, rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(
+        (r**2).mean(-1), (CYLINDERS.R_t**2 + R_C**2) / 2, rtol=1e-12, atol=0.0
+    )
 
 
 def test_a_share_of_tissue_is_its_area_between_two_radii() -> None:
@@ -50,7 +66,9 @@ def test_a_share_of_tissue_is_its_area_between_two_radii() -> None:
     r = equal_areas(CYLINDERS)
     inside = (r < 4e-5).double()
     exact = (CYLINDERS.share * (16e-10 - 1e-10) / CYLINDERS.ring).sum(-1)
-    torch.testing.assert_close(share_of_tissue(inside, torch.ones_like(r), CYLINDERS), exact, rtol=0.0, atol=0.005)
+    torch.testing.assert_close(
+        share_of_tissue(inside, torch.ones_like(r), CYLINDERS), exact, rtol=0.0, atol=0.005
+    )
     between = share_of_tissue(inside, (r > 3e-5) & (r < 5e-5), CYLINDERS)
     torch.testing.assert_close(between, torch.full_like(between, 7 / 16), rtol=0.0, atol=0.02)
     assert torch.isnan(share_of_tissue(inside, r > 1.0, CYLINDERS)).all()
@@ -63,7 +81,9 @@ def test_a_profile_at_a_distance_is_the_mean_over_the_tissue_there() -> None:
     found = at_distances(profile, x, CYLINDERS)
     both, r = (R_C + x).log() + 0.4 * 1 + 0.6 * 2, (R_C + x).log()
     torch.testing.assert_close(found[0, :2], both[:2], rtol=1e-9, atol=0.0)
-    torch.testing.assert_close(found[0, 2], r[2] + 2.0, rtol=1e-9, atol=0.0)  # the first class ends at 50 um
+    torch.testing.assert_close(
+        found[0, 2], r[2] + 2.0, rtol=1e-9, atol=0.0
+    )  # the first class ends at 50 um
     assert torch.isnan(found[:, 3]).all()
 
 
@@ -75,7 +95,9 @@ def test_a_level_is_first_passed_on_the_line_between_points() -> None:
     assert torch.isnan(found[2])
 
 
-def test_the_tables_tissue_becomes_hypoxic_where_xenografts_do_and_nearer_when_vessels_are_further_apart() -> None:
+def test_the_tables_tissue_becomes_hypoxic_where_xenografts_do_and_nearer_when_vessels_are_further_apart() -> (
+    None
+):
     """The table's consumption was set at 115 um from a vessel of a 125 um cylinder (Primeau 2005: 90 to 140 um)."""
     supply = OxygenSupply.of()
     R_t = torch.tensor([100e-6, 125.5e-6, 200e-6], dtype=torch.float64)
@@ -91,16 +113,22 @@ def test_groups_are_of_like_voxels_and_their_coefficients_the_means() -> None:
     g = torch.Generator().manual_seed(0)
     shape = (6, 5, 4)
     low = torch.rand(shape, generator=g, dtype=torch.float64) < 0.5
-    v_p = torch.where(low, 0.01, 0.05) * (1 + 0.01 * torch.rand(shape, generator=g, dtype=torch.float64))
+    v_p = torch.where(low, 0.01, 0.05) * (
+        1 + 0.01 * torch.rand(shape, generator=g, dtype=torch.float64)
+    )
     one = torch.ones(shape, dtype=torch.float64)
     mask = torch.rand(shape, generator=g) < 0.8
     labels = group_voxels(v_p.log()[None], mask, 2, np.random.default_rng(0))
     assert torch.all((labels >= 0) == mask)
     assert len(set(labels[mask & low].tolist())) == len(set(labels[mask & ~low].tolist())) == 1
-    pools = TumourModel.of(TissueMaps(one, 1e-3 * one, 0.3 * one, v_p, 6.8 * one)).drug(1e-4 * one, 0 * one, FULL)
+    pools = TumourModel.of(TissueMaps(one, 1e-3 * one, 0.3 * one, v_p, 6.8 * one)).drug(
+        1e-4 * one, 0 * one, FULL
+    )
     grouped = group_pools(pools, labels)
     assert grouped.capacity.shape == (7, 2, 1, 1)
     first = int(labels[mask & low][0])
     vessel = pools.names.index("vessel free")
-    assert float(grouped.capacity[vessel, first]) == pytest.approx(float(v_p[mask & low].mean()), rel=1e-12)
+    assert float(grouped.capacity[vessel, first]) == pytest.approx(
+        float(v_p[mask & low].mean()), rel=1e-12
+    )
     torch.testing.assert_close(grouped.walls[0].influx, group_mean(pools.walls[0].influx, labels))

@@ -31,23 +31,42 @@ def pools(loss: float = 1e-4) -> PoolCoefficients:
 
 @pytest.mark.parametrize(
     ("field", "bad"),
-    [("capacity", 0.0), ("capacity", float("nan")), ("diffusion", -1e-10), ("reaction", float("nan")), ("inflow", float("inf"))],
+    [
+        ("capacity", 0.0),
+        ("capacity", float("nan")),
+        ("diffusion", -1e-10),
+        ("reaction", float("nan")),
+        ("inflow", float("inf")),
+    ],
 )
 def test_an_impossible_coefficient_is_named_with_its_pool(field: str, bad: float) -> None:
-    values = {"drug": getattr(pools(), field)} if field in ("capacity", "diffusion") else getattr(pools(), field)
+    values = (
+        {"drug": getattr(pools(), field)}
+        if field in ("capacity", "diffusion")
+        else getattr(pools(), field)
+    )
     spoilt = {at: v.clone() for at, v in values.items()}
     for v in spoilt.values():
         v.view(-1)[4 % v.numel()] = bad
     changed = spoilt.get("drug", spoilt)
     with pytest.raises(InputError, match=f"drug: {field}"):
-        Interval.of(0.0, 1.0, replace(pools(), **{field: changed}), STILL, GRID, lambda t: torch.zeros(1, dtype=torch.float64))
+        Interval.of(
+            0.0,
+            1.0,
+            replace(pools(), **{field: changed}),
+            STILL,
+            GRID,
+            lambda t: torch.zeros(1, dtype=torch.float64),
+        )
 
 
 @pytest.mark.parametrize(("field", "bad"), [("q", -1e-4), ("l", 0.0), ("p_e", float("nan"))])
 def test_an_impossible_flow_is_named(field: str, bad: float) -> None:
     setting, _, _ = small_tissue()
     with pytest.raises(InputError, match="flow"):
-        Forward(setting, lambda _: {field: torch.tensor(bad, dtype=torch.float64)}).flow(torch.zeros(0, dtype=torch.float64))
+        Forward(setting, lambda _: {field: torch.tensor(bad, dtype=torch.float64)}).flow(
+            torch.zeros(0, dtype=torch.float64)
+        )
 
 
 def test_a_grid_of_one_voxel_is_refused() -> None:
@@ -62,7 +81,14 @@ def test_a_tumour_at_the_boundary_of_the_box_is_refused() -> None:
 
 
 def test_a_plasma_curve_that_is_not_a_number_ends_the_run_with_its_time() -> None:
-    interval = Interval.of(0.0, 100.0, pools(), STILL, GRID, lambda t: torch.tensor([float("nan") if t > 10 else 1.0], dtype=torch.float64))
+    interval = Interval.of(
+        0.0,
+        100.0,
+        pools(),
+        STILL,
+        GRID,
+        lambda t: torch.tensor([float("nan") if t > 10 else 1.0], dtype=torch.float64),
+    )
     with pytest.raises(SolverError, match="not finite at"):
         evolve([interval], 0 * ONE[None], [100.0])
 

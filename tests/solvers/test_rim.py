@@ -13,7 +13,13 @@ from nanopinn.errors import InputError
 from nanopinn.physics.model import FlowCoefficients
 from nanopinn.solvers.forward import Flow, Forward, Setting
 from nanopinn.solvers.grid import Grid, mean_of_parts
-from nanopinn.solvers.pressure import pressure_gradient, pressure_operator, pressure_residual, pressure_tangents, solve_pressure
+from nanopinn.solvers.pressure import (
+    pressure_gradient,
+    pressure_operator,
+    pressure_residual,
+    pressure_tangents,
+    solve_pressure,
+)
 from nanopinn.solvers.rim import RimGrid, near_edge
 from nanopinn.workflows.verify.tissue import small_tissue
 
@@ -34,7 +40,11 @@ def forward_of(refine: int, rim: float | None, a: float = 1.0) -> Forward:
 
 def by_hand(flow: FlowCoefficients, grid: RimGrid) -> np.ndarray:
     """Pressure of the parts from a dense matrix filled face by face, with half a cell's resistance on each side of a face."""
-    number, K, S = grid.number.numpy(), flow.K.numpy(), (flow.LpSV + flow.LpLSL).numpy() * grid.cell_volume
+    number, K, S = (
+        grid.number.numpy(),
+        flow.K.numpy(),
+        (flow.LpSV + flow.LpLSL).numpy() * grid.cell_volume,
+    )
     made = (flow.LpSV * flow.p_e + flow.LpLSL * flow.p_L).numpy() * grid.cell_volume
     A, b = np.zeros((grid.cells, grid.cells)), np.zeros(grid.cells)
     for i in np.ndindex(*grid.shape):
@@ -66,8 +76,12 @@ def test_pressure_is_that_of_a_matrix_filled_face_by_face(factor: int) -> None:
         return size * (0.5 + torch.rand(grid.shape, dtype=torch.float64, generator=g))
 
     K = grid.joined(rough(3e-14))
-    flow = FlowCoefficients(K=K, LpSV=rough(4e-7), p_e=rough(1500.0), LpLSL=rough(1e-7), p_L=-100.0, p_inf=0.0)
-    np.testing.assert_allclose(solve_pressure(flow, grid).x.numpy(), by_hand(flow, grid), rtol=1e-10)
+    flow = FlowCoefficients(
+        K=K, LpSV=rough(4e-7), p_e=rough(1500.0), LpLSL=rough(1e-7), p_L=-100.0, p_inf=0.0
+    )
+    np.testing.assert_allclose(
+        solve_pressure(flow, grid).x.numpy(), by_hand(flow, grid), rtol=1e-10
+    )
 
 
 def test_a_rim_as_deep_as_the_box_is_the_whole_refinement() -> None:
@@ -76,7 +90,9 @@ def test_a_rim_as_deep_as_the_box_is_the_whole_refinement() -> None:
 
 
 @pytest.mark.parametrize(("rim", "share", "cells"), [(0.0, 0.05, 0.4), (0.5e-3, 1e-4, 0.8)])
-def test_cutting_only_voxels_at_the_edge_finds_what_cutting_all_finds(rim: float, share: float, cells: float) -> None:
+def test_cutting_only_voxels_at_the_edge_finds_what_cutting_all_finds(
+    rim: float, share: float, cells: float
+) -> None:
     """Filtration in the tumour, l = 0.4 mm, voxels of 0.5 mm: 3 % and 1e-6 of the step from whole voxels to cut ones."""
     few, coarse, every = forward_of(3, rim), forward_of(1, None), forward_of(3, None)
     inside = coarse.setting.maps.tumour > 0.5
@@ -101,7 +117,9 @@ def test_parts_of_a_whole_voxel_share_one_pressure() -> None:
     p, maps = forward.flow(NONE).p, forward.setting.maps
     spread = mean_of_parts(p.square(), 2) - mean_of_parts(p, 2).square()
     cut = near_edge(maps.tumour, forward.setting.grid, 0.0)
-    assert float(spread[~cut].abs().max()) < 1e-12 * float(p.square().max()) < float(spread[cut].max())
+    assert (
+        float(spread[~cut].abs().max()) < 1e-12 * float(p.square().max()) < float(spread[cut].max())
+    )
 
 
 def test_scaling_leaves_every_flow_as_it_is() -> None:
@@ -118,7 +136,12 @@ def test_operator_is_the_linear_part_of_the_residual() -> None:
         flow, grid = forward.flow_coefficients(NONE), forward.setting.flow_setting.grid
         p = grid.joined(torch.randn(grid.shape, dtype=torch.float64, generator=g) * 1e3)
         expected = pressure_residual(flow, p, grid) - pressure_residual(flow, 0 * p, grid)
-        torch.testing.assert_close(pressure_operator(flow, grid)(p), expected, rtol=1e-11, atol=1e-13 * float(expected.abs().max()))
+        torch.testing.assert_close(
+            pressure_operator(flow, grid)(p),
+            expected,
+            rtol=1e-11,
+            atol=1e-13 * float(expected.abs().max()),
+        )
 
 
 def test_tangents_have_taylor_remainders_of_second_order() -> None:
@@ -141,7 +164,9 @@ def test_gradient_backward_is_the_tangents_forward() -> None:
     p = solve_pressure(of(THETA), grid).x
     weights = torch.randn(p.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     forwards = (pressure_tangents(of, THETA, p, grid) * weights).sum(dim=(1, 2, 3))
-    torch.testing.assert_close(pressure_gradient(of, THETA, p, weights, grid), forwards, rtol=1e-10, atol=0.0)
+    torch.testing.assert_close(
+        pressure_gradient(of, THETA, p, weights, grid), forwards, rtol=1e-10, atol=0.0
+    )
 
 
 @pytest.mark.parametrize(("distance", "voxels"), [(0.0, 1), (0.9e-3, 1), (1.0e-3, 2), (2.5e-3, 3)])

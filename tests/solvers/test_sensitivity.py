@@ -30,12 +30,16 @@ def intervals_of(release: torch.Tensor, uptake: float) -> list[Interval]:
     model: TumourModel = forward.model(none)
 
     def plasma(t: float) -> torch.Tensor:
-        return torch.tensor([2e-2 * np.exp(-t / 5000), 3e-4 * np.exp(-t / 3000)], dtype=torch.float64)
+        return torch.tensor(
+            [2e-2 * np.exp(-t / 5000), 3e-4 * np.exp(-t / 3000)], dtype=torch.float64
+        )
 
     out = []
     for start, end, rate in ((0.0, HOUR, release), (HOUR, 5 * HOUR, 1e-3 * release)):
         pools = model.drug(flow.J_v, flow.J_L, FULL, rate)
-        pools = replace(pools, transfers=tuple(replace(k, uptake=uptake * k.uptake) for k in pools.transfers))
+        pools = replace(
+            pools, transfers=tuple(replace(k, uptake=uptake * k.uptake) for k in pools.transfers)
+        )
         out.append(Interval.of(start, end, pools, flow.flows, setting.grid, plasma))
     return out
 
@@ -54,17 +58,30 @@ def case() -> tuple[Evolution, list[Interval], Callable[[float], torch.Tensor], 
     taken = [(s.t, s.dt) for s in base.steps]
 
     def moved(e: float) -> torch.Tensor:
-        return evolve(intervals_of(release + e * direction, 1 + 0.5 * e), start, SAVED, tolerance=exact, steps=taken).U
+        return evolve(
+            intervals_of(release + e * direction, 1 + 0.5 * e),
+            start,
+            SAVED,
+            tolerance=exact,
+            steps=taken,
+        ).U
 
-    changes = [difference(a, b) for a, b in zip(first, intervals_of(release + direction, 1.5), strict=True)]
+    changes = [
+        difference(a, b) for a, b in zip(first, intervals_of(release + direction, 1.5), strict=True)
+    ]
     return base, changes, moved, torch.randn(base.U.shape, dtype=torch.float64, generator=g)
 
 
 def difference(a: Interval, b: Interval) -> Interval:
     """The change of coefficients from one interval to another; exact, because they are linear in what changed."""
     tensors = zip(a.operator.tensors(), b.operator.tensors(), strict=True)
-    transfers = tuple(replace(k, uptake=m.uptake - k.uptake, efflux=0.0) for k, m in zip(a.transfers, b.transfers, strict=True))
-    return replace(a, operator=a.operator.with_tensors([n - o for o, n in tensors]), transfers=transfers)
+    transfers = tuple(
+        replace(k, uptake=m.uptake - k.uptake, efflux=0.0)
+        for k, m in zip(a.transfers, b.transfers, strict=True)
+    )
+    return replace(
+        a, operator=a.operator.with_tensors([n - o for o, n in tensors]), transfers=transfers
+    )
 
 
 def test_the_tangent_leaves_a_remainder_of_second_order(case) -> None:  # type: ignore[no-untyped-def]
@@ -81,9 +98,18 @@ def test_backward_and_forward_agree_to_ten_digits(case) -> None:  # type: ignore
     gradients, of_start = adjoint(base, weights)
     backward = sum(g.dot(c) for g, c in zip(gradients, changes, strict=True))
     assert backward == pytest.approx(forward, rel=1e-10)
-    zero = [replace(c, operator=c.operator.with_tensors([0 * t for t in c.operator.tensors()]), transfers=()) for c in changes]
-    begun = torch.randn(of_start.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    assert float((of_start * begun).sum()) == pytest.approx(float((weights * tangent(base, zero, begun)).sum()), rel=1e-10)
+    zero = [
+        replace(
+            c, operator=c.operator.with_tensors([0 * t for t in c.operator.tensors()]), transfers=()
+        )
+        for c in changes
+    ]
+    begun = torch.randn(
+        of_start.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+    assert float((of_start * begun).sum()) == pytest.approx(
+        float((weights * tangent(base, zero, begun)).sum()), rel=1e-10
+    )
 
 
 def test_a_run_that_kept_nothing_says_so() -> None:
@@ -94,16 +120,32 @@ def test_a_run_that_kept_nothing_says_so() -> None:
 
 
 def test_a_run_whose_intervals_were_built_on_the_way_says_that_none_is_left() -> None:
-    first = intervals_of(0.01 * torch.ones(small_tissue()[0].grid.shape, dtype=torch.float64), 1.0)[:1]
-    run = evolve(iter(first), torch.zeros_like(first[0].capacity), [HOUR], tolerance=Tolerance(step=0.1), keep_stages=True)
+    first = intervals_of(0.01 * torch.ones(small_tissue()[0].grid.shape, dtype=torch.float64), 1.0)[
+        :1
+    ]
+    run = evolve(
+        iter(first),
+        torch.zeros_like(first[0].capacity),
+        [HOUR],
+        tolerance=Tolerance(step=0.1),
+        keep_stages=True,
+    )
     with pytest.raises(ValueError, match="sequence"):
         adjoint(run, run.U)
 
 
 def test_a_limiter_has_no_derivative_and_says_so() -> None:
-    interval = intervals_of(0.01 * torch.ones(small_tissue()[0].grid.shape, dtype=torch.float64), 1.0)[0]
+    interval = intervals_of(
+        0.01 * torch.ones(small_tissue()[0].grid.shape, dtype=torch.float64), 1.0
+    )[0]
     limited = replace(interval, correction=torch.zeros_like)
-    run = evolve([limited], torch.zeros_like(limited.capacity), [HOUR], tolerance=Tolerance(step=0.1), keep_stages=True)
+    run = evolve(
+        [limited],
+        torch.zeros_like(limited.capacity),
+        [HOUR],
+        tolerance=Tolerance(step=0.1),
+        keep_stages=True,
+    )
     with pytest.raises(ValueError, match="limiter"):
         tangent(run, [limited])
 
@@ -114,7 +156,9 @@ def test_the_gradient_of_the_scalars_is_what_their_tangents_say() -> None:
     names = ("l", "q", "PS_l", "krel_ref")
     theta = torch.zeros(len(names), dtype=torch.float64)
     base = {n: default_scalars()[n] for n in names}
-    forward = Forward(setting, lambda th: {n: base[n] * torch.exp(v) for n, v in zip(names, th, strict=True)})
+    forward = Forward(
+        setting, lambda th: {n: base[n] * torch.exp(v) for n, v in zip(names, th, strict=True)}
+    )
     flow = forward.flow(theta, tangents=True)
     pools, operator, tangents = forward.operators("drug", theta, flow)
 
@@ -122,9 +166,20 @@ def test_the_gradient_of_the_scalars_is_what_their_tangents_say() -> None:
         return torch.tensor([2e-2 * np.exp(-t / 5e4), 3e-4 * np.exp(-t / 3e4)], dtype=torch.float64)
 
     interval = Interval(0.0, 24 * HOUR, operator, pools.capacity, plasma)
-    run = evolve([interval], 0 * pools.capacity, [24 * HOUR], tolerance=Tolerance(step=1e-2, equation=1e-13), keep_stages=True)
-    weights = torch.randn(run.U.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    forwards = [float((weights * tangent(run, [replace(interval, operator=tangents[j])])).sum()) for j in range(len(names))]
+    run = evolve(
+        [interval],
+        0 * pools.capacity,
+        [24 * HOUR],
+        tolerance=Tolerance(step=1e-2, equation=1e-13),
+        keep_stages=True,
+    )
+    weights = torch.randn(
+        run.U.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
+    forwards = [
+        float((weights * tangent(run, [replace(interval, operator=tangents[j])])).sum())
+        for j in range(len(names))
+    ]
     (of_operator,), _ = adjoint(run, weights)
     backward = forward.gradient("drug", theta, flow, of_operator.operator)
     assert backward.tolist() == pytest.approx(forwards, rel=1e-10)

@@ -37,32 +37,61 @@ class Given:
 
 def arm(formulation: Formulation, fractions: tuple[Fraction, ...] = ()) -> Given:
     doses = (GivenDose(formulation, Dose(0.0, 90e-6)),)
-    return Given(formulation.name, Treatment(doses, (), RadiationCourse(fractions), (3600.0,), 3600.0))
+    return Given(
+        formulation.name, Treatment(doses, (), RadiationCourse(fractions), (3600.0,), 3600.0)
+    )
 
 
 def ended() -> tuple[Checkpoint, np.ndarray, np.ndarray]:
     """A fit of ten scalars and a field of filtration, its posterior and its mask; its data do not matter here."""
     x = (np.arange(12) + 0.5) * VOXEL - 3e-3
-    mask = np.asarray((x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None, :] ** 2) < 1.8e-3**2)
+    mask = np.asarray(
+        (x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None, :] ** 2) < 1.8e-3**2
+    )
     domain = Domain.around(mask, (VOXEL,) * 3, MARGIN_M)
     tumour = torch.as_tensor(domain.take(mask.astype(float), 0.0))
-    along = torch.linspace(-1, 1, domain.shape[0], dtype=torch.float64)[:, None, None].expand(domain.shape)
+    along = torch.linspace(-1, 1, domain.shape[0], dtype=torch.float64)[:, None, None].expand(
+        domain.shape
+    )
     one = torch.ones_like(tumour)
-    shapes = centred(torch.as_tensor(unit_bumps(tumour.numpy() > 0.5, np.full(3, VOXEL), 1.5e-3)), tumour > 0.5, 0.5)
+    shapes = centred(
+        torch.as_tensor(unit_bumps(tumour.numpy() > 0.5, np.full(3, VOXEL), 1.5e-3)),
+        tumour > 0.5,
+        0.5,
+    )
     maps = TissueMaps(
-        tumour, torch.where(tumour > 0.5, 1.5e-3 * torch.exp(along), value("Ktrans_n")), 0.3 * one, 0.03 * torch.exp(0.5 * along),
-        6.9 + 0.2 * along, {"filtration": shapes},
-    )  # fmt: skip
+        tumour,
+        torch.where(tumour > 0.5, 1.5e-3 * torch.exp(along), value("Ktrans_n")),
+        0.3 * one,
+        0.03 * torch.exp(0.5 * along),
+        6.9 + 0.2 * along,
+        {"filtration": shapes},
+    )
     unknowns = UnknownSet(spine_unknowns(), (field_unknown("filtration", shapes, 0.5, 1.5e-3),))
     voxels = tumour > 0.5
     count, blank = int(voxels.sum()), torch.zeros((1, *domain.shape), dtype=torch.float64)
-    nothing = ContrastObservation(torch.zeros(3, count).double(), torch.ones(count).double(), voxels, torch.zeros(count, 3, 1).double())
+    nothing = ContrastObservation(
+        torch.zeros(3, count).double(),
+        torch.ones(count).double(),
+        voxels,
+        torch.zeros(count, 3, 1).double(),
+    )
     local = torch.stack([maps.PS, maps.phi, maps.v_p])
     setting = Setting(maps, Grid(domain.shape, (VOXEL,) * 3), 1)
     problem = InverseProblem(
-        unknowns, setting, local, local, PlasmaCurve(np.arange(3.0), np.ones(3)), np.arange(3.0), nothing, (), PH_SENSITIVE.bolus(),
-        blank, blank, torch.zeros((2, 2, *domain.shape), dtype=torch.float64),
-    )  # fmt: skip
+        unknowns,
+        setting,
+        local,
+        local,
+        PlasmaCurve(np.arange(3.0), np.ones(3)),
+        np.arange(3.0),
+        nothing,
+        (),
+        PH_SENSITIVE.bolus(),
+        blank,
+        blank,
+        torch.zeros((2, 2, *domain.shape), dtype=torch.float64),
+    )
     m, rng = len(unknowns), np.random.default_rng(1)
     root = 0.3 * rng.standard_normal((m, m)) / np.sqrt(m)
     covariance = root @ root.T + np.diag((0.2 * unknowns.prior_sd) ** 2)

@@ -14,16 +14,24 @@ from nanopinn.workflows.settings import PhantomSettings
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 5), (10, 10, 6), (16, 16, 10)])
-def test_a_small_phantom_has_a_tumour_in_normal_tissue_and_a_ph_of_tissue(shape: tuple[int, int, int]) -> None:
+def test_a_small_phantom_has_a_tumour_in_normal_tissue_and_a_ph_of_tissue(
+    shape: tuple[int, int, int],
+) -> None:
     for seed in range(8):
-        anatomy = draw_anatomy((2 * shape[0], 2 * shape[1], 2 * shape[2]), (0.25, 0.25, 0.25), np.random.default_rng(seed))
+        anatomy = draw_anatomy(
+            (2 * shape[0], 2 * shape[1], 2 * shape[2]),
+            (0.25, 0.25, 0.25),
+            np.random.default_rng(seed),
+        )
         assert 0.03 < anatomy.tumour.mean() < 0.4
         assert anatomy.pH.min() > 6.0
         assert anatomy.pH.max() < 8.0
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (5, 5, 2), (1, 1, 1)])
-def test_voxels_so_few_that_none_lies_in_the_tumour_are_refused(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+def test_voxels_so_few_that_none_lies_in_the_tumour_are_refused(
+    tmp_path: Path, shape: tuple[int, int, int]
+) -> None:
     with pytest.raises(InputError, match="No voxel would lie in the tumour"):
         make_phantom(tmp_path / "study", PhantomSettings(shape=shape, refine=2))
     assert not (tmp_path / "study").exists()

@@ -39,7 +39,12 @@ def test_heat_is_given_where_it_is_answered_and_said_so() -> None:
     found = by_name(arms)
     assert found["free"].treatment.heatings == ()
     (heat,) = found["tsl"].treatment.heatings
-    assert (heat.start_s, heat.end_s, heat.ramp_s, heat.temperature_K) == (0.0, 3600.0, 0.0, pytest.approx(315.15))
+    assert (heat.start_s, heat.end_s, heat.ramp_s, heat.temperature_K) == (
+        0.0,
+        3600.0,
+        0.0,
+        pytest.approx(315.15),
+    )
     assert any("given to tsl alone" in s and "not to free" in s for s in said)
     assert any("driving pressure" in s for s in said)
     every, _ = arms_of(["free", "tsl"], heat=HEAT, heat_all=True)
@@ -63,7 +68,13 @@ def test_options_say_what_a_schedule_says(tmp_path: Path) -> None:
         "[imaging]\ntimes_h = [1, 4, 24, 48, 72]\n[run]\nend_h = 72\n"
     )
     of_file, said = arms_of(["free", "tsl"], schedule=tmp_path / "plan.toml")
-    of_options, _ = arms_of(["free", "tsl"], dose="90mg", infusion_min=30, heat=["42:60@0.5~5"], radiation=["5@24", "2@48"])
+    of_options, _ = arms_of(
+        ["free", "tsl"],
+        dose="90mg",
+        infusion_min=30,
+        heat=["42:60@0.5~5"],
+        radiation=["5@24", "2@48"],
+    )
     assert of_file == of_options
     assert any("plan.toml" in s and "replaced" in s for s in said)
 
@@ -96,7 +107,9 @@ def test_the_usual_images_end_with_the_run() -> None:
 
 def test_thermometry_lasts_as_long_as_its_sidecar_says(tmp_path: Path) -> None:
     (tmp_path / "T.nii.gz").write_bytes(b"")
-    (tmp_path / "T.json").write_text(json.dumps({"VolumeTiming": [0.0, 600.0, 1800.0], "Unit": "C"}))
+    (tmp_path / "T.json").write_text(
+        json.dumps({"VolumeTiming": [0.0, 600.0, 1800.0], "Unit": "C"})
+    )
     (arm,), _ = arms_of(["tsl"], heat=[f"{tmp_path / 'T.nii.gz'}@0.25"])
     (heat,) = arm.treatment.heatings
     assert (heat.start_s, heat.end_s, heat.file) == (900.0, 2700.0, tmp_path / "T.nii.gz")
@@ -135,11 +148,17 @@ def test_heat_above_45_degrees_is_warned_of() -> None:
         ({"imaging_h": [96.0]}, ["run.end_h", "at least 96"]),
         ({"infusion_min": -1.0}, ["infusion_min", "-1"]),
         ({"body_surface_m2": 0.0}, ["body_surface_m2"]),
-        ({"schedule": EXAMPLES / "schedules" / "free_bolus.toml", "radiation": ["5@1"]}, ["--radiation", "twice"]),
+        (
+            {"schedule": EXAMPLES / "schedules" / "free_bolus.toml", "radiation": ["5@1"]},
+            ["--radiation", "twice"],
+        ),
         ({"schedule": EXAMPLES / "none.toml"}, ["none.toml"]),
-        ({"schedule": EXAMPLES / "schedules" / "thermosensitive.toml", "names": ["free"]}, ["answers to the heat", "free"]),
+        (
+            {"schedule": EXAMPLES / "schedules" / "thermosensitive.toml", "names": ["free"]},
+            ["answers to the heat", "free"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_refused_by_name(given: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(InputError) as refused:
         arms_of(**{"names": ["tsl"], **given})
@@ -156,6 +175,9 @@ def test_a_schedules_dose_passes_the_same_check(tmp_path: Path) -> None:
 
 def test_what_a_patient_is_given_reaches_plasma_in_every_arm() -> None:
     arms, _ = arms_of(["free", "pld", "tsl", "ph"], heat=HEAT)
-    areas = {a.name: a.treatment.plasma().encapsulated.area() + a.treatment.plasma().free.area() for a in arms}
+    areas = {
+        a.name: a.treatment.plasma().encapsulated.area() + a.treatment.plasma().free.area()
+        for a in arms
+    }
     assert np.all(np.isfinite(list(areas.values())))
     assert areas["free"] < areas["tsl"] < areas["pld"]

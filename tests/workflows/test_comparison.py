@@ -16,8 +16,15 @@ from nanopinn.workflows.therapy.run import asked_about, heated_for
 
 PHANTOM = PhantomSettings.model_validate({"shape": (10, 10, 8), "refine": 2})
 SETTINGS = ComparisonSettings(
-    arms=("free", "tsl"), heat=("42:30",), draws=4, groups=2, end_h=4.0, imaging_h=(1.0, 4.0), heating_min=(), sensitivity=False,
-)  # fmt: skip
+    arms=("free", "tsl"),
+    heat=("42:30",),
+    draws=4,
+    groups=2,
+    end_h=4.0,
+    imaging_h=(1.0, 4.0),
+    heating_min=(),
+    sensitivity=False,
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +59,9 @@ def asked_about_name(c: Comparison) -> str:
     return c.answer[0].split(" carry")[0].split()[-1]
 
 
-def test_a_draw_does_not_depend_on_the_batch_it_marches_in(compared: Comparison, monkeypatch: pytest.MonkeyPatch):
+def test_a_draw_does_not_depend_on_the_batch_it_marches_in(
+    compared: Comparison, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(exposed, "AT_ONCE", 2)
     again = compare_arms(SETTINGS, phantom=PHANTOM)
     for name in ("peak at wall", "area", "survival, rate"):
@@ -65,7 +74,9 @@ class KilledError(Exception):
     pass
 
 
-def test_an_interrupted_comparison_goes_on_to_the_same_numbers(compared: Comparison, tmp_path: Path):
+def test_an_interrupted_comparison_goes_on_to_the_same_numbers(
+    compared: Comparison, tmp_path: Path
+):
     def kill(stage: str, fraction: float, numbers: object) -> None:
         if stage.startswith("tsl: under") and fraction > 0.3:
             raise KilledError
@@ -75,14 +86,23 @@ def test_an_interrupted_comparison_goes_on_to_the_same_numbers(compared: Compari
     assert list((tmp_path / "kept").glob("free-*.safetensors"))
     stages = []
     resumed = compare_arms(
-        SETTINGS, phantom=PHANTOM, kept=tmp_path / "kept", resume=True, progress=lambda stage, *_: stages.append(stage)
-    )  # fmt: skip
+        SETTINGS,
+        phantom=PHANTOM,
+        kept=tmp_path / "kept",
+        resume=True,
+        progress=lambda stage, *_: stages.append(stage),
+    )
     assert "free: under the voxel" not in stages
     for outcome in compared.outcomes:
         for arm, values in outcome.values.items():
             np.testing.assert_allclose(resumed[outcome.name].values[arm], values, rtol=1e-12)
     with pytest.raises(InputError, match="another one"):
-        compare_arms(SETTINGS.model_copy(update={"draws": 5}), phantom=PHANTOM, kept=tmp_path / "kept", resume=True)
+        compare_arms(
+            SETTINGS.model_copy(update={"draws": 5}),
+            phantom=PHANTOM,
+            kept=tmp_path / "kept",
+            resume=True,
+        )
 
 
 def test_the_folder_holds_page_figures_tables_and_every_arm(compared: Comparison, tmp_path: Path):
@@ -93,7 +113,14 @@ def test_the_folder_holds_page_figures_tables_and_every_arm(compared: Comparison
     for name in ("penetration", "survival", "lethal", "map_auc_free"):
         assert (out / "figures" / f"{name}.png").stat().st_size > 10_000
         assert (out / "figures" / f"{name}.svg").read_text().lstrip().startswith("<?xml")
-    for file in ("comparison.json", "outcomes.tsv", "draws.tsv", "penetration.tsv", "provenance.json", "config.toml"):
+    for file in (
+        "comparison.json",
+        "outcomes.tsv",
+        "draws.tsv",
+        "penetration.tsv",
+        "provenance.json",
+        "config.toml",
+    ):
         assert (out / file).stat().st_size > 0
     assert len((out / "draws.tsv").read_text().splitlines()) == 2 + SETTINGS.draws
     for arm in ("free", "tsl"):
@@ -122,18 +149,30 @@ def test_a_heating_is_made_longer_without_touching_anything_else(compared: Compa
     longer = heated_for(asked_about(arms), 60.0)
     before, after = arms[1].treatment.heatings[0], longer.treatment.heatings[0]
     assert after.end_s - after.start_s == 3600.0
-    assert (after.start_s, after.temperature_K, longer.treatment.doses) == (before.start_s, before.temperature_K, arms[1].treatment.doses)
+    assert (after.start_s, after.temperature_K, longer.treatment.doses) == (
+        before.start_s,
+        before.temperature_K,
+        arms[1].treatment.doses,
+    )
 
 
-def test_radiation_that_changes_nothing_gains_nothing_and_one_that_opens_walls_delivers_more(monkeypatch: pytest.MonkeyPatch):
+def test_radiation_that_changes_nothing_gains_nothing_and_one_that_opens_walls_delivers_more(
+    monkeypatch: pytest.MonkeyPatch,
+):
     from nanopinn.workflows.therapy import draws as drawing
 
-    settings = SETTINGS.model_copy(update={"arms": ("pld",), "heat": (), "radiation": ("5@0.5",), "draws": 3})
+    settings = SETTINGS.model_copy(
+        update={"arms": ("pld",), "heat": (), "radiation": ("5@0.5",), "draws": 3}
+    )
     neutral = {s: np.ones(4) for s in ("RT_IFP", "RT_Lp", "RT_K", "RT_P", "RT_SV")}
     unchanged = drawing.drawn
 
     def gained(factors: dict[str, np.ndarray]) -> dict[str, tuple[float, float, float]]:
-        monkeypatch.setattr(drawing, "drawn", lambda p, n, seed: factors[p.symbol] if p.symbol in factors else unchanged(p, n, seed))
+        monkeypatch.setattr(
+            drawing,
+            "drawn",
+            lambda p, n, seed: factors[p.symbol] if p.symbol in factors else unchanged(p, n, seed),
+        )
         found = compare_arms(settings, phantom=PHANTOM).radiation
         assert found is not None
         assert "inconsistent in the literature" in found.in_words()

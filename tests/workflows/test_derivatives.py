@@ -42,31 +42,58 @@ def result(
     for name in maps:
         side = {"Unit": "1/min", "Description": f"what {name} is", "Source": "images"}
         write_volume(fit / "maps" / f"{name}.nii.gz", np.ones((3, 3, 2)), np.eye(4), sidecar=side)
-    write_volume(fit / "fields" / "free.nii.gz", np.ones((2, 3, 3, 2)), np.eye(4), sidecar={"Unit": "ug/mL", "FrameTimes": [1.0, 2.0]})
+    write_volume(
+        fit / "fields" / "free.nii.gz",
+        np.ones((2, 3, 3, 2)),
+        np.eye(4),
+        sidecar={"Unit": "ug/mL", "FrameTimes": [1.0, 2.0]},
+    )
     return fit
 
 
 def names(dataset: Path) -> set[str]:
-    return {p.relative_to(dataset).as_posix() for p in dataset.rglob("*") if p.is_file() and "work" not in p.relative_to(dataset).parts}
+    return {
+        p.relative_to(dataset).as_posix()
+        for p in dataset.rglob("*")
+        if p.is_file() and "work" not in p.relative_to(dataset).parts
+    }
 
 
 def test_maps_and_tables_take_their_bids_names(tmp_path: Path) -> None:
     mark = write_derivatives(result(tmp_path), tmp_path, ID)
     assert mark == tmp_path / "sub-01/ses-1/perf/sub-01_ses-1_desc-fit_parameters.tsv"
-    stems = {n.removeprefix("sub-01/ses-1/").replace("sub-01_ses-1_", "") for n in names(tmp_path) if n.endswith((".nii.gz", ".tsv"))}
+    stems = {
+        n.removeprefix("sub-01/ses-1/").replace("sub-01_ses-1_", "")
+        for n in names(tmp_path)
+        if n.endswith((".nii.gz", ".tsv"))
+    }
     assert stems == {
-        "anat/desc-fit_T1map.nii.gz", "anat/label-tumour_mask.nii.gz", "cest/desc-fit_pHmap.nii.gz", "perf/desc-fit_Ktransmap.nii.gz",
-        "perf/desc-std_Ktransmap.nii.gz", "perf/desc-fit_velocityVectormap.nii.gz", "perf/desc-free_drug.nii.gz",
-        "perf/desc-fit_parameters.tsv", "perf/desc-fit_check.tsv",
-    }  # fmt: skip
-    assert all(n.replace(".nii.gz", ".json").replace(".tsv", ".json") in names(tmp_path) for n in names(tmp_path) if n.startswith("sub"))
+        "anat/desc-fit_T1map.nii.gz",
+        "anat/label-tumour_mask.nii.gz",
+        "cest/desc-fit_pHmap.nii.gz",
+        "perf/desc-fit_Ktransmap.nii.gz",
+        "perf/desc-std_Ktransmap.nii.gz",
+        "perf/desc-fit_velocityVectormap.nii.gz",
+        "perf/desc-free_drug.nii.gz",
+        "perf/desc-fit_parameters.tsv",
+        "perf/desc-fit_check.tsv",
+    }
+    assert all(
+        n.replace(".nii.gz", ".json").replace(".tsv", ".json") in names(tmp_path)
+        for n in names(tmp_path)
+        if n.startswith("sub")
+    )
     image = nib.load(tmp_path / "sub-01/ses-1/perf/sub-01_ses-1_desc-fit_Ktransmap.nii.gz")
     np.testing.assert_array_equal(image.get_fdata(), 1)
 
 
-def test_sidecars_say_what_a_map_is_whether_its_check_passed_and_nothing_of_the_machine(tmp_path: Path) -> None:
+def test_sidecars_say_what_a_map_is_whether_its_check_passed_and_nothing_of_the_machine(
+    tmp_path: Path,
+) -> None:
     write_derivatives(result(tmp_path, passed=False), tmp_path, ID)
-    side = json.loads((tmp_path / "sub-01/ses-1/perf/sub-01_ses-1_desc-fit_Ktransmap.json").read_text())
+    side = json.loads(
+        (tmp_path / "sub-01/ses-1/perf/sub-01_ses-1_desc-fit_Ktransmap.json").read_text()
+    )
     assert side["Units"] == "1/min"
     assert side["Sources"] == ["bids::work/sub-01/ses-1/fit/maps/Ktrans.nii.gz"]
     assert (side["SkullStripped"], side["CheckPassed"]) == (False, False)
@@ -83,11 +110,15 @@ def test_scans_are_named_as_sources_where_the_layout_tells_them(tmp_path: Path) 
     scan.parent.mkdir(parents=True)
     scan.touch()
     fit = result(dataset)
-    (fit / "provenance.json").write_text(json.dumps({"inputs": {scan.name: "0" * 64, "elsewhere.nii.gz": "1" * 64}}))
+    (fit / "provenance.json").write_text(
+        json.dumps({"inputs": {scan.name: "0" * 64, "elsewhere.nii.gz": "1" * 64}})
+    )
     write_derivatives(fit, dataset, ID)
     side = json.loads((dataset / "sub-01/ses-1/anat/sub-01_ses-1_desc-fit_T1map.json").read_text())
     assert side["Sources"][1:] == ["bids:raw:sub-01/ses-1/perf/sub-01_ses-1_dce.nii.gz"]
-    assert json.loads((dataset / "dataset_description.json").read_text())["DatasetLinks"] == {"raw": "../.."}
+    assert json.loads((dataset / "dataset_description.json").read_text())["DatasetLinks"] == {
+        "raw": "../.."
+    }
 
 
 def rules() -> list[re.Pattern[str]]:
@@ -98,7 +129,10 @@ def rules() -> list[re.Pattern[str]]:
     return [
         re.compile(r["regex"])
         for r in itertools.chain(
-            *(regexify_filename_rules(g, schema_of.load_schema(), level=2) for g in (files.common, files.raw, files.deriv))
+            *(
+                regexify_filename_rules(g, schema_of.load_schema(), level=2)
+                for g in (files.common, files.raw, files.deriv)
+            )
         )
     ]
 
@@ -112,7 +146,9 @@ def test_every_name_is_of_bids_or_declared_as_ours(tmp_path: Path) -> None:
     write_derivatives(result(tmp_path), tmp_path, ID)
     patterns, known = (tmp_path / ".bidsignore").read_text().split(), rules()
     official = {n for n in names(tmp_path) if any(r.fullmatch(n) for r in known)}
-    assert names(tmp_path) - official - {".bidsignore"} == {n for n in names(tmp_path) if ignored(n, patterns)}
+    assert names(tmp_path) - official - {".bidsignore"} == {
+        n for n in names(tmp_path) if ignored(n, patterns)
+    }
     assert {n.split("_", 2)[-1] for n in official if "anat" in n} == {
         "desc-fit_T1map.json",
         "desc-fit_T1map.nii.gz",
@@ -128,7 +164,9 @@ def test_a_later_result_leaves_nothing_of_the_earlier(tmp_path: Path) -> None:
     write_derivatives(result(tmp_path / "c", maps=("Ktrans", "mask")), tmp_path / "out", ID)
     gone = first - names(tmp_path / "out")
     stems = ("Ktransmap", "T1map", "pHmap", "velocityVectormap")
-    assert {n.split("_")[-1] for n in gone} == {f"{s}.{end}" for s in stems for end in ("json", "nii.gz")}
+    assert {n.split("_")[-1] for n in gone} == {
+        f"{s}.{end}" for s in stems for end in ("json", "nii.gz")
+    }
     assert all("desc-std_Ktransmap" in n or "Ktransmap" not in n for n in gone)
     assert not any("sub-02" in n for n in gone)
 
@@ -155,14 +193,20 @@ def test_a_full_disk_leaves_no_table_that_says_all_is_there(
     assert sum(n.endswith(".nii.gz") for n in names(tmp_path / "out")) == 7
 
 
-def test_what_a_killed_run_left_is_cleared_and_a_living_one_is_not_disturbed(tmp_path: Path) -> None:
+def test_what_a_killed_run_left_is_cleared_and_a_living_one_is_not_disturbed(
+    tmp_path: Path,
+) -> None:
     fit, session = result(tmp_path), tmp_path / "sub-01" / "ses-1"
     stale = session / f".{ID}_fit.part" / "perf" / "old.nii.gz"
     stale.parent.mkdir(parents=True)
     stale.touch()
     write_derivatives(fit, tmp_path, ID)
     assert not [p for p in session.iterdir() if p.name.startswith(".")]
-    with locked(session / f"{ID}_fit"), ThreadPoolExecutor(1) as pool, pytest.raises(OutputError, match="Another run"):
+    with (
+        locked(session / f"{ID}_fit"),
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(OutputError, match="Another run"),
+    ):
         pool.submit(write_derivatives, fit, tmp_path, ID).result()
 
 
@@ -170,8 +214,16 @@ def test_many_studies_are_written_at_once(tmp_path: Path) -> None:
     ids = [f"sub-{i:02d}" for i in range(8)]
     fits = [result(tmp_path / "in", id, maps=("Ktrans",)) for id in ids]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda pair: write_derivatives(pair[0], tmp_path / "out", pair[1]), zip(fits, ids, strict=True)))
-    assert json.loads((tmp_path / "out" / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+        list(
+            pool.map(
+                lambda pair: write_derivatives(pair[0], tmp_path / "out", pair[1]),
+                zip(fits, ids, strict=True),
+            )
+        )
+    assert (
+        json.loads((tmp_path / "out" / "dataset_description.json").read_text())["DatasetType"]
+        == "derivative"
+    )
     assert sum(n.endswith("parameters.tsv") for n in names(tmp_path / "out")) == 8
 
 
@@ -195,12 +247,28 @@ def test_compared_arms_take_their_names_beside_the_fit(tmp_path: Path) -> None:
     arms.mkdir()
     (arms / "comparison.json").write_text(json.dumps({"arms": {"tsl": {}, "my_liposome": {}}}))
     (arms / "outcomes.tsv").write_text("outcome\tunit\twords\n")
-    for arm, name in (("tsl", "lethal_radius_peak"), ("my_liposome", "lethal_radius_peak_std"), ("tsl", "mask"), ("my_liposome", "mask")):
-        write_volume(arms / arm / "maps" / f"{name}.nii.gz", np.ones((3, 3, 2)), np.eye(4), sidecar={"Unit": "um"})
+    for arm, name in (
+        ("tsl", "lethal_radius_peak"),
+        ("my_liposome", "lethal_radius_peak_std"),
+        ("tsl", "mask"),
+        ("my_liposome", "mask"),
+    ):
+        write_volume(
+            arms / arm / "maps" / f"{name}.nii.gz",
+            np.ones((3, 3, 2)),
+            np.eye(4),
+            sidecar={"Unit": "um"},
+        )
     before = names(tmp_path)
     write_derivatives(arms, tmp_path, ID)
-    new = {n.split("sub-01_ses-1_")[-1] for n in names(tmp_path) - before if not n.endswith(".json")}
-    assert new == {"desc-arms_outcomes.tsv", "desc-tsl_lethalRadiusPeakmap.nii.gz", "desc-myLiposomeStd_lethalRadiusPeakmap.nii.gz"}
+    new = {
+        n.split("sub-01_ses-1_")[-1] for n in names(tmp_path) - before if not n.endswith(".json")
+    }
+    assert new == {
+        "desc-arms_outcomes.tsv",
+        "desc-tsl_lethalRadiusPeakmap.nii.gz",
+        "desc-myLiposomeStd_lethalRadiusPeakmap.nii.gz",
+    }
     assert before < names(tmp_path)
 
 
@@ -211,7 +279,9 @@ def run(*words: str | Path) -> None:
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    small = PhantomSettings(shape=(10, 10, 6), frames=20, frame_spacing_s=15.0, refine=2, drug_times_h=(2.0,))
+    small = PhantomSettings(
+        shape=(10, 10, 6), frames=20, frame_spacing_s=15.0, refine=2, drug_times_h=(2.0,)
+    )
     return make_phantom_dataset(tmp_path_factory.mktemp("phantoms") / "bids", 1, small)
 
 
@@ -222,25 +292,54 @@ def test_phantoms_are_a_dataset_whose_truth_no_fit_reads(phantoms: Path) -> None
     assert (phantoms / "sourcedata" / "sub-01" / "truth" / "parameters.json").is_file()
     patterns, known = (phantoms / ".bidsignore").read_text().split(), rules()
     own = {n for n in names(phantoms) if not n.startswith(("sourcedata", "derivatives"))}
-    assert all(ignored(n, patterns) or any(r.fullmatch(n) for r in known) for n in own - {".bidsignore"})
+    assert all(
+        ignored(n, patterns) or any(r.fullmatch(n) for r in known) for n in own - {".bidsignore"}
+    )
 
 
-def test_a_phantom_goes_from_its_dataset_through_a_fit_to_the_group_page(phantoms: Path, tmp_path: Path) -> None:
+def test_a_phantom_goes_from_its_dataset_through_a_fit_to_the_group_page(
+    phantoms: Path, tmp_path: Path
+) -> None:
     (study,) = find_studies(phantoms)
     work, out = tmp_path / "work" / study.place, tmp_path
     inputs = [
-        w for pair in zip(study.options[::2], study.options[1::2], strict=True) if pair[0] != "--drug" for w in pair
+        w
+        for pair in zip(study.options[::2], study.options[1::2], strict=True)
+        if pair[0] != "--drug"
+        for w in pair
     ]  # in a third of the time
-    run("fit", *inputs, "--engine", "fv", "--preset", "fast", "-q", "-o", work / "fit", "--verdict", work / "fit.json")
+    run(
+        "fit",
+        *inputs,
+        "--engine",
+        "fv",
+        "--preset",
+        "fast",
+        "-q",
+        "-o",
+        work / "fit",
+        "--verdict",
+        work / "fit.json",
+    )
     run("derivatives", work / "fit", out, "--id", study.id, "--after", work / "fit.json")
     group = run_group(out)
     assert [s.status for s in group.studies] in (["passed"], ["check failed"])
     written = nib.load(out / "sub-01" / "perf" / "sub-01_desc-fit_Ktransmap.nii.gz").get_fdata()
-    np.testing.assert_array_equal(written, nib.load(work / "fit" / "maps" / "Ktrans.nii.gz").get_fdata())
+    np.testing.assert_array_equal(
+        written, nib.load(work / "fit" / "maps" / "Ktrans.nii.gz").get_fdata()
+    )
     assert group.studies[0].seconds > 0
 
 
 def test_a_study_without_a_result_has_no_derivatives_and_that_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "fit.json").write_text('{"status": "refused", "exit_code": 3}')
-    run("derivatives", tmp_path / "fit", tmp_path / "out", "--id", ID, "--after", tmp_path / "fit.json")
+    run(
+        "derivatives",
+        tmp_path / "fit",
+        tmp_path / "out",
+        "--id",
+        ID,
+        "--after",
+        tmp_path / "fit.json",
+    )
     assert not (tmp_path / "out").exists()

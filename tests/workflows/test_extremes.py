@@ -31,9 +31,12 @@ HOUR = 3600.0
 
 
 def treatment(
-    formulation: Formulation, doses: tuple[Dose, ...] = (Dose(0.0, 90e-6),), end_h: float = 24.0, heat: tuple[Heating, ...] = (),
+    formulation: Formulation,
+    doses: tuple[Dose, ...] = (Dose(0.0, 90e-6),),
+    end_h: float = 24.0,
+    heat: tuple[Heating, ...] = (),
     fractions: tuple[Fraction, ...] = (),
-) -> Treatment:  # fmt: skip
+) -> Treatment:
     given = tuple(GivenDose(formulation, d) for d in doses)
     return Treatment(given, heat, RadiationCourse(fractions), (HOUR, end_h * HOUR), end_h * HOUR)
 
@@ -50,10 +53,16 @@ def free(patient: Patient) -> Simulation:
     return run_arm(patient, Given("free", treatment(FREE)), SimulationSettings(device="cpu"))  # type: ignore[arg-type]
 
 
-def test_areas_close_the_balance_of_nuclear_drug_in_every_voxel(patient: Patient, free: Simulation) -> None:
+def test_areas_close_the_balance_of_nuclear_drug_in_every_voxel(
+    patient: Patient, free: Simulation
+) -> None:
     """``dN/dt = k_on I - k_off N``, so ``N(end) = k_on AUC_I - k_off AUC_N``."""
     inside = free.mask
-    gained = float(patient.tissue.scalars["k_on_DNA"]) * free.areas["intracellular"].values[inside] * HOUR
+    gained = (
+        float(patient.tissue.scalars["k_on_DNA"])
+        * free.areas["intracellular"].values[inside]
+        * HOUR
+    )
     lost = value("k_off_DNA") * free.areas["nuclear"].values[inside] * HOUR
     stored = free.fields["nuclear"].values[-1][inside]
     # trapezoids over steps that err by 1e-4 each
@@ -66,13 +75,19 @@ def test_a_peak_is_the_largest_value_a_voxel_ever_has(patient: Patient, free: Si
         fields = free.fields[name].values[:, inside]
         assert np.all(peak.values[inside] >= fields.max(axis=0) * (1 - 1e-12)), name
     # means over the tumour never exceed the mean of voxels' own peaks
-    assert free.courses.tumour["free"].max() <= np.nanmean(free.peaks["free"].values[inside]) * (1 + 1e-12)
+    assert free.courses.tumour["free"].max() <= np.nanmean(free.peaks["free"].values[inside]) * (
+        1 + 1e-12
+    )
 
 
 @pytest.mark.parametrize("formulation", [PEGYLATED, THERMOSENSITIVE], ids=lambda f: f.name)
-def test_no_drug_is_lost_or_made_in_a_fitted_tumour(patient: Patient, formulation: Formulation) -> None:
+def test_no_drug_is_lost_or_made_in_a_fitted_tumour(
+    patient: Patient, formulation: Formulation
+) -> None:
     heat = (Heating(0.0, 600.0, 60.0, "imposed", 315.15, None),)
-    arm = Given("arm", treatment(formulation, end_h=2.0, heat=heat, fractions=(Fraction(HOUR, 5.0),)))
+    arm = Given(
+        "arm", treatment(formulation, end_h=2.0, heat=heat, fractions=(Fraction(HOUR, 5.0),))
+    )
     assert run_arm(patient, arm, SimulationSettings(device="cpu")).balance.error < 1e-8  # type: ignore[arg-type]
 
 
@@ -80,11 +95,15 @@ def test_pressure_after_radiation_is_that_under_its_factors_then(patient: Patien
     course = RadiationCourse((Fraction(0.0, 5.0),), {"p_e": 0.5, "K": 1.5}, 2 * HOUR)
     given = Treatment(treatment(FREE, end_h=4.0).doses, (), course, (4 * HOUR,), 4 * HOUR)
     s = run_arm(patient, Given("free", given), SimulationSettings(device="cpu"))  # type: ignore[arg-type]
-    scalars = {k: torch.as_tensor(v, dtype=torch.float64) for k, v in patient.tissue.scalars.items()}
+    scalars = {
+        k: torch.as_tensor(v, dtype=torch.float64) for k, v in patient.tissue.scalars.items()
+    }
     setting = Setting(patient.tissue.maps, patient.tissue.grid, patient.flow_refine)
     p = Forward(setting, lambda _: scalars, factors={"p_e": 0.5, "K": 1.5}).flow(torch.zeros(0)).p
     expected = patient.tissue.domain.put(mean_of_parts(p, patient.flow_refine).numpy()) / 133.322
-    np.testing.assert_allclose(s.maps["IFP_after_radiation"].values[s.mask], expected[s.mask], rtol=1e-8)
+    np.testing.assert_allclose(
+        s.maps["IFP_after_radiation"].values[s.mask], expected[s.mask], rtol=1e-8
+    )
     assert "2 h" in s.maps["IFP_after_radiation"].description
 
 
@@ -93,7 +112,9 @@ def test_without_radiation_or_heat_there_is_one_pressure(free: Simulation) -> No
 
 
 def integral(curve: Curve, a: float, b: float) -> float:
-    return float(quad(lambda s: float(curve(torch.tensor(s, dtype=torch.float64))), a, b, epsrel=1e-11)[0])
+    return float(
+        quad(lambda s: float(curve(torch.tensor(s, dtype=torch.float64))), a, b, epsrel=1e-11)[0]
+    )
 
 
 @pytest.mark.parametrize("formulation", [FREE, PEGYLATED, THERMOSENSITIVE], ids=lambda f: f.name)
@@ -131,7 +152,9 @@ def test_free_drug_over_all_times_is_dose_over_clearance() -> None:
 def test_the_folder_holds_peaks_areas_and_exposure(free: Simulation, tmp_path: Path) -> None:
     out = write_simulation(tmp_path / "arm", free, {"simulate": {}})
     image = nib.load(out / "maps" / "auc_vessel_free.nii.gz")
-    np.testing.assert_allclose(np.asarray(image.dataobj)[free.mask], free.areas["vessel free"].values[free.mask], rtol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(image.dataobj)[free.mask], free.areas["vessel free"].values[free.mask], rtol=1e-5
+    )
     assert (out / "maps" / "peak_intracellular.nii.gz").is_file()
     rows = (out / "exposure.tsv").read_text().splitlines()
     assert rows[0].startswith("plasma\tc_max")

@@ -24,10 +24,23 @@ from .faked_cohort import drawn, put_arms, put_fit, put_verdict, scalar
 
 #: Cases of tuberculosis and others, vaccinated and not, of the 13 trials of BCG (Colditz et al. 1994).
 BCG = np.array(
-    [[4, 119, 11, 128], [6, 300, 29, 274], [3, 228, 11, 209], [62, 13536, 248, 12619], [33, 5036, 47, 5761], [180, 1361, 372, 1079],
-     [8, 2537, 10, 619], [505, 87886, 499, 87892], [29, 7470, 45, 7232], [17, 1699, 65, 1600], [186, 50448, 141, 27197],
-     [5, 2493, 3, 2338], [27, 16886, 29, 17825]], dtype=float,
-)  # fmt: skip
+    [
+        [4, 119, 11, 128],
+        [6, 300, 29, 274],
+        [3, 228, 11, 209],
+        [62, 13536, 248, 12619],
+        [33, 5036, 47, 5761],
+        [180, 1361, 372, 1079],
+        [8, 2537, 10, 619],
+        [505, 87886, 499, 87892],
+        [29, 7470, 45, 7232],
+        [17, 1699, 65, 1600],
+        [186, 50448, 141, 27197],
+        [5, 2493, 3, 2338],
+        [27, 16886, 29, 17825],
+    ],
+    dtype=float,
+)
 
 
 def test_random_effects_are_those_that_metafor_publishes_for_thirteen_trials() -> None:
@@ -36,8 +49,14 @@ def test_random_effects_are_those_that_metafor_publishes_for_thirteen_trials() -
     found = random_effects(y, v)
     # README of R's metafor 4: rma(yi, vi, test = "knha"); printed to four digits
     assert found.between_variance == pytest.approx(0.3132, abs=5e-5)
-    assert (found.mean, found.se) == (pytest.approx(-0.7145, abs=5e-5), pytest.approx(0.1808, abs=5e-5))
-    assert (found.low, found.high) == (pytest.approx(-1.1084, abs=1e-4), pytest.approx(-0.3206, abs=1e-4))
+    assert (found.mean, found.se) == (
+        pytest.approx(-0.7145, abs=5e-5),
+        pytest.approx(0.1808, abs=5e-5),
+    )
+    assert (found.low, found.high) == (
+        pytest.approx(-1.1084, abs=1e-4),
+        pytest.approx(-0.3206, abs=1e-4),
+    )
 
 
 def test_nothing_is_between_subjects_where_their_errors_explain_all() -> None:
@@ -56,7 +75,9 @@ def test_one_subject_far_off_does_not_hide_itself() -> None:
     y = np.array([0.0, 0.1, -0.1, 0.05, -0.05, 9.0])
     assert np.abs(robust_z(y, np.full(6, 1e-4))).argmax() == 5
     assert robust_z(y, np.full(6, 1e-4))[5] > 3.5
-    assert abs(robust_z(y, np.array([1e-4] * 5 + [100.0]))[5]) < 1  # its own error says that it may lie there
+    assert (
+        abs(robust_z(y, np.array([1e-4] * 5 + [100.0]))[5]) < 1
+    )  # its own error says that it may lie there
 
 
 def test_a_group_finds_the_truth_of_its_subjects_and_not_the_prior(tmp_path: Path) -> None:
@@ -75,13 +96,24 @@ def test_a_group_finds_the_truth_of_its_subjects_and_not_the_prior(tmp_path: Pat
 def cohort(dataset: Path) -> Path:
     """Eight subjects: five that pass, one of them far off, a failed check, a refusal, and one that was killed."""
     for i, median in enumerate((2.0, 2.1, 1.9, 2.05, 60.0)):
-        put_fit(dataset, f"sub-0{i + 1}_ses-1", [scalar("k", median, 0.1), scalar("p_e", 1.0, 0.99)])
+        put_fit(
+            dataset, f"sub-0{i + 1}_ses-1", [scalar("k", median, 0.1), scalar("p_e", 1.0, 0.99)]
+        )
         put_arms(dataset, f"sub-0{i + 1}_ses-1", {"free": 1.0 + i, "tsl": 3.0 + i})
     put_fit(dataset, "sub-06_ses-1", [scalar("k", 7.0, 0.1), scalar("p_e", 1.0, 0.2)], passed=False)
     put_arms(dataset, "sub-06_ses-1", {"free": 99.0})
-    put_verdict(dataset, "sub-07_ses-1", "refused", "sub-07_dce.nii.gz: the file is <b>truncated</b>.")
+    put_verdict(
+        dataset, "sub-07_ses-1", "refused", "sub-07_dce.nii.gz: the file is <b>truncated</b>."
+    )
     (dataset / "work" / "sub-08" / "ses-1" / "fit.partial").mkdir(parents=True)
-    studies = [Study(f"sub-0{i}_ses-1", Path(f"sub-0{i}/ses-1"), about=(("group", "a" if i < 5 else "<i>b</i>"),)) for i in range(1, 10)]
+    studies = [
+        Study(
+            f"sub-0{i}_ses-1",
+            Path(f"sub-0{i}/ses-1"),
+            about=(("group", "a" if i < 5 else "<i>b</i>"),),
+        )
+        for i in range(1, 10)
+    ]
     write_studies(dataset, studies)
     return dataset
 
@@ -97,7 +129,11 @@ def test_every_study_has_its_row_with_how_it_ended(tmp_path: Path) -> None:
     ended = ["passed"] * 5 + ["check failed", "refused", "unfinished", "unfinished"]
     assert [r["status"] for r in table] == ended
     assert table[5]["failed"] == "pressure, relative L2"
-    assert (table[0]["checks"], table[0]["worst_chi2_n"], table[0]["worst_chi2_n_of"]) == ("2", "1.1", "contrast agent")
+    assert (table[0]["checks"], table[0]["worst_chi2_n"], table[0]["worst_chi2_n_of"]) == (
+        "2",
+        "1.1",
+        "contrast agent",
+    )
     assert "truncated" in table[6]["message"]
     assert "without a verdict" in table[7]["message"]
     assert table[8]["message"] == "not begun"
@@ -112,7 +148,10 @@ def test_averages_hold_informed_values_of_confirmed_fits_alone(tmp_path: Path) -
     assert float(k["median"]) == 2.05  # 7.0, whose check failed, is not among them
     assert (p_e["typical"], p_e["between_sd"]) == ("n/a", "n/a")
     assert len(rows(tmp_path / "group_parameters.tsv")) == 12
-    assert {r["check"] for r in rows(tmp_path / "group_parameters.tsv")} == {"passed", "check failed"}
+    assert {r["check"] for r in rows(tmp_path / "group_parameters.tsv")} == {
+        "passed",
+        "check failed",
+    }
 
 
 def test_a_value_that_few_studies_inform_is_told_and_not_averaged(tmp_path: Path) -> None:
@@ -120,7 +159,9 @@ def test_a_value_that_few_studies_inform_is_told_and_not_averaged(tmp_path: Path
         put_fit(tmp_path, f"sub-{i}", [scalar("k", 3.0, 0.1 if i < 3 else 0.9)])
     (k,) = run_group(tmp_path).parameters
     assert np.isnan(k.mean)
-    assert k.in_words() == "informed by the images in 3 of 6 studies: not averaged, the prior speaks"
+    assert (
+        k.in_words() == "informed by the images in 3 of 6 studies: not averaged, the prior speaks"
+    )
 
 
 def test_fits_that_no_check_confirms_are_shown_and_not_averaged(tmp_path: Path) -> None:
@@ -143,7 +184,14 @@ def test_the_study_far_off_is_an_outlier_and_few_studies_are_not_judged(tmp_path
 def test_the_page_says_what_went_wrong_first_and_escapes_what_it_is_told(tmp_path: Path) -> None:
     page = write_group(tmp_path, run_group(cohort(tmp_path))).read_text()
     headline = "5 of 9 studies passed; 1 refused; 2 unfinished; 1 check failed"
-    heads = ("Studies without a result", "Failed checks", "Outliers", "What the images said", "Arms of treatment", "All studies")
+    heads = (
+        "Studies without a result",
+        "Failed checks",
+        "Outliers",
+        "What the images said",
+        "Arms of treatment",
+        "All studies",
+    )
     order = ("Research use only", headline, *heads)
     places = [page.index(words) for words in order]
     assert places == sorted(places)
@@ -156,11 +204,19 @@ def test_the_page_says_what_went_wrong_first_and_escapes_what_it_is_told(tmp_pat
     assert str(tmp_path) not in page
 
 
-def test_arms_of_confirmed_fits_stand_side_by_side_and_missing_ones_are_told(tmp_path: Path) -> None:
+def test_arms_of_confirmed_fits_stand_side_by_side_and_missing_ones_are_told(
+    tmp_path: Path,
+) -> None:
     group = run_group(cohort(tmp_path))
     write_group(tmp_path, group)
     assert len(rows(tmp_path / "group_outcomes.tsv")) == 11
-    assert "99" not in (tmp_path / "group.html").read_text().split("Arms of treatment")[1].split("All studies")[0]
+    assert (
+        "99"
+        not in (tmp_path / "group.html")
+        .read_text()
+        .split("Arms of treatment")[1]
+        .split("All studies")[0]
+    )
     (tmp_path / "work" / "sub-01" / "ses-1" / "arms.json").unlink()
     assert "arms of 1 did not pass" in run_group(tmp_path).headline
 
@@ -183,8 +239,19 @@ def test_a_verdict_that_cannot_be_read_is_none(tmp_path: Path, broken: str) -> N
     assert run_group(tmp_path).studies[0].status == "unfinished"
 
 
-@pytest.mark.parametrize("broken", [None, b"\xff\xfe", b"outcome\tpld_median\nonly one cell\n", b'outcome\tpld_median\n"\t1\n', b"a\ta\n"])
-def test_arms_whose_table_cannot_be_read_are_told_and_stop_no_page(tmp_path: Path, broken: bytes | None) -> None:
+@pytest.mark.parametrize(
+    "broken",
+    [
+        None,
+        b"\xff\xfe",
+        b"outcome\tpld_median\nonly one cell\n",
+        b'outcome\tpld_median\n"\t1\n',
+        b"a\ta\n",
+    ],
+)
+def test_arms_whose_table_cannot_be_read_are_told_and_stop_no_page(
+    tmp_path: Path, broken: bytes | None
+) -> None:
     put_fit(tmp_path, "sub-1", [scalar("k", 2.0, 0.1)])
     put_arms(tmp_path, "sub-1", {"pld": 1.0})
     table = tmp_path / "work" / "sub-1" / "arms" / "outcomes.tsv"
@@ -205,11 +272,19 @@ def test_folders_that_are_no_studies_are_left_alone(tmp_path: Path) -> None:
 
 def test_the_command_ends_with_six_unless_all_is_well(tmp_path: Path) -> None:
     def group(dataset: Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "nanopinn", "group", str(dataset)], capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            [sys.executable, "-m", "nanopinn", "group", str(dataset)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
 
     put_fit(tmp_path / "a", "sub-1", [scalar("k", 2.0, 0.1)])
     assert group(tmp_path / "a").returncode == 0
-    assert json.loads((tmp_path / "a" / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    assert (
+        json.loads((tmp_path / "a" / "dataset_description.json").read_text())["DatasetType"]
+        == "derivative"
+    )
     ended = group(cohort(tmp_path / "b"))
     assert ended.returncode == 6, ended.stderr
     assert "5 of 9 studies passed" in ended.stderr
@@ -219,7 +294,11 @@ def test_the_command_ends_with_six_unless_all_is_well(tmp_path: Path) -> None:
 def test_two_hundred_studies_are_gathered_in_seconds(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     for i in range(200):
-        put_fit(tmp_path, f"sub-{i:03d}", [scalar(f"p{j}", float(rng.lognormal(0, 0.3)), 0.2) for j in range(10)])
+        put_fit(
+            tmp_path,
+            f"sub-{i:03d}",
+            [scalar(f"p{j}", float(rng.lognormal(0, 0.3)), 0.2) for j in range(10)],
+        )
     began = time.perf_counter()
     write_group(tmp_path, run_group(tmp_path))
     assert time.perf_counter() - began < 30

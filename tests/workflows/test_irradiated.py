@@ -14,7 +14,14 @@ from scipy.stats import chi2
 from nanopinn import FitSettings, ImagingInputs, PhantomSettings, make_phantom, run_fit
 from nanopinn.errors import InputError
 from nanopinn.inference.checkpoint import Checkpoint
-from nanopinn.inference.radiation_effect import NAMES, OF_FLOW, OF_PS, RadiationEffect, Seen, effect_of_scans
+from nanopinn.inference.radiation_effect import (
+    NAMES,
+    OF_FLOW,
+    OF_PS,
+    RadiationEffect,
+    Seen,
+    effect_of_scans,
+)
 from nanopinn.inference.result import CheckResult, FitResult, MapEstimate
 from nanopinn.inference.unknowns import UnknownSet, spine_unknowns
 from nanopinn.parameters import PARAMETERS, value
@@ -41,7 +48,9 @@ FRACTION = (Fraction(0.0, 5.0),)
 DRAG = np.array([[-0.3, -0.25], [-0.1, -0.4]])
 
 
-def found(x: np.ndarray, sd: float, rng: np.random.Generator | None = None, t: float = DAY) -> RadiationEffect:
+def found(
+    x: np.ndarray, sd: float, rng: np.random.Generator | None = None, t: float = DAY
+) -> RadiationEffect:
     """What scans at 0 and t say of logarithms x (at the peak, which is a day after), each number with an error.
 
     Ktrans is measured, and PS is read from it by the estimate of the flow, errors and all.
@@ -53,7 +62,11 @@ def found(x: np.ndarray, sd: float, rng: np.random.Generator | None = None, t: f
     scans = []
     for truth, error, drag in zip(truths, noise, DRAG, strict=True):
         at = truth[:2] + error[:2]
-        scans.append(Seen(np.eye(2) / sd**2, at / sd**2, at, truth[2] + error[2] + drag @ error[:2], sd, drag))
+        scans.append(
+            Seen(
+                np.eye(2) / sd**2, at / sd**2, at, truth[2] + error[2] + drag @ error[:2], sd, drag
+            )
+        )
     return effect_of_scans(scans[0], scans[1], FRACTION, t, FLOW_PRIOR)
 
 
@@ -73,7 +86,9 @@ def test_what_images_cannot_see_keeps_its_prior() -> None:
     unseen = null_space(ROWS * PRIOR_SD**2).T
     assert len(unseen) == 2
     np.testing.assert_allclose(unseen @ effect.mean, unseen @ PRIOR_MEAN, atol=1e-9)
-    np.testing.assert_allclose(unseen @ effect.covariance @ unseen.T, unseen @ np.diag(PRIOR_SD**2) @ unseen.T, atol=1e-9)
+    np.testing.assert_allclose(
+        unseen @ effect.covariance @ unseen.T, unseen @ np.diag(PRIOR_SD**2) @ unseen.T, atol=1e-9
+    )
 
 
 def test_scans_that_say_nothing_leave_every_prior() -> None:
@@ -108,10 +123,14 @@ def test_draws_of_the_effect_have_its_mean_and_covariance() -> None:
     drawn = effect.draw(rng.standard_normal((n, 5)), np.full(n, value("RT_t_peak")))
     sd = effect.sd
     assert np.all(np.abs(drawn.mean(0) - effect.mean) < 4 * sd / n**0.5)
-    assert np.all(np.abs(np.cov(drawn.T) - effect.covariance) < 4 * 2**0.5 * np.outer(sd, sd) / n**0.5)
+    assert np.all(
+        np.abs(np.cov(drawn.T) - effect.covariance) < 4 * 2**0.5 * np.outer(sd, sd) / n**0.5
+    )
 
 
-def fit_of(folder: Path, moved: np.ndarray, PS: float, sd: float = 0.02, misread: float = 0.0) -> Path:
+def fit_of(
+    folder: Path, moved: np.ndarray, PS: float, sd: float = 0.02, misread: float = 0.0
+) -> Path:
     """A saved fit whose images measured (ln l, ln q) at the prior's means plus ``moved`` with this sd, and Ktrans of walls ``PS`` times.
 
     Args:
@@ -131,10 +150,19 @@ def fit_of(folder: Path, moved: np.ndarray, PS: float, sd: float = 0.02, misread
     problem = replace(end.problem, local=torch.stack([Ktrans, *end.problem.local[1:]]))
     read = np.where(mask, 0.1, np.nan)
     fit = FitResult(
-        UNKNOWNS.estimates(theta, covariance), covariance, {}, {}, CheckResult(()),
-        {"Ktrans": MapEstimate("Ktrans", "1/min", "", "images", read, 0.03 * read)}, {}, (), (), np.eye(4), mask,
+        UNKNOWNS.estimates(theta, covariance),
+        covariance,
+        {},
+        {},
+        CheckResult(()),
+        {"Ktrans": MapEstimate("Ktrans", "1/min", "", "images", read, 0.03 * read)},
+        {},
+        (),
+        (),
+        np.eye(4),
+        mask,
         ended=Checkpoint(problem, theta),
-    )  # fmt: skip
+    )
     folder.mkdir()
     fit.save(folder / "fit.safetensors")
     return folder
@@ -149,7 +177,9 @@ def test_a_fits_own_prior_is_divided_out(tmp_path: Path) -> None:
     effect = effect_of_radiation(a, b, scan_h=24.0)
     np.testing.assert_allclose(effect.before.information, np.eye(2) / 0.09, atol=1e-9)
     np.testing.assert_allclose(effect.before.vector, (FLOW_PRIOR[0] + start) / 0.09, atol=1e-8)
-    np.testing.assert_allclose(effect.after.vector, (FLOW_PRIOR[0] + start + flow) / 0.09, atol=1e-8)
+    np.testing.assert_allclose(
+        effect.after.vector, (FLOW_PRIOR[0] + start + flow) / 0.09, atol=1e-8
+    )
     assert effect.before.PS_sd == pytest.approx(0.03 / ended()[2].sum() ** 0.5)
 
 
@@ -162,7 +192,10 @@ def test_what_the_flow_drags_along_is_not_taken_for_permeability(tmp_path: Path)
     assert effect.before.drag[1] < -0.1
     assert ratio == pytest.approx(np.log(1.3), abs=0.02)
     # scans that know the flow less know the walls less
-    c, d = fit_of(tmp_path / "fast 2", fast, 1.0, sd=0.3), fit_of(tmp_path / "calm 2", calm, 1.3, sd=0.3, misread=0.4)
+    c, d = (
+        fit_of(tmp_path / "fast 2", fast, 1.0, sd=0.3),
+        fit_of(tmp_path / "calm 2", calm, 1.3, sd=0.3, misread=0.4),
+    )
     unsure = effect_of_radiation(c, d, scan_h=24.0).seen()["P SV (Ktrans)"]
     assert unsure[1] > 3 * sd
     assert abs(unsure[0] - np.log(1.3)) < 2 * unsure[1]
@@ -206,9 +239,14 @@ def test_the_effect_on_a_phantom_is_found_from_its_images(tmp_path: Path) -> Non
     """Two noisy scans of one tumour, the second with factors put into its truth, each fitted by itself."""
     factors = {"p_e": 0.6, "Lp": 0.8, "K": 1.5, "P": 1.6, "SV": 0.8}
     for name, changed in (("before", {}), ("after", factors)):
-        given = PhantomSettings(shape=(16, 16, 10), refine=2, seed=3, drug_times_h=(2.0,), factors=changed)  # type: ignore[arg-type]
+        given = PhantomSettings(
+            shape=(16, 16, 10), refine=2, seed=3, drug_times_h=(2.0,), factors=changed
+        )  # type: ignore[arg-type]
         study = make_phantom(tmp_path / f"{name} study", given)
-        files = {key: study / f"{file}.nii.gz" for key, file in (("dce", "dce"), ("cest", "ph"), ("mask", "mask"))}
+        files = {
+            key: study / f"{file}.nii.gz"
+            for key, file in (("dce", "dce"), ("cest", "ph"), ("mask", "mask"))
+        }
         drug = tuple(str(p) for p in study.glob("drug_*.nii.gz"))
         inputs = ImagingInputs(**files, vfa=tuple(sorted(study.glob("vfa_*.nii.gz"))))  # type: ignore[arg-type]
         fit = run_fit(inputs, FitSettings(engine="fv", preset="fast", device="cpu", drug=drug)).fit
@@ -217,7 +255,9 @@ def test_the_effect_on_a_phantom_is_found_from_its_images(tmp_path: Path) -> Non
     seen = effect_of_radiation(tmp_path / "before", tmp_path / "after", scan_h=24.0).seen()
     truth = dict(zip(NAMES, np.log([factors[n] for n in NAMES]), strict=True))
     x = np.array([truth[n] for n in NAMES])
-    for (name, (mean, sd, _)), row in zip(seen.items(), (OF_PS, OF_FLOW[1], 2 * OF_FLOW[0]), strict=True):
+    for (name, (mean, sd, _)), row in zip(
+        seen.items(), (OF_PS, OF_FLOW[1], 2 * OF_FLOW[0]), strict=True
+    ):
         assert abs(mean - row @ x) < 2.6 * sd, name
     assert seen["P SV (Ktrans)"][0] == pytest.approx(OF_PS @ x, abs=0.1)
     assert seen["P SV (Ktrans)"][2] > 0.9

@@ -23,11 +23,16 @@ PRIOR_SD = {u.name: u.prior_sd for u in spine_unknowns()}
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_phantom(tmp_path_factory.mktemp("p") / "s", PhantomSettings(shape=(12, 12, 8), refine=2, frames=30, frame_spacing_s=15.0))
+    return make_phantom(
+        tmp_path_factory.mktemp("p") / "s",
+        PhantomSettings(shape=(12, 12, 8), refine=2, frames=30, frame_spacing_s=15.0),
+    )
 
 
 def inputs(study: Path) -> ImagingInputs:
-    return ImagingInputs(dce=study / "dce.nii.gz", cest=study / "ph.nii.gz", mask=study / "mask.nii.gz", t1=1.4)
+    return ImagingInputs(
+        dce=study / "dce.nii.gz", cest=study / "ph.nii.gz", mask=study / "mask.nii.gz", t1=1.4
+    )
 
 
 def settings(study: Path, **more: object) -> FitSettings:
@@ -42,7 +47,9 @@ def passage(_: Patient, draws: Draws) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def found(study: Path) -> MinimalImaging:
-    return outcome_by_images(inputs(study), settings(study), ARMS, passage, name="passage", unit="1/s", draws=2000)
+    return outcome_by_images(
+        inputs(study), settings(study), ARMS, passage, name="passage", unit="1/s", draws=2000
+    )
 
 
 @pytest.mark.slow
@@ -77,4 +84,6 @@ def test_what_has_no_spread_to_speak_of_is_refused(study: Path) -> None:
     with pytest.raises(InputError, match="oo few draws"):
         outcome_by_images(inputs(study), settings(study), ARMS, passage, name="passage", draws=3)
     with pytest.raises(InputError, match="neural"):
-        outcome_by_images(inputs(study), settings(study, field=("release:neural",)), ARMS, passage, name="passage")
+        outcome_by_images(
+            inputs(study), settings(study, field=("release:neural",)), ARMS, passage, name="passage"
+        )

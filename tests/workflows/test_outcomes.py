@@ -25,15 +25,35 @@ def exposure(reach_um: float, spread_um: float = 0.0, beyond: float = 0.3) -> Ex
     survival = (x * 1e6 > reach[..., None]).double()
     peak = 1e-12 * torch.exp(-x / 30e-6).expand(n, GROUPS, X)
     dead = ((reach - 50) / 50).clamp(0, 1)
-    shares = {"all": torch.ones(n, GROUPS), "proliferating": torch.full((n, GROUPS), 0.9), "quiescent": torch.full((n, GROUPS), 0.1),
-              "beyond": torch.full((n, GROUPS), beyond)}  # fmt: skip
+    shares = {
+        "all": torch.ones(n, GROUPS),
+        "proliferating": torch.full((n, GROUPS), 0.9),
+        "quiescent": torch.full((n, GROUPS), 0.1),
+        "beyond": torch.full((n, GROUPS), beyond),
+    }
     killed = {law: {kind: dead if beyond else dead * torch.nan for kind in KINDS} for law in LAWS}
     in_time = peak[:, None].expand(-1, 2, -1, -1)
     return Exposure(
-        x, (3600.0, 7200.0), in_time, in_time, peak, peak, torch.full((n, 2, GROUPS), 25e-6), shares, torch.full((n, GROUPS), 1e-13),
-        torch.full((n, GROUPS), 1.0), {law: survival for law in LAWS}, {law: reach * 1e-6 for law in LAWS}, killed,
-        {law: {kind: 1 - dead for kind in KINDS} for law in LAWS}, {}, 50e-6, 0.5, 1e-12, 10,
-    )  # fmt: skip
+        x,
+        (3600.0, 7200.0),
+        in_time,
+        in_time,
+        peak,
+        peak,
+        torch.full((n, 2, GROUPS), 25e-6),
+        shares,
+        torch.full((n, GROUPS), 1e-13),
+        torch.full((n, GROUPS), 1.0),
+        {law: survival for law in LAWS},
+        {law: reach * 1e-6 for law in LAWS},
+        killed,
+        {law: {kind: 1 - dead for kind in KINDS} for law in LAWS},
+        {},
+        50e-6,
+        0.5,
+        1e-12,
+        10,
+    )
 
 
 VOXELS = np.array([1.0, 2.0, 7.0])
@@ -68,7 +88,10 @@ def test_the_answer_is_yes_no_or_unsure_as_the_draws_are():
 
 def test_without_draws_nothing_is_said_of_how_sure_the_answer_is():
     e = exposure(110)
-    rows = [replace(o, values={a: v[:1] for a, v in o.values.items()}) for o in outcomes_of({"tsl": e}, VOXELS, 0.5)]
+    rows = [
+        replace(o, values={a: v[:1] for a, v in o.values.items()})
+        for o in outcomes_of({"tsl": e}, VOXELS, 0.5)
+    ]
     text = " ".join(answer("tsl", rows, [], None, (), 50.0, 0.5))
     assert "nothing is said of how sure" in text
     assert "probability" not in text
@@ -81,7 +104,9 @@ def test_without_tissue_far_from_vessels_the_question_does_not_arise():
 
 def test_the_heating_time_is_the_first_at_which_half_the_cells_are_likely_reached():
     p = {law: np.array([0.1, 0.6, 0.9]) for law in LAWS} | {"rate": np.array([0.1, 0.2, 0.3])}
-    heating = HeatingTimes("tsl", np.array([15.0, 30.0, 60.0]), {law: np.zeros((3, 3)) for law in LAWS}, p)
+    heating = HeatingTimes(
+        "tsl", np.array([15.0, 30.0, 60.0]), {law: np.zeros((3, 3)) for law in LAWS}, p
+    )
     text = said(exposure(75, 20), heating)
     assert "30 min by the peak law" in text
     assert "at none by the rate law" in text

@@ -39,7 +39,20 @@ def draws(patient: Patient) -> Draws:
 def saved(folder: Path) -> Path:
     end, covariance, mask = ended()
     scalars = end.problem.unknowns.estimates(end.theta, covariance)
-    fit = FitResult(scalars, covariance, {}, {}, CheckResult(()), {}, {}, (), (), np.diag([0.5, 0.5, 0.5, 1.0]), mask, ended=end)
+    fit = FitResult(
+        scalars,
+        covariance,
+        {},
+        {},
+        CheckResult(()),
+        {},
+        {},
+        (),
+        (),
+        np.diag([0.5, 0.5, 0.5, 1.0]),
+        mask,
+        ended=end,
+    )
     fit.save(folder / "fit.safetensors")
     return folder
 
@@ -48,17 +61,26 @@ def test_a_patient_of_a_folder_has_the_tissue_and_posterior_of_the_fit(tmp_path:
     end, covariance, _ = ended()
     found = Patient.of_folder(saved(tmp_path))
     torch.testing.assert_close(found.tissue.maps.PS, end.problem.setting.maps.PS, rtol=0, atol=0)
-    torch.testing.assert_close(found.tissue.maps.shapes["filtration"], end.problem.setting.maps.shapes["filtration"], rtol=0, atol=0)
+    torch.testing.assert_close(
+        found.tissue.maps.shapes["filtration"],
+        end.problem.setting.maps.shapes["filtration"],
+        rtol=0,
+        atol=0,
+    )
     assert found.names == end.problem.unknowns.names
     np.testing.assert_array_equal(found.mean, end.theta)
     np.testing.assert_array_equal(found.covariance, covariance)
     assert found.tissue.scalars["l"] == pytest.approx(np.exp(end.theta[0]), rel=1e-12)
     # image and box fit together: what is put back lies in the mask
-    np.testing.assert_array_equal(found.tissue.domain.put(found.tissue.maps.tumour.numpy(), 0.0) > 0.5, found.tissue.mask)
+    np.testing.assert_array_equal(
+        found.tissue.domain.put(found.tissue.maps.tumour.numpy(), 0.0) > 0.5, found.tissue.mask
+    )
 
 
 @pytest.mark.parametrize(("content", "word"), [(None, "posterior"), (b"spoiled", "cannot be read")])
-def test_a_folder_without_posterior_is_refused_with_a_remedy(tmp_path: Path, content: bytes | None, word: str) -> None:
+def test_a_folder_without_posterior_is_refused_with_a_remedy(
+    tmp_path: Path, content: bytes | None, word: str
+) -> None:
     (tmp_path / "maps").mkdir()
     if content is not None:
         (tmp_path / "fit.safetensors").write_bytes(content)
@@ -87,7 +109,14 @@ def test_the_first_row_is_the_median_of_everything(patient: Patient, draws: Draw
 def test_draws_have_the_mean_and_covariance_of_the_posterior(patient: Patient) -> None:
     n = 20_000
     many = draw_inputs(patient, ARMS, n, seed=0)
-    logs = np.stack([np.log(many.scalars["l"]), np.log(many.scalars["q"]), many.scalars["pK_rel"], many.scalars["filtration"][:, 0]])[:, 1:]
+    logs = np.stack(
+        [
+            np.log(many.scalars["l"]),
+            np.log(many.scalars["q"]),
+            many.scalars["pK_rel"],
+            many.scalars["filtration"][:, 0],
+        ]
+    )[:, 1:]
     at = [patient.names.index(name) for name in ("l", "q", "pK_rel", "filtration[0]")]
     expected = patient.covariance[np.ix_(at, at)]
     sd = np.sqrt(np.diag(expected))
@@ -109,7 +138,9 @@ def test_a_draw_is_the_same_whatever_else_is_drawn(patient: Patient, draws: Draw
 def test_the_posterior_wins_and_conventions_are_not_drawn(draws: Draws) -> None:
     assert not set(draws.values) & set(draws.scalars)
     assert not set(draws.values) & CONVENTIONS
-    assert {"tau_c", "R_c", "spread_Rt", "krel_TSL_hot", "T_m", "CL_dox", "M_O2", "Vmax"} <= set(draws.values)
+    assert {"tau_c", "R_c", "spread_Rt", "krel_TSL_hot", "T_m", "CL_dox", "M_O2", "Vmax"} <= set(
+        draws.values
+    )
     assert "RT_IFP" not in draws.values
     # every inferred scalar of the model is one of the posterior
     assert {"PS_l", "leak_l", "f_l", "krel_ref", "pK_rel", "k_on_DNA"} <= set(draws.scalars)
@@ -153,7 +184,9 @@ def test_an_arm_of_another_carrier_says_whose_walls_it_borrows(patient: Patient)
     assert "free: its" not in said
 
 
-def test_groups_are_ordered_by_vessels_none_is_small_and_all_the_tumour_is_in_one(patient: Patient) -> None:
+def test_groups_are_ordered_by_vessels_none_is_small_and_all_the_tumour_is_in_one(
+    patient: Patient,
+) -> None:
     labels = group_tumour(patient, 8, np.random.default_rng(0))
     inside = patient.tissue.maps.tumour > 0.5
     assert torch.equal(labels >= 0, inside)
@@ -164,7 +197,9 @@ def test_groups_are_ordered_by_vessels_none_is_small_and_all_the_tumour_is_in_on
     assert sorted(PS) == PS
 
 
-def test_filtration_of_groups_is_that_of_a_full_solve_for_each_draw(patient: Patient, draws: Draws) -> None:
+def test_filtration_of_groups_is_that_of_a_full_solve_for_each_draw(
+    patient: Patient, draws: Draws
+) -> None:
     labels = group_tumour(patient, 4, np.random.default_rng(0))
     factors = {"p_e": np.linspace(0.5, 1.5, len(draws)), "SV": 2.0}
     J_v, J_L = cluster_exchange(patient, draws, labels, factors)

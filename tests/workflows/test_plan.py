@@ -30,14 +30,19 @@ from nanopinn.workflows.problem import pose, pose_problem
 from nanopinn.workflows.settings import FitSettings, PhantomSettings
 
 SMALL = PlanSettings(tumour_mm=(3.6, 3.6, 3.6), voxel_mm=(0.7, 0.7, 0.7), frames=40, draws=1)
-IMAGES = tuple(planned_image(t, 0.05, "--drug") for t in ("encapsulated@2", "released@2:10%", "released@12:0.5ug/mL"))
+IMAGES = tuple(
+    planned_image(t, 0.05, "--drug")
+    for t in ("encapsulated@2", "released@2:10%", "released@12:0.5ug/mL")
+)
 
 
 @pytest.fixture(scope="module")
 def planned() -> tuple[InverseProblem, Fields, Design]:
     """A small protocol with two images and one candidate, at prior medians."""
     imaging = planned_scan(SMALL, np.random.default_rng(0))
-    problem = pose(imaging, [i.blank(imaging.mask.shape) for i in IMAGES], FitSettings(preset="fast"), "cpu").problem
+    problem = pose(
+        imaging, [i.blank(imaging.mask.shape) for i in IMAGES], FitSettings(preset="fast"), "cpu"
+    ).problem
     theta = problem.unknowns.prior_mean
     fields = problem.solve(theta, problem.forward(), tangents=True)
     problem = replace(problem, drug=with_noise(problem, fields, IMAGES))
@@ -45,7 +50,9 @@ def planned() -> tuple[InverseProblem, Fields, Design]:
 
 
 @pytest.fixture(scope="module")
-def fitted_folder(planned: tuple[InverseProblem, Fields, Design], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fitted_folder(
+    planned: tuple[InverseProblem, Fields, Design], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """What a fit leaves behind: here a problem whose data are what it expects, at the prior medians."""
     problem, _, _ = planned
     folder = tmp_path_factory.mktemp("result")
@@ -63,7 +70,9 @@ def normal_equations(problem: InverseProblem, fields: Fields) -> np.ndarray:
 
 def test_a_plan_states_the_covariance_of_the_fits_own_normal_equations(planned) -> None:
     problem, fields, found = planned
-    np.testing.assert_allclose(found.covariance((0,)), normal_equations(problem, fields), rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(
+        found.covariance((0,)), normal_equations(problem, fields), rtol=1e-8, atol=1e-12
+    )
 
 
 def test_without_the_candidate_it_is_that_of_a_problem_without_the_image(planned) -> None:
@@ -71,7 +80,9 @@ def test_without_the_candidate_it_is_that_of_a_problem_without_the_image(planned
     fewer = replace(problem, drug=problem.drug[:2])
     # the march to the early images alone has nodes of its own: fields differ by its step error, of the order of a per cent
     own = fewer.solve(problem.unknowns.prior_mean, fewer.forward(), tangents=True)
-    np.testing.assert_allclose(np.diag(found.covariance()), np.diag(normal_equations(fewer, own)), rtol=0.02)
+    np.testing.assert_allclose(
+        np.diag(found.covariance()), np.diag(normal_equations(fewer, own)), rtol=0.02
+    )
 
 
 def test_no_image_takes_information_away_and_none_tells_of_the_driving_pressure(planned) -> None:
@@ -90,9 +101,13 @@ def test_noise_is_as_it_was_asked_for(planned) -> None:
     assert float(absolute.noise_sd.max()) == pytest.approx(0.5e-3)
 
 
-def test_the_plan_of_a_patient_starts_from_the_posterior_of_the_fit(planned, fitted_folder: Path, tmp_path: Path) -> None:
+def test_the_plan_of_a_patient_starts_from_the_posterior_of_the_fit(
+    planned, fitted_folder: Path, tmp_path: Path
+) -> None:
     _, _, found = planned
-    plan = plan_protocol(PlanSettings(candidates=("released@12:0.5ug/mL",), draws=1), folder=fitted_folder)
+    plan = plan_protocol(
+        PlanSettings(candidates=("released@12:0.5ug/mL",), draws=1), folder=fitted_folder
+    )
     np.testing.assert_allclose(plan.sd[0], np.sqrt(np.diag(found.covariance())), rtol=1e-6)
     np.testing.assert_allclose(plan.gain[0], found.gains(), rtol=1e-6)
     written(plan, tmp_path)
@@ -144,7 +159,9 @@ def test_an_image_that_cannot_be_is_refused_in_words(text: str, words: str) -> N
         ({"aif": "no_such_file.tsv"}, "no such arterial input"),
     ],
 )
-def test_a_protocol_that_cannot_be_is_refused_in_words(change: dict[str, object], words: str) -> None:
+def test_a_protocol_that_cannot_be_is_refused_in_words(
+    change: dict[str, object], words: str
+) -> None:
     with pytest.raises(InputError, match=f"(?i){words}"):
         planned_scan(SMALL.model_copy(update=change), np.random.default_rng(0))
 
@@ -158,7 +175,10 @@ def test_a_protocol_that_cannot_be_is_refused_in_words(change: dict[str, object]
         (["--ph-noise", "0"], "ph_noise.*greater than 0"),
         (["--candidate", "released@2", "dextran@2"], "--candidate; found: dextran"),
         (["--from", "nowhere"], "nowhere: not a result folder"),
-        (["--from", "nowhere", "--snr", "30", "--frame-spacing", "5"], "both given.*--frame-spacing, --snr"),
+        (
+            ["--from", "nowhere", "--snr", "30", "--frame-spacing", "5"],
+            "both given.*--frame-spacing, --snr",
+        ),
         (["--out", "plan.xlsx"], r"plan\.xlsx: not a file for a table"),
     ],
 )
@@ -177,7 +197,9 @@ def test_images_beside_a_result_are_refused(fitted_folder: Path) -> None:
 
 def test_a_tumour_has_the_volume_asked_for() -> None:
     for seed in range(3):
-        tumour = draw_anatomy((20, 20, 16), (0.3, 0.3, 0.3), np.random.default_rng(seed), (3.6, 3.0, 2.4)).tumour
+        tumour = draw_anatomy(
+            (20, 20, 16), (0.3, 0.3, 0.3), np.random.default_rng(seed), (3.6, 3.0, 2.4)
+        ).tumour
         # to one of its 500 cells
         assert tumour.sum() * 0.3**3 == pytest.approx(np.pi / 6 * 3.6 * 3.0 * 2.4, abs=0.3**3)
 
@@ -194,9 +216,15 @@ def test_without_a_pH_map_its_error_is_that_of_an_assumed_value() -> None:
 
 
 PHANTOM = PhantomSettings(
-    seed=1, shape=(9, 9, 8), voxel_mm=(0.7, 0.7, 0.7), tumour_mm=(4.2, 4.2, 3.6), frames=40, refine=2, length_scale_mm=0.8,
+    seed=1,
+    shape=(9, 9, 8),
+    voxel_mm=(0.7, 0.7, 0.7),
+    tumour_mm=(4.2, 4.2, 3.6),
+    frames=40,
+    refine=2,
+    length_scale_mm=0.8,
     drug_times_h=(2.0,),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +232,12 @@ def real_fits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fitted]:
     """Fits of one phantom, whose truth was solved finer and by another scheme: DCE and pH alone, and with one image."""
     folder = make_phantom(tmp_path_factory.mktemp("phantom") / "study", PHANTOM)
     imaging = make_maps(
-        ImagingInputs(dce=folder / "dce.nii.gz", cest=folder / "ph.nii.gz", mask=folder / "mask.nii.gz", vfa=tuple(folder.glob("vfa_*.gz")))
+        ImagingInputs(
+            dce=folder / "dce.nii.gz",
+            cest=folder / "ph.nii.gz",
+            mask=folder / "mask.nii.gz",
+            vfa=tuple(folder.glob("vfa_*.gz")),
+        )
     )
     image = str(folder / "drug_encapsulated_2h.nii.gz")
     return {
@@ -216,9 +249,16 @@ def real_fits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fitted]:
 @pytest.fixture(scope="module")
 def plan_of_them(real_fits: dict[str, Fitted]) -> Design:
     """The same protocol in another tumour of the same size, at the estimate of the fit."""
-    settings = PlanSettings(tumour_mm=PHANTOM.tumour_mm, voxel_mm=PHANTOM.voxel_mm, frames=PHANTOM.frames)
-    imaging, image = planned_scan(settings, np.random.default_rng(5)), planned_image("encapsulated@2", 0.05, "--drug")
-    problem = pose(imaging, [image.blank(imaging.mask.shape)], FitSettings(preset="fast"), "cpu").problem
+    settings = PlanSettings(
+        tumour_mm=PHANTOM.tumour_mm, voxel_mm=PHANTOM.voxel_mm, frames=PHANTOM.frames
+    )
+    imaging, image = (
+        planned_scan(settings, np.random.default_rng(5)),
+        planned_image("encapsulated@2", 0.05, "--drug"),
+    )
+    problem = pose(
+        imaging, [image.blank(imaging.mask.shape)], FitSettings(preset="fast"), "cpu"
+    ).problem
     theta = real_fits["with an image"].theta
     fields = problem.solve(theta, problem.forward(), tangents=True)
     problem = replace(problem, drug=with_noise(problem, fields, (image,)))
@@ -226,18 +266,29 @@ def plan_of_them(real_fits: dict[str, Fitted]) -> Design:
 
 
 @pytest.mark.slow
-def test_fits_state_the_sd_that_was_planned(real_fits: dict[str, Fitted], plan_of_them: Design) -> None:
+def test_fits_state_the_sd_that_was_planned(
+    real_fits: dict[str, Fitted], plan_of_them: Design
+) -> None:
     fit = real_fits["with an image"]
-    actual, expected = np.sqrt(np.diag(fit.run.covariance)), np.sqrt(np.diag(plan_of_them.covariance((0,))))
+    actual, expected = (
+        np.sqrt(np.diag(fit.run.covariance)),
+        np.sqrt(np.diag(plan_of_them.covariance((0,)))),
+    )
     # two tumours of one size differ: in docs/planning.md by 1.26 at most wherever the fit converged
-    assert (np.abs(np.log(actual / expected)) < np.log(1.5)).all(), dict(zip(fit.problem.unknowns.names, actual / expected, strict=True))
+    assert (np.abs(np.log(actual / expected)) < np.log(1.5)).all(), dict(
+        zip(fit.problem.unknowns.names, actual / expected, strict=True)
+    )
 
 
 @pytest.mark.slow
-def test_what_an_image_was_planned_to_narrow_it_narrows(real_fits: dict[str, Fitted], plan_of_them: Design) -> None:
+def test_what_an_image_was_planned_to_narrow_it_narrows(
+    real_fits: dict[str, Fitted], plan_of_them: Design
+) -> None:
     names = real_fits["DCE alone"].problem.unknowns.names
     alone, both = (np.sqrt(np.diag(f.run.covariance)) for f in real_fits.values())
-    planned_alone, planned_both = (np.sqrt(np.diag(plan_of_them.covariance(added))) for added in ((), (0,)))
+    planned_alone, planned_both = (
+        np.sqrt(np.diag(plan_of_them.covariance(added))) for added in ((), (0,))
+    )
     for name, a, b, pa, pb in zip(names, alone, both, planned_alone, planned_both, strict=True):
         if pb < 0.85 * pa:
             assert b < a, name

@@ -20,10 +20,16 @@ def test_tissue_mixed_within_a_voxel_is_explained_by_the_second_derivative_of_it
     imaging = SimpleNamespace(aif=aif, frame_times_s=frames)
 
     def curve(Ktrans: float, ve: float) -> torch.Tensor:
-        return evaluate(extended_tofts, torch.tensor([[Ktrans, ve, 0.03]]).double(), InputCurve(aif, frames))[0]
+        return evaluate(
+            extended_tofts, torch.tensor([[Ktrans, ve, 0.03]]).double(), InputCurve(aif, frames)
+        )[0]
 
     mixed = (curve(2.4e-3, 0.25) + curve(1.6e-3, 0.25) + curve(2e-3, 0.31) + curve(2e-3, 0.19)) / 4
-    mean = torch.tensor([2e-3]).double(), torch.tensor([0.25]).double(), torch.tensor([0.03]).double()
+    mean = (
+        torch.tensor([2e-3]).double(),
+        torch.tensor([0.25]).double(),
+        torch.tensor([0.03]).double(),
+    )
     bent = (mixed - curve(2e-3, 0.25))[0]
 
     def left(basis: torch.Tensor) -> float:

@@ -20,9 +20,14 @@ PER_SI = {"l": 1e3, "q": 3600.0, "PS_l": 3600.0, "krel_ref": 3600.0, "p_e": 1 / 
 @pytest.fixture(scope="module")
 def study() -> Study:
     inputs = ImagingInputs(
-        dce=SAMPLE / "dce.nii.gz", cest=SAMPLE / "ph.nii.gz", mask=SAMPLE / "mask.nii.gz", vfa=tuple(sorted(SAMPLE.glob("vfa_*.nii.gz")))
+        dce=SAMPLE / "dce.nii.gz",
+        cest=SAMPLE / "ph.nii.gz",
+        mask=SAMPLE / "mask.nii.gz",
+        vfa=tuple(sorted(SAMPLE.glob("vfa_*.nii.gz"))),
     )
-    return run_fit(inputs, FitSettings(drug=tuple(str(p) for p in sorted(SAMPLE.glob("drug_*.nii.gz")))))
+    return run_fit(
+        inputs, FitSettings(drug=tuple(str(p) for p in sorted(SAMPLE.glob("drug_*.nii.gz"))))
+    )
 
 
 @pytest.mark.timeout(900)

@@ -51,30 +51,49 @@ def test_the_thermosensitive_arm_is_an_infusion_under_an_hour_of_heat() -> None:
 
 
 def test_every_example_is_loaded_by_a_test_above() -> None:
-    assert {p.name for p in EXAMPLES.glob("*.toml")} == {"free_bolus.toml", "ph_liposome.toml", "thermosensitive.toml"}
+    assert {p.name for p in EXAMPLES.glob("*.toml")} == {
+        "free_bolus.toml",
+        "ph_liposome.toml",
+        "thermosensitive.toml",
+    }
 
 
 def test_plasma_is_the_sum_of_all_doses(tmp_path: Path) -> None:
-    both = read(tmp_path, DOSE + DOSE.replace("free", "pegylated").replace("= 0", "= 2") + RUN).plasma()
+    both = read(
+        tmp_path, DOSE + DOSE.replace("free", "pegylated").replace("= 0", "= 2") + RUN
+    ).plasma()
     t = torch.tensor([3600.0, 10800.0], dtype=torch.float64)
     alone = read(tmp_path, DOSE + RUN).plasma()
     assert alone.encapsulated(t).tolist() == [0.0, 0.0]
     assert float(both.free(t)[0]) == pytest.approx(float(alone.free(t)[0]), rel=1e-12)
     assert float(both.free(t)[1]) > float(alone.free(t)[1])
-    assert both.encapsulated(t).tolist() == pytest.approx([0.0, 90e-6 / 0.0059 * (0.25 * 0.70787 + 0.75 * 0.98499)], rel=1e-4)
+    assert both.encapsulated(t).tolist() == pytest.approx(
+        [0.0, 90e-6 / 0.0059 * (0.25 * 0.70787 + 0.75 * 0.98499)], rel=1e-4
+    )
 
 
-@pytest.mark.parametrize(("name", "alias"), [("free", "Free"), ("pegylated", "pld"), ("pH-sensitive", "ph"), ("thermosensitive", "tsl")])
-def test_a_formulation_goes_by_its_long_name_and_its_alias(tmp_path: Path, name: str, alias: str) -> None:
-    long, short = (read(tmp_path, DOSE.replace("free", n) + RUN).doses[0].formulation for n in (name, alias))
+@pytest.mark.parametrize(
+    ("name", "alias"),
+    [("free", "Free"), ("pegylated", "pld"), ("pH-sensitive", "ph"), ("thermosensitive", "tsl")],
+)
+def test_a_formulation_goes_by_its_long_name_and_its_alias(
+    tmp_path: Path, name: str, alias: str
+) -> None:
+    long, short = (
+        read(tmp_path, DOSE.replace("free", n) + RUN).doses[0].formulation for n in (name, alias)
+    )
     assert short is long
     assert long.name == name
 
 
 def test_a_formulations_file_stands_beside_the_schedule(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "polymer.toml").write_text((EXAMPLES.parent / "formulations" / "polymer_tsl.toml").read_text())
-    twice = DOSE.replace('"free"', '"mine/polymer.toml"') + DOSE.replace('"free"', '"mine/polymer.toml"').replace("= 0", "= 3")
+    (tmp_path / "mine" / "polymer.toml").write_text(
+        (EXAMPLES.parent / "formulations" / "polymer_tsl.toml").read_text()
+    )
+    twice = DOSE.replace('"free"', '"mine/polymer.toml"') + DOSE.replace(
+        '"free"', '"mine/polymer.toml"'
+    ).replace("= 0", "= 3")
     plan = read(tmp_path, twice + RUN)
     assert plan.carrier is not None
     assert plan.carrier.name == "polymer-tsl"
@@ -86,7 +105,9 @@ def test_a_formulations_file_stands_beside_the_schedule(tmp_path: Path) -> None:
 
 
 def test_heat_has_its_effects_unless_the_schedule_says_no(tmp_path: Path) -> None:
-    with_effects, without = (read(tmp_path, DOSE + HEAT + RUN + more) for more in ("", "heat_effects = false\n"))
+    with_effects, without = (
+        read(tmp_path, DOSE + HEAT + RUN + more) for more in ("", "heat_effects = false\n")
+    )
     assert with_effects.factors(7200.0)["P_l"] > 2
     assert without.factors(7200.0) == {}
     assert any("pressure" in s and "0.5" in s for s in with_effects.said_of_heat())
@@ -95,10 +116,18 @@ def test_heat_has_its_effects_unless_the_schedule_says_no(tmp_path: Path) -> Non
 
 def test_factors_of_heat_and_radiation_multiply_also_when_they_are_drawn(tmp_path: Path) -> None:
     fraction = "[[radiation]]\ntime_h = 1\ndose_Gy = 5\n"
-    both, heat, rays = (read(tmp_path, DOSE + what + RUN) for what in (HEAT + fraction, HEAT, fraction))
-    drawn = {"HT_IFP": torch.tensor([0.4, 0.6]).double(), "RT_IFP": torch.tensor([1.2, 0.7]).double()}
+    both, heat, rays = (
+        read(tmp_path, DOSE + what + RUN) for what in (HEAT + fraction, HEAT, fraction)
+    )
+    drawn = {
+        "HT_IFP": torch.tensor([0.4, 0.6]).double(),
+        "RT_IFP": torch.tensor([1.2, 0.7]).double(),
+    }
     for values in ({}, drawn):
-        together, apart = both.under(values).factors(36000.0), (t.under(values).factors(36000.0) for t in (heat, rays))
+        together, apart = (
+            both.under(values).factors(36000.0),
+            (t.under(values).factors(36000.0) for t in (heat, rays)),
+        )
         one, other = apart
         assert together["p_e"] == pytest.approx(one["p_e"] * other["p_e"], rel=1e-12)
         assert together["P_l"] == pytest.approx(one["P_l"], rel=1e-12)
@@ -106,7 +135,9 @@ def test_factors_of_heat_and_radiation_multiply_also_when_they_are_drawn(tmp_pat
 
 
 def test_heat_that_closes_vessels_is_warned_of(tmp_path: Path) -> None:
-    mild, hot = (read(tmp_path, DOSE + HEAT.replace("42", str(T)) + RUN).said_of_heat() for T in (45, 46))
+    mild, hot = (
+        read(tmp_path, DOSE + HEAT.replace("42", str(T)) + RUN).said_of_heat() for T in (45, 46)
+    )
     assert not any("Warning" in s for s in mild)
     assert any("46 C" in s and "perfusion shut-down" in s for s in hot)
 
@@ -122,23 +153,47 @@ def test_thermometry_stands_beside_the_schedule(tmp_path: Path) -> None:
     [
         (RUN, ["nothing is given", "dose"]),
         (DOSE, ["run", "missing"]),
-        (DOSE.replace("amount_mg = 90", "amount_mg = 0") + RUN, ["dose 1.amount_mg", "greater than 0"]),
+        (
+            DOSE.replace("amount_mg = 90", "amount_mg = 0") + RUN,
+            ["dose 1.amount_mg", "greater than 0"],
+        ),
         (DOSE.replace("start_h = 0", "start_h = -1") + RUN, ["dose 1.start_h", "-1"]),
         (DOSE.replace("amount_mg = 90", 'amount_mg = "90"') + RUN, ["dose 1.amount_mg", "number"]),
-        (DOSE.replace('"free"', '"doxil"') + RUN, ["dose 1.formulation", "doxil", "thermosensitive"]),
+        (
+            DOSE.replace('"free"', '"doxil"') + RUN,
+            ["dose 1.formulation", "doxil", "thermosensitive"],
+        ),
         (DOSE.replace('"free"', '"mine.toml"') + RUN, ["mine.toml", "there is no such file"]),
-        (DOSE.replace("= 90", "= 50000") + RUN, ["dose 1.amount_mg", "50000 mg", "36 to 110 mg", "unit"]),
+        (
+            DOSE.replace("= 90", "= 50000") + RUN,
+            ["dose 1.amount_mg", "50000 mg", "36 to 110 mg", "unit"],
+        ),
         (DOSE.replace("= 90", "= 0.09") + RUN, ["dose 1.amount_mg", "0.09 mg", "36 to 110 mg"]),
-        (SURFACE + DOSE.replace("amount_mg = 90", "mg_per_m2 = 0.05") + RUN, ["dose 1.mg_per_m2", "0.05 mg/m2"]),
+        (
+            SURFACE + DOSE.replace("amount_mg = 90", "mg_per_m2 = 0.05") + RUN,
+            ["dose 1.mg_per_m2", "0.05 mg/m2"],
+        ),
         (DOSE + "[run]\nend_h = 24\nheat_effects = 0\n", ["run.heat_effects"]),
         (DOSE + "infusion = 3\n" + RUN, ["dose 1.infusion"]),
         (DOSE + "mg_per_m2 = 50\n" + RUN, ["dose 1.amount_mg", "either"]),
         (DOSE.replace("amount_mg = 90", "mg_per_m2 = 50") + RUN, ["body_surface_m2", "[patient]"]),
-        (DOSE.replace("free", "pegylated") + DOSE.replace("free", "thermosensitive") + RUN, ["one carrier", "pegylated and"]),
-        (DOSE + HEAT + HEAT.replace("start_h = 1", "start_h = 1.5") + RUN, ["overlap", "heat.start_h", "1.5"]),
-        (DOSE + HEAT + "ramp_min = 5\n" + HEAT.replace("start_h = 1", "start_h = 2.05") + RUN, ["overlap", "2.08333"]),
+        (
+            DOSE.replace("free", "pegylated") + DOSE.replace("free", "thermosensitive") + RUN,
+            ["one carrier", "pegylated and"],
+        ),
+        (
+            DOSE + HEAT + HEAT.replace("start_h = 1", "start_h = 1.5") + RUN,
+            ["overlap", "heat.start_h", "1.5"],
+        ),
+        (
+            DOSE + HEAT + "ramp_min = 5\n" + HEAT.replace("start_h = 1", "start_h = 2.05") + RUN,
+            ["overlap", "2.08333"],
+        ),
         (DOSE + HEAT + 'file = "t.nii"\n' + RUN, ["heat 1.temperature_C", "either"]),
-        (DOSE + HEAT.replace("temperature_C = 42", 'file = "t.nii"\nmode = "pennes"') + RUN, ["heat 1.mode", "imposed"]),
+        (
+            DOSE + HEAT.replace("temperature_C = 42", 'file = "t.nii"\nmode = "pennes"') + RUN,
+            ["heat 1.mode", "imposed"],
+        ),
         (DOSE + HEAT + "ramp_min = 61\n" + RUN, ["heat 1.ramp_min", "60"]),
         (DOSE + HEAT.replace("42", "315") + RUN, ["heat 1.temperature_C", "315"]),
         (DOSE + "[[radiation]]\ntime_h = 1\ndose_Gy = 0\n" + RUN, ["radiation 1.dose_Gy"]),
@@ -148,8 +203,10 @@ def test_thermometry_stands_beside_the_schedule(tmp_path: Path) -> None:
         (DOSE + "[run]\nend_h = nan\n", ["run.end_h"]),
         ("dose = [", ["cannot be read"]),
     ],
-)  # fmt: skip
-def test_a_mistake_is_refused_by_the_name_of_its_field(tmp_path: Path, text: str, words: list[str]) -> None:
+)
+def test_a_mistake_is_refused_by_the_name_of_its_field(
+    tmp_path: Path, text: str, words: list[str]
+) -> None:
     with pytest.raises(InputError) as refused:
         read(tmp_path, text)
     for word in [*words] if "mine.toml" in words else ["plan.toml", *words]:

@@ -34,10 +34,14 @@ ANGLES = [Input(n, angle) for n in ("x1", "idle", "x2", "x3")]
 
 
 def ishigami(at: Mapping[str, Array]) -> dict[str, Array]:
-    return {"y": np.sin(at["x1"]) + 7 * np.sin(at["x2"]) ** 2 + 0.1 * at["x3"] ** 4 * np.sin(at["x1"])}
+    return {
+        "y": np.sin(at["x1"]) + 7 * np.sin(at["x2"]) ** 2 + 0.1 * at["x3"] ** 4 * np.sin(at["x1"])
+    }
 
 
-def test_indices_of_ishigamis_function_are_its_known_ones_and_what_does_nothing_ranks_last() -> None:
+def test_indices_of_ishigamis_function_are_its_known_ones_and_what_does_nothing_ranks_last() -> (
+    None
+):
     """First .3139, .4424, 0 and total .5576, .4424, .2437 (Ishigami and Homma 1990, a = 7, b = .1)."""
     found = rank(ANGLES, ishigami, trajectories=40, leading=3, points=1024)["y"]
     assert found.inputs[-1] == "idle"
@@ -63,11 +67,17 @@ def test_points_at_which_an_outcome_is_not_there_are_left_out_with_their_neighbo
     np.testing.assert_allclose(found.effect, [2 * 0.95, 0.95], rtol=1e-9)
     np.testing.assert_allclose(found.spread, 0.0, atol=1e-9)
     with pytest.raises(InputError, match="hardly any point"):
-        rank([Input(n, lambda z: z) for n in "uv"], lambda at: {"y": np.full(len(at["u"]), np.nan)}, leading=0)
+        rank(
+            [Input(n, lambda z: z) for n in "uv"],
+            lambda at: {"y": np.full(len(at["u"]), np.nan)},
+            leading=0,
+        )
 
 
 def test_an_outcome_that_nothing_moves_has_no_indices() -> None:
-    found = rank(ANGLES, lambda at: {"y": np.ones(len(at["x1"]))}, trajectories=4, leading=2, points=8)["y"]
+    found = rank(
+        ANGLES, lambda at: {"y": np.ones(len(at["x1"]))}, trajectories=4, leading=2, points=8
+    )["y"]
     assert found.effect.max() == found.total.max() == 0.0
 
 
@@ -90,10 +100,16 @@ def test_the_reach_of_heated_carriers_answers_to_their_release_and_not_to_what_k
     one = torch.ones((2, 1, 1), dtype=torch.float64)
     maps = TissueMaps(one, 1.5e-3 * one, 0.3 * one, 0.01 * one, 7.0 * one)
     given = (GivenDose(THERMOSENSITIVE, Dose(0.0, 9e-5)),)
-    treatment = Treatment(given, (Heating(0.0, 900.0, 0.0, "imposed", 315.15, None),), RadiationCourse(), (), 1800.0)
+    treatment = Treatment(
+        given, (Heating(0.0, 900.0, 0.0, "imposed", 315.15, None),), RadiationCourse(), (), 1800.0
+    )
     heat = scheduled_temperature(one, 315.15, 0.0, 900.0)
-    inputs = [table_input(s) for s in ("EC50_i", "krel_TSL_hot", "PS_l")] + [table_input("ve_t", 0.3, "phi")]
-    found = rank_reach(maps, treatment, (2e-5, 0.0), temperature=heat, inputs=inputs, trajectories=4, leading=0)
+    inputs = [table_input(s) for s in ("EC50_i", "krel_TSL_hot", "PS_l")] + [
+        table_input("ve_t", 0.3, "phi")
+    ]
+    found = rank_reach(
+        maps, treatment, (2e-5, 0.0), temperature=heat, inputs=inputs, trajectories=4, leading=0
+    )
     peak = next(s for name, s in found.items() if name.startswith("log peak"))
     killed = next(s for name, s in found.items() if name.startswith("killed"))
     assert peak.inputs[-1] == "EC50_i"

@@ -41,11 +41,17 @@ ARMS = {"free": FREE, "pH-sensitive": PH_SENSITIVE, "thermosensitive": THERMOSEN
 
 
 def treatment(
-    formulation: Formulation, doses: tuple[Dose, ...] = (Dose(0.0, 90e-6),), heat: tuple[Heating, ...] = (), end_h: float = 6.0,
-    images_h: tuple[float, ...] = (1.0, 6.0), fractions: tuple[Fraction, ...] = (),
-) -> Treatment:  # fmt: skip
+    formulation: Formulation,
+    doses: tuple[Dose, ...] = (Dose(0.0, 90e-6),),
+    heat: tuple[Heating, ...] = (),
+    end_h: float = 6.0,
+    images_h: tuple[float, ...] = (1.0, 6.0),
+    fractions: tuple[Fraction, ...] = (),
+) -> Treatment:
     given = tuple(GivenDose(formulation, d) for d in doses)
-    return Treatment(given, heat, RadiationCourse(fractions), tuple(t * HOUR for t in images_h), end_h * HOUR)
+    return Treatment(
+        given, heat, RadiationCourse(fractions), tuple(t * HOUR for t in images_h), end_h * HOUR
+    )
 
 
 def run(t: Treatment, **settings: object) -> Simulation:
@@ -80,19 +86,39 @@ def test_refining_the_rim_alone_carries_drug_as_refining_everything() -> None:
     assert 0 < float(np.abs(rim - whole).max()) < 0.1 * float(np.abs(none - whole).max())
 
 
-def after(t: Treatment, save_h: tuple[float, ...], *, share: float = 0.05, saturable: bool = True, tolerance: float = 1e-4) -> torch.Tensor:
+def after(
+    t: Treatment,
+    save_h: tuple[float, ...],
+    *,
+    share: float = 0.05,
+    saturable: bool = True,
+    tolerance: float = 1e-4,
+) -> torch.Tensor:
     """Tumour means of every pool per tissue volume, ``(t, pool)``."""
     tissue = tissue_of_phantom(SMALL, "cpu")
     temperature = temperature_course(t, tissue)[0]
-    course = Course(Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t, temperature, release_share=share)
+    course = Course(
+        Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t, temperature, release_share=share
+    )
     course.detail = replace(course.detail, saturable=saturable)
-    U = evolve(course.intervals(), course.empty(), [h * HOUR for h in save_h], tolerance=Tolerance(step=tolerance)).U
-    return (U * volume_fractions(course.detail.pools, tissue.maps))[..., tissue.maps.tumour > 0.5].mean(dim=-1)
+    U = evolve(
+        course.intervals(),
+        course.empty(),
+        [h * HOUR for h in save_h],
+        tolerance=Tolerance(step=tolerance),
+    ).U
+    return (U * volume_fractions(course.detail.pools, tissue.maps))[
+        ..., tissue.maps.tumour > 0.5
+    ].mean(dim=-1)
 
 
-def test_twice_the_dose_is_twice_the_drug_where_uptake_is_linear_and_less_in_cells_where_it_saturates() -> None:
+def test_twice_the_dose_is_twice_the_drug_where_uptake_is_linear_and_less_in_cells_where_it_saturates() -> (
+    None
+):
     once, twice = (treatment(FREE, (Dose(0.0, m),)) for m in (90e-6, 180e-6))
-    assert after(twice, (0.2, 6.0), saturable=False) / after(once, (0.2, 6.0), saturable=False) == pytest.approx(2.0, rel=1e-9)
+    assert after(twice, (0.2, 6.0), saturable=False) / after(
+        once, (0.2, 6.0), saturable=False
+    ) == pytest.approx(2.0, rel=1e-9)
     saturating = after(twice, (0.2,))[0] / after(once, (0.2,))[0]
     cells = FULL_FREE.index("intracellular")
     assert 1.0 < float(saturating[cells]) < 1.95
@@ -102,12 +128,18 @@ def test_twice_the_dose_is_twice_the_drug_where_uptake_is_linear_and_less_in_cel
 FULL_FREE = ("free", "bound", "intracellular", "nuclear", "vessel free")
 
 
-def test_heat_brings_more_drug_from_a_thermosensitive_liposome_and_is_not_asked_for_free_drug() -> None:
-    cold, hot = (released(run(treatment(THERMOSENSITIVE, heat=h))) for h in ((), warm(60, ramp_s=0.0)))
+def test_heat_brings_more_drug_from_a_thermosensitive_liposome_and_is_not_asked_for_free_drug() -> (
+    None
+):
+    cold, hot = (
+        released(run(treatment(THERMOSENSITIVE, heat=h))) for h in ((), warm(60, ramp_s=0.0))
+    )
     assert (hot > 3 * cold).all()
     tissue = tissue_of_phantom(SMALL, "cpu")
     t = treatment(FREE, heat=warm(60))
-    course = Course(Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t, temperature_course(t, tissue)[0])
+    course = Course(
+        Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t, temperature_course(t, tissue)[0]
+    )
     assert course.hot is None
 
 
@@ -133,7 +165,9 @@ def test_a_second_dose_adds_what_it_would_bring_alone() -> None:
 
 def test_carriers_of_which_half_release_bring_half_the_drug() -> None:
     t = treatment(THERMOSENSITIVE, heat=warm(10, ramp_s=0.0), end_h=0.5)
-    half = replace(t, doses=(GivenDose(replace(THERMOSENSITIVE, releasable_share=0.5), t.doses[0].dose),))
+    half = replace(
+        t, doses=(GivenDose(replace(THERMOSENSITIVE, releasable_share=0.5), t.doses[0].dose),)
+    )
     all_release, half_release = (after(x, (0.1, 0.5), saturable=False) for x in (t, half))
     assert half_release[:, :5] == pytest.approx(0.5 * all_release[:, :5], rel=2e-3)
     retained, encapsulated = half_release[0, 5], half_release[0, 0]
@@ -148,7 +182,9 @@ def test_another_imaging_time_changes_nothing() -> None:
         assert more.means(name)[[1, 3]] == pytest.approx(few.means(name), rel=2e-3, abs=2e-5), name
 
 
-def test_halving_the_parts_in_which_heat_is_held_changes_released_drug_by_less_than_half_a_percent() -> None:
+def test_halving_the_parts_in_which_heat_is_held_changes_released_drug_by_less_than_half_a_percent() -> (
+    None
+):
     rise = (Heating(0.0, 600.0, 600.0, "imposed", 316.15, None),)
     t = treatment(THERMOSENSITIVE, heat=rise, end_h=1 / 6)
     coarse, fine = (after(t, (1 / 6,), share=s)[:, 1:5].sum(dim=1) for s in (0.05, 0.025))
@@ -162,9 +198,13 @@ def test_a_voxel_in_which_nothing_moves_follows_its_ordinary_equations() -> None
     tumour[2, 2, 2] = 1.0
     one, phi, v_p, pH, dose = torch.ones_like(tumour), 0.3, 0.04, 6.9, 90e-6
     maps = TissueMaps(tumour, 1e-3 * one, phi * one, v_p * one, pH * one)
-    course = Course(Setting(maps, Grid((n, n, n), (1.0, 1.0, 1.0)), 1), {"q": 1e-20}, treatment(FREE))  # metre cells: no exchange
+    course = Course(
+        Setting(maps, Grid((n, n, n), (1.0, 1.0, 1.0)), 1), {"q": 1e-20}, treatment(FREE)
+    )  # metre cells: no exchange
     times = [600.0, HOUR, 6 * HOUR]
-    U = evolve(course.intervals(), course.empty(), times, tolerance=Tolerance(step=1e-6)).U[:, :, 2, 2, 2]
+    U = evolve(course.intervals(), course.empty(), times, tolerance=Tolerance(step=1e-6)).U[
+        :, :, 2, 2, 2
+    ]
 
     plasma = FREE.plasma((Dose(0.0, dose),)).free
     fb, tau, ka, kd = value("fb"), value("tau_c"), value("k_a"), value("k_d")
@@ -180,11 +220,16 @@ def test_a_voxel_in_which_nothing_moves_follows_its_ordinary_equations() -> None
         flux = phi * (ka * F - kd * B)
         arriving = v_p / tau * (float(plasma(torch.tensor(t, dtype=torch.float64))) - C)
         return [
-            (to_free - flux - z) / phi, (to_bound + flux) / phi, z - kon * In + koff * N, kon * In - koff * N,
+            (to_free - flux - z) / phi,
+            (to_bound + flux) / phi,
+            z - kon * In + koff * N,
+            kon * In - koff * N,
             (arriving - to_free - to_bound) / v_p,
-        ]  # fmt: skip
+        ]
 
-    exact = solve_ivp(rates, (0.0, times[-1]), np.zeros(5), method="LSODA", t_eval=times, rtol=1e-10, atol=1e-16).y.T
+    exact = solve_ivp(
+        rates, (0.0, times[-1]), np.zeros(5), method="LSODA", t_eval=times, rtol=1e-10, atol=1e-16
+    ).y.T
     assert U.numpy() == pytest.approx(exact, rel=1e-4)
 
 
@@ -194,15 +239,26 @@ def test_an_emptied_pool_stays_where_its_transporter_can_fill_it() -> None:
     model = TumourModel.of(TissueMaps(one, one, 0.3 * one, 0.03 * one, 7.4 * one), None, {"P": 0.0})
     pools = model.drug(0 * one, 0 * one, DrugDetail(carrier=False, saturable=True))
     still = tuple(torch.zeros(s, dtype=torch.float64) for s in ((3, 2, 2), (2, 3, 2), (2, 2, 3)))
-    interval = Interval.of(0.0, 1e8, pools, still, Grid((2, 2, 2), (1e-3,) * 3), lambda t: torch.zeros(2, dtype=torch.float64))
+    interval = Interval.of(
+        0.0,
+        1e8,
+        pools,
+        still,
+        Grid((2, 2, 2), (1e-3,) * 3),
+        lambda t: torch.zeros(2, dtype=torch.float64),
+    )
     start = torch.zeros_like(interval.capacity)
     start[0] = 10.0
     U = evolve([interval], start, [1e8], tolerance=Tolerance(longest_step=1e7)).U[-1]
     assert float(U.min()) > 0
-    assert float((interval.capacity * U).sum()) == pytest.approx(float((interval.capacity * start).sum()), rel=1e-9)
+    assert float((interval.capacity * U).sum()) == pytest.approx(
+        float((interval.capacity * start).sum()), rel=1e-9
+    )
 
 
-def test_flow_is_solved_once_without_radiation_and_falls_with_the_driving_pressure_under_it() -> None:
+def test_flow_is_solved_once_without_radiation_and_falls_with_the_driving_pressure_under_it() -> (
+    None
+):
     tissue = tissue_of_phantom(SMALL, "cpu")
     setting = Setting(tissue.maps, tissue.grid, 1)
     still = Course(setting, tissue.scalars, treatment(FREE))
@@ -214,32 +270,56 @@ def test_flow_is_solved_once_without_radiation_and_falls_with_the_driving_pressu
     assert max(lengths) <= 4 * HOUR * (1 + 1e-9)
     inside = tissue.maps.tumour > 0.5
     before, at_peak = (float(course.flow(s)[0].p[inside].mean()) for s in (0.0, 25 * HOUR))
-    assert at_peak / before == pytest.approx(value("RT_IFP"), abs=0.02)  # normal tissue keeps its own driving pressure
+    assert at_peak / before == pytest.approx(
+        value("RT_IFP"), abs=0.02
+    )  # normal tissue keeps its own driving pressure
 
 
-def test_a_users_carrier_crosses_walls_as_its_file_says_whatever_the_patients_fit_found(tmp_path: Path) -> None:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "formulations" / "polymer_tsl.toml").read_text()
+def test_a_users_carrier_crosses_walls_as_its_file_says_whatever_the_patients_fit_found(
+    tmp_path: Path,
+) -> None:
+    text = (
+        Path(__file__).resolve().parents[2] / "docs" / "formulations" / "polymer_tsl.toml"
+    ).read_text()
     own = 'permeability = {value = 1e-5, unit = "1/s", source = "test"}'
     (tmp_path / "mine.toml").write_text(text.replace('permeability = "PS_l"', own))
     tissue = tissue_of_phantom(SMALL, "cpu")
-    course = Course(Setting(tissue.maps, tissue.grid, 1), {"PS_l": 3e-6}, treatment(read_formulation(tmp_path / "mine.toml")))
+    course = Course(
+        Setting(tissue.maps, tissue.grid, 1),
+        {"PS_l": 3e-6},
+        treatment(read_formulation(tmp_path / "mine.toml")),
+    )
     model = course.flow(0.0)[1]
     assert float(model.scalars["PS_l"]) == 1e-5
     assert model.value("D_l_t") == 3.1e-12
-    assert float(Course(course.setting, {"PS_l": 3e-6}, treatment(THERMOSENSITIVE)).flow(0.0)[1].scalars["PS_l"]) == 3e-6
+    assert (
+        float(
+            Course(course.setting, {"PS_l": 3e-6}, treatment(THERMOSENSITIVE))
+            .flow(0.0)[1]
+            .scalars["PS_l"]
+        )
+        == 3e-6
+    )
 
 
-def test_heat_lowers_the_pressure_and_lets_more_carriers_through_unless_its_effects_are_left_out() -> None:
+def test_heat_lowers_the_pressure_and_lets_more_carriers_through_unless_its_effects_are_left_out() -> (
+    None
+):
     tissue = tissue_of_phantom(SMALL, "cpu")
     setting, inside = Setting(tissue.maps, tissue.grid, 1), tissue.maps.tumour > 0.5
     with_effects = treatment(THERMOSENSITIVE, heat=warm(60, ramp_s=0.0), end_h=72.0)
-    course, without = (Course(setting, tissue.scalars, t) for t in (with_effects, replace(with_effects, heat_effects=None)))
+    course, without = (
+        Course(setting, tissue.scalars, t)
+        for t in (with_effects, replace(with_effects, heat_effects=None))
+    )
 
     def pressure_and_permeability(c: Course, s: float) -> tuple[float, float]:
         flow, model = c.flow(s)
         return float(flow.p[inside].mean()), float(model.liposome_permeability()[0][inside].mean())
 
-    before, at_end, at_rest = (pressure_and_permeability(course, s) for s in (-1.0, HOUR - 1e-3, 40 * HOUR))
+    before, at_end, at_rest = (
+        pressure_and_permeability(course, s) for s in (-1.0, HOUR - 1e-3, 40 * HOUR)
+    )
     assert before == pytest.approx(pressure_and_permeability(without, HOUR), rel=1e-6)
     assert at_end[0] / before[0] == pytest.approx(value("HT_IFP"), abs=0.02)
     assert at_rest[0] / before[0] == pytest.approx(value("HT_IFP"), abs=0.02)  # held
@@ -266,9 +346,19 @@ def test_finer_parts_change_what_heat_brings_by_less_than_half_a_percent() -> No
     tissue = tissue_of_phantom(SMALL, "cpu")
     found = []
     for share in (0.2, 0.05):
-        course = Course(Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t, temperature_course(t, tissue)[0], factor_share=share)
+        course = Course(
+            Setting(tissue.maps, tissue.grid, 1),
+            tissue.scalars,
+            t,
+            temperature_course(t, tissue)[0],
+            factor_share=share,
+        )
         U = evolve(course.intervals(), course.empty(), [2 * HOUR]).U[-1]
-        found.append((U * volume_fractions(course.detail.pools, tissue.maps))[:, tissue.maps.tumour > 0.5].mean(dim=-1))
+        found.append(
+            (U * volume_fractions(course.detail.pools, tissue.maps))[
+                :, tissue.maps.tumour > 0.5
+            ].mean(dim=-1)
+        )
     assert found[0] == pytest.approx(found[1], rel=5e-3)
 
 
@@ -279,7 +369,9 @@ def course_of(heat: tuple[Heating, ...]) -> tuple[TemperatureCourse, torch.Tenso
     return course, tissue.maps.tumour > 0.5
 
 
-def test_pennes_warms_a_small_tumour_less_than_asked_and_lets_it_cool_to_the_bodys_temperature() -> None:
+def test_pennes_warms_a_small_tumour_less_than_asked_and_lets_it_cool_to_the_bodys_temperature() -> (
+    None
+):
     imposed, inside = course_of(warm(60))
     solved, _ = course_of(warm(60, "pennes"))
     body = value("T_body")
@@ -301,9 +393,17 @@ def save(path: Path, values: np.ndarray, affine: np.ndarray, **side: object) -> 
     return path
 
 
-def thermometry(folder: Path, shape: tuple[int, ...], times: list[float] | None = None, unit: str = "C") -> tuple[Heating, ...]:
+def thermometry(
+    folder: Path, shape: tuple[int, ...], times: list[float] | None = None, unit: str = "C"
+) -> tuple[Heating, ...]:
     T = np.full((*shape, 2), 42.0)
-    path = save(folder / "T.nii.gz", T, tissue_of_phantom(SMALL, "cpu").affine, VolumeTiming=times or [0.0, 1800.0], Unit=unit)
+    path = save(
+        folder / "T.nii.gz",
+        T,
+        tissue_of_phantom(SMALL, "cpu").affine,
+        VolumeTiming=times or [0.0, 1800.0],
+        Unit=unit,
+    )
     return (Heating(0.0, 1800.0, 0.0, "imposed", None, path),)
 
 
@@ -326,11 +426,16 @@ def test_measured_heat_that_closes_vessels_is_warned_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"shape": (10, 10, 9)}, "grid of the maps"), ({"times": [0.0, 3600.0]}, "VolumeTiming"), ({"times": [5.0, 1.0]}, "increasing"),
-        ({"unit": "F"}, "Unit"), ({"unit": "K"}, "no temperatures"),
+        ({"shape": (10, 10, 9)}, "grid of the maps"),
+        ({"times": [0.0, 3600.0]}, "VolumeTiming"),
+        ({"times": [5.0, 1.0]}, "increasing"),
+        ({"unit": "F"}, "Unit"),
+        ({"unit": "K"}, "no temperatures"),
     ],
-)  # fmt: skip
-def test_thermometry_that_cannot_be_used_is_refused(tmp_path: Path, change: dict[str, object], word: str) -> None:
+)
+def test_thermometry_that_cannot_be_used_is_refused(
+    tmp_path: Path, change: dict[str, object], word: str
+) -> None:
     with pytest.raises(InputError, match=word):
         course_of(thermometry(tmp_path, **{"shape": SMALL.shape, **change}))  # type: ignore[arg-type]
 
@@ -342,7 +447,9 @@ def files(tmp_path: Path) -> MapFiles:
     (tmp_path / "maps").mkdir()
 
     def put(name: str, values: torch.Tensor, **side: object) -> Path:
-        return save(tmp_path / "maps" / f"{name}.nii.gz", t.domain.put(values.numpy()), t.affine, **side)
+        return save(
+            tmp_path / "maps" / f"{name}.nii.gz", t.domain.put(values.numpy()), t.affine, **side
+        )
 
     m = t.maps
     return MapFiles(
@@ -355,13 +462,18 @@ def files(tmp_path: Path) -> MapFiles:
 
 
 def simulate(files: MapFiles, **settings: object) -> Simulation:
-    return run_simulation(treatment(FREE, end_h=0.5, images_h=()), maps=files, settings=QUICK.model_copy(update=settings))
+    return run_simulation(
+        treatment(FREE, end_h=0.5, images_h=()),
+        maps=files,
+        settings=QUICK.model_copy(update=settings),
+    )
 
 
 def test_a_result_folder_and_its_maps_are_the_same_tumour(files: MapFiles, tmp_path: Path) -> None:
     of_files, of_folder = (
-        simulate(files), run_simulation(treatment(FREE, end_h=0.5, images_h=()), folder=tmp_path, settings=QUICK)
-    )  # fmt: skip
+        simulate(files),
+        run_simulation(treatment(FREE, end_h=0.5, images_h=()), folder=tmp_path, settings=QUICK),
+    )
     for name in of_files.fields:
         assert of_folder.means(name) == pytest.approx(of_files.means(name), rel=1e-12)
 
@@ -379,9 +491,14 @@ def test_a_fits_posterior_medians_are_the_scalars(files: MapFiles, tmp_path: Pat
     }
     (tmp_path / "parameters.json").write_text(json.dumps({"parameters": [row], "assumptions": []}))
     (tmp_path / "check.json").write_text(json.dumps({"items": [], "seconds": 0.0}))
-    fitted = run_simulation(treatment(FREE, end_h=0.5, images_h=()), folder=tmp_path, settings=QUICK)
+    fitted = run_simulation(
+        treatment(FREE, end_h=0.5, images_h=()), folder=tmp_path, settings=QUICK
+    )
     plain = simulate(files)
-    assert fitted.maps["IFP"].values[fitted.mask].mean() < 0.8 * plain.maps["IFP"].values[plain.mask].mean()  # a longer l drains further
+    assert (
+        fitted.maps["IFP"].values[fitted.mask].mean()
+        < 0.8 * plain.maps["IFP"].values[plain.mask].mean()
+    )  # a longer l drains further
     assert any("posterior medians" in a for a in fitted.assumptions)
 
 
@@ -406,11 +523,16 @@ def test_voxels_that_were_not_measured_are_filled_and_counted(files: MapFiles) -
 @pytest.mark.parametrize(
     ("which", "change", "word"),
     [
-        ("mask", np.zeros_like, "empty"), ("ve", lambda a: a[:-1], "one grid"), ("ve", lambda a: 100 * a, "--ve"),
-        ("ph", lambda a: np.full_like(a, np.nan), "finite"), ("ktrans", lambda a: 1e4 * a, "transfer constant"),
+        ("mask", np.zeros_like, "empty"),
+        ("ve", lambda a: a[:-1], "one grid"),
+        ("ve", lambda a: 100 * a, "--ve"),
+        ("ph", lambda a: np.full_like(a, np.nan), "finite"),
+        ("ktrans", lambda a: 1e4 * a, "transfer constant"),
     ],
-)  # fmt: skip
-def test_maps_that_cannot_be_used_are_refused(files: MapFiles, which: str, change: Callable[[np.ndarray], np.ndarray], word: str) -> None:
+)
+def test_maps_that_cannot_be_used_are_refused(
+    files: MapFiles, which: str, change: Callable[[np.ndarray], np.ndarray], word: str
+) -> None:
     changed(getattr(files, which), change)
     with pytest.raises(InputError, match=word):
         simulate(files)

@@ -21,9 +21,14 @@ from nanopinn.workflows.cohort.names import study_name
 
 #: A whole study: what a fit takes, as data folder and rest of the name.
 WHOLE = (
-    "perf/dce.nii.gz", "perf/dce.json", "anat/flip-1_VFA.nii.gz", "anat/flip-2_VFA.nii.gz", "cest/pHmap.nii.gz",
-    "perf/acq-released2h_drug.nii.gz", "perf/acq-released24h_drug.nii.gz",
-)  # fmt: skip
+    "perf/dce.nii.gz",
+    "perf/dce.json",
+    "anat/flip-1_VFA.nii.gz",
+    "anat/flip-2_VFA.nii.gz",
+    "cest/pHmap.nii.gz",
+    "perf/acq-released2h_drug.nii.gz",
+    "perf/acq-released24h_drug.nii.gz",
+)
 
 
 def put(dataset: Path, names: Iterable[str], sub: str = "01", ses: str = "") -> Path:
@@ -51,7 +56,10 @@ def test_a_session_gives_a_fit_every_file_that_it_needs(tmp_path: Path) -> None:
     study = only(put(tmp_path, [*WHOLE, "anat/T1w.nii.gz", "fmap/TB1map.nii.gz"], "01", "02"))
     assert (study.id, study.place, study.problem) == ("sub-01_ses-02", Path("sub-01/ses-02"), "")
     assert option(study, "--dce") == ["sub-01_ses-02_dce.nii.gz"]
-    assert option(study, "--vfa") == ["sub-01_ses-02_flip-1_VFA.nii.gz", "sub-01_ses-02_flip-2_VFA.nii.gz"]
+    assert option(study, "--vfa") == [
+        "sub-01_ses-02_flip-1_VFA.nii.gz",
+        "sub-01_ses-02_flip-2_VFA.nii.gz",
+    ]
     assert option(study, "--cest") == ["sub-01_ses-02_pHmap.nii.gz"]
     assert len(option(study, "--drug")) == 2
     assert option(study, "--b1") == ["sub-01_ses-02_TB1map.nii.gz"]
@@ -63,9 +71,17 @@ def test_a_session_gives_a_fit_every_file_that_it_needs(tmp_path: Path) -> None:
 def test_masks_are_found_in_derivatives_but_never_among_own_results(tmp_path: Path) -> None:
     put(tmp_path, WHOLE)
     put(
-        tmp_path / "derivatives" / "by_hand", ["anat/label-tumour_mask.nii.gz", "perf/desc-AIF_mask.nii.gz", "anat/label-brain_mask.nii.gz"]
+        tmp_path / "derivatives" / "by_hand",
+        [
+            "anat/label-tumour_mask.nii.gz",
+            "perf/desc-AIF_mask.nii.gz",
+            "anat/label-brain_mask.nii.gz",
+        ],
     )
-    own = put(tmp_path / "derivatives" / "nanopinn", ["anat/label-tumour_mask.nii.gz", "cest/pHmap.nii.gz", "anat/T1map.nii.gz"])
+    own = put(
+        tmp_path / "derivatives" / "nanopinn",
+        ["anat/label-tumour_mask.nii.gz", "cest/pHmap.nii.gz", "anat/T1map.nii.gz"],
+    )
     (own / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "nanopinn"}]}')
     study = only(tmp_path)
     assert study.problem == ""
@@ -88,7 +104,9 @@ def test_masks_are_found_in_derivatives_but_never_among_own_results(tmp_path: Pa
         ("", ["perf/dce.nii"], "2 files for --dce"),
     ],
 )
-def test_what_is_missing_or_there_twice_is_said_and_stops_nobody_else(tmp_path: Path, without: str, more: list[str], words: str) -> None:
+def test_what_is_missing_or_there_twice_is_said_and_stops_nobody_else(
+    tmp_path: Path, without: str, more: list[str], words: str
+) -> None:
     put(tmp_path, [n for n in [*WHOLE, *more] if not without or without not in n], "01")
     put(tmp_path, WHOLE, "02")
     first, second = find_studies(tmp_path)
@@ -100,14 +118,22 @@ def test_options_given_to_all_fill_what_studies_lack(tmp_path: Path) -> None:
     put(tmp_path, ["perf/dce.nii.gz", "perf/dce.json"])
     assert only(tmp_path, given=["--t1", "1.4", "--assume-ph", "7.0"]).problem == ""
     put(tmp_path, ["anat/flip-1_VFA.nii.gz"])
-    assert "native T1 is given 2 times (--t1, --vfa)" in only(tmp_path, given=["--t1", "1.4", "--assume-ph", "7.0"]).problem
+    assert (
+        "native T1 is given 2 times (--t1, --vfa)"
+        in only(tmp_path, given=["--t1", "1.4", "--assume-ph", "7.0"]).problem
+    )
 
 
-def test_repeats_are_studies_of_their_own_only_if_every_file_says_to_which_it_belongs(tmp_path: Path) -> None:
+def test_repeats_are_studies_of_their_own_only_if_every_file_says_to_which_it_belongs(
+    tmp_path: Path,
+) -> None:
     put(tmp_path, [n.replace("/", f"/run-{r}_") for r in (1, 2) for n in WHOLE])
     # BIDS puts run before flip; the grammar does not mind
     found = find_studies(tmp_path)
-    assert [(s.id, str(s.place), s.problem) for s in found] == [("sub-01_run-1", "sub-01/run-1", ""), ("sub-01_run-2", "sub-01/run-2", "")]
+    assert [(s.id, str(s.place), s.problem) for s in found] == [
+        ("sub-01_run-1", "sub-01/run-1", ""),
+        ("sub-01_run-2", "sub-01/run-2", ""),
+    ]
     assert all("run-2" not in w for w in found[0].options)
     put(tmp_path, ["fmap/TB1map.nii.gz"])
     assert "say not of which (run)" in only(tmp_path).problem
@@ -130,7 +156,18 @@ def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["sub-", "sub-0 1", "sub-01;rm -rf x", "sub-$(id)", "sub-01\n", "sub-..", "sub-０１", "sub-a_b", "sub-" + "a" * 65]
+    "name",
+    [
+        "sub-",
+        "sub-0 1",
+        "sub-01;rm -rf x",
+        "sub-$(id)",
+        "sub-01\n",
+        "sub-..",
+        "sub-０１",
+        "sub-a_b",
+        "sub-" + "a" * 65,
+    ],
 )
 def test_a_folder_whose_label_is_unsafe_is_refused(tmp_path: Path, name: str) -> None:
     put(tmp_path, WHOLE)
@@ -153,7 +190,10 @@ def test_subjects_can_be_chosen(tmp_path: Path) -> None:
     for sub, ses in (("01", "1"), ("01", "2"), ("011", "1")):
         put(tmp_path, WHOLE, sub, ses)
     assert [s.id for s in find_studies(tmp_path, only=["01"])] == ["sub-01_ses-1", "sub-01_ses-2"]
-    assert [s.id for s in find_studies(tmp_path, only=["sub-01_ses-2", "sub-011"])] == ["sub-01_ses-2", "sub-011_ses-1"]
+    assert [s.id for s in find_studies(tmp_path, only=["sub-01_ses-2", "sub-011"])] == [
+        "sub-01_ses-2",
+        "sub-011_ses-1",
+    ]
     with pytest.raises(InputError, match="no such study"):
         find_studies(tmp_path, only=["7"])
     with pytest.raises(InputError, match="label"):
@@ -180,7 +220,9 @@ def test_a_table_names_files_beside_it_and_carries_other_columns(tmp_path: Path)
         "02\t\tb.nii.gz\tfa2.nii.gz\t\t7.0\t\ttreated",
     ]
     first, second = find_studies(table(tmp_path, heads, *rows))
-    a, b, c, ph = (str(tmp_path / f) for f in ("a.nii.gz", "fa 1.nii.gz", "fa2.nii.gz", "ph.nii.gz"))
+    a, b, c, ph = (
+        str(tmp_path / f) for f in ("a.nii.gz", "fa 1.nii.gz", "fa2.nii.gz", "ph.nii.gz")
+    )
     assert first.options == ("--dce", a, "--vfa", b, "--vfa", c, "--cest", ph, "--aif", "parker")
     assert (first.id, first.problem, first.about) == ("sub-01_ses-1", "", (("group", "control"),))
     assert (second.id, second.options[-2:]) == ("sub-02", ("--assume-ph", "7.0"))
@@ -188,7 +230,14 @@ def test_a_table_names_files_beside_it_and_carries_other_columns(tmp_path: Path)
 
 
 def test_commas_and_semicolons_work_in_a_csv(tmp_path: Path) -> None:
-    study = only(table(tmp_path, "participant_id,dce,vfa,assume_ph", "1,a.nii.gz,fa 1.nii.gz;fa2.nii.gz,7", name="s.csv"))
+    study = only(
+        table(
+            tmp_path,
+            "participant_id,dce,vfa,assume_ph",
+            "1,a.nii.gz,fa 1.nii.gz;fa2.nii.gz,7",
+            name="s.csv",
+        )
+    )
     assert len(option(study, "--vfa")) == 2
 
 
@@ -233,12 +282,16 @@ def test_an_unsafe_id_in_a_table_is_refused(tmp_path: Path, id: str) -> None:
         ("participant_id,dce,t1", "1,a.nii.gz,1\nsub-1,a.nii.gz,1", "two studies have one name"),
     ],
 )
-def test_a_table_that_cannot_be_trusted_is_refused(tmp_path: Path, heads: str, row: str, words: str) -> None:
+def test_a_table_that_cannot_be_trusted_is_refused(
+    tmp_path: Path, heads: str, row: str, words: str
+) -> None:
     with pytest.raises(InputError, match=words):
         find_studies(table(tmp_path, heads, row, name="s.csv"))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(text=st.text() | st.text(alphabet="sub-ses_run.01/\\\t,;~$\"'\x00\n ", max_size=40))
 def test_no_id_leads_out_of_the_folder_of_results(tmp_path: Path, text: str) -> None:
     (tmp_path / "s.csv").write_text("participant_id,session_id,dce,t1\n", encoding="utf-8")
@@ -253,7 +306,9 @@ def test_no_id_leads_out_of_the_folder_of_results(tmp_path: Path, text: str) -> 
         assert not any("\n" in word or "\x00" in word for word in study.options)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(content=st.binary() | st.text(alphabet='participant_id,dce\n\t"01./;').map(str.encode))
 def test_only_an_input_error_comes_of_a_broken_table(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "s.tsv").write_bytes(b"participant_id\tdce\tt1\n" + content)
@@ -285,7 +340,20 @@ def test_an_id_and_its_parts_are_one(id: str) -> None:
     assert study_name(id).place == Path(*id.split("_"))
 
 
-@pytest.mark.parametrize("id", ["", "01", "sub-01/ses-1", "ses-1_sub-01", "sub-01_sub-02", "sub-01_x-1", "sub-../x", "sub-01\n", "sub-"])
+@pytest.mark.parametrize(
+    "id",
+    [
+        "",
+        "01",
+        "sub-01/ses-1",
+        "ses-1_sub-01",
+        "sub-01_sub-02",
+        "sub-01_x-1",
+        "sub-../x",
+        "sub-01\n",
+        "sub-",
+    ],
+)
 def test_an_id_of_another_form_is_refused(id: str) -> None:
     with pytest.raises(InputError):
         study_name(id)

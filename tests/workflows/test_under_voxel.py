@@ -33,10 +33,19 @@ LABELS = CLUSTER[:, None, None].expand(SHAPE)
 ONE = torch.ones(SHAPE, dtype=torch.float64)
 #: Factors on medians, draw by draw; the first is the median.
 DRAWN = {
-    "tau_c": (1.0, 2.0, 0.5, 1.3), "R_c": (1.0, 0.8, 1.1, 1.2), "CL_dox": (1.0, 1.4, 0.7, 1.1), "k_TSL": (1.0, 0.8, 1.2, 0.9),
-    "krel_TSL_hot": (1.0, 0.6, 1.5, 1.1), "Vmax": (1.0, 2.0, 0.6, 1.2), "K_i": (1.0, 0.7, 1.6, 1.1), "EC50_i": (1.0, 2.0, 0.5, 1.4),
-    "rho_c": (1.0, 0.9, 1.2, 0.8), "spread_Rt": (1.0, 0.5, 1.6, 0.2), "P_f_t": (1.0, 0.5, 1.1, 0.8), "fb": (1.0, 1.1, 0.95, 1.0),
-}  # fmt: skip
+    "tau_c": (1.0, 2.0, 0.5, 1.3),
+    "R_c": (1.0, 0.8, 1.1, 1.2),
+    "CL_dox": (1.0, 1.4, 0.7, 1.1),
+    "k_TSL": (1.0, 0.8, 1.2, 0.9),
+    "krel_TSL_hot": (1.0, 0.6, 1.5, 1.1),
+    "Vmax": (1.0, 2.0, 0.6, 1.2),
+    "K_i": (1.0, 0.7, 1.6, 1.1),
+    "EC50_i": (1.0, 2.0, 0.5, 1.4),
+    "rho_c": (1.0, 0.9, 1.2, 0.8),
+    "spread_Rt": (1.0, 0.5, 1.6, 0.2),
+    "P_f_t": (1.0, 0.5, 1.1, 0.8),
+    "fb": (1.0, 1.1, 0.95, 1.0),
+}
 
 
 def tensor(values: tuple[float, ...]) -> Tensor:
@@ -48,40 +57,87 @@ FACTORS = {"P": tensor((1.0, 1.5, 0.8, 2.0))}
 
 def tissue() -> TissueMaps:
     """Three clusters of voxels that are the same within each; beside a weight of a permeability in space."""
-    rows = {"PS": (8e-4, 1.5e-3, 3e-3), "phi": (0.2, 0.3, 0.4), "v_p": (0.01, 0.03, 0.06), "pH": (6.6, 6.9, 7.2)}
+    rows = {
+        "PS": (8e-4, 1.5e-3, 3e-3),
+        "phi": (0.2, 0.3, 0.4),
+        "v_p": (0.01, 0.03, 0.06),
+        "pH": (6.6, 6.9, 7.2),
+    }
     maps = {n: tensor(v)[CLUSTER, None, None].expand(SHAPE) for n, v in rows.items()}
-    return TissueMaps(ONE, **maps, shapes={"permeability": tensor((0.5, 0.0, -1.0))[None, CLUSTER, None, None].expand(1, *SHAPE)})
+    return TissueMaps(
+        ONE,
+        **maps,
+        shapes={
+            "permeability": tensor((0.5, 0.0, -1.0))[None, CLUSTER, None, None].expand(1, *SHAPE)
+        },
+    )
 
 
 def drawn() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     values = {n: value(n) * tensor(v) for n, v in DRAWN.items()}
     values["T_m"] = value("T_m") + tensor((0.0, 0.5, -0.6, 0.2))
-    scalars = {n: default_scalars()[n] * tensor(v) for n, v in {"PS_l": (1.0, 3.0, 0.5, 1.2), "k_on_DNA": (1.0, 0.3, 2.0, 4.0)}.items()}
+    scalars = {
+        n: default_scalars()[n] * tensor(v)
+        for n, v in {"PS_l": (1.0, 3.0, 0.5, 1.2), "k_on_DNA": (1.0, 0.3, 2.0, 4.0)}.items()
+    }
     return {**scalars, "permeability": tensor((0.0, 0.4, -0.3, 0.8))[:, None]}, values
 
 
-def under(rows: slice = slice(0, 4), factors: Mapping[str, Tensor] | None = None, ramp: float = 60.0, minutes: float = 30.0) -> UnderVoxel:
+def under(
+    rows: slice = slice(0, 4),
+    factors: Mapping[str, Tensor] | None = None,
+    ramp: float = 60.0,
+    minutes: float = 30.0,
+) -> UnderVoxel:
     scalars, values = drawn()
     J_v = 2e-5 * tensor((1.0, 1.5, 0.5, 2.0))[:, None] * tensor((1.0, 0.6, 0.3))
     temperature = scheduled_temperature(ONE, HOT, 0.0, minutes * 60, ramp)
     moved = None if factors is None else lambda t: factors
     every = UnderVoxel.of(
-        tissue(), LABELS, 4, scalars, values, lambda t: (J_v, 0.01 * J_v), over=tensor((1.0, 0.9, 1.1, 1.0)), factors=moved,
-        temperature=temperature, cells=12,
-    )  # fmt: skip
+        tissue(),
+        LABELS,
+        4,
+        scalars,
+        values,
+        lambda t: (J_v, 0.01 * J_v),
+        over=tensor((1.0, 0.9, 1.1, 1.0)),
+        factors=moved,
+        temperature=temperature,
+        cells=12,
+    )
     return every.rows(rows.start, rows.stop)
 
 
-def treatment(formulation: Formulation = THERMOSENSITIVE, ramp: float = 60.0, end_h: float = 4.0, minutes: float = 30.0) -> Treatment:
+def treatment(
+    formulation: Formulation = THERMOSENSITIVE,
+    ramp: float = 60.0,
+    end_h: float = 4.0,
+    minutes: float = 30.0,
+) -> Treatment:
     heat = (Heating(0.0, minutes * 60, ramp, "imposed", HOT, None),)
-    doses = (GivenDose(formulation, Dose(0.0, 6e-5, 600.0)), GivenDose(FREE, Dose(min(2.0, end_h / 2) * HOUR, 3e-5)))
+    doses = (
+        GivenDose(formulation, Dose(0.0, 6e-5, 600.0)),
+        GivenDose(FREE, Dose(min(2.0, end_h / 2) * HOUR, 3e-5)),
+    )
     return Treatment(doses, heat, RadiationCourse(), (end_h / 4 * HOUR, end_h * HOUR), end_h * HOUR)
 
 
 def tensors(pools: PoolCoefficients) -> list[Tensor]:
     walls = [t for w in pools.walls for t in (w.influx, w.efflux)]
-    saturable = [torch.as_tensor(t, dtype=torch.float64) for k in pools.transfers for t in (k.uptake, k.efflux, k.K_out, k.K_in)]
-    return [pools.capacity, pools.mobility, pools.diffusion, *pools.reaction.values(), *pools.inflow.values(), *walls, *saturable]
+    saturable = [
+        torch.as_tensor(t, dtype=torch.float64)
+        for k in pools.transfers
+        for t in (k.uptake, k.efflux, k.K_out, k.K_in)
+    ]
+    return [
+        pools.capacity,
+        pools.mobility,
+        pools.diffusion,
+        *pools.reaction.values(),
+        *pools.inflow.values(),
+        *walls,
+        *saturable,
+    ]
 
 
 def test_the_model_of_every_draw_at_once_is_the_model_of_each_draw_on_its_voxels() -> None:
@@ -89,11 +145,20 @@ def test_the_model_of_every_draw_at_once_is_the_model_of_each_draw_on_its_voxels
     maps, (scalars, values) = tissue(), drawn()
     factors = {**FACTORS, "SV": tensor((1.0, 0.7, 1.1, 1.0))}
     J = tensor((1e-5, 2e-5, 5e-6))[:, None, None]
-    together = drawn_model(maps, LABELS, scalars, values, factors, torch.ones(4, dtype=torch.float64))
+    together = drawn_model(
+        maps, LABELS, scalars, values, factors, torch.ones(4, dtype=torch.float64)
+    )
     all_pools = together.drug(J.repeat(4, 1, 1), 0 * J.repeat(4, 1, 1), FULL)
     for d in range(4):
-        moved, altered, given = ({n: v[d] for n, v in of.items()} for of in (scalars, factors, values))
-        expected = group_pools(TumourModel.of(maps, moved, altered, given).drug(J[CLUSTER].expand(SHAPE), 0 * ONE, FULL), LABELS)
+        moved, altered, given = (
+            {n: v[d] for n, v in of.items()} for of in (scalars, factors, values)
+        )
+        expected = group_pools(
+            TumourModel.of(maps, moved, altered, given).drug(
+                J[CLUSTER].expand(SHAPE), 0 * ONE, FULL
+            ),
+            LABELS,
+        )
         for a, b in zip(tensors(all_pools), tensors(expected), strict=True):
             rows = a[..., 3 * d : 3 * d + 3, :, :] if a.dim() >= 3 and a.shape[-3] == 12 else a
             torch.testing.assert_close(*torch.broadcast_tensors(rows, b), rtol=1e-12, atol=0.0)
@@ -108,7 +173,13 @@ def test_plasma_of_all_draws_is_each_draws_plasma(formulation: Formulation) -> N
     for kind in ("releasable", "unbound", "retained"):
         curves = [getattr(p, kind)() for p in each]
         together = DrawnCurve.of(curves, ONE)
-        for start, t in ((0.0, 0.0), (0.0, 600.0), (600.0, 5000.0), (2 * HOUR, 2 * HOUR), (2 * HOUR, 9000.0)):
+        for start, t in (
+            (0.0, 0.0),
+            (0.0, 600.0),
+            (600.0, 5000.0),
+            (2 * HOUR, 2 * HOUR),
+            (2 * HOUR, 9000.0),
+        ):
             expected = torch.stack([c.during(start)(tensor((t,)))[0] for c in curves])
             torch.testing.assert_close(together.during(start)(t), expected, rtol=1e-12, atol=1e-18)
 
@@ -127,7 +198,12 @@ def test_a_draw_alone_is_the_draw_in_its_batch(together: Exposure) -> None:
             assert torch.equal(torch.isnan(a), torch.isnan(b)), name
             assert float((a - b).nan_to_num().norm() / b.nan_to_num().norm()) < 3e-3, name
         for law in together.killed:
-            assert float((alone.survivors[law]["all"][0] - together.survivors[law]["all"][d]).abs().max()) < 1e-3, law
+            assert (
+                float(
+                    (alone.survivors[law]["all"][0] - together.survivors[law]["all"][d]).abs().max()
+                )
+                < 1e-3
+            ), law
 
 
 def test_mass_is_conserved_and_every_draw_and_cluster_is_there(together: Exposure) -> None:
@@ -139,12 +215,16 @@ def test_mass_is_conserved_and_every_draw_and_cluster_is_there(together: Exposur
 
 def test_batches_of_draws_are_joined_in_order(together: Exposure) -> None:
     every = under(factors=FACTORS, ramp=0.0)
-    joined = Exposure.joined([expose(every.rows(a, b), treatment(ramp=0.0)) for a, b in ((0, 1), (1, 4))])
+    joined = Exposure.joined(
+        [expose(every.rows(a, b), treatment(ramp=0.0)) for a, b in ((0, 1), (1, 4))]
+    )
     for name in ("cells", "lethal_radius", "killed", "means"):
         mine, theirs = (getattr(e, name) for e in (joined, together))
         while isinstance(mine, dict):
             mine, theirs = mine[key := next(iter(mine))], theirs[key]
-        torch.testing.assert_close(mine, theirs, rtol=0.02, atol=1e-2 * float(theirs.nan_to_num().max()), equal_nan=True)
+        torch.testing.assert_close(
+            mine, theirs, rtol=0.02, atol=1e-2 * float(theirs.nan_to_num().max()), equal_nan=True
+        )
 
 
 def test_draws_do_not_speak_to_one_another(together: Exposure) -> None:
@@ -167,20 +247,32 @@ def test_time_is_cut_where_release_drifts_and_where_factors_move() -> None:
     assert {p.start for p in parts if p.jumps} == {e for e in t.events() if e < t.end_s}
     in_ramp = [p for p in parts if p.end <= 300.0]
     assert len(in_ramp) > 5
-    moving = replace(under(ramp=300.0), factors=lambda s: {"P": torch.exp(tensor((0.0, 1.0, 0.5, -1.0)) * min(1.0, s / (3 * HOUR)))})
+    moving = replace(
+        under(ramp=300.0),
+        factors=lambda s: {
+            "P": torch.exp(tensor((0.0, 1.0, 0.5, -1.0)) * min(1.0, s / (3 * HOUR)))
+        },
+    )
     later = [p for p in _Course(moving, t).parts() if p.start >= 2400.0]
     assert max(abs(p.flow_at - q.flow_at) for p, q in itertools.pairwise(later)) > 0
     assert all((p.end - p.start) / (3 * HOUR) <= 0.3 + 1e-9 for p in later if p.end <= 3 * HOUR)
     assert len([p for p in later if p.start >= 3 * HOUR]) == 1
 
 
-def test_coefficients_in_the_middle_of_parts_are_fine_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coefficients_in_the_middle_of_parts_are_fine_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Against parts a fifth as long: the peak in cells moves less than half a percent, in a heating that is mostly ramps."""
-    few, given = under(slice(0, 2), ramp=300.0, minutes=8.0), treatment(ramp=300.0, end_h=0.4, minutes=8.0)
+    few, given = (
+        under(slice(0, 2), ramp=300.0, minutes=8.0),
+        treatment(ramp=300.0, end_h=0.4, minutes=8.0),
+    )
     coarse = expose(few, given)
     monkeypatch.setattr("nanopinn.workflows.therapy.under_voxel.RELEASE_SHARE", 0.04)
     fine = expose(few, given)
-    apart = (coarse.peak_cells - fine.peak_cells).nan_to_num().norm() / fine.peak_cells.nan_to_num().norm()
+    apart = (
+        coarse.peak_cells - fine.peak_cells
+    ).nan_to_num().norm() / fine.peak_cells.nan_to_num().norm()
     assert 0 < float(apart) < 5e-3
 
 
@@ -190,5 +282,9 @@ def test_vessels_too_close_for_their_spread_leave_tissue_to_every_class() -> Non
     c = replace(few, maps=replace(few.maps, v_p=10 * few.maps.v_p), values=wide).cylinders()
     assert float((c.R_t / c.wall).min()) >= NARROWEST * (1 - 1e-9)
     v_b = (c.wall[:, 0] ** 2) / (c.vessels * c.R_t**2).sum(-1)
-    expected = (10 * tensor((0.01, 0.03, 0.06)) / few.over[:, None] / (1 - value("Hct"))).clamp_max(0.99 / NARROWEST**2).flatten()
+    expected = (
+        (10 * tensor((0.01, 0.03, 0.06)) / few.over[:, None] / (1 - value("Hct")))
+        .clamp_max(0.99 / NARROWEST**2)
+        .flatten()
+    )
     torch.testing.assert_close(v_b, expected)

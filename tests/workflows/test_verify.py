@@ -17,7 +17,10 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, tuple[Verifi
     """What `nanopinn verify` says, and the cases that it writes."""
     table = tmp_path_factory.mktemp("verify") / "cases.json"
     result = CliRunner().invoke(app, ["verify", "--json", str(table)])
-    return result, tuple(VerificationCase(**{k: v for k, v in c.items() if k != "passed"}) for c in json.loads(table.read_text())["cases"])
+    return result, tuple(
+        VerificationCase(**{k: v for k, v in c.items() if k != "passed"})
+        for c in json.loads(table.read_text())["cases"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,9 @@ def cases(told: tuple[Result, tuple[VerificationCase, ...]]) -> tuple[Verificati
     return told[1]
 
 
-def test_the_command_ends_well_and_prints_every_case(told: tuple[Result, tuple[VerificationCase, ...]]) -> None:
+def test_the_command_ends_well_and_prints_every_case(
+    told: tuple[Result, tuple[VerificationCase, ...]],
+) -> None:
     result, cases = told
     assert result.exit_code == 0
     for c in cases:
@@ -37,7 +42,9 @@ def test_the_solvers_reproduce_every_reference_value(cases: tuple[VerificationCa
     numbered = {f"V{n}" for n in range(1, 14)}
     assert {c.id for c in cases} == numbered | {"PK", "TX", "REF", "bracket"}
     for c in cases:
-        assert not c.failed, f"{c.id} {c.quantity}: {c.observed} against {c.reference} +- {c.tolerance}"
+        assert not c.failed, (
+            f"{c.id} {c.quantity}: {c.observed} against {c.reference} +- {c.tolerance}"
+        )
 
 
 def test_a_wrong_value_fails() -> None:
@@ -50,7 +57,9 @@ def test_a_published_value_of_another_tumour_is_shown_and_cannot_fail() -> None:
     assert not beside.failed
 
 
-def test_in_a_matched_setting_heat_adds_what_was_published_and_arms_rank_as_published(cases: tuple[VerificationCase, ...]) -> None:
+def test_in_a_matched_setting_heat_adds_what_was_published_and_arms_rank_as_published(
+    cases: tuple[VerificationCase, ...],
+) -> None:
     assert [c.passed for c in cases if c.id == "TX"] == [True] * 5
     reference = [c for c in cases if c.id == "REF" and c.kind == "value"]
     assert len(reference) == 10
@@ -58,5 +67,7 @@ def test_in_a_matched_setting_heat_adds_what_was_published_and_arms_rank_as_publ
 
 
 def test_published_values_alone_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "PUBLISHED", (verify.treatment.hot_release, verify.treatment.plasma_brackets))
+    monkeypatch.setattr(
+        verify, "PUBLISHED", (verify.treatment.hot_release, verify.treatment.plasma_brackets)
+    )
     assert {c.id for c in run_verification(published=True)} == {"PK"}

@@ -46,9 +46,12 @@ class ArterialVoxels:
     def quality(self) -> dict[str, float]:
         """Figures of merit, for tables."""
         return {
-            "voxels": float(self.where.sum()), "peak_mM": float(self.blood_mM.max()), "peak_to_noise": self.peak_to_noise,
-            "peak_to_tail": self.peak_to_tail, "area_to_parker": self.area_to_parker,
-        }  # fmt: skip
+            "voxels": float(self.where.sum()),
+            "peak_mM": float(self.blood_mM.max()),
+            "peak_to_noise": self.peak_to_noise,
+            "peak_to_tail": self.peak_to_tail,
+            "area_to_parker": self.area_to_parker,
+        }
 
     def notes(self) -> tuple[str, ...]:
         """What a reader must know of this input."""
@@ -59,13 +62,19 @@ class ArterialVoxels:
             f"its tail, area {self.area_to_parker:.2f} of Parker's. Inflow and partial volume are not corrected."
         ]
         if self.peak_to_tail < LOWEST_PEAK_TO_TAIL:
-            notes.append("That curve has no first pass: it may be a vein or tissue. A population curve may serve better.")
+            notes.append(
+                "That curve has no first pass: it may be a vein or tissue. A population curve may serve better."
+            )
         if not 0.5 < self.area_to_parker < 2:
-            notes.append("Its area is far from Parker's: check the dose, inflow, and whether the vessel fills its voxels.")
+            notes.append(
+                "Its area is far from Parker's: check the dose, inflow, and whether the vessel fills its voxels."
+            )
         return tuple(notes)
 
 
-def masked_artery(path: Path, blood: Concentration, frame_times_s: Array, affine: Array) -> ArterialVoxels:
+def masked_artery(
+    path: Path, blood: Concentration, frame_times_s: Array, affine: Array
+) -> ArterialVoxels:
     """The mean curve of a mask.
 
     Raises:
@@ -75,9 +84,13 @@ def masked_artery(path: Path, blood: Concentration, frame_times_s: Array, affine
     where = load_mask(path, shape, affine) & np.isfinite(blood.mM).all(axis=0)
     if not where.any():
         raise InputError(
-            "no voxel of the arterial mask has a finite concentration", file=path, field="--aif", found="0 voxels",
-            expected="a vessel that is not saturated", remedy="Draw another vessel, or choose a population curve.",
-        )  # fmt: skip
+            "no voxel of the arterial mask has a finite concentration",
+            file=path,
+            field="--aif",
+            found="0 voxels",
+            expected="a vessel that is not saturated",
+            remedy="Draw another vessel, or choose a population curve.",
+        )
     return _described(where, blood, frame_times_s, found=False)
 
 
@@ -103,9 +116,12 @@ def find_artery(blood: Concentration, frame_times_s: Array) -> ArterialVoxels:
     high = peak > LOWEST_PEAK_TO_NOISE * noise[usable]
     if high.sum() < FEWEST_VOXELS:
         raise InputError(
-            "no artery was found", field="--aif", found=f"{int(high.sum())} voxels with a bolus above {LOWEST_PEAK_TO_NOISE:g} times noise",
-            expected=f"{FEWEST_VOXELS} or more", remedy="Draw one (--aif mask:FILE), give a curve, or choose a population curve.",
-        )  # fmt: skip
+            "no artery was found",
+            field="--aif",
+            found=f"{int(high.sum())} voxels with a bolus above {LOWEST_PEAK_TO_NOISE:g} times noise",
+            expected=f"{FEWEST_VOXELS} or more",
+            remedy="Draw one (--aif mask:FILE), give a curve, or choose a population curve.",
+        )
     first = float(frame_times_s[blood.baseline[1] - 1])
     spacing = float(np.median(np.diff(frame_times_s)))
     earliest = np.quantile(when[high], 0.02)
@@ -120,7 +136,9 @@ def find_artery(blood: Concentration, frame_times_s: Array) -> ArterialVoxels:
     return _described(where.reshape(shape), blood, frame_times_s, found=True)
 
 
-def _described(where: NDArray[np.bool_], blood: Concentration, t: Array, *, found: bool) -> ArterialVoxels:
+def _described(
+    where: NDArray[np.bool_], blood: Concentration, t: Array, *, found: bool
+) -> ArterialVoxels:
     chosen = blood.mM[:, where]
     curve = chosen.mean(axis=1)
     first, after = blood.baseline
@@ -129,6 +147,11 @@ def _described(where: NDArray[np.bool_], blood: Concentration, t: Array, *, foun
     reference = parker(t - t[after - 1])
     peak = float(curve.max())
     return ArterialVoxels(
-        where, curve, chosen.std(axis=1), peak / noise, peak / tail if tail > 0 else float("inf"),
-        float(np.trapezoid(curve, t) / np.trapezoid(reference, t)), found,
-    )  # fmt: skip
+        where,
+        curve,
+        chosen.std(axis=1),
+        peak / noise,
+        peak / tail if tail > 0 else float("inf"),
+        float(np.trapezoid(curve, t) / np.trapezoid(reference, t)),
+        found,
+    )

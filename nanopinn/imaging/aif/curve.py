@@ -34,9 +34,14 @@ class PlasmaCurve:
         Convolution with ``exp(-t/T)/T``, exact at the nodes of a grid that resolves T.
         """
         first, last = float(self.times_s[0]), float(self.times_s[-1])
-        at = np.union1d(self.times_s, np.arange(first, last, max(seconds / 20, (last - first) / 20000)))
+        at = np.union1d(
+            self.times_s, np.arange(first, last, max(seconds / 20, (last - first) / 20000))
+        )
         t, c, out = (torch.as_tensor(a) for a in (self.times_s, self.plasma_mM, at))
-        mixed = convolve_exponential(t, c, torch.tensor(1 / seconds, dtype=torch.float64), out) / seconds
+        mixed = (
+            convolve_exponential(t, c, torch.tensor(1 / seconds, dtype=torch.float64), out)
+            / seconds
+        )
         return PlasmaCurve(at, mixed.numpy())
 
 

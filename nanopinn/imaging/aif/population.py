@@ -24,10 +24,11 @@ def parker(t: Array) -> Array:
     arrived = np.asarray(t, dtype=np.float64) >= 0
     t = np.where(arrived, t, 0.0)
     peaks = sum(
-        value(f"AIF_A{i}") / (value(f"AIF_s_{i}") * np.sqrt(2 * np.pi))
+        value(f"AIF_A{i}")
+        / (value(f"AIF_s_{i}") * np.sqrt(2 * np.pi))
         * np.exp(-((t - value(f"AIF_T_{i}")) ** 2) / (2 * value(f"AIF_s_{i}") ** 2))
         for i in (1, 2)
-    )  # fmt: skip
+    )
     tail = value("AIF_exp_alpha") * np.exp(-value("AIF_exp_beta") * t)
     tail = tail / (1 + np.exp(-value("AIF_exp_s") * (t - value("AIF_exp_tau"))))
     return np.where(arrived, peaks + tail, 0.0)
@@ -40,11 +41,16 @@ def georgiou(t: Array) -> Array:
     """
     t = np.asarray(t, dtype=np.float64)
     shape, scale, period = value("Georgiou_alpha"), value("Georgiou_beta"), value("Georgiou_tau")
-    decay = sum(value(f"Georgiou_A{i}") * np.exp(-value(f"Georgiou_m{i}") * np.maximum(t, 0.0)) for i in (1, 2, 3))
+    decay = sum(
+        value(f"Georgiou_A{i}") * np.exp(-value(f"Georgiou_m{i}") * np.maximum(t, 0.0))
+        for i in (1, 2, 3)
+    )
     passages = np.zeros_like(t)
     for k in range(int(max(float(np.max(t, initial=0.0)), 0.0) / period) + 1):
         a, u = (k + 1) * shape + k, np.maximum(t - k * period, 1e-12)
-        passages += np.where(t > k * period, np.exp(a * np.log(u / scale) - u / scale - gammaln(a + 1)) / scale, 0.0)
+        passages += np.where(
+            t > k * period, np.exp(a * np.log(u / scale) - u / scale - gammaln(a + 1)) / scale, 0.0
+        )
     return np.asarray(decay * passages)
 
 
@@ -65,7 +71,9 @@ def mcgrath(t: Array) -> Array:
     rise = value("McGrath_t0")
     amplitudes = [value(f"McGrath_A{i}") for i in (1, 2)]
     rates = [value(f"McGrath_k{i}") for i in (1, 2)]
-    late = sum(a * np.exp(-k * np.maximum(t - rise, 0.0)) for a, k in zip(amplitudes, rates, strict=True))
+    late = sum(
+        a * np.exp(-k * np.maximum(t - rise, 0.0)) for a, k in zip(amplitudes, rates, strict=True)
+    )
     return np.where(t < 0, 0.0, np.where(t <= rise, sum(amplitudes) * t / rise, late))
 
 
@@ -84,18 +92,28 @@ class Population:
     step_s: float
     kinks_s: tuple[float, ...] = ()
 
-    def plasma(self, *, arrival_s: float, until_s: float, hematocrit: float, dose_mmol_per_kg: float) -> PlasmaCurve:
+    def plasma(
+        self, *, arrival_s: float, until_s: float, hematocrit: float, dose_mmol_per_kg: float
+    ) -> PlasmaCurve:
         """The curve from its arrival on, evaluated by its formula on a fine grid, scaled to the dose."""
         span = max(until_s - arrival_s, 0.0) + 60.0
-        pieces = [np.arange(0.0, 45.0, self.step_s), np.arange(45.0, 120.0, 0.5), np.arange(120.0, span + 4.0, 2.0)]
+        pieces = [
+            np.arange(0.0, 45.0, self.step_s),
+            np.arange(45.0, 120.0, 0.5),
+            np.arange(120.0, span + 4.0, 2.0),
+        ]
         t = np.unique(np.concatenate([*pieces, np.asarray(self.kinks_s)]))
         C = self.formula(t) * dose_mmol_per_kg / value("dose_Gd")
-        return PlasmaCurve(t + arrival_s, plasma_from_blood(C, hematocrit) if self.fluid == "blood" else C)
+        return PlasmaCurve(
+            t + arrival_s, plasma_from_blood(C, hematocrit) if self.fluid == "blood" else C
+        )
 
 
 POPULATIONS = {
     "parker": Population(parker, "blood", "Parker's population curve", 0.09),
     "georgiou": Population(georgiou, "blood", "Georgiou's population curve", 0.06),
-    "weinmann": Population(weinmann, "plasma", "Weinmann's population curve (plasma, no first pass)", 1.0),
+    "weinmann": Population(
+        weinmann, "plasma", "Weinmann's population curve (plasma, no first pass)", 1.0
+    ),
     "preclinical": Population(mcgrath, "blood", "McGrath's population curve of rats", 0.5, (7.0,)),
 }

@@ -46,9 +46,15 @@ def files_of(spec: str) -> list[Path]:
 
 
 def load_aif(
-    spec: str, *, frame_times_s: Array, bolus_arrival_s: float, hematocrit: float, dose_mmol_per_kg: float = 0.1,
-    blood: Concentration | None = None, affine: Array | None = None,
-) -> ArterialInput:  # fmt: skip
+    spec: str,
+    *,
+    frame_times_s: Array,
+    bolus_arrival_s: float,
+    hematocrit: float,
+    dose_mmol_per_kg: float = 0.1,
+    blood: Concentration | None = None,
+    affine: Array | None = None,
+) -> ArterialInput:
     """The arterial input of ``spec``: a population curve by name, a TSV/CSV file, ``mask:FILE`` or ``auto``.
 
     A population curve is evaluated by its formula on a fine grid from the arrival on; a file's times are on
@@ -64,18 +70,31 @@ def load_aif(
     t = np.asarray(frame_times_s, dtype=np.float64)
     if spec in POPULATIONS:
         found = POPULATIONS[spec]
-        curve = found.plasma(arrival_s=bolus_arrival_s, until_s=float(t[-1]), hematocrit=hematocrit, dose_mmol_per_kg=dose_mmol_per_kg)
+        curve = found.plasma(
+            arrival_s=bolus_arrival_s,
+            until_s=float(t[-1]),
+            hematocrit=hematocrit,
+            dose_mmol_per_kg=dose_mmol_per_kg,
+        )
         note = f"The arterial input is {found.source}, not this subject's; its scale carries over to Ktrans, ve and vp."
         return ArterialInput(curve, None, (note,))
     if needs_images(spec):
         assert blood is not None
         assert affine is not None
-        voxels = find_artery(blood, t) if spec == "auto" else masked_artery(Path(spec.removeprefix(MASK)), blood, t, affine)
+        voxels = (
+            find_artery(blood, t)
+            if spec == "auto"
+            else masked_artery(Path(spec.removeprefix(MASK)), blood, t, affine)
+        )
         curve = PlasmaCurve(t, plasma_from_blood(voxels.blood_mM, hematocrit))
         return ArterialInput(curve, voxels, voxels.notes())
     if not Path(spec).is_file():
         raise InputError(
-            "no such arterial input", file=spec, field="--aif", found=Path(spec).name,
-            expected=f"{', '.join(KINDS)}, mask:FILE, or a TSV/CSV file", remedy="Check the path.",
-        )  # fmt: skip
+            "no such arterial input",
+            file=spec,
+            field="--aif",
+            found=Path(spec).name,
+            expected=f"{', '.join(KINDS)}, mask:FILE, or a TSV/CSV file",
+            remedy="Check the path.",
+        )
     return ArterialInput(read_curve(Path(spec), t, hematocrit), None, ())

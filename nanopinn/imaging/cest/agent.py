@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+    ValidationError,
+)
 from torch import Tensor
 
 from nanopinn.errors import InputError
@@ -66,17 +74,27 @@ def load_agent(name_or_file: str | Path) -> Agent:
         InputError: there is no such agent, or the file lacks a number.
     """
     path, name = Path(name_or_file), str(name_or_file)
-    own = tomllib.loads((files("nanopinn.imaging.cest") / "agents.toml").read_text(encoding="utf-8"))
+    own = tomllib.loads(
+        (files("nanopinn.imaging.cest") / "agents.toml").read_text(encoding="utf-8")
+    )
     if name in own:
         return _parsed(name, own[name], path)
     if path.suffix != ".toml" and not os.path.lexists(path):
         raise InputError(
-            "no such agent", field="--agent", found=name, expected=f"{', '.join(own)}, or a TOML file", remedy="Check the name."
+            "no such agent",
+            field="--agent",
+            found=name,
+            expected=f"{', '.join(own)}, or a TOML file",
+            remedy="Check the name.",
         )
     table = read_toml(path, "the agent")
     if len(table) != 1:
         raise InputError(
-            "the file holds no single agent", file=path, found=len(table), expected="one table", remedy="Give one agent a file."
+            "the file holds no single agent",
+            file=path,
+            found=len(table),
+            expected="one table",
+            remedy="Give one agent a file.",
         )
     name, content = next(iter(table.items()))
     return _parsed(name, content, path)
@@ -99,22 +117,32 @@ class _File(BaseModel):
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(printable)]
     pools: Annotated[tuple[_Pool, ...], Field(min_length=1, max_length=10)]
-    ratio_ppm: Annotated[tuple[Annotated[_Number, Field(gt=-30, lt=30)], ...], Field(min_length=1, max_length=2)]
+    ratio_ppm: Annotated[
+        tuple[Annotated[_Number, Field(gt=-30, lt=30)], ...], Field(min_length=1, max_length=2)
+    ]
     pKw: Annotated[_Number, Field(ge=10, le=18)]
     water_protons_M: Annotated[_Number, Field(gt=0, le=1000)]
     R1_per_s: Annotated[_Number, Field(gt=0, le=1e6)]
     R2_per_s: Annotated[_Number, Field(gt=0, le=1e6)]
-    source: Annotated[str, StringConstraints(max_length=500), AfterValidator(printable)] = "not stated"
+    source: Annotated[str, StringConstraints(max_length=500), AfterValidator(printable)] = (
+        "not stated"
+    )
 
 
 def _parsed(name: str, content: Any, path: Path) -> Agent:
     try:
-        given = _File.model_validate({**content, "name": name} if isinstance(content, dict) else content)
+        given = _File.model_validate(
+            {**content, "name": name} if isinstance(content, dict) else content
+        )
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(
-            "the agent lacks a number or has a wrong one", file=path, field=".".join((name, *(str(part) for part in first["loc"]))),
-            found=None if first["type"] == "missing" else first["input"], expected=first["msg"], remedy="See agents.toml in the package.",
-        ) from error  # fmt: skip
+            "the agent lacks a number or has a wrong one",
+            file=path,
+            field=".".join((name, *(str(part) for part in first["loc"]))),
+            found=None if first["type"] == "missing" else first["input"],
+            expected=first["msg"],
+            remedy="See agents.toml in the package.",
+        ) from error
     stated = {key: getattr(given, key) for key in _File.model_fields}
     return Agent(**{**stated, "pools": tuple(ProtonPool(**p.model_dump()) for p in given.pools)})

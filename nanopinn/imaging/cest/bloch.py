@@ -37,9 +37,16 @@ class Saturation:
 
 
 def z_spectra(
-    agent: Agent, saturation: Saturation, offsets_ppm: Tensor, *, pH: Tensor, molar: Tensor, T1_s: Tensor, T2_s: Tensor,
+    agent: Agent,
+    saturation: Saturation,
+    offsets_ppm: Tensor,
+    *,
+    pH: Tensor,
+    molar: Tensor,
+    T1_s: Tensor,
+    T2_s: Tensor,
     B1: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Water magnetisation after saturation over that at rest, ``(n, offset)``.
 
     Args:
@@ -48,9 +55,25 @@ def z_spectra(
         B1: true over nominal amplitude ``(n,)``.
     """
     per_ppm = 2 * torch.pi * GAMMA_HZ_PER_T * saturation.field_T * 1e-6
-    w1 = 2 * torch.pi * GAMMA_HZ_PER_T * 1e-6 * saturation.B1_uT * (torch.ones_like(pH) if B1 is None else B1)
+    w1 = (
+        2
+        * torch.pi
+        * GAMMA_HZ_PER_T
+        * 1e-6
+        * saturation.B1_uT
+        * (torch.ones_like(pH) if B1 is None else B1)
+    )
     offsets = torch.as_tensor(offsets_ppm, dtype=torch.float64)
-    system = _System(agent, per_ppm, offsets.expand(len(pH), -1), w1[:, None], agent.rates(pH), agent.fractions(molar), T1_s, T2_s)
+    system = _System(
+        agent,
+        per_ppm,
+        offsets.expand(len(pH), -1),
+        w1[:, None],
+        agent.rates(pH),
+        agent.fractions(molar),
+        T1_s,
+        T2_s,
+    )
     return system.after(saturation.seconds)
 
 
@@ -58,7 +81,15 @@ class _System:
     """W(s) of water and what drives it, for every spectrum and offset ``(n, offset)``."""
 
     def __init__(
-        self, agent: Agent, per_ppm: float, offsets: Tensor, w1: Tensor, rates: Tensor, fractions: Tensor, T1_s: Tensor, T2_s: Tensor
+        self,
+        agent: Agent,
+        per_ppm: float,
+        offsets: Tensor,
+        w1: Tensor,
+        rates: Tensor,
+        fractions: Tensor,
+        T1_s: Tensor,
+        T2_s: Tensor,
     ) -> None:
         self.w, self.d0 = w1, -per_ppm * offsets
         self.R1, self.R2 = 1 / T1_s[:, None], 1 / T2_s[:, None]
@@ -68,7 +99,9 @@ class _System:
         self.pools = []
         for i, p in enumerate(agent.pools):
             k, f = rates[:, i, None], fractions[:, i, None]
-            self.pools.append((per_ppm * p.ppm + self.d0, k, f, agent.R1_per_s + k, agent.R2_per_s + k))
+            self.pools.append(
+                (per_ppm * p.ppm + self.d0, k, f, agent.R1_per_s + k, agent.R2_per_s + k)
+            )
 
     def _at(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``det W``, and the numerators of z for the initial state and, to be divided by s, for recovery."""
@@ -78,7 +111,11 @@ class _System:
         for d, k, f, R1, R2 in self.pools:
             b, e = s + R2, s + R1
             det = b * (b * e + self.w**2) + d**2 * e
-            column = (-d * self.w / det, b * self.w / det, (b**2 + d**2) / det)  # of the pool's inverse, for its z
+            column = (
+                -d * self.w / det,
+                b * self.w / det,
+                (b**2 + d**2) / det,
+            )  # of the pool's inverse, for its z
             g = k**2 * f / det
             p, u, x = p - (b * e + self.w**2) * g, u - b * e * g, x - (b**2 + d**2) * g
             q, r, v = q + d * e * g, r + d * self.w * g, v + b * self.w * g
@@ -87,7 +124,11 @@ class _System:
                 recovery[i] = recovery[i] + k * f * self.solute_R1 * column[i]
         det = p * (u * x + v**2) + q**2 * x - 2 * q * r * v - u * r**2
         row = (-q * v - u * r, -p * v + q * r, p * u + q**2)  # of the adjugate, for water's z
-        return det, sum(c * h for c, h in zip(row, start, strict=True)), sum(c * h for c, h in zip(row, recovery, strict=True))  # type: ignore[return-value]
+        return (
+            det,
+            sum(c * h for c, h in zip(row, start, strict=True)),
+            sum(c * h for c, h in zip(row, recovery, strict=True)),
+        )  # type: ignore[return-value]
 
     def after(self, seconds: float) -> Tensor:
         """z of water, from rest."""

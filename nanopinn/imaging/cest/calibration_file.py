@@ -14,7 +14,15 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+    ValidationError,
+)
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.ratio import Calibration, Contrast
@@ -37,7 +45,11 @@ class _File(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    source: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500), AfterValidator(printable)]
+    source: Annotated[
+        str,
+        StringConstraints(strip_whitespace=True, min_length=1, max_length=500),
+        AfterValidator(printable),
+    ]
     coefficients: Annotated[tuple[_Coefficient, ...], Field(min_length=2, max_length=10)]
     of: Variable
     contrast: Contrast
@@ -81,18 +93,33 @@ def calibration_of(entries: Mapping[str, Any], path: Path) -> Calibration:
     _one_ph_each(pH_of, given, path)
 
     def invert(ratio: Array, B1: Array) -> tuple[Array, Array]:
-        usable = np.where(np.isfinite(ratio) & (ratio > 0) & (ratio >= first) & (ratio <= last), ratio, np.nan)
+        usable = np.where(
+            np.isfinite(ratio) & (ratio > 0) & (ratio >= first) & (ratio <= last), ratio, np.nan
+        )
         x = _x(usable, given.of)
         pH = pH_of(x)
         inside = (pH >= lowest) & (pH <= highest)
-        by_ln = slope_of(x) * {"ratio": usable, "ln ratio": 1.0, "log10 ratio": 1 / np.log(10)}[given.of]
+        by_ln = (
+            slope_of(x)
+            * {"ratio": usable, "ln ratio": 1.0, "log10 ratio": 1 / np.log(10)}[given.of]
+        )
         return np.where(inside, pH, np.nan), np.where(inside, by_ln, np.nan)
 
-    scan = {"MagneticFieldStrength": given.field_T, "SaturationB1uT": given.B1_uT, "SaturationTimeS": given.seconds}
+    scan = {
+        "MagneticFieldStrength": given.field_T,
+        "SaturationB1uT": given.B1_uT,
+        "SaturationTimeS": given.seconds,
+    }
     return Calibration(
-        invert, lowest, highest, f"{given.source} ({path.name}, pH {lowest:g} to {highest:g})", given.contrast, given.std_pH,
-        given.ratio_ppm, scan={k: v for k, v in scan.items() if v is not None},
-    )  # fmt: skip
+        invert,
+        lowest,
+        highest,
+        f"{given.source} ({path.name}, pH {lowest:g} to {highest:g})",
+        given.contrast,
+        given.std_pH,
+        given.ratio_ppm,
+        scan={k: v for k, v in scan.items() if v is not None},
+    )
 
 
 def _x(ratio: Any, of: Variable) -> Array:
@@ -108,40 +135,76 @@ def _checked(entries: Mapping[str, Any], path: Path) -> _File:
         missing = first["type"] == "missing"
         unknown = first["type"] == "extra_forbidden"
         raise InputError(
-            f"an entry of the calibration is {'missing' if missing else 'not known' if unknown else 'wrong'}", file=path,
-            field=str(first["loc"][0]), found=None if missing else first["input"],
-            expected=", ".join(_File.model_fields) if unknown else first["msg"], remedy="See docs/cest.md.",
-        ) from error  # fmt: skip
+            f"an entry of the calibration is {'missing' if missing else 'not known' if unknown else 'wrong'}",
+            file=path,
+            field=str(first["loc"][0]),
+            found=None if missing else first["input"],
+            expected=", ".join(_File.model_fields) if unknown else first["msg"],
+            remedy="See docs/cest.md.",
+        ) from error
     a, b = given.ratio_ppm
     for name, found, wrong, expected in (
-        ("coefficients", given.coefficients, not any(given.coefficients[1:]), "a polynomial that is not constant"),
+        (
+            "coefficients",
+            given.coefficients,
+            not any(given.coefficients[1:]),
+            "a polynomial that is not constant",
+        ),
         ("ratio_ppm", given.ratio_ppm, a * b <= 0 or a == b, "two places on one side of water"),
         ("pH_range", given.pH_range, given.pH_range[0] >= given.pH_range[1], "the lower first"),
-        ("ratio_range", given.ratio_range, given.ratio_range and given.ratio_range[0] >= given.ratio_range[1], "the lower first"),
+        (
+            "ratio_range",
+            given.ratio_range,
+            given.ratio_range and given.ratio_range[0] >= given.ratio_range[1],
+            "the lower first",
+        ),
     ):
         if wrong:
-            raise InputError("an entry of the calibration is wrong", file=path, field=name, found=list(found or ()), expected=expected)
+            raise InputError(
+                "an entry of the calibration is wrong",
+                file=path,
+                field=name,
+                found=list(found or ()),
+                expected=expected,
+            )
     return given
 
 
 def _one_ph_each(pH_of: Polynomial, given: _File, path: Path) -> None:
     """Refuse a polynomial that turns between the lowest and the highest ratio to which it gives a pH of the range."""
     # at no ratio the logarithm goes to minus infinity
-    first, last = _x(given.ratio_range, given.of) if given.ratio_range else (0.0 if given.of == "ratio" else -np.inf, np.inf)
-    ends = [x for x in (first, last) if np.isfinite(x)] + [x for pH in given.pH_range for x in _roots(pH_of - pH)]
-    reached = [x for x in ends if first <= x <= last and given.pH_range[0] - 1e-6 <= pH_of(x) <= given.pH_range[1] + 1e-6]
+    first, last = (
+        _x(given.ratio_range, given.of)
+        if given.ratio_range
+        else (0.0 if given.of == "ratio" else -np.inf, np.inf)
+    )
+    ends = [x for x in (first, last) if np.isfinite(x)] + [
+        x for pH in given.pH_range for x in _roots(pH_of - pH)
+    ]
+    reached = [
+        x
+        for x in ends
+        if first <= x <= last and given.pH_range[0] - 1e-6 <= pH_of(x) <= given.pH_range[1] + 1e-6
+    ]
     if not reached or min(reached) == max(reached):
         raise InputError(
-            "no ratio has a pH of the range", file=path, field="coefficients, pH_range", found=list(given.coefficients),
-            expected=f"pH {given.pH_range[0]:g} to {given.pH_range[1]:g}", remedy="Give the lowest power first, and check `of`.",
-        )  # fmt: skip
+            "no ratio has a pH of the range",
+            file=path,
+            field="coefficients, pH_range",
+            found=list(given.coefficients),
+            expected=f"pH {given.pH_range[0]:g} to {given.pH_range[1]:g}",
+            remedy="Give the lowest power first, and check `of`.",
+        )
     turns = [x for x in _roots(pH_of.deriv()) if min(reached) < x < max(reached)]
     if turns:
         raise InputError(
-            "pH is not strictly monotone in the ratio", file=path, field="coefficients", found=f"a turn at {given.of} {turns[0]:.3g}",
+            "pH is not strictly monotone in the ratio",
+            file=path,
+            field="coefficients",
+            found=f"a turn at {given.of} {turns[0]:.3g}",
             expected=f"one ratio for every pH of {given.pH_range[0]:g} to {given.pH_range[1]:g}",
             remedy="State the ratios that were measured as ratio_range, or narrow pH_range.",
-        )  # fmt: skip
+        )
 
 
 def _roots(polynomial: Polynomial) -> list[float]:

@@ -52,18 +52,26 @@ def water_shift(Z: Array, smoother: Smoother) -> Water:
 
 def agent_contrast(
     Z: Array, smoother: Smoother, ppm: float, kind: Contrast, water: Water, before: Array | None
-) -> AgentContrast:  # fmt: skip
+) -> AgentContrast:
     """Contrast at a frequency against the mirrored one, or against the series before injection ``(n, o)``."""
     at, weights, rise = _value(Z, smoother, water.ppm + ppm)
     other = Z if before is None else before
-    reference, weights_ref, rise_ref = _value(other, smoother, water.ppm + (-ppm if before is None else ppm))
+    reference, weights_ref, rise_ref = _value(
+        other, smoother, water.ppm + (-ppm if before is None else ppm)
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
-        by_at, by_ref = (-(at**-2), reference**-2) if kind == "rex" else (-np.ones_like(at), np.ones_like(at))
+        by_at, by_ref = (
+            (-(at**-2), reference**-2) if kind == "rex" else (-np.ones_like(at), np.ones_like(at))
+        )
     moved = (by_at * rise + by_ref * rise_ref)[:, None] * water.slope
     own, others = by_at[:, None] * weights + moved, by_ref[:, None] * weights_ref
     nothing = np.zeros_like(others)
     value = contrast_of(at, reference, kind)
-    return AgentContrast(value, own + others, nothing) if before is None else AgentContrast(value, own, others)
+    return (
+        AgentContrast(value, own + others, nothing)
+        if before is None
+        else AgentContrast(value, own, others)
+    )
 
 
 def _value(Z: Array, smoother: Smoother, at_ppm: Array) -> tuple[Array, Array, Array]:
@@ -76,4 +84,8 @@ def _value(Z: Array, smoother: Smoother, at_ppm: Array) -> tuple[Array, Array, A
     u = (position - i)[:, None]
     weights = (1 - u) * rows[i] + u * rows[i + 1]
     outside = ~np.isfinite(at_ppm) | (at_ppm < smoother.ppm[0]) | (at_ppm > smoother.ppm[-1])
-    return np.where(outside, np.nan, (weights * Z).sum(axis=1)), weights, ((rows[i + 1] - rows[i]) * Z).sum(axis=1) / _STEP
+    return (
+        np.where(outside, np.nan, (weights * Z).sum(axis=1)),
+        weights,
+        ((rows[i + 1] - rows[i]) * Z).sum(axis=1) / _STEP,
+    )

@@ -26,23 +26,35 @@ _HIGH = ((1.1, 0.6, 0.6, 0.6), (5.0, 6.0, 2.5, 2.5))
 
 
 def amide_heights(
-    offsets_ppm: Array, Z: Array, water_ppm: Array, amides_ppm: tuple[float, float], batch: int = 8192
+    offsets_ppm: Array,
+    Z: Array,
+    water_ppm: Array,
+    amides_ppm: tuple[float, float],
+    batch: int = 8192,
 ) -> tuple[Array, Array]:
     """Heights of the two amides ``(n, 2)`` and their variances, for spectra ``(n, offset)``; NaN where no fit converged.
 
     Args:
         water_ppm: where water is ``(n,)``; the other dips keep their distance to it.
     """
-    parts = [_heights(offsets_ppm, Z[i : i + batch], water_ppm[i : i + batch], amides_ppm) for i in range(0, len(Z), batch)]
+    parts = [
+        _heights(offsets_ppm, Z[i : i + batch], water_ppm[i : i + batch], amides_ppm)
+        for i in range(0, len(Z), batch)
+    ]
     heights, variances = (np.concatenate(p) for p in zip(*parts, strict=True))
     return heights, variances
 
 
-def _heights(ppm: Array, Z: Array, water: Array, amides: tuple[float, float]) -> tuple[Array, Array]:
+def _heights(
+    ppm: Array, Z: Array, water: Array, amides: tuple[float, float]
+) -> tuple[Array, Array]:
     data = torch.as_tensor(1 - Z)
     known = torch.isfinite(data).all(1) & torch.isfinite(torch.as_tensor(water))
     distance = torch.tensor([0.0, _BROAD_PPM, *amides], dtype=torch.float64)
-    x = torch.as_tensor(ppm)[None, None] - (torch.nan_to_num(torch.as_tensor(water))[:, None] + distance)[..., None]
+    x = (
+        torch.as_tensor(ppm)[None, None]
+        - (torch.nan_to_num(torch.as_tensor(water))[:, None] + distance)[..., None]
+    )
 
     def curves(p: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
         a, w = p[:, :4, None], p[:, 4:, None]
@@ -50,11 +62,27 @@ def _heights(ppm: Array, Z: Array, water: Array, amides: tuple[float, float]) ->
         shape = 1 / (1 + u)
         return (a * shape).sum(1), torch.cat([shape, 2 * a * u * shape**2 / w], dim=1)
 
-    start, low, high = (torch.tensor([*v[0], *v[1]], dtype=torch.float64) for v in (_START, _LOW, _HIGH))
-    end = descend(curves, torch.where(known[:, None], data, 0.0), start.repeat(len(data), 1), Bounds(low, high), known, None, 60)
+    start, low, high = (
+        torch.tensor([*v[0], *v[1]], dtype=torch.float64) for v in (_START, _LOW, _HIGH)
+    )
+    end = descend(
+        curves,
+        torch.where(known[:, None], data, 0.0),
+        start.repeat(len(data), 1),
+        Bounds(low, high),
+        known,
+        None,
+        60,
+    )
     H = end.J @ end.J.transpose(1, 2)
     scale = H.diagonal(dim1=1, dim2=2).clamp_min(1e-30).rsqrt()
     scaled = scale[:, :, None] * H * scale[:, None, :] + 1e-9 * torch.eye(8, dtype=torch.float64)
-    spread = torch.linalg.inv(scaled).diagonal(dim1=1, dim2=2) * scale**2 * (end.cost / max(1, len(ppm) - 8))[:, None]
+    spread = (
+        torch.linalg.inv(scaled).diagonal(dim1=1, dim2=2)
+        * scale**2
+        * (end.cost / max(1, len(ppm) - 8))[:, None]
+    )
     good = (known & end.converged).numpy()[:, None]
-    return np.where(good, end.theta[:, 2:4].numpy(), np.nan), np.where(good, spread[:, 2:4].numpy(), np.nan)
+    return np.where(good, end.theta[:, 2:4].numpy(), np.nan), np.where(
+        good, spread[:, 2:4].numpy(), np.nan
+    )

@@ -51,7 +51,9 @@ class CestChoices:
         """Every file that is read."""
         own = [Path(self.agent)] if self.agent.endswith(".toml") else []
         own += [Path(self.calibration)] if is_calibration_file(self.calibration) else []
-        return [Path(f) for f in (self.before, self.second, self.offsets, self.b0) if f is not None] + own
+        return [
+            Path(f) for f in (self.before, self.second, self.offsets, self.b0) if f is not None
+        ] + own
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,13 @@ class MeasuredPh:
     assumptions: tuple[str, ...]
 
 
-def measure_ph(path: str | Path, chosen: CestChoices, *, B1: B1Map | None = None, orientation: Orientation | None = None) -> MeasuredPh:
+def measure_ph(
+    path: str | Path,
+    chosen: CestChoices,
+    *,
+    B1: B1Map | None = None,
+    orientation: Orientation | None = None,
+) -> MeasuredPh:
     """pH of a 4-D series of saturated images.
 
     Raises:
@@ -75,19 +83,35 @@ def measure_ph(path: str | Path, chosen: CestChoices, *, B1: B1Map | None = None
     agent = load_agent(_agent_name(path, chosen))
     if chosen.method == "spectrum":
         return _by_spectrum(spectra, agent, chosen, B1, path)
-    before = None if chosen.before is None else _beside(chosen.before, "--cest-pre", spectra, chosen, orientation)
-    second = None if chosen.second is None else _beside(chosen.second, "--cest-power2", spectra, chosen, orientation)
+    before = (
+        None
+        if chosen.before is None
+        else _beside(chosen.before, "--cest-pre", spectra, chosen, orientation)
+    )
+    second = (
+        None
+        if chosen.second is None
+        else _beside(chosen.second, "--cest-power2", spectra, chosen, orientation)
+    )
     _fit_together(agent, chosen, path)
     calibration = _calibration(agent, chosen, spectra, second, path)
     shape = (spectra.Z.shape[0], spectra.Z.shape[1], spectra.Z.shape[2])
     b0 = None
     if chosen.b0 is not None:
         values, affine, _ = read_map(chosen.b0, orientation=orientation)
-        b0 = values if same_grid(shape, spectra.affine, values.shape, affine) else resample(values, affine, shape, spectra.affine)
+        b0 = (
+            values
+            if same_grid(shape, spectra.affine, values.shape, affine)
+            else resample(values, affine, shape, spectra.affine)
+        )
     found = ph_image(
-        spectra, calibration, B1=None if B1 is None else B1.on(shape, spectra.affine), b0_ppm=b0, before=before,
+        spectra,
+        calibration,
+        B1=None if B1 is None else B1.on(shape, spectra.affine),
+        b0_ppm=b0,
+        before=before,
         second=second,
-    )  # fmt: skip
+    )
     whose = "that of the calibration" if is_calibration_file(chosen.calibration) else agent.name
     warning = calibration.other_scan(read_sidecar(path))
     said = (*_notes(calibration, found, before is None), *([] if warning is None else [warning]))
@@ -95,14 +119,28 @@ def measure_ph(path: str | Path, chosen: CestChoices, *, B1: B1Map | None = None
     return MeasuredPh(found, calibration.std, spectra.reference, spectra.affine, notes)
 
 
-def _by_spectrum(spectra: ZSpectra, agent: Agent, chosen: CestChoices, B1: B1Map | None, path: str | Path) -> MeasuredPh:
-    if (chosen.before, chosen.second, chosen.b0, chosen.calibration, chosen.contrast) != (None, None, None, "bloch", "rex"):
+def _by_spectrum(
+    spectra: ZSpectra, agent: Agent, chosen: CestChoices, B1: B1Map | None, path: str | Path
+) -> MeasuredPh:
+    if (chosen.before, chosen.second, chosen.b0, chosen.calibration, chosen.contrast) != (
+        None,
+        None,
+        None,
+        "bloch",
+        "rex",
+    ):
         raise InputError(
-            "a fit of the spectrum takes one series and finds water itself", file=path, field="--ph-method", found="spectrum",
+            "a fit of the spectrum takes one series and finds water itself",
+            file=path,
+            field="--ph-method",
+            found="spectrum",
             remedy="Leave --cest-pre, --cest-power2, --b0, --cest-contrast and --ph-calibration out, or use --ph-method ratio.",
-        )  # fmt: skip
+        )
     shape = spectra.Z.shape[:3]
-    found, std = spectral_ph_image(spectra, agent, None if B1 is None else B1.on(shape, spectra.affine)), value("sd_pHe_calibration")
+    found, std = (
+        spectral_ph_image(spectra, agent, None if B1 is None else B1.on(shape, spectra.affine)),
+        value("sd_pHe_calibration"),
+    )
     notes = (f"The CEST agent is {agent.name}.", f"pH is by {SOURCE}.", *_counts(std, found))
     return MeasuredPh(found, std, spectra.reference, spectra.affine, (*spectra.assumptions, *notes))
 
@@ -112,21 +150,36 @@ def _agent_name(path: str | Path, chosen: CestChoices) -> str:
     stated = read_sidecar(path).get("CestAgent")
     if isinstance(stated, str) and stated.lower() in ("none", "endogenous"):
         raise InputError(
-            "endogenous contrast is weighted by pH but is no extracellular pH", file=sidecar_path(path), field="CestAgent", found=stated,
+            "endogenous contrast is weighted by pH but is no extracellular pH",
+            file=sidecar_path(path),
+            field="CestAgent",
+            found=stated,
             expected="an agent outside cells whose calibration is known",
             remedy="Give a pH map that you have calibrated yourself, or --assume-ph.",
-        )  # fmt: skip
+        )
     return chosen.agent
 
 
-def _beside(path: str | Path, option: str, spectra: ZSpectra, chosen: CestChoices, orientation: Orientation | None) -> ZSpectra:
+def _beside(
+    path: str | Path,
+    option: str,
+    spectra: ZSpectra,
+    chosen: CestChoices,
+    orientation: Orientation | None,
+) -> ZSpectra:
     """Another series of the same grid and offsets."""
     found = read_spectra(path, offsets_file=chosen.offsets, orientation=orientation)
-    if found.Z.shape != spectra.Z.shape or not np.allclose(found.offsets_ppm, spectra.offsets_ppm, atol=1e-3):
+    if found.Z.shape != spectra.Z.shape or not np.allclose(
+        found.offsets_ppm, spectra.offsets_ppm, atol=1e-3
+    ):
         raise InputError(
-            "the series has another grid or other offsets than --cest", file=path, field=option, found=str(found.Z.shape),
-            expected=str(spectra.Z.shape), remedy="Give the same protocol, registered.",
-        )  # fmt: skip
+            "the series has another grid or other offsets than --cest",
+            file=path,
+            field=option,
+            found=str(found.Z.shape),
+            expected=str(spectra.Z.shape),
+            remedy="Give the same protocol, registered.",
+        )
     return found
 
 
@@ -134,39 +187,66 @@ def _fit_together(agent: Agent, chosen: CestChoices, path: str | Path) -> None:
     """Whether the ratio that the agent asks for can be made of what was given."""
     if len(agent.ratio_ppm) == 1 and chosen.second is None:
         raise InputError(
-            "an agent with one frequency tells pH by two powers", file=path, field="--cest-power2", found="one series",
-            expected="a second series at another SaturationB1uT", remedy="Give it with --cest-power2.",
-        )  # fmt: skip
-    if chosen.second is not None and (len(agent.ratio_ppm) == 2 or chosen.before is not None or chosen.calibration != "bloch"):
+            "an agent with one frequency tells pH by two powers",
+            file=path,
+            field="--cest-power2",
+            found="one series",
+            expected="a second series at another SaturationB1uT",
+            remedy="Give it with --cest-power2.",
+        )
+    if chosen.second is not None and (
+        len(agent.ratio_ppm) == 2 or chosen.before is not None or chosen.calibration != "bloch"
+    ):
         raise InputError(
-            "a second power goes with an agent of one frequency, its own mirrored reference and a Bloch curve", file=chosen.second,
-            field="--cest-power2", found=f"{agent.name}, {chosen.calibration}", remedy="Leave --cest-power2 or the other option out.",
-        )  # fmt: skip
+            "a second power goes with an agent of one frequency, its own mirrored reference and a Bloch curve",
+            file=chosen.second,
+            field="--cest-power2",
+            found=f"{agent.name}, {chosen.calibration}",
+            remedy="Leave --cest-power2 or the other option out.",
+        )
 
 
-def _calibration(agent: Agent, chosen: CestChoices, spectra: ZSpectra, second: ZSpectra | None, path: str | Path) -> Calibration:
+def _calibration(
+    agent: Agent, chosen: CestChoices, spectra: ZSpectra, second: ZSpectra | None, path: str | Path
+) -> Calibration:
     if chosen.calibration in PRESETS:
         return PRESETS[chosen.calibration]
     if is_calibration_file(chosen.calibration):
         return read_calibration(chosen.calibration)
     if chosen.calibration != "bloch":
         raise InputError(
-            "no such calibration", field="--ph-calibration", found=chosen.calibration,
-            expected=f"{', '.join(('bloch', *PRESETS))}, or a TOML file", remedy="Give one of these.",
-        )  # fmt: skip
+            "no such calibration",
+            field="--ph-calibration",
+            found=chosen.calibration,
+            expected=f"{', '.join(('bloch', *PRESETS))}, or a TOML file",
+            remedy="Give one of these.",
+        )
     if spectra.saturation is None:
         raise InputError(
-            "the saturation is not stated", file=sidecar_path(path), field="SaturationB1uT, SaturationTimeS", found="nothing",
+            "the saturation is not stated",
+            file=sidecar_path(path),
+            field="SaturationB1uT, SaturationTimeS",
+            found="nothing",
             expected=f"{KEYS['SaturationB1uT']}; {KEYS['SaturationTimeS']}; MagneticFieldStrength",
             remedy="Write them into the sidecar, or give a published line with --ph-calibration.",
-        )  # fmt: skip
-    if second is not None and (second.saturation is None or second.saturation.B1_uT == spectra.saturation.B1_uT):
+        )
+    if second is not None and (
+        second.saturation is None or second.saturation.B1_uT == spectra.saturation.B1_uT
+    ):
         raise InputError(
-            "the second series has no other power", file=chosen.second, field="SaturationB1uT",
+            "the second series has no other power",
+            file=chosen.second,
+            field="SaturationB1uT",
             found="nothing" if second.saturation is None else f"{second.saturation.B1_uT:g} uT",
-            expected=f"stated, and not {spectra.saturation.B1_uT:g} uT", remedy="Correct its sidecar, or give another series.",
-        )  # fmt: skip
-    return bloch_calibration(agent, spectra.saturation, chosen.contrast, second=None if second is None else second.saturation)
+            expected=f"stated, and not {spectra.saturation.B1_uT:g} uT",
+            remedy="Correct its sidecar, or give another series.",
+        )
+    return bloch_calibration(
+        agent,
+        spectra.saturation,
+        chosen.contrast,
+        second=None if second is None else second.saturation,
+    )
 
 
 def _notes(calibration: Calibration, found: PhImage, mirrored: bool) -> list[str]:
@@ -177,7 +257,9 @@ def _notes(calibration: Calibration, found: PhImage, mirrored: bool) -> list[str
 
 def _counts(calibration_std: float, found: PhImage) -> list[str]:
     tissue = (found.validity & int(Validity.NO_SPECTRUM)) == 0
-    counts = {words: int(((found.validity & int(bit)) != 0)[tissue].sum()) for bit, words in WORDS.items()}
+    counts = {
+        words: int(((found.validity & int(bit)) != 0)[tissue].sum()) for bit, words in WORDS.items()
+    }
     lost = [f"{n} {words}" for words, n in counts.items() if n]
     return [
         f"Its calibration is taken as good to {calibration_std:g} pH in every voxel.",

@@ -40,8 +40,12 @@ class MeasuredRatio:
 
 
 def measured_ratio(
-    series: Sequence[NoisySpectra], before: NoisySpectra | None, water_ppm: Array | None, kind: Contrast, ratio_ppm: tuple[float, ...]
-) -> MeasuredRatio:  # fmt: skip
+    series: Sequence[NoisySpectra],
+    before: NoisySpectra | None,
+    water_ppm: Array | None,
+    kind: Contrast,
+    ratio_ppm: tuple[float, ...],
+) -> MeasuredRatio:
     """Two frequencies of one series, or one frequency of two.
 
     The variance follows the noise through the smoothing, through where water is found, and through what both contrasts share:
@@ -57,34 +61,54 @@ def measured_ratio(
         return _of_heights(first, places[0].ppm, ratio_ppm)
     earlier = None if before is None else before.Z
     ends = ((first, places[0], ratio_ppm[0]), (last, places[-1], ratio_ppm[-1]))
-    one, two = (agent_contrast(s.Z, s.smoother, ppm, kind, water, earlier) for s, water, ppm in ends)
+    one, two = (
+        agent_contrast(s.Z, s.smoother, ppm, kind, water, earlier) for s, water, ppm in ends
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b = (c.slope / c.value[:, None] for c in (one, two))
         shared = len(series) == 1
-        log_variance = first.noise**2 * _square(a - b) if shared else first.noise**2 * _square(a) + last.noise**2 * _square(b)
+        log_variance = (
+            first.noise**2 * _square(a - b)
+            if shared
+            else first.noise**2 * _square(a) + last.noise**2 * _square(b)
+        )
         if before is not None:
-            log_variance += before.noise**2 * _square(one.slope_before / one.value[:, None] - two.slope_before / two.value[:, None])
+            log_variance += before.noise**2 * _square(
+                one.slope_before / one.value[:, None] - two.slope_before / two.value[:, None]
+            )
         seen = _stands_out(one, first, before) & _stands_out(two, last, before)
         return MeasuredRatio(one.value / two.value, log_variance, seen, places[0].ppm)
 
 
 def _water(spectra: NoisySpectra, given: Array | None) -> Water:
-    return water_shift(spectra.Z, spectra.smoother) if given is None else Water(given, np.zeros_like(spectra.Z))
+    return (
+        water_shift(spectra.Z, spectra.smoother)
+        if given is None
+        else Water(given, np.zeros_like(spectra.Z))
+    )
 
 
-def _stands_out(contrast: AgentContrast, own: NoisySpectra, before: NoisySpectra | None) -> NDArray[np.bool_]:
+def _stands_out(
+    contrast: AgentContrast, own: NoisySpectra, before: NoisySpectra | None
+) -> NDArray[np.bool_]:
     variance = own.noise**2 * _square(contrast.slope)
     if before is not None:
         variance = variance + before.noise**2 * _square(contrast.slope_before)
     return np.asarray(contrast.value > DETECTION * np.sqrt(variance))
 
 
-def _of_heights(spectra: NoisySpectra, water_ppm: Array, ratio_ppm: tuple[float, ...]) -> MeasuredRatio:
+def _of_heights(
+    spectra: NoisySpectra, water_ppm: Array, ratio_ppm: tuple[float, ...]
+) -> MeasuredRatio:
     """Of Lorentzian dips, whose fit has an error of its own."""
-    heights, variances = amide_heights(spectra.smoother.ppm, spectra.Z, water_ppm, (ratio_ppm[0], ratio_ppm[-1]))
+    heights, variances = amide_heights(
+        spectra.smoother.ppm, spectra.Z, water_ppm, (ratio_ppm[0], ratio_ppm[-1])
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         seen = np.asarray((heights > DETECTION * np.sqrt(variances)).all(axis=1))
-        return MeasuredRatio(heights[:, 0] / heights[:, 1], (variances / heights**2).sum(axis=1), seen, water_ppm)
+        return MeasuredRatio(
+            heights[:, 0] / heights[:, 1], (variances / heights**2).sum(axis=1), seen, water_ppm
+        )
 
 
 def _square(slopes: Array) -> Array:

@@ -33,9 +33,12 @@ def flank_noise(offsets_ppm: Array, Z: Array, amide_ppm: float) -> Array:
     count = int(flank.sum())
     if count < 5:
         raise InputError(
-            "the noise of the Z-spectra cannot be told", field="SaturationOffsetsPPM", found=f"{count} offsets below {-FLANK_PPM:g} ppm",
-            expected="5 or more, on the side of water without agent", remedy="Measure them, e.g. at -3, -3.5, ..., -6 ppm.",
-        )  # fmt: skip
+            "the noise of the Z-spectra cannot be told",
+            field="SaturationOffsetsPPM",
+            found=f"{count} offsets below {-FLANK_PPM:g} ppm",
+            expected="5 or more, on the side of water without agent",
+            remedy="Measure them, e.g. at -3, -3.5, ..., -6 ppm.",
+        )
     powers = _POWERS[: min(len(_POWERS), count // 2 + 1)]
     basis, _ = np.linalg.qr(np.stack([offsets_ppm[flank] ** float(p) for p in powers], axis=1))
     side = Z[:, flank]

@@ -69,9 +69,15 @@ class PhImage:
 
 
 def ph_image(
-    spectra: ZSpectra, calibration: Calibration, *, B1: Array | None = None,
-    b0_ppm: Array | None = None, before: ZSpectra | None = None, second: ZSpectra | None = None, calibration_std: float | None = None,
-) -> PhImage:  # fmt: skip
+    spectra: ZSpectra,
+    calibration: Calibration,
+    *,
+    B1: Array | None = None,
+    b0_ppm: Array | None = None,
+    before: ZSpectra | None = None,
+    second: ZSpectra | None = None,
+    calibration_std: float | None = None,
+) -> PhImage:
     """The ratio of two contrasts, inverted, voxel by voxel.
 
     Args:
@@ -88,17 +94,41 @@ def ph_image(
     out = {n: np.full(len(known), np.nan) for n in ("pH", "std", "b0")}
     validity = np.where(known, 0, int(Validity.NO_SPECTRUM)).astype(np.int32)
     if len(where):
-        scans = [_smoothed(s.offsets_ppm, f[where], calibration) for s, f in zip(parts, flat, strict=True)]
-        scan = _Scan(scans[:-1] if before is not None else scans, scans[-1] if before is not None else None, calibration)
+        scans = [
+            _smoothed(s.offsets_ppm, f[where], calibration)
+            for s, f in zip(parts, flat, strict=True)
+        ]
+        scan = _Scan(
+            scans[:-1] if before is not None else scans,
+            scans[-1] if before is not None else None,
+            calibration,
+        )
         b0, amplitude = (None if m is None else m.reshape(-1)[where] for m in (b0_ppm, B1))
         error = scan.sampling_error(b0)
         own = calibration.std if calibration_std is None else calibration_std
         for i in range(0, len(where), _BATCH):
             rows = slice(i, i + _BATCH)
-            found = _voxels(scan, rows, None if b0 is None else b0[rows], None if amplitude is None else amplitude[rows], error, own)
-            out["pH"][where[rows]], out["std"][where[rows]], out["b0"][where[rows]], validity[where[rows]] = found
+            found = _voxels(
+                scan,
+                rows,
+                None if b0 is None else b0[rows],
+                None if amplitude is None else amplitude[rows],
+                error,
+                own,
+            )
+            (
+                out["pH"][where[rows]],
+                out["std"][where[rows]],
+                out["b0"][where[rows]],
+                validity[where[rows]],
+            ) = found
     shape = spectra.Z.shape[:3]
-    return PhImage(out["pH"].reshape(shape), out["std"].reshape(shape), out["b0"].reshape(shape), validity.reshape(shape))
+    return PhImage(
+        out["pH"].reshape(shape),
+        out["std"].reshape(shape),
+        out["b0"].reshape(shape),
+        validity.reshape(shape),
+    )
 
 
 @dataclass(frozen=True)
@@ -121,7 +151,9 @@ class _Scan:
         def log_ratio(with_agent: list[Array], without: list[Array], water: Array) -> Array:
             series = [_clean(Z, s) for Z, s in zip(with_agent, self.series, strict=True)]
             before = None if self.before is None else _clean(without[0], self.before)
-            found = _Scan(series, before, self.calibration).ratio(slice(None), None if b0_ppm is None else water)
+            found = _Scan(series, before, self.calibration).ratio(
+                slice(None), None if b0_ppm is None else water
+            )
             with np.errstate(divide="ignore", invalid="ignore"):
                 return np.asarray(np.log(found.ratio))
 
@@ -129,13 +161,25 @@ class _Scan:
         few = slice(None, None, max(1, len(first.Z) // _SAMPLE))
         shifts = water_shift(first.Z[few], first.smoother).ppm if b0_ppm is None else b0_ppm[few]
         offsets = [s.smoother.ppm for s in self.series]
-        return sampling_error(self.calibration.model, offsets, shifts, log_ratio, (self.calibration.lowest, self.calibration.highest))
+        return sampling_error(
+            self.calibration.model,
+            offsets,
+            shifts,
+            log_ratio,
+            (self.calibration.lowest, self.calibration.highest),
+        )
 
 
 def _smoothed(ppm: Array, Z: Array, calibration: Calibration) -> NoisySpectra:
     # a fit of dips has a noise of its own
-    noise = np.zeros(len(Z)) if calibration.contrast == "lorentz" else flank_noise(ppm, Z, calibration.ratio_ppm[0])
-    return NoisySpectra(Z, Smoother(ppm, Z[:: max(1, len(Z) // _SAMPLE)], np.abs(ppm) > FLANK_PPM), noise)
+    noise = (
+        np.zeros(len(Z))
+        if calibration.contrast == "lorentz"
+        else flank_noise(ppm, Z, calibration.ratio_ppm[0])
+    )
+    return NoisySpectra(
+        Z, Smoother(ppm, Z[:: max(1, len(Z) // _SAMPLE)], np.abs(ppm) > FLANK_PPM), noise
+    )
 
 
 def _some(spectra: NoisySpectra, rows: slice) -> NoisySpectra:
@@ -147,8 +191,13 @@ def _clean(Z: Array, like: NoisySpectra) -> NoisySpectra:
 
 
 def _voxels(
-    scan: _Scan, rows: slice, b0: Array | None, B1: Array | None, error: SamplingError, calibration_std: float
-) -> tuple[Array, Array, Array, NDArray[np.int32]]:  # fmt: skip
+    scan: _Scan,
+    rows: slice,
+    b0: Array | None,
+    B1: Array | None,
+    error: SamplingError,
+    calibration_std: float,
+) -> tuple[Array, Array, Array, NDArray[np.int32]]:
     found = scan.ratio(rows, b0)
     amplitude = np.ones_like(found.ratio) if B1 is None else B1
     pH, slope = scan.calibration.invert(found.ratio, amplitude)

@@ -72,8 +72,16 @@ class Calibration:
 
     def other_scan(self, side: Mapping[str, Any]) -> str | None:
         """A sentence, if the sidecar states a scan that is more than 10 % from the one that the line was measured with."""
-        stated = {k: side[k] for k in self.scan if isinstance(side.get(k), (int, float)) and not isinstance(side[k], bool)}
-        wrong = [k for k, v in stated.items() if abs(v - self.scan[k]) > _SAME_SCAN * self.scan[k] * (1 + 1e-9)]
+        stated = {
+            k: side[k]
+            for k in self.scan
+            if isinstance(side.get(k), (int, float)) and not isinstance(side[k], bool)
+        }
+        wrong = [
+            k
+            for k, v in stated.items()
+            if abs(v - self.scan[k]) > _SAME_SCAN * self.scan[k] * (1 + 1e-9)
+        ]
         if not wrong:
             return None
         said = ", ".join(f"{k} {self.scan[k]:g} {UNITS[k]} (here {stated[k]:g})" for k in wrong)
@@ -99,23 +107,36 @@ def bloch_calibration(
         InputError: no stretch of the curve rises.
     """
     pH = np.arange(5.2, 8.401, 0.025)
-    table = np.stack([_ratios(agent, (saturation, second or saturation), kind, pH, b, (molar, T1_s, T2_s)) for b in _B1])
+    table = np.stack(
+        [
+            _ratios(agent, (saturation, second or saturation), kind, pH, b, (molar, T1_s, T2_s))
+            for b in _B1
+        ]
+    )
     whole = table[int(np.argmin(np.abs(_B1 - 1)))]
     first, last = _rising(whole)
     if last - first < 4:
         raise InputError(
-            "the ratio does not grow with pH under this saturation", field="SaturationB1uT, --agent", found=f"{saturation.B1_uT:g} uT",
-            expected="a saturation whose ratio tells pH", remedy="With two powers, give the higher one as --cest.",
-        )  # fmt: skip
+            "the ratio does not grow with pH under this saturation",
+            field="SaturationB1uT, --agent",
+            found=f"{saturation.B1_uT:g} uT",
+            expected="a saturation whose ratio tells pH",
+            remedy="With two powers, give the higher one as --cest.",
+        )
     # every amplitude's curve must rise where it is inverted
-    logs = np.log(np.maximum.accumulate(np.maximum(table[:, first : last + 1], 1e-6), axis=1) + 1e-12 * np.arange(last + 1 - first))
+    logs = np.log(
+        np.maximum.accumulate(np.maximum(table[:, first : last + 1], 1e-6), axis=1)
+        + 1e-12 * np.arange(last + 1 - first)
+    )
     grid = pH[first : last + 1]
 
     def invert(ratio: Array, B1: Array) -> tuple[Array, Array]:
         """pH and its slope, between the curves of the two nearest amplitudes."""
         with np.errstate(divide="ignore", invalid="ignore"):
             wanted = np.log(np.where(ratio > 0, ratio, np.nan)).ravel()
-        position = np.clip((np.nan_to_num(B1, nan=1.0).ravel() - _B1[0]) / 0.1, 0, len(_B1) - 1 - 1e-9)
+        position = np.clip(
+            (np.nan_to_num(B1, nan=1.0).ravel() - _B1[0]) / 0.1, 0, len(_B1) - 1 - 1e-9
+        )
         i, u = position.astype(int), position - position.astype(int)
         ends = np.stack([np.stack(_interpolated(wanted, logs[j], grid)) for j in range(len(_B1))])
         take = np.arange(len(wanted))
@@ -123,35 +144,69 @@ def bloch_calibration(
         return both[0].reshape(ratio.shape), both[1].reshape(ratio.shape)
 
     def spectra(series: int, offsets: Array, pH: Array, with_agent: bool) -> Array:
-        one, block = torch.ones(len(pH), dtype=torch.float64), (saturation, second or saturation)[series]
+        one, block = (
+            torch.ones(len(pH), dtype=torch.float64),
+            (saturation, second or saturation)[series],
+        )
         tissue = {"molar": molar * with_agent * one, "T1_s": T1_s * one, "T2_s": T2_s * one}
-        return np.asarray(z_spectra(agent, block, torch.as_tensor(offsets), pH=torch.as_tensor(pH), **tissue).numpy())
+        return np.asarray(
+            z_spectra(
+                agent, block, torch.as_tensor(offsets), pH=torch.as_tensor(pH), **tissue
+            ).numpy()
+        )
 
-    model = Model(spectra, lambda wanted: np.interp(wanted, grid, logs[int(np.argmin(np.abs(_B1 - 1)))]))
+    model = Model(
+        spectra, lambda wanted: np.interp(wanted, grid, logs[int(np.argmin(np.abs(_B1 - 1)))])
+    )
     powers = f"{saturation.B1_uT:g}" + (f"/{second.B1_uT:g}" if second else "")
     said = (
         f"Bloch-McConnell curve of {agent.name} at {saturation.field_T:g} T, {powers} uT, {saturation.seconds:g} s "
         f"({kind}, {'/'.join(f'{p:g}' for p in agent.ratio_ppm)} ppm), pH {grid[0]:.2f} to {grid[-1]:.2f}"
     )
-    return Calibration(invert, float(grid[0]), float(grid[-1]), said, kind, value("sd_pHe_calibration"), agent.ratio_ppm, model)
+    return Calibration(
+        invert,
+        float(grid[0]),
+        float(grid[-1]),
+        said,
+        kind,
+        value("sd_pHe_calibration"),
+        agent.ratio_ppm,
+        model,
+    )
 
 
 def _interpolated(x: Array, logs: Array, grid: Array) -> tuple[Array, Array]:
     inside = (x >= logs[0]) & (x <= logs[-1])
     slope = np.gradient(grid, logs)
-    return np.where(inside, np.interp(x, logs, grid), np.nan), np.where(inside, np.interp(x, logs, slope), np.nan)
+    return np.where(inside, np.interp(x, logs, grid), np.nan), np.where(
+        inside, np.interp(x, logs, slope), np.nan
+    )
 
 
 def _ratios(
-    agent: Agent, saturations: tuple[Saturation, Saturation], kind: Contrast, pH: Array, B1: float, tissue: tuple[float, float, float]
-) -> Array:  # fmt: skip
+    agent: Agent,
+    saturations: tuple[Saturation, Saturation],
+    kind: Contrast,
+    pH: Array,
+    B1: float,
+    tissue: tuple[float, float, float],
+) -> Array:
     """First contrast over second, at every pH; tissue is concentration (M), T1 and T2 (s)."""
     one = torch.ones(len(pH), dtype=torch.float64)
     molar, T1_s, T2_s = (v * one for v in tissue)
     contrasts = []
     for saturation, ppm in zip(saturations, (agent.ratio_ppm[0], agent.ratio_ppm[-1]), strict=True):
         offsets = torch.tensor([ppm, -ppm], dtype=torch.float64)
-        Z = z_spectra(agent, saturation, offsets, pH=torch.as_tensor(pH), molar=molar, T1_s=T1_s, T2_s=T2_s, B1=B1 * one).numpy()
+        Z = z_spectra(
+            agent,
+            saturation,
+            offsets,
+            pH=torch.as_tensor(pH),
+            molar=molar,
+            T1_s=T1_s,
+            T2_s=T2_s,
+            B1=B1 * one,
+        ).numpy()
         contrasts.append(contrast_of(Z[:, 0], Z[:, 1], kind))
     return np.asarray(contrasts[0] / contrasts[1])
 
@@ -180,9 +235,14 @@ def _pagel(ratio: Array, B1: Array) -> tuple[Array, Array]:
 #: Published lines, each for the contrast and the scan it was measured with, and as good as tubes of another laboratory say.
 PRESETS = {
     "pagel-7T-3uT": Calibration(
-        _pagel, 5.9, 7.0,
+        _pagel,
+        5.9,
+        7.0,
         "Pagel's line of 30 mM iopamidol, Lorentzian peaks, 7 T, 3 uT, 6 s, 37 C "
         "(pH = 0.7813 log10 r + 6.3277, RMSE 0.074; seven tubes of pH 6.0 to 6.9)",
-        "lorentz", value("sd_pHe_pagel"), (4.2, 5.6), scan={"MagneticFieldStrength": 7.0, "SaturationB1uT": 3.0, "SaturationTimeS": 6.0},
+        "lorentz",
+        value("sd_pHe_pagel"),
+        (4.2, 5.6),
+        scan={"MagneticFieldStrength": 7.0, "SaturationB1uT": 3.0, "SaturationTimeS": 6.0},
     )
-}  # fmt: skip
+}

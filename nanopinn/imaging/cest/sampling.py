@@ -21,8 +21,12 @@ SamplingError = Callable[[Array, Array], tuple[Array, Array]]
 
 
 def sampling_error(
-    model: Model | None, offsets_ppm: list[Array], shifts: Array, log_ratio: Ratio, pH_range: tuple[float, float]
-) -> SamplingError:  # fmt: skip
+    model: Model | None,
+    offsets_ppm: list[Array],
+    shifts: Array,
+    log_ratio: Ratio,
+    pH_range: tuple[float, float],
+) -> SamplingError:
     """The error of ln ratio that sampling and smoothing alone leave, as a function of water's place (ppm) and pH.
 
     Neither place nor pH is known to a step of the table, so it is averaged over neighbours: what they share can be taken off, what
@@ -43,15 +47,22 @@ def sampling_error(
     pH = np.linspace(*pH_range, 2 + round((pH_range[1] - pH_range[0]) / _PH_STEP))
     water, acid = (g.ravel() for g in np.meshgrid(at, pH, indexing="ij"))
     with_agent, without = (
-        [model.spectra(i, ppm[None] - water[:, None], acid, w) for i, ppm in enumerate(offsets_ppm)] for w in (True, False)
+        [model.spectra(i, ppm[None] - water[:, None], acid, w) for i, ppm in enumerate(offsets_ppm)]
+        for w in (True, False)
     )
-    error = (log_ratio(with_agent, without, water) - model.log_ratio(acid)).reshape(len(at), len(pH))
+    error = (log_ratio(with_agent, without, water) - model.log_ratio(acid)).reshape(
+        len(at), len(pH)
+    )
     mean = _around(error)
     spread = np.sqrt(np.maximum(_around(error**2) - mean**2, 0))
-    table = RegularGridInterpolator((at, pH), np.stack([mean, spread], axis=-1), bounds_error=False)  # NaN asks for NaN
+    table = RegularGridInterpolator(
+        (at, pH), np.stack([mean, spread], axis=-1), bounds_error=False
+    )  # NaN asks for NaN
 
     def look_up(shift: Array, found: Array) -> tuple[Array, Array]:
-        both = table(np.stack([np.clip(shift, at[0], at[-1]), np.clip(found, pH[0], pH[-1])], axis=-1))
+        both = table(
+            np.stack([np.clip(shift, at[0], at[-1]), np.clip(found, pH[0], pH[-1])], axis=-1)
+        )
         return both[..., 0], both[..., 1]
 
     return look_up

@@ -27,7 +27,10 @@ Array = NDArray[np.float64]
 #: pH, ln concentration (M), water's place (ppm), ln T2 (s): start and step of the differences.
 _START = (6.9, float(np.log(0.02)), 0.0, float(np.log(0.1)))
 _STEP = (1e-3, 1e-3, 1e-4, 1e-3)
-_LOW, _HIGH = (5.4, float(np.log(1e-4)), -1.0, float(np.log(0.005))), (8.2, float(np.log(0.3)), 1.0, float(np.log(3.0)))
+_LOW, _HIGH = (
+    (5.4, float(np.log(1e-4)), -1.0, float(np.log(0.005))),
+    (8.2, float(np.log(0.3)), 1.0, float(np.log(3.0))),
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,17 @@ class SpectralFit:
 
 
 def fit_spectra(
-    agent: Agent, saturation: Saturation, offsets_ppm: Array, Z: Array, *, T1_s: Array | float = 2.0, B1: Array | None = None,
-    iterations: int = 40, batch: int = 256, beyond_ppm: float = FLANK_PPM,
-) -> SpectralFit:  # fmt: skip
+    agent: Agent,
+    saturation: Saturation,
+    offsets_ppm: Array,
+    Z: Array,
+    *,
+    T1_s: Array | float = 2.0,
+    B1: Array | None = None,
+    iterations: int = 40,
+    batch: int = 256,
+    beyond_ppm: float = FLANK_PPM,
+) -> SpectralFit:
     """Levenberg-Marquardt for every spectrum ``(n, offset)``.
 
     Args:
@@ -60,39 +71,73 @@ def fit_spectra(
     scale = np.ones(len(Z)) if B1 is None else B1
     parts = []
     for i in range(0, len(Z), batch):
-        data, times, amplitudes, places = (torch.as_tensor(np.array(a[i : i + batch])) for a in (Z, T1, scale, start))
-        parts.append(_fit(agent, saturation, offsets_ppm, data, times, amplitudes, places, iterations))
+        data, times, amplitudes, places = (
+            torch.as_tensor(np.array(a[i : i + batch])) for a in (Z, T1, scale, start)
+        )
+        parts.append(
+            _fit(agent, saturation, offsets_ppm, data, times, amplitudes, places, iterations)
+        )
     return SpectralFit(*(np.concatenate(p) for p in zip(*parts, strict=True)))
 
 
 def _fit(
-    agent: Agent, saturation: Saturation, ppm: Array, Z: Tensor, T1: Tensor, B1: Tensor, start: Tensor, iterations: int
-) -> tuple[Array, ...]:  # fmt: skip
+    agent: Agent,
+    saturation: Saturation,
+    ppm: Array,
+    Z: Tensor,
+    T1: Tensor,
+    B1: Tensor,
+    start: Tensor,
+    iterations: int,
+) -> tuple[Array, ...]:
     known = torch.isfinite(Z).all(dim=1)
     data = torch.where(known[:, None], Z, 1.0)
     offsets = torch.as_tensor(ppm)
 
     def curves(p: Tensor, which: Tensor) -> Tensor:
         return z_spectra(
-            agent, saturation, offsets[None] - p[:, 2:3], pH=p[:, 0], molar=p[:, 1].exp(), T1_s=T1[which], T2_s=p[:, 3].exp(), B1=B1[which]
-        )  # fmt: skip
+            agent,
+            saturation,
+            offsets[None] - p[:, 2:3],
+            pH=p[:, 0],
+            molar=p[:, 1].exp(),
+            T1_s=T1[which],
+            T2_s=p[:, 3].exp(),
+            B1=B1[which],
+        )
 
     theta = torch.tensor(_START, dtype=torch.float64).repeat(len(Z), 1)
     theta[:, 2] = start.clamp(-0.9, 0.9)
     low, high, step = (torch.tensor(v, dtype=torch.float64) for v in (_LOW, _HIGH, _STEP))
-    end = descend(partial(_with_slopes, curves, step), data, theta, Bounds(low, high), known, None, iterations)
+    end = descend(
+        partial(_with_slopes, curves, step), data, theta, Bounds(low, high), known, None, iterations
+    )
     variance = end.cost / max(1, data.shape[1] - 4)
     scale = end.J.square().sum(2).clamp_min(1e-30).rsqrt()
-    inside = scale[:, :, None] * (end.J @ end.J.transpose(1, 2)) * scale[:, None, :] + 1e-10 * torch.eye(4, dtype=torch.float64)
-    spread = (torch.linalg.inv(inside).diagonal(dim1=1, dim2=2) * scale**2 * variance[:, None]).sqrt()
+    inside = scale[:, :, None] * (end.J @ end.J.transpose(1, 2)) * scale[
+        :, None, :
+    ] + 1e-10 * torch.eye(4, dtype=torch.float64)
+    spread = (
+        torch.linalg.inv(inside).diagonal(dim1=1, dim2=2) * scale**2 * variance[:, None]
+    ).sqrt()
     held = (end.theta <= low + 1e-6) | (end.theta >= high - 1e-6)
     good = (known & end.converged & ~held.any(1)).numpy()
     molar = end.theta[:, 1].exp()
-    values = (end.theta[:, 0], spread[:, 0], molar, molar * spread[:, 1], end.theta[:, 2], end.theta[:, 3].exp(), variance.sqrt())
+    values = (
+        end.theta[:, 0],
+        spread[:, 0],
+        molar,
+        molar * spread[:, 1],
+        end.theta[:, 2],
+        end.theta[:, 3].exp(),
+        variance.sqrt(),
+    )
     return tuple(np.where(good, v.numpy(), np.nan) for v in values)
 
 
-def _with_slopes(curves: Callable[[Tensor, Tensor], Tensor], step: Tensor, theta: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+def _with_slopes(
+    curves: Callable[[Tensor, Tensor], Tensor], step: Tensor, theta: Tensor, which: Tensor
+) -> tuple[Tensor, Tensor]:
     """Curves and their differences by every parameter ``(n, 4, offset)``."""
     f = curves(theta, which)
     rows = []

@@ -20,7 +20,13 @@ SOURCE = "a fit of Bloch-McConnell spectra to every offset but those of water's 
 _T1_S = 2.0
 
 
-def spectral_ph_image(spectra: ZSpectra, agent: Agent, B1: Array | None = None, *, calibration_std: float | None = None) -> PhImage:
+def spectral_ph_image(
+    spectra: ZSpectra,
+    agent: Agent,
+    B1: Array | None = None,
+    *,
+    calibration_std: float | None = None,
+) -> PhImage:
     """pH from all offsets of every spectrum.
 
     Args:
@@ -31,13 +37,18 @@ def spectral_ph_image(spectra: ZSpectra, agent: Agent, B1: Array | None = None, 
     """
     if spectra.saturation is None:
         raise InputError(
-            "a fit of the spectrum needs its saturation", field="SaturationB1uT, SaturationTimeS", found="nothing",
-            expected="both in the sidecar", remedy="Write them there, or use --ph-method ratio with a published line.",
-        )  # fmt: skip
+            "a fit of the spectrum needs its saturation",
+            field="SaturationB1uT, SaturationTimeS",
+            found="nothing",
+            expected="both in the sidecar",
+            remedy="Write them there, or use --ph-method ratio with a published line.",
+        )
     shape, flat = spectra.Z.shape[:3], spectra.Z.reshape(-1, len(spectra.offsets_ppm))
     known: NDArray[np.bool_] = np.asarray(np.isfinite(flat).all(axis=1))
     amplitude = None if B1 is None else B1.reshape(-1)[known]
-    fit = fit_spectra(agent, spectra.saturation, spectra.offsets_ppm, flat[known], T1_s=_T1_S, B1=amplitude)
+    fit = fit_spectra(
+        agent, spectra.saturation, spectra.offsets_ppm, flat[known], T1_s=_T1_S, B1=amplitude
+    )
     validity = np.where(known, 0, int(Validity.NO_SPECTRUM)).astype(np.int32)
     validity[known] = _validity(fit)
     own = value("sd_pHe_calibration") if calibration_std is None else calibration_std
@@ -45,12 +56,21 @@ def spectral_ph_image(spectra: ZSpectra, agent: Agent, B1: Array | None = None, 
     good = validity[known] == 0
     out["pH"][known], out["b0"][known] = np.where(good, fit.pH, np.nan), fit.b0_ppm
     out["std"][known] = np.where(good, np.sqrt(fit.pH_std**2 + own**2), np.nan)
-    return PhImage(out["pH"].reshape(shape), out["std"].reshape(shape), out["b0"].reshape(shape), validity.reshape(shape))
+    return PhImage(
+        out["pH"].reshape(shape),
+        out["std"].reshape(shape),
+        out["b0"].reshape(shape),
+        validity.reshape(shape),
+    )
 
 
 def _validity(fit: SpectralFit) -> NDArray[np.int32]:
     found = np.isfinite(fit.pH)
     unseen = found & ~(fit.molar > DETECTION * fit.molar_std)
     uncertain = found & ~unseen & ~(fit.pH_std <= LARGEST_STD)
-    bits = (~found, Validity.NO_FIT), (unseen, Validity.BELOW_DETECTION), (uncertain, Validity.UNCERTAIN)
+    bits = (
+        (~found, Validity.NO_FIT),
+        (unseen, Validity.BELOW_DETECTION),
+        (uncertain, Validity.UNCERTAIN),
+    )
     return np.asarray(sum(np.where(wrong, int(bit), 0) for wrong, bit in bits), dtype=np.int32)

@@ -52,8 +52,11 @@ class ZSpectra:
 
 
 def read_spectra(
-    path: str | Path, *, offsets_file: str | Path | None = None, orientation: Orientation | None = None
-) -> ZSpectra:  # fmt: skip
+    path: str | Path,
+    *,
+    offsets_file: str | Path | None = None,
+    orientation: Orientation | None = None,
+) -> ZSpectra:
     """Read a 4-D series of saturated images and divide it by its references.
 
     Volumes saturated farther than 30 ppm off are references. Of several in a row the last counts (the first are not
@@ -70,14 +73,25 @@ def read_spectra(
     offsets = _offsets(side, offsets_file, name)
     if data.ndim != 4 or len(offsets) != data.shape[3]:
         raise InputError(
-            "the number of offsets differs from the volumes", file=name, field="SaturationOffsetsPPM", found=f"{len(offsets)} offsets",
-            expected=f"{data.shape[3] if data.ndim == 4 else 1} volumes", remedy="List the offset of every volume, references included.",
-        )  # fmt: skip
+            "the number of offsets differs from the volumes",
+            file=name,
+            field="SaturationOffsetsPPM",
+            found=f"{len(offsets)} offsets",
+            expected=f"{data.shape[3] if data.ndim == 4 else 1} volumes",
+            remedy="List the offset of every volume, references included.",
+        )
     Z, kept, notes = _normalised(data, offsets, path)
     order = np.argsort(offsets[kept], kind="stable")
     ppm, merged = _merged(offsets[kept][order], Z[..., order])
     farthest = np.nan_to_num(data[..., int(np.argmax(np.abs(offsets)))])
-    return ZSpectra(ppm, merged, farthest, np.asarray(volume.affine, dtype=np.float64), _saturation(side, name), tuple(notes))
+    return ZSpectra(
+        ppm,
+        merged,
+        farthest,
+        np.asarray(volume.affine, dtype=np.float64),
+        _saturation(side, name),
+        tuple(notes),
+    )
 
 
 def _offsets(side: Mapping[str, Any], offsets_file: str | Path | None, name: Path) -> Array:
@@ -89,18 +103,27 @@ def _offsets(side: Mapping[str, Any], offsets_file: str | Path | None, name: Pat
         values, unit = _listed(side["SaturationOffsetsHz"], name), "Hz"
     else:
         raise InputError(
-            "the Z-spectrum has no offsets", file=name, field="SaturationOffsetsPPM", found="nothing",
+            "the Z-spectrum has no offsets",
+            file=name,
+            field="SaturationOffsetsPPM",
+            found="nothing",
             expected=KEYS["SaturationOffsetsPPM"],
             remedy="Write them into the sidecar, or give --offsets FILE headed offset_ppm or offset_Hz; they are never guessed.",
-        )  # fmt: skip
+        )
     if unit == "Hz":
-        values = values / (GAMMA_HZ_PER_T * 1e-6 * _number(side, "MagneticFieldStrength", name, 0.1, 30.0))
+        values = values / (
+            GAMMA_HZ_PER_T * 1e-6 * _number(side, "MagneticFieldStrength", name, 0.1, 30.0)
+        )
     usual = values[np.abs(values) < REFERENCE_PPM]
     if len(usual) < 8 or usual.max() - usual.min() < 2:
         raise InputError(
-            "these are no offsets of a Z-spectrum", file=name, field="SaturationOffsetsPPM", found=f"{len(usual)} within 30 ppm",
-            expected="8 or more, over 2 ppm or more", remedy="Check the unit: ppm, or Hz under SaturationOffsetsHz.",
-        )  # fmt: skip
+            "these are no offsets of a Z-spectrum",
+            file=name,
+            field="SaturationOffsetsPPM",
+            found=f"{len(usual)} within 30 ppm",
+            expected="8 or more, over 2 ppm or more",
+            remedy="Check the unit: ppm, or Hz under SaturationOffsetsHz.",
+        )
     return values
 
 
@@ -108,9 +131,13 @@ def _listed(listed: object, name: Path) -> Array:
     values = listed_numbers(listed)
     if values is None:
         raise InputError(
-            "offsets are not numbers", file=name, field="SaturationOffsets", found=listed, expected="a list of finite numbers",
+            "offsets are not numbers",
+            file=name,
+            field="SaturationOffsets",
+            found=listed,
+            expected="a list of finite numbers",
             remedy="Correct the list.",
-        )  # fmt: skip
+        )
     return values
 
 
@@ -120,9 +147,13 @@ def _from_table(path: Path) -> tuple[Array, str]:
         if table.rows and column in table.header:
             return table.numbers(column, "offsets are not numbers"), unit
     raise InputError(
-        "the table of offsets does not state its unit", file=path, field="header",
-        found=", ".join(table.header) if table.rows else "no rows", expected="offset_ppm or offset_Hz", remedy="Name the column so.",
-    )  # fmt: skip
+        "the table of offsets does not state its unit",
+        file=path,
+        field="header",
+        found=", ".join(table.header) if table.rows else "no rows",
+        expected="offset_ppm or offset_Hz",
+        remedy="Name the column so.",
+    )
 
 
 def _saturation(side: Mapping[str, Any], name: Path) -> Saturation | None:
@@ -131,7 +162,8 @@ def _saturation(side: Mapping[str, Any], name: Path) -> Saturation | None:
     if not any(k in side for k in keys[1:]):
         return None
     field, amplitude, seconds = (
-        _number(side, k, name, low, high) for k, low, high in zip(keys, (0.1, 0.05, 0.01), (30, 50, 60), strict=True)
+        _number(side, k, name, low, high)
+        for k, low, high in zip(keys, (0.1, 0.05, 0.01), (30, 50, 60), strict=True)
     )
     return Saturation(field, amplitude, seconds)
 
@@ -140,24 +172,41 @@ def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: flo
     found = side.get(key)
     if not is_number(found) or not low <= found <= high:
         raise InputError(
-            "a value of the saturation is missing or out of range", file=name, field=key, found=found,
-            expected=f"{low:g} to {high:g}, {KEYS[key]}", remedy="Write it into the sidecar.",
-        )  # fmt: skip
+            "a value of the saturation is missing or out of range",
+            file=name,
+            field=key,
+            found=found,
+            expected=f"{low:g} to {high:g}, {KEYS[key]}",
+            remedy="Write it into the sidecar.",
+        )
     return float(found)
 
 
-def _normalised(data: Array, offsets: Array, path: str | Path) -> tuple[Array, NDArray[np.bool_], list[str]]:
+def _normalised(
+    data: Array, offsets: Array, path: str | Path
+) -> tuple[Array, NDArray[np.bool_], list[str]]:
     far = np.abs(offsets) >= REFERENCE_PPM
     kept = ~far
     if not far.any():
-        middle = np.nanpercentile(data[data > 0], [50, 99]) if (data > 0).any() else np.array([np.nan, np.nan])
+        middle = (
+            np.nanpercentile(data[data > 0], [50, 99])
+            if (data > 0).any()
+            else np.array([np.nan, np.nan])
+        )
         if not (0.2 <= middle[0] <= 1.1 and middle[1] <= 1.2):
             raise InputError(
-                "the series has no reference and is not normalised", file=path, field="SaturationOffsetsPPM",
-                found=f"values around {middle[0]:.3g}", expected="a volume beyond 30 ppm, or values of 0 to 1.1",
+                "the series has no reference and is not normalised",
+                file=path,
+                field="SaturationOffsetsPPM",
+                found=f"values around {middle[0]:.3g}",
+                expected="a volume beyond 30 ppm, or values of 0 to 1.1",
                 remedy="Include the unsaturated volume with its offset (e.g. -300).",
-            )  # fmt: skip
-        return np.where(np.isfinite(data) & (data > 0), data, np.nan), kept, ["The Z-spectra came normalised."]
+            )
+        return (
+            np.where(np.isfinite(data) & (data > 0), data, np.nan),
+            kept,
+            ["The Z-spectra came normalised."],
+        )
     blocks = [i for i in np.flatnonzero(far) if i + 1 == len(far) or not far[i + 1]]
     index = np.arange(len(offsets), dtype=np.float64)
     first = data[..., blocks[0]]
@@ -172,20 +221,32 @@ def _normalised(data: Array, offsets: Array, path: str | Path) -> tuple[Array, N
     tissue = known & (first > _AIR * np.percentile(first[known], 99)) if known.any() else known
     if not tissue.any():
         raise InputError(
-            "the reference shows nothing", file=path, field="values", found="no voxel with signal", expected="an image without saturation",
+            "the reference shows nothing",
+            file=path,
+            field="values",
+            found="no voxel with signal",
+            expected="an image without saturation",
             remedy="Check which volume is the reference, and the order of the offsets.",
-        )  # fmt: skip
+        )
     with np.errstate(divide="ignore", invalid="ignore"):
         Z = np.where(tissue[..., None], data / reference, np.nan)[..., kept]
     measured = Z[tissue][np.isfinite(Z[tissue])]
     low, high = np.percentile(measured, [0.5, 99.5]) if measured.size else (np.nan, np.nan)
     if not (low >= -0.05 and high <= 1.2):
         raise InputError(
-            "normalised spectra leave 0 to 1.1", file=path, field="values", found=f"{low:.2g} to {high:.2g}", expected="0 to 1.1",
+            "normalised spectra leave 0 to 1.1",
+            file=path,
+            field="values",
+            found=f"{low:.2g} to {high:.2g}",
+            expected="0 to 1.1",
             remedy="Check which volume is the reference, and the order of the offsets.",
-        )  # fmt: skip
+        )
     dropped = int(far.sum()) - len(blocks)
-    return Z, kept, [f"{dropped} dummy volumes before the reference were left out."] if dropped else []
+    return (
+        Z,
+        kept,
+        [f"{dropped} dummy volumes before the reference were left out."] if dropped else [],
+    )
 
 
 def _merged(ppm: Array, Z: Array) -> tuple[Array, Array]:
@@ -193,7 +254,9 @@ def _merged(ppm: Array, Z: Array) -> tuple[Array, Array]:
     unique, inverse = np.unique(np.round(ppm, 6), return_inverse=True)
     if len(unique) == len(ppm):
         return ppm, Z
-    return unique, np.stack([Z[..., inverse == i].mean(axis=-1) for i in range(len(unique))], axis=-1)
+    return unique, np.stack(
+        [Z[..., inverse == i].mean(axis=-1) for i in range(len(unique))], axis=-1
+    )
 
 
 class Smoother:

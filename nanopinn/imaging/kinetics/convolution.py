@@ -16,7 +16,9 @@ from torch import Tensor
 _SMALL = 0.3
 
 
-def convolve_exponential(curve_times: Tensor, curve_values: Tensor, rate: Tensor, at_times: Tensor) -> Tensor:
+def convolve_exponential(
+    curve_times: Tensor, curve_values: Tensor, rate: Tensor, at_times: Tensor
+) -> Tensor:
     """Exact ``y`` for every rate and time; the curve is zero before its first time and holds its last value.
 
     Args:
@@ -31,14 +33,18 @@ def convolve_exponential(curve_times: Tensor, curve_values: Tensor, rate: Tensor
     return _march(curve_times, curve_values, rate, at_times, slope=False)[0]
 
 
-def convolve_exponential_with_slope(curve_times: Tensor, curve_values: Tensor, rate: Tensor, at_times: Tensor) -> tuple[Tensor, Tensor]:
+def convolve_exponential_with_slope(
+    curve_times: Tensor, curve_values: Tensor, rate: Tensor, at_times: Tensor
+) -> tuple[Tensor, Tensor]:
     """``y`` and ``dy/dk``, both ``(..., m)``; arguments as in :func:`convolve_exponential`."""
     y, dy = _march(curve_times, curve_values, rate, at_times, slope=True)
     assert dy is not None
     return y, dy
 
 
-def _march(t: Tensor, c: Tensor, rate: Tensor, at: Tensor, *, slope: bool) -> tuple[Tensor, Tensor | None]:
+def _march(
+    t: Tensor, c: Tensor, rate: Tensor, at: Tensor, *, slope: bool
+) -> tuple[Tensor, Tensor | None]:
     """Step from node to node of the curve, and from the node before it to every time asked for."""
     t, c, at = t.to(torch.float64), c.to(torch.float64), at.to(t.device, torch.float64)
     k = rate.to(torch.float64)
@@ -77,7 +83,9 @@ class _Steps:
         self.k, self.slope, self.kept = k, slope, kept
         self.weights: dict[float, tuple[Tensor, ...]] = {}
 
-    def __call__(self, state: tuple[Tensor, Tensor], h: Any, c0: Any, c1: Any, *, reuse: bool = True) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, state: tuple[Tensor, Tensor], h: Any, c0: Any, c1: Any, *, reuse: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """``y`` and ``dy/dk`` a step of length ``h`` later, from curve value ``c0`` to ``c1``: numbers, or tensors without reuse."""
         y, dy = state
         decay, w0, w1, d0, d1 = self._cached(round(h, 12)) if reuse else self._weights(h)
@@ -141,8 +149,16 @@ class ExponentialTable:
 
     lowest, highest, nodes = 1e-9, 200.0, 990
 
-    def __init__(self, of_rates: Callable[[Tensor], tuple[Tensor, Tensor]], device: torch.device) -> None:
-        self.log = torch.linspace(math.log(self.lowest), math.log(self.highest), self.nodes, dtype=torch.float64, device=device)
+    def __init__(
+        self, of_rates: Callable[[Tensor], tuple[Tensor, Tensor]], device: torch.device
+    ) -> None:
+        self.log = torch.linspace(
+            math.log(self.lowest),
+            math.log(self.highest),
+            self.nodes,
+            dtype=torch.float64,
+            device=device,
+        )
         k = torch.exp(self.log)
         y, dy = of_rates(k)
         self.step = float(self.log[1] - self.log[0])
@@ -151,14 +167,19 @@ class ExponentialTable:
     @classmethod
     def at(cls, curve_times: Tensor, curve_values: Tensor, at_times: Tensor) -> ExponentialTable:
         """The table of a curve at some times."""
-        return cls(lambda k: convolve_exponential_with_slope(curve_times, curve_values, k, at_times), curve_times.device)
+        return cls(
+            lambda k: convolve_exponential_with_slope(curve_times, curve_values, k, at_times),
+            curve_times.device,
+        )
 
     def __call__(self, rate: Tensor) -> tuple[Tensor, Tensor]:
         """``y`` and ``dy/dk`` for rates ``(n,)``: ``(n, m)`` each."""
         k = rate.clamp(self.lowest, self.highest)
         i, u = self.place(k)
         u = u[:, None]
-        return self.between(u, k[:, None], self.y[i], self.y[i + 1], self.slope[i], self.slope[i + 1])
+        return self.between(
+            u, k[:, None], self.y[i], self.y[i + 1], self.slope[i], self.slope[i + 1]
+        )
 
     def place(self, k: Tensor) -> tuple[Tensor, Tensor]:
         """Node before each rate, and how far past it, 0 to 1."""
@@ -166,7 +187,9 @@ class ExponentialTable:
         i = position.floor().long().clamp(0, self.nodes - 2)
         return i, position - i
 
-    def between(self, u: Tensor, k: Tensor, y0: Tensor, y1: Tensor, s0: Tensor, s1: Tensor) -> tuple[Tensor, Tensor]:
+    def between(
+        self, u: Tensor, k: Tensor, y0: Tensor, y1: Tensor, s0: Tensor, s1: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Hermite interpolation of ``y`` and its derivative by k."""
         rise = y1 - y0
         b, c = 3 * rise - 2 * s0 - s1, s0 + s1 - 2 * rise
@@ -179,7 +202,9 @@ class DelayTable:
     def __init__(self, curve_times: Tensor, curve_values: Tensor) -> None:
         self.times, self.values = curve_times, curve_values
         self.table = ExponentialTable.at(curve_times, curve_values, curve_times)
-        self.steep = torch.cat([curve_values.diff() / curve_times.diff(), curve_values.new_zeros(1)])
+        self.steep = torch.cat(
+            [curve_values.diff() / curve_times.diff(), curve_values.new_zeros(1)]
+        )
 
     def at(self, times: Tensor) -> ExponentialTable:
         """The table at times ``(t,)`` that all voxels share, without marching through the curve again."""

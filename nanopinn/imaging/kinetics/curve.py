@@ -39,7 +39,8 @@ class InputCurve:
         self._shifted: dict[float, InputCurve] = {}
         self._late = 0.0  # after the curve that the tables are of
         self.nodes, self.values, self.times = (
-            torch.as_tensor(np.array(v, dtype=np.float64), device=device) for v in (aif.times_s, aif.plasma_mM, frame_times_s)
+            torch.as_tensor(np.array(v, dtype=np.float64), device=device)
+            for v in (aif.times_s, aif.plasma_mM, frame_times_s)
         )
 
     @cached_property
@@ -99,7 +100,9 @@ class InputCurve:
         """``int int Cp`` to every frame, ``(1, t)``; trapezoids of the exact integral, on curve and frames together."""
         grid = torch.unique(torch.cat([self.nodes, self.times]))
         inner = self._area_to(grid)
-        running = torch.cat([inner.new_zeros(1), (grid.diff() * (inner[1:] + inner[:-1]) / 2).cumsum(0)])
+        running = torch.cat(
+            [inner.new_zeros(1), (grid.diff() * (inner[1:] + inner[:-1]) / 2).cumsum(0)]
+        )
         return running[torch.searchsorted(grid, self.times)][None]
 
     def _area_to(self, times: Tensor) -> Tensor:
@@ -108,7 +111,11 @@ class InputCurve:
         running = torch.cat([pieces.new_zeros(1), pieces.cumsum(0)])
         i = (torch.searchsorted(self.nodes, times, right=True) - 1).clamp_min(0)
         value = self._interpolated(times)[0]
-        return torch.where(times > self.nodes[0], running[i] + (times - self.nodes[i]) * (self.values[i] + value) / 2, 0.0)
+        return torch.where(
+            times > self.nodes[0],
+            running[i] + (times - self.nodes[i]) * (self.values[i] + value) / 2,
+            0.0,
+        )
 
     def integral(self, C: Tensor) -> Tensor:
         """Running integral of measured curves ``(n, t)`` by trapezoids, from the first frame."""

@@ -18,7 +18,13 @@ Array = NDArray[np.float64]
 DELAY_WINDOW_S = 12.0
 
 
-def best_delay(model: KineticModel, aif: PlasmaCurve, curves: Array, frame_times_s: Array, window_s: float = DELAY_WINDOW_S) -> float:
+def best_delay(
+    model: KineticModel,
+    aif: PlasmaCurve,
+    curves: Array,
+    frame_times_s: Array,
+    window_s: float = DELAY_WINDOW_S,
+) -> float:
     """Shift of the plasma curve with which a model best fits a sample of voxels, each by itself, s.
 
     A mean curve would not do: a mixture of voxels is no Tofts curve, and a delay would make up for it.
@@ -36,5 +42,7 @@ def best_delay(model: KineticModel, aif: PlasmaCurve, curves: Array, frame_times
 
     grid = np.arange(-window_s, window_s + 0.1, 3.0)
     best = float(grid[int(np.argmin([misfit(s) for s in grid]))])
-    refined = minimize_scalar(misfit, bounds=(best - 3.0, best + 3.0), method="bounded", options={"xatol": 0.05})
+    refined = minimize_scalar(
+        misfit, bounds=(best - 3.0, best + 3.0), method="bounded", options={"xatol": 0.05}
+    )
     return float(refined.x)

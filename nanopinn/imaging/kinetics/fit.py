@@ -35,9 +35,16 @@ class KineticFit:
 
 
 def fit_kinetics(
-    model: KineticModel, C: Tensor, curve: InputCurve, *, shared: Tensor | None = None, prior: NormalPrior | None = None,
-    delay_window_s: float | None = None, iterations: int = 100, chunk: int = 16384,
-) -> KineticFit:  # fmt: skip
+    model: KineticModel,
+    C: Tensor,
+    curve: InputCurve,
+    *,
+    shared: Tensor | None = None,
+    prior: NormalPrior | None = None,
+    delay_window_s: float | None = None,
+    iterations: int = 100,
+    chunk: int = 16384,
+) -> KineticFit:
     """Fit every curve ``(n, t)``; memory is bounded by ``chunk`` curves at a time.
 
     A curve that is not finite gives NaN and touches no other.
@@ -48,25 +55,52 @@ def fit_kinetics(
         prior: on the parameters, without a delay.
         delay_window_s: fit each voxel's arrival too, within this of the curve's, either way; None: it arrives with it.
     """
-    common = C.new_zeros((len(C), 0, C.shape[1])) if shared is None else shared.reshape(len(C), -1, C.shape[1])
+    common = (
+        C.new_zeros((len(C), 0, C.shape[1]))
+        if shared is None
+        else shared.reshape(len(C), -1, C.shape[1])
+    )
     parts = [
-        _fit_chunk(model, C[i : i + chunk], common[i : i + chunk], curve, None if prior is None else prior.part(slice(i, i + chunk)),
-                   delay_window_s, iterations)
+        _fit_chunk(
+            model,
+            C[i : i + chunk],
+            common[i : i + chunk],
+            curve,
+            None if prior is None else prior.part(slice(i, i + chunk)),
+            delay_window_s,
+            iterations,
+        )
         for i in range(0, max(1, len(C)), chunk)
-    ]  # fmt: skip
+    ]
     names = model.NAMES if delay_window_s is None else (*model.NAMES, "delay")
     return KineticFit(names, *(torch.cat(p) for p in zip(*parts, strict=True)))
 
 
 def _fit_chunk(
-    model: KineticModel, C: Tensor, shared: Tensor, curve: InputCurve, prior: NormalPrior | None, window: float | None, iterations: int
-) -> tuple[Tensor, ...]:  # fmt: skip
+    model: KineticModel,
+    C: Tensor,
+    shared: Tensor,
+    curve: InputCurve,
+    prior: NormalPrior | None,
+    window: float | None,
+    iterations: int,
+) -> tuple[Tensor, ...]:
     finite = torch.isfinite(C).all(dim=1)
     C = torch.where(finite[:, None], C, 0.0)
     bounds = _bounds_of(model, C, window)
     starts = _late_starts(model, C, curve, window) if window else model.starts(C, curve)
-    found = [descend(lambda p, _: evaluate(model, p, curve, with_delay=window is not None), C, s, bounds, finite, prior, iterations)
-             for s in starts]  # fmt: skip
+    found = [
+        descend(
+            lambda p, _: evaluate(model, p, curve, with_delay=window is not None),
+            C,
+            s,
+            bounds,
+            finite,
+            prior,
+            iterations,
+        )
+        for s in starts
+    ]
     best = found[0]
     for other in found[1:]:
         best = best.where_lower(other)
@@ -75,16 +109,22 @@ def _fit_chunk(
 
 def _bounds_of(model: KineticModel, C: Tensor, window: float | None) -> Bounds:
     late = () if window is None else (window,)
-    return Bounds(C.new_tensor((*model.LOWER, *(-w for w in late))), C.new_tensor((*model.UPPER, *late)))
+    return Bounds(
+        C.new_tensor((*model.LOWER, *(-w for w in late))), C.new_tensor((*model.UPPER, *late))
+    )
 
 
-def _late_starts(model: KineticModel, C: Tensor, curve: InputCurve, window: float) -> tuple[Tensor, ...]:
+def _late_starts(
+    model: KineticModel, C: Tensor, curve: InputCurve, window: float
+) -> tuple[Tensor, ...]:
     """One start: of a few arrivals, the one whose fit at fixed arrival is best."""
     everyone = torch.ones(len(C), dtype=torch.bool, device=C.device)
     bounds, best = _bounds_of(model, C, None), None
     for shift in torch.linspace(-0.9 * window, 0.9 * window, 9).tolist():
         for start in model.starts(C, curve.shifted(shift)):
-            end = descend(partial(_arrived, model, curve, shift), C, start, bounds, everyone, None, 8)
+            end = descend(
+                partial(_arrived, model, curve, shift), C, start, bounds, everyone, None, 8
+            )
             late = torch.cat([end.theta, torch.full_like(end.theta[:, :1], shift)], dim=1)
             here = Descent(late, end.f, end.J, end.cost, end.converged)
             best = here if best is None else best.where_lower(here)
@@ -92,15 +132,29 @@ def _late_starts(model: KineticModel, C: Tensor, curve: InputCurve, window: floa
     return (best.theta,)
 
 
-def _arrived(model: KineticModel, curve: InputCurve, shift: float, parameters: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+def _arrived(
+    model: KineticModel, curve: InputCurve, shift: float, parameters: Tensor, which: Tensor
+) -> tuple[Tensor, Tensor]:
     """Curves and Jacobian with the input later by ``shift``; a table of its own pays for more voxels than it has nodes."""
     if len(parameters) > ExponentialTable.nodes:
         return evaluate(model, parameters, curve.shifted(shift))
-    f, J = evaluate(model, torch.cat([parameters, torch.full_like(parameters[:, :1], shift)], dim=1), curve, with_delay=True)
+    f, J = evaluate(
+        model,
+        torch.cat([parameters, torch.full_like(parameters[:, :1], shift)], dim=1),
+        curve,
+        with_delay=True,
+    )
     return f, J[:, :-1]
 
 
-def _summary(C: Tensor, end: Descent, shared: Tensor, bounds: Bounds, finite: Tensor, prior: NormalPrior | None) -> tuple[Tensor, ...]:
+def _summary(
+    C: Tensor,
+    end: Descent,
+    shared: Tensor,
+    bounds: Bounds,
+    finite: Tensor,
+    prior: NormalPrior | None,
+) -> tuple[Tensor, ...]:
     n, t, p = len(C), C.shape[1], end.theta.shape[1]
     rss = (C - end.f).square().sum(1)
     sd = (rss / max(1, t - p)).sqrt() if prior is None else prior.noise_sd
@@ -109,7 +163,9 @@ def _summary(C: Tensor, end: Descent, shared: Tensor, bounds: Bounds, finite: Te
         H = H + prior.noise_sd.square()[:, None, None] * prior.precision
     scale = H.diagonal(dim1=1, dim2=2).clamp_min(1e-30).rsqrt()
     # a ridge at round-off keeps curves without information from spoiling their batch
-    scaled = scale[:, :, None] * H * scale[:, None, :] + 1e-12 * torch.eye(p, dtype=C.dtype, device=C.device)
+    scaled = scale[:, :, None] * H * scale[:, None, :] + 1e-12 * torch.eye(
+        p, dtype=C.dtype, device=C.device
+    )
     inverse = scale[:, :, None] * torch.linalg.inv(scaled) * scale[:, None, :]
     moved = inverse @ end.J @ shared.transpose(1, 2)
     covariance = inverse * sd.square()[:, None, None] + moved @ moved.transpose(1, 2)
@@ -118,10 +174,15 @@ def _summary(C: Tensor, end: Descent, shared: Tensor, bounds: Bounds, finite: Te
     nan = torch.tensor(float("nan"), dtype=C.dtype, device=C.device)
     known = finite.reshape(n, 1)
     return (
-        torch.where(known, end.theta, nan), torch.where(known[..., None], covariance, nan), at_bound & known, end.converged & finite,
-        torch.where(finite, 1 - rss / spread.clamp_min(1e-30), nan), torch.where(finite, aicc(rss, t, p), nan),
-        torch.where(finite, (rss / max(1, t - p)).sqrt(), nan), torch.where(known, end.f, nan),
-    )  # fmt: skip
+        torch.where(known, end.theta, nan),
+        torch.where(known[..., None], covariance, nan),
+        at_bound & known,
+        end.converged & finite,
+        torch.where(finite, 1 - rss / spread.clamp_min(1e-30), nan),
+        torch.where(finite, aicc(rss, t, p), nan),
+        torch.where(finite, (rss / max(1, t - p)).sqrt(), nan),
+        torch.where(known, end.f, nan),
+    )
 
 
 def aicc(rss: Tensor, frames: int, parameters: int) -> Tensor:
@@ -129,4 +190,8 @@ def aicc(rss: Tensor, frames: int, parameters: int) -> Tensor:
     k = parameters + 1
     if frames - k - 1 <= 0:
         return torch.full_like(rss, float("inf"))
-    return frames * torch.log(rss.clamp_min(1e-30) / frames) + 2 * k + 2 * k * (k + 1) / (frames - k - 1)
+    return (
+        frames * torch.log(rss.clamp_min(1e-30) / frames)
+        + 2 * k
+        + 2 * k * (k + 1) / (frames - k - 1)
+    )

@@ -28,9 +28,14 @@ _MEDIAN = 0.4549
 
 
 def smooth_fit(
-    model: KineticModel, C: Tensor, curve: InputCurve, where: NDArray[np.int64], *, shared: Tensor | None = None,
+    model: KineticModel,
+    C: Tensor,
+    curve: InputCurve,
+    where: NDArray[np.int64],
+    *,
+    shared: Tensor | None = None,
     progress: Callable[[float], None] = lambda done: None,
-) -> KineticFit:  # fmt: skip
+) -> KineticFit:
     """Fit curves ``(n, t)`` of voxels at ``where`` ``(n, 3)``, each under the prior of its neighbours.
 
     Standard deviations hold what the neighbours add, as far as these are known themselves.
@@ -47,11 +52,18 @@ def smooth_fit(
         for turn in (0, 1):
             at = torch.nonzero(colour == turn)[:, 0]
             prior = _prior(theta, variance, at, beside[at], step, noise[at])
-            part = fit_kinetics(model, C[at], curve, shared=None if shared is None else shared[at], prior=prior)
+            part = fit_kinetics(
+                model, C[at], curve, shared=None if shared is None else shared[at], prior=prior
+            )
             theta = theta.index_copy(0, at, torch.nan_to_num(part.parameters))
             variance = variance.index_copy(0, at, _variance(part))
             result = KineticFit(
-                result.names, *(getattr(result, n).index_copy(0, at, getattr(part, n)) for n in result.__dataclass_fields__ if n != "names")
+                result.names,
+                *(
+                    getattr(result, n).index_copy(0, at, getattr(part, n))
+                    for n in result.__dataclass_fields__
+                    if n != "names"
+                ),
             )
         progress((sweep + 1) / _SWEEPS)
     return result
@@ -61,7 +73,9 @@ def _neighbours(where: NDArray[np.int64]) -> Tensor:
     """Index of the six face neighbours of every voxel, ``(n, 6)``; -1 where there is none."""
     index = {tuple(v): i for i, v in enumerate(where.tolist())}
     steps = [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
-    found = [[index.get((x + a, y + b, z + c), -1) for a, b, c in steps] for x, y, z in where.tolist()]
+    found = [
+        [index.get((x + a, y + b, z + c), -1) for a, b, c in steps] for x, y, z in where.tolist()
+    ]
     return torch.as_tensor(np.array(found, dtype=np.int64).reshape(-1, 6))
 
 
@@ -93,7 +107,9 @@ def _variance(fit: KineticFit) -> Tensor:
     return fit.covariance.diagonal(dim1=1, dim2=2).nan_to_num(nan=1e30)
 
 
-def _prior(theta: Tensor, variance: Tensor, at: Tensor, beside: Tensor, step: Tensor, noise_sd: Tensor) -> NormalPrior:
+def _prior(
+    theta: Tensor, variance: Tensor, at: Tensor, beside: Tensor, step: Tensor, noise_sd: Tensor
+) -> NormalPrior:
     """What the neighbours of the voxels ``at`` say of them."""
     other = beside.clamp_min(0)
     apart = (theta[other] - theta[at][:, None]).square()

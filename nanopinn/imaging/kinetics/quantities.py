@@ -30,11 +30,48 @@ class Quantity:
 QUANTITIES = {
     q.name: q
     for q in (
-        Quantity("Ktrans", "1/min", 60.0, "volume transfer constant", "Q.PH1.008", "Volume transfer constant"),
-        Quantity("ve", "1", 1.0, "volume fraction of the extravascular extracellular space", "Q.PH1.001.[e]", "Relative volume fraction"),
-        Quantity("vp", "1", 1.0, "volume fraction of blood plasma", "Q.PH1.001.[p]", "Relative volume fraction"),
-        Quantity("Fp", "mL/min/100mL", 6000.0, "blood plasma flow", "Q.PH1.002", "Blood plasma flow"),
-        Quantity("PS", "mL/min/100mL", 6000.0, "permeability surface area product", "Q.PH1.004", "Permeability surface area product"),
-        Quantity("delay", "s", 1.0, "arrival after the arterial input", "Q.PH1.007", "Arterial delay time"),
+        Quantity(
+            "Ktrans",
+            "1/min",
+            60.0,
+            "volume transfer constant",
+            "Q.PH1.008",
+            "Volume transfer constant",
+        ),
+        Quantity(
+            "ve",
+            "1",
+            1.0,
+            "volume fraction of the extravascular extracellular space",
+            "Q.PH1.001.[e]",
+            "Relative volume fraction",
+        ),
+        Quantity(
+            "vp",
+            "1",
+            1.0,
+            "volume fraction of blood plasma",
+            "Q.PH1.001.[p]",
+            "Relative volume fraction",
+        ),
+        Quantity(
+            "Fp", "mL/min/100mL", 6000.0, "blood plasma flow", "Q.PH1.002", "Blood plasma flow"
+        ),
+        Quantity(
+            "PS",
+            "mL/min/100mL",
+            6000.0,
+            "permeability surface area product",
+            "Q.PH1.004",
+            "Permeability surface area product",
+        ),
+        Quantity(
+            "delay",
+            "s",
+            1.0,
+            "arrival after the arterial input",
+            "Q.PH1.007",
+            "Arterial delay time",
+        ),
     )
 }

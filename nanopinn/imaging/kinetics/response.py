@@ -56,7 +56,9 @@ class KineticModel(Protocol):
         ...
 
 
-def evaluate(model: KineticModel, parameters: Tensor, curve: InputCurve, *, with_delay: bool = False) -> tuple[Tensor, Tensor]:
+def evaluate(
+    model: KineticModel, parameters: Tensor, curve: InputCurve, *, with_delay: bool = False
+) -> tuple[Tensor, Tensor]:
     """Tissue concentration ``(n, t)``, mM, and its Jacobian ``(n, p, t)``.
 
     Args:

@@ -54,9 +54,16 @@ class KineticMaps:
 
 
 def fit_volume(
-    C: Concentration, aif: PlasmaCurve, frame_times_s: Array, *, model: str = "etofts", delay_window_s: float | None = None,
-    smooth: bool = False, device: str = "cpu", progress: Callable[[float], None] = lambda done: None,
-) -> KineticMaps:  # fmt: skip
+    C: Concentration,
+    aif: PlasmaCurve,
+    frame_times_s: Array,
+    *,
+    model: str = "etofts",
+    delay_window_s: float | None = None,
+    smooth: bool = False,
+    device: str = "cpu",
+    progress: Callable[[float], None] = lambda done: None,
+) -> KineticMaps:
     """Fit a model to every voxel whose curve is finite and rises above its noise.
 
     Args:
@@ -68,7 +75,14 @@ def fit_volume(
     curve = InputCurve(aif, frame_times_s, device)
     candidates = tuple(MODELS) if model == "auto" else (model,)
     each = [
-        _fit_one(MODELS[name], C, curve, delay_window_s, smooth, partial(_part, progress, i, len(candidates)))
+        _fit_one(
+            MODELS[name],
+            C,
+            curve,
+            delay_window_s,
+            smooth,
+            partial(_part, progress, i, len(candidates)),
+        )
         for i, name in enumerate(candidates)
     ]
     return each[0] if model != "auto" else _selected(each)
@@ -80,8 +94,13 @@ def _part(progress: Callable[[float], None], i: int, count: int, done: float) ->
 
 
 def _fit_one(
-    model: KineticModel, C: Concentration, curve: InputCurve, window: float | None, smooth: bool, progress: Callable[[float], None]
-) -> KineticMaps:  # fmt: skip
+    model: KineticModel,
+    C: Concentration,
+    curve: InputCurve,
+    window: float | None,
+    smooth: bool,
+    progress: Callable[[float], None],
+) -> KineticMaps:
     shape = C.mM.shape[1:]
     status = before_fit(C).reshape(-1)
     wanted = np.flatnonzero(status == 0)
@@ -92,17 +111,32 @@ def _fit_one(
     def batch(at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         return (
             torch.as_tensor(curves[:, at].T.copy(), device=curve.device),
-            torch.as_tensor(np.ascontiguousarray(shared[:, :, at].transpose(2, 0, 1)), device=curve.device),
+            torch.as_tensor(
+                np.ascontiguousarray(shared[:, :, at].transpose(2, 0, 1)), device=curve.device
+            ),
         )
 
     if smooth:
         data, common = batch(wanted)
-        maps.put(wanted, smooth_fit(model, data, curve, np.argwhere(status.reshape(shape) == 0), shared=common, progress=progress), status)
+        maps.put(
+            wanted,
+            smooth_fit(
+                model,
+                data,
+                curve,
+                np.argwhere(status.reshape(shape) == 0),
+                shared=common,
+                progress=progress,
+            ),
+            status,
+        )
     else:
         for i in range(0, len(wanted), _BATCH):
             at = wanted[i : i + _BATCH]
             data, common = batch(at)
-            maps.put(at, fit_kinetics(model, data, curve, shared=common, delay_window_s=window), status)
+            maps.put(
+                at, fit_kinetics(model, data, curve, shared=common, delay_window_s=window), status
+            )
             progress(min(1.0, (i + _BATCH) / len(wanted)))
     return maps.shaped(shape, status)
 
@@ -158,15 +192,34 @@ class _Blank:
     def shaped(self, shape: tuple[int, ...], status: NDArray[np.int32]) -> KineticMaps:
         """The maps, with NaN where a voxel has no valid fit."""
         bad = (status & int(INVALID)) != 0
-        for a in (self.values, self.variance, self.covariance, self.curves, self.r2, self.aicc, self.residual):
+        for a in (
+            self.values,
+            self.variance,
+            self.covariance,
+            self.curves,
+            self.r2,
+            self.aicc,
+            self.residual,
+        ):
             a[bad] = np.nan
         sd = np.sqrt(np.clip(self.variance, 0, None))
-        values, std = ({n: a[:, i].reshape(shape) for i, n in enumerate(self.names)} for a in (self.values, sd))
+        values, std = (
+            {n: a[:, i].reshape(shape) for i, n in enumerate(self.names)} for a in (self.values, sd)
+        )
         return KineticMaps(
-            self.model.NAME, self.own, values, std, self.covariance.reshape(*shape, len(self.own), len(self.own)),
-            (self.model.NAME,), np.where(bad, -1, 0).astype(np.int32).reshape(shape), self.curves.T.reshape(-1, *shape),
-            self.r2.reshape(shape), self.aicc.reshape(shape), self.residual.reshape(shape), status.reshape(shape),
-        )  # fmt: skip
+            self.model.NAME,
+            self.own,
+            values,
+            std,
+            self.covariance.reshape(*shape, len(self.own), len(self.own)),
+            (self.model.NAME,),
+            np.where(bad, -1, 0).astype(np.int32).reshape(shape),
+            self.curves.T.reshape(-1, *shape),
+            self.r2.reshape(shape),
+            self.aicc.reshape(shape),
+            self.residual.reshape(shape),
+            status.reshape(shape),
+        )
 
 
 def _selected(each: list[KineticMaps]) -> KineticMaps:
@@ -177,17 +230,30 @@ def _selected(each: list[KineticMaps]) -> KineticMaps:
     def pick(maps: list[Any]) -> NDArray[Any]:
         stacked = np.stack(maps)
         index = best.reshape((1,) * (stacked.ndim - best.ndim) + best.shape)
-        return np.asarray(np.take_along_axis(stacked, np.broadcast_to(index, (1, *stacked.shape[1:])), axis=0)[0])
+        return np.asarray(
+            np.take_along_axis(stacked, np.broadcast_to(index, (1, *stacked.shape[1:])), axis=0)[0]
+        )
 
     nothing = np.full(best.shape, np.nan)
     names = tuple(q for q in QUANTITIES if any(q in m.values for m in each))
-    values, std = ({n: pick([getattr(m, kind).get(n, nothing) for m in each]) for n in names} for kind in ("values", "std"))
+    values, std = (
+        {n: pick([getattr(m, kind).get(n, nothing) for m in each]) for n in names}
+        for kind in ("values", "std")
+    )
     # a voxel that no model fits keeps every complaint
     together = np.bitwise_or.reduce([m.status for m in each])
     return replace(
-        each[0], model="auto", names=names, values=values, std=std, covariance=np.empty((*best.shape, 0, 0)),
-        candidates=tuple(m.model for m in each), chosen=np.where(any_fit, best, -1).astype(np.int32),
-        curves_mM=pick([m.curves_mM for m in each]), r2=pick([m.r2 for m in each]), aicc=pick([m.aicc for m in each]),
+        each[0],
+        model="auto",
+        names=names,
+        values=values,
+        std=std,
+        covariance=np.empty((*best.shape, 0, 0)),
+        candidates=tuple(m.model for m in each),
+        chosen=np.where(any_fit, best, -1).astype(np.int32),
+        curves_mM=pick([m.curves_mM for m in each]),
+        r2=pick([m.r2 for m in each]),
+        aicc=pick([m.aicc for m in each]),
         residual_sd_mM=pick([m.residual_sd_mM for m in each]),
         status=np.where(any_fit, pick([m.status for m in each]), together).astype(np.int32),
-    )  # fmt: skip
+    )

@@ -47,11 +47,17 @@ def load_b1(path: str | Path, orientation: Orientation | None = None) -> B1Map:
     percent = _LOWEST * 100 <= middle <= _HIGHEST * 100
     if not percent and not _LOWEST <= middle <= _HIGHEST:
         raise InputError(
-            "not a B1 map", file=path, field="values", found=f"median {middle:g}",
-            expected="true over nominal flip angle, about 1, or about 100 in percent", remedy="Convert it, or leave --b1 out.",
-        )  # fmt: skip
+            "not a B1 map",
+            file=path,
+            field="values",
+            found=f"median {middle:g}",
+            expected="true over nominal flip angle, about 1, or about 100 in percent",
+            remedy="Convert it, or leave --b1 out.",
+        )
     relative = values / 100 if percent else values
     good = np.isfinite(relative) & (relative >= _LOWEST) & (relative <= _HIGHEST)
     unit = "percent" if percent else "a fraction"
-    note = f"The B1 map (median {middle:.3g}) is read as {unit}; outside it flip angles are nominal."
+    note = (
+        f"The B1 map (median {middle:.3g}) is read as {unit}; outside it flip angles are nominal."
+    )
     return B1Map(np.where(good, relative, np.nan), affine, note)

@@ -27,7 +27,10 @@ def fit_inversion_recovery(signals: Array, inversion_times_s: Array) -> T1Fit:
     """
     S = np.asarray(signals, dtype=np.float64)
     order = np.argsort(inversion_times_s)
-    flat, TI = S.reshape(-1, S.shape[-1])[:, order], np.asarray(inversion_times_s, dtype=np.float64)[order]
+    flat, TI = (
+        S.reshape(-1, S.shape[-1])[:, order],
+        np.asarray(inversion_times_s, dtype=np.float64)[order],
+    )
     parts = [_fit(flat[i : i + _VOXELS], TI) for i in range(0, len(flat), _VOXELS)]
     T1, sd, M0, rss = (np.concatenate(p) for p in zip(*parts, strict=True))
     valid = np.isfinite(flat).all(1) & (flat.max(1) > 0) & (_GRID[0] < T1) & (_GRID[-1] > T1)
@@ -38,14 +41,22 @@ def fit_inversion_recovery(signals: Array, inversion_times_s: Array) -> T1Fit:
 
 def _fit(S: Array, TI: Array) -> tuple[Array, Array, Array, Array]:
     S = np.nan_to_num(S)
-    best, which, sign = np.full(len(S), np.inf), np.zeros(len(S), dtype=int), np.zeros(len(S), dtype=int)
+    best, which, sign = (
+        np.full(len(S), np.inf),
+        np.zeros(len(S), dtype=int),
+        np.zeros(len(S), dtype=int),
+    )
     signs = np.where(np.arange(len(TI))[None] < np.arange(len(TI) + 1)[:, None], -1.0, 1.0)
     for k, s in enumerate(signs):
         costs = np.stack([_residual(S * s, TI, T1)[0] for T1 in _GRID])
         i = costs.argmin(axis=0)
         cost = costs[i, np.arange(len(S))]
         better = cost < best
-        best, which, sign = np.where(better, cost, best), np.where(better, i, which), np.where(better, k, sign)
+        best, which, sign = (
+            np.where(better, cost, best),
+            np.where(better, i, which),
+            np.where(better, k, sign),
+        )
     signed = S * signs[sign]
     T1 = _GRID[which]
     for _ in range(12):

@@ -49,7 +49,10 @@ class T1Source:
 
     def files(self) -> list[Path]:
         """Every file that is read."""
-        return [Path(f) for f in (*self.vfa, *self.ir, *([self.t1] if isinstance(self.t1, (str, Path)) else []))]
+        return [
+            Path(f)
+            for f in (*self.vfa, *self.ir, *([self.t1] if isinstance(self.t1, (str, Path)) else []))
+        ]
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,14 @@ class _OwnGrid:
 
 
 def native_t1(
-    given: T1Source, shape: Shape, affine: Array, *, B1: B1Map | None = None, orientation: Orientation | None = None,
+    given: T1Source,
+    shape: Shape,
+    affine: Array,
+    *,
+    B1: B1Map | None = None,
+    orientation: Orientation | None = None,
     onto: Placement | None = None,
-) -> NativeT1:  # fmt: skip
+) -> NativeT1:
     """Native T1 on the DCE grid.
 
     Args:
@@ -87,27 +95,54 @@ def native_t1(
     """
     count = bool(given.vfa) + bool(given.ir) + (given.t1 is not None)
     if count > 1:
-        raise InputError("T1 is given twice", field="--vfa, --ir, --t1", found=f"{count} of them", expected="one", remedy="Give one.")
+        raise InputError(
+            "T1 is given twice",
+            field="--vfa, --ir, --t1",
+            found=f"{count} of them",
+            expected="one",
+            remedy="Give one.",
+        )
     if count == 0:
         raise InputError(
-            "native T1 is not known", field="--vfa, --ir, --t1", found="none of them",
+            "native T1 is not known",
+            field="--vfa, --ir, --t1",
+            found="none of them",
             expected="a flip-angle set, inversion times, a T1 map, or a value in s",
             remedy="Give --vfa FILE..., --ir FILE..., --t1 MAP, or --t1 SECONDS (about 1.4 for tumours at 3 T).",
-        )  # fmt: skip
+        )
     if isinstance(given.t1, (int, float)):
         return _stated(float(given.t1), shape)
     own = _measured(given, B1, orientation)
-    placed, moved = (own.affine, []) if onto is None else onto.of(given.name, own.anatomy, own.affine, given.files()[0])
+    placed, moved = (
+        (own.affine, [])
+        if onto is None
+        else onto.of(given.name, own.anatomy, own.affine, given.files()[0])
+    )
     values, std, notes = own.T1_s, own.std_s, [*own.notes, *moved]
     if not same_grid(shape, affine, values.shape, placed):
-        values, std = resample(values, placed, shape, affine), None if std is None else resample(std, placed, shape, affine)
-        notes += [] if moved else ["T1 was measured on another grid and brought to that of the DCE scan by the affines."]
+        values, std = (
+            resample(values, placed, shape, affine),
+            None if std is None else resample(std, placed, shape, affine),
+        )
+        notes += (
+            []
+            if moved
+            else [
+                "T1 was measured on another grid and brought to that of the DCE scan by the affines."
+            ]
+        )
     if not np.isfinite(values).any():
         raise InputError(
-            "T1 does not overlap the DCE scan", file=given.files()[0], field="affine", found="no voxel with a T1",
-            expected="the same world coordinates", remedy="Check both affines.",
-        )  # fmt: skip
-    return NativeT1(values, std if std is not None and np.isfinite(std).any() else None, tuple(notes))
+            "T1 does not overlap the DCE scan",
+            file=given.files()[0],
+            field="affine",
+            found="no voxel with a T1",
+            expected="the same world coordinates",
+            remedy="Check both affines.",
+        )
+    return NativeT1(
+        values, std if std is not None and np.isfinite(std).any() else None, tuple(notes)
+    )
 
 
 def _measured(given: T1Source, B1: B1Map | None, orientation: Orientation | None) -> _OwnGrid:
@@ -121,8 +156,18 @@ def _measured(given: T1Source, B1: B1Map | None, orientation: Orientation | None
 
 def _stated(seconds: float, shape: Shape) -> NativeT1:
     if not _LOWEST_MEDIAN <= seconds <= _HIGHEST_MEDIAN:
-        raise InputError("not a T1 in seconds", field="--t1", found=seconds, expected=_RANGE, remedy="Check the unit.")
-    return NativeT1(np.full(shape, seconds), None, (f"Native T1 was not measured: {seconds:g} s is assumed everywhere.",))
+        raise InputError(
+            "not a T1 in seconds",
+            field="--t1",
+            found=seconds,
+            expected=_RANGE,
+            remedy="Check the unit.",
+        )
+    return NativeT1(
+        np.full(shape, seconds),
+        None,
+        (f"Native T1 was not measured: {seconds:g} s is assumed everywhere.",),
+    )
 
 
 def _from_map(path: str | Path, orientation: Orientation | None) -> _OwnGrid:
@@ -131,38 +176,64 @@ def _from_map(path: str | Path, orientation: Orientation | None) -> _OwnGrid:
     middle = float(np.median(known)) if known.size else float("nan")
     if not _LOWEST_MEDIAN <= middle <= _HIGHEST_MEDIAN:
         raise InputError(
-            "not a T1 map in seconds", file=path, field="values", found=f"median {middle:g}", expected=_RANGE,
+            "not a T1 map in seconds",
+            file=path,
+            field="values",
+            found=f"median {middle:g}",
+            expected=_RANGE,
             remedy="Convert it to seconds.",
-        )  # fmt: skip
-    return _OwnGrid(np.where((values > SHORTEST_T1) & (values < LONGEST_T1), values, np.nan), None, values, affine, [])
+        )
+    return _OwnGrid(
+        np.where((values > SHORTEST_T1) & (values < LONGEST_T1), values, np.nan),
+        None,
+        values,
+        affine,
+        [],
+    )
 
 
 def _from_flip_angles(
     vfa: Sequence[str | Path], method: Method, B1: B1Map | None, orientation: Orientation | None
-) -> _OwnGrid:  # fmt: skip
+) -> _OwnGrid:
     images, affine = _stack(vfa, "flip-angle set", 2, "one flip angle cannot give T1", orientation)
     settings = [excitation(read_sidecar(p), sidecar_path(p)) for p in vfa]
     trs, flips = {tr for tr, _ in settings}, np.array([flip for _, flip in settings])
     if len(trs) > 1:
         raise InputError(
-            "the flip-angle set has several excitation TRs", file=sidecar_path(vfa[0]),
-            field="RepetitionTimeExcitation", found=sorted(trs), expected="one", remedy="Correct the sidecars.",
-        )  # fmt: skip
+            "the flip-angle set has several excitation TRs",
+            file=sidecar_path(vfa[0]),
+            field="RepetitionTimeExcitation",
+            found=sorted(trs),
+            expected="one",
+            remedy="Correct the sidecars.",
+        )
     if len(set(flips)) < 2:
         raise InputError(
-            "the flip-angle set repeats one angle", file=sidecar_path(vfa[0]), field="FlipAngle",
-            found=flips.tolist(), expected="2 different angles or more", remedy="Correct the sidecars.",
-        )  # fmt: skip
+            "the flip-angle set repeats one angle",
+            file=sidecar_path(vfa[0]),
+            field="FlipAngle",
+            found=flips.tolist(),
+            expected="2 different angles or more",
+            remedy="Correct the sidecars.",
+        )
     notes = ["T1 is the linear fit of the flip-angle set."] if method == "linear" else []
     if B1 is None:
-        notes.append("Flip angles are taken as nominal: no B1 map was given. An angle 5 % off makes T1 10 % wrong.")
+        notes.append(
+            "Flip angles are taken as nominal: no B1 map was given. An angle 5 % off makes T1 10 % wrong."
+        )
     true = flips if B1 is None else flips * B1.on(images.shape[:3], affine)[..., None]
     fit = fit_t1(images, true, trs.pop(), method=method)
     return _OwnGrid(fit.T1, fit.T1_std, images.mean(axis=-1), affine, notes)
 
 
 def _from_inversion_times(ir: Sequence[str | Path], orientation: Orientation | None) -> _OwnGrid:
-    images, affine = _stack(ir, "inversion-recovery set", 4, "fewer than four inversion times cannot give T1", orientation)
+    images, affine = _stack(
+        ir,
+        "inversion-recovery set",
+        4,
+        "fewer than four inversion times cannot give T1",
+        orientation,
+    )
     fit = fit_inversion_recovery(images, np.array([_inversion_time(p) for p in ir]))
     return _OwnGrid(fit.T1, fit.T1_std, images.mean(axis=-1), affine, [])
 
@@ -171,26 +242,43 @@ def _inversion_time(path: str | Path) -> float:
     found = read_sidecar(path).get("InversionTime")
     if not is_number(found) or not 1e-3 <= found <= 20:
         raise InputError(
-            "the inversion time is missing or out of range", file=sidecar_path(path), field="InversionTime", found=found,
-            expected="0.001 to 20 s", remedy="Write it into the sidecar, in s.",
-        )  # fmt: skip
+            "the inversion time is missing or out of range",
+            file=sidecar_path(path),
+            field="InversionTime",
+            found=found,
+            expected="0.001 to 20 s",
+            remedy="Write it into the sidecar, in s.",
+        )
     return float(found)
 
 
-def _stack(files: Sequence[str | Path], what: str, fewest: int, problem: str, orientation: Orientation | None) -> tuple[Array, Array]:
+def _stack(
+    files: Sequence[str | Path],
+    what: str,
+    fewest: int,
+    problem: str,
+    orientation: Orientation | None,
+) -> tuple[Array, Array]:
     """Volumes of one grid as ``(x, y, z, image)``, and its affine."""
     if len(files) < fewest:
         raise InputError(
-            problem, file=files[0], field="--vfa" if "flip" in what else "--ir", found=len(files), expected=f"{fewest} files or more",
+            problem,
+            file=files[0],
+            field="--vfa" if "flip" in what else "--ir",
+            found=len(files),
+            expected=f"{fewest} files or more",
             remedy="Give every volume of the set, or --t1 SECONDS.",
-        )  # fmt: skip
+        )
     volumes = [read_map(p, orientation=orientation) for p in files]
     first, affine = volumes[0][0], volumes[0][1]
     for path, (image, own, _) in zip(files, volumes, strict=True):
         if not same_grid(first.shape, affine, image.shape, own):
             raise InputError(
-                f"the volumes of the {what} lie on different grids", file=path, field="grid",
-                found="x".join(map(str, image.shape)), expected="x".join(map(str, first.shape)),
+                f"the volumes of the {what} lie on different grids",
+                file=path,
+                field="grid",
+                found="x".join(map(str, image.shape)),
+                expected="x".join(map(str, first.shape)),
                 remedy="Register and resample the set first.",
-            )  # fmt: skip
+            )
     return np.stack([v for v, _, _ in volumes], axis=-1), affine

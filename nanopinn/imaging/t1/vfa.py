@@ -41,7 +41,14 @@ def linear_t1(signals: Array, flips_deg: Array, TR_s: float) -> tuple[Array, Arr
     return T1, M0
 
 
-def fit_t1(signals: Array, flips_deg: Array, TR_s: float, *, method: Method = "nonlinear", iterations: int = 30) -> T1Fit:
+def fit_t1(
+    signals: Array,
+    flips_deg: Array,
+    TR_s: float,
+    *,
+    method: Method = "nonlinear",
+    iterations: int = 30,
+) -> T1Fit:
     """T1 and M0 of every voxel by least squares.
 
     Args:
@@ -56,7 +63,9 @@ def fit_t1(signals: Array, flips_deg: Array, TR_s: float, *, method: Method = "n
         usable &= np.isfinite(T1)
     T1 = np.where(np.isfinite(T1), np.clip(T1, SHORTEST_T1, LONGEST_T1), 1.0)
     # scale free: logs keep both positive
-    theta = np.stack([np.log(T1), np.log(np.where(M0 > 0, M0, np.abs(S).max(-1) * 10 + 1e-300))], axis=-1)
+    theta = np.stack(
+        [np.log(T1), np.log(np.where(M0 > 0, M0, np.abs(S).max(-1) * 10 + 1e-300))], axis=-1
+    )
     damping = np.full(T1.shape, 1e-3)
     f, J = _model(theta, flips_deg, TR_s)
     cost = ((S - f) ** 2).sum(-1)
@@ -67,14 +76,19 @@ def fit_t1(signals: Array, flips_deg: Array, TR_s: float, *, method: Method = "n
         cost_trial = ((S - f_trial) ** 2).sum(-1)
         better = cost_trial <= cost
         theta = np.where(better[..., None], trial, theta)
-        f, J = np.where(better[..., None], f_trial, f), np.where(better[..., None, None], J_trial, J)
+        f, J = (
+            np.where(better[..., None], f_trial, f),
+            np.where(better[..., None, None], J_trial, J),
+        )
         cost = np.where(better, cost_trial, cost)
         damping = np.where(better, damping / 5, damping * 10)
     T1 = np.exp(theta[..., 0])
     valid = usable & (T1 > SHORTEST_T1) & (T1 < LONGEST_T1)
     noise = np.sqrt(pooled_variance(cost, S.shape[-1] - 2, valid))
     return T1Fit(
-        np.where(valid, T1, np.nan), np.where(valid, T1 * noise * _log_sd(J), np.nan), np.where(valid, np.exp(theta[..., 1]), np.nan)
+        np.where(valid, T1, np.nan),
+        np.where(valid, T1 * noise * _log_sd(J), np.nan),
+        np.where(valid, np.exp(theta[..., 1]), np.nan),
     )
 
 

@@ -23,15 +23,26 @@ Array = NDArray[np.float64]
 
 @overload
 def fit_pinn(
-    problem: InverseProblem, start: Array | None = None, *, settings: PinnSettings | None = None, seed: int = 0,
-    keeper: Keeper | None = None, progress: Progress = silent,
-) -> Fitted[InverseProblem]: ...  # fmt: skip
+    problem: InverseProblem,
+    start: Array | None = None,
+    *,
+    settings: PinnSettings | None = None,
+    seed: int = 0,
+    keeper: Keeper | None = None,
+    progress: Progress = silent,
+) -> Fitted[InverseProblem]: ...
 @overload
 def fit_pinn(
-    problem: SystemProblem, start: Array | None = None, *, settings: SystemPinnSettings | None = None, seed: int = 0,
+    problem: SystemProblem,
+    start: Array | None = None,
+    *,
+    settings: SystemPinnSettings | None = None,
+    seed: int = 0,
     progress: Progress = silent,
-) -> Fitted[SystemProblem]: ...  # fmt: skip
-def fit_pinn(problem: Any, start: Array | None = None, *, settings: Any = None, seed: int = 0, **shared: Any) -> Any:
+) -> Fitted[SystemProblem]: ...
+def fit_pinn(
+    problem: Any, start: Array | None = None, *, settings: Any = None, seed: int = 0, **shared: Any
+) -> Any:
     """Fit the unknowns with the inverse PINN of the problem's kind.
 
     Args:

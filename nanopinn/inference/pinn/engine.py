@@ -50,9 +50,14 @@ class PinnSettings:
 
 
 def fit_pinn(
-    problem: InverseProblem, start: Array | None = None, *, settings: PinnSettings | None = None, seed: int = 0,
-    keeper: Keeper | None = None, progress: Progress = silent,
-) -> Fitted[InverseProblem]:  # fmt: skip
+    problem: InverseProblem,
+    start: Array | None = None,
+    *,
+    settings: PinnSettings | None = None,
+    seed: int = 0,
+    keeper: Keeper | None = None,
+    progress: Progress = silent,
+) -> Fitted[InverseProblem]:
     """Fit the unknowns with the inverse PINN; Laplace posterior from the networks' sensitivities, and their own error added.
 
     Args:
@@ -66,10 +71,16 @@ def fit_pinn(
     theta = problem.unknowns.prior_mean if start is None else np.asarray(start, dtype=np.float64)
     begin = engine.taken_up(keeper.stand("pinn")) if keeper else None
     descent = minimise(
-        engine.expand, engine.value_at, theta, problem.unknowns.prior_sd, iterations=settings.anchors,
-        tolerance=settings.tolerance, on_step=engine.tell, begin=begin,
+        engine.expand,
+        engine.value_at,
+        theta,
+        problem.unknowns.prior_sd,
+        iterations=settings.anchors,
+        tolerance=settings.tolerance,
+        on_step=engine.tell,
+        begin=begin,
         keep=(lambda place: keeper.keep(engine.stand(place))) if keeper else None,
-    )  # fmt: skip
+    )
     assert engine.last is not None
     own = engine.own_covariance(descent.quadratic)
     covariance = descent.quadratic.covariance + own
@@ -81,19 +92,36 @@ def fit_pinn(
     )
     networks = engine.networks
     run = EngineRun(
-        engine="pinn", scalars=problem.unknowns.estimates(descent.theta, covariance), covariance=covariance,
-        objective=descent.history, chi2=descent.quadratic.chi2, observations=problem.observations,
-        seconds=time.perf_counter() - began, converged=descent.converged, message=message,
-        stats={"anchors": descent.iterations, "weights": networks.weights, "seed": seed, "ensemble": settings.ensemble,
-               **{f"residual of {k}": r for k, r in networks.residuals.items()}, **{f"layers of {k}": n for k, n in networks.depth.items()},
-               **{f"own error of {n}, posterior sd": float(s) for n, s in zip(names, share, strict=True)}},
+        engine="pinn",
+        scalars=problem.unknowns.estimates(descent.theta, covariance),
+        covariance=covariance,
+        objective=descent.history,
+        chi2=descent.quadratic.chi2,
+        observations=problem.observations,
+        seconds=time.perf_counter() - began,
+        converged=descent.converged,
+        message=message,
+        stats={
+            "anchors": descent.iterations,
+            "weights": networks.weights,
+            "seed": seed,
+            "ensemble": settings.ensemble,
+            **{f"residual of {k}": r for k, r in networks.residuals.items()},
+            **{f"layers of {k}": n for k, n in networks.depth.items()},
+            **{
+                f"own error of {n}, posterior sd": float(s)
+                for n, s in zip(names, share, strict=True)
+            },
+        },
         events=tuple(dict.fromkeys(engine.events)),
-    )  # fmt: skip
+    )
     return Fitted(run, descent.theta, engine.problem, engine.last)
 
 
 class _Engine:
-    def __init__(self, problem: InverseProblem, settings: PinnSettings, seed: int, progress: Progress) -> None:
+    def __init__(
+        self, problem: InverseProblem, settings: PinnSettings, seed: int, progress: Progress
+    ) -> None:
         self.problem, self.settings, self.seed, self.progress = problem, settings, seed, progress
         self.forward = problem.forward()
         self.last: Prediction[Fields] | None = None
@@ -116,8 +144,12 @@ class _Engine:
 
     def stand(self, place: Place) -> Stand:
         """Where the descent stands, with all that its next iteration depends on."""
-        fields = self.tried[1] if self.tried and np.array_equal(self.tried[0], place.theta) else None
-        return Stand("pinn", place, self.problem, self.forward.last_pressure, fields, tuple(self.events))
+        fields = (
+            self.tried[1] if self.tried and np.array_equal(self.tried[0], place.theta) else None
+        )
+        return Stand(
+            "pinn", place, self.problem, self.forward.last_pressure, fields, tuple(self.events)
+        )
 
     def networks_of(self, seed: int, rank: int) -> FieldNetworks:
         s = self.settings

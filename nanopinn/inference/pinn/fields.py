@@ -57,11 +57,17 @@ class FieldNetworks:
         """The anchor's fields with tangents."""
         flow = replace(anchor.flow, dp=self.pressure(theta, anchor.flow))
         fields = replace(anchor, flow=flow, d_contrast=self.contrast(theta, flow, anchor))
-        return fields if anchor.pools is None else replace(fields, d_pools=self.drug(theta, flow, anchor.pools))
+        return (
+            fields
+            if anchor.pools is None
+            else replace(fields, d_pools=self.drug(theta, flow, anchor.pools))
+        )
 
     def learn(self, name: str, standing: Standing) -> Tensor:
         """Solve a standing problem by the network of that name."""
-        learned = learn_in_memory(self.layers, standing, lambda words: self.recovered(f"{name}: {words}"))
+        learned = learn_in_memory(
+            self.layers, standing, lambda words: self.recovered(f"{name}: {words}")
+        )
         self.residuals[name], self.depth[name] = learned.residual, learned.layers
         self.grown(name, learned.residual)
         self.weights += learned.layers * standing.right.shape[0]
@@ -75,9 +81,13 @@ class FieldNetworks:
         """
         grid = self.problem.setting.flow_setting.grid
         coefficients = self.forward.flow_coefficients(theta)
-        known = torch.func.jacrev(lambda th: torch.log(self.forward.model(th).scalars["p_e"]))(theta)
+        known = torch.func.jacrev(lambda th: torch.log(self.forward.model(th).scalars["p_e"]))(
+            theta
+        )
         dp = known[:, None, None, None] * flow.p
-        forcing = pressure_forcing(self.forward.flow_coefficients, theta, flow.p, grid) - pressure_operator(coefficients, grid)(dp)
+        forcing = pressure_forcing(
+            self.forward.flow_coefficients, theta, flow.p, grid
+        ) - pressure_operator(coefficients, grid)(dp)
         size = forcing.abs().amax(dim=(1, 2, 3))
         moved = torch.nonzero(size > 1e-8 * (coefficients.LpSV * coefficients.p_e).max())[:, 0]
         dp[moved] += self.learn("pressure", PressureTangents(coefficients, grid, forcing[moved]))
@@ -87,8 +97,12 @@ class FieldNetworks:
         """Tangents of the tissue concentration, ``(m, t, x, y, z)`` mM."""
         problem, maps, aif = self.problem, self.problem.setting.maps, self.problem.aif
         frames = problem.tensor(problem.frame_times)
-        basis = self.basis("contrast", frames, problem.tensor(aif.times_s), [response_to_samples(aif)])
-        plasma = problem.tensor(np.interp(problem.frame_times, aif.times_s, aif.plasma_mM, left=0.0))
+        basis = self.basis(
+            "contrast", frames, problem.tensor(aif.times_s), [response_to_samples(aif)]
+        )
+        plasma = problem.tensor(
+            np.interp(problem.frame_times, aif.times_s, aif.plasma_mM, left=0.0)
+        )
         U = ((anchor.contrast - maps.v_p * plasma[:, None, None, None]) / maps.phi)[:, None]
         coefficients, operator, tangents = self.forward.operators("contrast", theta, flow)
         forcing = _forcings(tangents, basis, U)
@@ -101,22 +115,36 @@ class FieldNetworks:
         The carriers come first, by a network of their own; what they release drives a second one.
         """
         nodes = self.problem.tensor(self.problem.drug_times)
-        basis = self.basis("drug", nodes, nodes[:1], [response_to_exponentials(c) for c in self.problem.plasma])
+        basis = self.basis(
+            "drug", nodes, nodes[:1], [response_to_exponentials(c) for c in self.problem.plasma]
+        )
         coefficients, operator, tangents = self.forward.operators("drug", theta, flow)
         forcing = _forcings(tangents, basis, pools)
         first, rest = [0], list(range(1, operator.pools))
-        carriers = PoolTangents.of(operator.only(first), coefficients.capacity[first], basis, forcing[:, :, first])
+        carriers = PoolTangents.of(
+            operator.only(first), coefficients.capacity[first], basis, forcing[:, :, first]
+        )
         v_l = self.learn("encapsulated", carriers)
         carried = torch.einsum("rs,mspxyz->mrpxyz", basis.integral, v_l)
-        driven = add_products(forcing[:, :, rest], block(operator.reaction, rest, first), carried, -1.0)
+        driven = add_products(
+            forcing[:, :, rest], block(operator.reaction, rest, first), carried, -1.0
+        )
         released = PoolTangents.of(operator.only(rest), coefficients.capacity[rest], basis, driven)
         v = torch.cat([v_l, self.learn("released", released)], dim=2)
-        return _every(basis.histories(v, [self.problem.node_of(d) for d in self.problem.drug]), tangents, len(theta))
+        return _every(
+            basis.histories(v, [self.problem.node_of(d) for d in self.problem.drug]),
+            tangents,
+            len(theta),
+        )
 
-    def basis(self, kind: str, nodes: Tensor, kinks: Tensor, plasma: list[PlasmaResponse]) -> TimeBasis:
+    def basis(
+        self, kind: str, nodes: Tensor, kinks: Tensor, plasma: list[PlasmaResponse]
+    ) -> TimeBasis:
         """Functions of time for one system of pools, the same for the same seed."""
         generator = torch.Generator().manual_seed(self.seed)
-        rates = random_rates(FASTEST[kind], float(nodes[-1] - nodes[0]), self.rates, generator).to(nodes)
+        rates = random_rates(FASTEST[kind], float(nodes[-1] - nodes[0]), self.rates, generator).to(
+            nodes
+        )
         return TimeBasis.of(nodes, plasma, kinks, rates, self.rank)
 
 

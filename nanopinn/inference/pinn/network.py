@@ -69,8 +69,12 @@ class Layers:
                 continue
             again += 1
             if again > self.restarts:
-                raise SolverError(f"a network met numbers that are not finite {again} times, last in layer {k + 1}")
-            tell(f"layer {k + 1} held numbers that are not finite: went on from the last good weights")
+                raise SolverError(
+                    f"a network met numbers that are not finite {again} times, last in layer {k + 1}"
+                )
+            tell(
+                f"layer {k + 1} held numbers that are not finite: went on from the last good weights"
+            )
             r, kept = right - problem.image(good), []
         return Learned(good, float((problem.size(r) / size).max()), self.most)
 
@@ -87,9 +91,13 @@ def learn_in_memory(layers: Layers, problem: Standing, tell: Tell) -> Learned:
     while True:
         try:
             here = problem if device == home else problem.to(device)
-            parts = [layers.learn(here.part(i, i + at_once), tell) for i in range(0, count, at_once)]
+            parts = [
+                layers.learn(here.part(i, i + at_once), tell) for i in range(0, count, at_once)
+            ]
             v = torch.cat([p.v for p in parts])
-            return Learned(back_to(v, home), max(p.residual for p in parts), max(p.layers for p in parts))
+            return Learned(
+                back_to(v, home), max(p.residual for p in parts), max(p.layers for p in parts)
+            )
         except torch.OutOfMemoryError:
             if at_once > 1:
                 at_once = -(-at_once // 2)
@@ -109,7 +117,9 @@ def back_to(v: Tensor, device: str) -> Tensor:
     return v.to(device)
 
 
-def _apart(problem: Standing, h: Tensor, kept: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+def _apart(
+    problem: Standing, h: Tensor, kept: list[tuple[Tensor, Tensor, Tensor]]
+) -> tuple[Tensor, Tensor, Tensor]:
     """A feature of unit size that shares nothing with those before, its image, and what it is weighed with."""
     w = problem.image(h)
     for h_k, w_k, t_k in kept:

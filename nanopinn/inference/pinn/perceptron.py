@@ -49,14 +49,19 @@ class Perceptron:
         for k, (o, i) in enumerate(self.shapes):
             last, first = k == len(self.shapes) - 1, k == 0
             scale = 0.0 if last else spread / np.sqrt(i) if first else 1.0 / np.sqrt(i)
-            parts += [scale * rng.standard_normal(o * i), (0.0 if last else spread if first else 0.3) * rng.uniform(-1, 1, o)]
+            parts += [
+                scale * rng.standard_normal(o * i),
+                (0.0 if last else spread if first else 0.3) * rng.uniform(-1, 1, o),
+            ]
         return np.concatenate(parts)
 
     def layers(self, weights: Array) -> list[tuple[Array, Array]]:
         """Matrices and offsets as views of the vector."""
         out, at = [], 0
         for o, i in self.shapes:
-            out.append((weights[at : at + o * i].reshape(o, i), weights[at + o * i : at + o * i + o]))
+            out.append(
+                (weights[at : at + o * i].reshape(o, i), weights[at + o * i : at + o * i + o])
+            )
             at += o * i + o
         return out
 
@@ -78,7 +83,9 @@ class Perceptron:
             return Outputs(value, rate, None, None)
         return Outputs(value, rate, *self._by_weights(layers, held, a, da))
 
-    def _by_weights(self, layers: list[tuple[Array, Array]], held: list[tuple[Array, ...]], a: Array, da: Array) -> tuple[Array, Array]:
+    def _by_weights(
+        self, layers: list[tuple[Array, Array]], held: list[tuple[Array, ...]], a: Array, da: Array
+    ) -> tuple[Array, Array]:
         """One sweep back per output carries the value (``d``) and its rate (``e``)."""
         points, outputs = len(a), self.sizes[-1]
         by_value, by_rate = (np.zeros((points, outputs, self.count)) for _ in range(2))
@@ -96,7 +103,9 @@ class Perceptron:
                 (W, _), at = layers[k], begins[k]
                 block = slice(at, at + W.size)
                 by_value[:, q, block] = (d[:, :, None] * below[:, None]).reshape(points, -1)
-                by_rate[:, q, block] = (e[:, :, None] * below[:, None] + d[:, :, None] * below_dot[:, None]).reshape(points, -1)
+                by_rate[:, q, block] = (
+                    e[:, :, None] * below[:, None] + d[:, :, None] * below_dot[:, None]
+                ).reshape(points, -1)
                 by_value[:, q, at + W.size : at + W.size + len(W)] = d
                 by_rate[:, q, at + W.size : at + W.size + len(W)] = e
                 d, e = d @ W, e @ W

@@ -51,31 +51,47 @@ class StateNetwork:
         later = problem.times[problem.times > problem.start] - problem.start
         places = np.zeros((cells, 0))
         if problem.positions is not None:
-            there = problem.start_values(problem.tensor(problem.unknowns.prior_mean))[0].reshape(cells, fields)
-            places = np.concatenate([_spread(problem.positions[:, None]), np.unique(_spread(there), axis=1)], axis=1)
+            there = problem.start_values(problem.tensor(problem.unknowns.prior_mean))[0].reshape(
+                cells, fields
+            )
+            places = np.concatenate(
+                [_spread(problem.positions[:, None]), np.unique(_spread(there), axis=1)], axis=1
+            )
         perceptron = Perceptron((2 + places.shape[1], *hidden, fields))
         return cls(perceptron, problem.start, float(later[0]), float(later[-1]), places, sizes)
 
     def times(self, count: int) -> Array:
         """Times spread evenly in ``g``, the start and the end among them, s."""
-        return self.start + self.first * np.expm1(np.linspace(0.0, np.log1p(self.span / self.first), count))
+        return self.start + self.first * np.expm1(
+            np.linspace(0.0, np.log1p(self.span / self.first), count)
+        )
 
     def at(self, weights: Array, y0: Array, t: float, *, jacobian: bool) -> StatesAt:
         """States at a time from an initial state ``(n,)``."""
         z, dz, g, dg = self._inputs(t)
         out = self.perceptron(weights, z, dz, jacobian=jacobian)
-        y, rate = y0 + self.size * g * out.value.ravel(), self.size * (dg * out.value + g * out.rate).ravel()
+        y, rate = (
+            y0 + self.size * g * out.value.ravel(),
+            self.size * (dg * out.value + g * out.rate).ravel(),
+        )
         if out.value_by_weights is None or out.rate_by_weights is None:
             return StatesAt(y, rate, None, None)
-        value, of_rate = (v.reshape(len(y), -1) for v in (out.value_by_weights, out.rate_by_weights))
+        value, of_rate = (
+            v.reshape(len(y), -1) for v in (out.value_by_weights, out.rate_by_weights)
+        )
         size = self.size[:, None]
         return StatesAt(y, rate, size * g * value, size * (dg * value + g * of_rate))
 
     def _inputs(self, t: float) -> tuple[Array, Array, float, float]:
         since, scale = t - self.start, np.log1p(self.span / self.first)
-        g, dg = float(np.log1p(since / self.first) / scale), float(1 / ((self.first + since) * scale))
+        g, dg = (
+            float(np.log1p(since / self.first) / scale),
+            float(1 / ((self.first + since) * scale)),
+        )
         cells = len(self.places)
-        z = np.concatenate([self.places, np.tile([2 * since / self.span - 1, 2 * g - 1], (cells, 1))], axis=1)
+        z = np.concatenate(
+            [self.places, np.tile([2 * since / self.span - 1, 2 * g - 1], (cells, 1))], axis=1
+        )
         dz = np.concatenate([0 * self.places, np.tile([2 / self.span, 2 * dg], (cells, 1))], axis=1)
         return z, dz, g, dg
 

@@ -86,9 +86,13 @@ class _Normal:
 
 
 def fit_system_pinn(
-    problem: SystemProblem, start: Array | None = None, *, settings: SystemPinnSettings | None = None, seed: int = 0,
+    problem: SystemProblem,
+    start: Array | None = None,
+    *,
+    settings: SystemPinnSettings | None = None,
+    seed: int = 0,
     progress: Progress = silent,
-) -> Fitted[SystemProblem]:  # fmt: skip
+) -> Fitted[SystemProblem]:
     """Fit unknowns and states together; Laplace posterior with the network's weights and the model's error integrated out.
 
     Args:
@@ -100,7 +104,12 @@ def fit_system_pinn(
     """
     began = time.perf_counter()
     if problem.events:
-        raise InputError("a smooth network cannot follow a rate that jumps", field="events", found=problem.events, remedy="Use engine fv.")
+        raise InputError(
+            "a smooth network cannot follow a rate that jumps",
+            field="events",
+            found=problem.events,
+            remedy="Use engine fv.",
+        )
     engine = _Engine(problem, settings or SystemPinnSettings(), seed)
     theta = problem.unknowns.prior_mean if start is None else np.asarray(start, dtype=np.float64)
     history, converged = engine.descend(theta, progress)
@@ -111,11 +120,22 @@ def fit_system_pinn(
     )
     scalars = problem.unknowns.estimates(engine.theta, covariance)
     run = EngineRun(
-        engine="pinn", scalars=scalars, covariance=covariance,
-        objective=tuple(history), chi2=sum(engine.normal.chi2), observations=engine.count, seconds=time.perf_counter() - began,
-        converged=converged, message=message + untouched_in_words(scalars),
-        stats={"iterations": len(history), "weights": engine.net.perceptron.count, "seed": seed, "model error": engine.sizes.drift},
-    )  # fmt: skip
+        engine="pinn",
+        scalars=scalars,
+        covariance=covariance,
+        objective=tuple(history),
+        chi2=sum(engine.normal.chi2),
+        observations=engine.count,
+        seconds=time.perf_counter() - began,
+        converged=converged,
+        message=message + untouched_in_words(scalars),
+        stats={
+            "iterations": len(history),
+            "weights": engine.net.perceptron.count,
+            "seed": seed,
+            "model error": engine.sizes.drift,
+        },
+    )
     fitted = replace(problem, noise=tuple(float(np.mean(s)) for s in engine.sizes.noise))
     return Fitted(run, engine.theta, fitted, fitted.compare(engine.solution()))
 
@@ -131,10 +151,16 @@ class _Engine:
         self.nodes = _nodes(problem.times, self.net, settings.times)
         self.quadrature = _trapezoid(self.nodes)
         self.rows = [np.searchsorted(s.times, self.nodes) for s in problem.series]
-        self.counts = [sum(int(s.known[i].sum()) for _, i in self._seen_in(k)) for k, s in enumerate(problem.series)]
+        self.counts = [
+            sum(int(s.known[i].sum()) for _, i in self._seen_in(k))
+            for k, s in enumerate(problem.series)
+        ]
         self.few = self.count < self.net.perceptron.count
         guess = NOISE_OF_FEW if self.few else NOISE_START
-        start = (s.noise_sd if s.noise_sd is not None else guess * float(np.nanmax(np.abs(s.measured))) for s in problem.series)
+        start = (
+            s.noise_sd if s.noise_sd is not None else guess * float(np.nanmax(np.abs(s.measured)))
+            for s in problem.series
+        )
         self.sizes = _Sizes(tuple(start), LOOSE)
         self.normal: _Normal
 
@@ -161,7 +187,9 @@ class _Engine:
             settled = self._weigh(arrived)
             self.normal = self.expand(self.weights, self.theta, tangents=True)
             history.append(self.normal.objective)
-            progress("pinn: network and unknowns", (k + 1) / self.settings.iterations, self._numbers())
+            progress(
+                "pinn: network and unknowns", (k + 1) / self.settings.iterations, self._numbers()
+            )
             if stalled == 3 or (settled and self._still(self.settings.tolerance)):
                 return history, settled and stalled < 3
         return history, False
@@ -173,12 +201,18 @@ class _Engine:
         largest = 1.5 * self.problem.unknowns.prior_sd
         for _ in range(8):
             try:
-                step = -cho_solve(cho_factor(H + damping * np.diag(diagonal + 1e-12 * diagonal.max())), self.normal.G)
+                step = -cho_solve(
+                    cho_factor(H + damping * np.diag(diagonal + 1e-12 * diagonal.max())),
+                    self.normal.G,
+                )
                 step /= max(1.0, float(np.max(np.abs(step[W:]) / largest)))
                 trial = self.weights + step[:W], self.theta + step[W:]
                 there = self.expand(*trial, tangents=False)
                 if there.objective < self.normal.objective:
-                    (self.weights, self.theta), self.normal = trial, replace(there, H=H, G=self.normal.G)
+                    (self.weights, self.theta), self.normal = (
+                        trial,
+                        replace(there, H=H, G=self.normal.G),
+                    )
                     return damping / 5, True
             except (SolverError, LinAlgError):
                 pass  # a state the rate cannot take, or a matrix that is not definite: a shorter step
@@ -195,7 +229,10 @@ class _Engine:
         size = TIGHTER * float(np.sqrt(now.physics / (len(self.nodes) * len(self.net.size))))
         found = [(chi2 / max(n, 1)) ** 0.5 for chi2, n in zip(now.chi2, self.counts, strict=True)]
         given = [s.noise_sd is not None for s in self.problem.series]
-        if any(f**2 > 1 + BADLY * (2 / max(n, 1)) ** 0.5 for f, n in zip(found, self.counts, strict=True)):
+        if any(
+            f**2 > 1 + BADLY * (2 / max(n, 1)) ** 0.5
+            for f, n in zip(found, self.counts, strict=True)
+        ):
             size = RISE  # states that obey the rate but not the data belong to other unknowns: let them go
         elif (self.few or all(given)) and not arrived:
             size = max(size, 1.0)
@@ -207,7 +244,13 @@ class _Engine:
             sd if g or held else float(sd) * min(RISE, max(FALL, f / share))
             for sd, g, f in zip(self.sizes.noise, given, found, strict=True)
         )
-        ratios = [drift / self.sizes.drift, *(1.0 if g else b / float(a) for g, a, b in zip(given, self.sizes.noise, noise, strict=True))]
+        ratios = [
+            drift / self.sizes.drift,
+            *(
+                1.0 if g else b / float(a)
+                for g, a, b in zip(given, self.sizes.noise, noise, strict=True)
+            ),
+        ]
         settled = drift < LOOSE and not held and all(0.8 < ratio < 1.25 for ratio in ratios)
         self.sizes = _Sizes(noise, drift)
         return settled
@@ -235,7 +278,9 @@ class _Engine:
     def solution(self) -> Solution:
         """The network's states at every time of any series."""
         y0, _ = self.problem.start_values(self.problem.tensor(self.theta))
-        states = np.stack([self.net.at(self.weights, y0, t, jacobian=False).y for t in self.problem.times])
+        states = np.stack(
+            [self.net.at(self.weights, y0, t, jacobian=False).y for t in self.problem.times]
+        )
         return Solution(self.problem.times, states, None, self.nodes, 0)
 
     def expand(self, weights: Array, theta: Array, *, tangents: bool) -> _Normal:
@@ -267,9 +312,13 @@ class _Engine:
             for r, J in blocks if tangents else ():
                 H += J.T @ J
                 G += J.T @ r
-        return _Normal(0.5 * (float(prior @ prior) + physics + sum(chi2)), tuple(chi2), physics, H, G)
+        return _Normal(
+            0.5 * (float(prior @ prior) + physics + sum(chi2)), tuple(chi2), physics, H, G
+        )
 
-    def _physics(self, system: System, t: float, weight: float, at: StatesAt, d_y0: Array) -> tuple[Array, Array]:
+    def _physics(
+        self, system: System, t: float, weight: float, at: StatesAt, d_y0: Array
+    ) -> tuple[Array, Array]:
         """Whitened residual of the rate at a time, and its derivative by weights and unknowns."""
         over = np.sqrt(weight * self.net.span) / (self.sizes.drift * self.net.size)
         residual = over * (at.rate - system(t, at.y))
@@ -294,7 +343,9 @@ class _Engine:
 def _nodes(times: Array, net: StateNetwork, most: int) -> Array:
     """Collocation times: those of the observations, thinned out where they are many, filled in where they are few."""
     if len(times) >= most:
-        return np.asarray(times[np.unique(np.linspace(0, len(times) - 1, most).round().astype(int))])
+        return np.asarray(
+            times[np.unique(np.linspace(0, len(times) - 1, most).round().astype(int))]
+        )
     return np.unique(np.concatenate([times, net.times(most)]))
 
 

@@ -119,7 +119,9 @@ class PoolTangents:
     memory: int = 4
 
     @classmethod
-    def of(cls, operator: PoolOperator, capacity: Tensor, basis: TimeBasis, forcing: Tensor) -> PoolTangents:
+    def of(
+        cls, operator: PoolOperator, capacity: Tensor, basis: TimeBasis, forcing: Tensor
+    ) -> PoolTangents:
         """Prepare the exact inverse of the cell-local part."""
         P, r = capacity.shape[0], basis.integral.shape[0]
         eye = torch.eye(P, dtype=capacity.dtype, device=capacity.device)
@@ -130,17 +132,25 @@ class PoolTangents:
         block = torch.einsum("rs,pq,pxyz->xyzrpsq", time_eye, eye, capacity)
         block = block + torch.einsum("rs,pqxyz->xyzrpsq", basis.integral, local)
         inverse = torch.linalg.inv(block.reshape(*capacity.shape[1:], r * P, r * P))
-        blank = cls(operator, capacity, basis, forcing, inverse, torch.ones_like(capacity[:, :1, :1, :1]))
+        blank = cls(
+            operator, capacity, basis, forcing, inverse, torch.ones_like(capacity[:, :1, :1, :1])
+        )
         # pools count alike, however little of the drug one of them holds
         size = blank.right.square().mean(dim=(0, 1, 3, 4, 5))
-        return replace(blank, weight=(1 / size.clamp_min(1e-12 * float(size.max()) + 1e-300))[:, None, None, None])
+        return replace(
+            blank,
+            weight=(1 / size.clamp_min(1e-12 * float(size.max()) + 1e-300))[:, None, None, None],
+        )
 
     @property
     def right(self) -> Tensor:
         return self._local(self.forcing)
 
     def image(self, v: Tensor) -> Tensor:
-        return self._local(self.capacity * v + torch.einsum("rs,mspxyz->mrpxyz", self.basis.integral, self.operator(v)))
+        return self._local(
+            self.capacity * v
+            + torch.einsum("rs,mspxyz->mrpxyz", self.basis.integral, self.operator(v))
+        )
 
     def feature(self, residual: Tensor) -> Tensor:
         return residual

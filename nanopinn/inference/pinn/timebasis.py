@@ -47,7 +47,9 @@ def response_to_exponentials(curve: SumOfExponentials) -> PlasmaResponse:
         t, total = times[:, None], torch.zeros((len(times), len(rates))).to(times)
         for A, a in zip(curve.amplitudes, curve.rates, strict=True):
             gap = rates - a
-            safe = torch.where(gap.abs() * times[-1] > 1e-9, gap, torch.full_like(gap, 1e-9 / float(times[-1])))
+            safe = torch.where(
+                gap.abs() * times[-1] > 1e-9, gap, torch.full_like(gap, 1e-9 / float(times[-1]))
+            )
             total = total - A * torch.exp(-a * t) * torch.expm1(-safe * t) / safe
         return total
 
@@ -71,20 +73,31 @@ class TimeBasis:
     fit: Tensor
 
     @classmethod
-    def of(cls, nodes: Tensor, plasma: Sequence[PlasmaResponse], kinks: Tensor, rates: Tensor, rank: int) -> TimeBasis:
+    def of(
+        cls,
+        nodes: Tensor,
+        plasma: Sequence[PlasmaResponse],
+        kinks: Tensor,
+        rates: Tensor,
+        rank: int,
+    ) -> TimeBasis:
         """The ``rank`` strongest directions among the responses.
 
         Args:
             nodes: of the anchor, ``(n,)`` s. kinks: of the plasma curves, the first where they begin, s.
             rates: of the responses, 1/s, above zero.
         """
-        times, weights = _gauss(torch.cat([nodes, kinks[kinks < nodes[-1]]]).unique(), float(rates.max()))
+        times, weights = _gauss(
+            torch.cat([nodes, kinks[kinks < nodes[-1]]]).unique(), float(rates.max())
+        )
         root = weights.sqrt()[:, None]
         areas = torch.cat([c(rates.new_zeros(1), times) for c in plasma], dim=1)
         answers = [c(rates, times) for c in plasma]
         values, integrals = (
             torch.cat(answers, dim=1),
-            torch.cat([(a[:, None] - y) / rates for a, y in zip(areas.T, answers, strict=True)], dim=1),
+            torch.cat(
+                [(a[:, None] - y) / rates for a, y in zip(areas.T, answers, strict=True)], dim=1
+            ),
         )
         size = (root * values).norm(dim=0)
         _, strength, mix = torch.linalg.svd(root * values / size, full_matrices=False)
@@ -96,7 +109,9 @@ class TimeBasis:
 
     def histories(self, coefficients: Tensor, at: Sequence[int] | None = None) -> Tensor:
         """Coefficients ``(..., r, pool, x, y, z)`` as histories ``(..., n, pool, x, y, z)``, or at some nodes alone."""
-        return torch.einsum("nr,...rpxyz->...npxyz", self.B if at is None else self.B[list(at)], coefficients)
+        return torch.einsum(
+            "nr,...rpxyz->...npxyz", self.B if at is None else self.B[list(at)], coefficients
+        )
 
     def coefficients(self, histories: Tensor) -> Tensor:
         """The inverse of :meth:`histories`, by least squares over the nodes."""
@@ -106,7 +121,10 @@ class TimeBasis:
 def random_rates(fastest: float, span_s: float, count: int, generator: torch.Generator) -> Tensor:
     """Rates between a hundredth of one over the span and ``fastest``, one drawn in each of ``count`` equal parts on a log scale, 1/s."""
     low, high = torch.tensor([0.01 / span_s, fastest], dtype=torch.float64).log()
-    place = (torch.arange(count, dtype=torch.float64) + torch.rand(count, dtype=torch.float64, generator=generator)) / count
+    place = (
+        torch.arange(count, dtype=torch.float64)
+        + torch.rand(count, dtype=torch.float64, generator=generator)
+    ) / count
     return torch.exp(low + (high - low) * place)
 
 

@@ -32,11 +32,17 @@ def describe_derivatives(dataset: Path) -> None:
     """
     from nanopinn import __version__
 
-    by = {"Name": "nanopinn", "Version": __version__, "Description": "Inverse modelling of tumour nanomedicine. Research use only."}
+    by = {
+        "Name": "nanopinn",
+        "Version": __version__,
+        "Description": "Inverse modelling of tumour nanomedicine. Research use only.",
+    }
     about: dict[str, Any] = {
-        "Name": "nanopinn: what images say of drug transport in tumours", "BIDSVersion": BIDS_VERSION, "DatasetType": "derivative",
+        "Name": "nanopinn: what images say of drug transport in tumours",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
         "GeneratedBy": [by],
-    }  # fmt: skip
+    }
     if raw_dataset(dataset) is not None:
         about |= {"SourceDatasets": [{"URL": "../.."}], "DatasetLinks": {"raw": "../.."}}
     _describe(dataset, about, _OURS)
@@ -44,7 +50,12 @@ def describe_derivatives(dataset: Path) -> None:
 
 def describe_scans(dataset: Path, name: str, by: str, version: str) -> None:
     """The same for a dataset of scans that a program drew."""
-    about = {"Name": name, "BIDSVersion": BIDS_VERSION, "DatasetType": "raw", "GeneratedBy": [{"Name": by, "Version": version}]}
+    about = {
+        "Name": name,
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "raw",
+        "GeneratedBy": [{"Name": by, "Version": version}],
+    }
     _describe(dataset, about, EXTENSION)
 
 
@@ -60,6 +71,15 @@ def write_studies(dataset: Path, studies: Sequence[Study]) -> Path:
         OutputError: the folder cannot be written.
     """
     columns = dict.fromkeys(column for s in studies for column, _ in s.about)
-    rows = [{"study": s.id, "problem": s.problem, **{f"about {c}": dict(s.about).get(c, "") for c in columns}} for s in studies]
-    write_bytes(dataset / STUDIES, as_tsv(rows, ("study", "problem", *(f"about {c}" for c in columns))))
+    rows = [
+        {
+            "study": s.id,
+            "problem": s.problem,
+            **{f"about {c}": dict(s.about).get(c, "") for c in columns},
+        }
+        for s in studies
+    ]
+    write_bytes(
+        dataset / STUDIES, as_tsv(rows, ("study", "problem", *(f"about {c}" for c in columns)))
+    )
     return dataset / STUDIES

@@ -23,12 +23,19 @@ from nanopinn.workflows.cohort.names import StudyName, study_name
 _MARKS = {"fit": "perf/{id}_desc-fit_parameters.tsv", "arms": "perf/{id}_desc-arms_outcomes.tsv"}
 _OFFICIAL = {"T1": ("anat", "T1map"), "pH": ("cest", "pHmap")}
 _COLUMNS = {
-    "name": "unknown", "label": "unknown, in words", "unit": "of medians and limits",
+    "name": "unknown",
+    "label": "unknown, in words",
+    "unit": "of medians and limits",
     "scale": "log: standard deviations are of the natural logarithm",
-    "prior_median": "before the images", "prior_sd": "before the images", "posterior_median": "after the images",
-    "posterior_sd": "after the images", "low_95": "central 95 % interval", "high_95": "central 95 % interval",
-    "contraction": "1 - posterior_sd / prior_sd", "informed": "whether the images, rather than the prior, set the value",
-}  # fmt: skip
+    "prior_median": "before the images",
+    "prior_sd": "before the images",
+    "posterior_median": "after the images",
+    "posterior_sd": "after the images",
+    "low_95": "central 95 % interval",
+    "high_95": "central 95 % interval",
+    "contraction": "1 - posterior_sd / prior_sd",
+    "informed": "whether the images, rather than the prior, set the value",
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,10 @@ def _of_arms(result: Path, id: str) -> Iterator[_Item]:
     arms = json_or_nothing(result / "comparison.json").get("arms")
     if not isinstance(arms, dict) or not (result / "outcomes.tsv").is_file():
         raise InputError(
-            "not a folder of compared arms", file=result, expected="comparison.json and outcomes.tsv", remedy="Run the arms again."
+            "not a folder of compared arms",
+            file=result,
+            expected="comparison.json and outcomes.tsv",
+            remedy="Run the arms again.",
         )
     for arm in arms:
         for path in sorted((result / Path(arm).name / "maps").glob("*.nii.gz")):
@@ -104,7 +114,9 @@ def _stem(path: Path) -> str:
 
 def _camel(words: str) -> str:
     """Letters and digits alone, as labels and suffixes want them: ``velocity_vector`` is ``velocityVector``."""
-    first, *rest = re.split(r"[^0-9A-Za-z]+", words.encode("ascii", "ignore").decode().strip("_- ")) or [""]
+    first, *rest = re.split(
+        r"[^0-9A-Za-z]+", words.encode("ascii", "ignore").decode().strip("_- ")
+    ) or [""]
     return first + "".join(w[:1].upper() + w[1:] for w in rest)
 
 
@@ -121,11 +133,16 @@ def _differ(items: list[_Item], result: Path) -> None:
     if not items or len(set(names)) < len(names):
         twice = ", ".join(sorted({n for n in names if names.count(n) > 1})) or "no map"
         raise InputError(
-            "the folder cannot be named as derivatives", file=result, found=twice, expected="maps whose names differ by letters and digits"
+            "the folder cannot be named as derivatives",
+            file=result,
+            found=twice,
+            expected="maps whose names differ by letters and digits",
         )
 
 
-def _stage(items: list[_Item], stage: Path, name: StudyName, result: Path, dataset: Path, kind: str) -> list[str]:
+def _stage(
+    items: list[_Item], stage: Path, name: StudyName, result: Path, dataset: Path, kind: str
+) -> list[str]:
     """Write everything below ``stage``; the names in the order in which they are put in place."""
     raw = _raw_files(result, dataset, name)
     written = []
@@ -138,7 +155,10 @@ def _stage(items: list[_Item], stage: Path, name: StudyName, result: Path, datas
         write_bytes(stage / table, rows)
         side = table.replace(".tsv", ".json")
         written += [side, *([] if table == mark else [table])]
-        write_json(stage / side, {**about, **({"Files": sorted({*written, side})} if table == mark else {})})
+        write_json(
+            stage / side,
+            {**about, **({"Files": sorted({*written, side})} if table == mark else {})},
+        )
     return [*written, mark]
 
 
@@ -146,7 +166,12 @@ def _sidecar(item: _Item, dataset: Path, raw: list[str]) -> dict[str, Any]:
     """BIDS's keys, and what the result's own sidecar says; ``Unit`` is ``Units`` there."""
     own = read_sidecar(item.source)
     side = {"Units" if key == "Unit" else key: value for key, value in own.items()}
-    return {**side, "SkullStripped": False, "Sources": [*_within(item.source, dataset), *raw], **item.side}
+    return {
+        **side,
+        "SkullStripped": False,
+        "Sources": [*_within(item.source, dataset), *raw],
+        **item.side,
+    }
 
 
 def _within(path: Path, dataset: Path) -> list[str]:
@@ -161,7 +186,11 @@ def _raw_files(result: Path, dataset: Path, name: StudyName) -> list[str]:
     if raw is None or not isinstance(read, dict):
         return []
     session = raw.joinpath(*[p for p in name.parts if not p.startswith("run-")])
-    return [f"bids:raw:{f.relative_to(raw).as_posix()}" for f in sorted(session.glob("*/*")) if f.name in read]
+    return [
+        f"bids:raw:{f.relative_to(raw).as_posix()}"
+        for f in sorted(session.glob("*/*"))
+        if f.name in read
+    ]
 
 
 def _tables(result: Path, id: str, kind: str) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
@@ -175,12 +204,26 @@ def _tables(result: Path, id: str, kind: str) -> Iterator[tuple[str, bytes, dict
         return
     check = read_result(result).check
     items = [
-        {"name": i.name, "value": i.value, "limit": i.limit, "passed": "yes" if i.passed else "no", "meaning": i.meaning}
+        {
+            "name": i.name,
+            "value": i.value,
+            "limit": i.limit,
+            "passed": "yes" if i.passed else "no",
+            "meaning": i.meaning,
+        }
         for i in check.items
     ]
-    yield f"perf/{id}_desc-fit_check.tsv", as_tsv(items), {"Description": check.headline, "CheckPassed": check.passed}
+    yield (
+        f"perf/{id}_desc-fit_check.tsv",
+        as_tsv(items),
+        {"Description": check.headline, "CheckPassed": check.passed},
+    )
     about = {c: {"Description": words} for c, words in _COLUMNS.items()}
-    yield _MARKS["fit"].format(id=id), (result / "parameters.tsv").read_bytes(), about | {"CheckPassed": check.passed}
+    yield (
+        _MARKS["fit"].format(id=id),
+        (result / "parameters.tsv").read_bytes(),
+        about | {"CheckPassed": check.passed},
+    )
 
 
 def _put(written: list[str], stage: Path, session: Path, id: str) -> Path:

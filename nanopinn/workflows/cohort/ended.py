@@ -31,9 +31,12 @@ def studies_ended(dataset: Path) -> tuple[StudyEnd, ...]:
     ids = sorted({*listed, *_begun(dataset / "work", ())}, key=lambda id: study_name(id).parts)
     if not ids:
         raise InputError(
-            "no study is found", file=dataset.absolute(), found="no work/sub-*", expected="work/sub-01/ses-01/fit.json and fit/",
+            "no study is found",
+            file=dataset.absolute(),
+            found="no work/sub-*",
+            expected="work/sub-01/ses-01/fit.json and fit/",
             remedy="Run nanopinn cohort first.",
-        )  # fmt: skip
+        )
     ends = [_end(dataset, id, listed.get(id, {})) for id in ids]
     if any(e.arms not in ("", "unfinished") for e in ends):
         return tuple(ends)
@@ -43,7 +46,11 @@ def studies_ended(dataset: Path) -> tuple[StudyEnd, ...]:
 
 def _listed(dataset: Path) -> dict[str, dict[str, str]]:
     path = dataset / STUDIES
-    return {study_name(row["study"]).id: row for row in read_rows(path) if "study" in row} if path.is_file() else {}
+    return (
+        {study_name(row["study"]).id: row for row in read_rows(path) if "study" in row}
+        if path.is_file()
+        else {}
+    )
 
 
 def _begun(place: Path, parts: tuple[str, ...]) -> Iterator[str]:
@@ -55,13 +62,20 @@ def _begun(place: Path, parts: tuple[str, ...]) -> Iterator[str]:
         yield "_".join(parts)
     for name in sorted(names):
         keys = [p.split("-")[0] for p in (*parts, name)]
-        if _PART.fullmatch(name) and keys[0] == "sub" and keys == [k for k in ("sub", "ses", "run") if k in keys]:
+        if (
+            _PART.fullmatch(name)
+            and keys[0] == "sub"
+            and keys == [k for k in ("sub", "ses", "run") if k in keys]
+        ):
             yield from _begun(place / name, (*parts, name))
 
 
 def _end(dataset: Path, id: str, row: Mapping[str, str]) -> StudyEnd:
     place = study_name(id).place
-    work, about = dataset / "work" / place, {k.removeprefix("about "): v for k, v in row.items() if k.startswith("about ")}
+    work, about = (
+        dataset / "work" / place,
+        {k.removeprefix("about "): v for k, v in row.items() if k.startswith("about ")},
+    )
     status, message, verdict = _verdict(work, "fit", row.get("problem", ""))
     end = StudyEnd(id, place, status, message, seconds=_number(verdict.get("seconds")), about=about)
     if verdict.get("version"):
@@ -78,7 +92,13 @@ def _verdict(work: Path, run: str, problem: str = "") -> tuple[Status, str, dict
     if status is not None:
         return status, " ".join(str(verdict.get("message", "")).split()), verdict
     begun = any((work / f"{run}{rest}").exists() for rest in (".log", ".partial", ".json", ""))
-    return "unfinished", f"it ended without a verdict; {run}.log in its folder says how far it came" if begun else "not begun", {}
+    return (
+        "unfinished",
+        f"it ended without a verdict; {run}.log in its folder says how far it came"
+        if begun
+        else "not begun",
+        {},
+    )
 
 
 def _with_result(end: StudyEnd, work: Path) -> StudyEnd:
@@ -86,9 +106,17 @@ def _with_result(end: StudyEnd, work: Path) -> StudyEnd:
     try:
         found = read_result(work / "fit")
     except InputError:
-        return replace(end, status="internal error", message=f"its verdict is '{end.status}', but its result folder cannot be read")
+        return replace(
+            end,
+            status="internal error",
+            message=f"its verdict is '{end.status}', but its result folder cannot be read",
+        )
     versions = json_or_nothing(work / "fit" / "provenance.json").get("versions")
-    kept = {k: str(versions[k]) for k in ("nanopinn", "torch") if k in versions} if isinstance(versions, dict) else {}
+    kept = (
+        {k: str(versions[k]) for k in ("nanopinn", "torch") if k in versions}
+        if isinstance(versions, dict)
+        else {}
+    )
     status: Status = end.status if found.check.passed else "check failed"
     message = "" if found.check.passed else found.check.headline
     arms, said, _ = _verdict(work, "arms")
@@ -97,11 +125,21 @@ def _with_result(end: StudyEnd, work: Path) -> StudyEnd:
         try:
             outcomes = tuple(_outcomes(work / "arms" / "outcomes.tsv"))
         except InputError:
-            arms, said = "internal error", f"its verdict is '{arms}', but its table of outcomes cannot be read"
+            arms, said = (
+                "internal error",
+                f"its verdict is '{arms}', but its table of outcomes cannot be read",
+            )
     return replace(
-        end, status=status, message=message, items=found.check.items, scalars=found.scalars, versions={**end.versions, **kept},
-        arms=arms, arms_message=said, outcomes=outcomes,
-    )  # fmt: skip
+        end,
+        status=status,
+        message=message,
+        items=found.check.items,
+        scalars=found.scalars,
+        versions={**end.versions, **kept},
+        arms=arms,
+        arms_message=said,
+        outcomes=outcomes,
+    )
 
 
 def _outcomes(path: Path) -> Iterator[ArmOutcome]:
@@ -114,7 +152,9 @@ def _outcomes(path: Path) -> Iterator[ArmOutcome]:
         for head in [h for h in row if h.endswith("_median")]:
             arm = head.removesuffix("_median")
             numbers = [_number(row.get(f"{arm}_{q}")) for q in ("median", "low_90", "high_90")]
-            yield ArmOutcome(arm, row.get("words", row.get("outcome", "")), row.get("unit", ""), *numbers)
+            yield ArmOutcome(
+                arm, row.get("words", row.get("outcome", "")), row.get("unit", ""), *numbers
+            )
 
 
 def _number(value: Any) -> float:

@@ -10,7 +10,15 @@ from pathlib import Path
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.io import sidecar_path
-from nanopinn.workflows.cohort.names import EXPECTED, Named, Role, StudyName, label_of, parse_name, role_of
+from nanopinn.workflows.cohort.names import (
+    EXPECTED,
+    Named,
+    Role,
+    StudyName,
+    label_of,
+    parse_name,
+    role_of,
+)
 from nanopinn.workflows.cohort.participants import Participants, read_participants
 from nanopinn.workflows.cohort.studies import NO_SERIES, Study, as_study
 
@@ -37,21 +45,31 @@ def studies_of_folder(source: Path, given: Sequence[str]) -> tuple[Study, ...]:
     """
     if _made_by_nanopinn(source):
         raise InputError(
-            "the folder holds results of nanopinn, not scans", file=source, expected="the dataset that was scanned",
+            "the folder holds results of nanopinn, not scans",
+            file=source,
+            expected="the dataset that was scanned",
             remedy="Give the folder that the results were made from.",
-        )  # fmt: skip
+        )
     people = read_participants(source / "participants.tsv")
     try:
         derived = [d for d in _folders(source / "derivatives") if not _made_by_nanopinn(d)]
         subjects = _labelled(source, "sub")
     except OSError as error:
-        raise InputError("the folder cannot be read", file=source, found=error.strerror, remedy="Check its permissions.") from error
+        raise InputError(
+            "the folder cannot be read",
+            file=source,
+            found=error.strerror,
+            remedy="Check its permissions.",
+        ) from error
     found = [s for subject in subjects for s in _of_subject(subject, derived, people, given)]
     if all(NO_SERIES in s.problem for s in found):
         raise InputError(
-            "no study is found", file=source, found=f"{len(found)} sessions without a DCE series" if found else "no folder sub-*",
-            expected=EXPECTED, remedy="Name the files so, or give a table with one row per study.",
-        )  # fmt: skip
+            "no study is found",
+            file=source,
+            found=f"{len(found)} sessions without a DCE series" if found else "no folder sub-*",
+            expected=EXPECTED,
+            remedy="Name the files so, or give a table with one row per study.",
+        )
     return tuple(found)
 
 
@@ -84,27 +102,60 @@ def _made_by_nanopinn(dataset: Path) -> bool:
         return False
 
 
-def _of_subject(subject: Path, derived: Sequence[Path], people: Participants, given: Sequence[str]) -> list[Study]:
+def _of_subject(
+    subject: Path, derived: Sequence[Path], people: Participants, given: Sequence[str]
+) -> list[Study]:
     alone = StudyName(subject.name.removeprefix("sub-"))
     try:
         sessions = _labelled(subject, "ses")
         names = [StudyName(alone.sub, s.name.removeprefix("ses-")) for s in sessions]
-        found = [s for n, place in zip(names, sessions, strict=True) for s in _of_session(n, place, derived, people, given)]
-        return found + [s for s in _of_session(alone, subject, derived, people, given) if not sessions or s.files]
+        found = [
+            s
+            for n, place in zip(names, sessions, strict=True)
+            for s in _of_session(n, place, derived, people, given)
+        ]
+        return found + [
+            s
+            for s in _of_session(alone, subject, derived, people, given)
+            if not sessions or s.files
+        ]
     except OSError as error:
-        return [Study(alone.id, alone.place, problem=f"its folder cannot be read: {error.strerror}", about=people.of(alone))]
+        return [
+            Study(
+                alone.id,
+                alone.place,
+                problem=f"its folder cannot be read: {error.strerror}",
+                about=people.of(alone),
+            )
+        ]
 
 
-def _of_session(name: StudyName, place: Path, derived: Sequence[Path], people: Participants, given: Sequence[str]) -> list[Study]:
+def _of_session(
+    name: StudyName,
+    place: Path,
+    derived: Sequence[Path],
+    people: Participants,
+    given: Sequence[str],
+) -> list[Study]:
     """The study of a session; several where its DCE series are numbered and every file says to which it belongs."""
     files = _files(name, place, derived)
-    series = sorted((f for f in files if f.role.option == "--dce"), key=lambda f: (len(f.run), f.run))
+    series = sorted(
+        (f for f in files if f.role.option == "--dce"), key=lambda f: (len(f.run), f.run)
+    )
     runs, about = [f.run for f in series], people.of(name)
     if len(set(runs)) < 2 or "" in runs:
         return [_study(name, files, given, about)]
     homeless = [f for f in files if f.run not in runs]
     if homeless:
-        return [_study(name, files, given, about, f"{len(series)} DCE series, but {_some(homeless)} say not of which (run)")]
+        return [
+            _study(
+                name,
+                files,
+                given,
+                about,
+                f"{len(series)} DCE series, but {_some(homeless)} say not of which (run)",
+            )
+        ]
     own = {f.run: StudyName(name.sub, name.ses, f.name.entities["run"]) for f in series}
     return [_study(n, [f for f in files if f.run == run], given, about) for run, n in own.items()]
 
@@ -125,9 +176,19 @@ def _named(folders: Iterable[Path]) -> list[Named]:
     return [n for p in paths if (n := parse_name(p))]
 
 
-def _study(name: StudyName, files: Sequence[_Found], given: Sequence[str], about: Sequence[tuple[str, str]], *problems: str) -> Study:
+def _study(
+    name: StudyName,
+    files: Sequence[_Found],
+    given: Sequence[str],
+    about: Sequence[tuple[str, str]],
+    *problems: str,
+) -> Study:
     said, inputs = list(problems), []
-    strange = [f for f in files if (f.name.entities.get("sub"), f.name.entities.get("ses", "")) != (name.sub, name.ses)]
+    strange = [
+        f
+        for f in files
+        if (f.name.entities.get("sub"), f.name.entities.get("ses", "")) != (name.sub, name.ses)
+    ]
     lost = [f for f in files if not f.name.path.is_file()]
     said += [f"{_some(strange)} in the folder of {name.id}"] if strange else []
     said += [f"{_some(lost)} cannot be read (a link to nothing?)"] if lost else []
@@ -146,14 +207,26 @@ def _same(own: Sequence[_Found]) -> list[_Found]:
     """Files of one option that stand for the same thing, none or several."""
     several = own[0].role.several
     told = [f.name.entities.get(several, "") for f in own]
-    return [] if several == "any" else [f for f, label in zip(own, told, strict=True) if told.count(label) > 1]
+    return (
+        []
+        if several == "any"
+        else [f for f, label in zip(own, told, strict=True) if told.count(label) > 1]
+    )
 
 
 def _without_sidecar(files: Sequence[_Found], given: Sequence[str]) -> list[str]:
     """A DCE series whose timing and flip angle stand nowhere that a fit looks."""
-    missing = [f for f in files if f.role.option == "--dce" and not sidecar_path(f.name.path).is_file()]
-    return [f"{_some(missing)} without a sidecar of its own (none is inherited)"] if missing and "--tr" not in given else []
+    missing = [
+        f for f in files if f.role.option == "--dce" and not sidecar_path(f.name.path).is_file()
+    ]
+    return (
+        [f"{_some(missing)} without a sidecar of its own (none is inherited)"]
+        if missing and "--tr" not in given
+        else []
+    )
 
 
 def _some(files: Sequence[_Found]) -> str:
-    return ", ".join(f.name.path.name for f in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+    return ", ".join(f.name.path.name for f in files[:3]) + (
+        f" and {len(files) - 3} more" if len(files) > 3 else ""
+    )

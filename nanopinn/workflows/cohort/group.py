@@ -30,36 +30,68 @@ def run_group(dataset: str | Path) -> Group:
     passed = [s for s in studies if s.status == "passed"]
     failed = [s for s in studies if s.status == "check failed" and s.scalars]
     firsts = {x.name: x for s in (*passed, *failed) for x in s.scalars}
-    return Group(studies, tuple(_parameter(first, passed, failed) for first in firsts.values()), THRESHOLD, FEWEST)
+    return Group(
+        studies,
+        tuple(_parameter(first, passed, failed) for first in firsts.values()),
+        THRESHOLD,
+        FEWEST,
+    )
 
 
-def _parameter(first: ScalarEstimate, passed: Sequence[StudyEnd], failed: Sequence[StudyEnd]) -> ParameterGroup:
+def _parameter(
+    first: ScalarEstimate, passed: Sequence[StudyEnd], failed: Sequence[StudyEnd]
+) -> ParameterGroup:
     having = [(s.id, x) for s in passed for x in s.scalars if x.name == first.name]
     informed = [(study, x) for study, x in having if _known(x)]
-    y, s = (np.array(v) for v in zip(*(_by_images(x) for _, x in informed), strict=True)) if informed else (np.zeros(0), np.zeros(0))
+    y, s = (
+        (np.array(v) for v in zip(*(_by_images(x) for _, x in informed), strict=True))
+        if informed
+        else (np.zeros(0), np.zeros(0))
+    )
     judged = len(informed) >= FEWEST
     z = robust_z(y, s**2) if judged else np.full(len(y), np.nan)
-    members = tuple(Member(study, x, float(a), float(b), float(c)) for (study, x), a, b, c in zip(informed, y, s, z, strict=True))
+    members = tuple(
+        Member(study, x, float(a), float(b), float(c))
+        for (study, x), a, b, c in zip(informed, y, s, z, strict=True)
+    )
     medians = np.array([x.median for _, x in informed])
     q1, q2, q3 = np.quantile(medians, [0.25, 0.5, 0.75]) if informed else (np.nan,) * 3
     group = ParameterGroup(
-        first.name, first.label, first.unit, first.scale, first.prior_median, first.prior_sd, len(having), members,
-        tuple((f.id, x) for f in failed for x in f.scalars if x.name == first.name and _known(x)), float(q2), (float(q1), float(q3)),
-        *(float("nan"),) * 4, tuple(m for m in members if abs(m.z) > THRESHOLD), judged,
-    )  # fmt: skip
+        first.name,
+        first.label,
+        first.unit,
+        first.scale,
+        first.prior_median,
+        first.prior_sd,
+        len(having),
+        members,
+        tuple((f.id, x) for f in failed for x in f.scalars if x.name == first.name and _known(x)),
+        float(q2),
+        (float(q1), float(q3)),
+        *(float("nan"),) * 4,
+        tuple(m for m in members if abs(m.z) > THRESHOLD),
+        judged,
+    )
     return _averaged(group, y, s) if group.averaged else group
 
 
 def _averaged(group: ParameterGroup, y: np.ndarray, s: np.ndarray) -> ParameterGroup:
     """The same with its typical value and the spread between subjects."""
     found = random_effects(y, s**2)
-    mean, low, high = (float(np.exp(v)) if group.scale == "log" else v for v in (found.mean, found.low, found.high))
+    mean, low, high = (
+        float(np.exp(v)) if group.scale == "log" else v for v in (found.mean, found.low, found.high)
+    )
     return replace(group, mean=mean, low=low, high=high, between_sd=found.between_variance**0.5)
 
 
 def _known(x: ScalarEstimate) -> bool:
     """Whether the images inform it, and its numbers are numbers."""
-    return x.informed and x.sd > 0 and bool(np.isfinite([x.median, x.prior_median]).all()) and (x.scale != "log" or x.median > 0)
+    return (
+        x.informed
+        and x.sd > 0
+        and bool(np.isfinite([x.median, x.prior_median]).all())
+        and (x.scale != "log" or x.median > 0)
+    )
 
 
 def _by_images(x: ScalarEstimate) -> tuple[float, float]:

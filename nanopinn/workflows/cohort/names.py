@@ -11,7 +11,10 @@ from nanopinn.errors import InputError
 
 #: Labels of BIDS, without ``+``: these become names of folders and words of command lines.
 _LABEL = re.compile(r"[0-9A-Za-z]{1,64}", re.ASCII)
-_NAME = re.compile(r"(?P<entities>sub-[0-9A-Za-z+]+(?:_[a-z]+-[0-9A-Za-z+]+)*)_(?P<suffix>[0-9A-Za-z]+)(?P<ending>\.[A-Za-z.]+)", re.ASCII)
+_NAME = re.compile(
+    r"(?P<entities>sub-[0-9A-Za-z+]+(?:_[a-z]+-[0-9A-Za-z+]+)*)_(?P<suffix>[0-9A-Za-z]+)(?P<ending>\.[A-Za-z.]+)",
+    re.ASCII,
+)
 IMAGES = (".nii.gz", ".nii")
 TABLES = (".tsv", ".csv")
 TUMOUR = ("tumour", "tumor")
@@ -92,7 +95,9 @@ ROLES = (
     Role("--t1", "T1 map", ("T1map",), derived=True),
     Role("--b1", "B1 map", ("TB1map",)),
     Role("--aif", "arterial input", ("aif",), endings=TABLES),
-    Role("--aif", "mask of an artery", ("mask",), kinds=("AIF", "aif"), before="mask:", derived=True),
+    Role(
+        "--aif", "mask of an artery", ("mask",), kinds=("AIF", "aif"), before="mask:", derived=True
+    ),
     Role("--drug", "drug image", ("drug",), several="any"),
 )
 
@@ -118,7 +123,11 @@ class StudyName:
     @property
     def parts(self) -> tuple[str, ...]:
         """``("sub-01", "ses-01")``."""
-        return tuple(f"{key}-{label}" for key, label in (("sub", self.sub), ("ses", self.ses), ("run", self.run)) if label)
+        return tuple(
+            f"{key}-{label}"
+            for key, label in (("sub", self.sub), ("ses", self.ses), ("run", self.run))
+            if label
+        )
 
     @property
     def id(self) -> str:
@@ -142,9 +151,13 @@ def label_of(text: str, entity: str, file: Path) -> str:
     label = text.removeprefix(f"{entity}-")
     if not _LABEL.fullmatch(label):
         raise InputError(
-            "a label cannot be used", file=file, field=entity, found=ascii(text[:80]), expected="1 to 64 letters and digits (ASCII)",
+            "a label cannot be used",
+            file=file,
+            field=entity,
+            found=ascii(text[:80]),
+            expected="1 to 64 letters and digits (ASCII)",
             remedy=f"Write it as {entity}-01, or such.",
-        )  # fmt: skip
+        )
     return label
 
 
@@ -156,6 +169,15 @@ def study_name(id: str) -> StudyName:
     """
     pairs = [part.partition("-") for part in id.split("_")]
     keys = [key for key, _, _ in pairs]
-    if not all(dash for _, dash, _ in pairs) or keys != [k for k in ("sub", "ses", "run") if k in keys] or keys[0] != "sub":
-        raise InputError("not the id of a study", field="--id", found=ascii(id[:80]), expected="sub-<label>[_ses-<label>][_run-<index>]")
+    if (
+        not all(dash for _, dash, _ in pairs)
+        or keys != [k for k in ("sub", "ses", "run") if k in keys]
+        or keys[0] != "sub"
+    ):
+        raise InputError(
+            "not the id of a study",
+            field="--id",
+            found=ascii(id[:80]),
+            expected="sub-<label>[_ses-<label>][_run-<index>]",
+        )
     return StudyName(**{key: label_of(label, key, Path(ascii(id[:80]))) for key, _, label in pairs})

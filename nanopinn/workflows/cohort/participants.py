@@ -24,27 +24,52 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         InputError: it is no text, too large, has a column twice, a row of another length, or a control character.
     """
     if path.is_file() and path.stat().st_size > LARGEST_BYTES:
-        raise InputError("the table is too large", file=path, found=f"{path.stat().st_size} bytes", expected=f"up to {LARGEST_BYTES}")
+        raise InputError(
+            "the table is too large",
+            file=path,
+            found=f"{path.stat().st_size} bytes",
+            expected=f"up to {LARGEST_BYTES}",
+        )
     text = read_text(path)
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter="," if path.suffix.lower() == ".csv" else "\t", strict=True)
-        rows = [[cell.strip(" ") for cell in row] for row in reader if any(cell.strip() for cell in row)]
+        reader = csv.reader(
+            io.StringIO(text, newline=""),
+            delimiter="," if path.suffix.lower() == ".csv" else "\t",
+            strict=True,
+        )
+        rows = [
+            [cell.strip(" ") for cell in row] for row in reader if any(cell.strip() for cell in row)
+        ]
     except csv.Error as error:
-        raise InputError("the table cannot be read", file=path, found=str(error), expected="one row per study") from error
+        raise InputError(
+            "the table cannot be read", file=path, found=str(error), expected="one row per study"
+        ) from error
     heads = rows[0] if rows else []
     if not heads or len(set(heads)) != len(heads) or "" in heads:
-        raise InputError("the table's heads are wrong", file=path, found=", ".join(heads)[:200] or "nothing", expected="names that differ")
+        raise InputError(
+            "the table's heads are wrong",
+            file=path,
+            found=", ".join(heads)[:200] or "nothing",
+            expected="names that differ",
+        )
     for number, row in enumerate(rows, 1):
         if len(row) != len(heads):
             raise InputError(
-                "a row has another length than the heads", file=path, field=f"row {number}", found=len(row), expected=str(len(heads))
+                "a row has another length than the heads",
+                file=path,
+                field=f"row {number}",
+                found=len(row),
+                expected=str(len(heads)),
             )
         for head, cell in zip(heads, row, strict=True):
             if any(ord(c) < 32 or ord(c) == 127 for c in cell):
                 raise InputError(
-                    "a line break or control character cannot be used", file=path, field=f"row {number}, {head!a}",
-                    found=ascii(cell[:80]), remedy="Remove it.",
-                )  # fmt: skip
+                    "a line break or control character cannot be used",
+                    file=path,
+                    field=f"row {number}, {head!a}",
+                    found=ascii(cell[:80]),
+                    remedy="Remove it.",
+                )
     return [dict(zip(heads, row, strict=True)) for row in rows[1:]]
 
 
@@ -69,8 +94,15 @@ def read_participants(path: Path) -> Participants:
     if not path.is_file():
         return Participants()
     table = read_rows(path)
-    columns = tuple(k for k in (table[0] if table else ()) if k not in ("participant_id", "session_id"))
-    rows = {(_label(r, "participant_id", "sub-"), _label(r, "session_id", "ses-")): tuple((k, r[k]) for k in columns) for r in table}
+    columns = tuple(
+        k for k in (table[0] if table else ()) if k not in ("participant_id", "session_id")
+    )
+    rows = {
+        (_label(r, "participant_id", "sub-"), _label(r, "session_id", "ses-")): tuple(
+            (k, r[k]) for k in columns
+        )
+        for r in table
+    }
     return Participants(columns, rows)
 
 

@@ -39,7 +39,9 @@ def random_effects(y: Array, variance: Array) -> RandomEffects:
     for _ in range(10_000):
         w, before = 1 / (variance + tau2), tau2
         mean = (w * y).sum() / w.sum()
-        tau2 = max(0.0, float((w**2 * ((y - mean) ** 2 - variance)).sum() / (w**2).sum() + 1 / w.sum()))
+        tau2 = max(
+            0.0, float((w**2 * ((y - mean) ** 2 - variance)).sum() / (w**2).sum() + 1 / w.sum())
+        )
         if abs(tau2 - before) <= 1e-12 + 1e-10 * tau2:
             break
     w = 1 / (variance + tau2)

@@ -30,7 +30,9 @@ class Study:
     about: tuple[tuple[str, str], ...] = ()
 
 
-def find_studies(source: str | Path, *, only: Sequence[str] = (), given: Sequence[str] = ()) -> tuple[Study, ...]:
+def find_studies(
+    source: str | Path, *, only: Sequence[str] = (), given: Sequence[str] = ()
+) -> tuple[Study, ...]:
     """The studies of a BIDS folder, or of a table with one row per study.
 
     Nothing is read but names and tables. A study that lacks something, or has it twice, says so in :attr:`Study.problem`.
@@ -53,9 +55,12 @@ def find_studies(source: str | Path, *, only: Sequence[str] = (), given: Sequenc
         found = studies_of_table(source, tuple(given))
     else:
         raise InputError(
-            "no such dataset", file=source, found=source.name, expected="a BIDS folder, or a .tsv or .csv with one row per study",
+            "no such dataset",
+            file=source,
+            found=source.name,
+            expected="a BIDS folder, or a .tsv or .csv with one row per study",
             remedy="Check the path.",
-        )  # fmt: skip
+        )
     _differ(found, source)
     return _chosen(found, tuple(only), source)
 
@@ -66,10 +71,13 @@ def _differ(studies: Sequence[Study], source: Path) -> None:
     for s in studies:
         if s.id.casefold() in seen:
             raise InputError(
-                "two studies have one name", file=source, field="participant_id, session_id",
-                found=f"{seen[s.id.casefold()]} and {s.id}", expected="names that differ by more than capitals",
+                "two studies have one name",
+                file=source,
+                field="participant_id, session_id",
+                found=f"{seen[s.id.casefold()]} and {s.id}",
+                expected="names that differ by more than capitals",
                 remedy="Rename one, or tell them apart by session_id.",
-            )  # fmt: skip
+            )
         seen[s.id.casefold()] = s.id
 
 
@@ -80,7 +88,13 @@ def _chosen(studies: tuple[Study, ...], only: tuple[str, ...], source: Path) -> 
         matching = {s.id for s in studies if s.id == wanted.id or s.id.startswith(f"{wanted.id}_")}
         if not matching:
             some = ", ".join(s.id for s in studies[:5]) + (", ..." if len(studies) > 5 else "")
-            raise InputError("no such study", file=source, found=word, expected=f"one of {some}", remedy="Check the name.")
+            raise InputError(
+                "no such study",
+                file=source,
+                found=word,
+                expected=f"one of {some}",
+                remedy="Check the name.",
+            )
         kept |= matching
     return tuple(s for s in studies if not only or s.id in kept)
 
@@ -89,9 +103,14 @@ NO_SERIES = "no DCE series"
 
 
 def as_study(
-    name: StudyName, inputs: Sequence[tuple[str, str]], problems: Sequence[str], given: Sequence[str], *,
-    unclear: Iterable[str] = (), about: Sequence[tuple[str, str]] = (),
-) -> Study:  # fmt: skip
+    name: StudyName,
+    inputs: Sequence[tuple[str, str]],
+    problems: Sequence[str],
+    given: Sequence[str],
+    *,
+    unclear: Iterable[str] = (),
+    about: Sequence[tuple[str, str]] = (),
+) -> Study:
     """A study from its inputs, with what it lacks.
 
     Args:
@@ -104,13 +123,27 @@ def as_study(
     """
     for option, value in inputs:
         if any(ord(c) < 32 or ord(c) == 127 for c in value):
-            raise InputError("a path with a control character cannot be used", field=option, found=ascii(value[-80:]), remedy="Rename it.")
-    paths = [Path(v.removeprefix("mask:")) for _, v in inputs if v.removeprefix("mask:").startswith("/")]
+            raise InputError(
+                "a path with a control character cannot be used",
+                field=option,
+                found=ascii(value[-80:]),
+                remedy="Rename it.",
+            )
+    paths = [
+        Path(v.removeprefix("mask:")) for _, v in inputs if v.removeprefix("mask:").startswith("/")
+    ]
     files = [f for p in paths for f in (_files_in(p) if os.path.isdir(p) else [p])]
     sidecars = [s for f in files if os.path.isfile(s := sidecar_path(f))]
     said = [*problems, *lacking({o for o, _ in inputs} | set(unclear), frozenset(given))]
     options = tuple(word for pair in inputs for word in pair)
-    return Study(name.id, name.place, tuple(dict.fromkeys([*files, *sidecars])), options, "; ".join(said), tuple(about))
+    return Study(
+        name.id,
+        name.place,
+        tuple(dict.fromkeys([*files, *sidecars])),
+        options,
+        "; ".join(said),
+        tuple(about),
+    )
 
 
 def _files_in(folder: Path) -> list[Path]:

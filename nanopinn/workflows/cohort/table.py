@@ -16,9 +16,25 @@ FILES_COLUMNS = ("vfa", "ir", "drug")
 #: A file where there is one of that name; else a name or number that the option knows.
 EITHER_COLUMNS = ("t1", "aif", "agent", "ph_calibration")
 TEXT_COLUMNS = (
-    "assume_ph", "cest_contrast", "ph_method", "register", "t1_method", "relation", "aif_dispersion", "blood_t1", "delay", "orientation",
-    "flip_angle", "tr", "frame_spacing", "relaxivity", "dose", "baseline_frames", "bolus_arrival", "hematocrit",
-)  # fmt: skip
+    "assume_ph",
+    "cest_contrast",
+    "ph_method",
+    "register",
+    "t1_method",
+    "relation",
+    "aif_dispersion",
+    "blood_t1",
+    "delay",
+    "orientation",
+    "flip_angle",
+    "tr",
+    "frame_spacing",
+    "relaxivity",
+    "dose",
+    "baseline_frames",
+    "bolus_arrival",
+    "hematocrit",
+)
 _OF_A_FILE = (".nii", ".nii.gz")
 
 
@@ -32,15 +48,21 @@ def studies_of_table(source: Path, given: Sequence[str]) -> tuple[Study, ...]:
     rows = read_rows(source)
     if not rows or not {"participant_id", "dce"} <= rows[0].keys():
         raise InputError(
-            "no study is found", file=source, found=", ".join(rows[0]) if rows else "no row",
-            expected="a row per study with the columns participant_id and dce", remedy="Name the columns so.",
-        )  # fmt: skip
+            "no study is found",
+            file=source,
+            found=", ".join(rows[0]) if rows else "no row",
+            expected="a row per study with the columns participant_id and dce",
+            remedy="Name the columns so.",
+        )
     return tuple(_study(row, source, given) for row in rows)
 
 
 def _study(row: Mapping[str, str], source: Path, given: Sequence[str]) -> Study:
     session = row.get("session_id", "")
-    name = StudyName(label_of(row["participant_id"], "sub", source), "" if session in MISSING else label_of(session, "ses", source))
+    name = StudyName(
+        label_of(row["participant_id"], "sub", source),
+        "" if session in MISSING else label_of(session, "ses", source),
+    )
     inputs: list[tuple[str, str]] = []
     about: list[tuple[str, str]] = []
     for column, cell in row.items():
@@ -51,7 +73,9 @@ def _study(row: Mapping[str, str], source: Path, given: Sequence[str]) -> Study:
             about.append((column, cell))
     paths = [Path(v.removeprefix("mask:")) for _, v in inputs]
     lost = [p.name for p in paths if p.is_absolute() and not os.path.exists(p)]
-    return as_study(name, inputs, [f"no such file: {', '.join(lost)}"] if lost else [], given, about=about)
+    return as_study(
+        name, inputs, [f"no such file: {', '.join(lost)}"] if lost else [], given, about=about
+    )
 
 
 def _values(column: str, cell: str, source: Path) -> list[str]:
@@ -66,7 +90,13 @@ def _values(column: str, cell: str, source: Path) -> list[str]:
     if column in EITHER_COLUMNS and ("/" in cell or os.path.exists(source.parent / cell)):
         return [_path(cell, source)]
     if cell.startswith("-"):
-        raise InputError("a value cannot begin with a dash", file=source, field=column, found=ascii(cell[:80]), remedy="Correct it.")
+        raise InputError(
+            "a value cannot begin with a dash",
+            file=source,
+            field=column,
+            found=ascii(cell[:80]),
+            remedy="Correct it.",
+        )
     return [cell]
 
 
@@ -84,5 +114,10 @@ def _is_no_file(column: str, cell: str, source: Path) -> None:
     if cell.lower().endswith(_OF_A_FILE):
         known = ", ".join((*FILE_COLUMNS, *FILES_COLUMNS, "t1", "aif"))
         raise InputError(
-            "a column of images is not known", file=source, field=ascii(column), found=cell[-80:], expected=known, remedy="Rename it."
+            "a column of images is not known",
+            file=source,
+            field=ascii(column),
+            found=cell[-80:],
+            expected=known,
+            remedy="Rename it.",
         )

@@ -32,9 +32,11 @@ class Anatomy:
 
 
 def draw_anatomy(
-    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], rng: np.random.Generator,
+    shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+    rng: np.random.Generator,
     tumour_mm: tuple[float, float, float] | None = None,
-) -> Anatomy:  # fmt: skip
+) -> Anatomy:
     """Draw a phantom; heterogeneity is 1 mm in size.
 
     Args:
@@ -42,7 +44,9 @@ def draw_anatomy(
             60 % of each axis, less or more by what the waves are on average.
     """
     extent = [n * h for n, h in zip(shape, spacing_mm, strict=True)]
-    radius = _radius(shape, spacing_mm, tumour_mm or (0.60 * extent[0], 0.54 * extent[1], 0.60 * extent[2]), rng)
+    radius = _radius(
+        shape, spacing_mm, tumour_mm or (0.60 * extent[0], 0.54 * extent[1], 0.60 * extent[2]), rng
+    )
     if tumour_mm is not None:
         radius = radius / np.quantile(radius, np.pi / 6 * np.prod(tumour_mm) / np.prod(extent))
     tumour = radius < 1
@@ -54,10 +58,16 @@ def draw_anatomy(
     PS = np.where(tumour, value("Ktrans_t"), value("Ktrans_n")) * np.exp(rough(0.3))
     PS = np.where(necrosis, 0.25 * PS, PS)
     phi = np.where(tumour, value("ve_t"), value("ve_n")) + rough(0.03) + 0.12 * necrosis
-    v_p = np.where(tumour, value("vp_t"), value("vp_n")) * np.exp(rough(0.3)) * np.where(necrosis, 0.3, 1.0)
+    v_p = (
+        np.where(tumour, value("vp_t"), value("vp_n"))
+        * np.exp(rough(0.3))
+        * np.where(necrosis, 0.3, 1.0)
+    )
     depth = np.clip(1 - radius, 0, 1)
     # protons diffuse: their field is smoother than the vessels
-    pH = np.where(tumour, 7.1 - 0.6 * depth, value("pHe_n")) + 0.05 * _smooth_noise(shape, spacing_mm, 2.0, rng)
+    pH = np.where(tumour, 7.1 - 0.6 * depth, value("pHe_n")) + 0.05 * _smooth_noise(
+        shape, spacing_mm, 2.0, rng
+    )
     T1 = np.where(tumour, value("T10_t"), 1.1) + rough(0.05)
     soft = 0.35 / min(spacing_mm)  # no tissue border is sharper than the cells that make it
     PS, phi, v_p, pH = (gaussian_filter(a, soft, mode="nearest") for a in (PS, phi, v_p, pH))
@@ -68,7 +78,12 @@ def draw_anatomy(
 FIELD_MM = 1.5
 
 
-def draw_fields(anatomy: Anatomy, spacing_mm: tuple[float, float, float], spreads: Mapping[str, float], seed: int) -> Anatomy:
+def draw_fields(
+    anatomy: Anatomy,
+    spacing_mm: tuple[float, float, float],
+    spreads: Mapping[str, float],
+    seed: int,
+) -> Anatomy:
     """The same tissue with multipliers that vary over the tumour, each of mean logarithm 0 and the spread given.
 
     They have random numbers of their own, so that everything else of a seed stays as it was.
@@ -78,14 +93,18 @@ def draw_fields(anatomy: Anatomy, spacing_mm: tuple[float, float, float], spread
         noise = _smooth_noise((*anatomy.tumour.shape,), spacing_mm, FIELD_MM / 2, rng)
         inside = noise[anatomy.tumour]
         if spread > 0:
-            fields[name] = np.where(anatomy.tumour, spread * (noise - inside.mean()) / inside.std(), 0.0)
+            fields[name] = np.where(
+                anatomy.tumour, spread * (noise - inside.mean()) / inside.std(), 0.0
+            )
     return replace(anatomy, fields=fields)
 
 
 def _radius(
-    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], diameters_mm: tuple[float, float, float],
+    shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+    diameters_mm: tuple[float, float, float],
     rng: np.random.Generator,
-) -> Array:  # fmt: skip
+) -> Array:
     """Scaled radius of an ellipsoid with a wavy border, 1 there."""
     axes = [(np.arange(n) + 0.5) * h - n * h / 2 for n, h in zip(shape, spacing_mm, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij")
@@ -94,8 +113,15 @@ def _radius(
     return np.asarray(radius * (1 + 0.10 * _smooth_noise(shape, spacing_mm, 2.0, rng)))
 
 
-def _smooth_noise(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float], size_mm: float, rng: np.random.Generator) -> Array:
+def _smooth_noise(
+    shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+    size_mm: float,
+    rng: np.random.Generator,
+) -> Array:
     """Gaussian field of unit variance and correlation length ``size_mm``, its mean within 2."""
-    field = gaussian_filter(rng.standard_normal(shape), [size_mm / h for h in spacing_mm], mode="wrap")
+    field = gaussian_filter(
+        rng.standard_normal(shape), [size_mm / h for h in spacing_mm], mode="wrap"
+    )
     # over a few mm a smooth field is nearly constant: by its spread alone its mean would be scaled to tens
     return np.asarray(field / max(field.std(), abs(field.mean()) / 2))

@@ -20,7 +20,9 @@ from nanopinn.workflows.settings import PhantomSettings
 MASKS = Path("derivatives", "masks")
 
 
-def make_phantom_dataset(out: Path, count: int, settings: PhantomSettings, *, progress: Progress = silent) -> Path:
+def make_phantom_dataset(
+    out: Path, count: int, settings: PhantomSettings, *, progress: Progress = silent
+) -> Path:
     """Write ``count`` synthetic subjects, seeds from ``settings.seed`` on, under BIDS names.
 
     The truth and the Z-spectra of each stay in ``sourcedata/sub-<label>``, where no fit looks.
@@ -37,25 +39,43 @@ def make_phantom_dataset(out: Path, count: int, settings: PhantomSettings, *, pr
     from nanopinn import __version__
 
     if not 1 <= count <= 9999:
-        raise InputError("a number of subjects that cannot be made", field="--bids", found=count, expected="1 to 9999")
+        raise InputError(
+            "a number of subjects that cannot be made",
+            field="--bids",
+            found=count,
+            expected="1 to 9999",
+        )
     with whole_folder(Path(out), overwrite=False) as part:
         rows = [_subject(part, i, count, settings, progress) for i in range(count)]
         write_bytes(part / "participants.tsv", as_tsv(rows))
-        write_json(part / "participants.json", {"seed": {"Description": "of anatomy, parameters and noise"}})
-        write_bytes(part / "README", b"Synthetic tumours drawn by nanopinn phantom; the truth is in sourcedata. No person was scanned.\n")
+        write_json(
+            part / "participants.json",
+            {"seed": {"Description": "of anatomy, parameters and noise"}},
+        )
+        write_bytes(
+            part / "README",
+            b"Synthetic tumours drawn by nanopinn phantom; the truth is in sourcedata. No person was scanned.\n",
+        )
         describe_scans(part, "nanopinn phantoms", "nanopinn phantom", __version__)
-        describe_scans(part / MASKS, "true masks of nanopinn phantoms", "nanopinn phantom", __version__)
+        describe_scans(
+            part / MASKS, "true masks of nanopinn phantoms", "nanopinn phantom", __version__
+        )
     progress("done", 1.0, {})
     return Path(out)
 
 
-def _subject(part: Path, i: int, count: int, settings: PhantomSettings, progress: Progress) -> dict[str, Any]:
+def _subject(
+    part: Path, i: int, count: int, settings: PhantomSettings, progress: Progress
+) -> dict[str, Any]:
     """One subject's files; its row of the participants."""
     sub, seed = f"sub-{i + 1:0{max(2, len(str(count)))}d}", settings.seed + i
     progress(f"subject {i + 1} of {count}", i / count, {})
     made = make_phantom(part / "sourcedata" / sub, settings.model_copy(update={"seed": seed}))
     for old, new in _names(made, sub):
-        for source, target in ((made / f"{old}.nii.gz", part / f"{new}.nii.gz"), (made / f"{old}.json", part / f"{new}.json")):
+        for source, target in (
+            (made / f"{old}.nii.gz", part / f"{new}.nii.gz"),
+            (made / f"{old}.json", part / f"{new}.json"),
+        ):
             if source.is_file():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(source, target)

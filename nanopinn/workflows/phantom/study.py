@@ -66,13 +66,18 @@ def _fill(part: Path, settings: PhantomSettings, progress: Progress) -> None:
     anatomy = draw_fields(anatomy, fine_mm, spreads, settings.seed)  # type: ignore[arg-type]
     if not (_voxel_means(anatomy.tumour.astype(float), settings.refine) > 0.5).any():
         raise InputError(
-            "no voxel would lie in the tumour", field="shape", found=settings.shape, expected="3 voxels or more along every axis",
+            "no voxel would lie in the tumour",
+            field="shape",
+            found=settings.shape,
+            expected="3 voxels or more along every axis",
             remedy="Draw more voxels.",
-        )  # fmt: skip
+        )
     length = None if settings.length_scale_mm is None else settings.length_scale_mm * 1e-3
     scalars = draw_scalars(rng, length)
     frames: Array = np.arange(settings.frames, dtype=np.float64) * float(settings.frame_spacing_s)
-    aif = load_aif("parker", frame_times_s=frames, bolus_arrival_s=BOLUS_S, hematocrit=value("Hct")).curve
+    aif = load_aif(
+        "parker", frame_times_s=frames, bolus_arrival_s=BOLUS_S, hematocrit=value("Hct")
+    ).curve
     progress("solving the truth", 0.1, {})
     spacing = (fine_mm[0] * 1e-3, fine_mm[1] * 1e-3, fine_mm[2] * 1e-3)
     times, changed = np.array(settings.drug_times_h) * 3600.0, dict(settings.factors)
@@ -93,9 +98,15 @@ class _Writer:
     """Averages the fine truth to voxels, adds noise, and writes every file of a study."""
 
     def __init__(
-        self, out: Path, settings: PhantomSettings, anatomy: Anatomy, truth: Truth, aif: PlasmaCurve,
-        frames: Array, rng: np.random.Generator,
-    ) -> None:  # fmt: skip
+        self,
+        out: Path,
+        settings: PhantomSettings,
+        anatomy: Anatomy,
+        truth: Truth,
+        aif: PlasmaCurve,
+        frames: Array,
+        rng: np.random.Generator,
+    ) -> None:
         self.out, self.settings, self.anatomy, self.truth = out, settings, anatomy, truth
         self.aif, self.frames, self.rng = aif, frames, rng
         extent = np.array(settings.shape) * np.array(settings.voxel_mm)
@@ -109,12 +120,25 @@ class _Writer:
     def noisy(self, values: Array, sd: float) -> Array:
         return values + sd * self.rng.standard_normal(values.shape)
 
-    def save(self, name: str, values: Array, affine: Any = None, frame_spacing_s: float = 0.0, **sidecar: Any) -> None:
+    def save(
+        self,
+        name: str,
+        values: Array,
+        affine: Any = None,
+        frame_spacing_s: float = 0.0,
+        **sidecar: Any,
+    ) -> None:
         path = self.out / f"{name}.nii.gz"
         path.parent.mkdir(exist_ok=True)
         if affine is None:  # of the scan's own grid
             values = values[..., : values.shape[-3] - self.settings.cut_voxels, :, :]
-        write_volume(path, values, self.affine if affine is None else affine, sidecar=sidecar or None, frame_spacing_s=frame_spacing_s)
+        write_volume(
+            path,
+            values,
+            self.affine if affine is None else affine,
+            sidecar=sidecar or None,
+            frame_spacing_s=frame_spacing_s,
+        )
 
     def write(self) -> None:
         self.scan()
@@ -129,13 +153,26 @@ class _Writer:
         """DCE series and VFA set: the signal of the voxel's fine cells, averaged, with noise."""
         base = signal(S0, self.anatomy.T1, TR_S, FLIP_DEG)
         sd = float(self.voxels(base)[self.mask].mean()) / self.settings.snr
-        series = signal_from_concentration(np.nan_to_num(self.truth.contrast), base, self.anatomy.T1, TR_S, FLIP_DEG, value("r1_Gd"))
+        series = signal_from_concentration(
+            np.nan_to_num(self.truth.contrast),
+            base,
+            self.anatomy.T1,
+            TR_S,
+            FLIP_DEG,
+            value("r1_Gd"),
+        )
         shared: dict[str, Any] = {"RepetitionTimeExcitation": TR_S, "MagneticFieldStrength": 3.0}
         self.save(
-            "dce", self.noisy(self.voxels(series), sd), frame_spacing_s=self.settings.frame_spacing_s, **shared, FlipAngle=FLIP_DEG,
-            VolumeTiming=[float(t) for t in self.frames], ContrastRelaxivity=value("r1_Gd"),
-            BolusArrivalTime=BOLUS_S, Hematocrit=value("Hct"),
-        )  # fmt: skip
+            "dce",
+            self.noisy(self.voxels(series), sd),
+            frame_spacing_s=self.settings.frame_spacing_s,
+            **shared,
+            FlipAngle=FLIP_DEG,
+            VolumeTiming=[float(t) for t in self.frames],
+            ContrastRelaxivity=value("r1_Gd"),
+            BolusArrivalTime=BOLUS_S,
+            Hematocrit=value("Hct"),
+        )
         for flip in VFA_DEG:
             image = self.voxels(signal(S0, self.anatomy.T1, TR_S, flip))
             # a VFA set is averaged over repeats: a third of the noise of one dynamic frame
@@ -144,7 +181,9 @@ class _Writer:
     def ph_map(self) -> None:
         """pH on its own coarser grid, a slab that misses the first and last slices."""
         affine, pH = self.on_cest_grid(self.anatomy.pH)
-        self.save("ph", self.noisy(pH, self.settings.ph_noise), affine, pHStd=self.settings.ph_noise)
+        self.save(
+            "ph", self.noisy(pH, self.settings.ph_noise), affine, pHStd=self.settings.ph_noise
+        )
 
     def z_spectra(self) -> None:
         """What a CEST scan of iopamidol would show of the same pH, after all else so that a seed gives the same study as before."""
@@ -153,15 +192,29 @@ class _Writer:
         saturation, flat = Saturation(7.0, 3.0, 5.0), torch.as_tensor(pH.ravel())
         one = torch.ones_like(flat)
         shift = torch.as_tensor(self.rng.uniform(-0.2, 0.2)) * one
-        Z = z_spectra(
-            load_agent("iopamidol"), saturation, torch.as_tensor(CEST_PPM)[None] - shift[:, None], pH=flat,
-            molar=torch.as_tensor(np.where(tumour.ravel() > 0.5, 0.02, 0.005)), T1_s=1.4 * one, T2_s=0.08 * one,
-        ).numpy().reshape(*pH.shape, -1)  # fmt: skip
+        Z = (
+            z_spectra(
+                load_agent("iopamidol"),
+                saturation,
+                torch.as_tensor(CEST_PPM)[None] - shift[:, None],
+                pH=flat,
+                molar=torch.as_tensor(np.where(tumour.ravel() > 0.5, 0.02, 0.005)),
+                T1_s=1.4 * one,
+                T2_s=0.08 * one,
+            )
+            .numpy()
+            .reshape(*pH.shape, -1)
+        )
         series = np.concatenate([np.ones((*pH.shape, 1)), Z], axis=-1)
         self.save(
-            "cest", np.moveaxis(1000 * self.noisy(series, 0.004), -1, 0), affine, SaturationOffsetsPPM=[-300.0, *CEST_PPM.tolist()],
-            SaturationB1uT=saturation.B1_uT, SaturationTimeS=saturation.seconds, MagneticFieldStrength=saturation.field_T,
-        )  # fmt: skip
+            "cest",
+            np.moveaxis(1000 * self.noisy(series, 0.004), -1, 0),
+            affine,
+            SaturationOffsetsPPM=[-300.0, *CEST_PPM.tolist()],
+            SaturationB1uT=saturation.B1_uT,
+            SaturationTimeS=saturation.seconds,
+            MagneticFieldStrength=saturation.field_T,
+        )
 
     def on_cest_grid(self, fine: Array) -> tuple[Array, Array]:
         """Affine of the CEST scan's grid, and a fine map on it."""
@@ -174,7 +227,9 @@ class _Writer:
         fine_affine = self.affine.copy()
         fine_affine[:3, :3] /= s.refine
         fine_affine[:3, 3] -= np.array(s.voxel_mm) * (1 - 1 / s.refine) / 2
-        return affine, resample(fine, fine_affine, (int(shape[0]), int(shape[1]), int(shape[2])), affine)
+        return affine, resample(
+            fine, fine_affine, (int(shape[0]), int(shape[1]), int(shape[2])), affine
+        )
 
     def drug_images(self) -> None:
         """Encapsulated and released drug at each imaging time."""
@@ -183,31 +238,51 @@ class _Writer:
             pools = {k: self.voxels(np.nan_to_num(v[i])) for k, v in self.truth.drug.items()}
             images = {
                 "encapsulated": pools["encapsulated"] + blood * self.truth.plasma_drug[i],
-                "released": pools["free"] + pools["bound"] + pools["intracellular"] + pools["nuclear"],
+                "released": pools["free"]
+                + pools["bound"]
+                + pools["intracellular"]
+                + pools["nuclear"],
             }
             for quantity, image in images.items():
                 sd = self.settings.drug_noise * float(image[self.mask].max())
                 self.save(
-                    f"drug_{quantity}_{t / 3600:g}h", self.noisy(image, sd) * 1e3,
-                    TimeAfterDose=float(t), Quantity=quantity, NoiseSD=sd * 1e3, Units="ug/mL",
-                )  # fmt: skip
+                    f"drug_{quantity}_{t / 3600:g}h",
+                    self.noisy(image, sd) * 1e3,
+                    TimeAfterDose=float(t),
+                    Quantity=quantity,
+                    NoiseSD=sd * 1e3,
+                    Units="ug/mL",
+                )
 
     def maps_of_truth(self) -> None:
         """True maps and fields, averaged to voxels."""
         a, t = self.anatomy, self.truth
         maps = {
-            "Ktrans": (t.Ktrans * 60, "1/min"), "ve": (a.phi, "1"), "vp": (a.v_p, "1"), "T1": (a.T1, "s"),
-            "pH": (a.pH, "1"), "IFP": (t.pressure / 133.322, "mmHg"), "krel": (t.release_rate * 3600, "1/h"),
-            "necrosis": (a.necrosis.astype(float), "1"), "velocity": (t.velocity * 1e6, "um/s"),
-        }  # fmt: skip
+            "Ktrans": (t.Ktrans * 60, "1/min"),
+            "ve": (a.phi, "1"),
+            "vp": (a.v_p, "1"),
+            "T1": (a.T1, "s"),
+            "pH": (a.pH, "1"),
+            "IFP": (t.pressure / 133.322, "mmHg"),
+            "krel": (t.release_rate * 3600, "1/h"),
+            "necrosis": (a.necrosis.astype(float), "1"),
+            "velocity": (t.velocity * 1e6, "um/s"),
+        }
         for name, (values, unit) in maps.items():
             self.save(f"truth/{name}", self.voxels(values), Unit=unit)
         for name, logarithm in a.fields.items():
             self.save(f"truth/{name}_factor", np.exp(self.voxels(logarithm)), Unit="1")
-        self.save("truth/contrast", self.voxels(t.contrast), Unit="mM", FrameTimes=[float(f) for f in self.frames])
+        self.save(
+            "truth/contrast",
+            self.voxels(t.contrast),
+            Unit="mM",
+            FrameTimes=[float(f) for f in self.frames],
+        )
         times = [float(x) for x in t.drug_times_s]
         for name, values in t.drug.items():
-            self.save(f"truth/{name}", self.voxels(values) * 1e3, Unit="ug/mL of tissue", FrameTimes=times)
+            self.save(
+                f"truth/{name}", self.voxels(values) * 1e3, Unit="ug/mL of tissue", FrameTimes=times
+            )
 
     def truth_parameters(self) -> dict[str, Any]:
         return {

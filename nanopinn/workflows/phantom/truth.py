@@ -26,9 +26,15 @@ Array = NDArray[np.float64]
 
 #: Spread (natural log) with which a phantom's scalars are drawn around their table values.
 SPREAD = {
-    "q": 0.35, "p_e": 0.2, "K_ratio_n": 0.2, "PS_l": 0.5, "leak_l": 0.2, "f_l": 0.15, "krel_ref": 0.5,
+    "q": 0.35,
+    "p_e": 0.2,
+    "K_ratio_n": 0.2,
+    "PS_l": 0.5,
+    "leak_l": 0.2,
+    "f_l": 0.15,
+    "krel_ref": 0.5,
     "k_on_DNA": 0.3,
-}  # fmt: skip
+}
 
 
 #: Relative residual of the linear solves: far below the error of the grid.
@@ -70,9 +76,15 @@ def draw_scalars(rng: np.random.Generator, length_scale_m: float | None) -> dict
 
 
 def solve_truth(
-    anatomy: Anatomy, spacing_m: tuple[float, float, float], scalars: Mapping[str, float], aif: PlasmaCurve,
-    frame_times: Array, drug_times: Array, pore_error: float = 0.0, factors: Mapping[str, float] | None = None,
-) -> Truth:  # fmt: skip
+    anatomy: Anatomy,
+    spacing_m: tuple[float, float, float],
+    scalars: Mapping[str, float],
+    aif: PlasmaCurve,
+    frame_times: Array,
+    drug_times: Array,
+    pore_error: float = 0.0,
+    factors: Mapping[str, float] | None = None,
+) -> Truth:
     """Solve every field of the phantom on the grid of its anatomy, in a box with a wide normal margin.
 
     Args:
@@ -86,7 +98,9 @@ def solve_truth(
         phi=torch.as_tensor(domain.take(anatomy.phi, value("ve_n"))),
         v_p=torch.as_tensor(domain.take(anatomy.v_p, value("vp_n"))),
         pH=torch.as_tensor(domain.take(anatomy.pH, value("pHe_n"))),
-        shapes={name: torch.as_tensor(domain.take(f, 0.0))[None] for name, f in anatomy.fields.items()},
+        shapes={
+            name: torch.as_tensor(domain.take(f, 0.0))[None] for name, f in anatomy.fields.items()
+        },
     )
     setting = Setting(maps, Grid(domain.shape, spacing_m), flow_refine=1)
     none = torch.zeros(0, dtype=torch.float64)
@@ -96,13 +110,17 @@ def solve_truth(
     flow = forward.flow(none)
     model: TumourModel = forward.model(none)
     seen = replace(setting, maps=replace(maps, phi=maps.phi * (1 + pore_error)))
-    contrast, _, _ = Forward(seen, lambda _: numbers, factors=factors).contrast(none, flow, aif, frame_times, SDIRK3, tol=SOLVE_TO)
+    contrast, _, _ = Forward(seen, lambda _: numbers, factors=factors).contrast(
+        none, flow, aif, frame_times, SDIRK3, tol=SOLVE_TO
+    )
     plasma = PH_SENSITIVE.bolus()
     nodes = drug_nodes(list(drug_times), first_step_s=40.0, growth=1.2, longest_s=3600.0)
     run = forward.drug(none, flow, plasma, nodes, SDIRK3, tol=SOLVE_TO)
     keep = [int(np.argmin(np.abs(nodes - t))) for t in drug_times]
     per_tissue = volume_fractions(LINEAR.pools, maps) * run.U[keep]
-    Ktrans, _ = exchange_coefficients(maps.PS * model.by_tissue(model.factor("P", "SV"), 1.0), flow.J_v, value("sigma_Gd"))
+    Ktrans, _ = exchange_coefficients(
+        maps.PS * model.by_tissue(model.factor("P", "SV"), 1.0), flow.J_v, value("sigma_Gd")
+    )
 
     def back(values: torch.Tensor, fill: float = np.nan) -> Array:
         return domain.put(values.numpy(), fill)

@@ -65,7 +65,9 @@ def _stop_left_behind(out: Path, tell: Callable[[str], None]) -> None:
 
     left, until = left_behind(out), time.monotonic() + _PATIENCE_S
     if left:
-        tell(f"A run was killed here and left {len(left)} processes behind; they are stopped first and keep what they have reached.")
+        tell(
+            f"A run was killed here and left {len(left)} processes behind; they are stopped first and keep what they have reached."
+        )
     while left and time.monotonic() < until:
         for process in left:
             with suppress(psutil.NoSuchProcess):
@@ -74,4 +76,6 @@ def _stop_left_behind(out: Path, tell: Callable[[str], None]) -> None:
         left = left_behind(out)
     if left:
         numbers = ", ".join(str(p.pid) for p in left)
-        raise OutputError(f"Processes {numbers} of a killed run work on in {out} and do not stop. End them first.")
+        raise OutputError(
+            f"Processes {numbers} of a killed run work on in {out} and do not stop. End them first."
+        )

@@ -38,7 +38,9 @@ class End:
     def line(self) -> str:
         """One line for the screen."""
         took = f" ({self.seconds:.0f} s)" if self.seconds else ""
-        return f"{self.id}: {self.run} {self.status}{took}" + (f": {self.message}" if self.message and self.status != PASSED else "")
+        return f"{self.id}: {self.run} {self.status}{took}" + (
+            f": {self.message}" if self.message and self.status != PASSED else ""
+        )
 
 
 def end_of(out: Path, study: Study, run: str) -> End:
@@ -48,10 +50,23 @@ def end_of(out: Path, study: Study, run: str) -> End:
     place = out / "work" / study.place
     try:
         verdict = json.loads((place / f"{run}.json").read_text(encoding="utf-8"))
-        return End(study.id, run, str(verdict["status"]), _one_line(verdict.get("message", "")), float(verdict.get("seconds", 0)))
+        return End(
+            study.id,
+            run,
+            str(verdict["status"]),
+            _one_line(verdict.get("message", "")),
+            float(verdict.get("seconds", 0)),
+        )
     except FileNotFoundError:
         log = Path("work", study.place, f"{run}.log")
-        return End(study.id, run, UNFINISHED, f"it was killed, or could not write; see {log}" if (out / log).exists() else "not begun")
+        return End(
+            study.id,
+            run,
+            UNFINISHED,
+            f"it was killed, or could not write; see {log}"
+            if (out / log).exists()
+            else "not begun",
+        )
     except (OSError, ValueError, TypeError, KeyError):
         return End(study.id, run, UNFINISHED, f"work/{study.place}/{run}.json cannot be read")
 
@@ -77,7 +92,9 @@ def exit_code(ends: Sequence[End]) -> int:
 class Watch:
     """Tells of each run of a cohort once, when its verdict appears; of those that were there before, nothing."""
 
-    def __init__(self, out: Path, studies: Sequence[Study], arms: bool, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, out: Path, studies: Sequence[Study], arms: bool, tell: Callable[[str], None]
+    ) -> None:
         self._out, self._studies, self._arms, self._tell = out, studies, arms, tell
         self._seen = set(self._ends())
 
@@ -88,4 +105,6 @@ class Watch:
                 self._tell(end.line())
 
     def _ends(self) -> list[End]:
-        return [e for e in ends_of(self._out, self._studies, arms=self._arms) if e.status != UNFINISHED]
+        return [
+            e for e in ends_of(self._out, self._studies, arms=self._arms) if e.status != UNFINISHED
+        ]

@@ -61,5 +61,7 @@ def _in_words(reason: str) -> str:
 
 def told(jobs: Sequence[Job], place: str) -> str:
     """What would be done for one study: ``fit, derivatives (not done yet)``; nothing where nothing is to be done."""
-    own = sorted((job for job in jobs if job.place == place), key=lambda job: _ORDER.index(job.rule))
+    own = sorted(
+        (job for job in jobs if job.place == place), key=lambda job: _ORDER.index(job.rule)
+    )
     return f"{', '.join(job.rule for job in own)} ({own[0].reason})" if own else "nothing to do"

@@ -19,7 +19,11 @@ def pipelines() -> Path:
     """
     folder = Path(str(files("nanopinn") / "pipelines")).resolve()
     if not (folder / "cohort" / "Snakefile").is_file():
-        raise InputError("the workflows are missing from this installation", file=folder, remedy="Install nanopinn anew.")
+        raise InputError(
+            "the workflows are missing from this installation",
+            file=folder,
+            remedy="Install nanopinn anew.",
+        )
     if find_spec("snakemake") is None:
         raise InputError("Snakemake is not installed", remedy="pip install 'nanopinn[pipelines]'.")
     return folder
@@ -34,5 +38,7 @@ def profile_folder(name: str) -> Path:
     folder = pipelines() / "profiles" / name if name in PROFILES else Path(name).absolute()
     if not any((folder / file).is_file() for file in ("config.yaml", "profile.yaml")):
         expected = f"{', '.join(PROFILES)}, or a folder with a config.yaml"
-        raise InputError("there is no such profile", field="--profile", found=name, expected=expected)
+        raise InputError(
+            "there is no such profile", field="--profile", found=name, expected=expected
+        )
     return folder

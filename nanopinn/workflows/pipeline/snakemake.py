@@ -46,9 +46,16 @@ class Workflow:
     def planned(self, folder: Path) -> str:
         """What Snakemake says it would do; ``folder`` holds the configuration, and stands in for an output that is not there yet."""
         place = self.out if self.out.is_dir() else folder
-        said = subprocess.run([*self._command(place, folder), "--dry-run"], env=self._environment(), capture_output=True, text=True)
+        said = subprocess.run(
+            [*self._command(place, folder), "--dry-run"],
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+        )
         if said.returncode:
-            raise NanopinnError(f"Snakemake cannot plan the work: {last_words(said.stderr + said.stdout)}")
+            raise NanopinnError(
+                f"Snakemake cannot plan the work: {last_words(said.stderr + said.stdout)}"
+            )
         return said.stdout + said.stderr
 
     def run(self, log: Path, each: Callable[[], None]) -> int:
@@ -63,9 +70,13 @@ class Workflow:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w", encoding="utf-8") as said, _Stop() as stop:
             running = subprocess.Popen(
-                self._command(self.out, log.parent), env=self._environment(), stdout=said, stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+                self._command(self.out, log.parent),
+                env=self._environment(),
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
             stop.goes_to(running.pid)
             while True:
                 try:
@@ -83,16 +94,32 @@ class Workflow:
         settings = folder / f"{self.name}.json"
         settings.write_text(json.dumps(dict(self.config), indent=2) + "\n", encoding="utf-8")
         options = {
-            "--snakefile": pipelines() / self.name / "Snakefile", "--directory": place, "--configfile": settings,
-            "--profile": profile_folder(self.profile), "--workflow-profile": "none",
+            "--snakefile": pipelines() / self.name / "Snakefile",
+            "--directory": place,
+            "--configfile": settings,
+            "--profile": profile_folder(self.profile),
+            "--workflow-profile": "none",
             "--runtime-source-cache-path": place / ".snakemake" / "source-cache",
-        } | ({"--cores": self.cores} if self.cores else {})  # fmt: skip
+        } | ({"--cores": self.cores} if self.cores else {})
         flat = [str(word) for pair in options.items() for word in pair]
-        return [sys.executable, "-m", "snakemake", *flat, "--nolock", "--ignore-incomplete", "--nocolor", *self.options]
+        return [
+            sys.executable,
+            "-m",
+            "snakemake",
+            *flat,
+            "--nolock",
+            "--ignore-incomplete",
+            "--nocolor",
+            *self.options,
+        ]
 
     def _environment(self) -> dict[str, str]:
         """The jobs' ``nanopinn`` is this Python's, and each carries the mark of the folder it works for."""
-        return {**os.environ, "PATH": os.pathsep.join([str(commands()), os.environ.get("PATH", "")]), MARK: str(self.out.resolve())}
+        return {
+            **os.environ,
+            "PATH": os.pathsep.join([str(commands()), os.environ.get("PATH", "")]),
+            MARK: str(self.out.resolve()),
+        }
 
 
 def commands() -> Path:
@@ -125,11 +152,15 @@ class _Stop:
             with suppress(ProcessLookupError):
                 os.killpg(self._group, signal.SIGINT)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
         for s, handler in self._before.items():
             signal.signal(s, handler)
         if self._asked and error is None:
-            raise StoppedError("Interrupted. What is finished is kept: the same command goes on from there.")
+            raise StoppedError(
+                "Interrupted. What is finished is kept: the same command goes on from there."
+            )
 
 
 def refuse_early_end(code: int, log: Path) -> None:

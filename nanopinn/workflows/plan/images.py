@@ -68,11 +68,25 @@ def planned_image(text: str, noise: float, field: str) -> PlannedImage:
         raise InputError("not a planned drug image", field=field, found=text, expected=_FORM)
     quantity, hours, said = parts.groups()
     if quantity not in QUANTITIES:
-        raise InputError("the quantity of an image is unknown", field=field, found=quantity, expected=" or ".join(QUANTITIES))
+        raise InputError(
+            "the quantity of an image is unknown",
+            field=field,
+            found=quantity,
+            expected=" or ".join(QUANTITIES),
+        )
     t = _number(hours)
     if t is None or not 0 < t <= _LATEST_H:
-        problem = "an image lies before the dose, at it, or too late" if t is not None else "the time of an image is no number"
-        raise InputError(problem, field=field, found=text, expected=f"hours after the dose, above 0 and up to {_LATEST_H:g}")
+        problem = (
+            "an image lies before the dose, at it, or too late"
+            if t is not None
+            else "the time of an image is no number"
+        )
+        raise InputError(
+            problem,
+            field=field,
+            found=text,
+            expected=f"hours after the dose, above 0 and up to {_LATEST_H:g}",
+        )
     level, relative = (noise, True) if said is None else _noise(said, text, field)
     return PlannedImage(quantity, 3600.0 * t, level, relative)  # type: ignore[arg-type]
 
@@ -81,20 +95,31 @@ def _noise(said: str, text: str, field: str) -> tuple[float, bool]:
     parts = re.fullmatch(r"\s*([-+0-9.eE]+)\s*(.*?)\s*", said)
     level, unit = (None, "") if parts is None else (_number(parts.group(1)), parts.group(2))
     if level is None or unit not in ("", "%", *UNITS):
-        raise InputError("the noise of an image cannot be read", field=field, found=text, expected=f"{_FORM}; units: {', '.join(UNITS)}")
+        raise InputError(
+            "the noise of an image cannot be read",
+            field=field,
+            found=text,
+            expected=f"{_FORM}; units: {', '.join(UNITS)}",
+        )
     if level <= 0:
         raise InputError(
-            "an image has no noise", field=field, found=text, expected="a positive standard deviation",
+            "an image has no noise",
+            field=field,
+            found=text,
+            expected="a positive standard deviation",
             remedy="No image is without; one at its detection limit has about that as its noise.",
-        )  # fmt: skip
+        )
     if unit in UNITS:
         return level * UNITS[unit], False
     share = level / 100 if unit == "%" else level
     if share > 1:
         raise InputError(
-            "the noise of an image exceeds its largest value", field=field, found=text, expected="a share up to 1, or a unit",
+            "the noise of an image exceeds its largest value",
+            field=field,
+            found=text,
+            expected="a share up to 1, or a unit",
             remedy="5 per cent is 0.05 or 5%.",
-        )  # fmt: skip
+        )
     return share, True
 
 
@@ -109,17 +134,23 @@ def _number(text: str) -> float | None:
 def default_candidates(taken: Sequence[PlannedImage], noise: float) -> tuple[PlannedImage, ...]:
     """Every default candidate that is not in the protocol already."""
     have = {i.name for i in taken}
-    every = (PlannedImage(q, 3600.0 * h, noise) for q in CANDIDATE_QUANTITIES for h in CANDIDATE_HOURS)
+    every = (
+        PlannedImage(q, 3600.0 * h, noise) for q in CANDIDATE_QUANTITIES for h in CANDIDATE_HOURS
+    )
     return tuple(i for i in every if i.name not in have)
 
 
-def with_noise(problem: InverseProblem, fields: Fields, images: Sequence[PlannedImage]) -> tuple[DrugObservation, ...]:
+def with_noise(
+    problem: InverseProblem, fields: Fields, images: Sequence[PlannedImage]
+) -> tuple[DrugObservation, ...]:
     """The last drug images of a problem as they are expected to come out, each with its noise."""
     assert fields.pools is not None
     taken = len(problem.drug) - len(images)
     expected = list(problem.drug[:taken])
     for d, planned in zip(problem.drug[taken:], images, strict=True):
-        image = d.predict(fields.pools[problem.node_of(d)], problem.setting.maps, problem.plasma_at(d.time_s))
+        image = d.predict(
+            fields.pools[problem.node_of(d)], problem.setting.maps, problem.plasma_at(d.time_s)
+        )
         noise = torch.full_like(image, planned.noise_sd(image[problem.setting.maps.tumour > 0.5]))
         expected.append(DrugObservation(d.time_s, d.quantity, image, noise, noise, d.voxels))
     return tuple(expected)

@@ -21,7 +21,12 @@ from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.unknowns import Unknown
 from nanopinn.progress import Progress, silent
 from nanopinn.workflows.device import choose_device
-from nanopinn.workflows.plan.images import PlannedImage, default_candidates, planned_image, with_noise
+from nanopinn.workflows.plan.images import (
+    PlannedImage,
+    default_candidates,
+    planned_image,
+    with_noise,
+)
 from nanopinn.workflows.plan.scan import planned_scan
 from nanopinn.workflows.problem import pose
 from nanopinn.workflows.settings import FitSettings, PlanSettings
@@ -49,7 +54,12 @@ class _Source:
     said: tuple[str, ...]
 
 
-def plan_protocol(settings: PlanSettings | None = None, *, folder: str | Path | None = None, progress: Progress | None = None) -> Plan:
+def plan_protocol(
+    settings: PlanSettings | None = None,
+    *,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Plan:
     """Which unknowns a protocol would inform, and what each further image would add, from the Fisher information.
 
     Args:
@@ -68,20 +78,31 @@ def plan_protocol(settings: PlanSettings | None = None, *, folder: str | Path | 
         unknowns = problem.unknowns.items
         if k > 0:
             spread = designs[0].covariance() if source.spread is None else source.spread
-            theta = np.random.default_rng((settings.seed, k, 1)).multivariate_normal(theta, spread, method="cholesky")
+            theta = np.random.default_rng((settings.seed, k, 1)).multivariate_normal(
+                theta, spread, method="cholesky"
+            )
         designs.append(_design(problem, theta, source))
     return _plan(designs, unknowns, source, time.perf_counter() - began)
 
 
-def _plan(designs: Sequence[Design], unknowns: tuple[Unknown, ...], source: _Source, seconds: float) -> Plan:
+def _plan(
+    designs: Sequence[Design], unknowns: tuple[Unknown, ...], source: _Source, seconds: float
+) -> Plan:
     gain = np.stack([d.gains() for d in designs])
     best = int(gain.mean(axis=0).argmax())
     return Plan(
-        protocol=source.said, unknowns=unknowns, candidates=tuple(c.name for c in source.candidates), where=source.where,
+        protocol=source.said,
+        unknowns=unknowns,
+        candidates=tuple(c.name for c in source.candidates),
+        where=source.where,
         sd=np.stack([_sd(d.covariance()) for d in designs]),
-        sd_with=np.stack([[_sd(d.covariance((i,))) for i in range(len(d.candidates))] for d in designs]),
-        gain=gain, gain_after_best=np.stack([d.gains((best,)) for d in designs]), seconds=seconds,
-    )  # fmt: skip
+        sd_with=np.stack(
+            [[_sd(d.covariance((i,))) for i in range(len(d.candidates))] for d in designs]
+        ),
+        gain=gain,
+        gain_after_best=np.stack([d.gains((best,)) for d in designs]),
+        seconds=seconds,
+    )
 
 
 def _sd(covariance: Array) -> Array:
@@ -95,7 +116,10 @@ def _design(problem: InverseProblem, theta: Array, source: _Source) -> Design:
 
 
 def _candidates(settings: PlanSettings, taken: Sequence[PlannedImage]) -> tuple[PlannedImage, ...]:
-    given = tuple(planned_image(c, settings.image_noise, "--candidate") for c in dict.fromkeys(settings.candidates))
+    given = tuple(
+        planned_image(c, settings.image_noise, "--candidate")
+        for c in dict.fromkeys(settings.candidates)
+    )
     return given or default_candidates(taken, settings.image_noise)
 
 
@@ -106,19 +130,32 @@ def _protocol(settings: PlanSettings) -> _Source:
     every = (*taken, *candidates)
     first = _posed(settings, every, device, 0)
     return _Source(
-        problem=lambda k: first if k == 0 else _posed(settings, every, device, k), centre=first.unknowns.prior_mean,
-        spread=np.diag(first.unknowns.prior_sd**2), fresh=every, candidates=candidates, where="prior medians",
+        problem=lambda k: first if k == 0 else _posed(settings, every, device, k),
+        centre=first.unknowns.prior_mean,
+        spread=np.diag(first.unknowns.prior_sd**2),
+        fresh=every,
+        candidates=candidates,
+        where="prior medians",
         said=_protocol_in_words(settings, taken, int((first.setting.maps.tumour > 0.5).sum())),
-    )  # fmt: skip
+    )
 
 
-def _posed(settings: PlanSettings, images: Sequence[PlannedImage], device: str, k: int) -> InverseProblem:
+def _posed(
+    settings: PlanSettings, images: Sequence[PlannedImage], device: str, k: int
+) -> InverseProblem:
     """The problem of the ``k``-th tumour."""
     imaging = planned_scan(settings, np.random.default_rng((settings.seed, k)))
-    return pose(imaging, [i.blank(imaging.mask.shape) for i in images], FitSettings(preset=settings.preset), device).problem
+    return pose(
+        imaging,
+        [i.blank(imaging.mask.shape) for i in images],
+        FitSettings(preset=settings.preset),
+        device,
+    ).problem
 
 
-def _protocol_in_words(s: PlanSettings, taken: Sequence[PlannedImage], voxels: int) -> tuple[str, ...]:
+def _protocol_in_words(
+    s: PlanSettings, taken: Sequence[PlannedImage], voxels: int
+) -> tuple[str, ...]:
     def by(v: tuple[float, ...]) -> str:
         return " x ".join(f"{x:g}" for x in v)
 
@@ -132,7 +169,11 @@ def _protocol_in_words(s: PlanSettings, taken: Sequence[PlannedImage], voxels: i
 
 
 def _noisy_name(image: PlannedImage) -> str:
-    noise = f"{image.noise:.0%} of its largest value" if image.relative else f"{image.noise * 1e3:g} ug/mL"
+    noise = (
+        f"{image.noise:.0%} of its largest value"
+        if image.relative
+        else f"{image.noise * 1e3:g} ug/mL"
+    )
     return f"{image.name} (noise {noise})"
 
 
@@ -140,15 +181,25 @@ def _patient(settings: PlanSettings, folder: str | Path) -> _Source:
     """The problem of a finished fit with candidates beside its images, at the estimate and around it."""
     if settings.drug:
         raise InputError(
-            "the drug images of a fit are those it was made with", field="--drug", found=", ".join(settings.drug),
-            expected="none with --from", remedy="Give images that could be added as --candidate.",
-        )  # fmt: skip
+            "the drug images of a fit are those it was made with",
+            field="--drug",
+            found=", ".join(settings.drug),
+            expected="none with --from",
+            remedy="Give images that could be added as --candidate.",
+        )
     saved = load_ended(folder)
     measured = [PlannedImage(d.quantity, d.time_s, 1.0) for d in saved.problem.drug]
     candidates = _candidates(settings, measured)
-    problem = replace(saved.problem, drug=(*saved.problem.drug, *(_observation(c, saved.problem) for c in candidates)))
-    said = (f"{Path(folder).name}: DCE and {', '.join(i.name for i in measured) or 'no drug image'}, as fitted",)
-    return _Source(lambda k: problem, saved.theta, None, candidates, candidates, "the estimate", said)
+    problem = replace(
+        saved.problem,
+        drug=(*saved.problem.drug, *(_observation(c, saved.problem) for c in candidates)),
+    )
+    said = (
+        f"{Path(folder).name}: DCE and {', '.join(i.name for i in measured) or 'no drug image'}, as fitted",
+    )
+    return _Source(
+        lambda k: problem, saved.theta, None, candidates, candidates, "the estimate", said
+    )
 
 
 def _observation(image: PlannedImage, problem: InverseProblem) -> DrugObservation:

@@ -17,7 +17,12 @@ from nanopinn.imaging.acquisition import DceAcquisition
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.imaging.aif.source import load_aif, needs_images
 from nanopinn.imaging.cest.ph_map import Validity
-from nanopinn.imaging.concentration import Concentration, baseline_effect, concentration_of, conversion
+from nanopinn.imaging.concentration import (
+    Concentration,
+    baseline_effect,
+    concentration_of,
+    conversion,
+)
 from nanopinn.imaging.kinetics.curve import InputCurve
 from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.imaging.kinetics.response import evaluate
@@ -66,32 +71,61 @@ def planned_scan(settings: PlanSettings, rng: np.random.Generator) -> ImagingMap
     fitted = fit_volume(C, aif, t, model=extended_tofts.NAME)
     noise, notes = frame_noise(C, fitted, tissue.tumour)
     nothing, affine = np.full(tissue.tumour.shape, np.nan), np.diag([*settings.voxel_mm, 1.0])
-    pH_std = np.where(tissue.tumour, float(np.hypot(settings.ph_noise, settings.ph_shared_noise)), np.nan)
+    pH_std = np.where(
+        tissue.tumour, float(np.hypot(settings.ph_noise, settings.ph_shared_noise)), np.nan
+    )
     assumed = float(tissue.pH[tissue.tumour].mean())
     why = np.full(tissue.tumour.shape, 0 if settings.ph else int(Validity.OUTSIDE), dtype=np.int32)
     pH = tissue.pH if settings.ph else np.where(tissue.tumour, assumed, value("pHe_n"))
     return ImagingMaps(
-        affine=affine, voxel_size_m=np.array(settings.voxel_mm) * 1e-3, mask=tissue.tumour, kinetics=fitted, t1_s=T1,
-        t1_std_s=settings.t1_noise * T1, concentration_mM=C.mM, concentration_sd_mM=noise,
-        baseline_effect_mM=baseline_effect(fitted.curves_mM, conversion(T1, acquisition)), frame_times_s=t, aif=aif,
-        arterial_voxels=None, delay_s=0.0, motion=None, ph=pH if settings.ph else nothing, ph_std=pH_std if settings.ph else nothing,
-        ph_filled=pH, ph_fill_value=assumed, ph_common_std=settings.ph_shared_noise if settings.ph else 0.0,
-        ph_coverage=float(settings.ph), ph_validity=why, onto=Placement(tissue.T1, affine), assumptions=tuple(notes),
-    )  # fmt: skip
+        affine=affine,
+        voxel_size_m=np.array(settings.voxel_mm) * 1e-3,
+        mask=tissue.tumour,
+        kinetics=fitted,
+        t1_s=T1,
+        t1_std_s=settings.t1_noise * T1,
+        concentration_mM=C.mM,
+        concentration_sd_mM=noise,
+        baseline_effect_mM=baseline_effect(fitted.curves_mM, conversion(T1, acquisition)),
+        frame_times_s=t,
+        aif=aif,
+        arterial_voxels=None,
+        delay_s=0.0,
+        motion=None,
+        ph=pH if settings.ph else nothing,
+        ph_std=pH_std if settings.ph else nothing,
+        ph_filled=pH,
+        ph_fill_value=assumed,
+        ph_common_std=settings.ph_shared_noise if settings.ph else 0.0,
+        ph_coverage=float(settings.ph),
+        ph_validity=why,
+        onto=Placement(tissue.T1, affine),
+        assumptions=tuple(notes),
+    )
 
 
 def _tissue(settings: PlanSettings, rng: np.random.Generator) -> _Tissue:
-    too_small = [f"{d:g} mm" for d, h in zip(settings.tumour_mm, settings.voxel_mm, strict=True) if d < 2 * h]
+    too_small = [
+        f"{d:g} mm" for d, h in zip(settings.tumour_mm, settings.voxel_mm, strict=True) if d < 2 * h
+    ]
     if too_small:
         raise InputError(
-            "the tumour is smaller than two voxels", field="--tumour-mm", found=", ".join(too_small),
+            "the tumour is smaller than two voxels",
+            field="--tumour-mm",
+            found=", ".join(too_small),
             expected=f"at least twice the voxel size ({' x '.join(f'{h:g}' for h in settings.voxel_mm)} mm)",
             remedy="Plan smaller voxels: no flow between voxels can be seen otherwise.",
-        )  # fmt: skip
-    n = [int(np.ceil(_ROOM * d / h)) for d, h in zip(settings.tumour_mm, settings.voxel_mm, strict=True)]
+        )
+    n = [
+        int(np.ceil(_ROOM * d / h))
+        for d, h in zip(settings.tumour_mm, settings.voxel_mm, strict=True)
+    ]
     h = settings.voxel_mm
     fine = draw_anatomy(
-        (_FINER * n[0], _FINER * n[1], _FINER * n[2]), (h[0] / _FINER, h[1] / _FINER, h[2] / _FINER), rng, settings.tumour_mm
+        (_FINER * n[0], _FINER * n[1], _FINER * n[2]),
+        (h[0] / _FINER, h[1] / _FINER, h[2] / _FINER),
+        rng,
+        settings.tumour_mm,
     )
     return _on_voxels(fine)
 
@@ -103,7 +137,9 @@ def _on_voxels(fine: Anatomy) -> _Tissue:
         return np.asarray(a.reshape(x // r, r, y // r, r, z // r, r).mean(axis=(1, 3, 5)))
 
     tumour = mean(fine.tumour.astype(float)) > 0.5
-    return _Tissue(tumour, mean(fine.PS), mean(fine.phi), mean(fine.v_p), mean(fine.pH), mean(fine.T1))
+    return _Tissue(
+        tumour, mean(fine.PS), mean(fine.phi), mean(fine.v_p), mean(fine.pH), mean(fine.T1)
+    )
 
 
 def _acquisition(settings: PlanSettings) -> DceAcquisition:
@@ -111,36 +147,64 @@ def _acquisition(settings: PlanSettings) -> DceAcquisition:
     before = int(np.searchsorted(t, BOLUS_S, side="right"))
     if before < 2 or len(t) - before < _FEWEST_FRAMES:
         raise InputError(
-            "the series is too short or too slow", field="--frames, --frame-spacing",
+            "the series is too short or too slow",
+            field="--frames, --frame-spacing",
             found=f"{before} frames before the bolus at {BOLUS_S:g} s, {len(t) - before} after it",
             expected=f"2 or more before, {_FEWEST_FRAMES} or more after",
             remedy="Five effects of every voxel (Ktrans, ve, vp, arrival, baseline) are taken from its own curve first.",
-        )  # fmt: skip
-    return DceAcquisition(t, TR_S, FLIP_DEG, value("r1_Gd"), value("Hct"), value("dose_Gd"), False, before, BOLUS_S, ())
+        )
+    return DceAcquisition(
+        t,
+        TR_S,
+        FLIP_DEG,
+        value("r1_Gd"),
+        value("Hct"),
+        value("dose_Gd"),
+        False,
+        before,
+        BOLUS_S,
+        (),
+    )
 
 
 def _aif(spec: str, acquisition: DceAcquisition) -> PlasmaCurve:
     if needs_images(spec):
         raise InputError(
-            "an arterial input from the scan is not known before the scan", field="--aif", found=spec,
-            expected="a population curve or a file", remedy="Plan with the population curve of your subjects.",
-        )  # fmt: skip
+            "an arterial input from the scan is not known before the scan",
+            field="--aif",
+            found=spec,
+            expected="a population curve or a file",
+            remedy="Plan with the population curve of your subjects.",
+        )
     return load_aif(
-        spec, frame_times_s=acquisition.frame_times_s, bolus_arrival_s=BOLUS_S, hematocrit=acquisition.hematocrit,
+        spec,
+        frame_times_s=acquisition.frame_times_s,
+        bolus_arrival_s=BOLUS_S,
+        hematocrit=acquisition.hematocrit,
         dose_mmol_per_kg=acquisition.dose_mmol_per_kg,
-    ).curve  # fmt: skip
+    ).curve
 
 
 def _measured(
-    tissue: _Tissue, acquisition: DceAcquisition, aif: PlasmaCurve, settings: PlanSettings, rng: np.random.Generator
-) -> tuple[Concentration, Array]:  # fmt: skip
+    tissue: _Tissue,
+    acquisition: DceAcquisition,
+    aif: PlasmaCurve,
+    settings: PlanSettings,
+    rng: np.random.Generator,
+) -> tuple[Concentration, Array]:
     """Concentration in the tumour with the noise of the protocol (NaN elsewhere), and native T1 as it would be measured."""
     inside, t = tissue.tumour, acquisition.frame_times_s
-    parameters = torch.as_tensor(np.stack([tissue.PS[inside], tissue.phi[inside], tissue.v_p[inside]], axis=1))
+    parameters = torch.as_tensor(
+        np.stack([tissue.PS[inside], tissue.phi[inside], tissue.v_p[inside]], axis=1)
+    )
     curves = np.full((len(t), *inside.shape), np.nan)
     curves[:, inside] = evaluate(extended_tofts, parameters, InputCurve(aif, t))[0].T.numpy()
     base = signal(S0, tissue.T1, TR_S, FLIP_DEG)
-    series = signal_from_concentration(curves, base, tissue.T1, TR_S, FLIP_DEG, acquisition.relaxivity)
+    series = signal_from_concentration(
+        curves, base, tissue.T1, TR_S, FLIP_DEG, acquisition.relaxivity
+    )
     series = series + float(base[inside].mean()) / settings.snr * rng.standard_normal(series.shape)
     T1 = tissue.T1 * (1 + settings.t1_noise * rng.standard_normal(inside.shape))
-    return concentration_of(series, conversion(T1, acquisition), acquisition, settings.t1_noise * T1), T1
+    return concentration_of(
+        series, conversion(T1, acquisition), acquisition, settings.t1_noise * T1
+    ), T1

@@ -70,19 +70,30 @@ class Course:
     """
 
     def __init__(
-        self, setting: Setting, scalars: Mapping[str, float | Array], treatment: Treatment, temperature: TemperatureCourse | None = None, *,
-        advection: Advection = "fitted", release_share: float = RELEASE_SHARE, factor_share: float = FACTOR_SHARE,
+        self,
+        setting: Setting,
+        scalars: Mapping[str, float | Array],
+        treatment: Treatment,
+        temperature: TemperatureCourse | None = None,
+        *,
+        advection: Advection = "fitted",
+        release_share: float = RELEASE_SHARE,
+        factor_share: float = FACTOR_SHARE,
         values: Values | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.setting, self.temperature, self.advection = setting, temperature, advection
         self.release_share, self.factor_share = release_share, factor_share
         self.treatment = treatment.under(values or {})
         phi = setting.maps.phi
-        tensors: Values = {k: torch.as_tensor(v, dtype=phi.dtype, device=phi.device) for k, v in scalars.items()}
+        tensors: Values = {
+            k: torch.as_tensor(v, dtype=phi.dtype, device=phi.device) for k, v in scalars.items()
+        }
         self.values: Values = values or {}
         if self.carrier is not None:
             tensors, self.values = self.carrier.in_tissue(tensors, values)
-        self.scalars = {k: torch.as_tensor(v, dtype=phi.dtype, device=phi.device) for k, v in tensors.items()}
+        self.scalars = {
+            k: torch.as_tensor(v, dtype=phi.dtype, device=phi.device) for k, v in tensors.items()
+        }
         self.detail = detail_of(treatment.carrier)
         self.flows_solved = 0
         self._pressure: Tensor | None = None
@@ -98,7 +109,9 @@ class Course:
     @property
     def hot(self) -> TemperatureCourse | None:
         """The temperature, if anything answers to it."""
-        return self.temperature if self.carrier is not None and self.carrier.heat is not None else None
+        return (
+            self.temperature if self.carrier is not None and self.carrier.heat is not None else None
+        )
 
     def parts(self) -> list[Part]:
         """Every part of the run, in order."""
@@ -115,18 +128,29 @@ class Course:
     def intervals(self) -> Iterator[Interval]:
         """The intervals of the run, each built when it is asked for."""
         p = self.treatment.plasma(self.values)
-        curves = (p.releasable(), p.unbound(), p.retained()) if self.detail.retained else (p.releasable(), p.unbound())
+        curves = (
+            (p.releasable(), p.unbound(), p.retained())
+            if self.detail.retained
+            else (p.releasable(), p.unbound())
+        )
         for part in self.parts():
             plasma = self._inputs([c.during(part.start) for c in curves])
-            yield replace(self._interval(part, plasma), start=part.start, end=part.end, plasma=plasma)
+            yield replace(
+                self._interval(part, plasma), start=part.start, end=part.end, plasma=plasma
+            )
 
     def flow(self, t: float) -> tuple[Flow, TumourModel]:
         """Flow and model at a time; the flow is solved only if radiation or heat has changed it since it was last asked for."""
         factors = self.treatment.factors(t)
         if self._flow is not None and self._model is not None and self._model[0] == factors:
             return self._flow[1], self._model[1]
-        forward = Forward(self.setting, lambda _: self.scalars, self._pressure, factors, self.values)
-        none, of_flow = self.setting.maps.phi.new_zeros(0), {k: f for k, f in factors.items() if k in OF_FLOW}
+        forward = Forward(
+            self.setting, lambda _: self.scalars, self._pressure, factors, self.values
+        )
+        none, of_flow = (
+            self.setting.maps.phi.new_zeros(0),
+            {k: f for k, f in factors.items() if k in OF_FLOW},
+        )
         if self._flow is None or self._flow[0] != of_flow:
             self._flow = (of_flow, forward.flow(none))
             self._pressure, self.flows_solved = forward.last_pressure, self.flows_solved + 1
@@ -141,18 +165,29 @@ class Course:
         """The interval's coefficients; those of the last part if they are the same."""
         flow, model = self.flow(part.flow_at)
         T = None if self.hot is None else self.hot(part.heat_at)
-        if self._built is not None and self._built[0] is flow and self._built[1] is model and _same(self._built[2], T):
+        if (
+            self._built is not None
+            and self._built[0] is flow
+            and self._built[1] is model
+            and _same(self._built[2], T)
+        ):
             return self._built[3]
         pools = self._pools(model, flow, T)
-        built = Interval.of(part.start, part.end, pools, flow.flows, self.setting.grid, plasma, self.advection)
+        built = Interval.of(
+            part.start, part.end, pools, flow.flows, self.setting.grid, plasma, self.advection
+        )
         self._built = (flow, model, T, built)
         return built
 
     def _pools(self, model: TumourModel, flow: Flow, T: Tensor | None) -> PoolCoefficients:
         if self.carrier is None:
             return model.drug(flow.J_v, flow.J_L, self.detail)
-        release = model.release_of(self.carrier, torch.full_like(model.maps.pH, value("T_body")) if T is None else T)
-        excess = None if T is None else self.carrier.heat_excess(T, {**self.values, **model.scalars})
+        release = model.release_of(
+            self.carrier, torch.full_like(model.maps.pH, value("T_body")) if T is None else T
+        )
+        excess = (
+            None if T is None else self.carrier.heat_excess(T, {**self.values, **model.scalars})
+        )
         return model.drug(flow.J_v, flow.J_L, self.detail, release, excess)
 
     def _inputs(self, smooth: list[Callable[[Tensor], Tensor]]) -> Callable[[float], Tensor]:
@@ -172,7 +207,10 @@ class Course:
         merged = parts[:1]
         for c, d in parts[1:]:
             first = merged[-1][0]
-            still = self._change(first, d) <= FACTORS_REST and self._change(first, (first + d) / 2) <= FACTORS_REST
+            still = (
+                self._change(first, d) <= FACTORS_REST
+                and self._change(first, (first + d) / 2) <= FACTORS_REST
+            )
             merged = [*merged[:-1], (first, d)] if still else [*merged, (c, d)]
         return merged
 
@@ -194,7 +232,10 @@ class Course:
             return [(a, b)]
         during = self.hot.during(a)
         first, last = (self.carrier.heat_excess(during(t), self.values) for t in (a, b))
-        if b - a <= 2 * SHORTEST_S or float((last - first).abs().max()) <= self.release_share * self._fastest:
+        if (
+            b - a <= 2 * SHORTEST_S
+            or float((last - first).abs().max()) <= self.release_share * self._fastest
+        ):
             return [(a, b)]
         middle = (a + b) / 2
         return [*self._while_heated(a, middle), *self._while_heated(middle, b)]
@@ -204,13 +245,19 @@ class Course:
         """The largest release rate that heat causes in the run, 1/s."""
         assert self.hot is not None
         assert self.carrier is not None
-        return max(float(self.carrier.heat_excess(T, self.values).max()) for s in self.hot.stretches for T in (s.first, s.last))
+        return max(
+            float(self.carrier.heat_excess(T, self.values).max())
+            for s in self.hot.stretches
+            for T in (s.first, s.last)
+        )
 
 
 def detail_of(carrier: Formulation | None) -> DrugDetail:
     """Every pool that there is: with saturable uptake, albumin and microvessels."""
     retained = carrier is not None and carrier.releasable_share < 1
-    return DrugDetail(carrier=carrier is not None, retained=retained, bound=True, saturable=True, vessels=True)
+    return DrugDetail(
+        carrier=carrier is not None, retained=retained, bound=True, saturable=True, vessels=True
+    )
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:

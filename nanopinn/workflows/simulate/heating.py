@@ -15,7 +15,13 @@ from nanopinn.imaging.geometry import same_grid
 from nanopinn.imaging.io import read_sidecar, read_volume, sidecar_path
 from nanopinn.imaging.numbers import listed_numbers
 from nanopinn.parameters import value
-from nanopinn.physics.temperature import TemperatureCourse, cooling_by_blood, imposed_temperature, power_to_reach, scheduled_temperature
+from nanopinn.physics.temperature import (
+    TemperatureCourse,
+    cooling_by_blood,
+    imposed_temperature,
+    power_to_reach,
+    scheduled_temperature,
+)
 from nanopinn.solvers.heat import solve_bioheat
 from nanopinn.workflows.simulate.sources import SimulatedTissue
 from nanopinn.workflows.treatment import ZERO_CELSIUS, Heating, Treatment, too_hot
@@ -28,7 +34,9 @@ COOLED_AFTER = 6.5
 FIRST_NODE_S, NODE_GROWTH, LONGEST_NODE_S = 1.0, 1.3, 60.0
 
 
-def temperature_course(treatment: Treatment, tissue: SimulatedTissue) -> tuple[TemperatureCourse | None, tuple[str, ...], tuple[Path, ...]]:
+def temperature_course(
+    treatment: Treatment, tissue: SimulatedTissue
+) -> tuple[TemperatureCourse | None, tuple[str, ...], tuple[Path, ...]]:
     """Temperature over the run (None: the body's throughout), what was assumed, and the files that were read.
 
     Raises:
@@ -46,8 +54,12 @@ def temperature_course(treatment: Treatment, tissue: SimulatedTissue) -> tuple[T
             course, notes, files = course.joined(measured), [*notes, *said], [*files, h.file]
         elif h.mode == "imposed":
             assert h.temperature_K is not None
-            course = course.joined(scheduled_temperature(where, h.temperature_K, h.start_s, h.end_s, h.ramp_s))
-            notes.append(f"The whole tumour, and nothing else, is at {h.temperature_K - ZERO_CELSIUS:g} C while it is heated.")
+            course = course.joined(
+                scheduled_temperature(where, h.temperature_K, h.start_s, h.end_s, h.ramp_s)
+            )
+            notes.append(
+                f"The whole tumour, and nothing else, is at {h.temperature_K - ZERO_CELSIUS:g} C while it is heated."
+            )
     for group in _groups(treatment.heatings):
         course = course.joined(_solved(group, tissue, _until(group, treatment)))
         notes.append(
@@ -69,7 +81,9 @@ def _groups(heatings: Sequence[Heating]) -> list[list[Heating]]:
 
 def _until(group: list[Heating], treatment: Treatment) -> float:
     """When the tissue has cooled down, the run ends, or another heating sets the temperature."""
-    slowest = value("rho_t") * value("c_t") / float(cooling_by_blood(min(value("w_b_t"), value("w_b_n"))))
+    slowest = (
+        value("rho_t") * value("c_t") / float(cooling_by_blood(min(value("w_b_t"), value("w_b_n"))))
+    )
     cooled = group[-1].end_s + group[-1].ramp_s + COOLED_AFTER * slowest
     later = [h.start_s for h in treatment.heatings if h.start_s > group[-1].start_s]
     return min([cooled, treatment.end_s, *later])
@@ -89,11 +103,23 @@ def _share(h: Heating, t: float) -> float:
     """Share of the full power at a time; with a ramp it rises from the start and falls after the end."""
     if h.ramp_s == 0:
         return float(h.start_s <= t < h.end_s)
-    return float(np.interp(t, [h.start_s, h.start_s + h.ramp_s, h.end_s, h.end_s + h.ramp_s], [0.0, 1.0, 1.0, 0.0]))
+    return float(
+        np.interp(
+            t, [h.start_s, h.start_s + h.ramp_s, h.end_s, h.end_s + h.ramp_s], [0.0, 1.0, 1.0, 0.0]
+        )
+    )
 
 
 def _nodes(group: list[Heating], end: float) -> list[float]:
-    marks = sorted({t for h in group for t in (h.start_s, h.start_s + h.ramp_s, h.end_s, h.end_s + h.ramp_s) if t < end} | {end})
+    marks = sorted(
+        {
+            t
+            for h in group
+            for t in (h.start_s, h.start_s + h.ramp_s, h.end_s, h.end_s + h.ramp_s)
+            if t < end
+        }
+        | {end}
+    )
     nodes = [marks[0]]
     for mark in marks[1:]:
         step = FIRST_NODE_S
@@ -104,7 +130,9 @@ def _nodes(group: list[Heating], end: float) -> list[float]:
     return nodes
 
 
-def read_thermometry(heating: Heating, tissue: SimulatedTissue) -> tuple[TemperatureCourse, list[str]]:
+def read_thermometry(
+    heating: Heating, tissue: SimulatedTissue
+) -> tuple[TemperatureCourse, list[str]]:
     """Measured temperatures, linear between their times; ``VolumeTiming`` counts from the heating's start, ``Unit`` is C or K.
 
     Raises:
@@ -114,15 +142,25 @@ def read_thermometry(heating: Heating, tissue: SimulatedTissue) -> tuple[Tempera
     assert path is not None
     volume = read_volume(path)
     values = np.moveaxis(np.asarray(volume.numpy(), dtype=np.float64), -1, 0)
-    if volume.ndim != 4 or not same_grid(tissue.mask.shape, tissue.affine, values.shape[1:], np.asarray(volume.affine)):
+    if volume.ndim != 4 or not same_grid(
+        tissue.mask.shape, tissue.affine, values.shape[1:], np.asarray(volume.affine)
+    ):
         raise InputError(
-            "the thermometry is not on the grid of the maps", file=path, field="shape and affine",
-            found="x".join(map(str, volume.shape)), expected=f"{'x'.join(map(str, tissue.mask.shape))} voxels, 4-D", remedy="Resample it.",
-        )  # fmt: skip
+            "the thermometry is not on the grid of the maps",
+            file=path,
+            field="shape and affine",
+            found="x".join(map(str, volume.shape)),
+            expected=f"{'x'.join(map(str, tissue.mask.shape))} voxels, 4-D",
+            remedy="Resample it.",
+        )
     side, name = read_sidecar(path), sidecar_path(path)
     if side.get("Unit") not in tuple(OFFSETS):
         raise InputError(
-            "the unit of the thermometry is missing or unknown", file=name, field="Unit", found=side.get("Unit"), expected="C or K"
+            "the unit of the thermometry is missing or unknown",
+            file=name,
+            field="Unit",
+            found=side.get("Unit"),
+            expected="C or K",
         )
     times = _times(side.get("VolumeTiming"), len(values), heating, name)
     return _course(values + OFFSETS[side["Unit"]], times, heating, tissue, path)
@@ -133,35 +171,58 @@ def _times(listed: object, frames: int, heating: Heating, name: Path) -> NDArray
     times = listed_numbers(listed)
     if times is None or times.shape != (frames,) or frames < 2 or (np.diff(times) <= 0).any():
         raise InputError(
-            "the times of the thermometry cannot be used", file=name, field="VolumeTiming", found=listed,
+            "the times of the thermometry cannot be used",
+            file=name,
+            field="VolumeTiming",
+            found=listed,
             expected=f"{max(frames, 2)} increasing times, s after the heating's start",
-        )  # fmt: skip
+        )
     if times[0] < 0 or times[-1] > longest * (1 + 1e-9):
         raise InputError(
-            "the thermometry does not fit its heating", file=name, field="VolumeTiming", found=f"{times[0]:g} to {times[-1]:g} s",
-            expected=f"0 to {longest:g} s", remedy="Correct the schedule's minutes.",
-        )  # fmt: skip
+            "the thermometry does not fit its heating",
+            file=name,
+            field="VolumeTiming",
+            found=f"{times[0]:g} to {times[-1]:g} s",
+            expected=f"0 to {longest:g} s",
+            remedy="Correct the schedule's minutes.",
+        )
     return heating.start_s + times
 
 
 def _course(
-    T_K: NDArray[np.float64], times: NDArray[np.float64], heating: Heating, tissue: SimulatedTissue, path: Path
+    T_K: NDArray[np.float64],
+    times: NDArray[np.float64],
+    heating: Heating,
+    tissue: SimulatedTissue,
+    path: Path,
 ) -> tuple[TemperatureCourse, list[str]]:
     inside, body = tissue.mask, value("T_body")
     known = T_K[:, inside]
-    if not np.isfinite(known).any(axis=1).all() or not 273.0 < np.nanmin(known) <= np.nanmax(known) < 373.0:
+    if (
+        not np.isfinite(known).any(axis=1).all()
+        or not 273.0 < np.nanmin(known) <= np.nanmax(known) < 373.0
+    ):
         raise InputError(
-            "the thermometry holds no temperatures of a tumour", file=path, field="values",
-            found=f"{np.nanmin(T_K) - ZERO_CELSIUS:g} to {np.nanmax(T_K) - ZERO_CELSIUS:g} C", expected="0 to 100 C in every frame",
+            "the thermometry holds no temperatures of a tumour",
+            file=path,
+            field="values",
+            found=f"{np.nanmin(T_K) - ZERO_CELSIUS:g} to {np.nanmax(T_K) - ZERO_CELSIUS:g} C",
+            expected="0 to 100 C in every frame",
             remedy="Check the Unit.",
-        )  # fmt: skip
+        )
     holes = int((~np.isfinite(known)).any(axis=0).sum())
     mean = np.nanmean(known, axis=1)[:, None, None, None]
     filled = np.where(np.isfinite(T_K), T_K, np.where(inside, mean, body))
-    maps = torch.as_tensor(tissue.domain.take(filled, body), dtype=torch.float64, device=tissue.maps.tumour.device)
-    notes = [f"Temperature between two images of {path.name} is linear in time; before the first and after the last it is the body's."]
+    maps = torch.as_tensor(
+        tissue.domain.take(filled, body), dtype=torch.float64, device=tissue.maps.tumour.device
+    )
+    notes = [
+        f"Temperature between two images of {path.name} is linear in time; before the first and after the last it is the body's."
+    ]
     if holes:
-        notes.append(f"{holes} tumour voxels that {path.name} left out have the tumour's mean temperature.")
+        notes.append(
+            f"{holes} tumour voxels that {path.name} left out have the tumour's mean temperature."
+        )
     if (hottest := float(np.nanmax(known))) > value("T_stasis"):
         notes.append(too_hot(hottest))
     return imposed_temperature(times.tolist(), maps), notes

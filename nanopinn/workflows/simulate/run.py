@@ -18,7 +18,13 @@ from nanopinn.workflows.settings import PhantomSettings, SimulationSettings
 from nanopinn.workflows.simulate.course import Course
 from nanopinn.workflows.simulate.heating import temperature_course
 from nanopinn.workflows.simulate.shown import Watch, simulation_of
-from nanopinn.workflows.simulate.sources import MapFiles, SimulatedTissue, tissue_of_files, tissue_of_folder, tissue_of_phantom
+from nanopinn.workflows.simulate.sources import (
+    MapFiles,
+    SimulatedTissue,
+    tissue_of_files,
+    tissue_of_folder,
+    tissue_of_phantom,
+)
 from nanopinn.workflows.treatment import Treatment
 
 if TYPE_CHECKING:
@@ -27,9 +33,14 @@ if TYPE_CHECKING:
 
 
 def run_simulation(
-    schedule: str | Path | Treatment, *, folder: str | Path | None = None, phantom: PhantomSettings | None = None,
-    maps: MapFiles | None = None, settings: SimulationSettings | None = None, progress: Progress | None = None,
-) -> Simulation:  # fmt: skip
+    schedule: str | Path | Treatment,
+    *,
+    folder: str | Path | None = None,
+    phantom: PhantomSettings | None = None,
+    maps: MapFiles | None = None,
+    settings: SimulationSettings | None = None,
+    progress: Progress | None = None,
+) -> Simulation:
     """Take a treatment through a tumour: every pool in time, without any image of the drug.
 
     Args:
@@ -40,7 +51,11 @@ def run_simulation(
     Raises:
         InputError: something given cannot be used.
     """
-    settings, show, began = settings or SimulationSettings(), progress or silent, time.perf_counter()
+    settings, show, began = (
+        settings or SimulationSettings(),
+        progress or silent,
+        time.perf_counter(),
+    )
     treatment = schedule if isinstance(schedule, Treatment) else read_schedule(Path(schedule))
     read = () if isinstance(schedule, Treatment) else (Path(schedule),)
     show("tissue", 0.0, {})
@@ -50,7 +65,13 @@ def run_simulation(
     return _through(treatment, tissue, setting, settings, show, (time.perf_counter() - began, read))
 
 
-def run_arm(patient: Patient, arm: Arm, settings: SimulationSettings | None = None, *, progress: Progress | None = None) -> Simulation:
+def run_arm(
+    patient: Patient,
+    arm: Arm,
+    settings: SimulationSettings | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Simulation:
     """Take one arm through a patient's tumour at the median of all that is uncertain, on the fit's own grids.
 
     Args:
@@ -61,38 +82,65 @@ def run_arm(patient: Patient, arm: Arm, settings: SimulationSettings | None = No
     """
     tissue = patient.tissue
     setting = Setting(tissue.maps, tissue.grid, patient.flow_refine, patient.rim)
-    return _through(arm.treatment, tissue, setting, settings or SimulationSettings(), progress or silent, (0.0, ()))
+    return _through(
+        arm.treatment,
+        tissue,
+        setting,
+        settings or SimulationSettings(),
+        progress or silent,
+        (0.0, ()),
+    )
 
 
 def _through(
-    treatment: Treatment, tissue: SimulatedTissue, setting: Setting, settings: SimulationSettings, show: Progress,
+    treatment: Treatment,
+    tissue: SimulatedTissue,
+    setting: Setting,
+    settings: SimulationSettings,
+    show: Progress,
     before: tuple[float, tuple[Path, ...]],
-) -> Simulation:  # fmt: skip
+) -> Simulation:
     """A treatment through a tissue; ``before`` are the seconds that reading took, and what was read."""
     began, (reading, read) = time.perf_counter(), before
     temperature, notes, more = temperature_course(treatment, tissue)
-    inputs = fingerprints((*read, *tissue.files, *treatment.files, *more))  # now: they need not be there at the end
+    inputs = fingerprints(
+        (*read, *tissue.files, *treatment.files, *more)
+    )  # now: they need not be there at the end
     seconds = {"tissue": reading + time.perf_counter() - began}
     course = Course(setting, tissue.scalars, treatment, temperature, advection=settings.advection)
     watch = Watch(course)
     save = sorted({*(treatment.images_s or (treatment.end_s,)), treatment.end_s})
     show("pressure and pools", 0.0, {})
     run = evolve(
-        course.intervals(), course.empty(), save, tolerance=Tolerance(step=settings.tolerance), progress=show, watch=watch,
-    )  # fmt: skip
+        course.intervals(),
+        course.empty(),
+        save,
+        tolerance=Tolerance(step=settings.tolerance),
+        progress=show,
+        watch=watch,
+    )
     seconds["pools"] = reading + time.perf_counter() - began - seconds["tissue"]
     return simulation_of(course, tissue, run, watch, notes, seconds, inputs)
 
 
 def _tissue(
-    folder: str | Path | None, phantom: PhantomSettings | None, maps: MapFiles | None, settings: SimulationSettings
+    folder: str | Path | None,
+    phantom: PhantomSettings | None,
+    maps: MapFiles | None,
+    settings: SimulationSettings,
 ) -> SimulatedTissue:
-    given = [name for name, g in (("--from", folder), ("--phantom", phantom), ("--ktrans", maps)) if g is not None]
+    given = [
+        name
+        for name, g in (("--from", folder), ("--phantom", phantom), ("--ktrans", maps))
+        if g is not None
+    ]
     if len(given) != 1:
         raise InputError(
-            "a simulation needs one tumour", field=", ".join(given) or "--from", found=f"{len(given)} sources",
+            "a simulation needs one tumour",
+            field=", ".join(given) or "--from",
+            found=f"{len(given)} sources",
             expected="one of --from DIR, --phantom, or --ktrans --ve --vp --ph --mask",
-        )  # fmt: skip
+        )
     device = choose_device(settings.device)
     if folder is not None:
         return tissue_of_folder(Path(folder), settings.assume_ph, device)

@@ -54,9 +54,14 @@ class Watch:
 
 
 def simulation_of(
-    course: Course, tissue: SimulatedTissue, run: Evolution, watch: Watch, notes: Sequence[str], seconds: Mapping[str, float],
+    course: Course,
+    tissue: SimulatedTissue,
+    run: Evolution,
+    watch: Watch,
+    notes: Sequence[str],
+    seconds: Mapping[str, float],
     read: Mapping[str, str],
-) -> Simulation:  # fmt: skip
+) -> Simulation:
     """The result of a run."""
     t = course.treatment
     return Simulation(
@@ -65,7 +70,9 @@ def simulation_of(
         maps=_flow_maps(course, tissue),
         courses=_courses(course, watch),
         balance=_balance(course, run),
-        areas=_over_the_run(course, tissue, watch, watch.area / HOUR, "area under the curve of", "ug h/mL"),
+        areas=_over_the_run(
+            course, tissue, watch, watch.area / HOUR, "area under the curve of", "ug h/mL"
+        ),
         peaks=_over_the_run(course, tissue, watch, watch.peak, "largest value of", "ug/mL"),
         exposure=plasma_exposure(t),
         effort=f"{run}; {course.flows_solved} flows solved",
@@ -84,31 +91,48 @@ def _fields(course: Course, tissue: SimulatedTissue, run: Evolution) -> dict[str
     per_tissue = volume_fractions(course.detail.pools, course.setting.maps) * run.U[at] * UG_PER_ML
 
     def field(name: str, unit: str, words: str, values: Tensor) -> FieldEstimate:
-        return FieldEstimate(name, unit, words, np.array(times), tissue.domain.put(values.cpu().numpy()))
+        return FieldEstimate(
+            name, unit, words, np.array(times), tissue.domain.put(values.cpu().numpy())
+        )
 
-    found = {n: field(n, "ug/mL", f"{WORDS[n]}, per tissue volume", per_tissue[:, i]) for i, n in enumerate(course.detail.pools)}
+    found = {
+        n: field(n, "ug/mL", f"{WORDS[n]}, per tissue volume", per_tissue[:, i])
+        for i, n in enumerate(course.detail.pools)
+    }
     if (course_of_T := course.temperature) is not None:
         kelvin = torch.stack([course_of_T(s) for s in times])
-        found["temperature"] = field("temperature", "C", "temperature of the tissue", kelvin - ZERO_CELSIUS)
+        found["temperature"] = field(
+            "temperature", "C", "temperature of the tissue", kelvin - ZERO_CELSIUS
+        )
     if t.changes_tissue:
-        p = torch.stack([mean_of_parts(course.flow(s)[0].p, course.setting.flow_refine) for s in times])
-        found["IFP"] = field("IFP", "mmHg", "interstitial fluid pressure under radiation and heat", p / PA_PER_MMHG)
+        p = torch.stack(
+            [mean_of_parts(course.flow(s)[0].p, course.setting.flow_refine) for s in times]
+        )
+        found["IFP"] = field(
+            "IFP", "mmHg", "interstitial fluid pressure under radiation and heat", p / PA_PER_MMHG
+        )
     return found
 
 
 def _over_the_run(
     course: Course, tissue: SimulatedTissue, watch: Watch, values: Tensor, what: str, unit: str
-) -> dict[str, MapEstimate]:  # fmt: skip
+) -> dict[str, MapEstimate]:
     put = tissue.domain.put((values * watch.fractions * UG_PER_ML).cpu().numpy())
     names = course.detail.pools
-    return {n: MapEstimate(n, unit, f"{what} {WORDS[n]}, per tissue volume", "prior", put[i]) for i, n in enumerate(names)}
+    return {
+        n: MapEstimate(n, unit, f"{what} {WORDS[n]}, per tissue volume", "prior", put[i])
+        for i, n in enumerate(names)
+    }
 
 
 def _later_pressures(course: Course, tissue: SimulatedTissue, start: Flow) -> list[MapEstimate]:
     """Pressure when a heating has ended and when radiation's effect is largest, where they change it."""
     t, r = course.treatment, course.setting.flow_refine
     found = []
-    moments = {"heat": ("when the last heating has ended", _heated(t)), "radiation": ("when radiation changes most", _irradiated(t))}
+    moments = {
+        "heat": ("when the last heating has ended", _heated(t)),
+        "radiation": ("when radiation changes most", _irradiated(t)),
+    }
     for name, (what, at) in moments.items():
         if at is not None and (flow := course.flow(at)[0]) is not start:
             p = tissue.domain.put(mean_of_parts(flow.p, r).cpu().numpy()) / PA_PER_MMHG
@@ -132,12 +156,32 @@ def _flow_maps(course: Course, tissue: SimulatedTissue) -> dict[str, MapEstimate
     speed = flow.velocity(course.setting.grid).norm(dim=0)
     p = mean_of_parts(flow.p, course.setting.flow_refine)
     found = [
-        MapEstimate("IFP", "mmHg", "interstitial fluid pressure at the start", "prior", put(p.cpu().numpy()) / PA_PER_MMHG),
-        MapEstimate("velocity", "um/s", "speed of the interstitial fluid at the start (Darcy)", "prior", put(speed.cpu().numpy()) * 1e6),
+        MapEstimate(
+            "IFP",
+            "mmHg",
+            "interstitial fluid pressure at the start",
+            "prior",
+            put(p.cpu().numpy()) / PA_PER_MMHG,
+        ),
+        MapEstimate(
+            "velocity",
+            "um/s",
+            "speed of the interstitial fluid at the start (Darcy)",
+            "prior",
+            put(speed.cpu().numpy()) * 1e6,
+        ),
     ]
     if course.carrier is not None:
         k = model.release_of(course.carrier, torch.full_like(model.maps.pH, value("T_body")))
-        found.append(MapEstimate("krel", "1/h", "release rate of the carrier at body temperature", "prior", put(k.cpu().numpy()) * HOUR))
+        found.append(
+            MapEstimate(
+                "krel",
+                "1/h",
+                "release rate of the carrier at body temperature",
+                "prior",
+                put(k.cpu().numpy()) * HOUR,
+            )
+        )
     return {m.name: m for m in [*found, *_later_pressures(course, tissue, flow)]}
 
 
@@ -145,15 +189,23 @@ def _courses(course: Course, watch: Watch) -> TimeCourses:
     times = np.array(watch.times)
     means = torch.stack(watch.means).cpu().numpy() * UG_PER_ML
     given, at = course.treatment.plasma(), torch.tensor(watch.times, dtype=torch.float64)
-    plasma = {"encapsulated": given.encapsulated, "free_total": given.free, "unbound": given.unbound()}
+    plasma = {
+        "encapsulated": given.encapsulated,
+        "free_total": given.free,
+        "unbound": given.unbound(),
+    }
     return TimeCourses(
-        times, {n: means[:, i] for i, n in enumerate(course.detail.pools)}, {n: c(at).numpy() * UG_PER_ML for n, c in plasma.items()}
+        times,
+        {n: means[:, i] for i, n in enumerate(course.detail.pools)},
+        {n: c(at).numpy() * UG_PER_ML for n, c in plasma.items()},
     )
 
 
 def _balance(course: Course, run: Evolution) -> MassBalance:
     b, mg = run.balance, course.setting.grid.cell_volume * MG
-    entered, lost, outflow, stored = ((v * mg).cpu().numpy() for v in (b.entered, b.lost, b.outflow, b.stored))
+    entered, lost, outflow, stored = (
+        (v * mg).cpu().numpy() for v in (b.entered, b.lost, b.outflow, b.stored)
+    )
     return MassBalance(course.detail.pools, entered, lost, outflow, stored, b.error)
 
 
@@ -169,7 +221,9 @@ def _dose(g: GivenDose) -> str:
 
 def _heat(h: Heating) -> str:
     what = (
-        f"to {h.temperature_K - ZERO_CELSIUS:g} C ({h.mode})" if h.temperature_K is not None else f"as measured in {h.file and h.file.name}"
+        f"to {h.temperature_K - ZERO_CELSIUS:g} C ({h.mode})"
+        if h.temperature_K is not None
+        else f"as measured in {h.file and h.file.name}"
     )
     return f"heat {what} from {h.start_s / HOUR:g} to {h.end_s / HOUR:g} h, ramps of {h.ramp_s / 60:g} min"
 

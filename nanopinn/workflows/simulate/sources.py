@@ -81,19 +81,29 @@ def tissue_of_phantom(settings: PhantomSettings, device: str) -> SimulatedTissue
         InputError: they change it as radiation does, which a treatment must say.
     """
     if settings.factors:
-        raise InputError("a treatment irradiates the phantom, not its settings", field="factors", remedy="Put fractions into the schedule.")
+        raise InputError(
+            "a treatment irradiates the phantom, not its settings",
+            field="factors",
+            remedy="Put fractions into the schedule.",
+        )
     rng = np.random.default_rng(settings.seed)
     r, (nx, ny, nz), (hx, hy, hz) = settings.refine, settings.shape, settings.voxel_mm
     fine = draw_anatomy((nx * r, ny * r, nz * r), (hx / r, hy / r, hz / r), rng)
-    scalars = draw_scalars(rng, None if settings.length_scale_mm is None else settings.length_scale_mm * 1e-3)
+    scalars = draw_scalars(
+        rng, None if settings.length_scale_mm is None else settings.length_scale_mm * 1e-3
+    )
 
     def voxels(a: Array) -> Array:
         return np.asarray(a.reshape(nx, r, ny, r, nz, r).mean(axis=(1, 3, 5)))
 
     found = _Measured(
-        voxels(fine.PS), voxels(fine.phi), voxels(fine.v_p), voxels(fine.pH), voxels(fine.tumour.astype(float)) > 0.5,
+        voxels(fine.PS),
+        voxels(fine.phi),
+        voxels(fine.v_p),
+        voxels(fine.pH),
+        voxels(fine.tumour.astype(float)) > 0.5,
         np.diag([hx, hy, hz, 1.0]),
-    )  # fmt: skip
+    )
     note = f"Tissue and scalars are those of the digital phantom of seed {settings.seed}, averaged to voxels: known, not measured."
     return _boxed(found, scalars, [note], (), device)
 
@@ -106,7 +116,13 @@ def tissue_of_files(files: MapFiles, assume_ph: float | None, device: str) -> Si
     """
     paths = {f.name: Path(p) for f in fields(files) if (p := getattr(files, f.name)) is not None}
     found, notes = _read(paths, assume_ph, {n: f"--{n}" for n in paths})
-    return _boxed(found, {}, [*notes, "Every scalar of the model has its table value."], tuple(paths.values()), device)
+    return _boxed(
+        found,
+        {},
+        [*notes, "Every scalar of the model has its table value."],
+        tuple(paths.values()),
+        device,
+    )
 
 
 def tissue_of_folder(folder: Path, assume_ph: float | None, device: str) -> SimulatedTissue:
@@ -117,13 +133,19 @@ def tissue_of_folder(folder: Path, assume_ph: float | None, device: str) -> Simu
     """
     maps = folder / "maps"
     names = {"ktrans": "Ktrans", "ve": "ve", "vp": "vp", "mask": "mask", "ph": "pH"}
-    paths = {key: path for key, name in names.items() if (path := maps / f"{name}.nii.gz").is_file()}
+    paths = {
+        key: path for key, name in names.items() if (path := maps / f"{name}.nii.gz").is_file()
+    }
     missing = [names[key] for key in ("ktrans", "ve", "vp", "mask") if key not in paths]
     if missing:
         raise InputError(
-            "not a folder of `nanopinn fit` or `nanopinn maps`", file=folder, field="--from", found=f"no {', no '.join(missing)} in maps/",
-            expected="maps/Ktrans, ve, vp and mask.nii.gz", remedy="Give the --out of such a run; a fit of etofts has all of them.",
-        )  # fmt: skip
+            "not a folder of `nanopinn fit` or `nanopinn maps`",
+            file=folder,
+            field="--from",
+            found=f"no {', no '.join(missing)} in maps/",
+            expected="maps/Ktrans, ve, vp and mask.nii.gz",
+            remedy="Give the --out of such a run; a fit of etofts has all of them.",
+        )
     found, notes = _read(paths, assume_ph, {n: f"--from: {p.name}" for n, p in paths.items()})
     found, more = _less_noise(found, maps)
     scalars, said = _posterior_medians(folder)
@@ -150,10 +172,14 @@ def _less_noise(found: _Measured, maps: Path) -> tuple[_Measured, list[str]]:
     if not drawn:
         return found, []
     plain = {f.name: getattr(found, f.name) for f in fields(found)}
-    return _Measured(**{**plain, **drawn}), [f"Voxels of {' and '.join(drawn)} are drawn to the tumour's mean as far as their error asks."]
+    return _Measured(**{**plain, **drawn}), [
+        f"Voxels of {' and '.join(drawn)} are drawn to the tumour's mean as far as their error asks."
+    ]
 
 
-def _read(paths: Mapping[str, Path], assume_ph: float | None, said: Mapping[str, str]) -> tuple[_Measured, list[str]]:
+def _read(
+    paths: Mapping[str, Path], assume_ph: float | None, said: Mapping[str, str]
+) -> tuple[_Measured, list[str]]:
     """Read maps, all on the grid of Ktrans; ``said`` is what the user calls each."""
     values: dict[str, Array] = {}
     affine, shape = np.eye(4), (0, 0, 0)
@@ -163,24 +189,35 @@ def _read(paths: Mapping[str, Path], assume_ph: float | None, said: Mapping[str,
             affine, shape = own, values[name].shape
         elif not same_grid(shape, affine, values[name].shape, own):
             raise InputError(
-                "the maps are not on one grid", file=paths[name], field=said[name], found="x".join(map(str, values[name].shape)),
+                "the maps are not on one grid",
+                file=paths[name],
+                field=said[name],
+                found="x".join(map(str, values[name].shape)),
                 expected=f"shape and affine of {paths['ktrans'].name}, {'x'.join(map(str, shape))}",
                 remedy="Resample it, or let `nanopinn maps` make all of them.",
-            )  # fmt: skip
+            )
     mask = values["mask"] > 0.5
     if not mask.any():
         raise InputError(
-            "the mask is empty", file=paths["mask"], field=said["mask"], expected="voxels above 0.5", remedy="Draw the tumour."
+            "the mask is empty",
+            file=paths["mask"],
+            field=said["mask"],
+            expected="voxels above 0.5",
+            remedy="Draw the tumour.",
         )
     factor, notes = _ktrans_unit(paths["ktrans"])
     for name, low, high, what in (
-        ("ktrans", 0.0, 10 / 60 / factor, "a transfer constant"), ("ve", 0.0, 1.0, "a fraction"), ("vp", 0.0, 1.0, "a fraction"),
+        ("ktrans", 0.0, 10 / 60 / factor, "a transfer constant"),
+        ("ve", 0.0, 1.0, "a fraction"),
+        ("vp", 0.0, 1.0, "a fraction"),
         ("ph", LOWEST_PH, HIGHEST_PH, "an extracellular pH"),
-    ):  # fmt: skip
+    ):
         if name in values:
             _plausible(values[name], mask, low, high, what, paths[name], said[name])
     pH, more = _ph(values.get("ph"), assume_ph, mask)
-    measured = _Measured(values["ktrans"] * factor, values["ve"], values["vp"], smoothed_pH(pH, mask), mask, affine)
+    measured = _Measured(
+        values["ktrans"] * factor, values["ve"], values["vp"], smoothed_pH(pH, mask), mask, affine
+    )
     smooth = f"pH is smoothed (local paraboloids, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before it drives release, as in fits."
     return measured, [*notes, *(more or [smooth])]
 
@@ -190,47 +227,97 @@ def _ktrans_unit(path: Path) -> tuple[float, list[str]]:
     if unit is None:
         return KTRANS_UNITS["1/min"], [f"{path.name} has no Unit in a sidecar: taken as 1/min."]
     if unit not in tuple(KTRANS_UNITS):
-        raise InputError("the unit of Ktrans is not known", file=path, field="Unit", found=unit, expected=" or ".join(KTRANS_UNITS))
+        raise InputError(
+            "the unit of Ktrans is not known",
+            file=path,
+            field="Unit",
+            found=unit,
+            expected=" or ".join(KTRANS_UNITS),
+        )
     return KTRANS_UNITS[unit], []
 
 
-def _plausible(values: Array, mask: NDArray[np.bool_], low: float, high: float, what: str, path: Path, field: str) -> None:
+def _plausible(
+    values: Array,
+    mask: NDArray[np.bool_],
+    low: float,
+    high: float,
+    what: str,
+    path: Path,
+    field: str,
+) -> None:
     known = values[mask & np.isfinite(values)]
     if known.size and not low <= (middle := float(np.median(known))) <= high:
         raise InputError(
-            f"the map does not hold {what}", file=path, field=field, found=f"median {middle:g}", expected=f"{low:g} to {high:g}"
+            f"the map does not hold {what}",
+            file=path,
+            field=field,
+            found=f"median {middle:g}",
+            expected=f"{low:g} to {high:g}",
         )
 
 
-def _ph(measured: Array | None, assumed: float | None, mask: NDArray[np.bool_]) -> tuple[Array, list[str]]:
+def _ph(
+    measured: Array | None, assumed: float | None, mask: NDArray[np.bool_]
+) -> tuple[Array, list[str]]:
     """The pH map, NaN where not measured; a value throughout the tumour if there is no map."""
     if measured is not None and np.isfinite(measured[mask]).any():
         return measured, []
     if assumed is None:
         raise InputError(
-            "there is no pH of the tumour", field="--ph", expected="a map of extracellular pH", remedy="Give one, or --assume-ph 6.9."
+            "there is no pH of the tumour",
+            field="--ph",
+            expected="a map of extracellular pH",
+            remedy="Give one, or --assume-ph 6.9.",
         )
     if not LOWEST_PH <= assumed <= HIGHEST_PH:
-        raise InputError("not an extracellular pH", field="--assume-ph", found=assumed, expected=f"{LOWEST_PH} to {HIGHEST_PH}")
-    return np.where(mask, assumed, np.nan), [f"pH was not measured: {assumed:g} is assumed throughout the tumour."]
+        raise InputError(
+            "not an extracellular pH",
+            field="--assume-ph",
+            found=assumed,
+            expected=f"{LOWEST_PH} to {HIGHEST_PH}",
+        )
+    return np.where(mask, assumed, np.nan), [
+        f"pH was not measured: {assumed:g} is assumed throughout the tumour."
+    ]
 
 
-def _boxed(found: _Measured, scalars: Mapping[str, float], notes: list[str], files: tuple[Path, ...], device: str) -> SimulatedTissue:
+def _boxed(
+    found: _Measured,
+    scalars: Mapping[str, float],
+    notes: list[str],
+    files: tuple[Path, ...],
+    device: str,
+) -> SimulatedTissue:
     """Cut the box around the tumour and fill what was not measured."""
     spacing = tuple(float(h) * 1e-3 for h in np.linalg.norm(found.affine[:3, :3], axis=0))
     inside, domain = found.mask, Domain.around(found.mask, spacing, MARGIN_M)
     layers = (
-        ("Ktrans", found.Ktrans, value("Ktrans_n"), 1e-6, np.inf), ("ve", found.ve, value("ve_n"), 0.05, 0.9),
-        ("vp", found.vp, value("vp_n"), 0.0, 0.5), ("pH", found.pH, value("pHe_n"), LOWEST_PH, HIGHEST_PH),
-    )  # fmt: skip
+        ("Ktrans", found.Ktrans, value("Ktrans_n"), 1e-6, np.inf),
+        ("ve", found.ve, value("ve_n"), 0.05, 0.9),
+        ("vp", found.vp, value("vp_n"), 0.0, 0.5),
+        ("pH", found.pH, value("pHe_n"), LOWEST_PH, HIGHEST_PH),
+    )
     holes = {name: int((inside & ~np.isfinite(a)).sum()) for name, a, *_ in layers}
 
     def box(a: Array, beyond: float) -> torch.Tensor:
         return torch.as_tensor(domain.take(a, beyond), dtype=torch.float64, device=device)
 
-    boxes = {name: box(filled(a, inside, normal, low, high), normal) for name, a, normal, low, high in layers}
-    maps = TissueMaps(box(inside.astype(float), 0.0), boxes["Ktrans"], boxes["ve"], boxes["vp"], boxes["pH"])
-    notes = [*notes, *(f"{n} tumour voxels without {name} carry the tumour's median." for name, n in holes.items() if n)]
+    boxes = {
+        name: box(filled(a, inside, normal, low, high), normal)
+        for name, a, normal, low, high in layers
+    }
+    maps = TissueMaps(
+        box(inside.astype(float), 0.0), boxes["Ktrans"], boxes["ve"], boxes["vp"], boxes["pH"]
+    )
+    notes = [
+        *notes,
+        *(
+            f"{n} tumour voxels without {name} carry the tumour's median."
+            for name, n in holes.items()
+            if n
+        ),
+    ]
     notes.append(
         "Filtration and the permeability of the wall follow the map of Ktrans inside the tumour; porosity is ve. Outside the tumour flow "
         f"and walls have the table's values for normal tissue; {MARGIN_M * 1e3:g} mm of it are solved around the tumour."

@@ -17,7 +17,9 @@ UG_PER_ML, HOUR = 1e3, 3600.0
 READ_AT, NARROWED = 33, 4
 
 
-def plasma_exposure(treatment: Treatment, values: Values | None = None) -> tuple[PlasmaExposure, ...]:
+def plasma_exposure(
+    treatment: Treatment, values: Values | None = None
+) -> tuple[PlasmaExposure, ...]:
     """Areas by closed form and highest concentrations of encapsulated, free and unbound drug in plasma.
 
     Args:
@@ -29,7 +31,11 @@ def plasma_exposure(treatment: Treatment, values: Values | None = None) -> tuple
     for name, curve in curves.items():
         at, highest = highest_point(curve, treatment.end_s)
         area, ever = curve.area_to(treatment.end_s), curve.area()
-        found.append(PlasmaExposure(name, area * UG_PER_ML / HOUR, ever * UG_PER_ML / HOUR, highest * UG_PER_ML, at))
+        found.append(
+            PlasmaExposure(
+                name, area * UG_PER_ML / HOUR, ever * UG_PER_ML / HOUR, highest * UG_PER_ML, at
+            )
+        )
     return tuple(found)
 
 

@@ -13,9 +13,14 @@ APART = 0.2
 
 
 def answer(
-    arm: str, outcomes: Sequence[Outcome], groups: Sequence[Group], heating: HeatingTimes | None, influences: Sequence[Influence],
-    limit_um: float, lethal: float,
-) -> tuple[str, ...]:  # fmt: skip
+    arm: str,
+    outcomes: Sequence[Outcome],
+    groups: Sequence[Group],
+    heating: HeatingTimes | None,
+    influences: Sequence[Influence],
+    limit_um: float,
+    lethal: float,
+) -> tuple[str, ...]:
     """Sentences, the question's own first.
 
     Args:
@@ -24,15 +29,24 @@ def answer(
     rows = {o.name: o for o in outcomes}
     beyond = spread(rows["beyond"].values[arm])[0]
     if not beyond > 0:
-        return (f"By its plasma volume no tissue lies farther than {limit_um:g} um from its vessels: the question does not arise.",)
+        return (
+            f"By its plasma volume no tissue lies farther than {limit_um:g} um from its vessels: the question does not arise.",
+        )
     said = [
-        _reach(arm, rows, limit_um, lethal, float(beyond)), *_laws(arm, rows, limit_um), _where(arm, groups, limit_um),
-        _ranking(rows), *_quiescent(arm, rows), *_when(heating, limit_um), *_what_decides(influences),
-    ]  # fmt: skip
+        _reach(arm, rows, limit_um, lethal, float(beyond)),
+        *_laws(arm, rows, limit_um),
+        _where(arm, groups, limit_um),
+        _ranking(rows),
+        *_quiescent(arm, rows),
+        *_when(heating, limit_um),
+        *_what_decides(influences),
+    ]
     return tuple(s for s in said if s)
 
 
-def _reach(arm: str, rows: Mapping[str, Outcome], limit_um: float, lethal: float, beyond: float) -> str:
+def _reach(
+    arm: str, rows: Mapping[str, Outcome], limit_um: float, lethal: float, beyond: float
+) -> str:
     shares = {law: rows[f"lethal beyond, {law}"] for law in LAWS}
     sure = {law: majority(o.values[arm]) for law, o in shares.items()}
     low, high = min(sure.values()), max(sure.values())
@@ -56,7 +70,9 @@ def _laws(arm: str, rows: Mapping[str, Outcome], limit_um: float) -> list[str]:
         median, low, high = rows[f"lethal beyond, {law}"].interval(arm)
         middle[law] = median
         drawn = len(rows[f"lethal beyond, {law}"].values[arm]) > 1
-        said.append(f"{median:.0%}{f' ({low:.0%} to {high:.0%})' if drawn else ''} by the {law} law")
+        said.append(
+            f"{median:.0%}{f' ({low:.0%} to {high:.0%})' if drawn else ''} by the {law} law"
+        )
     how = ", median and 90 % interval" if drawn else ""
     text = f"Share of the cells beyond {limit_um:g} um that are lethally exposed{how}: {', '.join(said)}."
     if max(middle.values()) - min(middle.values()) > APART:
@@ -68,7 +84,10 @@ def _where(arm: str, groups: Sequence[Group], limit_um: float) -> str:
     known = [g for g in groups if arm in g.lethal and np.isfinite(g.lethal[arm][0])]
     if len(known) < 2:
         return ""
-    best, worst = max(known, key=lambda g: g.lethal[arm][0]), min(known, key=lambda g: g.lethal[arm][0])
+    best, worst = (
+        max(known, key=lambda g: g.lethal[arm][0]),
+        min(known, key=lambda g: g.lethal[arm][0]),
+    )
     if best.lethal[arm][0] - worst.lethal[arm][0] < 0.01:
         return f"It is alike in all groups of voxels: {best.lethal[arm][0]:.0%} by the peak law."
 
@@ -83,7 +102,9 @@ def _ranking(rows: Mapping[str, Outcome]) -> str:
 
     def order(o: Outcome) -> str:
         middle = {arm: o.interval(arm)[0] for arm in o.values}
-        return " > ".join(f"{a} ({middle[a]:.2g})" for a in sorted(middle, key=lambda a: -middle[a]))
+        return " > ".join(
+            f"{a} ({middle[a]:.2g})" for a in sorted(middle, key=lambda a: -middle[a])
+        )
 
     if len(peaks.values) < 2:
         return ""
@@ -105,7 +126,11 @@ def _when(heating: HeatingTimes | None, limit_um: float) -> list[str]:
     said = []
     for law, p in heating.probability.items():
         reached = np.flatnonzero(p >= 0.5)
-        said.append(f"{heating.minutes[reached[0]]:g} min by the {law} law" if reached.size else f"at none by the {law} law")
+        said.append(
+            f"{heating.minutes[reached[0]]:g} min by the {law} law"
+            if reached.size
+            else f"at none by the {law} law"
+        )
     tried = ", ".join(f"{m:g}" for m in heating.minutes)
     return [
         f"Heating time (of {tried} min) from which half of the cells beyond {limit_um:g} um are more likely than not lethally exposed: "
@@ -117,4 +142,6 @@ def _what_decides(influences: Sequence[Influence]) -> list[str]:
     if not influences:
         return []
     first = ", ".join(f"{i.words} ({i.symbol})" for i in influences[:3])
-    return [f"What the outcome follows most: {first}. No image informs these unless the fit says so."]
+    return [
+        f"What the outcome follows most: {first}. No image informs these unless the fit says so."
+    ]

@@ -27,9 +27,12 @@ def dose_table(text: str) -> dict[str, float]:
     found = _DOSE.fullmatch(text.strip())
     if found is None:
         raise InputError(
-            "the dose cannot be read", field="--dose", found=text, expected='"50mg/m2" or "90mg"',
+            "the dose cannot be read",
+            field="--dose",
+            found=text,
+            expected='"50mg/m2" or "90mg"',
             remedy="Amounts are in mg: usual doses of doxorubicin are 20 to 60 mg/m2.",
-        )  # fmt: skip
+        )
     return {"amount_mg" if found[2] == "mg" else "mg_per_m2": float(found[1])}
 
 
@@ -40,13 +43,20 @@ def heat_table(text: str) -> dict[str, Any]:
         InputError: it is none of these, or the file has no times.
     """
     if (file := _FILE.fullmatch(text.strip())) is not None:
-        return {"file": file[1], "minutes": _measured_minutes(Path(file[1])), "start_h": float(file[2] or 0)}
+        return {
+            "file": file[1],
+            "minutes": _measured_minutes(Path(file[1])),
+            "start_h": float(file[2] or 0),
+        }
     found = _HEAT.fullmatch(text.strip())
     if found is None:
         raise InputError(
-            "the heat cannot be read", field="--heat", found=text, expected='"42:60", "42:60@0.5~5" or a thermometry file',
+            "the heat cannot be read",
+            field="--heat",
+            found=text,
+            expected='"42:60", "42:60@0.5~5" or a thermometry file',
             remedy="Write degrees C:minutes, then @ and the hour it begins, then ~ and the minutes of its ramps.",
-        )  # fmt: skip
+        )
     T, minutes, start, ramp = (float(v or 0) for v in found.groups())
     return {"temperature_C": T, "minutes": minutes, "start_h": start, "ramp_min": ramp}
 
@@ -54,14 +64,23 @@ def heat_table(text: str) -> dict[str, Any]:
 def _measured_minutes(path: Path) -> float:
     """How long a thermometry lasts, by its sidecar."""
     if not is_file(path):
-        raise InputError("there is no such thermometry", file=path, field="--heat", found=str(path), remedy="Check the path.")
+        raise InputError(
+            "there is no such thermometry",
+            file=path,
+            field="--heat",
+            found=str(path),
+            remedy="Check the path.",
+        )
     times = read_sidecar(path).get("VolumeTiming")
     listed = listed_numbers(times)
     if listed is None or not listed.size or not listed[-1] > 0:
         raise InputError(
-            "the times of the thermometry cannot be used", file=sidecar_path(path), field="VolumeTiming", found=times,
+            "the times of the thermometry cannot be used",
+            file=sidecar_path(path),
+            field="VolumeTiming",
+            found=times,
             expected="increasing times, s after the heating's start",
-        )  # fmt: skip
+        )
     return float(listed[-1]) / 60
 
 
@@ -73,5 +92,10 @@ def radiation_table(text: str) -> dict[str, float]:
     """
     found = _RADIATION.fullmatch(text.strip())
     if found is None:
-        raise InputError("the radiation cannot be read", field="--radiation", found=text, expected='"5@24", Gy@hours')
+        raise InputError(
+            "the radiation cannot be read",
+            field="--radiation",
+            found=text,
+            expected='"5@24", Gy@hours',
+        )
     return {"dose_Gy": float(found[1]), "time_h": float(found[2])}

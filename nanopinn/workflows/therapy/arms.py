@@ -30,10 +30,19 @@ class Arm:
 
 
 def arms_of(
-    names: Sequence[str], *, dose: str = DOSE, infusion_min: float = 0.0, heat: Sequence[str] = (), radiation: Sequence[str] = (),
-    end_h: float = 72.0, imaging_h: Sequence[float] = IMAGING_H, schedule: Path | None = None, heat_all: bool = False,
-    body_surface_m2: float = BODY_SURFACE_M2, heat_effects: bool = True,
-) -> tuple[tuple[Arm, ...], tuple[str, ...]]:  # fmt: skip
+    names: Sequence[str],
+    *,
+    dose: str = DOSE,
+    infusion_min: float = 0.0,
+    heat: Sequence[str] = (),
+    radiation: Sequence[str] = (),
+    end_h: float = 72.0,
+    imaging_h: Sequence[float] = IMAGING_H,
+    schedule: Path | None = None,
+    heat_all: bool = False,
+    body_surface_m2: float = BODY_SURFACE_M2,
+    heat_effects: bool = True,
+) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
     """Arms that differ in what the drug is given in, and heat for those that answer to it; what was assumed, in words.
 
     Args:
@@ -53,24 +62,40 @@ def arms_of(
     formulations = _formulations(names)
     if schedule is None:
         times = _imaging(imaging_h, end_h)
-        tables = _tables(dose, body_surface_m2, infusion_min, heat, radiation, end_h, times, heat_effects)
+        tables = _tables(
+            dose, body_surface_m2, infusion_min, heat, radiation, end_h, times, heat_effects
+        )
         said = [_surface(body_surface_m2)] if "mg_per_m2" in tables["dose"][0] else []
     else:
         _not_both(dose, infusion_min, heat, radiation)
         tables = _switched(schedule_tables(schedule), heat_effects)
-        said = [f"Doses, heat and radiation are those of {schedule.name}; what it gives them in is replaced by that of each arm."]
+        said = [
+            f"Doses, heat and radiation are those of {schedule.name}; what it gives them in is replaced by that of each arm."
+        ]
     arms = tuple(Arm(f.short, _treatment(tables, schedule, f, heat_all)) for f in formulations)
     _answers(formulations, bool(tables.get("heat")), heat_all)
-    return arms, (*_same_dose(arms[0].treatment), *said, *_heated(arms, heat_all), *_own(formulations))
+    return arms, (
+        *_same_dose(arms[0].treatment),
+        *said,
+        *_heated(arms, heat_all),
+        *_own(formulations),
+    )
 
 
 def _formulations(names: Sequence[str]) -> tuple[Formulation, ...]:
     found = tuple(find_formulation(n, field="--arms") for n in names)
     if not found:
-        raise InputError("there is no arm", field="--arms", expected="formulations, such as free,pld,tsl")
+        raise InputError(
+            "there is no arm", field="--arms", expected="formulations, such as free,pld,tsl"
+        )
     for i, f in enumerate(found):
         if any(f.short.casefold() == other.short.casefold() for other in found[:i]):
-            raise InputError("an arm is there twice", field="--arms", found=names[i], remedy="Arms differ in what the drug is given in.")
+            raise InputError(
+                "an arm is there twice",
+                field="--arms",
+                found=names[i],
+                remedy="Arms differ in what the drug is given in.",
+            )
     return found
 
 
@@ -82,13 +107,26 @@ def _imaging(imaging_h: Sequence[float], end_h: float) -> tuple[float, ...]:
 
 
 def _tables(
-    dose: str, surface: float, infusion_min: float, heat: Sequence[str], radiation: Sequence[str], end_h: float, imaging_h: Sequence[float],
+    dose: str,
+    surface: float,
+    infusion_min: float,
+    heat: Sequence[str],
+    radiation: Sequence[str],
+    end_h: float,
+    imaging_h: Sequence[float],
     heat_effects: bool,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """The tables of a schedule file that says the same."""
     return {
         "patient": {"body_surface_m2": surface},
-        "dose": [{"formulation": "free", "start_h": 0.0, "infusion_min": infusion_min, **dose_table(dose)}],
+        "dose": [
+            {
+                "formulation": "free",
+                "start_h": 0.0,
+                "infusion_min": infusion_min,
+                **dose_table(dose),
+            }
+        ],
         "heat": [heat_table(h) for h in heat],
         "radiation": [radiation_table(r) for r in radiation],
         "imaging": {"times_h": tuple(imaging_h)},
@@ -96,13 +134,23 @@ def _tables(
     }
 
 
-def _not_both(dose: str, infusion_min: float, heat: Sequence[str], radiation: Sequence[str]) -> None:
-    options = {"--dose": dose != DOSE, "--infusion": infusion_min != 0, "--heat": bool(heat), "--radiation": bool(radiation)}
+def _not_both(
+    dose: str, infusion_min: float, heat: Sequence[str], radiation: Sequence[str]
+) -> None:
+    options = {
+        "--dose": dose != DOSE,
+        "--infusion": infusion_min != 0,
+        "--heat": bool(heat),
+        "--radiation": bool(radiation),
+    }
     if twice := [name for name, given in options.items() if given]:
         raise InputError(
-            "the treatment is given twice", field=", ".join(twice), found="options beside a schedule file", expected="one of them",
+            "the treatment is given twice",
+            field=", ".join(twice),
+            found="options beside a schedule file",
+            expected="one of them",
             remedy="Write it into the schedule, or leave the schedule out.",
-        )  # fmt: skip
+        )
 
 
 def _switched(tables: dict[str, Any], heat_effects: bool) -> dict[str, Any]:
@@ -112,7 +160,9 @@ def _switched(tables: dict[str, Any], heat_effects: bool) -> dict[str, Any]:
     return {**tables, "run": {**tables["run"], "heat_effects": False}}
 
 
-def _treatment(tables: Mapping[str, Any], path: Path | None, formulation: Formulation, heat_all: bool) -> Treatment:
+def _treatment(
+    tables: Mapping[str, Any], path: Path | None, formulation: Formulation, heat_all: bool
+) -> Treatment:
     """Heat is left out of an arm that does not answer to it only after it was read, so that its mistakes are named in every case."""
     heated = schedule_of(tables, path, formulation)
     if heat_all or formulation.heat is not None or not heated.heatings:
@@ -123,9 +173,12 @@ def _treatment(tables: Mapping[str, Any], path: Path | None, formulation: Formul
 def _answers(formulations: Sequence[Formulation], heat: bool, heat_all: bool) -> None:
     if heat and not heat_all and all(f.heat is None for f in formulations):
         raise InputError(
-            "no arm answers to the heat", field="--heat", found=", ".join(f.short for f in formulations),
-            expected="an arm that heat opens, such as tsl", remedy="Add it, leave the heat out, or heat every arm (--heat-all).",
-        )  # fmt: skip
+            "no arm answers to the heat",
+            field="--heat",
+            found=", ".join(f.short for f in formulations),
+            expected="an arm that heat opens, such as tsl",
+            remedy="Add it, leave the heat out, or heat every arm (--heat-all).",
+        )
 
 
 def _same_dose(t: Treatment) -> list[str]:
@@ -137,19 +190,30 @@ def _same_dose(t: Treatment) -> list[str]:
 
 
 def _surface(m2: float) -> str:
-    return f"Body surface: {m2:g} m2" + (" (assumed, a mean adult)." if m2 == BODY_SURFACE_M2 else ".")
+    return f"Body surface: {m2:g} m2" + (
+        " (assumed, a mean adult)." if m2 == BODY_SURFACE_M2 else "."
+    )
 
 
 def _heated(arms: Sequence[Arm], heat_all: bool) -> list[str]:
     warm = [a for a in arms if a.treatment.heatings]
     if not warm:
         return []
-    names, cold = ", ".join(a.name for a in warm), [a.name for a in arms if not a.treatment.heatings]
+    names, cold = (
+        ", ".join(a.name for a in warm),
+        [a.name for a in arms if not a.treatment.heatings],
+    )
     who = (
-        f"Heat is given to {names} alone, whose release answers to it; not to {', '.join(cold)}." if cold else f"Heat is given to {names}."
+        f"Heat is given to {names} alone, whose release answers to it; not to {', '.join(cold)}."
+        if cold
+        else f"Heat is given to {names}."
     )
     return [who, *warm[0].treatment.said_of_heat()]
 
 
 def _own(formulations: Sequence[Formulation]) -> list[str]:
-    return [f"{f.short} is as {f.file.name} says: {f.description}; {len(f.own)} numbers of its own." for f in formulations if f.file]
+    return [
+        f"{f.short} is as {f.file.name} says: {f.description}; {len(f.own)} numbers of its own."
+        for f in formulations
+        if f.file
+    ]

@@ -54,7 +54,9 @@ class Draws:
 
     def rows(self, chosen: slice) -> Draws:
         """Some of the draws."""
-        scalars, values = ({n: v[chosen] for n, v in of.items()} for of in (self.scalars, self.values))
+        scalars, values = (
+            {n: v[chosen] for n, v in of.items()} for of in (self.scalars, self.values)
+        )
         return Draws(scalars, values, self.maps_over[chosen], self.assumptions)
 
     def scalars_of(self, i: int) -> dict[str, float | Array]:
@@ -64,12 +66,24 @@ class Draws:
     def inputs(self) -> dict[str, Array]:
         """Every number that varies from draw to draw, ``(draw,)``, by name."""
         plain = {n: v for n, v in self.scalars.items() if v.ndim == 1}
-        weights = {f"{n}[{k}]": v[:, k] for n, v in self.scalars.items() if v.ndim == 2 for k in range(v.shape[1])}
+        weights = {
+            f"{n}[{k}]": v[:, k]
+            for n, v in self.scalars.items()
+            if v.ndim == 2
+            for k in range(v.shape[1])
+        }
         every = {**plain, **weights, **self.values, "aif_scale": self.maps_over}
         return {n: v for n, v in every.items() if np.ptp(v) > 0}
 
 
-def draw_inputs(patient: Patient, arms: Sequence[Arm], n: int, seed: int, *, radiation: RadiationEffect | None = None) -> Draws:
+def draw_inputs(
+    patient: Patient,
+    arms: Sequence[Arm],
+    n: int,
+    seed: int,
+    *,
+    radiation: RadiationEffect | None = None,
+) -> Draws:
     """Draw all that the arms rest on ``n`` times, beside the median.
 
     A draw is the same whatever n is and whichever arms are compared: every quantity has its own stream of random numbers.
@@ -81,15 +95,29 @@ def draw_inputs(patient: Patient, arms: Sequence[Arm], n: int, seed: int, *, rad
         InputError: ``n`` is negative.
     """
     if n < 0:
-        raise InputError("a number of draws is not negative", field="draws", found=n, expected="0 (the median alone) or more")
+        raise InputError(
+            "a number of draws is not negative",
+            field="draws",
+            found=n,
+            expected="0 (the median alone) or more",
+        )
     theta = posterior_draws(patient, n, seed)
     scalars = patient.scalars_at(theta) if patient.names else {}
     known = {**default_scalars(), **patient.tissue.scalars}
-    scalars |= {k: np.repeat(np.asarray(v)[None], n + 1, axis=0) for k, v in known.items() if k not in scalars}
+    scalars |= {
+        k: np.repeat(np.asarray(v)[None], n + 1, axis=0)
+        for k, v in known.items()
+        if k not in scalars
+    }
     values = {p.symbol: drawn(p, n, seed) for p in uncertain(arms) if p.symbol not in scalars}
     if radiation is not None and any(a.treatment.radiation.fractions for a in arms):
         values |= _measured(radiation, values, n, seed)
-    return Draws(scalars, values, patient.maps_over(theta), tuple(_notes(patient, arms, values, n, radiation)))
+    return Draws(
+        scalars,
+        values,
+        patient.maps_over(theta),
+        tuple(_notes(patient, arms, values, n, radiation)),
+    )
 
 
 def posterior_draws(patient: Patient, n: int, seed: int) -> Array:
@@ -134,15 +162,28 @@ def _family(prefix: str) -> dict[str, Parameter]:
     return {s: p for s, p in PARAMETERS.items() if s.startswith(prefix)}
 
 
-def _measured(radiation: RadiationEffect, values: Mapping[str, Array], n: int, seed: int) -> dict[str, Array]:
-    z = np.concatenate([np.zeros((1, len(MODIFIED))), _stream("radiation", seed).standard_normal((n, len(MODIFIED)))])
+def _measured(
+    radiation: RadiationEffect, values: Mapping[str, Array], n: int, seed: int
+) -> dict[str, Array]:
+    z = np.concatenate(
+        [
+            np.zeros((1, len(MODIFIED))),
+            _stream("radiation", seed).standard_normal((n, len(MODIFIED))),
+        ]
+    )
     logs = radiation.draw(z, values["RT_t_peak"])
-    return {symbol: np.exp(logs[:, radiation.names.index(name)]) for name, symbol in MODIFIED.items()}
+    return {
+        symbol: np.exp(logs[:, radiation.names.index(name)]) for name, symbol in MODIFIED.items()
+    }
 
 
 def _notes(
-    patient: Patient, arms: Sequence[Arm], values: Mapping[str, Array], n: int, radiation: RadiationEffect | None
-) -> Iterable[str]:  # fmt: skip
+    patient: Patient,
+    arms: Sequence[Arm],
+    values: Mapping[str, Array],
+    n: int,
+    radiation: RadiationEffect | None,
+) -> Iterable[str]:
     if n:
         yield f"{n} joint draws: unknowns of the fit from its posterior, {len(values)} other parameters independently of each other."
         yield RANGES_IN_WORDS
@@ -150,7 +191,11 @@ def _notes(
         yield "Scalars of the tissue are known, not inferred: they are the same in every draw."
     for f in formulations(arms):
         if f.permeability == "PS_l" and f.name != patient.imaged and patient.names:
-            of = f"images of the {patient.imaged} carrier" if patient.imaged else "a prior, for no image showed a carrier"
+            of = (
+                f"images of the {patient.imaged} carrier"
+                if patient.imaged
+                else "a prior, for no image showed a carrier"
+            )
             yield f"{f.name}: its passage through vessel walls (PS_l, leak_l) is taken from {of}."
     if radiation is not None:
         yield radiation.in_words()

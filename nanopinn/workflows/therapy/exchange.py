@@ -26,14 +26,16 @@ SOLVE_TO = 1e-6
 SMALLEST = 0.03
 
 
-def cluster_exchange(patient: Patient, draws: Draws, labels: Tensor, factors: Mapping[str, Factor] | None = None) -> tuple[Array, Array]:
+def cluster_exchange(
+    patient: Patient, draws: Draws, labels: Tensor, factors: Mapping[str, Factor] | None = None
+) -> tuple[Array, Array]:
     """Filtration and lymphatic drainage of :func:`cluster_flow`, ``(draw, group)`` each, 1/s."""
     return cluster_flow(patient, draws, labels, factors)[:2]
 
 
 def cluster_flow(
     patient: Patient, draws: Draws, labels: Tensor, factors: Mapping[str, Factor] | None = None
-) -> tuple[Array, Array, Array]:  # fmt: skip
+) -> tuple[Array, Array, Array]:
     """Filtration, lymphatic drainage and pressure, means over each group of voxels: one pressure solve per draw.
 
     Args:
@@ -46,7 +48,10 @@ def cluster_flow(
     tissue = patient.tissue
     setting = Setting(tissue.maps, tissue.grid, patient.flow_refine, patient.rim)
     fine = setting.flow_setting
-    every = {name: np.broadcast_to(np.asarray(f, dtype=np.float64), len(draws)) for name, f in (factors or {}).items()}
+    every = {
+        name: np.broadcast_to(np.asarray(f, dtype=np.float64), len(draws))
+        for name, f in (factors or {}).items()
+    }
     at_median: Tensor | None = None
     found = []
     for i in range(len(draws)):
@@ -55,10 +60,14 @@ def cluster_flow(
         flow = model.flow()
         scale = flow.p_e.max()
         # pressure over p_e answers only to the length scale and to normal tissue, so that of the median is near
-        solved = solve_pressure(flow, fine.grid, None if at_median is None else at_median * scale, tol=SOLVE_TO)
+        solved = solve_pressure(
+            flow, fine.grid, None if at_median is None else at_median * scale, tol=SOLVE_TO
+        )
         at_median = solved.x / scale if at_median is None else at_median
         fields = (*model.exchange(solved.x), solved.x)
-        found.append([group_mean(mean_of_parts(v, setting.flow_refine), labels)[:, 0, 0] for v in fields])
+        found.append(
+            [group_mean(mean_of_parts(v, setting.flow_refine), labels)[:, 0, 0] for v in fields]
+        )
     J_v, J_L, p = (torch.stack(v).cpu().numpy() for v in zip(*found, strict=True))
     return J_v, J_L, p
 

@@ -50,13 +50,27 @@ class Exposed:
 
     @classmethod
     def of(
-        cls, patient: Patient, draws: Draws, settings: ComparisonSettings, keeper: Keeper | None = None, progress: Progress = silent
-    ) -> Exposed:  # fmt: skip
+        cls,
+        patient: Patient,
+        draws: Draws,
+        settings: ComparisonSettings,
+        keeper: Keeper | None = None,
+        progress: Progress = silent,
+    ) -> Exposed:
         """Group the tumour's voxels."""
         labels = group_tumour(patient, settings.groups, np.random.default_rng(settings.seed))
         voxels = torch.bincount(labels[labels >= 0]).cpu().numpy().astype(np.float64)
         filtration = cluster_exchange(patient, draws.rows(slice(0, 1)), labels)[0][0]
-        return cls(patient, draws, labels, voxels, filtration, Counted(settings.limit_um * 1e-6, settings.lethal), keeper, progress)
+        return cls(
+            patient,
+            draws,
+            labels,
+            voxels,
+            filtration,
+            Counted(settings.limit_um * 1e-6, settings.lethal),
+            keeper,
+            progress,
+        )
 
     @property
     def on_image(self) -> NDArray[np.int64]:
@@ -72,7 +86,9 @@ class Exposed:
             name = f"{arm.name}-{start}"
             found = self.keeper.get(name, Exposure, (Exposure,)) if self.keeper else None
             if found is None:
-                found = self._batch(arm, self.draws.rows(slice(start, start + AT_ONCE)), (i, len(starts)))
+                found = self._batch(
+                    arm, self.draws.rows(slice(start, start + AT_ONCE)), (i, len(starts))
+                )
                 if self.keeper:
                     self.keeper.put(name, found, (Exposure,))
             parts.append(found)
@@ -82,12 +98,16 @@ class Exposed:
         def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
             self.progress(f"{arm.name}: under the voxel", (turn[0] + fraction) / turn[1], numbers)
 
-        return expose(self.under(arm.treatment, draws), arm.treatment, counted=self.counted, progress=show)
+        return expose(
+            self.under(arm.treatment, draws), arm.treatment, counted=self.counted, progress=show
+        )
 
     def under(self, treatment: Treatment, draws: Draws) -> UnderVoxel:
         """The groups under a treatment, for some of the draws."""
         tissue = self.patient.tissue
-        drawn = treatment.under({n: torch.as_tensor(v).to(tissue.maps.phi) for n, v in draws.values.items()})
+        drawn = treatment.under(
+            {n: torch.as_tensor(v).to(tissue.maps.phi) for n, v in draws.values.items()}
+        )
         scalars: Values = {n: torch.as_tensor(v) for n, v in draws.scalars.items()}
         values: Values = {n: torch.as_tensor(v) for n, v in draws.values.items()}
         if treatment.carrier is not None:
@@ -95,17 +115,29 @@ class Exposed:
         temperature, _, _ = temperature_course(treatment, tissue)
         flow = _FluidInTime(self.patient, draws, self.labels, drawn)
         return UnderVoxel.of(
-            tissue.maps, self.labels, len(draws), scalars, values, flow, over=draws.maps_over, temperature=temperature,
+            tissue.maps,
+            self.labels,
+            len(draws),
+            scalars,
+            values,
+            flow,
+            over=draws.maps_over,
+            temperature=temperature,
             factors=drawn.factors if drawn.changes_tissue else None,
-        )  # fmt: skip
+        )
 
 
 class _FluidInTime:
     """Filtration and drainage of groups and draws at any time, linear between times at which the pressure is solved for."""
 
-    def __init__(self, patient: Patient, draws: Draws, labels: Tensor, treatment: Treatment) -> None:
+    def __init__(
+        self, patient: Patient, draws: Draws, labels: Tensor, treatment: Treatment
+    ) -> None:
         self.times = _solved_at(treatment)
-        found = [cluster_exchange(patient, draws, labels, as_arrays(treatment.factors(t), len(draws))) for t in self.times]
+        found = [
+            cluster_exchange(patient, draws, labels, as_arrays(treatment.factors(t), len(draws)))
+            for t in self.times
+        ]
         self.J_v, self.J_L = (np.stack(J) for J in zip(*found, strict=True))
 
     def __call__(self, t: float) -> tuple[Array, Array]:
@@ -113,7 +145,9 @@ class _FluidInTime:
             return self.J_v[0], self.J_L[0]
         i = int(np.clip(np.searchsorted(self.times, t) - 1, 0, len(self.times) - 2))
         w = float(np.clip((t - self.times[i]) / (self.times[i + 1] - self.times[i]), 0.0, 1.0))
-        return (1 - w) * self.J_v[i] + w * self.J_v[i + 1], (1 - w) * self.J_L[i] + w * self.J_L[i + 1]
+        return (1 - w) * self.J_v[i] + w * self.J_v[i + 1], (1 - w) * self.J_L[i] + w * self.J_L[
+            i + 1
+        ]
 
 
 def _solved_at(treatment: Treatment) -> Array:
@@ -127,4 +161,7 @@ def _solved_at(treatment: Treatment) -> Array:
 
 def as_arrays(factors: Mapping[str, Number], n: int) -> dict[str, Array]:
     """Factors of every draw, ``(n,)`` each."""
-    return {name: np.broadcast_to(np.asarray(torch.as_tensor(f, dtype=torch.float64).cpu()), (n,)) for name, f in factors.items()}
+    return {
+        name: np.broadcast_to(np.asarray(torch.as_tensor(f, dtype=torch.float64).cpu()), (n,))
+        for name, f in factors.items()
+    }

@@ -26,8 +26,13 @@ STEP = 0.02
 
 
 def effect_of_radiation(
-    before: str | Path, after: str | Path, *, scan_h: float, fractions: Sequence[Fraction] | None = None, shared_sd: float = 0.0
-) -> RadiationEffect:  # fmt: skip
+    before: str | Path,
+    after: str | Path,
+    *,
+    scan_h: float,
+    fractions: Sequence[Fraction] | None = None,
+    shared_sd: float = 0.0,
+) -> RadiationEffect:
     """What two fits of one tumour, before and after radiation, say of its effect.
 
     Args:
@@ -41,17 +46,35 @@ def effect_of_radiation(
     """
     course = tuple(fractions) if fractions is not None else (Fraction(0.0, value("RT_D")),)
     if not any(f.time_s < scan_h * 3600 for f in course):
-        raise InputError("the second scan is not after radiation", field="scan_h", found=scan_h, expected="later than the first fraction")
+        raise InputError(
+            "the second scan is not after radiation",
+            field="scan_h",
+            found=scan_h,
+            expected="later than the first fraction",
+        )
     if not 0 <= shared_sd < np.inf:
-        raise InputError("an error is not negative", field="shared_sd", found=shared_sd, expected="0 or more")
+        raise InputError(
+            "an error is not negative", field="shared_sd", found=shared_sd, expected="0 or more"
+        )
     if Path(before).resolve() == Path(after).resolve():
-        raise InputError("the scans before and after radiation are the same", file=after, remedy="Give two results.")
+        raise InputError(
+            "the scans before and after radiation are the same",
+            file=after,
+            remedy="Give two results.",
+        )
     fits = [load_fit(before), load_fit(after)]
     seen = [scan_of(fit, shared_sd) for fit in fits]
     priors = [_flow_prior(fit, path) for fit, path in zip(fits, (before, after), strict=True)]
     if not np.allclose(priors[0], priors[1]):
-        raise InputError("the two fits have different priors", file=after, field="l, q", remedy="Fit both with this version.")
-    return effect_of_scans(seen[0], seen[1], course, scan_h * 3600, priors[0], notes=_notes(fits, shared_sd))
+        raise InputError(
+            "the two fits have different priors",
+            file=after,
+            field="l, q",
+            remedy="Fit both with this version.",
+        )
+    return effect_of_scans(
+        seen[0], seen[1], course, scan_h * 3600, priors[0], notes=_notes(fits, shared_sd)
+    )
 
 
 def scan_of(fit: FitResult, shared_sd: float = 0.0) -> Seen:
@@ -61,7 +84,9 @@ def scan_of(fit: FitResult, shared_sd: float = 0.0) -> Seen:
         InputError: flow is not among its unknowns, or it does not hold its problem.
     """
     if fit.ended is None:
-        raise InputError("the fit does not hold its problem", remedy="Run the fit again with this version.")
+        raise InputError(
+            "the fit does not hold its problem", remedy="Run the fit again with this version."
+        )
     prior_mean, prior_sd = _flow_prior(fit, "the fit")
     names = [s.name for s in fit.scalars]
     i = [names.index(n) for n in FLOW]
@@ -69,7 +94,14 @@ def scan_of(fit: FitResult, shared_sd: float = 0.0) -> Seen:
     information: Array = precision - np.diag(1 / prior_sd**2)
     mean = fit.ended.theta[i]
     PS, drag = _permeability(fit.ended, i)
-    return Seen(information, precision @ mean - prior_mean / prior_sd**2, mean, PS, _ktrans_error(fit, shared_sd), drag)
+    return Seen(
+        information,
+        precision @ mean - prior_mean / prior_sd**2,
+        mean,
+        PS,
+        _ktrans_error(fit, shared_sd),
+        drag,
+    )
 
 
 def _permeability(ended: Checkpoint, of_flow: Sequence[int]) -> tuple[float, Array]:
@@ -103,7 +135,10 @@ def _flow_prior(fit: FitResult, path: str | Path) -> tuple[Array, Array]:
         both = [fit[n] for n in FLOW]
     except StopIteration as error:
         raise InputError(
-            "the fit has no flow among its unknowns", file=path, expected="l and q", remedy="Give the --out of a fit."
+            "the fit has no flow among its unknowns",
+            file=path,
+            expected="l and q",
+            remedy="Give the --out of a fit.",
         ) from error
     medians = [s.prior_median / per for s, per in zip(both, (1e3, 3600.0), strict=True)]
     return np.log(medians), np.array([s.prior_sd for s in both])
@@ -115,5 +150,7 @@ def _notes(fits: Sequence[FitResult], shared_sd: float) -> tuple[str, ...]:
         "The time of the peak keeps its prior; what the scans say of the peaks is worked out for each draw of it.",
     ]
     if not shared_sd and not all(AIF_SCALE in [s.name for s in f.scalars] for f in fits):
-        notes.append("The arterial inputs of both scans are taken as exact: an error of one's scale is taken for a change of Ktrans and q.")
+        notes.append(
+            "The arterial inputs of both scans are taken as exact: an error of one's scale is taken for a change of Ktrans and q."
+        )
     return tuple(notes)

@@ -23,7 +23,9 @@ Array = NDArray[np.float64]
 OUTCOMES = ("area", "peak at wall", "lethal all, peak", "lethal all, rate", "lethal all, area")
 
 
-def radiation_gain(arm: Arm, exposed: Exposed, irradiated: Exposure, lethal: float) -> RadiationGain | None:
+def radiation_gain(
+    arm: Arm, exposed: Exposed, irradiated: Exposure, lethal: float
+) -> RadiationGain | None:
     """An arm against itself without its radiation, draw by draw; None where there is none.
 
     Args:
@@ -32,20 +34,30 @@ def radiation_gain(arm: Arm, exposed: Exposed, irradiated: Exposure, lethal: flo
     fractions = arm.treatment.radiation.fractions
     if not fractions:
         return None
-    plain = Arm(f"{arm.name}_without_radiation", replace(arm.treatment, radiation=RadiationCourse()))
+    plain = Arm(
+        f"{arm.name}_without_radiation", replace(arm.treatment, radiation=RadiationCourse())
+    )
     found = {"with": irradiated, "without": exposed.to(plain)}
     outcomes = {o.name: o for o in outcomes_of(found, exposed.voxels, lethal)}
     at = min(arm.treatment.end_s, max(f.time_s for f in fractions) + value("RT_t_peak"))
     pressure = [_pressure(t, exposed, at) for t in (arm.treatment, plain.treatment)]
     rows = [_gain("interstitial pressure", "mmHg", *pressure)]
-    rows += [_gain(o.words, o.unit, o.values["with"], o.values["without"]) for o in (outcomes[name] for name in OUTCOMES)]
+    rows += [
+        _gain(o.words, o.unit, o.values["with"], o.values["without"])
+        for o in (outcomes[name] for name in OUTCOMES)
+    ]
     return RadiationGain(arm.name, at / HOUR, tuple(rows))
 
 
 def _pressure(treatment: Treatment, exposed: Exposed, t: float) -> Array:
     """Tumour mean at a time for every draw, Pa."""
     drawn = treatment.under({n: torch.as_tensor(v) for n, v in exposed.draws.values.items()})
-    p = cluster_flow(exposed.patient, exposed.draws, exposed.labels, as_arrays(drawn.factors(t), len(exposed.draws)))[2]
+    p = cluster_flow(
+        exposed.patient,
+        exposed.draws,
+        exposed.labels,
+        as_arrays(drawn.factors(t), len(exposed.draws)),
+    )[2]
     return np.asarray(p @ exposed.voxels / exposed.voxels.sum())
 
 
@@ -53,4 +65,9 @@ def _gain(words: str, unit: str, there: Array, without: Array) -> Gain:
     changed = there - without if unit == "1" else there / np.where(without > 0, without, np.nan)
     median, low, high = spread(changed)
     drawn = slice(1, None) if len(there) > 1 else slice(None)
-    return Gain(words, unit, (float(median), float(low), float(high)), float((there[drawn] > without[drawn]).mean()))
+    return Gain(
+        words,
+        unit,
+        (float(median), float(low), float(high)),
+        float((there[drawn] > without[drawn]).mean()),
+    )

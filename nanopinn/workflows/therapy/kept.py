@@ -13,15 +13,34 @@ from nanopinn.workflows.therapy.arms import Arm
 from nanopinn.workflows.therapy.patient import Patient
 
 
-def files_of(patient: Patient, arms: Sequence[Arm], schedule: Path | None, settings: ComparisonSettings) -> tuple[Path, ...]:
+def files_of(
+    patient: Patient, arms: Sequence[Arm], schedule: Path | None, settings: ComparisonSettings
+) -> tuple[Path, ...]:
     """Every file that a comparison reads."""
-    of_arms = [f for a in arms for f in (*a.treatment.files, *(h.file for h in a.treatment.heatings if h.file is not None))]
-    second = [saved_at(settings.radiation_from.rpartition("@")[0])] if settings.radiation_from else []
-    return tuple(dict.fromkeys([*patient.tissue.files, *([schedule] if schedule else []), *of_arms, *second]))
+    of_arms = [
+        f
+        for a in arms
+        for f in (*a.treatment.files, *(h.file for h in a.treatment.heatings if h.file is not None))
+    ]
+    second = (
+        [saved_at(settings.radiation_from.rpartition("@")[0])] if settings.radiation_from else []
+    )
+    return tuple(
+        dict.fromkeys([*patient.tissue.files, *([schedule] if schedule else []), *of_arms, *second])
+    )
 
 
-def identity(settings: ComparisonSettings, read: Mapping[str, str], phantom: PhantomSettings | None) -> dict[str, str]:
+def identity(
+    settings: ComparisonSettings, read: Mapping[str, str], phantom: PhantomSettings | None
+) -> dict[str, str]:
     """All that was given, each by name: choices by value, files by hash."""
-    tables = {"arms": settings.model_dump(mode="json"), "phantom": phantom.model_dump(mode="json") if phantom else {}}
-    study = {f"{table}.{k}": json.dumps(v) for table, entries in tables.items() for k, v in entries.items()}
+    tables = {
+        "arms": settings.model_dump(mode="json"),
+        "phantom": phantom.model_dump(mode="json") if phantom else {},
+    }
+    study = {
+        f"{table}.{k}": json.dumps(v)
+        for table, entries in tables.items()
+        for k, v in entries.items()
+    }
     return {**study, **read, "nanopinn": version("nanopinn")}

@@ -77,22 +77,32 @@ class MinimalImaging:
         lines = [f"{head:40s}{'images':>8s}{'median':>12s}{'95 %':>26s}{'sd of ln':>10s}  informed"]
         for w in (*self.stages, self.left):
             interval, told = f"{w.low:.3g} .. {w.high:.3g}", ", ".join(w.informed) or "-"
-            lines.append(f"{w.name:40s}{w.images:8d}{w.median:12.4g}{interval:>26s}{w.sd:10.3f}  {told}")
+            lines.append(
+                f"{w.name:40s}{w.images:8d}{w.median:12.4g}{interval:>26s}{w.sd:10.3f}  {told}"
+            )
         return "\n".join([*lines, self.in_words()])
 
     def table(self) -> list[dict[str, object]]:
         """A row per stage, as a file holds it."""
         return [
-            {"known": w.name, "images": w.images, "median": w.median, "low_95": w.low, "high_95": w.high, "sd_of_ln": w.sd,
-             "informed": ", ".join(w.informed)}
+            {
+                "known": w.name,
+                "images": w.images,
+                "median": w.median,
+                "low_95": w.low,
+                "high_95": w.high,
+                "sd_of_ln": w.sd,
+                "informed": ", ".join(w.informed),
+            }
             for w in (*self.stages, self.left)
-        ]  # fmt: skip
+        ]
 
     def in_words(self) -> str:
         """What the images took away of the spread."""
         first, last = self.stages[0], self.stages[-1]
         more = "; ".join(
-            f"{b.name}: {1 - b.sd / a.sd:.0%} less than {a.name}" for a, b in zip(self.stages[:-1], self.stages[1:], strict=True)
+            f"{b.name}: {1 - b.sd / a.sd:.0%} less than {a.name}"
+            for a, b in zip(self.stages[:-1], self.stages[1:], strict=True)
         )
         return (
             f"The sd of ln({self.outcome}) falls from {first.sd:.2f} ({first.name}) to {last.sd:.2f} ({last.name}): {more}. "
@@ -104,9 +114,17 @@ class MinimalImaging:
 
 
 def outcome_by_images(
-    inputs: ImagingInputs, settings: FitSettings, arms: Sequence[Arm], outcome: OutcomeOf, *, name: str, unit: str = "1",
-    draws: int = 100, seed: int = 0, progress: Progress | None = None,
-) -> MinimalImaging:  # fmt: skip
+    inputs: ImagingInputs,
+    settings: FitSettings,
+    arms: Sequence[Arm],
+    outcome: OutcomeOf,
+    *,
+    name: str,
+    unit: str = "1",
+    draws: int = 100,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> MinimalImaging:
     """Fit a tumour with none, one and more of its post-dose images, and see how sure each makes an outcome.
 
     Images of one time count as one: they are made together. Fits are by the engine ``fv``.
@@ -119,11 +137,22 @@ def outcome_by_images(
         InputError: there is no image, something given cannot be used, or there are too few draws for a spread.
     """
     if draws < 10:
-        raise InputError("too few draws for a spread", field="draws", found=draws, expected="10 or more")
+        raise InputError(
+            "too few draws for a spread", field="draws", found=draws, expected="10 or more"
+        )
     if not settings.drug:
-        raise InputError("there is no post-dose image", field="--drug", expected="one or more, at one or more times")
+        raise InputError(
+            "there is no post-dose image",
+            field="--drug",
+            expected="one or more, at one or more times",
+        )
     if any(f.endswith(":neural") for f in settings.field):
-        raise InputError("neural fields are not fitted here", field="--field", found=", ".join(settings.field), expected="bumps")
+        raise InputError(
+            "neural fields are not fitted here",
+            field="--field",
+            found=", ".join(settings.field),
+            expected="bumps",
+        )
     show = progress or silent
     imaging = make_maps(inputs, progress=show)
     by_time = _sessions(drug_images(imaging, settings))
@@ -134,7 +163,16 @@ def outcome_by_images(
         label = f"before the dose, and {seen} after" if k else "before the dose alone"
         worths.append(_worth(label, k, patient, _informed(patient), arms, outcome, draws, seed))
     known = replace(patients[-1], covariance=np.zeros_like(patients[-1].covariance))
-    left = _worth("if every unknown of the fit were known", len(by_time), known, known.names, arms, outcome, draws, seed)
+    left = _worth(
+        "if every unknown of the fit were known",
+        len(by_time),
+        known,
+        known.names,
+        arms,
+        outcome,
+        draws,
+        seed,
+    )
     left = replace(left, informed=())
     notes = (
         "Images of one time are one session. Each fit starts from the one before it, and its posterior is Laplace's.",
@@ -143,16 +181,32 @@ def outcome_by_images(
     return MinimalImaging(name, unit, tuple(worths), left, draws, notes)
 
 
-def fit_in_turn(imaging: ImagingMaps, by_time: Sequence[Sequence[DrugImage]], settings: FitSettings, show: Progress) -> list[Patient]:
+def fit_in_turn(
+    imaging: ImagingMaps,
+    by_time: Sequence[Sequence[DrugImage]],
+    settings: FitSettings,
+    show: Progress,
+) -> list[Patient]:
     """The patient as known without post-dose images, with those of the first time, of the first two, and so on."""
     device, start = choose_device(settings.device), None
     patients = []
     for k in range(len(by_time) + 1):
-        posed = pose(imaging, [image for session in by_time[:k] for image in session], settings, device)
+        posed = pose(
+            imaging, [image for session in by_time[:k] for image in session], settings, device
+        )
         refuse(posed.problem)
-        fitted = fit_fv(posed.problem, start, starts=settings.starts, seed=settings.seed, progress=show)
+        fitted = fit_fv(
+            posed.problem, start, starts=settings.starts, seed=settings.seed, progress=show
+        )
         start = fitted.theta
-        patients.append(Patient.of_checkpoint(Checkpoint.of(fitted), fitted.run.covariance, imaging.mask, np.asarray(imaging.affine)))
+        patients.append(
+            Patient.of_checkpoint(
+                Checkpoint.of(fitted),
+                fitted.run.covariance,
+                imaging.mask,
+                np.asarray(imaging.affine),
+            )
+        )
     return patients
 
 
@@ -163,17 +217,37 @@ def _sessions(images: Sequence[DrugImage]) -> list[list[DrugImage]]:
 
 def _informed(patient: Patient) -> tuple[str, ...]:
     theta_sd = np.sqrt(np.diag(patient.covariance))
-    return tuple(s.name for s in patient.unknowns.estimates(patient.mean, np.diag(theta_sd**2)) if s.informed)
+    return tuple(
+        s.name for s in patient.unknowns.estimates(patient.mean, np.diag(theta_sd**2)) if s.informed
+    )
 
 
 def _worth(
-    name: str, images: int, patient: Patient, informed: tuple[str, ...], arms: Sequence[Arm], outcome: OutcomeOf, n: int, seed: int
-) -> Worth:  # fmt: skip
+    name: str,
+    images: int,
+    patient: Patient,
+    informed: tuple[str, ...],
+    arms: Sequence[Arm],
+    outcome: OutcomeOf,
+    n: int,
+    seed: int,
+) -> Worth:
     found = np.asarray(outcome(patient, draw_inputs(patient, arms, n, seed)), dtype=np.float64)
     if found.shape != (n + 1,) or not (np.isfinite(found) & (found > 0)).all():
         raise InputError(
-            "the outcome is not a positive number for every draw", field=name, found=f"{int((~(found > 0)).sum())} of {found.size} are not",
-            expected=f"{n + 1} positive numbers", remedy="Take an outcome that is never 0, a concentration or an area say.",
-        )  # fmt: skip
+            "the outcome is not a positive number for every draw",
+            field=name,
+            found=f"{int((~(found > 0)).sum())} of {found.size} are not",
+            expected=f"{n + 1} positive numbers",
+            remedy="Take an outcome that is never 0, a concentration or an area say.",
+        )
     low, high = np.quantile(found[1:], [0.025, 0.975])
-    return Worth(name, images, float(found[0]), float(low), float(high), float(np.log(found[1:]).std(ddof=1)), informed)
+    return Worth(
+        name,
+        images,
+        float(found[0]),
+        float(low),
+        float(high),
+        float(np.log(found[1:]).std(ddof=1)),
+        informed,
+    )

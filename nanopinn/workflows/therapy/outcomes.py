@@ -28,14 +28,18 @@ def over_tumour(values: Tensor, voxels: Array, shares: Tensor | None = None) -> 
         ``(draw, ...)``; NaN where no group has any.
     """
     v = values.cpu().numpy()
-    weights = np.broadcast_to(voxels, v.shape[:2]) if shares is None else voxels * shares.cpu().numpy()
+    weights = (
+        np.broadcast_to(voxels, v.shape[:2]) if shares is None else voxels * shares.cpu().numpy()
+    )
     weights = weights.reshape(weights.shape + (1,) * (v.ndim - 2)) * np.isfinite(v)
     total = weights.sum(axis=1)
     mean = (weights * np.nan_to_num(v)).sum(axis=1) / np.where(total > 0, total, 1.0)
     return np.asarray(np.where(total > 0, mean, np.nan))
 
 
-def outcomes_of(exposures: Mapping[str, Exposure], voxels: Array, lethal: float) -> tuple[Outcome, ...]:
+def outcomes_of(
+    exposures: Mapping[str, Exposure], voxels: Array, lethal: float
+) -> tuple[Outcome, ...]:
     """The rows of the table, for every arm and draw.
 
     Args:
@@ -50,26 +54,65 @@ def outcomes_of(exposures: Mapping[str, Exposure], voxels: Array, lethal: float)
 
     cells = "ng/1e5 cells"
     rows = [
-        row("peak at wall", cells, "largest drug in cells at the vessel", lambda e: over_tumour(e.peak_cells[..., 0], voxels) * NG),
-        row("peak at limit", cells, f"largest drug in cells {limit} away", lambda e: over_tumour(e.peak_cells[..., at], voxels) * NG),
-        row("area", "ug h/mL", "area under free drug, mean of tissue", lambda e: over_tumour(e.area_mean, voxels) * UG_H_PER_ML),
-        row("half-distance", "um", f"half-distance in cells at {first.times_s[0] / 3600:g} h",
-            lambda e: over_tumour(e.half_distance[:, 0], voxels) * UM),
-        row("beyond", "1", f"share of tissue alive beyond {limit}", lambda e: over_tumour(e.shares["beyond"], voxels)),
-    ]  # fmt: skip
+        row(
+            "peak at wall",
+            cells,
+            "largest drug in cells at the vessel",
+            lambda e: over_tumour(e.peak_cells[..., 0], voxels) * NG,
+        ),
+        row(
+            "peak at limit",
+            cells,
+            f"largest drug in cells {limit} away",
+            lambda e: over_tumour(e.peak_cells[..., at], voxels) * NG,
+        ),
+        row(
+            "area",
+            "ug h/mL",
+            "area under free drug, mean of tissue",
+            lambda e: over_tumour(e.area_mean, voxels) * UG_H_PER_ML,
+        ),
+        row(
+            "half-distance",
+            "um",
+            f"half-distance in cells at {first.times_s[0] / 3600:g} h",
+            lambda e: over_tumour(e.half_distance[:, 0], voxels) * UM,
+        ),
+        row(
+            "beyond",
+            "1",
+            f"share of tissue alive beyond {limit}",
+            lambda e: over_tumour(e.shares["beyond"], voxels),
+        ),
+    ]
     for law in LAWS:
         rows.append(
-            row(f"lethal radius, {law}", "um", f"lethal within this distance, {law} law",
-                lambda e, law=law: over_tumour(e.lethal_radius[law], voxels) * UM)
-        )  # fmt: skip
+            row(
+                f"lethal radius, {law}",
+                "um",
+                f"lethal within this distance, {law} law",
+                lambda e, law=law: over_tumour(e.lethal_radius[law], voxels) * UM,
+            )
+        )
         for kind, words in KINDS.items():
             said = f"beyond {limit}" if kind == "beyond" else words
             rows.append(
-                row(f"lethal {kind}, {law}", "1", f"lethally exposed, {said}, {law} law",
-                    lambda e, law=law, kind=kind: over_tumour(e.killed[law][kind], voxels, e.shares[kind]))
-            )  # fmt: skip
+                row(
+                    f"lethal {kind}, {law}",
+                    "1",
+                    f"lethally exposed, {said}, {law} law",
+                    lambda e, law=law, kind=kind: over_tumour(
+                        e.killed[law][kind], voxels, e.shares[kind]
+                    ),
+                )
+            )
         rows.append(
-            row(f"survival, {law}", "1", f"surviving fraction, {law} law", lambda e, law=law: over_tumour(e.survivors[law]["all"], voxels))
+            row(
+                f"survival, {law}",
+                "1",
+                f"surviving fraction, {law} law",
+                lambda e, law=law: over_tumour(e.survivors[law]["all"], voxels),
+            )
         )
     return tuple(rows)
 
@@ -78,9 +121,13 @@ def curves_of(e: Exposure, voxels: Array) -> PenetrationCurves:
     """Means over the tumour against distance; a group without tissue so far out does not count there."""
     cells, free = (spread(over_tumour(v.movedim(1, -1), voxels)) for v in (e.cells, e.free))
     return PenetrationCurves(
-        e.distances_m.cpu().numpy() * UM, np.array(e.times_s) / 3600, np.moveaxis(cells, -1, 1) * NG, np.moveaxis(free, -1, 1) * UG_PER_ML,
-        spread(over_tumour(e.peak_cells, voxels)) * NG, {law: spread(over_tumour(s, voxels)) for law, s in e.survival.items()},
-    )  # fmt: skip
+        e.distances_m.cpu().numpy() * UM,
+        np.array(e.times_s) / 3600,
+        np.moveaxis(cells, -1, 1) * NG,
+        np.moveaxis(free, -1, 1) * UG_PER_ML,
+        spread(over_tumour(e.peak_cells, voxels)) * NG,
+        {law: spread(over_tumour(s, voxels)) for law, s in e.survival.items()},
+    )
 
 
 def group_peaks_of(e: Exposure) -> Array:
@@ -98,15 +145,33 @@ def maps_of(e: Exposure, labels: NDArray[np.int64]) -> dict[str, MapEstimate]:
         middle = spread(drawn)[0]
         sd = np.nanstd(drawn[1:], axis=0) if len(drawn) > 1 else None
         std = None if sd is None else _on_grid(sd, labels)
-        found[name] = MapEstimate(name, unit, words, "images and prior", _on_grid(middle, labels), std)
+        found[name] = MapEstimate(
+            name, unit, words, "images and prior", _on_grid(middle, labels), std
+        )
 
     put("beyond", "1", f"share of tissue farther than {limit} from its vessel", e.shares["beyond"])
     put("peak_cells", "ng/1e5 cells", "largest drug in cells, mean of tissue", e.peak_mean, NG)
     for law, words in LAWS.items():
         by = f"by the {words}"
-        put(f"lethal_radius_{law}", "um", f"distance from the vessel within which exposure is lethal, {by}", e.lethal_radius[law], UM)
-        put(f"lethal_beyond_{law}", "1", f"share of cells beyond {limit} that are lethally exposed, {by}", e.killed[law]["beyond"])
-        put(f"lethal_all_{law}", "1", f"share of cells that are lethally exposed, {by}", e.killed[law]["all"])
+        put(
+            f"lethal_radius_{law}",
+            "um",
+            f"distance from the vessel within which exposure is lethal, {by}",
+            e.lethal_radius[law],
+            UM,
+        )
+        put(
+            f"lethal_beyond_{law}",
+            "1",
+            f"share of cells beyond {limit} that are lethally exposed, {by}",
+            e.killed[law]["beyond"],
+        )
+        put(
+            f"lethal_all_{law}",
+            "1",
+            f"share of cells that are lethally exposed, {by}",
+            e.killed[law]["all"],
+        )
         put(f"survival_{law}", "1", f"surviving fraction, {by}", e.survivors[law]["all"])
     return found
 

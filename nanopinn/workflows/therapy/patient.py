@@ -62,22 +62,43 @@ class Patient:
         folder = Path(folder)
         if not saved_at(folder).is_file() and (folder / "maps").is_dir():
             raise InputError(
-                "the folder holds maps but no posterior", file=folder, found=f"no {FILE}", expected="the --out of `nanopinn fit`",
+                "the folder holds maps but no posterior",
+                file=folder,
+                found=f"no {FILE}",
+                expected="the --out of `nanopinn fit`",
                 remedy="Run `nanopinn fit` on the same scan, or ask for 0 draws: every scalar then has its table value.",
-            )  # fmt: skip
+            )
         fit = load_fit(folder)
         if fit.ended is None:
-            raise InputError("the fit does not hold its problem", file=saved_at(folder), remedy="Run the fit again with this version.")
-        patient = cls.of_checkpoint(on_device(fit.ended, device), fit.covariance, fit.mask, fit.affine, name=str(folder))
+            raise InputError(
+                "the fit does not hold its problem",
+                file=saved_at(folder),
+                remedy="Run the fit again with this version.",
+            )
+        patient = cls.of_checkpoint(
+            on_device(fit.ended, device), fit.covariance, fit.mask, fit.affine, name=str(folder)
+        )
         informed = ", ".join(s.label for s in fit.scalars if s.informed) or "nothing"
-        said = f"Of the fit's unknowns the images informed {informed}; the others carry their priors."
-        tissue = replace(patient.tissue, assumptions=(*patient.tissue.assumptions, said), files=(saved_at(folder),))
+        said = (
+            f"Of the fit's unknowns the images informed {informed}; the others carry their priors."
+        )
+        tissue = replace(
+            patient.tissue,
+            assumptions=(*patient.tissue.assumptions, said),
+            files=(saved_at(folder),),
+        )
         return replace(patient, tissue=tissue)
 
     @classmethod
     def of_checkpoint(
-        cls, ended: Checkpoint, covariance: Array, mask: NDArray[np.bool_], affine: Array, *, name: str = "the fit"
-    ) -> Patient:  # fmt: skip
+        cls,
+        ended: Checkpoint,
+        covariance: Array,
+        mask: NDArray[np.bool_],
+        affine: Array,
+        *,
+        name: str = "the fit",
+    ) -> Patient:
         """The tumour of a fit at hand.
 
         Args:
@@ -89,23 +110,51 @@ class Patient:
         problem, point = ended.problem, ended.point
         maps, grid = problem.setting.maps, problem.setting.grid
         domain = Domain.around(mask, grid.spacing, MARGIN_M, maps.cut)
-        if domain.shape != grid.shape or not np.array_equal(domain.take(mask.astype(float), 0.0), maps.tumour.cpu().numpy()):
-            raise InputError("the fit's box does not belong to its mask", file=name, found=domain.shape, expected=str(grid.shape),
-                             remedy="Run the fit again with this version.")  # fmt: skip
+        if domain.shape != grid.shape or not np.array_equal(
+            domain.take(mask.astype(float), 0.0), maps.tumour.cpu().numpy()
+        ):
+            raise InputError(
+                "the fit's box does not belong to its mask",
+                file=name,
+                found=domain.shape,
+                expected=str(grid.shape),
+                remedy="Run the fit again with this version.",
+            )
         if covariance.shape != (len(point), len(point)) or not np.isfinite(covariance).all():
-            raise InputError("the fit's posterior cannot be used", file=name, field="covariance", found=covariance.shape,
-                             expected=f"finite, {len(point)} x {len(point)}", remedy="Run the fit again.")  # fmt: skip
+            raise InputError(
+                "the fit's posterior cannot be used",
+                file=name,
+                field="covariance",
+                found=covariance.shape,
+                expected=f"finite, {len(point)} x {len(point)}",
+                remedy="Run the fit again.",
+            )
         notes: tuple[str, ...] = (
             f"Tissue and scalars are as fitted; {len(point)} unknowns are uncertain as the fit's Laplace posterior says. What the fit "
             "assumed holds here too: its report lists it.",
         )
         if problem.setting.release_jumps:
-            notes = (*notes, "Changes of the release rate in time are of the dose that was imaged: arms release as before the first.")
+            notes = (
+                *notes,
+                "Changes of the release rate in time are of the dose that was imaged: arms release as before the first.",
+            )
         tissue = SimulatedTissue(maps, grid, domain, {}, affine, mask, notes)
         names = (*problem.unknowns.names, *((AIF_SCALE,) if ended.aif_sd else ()))
         imaged = PH_SENSITIVE.name if problem.drug else None
-        patient = cls(tissue, names, point, covariance, problem.unknowns, problem.setting.flow_refine, problem.setting.rim, imaged)
-        median = {k: float(v[0]) if v.ndim == 1 else v[0] for k, v in patient.scalars_at(point[None]).items()}
+        patient = cls(
+            tissue,
+            names,
+            point,
+            covariance,
+            problem.unknowns,
+            problem.setting.flow_refine,
+            problem.setting.rim,
+            imaged,
+        )
+        median = {
+            k: float(v[0]) if v.ndim == 1 else v[0]
+            for k, v in patient.scalars_at(point[None]).items()
+        }
         return replace(patient, tissue=replace(tissue, scalars=median))
 
     @classmethod
@@ -117,15 +166,30 @@ class Patient:
         """The same tissue, with the unknowns of the fit as uncertain as before any image."""
         u, extra = self.unknowns, self.names[len(self.unknowns) :]
         if extra:
-            raise InputError("the prior of the arterial input's scale is not part of a posterior", field=extra[0])
-        median = {k: float(v[0]) if v.ndim == 1 else v[0] for k, v in self.scalars_at(u.prior_mean[None]).items()}
-        return replace(self, tissue=replace(self.tissue, scalars=median), mean=u.prior_mean, covariance=np.diag(u.prior_sd**2))
+            raise InputError(
+                "the prior of the arterial input's scale is not part of a posterior", field=extra[0]
+            )
+        median = {
+            k: float(v[0]) if v.ndim == 1 else v[0]
+            for k, v in self.scalars_at(u.prior_mean[None]).items()
+        }
+        return replace(
+            self,
+            tissue=replace(self.tissue, scalars=median),
+            mean=u.prior_mean,
+            covariance=np.diag(u.prior_sd**2),
+        )
 
     def scalars_at(self, theta: Array) -> dict[str, Array]:
         """Model scalars (SI) ``(n,)``, and weights of functions ``(n, k)``, at coordinates ``(n, m)``."""
-        found = self.unknowns.scalars(torch.as_tensor(np.ascontiguousarray(theta[:, : len(self.unknowns)].T)))
+        found = self.unknowns.scalars(
+            torch.as_tensor(np.ascontiguousarray(theta[:, : len(self.unknowns)].T))
+        )
         plain = {name: np.asarray(v.numpy().T) for name, v in found.items()}
-        return {name: np.minimum(v, HIGHEST[name]) if name in HIGHEST else v for name, v in plain.items()}
+        return {
+            name: np.minimum(v, HIGHEST[name]) if name in HIGHEST else v
+            for name, v in plain.items()
+        }
 
     def maps_over(self, theta: Array) -> Array:
         """What PS, phi and v_p of the maps are divided by at coordinates ``(n, m)``: the arterial input's scale over its estimate."""
@@ -135,5 +199,8 @@ class Patient:
         return np.asarray(np.exp(theta[:, at] - self.mean[at]))
 
     def __repr__(self) -> str:
-        known = ", ".join(f"{n} +- {sd:.2g}" for n, sd in zip(self.names, np.sqrt(np.diag(self.covariance)), strict=True))
+        known = ", ".join(
+            f"{n} +- {sd:.2g}"
+            for n, sd in zip(self.names, np.sqrt(np.diag(self.covariance)), strict=True)
+        )
         return f"Patient({'x'.join(map(str, self.tissue.grid.shape))} voxels; {known or 'every scalar known'})"

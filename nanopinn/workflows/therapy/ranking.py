@@ -26,9 +26,27 @@ Array = NDArray[np.float64]
 
 #: Inputs by symbol of the table: vessels, cells, release, walls and interstitium, nuclei, plasma.
 SYMBOLS = (
-    "tau_c", "R_c", "spread_Rt", "EC50_i", "res_q", "krel_TSL_hot", "T_m", "P_f_t", "D_f_t", "Vmax", "K_e", "K_i", "k_on_DNA",
-    "k_off_DNA", "CL_dox", "k_TSL", "V_TSL", "PS_l", "leak_l", "g_pH",
-)  # fmt: skip
+    "tau_c",
+    "R_c",
+    "spread_Rt",
+    "EC50_i",
+    "res_q",
+    "krel_TSL_hot",
+    "T_m",
+    "P_f_t",
+    "D_f_t",
+    "Vmax",
+    "K_e",
+    "K_i",
+    "k_on_DNA",
+    "k_off_DNA",
+    "CL_dox",
+    "k_TSL",
+    "V_TSL",
+    "PS_l",
+    "leak_l",
+    "g_pH",
+)
 #: Inputs that are maps, and the symbol of the table whose spread they have about the tumour's own mean.
 MAPS = {"v_p": "vp_t", "phi": "ve_t"}
 #: So many that some tissue lies far from vessels under nearly every draw.
@@ -36,11 +54,21 @@ CLASSES = 7
 
 
 def rank_reach(
-    maps: TissueMaps, treatment: Treatment, exchange: tuple[float, float], *, scalars: Mapping[str, float] | None = None,
-    temperature: TemperatureCourse | None = None, inputs: Sequence[Input] | None = None, law: str = "peak",
-    counted: Counted | None = None, trajectories: int = 16, leading: int = 6, points: int = 64, seed: int = 0,
+    maps: TissueMaps,
+    treatment: Treatment,
+    exchange: tuple[float, float],
+    *,
+    scalars: Mapping[str, float] | None = None,
+    temperature: TemperatureCourse | None = None,
+    inputs: Sequence[Input] | None = None,
+    law: str = "peak",
+    counted: Counted | None = None,
+    trajectories: int = 16,
+    leading: int = 6,
+    points: int = 64,
+    seed: int = 0,
     progress: Progress = silent,
-) -> dict[str, Sensitivity]:  # fmt: skip
+) -> dict[str, Sensitivity]:
     """Rank inputs by their effect on what reaches cells far from vessels: how many of them it kills, and the peak in them.
 
     Outcomes are the share of cells beyond ``counted.limit_m`` that are killed by the law named, and the natural logarithm of the largest
@@ -66,22 +94,41 @@ def rank_reach(
         moved = {k: v for k, v in at.items() if k in SCALARS}
         values = {k: v for k, v in at.items() if k not in SCALARS and k not in MAPS}
         under = UnderVoxel.of(
-            maps, labels, n, {**known, **moved}, values, lambda t: (np.full((n, 1), J_v), np.full((n, 1), J_L)), temperature=temperature,
-            classes=CLASSES, given={k: at[k] for k in MAPS if k in at},
-        )  # fmt: skip
-        seen = expose(under, treatment, times_s=[treatment.end_s], counted=counted, progress=progress)
+            maps,
+            labels,
+            n,
+            {**known, **moved},
+            values,
+            lambda t: (np.full((n, 1), J_v), np.full((n, 1), J_L)),
+            temperature=temperature,
+            classes=CLASSES,
+            given={k: at[k] for k in MAPS if k in at},
+        )
+        seen = expose(
+            under, treatment, times_s=[treatment.end_s], counted=counted, progress=progress
+        )
         nearest = int((seen.distances_m - counted.limit_m).abs().argmin())
         far = f"{counted.limit_m * 1e6:g} um"
         killed = seen.killed[law]["beyond"][:, 0]
         return {
-            f"out of reach, beyond {far} and not killed ({law})": (seen.shares["beyond"][:, 0] * (1 - killed)).nan_to_num().cpu().numpy(),
+            f"out of reach, beyond {far} and not killed ({law})": (
+                seen.shares["beyond"][:, 0] * (1 - killed)
+            )
+            .nan_to_num()
+            .cpu()
+            .numpy(),
             f"killed beyond {far} ({law})": killed.cpu().numpy(),
             f"log peak in cells at {far}": seen.peak_cells[:, 0, nearest].log().cpu().numpy(),
         }
 
     own = {name: float(getattr(maps, name)[tumour].mean()) for name in MAPS}
-    chosen = inputs or [*(table_input(s, known.get(s)) for s in SYMBOLS), *(table_input(t, own[name], name) for name, t in MAPS.items())]
-    return rank(chosen, evaluate, trajectories=trajectories, leading=leading, points=points, seed=seed)
+    chosen = inputs or [
+        *(table_input(s, known.get(s)) for s in SYMBOLS),
+        *(table_input(t, own[name], name) for name, t in MAPS.items()),
+    ]
+    return rank(
+        chosen, evaluate, trajectories=trajectories, leading=leading, points=points, seed=seed
+    )
 
 
 def table_input(symbol: str, median: float | None = None, name: str | None = None) -> Input:
@@ -96,7 +143,9 @@ def table_input(symbol: str, median: float | None = None, name: str | None = Non
     return Input(name or symbol, (spread if median is None else replace(spread, median=median)).at)
 
 
-def influences_of(patient: Patient, treatment: Treatment, filtration: float, *, counted: Counted, seed: int) -> tuple[Influence, ...]:
+def influences_of(
+    patient: Patient, treatment: Treatment, filtration: float, *, counted: Counted, seed: int
+) -> tuple[Influence, ...]:
     """What the share of cells beyond the limit that a treatment kills follows, by falling effect.
 
     Unknowns of a fit spread as its posterior says, all else as the table does.
@@ -110,17 +159,38 @@ def influences_of(patient: Patient, treatment: Treatment, filtration: float, *, 
     tissue = patient.tissue
     known = {k: float(v) for k, v in tissue.scalars.items() if np.ndim(v) == 0}
     temperature, _, _ = temperature_course(treatment, tissue)
-    own = {name: float(getattr(tissue.maps, name)[tissue.maps.tumour > 0.5].mean()) for name in MAPS}
-    inputs = [_posterior_input(patient, s) or table_input(s, known.get(s)) for s in SYMBOLS if _rests_on(treatment, s)]
+    own = {
+        name: float(getattr(tissue.maps, name)[tissue.maps.tumour > 0.5].mean()) for name in MAPS
+    }
+    inputs = [
+        _posterior_input(patient, s) or table_input(s, known.get(s))
+        for s in SYMBOLS
+        if _rests_on(treatment, s)
+    ]
     inputs += [table_input(t, own[name], name) for name, t in MAPS.items()]
     found = rank_reach(
-        tissue.maps, treatment, (filtration, 0.0), scalars=known, temperature=temperature, inputs=inputs, counted=counted, seed=seed
+        tissue.maps,
+        treatment,
+        (filtration, 0.0),
+        scalars=known,
+        temperature=temperature,
+        inputs=inputs,
+        counted=counted,
+        seed=seed,
     )
     s = next(r for name, r in found.items() if name.startswith("killed"))
     at = {name: i for i, name in enumerate(s.leading)}
-    words = {**{p: PARAMETERS[p].name for p in SYMBOLS}, **{n: PARAMETERS[t].name for n, t in MAPS.items()}}
+    words = {
+        **{p: PARAMETERS[p].name for p in SYMBOLS},
+        **{n: PARAMETERS[t].name for n, t in MAPS.items()},
+    }
     return tuple(
-        Influence(n, words[n], float(e), *((float(s.total[at[n]]), float(s.total_error[at[n]])) if n in at else (None, None)))
+        Influence(
+            n,
+            words[n],
+            float(e),
+            *((float(s.total[at[n]]), float(s.total_error[at[n]])) if n in at else (None, None)),
+        )
         for n, e in zip(s.inputs, s.effect, strict=True)
     )
 
@@ -137,4 +207,6 @@ def _posterior_input(patient: Patient, symbol: str) -> Input | None:
 def _rests_on(treatment: Treatment, symbol: str) -> bool:
     """Whether a treatment has anything to do with a symbol: those of carriers are of the one given."""
     of_carriers = {"krel_TSL_hot", "T_m", "k_TSL", "V_TSL", "PS_l", "leak_l"}
-    return symbol not in of_carriers or (treatment.carrier is not None and symbol in treatment.carrier.symbols())
+    return symbol not in of_carriers or (
+        treatment.carrier is not None and symbol in treatment.carrier.symbols()
+    )

@@ -17,7 +17,16 @@ from nanopinn.inference.checkpoint import saved_at
 from nanopinn.inference.radiation_effect import RadiationEffect
 from nanopinn.inference.resume import Keeper, Resume
 from nanopinn.progress import Progress, silent
-from nanopinn.report.compared import LAWS, ComparedArm, Comparison, Group, HeatingTimes, Influence, majority, spread
+from nanopinn.report.compared import (
+    LAWS,
+    ComparedArm,
+    Comparison,
+    Group,
+    HeatingTimes,
+    Influence,
+    majority,
+    spread,
+)
 from nanopinn.report.simulated import Simulation
 from nanopinn.solvers.clusters import group_mean
 from nanopinn.solvers.exposure import Exposure
@@ -33,7 +42,13 @@ from nanopinn.workflows.therapy.irradiated import effect_of_radiation
 from nanopinn.workflows.therapy.irradiation_gain import radiation_gain
 from nanopinn.workflows.therapy.kept import files_of, identity
 from nanopinn.workflows.therapy.minimal_imaging import OutcomeOf
-from nanopinn.workflows.therapy.outcomes import curves_of, group_peaks_of, maps_of, outcomes_of, over_tumour
+from nanopinn.workflows.therapy.outcomes import (
+    curves_of,
+    group_peaks_of,
+    maps_of,
+    outcomes_of,
+    over_tumour,
+)
 from nanopinn.workflows.therapy.patient import Patient
 from nanopinn.workflows.therapy.ranking import influences_of
 
@@ -42,9 +57,15 @@ PER_MIN = 60.0
 
 
 def compare_arms(
-    settings: ComparisonSettings, *, folder: str | Path | None = None, phantom: PhantomSettings | None = None, schedule: Path | None = None,
-    progress: Progress | None = None, kept: Path | None = None, resume: Resume = False,
-) -> Comparison:  # fmt: skip
+    settings: ComparisonSettings,
+    *,
+    folder: str | Path | None = None,
+    phantom: PhantomSettings | None = None,
+    schedule: Path | None = None,
+    progress: Progress | None = None,
+    kept: Path | None = None,
+    resume: Resume = False,
+) -> Comparison:
     """Take arms of treatment through a tumour, with the uncertainty of all that is not known.
 
     Args:
@@ -56,7 +77,10 @@ def compare_arms(
     Raises:
         InputError: something given cannot be used.
     """
-    device, given = choose_device(settings.device), (settings, folder, phantom, schedule, progress or silent, kept)
+    device, given = (
+        choose_device(settings.device),
+        (settings, folder, phantom, schedule, progress or silent, kept),
+    )
     try:
         return _compared(*given, resume, device)
     except torch.OutOfMemoryError:
@@ -64,13 +88,25 @@ def compare_arms(
             raise
     # outside of the handler: its traceback holds what filled the memory
     found = _compared(*given, "if kept", "cpu")
-    return replace(found, assumptions=(*found.assumptions, "The GPU's memory ran out: the arms were worked out on the CPU from there."))
+    return replace(
+        found,
+        assumptions=(
+            *found.assumptions,
+            "The GPU's memory ran out: the arms were worked out on the CPU from there.",
+        ),
+    )
 
 
 def _compared(
-    settings: ComparisonSettings, folder: str | Path | None, phantom: PhantomSettings | None, schedule: Path | None, show: Progress,
-    kept: Path | None, resume: Resume, device: str,
-) -> Comparison:  # fmt: skip
+    settings: ComparisonSettings,
+    folder: str | Path | None,
+    phantom: PhantomSettings | None,
+    schedule: Path | None,
+    show: Progress,
+    kept: Path | None,
+    resume: Resume,
+    device: str,
+) -> Comparison:
     began = time.perf_counter()
     show("tumour and draws", 0.0, {})
     arms, notes = given_arms(settings, schedule)
@@ -79,14 +115,29 @@ def _compared(
     read = fingerprints(files)
     keeper = _keeper(kept, resume, identity(settings, read, phantom), device)
     effect = _measured_effect(settings.radiation_from, folder, arms)
-    exposed = Exposed.of(patient, draw_inputs(patient, arms, settings.draws, settings.seed, radiation=effect), settings, keeper, show)
+    exposed = Exposed.of(
+        patient,
+        draw_inputs(patient, arms, settings.draws, settings.seed, radiation=effect),
+        settings,
+        keeper,
+        show,
+    )
     seconds = {"tumour and draws": time.perf_counter() - began}
-    numerical = SimulationSettings(tolerance=settings.tolerance, refine=settings.refine, device=device)
+    numerical = SimulationSettings(
+        tolerance=settings.tolerance, refine=settings.refine, device=device
+    )
     simulations = {}
     for arm in arms:
         at = time.perf_counter()
-        median = Arm(arm.name, arm.treatment.under({symbol: float(v[0]) for symbol, v in exposed.draws.values.items()}))
-        simulations[arm.name] = run_arm(patient, median, numerical, progress=_as(show, f"{arm.name}: voxels"))
+        median = Arm(
+            arm.name,
+            arm.treatment.under(
+                {symbol: float(v[0]) for symbol, v in exposed.draws.values.items()}
+            ),
+        )
+        simulations[arm.name] = run_arm(
+            patient, median, numerical, progress=_as(show, f"{arm.name}: voxels")
+        )
         seconds[f"{arm.name}: voxels"] = time.perf_counter() - at
     exposures = {}
     for arm in arms:
@@ -104,7 +155,12 @@ def _compared(
     labels = exposed.on_image
     compared = {
         a.name: ComparedArm(
-            a.name, simulations[a.name], curves_of(e, exposed.voxels), maps_of(e, labels), e.balance_error, group_peaks_of(e)
+            a.name,
+            simulations[a.name],
+            curves_of(e, exposed.voxels),
+            maps_of(e, labels),
+            e.balance_error,
+            group_peaks_of(e),
         )
         for a, e in zip(arms, exposures.values(), strict=True)
     }
@@ -112,21 +168,47 @@ def _compared(
     of_influences = f"Of the share of cells beyond {settings.limit_um:g} um that {asked.name} kills by the peak law."
     unchanged(read, files)  # a thermometry is read with every arm
     assumed = (*_assumptions(patient, notes, exposed, simulations, exposures), *not_ranked)
-    said = answer(asked.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal)
+    said = answer(
+        asked.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal
+    )
     return Comparison(
-        (*said, *((gain.in_words(),) if gain else ())), compared, outcomes, groups, heating,
-        influences, of_influences, settings.limit_um, settings.lethal, settings.draws, assumed, patient.tissue.affine, patient.tissue.mask,
-        labels, seconds, read, gain,
-    )  # fmt: skip
+        (*said, *((gain.in_words(),) if gain else ())),
+        compared,
+        outcomes,
+        groups,
+        heating,
+        influences,
+        of_influences,
+        settings.limit_um,
+        settings.lethal,
+        settings.draws,
+        assumed,
+        patient.tissue.affine,
+        patient.tissue.mask,
+        labels,
+        seconds,
+        read,
+        gain,
+    )
 
 
-def given_arms(settings: ComparisonSettings, schedule: Path | None = None) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+def given_arms(
+    settings: ComparisonSettings, schedule: Path | None = None
+) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
     """The arms that settings describe, and what was assumed."""
     return arms_of(
-        settings.arms, dose=settings.dose, body_surface_m2=settings.body_surface_m2, infusion_min=settings.infusion_min, heat=settings.heat,
-        radiation=settings.radiation, end_h=settings.end_h, imaging_h=settings.imaging_h, schedule=schedule, heat_all=settings.heat_all,
+        settings.arms,
+        dose=settings.dose,
+        body_surface_m2=settings.body_surface_m2,
+        infusion_min=settings.infusion_min,
+        heat=settings.heat,
+        radiation=settings.radiation,
+        end_h=settings.end_h,
+        imaging_h=settings.imaging_h,
+        schedule=schedule,
+        heat_all=settings.heat_all,
         heat_effects=settings.heat_effects,
-    )  # fmt: skip
+    )
 
 
 def outcome_of(arm: Arm, name: str, settings: ComparisonSettings) -> OutcomeOf:
@@ -138,9 +220,14 @@ def outcome_of(arm: Arm, name: str, settings: ComparisonSettings) -> OutcomeOf:
 
     def found(patient: Patient, draws: Draws) -> Array:
         exposed = Exposed.of(patient, draws, settings)
-        rows = {o.name: o for o in outcomes_of({arm.name: exposed.to(arm)}, exposed.voxels, settings.lethal)}
+        rows = {
+            o.name: o
+            for o in outcomes_of({arm.name: exposed.to(arm)}, exposed.voxels, settings.lethal)
+        }
         if name not in rows:
-            raise InputError("no such outcome", field="--outcome", found=name, expected=", ".join(rows))
+            raise InputError(
+                "no such outcome", field="--outcome", found=name, expected=", ".join(rows)
+            )
         return rows[name].values[arm.name]
 
     return found
@@ -162,12 +249,20 @@ def heated_for(arm: Arm, minutes: float) -> Arm:
     return Arm(f"{arm.name}_{minutes:g}min", replace(arm.treatment, heatings=(longer,)))
 
 
-def _patient(folder: str | Path | None, phantom: PhantomSettings | None, settings: ComparisonSettings, device: str) -> Patient:
+def _patient(
+    folder: str | Path | None,
+    phantom: PhantomSettings | None,
+    settings: ComparisonSettings,
+    device: str,
+) -> Patient:
     if (folder is None) == (phantom is None):
         raise InputError(
-            "arms need one tumour", field="--from", found="both" if folder else "none", expected="--from RESULT, or --phantom",
+            "arms need one tumour",
+            field="--from",
+            found="both" if folder else "none",
+            expected="--from RESULT, or --phantom",
             remedy="Run `nanopinn fit` first; its --out is what --from takes.",
-        )  # fmt: skip
+        )
     if folder is None:
         return Patient.of_phantom(phantom or PhantomSettings(), device)
     if settings.draws == 0 and not saved_at(folder).is_file():
@@ -175,7 +270,9 @@ def _patient(folder: str | Path | None, phantom: PhantomSettings | None, setting
     return Patient.of_folder(folder, device)
 
 
-def _measured_effect(text: str | None, before: str | Path | None, arms: Sequence[Arm]) -> RadiationEffect | None:
+def _measured_effect(
+    text: str | None, before: str | Path | None, arms: Sequence[Arm]
+) -> RadiationEffect | None:
     """Radiation's effect from a second scan, ``RESULT@HOURS``.
 
     Raises:
@@ -187,14 +284,19 @@ def _measured_effect(text: str | None, before: str | Path | None, arms: Sequence
     after, _, hours = text.rpartition("@")
     if before is None or not fractions:
         raise InputError(
-            "an effect of radiation needs a scan before it, and the radiation", field="--radiation-from", found=text,
+            "an effect of radiation needs a scan before it, and the radiation",
+            field="--radiation-from",
+            found=text,
             expected="--from BEFORE and --radiation Gy@HOURS",
-        )  # fmt: skip
+        )
     try:
         scan_h = float(hours)
     except ValueError:
         raise InputError(
-            "the second scan has no time", field="--radiation-from", found=text, expected="RESULT@HOURS, after the beginning"
+            "the second scan has no time",
+            field="--radiation-from",
+            found=text,
+            expected="RESULT@HOURS, after the beginning",
         ) from None
     return effect_of_radiation(before, after, scan_h=scan_h, fractions=fractions)
 
@@ -205,7 +307,9 @@ def _keeper(kept: Path | None, resume: Resume, study: dict[str, str], device: st
     return Keeper.of_interrupted(kept, study, device, resume) or Keeper.begun(kept, study, device)
 
 
-def _heating_times(asked: Arm, exposed: Exposed, given: Exposure, settings: ComparisonSettings) -> HeatingTimes | None:
+def _heating_times(
+    asked: Arm, exposed: Exposed, given: Exposure, settings: ComparisonSettings
+) -> HeatingTimes | None:
     """The question's arm heated for other times; None where it is not heated once by a schedule."""
     heatings = asked.treatment.heatings
     if not settings.heating_min or len(heatings) != 1 or heatings[0].file is not None:
@@ -213,21 +317,36 @@ def _heating_times(asked: Arm, exposed: Exposed, given: Exposure, settings: Comp
     own = (heatings[0].end_s - heatings[0].start_s) / PER_MIN
     minutes = sorted({*settings.heating_min, own})
     found = [given if m == own else exposed.to(heated_for(asked, m)) for m in minutes]
-    shares = {law: [over_tumour(e.killed[law]["beyond"], exposed.voxels, e.shares["beyond"]) for e in found] for law in LAWS}
+    shares = {
+        law: [
+            over_tumour(e.killed[law]["beyond"], exposed.voxels, e.shares["beyond"]) for e in found
+        ]
+        for law in LAWS
+    }
     return HeatingTimes(
-        asked.name, np.array(minutes), {law: np.stack([spread(v) for v in values], axis=1) for law, values in shares.items()},
+        asked.name,
+        np.array(minutes),
+        {law: np.stack([spread(v) for v in values], axis=1) for law, values in shares.items()},
         {law: np.array([majority(v) for v in values]) for law, values in shares.items()},
-    )  # fmt: skip
+    )
 
 
-def _influences(asked: Arm, exposed: Exposed, settings: ComparisonSettings) -> tuple[tuple[Influence, ...], tuple[str, ...]]:
+def _influences(
+    asked: Arm, exposed: Exposed, settings: ComparisonSettings
+) -> tuple[tuple[Influence, ...], tuple[str, ...]]:
     """The ranking of inputs; or why there is none, in words."""
     if not settings.sensitivity:
         return (), ()
     exposed.progress("what decides", 0.0, {})
     filtration = float(np.average(exposed.filtration, weights=exposed.voxels))
     try:
-        return influences_of(exposed.patient, asked.treatment, filtration, counted=exposed.counted, seed=settings.seed), ()
+        return influences_of(
+            exposed.patient,
+            asked.treatment,
+            filtration,
+            counted=exposed.counted,
+            seed=settings.seed,
+        ), ()
     except InputError as error:
         return (), (f"Inputs are not ranked: {error}",)
 
@@ -235,27 +354,41 @@ def _influences(asked: Arm, exposed: Exposed, settings: ComparisonSettings) -> t
 def _groups(exposed: Exposed, exposures: dict[str, Exposure]) -> tuple[Group, ...]:
     maps = exposed.patient.tissue.maps
     shown = {"Ktrans, 1/min": maps.PS * PER_MIN, "vp": maps.v_p, "ve": maps.phi, "pH": maps.pH}
-    means = {name: group_mean(v, exposed.labels)[:, 0, 0].cpu().numpy() for name, v in shown.items()}
+    means = {
+        name: group_mean(v, exposed.labels)[:, 0, 0].cpu().numpy() for name, v in shown.items()
+    }
     means["Jv, 1/h"] = exposed.filtration * 3600
     shares = {arm: spread(e.killed["peak"]["beyond"].cpu().numpy()) for arm, e in exposures.items()}
     found = []
     for i, n in enumerate(exposed.voxels):
-        lethal = {arm: (float(s[0, i]), float(s[1, i]), float(s[2, i])) for arm, s in shares.items()}
+        lethal = {
+            arm: (float(s[0, i]), float(s[1, i]), float(s[2, i])) for arm, s in shares.items()
+        }
         found.append(Group(int(n), {k: float(v[i]) for k, v in means.items()}, lethal))
     return tuple(found)
 
 
 def _assumptions(
-    patient: Patient, notes: Sequence[str], exposed: Exposed, simulations: Mapping[str, Simulation], exposures: Mapping[str, Exposure]
+    patient: Patient,
+    notes: Sequence[str],
+    exposed: Exposed,
+    simulations: Mapping[str, Simulation],
+    exposures: Mapping[str, Exposure],
 ) -> tuple[str, ...]:
     """Every assumption once, with how far the two descriptions of a voxel are apart."""
     of_runs = [a for s in simulations.values() for a in s.assumptions]
-    apart = "; ".join(f"{arm} {_apart(simulations[arm], e, exposed.voxels)}" for arm, e in exposures.items())
+    apart = "; ".join(
+        f"{arm} {_apart(simulations[arm], e, exposed.voxels)}" for arm, e in exposures.items()
+    )
     said = (
         f"Drug in cells around vessels over that of mixed voxels, tumour means at the medians: {apart}. A mixed voxel takes up and gives "
         "back too fast; around a vessel what filters in goes to no neighbour."
     )
-    return tuple(dict.fromkeys([*notes, *patient.tissue.assumptions, *exposed.draws.assumptions, *of_runs, said]))
+    return tuple(
+        dict.fromkeys(
+            [*notes, *patient.tissue.assumptions, *exposed.draws.assumptions, *of_runs, said]
+        )
+    )
 
 
 def _apart(s: Simulation, e: Exposure, voxels: Array) -> str:

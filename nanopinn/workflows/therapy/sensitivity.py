@@ -65,14 +65,24 @@ class Sensitivity:
         lines = [f"{self.outcome} ({self.kept:.0%} of the points)"]
         for name, effect, spread in zip(self.inputs, self.effect, self.spread, strict=True):
             at = self.leading.index(name) if name in self.leading else None
-            share = "" if at is None else f"   alone {self.first[at]:5.2f}, in all {self.total[at]:5.2f} +- {self.total_error[at]:.2f}"
+            share = (
+                ""
+                if at is None
+                else f"   alone {self.first[at]:5.2f}, in all {self.total[at]:5.2f} +- {self.total_error[at]:.2f}"
+            )
             lines.append(f"  {name:16s}{effect:10.3g} ({spread:.2g}){share}")
         return "\n".join(lines)
 
 
 def rank(
-    inputs: Sequence[Input], evaluate: Evaluate, *, trajectories: int = 16, leading: int = 6, points: int = 64, seed: int = 0,
-) -> dict[str, Sensitivity]:  # fmt: skip
+    inputs: Sequence[Input],
+    evaluate: Evaluate,
+    *,
+    trajectories: int = 16,
+    leading: int = 6,
+    points: int = 64,
+    seed: int = 0,
+) -> dict[str, Sensitivity]:
     """Rank inputs by their effect on every outcome, and find the indices of those that lead in any.
 
     Costs ``trajectories (inputs + 1) + points (leading + 2)`` evaluations, in two calls.
@@ -87,12 +97,20 @@ def rank(
     screened = _morris(inputs, evaluate, trajectories, seed)
     if not leading:
         return screened
-    most = {i.name: max(s.effect[s.inputs.index(i.name)] / max(s.effect.max(), 1e-300) for s in screened.values()) for i in inputs}
+    most = {
+        i.name: max(
+            s.effect[s.inputs.index(i.name)] / max(s.effect.max(), 1e-300)
+            for s in screened.values()
+        )
+        for i in inputs
+    }
     chosen = [i for i in inputs if i.name in sorted(most, key=lambda n: -most[n])[:leading]]
     return _sobol(inputs, chosen, evaluate, points, seed, screened)
 
 
-def _morris(inputs: Sequence[Input], evaluate: Evaluate, trajectories: int, seed: int) -> dict[str, Sensitivity]:
+def _morris(
+    inputs: Sequence[Input], evaluate: Evaluate, trajectories: int, seed: int
+) -> dict[str, Sensitivity]:
     from SALib.analyze import morris as analysis
     from SALib.sample import morris as sampling
 
@@ -106,14 +124,27 @@ def _morris(inputs: Sequence[Input], evaluate: Evaluate, trajectories: int, seed
         none = np.zeros(0)
         names = tuple(inputs[i].name for i in order)
         found[outcome] = Sensitivity(
-            outcome, names, np.asarray(S["mu_star"])[order], np.asarray(S["sigma"])[order], (), none, none, none, kept
+            outcome,
+            names,
+            np.asarray(S["mu_star"])[order],
+            np.asarray(S["sigma"])[order],
+            (),
+            none,
+            none,
+            none,
+            kept,
         )
     return found
 
 
 def _sobol(
-    inputs: Sequence[Input], chosen: Sequence[Input], evaluate: Evaluate, points: int, seed: int, screened: Mapping[str, Sensitivity],
-) -> dict[str, Sensitivity]:  # fmt: skip
+    inputs: Sequence[Input],
+    chosen: Sequence[Input],
+    evaluate: Evaluate,
+    points: int,
+    seed: int,
+    screened: Mapping[str, Sensitivity],
+) -> dict[str, Sensitivity]:
     from SALib.analyze import sobol as analysis
     from SALib.sample import sobol as sampling
 
@@ -130,12 +161,18 @@ def _sobol(
             S = analysis.analyze(problem, Y[rows], calc_second_order=False, seed=seed)
             first, total, error = (np.asarray(S[key]) for key in ("S1", "ST", "ST_conf"))
         names = tuple(i.name for i in chosen)
-        found[outcome] = Sensitivity(outcome, s.inputs, s.effect, s.spread, names, first, total, error, min(kept, s.kept))
+        found[outcome] = Sensitivity(
+            outcome, s.inputs, s.effect, s.spread, names, first, total, error, min(kept, s.kept)
+        )
     return found
 
 
 def _problem(inputs: Sequence[Input], within: tuple[float, float]) -> dict[str, Any]:
-    return {"num_vars": len(inputs), "names": [i.name for i in inputs], "bounds": [list(within)] * len(inputs)}
+    return {
+        "num_vars": len(inputs),
+        "names": [i.name for i in inputs],
+        "bounds": [list(within)] * len(inputs),
+    }
 
 
 def _values(inputs: Sequence[Input], X: Array) -> dict[str, Array]:
@@ -148,9 +185,12 @@ def _whole(Y: Array, block: int, outcome: str) -> tuple[NDArray[np.bool_], float
     whole: NDArray[np.bool_] = np.all(np.isfinite(Y).reshape(-1, block), axis=1)
     if whole.sum() < min(FEWEST, len(whole)):
         raise InputError(
-            "an outcome is there at hardly any point", field=outcome, found=f"{whole.sum()} of {len(whole)} groups of points",
-            expected=f"at least {FEWEST}", remedy="Choose a tissue that has what the outcome speaks of, or more points.",
-        )  # fmt: skip
+            "an outcome is there at hardly any point",
+            field=outcome,
+            found=f"{whole.sum()} of {len(whole)} groups of points",
+            expected=f"at least {FEWEST}",
+            remedy="Choose a tissue that has what the outcome speaks of, or more points.",
+        )
     return np.repeat(whole, block), float(whole.mean())
 
 
@@ -159,6 +199,8 @@ def _salib() -> None:
         import SALib  # noqa: F401
     except ImportError as error:
         raise InputError(
-            "a sensitivity ranking needs the package SALib", field="sensitivity", found="not installed",
+            "a sensitivity ranking needs the package SALib",
+            field="sensitivity",
+            found="not installed",
             remedy="pip install nanopinn[sensitivity]",
-        ) from error  # fmt: skip
+        ) from error

@@ -96,18 +96,43 @@ class UnderVoxel:
 
     @classmethod
     def of(
-        cls, maps: TissueMaps, labels: Tensor, draws: int, scalars: Mapping[str, Drawn], values: Mapping[str, Drawn], exchange: Exchange,
-        *, over: Drawn = 1.0, factors: Factors | None = None, temperature: TemperatureCourse | None = None, classes: int = 3,
-        cells: int = 24, given: Mapping[str, Drawn] | None = None,
-    ) -> UnderVoxel:  # fmt: skip
+        cls,
+        maps: TissueMaps,
+        labels: Tensor,
+        draws: int,
+        scalars: Mapping[str, Drawn],
+        values: Mapping[str, Drawn],
+        exchange: Exchange,
+        *,
+        over: Drawn = 1.0,
+        factors: Factors | None = None,
+        temperature: TemperatureCourse | None = None,
+        classes: int = 3,
+        cells: int = 24,
+        given: Mapping[str, Drawn] | None = None,
+    ) -> UnderVoxel:
         """The same of arrays, or of one number for all draws."""
 
         def drawn(v: Drawn) -> Tensor:
             each = torch.as_tensor(v, dtype=maps.phi.dtype, device=maps.phi.device)
             return each if each.dim() else each.expand(draws)
 
-        moved, of_table, one = ({n: drawn(v) for n, v in of.items()} for of in (scalars, values, given or {}))
-        return cls(maps, labels, moved, of_table, drawn(over), exchange, factors, temperature, classes, cells, one)
+        moved, of_table, one = (
+            {n: drawn(v) for n, v in of.items()} for of in (scalars, values, given or {})
+        )
+        return cls(
+            maps,
+            labels,
+            moved,
+            of_table,
+            drawn(over),
+            exchange,
+            factors,
+            temperature,
+            classes,
+            cells,
+            one,
+        )
 
     @property
     def clusters(self) -> int:
@@ -127,11 +152,16 @@ class UnderVoxel:
         part = slice(first, last)
         exchange, factors = self.exchange, self.factors
         return replace(
-            self, scalars={n: v[part] for n, v in self.scalars.items()}, values={n: v[part] for n, v in self.values.items()},
-            given={n: v[part] for n, v in self.given.items()}, over=self.over[part],
+            self,
+            scalars={n: v[part] for n, v in self.scalars.items()},
+            values={n: v[part] for n, v in self.values.items()},
+            given={n: v[part] for n, v in self.given.items()},
+            over=self.over[part],
             exchange=lambda t: (exchange(t)[0][part], exchange(t)[1][part]),
-            factors=None if factors is None else lambda t: {n: _some(f, part) for n, f in factors(t).items()},
-        )  # fmt: skip
+            factors=None
+            if factors is None
+            else lambda t: {n: _some(f, part) for n, f in factors(t).items()},
+        )
 
     def cylinders(self) -> Cylinders:
         """Tissue around the vessels of every cluster under every draw.
@@ -139,16 +169,27 @@ class UnderVoxel:
         Vessels fill at most what leaves tissue around them, and radii are spread no further than their narrowest class allows.
         """
         v = lookup({n: x[:, 0, 0] for n, x in self.on_grid.items()})
-        plasma = cluster_maps(self.maps, self.labels, self.over, self.given).v_p[:, 0, 0].clamp_min(1e-3)
+        plasma = (
+            cluster_maps(self.maps, self.labels, self.over, self.given).v_p[:, 0, 0].clamp_min(1e-3)
+        )
         v_b = (plasma / (1 - v("Hct"))).clamp_max(0.99 / NARROWEST**2)
-        spread = possible_spread(v_b, torch.as_tensor(v("spread_Rt"), dtype=v_b.dtype, device=v_b.device).expand_as(v_b), self.classes)
+        spread = possible_spread(
+            v_b,
+            torch.as_tensor(v("spread_Rt"), dtype=v_b.dtype, device=v_b.device).expand_as(v_b),
+            self.classes,
+        )
         return Cylinders.around(v_b, v("R_c"), spread, self.classes, self.cells)
 
 
 def expose(
-    under: UnderVoxel, treatment: Treatment, *, times_s: Sequence[float] | None = None, counted: Counted | None = None,
-    tolerance: Tolerance = TOLERANCE, progress: Progress = silent,
-) -> Exposure:  # fmt: skip
+    under: UnderVoxel,
+    treatment: Treatment,
+    *,
+    times_s: Sequence[float] | None = None,
+    counted: Counted | None = None,
+    tolerance: Tolerance = TOLERANCE,
+    progress: Progress = silent,
+) -> Exposure:
     """What a treatment does around the vessels of every cluster, for every draw.
 
     Args:
@@ -160,9 +201,17 @@ def expose(
     cylinders, course = under.cylinders(), _Course(under, treatment)
     save = sorted({*(times_s or treatment.images_s or (treatment.end_s,)), treatment.end_s})
     return expose_cylinders(
-        course.intervals(cylinders), detail.pools, vessels, cylinders, under.draws, save, under.on_grid, counted=counted,
-        tolerance=tolerance, progress=progress,
-    )  # fmt: skip
+        course.intervals(cylinders),
+        detail.pools,
+        vessels,
+        cylinders,
+        under.draws,
+        save,
+        under.on_grid,
+        counted=counted,
+        tolerance=tolerance,
+        progress=progress,
+    )
 
 
 class _Course:
@@ -172,7 +221,11 @@ class _Course:
         self.under, self.treatment, self.carrier = under, treatment, treatment.carrier
         self.detail, self.values = detail_of(treatment.carrier), under.on_grid
         answers = self.carrier is not None and self.carrier.heat is not None
-        self.hot = _of_clusters(under.temperature, under) if under.temperature is not None and answers else None
+        self.hot = (
+            _of_clusters(under.temperature, under)
+            if under.temperature is not None and answers
+            else None
+        )
 
     def intervals(self, cylinders: Cylinders) -> Iterator[Interval]:
         """Each built when it is asked for; coefficients that stay are built once."""
@@ -185,7 +238,12 @@ class _Course:
 
             T = None if self.hot is None else self.hot(part.heat_at)
             if built is None or key is None or key[0] != part.flow_at or not _same(key[1], T):
-                built, key = krogh_interval(part.start, part.end, self._pools(part.flow_at, T), cylinders, plasma), (part.flow_at, T)
+                built, key = (
+                    krogh_interval(
+                        part.start, part.end, self._pools(part.flow_at, T), cylinders, plasma
+                    ),
+                    (part.flow_at, T),
+                )
             yield replace(built, start=part.start, end=part.end, plasma=plasma, jumps=part.jumps)
 
     def parts(self) -> list[Part]:
@@ -199,7 +257,9 @@ class _Course:
                 # where factors have not moved since the last part, the flow is that of before
                 same = bool(found) and self._change(found[-1].flow_at, (c + d) / 2) <= FACTORS_REST
                 flow_at = found[-1].flow_at if same else (c + d) / 2
-                found += [Part(e, f, flow_at, (e + f) / 2, e == a) for e, f in self._while_heated(c, d)]
+                found += [
+                    Part(e, f, flow_at, (e + f) / 2, e == a) for e, f in self._while_heated(c, d)
+                ]
         return found
 
     def _while_factors_move(self, a: float, b: float) -> list[tuple[float, float]]:
@@ -211,7 +271,10 @@ class _Course:
         merged = parts[:1]
         for c, d in parts[1:]:
             first = merged[-1][0]
-            still = max(self._change_within(first, d), self._change_within(first, (first + d) / 2)) <= FACTORS_REST
+            still = (
+                max(self._change_within(first, d), self._change_within(first, (first + d) / 2))
+                <= FACTORS_REST
+            )
             merged = [*merged[:-1], (first, d)] if still else [*merged, (c, d)]
         return merged
 
@@ -230,7 +293,10 @@ class _Course:
         """Largest change of any factor of any draw between two times, in logarithm."""
         if self.under.factors is None:
             return 0.0
-        first, last = ({n: torch.as_tensor(f, dtype=torch.float64) for n, f in self.under.factors(t).items()} for t in (a, b))
+        first, last = (
+            {n: torch.as_tensor(f, dtype=torch.float64) for n, f in self.under.factors(t).items()}
+            for t in (a, b)
+        )
         return max((float((last[n] / f).log().abs().max()) for n, f in first.items()), default=0.0)
 
     def _while_heated(self, a: float, b: float) -> list[tuple[float, float]]:
@@ -239,7 +305,10 @@ class _Course:
             return [(a, b)]
         during = self.hot.during(a)
         first, last = (self.carrier.heat_excess(during(t), self.values) for t in (a, b))
-        if b - a <= 2 * SHORTEST_S or float((last - first).abs().max()) <= RELEASE_SHARE * self._fastest():
+        if (
+            b - a <= 2 * SHORTEST_S
+            or float((last - first).abs().max()) <= RELEASE_SHARE * self._fastest()
+        ):
             return [(a, b)]
         middle = (a + b) / 2
         return [*self._while_heated(a, middle), *self._while_heated(middle, b)]
@@ -247,10 +316,17 @@ class _Course:
     def _fastest(self) -> float:
         assert self.hot is not None
         assert self.carrier is not None
-        return max(float(self.carrier.heat_excess(T, self.values).max()) for s in self.hot.stretches for T in (s.first, s.last))
+        return max(
+            float(self.carrier.heat_excess(T, self.values).max())
+            for s in self.hot.stretches
+            for T in (s.first, s.last)
+        )
 
     def _plasma(self) -> list[DrawnCurve]:
-        of_draws = [self.treatment.plasma({n: float(v[i]) for n, v in self.under.values.items()}) for i in range(self.under.draws)]
+        of_draws = [
+            self.treatment.plasma({n: float(v[i]) for n, v in self.under.values.items()})
+            for i in range(self.under.draws)
+        ]
         kinds = [[p.releasable() for p in of_draws], [p.unbound() for p in of_draws]]
         if self.detail.retained:
             kinds.append([p.retained() for p in of_draws])
@@ -260,12 +336,17 @@ class _Course:
         u = self.under
         like = u.maps.phi
         now = {} if u.factors is None else u.factors(t)
-        factors = {n: torch.as_tensor(f, dtype=like.dtype, device=like.device).expand(u.draws) for n, f in now.items()}
+        factors = {
+            n: torch.as_tensor(f, dtype=like.dtype, device=like.device).expand(u.draws)
+            for n, f in now.items()
+        }
         model = drawn_model(u.maps, u.labels, u.scalars, u.values, factors, u.over, u.given)
         J_v, J_L = (per_cluster(torch.as_tensor(J).to(like), u.clusters) for J in u.exchange(t))
         if self.carrier is None:
             return drained(model.drug(J_v, J_L, self.detail), J_v)
-        release = model.release_of(self.carrier, torch.full_like(model.maps.pH, value("T_body")) if T is None else T)
+        release = model.release_of(
+            self.carrier, torch.full_like(model.maps.pH, value("T_body")) if T is None else T
+        )
         hot = None if T is None else self.carrier.heat_excess(T, {**self.values, **model.scalars})
         return drained(model.drug(J_v, J_L, self.detail, release, hot), J_v)
 
@@ -276,7 +357,10 @@ def _of_clusters(course: TemperatureCourse, under: UnderVoxel) -> TemperatureCou
     def mean(T: Tensor) -> Tensor:
         return group_mean(T, under.labels).repeat(under.draws, 1, 1)
 
-    return TemperatureCourse(mean(course.rest), tuple(Stretch(s.start_s, s.end_s, mean(s.first), mean(s.last)) for s in course.stretches))
+    return TemperatureCourse(
+        mean(course.rest),
+        tuple(Stretch(s.start_s, s.end_s, mean(s.first), mean(s.last)) for s in course.stretches),
+    )
 
 
 def _some(factor: Array | Number, part: slice) -> Array | Number:

@@ -4,23 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nanopinn.workflows.verify import arms, flow, krogh, manufactured, pools, treatment, under_the_voxel
+from nanopinn.workflows.verify import (
+    arms,
+    flow,
+    krogh,
+    manufactured,
+    pools,
+    treatment,
+    under_the_voxel,
+)
 from nanopinn.workflows.verify.case import VerificationCase
 
 __all__ = ["CASES", "VerificationCase", "run_verification"]
 
 #: Every case; each gives one or more values.
 CASES: tuple[Callable[[], list[VerificationCase]], ...] = (
-    flow.isolated_sphere, flow.sphere_in_tissue, pools.release_chain, pools.contrast_is_tofts, pools.mass_balance, pools.pressure_scaling,
-    under_the_voxel.oxygen_cylinder, under_the_voxel.travelling_front, under_the_voxel.wall_limits, under_the_voxel.thin_interface,
-    krogh.krogh_sink, krogh.retarded_front, krogh.doxorubicin_half_distance,
-    manufactured.pressure_order, manufactured.rim_order, manufactured.transport_order, manufactured.time_order,
-    treatment.hot_release, treatment.plasma_brackets, treatment.partition_at_equilibrium, arms.reference_runs, arms.published_ratios,
-)  # fmt: skip
+    flow.isolated_sphere,
+    flow.sphere_in_tissue,
+    pools.release_chain,
+    pools.contrast_is_tofts,
+    pools.mass_balance,
+    pools.pressure_scaling,
+    under_the_voxel.oxygen_cylinder,
+    under_the_voxel.travelling_front,
+    under_the_voxel.wall_limits,
+    under_the_voxel.thin_interface,
+    krogh.krogh_sink,
+    krogh.retarded_front,
+    krogh.doxorubicin_half_distance,
+    manufactured.pressure_order,
+    manufactured.rim_order,
+    manufactured.transport_order,
+    manufactured.time_order,
+    treatment.hot_release,
+    treatment.plasma_brackets,
+    treatment.partition_at_equilibrium,
+    arms.reference_runs,
+    arms.published_ratios,
+)
 #: Those with published values, or runs of other code, beside which nothing exact is known.
 PUBLISHED: tuple[Callable[[], list[VerificationCase]], ...] = (
-    flow.sphere_in_tissue, krogh.doxorubicin_half_distance, treatment.plasma_brackets, arms.reference_runs, arms.published_ratios,
-)  # fmt: skip
+    flow.sphere_in_tissue,
+    krogh.doxorubicin_half_distance,
+    treatment.plasma_brackets,
+    arms.reference_runs,
+    arms.published_ratios,
+)
 
 
 def run_verification(*, published: bool = False) -> tuple[VerificationCase, ...]:

@@ -37,22 +37,58 @@ def krogh_sink() -> list[VerificationCase]:
         PS = P * cylinders.surface[:, None, None]
         pools.crosses_wall("drug", 0, PS, PS)
         operator, capacity, _ = krogh_operator(pools.coefficients(), cylinders)
-        C = LineMatrix(operator, 0 * capacity, 1.0).solve(operator.inflow_of(capacity.new_ones(1)))[0][0]
-        exact = torch.as_tensor(analytic.krogh_first_order(cylinders.r.numpy(), R_c, R_t, phi_D, k, P))
+        C = LineMatrix(operator, 0 * capacity, 1.0).solve(operator.inflow_of(capacity.new_ones(1)))[
+            0
+        ][0]
+        exact = torch.as_tensor(
+            analytic.krogh_first_order(cylinders.r.numpy(), R_c, R_t, phi_D, k, P)
+        )
         errors.append(float(cylinders.tissue_mean((C - exact) ** 2).sqrt()))
     profile, x = C[0, 0].numpy(), cylinders.r[0, 0].log().numpy()
     # to the wall along the slope there, to the edge along a parabola without one
     ends = [1.5 * profile[0] - 0.5 * profile[1], profile[-1] - (profile[-2] - profile[-1]) / 8]
-    solved = np.interp(np.log(np.array(list(points)) * UM), [np.log(R_c), *x, np.log(R_t)], [ends[0], *profile, ends[1]])
+    solved = np.interp(
+        np.log(np.array(list(points)) * UM),
+        [np.log(R_c), *x, np.log(R_t)],
+        [ends[0], *profile, ends[1]],
+    )
     formula = analytic.krogh_first_order(np.array(list(points)) * UM, R_c, R_t, phi_D, k, P)
     found = []
     for (at, reference), by_formula, by_solver in zip(points.items(), formula, solved, strict=True):
-        found.append(VerificationCase("V3", "Krogh cylinder, formula", f"C({at} um)", float(by_formula), reference, 1e-5, source))
-        found.append(VerificationCase("V3", "Krogh cylinder, 64 cells", f"C({at} um)", float(by_solver), reference, 1e-4, source))
+        found.append(
+            VerificationCase(
+                "V3",
+                "Krogh cylinder, formula",
+                f"C({at} um)",
+                float(by_formula),
+                reference,
+                1e-5,
+                source,
+            )
+        )
+        found.append(
+            VerificationCase(
+                "V3",
+                "Krogh cylinder, 64 cells",
+                f"C({at} um)",
+                float(by_solver),
+                reference,
+                1e-4,
+                source,
+            )
+        )
     for n, coarse, fine in ((32, *errors[:2]), (64, *errors[1:])):
         order = float(np.log2(coarse / fine))
         found.append(
-            VerificationCase("V3", f"Krogh cylinder, {n // 2} to {n} cells", "order of the error", order, 2.0, 0.1, "second-order cells")
+            VerificationCase(
+                "V3",
+                f"Krogh cylinder, {n // 2} to {n} cells",
+                "order of the error",
+                order,
+                2.0,
+                0.1,
+                "second-order cells",
+            )
         )
     return found
 
@@ -69,7 +105,10 @@ def retarded_front() -> list[VerificationCase]:
     balances everywhere; then C = erfc(x / 2 sqrt(D t / R)).
     """
     phi, D, t, R_c = value("ve_t"), value("D_f_t"), 3600.0, 10e-3
-    uptake, efflux = float(uptake_rate(7.4 * torch.ones((), dtype=torch.float64))), float(efflux_rate())
+    uptake, efflux = (
+        float(uptake_rate(7.4 * torch.ones((), dtype=torch.float64))),
+        float(efflux_rate()),
+    )
     R = 1 + uptake / efflux / phi
     cylinders = one_cylinder(R_c + 300 * UM, 150, R_c)
     pools = PoolSystem(("free", "intracellular"), ONE)
@@ -78,25 +117,45 @@ def retarded_front() -> list[VerificationCase]:
     _cells(pools, 100 * uptake, 100 * efflux)
     open_wall = 1.0 * cylinders.surface[:, None, None]
     pools.crosses_wall("free", 0, open_wall, open_wall)
-    interval = krogh_interval(0.0, t, pools.coefficients(), cylinders, lambda t: torch.ones(1, dtype=torch.float64))
+    interval = krogh_interval(
+        0.0, t, pools.coefficients(), cylinders, lambda t: torch.ones(1, dtype=torch.float64)
+    )
     C = solve_cylinders([interval], pools.names, (), cylinders, [t]).pool("free")[0, 0, 0]
     exact = torch.as_tensor(analytic.ogata_banks(cylinders.r[0, 0].numpy() - R_c, t, 0.0, D / R))
     error = float((C - exact).norm() / exact.norm())
     at_phi = 1 + uptake / efflux / 0.4
     return [
         VerificationCase(
-            "V3", "retarded front", "retardation at phi 0.4, pH 7.4", at_phi, 157.0, 1.0, "El-Kareh and Secomb 2000 constants"
+            "V3",
+            "retarded front",
+            "retardation at phi 0.4, pH 7.4",
+            at_phi,
+            157.0,
+            1.0,
+            "El-Kareh and Secomb 2000 constants",
         ),
-        VerificationCase("V3", "retarded front, 1 h", "relative L2 from erfc(x/2 sqrt(D t/R))", error, 0.0, 5e-3, "local equilibrium"),
+        VerificationCase(
+            "V3",
+            "retarded front, 1 h",
+            "relative L2 from erfc(x/2 sqrt(D t/R))",
+            error,
+            0.0,
+            5e-3,
+            "local equilibrium",
+        ),
     ]
 
 
 def doxorubicin_bolus(R_t: float, save_at: list[float]) -> KroghResult:
     """Free doxorubicin around one vessel after the table's dose as a bolus; every constant is the table's."""
     cylinders = one_cylinder(R_t, 48, value("R_c"))
-    maps = TissueMaps(ONE, value("Ktrans_t") * ONE, value("ve_t") * ONE, value("vp_t") * ONE, 6.9 * ONE)
+    maps = TissueMaps(
+        ONE, value("Ktrans_t") * ONE, value("ve_t") * ONE, value("vp_t") * ONE, 6.9 * ONE
+    )
     detail = DrugDetail(carrier=False, bound=True, saturable=True)
-    pools = TumourModel.of(maps, None, {"SV": float(cylinders.surface) / value("SV_t")}).drug(0 * ONE, 0 * ONE, detail)
+    pools = TumourModel.of(maps, None, {"SV": float(cylinders.surface) / value("SV_t")}).drug(
+        0 * ONE, 0 * ONE, detail
+    )
     curve = free_drug_impulse().scaled(value("Dose") * (1 - value("fb")))
 
     def plasma(t: float) -> Tensor:
@@ -113,11 +172,30 @@ def doxorubicin_half_distance() -> list[VerificationCase]:
     source = "Primeau 2005 (40-50 um), BMC Cancer 2012 12:214 (24-43 um)"
     cases = [
         VerificationCase(
-            "bracket", "doxorubicin around a vessel", f"half-distance in cells at {minutes} min, um", float(d) / UM, 35.0, 15.0, source
+            "bracket",
+            "doxorubicin around a vessel",
+            f"half-distance in cells at {minutes} min, um",
+            float(d) / UM,
+            35.0,
+            15.0,
+            source,
         )
-        for minutes, d in zip((10, 20), half_distance(found.cells(), found.cylinders)[:, 0, 0], strict=True)
+        for minutes, d in zip(
+            (10, 20), half_distance(found.cells(), found.cylinders)[:, 0, 0], strict=True
+        )
     ]
     supply, edge = OxygenSupply.of(), torch.tensor([125 * UM], dtype=torch.float64)
     p = float(oxygen_pressure(edge, edge, value("R_c"), supply.D, supply.M, supply.p_0)) / MMHG
     text = "Primeau 2005: hypoxia 90-140 um from vessels, by which the table's consumption was set"
-    return [*cases, VerificationCase("bracket", "oxygen around a vessel", "p 115 um from it, R_t 125 um, mmHg", p, 10.0, 0.2, text)]
+    return [
+        *cases,
+        VerificationCase(
+            "bracket",
+            "oxygen around a vessel",
+            "p 115 um from it, R_t 125 um, mmHg",
+            p,
+            10.0,
+            0.2,
+            text,
+        ),
+    ]

@@ -34,7 +34,12 @@ def pressure_order() -> list[VerificationCase]:
         grid, x = _grid(factor)
         made = -_divergence(lambda y: _conductivity(y)[..., None] * _gradient(p, y), x)
         flow = FlowCoefficients(
-            K=_conductivity(x), LpSV=torch.full_like(p(x), LpSV), p_e=p(x) + made / LpSV, LpLSL=0 * p(x), p_L=0.0, p_inf=0.0
+            K=_conductivity(x),
+            LpSV=torch.full_like(p(x), LpSV),
+            p_e=p(x) + made / LpSV,
+            LpLSL=0 * p(x),
+            p_L=0.0,
+            p_inf=0.0,
         )
         return _relative(solve_pressure(flow, grid).x, p(x))
 
@@ -58,21 +63,29 @@ def rim_order() -> list[VerificationCase]:
         K, LpSV = grid.joined(_conductivity(parts)), 1e-7
         made = -_divergence(lambda y: _conductivity(y)[..., None] * _gradient(p, y), parts)
         still = torch.zeros_like(K)
-        flow = FlowCoefficients(K=K, LpSV=still + LpSV, p_e=p(parts) + made / LpSV, LpLSL=still, p_L=0.0, p_inf=0.0)
+        flow = FlowCoefficients(
+            K=K, LpSV=still + LpSV, p_e=p(parts) + made / LpSV, LpLSL=still, p_L=0.0, p_inf=0.0
+        )
         return _relative(solve_pressure(flow, grid).x, grid.joined(p(parts)))
 
     ends: Field = lambda x: 1500 * torch.exp(-((depth(x) / layer) ** 2))  # noqa: E731
     goes_on: Field = lambda x: 1500 * _product(x, torch.sin)  # noqa: E731
-    fine = _orders("pressure, rim cut alone, flat beyond it", [error(ends, f) for f in (1, 2, 4)], 2.0)
-    return fine + _orders("pressure, rim cut alone, flat nowhere", [error(goes_on, f) for f in (1, 2, 4)], 1.0, 0.3)
+    fine = _orders(
+        "pressure, rim cut alone, flat beyond it", [error(ends, f) for f in (1, 2, 4)], 2.0
+    )
+    return fine + _orders(
+        "pressure, rim cut alone, flat nowhere", [error(goes_on, f) for f in (1, 2, 4)], 1.0, 0.3
+    )
 
 
 def transport_order() -> list[VerificationCase]:
     """One pool carried, diffusing and lost, with porosity, diffusivity and flow that vary."""
     cases = []
     schemes: tuple[tuple[Advection, float, float, float], ...] = (
-        ("fitted", 2e-10, 2e-7, 2.0), ("central", 1e-10, 2e-7, 2.0), ("upwind", 1e-11, 2e-8, 1.0),
-    )  # fmt: skip
+        ("fitted", 2e-10, 2e-7, 2.0),
+        ("central", 1e-10, 2e-7, 2.0),
+        ("upwind", 1e-11, 2e-8, 1.0),
+    )
     for advection, D, speed, order in schemes:
         errors = [_transport_error(f, advection, D, speed) for f in (1, 2, 4)]
         cases += _orders(f"transport, {advection}", errors, order)
@@ -86,7 +99,13 @@ def time_order() -> list[VerificationCase]:
 
     def run(steps: int) -> Tensor:
         h = end / steps
-        return evolve([interval], start, [end], steps=[(i * h, h) for i in range(steps)], tolerance=Tolerance(equation=1e-12)).U[-1]
+        return evolve(
+            [interval],
+            start,
+            [end],
+            steps=[(i * h, h) for i in range(steps)],
+            tolerance=Tolerance(equation=1e-12),
+        ).U[-1]
 
     exact = run(256)
     return _orders("time, saturable uptake", [_relative(run(n), exact) for n in (8, 16, 32)], 2.0)
@@ -94,10 +113,16 @@ def time_order() -> list[VerificationCase]:
 
 def _conductivity(x: Tensor) -> Tensor:
     """It varies threefold."""
-    return 3e-14 * torch.exp(0.5 * torch.cos(3 * x[..., 0] / BOX[0]) * torch.sin(2 * x[..., 1] / BOX[1] + x[..., 2] / BOX[2]))
+    return 3e-14 * torch.exp(
+        0.5
+        * torch.cos(3 * x[..., 0] / BOX[0])
+        * torch.sin(2 * x[..., 1] / BOX[1] + x[..., 2] / BOX[2])
+    )
 
 
-def _orders(name: str, errors: list[float], order: float, tolerance: float = 0.1) -> list[VerificationCase]:
+def _orders(
+    name: str, errors: list[float], order: float, tolerance: float = 0.1
+) -> list[VerificationCase]:
     """The order between the finer two of three grids; 1.9 is asked of a second-order scheme."""
     observed = float(np.log2(errors[1] / errors[2]))
     quantity = f"order; errors {errors[0]:.1e} {errors[1]:.1e} {errors[2]:.1e}"
@@ -106,11 +131,15 @@ def _orders(name: str, errors: list[float], order: float, tolerance: float = 0.1
 
 def _transport_error(factor: int, advection: Advection, D: float, speed: float) -> float:
     interval, start, exact = _transport(factor, advection, D, speed)
-    found = evolve([interval], start, [interval.end], tolerance=Tolerance(step=4e-6, first_step=20.0)).U[-1, 0]
+    found = evolve(
+        [interval], start, [interval.end], tolerance=Tolerance(step=4e-6, first_step=20.0)
+    ).U[-1, 0]
     return _relative(found, exact)
 
 
-def _transport(factor: int, advection: Advection, D: float, speed: float, *, saturable: bool = False) -> tuple[Interval, Tensor, Tensor]:
+def _transport(
+    factor: int, advection: Advection, D: float, speed: float, *, saturable: bool = False
+) -> tuple[Interval, Tensor, Tensor]:
     """The interval, the pools at its start, and the exact pool at its end: ``X(x) g(t)``.
 
     No fluid and no drug crosses the faces of the box. What makes ``X g`` the solution comes in with the plasma.
@@ -119,7 +148,9 @@ def _transport(factor: int, advection: Advection, D: float, speed: float, *, sat
     phi: Field = lambda y: 0.3 + 0.1 * torch.sin(4 * y[..., 0] / BOX[0] + 2 * y[..., 2] / BOX[2])  # noqa: E731
     diffusion: Field = lambda y: D * phi(y) * (1 + 0.5 * torch.cos(5 * y[..., 1] / BOX[1]))  # noqa: E731
     X: Field = lambda y: 1 + 0.5 * _product(y, torch.cos)  # noqa: E731
-    velocity: Field = lambda y: -speed * BOX[0] / np.pi * _gradient(lambda z: _product(z, torch.cos), y)  # noqa: E731
+    velocity: Field = lambda y: (
+        -speed * BOX[0] / np.pi * _gradient(lambda z: _product(z, torch.cos), y)
+    )  # noqa: E731
     rate, end = 2e-4, 2e3
 
     def g(t: float) -> float:
@@ -128,7 +159,9 @@ def _transport(factor: int, advection: Advection, D: float, speed: float, *, sat
     def carried(y: Tensor) -> Tensor:
         return velocity(y) * X(y)[..., None] - diffusion(y)[..., None] * _gradient(X, y)
 
-    flows = tuple(velocity(_faces(grid, axis))[..., axis] * grid.face_area(axis) for axis in range(3))
+    flows = tuple(
+        velocity(_faces(grid, axis))[..., axis] * grid.face_area(axis) for axis in range(3)
+    )
     pools = PoolSystem(("one", "cell") if saturable else ("one",), phi(x))
     pools.holds("one", phi(x))
     pools.moves("one", 1.0, diffusion(x))
@@ -150,7 +183,10 @@ def _transport(factor: int, advection: Advection, D: float, speed: float, *, sat
 def _grid(factor: int) -> tuple[Grid, Tensor]:
     nx, ny, nz = (factor * n for n in CELLS)
     grid = Grid((nx, ny, nz), (BOX[0] / nx, BOX[1] / ny, BOX[2] / nz))
-    axes = [(torch.arange(n, dtype=torch.float64) + 0.5) * h for n, h in zip(grid.shape, grid.spacing, strict=True)]
+    axes = [
+        (torch.arange(n, dtype=torch.float64) + 0.5) * h
+        for n, h in zip(grid.shape, grid.spacing, strict=True)
+    ]
     return grid, torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
@@ -164,18 +200,26 @@ def _faces(grid: Grid, axis: int) -> Tensor:
 
 
 def _product(x: Tensor, wave: Field) -> Tensor:
-    return wave(np.pi * x[..., 0] / BOX[0]) * wave(np.pi * x[..., 1] / BOX[1]) * wave(np.pi * x[..., 2] / BOX[2])
+    return (
+        wave(np.pi * x[..., 0] / BOX[0])
+        * wave(np.pi * x[..., 1] / BOX[1])
+        * wave(np.pi * x[..., 2] / BOX[2])
+    )
 
 
 def _gradient(f: Field, x: Tensor) -> Tensor:
     """Exact gradient, ``(..., 3)``; differentiable again."""
     unit = torch.eye(3, dtype=x.dtype)
-    return torch.stack([torch.func.jvp(f, (x,), (unit[a].expand_as(x),))[1] for a in range(3)], dim=-1)
+    return torch.stack(
+        [torch.func.jvp(f, (x,), (unit[a].expand_as(x),))[1] for a in range(3)], dim=-1
+    )
 
 
 def _divergence(flux: Field, x: Tensor) -> Tensor:
     unit = torch.eye(3, dtype=x.dtype)
-    return torch.stack([torch.func.jvp(flux, (x,), (unit[a].expand_as(x),))[1][..., a] for a in range(3)]).sum(dim=0)
+    return torch.stack(
+        [torch.func.jvp(flux, (x,), (unit[a].expand_as(x),))[1][..., a] for a in range(3)]
+    ).sum(dim=0)
 
 
 def _relative(found: Tensor, exact: Tensor) -> float:

@@ -40,21 +40,37 @@ def release_chain() -> list[VerificationCase]:
     start = torch.cat([one, 0 * one])
     times = np.linspace(0.0, 60.0, 121)
     # from 1 rather than from 0: the march of the change, whose source is -A applied to the start
-    run = march(operator, pools.capacity, lambda t: (-operator(start), None), list(times), scheme=TR_BDF2)
+    run = march(
+        operator, pools.capacity, lambda t: (-operator(start), None), list(times), scheme=TR_BDF2
+    )
     carrier, released = (run.U + start)[:, 0, 0, 0, 0], (run.U + start)[:, 1, 0, 0, 0]
     bateman = float(analytic.bateman(np.array([60.0]), k, k_out)[0])
     text = "Needham 2013: 60 % in 20 s"
     return [
-        VerificationCase("V6", "release", "released at 20 s", 1 - float(carrier[40]), 0.600, 5e-4, text),
-        VerificationCase("V6", "release", "released at 60 s", 1 - float(carrier[120]), 0.936, 5e-4, text),
-        VerificationCase("V6", "Bateman chain", "product at 60 s", float(released[120]), bateman, 1e-5, "closed solution"),
+        VerificationCase(
+            "V6", "release", "released at 20 s", 1 - float(carrier[40]), 0.600, 5e-4, text
+        ),
+        VerificationCase(
+            "V6", "release", "released at 60 s", 1 - float(carrier[120]), 0.936, 5e-4, text
+        ),
+        VerificationCase(
+            "V6",
+            "Bateman chain",
+            "product at 60 s",
+            float(released[120]),
+            bateman,
+            1e-5,
+            "closed solution",
+        ),
     ]
 
 
 def contrast_is_tofts() -> list[VerificationCase]:
     """V7: without flow and diffusion between cells the contrast agent is the extended Tofts model."""
     setting, aif, frames = small_tissue()
-    still = Setting(setting.maps, Grid(setting.grid.shape, (1.0, 1.0, 1.0)), 1)  # metre cells: nothing crosses faces
+    still = Setting(
+        setting.maps, Grid(setting.grid.shape, (1.0, 1.0, 1.0)), 1
+    )  # metre cells: nothing crosses faces
     forward = Forward(still, lambda th: {"q": torch.tensor(1e-20, dtype=torch.float64)})
     none = torch.zeros(0, dtype=torch.float64)
     C, _, _ = forward.contrast(none, forward.flow(none), aif, frames)
@@ -64,7 +80,17 @@ def contrast_is_tofts() -> list[VerificationCase]:
     plasma = torch.as_tensor(np.interp(frames, aif.times_s, aif.plasma_mM, left=0.0))
     tofts = (m.PS[..., None] * response + m.v_p[..., None] * plasma).movedim(-1, 0)
     error = float((C - tofts).abs().max() / tofts.abs().max())
-    return [VerificationCase("V7", "contrast agent at rest", "relative distance from extended Tofts", error, 0.0, 1e-6, "Tofts 1999")]
+    return [
+        VerificationCase(
+            "V7",
+            "contrast agent at rest",
+            "relative distance from extended Tofts",
+            error,
+            0.0,
+            1e-6,
+            "Tofts 1999",
+        )
+    ]
 
 
 def mass_balance() -> list[VerificationCase]:
@@ -92,8 +118,15 @@ def _imbalance(name: str, observed: float) -> VerificationCase:
 def _heated(setting: Setting) -> Evolution:
     """Thermosensitive liposomes, an hour of heat, a day in all, every pool."""
     dose = GivenDose(THERMOSENSITIVE, Dose(0.0, value("Dose")))
-    treatment = Treatment((dose,), heatings=(), radiation=RadiationCourse(), images_s=(), end_s=86400.0)
-    course = Course(setting, {}, treatment, scheduled_temperature(setting.maps.tumour, value("T_hot"), 0.0, 3600.0))
+    treatment = Treatment(
+        (dose,), heatings=(), radiation=RadiationCourse(), images_s=(), end_s=86400.0
+    )
+    course = Course(
+        setting,
+        {},
+        treatment,
+        scheduled_temperature(setting.maps.tumour, value("T_hot"), 0.0, 3600.0),
+    )
     return evolve(course.intervals(), course.empty(), [86400.0], tolerance=Tolerance(step=1e-3))
 
 
@@ -108,4 +141,14 @@ def pressure_scaling() -> list[VerificationCase]:
 
     one, other = contrast(1533.0), contrast(1533.0 / 4)
     error = float((one - other).abs().max() / one.abs().max())
-    return [VerificationCase("V10", "scaling of p_e by 4", "relative change of the images", error, 0.0, 1e-13, "exact symmetry")]
+    return [
+        VerificationCase(
+            "V10",
+            "scaling of p_e by 4",
+            "relative change of the images",
+            error,
+            0.0,
+            1e-13,
+            "exact symmetry",
+        )
+    ]

@@ -28,7 +28,11 @@ def small_tissue() -> tuple[Setting, PlasmaCurve, np.ndarray]:
     def rough(low: float, high: float) -> torch.Tensor:
         return low + (high - low) * torch.rand(r.shape, generator=generator, dtype=torch.float64)
 
-    maps = TissueMaps(tumour, rough(5e-4, 3e-3), rough(0.15, 0.4), rough(0.01, 0.05), rough(6.5, 7.2))
+    maps = TissueMaps(
+        tumour, rough(5e-4, 3e-3), rough(0.15, 0.4), rough(0.01, 0.05), rough(6.5, 7.2)
+    )
     t = np.concatenate([[20.0, 22.0], np.arange(24.0, 400.0, 2.0)])
-    aif = PlasmaCurve(times_s=t, plasma_mM=np.where(t > 20, 6.0 * np.exp(-(t - 22) / 60) + 1.0, 0.0))
+    aif = PlasmaCurve(
+        times_s=t, plasma_mM=np.where(t > 20, 6.0 * np.exp(-(t - 22) / 60) + 1.0, 0.0)
+    )
     return Setting(maps, grid, 1), aif, np.cumsum(np.linspace(4.0, 18.0, 30))

@@ -31,7 +31,15 @@ def oxygen_cylinder() -> list[VerificationCase]:
     R_t = torch.tensor([50.0, 70.0, 90.0], dtype=torch.float64) * UM
     p = oxygen_pressure(R_t, R_t, R_c, D, M, p_0) / MMHG
     found = [
-        VerificationCase("V4", "oxygen, Krogh-Erlang", f"p(R_t = {R:.0f} um), mmHg", float(v), ref, 5e-3, "Krogh 1919")
+        VerificationCase(
+            "V4",
+            "oxygen, Krogh-Erlang",
+            f"p(R_t = {R:.0f} um), mmHg",
+            float(v),
+            ref,
+            5e-3,
+            "Krogh 1919",
+        )
         for R, v, ref in zip((50, 70), p[:2], (29.41, 13.24), strict=True)
     ]
     r_a, h = supplied_radius(R_t[2:], R_c, D, M, p_0), 1e-4 * UM
@@ -43,8 +51,24 @@ def oxygen_cylinder() -> list[VerificationCase]:
     exact = "conservation"
     return [
         *found,
-        VerificationCase("V4", "oxygen, anoxic core", "wall flux over demand inside r_a", supplied, 1.0, 1e-4, exact),
-        VerificationCase("V4", "oxygen zones", "largest distance of their sum from 1", float((total - 1).abs().max()), 0.0, 1e-12, exact),
+        VerificationCase(
+            "V4",
+            "oxygen, anoxic core",
+            "wall flux over demand inside r_a",
+            supplied,
+            1.0,
+            1e-4,
+            exact,
+        ),
+        VerificationCase(
+            "V4",
+            "oxygen zones",
+            "largest distance of their sum from 1",
+            float((total - 1).abs().max()),
+            0.0,
+            1e-12,
+            exact,
+        ),
     ]
 
 
@@ -66,8 +90,13 @@ def _front(h: float, steps: int, points: Sequence[float]) -> tuple[Tensor, float
     """The front at 600 s at some points, and the relative L2 of its error."""
     v, D, end, length = 0.17 * UM, 117 * UM**2, 600.0, 2400 * UM
     operator, capacity = _line(v, D, h, round(length / h) + 1)
-    times, source = list(np.linspace(0.0, 1.0, steps + 1) ** 2 * end), operator.inflow_of(capacity.new_ones(1))
-    C = march(operator, capacity, lambda t: (source, None), times, scheme=SDIRK3, tol=1e-12).U[-1, 0, 0, 0]
+    times, source = (
+        list(np.linspace(0.0, 1.0, steps + 1) ** 2 * end),
+        operator.inflow_of(capacity.new_ones(1)),
+    )
+    C = march(operator, capacity, lambda t: (source, None), times, scheme=SDIRK3, tol=1e-12).U[
+        -1, 0, 0, 0
+    ]
     x = np.linspace(0.0, h * (len(C) - 1), len(C))
     exact = torch.as_tensor(analytic.ogata_banks(x, end, v, D))
     return C[[round(p / h) for p in points]], float((C - exact).norm() / exact.norm())
@@ -82,11 +111,32 @@ def travelling_front() -> list[VerificationCase]:
         C, error = _front(h, steps, points)
         errors.append(error)
     found = []
-    for x, exact, solved, reference in zip((100, 300, 500), formula, C, (0.8432, 0.5177, 0.2559), strict=True):
-        found.append(VerificationCase("V5", "front, formula", f"C({x} um)", float(exact), reference, 1e-4, source))
-        found.append(VerificationCase("V5", "front, 12.5 um cells", f"C({x} um)", float(solved), reference, 1.5e-4, source))
+    for x, exact, solved, reference in zip(
+        (100, 300, 500), formula, C, (0.8432, 0.5177, 0.2559), strict=True
+    ):
+        found.append(
+            VerificationCase(
+                "V5", "front, formula", f"C({x} um)", float(exact), reference, 1e-4, source
+            )
+        )
+        found.append(
+            VerificationCase(
+                "V5", "front, 12.5 um cells", f"C({x} um)", float(solved), reference, 1.5e-4, source
+            )
+        )
     order = float(np.log2(errors[1] / errors[2]))
-    return [*found, VerificationCase("V5", "front, 25 to 12.5 um", "order of the error", order, 2.0, 0.1, "second-order faces")]
+    return [
+        *found,
+        VerificationCase(
+            "V5",
+            "front, 25 to 12.5 um",
+            "order of the error",
+            order,
+            2.0,
+            0.1,
+            "second-order faces",
+        ),
+    ]
 
 
 def wall_limits() -> list[VerificationCase]:
@@ -99,11 +149,45 @@ def wall_limits() -> list[VerificationCase]:
     drag = 1e300 * (1 - sigma)
     text = "Patlak 1963, limit"
     return [
-        VerificationCase("V12", "wall flux, Pe 1e-294 to 1e306", "share of finite values", finite, 1.0, 0.0, "no overflow"),
-        VerificationCase("V12", "wall flux, Pe -> 0", "a and b over PS, distance from 1", slow, 0.0, 1e-12, text),
-        VerificationCase("V12", "wall flux, Pe -> inf", "a over J_v (1 - sigma)", float(a[600]) / drag, 1.0, 1e-12, text),
-        VerificationCase("V12", "wall flux, Pe -> inf", "b over J_v (1 - sigma)", float(b[600]) / drag, 0.0, 1e-12, text),
-        VerificationCase("V12", "wall flux, Pe -> -inf", "b over |J_v| (1 - sigma)", float(b[1201]) / drag, 1.0, 1e-12, text),
+        VerificationCase(
+            "V12",
+            "wall flux, Pe 1e-294 to 1e306",
+            "share of finite values",
+            finite,
+            1.0,
+            0.0,
+            "no overflow",
+        ),
+        VerificationCase(
+            "V12", "wall flux, Pe -> 0", "a and b over PS, distance from 1", slow, 0.0, 1e-12, text
+        ),
+        VerificationCase(
+            "V12",
+            "wall flux, Pe -> inf",
+            "a over J_v (1 - sigma)",
+            float(a[600]) / drag,
+            1.0,
+            1e-12,
+            text,
+        ),
+        VerificationCase(
+            "V12",
+            "wall flux, Pe -> inf",
+            "b over J_v (1 - sigma)",
+            float(b[600]) / drag,
+            0.0,
+            1e-12,
+            text,
+        ),
+        VerificationCase(
+            "V12",
+            "wall flux, Pe -> -inf",
+            "b over |J_v| (1 - sigma)",
+            float(b[1201]) / drag,
+            1.0,
+            1e-12,
+            text,
+        ),
     ]
 
 
@@ -118,8 +202,13 @@ def _layered_flux(layers: Sequence[tuple[float, float]], P: float, cells: int) -
     face[..., 1:n] = torch.tensor(inner, dtype=torch.float64)
     reaction = torch.zeros((1, 1, n), dtype=torch.float64)
     reaction[..., 0], reaction[..., -1] = 2 * g1, 2 * g2
-    closed = (torch.zeros((1, 2, 1, n), dtype=torch.float64), torch.zeros((1, 1, 2, n), dtype=torch.float64))
-    operator = PoolOperator(1, (0,), Transport((*closed, face), (*closed, face)), {(0, 0): reaction}, {})
+    closed = (
+        torch.zeros((1, 2, 1, n), dtype=torch.float64),
+        torch.zeros((1, 1, 2, n), dtype=torch.float64),
+    )
+    operator = PoolOperator(
+        1, (0,), Transport((*closed, face), (*closed, face)), {(0, 0): reaction}, {}
+    )
     fed = torch.zeros((1, 1, 1, n), dtype=torch.float64)
     fed[..., 0] = 2 * g1
     C, _ = LineMatrix(operator, 0 * fed, 1.0).solve(fed)
@@ -133,7 +222,25 @@ def thin_interface() -> list[VerificationCase]:
     solved = [_layered_flux(layers, P, n) for n in (1, 16)]
     source = "resistances in series"
     return [
-        VerificationCase("V13", "interface between layers, formula", "J, mol/(m2 s)", J, reference, 5e-12, source),
-        VerificationCase("V13", "interface between layers, 2 cells", "J, mol/(m2 s)", solved[0], reference, 5e-12, source),
-        VerificationCase("V13", "interface between layers, 32 cells", "J, mol/(m2 s)", solved[1], reference, 5e-12, source),
+        VerificationCase(
+            "V13", "interface between layers, formula", "J, mol/(m2 s)", J, reference, 5e-12, source
+        ),
+        VerificationCase(
+            "V13",
+            "interface between layers, 2 cells",
+            "J, mol/(m2 s)",
+            solved[0],
+            reference,
+            5e-12,
+            source,
+        ),
+        VerificationCase(
+            "V13",
+            "interface between layers, 32 cells",
+            "J, mol/(m2 s)",
+            solved[1],
+            reference,
+            5e-12,
+            source,
+        ),
     ]

@@ -30,7 +30,9 @@ PHI = 0.3
 
 def one_cylinder(R_t: float, cells: int, R_c: float = 10 * UM) -> Cylinders:
     """A single vessel."""
-    return Cylinders(R_c, torch.full((1, 1), R_t, dtype=torch.float64), torch.ones(1, dtype=torch.float64), cells)
+    return Cylinders(
+        R_c, torch.full((1, 1), R_t, dtype=torch.float64), torch.ones(1, dtype=torch.float64), cells
+    )
 
 
 class Vessel:
@@ -45,28 +47,51 @@ class Vessel:
             that tissue takes nothing from: carriers ``C_l/(1 + k tau)``, free drug ``C_f + k tau`` times that.
     """
 
-    def __init__(self, formulation: Formulation, heated_s: float = 0.0, *, depleted: bool = True) -> None:
+    def __init__(
+        self, formulation: Formulation, heated_s: float = 0.0, *, depleted: bool = True
+    ) -> None:
         self.formulation, self.heated_s, self.depleted = formulation, heated_s, depleted
         self.cylinders = one_cylinder(100 * UM, 48)
-        self.detail = DrugDetail(formulation.circulation is not None, bound=True, saturable=True, vessels=depleted)
+        self.detail = DrugDetail(
+            formulation.circulation is not None, bound=True, saturable=True, vessels=depleted
+        )
         blood = float((self.cylinders.wall / self.cylinders.R_t) ** 2)
-        maps = TissueMaps(ONE, value("Ktrans_t") * ONE, PHI * ONE, blood * (1 - value("Hct")) * ONE, 7.4 * ONE)
-        self.model = TumourModel.of(maps, {"k_on_DNA": 0.0}, {"SV": float(self.cylinders.surface) / value("SV_t")})
+        maps = TissueMaps(
+            ONE, value("Ktrans_t") * ONE, PHI * ONE, blood * (1 - value("Hct")) * ONE, 7.4 * ONE
+        )
+        self.model = TumourModel.of(
+            maps, {"k_on_DNA": 0.0}, {"SV": float(self.cylinders.surface) / value("SV_t")}
+        )
 
     def run(self, save_at: list[float]) -> tuple[KroghResult, Gathered]:
         """Pools at some times, and peaks up to the last."""
         gathered, vessels = Gathered(self.detail.pools), vessel_pools(self._pools(BODY_K))
-        return solve_cylinders(self._intervals(save_at[-1]), self.detail.pools, vessels, self.cylinders, save_at, watch=gathered), gathered
+        return solve_cylinders(
+            self._intervals(save_at[-1]),
+            self.detail.pools,
+            vessels,
+            self.cylinders,
+            save_at,
+            watch=gathered,
+        ), gathered
 
     def outside_carriers(self, run: KroghResult) -> Tensor:
         """Mean over the tissue of all drug that is not in a carrier, ``(time,)``, kg/m3 of tissue."""
         of_tissue = {"free": PHI, "bound": PHI, **dict.fromkeys(CELLULAR, 1.0)}
-        return sum((of_tissue.get(n, 0.0) * run.mean[:, p, 0] for p, n in enumerate(run.names)), torch.zeros(len(run.times)))
+        return sum(
+            (of_tissue.get(n, 0.0) * run.mean[:, p, 0] for p, n in enumerate(run.names)),
+            torch.zeros(len(run.times)),
+        )
 
     def _intervals(self, end: float) -> list[Interval]:
         marks = sorted({0.0, min(self.heated_s, end), end})
-        temperatures = [(a, b, HOT_K if b <= self.heated_s else BODY_K) for a, b in itertools.pairwise(marks)]
-        return [krogh_interval(a, b, self._pools(T), self.cylinders, self._plasma(T)) for a, b, T in temperatures]
+        temperatures = [
+            (a, b, HOT_K if b <= self.heated_s else BODY_K) for a, b in itertools.pairwise(marks)
+        ]
+        return [
+            krogh_interval(a, b, self._pools(T), self.cylinders, self._plasma(T))
+            for a, b, T in temperatures
+        ]
 
     def _excess(self, T_K: float) -> Tensor:
         return self.formulation.heat_excess(T_K * ONE)
@@ -82,7 +107,10 @@ class Vessel:
         per_pass = 0.0 if self.depleted else float(self._excess(T_K)) * value("tau_c")
 
         def plasma(t: float) -> Tensor:
-            carried, unbound = (c(torch.tensor(t, dtype=torch.float64)) for c in (given.releasable(), given.unbound()))
+            carried, unbound = (
+                c(torch.tensor(t, dtype=torch.float64))
+                for c in (given.releasable(), given.unbound())
+            )
             carried = carried / (1 + per_pass)
             return torch.stack([carried, unbound + (1 - given.fb) * per_pass * carried])
 

@@ -45,16 +45,29 @@ def test_all_136_spectra_are_those_of_bmctool_to_1e_6(public_data: Path) -> None
     for (field, model, B1, length, shift), group in groups.items():
         agent = IOPAMIDOL if model == "5pool" else amides_alone()
         Z = z_spectra(
-            agent, Saturation(float(field), float(B1), float(length)), torch.as_tensor(offsets - float(shift)),
-            pH=column(group, "pH"), molar=column(group, "conc_M"), T1_s=column(group, "T1w_s"), T2_s=column(group, "T2w_s"),
-        )  # fmt: skip
+            agent,
+            Saturation(float(field), float(B1), float(length)),
+            torch.as_tensor(offsets - float(shift)),
+            pH=column(group, "pH"),
+            molar=column(group, "conc_M"),
+            T1_s=column(group, "T1w_s"),
+            T2_s=column(group, "T2w_s"),
+        )
         reference = torch.tensor([[float(r[n]) for n in names] for r in group], dtype=torch.float64)
         assert (Z[:, :-1] / Z[:, -1:] - reference).abs().max() < 1e-6
     assert len(rows) == 136
 
 
 def by_matrix_exponential(
-    agent: Agent, field: float, B1: float, seconds: float, ppm: float, pH: float, molar: float, T1: float, T2: float
+    agent: Agent,
+    field: float,
+    B1: float,
+    seconds: float,
+    ppm: float,
+    pH: float,
+    molar: float,
+    T1: float,
+    T2: float,
 ) -> float:
     """The full system, one offset at a time."""
     per_ppm, w1 = 2 * np.pi * GAMMA_HZ_PER_T * field * 1e-6, 2 * np.pi * GAMMA_HZ_PER_T * B1 * 1e-6
@@ -81,10 +94,16 @@ def by_matrix_exponential(
     return float((torch.linalg.matrix_exp(torch.as_tensor(G * seconds)).numpy() @ start)[2])
 
 
-def test_residues_equal_matrix_exponentials_at_short_and_long_saturation_on_and_off_resonance() -> None:
+def test_residues_equal_matrix_exponentials_at_short_and_long_saturation_on_and_off_resonance() -> (
+    None
+):
     rng = np.random.default_rng(0)
     for _ in range(25):
-        field, B1, seconds = rng.choice([3.0, 4.7, 7.0, 9.4]), rng.uniform(0.8, 5), rng.uniform(1.0, 6.0)
+        field, B1, seconds = (
+            rng.choice([3.0, 4.7, 7.0, 9.4]),
+            rng.uniform(0.8, 5),
+            rng.uniform(1.0, 6.0),
+        )
         T1, T2, pH, molar, ppm = (
             rng.uniform(0.8, 3.5),
             rng.uniform(0.05, 0.8),
@@ -103,7 +122,9 @@ def test_residues_equal_matrix_exponentials_at_short_and_long_saturation_on_and_
             T1_s=one[2],
             T2_s=one[3],
         )
-        assert float(found[0, 0]) == pytest.approx(by_matrix_exponential(IOPAMIDOL, field, B1, seconds, ppm, pH, molar, T1, T2), abs=2e-7)
+        assert float(found[0, 0]) == pytest.approx(
+            by_matrix_exponential(IOPAMIDOL, field, B1, seconds, ppm, pH, molar, T1, T2), abs=2e-7
+        )
 
 
 def test_a_spectrum_costs_an_eighth_of_its_matrix_exponentials() -> None:
@@ -111,11 +132,23 @@ def test_a_spectrum_costs_an_eighth_of_its_matrix_exponentials() -> None:
     one, ppm = torch.ones(50, dtype=torch.float64), torch.linspace(-7, 7, 80, dtype=torch.float64)
 
     def spectra() -> int:
-        Z = z_spectra(IOPAMIDOL, Saturation(7.0, 3.0, 5.0), ppm, pH=6.8 * one, molar=0.02 * one, T1_s=1.6 * one, T2_s=0.1 * one)
+        Z = z_spectra(
+            IOPAMIDOL,
+            Saturation(7.0, 3.0, 5.0),
+            ppm,
+            pH=6.8 * one,
+            molar=0.02 * one,
+            T1_s=1.6 * one,
+            T2_s=0.1 * one,
+        )
         return Z.numel()
 
     def exponentials() -> int:
-        return sum(1 for x in ppm.tolist() if by_matrix_exponential(IOPAMIDOL, 7.0, 3.0, 5.0, x, 6.8, 0.02, 1.6, 0.1) < 2)
+        return sum(
+            1
+            for x in ppm.tolist()
+            if by_matrix_exponential(IOPAMIDOL, 7.0, 3.0, 5.0, x, 6.8, 0.02, 1.6, 0.1) < 2
+        )
 
     def per_second(work: Callable[[], int]) -> float:
         began = time.perf_counter()
@@ -131,7 +164,10 @@ def test_ratio_curves_are_those_of_bmctool(public_data: Path) -> None:
         rows = list(csv.DictReader(handle))
     checked = 0
     for r in rows[::37]:
-        one = [torch.tensor([float(r[n])], dtype=torch.float64) for n in ("pH", "conc_M", "T1w_s", "T2w_s")]
+        one = [
+            torch.tensor([float(r[n])], dtype=torch.float64)
+            for n in ("pH", "conc_M", "T1w_s", "T2w_s")
+        ]
         offsets = torch.tensor([-5.5, -4.2, 4.2, 5.5, -300.0], dtype=torch.float64)
         for agent in (IOPAMIDOL, amides_alone()):
             Z = z_spectra(
@@ -144,7 +180,10 @@ def test_ratio_curves_are_those_of_bmctool(public_data: Path) -> None:
                 T2_s=one[3],
             )
             Z = (Z[:, :-1] / Z[:, -1:])[0].numpy()
-            if np.abs(Z - [float(r[n]) for n in ("Z_m5p5", "Z_m4p2", "Z_p4p2", "Z_p5p5")]).max() < 2e-6:
+            if (
+                np.abs(Z - [float(r[n]) for n in ("Z_m5p5", "Z_m4p2", "Z_p4p2", "Z_p5p5")]).max()
+                < 2e-6
+            ):
                 checked += 1
     assert checked >= len(rows[::37])
 
@@ -156,7 +195,15 @@ def test_a_calibration_gives_its_own_ph_back_and_hardly_feels_concentration_or_r
     for molar, T1, T2 in ((0.03, 2.0, 0.3), (0.005, 2.0, 0.3), (0.03, 1.0, 0.06)):
         one = torch.ones(len(pH), dtype=torch.float64)
         offsets = torch.tensor([4.2, 5.5, -4.2, -5.5], dtype=torch.float64)
-        Z = z_spectra(IOPAMIDOL, saturation, offsets, pH=torch.as_tensor(pH), molar=molar * one, T1_s=T1 * one, T2_s=T2 * one).numpy()
+        Z = z_spectra(
+            IOPAMIDOL,
+            saturation,
+            offsets,
+            pH=torch.as_tensor(pH),
+            molar=molar * one,
+            T1_s=T1 * one,
+            T2_s=T2 * one,
+        ).numpy()
         ratio = (1 / Z[:, 0] - 1 / Z[:, 2]) / (1 / Z[:, 1] - 1 / Z[:, 3])
         found, slope = usual.invert(ratio, np.ones_like(ratio))
         assert np.abs(found - pH).max() < (0.002 if molar == 0.03 and T1 == 2.0 else 0.02)
@@ -172,9 +219,19 @@ def test_outside_the_rising_part_of_its_curve_a_calibration_gives_nothing() -> N
 
 def test_amplitude_moves_the_curve_and_a_b1_map_takes_it_back() -> None:
     saturation, one = Saturation(7.0, 3.0, 6.0), torch.ones(9, dtype=torch.float64)
-    pH, offsets = np.linspace(6.4, 7.2, 9), torch.tensor([4.2, 5.5, -4.2, -5.5], dtype=torch.float64)
+    pH, offsets = (
+        np.linspace(6.4, 7.2, 9),
+        torch.tensor([4.2, 5.5, -4.2, -5.5], dtype=torch.float64),
+    )
     Z = z_spectra(
-        IOPAMIDOL, saturation, offsets, pH=torch.as_tensor(pH), molar=0.03 * one, T1_s=2 * one, T2_s=0.3 * one, B1=0.75 * one
+        IOPAMIDOL,
+        saturation,
+        offsets,
+        pH=torch.as_tensor(pH),
+        molar=0.03 * one,
+        T1_s=2 * one,
+        T2_s=0.3 * one,
+        B1=0.75 * one,
     ).numpy()
     ratio = (1 / Z[:, 0] - 1 / Z[:, 2]) / (1 / Z[:, 1] - 1 / Z[:, 3])
     calibration = bloch_calibration(IOPAMIDOL, saturation, "rex")
@@ -185,7 +242,9 @@ def test_amplitude_moves_the_curve_and_a_b1_map_takes_it_back() -> None:
 
 @pytest.mark.public_data
 def test_pagels_line_is_his_table_to_the_rmse_he_states(public_data: Path) -> None:
-    path = public_data / "pagel_iopamidol_calibration/lorentzian_ratio_calibration_7T_3uT_6s_37C.csv"
+    path = (
+        public_data / "pagel_iopamidol_calibration/lorentzian_ratio_calibration_7T_3uT_6s_37C.csv"
+    )
     with path.open() as handle:
         rows = list(csv.DictReader(handle))
     ratio = np.array([float(r["Peak_4p2"]) / float(r["Peak_5p6"]) for r in rows])
@@ -199,18 +258,29 @@ def test_pagels_line_is_his_table_to_the_rmse_he_states(public_data: Path) -> No
 def test_the_spectral_fit_gives_ph_and_concentration_back_when_its_agent_is_the_right_one() -> None:
     rng = np.random.default_rng(0)
     pH, molar, n = rng.uniform(6.3, 7.3, 24), rng.uniform(0.01, 0.04, 24), 24
-    ppm, saturation, one = np.arange(-8, 8.1, 0.4), Saturation(7.0, 3.0, 5.0), torch.ones(24, dtype=torch.float64)
+    ppm, saturation, one = (
+        np.arange(-8, 8.1, 0.4),
+        Saturation(7.0, 3.0, 5.0),
+        torch.ones(24, dtype=torch.float64),
+    )
     shift = rng.uniform(-0.3, 0.3, n)
     Z = z_spectra(
-        IOPAMIDOL, saturation, torch.as_tensor(ppm[None] - shift[:, None]), pH=torch.as_tensor(pH), molar=torch.as_tensor(molar),
-        T1_s=2 * one, T2_s=0.15 * one,
-    ).numpy()  # fmt: skip
+        IOPAMIDOL,
+        saturation,
+        torch.as_tensor(ppm[None] - shift[:, None]),
+        pH=torch.as_tensor(pH),
+        molar=torch.as_tensor(molar),
+        T1_s=2 * one,
+        T2_s=0.15 * one,
+    ).numpy()
     clean = fit_spectra(IOPAMIDOL, saturation, ppm, Z, T1_s=2.0)
     good = np.isfinite(clean.pH)
     assert good.mean() > 0.9
     np.testing.assert_allclose(clean.pH[good], pH[good], atol=1e-3)
     np.testing.assert_allclose(clean.molar[good], molar[good], rtol=1e-3)
     np.testing.assert_allclose(clean.b0_ppm[good], shift[good], atol=1e-4)
-    noisy = fit_spectra(IOPAMIDOL, saturation, ppm, Z + 0.005 * rng.standard_normal(Z.shape), T1_s=2.0)
+    noisy = fit_spectra(
+        IOPAMIDOL, saturation, ppm, Z + 0.005 * rng.standard_normal(Z.shape), T1_s=2.0
+    )
     error = (noisy.pH - pH) / noisy.pH_std
     assert 0.6 < np.nanstd(error) < 1.6

@@ -30,13 +30,26 @@ pytestmark = pytest.mark.cest
 SATURATION = Saturation(7.0, 3.0, 6.0)
 #: Made up: rises from pH 5.4 at ratio 0 without a turn (its slope's discriminant is negative).
 CUBIC = {
-    "source": "made up for a test", "coefficients": [5.4, 1.2, -0.4, 0.06], "of": "ratio", "contrast": "st", "ratio_ppm": [4.2, 5.5],
-    "pH_range": [5.6, 7.4], "std_pH": 0.1,
-}  # fmt: skip
+    "source": "made up for a test",
+    "coefficients": [5.4, 1.2, -0.4, 0.06],
+    "of": "ratio",
+    "contrast": "st",
+    "ratio_ppm": [4.2, 5.5],
+    "pH_range": [5.6, 7.4],
+    "std_pH": 0.1,
+}
 PAGEL = {
-    "source": "Pagel's line", "coefficients": [6.3277, 0.7813], "of": "log10 ratio", "contrast": "lorentz", "ratio_ppm": [4.2, 5.6],
-    "pH_range": [5.9, 7.0], "std_pH": 0.39, "field_T": 7.0, "B1_uT": 3.0, "seconds": 6,
-}  # fmt: skip
+    "source": "Pagel's line",
+    "coefficients": [6.3277, 0.7813],
+    "of": "log10 ratio",
+    "contrast": "lorentz",
+    "ratio_ppm": [4.2, 5.6],
+    "pH_range": [5.9, 7.0],
+    "std_pH": 0.39,
+    "field_T": 7.0,
+    "B1_uT": 3.0,
+    "seconds": 6,
+}
 
 
 def written(folder: Path, entries: dict[str, Any], **change: Any) -> Path:
@@ -57,7 +70,15 @@ def voxels() -> ZSpectra:
     """Of seven pH, 30 mM iopamidol, with a little noise."""
     ppm, one = np.arange(-8, 8.1, 0.2), torch.ones(28, dtype=torch.float64)
     pH = torch.linspace(6.2, 7.2, 7, dtype=torch.float64).repeat(4)
-    Z = z_spectra(load_agent("iopamidol"), SATURATION, torch.as_tensor(ppm), pH=pH, molar=0.03 * one, T1_s=2 * one, T2_s=0.2 * one).numpy()
+    Z = z_spectra(
+        load_agent("iopamidol"),
+        SATURATION,
+        torch.as_tensor(ppm),
+        pH=pH,
+        molar=0.03 * one,
+        T1_s=2 * one,
+        T2_s=0.2 * one,
+    ).numpy()
     Z = Z + 1e-3 * np.random.default_rng(0).standard_normal(Z.shape)
     return ZSpectra(ppm, Z[:, None, None], Z[:, None, None, 0], np.eye(4), SATURATION, ())
 
@@ -66,7 +87,9 @@ def measured(folder: Path, calibration: str | Path, **side: float) -> MeasuredPh
     spectra = voxels()
     stated = {"SaturationB1uT": 3.0, "SaturationTimeS": 6.0, "MagneticFieldStrength": 7.0, **side}
     offsets = {"SaturationOffsetsPPM": list(spectra.offsets_ppm)}
-    series = save(folder / "z.nii.gz", spectra.Z, np.diag([1.0, 1.0, 1.0, 1.0]), {**offsets, **stated})
+    series = save(
+        folder / "z.nii.gz", spectra.Z, np.diag([1.0, 1.0, 1.0, 1.0]), {**offsets, **stated}
+    )
     return measure_ph(series, CestChoices(calibration=str(calibration)))
 
 
@@ -78,17 +101,31 @@ def test_a_cubic_gives_back_the_ph_its_ratios_were_made_of_and_its_slope(tmp_pat
     assert 25 < inside.sum() < 40
     pH, slope = cubic.invert(ratio, np.ones_like(ratio))
     np.testing.assert_allclose(pH[inside], true[inside], rtol=1e-14)
-    np.testing.assert_allclose(slope[inside], (ratio * (1.2 - 0.8 * ratio + 0.18 * ratio**2))[inside], rtol=1e-13)
+    np.testing.assert_allclose(
+        slope[inside], (ratio * (1.2 - 0.8 * ratio + 0.18 * ratio**2))[inside], rtol=1e-13
+    )
     assert np.isnan(pH[~inside]).all()
-    assert np.isnan(cubic.invert(np.array([-1.0, 0.0, 1e-9, 1e9, np.inf, np.nan]), np.ones(6))[0]).all()
-    assert (cubic.contrast, cubic.ratio_ppm, cubic.std, cubic.lowest, cubic.highest) == ("st", (4.2, 5.5), 0.1, 5.6, 7.4)
+    assert np.isnan(
+        cubic.invert(np.array([-1.0, 0.0, 1e-9, 1e9, np.inf, np.nan]), np.ones(6))[0]
+    ).all()
+    assert (cubic.contrast, cubic.ratio_ppm, cubic.std, cubic.lowest, cubic.highest) == (
+        "st",
+        (4.2, 5.5),
+        0.1,
+        5.6,
+        7.4,
+    )
     assert cubic.source.startswith("made up for a test")
 
 
-def test_the_natural_logarithm_is_the_decadic_one_with_coefficients_over_ln_10(tmp_path: Path) -> None:
+def test_the_natural_logarithm_is_the_decadic_one_with_coefficients_over_ln_10(
+    tmp_path: Path,
+) -> None:
     ratio, one = np.geomspace(0.2, 10, 50), np.ones(50)
     decadic = read_calibration(written(tmp_path, PAGEL)).invert(ratio, one)
-    natural = read_calibration(written(tmp_path, PAGEL, of="ln ratio", coefficients=[6.3277, 0.7813 / np.log(10)])).invert(ratio, one)
+    natural = read_calibration(
+        written(tmp_path, PAGEL, of="ln ratio", coefficients=[6.3277, 0.7813 / np.log(10)])
+    ).invert(ratio, one)
     np.testing.assert_allclose(natural, decadic, rtol=1e-12)
 
 
@@ -100,7 +137,9 @@ def test_pagels_line_as_a_file_gives_what_the_preset_gives(tmp_path: Path) -> No
     np.testing.assert_array_equal(ours.image.validity, own.image.validity)
     ratio = np.geomspace(0.1, 20, 200)
     for a, b in zip(
-        read_calibration(tmp_path / "line.toml").invert(ratio, ratio), PRESETS["pagel-7T-3uT"].invert(ratio, ratio), strict=True
+        read_calibration(tmp_path / "line.toml").invert(ratio, ratio),
+        PRESETS["pagel-7T-3uT"].invert(ratio, ratio),
+        strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-13)
 
@@ -108,10 +147,17 @@ def test_pagels_line_as_a_file_gives_what_the_preset_gives(tmp_path: Path) -> No
 def test_a_ratio_written_upside_down_gives_the_same_ph_error_and_complaints(tmp_path: Path) -> None:
     steep = {**CUBIC, "of": "ln ratio", "coefficients": [6.5, 0.9], "std_pH": 0.05}
     spectra = voxels()
-    noisy = replace(spectra, Z=spectra.Z + 0.02 * np.random.default_rng(1).standard_normal(spectra.Z.shape))
+    noisy = replace(
+        spectra, Z=spectra.Z + 0.02 * np.random.default_rng(1).standard_normal(spectra.Z.shape)
+    )
     for given in (spectra, noisy):
         up = ph_image(given, read_calibration(written(tmp_path, steep)))
-        down = ph_image(given, read_calibration(written(tmp_path, steep, coefficients=[6.5, -0.9], ratio_ppm=[5.5, 4.2])))
+        down = ph_image(
+            given,
+            read_calibration(
+                written(tmp_path, steep, coefficients=[6.5, -0.9], ratio_ppm=[5.5, 4.2])
+            ),
+        )
         np.testing.assert_array_equal(up.validity, down.validity)
         np.testing.assert_allclose(up.pH, down.pH, rtol=1e-10)
         np.testing.assert_allclose(up.std, down.std, rtol=1e-6)
@@ -122,7 +168,9 @@ def test_a_falling_line_too_uncertain_to_tell_ph_gives_none(tmp_path: Path) -> N
     """The slope is negative; the error it makes is not."""
     coarse = {**CUBIC, "of": "ln ratio", "coefficients": [7.0, -40.0], "pH_range": [0.0, 14.0]}
     spectra = voxels()
-    noisy = replace(spectra, Z=spectra.Z + 0.005 * np.random.default_rng(1).standard_normal(spectra.Z.shape))
+    noisy = replace(
+        spectra, Z=spectra.Z + 0.005 * np.random.default_rng(1).standard_normal(spectra.Z.shape)
+    )
     found = ph_image(noisy, read_calibration(written(tmp_path, coarse)))
     assert np.isnan(found.pH).all()
     assert (found.validity == int(Validity.UNCERTAIN)).sum() >= 3
@@ -136,21 +184,32 @@ def test_a_falling_line_too_uncertain_to_tell_ph_gives_none(tmp_path: Path) -> N
         ([5.4, 3.0, -1.5, 0.24], [5.6, 7.4]),  # up, down and up again
     ],
 )
-def test_a_polynomial_that_turns_is_refused_by_its_field(tmp_path: Path, coefficients: list[float], pH_range: list[float]) -> None:
+def test_a_polynomial_that_turns_is_refused_by_its_field(
+    tmp_path: Path, coefficients: list[float], pH_range: list[float]
+) -> None:
     error = refused(tmp_path, coefficients=coefficients, pH_range=pH_range)
     assert error.field == "coefficients"
     assert "not strictly monotone" in error.problem
 
 
 def test_a_polynomial_that_turns_beyond_the_measured_ratios_is_held_to_them(tmp_path: Path) -> None:
-    path = written(tmp_path, CUBIC, coefficients=[6.0, 1.0, -0.2], pH_range=[6.0, 7.0], ratio_range=[0.1, 2.0])
+    path = written(
+        tmp_path, CUBIC, coefficients=[6.0, 1.0, -0.2], pH_range=[6.0, 7.0], ratio_range=[0.1, 2.0]
+    )
     pH, slope = read_calibration(path).invert(np.array([0.05, 0.5, 1.0, 4.0, 4.5]), np.ones(5))
     np.testing.assert_allclose(pH, [np.nan, 6.45, 6.8, np.nan, np.nan], rtol=1e-12)
     np.testing.assert_allclose(slope, [np.nan, 0.5 * 0.8, 0.6, np.nan, np.nan], rtol=1e-12)
-    assert refused(tmp_path, coefficients=[6.0, 1.0, -0.2], pH_range=[6.0, 7.0], ratio_range=[0.1, 4.0]).field == "coefficients"
+    assert (
+        refused(
+            tmp_path, coefficients=[6.0, 1.0, -0.2], pH_range=[6.0, 7.0], ratio_range=[0.1, 4.0]
+        ).field
+        == "coefficients"
+    )
 
 
-@pytest.mark.parametrize("key", ["source", "coefficients", "of", "contrast", "ratio_ppm", "pH_range", "std_pH"])
+@pytest.mark.parametrize(
+    "key", ["source", "coefficients", "of", "contrast", "ratio_ppm", "pH_range", "std_pH"]
+)
 def test_a_missing_entry_is_refused_by_name(tmp_path: Path, key: str) -> None:
     error = refused(tmp_path, **{key: None})
     assert error.field == key
@@ -160,12 +219,28 @@ def test_a_missing_entry_is_refused_by_name(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "wrong"),
     [
-        ("source", "  "), ("source", 3), ("coefficients", [6.3]), ("coefficients", [6.3, 0.0]), ("coefficients", ["6.3", "0.7"]),
-        ("of", "log ratio"), ("contrast", "mtr"), ("ratio_ppm", [4.2]), ("ratio_ppm", [4.2, 4.2]), ("ratio_ppm", [4.2, -5.5]),
-        ("pH_range", [7.0, 6.0]), ("pH_range", [6.0, 70.0]), ("pH_range", [True, 7.0]), ("std_pH", 0.0), ("std_pH", "0.1"),
-        ("field_T", -7.0), ("B1_uT", "3"), ("seconds", 0), ("ratio_range", [2.0, 1.0]), ("comment", "unknown"),
+        ("source", "  "),
+        ("source", 3),
+        ("coefficients", [6.3]),
+        ("coefficients", [6.3, 0.0]),
+        ("coefficients", ["6.3", "0.7"]),
+        ("of", "log ratio"),
+        ("contrast", "mtr"),
+        ("ratio_ppm", [4.2]),
+        ("ratio_ppm", [4.2, 4.2]),
+        ("ratio_ppm", [4.2, -5.5]),
+        ("pH_range", [7.0, 6.0]),
+        ("pH_range", [6.0, 70.0]),
+        ("pH_range", [True, 7.0]),
+        ("std_pH", 0.0),
+        ("std_pH", "0.1"),
+        ("field_T", -7.0),
+        ("B1_uT", "3"),
+        ("seconds", 0),
+        ("ratio_range", [2.0, 1.0]),
+        ("comment", "unknown"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_or_unknown_entry_is_refused_by_name(tmp_path: Path, key: str, wrong: Any) -> None:
     assert refused(tmp_path, **{key: wrong}).field == key
 
@@ -184,10 +259,19 @@ def test_a_file_that_is_no_toml_or_is_not_there_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("as_file", [True, False])
-def test_a_scan_other_than_the_lines_is_warned_of_beyond_a_tenth(tmp_path: Path, as_file: bool) -> None:
+def test_a_scan_other_than_the_lines_is_warned_of_beyond_a_tenth(
+    tmp_path: Path, as_file: bool
+) -> None:
     line = written(tmp_path, PAGEL) if as_file else "pagel-7T-3uT"
-    assert not any("Warning" in a for a in measured(tmp_path, line, SaturationB1uT=3.3, SaturationTimeS=5.5).assumptions)
-    (warning,) = [a for a in measured(tmp_path, line, SaturationB1uT=3.4, MagneticFieldStrength=9.4).assumptions if "Warning" in a]
+    assert not any(
+        "Warning" in a
+        for a in measured(tmp_path, line, SaturationB1uT=3.3, SaturationTimeS=5.5).assumptions
+    )
+    (warning,) = [
+        a
+        for a in measured(tmp_path, line, SaturationB1uT=3.4, MagneticFieldStrength=9.4).assumptions
+        if "Warning" in a
+    ]
     assert "SaturationB1uT 3 uT (here 3.4)" in warning
     assert "MagneticFieldStrength 7 T (here 9.4)" in warning
     assert "SaturationTimeS" not in warning
@@ -195,34 +279,58 @@ def test_a_scan_other_than_the_lines_is_warned_of_beyond_a_tenth(tmp_path: Path,
 
 def test_a_line_that_states_no_scan_is_not_compared(tmp_path: Path) -> None:
     silent = written(tmp_path, PAGEL, field_T=None, B1_uT=None, seconds=None)
-    assert not any("Warning" in a for a in measured(tmp_path, silent, SaturationB1uT=1.0).assumptions)
+    assert not any(
+        "Warning" in a for a in measured(tmp_path, silent, SaturationB1uT=1.0).assumptions
+    )
 
 
 def test_a_line_of_another_agent_does_not_name_iopamidol(tmp_path: Path) -> None:
-    found = measured(tmp_path, written(tmp_path, {**CUBIC, "coefficients": [5.8, 0.6], "source": "made-up agent"}))
+    found = measured(
+        tmp_path,
+        written(tmp_path, {**CUBIC, "coefficients": [5.8, 0.6], "source": "made-up agent"}),
+    )
     assert any("made-up agent" in a for a in found.assumptions)
     assert not any("iopamidol" in a for a in found.assumptions)
 
 
-def test_the_file_is_an_input_with_its_hash_and_no_path_in_the_configuration(tmp_path: Path) -> None:
+def test_the_file_is_an_input_with_its_hash_and_no_path_in_the_configuration(
+    tmp_path: Path,
+) -> None:
     for name in ("dce.nii.gz", "z.nii.gz"):
         (tmp_path / name).write_bytes(b"x")
     path = written(tmp_path, PAGEL)
-    inputs = ImagingInputs(dce=tmp_path / "dce.nii.gz", cest=tmp_path / "z.nii.gz", ph_calibration=str(path))
-    assert fingerprints(inputs.files())["line.toml"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    inputs = ImagingInputs(
+        dce=tmp_path / "dce.nii.gz", cest=tmp_path / "z.nii.gz", ph_calibration=str(path)
+    )
+    assert (
+        fingerprints(inputs.files())["line.toml"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    )
     assert "ph_calibration" not in inputs.choices()["imaging"]
     assert ImagingInputs(dce="x").choices()["imaging"]["ph_calibration"] == "bloch"
 
 
 def test_without_a_cest_scan_the_file_is_not_read_and_not_listed(tmp_path: Path) -> None:
     (tmp_path / "dce.nii.gz").write_bytes(b"x")
-    assert ImagingInputs(dce=tmp_path / "dce.nii.gz", ph_calibration="none.toml").files() == [tmp_path / "dce.nii.gz"]
+    assert ImagingInputs(dce=tmp_path / "dce.nii.gz", ph_calibration="none.toml").files() == [
+        tmp_path / "dce.nii.gz"
+    ]
 
 
 def test_the_example_of_the_documentation_is_pagels_preset(tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs" / "cest.md").read_text(encoding="utf-8")
     path = tmp_path / "example.toml"
     path.write_text(text.split("```toml\n")[1].split("```")[0])
-    example, preset, ratio = read_calibration(path), PRESETS["pagel-7T-3uT"], np.geomspace(0.1, 20, 200)
-    np.testing.assert_allclose(example.invert(ratio, ratio), preset.invert(ratio, ratio), rtol=1e-13)
-    assert (example.contrast, example.std, example.ratio_ppm, example.scan) == (preset.contrast, preset.std, preset.ratio_ppm, preset.scan)
+    example, preset, ratio = (
+        read_calibration(path),
+        PRESETS["pagel-7T-3uT"],
+        np.geomspace(0.1, 20, 200),
+    )
+    np.testing.assert_allclose(
+        example.invert(ratio, ratio), preset.invert(ratio, ratio), rtol=1e-13
+    )
+    assert (example.contrast, example.std, example.ratio_ppm, example.scan) == (
+        preset.contrast,
+        preset.std,
+        preset.ratio_ppm,
+        preset.scan,
+    )

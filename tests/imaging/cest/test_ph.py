@@ -37,7 +37,9 @@ def phantom(public_data: Path) -> Path:
 
 
 def truth(phantom: Path, name: str) -> np.ndarray:
-    return np.asarray(nib.load(phantom / f"phantom_solution_truth_{name}.nii.gz").dataobj, dtype=np.float64)
+    return np.asarray(
+        nib.load(phantom / f"phantom_solution_truth_{name}.nii.gz").dataobj, dtype=np.float64
+    )
 
 
 def between(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -61,7 +63,9 @@ def test_the_noisy_phantom_scatters_by_less_than_0_1_and_says_by_how_much(phanto
     spectra = read_spectra(phantom / "phantom_solution_noisy.nii.gz")
     assert spectra.saturation is not None
     agent = load_agent("iopamidol")
-    found = ph_image(spectra, bloch_calibration(agent, spectra.saturation, "rex"), calibration_std=0.0)
+    found = ph_image(
+        spectra, bloch_calibration(agent, spectra.saturation, "rex"), calibration_std=0.0
+    )
     true, molar = truth(phantom, "pH"), truth(phantom, "concM")
     wanted = between(true, 6.6, 7.2) & between(molar, 0.02, 0.04)
     error = (found.pH - true)[wanted]
@@ -72,17 +76,27 @@ def test_the_noisy_phantom_scatters_by_less_than_0_1_and_says_by_how_much(phanto
     assert np.isnan(found.pH[~np.isfinite(true)]).all()
 
 
-def tubes(public_data: Path, B1: float, seconds: float, odd: bool | None = None) -> tuple[ZSpectra, np.ndarray]:
+def tubes(
+    public_data: Path, B1: float, seconds: float, odd: bool | None = None
+) -> tuple[ZSpectra, np.ndarray]:
     """Spectra and meter pH; all boxes, or the odd or the even ones."""
     with gzip.open(public_data / "iopamidol_tubes/tubes.csv.gz", "rt") as handle:
-        rows = [r for r in csv.DictReader(handle) if float(r["B1_nominal_uT"]) == B1 and float(r["tsat_s"]) == seconds]
+        rows = [
+            r
+            for r in csv.DictReader(handle)
+            if float(r["B1_nominal_uT"]) == B1 and float(r["tsat_s"]) == seconds
+        ]
     if odd is not None:
-        rows = [r for r in rows if (int("".join(c for c in r["box"] if c.isdigit())) % 2 == 1) == odd]
+        rows = [
+            r for r in rows if (int("".join(c for c in r["box"] if c.isdigit())) % 2 == 1) == odd
+        ]
     names = [k for k in rows[0] if k.startswith("z_")]
     Z = np.array([[float(r[n]) for n in names] for r in rows]).reshape(-1, 1, 1, len(names))
     saturation = Saturation(300.3 / 42.576, B1, seconds)
     offsets = np.array([float(n[2:]) for n in names])
-    return ZSpectra(offsets, Z, Z[..., 0], np.eye(4), saturation, ()), np.array([float(r["pH"]) for r in rows])
+    return ZSpectra(offsets, Z, Z[..., 0], np.eye(4), saturation, ()), np.array(
+        [float(r["pH"]) for r in rows]
+    )
 
 
 def errors(spectra: ZSpectra, pH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,11 +117,16 @@ def test_measured_tubes_are_right_within_what_is_stated(public_data: Path) -> No
 
 
 @pytest.mark.public_data
-def test_the_error_of_the_calibration_is_what_noise_leaves_unexplained_of_the_tubes_and_covers_them(public_data: Path) -> None:
+def test_the_error_of_the_calibration_is_what_noise_leaves_unexplained_of_the_tubes_and_covers_them(
+    public_data: Path,
+) -> None:
     """Over six saturations, because one has 50 tubes; in halves of it, by box, it covers as well."""
     common = value("sd_pHe_calibration")
     scans = [(3, 6), (2, 6), (4, 6), (6, 6), (3, 3), (3, 2)]
-    error, std = (np.concatenate(a) for a in zip(*(errors(*tubes(public_data, *s)) for s in scans), strict=True))
+    error, std = (
+        np.concatenate(a)
+        for a in zip(*(errors(*tubes(public_data, *s)) for s in scans), strict=True)
+    )
     assert len(error) > 300
     assert common == pytest.approx(np.sqrt((error**2 - std**2 + common**2).mean()), abs=0.01)
     assert 0.90 <= (np.abs(error) < 1.96 * std).mean() <= 0.98
@@ -128,7 +147,11 @@ def test_other_saturations_keep_the_tolerance(public_data: Path, B1: float, seco
 @pytest.mark.public_data
 def test_water_is_found_where_the_spectrometer_found_it(public_data: Path) -> None:
     with gzip.open(public_data / "iopamidol_tubes/tubes.csv.gz", "rt") as handle:
-        rows = [r for r in csv.DictReader(handle) if float(r["B1_nominal_uT"]) == 3 and float(r["tsat_s"]) == 6]
+        rows = [
+            r
+            for r in csv.DictReader(handle)
+            if float(r["B1_nominal_uT"]) == 3 and float(r["tsat_s"]) == 6
+        ]
     spectra, _ = tubes(public_data, 3, 6)
     assert spectra.saturation is not None
     agent = load_agent("iopamidol")
@@ -143,7 +166,9 @@ def copied(phantom: Path, folder: Path, change: dict, keep: slice = slice(None))
     image = nib.load(phantom / "phantom_solution_clean.nii.gz")
     side = json.loads((phantom / "phantom_solution_clean.json").read_text()) | change
     data = np.asarray(image.dataobj)[..., keep]
-    return save(folder / "z.nii.gz", data, image.affine, {k: v for k, v in side.items() if v is not None})
+    return save(
+        folder / "z.nii.gz", data, image.affine, {k: v for k, v in side.items() if v is not None}
+    )
 
 
 @pytest.mark.public_data
@@ -152,14 +177,23 @@ def copied(phantom: Path, folder: Path, change: dict, keep: slice = slice(None))
     [
         ({"SaturationOffsetsPPM": None}, "SaturationOffsetsPPM"),
         ({"SaturationOffsetsPPM": [1.0, 2.0]}, "SaturationOffsetsPPM"),
-        ({"SaturationOffsetsPPM": None, "SaturationOffsetsHz": [0.0] * 76, "MagneticFieldStrength": None}, "MagneticFieldStrength"),
+        (
+            {
+                "SaturationOffsetsPPM": None,
+                "SaturationOffsetsHz": [0.0] * 76,
+                "MagneticFieldStrength": None,
+            },
+            "MagneticFieldStrength",
+        ),
         ({"SaturationB1uT": None}, "SaturationB1uT"),
         ({"SaturationTimeS": None}, "SaturationTimeS"),
         ({"SaturationB1uT": None, "SaturationTimeS": None}, "SaturationB1uT, SaturationTimeS"),
         ({"SaturationTimeS": 5000}, "SaturationTimeS"),
     ],
 )
-def test_what_is_missing_is_named_and_never_guessed(phantom: Path, tmp_path: Path, change: dict, field: str) -> None:
+def test_what_is_missing_is_named_and_never_guessed(
+    phantom: Path, tmp_path: Path, change: dict, field: str
+) -> None:
     with pytest.raises(InputError) as caught:
         measure_ph(copied(phantom, tmp_path, change), CestChoices())
     assert caught.value.field == field
@@ -176,15 +210,21 @@ def test_offsets_in_hertz_and_in_a_table_mean_the_same(phantom: Path, tmp_path: 
     table = tmp_path / "offsets.tsv"
     table.write_text("offset_Hz\n" + "\n".join(map(str, hertz)))
     path = copied(phantom, tmp_path, {"SaturationOffsetsPPM": None})
-    np.testing.assert_allclose(measure_ph(path, CestChoices(offsets=table)).image.pH, usual, atol=1e-4)
+    np.testing.assert_allclose(
+        measure_ph(path, CestChoices(offsets=table)).image.pH, usual, atol=1e-4
+    )
     table.write_text("offset\n" + "\n".join(map(str, hertz)))
     with pytest.raises(InputError, match="unit"):
         measure_ph(path, CestChoices(offsets=table))
 
 
 @pytest.mark.public_data
-def test_a_series_without_reference_that_is_not_normalised_is_refused(phantom: Path, tmp_path: Path) -> None:
-    ppm = json.loads((phantom / "phantom_solution_clean.json").read_text())["SaturationOffsetsPPM"][1:]
+def test_a_series_without_reference_that_is_not_normalised_is_refused(
+    phantom: Path, tmp_path: Path
+) -> None:
+    ppm = json.loads((phantom / "phantom_solution_clean.json").read_text())["SaturationOffsetsPPM"][
+        1:
+    ]
     path = copied(phantom, tmp_path, {"SaturationOffsetsPPM": ppm}, slice(1, None))
     image = nib.load(path)
     save(path, 500 * np.asarray(image.dataobj), image.affine)
@@ -193,14 +233,18 @@ def test_a_series_without_reference_that_is_not_normalised_is_refused(phantom: P
 
 
 @pytest.mark.public_data
-def test_dummies_before_the_reference_are_left_out_and_drift_between_references_is_undone(phantom: Path, tmp_path: Path) -> None:
+def test_dummies_before_the_reference_are_left_out_and_drift_between_references_is_undone(
+    phantom: Path, tmp_path: Path
+) -> None:
     image = nib.load(phantom / "phantom_solution_clean.nii.gz")
     side = json.loads((phantom / "phantom_solution_clean.json").read_text())
     data, ppm = np.asarray(image.dataobj, dtype=np.float64), side["SaturationOffsetsPPM"]
     whole = np.concatenate([1.3 * data[..., :1], 1.1 * data[..., :1], data, data[..., :1]], axis=-1)
     drift = 1 + 0.1 * np.clip(np.arange(whole.shape[-1]) - 2, 0, None) / (whole.shape[-1] - 3)
     offsets = [ppm[0], ppm[0], *ppm, ppm[0]]
-    path = save(tmp_path / "z.nii.gz", whole * drift, image.affine, side | {"SaturationOffsetsPPM": offsets})
+    path = save(
+        tmp_path / "z.nii.gz", whole * drift, image.affine, side | {"SaturationOffsetsPPM": offsets}
+    )
     found = measure_ph(path, CestChoices())
     usual = measure_ph(phantom / "phantom_solution_clean.nii.gz", CestChoices()).image.pH
     good = np.isfinite(usual) & np.isfinite(found.image.pH)
@@ -212,11 +256,16 @@ def test_dummies_before_the_reference_are_left_out_and_drift_between_references_
 def test_a_voxel_with_a_hole_is_flagged_and_touches_no_other() -> None:
     rng = np.random.default_rng(0)
     ppm = np.arange(-8, 8.1, 0.4)
-    Z = (1 - 0.8 / (1 + (ppm / 0.6) ** 2)) * np.ones((4, 1, 1, 1)) + 0.003 * rng.standard_normal((4, 1, 1, len(ppm)))
+    Z = (1 - 0.8 / (1 + (ppm / 0.6) ** 2)) * np.ones((4, 1, 1, 1)) + 0.003 * rng.standard_normal(
+        (4, 1, 1, len(ppm))
+    )
     Z[1, 0, 0, 7] = np.nan
     saturation = Saturation(7.0, 3.0, 5.0)
     agent = load_agent("iopamidol")
-    found = ph_image(ZSpectra(ppm, Z, Z[..., 0], np.eye(4), saturation, ()), bloch_calibration(agent, saturation, "rex"))
+    found = ph_image(
+        ZSpectra(ppm, Z, Z[..., 0], np.eye(4), saturation, ()),
+        bloch_calibration(agent, saturation, "rex"),
+    )
     flags = [Validity(int(v)) for v in found.validity.ravel()]
     assert flags[1] == Validity.NO_SPECTRUM
     # no agent: nothing stands out of the noise
@@ -244,7 +293,10 @@ def test_spectra_come_to_the_dce_grid_as_ph_with_an_error_of_every_voxel(phantom
 def test_the_error_that_a_map_shares_is_that_of_the_calibration_in_use(phantom: Path) -> None:
     path, mask = phantom / "phantom_solution_clean.nii.gz", between(truth(phantom, "pH"), 6.0, 7.0)
     affine = nib.load(path).affine
-    found = [load_ph(path, affine, mask, chosen=CestChoices(calibration=c)).common_std for c in ("bloch", "pagel-7T-3uT")]
+    found = [
+        load_ph(path, affine, mask, chosen=CestChoices(calibration=c)).common_std
+        for c in ("bloch", "pagel-7T-3uT")
+    ]
     assert found == [value("sd_pHe_calibration"), value("sd_pHe_pagel")]
 
 
@@ -259,7 +311,9 @@ def test_less_than_a_third_of_the_tumour_in_the_scan_is_refused(tmp_path: Path) 
 
 
 @pytest.mark.public_data
-def test_a_published_line_is_stated_to_be_as_wrong_as_it_is_on_another_laboratorys_tubes(public_data: Path) -> None:
+def test_a_published_line_is_stated_to_be_as_wrong_as_it_is_on_another_laboratorys_tubes(
+    public_data: Path,
+) -> None:
     """Pagel's line, by Lorentzian heights as it was measured: 0.07 on its own tubes, five times that here."""
     spectra, pH = tubes(public_data, 3, 6)
     line = PRESETS["pagel-7T-3uT"]
@@ -277,18 +331,32 @@ def test_lorentzian_heights_of_a_sum_of_lorentzians_are_its_heights() -> None:
     heights, water = rng.uniform(0.03, 0.3, (n, 2)), rng.uniform(-0.3, 0.3, n)
     x = ppm[None] - water[:, None]
     dips = 0.9 / (1 + (2 * x / 1.2) ** 2) + 0.05 / (1 + (2 * (x - 1.2) / 1.5) ** 2)
-    dips = dips + sum(heights[:, i, None] / (1 + (2 * (x - c) / 0.9) ** 2) for i, c in enumerate((4.2, 5.6)))
+    dips = dips + sum(
+        heights[:, i, None] / (1 + (2 * (x - c) / 0.9) ** 2) for i, c in enumerate((4.2, 5.6))
+    )
     found, variance = amide_heights(ppm, 1 - dips, water, (4.2, 5.6))
     np.testing.assert_allclose(found, heights, atol=1e-4)
-    noisy, variance = amide_heights(ppm, 1 - dips + 0.003 * rng.standard_normal(dips.shape), water, (4.2, 5.6))
+    noisy, variance = amide_heights(
+        ppm, 1 - dips + 0.003 * rng.standard_normal(dips.shape), water, (4.2, 5.6)
+    )
     assert 0.7 < np.nanstd((noisy - heights) / np.sqrt(variance)) < 1.4
 
 
-def simulated(pH: float, *, molar: float = 0.02, sd: float = 0.002, shift: float = 0.0, spoil: float = 0.0) -> ZSpectra:
+def simulated(
+    pH: float, *, molar: float = 0.02, sd: float = 0.002, shift: float = 0.0, spoil: float = 0.0
+) -> ZSpectra:
     """Forty voxels of one pH; ``spoil`` is an asymmetric dip that is not the agent's."""
     ppm, one = np.arange(-8, 8.1, 0.2), torch.ones(40, dtype=torch.float64)
     agent, saturation = load_agent("iopamidol"), Saturation(7.0, 3.0, 5.0)
-    Z = z_spectra(agent, saturation, torch.as_tensor(ppm - shift), pH=pH * one, molar=molar * one, T1_s=1.6 * one, T2_s=0.1 * one).numpy()
+    Z = z_spectra(
+        agent,
+        saturation,
+        torch.as_tensor(ppm - shift),
+        pH=pH * one,
+        molar=molar * one,
+        T1_s=1.6 * one,
+        T2_s=0.1 * one,
+    ).numpy()
     Z = Z - spoil / (1 + ((ppm - 3.5) / 1.5) ** 2) * Z
     Z = Z + sd * np.random.default_rng(0).standard_normal(Z.shape)
     return ZSpectra(ppm, Z[:, None, None], Z[:, None, None, 0], np.eye(4), saturation, ())
@@ -306,17 +374,29 @@ def test_the_series_before_injection_takes_the_tissues_own_asymmetry_away() -> N
 
 @pytest.mark.parametrize("offsets", [20, 40, 80])
 @pytest.mark.parametrize("sd", [0.005, 0.01])
-def test_the_stated_error_covers_19_of_20_truths_however_coarse_the_spectrum(offsets: int, sd: float) -> None:
+def test_the_stated_error_covers_19_of_20_truths_however_coarse_the_spectrum(
+    offsets: int, sd: float
+) -> None:
     """Monte Carlo: 600 voxels of three pH, water shifted by up to 0.3 ppm, tissue that is not the calibration's."""
-    agent, saturation, rng = load_agent("iopamidol"), Saturation(7.0, 3.0, 5.0), np.random.default_rng(0)
-    pH, shift, ppm = np.repeat([6.6, 6.8, 7.0], 200), rng.uniform(-0.3, 0.3, 600), np.linspace(-8, 8, offsets)
+    agent, saturation, rng = (
+        load_agent("iopamidol"),
+        Saturation(7.0, 3.0, 5.0),
+        np.random.default_rng(0),
+    )
+    pH, shift, ppm = (
+        np.repeat([6.6, 6.8, 7.0], 200),
+        rng.uniform(-0.3, 0.3, 600),
+        np.linspace(-8, 8, offsets),
+    )
     one = torch.ones(600, dtype=torch.float64)
     tissue = {"pH": torch.as_tensor(pH), "molar": 0.03 * one, "T1_s": 1.6 * one, "T2_s": 0.1 * one}
     Z = z_spectra(agent, saturation, torch.as_tensor(ppm[None] - shift[:, None]), **tissue).numpy()
     Z = (Z + sd * rng.standard_normal(Z.shape))[:, None, None]
     spectra = ZSpectra(ppm, Z, Z[..., 0], np.eye(4), saturation, ())
     found = ph_image(spectra, bloch_calibration(agent, saturation, "rex"), calibration_std=0.0)
-    error, std = (m.ravel()[np.isfinite(found.pH.ravel())] for m in (found.pH.ravel() - pH, found.std))
+    error, std = (
+        m.ravel()[np.isfinite(found.pH.ravel())] for m in (found.pH.ravel() - pH, found.std)
+    )
     assert len(error) > 0.8 * len(pH)
     assert 0.90 <= (np.abs(error) < 1.96 * std).mean() <= 0.98
     assert 0.7 < np.sqrt((error**2).mean() / (std**2).mean()) < 1.3
@@ -327,7 +407,9 @@ def test_noise_is_told_from_the_flank_where_a_spline_would_leave_nothing(offsets
     agent, rng, ppm = load_agent("iopamidol"), np.random.default_rng(0), np.linspace(-8, 8, offsets)
     one, shift = torch.ones(300, dtype=torch.float64), rng.uniform(-0.3, 0.3, 300)
     tissue = {"pH": 6.8 * one, "molar": 0.03 * one, "T1_s": 1.6 * one, "T2_s": 0.1 * one}
-    Z = z_spectra(agent, Saturation(7.0, 3.0, 5.0), torch.as_tensor(ppm[None] - shift[:, None]), **tissue).numpy()
+    Z = z_spectra(
+        agent, Saturation(7.0, 3.0, 5.0), torch.as_tensor(ppm[None] - shift[:, None]), **tissue
+    ).numpy()
     noise = flank_noise(ppm, Z + 0.005 * rng.standard_normal(Z.shape), 4.2)
     assert np.sqrt((noise**2).mean()) == pytest.approx(0.005, rel=0.1)
     with pytest.raises(InputError, match="noise of the Z-spectra") as caught:
@@ -348,7 +430,9 @@ def test_a_b0_map_stands_in_for_waters_minimum() -> None:
 def test_an_agent_of_the_users_own_is_read_and_a_broken_one_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     text = "[mine]\nwater_protons_M = 110.0\npKw = 14.0\nR1_per_s = 1.0\nR2_per_s = 5.0\nratio_ppm = [4.2, 5.6]\n"
-    path.write_text(text + 'pools = [{ name = "a", ppm = 4.2, protons = 2, k0 = 0.0, kb = 50.0 }]\n')
+    path.write_text(
+        text + 'pools = [{ name = "a", ppm = 4.2, protons = 2, k0 = 0.0, kb = 50.0 }]\n'
+    )
     assert load_agent(path).pools[0].kb == 50.0
     path.write_text(text)
     with pytest.raises(InputError, match=r"mine\.toml") as caught:
@@ -383,14 +467,33 @@ def test_an_agent_with_one_amide_tells_ph_by_two_powers(tmp_path: Path) -> None:
     agent = load_agent(tmp_path / "single.toml")
     ppm, n = np.arange(-8, 8.1, 0.25), 60
     pH = np.random.default_rng(1).uniform(6.2, 7.2, n)
-    given = {"pH": torch.as_tensor(pH), "molar": torch.full((n,), 0.04), "T1_s": torch.full((n,), 1.8), "T2_s": torch.full((n,), 0.2)}
+    given = {
+        "pH": torch.as_tensor(pH),
+        "molar": torch.full((n,), 0.04),
+        "T1_s": torch.full((n,), 1.8),
+        "T2_s": torch.full((n,), 0.2),
+    }
     given = {k: v.double() for k, v in given.items()}
     rng, files = np.random.default_rng(0), []
     for B1 in (6.0, 1.5):
         Z = z_spectra(agent, Saturation(7.0, B1, 5.0), torch.as_tensor(ppm - 0.1), **given).numpy()
-        series = 1000 * np.concatenate([np.ones((n, 1)), Z + 0.001 * rng.standard_normal(Z.shape)], axis=1)
-        side = {"SaturationOffsetsPPM": [-300.0, *ppm], "SaturationB1uT": B1, "SaturationTimeS": 5.0, "MagneticFieldStrength": 7.0}
-        files.append(save(tmp_path / f"power{len(files)}.nii.gz", series.reshape(10, 6, 1, -1), np.eye(4), side))
+        series = 1000 * np.concatenate(
+            [np.ones((n, 1)), Z + 0.001 * rng.standard_normal(Z.shape)], axis=1
+        )
+        side = {
+            "SaturationOffsetsPPM": [-300.0, *ppm],
+            "SaturationB1uT": B1,
+            "SaturationTimeS": 5.0,
+            "MagneticFieldStrength": 7.0,
+        }
+        files.append(
+            save(
+                tmp_path / f"power{len(files)}.nii.gz",
+                series.reshape(10, 6, 1, -1),
+                np.eye(4),
+                side,
+            )
+        )
     chosen = CestChoices(agent=str(tmp_path / "single.toml"), second=files[1])
     found = measure_ph(files[0], chosen).image.pH.ravel()
     assert np.isfinite(found).mean() > 0.8
@@ -415,7 +518,9 @@ def test_endogenous_contrast_is_not_taken_for_ph(phantom: Path, tmp_path: Path) 
 
 
 @pytest.mark.public_data
-def test_a_fit_of_the_spectrum_tells_the_tubes_ph_as_well_as_the_ratio_does(public_data: Path) -> None:
+def test_a_fit_of_the_spectrum_tells_the_tubes_ph_as_well_as_the_ratio_does(
+    public_data: Path,
+) -> None:
     """On the tubes that the ratio can measure, a third of them; with T1 assumed, because pH hardly feels it."""
     spectra, pH = tubes(public_data, 3, 6)
     agent = load_agent("iopamidol")
@@ -431,12 +536,26 @@ def test_a_fit_of_the_spectrum_tells_the_tubes_ph_as_well_as_the_ratio_does(publ
     assert (np.abs(error) < 1.96 * std)[np.isfinite(error)].mean() > 0.85
 
 
-def test_a_fit_of_the_spectrum_is_chosen_by_its_name_and_refuses_what_it_cannot_use(tmp_path: Path) -> None:
+def test_a_fit_of_the_spectrum_is_chosen_by_its_name_and_refuses_what_it_cannot_use(
+    tmp_path: Path,
+) -> None:
     ppm, one = np.arange(-8, 8.1, 0.4), torch.ones(16, dtype=torch.float64)
-    tissue = {"pH": 6.8 * one, "molar": 0.03 * one * torch.arange(16).gt(3), "T1_s": 1.6 * one, "T2_s": 0.1 * one}
-    Z = z_spectra(load_agent("iopamidol"), Saturation(7.0, 3.0, 5.0), torch.as_tensor(ppm - 0.2), **tissue).numpy()
+    tissue = {
+        "pH": 6.8 * one,
+        "molar": 0.03 * one * torch.arange(16).gt(3),
+        "T1_s": 1.6 * one,
+        "T2_s": 0.1 * one,
+    }
+    Z = z_spectra(
+        load_agent("iopamidol"), Saturation(7.0, 3.0, 5.0), torch.as_tensor(ppm - 0.2), **tissue
+    ).numpy()
     Z = Z + 0.002 * np.random.default_rng(0).standard_normal(Z.shape)
-    side = {"SaturationOffsetsPPM": [-300.0, *ppm], "SaturationB1uT": 3.0, "SaturationTimeS": 5.0, "MagneticFieldStrength": 7.0}
+    side = {
+        "SaturationOffsetsPPM": [-300.0, *ppm],
+        "SaturationB1uT": 3.0,
+        "SaturationTimeS": 5.0,
+        "MagneticFieldStrength": 7.0,
+    }
     series = 1000 * np.concatenate([np.ones((16, 1)), Z], axis=1).reshape(4, 4, 1, -1)
     path = save(tmp_path / "z.nii.gz", series, np.eye(4), side)
     found = measure_ph(path, CestChoices(method="spectrum"))
@@ -450,7 +569,12 @@ def test_a_fit_of_the_spectrum_is_chosen_by_its_name_and_refuses_what_it_cannot_
     assert caught.value.field == "--ph-method"
     with pytest.raises(InputError) as caught:
         measure_ph(
-            save(tmp_path / "n.nii.gz", series, np.eye(4), {"SaturationOffsetsPPM": side["SaturationOffsetsPPM"]}),
+            save(
+                tmp_path / "n.nii.gz",
+                series,
+                np.eye(4),
+                {"SaturationOffsetsPPM": side["SaturationOffsetsPPM"]},
+            ),
             CestChoices(method="spectrum"),
         )
     assert "SaturationB1uT" in str(caught.value)

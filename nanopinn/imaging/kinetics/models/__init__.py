@@ -14,5 +14,13 @@ from nanopinn.imaging.kinetics.response import KineticModel
 
 #: From the plainest to the richest.
 MODELS: dict[str, KineticModel] = {
-    m.NAME: m for m in (steady_state, patlak, tofts, extended_tofts, two_compartment_uptake, two_compartment_exchange)
+    m.NAME: m
+    for m in (
+        steady_state,
+        patlak,
+        tofts,
+        extended_tofts,
+        two_compartment_uptake,
+        two_compartment_exchange,
+    )
 }

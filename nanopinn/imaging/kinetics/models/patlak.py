@@ -20,7 +20,14 @@ def impulse_response(parameters: Tensor) -> ImpulseResponse:
     """Ktrans (1/s) and vp, ``(n, 2)``."""
     K, vp = parameters.unbind(1)
     zero, one = torch.zeros_like(K), torch.ones_like(K)
-    jacobian = torch.stack([torch.stack([zero, one], dim=1), torch.stack([one, zero], dim=1), torch.stack([zero, zero], dim=1)], dim=1)
+    jacobian = torch.stack(
+        [
+            torch.stack([zero, one], dim=1),
+            torch.stack([one, zero], dim=1),
+            torch.stack([zero, zero], dim=1),
+        ],
+        dim=1,
+    )
     return ImpulseResponse(vp, K[:, None], zero[:, None], jacobian)
 
 

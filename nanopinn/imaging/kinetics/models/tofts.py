@@ -21,7 +21,12 @@ def impulse_response(parameters: Tensor) -> ImpulseResponse:
     K, ve = parameters.unbind(1)
     k, zero, one = K / ve, torch.zeros_like(K), torch.ones_like(K)
     jacobian = torch.stack(
-        [torch.stack([zero, zero], dim=1), torch.stack([one, zero], dim=1), torch.stack([1 / ve, -k / ve], dim=1)], dim=1
+        [
+            torch.stack([zero, zero], dim=1),
+            torch.stack([one, zero], dim=1),
+            torch.stack([1 / ve, -k / ve], dim=1),
+        ],
+        dim=1,
     )
     return ImpulseResponse(zero, K[:, None], k[:, None], jacobian)
 

@@ -41,7 +41,9 @@ def impulse_response(parameters: Tensor) -> ImpulseResponse:
     inner = dF - dk2 * (vp + ve)[:, None] - k2[:, None] * dv
     da1 = a1[:, None] * (dk1 / k1[:, None] - dgap / gap[:, None]) + (k1 / gap)[:, None] * inner
     jacobian = torch.stack([torch.zeros_like(dF), da1, dF - da1, dk1, dk2], dim=1)
-    return ImpulseResponse(zero, torch.stack([a1, Fp - a1], dim=1), torch.stack([k1, k2], dim=1), jacobian)
+    return ImpulseResponse(
+        zero, torch.stack([a1, Fp - a1], dim=1), torch.stack([k1, k2], dim=1), jacobian
+    )
 
 
 def derived(parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,10 +60,17 @@ def starts(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
     """
     first = curve.integral(C)
     solution = linear_fit(C, [-first, -curve.integral(first), curve.area_of_area, curve.area])
-    s, d, Fp = solution[:, 0].clamp_min(1e-4), solution[:, 1].clamp_min(1e-9), solution[:, 3].clamp(1e-5, UPPER[0])
+    s, d, Fp = (
+        solution[:, 0].clamp_min(1e-4),
+        solution[:, 1].clamp_min(1e-9),
+        solution[:, 3].clamp(1e-5, UPPER[0]),
+    )
     v = (solution[:, 2] / d).clamp(2e-3, 1.5)
     # s = Fp/vp + PS (1/vp + 1/ve) and d = Fp PS/(vp ve) give vp = Fp/(s - d v/Fp)
     vp = torch.minimum((Fp / (s - d * v / Fp).clamp_min(1e-4)).clamp_min(1e-3), 0.9 * v)
     ve = v - vp
     linear = torch.stack([Fp, d * vp * ve / Fp, ve, vp], dim=1)
-    return linear, *(C.new_tensor(t).expand(len(C), 4).clone() for t in ((0.005, 1e-3, 0.2, 0.05), (0.001, 5e-4, 0.2, 0.1)))
+    return linear, *(
+        C.new_tensor(t).expand(len(C), 4).clone()
+        for t in ((0.005, 1e-3, 0.2, 0.05), (0.001, 5e-4, 0.2, 0.1))
+    )

@@ -34,7 +34,9 @@ def impulse_response(parameters: Tensor) -> ImpulseResponse:
         ],
         dim=1,
     )
-    return ImpulseResponse(zero, torch.stack([Fp - Ktrans, Ktrans], dim=1), torch.stack([rate, zero], dim=1), jacobian)
+    return ImpulseResponse(
+        zero, torch.stack([Fp - Ktrans, Ktrans], dim=1), torch.stack([rate, zero], dim=1), jacobian
+    )
 
 
 def derived(parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,4 +53,7 @@ def starts(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
     Ktrans = (solution[:, 1] / rate).clamp_min(0.0).minimum(0.95 * Fp)
     PS = Fp * Ktrans / (Fp - Ktrans)
     linear = torch.stack([Fp, PS, (Fp + PS) / rate], dim=1)
-    return linear, *(C.new_tensor([F, P, v]).expand(len(C), 3).clone() for F, P, v in ((0.01, 2e-4, 0.05), (0.002, 1e-4, 0.1)))
+    return linear, *(
+        C.new_tensor([F, P, v]).expand(len(C), 3).clone()
+        for F, P, v in ((0.01, 2e-4, 0.05), (0.002, 1e-4, 0.1))
+    )
