@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from nanopinn.workflows.phantom.dataset import make_phantom_dataset
-from nanopinn.workflows.pipeline.alone import left_behind
+from nanopinn.workflows.pipeline.alone import find_orphan_processes
 from nanopinn.workflows.settings import PhantomSettings
 
 SPOILED = "sub-03"
@@ -105,7 +105,7 @@ def _fits(out: Path) -> list[psutil.Process]:
     """Running fits of a cohort, without the shells around them."""
     return [
         p
-        for p in left_behind(out)
+        for p in find_orphan_processes(out)
         if [Path(word).name for word in _command_line(p)[1:3]] == ["nanopinn", "fit"]
     ]
 

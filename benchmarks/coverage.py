@@ -18,12 +18,12 @@ import nibabel as nib
 import numpy as np
 
 from nanopinn import FitSettings, ImagingInputs
-from nanopinn.cli.phantoms import table_lines
+from nanopinn.cli.phantoms import format_coverage_table
 from nanopinn.imaging.maps import make_maps
 from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.pinn import fit_pinn
-from nanopinn.solvers.grid import mean_of_parts
-from nanopinn.workflows.coverage import Found, coverage
+from nanopinn.inference.pinn.engine import fit_krylov
+from nanopinn.solvers.grid import average_subcells
+from nanopinn.workflows.coverage import ParameterRecovery, interval_coverage
 from nanopinn.workflows.phantom.study import make_phantom
 from nanopinn.workflows.problem import pose_problem
 from nanopinn.workflows.settings import PhantomSettings
@@ -82,7 +82,7 @@ def _fit(study: Path, engine: str) -> dict:
     drug = tuple(str(p) for p in sorted(study.glob("drug_*.nii.gz")))
     began, cpu = time.perf_counter(), time.process_time()
     posed = pose_problem(make_maps(inputs), FitSettings(drug=drug), "cpu")
-    fit = (fit_fv if engine == "fv" else fit_pinn)(posed.problem)
+    fit = (fit_fv if engine == "fv" else fit_krylov)(posed.problem)
     truth = json.loads((study / "truth" / "parameters.json").read_text())["scalars_SI"]
     rows = {}
     for unknown, theta, s in zip(
@@ -108,7 +108,7 @@ def _fit(study: Path, engine: str) -> dict:
     ]
     fields, setting = fit.prediction.fields, posed.problem.setting
     found_p = (
-        mean_of_parts(fields.flow.p, setting.flow_refine).numpy()[inside]
+        average_subcells(fields.flow.p, setting.flow_refine).numpy()[inside]
         / fit.problem.scalars(fit.theta)["p_e"]
     )
     return {
@@ -135,11 +135,11 @@ def _relative(found: np.ndarray, true: np.ndarray) -> float:
 def _report(fits: list[dict], engine: str) -> None:
     print(f"{len(fits)} phantoms, engine {engine}; informed where the contraction is above a half")
     found = [
-        Found(name, row["error"], row["sd"], row["prior_sd"], row["informed"])
+        ParameterRecovery(name, row["error"], row["sd"], row["prior_sd"], row["informed"])
         for f in fits
         for name, row in f["unknowns"].items()
     ]
-    print("\n".join(table_lines(coverage(found))))
+    print("\n".join(format_coverage_table(interval_coverage(found))))
     inside_all = [f.covered for f in found if f.informed]
     seconds, cpu = (float(np.median([f[key] for f in fits])) for key in ("seconds", "cpu_seconds"))
     converged = np.mean([f["converged"] for f in fits])

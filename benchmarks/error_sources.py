@@ -119,7 +119,7 @@ def shifts(study: Path) -> dict[str, dict[str, float]]:
         assert pools is not None
         return seen(
             lambda i: (d := problem.drug[i]).predict(
-                pools[problem.node_of(d)], problem.setting.maps, problem.plasma_at(d.time_s)
+                pools[problem.node_index(d)], problem.setting.maps, problem.plasma_at(d.time_s)
             )
         )
 
@@ -135,7 +135,7 @@ def shifts(study: Path) -> dict[str, dict[str, float]]:
         )
 
     of_scan = dict(
-        phi=true("ve"), v_p=true("vp"), PS=maps.PS * true("Ktrans") / 60 / problem.local[0]
+        phi=true("ve"), v_p=true("vp"), PS=maps.PS * true("Ktrans") / 60 / problem.local_kinetics[0]
     )
     as_fitted, as_scanned = images(problem), images(known(problem, **of_scan))
     as_measured = images(known(problem, **of_scan, pH=problem.measured_pH))

@@ -544,8 +544,8 @@ def readers() -> dict[str, Reader]:
     import monai.data  # noqa: F401
     import torch  # noqa: F401  # loaded here, so that no input pays for it
 
-    from nanopinn.cli.config import settings_of
-    from nanopinn.imaging.acquisition import excitation, load_acquisition
+    from nanopinn.cli.config import build_settings
+    from nanopinn.imaging.acquisition import read_excitation, load_acquisition
     from nanopinn.imaging.aif.file import read_curve
     from nanopinn.imaging.cest.agent import load_agent
     from nanopinn.imaging.cest.calibration_file import read_calibration
@@ -557,7 +557,7 @@ def readers() -> dict[str, Reader]:
     from nanopinn.imaging.ph import load_ph
     from nanopinn.imaging.t1.b1 import load_b1
     from nanopinn.imaging.t1.native import _from_map, _inversion_time
-    from nanopinn.inference.checkpoint import load_ended, load_fit
+    from nanopinn.inference.checkpoint import load_fitted_problem, load_fit
     from nanopinn.report.folder import read_result
     from nanopinn.workflows import settings
     from nanopinn.workflows.cohort.participants import read_participants
@@ -668,7 +668,7 @@ def readers() -> dict[str, Reader]:
     def config(folder: Path) -> Any:
         return several(
             *(
-                lambda f, t=t, k=k: settings_of(
+                lambda f, t=t, k=k: build_settings(
                     k, t, f / "c.toml", {"dce": "a"} if t == "imaging" else {}
                 )
                 for t, k in kinds.items()
@@ -703,7 +703,7 @@ def readers() -> dict[str, Reader]:
                 lambda f: load_drug_image(f / a, SHAPE, grid, inside),
                 lambda f: _inversion_time(f / a),
                 lambda f: _ktrans_unit(f / a),
-                lambda f: excitation(read_sidecar(f / a), sidecar_path(f / a)),
+                lambda f: read_excitation(read_sidecar(f / a), sidecar_path(f / a)),
             ),
         ),
         "Z-spectra": Reader(5, beside(spectra, CEST), lambda f: read_spectra(f / a)),
@@ -734,7 +734,7 @@ def readers() -> dict[str, Reader]:
         ),
         "configuration": Reader(5, tree("c.toml", CONFIG, as_toml), config),
         "saved fit": Reader(
-            6, fits, several(lambda f: load_fit(f).summary(), lambda f: load_ended(f))
+            6, fits, several(lambda f: load_fit(f).summary(), lambda f: load_fitted_problem(f))
         ),
         "tables of a result": Reader(3, result_folder, lambda f: read_result(f)),
     }

@@ -20,17 +20,17 @@ from torch import Tensor
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.imaging.aif.source import load_aif
-from nanopinn.physics.drug import FULL
+from nanopinn.physics.drug import FULL_POOLS
 from nanopinn.physics.formulation import THERMOSENSITIVE
 from nanopinn.physics.model import TissueMaps
 from nanopinn.physics.plasma import Dose
-from nanopinn.physics.pools import PoolSystem
-from nanopinn.solvers.evolve import Tolerance, evolve
-from nanopinn.solvers.forward import Flow, Forward, Setting
+from nanopinn.physics.pools import PoolAssembler
+from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
+from nanopinn.solvers.forward import FlowSolution, ForwardModel, Setting
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.lowrank import low_rank_response
-from nanopinn.solvers.march import march
+from nanopinn.solvers.march import integrate_fixed_steps
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.schemes import SDIRK3
 
@@ -50,7 +50,7 @@ def timed(work: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
     return best, result
 
 
-def tumour(shape: tuple[int, int, int], device: str) -> Forward:
+def tumour(shape: tuple[int, int, int], device: str) -> ForwardModel:
     """A rough ball of tumour in normal tissue, 0.5 mm voxels."""
     g = torch.Generator().manual_seed(0)
     axes = [(torch.arange(n, dtype=torch.float64) + 0.5 - n / 2) * VOXEL_M for n in shape]
@@ -61,7 +61,7 @@ def tumour(shape: tuple[int, int, int], device: str) -> Forward:
 
     ball = (r < 0.35 * min(shape) * VOXEL_M).double().to(device)
     maps = TissueMaps(ball, rough(5e-4, 3e-3), rough(0.15, 0.4), rough(0.01, 0.05), rough(6.5, 7.2))
-    return Forward(Setting(maps, Grid(shape, (VOXEL_M, VOXEL_M, VOXEL_M)), 1), lambda _: {})
+    return ForwardModel(Setting(maps, Grid(shape, (VOXEL_M, VOXEL_M, VOXEL_M)), 1), lambda _: {})
 
 
 def bolus() -> tuple[PlasmaCurve, np.ndarray]:
@@ -71,11 +71,11 @@ def bolus() -> tuple[PlasmaCurve, np.ndarray]:
     ).curve, frames
 
 
-def contrast_low_rank(forward: Forward, flow: Flow) -> Tensor:
+def contrast_low_rank(forward: ForwardModel, flow: FlowSolution) -> Tensor:
     aif, frames = bolus()
     pools, operator, _ = forward.operators("contrast", NONE, flow)
     found = low_rank_response(operator, pools.capacity, aif.times_s, aif.plasma_mM, frames)
-    C, maps = found.at_times()[:, 0], forward.setting.maps
+    C, maps = found.evaluate()[:, 0], forward.setting.maps
     for frame, plasma in zip(
         C, np.interp(frames, aif.times_s, aif.plasma_mM, left=0.0), strict=True
     ):
@@ -83,18 +83,18 @@ def contrast_low_rank(forward: Forward, flow: Flow) -> Tensor:
     return C
 
 
-def drug(forward: Forward, flow: Flow, hours: float, step: float) -> Any:
+def drug(forward: ForwardModel, flow: FlowSolution, hours: float, step: float) -> Any:
     """Thermosensitive liposomes, an hour of heat from the dose on, every pool."""
     maps = forward.setting.maps
     start = torch.zeros(
-        (len(FULL.pools), *maps.phi.shape), dtype=maps.phi.dtype, device=maps.phi.device
+        (len(FULL_POOLS.pools), *maps.phi.shape), dtype=maps.phi.dtype, device=maps.phi.device
     )
-    return evolve(
+    return integrate_adaptive(
         _heated(forward, flow, hours), start, [HOUR, hours * HOUR], tolerance=Tolerance(step=step)
     )
 
 
-def _heated(forward: Forward, flow: Flow, hours: float) -> Iterator[Interval]:
+def _heated(forward: ForwardModel, flow: FlowSolution, hours: float) -> Iterator[Interval]:
     """The hour of heat and what follows it, one held at a time."""
     plasma = THERMOSENSITIVE.plasma([Dose(0.0, 9e-5)])
     model, maps, grid = forward.model(NONE), forward.setting.maps, forward.setting.grid
@@ -103,11 +103,14 @@ def _heated(forward: Forward, flow: Flow, hours: float) -> Iterator[Interval]:
         pools = model.drug(
             flow.J_v,
             flow.J_L,
-            FULL,
+            FULL_POOLS,
             THERMOSENSITIVE.release_rate(maps.pH, T),
-            THERMOSENSITIVE.heat_excess(T),
+            THERMOSENSITIVE.heat_release_excess(T),
         )
-        curves = plasma.encapsulated.during(start), plasma.unbound().during(start)
+        curves = (
+            plasma.encapsulated.smooth_piece_from(start),
+            plasma.unbound().smooth_piece_from(start),
+        )
 
         def feed(t: float, curves: Any = curves) -> Tensor:
             at = torch.tensor(t, dtype=torch.float64)
@@ -132,16 +135,18 @@ def against_fipy() -> None:
     ):  # the two codes hold different boundaries open: close them all
         f.narrow(axis, 0, 1).zero_()
         f.narrow(axis, f.shape[axis] - 1, 1).zero_()
-    system = PoolSystem(("one",), phi)
-    system.holds("one", phi)
-    system.moves("one", 1.0, 2e-10 * phi)
-    system.loses("one", 5e-5 * phi)
-    system.gains("one", 0, phi)
+    system = PoolAssembler(("one",), phi)
+    system.set_capacity("one", phi)
+    system.add_transport("one", 1.0, 2e-10 * phi)
+    system.add_loss("one", 5e-5 * phi)
+    system.add_plasma_source("one", 0, phi)
     pools = system.coefficients()
     operator = PoolOperator.of(pools, flow.flows, grid)
     source = 1e-4 * phi[None] * forward.setting.maps.tumour
     times = list(np.linspace(0, end, steps + 1))
-    ours, run = timed(lambda: march(operator, pools.capacity, lambda t: (source, None), times), 3)
+    ours, run = timed(
+        lambda: integrate_fixed_steps(operator, pools.capacity, lambda t: (source, None), times), 3
+    )
 
     def fast(values: Tensor) -> np.ndarray:
         return values.numpy().transpose(2, 1, 0).ravel()
@@ -178,7 +183,7 @@ def against_fipy() -> None:
         )
 
 
-def _fipy_velocity(mesh: Any, flow: Flow, grid: Grid) -> np.ndarray:
+def _fipy_velocity(mesh: Any, flow: FlowSolution, grid: Grid) -> np.ndarray:
     """Our volume flows on FiPy's faces, mm/s."""
     x = np.array(mesh.faceCenters)
     value = np.zeros_like(x)
@@ -214,7 +219,7 @@ def solves(device: str, shape: tuple[int, int, int]) -> None:
     finer = drug(forward, flow, 72, 1e-5)
     error = float((run.U - finer.U).norm() / finer.U.norm())
     print(
-        f"  drug, {len(FULL.pools)} pools, 72 h with an hour of heat: {seconds:.1f} s, temporal error {error:.1e}; {run}"
+        f"  drug, {len(FULL_POOLS.pools)} pools, 72 h with an hour of heat: {seconds:.1f} s, temporal error {error:.1e}; {run}"
     )
 
 

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.pinn import SystemPinnSettings, fit_pinn
-from nanopinn.inference.series import Series
+from nanopinn.inference.pinn.systems import PinnSettings, fit_pinn
+from nanopinn.inference.series import TimeSeries
 from nanopinn.inference.systems import SystemProblem
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 
@@ -87,7 +87,7 @@ def reaction_problem(every: int) -> SystemProblem:
 
     start = torch.as_tensor(np.repeat(np.exp(-20 * x[1:-1]), 2))
     unknowns = UnknownSet((Unknown.of("D", 1e-3, 1.0), Unknown.of("kf", 0.05, 1.0)))
-    series = Series("species", t, measured, np.arange(2 * n), None)
+    series = TimeSeries("species", t, measured, np.arange(2 * n), None)
     return SystemProblem(
         unknowns, rate, lambda s: start, (series,), positions=x[1:-1], tolerance=1e-5
     )
@@ -196,7 +196,7 @@ def deepxde(seconds: float, points: int | None, seed: int) -> Course:
 def reaction(given: argparse.Namespace) -> None:
     """D and kf from the public file: both engines, and DeepXDE for a fixed time."""
     paths = [ours("fv", 1, lambda p, progress: fit_fv(p, progress=progress))[0]]
-    settings = SystemPinnSettings(iterations=50)
+    settings = PinnSettings(iterations=50)
     pinns = [
         ours(
             "pinn",
@@ -274,7 +274,7 @@ def liposome_image(folder: Path) -> LiposomeImage:
     scalars = json.loads((folder / "truth" / "parameters.json").read_text())["scalars_SI"]
     (image,) = folder.glob("drug_encapsulated_*h.nii.gz")
     hours = float(image.name.split("_")[2].removesuffix("h.nii.gz"))
-    mask, plasma = read("mask") > 0.5, PH_SENSITIVE.bolus()[0]
+    mask, plasma = read("mask") > 0.5, PH_SENSITIVE.bolus_curves()[0]
     blood = read("truth/vp") * float(plasma(torch.tensor(hours * 3600.0, dtype=torch.float64)))
     affine = nib.load(image).affine
     index = np.stack(np.meshgrid(*(np.arange(n) for n in mask.shape), indexing="ij"), -1).reshape(

@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.maps import make_maps
-from nanopinn.inference.contract import Fitted
+from nanopinn.inference.contract import EngineFit
 from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.model_error import mapped
 from nanopinn.inference.neural import fit_neural
-from nanopinn.solvers.grid import mean_of_parts
+from nanopinn.solvers.grid import average_subcells
 from nanopinn.workflows.phantom import make_phantom
-from nanopinn.workflows.problem import Posed, pose_problem
+from nanopinn.workflows.problem import PosedProblem, pose_problem
 from nanopinn.workflows.settings import FitSettings, PhantomSettings
 
 Array = NDArray[np.float64]
@@ -94,7 +94,7 @@ def changed(folder: Path, study: str) -> Path:
     return out
 
 
-def posed_of(folder: Path, told: dict[str, Any]) -> Posed:
+def posed_of(folder: Path, told: dict[str, Any]) -> PosedProblem:
     # without the bolus in the frames its arrival cannot be fitted: the scanner's own clock tells it
     arrival: dict[str, Any] = {"delay": 0.0} if folder.name.endswith("late") else {}
     inputs = ImagingInputs(
@@ -110,13 +110,13 @@ def posed_of(folder: Path, told: dict[str, Any]) -> Posed:
     return pose_problem(make_maps(inputs), settings, "cpu")
 
 
-def fitted(posed: Posed, told: dict[str, Any]) -> Fitted:
+def fitted(posed: PosedProblem, told: dict[str, Any]) -> EngineFit:
     neural = any(text.endswith("neural") for text in told.get("field", ()))
     fit = fit_neural if neural else fit_fv
     return fit(posed.problem, iterations=20, tolerance=0.3)
 
 
-def measured(folder: Path, posed: Posed, fit: Fitted) -> dict[str, float]:
+def measured(folder: Path, posed: PosedProblem, fit: EngineFit) -> dict[str, float]:
     """Errors against the truth, inside the tumour; of maps that carry the prior on p_e, without it."""
     truth = json.loads((folder / "truth" / "parameters.json").read_text())["scalars_SI"]
     problem, domain, theta = fit.problem, posed.domain, fit.problem.tensor(fit.theta)
@@ -138,7 +138,7 @@ def measured(folder: Path, posed: Posed, fit: Fitted) -> dict[str, float]:
 
     forward, flow = problem.forward(), fit.prediction.fields.flow_without_tangents
     model = forward.model(theta)
-    p = mean_of_parts(flow.p, problem.setting.flow_refine).numpy()[inside]
+    p = average_subcells(flow.p, problem.setting.flow_refine).numpy()[inside]
     found["pressure"] = error(p / scalars["p_e"], true("IFP") * 133.322 / truth["p_e"])
     speed = flow.velocity(problem.setting.grid).norm(dim=0).numpy()[inside]
     found["speed"] = error(speed, np.linalg.norm(true("velocity"), axis=0) * 1e-6)
@@ -159,7 +159,7 @@ def measured(folder: Path, posed: Posed, fit: Fitted) -> dict[str, float]:
         * (true("conductivity_factor") if factor.exists() else np.ones(int(inside.sum())))
     )
     found["conductivity"] = error(conductivity.numpy()[inside], exact)
-    nodes = [problem.node_of(d) for d in problem.drug]
+    nodes = [problem.node_index(d) for d in problem.drug]
     pools = fit.prediction.fields.pools
     last = int(np.argmax([d.time_s for d in problem.drug]))
     assert pools is not None

@@ -170,13 +170,13 @@ def which(out: Path) -> int:
 def examined(out: Path, names: set[str], tally: Tally) -> None:
     """Whether states can be read and the result is whole or absent."""
     from nanopinn.inference import saving
-    from nanopinn.inference.resume import _CLASSES
+    from nanopinn.inference.resume import _SERIALISABLE_CLASSES
     from nanopinn.solvers.exposure import Exposure
 
     for file in out.with_name(f"{out.name}.partial").glob("*.safetensors"):
         tally.states += 1
         try:
-            saving.from_bytes(file.read_bytes(), (*_CLASSES, Exposure))
+            saving.from_bytes(file.read_bytes(), (*_SERIALISABLE_CLASSES, Exposure))
         except ValueError:
             tally.unreadable += 1
     if out.exists() and names_in(out) != names:

@@ -11,13 +11,13 @@ import time
 import torch
 from torch import Tensor
 
-from nanopinn.physics.drug import FULL, DrugDetail
+from nanopinn.physics.drug import FULL_POOLS, DrugPoolOptions
 from nanopinn.physics.formulation import PEGYLATED
 from nanopinn.physics.model import TissueMaps, TumourModel
 from nanopinn.solvers.evolve import Tolerance
 from nanopinn.solvers.krogh import krogh_interval, vessel_pools
 from nanopinn.solvers.penetration import solve_cylinders
-from nanopinn.solvers.radial import Cylinders
+from nanopinn.solvers.radial import KroghCylinders
 
 HOUR = 3600.0
 
@@ -35,16 +35,16 @@ def main() -> None:
     model = TumourModel.of(
         TissueMaps(one, rough(5e-4, 3e-3), rough(0.15, 0.4), rough(0.01, 0.05), rough(6.5, 7.2))
     )
-    cylinders = Cylinders.of_plasma(model.maps.v_p.flatten())
-    encapsulated, free = PEGYLATED.bolus()
+    cylinders = KroghCylinders.from_plasma_volume(model.maps.v_p.flatten())
+    encapsulated, free = PEGYLATED.bolus_curves()
 
     def plasma(t: float) -> Tensor:
         at = torch.tensor(t, dtype=torch.float64)
         return torch.stack([encapsulated(at), free(at)])
 
     for name, detail in (
-        ("5 pools", DrugDetail(bound=True, saturable=True)),
-        ("with microvessels, 7 pools", FULL),
+        ("5 pools", DrugPoolOptions(bound=True, saturable=True)),
+        ("with microvessels, 7 pools", FULL_POOLS),
     ):
         pools = model.drug(0 * one, 0 * one, detail)
         ends: list[Tensor] = []
@@ -65,7 +65,9 @@ def main() -> None:
                 f"{n} clusters x 3 classes x 32 cells, {name}, 24 h, step {step:g}: {seconds:.1f} s, {found.steps} steps",
                 end="; ",
             )
-            print(f"mass imbalance {found.imbalance:.0e}, {torch.get_num_threads()} threads")
+            print(
+                f"mass imbalance {found.mass_balance_error:.0e}, {torch.get_num_threads()} threads"
+            )
         apart = (ends[0] - ends[1]).flatten(2).norm(dim=-1) / ends[1].flatten(2).norm(dim=-1)
         print(f"  largest distance of a pool between the two: {float(apart.max()):.1e}")
 

@@ -99,7 +99,7 @@ def main(folder: Path) -> None:
     computed = time.perf_counter() - began
     until(lambda: any(x.name.startswith("Ktrans (") for x in viewer.layers))
     seen = time.perf_counter() - began
-    until(lambda: not panel.scene.waiting and panel.scene.then is None)
+    until(lambda: not panel.scene.pending_layers and panel.scene.on_finished is None)
     whole = time.perf_counter() - began
     print(
         f"maps of 64 x 64 x 16 x 60: computed and written {computed:.1f} s, Ktrans on screen {seen:.1f} s, all {whole:.1f} s"
@@ -128,7 +128,7 @@ def main(folder: Path) -> None:
     panel.worker.done.connect(heart.timer.stop)
     until(lambda: panel.worker.running is None)
     heart.told("fit")
-    panel.leave()
+    panel.clean_up()
     viewer.close()
 
 

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.maps import make_maps
 from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.pinn.engine import PinnSettings
-from nanopinn.inference.pinn.fields import FieldNetworks
-from nanopinn.inference.pinn.network import Layers, Learned
-from nanopinn.inference.pinn.tangents import PressureTangents, Standing
+from nanopinn.inference.pinn.engine import KrylovSettings
+from nanopinn.inference.pinn.fields import TangentSolver
+from nanopinn.inference.pinn.network import KrylovSolver, KrylovSolution
+from nanopinn.inference.pinn.tangents import PressureTangentSystem, LinearSystem
 from nanopinn.inference.pinn.timebasis import TimeBasis
 from nanopinn.inference.problem import Fields, InverseProblem
 from nanopinn.workflows.phantom import make_phantom
@@ -83,9 +83,9 @@ class ConvolutionField:
     """A correction of each cell's own answer by convolutions."""
 
     def __init__(
-        self, standing: Standing, maps: Tensor, last: float = 0.0, width: int = 20, seed: int = 0
+        self, system: LinearSystem, maps: Tensor, last: float = 0.0, width: int = 20, seed: int = 0
     ) -> None:
-        self.first = standing.feature(standing.right)
+        self.first = system.precondition(system.rhs)
         self.refine = self.first.shape[-1] // maps.shape[-1]
         self.scale = (
             self.first.flatten(1)
@@ -126,26 +126,26 @@ class ConvolutionField:
         )
 
 
-def loss_of(standing: Standing, v: Tensor, scale: Tensor) -> Tensor:
+def loss_of(system: LinearSystem, v: Tensor, scale: Tensor) -> Tensor:
     """Energy of the pressure, mean square of the pools' residual, each tangent by its size."""
-    if isinstance(standing, PressureTangents):
+    if isinstance(system, PressureTangentSystem):
         diagonal = (
-            standing.forcing.new_tensor(1.0)
-            / standing.feature(torch.ones_like(standing.forcing[:1])).mean()
+            system.forcing.new_tensor(1.0)
+            / system.precondition(torch.ones_like(system.forcing[:1])).mean()
         )
         return (
-            (v * (standing.image(v) / 2 - standing.right) / (scale.square() * diagonal))
+            (v * (system.apply(v) / 2 - system.rhs) / (scale.square() * diagonal))
             .flatten(1)
             .mean(dim=1)
             .sum()
         )
-    r = standing.right - standing.image(v)
-    return (standing.test(r, r) * r).flatten(1).mean(dim=1).sum()
+    r = system.rhs - system.apply(v)
+    return (system.test_vector(r, r) * r).flatten(1).mean(dim=1).sum()
 
 
-def trained(standing: Standing, maps: Tensor, steps: int, relaxations: int) -> Tensor:
+def trained(system: LinearSystem, maps: Tensor, steps: int, relaxations: int) -> Tensor:
     """Convolutions, then ``v <- v + w P^-1 (f - A v) + b (v - v_before)`` with learned w and b, by L-BFGS."""
-    field = ConvolutionField(standing, maps)
+    field = ConvolutionField(system, maps)
     w = torch.full((relaxations,), 0.9, dtype=torch.float64, requires_grad=True)
     b = torch.full((relaxations,), 0.1, dtype=torch.float64, requires_grad=True)
 
@@ -153,9 +153,7 @@ def trained(standing: Standing, maps: Tensor, steps: int, relaxations: int) -> T
         v = before = field()
         for k in range(relaxations):
             v, before = (
-                v
-                + w[k] * standing.feature(standing.right - standing.image(v))
-                + b[k] * (v - before),
+                v + w[k] * system.precondition(system.rhs - system.apply(v)) + b[k] * (v - before),
                 v,
             )
         return v
@@ -172,7 +170,7 @@ def trained(standing: Standing, maps: Tensor, steps: int, relaxations: int) -> T
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = loss_of(standing, fields(), field.scale)
+        loss = loss_of(system, fields(), field.scale)
         loss.backward()
         return loss
 
@@ -184,7 +182,7 @@ def trained(standing: Standing, maps: Tensor, steps: int, relaxations: int) -> T
 class Shifted:
     """A standing problem for what a first guess lacks, with further hidden features before its own."""
 
-    inner: Standing
+    inner: LinearSystem
     guess: Tensor
     extra: tuple[Tensor, ...] = ()
 
@@ -192,48 +190,48 @@ class Shifted:
         return getattr(self.inner, name)
 
     @property
-    def right(self) -> Tensor:
-        return self.inner.right - self.inner.image(self.guess)
+    def rhs(self) -> Tensor:
+        return self.inner.rhs - self.inner.apply(self.guess)
 
     @property
-    def memory(self) -> int:
-        return self.inner.memory + 2 * len(self.extra)
+    def truncation(self) -> int:
+        return self.inner.truncation + 2 * len(self.extra)
 
-    def feature(self, residual: Tensor) -> Tensor:
+    def precondition(self, residual: Tensor) -> Tensor:
         heads = object.__getattribute__(self, "__dict__").setdefault("left", list(self.extra))
-        return heads.pop(0) if heads else self.inner.feature(residual)
+        return heads.pop(0) if heads else self.inner.precondition(residual)
 
 
-class Formulation(FieldNetworks):
+class Formulation(TangentSolver):
     """Networks of the package with another way to learn."""
 
     how: str
     maps: Tensor
 
-    def learn(self, name: str, standing: Standing) -> Tensor:
-        v = self.solved(name, standing)
-        left = standing.size(standing.right - standing.image(v)) / standing.size(standing.right)
+    def solve(self, name: str, system: LinearSystem) -> Tensor:
+        v = self.solved(name, system)
+        left = system.norm(system.rhs - system.apply(v)) / system.norm(system.rhs)
         self.residuals[name] = float(left.max())
         return v
 
-    def solved(self, name: str, standing: Standing) -> Tensor:
+    def solved(self, name: str, system: LinearSystem) -> Tensor:
         at = NAMES.index(name)
         if self.how == "trained":
-            return trained(standing, self.maps, Effort().steps[at], Effort().relaxations[at])
+            return trained(system, self.maps, Effort().steps[at], Effort().relaxations[at])
         if self.how == "both":
-            guess = trained(standing, self.maps, 4, 2)
-            return guess + self.layered(Shifted(standing, guess))
+            guess = trained(system, self.maps, 4, 2)
+            return guess + self.layered(Shifted(system, guess))
         if self.how == "random":
             with torch.no_grad():
                 heads = tuple(
-                    ConvolutionField(standing, self.maps, last=1.0, seed=k).correction()
+                    ConvolutionField(system, self.maps, last=1.0, seed=k).correction()
                     for k in range(4)
                 )
-            return self.layered(Shifted(standing, torch.zeros_like(standing.right), heads))
-        return self.layered(standing)
+            return self.layered(Shifted(system, torch.zeros_like(system.rhs), heads))
+        return self.layered(system)
 
-    def layered(self, standing: object) -> Tensor:
-        learned: Learned = self.layers.learn(standing, print)  # type: ignore[arg-type]
+    def layered(self, system: object) -> Tensor:
+        learned: KrylovSolution = self.layers.solve(system, print)  # type: ignore[arg-type]
         self.depth[str(len(self.depth))] = learned.layers
         return learned.v
 
@@ -271,7 +269,7 @@ class OldBasis(Formulation):
 
     anchor: Fields
 
-    def basis(self, kind: str, nodes: Tensor, kinks: Tensor, plasma: list) -> TimeBasis:
+    def basis(self, kind: str, nodes: Tensor, breakpoints: Tensor, plasma: list) -> TimeBasis:
         p = self.problem
         pools = self.anchor.pools
         if kind == "contrast":
@@ -359,14 +357,20 @@ def main() -> None:
         1 - sd / problem.unknowns.prior_sd > 0.5
     )
     there = problem.solve(moved, problem.forward(anchor.flow.p))
-    s = PinnSettings()
+    s = KrylovSettings()
     print(
         f"{'formulation':24s}{'s':>6s}  {'worst residual':>15s}  {'step, sd':>9s}  {'p':>7s} {'C':>7s}  error of each tangent"
     )
     for how in args.only:
         kind = OldBasis if "old basis" in how else Formulation
         n = kind(
-            problem, forward, 8 if "rank 8" in how else s.rank, s.rates, 0, Layers(most=400), print
+            problem,
+            forward,
+            8 if "rank 8" in how else s.rank,
+            s.rates,
+            0,
+            KrylovSolver(max_iterations=400),
+            print,
         )
         n.how, n.maps = how.split(",")[0], seen_maps(problem, forward, th, anchor)
         if isinstance(n, OldBasis):

@@ -18,8 +18,8 @@ from nanopinn.parameters import value
 from nanopinn.physics.analytic import sphere_in_tissue_pressure
 from nanopinn.physics.model import FlowCoefficients, TissueMaps
 from nanopinn.solvers.domain import Domain
-from nanopinn.solvers.forward import Flow, Forward, Setting
-from nanopinn.solvers.grid import Grid, mean_of_parts
+from nanopinn.solvers.forward import FlowSolution, ForwardModel, Setting
+from nanopinn.solvers.grid import Grid, average_subcells
 from nanopinn.solvers.pressure import solve_pressure
 from nanopinn.solvers.rim import RimGrid, near_edge
 from nanopinn.workflows.phantom.anatomy import draw_anatomy
@@ -86,7 +86,7 @@ def in_a_ball(device: str, n: int = 24, R: float = 5e-3) -> None:
         inside = (r < R).to(device)
         grid: Grid = fine
         if rim is not None:
-            held = mean_of_parts(inside.double(), refine)
+            held = average_subcells(inside.double(), refine)
             grid = RimGrid.around((held > 0.5).double(), fine_voxels(fine, refine), refine, rim)
 
         def per(pair: tuple[float, float], inside: Tensor = inside) -> Tensor:
@@ -139,12 +139,14 @@ def in_a_phantom(device: str, voxel: float, l_mm: float, finest: int) -> None:
     grid = Grid(domain.shape, (h, h, h))
     near = (maps.tumour > 0.5) | near_edge(maps.tumour, grid, 0.0)
 
-    def solve(refine: int, rim: float | None, repeats: int) -> tuple[Forward, float, float, Flow]:
+    def solve(
+        refine: int, rim: float | None, repeats: int
+    ) -> tuple[ForwardModel, float, float, FlowSolution]:
         scalars = {"l": torch.tensor(1e-3 * l_mm, dtype=torch.float64, device=device)}
-        forward = Forward(Setting(maps, grid, refine, rim), lambda _: scalars)
+        forward = ForwardModel(Setting(maps, grid, refine, rim), lambda _: scalars)
         first, flow = timed(lambda: forward.flow(NONE.to(device)), 1)
 
-        def afresh() -> Flow:
+        def afresh() -> FlowSolution:
             forward.last_pressure = None
             return forward.flow(NONE.to(device))
 
@@ -166,8 +168,8 @@ def in_a_phantom(device: str, voxel: float, l_mm: float, finest: int) -> None:
         )
 
 
-def at_voxels(flow: Flow, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    return mean_of_parts(flow.p, flow.p.shape[0] // grid.shape[0]), flow.J_v, flow.velocity(grid)
+def at_voxels(flow: FlowSolution, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    return average_subcells(flow.p, flow.p.shape[0] // grid.shape[0]), flow.J_v, flow.velocity(grid)
 
 
 def main() -> None:

@@ -44,7 +44,9 @@ def ended(panel: Any) -> None:
     """Wait for what was started."""
     until(
         lambda: (
-            panel.worker.running is None and not panel.scene.waiting and panel.scene.then is None
+            panel.worker.running is None
+            and not panel.scene.pending_layers
+            and panel.scene.on_finished is None
         ),
         1500,
     )
@@ -76,7 +78,7 @@ def main() -> None:
     step[-5] = 0
     viewer.dims.current_step = tuple(step)
     shot(viewer, "therapy")
-    panel.leave()
+    panel.clean_up()
     viewer.close()
 
 

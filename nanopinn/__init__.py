@@ -31,7 +31,7 @@ _PUBLIC = {
     "SimulationSettings": "nanopinn.workflows.settings",
     "run_simulation": "nanopinn.workflows.simulate",
     "read_formulation": "nanopinn.workflows.formulations",
-    "arms_of": "nanopinn.workflows.therapy.arms",
+    "build_arms": "nanopinn.workflows.therapy.arms",
     "ComparisonSettings": "nanopinn.workflows.settings",
     "compare_arms": "nanopinn.workflows.therapy",
     "write_comparison": "nanopinn.report.comparison",
@@ -48,7 +48,8 @@ _PUBLIC = {
     "Unknown": "nanopinn.inference.unknowns",
     "UnknownSet": "nanopinn.inference.unknowns",
     "fit_fv": "nanopinn.inference.fv",
-    "fit_pinn": "nanopinn.inference.pinn",
+    "fit_krylov": "nanopinn.inference.pinn.engine",
+    "fit_pinn": "nanopinn.inference.pinn.systems",
     "InputError": "nanopinn.errors",
     "OutputError": "nanopinn.errors",
 }

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 #: Longest detail and longest sentence of a paragraph, characters: a list of 100,000 numbers is no message.
-_DETAIL, _SENTENCE = 300, 2000
+_MAX_DETAIL_CHARACTERS, _MAX_SENTENCE_CHARACTERS = 300, 2000
 
 
-def on_one_line(content: Any, longest: int = _SENTENCE) -> str:
+def format_on_one_line(content: Any, max_characters: int = _MAX_SENTENCE_CHARACTERS) -> str:
     """Something a user gave, as printable characters of one line: names and values may hold anything, a terminal's commands too."""
     try:
         text = str(content)
     except (ValueError, RecursionError):  # Python writes no integer of thousands of digits
         text = f"a {type(content).__name__} too large to be shown"
-    shown = text if len(text) <= longest else text[:longest] + "..."
+    shown = text if len(text) <= max_characters else text[:max_characters] + "..."
     return (
         shown
         if shown.isprintable()
@@ -61,26 +61,26 @@ class InputError(NanopinnError):
             remedy,
         )
         self.file = Path(str(file)).name if file is not None else None
-        super().__init__(self._paragraph())
+        super().__init__(self._format_message())
 
-    def _paragraph(self) -> str:
-        problem = on_one_line(self.problem)
+    def _format_message(self) -> str:
+        problem = format_on_one_line(self.problem)
         head = (
-            f"{on_one_line(self.file)}: {problem}"
+            f"{format_on_one_line(self.file)}: {problem}"
             if self.file
             else problem[:1].upper() + problem[1:]
         )
         details = [
-            f"{label}: {on_one_line(content, longest)}"
-            for label, content, longest in (
-                ("field", self.field, _DETAIL),
-                ("found", self.found, _DETAIL),
-                ("expected", self.expected, _SENTENCE),
+            f"{label}: {format_on_one_line(content, max_characters)}"
+            for label, content, max_characters in (
+                ("field", self.field, _MAX_DETAIL_CHARACTERS),
+                ("found", self.found, _MAX_DETAIL_CHARACTERS),
+                ("expected", self.expected, _MAX_SENTENCE_CHARACTERS),
             )
             if content is not None
         ]
         text = head + (f" ({'; '.join(details)})" if details else "") + "."
-        return f"{text} {on_one_line(self.remedy)}" if self.remedy else text
+        return f"{text} {format_on_one_line(self.remedy)}" if self.remedy else text
 
 
 class OutputError(NanopinnError):

@@ -9,17 +9,17 @@ from collections.abc import Callable, Mapping
 Progress = Callable[[str, float, Mapping[str, float]], None]
 
 
-def silent(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
+def ignore_progress(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
     """Progress that nobody watches."""
 
 
-class Clock:
+class RemainingTimeEstimator:
     """How long each stage takes yet."""
 
     def __init__(self) -> None:
         self._began: dict[str, tuple[float, float]] = {}
 
-    def left_s(self, stage: str, fraction: float) -> float | None:
+    def estimate_remaining_s(self, stage: str, fraction: float) -> float | None:
         """Seconds until a stage ends if it goes on as it did, to its last step (it may end sooner); None while nobody knows."""
         now = time.monotonic()
         then, since = self._began.setdefault(stage, (now, fraction))

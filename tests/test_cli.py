@@ -17,7 +17,7 @@ import pytest
 
 from nanopinn import load_fit
 from nanopinn.cli import main
-from nanopinn.cli.options import spread
+from nanopinn.cli.options import expand_multivalue_options
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
 
@@ -527,9 +527,25 @@ def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:
 
 def test_files_in_a_row_belong_to_the_option_before_them() -> None:
     given = ["fit", "--vfa", "a", "b", "--mask", "m", "--drug", "c", "-q"]
-    assert spread(given) == ["fit", "--vfa", "a", "--vfa", "b", "--mask", "m", "--drug", "c", "-q"]
-    assert spread(["--vfa", "a", "--vfa", "b"]) == ["--vfa", "a", "--vfa", "b"]
-    assert spread(["check", "out", "--refine", "3"]) == ["check", "out", "--refine", "3"]
+    assert expand_multivalue_options(given) == [
+        "fit",
+        "--vfa",
+        "a",
+        "--vfa",
+        "b",
+        "--mask",
+        "m",
+        "--drug",
+        "c",
+        "-q",
+    ]
+    assert expand_multivalue_options(["--vfa", "a", "--vfa", "b"]) == ["--vfa", "a", "--vfa", "b"]
+    assert expand_multivalue_options(["check", "out", "--refine", "3"]) == [
+        "check",
+        "out",
+        "--refine",
+        "3",
+    ]
 
 
 def test_usage_errors_have_their_own_code() -> None:

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.cli.kept import kept_on_record
+from nanopinn.cli.kept import record_interruption
 from nanopinn.errors import InputError, OutputError
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.maps import make_maps
 from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.gauss_newton import Place
-from nanopinn.inference.resume import FAULT, Keeper, forget
+from nanopinn.inference.gauss_newton import OptimiserState
+from nanopinn.inference.resume import FAILURE_FILE, CheckpointStore, delete_checkpoints
 from nanopinn.workflows import fit as workflow
 from nanopinn.workflows.device import choose_device
 from nanopinn.workflows.fit import run_fit, write_fit
@@ -116,20 +116,20 @@ def test_a_gpu_without_room_hands_over_to_the_cpu_and_the_answer_says_so(
     run = SimpleNamespace(events=("a step was refused",))
     tried: list[object] = []
 
-    def infer(
+    def run_inference(
         imaging: object,
         posed: object,
         settings: object,
         progress: object,
         seconds: object,
-        keeper: object,
+        checkpoint_store: object,
     ) -> object:
-        tried.append(keeper)
+        tried.append(checkpoint_store)
         if len(tried) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return answer
 
-    monkeypatch.setattr(workflow, "infer", infer)
+    monkeypatch.setattr(workflow, "run_inference", run_inference)
     monkeypatch.setattr(
         workflow, "replace", lambda value, **new: SimpleNamespace(**{**vars(value), **new})
     )
@@ -139,8 +139,10 @@ def test_a_gpu_without_room_hands_over_to_the_cpu_and_the_answer_says_so(
             setting=SimpleNamespace(maps=SimpleNamespace(phi=torch.zeros(1, device=device)))
         )
     )  # noqa: E731, E501
-    keeper = SimpleNamespace(resumed=False, device="cuda")
-    found = workflow._inferred_in_memory(None, on("meta"), SETTINGS, None, {}, keeper)  # type: ignore[arg-type]
+    checkpoint_store = SimpleNamespace(resumed=False, device="cuda")
+    found = workflow._infer_with_cpu_fallback(
+        None, on("meta"), SETTINGS, None, {}, checkpoint_store
+    )  # type: ignore[arg-type]
     assert found.runs["fv"].events == (
         "a step was refused",
         "the GPU's memory ran out: went on on the CPU",
@@ -148,7 +150,7 @@ def test_a_gpu_without_room_hands_over_to_the_cpu_and_the_answer_says_so(
     assert (tried[1].resumed, tried[1].device) == (True, "cpu")  # type: ignore[attr-defined]
     tried.clear()
     with pytest.raises(torch.OutOfMemoryError):
-        workflow._inferred_in_memory(None, on("cpu"), SETTINGS, None, {}, None)  # type: ignore[arg-type]
+        workflow._infer_with_cpu_fallback(None, on("cpu"), SETTINGS, None, {}, None)  # type: ignore[arg-type]
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read() -> None:
@@ -159,9 +161,9 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read() -> None:
 def test_a_disk_that_fills_up_leaves_the_last_whole_state_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = tmp_path / "out.partial"
-    keeper = Keeper.begun(kept, {"seed": "0"}, "cpu")
-    keeper.put("fv", Place(1, np.ones(3)), (Place,))
+    checkpoint_folder = tmp_path / "out.partial"
+    checkpoint_store = CheckpointStore.create_empty(checkpoint_folder, {"seed": "0"}, "cpu")
+    checkpoint_store.put("fv", OptimiserState(1, np.ones(3)), (OptimiserState,))
     filled, write = [True], os.fsync
 
     def full(handle: int) -> None:
@@ -174,11 +176,16 @@ def test_a_disk_that_fills_up_leaves_the_last_whole_state_and_says_how_to_go_on(
         pytest.raises(
             OutputError, match=r"No space left.*out\.partial keeps what was reached.*--resume"
         ),
-        kept_on_record(kept),
+        record_interruption(checkpoint_folder),
     ):
-        keeper.put("fv", Place(2, np.zeros(3)), (Place,))
-    assert sorted(p.name for p in kept.iterdir()) == ["fv.safetensors", "study.json"]
-    assert Keeper.continued(kept, {"seed": "0"}, "cpu").get("fv", Place, (Place,)).iteration == 1
+        checkpoint_store.put("fv", OptimiserState(2, np.zeros(3)), (OptimiserState,))
+    assert sorted(p.name for p in checkpoint_folder.iterdir()) == ["fv.safetensors", "study.json"]
+    assert (
+        CheckpointStore.reopen(checkpoint_folder, {"seed": "0"}, "cpu")
+        .get("fv", OptimiserState, (OptimiserState,))
+        .iteration
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,23 +195,23 @@ def test_a_disk_that_fills_up_leaves_the_last_whole_state_and_says_how_to_go_on(
 def test_what_ends_a_run_stands_beside_its_states_until_it_goes_on(
     tmp_path: Path, error: Exception, status: str
 ) -> None:
-    kept = tmp_path / "out.partial"
-    with pytest.raises(type(error)), kept_on_record(kept):
+    checkpoint_folder = tmp_path / "out.partial"
+    with pytest.raises(type(error)), record_interruption(checkpoint_folder):
         raise error
-    assert not kept.exists()  # nothing had been kept
-    Keeper.begun(kept, {"seed": "0"}, "cpu")
-    with pytest.raises(type(error)), kept_on_record(kept):
+    assert not checkpoint_folder.exists()  # nothing had been kept
+    CheckpointStore.create_empty(checkpoint_folder, {"seed": "0"}, "cpu")
+    with pytest.raises(type(error)), record_interruption(checkpoint_folder):
         raise error
-    said = json.loads((kept / FAULT).read_text())
+    said = json.loads((checkpoint_folder / FAILURE_FILE).read_text())
     assert said["status"] == status
     assert "/home" not in said["message"]
-    (kept / ".fv.safetensors.abcd1234.part").write_bytes(
+    (checkpoint_folder / ".fv.safetensors.abcd1234.part").write_bytes(
         b"half"
     )  # of a process killed while it wrote
-    Keeper.continued(kept, {"seed": "0"}, "cpu")
-    assert not (kept / FAULT).exists()
-    forget(kept)
-    assert not kept.exists()
+    CheckpointStore.reopen(checkpoint_folder, {"seed": "0"}, "cpu")
+    assert not (checkpoint_folder / FAILURE_FILE).exists()
+    delete_checkpoints(checkpoint_folder)
+    assert not checkpoint_folder.exists()
 
 
 def caught(status: str, what: signal.Signals) -> bool:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from nanopinn.cli.verdict import gives_verdict
+from nanopinn.cli.verdict import with_verdict_option
 from nanopinn.errors import CheckFailedError, InputError, OutputError, StoppedError
 
-ENDINGS = [
+REPORTED_STATUSES = [
     (None, "passed", 0),
     (CheckFailedError("CHECK FAILED: pressure."), "check failed", 5),
     (InputError("the file is truncated", file="dce.nii.gz"), "refused", 3),
@@ -21,7 +21,7 @@ ENDINGS = [
 
 
 def command(error: BaseException | None):
-    @gives_verdict("fit")
+    @with_verdict_option("fit")
     def run(size: int = 1) -> str:
         """A command."""
         if error is not None:
@@ -31,7 +31,7 @@ def command(error: BaseException | None):
     return run
 
 
-@pytest.mark.parametrize(("error", "status", "code"), ENDINGS)
+@pytest.mark.parametrize(("error", "status", "code"), REPORTED_STATUSES)
 def test_every_ending_of_its_own_is_a_verdict_and_no_failure_of_the_command(
     tmp_path: Path, error, status: str, code: int
 ) -> None:

@@ -15,11 +15,11 @@ settings = nanopinn.ComparisonSettings(
     sensitivity=False,
 )
 found = nanopinn.compare_arms(settings, folder=result())
-print("\n".join(found.answer), end="\n\n")
+print("\n".join(found.conclusions), end="\n\n")
 for outcome in found.outcomes:
     cells = {arm: outcome.interval(arm) for arm in found.arms}
     print(
-        f"{outcome.words}, {outcome.unit}:",
+        f"{outcome.description}, {outcome.unit}:",
         "; ".join(f"{a} {m:.3g} ({lo:.3g} to {hi:.3g})" for a, (m, lo, hi) in cells.items()),
     )
 print(

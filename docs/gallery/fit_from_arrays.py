@@ -32,4 +32,4 @@ pressure = found.fit.maps["IFP"]
 print(
     f"{pressure.description}: median {np.nanmedian(pressure.values[found.fit.mask]):.2f} {pressure.unit}"
 )
-print(found.fit.in_words())
+print(found.fit.describe())

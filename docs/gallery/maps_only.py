@@ -16,7 +16,7 @@ for model in ("etofts", "tofts", "auto"):
     imaging = nanopinn.run_maps(inputs, device="cpu")
     print(imaging.summary(), end="\n\n")
 
-chosen = imaging.kinetics.chosen[imaging.mask]
+chosen = imaging.kinetics.model_index[imaging.mask]
 for i, name in enumerate(imaging.kinetics.candidates):
     print(f"{name}: the least AICc in {np.mean(chosen == i):.0%} of the tumour's voxels")
 print("Written:", nanopinn.write_imaging(WORK / "maps", imaging, inputs, overwrite=True))

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanopinn.cli.cohort import cohort
-from nanopinn.cli.config import settings_of
+from nanopinn.cli.config import build_settings
 from nanopinn.cli.derivatives import derivatives
 from nanopinn.cli.fit import fit
 from nanopinn.cli.group import group
 from nanopinn.cli.minimal_imaging import minimal_imaging
-from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, takes_imaging
+from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, with_imaging_options
 from nanopinn.cli.phantoms import coverage, phantoms
 from nanopinn.cli.plan import plan
-from nanopinn.cli.screen import shown_progress
+from nanopinn.cli.screen import progress_display
 from nanopinn.cli.simulate import simulate
 from nanopinn.errors import CheckFailedError, InputError
 
@@ -43,7 +43,7 @@ app.command()(group)
 
 
 @app.command()
-@takes_imaging
+@with_imaging_options
 def maps(
     inputs: ImagingInputs,
     model: Annotated[
@@ -67,14 +67,14 @@ def maps(
     """
     from dataclasses import replace
 
-    from nanopinn.report.claim import claimed
+    from nanopinn.report.claim import reserve_output_folder
     from nanopinn.report.imaging import write_imaging
     from nanopinn.workflows.maps import run_maps
 
     choice = {"model": model, "smooth": smooth}
     chosen = replace(inputs, **{k: v for k, v in choice.items() if v is not None})  # type: ignore[arg-type]
-    with claimed(out, overwrite=overwrite):
-        with shown_progress(quiet, verbose) as progress:
+    with reserve_output_folder(out, overwrite=overwrite):
+        with progress_display(quiet, verbose) as progress:
             imaging = run_maps(chosen, device=device or "auto", progress=progress)
         write_imaging(out, imaging, chosen, overwrite=overwrite)
     typer.echo(imaging.summary())
@@ -132,8 +132,8 @@ def phantom(
         "pore_error": pore_error,
         "cut_voxels": cut_voxels,
     }
-    settings = settings_of(PhantomSettings, "phantom", None, given)
-    with shown_progress(quiet) as progress:
+    settings = build_settings(PhantomSettings, "phantom", None, given)
+    with progress_display(quiet) as progress:
         if bids is None:
             folder = make_phantom(out, settings, progress=progress)
         else:
@@ -153,7 +153,7 @@ def check(
     """
     from nanopinn.workflows.check import run_check
 
-    with shown_progress(quiet) as progress:
+    with progress_display(quiet) as progress:
         result = run_check(folder, refine=refine, progress=progress)
     typer.echo(result.headline)
     for item in result.items:
@@ -218,8 +218,8 @@ def validate(
     template: Annotated[Path | None, typer.Option(help="Write a sidecar to fill in.")] = None,
 ) -> None:
     """Read inputs and report, without computing; or write a sidecar to fill in."""
-    from nanopinn.imaging.acquisition import KEYS, load_acquisition
-    from nanopinn.imaging.dicom import as_series
+    from nanopinn.imaging.acquisition import ACQUISITION_KEYS, load_acquisition
+    from nanopinn.imaging.dicom import open_series
     from nanopinn.imaging.io import read_volume
 
     if template is not None:
@@ -227,10 +227,10 @@ def validate(
             raise InputError(
                 "the file exists already", file=template, remedy="Give another name to --template."
             )
-        template.write_text(json.dumps(KEYS, indent=2) + "\n", encoding="utf-8")
+        template.write_text(json.dumps(ACQUISITION_KEYS, indent=2) + "\n", encoding="utf-8")
         typer.echo(f"Fill in: {template}")
     if dce is not None:
-        with as_series(dce) as (path, _):
+        with open_series(dce) as (path, _):
             volume = read_volume(path)
             found = load_acquisition(path, volume.shape[-1], float(volume.meta["pixdim4_s"]))
         _describe(dce, volume)

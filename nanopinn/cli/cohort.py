@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanopinn.cli.config import table_of
-from nanopinn.cli.options import Quiet, words_for
+from nanopinn.cli.config import read_config_table
+from nanopinn.cli.options import Quiet, parse_extra_options
 from nanopinn.errors import InputError, OutputError, PartialCohortError
 
 if TYPE_CHECKING:
-    from nanopinn.workflows.cohort.studies import Study
-    from nanopinn.workflows.pipeline.ends import End
+    from nanopinn.workflows.cohort.studies import CohortStudy
+    from nanopinn.workflows.pipeline.ends import RunStatus
     from nanopinn.workflows.pipeline.snakemake import Workflow
 
 _PROFILE = "local (two jobs at a time), slurm, or a folder with a Snakemake profile."
@@ -92,12 +92,12 @@ def cohort(
         "mem_mb": memory,
         "runtime_min": minutes,
         "files": [str(config.absolute())] if config else [],
-        "fit": _words("fit", fit, {"--engine": engine, "--preset": preset, **shared}),
-        "arms": _words("simulate", simulate, {"--arms": arms, **shared}) if arms else [],
+        "fit": _command_options("fit", fit, {"--engine": engine, "--preset": preset, **shared}),
+        "arms": _command_options("simulate", simulate, {"--arms": arms, **shared}) if arms else [],
     }
     settings["given"] = [
         *settings["fit"],
-        *(f"--{name.replace('_', '-')}" for name in table_of(config, "imaging")),
+        *(f"--{name.replace('_', '-')}" for name in read_config_table(config, "imaging")),
     ]
     if simulate and not arms:
         raise InputError(
@@ -107,23 +107,23 @@ def cohort(
             remedy="Say which: --arms free,pld.",
         )
     studies = find_studies(source, only=settings["only"], given=settings["given"])
-    _apart(source, out)
+    _check_outside_dataset(source, out)
     workflow = Workflow(
         "cohort", out.absolute(), profile, settings, cores, _split("snakemake", snakemake)
     )
     if dry_run:
         _say_plan(workflow, studies)
     else:
-        _work(workflow, studies, bool(arms), quiet)
+        _run_workflow(workflow, studies, bool(arms), quiet)
 
 
-def _words(command: str, more: str, given: dict[str, Any]) -> list[str]:
+def _command_options(command: str, more: str, given: dict[str, Any]) -> list[str]:
     """Options of a command, those with an option of their own here first."""
     words = [
         str(word) for name, value in given.items() if value is not None for word in (name, value)
     ]
     needed = ["--dce", "."] if command == "fit" else []
-    return [*words, *words_for(command, command, more, [*needed, *words])]
+    return [*words, *parse_extra_options(command, command, more, [*needed, *words])]
 
 
 def _split(option: str, text: str) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ def _split(option: str, text: str) -> tuple[str, ...]:
         ) from error
 
 
-def _apart(source: Path, out: Path) -> None:
+def _check_outside_dataset(source: Path, out: Path) -> None:
     """The dataset itself is never written to; its folder ``derivatives`` is where BIDS wants results."""
     inside, data = out.resolve(), source.resolve()
     if inside == data or (
@@ -149,13 +149,13 @@ def _apart(source: Path, out: Path) -> None:
         )
 
 
-def _say_plan(workflow: Workflow, studies: Sequence[Study]) -> None:
-    from nanopinn.workflows.pipeline.jobs import jobs_planned, told
+def _say_plan(workflow: Workflow, studies: Sequence[CohortStudy]) -> None:
+    from nanopinn.workflows.pipeline.jobs import parse_dry_run, describe_jobs
 
     with TemporaryDirectory() as folder:
-        jobs = jobs_planned(workflow.planned(Path(folder)))
+        jobs = parse_dry_run(workflow.run_dry(Path(folder)))
     for study in studies:
-        typer.echo(f"{study.id}: {study.problem or told(jobs, str(study.place))}")
+        typer.echo(f"{study.id}: {study.problem or describe_jobs(jobs, str(study.place))}")
     counts = Counter(job.rule for job in jobs)
     problems = sum(bool(s.problem) for s in studies)
     said = ", ".join(f"{n} {rule}" for rule, n in counts.items())
@@ -165,33 +165,35 @@ def _say_plan(workflow: Workflow, studies: Sequence[Study]) -> None:
     )
 
 
-def _work(workflow: Workflow, studies: Sequence[Study], arms: bool, quiet: bool) -> None:
-    from nanopinn.workflows.pipeline.alone import alone_in
-    from nanopinn.workflows.pipeline.ends import Watch, ends_of
-    from nanopinn.workflows.pipeline.snakemake import refuse_early_end
+def _run_workflow(
+    workflow: Workflow, studies: Sequence[CohortStudy], arms: bool, quiet: bool
+) -> None:
+    from nanopinn.workflows.pipeline.alone import lock_run_folder
+    from nanopinn.workflows.pipeline.ends import RunMonitor, read_run_statuses
+    from nanopinn.workflows.pipeline.snakemake import raise_if_ended_early
 
     def tell(line: str) -> None:
         if not quiet:
             typer.echo(line, err=True)
 
     log = workflow.out / "work" / "cohort.log"
-    with alone_in(workflow.out, tell):
-        watch = Watch(workflow.out, studies, arms, tell)
+    with lock_run_folder(workflow.out, tell):
+        watch = RunMonitor(workflow.out, studies, arms, tell)
         code = workflow.run(log, watch)
         watch()
-        refuse_early_end(code, log)
-        ends = ends_of(workflow.out, studies, arms=arms)
-    _say_ends(ends, workflow.out, code)
+        raise_if_ended_early(code, log)
+        ends = read_run_statuses(workflow.out, studies, arms=arms)
+    _print_results(ends, workflow.out, code)
 
 
-def _say_ends(ends: Sequence[End], out: Path, code: int) -> None:
+def _print_results(ends: Sequence[RunStatus], out: Path, code: int) -> None:
     """Every run that did not pass, the counts, and the page; then the exit code."""
     from nanopinn.workflows.pipeline.ends import PASSED, UNFINISHED, exit_code
 
     fits = Counter(end.status for end in ends if end.run == "fit")
     for end in ends:
         if end.status != PASSED:
-            typer.echo(end.line())
+            typer.echo(end.format_line())
     typer.echo(
         f"{fits.total()} studies: " + ", ".join(f"{n} {status}" for status, n in fits.items()) + "."
     )

@@ -10,7 +10,7 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.given import read_toml
 
 
-def settings_of(kind: Any, table: str, config: Path | None, given: Mapping[str, Any]) -> Any:
+def build_settings(kind: Any, table: str, config: Path | None, given: Mapping[str, Any]) -> Any:
     """Settings of a pydantic model or a data class: a table of the file under the options that were given.
 
     Raises:
@@ -18,8 +18,11 @@ def settings_of(kind: Any, table: str, config: Path | None, given: Mapping[str, 
     """
     from pydantic import TypeAdapter, ValidationError
 
-    entries = {**table_of(config, table), **{k: v for k, v in given.items() if v is not None}}
-    _know(kind, entries, config)
+    entries = {
+        **read_config_table(config, table),
+        **{k: v for k, v in given.items() if v is not None},
+    }
+    _check_setting_names(kind, entries, config)
     try:
         found = TypeAdapter(kind).validate_python(entries)
     except ValidationError as error:
@@ -33,7 +36,7 @@ def settings_of(kind: Any, table: str, config: Path | None, given: Mapping[str, 
             expected=first["msg"],
         ) from error
     for name, entry in entries.items():
-        if not _of_one_kind(entry, getattr(found, name)):
+        if not _has_same_type(entry, getattr(found, name)):
             raise InputError(
                 "a setting has the wrong type",
                 file=config,
@@ -45,18 +48,18 @@ def settings_of(kind: Any, table: str, config: Path | None, given: Mapping[str, 
     return found
 
 
-def _of_one_kind(entry: object, taken: object) -> bool:
+def _has_same_type(entry: object, taken: object) -> bool:
     """Whether what was taken for a number was one: pydantic reads true as 1, and "2" as 2."""
     if isinstance(entry, (list, tuple)) and isinstance(taken, (list, tuple)):
-        return all(_of_one_kind(e, t) for e, t in zip(entry, taken, strict=False))
+        return all(_has_same_type(e, t) for e, t in zip(entry, taken, strict=False))
     if isinstance(entry, Mapping) and isinstance(taken, Mapping):
-        return all(_of_one_kind(entry[key], taken[key]) for key in entry if key in taken)
+        return all(_has_same_type(entry[key], taken[key]) for key in entry if key in taken)
     if isinstance(entry, bool) or isinstance(taken, bool):
         return type(entry) is type(taken)
     return isinstance(entry, (int, float)) or not isinstance(taken, (int, float))
 
 
-def table_of(config: Path | None, name: str) -> dict[str, Any]:
+def read_config_table(config: Path | None, name: str) -> dict[str, Any]:
     """A table of a configuration; empty if it has none.
 
     Raises:
@@ -70,7 +73,7 @@ def table_of(config: Path | None, name: str) -> dict[str, Any]:
     return entries
 
 
-def _know(kind: Any, entries: Mapping[str, Any], config: Path | None) -> None:
+def _check_setting_names(kind: Any, entries: Mapping[str, Any], config: Path | None) -> None:
     """Refuse a setting that does not exist: a data class would not name it in one line."""
     known = set(getattr(kind, "model_fields", None) or kind.__dataclass_fields__)
     for name in entries:

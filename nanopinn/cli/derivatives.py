@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nanopinn.cli.verdict import left_a_result
+from nanopinn.cli.verdict import has_result
 
 _AFTER_HELP = "Verdict of the run that made it: where that left no result, nothing is written and nothing is wrong."
 
@@ -24,10 +24,10 @@ def derivatives(
 
     Example: nanopinn derivatives work/sub-01/ses-01/fit . --id sub-01_ses-01
     """
-    from nanopinn.imaging.given import json_or_nothing
+    from nanopinn.imaging.given import read_json_or_empty
     from nanopinn.workflows.cohort.derivatives import write_derivatives
 
-    if after is not None and not left_a_result(json_or_nothing(after)):
+    if after is not None and not has_result(read_json_or_empty(after)):
         typer.echo(f"{id}: there is no result to write.")
         return
     typer.echo(f"{id}: {write_derivatives(result, dataset, id)}")

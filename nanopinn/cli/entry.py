@@ -14,31 +14,31 @@ from types import FrameType
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class _Stop:
+class _SignalHandler:
     """Ends the work at the first signal, and the process at the second: what is on the disk is whole at any moment."""
 
-    told = False
+    signalled = False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        if self.told:
+        if self.signalled:
             os.write(2, b"Interrupted.\n")
             os._exit(130)
-        self.told = True
+        self.signalled = True
         raise KeyboardInterrupt
 
 
 def main() -> None:
     """Run the command of the command line, and end the process."""
-    stop = _Stop()
+    stop = _SignalHandler()
     for s in _SIGNALS:
         if signal.getsignal(s) is not signal.SIG_IGN:  # as of nohup
             signal.signal(s, stop)
-    code, words = _ended()
+    code, words = _run_command()
     for s in _SIGNALS:
         signal.signal(s, signal.SIG_IGN)  # the work is done or given up: nothing is left to stop
     if words:
         print(words, file=sys.stderr, flush=True)
-    if stop.told:
+    if stop.signalled:
         with suppress(OSError):
             sys.stdout.flush()
         os._exit(
@@ -47,21 +47,21 @@ def main() -> None:
     sys.exit(code)
 
 
-def _ended() -> tuple[int, str]:
+def _run_command() -> tuple[int, str]:
     """Exit code of the command, and what is left to say."""
     try:
         from nanopinn.cli.app import app
-        from nanopinn.cli.options import spread
+        from nanopinn.cli.options import expand_multivalue_options
 
-        app(spread(sys.argv[1:]))
+        app(expand_multivalue_options(sys.argv[1:]))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
         return code, "Interrupted; nothing was written." if code == 130 else ""
     except KeyboardInterrupt:
         return 130, "Interrupted; nothing was written."
     except Exception as error:
-        from nanopinn.cli.verdict import Ending
+        from nanopinn.cli.verdict import CommandStatus
 
-        ending = Ending.of(error)
+        ending = CommandStatus.of(error)
         return ending.exit_code, ending.message
     return 0, ""

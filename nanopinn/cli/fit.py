@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanopinn.cli.config import settings_of
-from nanopinn.cli.kept import kept_of, kept_on_record
-from nanopinn.cli.options import Continue, Device, Out, Overwrite, Quiet, Verbose, takes_imaging
-from nanopinn.cli.screen import shown_progress
-from nanopinn.cli.verdict import gives_verdict
+from nanopinn.cli.config import build_settings
+from nanopinn.cli.kept import locate_checkpoint_folder, record_interruption
+from nanopinn.cli.options import (
+    Continue,
+    Device,
+    Out,
+    Overwrite,
+    Quiet,
+    Verbose,
+    with_imaging_options,
+)
+from nanopinn.cli.screen import progress_display
+from nanopinn.cli.verdict import with_verdict_option
 from nanopinn.errors import CheckFailedError
 
 if TYPE_CHECKING:
@@ -24,8 +32,8 @@ _RELEASE_IN_TIME_HELP = (
 )
 
 
-@gives_verdict("fit")
-@takes_imaging
+@with_verdict_option("fit")
+@with_imaging_options
 def fit(
     inputs: ImagingInputs,
     drug: Annotated[
@@ -78,7 +86,7 @@ def fit(
             "--resume", help="Go on with a fit that was interrupted; give what was given then."
         ),
     ] = False,
-    go_on: Continue = False,
+    continue_run: Continue = False,
     config: Path | None = None,
     out: Out = Path("nanopinn_result"),
     overwrite: Overwrite = False,
@@ -89,8 +97,8 @@ def fit(
 
     Example: nanopinn fit --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --out result
     """
-    from nanopinn.inference.resume import forget
-    from nanopinn.report.claim import claimed
+    from nanopinn.inference.resume import delete_checkpoints
+    from nanopinn.report.claim import reserve_output_folder
     from nanopinn.workflows.fit import run_fit, write_fit
     from nanopinn.workflows.settings import FitSettings
 
@@ -110,21 +118,21 @@ def fit(
         "aif_sd": aif_sd,
         "profile": profile or None,
     }
-    settings = settings_of(FitSettings, "fit", config, given)
-    kept = kept_of(out)
-    tell = None if quiet else partial(typer.echo, err=True)
-    with claimed(out, overwrite=overwrite), kept_on_record(kept):
-        with shown_progress(quiet, verbose) as progress:
+    settings = build_settings(FitSettings, "fit", config, given)
+    checkpoint_folder = locate_checkpoint_folder(out)
+    report_limits = None if quiet else partial(typer.echo, err=True)
+    with reserve_output_folder(out, overwrite=overwrite), record_interruption(checkpoint_folder):
+        with progress_display(quiet, verbose) as progress:
             study = run_fit(
                 inputs,
                 settings,
                 progress=progress,
-                tell=tell,
-                kept=kept,
-                resume=resume or (go_on and "if kept"),
+                report_limits=report_limits,
+                checkpoint_folder=checkpoint_folder,
+                resume=resume or (continue_run and "if kept"),
             )
         write_fit(out, study, overwrite=overwrite)
-        forget(kept)
+        delete_checkpoints(checkpoint_folder)
     typer.echo(study.imaging.summary())
     typer.echo(study.fit.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in study.fit.assumptions))

@@ -20,13 +20,13 @@ def group(
     Example: nanopinn group derivatives/nanopinn
     """
     from nanopinn.report.group import write_group
-    from nanopinn.workflows.cohort.dataset import describe_derivatives
+    from nanopinn.workflows.cohort.dataset import write_derivatives_description
     from nanopinn.workflows.cohort.group import run_group
 
     found = run_group(dataset)
-    describe_derivatives(dataset)
+    write_derivatives_description(dataset)
     page = write_group(dataset, found)
     typer.echo(found.summary())
     typer.echo(f"Page: {page}")
-    if not found.well:
+    if not found.all_passed:
         raise PartialCohortError(found.headline)

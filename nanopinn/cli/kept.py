@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nanopinn.cli.verdict import Ending
+from nanopinn.cli.verdict import CommandStatus
 from nanopinn.errors import OutputError, StoppedError
 
 
-def kept_of(out: Path) -> Path:
+def locate_checkpoint_folder(out: Path) -> Path:
     """Where the states of a run are kept: beside its output."""
     return out.absolute().with_name(f"{out.absolute().name}.partial")
 
 
 @contextmanager
-def kept_on_record(kept: Path) -> Iterator[None]:
+def record_interruption(checkpoint_folder: Path) -> Iterator[None]:
     """Say how to go on with work that ends early, and write why it did into the folder of its states, if it has got so far.
 
     Raises:
@@ -26,37 +26,42 @@ def kept_on_record(kept: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        if not kept.exists():
+        if not checkpoint_folder.exists():
             raise StoppedError("Interrupted; nothing was written.") from error
-        _record(kept, stopped := StoppedError(f"Interrupted. {_how_to_go_on(kept)}"))
+        _write_failure(
+            checkpoint_folder,
+            stopped := StoppedError(f"Interrupted. {_resume_hint(checkpoint_folder)}"),
+        )
         raise stopped from error
     except OutputError as error:
-        _record(kept, error)
+        _write_failure(checkpoint_folder, error)
         raise OutputError(
-            f"{error} {_how_to_go_on(kept)}" if kept.exists() else str(error)
+            f"{error} {_resume_hint(checkpoint_folder)}"
+            if checkpoint_folder.exists()
+            else str(error)
         ) from error
     except Exception as error:
-        _record(kept, error)
+        _write_failure(checkpoint_folder, error)
         raise
 
 
-def _how_to_go_on(kept: Path) -> str:
-    return f"{kept} keeps what was reached: the same command with --resume goes on from there."
+def _resume_hint(checkpoint_folder: Path) -> str:
+    return f"{checkpoint_folder} keeps what was reached: the same command with --resume goes on from there."
 
 
-def _record(kept: Path, error: Exception) -> None:
+def _write_failure(checkpoint_folder: Path, error: Exception) -> None:
     from nanopinn.imaging.io import write_json
-    from nanopinn.inference.resume import FAULT
+    from nanopinn.inference.resume import FAILURE_FILE
 
-    if not kept.is_dir():
+    if not checkpoint_folder.is_dir():
         return
-    ending = Ending.of(error)
+    ending = CommandStatus.of(error)
     with suppress(OutputError):  # the disk may be what failed
         write_json(
-            kept / FAULT,
+            checkpoint_folder / FAILURE_FILE,
             {
                 "status": ending.status,
                 "exit_code": ending.exit_code,
-                "message": ending.without_folders,
+                "message": ending.message_without_paths,
             },
         )

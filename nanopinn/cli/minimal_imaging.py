@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanopinn.cli.config import settings_of
-from nanopinn.cli.options import Device, Overwrite, Quiet, Verbose, takes_imaging
-from nanopinn.cli.screen import shown_progress
+from nanopinn.cli.config import build_settings
+from nanopinn.cli.options import Device, Overwrite, Quiet, Verbose, with_imaging_options
+from nanopinn.cli.screen import progress_display
 
 if TYPE_CHECKING:
     from nanopinn.imaging.inputs import ImagingInputs
 
 
-@takes_imaging
+@with_imaging_options
 def minimal_imaging(
     inputs: ImagingInputs,
     drug: Annotated[
@@ -48,12 +48,12 @@ def minimal_imaging(
 
     Example: nanopinn minimal-imaging --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --drug drug_2h.nii.gz drug_24h.nii.gz
     """
-    from nanopinn.report.table import claimed_table, write_table
+    from nanopinn.report.table import reserve_table_file, write_table
     from nanopinn.workflows.settings import ComparisonSettings, FitSettings
-    from nanopinn.workflows.therapy.minimal_imaging import outcome_by_images
-    from nanopinn.workflows.therapy.run import given_arms, outcome_of
+    from nanopinn.workflows.therapy.minimal_imaging import outcome_uncertainty_by_images
+    from nanopinn.workflows.therapy.run import arms_from_settings, outcome_function
 
-    fits = settings_of(
+    fits = build_settings(
         FitSettings,
         "fit",
         config,
@@ -72,15 +72,15 @@ def minimal_imaging(
         "draws": draws,
         "seed": seed,
     }
-    settings = settings_of(ComparisonSettings, "arms", None, given)
-    arms, notes = given_arms(settings)
-    with claimed_table(out, overwrite=overwrite):
-        with shown_progress(quiet, verbose) as progress:
-            found = outcome_by_images(
+    settings = build_settings(ComparisonSettings, "arms", None, given)
+    arms, notes = arms_from_settings(settings)
+    with reserve_table_file(out, overwrite=overwrite):
+        with progress_display(quiet, verbose) as progress:
+            found = outcome_uncertainty_by_images(
                 inputs,
                 fits,
                 arms,
-                outcome_of(arms[0], outcome, settings),
+                outcome_function(arms[0], outcome, settings),
                 name=f"{arm}: {outcome}",
                 draws=draws,
                 seed=seed,
@@ -93,7 +93,7 @@ def minimal_imaging(
             said = {
                 "outcome": found.outcome,
                 "draws": found.draws,
-                "in_words": found.in_words(),
+                "in_words": found.describe(),
                 "assumptions": assumed,
             }
             typer.echo(f"Table: {write_table(out, found.table(), said, overwrite=overwrite)}")

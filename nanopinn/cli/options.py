@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
-from nanopinn.cli.config import settings_of
+from nanopinn.cli.config import build_settings
 from nanopinn.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,10 +50,18 @@ _REGISTER_HELP = (
 )
 
 #: Options that take every value up to the next option: files as a shell's wildcard gives them, names.
-MANY = ("--vfa", "--ir", "--drug", "--profile", "--candidate", "--tumour-mm", "--voxel-mm")
+MULTIVALUE_OPTIONS = (
+    "--vfa",
+    "--ir",
+    "--drug",
+    "--profile",
+    "--candidate",
+    "--tumour-mm",
+    "--voxel-mm",
+)
 
 
-def spread(arguments: list[str]) -> list[str]:
+def expand_multivalue_options(arguments: list[str]) -> list[str]:
     """Repeat an option of :data:`MANY` before each of its values, which is how the parser takes several; workflows' options take one."""
     if arguments[:1] in (["cohort"], ["phantoms"]):
         return arguments
@@ -61,7 +69,7 @@ def spread(arguments: list[str]) -> list[str]:
     many = None
     for a in arguments:
         if a.startswith("-"):
-            many = a if a in MANY else None
+            many = a if a in MULTIVALUE_OPTIONS else None
             if many is None:
                 out.append(a)
         elif many is not None:
@@ -71,7 +79,9 @@ def spread(arguments: list[str]) -> list[str]:
     return out
 
 
-def words_for(command: str, option: str, text: str, given: Sequence[str]) -> tuple[str, ...]:
+def parse_extra_options(
+    command: str, option: str, text: str, given: Sequence[str]
+) -> tuple[str, ...]:
     """The words of an option that carries further options of a command.
 
     Args:
@@ -86,7 +96,7 @@ def words_for(command: str, option: str, text: str, given: Sequence[str]) -> tup
     refusal = cast("type[Exception]", typer.BadParameter.__base__)
     try:
         words = shlex.split(text)
-        parser.make_context(command, spread([*given, *words]))
+        parser.make_context(command, expand_multivalue_options([*given, *words]))
     except (ValueError, refusal) as error:
         why = getattr(error, "message", "") or str(error)
         raise InputError(
@@ -98,7 +108,7 @@ def words_for(command: str, option: str, text: str, given: Sequence[str]) -> tup
     return tuple(words)
 
 
-def imaging_inputs(
+def build_imaging_inputs(
     dce: Annotated[
         Path,
         typer.Option(
@@ -248,7 +258,7 @@ def imaging_inputs(
         "orientation": orientation,
         "overrides": stated or None,
     }
-    return settings_of(ImagingInputs, "imaging", config, given)
+    return build_settings(ImagingInputs, "imaging", config, given)
 
 
 def _number_or_text(text: str | None) -> float | str | None:
@@ -258,20 +268,20 @@ def _number_or_text(text: str | None) -> float | str | None:
         return text
 
 
-def takes_imaging(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command every option of :func:`imaging_inputs`, and hand it what they make as its first argument.
+def with_imaging_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command every option of :func:`build_imaging_inputs`, and hand it what they make as its first argument.
 
     An option that the command takes too (``config``) is shared.
     """
     names = {
         "ImagingInputs": object
     }  # the first argument is no option: its type is not needed at run time
-    shared = inspect.signature(imaging_inputs, eval_str=True, locals=names).parameters
+    shared = inspect.signature(build_imaging_inputs, eval_str=True, locals=names).parameters
     own = list(inspect.signature(command, eval_str=True, locals=names).parameters.values())[1:]
     wanted = {p.name for p in own}
 
     def run(**given: Any) -> T:
-        inputs = imaging_inputs(**{name: given[name] for name in shared})
+        inputs = build_imaging_inputs(**{name: given[name] for name in shared})
         return command(inputs, **{name: value for name, value in given.items() if name in wanted})
 
     extra = [p for p in own if p.name not in shared]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanopinn.cli.options import words_for
+from nanopinn.cli.options import parse_extra_options
 from nanopinn.errors import InputError, PartialCohortError
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def phantoms(
 
     Example: nanopinn phantoms study --seeds 30 --fit '--engine fv --preset fast'
     """
-    from nanopinn.workflows.pipeline.alone import alone_in
-    from nanopinn.workflows.pipeline.jobs import jobs_planned
-    from nanopinn.workflows.pipeline.snakemake import Workflow, refuse_early_end
+    from nanopinn.workflows.pipeline.alone import lock_run_folder
+    from nanopinn.workflows.pipeline.jobs import parse_dry_run
+    from nanopinn.workflows.pipeline.snakemake import Workflow, raise_if_ended_early
 
     config = {
         "seeds": list(range(first_seed, first_seed + seeds)),
@@ -73,19 +73,19 @@ def phantoms(
         "phantom": [
             "--shape",
             *map(str, shape),
-            *words_for("phantom", "phantom", phantom, ["--out", "."]),
+            *parse_extra_options("phantom", "phantom", phantom, ["--out", "."]),
         ],
-        "fit": words_for("fit", "fit", fit, ["--dce", "."]),
+        "fit": parse_extra_options("fit", "fit", fit, ["--dce", "."]),
     }
     workflow = Workflow("phantoms", out.absolute(), profile, config, cores)
     if dry_run:
         with TemporaryDirectory() as folder:
-            typer.echo(f"{len(jobs_planned(workflow.planned(Path(folder))))} jobs")
+            typer.echo(f"{len(parse_dry_run(workflow.run_dry(Path(folder))))} jobs")
         return
-    with alone_in(out, lambda line: typer.echo(line, err=True)):
+    with lock_run_folder(out, lambda line: typer.echo(line, err=True)):
         log = out / "work" / "phantoms.log"
         code = workflow.run(log, lambda: None)
-        refuse_early_end(code, log)
+        raise_if_ended_early(code, log)
     with (
         suppress(InputError) if code else nullcontext()
     ):  # of none that was fitted there is no table
@@ -111,12 +111,12 @@ def coverage(
         typer.echo(
             f"\n{table[0].fits} phantoms, {name}; informed where the contraction is above a half"
         )
-        typer.echo("\n".join(table_lines(table)))
+        typer.echo("\n".join(format_coverage_table(table)))
     rows = [{"phantoms": name, **asdict(row)} for name, table in tables.items() for row in table]
     write_table(out / "coverage.tsv", rows, {}, overwrite=True)
 
 
-def table_lines(table: Sequence[Coverage]) -> list[str]:
+def format_coverage_table(table: Sequence[Coverage]) -> list[str]:
     """A table for the screen."""
     widths = (10, 8, 10, 6, 11, 7, 5, 12, 14)
     lines = [" ".join(f"{h:>{w}s}" for h, w in zip(_HEADS, widths, strict=True))]

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from nanopinn.cli.config import settings_of
+from nanopinn.cli.config import build_settings
 from nanopinn.cli.options import Device, Overwrite, Quiet, Verbose
-from nanopinn.cli.screen import shown_progress
+from nanopinn.cli.screen import progress_display
 from nanopinn.errors import InputError
 
 _IMAGE = "QUANTITY@HOURS[:NOISE] after the dose, such as released@24:0.05, :5% or :0.3ug/mL"
@@ -82,7 +82,7 @@ def plan(
 
     Example: nanopinn plan --tumour-mm 8 --voxel-mm 0.7 --drug encapsulated@24
     """
-    from nanopinn.report.table import claimed_table, write_plan
+    from nanopinn.report.table import reserve_table_file, write_plan
     from nanopinn.workflows.plan import plan_protocol
     from nanopinn.workflows.settings import PlanSettings
 
@@ -100,7 +100,7 @@ def plan(
         "drug": drug,
         "preset": preset,
     }
-    _one_of_both(source, scan)
+    _refuse_protocol_with_result(source, scan)
     given = {
         **scan,
         "candidates": candidate,
@@ -109,9 +109,9 @@ def plan(
         "seed": seed,
         "device": device,
     }
-    settings = settings_of(PlanSettings, "plan", config, given)
-    with claimed_table(out, overwrite=overwrite):
-        with shown_progress(quiet, verbose) as progress:
+    settings = build_settings(PlanSettings, "plan", config, given)
+    with reserve_table_file(out, overwrite=overwrite):
+        with progress_display(quiet, verbose) as progress:
             found = plan_protocol(settings, folder=source, progress=progress)
         typer.echo(found.summary())
         if out is not None:
@@ -119,7 +119,7 @@ def plan(
             typer.echo(f"Table: {write_plan(out, found, dump, overwrite=overwrite)}")
 
 
-def _one_of_both(source: Path | None, scan: Mapping[str, Any]) -> None:
+def _refuse_protocol_with_result(source: Path | None, scan: Mapping[str, Any]) -> None:
     """Refuse a protocol beside a result: the scan of that patient is done.
 
     Raises:

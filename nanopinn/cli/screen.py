@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from nanopinn.progress import Clock, Progress, silent
+from nanopinn.progress import RemainingTimeEstimator, Progress, ignore_progress
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
 @contextmanager
-def shown_progress(quiet: bool, verbose: bool = False) -> Iterator[Progress]:
+def progress_display(quiet: bool, verbose: bool = False) -> Iterator[Progress]:
     """A bar on a terminal, a line per step elsewhere or with ``verbose``, nothing with ``quiet``."""
     if quiet:
-        yield silent
+        yield ignore_progress
     elif verbose or not sys.stderr.isatty():
-        yield _said_once(verbose)
+        yield _line_progress(verbose)
     else:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -40,19 +40,22 @@ def shown_progress(quiet: bool, verbose: bool = False) -> Iterator[Progress]:
             def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
                 if stage not in tasks:
                     tasks[stage] = bars.add_task(stage, total=1.0, said="")
-                bars.update(tasks[stage], completed=fraction, said=_key_numbers(numbers))
+                bars.update(tasks[stage], completed=fraction, said=_format_key_numbers(numbers))
 
             yield show
 
 
-def _said_once(verbose: bool) -> Progress:
+def _line_progress(verbose: bool) -> Progress:
     """A line per step; none that says what the last one said."""
     last = ""
-    clock = Clock()
+    clock = RemainingTimeEstimator()
 
     def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
         nonlocal last
-        left, line = clock.left_s(stage, fraction), _line(stage, fraction, numbers, verbose)
+        left, line = (
+            clock.estimate_remaining_s(stage, fraction),
+            _line(stage, fraction, numbers, verbose),
+        )
         if line != last:
             typer.echo(line + ("" if left is None else f", at most {left:.0f} s left"), err=True)
         last = line
@@ -60,7 +63,7 @@ def _said_once(verbose: bool) -> Progress:
     return show
 
 
-def _key_numbers(numbers: Mapping[str, float]) -> str:
+def _format_key_numbers(numbers: Mapping[str, float]) -> str:
     """Misfit, and the worst residual of a network where there are any."""
     said = [f"chi2/N {numbers['chi2/N']:.3f}"] if "chi2/N" in numbers else []
     residuals = [v for k, v in numbers.items() if k.startswith("residual")]
@@ -69,6 +72,8 @@ def _key_numbers(numbers: Mapping[str, float]) -> str:
 
 def _line(stage: str, fraction: float, numbers: Mapping[str, float], verbose: bool) -> str:
     said = (
-        ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()) if verbose else _key_numbers(numbers)
+        ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+        if verbose
+        else _format_key_numbers(numbers)
     )
     return f"[{fraction:4.0%}] {stage}{', ' + said if said else ''}"

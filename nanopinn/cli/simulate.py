@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanopinn.cli.config import settings_of
-from nanopinn.cli.kept import kept_of, kept_on_record
+from nanopinn.cli.config import build_settings
+from nanopinn.cli.kept import locate_checkpoint_folder, record_interruption
 from nanopinn.cli.options import Continue, Device, Out, Overwrite, Quiet, Verbose
-from nanopinn.cli.screen import shown_progress
-from nanopinn.cli.verdict import gives_verdict, refuse_after
+from nanopinn.cli.screen import progress_display
+from nanopinn.cli.verdict import with_verdict_option, require_result
 from nanopinn.errors import InputError
 
 if TYPE_CHECKING:
-    from nanopinn.inference.resume import Resume
+    from nanopinn.inference.resume import ResumeMode
     from nanopinn.workflows.settings import PhantomSettings
     from nanopinn.workflows.simulate import MapFiles
 
@@ -24,7 +24,7 @@ _ARMS = "Arms compared"
 _HEAT = "Heating, degC:MINUTES[@START_H][~RAMP_MIN], or a thermometry file; several with commas. Of arms that answer to heat."
 
 
-@gives_verdict("simulate")
+@with_verdict_option("simulate")
 def simulate(
     schedule: Annotated[
         Path | None, typer.Option(help="What is given and when (TOML); examples in docs/schedules.")
@@ -154,7 +154,7 @@ def simulate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with interrupted arms.", rich_help_panel=_ARMS)
     ] = False,
-    go_on: Continue = False,
+    continue_run: Continue = False,
     config: Annotated[
         Path | None, typer.Option(help="TOML as every run dumps it; options win.")
     ] = None,
@@ -174,24 +174,24 @@ def simulate(
     from nanopinn.workflows.settings import ComparisonSettings, PhantomSettings, SimulationSettings
 
     if after is not None:
-        refuse_after(after)
+        require_result(after)
     drawn = (
-        settings_of(PhantomSettings, "phantom", config, {"seed": seed, "shape": shape})
+        build_settings(PhantomSettings, "phantom", config, {"seed": seed, "shape": shape})
         if phantom
         else None
     )
     maps = _map_files({"ktrans": ktrans, "ve": ve, "vp": vp, "mask": mask, "ph": ph})
     numerical = {"tolerance": tolerance, "refine": refine, "device": device}
     of_arms: dict[str, Any] = {
-        "arms": _listed(arms),
+        "arms": _split_list(arms),
         "dose": dose,
         "body_surface_m2": body_surface,
         "infusion_min": infusion,
-        "heat": _listed(heat),
+        "heat": _split_list(heat),
         "heat_all": heat_all,
         "heat_effects": heat_effects,
-        "heating_min": _minutes(heating_times),
-        "radiation": _listed(radiation),
+        "heating_min": _parse_minutes(heating_times),
+        "radiation": _split_list(radiation),
         "radiation_from": radiation_from,
         "end_h": end,
         "draws": draws,
@@ -207,11 +207,11 @@ def simulate(
             "--ktrans": maps,
             "--assume-ph": assume_ph,
         }
-        _refuse(refused, "it is not of arms", "Leave it out, or simulate one schedule.")
-        settings = settings_of(
+        _refuse_options(refused, "it is not of arms", "Leave it out, or simulate one schedule.")
+        settings = build_settings(
             ComparisonSettings, "arms", config, {**numerical, **of_arms, "seed": seed}
         )
-        going_on: Resume = resume or (go_on and "if kept")
+        going_on: ResumeMode = resume or (continue_run and "if kept")
         return _compare(
             settings,
             schedule,
@@ -223,10 +223,10 @@ def simulate(
             quiet=quiet,
             verbose=verbose,
         )
-    _refuse(
+    _refuse_options(
         {"--resume": resume or None}, "one schedule keeps nothing to go on with", "Leave it out."
     )
-    _refuse(
+    _refuse_options(
         {f"--{k.split('_')[0]}": v for k, v in of_arms.items()},
         "it is of arms",
         "Say which arms: --arms free,pld,tsl.",
@@ -239,7 +239,7 @@ def simulate(
             remedy="See docs/schedules for examples, or compare --arms free,pld,tsl.",
         )
     given = {**numerical, "rim_mm": rim, "advection": advection, "assume_ph": assume_ph}
-    single = settings_of(SimulationSettings, "simulate", config, given)
+    single = build_settings(SimulationSettings, "simulate", config, given)
     return _run_one(
         single,
         schedule,
@@ -265,15 +265,15 @@ def _run_one(
     quiet: bool,
     verbose: bool,
 ) -> str:
-    from nanopinn.report.claim import claimed
+    from nanopinn.report.claim import reserve_output_folder
     from nanopinn.report.simulation import write_simulation
     from nanopinn.workflows.simulate import run_simulation
 
     dump = {"simulate": settings.model_dump()} | (
         {"phantom": phantom.model_dump()} if phantom else {}
     )
-    with claimed(out, overwrite=overwrite):
-        with shown_progress(quiet, verbose) as progress:
+    with reserve_output_folder(out, overwrite=overwrite):
+        with progress_display(quiet, verbose) as progress:
             found = run_simulation(
                 schedule,
                 folder=source,
@@ -296,42 +296,42 @@ def _compare(
     phantom: PhantomSettings | None,
     out: Path,
     *,
-    resume: Resume,
+    resume: ResumeMode,
     overwrite: bool,
     quiet: bool,
     verbose: bool,
 ) -> str:
-    from nanopinn.inference.resume import forget
-    from nanopinn.report.claim import claimed
+    from nanopinn.inference.resume import delete_checkpoints
+    from nanopinn.report.claim import reserve_output_folder
     from nanopinn.report.comparison import write_comparison
     from nanopinn.workflows.therapy import compare_arms
 
-    kept = kept_of(out)
+    checkpoint_folder = locate_checkpoint_folder(out)
     dump = {"arms": settings.model_dump()} | ({"phantom": phantom.model_dump()} if phantom else {})
-    with claimed(out, overwrite=overwrite), kept_on_record(kept):
-        with shown_progress(quiet, verbose) as progress:
+    with reserve_output_folder(out, overwrite=overwrite), record_interruption(checkpoint_folder):
+        with progress_display(quiet, verbose) as progress:
             found = compare_arms(
                 settings,
                 folder=source,
                 phantom=phantom,
                 schedule=schedule,
                 progress=progress,
-                kept=kept,
+                checkpoint_folder=checkpoint_folder,
                 resume=resume,
             )
         write_comparison(out, found, dump, overwrite=overwrite)
-        forget(kept)
+        delete_checkpoints(checkpoint_folder)
     typer.echo(found.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in found.assumptions))
     typer.echo(f"Page: {out / 'comparison.html'}")
     return found.summary().partition("\n")[0]
 
 
-def _listed(text: str | None) -> tuple[str, ...] | None:
+def _split_list(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _minutes(text: str | None) -> tuple[float, ...] | None:
+def _parse_minutes(text: str | None) -> tuple[float, ...] | None:
     if text is None or text.strip().lower() == "none":
         return None if text is None else ()
     try:
@@ -345,7 +345,7 @@ def _minutes(text: str | None) -> tuple[float, ...] | None:
         ) from None
 
 
-def _refuse(given: Mapping[str, object], why: str, remedy: str) -> None:
+def _refuse_options(given: Mapping[str, object], why: str, remedy: str) -> None:
     for name, value in given.items():
         if value is not None:
             raise InputError(

@@ -18,11 +18,11 @@ _HELP = "Write how the run ended to this JSON file, and exit with 0 unless it co
 _STATUS = {0: "passed", 3: "refused", 4: "not written", 5: "check failed", 130: "interrupted"}
 
 #: Folders of an absolute path, up to the name of a file; quoted ones may hold spaces.
-_FOLDERS = re.compile(r"(?<=')/[^']*/|(?<=\")/[^\"]*/|(?<![\w./])/(?:[^\s/'\"]+/)+")
+_FOLDER_PATTERN = re.compile(r"(?<=')/[^']*/|(?<=\")/[^\"]*/|(?<![\w./])/(?:[^\s/'\"]+/)+")
 
 
 @dataclass(frozen=True)
-class Ending:
+class CommandStatus:
     """How a command ended.
 
     Attributes:
@@ -33,11 +33,11 @@ class Ending:
     message: str
 
     @classmethod
-    def of(cls, error: Exception) -> Ending:
+    def of(cls, error: Exception) -> CommandStatus:
         """What is told of an error, be it the user's, the system's or ours."""
         if isinstance(error, NanopinnError):
             return cls(error.exit_code, str(error))
-        if _is_of_memory(error):
+        if _is_out_of_memory(error):
             return cls(
                 1,
                 "There is not enough memory for this study. On a GPU, --device cpu may have more; --preset fast needs less.",
@@ -57,12 +57,12 @@ class Ending:
         return _STATUS.get(self.exit_code, "internal error")
 
     @property
-    def without_folders(self) -> str:
+    def message_without_paths(self) -> str:
         """The message for files that others read: it names files, and no folder of this machine."""
-        return _FOLDERS.sub("", self.message)
+        return _FOLDER_PATTERN.sub("", self.message)
 
 
-def _is_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     # torch is not imported for its exception: on the CPU it raises a plain RuntimeError anyway
     return (
         isinstance(error, MemoryError)
@@ -72,7 +72,7 @@ def _is_of_memory(error: Exception) -> bool:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RunRecord:
     """What a workflow reads; no path of this machine stands in it."""
 
     status: str
@@ -83,29 +83,29 @@ class Verdict:
     seconds: float
 
     @classmethod
-    def of(cls, ending: Ending, command: str, seconds: float) -> Verdict:
+    def of(cls, ending: CommandStatus, command: str, seconds: float) -> RunRecord:
         """The verdict on a command that ran so long."""
         from nanopinn import __version__
 
         return cls(
             ending.status,
             ending.exit_code,
-            ending.without_folders,
+            ending.message_without_paths,
             command,
             __version__,
             round(seconds, 3),
         )
 
 
-def gives_verdict(command: str) -> Callable[[Callable[..., str]], Callable[..., None]]:
+def with_verdict_option(command: str) -> Callable[[Callable[..., str]], Callable[..., None]]:
     """Give a command the option ``--verdict FILE``; the command returns what there is to say of its success."""
 
     def decorate(run: Callable[..., str]) -> Callable[..., None]:
-        def judged(*, verdict: Path | None = None, **given: Any) -> None:
+        def run_with_verdict(*, verdict: Path | None = None, **given: Any) -> None:
             if verdict is None:
                 run(**given)
             else:
-                _judge(verdict, command, lambda: run(**given))
+                _run_and_record(verdict, command, lambda: run(**given))
 
         known = inspect.signature(run, eval_str=True).parameters.values()
         option = inspect.Parameter(
@@ -115,31 +115,31 @@ def gives_verdict(command: str) -> Callable[[Callable[..., str]], Callable[..., 
             annotation=Annotated[Path | None, typer.Option(help=_HELP)],
         )
         options = [*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in known), option]
-        judged.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-        judged.__annotations__ = {p.name: p.annotation for p in options}
-        judged.__name__, judged.__doc__ = run.__name__, run.__doc__
-        return judged
+        run_with_verdict.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        run_with_verdict.__annotations__ = {p.name: p.annotation for p in options}
+        run_with_verdict.__name__, run_with_verdict.__doc__ = run.__name__, run.__doc__
+        return run_with_verdict
 
     return decorate
 
 
-def _judge(file: Path, command: str, run: Callable[[], str]) -> None:
+def _run_and_record(file: Path, command: str, run: Callable[[], str]) -> None:
     """Run, and write the verdict; what is no verdict goes on as it is."""
     from nanopinn.imaging.io import write_json
 
-    _clear(file)
+    _remove_old_record(file)
     began = time.perf_counter()
     try:
-        ending = Ending(0, run())
+        ending = CommandStatus(0, run())
     except (typer.Exit, OutputError, StoppedError):
         raise
     except Exception as error:
-        ending = Ending.of(error)
+        ending = CommandStatus.of(error)
         typer.echo(ending.message, err=True)
-    write_json(file, asdict(Verdict.of(ending, command, time.perf_counter() - began)))
+    write_json(file, asdict(RunRecord.of(ending, command, time.perf_counter() - began)))
 
 
-def _clear(file: Path) -> None:
+def _remove_old_record(file: Path) -> None:
     """Take the verdict on an earlier run away: this one may end without any.
 
     Raises:
@@ -154,21 +154,21 @@ def _clear(file: Path) -> None:
         ) from error
 
 
-def left_a_result(verdict: Mapping[str, Any]) -> bool:
+def has_result(verdict: Mapping[str, Any]) -> bool:
     """Whether the run of a verdict wrote a result, with a check that passed or failed."""
     return verdict.get("exit_code") in (0, CheckFailedError.exit_code)
 
 
-def refuse_after(verdict: Path) -> None:
+def require_result(verdict: Path) -> None:
     """Refuse to read a result where the run that should have made it left none; what an older run left there is not taken for it.
 
     Raises:
         InputError: it left none, or there is no such verdict.
     """
-    from nanopinn.imaging.given import json_or_nothing
+    from nanopinn.imaging.given import read_json_or_empty
 
-    before = json_or_nothing(verdict)
-    if not left_a_result(before):
+    before = read_json_or_empty(verdict)
+    if not has_result(before):
         raise InputError(
             "the run before left no result",
             file=verdict,

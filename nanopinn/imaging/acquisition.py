@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.io import read_sidecar, sidecar_path
-from nanopinn.imaging.numbers import is_number, listed_numbers
+from nanopinn.imaging.numbers import is_number, parse_number_list
 from nanopinn.parameters import value
 
 Array = NDArray[np.float64]
 
 #: No dynamic series has frames closer than this; below it a time is an excitation TR.
-SHORTEST_FRAME_S = 0.1
+MIN_FRAME_SPACING_S = 0.1
 
 #: Keys of the sidecar: unit and meaning, as `nanopinn validate --template` writes them.
-KEYS = {
+ACQUISITION_KEYS = {
     "VolumeTiming": "s, list: start of every frame (or RepetitionTime, the constant frame spacing in s)",
     "RepetitionTimeExcitation": "s: excitation TR of the spoiled gradient echo",
     "FlipAngle": "degrees",
@@ -71,12 +71,12 @@ def load_acquisition(
         InputError: timing, TR or flip angle are missing, out of range or contradict each other.
     """
     name, notes = sidecar_path(dce), list[str]()
-    side = _overridden(read_sidecar(dce), overrides or {})
+    side = _apply_overrides(read_sidecar(dce), overrides or {})
     times = _frame_times(side, frames, pixdim4_s, name, Path(dce), notes)
     ready = side.get("Units") in CONCENTRATION_UNITS
-    tr, flip = (float("nan"), float("nan")) if ready else excitation(side, name, notes)
+    tr, flip = (float("nan"), float("nan")) if ready else read_excitation(side, name, notes)
     relaxivity, hematocrit = _relaxivity(side, name, notes), _hematocrit(side, name, notes)
-    baseline, arrival = _before_contrast(side, times, name)
+    baseline, arrival = _read_baseline(side, times, name)
     dose = _number(side, "ContrastDose", name, 0.001, 2.0)
     return DceAcquisition(
         times,
@@ -92,7 +92,7 @@ def load_acquisition(
     )
 
 
-def _overridden(side: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _apply_overrides(side: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The sidecar under the overrides; timing given by hand replaces the sidecar's, however it was written."""
     given = {k: v for k, v in overrides.items() if v is not None}
     timing = ("VolumeTiming", "RepetitionTime")
@@ -122,7 +122,7 @@ def _hematocrit(side: Mapping[str, Any], name: Path, notes: list[str]) -> float:
     return value("Hct")
 
 
-def _before_contrast(
+def _read_baseline(
     side: Mapping[str, Any], times: Array, name: Path
 ) -> tuple[int | None, float | None]:
     """Stated number of baseline frames and bolus arrival; None where they are to be detected."""
@@ -134,7 +134,7 @@ def _before_contrast(
             file=name,
             field="BaselineFrames",
             found=count,
-            expected=KEYS["BaselineFrames"],
+            expected=ACQUISITION_KEYS["BaselineFrames"],
             remedy="Correct the value.",
         )
     if count is not None and arrival is not None and times[int(count) - 1] > arrival:
@@ -149,7 +149,7 @@ def _before_contrast(
     return None if count is None else int(count), arrival
 
 
-def excitation(
+def read_excitation(
     side: Mapping[str, Any], name: Path, notes: list[str] | None = None
 ) -> tuple[float, float]:
     """Excitation TR (s) and flip angle (degrees); neither is ever guessed.
@@ -157,7 +157,7 @@ def excitation(
     dcm2niix writes the TR of DICOM, which is that of the excitation, as ``RepetitionTime``; its sidecars say so by
     ``ConversionSoftware``.
     """
-    if _from_dcm2niix(side):
+    if _is_from_dcm2niix(side):
         side = {**side, "RepetitionTimeExcitation": side["RepetitionTime"]}
         if notes is not None:
             notes.append(
@@ -172,7 +172,7 @@ def excitation(
                 file=name,
                 field=key,
                 found="nothing",
-                expected=KEYS[key],
+                expected=ACQUISITION_KEYS[key],
                 remedy="Write it into the sidecar; it is never guessed.",
             )
     assert tr is not None
@@ -180,13 +180,14 @@ def excitation(
     return tr, flip
 
 
-def _from_dcm2niix(side: Mapping[str, Any]) -> bool:
+def _is_from_dcm2niix(side: Mapping[str, Any]) -> bool:
     """Whether ``RepetitionTime`` is an excitation TR because a converter of DICOM wrote it."""
     tr = side.get("RepetitionTime")
     if "RepetitionTimeExcitation" in side or not is_number(tr):
         return False
     return (
-        "dcm2niix" in str(side.get("ConversionSoftware", "")).lower() and 0 < tr < SHORTEST_FRAME_S
+        "dcm2niix" in str(side.get("ConversionSoftware", "")).lower()
+        and 0 < tr < MIN_FRAME_SPACING_S
     )
 
 
@@ -200,7 +201,7 @@ def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: flo
             file=name,
             field=key,
             found=found,
-            expected=KEYS.get(key),
+            expected=ACQUISITION_KEYS.get(key),
             remedy="Correct the value.",
         )
     if not low <= found <= high:
@@ -209,7 +210,7 @@ def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: flo
             file=name,
             field=key,
             found=found,
-            expected=f"{low:g} to {high:g}, {KEYS.get(key, 'in its unit')}",
+            expected=f"{low:g} to {high:g}, {ACQUISITION_KEYS.get(key, 'in its unit')}",
             remedy="Check the unit.",
         )
     return float(found)
@@ -221,7 +222,7 @@ def _frame_times(
     spacing = _frame_spacing(side, name)
     if "VolumeTiming" in side:
         times = _listed_times(side["VolumeTiming"], frames, name)
-        if spacing is not None and _differ(times, spacing):
+        if spacing is not None and _spacing_differs(times, spacing):
             raise InputError(
                 "frame times contradict each other",
                 file=name,
@@ -236,7 +237,7 @@ def _frame_times(
         _require_frame_spacing(pixdim4_s, name, dce)
         notes.append(f"Frame times are taken from the header: one every {pixdim4_s:g} s.")
         return np.arange(frames, dtype=np.float64) * pixdim4_s
-    if pixdim4_s >= SHORTEST_FRAME_S and _differ(times, pixdim4_s):
+    if pixdim4_s >= MIN_FRAME_SPACING_S and _spacing_differs(times, pixdim4_s):
         believed = np.median(np.diff(times))
         notes.append(
             f"The header has a frame every {pixdim4_s:g} s; the sidecar's {believed:g} s is believed."
@@ -244,17 +245,17 @@ def _frame_times(
     return times
 
 
-def _differ(times: Array, spacing: float) -> bool:
+def _spacing_differs(times: Array, spacing: float) -> bool:
     return bool(abs(np.median(np.diff(times)) - spacing) > 0.05 * spacing)
 
 
 def _frame_spacing(side: Mapping[str, Any], name: Path) -> float | None:
     """``RepetitionTime``, unless it is that of the excitation."""
-    if _from_dcm2niix(side):
+    if _is_from_dcm2niix(side):
         return None
     spacing = _number(side, "RepetitionTime", name, 0.0, 3600.0)
     if spacing is not None and (
-        spacing < SHORTEST_FRAME_S or spacing == side.get("RepetitionTimeExcitation")
+        spacing < MIN_FRAME_SPACING_S or spacing == side.get("RepetitionTimeExcitation")
     ):
         raise InputError(
             "an excitation TR stands where the frame spacing belongs",
@@ -275,29 +276,29 @@ def _require_frame_spacing(pixdim4_s: float, name: Path, dce: Path) -> None:
             file=name,
             field="VolumeTiming",
             found="nothing",
-            expected=KEYS["VolumeTiming"],
+            expected=ACQUISITION_KEYS["VolumeTiming"],
             remedy=remedy,
         )
-    if pixdim4_s < SHORTEST_FRAME_S:
+    if pixdim4_s < MIN_FRAME_SPACING_S:
         raise InputError(
             "the header's frame spacing is an excitation TR",
             file=dce,
             field="pixdim[4]",
             found=f"{pixdim4_s:g} s",
-            expected=f"at least {SHORTEST_FRAME_S} s",
+            expected=f"at least {MIN_FRAME_SPACING_S} s",
             remedy=remedy,
         )
 
 
 def _listed_times(listed: Any, frames: int, name: Path) -> Array:
-    times = listed_numbers(listed)
+    times = parse_number_list(listed)
     if times is None:
         raise InputError(
             "frame times are not numbers",
             file=name,
             field="VolumeTiming",
             found=listed,
-            expected=KEYS["VolumeTiming"],
+            expected=ACQUISITION_KEYS["VolumeTiming"],
             remedy="Correct the list.",
         )
     if times.shape != (frames,):
@@ -319,7 +320,7 @@ def _listed_times(listed: Any, frames: int, name: Path) -> Array:
             expected="later and later times",
             remedy="Correct the list.",
         )
-    if np.median(np.diff(times)) < SHORTEST_FRAME_S or np.median(np.diff(times)) > 600:
+    if np.median(np.diff(times)) < MIN_FRAME_SPACING_S or np.median(np.diff(times)) > 600:
         raise InputError(
             "frame times are not in seconds",
             file=name,

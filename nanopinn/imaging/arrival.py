@@ -7,16 +7,16 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.aif.population import POPULATIONS
-from nanopinn.imaging.aif.source import ArterialInput, load_aif, needs_images
+from nanopinn.imaging.aif.population import POPULATION_CURVES
+from nanopinn.imaging.aif.source import ArterialInput, load_aif, is_measured_in_scan
 from nanopinn.imaging.bolus import bolus_arrival
 from nanopinn.imaging.concentration import Concentration
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.kinetics.delay import DELAY_WINDOW_S, best_delay
+from nanopinn.imaging.kinetics.delay import DELAY_WINDOW_S, fit_delay
 from nanopinn.imaging.kinetics.models import MODELS
-from nanopinn.imaging.series import Series
+from nanopinn.imaging.series import DynamicSeries
 from nanopinn.imaging.t1.b1 import B1Map
-from nanopinn.imaging.tracer import study_concentration
+from nanopinn.imaging.tracer import compute_study_concentration
 from nanopinn.parameters import value
 
 Array = NDArray[np.float64]
@@ -43,7 +43,7 @@ def tumour_curves(inputs: ImagingInputs, C: Concentration, mask: NDArray[np.bool
 
 
 def arterial_input(
-    inputs: ImagingInputs, series: Series, C: Concentration, B1: B1Map | None, curves: Array
+    inputs: ImagingInputs, series: DynamicSeries, C: Concentration, B1: B1Map | None, curves: Array
 ) -> tuple[ArterialInput, list[str]]:
     """Plasma curve on the clock of the scan, and what was assumed of its arrival.
 
@@ -54,13 +54,13 @@ def arterial_input(
     t, arrival = acquisition.frame_times_s, acquisition.bolus_arrival_s
     if arrival is None:
         arrival = bolus_arrival(np.median(curves, axis=1), t, C.baseline[1])
-        if inputs.aif in POPULATIONS:
+        if inputs.aif in POPULATION_CURVES:
             notes.append(f"Bolus arrival was detected at {arrival:.1f} s.")
-    if needs_images(inputs.aif):
+    if is_measured_in_scan(inputs.aif):
         blood = C
         if not acquisition.is_concentration:
             T1 = value("T10_b") if inputs.blood_t1_s is None else inputs.blood_t1_s
-            blood = study_concentration(inputs, series, np.full(series.shape, T1), None, B1)
+            blood = compute_study_concentration(inputs, series, np.full(series.shape, T1), None, B1)
             notes.append(f"Native T1 of blood is taken as {T1:g} s.")
     found = load_aif(
         inputs.aif,
@@ -74,7 +74,7 @@ def arterial_input(
     return found, notes
 
 
-def arrived(
+def delay_and_disperse_input(
     inputs: ImagingInputs, aif: PlasmaCurve, curves: Array, t: Array
 ) -> tuple[PlasmaCurve, float, list[str]]:
     """The curve as it reaches the tumour: dispersed and delayed."""
@@ -87,7 +87,7 @@ def arrived(
     if not isinstance(inputs.delay, str):
         notes.append(f"The tumour's arrival delay was given: {inputs.delay:+g} s.")
         return aif.delayed(float(inputs.delay)), float(inputs.delay), notes
-    delay = best_delay(MODELS[inputs.model if inputs.model != "auto" else "etofts"], aif, curves, t)
+    delay = fit_delay(MODELS[inputs.model if inputs.model != "auto" else "etofts"], aif, curves, t)
     more = "; each voxel's own is fitted around it" if inputs.delay == "voxel" else ""
     notes.append(f"One arrival delay was fitted for the tumour: {delay:+.1f} s{more}.")
     if abs(delay) > 0.95 * DELAY_WINDOW_S:

@@ -28,7 +28,7 @@ def baseline_frames(series: Array, acquisition: DceAcquisition) -> tuple[int, in
     elif acquisition.bolus_arrival_s is not None:
         after = int(np.searchsorted(t, acquisition.bolus_arrival_s, side="right"))
     else:
-        after = min(_onset(c) for c in curves)
+        after = min(_detect_onset(c) for c in curves)
     if after < 2:
         raise InputError(
             "fewer than two frames are before contrast",
@@ -57,7 +57,7 @@ def _rising_medians(series: Array) -> list[Array]:
     return [np.asarray(np.median(flat[:, order[:n]], axis=1)) for n in counts]
 
 
-def _onset(curve: Array) -> int:
+def _detect_onset(curve: Array) -> int:
     """Frames before the curve begins to rise.
 
     It is found where the curve first passes a tenth of its range and stays there for two frames, then followed back

@@ -16,10 +16,10 @@ Array = NDArray[np.float64]
 Relation = Literal["spgr", "linear"]
 
 #: Rounding of a stored signal (float32 or scaled integers of 16 bits at best), as a share of it.
-_STORED = 1e-6
+_RELATIVE_ROUNDING_ERROR = 1e-6
 
 
-class Conversion(Protocol):
+class EnhancementModel(Protocol):
     """How signal over baseline tells of concentration, with native T1 (s) of every voxel."""
 
     @property
@@ -31,7 +31,7 @@ class Conversion(Protocol):
         """mM; NaN where no concentration gives the ratio."""
         ...
 
-    def ratio(self, C_mM: Array) -> Array:
+    def relative_signal(self, C_mM: Array) -> Array:
         """Signal over baseline."""
         ...
 
@@ -50,7 +50,7 @@ class SpoiledGradientEcho:
             ratio, np.ones_like(self.T1_s), self.T1_s, self.TR_s, self.flip_deg, self.relaxivity
         )
 
-    def ratio(self, C_mM: Array) -> Array:
+    def relative_signal(self, C_mM: Array) -> Array:
         return signal_from_concentration(
             C_mM, np.ones_like(self.T1_s), self.T1_s, self.TR_s, self.flip_deg, self.relaxivity
         )
@@ -66,17 +66,17 @@ class LinearEnhancement:
     def concentration(self, ratio: Array) -> Array:
         return np.asarray((ratio - 1) / (self.relaxivity * self.T1_s))
 
-    def ratio(self, C_mM: Array) -> Array:
+    def relative_signal(self, C_mM: Array) -> Array:
         return np.asarray(1 + self.relaxivity * self.T1_s * C_mM)
 
 
-def conversion(
+def select_enhancement_model(
     T1_s: Array,
     acquisition: DceAcquisition,
     *,
     relation: Relation = "spgr",
     B1: Array | float = 1.0,
-) -> Conversion:
+) -> EnhancementModel:
     """The relation of a series; ``B1`` is the true over the nominal flip angle, ``(x, y, z)`` or 1."""
     if relation == "linear":
         return LinearEnhancement(T1_s, acquisition.relaxivity)
@@ -95,7 +95,7 @@ class Concentration:
         shared_error_mM: ``(k, t, x, y, z)``, what one standard deviation of each error that all frames share does to
             the whole curve: of the baseline, by which they are all divided, and of native T1 where its error is known.
         baseline: first frame before contrast, and the frame after the last.
-        saturated: ``(x, y, z)``, where a finite signal exceeds what any T1 gives. no_T1: where T1 is not known.
+        saturated: ``(x, y, z)``, where a finite signal exceeds what any T1 gives. t1_unknown: where T1 is not known.
     """
 
     mM: Array
@@ -103,11 +103,14 @@ class Concentration:
     shared_error_mM: Array
     baseline: tuple[int, int]
     saturated: NDArray[np.bool_]
-    no_T1: NDArray[np.bool_]
+    t1_unknown: NDArray[np.bool_]
 
 
-def concentration_of(
-    series: Array, rule: Conversion, acquisition: DceAcquisition, T1_std: Array | None = None
+def estimate_concentration(
+    series: Array,
+    enhancement_model: EnhancementModel,
+    acquisition: DceAcquisition,
+    T1_std: Array | None = None,
 ) -> Concentration:
     """Invert the signal equation in every voxel.
 
@@ -123,25 +126,32 @@ def concentration_of(
     base = series[first:after].mean(axis=0)
     base = np.where(np.isfinite(base) & (base > 0), base, np.nan)
     ratio = series / base
-    C = rule.concentration(ratio)
-    no_T1 = ~np.isfinite(rule.T1_s)
-    saturated = (np.isfinite(series) & ~np.isfinite(C)).any(axis=0) & np.isfinite(base) & ~no_T1
+    C = enhancement_model.concentration(ratio)
+    t1_unknown = ~np.isfinite(enhancement_model.T1_s)
+    saturated = (
+        (np.isfinite(series) & ~np.isfinite(C)).any(axis=0) & np.isfinite(base) & ~t1_unknown
+    )
     noise = _noise(series[first:after], base) / base
     # C depends on S / S0, so an error of S0 acts as one of S scaled by -S / S0
-    errors = [noise / np.sqrt(after - first) * _per_ratio(rule, C) * -ratio]
+    errors = [
+        noise
+        / np.sqrt(after - first)
+        * _concentration_per_relative_signal(enhancement_model, C)
+        * -ratio
+    ]
     if T1_std is not None:
-        errors.append(T1_std * _per_T1(rule, ratio))
+        errors.append(T1_std * _concentration_per_t1(enhancement_model, ratio))
     return Concentration(
         C,
-        noise * np.abs(_per_ratio(rule, _mean(C))),
+        noise * np.abs(_concentration_per_relative_signal(enhancement_model, _mean(C))),
         np.stack(errors),
         (first, after),
         saturated,
-        no_T1,
+        t1_unknown,
     )
 
 
-def ready_concentration(series: Array, acquisition: DceAcquisition) -> Concentration:
+def wrap_measured_concentration(series: Array, acquisition: DceAcquisition) -> Concentration:
     """A series that holds mM already, ``(t, x, y, z)``; its level before contrast is taken as it is.
 
     Raises:
@@ -155,22 +165,35 @@ def ready_concentration(series: Array, acquisition: DceAcquisition) -> Concentra
     )
 
 
-def baseline_effect(curves_mM: Array, rule: Conversion) -> Array:
+def baseline_sensitivity(curves_mM: Array, enhancement_model: EnhancementModel) -> Array:
     """Change of curves ``(t, x, y, z)`` per relative error of the signal before contrast, mM; smooth as they are."""
-    return np.asarray(-rule.ratio(curves_mM) * _per_ratio(rule, curves_mM))
+    return np.asarray(
+        -enhancement_model.relative_signal(curves_mM)
+        * _concentration_per_relative_signal(enhancement_model, curves_mM)
+    )
 
 
-def _per_ratio(rule: Conversion, C_mM: Array) -> Array:
+def _concentration_per_relative_signal(enhancement_model: EnhancementModel, C_mM: Array) -> Array:
     """Slope of concentration by signal over baseline, mM: turns noise of the one into noise of the other."""
     step = 1e-4
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(2 * step / (rule.ratio(C_mM + step) - rule.ratio(C_mM - step)))
+        return np.asarray(
+            2
+            * step
+            / (
+                enhancement_model.relative_signal(C_mM + step)
+                - enhancement_model.relative_signal(C_mM - step)
+            )
+        )
 
 
-def _per_T1(rule: Conversion, ratio: Array) -> Array:
+def _concentration_per_t1(enhancement_model: EnhancementModel, ratio: Array) -> Array:
     """Change of concentration per s of native T1, at the signal that was measured."""
-    step = 1e-4 * rule.T1_s
-    above, below = (replace(rule, T1_s=rule.T1_s + s).concentration(ratio) for s in (step, -step))  # type: ignore[type-var]
+    step = 1e-4 * enhancement_model.T1_s
+    above, below = (
+        replace(enhancement_model, T1_s=enhancement_model.T1_s + s).concentration(ratio)
+        for s in (step, -step)
+    )  # type: ignore[type-var]
     return np.asarray((above - below) / (2 * step))
 
 
@@ -182,7 +205,9 @@ def _noise(before: Array, level: Array) -> Array:
     spread = before.std(axis=0, ddof=1)
     usable = np.isfinite(level) & np.isfinite(spread)
     typical = np.median(spread[usable]) if usable.any() else np.nan
-    return np.asarray(np.sqrt((spread**2 + typical**2) / 2 + (_STORED * level) ** 2))
+    return np.asarray(
+        np.sqrt((spread**2 + typical**2) / 2 + (_RELATIVE_ROUNDING_ERROR * level) ** 2)
+    )
 
 
 def _mean(C: Array) -> Array:

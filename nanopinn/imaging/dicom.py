@@ -13,16 +13,16 @@ from pathlib import Path
 from nanopinn.errors import InputError
 from nanopinn.imaging.given import is_file, is_folder
 from nanopinn.imaging.io import read_header
-from nanopinn.imaging.nifti import shape_of
+from nanopinn.imaging.nifti import read_shape
 
 #: More files than any scan has.
-MOST_FILES = 50_000
+MAX_FILES = 50_000
 #: Time after which a conversion is taken to hang, s.
-_LONGEST_S = 1800.0
+_CONVERSION_TIMEOUT_S = 1800.0
 
 
 @contextmanager
-def as_series(path: str | Path) -> Iterator[tuple[Path, list[str]]]:
+def open_series(path: str | Path) -> Iterator[tuple[Path, list[str]]]:
     """The 4-D volume of a path, with what was done to get it; a file is itself.
 
     A folder may hold dcm2niix's output (a NIfTI and its JSON). Failing that it is taken for DICOM and converted by
@@ -35,17 +35,17 @@ def as_series(path: str | Path) -> Iterator[tuple[Path, list[str]]]:
     if not is_folder(path):
         yield path, []
     elif _volumes(path):
-        yield _only_series(path, path), []
+        yield _find_single_series(path, path), []
     else:
         with tempfile.TemporaryDirectory(prefix="nanopinn-dicom-") as folder:
             version = _convert(path, Path(folder))
             yield (
-                _only_series(Path(folder), path),
+                _find_single_series(Path(folder), path),
                 [f"The series was converted from DICOM by dcm2niix ({version})."],
             )
 
 
-def files_in(path: Path) -> list[Path]:
+def list_scan_files(path: Path) -> list[Path]:
     """The files that a path stands for, for provenance; links to folders are not followed.
 
     Raises:
@@ -54,21 +54,21 @@ def files_in(path: Path) -> list[Path]:
     if not is_folder(path):
         return [path]
     found: list[Path] = []
-    for folder, _, names in os.walk(path, onerror=_unreadable):
+    for folder, _, names in os.walk(path, onerror=_raise_unreadable):
         found += [file for file in (Path(folder, name) for name in names) if is_file(file)]
-        if len(found) > MOST_FILES:
+        if len(found) > MAX_FILES:
             raise InputError(
                 "the folder holds more files than a scan has",
                 file=path,
                 field="--dce",
-                found=f"more than {MOST_FILES} files",
+                found=f"more than {MAX_FILES} files",
                 expected="the files of one scan",
                 remedy="Give the folder of that scan alone.",
             )
     return sorted(found)
 
 
-def _unreadable(error: OSError) -> None:
+def _raise_unreadable(error: OSError) -> None:
     raise InputError(
         "the folder cannot be read",
         file=error.filename,
@@ -89,7 +89,7 @@ def _volumes(folder: Path) -> list[Path]:
         ) from error
 
 
-def _only_series(folder: Path, asked: Path) -> Path:
+def _find_single_series(folder: Path, asked: Path) -> Path:
     series = [p for p in _volumes(folder) if _frames(p) > 1]
     if len(series) != 1:
         names = (
@@ -110,7 +110,7 @@ def _only_series(folder: Path, asked: Path) -> Path:
 
 def _frames(path: Path) -> int:
     try:
-        shape = shape_of(read_header(path))
+        shape = read_shape(read_header(path))
     except (
         InputError
     ):  # whatever is wrong with a file beside the series is not the user's question here
@@ -129,7 +129,7 @@ def _convert(source: Path, target: Path) -> str:
             expected="a 4-D NIfTI with its sidecar",
             remedy="Install dcm2niix (apt install dcm2niix, or pip install dcm2niix), or convert the scan elsewhere.",
         )
-    files_in(source)
+    list_scan_files(source)
     # an absolute path, for a folder may be called like an option
     command = [
         tool,
@@ -151,14 +151,14 @@ def _convert(source: Path, target: Path) -> str:
             text=True,
             errors="replace",
             check=False,
-            timeout=_LONGEST_S,
+            timeout=_CONVERSION_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired as error:
         raise InputError(
             "dcm2niix does not come to an end with the folder",
             file=source,
             field="--dce",
-            found=f"{_LONGEST_S:g} s",
+            found=f"{_CONVERSION_TIMEOUT_S:g} s",
             expected="DICOM files of one scan",
             remedy="Run dcm2niix by hand and give its output.",
         ) from error

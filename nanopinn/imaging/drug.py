@@ -13,12 +13,12 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import resample, same_grid
 from nanopinn.imaging.io import read_map, read_sidecar, sidecar_path
 from nanopinn.imaging.numbers import is_number
-from nanopinn.imaging.placement import Placement
+from nanopinn.imaging.placement import Coregistration
 
 Array = NDArray[np.float64]
 
 #: kg/m3 per unit.
-UNITS = {"kg/m3": 1.0, "g/L": 1.0, "mg/mL": 1.0, "ug/mL": 1e-3, "mg/L": 1e-3, "ng/mL": 1e-6}
+DRUG_UNITS = {"kg/m3": 1.0, "g/L": 1.0, "mg/mL": 1.0, "ug/mL": 1e-3, "mg/L": 1e-3, "ng/mL": 1e-6}
 QUANTITIES = ("encapsulated", "released", "free", "total")
 
 
@@ -43,7 +43,7 @@ def load_drug_image(
     affine: Array,
     mask: NDArray[np.bool_],
     *,
-    onto: Placement | None = None,
+    coregistration: Coregistration | None = None,
 ) -> DrugImage:
     """Read a post-dose image; its sidecar holds TimeAfterDose (s), Quantity, NoiseSD and Units.
 
@@ -54,14 +54,18 @@ def load_drug_image(
         InputError: the sidecar lacks a key or holds a wrong value, or the image misses the tumour.
     """
     side, name = read_sidecar(path), sidecar_path(path)
-    unit = _one_of(side, "Units", tuple(UNITS), name)
-    quantity = _one_of(side, "Quantity", QUANTITIES, name)
-    time_s = _positive(side, "TimeAfterDose", name, "s after the dose", 60 * 86400.0)
-    noise = _positive(
+    unit = _read_choice(side, "Units", tuple(DRUG_UNITS), name)
+    quantity = _read_choice(side, "Quantity", QUANTITIES, name)
+    time_s = _read_positive(side, "TimeAfterDose", name, "s after the dose", 60 * 86400.0)
+    noise = _read_positive(
         side, "NoiseSD", name, f"standard deviation of the noise of a voxel, in {unit}", 1e6
     )
     values, own, _ = read_map(path)
-    own, notes = (own, []) if onto is None else onto.of("drug image", values, own, path)
+    own, notes = (
+        (own, [])
+        if coregistration is None
+        else coregistration.register_scan("drug image", values, own, path)
+    )
     if not same_grid(shape, affine, values.shape, own):
         values = resample(values, own, shape, affine)
     if not np.isfinite(values[mask]).any():
@@ -71,10 +75,12 @@ def load_drug_image(
             field="affine",
             remedy="Check both affines.",
         )
-    return DrugImage(values * UNITS[unit], time_s, quantity, noise * UNITS[unit], tuple(notes))  # type: ignore[arg-type]
+    return DrugImage(
+        values * DRUG_UNITS[unit], time_s, quantity, noise * DRUG_UNITS[unit], tuple(notes)
+    )  # type: ignore[arg-type]
 
 
-def _one_of(side: dict[str, Any], key: str, allowed: tuple[str, ...], name: Path) -> str:
+def _read_choice(side: dict[str, Any], key: str, allowed: tuple[str, ...], name: Path) -> str:
     if side.get(key) not in allowed:
         raise InputError(
             "a value of the drug image is missing or unknown",
@@ -87,7 +93,9 @@ def _one_of(side: dict[str, Any], key: str, allowed: tuple[str, ...], name: Path
     return str(side[key])
 
 
-def _positive(side: dict[str, Any], key: str, name: Path, meaning: str, highest: float) -> float:
+def _read_positive(
+    side: dict[str, Any], key: str, name: Path, meaning: str, highest: float
+) -> float:
     found = side.get(key)
     if not is_number(found) or not 0 < found <= highest:
         raise InputError(

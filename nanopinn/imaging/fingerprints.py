@@ -10,7 +10,7 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.io import sidecar_path
 
 
-def fingerprints(files: Iterable[Path]) -> dict[str, str]:
+def hash_files(files: Iterable[Path]) -> dict[str, str]:
     """SHA-256 of files and their sidecars, by name without folder; a second file of one name is told from the first by a number.
 
     What is not there is left out: who reads it says so better.
@@ -21,11 +21,11 @@ def fingerprints(files: Iterable[Path]) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in dict.fromkeys(f for given in files for f in (given, sidecar_path(given))):
         if file.is_file():
-            found[_free(file.name, found)] = _sha256(file)
+            found[_unique_name(file.name, found)] = _sha256(file)
     return found
 
 
-def unchanged(before: Mapping[str, str], files: Iterable[Path]) -> None:
+def check_files_unchanged(before: Mapping[str, str], files: Iterable[Path]) -> None:
     """Refuse to go on with what may be neither the old nor the new content of a file.
 
     Args:
@@ -34,7 +34,7 @@ def unchanged(before: Mapping[str, str], files: Iterable[Path]) -> None:
     Raises:
         InputError: one was changed or removed while it was read.
     """
-    now = fingerprints(files)
+    now = hash_files(files)
     for name in (*before, *now):
         if before.get(name) != now.get(name):
             found = (
@@ -53,7 +53,7 @@ def unchanged(before: Mapping[str, str], files: Iterable[Path]) -> None:
             )
 
 
-def _free(name: str, taken: Mapping[str, str]) -> str:
+def _unique_name(name: str, taken: Mapping[str, str]) -> str:
     numbered = (f"{name} ({k})" for k in range(2, len(taken) + 3))
     return name if name not in taken else next(n for n in numbered if n not in taken)
 

@@ -51,7 +51,7 @@ def same_grid(
     return shape == other_shape and bool(np.abs(affine - other).max() < 0.01 * size)
 
 
-def local_paraboloid(values: Array, source: NDArray[np.bool_], width: float) -> Array:
+def smooth_local_quadratic(values: Array, source: NDArray[np.bool_], width: float) -> Array:
     """Smooth a map ``(x, y, z)`` by a paraboloid, a plane and one curvature, fitted around every voxel; NaN far from any source.
 
     Unlike a weighted mean it keeps gradients, at borders too, and unlike a plane it does not fill cores (local polynomials:

@@ -17,12 +17,14 @@ from typing import Any, BinaryIO
 from nanopinn.errors import InputError
 
 #: Longest text file that is read, bytes: a sidecar with 100,000 frame times has a tenth of it.
-MOST_TEXT = 4 << 20
+MAX_TEXT_BYTES = 4 << 20
 #: Longest TOML file, bytes: the standard parser takes a second for as much.
-MOST_TOML = 1 << 18
+MAX_TOML_BYTES = 1 << 18
 #: A key of more parts than this is no setting; the standard parser's time grows with their square.
-_MANY_PARTS = re.compile(r"(?<![\w-])(?:(?:[\w-]++|\"[^\"\n]*+\"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}")
-_KINDS = {
+_DEEPLY_DOTTED_KEY = re.compile(
+    r"(?<![\w-])(?:(?:[\w-]++|\"[^\"\n]*+\"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}"
+)
+_FILE_TYPES = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -47,7 +49,7 @@ def is_folder(path: str | Path) -> bool:
         return False
 
 
-def opened(path: str | Path) -> BinaryIO:
+def open_regular_file(path: str | Path) -> BinaryIO:
     """A regular file, open to be read.
 
     Raises:
@@ -55,13 +57,13 @@ def opened(path: str | Path) -> BinaryIO:
     """
     path = Path(path)
     try:
-        _regular(path, os.stat(path))
+        _check_regular_file(path, os.stat(path))
         # it may have become a pipe since; opening one without this flag waits for its other end
         number = os.open(
             path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         )
         handle = os.fdopen(number, "rb")
-        _regular(path, os.fstat(number))
+        _check_regular_file(path, os.fstat(number))
         return handle
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
@@ -77,9 +79,9 @@ def opened(path: str | Path) -> BinaryIO:
         ) from error
 
 
-def _regular(path: Path, found: os.stat_result) -> None:
+def _check_regular_file(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+        kind = _FILE_TYPES.get(stat.S_IFMT(found.st_mode), "something else")
         raise InputError(
             "not a file",
             file=path,
@@ -96,7 +98,7 @@ def read_bytes(path: str | Path, most: int) -> bytes:
         InputError: as :func:`opened`, it cannot be read, or it is longer.
     """
     content = bytearray()
-    with opened(path) as handle:
+    with open_regular_file(path) as handle:
         try:
             # a piece at a time: memory for what is there, and not for what may be
             while (
@@ -122,7 +124,7 @@ def read_bytes(path: str | Path, most: int) -> bytes:
     return bytes(content)
 
 
-def read_text(path: str | Path, most: int = MOST_TEXT) -> str:
+def read_text(path: str | Path, most: int = MAX_TEXT_BYTES) -> str:
     """A text file, with or without a byte-order mark.
 
     Raises:
@@ -146,9 +148,9 @@ def read_toml(path: str | Path, what: str) -> dict[str, Any]:
     Raises:
         InputError: as :func:`read_text`, or it is not TOML.
     """
-    text = read_text(path, MOST_TOML)
+    text = read_text(path, MAX_TOML_BYTES)
     try:
-        if _MANY_PARTS.search(text):
+        if _DEEPLY_DOTTED_KEY.search(text):
             raise ValueError("a key of more than 16 parts")
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -158,7 +160,7 @@ def read_toml(path: str | Path, what: str) -> dict[str, Any]:
         ) from error
 
 
-def printable(text: str) -> str:
+def check_printable(text: str) -> str:
     """A text of a file that will be shown, as it is.
 
     Raises:
@@ -176,7 +178,7 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
         InputError: as :func:`read_text`, it is not JSON, no object, or gives one key two values.
     """
     try:
-        content = json.loads(read_text(path), object_pairs_hook=_once)
+        content = json.loads(read_text(path), object_pairs_hook=_reject_duplicate_keys)
     except (ValueError, RecursionError) as error:
         found = "too deeply nested" if isinstance(error, RecursionError) else str(error)
         raise InputError(
@@ -193,7 +195,7 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
     return content
 
 
-def json_or_nothing(path: str | Path) -> dict[str, Any]:
+def read_json_or_empty(path: str | Path) -> dict[str, Any]:
     """The same of a file of our own that may be missing or half of one: empty where it cannot be read."""
     try:
         return read_json(path, "the file")
@@ -201,7 +203,7 @@ def json_or_nothing(path: str | Path) -> dict[str, Any]:
         return {}
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found and found[key] != value:

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.aif.source import KINDS, files_of
+from nanopinn.imaging.aif.source import AIF_NAMES, list_aif_files
 from nanopinn.imaging.cest.calibration_file import is_calibration_file
-from nanopinn.imaging.cest.measure import CestChoices, PhMethod
+from nanopinn.imaging.cest.measure import CestOptions, PhMethod
 from nanopinn.imaging.cest.ratio import Contrast
 from nanopinn.imaging.concentration import Relation
-from nanopinn.imaging.dicom import files_in
+from nanopinn.imaging.dicom import list_scan_files
 from nanopinn.imaging.kinetics.models import MODELS
 from nanopinn.imaging.nifti import Orientation
-from nanopinn.imaging.placement import REGISTRATIONS, Registration
+from nanopinn.imaging.placement import REGISTRATION_METHODS, RegistrationMethod
 from nanopinn.imaging.t1.native import T1Source
-from nanopinn.imaging.t1.vfa import Method
+from nanopinn.imaging.t1.vfa import T1FitMethod
 
-DELAYS = ("tumour", "voxel")
+DELAY_MODES = ("tumour", "voxel")
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class ImagingInputs:
     cest_contrast: Contrast = "rex"
     ph_calibration: str = "bloch"
     ph_method: PhMethod = "ratio"
-    register: Registration = "none"
+    register: RegistrationMethod = "none"
     mask: str | Path | None = None
     vfa: tuple[str | Path, ...] = ()
     ir: tuple[str | Path, ...] = ()
     t1: float | str | Path | None = None
-    t1_method: Method = "nonlinear"
+    t1_method: T1FitMethod = "nonlinear"
     b1: str | Path | None = None
     relation: Relation = "spgr"
     aif: str = "parker"
@@ -80,18 +80,18 @@ class ImagingInputs:
         Raises:
             InputError: which choice, and which there are.
         """
-        _one_of("--model", self.model, (*MODELS, "auto"))
-        _one_of("--relation", self.relation, ("spgr", "linear"))
-        _one_of("--cest-contrast", self.cest_contrast, ("rex", "st"))
-        _one_of("--ph-method", self.ph_method, ("ratio", "spectrum"))
-        _one_of("--t1-method", self.t1_method, ("nonlinear", "linear"))
-        _one_of("--register", self.register, REGISTRATIONS)
-        _one_of("--orientation", self.orientation, ("sform", "qform", None))
+        _check_choice("--model", self.model, (*MODELS, "auto"))
+        _check_choice("--relation", self.relation, ("spgr", "linear"))
+        _check_choice("--cest-contrast", self.cest_contrast, ("rex", "st"))
+        _check_choice("--ph-method", self.ph_method, ("ratio", "spectrum"))
+        _check_choice("--t1-method", self.t1_method, ("nonlinear", "linear"))
+        _check_choice("--register", self.register, REGISTRATION_METHODS)
+        _check_choice("--orientation", self.orientation, ("sform", "qform", None))
         if isinstance(self.delay, str):
-            _one_of("--delay", self.delay, (*DELAYS, "a number of s"))
-        _within("--aif-dispersion", self.aif_dispersion_s, 0.0, 60.0)
+            _check_choice("--delay", self.delay, (*DELAY_MODES, "a number of s"))
+        _check_range("--aif-dispersion", self.aif_dispersion_s, 0.0, 60.0)
         if self.blood_t1_s is not None:
-            _within("--blood-t1", self.blood_t1_s, 0.5, 4.0)
+            _check_range("--blood-t1", self.blood_t1_s, 0.5, 4.0)
         if self.smooth and self.delay == "voxel":
             raise InputError(
                 "a fit cannot be smoothed and have a delay of every voxel",
@@ -102,19 +102,19 @@ class ImagingInputs:
             )
 
     @property
-    def cest_choices(self) -> CestChoices:
+    def cest_options(self) -> CestOptions:
         """What was chosen about the CEST scan."""
         files = (self.cest_pre, self.cest_power2, self.cest_offsets, self.cest_b0)
-        return CestChoices(
+        return CestOptions(
             *files, self.agent, self.cest_contrast, self.ph_calibration, self.ph_method
         )
 
     @property
-    def native_t1(self) -> T1Source:
+    def t1_source(self) -> T1Source:
         """Where native T1 comes from."""
         return T1Source(tuple(self.vfa), tuple(self.ir), self.t1, self.t1_method)
 
-    def choices(self) -> dict[str, dict[str, Any]]:
+    def to_config(self) -> dict[str, dict[str, Any]]:
         """What was chosen, without files, as tables for a configuration."""
         dce = (
             "t1_method",
@@ -134,24 +134,24 @@ class ImagingInputs:
             if is_calibration_file(self.ph_calibration)
             else {"ph_calibration": self.ph_calibration}
         )
-        table |= {"aif": self.aif} if self.aif in KINDS else {}
+        table |= {"aif": self.aif} if self.aif in AIF_NAMES else {}
         table |= {"t1": self.t1} if isinstance(self.t1, (int, float)) else {}
         return {"imaging": table, "imaging.overrides": dict(self.overrides)}
 
     def files(self) -> list[Path]:
         """Every file that is read."""
         given = [Path(f) for f in (self.cest, self.mask, self.b1) if f is not None]
-        cest = [] if self.cest is None else self.cest_choices.files()
+        cest = [] if self.cest is None else self.cest_options.files()
         return [
-            *files_in(Path(self.dce)),
+            *list_scan_files(Path(self.dce)),
             *given,
             *cest,
-            *self.native_t1.files(),
-            *files_of(self.aif),
+            *self.t1_source.files(),
+            *list_aif_files(self.aif),
         ]
 
 
-def _one_of(option: str, found: Any, allowed: tuple[Any, ...]) -> None:
+def _check_choice(option: str, found: Any, allowed: tuple[Any, ...]) -> None:
     if found not in allowed:
         names = ", ".join(str(a) for a in allowed if a is not None)
         raise InputError(
@@ -163,7 +163,7 @@ def _one_of(option: str, found: Any, allowed: tuple[Any, ...]) -> None:
         )
 
 
-def _within(option: str, seconds: float, low: float, high: float) -> None:
+def _check_range(option: str, seconds: float, low: float, high: float) -> None:
     if not low <= seconds <= high:
         raise InputError(
             "out of range",

@@ -22,17 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError, OutputError
-from nanopinn.imaging.given import opened, read_json
+from nanopinn.imaging.given import open_regular_file, read_json
 from nanopinn.imaging.nifti import (
     HEADER_BYTES,
     Orientation,
-    check_kind,
-    check_packing,
+    check_volume_header,
+    check_compression_ratio,
     data_offset,
     frame_spacing_s,
     parse_header,
     scaling,
-    shape_of,
+    read_shape,
     world_affine,
 )
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from monai.data import MetaTensor
 
 _CHUNK = 1 << 20
-_UNREADABLE = (OSError, EOFError, zlib.error)
+_READ_ERRORS = (OSError, EOFError, zlib.error)
 
 
 def read_volume(path: str | Path, *, orientation: Orientation | None = None) -> MetaTensor:
@@ -79,8 +79,8 @@ def read_array(
     path = Path(path)
     header = read_header(path)
     affine, notes = world_affine(header, path, orientation)
-    _check_bytes(path, header)
-    flat = _values(path, header)
+    _check_file_size(path, header)
+    flat = _read_values(path, header)
     if not any(np.isfinite(flat[at : at + _CHUNK]).any() for at in range(0, len(flat), _CHUNK)):
         raise InputError(
             "every voxel is NaN or infinite",
@@ -90,7 +90,7 @@ def read_array(
             expected="numbers",
             remedy="Export the volume again.",
         )
-    data = flat.reshape(shape_of(header), order="F")
+    data = flat.reshape(read_shape(header), order="F")
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     meta = {
@@ -132,13 +132,13 @@ def read_header(path: Path) -> Any:
     Raises:
         InputError: there is no file, or its header is not that of a volume or series of real numbers.
     """
-    with opened(path) as file, _unpacked(file) as stream:
+    with open_regular_file(path) as file, _open_decompressed(file) as stream:
         header = parse_header(_first_bytes(stream, path), path)
-    check_kind(header, path)
+    check_volume_header(header, path)
     return header
 
 
-def _unpacked(file: BinaryIO) -> BinaryIO:
+def _open_decompressed(file: BinaryIO) -> BinaryIO:
     """The stream of a file: its bytes, and not its name, say whether it is compressed."""
     packed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
@@ -148,25 +148,26 @@ def _unpacked(file: BinaryIO) -> BinaryIO:
 def _first_bytes(stream: BinaryIO, path: Path) -> bytes:
     try:
         return stream.read(HEADER_BYTES)
-    except _UNREADABLE as error:
-        raise _corrupt(path, "not even a header", "a NIfTI volume") from error
+    except _READ_ERRORS as error:
+        raise _corruption_error(path, "not even a header", "a NIfTI volume") from error
 
 
-def _check_bytes(path: Path, header: Any) -> None:
+def _check_file_size(path: Path, header: Any) -> None:
     """Compare what the header declares with what is there, without trusting either with memory."""
     declared, present = (
-        data_offset(header, path) + math.prod(shape_of(header)) * header.get_data_dtype().itemsize,
+        data_offset(header, path)
+        + math.prod(read_shape(header)) * header.get_data_dtype().itemsize,
         0,
     )
     try:
-        with opened(path) as file, _unpacked(file) as stream:
+        with open_regular_file(path) as file, _open_decompressed(file) as stream:
             if stream is not file:
-                check_packing(header, path, os.fstat(file.fileno()).st_size)
+                check_compression_ratio(header, path, os.fstat(file.fileno()).st_size)
             # to the end, so that the checksum of a gzip counts, but never far past what is declared
             while present <= declared + 64 * _CHUNK and (chunk := stream.read(_CHUNK)):
                 present += len(chunk)
-    except _UNREADABLE as error:
-        raise _corrupt(path, f"{present} bytes readable", f"{declared} bytes") from error
+    except _READ_ERRORS as error:
+        raise _corruption_error(path, f"{present} bytes readable", f"{declared} bytes") from error
     if present < declared:
         raise InputError(
             "the file is truncated",
@@ -178,7 +179,7 @@ def _check_bytes(path: Path, header: Any) -> None:
         )
 
 
-def _corrupt(path: Path, found: str, expected: str) -> InputError:
+def _corruption_error(path: Path, found: str, expected: str) -> InputError:
     return InputError(
         "the compressed file is truncated or corrupt",
         file=path,
@@ -189,15 +190,15 @@ def _corrupt(path: Path, found: str, expected: str) -> InputError:
     )
 
 
-def _values(path: Path, header: Any) -> NDArray[np.float64]:
+def _read_values(path: Path, header: Any) -> NDArray[np.float64]:
     """True values ``(n,)`` in the order of a file whose size was checked, a piece at a time; header extensions are passed over unread."""
     (slope, intercept), dtype = scaling(header, path), header.get_data_dtype()
-    values = np.empty(math.prod(shape_of(header)), dtype=np.float64)
+    values = np.empty(math.prod(read_shape(header)), dtype=np.float64)
     step = _CHUNK // dtype.itemsize
     try:
         with (
-            opened(path) as file,
-            _unpacked(file) as stream,
+            open_regular_file(path) as file,
+            _open_decompressed(file) as stream,
             np.errstate(over="ignore", invalid="ignore"),
         ):
             stream.seek(data_offset(header, path))
@@ -209,7 +210,7 @@ def _values(path: Path, header: Any) -> NDArray[np.float64]:
                 if (slope, intercept) != (1.0, 0.0):
                     some *= slope
                     some += intercept
-    except (*_UNREADABLE, ValueError) as error:  # it was whole when its size was checked
+    except (*_READ_ERRORS, ValueError) as error:  # it was whole when its size was checked
         raise InputError(
             "the file changed while it was read",
             file=path,
@@ -296,7 +297,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.unlink(temporary)
 
 
-def flush_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Bring a folder's names to the disk, so that a rename outlives a loss of power; where a file system cannot, nothing."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

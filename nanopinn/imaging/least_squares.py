@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 #: Parameters ``(m, p)`` of the problems ``(m,)`` to curves ``(m, t)`` and their Jacobian ``(m, p, t)``.
-Curves = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+CurveFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class NormalPrior:
     precision: Tensor
     noise_sd: Tensor
 
-    def part(self, at: slice | Tensor) -> NormalPrior:
+    def select(self, at: slice | Tensor) -> NormalPrior:
         """That of some voxels."""
         return NormalPrior(self.mean[at], self.precision[at], self.noise_sd[at])
 
@@ -40,7 +40,7 @@ class Bounds:
         """The nearest place within."""
         return torch.minimum(torch.maximum(theta, self.lower), self.upper)
 
-    def inside(self, theta: Tensor) -> Tensor:
+    def move_off_bounds(self, theta: Tensor) -> Tensor:
         """A start that no bound holds."""
         width = self.upper - self.lower
         return torch.minimum(
@@ -50,7 +50,7 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Descent:
+class LeastSquaresFit:
     """Where a descent ended: parameters, curves, Jacobian ``(n, p, t)``, cost (with the prior)."""
 
     theta: Tensor
@@ -59,10 +59,10 @@ class Descent:
     cost: Tensor
     converged: Tensor
 
-    def where_lower(self, other: Descent) -> Descent:
+    def select_lower_cost(self, other: LeastSquaresFit) -> LeastSquaresFit:
         """Voxel by voxel the better of the two."""
         take = other.cost < self.cost * (1 - 1e-9)
-        return Descent(
+        return LeastSquaresFit(
             *(
                 torch.where(take.reshape(-1, *[1] * (a.ndim - 1)), b, a)
                 for a, b in (
@@ -73,30 +73,32 @@ class Descent:
         )
 
 
-def descend(
-    curves: Curves,
+def fit_levenberg_marquardt(
+    curves: CurveFunction,
     C: Tensor,
     start: Tensor,
     bounds: Bounds,
-    wanted: Tensor,
+    fit_mask: Tensor,
     prior: NormalPrior | None,
     iterations: int,
-) -> Descent:
+) -> LeastSquaresFit:
     """Fit every curve of ``C`` ``(n, t)`` that is wanted ``(n,)`` from its own start ``(n, p)``; the others stay where they start."""
-    theta = bounds.inside(start)
+    theta = bounds.move_off_bounds(start)
     damping = torch.full((len(C),), 1e-3, dtype=C.dtype, device=C.device)
     f, J = curves(theta, torch.arange(len(C), device=C.device))
-    cost = (C - f).square().sum(1) + _of_prior(theta, prior)
-    converged = ~wanted
-    active = torch.nonzero(wanted)[:, 0]
+    cost = (C - f).square().sum(1) + _prior_cost(theta, prior)
+    converged = ~fit_mask
+    active = torch.nonzero(fit_mask)[:, 0]
     for _ in range(iterations):
         if len(active) == 0:
             break
-        old, local = theta[active], None if prior is None else prior.part(active)
-        step = _bounded_step(J[active], C[active] - f[active], old, damping[active], bounds, local)
+        old, local = theta[active], None if prior is None else prior.select(active)
+        step = _solve_bounded_step(
+            J[active], C[active] - f[active], old, damping[active], bounds, local
+        )
         trial = bounds.clip(old + step)
         f_trial, J_trial = curves(trial, active)
-        cost_trial = (C[active] - f_trial).square().sum(1) + _of_prior(trial, local)
+        cost_trial = (C[active] - f_trial).square().sum(1) + _prior_cost(trial, local)
         better = cost_trial <= cost[active]
         size = (step.abs() / (old.abs() + 1e-4 * bounds.upper)).amax(1)
         accepted = active[better]
@@ -109,10 +111,10 @@ def descend(
         done = (size < 1e-5) | (damping[active] > 1e8)
         converged[active[done]] = True
         active = active[~done]
-    return Descent(theta, f, J, cost, converged)
+    return LeastSquaresFit(theta, f, J, cost, converged)
 
 
-def _of_prior(theta: Tensor, prior: NormalPrior | None) -> Tensor:
+def _prior_cost(theta: Tensor, prior: NormalPrior | None) -> Tensor:
     """Cost of a departure from the prior, in the unit of squared residuals."""
     if prior is None:
         return theta.new_zeros(len(theta))
@@ -120,7 +122,7 @@ def _of_prior(theta: Tensor, prior: NormalPrior | None) -> Tensor:
     return prior.noise_sd**2 * torch.einsum("np,npq,nq->n", away, prior.precision, away)
 
 
-def _bounded_step(
+def _solve_bounded_step(
     J: Tensor, r: Tensor, theta: Tensor, damping: Tensor, bounds: Bounds, prior: NormalPrior | None
 ) -> Tensor:
     """Damped Gauss-Newton step of the parameters that are free to move."""

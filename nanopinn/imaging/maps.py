@@ -6,25 +6,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.arrival import arrived, arterial_input, tumour_curves
+from nanopinn.imaging.arrival import delay_and_disperse_input, arterial_input, tumour_curves
 from nanopinn.imaging.concentration import Concentration
-from nanopinn.imaging.fingerprints import fingerprints, unchanged
+from nanopinn.imaging.fingerprints import hash_files, check_files_unchanged
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.kinetics.delay import DELAY_WINDOW_S
 from nanopinn.imaging.kinetics.volume import fit_volume
 from nanopinn.imaging.mask import automatic_mask, load_mask
 from nanopinn.imaging.ph import PhMap, assumed_ph, load_ph
-from nanopinn.imaging.placement import Placement
+from nanopinn.imaging.placement import Coregistration
 from nanopinn.imaging.result import ImagingMaps
-from nanopinn.imaging.series import Series, read_series
+from nanopinn.imaging.series import DynamicSeries, read_series
 from nanopinn.imaging.t1.b1 import B1Map, load_b1
 from nanopinn.imaging.tracer import (
     frame_noise,
-    study_baseline_effect,
-    study_concentration,
-    study_t1,
+    compute_baseline_sensitivity,
+    compute_study_concentration,
+    load_study_t1,
 )
-from nanopinn.progress import Progress, silent
+from nanopinn.progress import Progress, ignore_progress
 
 __all__ = ["ImagingMaps", "make_maps"]
 
@@ -32,12 +32,16 @@ Array = NDArray[np.float64]
 
 
 def make_maps(
-    inputs: ImagingInputs, *, progress: Progress = silent, device: str = "cpu", need_ph: bool = True
+    inputs: ImagingInputs,
+    *,
+    progress: Progress = ignore_progress,
+    device: str = "cpu",
+    require_ph: bool = True,
 ) -> ImagingMaps:
     """Turn files into maps.
 
     Args:
-        need_ph: refuse a study without a pH, measured or assumed; else its pH stays NaN.
+        require_ph: refuse a study without a pH, measured or assumed; else its pH stays NaN.
         progress: called as ``progress(stage, share done in 0..1, numbers)``.
         device: where the kinetics are fitted.
 
@@ -45,22 +49,22 @@ def make_maps(
         InputError: something given cannot be used, or something needed is missing.
     """
     progress("reading", 0.0, {})
-    read = fingerprints(inputs.files())
+    read = hash_files(inputs.files())
     series = read_series(inputs, lambda done: progress("motion", done, {}))
     t, B1 = (
         series.acquisition.frame_times_s,
         None if inputs.b1 is None else load_b1(inputs.b1, inputs.orientation),
     )
-    onto = Placement(series.anatomy, series.affine, inputs.register)
-    T1 = study_t1(inputs, series, B1, onto)
-    C = study_concentration(inputs, series, T1.T1_s, T1.std_s, B1)
+    coregistration = Coregistration(series.anatomy, series.affine, inputs.register)
+    T1 = load_study_t1(inputs, series, B1, coregistration)
+    C = compute_study_concentration(inputs, series, T1.T1_s, T1.std_s, B1)
     mask, mask_notes = _tumour(inputs, C, t, series.affine)
-    ph = _ph(inputs, series, mask, B1, onto, need_ph)
+    ph = _load_or_assume_ph(inputs, series, mask, B1, coregistration, require_ph)
     progress("arterial input", 0.1, {})
     curves = tumour_curves(inputs, C, mask)
     given, arrival_notes = arterial_input(inputs, series, C, B1, curves)
-    aif, delay, delay_notes = arrived(inputs, given.curve, curves, t)
-    unchanged(read, inputs.files())  # from here on nothing is read
+    aif, delay, delay_notes = delay_and_disperse_input(inputs, given.curve, curves, t)
+    check_files_unchanged(read, inputs.files())  # from here on nothing is read
     fitted = fit_volume(
         C,
         aif,
@@ -82,7 +86,7 @@ def make_maps(
         t1_std_s=nothing if T1.std_s is None else T1.std_s,
         concentration_mM=C.mM,
         concentration_sd_mM=noise,
-        baseline_effect_mM=study_baseline_effect(inputs, series, T1.T1_s, B1, fitted),
+        baseline_sensitivity_mM=compute_baseline_sensitivity(inputs, series, T1.T1_s, B1, fitted),
         frame_times_s=t,
         aif=aif,
         arterial_voxels=given.voxels,
@@ -95,13 +99,13 @@ def make_maps(
         ph_common_std=ph.common_std,
         ph_coverage=ph.coverage,
         ph_validity=ph.validity,
-        onto=onto,
+        coregistration=coregistration,
         read=read,
         assumptions=(
             *series.assumptions,
             *([B1.note] if B1 is not None else []),
             *T1.assumptions,
-            *_choices(inputs),
+            *_describe_options(inputs),
             *mask_notes,
             *arrival_notes,
             *given.assumptions,
@@ -112,7 +116,7 @@ def make_maps(
     )
 
 
-def _choices(inputs: ImagingInputs) -> list[str]:
+def _describe_options(inputs: ImagingInputs) -> list[str]:
     """What was chosen beside the defaults."""
     said = []
     if inputs.relation == "linear":
@@ -144,27 +148,27 @@ def _tumour(
     ]
 
 
-def _ph(
+def _load_or_assume_ph(
     inputs: ImagingInputs,
-    series: Series,
+    series: DynamicSeries,
     mask: NDArray[np.bool_],
     B1: B1Map | None,
-    onto: Placement,
+    coregistration: Coregistration,
     needed: bool,
 ) -> PhMap:
     if inputs.cest is not None:
-        chosen, orientation = inputs.cest_choices, inputs.orientation
+        options, orientation = inputs.cest_options, inputs.orientation
         return load_ph(
             inputs.cest,
             series.affine,
             mask,
-            chosen=chosen,
+            options=options,
             B1=B1,
             orientation=orientation,
-            onto=onto,
+            coregistration=coregistration,
         )
     if inputs.assume_ph is None and not needed:
-        return PhMap.nowhere(
+        return PhMap.without_measurement(
             np.full(series.shape, np.nan), float("nan"), "No pH was given: there is no pH map."
         )
     if inputs.assume_ph is None:

@@ -9,12 +9,12 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
-from nanopinn.imaging.registration import FLAT, search
+from nanopinn.imaging.registration import MIN_VOXELS_PER_AXIS, optimise_transform
 
 Array = NDArray[np.float64]
 
 #: A grid with fewer voxels along an axis than this is not thinned while searching.
-_THIN = 24
+_MIN_VOXELS_FOR_SUBSAMPLING = 24
 #: The first pass moves frames to the median of the series, which is blurred by the motion; the next to the median of what came out.
 _PASSES = 2
 
@@ -50,7 +50,7 @@ def correct_motion(
     """
     known = np.nan_to_num(series)
     frames = [_image(f, voxel_mm) for f in known]
-    reference, transforms = frames[0], [_still(frames[0])] * len(frames)
+    reference, transforms = frames[0], [_identity_transform(frames[0])] * len(frames)
     for turn in range(_PASSES):
         moved = [_moved(f, reference, t) for f, t in zip(frames, transforms, strict=True)]
         reference = _image(
@@ -68,7 +68,7 @@ def _moved(frame: sitk.Image, reference: sitk.Image, transform: sitk.Euler3DTran
     return _array(sitk.Resample(frame, reference, transform, sitk.sitkBSpline, float("nan")))
 
 
-def _still(image: sitk.Image) -> sitk.Euler3DTransform:
+def _identity_transform(image: sitk.Image) -> sitk.Euler3DTransform:
     """No motion, about the centre of the grid."""
     size = np.array(image.GetSize())
     centre = image.TransformContinuousIndexToPhysicalPoint(((size - 1) / 2).tolist())
@@ -82,22 +82,22 @@ def _register(
     extremes.Execute(frame)
     if extremes.GetMaximum() <= extremes.GetMinimum():
         return start  # an empty frame has no place
-    large = min(reference.GetSize()) >= _THIN
-    free = _free(reference.GetSize())
-    return search(
+    large = min(reference.GetSize()) >= _MIN_VOXELS_FOR_SUBSAMPLING
+    parameter_weights = _rigid_parameter_weights(reference.GetSize())
+    return optimise_transform(
         reference,
         frame,
         start,
         first_step_mm=1.0,
         smooth_mm=1.0 if large else 0.0,
         coarse=large,
-        free=free,
+        parameter_weights=parameter_weights,
     )
 
 
-def _free(size: Sequence[int]) -> list[float]:
+def _rigid_parameter_weights(size: Sequence[int]) -> list[float]:
     """1 for what may move, 0 for what a flat grid cannot tell: rotations about x, y, z, then translations."""
-    flat = [n < FLAT for n in size]
+    flat = [n < MIN_VOXELS_PER_AXIS for n in size]
     turns = [0.0 if any(flat[b] for b in range(3) if b != a) else 1.0 for a in range(3)]
     return [*turns, *(0.0 if f else 1.0 for f in flat)]
 

@@ -17,19 +17,19 @@ Orientation = Literal["sform", "qform"]
 
 HEADER_BYTES = 348
 #: Most voxels of a volume or series: 2 GiB as float64, and a fit needs several times that.
-MOST_VOXELS = 2**28
+MAX_VOXELS = 2**28
 #: Most voxels (0.5 GiB as float64) of a gzip that holds less than a byte for a hundred of them, as images never do and bombs always.
-MOST_PACKED_VOXELS, _VOXELS_A_BYTE = 2**26, 100
+MAX_COMPRESSED_VOXELS, _MAX_VOXELS_PER_BYTE = 2**26, 100
 #: Extensions of a header are shorter than this, bytes.
-_MOST_OFFSET = 2**26
+_MAX_DATA_OFFSET = 2**26
 #: Voxels and places (mm) that tissue in a scanner can have: others are another unit's, and no grid is computed for them.
-_SMALLEST_MM, _LARGEST_MM, _FARTHEST_MM = 0.999e-3, 100.0, 1e5
+_SMALLEST_MM, _LARGEST_MM, _MAX_ORIGIN_MM = 0.999e-3, 100.0, 1e5
 _SPACE_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
 _TIME_UNITS_S = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
 
 #: Two affines are one geometry within this share of a voxel (axes) and this many mm (origin): a qform
 #: stored in float32 loses up to 7e-4 near half turns.
-_AXES_AGREE, _ORIGIN_AGREES_MM = 1e-3, 0.1
+_AXES_TOLERANCE, _ORIGIN_TOLERANCE_MM = 1e-3, 0.1
 
 
 def parse_header(raw: bytes, path: Path) -> Any:
@@ -42,7 +42,7 @@ def parse_header(raw: bytes, path: Path) -> Any:
         raise InputError(
             "not a NIfTI-1 file",
             file=path,
-            found=_what_else(raw),
+            found=_identify_other_format(raw),
             expected="a .nii or .nii.gz volume",
             remedy="Convert it, e.g. with dcm2niix.",
         )
@@ -66,7 +66,7 @@ def parse_header(raw: bytes, path: Path) -> Any:
     return header
 
 
-def _what_else(raw: bytes) -> str | None:
+def _identify_other_format(raw: bytes) -> str | None:
     """Other formats that are often handed over, in words."""
     if raw[4:7] == b"n+2" or raw[4:7] == b"ni2":
         return "NIfTI-2"
@@ -77,13 +77,13 @@ def _what_else(raw: bytes) -> str | None:
     return "nothing" if not raw else None
 
 
-def check_kind(header: Any, path: Path) -> None:
+def check_volume_header(header: Any, path: Path) -> None:
     """Refuse what is no 3-D or 4-D volume of real numbers in known units.
 
     Raises:
         InputError: dimensions, data type or units are wrong.
     """
-    shape = shape_of(header)
+    shape = read_shape(header)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) not in (3, 4) or min(shape) < 1:
@@ -123,13 +123,13 @@ def check_kind(header: Any, path: Path) -> None:
             expected=f"{8 * dtype.itemsize} bits",
             remedy="Export the volume again.",
         )
-    if (voxels := _voxels(header)) > MOST_VOXELS:
+    if (voxels := _count_voxels(header)) > MAX_VOXELS:
         raise InputError(
             "the volume is too large",
             file=path,
             field="dim",
             found=f"{'x'.join(map(str, shape))}, {voxels} voxels",
-            expected=f"at most {MOST_VOXELS} voxels, frames included",
+            expected=f"at most {MAX_VOXELS} voxels, frames included",
             remedy="Cut it to the tumour and what surrounds it, or average frames.",
         )
     units = int(header["xyzt_units"])
@@ -151,32 +151,32 @@ def data_offset(header: Any, path: Path) -> int:
         InputError: inside the header, absurdly far behind it, or nowhere.
     """
     offset = float(header["vox_offset"]) or 352.0
-    if not np.isfinite(offset) or not 352 <= offset <= _MOST_OFFSET or offset != int(offset):
+    if not np.isfinite(offset) or not 352 <= offset <= _MAX_DATA_OFFSET or offset != int(offset):
         raise InputError(
             "the data cannot begin there",
             file=path,
             field="vox_offset",
             found=offset,
-            expected=f"352 to {_MOST_OFFSET}, a whole number",
+            expected=f"352 to {_MAX_DATA_OFFSET}, a whole number",
             remedy="Export the volume again.",
         )
     return int(offset)
 
 
-def check_packing(header: Any, path: Path, packed_bytes: int) -> None:
+def check_compression_ratio(header: Any, path: Path, packed_bytes: int) -> None:
     """Refuse a compressed file that unpacks to far more than an image could.
 
     Raises:
         InputError: as said.
     """
-    voxels = _voxels(header)
-    if voxels > MOST_PACKED_VOXELS and packed_bytes * _VOXELS_A_BYTE < voxels:
+    voxels = _count_voxels(header)
+    if voxels > MAX_COMPRESSED_VOXELS and packed_bytes * _MAX_VOXELS_PER_BYTE < voxels:
         raise InputError(
             "so small a compressed file holds no image of that size",
             file=path,
             field="dim, size",
             found=f"{voxels} voxels in {packed_bytes} bytes",
-            expected=f"at most {MOST_PACKED_VOXELS} voxels, or a byte for every {_VOXELS_A_BYTE}",
+            expected=f"at most {MAX_COMPRESSED_VOXELS} voxels, or a byte for every {_MAX_VOXELS_PER_BYTE}",
             remedy="Cut the volume to the tumour and what surrounds it, or store it uncompressed.",
         )
 
@@ -202,11 +202,11 @@ def scaling(header: Any, path: Path) -> tuple[float, float]:
     return slope, intercept
 
 
-def _voxels(header: Any) -> int:
-    return math.prod(shape_of(header))
+def _count_voxels(header: Any) -> int:
+    return math.prod(read_shape(header))
 
 
-def shape_of(header: Any) -> tuple[int, ...]:
+def read_shape(header: Any) -> tuple[int, ...]:
     """Sizes of all axes, as they are declared."""
     return tuple(int(n) for n in header["dim"][1 : 1 + max(0, min(7, int(header["dim"][0])))])
 
@@ -250,7 +250,7 @@ def world_affine(
             expected=f"{_SMALLEST_MM:g} to {_LARGEST_MM:g} mm",
             remedy="Correct the unit of space in the header.",
         )
-    forms = _forms(header, path, unit)
+    forms = _read_affines(header, path, unit)
     if orientation is not None and orientation not in forms:
         raise InputError(
             "the chosen orientation is not in the file",
@@ -261,7 +261,7 @@ def world_affine(
             remedy="Leave it out.",
         )
     if orientation is None:
-        _one_geometry(forms, pixdim, path)
+        _check_consistent_geometry(forms, pixdim, path)
     if not forms:
         notes.append(
             "no orientation is declared: voxel axes are taken as right, anterior, superior"
@@ -270,7 +270,7 @@ def world_affine(
     return forms[orientation] if orientation else next(iter(forms.values())), notes
 
 
-def _forms(header: Any, path: Path, unit: float) -> dict[str, Array]:
+def _read_affines(header: Any, path: Path, unit: float) -> dict[str, Array]:
     """The affines that the file declares, sform first, in mm."""
     found = {}
     for name, read in (("sform", header.get_sform), ("qform", header.get_qform)):
@@ -305,26 +305,26 @@ def _forms(header: Any, path: Path, unit: float) -> dict[str, Array]:
         if (
             not lengths.max() <= _LARGEST_MM
             or not lengths.min() >= _SMALLEST_MM
-            or np.abs(affine[:3, 3]).max() > _FARTHEST_MM
+            or np.abs(affine[:3, 3]).max() > _MAX_ORIGIN_MM
         ):
             raise InputError(
                 "no scanner reaches there",
                 file=path,
                 field=name,
                 found=np.round(affine[:3], 3).tolist(),
-                expected=f"voxels of {_SMALLEST_MM:g} to {_LARGEST_MM:g} mm, within {_FARTHEST_MM / 1e3:g} m",
+                expected=f"voxels of {_SMALLEST_MM:g} to {_LARGEST_MM:g} mm, within {_MAX_ORIGIN_MM / 1e3:g} m",
                 remedy="Correct the header.",
             )
         found[name] = affine
     return found
 
 
-def _one_geometry(forms: dict[str, Array], pixdim: Array, path: Path) -> None:
+def _check_consistent_geometry(forms: dict[str, Array], pixdim: Array, path: Path) -> None:
     size = float(pixdim.max())
     if len(forms) == 2:
         s, q = forms["sform"], forms["qform"]
         axes, origin = np.abs(s[:3, :3] - q[:3, :3]).max(), np.abs(s[:3, 3] - q[:3, 3]).max()
-        if axes > _AXES_AGREE * size or origin > _ORIGIN_AGREES_MM:
+        if axes > _AXES_TOLERANCE * size or origin > _ORIGIN_TOLERANCE_MM:
             raise InputError(
                 "sform and qform disagree",
                 file=path,
@@ -335,7 +335,7 @@ def _one_geometry(forms: dict[str, Array], pixdim: Array, path: Path) -> None:
             )
     for name, affine in forms.items():
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
-        if np.any(np.abs(lengths - pixdim) > _AXES_AGREE * pixdim):
+        if np.any(np.abs(lengths - pixdim) > _AXES_TOLERANCE * pixdim):
             raise InputError(
                 f"voxel sizes of pixdim and of the {name} disagree",
                 file=path,

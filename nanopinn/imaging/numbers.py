@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 #: More values than any list of a sidecar has.
-MOST_LISTED = 100_000
+MAX_LIST_LENGTH = 100_000
 
 
 def is_number(found: object) -> TypeGuard[int | float]:
@@ -22,11 +22,11 @@ def is_number(found: object) -> TypeGuard[int | float]:
         return False
 
 
-def listed_numbers(listed: Any) -> NDArray[np.float64] | None:
+def parse_number_list(listed: Any) -> NDArray[np.float64] | None:
     """A list of numbers ``(n,)``; None if it is anything else."""
     if (
         not isinstance(listed, (list, tuple))
-        or len(listed) > MOST_LISTED
+        or len(listed) > MAX_LIST_LENGTH
         or not all(is_number(n) for n in listed)
     ):
         return None

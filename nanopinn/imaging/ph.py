@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.cest.measure import CestChoices, measure_ph
+from nanopinn.imaging.cest.measure import CestOptions, measure_ph
 from nanopinn.imaging.cest.ph_map import Validity
 from nanopinn.imaging.geometry import resample
 from nanopinn.imaging.io import read_sidecar, read_volume, sidecar_path
 from nanopinn.imaging.nifti import Orientation
 from nanopinn.imaging.numbers import is_number
-from nanopinn.imaging.placement import Placement
+from nanopinn.imaging.placement import Coregistration
 from nanopinn.imaging.t1.b1 import B1Map
 from nanopinn.parameters import value
 
@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 #: Extracellular pH of living tissue.
 LOWEST_PH, HIGHEST_PH = 5.0, 8.5
 #: Less of the tumour than this inside the scan is no pH of the tumour.
-SMALLEST_OVERLAP = 0.3
+MIN_OVERLAP = 0.3
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PhMap:
     assumptions: tuple[str, ...]
 
     @classmethod
-    def nowhere(cls, filled: Array, fill_value: float, note: str) -> PhMap:
+    def without_measurement(cls, filled: Array, fill_value: float, note: str) -> PhMap:
         """No pH was measured; what the physics is given in its place, and what is to be said of that."""
         nothing = np.full(filled.shape, np.nan)
         return cls(
@@ -64,7 +64,7 @@ class PhMap:
 
 
 @dataclass(frozen=True)
-class _OwnGrid:
+class _PhOnScanGrid:
     """pH, its standard deviation and an image to register by, on the grid they were measured on."""
 
     pH: Array
@@ -91,7 +91,7 @@ def assumed_ph(pH: float, mask: NDArray[np.bool_]) -> PhMap:
             remedy="Give the pH itself, e.g. 6.9.",
         )
     note = f"pH was not measured: {pH:g} is assumed throughout the tumour, so release is not informed by a pH map."
-    return PhMap.nowhere(np.where(mask, pH, value("pHe_n")), pH, note)
+    return PhMap.without_measurement(np.where(mask, pH, value("pHe_n")), pH, note)
 
 
 def load_ph(
@@ -99,10 +99,10 @@ def load_ph(
     affine: Array,
     mask: NDArray[np.bool_],
     *,
-    chosen: CestChoices | None = None,
+    options: CestOptions | None = None,
     B1: B1Map | None = None,
     orientation: Orientation | None = None,
-    onto: Placement | None = None,
+    coregistration: Coregistration | None = None,
 ) -> PhMap:
     """pH of a ready map (3-D) or of Z-spectra (4-D), computed on its own grid and brought to that of the DCE scan last.
 
@@ -114,21 +114,23 @@ def load_ph(
     Raises:
         InputError: it is neither, or less than 30 % of the tumour lies inside it, or none of that has a pH.
     """
-    own = _own_grid(path, chosen or CestChoices(), B1, orientation)
+    own = _read_ph_on_scan_grid(path, options or CestOptions(), B1, orientation)
     placed, moved = (
-        (own.affine, []) if onto is None else onto.of("CEST scan", own.anatomy, own.affine, path)
+        (own.affine, [])
+        if coregistration is None
+        else coregistration.register_scan("CEST scan", own.anatomy, own.affine, path)
     )
     notes = [*own.assumptions, *moved]
     shape = (mask.shape[0], mask.shape[1], mask.shape[2])
     inside = np.isfinite(resample(np.zeros(own.pH.shape), placed, shape, affine))
     overlap = float(inside[mask].mean())
-    if overlap < SMALLEST_OVERLAP:
+    if overlap < MIN_OVERLAP:
         raise InputError(
             "the pH scan does not overlap the tumour",
             file=path,
             field="affine",
             found=f"{overlap:.0%} of the tumour inside it",
-            expected=f"at least {SMALLEST_OVERLAP:.0%}",
+            expected=f"at least {MIN_OVERLAP:.0%}",
             remedy="Check both affines, or register the scans (--register rigid).",
         )
     on_dce, std = (resample(m, placed, shape, affine) for m in (own.pH, own.std))
@@ -169,13 +171,13 @@ def load_ph(
     )
 
 
-def _own_grid(
-    path: str | Path, chosen: CestChoices, B1: B1Map | None, orientation: Orientation | None
-) -> _OwnGrid:
+def _read_ph_on_scan_grid(
+    path: str | Path, options: CestOptions, B1: B1Map | None, orientation: Orientation | None
+) -> _PhOnScanGrid:
     volume = read_volume(path, orientation=orientation)
     if volume.ndim == 4:
-        found = measure_ph(path, chosen, B1=B1, orientation=orientation)
-        return _OwnGrid(
+        found = measure_ph(path, options, B1=B1, orientation=orientation)
+        return _PhOnScanGrid(
             found.image.pH,
             found.image.std,
             found.anatomy,
@@ -194,17 +196,17 @@ def _own_grid(
             expected="(x, y, z, offset)",
             remedy="Give the whole series, or remove the offsets from the sidecar of a pH map.",
         )
-    values, notes = _plausible(np.asarray(volume.numpy(), dtype=np.float64), path)
+    values, notes = _mask_implausible_ph(np.asarray(volume.numpy(), dtype=np.float64), path)
     noise, noise_note = _noise(path)
     std = np.where(np.isfinite(values), noise, np.nan)
     validity = np.where(np.isfinite(values), 0, int(Validity.NO_SPECTRUM)).astype(np.int32)
     affine = np.asarray(volume.affine, dtype=np.float64)
-    return _OwnGrid(
+    return _PhOnScanGrid(
         values, std, np.nan_to_num(values), affine, 0.0, validity, (*notes, *noise_note)
     )
 
 
-def _plausible(values: Array, path: str | Path) -> tuple[Array, list[str]]:
+def _mask_implausible_ph(values: Array, path: str | Path) -> tuple[Array, list[str]]:
     """The map with NaN for what is missing (0, -1, not finite) or no pH, and how much was no pH."""
     known = np.isfinite(values) & (values != 0) & (values != -1)
     if not known.any():

@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import voxel_coordinates
-from nanopinn.imaging.registration import Alignment, align
+from nanopinn.imaging.registration import RegistrationResult, register_images
 
 Array = NDArray[np.float64]
-Registration = Literal["none", "rigid", "affine"]
+RegistrationMethod = Literal["none", "rigid", "affine"]
 
-REGISTRATIONS = ("none", "rigid", "affine")
+REGISTRATION_METHODS = ("none", "rigid", "affine")
 #: A search that ends with less of the scan over the DCE scan than this share of what the affines said has left it.
-_SMALLEST_SHARE = 0.5
+_MIN_OVERLAP_RATIO = 0.5
 #: Scanners stretch by a few per cent; beyond this an affine search has collapsed onto a part of the image.
-_LARGEST_STRETCH = 0.15
+_MAX_STRAIN = 0.15
 #: Headers hold the scanner's orientation, and a subject that is held turns by less; a round or empty image turns freely.
-_LARGEST_TURN_DEG = 20.0
+_MAX_ROTATION_DEG = 20.0
 _REMEDY = "Align the scans by hand and correct its affine, or go by the affines as they are (--register none)."
 
 
 @dataclass(frozen=True)
-class Placement:
+class Coregistration:
     """The image that other scans are moved onto, and how.
 
     Attributes:
@@ -37,9 +37,9 @@ class Placement:
 
     anatomy: Array
     affine: Array
-    method: Registration = "none"
+    method: RegistrationMethod = "none"
 
-    def of(
+    def register_scan(
         self, what: str, image: Array, affine: Array, file: str | Path
     ) -> tuple[Array, list[str]]:
         """The affine under which a scan lies on the DCE scan, and what is to be said of how it got there.
@@ -52,9 +52,9 @@ class Placement:
         """
         if self.method == "none":
             return affine, []
-        found = self._found(image, affine, file)
-        gain = found.information[1] - found.information[0]
-        if gain <= 0 and self._largest_move(image.shape, affine, found) < float(
+        found = self._estimate_alignment(image, affine, file)
+        gain = found.mutual_information[1] - found.mutual_information[0]
+        if gain <= 0 and self._max_displacement_mm(image.shape, affine, found) < float(
             np.linalg.norm(affine[:3, :3], axis=0).min()
         ):
             # interpolation blurs, so a scan that lies right already shows less information anywhere but there
@@ -63,23 +63,25 @@ class Placement:
             ]
         self._check(image.shape, affine, found, gain, file)
         stretched = (
-            f", and its lengths changed by at most {found.stretch:.1%},"
+            f", and its lengths changed by at most {found.max_strain:.1%},"
             if self.method == "affine"
             else ""
         )
         return found.affine, [
-            f"The {what} was moved by {found.shift_mm:.1f} mm and {found.turn_deg:.1f} degrees{stretched} onto the DCE scan, by "
-            f"mutual information ({found.information[0]:.3f} before, {found.information[1]:.3f} after)."
+            f"The {what} was moved by {found.shift_mm:.1f} mm and {found.rotation_angle_deg:.1f} degrees{stretched} onto the DCE scan, by "
+            f"mutual information ({found.mutual_information[0]:.3f} before, {found.mutual_information[1]:.3f} after)."
         ]
 
-    def _found(self, image: Array, affine: Array, file: str | Path) -> Alignment:
+    def _estimate_alignment(
+        self, image: Array, affine: Array, file: str | Path
+    ) -> RegistrationResult:
         for name, shown in (("the scan", image), ("the DCE scan", self.anatomy)):
             if np.ptp(np.nan_to_num(shown)) == 0:
-                raise _refused(
+                raise _registration_error(
                     f"{name} shows nothing to register by", file, "one value everywhere", "anatomy"
                 )
         if self._inside(image.shape, affine) == 0:
-            raise _refused(
+            raise _registration_error(
                 "the scan cannot be registered, for its affine puts it outside the DCE scan",
                 file,
                 "no overlap",
@@ -87,9 +89,9 @@ class Placement:
             )
         assert self.method != "none"
         try:
-            return align(image, affine, self.anatomy, self.affine, self.method)
+            return register_images(image, affine, self.anatomy, self.affine, self.method)
         except RuntimeError as error:
-            raise _refused(
+            raise _registration_error(
                 "the scan could not be registered",
                 file,
                 str(error).strip().splitlines()[-1],
@@ -97,35 +99,44 @@ class Placement:
             ) from error
 
     def _check(
-        self, shape: tuple[int, ...], affine: Array, found: Alignment, gain: float, file: str | Path
+        self,
+        shape: tuple[int, ...],
+        affine: Array,
+        found: RegistrationResult,
+        gain: float,
+        file: str | Path,
     ) -> None:
         before, after = self._inside(shape, affine), self._inside(shape, found.affine)
         width = sorted(np.array(shape) * np.linalg.norm(affine[:3, :3], axis=0))[1]
-        if found.shift_mm > width / 2 or after < _SMALLEST_SHARE * before:
+        if found.shift_mm > width / 2 or after < _MIN_OVERLAP_RATIO * before:
             moved = f"a shift of {found.shift_mm:.1f} mm that leaves {after:.0%} of it over the DCE scan ({before:.0%} by the affines)"
-            raise _refused(
+            raise _registration_error(
                 "registration moves the scan out of its field of view",
                 file,
                 moved,
                 f"at most {width / 2:.1f} mm",
             )
-        if found.turn_deg > _LARGEST_TURN_DEG:
-            raise _refused(
+        if found.rotation_angle_deg > _MAX_ROTATION_DEG:
+            raise _registration_error(
                 "registration turns the scan",
                 file,
-                f"{found.turn_deg:.0f} degrees",
-                f"at most {_LARGEST_TURN_DEG:.0f} degrees",
+                f"{found.rotation_angle_deg:.0f} degrees",
+                f"at most {_MAX_ROTATION_DEG:.0f} degrees",
             )
-        if found.stretch > _LARGEST_STRETCH:
-            raise _refused(
+        if found.max_strain > _MAX_STRAIN:
+            raise _registration_error(
                 "registration distorts the scan",
                 file,
-                f"{found.stretch:.0%}",
-                f"at most {_LARGEST_STRETCH:.0%}",
+                f"{found.max_strain:.0%}",
+                f"at most {_MAX_STRAIN:.0%}",
             )
         if gain <= 0:
-            numbers = f"{found.information[0]:.3f} before, {found.information[1]:.3f} after"
-            raise _refused("registration lowers the mutual information", file, numbers, "a gain")
+            numbers = (
+                f"{found.mutual_information[0]:.3f} before, {found.mutual_information[1]:.3f} after"
+            )
+            raise _registration_error(
+                "registration lowers the mutual information", file, numbers, "a gain"
+            )
 
     def _inside(self, shape: tuple[int, ...], affine: Array) -> float:
         """Share of a scan's voxels that lie in the DCE scan."""
@@ -133,7 +144,9 @@ class Placement:
         size = np.array(self.anatomy.shape)[:, None, None, None]
         return float(((at >= -0.5) & (at <= size - 0.5)).all(axis=0).mean())
 
-    def _largest_move(self, shape: tuple[int, ...], affine: Array, found: Alignment) -> float:
+    def _max_displacement_mm(
+        self, shape: tuple[int, ...], affine: Array, found: RegistrationResult
+    ) -> float:
         """How far the farthest corner of a scan was moved, mm."""
         corners = np.array(
             [
@@ -146,7 +159,7 @@ class Placement:
         return float(np.linalg.norm(((found.affine - affine) @ corners)[:3], axis=0).max())
 
 
-def _refused(problem: str, file: str | Path, found: str, expected: str) -> InputError:
+def _registration_error(problem: str, file: str | Path, found: str, expected: str) -> InputError:
     return InputError(
         problem, file=file, field="--register", found=found, expected=expected, remedy=_REMEDY
     )

@@ -12,33 +12,33 @@ from numpy.typing import NDArray
 from scipy.ndimage import shift
 
 Array = NDArray[np.float64]
-Kind = Literal["rigid", "affine"]
+TransformKind = Literal["rigid", "affine"]
 Move = TypeVar("Move", sitk.Euler3DTransform, sitk.AffineTransform)
 
 #: Along an axis with fewer voxels than this a scale, or in a series a motion, is not determined, and is not looked for.
-FLAT = 8
+MIN_VOXELS_PER_AXIS = 8
 
 
 @dataclass(frozen=True)
-class Alignment:
+class RegistrationResult:
     """Where a scan was found to lie.
 
     Attributes:
         affine: ``(4, 4)`` RAS mm, to replace the scan's own.
-        shift_mm: how far its centre moved. turn_deg: by how much it turned. stretch: largest relative change of a length, 0 if rigid.
+        shift_mm: how far its centre moved. rotation_angle_deg: by how much it turned. stretch: largest relative change of a length, 0 if rigid.
         information: mutual information (nats) at the affines as they were, and as found.
     """
 
     affine: Array
     shift_mm: float
-    turn_deg: float
-    stretch: float
-    information: tuple[float, float]
+    rotation_angle_deg: float
+    max_strain: float
+    mutual_information: tuple[float, float]
 
 
-def align(
-    image: Array, affine: Array, target: Array, target_affine: Array, kind: Kind = "rigid"
-) -> Alignment:
+def register_images(
+    image: Array, affine: Array, target: Array, target_affine: Array, kind: TransformKind = "rigid"
+) -> RegistrationResult:
     """The affine that puts an image where a target shows the same tissue, by mutual information.
 
     The places compared are those of ``image``, so it may be a thin slab or a single slice; the target is averaged over the
@@ -53,28 +53,37 @@ def align(
         RuntimeError: the two do not overlap on the way (of SimpleITK).
     """
     frame = _frame(affine, image.shape)
-    seen = _through_voxels(target, target_affine, affine)
+    seen = _average_over_voxels(target, target_affine, affine)
     fixed, moving = _image(image, frame @ affine), _image(seen, frame @ target_affine)
     depth = _depths(image, target, frame @ target_affine)
     still = sitk.Euler3DTransform()
-    coarse = min(image.shape) >= FLAT
-    free = _moves([d == 1 for d in depth[1]])
-    turned = search(
-        fixed, moving, still, first_step_mm=2.0, smooth_mm=2.0, coarse=coarse, free=free
+    coarse = min(image.shape) >= MIN_VOXELS_PER_AXIS
+    parameter_weights = _moves([d == 1 for d in depth[1]])
+    turned = optimise_transform(
+        fixed,
+        moving,
+        still,
+        first_step_mm=2.0,
+        smooth_mm=2.0,
+        coarse=coarse,
+        parameter_weights=parameter_weights,
     )
     move = _matrix(turned)
     if kind == "affine":
         # the stretch comes first, along the scan's own axes, so that what is held of it stays held
-        free = [*_stretches([min(d) < FLAT for d in zip(*depth, strict=True)]), *free[3:]]
-        stretched = search(
+        parameter_weights = [
+            *_stretches([min(d) < MIN_VOXELS_PER_AXIS for d in zip(*depth, strict=True)]),
+            *parameter_weights[3:],
+        ]
+        stretched = optimise_transform(
             fixed,
             moving,
             sitk.AffineTransform(3),
             first_step_mm=0.5,
             smooth_mm=0.0,
             coarse=False,
-            free=free,
-            then=turned,
+            parameter_weights=parameter_weights,
+            following_transform=turned,
             fine=True,
         )
         move = move @ _matrix(stretched)
@@ -82,7 +91,7 @@ def align(
     return _alignment(move, frame, affine, (before, after))
 
 
-def search(
+def optimise_transform(
     fixed: sitk.Image,
     moving: sitk.Image,
     start: Move,
@@ -90,8 +99,8 @@ def search(
     first_step_mm: float,
     smooth_mm: float,
     coarse: bool,
-    free: Sequence[float],
-    then: sitk.Transform | None = None,
+    parameter_weights: Sequence[float],
+    following_transform: sitk.Transform | None = None,
     fine: bool = False,
 ) -> Move:
     """The transform from places of ``fixed`` to places of ``moving`` with the most mutual information (Mattes 2003).
@@ -109,13 +118,13 @@ def search(
             first_step_mm, 1e-4, 200, relaxationFactor=0.7, gradientMagnitudeTolerance=1e-8
         )
         method.SetOptimizerScalesFromPhysicalShift()
-        method.SetOptimizerWeights(list(free))
+        method.SetOptimizerWeights(list(parameter_weights))
         method.SetShrinkFactorsPerLevel([shrink])
         method.SetSmoothingSigmasPerLevel([0.0])
         start = type(start)(start)
         method.SetInitialTransform(start, inPlace=True)
-        if then is not None:
-            method.SetMovingInitialTransform(then)
+        if following_transform is not None:
+            method.SetMovingInitialTransform(following_transform)
         method.Execute(_smooth(fixed, sigma), _smooth(moving, sigma))
     return start
 
@@ -151,7 +160,7 @@ def _frame(affine: Array, shape: tuple[int, ...]) -> Array:
     return frame
 
 
-def _through_voxels(target: Array, target_affine: Array, affine: Array) -> Array:
+def _average_over_voxels(target: Array, target_affine: Array, affine: Array) -> Array:
     """The target averaged over voxels as large as the scan's, where those are larger than its own."""
     steps = np.linalg.inv(target_affine[:3, :3]) @ affine[:3, :3]
     seen = np.nan_to_num(target)
@@ -195,17 +204,17 @@ def _matrix(transform: sitk.Euler3DTransform | sitk.AffineTransform) -> Array:
 
 
 def _alignment(
-    move: Array, frame: Array, affine: Array, information: tuple[float, float]
-) -> Alignment:
+    move: Array, frame: Array, affine: Array, mutual_information: tuple[float, float]
+) -> RegistrationResult:
     u, lengths, v = np.linalg.svd(move[:3, :3])
     angle = float(np.rad2deg(np.arccos(np.clip((np.trace(u @ v) - 1) / 2, -1, 1))))
     there = np.linalg.inv(frame) @ move @ frame @ affine
-    return Alignment(
+    return RegistrationResult(
         there,
         float(np.linalg.norm(move[:3, 3])),
         angle,
         float(np.abs(lengths - 1).max()),
-        information,
+        mutual_information,
     )
 
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from nanopinn.imaging.aif.artery import ArterialVoxels
 from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.kinetics.quantities import QUANTITIES, Quantity
+from nanopinn.imaging.kinetics.quantities import QUANTITIES, KineticQuantity
 from nanopinn.imaging.kinetics.volume import KineticMaps
 from nanopinn.imaging.motion import MotionTrace
-from nanopinn.imaging.placement import Placement
+from nanopinn.imaging.placement import Coregistration
 from nanopinn.imaging.status import INVALID
 
 Array = NDArray[np.float64]
@@ -28,7 +28,7 @@ class ImagingMaps:
         kinetics: every kinetic parameter with its standard deviation, and how each voxel's fit went.
         t1_s, t1_std_s: NaN where not known.
         concentration_mM: ``(t, x, y, z)``; concentration_sd_mM: ``(x, y, z)``, noise of one frame.
-        baseline_effect_mM: ``(t, x, y, z)``, what a relative error of the signal before contrast does to the fitted curves.
+        baseline_sensitivity_mM: ``(t, x, y, z)``, what a relative error of the signal before contrast does to the fitted curves.
         frame_times_s; aif: in plasma, as it reaches the tumour; arterial_voxels: where it was measured, if it was.
         delay_s: fitted or given, already in ``aif``. motion: of the series, if it was looked for.
         ph, ph_std: NaN outside the slab; ph_filled: for the physics; ph_fill_value; ph_coverage of the tumour.
@@ -45,7 +45,7 @@ class ImagingMaps:
     t1_std_s: Array
     concentration_mM: Array
     concentration_sd_mM: Array
-    baseline_effect_mM: Array
+    baseline_sensitivity_mM: Array
     frame_times_s: Array
     aif: PlasmaCurve
     arterial_voxels: ArterialVoxels | None
@@ -58,43 +58,43 @@ class ImagingMaps:
     ph_common_std: float
     ph_coverage: float
     ph_validity: NDArray[np.int32]
-    onto: Placement
+    coregistration: Coregistration
     assumptions: tuple[str, ...]
     read: Mapping[str, str] = field(default_factory=dict)
 
-    def _of(self, name: str, kind: str = "values") -> Array:
+    def _kinetic_map(self, name: str, kind: str = "values") -> Array:
         found = getattr(self.kinetics, kind).get(name)
         return np.full(self.mask.shape, np.nan) if found is None else np.asarray(found)
 
     @property
     def ktrans_per_min(self) -> Array:
         """Ktrans, 1/min."""
-        return self._of("Ktrans")
+        return self._kinetic_map("Ktrans")
 
     @property
     def ktrans_std(self) -> Array:
         """Standard deviation of Ktrans, 1/min."""
-        return self._of("Ktrans", "std")
+        return self._kinetic_map("Ktrans", "std")
 
     @property
     def ve(self) -> Array:
         """Extravascular extracellular volume fraction; NaN everywhere if the model has none."""
-        return self._of("ve")
+        return self._kinetic_map("ve")
 
     @property
     def ve_std(self) -> Array:
         """Standard deviation of ve."""
-        return self._of("ve", "std")
+        return self._kinetic_map("ve", "std")
 
     @property
     def vp(self) -> Array:
         """Plasma volume fraction; NaN everywhere if the model has none."""
-        return self._of("vp")
+        return self._kinetic_map("vp")
 
     @property
     def vp_std(self) -> Array:
         """Standard deviation of vp."""
-        return self._of("vp", "std")
+        return self._kinetic_map("vp", "std")
 
     @property
     def status(self) -> NDArray[np.int32]:
@@ -102,7 +102,7 @@ class ImagingMaps:
         return self.kinetics.status
 
     @property
-    def valid_share(self) -> float:
+    def valid_fraction(self) -> float:
         """Share of tumour voxels with a valid kinetic fit."""
         return float(((self.status[self.mask] & int(INVALID)) == 0).mean())
 
@@ -119,12 +119,12 @@ class ImagingMaps:
         )
         return "\n".join(
             [
-                f"tumour: {int(self.mask.sum())} voxels, {self.valid_share:.1%} with a valid kinetic fit ({self.kinetics.model})",
+                f"tumour: {int(self.mask.sum())} voxels, {self.valid_fraction:.1%} with a valid kinetic fit ({self.kinetics.model})",
                 f"median T1 {self.median(self.t1_s):.3g} s, {found}, R2 {self.median(self.kinetics.r2):.3f}",
                 f"pH: measured in {self.ph_coverage:.0%} of the tumour",
             ]
         )
 
-    def quantities(self) -> list[tuple[Quantity, Array]]:
+    def quantities(self) -> list[tuple[KineticQuantity, Array]]:
         """Every kinetic quantity that the model has, with its map."""
         return [(QUANTITIES[n], np.asarray(m)) for n, m in self.kinetics.values.items()]

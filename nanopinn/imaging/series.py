@@ -10,22 +10,22 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.acquisition import DceAcquisition, load_acquisition
-from nanopinn.imaging.dicom import as_series
+from nanopinn.imaging.dicom import open_series
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.io import read_volume
 from nanopinn.imaging.motion import MotionTrace, correct_motion
-from nanopinn.imaging.registration import FLAT
+from nanopinn.imaging.registration import MIN_VOXELS_PER_AXIS
 
 Array = NDArray[np.float64]
 
 #: Three parameters, two baseline frames and one to spare.
-FEWEST_FRAMES = 6
+MIN_FRAMES = 6
 #: No tissue or vessel holds more contrast agent than this, mM; a larger "concentration" is in another unit.
-_HIGHEST_MM = 50.0
+_MAX_CONCENTRATION_mM = 50.0
 
 
 @dataclass(frozen=True)
-class Series:
+class DynamicSeries:
     """A dynamic series as it was read: signal or concentration ``(t, x, y, z)``, and where it lies.
 
     Attributes:
@@ -56,21 +56,21 @@ class Series:
 
 def read_series(
     inputs: ImagingInputs, progress: Callable[[float], None] = lambda done: None
-) -> Series:
+) -> DynamicSeries:
     """The dynamic series of a study with its acquisition, its motion undone where that was asked for.
 
     Raises:
         InputError: it is no series, or its timing, TR or flip angle are missing or wrong.
     """
-    with as_series(inputs.dce) as (path, notes):
+    with open_series(inputs.dce) as (path, notes):
         volume = read_volume(path, orientation=inputs.orientation)
-        if volume.ndim != 4 or volume.shape[3] < FEWEST_FRAMES:
+        if volume.ndim != 4 or volume.shape[3] < MIN_FRAMES:
             raise InputError(
                 "the DCE series has the wrong dimensions",
                 file=inputs.dce,
                 field="dimensions",
                 found="x".join(map(str, volume.shape)),
-                expected=f"(x, y, z, t) with at least {FEWEST_FRAMES} frames",
+                expected=f"(x, y, z, t) with at least {MIN_FRAMES} frames",
                 remedy="Give the whole dynamic series as one 4-D volume.",
             )
         acquisition = load_acquisition(
@@ -88,14 +88,14 @@ def read_series(
         )
     if (
         acquisition.is_concentration
-        and (high := float(np.nanquantile(values, 0.999))) > _HIGHEST_MM
+        and (high := float(np.nanquantile(values, 0.999))) > _MAX_CONCENTRATION_mM
     ):
         raise InputError(
             "these are no concentrations in mM",
             file=inputs.dce,
             field="Units",
             found=f"values up to {high:.3g}",
-            expected=f"below {_HIGHEST_MM:g} mM",
+            expected=f"below {_MAX_CONCENTRATION_mM:g} mM",
             remedy="Convert the series, or correct Units in the sidecar.",
         )
     affine = np.asarray(volume.affine, dtype=np.float64)
@@ -107,10 +107,10 @@ def read_series(
         )
         thin = (
             " in the plane of the slab, which is too thin to tell more"
-            if min(values.shape[1:]) < FLAT
+            if min(values.shape[1:]) < MIN_VOXELS_PER_AXIS
             else ""
         )
         notes.append(
             f"Rigid motion of up to {motion.largest_mm:.2g} mm was undone frame by frame{thin}."
         )
-    return Series(values, affine, acquisition, motion, tuple(notes))
+    return DynamicSeries(values, affine, acquisition, motion, tuple(notes))

@@ -43,7 +43,7 @@ AT_BOUND = {
     "delay": Status.DELAY_AT_BOUND,
 }
 
-WORDS = {
+STATUS_TEXTS = {
     Status.NONFINITE: "signal not finite",
     Status.NOT_ENHANCING: "does not enhance",
     Status.NOT_CONVERGED: "fit did not converge",

@@ -14,7 +14,7 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.given import read_text
 
 #: More rows than any curve or list of offsets has.
-MOST_ROWS = 100_000
+MAX_ROWS = 100_000
 _DECIMAL = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
 
 
@@ -78,13 +78,13 @@ def read_table(path: Path) -> Table:
             expected="TSV or CSV",
             remedy="Correct it.",
         ) from error
-    if len(rows) > MOST_ROWS + 1:
+    if len(rows) > MAX_ROWS + 1:
         raise InputError(
             "the table is too long",
             file=path,
             field="rows",
             found=len(rows) - 1,
-            expected=f"at most {MOST_ROWS}",
+            expected=f"at most {MAX_ROWS}",
             remedy="Thin it out.",
         )
     return Table(path, tuple(rows[0]) if rows else (), tuple(rows[1:]))

@@ -7,40 +7,51 @@ from numpy.typing import NDArray
 
 from nanopinn.imaging.concentration import (
     Concentration,
-    baseline_effect,
-    concentration_of,
-    conversion,
-    ready_concentration,
+    baseline_sensitivity,
+    estimate_concentration,
+    select_enhancement_model,
+    wrap_measured_concentration,
 )
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.kinetics.volume import KineticMaps
-from nanopinn.imaging.placement import Placement
-from nanopinn.imaging.series import Series
+from nanopinn.imaging.placement import Coregistration
+from nanopinn.imaging.series import DynamicSeries
 from nanopinn.imaging.t1.b1 import B1Map
-from nanopinn.imaging.t1.native import NativeT1, native_t1
+from nanopinn.imaging.t1.native import NativeT1, load_native_t1
 
 Array = NDArray[np.float64]
 
 #: Fits that leave less than this times the baseline's noise leave no more than its estimate allows.
-_EXCESS_NOTED = 1.1
+_MIN_REPORTED_EXCESS = 1.1
 
 
-def study_t1(inputs: ImagingInputs, series: Series, B1: B1Map | None, onto: Placement) -> NativeT1:
+def load_study_t1(
+    inputs: ImagingInputs, series: DynamicSeries, B1: B1Map | None, coregistration: Coregistration
+) -> NativeT1:
     """Native T1; not asked for where the series holds concentration already.
 
     Raises:
         InputError: T1 is given in no way, in two, or cannot be used.
     """
-    given = inputs.native_t1
+    given = inputs.t1_source
     if series.acquisition.is_concentration and not given.files() and given.t1 is None:
         return NativeT1(np.full(series.shape, np.nan), None, ())
-    return native_t1(
-        given, series.shape, series.affine, B1=B1, orientation=inputs.orientation, onto=onto
+    return load_native_t1(
+        given,
+        series.shape,
+        series.affine,
+        B1=B1,
+        orientation=inputs.orientation,
+        coregistration=coregistration,
     )
 
 
-def study_concentration(
-    inputs: ImagingInputs, series: Series, T1_s: Array, T1_std: Array | None, B1: B1Map | None
+def compute_study_concentration(
+    inputs: ImagingInputs,
+    series: DynamicSeries,
+    T1_s: Array,
+    T1_std: Array | None,
+    B1: B1Map | None,
 ) -> Concentration:
     """Concentration of the series ``(t, x, y, z)``, mM, by native T1 ``(x, y, z)``, s; as it is where the series holds it already.
 
@@ -48,21 +59,24 @@ def study_concentration(
         InputError: the acquisition does not say what the conversion needs.
     """
     if series.acquisition.is_concentration:
-        return ready_concentration(series.values, series.acquisition)
-    angles = 1.0 if B1 is None else B1.on(series.shape, series.affine)
-    rule = conversion(T1_s, series.acquisition, relation=inputs.relation, B1=angles)
-    return concentration_of(series.values, rule, series.acquisition, T1_std)
+        return wrap_measured_concentration(series.values, series.acquisition)
+    angles = 1.0 if B1 is None else B1.resample_to(series.shape, series.affine)
+    enhancement_model = select_enhancement_model(
+        T1_s, series.acquisition, relation=inputs.relation, B1=angles
+    )
+    return estimate_concentration(series.values, enhancement_model, series.acquisition, T1_std)
 
 
-def study_baseline_effect(
-    inputs: ImagingInputs, series: Series, T1_s: Array, B1: B1Map | None, fitted: KineticMaps
+def compute_baseline_sensitivity(
+    inputs: ImagingInputs, series: DynamicSeries, T1_s: Array, B1: B1Map | None, fitted: KineticMaps
 ) -> Array:
     """What a relative error of the signal before contrast does to the fitted curves ``(t, x, y, z)``, mM; 0 without a conversion."""
     if series.acquisition.is_concentration:
         return np.zeros_like(fitted.curves_mM)
-    angles = 1.0 if B1 is None else B1.on(series.shape, series.affine)
-    return baseline_effect(
-        fitted.curves_mM, conversion(T1_s, series.acquisition, relation=inputs.relation, B1=angles)
+    angles = 1.0 if B1 is None else B1.resample_to(series.shape, series.affine)
+    return baseline_sensitivity(
+        fitted.curves_mM,
+        select_enhancement_model(T1_s, series.acquisition, relation=inputs.relation, B1=angles),
     )
 
 
@@ -77,7 +91,7 @@ def frame_noise(
             "No tumour voxel enhances, or none could be fitted: check the mask and the bolus; status says why."
         ]
     excess = float(np.sqrt((left[known] ** 2).sum() / (noise[known] ** 2).sum()))
-    if excess < _EXCESS_NOTED:
+    if excess < _MIN_REPORTED_EXCESS:
         return C.noise_sd_mM, []
     return C.noise_sd_mM * excess, [
         f"Kinetic fits leave {excess:.1f} times the noise before contrast; the noise was taken as that large, "

@@ -19,22 +19,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nanopinn.inference.contract import Fitted
-from nanopinn.inference.expansion import Expansion, Objective
+from nanopinn.inference.contract import EngineFit
+from nanopinn.inference.expansion import Linearisation, Objective
 from nanopinn.inference.gauss_newton import minimise
 from nanopinn.inference.problem import InverseProblem, Prediction
 from nanopinn.inference.result import ScalarEstimate
 from nanopinn.inference.unknowns import Unknown, UnknownSet
-from nanopinn.progress import Progress, silent
+from nanopinn.progress import Progress, ignore_progress
 
 Array = NDArray[np.float64]
 
-NAME = "aif_scale"
+AIF_SCALE = "aif_scale"
 #: Of ln s, for its tangent.
 STEP = 0.01
 
 
-def scaled(problem: InverseProblem, s: float) -> InverseProblem:
+def scale_arterial_input(problem: InverseProblem, s: float) -> InverseProblem:
     """The problem of the same curves under an arterial input s times as high, and Ktrans, ve, vp that are 1/s of what they were."""
     maps = problem.setting.maps
     tissue = replace(maps, PS=maps.PS / s, phi=maps.phi / s, v_p=maps.v_p / s)
@@ -42,13 +42,13 @@ def scaled(problem: InverseProblem, s: float) -> InverseProblem:
         problem,
         setting=replace(problem.setting, maps=tissue),
         kinetics=problem.kinetics / s,
-        local=problem.local / s,
+        local_kinetics=problem.local_kinetics / s,
         aif=replace(problem.aif, plasma_mM=problem.aif.plasma_mM * s),
     )
 
 
 @dataclass(frozen=True)
-class AifScaled:
+class AifScaleProblem:
     """A problem with the scale of its arterial input as the last unknown.
 
     Attributes:
@@ -62,7 +62,7 @@ class AifScaled:
 
     @property
     def unknowns(self) -> UnknownSet:
-        scale = Unknown(NAME, "scale of the arterial input", "1", 1.0, "log", 1.0, self.sd)
+        scale = Unknown(AIF_SCALE, "scale of the arterial input", "1", 1.0, "log", 1.0, self.sd)
         return UnknownSet((*self.problem.unknowns.items, scale))
 
     def solver(self, before: Any = None) -> Any:
@@ -70,27 +70,27 @@ class AifScaled:
 
     def predict(self, theta: Array, forward: Any = None, *, tangents: bool = False) -> Prediction:
         """As that of the problem; the tangent of ln s is a forward difference."""
-        here = self.posed_at(theta)
+        here = self.problem_at_scale(theta)
         found = here.predict(theta[:-1], here.solver(), tangents=tangents)
         if found.jacobian is None:
             return found
-        there = scaled(here, float(np.exp(STEP)))
+        there = scale_arterial_input(here, float(np.exp(STEP)))
         moved = there.predict(theta[:-1], there.forward(found.fields.flow.p)).residual
         return replace(
             found,
             jacobian=torch.cat([found.jacobian, ((moved - found.residual) / STEP)[:, None]], dim=1),
         )
 
-    def posed_at(self, theta: Array) -> InverseProblem:
+    def problem_at_scale(self, theta: Array) -> InverseProblem:
         """The problem at the scale of a point."""
-        return scaled(self.problem, float(np.exp(theta[-1] - self.at)))
+        return scale_arterial_input(self.problem, float(np.exp(theta[-1] - self.at)))
 
     def scalars(self, theta: Array) -> Mapping[str, float]:
-        return {**self.problem.scalars(theta[:-1]), NAME: float(np.exp(theta[-1]))}
+        return {**self.problem.scalars(theta[:-1]), AIF_SCALE: float(np.exp(theta[-1]))}
 
 
 @dataclass(frozen=True)
-class ScaledFit:
+class AifScaleFit:
     """A fit with the arterial input's scale: the fit at the best scale, and the posterior of all unknowns together.
 
     Attributes:
@@ -99,32 +99,32 @@ class ScaledFit:
         log_scale: its estimate.
     """
 
-    fitted: Fitted
+    fitted: EngineFit
     scalars: tuple[ScalarEstimate, ...]
     covariance: Array
     log_scale: float
 
 
 def fit_aif_scale(
-    fitted: Fitted,
+    fitted: EngineFit,
     sd: float,
     *,
     iterations: int = 8,
     tolerance: float = 0.1,
-    progress: Progress = silent,
-) -> ScaledFit:
+    progress: Progress = ignore_progress,
+) -> AifScaleFit:
     """Go on from a fit with the scale of the arterial input as one more unknown; maps and systematic errors stay as it left them.
 
     Args:
         sd: of ln s before the data.
     """
-    posed = AifScaled(fitted.problem, sd)
+    posed = AifScaleProblem(fitted.problem, sd)
     objective, unknowns = Objective(posed), posed.unknowns
     last: dict[str, Prediction] = {}
 
     def expand(theta: Array) -> Any:
         last["here"] = posed.predict(theta, tangents=True)
-        return objective.quadratic(theta, Expansion.of(last["here"]))
+        return objective.quadratic(theta, Linearisation.of(last["here"]))
 
     def tell(k: int, theta: Array, quadratic: Any) -> None:
         progress(
@@ -162,8 +162,8 @@ def fit_aif_scale(
         message=fitted.run.message + short,
     )
     plain = replace(prediction, jacobian=prediction.jacobian[:, :-1])
-    return ScaledFit(
-        Fitted(run, theta[:-1], posed.posed_at(theta), plain),
+    return AifScaleFit(
+        EngineFit(run, theta[:-1], posed.problem_at_scale(theta), plain),
         unknowns.estimates(theta, covariance),
         covariance,
         float(theta[-1]),

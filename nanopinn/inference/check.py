@@ -19,16 +19,16 @@ from nanopinn.inference.contract import Prediction
 from nanopinn.inference.problem import Fields, InverseProblem
 from nanopinn.inference.result import CheckItem, CheckResult
 from nanopinn.parameters import value
-from nanopinn.physics.drug import LINEAR
-from nanopinn.progress import Progress, silent
-from nanopinn.solvers.forward import Forward
-from nanopinn.solvers.grid import mean_of_parts
+from nanopinn.physics.drug import LINEAR_POOLS
+from nanopinn.progress import Progress, ignore_progress
+from nanopinn.solvers.forward import ForwardModel
+from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.schemes import SDIRK3
 
 Array = NDArray[np.float64]
 
 #: Relative residual of its linear solves: below the limit on the balance, and far below the others.
-SOLVE_TO = 1e-8
+SOLVER_TOLERANCE = 1e-8
 FIELD_LIMIT, DRUG_LIMIT = 0.05, 0.10
 #: Misfit per observation that noise and the coarse description of tissue may leave, and no more.
 MISFIT_LIMIT = 1.5
@@ -46,7 +46,7 @@ def check_fit(
     fitted: Prediction[Fields],
     *,
     refine: int = 2,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
 ) -> CheckResult:
     """Solve again, independently, at the estimate, and compare.
 
@@ -59,34 +59,35 @@ def check_fit(
     began = time.perf_counter()
     progress("check: refined finite volumes", 0.1, {})
     finer = replace(problem, setting=problem.setting.refined(refine))
-    forward = Forward(finer.setting, problem.unknowns.scalars)
-    fields = finer.solve(theta, forward, scheme=SDIRK3, tol=SOLVE_TO)
+    forward = ForwardModel(finer.setting, problem.unknowns.scalars)
+    fields = finer.solve(theta, forward, scheme=SDIRK3, tol=SOLVER_TOLERANCE)
     on_voxels = fields.on_parents(refine)
     contrast, pools = on_voxels.contrast, on_voxels.pools
-    fit_p = mean_of_parts(fitted.fields.flow.p, problem.setting.flow_refine)
-    p = mean_of_parts(fields.flow.p, refine * problem.setting.flow_refine)
+    fit_p = average_subcells(fitted.fields.flow.p, problem.setting.flow_refine)
+    p = average_subcells(fields.flow.p, refine * problem.setting.flow_refine)
     inside = problem.contrast.voxels
     items = [
         _field("pressure", fit_p[inside], p[inside]),
         _field("contrast agent", fitted.fields.contrast[:, inside], contrast[:, inside]),
     ]
     if pools is not None and fitted.fields.pools is not None:
-        nodes = [problem.node_of(d) for d in problem.drug]
+        nodes = [problem.node_index(d) for d in problem.drug]
         items += [
             _field(
                 f"{name} drug", fitted.fields.pools[nodes, i][:, inside], pools[nodes, i][:, inside]
             )
             for name in ("encapsulated", "nuclear")
-            for i in (LINEAR.pools.index(name),)
+            for i in (LINEAR_POOLS.pools.index(name),)
         ]
         items += [
             _balance(fields.balance),
-            _linearity(pools[:, LINEAR.pools.index("free")][:, inside]),
+            _linearity(pools[:, LINEAR_POOLS.pools.index("free")][:, inside]),
         ]
-    exact = model_error.without(problem)
+    exact = model_error.without_model_error(problem)
     items += [_misfit(name, chi2, n) for name, (chi2, n) in exact.blocks(on_voxels).items()]
     items += [
-        _model_error(m, problem.model_error) for m in model_error.mapped(problem, fitted.fields)
+        _model_error(m, problem.model_error)
+        for m in model_error.map_model_error(problem, fitted.fields)
     ]
     items.append(_shift(problem, theta, fitted, on_voxels))
     return CheckResult(tuple(items), time.perf_counter() - began)
@@ -107,7 +108,9 @@ def _field(name: str, fit: Tensor, other: Tensor) -> CheckItem:
     )
 
 
-def _model_error(found: model_error.Mapped, allowed: model_error.ModelError | None) -> CheckItem:
+def _model_error(
+    found: model_error.ModelErrorMap, allowed: model_error.ModelError | None
+) -> CheckItem:
     assert allowed is not None
     flux = model_error.BALANCES[found.balance]
     limit = MODEL_ERROR_LIMIT * allowed.prior_sd

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.imaging.given import is_file, read_bytes
 from nanopinn.inference import result, saving
-from nanopinn.inference.aif_scale import AifScaled
-from nanopinn.inference.contract import Fitted
-from nanopinn.inference.expansion import Expansion, Objective, Solvable
-from nanopinn.inference.problem import PARTS, InverseProblem
+from nanopinn.inference.aif_scale import AifScaleProblem
+from nanopinn.inference.contract import EngineFit
+from nanopinn.inference.expansion import Linearisation, Objective, ResidualProblem
+from nanopinn.inference.problem import SERIALISABLE_PARTS, InverseProblem
 from nanopinn.inference.profile import Profile
 from nanopinn.inference.result import FitResult
-from nanopinn.inference.ridge import Ridge
-from nanopinn.inference.starts import Start
+from nanopinn.inference.ridge import StrongestCorrelation
+from nanopinn.inference.starts import StartResult
 
 Array = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ FILE = "fit.safetensors"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class FittedProblem:
     """Where a fit ended: the problem as it stood, and the coordinates of the estimate."""
 
     problem: InverseProblem
@@ -37,45 +37,49 @@ class Checkpoint:
     aif_sd: float = 0.0
     """Prior sd of ln of the arterial input's scale where that was an unknown; ``log_scale`` is its estimate."""
     log_scale: float = 0.0
-    expansion: Expansion | None = field(
+    expansion: Linearisation | None = field(
         default=None, repr=False, compare=False, metadata={"saved": False}
     )
     """Residual and tangents at the estimate, where they are at hand; see :meth:`tangents`."""
 
     @classmethod
-    def of(cls, fitted: Fitted) -> Checkpoint:
+    def of(cls, fitted: EngineFit) -> FittedProblem:
         """Where an engine ended."""
         # a descent that ran out of iterations ends a step beyond its last tangents
-        known = Expansion.of(fitted.prediction) if fitted.run.converged else None
+        known = Linearisation.of(fitted.prediction) if fitted.run.converged else None
         return cls(fitted.problem, fitted.theta, expansion=known)
 
     @property
-    def posed(self) -> Solvable:
+    def full_problem(self) -> ResidualProblem:
         """The problem with every unknown of the fit; its estimate is :attr:`point`."""
-        return AifScaled(self.problem, self.aif_sd, self.log_scale) if self.aif_sd else self.problem
+        return (
+            AifScaleProblem(self.problem, self.aif_sd, self.log_scale)
+            if self.aif_sd
+            else self.problem
+        )
 
     @property
-    def point(self) -> Array:
+    def full_theta(self) -> Array:
         """The estimate of every unknown, ``(m,)``."""
         return np.append(self.theta, self.log_scale) if self.aif_sd else self.theta
 
     @cached_property
-    def tangents(self) -> Expansion:
+    def tangents(self) -> Linearisation:
         """Residual and tangents at the estimate, worked out once."""
-        return self.expansion or Objective(self.posed).expand(self.point)
+        return self.expansion or Objective(self.full_problem).expand(self.full_theta)
 
     def to_bytes(self) -> bytes:
         """Serialise; arrays and plain values only, so that reading runs no code."""
-        return saving.to_bytes(self, _CLASSES)
+        return saving.to_bytes(self, _SERIALISABLE_CLASSES)
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Checkpoint:
+    def from_bytes(cls, content: bytes) -> FittedProblem:
         """The inverse of :meth:`to_bytes`.
 
         Raises:
             ValueError: not a checkpoint, spoiled, or one of another version.
         """
-        return _as(cls, saving.from_bytes(content, _CLASSES))
+        return _require_type(cls, saving.from_bytes(content, _SERIALISABLE_CLASSES))
 
 
 _RESULTS = (
@@ -89,21 +93,21 @@ _RESULTS = (
     result.ScalarEstimate,
     result.VectorEstimate,
     Profile,
-    Ridge,
-    Start,
+    StrongestCorrelation,
+    StartResult,
 )
 
 #: Everything a file may hold.
-_CLASSES: tuple[type, ...] = (
-    Checkpoint,
-    *PARTS,
+_SERIALISABLE_CLASSES: tuple[type, ...] = (
+    FittedProblem,
+    *SERIALISABLE_PARTS,
     *_RESULTS,
 )
 
 
 def fit_to_bytes(fit: FitResult) -> bytes:
     """A fit as the content of a safetensors file."""
-    return saving.to_bytes(fit, _CLASSES)
+    return saving.to_bytes(fit, _SERIALISABLE_CLASSES)
 
 
 def load_fit(path: str | Path) -> FitResult:
@@ -116,29 +120,33 @@ def load_fit(path: str | Path) -> FitResult:
     return found
 
 
-def load_ended(path: str | Path) -> Checkpoint:
+def load_fitted_problem(path: str | Path) -> FittedProblem:
     """Problem and estimate of a fit that was saved, from its file or from the folder it lies in.
 
     Raises:
         InputError: there is none, or the file is spoiled or of another version.
     """
-    value = _read(path, (FitResult, Checkpoint))
-    ended: Checkpoint | None = value.ended if isinstance(value, FitResult) else value
-    if ended is None:
+    value = _read(path, (FitResult, FittedProblem))
+    fitted_problem: FittedProblem | None = (
+        value.fitted_problem if isinstance(value, FitResult) else value
+    )
+    if fitted_problem is None:
         raise InputError(
             "the saved fit does not hold its problem", file=path, remedy="Give the --out of a fit."
         )
-    return ended
+    return fitted_problem
 
 
 def _read(path: str | Path, kind: Any) -> Any:
-    file = saved_at(path)
+    file = fit_file_path(path)
     if not is_file(file):
         raise InputError(
             "not a result folder", file=path, expected=FILE, remedy="Give the --out of a fit."
         )
     try:
-        return _as(kind, saving.from_bytes(read_bytes(file, saving.MOST_BYTES), _CLASSES))
+        return _require_type(
+            kind, saving.from_bytes(read_bytes(file, saving.MAX_FILE_BYTES), _SERIALISABLE_CLASSES)
+        )
     except ValueError as error:
         raise InputError(
             "the fit cannot be read",
@@ -148,13 +156,13 @@ def _read(path: str | Path, kind: Any) -> Any:
         ) from error
 
 
-def saved_at(path: str | Path) -> Path:
+def fit_file_path(path: str | Path) -> Path:
     """The file of a fit: itself, or the one in a folder."""
     path = Path(path)
     return path if path.suffix == ".safetensors" else path / FILE
 
 
-def _as(kind: Any, value: Any) -> Any:
+def _require_type(kind: Any, value: Any) -> Any:
     if not isinstance(value, kind):
         raise ValueError(f"not a file of a fit: it holds a {type(value).__name__}")
     return value

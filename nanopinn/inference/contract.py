@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.inference.gauss_newton import Quadratic
+from nanopinn.inference.gauss_newton import QuadraticModel
 from nanopinn.inference.result import EngineRun
 from nanopinn.inference.unknowns import UnknownSet
 
@@ -70,11 +70,11 @@ class Problem(ABC, Generic[Solver, States]):
     def compare(self, states: States) -> Prediction[States]:
         """States against the observations, with the Jacobian where they carry tangents."""
 
-    def linearised_at(self, theta: Array, here: States) -> Self:
+    def update_linearisation(self, theta: Array, here: States) -> Self:
         """The problem with what it takes from the states at theta brought up to date; itself where none of it changed."""
         return self
 
-    def with_errors(self, theta: Array, states: States) -> Self:
+    def with_systematic_errors(self, theta: Array, states: States) -> Self:
         """The problem with the effect that systematic errors have at theta, where ``states`` are its own."""
         return self
 
@@ -101,11 +101,13 @@ class Problem(ABC, Generic[Solver, States]):
         prior = self.prior_residual(theta)
         return 0.5 * (prediction.chi2 + float(prior @ prior))
 
-    def quadratic(self, theta: Array, prediction: Prediction[States]) -> Quadratic:
+    def quadratic(self, theta: Array, prediction: Prediction[States]) -> QuadraticModel:
         """Normal equations of a prediction that carries its Jacobian."""
         assert prediction.jacobian is not None
         residual, jacobian = (t.cpu().numpy() for t in (prediction.residual, prediction.jacobian))
-        return Quadratic.of(residual, jacobian, self.prior_residual(theta), self.unknowns.prior_sd)
+        return QuadraticModel.from_residual(
+            residual, jacobian, self.prior_residual(theta), self.unknowns.prior_sd
+        )
 
 
 #: A problem of some kind, for what hands it back.
@@ -113,7 +115,7 @@ AnyProblem = TypeVar("AnyProblem", bound=Problem[Any, Any])
 
 
 @dataclass(frozen=True)
-class Fitted(Generic[AnyProblem]):
+class EngineFit(Generic[AnyProblem]):
     """Where an engine ended: its run, and the problem and prediction at its estimate."""
 
     run: EngineRun

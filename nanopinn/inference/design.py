@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.inference.linearise import effects_of_closure
+from nanopinn.inference.linearise import closure_error_effects
 from nanopinn.inference.problem import Fields, InverseProblem
 from nanopinn.inference.systematic import SharedError
 
@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Information:
+class FisherInformation:
     """Information of observations about ``unknowns`` coordinates and about the errors that observations share.
 
     Attributes:
@@ -45,7 +45,7 @@ class Information:
         )
 
     @classmethod
-    def of(cls, jacobian: Tensor, shared: Tensor, own: Tensor) -> Information:
+    def of(cls, jacobian: Tensor, shared: Tensor, own: Tensor) -> FisherInformation:
         """Of one observation of ``n`` whitened numbers.
 
         Args:
@@ -55,8 +55,8 @@ class Information:
         left = SharedError(own, own.new_zeros(own.shape[1])).eliminate_tangents(rows)
         return cls((left @ left.T).cpu().numpy(), jacobian.shape[1])
 
-    def __add__(self, other: Information) -> Information:
-        return Information(self.gram + other.gram, self.unknowns)
+    def __add__(self, other: FisherInformation) -> FisherInformation:
+        return FisherInformation(self.gram + other.gram, self.unknowns)
 
     def covariance(self, prior_sd: Array) -> Array:
         """Expected posterior covariance of the unknowns ``(m, m)``; shared errors are eliminated."""
@@ -77,7 +77,7 @@ def gain_nats(before: Array, after: Array) -> float:
 
 
 @dataclass(frozen=True)
-class Design:
+class ExperimentDesign:
     """A protocol and images that could be added to it, at one parameter vector.
 
     Attributes:
@@ -85,8 +85,8 @@ class Design:
     """
 
     prior_sd: Array
-    protocol: Information
-    candidates: tuple[Information, ...]
+    protocol: FisherInformation
+    candidates: tuple[FisherInformation, ...]
 
     def covariance(self, added: Sequence[int] = ()) -> Array:
         """Expected posterior covariance with some candidates added, by their indices."""
@@ -104,15 +104,19 @@ class Design:
         return np.array(each)
 
 
-def design(problem: InverseProblem, theta: Array, fields: Fields, candidates: int) -> Design:
+def design(
+    problem: InverseProblem, theta: Array, fields: Fields, candidates: int
+) -> ExperimentDesign:
     """The design of a problem whose last ``candidates`` drug images are not taken yet.
 
     Args:
         problem: every image in it has its noise. theta: where. fields: there, with tangents.
     """
-    curves, images = informations(_with_errors(problem, theta, fields), fields)
+    curves, images = observation_informations(_with_errors(problem, theta, fields), fields)
     taken = len(images) - candidates
-    return Design(problem.unknowns.prior_sd, reduce(add, images[:taken], curves), images[taken:])
+    return ExperimentDesign(
+        problem.unknowns.prior_sd, reduce(add, images[:taken], curves), images[taken:]
+    )
 
 
 def _with_errors(problem: InverseProblem, theta: Array, fields: Fields) -> InverseProblem:
@@ -120,23 +124,23 @@ def _with_errors(problem: InverseProblem, theta: Array, fields: Fields) -> Inver
 
     Twice, because the first time leaves out the grid.
     """
-    bare = replace(problem, errors=None, closure_bumps=problem.closure_bumps[:0])
-    weighed = bare.with_errors(theta, fields).with_errors(theta, fields)
-    return replace(weighed, closure_bumps=problem.closure_bumps)
+    bare = replace(problem, errors=None, closure_basis=problem.closure_basis[:0])
+    weighed = bare.with_systematic_errors(theta, fields).with_systematic_errors(theta, fields)
+    return replace(weighed, closure_basis=problem.closure_basis)
 
 
-def informations(
+def observation_informations(
     problem: InverseProblem, fields: Fields
-) -> tuple[Information, tuple[Information, ...]]:
+) -> tuple[FisherInformation, tuple[FisherInformation, ...]]:
     """Of the curves, and of every drug image of a problem whose errors hold all but the closure."""
     errors = problem.errors
     assert errors is not None
     assert fields.d_contrast is not None
-    k = len(problem.pH_bumps)
+    k = len(problem.pH_error_basis)
     counts = [d.count for d in problem.drug]
     tangents = replace(problem, errors=None).jacobian(fields.d_contrast, fields.d_pools)
     of_curves, *of_images = tangents.split([len(tangents) - sum(counts), *counts])
-    curves = Information.of(
+    curves = FisherInformation.of(
         of_curves, of_curves.new_zeros((len(of_curves), k)), errors.grid_on_contrast
     )
     if not problem.drug:
@@ -144,8 +148,14 @@ def informations(
     own = [
         torch.cat([c, g[:, i : i + 1]], dim=1)
         for i, (c, g) in enumerate(
-            zip(effects_of_closure(problem, fields), errors.grid_on_drug.split(counts), strict=True)
+            zip(
+                closure_error_effects(problem, fields),
+                errors.grid_on_drug.split(counts),
+                strict=True,
+            )
         )
     ]
     shared = errors.pH_on_drug.split(counts)
-    return curves, tuple(Information.of(*each) for each in zip(of_images, shared, own, strict=True))
+    return curves, tuple(
+        FisherInformation.of(*each) for each in zip(of_images, shared, own, strict=True)
+    )

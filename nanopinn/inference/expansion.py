@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.inference.gauss_newton import Quadratic
+from nanopinn.inference.gauss_newton import QuadraticModel
 from nanopinn.inference.unknowns import UnknownSet
 
 Array = NDArray[np.float64]
 
 
-class Solvable(Protocol):
+class ResidualProblem(Protocol):
     """What the uncertainty of a fit asks of its problem: voxels, or anything else with a residual."""
 
     @property
@@ -29,14 +29,14 @@ class Solvable(Protocol):
 
 
 @dataclass(frozen=True)
-class Expansion:
+class Linearisation:
     """The whitened residual at a point, ``(N,)``, and its derivative, ``(N, m)``."""
 
     residual: Array
     jacobian: Array
 
     @classmethod
-    def of(cls, prediction: Any) -> Expansion:
+    def of(cls, prediction: Any) -> Linearisation:
         """From a prediction that carries its Jacobian."""
         return cls(prediction.residual.cpu().numpy(), prediction.jacobian.cpu().numpy())
 
@@ -45,25 +45,27 @@ class Expansion:
         """Half of chi2."""
         return 0.5 * float(self.residual @ self.residual)
 
-    def moved(self, step: Array, residual: Array, sd: Array) -> Expansion:
+    def broyden_update(self, step: Array, residual: Array, sd: Array) -> Linearisation:
         """After a step to where the residual is known: tangents brought in line with it (Broyden's rank-one update).
 
         Args:
             step: ``(m,)``. residual: there. sd: ``(m,)``, the size of a step in each coordinate.
         """
         along = step / sd**2
-        surprise = residual - self.residual - self.jacobian @ step
-        return Expansion(residual, self.jacobian + np.outer(surprise, along / float(step @ along)))
+        mismatch = residual - self.residual - self.jacobian @ step
+        return Linearisation(
+            residual, self.jacobian + np.outer(mismatch, along / float(step @ along))
+        )
 
-    def quadratic(self, prior_residual: Array, prior_sd: Array) -> Quadratic:
+    def quadratic(self, prior_residual: Array, prior_sd: Array) -> QuadraticModel:
         """Normal equations with a Gaussian prior."""
-        return Quadratic.of(self.residual, self.jacobian, prior_residual, prior_sd)
+        return QuadraticModel.from_residual(self.residual, self.jacobian, prior_residual, prior_sd)
 
 
 class Objective:
     """Half of ``chi2 + prior`` of a problem as it stands: maps and systematic errors are not brought up to date on the way."""
 
-    def __init__(self, problem: Solvable) -> None:
+    def __init__(self, problem: ResidualProblem) -> None:
         self.problem = problem
         self.solver = problem.solver()
         self.solves = 0
@@ -76,10 +78,10 @@ class Objective:
             self.problem.predict(theta, self.solver).residual.cpu().numpy(), dtype=np.float64
         )
 
-    def expand(self, theta: Array) -> Expansion:
+    def expand(self, theta: Array) -> Linearisation:
         """With exact tangents."""
         self.solves += 1
-        return Expansion.of(self.problem.predict(theta, self.solver, tangents=True))
+        return Linearisation.of(self.problem.predict(theta, self.solver, tangents=True))
 
     def prior_residual(self, theta: Array) -> Array:
         """Coordinates in prior standard deviations from their prior means."""
@@ -95,6 +97,6 @@ class Objective:
         r = self.residual(theta)
         return 0.5 * float(r @ r) + self.prior(theta)
 
-    def quadratic(self, theta: Array, expansion: Expansion) -> Quadratic:
+    def quadratic(self, theta: Array, expansion: Linearisation) -> QuadraticModel:
         """Normal equations at a point."""
         return expansion.quadratic(self.prior_residual(theta), self.prior_sd)

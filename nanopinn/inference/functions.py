@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.physics.model import INFLOW, MULTIPLIERS, RELEASE_LAW
-from nanopinn.physics.release import BEND_KNOTS
+from nanopinn.physics.release import PH_WARP_KNOTS
 
 Array = NDArray[np.float64]
 
@@ -73,17 +73,24 @@ def inflow_unknown(shapes: Tensor, prior_sd: float, length_m: float) -> Function
 
 
 #: Of the logarithm of the release law's steepness at each knot: within 1.5 of the stated one.
-LAW_SD = 0.4
+RELEASE_LAW_SD = 0.4
 
 
-def release_law() -> FunctionUnknown:
+def release_law_unknown() -> FunctionUnknown:
     """The steepness of the release law along pH; every law it holds is monotone."""
     return FunctionUnknown(
-        RELEASE_LAW, "release law's steepness along pH", "pH", len(BEND_KNOTS), LAW_SD, LAW_SD
+        RELEASE_LAW,
+        "release law's steepness along pH",
+        "pH",
+        len(PH_WARP_KNOTS),
+        RELEASE_LAW_SD,
+        RELEASE_LAW_SD,
     )
 
 
-def unit_bumps(inside: NDArray[np.bool_], voxel_m: Array, size_m: float, most: int = 400) -> Array:
+def gaussian_radial_basis(
+    inside: NDArray[np.bool_], voxel_m: Array, size_m: float, most: int = 400
+) -> Array:
     """Bumps of a size that cover a region ``(k, x, y, z)``; with random weights their sum has unit variance everywhere.
 
     Args:
@@ -103,7 +110,7 @@ def unit_bumps(inside: NDArray[np.bool_], voxel_m: Array, size_m: float, most: i
     return np.asarray(bumps / np.where(height > 0, height, 1.0))
 
 
-def centred(shapes: Tensor, inside: Tensor, prior_sd: float) -> Tensor:
+def centre_shapes(shapes: Tensor, inside: Tensor, prior_sd: float) -> Tensor:
     """Shapes of a field ``(k, x, y, z)`` without their means over a region, scaled to a mean prior variance there.
 
     The mean of a multiplier's logarithm belongs to the scalar that it multiplies: the two would be one ridge.

@@ -14,12 +14,12 @@ from typing import Any, Generic
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.inference.contract import AnyProblem, Fitted, Prediction
-from nanopinn.inference.gauss_newton import Place, Quadratic, minimise
-from nanopinn.inference.result import EngineRun, untouched_in_words
-from nanopinn.inference.resume import Keeper, Stand
-from nanopinn.inference.starts import best_of
-from nanopinn.progress import Progress, silent
+from nanopinn.inference.contract import AnyProblem, EngineFit, Prediction
+from nanopinn.inference.gauss_newton import OptimiserState, QuadraticModel, minimise
+from nanopinn.inference.result import EngineRun, describe_unaffected
+from nanopinn.inference.resume import CheckpointStore, EngineState
+from nanopinn.inference.starts import fit_from_several_starts
+from nanopinn.progress import Progress, ignore_progress
 from nanopinn.solvers.linear import SolverError
 
 Array = NDArray[np.float64]
@@ -33,12 +33,12 @@ def fit_fv(
     tolerance: float = 0.1,
     starts: int = 1,
     seed: int = 0,
-    keeper: Keeper | None = None,
-    progress: Progress = silent,
-) -> Fitted[AnyProblem]:
+    checkpoint_store: CheckpointStore | None = None,
+    progress: Progress = ignore_progress,
+) -> EngineFit[AnyProblem]:
     """Fit the unknowns by Gauss-Newton; Laplace posterior.
 
-    Between iterations the problem takes up the current state (:meth:`Problem.linearised_at`).
+    Between iterations the problem takes up the current state (:meth:`Problem.update_linearisation`).
 
     Args:
         start: coordinates to start from; the prior means if None.
@@ -53,10 +53,12 @@ def fit_fv(
         descend = partial(
             fit_fv, problem, iterations=iterations, tolerance=tolerance, progress=progress
         )
-        return best_of(descend, problem.unknowns, theta, starts, seed)
+        return fit_from_several_starts(descend, problem.unknowns, theta, starts, seed)
     began = time.perf_counter()
-    engine = _Engine(problem, progress, iterations)
-    begin = engine.taken_up(keeper.stand("fv")) if keeper else None
+    engine = _FiniteVolumeEngine(problem, progress, iterations)
+    initial_state = (
+        engine.restore(checkpoint_store.engine_state("fv")) if checkpoint_store else None
+    )
     descent = minimise(
         engine.expand,
         engine.value_at,
@@ -64,9 +66,15 @@ def fit_fv(
         problem.unknowns.prior_sd,
         iterations=iterations,
         tolerance=tolerance,
-        on_step=engine.tell,
-        begin=begin,
-        keep=(lambda place: keeper.keep(engine.stand(place))) if keeper else None,
+        on_step=engine.report_progress,
+        initial_state=initial_state,
+        save_state=(
+            lambda optimiser_state: checkpoint_store.save_state(
+                engine.engine_state(optimiser_state)
+            )
+        )
+        if checkpoint_store
+        else None,
     )
     assert engine.last is not None
     covariance = descent.quadratic.covariance
@@ -85,55 +93,65 @@ def fit_fv(
         observations=problem.observations,
         seconds=time.perf_counter() - began,
         converged=descent.converged,
-        message=message + untouched_in_words(scalars),
+        message=message + describe_unaffected(scalars),
         stats={"iterations": descent.iterations},
         events=tuple(dict.fromkeys(engine.events)),
     )
-    return Fitted(run, descent.theta, engine.problem, engine.last)
+    return EngineFit(run, descent.theta, engine.problem, engine.last)
 
 
-class _Engine(Generic[AnyProblem]):
+class _FiniteVolumeEngine(Generic[AnyProblem]):
     def __init__(self, problem: AnyProblem, progress: Progress, iterations: int) -> None:
         self.problem, self.progress, self.iterations = problem, progress, iterations
         self.solver = problem.solver()
         self.last: Prediction[Any] | None = None
-        self.tried: tuple[Array, Any] | None = None
+        self.last_evaluation: tuple[Array, Any] | None = None
         self.events: list[str] = []
 
-    def taken_up(self, stand: Stand | None) -> Place | None:
+    def restore(self, state: EngineState | None) -> OptimiserState | None:
         """Go on from where an earlier descent stood."""
-        if stand is None:
+        if state is None:
             return None
-        self.problem, self.events = stand.problem, stand.taken_up()  # type: ignore[assignment]
-        self.solver = stand.problem.forward(stand.pressure)
-        self.tried = None if stand.fields is None else (stand.place.theta, stand.fields)
-        return stand.place
+        self.problem, self.events = state.problem, state.restore()  # type: ignore[assignment]
+        self.solver = state.problem.forward(state.pressure)
+        self.last_evaluation = (
+            None if state.fields is None else (state.optimiser_state.theta, state.fields)
+        )
+        return state.optimiser_state
 
-    def stand(self, place: Place) -> Stand:
+    def engine_state(self, optimiser_state: OptimiserState) -> EngineState:
         """Where the descent stands, with all that its next iteration depends on."""
         fields = (
-            self.tried[1] if self.tried and np.array_equal(self.tried[0], place.theta) else None
+            self.last_evaluation[1]
+            if self.last_evaluation
+            and np.array_equal(self.last_evaluation[0], optimiser_state.theta)
+            else None
         )
-        return Stand(
-            "fv", place, self.problem, self.solver.last_pressure, fields, tuple(self.events)
+        return EngineState(
+            "fv",
+            optimiser_state,
+            self.problem,
+            self.solver.last_pressure,
+            fields,
+            tuple(self.events),
         )  # type: ignore[arg-type]
 
-    def expand(self, theta: Array) -> Quadratic:
+    def expand(self, theta: Array) -> QuadraticModel:
         """Normal equations, after the problem was linearised there."""
         before = self.problem
-        self.problem = before.linearised_at(theta, self.states_at(theta))
+        self.problem = before.update_linearisation(theta, self.states_at(theta))
         self.solver = self.problem.solver(self.solver)
         states = self.problem.solve(theta, self.solver, tangents=True)
         if self.problem is not before:
-            self.problem = self.problem.with_errors(theta, states)
+            self.problem = self.problem.with_systematic_errors(theta, states)
         self.last = self.problem.compare(states)
         return self.problem.quadratic(theta, self.last)
 
     def states_at(self, theta: Array) -> Any:
         """States without tangents; those of the step just taken are at hand."""
-        if self.tried is None or not np.array_equal(self.tried[0], theta):
-            self.tried = theta.copy(), self.problem.solve(theta, self.solver)
-        return self.tried[1]
+        if self.last_evaluation is None or not np.array_equal(self.last_evaluation[0], theta):
+            self.last_evaluation = theta.copy(), self.problem.solve(theta, self.solver)
+        return self.last_evaluation[1]
 
     def value_at(self, theta: Array) -> float:
         """The objective; infinite where the states cannot be solved, so that a smaller step follows."""
@@ -146,6 +164,6 @@ class _Engine(Generic[AnyProblem]):
             self.events.append("a step was refused: its states are not finite")
         return value if np.isfinite(value) else float("inf")
 
-    def tell(self, k: int, theta: Array, quadratic: Quadratic) -> None:
+    def report_progress(self, k: int, theta: Array, quadratic: QuadraticModel) -> None:
         numbers = {**quadratic.terms(self.problem.observations), **self.problem.scalars(theta)}
         self.progress("fv: Gauss-Newton", (k + 1) / self.iterations, numbers)

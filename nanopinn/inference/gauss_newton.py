@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 #: A step turns round where the cosine between it and the last, in the metric of the posterior, is below minus this.
-TURNED = 0.7
+REVERSAL_COSINE = 0.7
 
 
 @dataclass(frozen=True)
-class Quadratic:
+class QuadraticModel:
     """Normal equations of the misfit at a point.
 
     Attributes:
@@ -31,9 +31,9 @@ class Quadratic:
     hessian: Array
 
     @classmethod
-    def of(
+    def from_residual(
         cls, residual: Array, jacobian: Array, prior_residual: Array, prior_sd: Array
-    ) -> Quadratic:
+    ) -> QuadraticModel:
         """From a whitened residual ``(N,)`` and its Jacobian ``(N, m)``."""
         chi2 = float(residual @ residual)
         return cls(
@@ -65,61 +65,61 @@ class Quadratic:
 
 
 @dataclass(frozen=True)
-class Descent:
+class OptimisationRun:
     """How a minimisation went."""
 
     theta: Array
-    quadratic: Quadratic
+    quadratic: QuadraticModel
     history: tuple[float, ...]
     converged: bool
     iterations: int
 
 
 @dataclass(frozen=True)
-class Stride:
+class PreviousStep:
     """The step that led to a point: ``taken``, and ``wanted`` by the quadratic model where it began."""
 
-    taken: Array
-    wanted: Array
+    accepted: Array
+    proposed: Array
 
-    def shortened(self, step: Array, hessian: Array) -> Array:
+    def limit_reversal(self, step: Array, hessian: Array) -> Array:
         """The next step; one that leads back goes no further along this one than the secant through both slopes.
 
         A step that turns round has met more curvature than Gauss-Newton knows of: residuals times second derivatives, which
         count where data hardly hold an unknown.
         """
-        along = hessian @ self.taken
-        length, next_length = (float(np.sqrt(s @ hessian @ s)) for s in (self.taken, step))
-        if float(along @ step) >= -TURNED * length * next_length:
+        along = hessian @ self.accepted
+        length, next_length = (float(np.sqrt(s @ hessian @ s)) for s in (self.accepted, step))
+        if float(along @ step) >= -REVERSAL_COSINE * length * next_length:
             return step
-        ahead, back = (float(along @ s) / length**2 for s in (self.wanted, -step))
+        ahead, back = (float(along @ s) / length**2 for s in (self.proposed, -step))
         share = min(1.0, 1 / (ahead + back)) if ahead > 0 else 1.0
-        return np.asarray(step + (1 - share) * back * self.taken, dtype=np.float64)
+        return np.asarray(step + (1 - share) * back * self.accepted, dtype=np.float64)
 
 
 @dataclass(frozen=True)
-class Place:
+class OptimiserState:
     """Where a minimisation stands before an iteration: all it needs to go on."""
 
     iteration: int
     theta: Array
     damping: float = 1e-3
     history: tuple[float, ...] = ()
-    before: Stride | None = None
+    previous_step: PreviousStep | None = None
 
 
 def minimise(
-    expand: Callable[[Array], Quadratic],
+    expand: Callable[[Array], QuadraticModel],
     value_at: Callable[[Array], float],
     theta: Array,
     prior_sd: Array,
     *,
     iterations: int,
     tolerance: float,
-    on_step: Callable[[int, Array, Quadratic], None],
-    begin: Place | None = None,
-    keep: Callable[[Place], None] | None = None,
-) -> Descent:
+    on_step: Callable[[int, Array, QuadraticModel], None],
+    initial_state: OptimiserState | None = None,
+    save_state: Callable[[OptimiserState], None] | None = None,
+) -> OptimisationRun:
     """Minimise until a full step is below ``tolerance`` posterior standard deviations in every coordinate.
 
     Args:
@@ -131,26 +131,35 @@ def minimise(
         begin: where an earlier minimisation stood, from which this one goes on; ``theta`` is not read then.
         keep: told where it stands before every iteration.
     """
-    at = begin or Place(0, theta)
-    theta, damping, history, before = at.theta, at.damping, list(at.history), at.before
+    at = initial_state or OptimiserState(0, theta)
+    theta, damping, history, previous_step = (
+        at.theta,
+        at.damping,
+        list(at.history),
+        at.previous_step,
+    )
     for k in range(at.iteration, iterations):
-        if keep is not None:
-            keep(Place(k, theta, damping, tuple(history), before))
+        if save_state is not None:
+            save_state(OptimiserState(k, theta, damping, tuple(history), previous_step))
         quadratic = expand(theta)
         history.append(quadratic.objective)
         on_step(k, theta, quadratic)
         sd = np.sqrt(np.diag(quadratic.covariance))
-        wanted = quadratic.full_step
-        if np.max(np.abs(wanted) / sd) < tolerance:
-            return Descent(theta, quadratic, tuple(history), True, k + 1)
+        proposed = quadratic.full_step
+        if np.max(np.abs(proposed) / sd) < tolerance:
+            return OptimisationRun(theta, quadratic, tuple(history), True, k + 1)
         for _ in range(6):
             step = quadratic.step(damping, 1.5 * prior_sd)
-            trial = theta + (step if before is None else before.shortened(step, quadratic.hessian))
+            trial = theta + (
+                step
+                if previous_step is None
+                else previous_step.limit_reversal(step, quadratic.hessian)
+            )
             if value_at(trial) <= quadratic.objective:
-                before = Stride(trial - theta, wanted)
+                previous_step = PreviousStep(trial - theta, proposed)
                 theta, damping = trial, damping / 5
                 break
             damping *= 8
         else:
-            return Descent(theta, quadratic, tuple(history), False, k + 1)
-    return Descent(theta, quadratic, tuple(history), False, iterations)
+            return OptimisationRun(theta, quadratic, tuple(history), False, k + 1)
+    return OptimisationRun(theta, quadratic, tuple(history), False, iterations)

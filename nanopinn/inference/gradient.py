@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.inference.problem import InverseProblem
-from nanopinn.solvers.adjoint import ContrastRun, DrugRun, gradient
-from nanopinn.solvers.forward import Forward
+from nanopinn.solvers.adjoint import ContrastAdjoint, DrugAdjoint, gradient
+from nanopinn.solvers.forward import ForwardModel
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Slope:
+class ObjectiveGradient:
     """The objective, ``(chi2 + prior)/2``, and its gradient.
 
     Attributes:
@@ -30,12 +30,12 @@ class Slope:
     shapes: Mapping[str, Tensor]
 
 
-def slope(
+def objective_gradient(
     problem: InverseProblem,
     theta: Array,
     shapes: Mapping[str, Tensor] | None = None,
     pressure: Tensor | None = None,
-) -> Slope:
+) -> ObjectiveGradient:
     """The objective at theta, the linearisation of systematic errors held.
 
     Args:
@@ -44,13 +44,15 @@ def slope(
     """
     leaves = {name: s.detach().requires_grad_() for name, s in (shapes or {}).items()}
     maps = replace(problem.setting.maps, shapes={**problem.setting.maps.shapes, **leaves})
-    forward = Forward(replace(problem.setting, maps=maps), problem.unknowns.scalars, pressure)
+    forward = ForwardModel(replace(problem.setting, maps=maps), problem.unknowns.scalars, pressure)
     th = problem.tensor(theta)
     with torch.no_grad():
         flow = forward.flow(th)
-        contrast = ContrastRun(forward, th, flow, problem.aif, problem.frame_times)
+        contrast = ContrastAdjoint(forward, th, flow, problem.aif, problem.frame_times)
         drug = (
-            DrugRun(forward, th, flow, problem.plasma, problem.drug_times) if problem.drug else None
+            DrugAdjoint(forward, th, flow, problem.plasma, problem.drug_times)
+            if problem.drug
+            else None
         )
     seen = [contrast.C.detach().requires_grad_()] + (
         [drug.U.detach().requires_grad_()] if drug else []
@@ -59,14 +61,14 @@ def slope(
     chi2 = residual @ residual
     of_seen = torch.autograd.grad(chi2 / 2, seen)
     with torch.no_grad():
-        of_operators = {"contrast": contrast.of_operators(of_seen[0])}
+        operator_gradients = {"contrast": contrast.operator_gradients(of_seen[0])}
         if drug:
-            of_operators["drug"] = drug.of_operators(of_seen[1])
-    of_theta, of_leaves = gradient(forward, th, flow, of_operators, list(leaves.values()))
+            operator_gradients["drug"] = drug.operator_gradients(of_seen[1])
+    grad_theta, of_leaves = gradient(forward, th, flow, operator_gradients, list(leaves.values()))
     prior = problem.prior_residual(theta)
     objective = 0.5 * (float(chi2.detach()) + float(prior @ prior))
-    return Slope(
+    return ObjectiveGradient(
         objective,
-        of_theta.cpu().numpy() + prior / problem.unknowns.prior_sd,
+        grad_theta.cpu().numpy() + prior / problem.unknowns.prior_sd,
         dict(zip(leaves, of_leaves, strict=True)),
     )

@@ -12,27 +12,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nanopinn.inference.expansion import Expansion
+from nanopinn.inference.expansion import Linearisation
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.unknowns import DRUG_ONLY, UnknownSet
-from nanopinn.solvers.nodes import FEW_NODES
+from nanopinn.solvers.nodes import COARSE_STEP_OPTIONS
 
 Array = NDArray[np.float64]
 
 #: Information of a direction, in units of its prior's, below which the observations leave it alone: sd shrinks by half a percent.
-UNTOUCHED = 0.01
+MIN_INFORMATION = 0.01
 #: Relative residual of linear solves here.
-ROUGHLY = 1e-3
+COARSE_TOLERANCE = 1e-3
 #: Unknowns with at least this share of the largest take part in a direction.
-TAKES_PART = 0.3
+MIN_LOADING = 0.3
 #: Expected contraction below which images hardly help.
-HARDLY = 0.1
+MIN_CONTRACTION = 0.1
 #: Median relative standard deviation of a voxel's Ktrans or ve from which the frames are said to hardly tell it.
-BLURRED = 0.25
+MAX_MAP_SD = 0.25
 
 
 @dataclass(frozen=True)
-class Limit:
+class IdentifiabilityLimit:
     """Something the observations cannot tell.
 
     Attributes:
@@ -46,21 +46,21 @@ class Limit:
     words: str
 
 
-def structural_limits(problem: InverseProblem) -> tuple[Limit, ...]:
+def structural_limits(problem: InverseProblem) -> tuple[IdentifiabilityLimit, ...]:
     """What follows from the list of observations alone."""
     labels = {u.name: u.label for u in problem.unknowns.items}
     return tuple(
-        Limit(
+        IdentifiabilityLimit(
             tuple(n for n in names if n in labels),
             alone,
             words.format(", ".join(labels[n] for n in names if n in labels)),
         )
-        for names, alone, words in _rules(problem)
+        for names, alone, words in _structural_rules(problem)
         if any(n in labels for n in names)
     )
 
 
-def _rules(problem: InverseProblem) -> list[tuple[tuple[str, ...], bool, str]]:
+def _structural_rules(problem: InverseProblem) -> list[tuple[tuple[str, ...], bool, str]]:
     scaling = "No image moves {}: (K, Lp, p_e) to (aK, aLp, p_e/a) leaves all of them as they are, so absolute pressure carries its prior."
     found: list[tuple[tuple[str, ...], bool, str]] = [(("p_e",), True, scaling)]
     shown = {d.quantity for d in problem.drug}
@@ -97,30 +97,36 @@ def _rules(problem: InverseProblem) -> list[tuple[tuple[str, ...], bool, str]]:
     return found
 
 
-def numerical_limits(unknowns: UnknownSet, expansion: Expansion) -> tuple[Limit, ...]:
+def numerical_limits(
+    unknowns: UnknownSet, expansion: Linearisation
+) -> tuple[IdentifiabilityLimit, ...]:
     """Directions that the observations leave at the prior, at the point of an expansion."""
     whitened = expansion.jacobian * unknowns.prior_sd
     names, labels = np.array(unknowns.names), np.array(unknowns.labels)
-    touched = (whitened**2).sum(axis=0) > UNTOUCHED
+    touched = (whitened**2).sum(axis=0) > MIN_INFORMATION
     limits = []
     if not touched.all():
         said = ", ".join(labels[~touched])
         limits.append(
-            Limit(tuple(names[~touched]), True, f"At the prior no observation touches {said}.")
+            IdentifiabilityLimit(
+                tuple(names[~touched]), True, f"At the prior no observation touches {said}."
+            )
         )
     information, directions = np.linalg.eigh(whitened[:, touched].T @ whitened[:, touched])
     for value, v in zip(information, directions.T, strict=True):
-        if value < UNTOUCHED:
-            limits.append(_combination(names[touched], labels[touched], v))
+        if value < MIN_INFORMATION:
+            limits.append(_describe_null_direction(names[touched], labels[touched], v))
     return tuple(limits)
 
 
-def _combination(names: NDArray[np.str_], labels: NDArray[np.str_], v: Array) -> Limit:
+def _describe_null_direction(
+    names: NDArray[np.str_], labels: NDArray[np.str_], v: Array
+) -> IdentifiabilityLimit:
     """A null direction in words: which unknowns go up and down together."""
     sizes = v / v[np.argmax(np.abs(v))]
-    part = np.abs(sizes) >= TAKES_PART
+    part = np.abs(sizes) >= MIN_LOADING
     if part.sum() == 1:
-        return Limit(
+        return IdentifiabilityLimit(
             tuple(names[part]),
             False,
             f"At the prior the observations hardly touch {labels[int(np.argmax(part))]}.",
@@ -129,21 +135,21 @@ def _combination(names: NDArray[np.str_], labels: NDArray[np.str_], v: Array) ->
         f"{labels[i]} {'up' if sizes[i] > 0 else 'down'} ({sizes[i]:+.2f} prior sd)"
         for i in np.flatnonzero(part)
     ]
-    return Limit(
+    return IdentifiabilityLimit(
         tuple(names[part]),
         False,
         f"At the prior the observations cannot tell {' with '.join(moves)}: only other combinations.",
     )
 
 
-def expected_contraction(unknowns: UnknownSet, expansion: Expansion) -> Array:
+def expected_contraction(unknowns: UnknownSet, expansion: Linearisation) -> Array:
     """1 - sd_post/sd_prior of every unknown, ``(m,)``, if the model were linear and its maps without error: at best."""
     whitened = expansion.jacobian * unknowns.prior_sd
     covariance = np.linalg.inv(np.eye(len(unknowns)) + whitened.T @ whitened)
     return np.asarray(1 - np.sqrt(np.diag(covariance)))
 
 
-def at_the_prior(problem: InverseProblem) -> Expansion:
+def linearise_at_prior(problem: InverseProblem) -> Linearisation:
     """Residual and tangents at the prior means, roughly: a coarse flow, few nodes of the drug march, no tight solves.
 
     Which directions are seen at all does not ask for more, and a fit should not wait for it.
@@ -151,16 +157,18 @@ def at_the_prior(problem: InverseProblem) -> Expansion:
     coarse = replace(problem, setting=replace(problem.setting, flow_refine=1))
     forward, theta = coarse.forward(), coarse.tensor(coarse.unknowns.prior_mean)
     flow = forward.flow(theta, tangents=True)
-    C, dC, _ = forward.contrast(theta, flow, coarse.aif, coarse.frame_times, tol=ROUGHLY)
+    C, dC, _ = forward.contrast(theta, flow, coarse.aif, coarse.frame_times, tol=COARSE_TOLERANCE)
     assert dC is not None
     residual, tangents = (
         [coarse.contrast.residual(C).reshape(-1)],
         [coarse.contrast.whiten(dC.transpose(0, 1)).flatten(1)],
     )
     if coarse.drug:
-        nodes = coarse.setting.drug_nodes([d.time_s for d in coarse.drug], **FEW_NODES)
+        nodes = coarse.setting.drug_nodes([d.time_s for d in coarse.drug], **COARSE_STEP_OPTIONS)
         seen = [int(np.argmin(np.abs(nodes - d.time_s))) for d in coarse.drug]
-        run = forward.drug(theta, flow, coarse.plasma, nodes, tol=ROUGHLY, tangents_at=seen)
+        run = forward.drug(
+            theta, flow, coarse.plasma, nodes, tol=COARSE_TOLERANCE, tangents_at=seen
+        )
         assert run.tangents is not None
         for d, at, moved in zip(coarse.drug, seen, run.tangents, strict=True):
             residual.append(
@@ -170,10 +178,12 @@ def at_the_prior(problem: InverseProblem) -> Expansion:
                 )
             )
             tangents.append(d.whiten(d.linear(moved, coarse.setting.maps)))
-    return Expansion(torch.cat(residual).cpu().numpy(), torch.cat(tangents, dim=1).T.cpu().numpy())
+    return Linearisation(
+        torch.cat(residual).cpu().numpy(), torch.cat(tangents, dim=1).T.cpu().numpy()
+    )
 
 
-def told(problem: InverseProblem, expansion: Expansion) -> tuple[str, ...]:
+def describe_limits(problem: InverseProblem, expansion: Linearisation) -> tuple[str, ...]:
     """Every limit in words, structure first; what a rule has explained is not said twice."""
     limits = list(structural_limits(problem))
     explained = {n for limit in limits for n in limit.unknowns if limit.alone}
@@ -187,23 +197,23 @@ def told(problem: InverseProblem, expansion: Expansion) -> tuple[str, ...]:
         for u, c in zip(
             problem.unknowns.items, expected_contraction(problem.unknowns, expansion), strict=True
         )
-        if c < HARDLY and u.name not in single
+        if c < MIN_CONTRACTION and u.name not in single
     ]
     if weak:
         sentences.append(
-            f"Even at best these images would hardly inform (contraction below {HARDLY:g}): {', '.join(weak)}."
+            f"Even at best these images would hardly inform (contraction below {MIN_CONTRACTION:g}): {', '.join(weak)}."
         )
-    return (*sentences, *blurred_maps(problem))
+    return (*sentences, *imprecise_maps(problem))
 
 
-def blurred_maps(problem: InverseProblem) -> tuple[str, ...]:
+def imprecise_maps(problem: InverseProblem) -> tuple[str, ...]:
     """In words, which kinetic maps the frames hardly tell voxel by voxel."""
     inside = problem.setting.maps.tumour > 0.5
     sds = {
-        name: float(problem.spread[i, i][inside].sqrt().median())
+        name: float(problem.kinetic_covariance[i, i][inside].sqrt().median())
         for i, name in enumerate(("Ktrans", "ve"))
     }
-    blurred = [f"{name} (median error {sd:.0%})" for name, sd in sds.items() if sd > BLURRED]
+    blurred = [f"{name} (median error {sd:.0%})" for name, sd in sds.items() if sd > MAX_MAP_SD]
     if not blurred:
         return ()
     return (

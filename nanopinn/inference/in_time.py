@@ -11,14 +11,14 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.inference.unknowns import Unknown
-from nanopinn.physics.model import release_in
+from nanopinn.physics.model import release_multiplier_name
 
 
 @dataclass(frozen=True)
-class PiecewiseInTime:
+class PiecewiseConstantFunction:
     """Something that is constant in each stretch of time between events, and jumps at them; one scalar for each stretch.
 
-        infusion = PiecewiseInTime("infusion", (3600.0, 7200.0))
+        infusion = PiecewiseConstantFunction("infusion", (3600.0, 7200.0))
         unknowns = UnknownSet((*infusion.unknowns(1e-9, 1.0), Unknown.of("clearance", 1e-6, 1.0)))
         problem = SystemProblem(
             unknowns, lambda t, y, s: (infusion.at(t, s) - s["clearance"] * y) / volume, initial, series, events=infusion.jumps
@@ -68,7 +68,9 @@ class PiecewiseInTime:
 RELEASE_SD = 0.5
 
 
-def release_in_time(jumps_s: tuple[float, ...], *, sd: float = RELEASE_SD) -> tuple[Unknown, ...]:
+def release_rate_unknowns(
+    jumps_s: tuple[float, ...], *, sd: float = RELEASE_SD
+) -> tuple[Unknown, ...]:
     """What the carrier's release rate is multiplied by in every stretch but the first, to which the release law itself belongs.
 
     The first stretch has no multiplier of its own: it would be one ridge with the rate of the law.
@@ -80,7 +82,7 @@ def release_in_time(jumps_s: tuple[float, ...], *, sd: float = RELEASE_SD) -> tu
         InputError: there are none, they do not increase, or one is not after the dose.
     """
     at = tuple(t / 3600 for t in jumps_s)
-    function = PiecewiseInTime("hours at which release jumps", at)
+    function = PiecewiseConstantFunction("hours at which release jumps", at)
     if at[0] <= 0:
         raise InputError(
             "the release rate jumps before anything is there",
@@ -91,6 +93,6 @@ def release_in_time(jumps_s: tuple[float, ...], *, sd: float = RELEASE_SD) -> tu
     hours = [f"{h:g}" for h in at]
     spans = [*(f"{a} to {b} h" for a, b in itertools.pairwise(hours)), f"from {hours[-1]} h"]
     return tuple(
-        Unknown(release_in(k), f"release {span} over first", "1", 1.0, "log", 1.0, sd)
+        Unknown(release_multiplier_name(k), f"release {span} over first", "1", 1.0, "log", 1.0, sd)
         for k, span in enumerate(spans, start=1)
     )

@@ -22,10 +22,10 @@ from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.inference import model_error
 from nanopinn.inference.observations import DrugObservation
 from nanopinn.inference.systematic import SystematicErrors
-from nanopinn.physics.wall import permeability_from_transfer
-from nanopinn.solvers.forward import Flow, Forward, drug_of_each
-from nanopinn.solvers.grid import mean_of_parts
-from nanopinn.solvers.nodes import FEW_NODES
+from nanopinn.physics.wall import permeability_from_ktrans
+from nanopinn.solvers.forward import FlowSolution, ForwardModel, solve_drug_for_tissues
+from nanopinn.solvers.grid import average_subcells
+from nanopinn.solvers.nodes import COARSE_STEP_OPTIONS
 
 if TYPE_CHECKING:
     from nanopinn.inference.problem import Fields, InverseProblem
@@ -33,60 +33,69 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 #: Relative residual of the linear solves of a fit: far below the noise of any image.
-SOLVE_TO = 1e-7
+SOLVER_TOLERANCE = 1e-7
 #: The same where two solves only tell an effect of some percent by their difference.
-EFFECT_TO = 1e-5
+EFFECT_TOLERANCE = 1e-5
 #: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation holds.
-NEAR = 0.08
+LINEARISATION_RADIUS = 0.08
 #: The same for the effect of the grid, and unknowns of which it takes no notice. Images hardly know the first two, so that they wander, and
 #: a whole prior sd of them changes the effect less than is tolerated of l (by 0.2 and 0.4 of its 4.5, against 1.8); p_e touches no image.
-GRID_NEAR = 0.6
-GRID_IDLE = frozenset({"pK_rel", "K_ratio_n", "p_e"})
+GRID_LINEARISATION_RADIUS = 0.6
+GRID_INSENSITIVE = frozenset({"pK_rel", "K_ratio_n", "p_e"})
 #: No kinetic map moves by more than this factor between two linearisations.
-LARGEST_STEP = 1.25
+MAX_MAP_RATIO = 1.25
 #: Maps and flow follow each other with a lag that full steps would overshoot.
-SHARE = 0.6
+RELAXATION_FACTOR = 0.6
 
 
-def follow(problem: InverseProblem, theta: Array, here: Fields) -> InverseProblem:
+def update_kinetic_maps(problem: InverseProblem, theta: Array, here: Fields) -> InverseProblem:
     """The problem with kinetic maps freed of the flow at theta, and the pH error that the drug images ask for."""
-    pH_error = _best_pH_error(problem, here)
-    if problem.errors is not None and _near(problem, theta, pH_error):
+    pH_error = _estimate_pH_error(problem, here)
+    if problem.errors is not None and _linearisation_is_valid(problem, theta, pH_error):
         return problem
     # without drug images nothing holds the flow against maps that follow it, so they stay as measured
     local = (
-        _local_kinetics(problem, here, share=1.0 if problem.errors is None else SHARE)
+        _update_local_kinetics(
+            problem, here, share=1.0 if problem.errors is None else RELAXATION_FACTOR
+        )
         if problem.drug
-        else problem.local
+        else problem.local_kinetics
     )
     maps = replace(
         problem.setting.maps,
-        PS=permeability_from_transfer(local[0], here.flow.J_v),
+        PS=permeability_from_ktrans(local[0], here.flow.J_v),
         phi=local[1],
         v_p=local[2],
-        pH=problem.measured_pH + torch.einsum("k,kxyz->xyz", pH_error, problem.pH_bumps),
+        pH=problem.measured_pH + torch.einsum("k,kxyz->xyz", pH_error, problem.pH_error_basis),
     )
     errors = None if problem.errors is None else replace(problem.errors, pH=pH_error)
-    return replace(problem, local=local, setting=replace(problem.setting, maps=maps), errors=errors)
+    return replace(
+        problem, local_kinetics=local, setting=replace(problem.setting, maps=maps), errors=errors
+    )
 
 
-def _near(problem: InverseProblem, theta: Array, pH_error: Tensor) -> bool:
+def _linearisation_is_valid(problem: InverseProblem, theta: Array, pH_error: Tensor) -> bool:
     """Whether nothing would change much: then the objective stands still and a descent can end."""
     last = problem.errors
     assert last is not None
     if not np.isfinite(last.grid_theta).all():
         return False
     moved = np.abs(theta - last.theta) / problem.unknowns.prior_sd
-    return bool(moved.max() < NEAR) and float((pH_error - last.pH).square().mean().sqrt()) < NEAR
+    return (
+        bool(moved.max() < LINEARISATION_RADIUS)
+        and float((pH_error - last.pH).square().mean().sqrt()) < LINEARISATION_RADIUS
+    )
 
 
-def _best_pH_error(problem: InverseProblem, fields: Fields) -> Tensor:
+def _estimate_pH_error(problem: InverseProblem, fields: Fields) -> Tensor:
     if problem.errors is None or fields.pools is None:
-        return problem.pH_bumps.new_zeros(len(problem.pH_bumps))
-    return problem.errors.drug.best(problem.drug_misfit(fields.pools))[: len(problem.pH_bumps)]
+        return problem.pH_error_basis.new_zeros(len(problem.pH_error_basis))
+    return problem.errors.drug.conditional_estimate(problem.drug_misfit(fields.pools))[
+        : len(problem.pH_error_basis)
+    ]
 
 
-def _local_kinetics(problem: InverseProblem, fields: Fields, share: float) -> Tensor:
+def _update_local_kinetics(problem: InverseProblem, fields: Fields, share: float) -> Tensor:
     """A share of a step to where each voxel's curve, fitted by itself, says what was measured."""
     voxels = problem.contrast.voxels
     curve = InputCurve(problem.aif, problem.frame_times, str(voxels.device))
@@ -94,45 +103,45 @@ def _local_kinetics(problem: InverseProblem, fields: Fields, share: float) -> Te
     apparent, measured, old = (
         fit.parameters.T,
         problem.kinetics[:, voxels],
-        problem.local[:, voxels],
+        problem.local_kinetics[:, voxels],
     )
-    scale = (measured[:2] / apparent[:2]).clamp(1 / LARGEST_STEP, LARGEST_STEP) ** share
+    scale = (measured[:2] / apparent[:2]).clamp(1 / MAX_MAP_RATIO, MAX_MAP_RATIO) ** share
     new = torch.cat(
         [old[:2] * scale, (old[2:] + share * (measured[2:] - apparent[2:])).clamp(0.0, 0.5)]
     )
     new[1] = new[1].clamp(0.05, 0.9)
-    local = problem.local.clone()
+    local = problem.local_kinetics.clone()
     local[:, voxels] = torch.where(fit.converged & torch.isfinite(new).all(dim=0), new, old)
     return local
 
 
-def with_errors(problem: InverseProblem, theta: Array, fields: Fields) -> InverseProblem:
+def with_systematic_errors(problem: InverseProblem, theta: Array, fields: Fields) -> InverseProblem:
     """The problem with the effect that systematic errors have on its observations at theta.
 
     Args:
         fields: at theta, of this problem's maps.
     """
-    images = _drug_images(problem, theta, fields.flow)
-    problem = replace(problem, drug=_weighed(problem, fields, images))
-    grid_theta, on_contrast, on_drug = _effect_of_grid(
+    images = _perturbed_drug_images(problem, theta, fields.flow)
+    problem = replace(problem, drug=_with_prediction_variance(problem, fields, images))
+    grid_theta, on_contrast, on_drug = _discretisation_error_effect(
         problem, theta, fields, images.get("as they are")
     )
     none = fields.contrast.new_zeros((0, 0))
     on_curves, on_images = (
         (None, None)
         if problem.model_error is None
-        else _effect_of_model(problem, theta, fields, grid_theta)
+        else _model_error_effect(problem, theta, fields, grid_theta)
     )
     errors = SystematicErrors(
         theta=theta.copy(),
         grid_theta=grid_theta,
         grid_on_contrast=on_contrast,
         grid_on_drug=on_drug,
-        closure_on_drug=torch.block_diag(*effects_of_closure(problem, fields))
+        closure_on_drug=torch.block_diag(*closure_error_effects(problem, fields))
         if problem.drug
         else none,
-        pH_on_drug=_effect_of_pH(problem, images) if problem.drug else none,
-        pH=problem.pH_bumps.new_zeros(len(problem.pH_bumps))
+        pH_on_drug=_pH_error_effect(problem, images) if problem.drug else none,
+        pH=problem.pH_error_basis.new_zeros(len(problem.pH_error_basis))
         if problem.errors is None
         else problem.errors.pH,
         model_on_contrast=on_curves,
@@ -141,7 +150,7 @@ def with_errors(problem: InverseProblem, theta: Array, fields: Fields) -> Invers
     return replace(problem, errors=errors)
 
 
-def _effect_of_model(
+def _model_error_effect(
     problem: InverseProblem, theta: Array, fields: Fields, grid_theta: Array
 ) -> tuple[Tensor | None, Tensor | None]:
     """Effect of the model's own error; it changes as slowly as that of the grid, and is kept as long."""
@@ -152,37 +161,39 @@ def _effect_of_model(
         and np.array_equal(grid_theta, last.grid_theta)
     ):
         return last.model_on_contrast, last.model_on_drug
-    return model_error.effects(problem, theta, fields)
+    return model_error.model_error_effects(problem, theta, fields)
 
 
 #: Changes of a map that tell the slope of every drug image by it: a voxel answers to its own value.
-PORE_STEP, PH_STEP = 0.02, 0.02
+POROSITY_STEP, PH_STEP = 0.02, 0.02
 
 
-def _drug_images(problem: InverseProblem, theta: Array, flow: Flow) -> dict[str, list[Tensor]]:
+def _perturbed_drug_images(
+    problem: InverseProblem, theta: Array, flow: FlowSolution
+) -> dict[str, list[Tensor]]:
     """Every drug image as the maps are, with more porosity and with more pH, at the flow that stands, on few nodes."""
     if not problem.drug:
         return {}
     maps = problem.setting.maps
     variants = {
         "as they are": maps,
-        "porosity": replace(maps, phi=maps.phi * (1 + PORE_STEP)),
+        "porosity": replace(maps, phi=maps.phi * (1 + POROSITY_STEP)),
         "pH": replace(maps, pH=maps.pH + PH_STEP),
     }
     forwards = [
-        Forward(replace(problem.setting, maps=changed), problem.unknowns.scalars)
+        ForwardModel(replace(problem.setting, maps=changed), problem.unknowns.scalars)
         for changed in variants.values()
     ]
-    return dict(zip(variants, _few_images(problem, theta, forwards, flow), strict=True))
+    return dict(zip(variants, _predict_drug_images(problem, theta, forwards, flow), strict=True))
 
 
-def _few_images(
-    problem: InverseProblem, theta: Array, forwards: Sequence[Forward], flow: Flow
+def _predict_drug_images(
+    problem: InverseProblem, theta: Array, forwards: Sequence[ForwardModel], flow: FlowSolution
 ) -> list[list[Tensor]]:
     """Every drug image of each tissue, from a march of few nodes: what is compared with it shares its error."""
-    nodes = problem.setting.drug_nodes([d.time_s for d in problem.drug], **FEW_NODES)
-    pools = drug_of_each(
-        forwards, problem.tensor(theta), flow, problem.plasma, nodes, tol=EFFECT_TO
+    nodes = problem.setting.drug_nodes([d.time_s for d in problem.drug], **COARSE_STEP_OPTIONS)
+    pools = solve_drug_for_tissues(
+        forwards, problem.tensor(theta), flow, problem.plasma, nodes, tol=EFFECT_TOLERANCE
     )
     at = [int(np.argmin(np.abs(nodes - d.time_s))) for d in problem.drug]
     return [
@@ -194,22 +205,24 @@ def _few_images(
     ]
 
 
-def _weighed(
+def _with_prediction_variance(
     problem: InverseProblem, fields: Fields, images: dict[str, list[Tensor]]
 ) -> tuple[DrugObservation, ...]:
     """The drug images, each with the sd that noise and the errors of Ktrans and ve together leave."""
     weighed = []
     for i, d in enumerate(problem.drug):
         assert fields.pools is not None
-        of_phi = (images["porosity"][i] - images["as they are"][i]) / PORE_STEP
+        of_phi = (images["porosity"][i] - images["as they are"][i]) / POROSITY_STEP
         # what enters a voxel is in proportion to its wall, and nearly all of it stays
-        g = torch.stack([d.linear(fields.pools[problem.node_of(d)], problem.setting.maps), of_phi])
-        variance = torch.einsum("ixyz,ijxyz,jxyz->xyz", g, problem.spread, g)
+        g = torch.stack(
+            [d.linear(fields.pools[problem.node_index(d)], problem.setting.maps), of_phi]
+        )
+        variance = torch.einsum("ixyz,ijxyz,jxyz->xyz", g, problem.kinetic_covariance, g)
         weighed.append(replace(d, sd=(d.noise_sd.square() + variance).sqrt()))
     return tuple(weighed)
 
 
-def _effect_of_grid(
+def _discretisation_error_effect(
     problem: InverseProblem, theta: Array, fields: Fields, images: list[Tensor] | None
 ) -> tuple[Array, Tensor, Tensor]:
     """Change of the whitened curves and of every whitened drug image when cells are halved, and where.
@@ -229,7 +242,7 @@ def _effect_of_grid(
         )
     strides = np.abs(theta - last.grid_theta) / problem.unknowns.prior_sd
     if all(
-        s < GRID_NEAR or name in GRID_IDLE
+        s < GRID_LINEARISATION_RADIUS or name in GRID_INSENSITIVE
         for s, name in zip(strides, problem.unknowns.names, strict=True)
     ):
         return last.grid_theta, last.grid_on_contrast, last.grid_on_drug
@@ -240,8 +253,10 @@ def _effect_of_grid(
     same = finer.setting.flow_setting.grid == problem.setting.flow_setting.grid
     forward = finer.forward(fields.flow.p if same else None)
     flow = forward.flow(finer.tensor(theta))
-    there = mean_of_parts(
-        forward.contrast(finer.tensor(theta), flow, finer.aif, finer.frame_times, tol=EFFECT_TO)[0],
+    there = average_subcells(
+        forward.contrast(
+            finer.tensor(theta), flow, finer.aif, finer.frame_times, tol=EFFECT_TOLERANCE
+        )[0],
         2,
     )
     curves = (
@@ -249,29 +264,31 @@ def _effect_of_grid(
     ).reshape(-1, 1)
     if images is None:
         return theta.copy(), curves, curves.new_zeros((0, 0))
-    halved = [mean_of_parts(i, 2) for i in _few_images(finer, theta, [forward], flow)[0]]
+    halved = [
+        average_subcells(i, 2) for i in _predict_drug_images(finer, theta, [forward], flow)[0]
+    ]
     columns = [
         d.whiten(h - i)[:, None] for d, h, i in zip(problem.drug, halved, images, strict=True)
     ]
     return theta.copy(), curves, torch.block_diag(*columns)
 
 
-def effects_of_closure(problem: InverseProblem, fields: Fields) -> list[Tensor]:
+def closure_error_effects(problem: InverseProblem, fields: Fields) -> list[Tensor]:
     """Change of each whitened drug image ``(n, k)`` by each bump of the closure error, which no two images share."""
     assert fields.pools is not None
     images = [
-        d.linear(fields.pools[problem.node_of(d)], problem.setting.maps) for d in problem.drug
+        d.linear(fields.pools[problem.node_index(d)], problem.setting.maps) for d in problem.drug
     ]
     return [
-        d.whiten(i * problem.closure_bumps).T for d, i in zip(problem.drug, images, strict=True)
+        d.whiten(i * problem.closure_basis).T for d, i in zip(problem.drug, images, strict=True)
     ]
 
 
-def _effect_of_pH(problem: InverseProblem, images: dict[str, list[Tensor]]) -> Tensor:
+def _pH_error_effect(problem: InverseProblem, images: dict[str, list[Tensor]]) -> Tensor:
     """Change of every whitened drug image by each bump of the pH error, ``(n, k)``."""
     slopes = [
         (up - here) / PH_STEP for up, here in zip(images["pH"], images["as they are"], strict=True)
     ]
     return torch.cat(
-        [d.whiten(s * problem.pH_bumps).T for d, s in zip(problem.drug, slopes, strict=True)]
+        [d.whiten(s * problem.pH_error_basis).T for d, s in zip(problem.drug, slopes, strict=True)]
     )

@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.physics.drug import ENCAPSULATED, LINEAR
+from nanopinn.physics.drug import ENCAPSULATED, LINEAR_POOLS
 from nanopinn.solvers.local_response import LocalResponse
-from nanopinn.solvers.nodes import FEW_NODES, frame_nodes, stage_times
-from nanopinn.solvers.response import respond
+from nanopinn.solvers.nodes import COARSE_STEP_OPTIONS, frame_nodes, stage_times
+from nanopinn.solvers.response import solve_responses
 from nanopinn.solvers.schemes import TR_BDF2
 
 if TYPE_CHECKING:
@@ -49,21 +49,23 @@ class ModelError:
         length_m: over which it is smooth.
     """
 
-    bumps: Tensor
+    basis: Tensor
     prior_sd: float
     length_m: float
 
 
-def effects(problem: InverseProblem, theta: Array, fields: Fields) -> tuple[Tensor, Tensor]:
+def model_error_effects(
+    problem: InverseProblem, theta: Array, fields: Fields
+) -> tuple[Tensor, Tensor]:
     """Change of the whitened curves and drug images by each weight, ``(n, k)`` and ``(n, 2 k)``."""
     assert problem.model_error is not None
-    on_contrast = _on_contrast(problem, theta, fields, problem.model_error.bumps)
+    on_contrast = _on_contrast(problem, theta, fields, problem.model_error.basis)
     if not problem.drug:
         return on_contrast, on_contrast.new_zeros((0, 0))
-    return on_contrast, _on_drug(problem, theta, fields, problem.model_error.bumps)
+    return on_contrast, _on_drug(problem, theta, fields, problem.model_error.basis)
 
 
-def _on_contrast(problem: InverseProblem, theta: Array, fields: Fields, bumps: Tensor) -> Tensor:
+def _on_contrast(problem: InverseProblem, theta: Array, fields: Fields, basis: Tensor) -> Tensor:
     forward = problem.forward()
     pools, operator, _ = forward.operators(
         "contrast", problem.tensor(theta), fields.flow_without_tangents
@@ -71,39 +73,39 @@ def _on_contrast(problem: InverseProblem, theta: Array, fields: Fields, bumps: T
     maps, aif = problem.setting.maps, problem.aif
     nodes, at = frame_nodes(problem.frame_times, float(aif.times_s[0]), 1)
     local = LocalResponse(maps, aif, stage_times(nodes, TR_BDF2))
-    share = (operator.inflow[0, 0] / maps.PS * bumps)[:, None]
+    share = (operator.inflow[0, 0] / maps.PS * basis)[:, None]
 
     def source(t: float) -> Tensor:
         # the bolus is integrated exactly, cell by cell: the march sees what is left (Forward.contrast)
         U0 = share * local.at(t)
         return maps.PS * U0 - operator(U0)
 
-    V = respond(operator, pools.capacity, source, nodes, at)[:, :, 0]
+    V = solve_responses(operator, pools.capacity, source, nodes, at)[:, :, 0]
     V = V + torch.stack([share[:, 0] * local.at(nodes[i]) for i in at])
     return problem.contrast.whiten((maps.phi * V).transpose(0, 1)).flatten(1).T
 
 
-def _on_drug(problem: InverseProblem, theta: Array, fields: Fields, bumps: Tensor) -> Tensor:
+def _on_drug(problem: InverseProblem, theta: Array, fields: Fields, basis: Tensor) -> Tensor:
     assert fields.pools is not None
-    carrier, free = LINEAR.pools.index("encapsulated"), LINEAR.pools.index("free")
+    carrier, free = LINEAR_POOLS.pools.index("encapsulated"), LINEAR_POOLS.pools.index("free")
     pools, operator, _ = problem.forward().operators(
         "drug", problem.tensor(theta), fields.flow_without_tangents
     )
     influx = operator.inflow[carrier, ENCAPSULATED]
     release = -operator.reaction[free, carrier]
     history = fields.pools[:, carrier]
-    k = len(bumps)
+    k = len(basis)
 
     def source(t: float) -> Tensor:
-        s = bumps.new_zeros((2 * k, *pools.capacity.shape))
-        s[:k, carrier] = bumps * influx * problem.plasma_at(t)
-        s[k:, free] = bumps * release * _at(problem.drug_times, history, t)
+        s = basis.new_zeros((2 * k, *pools.capacity.shape))
+        s[:k, carrier] = basis * influx * problem.plasma_at(t)
+        s[k:, free] = basis * release * _interpolate_in_time(problem.drug_times, history, t)
         return s
 
-    nodes = problem.setting.drug_nodes([d.time_s for d in problem.drug], **FEW_NODES)
+    nodes = problem.setting.drug_nodes([d.time_s for d in problem.drug], **COARSE_STEP_OPTIONS)
     keep = [int(np.argmin(np.abs(nodes - d.time_s))) for d in problem.drug]
     wanted = sorted(set(keep))
-    V = respond(operator, pools.capacity, source, [float(t) for t in nodes], wanted)
+    V = solve_responses(operator, pools.capacity, source, [float(t) for t in nodes], wanted)
     images = [
         d.whiten(d.linear(V[wanted.index(i)], problem.setting.maps))
         for i, d in zip(keep, problem.drug, strict=True)
@@ -111,7 +113,7 @@ def _on_drug(problem: InverseProblem, theta: Array, fields: Fields, bumps: Tenso
     return torch.cat(images, dim=1).T
 
 
-def _at(times: Array, values: Tensor, t: float) -> Tensor:
+def _interpolate_in_time(times: Array, values: Tensor, t: float) -> Tensor:
     """Values ``(n, x, y, z)`` at a time between nodes, along a line."""
     i = int(np.clip(np.searchsorted(times, t) - 1, 0, len(times) - 2))
     share = (t - times[i]) / (times[i + 1] - times[i])
@@ -119,7 +121,7 @@ def _at(times: Array, values: Tensor, t: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Mapped:
+class ModelErrorMap:
     """What the images ask for in one balance: error over its flux, ``(x, y, z)``, and its posterior sd at the fitted unknowns."""
 
     balance: str
@@ -129,33 +131,37 @@ class Mapped:
     """Root mean square over the tumour."""
 
 
-def mapped(problem: InverseProblem, fields: Fields) -> tuple[Mapped, ...]:
+def map_model_error(problem: InverseProblem, fields: Fields) -> tuple[ModelErrorMap, ...]:
     """Where and how large the model's error is; nothing where none was allowed."""
     if problem.model_error is None or problem.errors is None:
         return ()
-    k = len(problem.model_error.bumps)
+    k = len(problem.model_error.basis)
     curves = problem.contrast.residual(fields.contrast).reshape(-1)
-    found = [_mapped(problem, "contrast", *problem.errors.model_weights("contrast", curves))]
+    found = [
+        _map_balance_error(problem, "contrast", *problem.errors.model_weights("contrast", curves))
+    ]
     if fields.pools is not None:
         weights, covariance = problem.errors.model_weights(
             "drug", problem.drug_misfit(fields.pools)
         )
         for i, name in enumerate(("encapsulated", "free")):
             at = slice(i * k, (i + 1) * k)
-            found.append(_mapped(problem, name, weights[at], covariance[at, at]))
+            found.append(_map_balance_error(problem, name, weights[at], covariance[at, at]))
     return tuple(found)
 
 
-def _mapped(problem: InverseProblem, balance: str, weights: Tensor, covariance: Tensor) -> Mapped:
+def _map_balance_error(
+    problem: InverseProblem, balance: str, weights: Tensor, covariance: Tensor
+) -> ModelErrorMap:
     assert problem.model_error is not None
-    bumps = problem.model_error.bumps
-    e = torch.einsum("k,kxyz->xyz", weights, bumps)
-    sd = torch.einsum("kxyz,kl,lxyz->xyz", bumps, covariance, bumps).clamp_min(0.0).sqrt()
+    basis = problem.model_error.basis
+    e = torch.einsum("k,kxyz->xyz", weights, basis)
+    sd = torch.einsum("kxyz,kl,lxyz->xyz", basis, covariance, basis).clamp_min(0.0).sqrt()
     inside = problem.setting.maps.tumour > 0.5
-    return Mapped(balance, e, sd, float(e[inside].square().mean().sqrt()))
+    return ModelErrorMap(balance, e, sd, float(e[inside].square().mean().sqrt()))
 
 
-def without(problem: InverseProblem) -> InverseProblem:
+def without_model_error(problem: InverseProblem) -> InverseProblem:
     """The problem with equations that are trusted; its other systematic errors stay."""
     errors = None if problem.errors is None else problem.errors.without_model()
     return replace(problem, model_error=None, errors=errors)

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from nanopinn.inference.contract import Fitted
-from nanopinn.inference.functions import centred
+from nanopinn.inference.contract import EngineFit
+from nanopinn.inference.functions import centre_shapes
 from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.gradient import slope
+from nanopinn.inference.gradient import objective_gradient
 from nanopinn.inference.problem import InverseProblem
-from nanopinn.progress import Progress, silent
+from nanopinn.progress import Progress, ignore_progress
 from nanopinn.solvers.forward import Setting
 
 Array = NDArray[np.float64]
@@ -90,7 +90,7 @@ def network_inputs(setting: Setting, length_m: float) -> Tensor:
     return torch.cat([(place - place.mean(dim=0)) / (length_m / 2.5), tissue], dim=1)
 
 
-def shapes_of(network: FeatureNetwork, setting: Setting, prior_sd: float) -> Tensor:
+def evaluate_shapes(network: FeatureNetwork, setting: Setting, prior_sd: float) -> Tensor:
     """Features times the prior's sd as shapes of a field, ``(k, x, y, z)``."""
     inside = setting.maps.tumour > 0.5
     features = network()
@@ -98,7 +98,7 @@ def shapes_of(network: FeatureNetwork, setting: Setting, prior_sd: float) -> Ten
         (features.shape[1], *inside.shape), dtype=features.dtype, device=features.device
     )
     shapes[:, inside] = features.T
-    return centred(shapes, inside, prior_sd)
+    return centre_shapes(shapes, inside, prior_sd)
 
 
 def field_network(setting: Setting, length_m: float, seed: int = 0) -> FeatureNetwork:
@@ -123,11 +123,11 @@ class _Trainer:
 
     def shapes(self) -> dict[str, Tensor]:
         return {
-            f.name: shapes_of(self.networks[f.name], self.problem.setting, f.prior_sd)
+            f.name: evaluate_shapes(self.networks[f.name], self.problem.setting, f.prior_sd)
             for f in self.fields
         }
 
-    def steps(self, fit: Fitted, count: int) -> InverseProblem:
+    def train(self, fit: EngineFit, count: int) -> InverseProblem:
         """Steps of L-BFGS on the hidden weights, all else held; the problem with the shapes found."""
         problem, weights = fit.problem, [p for n in self.networks.values() for p in n.parameters()]
         pressure = fit.prediction.fields.flow.p
@@ -143,7 +143,7 @@ class _Trainer:
         def closure() -> float:
             optimiser.zero_grad()
             shapes = self.shapes()
-            found = slope(problem, fit.theta, shapes, pressure)
+            found = objective_gradient(problem, fit.theta, shapes, pressure)
             penalty = sum(
                 (n.penalty() for n in self.networks.values()), torch.zeros((), dtype=pressure.dtype)
             )
@@ -165,8 +165,8 @@ def fit_neural(
     iterations: int = 12,
     tolerance: float = 0.1,
     seed: int = 0,
-    progress: Progress = silent,
-) -> Fitted:
+    progress: Progress = ignore_progress,
+) -> EngineFit:
     """Fit every unknown and the hidden weights of neural fields, in turn.
 
     Args:
@@ -183,7 +183,7 @@ def fit_neural(
             "hidden weights of neural fields", k / rounds, {"objective": fit.run.objective[-1]}
         )
         fit = fit_fv(
-            trainer.steps(fit, STEPS),
+            trainer.train(fit, STEPS),
             fit.theta,
             iterations=iterations,
             tolerance=tolerance,

@@ -30,7 +30,7 @@ class NoiseScale:
     scale: float
     sd: float
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         low, high = self.scale * np.exp(-1.96 * self.sd), self.scale * np.exp(1.96 * self.sd)
         return f"The noise of {self.kind} was estimated: {self.scale:.2f} times what was stated ({low:.2f} to {high:.2f})."
 
@@ -47,8 +47,13 @@ def noise_scales(problem: InverseProblem, fields: Fields) -> tuple[NoiseScale, .
     spare = len(r) - contrast.count  # directions that were projected out hold no noise
     one, none = torch.ones_like(r), torch.zeros_like(r)
     groups = torch.zeros(len(r), dtype=torch.long, device=r.device)
-    found = _most_likely(
-        ("contrast agent",), groups, one, none, *_errors(problem, "contrast", r), spare
+    found = _estimate_noise_scales(
+        ("contrast agent",),
+        groups,
+        one,
+        none,
+        *_split_systematic_errors(problem, "contrast", r),
+        spare,
     )
     if fields.pools is None:
         return found
@@ -58,25 +63,27 @@ def noise_scales(problem: InverseProblem, fields: Fields) -> tuple[NoiseScale, .
         torch.full((d.count,), kinds.index(d.quantity), device=r.device) for d in problem.drug
     ]
     names = tuple(f"{k} drug" for k in kinds)
-    return found + _most_likely(
+    return found + _estimate_noise_scales(
         names,
         torch.cat(of_kind),
         share,
         1 - share,
-        *_errors(problem, "drug", problem.drug_misfit(fields.pools)),
+        *_split_systematic_errors(problem, "drug", problem.drug_misfit(fields.pools)),
         0,
     )
 
 
-def _errors(problem: InverseProblem, block: str, residual: Tensor) -> tuple[Tensor, Tensor]:
+def _split_systematic_errors(
+    problem: InverseProblem, block: str, residual: Tensor
+) -> tuple[Tensor, Tensor]:
     """The residual as if systematic errors were zero, and their effect."""
     if problem.errors is None:
         return residual, residual.new_zeros((len(residual), 0))
     shared = problem.errors.contrast if block == "contrast" else problem.errors.drug
-    return residual - shared.effect @ shared.at, shared.effect
+    return residual - shared.effect @ shared.reference, shared.effect
 
 
-def _most_likely(
+def _estimate_noise_scales(
     kinds: tuple[str, ...],
     group: Tensor,
     noise: Tensor,
@@ -115,7 +122,7 @@ def _most_likely(
     )
 
 
-def with_noise(problem: InverseProblem, scales: Mapping[str, float]) -> InverseProblem:
+def scale_noise(problem: InverseProblem, scales: Mapping[str, float]) -> InverseProblem:
     """The problem, as it was posed, with its stated noise scaled."""
     contrast = replace(
         problem.contrast, noise_sd=problem.contrast.noise_sd * scales.get("contrast agent", 1.0)

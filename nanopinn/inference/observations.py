@@ -8,14 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nanopinn.physics.drug import LINEAR, volume_fractions
+from nanopinn.physics.drug import LINEAR_POOLS, volume_fractions
 from nanopinn.physics.model import TissueMaps
 
 Quantity = Literal["encapsulated", "released", "free", "total"]
 
 #: Pools that an image shows, and whether it shows carriers in plasma.
 _RELEASED = frozenset({"free", "bound", "intracellular", "nuclear"})
-SEEN: dict[Quantity, tuple[frozenset[str], bool]] = {
+VISIBLE_POOLS: dict[Quantity, tuple[frozenset[str], bool]] = {
     "encapsulated": (frozenset({"encapsulated"}), True),
     "released": (_RELEASED, False),
     "free": (frozenset({"free"}), False),
@@ -43,13 +43,13 @@ class ContrastObservation:
     measured: Tensor
     noise_sd: Tensor
     voxels: Tensor
-    explained: Tensor
+    nuisance_basis: Tensor
 
     @property
     def count(self) -> int:
         """Independent numbers left after the projection."""
         t, n = self.measured.shape
-        return n * (t - self.explained.shape[-1])
+        return n * (t - self.nuisance_basis.shape[-1])
 
     def whiten(self, fields: Tensor) -> Tensor:
         """Fields ``(..., t, x, y, z)`` in the voxels used, projected and over the noise, ``(..., n, t)``."""
@@ -60,8 +60,8 @@ class ContrastObservation:
         return self._project(((C[:, self.voxels] - self.measured) / self.noise_sd).T)
 
     def _project(self, curves: Tensor) -> Tensor:
-        along = torch.einsum("ntk,...nt->...nk", self.explained, curves)
-        return curves - torch.einsum("ntk,...nk->...nt", self.explained, along)
+        along = torch.einsum("ntk,...nt->...nk", self.nuisance_basis, curves)
+        return curves - torch.einsum("ntk,...nk->...nt", self.nuisance_basis, along)
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,16 @@ class DrugObservation:
     def predict(self, pools: Tensor, maps: TissueMaps, plasma: float) -> Tensor:
         """The image that pools ``(..., pool, x, y, z)`` would give, with encapsulated drug in plasma."""
         image = self.linear(pools, maps)
-        return image + plasma * maps.v_p if SEEN[self.quantity][1] else image
+        return image + plasma * maps.v_p if VISIBLE_POOLS[self.quantity][1] else image
 
     def linear(self, pools: Tensor, maps: TissueMaps) -> Tensor:
         """The part of the image that is linear in the pools."""
-        shown = [i for i, name in enumerate(LINEAR.pools) if name in SEEN[self.quantity][0]]
-        return (volume_fractions(LINEAR.pools, maps)[shown] * pools[..., shown, :, :, :]).sum(
+        shown = [
+            i
+            for i, name in enumerate(LINEAR_POOLS.pools)
+            if name in VISIBLE_POOLS[self.quantity][0]
+        ]
+        return (volume_fractions(LINEAR_POOLS.pools, maps)[shown] * pools[..., shown, :, :, :]).sum(
             dim=-4
         )
 

@@ -14,11 +14,11 @@ from nanopinn.inference.unknowns import Unknown
 Array = NDArray[np.float64]
 
 #: Below this expected information an image is not worth a scan, nats: every sd would shrink by 1 % in all.
-_NOTHING_NATS = 0.1
+_MIN_USEFUL_NATS = 0.1
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedEstimate:
     """One unknown, before any scan: its prior sd, and its posterior sd as expected on average over the draws.
 
     Every sd is in natural-log units where ``scale`` is "log" and in ``unit`` where it is "linear".
@@ -46,7 +46,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Addition:
+class CandidateGain:
     """What one more image would do.
 
     Attributes:
@@ -58,9 +58,9 @@ class Addition:
     gain: float
     low: float
     high: float
-    unknowns: tuple[Expected, ...]
+    unknowns: tuple[ExpectedEstimate, ...]
 
-    def newly_informed(self, before: tuple[Expected, ...]) -> tuple[str, ...]:
+    def newly_informed(self, before: tuple[ExpectedEstimate, ...]) -> tuple[str, ...]:
         """Labels of unknowns that this image would inform and that were not informed before."""
         return tuple(
             a.label
@@ -96,11 +96,11 @@ class Plan:
         best = self.additions[0]
         return f"Plan({len(self.informed)} of {len(self.unknowns)} unknowns informed; best addition: {best.name}, +{best.gain:.2f} nats)"
 
-    def __getitem__(self, name: str) -> Expected:
+    def __getitem__(self, name: str) -> ExpectedEstimate:
         return next(e for e in self.expected if e.name == name)
 
     @property
-    def expected(self) -> tuple[Expected, ...]:
+    def expected(self) -> tuple[ExpectedEstimate, ...]:
         """Every unknown under the protocol as it is."""
         return self._expected(self.sd)
 
@@ -110,10 +110,10 @@ class Plan:
         return tuple(e.label for e in self.expected if e.informed)
 
     @property
-    def additions(self) -> tuple[Addition, ...]:
+    def additions(self) -> tuple[CandidateGain, ...]:
         """Every candidate, best first."""
         every = [
-            Addition(
+            CandidateGain(
                 name,
                 float(g.mean()),
                 float(g.min()),
@@ -124,9 +124,9 @@ class Plan:
         ]
         return tuple(sorted(every, key=lambda a: -a.gain))
 
-    def _expected(self, sd: Array) -> tuple[Expected, ...]:
+    def _expected(self, sd: Array) -> tuple[ExpectedEstimate, ...]:
         return tuple(
-            Expected(
+            ExpectedEstimate(
                 u.name,
                 u.label,
                 u.unit,
@@ -148,15 +148,15 @@ class Plan:
             [
                 *self.protocol,
                 "",
-                *self._of_unknowns(),
+                *self._format_unknowns(),
                 "",
-                *self._of_candidates(),
+                *self._format_candidates(),
                 "",
-                self.in_words(),
+                self.describe(),
             ]
         )
 
-    def _of_unknowns(self) -> list[str]:
+    def _format_unknowns(self) -> list[str]:
         count = len(self.sd)
         spread = (
             f"mean and range of {count} draws, the first at {self.where}"
@@ -174,7 +174,7 @@ class Plan:
             )
         return lines
 
-    def _of_candidates(self) -> list[str]:
+    def _format_candidates(self) -> list[str]:
         """The ranking; columns for the unknowns that any candidate can move."""
         moved = [
             u.name
@@ -196,7 +196,7 @@ class Plan:
             )
         return lines
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """What would be informed, what would not, and which image to add."""
         carried = [e.label for e in self.expected if not e.informed]
         said = [
@@ -209,17 +209,17 @@ class Plan:
 
     def _advice(self) -> list[str]:
         best = self.additions[0]
-        if best.gain < _NOTHING_NATS:
+        if best.gain < _MIN_USEFUL_NATS:
             return [
                 f"No candidate is worth a scan: the best, {best.name}, adds {best.gain:.2f} nats."
             ]
         said = [
-            f"One more image helps most as {best.name} (+{best.gain:.2f} nats); it narrows {_most(self.expected, best.unknowns)}."
+            f"One more image helps most as {best.name} (+{best.gain:.2f} nats); it narrows {_largest_reductions(self.expected, best.unknowns)}."
         ]
         fresh = best.newly_informed(self.expected)
         said += [f"It would newly inform: {', '.join(fresh)}."] if fresh else []
         then = self.gain_after_best.mean(axis=0)
-        if len(self.candidates) > 1 and then.max() >= _NOTHING_NATS:
+        if len(self.candidates) > 1 and then.max() >= _MIN_USEFUL_NATS:
             said.append(
                 f"After that, {self.candidates[int(then.argmax())]} helps most (+{then.max():.2f} nats)."
             )
@@ -251,7 +251,9 @@ class Plan:
         ]
 
 
-def _most(before: tuple[Expected, ...], after: tuple[Expected, ...]) -> str:
+def _largest_reductions(
+    before: tuple[ExpectedEstimate, ...], after: tuple[ExpectedEstimate, ...]
+) -> str:
     """The up to three unknowns whose sd falls most, in words."""
     fall = sorted(
         ((b.sd - a.sd) / b.sd, a) for a, b in zip(after, before, strict=True) if a.sd < 0.95 * b.sd

@@ -21,8 +21,8 @@ from nanopinn.inference.systematic import SystematicErrors
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.physics.model import TissueMaps
 from nanopinn.physics.plasma import SumOfExponentials
-from nanopinn.solvers.forward import Flow, Forward, Setting
-from nanopinn.solvers.grid import Grid, mean_of_parts
+from nanopinn.solvers.forward import FlowSolution, ForwardModel, Setting
+from nanopinn.solvers.grid import Grid, average_subcells
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 
 Array = NDArray[np.float64]
@@ -40,7 +40,7 @@ class Fields:
         balance: relative mass imbalance of the drug march.
     """
 
-    flow: Flow
+    flow: FlowSolution
     contrast: Tensor
     pools: Tensor | None
     d_contrast: Tensor | None = None
@@ -48,18 +48,20 @@ class Fields:
     balance: float = 0.0
 
     @property
-    def flow_without_tangents(self) -> Flow:
+    def flow_without_tangents(self) -> FlowSolution:
         """The flow alone, for a forward run."""
         return replace(self.flow, dp=None)
 
     def on_parents(self, factor: int) -> Fields:
         """Contrast and pools averaged over ``factor^3`` cells; the flow stays on its grid."""
-        pools = None if self.pools is None else mean_of_parts(self.pools, factor)
-        return Fields(self.flow, mean_of_parts(self.contrast, factor), pools, balance=self.balance)
+        pools = None if self.pools is None else average_subcells(self.pools, factor)
+        return Fields(
+            self.flow, average_subcells(self.contrast, factor), pools, balance=self.balance
+        )
 
 
 @dataclass(frozen=True)
-class InverseProblem(Problem[Forward, Fields]):
+class InverseProblem(Problem[ForwardModel, Fields]):
     """The voxel problem: everything an engine needs; immutable, so that engines cannot disturb each other.
 
     Attributes:
@@ -67,24 +69,24 @@ class InverseProblem(Problem[Forward, Fields]):
         local: the same three of the tissue, ``(3, x, y, z)``, such that the model's curves, with all that flows and
             diffuses between voxels, say ``kinetics`` when each is fitted by itself. ``setting.maps`` are made of
             them; PS is Ktrans less the solvent drag.
-        pH_bumps: ``(k, x, y, z)``; the error of the pH map is their sum with weights of unit variance.
-        closure_bumps: ``(k, x, y, z)``, the same for what the model leaves out of each drug image, relative to it.
+        pH_error_basis: ``(k, x, y, z)``; the error of the pH map is their sum with weights of unit variance.
+        closure_basis: ``(k, x, y, z)``, the same for what the model leaves out of each drug image, relative to it.
         spread: covariance of ln Ktrans and ln ve of every voxel, ``(2, 2, x, y, z)``.
         model_error: how much the equations may err; None where they are exact.
-        errors: what :meth:`with_errors` found, None before.
+        errors: what :meth:`with_systematic_errors` found, None before.
     """
 
     setting: Setting
     kinetics: Tensor
-    local: Tensor
+    local_kinetics: Tensor
     aif: PlasmaCurve
     frame_times: Array
     contrast: ContrastObservation
     drug: tuple[DrugObservation, ...]
     plasma: tuple[SumOfExponentials, SumOfExponentials]
-    pH_bumps: Tensor
-    closure_bumps: Tensor
-    spread: Tensor
+    pH_error_basis: Tensor
+    closure_basis: Tensor
+    kinetic_covariance: Tensor
     errors: SystematicErrors | None = None
     model_error: ModelError | None = None
 
@@ -98,44 +100,44 @@ class InverseProblem(Problem[Forward, Fields]):
         """Nodes of the drug march, from the dose to the last image."""
         return self.setting.drug_nodes([d.time_s for d in self.drug])
 
-    def forward(self, pressure: Tensor | None = None) -> Forward:
+    def forward(self, pressure: Tensor | None = None) -> ForwardModel:
         """A solver of this problem's fields, which may start from a pressure nearby."""
-        return Forward(self.setting, self.unknowns.scalars, pressure)
+        return ForwardModel(self.setting, self.unknowns.scalars, pressure)
 
-    def solver(self, before: Forward | None = None) -> Forward:
+    def solver(self, before: ForwardModel | None = None) -> ForwardModel:
         """As :meth:`forward`, from the pressure where another one ended."""
         return self.forward(None if before is None else before.last_pressure)
 
-    def linearised_at(self, theta: Array, here: Fields) -> InverseProblem:
+    def update_linearisation(self, theta: Array, here: Fields) -> InverseProblem:
         """The problem with its maps brought up to date with the fields at theta; itself while that would change nothing much."""
-        return linearise.follow(self, theta, here)
+        return linearise.update_kinetic_maps(self, theta, here)
 
-    def with_errors(self, theta: Array, fields: Fields) -> InverseProblem:
+    def with_systematic_errors(self, theta: Array, fields: Fields) -> InverseProblem:
         """The problem with the effect that systematic errors have at theta, where ``fields`` are its own."""
-        return linearise.with_errors(self, theta, fields)
+        return linearise.with_systematic_errors(self, theta, fields)
 
     @property
     def measured_pH(self) -> Tensor:
-        """The pH map without the error that :meth:`linearised_at` gave it."""
+        """The pH map without the error that :meth:`update_linearisation` gave it."""
         pH = self.setting.maps.pH
         return (
             pH
             if self.errors is None
-            else pH - torch.einsum("k,kxyz->xyz", self.errors.pH, self.pH_bumps)
+            else pH - torch.einsum("k,kxyz->xyz", self.errors.pH, self.pH_error_basis)
         )
 
     def solve(
         self,
         theta: Array,
-        forward: Forward,
+        forward: ForwardModel,
         *,
         tangents: bool = False,
         scheme: Scheme = TR_BDF2,
-        tol: float = linearise.SOLVE_TO,
+        tol: float = linearise.SOLVER_TOLERANCE,
     ) -> Fields:
         """Every field by finite volumes, each linear solve to a relative residual ``tol``, those of the flow's tangents to a hundredth."""
         th = self.tensor(theta)
-        flow = forward.flow(th, tangents=tangents, tangents_to=1e-2 * tol)
+        flow = forward.flow(th, tangents=tangents, tangent_tolerance=1e-2 * tol)
         C, dC, _ = forward.contrast(th, flow, self.aif, self.frame_times, scheme, tol=tol)
         if not self.drug:
             return Fields(flow, C, None, None if dC is None else dC.transpose(0, 1))
@@ -146,7 +148,7 @@ class InverseProblem(Problem[Forward, Fields]):
             self.drug_times,
             scheme,
             tol,
-            [self.node_of(d) for d in self.drug],
+            [self.node_index(d) for d in self.drug],
         )
         if dC is None or run.tangents is None:
             return Fields(flow, C, run.U, balance=run.balance.error)
@@ -185,7 +187,9 @@ class InverseProblem(Problem[Forward, Fields]):
         """Whitened misfit of every drug image, before systematic errors are eliminated."""
         parts = []
         for d in self.drug:
-            image = d.predict(pools[self.node_of(d)], self.setting.maps, self.plasma_at(d.time_s))
+            image = d.predict(
+                pools[self.node_index(d)], self.setting.maps, self.plasma_at(d.time_s)
+            )
             parts.append(d.whiten(image - d.measured))
         return torch.cat(parts)
 
@@ -215,7 +219,7 @@ class InverseProblem(Problem[Forward, Fields]):
             error.eliminate(whitened) if whitened.dim() == 1 else error.eliminate_tangents(whitened)
         )
 
-    def node_of(self, drug: DrugObservation) -> int:
+    def node_index(self, drug: DrugObservation) -> int:
         """Index of an image's time among the nodes of the drug march."""
         return int(np.argmin(np.abs(self.drug_times - drug.time_s)))
 
@@ -233,7 +237,7 @@ class InverseProblem(Problem[Forward, Fields]):
 
 
 #: Every class that a problem is made of: what may stand in a file of one.
-PARTS: tuple[type, ...] = (
+SERIALISABLE_PARTS: tuple[type, ...] = (
     ContrastObservation,
     DrugObservation,
     FunctionUnknown,

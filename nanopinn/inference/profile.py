@@ -18,10 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.inference.expansion import Expansion, Objective, Solvable
-from nanopinn.inference.ridge import Ridge, ridge_along
-from nanopinn.inference.walk import BELOW, BETTER, RISE_95, Point, Walk
-from nanopinn.progress import Progress, silent
+from nanopinn.inference.expansion import Linearisation, Objective, ResidualProblem
+from nanopinn.inference.ridge import StrongestCorrelation, correlation_along_profile
+from nanopinn.inference.walk import (
+    SIGNIFICANT_DECREASE,
+    BETTER_POINT_MESSAGE,
+    OBJECTIVE_RISE_95,
+    ProfilePoint,
+    ProfileContinuation,
+)
+from nanopinn.progress import Progress, ignore_progress
 
 Array = NDArray[np.float64]
 
@@ -50,11 +56,11 @@ class Profile:
     misfit: Array
     prior: Array
     theta: Array
-    left: Array
+    remaining_decrease: Array
     estimate: int
     interval: tuple[float, float]
     laplace: tuple[float, float]
-    ridge: Ridge | None
+    ridge: StrongestCorrelation | None
     solves: int
     seconds: float
     stopped: str = ""
@@ -68,9 +74,11 @@ class Profile:
     def bounded(self) -> tuple[bool, bool]:
         """Whether the data alone, without the prior, exclude values below and above (by 1.92) in the range looked at."""
         best = self.misfit.min()
-        return bool(self.misfit[0] - best > RISE_95), bool(self.misfit[-1] - best > RISE_95)
+        return bool(self.misfit[0] - best > OBJECTIVE_RISE_95), bool(
+            self.misfit[-1] - best > OBJECTIVE_RISE_95
+        )
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """What the profile says."""
         sides = {
             (True, True): "the data bound it on both sides",
@@ -83,19 +91,19 @@ class Profile:
         text += f"; {sides[self.bounded]}"
         if self.ridge is not None:
             text += f"; traded against {self.ridge.partner} ({self.ridge.strength:+.2f} sd per sd)"
-        if self.objective.min() < self.objective[self.estimate] - BELOW:
-            text += f"; {BETTER}"
+        if self.objective.min() < self.objective[self.estimate] - SIGNIFICANT_DECREASE:
+            text += f"; {BETTER_POINT_MESSAGE}"
         return text + (f"; {self.stopped}" if self.stopped else "")
 
 
 def profile_likelihood(
-    problem: Solvable,
+    problem: ResidualProblem,
     theta: Array,
     name: str,
     *,
-    expansion: Expansion | None = None,
+    expansion: Linearisation | None = None,
     exact: bool = False,
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
 ) -> Profile:
     """The profile of an unknown around an estimate.
 
@@ -114,12 +122,19 @@ def profile_likelihood(
             "no such unknown to profile", field="--profile", found=name, expected=", ".join(names)
         )
     began = time.perf_counter()
-    walk = Walk(Objective(problem), names.index(name), theta, expansion, exact)
-    down, up = (list(_shown(walk.side(sign), progress, name, sign)) for sign in (-1, 1))
-    return _collected(walk, down, up, problem, time.perf_counter() - began)
+    continuation = ProfileContinuation(
+        Objective(problem), names.index(name), theta, expansion, exact
+    )
+    down, up = (
+        list(_report_points(continuation.trace_side(sign), progress, name, sign))
+        for sign in (-1, 1)
+    )
+    return _build_profile(continuation, down, up, problem, time.perf_counter() - began)
 
 
-def _shown(points: Iterator[Point], progress: Progress, name: str, sign: int) -> Iterator[Point]:
+def _report_points(
+    points: Iterator[ProfilePoint], progress: Progress, name: str, sign: int
+) -> Iterator[ProfilePoint]:
     for k, point in enumerate(points):
         progress(
             f"profile of {name}",
@@ -129,17 +144,27 @@ def _shown(points: Iterator[Point], progress: Progress, name: str, sign: int) ->
         yield point
 
 
-def _collected(
-    walk: Walk, down: list[Point], up: list[Point], problem: Solvable, seconds: float
+def _build_profile(
+    continuation: ProfileContinuation,
+    down: list[ProfilePoint],
+    up: list[ProfilePoint],
+    problem: ResidualProblem,
+    seconds: float,
 ) -> Profile:
-    points = [*reversed(down), walk.start, *up]
-    unknown = problem.unknowns.items[walk.j]
+    points = [*reversed(down), continuation.start, *up]
+    unknown = problem.unknowns.items[continuation.j]
     theta = np.stack([p.theta for p in points])
-    estimate = unknown.estimate(float(walk.start.theta[walk.j]), float(walk.sd[walk.j]))
-    coordinates = theta[:, walk.j]
+    estimate = unknown.estimate(
+        float(continuation.start.theta[continuation.j]), float(continuation.sd[continuation.j])
+    )
+    coordinates = theta[:, continuation.j]
     ends = _crossings(coordinates, np.array([p.objective for p in points]), len(down))
     moved = theta[-1] - theta[0]
-    ridge = ridge_along(problem.unknowns.names, moved, walk.sd, walk.j) if len(points) > 1 else None
+    ridge = (
+        correlation_along_profile(problem.unknowns.names, moved, continuation.sd, continuation.j)
+        if len(points) > 1
+        else None
+    )
 
     def shown(x: float) -> float:
         return unknown.estimate(x, 0.0).median
@@ -153,14 +178,14 @@ def _collected(
         misfit=np.array([p.expansion.misfit for p in points]),
         prior=np.array([p.prior for p in points]),
         theta=theta,
-        left=np.array([p.left for p in points]),
+        remaining_decrease=np.array([p.remaining_decrease for p in points]),
         estimate=len(down),
         interval=(shown(ends[0]), shown(ends[1])),
         laplace=estimate.interval(),
         ridge=ridge,
-        solves=walk.objective.solves,
+        solves=continuation.objective.solves,
         seconds=seconds,
-        stopped=walk.stopped,
+        stopped=continuation.stopped,
     )
 
 
@@ -170,7 +195,7 @@ def _crossings(x: Array, objective: Array, start: int) -> tuple[float, float]:
     Between points the root of the rise, which is straight for a parabola, is interpolated.
     """
     least = int(np.argmin(objective))
-    centre = least if objective[least] < objective[start] - BELOW else start
+    centre = least if objective[least] < objective[start] - SIGNIFICANT_DECREASE else start
     root = np.sqrt(np.clip(objective - objective[centre], 0.0, None))
     return _crossing(x[centre::-1], root[centre::-1], -np.inf), _crossing(
         x[centre:], root[centre:], np.inf
@@ -178,7 +203,7 @@ def _crossings(x: Array, objective: Array, start: int) -> tuple[float, float]:
 
 
 def _crossing(x: Array, root: Array, open_end: float) -> float:
-    level = np.sqrt(RISE_95)
+    level = np.sqrt(OBJECTIVE_RISE_95)
     beyond = np.flatnonzero(root >= level)
     if not beyond.size:
         return float(open_end)

@@ -18,30 +18,30 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.inference.ridge import ridge_partner
+from nanopinn.inference.ridge import strongest_correlation
 from nanopinn.parameters import PARAMETERS, value
-from nanopinn.physics.radiation import MODIFIED, Fraction, rise_and_recovery
+from nanopinn.physics.radiation import RADIATION_FACTOR_SYMBOLS, Fraction, rise_and_recovery
 
 Array = NDArray[np.float64]
 
-NAMES = tuple(MODIFIED)
+NAMES = tuple(RADIATION_FACTOR_SYMBOLS)
 #: ln l and ln q by the logarithms of the factors, and ln PS.
-OF_FLOW = np.array([[0.0, -0.5, 0.5, 0.0, -0.5], [1.0, 1.0, 0.0, 0.0, 1.0]])
-OF_PS = np.array([0.0, 0.0, 0.0, 1.0, 1.0])
+FLOW_SENSITIVITY = np.array([[0.0, -0.5, 0.5, 0.0, -0.5], [1.0, 1.0, 0.0, 0.0, 1.0]])
+PS_SENSITIVITY = np.array([0.0, 0.0, 0.0, 1.0, 1.0])
 #: What images can see, for the reader.
-SEEN = {
-    "P SV (Ktrans)": OF_PS,
-    "Lp SV p_e (q)": OF_FLOW[1],
-    "K/(Lp SV) (l squared)": 2 * OF_FLOW[0],
+OBSERVABLE_COMBINATIONS = {
+    "P SV (Ktrans)": PS_SENSITIVITY,
+    "Lp SV p_e (q)": FLOW_SENSITIVITY[1],
+    "K/(Lp SV) (l squared)": 2 * FLOW_SENSITIVITY[0],
 }
-INCONSISTENT = (
+PRESSURE_EVIDENCE_CAVEAT = (
     "The effect of radiation on interstitial pressure is inconsistent in the literature: up to 40 Gy it fell in some tumours and rose in "
     "others (Multhoff and Vaupel 2012; Roh 1991)."
 )
 
 
 @dataclass(frozen=True)
-class Seen:
+class ScanInformation:
     """What one scan says of a tumour by itself, priors divided out.
 
     Attributes:
@@ -74,8 +74,8 @@ class RadiationEffect:
     prior_sd: Array
     mean: Array
     covariance: Array
-    before: Seen
-    after: Seen
+    before: ScanInformation
+    after: ScanInformation
     flow_mean: Array
     flow_sd: Array
     fractions: tuple[Fraction, ...]
@@ -98,7 +98,7 @@ class RadiationEffect:
 
     def posterior(self, t_peak_s: float) -> tuple[Array, Array]:
         """Mean ``(5,)`` and covariance for a time of the peak."""
-        return _updated(
+        return _update_posterior(
             self.before,
             self.after,
             self.effect(t_peak_s),
@@ -117,10 +117,10 @@ class RadiationEffect:
             found.append(mean + (axes * np.sqrt(variances.clip(0.0))) @ axes.T @ one)
         return np.array(found)
 
-    def seen(self) -> dict[str, tuple[float, float, float]]:
+    def observable_combinations(self) -> dict[str, tuple[float, float, float]]:
         """Posterior mean and sd of the logarithm of every combination that images see, and its contraction."""
         rows = {}
-        for name, a in SEEN.items():
+        for name, a in OBSERVABLE_COMBINATIONS.items():
             prior = float(np.sqrt((a**2 * self.prior_sd**2).sum()))
             sd = float(np.sqrt(a @ self.covariance @ a))
             rows[name] = (float(a @ self.mean), sd, 1 - sd / prior)
@@ -132,7 +132,7 @@ class RadiationEffect:
             f"{'factor at its peak':24s}{'prior (95 %)':>22s}{'with the scans (95 %)':>30s}{'contraction':>13s}  traded against"
         ]
         for i, name in enumerate(self.names):
-            ridge = ridge_partner(self.names, self.covariance, name)
+            ridge = strongest_correlation(self.names, self.covariance, name)
             told = "none" if ridge is None else f"{ridge.partner} ({ridge.strength:+.2f})"
             prior, post = (
                 _interval(m[i], s[i])
@@ -141,30 +141,30 @@ class RadiationEffect:
             lines.append(
                 f"{name:24s}{prior:>22s}{f'{np.exp(self.mean[i]):.2f} ({post})':>30s}{self.contraction[i]:13.2f}  {told}"
             )
-        for name, (mean, sd, contraction) in self.seen().items():
+        for name, (mean, sd, contraction) in self.observable_combinations().items():
             lines.append(
                 f"{name:24s}{'':22s}{f'{np.exp(mean):.2f} ({_interval(mean, sd)})':>30s}{contraction:13.2f}"
             )
-        return "\n".join([*lines, self.in_words()])
+        return "\n".join([*lines, self.describe()])
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """What the scans informed, what they cannot, and what is assumed."""
         known = [n for n, c in zip(self.names, self.contraction, strict=True) if c >= 0.5]
-        seen = [n for n, (_, _, c) in self.seen().items() if c >= 0.5]
+        seen = [n for n, (_, _, c) in self.observable_combinations().items() if c >= 0.5]
         return " ".join(
             [
                 f"Radiation's effect is taken from two scans, the second at {self.scan_s / 3600:g} h of its course. Of single factors they "
                 f"inform {', '.join(known) or 'none'}; of combinations {', '.join(seen) or 'none'}: factors that trade against each other "
                 "within a combination stay near their priors.",
-                INCONSISTENT,
+                PRESSURE_EVIDENCE_CAVEAT,
                 *self.notes,
             ]
         )
 
 
-def effect_of_scans(
-    before: Seen,
-    after: Seen,
+def infer_radiation_effect(
+    before: ScanInformation,
+    after: ScanInformation,
     fractions: tuple[Fraction, ...],
     scan_s: float,
     flow_prior: tuple[Array, Array],
@@ -175,11 +175,11 @@ def effect_of_scans(
     Args:
         flow_prior: mean and sd of (ln l, ln q) before radiation, ``(2,)`` each.
     """
-    rows = [PARAMETERS[symbol] for symbol in MODIFIED.values()]
+    rows = [PARAMETERS[symbol] for symbol in RADIATION_FACTOR_SYMBOLS.values()]
     prior_mean = np.log([p.value for p in rows])
     prior_sd = np.array([p.prior.sd for p in rows if p.prior is not None])
     s = effect_at(fractions, scan_s, value("RT_t_peak"))
-    mean, covariance = _updated(before, after, s, prior_mean, prior_sd, *flow_prior)
+    mean, covariance = _update_posterior(before, after, s, prior_mean, prior_sd, *flow_prior)
     return RadiationEffect(
         NAMES,
         prior_mean,
@@ -203,9 +203,9 @@ def effect_at(fractions: Sequence[Fraction], t: float, t_peak_s: float) -> float
     )
 
 
-def _updated(
-    before: Seen,
-    after: Seen,
+def _update_posterior(
+    before: ScanInformation,
+    after: ScanInformation,
     s: float,
     prior_mean: Array,
     prior_sd: Array,
@@ -215,10 +215,15 @@ def _updated(
     """Posterior of the logarithms at their peak: unknowns are (ln l, ln q) before, and x."""
     prior = np.concatenate([1 / flow_sd**2, 1 / prior_sd**2])
     precision, vector = np.diag(prior), prior * np.concatenate([flow_mean, prior_mean])
-    for scan, to_flow in ((before, np.eye(2, 7)), (after, np.hstack([np.eye(2), s * OF_FLOW]))):
+    for scan, to_flow in (
+        (before, np.eye(2, 7)),
+        (after, np.hstack([np.eye(2), s * FLOW_SENSITIVITY])),
+    ):
         precision = precision + to_flow.T @ scan.information @ to_flow
         vector = vector + to_flow.T @ scan.vector
-    row = np.concatenate([before.drag - after.drag, s * (OF_PS - after.drag @ OF_FLOW)])
+    row = np.concatenate(
+        [before.drag - after.drag, s * (PS_SENSITIVITY - after.drag @ FLOW_SENSITIVITY)]
+    )
     ratio = (after.PS - after.drag @ after.at) - (before.PS - before.drag @ before.at)
     weight = 1 / (before.PS_sd**2 + after.PS_sd**2)
     precision = precision + weight * np.outer(row, row)

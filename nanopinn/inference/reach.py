@@ -15,28 +15,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import NanopinnError
-from nanopinn.inference.expansion import Expansion, Objective, Solvable
+from nanopinn.inference.expansion import Linearisation, Objective, ResidualProblem
 from nanopinn.inference.result import ScalarEstimate
 from nanopinn.inference.unknowns import Unknown
-from nanopinn.inference.walk import BELOW, BETTER, RISE_95, Walk
-from nanopinn.progress import Progress, silent
+from nanopinn.inference.walk import (
+    SIGNIFICANT_DECREASE,
+    BETTER_POINT_MESSAGE,
+    OBJECTIVE_RISE_95,
+    ProfileContinuation,
+)
+from nanopinn.progress import Progress, ignore_progress
 
 Array = NDArray[np.float64]
 
 #: A side is looked at so many of Laplace's standard deviations away, by at most so many solves, and walked where the objective
 #: may have risen by less than this share of a parabola's rise.
-LOOK, SOLVES, PARABOLA = 2.5, 2, 0.75
+PROBE_DISTANCE_SD, MAX_PROBE_SOLVES, MIN_PARABOLA_FRACTION = 2.5, 2, 0.75
 #: Over a tenth no positive scalar bends what it enters: one that is known so well (sd of its logarithm) is not looked at.
-KNOWN_WELL = 0.1
+WELL_DETERMINED_SD = 0.1
 #: An interval longer than Laplace's by this factor is told and taken.
-WORTH_SAYING = 1.15
+MIN_WIDENING = 1.15
 #: A side ends at the latest so many prior sd beyond the prior's mean.
-PRIOR_ENDS = 2.0
+MAX_PRIOR_DISTANCE_SD = 2.0
 Z_95 = 1.96
 
 
 @dataclass(frozen=True)
-class Reach:
+class ProfileInterval:
     """How far the posterior of a scalar reaches.
 
     Attributes:
@@ -48,11 +53,11 @@ class Reach:
     lower: float
     upper: float
     sd: float | None
-    better: bool
+    better_point_found: bool
 
 
 @dataclass(frozen=True)
-class Held:
+class CheckedPosterior:
     """A posterior that was held against solves.
 
     Attributes:
@@ -65,15 +70,15 @@ class Held:
     notes: tuple[str, ...]
 
 
-def held_against_solves(
-    problem: Solvable,
+def check_laplace_approximation(
+    problem: ResidualProblem,
     theta: Array,
     scalars: Sequence[ScalarEstimate],
     covariance: Array,
     *,
-    expansion: Expansion | None = None,
-    progress: Progress = silent,
-) -> Held:
+    expansion: Linearisation | None = None,
+    progress: Progress = ignore_progress,
+) -> CheckedPosterior:
     """The posterior at the end of a fit, as wide as full solves find it.
 
     Args:
@@ -86,78 +91,106 @@ def held_against_solves(
     informed = [
         j
         for j, s in enumerate(scalars)
-        if s.informed and not (s.scale == "log" and s.sd < KNOWN_WELL)
+        if s.informed and not (s.scale == "log" and s.sd < WELL_DETERMINED_SD)
     ]
     factor, wider, notes = np.ones(len(covariance)), list(scalars), []
     for k, j in enumerate(informed):
         progress("how far the answer reaches", k / len(informed), {})
         try:
-            reach = _reach(objective, j, theta, at)
+            profile_interval = _profile_interval(objective, j, theta, at)
         except NanopinnError as error:
             notes.append(
                 f"How far {scalars[j].label} reaches could not be solved ({error}); its interval is a parabola's."
             )
             continue
-        if reach.better:
-            notes.append(f"{scalars[j].label}: {BETTER}.")
-        if reach.sd is not None:
-            factor[j] = max(1.0, reach.sd / scalars[j].sd)
+        if profile_interval.better_point_found:
+            notes.append(f"{scalars[j].label}: {BETTER_POINT_MESSAGE}.")
+        if profile_interval.sd is not None:
+            factor[j] = max(1.0, profile_interval.sd / scalars[j].sd)
             wider[j] = replace(scalars[j], sd=factor[j] * scalars[j].sd)
-            notes.append(_in_words(reach, scalars[j], problem.unknowns.items[j]))
+            notes.append(
+                _describe_interval(profile_interval, scalars[j], problem.unknowns.items[j])
+            )
     progress("how far the answer reaches", 1.0, {})
-    return Held(tuple(wider), covariance * np.outer(factor, factor), tuple(notes))
+    return CheckedPosterior(tuple(wider), covariance * np.outer(factor, factor), tuple(notes))
 
 
-def _reach(objective: Objective, j: int, theta: Array, expansion: Expansion) -> Reach:
+def _profile_interval(
+    objective: Objective, j: int, theta: Array, expansion: Linearisation
+) -> ProfileInterval:
     unknown = objective.problem.unknowns.items[j]
-    quick, exact = (Walk(objective, j, theta, expansion, exact=e) for e in (False, True))
+    quick, exact = (
+        ProfileContinuation(objective, j, theta, expansion, exact=e) for e in (False, True)
+    )
     at, sd = float(theta[j]), float(quick.sd[j])
     length, lowest = [Z_95 * sd, Z_95 * sd], 0.0
     for side, sign in enumerate((-1, 1)):
-        if _bent(quick, sign):
-            points = list(_outwards(exact, sign, unknown))
-            length[side], lowest = _length(points), min(lowest, *(rise for _, rise in points))
+        if _is_flatter_than_parabola(quick, sign):
+            points = list(_trace_outwards(exact, sign, unknown))
+            length[side], lowest = (
+                _interval_length(points),
+                min(lowest, *(rise for _, rise in points)),
+            )
     longer = max(length)
-    wider = min(longer / Z_95, unknown.prior_sd) if longer >= WORTH_SAYING * Z_95 * sd else None
-    return Reach(at - length[0], at + length[1], wider, lowest < -BELOW)
+    wider = min(longer / Z_95, unknown.prior_sd) if longer >= MIN_WIDENING * Z_95 * sd else None
+    return ProfileInterval(at - length[0], at + length[1], wider, lowest < -SIGNIFICANT_DECREASE)
 
 
-def _bent(walk: Walk, sign: int) -> bool:
+def _is_flatter_than_parabola(continuation: ProfileContinuation, sign: int) -> bool:
     """Whether the objective may rise by less than a parabola on a side, by one far point and what fitting on would still gain there."""
-    point = walk.next(
-        walk.start, float(walk.start.theta[walk.j] + sign * LOOK * walk.sd[walk.j]), SOLVES
+    point = continuation.solve_next_point(
+        continuation.start,
+        float(
+            continuation.start.theta[continuation.j]
+            + sign * PROBE_DISTANCE_SD * continuation.sd[continuation.j]
+        ),
+        MAX_PROBE_SOLVES,
     )
-    return point.objective - point.left - walk.start.objective < PARABOLA * LOOK**2 / 2
+    return (
+        point.objective - point.remaining_decrease - continuation.start.objective
+        < MIN_PARABOLA_FRACTION * PROBE_DISTANCE_SD**2 / 2
+    )
 
 
-def _outwards(walk: Walk, sign: int, unknown: Unknown) -> Iterator[tuple[float, float]]:
+def _trace_outwards(
+    continuation: ProfileContinuation, sign: int, unknown: Unknown
+) -> Iterator[tuple[float, float]]:
     """Distance from the estimate and rise of the objective, point after point, until it rose enough or the prior ends."""
-    start, sd = walk.start, float(walk.sd[walk.j])
-    end = sign * (unknown.prior_mean - float(start.theta[walk.j])) + PRIOR_ENDS * unknown.prior_sd
+    start, sd = continuation.start, float(continuation.sd[continuation.j])
+    end = (
+        sign * (unknown.prior_mean - float(start.theta[continuation.j]))
+        + MAX_PRIOR_DISTANCE_SD * unknown.prior_sd
+    )
     point, distance, rise = start, 0.0, 0.0
     yield distance, rise
-    while rise < RISE_95:
+    while rise < OBJECTIVE_RISE_95:
         last, distance = (
             distance,
             distance + max(sd, distance - 2 * sd),
         )  # 1, 2, 3, 4, 6, 10 sd: a plain is crossed in strides
         if distance > end:
-            yield max(last, end), RISE_95
+            yield max(last, end), OBJECTIVE_RISE_95
             return
-        point = walk.next(point, float(start.theta[walk.j]) + sign * distance)
+        point = continuation.solve_next_point(
+            point, float(start.theta[continuation.j]) + sign * distance
+        )
         rise = point.objective - start.objective
         yield distance, rise
 
 
-def _length(points: list[tuple[float, float]]) -> float:
+def _interval_length(points: list[tuple[float, float]]) -> float:
     """Distance at which the objective rose by 1.92, between points by its root."""
     (d0, r0), (d1, r1) = points[-2:]
-    level, low, high = (float(np.sqrt(max(r, 0.0))) for r in (RISE_95, r0, r1))
+    level, low, high = (float(np.sqrt(max(r, 0.0))) for r in (OBJECTIVE_RISE_95, r0, r1))
     return d0 + (d1 - d0) * (level - low) / (high - low) if high > low else d1
 
 
-def _in_words(reach: Reach, scalar: ScalarEstimate, unknown: Unknown) -> str:
-    low, high = (unknown.estimate(x, 0.0).median for x in (reach.lower, reach.upper))
+def _describe_interval(
+    profile_interval: ProfileInterval, scalar: ScalarEstimate, unknown: Unknown
+) -> str:
+    low, high = (
+        unknown.estimate(x, 0.0).median for x in (profile_interval.lower, profile_interval.upper)
+    )
     unit = "" if scalar.unit == "1" else f" {scalar.unit}"
     said = scalar.interval()
     return (

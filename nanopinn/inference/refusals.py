@@ -16,24 +16,24 @@ from nanopinn.parameters import PARAMETERS
 from nanopinn.physics.model import SCALARS
 
 #: Standard deviations of a prior that must leave something of the range in the table.
-WIDE = 1.96
+PRIOR_RANGE_SD = 1.96
 
 
-def refuse(problem: InverseProblem) -> None:
+def validate_problem(problem: InverseProblem) -> None:
     """Say what makes a problem impossible to fit, if anything does.
 
     Raises:
         InputError: naming the unknown or the observation.
     """
-    refuse_priors(problem.unknowns)
+    validate_priors(problem.unknowns)
     for u in problem.unknowns.items:
-        _refuse_impossible_values(u)
-    _refuse_curves(problem)
+        _validate_prior_range(u)
+    _validate_curves(problem)
     for d in problem.drug:
-        _refuse_image(d)
+        _validate_drug_image(d)
 
 
-def refuse_priors(unknowns: UnknownSet) -> None:
+def validate_priors(unknowns: UnknownSet) -> None:
     """Priors that are none.
 
     Raises:
@@ -44,12 +44,12 @@ def refuse_priors(unknowns: UnknownSet) -> None:
         raise InputError("an unknown has two priors", field=twice[0], remedy="Keep one of them.")
 
 
-def _refuse_impossible_values(u: Unknown) -> None:
+def _validate_prior_range(u: Unknown) -> None:
     """A prior all of which lies outside the range of its row in the table."""
     row = PARAMETERS.get(SCALARS.get(u.name, ""))
     if row is None or u.name == "q":  # q is a product of two rows
         return
-    low, high = u.estimate(u.prior_mean, u.prior_sd).interval(WIDE)
+    low, high = u.estimate(u.prior_mean, u.prior_sd).interval(PRIOR_RANGE_SD)
     below = row.high is not None and low / u.per_unit > row.high
     above = row.low is not None and high / u.per_unit < row.low
     if below or above:
@@ -57,16 +57,16 @@ def _refuse_impossible_values(u: Unknown) -> None:
             "a prior contradicts the range of its parameter",
             field=f"prior of {u.name}",
             found=f"{low:.3g} to {high:.3g} {u.unit} (95 %)",
-            expected=f"something within {_shown(row.low, u)} to {_shown(row.high, u)} {u.unit}",
+            expected=f"something within {_format_bound(row.low, u)} to {_format_bound(row.high, u)} {u.unit}",
             remedy="Correct the median or its unit.",
         )
 
 
-def _shown(value: float | None, u: Unknown) -> str:
+def _format_bound(value: float | None, u: Unknown) -> str:
     return "any" if value is None else f"{value * u.per_unit:.3g}"
 
 
-def _refuse_curves(problem: InverseProblem) -> None:
+def _validate_curves(problem: InverseProblem) -> None:
     times, aif = problem.frame_times, problem.aif
     if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
         raise InputError(
@@ -83,11 +83,11 @@ def _refuse_curves(problem: InverseProblem) -> None:
         )
     if not np.isfinite(aif.plasma_mM).all():
         raise InputError("the arterial input is not finite", field="--aif", expected="numbers")
-    _refuse_noise("contrast agent", problem.contrast.noise_sd)
-    _refuse_values("contrast agent", problem.contrast.measured)
+    _validate_noise("contrast agent", problem.contrast.noise_sd)
+    _validate_values("contrast agent", problem.contrast.measured)
 
 
-def _refuse_image(d: DrugObservation) -> None:
+def _validate_drug_image(d: DrugObservation) -> None:
     if not (np.isfinite(d.time_s) and d.time_s > 0):
         raise InputError(
             "a drug image is not of a time after the dose",
@@ -95,11 +95,11 @@ def _refuse_image(d: DrugObservation) -> None:
             found=d.time_s,
             expected="above 0 s",
         )
-    _refuse_noise(d.name, d.noise_sd[d.voxels])
-    _refuse_values(d.name, d.measured[d.voxels])
+    _validate_noise(d.name, d.noise_sd[d.voxels])
+    _validate_values(d.name, d.measured[d.voxels])
 
 
-def _refuse_noise(name: str, sd: Tensor) -> None:
+def _validate_noise(name: str, sd: Tensor) -> None:
     bad = int((~(torch.isfinite(sd) & (sd > 0))).sum())
     if bad:
         raise InputError(
@@ -111,7 +111,7 @@ def _refuse_noise(name: str, sd: Tensor) -> None:
         )
 
 
-def _refuse_values(name: str, values: Tensor) -> None:
+def _validate_values(name: str, values: Tensor) -> None:
     bad = int((~torch.isfinite(values)).sum())
     if bad:
         raise InputError(

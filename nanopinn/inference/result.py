@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.inference.ridge import Ridge, ridge_partner
-from nanopinn.progress import Progress, silent
+from nanopinn.inference.ridge import StrongestCorrelation, strongest_correlation
+from nanopinn.progress import Progress, ignore_progress
 
 if TYPE_CHECKING:
-    from nanopinn.inference.checkpoint import Checkpoint
+    from nanopinn.inference.checkpoint import FittedProblem
     from nanopinn.inference.profile import Profile
-    from nanopinn.inference.sampling import Draws
-    from nanopinn.inference.starts import Start
+    from nanopinn.inference.sampling import PosteriorSamples
+    from nanopinn.inference.starts import StartResult
 
 Array = NDArray[np.float64]
 
@@ -54,7 +54,7 @@ class ScalarEstimate:
         return self.contraction >= self.INFORMED_FROM
 
     @property
-    def untouched(self) -> bool:
+    def unaffected_by_data(self) -> bool:
         """Whether no observation moved it at all."""
         return self.contraction < 1e-3
 
@@ -89,7 +89,7 @@ class EngineRun:
     message: str
     """What happened and, where it did not converge, what to try."""
     stats: Mapping[str, float | int | str] = field(default_factory=dict)
-    starts: tuple[Start, ...] = ()
+    starts: tuple[StartResult, ...] = ()
     """Every descent, where there were several."""
     events: tuple[str, ...] = ()
     """What it had to recover from on the way, in words."""
@@ -98,9 +98,9 @@ class EngineRun:
         return next(s for s in self.scalars if s.name == name)
 
 
-def untouched_in_words(scalars: tuple[ScalarEstimate, ...]) -> str:
+def describe_unaffected(scalars: tuple[ScalarEstimate, ...]) -> str:
     """A clause on unknowns that no observation touches; empty where there is none."""
-    names = [s.label for s in scalars if s.untouched]
+    names = [s.label for s in scalars if s.unaffected_by_data]
     return f"; no observation touches {', '.join(names)}: kept at the prior" if names else ""
 
 
@@ -203,17 +203,19 @@ class FitResult:
     mask: NDArray[np.bool_]
     seconds: Mapping[str, float] = field(default_factory=dict)
     profiles: dict[str, Profile] = field(default_factory=dict)
-    ended: Checkpoint | None = field(default=None, repr=False)
+    fitted_problem: FittedProblem | None = field(default=None, repr=False)
     vectors: Mapping[str, VectorEstimate] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> ScalarEstimate:
         return next(s for s in self.scalars if s.name == name)
 
-    def ridge(self, name: str) -> Ridge | None:
+    def ridge(self, name: str) -> StrongestCorrelation | None:
         """The other unknown that this one is traded against, by the posterior covariance."""
-        return ridge_partner([s.name for s in self.scalars], self.covariance, name)
+        return strongest_correlation([s.name for s in self.scalars], self.covariance, name)
 
-    def profile(self, name: str, *, exact: bool = False, progress: Progress = silent) -> Profile:
+    def profile(
+        self, name: str, *, exact: bool = False, progress: Progress = ignore_progress
+    ) -> Profile:
         """Profile likelihood of an unknown (:func:`nanopinn.inference.profile.profile_likelihood`), worked out once.
 
         Raises:
@@ -222,13 +224,20 @@ class FitResult:
         if exact or name not in self.profiles:
             from nanopinn.inference.profile import profile_likelihood
 
-            end = self._end("a profile")
+            end = self._require_problem("a profile")
             self.profiles[name] = profile_likelihood(
-                end.posed, end.point, name, expansion=end.tangents, exact=exact, progress=progress
+                end.full_problem,
+                end.full_theta,
+                name,
+                expansion=end.tangents,
+                exact=exact,
+                progress=progress,
             )
         return self.profiles[name]
 
-    def sample(self, draws: int = 400, *, seed: int = 0, progress: Progress = silent) -> Draws:
+    def sample(
+        self, draws: int = 400, *, seed: int = 0, progress: Progress = ignore_progress
+    ) -> PosteriorSamples:
         """Draws from the posterior by full solves (:func:`nanopinn.inference.sampling.sample_posterior`).
 
         Raises:
@@ -236,18 +245,23 @@ class FitResult:
         """
         from nanopinn.inference.sampling import sample_posterior
 
-        end = self._end("sampling")
+        end = self._require_problem("sampling")
         return sample_posterior(
-            end.posed, end.point, expansion=end.tangents, draws=draws, seed=seed, progress=progress
+            end.full_problem,
+            end.full_theta,
+            expansion=end.tangents,
+            draws=draws,
+            seed=seed,
+            progress=progress,
         )
 
-    def _end(self, wanted: str) -> Checkpoint:
-        if self.ended is None:
+    def _require_problem(self, wanted: str) -> FittedProblem:
+        if self.fitted_problem is None:
             raise InputError(
                 f"the fit does not hold its problem, which {wanted} needs",
                 remedy="Take the one that run_fit returns.",
             )
-        return self.ended
+        return self.fitted_problem
 
     def save(self, path: str | Path) -> Path:
         """Write the whole fit as safetensors with JSON in its header; :func:`nanopinn.load_fit` reads it back.
@@ -259,10 +273,10 @@ class FitResult:
             OutputError: it cannot be written.
         """
         from nanopinn.imaging.io import write_bytes
-        from nanopinn.inference.checkpoint import fit_to_bytes, saved_at
+        from nanopinn.inference.checkpoint import fit_to_bytes, fit_file_path
 
-        write_bytes(saved_at(path), fit_to_bytes(self))
-        return saved_at(path)
+        write_bytes(fit_file_path(path), fit_to_bytes(self))
+        return fit_file_path(path)
 
     def summary(self) -> str:
         """A plain table: prior beside posterior, and in words what the images did not inform."""
@@ -277,9 +291,9 @@ class FitResult:
                 f"{s.label:34s} {s.unit:8s} {f'{low:.3g} .. {high:.3g}':>26s} "
                 f"{f'{s.median:.3g} ({post[0]:.3g} .. {post[1]:.3g})':>34s} {s.contraction:12.2f}  {said(ridge)}"
             )
-        return "\n".join([*lines, *(p.in_words() for p in self.profiles.values()), self.in_words()])
+        return "\n".join([*lines, *(p.describe() for p in self.profiles.values()), self.describe()])
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """Which quantities the images informed and which still carry the prior."""
         informed = [s.label for s in self.scalars if s.informed]
         carried = [s.label for s in self.scalars if not s.informed]
@@ -293,6 +307,6 @@ class FitResult:
         return f"{said} Not informed, the prior speaks: {', '.join(carried)}."
 
 
-def said(ridge: Ridge | None) -> str:
+def said(ridge: StrongestCorrelation | None) -> str:
     """A ridge partner with its correlation, or that there is none."""
     return "none" if ridge is None else f"{ridge.partner} ({ridge.strength:+.2f})"

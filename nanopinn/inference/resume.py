@@ -12,16 +12,16 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.given import read_bytes, read_json
-from nanopinn.imaging.io import flush_folder, write_bytes, write_json
+from nanopinn.imaging.io import sync_folder, write_bytes, write_json
 from nanopinn.inference import saving
 from nanopinn.inference.device import on_device
-from nanopinn.inference.gauss_newton import Place, Stride
-from nanopinn.inference.problem import PARTS, Fields, InverseProblem
-from nanopinn.solvers.forward import Flow
+from nanopinn.inference.gauss_newton import OptimiserState, PreviousStep
+from nanopinn.inference.problem import SERIALISABLE_PARTS, Fields, InverseProblem
+from nanopinn.solvers.forward import FlowSolution
 
 
 @dataclass(frozen=True)
-class Stand:
+class EngineState:
     """Where an engine stands before an iteration, with all that the iteration depends on.
 
     The networks' hidden features follow from the seed and their last layers from the anchor, so no weights and no
@@ -35,43 +35,43 @@ class Stand:
     """
 
     engine: str
-    place: Place
+    optimiser_state: OptimiserState
     problem: InverseProblem
     pressure: Tensor | None
     fields: Fields | None
     events: tuple[str, ...] = ()
 
-    def taken_up(self) -> list[str]:
+    def restore(self) -> list[str]:
         """The events of a run that goes on from here."""
         return [
             *self.events,
-            f"interrupted before iteration {self.place.iteration + 1}: went on from there",
+            f"interrupted before iteration {self.optimiser_state.iteration + 1}: went on from there",
         ]
 
 
 #: Everything a kept state may hold.
-_CLASSES: tuple[type, ...] = (
-    *PARTS,
+_SERIALISABLE_CLASSES: tuple[type, ...] = (
+    *SERIALISABLE_PARTS,
     Fields,
-    Flow,
-    Place,
-    Stand,
-    Stride,
+    FlowSolution,
+    OptimiserState,
+    EngineState,
+    PreviousStep,
 )
 
-_STUDY = "study.json"
+_RUN_INPUTS_FILE = "study.json"
 #: Why the run ended early, where it could still say so.
-FAULT = "fault.json"
+FAILURE_FILE = "fault.json"
 #: What a process leaves that is killed while it writes.
-_HALF = ".*.part"
+_PARTIAL_FILES = ".*.part"
 Kind = TypeVar("Kind")
 
 #: Whether to go on with an interrupted run: no, yes (else refuse), or where one of the same inputs and settings kept anything.
-Resume = bool | Literal["if kept"]
+ResumeMode = bool | Literal["if kept"]
 
 
 @dataclass(frozen=True)
-class Keeper:
+class CheckpointStore:
     """What a run has reached, in a folder of its own; each file is whole or absent.
 
     Attributes:
@@ -86,9 +86,9 @@ class Keeper:
     strict: bool = True
 
     @classmethod
-    def of_interrupted(
-        cls, folder: Path, study: Mapping[str, str], device: str, resume: Resume
-    ) -> Keeper | None:
+    def from_interrupted_run(
+        cls, folder: Path, study: Mapping[str, str], device: str, resume: ResumeMode
+    ) -> CheckpointStore | None:
         """For a run that goes on; None if it shall start anew.
 
         Raises:
@@ -96,7 +96,7 @@ class Keeper:
         """
         try:
             return (
-                replace(cls.continued(folder, study, device), strict=resume is True)
+                replace(cls.reopen(folder, study, device), strict=resume is True)
                 if resume
                 else None
             )
@@ -106,22 +106,26 @@ class Keeper:
             return None
 
     @classmethod
-    def begun(cls, folder: Path, study: Mapping[str, str], device: str) -> Keeper:
+    def create_empty(cls, folder: Path, study: Mapping[str, str], device: str) -> CheckpointStore:
         """For a run that starts anew: what an earlier one left is taken away."""
-        for file in (*folder.glob("*.safetensors"), *folder.glob(_HALF), folder / FAULT):
+        for file in (
+            *folder.glob("*.safetensors"),
+            *folder.glob(_PARTIAL_FILES),
+            folder / FAILURE_FILE,
+        ):
             file.unlink(missing_ok=True)
-        write_json(folder / _STUDY, study)
+        write_json(folder / _RUN_INPUTS_FILE, study)
         return cls(folder, study, False, device)
 
     @classmethod
-    def continued(cls, folder: Path, study: Mapping[str, str], device: str) -> Keeper:
+    def reopen(cls, folder: Path, study: Mapping[str, str], device: str) -> CheckpointStore:
         """For a run that goes on.
 
         Raises:
             InputError: nothing was kept, or it was kept of other inputs or settings.
         """
         try:
-            before = read_json(folder / _STUDY, "what an interrupted run was given")
+            before = read_json(folder / _RUN_INPUTS_FILE, "what an interrupted run was given")
             changed = sorted(k for k in {*before, *study} if before.get(k) != study.get(k))
         except InputError as error:
             raise InputError(
@@ -140,26 +144,26 @@ class Keeper:
                 expected=before.get(name, "nothing"),
                 remedy="Give what was given then, or leave --resume out to start anew.",
             )
-        (folder / FAULT).unlink(missing_ok=True)
+        (folder / FAILURE_FILE).unlink(missing_ok=True)
         return cls(folder, study, True, device)
 
-    def keep(self, stand: Stand) -> None:
+    def save_state(self, state: EngineState) -> None:
         """Put a state in place of the engine's last, or leave that whole."""
-        self.put(stand.engine, stand, _CLASSES)
+        self.put(state.engine, state, _SERIALISABLE_CLASSES)
 
-    def stand(self, engine: str) -> Stand | None:
+    def engine_state(self, engine: str) -> EngineState | None:
         """Where an engine stood when it was interrupted; None if it had not begun.
 
         Raises:
             InputError: what was kept is spoiled.
         """
-        stand = self.get(engine, Stand, _CLASSES)
-        return None if stand is None else on_device(stand, self.device)
+        state = self.get(engine, EngineState, _SERIALISABLE_CLASSES)
+        return None if state is None else on_device(state, self.device)
 
     def put(self, name: str, value: Any, classes: Iterable[type]) -> None:
         """Keep a data class under a name, in place of the last of that name; ``classes`` as for :func:`saving.to_bytes`."""
         write_bytes(self._file(name), saving.to_bytes(value, classes))
-        flush_folder(self.folder)
+        sync_folder(self.folder)
 
     def get(self, name: str, kind: type[Kind], classes: Iterable[type]) -> Kind | None:
         """What was kept under a name, if this run goes on with another.
@@ -171,7 +175,7 @@ class Keeper:
         if not self.resumed or not file.exists():
             return None
         try:
-            value = saving.from_bytes(read_bytes(file, saving.MOST_BYTES), classes)
+            value = saving.from_bytes(read_bytes(file, saving.MAX_FILE_BYTES), classes)
             if not isinstance(value, kind):
                 raise ValueError(f"it holds a {type(value).__name__}")
         except (InputError, ValueError) as error:
@@ -189,13 +193,13 @@ class Keeper:
         return self.folder / f"{engine}.safetensors"
 
 
-def forget(folder: Path) -> None:
+def delete_checkpoints(folder: Path) -> None:
     """Take the kept states away, once the result is written."""
     for file in (
         *folder.glob("*.safetensors"),
-        *folder.glob(_HALF),
-        folder / FAULT,
-        folder / _STUDY,
+        *folder.glob(_PARTIAL_FILES),
+        folder / FAILURE_FILE,
+        folder / _RUN_INPUTS_FILE,
     ):
         file.unlink(missing_ok=True)
     with suppress(OSError):  # somebody put something of their own there

@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Ridge:
+class StrongestCorrelation:
     """The other unknown that moves most, in its posterior standard deviations, when one is moved.
 
     Attributes:
@@ -26,13 +26,17 @@ class Ridge:
     slope: float
 
 
-def ridge_partner(names: Sequence[str], covariance: Array, name: str) -> Ridge | None:
+def strongest_correlation(
+    names: Sequence[str], covariance: Array, name: str
+) -> StrongestCorrelation | None:
     """By a posterior covariance ``(m, m)``; None for an unknown that stands alone."""
     j = names.index(name)
-    return ridge_along(names, covariance[:, j], np.sqrt(np.diag(covariance)), j)
+    return correlation_along_profile(names, covariance[:, j], np.sqrt(np.diag(covariance)), j)
 
 
-def ridge_along(names: Sequence[str], moved: Array, sd: Array, j: int) -> Ridge | None:
+def correlation_along_profile(
+    names: Sequence[str], moved: Array, sd: Array, j: int
+) -> StrongestCorrelation | None:
     """By how far every coordinate went, ``(m,)``, while unknown j was moved.
 
     Args:
@@ -43,7 +47,7 @@ def ridge_along(names: Sequence[str], moved: Array, sd: Array, j: int) -> Ridge 
     i = int(np.argmax(np.abs(share)))
     # round-off is no valley
     return (
-        Ridge(names[i], float(share[i]), float(moved[i] / moved[j]))
+        StrongestCorrelation(names[i], float(share[i]), float(moved[i] / moved[j]))
         if abs(share[i]) > 1e-3
         else None
     )

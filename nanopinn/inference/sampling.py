@@ -17,19 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError, NanopinnError
-from nanopinn.inference.expansion import Expansion, Objective, Solvable
-from nanopinn.progress import Progress, silent
+from nanopinn.inference.expansion import Linearisation, Objective, ResidualProblem
+from nanopinn.progress import Progress, ignore_progress
 
 Array = NDArray[np.float64]
 
 #: Of the proposals' tails. Share of proposals that are small steps instead.
-DEGREES, SMALL_STEPS = 20.0, 0.1
+DEGREES_OF_FREEDOM, LOCAL_MOVE_FRACTION = 20.0, 0.1
 #: What draws must reach to be believed (Vehtari 2021, Bayesian Analysis 16:667, for R-hat and its 100 per chain in four).
 R_HAT_LIMIT, ESS_LIMIT = 1.05, 100.0
 
 
 @dataclass(frozen=True)
-class Draws:
+class PosteriorSamples:
     """Draws of the posterior, in the coordinates of the unknowns.
 
     Attributes:
@@ -76,7 +76,7 @@ class Draws:
         )
         return float(low), float(high)
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """How good the draws are, and how far Laplace is from them."""
         off = (self.mean - self.laplace_mean) / self.laplace_sd
         wide = self.flat.std(axis=0, ddof=1) / self.laplace_sd
@@ -94,15 +94,15 @@ class Draws:
 
 
 def sample_posterior(
-    problem: Solvable,
+    problem: ResidualProblem,
     theta: Array,
     *,
-    expansion: Expansion | None = None,
+    expansion: Linearisation | None = None,
     draws: int = 400,
     chains: int = 4,
     seed: int = 0,
-    progress: Progress = silent,
-) -> Draws:
+    progress: Progress = ignore_progress,
+) -> PosteriorSamples:
     """Sample the posterior around an estimate.
 
     Args:
@@ -137,18 +137,21 @@ def sample_posterior(
         return -value if np.isfinite(value) else -np.inf
 
     small = emcee.moves.GaussianMove((1.0 / len(theta)) * np.eye(len(theta)))
-    moves = [(emcee.moves.MHMove(_from_t), 1 - SMALL_STEPS), (small, SMALL_STEPS)]
+    moves = [
+        (emcee.moves.MHMove(_propose_from_t), 1 - LOCAL_MOVE_FRACTION),
+        (small, LOCAL_MOVE_FRACTION),
+    ]
     sampler = emcee.EnsembleSampler(chains, len(theta), log_posterior, moves=moves)
     sampler.random_state = rng.get_state()
-    sampler.run_mcmc(_t(rng, chains, len(theta)), steps, skip_initial_state_check=True)
+    sampler.run_mcmc(_draw_t(rng, chains, len(theta)), steps, skip_initial_state_check=True)
     z = np.swapaxes(sampler.get_chain(), 0, 1)
-    return Draws(
+    return PosteriorSamples(
         names=problem.unknowns.names,
         theta=theta + z @ root.T,
         log_posterior=sampler.get_log_prob().T,
         laplace_mean=theta,
         laplace_sd=np.sqrt(np.diag(covariance)),
-        ess=effective_draws(z),
+        ess=effective_sample_size(z),
         r_hat=split_r_hat(z),
         acceptance=float(np.mean(sampler.acceptance_fraction)),
         solves=objective.solves,
@@ -169,22 +172,25 @@ def _emcee() -> Any:
     return emcee
 
 
-def _t(rng: Any, n: int, m: int) -> Array:
+def _draw_t(rng: Any, n: int, m: int) -> Array:
     """Draws of a standard multivariate t, ``(n, m)``."""
     return np.asarray(
-        rng.standard_normal((n, m)) * np.sqrt(DEGREES / rng.chisquare(DEGREES, n))[:, None]
+        rng.standard_normal((n, m))
+        * np.sqrt(DEGREES_OF_FREEDOM / rng.chisquare(DEGREES_OF_FREEDOM, n))[:, None]
     )
 
 
-def _log_t(z: Array) -> Array:
+def _log_density_t(z: Array) -> Array:
     """Its log density up to a constant, ``(n,)``."""
-    return np.asarray(-0.5 * (DEGREES + z.shape[1]) * np.log1p((z**2).sum(axis=1) / DEGREES))
+    return np.asarray(
+        -0.5 * (DEGREES_OF_FREEDOM + z.shape[1]) * np.log1p((z**2).sum(axis=1) / DEGREES_OF_FREEDOM)
+    )
 
 
-def _from_t(z: Array, rng: Any) -> tuple[Array, Array]:
+def _propose_from_t(z: Array, rng: Any) -> tuple[Array, Array]:
     """Proposals that do not depend on where a chain is, and what corrects for that."""
-    proposed = _t(rng, *z.shape)
-    return proposed, _log_t(z) - _log_t(proposed)
+    proposed = _draw_t(rng, *z.shape)
+    return proposed, _log_density_t(z) - _log_density_t(proposed)
 
 
 def split_r_hat(chains: Array) -> Array:
@@ -196,7 +202,7 @@ def split_r_hat(chains: Array) -> Array:
     return np.asarray(np.sqrt((half - 1) / half + between / within))
 
 
-def effective_draws(chains: Array) -> Array:
+def effective_sample_size(chains: Array) -> Array:
     """Effective number of independent draws of ``(chain, step, m)``, ``(m,)``: autocorrelations of all chains, summed in pairs
     while positive and falling (Geyer 1992, Stat. Sci. 7:473)."""
     n, steps, m = chains.shape

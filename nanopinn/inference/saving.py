@@ -20,9 +20,9 @@ from nanopinn.inference.typed import check_fields
 #: Raised with every change that older files do not survive.
 VERSION = 3
 #: Longest file, and longest header of one, bytes; a header takes twenty times its length while it is read.
-MOST_BYTES, MOST_HEADER = 2**31, 8 << 20
+MAX_FILE_BYTES, MAX_HEADER_BYTES = 2**31, 8 << 20
 #: Entries that tensors listed in few numbers may have together, beyond a hundred for each number that is there.
-_MOST_UNLISTED, _FOR_EACH = 2**26, 100
+_MAX_IMPLIED_ENTRIES, _IMPLIED_PER_STORED = 2**26, 100
 
 
 def to_bytes(value: Any, classes: Iterable[type]) -> bytes:
@@ -37,7 +37,7 @@ def to_bytes(value: Any, classes: Iterable[type]) -> bytes:
         TypeError: something in it is of another kind.
     """
     writer = _Writer(frozenset(classes))
-    content = json.dumps(writer.plain(value), allow_nan=False)
+    content = json.dumps(writer.to_json(value), allow_nan=False)
     digest = _digest(content, writer.arrays)
     return save(
         writer.arrays,
@@ -52,7 +52,7 @@ def from_bytes(content: bytes, classes: Iterable[type]) -> Any:
         ValueError: not such a file, spoiled, or of another version.
     """
     try:
-        if int.from_bytes(content[:8], "little") > MOST_HEADER:
+        if int.from_bytes(content[:8], "little") > MAX_HEADER_BYTES:
             raise ValueError("its header is too long")
         arrays = load(content)
         header = (
@@ -71,7 +71,7 @@ def from_bytes(content: bytes, classes: Iterable[type]) -> Any:
     try:
         whole = found["sha256"] == _digest(found["content"], arrays)
         value = (
-            _Reader({c.__name__: c for c in classes}, arrays).rebuilt(json.loads(found["content"]))
+            _Reader({c.__name__: c for c in classes}, arrays).decode(json.loads(found["content"]))
             if whole
             else None
         )
@@ -95,49 +95,52 @@ class _Writer:
         self.classes = classes
         self.arrays: dict[str, Tensor] = {}
 
-    def plain(self, value: Any) -> Any:
+    def to_json(self, value: Any) -> Any:
         """JSON of a value, its arrays put aside."""
         if isinstance(value, Tensor):
-            return {"tensor": self.kept(value.detach().cpu())}
+            return {"tensor": self.encode_tensor(value.detach().cpu())}
         if isinstance(value, np.ndarray):
             # strides that run backwards are no tensor's
-            return {"array": self.kept(torch.tensor(value.copy()))}
+            return {"array": self.encode_tensor(torch.tensor(value.copy()))}
         if type(value) in self.classes:
             saved = [f.name for f in dataclasses.fields(value) if f.metadata.get("saved", True)]
             return {
                 "class": type(value).__name__,
-                "fields": {n: self.plain(getattr(value, n)) for n in saved},
+                "fields": {n: self.to_json(getattr(value, n)) for n in saved},
             }
         if isinstance(value, tuple):
-            return {"tuple": [self.plain(v) for v in value]}
+            return {"tuple": [self.to_json(v) for v in value]}
         if isinstance(value, Mapping):
-            return {"mapping": [[self.plain(k), self.plain(v)] for k, v in value.items()]}
+            return {"mapping": [[self.to_json(k), self.to_json(v)] for k, v in value.items()]}
         if isinstance(value, np.generic):
-            return self.plain(value.item())
+            return self.to_json(value.item())
         if isinstance(value, float) and not math.isfinite(value):
             return {"float": repr(value)}
         if value is None or isinstance(value, str | int | float | bool):
             return value
         raise TypeError(f"{type(value).__name__} cannot be saved")
 
-    def kept(self, tensor: Tensor) -> Any:
+    def encode_tensor(self, tensor: Tensor) -> Any:
         """Where a tensor lies in the file: whole, or the few entries that differ from its usual one."""
         tensor = tensor.contiguous().clone()
-        usual = _usual(tensor)
-        if usual is None:
-            return {"at": self._put(tensor)}
+        fill_value = _fill_value(tensor)
+        if fill_value is None:
+            return {"at": self._store_array(tensor)}
         flat = tensor.reshape(-1)
-        where = torch.nonzero(~torch.isnan(flat) if math.isnan(usual) else flat)[:, 0]
-        kept = {"index": self._put(where.to(torch.int32)), "values": self._put(flat[where].clone())}
-        return {"shape": list(tensor.shape), "usual": self.plain(usual), **kept}
+        where = torch.nonzero(~torch.isnan(flat) if math.isnan(fill_value) else flat)[:, 0]
+        kept = {
+            "index": self._store_array(where.to(torch.int32)),
+            "values": self._store_array(flat[where].clone()),
+        }
+        return {"shape": list(tensor.shape), "usual": self.to_json(fill_value), **kept}
 
-    def _put(self, tensor: Tensor) -> str:
+    def _store_array(self, tensor: Tensor) -> str:
         name = str(len(self.arrays))
         self.arrays[name] = tensor
         return name
 
 
-def _usual(tensor: Tensor) -> float | None:
+def _fill_value(tensor: Tensor) -> float | None:
     """Zero or NaN, where so many entries are just that that the others are shorter listed."""
     if tensor.numel() < 1_000 or tensor.numel() >= 2**31:
         return None
@@ -153,9 +156,9 @@ def _usual(tensor: Tensor) -> float | None:
 
 class _Reader:
     def __init__(self, classes: Mapping[str, type], arrays: Mapping[str, Tensor]) -> None:
-        self.classes, self.arrays, self.unlisted = classes, arrays, 0
+        self.classes, self.arrays, self.implied_entries = classes, arrays, 0
 
-    def rebuilt(self, plain: Any) -> Any:
+    def decode(self, plain: Any) -> Any:
         if not isinstance(plain, dict):
             return plain
         if "tensor" in plain:
@@ -163,14 +166,14 @@ class _Reader:
         if "array" in plain:
             return self.tensor(plain["array"]).numpy()
         if "tuple" in plain:
-            return tuple(self.rebuilt(v) for v in plain["tuple"])
+            return tuple(self.decode(v) for v in plain["tuple"])
         if "mapping" in plain:
-            return {self.rebuilt(k): self.rebuilt(v) for k, v in plain["mapping"]}
+            return {self.decode(k): self.decode(v) for k, v in plain["mapping"]}
         if "float" in plain:
             return float(plain["float"])
         kind, given = (
             self.classes[plain["class"]],
-            {k: self.rebuilt(v) for k, v in plain["fields"].items()},
+            {k: self.decode(v) for k, v in plain["fields"].items()},
         )
         check_fields(kind, given, self.classes)
         return kind(**given)
@@ -179,14 +182,18 @@ class _Reader:
         if "at" in place:
             return self.arrays[place["at"]]
         values = self.arrays[place["values"]]
-        usual = self.rebuilt(place["usual"])
-        self.unlisted += max(0, math.prod(place["shape"]) - _FOR_EACH * values.numel())
-        if self.unlisted > _MOST_UNLISTED:
+        fill_value = self.decode(place["usual"])
+        self.implied_entries += max(
+            0, math.prod(place["shape"]) - _IMPLIED_PER_STORED * values.numel()
+        )
+        if self.implied_entries > _MAX_IMPLIED_ENTRIES:
             raise ValueError(
                 f"tensors of {place['shape']} and others would be made of a few numbers"
             )
         out = torch.full(
-            place["shape"], bool(usual) if values.dtype == torch.bool else usual, dtype=values.dtype
+            place["shape"],
+            bool(fill_value) if values.dtype == torch.bool else fill_value,
+            dtype=values.dtype,
         )
         out.reshape(-1)[self.arrays[place["index"]].long()] = values
         return out

@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Series:
+class TimeSeries:
     """Measured numbers ``weights y(t) + noise``.
 
     Attributes:
@@ -30,17 +30,17 @@ class Series:
     name: str
     times: Array
     measured: Array
-    seen: NDArray[np.int64] | Array
+    observed_states: NDArray[np.int64] | Array
     noise_sd: float | Array | None
 
     def __post_init__(self) -> None:
-        self._refuse_times()
-        if self.measured.shape != (len(self.times), len(self.seen)):
+        self._validate_times()
+        if self.measured.shape != (len(self.times), len(self.observed_states)):
             raise InputError(
                 "numbers do not match their times and states",
                 field=self.name,
                 found=f"shape {self.measured.shape}",
-                expected=f"({len(self.times)}, {len(self.seen)}): a row per time, a column per state seen",
+                expected=f"({len(self.times)}, {len(self.observed_states)}): a row per time, a column per state seen",
             )
         if np.isinf(self.measured).any() or not np.isfinite(self.measured).any():
             raise InputError(
@@ -60,7 +60,7 @@ class Series:
                 remedy="Give its standard deviation, or None to have it estimated.",
             )
 
-    def _refuse_times(self) -> None:
+    def _validate_times(self) -> None:
         if (
             self.times.ndim != 1
             or not np.isfinite(self.times).all()
@@ -77,7 +77,7 @@ class Series:
         *,
         state: int = 0,
         noise_sd: float | Array | None = None,
-    ) -> Series:
+    ) -> TimeSeries:
         """One number per time, ``(n,)``: a single state."""
         sd = (
             noise_sd
@@ -93,23 +93,23 @@ class Series:
         )
 
     @property
-    def known(self) -> NDArray[np.bool_]:
+    def is_measured(self) -> NDArray[np.bool_]:
         """Where something was measured, ``(n, k)``."""
         return np.isfinite(self.measured)
 
     @property
     def count(self) -> int:
         """Numbers measured."""
-        return int(self.known.sum())
+        return int(self.is_measured.sum())
 
-    def of_states(self, states: Array) -> Array:
+    def predict_from_states(self, states: Array) -> Array:
         """What would be measured of states ``(n, states, ...)``: ``(n, k, ...)``."""
-        if self.seen.ndim == 1:
-            return np.asarray(states[:, self.seen])
-        return np.einsum("ks,ns...->nk...", self.seen, states)
+        if self.observed_states.ndim == 1:
+            return np.asarray(states[:, self.observed_states])
+        return np.einsum("ks,ns...->nk...", self.observed_states, states)
 
-    def whitened(self, states: Array, sd: float | Array) -> Array:
+    def whiten_states(self, states: Array, sd: float | Array) -> Array:
         """What would be measured, over its noise, where something was: ``(count, ...)``."""
         over = np.broadcast_to(np.asarray(sd, dtype=np.float64), self.measured.shape)
-        seen = self.of_states(states)
-        return seen[self.known] / over[self.known].reshape(-1, *(1,) * (seen.ndim - 2))
+        seen = self.predict_from_states(states)
+        return seen[self.is_measured] / over[self.is_measured].reshape(-1, *(1,) * (seen.ndim - 2))

@@ -25,19 +25,19 @@ class SharedError:
     """
 
     effect: Tensor
-    at: Tensor
+    reference: Tensor
 
-    def best(self, residual: Tensor) -> Tensor:
+    def conditional_estimate(self, residual: Tensor) -> Tensor:
         """The errors ``b`` that a residual ``(n,)`` asks for, ``(k,)``."""
-        return self._best(residual - self.effect @ self.at)
+        return self._conditional_shift(residual - self.effect @ self.reference)
 
     def eliminate(self, residual: Tensor) -> Tensor:
         """A residual ``(n,)`` with the errors eliminated, ``(n + k,)``: its square is the misfit."""
-        return self.eliminate_tangents(residual - self.effect @ self.at)
+        return self.eliminate_tangents(residual - self.effect @ self.reference)
 
     def eliminate_tangents(self, tangents: Tensor) -> Tensor:
         """Derivatives ``(m, n)`` of a residual, of the eliminated one: ``(m, n + k)``."""
-        b = self._best(tangents)
+        b = self._conditional_shift(tangents)
         return torch.cat([tangents + b @ self.effect.T, b], dim=-1)
 
     @property
@@ -50,7 +50,7 @@ class SharedError:
         E = self.effect
         return torch.eye(E.shape[1], dtype=E.dtype, device=E.device) + E.T @ E
 
-    def _best(self, values: Tensor) -> Tensor:
+    def _conditional_shift(self, values: Tensor) -> Tensor:
         return -torch.linalg.solve(self._precision, (values @ self.effect).unsqueeze(-1)).squeeze(
             -1
         )
@@ -80,14 +80,14 @@ class SystematicErrors:
 
     @cached_property
     def contrast(self) -> SharedError:
-        effect = _joined(self.model_on_contrast, self.grid_on_contrast)
+        effect = _concatenate_effects(self.model_on_contrast, self.grid_on_contrast)
         at = effect.new_zeros(effect.shape[1])
         at[effect.shape[1] - self.grid_on_contrast.shape[1] :] = -1.0
         return SharedError(effect, at)
 
     @cached_property
     def drug(self) -> SharedError:
-        effect = _joined(
+        effect = _concatenate_effects(
             self.pH_on_drug, self.closure_on_drug, self.model_on_drug, self.grid_on_drug
         )
         at = effect.new_zeros(effect.shape[1])
@@ -106,7 +106,7 @@ class SystematicErrors:
         )
         at = slice(before, before + model.shape[1])
         error: SharedError = getattr(self, block)
-        return error.best(residual)[at], error.covariance[at, at]
+        return error.conditional_estimate(residual)[at], error.covariance[at, at]
 
     def without_model(self) -> SystematicErrors:
         """The same with equations that are trusted."""
@@ -121,5 +121,5 @@ class SystematicErrors:
         )
 
 
-def _joined(*effects: Tensor | None) -> Tensor:
+def _concatenate_effects(*effects: Tensor | None) -> Tensor:
     return torch.cat([e for e in effects if e is not None], dim=1)

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.inference.contract import Prediction, Problem
-from nanopinn.inference.series import Series
-from nanopinn.solvers.systems import Accuracy, Solution, System, integrate
+from nanopinn.inference.series import TimeSeries
+from nanopinn.solvers.systems import ErrorTolerance, OdeSolution, OdeSystem, integrate_ode
 
 Array = NDArray[np.float64]
 Scalars = Mapping[str, Tensor]
 
 #: A noise that is estimated is never below this share of the largest number: models are not exact beyond.
-LEAST_NOISE = 1e-6
+MIN_RELATIVE_NOISE = 1e-6
 #: An estimated noise is kept while it changes by less.
-NOISE_NEAR = 0.02
+NOISE_TOLERANCE = 0.02
 
 
 class SystemSolver:
@@ -30,13 +30,13 @@ class SystemSolver:
     def __init__(self, tolerance: float) -> None:
         self.tolerance = tolerance
 
-    def solve(self, problem: SystemProblem, theta: Array, *, tangents: bool) -> Solution:
+    def solve(self, problem: SystemProblem, theta: Array, *, tangents: bool) -> OdeSolution:
         """States at every time of any series."""
         th = problem.tensor(theta)
         y0, d_y0 = problem.start_values(th)
-        system = System(problem.rate_at, th, len(y0), problem.band)
-        accuracy = Accuracy(self.tolerance, problem.sizes)
-        return integrate(
+        system = OdeSystem(problem.rate_at, th, len(y0), problem.band)
+        accuracy = ErrorTolerance(self.tolerance, problem.sizes)
+        return integrate_ode(
             system,
             problem.start,
             y0,
@@ -49,7 +49,7 @@ class SystemSolver:
 
 
 @dataclass(frozen=True)
-class SystemProblem(Problem[SystemSolver, Solution]):
+class SystemProblem(Problem[SystemSolver, OdeSolution]):
     """Unknowns of ``dy/dt = rate(t, y, scalars)``, from numbers linear in ``y``.
 
     An equation on a line is such a system once its cells are the states: ``y[fields * cell + field]``.
@@ -71,7 +71,7 @@ class SystemProblem(Problem[SystemSolver, Solution]):
         size: of the states, one number or ``(states,)``; what is far smaller need not be accurate. The largest of each initial
             field if None.
         tolerance: relative error of a time step.
-        noise: sd of every series, as :meth:`linearised_at` found it; None before.
+        noise: sd of every series, as :meth:`update_linearisation` found it; None before.
 
     Raises:
         InputError: a series before the start, a rate that is not of the states' shape or not finite, states all of size zero, a line
@@ -80,7 +80,7 @@ class SystemProblem(Problem[SystemSolver, Solution]):
 
     rate: Callable[[Tensor, Tensor, Scalars], Tensor]
     initial: Callable[[Scalars], Tensor]
-    series: tuple[Series, ...]
+    series: tuple[TimeSeries, ...]
     start: float = 0.0
     events: tuple[float, ...] = ()
     positions: Array | None = None
@@ -103,9 +103,9 @@ class SystemProblem(Problem[SystemSolver, Solution]):
                     expected=f"{self.start:g} s or later",
                     remedy="Give an earlier start, or leave these times out.",
                 )
-        self._refuse_rate()
+        self._validate_rate()
 
-    def _refuse_rate(self) -> None:
+    def _validate_rate(self) -> None:
         """One evaluation tells most mistakes."""
         theta = self.tensor(self.unknowns.prior_mean)
         y = self.initial(self.unknowns.scalars(theta)).to(torch.float64)
@@ -122,8 +122,12 @@ class SystemProblem(Problem[SystemSolver, Solution]):
                 expected=f"{tuple(y.shape)} torch.float64, finite at the start",
             )
         for s in self.series:
-            seen = s.seen.shape[1] if s.seen.ndim == 2 else int(s.seen.max()) + 1
-            if seen > len(y) or (s.seen.ndim == 2 and seen != len(y)):
+            seen = (
+                s.observed_states.shape[1]
+                if s.observed_states.ndim == 2
+                else int(s.observed_states.max()) + 1
+            )
+            if seen > len(y) or (s.observed_states.ndim == 2 and seen != len(y)):
                 raise InputError(
                     "a series sees states that there are not",
                     field=s.name,
@@ -136,9 +140,9 @@ class SystemProblem(Problem[SystemSolver, Solution]):
                 field="size",
                 remedy="Give the size that each state, or all of them, will reach.",
             )
-        self._refuse_band(y, theta)
+        self._validate_band(y, theta)
 
-    def _refuse_band(self, y: Tensor, theta: Tensor) -> None:
+    def _validate_band(self, y: Tensor, theta: Tensor) -> None:
         if self.positions is None:
             return
         if len(y) % len(self.positions):
@@ -148,7 +152,7 @@ class SystemProblem(Problem[SystemSolver, Solution]):
                 found=len(self.positions),
                 expected=f"a divisor of {len(y)}",
             )
-        system = System(self.rate_at, theta, len(y), self.band)
+        system = OdeSystem(self.rate_at, theta, len(y), self.band)
         at = y.numpy() + self.sizes * (1 + np.arange(len(y)) % 7) / 10
         anywhere = np.cos(np.arange(len(y)) ** 2.0)[:, None]
         banded = system.times(system.derivatives(self.start, at, by_theta=False)[0], anywhere)[:, 0]
@@ -222,50 +226,52 @@ class SystemProblem(Problem[SystemSolver, Solution]):
         """An implicit solver of the states."""
         return before or SystemSolver(self.tolerance)
 
-    def solve(self, theta: Array, solver: SystemSolver, *, tangents: bool = False) -> Solution:
+    def solve(self, theta: Array, solver: SystemSolver, *, tangents: bool = False) -> OdeSolution:
         return solver.solve(self, theta, tangents=tangents)
 
-    def linearised_at(self, theta: Array, here: Solution) -> SystemProblem:
+    def update_linearisation(self, theta: Array, here: OdeSolution) -> SystemProblem:
         """The problem with the noise of series that came without one, as the misfit there says."""
         return (
-            self if all(s.noise_sd is not None for s in self.series) else self.with_noise_of(here)
+            self
+            if all(s.noise_sd is not None for s in self.series)
+            else self.with_noise_from_residual(here)
         )
 
-    def with_noise_of(self, solution: Solution) -> SystemProblem:
+    def with_noise_from_residual(self, solution: OdeSolution) -> SystemProblem:
         """The problem with noise as the misfit of a solution says."""
         # each unknown takes one number's worth of misfit away
         share = max(1 - len(self.unknowns) / self.observations, 1 / self.observations)
         found = []
         for s in self.series:
-            left = (s.of_states(self._at(s, solution.states)) - s.measured)[s.known]
-            least = LEAST_NOISE * float(np.nanmax(np.abs(s.measured)))
+            left = (s.predict_from_states(self._at(s, solution.states)) - s.measured)[s.is_measured]
+            least = MIN_RELATIVE_NOISE * float(np.nanmax(np.abs(s.measured)))
             found.append(max(float(np.sqrt(np.mean(left**2) / share)), least))
-        if self.noise is not None and np.allclose(found, self.noise, rtol=NOISE_NEAR, atol=0):
+        if self.noise is not None and np.allclose(found, self.noise, rtol=NOISE_TOLERANCE, atol=0):
             return self
         return replace(self, noise=tuple(found))
 
-    def noise_of(self, index: int) -> float | Array:
+    def noise_sd_of(self, index: int) -> float | Array:
         """Noise of a series, given or estimated.
 
         Raises:
-            ValueError: it was not given, and :meth:`linearised_at` has not yet found it.
+            ValueError: it was not given, and :meth:`update_linearisation` has not yet found it.
         """
         given = self.series[index].noise_sd
         if given is None and self.noise is None:
             raise ValueError("the noise has not been estimated yet")
         return given if given is not None else self.noise[index]  # type: ignore[index]
 
-    def compare(self, solution: Solution) -> Prediction[Solution]:
+    def compare(self, solution: OdeSolution) -> Prediction[OdeSolution]:
         """States at :attr:`times` against every series."""
         residuals, jacobians = [], []
         for i, s in enumerate(self.series):
-            sd = self.noise_of(i)
-            measured = (s.measured / np.broadcast_to(sd, s.measured.shape))[s.known]
-            residuals.append(s.whitened(self._at(s, solution.states), sd) - measured)
+            sd = self.noise_sd_of(i)
+            measured = (s.measured / np.broadcast_to(sd, s.measured.shape))[s.is_measured]
+            residuals.append(s.whiten_states(self._at(s, solution.states), sd) - measured)
             if solution.tangents is not None:
-                jacobians.append(s.whitened(self._at(s, solution.tangents), sd))
+                jacobians.append(s.whiten_states(self._at(s, solution.tangents), sd))
         jacobian = torch.from_numpy(np.concatenate(jacobians)) if jacobians else None
         return Prediction(solution, torch.from_numpy(np.concatenate(residuals)), jacobian)
 
-    def _at(self, series: Series, states: Array) -> Array:
+    def _at(self, series: TimeSeries, states: Array) -> Array:
         return states[np.searchsorted(self.times, series.times)]

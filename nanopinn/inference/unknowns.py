@@ -103,7 +103,7 @@ class Unknown:
 
 
 # name, label, customary unit, customary per SI, table row whose prior holds
-_SPINE = (
+_SCALAR_ROWS = (
     ("l", "flow length scale l", "mm", 1e3, "l_t"),
     ("q", "wall filtration rate Lp S/V p_e", "1/h", 3600.0, "LpSV_t"),
     ("PS_l", "liposome permeability PS_l", "1/h", 3600.0, "PS_l"),
@@ -120,11 +120,11 @@ _SPINE = (
 DRUG_ONLY = frozenset({"PS_l", "leak_l", "f_l", "krel_ref", "pK_rel", "k_on_DNA"})
 
 
-def spine_unknowns() -> tuple[Unknown, ...]:
+def scalar_unknowns() -> tuple[Unknown, ...]:
     """The scalars of a fit; p_e is among them although no image can move it: its prior is shown."""
     defaults = default_scalars()
     unknowns = []
-    for name, label, unit, factor, row in _SPINE:
+    for name, label, unit, factor, row in _SCALAR_ROWS:
         assert name in SCALARS
         prior = PARAMETERS[row].prior
         assert prior is not None, f"{row} has no prior in the table"

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.napari_plugin.geometry import placed, spacing_mm
-from nanopinn.napari_plugin.layers import LayerData, limits, map_layer, stack_layer
+from nanopinn.napari_plugin.geometry import layer_transform, spacing_mm
+from nanopinn.napari_plugin.layers import LayerData, contrast_limits, map_layer, stack_layer
 
 #: What can be shown of the arms, where it lies in an arm's folder, and words for it; the first is shown first.
 QUANTITIES = {
@@ -34,7 +34,7 @@ def is_comparison(folder: Path) -> bool:
     return (folder / "comparison.json").is_file()
 
 
-def parts_of_arms(folder: Path) -> list[Callable[[], LayerData]]:
+def comparison_layer_readers(folder: Path) -> list[Callable[[], LayerData]]:
     """What reads each layer of a comparison, quantity by quantity, the first one on top."""
     arms = list(json.loads((folder / "comparison.json").read_text(encoding="utf-8"))["arms"])
     found: list[Callable[[], LayerData]] = []
@@ -86,7 +86,9 @@ def _layer(
     ]
     whole = quantity.startswith("maps/lethal")
     looks["contrast_limits"] = (
-        (0.0, 1.0) if whole else limits(np.concatenate([v.ravel() for v in everything]), True)
+        (0.0, 1.0)
+        if whole
+        else contrast_limits(np.concatenate([v.ravel() for v in everything]), True)
     )
     looks["translate"] = (
         *looks["translate"][:-1],
@@ -101,7 +103,7 @@ def _width(shape: tuple[int, ...], affine: NDArray[Any]) -> float:
 
 
 @dataclass(frozen=True)
-class Groups:
+class ClusterCurves:
     """Penetration curves of the groups of voxels of a comparison.
 
     Attributes:
@@ -110,12 +112,12 @@ class Groups:
     """
 
     affine: NDArray[np.float64]
-    number: NDArray[np.int64]
+    labels: NDArray[np.int64]
     distance_um: NDArray[np.float64]
     curves: dict[str, NDArray[np.float64]]
 
     @classmethod
-    def of(cls, folder: Path) -> Groups:
+    def of(cls, folder: Path) -> ClusterCurves:
         """Of a comparison's folder.
 
         Raises:
@@ -135,15 +137,15 @@ class Groups:
         curves = {arm: table[:, :, 2 + 3 * i : 5 + 3 * i] for i, arm in enumerate(arms)}
         return cls(affine, values.round().astype(np.int64), table[0, :, 1], curves)
 
-    def at(self, position: Any) -> tuple[int, int, int] | None:
+    def voxel_at(self, position: Any) -> tuple[int, int, int] | None:
         """Voxel at a position in the world, in whichever arm's picture; None beside the tumour."""
-        place = placed(self.affine)
+        place = layer_transform(self.affine)
         z, y, x = (np.asarray(position, dtype=float)[-3:] - place["translate"]) / np.asarray(
             place["scale"]
         )
         if not np.isfinite([x, y, z]).all():
             return None
-        x = (x + 0.5) % (STEP * self.number.shape[0]) - 0.5
+        x = (x + 0.5) % (STEP * self.labels.shape[0]) - 0.5
         voxel = int(np.round(x)), int(np.round(y)), int(np.round(z))
-        inside = all(0 <= i < n for i, n in zip(voxel, self.number.shape, strict=True))
-        return voxel if inside and self.number[voxel] >= 0 else None
+        inside = all(0 <= i < n for i, n in zip(voxel, self.labels.shape, strict=True))
+        return voxel if inside and self.labels[voxel] >= 0 else None

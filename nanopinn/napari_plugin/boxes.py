@@ -19,8 +19,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from nanopinn.napari_plugin.checks import Verdict
-from nanopinn.napari_plugin.sources import Source, known_of
+from nanopinn.napari_plugin.checks import InputCheck
+from nanopinn.napari_plugin.sources import Source, plugin_metadata
 
 if TYPE_CHECKING:
     import napari
@@ -29,12 +29,12 @@ _FILES = "NIfTI (*.nii *.nii.gz);;All files (*)"
 _FROM_DISK = "File..."
 
 
-def volumes_of(viewer: napari.Viewer) -> list[Any]:
+def selectable_layers(viewer: napari.Viewer) -> list[Any]:
     """Layers that may be chosen: images and labels that are no results of ours."""
     return [
         x
         for x in viewer.layers
-        if x._type_string in ("image", "labels") and "folder" not in known_of(x)
+        if x._type_string in ("image", "labels") and "folder" not in plugin_metadata(x)
     ]
 
 
@@ -43,11 +43,11 @@ class SourceBox(QComboBox):
 
     changed = Signal()
 
-    def __init__(self, viewer: napari.Viewer, nothing: str, *roles: str) -> None:
+    def __init__(self, viewer: napari.Viewer, empty_label: str, *roles: str) -> None:
         super().__init__()
-        self.viewer, self.nothing, self.roles = viewer, nothing, roles
+        self.viewer, self.empty_label, self.roles = viewer, empty_label, roles
         self.files: list[Path] = []
-        self.settled = False  # the user has chosen, so a guess no longer replaces it
+        self.user_chose = False  # the user has chosen, so a guess no longer replaces it
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.activated.connect(self._chosen)
         self.refresh()
@@ -60,23 +60,23 @@ class SourceBox(QComboBox):
     def refresh(self) -> None:
         """List what is open now; a choice stays as long as it is there, and an input that plays this part is taken by itself."""
         before = self.source()
-        options = [Source(layer) for layer in volumes_of(self.viewer)] + [
+        options = [Source(layer) for layer in selectable_layers(self.viewer)] + [
             Source(file=f) for f in self.files
         ]
         self.blockSignals(True)
         self.clear()
-        self.addItem(self.nothing, None)
+        self.addItem(self.empty_label, None)
         for option in options:
             self.addItem(option.name, option)
         self.addItem(_FROM_DISK, _FROM_DISK)
         kept = before if before in options else None
-        if kept is None and not self.settled:
+        if kept is None and not self.user_chose:
             kept = next(
                 (
                     o
                     for role in self.roles
                     for o in options
-                    if known_of(o.layer).get("role") == role
+                    if plugin_metadata(o.layer).get("role") == role
                 ),
                 None,
             )
@@ -88,14 +88,14 @@ class SourceBox(QComboBox):
         """Choose as the user would."""
         if source is not None and source.file is not None and source.file not in self.files:
             self.files.append(source.file)
-        self.settled = True
+        self.user_chose = True
         self.refresh()
         index = next((i for i in range(self.count()) if self.itemData(i) == source), 0)
         self.setCurrentIndex(index)
         self.changed.emit()
 
     def _chosen(self, index: int) -> None:
-        self.settled = True
+        self.user_chose = True
         if self.itemData(index) != _FROM_DISK:
             self.changed.emit()
             return
@@ -141,12 +141,15 @@ class SourceList(QWidget):
         self.list.blockSignals(True)
         self.list.clear()
         open_now = [
-            Source(x) for x in volumes_of(self.viewer) if x._type_string == "image" and x.ndim == 3
+            Source(x)
+            for x in selectable_layers(self.viewer)
+            if x._type_string == "image" and x.ndim == 3
         ]
         for source in (
-            sorted(open_now, key=lambda s: known_of(s.layer).get("role") != self.role) + files
+            sorted(open_now, key=lambda s: plugin_metadata(s.layer).get("role") != self.role)
+            + files
         ):
-            fits = source.file is not None or known_of(source.layer).get("role") == self.role
+            fits = source.file is not None or plugin_metadata(source.layer).get("role") == self.role
             self._append(
                 source,
                 checked.get(source, Qt.CheckState.Checked if fits else Qt.CheckState.Unchecked),
@@ -172,7 +175,7 @@ class SourceList(QWidget):
         self.add_files([Path(n) for n in names])
 
 
-class Words(QLabel):
+class MessageLabel(QLabel):
     """A line of words below a field: quiet when all is well, amber when something is missing."""
 
     def __init__(self) -> None:
@@ -180,12 +183,12 @@ class Words(QLabel):
         self.setWordWrap(True)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
 
-    def show_verdict(self, verdict: Verdict) -> None:
-        self.setText(verdict.words)
+    def show_check(self, verdict: InputCheck) -> None:
+        self.setText(verdict.message)
         self.setStyleSheet(
-            "font-size: 11px; color: %s;" % ("#9aa4b0" if verdict.good else "#ffb74d")
+            "font-size: 11px; color: %s;" % ("#9aa4b0" if verdict.usable else "#ffb74d")
         )
-        self.setVisible(bool(verdict.words))
+        self.setVisible(bool(verdict.message))
 
     def showEvent(self, event: QShowEvent) -> None:  # Qt's own name
         super().showEvent(event)

@@ -11,9 +11,9 @@ from qtpy.QtCore import QPointF, QRectF, Qt
 from qtpy.QtGui import QColor, QFont, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from nanopinn.napari_plugin.ticks import decades, log_ticks, nice_ticks, padded
+from nanopinn.napari_plugin.ticks import decades, log_ticks, nice_ticks, padded_range
 
-BACK, INK, FAINT = "#262930", "#d0d4da", "#5a626c"
+BACK, INK, MUTED_COLOUR = "#262930", "#d0d4da", "#5a626c"
 COLOURS = (
     "#4fc3f7",
     "#ffb74d",
@@ -68,18 +68,18 @@ class Chart(QWidget):
         y: str,
         *,
         legend: int = 0,
-        whole_steps: bool = False,
+        integer_ticks: bool = False,
         log: bool = False,
     ) -> None:
         """Make an empty chart.
 
         Args:
             legend: width kept for a legend at the right, pixels; 0: it stands inside.
-            whole_steps: the horizontal axis counts. log: the vertical axis is logarithmic where values span enough.
+            integer_ticks: the horizontal axis counts. log: the vertical axis is logarithmic where values span enough.
         """
         super().__init__()
-        self.title, self.across, self.up = title, x, y
-        self.room, self.whole_steps, self.may_be_log = legend, whole_steps, log
+        self.title, self.x_label, self.y_label = title, x, y
+        self.legend_width, self.integer_ticks, self.allow_log = legend, integer_ticks, log
         self.lines: list[Line] = []
         self.range: tuple[float, float] | None = None
         self.setMinimumHeight(90)
@@ -95,7 +95,9 @@ class Chart(QWidget):
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.fillRect(self.rect(), QColor(BACK))
         painter.setFont(_font(8))
-        box = QRectF(48, 20, max(self.width() - 58 - self.room, 10), max(self.height() - 52, 10))
+        box = QRectF(
+            48, 20, max(self.width() - 58 - self.legend_width, 10), max(self.height() - 52, 10)
+        )
         axes = _Axes(self, box)
         axes.frame(painter)
         painter.setClipRect(box.adjusted(-2, -2, 2, 2))
@@ -108,8 +110,8 @@ class Chart(QWidget):
     def _legend(self, painter: QPainter, box: QRectF) -> None:
         shown = [x for x in self.lines if x.label]
         height = 12.0
-        left = box.right() + 8 if self.room else box.right() - 70
-        top = box.top() if self.room else box.bottom() - height * len(shown) - 3
+        left = box.right() + 8 if self.legend_width else box.right() - 70
+        top = box.top() if self.legend_width else box.bottom() - height * len(shown) - 3
         for i, line in enumerate(shown):
             middle = top + (i + 0.5) * height
             painter.setPen(QPen(QColor(line.colour), 2))
@@ -132,11 +134,11 @@ class _Axes:
             if math.isfinite(y)
         ]
         ys = [v for line in chart.lines for v in line.y if math.isfinite(v)]
-        self.log = chart.may_be_log and decades(ys) > 1.5 and min(ys) > 0
-        self.x = chart.range or padded(xs)
-        self.y = padded([math.log10(v) for v in ys] if self.log else ys)
+        self.log = chart.allow_log and decades(ys) > 1.5 and min(ys) > 0
+        self.x = chart.range or padded_range(xs)
+        self.y = padded_range([math.log10(v) for v in ys] if self.log else ys)
 
-    def at(self, x: float, y: float) -> QPointF:
+    def to_pixel(self, x: float, y: float) -> QPointF:
         y = math.log10(y) if self.log else y
         across, up = (
             (x - self.x[0]) / (self.x[1] - self.x[0]),
@@ -147,7 +149,7 @@ class _Axes:
         )
 
     def frame(self, painter: QPainter) -> None:
-        painter.setPen(QPen(QColor(FAINT), 1))
+        painter.setPen(QPen(QColor(MUTED_COLOUR), 1))
         painter.drawRect(self.box)
         painter.setPen(QColor(INK))
         centre = Qt.AlignmentFlag.AlignCenter
@@ -155,11 +157,11 @@ class _Axes:
         painter.drawText(
             QRectF(self.box.left(), self.box.bottom() + 15, self.box.width(), 14),
             centre,
-            self.chart.across,
+            self.chart.x_label,
         )
-        painter.drawText(QRectF(2, 2, self.box.left() - 6, 16), centre, self.chart.up)
-        for v in self.ticks_up():
-            y = self.at(self.x[0], v).y()
+        painter.drawText(QRectF(2, 2, self.box.left() - 6, 16), centre, self.chart.y_label)
+        for v in self.y_ticks():
+            y = self.to_pixel(self.x[0], v).y()
             painter.drawLine(QPointF(self.box.left() - 3, y), QPointF(self.box.left(), y))
             side = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
             painter.drawText(
@@ -167,30 +169,30 @@ class _Axes:
                 side,
                 f"{v:.4g}" if 1e-3 <= abs(v) < 1e5 or v == 0 else f"{v:.0e}",
             )
-        for v in self.ticks_across():
-            x = self.at(v, 10 ** self.y[0] if self.log else self.y[0]).x()
+        for v in self.x_ticks():
+            x = self.to_pixel(v, 10 ** self.y[0] if self.log else self.y[0]).x()
             painter.drawLine(QPointF(x, self.box.bottom()), QPointF(x, self.box.bottom() + 3))
             painter.drawText(QRectF(x - 25, self.box.bottom() + 3, 50, 12), centre, f"{v:.4g}")
 
-    def ticks_up(self) -> list[float]:
+    def y_ticks(self) -> list[float]:
         if self.log:
             return log_ticks(10 ** self.y[0], 10 ** self.y[1])
         return nice_ticks(*self.y, about=max(2, int(self.box.height() / 30)))
 
-    def ticks_across(self) -> list[float]:
+    def x_ticks(self) -> list[float]:
         found = nice_ticks(*self.x, about=max(2, int(self.box.width() / 55)))
-        return [v for v in found if v == round(v)] if self.chart.whole_steps else found
+        return [v for v in found if v == round(v)] if self.chart.integer_ticks else found
 
     def draw(self, painter: QPainter, line: Line) -> None:
         points = [
-            self.at(x, y)
+            self.to_pixel(x, y)
             for x, y in zip(line.x, line.y, strict=True)
             if math.isfinite(y) and not (self.log and y <= 0)
         ]
         painter.setPen(QPen(QColor(line.colour), 0.7 if line.thin else 1.6))
         if not line.dots:
             painter.drawPolyline(QPolygonF(points))
-        if line.dots or (self.chart.whole_steps and len(points) < 40):
+        if line.dots or (self.chart.integer_ticks and len(points) < 40):
             painter.setBrush(QColor(line.colour))
             for p in points:
                 painter.drawEllipse(p, 1.6, 1.6)

@@ -26,22 +26,22 @@ _OVERRIDES = {
 }
 
 
-def command_line(request: Mapping[str, Any], out: str) -> str:
+def format_command_line(request: Mapping[str, Any], out: str) -> str:
     """``nanopinn fit ...``, ``maps ...`` or ``simulate ...`` of a request to the worker, quoted for a shell."""
     if request["kind"] == "arms":
         return shlex.join([*_simulate(request), "--out", out])
     words = ["nanopinn", request["kind"]]
     for field, option in _OPTIONS.items():
-        words += _given(option, request["inputs"].get(field))
+        words += _format_option(option, request["inputs"].get(field))
     for key, value in request["inputs"].get("overrides", {}).items():
         words += [_OVERRIDES[key], repr(value)]
     settings = request.get("settings", {"device": request.get("device", "auto")})
     for name, value in settings.items():
-        words += _given(f"--{name.replace('_', '-')}", value)
+        words += _format_option(f"--{name.replace('_', '-')}", value)
     return shlex.join([*words, "--out", out])
 
 
-def _given(option: str, value: Any) -> list[str]:
+def _format_option(option: str, value: Any) -> list[str]:
     if value is None or value is False or value == []:
         return []
     if value is True:

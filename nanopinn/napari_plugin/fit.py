@@ -9,7 +9,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from nanopinn.napari_plugin.parameters import ParameterTable
-from nanopinn.napari_plugin.running import RunBar, Traces
+from nanopinn.napari_plugin.running import RunBar, ConvergencePlots
 
 _CHOICES = {
     "engine": {"auto": "pinn, polished by fv", "pinn": "pinn", "fv": "fv"},
@@ -21,7 +21,7 @@ _CHOICES = {
 class FitTab(QWidget):
     """From the button to the answer."""
 
-    wanted = Signal(dict)
+    requested = Signal(dict)
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,16 +37,16 @@ class FitTab(QWidget):
             grid.addWidget(said, 0, column)
             grid.addWidget(self.boxes[name], 1, column)
         self.button = QPushButton("Run &fit")
-        self.button.clicked.connect(lambda: self.wanted.emit(self.settings()))
-        self.bar, self.traces = RunBar(), Traces()
-        self.banner, self.said, self.table = QLabel(""), QLabel(""), ParameterTable()
-        for label in (self.banner, self.said):
+        self.button.clicked.connect(lambda: self.requested.emit(self.settings()))
+        self.bar, self.traces = RunBar(), ConvergencePlots()
+        self.banner, self.message_label, self.table = QLabel(""), QLabel(""), ParameterTable()
+        for label in (self.banner, self.message_label):
             label.setWordWrap(True)
-        self.said.setStyleSheet("font-size: 11px;")
+        self.message_label.setStyleSheet("font-size: 11px;")
         self.banner.hide()
         whole = QVBoxLayout(self)
         whole.addLayout(grid)
-        for w in (self.button, self.bar, self.traces, self.banner, self.said):
+        for w in (self.button, self.bar, self.traces, self.banner, self.message_label):
             whole.addWidget(w)
         whole.addWidget(self.table, 1)
         self.table.setMinimumHeight(200)
@@ -87,5 +87,5 @@ class FitTab(QWidget):
             if carried
             else "The images informed all."
         )
-        self.said.setText(f"Grey bars: prior; blue: posterior. {said}")
-        self.table.take(result.scalars)
+        self.message_label.setText(f"Grey bars: prior; blue: posterior. {said}")
+        self.table.show_parameters(result.scalars)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nanopinn.imaging.maps import ImagingMaps
     from nanopinn.progress import Progress
 
-Say = Callable[[dict[str, Any]], None]
+SendMessage = Callable[[dict[str, Any]], None]
 
 
 def main() -> None:
@@ -27,37 +27,37 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not stand among the answers
 
-    def say(message: dict[str, Any]) -> None:
+    def send(message: dict[str, Any]) -> None:
         out.write(json.dumps(message) + "\n")
 
     import nanopinn.workflows.fit
     import nanopinn.workflows.maps  # noqa: F401
 
-    say({"ready": True})
+    send({"ready": True})
     line = sys.stdin.readline()
     if line:
-        answer(json.loads(line), say)
+        handle_request(json.loads(line), send)
 
 
-def answer(request: dict[str, Any], say: Say) -> None:
+def handle_request(request: dict[str, Any], send: SendMessage) -> None:
     """Do what is asked; whatever goes wrong is said in words."""
     from nanopinn.errors import NanopinnError
 
     try:
-        say({"done": KINDS[request["kind"]](request, _progress(say))})
+        send({"done": REQUEST_HANDLERS[request["kind"]](request, _progress(send))})
     except NanopinnError as error:
-        say({"failed": str(error)})
+        send({"failed": str(error)})
     except OSError as error:
-        say({"failed": f"A file cannot be read or written: {error.strerror or error}."})
+        send({"failed": f"A file cannot be read or written: {error.strerror or error}."})
     except MemoryError:
-        say({"failed": "There is not enough memory for this study."})
+        send({"failed": "There is not enough memory for this study."})
     except Exception as error:  # a bug of ours, told as the command line tells it
-        say({"failed": f"Internal error: {type(error).__name__}: {error}. Please report it."})
+        send({"failed": f"Internal error: {type(error).__name__}: {error}. Please report it."})
 
 
-def _progress(say: Say) -> Progress:
+def _progress(send: SendMessage) -> Progress:
     def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
-        say(
+        send(
             {
                 "stage": stage,
                 "fraction": fraction,
@@ -68,7 +68,7 @@ def _progress(say: Say) -> Progress:
     return show
 
 
-def maps(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def run_maps_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """The imaging alone: its folder, and the curves of its voxels."""
     from nanopinn.imaging.inputs import ImagingInputs
     from nanopinn.report.imaging import write_imaging
@@ -78,7 +78,7 @@ def maps(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     imaging = run_maps(inputs, device=request.get("device", "auto"), progress=progress)
     progress("writing", 0.9, {})
     folder = write_imaging(request["out"], imaging, inputs)
-    write_curves(Path(request["curves"]), imaging)
+    write_voxel_curves(Path(request["curves"]), imaging)
     return {
         "folder": str(folder),
         "summary": imaging.summary(),
@@ -86,7 +86,7 @@ def maps(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     }
 
 
-def fit(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def run_fit_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """A fit: its result folder, and the curves of its voxels."""
     from nanopinn.imaging.inputs import ImagingInputs
     from nanopinn.workflows.fit import run_fit, write_fit
@@ -97,7 +97,7 @@ def fit(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     )
     progress("writing", 0.9, {})
     folder = write_fit(request["out"], study)
-    write_curves(Path(request["curves"]), study.imaging)
+    write_voxel_curves(Path(request["curves"]), study.imaging)
     return {
         "folder": str(folder),
         "summary": study.fit.summary(),
@@ -105,7 +105,7 @@ def fit(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     }
 
 
-def arms(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def run_arms_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Arms of treatment through the tumour of a fit: the folder of their comparison."""
     from nanopinn.report.comparison import write_comparison
     from nanopinn.workflows.settings import ComparisonSettings
@@ -122,7 +122,7 @@ def arms(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     }
 
 
-def sample(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def run_sample_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """A small synthetic study."""
     from nanopinn.workflows.phantom import make_phantom
     from nanopinn.workflows.settings import PhantomSettings
@@ -136,7 +136,7 @@ def sample(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     }
 
 
-def write_curves(folder: Path, imaging: ImagingMaps) -> None:
+def write_voxel_curves(folder: Path, imaging: ImagingMaps) -> None:
     """What a click on a voxel shows: measured and fitted concentration, status, arterial input."""
     folder.mkdir(parents=True)
     np.save(folder / "measured.npy", imaging.concentration_mM.astype(np.float32))
@@ -151,11 +151,11 @@ def write_curves(folder: Path, imaging: ImagingMaps) -> None:
     )
 
 
-KINDS: dict[str, Callable[[dict[str, Any], Progress], dict[str, Any]]] = {
-    "maps": maps,
-    "fit": fit,
-    "arms": arms,
-    "sample": sample,
+REQUEST_HANDLERS: dict[str, Callable[[dict[str, Any], Progress], dict[str, Any]]] = {
+    "maps": run_maps_request,
+    "fit": run_fit_request,
+    "arms": run_arms_request,
+    "sample": run_sample_request,
 }
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.napari_plugin.geometry import ALWAYS_S, placed, shown
+from nanopinn.napari_plugin.geometry import STATIC_FRAME_S, layer_transform, to_napari_axes
 
 Array = NDArray[np.float64]
 LayerData = tuple[Any, dict[str, Any], str]
 
 #: Key of a layer's metadata under which the plugin keeps what it knows.
-OURS = "nanopinn"
+METADATA_KEY = "nanopinn"
 
 #: Colour map of each quantity, and whether its scale begins at zero.
 LOOKS = {
@@ -31,17 +31,17 @@ LOOKS = {
 }
 
 
-def titled(name: str, unit: str) -> str:
+def format_layer_name(name: str, unit: str) -> str:
     """Name and unit, as the layer list shows them."""
     return name if unit in ("", "1") else f"{name} ({unit})"
 
 
-def about(affine: Array, **known: Any) -> dict[str, Any]:
+def layer_metadata(affine: Array, **known: Any) -> dict[str, Any]:
     """Metadata of a layer: its affine, and all else that is known."""
-    return {OURS: {"affine": np.asarray(affine, dtype=np.float64), **known}}
+    return {METADATA_KEY: {"affine": np.asarray(affine, dtype=np.float64), **known}}
 
 
-def limits(values: NDArray[Any], from_zero: bool) -> tuple[float, float]:
+def contrast_limits(values: NDArray[Any], from_zero: bool) -> tuple[float, float]:
     """Contrast limits that single voxels do not set."""
     finite = values[np.isfinite(values)]
     if finite.size == 0:
@@ -60,35 +60,35 @@ def map_layer(
     if name.endswith("_std"):
         colours, from_zero = "gray", True
     looks = {
-        "name": titled(name.replace("_std", " sd"), unit),
+        "name": format_layer_name(name.replace("_std", " sd"), unit),
         "colormap": colours,
-        "contrast_limits": limits(values, from_zero),
+        "contrast_limits": contrast_limits(values, from_zero),
         "blending": "translucent",
         "visible": visible,
         "units": ("mm",) * 3,
         "axis_labels": ("z", "y", "x"),
-        "metadata": about(affine, quantity=name, unit=unit, **known),
-        **placed(affine),
+        "metadata": layer_metadata(affine, quantity=name, unit=unit, **known),
+        **layer_transform(affine),
     }
-    return np.ascontiguousarray(shown(values).astype(np.float32)), looks, "image"
+    return np.ascontiguousarray(to_napari_axes(values).astype(np.float32)), looks, "image"
 
 
 def series_layer(
     values: NDArray[Any], affine: Array, name: str, spacing_s: float | None, **known: Any
 ) -> LayerData:
     """A dynamic series ``(t, x, y, z)``; without even frames its time axis counts them."""
-    place = placed(affine)
+    place = layer_transform(affine)
     looks = {
         "name": name,
         "colormap": "gray",
-        "contrast_limits": limits(values[:: max(1, len(values) // 8)], False),
+        "contrast_limits": contrast_limits(values[:: max(1, len(values) // 8)], False),
         "units": ("s" if spacing_s else "pixel", "mm", "mm", "mm"),
         "axis_labels": ("t", "z", "y", "x"),
         "scale": (spacing_s or 1.0, *place["scale"]),
         "translate": (0.0, *place["translate"]),
-        "metadata": about(affine, **known),
+        "metadata": layer_metadata(affine, **known),
     }
-    return shown(values).astype(np.float32), looks, "image"
+    return to_napari_axes(values).astype(np.float32), looks, "image"
 
 
 def stack_layer(
@@ -107,20 +107,20 @@ def stack_layer(
     Args:
         at: what each volume is of, in words.
     """
-    place = placed(affine)
+    place = layer_transform(affine)
     looks = {
-        "name": titled(name, unit),
+        "name": format_layer_name(name, unit),
         "colormap": "viridis" if unit else "gray",
-        "contrast_limits": limits(values, bool(unit)),
+        "contrast_limits": contrast_limits(values, bool(unit)),
         "blending": "translucent",
         "visible": visible,
         "units": ("pixel", "s", "mm", "mm", "mm"),
         "axis_labels": (axis, "t", "z", "y", "x"),
-        "scale": (1.0, ALWAYS_S, *place["scale"]),
+        "scale": (1.0, STATIC_FRAME_S, *place["scale"]),
         "translate": (0.0, 0.0, *place["translate"]),
-        "metadata": about(affine, at=tuple(at), quantity=name, unit=unit, **known),
+        "metadata": layer_metadata(affine, at=tuple(at), quantity=name, unit=unit, **known),
     }
-    return shown(values).astype(np.float32)[:, None], looks, "image"
+    return to_napari_axes(values).astype(np.float32)[:, None], looks, "image"
 
 
 def mask_layer(mask: NDArray[Any], affine: Array, name: str = "mask", **known: Any) -> LayerData:
@@ -130,10 +130,10 @@ def mask_layer(mask: NDArray[Any], affine: Array, name: str = "mask", **known: A
         "opacity": 0.8,
         "units": ("mm",) * 3,
         "axis_labels": ("z", "y", "x"),
-        "metadata": about(affine, **known),
-        **placed(affine),
+        "metadata": layer_metadata(affine, **known),
+        **layer_transform(affine),
     }
-    return np.ascontiguousarray(shown(mask > 0.5).astype(np.uint8)), looks, "labels"
+    return np.ascontiguousarray(to_napari_axes(mask > 0.5).astype(np.uint8)), looks, "labels"
 
 
 def vectors_layer(
@@ -143,11 +143,11 @@ def vectors_layer(
     speed = np.linalg.norm(values, axis=0)
     where = np.argwhere(np.isfinite(speed) & (speed > 0))
     found, fast = values[:, *where.T].T, speed[*where.T]
-    scale = np.asarray(placed(affine)["scale"])
+    scale = np.asarray(layer_transform(affine)["scale"])
     length = 1.5 * scale.min() / max(float(np.quantile(fast, 0.95)), 1e-30) if len(fast) else 1.0
     data = np.stack([where[:, ::-1].astype(float), found[:, ::-1] * length / scale], axis=1)
     looks = {
-        "name": titled(name, unit),
+        "name": format_layer_name(name, unit),
         "features": {"speed": fast},
         "edge_color": "speed",
         "edge_colormap": "viridis",
@@ -157,8 +157,8 @@ def vectors_layer(
         "visible": visible,
         "units": ("mm",) * 3,
         "axis_labels": ("z", "y", "x"),
-        "metadata": about(affine, quantity=name, unit=unit, **known),
-        **placed(affine),
+        "metadata": layer_metadata(affine, quantity=name, unit=unit, **known),
+        **layer_transform(affine),
     }
     if not len(fast):
         looks |= {"features": {}, "edge_color": "white"}

@@ -10,8 +10,8 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QGroupBox, QLineEdit, QVBoxLa
 
 from nanopinn.errors import InputError
 from nanopinn.napari_plugin import checks
-from nanopinn.napari_plugin.boxes import SourceBox, SourceList, Words
-from nanopinn.napari_plugin.sources import as_file, known_of
+from nanopinn.napari_plugin.boxes import SourceBox, SourceList, MessageLabel
+from nanopinn.napari_plugin.sources import export_to_file, plugin_metadata
 
 if TYPE_CHECKING:
     import napari
@@ -23,7 +23,7 @@ OVERRIDES = (
     ("Flip angle (degrees)", "FlipAngle"),
     ("Relaxivity (1/(s mM))", "ContrastRelaxivity"),
 )
-AIFS = ("parker", "georgiou", "weinmann", "preclinical", "auto")
+AIF_CHOICES = ("parker", "georgiou", "weinmann", "preclinical", "auto")
 
 
 class StudyTab(QWidget):
@@ -39,22 +39,22 @@ class StudyTab(QWidget):
         self.tumour = SourceBox(viewer, "automatic", "mask")
         self.vfa, self.drug = SourceList(viewer, "vfa"), SourceList(viewer, "drug")
         self.aif = QComboBox()
-        self.aif.addItems(AIFS)
+        self.aif.addItems(AIF_CHOICES)
         self.assumed_ph, self.t1 = QLineEdit(), QLineEdit()
         self.assumed_ph.setPlaceholderText("where none was measured, as 6.9")
         self.t1.setPlaceholderText("s, in place of a flip-angle set, as 1.4")
         self.overrides = {key: QLineEdit() for _, key in OVERRIDES}
-        self.said = {name: Words() for name in ("dce", "ph", "mask", "t1", "drug")}
-        self._lay_out()
+        self.messages = {name: MessageLabel() for name in ("dce", "ph", "mask", "t1", "drug")}
+        self._build_layout()
         for box in (self.dce, self.ph, self.tumour, self.vfa, self.drug):
-            box.changed.connect(self.look)
+            box.changed.connect(self.update_messages)
         for line in (self.assumed_ph, self.t1, *self.overrides.values()):
-            line.textChanged.connect(self.look)
+            line.textChanged.connect(self.update_messages)
         viewer.layers.events.inserted.connect(self.refresh)
         viewer.layers.events.removed.connect(self.refresh)
-        self.look()
+        self.update_messages()
 
-    def _lay_out(self) -> None:
+    def _build_layout(self) -> None:
         whole = QVBoxLayout(self)
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -70,7 +70,7 @@ class StudyTab(QWidget):
         ):
             form.addRow(label, field)
             if said:
-                form.addRow(self.said[said])
+                form.addRow(self.messages[said])
         whole.addLayout(form)
         group = QGroupBox("Typed over the scan's JSON")
         over = QFormLayout(group)
@@ -82,15 +82,15 @@ class StudyTab(QWidget):
 
     def refresh(self, event: Any = None) -> None:
         """Take up layers that came and went; those of results are no inputs."""
-        if event is not None and "folder" in known_of(event.value):
+        if event is not None and "folder" in plugin_metadata(event.value):
             return
         for box in (self.dce, self.ph, self.tumour, self.vfa, self.drug):
             box.blockSignals(True)
             box.refresh()
             box.blockSignals(False)
-        self.look()
+        self.update_messages()
 
-    def look(self) -> None:
+    def update_messages(self) -> None:
         """Say beside each field what is missing."""
         series = self.dce.source()
         found = {
@@ -104,8 +104,8 @@ class StudyTab(QWidget):
             "drug": checks.volumes(self.drug.sources(), "drug images", "TimeAfterDose"),
         }
         for name, verdict in found.items():
-            self.said[name].show_verdict(verdict)
-        self.wrong = [v.words for v in found.values() if not v.good]
+            self.messages[name].show_check(verdict)
+        self.problems = [v.message for v in found.values() if not v.usable]
         self.changed.emit()
 
     def _numbers(self) -> dict[str, float]:
@@ -124,17 +124,19 @@ class StudyTab(QWidget):
             InputError: something is missing or cannot be used; the first of them.
             OutputError: a layer cannot be written.
         """
-        if self.wrong:
-            raise InputError(self.wrong[0].rstrip("."), remedy="See the Study tab.")
+        if self.problems:
+            raise InputError(self.problems[0].rstrip("."), remedy="See the Study tab.")
         series = self.dce.source()
         assert series is not None
-        given: dict[str, Any] = {"dce": str(as_file(series, folder))}
+        given: dict[str, Any] = {"dce": str(export_to_file(series, folder))}
         for name, box in (("cest", self.ph), ("mask", self.tumour)):
             source = box.source()
             if source is not None:
-                given[name] = str(as_file(source, folder, series.layer))
+                given[name] = str(export_to_file(source, folder, series.layer))
         if self.vfa.sources():
-            given["vfa"] = [str(as_file(s, folder, series.layer)) for s in self.vfa.sources()]
+            given["vfa"] = [
+                str(export_to_file(s, folder, series.layer)) for s in self.vfa.sources()
+            ]
         elif self.t1.text().strip():
             given["t1"] = float(self.t1.text())
         if self.assumed_ph.text().strip() and "cest" not in given:
@@ -149,7 +151,8 @@ class StudyTab(QWidget):
         """Files of the drug images."""
         series = self.dce.source()
         return [
-            str(as_file(s, folder, series.layer if series else None)) for s in self.drug.sources()
+            str(export_to_file(s, folder, series.layer if series else None))
+            for s in self.drug.sources()
         ]
 
 

@@ -31,7 +31,7 @@ MODELS = {
 class MapsTab(QWidget):
     """Kinetic model, smoothing, and the button."""
 
-    wanted = Signal(dict)
+    requested = Signal(dict)
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class MapsTab(QWidget):
             self.model.addItem(words, name)
         self.smooth = QCheckBox("Voxels learn from their &neighbours")
         self.button = QPushButton("Make &maps")
-        self.button.clicked.connect(lambda: self.wanted.emit(self.choices()))
+        self.button.clicked.connect(lambda: self.requested.emit(self.choices()))
         self.bar = RunBar()
         self.summary = QLabel(
             "Maps of Ktrans, ve, vp, T1 and pH become layers. Then click a voxel to see its curve."
@@ -59,7 +59,7 @@ class MapsTab(QWidget):
         """Choices beside those of the Study tab."""
         return {"model": self.model.currentData(), "smooth": self.smooth.isChecked()}
 
-    def took(self, answer: dict[str, Any]) -> None:
+    def show_summary(self, answer: dict[str, Any]) -> None:
         """Say what was found."""
         self.summary.setText(
             answer["summary"]

@@ -30,39 +30,39 @@ FIELDS = {
 }
 
 
-def in_panel_words(text: str) -> str:
+def replace_options_by_fields(text: str) -> str:
     """A message of the package with the panel's fields in place of options."""
     for option, field in sorted(FIELDS.items(), key=lambda item: -len(item[0])):
         text = text.replace(option, field)
     return text
 
 
-def tell(text: str) -> None:
+def notify_info(text: str) -> None:
     """Say that something was done."""
     from napari.utils.notifications import show_info
 
     show_info(text)
 
 
-def warn(text: str) -> None:
+def notify_warning(text: str) -> None:
     """Say what is wrong and what to do."""
     from napari.utils.notifications import show_warning
 
-    show_warning(in_panel_words(text))
+    show_warning(replace_options_by_fields(text))
 
 
 @contextmanager
-def told_in_words(doing: str) -> Iterator[None]:
+def notify_errors(doing: str) -> Iterator[None]:
     """Turn whatever goes wrong into one notification."""
     from nanopinn.errors import NanopinnError
 
     try:
         yield
     except NanopinnError as error:
-        warn(str(error))
+        notify_warning(str(error))
     except OSError as error:
-        warn(f"{doing} failed: {error.strerror or error}. Nothing was changed.")
+        notify_warning(f"{doing} failed: {error.strerror or error}. Nothing was changed.")
     except MemoryError:
-        warn(f"{doing} failed: there is not enough memory. Nothing was changed.")
+        notify_warning(f"{doing} failed: there is not enough memory. Nothing was changed.")
     except Exception as error:  # a bug of ours is told too, and not thrown at the viewer
-        warn(f"{doing} failed: {type(error).__name__}: {error}. Please report it.")
+        notify_warning(f"{doing} failed: {type(error).__name__}: {error}. Please report it.")

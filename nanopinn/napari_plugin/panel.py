@@ -22,16 +22,16 @@ from qtpy.QtWidgets import (
 )
 
 from nanopinn.napari_plugin.arms import is_comparison
-from nanopinn.napari_plugin.command import command_line
+from nanopinn.napari_plugin.command import format_command_line
 from nanopinn.napari_plugin.fit import FitTab
 from nanopinn.napari_plugin.load import StudyTab
 from nanopinn.napari_plugin.maps import MapsTab
-from nanopinn.napari_plugin.notify import tell, told_in_words, warn
+from nanopinn.napari_plugin.notify import notify_info, notify_errors, notify_warning
 from nanopinn.napari_plugin.running import RunBar
-from nanopinn.napari_plugin.scene import Scene
-from nanopinn.napari_plugin.sources import known_of
+from nanopinn.napari_plugin.scene import LayerManager
+from nanopinn.napari_plugin.sources import plugin_metadata
 from nanopinn.napari_plugin.therapy import TherapyTab
-from nanopinn.napari_plugin.voxel import Curves, VoxelDock
+from nanopinn.napari_plugin.voxel import VoxelCurves, VoxelDock
 from nanopinn.napari_plugin.worker import Worker
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Panel(QWidget):
         super().__init__()
         self.viewer = napari_viewer
         self.folder = Path(tempfile.mkdtemp(prefix="nanopinn-napari-"))
-        self.worker, self.scene = Worker(self), Scene(napari_viewer, self)
+        self.worker, self.scene = Worker(self), LayerManager(napari_viewer, self)
         self.study, self.maps, self.fit, self.therapy = (
             StudyTab(napari_viewer),
             MapsTab(),
@@ -55,18 +55,18 @@ class Panel(QWidget):
         self.voxel: VoxelDock | None = None
         self.request: dict[str, Any] | None = None
         self.result: Path | None = None
-        self.fitted: Path | None = None
+        self.fit_folder: Path | None = None
         self.command = ""
         self.runs = 0
-        self.settled = QTimer(self)
-        self.settled.setSingleShot(True)
-        self.settled.timeout.connect(self._make_room)
-        self._lay_out()
+        self.layout_timer = QTimer(self)
+        self.layout_timer.setSingleShot(True)
+        self.layout_timer.timeout.connect(self._resize_docks)
+        self._build_layout()
         self._connect()
-        self.worker.warm_up()
+        self.worker.start_standby()
         import nanopinn.report.folder  # noqa: F401  # now, rather than when a result comes and the window should answer
 
-    def _lay_out(self) -> None:
+    def _build_layout(self) -> None:
         self.tabs = QTabWidget()
         for tab, title in (
             (self.study, "&Study"),
@@ -92,37 +92,37 @@ class Panel(QWidget):
         self.setMinimumWidth(400)
 
     def _connect(self) -> None:
-        self.maps.wanted.connect(self.make_maps)
-        self.fit.wanted.connect(self.run_fit)
-        self.therapy.wanted.connect(self.compare_arms)
-        self.therapy.shows.connect(self.scene.show_quantity)
+        self.maps.requested.connect(self.make_maps)
+        self.fit.requested.connect(self.run_fit)
+        self.therapy.requested.connect(self.compare_arms)
+        self.therapy.quantity_selected.connect(self.scene.show_quantity)
         for bar in (self.maps.bar, self.fit.bar, self.therapy.bar):
             bar.cancel.connect(self.worker.cancel)
         self.worker.progressed.connect(self._progressed)
         self.worker.done.connect(self._done)
         self.worker.failed.connect(self._failed)
-        self.worker.stopped.connect(lambda: self._ended("Cancelled; nothing was changed."))
+        self.worker.stopped.connect(lambda: self._finish_run("Cancelled; nothing was changed."))
         self.save.clicked.connect(self._ask_and_save)
         self.copy.clicked.connect(self.copy_command)
         self.viewer.layers.events.inserted.connect(self._inserted)
-        self.viewer.mouse_drag_callbacks.append(self._clicked)
+        self.viewer.mouse_drag_callbacks.append(self._handle_click)
         app = QApplication.instance()
         assert app is not None
-        app.aboutToQuit.connect(self.leave)
+        app.aboutToQuit.connect(self.clean_up)
 
-    def leave(self) -> None:
+    def clean_up(self) -> None:
         """End the worker and take away what was not saved."""
         self.worker.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def make_maps(self, choices: dict[str, Any]) -> None:
         """Start the imaging of the study."""
-        with told_in_words("Make maps"):
+        with notify_errors("Make maps"):
             self._start({"kind": "maps", "inputs": self.study.inputs(self._exports()) | choices})
 
     def run_fit(self, settings: dict[str, Any]) -> None:
         """Start a fit of the study."""
-        with told_in_words("The fit"):
+        with notify_errors("The fit"):
             exports = self._exports()
             inputs, drug = self.study.inputs(exports), self.study.drug_files(exports)
             self._start(
@@ -135,20 +135,20 @@ class Panel(QWidget):
 
     def compare_arms(self, settings: dict[str, Any]) -> None:
         """Take arms of treatment through the tumour of the fit."""
-        if self.fitted is None or not self.fitted.is_dir():
-            warn(
+        if self.fit_folder is None or not self.fit_folder.is_dir():
+            notify_warning(
                 "Arms need the tumour of a fit: run one on the Fit tab, or open its result folder."
             )
         else:
-            with told_in_words("The comparison"):
-                self._start({"kind": "arms", "from": str(self.fitted), "settings": settings})
+            with notify_errors("The comparison"):
+                self._start({"kind": "arms", "from": str(self.fit_folder), "settings": settings})
 
     def _exports(self) -> Path:
         return self.folder / "inputs"
 
     def _start(self, request: dict[str, Any]) -> None:
         if self.worker.running is not None:
-            warn("Something is running already: wait for it, or press Cancel.")
+            notify_warning("Something is running already: wait for it, or press Cancel.")
             return
         self.runs += 1
         here = self.folder / f"run-{self.runs}"
@@ -179,10 +179,10 @@ class Panel(QWidget):
             self.fit.traces.add(numbers)
 
     def _failed(self, words: str) -> None:
-        self._ended("Failed; nothing was changed.")
-        warn(words)
+        self._finish_run("Failed; nothing was changed.")
+        notify_warning(words)
 
-    def _ended(self, words: str) -> None:
+    def _finish_run(self, words: str) -> None:
         for button in self._buttons():
             button.setEnabled(True)
         self._bar().end(words)
@@ -190,33 +190,35 @@ class Panel(QWidget):
     def _done(self, answer: dict[str, Any]) -> None:
         assert self.request is not None
         folder, curves = Path(answer["folder"]), Path(self.request["curves"])
-        self._ended("Done.")
-        with told_in_words("Showing the result"):
-            self.command = command_line(self.request, "nanopinn_result")
+        self._finish_run("Done.")
+        with notify_errors("Showing the result"):
+            self.command = format_command_line(self.request, "nanopinn_result")
             if self.request["kind"] == "maps":
-                self.maps.took(answer)
+                self.maps.show_summary(answer)
             voxels = curves.is_dir()
             self.scene.show_folder(
                 folder,
                 self.folder,
-                then=lambda: self._show_voxels(folder, curves) if voxels else self._settle(),
+                on_finished=lambda: (
+                    self._show_voxels(folder, curves) if voxels else self._schedule_layout()
+                ),
             )
-            self._took(folder)
+            self._show_result(folder)
 
-    def _took(self, folder: Path) -> None:
+    def _show_result(self, folder: Path) -> None:
         """A result is here, of a run or opened."""
         self.result = folder
         self.save.setEnabled(True)
         self.copy.setEnabled(bool(self.command))
         if (folder / "parameters.json").is_file():
-            self.fitted = folder
+            self.fit_folder = folder
             self.fit.show_result(folder)
         if is_comparison(folder):
             self.therapy.show_result(folder)
 
     def _inserted(self, event: Any) -> None:
         """A result folder that was opened fills the panel too."""
-        folder = known_of(event.value).get("folder")
+        folder = plugin_metadata(event.value).get("folder")
         if (
             folder is None
             or Path(folder) == self.result
@@ -224,28 +226,28 @@ class Panel(QWidget):
         ):
             return
         self.command = ""
-        with told_in_words("Showing the result"):
-            self._took(Path(folder))
+        with notify_errors("Showing the result"):
+            self._show_result(Path(folder))
 
     def _show_voxels(self, folder: Path, curves: Path) -> None:
         if self.voxel is None:
             self.voxel = VoxelDock()
-            self._give_corners_to_the_sides()
+            self._extend_side_docks()
             self.viewer.window.add_dock_widget(self.voxel, name="Voxel", area="bottom")
-            self.settled.start(100)
-        self.voxel.take(Curves(curves), self.scene.maps_of(folder))
+            self.layout_timer.start(100)
+        self.voxel.show_curves(VoxelCurves(curves), self.scene.displayed_maps(folder))
 
-    def _settle(self) -> None:
-        self.settled.start(100)
+    def _schedule_layout(self) -> None:
+        self.layout_timer.start(100)
 
-    def _give_corners_to_the_sides(self) -> None:
+    def _extend_side_docks(self) -> None:
         """Let the docks at the sides reach down to the window's edge, beside the voxel's curves."""
         window = self.window()
         if isinstance(window, QMainWindow):
             window.setCorner(Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea)
             window.setCorner(Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea)
 
-    def _make_room(self) -> None:
+    def _resize_docks(self) -> None:
         """Curves a quarter of the window high, and the image in what is left."""
         window = self.window()
         dock = self.voxel.parentWidget() if self.voxel is not None else None
@@ -253,7 +255,7 @@ class Panel(QWidget):
             window.resizeDocks([dock], [240], Qt.Orientation.Vertical)
         self.viewer.fit_to_view()
 
-    def _clicked(self, viewer: Any, event: Any) -> Any:
+    def _handle_click(self, viewer: Any, event: Any) -> Any:
         """A click without a drag shows the voxel."""
         dragged = False
         yield
@@ -265,7 +267,7 @@ class Panel(QWidget):
         if not dragged and self.voxel is not None and self.voxel.curves is not None:
             found = self.scene.voxel_at(event.position, self.voxel.curves.affine)
             if found is not None:
-                self.voxel.go(found)
+                self.voxel.show_voxel(found)
 
     def _ask_and_save(self) -> None:
         name, _ = QFileDialog.getSaveFileName(
@@ -277,17 +279,17 @@ class Panel(QWidget):
     def save_to(self, out: Path) -> None:
         """Write the result folder; what is wrong with the place is told, and the result stays here."""
         if self.result is None:
-            warn("There is no result yet: make maps or run a fit.")
+            notify_warning("There is no result yet: make maps or run a fit.")
             return
         from nanopinn.report.folder import copy_result
 
-        with told_in_words("Saving"):
+        with notify_errors("Saving"):
             copy_result(self.result, out)
             if self.request is not None and self.command:
-                self.command = command_line(self.request, str(out))
-            if self.fitted == self.result:
-                self.fitted = out  # what is compared from now on names a folder that stays
-            tell(f"Saved: {out}")
+                self.command = format_command_line(self.request, str(out))
+            if self.fit_folder == self.result:
+                self.fit_folder = out  # what is compared from now on names a folder that stays
+            notify_info(f"Saved: {out}")
 
     def copy_command(self) -> None:
         """Put the command line that repeats the last run on the clipboard."""
@@ -295,7 +297,7 @@ class Panel(QWidget):
         assert clipboard is not None
         clipboard.setText(self.command)
         passing = str(self.folder) in self.command
-        tell(
+        notify_info(
             "Copied."
             + (
                 " It names a temporary file: save the layer, or the fit, and run again from that."

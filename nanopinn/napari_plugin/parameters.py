@@ -29,7 +29,7 @@ class ParameterTable(QTableWidget):
     def __init__(self) -> None:
         super().__init__(0, len(HEADINGS))
         self.setHorizontalHeaderLabels(HEADINGS)
-        self.setItemDelegateForColumn(3, _Bars(self))
+        self.setItemDelegateForColumn(3, _IntervalDelegate(self))
         self.verticalHeader().hide()
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setAccessibleName("parameters: prior beside posterior")
@@ -39,7 +39,7 @@ class ParameterTable(QTableWidget):
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(3, QHeaderView.ResizeMode.Stretch)
 
-    def take(self, scalars: Sequence[ScalarEstimate]) -> None:
+    def show_parameters(self, scalars: Sequence[ScalarEstimate]) -> None:
         """Show the unknowns of a fit."""
         self.setRowCount(len(scalars))
         for row, s in enumerate(scalars):
@@ -63,11 +63,11 @@ class ParameterTable(QTableWidget):
                 item.setToolTip(f"{s.label}: contraction {s.contraction:.2f}, {said}")
                 item.setForeground(QColor("#d0d4da" if s.informed else "#8a929c"))
                 if column == 3:
-                    item.setData(_BARS, (_moved(s), s.sd / s.prior_sd))
+                    item.setData(_BARS, (_shift_in_prior_sd(s), s.sd / s.prior_sd))
                 self.setItem(row, column, item)
 
 
-def _moved(s: ScalarEstimate) -> float:
+def _shift_in_prior_sd(s: ScalarEstimate) -> float:
     """From the prior's median to the posterior's, in prior standard deviations."""
     import math
 
@@ -77,7 +77,7 @@ def _moved(s: ScalarEstimate) -> float:
     return distance / s.prior_sd
 
 
-class _Bars(QStyledItemDelegate):
+class _IntervalDelegate(QStyledItemDelegate):
     """The 95 % intervals of prior and posterior, from -4 to 4 prior standard deviations."""
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Any) -> None:

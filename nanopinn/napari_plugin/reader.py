@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nanopinn.napari_plugin.arms import is_comparison, parts_of_arms
+from nanopinn.napari_plugin.arms import is_comparison, comparison_layer_readers
 from nanopinn.napari_plugin.layers import (
     LayerData,
     map_layer,
@@ -18,7 +18,7 @@ from nanopinn.napari_plugin.layers import (
     stack_layer,
     vectors_layer,
 )
-from nanopinn.napari_plugin.notify import told_in_words
+from nanopinn.napari_plugin.notify import notify_errors
 
 PathOrPaths = str | list[str]
 
@@ -26,7 +26,7 @@ PathOrPaths = str | list[str]
 FIRST = ("IFP", "Ktrans")
 #: Maps of a folder that are no quantities to look at first.
 _TECHNICAL = ("status", "AICc", "model", "pH_validity", "aif_voxels")
-_NOTHING: list[Any] = [(None,)]
+_NO_LAYERS: list[Any] = [(None,)]
 
 
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[Any]] | None:
@@ -43,9 +43,9 @@ def read(path: PathOrPaths) -> list[Any]:
     """Layers of every path; what cannot be read is told in words and left out."""
     found: list[Any] = []
     for p in [path] if isinstance(path, str) else path:
-        with told_in_words(f"Opening {Path(p).name}"):
+        with notify_errors(f"Opening {Path(p).name}"):
             found += read_folder(Path(p)) if Path(p).is_dir() else [read_file(Path(p))]
-    return found or _NOTHING
+    return found or _NO_LAYERS
 
 
 def _is_result(path: Path) -> bool:
@@ -63,23 +63,27 @@ def read_file(path: Path) -> LayerData:
     values, affine, meta = read_array(path)
     side = read_sidecar(path)
     name = path.name.removesuffix(".gz").removesuffix(".nii")
-    role = role_of(name, values.shape, side)
+    role = infer_role(name, values.shape, side)
     known: dict[str, Any] = {"file": str(path.absolute()), "role": role, "sidecar": side}
     if role == "mask":
-        return _stamped(mask_layer(values, affine, name, **known))
+        return _with_checksum(mask_layer(values, affine, name, **known))
     if values.ndim == 3:
-        return _stamped(
+        return _with_checksum(
             map_layer(values, affine, name, side.get("Unit", ""), visible=True, **known)
         )
     series = np.moveaxis(values, -1, 0)
     if role == "dce":
-        return _stamped(
+        return _with_checksum(
             series_layer(
-                series, affine, name, _even_spacing(path, len(series), meta["pixdim4_s"]), **known
+                series,
+                affine,
+                name,
+                _uniform_frame_spacing(path, len(series), meta["pixdim4_s"]),
+                **known,
             )
         )
     if role == "cest":
-        return _stamped(
+        return _with_checksum(
             stack_layer(
                 series,
                 affine,
@@ -92,14 +96,14 @@ def read_file(path: Path) -> LayerData:
     if "Components" in side:
         return vectors_layer(series, affine, name, side.get("Unit", ""), **known)
     times = side.get("FrameTimes", range(len(series)))
-    return _stamped(
+    return _with_checksum(
         stack_layer(
             series, affine, name, "volume", [f"{t:g}" for t in times], visible=True, **known
         )
     )
 
 
-def role_of(name: str, shape: tuple[int, ...], side: dict[str, Any]) -> str | None:
+def infer_role(name: str, shape: tuple[int, ...], side: dict[str, Any]) -> str | None:
     """Which part a file plays in a study: by its sidecar, else by its name; None where neither tells."""
     low = name.lower()
     if len(shape) == 4:
@@ -118,7 +122,7 @@ def role_of(name: str, shape: tuple[int, ...], side: dict[str, Any]) -> str | No
     return "t1" if low in ("t1", "t1map", "t1_map") else None
 
 
-def _even_spacing(path: Path, frames: int, pixdim4_s: float) -> float | None:
+def _uniform_frame_spacing(path: Path, frames: int, pixdim4_s: float) -> float | None:
     """Frame spacing in s, if the frames are evenly spaced and their times are known."""
     from nanopinn.errors import InputError
     from nanopinn.imaging.acquisition import load_acquisition
@@ -130,7 +134,7 @@ def _even_spacing(path: Path, frames: int, pixdim4_s: float) -> float | None:
     return float(steps.mean()) if np.allclose(steps, steps.mean(), rtol=0.02) else None
 
 
-def _stamped(layer: LayerData) -> LayerData:
+def _with_checksum(layer: LayerData) -> LayerData:
     """The layer with a checksum of its data, by which an edit is noticed."""
     from nanopinn.napari_plugin.sources import checksum
 
@@ -145,14 +149,14 @@ def read_folder(folder: Path) -> list[LayerData]:
     Raises:
         InputError: a file is broken.
     """
-    return [read_one() for read_one in parts_of(folder)]
+    return [read_one() for read_one in folder_layer_readers(folder)]
 
 
-def parts_of(folder: Path) -> list[Callable[[], LayerData]]:
+def folder_layer_readers(folder: Path) -> list[Callable[[], LayerData]]:
     """What reads each layer of a result folder, from the lowest to the highest, so that a window can have its turn in between."""
     if is_comparison(folder):
-        return parts_of_arms(folder)
-    maps = sorted((folder / "maps").glob("*.nii.gz"), key=lambda p: _rank(_stem(p)))
+        return comparison_layer_readers(folder)
+    maps = sorted((folder / "maps").glob("*.nii.gz"), key=lambda p: _layer_order(_stem(p)))
     names = [_stem(p) for p in maps]
     first = next((n for n in FIRST if n in names), next((n for n in names if n != "mask"), ""))
     pools = sorted((folder / "fields").glob("*.nii.gz"))
@@ -212,7 +216,7 @@ def _field(path: Path, folder: Path) -> LayerData:
     )
 
 
-def _rank(name: str) -> tuple[int, str]:
+def _layer_order(name: str) -> tuple[int, str]:
     """Standard deviations and technical maps lie below what is looked at, vectors above."""
     return 0 if name in _TECHNICAL else 1 if name.endswith("_std") else 3 if name.endswith(
         "_vector"

@@ -8,10 +8,10 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from nanopinn.napari_plugin.chart import COLOURS, Chart, Line
-from nanopinn.progress import Clock
+from nanopinn.progress import RemainingTimeEstimator
 
 #: The objective's terms, and what they are beside the unknowns.
-TERMS = {"chi2/N": "chi2/N", "prior": "prior, sd2"}
+LOSS_TERMS = {"chi2/N": "chi2/N", "prior": "prior, sd2"}
 _RESIDUAL = "residual "
 
 
@@ -40,14 +40,14 @@ class RunBar(QWidget):
 
     def begin(self) -> None:
         """Something runs now."""
-        self.clock = Clock()
+        self.clock = RemainingTimeEstimator()
         self.button.setEnabled(True)
         self.bar.setRange(0, 0)  # busy until the first share is known
         self.words.setText("Starting ...")
 
     def show_progress(self, stage: str, fraction: float) -> None:
         """Stage, share, time left."""
-        left = self.clock.left_s(stage, fraction)
+        left = self.clock.estimate_remaining_s(stage, fraction)
         self.bar.setRange(0, 1000)
         self.bar.setValue(int(1000 * fraction))
         self.words.setText(
@@ -63,16 +63,16 @@ class RunBar(QWidget):
         self.words.setText(words)
 
 
-class Traces(QWidget):
+class ConvergencePlots(QWidget):
     """Loss terms and parameters against the steps taken."""
 
     def __init__(self) -> None:
         super().__init__()
         self.series: dict[str, list[tuple[int, float]]] = {}
         self.steps = 0
-        self.loss = Chart("loss terms", "step", "", legend=110, whole_steps=True, log=True)
+        self.loss = Chart("loss terms", "step", "", legend=110, integer_ticks=True, log=True)
         self.unknowns = Chart(
-            "parameters over their first value", "step", "", legend=110, whole_steps=True
+            "parameters over their first value", "step", "", legend=110, integer_ticks=True
         )
         whole = QVBoxLayout(self)
         whole.setContentsMargins(0, 0, 0, 0)
@@ -95,7 +95,7 @@ class Traces(QWidget):
 
     def losses(self) -> list[str]:
         """Names of the terms of the loss, residuals of the networks among them."""
-        return [n for n in self.series if n in TERMS or n.startswith(_RESIDUAL)]
+        return [n for n in self.series if n in LOSS_TERMS or n.startswith(_RESIDUAL)]
 
     def parameters(self) -> list[str]:
         """Names of the unknowns."""
@@ -103,7 +103,9 @@ class Traces(QWidget):
 
     def redraw(self) -> None:
         """Both charts; a parameter is shown over its first value, so that all share an axis."""
-        loss = [self._line(name, TERMS.get(name, name), i) for i, name in enumerate(self.losses())]
+        loss = [
+            self._line(name, LOSS_TERMS.get(name, name), i) for i, name in enumerate(self.losses())
+        ]
         moved = [
             n
             for n in self.parameters()

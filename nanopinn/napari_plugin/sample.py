@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.napari_plugin.layers import LayerData
-from nanopinn.napari_plugin.notify import tell, told_in_words
+from nanopinn.napari_plugin.notify import notify_info, notify_errors
 
 #: As small as a fit of it still tells something.
 SETTINGS = {"shape": [16, 16, 10], "frames": 40, "refine": 2, "length_scale_mm": 0.45}
@@ -14,7 +14,7 @@ SETTINGS = {"shape": [16, 16, 10], "frames": 40, "refine": 2, "length_scale_mm":
 
 def open_sample() -> list[LayerData]:
     """Layers of a synthetic study: series, flip-angle set, pH, post-dose drug images, mask."""
-    with told_in_words("Opening the sample study"):
+    with notify_errors("Opening the sample study"):
         folder = sample_folder()
         return [] if folder is None else _layers(folder)
     return []
@@ -27,7 +27,7 @@ def sample_folder() -> Path | None:
         return beside
     made = _cache() / "sample-1"
     if not (made / "dce.nii.gz").is_file():
-        tell("The sample study is made on this machine, about half a minute the first time.")
+        notify_info("The sample study is made on this machine, about half a minute the first time.")
         _make(made)
     return made if (made / "dce.nii.gz").is_file() else None
 

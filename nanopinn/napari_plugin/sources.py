@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from nanopinn.napari_plugin.geometry import affine_of
-from nanopinn.napari_plugin.layers import OURS
+from nanopinn.napari_plugin.geometry import ras_affine
+from nanopinn.napari_plugin.layers import METADATA_KEY
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,22 @@ def checksum(data: Any) -> int:
     return zlib.crc32(np.ascontiguousarray(data).tobytes())
 
 
-def known_of(layer: Any) -> dict[str, Any]:
+def plugin_metadata(layer: Any) -> dict[str, Any]:
     """What the plugin knows of a layer; empty for a layer of other origin."""
-    found = layer.metadata.get(OURS, {}) if layer is not None else {}
+    found = layer.metadata.get(METADATA_KEY, {}) if layer is not None else {}
     return dict(found)
 
 
-def unchanged_file(layer: Any) -> Path | None:
+def unmodified_source_file(layer: Any) -> Path | None:
     """The file that a layer was read from, if it is there and the layer still shows what it holds."""
-    known = known_of(layer)
+    known = plugin_metadata(layer)
     path = Path(known["file"]) if "file" in known else None
     if path is None or not path.is_file() or "checksum" not in known:
         return None
     return path if checksum(layer.data) == known["checksum"] else None
 
 
-def as_file(source: Source, folder: Path, reference: Any = None) -> Path:
+def export_to_file(source: Source, folder: Path, reference: Any = None) -> Path:
     """A file for an input: its own, or the layer written into ``folder``.
 
     Args:
@@ -63,10 +63,10 @@ def as_file(source: Source, folder: Path, reference: Any = None) -> Path:
     if source.layer is None:
         assert source.file is not None
         return source.file
-    path = unchanged_file(source.layer)
+    path = unmodified_source_file(source.layer)
     if path is not None:
         return path
-    from nanopinn.napari_plugin.writer import save
+    from nanopinn.napari_plugin.writer import write_layer_file
 
     layer = source.layer
     name = "".join(c if c.isalnum() else "_" for c in layer.name)
@@ -81,21 +81,23 @@ def as_file(source: Source, folder: Path, reference: Any = None) -> Path:
                 else data
             )
         attributes = {
-            "metadata": {OURS: known_of(layer) | {"affine": affine(layer, reference)}},
+            "metadata": {
+                METADATA_KEY: plugin_metadata(layer) | {"affine": layer_affine(layer, reference)}
+            },
             "scale": layer.scale,
             "units": layer.units,
         }
-        save(target, data, attributes)
+        write_layer_file(target, data, attributes)
     return target
 
 
-def affine(layer: Any, reference: Any = None) -> Any:
+def layer_affine(layer: Any, reference: Any = None) -> Any:
     """RAS affine of a layer: its own, or through the world of the reference scan."""
-    known = known_of(layer)
+    known = plugin_metadata(layer)
     if "affine" in known:
         return known["affine"]
-    world = known_of(reference).get("affine", np.eye(4))
-    return affine_of(data_to_world(layer), world)
+    world = plugin_metadata(reference).get("affine", np.eye(4))
+    return ras_affine(data_to_world(layer), world)
 
 
 def data_to_world(layer: Any) -> Any:

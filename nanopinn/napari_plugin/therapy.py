@@ -22,11 +22,11 @@ from qtpy.QtWidgets import (
 )
 
 from nanopinn.errors import InputError
-from nanopinn.napari_plugin.arms import QUANTITIES, Groups
+from nanopinn.napari_plugin.arms import QUANTITIES, ClusterCurves
 from nanopinn.napari_plugin.chart import COLOURS, Chart, Line
 from nanopinn.napari_plugin.running import RunBar
 
-ARMS = {
+ARM_DESCRIPTIONS = {
     "free": "doxorubicin as such",
     "pld": "PEGylated liposome",
     "tsl": "thermosensitive liposome",
@@ -42,15 +42,15 @@ _FIELDS = (
 class TherapyTab(QWidget):
     """From the arms to the answer."""
 
-    wanted = Signal(dict)
-    shows = Signal(str)
+    requested = Signal(dict)
+    quantity_selected = Signal(str)
 
     def __init__(self) -> None:
         super().__init__()
-        self.arms = {name: QCheckBox(name) for name in ARMS}
+        self.arms = {name: QCheckBox(name) for name in ARM_DESCRIPTIONS}
         row = QHBoxLayout()
         for name, box in self.arms.items():
-            box.setToolTip(ARMS[name])
+            box.setToolTip(ARM_DESCRIPTIONS[name])
             box.setChecked(name in ("free", "tsl"))
             row.addWidget(box)
         form = QFormLayout()
@@ -69,32 +69,39 @@ class TherapyTab(QWidget):
         form.addRow("&Until (h)", self.end)
         form.addRow("Dra&ws", self.draws)
         self.button = QPushButton("Compare &arms")
-        self.button.clicked.connect(lambda: self.wanted.emit(self.settings()))
+        self.button.clicked.connect(lambda: self.requested.emit(self.settings()))
         self.bar = RunBar()
-        self.show_what = QComboBox()
+        self.quantity_box = QComboBox()
         for quantity, words in QUANTITIES.items():
-            self.show_what.addItem(words, quantity)
-        self.show_what.currentIndexChanged.connect(
-            lambda _: self.shows.emit(self.show_what.currentData())
+            self.quantity_box.addItem(words, quantity)
+        self.quantity_box.currentIndexChanged.connect(
+            lambda _: self.quantity_selected.emit(self.quantity_box.currentData())
         )
         self.curve = Chart(
             "largest drug in cells, from the vessel's wall", "um", "ng/1e5", legend=70
         )
         self.curve.setFixedHeight(170)
-        self.where, self.said = (
+        self.location_label, self.message_label = (
             QLabel(""),
             QLabel("Arms go through the tumour of the fit that is shown."),
         )
-        for label in (self.where, self.said):
+        for label in (self.location_label, self.message_label):
             label.setWordWrap(True)
             label.setStyleSheet("font-size: 11px;")
         whole = QVBoxLayout(self)
         whole.addLayout(form)
-        for w in (self.button, self.bar, self.show_what, self.curve, self.where, self.said):
+        for w in (
+            self.button,
+            self.bar,
+            self.quantity_box,
+            self.curve,
+            self.location_label,
+            self.message_label,
+        ):
             whole.addWidget(w)
         whole.addStretch()
-        self.groups: Groups | None = None
-        self.show_what.setEnabled(False)
+        self.groups: ClusterCurves | None = None
+        self.quantity_box.setEnabled(False)
 
     def settings(self) -> dict[str, Any]:
         """Choices, as :class:`nanopinn.workflows.settings.ComparisonSettings` takes them."""
@@ -121,7 +128,7 @@ class TherapyTab(QWidget):
         """
         try:
             found = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-            self.groups = Groups.of(folder)
+            self.groups = ClusterCurves.of(folder)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 "the comparison cannot be read",
@@ -129,9 +136,9 @@ class TherapyTab(QWidget):
                 found=str(error),
                 remedy="Run it again.",
             ) from error
-        self.said.setText("\n\n".join(found["answer"]))
-        self.show_what.setEnabled(True)
-        inside = self.groups.number[self.groups.number >= 0]
+        self.message_label.setText("\n\n".join(found["answer"]))
+        self.quantity_box.setEnabled(True)
+        inside = self.groups.labels[self.groups.labels >= 0]
         largest = int(np.bincount(inside).argmax())
         self._draw(
             largest,
@@ -140,12 +147,12 @@ class TherapyTab(QWidget):
 
     def clicked(self, position: Any) -> None:
         """The curves of the voxel under the mouse, which are those of all voxels that are like it."""
-        voxel = None if self.groups is None else self.groups.at(position)
+        voxel = None if self.groups is None else self.groups.voxel_at(position)
         if voxel is not None and self.groups is not None:
-            group = int(self.groups.number[voxel])
+            group = int(self.groups.labels[voxel])
             self._draw(
                 group,
-                f"Voxel {voxel}, and {int((self.groups.number == group).sum()) - 1} voxels like it. Thin lines: 90 %.",
+                f"Voxel {voxel}, and {int((self.groups.labels == group).sum()) - 1} voxels like it. Thin lines: 90 %.",
             )
 
     def _draw(self, group: int, words: str) -> None:
@@ -158,4 +165,4 @@ class TherapyTab(QWidget):
                 for k in (0, 1, 2)
             ]
         self.curve.show_lines(lines)
-        self.where.setText(words)
+        self.location_label.setText(words)

@@ -29,7 +29,7 @@ def decades(values: Sequence[float]) -> float:
     return math.log10(max(positive) / min(positive)) if positive else 0.0
 
 
-def padded(values: Sequence[float]) -> tuple[float, float]:
+def padded_range(values: Sequence[float]) -> tuple[float, float]:
     """Range of an axis: all values with a little room; finite and not empty."""
     finite = [v for v in values if math.isfinite(v)]
     if not finite:

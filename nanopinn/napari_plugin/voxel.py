@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSpinBox, QVBoxLayout, QWidget
 
-from nanopinn.imaging.status import WORDS
-from nanopinn.napari_plugin.chart import COLOURS, FAINT, Chart, Line
+from nanopinn.imaging.status import STATUS_TEXTS
+from nanopinn.napari_plugin.chart import COLOURS, MUTED_COLOUR, Chart, Line
 
 
-class Curves:
+class VoxelCurves:
     """Curves of a study, on disk until a voxel is asked for."""
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +32,7 @@ class Curves:
     def words(self, voxel: tuple[int, int, int]) -> str:
         """What is to be said of a voxel's fit."""
         bits = int(self.status[voxel])
-        said = [w for b, w in WORDS.items() if bits & int(b)]
+        said = [w for b, w in STATUS_TEXTS.items() if bits & int(b)]
         return ", ".join(said) if said else "no complaint"
 
 
@@ -41,7 +41,7 @@ class VoxelDock(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.curves: Curves | None = None
+        self.curves: VoxelCurves | None = None
         self.maps: dict[str, tuple[Any, str]] = {}
         self.index = [QSpinBox() for _ in "xyz"]
         self.words = QLabel("Click a voxel of the scan, or type its indices.")
@@ -71,7 +71,7 @@ class VoxelDock(QWidget):
             charts.addWidget(chart, 1)
         whole.addLayout(charts, 1)
 
-    def take(self, curves: Curves, maps: dict[str, tuple[Any, str]]) -> None:
+    def show_curves(self, curves: VoxelCurves, maps: dict[str, tuple[Any, str]]) -> None:
         """Show the curves of another study, at its most enhancing voxel.
 
         Args:
@@ -85,9 +85,9 @@ class VoxelDock(QWidget):
             box.blockSignals(True)
             box.setMaximum(n - 1)
             box.blockSignals(False)
-        self.go((int(start[0]), int(start[1]), int(start[2])))
+        self.show_voxel((int(start[0]), int(start[1]), int(start[2])))
 
-    def go(self, voxel: tuple[int, int, int]) -> None:
+    def show_voxel(self, voxel: tuple[int, int, int]) -> None:
         """Show one voxel; outside the scan nothing changes."""
         if self.curves is None or not all(
             0 <= i < n for i, n in zip(voxel, self.curves.shape, strict=True)
@@ -120,7 +120,7 @@ class VoxelDock(QWidget):
         span = (float(c.times_s[0]), float(c.times_s[-1]))
         dots = Line.of(c.times_s, measured, COLOURS[0], "measured", dots=True)
         self.curve.show_lines([dots, Line.of(c.times_s, fitted, COLOURS[1], "model")], span)
-        zero = Line.of(span, (0.0, 0.0), FAINT)
+        zero = Line.of(span, (0.0, 0.0), MUTED_COLOUR)
         self.residual.show_lines(
             [zero, Line.of(c.times_s, measured - fitted, COLOURS[0], dots=True)], span
         )

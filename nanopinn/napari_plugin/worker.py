@@ -9,7 +9,7 @@ from typing import Any
 from qtpy.QtCore import QObject, QProcess, QProcessEnvironment, Signal
 
 #: What a process that was not asked to stop says by its end.
-_DIED = "The worker process ended before it had an answer ({how}). Nothing was changed; press the button again."
+_UNEXPECTED_END = "The worker process ended before it had an answer ({how}). Nothing was changed; press the button again."
 
 
 class Worker(QObject):
@@ -28,26 +28,26 @@ class Worker(QObject):
         super().__init__(parent)
         self.running: QProcess | None = None
         self.cancelled = False
-        self.answered = False
-        self.answer: dict[str, Any] = {}
-        self.spare: QProcess | None = None
+        self.reply_received = False
+        self.reply: dict[str, Any] = {}
+        self.standby: QProcess | None = None
 
-    def warm_up(self) -> None:
+    def start_standby(self) -> None:
         """Start the process that the next request will find with its imports done."""
-        if self.spare is None:
-            self.spare = self._launched()
+        if self.standby is None:
+            self.standby = self._start_process()
 
     def start(self, request: dict[str, Any]) -> None:
         """Begin a request; only one runs at a time."""
         if self.running is not None:
             self.failed.emit("Something is running already: wait for it, or press Cancel.")
             return
-        self.warm_up()
-        process, self.spare = self.spare, None
+        self.start_standby()
+        process, self.standby = self.standby, None
         assert process is not None
-        self.running, self.cancelled, self.answered = process, False, False
+        self.running, self.cancelled, self.reply_received = process, False, False
         process.readyReadStandardOutput.connect(self._read)
-        process.finished.connect(self._ended)
+        process.finished.connect(self._handle_finished)
         process.errorOccurred.connect(self._not_started)
         process.write((json.dumps(request) + "\n").encode())
         self._read()
@@ -60,14 +60,14 @@ class Worker(QObject):
 
     def close(self) -> None:
         """End every process; nobody is told."""
-        for process in (self.running, self.spare):
+        for process in (self.running, self.standby):
             if process is not None:
                 process.blockSignals(True)
                 process.kill()
                 process.waitForFinished(2000)
-        self.running = self.spare = None
+        self.running = self.standby = None
 
-    def _launched(self) -> QProcess:
+    def _start_process(self) -> QProcess:
         process = QProcess(self)
         environment = QProcessEnvironment.systemEnvironment()
         environment.insert("PYTHONUNBUFFERED", "1")
@@ -81,15 +81,15 @@ class Worker(QObject):
             self._take(json.loads(bytes(self.running.readLine().data())))
 
     def _take(self, message: dict[str, Any]) -> None:
-        if self.cancelled or self.answered:
+        if self.cancelled or self.reply_received:
             return
         if "stage" in message:
             self.progressed.emit(message["stage"], message["fraction"], message["numbers"])
         elif "done" in message or "failed" in message:
-            self.answered = True
-            self.answer = message
+            self.reply_received = True
+            self.reply = message
 
-    def _ended(self) -> None:
+    def _handle_finished(self) -> None:
         self._read()
         process, self.running = self.running, None
         if process is None:
@@ -97,20 +97,20 @@ class Worker(QObject):
         process.deleteLater()
         if self.cancelled:
             self.stopped.emit()
-        elif not self.answered:
+        elif not self.reply_received:
             killed = process.exitStatus() == QProcess.ExitStatus.CrashExit
             self.failed.emit(
-                _DIED.format(
+                _UNEXPECTED_END.format(
                     how="it was killed, perhaps for want of memory"
                     if killed
                     else f"exit code {process.exitCode()}"
                 )
             )
-        elif "failed" in self.answer:
-            self.failed.emit(self.answer["failed"])
+        elif "failed" in self.reply:
+            self.failed.emit(self.reply["failed"])
         else:
-            self.done.emit(self.answer["done"])
-        self.warm_up()
+            self.done.emit(self.reply["done"])
+        self.start_standby()
 
     def _not_started(self, error: QProcess.ProcessError) -> None:
         if error == QProcess.ProcessError.FailedToStart and self.running is not None:

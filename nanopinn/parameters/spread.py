@@ -16,14 +16,14 @@ Array = NDArray[np.float64]
 #: Standard normal deviate at the ends of a central 95 % interval.
 Z95 = 1.959963984540054
 #: How a range without a prior is read, for those who read results.
-RANGES_IN_WORDS = (
+RANGE_INTERPRETATION = (
     "Parameters whose row states no prior are drawn so that the row's value is the median and its low and high are the central 95 % "
     "interval, cut off there: normal for temperatures, shares and what may be 0 or less, log-normal for all others."
 )
 
 
 @dataclass(frozen=True)
-class Spread:
+class ParameterDistribution:
     """Normal, or normal in the logarithm, about a median, with a spread of its own on either side.
 
     Attributes:
@@ -34,41 +34,45 @@ class Spread:
     """
 
     median: float
-    below: float
-    above: float
+    sd_below: float
+    sd_above: float
     logarithmic: bool
-    cut: float = np.inf
+    truncation_z: float = np.inf
 
-    def at(self, z: Array) -> Array:
+    def values_at_deviates(self, z: Array) -> Array:
         """Values at standard normal deviates ``z``, increasing in z; the median at 0."""
         from scipy.special import ndtr, ndtri
 
         z = np.asarray(z, dtype=np.float64)
-        if np.isfinite(self.cut):
+        if np.isfinite(self.truncation_z):
             # the share of the normal within the cut, spread over the deviates within it
-            z = ndtri(0.5 + (ndtr(z) - 0.5) * (ndtr(self.cut) - ndtr(-self.cut)))
-        moved = z * np.where(z < 0, self.below, self.above)
+            z = ndtri(0.5 + (ndtr(z) - 0.5) * (ndtr(self.truncation_z) - ndtr(-self.truncation_z)))
+        moved = z * np.where(z < 0, self.sd_below, self.sd_above)
         return np.asarray(self.median * np.exp(moved) if self.logarithmic else self.median + moved)
 
 
-def spread_of(p: Parameter) -> Spread | None:
+def parameter_distribution(p: Parameter) -> ParameterDistribution | None:
     """What a row says of a parameter's uncertainty: its prior, else its range; None where it has neither.
 
-    Without a prior ``low`` and ``high`` are the central 95 % interval and hold every value (:data:`RANGES_IN_WORDS`).
+    Without a prior ``low`` and ``high`` are the central 95 % interval and hold every value (:data:`RANGE_INTERPRETATION`).
     """
     if p.prior is not None:
-        return Spread(p.value, p.prior.sd, p.prior.sd, p.prior.kind == "lognormal")
+        return ParameterDistribution(p.value, p.prior.sd, p.prior.sd, p.prior.kind == "lognormal")
     if p.low is None or p.high is None:
         return None
     share = p.unit == "1" and p.high <= 1
     if p.unit == "K" or share or p.low <= 0:
-        return Spread(
-            p.value, (p.value - p.low) / Z95, (p.high - p.value) / Z95, logarithmic=False, cut=Z95
+        return ParameterDistribution(
+            p.value,
+            (p.value - p.low) / Z95,
+            (p.high - p.value) / Z95,
+            logarithmic=False,
+            truncation_z=Z95,
         )
-    return Spread(
+    return ParameterDistribution(
         p.value,
         float(np.log(p.value / p.low)) / Z95,
         float(np.log(p.high / p.value)) / Z95,
         logarithmic=True,
-        cut=Z95,
+        truncation_z=Z95,
     )

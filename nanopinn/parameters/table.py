@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from nanopinn.errors import InputError
 
 if TYPE_CHECKING:
-    from nanopinn.parameters.spread import Spread
+    from nanopinn.parameters.spread import ParameterDistribution
 
 COLUMNS = (
     "symbol",
@@ -58,15 +58,15 @@ class Parameter:
     verified: bool
 
     @property
-    def standing(self) -> str:
+    def source_status(self) -> str:
         """Whether the number was read in its source or is only a prior from memory."""
         return "verified in its source" if self.verified else "prior from memory of the literature"
 
-    def spread(self) -> Spread | None:
-        """What it is drawn from (:func:`nanopinn.parameters.spread.spread_of`); None where the row says nothing of its uncertainty."""
-        from nanopinn.parameters.spread import spread_of
+    def distribution(self) -> ParameterDistribution | None:
+        """What it is drawn from (:func:`nanopinn.parameters.spread.parameter_distribution`); None where the row says nothing of its uncertainty."""
+        from nanopinn.parameters.spread import parameter_distribution
 
-        return spread_of(self)
+        return parameter_distribution(self)
 
 
 def load_table(path: Path | None = None) -> dict[str, Parameter]:
@@ -91,14 +91,14 @@ def load_table(path: Path | None = None) -> dict[str, Parameter]:
         )
     table: dict[str, Parameter] = {}
     for row in reader:
-        parameter = parameter_of(row, str(source))
+        parameter = parse_parameter_row(row, str(source))
         if parameter.symbol in table:
             raise InputError("a parameter stands twice", file=source, field=parameter.symbol)
         table[parameter.symbol] = parameter
     return table
 
 
-def parameter_of(row: Mapping[str, str], source: str) -> Parameter:
+def parse_parameter_row(row: Mapping[str, str], source: str) -> Parameter:
     """The parameter that a row describes, by column; ``source`` is the file named in errors.
 
     Raises:

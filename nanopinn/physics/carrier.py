@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from nanopinn.parameters import value
 from nanopinn.physics.plasma import PlasmaInput, SumOfExponentials
-from nanopinn.physics.values import Values, numbers
+from nanopinn.physics.values import Values, scalar_lookup
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Circulation:
     rates: tuple[str, ...]
     shares: tuple[str, ...] = ()
 
-    def impulse(self, values: Values | None = None) -> SumOfExponentials:
+    def impulse_response(self, values: Values | None = None) -> SumOfExponentials:
         """Concentration per dose, 1/m3."""
-        v = numbers(values)
+        v = scalar_lookup(values)
         shares = [v(s) for s in self.shares]
         shares.append(1 - sum(shares))
         return SumOfExponentials(

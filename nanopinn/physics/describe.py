@@ -8,7 +8,7 @@ from nanopinn.parameters import PARAMETERS
 from nanopinn.physics import cells, drug, flow, release, wall
 
 #: What a model is made of: title, where the equations stand, symbols of its parameters.
-PARTS = (
+MODEL_SECTIONS = (
     (
         "Interstitial flow",
         flow,
@@ -47,25 +47,35 @@ PARTS = (
 )
 
 
-def describe(values: Mapping[str, float]) -> str:
+def format_model_equations(values: Mapping[str, float]) -> str:
     """The equations part by part, each with its numbers.
 
     Args:
         values: by symbol, where they differ from the table's; SI.
     """
     return "\n\n".join(
-        _part(title, (part.__doc__ or "").strip(), symbols, values)
-        for title, part, symbols in PARTS
+        _format_section(title, (part.__doc__ or "").strip(), symbols, values)
+        for title, part, symbols in MODEL_SECTIONS
     )
 
 
-def _part(title: str, equations: str, symbols: tuple[str, ...], values: Mapping[str, float]) -> str:
-    return "\n".join([title, "=" * len(title), equations, "", *(_line(s, values) for s in symbols)])
+def _format_section(
+    title: str, equations: str, symbols: tuple[str, ...], values: Mapping[str, float]
+) -> str:
+    return "\n".join(
+        [
+            title,
+            "=" * len(title),
+            equations,
+            "",
+            *(_format_parameter_line(s, values) for s in symbols),
+        ]
+    )
 
 
-def _line(symbol: str, values: Mapping[str, float]) -> str:
+def _format_parameter_line(symbol: str, values: Mapping[str, float]) -> str:
     p = PARAMETERS[symbol]
     used = values.get(symbol, p.value)
     changed = "" if abs(used - p.value) <= 1e-12 * abs(p.value) else f" (table: {p.value:g})"
     unit = "" if p.unit == "1" else f" {p.unit}"
-    return f"  {symbol} = {used:g}{unit}{changed}: {p.name} [{p.standing}: {p.source}]"
+    return f"  {symbol} = {used:g}{unit}{changed}: {p.name} [{p.source_status}: {p.source}]"

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from nanopinn.physics.plasma import (
-    CurveSum,
-    DosedCurve,
+    PlasmaCurveSum,
+    DosedPlasmaCurve,
     PlasmaInput,
-    begun,
-    dosed_modes,
-    mean_decay,
+    infusion_state_at,
+    superpose_doses,
+    mean_exponential_decay,
 )
 
 
 @dataclass(frozen=True)
-class DrawnCurve:
+class SampledPlasmaCurves:
     """A concentration in plasma for every draw.
 
     Attributes:
@@ -27,49 +27,49 @@ class DrawnCurve:
             of the first draw.
     """
 
-    parts: tuple[tuple[Tensor, Tensor, DosedCurve], ...]
+    parts: tuple[tuple[Tensor, Tensor, DosedPlasmaCurve], ...]
 
     @classmethod
-    def of(cls, curves: Sequence[PlasmaInput], like: Tensor) -> DrawnCurve:
+    def of(cls, curves: Sequence[PlasmaInput], like: Tensor) -> SampledPlasmaCurves:
         """The curves of every draw as one.
 
         Raises:
             ValueError: they differ in more than amplitudes and rates.
         """
         parts = []
-        for drawn in zip(*(tuple(_terms(c)) for c in curves), strict=True):
+        for drawn in zip(*(tuple(_iterate_dosed_curves(c)) for c in curves), strict=True):
             if any(d.doses != drawn[0].doses for d in drawn):
                 raise ValueError("draws are given different doses")
             A, k = (
-                like.new_tensor([getattr(d.impulse, name) for d in drawn])
+                like.new_tensor([getattr(d.impulse_response, name) for d in drawn])
                 for name in ("amplitudes", "rates")
             )
             parts.append((A, k, drawn[0]))
         return cls(tuple(parts))
 
-    def during(self, start_s: float) -> Callable[[float], Tensor]:
+    def smooth_piece_from(self, start_s: float) -> Callable[[float], Tensor]:
         """The smooth curve that holds from ``start_s`` to the next event, its end included: ``(draw,)`` of a time in s."""
         starts, held, gained, rates = [], [], [], []
         for A, k, first in self.parts:
-            start, rate = begun(first.doses, first.events(), start_s)
+            start, rate = infusion_state_at(first.doses, first.events(), start_s)
             starts.append(torch.full_like(A, start))
-            held.append(dosed_modes(A, k, first.doses, A.new_tensor(start)))
+            held.append(superpose_doses(A, k, first.doses, A.new_tensor(start)))
             gained.append(rate * A)
             rates.append(k)
         begin, X, G, k = (torch.cat(v, dim=-1) for v in (starts, held, gained, rates))
 
         def smooth(t: float) -> Tensor:
             s = t - begin
-            return (X * torch.exp(-k * s) + G * s * mean_decay(k * s)).sum(-1)
+            return (X * torch.exp(-k * s) + G * s * mean_exponential_decay(k * s)).sum(-1)
 
         return smooth
 
 
-def _terms(curve: PlasmaInput) -> Iterator[DosedCurve]:
-    if isinstance(curve, CurveSum):
+def _iterate_dosed_curves(curve: PlasmaInput) -> Iterator[DosedPlasmaCurve]:
+    if isinstance(curve, PlasmaCurveSum):
         for part in curve.parts:
-            yield from _terms(part)
-    elif isinstance(curve, DosedCurve):
+            yield from _iterate_dosed_curves(part)
+    elif isinstance(curve, DosedPlasmaCurve):
         yield curve
     else:
         raise ValueError(f"a plasma curve of draws is made of doses, not of {type(curve).__name__}")

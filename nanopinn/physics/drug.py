@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.physics.cells import CELLS_PER_UNIT, efflux_rate, uptake_rate
-from nanopinn.physics.pools import PoolCoefficients, PoolSystem
+from nanopinn.physics.pools import PoolCoefficients, PoolAssembler
 from nanopinn.physics.wall import exchange_coefficients
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ ENCAPSULATED, UNBOUND, RETAINED = 0, 1, 2
 
 
 #: What each pool is, for the reader.
-WORDS = {
+POOL_DESCRIPTIONS = {
     "encapsulated": "drug inside carriers in the interstitium",
     "free": "free drug in the interstitium",
     "bound": "drug on albumin in the interstitium",
@@ -44,11 +44,11 @@ WORDS = {
     "vessel free": "free and albumin-bound drug in the tissue's microvessels",
     "vessel retained": "drug in microvessels inside carriers that never release",
 }
-CELLULAR = frozenset({"intracellular", "nuclear"})
+CELLULAR_POOLS = frozenset({"intracellular", "nuclear"})
 
 
 @dataclass(frozen=True)
-class DrugDetail:
+class DrugPoolOptions:
     """Which pools are solved beside free, intracellular and nuclear drug.
 
     Attributes:
@@ -85,23 +85,23 @@ def volume_fractions(pools: tuple[str, ...], maps: TissueMaps) -> Tensor:
     one, plasma = torch.ones_like(maps.phi), maps.v_p.clamp_min(1e-3)
     return torch.stack(
         [
-            plasma if name.startswith("vessel") else one if name in CELLULAR else maps.phi
+            plasma if name.startswith("vessel") else one if name in CELLULAR_POOLS else maps.phi
             for name in pools
         ]
     )
 
 
 #: What images of one or two days without heat can know of: linear, so that fits are exact.
-LINEAR = DrugDetail(bound=True)
+LINEAR_POOLS = DrugPoolOptions(bound=True)
 #: Everything.
-FULL = DrugDetail(bound=True, saturable=True, vessels=True)
+FULL_POOLS = DrugPoolOptions(bound=True, saturable=True, vessels=True)
 
 
 def drug_pools(
     model: TumourModel,
     J_v: Tensor,
     J_L: Tensor,
-    detail: DrugDetail = LINEAR,
+    detail: DrugPoolOptions = LINEAR_POOLS,
     release: Tensor | None = None,
     vessel_release: Tensor | None = None,
 ) -> PoolCoefficients:
@@ -112,103 +112,107 @@ def drug_pools(
         release: of carriers in tissue, ``(x, y, z)``, 1/s; the model's law of pH if None.
         vessel_release: what heat adds in microvessels, ``(x, y, z)``, 1/s; the leak at body temperature is in the plasma curves.
     """
-    pools = PoolSystem(detail.pools, model.maps.phi)
+    pools = PoolAssembler(detail.pools, model.maps.phi)
     if detail.carrier:
-        _carrier(pools, model, J_v, J_L, "encapsulated", ENCAPSULATED, detail)
-        pools.passes(
+        _add_carrier_pool(pools, model, J_v, J_L, "encapsulated", ENCAPSULATED, detail)
+        pools.add_transfer(
             "encapsulated",
             "free",
             model.maps.phi * (model.release_rate() if release is None else release),
         )
     if detail.retained:
-        _carrier(pools, model, J_v, J_L, "retained", RETAINED, detail)
-    _free(pools, model, J_v, J_L, detail)
+        _add_carrier_pool(pools, model, J_v, J_L, "retained", RETAINED, detail)
+    _add_free_pool(pools, model, J_v, J_L, detail)
     if detail.bound:
-        _bound(pools, model, J_v, J_L, detail)
-    _cells(pools, model, saturable=detail.saturable)
+        _add_bound_pool(pools, model, J_v, J_L, detail)
+    _add_cell_pools(pools, model, saturable=detail.saturable)
     if detail.vessels:
-        _vessels(pools, model, detail, vessel_release)
+        _add_vessel_pools(pools, model, detail, vessel_release)
     return pools.coefficients()
 
 
-def _carrier(
-    pools: PoolSystem,
+def _add_carrier_pool(
+    pools: PoolAssembler,
     model: TumourModel,
     J_v: Tensor,
     J_L: Tensor,
     name: str,
     plasma: int,
-    detail: DrugDetail,
+    detail: DrugPoolOptions,
 ) -> None:
     phi = model.maps.phi
     PS, sigma = model.liposome_permeability()
     a, b = exchange_coefficients(PS, J_v, sigma)
-    pools.holds(name, phi)
-    pools.moves(name, model.scalars["f_l"], phi * model.value("D_l_t"))
-    pools.crosses_wall(name, plasma, a, b, f"vessel {name}" if detail.vessels else None)
-    pools.loses(name, J_L + phi * model.value("k_d_lip"))
+    pools.set_capacity(name, phi)
+    pools.add_transport(name, model.scalars["f_l"], phi * model.value("D_l_t"))
+    pools.add_wall_exchange(name, plasma, a, b, f"vessel {name}" if detail.vessels else None)
+    pools.add_loss(name, J_L + phi * model.value("k_d_lip"))
 
 
-def _free(
-    pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail
+def _add_free_pool(
+    pools: PoolAssembler, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugPoolOptions
 ) -> None:
     phi = model.maps.phi
     a, b = exchange_coefficients(
         model.permeability(model.value("P_f_t"), model.value("P_f_n")), J_v, model.value("sigma_f")
     )
-    pools.holds("free", phi)
-    pools.moves("free", 1.0, phi * model.by_tissue(model.value("D_f_t"), model.value("D_f_n")))
+    pools.set_capacity("free", phi)
+    pools.add_transport(
+        "free", 1.0, phi * model.select_by_tissue(model.value("D_f_t"), model.value("D_f_n"))
+    )
     # the plasma curve is of unbound drug, the local pool of all
-    pools.crosses_wall(
+    pools.add_wall_exchange(
         "free",
         UNBOUND,
         a * (1 - model.value("fb")) if detail.vessels else a,
         b,
         "vessel free" if detail.vessels else None,
     )
-    pools.loses("free", J_L)
+    pools.add_loss("free", J_L)
 
 
-def _bound(
-    pools: PoolSystem, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugDetail
+def _add_bound_pool(
+    pools: PoolAssembler, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugPoolOptions
 ) -> None:
     phi, fb = model.maps.phi, model.value("fb")
     a, b = exchange_coefficients(
         model.permeability(model.value("P_b_t"), model.value("P_b_n")),
         J_v,
-        model.by_tissue(model.value("sigmaT_t"), model.value("sigmaT_n")),
+        model.select_by_tissue(model.value("sigmaT_t"), model.value("sigmaT_n")),
     )
-    pools.holds("bound", phi)
-    pools.moves("bound", 1.0, phi * model.value("D_b_t"))
-    pools.crosses_wall(
+    pools.set_capacity("bound", phi)
+    pools.add_transport("bound", 1.0, phi * model.value("D_b_t"))
+    pools.add_wall_exchange(
         "bound",
         UNBOUND,
         a * (fb if detail.vessels else fb / (1 - fb)),
         b,
         "vessel free" if detail.vessels else None,
     )
-    pools.loses("bound", J_L)
-    pools.passes("free", "bound", phi * model.value("k_a"))
-    pools.passes("bound", "free", phi * model.value("k_d"))
+    pools.add_loss("bound", J_L)
+    pools.add_transfer("free", "bound", phi * model.value("k_a"))
+    pools.add_transfer("bound", "free", phi * model.value("k_d"))
 
 
-def _cells(pools: PoolSystem, model: TumourModel, *, saturable: bool) -> None:
+def _add_cell_pools(pools: PoolAssembler, model: TumourModel, *, saturable: bool) -> None:
     uptake, efflux = (
-        model.by_tissue(uptake_rate(model.maps.pH, model.values), 0.0),
+        model.select_by_tissue(uptake_rate(model.maps.pH, model.values), 0.0),
         efflux_rate(model.values),
     )
     if saturable:
         K_in = model.value("rho_c") / CELLS_PER_UNIT * model.value("K_i")
-        pools.saturates("free", "intracellular", uptake, efflux, model.value("K_e"), K_in)
+        pools.add_saturable_transfer(
+            "free", "intracellular", uptake, efflux, model.value("K_e"), K_in
+        )
     else:
-        pools.passes("free", "intracellular", uptake)
-        pools.passes("intracellular", "free", efflux)
-    pools.passes("intracellular", "nuclear", model.scalars["k_on_DNA"])
-    pools.passes("nuclear", "intracellular", model.value("k_off_DNA"))
+        pools.add_transfer("free", "intracellular", uptake)
+        pools.add_transfer("intracellular", "free", efflux)
+    pools.add_transfer("intracellular", "nuclear", model.scalars["k_on_DNA"])
+    pools.add_transfer("nuclear", "intracellular", model.value("k_off_DNA"))
 
 
-def _vessels(
-    pools: PoolSystem, model: TumourModel, detail: DrugDetail, release: Tensor | None
+def _add_vessel_pools(
+    pools: PoolAssembler, model: TumourModel, detail: DrugPoolOptions, release: Tensor | None
 ) -> None:
     v_p = model.plasma_volume()
     flow = v_p / model.value("tau_c")
@@ -220,8 +224,8 @@ def _vessels(
     }
     for name, (plasma, factor) in fed.items():
         if name in detail.pools:
-            pools.holds(name, v_p)
-            pools.gains(name, plasma, flow * factor)
-            pools.loses(name, flow)
+            pools.set_capacity(name, v_p)
+            pools.add_plasma_source(name, plasma, flow * factor)
+            pools.add_loss(name, flow)
     if detail.carrier and release is not None:
-        pools.passes("vessel encapsulated", "vessel free", v_p * release)
+        pools.add_transfer("vessel encapsulated", "vessel free", v_p * release)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def filtration(LpSV: Tensor, p_e: Tensor, p: Tensor) -> Tensor:
+def filtration_rate(LpSV: Tensor, p_e: Tensor, p: Tensor) -> Tensor:
     """Fluid that leaves the vessels, ``J_v = Lp S/V (p_e - p)``, 1/s (LpSV in 1/(Pa s), pressures in Pa)."""
     return LpSV * (p_e - p)
 
@@ -23,6 +23,6 @@ def lymphatic_drainage(LpLSL: Tensor, p: Tensor, p_L: float) -> Tensor:
     return LpLSL * (p - p_L)
 
 
-def length_scale(K: Tensor, LpSV: Tensor) -> Tensor:
+def hydraulic_length(K: Tensor, LpSV: Tensor) -> Tensor:
     """Thickness of the rim that drains the tumour, ``l = sqrt(K / (Lp S/V))``, m."""
     return (K / LpSV) ** 0.5

@@ -6,7 +6,7 @@ import tomllib
 from importlib.resources import files
 
 from nanopinn.physics.carrier import AcidTrigger, Circulation, HeatTrigger, PlasmaDrug
-from nanopinn.physics.formulation_file import formulation_of
+from nanopinn.physics.formulation_file import parse_formulation
 from nanopinn.physics.vehicle import Formulation
 
 __all__ = [
@@ -20,28 +20,28 @@ __all__ = [
     "Formulation",
     "HeatTrigger",
     "PlasmaDrug",
-    "known_formulation",
+    "packaged_formulation",
 ]
 
 
-def _packaged(name: str) -> Formulation:
+def _read_packaged_formulation(name: str) -> Formulation:
     text = (
         files("nanopinn.physics")
         .joinpath("formulations", f"{name}.toml")
         .read_text(encoding="utf-8")
     )
-    return formulation_of(tomllib.loads(text), f"{name}.toml")
+    return parse_formulation(tomllib.loads(text), f"{name}.toml")
 
 
 FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE = (
-    _packaged(name) for name in ("free", "pld", "ph", "tsl")
+    _read_packaged_formulation(name) for name in ("free", "pld", "ph", "tsl")
 )
 
 #: By the long name that schedules may use.
 FORMULATIONS = {f.name: f for f in (FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE)}
 
 
-def known_formulation(name: str) -> Formulation | None:
+def packaged_formulation(name: str) -> Formulation | None:
     """A packaged formulation by its name or an alias of it, in capitals or not; None if there is none."""
     wanted = name.casefold()
     return next(

@@ -17,22 +17,22 @@ from typing import Any, TypeVar
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.numbers import is_number
-from nanopinn.parameters import PARAMETERS, Parameter, parameter_of
+from nanopinn.parameters import PARAMETERS, Parameter, parse_parameter_row
 from nanopinn.physics.carrier import AcidTrigger, Circulation, HeatTrigger
 from nanopinn.physics.vehicle import Formulation
 
 
 @dataclass(frozen=True)
-class Quantity:
+class QuantitySpecification:
     """What a quantity is: its unit, what it means, and the values it may have (the ends too, unless it must be positive)."""
 
     unit: str
-    words: str
+    meaning: str
     low: float = 0.0
     high: float = math.inf
     positive: bool = False
 
-    def allows(self, value: float) -> bool:
+    def accepts(self, value: float) -> bool:
         """Whether it may have a value."""
         return (
             self.low <= value <= min(self.high, _LARGEST)
@@ -43,38 +43,44 @@ class Quantity:
 
 #: What every carrier's file says.
 CARRIER = {
-    "diameter": Quantity("m", "diameter of the carrier", 1e-9, 1e-5),
-    "leak": Quantity("1/s", "release of the untriggered carrier, in plasma and in tissue"),
-    "permeability": Quantity(
+    "diameter": QuantitySpecification("m", "diameter of the carrier", 1e-9, 1e-5),
+    "leak": QuantitySpecification(
+        "1/s", "release of the untriggered carrier, in plasma and in tissue"
+    ),
+    "permeability": QuantitySpecification(
         "1/s", "permeability of the tumour's walls for the carrier, times S/V"
     ),
-    "transmission": Quantity(
+    "transmission": QuantitySpecification(
         "1", "1 - reflection coefficient of the tumour's walls for the carrier", high=1.0
     ),
-    "retardation": Quantity(
+    "retardation": QuantitySpecification(
         "1", "velocity of the carrier over that of the interstitial fluid", high=1.0
     ),
-    "diffusion": Quantity("m**2/s", "diffusion coefficient of the carrier in the interstitium"),
-    "decay": Quantity("1/s", "decay of the carrier in the interstitium"),
+    "diffusion": QuantitySpecification(
+        "m**2/s", "diffusion coefficient of the carrier in the interstitium"
+    ),
+    "decay": QuantitySpecification("1/s", "decay of the carrier in the interstitium"),
 }
-VOLUME = Quantity("m**3", "volume of distribution of the carrier", positive=True)
-RATE = Quantity(
+VOLUME = QuantitySpecification("m**3", "volume of distribution of the carrier", positive=True)
+RATE = QuantitySpecification(
     "1/s", "rate of a phase at which the carrier leaves plasma, leak included", positive=True
 )
-SHARE = Quantity("1", "share of the dose in a phase of the carrier's plasma curve", high=1.0)
+SHARE = QuantitySpecification(
+    "1", "share of the dose in a phase of the carrier's plasma curve", high=1.0
+)
 ACID = {
-    "k_ref": Quantity("1/s", "release rate at pH_ref"),
-    "pK": Quantity("1", "pH of half release", high=14.0),
-    "n": Quantity("1", "steepness of release along pH", positive=True),
-    "pH_ref": Quantity("1", "pH at which k_ref is stated", high=14.0),
+    "k_ref": QuantitySpecification("1/s", "release rate at pH_ref"),
+    "pK": QuantitySpecification("1", "pH of half release", high=14.0),
+    "n": QuantitySpecification("1", "steepness of release along pH", positive=True),
+    "pH_ref": QuantitySpecification("1", "pH at which k_ref is stated", high=14.0),
 }
 HEAT = {
-    "k_hot": Quantity("1/s", "release rate at T_hot"),
-    "T_m": Quantity("K", "transition temperature", 273.15, 373.15),
-    "w": Quantity("K", "width of the transition", positive=True),
-    "T_hot": Quantity("K", "temperature at which k_hot is stated", 273.15, 373.15),
+    "k_hot": QuantitySpecification("1/s", "release rate at T_hot"),
+    "T_m": QuantitySpecification("K", "transition temperature", 273.15, 373.15),
+    "w": QuantitySpecification("K", "width of the transition", positive=True),
+    "T_hot": QuantitySpecification("K", "temperature at which k_hot is stated", 273.15, 373.15),
 }
-TOP = (
+TOP_LEVEL_KEYS = (
     "name",
     "aliases",
     "description",
@@ -87,23 +93,23 @@ TOP = (
 NAME = re.compile(r"\w[\w .+-]{0,63}")
 #: Numbers beyond these, in SI, are of no drug, and their products leave what a float can hold.
 _SMALLEST, _LARGEST = 1e-60, 1e60
-_MOST_TEXT, _MOST_ALIASES = 500, 10
+_MAX_TEXT_LENGTH, _MAX_ALIASES = 500, 10
 #: More phases than any plasma curve was fitted with.
-MOST_PHASES = 8
-OWN = ("value", "unit", "source", "prior", "low", "high")
+MAX_PHASES = 8
+OWN_PARAMETER_KEYS = ("value", "unit", "source", "prior", "low", "high")
 Trigger = TypeVar("Trigger", AcidTrigger, HeatTrigger)
 REMEDY = "See docs/formulations for an example."
 
 
-def formulation_of(entries: Mapping[str, Any], path: str | Path) -> Formulation:
+def parse_formulation(entries: Mapping[str, Any], path: str | Path) -> Formulation:
     """The formulation that a file's entries describe; ``path`` is named in errors.
 
     Raises:
         InputError: an entry is missing, unknown or of the wrong type, a symbol is not in the table, a unit is not the quantity's, a
             value is out of its range, or the carrier leaks more than it loses.
     """
-    file = _Reader(path, entries)
-    name, description = file.named("name", file.text("name")), file.text("description")
+    file = _FormulationReader(path, entries)
+    name, description = file.validate_name("name", file.text("name")), file.text("description")
     if "circulation" not in entries and not {*CARRIER, "acid", "heat", "releasable_share"} & set(
         entries
     ):
@@ -121,9 +127,9 @@ def formulation_of(entries: Mapping[str, Any], path: str | Path) -> Formulation:
         releasable_share=file.share(),
         aliases=file.aliases(),
         **quantities,
-        own=tuple(file.own),
+        own_parameters=tuple(file.own_parameters),
     )
-    if not (leaked := found.leaked_share()) <= 1:
+    if not (leaked := found.leaked_fraction()) <= 1:
         raise InputError(
             "the carrier leaks more than it loses",
             file=path,
@@ -135,14 +141,14 @@ def formulation_of(entries: Mapping[str, Any], path: str | Path) -> Formulation:
     return found
 
 
-class _Reader:
+class _FormulationReader:
     """Entries of one file, and the parameters that they state themselves."""
 
     def __init__(self, path: str | Path, entries: Mapping[str, Any]) -> None:
-        self.path, self.entries, self.own = path, entries, list[Parameter]()
-        self._know(entries, TOP, "")
+        self.path, self.entries, self.own_parameters = path, entries, list[Parameter]()
+        self._check_keys(entries, TOP_LEVEL_KEYS, "")
 
-    def _know(self, entries: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    def _check_keys(self, entries: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
         for key in entries:
             if key not in known:
                 remedy = (
@@ -150,11 +156,11 @@ class _Reader:
                     if key == "reflection"
                     else REMEDY
                 )
-                raise self.wrong(
+                raise self.input_error(
                     "an entry is not known", f"{where}{key}", entries[key], ", ".join(known), remedy
                 )
 
-    def wrong(
+    def input_error(
         self, problem: str, field: str, found: object, expected: str, remedy: str = REMEDY
     ) -> InputError:
         return InputError(
@@ -168,7 +174,7 @@ class _Reader:
 
     def entry(self, key: str) -> Any:
         if key not in self.entries:
-            raise self.wrong(
+            raise self.input_error(
                 "a quantity is missing",
                 key,
                 None,
@@ -179,8 +185,8 @@ class _Reader:
     def table(self, key: str, known: tuple[str, ...]) -> Mapping[str, Any]:
         found = self.entry(key)
         if not isinstance(found, dict):
-            raise self.wrong("an entry has the wrong type", key, found, f"a table [{key}]")
-        self._know(found, known, f"{key}.")
+            raise self.input_error("an entry has the wrong type", key, found, f"a table [{key}]")
+        self._check_keys(found, known, f"{key}.")
         return found
 
     def text(self, key: str) -> str:
@@ -189,13 +195,13 @@ class _Reader:
             not isinstance(found, str)
             or not found.strip()
             or not found.strip().isprintable()
-            or len(found) > _MOST_TEXT
+            or len(found) > _MAX_TEXT_LENGTH
         ):
-            raise self.wrong(
+            raise self.input_error(
                 "an entry has the wrong type",
                 key,
                 found,
-                f"a text on one line, of at most {_MOST_TEXT} characters",
+                f"a text on one line, of at most {_MAX_TEXT_LENGTH} characters",
             )
         return found.strip()
 
@@ -204,20 +210,20 @@ class _Reader:
         if (
             not isinstance(found, list)
             or not all(isinstance(a, str) for a in found)
-            or len(found) > _MOST_ALIASES
+            or len(found) > _MAX_ALIASES
         ):
-            raise self.wrong(
+            raise self.input_error(
                 "an entry has the wrong type",
                 "aliases",
                 found,
-                f"a list of at most {_MOST_ALIASES} texts",
+                f"a list of at most {_MAX_ALIASES} texts",
             )
-        return tuple(self.named("aliases", a) for a in found)
+        return tuple(self.validate_name("aliases", a) for a in found)
 
-    def named(self, key: str, found: str) -> str:
+    def validate_name(self, key: str, found: str) -> str:
         """A name that may stand for a folder: results of an arm are written under it."""
         if not NAME.fullmatch(found):
-            raise self.wrong(
+            raise self.input_error(
                 "a name cannot be used",
                 key,
                 found,
@@ -228,7 +234,7 @@ class _Reader:
     def share(self) -> float:
         found = self.entries.get("releasable_share", 1.0)
         if not is_number(found) or not 0 <= found <= 1:
-            raise self.wrong(
+            raise self.input_error(
                 "the share of carriers that release is no share",
                 "releasable_share",
                 found,
@@ -240,22 +246,22 @@ class _Reader:
         found = {"shares": [], **self.table("circulation", ("volume", "rates", "shares"))}
         for key in ("volume", "rates"):
             if key not in found:
-                raise self.wrong(
+                raise self.input_error(
                     "a quantity is missing",
                     f"circulation.{key}",
                     None,
-                    VOLUME.words if key == "volume" else RATE.words,
+                    VOLUME.meaning if key == "volume" else RATE.meaning,
                 )
         volume = self.symbol("circulation.volume", found["volume"], VOLUME)
         rates, shares = (
-            self._several("rates", found["rates"], RATE),
-            self._several("shares", found["shares"], SHARE),
+            self._parse_symbol_list("rates", found["rates"], RATE),
+            self._parse_symbol_list("shares", found["shares"], SHARE),
         )
-        total = sum(self._value(s) for s in shares)
+        total = sum(self._parameter_value(s) for s in shares)
         if len(shares) != len(rates) - 1 or total > 1:
             problem = "the shares of the plasma curve do not fit its rates"
             said = f"{len(shares)} shares with a sum of {total:g} for {len(rates)} rates"
-            raise self.wrong(
+            raise self.input_error(
                 problem,
                 "circulation.shares",
                 said,
@@ -263,27 +269,31 @@ class _Reader:
             )
         return Circulation(volume, rates, shares)
 
-    def _several(self, key: str, found: Any, what: Quantity) -> tuple[str, ...]:
-        if not isinstance(found, list) or len(found) > MOST_PHASES:
-            raise self.wrong(
+    def _parse_symbol_list(
+        self, key: str, found: Any, what: QuantitySpecification
+    ) -> tuple[str, ...]:
+        if not isinstance(found, list) or len(found) > MAX_PHASES:
+            raise self.input_error(
                 "an entry has the wrong type",
                 f"circulation.{key}",
                 found,
-                f"a list of at most {MOST_PHASES}",
+                f"a list of at most {MAX_PHASES}",
             )
         return tuple(
             self.symbol(f"circulation.{key}.{i + 1}", entry, what) for i, entry in enumerate(found)
         )
 
     def trigger(
-        self, key: str, quantities: Mapping[str, Quantity], kind: type[Trigger]
+        self, key: str, quantities: Mapping[str, QuantitySpecification], kind: type[Trigger]
     ) -> Trigger | None:
         if key not in self.entries:
             return None
         found = self.table(key, tuple(quantities))
         for quantity, what in quantities.items():
             if quantity not in found:
-                raise self.wrong("a quantity is missing", f"{key}.{quantity}", None, what.words)
+                raise self.input_error(
+                    "a quantity is missing", f"{key}.{quantity}", None, what.meaning
+                )
         return kind(
             **{
                 quantity: self.symbol(f"{key}.{quantity}", found[quantity], what)
@@ -291,16 +301,16 @@ class _Reader:
             }
         )
 
-    def symbol(self, field: str, entry: Any, what: Quantity) -> str:
+    def symbol(self, field: str, entry: Any, what: QuantitySpecification) -> str:
         """The symbol under which a quantity's number is found."""
         if isinstance(entry, str):
-            return self._named(field, entry, what)
+            return self._check_table_symbol(field, entry, what)
         if isinstance(entry, dict):
-            return self._stated(field, entry, what)
+            return self._add_own_parameter(field, entry, what)
         example = (
             f'{field.split(".")[-1]} = {{value = {entry}, unit = "{what.unit}", source = "..."}}'
         )
-        raise self.wrong(
+        raise self.input_error(
             "a quantity needs its unit and source",
             field,
             entry,
@@ -308,16 +318,16 @@ class _Reader:
             f"Write {example}.",
         )
 
-    def _named(self, field: str, symbol: str, what: Quantity) -> str:
+    def _check_table_symbol(self, field: str, symbol: str, what: QuantitySpecification) -> str:
         if symbol not in PARAMETERS:
-            raise self.wrong(
+            raise self.input_error(
                 "a symbol is not in the parameter table",
                 field,
                 symbol,
                 "a symbol, or {value, unit, source}",
             )
         if (unit := PARAMETERS[symbol].unit) != what.unit:
-            raise self.wrong(
+            raise self.input_error(
                 "a parameter has another unit than the quantity",
                 field,
                 f"{symbol} in {unit}",
@@ -325,20 +335,22 @@ class _Reader:
             )
         return symbol
 
-    def _stated(self, field: str, entry: Mapping[str, Any], what: Quantity) -> str:
-        self._know(entry, OWN, f"{field}.")
+    def _add_own_parameter(
+        self, field: str, entry: Mapping[str, Any], what: QuantitySpecification
+    ) -> str:
+        self._check_keys(entry, OWN_PARAMETER_KEYS, f"{field}.")
         for key in ("value", "unit", "source"):
             if key not in entry:
-                raise self.wrong(
+                raise self.input_error(
                     "a quantity lacks an entry", f"{field}.{key}", None, "value, unit and source"
                 )
         for key in ("source", "prior"):
             if key in entry and not (
                 isinstance(entry[key], str)
                 and entry[key].isprintable()
-                and len(entry[key]) <= _MOST_TEXT
+                and len(entry[key]) <= _MAX_TEXT_LENGTH
             ):
-                raise self.wrong(
+                raise self.input_error(
                     "an entry has the wrong type",
                     f"{field}.{key}",
                     entry[key],
@@ -346,16 +358,16 @@ class _Reader:
                 )
         numbers = {key: entry[key] for key in ("value", "low", "high") if key in entry}
         for key, number in numbers.items():
-            if not is_number(number) or not what.allows(number):
+            if not is_number(number) or not what.accepts(number):
                 low = "above 0" if what.positive else f"{what.low:g}"
-                raise self.wrong(
+                raise self.input_error(
                     "a number cannot be used",
                     f"{field}.{key}",
                     number,
-                    f"{low} to {what.high:g} {what.unit} ({what.words})",
+                    f"{low} to {what.high:g} {what.unit} ({what.meaning})",
                 )
         if entry["unit"] != what.unit:
-            raise self.wrong(
+            raise self.input_error(
                 "a unit is not the quantity's",
                 f"{field}.unit",
                 entry["unit"],
@@ -368,19 +380,19 @@ class _Reader:
                 for key in ("value", "low", "high")
             },
             "symbol": f"{self.text('name')}.{field}",
-            "name": what.words,
+            "name": what.meaning,
             "unit": what.unit,
             "prior": entry.get("prior", ""),
             "tissue": self.text("name"),
             "source": entry["source"],
             "verified": "memory",
         }
-        self.own.append(parameter_of(row, str(self.path)))
+        self.own_parameters.append(parse_parameter_row(row, str(self.path)))
         return row["symbol"]
 
-    def _value(self, symbol: str) -> float:
+    def _parameter_value(self, symbol: str) -> float:
         return (
-            {p.symbol: p.value for p in self.own}[symbol]
+            {p.symbol: p.value for p in self.own_parameters}[symbol]
             if symbol not in PARAMETERS
             else PARAMETERS[symbol].value
         )

@@ -16,20 +16,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from nanopinn.parameters import value
-from nanopinn.physics.values import Number, Values, lookup
+from nanopinn.physics.values import Number, Values, parameter_lookup
 
 #: Properties that heating changes, and the symbol of the factor at the end of a heating.
-HEATED = {"p_e": "HT_IFP", "P_l": "HT_Pl"}
+HEAT_FACTOR_SYMBOLS = {"p_e": "HT_IFP", "P_l": "HT_Pl"}
 
 
-def heats(T_K: float | None) -> bool:
+def has_heat_effects(T_K: float | None) -> bool:
     """Whether a heating to a temperature has these effects; one of unknown temperature has."""
     return T_K is None or value("HT_T") <= T_K
 
 
-def table_factors() -> dict[str, Number]:
+def default_heat_factors() -> dict[str, Number]:
     """Median of every factor at the end of a heating."""
-    return {name: value(symbol) for name, symbol in HEATED.items()}
+    return {name: value(symbol) for name, symbol in HEAT_FACTOR_SYMBOLS.items()}
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class HeatEffects:
         t_Pl_s: with which the walls recover, s.
     """
 
-    factors: Mapping[str, Number] = field(default_factory=table_factors)
+    factors: Mapping[str, Number] = field(default_factory=default_heat_factors)
     t_IFP_s: Number = field(default_factory=lambda: value("HT_t_IFP"))
     t_Pl_s: Number = field(default_factory=lambda: value("HT_t_Pl"))
 
-    def under(self, values: Values) -> HeatEffects:
+    def with_values(self, values: Values) -> HeatEffects:
         """The same with the numbers or draws that are given by symbol (HT_IFP, HT_Pl, HT_t_IFP, HT_t_Pl)."""
-        v = lookup(
+        v = parameter_lookup(
             {
-                **{HEATED[n]: f for n, f in self.factors.items()},
+                **{HEAT_FACTOR_SYMBOLS[n]: f for n, f in self.factors.items()},
                 "HT_t_IFP": self.t_IFP_s,
                 "HT_t_Pl": self.t_Pl_s,
                 **values,
@@ -58,7 +58,7 @@ class HeatEffects:
         )
         return replace(
             self,
-            factors={n: v(HEATED[n]) for n in self.factors},
+            factors={n: v(HEAT_FACTOR_SYMBOLS[n]) for n in self.factors},
             t_IFP_s=v("HT_t_IFP"),
             t_Pl_s=v("HT_t_Pl"),
         )

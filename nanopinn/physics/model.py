@@ -12,12 +12,12 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import value
-from nanopinn.physics.describe import describe
-from nanopinn.physics.drug import LINEAR, DrugDetail, drug_pools
-from nanopinn.physics.flow import filtration, lymphatic_drainage
-from nanopinn.physics.pools import PoolCoefficients, PoolSystem
-from nanopinn.physics.release import acid_release_rate, bent
-from nanopinn.physics.values import Number, Values, lookup
+from nanopinn.physics.describe import format_model_equations
+from nanopinn.physics.drug import LINEAR_POOLS, DrugPoolOptions, drug_pools
+from nanopinn.physics.flow import filtration_rate, lymphatic_drainage
+from nanopinn.physics.pools import PoolCoefficients, PoolAssembler
+from nanopinn.physics.release import acid_release_rate, warp_ph
+from nanopinn.physics.values import Number, Values, parameter_lookup
 from nanopinn.physics.wall import exchange_coefficients
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class FlowCoefficients:
     cut: tuple[tuple[int, int], ...] = ()
     inflow: Tensor | None = None
 
-    def checked(self) -> FlowCoefficients:
+    def validate(self) -> FlowCoefficients:
         """Itself.
 
         Raises:
@@ -126,12 +126,12 @@ RELEASE_LAW = "release law"
 INFLOW = "inflow"
 
 
-def release_in(stretch: int) -> str:
+def release_multiplier_name(segment: int) -> str:
     """Name of the scalar that multiplies the release rate in a stretch of time; the first stretch, number 0, has none."""
-    return f"{_RELEASE_IN}{stretch}"
+    return f"{_RELEASE_MULTIPLIER_PREFIX}{segment}"
 
 
-_RELEASE_IN = "release_"
+_RELEASE_MULTIPLIER_PREFIX = "release_"
 
 
 def default_scalars() -> dict[str, float]:
@@ -173,7 +173,7 @@ class TumourModel:
         """
         merged = {**default_scalars(), **(scalars or {})}
         unknown = set(merged) - set(SCALARS) - set(MULTIPLIERS) - {RELEASE_LAW, INFLOW}
-        unknown -= {name for name in unknown if name.startswith(_RELEASE_IN)}
+        unknown -= {name for name in unknown if name.startswith(_RELEASE_MULTIPLIER_PREFIX)}
         if unknown:
             raise KeyError(f"not scalars of the model: {', '.join(sorted(unknown))}")
         like = maps.phi
@@ -189,9 +189,9 @@ class TumourModel:
 
     def value(self, symbol: str) -> Number:
         """A parameter: the one given, else the table's."""
-        return lookup(self.values)(symbol)
+        return parameter_lookup(self.values)(symbol)
 
-    def by_tissue(self, tumour: Tensor | float, normal: Tensor | float) -> Tensor:
+    def select_by_tissue(self, tumour: Tensor | float, normal: Tensor | float) -> Tensor:
         """One value in the tumour, another in normal tissue, ``(x, y, z)``."""
         # two plain numbers would give single precision
         inside, outside = (
@@ -216,15 +216,15 @@ class TumourModel:
         LpSV = s["q"] / s["p_e"]
         K = s["l"] ** 2 * LpSV
         return FlowCoefficients(
-            K=self.by_tissue(self.factor("K") * K, s["K_ratio_n"] * K)
+            K=self.select_by_tissue(self.factor("K") * K, s["K_ratio_n"] * K)
             * self.multiplier("conductivity"),
             LpSV=LpSV
             * self.multiplier("filtration")
-            * self.by_tissue(
+            * self.select_by_tissue(
                 self.factor("Lp", "SV") * self.maps.vascularity(), value("LpSV_n") / value("LpSV_t")
             ),
-            p_e=s["p_e"] * self.by_tissue(self.factor("p_e"), value("p_e_n") / value("p_e")),
-            LpLSL=LpSV * self.by_tissue(0.0, value("LpLSL_n") / value("LpSV_t")),
+            p_e=s["p_e"] * self.select_by_tissue(self.factor("p_e"), value("p_e_n") / value("p_e")),
+            LpLSL=LpSV * self.select_by_tissue(0.0, value("LpLSL_n") / value("LpSV_t")),
             p_L=value("p_L"),
             p_inf=value("p_inf"),
             cut=self.maps.cut,
@@ -238,32 +238,34 @@ class TumourModel:
             return None
         return s["q"] * s["l"] * torch.einsum("k,kxyz->xyz", s[INFLOW], self.maps.shapes[INFLOW])
 
-    def exchange(self, p: Tensor) -> tuple[Tensor, Tensor]:
+    def filtration_and_drainage(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """Filtration J_v and lymphatic drainage J_L at a pressure, 1/s."""
         flow = self.flow()
-        return filtration(flow.LpSV, flow.p_e, p), lymphatic_drainage(flow.LpLSL, p, flow.p_L)
+        return filtration_rate(flow.LpSV, flow.p_e, p), lymphatic_drainage(flow.LpLSL, p, flow.p_L)
 
-    def contrast_agent(self, J_v: Tensor, J_L: Tensor) -> PoolCoefficients:
+    def contrast_agent_pools(self, J_v: Tensor, J_L: Tensor) -> PoolCoefficients:
         """The contrast agent, one pool, one input (its plasma curve)."""
         a, b = exchange_coefficients(
-            self.maps.PS * self.by_tissue(self.factor("P", "SV"), 1.0), J_v, self.value("sigma_Gd")
+            self.maps.PS * self.select_by_tissue(self.factor("P", "SV"), 1.0),
+            J_v,
+            self.value("sigma_Gd"),
         )
         phi = self.maps.phi
-        pools = PoolSystem(("contrast",), phi)
-        pools.holds("contrast", phi)
-        pools.moves("contrast", 1.0, phi * self.value("D_Gd"))
-        pools.crosses_wall("contrast", 0, a, b)
-        pools.loses("contrast", J_L)
+        pools = PoolAssembler(("contrast",), phi)
+        pools.set_capacity("contrast", phi)
+        pools.add_transport("contrast", 1.0, phi * self.value("D_Gd"))
+        pools.add_wall_exchange("contrast", 0, a, b)
+        pools.add_loss("contrast", J_L)
         return pools.coefficients()
 
-    def release_rate(self, stretch: int = 0) -> Tensor:
+    def release_rate(self, segment: int = 0) -> Tensor:
         """Release rate of the carrier from the pH map, 1/s, in a stretch of time."""
-        s, bend = self.scalars, self.scalars.get(RELEASE_LAW)
+        s, warp_weights = self.scalars, self.scalars.get(RELEASE_LAW)
         k0, n, at = (self.value(symbol) for symbol in ("krel0_pH", "n_rel", "pH_ref"))
-        law = acid_release_rate(self.maps.pH, s["krel_ref"], k0, s["pK_rel"], n, at, bend)
-        return law * self.multiplier("release") * s.get(release_in(stretch), 1.0)
+        law = acid_release_rate(self.maps.pH, s["krel_ref"], k0, s["pK_rel"], n, at, warp_weights)
+        return law * self.multiplier("release") * s.get(release_multiplier_name(segment), 1.0)
 
-    def release_of(self, carrier: Formulation, T: Tensor) -> Tensor:
+    def carrier_release_rate(self, carrier: Formulation, T: Tensor) -> Tensor:
         """Release rate of a carrier in tissue at a temperature (K), 1/s.
 
         What a fit found of the law's bend along pH, and of the rate in space, holds where acid opens the carrier.
@@ -274,26 +276,28 @@ class TumourModel:
         if RELEASE_LAW in self.scalars:
             # the law as it is, read on a bent scale of pH
             for symbol in (a.pK, a.pH_ref):
-                moved[symbol] = bent(
-                    torch.as_tensor(lookup(moved)(symbol), dtype=pH.dtype, device=pH.device),
+                moved[symbol] = warp_ph(
+                    torch.as_tensor(
+                        parameter_lookup(moved)(symbol), dtype=pH.dtype, device=pH.device
+                    ),
                     self.scalars[RELEASE_LAW],
                 )
-            pH = bent(pH, self.scalars[RELEASE_LAW])
+            pH = warp_ph(pH, self.scalars[RELEASE_LAW])
         return carrier.release_rate(pH, T, moved) * self.multiplier("release")
 
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
         """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""
         normal = self.value("P_l_n") * self.value("SV_n")
-        PS = self.by_tissue(
+        PS = self.select_by_tissue(
             self.scalars["PS_l"] * self.factor("P", "P_l", "SV") * self.maps.vascularity(), normal
         )
-        return PS * self.multiplier("permeability"), self.by_tissue(
+        return PS * self.multiplier("permeability"), self.select_by_tissue(
             1 - self.scalars["leak_l"], self.value("sigma_l_n")
         )
 
     def permeability(self, P_t: Number, P_n: Number) -> Tensor:
         """PS/V, 1/s, of a solute with wall permeability P (m/s) in tumour and normal tissue; the tumour's follows the vascularity."""
-        return self.by_tissue(
+        return self.select_by_tissue(
             P_t * self.value("SV_t") * self.factor("P", "SV") * self.maps.vascularity(),
             P_n * self.value("SV_n"),
         )
@@ -306,7 +310,7 @@ class TumourModel:
         self,
         J_v: Tensor,
         J_L: Tensor,
-        detail: DrugDetail = LINEAR,
+        detail: DrugPoolOptions = LINEAR_POOLS,
         release: Tensor | None = None,
         vessel_release: Tensor | None = None,
     ) -> PoolCoefficients:
@@ -315,6 +319,6 @@ class TumourModel:
 
     def __str__(self) -> str:
         """The equations and every number in them, with unit and source."""
-        return describe(
+        return format_model_equations(
             {symbol: float(self.scalars[name]) for name, symbol in SCALARS.items() if name != "q"}
         )

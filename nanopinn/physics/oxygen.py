@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanopinn.physics.values import Number, Values, lookup
+from nanopinn.physics.values import Number, Values, parameter_lookup
 
 
 def _bisect(f: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def _bisect(f: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
     return (low + high) / 2
 
 
-def _drop(x: Tensor, edge: Tensor) -> Tensor:
+def _scaled_pressure_drop(x: Tensor, edge: Tensor) -> Tensor:
     """Fall of p from the wall to ``x = r^2/R_c^2`` in units of ``M R_c^2 / 4D``: ``edge ln x - x + 1``."""
     return edge * torch.log(x) - (x - 1)
 
@@ -46,8 +46,8 @@ def supplied_radius(R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number)
     """
     supply = 4 * D * p_0 / (M * R_c**2)
     edge = (R_t / R_c) ** 2
-    x = _bisect(lambda x: supply - _drop(x, x), torch.ones_like(edge), edge)
-    return torch.where(_drop(edge, edge) <= supply, R_t, R_c * x.sqrt())
+    x = _bisect(lambda x: supply - _scaled_pressure_drop(x, x), torch.ones_like(edge), edge)
+    return torch.where(_scaled_pressure_drop(edge, edge) <= supply, R_t, R_c * x.sqrt())
 
 
 def oxygen_pressure(
@@ -62,7 +62,7 @@ def oxygen_pressure(
         R_t, R_c, D, M, p_0: as in :func:`supplied_radius`.
     """
     r_a = supplied_radius(R_t, R_c, D, M, p_0)
-    p = p_0 - M * R_c**2 / (4 * D) * _drop((r / R_c) ** 2, (r_a / R_c) ** 2)
+    p = p_0 - M * R_c**2 / (4 * D) * _scaled_pressure_drop((r / R_c) ** 2, (r_a / R_c) ** 2)
     return torch.where(r < r_a, p, torch.where(r_a < R_t, 0.0, p)).clamp_min(0.0)
 
 
@@ -72,8 +72,8 @@ def radius_at_pressure(
     """Where oxygen pressure has fallen to p, m; R_t where it never does, R_c where it always is below."""
     r_a = supplied_radius(R_t, R_c, D, M, p_0)
     edge, fall = (r_a / R_c) ** 2, (p_0 - p) * 4 * D / (M * R_c**2)
-    x = _bisect(lambda x: fall - _drop(x, edge), torch.ones_like(edge), edge)
-    never = (r_a == R_t) & (_drop(edge, edge) <= fall)
+    x = _bisect(lambda x: fall - _scaled_pressure_drop(x, edge), torch.ones_like(edge), edge)
+    never = (r_a == R_t) & (_scaled_pressure_drop(edge, edge) <= fall)
     return torch.where(never, R_t, R_c * x.sqrt())
 
 
@@ -138,7 +138,7 @@ class OxygenSupply:
         """The table's, but for the values given by symbol."""
         return cls(
             *(
-                lookup(values)(symbol)
+                parameter_lookup(values)(symbol)
                 for symbol in ("D_O2", "M_O2", "p_O2_v", "p_O2_hyp", "p_O2_nec")
             )
         )

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanopinn.physics.values import Number, Values, lookup
+from nanopinn.physics.values import Number, Values, parameter_lookup
 
 
 @dataclass(frozen=True)
-class KillConstants:
+class CellKillParameters:
     """Constants of the three laws; numbers, or tensors that broadcast with the concentrations.
 
     Attributes:
@@ -43,13 +43,13 @@ class KillConstants:
     resistance: Number
 
     @classmethod
-    def of(cls, values: Values | None = None) -> KillConstants:
+    def of(cls, values: Values | None = None) -> CellKillParameters:
         """The table's, or those given by symbol."""
-        v = lookup(values)
+        v = parameter_lookup(values)
         return cls(v("EC50_i"), v("m_hill"), v("f_max"), v("k_kill_H"), v("res_q"))
 
 
-def peak_survival(C_peak: Tensor, EC50: Number, m: Number, resistance: Number = 1.0) -> Tensor:
+def hill_survival(C_peak: Tensor, EC50: Number, m: Number, resistance: Number = 1.0) -> Tensor:
     """Surviving fraction after a largest concentration, ``S = 1/(1 + (C_peak/(q EC50))^m)``.
 
     Args:
@@ -59,7 +59,7 @@ def peak_survival(C_peak: Tensor, EC50: Number, m: Number, resistance: Number = 
     return 1 / (1 + (C_peak.clamp_min(0.0) / (resistance * EC50)) ** m)
 
 
-def rate_increment(
+def emax_increment(
     C_0: Tensor, C_1: Tensor, dt: Number, f_max: Number, EC50: Number, resistance: Number = 1.0
 ) -> Tensor:
     """What a step adds to ``-ln S`` in the rate law, ``integral f_max/q C/(EC50 + C) dt``, exact for C linear over the step.
@@ -78,17 +78,17 @@ def rate_increment(
     return f_max / resistance * dt * (1 - EC50 / (EC50 + C_0) * slope)
 
 
-def area_increment(F_0: Tensor, F_1: Tensor, dt: Number) -> Tensor:
+def auc_increment(F_0: Tensor, F_1: Tensor, dt: Number) -> Tensor:
     """What a step adds to the area under a concentration, ``(F_0 + F_1)/2 dt``, kg s/m3 of kg/m3."""
     return (F_0 + F_1) / 2 * dt
 
 
-def rate_survival(killed: Tensor) -> Tensor:
-    """Surviving fraction by the rate law, ``S = exp(-K)``, K the sum of :func:`rate_increment`."""
+def emax_survival(killed: Tensor) -> Tensor:
+    """Surviving fraction by the rate law, ``S = exp(-K)``, K the sum of :func:`emax_increment`."""
     return torch.exp(-killed)
 
 
-def area_survival(area: Tensor, k_kill: Number, resistance: Number = 1.0) -> Tensor:
+def auc_survival(area: Tensor, k_kill: Number, resistance: Number = 1.0) -> Tensor:
     """Surviving fraction by the area law, ``S = exp(-k_kill/q area)``.
 
     Args:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.physics.values import Values, numbers
+from nanopinn.physics.values import Values, scalar_lookup
 
 #: Concentration at times, kg/m3, of the shape of the times (s).
-Curve = Callable[[Tensor], Tensor]
+ConcentrationFunction = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class PlasmaInput(Protocol):
     def __call__(self, t: Tensor) -> Tensor:
         """Concentration, kg/m3; at a bolus its value after it."""
 
-    def during(self, start_s: float) -> Curve:
+    def smooth_piece_from(self, start_s: float) -> ConcentrationFunction:
         """The smooth curve that holds from ``start_s`` to the next event, its end included."""
 
     def events(self) -> tuple[float, ...]:
@@ -121,12 +121,12 @@ class PlasmaInput(Protocol):
     def area(self) -> float:
         """Integral over all times, kg s/m3."""
 
-    def area_to(self, t: float) -> float:
+    def area_until(self, t: float) -> float:
         """Integral up to a time, kg s/m3."""
 
 
 @dataclass(frozen=True)
-class DosedCurve:
+class DosedPlasmaCurve:
     """Concentration in plasma after a series of doses, exact.
 
         bolus D at s:              D g(t - s)
@@ -140,7 +140,7 @@ class DosedCurve:
         doses: what is given, in any order.
     """
 
-    impulse: SumOfExponentials
+    impulse_response: SumOfExponentials
     doses: tuple[Dose, ...]
 
     def __call__(self, t: Tensor) -> Tensor:
@@ -148,47 +148,51 @@ class DosedCurve:
 
     def _modes(self, t: Tensor) -> Tensor:
         """The curve split by the exponentials of the impulse, ``(..., exponential)``."""
-        A, k = (t.new_tensor(v) for v in (self.impulse.amplitudes, self.impulse.rates))
-        return dosed_modes(A, k, self.doses, t)
+        A, k = (
+            t.new_tensor(v) for v in (self.impulse_response.amplitudes, self.impulse_response.rates)
+        )
+        return superpose_doses(A, k, self.doses, t)
 
-    def during(self, start_s: float) -> SmoothCurve:
+    def smooth_piece_from(self, start_s: float) -> SmoothPlasmaCurve:
         """The curve of what has begun by ``start_s``: smooth, and exact up to the next event.
 
         A bolus at ``start_s`` counts, one at the end of the interval does not: a time step that ends at a
         bolus sees the value before it. A start within round-off of an event is at the event.
         """
-        start, rate = begun(self.doses, self.events(), start_s)
+        start, rate = infusion_state_at(self.doses, self.events(), start_s)
         modes = self._modes(torch.tensor(start, dtype=torch.float64)).tolist()
-        return SmoothCurve(
+        return SmoothPlasmaCurve(
             start,
             tuple(modes),
-            tuple(rate * a for a in self.impulse.amplitudes),
-            self.impulse.rates,
+            tuple(rate * a for a in self.impulse_response.amplitudes),
+            self.impulse_response.rates,
         )
 
     def events(self) -> tuple[float, ...]:
         """Starts of all doses and ends of infusions, s, increasing."""
         return tuple(sorted({d.start_s for d in self.doses} | {d.end_s for d in self.doses}))
 
-    def scaled(self, factor: float) -> DosedCurve:
+    def scaled(self, factor: float) -> DosedPlasmaCurve:
         """The same curve times ``factor``."""
-        return DosedCurve(self.impulse.scaled(factor), self.doses)
+        return DosedPlasmaCurve(self.impulse_response.scaled(factor), self.doses)
 
     def area(self) -> float:
         """Integral over all times, kg s/m3: dose over clearance."""
-        return sum(d.amount_kg for d in self.doses) * self.impulse.area()
+        return sum(d.amount_kg for d in self.doses) * self.impulse_response.area()
 
-    def area_to(self, t: float) -> float:
+    def area_until(self, t: float) -> float:
         """Integral up to a time, kg s/m3: of every mode what came in less what is there, over its rate, ``(A_i given - X_i)/k_i``."""
         modes = self._modes(torch.tensor(t, dtype=torch.float64)).tolist()
-        given = sum(_share_given(d, t) * d.amount_kg for d in self.doses)
+        given = sum(_fraction_given(d, t) * d.amount_kg for d in self.doses)
         return sum(
             (a * given - x) / k
-            for a, x, k in zip(self.impulse.amplitudes, modes, self.impulse.rates, strict=True)
+            for a, x, k in zip(
+                self.impulse_response.amplitudes, modes, self.impulse_response.rates, strict=True
+            )
         )
 
 
-def dosed_modes(A: Tensor, k: Tensor, doses: Sequence[Dose], t: Tensor) -> Tensor:
+def superpose_doses(A: Tensor, k: Tensor, doses: Sequence[Dose], t: Tensor) -> Tensor:
     """What a series of doses leaves in each exponential ``A exp(-k s)`` of an impulse response, kg/m3.
 
     Args:
@@ -199,12 +203,18 @@ def dosed_modes(A: Tensor, k: Tensor, doses: Sequence[Dose], t: Tensor) -> Tenso
         since = (t - dose.start_s)[..., None]
         infused = since.clamp(0.0, dose.infusion_s)
         given = infused / dose.infusion_s if dose.infusion_s > 0 else torch.ones_like(infused)
-        left = given * mean_decay(k * infused) * torch.exp(-k * (since - infused).clamp_min(0.0))
+        left = (
+            given
+            * mean_exponential_decay(k * infused)
+            * torch.exp(-k * (since - infused).clamp_min(0.0))
+        )
         total = total + torch.where(since >= 0, dose.amount_kg * A * left, 0.0)
     return total
 
 
-def begun(doses: Sequence[Dose], events: Sequence[float], start_s: float) -> tuple[float, float]:
+def infusion_state_at(
+    doses: Sequence[Dose], events: Sequence[float], start_s: float
+) -> tuple[float, float]:
     """A start, or the event that it is within round-off of, s, and the rate at which drug is infused from then on, kg/s."""
     near = min(events, key=lambda e: abs(e - start_s), default=start_s)
     start = near if abs(near - start_s) <= 1e-9 * max(1.0, abs(near)) else start_s
@@ -212,7 +222,7 @@ def begun(doses: Sequence[Dose], events: Sequence[float], start_s: float) -> tup
 
 
 @dataclass(frozen=True)
-class SmoothCurve:
+class SmoothPlasmaCurve:
     """``C(t) = sum_i X_i exp(-k_i s) + G_i s m(k_i s)`` with ``s = t - start`` and ``m(x) = (1 - e^-x)/x``.
 
     Attributes:
@@ -223,18 +233,20 @@ class SmoothCurve:
     """
 
     start_s: float
-    held: tuple[float, ...]
-    gained: tuple[float, ...]
+    initial_amplitudes: tuple[float, ...]
+    infusion_rates: tuple[float, ...]
     rates: tuple[float, ...]
 
     def __call__(self, t: Tensor) -> Tensor:
-        X, G, k = (t.new_tensor(v) for v in (self.held, self.gained, self.rates))
+        X, G, k = (
+            t.new_tensor(v) for v in (self.initial_amplitudes, self.infusion_rates, self.rates)
+        )
         s = (t - self.start_s)[..., None]
-        return (X * torch.exp(-k * s) + G * s * mean_decay(k * s)).sum(-1)
+        return (X * torch.exp(-k * s) + G * s * mean_exponential_decay(k * s)).sum(-1)
 
 
 @dataclass(frozen=True)
-class CurveSum:
+class PlasmaCurveSum:
     """Several inputs that add up, such as free drug given as such and free drug leaked from a carrier."""
 
     parts: tuple[PlasmaInput, ...]
@@ -242,29 +254,29 @@ class CurveSum:
     def __call__(self, t: Tensor) -> Tensor:
         return sum((c(t) for c in self.parts), torch.zeros_like(t))
 
-    def during(self, start_s: float) -> Curve:
+    def smooth_piece_from(self, start_s: float) -> ConcentrationFunction:
         """The sum of the parts' smooth curves."""
-        smooth = [c.during(start_s) for c in self.parts]
+        smooth = [c.smooth_piece_from(start_s) for c in self.parts]
         return lambda t: sum((c(t) for c in smooth), torch.zeros_like(t))
 
     def events(self) -> tuple[float, ...]:
         """Events of every part, s, increasing."""
         return tuple(sorted({e for c in self.parts for e in c.events()}))
 
-    def scaled(self, factor: float) -> CurveSum:
+    def scaled(self, factor: float) -> PlasmaCurveSum:
         """The same sum times ``factor``."""
-        return CurveSum(tuple(c.scaled(factor) for c in self.parts))
+        return PlasmaCurveSum(tuple(c.scaled(factor) for c in self.parts))
 
     def area(self) -> float:
         """Integral over all times, kg s/m3."""
         return sum(c.area() for c in self.parts)
 
-    def area_to(self, t: float) -> float:
+    def area_until(self, t: float) -> float:
         """Integral up to a time, kg s/m3."""
-        return sum(c.area_to(t) for c in self.parts)
+        return sum(c.area_until(t) for c in self.parts)
 
 
-def _share_given(dose: Dose, t: float) -> float:
+def _fraction_given(dose: Dose, t: float) -> float:
     """Share of a dose that has been given by a time, s."""
     return (
         min(1.0, (t - dose.start_s) / dose.infusion_s)
@@ -273,12 +285,12 @@ def _share_given(dose: Dose, t: float) -> float:
     )
 
 
-def mean_decay(x: Tensor) -> Tensor:
+def mean_exponential_decay(x: Tensor) -> Tensor:
     """``(1 - e^-x)/x``, the mean of e^-y for y from 0 to x; 1 at 0."""
     return torch.where(x == 0, 1.0, -torch.expm1(-x) / torch.where(x == 0, 1.0, x))
 
 
-def free_drug_impulse(values: Values | None = None) -> SumOfExponentials:
+def free_drug_impulse_response(values: Values | None = None) -> SumOfExponentials:
     """Free doxorubicin in plasma per kg injected, unbound and bound together, 1/m3 (three compartments).
 
     The slowest amplitude follows from the measured clearance, because it carries most of the area and was
@@ -287,6 +299,6 @@ def free_drug_impulse(values: Values | None = None) -> SumOfExponentials:
     Source: Robert 1982 for A, B and the rates; Gabizon 1994 for CL.
     """
     symbols = ("A_dox", "alpha_dox", "B_dox", "beta_dox", "gamma_dox", "CL_dox")
-    A, alpha, B, beta, gamma, CL = (numbers(values)(s) for s in symbols)
+    A, alpha, B, beta, gamma, CL = (scalar_lookup(values)(s) for s in symbols)
     C = (1 / CL - A / alpha - B / beta) * gamma
     return SumOfExponentials((A, B, C), (alpha, beta, gamma))

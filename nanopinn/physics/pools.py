@@ -43,7 +43,7 @@ class SaturableTransfer:
             In, self.K_in
         )
 
-    def slopes(self, U: Tensor) -> tuple[Tensor, Tensor]:
+    def rate_derivatives(self, U: Tensor) -> tuple[Tensor, Tensor]:
         """dz/dF and -dz/dI, both positive."""
         F, In = U[..., self.outside, :, :, :], U[..., self.inside, :, :, :]
         return self.uptake / _saturation(F, self.K_out) ** 2, self.efflux / _saturation(
@@ -103,13 +103,13 @@ class PoolCoefficients:
     transfers: tuple[SaturableTransfer, ...] = ()
     walls: tuple[WallExchange, ...] = ()
 
-    def checked(self) -> PoolCoefficients:
+    def validate(self) -> PoolCoefficients:
         """Itself.
 
         Raises:
             InputError: a coefficient is not finite, a capacity not positive or a diffusivity negative; names the pool.
         """
-        for p, field, values in self._every():
+        for p, field, values in self._iterate_coefficients():
             if not bool(torch.isfinite(values).all()):
                 raise InputError(
                     f"the {field} of a pool is not finite",
@@ -132,7 +132,7 @@ class PoolCoefficients:
                 )
         return self
 
-    def _every(self) -> Iterator[tuple[int, str, Tensor]]:
+    def _iterate_coefficients(self) -> Iterator[tuple[int, str, Tensor]]:
         """Every coefficient with its pool and name."""
         yield from ((p, "capacity", values) for p, values in enumerate(self.capacity))
         yield from (
@@ -142,7 +142,7 @@ class PoolCoefficients:
         yield from ((p, "inflow", values) for (p, _), values in self.inflow.items())
 
 
-class PoolSystem:
+class PoolAssembler:
     """Pools under assembly: terms are added by name, so that what leaves one pool enters the other.
 
     Args:
@@ -157,60 +157,66 @@ class PoolSystem:
         self.walls: list[WallExchange] = []
         self.like = like
         self._capacity: list[Tensor] = [torch.ones_like(like)] * len(names)
-        self._moves: dict[int, tuple[Tensor, Tensor]] = {}
+        self._transport: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def at(self, name: str) -> int:
+    def pool_index(self, name: str) -> int:
         return self.names.index(name)
 
-    def holds(self, name: str, capacity: Tensor) -> None:
+    def set_capacity(self, name: str, capacity: Tensor) -> None:
         """The volume fraction a pool fills; 1 if never said."""
-        self._capacity[self.at(name)] = capacity
+        self._capacity[self.pool_index(name)] = capacity
 
-    def moves(self, name: str, mobility: Tensor | float, diffusion: Tensor) -> None:
+    def add_transport(self, name: str, mobility: Tensor | float, diffusion: Tensor) -> None:
         """A pool is carried by the fluid and diffuses (m2/s, porosity included)."""
-        self._moves[self.at(name)] = (
+        self._transport[self.pool_index(name)] = (
             torch.as_tensor(mobility, dtype=self.like.dtype, device=self.like.device),
             diffusion,
         )
 
-    def loses(self, name: str, rate: Tensor | float) -> None:
+    def add_loss(self, name: str, rate: Tensor | float) -> None:
         """A pool loses ``rate`` (1/s, per tissue volume) times its concentration, for good."""
-        self._add(self.reaction, self.at(name), self.at(name), rate)
+        self._add_entry(self.reaction, self.pool_index(name), self.pool_index(name), rate)
 
-    def passes(self, source: str, target: str, rate: Tensor | float) -> None:
+    def add_transfer(self, source: str, target: str, rate: Tensor | float) -> None:
         """What ``source`` loses at ``rate`` (1/s, per tissue volume) enters ``target``."""
-        self._add(self.reaction, self.at(source), self.at(source), rate)
-        self._add(self.reaction, self.at(target), self.at(source), -1 * rate)
+        self._add_entry(self.reaction, self.pool_index(source), self.pool_index(source), rate)
+        self._add_entry(self.reaction, self.pool_index(target), self.pool_index(source), -1 * rate)
 
-    def gains(self, name: str, plasma: int, rate: Tensor | float) -> None:
+    def add_plasma_source(self, name: str, plasma: int, rate: Tensor | float) -> None:
         """A pool gains ``rate`` (1/s) times a plasma curve."""
-        self._add(self.inflow, self.at(name), plasma, rate)
+        self._add_entry(self.inflow, self.pool_index(name), plasma, rate)
 
-    def crosses_wall(
+    def add_wall_exchange(
         self, name: str, plasma: int, influx: Tensor, efflux: Tensor, vessel: str | None = None
     ) -> None:
         """A pool exchanges ``influx C_v - efflux C`` with a plasma curve, or with the pool ``vessel`` where there is one."""
         if vessel is None:
-            self.gains(name, plasma, influx)
-            self.loses(name, efflux)
+            self.add_plasma_source(name, plasma, influx)
+            self.add_loss(name, efflux)
         else:
-            self.passes(vessel, name, influx)
-            self.passes(name, vessel, efflux)
+            self.add_transfer(vessel, name, influx)
+            self.add_transfer(name, vessel, efflux)
         self.walls.append(
             WallExchange(
-                self.at(name), plasma, None if vessel is None else self.at(vessel), influx, efflux
+                self.pool_index(name),
+                plasma,
+                None if vessel is None else self.pool_index(vessel),
+                influx,
+                efflux,
             )
         )
 
-    def saturates(
+    def add_saturable_transfer(
         self, outside: str, inside: str, uptake: Tensor, efflux: Number, K_out: Number, K_in: Number
     ) -> None:
         """A saturable transporter works between two pools."""
         self.transfers.append(
-            SaturableTransfer(self.at(outside), self.at(inside), uptake, efflux, K_out, K_in)
+            SaturableTransfer(
+                self.pool_index(outside), self.pool_index(inside), uptake, efflux, K_out, K_in
+            )
         )
 
-    def _add(
+    def _add_entry(
         self, entries: dict[tuple[int, int], Tensor], row: int, column: int, rate: Tensor | float
     ) -> None:
         rate = torch.as_tensor(rate, dtype=self.like.dtype, device=self.like.device)
@@ -220,15 +226,15 @@ class PoolSystem:
 
     def coefficients(self) -> PoolCoefficients:
         """The assembled pools."""
-        moving, none = tuple(sorted(self._moves)), self.like.new_zeros((0, *self.like.shape))
+        moving, none = tuple(sorted(self._transport)), self.like.new_zeros((0, *self.like.shape))
         return PoolCoefficients(
             self.names,
             torch.stack(self._capacity),
             moving,
-            torch.stack(torch.broadcast_tensors(*(self._moves[p][0] for p in moving)))
+            torch.stack(torch.broadcast_tensors(*(self._transport[p][0] for p in moving)))
             if moving
             else none[:, 0, 0, 0],
-            torch.stack([self._moves[p][1] for p in moving]) if moving else none,
+            torch.stack([self._transport[p][1] for p in moving]) if moving else none,
             self.reaction,
             self.inflow,
             tuple(self.transfers),

@@ -17,11 +17,11 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS, value
-from nanopinn.physics.values import Number, Values, lookup
+from nanopinn.physics.values import Number, Values, parameter_lookup
 
 #: Properties that radiation changes, and the symbol of the factor at its peak after one fraction of RT_D:
 #: driving pressure, the wall's conductivity, the tissue's, the wall's permeability, vessel surface.
-MODIFIED = {"p_e": "RT_IFP", "Lp": "RT_Lp", "K": "RT_K", "P": "RT_P", "SV": "RT_SV"}
+RADIATION_FACTOR_SYMBOLS = {"p_e": "RT_IFP", "Lp": "RT_Lp", "K": "RT_K", "P": "RT_P", "SV": "RT_SV"}
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ def rise_and_recovery(t: float, t_peak: Number) -> Number:
     return x * math.e ** (1.0 - x)
 
 
-def table_peaks() -> dict[str, Number]:
+def default_radiation_peaks() -> dict[str, Number]:
     """Median of every factor at its peak."""
-    return {name: value(symbol) for name, symbol in MODIFIED.items()}
+    return {name: value(symbol) for name, symbol in RADIATION_FACTOR_SYMBOLS.items()}
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,23 @@ class RadiationCourse:
     """
 
     fractions: tuple[Fraction, ...] = ()
-    peaks: Mapping[str, Number] = field(default_factory=table_peaks)
+    peaks: Mapping[str, Number] = field(default_factory=default_radiation_peaks)
     t_peak_s: Number = field(default_factory=lambda: value("RT_t_peak"))
 
-    def under(self, values: Values) -> RadiationCourse:
+    def with_values(self, values: Values) -> RadiationCourse:
         """The same with the numbers or draws that are given by symbol (RT_IFP, RT_Lp, RT_K, RT_P, RT_SV, RT_t_peak)."""
-        v = lookup(
+        v = parameter_lookup(
             {
-                **{MODIFIED[n]: p for n, p in self.peaks.items()},
+                **{RADIATION_FACTOR_SYMBOLS[n]: p for n, p in self.peaks.items()},
                 "RT_t_peak": self.t_peak_s,
                 **values,
             }
         )
-        return replace(self, peaks={n: v(MODIFIED[n]) for n in self.peaks}, t_peak_s=v("RT_t_peak"))
+        return replace(
+            self,
+            peaks={n: v(RADIATION_FACTOR_SYMBOLS[n]) for n in self.peaks},
+            t_peak_s=v("RT_t_peak"),
+        )
 
     def effect(self, t: float) -> Number:
         """``sum_i (D_i/D_ref) s(t - t_i)``, the common course of every logarithm."""
@@ -103,17 +107,20 @@ class RadiationCourse:
         effect = self.effect(t)
         return {name: peak**effect for name, peak in self.peaks.items()}
 
-    def drawn(self, generator: torch.Generator) -> RadiationCourse:
+    def sample_from_prior(self, generator: torch.Generator) -> RadiationCourse:
         """The same fractions with every factor and the time of the peak drawn from their priors."""
-        peaks = {name: _draw(symbol, generator) for name, symbol in MODIFIED.items()}
-        return replace(self, peaks=peaks, t_peak_s=_draw("RT_t_peak", generator))
+        peaks = {
+            name: _sample_prior(symbol, generator)
+            for name, symbol in RADIATION_FACTOR_SYMBOLS.items()
+        }
+        return replace(self, peaks=peaks, t_peak_s=_sample_prior("RT_t_peak", generator))
 
     def events(self) -> tuple[float, ...]:
         """Times of the fractions, s, increasing."""
         return tuple(sorted({f.time_s for f in self.fractions}))
 
 
-def _draw(symbol: str, generator: torch.Generator) -> float:
+def _sample_prior(symbol: str, generator: torch.Generator) -> float:
     prior = PARAMETERS[symbol].prior
     assert prior is not None  # a test holds every row to it
     assert prior.kind == "lognormal"

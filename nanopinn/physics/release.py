@@ -11,26 +11,26 @@ from nanopinn.physics.values import Number
 from nanopinn.physics.wall import bernoulli
 
 #: Where the steepness of a release law is moved: knots of pH.
-BEND_KNOTS = (6.2, 6.5, 6.8, 7.1, 7.4)
+PH_WARP_KNOTS = (6.2, 6.5, 6.8, 7.1, 7.4)
 
 
-def bent(pH: Tensor, weights: Tensor) -> Tensor:
+def warp_ph(pH: Tensor, weights: Tensor) -> Tensor:
     """A scale of pH that is stretched and compressed but stays increasing, ``int_0^pH exp(w(s)) ds`` from the first knot.
 
-    w is linear between :data:`BEND_KNOTS` and constant beyond them: the scale is smooth, and pH itself where w = 0. A
+    w is linear between :data:`PH_WARP_KNOTS` and constant beyond them: the scale is smooth, and pH itself where w = 0. A
     release law read on it stays monotone whatever the weights.
 
     Args:
         pH: of any shape. weights: of w at the knots, ``(5,)``.
     """
-    first, last = BEND_KNOTS[0], BEND_KNOTS[-1]
+    first, last = PH_WARP_KNOTS[0], PH_WARP_KNOTS[-1]
     out = (
         first
         + torch.exp(weights[0]) * (pH - first).clamp_max(0.0)
         + torch.exp(weights[-1]) * (pH - last).clamp_min(0.0)
     )
     for (a, b), (wa, wb) in zip(
-        itertools.pairwise(BEND_KNOTS), itertools.pairwise(weights), strict=True
+        itertools.pairwise(PH_WARP_KNOTS), itertools.pairwise(weights), strict=True
     ):
         x = (pH - a).clamp(0.0, b - a)
         # int_0^x exp(wa + c s) ds = exp(wa) x (e^{cx} - 1)/(cx)
@@ -45,7 +45,7 @@ def acid_release_rate(
     pK: Number,
     n: Number,
     pH_ref: Number,
-    bend: Tensor | None = None,
+    warp_weights: Tensor | None = None,
 ) -> Tensor:
     """Release rate of a pH-sensitive carrier, 1/s.
 
@@ -65,8 +65,8 @@ def acid_release_rate(
     """
     ln10 = 2.302585092994046
     pK, at = (torch.as_tensor(v, dtype=pH.dtype, device=pH.device) for v in (pK, pH_ref))
-    if bend is not None:
-        pH, pK, at = (bent(v, bend) for v in (pH, pK, at))
+    if warp_weights is not None:
+        pH, pK, at = (warp_ph(v, warp_weights) for v in (pH, pK, at))
     h = torch.sigmoid(ln10 * n * (pK - pH))
     h_ref = torch.sigmoid(ln10 * n * (pK - at))
     return k0 + (k_ref - k0) * h / h_ref
@@ -107,12 +107,12 @@ def heat_release_rate(
     return k_body + (k_hot - k_body) * (h(T_K) - h(T_body)).clamp_min(0.0) / (h(T_hot) - h(T_body))
 
 
-def sum_of_excesses(k0: Number, *rates: Tensor) -> Number:
+def combined_release_rate(k0: Number, *rates: Tensor) -> Number:
     """Release by several triggers at once, ``k0 + sum_j (k_j - k0)``, 1/s: what each adds to the leak k0."""
     return k0 + sum((k - k0 for k in rates), 0.0)
 
 
-def released_per_pass(k: Number, tau: Number) -> Number:
+def single_pass_release_fraction(k: Number, tau: Number) -> Number:
     """Share of the drug that a carrier releases on its way through a well-mixed vessel pool: ``k tau/(1 + k tau)``.
 
     Args:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import value
-from nanopinn.physics.pools import PoolCoefficients, PoolSystem
+from nanopinn.physics.pools import PoolCoefficients, PoolAssembler
 
 
 @dataclass(frozen=True)
-class Stretch:
+class TemperatureSegment:
     """An interval over which the temperature goes linearly from one map to another; maps ``(x, y, z)``, K."""
 
     start_s: float
@@ -44,18 +44,18 @@ class TemperatureCourse:
         InputError: a stretch is empty or begins before the one ahead of it ends.
     """
 
-    rest: Tensor
-    stretches: tuple[Stretch, ...] = ()
+    baseline: Tensor
+    segments: tuple[TemperatureSegment, ...] = ()
 
     def __post_init__(self) -> None:
-        for s in self.stretches:
+        for s in self.segments:
             if not s.end_s > s.start_s:
                 raise InputError(
                     "times of temperature maps must increase",
                     field="times_s",
                     found=f"{s.start_s:g}, then {s.end_s:g} s",
                 )
-        for a, b in itertools.pairwise(self.stretches):
+        for a, b in itertools.pairwise(self.segments):
             if b.start_s < a.end_s:
                 raise InputError(
                     "two heatings overlap",
@@ -65,24 +65,24 @@ class TemperatureCourse:
 
     def __call__(self, t: float) -> Tensor:
         """Temperature at a time, K; at a jump its value after it."""
-        return self.during(t)(t)
+        return self.smooth_piece_from(t)(t)
 
-    def during(self, start_s: float) -> Callable[[float], Tensor]:
+    def smooth_piece_from(self, start_s: float) -> Callable[[float], Tensor]:
         """The smooth course that holds from ``start_s`` to the next event, its end included."""
-        for s in self.stretches:
+        for s in self.segments:
             margin = 1e-9 * max(1.0, abs(s.start_s), abs(s.end_s))
             if s.start_s - margin <= start_s < s.end_s - margin:
                 return s
-        return lambda t: self.rest
+        return lambda t: self.baseline
 
     def events(self) -> tuple[float, ...]:
         """Times at which it is not smooth, s, increasing."""
-        return tuple(sorted({t for s in self.stretches for t in (s.start_s, s.end_s)}))
+        return tuple(sorted({t for s in self.segments for t in (s.start_s, s.end_s)}))
 
-    def joined(self, other: TemperatureCourse) -> TemperatureCourse:
+    def merge(self, other: TemperatureCourse) -> TemperatureCourse:
         """This course with the stretches of another, which has the same rest."""
         return TemperatureCourse(
-            self.rest, tuple(sorted((*self.stretches, *other.stretches), key=lambda s: s.start_s))
+            self.baseline, tuple(sorted((*self.segments, *other.segments), key=lambda s: s.start_s))
         )
 
 
@@ -107,7 +107,7 @@ def imposed_temperature(times_s: Sequence[float], maps: Tensor) -> TemperatureCo
     pairs = itertools.pairwise(zip(times_s, maps, strict=True))
     return TemperatureCourse(
         torch.full_like(maps[0], value("T_body")),
-        tuple(Stretch(t0, t1, m0, m1) for (t0, m0), (t1, m1) in pairs),
+        tuple(TemperatureSegment(t0, t1, m0, m1) for (t0, m0), (t1, m1) in pairs),
     )
 
 
@@ -134,18 +134,18 @@ def scheduled_temperature(
         )
     body = torch.full_like(where, value("T_body"))
     hot = body + where * (T_K - body)
-    top = Stretch(start_s + ramp_s, end_s, hot, hot)
-    rise = Stretch(start_s, start_s + ramp_s, body, hot)
-    fall = Stretch(end_s, end_s + ramp_s, hot, body)
+    top = TemperatureSegment(start_s + ramp_s, end_s, hot, hot)
+    rise = TemperatureSegment(start_s, start_s + ramp_s, body, hot)
+    fall = TemperatureSegment(end_s, end_s + ramp_s, hot, body)
     return TemperatureCourse(body, tuple(s for s in (rise, top, fall) if s.end_s > s.start_s))
 
 
-def cooling_by_blood(w_b: Tensor | float) -> Tensor | float:
+def perfusion_heat_loss(w_b: Tensor | float) -> Tensor | float:
     """Heat that blood takes per volume and degree, ``w_b rho_b c_b``, W/(m3 K); w_b in 1/s."""
     return w_b * (value("rho_b") * value("c_b"))
 
 
-def bioheat(tumour: Tensor) -> PoolCoefficients:
+def bioheat_coefficients(tumour: Tensor) -> PoolCoefficients:
     """Pennes' equation as one pool, the excess ``T - T_a`` in K; its one input is the heating power Q, W/m3.
 
     capacity = rho c (J/(m3 K)), diffusion = k (W/(m K)), reaction = w_b rho_b c_b (W/(m3 K)), inflow = 1.
@@ -156,19 +156,19 @@ def bioheat(tumour: Tensor) -> PoolCoefficients:
     w_b = torch.where(
         tumour > 0.5, tumour.new_tensor(value("w_b_t")), tumour.new_tensor(value("w_b_n"))
     )
-    pools, name = PoolSystem(("excess temperature",), tumour), "excess temperature"
-    pools.holds(name, torch.full_like(tumour, value("rho_t") * value("c_t")))
-    pools.moves(name, 0.0, torch.full_like(tumour, value("k_t")))
-    pools.loses(name, cooling_by_blood(w_b))
-    pools.gains(name, 0, torch.ones_like(tumour))
+    pools, name = PoolAssembler(("excess temperature",), tumour), "excess temperature"
+    pools.set_capacity(name, torch.full_like(tumour, value("rho_t") * value("c_t")))
+    pools.add_transport(name, 0.0, torch.full_like(tumour, value("k_t")))
+    pools.add_loss(name, perfusion_heat_loss(w_b))
+    pools.add_plasma_source(name, 0, torch.ones_like(tumour))
     return pools.coefficients()
 
 
-def power_to_reach(T_K: Tensor | float, w_b: Tensor | float) -> Tensor | float:
+def steady_heating_power(T_K: Tensor | float, w_b: Tensor | float) -> Tensor | float:
     """Power that holds tissue at a temperature where nothing is conducted away: ``Q = w_b rho_b c_b (T - T_a)``, W/m3."""
-    return cooling_by_blood(w_b) * (T_K - value("T_body"))
+    return perfusion_heat_loss(w_b) * (T_K - value("T_body"))
 
 
-def decay_length(w_b: float) -> float:
+def thermal_decay_length(w_b: float) -> float:
     """Distance over which conducted heat falls by e, ``sqrt(k/(w_b rho_b c_b))``, m."""
-    return float((value("k_t") / cooling_by_blood(w_b)) ** 0.5)
+    return float((value("k_t") / perfusion_heat_loss(w_b)) ** 0.5)

@@ -12,13 +12,13 @@ Number = Tensor | float
 Values = Mapping[str, Number]
 
 
-def lookup(values: Values | None) -> Callable[[str], Number]:
+def parameter_lookup(values: Values | None) -> Callable[[str], Number]:
     """What gives a parameter's value: the one given, else the table's."""
     moved = values or {}
     return lambda symbol: moved[symbol] if symbol in moved else value(symbol)
 
 
-def numbers(values: Values | None) -> Callable[[str], float]:
+def scalar_lookup(values: Values | None) -> Callable[[str], float]:
     """The same as plain numbers, for what holds for one patient at a time."""
-    find = lookup(values)
+    find = parameter_lookup(values)
     return lambda symbol: float(find(symbol))

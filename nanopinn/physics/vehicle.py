@@ -13,12 +13,17 @@ from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS, Parameter, value
 from nanopinn.physics.carrier import AcidTrigger, Circulation, HeatTrigger, PlasmaDrug
 from nanopinn.physics.model import SCALARS
-from nanopinn.physics.plasma import Dose, DosedCurve, SumOfExponentials, free_drug_impulse
-from nanopinn.physics.release import acid_release_rate, heat_release_rate, sum_of_excesses
-from nanopinn.physics.values import Number, Values, lookup, numbers
+from nanopinn.physics.plasma import (
+    Dose,
+    DosedPlasmaCurve,
+    SumOfExponentials,
+    free_drug_impulse_response,
+)
+from nanopinn.physics.release import acid_release_rate, heat_release_rate, combined_release_rate
+from nanopinn.physics.values import Number, Values, parameter_lookup, scalar_lookup
 
 #: What tissue reads of a carrier: the model's symbol for a quantity of the formulation.
-IN_TISSUE = {
+TISSUE_PARAMETER_SYMBOLS = {
     "permeability": "PS_l",
     "transmission": "leak_l",
     "retardation": "f_l",
@@ -67,7 +72,7 @@ class Formulation:
     decay: str | None = None
     diameter: str | None = None
     aliases: tuple[str, ...] = ()
-    own: tuple[Parameter, ...] = ()
+    own_parameters: tuple[Parameter, ...] = ()
     file: Path | None = None
 
     def __post_init__(self) -> None:
@@ -80,19 +85,21 @@ class Formulation:
             )
 
     @property
-    def short(self) -> str:
+    def short_name(self) -> str:
         """The name on the command line and in tables."""
         return self.aliases[0] if self.aliases else self.name
 
     def parameter(self, symbol: str) -> Parameter:
         """A parameter by its symbol: the formulation's own, else the table's."""
-        return next((p for p in self.own if p.symbol == symbol), None) or PARAMETERS[symbol]
+        return (
+            next((p for p in self.own_parameters if p.symbol == symbol), None) or PARAMETERS[symbol]
+        )
 
-    def known(self, values: Values | None = None) -> Values:
+    def with_own_values(self, values: Values | None = None) -> Values:
         """The formulation's own values under those given."""
-        return {**{p.symbol: p.value for p in self.own}, **(values or {})}
+        return {**{p.symbol: p.value for p in self.own_parameters}, **(values or {})}
 
-    def in_tissue(
+    def tissue_parameters(
         self, scalars: Values, values: Values | None = None
     ) -> tuple[dict[str, Number], dict[str, Number]]:
         """Scalars of the model and values of parameters, as tissue reads them under this carrier.
@@ -102,10 +109,12 @@ class Formulation:
         Args:
             scalars: of the model. values: of parameters by symbol, in place of the table's.
         """
-        known = self.known(values)
-        named = {symbol: getattr(self, quantity) for quantity, symbol in IN_TISSUE.items()}
+        known = self.with_own_values(values)
+        named = {
+            symbol: getattr(self, quantity) for quantity, symbol in TISSUE_PARAMETER_SYMBOLS.items()
+        }
         moved = {
-            symbol: lookup(known)(own)
+            symbol: parameter_lookup(known)(own)
             for symbol, own in named.items()
             if own is not None and own != symbol
         }
@@ -115,31 +124,38 @@ class Formulation:
             **{k: v for k, v in moved.items() if k not in SCALARS},
         }
 
-    def encapsulated_impulse(self, values: Values | None = None) -> SumOfExponentials:
+    def encapsulated_impulse_response(self, values: Values | None = None) -> SumOfExponentials:
         """Encapsulated drug in plasma per dose, 1/m3; nothing for free drug."""
         return (
-            self.circulation.impulse(self.known(values))
+            self.circulation.impulse_response(self.with_own_values(values))
             if self.circulation
             else SumOfExponentials((), ())
         )
 
-    def free_impulse(self, values: Values | None = None) -> SumOfExponentials:
+    def free_impulse_response(self, values: Values | None = None) -> SumOfExponentials:
         """Free drug in plasma per dose, 1/m3: of the injected drug, or leaked, ``(share k_leak V C_l) * g``.
 
         Losses from plasma hold the leak, so that no carrier leaks more than it loses, whatever is drawn for either.
         """
         if self.circulation is None or self.leak is None:
-            return free_drug_impulse(values)
-        v, carrier = numbers(self.known(values)), self.encapsulated_impulse(values)
+            return free_drug_impulse_response(values)
+        v, carrier = (
+            scalar_lookup(self.with_own_values(values)),
+            self.encapsulated_impulse_response(values),
+        )
         leaking = min(v(self.leak) * v(self.circulation.volume), 1 / carrier.area())
-        return carrier.scaled(self.releasable_share * leaking).convolved(free_drug_impulse(values))
+        return carrier.scaled(self.releasable_share * leaking).convolved(
+            free_drug_impulse_response(values)
+        )
 
-    def leaked_share(self) -> float:
+    def leaked_fraction(self) -> float:
         """Share of the releasing carriers' drug that leaks before they are lost from plasma, by what is stated of both."""
         if self.circulation is None or self.leak is None:
             return 0.0
-        v = numbers(self.known())
-        return v(self.leak) * v(self.circulation.volume) * self.encapsulated_impulse().area()
+        v = scalar_lookup(self.with_own_values())
+        return (
+            v(self.leak) * v(self.circulation.volume) * self.encapsulated_impulse_response().area()
+        )
 
     def plasma(self, doses: Sequence[Dose], values: Values | None = None) -> PlasmaDrug:
         """Drug in plasma after any series of doses; before triggered release in heated vessels, which is the tissue's.
@@ -149,17 +165,22 @@ class Formulation:
         """
         given = tuple(doses)
         encapsulated, free = (
-            DosedCurve(g, given)
-            for g in (self.encapsulated_impulse(values), self.free_impulse(values))
+            DosedPlasmaCurve(g, given)
+            for g in (
+                self.encapsulated_impulse_response(values),
+                self.free_impulse_response(values),
+            )
         )
-        return PlasmaDrug(encapsulated, free, self.releasable_share, numbers(values)("fb"))
+        return PlasmaDrug(encapsulated, free, self.releasable_share, scalar_lookup(values)("fb"))
 
-    def bolus(self, dose_kg: float | None = None) -> tuple[SumOfExponentials, SumOfExponentials]:
+    def bolus_curves(
+        self, dose_kg: float | None = None
+    ) -> tuple[SumOfExponentials, SumOfExponentials]:
         """Encapsulated and unbound free drug in plasma after one bolus at 0 (the table's dose if None), kg/m3."""
         dose = value("Dose") if dose_kg is None else dose_kg
-        return self.encapsulated_impulse().scaled(dose), self.free_impulse().scaled(
-            dose * (1 - value("fb"))
-        )
+        return self.encapsulated_impulse_response().scaled(
+            dose
+        ), self.free_impulse_response().scaled(dose * (1 - value("fb")))
 
     def release_rate(self, pH: Tensor, T_K: Tensor, values: Values | None = None) -> Tensor:
         """Release rate of the releasing carriers in tissue, 1/s.
@@ -174,21 +195,21 @@ class Formulation:
         """
         if self.leak is None:
             raise ValueError(f"{self.name} has no carrier to release from")
-        v = lookup(self.known(values))
+        v = parameter_lookup(self.with_own_values(values))
         k0 = v(self.leak)
         rates = []
         if self.acid:
             a = self.acid
             rates.append(acid_release_rate(pH, v(a.k_ref), k0, v(a.pK), v(a.n), v(a.pH_ref)))
         if self.heat:
-            rates.append(k0 + self.heat_excess(T_K, values))
-        return torch.zeros_like(pH + T_K) + sum_of_excesses(k0, *rates)
+            rates.append(k0 + self.heat_release_excess(T_K, values))
+        return torch.zeros_like(pH + T_K) + combined_release_rate(k0, *rates)
 
-    def heat_excess(self, T_K: Tensor, values: Values | None = None) -> Tensor:
+    def heat_release_excess(self, T_K: Tensor, values: Values | None = None) -> Tensor:
         """What heat adds to the release rate, in tissue and in microvessels, 1/s; nothing for carriers that heat does not open."""
         if self.heat is None or self.leak is None:
             return torch.zeros_like(T_K)
-        v = lookup(self.known(values))
+        v = parameter_lookup(self.with_own_values(values))
         h, k0 = self.heat, v(self.leak)
         return (
             heat_release_rate(T_K, v(h.k_hot), k0, v(h.T_m), v(h.w), v(h.T_hot), v(h.T_body)) - k0
@@ -201,7 +222,14 @@ class Formulation:
             own += [self.circulation.volume, *self.circulation.rates, *self.circulation.shares]
         for part in (self.acid, self.heat):
             own += [str(getattr(part, f.name)) for f in fields(part)] if part else []
-        own += [s for s in (self.leak, *(getattr(self, quantity) for quantity in IN_TISSUE)) if s]
+        own += [
+            s
+            for s in (
+                self.leak,
+                *(getattr(self, quantity) for quantity in TISSUE_PARAMETER_SYMBOLS),
+            )
+            if s
+        ]
         return (*own, "fb", "CL_dox", "A_dox", "alpha_dox", "B_dox", "beta_dox", "gamma_dox")
 
     def __str__(self) -> str:
@@ -212,19 +240,19 @@ class Formulation:
             [
                 *lines,
                 *(
-                    self._line(s)
+                    self._format_parameter_line(s)
                     for s in (*self.symbols(), *((self.diameter,) if self.diameter else ()))
                 ),
             ]
         )
 
-    def _line(self, symbol: str) -> str:
+    def _format_parameter_line(self, symbol: str) -> str:
         p = self.parameter(symbol)
         unit = "" if p.unit == "1" else f" {p.unit}"
         standing = (
             f"stated in {self.file.name if self.file else 'a file'}"
-            if p in self.own
-            else p.standing
+            if p in self.own_parameters
+            else p.source_status
         )
         wide = "" if None in (p.low, p.high) else f", 95 % {p.low:g} to {p.high:g}"
         prior = f", prior {p.prior.kind}({p.prior.sd:g})" if p.prior else wide

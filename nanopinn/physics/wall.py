@@ -38,7 +38,7 @@ def exchange_coefficients(PS: Tensor, J_v: Tensor, sigma: Tensor | float) -> tup
     return diffusive + torch.where(J_v > 0, drag, 0.0), diffusive + torch.where(J_v < 0, drag, 0.0)
 
 
-def permeability_from_transfer(Ktrans: Tensor, J_v: Tensor) -> Tensor:
+def permeability_from_ktrans(Ktrans: Tensor, J_v: Tensor) -> Tensor:
     """PS of a small solute whose measured transfer constant already holds its solvent drag.
 
     With sigma = 0, influx per plasma concentration is ``Ktrans = PS Pe/(e^Pe - 1) + J_v`` and a Tofts fit

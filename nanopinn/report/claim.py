@@ -10,38 +10,38 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nanopinn.errors import OutputError
-from nanopinn.imaging.io import flush_folder
-from nanopinn.report.lock import locked, placed
+from nanopinn.imaging.io import sync_folder
+from nanopinn.report.lock import exclusive_lock, canonical_path
 
 
 @contextmanager
-def claimed(out: Path, *, overwrite: bool) -> Iterator[None]:
+def reserve_output_folder(out: Path, *, overwrite: bool) -> Iterator[None]:
     """Hold an output folder, before anything is computed and until it is written; what killed runs left beside it is cleared.
 
     Raises:
         OutputError: it holds something and ``overwrite`` is false, it is no result, another run is writing it, or its parent cannot
             be written.
     """
-    with locked(out):
-        _clear(out)
-        _refuse(out, overwrite)
+    with exclusive_lock(out):
+        _remove_leftovers(out)
+        _check_overwrite(out, overwrite)
         yield
 
 
 @contextmanager
-def whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+def atomic_output_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """A folder to fill under a temporary name, renamed into place at the end.
 
     Raises:
         OutputError: as :func:`claimed`, or it cannot be written.
     """
-    with claimed(out, overwrite=overwrite):
+    with reserve_output_folder(out, overwrite=overwrite):
         part = _beside(out, "part")
         try:
             part.mkdir()
             yield part
-            _flush(part)
-            _put_in_place(part, out)
+            _flush_folder_tree(part)
+            _replace_folder(part, out)
         except OSError as error:
             raise OutputError(f"{out} cannot be written: {error.strerror}.") from error
         finally:
@@ -49,21 +49,21 @@ def whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def claimed_file(out: Path, *, overwrite: bool) -> Iterator[None]:
+def reserve_output_file(out: Path, *, overwrite: bool) -> Iterator[None]:
     """Hold an output file, as :func:`claimed` does a folder.
 
     Raises:
         OutputError: it exists and ``overwrite`` is false, or as :func:`claimed`.
     """
-    with locked(out):
-        _clear(out)
+    with exclusive_lock(out):
+        _remove_leftovers(out)
         if out.exists() and not overwrite:
             raise OutputError(f"{out} exists already. Give another file to --out, or --overwrite.")
         yield
 
 
-def _refuse(out: Path, overwrite: bool) -> None:
-    if _is_free(out):
+def _check_overwrite(out: Path, overwrite: bool) -> None:
+    if _is_absent_or_empty(out):
         return
     if not overwrite:
         raise OutputError(f"{out} exists already. Give another folder to --out, or --overwrite.")
@@ -74,11 +74,11 @@ def _refuse(out: Path, overwrite: bool) -> None:
 
 
 def _beside(out: Path, what: str) -> Path:
-    place = placed(out)
+    place = canonical_path(out)
     return place.with_name(f".{place.name}.{what}-{os.getpid()}")
 
 
-def _put_in_place(part: Path, out: Path) -> None:
+def _replace_folder(part: Path, out: Path) -> None:
     """Rename: at every moment the old result or the new one is whole on the disk, under its own name or one that is recognised."""
     old = _beside(out, "old")
     replaces = out.exists()
@@ -90,29 +90,29 @@ def _put_in_place(part: Path, out: Path) -> None:
         if replaces:
             os.replace(old, out)
         raise
-    flush_folder(part.parent)
+    sync_folder(part.parent)
     if replaces:
         os.replace(old, part)  # from here on it may be half of a folder
         _remove(part)
 
 
-def _flush(folder: Path) -> None:
+def _flush_folder_tree(folder: Path) -> None:
     """Bring the names of all that was written to the disk; the files themselves are there."""
     for place, _, _ in os.walk(folder, topdown=False):
-        flush_folder(Path(place))
+        sync_folder(Path(place))
 
 
-def _clear(out: Path) -> None:
+def _remove_leftovers(out: Path) -> None:
     """Take away what killed runs left beside an output; no living one has anything there, because this one holds the lock.
 
     A result that was renamed aside and not yet replaced is put back.
     """
-    place = placed(out)
+    place = canonical_path(out)
     left = re.compile(rf"\.{re.escape(place.name)}\.(?:(part|old)-\d+|[a-z0-9_]{{8}}\.part)")
     try:
         for path in sorted(place.parent.iterdir()):
             found = left.fullmatch(path.name)
-            if found and found[1] == "old" and _is_free(place):
+            if found and found[1] == "old" and _is_absent_or_empty(place):
                 os.replace(path, place)
             elif found:
                 _remove(path)
@@ -122,7 +122,7 @@ def _clear(out: Path) -> None:
         ) from error
 
 
-def _is_free(place: Path) -> bool:
+def _is_absent_or_empty(place: Path) -> bool:
     return not place.exists() or (place.is_dir() and not any(place.iterdir()))
 
 

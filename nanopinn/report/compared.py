@@ -15,13 +15,13 @@ Array = NDArray[np.float64]
 #: Quantiles that are shown beside the median: a central 90 % interval.
 LOW, HIGH = 0.05, 0.95
 #: Pharmacodynamic laws, in words.
-LAWS = {
+PHARMACODYNAMIC_MODELS = {
     "peak": "peak of drug in cells",
     "rate": "rate of killing by drug in cells",
     "area": "area under free drug",
 }
 #: Kinds of cells, in words.
-KINDS = {
+CELL_POPULATIONS = {
     "all": "all cells",
     "proliferating": "proliferating cells",
     "quiescent": "quiescent cells",
@@ -29,7 +29,7 @@ KINDS = {
 }
 
 
-def spread(values: Array) -> Array:
+def median_and_interval(values: Array) -> Array:
     """Median and central 90 % interval over draws ``(draw, ...)`` as ``(3, ...)``; row 0, the run at the medians, is no draw.
 
     Where there are no draws, the run at the medians stands for all three.
@@ -53,12 +53,12 @@ class Outcome:
 
     name: str
     unit: str
-    words: str
+    description: str
     values: Mapping[str, Array]
 
     def interval(self, arm: str) -> tuple[float, float, float]:
         """Median, and the ends of the central 90 % interval."""
-        median, low, high = spread(self.values[arm])
+        median, low, high = median_and_interval(self.values[arm])
         return float(median), float(low), float(high)
 
 
@@ -86,20 +86,20 @@ class ComparedArm:
 
     Attributes:
         simulation: pools on the voxel grid. curves: means over the tumour. maps: what happens under each voxel, back on the grid.
-        balance_error: of mass, the worst of all cylinders.
-        group_peaks: largest drug in cells against distance in each group of voxels, ng/1e5 cells, ``(3, group, x)``: median, low, high.
+        mass_balance_error: of mass, the worst of all cylinders.
+        cluster_peak_concentration: largest drug in cells against distance in each group of voxels, ng/1e5 cells, ``(3, group, x)``: median, low, high.
     """
 
     name: str
     simulation: Simulation
     curves: PenetrationCurves
     maps: Mapping[str, MapEstimate]
-    balance_error: float
-    group_peaks: Array
+    mass_balance_error: float
+    cluster_peak_concentration: Array
 
 
 @dataclass(frozen=True)
-class Group:
+class VoxelCluster:
     """Voxels that are alike.
 
     Attributes:
@@ -113,7 +113,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class HeatingTimes:
+class HeatingDurationSweep:
     """How long the tumour is heated, and what that does beyond the limit.
 
     Attributes:
@@ -122,13 +122,13 @@ class HeatingTimes:
     """
 
     arm: str
-    minutes: Array
+    duration_min: Array
     lethal: Mapping[str, Array]
     probability: Mapping[str, Array]
 
 
 @dataclass(frozen=True)
-class Gain:
+class OutcomeChange:
     """What radiation changes in one outcome.
 
     Attributes:
@@ -136,24 +136,25 @@ class Gain:
         likelier: share of the draws in which it is higher with radiation.
     """
 
-    words: str
+    description: str
     unit: str
     ratio: tuple[float, float, float]
-    likelier: float
+    probability_higher: float
 
 
 @dataclass(frozen=True)
-class RadiationGain:
+class RadiationComparison:
     """An arm with its radiation beside the same without; pressure ``at_h`` hours from the beginning."""
 
     arm: str
-    at_h: float
-    rows: tuple[Gain, ...]
+    pressure_time_h: float
+    rows: tuple[OutcomeChange, ...]
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """Whether radiation helps, with how little is known of it."""
         parts = "; ".join(
-            f"{g.words} {_gained(g)}, higher in {g.likelier:.0%} of the draws" for g in self.rows
+            f"{g.description} {_format_change(g)}, higher in {g.probability_higher:.0%} of the draws"
+            for g in self.rows
         )
         return (
             f"What radiation does to {self.arm} (median and 90 % interval, with it against without): {parts}. Its effects on vessels and "
@@ -161,7 +162,7 @@ class RadiationGain:
         )
 
 
-def _gained(g: Gain) -> str:
+def _format_change(g: OutcomeChange) -> str:
     median, low, high = g.ratio
     if g.unit == "1":
         return f"{median:+.0%} ({low:+.0%} to {high:+.0%}) of the cells"
@@ -169,7 +170,7 @@ def _gained(g: Gain) -> str:
 
 
 @dataclass(frozen=True)
-class Influence:
+class InputSensitivity:
     """How much an outcome follows an input.
 
     Attributes:
@@ -177,7 +178,7 @@ class Influence:
     """
 
     symbol: str
-    words: str
+    description: str
     morris: float
     total: float | None
     total_error: float | None = None
@@ -195,13 +196,13 @@ class Comparison:
         labels: group of every voxel ``(x, y, z)``, -1 outside.
     """
 
-    answer: tuple[str, ...]
+    conclusions: tuple[str, ...]
     arms: Mapping[str, ComparedArm]
     outcomes: tuple[Outcome, ...]
-    groups: tuple[Group, ...]
-    heating: HeatingTimes | None
-    influences: tuple[Influence, ...]
-    outcome_of_influences: str
+    groups: tuple[VoxelCluster, ...]
+    heating: HeatingDurationSweep | None
+    sensitivities: tuple[InputSensitivity, ...]
+    sensitivity_outcome: str
     limit_um: float
     lethal: float
     draws: int
@@ -210,30 +211,32 @@ class Comparison:
     mask: NDArray[np.bool_]
     labels: NDArray[np.int64]
     seconds: Mapping[str, float] = field(default_factory=dict)
-    read: Mapping[str, str] = field(default_factory=dict)
-    radiation: RadiationGain | None = None
+    input_hashes: Mapping[str, str] = field(default_factory=dict)
+    radiation: RadiationComparison | None = None
 
     def __getitem__(self, name: str) -> Outcome:
         return next(o for o in self.outcomes if o.name == name)
 
     def probability(self, arm: str, law: str) -> float:
         """That at least half of the cells beyond the limit are lethally exposed, over the draws; NaN where there are no such cells."""
-        return majority(self[f"lethal beyond, {law}"].values[arm])
+        return probability_of_majority(self[f"lethal beyond, {law}"].values[arm])
 
     def summary(self) -> str:
         """The answer, and a line per outcome: median and 90 % interval of every arm."""
         heads = "".join(f"{name:>30s}" for name in self.arms)
-        lines = [*self.answer, "", f"{'median (90 %)':52s}{heads}"]
+        lines = [*self.conclusions, "", f"{'median (90 %)':52s}{heads}"]
         for o in self.outcomes:
             cells = "".join(f"{_cell(o.interval(a)):>30s}" for a in self.arms)
-            lines.append(f"{o.words[:40] + (f', {o.unit}' if o.unit != '1' else ''):52s}{cells}")
+            lines.append(
+                f"{o.description[:40] + (f', {o.unit}' if o.unit != '1' else ''):52s}{cells}"
+            )
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         return f"Comparison({', '.join(self.arms)}; {self.draws} draws)"
 
 
-def majority(shares: Array) -> float:
+def probability_of_majority(shares: Array) -> float:
     """Share of the draws in which at least half is reached; NaN where nothing is known."""
     drawn = shares[1:] if len(shares) > 1 else shares
     drawn = drawn[np.isfinite(drawn)]

@@ -16,17 +16,17 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from nanopinn.imaging.io import write_bytes, write_json, write_volume
-from nanopinn.report.claim import whole_folder
-from nanopinn.report.compared import LAWS, Comparison, Outcome
+from nanopinn.report.claim import atomic_output_folder
+from nanopinn.report.compared import PHARMACODYNAMIC_MODELS, Comparison, Outcome
 from nanopinn.report.comparison_figures import (
-    assumptions_of,
+    figure_assumptions,
     comparison_figures,
-    maps_of,
-    shared_maps,
+    arm_maps,
+    plotted_maps,
 )
 from nanopinn.report.figures import as_data_uri
-from nanopinn.report.folder import write_record
-from nanopinn.report.simulation import fill_simulation
+from nanopinn.report.folder import write_config_and_provenance
+from nanopinn.report.simulation import write_simulation_files
 
 
 def write_comparison(
@@ -45,9 +45,9 @@ def write_comparison(
         OutputError: it exists and ``overwrite`` is false, or it cannot be written.
     """
     out = Path(out)
-    with whole_folder(out, overwrite=overwrite) as part:
+    with atomic_output_folder(out, overwrite=overwrite) as part:
         for name, arm in c.arms.items():
-            fill_simulation(part / name, arm.simulation)
+            write_simulation_files(part / name, arm.simulation)
             for m in arm.maps.values():
                 side = {"Unit": m.unit, "Description": m.description, "Source": m.source}
                 write_volume(
@@ -58,19 +58,19 @@ def write_comparison(
                         part / name / "maps" / f"{m.name}_std.nii.gz", m.std, c.affine, sidecar=side
                     )
         _write_tables(part, c)
-        figures, assumed = comparison_figures(c), assumptions_of(c)
+        figures, figure_notes = comparison_figures(c), figure_assumptions(c)
         write_bytes(part / "comparison.html", render_comparison(c, figures).encode())
         for name, figure in figures.items():
-            _write_figure(part / "figures" / name, figure, assumed[name])
-        write_record(part, config, c.seconds, c.read)
+            _write_figure(part / "figures" / name, figure, figure_notes[name])
+        write_config_and_provenance(part, config, c.seconds, c.input_hashes)
     return out
 
 
-def _write_figure(stem: Path, figure: Figure, assumed: str) -> None:
+def _write_figure(stem: Path, figure: Figure, figure_notes: str) -> None:
     """Write a figure with what it assumes below it: once it leaves the folder no page says so."""
     width = int(19 * figure.get_figwidth())
     figure.supxlabel(
-        "\n".join(textwrap.wrap(assumed, width)), x=0.01, ha="left", fontsize=7, color="0.35"
+        "\n".join(textwrap.wrap(figure_notes, width)), x=0.01, ha="left", fontsize=7, color="0.35"
     )
     png, svg = io.BytesIO(), io.StringIO()
     FigureCanvasAgg(figure)
@@ -91,7 +91,7 @@ def _write_tables(part: Path, c: Comparison) -> None:
     lines = ["\t".join(heads)]
     for o in c.outcomes:
         numbers = [f"{v:.6g}" for arm in c.arms for v in o.interval(arm)]
-        lines.append("\t".join([o.name, o.unit, o.words, *numbers]))
+        lines.append("\t".join([o.name, o.unit, o.description, *numbers]))
     write_bytes(part / "outcomes.tsv", ("\n".join(lines) + "\n").encode())
     columns = {f"{arm}: {o.name}": o.values[arm] for o in c.outcomes for arm in c.arms}
     rows = ["\t".join(["draw", *columns])]
@@ -100,7 +100,7 @@ def _write_tables(part: Path, c: Comparison) -> None:
     ]
     write_bytes(part / "draws.tsv", ("\n".join(rows) + "\n").encode())
     write_bytes(part / "penetration.tsv", _curves(c).encode())
-    write_bytes(part / "penetration_groups.tsv", _group_curves(c).encode())
+    write_bytes(part / "penetration_groups.tsv", _format_cluster_penetration_table(c).encode())
     write_volume(
         part / "groups.nii.gz",
         c.labels.astype(float),
@@ -109,28 +109,32 @@ def _write_tables(part: Path, c: Comparison) -> None:
     )
     arms = {
         name: {
-            "given": list(a.simulation.given),
+            "given": list(a.simulation.treatment),
             "imbalance_voxels": a.simulation.balance.error,
-            "imbalance_cylinders": a.balance_error,
+            "imbalance_cylinders": a.mass_balance_error,
             "probability_that_half_beyond_is_lethal": {
-                law: _finite(c.probability(name, law)) for law in LAWS
+                law: _finite(c.probability(name, law)) for law in PHARMACODYNAMIC_MODELS
             },
         }
         for name, a in c.arms.items()
     }
     content = {
-        "answer": list(c.answer),
+        "answer": list(c.conclusions),
         "draws": c.draws,
         "limit_um": c.limit_um,
         "lethal_survival": c.lethal,
         "arms": arms,
         "outcomes": {
-            o.name: {"unit": o.unit, "words": o.words, **{arm: _plain(o, arm) for arm in c.arms}}
+            o.name: {
+                "unit": o.unit,
+                "words": o.description,
+                **{arm: _interval_entries(o, arm) for arm in c.arms},
+            }
             for o in c.outcomes
         },
         "influences": [
-            {"symbol": i.symbol, "words": i.words, "morris": i.morris, "sobol_total": i.total}
-            for i in c.influences
+            {"symbol": i.symbol, "words": i.description, "morris": i.morris, "sobol_total": i.total}
+            for i in c.sensitivities
         ],
         "radiation": None if c.radiation is None else asdict(c.radiation),
         "assumptions": list(c.assumptions),
@@ -138,7 +142,7 @@ def _write_tables(part: Path, c: Comparison) -> None:
     write_json(part / "comparison.json", content)
 
 
-def _plain(o: Outcome, arm: str) -> dict[str, float | None]:
+def _interval_entries(o: Outcome, arm: str) -> dict[str, float | None]:
     return {
         name: _finite(v)
         for name, v in zip(("median", "low_90", "high_90"), o.interval(arm), strict=True)
@@ -167,7 +171,7 @@ def _curves(c: Comparison) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _group_curves(c: Comparison) -> str:
+def _format_cluster_penetration_table(c: Comparison) -> str:
     """Largest drug in cells against distance, in each group of voxels that ``groups.nii.gz`` numbers."""
     distance = next(iter(c.arms.values())).curves.distance_um
     heads = [
@@ -177,7 +181,7 @@ def _group_curves(c: Comparison) -> str:
     ]
     rows = ["\t".join(heads)]
     for g in range(len(c.groups)):
-        columns = [a.group_peaks[q, g] for a in c.arms.values() for q in range(3)]
+        columns = [a.cluster_peak_concentration[q, g] for a in c.arms.values() for q in range(3)]
         rows += [
             "\t".join([str(g), *(f"{v:.6g}" for v in row)])
             for row in np.stack([distance, *columns], axis=1)
@@ -190,17 +194,17 @@ def render_comparison(c: Comparison, figures: Mapping[str, Figure]) -> str:
     environment = Environment(loader=PackageLoader("nanopinn", "report"), autoescape=True)
     first = next(iter(c.arms.values()))
     rows = [
-        {"words": o.words, "unit": o.unit, "cells": [_cell(o, a) for a in c.arms]}
+        {"words": o.description, "unit": o.unit, "cells": [_cell(o, a) for a in c.arms]}
         for o in c.outcomes
     ]
     return environment.get_template("comparison.html.j2").render(
         c=c,
         rows=rows,
-        maps=shared_maps(c),
-        words={n: m.description for n, m in maps_of(first).items()},
-        exposure=_exposure(c),
+        maps=plotted_maps(c),
+        description={n: m.description for n, m in arm_maps(first).items()},
+        exposure=_plasma_exposure_rows(c),
         figures={name: as_data_uri(f) for name, f in figures.items()},
-        assumed=assumptions_of(c),
+        figure_notes=figure_assumptions(c),
     )
 
 
@@ -213,14 +217,14 @@ def _cell(o: Outcome, arm: str) -> str:
     return f"{median:.3g} ({low:.3g} to {high:.3g})"
 
 
-def _exposure(c: Comparison) -> list[dict[str, Any]]:
+def _plasma_exposure_rows(c: Comparison) -> list[dict[str, Any]]:
     """Plasma: the largest concentration and the area of each kind of drug, by arm."""
     found = {arm: {e.name: e for e in a.simulation.exposure} for arm, a in c.arms.items()}
     rows = []
     for name in dict.fromkeys(n for of in found.values() for n in of):
         for words, unit, key in (
             ("largest", "ug/mL", "highest"),
-            ("area under the curve, all times", "ug h/mL", "area_ever"),
+            ("area under the curve, all times", "ug h/mL", "auc_to_infinity"),
         ):
             numbers = [getattr(of[name], key) if name in of else 0.0 for of in found.values()]
             if any(numbers):

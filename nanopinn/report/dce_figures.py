@@ -11,7 +11,7 @@ from nanopinn.inference.result import MapEstimate
 from nanopinn.report.figures import map_panel
 
 
-def all_figures(imaging: ImagingMaps) -> dict[str, Figure]:
+def imaging_figures(imaging: ImagingMaps) -> dict[str, Figure]:
     """Every figure of the page, by name."""
     found = {"arterial input": arterial_panel(imaging), "curves": voxel_panel(imaging)}
     for q, values in imaging.quantities():
@@ -19,7 +19,7 @@ def all_figures(imaging: ImagingMaps) -> dict[str, Figure]:
             m = MapEstimate(
                 q.name, q.unit, q.description, "images", values, imaging.kinetics.std[q.name]
             )
-            found[f"map {q.name}"] = map_panel(m, imaging.mask, spread="sd")
+            found[f"map {q.name}"] = map_panel(m, imaging.mask, std_label="sd")
     for name, unit, words, values, std in (
         ("T1", "s", "native T1", imaging.t1_s, imaging.t1_std_s),
         ("pH", "1", "extracellular pH", imaging.ph, imaging.ph_std),
@@ -27,7 +27,9 @@ def all_figures(imaging: ImagingMaps) -> dict[str, Figure]:
         if np.isfinite(values[imaging.mask]).any():
             known = std if np.isfinite(std[imaging.mask]).any() else None
             found[f"map {name}"] = map_panel(
-                MapEstimate(name, unit, words, "images", values, known), imaging.mask, spread="sd"
+                MapEstimate(name, unit, words, "images", values, known),
+                imaging.mask,
+                std_label="sd",
             )
     if np.isfinite(imaging.ph).any():
         found["overlay"] = overlay_panel(imaging)
@@ -52,7 +54,7 @@ def arterial_panel(imaging: ImagingMaps) -> Figure:
         axes.errorbar(
             t,
             v.blood_mM,
-            v.spread_mM,
+            v.std_mM,
             fmt="o",
             ms=2.5,
             color="0.5",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 #: Sequential colour maps that print in grey and serve the colour-blind.
-COLOURS = {
+COLOUR_MAPS = {
     "Ktrans": "magma",
     "IFP": "viridis",
     "pH": "cividis",
@@ -37,13 +37,13 @@ def as_data_uri(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def map_panel(m: MapEstimate, mask: NDArray[np.bool_], spread: str = "posterior sd") -> Figure:
+def map_panel(m: MapEstimate, mask: NDArray[np.bool_], std_label: str = "posterior sd") -> Figure:
     """A map and its standard deviation in the slice with most tumour, around the tumour."""
     z = int(np.argmax(mask.sum(axis=(0, 1))))
-    window = window_of(mask)
+    window = tumour_window(mask)
     panels: list[tuple[str, Array]] = [(m.name, m.values)]
     if m.std is not None:
-        panels.append((f"{m.name}, {spread}", m.std))
+        panels.append((f"{m.name}, {std_label}", m.std))
     figure = Figure(figsize=(4.2 * len(panels), 3.6), dpi=100, layout="constrained")
     for i, (title, values) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
@@ -53,7 +53,11 @@ def map_panel(m: MapEstimate, mask: NDArray[np.bool_], spread: str = "posterior 
         top = float(np.percentile(known, 99)) if known.size else 1.0
         low = float(np.percentile(known, 1)) if known.size and m.name in ("pH", "T1") else 0.0
         image = axes.imshow(
-            shown.T, origin="lower", cmap=COLOURS.get(m.name, "viridis"), vmin=low, vmax=top or 1.0
+            shown.T,
+            origin="lower",
+            cmap=COLOUR_MAPS.get(m.name, "viridis"),
+            vmin=low,
+            vmax=top or 1.0,
         )
         if inside.any() and not inside.all():
             axes.contour(inside.T, levels=[0.5], colors="white", linewidths=1.0)
@@ -64,7 +68,7 @@ def map_panel(m: MapEstimate, mask: NDArray[np.bool_], spread: str = "posterior 
     return figure
 
 
-def window_of(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+def tumour_window(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
     """The tumour's part of a slice, with a margin."""
     shadow = np.asarray(mask.any(axis=2))
     return _window(shadow, 0), _window(shadow, 1)
@@ -131,7 +135,7 @@ def _density(s: ScalarEstimate, centre: float, sd: float) -> tuple[Array, Array]
     return x, np.exp(-(z**2) / 2)  # equal heights: widths are what is compared
 
 
-def descent_panel(runs: dict[str, EngineRun] | Any) -> Figure:
+def convergence_panel(runs: dict[str, EngineRun] | Any) -> Figure:
     """Objective of each engine against its iterations."""
     figure = Figure(figsize=(5.0, 3.2), dpi=100, layout="constrained")
     axes = figure.add_subplot()
@@ -145,7 +149,7 @@ def descent_panel(runs: dict[str, EngineRun] | Any) -> Figure:
 
 def profile_panel(profiles: Sequence[Profile]) -> Figure:
     """Objective of every profile, misfit and prior apart, with the 95 % line and both intervals."""
-    from nanopinn.inference.walk import RISE_95
+    from nanopinn.inference.walk import OBJECTIVE_RISE_95
 
     columns = min(4, len(profiles))
     rows = -(-len(profiles) // columns)
@@ -158,7 +162,7 @@ def profile_panel(profiles: Sequence[Profile]) -> Figure:
             (p.prior, ":", "prior"),
         ):
             axes.plot(p.values, values - values.min(), style, ms=3, lw=1.2, label=label)
-        axes.axhline(RISE_95, color="0.6", lw=0.8)
+        axes.axhline(OBJECTIVE_RISE_95, color="0.6", lw=0.8)
         for at in p.laplace:
             axes.axvline(at, color="tab:red", lw=0.8, ls=":")
         if (
@@ -176,20 +180,20 @@ def profile_panel(profiles: Sequence[Profile]) -> Figure:
     return figure
 
 
-def all_figures(fit: FitResult) -> dict[str, str]:
+def fit_figures(fit: FitResult) -> dict[str, str]:
     """Every figure of the report as data URIs, by name."""
     found = {
         f"map {m.name}": as_data_uri(map_panel(m, fit.mask))
         for m in fit.maps.values()
-        if _shown(m, fit.mask)
+        if _has_finite_values(m, fit.mask)
     }
     found["curves"] = as_data_uri(curve_panel(fit.curves))
     found["prior and posterior"] = as_data_uri(prior_posterior_panel(fit.scalars))
-    found["descent"] = as_data_uri(descent_panel(fit.runs))
+    found["descent"] = as_data_uri(convergence_panel(fit.runs))
     if fit.profiles:
         found["profiles"] = as_data_uri(profile_panel(list(fit.profiles.values())))
     return found
 
 
-def _shown(m: MapEstimate, mask: NDArray[np.bool_]) -> bool:
+def _has_finite_values(m: MapEstimate, mask: NDArray[np.bool_]) -> bool:
     return bool(np.isfinite(m.values[mask]).any())

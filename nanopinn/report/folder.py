@@ -17,7 +17,7 @@ from nanopinn.imaging.given import is_file, read_json
 from nanopinn.imaging.io import write_bytes, write_json, write_volume
 from nanopinn.inference.result import CheckItem, CheckResult, FitResult, ScalarEstimate
 from nanopinn.inference.typed import check_fields
-from nanopinn.report.claim import whole_folder
+from nanopinn.report.claim import atomic_output_folder
 
 if TYPE_CHECKING:
     from nanopinn.imaging.maps import ImagingMaps
@@ -41,7 +41,7 @@ def write_result(
     Raises:
         OutputError: it exists and ``overwrite`` is false, or it cannot be written.
     """
-    with whole_folder(out, overwrite=overwrite) as part:
+    with atomic_output_folder(out, overwrite=overwrite) as part:
         _write_maps(part, imaging, fit)
         _write_tables(part, fit)
         write_bytes(part / "config.toml", to_toml(config).encode())
@@ -61,7 +61,7 @@ def copy_result(folder: Path, out: Path, *, overwrite: bool = False) -> Path:
     Raises:
         OutputError: ``out`` exists and ``overwrite`` is false, or it cannot be written.
     """
-    with whole_folder(out, overwrite=overwrite) as part:
+    with atomic_output_folder(out, overwrite=overwrite) as part:
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
             write_bytes(part / file.relative_to(folder), file.read_bytes())
     return out
@@ -117,7 +117,7 @@ def _write_tables(part: Path, fit: FitResult) -> None:
         "engines": engines,
         "engine_distance_in_posterior_sd": dict(fit.engine_distance),
         "assumptions": list(fit.assumptions),
-        "in_words": fit.in_words(),
+        "in_words": fit.describe(),
     }
     write_json(part / "parameters.json", content)
     lines = ["\t".join(rows[0])] + ["\t".join(str(v) for v in row.values()) for row in rows]
@@ -164,13 +164,16 @@ def provenance(
     }
 
 
-def write_record(
-    part: Path, config: Mapping[str, Any], seconds: Mapping[str, float], read: Mapping[str, str]
+def write_config_and_provenance(
+    part: Path,
+    config: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    input_hashes: Mapping[str, str],
 ) -> None:
     """Write what a run was told and where it came from: ``config.toml`` and ``provenance.json``."""
     settings = {k: v for table in config.values() for k, v in table.items()}
     write_bytes(part / "config.toml", to_toml(config).encode())
-    write_json(part / "provenance.json", provenance(seconds, read, settings))
+    write_json(part / "provenance.json", provenance(seconds, input_hashes, settings))
 
 
 def to_toml(config: Mapping[str, Any]) -> str:
@@ -207,7 +210,7 @@ def read_result(folder: Path) -> ResultFolder:
     """
     missing = [name for name in ("parameters.json", "check.json") if not is_file(folder / name)]
     if missing:
-        raise _no_result(folder, f"no {' and no '.join(missing)}")
+        raise _not_a_result_error(folder, f"no {' and no '.join(missing)}")
     table, check = (
         read_json(folder / name, "this table of a result")
         for name in ("parameters.json", "check.json")
@@ -223,27 +226,27 @@ def read_result(folder: Path) -> ResultFolder:
             for r in table["parameters"]
         ]
         checked = {
-            "items": tuple(_made(CheckItem, i, known) for i in check["items"]),
+            "items": tuple(_build_checked(CheckItem, i, known) for i in check["items"]),
             "seconds": check["seconds"],
         }
         notes = table["assumptions"]
         if not isinstance(notes, list) or not all(isinstance(n, str) for n in notes):
             raise ValueError("assumptions that are no texts")
         return ResultFolder(
-            tuple(_made(ScalarEstimate, r, known) for r in rows),
-            _made(CheckResult, checked, known),
+            tuple(_build_checked(ScalarEstimate, r, known) for r in rows),
+            _build_checked(CheckResult, checked, known),
             tuple(notes),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise _no_result(folder, str(error)) from error
+        raise _not_a_result_error(folder, str(error)) from error
 
 
-def _made(kind: Any, given: Mapping[str, Any], known: Mapping[str, type]) -> Any:
+def _build_checked(kind: Any, given: Mapping[str, Any], known: Mapping[str, type]) -> Any:
     check_fields(kind, given, known)
     return kind(**given)
 
 
-def _no_result(folder: Path, found: str) -> InputError:
+def _not_a_result_error(folder: Path, found: str) -> InputError:
     return InputError(
         "not a result folder",
         file=folder,

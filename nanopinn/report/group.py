@@ -12,8 +12,8 @@ from jinja2 import Environment, PackageLoader
 from nanopinn.imaging.io import write_bytes
 from nanopinn.report.figures import as_data_uri
 from nanopinn.report.group_figures import forest_panel
-from nanopinn.report.grouped import REMEDIES, Group, ParameterGroup, StudyEnd
-from nanopinn.report.table import as_tsv
+from nanopinn.report.grouped import REMEDIES, CohortSummary, CohortParameter, StudySummary
+from nanopinn.report.table import format_tsv
 
 _PARAMETER_HEADS = (
     "study",
@@ -53,7 +53,7 @@ _SUMMARY_HEADS = (
 _OUTCOME_HEADS = ("study", "arm", "outcome", "unit", "median", "low_90", "high_90")
 
 
-def write_group(out: str | Path, group: Group) -> Path:
+def write_group(out: str | Path, group: CohortSummary) -> Path:
     """Write ``group_studies.tsv``, ``group_parameters.tsv``, ``group_summary.tsv``, ``group_outcomes.tsv`` of arms, and ``group.html``.
 
     Returns:
@@ -65,12 +65,12 @@ def write_group(out: str | Path, group: Group) -> Path:
     out = Path(out)
     write_bytes(
         out / "group_studies.tsv",
-        as_tsv([_study_row(s) for s in group.studies], _study_heads(group)),
+        format_tsv([_study_row(s) for s in group.studies], _study_heads(group)),
     )
-    write_bytes(out / "group_parameters.tsv", as_tsv(_parameter_rows(group), _PARAMETER_HEADS))
+    write_bytes(out / "group_parameters.tsv", format_tsv(_parameter_rows(group), _PARAMETER_HEADS))
     write_bytes(
         out / "group_summary.tsv",
-        as_tsv([_summary_row(p) for p in group.parameters], _SUMMARY_HEADS),
+        format_tsv([_summary_row(p) for p in group.parameters], _SUMMARY_HEADS),
     )
     rows = [
         dict(
@@ -84,19 +84,19 @@ def write_group(out: str | Path, group: Group) -> Path:
         for o in s.outcomes
     ]
     if rows:
-        write_bytes(out / "group_outcomes.tsv", as_tsv(rows, _OUTCOME_HEADS))
+        write_bytes(out / "group_outcomes.tsv", format_tsv(rows, _OUTCOME_HEADS))
     else:
         (out / "group_outcomes.tsv").unlink(missing_ok=True)
     write_bytes(out / "group.html", render_group(group).encode())
     return out / "group.html"
 
 
-def _study_heads(group: Group) -> tuple[str, ...]:
+def _study_heads(group: CohortSummary) -> tuple[str, ...]:
     """Ours, then the participants' columns; one that has the name of ours is told apart."""
     return tuple(dict.fromkeys(head for s in group.studies for head in _study_row(s)))
 
 
-def _study_row(s: StudyEnd) -> dict[str, Any]:
+def _study_row(s: StudySummary) -> dict[str, Any]:
     misfit, of = s.worst_misfit
     row = {
         "study": s.id,
@@ -110,14 +110,16 @@ def _study_row(s: StudyEnd) -> dict[str, Any]:
         "informed": ", ".join(x.name for x in s.scalars if x.informed),
         "seconds": s.seconds,
         "arms": s.arms or None,
-        "arms_message": s.arms_message,
+        "comparison_message": s.comparison_message,
         "nanopinn": s.versions.get("nanopinn"),
         "torch": s.versions.get("torch"),
     }
-    return row | {(f"participant_{k}" if k in row else k): v for k, v in s.about.items()}
+    return row | {
+        (f"participant_{k}" if k in row else k): v for k, v in s.participant_columns.items()
+    }
 
 
-def _parameter_rows(group: Group) -> list[Mapping[str, Any]]:
+def _parameter_rows(group: CohortSummary) -> list[Mapping[str, Any]]:
     return [
         dict(
             zip(
@@ -145,14 +147,14 @@ def _parameter_rows(group: Group) -> list[Mapping[str, Any]]:
     ]
 
 
-def _summary_row(p: ParameterGroup) -> Mapping[str, Any]:
+def _summary_row(p: CohortParameter) -> Mapping[str, Any]:
     cells = (
         p.name,
         p.label,
         p.unit,
         p.scale,
         p.passed,
-        len(p.members),
+        len(p.estimates),
         p.median,
         *p.quartiles,
         p.mean,
@@ -162,33 +164,39 @@ def _summary_row(p: ParameterGroup) -> Mapping[str, Any]:
         p.prior_median,
         p.prior_sd,
         "; ".join(m.study for m in p.outliers),
-        "yes" if p.judged else "no",
+        "yes" if p.outliers_tested else "no",
     )
     return dict(zip(_SUMMARY_HEADS, cells, strict=True))
 
 
-def render_group(group: Group) -> str:
+def render_group(group: CohortSummary) -> str:
     """The page as text; figures travel inside it, and every value from outside is escaped."""
     environment = Environment(loader=PackageLoader("nanopinn", "report"), autoescape=True)
     return environment.get_template("group.html.j2").render(
         g=group,
         remedies=REMEDIES,
-        lost=[s for s in group.studies if s.status in ("refused", "internal error", "unfinished")],
-        unlucky=[s for s in group.studies if s.arms not in ("", "passed")],
+        without_result=[
+            s for s in group.studies if s.status in ("refused", "internal error", "unfinished")
+        ],
+        arms_not_passed=[s for s in group.studies if s.arms not in ("", "passed")],
         failed=[s for s in group.studies if s.status == "check failed"],
-        repeated=len({s.subject for s in group.studies}) < len(group.studies),
+        has_repeated_subjects=len({s.subject for s in group.studies}) < len(group.studies),
         arms=_arms(group),
-        about=list(dict.fromkeys(k for s in group.studies for k in s.about)),
-        forests={
-            p.name: as_data_uri(forest_panel(p)) for p in group.parameters if p.members or p.failed
+        participant_columns=list(
+            dict.fromkeys(k for s in group.studies for k in s.participant_columns)
+        ),
+        forest_plots={
+            p.name: as_data_uri(forest_panel(p))
+            for p in group.parameters
+            if p.estimates or p.failed
         },
-        spread=lambda p: (
+        between_sd_text=lambda p: (
             f"x{np.exp(p.between_sd):.2f}" if p.scale == "log" else f"{p.between_sd:.3g}"
         ),
     )
 
 
-def _arms(group: Group) -> list[dict[str, Any]]:
+def _arms(group: CohortSummary) -> list[dict[str, Any]]:
     """Each outcome of each arm over the studies: how many have it, the middle and the range of their medians."""
     found: dict[tuple[str, str, str], list[float]] = {}
     for s in group.studies:

@@ -6,19 +6,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from nanopinn.inference.result import ScalarEstimate
-from nanopinn.report.grouped import ParameterGroup
+from nanopinn.report.grouped import CohortParameter
 
 #: Studies beyond which names are left out.
-_NAMED = 60
+_MAX_LABELLED_STUDIES = 60
 
 
-def forest_panel(p: ParameterGroup) -> Figure:
+def forest_panel(p: CohortParameter) -> Figure:
     """Every study that the images inform, with its 95 % interval; the prior above, the typical value below."""
     rows = [
-        *((m.study, m.scalar, m in p.outliers, True) for m in p.members),
+        *((m.study, m.scalar, m in p.outliers, True) for m in p.estimates),
         *((study, x, False, False) for study, x in p.failed),
     ]
-    named = len(rows) <= _NAMED
+    named = len(rows) <= _MAX_LABELLED_STUDIES
     figure = Figure(
         figsize=(7.2, 1.6 + (0.24 if named else 0.06) * len(rows)), dpi=100, layout="constrained"
     )
@@ -60,13 +60,13 @@ def forest_panel(p: ParameterGroup) -> Figure:
             mfc=colour if filled else "none",
         )
     last = len(rows)
-    if p.averaged:
+    if p.is_averaged:
         axes.fill([p.low, p.mean, p.high, p.mean], [last, last - 0.3, last, last + 0.3], color="k")
         axes.axvline(p.mean, color="k", lw=0.6, ls="--")
     ticks = {
         -1: "prior",
         **({i: r[0] for i, r in enumerate(rows)} if named else {}),
-        **({last: "typical"} if p.averaged else {}),
+        **({last: "typical"} if p.is_averaged else {}),
     }
     axes.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
     axes.set_ylim(last + 0.7, -1.7)

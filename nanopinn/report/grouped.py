@@ -10,9 +10,9 @@ from typing import Literal
 from nanopinn.inference.result import CheckItem, ScalarEstimate
 
 #: As a verdict calls them; ``unfinished`` where there is none.
-Status = Literal["passed", "check failed", "refused", "internal error", "unfinished"]
+StudyStatus = Literal["passed", "check failed", "refused", "internal error", "unfinished"]
 #: Those that a verdict may hold.
-ENDINGS: tuple[Status, ...] = ("passed", "check failed", "refused", "internal error")
+REPORTED_STATUSES: tuple[StudyStatus, ...] = ("passed", "check failed", "refused", "internal error")
 #: What a user can do about each.
 REMEDIES: Mapping[str, str] = {
     "refused": "Correct what is named, and run the cohort again: only this study is done anew.",
@@ -35,26 +35,26 @@ class ArmOutcome:
 
 
 @dataclass(frozen=True)
-class StudyEnd:
+class StudySummary:
     """How one study ended.
 
     Attributes:
         place: of its folders, below ``work/``. message: why, one line. items: comparisons of its check. scalars: its unknowns.
         seconds: it took. versions: of nanopinn and torch. about: its columns in the participants table.
-        arms: status of its arms, empty where none were asked for; arms_message, outcomes: of them.
+        arms: status of its arms, empty where none were asked for; comparison_message, outcomes: of them.
     """
 
     id: str
     place: Path
-    status: Status
+    status: StudyStatus
     message: str = ""
     items: tuple[CheckItem, ...] = ()
     scalars: tuple[ScalarEstimate, ...] = ()
     seconds: float = float("nan")
     versions: Mapping[str, str] = field(default_factory=dict)
-    about: Mapping[str, str] = field(default_factory=dict)
-    arms: Status | Literal[""] = ""
-    arms_message: str = ""
+    participant_columns: Mapping[str, str] = field(default_factory=dict)
+    arms: StudyStatus | Literal[""] = ""
+    comparison_message: str = ""
     outcomes: tuple[ArmOutcome, ...] = ()
 
     @property
@@ -78,13 +78,13 @@ class StudyEnd:
         return max(found, default=(float("nan"), ""))
 
     @property
-    def well(self) -> bool:
+    def all_passed(self) -> bool:
         """Whether nothing needs a look."""
         return self.status == "passed" and self.arms in ("", "passed")
 
 
 @dataclass(frozen=True)
-class Member:
+class StudyEstimate:
     """One study's value of an unknown, the prior taken out once.
 
     Attributes:
@@ -100,7 +100,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class ParameterGroup:
+class CohortParameter:
     """One unknown over the studies whose check passed.
 
     Attributes:
@@ -118,7 +118,7 @@ class ParameterGroup:
     prior_median: float
     prior_sd: float
     passed: int
-    members: tuple[Member, ...]
+    estimates: tuple[StudyEstimate, ...]
     failed: tuple[tuple[str, ScalarEstimate], ...]
     median: float
     quartiles: tuple[float, float]
@@ -126,49 +126,49 @@ class ParameterGroup:
     low: float
     high: float
     between_sd: float
-    outliers: tuple[Member, ...]
-    judged: bool
+    outliers: tuple[StudyEstimate, ...]
+    outliers_tested: bool
 
     @property
-    def averaged(self) -> bool:
+    def is_averaged(self) -> bool:
         """Whether the images inform it in most of the studies, two or more."""
-        return 2 * len(self.members) > self.passed and len(self.members) > 1
+        return 2 * len(self.estimates) > self.passed and len(self.estimates) > 1
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """For how many the images speak, and what is done with them."""
         if not self.passed:
             return "no study passed its check"
-        said = f"informed by the images in {len(self.members)} of {self.passed} studies"
+        said = f"informed by the images in {len(self.estimates)} of {self.passed} studies"
         return (
             said
-            if self.averaged
+            if self.is_averaged
             else f"{said}: not averaged, the prior speaks"
-            if self.members
+            if self.estimates
             else f"{said}: the prior speaks"
         )
 
 
 @dataclass(frozen=True)
-class Group:
+class CohortSummary:
     """A cohort.
 
     Attributes:
         threshold: of ``|z|`` beyond which a study is an outlier. fewest: informed studies from which outliers are judged.
     """
 
-    studies: tuple[StudyEnd, ...]
-    parameters: tuple[ParameterGroup, ...]
+    studies: tuple[StudySummary, ...]
+    parameters: tuple[CohortParameter, ...]
     threshold: float
-    fewest: int
+    min_informed_studies: int
 
     def count(self, status: str) -> int:
         """Studies that ended so."""
         return sum(s.status == status for s in self.studies)
 
     @property
-    def well(self) -> bool:
+    def all_passed(self) -> bool:
         """Whether every study passed."""
-        return all(s.well for s in self.studies)
+        return all(s.all_passed for s in self.studies)
 
     @property
     def headline(self) -> str:
@@ -183,7 +183,7 @@ class Group:
         lines = [self.headline]
         lines += [f"{s.id}: {s.status}: {s.message}" for s in self.studies if s.status != "passed"]
         lines += [
-            f"{s.id}: arms {s.arms}: {s.arms_message}"
+            f"{s.id}: arms {s.arms}: {s.comparison_message}"
             for s in self.studies
             if s.arms not in ("", "passed")
         ]
@@ -192,4 +192,4 @@ class Group:
             for p in self.parameters
             for m in p.outliers
         ]
-        return "\n".join([*lines, *(f"{p.label}: {p.in_words()}" for p in self.parameters)])
+        return "\n".join([*lines, *(f"{p.label}: {p.describe()}" for p in self.parameters)])

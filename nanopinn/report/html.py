@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader
 from nanopinn.imaging.maps import ImagingMaps
 from nanopinn.inference.result import FitResult
 from nanopinn.report.dce_figures import arterial_panel, motion_panel, overlay_panel
-from nanopinn.report.figures import all_figures, as_data_uri
+from nanopinn.report.figures import fit_figures, as_data_uri
 from nanopinn.report.imaging import status_counts
 
 
@@ -21,15 +21,15 @@ def render_report(imaging: ImagingMaps, fit: FitResult) -> str:
     return template.render(
         fit=fit,
         imaging=imaging,
-        figures=all_figures(fit),
-        imaging_figures=_of_imaging(imaging),
+        figures=fit_figures(fit),
+        imaging_figures=_imaging_panels(imaging),
         status=status_counts(imaging),
         engines=_engines(fit),
         labels={s.name: s.label for s in fit.scalars},
     )
 
 
-def _of_imaging(imaging: ImagingMaps) -> dict[str, str]:
+def _imaging_panels(imaging: ImagingMaps) -> dict[str, str]:
     found = {"arterial input": arterial_panel(imaging)}
     if np.isfinite(imaging.ph).any():
         found["overlay"] = overlay_panel(imaging)

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader
 
-from nanopinn.imaging.cest.ph_map import WORDS as PH_WORDS
+from nanopinn.imaging.cest.ph_map import VALIDITY_TEXTS as PH_WORDS
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.io import write_bytes, write_json, write_volume
 from nanopinn.imaging.kinetics.models import MODELS
 from nanopinn.imaging.maps import ImagingMaps
-from nanopinn.imaging.status import WORDS, Status
+from nanopinn.imaging.status import STATUS_TEXTS, Status
 from nanopinn.report import dce_figures
-from nanopinn.report.claim import whole_folder
+from nanopinn.report.claim import atomic_output_folder
 from nanopinn.report.figures import as_data_uri
 from nanopinn.report.folder import provenance, to_toml
 
@@ -35,13 +35,13 @@ def write_imaging(
         OutputError: it exists and ``overwrite`` is false, or it cannot be written.
     """
     out = Path(out)
-    with whole_folder(out, overwrite=overwrite) as part:
+    with atomic_output_folder(out, overwrite=overwrite) as part:
         write_kinetic_maps(part / "maps", imaging)
         _write_other_maps(part / "maps", imaging)
         write_arterial_input(part, imaging)
         write_json(part / "imaging.json", _numbers(imaging))
         write_bytes(part / "imaging.html", render_imaging(imaging).encode())
-        write_bytes(part / "config.toml", to_toml(inputs.choices()).encode())
+        write_bytes(part / "config.toml", to_toml(inputs.to_config()).encode())
         write_json(part / "provenance.json", provenance({}, imaging.read, {}))
     return out
 
@@ -59,7 +59,7 @@ def write_kinetic_maps(folder: Path, imaging: ImagingMaps) -> None:
         write_volume(folder / f"{q.name}.nii.gz", values, imaging.affine, sidecar=side)
         side = {**side, "Description": f"standard deviation of {q.name}"}
         write_volume(folder / f"{q.name}_std.nii.gz", k.std[q.name], imaging.affine, sidecar=side)
-    bits = {int(s): WORDS[s] for s in Status if s in WORDS}
+    bits = {int(s): STATUS_TEXTS[s] for s in Status if s in STATUS_TEXTS}
     more: list[tuple[str, Any, dict[str, Any]]] = [
         (
             "status",
@@ -82,7 +82,7 @@ def write_kinetic_maps(folder: Path, imaging: ImagingMaps) -> None:
         more.append(
             (
                 "model",
-                k.chosen,
+                k.model_index,
                 {
                     "Unit": "1",
                     "Description": "model with the least AICc; -1: none",
@@ -177,7 +177,7 @@ def _numbers(imaging: ImagingMaps) -> dict[str, Any]:
     content: dict[str, Any] = {
         "summary": imaging.summary(),
         "median_over_tumour": {q.name: imaging.median(m) for q, m in imaging.quantities()},
-        "valid_share": imaging.valid_share,
+        "valid_fraction": imaging.valid_fraction,
         "status": dict(status_counts(imaging)),
         "assumptions": list(imaging.assumptions),
     }
@@ -192,7 +192,7 @@ def _numbers(imaging: ImagingMaps) -> dict[str, Any]:
 def status_counts(imaging: ImagingMaps) -> list[tuple[str, int]]:
     """What is to be said against tumour voxels, in words, and of how many."""
     inside = imaging.status[imaging.mask]
-    counts = [(words, int(((inside & int(bit)) != 0).sum())) for bit, words in WORDS.items()]
+    counts = [(words, int(((inside & int(bit)) != 0).sum())) for bit, words in STATUS_TEXTS.items()]
     return [(words, n) for words, n in counts if n]
 
 
@@ -200,7 +200,7 @@ def render_imaging(imaging: ImagingMaps) -> str:
     """The page as text; figures travel inside it, and every value from outside is escaped."""
     environment = Environment(loader=PackageLoader("nanopinn", "report"), autoescape=True)
     figures = {
-        name: as_data_uri(figure) for name, figure in dce_figures.all_figures(imaging).items()
+        name: as_data_uri(figure) for name, figure in dce_figures.imaging_figures(imaging).items()
     }
     rows = [
         (q, imaging.median(m), imaging.median(imaging.kinetics.std[q.name]))

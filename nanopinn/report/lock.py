@@ -19,14 +19,14 @@ except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]
 
 #: Outputs that the running code holds: what claims an output and what writes it need not know of each other.
-_HELD: ContextVar[frozenset[Path]] = ContextVar("_HELD", default=frozenset())
+_LOCKED_PATHS: ContextVar[frozenset[Path]] = ContextVar("_HELD", default=frozenset())
 
 #: What a file system without locks says (NFS without its lock service, some FUSE).
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+_LOCKING_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def exclusive_lock(out: Path) -> Iterator[None]:
     """Hold an output, against other processes and other threads; whoever holds it already may hold it again.
 
     The lock is on ``.NAME.lock`` beside the output, which is taken away at the end. A killed process leaves the file, but no lock.
@@ -34,23 +34,23 @@ def locked(out: Path) -> Iterator[None]:
     Raises:
         OutputError: another run holds it, or the folder cannot be written.
     """
-    place = placed(out)
-    if place in _HELD.get():
+    place = canonical_path(out)
+    if place in _LOCKED_PATHS.get():
         yield
         return
     file = place.with_name(f".{place.name}.lock")
-    handle = _acquired(file, out)
-    token = _HELD.set(_HELD.get() | {place})
+    handle = _open_locked(file, out)
+    token = _LOCKED_PATHS.set(_LOCKED_PATHS.get() | {place})
     try:
         yield
     finally:
-        _HELD.reset(token)
+        _LOCKED_PATHS.reset(token)
         with suppress(OSError):
             file.unlink()  # while it is held: who opened it before finds that it has no name any more
         os.close(handle)
 
 
-def _acquired(file: Path, out: Path) -> int:
+def _open_locked(file: Path, out: Path) -> int:
     """An open file that this process alone has locked."""
     while True:
         try:
@@ -62,8 +62,8 @@ def _acquired(file: Path, out: Path) -> int:
             ) from error
         try:
             _lock(handle, out)
-            if _is_named(handle, file):
-                _sign(handle)
+            if _is_same_file(handle, file):
+                _write_owner(handle)
                 return handle
         except BaseException:
             os.close(handle)
@@ -82,7 +82,7 @@ def _lock(handle: int, out: Path) -> None:
             f"Another run is writing {out} ({owner}). Wait for its end, or give another --out."
         ) from error
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in _LOCKING_UNSUPPORTED:
             raise OutputError(
                 f"{out} cannot be locked: {error.strerror}. Give another folder to --out."
             ) from error
@@ -92,19 +92,19 @@ def _lock(handle: int, out: Path) -> None:
         )
 
 
-def _sign(handle: int) -> None:
+def _write_owner(handle: int) -> None:
     with suppress(OSError):  # a courtesy: a full disk is found out when there is something to lose
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
 
-def placed(out: Path) -> Path:
+def canonical_path(out: Path) -> Path:
     """The absolute name of an output, one for all ways to write it."""
     place = Path(os.path.abspath(out))
     return place.parent.resolve() / place.name
 
 
-def _is_named(handle: int, file: Path) -> bool:
+def _is_same_file(handle: int, file: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), file.stat())
     except FileNotFoundError:

@@ -63,15 +63,15 @@ class PlasmaExposure:
 
     Attributes:
         name: encapsulated, free (unbound and albumin-bound together), or unbound.
-        area: under the curve to the end of the run, area_ever: of all times; ug h/mL, by closed form.
+        area: under the curve to the end of the run, auc_to_infinity: of all times; ug h/mL, by closed form.
         highest: concentration, ug/mL, and when it is reached, s; a bolus counts as mixed at once.
     """
 
     name: str
-    area: float
-    area_ever: float
-    highest: float
-    highest_at_s: float
+    auc: float
+    auc_to_infinity: float
+    c_max: float
+    t_max_s: float
 
 
 @dataclass(frozen=True)
@@ -87,37 +87,43 @@ class Simulation:
         affine, mask: of the image. seconds: of each part. read: files by name with their SHA-256.
     """
 
-    given: tuple[str, ...]
+    treatment: tuple[str, ...]
     fields: Mapping[str, FieldEstimate]
     maps: Mapping[str, MapEstimate]
     courses: TimeCourses
     balance: MassBalance
-    areas: Mapping[str, MapEstimate]
-    peaks: Mapping[str, MapEstimate]
+    auc_maps: Mapping[str, MapEstimate]
+    peak_maps: Mapping[str, MapEstimate]
     exposure: tuple[PlasmaExposure, ...]
-    effort: str
+    solver_statistics: str
     assumptions: tuple[str, ...]
     affine: Array
     mask: NDArray[np.bool_]
     seconds: Mapping[str, float] = field(default_factory=dict)
-    read: Mapping[str, str] = field(default_factory=dict)
+    input_hashes: Mapping[str, str] = field(default_factory=dict)
 
     def means(self, name: str) -> Array:
         """Mean of a field over the tumour at the imaging times, in the field's unit."""
         return np.asarray(np.nanmean(self.fields[name].values[:, self.mask], axis=1))
 
-    def extremes(self) -> list[tuple[str, float, float]]:
+    def mean_peaks_and_aucs(self) -> list[tuple[str, float, float]]:
         """Of every pool the tumour's mean of its largest value (ug/mL) and of the area under its curve (ug h/mL)."""
         return [
-            (n, *(float(np.nanmean(m[n].values[self.mask])) for m in (self.peaks, self.areas)))
-            for n in self.peaks
+            (
+                n,
+                *(
+                    float(np.nanmean(m[n].values[self.mask]))
+                    for m in (self.peak_maps, self.auc_maps)
+                ),
+            )
+            for n in self.peak_maps
         ]  # type: ignore[misc]
 
     def summary(self) -> str:
         """What was given, the tumour's mean of every field at the imaging times, and the balance of mass."""
         times = next(iter(self.fields.values())).times_s
         lines = [
-            *self.given,
+            *self.treatment,
             "",
             "Tumour mean" + "".join(f"{f'{t / 3600:g} h':>12s}" for t in times),
         ]
@@ -126,16 +132,18 @@ class Simulation:
                 f"{name:20s}" + "".join(f"{v:12.4g}" for v in self.means(name)) + f"  {f.unit}"
             )
         lines += ["", f"{'Tumour mean of':20s}{'peak, ug/mL':>14s}{'area, ug h/mL':>16s}"]
-        lines += [f"{name:20s}{peak:14.4g}{area:16.4g}" for name, peak, area in self.extremes()]
+        lines += [
+            f"{name:20s}{peak:14.4g}{area:16.4g}" for name, peak, area in self.mean_peaks_and_aucs()
+        ]
         lines += [
             "",
             f"{'Plasma':20s}{'C_max, ug/mL':>14s}{'at, h':>10s}{'area, ug h/mL':>16s}{'ever':>12s}",
         ]
         lines += [
-            f"{e.name:20s}{e.highest:14.4g}{e.highest_at_s / 3600:10.3g}{e.area:16.4g}{e.area_ever:12.4g}"
+            f"{e.name:20s}{e.c_max:14.4g}{e.t_max_s / 3600:10.3g}{e.auc:16.4g}{e.auc_to_infinity:12.4g}"
             for e in self.exposure
         ]
-        return "\n".join([*lines, "", str(self.balance), self.effort])
+        return "\n".join([*lines, "", str(self.balance), self.solver_statistics])
 
     def __repr__(self) -> str:
-        return f"Simulation({'; '.join(self.given)}; {', '.join(self.fields)})"
+        return f"Simulation({'; '.join(self.treatment)}; {', '.join(self.fields)})"

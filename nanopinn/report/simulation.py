@@ -10,10 +10,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from nanopinn.imaging.io import write_bytes, write_json, write_volume
-from nanopinn.report.claim import whole_folder
-from nanopinn.report.folder import write_record
+from nanopinn.report.claim import atomic_output_folder
+from nanopinn.report.folder import write_config_and_provenance
 from nanopinn.report.simulated import Simulation
-from nanopinn.report.simulation_figures import all_figures
+from nanopinn.report.simulation_figures import simulation_figures
 
 
 def write_simulation(
@@ -32,13 +32,13 @@ def write_simulation(
         OutputError: it exists and ``overwrite`` is false, or it cannot be written.
     """
     out = Path(out)
-    with whole_folder(out, overwrite=overwrite) as part:
-        fill_simulation(part, simulation)
-        write_record(part, config, simulation.seconds, simulation.read)
+    with atomic_output_folder(out, overwrite=overwrite) as part:
+        write_simulation_files(part, simulation)
+        write_config_and_provenance(part, config, simulation.seconds, simulation.input_hashes)
     return out
 
 
-def fill_simulation(part: Path, simulation: Simulation) -> None:
+def write_simulation_files(part: Path, simulation: Simulation) -> None:
     """Write all that is of the run itself into a folder that something else makes."""
     _write_volumes(part, simulation)
     c = simulation.courses
@@ -50,8 +50,8 @@ def fill_simulation(part: Path, simulation: Simulation) -> None:
         part / "courses.tsv",
         {"time_s": c.times_s, **{f"{_stem(n)}_ug_per_mL": v for n, v in c.tumour.items()}},
     )
-    write_bytes(part / "exposure.tsv", _exposure(simulation).encode())
-    write_json(part / "balance.json", _balance(simulation))
+    write_bytes(part / "exposure.tsv", _format_plasma_table(simulation).encode())
+    write_json(part / "balance.json", _mass_balance_entries(simulation))
     write_bytes(part / "simulation.html", render_simulation(simulation).encode())
 
 
@@ -67,7 +67,7 @@ def _write_volumes(part: Path, s: Simulation) -> None:
             "FrameTimes": [float(t) for t in f.times_s],
         }
         write_volume(part / "fields" / f"{_stem(f.name)}.nii.gz", f.values, s.affine, sidecar=side)
-    for prefix, maps in (("", s.maps), ("peak_", s.peaks), ("auc_", s.areas)):
+    for prefix, maps in (("", s.maps), ("peak_", s.peak_maps), ("auc_", s.auc_maps)):
         for m in maps.values():
             side = {"Unit": m.unit, "Description": m.description, "Source": m.source}
             write_volume(
@@ -89,24 +89,24 @@ def _write_table(path: Path, columns: Mapping[str, Any]) -> None:
     write_bytes(path, ("\n".join(rows) + "\n").encode())
 
 
-def _exposure(s: Simulation) -> str:
+def _format_plasma_table(s: Simulation) -> str:
     head = "plasma\tc_max_ug_per_mL\tc_max_at_s\tauc_run_ug_h_per_mL\tauc_ever_ug_h_per_mL"
     rows = (
-        f"{e.name}\t{e.highest:.8g}\t{e.highest_at_s:.8g}\t{e.area:.8g}\t{e.area_ever:.8g}"
+        f"{e.name}\t{e.c_max:.8g}\t{e.t_max_s:.8g}\t{e.auc:.8g}\t{e.auc_to_infinity:.8g}"
         for e in s.exposure
     )
     return "\n".join([head, *rows]) + "\n"
 
 
-def _balance(s: Simulation) -> dict[str, Any]:
+def _mass_balance_entries(s: Simulation) -> dict[str, Any]:
     keys = ("entered_mg", "lost_mg", "outflow_mg", "stored_mg")
     return {
         "pools": {
             name: dict(zip(keys, numbers, strict=True)) for name, *numbers in s.balance.rows()
         },
         "imbalance": s.balance.error,
-        "effort": s.effort,
-        "given": list(s.given),
+        "effort": s.solver_statistics,
+        "given": list(s.treatment),
         "assumptions": list(s.assumptions),
     }
 
@@ -117,4 +117,6 @@ def render_simulation(simulation: Simulation) -> str:
     means = {name: simulation.means(name) for name in simulation.fields}
     hours = [t / 3600 for t in next(iter(simulation.fields.values())).times_s]
     template = environment.get_template("simulation.html.j2")
-    return template.render(s=simulation, figures=all_figures(simulation), means=means, hours=hours)
+    return template.render(
+        s=simulation, figures=simulation_figures(simulation), means=means, hours=hours
+    )

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.io import flush_folder, write_bytes, write_json
-from nanopinn.report.claim import claimed_file
+from nanopinn.imaging.io import sync_folder, write_bytes, write_json
+from nanopinn.report.claim import reserve_output_file
 
 if TYPE_CHECKING:
     from nanopinn.inference.plan import Plan
@@ -18,7 +18,7 @@ SUFFIXES = (".json", ".tsv")
 
 
 @contextmanager
-def claimed_table(out: Path | None, *, overwrite: bool) -> Iterator[None]:
+def reserve_table_file(out: Path | None, *, overwrite: bool) -> Iterator[None]:
     """Hold a file for a table, before anything is computed and until it is written; None: there will be none.
 
     Raises:
@@ -36,14 +36,14 @@ def claimed_table(out: Path | None, *, overwrite: bool) -> Iterator[None]:
             found=out.suffix,
             expected=" or ".join(SUFFIXES),
         )
-    with claimed_file(out, overwrite=overwrite):
+    with reserve_output_file(out, overwrite=overwrite):
         yield
 
 
 def write_table(
     out: Path,
     rows: Sequence[Mapping[str, Any]],
-    said: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     *,
     name: str = "rows",
     overwrite: bool = False,
@@ -54,27 +54,27 @@ def write_table(
         said: what a JSON file holds beside the rows, which stand under ``name``.
 
     Raises:
-        InputError, OutputError: see :func:`claimed_table`.
+        InputError, OutputError: see :func:`reserve_table_file`.
     """
-    with claimed_table(out, overwrite=overwrite):
+    with reserve_table_file(out, overwrite=overwrite):
         if out.suffix == ".json":
-            write_json(out, {**said, name: [dict(r) for r in rows]})
+            write_json(out, {**metadata, name: [dict(r) for r in rows]})
         else:
-            write_bytes(out, as_tsv(rows))
-        flush_folder(out.absolute().parent)
+            write_bytes(out, format_tsv(rows))
+        sync_folder(out.absolute().parent)
     return out
 
 
-def as_tsv(rows: Sequence[Mapping[str, Any]], heads: Sequence[str] = ()) -> bytes:
+def format_tsv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> bytes:
     """Rows as a TSV: one line each, whatever stands in a cell; nothing and NaN are ``n/a``, as BIDS has it.
 
     Args:
         heads: of the columns; those of the first row if not given.
     """
-    heads = heads or tuple(rows[0])
+    columns = columns or tuple(rows[0])
     lines = [
-        "\t".join(_cell(h) for h in heads),
-        *("\t".join(_cell(row[h]) for h in heads) for row in rows),
+        "\t".join(_cell(h) for h in columns),
+        *("\t".join(_cell(row[h]) for h in columns) for row in rows),
     ]
     return ("\n".join(lines) + "\n").encode()
 
@@ -90,12 +90,12 @@ def write_plan(
     """Write a plan: one row per unknown and addition; as JSON with protocol, settings and words too.
 
     Raises:
-        InputError, OutputError: see :func:`claimed_table`.
+        InputError, OutputError: see :func:`reserve_table_file`.
     """
-    said = {
+    metadata = {
         "protocol": list(plan.protocol),
         "settings": dict(settings),
-        "in_words": plan.in_words(),
+        "in_words": plan.describe(),
         "seconds": plan.seconds,
     }
-    return write_table(out, plan.table(), said, name="expected", overwrite=overwrite)
+    return write_table(out, plan.table(), metadata, name="expected", overwrite=overwrite)

@@ -16,19 +16,19 @@ from torch import Tensor
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.physics.plasma import SumOfExponentials
-from nanopinn.solvers.cells import BoxMatrix
-from nanopinn.solvers.evolve import Evolution, evolve
-from nanopinn.solvers.forward import Flow, Forward
+from nanopinn.solvers.cells import BoxPressureMatrix
+from nanopinn.solvers.evolve import EvolutionResult, integrate_adaptive
+from nanopinn.solvers.forward import FlowSolution, ForwardModel
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.local_response import LocalResponse
-from nanopinn.solvers.nodes import cut_at, frame_nodes, stage_times
+from nanopinn.solvers.nodes import split_at_jumps, frame_nodes, stage_times
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_residual, solve_cells
 from nanopinn.solvers.schemes import TR_BDF2
-from nanopinn.solvers.sensitivity import Gathered, adjoint
+from nanopinn.solvers.sensitivity import GradientAccumulator, solve_adjoint
 
 
-class DrugRun:
+class DrugAdjoint:
     """The drug's march with what its adjoint needs.
 
     Attributes:
@@ -37,9 +37,9 @@ class DrugRun:
 
     def __init__(
         self,
-        forward: Forward,
+        forward: ForwardModel,
         theta: Tensor,
-        flow: Flow,
+        flow: FlowSolution,
         plasma: tuple[SumOfExponentials, SumOfExponentials],
         times: np.ndarray,
     ) -> None:
@@ -47,18 +47,18 @@ class DrugRun:
             return torch.stack([c(theta.new_tensor(t)) for c in plasma])
 
         intervals = []
-        for k, nodes in enumerate(cut_at(times, forward.setting.release_jumps)):
+        for k, nodes in enumerate(split_at_jumps(times, forward.setting.release_jump_times_s)):
             pools, operator, _ = forward.operators("drug", theta, replace(flow, dp=None), k)
             intervals.append(Interval(nodes[0], nodes[-1], operator, pools.capacity, curves))
-        self.evolution = _through(intervals, [float(t) for t in times])
+        self.evolution = _integrate_given_steps(intervals, [float(t) for t in times])
         self.U = self.evolution.U
 
-    def of_operators(self, of_U: Tensor) -> list[PoolOperator]:
+    def operator_gradients(self, grad_U: Tensor) -> list[PoolOperator]:
         """Gradient with respect to each coefficient, in every stretch of time, of a scalar whose gradient with respect to U is known."""
-        return [g.operator for g in adjoint(self.evolution, of_U)[0]]
+        return [g.operator for g in solve_adjoint(self.evolution, grad_U)[0]]
 
 
-class ContrastRun:
+class ContrastAdjoint:
     """The contrast agent's march (the bolus integrated exactly, as in ``Forward.contrast``) with what its adjoint needs.
 
     Attributes:
@@ -66,20 +66,25 @@ class ContrastRun:
     """
 
     def __init__(
-        self, forward: Forward, theta: Tensor, flow: Flow, aif: PlasmaCurve, frame_times: np.ndarray
+        self,
+        forward: ForwardModel,
+        theta: Tensor,
+        flow: FlowSolution,
+        aif: PlasmaCurve,
+        frame_times: np.ndarray,
     ) -> None:
         pools, self.operator, _ = forward.operators("contrast", theta, replace(flow, dp=None))
         self.maps = forward.setting.maps
         nodes, self.at = frame_nodes(frame_times, float(aif.times_s[0]), 1)
         self.local = LocalResponse(self.maps, aif, stage_times(nodes, TR_BDF2))
-        self.share = self.operator.inflow[0, 0][None] / self.maps.PS
+        self.relative_inflow = self.operator.inflow[0, 0][None] / self.maps.PS
 
         def smooth(t: float) -> Tensor:
-            U0 = self.share * self.local.at(t)
+            U0 = self.relative_inflow * self.local.at(t)
             return self.maps.PS * U0 - self.operator(U0)
 
         one = replace(self.operator, inflow={(0, 0): torch.ones_like(self.maps.PS)})
-        self.evolution = _through(
+        self.evolution = _integrate_given_steps(
             [Interval(nodes[0], nodes[-1], one, pools.capacity, smooth)], nodes
         )
         self.U0 = torch.stack([self.local.at(nodes[i]) for i in self.at])
@@ -91,28 +96,31 @@ class ContrastRun:
             ]
         )
         self.C = (
-            self.maps.phi * (self.evolution.U[self.at, 0] + self.share[0] * self.U0) + of_plasma
+            self.maps.phi * (self.evolution.U[self.at, 0] + self.relative_inflow[0] * self.U0)
+            + of_plasma
         )
 
-    def of_operators(self, of_C: Tensor) -> list[PoolOperator]:
+    def operator_gradients(self, grad_C: Tensor) -> list[PoolOperator]:
         """Gradient with respect to each coefficient of a scalar whose gradient with respect to C is known."""
-        of_node = self.evolution.U.new_zeros(self.evolution.U.shape)
-        of_node[self.at, 0] = self.maps.phi * of_C
-        found = adjoint(self.evolution, of_node, lambda _: _Bolus(self))[0][0].operator
-        direct = (self.maps.phi * of_C * self.U0).sum(dim=0) / self.maps.PS
+        grad_nodes = self.evolution.U.new_zeros(self.evolution.U.shape)
+        grad_nodes[self.at, 0] = self.maps.phi * grad_C
+        found = solve_adjoint(self.evolution, grad_nodes, lambda _: _BolusGradient(self))[0][
+            0
+        ].operator
+        direct = (self.maps.phi * grad_C * self.U0).sum(dim=0) / self.maps.PS
         return [replace(found, inflow={(0, 0): found.inflow[0, 0] + direct})]
 
 
-class _Bolus(Gathered):
+class _BolusGradient(GradientAccumulator):
     """Gradients of ``y . (inflow U0 - A (U + share U0))``, share being inflow over PS."""
 
-    def __init__(self, run: ContrastRun) -> None:
+    def __init__(self, run: ContrastAdjoint) -> None:
         super().__init__(run.evolution.intervals[0])
         self.run = run
 
     def add(self, y: Tensor, U: Tensor, t: float) -> None:
         A, U0 = self.run.operator, self.run.local.at(t)
-        *of_A, of_inflow = A.gradient(y, U + self.run.share * U0, U0[None])
+        *of_A, of_inflow = A.gradient(y, U + self.run.relative_inflow * U0, U0[None])
         for total, part in zip(
             self.total,
             (*of_A, of_inflow - (A.transposed(y) * U0 / self.run.maps.PS)[0]),
@@ -121,24 +129,26 @@ class _Bolus(Gathered):
             total += part
 
 
-def _through(intervals: Sequence[Interval], nodes: Sequence[float]) -> Evolution:
+def _integrate_given_steps(
+    intervals: Sequence[Interval], nodes: Sequence[float]
+) -> EvolutionResult:
     steps = [(a, b - a) for a, b in itertools.pairwise(nodes)]
     nothing = torch.zeros_like(intervals[0].capacity)
-    return evolve(intervals, nothing, nodes, keep_stages=True, steps=steps)
+    return integrate_adaptive(intervals, nothing, nodes, keep_stages=True, steps=steps)
 
 
 def gradient(
-    forward: Forward,
+    forward: ForwardModel,
     theta: Tensor,
-    flow: Flow,
-    of_operators: Mapping[str, Sequence[PoolOperator]],
+    flow: FlowSolution,
+    operator_gradients: Mapping[str, Sequence[PoolOperator]],
     leaves: Sequence[Tensor] = (),
 ) -> tuple[Tensor, list[Tensor]]:
     """Gradient with respect to the parameters, and to tensors on which the setting's maps were made to depend.
 
     Args:
         forward: of a setting whose maps hang on ``leaves`` (which require gradients). flow: at theta.
-        of_operators: gradients with respect to the coefficients of "contrast" and "drug", in every stretch of time.
+        operator_gradients: gradients with respect to the coefficients of "contrast" and "drug", in every stretch of time.
 
     Returns:
         ``(m,)``, and one tensor for each leaf.
@@ -146,19 +156,19 @@ def gradient(
     at, p = theta.detach().requires_grad_(), flow.p.detach().requires_grad_()
     wanted = (at, p, *leaves)
     total = p.new_zeros(())
-    for kind, stretches in of_operators.items():
-        for k, of_operator in enumerate(stretches):
+    for kind, stretches in operator_gradients.items():
+        for k, grad_operator in enumerate(stretches):
             for t, g in zip(
-                forward.pools(kind, at, p, k)[1].tensors(), of_operator.tensors(), strict=True
+                forward.pools(kind, at, p, k)[1].tensors(), grad_operator.tensors(), strict=True
             ):
                 total = total + (t * g).sum()
-    of_theta, of_p, *of_leaves = torch.autograd.grad(
+    grad_theta, grad_p, *of_leaves = torch.autograd.grad(
         total, wanted, retain_graph=True, allow_unused=True, materialize_grads=True
     )
     grid = forward.setting.flow_setting.grid
-    box = BoxMatrix.of(forward.flow_coefficients(theta.detach()), grid)
+    box = BoxPressureMatrix.of(forward.flow_coefficients(theta.detach()), grid)
     with torch.no_grad():
-        costate = solve_cells(box, grid, of_p).x
+        costate = solve_cells(box, grid, grad_p).x
     residual = pressure_residual(forward.flow_coefficients(at), p.detach(), grid)
     rest = torch.autograd.grad(
         residual,
@@ -168,4 +178,4 @@ def gradient(
         allow_unused=True,
         materialize_grads=True,
     )
-    return of_theta + rest[0], [a + b for a, b in zip(of_leaves, rest[1:], strict=True)]
+    return grad_theta + rest[0], [a + b for a, b in zip(of_leaves, rest[1:], strict=True)]

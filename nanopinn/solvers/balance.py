@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Balance:
+class PoolMassBalance:
     """Totals over cells and time, per pool ``(pool,)``, as concentration times cells: ``entered = lost + outflow + stored``, summed.
 
     ``lost`` is what left by walls, lymph and decay (not to another pool); ``outflow`` what crossed the boundary of the

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from nanopinn.physics.model import FlowCoefficients
-from nanopinn.solvers.fluxes import SPACE, conductance
+from nanopinn.solvers.fluxes import SPACE, face_conductance
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.rim import RimGrid
 
 
 @dataclass(frozen=True)
-class BoxMatrix:
+class BoxPressureMatrix:
     """A on fields ``(..., x, y, z)``.
 
     Attributes:
@@ -34,11 +34,11 @@ class BoxMatrix:
     ends: Tensor
 
     @classmethod
-    def of(cls, flow: FlowCoefficients, grid: Grid) -> BoxMatrix:
+    def of(cls, flow: FlowCoefficients, grid: Grid) -> BoxPressureMatrix:
         """From the coefficients; a fixed pressure stands on the boundary of the box, nothing but an inflow passes its cut faces."""
         ends, faces = torch.zeros_like(flow.K), []
         for dim in SPACE:
-            G = conductance(flow.K, grid, dim, open_ends=True)
+            G = face_conductance(flow.K, grid, dim, fixed_value_boundary=True)
             n = G.shape[dim] - 1
             for side in (0, 1):
                 if (dim + 3, side) not in flow.cut:
@@ -68,7 +68,7 @@ class BoxMatrix:
 
 
 @dataclass(frozen=True)
-class CellMatrix:
+class RefinedPressureMatrix:
     """A on the cells of a refined rim, ``(..., cells)``: the matrix of the box, with what is one cell added up.
 
     Attributes:
@@ -79,12 +79,12 @@ class CellMatrix:
     rows: Tensor
 
     @classmethod
-    def of(cls, box: BoxMatrix, grid: RimGrid) -> CellMatrix:
+    def of(cls, box: BoxPressureMatrix, grid: RimGrid) -> RefinedPressureMatrix:
         """Add up the faces between each pair of cells, and what leaves the parts of each."""
         touching = grid.connections
-        G = touching.sums(box.faces)
+        G = touching.sum_over_parts(box.faces)
         diagonal = (
-            grid.sums(box.walls + box.ends)
+            grid.sum_over_parts(box.walls + box.ends)
             .index_add_(0, touching.before, G)
             .index_add_(0, touching.after, G)
         )

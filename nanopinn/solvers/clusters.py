@@ -15,10 +15,10 @@ from nanopinn.physics.model import INFLOW, MULTIPLIERS, TissueMaps, TumourModel
 from nanopinn.physics.pools import Entries, PoolCoefficients
 
 #: Largest interstitial volume fraction of a cluster.
-MOST_INTERSTITIUM = 0.9
+MAX_INTERSTITIAL_FRACTION = 0.9
 
 
-def group_voxels(features: Tensor, mask: Tensor, groups: int, rng: np.random.Generator) -> Tensor:
+def cluster_voxels(features: Tensor, mask: Tensor, groups: int, rng: np.random.Generator) -> Tensor:
     """Group the voxels of a mask by their features (k-means on standardised values).
 
     Args:
@@ -37,7 +37,7 @@ def group_voxels(features: Tensor, mask: Tensor, groups: int, rng: np.random.Gen
     return out
 
 
-def group_mean(values: Tensor, labels: Tensor) -> Tensor:
+def cluster_mean(values: Tensor, labels: Tensor) -> Tensor:
     """Mean of maps ``(..., x, y, z)`` over each group, ``(..., group, 1, 1)``."""
     inside = labels >= 0
     of = labels[inside]
@@ -48,12 +48,12 @@ def group_mean(values: Tensor, labels: Tensor) -> Tensor:
     return (sums / count)[..., None, None]
 
 
-def group_pools(pools: PoolCoefficients, labels: Tensor) -> PoolCoefficients:
+def cluster_pools(pools: PoolCoefficients, labels: Tensor) -> PoolCoefficients:
     """Coefficients of every group, the means over its voxels, on a grid ``(group, 1, 1)``."""
 
     def mean(values: Tensor) -> Tensor:
         # one value for every voxel is its own mean
-        return group_mean(values, labels) if values.shape[-3:] == labels.shape else values
+        return cluster_mean(values, labels) if values.shape[-3:] == labels.shape else values
 
     def means(entries: Entries) -> Entries:
         return {pq: mean(m) for pq, m in entries.items()}
@@ -78,7 +78,7 @@ def group_pools(pools: PoolCoefficients, labels: Tensor) -> PoolCoefficients:
     )
 
 
-def per_cluster(values: Tensor, clusters: int) -> Tensor:
+def expand_to_clusters(values: Tensor, clusters: int) -> Tensor:
     """Values of every draw ``(draw,)``, or of every draw and cluster ``(draw, cluster)``, as ``(draw * cluster, 1, 1)``."""
     each = values[:, None].expand(-1, clusters) if values.dim() == 1 else values
     return each.reshape(-1, 1, 1)
@@ -90,30 +90,30 @@ def cluster_maps(
     """Mean tissue of every cluster, once for every draw, ``(draw * cluster, 1, 1)``; all of it is tumour.
 
     Args:
-        labels: of :func:`group_voxels`.
+        labels: of :func:`cluster_voxels`.
         over: what PS, phi and v_p are divided by, ``(draw,)``, as an arterial input of another size would; no cluster is all interstitium.
         given: maps by name (``phi``, ``v_p``, ``pH``), ``(draw,)``: the value in every cluster, in place of its mean.
     """
     PS, phi, v_p, pH = (
-        group_mean(m, labels).repeat(len(over), 1, 1)
+        cluster_mean(m, labels).repeat(len(over), 1, 1)
         for m in (maps.PS, maps.phi, maps.v_p, maps.pH)
     )
     clusters = int(labels.max()) + 1
-    by = per_cluster(over, clusters)
+    by = expand_to_clusters(over, clusters)
     mean = maps.PS[maps.tumour > 0.5].mean() if maps.PS_mean is None else maps.PS_mean
     means = TissueMaps(
         torch.ones_like(phi),
         PS / by,
-        (phi / by).clamp_max(MOST_INTERSTITIUM),
+        (phi / by).clamp_max(MAX_INTERSTITIAL_FRACTION),
         v_p / by,
         pH,
         PS_mean=mean / by,
     )
-    one: dict[str, Any] = {n: per_cluster(v, clusters) for n, v in (given or {}).items()}
+    one: dict[str, Any] = {n: expand_to_clusters(v, clusters) for n, v in (given or {}).items()}
     return replace(means, **one)
 
 
-def drawn_model(
+def build_sampled_cluster_model(
     maps: TissueMaps,
     labels: Tensor,
     scalars: Mapping[str, Tensor],
@@ -140,11 +140,12 @@ def drawn_model(
     )
     for name in (n for n in scalars if n in MULTIPLIERS):
         log = torch.einsum(
-            "dk,kc->dc", scalars[name], group_mean(maps.shapes[name], labels)[..., 0, 0]
+            "dk,kc->dc", scalars[name], cluster_mean(maps.shapes[name], labels)[..., 0, 0]
         )
-        shapes[name], moved[name] = per_cluster(log, clusters)[None], log.new_ones(1)
+        shapes[name], moved[name] = expand_to_clusters(log, clusters)[None], log.new_ones(1)
     of_factors, of_values = (
-        {n: per_cluster(v, clusters) for n, v in drawn.items()} for drawn in (factors, values)
+        {n: expand_to_clusters(v, clusters) for n, v in drawn.items()}
+        for drawn in (factors, values)
     )
     return TumourModel.of(
         replace(cluster_maps(maps, labels, over, given), shapes=shapes),
@@ -157,7 +158,7 @@ def drawn_model(
 def _on_grid(scalar: Tensor, clusters: int) -> Tensor:
     """A scalar ``(draw,)`` on the grid; weights ``(draw, k)`` as ``(k, draw * cluster, 1, 1)``."""
     return (
-        per_cluster(scalar, clusters)
+        expand_to_clusters(scalar, clusters)
         if scalar.dim() == 1
-        else torch.stack([per_cluster(w, clusters) for w in scalar.T])
+        else torch.stack([expand_to_clusters(w, clusters) for w in scalar.T])
     )

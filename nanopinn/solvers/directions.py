@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def derivatives_along(
+def directional_derivatives(
     function: Callable[..., Tensor | tuple[Tensor, ...]],
     at: Sequence[Tensor],
     directions: Sequence[Tensor],

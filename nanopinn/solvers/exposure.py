@@ -12,29 +12,29 @@ from torch import Tensor
 from nanopinn.physics import pharmacodynamics as kill
 from nanopinn.physics.cells import CELLS_PER_UNIT
 from nanopinn.physics.oxygen import OxygenSupply
-from nanopinn.physics.values import Number, Values, lookup
-from nanopinn.progress import Progress, silent
+from nanopinn.physics.values import Number, Values, parameter_lookup
+from nanopinn.progress import Progress, ignore_progress
 from nanopinn.solvers.evolve import Tolerance
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.penetration import (
-    TOLERANCE,
-    KroghResult,
-    at_distances,
-    at_radii,
-    equal_areas,
-    first_below,
-    in_cells,
-    share_of_tissue,
+    KROGH_TOLERANCE,
+    KroghSolution,
+    interpolate_at_distances,
+    interpolate_at_radii,
+    equal_area_radii,
+    find_first_below,
+    intracellular_drug,
+    tissue_average,
     solve_cylinders,
 )
-from nanopinn.solvers.radial import Cylinders
+from nanopinn.solvers.radial import KroghCylinders
 
 #: Distances from the wall at which profiles are given, m.
 DISTANCES_M = tuple(2.5e-6 * i for i in range(61))
 #: Laws of cell kill, as results name them.
-LAWS = ("peak", "rate", "area")
+KILL_MODEL_NAMES = ("peak", "rate", "area")
 #: Tissue whose cells are counted, as results name it: all that live, those with oxygen to divide, those without, those far from vessels.
-KINDS = ("all", "proliferating", "quiescent", "beyond")
+TISSUE_KINDS = ("all", "proliferating", "quiescent", "beyond")
 
 
 @dataclass(frozen=True)
@@ -47,91 +47,92 @@ class Exposure:
         free: ``(draw, t, cluster, x)``, kg/m3 of interstitial fluid; the mean over classes whose tissue reaches so far, by area there.
         cells: ``(draw, t, cluster, x)``, drug in cells and their nuclei, kg per 1e5 cells.
         peak_cells: ``(draw, cluster, x)``, the largest over the run.
-        area_free: ``(draw, cluster, x)``, integral of ``free`` over the run, kg s/m3.
+        auc_free: ``(draw, cluster, x)``, integral of ``free`` over the run, kg s/m3.
         half_distance: ``(draw, t, cluster)``, of drug in cells, m.
         shares: by kind, ``(draw, cluster)``, share of the tissue that is of it; the rest is necrotic.
-        peak_mean, area_mean: ``(draw, cluster)``, means over the tissue of ``peak_cells`` and ``area_free``.
+        mean_peak_intracellular, mean_auc_free: ``(draw, cluster)``, means over the tissue of ``peak_cells`` and ``auc_free``.
         survival: by law, ``(draw, cluster, x)``, surviving fraction of proliferating cells.
         lethal_radius: by law, ``(draw, cluster)``, distance within which survival is at most ``lethal``, m; 0 if none.
         killed: by law and kind, ``(draw, cluster)``, share of such tissue's cells whose survival is at most ``lethal``.
         survivors: by law and kind, ``(draw, cluster)``, mean surviving fraction over such tissue.
         means: by pool, ``(draw, t, cluster)``, over the tissue (over the vessels for a pool of microvessels), kg/m3 as in the voxel.
-        limit_m: distance that counts as far, m. lethal: surviving fraction that counts as killed.
-        balance_error: relative imbalance of mass over all draws and clusters. steps: of the march.
+        far_distance_m: distance that counts as far, m. lethal: surviving fraction that counts as killed.
+        mass_balance_error: relative imbalance of mass over all draws and clusters. steps: of the march.
     """
 
     distances_m: Tensor = field(repr=False)
     times_s: tuple[float, ...]
     free: Tensor = field(repr=False)
     cells: Tensor = field(repr=False)
-    peak_cells: Tensor = field(repr=False)
-    area_free: Tensor = field(repr=False)
+    peak_intracellular: Tensor = field(repr=False)
+    auc_free: Tensor = field(repr=False)
     half_distance: Tensor = field(repr=False)
     shares: Mapping[str, Tensor] = field(repr=False)
-    peak_mean: Tensor = field(repr=False)
-    area_mean: Tensor = field(repr=False)
+    mean_peak_intracellular: Tensor = field(repr=False)
+    mean_auc_free: Tensor = field(repr=False)
     survival: Mapping[str, Tensor] = field(repr=False)
     lethal_radius: Mapping[str, Tensor] = field(repr=False)
     killed: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
-    survivors: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
+    mean_survival: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
     means: Mapping[str, Tensor] = field(repr=False)
-    limit_m: float
+    far_distance_m: float
     lethal: float
-    balance_error: float
+    mass_balance_error: float
     steps: int
 
     @classmethod
-    def joined(cls, batches: Sequence[Exposure]) -> Exposure:
+    def concatenate(cls, batches: Sequence[Exposure]) -> Exposure:
         """Batches of draws as one, in their order; the largest of their imbalances."""
         first = batches[0]
         every = {
-            f.name: _joined([getattr(b, f.name) for b in batches])
+            f.name: _concatenate([getattr(b, f.name) for b in batches])
             for f in fields(cls)
             if f.name not in ("distances_m", *_PLAIN)
         }
         plain = {
-            name: getattr(first, name) for name in ("distances_m", "times_s", "limit_m", "lethal")
+            name: getattr(first, name)
+            for name in ("distances_m", "times_s", "far_distance_m", "lethal")
         }
         return cls(
             **plain,
             **every,
-            balance_error=max(b.balance_error for b in batches),
+            mass_balance_error=max(b.mass_balance_error for b in batches),
             steps=sum(b.steps for b in batches),
         )
 
 
-_PLAIN = ("times_s", "limit_m", "lethal", "balance_error", "steps")
+_PLAIN = ("times_s", "far_distance_m", "lethal", "mass_balance_error", "steps")
 
 
-def _joined(of: Sequence[Any]) -> Any:
+def _concatenate(of: Sequence[Any]) -> Any:
     """Tensors along their draws, or mappings of such."""
     return (
         torch.cat(list(of))
         if isinstance(of[0], Tensor)
-        else {k: _joined([v[k] for v in of]) for k in of[0]}
+        else {k: _concatenate([v[k] for v in of]) for k in of[0]}
     )
 
 
 @dataclass(frozen=True)
-class Counted:
+class KillCriteria:
     """What counts as far from a vessel (m) and as killed (surviving fraction)."""
 
-    limit_m: float = 50e-6
+    far_distance_m: float = 50e-6
     lethal: float = 0.5
 
 
-def expose_cylinders(
+def simulate_exposure(
     intervals: Iterable[Interval],
     names: tuple[str, ...],
     vessels: Sequence[int],
-    cylinders: Cylinders,
+    cylinders: KroghCylinders,
     draws: int,
     save_at: Sequence[float],
     values: Values | None = None,
     *,
-    counted: Counted | None = None,
-    tolerance: Tolerance = TOLERANCE,
-    progress: Progress = silent,
+    counted: KillCriteria | None = None,
+    tolerance: Tolerance = KROGH_TOLERANCE,
+    progress: Progress = ignore_progress,
 ) -> Exposure:
     """March the clusters of every draw at once, and read what their cells saw.
 
@@ -140,7 +141,7 @@ def expose_cylinders(
         cylinders: of ``draws`` times as many clusters, draw by draw.
         values: of parameters by symbol, in place of the table's, one or ``(draw * cluster, 1, 1)``.
     """
-    gathered = Gathered(names, values)
+    accumulator = ExposureAccumulator(names, values)
     run = solve_cylinders(
         intervals,
         names,
@@ -149,12 +150,12 @@ def expose_cylinders(
         save_at,
         tolerance=tolerance,
         progress=progress,
-        watch=gathered,
+        on_step=accumulator,
     )
-    return exposure_of(run, gathered, draws, counted or Counted())
+    return compute_exposure(run, accumulator, draws, counted or KillCriteria())
 
 
-class Gathered:
+class ExposureAccumulator:
     """Peaks and areas along a march, ``(cluster, class, r)``, of lines between its steps.
 
     Attributes:
@@ -163,12 +164,19 @@ class Gathered:
     """
 
     def __init__(self, names: tuple[str, ...], values: Values | None = None) -> None:
-        self.names, self.values, self.constants = names, values or {}, kill.KillConstants.of(values)
-        self.per_unit = CELLS_PER_UNIT / lookup(values)("rho_c")
+        self.names, self.values, self.constants = (
+            names,
+            values or {},
+            kill.CellKillParameters.of(values),
+        )
+        self.per_unit = CELLS_PER_UNIT / parameter_lookup(values)("rho_c")
         self._last: tuple[float, Tensor, Tensor] | None = None
 
     def __call__(self, t: float, U: Tensor) -> None:
-        cells, free = in_cells(U, self.names) * self.per_unit, U[self.names.index("free")].clone()
+        cells, free = (
+            intracellular_drug(U, self.names) * self.per_unit,
+            U[self.names.index("free")].clone(),
+        )
         if self._last is None:
             self.peak, self.area, self.killed = (
                 cells.clone(),
@@ -178,8 +186,8 @@ class Gathered:
         else:
             before, cells_0, free_0 = self._last
             torch.maximum(self.peak, cells, out=self.peak)
-            self.area += kill.area_increment(free_0, free, t - before)
-            self.killed += kill.rate_increment(
+            self.area += kill.auc_increment(free_0, free, t - before)
+            self.killed += kill.emax_increment(
                 cells_0, cells, t - before, self.constants.f_max, self.constants.EC50
             )
         self._last = (t, cells, free)
@@ -190,16 +198,18 @@ class Gathered:
         """Surviving fraction by every law, of cells that resist by a factor."""
         k = self.constants
         return {
-            "peak": kill.peak_survival(peak, k.EC50, k.m, resistance),
-            "rate": kill.rate_survival(killed / resistance),
-            "area": kill.area_survival(area, k.k_kill, resistance),
+            "peak": kill.hill_survival(peak, k.EC50, k.m, resistance),
+            "rate": kill.emax_survival(killed / resistance),
+            "area": kill.auc_survival(area, k.k_kill, resistance),
         }
 
 
 _ByKind = dict[str, dict[str, Tensor]]
 
 
-def exposure_of(run: KroghResult, gathered: Gathered, draws: int, counted: Counted) -> Exposure:
+def compute_exposure(
+    run: KroghSolution, accumulator: ExposureAccumulator, draws: int, counted: KillCriteria
+) -> Exposure:
     """What a march of ``draws`` times as many clusters, draw by draw, shows and counts."""
     cylinders = run.cylinders
     x = cylinders.R_t.new_tensor(DISTANCES_M)
@@ -208,10 +218,10 @@ def exposure_of(run: KroghResult, gathered: Gathered, draws: int, counted: Count
         """``(..., draw * cluster, x)`` as ``(draw, ..., cluster, x)``."""
         return values.unflatten(-2, (draws, -1)).movedim(-3, 0)
 
-    cells = at_distances(run.cells() * gathered.per_unit, x, cylinders)
-    survival = gathered.survival(gathered.peak, gathered.killed, gathered.area)
-    shown = {law: at_distances(S, x, cylinders) for law, S in survival.items()}
-    killed, survivors, held = _counts(cylinders, gathered, counted)
+    cells = interpolate_at_distances(run.cells() * accumulator.per_unit, x, cylinders)
+    survival = accumulator.survival(accumulator.peak, accumulator.killed, accumulator.area)
+    shown = {law: interpolate_at_distances(S, x, cylinders) for law, S in survival.items()}
+    killed, survivors, held = _count_kill(cylinders, accumulator, counted)
     shares = {kind: v.unflatten(0, (draws, -1)) for kind, v in held.items()}
 
     def mean(values: Tensor) -> Tensor:
@@ -226,56 +236,56 @@ def exposure_of(run: KroghResult, gathered: Gathered, draws: int, counted: Count
     return Exposure(
         distances_m=x,
         times_s=run.times,
-        free=by_draw(at_distances(run.pool("free"), x, cylinders)),
+        free=by_draw(interpolate_at_distances(run.pool("free"), x, cylinders)),
         cells=by_draw(cells),
-        peak_cells=by_draw(at_distances(gathered.peak, x, cylinders)),
-        area_free=by_draw(at_distances(gathered.area, x, cylinders)),
-        half_distance=by_draw(_half(cells, x)[..., None])[..., 0],
+        peak_intracellular=by_draw(interpolate_at_distances(accumulator.peak, x, cylinders)),
+        auc_free=by_draw(interpolate_at_distances(accumulator.area, x, cylinders)),
+        half_distance=by_draw(_half_distance(cells, x)[..., None])[..., 0],
         shares=shares,
-        peak_mean=mean(gathered.peak),
-        area_mean=mean(gathered.area),
+        mean_peak_intracellular=mean(accumulator.peak),
+        mean_auc_free=mean(accumulator.area),
         survival={law: by_draw(S) for law, S in shown.items()},
         lethal_radius={
-            law: by_draw(_within(S, x, counted.lethal)[..., None])[..., 0]
+            law: by_draw(_lethal_distance(S, x, counted.lethal)[..., None])[..., 0]
             for law, S in shown.items()
         },
         killed=each(killed),
-        survivors=each(survivors),
+        mean_survival=each(survivors),
         means={
             n: run.mean[:, p].unflatten(-1, (draws, -1)).movedim(-2, 0)
             for p, n in enumerate(run.names)
         },
-        limit_m=counted.limit_m,
+        far_distance_m=counted.far_distance_m,
         lethal=counted.lethal,
-        balance_error=run.imbalance,
+        mass_balance_error=run.mass_balance_error,
         steps=run.steps,
     )
 
 
-def _half(profile: Tensor, x: Tensor) -> Tensor:
+def _half_distance(profile: Tensor, x: Tensor) -> Tensor:
     """Where a profile is half its value at the wall, m."""
     wall = profile[..., :1]
-    return torch.where(wall[..., 0] > 0, first_below(profile / wall, x, 0.5), torch.nan)
+    return torch.where(wall[..., 0] > 0, find_first_below(profile / wall, x, 0.5), torch.nan)
 
 
-def _within(survival: Tensor, x: Tensor, lethal: float) -> Tensor:
+def _lethal_distance(survival: Tensor, x: Tensor, lethal: float) -> Tensor:
     """Distance from the wall within which survival is at most ``lethal``, as far as there is tissue."""
     tissue = torch.where(torch.isnan(survival), -torch.inf, x.expand_as(survival)).amax(-1)
-    found = first_below(-survival, x, -lethal)
+    found = find_first_below(-survival, x, -lethal)
     return torch.where(torch.isnan(found), tissue, found)
 
 
-def _counts(
-    cylinders: Cylinders, gathered: Gathered, counted: Counted
+def _count_kill(
+    cylinders: KroghCylinders, accumulator: ExposureAccumulator, counted: KillCriteria
 ) -> tuple[_ByKind, _ByKind, dict[str, Tensor]]:
     """Killed shares and mean survival by law and kind, and the share of tissue of each kind, ``(cluster,)`` each."""
-    r = equal_areas(cylinders)
+    r = equal_area_radii(cylinders)
     along_classes = {
-        n: v[..., 0] if isinstance(v, Tensor) else v for n, v in gathered.values.items()
+        n: v[..., 0] if isinstance(v, Tensor) else v for n, v in accumulator.values.items()
     }
-    zones = OxygenSupply.of(along_classes).zones(cylinders.R_t, cylinders.wall)
+    zones = OxygenSupply.of(along_classes).zones(cylinders.R_t, cylinders.wall_radius)
     growing, alive = (r < radius[..., None] for radius in (zones.r_hypoxia, zones.r_necrosis))
-    far = r > cylinders.wall[..., None] + counted.limit_m
+    far = r > cylinders.wall_radius[..., None] + counted.far_distance_m
     kinds = {
         "all": alive,
         "proliferating": growing & alive,
@@ -283,16 +293,19 @@ def _counts(
         "beyond": alive & far,
     }
     resistance = torch.where(
-        growing, 1.0, torch.as_tensor(gathered.constants.resistance, dtype=r.dtype, device=r.device)
+        growing,
+        1.0,
+        torch.as_tensor(accumulator.constants.resistance, dtype=r.dtype, device=r.device),
     )
     peak, killed, area = (
-        at_radii(v, r, cylinders) for v in (gathered.peak, gathered.killed, gathered.area)
+        interpolate_at_radii(v, r, cylinders)
+        for v in (accumulator.peak, accumulator.killed, accumulator.area)
     )
-    S = gathered.survival(peak, killed, area, resistance)
+    S = accumulator.survival(peak, killed, area, resistance)
 
     def over(of: Mapping[str, Tensor]) -> _ByKind:
         return {
-            law: {kind: share_of_tissue(v, among, cylinders) for kind, among in kinds.items()}
+            law: {kind: tissue_average(v, among, cylinders) for kind, among in kinds.items()}
             for law, v in of.items()
         }
 
@@ -300,7 +313,7 @@ def _counts(
         over({law: (s <= counted.lethal).to(s) for law, s in S.items()}),
         over(S),
         {
-            kind: share_of_tissue(among.to(r), torch.ones_like(r), cylinders)
+            kind: tissue_average(among.to(r), torch.ones_like(r), cylinders)
             for kind, among in kinds.items()
         },
     )

@@ -28,12 +28,14 @@ def cells_beside_faces(values: Tensor, dim: int, outside: float = 0.0) -> tuple[
     return padded.narrow(dim, 0, n), padded.narrow(dim, 1, n)
 
 
-def conductance(coefficient: Tensor, grid: Grid, dim: int, *, open_ends: bool) -> Tensor:
+def face_conductance(
+    coefficient: Tensor, grid: Grid, dim: int, *, fixed_value_boundary: bool
+) -> Tensor:
     """Conductance of each face, ``area / (h/2c + h/2c')`` (harmonic), closed or fixed half a cell beyond.
 
     Args:
         coefficient: conductivity or diffusivity of the cells, ``(..., x, y, z)``; may be zero.
-        open_ends: whether a fixed value stands on the box's boundary (half a cell away); else no flux.
+        fixed_value_boundary: whether a fixed value stands on the box's boundary (half a cell away); else no flux.
     """
     axis = dim + 3
     n = coefficient.shape[dim]
@@ -43,7 +45,9 @@ def conductance(coefficient: Tensor, grid: Grid, dim: int, *, open_ends: bool) -
     # where neither conducts the product is zero too
     inner = left * right / total.clamp_min(torch.finfo(total.dtype).tiny)
     first, last = coefficient.narrow(dim, 0, 1), coefficient.narrow(dim, n - 1, 1)
-    ends = (first, last) if open_ends else (torch.zeros_like(first), torch.zeros_like(last))
+    ends = (
+        (first, last) if fixed_value_boundary else (torch.zeros_like(first), torch.zeros_like(last))
+    )
     return grid.face_area(axis) * torch.cat([ends[0], inner, ends[1]], dim=dim)
 
 
@@ -58,15 +62,19 @@ def darcy_flows(flow: FlowCoefficients, p: Tensor, grid: Grid) -> tuple[Tensor, 
     flows = []
     for dim in SPACE:
         before, after = cells_beside_faces(p, dim, flow.p_inf)
-        through = conductance(flow.K, grid, dim, open_ends=True) * (before - after)
+        through = face_conductance(flow.K, grid, dim, fixed_value_boundary=True) * (before - after)
         for axis, side in flow.cut:
             if axis == dim + 3:
-                through = _with_inflow(through, flow.inflow, dim, side, grid.face_area(axis))
+                through = _replace_boundary_flow(
+                    through, flow.inflow, dim, side, grid.face_area(axis)
+                )
         flows.append(through)
     return flows[0], flows[1], flows[2]
 
 
-def _with_inflow(flow: Tensor, inflow: Tensor | None, dim: int, side: int, area: float) -> Tensor:
+def _replace_boundary_flow(
+    flow: Tensor, inflow: Tensor | None, dim: int, side: int, area: float
+) -> Tensor:
     """Flows along ``dim`` with that through one face of the box replaced by what enters there."""
     n = flow.shape[dim]
     end = torch.zeros_like(flow.narrow(dim, 0, 1))
@@ -77,7 +85,7 @@ def _with_inflow(flow: Tensor, inflow: Tensor | None, dim: int, side: int, area:
     return torch.cat([end, rest] if side == 0 else [rest, end], dim=dim)
 
 
-def entering(flow: FlowCoefficients, grid: Grid) -> Tensor:
+def cut_face_inflow(flow: FlowCoefficients, grid: Grid) -> Tensor:
     """What enters the cells at the cut faces of the box, per volume, ``(x, y, z)``, 1/s."""
     out = torch.zeros_like(flow.K)
     if flow.inflow is not None:
@@ -89,17 +97,17 @@ def entering(flow: FlowCoefficients, grid: Grid) -> Tensor:
     return out
 
 
-def carried_flows(pools: PoolCoefficients, flows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def advective_flows(pools: PoolCoefficients, flows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Volume flow times the mobility of each pool that moves, ``(moving, ...)`` per axis, m3/s."""
     return tuple(pools.mobility[:, None, None, None] * flow for flow in flows)
 
 
-def _carried_from_beyond(
-    a: Tensor, b: Tensor, carried: Tensor, dim: int, side: int
+def _zero_gradient_boundary_weights(
+    a: Tensor, b: Tensor, advective_flow: Tensor, dim: int, side: int
 ) -> tuple[Tensor, Tensor]:
     """Face weights with those of one face of the box such that flow of either sign carries what the cell inside it holds."""
     n = a.shape[dim]
-    end = carried.narrow(dim, side * (n - 1), 1)
+    end = advective_flow.narrow(dim, side * (n - 1), 1)
     a_rest, b_rest = (w.narrow(dim, 1 - side, n - 1) for w in (a, b))
     zero = torch.zeros_like(end)
     if side == 0:
@@ -108,7 +116,7 @@ def _carried_from_beyond(
 
 
 @dataclass(frozen=True)
-class Transport:
+class TransportOperator:
     """Divergence of the face fluxes of pools that move, linear in them and in its own weights.
 
     Attributes:
@@ -127,20 +135,23 @@ class Transport:
         grid: Grid,
         advection: Advection = "fitted",
         cut: tuple[tuple[int, int], ...] = (),
-    ) -> Transport:
+    ) -> TransportOperator:
         """Pools carried by volume flows through the faces (m3/s, one tensor per axis).
 
         Nothing diffuses through the boundary of the box and nothing flows in through it; but what flows in through the
         faces ``cut`` (axis, side), beyond which the tumour goes on, carries what the cells there hold.
         """
         before, after = [], []
-        for carried, dim in zip(carried_flows(pools, flows), SPACE, strict=True):
+        for advective_flow, dim in zip(advective_flows(pools, flows), SPACE, strict=True):
             a, b = face_weights(
-                conductance(pools.diffusion, grid, dim, open_ends=False), carried, dim, advection
+                face_conductance(pools.diffusion, grid, dim, fixed_value_boundary=False),
+                advective_flow,
+                dim,
+                advection,
             )
             for axis, side in cut:
                 if axis == dim + 3:
-                    a, b = _carried_from_beyond(a, b, carried, dim, side)
+                    a, b = _zero_gradient_boundary_weights(a, b, advective_flow, dim, side)
             before.append(a / grid.cell_volume)
             after.append(b / grid.cell_volume)
         return cls((before[0], before[1], before[2]), (after[0], after[1], after[2]))
@@ -151,18 +162,20 @@ class Transport:
         x, (*_, y, z) = self.before[1].shape[-3], self.before[0].shape
         return (*self.before[0].shape[:-3], x, y, z)
 
-    def only(self, pools: list[int]) -> Transport:
+    def restrict_to(self, pools: list[int]) -> TransportOperator:
         """That of some of the pools that move."""
         (b0, b1, b2), (a0, a1, a2) = (
             [f[..., pools, :, :, :] for f in faces] for faces in (self.before, self.after)
         )
-        return Transport((b0, b1, b2), (a0, a1, a2))
+        return TransportOperator((b0, b1, b2), (a0, a1, a2))
 
     @cached_property
-    def each(self) -> tuple[Transport, ...]:
+    def per_pool(self) -> tuple[TransportOperator, ...]:
         """Pool by pool, as views without a pool axis."""
         alone = zip(*(f.unbind(-4) for f in (*self.before, *self.after)), strict=True)
-        return tuple(Transport((b0, b1, b2), (a0, a1, a2)) for b0, b1, b2, a0, a1, a2 in alone)
+        return tuple(
+            TransportOperator((b0, b1, b2), (a0, a1, a2)) for b0, b1, b2, a0, a1, a2 in alone
+        )
 
     @cached_property
     def diagonal(self) -> Tensor:

@@ -21,25 +21,30 @@ from nanopinn.physics.model import FlowCoefficients, TissueMaps, TumourModel
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.values import Number, Values
-from nanopinn.solvers.directions import derivatives_along
+from nanopinn.solvers.directions import directional_derivatives
 from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import (
     Grid,
-    add_face_flows,
-    mean_of_parts,
-    reconstruct_cells,
+    sum_subface_flows,
+    average_subcells,
+    subdivide_with_slopes,
     repeat_cells,
 )
 from nanopinn.solvers.local_response import LocalResponse
-from nanopinn.solvers.march import Source, Trajectory, joined, march
-from nanopinn.solvers.nodes import cut_at, drug_nodes, frame_nodes, stage_times
+from nanopinn.solvers.march import (
+    Source,
+    Trajectory,
+    concatenate_trajectories,
+    integrate_fixed_steps,
+)
+from nanopinn.solvers.nodes import split_at_jumps, drug_nodes, frame_nodes, stage_times
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_gradient, pressure_tangents, solve_pressure
 from nanopinn.solvers.rim import RimGrid
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
 
 #: Scalars of the model (SI) as a function of the parameter vector.
-ScalarsOf = Callable[[Tensor], Mapping[str, Tensor]]
+ScalarsFunction = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -50,14 +55,14 @@ class Setting:
         flow_refine: cells of the flow per voxel edge.
         rim: m; only voxels within so far of the tumour's edge are cut so, the others stay whole (0: those that touch it
             are cut). None cuts all.
-        release_jumps: s after the dose, increasing; the carrier's release rate is constant in each stretch between two of them.
+        release_jump_times_s: s after the dose, increasing; the carrier's release rate is constant in each stretch between two of them.
     """
 
     maps: TissueMaps
     grid: Grid
     flow_refine: int = 2
     rim: float | None = None
-    release_jumps: tuple[float, ...] = ()
+    release_jump_times_s: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rim is not None and not 0 <= self.rim < float("inf"):
@@ -82,8 +87,8 @@ class Setting:
     def refined(self, factor: int) -> Setting:
         """The same tissue with every cell cut into ``factor^3``; maps vary along slopes within a cell."""
         m = self.maps
-        PS, phi, v_p, pH = (reconstruct_cells(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
-        shapes = {name: reconstruct_cells(t, factor) for name, t in m.shapes.items()}
+        PS, phi, v_p, pH = (subdivide_with_slopes(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
+        shapes = {name: subdivide_with_slopes(t, factor) for name, t in m.shapes.items()}
         maps = replace(
             m, tumour=repeat_cells(m.tumour, factor), PS=PS, phi=phi, v_p=v_p, pH=pH, shapes=shapes
         )
@@ -91,7 +96,7 @@ class Setting:
 
     def drug_nodes(self, images_s: Sequence[float], **steps: float) -> np.ndarray:
         """Nodes of a drug march (:func:`nanopinn.solvers.nodes.drug_nodes`), some of them where the release rate jumps."""
-        return drug_nodes(images_s, **steps, jumps_s=self.release_jumps)
+        return drug_nodes(images_s, **steps, jumps_s=self.release_jump_times_s)
 
     @cached_property
     def flow_setting(self) -> Setting:
@@ -105,7 +110,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Flow:
+class FlowSolution:
     """Solved flow: pressure on the flow grid, exchange and face flows on the grid of the maps.
 
     Attributes:
@@ -132,7 +137,7 @@ class Flow:
         return torch.stack(parts)
 
 
-class Forward:
+class ForwardModel:
     """Fields of a tumour as a function of its scalars, with exact tangents.
 
     Args:
@@ -145,73 +150,81 @@ class Forward:
     def __init__(
         self,
         setting: Setting,
-        scalars_of: ScalarsOf,
+        scalars_from_theta: ScalarsFunction,
         pressure: Tensor | None = None,
         factors: Mapping[str, Number] | None = None,
         values: Values | None = None,
     ) -> None:
         self.setting = setting
-        self.scalars_of = scalars_of
+        self.scalars_from_theta = scalars_from_theta
         self.factors, self.values = factors, values
         self.last_pressure = pressure
         self._fine = setting.flow_setting
-        self._alone: tuple[PlasmaCurve, tuple[float, ...], LocalResponse] | None = None
+        self._local_response_cache: tuple[PlasmaCurve, tuple[float, ...], LocalResponse] | None = (
+            None
+        )
 
     def model(self, theta: Tensor) -> TumourModel:
         """The model on the grid of the maps."""
-        return TumourModel.of(self.setting.maps, self.scalars_of(theta), self.factors, self.values)
+        return TumourModel.of(
+            self.setting.maps, self.scalars_from_theta(theta), self.factors, self.values
+        )
 
     def flow_coefficients(self, theta: Tensor) -> FlowCoefficients:
         """Coefficients of the flow on its refined grid."""
         return TumourModel.of(
-            self._fine.maps, self.scalars_of(theta), self.factors, self.values
+            self._fine.maps, self.scalars_from_theta(theta), self.factors, self.values
         ).flow()
 
-    def flow(self, theta: Tensor, *, tangents: bool = False, tangents_to: float = 1e-12) -> Flow:
-        """Solve the pressure; with tangents for every parameter on request, to a relative residual ``tangents_to``."""
+    def flow(
+        self, theta: Tensor, *, tangents: bool = False, tangent_tolerance: float = 1e-12
+    ) -> FlowSolution:
+        """Solve the pressure; with tangents for every parameter on request, to a relative residual ``tangent_tolerance``."""
         coefficients = self.flow_coefficients(theta)
         solution = solve_pressure(coefficients, self._fine.grid, self.last_pressure)
         self.last_pressure = solution.x.detach()
         dp = (
             pressure_tangents(
-                self.flow_coefficients, theta, solution.x, self._fine.grid, tangents_to
+                self.flow_coefficients, theta, solution.x, self._fine.grid, tangent_tolerance
             )
             if tangents
             else None
         )
-        return self.flow_of_pressure(theta, solution.x, dp, solution.iterations)
+        return self.flow_from_pressure(theta, solution.x, dp, solution.iterations)
 
-    def flow_of_pressure(
+    def flow_from_pressure(
         self, theta: Tensor, p: Tensor, dp: Tensor | None = None, iterations: int = 0
-    ) -> Flow:
+    ) -> FlowSolution:
         """Exchange and face flows that belong to a pressure, whoever found it."""
         J_v, J_L, *flows = self._exchange(theta, p)
-        return Flow(p, dp, J_v, J_L, (flows[0], flows[1], flows[2]), iterations)
+        return FlowSolution(p, dp, J_v, J_L, (flows[0], flows[1], flows[2]), iterations)
 
     def _exchange(self, theta: Tensor, p: Tensor) -> tuple[Tensor, ...]:
         r = self.setting.flow_refine
-        model = TumourModel.of(self._fine.maps, self.scalars_of(theta), self.factors, self.values)
-        J_v, J_L = (mean_of_parts(J, r) for J in model.exchange(p))
+        model = TumourModel.of(
+            self._fine.maps, self.scalars_from_theta(theta), self.factors, self.values
+        )
+        J_v, J_L = (average_subcells(J, r) for J in model.filtration_and_drainage(p))
         fine = darcy_flows(model.flow(), p, self._fine.grid)
-        return J_v, J_L, *(add_face_flows(f, r, axis) for axis, f in enumerate(fine))
+        return J_v, J_L, *(sum_subface_flows(f, r, axis) for axis, f in enumerate(fine))
 
     def pools(
-        self, kind: str, theta: Tensor, p: Tensor, stretch: int = 0
+        self, kind: str, theta: Tensor, p: Tensor, segment: int = 0
     ) -> tuple[PoolCoefficients, PoolOperator]:
         """Pools and their operator at a pressure, in a stretch of time between two jumps of the release rate."""
         J_v, J_L, *flows = self._exchange(theta, p)
         model = self.model(theta)
         pools = (
-            model.contrast_agent(J_v, J_L)
+            model.contrast_agent_pools(J_v, J_L)
             if kind == "contrast"
-            else model.drug(J_v, J_L, release=model.release_rate(stretch))
+            else model.drug(J_v, J_L, release=model.release_rate(segment))
         )
         return pools, PoolOperator.of(
             pools, tuple(flows), self.setting.grid, cut=self.setting.maps.cut
         )
 
     def operators(
-        self, kind: str, theta: Tensor, flow: Flow, stretch: int = 0
+        self, kind: str, theta: Tensor, flow: FlowSolution, segment: int = 0
     ) -> tuple[PoolCoefficients, PoolOperator, dict[int, PoolOperator]]:
         """Pools, their operator and its tangents, by index of the parameters that move it.
 
@@ -220,17 +233,17 @@ class Forward:
             flow: with its tangents, or without, and then there are none here.
             stretch: of time, between two jumps of the release rate.
         """
-        pools, operator = self.pools(kind, theta, flow.p, stretch)
-        pools.checked()
+        pools, operator = self.pools(kind, theta, flow.p, segment)
+        pools.validate()
         if flow.dp is None:
             return pools, operator, {}
         identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
         scale = [float(t.abs().max()) for t in operator.tensors()]
 
         def tensors(th: Tensor, p: Tensor) -> tuple[Tensor, ...]:
-            return self.pools(kind, th, p, stretch)[1].tensors()
+            return self.pools(kind, th, p, segment)[1].tensors()
 
-        every = derivatives_along(tensors, (theta, flow.p), (identity, flow.dp))
+        every = directional_derivatives(tensors, (theta, flow.p), (identity, flow.dp))
         tangents = {}
         for j in range(len(theta)):
             moved = tuple(t[j] for t in every)
@@ -238,27 +251,31 @@ class Forward:
                 tangents[j] = operator.with_tensors(moved)
         return pools, operator, tangents
 
-    def gradient(self, kind: str, theta: Tensor, flow: Flow, of_operator: PoolOperator) -> Tensor:
+    def gradient(
+        self, kind: str, theta: Tensor, flow: FlowSolution, grad_operator: PoolOperator
+    ) -> Tensor:
         """Gradient with respect to the parameters of a scalar whose gradient with respect to an operator is known, ``(m,)``.
 
         Args:
             kind: "contrast" or "drug". flow: at theta.
-            of_operator: gradient with respect to each coefficient (see :mod:`nanopinn.solvers.sensitivity`).
+            grad_operator: gradient with respect to each coefficient (see :mod:`nanopinn.solvers.sensitivity`).
         """
         at, p = theta.detach().requires_grad_(), flow.p.detach().requires_grad_()
         tensors = self.pools(kind, at, p)[1].tensors()
         moved = [
-            (t, g) for t, g in zip(tensors, of_operator.tensors(), strict=True) if t.requires_grad
+            (t, g) for t, g in zip(tensors, grad_operator.tensors(), strict=True) if t.requires_grad
         ]
-        of_theta, of_p = torch.autograd.grad([t for t, _ in moved], (at, p), [g for _, g in moved])
-        return of_theta + pressure_gradient(
-            self.flow_coefficients, theta, flow.p, of_p, self._fine.grid
+        grad_theta, grad_p = torch.autograd.grad(
+            [t for t, _ in moved], (at, p), [g for _, g in moved]
+        )
+        return grad_theta + pressure_gradient(
+            self.flow_coefficients, theta, flow.p, grad_p, self._fine.grid
         )
 
     def contrast(
         self,
         theta: Tensor,
-        flow: Flow,
+        flow: FlowSolution,
         aif: PlasmaCurve,
         frame_times: np.ndarray,
         scheme: Scheme = TR_BDF2,
@@ -276,12 +293,12 @@ class Forward:
         pools, operator, tangents = self.operators("contrast", theta, flow)
         maps = self.setting.maps
         nodes, at = frame_nodes(frame_times, float(aif.times_s[0]), substeps)
-        local = self._local(aif, stage_times(nodes, scheme))
+        local = self._get_local_response(aif, stage_times(nodes, scheme))
         one = maps.phi.new_ones(1)
-        share = operator.inflow_of(one) / maps.PS
+        share = operator.plasma_source(one) / maps.PS
         dAs = list(tangents.values())
-        together = PoolOperator.stacked(dAs) if dAs else None
-        d_share = None if together is None else together.inflow_of(one) / maps.PS
+        together = PoolOperator.stack(dAs) if dAs else None
+        d_share = None if together is None else together.plasma_source(one) / maps.PS
 
         def source(t: float) -> tuple[Tensor, Tensor | None]:
             U0 = local.at(t)[None]
@@ -292,7 +309,7 @@ class Forward:
             d_alone = d_share * U0
             return s, (maps.PS * d_alone).sub_(operator(d_alone)).sub_(together(alone))
 
-        run = march(
+        run = integrate_fixed_steps(
             operator, pools.capacity, source, nodes, scheme=scheme, tangent_operators=dAs, tol=tol
         )
         U0 = torch.stack([local.at(nodes[i]) for i in at])
@@ -312,16 +329,24 @@ class Forward:
             )
         return C, dC, run
 
-    def _local(self, aif: PlasmaCurve, times: list[float]) -> LocalResponse:
+    def _get_local_response(self, aif: PlasmaCurve, times: list[float]) -> LocalResponse:
         """What each cell does by itself; the scalars do not change it, so it is kept."""
-        if self._alone is None or self._alone[0] is not aif or self._alone[1] != tuple(times):
-            self._alone = aif, tuple(times), LocalResponse(self.setting.maps, aif, times)
-        return self._alone[2]
+        if (
+            self._local_response_cache is None
+            or self._local_response_cache[0] is not aif
+            or self._local_response_cache[1] != tuple(times)
+        ):
+            self._local_response_cache = (
+                aif,
+                tuple(times),
+                LocalResponse(self.setting.maps, aif, times),
+            )
+        return self._local_response_cache[2]
 
     def drug(
         self,
         theta: Tensor,
-        flow: Flow,
+        flow: FlowSolution,
         plasma: tuple[SumOfExponentials, SumOfExponentials],
         times: np.ndarray,
         scheme: Scheme = TR_BDF2,
@@ -337,7 +362,7 @@ class Forward:
         Raises:
             ValueError: the release rate jumps at a time that is not among them.
         """
-        stretches = cut_at(times, self.setting.release_jumps)
+        stretches = split_at_jumps(times, self.setting.release_jump_times_s)
         marched = [self.operators("drug", theta, flow, k) for k in range(len(stretches))]
         moving = sorted({j for _, _, tangents in marched for j in tangents})
         wanted = list(range(len(times)) if tangents_at is None else tangents_at)
@@ -357,7 +382,7 @@ class Forward:
             ]
             last = first + len(nodes) - 1
             here = sorted({i for i in wanted if first < i <= last or i == 0 == first})
-            run = march(
+            run = integrate_fixed_steps(
                 operator,
                 pools.capacity,
                 _plasma_source(plasma, operator, dAs),
@@ -365,23 +390,23 @@ class Forward:
                 scheme=scheme,
                 tangent_operators=dAs,
                 tol=tol,
-                begin=runs[-1].end if runs else None,
+                initial_state=runs[-1].final_state if runs else None,
                 tangents_at=[i - first for i in here],
             )
             if every is not None and run.tangents is not None:
-                of_node = dict(zip(here, run.tangents, strict=False))
+                tangents_by_node = dict(zip(here, run.tangents, strict=False))
                 for into, i in zip(every, wanted, strict=True):
-                    if i in of_node:
-                        into[moving] = of_node[i].to(into.dtype)
+                    if i in tangents_by_node:
+                        into[moving] = tangents_by_node[i].to(into.dtype)
             runs.append(run)
             first = last
-        return replace(joined(runs), tangents=every)
+        return replace(concatenate_trajectories(runs), tangents=every)
 
 
-def drug_of_each(
-    forwards: Sequence[Forward],
+def solve_drug_for_tissues(
+    forwards: Sequence[ForwardModel],
     theta: Tensor,
-    flow: Flow,
+    flow: FlowSolution,
     plasma: tuple[SumOfExponentials, SumOfExponentials],
     times: np.ndarray,
     scheme: Scheme = TR_BDF2,
@@ -393,34 +418,34 @@ def drug_of_each(
         ``(n, tissue, pool, x, y, z)`` kg/m3.
     """
     runs: list[Trajectory] = []
-    for k, nodes in enumerate(cut_at(times, forwards[0].setting.release_jumps)):
+    for k, nodes in enumerate(split_at_jumps(times, forwards[0].setting.release_jump_times_s)):
         tissues = [f.pools("drug", theta, flow.p, k) for f in forwards]
-        operator = PoolOperator.stacked([operator for _, operator in tissues])
-        capacity = torch.stack([pools.checked().capacity for pools, _ in tissues])
+        operator = PoolOperator.stack([operator for _, operator in tissues])
+        capacity = torch.stack([pools.validate().capacity for pools, _ in tissues])
         source = _plasma_source(plasma, operator, ())
         runs.append(
-            march(
+            integrate_fixed_steps(
                 operator,
                 capacity,
                 source,
                 nodes,
                 scheme=scheme,
                 tol=tol,
-                begin=runs[-1].end if runs else None,
+                initial_state=runs[-1].final_state if runs else None,
             )
         )
-    return joined(runs).U
+    return concatenate_trajectories(runs).U
 
 
 def _plasma_source(
     plasma: Sequence[SumOfExponentials], operator: PoolOperator, dAs: Sequence[PoolOperator]
 ) -> Source:
     """What plasma curves bring into the pools, and its tangents."""
-    together = PoolOperator.stacked(dAs) if dAs else None
+    together = PoolOperator.stack(dAs) if dAs else None
 
     def source(t: float) -> tuple[Tensor, Tensor | None]:
         at = operator.transport.before[0].new_tensor(t)
         c = torch.stack([curve(at) for curve in plasma])
-        return operator.inflow_of(c), None if together is None else together.inflow_of(c)
+        return operator.plasma_source(c), None if together is None else together.plasma_source(c)
 
     return source

@@ -41,7 +41,7 @@ class Grid:
         """Half the length along an axis of every cell, m."""
         return self.spacing[axis] / 2
 
-    def joined(self, values: Tensor) -> Tensor:
+    def average_within_cells(self, values: Tensor) -> Tensor:
         """Give cells that are one the mean of their values; here none are."""
         return values
 
@@ -59,7 +59,7 @@ def repeat_cells(values: Tensor, factor: int) -> Tensor:
     return values
 
 
-def reconstruct_cells(values: Tensor, factor: int) -> Tensor:
+def subdivide_with_slopes(values: Tensor, factor: int) -> Tensor:
     """Cut cells into ``factor^3`` parts along limited slopes: each cell keeps its mean, no new extremum appears.
 
     The monotonized central limiter (van Leer 1977), one axis after another. Maps are averages over voxels;
@@ -79,14 +79,14 @@ def reconstruct_cells(values: Tensor, factor: int) -> Tensor:
     return values
 
 
-def mean_of_parts(values: Tensor, factor: int) -> Tensor:
+def average_subcells(values: Tensor, factor: int) -> Tensor:
     """Mean over the ``factor^3`` parts of each cell; the inverse of :func:`repeat_cells` on constants."""
     *lead, nx, ny, nz = values.shape
     parts = values.reshape(*lead, nx // factor, factor, ny // factor, factor, nz // factor, factor)
     return parts.mean(dim=(-5, -3, -1))
 
 
-def add_face_flows(flow: Tensor, factor: int, axis: int) -> Tensor:
+def sum_subface_flows(flow: Tensor, factor: int, axis: int) -> Tensor:
     """Sum the flows through the parts of each coarse face; ``flow`` has n+1 faces along ``axis`` (0..2)."""
     dim = axis - 3
     index = torch.arange(0, flow.shape[dim], factor, device=flow.device)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from nanopinn.parameters import value
-from nanopinn.physics.temperature import Stretch, TemperatureCourse, bioheat
+from nanopinn.physics.temperature import TemperatureSegment, TemperatureCourse, bioheat_coefficients
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.march import TR_BDF2, Scheme, march
+from nanopinn.solvers.march import TR_BDF2, Scheme, integrate_fixed_steps
 from nanopinn.solvers.operator import PoolOperator
 
 
@@ -30,12 +30,12 @@ def solve_bioheat(
         power: Q at a time, W/m3, ``(x, y, z)``.
         times_s: nodes of the march; the course is linear between them.
     """
-    pool = bioheat(tumour)
-    operator = PoolOperator.of(pool, _still(tumour), grid)
-    run = march(
+    pool = bioheat_coefficients(tumour)
+    operator = PoolOperator.of(pool, _zero_face_flows(tumour), grid)
+    run = integrate_fixed_steps(
         operator,
         pool.capacity,
-        lambda t: (operator.inflow_of(power(t)[None]), None),
+        lambda t: (operator.plasma_source(power(t)[None]), None),
         list(times_s),
         scheme=scheme,
     )
@@ -43,11 +43,11 @@ def solve_bioheat(
     pairs = itertools.pairwise(zip(times_s, maps, strict=True))
     return TemperatureCourse(
         torch.full_like(tumour, value("T_body")),
-        tuple(Stretch(t0, t1, a, b) for (t0, a), (t1, b) in pairs),
+        tuple(TemperatureSegment(t0, t1, a, b) for (t0, a), (t1, b) in pairs),
     )
 
 
-def _still(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _zero_face_flows(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Face flows of a fluid at rest: perfusion carries heat in Pennes' equation, interstitial fluid does not."""
     nx, ny, nz = like.shape
     return (

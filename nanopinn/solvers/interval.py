@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from nanopinn.physics.pools import Entries, PoolCoefficients, SaturableTransfer
-from nanopinn.solvers.advection import Advection, limited_flux
-from nanopinn.solvers.fluxes import carried_flows
+from nanopinn.solvers.advection import Advection, limiter_divergence
+from nanopinn.solvers.fluxes import advective_flows
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.local import sums_of_products
+from nanopinn.solvers.local import cell_dot_product
 from nanopinn.solvers.operator import PoolOperator
 
 
@@ -40,7 +40,7 @@ class Interval:
     transfers: tuple[SaturableTransfer, ...] = ()
     correction: Callable[[Tensor], Tensor] | None = None
     names: tuple[str, ...] = ()
-    jumps: bool = True
+    starts_at_event: bool = True
 
     @classmethod
     def of(
@@ -54,11 +54,14 @@ class Interval:
         advection: Advection = "fitted",
     ) -> Interval:
         """Assembled pools, carried by volume flows (m3/s) through the faces of a grid."""
-        operator = PoolOperator.of(pools.checked(), flows, grid, advection)
+        operator = PoolOperator.of(pools.validate(), flows, grid, advection)
         correction = None
         if advection == "limited":
             correction = partial(
-                _limiter, moving=pools.moving, carried=carried_flows(pools, flows), grid=grid
+                _limiter,
+                moving=pools.moving,
+                advective_flow=advective_flows(pools, flows),
+                grid=grid,
             )
         return cls(
             start, end, operator, pools.capacity, plasma, pools.transfers, correction, pools.names
@@ -69,25 +72,29 @@ class Interval:
         """Whether one solve is all that a stage takes."""
         return not self.transfers and self.correction is None
 
-    def inputs(self, t: float) -> Tensor:
+    def plasma_values(self, t: float) -> Tensor:
         """The plasma curves at a time, shaped to weigh maps, kg/m3."""
         c = self.plasma(t)
         return c.reshape(*c.shape, 1, 1, 1) if c.dim() == 1 else c
 
-    def entered(self, t: float) -> Tensor:
+    def total_plasma_inflow(self, t: float) -> Tensor:
         """What plasma brings to each pool, summed over cells, ``(..., pool)``."""
-        c = self.inputs(t).expand(-1, *self.capacity.shape[-3:])
+        c = self.plasma_values(t).expand(-1, *self.capacity.shape[-3:])
         total = self.capacity.new_zeros(self.capacity.shape[:-3])
-        for (p, q), m in self.operator.fed.items():
-            total[..., p] += sums_of_products(m, c[q])
+        for (p, q), m in self.operator.nonzero_inflow.items():
+            total[..., p] += cell_dot_product(m, c[q])
         return total
 
     def rate(self, U: Tensor, t: float, out: Tensor | None = None) -> Tensor:
         """``capacity dU/dt``, kg/m3/s, written to ``out`` if given."""
-        rate = self.operator.subtract_from(self.operator.inflow_of(self.inputs(t), out), U)
-        return self.transfer(rate if self.correction is None else rate.sub_(self.correction(U)), U)
+        rate = self.operator.subtract_from(
+            self.operator.plasma_source(self.plasma_values(t), out), U
+        )
+        return self.apply_saturable_transfers(
+            rate if self.correction is None else rate.sub_(self.correction(U)), U
+        )
 
-    def transfer(self, out: Tensor, U: Tensor) -> Tensor:
+    def apply_saturable_transfers(self, out: Tensor, U: Tensor) -> Tensor:
         """Move, in ``out``, what transporters carry at U."""
         for k in self.transfers:
             z = k.rate(U)
@@ -95,11 +102,11 @@ class Interval:
             out[..., k.inside, :, :, :].add_(z)
         return out
 
-    def linearised(self, U: Tensor) -> Entries:
+    def linearised_reaction(self, U: Tensor) -> Entries:
         """Reaction of a small change about U."""
-        entries = dict(self.operator.coupled)
+        entries = dict(self.operator.nonzero_reaction)
         for k in self.transfers:
-            into, back = k.slopes(U)
+            into, back = k.rate_derivatives(U)
             changes = {
                 (k.outside, k.outside): into,
                 (k.inside, k.outside): -into,
@@ -111,7 +118,9 @@ class Interval:
         return entries
 
 
-def _limiter(U: Tensor, moving: tuple[int, ...], carried: tuple[Tensor, ...], grid: Grid) -> Tensor:
+def _limiter(
+    U: Tensor, moving: tuple[int, ...], advective_flow: tuple[Tensor, ...], grid: Grid
+) -> Tensor:
     out, at = torch.zeros_like(U), list(moving)
-    out[..., at, :, :, :] = limited_flux(U[..., at, :, :, :], carried, grid)
+    out[..., at, :, :, :] = limiter_divergence(U[..., at, :, :, :], advective_flow, grid)
     return out

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from nanopinn.physics.pools import Entries, PoolCoefficients, SaturableTransfer
-from nanopinn.solvers.fluxes import Transport
+from nanopinn.solvers.fluxes import TransportOperator
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.radial import Cylinders
+from nanopinn.solvers.radial import KroghCylinders
 
 
 def vessel_pools(pools: PoolCoefficients) -> tuple[int, ...]:
@@ -33,7 +33,7 @@ def vessel_pools(pools: PoolCoefficients) -> tuple[int, ...]:
     return tuple(sorted({wall.vessel for wall in pools.walls if wall.vessel is not None}))
 
 
-def drained(pools: PoolCoefficients, J_v: Tensor) -> PoolCoefficients:
+def add_filtration_loss(pools: PoolCoefficients, J_v: Tensor) -> PoolCoefficients:
     """The pools with a loss ``mobility J_v``: fluid that filters into a cluster leaves it with what is dissolved there.
 
     In the voxel model neighbours take it, here nothing would. Exact where a pool and the filtration are uniform.
@@ -52,7 +52,7 @@ def krogh_interval(
     start: float,
     end: float,
     pools: PoolCoefficients,
-    cylinders: Cylinders,
+    cylinders: KroghCylinders,
     plasma: Callable[[float], Tensor],
 ) -> Interval:
     """A stretch of time in which the pools of every cylinder have constant coefficients.
@@ -66,12 +66,13 @@ def krogh_interval(
 
 
 def krogh_operator(
-    pools: PoolCoefficients, cylinders: Cylinders
+    pools: PoolCoefficients, cylinders: KroghCylinders
 ) -> tuple[PoolOperator, Tensor, tuple[SaturableTransfer, ...]]:
     """Operator, capacity and saturable transport of the pools in every cylinder."""
-    area, weight = cylinders.area, _weights(pools, cylinders)
+    area, weight = cylinders.area, _reaction_volumes(pools, cylinders)
     reaction, inflow = (
-        {(p, q): m * weight[p] for (p, q), m in entries.items()} for entries in _tissue(pools)
+        {(p, q): m * weight[p] for (p, q), m in entries.items()}
+        for entries in _tissue_entries(pools)
     )
     _add_walls(reaction, inflow, pools, cylinders)
     # a pool of vessels has no reaction beyond the first cell; it holds nothing there, in some volume
@@ -79,25 +80,27 @@ def krogh_operator(
     transfers = tuple(
         replace(k, uptake=k.uptake * area, efflux=k.efflux * area) for k in pools.transfers
     )
-    faces = _faces(pools, cylinders)
+    faces = _face_weights(pools, cylinders)
     return (
-        PoolOperator(len(pools.names), pools.moving, Transport(faces, faces), reaction, inflow),
+        PoolOperator(
+            len(pools.names), pools.moving, TransportOperator(faces, faces), reaction, inflow
+        ),
         capacity,
         transfers,
     )
 
 
-def _weights(pools: PoolCoefficients, cylinders: Cylinders) -> Tensor:
+def _reaction_volumes(pools: PoolCoefficients, cylinders: KroghCylinders) -> Tensor:
     """Volume in which a pool's reactions happen, per ring: cells for tissue, the first cell for vessels."""
     vessel = torch.zeros_like(cylinders.area)
-    vessel[..., 0] = cylinders.vessels_per_tissue
+    vessel[..., 0] = cylinders.relative_vessel_density
     of_vessels = vessel_pools(pools)
     return torch.stack(
         [vessel if p in of_vessels else cylinders.area for p in range(len(pools.names))]
     )
 
 
-def _tissue(
+def _tissue_entries(
     pools: PoolCoefficients,
 ) -> tuple[dict[tuple[int, int], Tensor], dict[tuple[int, int], Tensor]]:
     """Reaction and inflow without the exchange through walls."""
@@ -115,12 +118,14 @@ def _tissue(
 
 
 def _add_walls(
-    reaction: Entries, inflow: Entries, pools: PoolCoefficients, cylinders: Cylinders
+    reaction: Entries, inflow: Entries, pools: PoolCoefficients, cylinders: KroghCylinders
 ) -> None:
     """Exchange at the wall, in place: ``a C_v - b C_wall`` in series with ``g (C_wall - C)`` of half the first cell."""
     for wall in pools.walls:
         p, v = wall.pool, wall.vessel
-        a, b = (rate[..., 0] * cylinders.vessels_per_tissue for rate in (wall.influx, wall.efflux))
+        a, b = (
+            rate[..., 0] * cylinders.relative_vessel_density for rate in (wall.influx, wall.efflux)
+        )
         # what does not diffuse does not come away from the wall
         D = (
             pools.diffusion[pools.moving.index(p)]
@@ -138,7 +143,9 @@ def _add_walls(
             reaction[v, p][..., 0] -= b
 
 
-def _faces(pools: PoolCoefficients, cylinders: Cylinders) -> tuple[Tensor, Tensor, Tensor]:
+def _face_weights(
+    pools: PoolCoefficients, cylinders: KroghCylinders
+) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of the faces, closed but along r and at its ends; diffusion weighs both sides alike."""
     n, (clusters, classes, cells) = len(pools.moving), cylinders.area.shape
     like = pools.capacity

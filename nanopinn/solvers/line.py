@@ -13,20 +13,20 @@ from torch import Tensor
 from nanopinn.physics.pools import Entries
 from nanopinn.solvers.linear import SolverError
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.stage import StageMatrix
+from nanopinn.solvers.stage import KrylovStageSolver
 
 
-def _inverse(blocks: Tensor) -> Tensor:
+def _invert_blocks(blocks: Tensor) -> Tensor:
     """Inverse of matrices ``(p, p, line)``, not finite where there is none."""
     return torch.linalg.inv_ex(blocks.movedim(-1, 0)).inverse.movedim(0, -1).contiguous()
 
 
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+def _multiply_blocks(matrix: Tensor, vector: Tensor) -> Tensor:
     """``(p, q, line)`` times ``(q, lead, line)``."""
     return (matrix[:, :, None] * vector[None]).sum(1)
 
 
-class LineMatrix(StageMatrix):
+class BlockTridiagonalStageSolver(KrylovStageSolver):
     """The matrix of a stage for pools that move along the last axis alone, ``(pool, x, y, r)``; solved directly.
 
     Raises:
@@ -45,11 +45,11 @@ class LineMatrix(StageMatrix):
             raise ValueError("a line matrix needs closed faces across the first two axes")
         super().__init__(operator, capacity, w, reaction)
 
-    def renew(self, w: float, reaction: Entries) -> None:
+    def update_matrix(self, w: float, reaction: Entries) -> None:
         """Another w or reaction."""
-        super().renew(w, reaction)
+        super().update_matrix(w, reaction)
         self._before, self._after = (
-            w * _by_cell(f[2]) for f in (self.transport.before, self.transport.after)
+            w * _faces_first(f[2]) for f in (self.transport.before, self.transport.after)
         )
         self._factorise(self._blocks(self.capacity))
 
@@ -67,7 +67,7 @@ class LineMatrix(StageMatrix):
         inverses: list[Tensor] = []
         for i, block in enumerate(blocks):
             through = self._before[i][:, None] * inverses[-1] * self._after[i][None] if i else 0.0
-            inverses.append(_inverse(block - through))
+            inverses.append(_invert_blocks(block - through))
         self._inverse = torch.stack(inverses)
         if not bool(torch.isfinite(self._inverse).all()):
             raise SolverError("a line of cells has a singular block")
@@ -82,34 +82,36 @@ class LineMatrix(StageMatrix):
         overwrite: bool = False,
     ) -> tuple[Tensor, int]:
         """The solution ``(..., pool, x, y, r)``, exact: neither ``start`` nor ``tol`` is needed; no iterations."""
-        y = self.cells.down(b if overwrite else b.clone(), transposed=transposed)
+        y = self.cells.eliminate_forward(b if overwrite else b.clone(), transposed=transposed)
         if self.moving:
             right = y[..., self.moving, :, :, :]
             *lead, pool, nx, ny, cells = right.shape
             columns = (
                 right.reshape(-1, pool, nx * ny, cells).permute(3, 1, 0, 2).contiguous()
             )  # (r, p, lead, line)
-            found = self._sweep(columns, transposed=transposed).permute(2, 1, 3, 0)
+            found = self._thomas_sweep(columns, transposed=transposed).permute(2, 1, 3, 0)
             y[..., self.moving, :, :, :] = found.reshape(*lead, pool, nx, ny, cells)
-        return self.cells.up(y, transposed=transposed), 0
+        return self.cells.substitute_back(y, transposed=transposed), 0
 
-    def settle(self, b: Tensor) -> Tensor:
+    def apply_preconditioner(self, b: Tensor) -> Tensor:
         """The solution, in place of ``b``: what is stiff along a line is damped too."""
         return self.solve(b, overwrite=True)[0]
 
-    def _sweep(self, b: Tensor, *, transposed: bool) -> Tensor:
+    def _thomas_sweep(self, b: Tensor, *, transposed: bool) -> Tensor:
         """Forward elimination and back substitution; ``b`` is ``(r, p, lead, line)``."""
         inverse, lower, upper = self._inverse, self._before, self._after
         if transposed:
             inverse, lower, upper = inverse.transpose(1, 2), upper, lower
         found: list[Tensor] = []
         for i, right in enumerate(b):
-            found.append(_times(inverse[i], right + lower[i][:, None] * found[-1] if i else right))
+            found.append(
+                _multiply_blocks(inverse[i], right + lower[i][:, None] * found[-1] if i else right)
+            )
         for i in range(len(b) - 2, -1, -1):
-            found[i] = found[i] + _times(inverse[i], upper[i + 1][:, None] * found[i + 1])
+            found[i] = found[i] + _multiply_blocks(inverse[i], upper[i + 1][:, None] * found[i + 1])
         return torch.stack(found)
 
 
-def _by_cell(faces: Tensor) -> Tensor:
+def _faces_first(faces: Tensor) -> Tensor:
     """Faces ``(p, x, y, face)`` as ``(face, p, line)``."""
     return faces.flatten(1, 2).movedim(-1, 0).contiguous()

@@ -12,9 +12,9 @@ from nanopinn.errors import NanopinnError
 
 Operator = Callable[[Tensor], Tensor]
 #: Writes what it makes of the first tensor into the second.
-InPlace = Callable[[Tensor, Tensor], None]
+InPlaceOperator = Callable[[Tensor, Tensor], None]
 #: Vectors that BiCGStab works with.
-KRYLOV_FIELDS = 7
+BICGSTAB_WORK_VECTORS = 7
 
 
 class SolverError(NanopinnError, ArithmeticError):
@@ -31,17 +31,17 @@ class LinearSolution:
     """Largest relative residual over the right-hand sides."""
 
 
-def _dot(a: Tensor, b: Tensor, lead: int) -> Tensor:
+def _dot(a: Tensor, b: Tensor, batch_dims: int) -> Tensor:
     products = (
-        torch.linalg.vecdot(a.flatten(lead), b.flatten(lead))
-        if lead
+        torch.linalg.vecdot(a.flatten(batch_dims), b.flatten(batch_dims))
+        if batch_dims
         else torch.dot(a.flatten(), b.flatten())
     )
-    return products.reshape(a.shape[:lead] + (1,) * (a.dim() - lead))
+    return products.reshape(a.shape[:batch_dims] + (1,) * (a.dim() - batch_dims))
 
 
-def _relative(r: Tensor, scale: Tensor, lead: int) -> float:
-    return float((_dot(r, r, lead).sqrt() / scale).max())
+def _relative_residual(r: Tensor, scale: Tensor, batch_dims: int) -> float:
+    return float((_dot(r, r, batch_dims).sqrt() / scale).max())
 
 
 def conjugate_gradients(
@@ -52,7 +52,7 @@ def conjugate_gradients(
     *,
     tol: float = 1e-11,
     max_iterations: int = 4000,
-    lead: int = 0,
+    batch_dims: int = 0,
 ) -> LinearSolution:
     """Solve the symmetric positive definite ``A x = b`` with diagonal preconditioning.
 
@@ -64,36 +64,36 @@ def conjugate_gradients(
     """
     x = torch.zeros_like(b) if x0 is None else x0.clone()
     r = b - A(x)
-    scale = _dot(b, b, lead).sqrt().clamp_min(torch.finfo(b.dtype).tiny)
+    scale = _dot(b, b, batch_dims).sqrt().clamp_min(torch.finfo(b.dtype).tiny)
     z = inverse_diagonal * r
-    d, rz = z.clone(), _dot(r, z, lead)
+    d, rz = z.clone(), _dot(r, z, batch_dims)
     tiny = torch.finfo(b.dtype).tiny
     for k in range(max_iterations):
-        if k % 5 == 0 and (error := _relative(r, scale, lead)) <= tol:
+        if k % 5 == 0 and (error := _relative_residual(r, scale, batch_dims)) <= tol:
             return LinearSolution(x, k, error)
         Ad = A(d)
-        alpha = rz / _dot(d, Ad, lead).clamp_min(tiny)
+        alpha = rz / _dot(d, Ad, batch_dims).clamp_min(tiny)
         # in place: fetching memory for a new field takes ten times longer than its arithmetic
         x.addcmul_(alpha, d)
         r.addcmul_(alpha, Ad, value=-1)
         torch.mul(inverse_diagonal, r, out=z)
-        rz_new = _dot(r, z, lead)
+        rz_new = _dot(r, z, batch_dims)
         d.mul_(rz_new / rz.clamp_min(tiny)).add_(z)
         rz = rz_new
     raise SolverError(
-        f"conjugate gradients stopped at a relative residual of {_relative(r, scale, lead):.1e}"
+        f"conjugate gradients stopped at a relative residual of {_relative_residual(r, scale, batch_dims):.1e}"
     )
 
 
 def bicgstab(
-    A: InPlace,
+    A: InPlaceOperator,
     b: Tensor,
-    precondition: InPlace,
+    precondition: InPlaceOperator,
     x0: Tensor | None = None,
     *,
     tol: float = 1e-10,
     max_iterations: int = 500,
-    lead: int = 0,
+    batch_dims: int = 0,
     memory: Tensor | None = None,
 ) -> LinearSolution:
     """Solve the non-symmetric ``A x = b``; ``precondition`` applies an approximate inverse of A.
@@ -103,40 +103,42 @@ def bicgstab(
     Args:
         A, precondition: write what they make of their first argument into the second.
         x0: a guess; zero if None. lead: how many leading axes of ``b`` count right-hand sides.
-        memory: to work in, ``(KRYLOV_FIELDS, *b.shape)``; the solution lies in it.
+        memory: to work in, ``(BICGSTAB_WORK_VECTORS, *b.shape)``; the solution lies in it.
 
     Raises:
         SolverError: the tolerance was not reached.
     """
-    x, r, shadow, p, y, v, t = b.new_empty((KRYLOV_FIELDS, *b.shape)) if memory is None else memory
+    x, r, shadow, p, y, v, t = (
+        b.new_empty((BICGSTAB_WORK_VECTORS, *b.shape)) if memory is None else memory
+    )
     if x0 is None:
         x.zero_()
         r.copy_(b)
     else:
         A(x.copy_(x0), r)
         r.neg_().add_(b)
-    scale = _dot(b, b, lead).sqrt()
+    scale = _dot(b, b, batch_dims).sqrt()
     scale = torch.where(scale > 0, scale, 1.0)
-    if (error := _relative(r, scale, lead)) <= tol:
+    if (error := _relative_residual(r, scale, batch_dims)) <= tol:
         return LinearSolution(x, 0, error)
     shadow.copy_(r)
     p.copy_(r)
-    rho = _dot(shadow, r, lead)
+    rho = _dot(shadow, r, batch_dims)
     for k in range(1, max_iterations + 1):
         precondition(p, y)
         A(y, v)
-        alpha = _ratio(rho, _dot(shadow, v, lead))
+        alpha = _safe_ratio(rho, _dot(shadow, v, batch_dims))
         x.addcmul_(alpha, y)
         r.addcmul_(alpha, v, value=-1)
         precondition(r, y)
         A(y, t)
-        omega = _ratio(_dot(t, r, lead), _dot(t, t, lead))
+        omega = _safe_ratio(_dot(t, r, batch_dims), _dot(t, t, batch_dims))
         x.addcmul_(omega, y)
         r.addcmul_(omega, t, value=-1)
-        if (error := _relative(r, scale, lead)) <= tol:
+        if (error := _relative_residual(r, scale, batch_dims)) <= tol:
             return LinearSolution(x, k, error)
-        rho_new = _dot(shadow, r, lead)
-        beta = _ratio(rho_new, rho) * _ratio(alpha, omega)
+        rho_new = _dot(shadow, r, batch_dims)
+        beta = _safe_ratio(rho_new, rho) * _safe_ratio(alpha, omega)
         p.addcmul_(omega, v, value=-1).mul_(beta).add_(r)
         rho = rho_new
     raise SolverError(
@@ -144,5 +146,5 @@ def bicgstab(
     )
 
 
-def _ratio(a: Tensor, b: Tensor) -> Tensor:
+def _safe_ratio(a: Tensor, b: Tensor) -> Tensor:
     return (a / b).masked_fill_(b == 0, 0.0)

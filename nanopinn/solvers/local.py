@@ -17,17 +17,17 @@ def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     return first if all(s == first for s in shapes[1:]) else np.broadcast_shapes(*shapes)
 
 
-def nonzero(entries: Entries) -> Entries:
+def drop_zero_entries(entries: Entries) -> Entries:
     """The entries that are not zero everywhere."""
     return {pq: m for pq, m in entries.items() if bool((m != 0).any())}
 
 
-def flipped(entries: Entries) -> Entries:
+def transpose_entries(entries: Entries) -> Entries:
     """Rows for columns."""
     return {(q, p): m for (p, q), m in entries.items()}
 
 
-def block(entries: Entries, rows: Sequence[int], columns: Sequence[int]) -> Entries:
+def select_block(entries: Entries, rows: Sequence[int], columns: Sequence[int]) -> Entries:
     """The entries in some rows and columns, counted anew in their order."""
     return {
         (i, j): entries[p, q]
@@ -45,20 +45,20 @@ def column_sums(entries: Entries) -> dict[int, Tensor]:
     return total
 
 
-def add_products(out: Tensor, entries: Entries, U: Tensor, sign: float = 1.0) -> Tensor:
+def add_matrix_product(out: Tensor, entries: Entries, U: Tensor, sign: float = 1.0) -> Tensor:
     """Add ``sign matrix U`` to ``out`` ``(..., pool, x, y, z)`` in place, entry by entry."""
     for (p, q), m in entries.items():
         out[..., p, :, :, :].addcmul_(m, U[..., q, :, :, :], value=sign)
     return out
 
 
-def sums_of_products(a: Tensor, b: Tensor) -> Tensor:
+def cell_dot_product(a: Tensor, b: Tensor) -> Tensor:
     """``sum a b`` over the cells of ``(..., x, y, z)``, without holding the product."""
     a, b = torch.broadcast_tensors(a, b)
     return torch.linalg.vecdot(a.flatten(-3), b.flatten(-3))
 
 
-def masses(capacity: Tensor, U: Tensor) -> Tensor:
+def mass_norms(capacity: Tensor, U: Tensor) -> Tensor:
     """Root of the summed squares of ``capacity U`` over cells, ``(..., pool)``; pool by pool, to hold no product of all."""
     found = [
         torch.linalg.vector_norm(c * u, dim=(-3, -2, -1))
@@ -67,14 +67,14 @@ def masses(capacity: Tensor, U: Tensor) -> Tensor:
     return torch.stack(found, dim=-1)
 
 
-def add_held(out: Tensor, capacity: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def add_capacity_difference(out: Tensor, capacity: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Add ``capacity (a - b)`` to ``out`` in place, pool by pool, to hold no product of all."""
     for o, c, x, y in zip(*(v.unbind(-4) for v in (out, capacity, a, b)), strict=True):
         o.addcmul_(c, x - y)
     return out
 
 
-def sparsest_first(entries: Iterable[tuple[int, int]], pools: Sequence[int]) -> list[int]:
+def markowitz_order(entries: Iterable[tuple[int, int]], pools: Sequence[int]) -> list[int]:
     """The order in which eliminating pools fills the fewest entries (Markowitz 1957): each time that with the fewest neighbours."""
     there, left, order = set(entries), set(pools), []
 
@@ -92,7 +92,7 @@ def sparsest_first(entries: Iterable[tuple[int, int]], pools: Sequence[int]) -> 
     return order
 
 
-class Elimination:
+class CellwiseElimination:
     """Gaussian elimination in every cell at once, some pools first, entry by entry.
 
     No pivoting: what leaves one pool enters another or is lost, so that every column is diagonally dominant.
@@ -103,85 +103,93 @@ class Elimination:
         rest: the others. ``reduced`` holds their matrix once ``first`` is gone.
     """
 
-    def __init__(self, first: Sequence[int], rest: Sequence[int]) -> None:
-        self.first, self.rest = tuple(first), tuple(rest)
+    def __init__(self, first: Sequence[int], remaining: Sequence[int]) -> None:
+        self.eliminated, self.remaining = tuple(first), tuple(remaining)
         self.m: dict[tuple[int, int], Tensor] = {}
         self.reduced: dict[tuple[int, int], Tensor] = {}
-        self._there: set[tuple[int, int]] = set()
+        self._sparsity_pattern: set[tuple[int, int]] = set()
 
     def factorise(self, terms: Iterable[tuple[tuple[int, int], Tensor, float]]) -> None:
         """Eliminate the sum of ``weight entry`` over (at, entry, weight); every diagonal entry must be among them."""
-        self._there.clear()
+        self._sparsity_pattern.clear()
         for at, entry, weight in terms:
-            if at in self._there:
-                torch.add(self.m[at], entry, alpha=weight, out=self._room(at, self.m[at], entry))
+            if at in self._sparsity_pattern:
+                torch.add(
+                    self.m[at], entry, alpha=weight, out=self._entry_buffer(at, self.m[at], entry)
+                )
             else:
-                torch.mul(entry, weight, out=self._room(at, entry))
-        self.first = tuple(sparsest_first(self._there, self.first))
-        self._eliminate(self.first, self.first + self.rest)
+                torch.mul(entry, weight, out=self._entry_buffer(at, entry))
+        self.eliminated = tuple(markowitz_order(self._sparsity_pattern, self.eliminated))
+        self._eliminate(self.eliminated, self.eliminated + self.remaining)
         last, self.reduced = self.reduced, {}
-        for at, entry in block(
-            {at: self.m[at] for at in self._there}, self.rest, self.rest
+        for at, entry in select_block(
+            {at: self.m[at] for at in self._sparsity_pattern}, self.remaining, self.remaining
         ).items():
             self.reduced[at] = (
                 last[at].copy_(entry)
                 if at in last and last[at].shape == entry.shape
                 else entry.clone()
             )
-        self._eliminate(self.rest, self.rest)
-        self.m = {at: self.m[at] for at in self._there}  # without what only the last matrix held
+        self._eliminate(self.remaining, self.remaining)
+        self.m = {
+            at: self.m[at] for at in self._sparsity_pattern
+        }  # without what only the last matrix held
 
-    def _room(self, at: tuple[int, int], *like: Tensor) -> Tensor:
+    def _entry_buffer(self, at: tuple[int, int], *like: Tensor) -> Tensor:
         """Where an entry is written: over its last value if that has the shape."""
         shape = broadcast_shape(*(t.shape for t in like))
         if at not in self.m or self.m[at].shape != shape:
             self.m[at] = like[0].new_empty(shape)
-        self._there.add(at)
+        self._sparsity_pattern.add(at)
         return self.m[at]
 
     def _eliminate(self, pivots: Sequence[int], order: Sequence[int]) -> None:
         m = self.m
         for at, k in enumerate(pivots):
             inverse = m[k, k].reciprocal_()
-            later = [i for i in order[at + 1 :] if (i, k) in self._there]
-            right = [j for j in order[at + 1 :] if (k, j) in self._there]
+            later = [i for i in order[at + 1 :] if (i, k) in self._sparsity_pattern]
+            right = [j for j in order[at + 1 :] if (k, j) in self._sparsity_pattern]
             for i in later:
-                factor = torch.mul(m[i, k], inverse, out=self._room((i, k), m[i, k], inverse))
+                factor = torch.mul(
+                    m[i, k], inverse, out=self._entry_buffer((i, k), m[i, k], inverse)
+                )
                 for j in right:
-                    if (i, j) in self._there:
+                    if (i, j) in self._sparsity_pattern:
                         torch.addcmul(
                             m[i, j],
                             factor,
                             m[k, j],
                             value=-1,
-                            out=self._room((i, j), m[i, j], factor, m[k, j]),
+                            out=self._entry_buffer((i, j), m[i, j], factor, m[k, j]),
                         )
                     else:
-                        torch.mul(factor, m[k, j], out=self._room((i, j), factor, m[k, j])).neg_()
+                        torch.mul(
+                            factor, m[k, j], out=self._entry_buffer((i, j), factor, m[k, j])
+                        ).neg_()
 
-    def down(self, y: Tensor, *, transposed: bool = False) -> Tensor:
+    def eliminate_forward(self, y: Tensor, *, transposed: bool = False) -> Tensor:
         """A right-hand side with ``first`` eliminated from the equations of the others, in its place."""
-        for at, k in enumerate(self.first):
+        for at, k in enumerate(self.eliminated):
             if transposed:
                 _at(y, k).mul_(self.m[k, k])
-            for i in (*self.first[at + 1 :], *self.rest):
+            for i in (*self.eliminated[at + 1 :], *self.remaining):
                 if (entry := (k, i) if transposed else (i, k)) in self.m:
                     _at(y, i).addcmul_(self.m[entry], _at(y, k), value=-1)
         return y
 
-    def up(self, y: Tensor, *, transposed: bool = False) -> Tensor:
+    def substitute_back(self, y: Tensor, *, transposed: bool = False) -> Tensor:
         """The solution in ``first`` once that of the others stands in ``y``, in place."""
-        for at, k in reversed(list(enumerate(self.first))):
-            for j in (*self.first[at + 1 :], *self.rest):
+        for at, k in reversed(list(enumerate(self.eliminated))):
+            for j in (*self.eliminated[at + 1 :], *self.remaining):
                 if (entry := (j, k) if transposed else (k, j)) in self.m:
                     _at(y, k).addcmul_(self.m[entry], _at(y, j), value=-1)
             if not transposed:
                 _at(y, k).mul_(self.m[k, k])
         return y
 
-    def solve_rest(self, x: Tensor, *, transposed: bool = False) -> Tensor:
+    def solve_reduced(self, x: Tensor, *, transposed: bool = False) -> Tensor:
         """``reduced^-1 x`` for ``x`` ``(..., rest, x, y, z)``, in its place."""
-        order = list(enumerate(self.rest))
+        order = list(enumerate(self.remaining))
         for i, p in order:
             if transposed:
                 _at(x, i).mul_(self.m[p, p])
@@ -196,9 +204,11 @@ class Elimination:
                 _at(x, i).mul_(self.m[p, p])
         return x
 
-    def apply_reduced(self, U: Tensor, out: Tensor, *, transposed: bool = False) -> Tensor:
+    def multiply_reduced(self, U: Tensor, out: Tensor, *, transposed: bool = False) -> Tensor:
         """``reduced U`` for ``U`` ``(..., rest, x, y, z)``, written to ``out``."""
-        return add_products(out.zero_(), flipped(self.reduced) if transposed else self.reduced, U)
+        return add_matrix_product(
+            out.zero_(), transpose_entries(self.reduced) if transposed else self.reduced, U
+        )
 
 
 def _at(U: Tensor, pool: int) -> Tensor:

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from nanopinn.solvers.linear import SolverError
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.stage import StageMatrix
+from nanopinn.solvers.stage import KrylovStageSolver
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LowRankSolution:
     """``U(x, t) = sum_j fields[j](x) curves[t, j]``.
 
     Attributes:
@@ -39,7 +39,7 @@ class LowRank:
     change: float
     iterations: int
 
-    def at_times(self) -> Tensor:
+    def evaluate(self) -> Tensor:
         """The pools ``(t, pool, x, y, z)``."""
         return torch.tensordot(self.curves, self.fields, dims=1)
 
@@ -52,8 +52,8 @@ def low_rank_response(
     at_times: Array,
     *,
     tolerance: float = 1e-5,
-    largest: int = 40,
-) -> LowRank:
+    max_rank: int = 40,
+) -> LowRankSolution:
     """Response of linear pools to one plasma curve.
 
     Args:
@@ -65,12 +65,12 @@ def low_rank_response(
         SolverError: the tolerance was not reached with ``largest`` fields.
     """
     gamma = float(at_times[-1] - curve_times[0]) / 12
-    stage = StageMatrix(operator, capacity, gamma)
-    start = operator.inflow_of(capacity.new_ones(1)) / capacity
+    stage = KrylovStageSolver(operator, capacity, gamma)
+    start = operator.plasma_source(capacity.new_ones(1)) / capacity
     size = float(start.norm())
-    fields, H, iterations = [start / size], np.zeros((largest + 1, largest)), 0
+    fields, H, iterations = [start / size], np.zeros((max_rank + 1, max_rank)), 0
     before, change = np.zeros((len(at_times), 0)), float("inf")
-    for m in range(1, largest + 1):
+    for m in range(1, max_rank + 1):
         image, used = stage.solve(capacity * fields[-1], fields[-1], tol=1e-2 * tolerance)
         iterations += used
         for _ in range(2):  # the second pass removes what rounding left
@@ -90,7 +90,7 @@ def low_rank_response(
                 / np.abs(now).max()
             )
             if change < tolerance or closed:
-                return LowRank(
+                return LowRankSolution(
                     torch.stack(fields),
                     torch.as_tensor(now).to(capacity),
                     0.0 if closed else change,
@@ -98,7 +98,7 @@ def low_rank_response(
                 )
             before = now
         fields.append(image / H[m, m - 1])
-    raise SolverError(f"{largest} fields leave a change of {change:.1e}: march in time instead")
+    raise SolverError(f"{max_rank} fields leave a change of {change:.1e}: march in time instead")
 
 
 def _curves(T: Array, times: Array, curve: Array, at: Array) -> Array:

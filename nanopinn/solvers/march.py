@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.balance import Balance
+from nanopinn.solvers.balance import PoolMassBalance
 from nanopinn.solvers.fluxes import SPACE
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
-from nanopinn.solvers.stage import StageMatrix
+from nanopinn.solvers.stage import KrylovStageSolver
 
 #: Tangents steer, they are not the answer: their solves stop at this many times the tolerance of the pools.
-TANGENTS_LOOSER = 100.0
+TANGENT_TOLERANCE_FACTOR = 100.0
 #: From this relative residual on tangents are marched in single precision, which holds it and moves half the memory.
-SINGLE_FROM = 5e-6
+SINGLE_PRECISION_TOLERANCE = 5e-6
 
 #: ``source(t)`` gives ``s`` of shape (pool, x, y, z) and its tangents (m, pool, x, y, z) or None.
 Source = Callable[[float], tuple[Tensor, Tensor | None]]
@@ -44,15 +44,15 @@ class Trajectory:
     tangents: Tensor | None
     iterations: int
     scheme: str
-    balance: Balance
+    balance: PoolMassBalance
 
     @property
-    def end(self) -> tuple[Tensor, Tensor | None]:
+    def final_state(self) -> tuple[Tensor, Tensor | None]:
         """Pools and tangents at the last node."""
         return self.U[-1], None if self.tangents is None else self.tangents[-1]
 
 
-def joined(runs: Sequence[Trajectory]) -> Trajectory:
+def concatenate_trajectories(runs: Sequence[Trajectory]) -> Trajectory:
     """Trajectories of which each began where the last one ended, as one; tangents are left to who knows at which nodes they stand."""
     times, U = (
         torch.cat([parts[0], *(p[1:] for p in parts[1:])])
@@ -68,11 +68,11 @@ def joined(runs: Sequence[Trajectory]) -> Trajectory:
         None,
         sum(r.iterations for r in runs),
         runs[0].scheme,
-        Balance(entered, lost, outflow, stored),
+        PoolMassBalance(entered, lost, outflow, stored),
     )
 
 
-class _StageSolver:
+class _LinearStageSolver:
     """The stages of one step size, and what they cost; those of tangents in their own precision."""
 
     def __init__(
@@ -81,17 +81,19 @@ class _StageSolver:
         capacity: Tensor,
         w: float,
         tol: float,
-        steered: torch.dtype | None,
+        tangent_dtype: torch.dtype | None,
     ) -> None:
         self.operator, self.capacity, self.w, self.tol = operator, capacity, w, tol
         self.iterations = 0
-        self.stage = StageMatrix(operator, capacity, w)
+        self.stage = KrylovStageSolver(operator, capacity, w)
         self.tangent_capacity, self.tangent_stage = capacity, self.stage
-        if steered is not None and steered != capacity.dtype:
-            self.tangent_capacity = capacity.to(steered)
-            self.tangent_stage = StageMatrix(operator.to(steered), self.tangent_capacity, w)
+        if tangent_dtype is not None and tangent_dtype != capacity.dtype:
+            self.tangent_capacity = capacity.to(tangent_dtype)
+            self.tangent_stage = KrylovStageSolver(
+                operator.to(tangent_dtype), self.tangent_capacity, w
+            )
 
-    def pools(self, known: Tensor, s: Tensor, guess: Tensor) -> Tensor:
+    def solve_pools(self, known: Tensor, s: Tensor, guess: Tensor) -> Tensor:
         """The stage from what is known of the pools and their source."""
         found, iterations = self.stage.solve(
             torch.addcmul(self.w * s, self.capacity, known), guess, tol=self.tol, overwrite=True
@@ -103,13 +105,13 @@ class _StageSolver:
         """The same of their tangents."""
         b = torch.add(self.tangent_capacity * known, forcing, alpha=self.w)
         found, iterations = self.tangent_stage.solve(
-            b, guess, tol=TANGENTS_LOOSER * self.tol, overwrite=True
+            b, guess, tol=TANGENT_TOLERANCE_FACTOR * self.tol, overwrite=True
         )
         self.iterations += iterations
         return found
 
 
-def march(
+def integrate_fixed_steps(
     operator: PoolOperator,
     capacity: Tensor,
     source: Source,
@@ -118,7 +120,7 @@ def march(
     scheme: Scheme = TR_BDF2,
     tangent_operators: Sequence[PoolOperator] = (),
     tol: float = 1e-10,
-    begin: tuple[Tensor, Tensor | None] | None = None,
+    initial_state: tuple[Tensor, Tensor | None] | None = None,
     tangents_at: Collection[int] | None = None,
 ) -> Trajectory:
     """March from ``times[0]`` through every later node.
@@ -129,8 +131,8 @@ def march(
         source: s(t) and its tangents.
         times: nodes, increasing, s; equal steps share one matrix.
         tangent_operators: dA/dtheta_j for each parameter; empty for no tangents.
-        tol: relative residual of each linear solve; tangents are solved to :data:`TANGENTS_LOOSER` of it, and where
-            that is :data:`SINGLE_FROM` or more, in single precision.
+        tol: relative residual of each linear solve; tangents are solved to :data:`TANGENT_TOLERANCE_FACTOR` of it, and where
+            that is :data:`SINGLE_PRECISION_TOLERANCE` or more, in single precision.
         begin: pools and tangents at the first node; zero if None.
         tangents_at: indices of the nodes at which tangents are kept, beside the last; None: all.
 
@@ -138,35 +140,53 @@ def march(
         SolverError: a linear solve failed.
     """
     m = len(tangent_operators)
-    steered = torch.float32 if TANGENTS_LOOSER * tol >= SINGLE_FROM else capacity.dtype
-    stacked = PoolOperator.stacked(tangent_operators).to(steered) if m else None
+    tangent_dtype = (
+        torch.float32
+        if TANGENT_TOLERANCE_FACTOR * tol >= SINGLE_PRECISION_TOLERANCE
+        else capacity.dtype
+    )
+    stacked = PoolOperator.stack(tangent_operators).to(tangent_dtype) if m else None
     U = torch.zeros_like(capacity)
-    V = torch.zeros((m, *capacity.shape), dtype=steered, device=capacity.device)
-    if begin is not None:
-        U, V = begin[0], V if begin[1] is None else begin[1].to(steered)
+    V = torch.zeros((m, *capacity.shape), dtype=tangent_dtype, device=capacity.device)
+    if initial_state is not None:
+        U, V = (
+            initial_state[0],
+            V if initial_state[1] is None else initial_state[1].to(tangent_dtype),
+        )
     kept = range(len(times)) if tangents_at is None else {*tangents_at, len(times) - 1}
     out_U, out_V = [U], [V] if 0 in kept else []
     rate: tuple[Tensor, Tensor] | None = None
-    solver: _StageSolver | None = None
+    solver: _LinearStageSolver | None = None
     iterations = 0
-    brought, dwelt = torch.zeros_like(U), torch.zeros_like(U)
+    source_integral, pool_time_integral = torch.zeros_like(U), torch.zeros_like(U)
     for number, (t0, t1) in enumerate(itertools.pairwise(times), start=1):
         dt = t1 - t0
         if solver is None or abs(solver.w - scheme.gamma * dt) > 1e-9 * solver.w:
             iterations += solver.iterations if solver else 0
-            solver = _StageSolver(
-                operator, capacity, scheme.gamma * dt, tol, steered if m else None
+            solver = _LinearStageSolver(
+                operator, capacity, scheme.gamma * dt, tol, tangent_dtype if m else None
             )
-        U, V, rate = _step(solver, scheme, source, stacked, U, V, rate, t0, dt, (brought, dwelt))
+        U, V, rate = _step(
+            solver,
+            scheme,
+            source,
+            stacked,
+            U,
+            V,
+            rate,
+            t0,
+            dt,
+            (source_integral, pool_time_integral),
+        )
         out_U.append(U)
         if number in kept:
             out_V.append(V)
     iterations += solver.iterations if solver else 0
     # what is lost and what crosses the boundary is linear in the pools
-    balance = Balance(
-        brought.sum(dim=SPACE),
-        operator.lost(dwelt),
-        operator.boundary_outflow(dwelt),
+    balance = PoolMassBalance(
+        source_integral.sum(dim=SPACE),
+        operator.loss_rate(pool_time_integral),
+        operator.boundary_outflow(pool_time_integral),
         (capacity * (U - out_U[0])).sum(dim=SPACE),
     )
     return Trajectory(
@@ -180,7 +200,7 @@ def march(
 
 
 def _step(
-    solver: _StageSolver,
+    solver: _LinearStageSolver,
     scheme: Scheme,
     source: Source,
     dA: PoolOperator | None,
@@ -202,10 +222,11 @@ def _step(
             integrals[1].add_(U, alpha=dt * weight)
             continue
         known_U, known_V = (
-            _known(at, row, [k[which] for k in rates], dt) for which, at in enumerate((U, V))
+            _known_stage_terms(at, row, [k[which] for k in rates], dt)
+            for which, at in enumerate((U, V))
         )
         # the stage before tells where this one will lie
-        stage_U = solver.pools(
+        stage_U = solver.solve_pools(
             known_U, s, torch.add(known_U, rates[-1][0], alpha=w) if rates else known_U
         )
         integrals[1].add_(stage_U, alpha=dt * weight)
@@ -213,14 +234,16 @@ def _step(
         if dA is not None:
             stage_V = solver.tangents(
                 known_V,
-                _forcing(ds, dA, stage_U),
+                _tangent_forcing(ds, dA, stage_U),
                 torch.add(known_V, rates[-1][1], alpha=w) if rates else known_V,
             )
         rates.append(((stage_U - known_U).div_(w), (stage_V - known_V).div_(w)))
     return stage_U, stage_V, rates[-1]
 
 
-def _known(start: Tensor, row: Sequence[float], rates: Sequence[Tensor], dt: float) -> Tensor:
+def _known_stage_terms(
+    start: Tensor, row: Sequence[float], rates: Sequence[Tensor], dt: float
+) -> Tensor:
     """What earlier stages leave for this one."""
     known = start.clone()
     for a, k in zip(row, rates, strict=False):
@@ -229,17 +252,22 @@ def _known(start: Tensor, row: Sequence[float], rates: Sequence[Tensor], dt: flo
 
 
 def _initial_rate(
-    solver: _StageSolver, source: Source, dA: PoolOperator | None, U: Tensor, V: Tensor, t0: float
+    solver: _LinearStageSolver,
+    source: Source,
+    dA: PoolOperator | None,
+    U: Tensor,
+    V: Tensor,
+    t0: float,
 ) -> tuple[Tensor, Tensor]:
     s, ds = source(t0)
     k = (s - solver.operator(U)) / solver.capacity
     if dA is None or ds is None:
         return k, torch.zeros_like(V)
     slope = solver.operator(V.to(U.dtype)).to(V.dtype)
-    return k, (_forcing(ds, dA, U) - slope) / solver.tangent_capacity
+    return k, (_tangent_forcing(ds, dA, U) - slope) / solver.tangent_capacity
 
 
-def _forcing(ds: Tensor | None, dA: PoolOperator, U: Tensor) -> Tensor:
+def _tangent_forcing(ds: Tensor | None, dA: PoolOperator, U: Tensor) -> Tensor:
     """What drives tangents, ``ds - dA U``, in the precision of dA."""
     low = dA.transport.before[0].dtype
     moved = dA(U.to(low)).neg_()

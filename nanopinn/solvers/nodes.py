@@ -31,7 +31,7 @@ def frame_nodes(
 
 
 #: Of a march of drug in about eighteen steps, for what is compared with another of the same steps.
-FEW_NODES: dict[str, Any] = {"first_step_s": 300.0, "growth": 2.0, "longest_s": 10000.0}
+COARSE_STEP_OPTIONS: dict[str, Any] = {"first_step_s": 300.0, "growth": 2.0, "longest_s": 10000.0}
 
 
 def drug_nodes(
@@ -63,7 +63,7 @@ def drug_nodes(
     return np.array(nodes)
 
 
-def cut_at(nodes: np.ndarray, jumps: Sequence[float]) -> list[list[float]]:
+def split_at_jumps(nodes: np.ndarray, jumps: Sequence[float]) -> list[list[float]]:
     """Nodes of every stretch between jumps within their span; each jump ends one stretch and begins the next.
 
     Raises:

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from nanopinn.physics.pools import Entries, PoolCoefficients
 from nanopinn.solvers.advection import Advection
-from nanopinn.solvers.fluxes import Transport
+from nanopinn.solvers.fluxes import TransportOperator
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.local import (
-    add_products,
-    block,
+    add_matrix_product,
+    select_block,
     broadcast_shape,
     column_sums,
-    flipped,
-    nonzero,
-    sums_of_products,
+    transpose_entries,
+    drop_zero_entries,
+    cell_dot_product,
 )
 
 
@@ -37,7 +37,7 @@ class PoolOperator:
 
     pools: int
     moving: tuple[int, ...]
-    transport: Transport
+    transport: TransportOperator
     reaction: Entries
     inflow: Entries
 
@@ -54,13 +54,13 @@ class PoolOperator:
         return cls(
             len(pools.names),
             pools.moving,
-            Transport.of(pools, flows, grid, advection, cut),
+            TransportOperator.of(pools, flows, grid, advection, cut),
             pools.reaction,
             pools.inflow,
         )
 
     @classmethod
-    def stacked(cls, operators: Sequence[PoolOperator]) -> PoolOperator:
+    def stack(cls, operators: Sequence[PoolOperator]) -> PoolOperator:
         """Operators of the same pools as one, along a new leading axis."""
         return operators[0].with_tensors(
             tuple(torch.stack(ts) for ts in zip(*(op.tensors() for op in operators), strict=True))
@@ -72,15 +72,15 @@ class PoolOperator:
         *lead, _, x, y, z = self.transport.shape
         return (*lead, self.pools, x, y, z)
 
-    def only(self, pools: Sequence[int]) -> PoolOperator:
+    def restrict_to(self, pools: Sequence[int]) -> PoolOperator:
         """The part that acts within some of the pools."""
         moving = tuple(i for i, p in enumerate(pools) if p in self.moving)
-        transport = self.transport.only([self.moving.index(pools[i]) for i in moving])
+        transport = self.transport.restrict_to([self.moving.index(pools[i]) for i in moving])
         inflow = {
             (i, c): m for i, p in enumerate(pools) for (q, c), m in self.inflow.items() if q == p
         }
         return PoolOperator(
-            len(pools), moving, transport, block(self.reaction, pools, pools), inflow
+            len(pools), moving, transport, select_block(self.reaction, pools, pools), inflow
         )
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -101,7 +101,7 @@ class PoolOperator:
         )
         return replace(
             self,
-            transport=Transport((t[0], t[1], t[2]), (t[3], t[4], t[5])),
+            transport=TransportOperator((t[0], t[1], t[2]), (t[3], t[4], t[5])),
             reaction=reaction,
             inflow=inflow,
         )
@@ -115,34 +115,34 @@ class PoolOperator:
         )
 
     @cached_property
-    def coupled(self) -> Entries:
+    def nonzero_reaction(self) -> Entries:
         """The reactions that are not zero everywhere."""
-        return nonzero(self.reaction)
+        return drop_zero_entries(self.reaction)
 
     @cached_property
-    def fed(self) -> Entries:
+    def nonzero_inflow(self) -> Entries:
         """The inflows that are not zero everywhere."""
-        return nonzero(self.inflow)
+        return drop_zero_entries(self.inflow)
 
     @cached_property
     def _losses(self) -> dict[int, Tensor]:
-        return column_sums(self.coupled)
+        return column_sums(self.nonzero_reaction)
 
-    def inflow_of(self, plasma: Tensor, out: Tensor | None = None) -> Tensor:
+    def plasma_source(self, plasma: Tensor, out: Tensor | None = None) -> Tensor:
         """What plasma brings, ``inflow plasma``, ``(..., pool, x, y, z)``, written to ``out`` if given.
 
         Args:
             plasma: ``(input,)`` or ``(input, x, y, z)``.
         """
         out = self.transport.before[0].new_zeros(self.shape) if out is None else out.zero_()
-        return add_products(
-            out, self.fed, plasma[:, None, None, None] if plasma.dim() == 1 else plasma
+        return add_matrix_product(
+            out, self.nonzero_inflow, plasma[:, None, None, None] if plasma.dim() == 1 else plasma
         )
 
-    def within_cells(self) -> dict[tuple[int, int], Tensor]:
+    def local_entries(self) -> dict[tuple[int, int], Tensor]:
         """What acts within a cell: reactions, and what leaves through its faces."""
-        entries = dict(self.coupled)
-        for p, transport in zip(self.moving, self.transport.each, strict=True):
+        entries = dict(self.nonzero_reaction)
+        for p, transport in zip(self.moving, self.transport.per_pool, strict=True):
             entries[p, p] = (
                 entries[p, p] + transport.diagonal if (p, p) in entries else transport.diagonal
             )
@@ -150,26 +150,26 @@ class PoolOperator:
 
     def subtract_from(self, out: Tensor, U: Tensor) -> Tensor:
         """Take ``A U`` from ``out``, in place."""
-        for p, transport in zip(self.moving, self.transport.each, strict=True):
+        for p, transport in zip(self.moving, self.transport.per_pool, strict=True):
             o, u = out[..., p, :, :, :], U[..., p, :, :, :]
             transport.subtract_neighbours(o.addcmul_(transport.diagonal, u, value=-1), u, -1.0)
-        return add_products(out, self.coupled, U, -1.0)
+        return add_matrix_product(out, self.nonzero_reaction, U, -1.0)
 
     def __call__(self, U: Tensor) -> Tensor:
-        return self._apply(U, self.coupled, transpose=False)
+        return self._apply(U, self.nonzero_reaction, transpose=False)
 
     def transposed(self, y: Tensor) -> Tensor:
         """``A^T y``."""
-        return self._apply(y, flipped(self.coupled), transpose=True)
+        return self._apply(y, transpose_entries(self.nonzero_reaction), transpose=True)
 
     def _apply(self, U: Tensor, coupled: Entries, *, transpose: bool) -> Tensor:
         out = U.new_zeros(broadcast_shape(self.shape, U.shape))
-        for p, transport in zip(self.moving, self.transport.each, strict=True):
+        for p, transport in zip(self.moving, self.transport.per_pool, strict=True):
             o, u = out[..., p, :, :, :], U[..., p, :, :, :]
             transport.subtract_neighbours(
                 o.addcmul_(transport.diagonal, u), u, transposed=transpose
             )
-        return add_products(out, coupled, U)
+        return add_matrix_product(out, coupled, U)
 
     def gradient(self, y: Tensor, U: Tensor, plasma: Tensor) -> tuple[Tensor, ...]:
         """Gradient of ``y . (inflow plasma - A U)`` with respect to every coefficient, in the order of :meth:`tensors`."""
@@ -178,21 +178,21 @@ class PoolOperator:
         inflow = ((y[p] * plasma[c]).sum_to_size(m.shape) for (p, c), m in self.inflow.items())
         return (*self.transport.gradient(y[at], U[at]), *reaction, *inflow)
 
-    def lost(self, U: Tensor) -> Tensor:
+    def loss_rate(self, U: Tensor) -> Tensor:
         """What each pool loses for good (not to another pool), summed over cells, ``(..., pool)``, concentration per second."""
         out = U.new_zeros(U.shape[:-3])
         for q, loss in self._losses.items():
-            out[..., q] = sums_of_products(loss, U[..., q, :, :, :])
+            out[..., q] = cell_dot_product(loss, U[..., q, :, :, :])
         return out
 
     def throughput(self, U: Tensor) -> float:
         """What leaves cells through their faces, root of the summed squares, concentration per second."""
-        each = zip(self.moving, self.transport.each, strict=True)
+        each = zip(self.moving, self.transport.per_pool, strict=True)
         return float(sum((t.diagonal * U[..., p, :, :, :]).square_().sum() for p, t in each)) ** 0.5
 
     def boundary_outflow(self, U: Tensor) -> Tensor:
         """What leaves the box, summed over its faces, ``(..., pool)``, concentration per second."""
         out = U.new_zeros(U.shape[:-3])
-        for p, transport in zip(self.moving, self.transport.each, strict=True):
+        for p, transport in zip(self.moving, self.transport.per_pool, strict=True):
             out[..., p] = transport.boundary_outflow(U[..., p, :, :, :])
         return out

@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from nanopinn.physics.flow import filtration, lymphatic_drainage
+from nanopinn.physics.flow import filtration_rate, lymphatic_drainage
 from nanopinn.physics.model import FlowCoefficients
-from nanopinn.solvers.cells import BoxMatrix, CellMatrix
-from nanopinn.solvers.directions import derivatives_along
-from nanopinn.solvers.fluxes import darcy_flows, divergence, entering
+from nanopinn.solvers.cells import BoxPressureMatrix, RefinedPressureMatrix
+from nanopinn.solvers.directions import directional_derivatives
+from nanopinn.solvers.fluxes import darcy_flows, divergence, cut_face_inflow
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.linear import LinearSolution, conjugate_gradients
 from nanopinn.solvers.rim import RimGrid
@@ -20,58 +20,68 @@ from nanopinn.solvers.rim import RimGrid
 
 def pressure_residual(flow: FlowCoefficients, p: Tensor, grid: Grid) -> Tensor:
     """``div u - J_v + J_L`` of every cell, 1/s: zero at the solution; p is one value per cell."""
-    source = filtration(flow.LpSV, flow.p_e, p) - lymphatic_drainage(flow.LpLSL, p, flow.p_L)
-    return grid.joined(divergence(darcy_flows(flow, p, grid), grid) - source)
+    source = filtration_rate(flow.LpSV, flow.p_e, p) - lymphatic_drainage(flow.LpLSL, p, flow.p_L)
+    return grid.average_within_cells(divergence(darcy_flows(flow, p, grid), grid) - source)
 
 
 def pressure_operator(flow: FlowCoefficients, grid: Grid) -> Callable[[Tensor], Tensor]:
     """The part of :func:`pressure_residual` that is linear in p; carries leading batch axes."""
-    A = BoxMatrix.of(flow, grid)
-    return lambda p: grid.joined(A(grid.joined(p))) / grid.cell_volume
+    A = BoxPressureMatrix.of(flow, grid)
+    return lambda p: grid.average_within_cells(A(grid.average_within_cells(p))) / grid.cell_volume
 
 
 def pressure_diagonal(flow: FlowCoefficients, grid: Grid) -> Tensor:
     """Diagonal of the pressure operator, 1/(Pa s)."""
-    return grid.joined(BoxMatrix.of(flow, grid).diagonal) / grid.cell_volume
+    return grid.average_within_cells(BoxPressureMatrix.of(flow, grid).diagonal) / grid.cell_volume
 
 
 def solve_pressure(
     flow: FlowCoefficients, grid: Grid, start: Tensor | None = None, tol: float = 1e-13
 ) -> LinearSolution:
     """Pressure in Pa, ``(x, y, z)``; well conditioned, because walls hold the pressure within l of each cell."""
-    box = BoxMatrix.of(flow.checked(), grid)
+    box = BoxPressureMatrix.of(flow.validate(), grid)
     nothing = torch.zeros_like(flow.K)
-    made = filtration(flow.LpSV, flow.p_e, nothing) - lymphatic_drainage(
+    made = filtration_rate(flow.LpSV, flow.p_e, nothing) - lymphatic_drainage(
         flow.LpLSL, nothing, flow.p_L
     )
     return solve_cells(
         box,
         grid,
-        made + box.ends * (flow.p_inf / grid.cell_volume) + entering(flow, grid),
+        made + box.ends * (flow.p_inf / grid.cell_volume) + cut_face_inflow(flow, grid),
         start,
         tol,
     )
 
 
 def solve_cells(
-    box: BoxMatrix, grid: Grid, source: Tensor, start: Tensor | None = None, tol: float = 1e-12
+    box: BoxPressureMatrix,
+    grid: Grid,
+    source: Tensor,
+    start: Tensor | None = None,
+    tol: float = 1e-12,
 ) -> LinearSolution:
     """``A x = source`` for the pressure operator A, with one unknown per cell.
 
     Args:
         box: A of the box. source: of every cell or part of one, ``(..., x, y, z)``, 1/s if x is a pressure.
     """
-    b, lead = source * grid.cell_volume, source.dim() - 3
+    b, batch_dims = source * grid.cell_volume, source.dim() - 3
     if not isinstance(grid, RimGrid):
-        return conjugate_gradients(box, b, 1 / box.diagonal, start, tol=tol, lead=lead)
-    A = CellMatrix.of(box, grid)
-    x0 = None if start is None else grid.sums(start) / grid.sums(torch.ones_like(start))
-    found = conjugate_gradients(A, grid.sums(b), 1 / A.diagonal, x0, tol=tol, lead=lead)
-    return replace(found, x=found.x[..., grid.number])
+        return conjugate_gradients(box, b, 1 / box.diagonal, start, tol=tol, batch_dims=batch_dims)
+    A = RefinedPressureMatrix.of(box, grid)
+    x0 = (
+        None
+        if start is None
+        else grid.sum_over_parts(start) / grid.sum_over_parts(torch.ones_like(start))
+    )
+    found = conjugate_gradients(
+        A, grid.sum_over_parts(b), 1 / A.diagonal, x0, tol=tol, batch_dims=batch_dims
+    )
+    return replace(found, x=found.x[..., grid.cell_index])
 
 
 def pressure_tangents(
-    flow_of: Callable[[Tensor], FlowCoefficients],
+    coefficients_from_theta: Callable[[Tensor], FlowCoefficients],
     theta: Tensor,
     p: Tensor,
     grid: Grid,
@@ -80,36 +90,41 @@ def pressure_tangents(
     """``dp/dtheta_j``, ``(m, x, y, z)``, by the same operator: ``A dp_j = -dR/dtheta_j``.
 
     Args:
-        flow_of: the coefficients as a function of the parameter vector.
+        coefficients_from_theta: the coefficients as a function of the parameter vector.
         theta: parameters, ``(m,)``.
         p: the pressure at theta.
     """
-    flow = flow_of(theta)
-    forcing = pressure_forcing(flow_of, theta, p, grid)
+    flow = coefficients_from_theta(theta)
+    forcing = pressure_forcing(coefficients_from_theta, theta, p, grid)
     tangents = torch.zeros_like(forcing)
     # a parameter that only scales the residual leaves round-off behind, not a direction
     scale = float((flow.LpSV * flow.p_e).abs().max())
     moved = [j for j, f in enumerate(forcing) if float(f.abs().max()) > 1e-8 * scale]
     if moved:
-        tangents[moved] = solve_cells(BoxMatrix.of(flow, grid), grid, forcing[moved], tol=tol).x
+        tangents[moved] = solve_cells(
+            BoxPressureMatrix.of(flow, grid), grid, forcing[moved], tol=tol
+        ).x
     return tangents
 
 
 def pressure_forcing(
-    flow_of: Callable[[Tensor], FlowCoefficients], theta: Tensor, p: Tensor, grid: Grid
+    coefficients_from_theta: Callable[[Tensor], FlowCoefficients],
+    theta: Tensor,
+    p: Tensor,
+    grid: Grid,
 ) -> Tensor:
     """``-dR/dtheta_j`` at a fixed pressure, ``(m, x, y, z)``: what drives the tangents."""
     identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
-    return -derivatives_along(
-        lambda th: pressure_residual(flow_of(th), p, grid), (theta,), (identity,)
+    return -directional_derivatives(
+        lambda th: pressure_residual(coefficients_from_theta(th), p, grid), (theta,), (identity,)
     )[0]
 
 
 def pressure_gradient(
-    flow_of: Callable[[Tensor], FlowCoefficients],
+    coefficients_from_theta: Callable[[Tensor], FlowCoefficients],
     theta: Tensor,
     p: Tensor,
-    of_p: Tensor,
+    grad_p: Tensor,
     grid: Grid,
 ) -> Tensor:
     """Gradient with respect to the parameters of a scalar whose gradient with respect to the pressure is known, ``(m,)``.
@@ -117,12 +132,14 @@ def pressure_gradient(
     One solve for any number of parameters: ``A lambda = dJ/dp`` (A is symmetric), ``dJ/dtheta = -lambda . dR/dtheta``.
 
     Args:
-        flow_of: the coefficients as a function of the parameter vector.
-        theta: parameters, ``(m,)``. p: the pressure there, Pa. of_p: dJ/dp, ``(x, y, z)``.
+        coefficients_from_theta: the coefficients as a function of the parameter vector.
+        theta: parameters, ``(m,)``. p: the pressure there, Pa. grad_p: dJ/dp, ``(x, y, z)``.
     """
-    adjoint = solve_cells(BoxMatrix.of(flow_of(theta), grid), grid, of_p).x
+    adjoint = solve_cells(
+        BoxPressureMatrix.of(coefficients_from_theta(theta), grid), grid, grad_p
+    ).x
     at = theta.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(
-        pressure_residual(flow_of(at), p.detach(), grid), at, -adjoint
+        pressure_residual(coefficients_from_theta(at), p.detach(), grid), at, -adjoint
     )
     return gradient

@@ -22,11 +22,11 @@ from nanopinn.errors import InputError
 from nanopinn.parameters import value
 
 #: Where a spread of radii is held within what is possible, the narrowest class is this many vessel radii wide.
-NARROWEST = 1.25
+MIN_RADIUS_RATIO = 1.25
 
 
 @dataclass(frozen=True)
-class Cylinders:
+class KroghCylinders:
     """Rings of tissue around vessels, cut into cells.
 
     Attributes:
@@ -44,7 +44,9 @@ class Cylinders:
     def __post_init__(self) -> None:
         if not bool((self.R_t > self.R_c).all()):
             narrow = int((self.R_t - self.R_c).argmin())
-            found, expected = (float(R.flatten()[narrow]) * 1e6 for R in (self.R_t, self.wall))
+            found, expected = (
+                float(R.flatten()[narrow]) * 1e6 for R in (self.R_t, self.wall_radius)
+            )
             raise InputError(
                 "a vessel is as wide as the tissue it stands in",
                 field="R_t",
@@ -58,10 +60,10 @@ class Cylinders:
         cls,
         v_b: Tensor,
         R_c: float | Tensor,
-        spread: float | Tensor,
+        log_radius_sd: float | Tensor,
         classes: int = 3,
         cells: int = 32,
-    ) -> Cylinders:
+    ) -> KroghCylinders:
         """Cylinders whose vessels fill a volume fraction of the tissue.
 
         Args:
@@ -73,14 +75,14 @@ class Cylinders:
         Raises:
             InputError: a tissue radius would not exceed R_c.
         """
-        z, vessels = _nodes(classes, v_b)
+        z, vessels = _gauss_hermite_nodes(classes, v_b)
         R_c = R_c[:, None] if isinstance(R_c, Tensor) and R_c.dim() else R_c
         return cls(
             R_c,
             R_c
             * v_b.rsqrt()[:, None]
-            * _shape(
-                torch.as_tensor(spread, dtype=v_b.dtype, device=v_b.device).reshape(-1, 1),
+            * _relative_radii(
+                torch.as_tensor(log_radius_sd, dtype=v_b.dtype, device=v_b.device).reshape(-1, 1),
                 z,
                 vessels,
             ),
@@ -89,42 +91,42 @@ class Cylinders:
         )
 
     @classmethod
-    def of_plasma(cls, v_p: Tensor, classes: int = 3, cells: int = 32) -> Cylinders:
+    def from_plasma_volume(cls, v_p: Tensor, classes: int = 3, cells: int = 32) -> KroghCylinders:
         """Cylinders by the plasma volume fraction of DCE, ``v_b = v_p / (1 - Hct)``, and the table's radius and spread."""
         return cls.around(
             v_p / (1 - value("Hct")), value("R_c"), value("spread_Rt"), classes, cells
         )
 
     @property
-    def wall(self) -> Tensor:
+    def wall_radius(self) -> Tensor:
         """Radius of the vessel, ``(cluster, class)``, m."""
         return torch.as_tensor(self.R_c, dtype=self.R_t.dtype, device=self.R_t.device).expand_as(
             self.R_t
         )
 
     @property
-    def ring(self) -> Tensor:
+    def ring_area(self) -> Tensor:
         """Area of the tissue over pi, ``(cluster, class)``, m2."""
         return self.R_t**2 - self.R_c**2
 
     @property
-    def share(self) -> Tensor:
+    def tissue_fractions(self) -> Tensor:
         """Share of a cluster's tissue that a class holds, ``(cluster, class)``; sums to 1 over classes."""
-        held = self.vessels * self.ring
+        held = self.vessels * self.ring_area
         return held / held.sum(-1, keepdim=True)
 
     @property
-    def vessels_per_tissue(self) -> Tensor:
+    def relative_vessel_density(self) -> Tensor:
         """Vessels per tissue area in a class over that of its cluster, ``(cluster, class)``.
 
         By this factor wall surface, blood volume and flow per tissue volume exceed the cluster's.
         """
-        return self.vessels / self.share
+        return self.vessels / self.tissue_fractions
 
     @property
-    def surface(self) -> Tensor:
+    def surface_density(self) -> Tensor:
         """Wall surface per tissue volume, S/V, ``(cluster,)``, 1/m."""
-        return 2 * self.wall[:, 0] / (self.vessels * self.ring).sum(-1)
+        return 2 * self.wall_radius[:, 0] / (self.vessels * self.ring_area).sum(-1)
 
     @property
     def step(self) -> Tensor:
@@ -134,7 +136,7 @@ class Cylinders:
     @cached_property
     def faces(self) -> Tensor:
         """Radii of the cells' faces, ``(cluster, class, r + 1)``, m."""
-        return self.wall[..., None] * torch.exp(
+        return self.wall_radius[..., None] * torch.exp(
             self.step * torch.arange(self.cells + 1, dtype=self.R_t.dtype, device=self.R_t.device)
         )
 
@@ -146,7 +148,7 @@ class Cylinders:
     @cached_property
     def area(self) -> Tensor:
         """Area of the cells over that of their ring, ``(cluster, class, r)``; sums to 1 over r."""
-        return (self.faces**2).diff(dim=-1) / self.ring[..., None]
+        return (self.faces**2).diff(dim=-1) / self.ring_area[..., None]
 
     @property
     def conductance(self) -> Tensor:
@@ -154,31 +156,33 @@ class Cylinders:
 
         ``2 pi / ln(r_{i+1}/r_i)`` per length of vessel, over ``pi (R_t^2 - R_c^2)``; the same at every face.
         """
-        return 2 / (self.step * self.ring[..., None])
+        return 2 / (self.step * self.ring_area[..., None])
 
     def tissue_mean(self, values: Tensor) -> Tensor:
         """Mean over the tissue of a cluster of values ``(..., cluster, class, r)``."""
-        return (values * self.area * self.share[..., None]).sum((-2, -1))
+        return (values * self.area * self.tissue_fractions[..., None]).sum((-2, -1))
 
 
-def possible_spread(v_b: Tensor, spread: Tensor, classes: int) -> Tensor:
+def limit_radius_spread(v_b: Tensor, log_radius_sd: Tensor, classes: int) -> Tensor:
     """A spread of radii, but no more than leaves the narrowest class :data:`NARROWEST` vessel radii, ``(cluster,)``.
 
     Args:
         v_b: ``(cluster,)``, blood volume fraction, at most ``NARROWEST^-2``. spread: ``(cluster,)``.
     """
-    z, vessels = _nodes(classes, v_b)
-    low, high = torch.zeros_like(spread), spread
+    z, vessels = _gauss_hermite_nodes(classes, v_b)
+    low, high = torch.zeros_like(log_radius_sd), log_radius_sd
     for _ in range(50):
         middle = (low + high) / 2
-        wide = v_b.rsqrt() * _shape(middle[:, None], z, vessels)[:, 0] >= NARROWEST
+        wide = v_b.rsqrt() * _relative_radii(middle[:, None], z, vessels)[:, 0] >= MIN_RADIUS_RATIO
         low, high = torch.where(wide, middle, low), torch.where(wide, high, middle)
     return torch.where(
-        v_b.rsqrt() * _shape(spread[:, None], z, vessels)[:, 0] >= NARROWEST, spread, low
+        v_b.rsqrt() * _relative_radii(log_radius_sd[:, None], z, vessels)[:, 0] >= MIN_RADIUS_RATIO,
+        log_radius_sd,
+        low,
     )
 
 
-def _nodes(classes: int, like: Tensor) -> tuple[Tensor, Tensor]:
+def _gauss_hermite_nodes(classes: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Gauss-Hermite nodes, increasing, and the share of the vessels each stands for."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(classes)
     z, vessels = (
@@ -188,7 +192,7 @@ def _nodes(classes: int, like: Tensor) -> tuple[Tensor, Tensor]:
     return z, vessels
 
 
-def _shape(spread: Tensor, z: Tensor, vessels: Tensor) -> Tensor:
+def _relative_radii(log_radius_sd: Tensor, z: Tensor, vessels: Tensor) -> Tensor:
     """R_t of each class over the root of its mean square, ``(cluster, class)``; spread ``(cluster, 1)``."""
-    shape = torch.exp(spread * z)
+    shape = torch.exp(log_radius_sd * z)
     return shape / (vessels * shape**2).sum(-1, keepdim=True).sqrt()

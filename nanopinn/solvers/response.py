@@ -10,10 +10,10 @@ from torch import Tensor
 
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.schemes import TR_BDF2, Scheme
-from nanopinn.solvers.stage import StageMatrix
+from nanopinn.solvers.stage import KrylovStageSolver
 
 
-def respond(
+def solve_responses(
     operator: PoolOperator,
     capacity: Tensor,
     source: Callable[[float], Tensor],
@@ -38,7 +38,7 @@ def respond(
         dt = end - t
         if stage is None or abs(scheme.gamma * dt - w) > 1e-9 * w:
             w = scheme.gamma * dt
-            stage = StageMatrix(operator, capacity, w)
+            stage = KrylovStageSolver(operator, capacity, w)
         rates = [rate]
         for row, c in zip(scheme.a[1:], scheme.nodes[1:], strict=True):
             known = V + dt * sum(a * k for a, k in zip(row, rates, strict=False))

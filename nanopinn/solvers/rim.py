@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.grid import Grid, mean_of_parts, repeat_cells
+from nanopinn.solvers.grid import Grid, average_subcells, repeat_cells
 
 AXES = (0, 1, 2)
 
@@ -47,37 +47,39 @@ class RimGrid(Grid):
         """Half the length along an axis of the cell that each part belongs to, m, ``(X, Y, Z)``."""
         return self.width.double() * (self.spacing[axis] / 2)
 
-    def joined(self, values: Tensor) -> Tensor:
+    def average_within_cells(self, values: Tensor) -> Tensor:
         """Give all parts of a cell their mean, ``(..., X, Y, Z)``."""
         return torch.where(
-            self.width == 1, values, repeat_cells(mean_of_parts(values, self.factor), self.factor)
+            self.width == 1,
+            values,
+            repeat_cells(average_subcells(values, self.factor), self.factor),
         )
 
-    def sums(self, values: Tensor) -> Tensor:
+    def sum_over_parts(self, values: Tensor) -> Tensor:
         """Sum over the parts of each cell, ``(..., X, Y, Z)`` to ``(..., cells)``."""
         flat = values.flatten(-3)
         return flat.new_zeros((*flat.shape[:-1], self.cells)).index_add_(
-            -1, self.number.flatten(), flat
+            -1, self.cell_index.flatten(), flat
         )
 
     @cached_property
     def cells(self) -> int:
         """How many cells there are."""
-        return int(self.number.max()) + 1
+        return int(self.cell_index.max()) + 1
 
     @cached_property
-    def number(self) -> Tensor:
+    def cell_index(self) -> Tensor:
         """Of the cell that each part belongs to, ``(X, Y, Z)``, from 0."""
-        return numbered(firsts(self.width, AXES))
+        return number_groups(group_starts(self.width, AXES))
 
     @cached_property
-    def connections(self) -> Connections:
+    def connections(self) -> CellConnections:
         """Which cells touch."""
-        return Connections.of(self)
+        return CellConnections.of(self)
 
 
 @dataclass(frozen=True)
-class Connections:
+class CellConnections:
     """The pairs of cells that touch, each once, whatever number of parts' faces lies between them.
 
     Attributes:
@@ -93,19 +95,21 @@ class Connections:
     cells: int
 
     @classmethod
-    def of(cls, grid: RimGrid) -> Connections:
+    def of(cls, grid: RimGrid) -> CellConnections:
         """Find them: two cells share the parts' faces of the smaller one's side."""
         ends: list[Tensor] = []
         pairs: list[Tensor] = []
         for axis in AXES:
             n = grid.shape[axis] - 1
-            before, after = grid.number.narrow(axis, 0, n), grid.number.narrow(axis, 1, n)
+            before, after = grid.cell_index.narrow(axis, 0, n), grid.cell_index.narrow(axis, 1, n)
             side = torch.minimum(grid.width.narrow(axis, 0, n), grid.width.narrow(axis, 1, n))
-            first = torch.where(before == after, -1, firsts(side, [a for a in AXES if a != axis]))
-            leads = is_first(first).nonzero()[:, 0]
+            first = torch.where(
+                before == after, -1, group_starts(side, [a for a in AXES if a != axis])
+            )
+            leads = is_group_start(first).nonzero()[:, 0]
             pairs.append(
                 torch.where(
-                    first < 0, -1, numbered(first) + sum(e.shape[1] for e in ends)
+                    first < 0, -1, number_groups(first) + sum(e.shape[1] for e in ends)
                 ).flatten()
             )
             ends.append(torch.stack([before.flatten()[leads], after.flatten()[leads]]))
@@ -113,7 +117,7 @@ class Connections:
         faces = (every >= 0).nonzero()[:, 0]
         return cls(before, after, faces, every[faces], grid.cells)
 
-    def sums(self, faces: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def sum_over_parts(self, faces: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Sum over the faces between each pair, ``(m,)``, of values on the box's inner faces, one tensor per axis."""
         values = torch.cat([f.flatten() for f in faces])[self.faces]
         return values.new_zeros(len(self.before)).index_add_(0, self.pair, values)
@@ -161,7 +165,7 @@ def near_edge(tumour: Tensor, grid: Grid, distance: float) -> Tensor:
     return spread(tumour > 0.5) & spread(tumour <= 0.5)
 
 
-def firsts(width: Tensor, axes: Collection[int]) -> Tensor:
+def group_starts(width: Tensor, axes: Collection[int]) -> Tensor:
     """Where, counted over the box, the first of every part's group stands: groups are ``width`` long along ``axes``."""
     place = torch.zeros_like(width)
     for axis, size in enumerate(width.shape):
@@ -172,11 +176,11 @@ def firsts(width: Tensor, axes: Collection[int]) -> Tensor:
     return place
 
 
-def is_first(first: Tensor) -> Tensor:
+def is_group_start(first: Tensor) -> Tensor:
     """Which parts are the first of their group, ``(parts,)``."""
     return first.flatten() == torch.arange(first.numel(), device=first.device)
 
 
-def numbered(first: Tensor) -> Tensor:
+def number_groups(first: Tensor) -> Tensor:
     """Groups counted from 0 in the order of their first parts, in the shape of ``first``."""
-    return (torch.cumsum(is_first(first), dim=0) - 1)[first.clamp_min(0)]
+    return (torch.cumsum(is_group_start(first), dim=0) - 1)[first.clamp_min(0)]

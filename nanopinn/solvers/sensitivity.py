@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.evolve import Evolution, Step
+from nanopinn.solvers.evolve import EvolutionResult, Step
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.schemes import TR_BDF2
-from nanopinn.solvers.stage import Stage, StageOf
+from nanopinn.solvers.stage import StageSolver, StageFactory
 
 #: Relative residual of the linear solves.
-EXACT = 1e-12
+SENSITIVITY_TOLERANCE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class CoefficientGradient:
         )
 
 
-def tangent(
-    evolution: Evolution, changes: Sequence[Interval], start: Tensor | None = None
+def propagate_tangent(
+    evolution: EvolutionResult, changes: Sequence[Interval], start: Tensor | None = None
 ) -> Tensor:
     """Derivative of the saved pools along a change of every interval's coefficients, ``(n, pool, x, y, z)``.
 
@@ -57,23 +57,28 @@ def tangent(
     Raises:
         ValueError: the evolution kept no stages or intervals, or a limiter worked in it.
     """
-    first = _first(evolution)
+    first = _initial_pools(evolution)
     V = torch.zeros_like(first) if start is None else start
     rate: Tensor | None = None
     saved = [V] if evolution.times[0] == evolution.intervals[0].start else []
     for step in evolution.steps:
         interval, change = evolution.intervals[step.interval], changes[step.interval]
         V, rate = _tangent_step(
-            step, evolution.stage_of, interval, change, V, None if step.fresh else rate
+            step,
+            evolution.stage_factory,
+            interval,
+            change,
+            V,
+            None if step.first_stage_evaluated else rate,
         )
-        if _lands(step, evolution):
+        if _ends_at_saved_time(step, evolution):
             saved.append(V)
     return torch.stack(saved)
 
 
 def _tangent_step(
     step: Step,
-    stage_of: StageOf,
+    stage_factory: StageFactory,
     interval: Interval,
     change: Interval,
     V: Tensor,
@@ -81,20 +86,25 @@ def _tangent_step(
 ) -> tuple[Tensor, Tensor]:
     capacity, w = interval.capacity, TR_BDF2.gamma * step.dt
     if rate is None:
-        rate = (change.rate(_kept(step), step.t) - _slope(interval, _kept(step), V)) / capacity
+        rate = (
+            change.rate(_step_start(step), step.t)
+            - _jacobian_product(interval, _step_start(step), V)
+        ) / capacity
     rates = [rate]
     for U, row, c in zip(step.stages, TR_BDF2.a[1:], TR_BDF2.nodes[1:], strict=True):
         known = V + step.dt * sum(a * k for a, k in zip(row, rates, strict=False))
         forcing = change.rate(U, step.t + c * step.dt)
-        stage, _ = _stage(stage_of, interval, U, w).solve(
-            capacity * known + w * forcing, known, tol=EXACT
+        stage, _ = _build_stage_solver(stage_factory, interval, U, w).solve(
+            capacity * known + w * forcing, known, tol=SENSITIVITY_TOLERANCE
         )
         rates.append((stage - known) / w)
     return stage, rates[-1]
 
 
-def adjoint(
-    evolution: Evolution, gradients: Tensor, gather: Callable[[Interval], Gathered] | None = None
+def solve_adjoint(
+    evolution: EvolutionResult,
+    gradients: Tensor,
+    accumulator_factory: Callable[[Interval], GradientAccumulator] | None = None,
 ) -> tuple[list[CoefficientGradient], Tensor]:
     """Gradient of a scalar of the saved pools with respect to every interval's coefficients and the initial pools.
 
@@ -106,24 +116,26 @@ def adjoint(
     Raises:
         ValueError: the evolution kept no stages or intervals, or a limiter worked in it.
     """
-    found = [(gather or Gathered)(interval) for interval in evolution.intervals]
+    found = [
+        (accumulator_factory or GradientAccumulator)(interval) for interval in evolution.intervals
+    ]
     queue = list(range(len(evolution.times)))
     lam, mu = (
-        torch.zeros_like(_first(evolution)),
+        torch.zeros_like(_initial_pools(evolution)),
         None,
     )  # of the pools, and of the rate handed to the next step
     for step in reversed(evolution.steps):
-        if queue and _lands(step, evolution):
+        if queue and _ends_at_saved_time(step, evolution):
             lam = lam + gradients[queue.pop()]
         lam, mu = _adjoint_step(
             step,
-            evolution.stage_of,
+            evolution.stage_factory,
             evolution.intervals[step.interval],
             found[step.interval],
             lam,
             mu,
         )
-        if step.fresh:
+        if step.first_stage_evaluated:
             mu = None
     if queue:
         lam = lam + gradients[queue.pop()]
@@ -132,39 +144,39 @@ def adjoint(
 
 def _adjoint_step(
     step: Step,
-    stage_of: StageOf,
+    stage_factory: StageFactory,
     interval: Interval,
-    found: Gathered,
+    found: GradientAccumulator,
     lam: Tensor,
     mu: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """From the gradients of a step's end and of its last rate to those of its start and first rate."""
     capacity, w, rows = interval.capacity, TR_BDF2.gamma * step.dt, TR_BDF2.a
     n = len(rows)
-    of_rate = [torch.zeros_like(lam) for _ in range(n)]
+    grad_rate = [torch.zeros_like(lam) for _ in range(n)]
     if mu is not None:
-        of_rate[-1] = mu
-    of_stage, of_start = lam, torch.zeros_like(lam)
+        grad_rate[-1] = mu
+    grad_stage, grad_start = lam, torch.zeros_like(lam)
     for i in range(n - 1, 0, -1):
         # rate_i = (U_i - known_i)/w and (capacity - w F') U_i = capacity known_i + w F
-        of_U = of_stage + of_rate[i] / w
-        y, _ = _stage(stage_of, interval, step.stages[i - 1], w).solve(
-            of_U, tol=EXACT, transposed=True
+        grad_U = grad_stage + grad_rate[i] / w
+        y, _ = _build_stage_solver(stage_factory, interval, step.stages[i - 1], w).solve(
+            grad_U, tol=SENSITIVITY_TOLERANCE, transposed=True
         )
         found.add(w * y, step.stages[i - 1], step.t + TR_BDF2.nodes[i] * step.dt)
-        of_known = capacity * y - of_rate[i] / w
-        of_start = of_start + of_known
+        grad_known = capacity * y - grad_rate[i] / w
+        grad_start = grad_start + grad_known
         for j in range(i):
-            of_rate[j] = of_rate[j] + step.dt * rows[i][j] * of_known
-        of_stage = torch.zeros_like(lam)
-    if step.fresh:
-        y = of_rate[0] / capacity
-        found.add(y, _kept(step), step.t)
-        of_start = of_start - _slope_transposed(interval, _kept(step), y)
-    return of_start, of_rate[0]
+            grad_rate[j] = grad_rate[j] + step.dt * rows[i][j] * grad_known
+        grad_stage = torch.zeros_like(lam)
+    if step.first_stage_evaluated:
+        y = grad_rate[0] / capacity
+        found.add(y, _step_start(step), step.t)
+        grad_start = grad_start - _jacobian_transpose_product(interval, _step_start(step), y)
+    return grad_start, grad_rate[0]
 
 
-class Gathered:
+class GradientAccumulator:
     """Gradients with respect to an interval's coefficients, summed over stages."""
 
     def __init__(self, interval: Interval) -> None:
@@ -175,7 +187,9 @@ class Gathered:
     def add(self, y: Tensor, U: Tensor, t: float) -> None:
         """Add the gradient of ``y . rate(U, t)``."""
         for total, part in zip(
-            self.total, self.interval.operator.gradient(y, U, self.interval.inputs(t)), strict=True
+            self.total,
+            self.interval.operator.gradient(y, U, self.interval.plasma_values(t)),
+            strict=True,
         ):
             total += part
         for k, total in zip(self.interval.transfers, self.uptake, strict=True):
@@ -188,50 +202,52 @@ class Gathered:
         )
 
 
-def _kept(step: Step) -> Tensor:
+def _step_start(step: Step) -> Tensor:
     if step.start is None:
         raise ValueError("the evolution did not keep its stages: run it with keep_stages=True")
     return step.start
 
 
-def _first(evolution: Evolution) -> Tensor:
+def _initial_pools(evolution: EvolutionResult) -> Tensor:
     """The pools it started from."""
     if not evolution.intervals:
         raise ValueError(
             "the evolution did not keep its intervals: give them as a sequence, not as an iterator"
         )
-    return _kept(evolution.steps[0])
+    return _step_start(evolution.steps[0])
 
 
-def _lands(step: Step, evolution: Evolution) -> bool:
+def _ends_at_saved_time(step: Step, evolution: EvolutionResult) -> bool:
     """Whether a saved time stands at the end of the step."""
     return any(abs(step.t + step.dt - t) < 1e-9 * max(1.0, t) for t in evolution.times)
 
 
-def _stage(stage_of: StageOf, interval: Interval, U: Tensor, w: float) -> Stage:
+def _build_stage_solver(
+    stage_factory: StageFactory, interval: Interval, U: Tensor, w: float
+) -> StageSolver:
     if interval.correction is not None:
         raise ValueError(
             "a limiter has no derivative: run with fitted, central or upwind advection"
         )
-    return stage_of(interval.operator, interval.capacity, w, interval.linearised(U))
+    return stage_factory(interval.operator, interval.capacity, w, interval.linearised_reaction(U))
 
 
-def _slope(interval: Interval, U: Tensor, V: Tensor) -> Tensor:
+def _jacobian_product(interval: Interval, U: Tensor, V: Tensor) -> Tensor:
     """``-dF/dU V``."""
     out = interval.operator(V)
     for k in interval.transfers:
-        into, back = k.slopes(U)
+        into, back = k.rate_derivatives(U)
         z = into * V[k.outside] - back * V[k.inside]
         out[k.outside] += z
         out[k.inside] -= z
     return out
 
 
-def _slope_transposed(interval: Interval, U: Tensor, y: Tensor) -> Tensor:
+def _jacobian_transpose_product(interval: Interval, U: Tensor, y: Tensor) -> Tensor:
     """``-(dF/dU)^T y``."""
     out = interval.operator.transposed(y)
     for k in interval.transfers:
-        into, back = k.slopes(U)
+        into, back = k.rate_derivatives(U)
         difference = y[k.outside] - y[k.inside]
         out[k.outside] += into * difference
         out[k.inside] -= back * difference

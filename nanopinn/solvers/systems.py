@@ -22,14 +22,14 @@ from nanopinn.solvers.schemes import TR_BDF2, Scheme
 Array = NDArray[np.float64]
 
 #: ``f(t, y, theta)`` of a time (s), states ``(n,)`` and coordinates ``(m,)``.
-Rate = Callable[[Tensor, Tensor, Tensor], Tensor]
+RateFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 #: Newton stops at this share of the error that a step may make.
-NEWTON_SHARE = 1e-3
-NEWTON_MOST, STEPS_MOST = 12, 100_000
+NEWTON_TOLERANCE_FRACTION = 1e-3
+MAX_NEWTON_ITERATIONS, MAX_STEPS = 12, 100_000
 
 
-class System:
+class OdeSystem:
     """A rate with its derivatives at one parameter vector.
 
     Args:
@@ -39,7 +39,9 @@ class System:
         band: how far from the diagonal its Jacobian reaches; None where every state may touch every other.
     """
 
-    def __init__(self, rate: Rate, theta: Tensor, states: int, band: int | None = None) -> None:
+    def __init__(
+        self, rate: RateFunction, theta: Tensor, states: int, band: int | None = None
+    ) -> None:
         self.rate, self.theta = rate, theta
         self.band = states - 1 if band is None else min(band, states - 1)
         colours = min(2 * self.band + 1, states)
@@ -49,9 +51,9 @@ class System:
         inside = (columns >= 0) & (columns < states)
         self._rows, self._columns = rows[inside], columns[inside]
         self._colours = self._columns % colours
-        self._of_states = torch.zeros((colours, states), dtype=torch.float64)
-        self._of_states[torch.arange(states) % colours, torch.arange(states)] = 1.0
-        self._of_theta = torch.eye(len(theta), dtype=torch.float64)
+        self._state_seeds = torch.zeros((colours, states), dtype=torch.float64)
+        self._state_seeds[torch.arange(states) % colours, torch.arange(states)] = 1.0
+        self._theta_seeds = torch.eye(len(theta), dtype=torch.float64)
 
     def __call__(self, t: float, y: Array) -> Array:
         with torch.no_grad():
@@ -65,11 +67,15 @@ class System:
     def derivatives(self, t: float, y: Array, *, by_theta: bool) -> tuple[Array, Array]:
         """Entries of ``df/dy`` in the order of :meth:`factorised`, and ``df/dtheta`` ``(n, m)`` (empty if not asked for)."""
         found = np.stack(
-            list(self._along(t, y, self._of_theta if by_theta else self._of_theta[:0]))
+            list(
+                self._directional_derivatives(
+                    t, y, self._theta_seeds if by_theta else self._theta_seeds[:0]
+                )
+            )
         )
-        return found[self._colours, self._rows], found[len(self._of_states) :].T
+        return found[self._colours, self._rows], found[len(self._state_seeds) :].T
 
-    def _along(self, t: float, y: Array, of_theta: Tensor) -> Iterator[Array]:
+    def _directional_derivatives(self, t: float, y: Array, theta_seeds: Tensor) -> Iterator[Array]:
         """Derivatives of the rate along every colour of states, then along unknowns.
 
         The product with the transposed Jacobian is linear in its vector ``v``; its own derivative by ``v`` is the product
@@ -85,7 +91,7 @@ class System:
             back = torch.autograd.grad(
                 out, (at, theta), v, create_graph=True, allow_unused=True, materialize_grads=True
             )
-        for transposed, seeds in zip(back, (self._of_states, of_theta), strict=True):
+        for transposed, seeds in zip(back, (self._state_seeds, theta_seeds), strict=True):
             for seed in seeds:
                 if transposed.requires_grad:
                     (along,) = torch.autograd.grad(
@@ -100,19 +106,19 @@ class System:
                 else:
                     yield np.zeros(len(y))
 
-    def factorised(self, w: float, entries: Array) -> Factors:
+    def factorise_newton_matrix(self, w: float, entries: Array) -> BandedLU:
         """``I - w J`` in factors."""
-        b, n = self.band, self._of_states.shape[1]
+        b, n = self.band, self._state_seeds.shape[1]
         matrix = np.zeros((3 * b + 1, n))
         matrix[2 * b + self._rows - self._columns, self._columns] = -w * entries
         matrix[2 * b] += 1.0
         lu, pivots, info = dgbtrf(matrix, b, b, overwrite_ab=True)
         if info != 0:
             raise SolverError("a time step's matrix is singular")
-        return Factors(lu, pivots, b)
+        return BandedLU(lu, pivots, b)
 
     @property
-    def where(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def jacobian_indices(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows and columns of the entries of ``df/dy``."""
         return self._rows, self._columns
 
@@ -124,7 +130,7 @@ class System:
 
 
 @dataclass(frozen=True)
-class Factors:
+class BandedLU:
     """LU factors of a banded matrix."""
 
     lu: Array
@@ -140,7 +146,7 @@ class Factors:
 
 
 @dataclass(frozen=True)
-class Solution:
+class OdeSolution:
     """States at the times asked for.
 
     Attributes:
@@ -157,7 +163,7 @@ class Solution:
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class ErrorTolerance:
     """Error that a step may make: ``tolerance (scale + |y|)`` in the root mean square over states.
 
     Attributes:
@@ -173,7 +179,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class _Point:
+class _Node:
     """A state and its rate at a node, each with tangents (or with none, ``(n, 0)``)."""
 
     t: float
@@ -183,19 +189,19 @@ class _Point:
     df: Array
 
 
-def integrate(
-    system: System,
+def integrate_ode(
+    system: OdeSystem,
     start: float,
     initial: Array,
     d_initial: Array,
     times: Array,
-    accuracy: Accuracy,
+    accuracy: ErrorTolerance,
     *,
     tangents: bool = False,
     events: Sequence[float] = (),
     nodes: Array | None = None,
     scheme: Scheme = TR_BDF2,
-) -> Solution:
+) -> OdeSolution:
     """Solve from ``start`` to the last of ``times``.
 
     Args:
@@ -208,37 +214,39 @@ def integrate(
     Raises:
         SolverError: steps became too small, or a matrix is singular.
     """
-    run = _Run(system, accuracy, scheme, tangents, float(times[-1]) - start)
+    run = _OdeIntegrator(system, accuracy, scheme, tangents, float(times[-1]) - start)
     ends = [*sorted(e for e in events if start < e < times[-1]), float(times[-1])]
-    out = _Output(times, len(initial), d_initial.shape[1] if tangents else 0)
+    out = _DenseOutput(times, len(initial), d_initial.shape[1] if tangents else 0)
     d = d_initial if tangents else d_initial[:, :0]
     visited = [start]
     y, left = initial, start
     for right in ends:
         run.left, run.right = left, right
         point = run.point(left, y, d)
-        out.put_at(left, y, d)
+        out.record_at(left, y, d)
         planned = None if nodes is None else nodes[(nodes > left) & (nodes <= right)]
         for after in run.steps(point, planned):
-            out.put(point, after)
+            out.record_between(point, after)
             point = after
             visited.append(point.t)
         left, y, d = right, point.y, point.dy
-    return Solution(times, out.y, out.dy if tangents else None, np.array(visited), run.evaluations)
+    return OdeSolution(
+        times, out.y, out.dy if tangents else None, np.array(visited), run.evaluations
+    )
 
 
-class _Output:
+class _DenseOutput:
     """What was asked for, filled in as steps go by."""
 
     def __init__(self, times: Array, n: int, m: int) -> None:
         self.times = times
         self.y, self.dy = np.zeros((len(times), n)), np.zeros((len(times), n, m))
 
-    def put_at(self, t: float, y: Array, dy: Array) -> None:
+    def record_at(self, t: float, y: Array, dy: Array) -> None:
         at = self.times == t
         self.y[at], self.dy[at] = y, dy
 
-    def put(self, a: _Point, b: _Point) -> None:
+    def record_between(self, a: _Node, b: _Node) -> None:
         """Cubic Hermite between two nodes; its derivative by theta is that of its ingredients."""
         first, last = np.searchsorted(self.times, (a.t, b.t), side="right")
         if first == last:
@@ -258,11 +266,16 @@ class _Output:
             )
 
 
-class _Run:
+class _OdeIntegrator:
     """The march between two events."""
 
     def __init__(
-        self, system: System, accuracy: Accuracy, scheme: Scheme, tangents: bool, span: float
+        self,
+        system: OdeSystem,
+        accuracy: ErrorTolerance,
+        scheme: Scheme,
+        tangents: bool,
+        span: float,
     ) -> None:
         self.system, self.accuracy, self.scheme, self.tangents, self.span = (
             system,
@@ -276,28 +289,28 @@ class _Run:
 
     def rate(self, t: float, y: Array) -> Array:
         self.evaluations += 1
-        return self.system(self._inside(t), y)
+        return self.system(self._clip_inside_interval(t), y)
 
-    def _inside(self, t: float) -> float:
+    def _clip_inside_interval(self, t: float) -> float:
         """A time a hair within the interval: at its ends the rate may jump."""
         hair = 1e-11 * (self.right - self.left)
         return min(max(t, self.left + hair), self.right - hair)
 
-    def point(self, t: float, y: Array, dy: Array) -> _Point:
+    def point(self, t: float, y: Array, dy: Array) -> _Node:
         """The node at which an interval starts."""
         f = self.rate(t, y)
         if not self.tangents:
-            return _Point(t, y, f, dy, dy)
-        entries, by_theta = self.system.derivatives(self._inside(t), y, by_theta=True)
-        return _Point(t, y, f, dy, self.system.times(entries, dy) + by_theta)
+            return _Node(t, y, f, dy, dy)
+        entries, by_theta = self.system.derivatives(self._clip_inside_interval(t), y, by_theta=True)
+        return _Node(t, y, f, dy, self.system.times(entries, dy) + by_theta)
 
-    def first_step(self, point: _Point) -> float:
+    def first_step(self, point: _Node) -> float:
         """One that moves the state by a hundredth of its size."""
         size = self.accuracy.norm(point.y + self.accuracy.scale, point.y)
         moved = self.accuracy.norm(point.f, point.y)
         return min(0.01 * size / max(moved, 1e-300), 0.01 * self.span)
 
-    def steps(self, point: _Point, planned: Array | None) -> Iterator[_Point]:
+    def steps(self, point: _Node, planned: Array | None) -> Iterator[_Node]:
         """Nodes one after the other, to the end of the interval."""
         if planned is not None:
             for t in planned:
@@ -305,7 +318,7 @@ class _Run:
                 yield point
             return
         h, order = self.first_step(point), self.scheme.order + 1
-        for _ in range(STEPS_MOST):
+        for _ in range(MAX_STEPS):
             left = self.right - point.t
             end = (
                 self.right if h > 0.999 * left else point.t + (h if h < 0.5 * left else 0.5 * left)
@@ -328,14 +341,16 @@ class _Run:
             yield point
             if point.t >= self.right:
                 return
-        raise SolverError(f"more than {STEPS_MOST} time steps")
+        raise SolverError(f"more than {MAX_STEPS} time steps")
 
-    def step(self, point: _Point, end: float) -> tuple[_Point, float]:
+    def step(self, point: _Node, end: float) -> tuple[_Node, float]:
         """One step, and its error over what is allowed."""
         scheme, h = self.scheme, end - point.t
         w = h * scheme.gamma
-        entries, _ = self.system.derivatives(self._inside(point.t), point.y, by_theta=False)
-        newton = self.system.factorised(w, entries)
+        entries, _ = self.system.derivatives(
+            self._clip_inside_interval(point.t), point.y, by_theta=False
+        )
+        newton = self.system.factorise_newton_matrix(w, entries)
         k, dk = ([point.f], [point.df]) if scheme.explicit_first else ([], [])
         y, dy = point.y, point.dy
         for row, node in list(zip(scheme.a, scheme.nodes, strict=True))[len(k) :]:
@@ -345,23 +360,25 @@ class _Run:
             k.append((y - base) / w)
             if self.tangents:
                 d_base = point.dy + h * sum(a * v for a, v in zip(row, dk, strict=False))
-                entries, by_theta = self.system.derivatives(self._inside(t), y, by_theta=True)
-                dy = self.system.factorised(w, entries).solve(d_base + w * by_theta)
+                entries, by_theta = self.system.derivatives(
+                    self._clip_inside_interval(t), y, by_theta=True
+                )
+                dy = self.system.factorise_newton_matrix(w, entries).solve(d_base + w * by_theta)
                 dk.append((dy - d_base) / w)
-        after = _Point(end, y, k[-1], dy, dk[-1] if self.tangents else dy)
+        after = _Node(end, y, k[-1], dy, dk[-1] if self.tangents else dy)
         if scheme.error is None:
             return after, 0.0
         error = newton.solve(h * np.tensordot(scheme.error, k, axes=1))
         return after, self.accuracy.norm(error, np.maximum(np.abs(y), np.abs(point.y)))
 
-    def stage(self, t: float, base: Array, w: float, guess: Array, newton: Factors) -> Array:
+    def stage(self, t: float, base: Array, w: float, guess: Array, newton: BandedLU) -> Array:
         """``y = base + w f(t, y)`` by Newton with a matrix from the start of the step."""
         y, before = guess, np.inf
-        for _ in range(NEWTON_MOST):
+        for _ in range(MAX_NEWTON_ITERATIONS):
             change = newton.solve(base + w * self.rate(t, y) - y)
             y = y + change
             size = self.accuracy.norm(change, y)
-            if size < NEWTON_SHARE:
+            if size < NEWTON_TOLERANCE_FRACTION:
                 return y
             if size > 2 * before:
                 break

@@ -9,10 +9,10 @@ from nanopinn.parameters import PARAMETERS
 
 MG = 1e-6
 #: A dose so many times beyond the table's range is refused: doses differ from the range by a few times, errors of unit by a thousand.
-UNUSUAL = 10.0
+DOSE_RANGE_FACTOR = 10.0
 
 
-def usual_amount(amount_mg: float, field: str, found: str, path: Path | None) -> float:
+def validate_dose_mg(amount_mg: float, field: str, found: str, path: Path | None) -> float:
     """The amount, unless no person is given so much or so little: plasma kinetics are those of people.
 
     Args:
@@ -25,10 +25,10 @@ def usual_amount(amount_mg: float, field: str, found: str, path: Path | None) ->
     assert p.low is not None
     assert p.high is not None
     low, high = p.low / MG, p.high / MG
-    if not low / UNUSUAL <= amount_mg <= high * UNUSUAL:
+    if not low / DOSE_RANGE_FACTOR <= amount_mg <= high * DOSE_RANGE_FACTOR:
         usual, widest = (
             f"{low:g} to {high:g} mg ({p.value / MG:g} mg are 50 mg/m2)",
-            f"{low / UNUSUAL:.2g} to {high * UNUSUAL:g}",
+            f"{low / DOSE_RANGE_FACTOR:.2g} to {high * DOSE_RANGE_FACTOR:g}",
         )
         raise InputError(
             "no such dose of doxorubicin is given",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from nanopinn.errors import InputError
 from nanopinn.inference.check import check_fit
-from nanopinn.inference.checkpoint import load_ended
+from nanopinn.inference.checkpoint import load_fitted_problem
 from nanopinn.inference.result import CheckResult
-from nanopinn.progress import Progress, silent
+from nanopinn.progress import Progress, ignore_progress
 
 
 def run_check(
@@ -30,8 +30,8 @@ def run_check(
             found=refine,
             expected="2 or more",
         )
-    saved = load_ended(folder)
-    show = progress or silent
+    saved = load_fitted_problem(folder)
+    show = progress or ignore_progress
     show("check: the fit's own fields", 0.0, {})
     fitted = saved.problem.predict(saved.theta, saved.problem.forward(), tangents=True)
     return check_fit(saved.problem, saved.theta, fitted, refine=refine, progress=show)

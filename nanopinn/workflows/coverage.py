@@ -17,7 +17,7 @@ Z90 = 1.6449
 
 
 @dataclass(frozen=True)
-class Found:
+class ParameterRecovery:
     """What one fit says of one unknown whose truth is known, in the coordinate of its prior (ln where that is log-normal).
 
     Attributes:
@@ -64,20 +64,22 @@ class Coverage:
     median_absolute_error: float
 
 
-def coverage(found: Sequence[Found]) -> tuple[Coverage, ...]:
+def interval_coverage(found: Sequence[ParameterRecovery]) -> tuple[Coverage, ...]:
     """A row per unknown, in the order in which they come."""
     names = dict.fromkeys(f.unknown for f in found)
-    return tuple(_row(name, [f for f in found if f.unknown == name]) for name in names)
+    return tuple(
+        _summarise_coverage(name, [f for f in found if f.unknown == name]) for name in names
+    )
 
 
-def _row(name: str, found: Sequence[Found]) -> Coverage:
+def _summarise_coverage(name: str, found: Sequence[ParameterRecovery]) -> Coverage:
     z, error = np.array([f.z for f in found]), np.array([f.error for f in found])
-    told = [f.covered for f in found if f.informed]
+    covered_when_informed = [f.covered for f in found if f.informed]
     return Coverage(
         name,
         len(found),
-        informed=len(told) / len(found),
-        covered=float(np.mean(told)) if told else math.nan,
+        informed=len(covered_when_informed) / len(found),
+        covered=float(np.mean(covered_when_informed)) if covered_when_informed else math.nan,
         covered_all=float(np.mean([f.covered for f in found])),
         contraction=float(np.median([1 - f.sd / f.prior_sd for f in found])),
         bias_sd=float(z.mean()),
@@ -87,22 +89,24 @@ def _row(name: str, found: Sequence[Found]) -> Coverage:
     )
 
 
-def found_in(result: Path, phantom: Path) -> tuple[Found, ...]:
+def read_parameter_recovery(result: Path, phantom: Path) -> tuple[ParameterRecovery, ...]:
     """What a result folder says of the scalars of the phantom that was fitted.
 
     Raises:
         InputError: one of the two is not what it should be.
     """
-    from nanopinn.inference.unknowns import spine_unknowns
+    from nanopinn.inference.unknowns import scalar_unknowns
 
-    per_unit = {u.name: u.per_unit for u in spine_unknowns()}
+    per_unit = {u.name: u.per_unit for u in scalar_unknowns()}
     try:
         truth = json.loads((phantom / "truth" / "parameters.json").read_text(encoding="utf-8"))[
             "scalars_SI"
         ]
         rows = json.loads((result / "parameters.json").read_text(encoding="utf-8"))["parameters"]
         return tuple(
-            _found(r, truth[r["name"]] * per_unit[r["name"]]) for r in rows if r["name"] in truth
+            _recovery_from_row(r, truth[r["name"]] * per_unit[r["name"]])
+            for r in rows
+            if r["name"] in truth
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -113,10 +117,10 @@ def found_in(result: Path, phantom: Path) -> tuple[Found, ...]:
         ) from error
 
 
-def _found(row: dict[str, float], truth: float) -> Found:
+def _recovery_from_row(row: dict[str, float], truth: float) -> ParameterRecovery:
     median = row["posterior_median"]
     error = math.log(median / truth) if row["scale"] == "log" else median - truth
-    return Found(
+    return ParameterRecovery(
         str(row["name"]), error, row["posterior_sd"], row["prior_sd"], row["informed"] == "yes"
     )
 
@@ -140,12 +144,13 @@ def study_coverage(folder: Path) -> dict[str, tuple[Coverage, ...]]:
             expected="work/l<length>_seed<seed>/fit",
             remedy="Run nanopinn phantoms.",
         )
-    found = {p.parent.name: found_in(p, p.parent / "phantom") for p in results}
+    found = {p.parent.name: read_parameter_recovery(p, p.parent / "phantom") for p in results}
     lengths = sorted({name.partition("_")[0] for name in found})
     parts = {
         "all": found,
         **{k: {n: f for n, f in found.items() if n.startswith(f"{k}_")} for k in lengths},
     }
     return {
-        name: coverage([f for fits in part.values() for f in fits]) for name, part in parts.items()
+        name: interval_coverage([f for fits in part.values() for f in fits])
+        for name, part in parts.items()
     }

@@ -9,23 +9,23 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.inference.contract import Fitted
+from nanopinn.inference.contract import EngineFit
 from nanopinn.inference.functions import (
     FunctionUnknown,
     Kind,
-    centred,
+    centre_shapes,
     field_posterior,
     field_unknown,
     inflow_unknown,
-    release_law,
-    unit_bumps,
+    release_law_unknown,
+    gaussian_radial_basis,
 )
-from nanopinn.inference.in_time import RELEASE_SD, release_in_time
-from nanopinn.inference.model_error import BALANCES, ModelError, mapped
-from nanopinn.inference.neural import field_network, shapes_of
+from nanopinn.inference.in_time import RELEASE_SD, release_rate_unknowns
+from nanopinn.inference.model_error import BALANCES, ModelError, map_model_error
+from nanopinn.inference.neural import field_network, evaluate_shapes
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.result import MapEstimate
-from nanopinn.physics.model import INFLOW, MULTIPLIERS, RELEASE_LAW, release_in
+from nanopinn.physics.model import INFLOW, MULTIPLIERS, RELEASE_LAW, release_multiplier_name
 from nanopinn.solvers.domain import Domain
 from nanopinn.workflows.settings import FitSettings
 
@@ -35,13 +35,13 @@ Array = NDArray[np.float64]
 #: length over which it is smooth.
 FIELD_SD, FIELD_LENGTH_M = 0.5, 2.0e-3
 #: Functions that only drug images can touch.
-OF_DRUG = frozenset({"permeability", "release", RELEASE_LAW})
+DRUG_FUNCTIONS = frozenset({"permeability", "release", RELEASE_LAW})
 #: Hours after the dose at which drug fields are given, beside the times of the images.
-FIELD_HOURS = (1.0, 6.0, 24.0, 48.0)
+OUTPUT_HOURS = (1.0, 6.0, 24.0, 48.0)
 #: Over which the error of the equations is smooth (an assumption).
-ERROR_LENGTH_M = 2.0e-3
+MODEL_ERROR_LENGTH_M = 2.0e-3
 #: Bumps of one field at most: each costs a tangent of every pool. They are wider in a tumour that would take more.
-MOST_BUMPS = 40
+MAX_BASIS_FUNCTIONS = 40
 #: Prior standard deviation of the velocity at a cut face over ``q l``, which is that at the rim of a large tumour (an
 #: assumption: a cut through the rim may carry it, one through the core carries next to none).
 INFLOW_SD = 0.5
@@ -65,7 +65,7 @@ def parse_field(text: str) -> tuple[str, Kind]:
     return name, "neural" if kind == "neural" else "bumps"
 
 
-def with_functions(
+def add_unknown_functions(
     problem: InverseProblem, settings: FitSettings
 ) -> tuple[InverseProblem, list[str]]:
     """The problem with the unknown functions that the settings ask for, and what they assume.
@@ -84,45 +84,45 @@ def with_functions(
     for name, kind in fields:
         neural = [f for f in functions if f.kind == "neural"]
         shapes[name] = (
-            _neural_shapes(problem, settings.seed + len(neural))
+            _untrained_network_basis(problem, settings.seed + len(neural))
             if kind == "neural"
-            else bump_shapes(problem)
+            else centred_tumour_basis(problem)
         )
         functions.append(field_unknown(name, shapes[name], FIELD_SD, FIELD_LENGTH_M, kind))
     if problem.setting.maps.cut:
-        shapes[INFLOW] = inflow_shapes(problem)
+        shapes[INFLOW] = inflow_radial_basis(problem)
         functions.append(inflow_unknown(shapes[INFLOW], INFLOW_SD, FIELD_LENGTH_M))
     if settings.release_in_time is not None:
-        problem, in_time = with_release_in_time(problem, settings)
+        problem, in_time = add_time_varying_release(problem, settings)
         notes += in_time
     if settings.release_law:
-        functions.append(release_law())
+        functions.append(release_law_unknown())
     maps = replace(problem.setting.maps, shapes={**problem.setting.maps.shapes, **shapes})
     problem = replace(
         problem,
         setting=replace(problem.setting, maps=maps),
         unknowns=replace(problem.unknowns, functions=tuple(functions)),
     )
-    notes += [_note(f) for f in functions]
-    untouched = [f.label for f in functions if f.name in OF_DRUG and not problem.drug]
+    notes += [_describe_function(f) for f in functions]
+    untouched = [f.label for f in functions if f.name in DRUG_FUNCTIONS and not problem.drug]
     if untouched:
         notes.append(f"No drug image was given: {', '.join(untouched)} keep their priors.")
     if settings.model_error > 0:
-        bumps = tumour_bumps(problem, ERROR_LENGTH_M)
+        basis = tumour_radial_basis(problem, MODEL_ERROR_LENGTH_M)
         problem = replace(
             problem,
             model_error=ModelError(
-                settings.model_error * bumps, settings.model_error, ERROR_LENGTH_M
+                settings.model_error * basis, settings.model_error, MODEL_ERROR_LENGTH_M
             ),
         )
         notes.append(
             f"The balances of contrast agent, carrier and free drug may err by {settings.model_error:.0%} (1 sd) of wall influx and "
-            f"release, smooth over {ERROR_LENGTH_M * 1e3:g} mm."
+            f"release, smooth over {MODEL_ERROR_LENGTH_M * 1e3:g} mm."
         )
     return problem, notes
 
 
-def with_release_in_time(
+def add_time_varying_release(
     problem: InverseProblem, settings: FitSettings
 ) -> tuple[InverseProblem, list[str]]:
     """The problem with a release rate that jumps at the hours that the settings give, and what is assumed and known of it.
@@ -138,9 +138,9 @@ def with_release_in_time(
         )
     hours = settings.release_in_time or ()
     jumps = tuple(3600 * h for h in hours)
-    stretches = release_in_time(jumps)
+    segments = release_rate_unknowns(jumps)
     images = [d.time_s for d in problem.drug]
-    last = max(3600 * FIELD_HOURS[-1], *images, 0.0)
+    last = max(3600 * OUTPUT_HOURS[-1], *images, 0.0)
     if jumps[-1] >= last:
         raise InputError(
             "the release rate jumps after all that a fit shows",
@@ -149,7 +149,7 @@ def with_release_in_time(
             expected=f"below {last / 3600:g} h",
         )
     unseen = [
-        u.label for u, t in zip(stretches, jumps, strict=True) if t >= max(images, default=0.0)
+        u.label for u, t in zip(segments, jumps, strict=True) if t >= max(images, default=0.0)
     ]
     notes = [
         f"The release rate may jump at {', '.join(f'{h:g}' for h in hours)} h after the dose: in each later stretch it is that of the "
@@ -159,20 +159,24 @@ def with_release_in_time(
         notes.append(
             f"No drug image was taken after the start of these stretches, so they keep their priors: {'; '.join(unseen)}."
         )
-    unknowns = replace(problem.unknowns, items=(*problem.unknowns.items, *stretches))
+    unknowns = replace(problem.unknowns, items=(*problem.unknowns.items, *segments))
     return replace(
-        problem, unknowns=unknowns, setting=replace(problem.setting, release_jumps=jumps)
+        problem, unknowns=unknowns, setting=replace(problem.setting, release_jump_times_s=jumps)
     ), notes
 
 
-def with_scalars_alone(problem: InverseProblem) -> InverseProblem:
+def without_unknown_functions(problem: InverseProblem) -> InverseProblem:
     """The problem without unknown functions of space, pH or time."""
-    stretches = frozenset(release_in(k + 1) for k in range(len(problem.setting.release_jumps)))
-    unknowns = replace(problem.unknowns.without(stretches), functions=())
-    return replace(problem, unknowns=unknowns, setting=replace(problem.setting, release_jumps=()))
+    segments = frozenset(
+        release_multiplier_name(k + 1) for k in range(len(problem.setting.release_jump_times_s))
+    )
+    unknowns = replace(problem.unknowns.without(segments), functions=())
+    return replace(
+        problem, unknowns=unknowns, setting=replace(problem.setting, release_jump_times_s=())
+    )
 
 
-def cut_faces(mask: NDArray[np.bool_], settings: FitSettings) -> tuple[tuple[int, int], ...]:
+def truncating_faces(mask: NDArray[np.bool_], settings: FitSettings) -> tuple[tuple[int, int], ...]:
     """Faces of the image beyond which the tumour goes on, if the settings say that it does.
 
     Raises:
@@ -190,14 +194,14 @@ def cut_faces(mask: NDArray[np.bool_], settings: FitSettings) -> tuple[tuple[int
     return cut
 
 
-def _neural_shapes(problem: InverseProblem, seed: int) -> torch.Tensor:
+def _untrained_network_basis(problem: InverseProblem, seed: int) -> torch.Tensor:
     """Shapes of a network that is not trained yet, ``(k, x, y, z)``."""
-    return shapes_of(
+    return evaluate_shapes(
         field_network(problem.setting, FIELD_LENGTH_M, seed), problem.setting, FIELD_SD
     ).detach()
 
 
-def inflow_shapes(problem: InverseProblem) -> torch.Tensor:
+def inflow_radial_basis(problem: InverseProblem) -> torch.Tensor:
     """Bumps on the tumour's cells at the cut faces, ``(k, x, y, z)``."""
     maps, spacing = problem.setting.maps, np.array(problem.setting.grid.spacing)
     tumour = maps.tumour.cpu().numpy() > 0.5
@@ -207,36 +211,36 @@ def inflow_shapes(problem: InverseProblem) -> torch.Tensor:
         index = [slice(None)] * 3
         index[axis] = slice(-1, None) if side else slice(0, 1)
         layer[tuple(index)] = tumour[tuple(index)]
-        found.append(unit_bumps(layer, spacing, FIELD_LENGTH_M, MOST_BUMPS))
-    bumps = np.concatenate(found)
+        found.append(gaussian_radial_basis(layer, spacing, FIELD_LENGTH_M, MAX_BASIS_FUNCTIONS))
+    basis = np.concatenate(found)
     # cells at the edge of two cut faces belong to both
-    height = np.sqrt((bumps**2).sum(axis=0))
+    height = np.sqrt((basis**2).sum(axis=0))
     return INFLOW_SD * torch.as_tensor(
-        bumps / np.where(height > 0, height, 1.0),
+        basis / np.where(height > 0, height, 1.0),
         dtype=maps.tumour.dtype,
         device=maps.tumour.device,
     )
 
 
-def bump_shapes(problem: InverseProblem) -> torch.Tensor:
+def centred_tumour_basis(problem: InverseProblem) -> torch.Tensor:
     """Bumps in the tumour whose sum with weights of unit variance has the prior variance of a field, ``(k, x, y, z)``."""
-    return centred(
-        tumour_bumps(problem, FIELD_LENGTH_M), problem.setting.maps.tumour > 0.5, FIELD_SD
+    return centre_shapes(
+        tumour_radial_basis(problem, FIELD_LENGTH_M), problem.setting.maps.tumour > 0.5, FIELD_SD
     )
 
 
-def tumour_bumps(problem: InverseProblem, length_m: float) -> torch.Tensor:
+def tumour_radial_basis(problem: InverseProblem, length_m: float) -> torch.Tensor:
     """Bumps in the tumour whose sum with random weights has unit variance, ``(k, x, y, z)``."""
     tumour = problem.setting.maps.tumour
     inside, spacing = tumour.cpu().numpy() > 0.5, np.array(problem.setting.grid.spacing)
-    bumps = unit_bumps(inside, spacing, length_m)
-    while len(bumps) > MOST_BUMPS:
+    basis = gaussian_radial_basis(inside, spacing, length_m)
+    while len(basis) > MAX_BASIS_FUNCTIONS:
         length_m *= 1.1
-        bumps = unit_bumps(inside, spacing, length_m)
-    return torch.as_tensor(bumps, dtype=tumour.dtype, device=tumour.device)
+        basis = gaussian_radial_basis(inside, spacing, length_m)
+    return torch.as_tensor(basis, dtype=tumour.dtype, device=tumour.device)
 
 
-def _note(f: FunctionUnknown) -> str:
+def _describe_function(f: FunctionUnknown) -> str:
     if f.argument == "pH":
         return f"The release law's steepness may differ from the stated one by {np.exp(f.prior_sd) - 1:.0%} (1 sd) at {f.count} knots of pH."
     if f.name == INFLOW:
@@ -251,7 +255,7 @@ def _note(f: FunctionUnknown) -> str:
     )
 
 
-def field_maps(fit: Fitted, domain: Domain) -> list[MapEstimate]:
+def field_maps(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
     """Of each unknown field: the multiplier with its standard deviation, and its contraction."""
     problem, found = fit.problem, []
     for f in problem.unknowns.functions:
@@ -263,7 +267,7 @@ def field_maps(fit: Fitted, domain: Domain) -> list[MapEstimate]:
             shapes, problem.tensor(fit.theta[at]), problem.tensor(fit.run.covariance[at, at])
         )
         value, sd, contraction = (
-            _inside(problem, t, domain)
+            _map_inside_tumour(problem, t, domain)
             for t in (posterior.mean.exp(), posterior.sd, posterior.contraction)
         )
         source = f"prior sd {f.prior_sd:g} of its logarithm over {f.length_m * 1e3:g} mm, {f.kind}"
@@ -287,7 +291,7 @@ def field_maps(fit: Fitted, domain: Domain) -> list[MapEstimate]:
     return found
 
 
-def inflow_map(fit: Fitted, domain: Domain) -> list[MapEstimate]:
+def inflow_map(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
     """Velocity into the image through the faces that cut the tumour, in the voxels there; nothing if none does."""
     problem = fit.problem
     if not problem.setting.maps.cut:
@@ -316,18 +320,18 @@ def inflow_map(fit: Fitted, domain: Domain) -> list[MapEstimate]:
     ]
 
 
-def model_error_maps(fit: Fitted, domain: Domain) -> list[MapEstimate]:
+def model_error_maps(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
     """The model's error that the images ask for in each balance, over its flux; nothing where none was allowed."""
     found = []
-    for m in mapped(fit.problem, fit.prediction.fields):
-        e, sd = (_inside(fit.problem, t, domain) for t in (m.relative, m.sd))
+    for m in map_model_error(fit.problem, fit.prediction.fields):
+        e, sd = (_map_inside_tumour(fit.problem, t, domain) for t in (m.relative, m.sd))
         what = "contrast agent" if m.balance == "contrast" else f"{m.balance} drug"
         text = f"error of the balance of {what}, over {BALANCES[m.balance]}; its sd is that at fixed unknowns"
         found.append(MapEstimate(f"model_error_{m.balance}", "1", text, "images and prior", e, sd))
     return found
 
 
-def _inside(problem: InverseProblem, values: torch.Tensor, domain: Domain) -> Array:
+def _map_inside_tumour(problem: InverseProblem, values: torch.Tensor, domain: Domain) -> Array:
     return domain.put(
         torch.where(problem.setting.maps.tumour > 0.5, values, torch.nan).cpu().numpy()
     )

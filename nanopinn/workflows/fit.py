@@ -13,35 +13,39 @@ import numpy as np
 import torch
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.fingerprints import fingerprints, unchanged
+from nanopinn.imaging.fingerprints import hash_files, check_files_unchanged
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.imaging.maps import ImagingMaps, make_maps
-from nanopinn.inference.aif_scale import NAME
+from nanopinn.inference.aif_scale import AIF_SCALE
 from nanopinn.inference.check import check_fit
-from nanopinn.inference.contract import Fitted
+from nanopinn.inference.contract import EngineFit
 from nanopinn.inference.device import on_device
 from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.identifiability import at_the_prior, told
+from nanopinn.inference.identifiability import linearise_at_prior, describe_limits
 from nanopinn.inference.neural import fit_neural
-from nanopinn.inference.pinn import fit_pinn
-from nanopinn.inference.pinn.engine import PinnSettings
+from nanopinn.inference.pinn.engine import KrylovSettings, fit_krylov
 from nanopinn.inference.problem import InverseProblem
-from nanopinn.inference.reach import Held, held_against_solves
-from nanopinn.inference.refusals import refuse
+from nanopinn.inference.reach import CheckedPosterior, check_laplace_approximation
+from nanopinn.inference.refusals import validate_problem
 from nanopinn.inference.result import FitResult
-from nanopinn.inference.resume import Keeper, Resume
-from nanopinn.progress import Progress, silent
+from nanopinn.inference.resume import CheckpointStore, ResumeMode
+from nanopinn.progress import Progress, ignore_progress
 from nanopinn.workflows.device import choose_device
-from nanopinn.workflows.fields import with_scalars_alone
-from nanopinn.workflows.nuisance import Ended, ended, refuse_without_fv, with_estimated_noise
-from nanopinn.workflows.problem import Posed, pose_problem
+from nanopinn.workflows.fields import without_unknown_functions
+from nanopinn.workflows.nuisance import (
+    FinalEstimate,
+    ended,
+    refuse_without_fv,
+    refit_with_estimated_noise,
+)
+from nanopinn.workflows.problem import PosedProblem, pose_problem
 from nanopinn.workflows.products import curves, fields, maps, vectors
 from nanopinn.workflows.settings import FitSettings
 
 
 @dataclass(frozen=True)
-class Study:
+class FittedStudy:
     """One study, from its inputs to its answer; ``read``: files by name with their SHA-256."""
 
     imaging: ImagingMaps
@@ -56,10 +60,10 @@ def run_fit(
     settings: FitSettings,
     *,
     progress: Progress | None = None,
-    tell: Callable[[str], None] | None = None,
-    kept: Path | None = None,
-    resume: Resume = False,
-) -> Study:
+    report_limits: Callable[[str], None] | None = None,
+    checkpoint_folder: Path | None = None,
+    resume: ResumeMode = False,
+) -> FittedStudy:
     """Fit one study.
 
     Args:
@@ -70,7 +74,7 @@ def run_fit(
     Raises:
         InputError: something given cannot be used; nothing has been written then.
     """
-    progress = progress or silent
+    progress = progress or ignore_progress
     if inputs.model != extended_tofts.NAME:
         raise InputError(
             "the tissue model is extended Tofts where nothing flows, so its maps must be too",
@@ -80,27 +84,31 @@ def run_fit(
             remedy="For other kinetic models run `nanopinn maps`.",
         )
     device = choose_device(settings.device)
-    study = _study(inputs, settings, device)
-    keeper = Keeper.of_interrupted(kept, study, device, resume) if kept else None
+    study = _fit_identity(inputs, settings, device)
+    checkpoint_store = (
+        CheckpointStore.from_interrupted_run(checkpoint_folder, study, device, resume)
+        if checkpoint_folder
+        else None
+    )
     began = time.perf_counter()
     progress("imaging", 0.0, {})
     imaging = make_maps(inputs)
     drug = [Path(d) for d in settings.drug]
-    read = fingerprints(drug)
+    read = hash_files(drug)
     posed = pose_problem(imaging, settings, device)
-    unchanged(read, drug)
-    limits = _limits(posed.problem, settings, progress)
-    if tell is not None:
-        tell("\n".join(limits))
+    check_files_unchanged(read, drug)
+    limits = _identifiability_statements(posed.problem, settings, progress)
+    if report_limits is not None:
+        report_limits("\n".join(limits))
     posed = replace(posed, assumptions=(*posed.assumptions, *limits))
     seconds = {"imaging": time.perf_counter() - began}
-    if kept and keeper is None:
-        keeper = Keeper.begun(kept, study, device)
-    found = _inferred_in_memory(imaging, posed, settings, progress, seconds, keeper)
-    return Study(imaging, found, inputs, settings, {**imaging.read, **read})
+    if checkpoint_folder and checkpoint_store is None:
+        checkpoint_store = CheckpointStore.create_empty(checkpoint_folder, study, device)
+    found = _infer_with_cpu_fallback(imaging, posed, settings, progress, seconds, checkpoint_store)
+    return FittedStudy(imaging, found, inputs, settings, {**imaging.read, **read})
 
 
-def write_fit(out: str | Path, study: Study, *, overwrite: bool = False) -> Path:
+def write_fit(out: str | Path, study: FittedStudy, *, overwrite: bool = False) -> Path:
     """Write the result folder of a study, all or nothing: what ``nanopinn fit`` leaves.
 
     Raises:
@@ -114,23 +122,25 @@ def write_fit(out: str | Path, study: Study, *, overwrite: bool = False) -> Path
         Path(out),
         imaging=study.imaging,
         fit=study.fit,
-        config={"fit": dump, **study.inputs.choices()},
+        config={"fit": dump, **study.inputs.to_config()},
         inputs=study.read,
         report=render_report(study.imaging, study.fit),
         overwrite=overwrite,
     )
 
 
-def _limits(problem: InverseProblem, settings: FitSettings, progress: Progress) -> tuple[str, ...]:
+def _identifiability_statements(
+    problem: InverseProblem, settings: FitSettings, progress: Progress
+) -> tuple[str, ...]:
     """What these observations cannot say, in words.
 
     Raises:
         InputError: no fit can start from the problem, or something that is no unknown shall be profiled.
     """
-    refuse(problem)
+    validate_problem(problem)
     refuse_without_fv(settings)
     for name in settings.profile:
-        known = (*problem.unknowns.names, *((NAME,) if settings.aif_sd else ()))
+        known = (*problem.unknowns.names, *((AIF_SCALE,) if settings.aif_sd else ()))
         if name not in known:
             raise InputError(
                 "no such unknown to profile",
@@ -139,26 +149,30 @@ def _limits(problem: InverseProblem, settings: FitSettings, progress: Progress) 
                 expected=", ".join(known),
             )
     progress("what the images can know", 0.0, {})
-    return told(problem, at_the_prior(problem))
+    return describe_limits(problem, linearise_at_prior(problem))
 
 
-def _inferred_in_memory(
+def _infer_with_cpu_fallback(
     imaging: ImagingMaps,
-    posed: Posed,
+    posed: PosedProblem,
     settings: FitSettings,
     progress: Progress,
     seconds: dict[str, float],
-    keeper: Keeper | None,
+    checkpoint_store: CheckpointStore | None,
 ) -> FitResult:
     """:func:`infer`, on the CPU from where it stood if the GPU's memory does not do; the answer says so."""
     try:
-        return infer(imaging, posed, settings, progress, seconds, keeper)
+        return run_inference(imaging, posed, settings, progress, seconds, checkpoint_store)
     except torch.OutOfMemoryError:
         if posed.problem.setting.maps.phi.device.type == "cpu":
             raise
     # outside of the handler: its traceback holds what filled the memory
-    kept = None if keeper is None else replace(keeper, resumed=True, device="cpu")
-    found = infer(imaging, on_device(posed, "cpu"), settings, progress, seconds, kept)
+    checkpoint_folder = (
+        None if checkpoint_store is None else replace(checkpoint_store, resumed=True, device="cpu")
+    )
+    found = run_inference(
+        imaging, on_device(posed, "cpu"), settings, progress, seconds, checkpoint_folder
+    )
     words = "the GPU's memory ran out: went on on the CPU"
     return replace(
         found,
@@ -166,20 +180,20 @@ def _inferred_in_memory(
     )
 
 
-def infer(
+def run_inference(
     imaging: ImagingMaps,
-    posed: Posed,
+    posed: PosedProblem,
     settings: FitSettings,
     progress: Progress,
     seconds: dict[str, float],
-    keeper: Keeper | None = None,
+    checkpoint_store: CheckpointStore | None = None,
 ) -> FitResult:
     """Run the engines on a posed problem, check the answer and collect it."""
-    fits: dict[str, Fitted[InverseProblem]] = {}
+    fits: dict[str, EngineFit[InverseProblem]] = {}
     problem, start = posed.problem, None
-    unknowns, scalars = problem.unknowns, with_scalars_alone(problem)
-    of_scalars = len(scalars.unknowns) == len(unknowns)
-    if not of_scalars and settings.engine == "pinn":
+    unknowns, scalars = problem.unknowns, without_unknown_functions(problem)
+    scalars_only = len(scalars.unknowns) == len(unknowns)
+    if not scalars_only and settings.engine == "pinn":
         raise InputError(
             "the networks' engine moves scalars alone",
             field="--engine",
@@ -188,16 +202,16 @@ def infer(
             remedy="With unknown functions of space, pH or time, auto starts with the scalars by pinn and goes on with everything by fv.",
         )
     if settings.engine in ("auto", "pinn"):
-        fits["pinn"] = fit_pinn(
+        fits["pinn"] = fit_krylov(
             scalars,
             settings=_pinn_settings(settings.preset),
             seed=settings.seed,
-            keeper=keeper,
+            checkpoint_store=checkpoint_store,
             progress=progress,
         )
         start = unknowns.prior_mean
         start[: len(scalars.unknowns)] = fits["pinn"].theta
-        if of_scalars:
+        if scalars_only:
             problem = fits["pinn"].problem  # maps and errors followed so far are polished too
     if settings.engine in ("auto", "fv"):
         if any(f.kind == "neural" for f in unknowns.functions):
@@ -208,15 +222,15 @@ def infer(
                 start,
                 starts=settings.starts,
                 seed=settings.seed,
-                keeper=keeper,
+                checkpoint_store=checkpoint_store,
                 progress=progress,
             )
     noted: tuple[str, ...] = ()
     if settings.noise == "estimated":
-        fits["fv"], noted = with_estimated_noise(posed.problem, fits["fv"], progress)
+        fits["fv"], noted = refit_with_estimated_noise(posed.problem, fits["fv"], progress)
     end = ended(fits["fv"] if "fv" in fits else fits["pinn"], settings, progress)
     last = end.fitted
-    posterior = _held(end, settings, seconds, progress)
+    posterior = _check_posterior(end, settings, seconds, progress)
     check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
     seconds = {
         **seconds,
@@ -227,7 +241,7 @@ def infer(
         scalars=posterior.scalars,
         covariance=posterior.covariance,
         runs={name: f.run for name, f in fits.items()},
-        engine_distance=_distance(fits),
+        engine_distance=_engine_distance(fits),
         check=check,
         maps=maps(imaging, posed, last),
         fields=fields(posed, last),
@@ -242,7 +256,7 @@ def infer(
         affine=np.asarray(imaging.affine),
         mask=imaging.mask,
         seconds=seconds,
-        ended=end.checkpoint,
+        fitted_problem=end.checkpoint,
         vectors=vectors(posed, last),
     )
     for name in settings.profile:
@@ -250,11 +264,13 @@ def infer(
     return result
 
 
-def _held(end: Ended, settings: FitSettings, seconds: dict[str, float], progress: Progress) -> Held:
+def _check_posterior(
+    end: FinalEstimate, settings: FitSettings, seconds: dict[str, float], progress: Progress
+) -> CheckedPosterior:
     """The posterior, held against solves where it is of scalars alone and time is not what counts."""
     if settings.preset == "fast" or end.checkpoint.problem.unknowns.functions:
         why = "preset fast" if settings.preset == "fast" else "functions among the unknowns"
-        return Held(
+        return CheckedPosterior(
             end.scalars,
             end.covariance,
             (
@@ -262,18 +278,23 @@ def _held(end: Ended, settings: FitSettings, seconds: dict[str, float], progress
             ),
         )
     began, at = time.perf_counter(), end.checkpoint
-    held = held_against_solves(
-        at.posed, at.point, end.scalars, end.covariance, expansion=at.tangents, progress=progress
+    held = check_laplace_approximation(
+        at.full_problem,
+        at.full_theta,
+        end.scalars,
+        end.covariance,
+        expansion=at.tangents,
+        progress=progress,
     )
     seconds["how far the answer reaches"] = time.perf_counter() - began
     return held
 
 
-def _study(inputs: ImagingInputs, settings: FitSettings, device: str) -> dict[str, str]:
+def _fit_identity(inputs: ImagingInputs, settings: FitSettings, device: str) -> dict[str, str]:
     """All that was given, each by name: choices by value, files by hash."""
     options = {
         "fit": settings.model_dump(mode="json") | {"drug": [Path(d).name for d in settings.drug]},
-        **inputs.choices(),
+        **inputs.to_config(),
     }
     study = {
         f"{table}.{k}": json.dumps(v, default=str)
@@ -281,18 +302,18 @@ def _study(inputs: ImagingInputs, settings: FitSettings, device: str) -> dict[st
         for k, v in entries.items()
     }
     files = [*inputs.files(), *(Path(d) for d in settings.drug)]
-    return study | fingerprints(files) | {"nanopinn": version("nanopinn"), "device": device}
+    return study | hash_files(files) | {"nanopinn": version("nanopinn"), "device": device}
 
 
-def _pinn_settings(preset: str) -> PinnSettings:
+def _pinn_settings(preset: str) -> KrylovSettings:
     """Effort of the networks."""
     return {
-        "fast": PinnSettings(rank=10, anchors=6),
-        "accurate": PinnSettings(rank=16, anchors=15),
-    }.get(preset, PinnSettings())
+        "fast": KrylovSettings(rank=10, iterations=6),
+        "accurate": KrylovSettings(rank=16, iterations=15),
+    }.get(preset, KrylovSettings())
 
 
-def _distance(fits: dict[str, Fitted[InverseProblem]]) -> dict[str, float]:
+def _engine_distance(fits: dict[str, EngineFit[InverseProblem]]) -> dict[str, float]:
     """From where ``pinn`` ended to where one more exact Gauss-Newton step of ``fv`` leads, posterior sd.
 
     ``fv`` begins where ``pinn`` ended and does not take a step below its tolerance: its end alone would hide that step.

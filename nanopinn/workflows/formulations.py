@@ -7,8 +7,8 @@ from pathlib import Path
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.given import read_toml
-from nanopinn.physics.formulation import FORMULATIONS, known_formulation
-from nanopinn.physics.formulation_file import formulation_of
+from nanopinn.physics.formulation import FORMULATIONS, packaged_formulation
+from nanopinn.physics.formulation_file import parse_formulation
 from nanopinn.physics.vehicle import Formulation
 
 
@@ -24,7 +24,7 @@ def find_formulation(
     Raises:
         InputError: no formulation has the name, or as :func:`read_formulation`.
     """
-    if (known := known_formulation(name.strip())) is not None:
+    if (known := packaged_formulation(name.strip())) is not None:
         return known
     if name.strip().endswith(".toml"):
         return read_formulation(folder / name.strip())
@@ -48,9 +48,9 @@ def read_formulation(path: str | Path) -> Formulation:
         InputError: the file cannot be read, its name is taken by one of the package's, or an entry is wrong; says which.
     """
     path = Path(path)
-    found = formulation_of(read_toml(path, "the formulation"), path)
+    found = parse_formulation(read_toml(path, "the formulation"), path)
     taken = next(
-        (n for n in (found.name, *found.aliases) if known_formulation(n) is not None), None
+        (n for n in (found.name, *found.aliases) if packaged_formulation(n) is not None), None
     )
     if taken is not None:
         raise InputError(

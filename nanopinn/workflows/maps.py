@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.maps import ImagingMaps, make_maps
-from nanopinn.progress import Progress, silent
+from nanopinn.progress import Progress, ignore_progress
 from nanopinn.workflows.device import choose_device
 
 
 def run_maps(
-    inputs: ImagingInputs, *, device: str = "auto", progress: Progress = silent
+    inputs: ImagingInputs, *, device: str = "auto", progress: Progress = ignore_progress
 ) -> ImagingMaps:
     """Kinetic maps of one study, and its pH where one is given.
 
@@ -19,4 +19,4 @@ def run_maps(
     Raises:
         InputError: something given cannot be used.
     """
-    return make_maps(inputs, device=choose_device(device), progress=progress, need_ph=False)
+    return make_maps(inputs, device=choose_device(device), progress=progress, require_ph=False)

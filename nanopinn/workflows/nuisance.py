@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.inference.aif_scale import fit_aif_scale
-from nanopinn.inference.checkpoint import Checkpoint
-from nanopinn.inference.contract import Fitted
+from nanopinn.inference.checkpoint import FittedProblem
+from nanopinn.inference.contract import EngineFit
 from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.noise import noise_scales, with_noise
+from nanopinn.inference.noise import noise_scales, scale_noise
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.result import ScalarEstimate
 from nanopinn.progress import Progress
@@ -22,13 +22,13 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Ended:
+class FinalEstimate:
     """Where the engines ended: the fit that maps and fields are made of, and the posterior of all unknowns."""
 
-    fitted: Fitted
+    fitted: EngineFit
     scalars: tuple[ScalarEstimate, ...]
     covariance: Array
-    checkpoint: Checkpoint
+    checkpoint: FittedProblem
     notes: tuple[str, ...] = ()
 
 
@@ -59,9 +59,9 @@ def refuse_without_fv(settings: FitSettings) -> None:
             )
 
 
-def with_estimated_noise(
-    problem: InverseProblem, fitted: Fitted, progress: Progress
-) -> tuple[Fitted, tuple[str, ...]]:
+def refit_with_estimated_noise(
+    problem: InverseProblem, fitted: EngineFit, progress: Progress
+) -> tuple[EngineFit, tuple[str, ...]]:
     """The fit again with the noise that the first one left over.
 
     Args:
@@ -69,23 +69,25 @@ def with_estimated_noise(
     """
     scales = noise_scales(fitted.problem, fitted.prediction.fields)
     again = fit_fv(
-        with_noise(problem, {s.kind: s.scale for s in scales}), fitted.theta, progress=progress
+        scale_noise(problem, {s.kind: s.scale for s in scales}), fitted.theta, progress=progress
     )
     run = replace(
         again.run, seconds=fitted.run.seconds + again.run.seconds, starts=fitted.run.starts
     )
-    return replace(again, run=run), tuple(s.in_words() for s in scales)
+    return replace(again, run=run), tuple(s.describe() for s in scales)
 
 
-def ended(fitted: Fitted, settings: FitSettings, progress: Progress) -> Ended:
+def ended(fitted: EngineFit, settings: FitSettings, progress: Progress) -> FinalEstimate:
     """The answer, with the arterial input's scale among the unknowns if it is not trusted."""
     if not settings.aif_sd:
-        return Ended(fitted, fitted.run.scalars, fitted.run.covariance, Checkpoint.of(fitted))
+        return FinalEstimate(
+            fitted, fitted.run.scalars, fitted.run.covariance, FittedProblem.of(fitted)
+        )
     found = fit_aif_scale(fitted, settings.aif_sd, progress=progress)
     end = found.fitted
     words = (
         f"The arterial input's scale is an unknown of {settings.aif_sd:.0%}. Contrast agent sees it only in the product with q; maps of "
         f"Ktrans, ve and vp are those of the input as stated, and the fit's tissue has 1/{np.exp(found.log_scale):.3f} of them."
     )
-    checkpoint = Checkpoint(end.problem, end.theta, settings.aif_sd, found.log_scale)
-    return Ended(end, found.scalars, found.covariance, checkpoint, (words,))
+    checkpoint = FittedProblem(end.problem, end.theta, settings.aif_sd, found.log_scale)
+    return FinalEstimate(end, found.scalars, found.covariance, checkpoint, (words,))

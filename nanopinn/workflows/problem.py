@@ -16,19 +16,25 @@ from nanopinn.imaging.kinetics.curve import InputCurve
 from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.imaging.kinetics.response import evaluate
 from nanopinn.imaging.maps import ImagingMaps
-from nanopinn.inference.functions import unit_bumps
+from nanopinn.inference.functions import gaussian_radial_basis
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import InverseProblem
-from nanopinn.inference.unknowns import UnknownSet, spine_unknowns
+from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.parameters import value
 from nanopinn.physics.formulation import PH_SENSITIVE
 from nanopinn.physics.model import TissueMaps
 from nanopinn.solvers.domain import Domain
 from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Grid
-from nanopinn.workflows.fields import cut_faces, with_functions
+from nanopinn.workflows.fields import truncating_faces, add_unknown_functions
 from nanopinn.workflows.settings import FitSettings
-from nanopinn.workflows.tissue import MARGIN_M, PH_SMOOTHING_VOXELS, filled, shrunk, smoothed_pH
+from nanopinn.workflows.tissue import (
+    MARGIN_M,
+    PH_SMOOTHING_VOXELS,
+    fill_missing_voxels,
+    shrink_to_tumour_mean,
+    smooth_pH,
+)
 
 Array = NDArray[np.float64]
 
@@ -37,7 +43,7 @@ FLOW_REFINE = {"fast": (1, None), "default": (2, None), "accurate": (3, 0.5e-3)}
 
 
 @dataclass(frozen=True)
-class Posed:
+class PosedProblem:
     """The problem, the box it is solved in, and what was assumed on the way."""
 
     problem: InverseProblem
@@ -45,58 +51,58 @@ class Posed:
     assumptions: tuple[str, ...]
 
 
-def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> Posed:
+def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> PosedProblem:
     """Cut the box around the tumour, fill what was not measured, and gather the observations.
 
     Raises:
         InputError: a drug image cannot be used.
     """
-    return pose(imaging, drug_images(imaging, settings), settings, device)
+    return pose_problem_from_images(imaging, load_drug_images(imaging, settings), settings, device)
 
 
-def pose(
+def pose_problem_from_images(
     imaging: ImagingMaps, images: Sequence[DrugImage], settings: FitSettings, device: str
-) -> Posed:
+) -> PosedProblem:
     """The problem of maps and drug images that are at hand."""
     spacing = tuple(float(h) for h in imaging.voxel_size_m)
-    cut = cut_faces(imaging.mask, settings)
+    cut = truncating_faces(imaging.mask, settings)
     domain = Domain.around(imaging.mask, spacing, MARGIN_M, cut)
-    tissue, spread, notes = _tissue(imaging, domain, device)
+    tissue, spread, notes = _build_tissue_maps(imaging, domain, device)
     tissue = replace(tissue, cut=cut)
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
     notes += [n for image in images for n in image.notes]
     drug = tuple(_drug_observation(image, imaging.mask, domain, device) for image in images)
-    unknowns = UnknownSet(spine_unknowns())
-    notes += _notes(bool(drug))
+    unknowns = UnknownSet(scalar_unknowns())
+    notes += _drug_assumptions(bool(drug))
     problem = InverseProblem(
         unknowns=unknowns,
         setting=Setting(tissue, grid, *FLOW_REFINE[settings.preset]),
         kinetics=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
-        local=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
+        local_kinetics=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
         aif=imaging.aif,
         frame_times=np.asarray(imaging.frame_times_s, dtype=np.float64),
         contrast=_contrast_observation(imaging, domain, tissue),
         drug=drug,
-        plasma=PH_SENSITIVE.bolus(),
-        pH_bumps=_pH_bumps(imaging, domain, device),
-        closure_bumps=_closure_bumps(imaging, domain, device),
-        spread=spread,
+        plasma=PH_SENSITIVE.bolus_curves(),
+        pH_error_basis=_pH_error_basis(imaging, domain, device),
+        closure_basis=_closure_error_basis(imaging, domain, device),
+        kinetic_covariance=spread,
     )
-    problem, of_functions = with_functions(problem, settings)
-    return Posed(problem, domain, tuple(notes + of_functions))
+    problem, function_notes = add_unknown_functions(problem, settings)
+    return PosedProblem(problem, domain, tuple(notes + function_notes))
 
 
-def _tissue(
+def _build_tissue_maps(
     imaging: ImagingMaps, domain: Domain, device: str
 ) -> tuple[TissueMaps, torch.Tensor, list[str]]:
     """Maps of the box without holes (PS is Ktrans as measured) and the covariance of ln Ktrans and ln ve, ``(2, 2, x, y, z)``."""
     inside = imaging.mask
-    Ktrans = filled(imaging.ktrans_per_min / 60, inside, value("Ktrans_n"), low=1e-6)
-    ve, ve_std, kept = shrunk(imaging.ve, imaging.ve_std, inside)
-    vp, _, _ = shrunk(imaging.vp, imaging.vp_std, inside)
-    phi = filled(ve, inside, value("ve_n"), low=0.05, high=0.9)
-    v_p = filled(vp, inside, value("vp_n"), low=0.0, high=0.5)
-    pH = smoothed_pH(imaging.ph_filled, inside)
+    Ktrans = fill_missing_voxels(imaging.ktrans_per_min / 60, inside, value("Ktrans_n"), low=1e-6)
+    ve, ve_std, data_weight = shrink_to_tumour_mean(imaging.ve, imaging.ve_std, inside)
+    vp, _, _ = shrink_to_tumour_mean(imaging.vp, imaging.vp_std, inside)
+    phi = fill_missing_voxels(ve, inside, value("ve_n"), low=0.05, high=0.9)
+    v_p = fill_missing_voxels(vp, inside, value("vp_n"), low=0.0, high=0.5)
+    pH = smooth_pH(imaging.ph_filled, inside)
 
     def box(values: Array, beyond: float) -> torch.Tensor:
         return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
@@ -112,7 +118,7 @@ def _tissue(
     relative[0, 0] = _bounded(imaging.ktrans_std / 60 / Ktrans) ** 2
     relative[1, 1] = _bounded(ve_std / phi) ** 2
     relative[0, 1] = relative[1, 0] = np.nan_to_num(
-        imaging.kinetics.covariance[..., 0, 1] / 60 / Ktrans * kept / phi
+        imaging.kinetics.covariance[..., 0, 1] / 60 / Ktrans * data_weight / phi
     )
     most = 0.99 * np.sqrt(relative[0, 0] * relative[1, 1])
     relative[0, 1] = relative[1, 0] = np.clip(relative[0, 1], -most, most)
@@ -124,7 +130,7 @@ def _tissue(
         "The wall's permeability is Ktrans less its solvent drag. Filtration and the liposome's permeability follow its "
         "map inside the tumour (an assumption).",
         f"Porosity is the ve map, each voxel drawn to the tumour's mean as far as its own uncertainty asks "
-        f"(on average {1 - float(kept[inside].mean()):.0%}). {holes} tumour voxels without a valid fit carry the tumour's median.",
+        f"(on average {1 - float(data_weight[inside].mean()):.0%}). {holes} tumour voxels without a valid fit carry the tumour's median.",
         f"The pH map is smoothed (local paraboloids, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before it drives release.",
         f"{MARGIN_M * 1e3:g} mm of normal tissue around the tumour are solved too, with tabulated flow properties "
         "relative to the tumour's; p = p_inf at their far edge.",
@@ -138,35 +144,37 @@ def _bounded(relative_sd: Array) -> Array:
 
 
 #: Error that stays in the smoothed map, as a share of the voxel noise, and its size in space.
-PH_ERROR_LEFT, PH_ERROR_SIZE_M = 0.5, 0.7e-3
+PH_RESIDUAL_NOISE_SHARE, PH_ERROR_LENGTH_M = 0.5, 0.7e-3
 #: Error that a whole pH map shares, its calibration, and as much where its coarse voxels flatten a core or a rim.
-PH_COMMON_ERROR, PH_FLATTENED_SIZE_M = 0.03, 2.0e-3
+PH_COMMON_ERROR, PH_COMMON_ERROR_LENGTH_M = 0.03, 2.0e-3
 #: What the model leaves out of a drug image (tissue below the voxel, the image's own scale), relative to it, and
 #: its size in space: an assumption.
-CLOSURE_ERROR, CLOSURE_SIZE_M = 0.03, 1.5e-3
+CLOSURE_ERROR, CLOSURE_LENGTH_M = 0.03, 1.5e-3
 #: Error of a pH that was assumed rather than measured, the same everywhere.
 PH_ASSUMED_ERROR = 0.25
 
 
-def _pH_bumps(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:
+def _pH_error_basis(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:
     """The error of the pH map inside the tumour: bumps ``(k, x, y, z)`` to be added with weights of unit variance."""
     inside = domain.take(imaging.mask.astype(float), 0.0) > 0.5
     if imaging.ph_coverage == 0:
         return torch.as_tensor(PH_ASSUMED_ERROR * inside[None].astype(float), device=device)
     own = np.sqrt(np.clip(imaging.ph_std**2 - imaging.ph_common_std**2, 0, None))
-    sd = PH_ERROR_LEFT * np.nan_to_num(
-        domain.take(own, np.nan), nan=PH_ASSUMED_ERROR / PH_ERROR_LEFT
+    sd = PH_RESIDUAL_NOISE_SHARE * np.nan_to_num(
+        domain.take(own, np.nan), nan=PH_ASSUMED_ERROR / PH_RESIDUAL_NOISE_SHARE
     )
-    fine = sd * unit_bumps(inside, imaging.voxel_size_m, PH_ERROR_SIZE_M)
-    coarse = PH_COMMON_ERROR * unit_bumps(inside, imaging.voxel_size_m, PH_FLATTENED_SIZE_M)
+    fine = sd * gaussian_radial_basis(inside, imaging.voxel_size_m, PH_ERROR_LENGTH_M)
+    coarse = PH_COMMON_ERROR * gaussian_radial_basis(
+        inside, imaging.voxel_size_m, PH_COMMON_ERROR_LENGTH_M
+    )
     common = max(PH_COMMON_ERROR, imaging.ph_common_std) * inside[None]
     return torch.as_tensor(np.concatenate([fine, coarse, common]), device=device)
 
 
-def _closure_bumps(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:
+def _closure_error_basis(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:
     """What the model leaves out of a drug image, relative to it: bumps as for pH, and a scale of the whole image."""
     inside = domain.take(imaging.mask.astype(float), 0.0) > 0.5
-    bumps = unit_bumps(inside, imaging.voxel_size_m, CLOSURE_SIZE_M)
+    bumps = gaussian_radial_basis(inside, imaging.voxel_size_m, CLOSURE_LENGTH_M)
     return torch.as_tensor(CLOSURE_ERROR * np.concatenate([bumps, inside[None]]), device=device)
 
 
@@ -183,7 +191,7 @@ def _contrast_observation(
     noise = torch.as_tensor(domain.take(imaging.concentration_sd_mM, 1.0), device=device)[voxels]
     kinetics = tissue.PS[voxels], tissue.phi[voxels], tissue.v_p[voxels]
     local, mixed = _local_sensitivities(imaging, *kinetics), _curvature(imaging, *kinetics)
-    baseline = torch.as_tensor(domain.take(imaging.baseline_effect_mM, 0.0), device=device)[
+    baseline = torch.as_tensor(domain.take(imaging.baseline_sensitivity_mM, 0.0), device=device)[
         :, voxels
     ].T
     explained = torch.cat([local, baseline[..., None], mixed[..., None]], dim=-1)
@@ -224,21 +232,28 @@ def _curvature(
     return (up + down - 2 * here) / step**2
 
 
-def drug_images(imaging: ImagingMaps, settings: FitSettings) -> tuple[DrugImage, ...]:
+def load_drug_images(imaging: ImagingMaps, settings: FitSettings) -> tuple[DrugImage, ...]:
     """Every post-dose image, on the grid of the scan.
 
     Raises:
         InputError: one cannot be used.
     """
-    shape, affine, mask, onto = imaging.mask.shape, imaging.affine, imaging.mask, imaging.onto
+    shape, affine, mask, coregistration = (
+        imaging.mask.shape,
+        imaging.affine,
+        imaging.mask,
+        imaging.coregistration,
+    )
     return tuple(
-        load_drug_image(Path(p), (shape[0], shape[1], shape[2]), affine, mask, onto=onto)
+        load_drug_image(
+            Path(p), (shape[0], shape[1], shape[2]), affine, mask, coregistration=coregistration
+        )
         for p in settings.drug
     )
 
 
 #: Below so many voxels inside the border layer, those of the border are used too, mixed as they are.
-FEWEST_VOXELS = 10
+MIN_CORE_VOXELS = 10
 
 
 def _drug_observation(
@@ -246,7 +261,7 @@ def _drug_observation(
 ) -> DrugObservation:
     """A drug image away from the tumour's border, where voxels hold two tissues."""
     core = binary_erosion(mask)
-    usable = (core if core.sum() >= FEWEST_VOXELS else mask) & np.isfinite(image.values)
+    usable = (core if core.sum() >= MIN_CORE_VOXELS else mask) & np.isfinite(image.values)
     known = np.nan_to_num(image.values)
 
     def box(values: Array, beyond: float) -> torch.Tensor:
@@ -263,7 +278,7 @@ def _drug_observation(
     )
 
 
-def _notes(drug: bool) -> list[str]:
+def _drug_assumptions(drug: bool) -> list[str]:
     if drug:
         return [
             "Plasma: PEGylated liposomal doxorubicin, 90 mg bolus, population kinetics; not measured in this subject.",

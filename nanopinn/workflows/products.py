@@ -9,21 +9,23 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.imaging.maps import ImagingMaps
-from nanopinn.inference.contract import Fitted
+from nanopinn.inference.contract import EngineFit
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.result import Curve, FieldEstimate, MapEstimate, VectorEstimate
 from nanopinn.parameters import value
-from nanopinn.physics.drug import LINEAR, WORDS, volume_fractions
-from nanopinn.solvers.directions import derivatives_along
-from nanopinn.solvers.grid import mean_of_parts
-from nanopinn.workflows.fields import FIELD_HOURS, field_maps, inflow_map, model_error_maps
-from nanopinn.workflows.problem import PH_ASSUMED_ERROR, Posed
+from nanopinn.physics.drug import LINEAR_POOLS, POOL_DESCRIPTIONS, volume_fractions
+from nanopinn.solvers.directions import directional_derivatives
+from nanopinn.solvers.grid import average_subcells
+from nanopinn.workflows.fields import OUTPUT_HOURS, field_maps, inflow_map, model_error_maps
+from nanopinn.workflows.problem import PH_ASSUMED_ERROR, PosedProblem
 
 Array = NDArray[np.float64]
 PA_PER_MMHG = 133.322
 
 
-def maps(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> dict[str, MapEstimate]:
+def maps(
+    imaging: ImagingMaps, posed: PosedProblem, fit: EngineFit[InverseProblem]
+) -> dict[str, MapEstimate]:
     """Every map on the grid of the scan; NaN where nothing is known."""
     found = [
         MapEstimate(
@@ -49,7 +51,7 @@ def maps(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> dic
             "native longitudinal relaxation time",
             "images",
             imaging.t1_s,
-            _known(imaging.t1_std_s),
+            _none_if_unknown(imaging.t1_std_s),
         ),
         MapEstimate("pH", "1", "measured extracellular pH", "images", imaging.ph, imaging.ph_std),
         *_flow_maps(posed, fit),
@@ -61,24 +63,24 @@ def maps(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> dic
     return {m.name: m for m in found}
 
 
-def _known(std: Array) -> Array | None:
+def _none_if_unknown(std: Array) -> Array | None:
     """A map of standard deviations, if there is any."""
     return std if np.isfinite(std).any() else None
 
 
-def _flow_maps(posed: Posed, fit: Fitted[InverseProblem]) -> list[MapEstimate]:
+def _flow_maps(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> list[MapEstimate]:
     problem, flow = fit.problem, fit.prediction.fields.flow
     r = problem.setting.flow_refine
-    p = mean_of_parts(flow.p, r)
+    p = average_subcells(flow.p, r)
     assert flow.dp is not None
-    tangents = mean_of_parts(flow.dp, r)
+    tangents = average_subcells(flow.dp, r)
     covariance = problem.tensor(fit.run.covariance)
     sd = torch.einsum("ixyz,ij,jxyz->xyz", tangents, covariance, tangents).clamp_min(0).sqrt()
 
     def image(values: torch.Tensor) -> Array:
         return posed.domain.put(values.cpu().numpy())
 
-    u, du = _velocity(fit)
+    u, du = _velocity_with_tangents(fit)
     speed = u.norm(dim=0)
     along = (du * u).sum(dim=1) / speed.clamp_min(1e-30)
     speed_sd = torch.einsum("ixyz,ij,jxyz->xyz", along, covariance, along).clamp_min(0).sqrt()
@@ -105,9 +107,9 @@ def _flow_maps(posed: Posed, fit: Fitted[InverseProblem]) -> list[MapEstimate]:
     ]
 
 
-def vectors(posed: Posed, fit: Fitted[InverseProblem]) -> dict[str, VectorEstimate]:
+def vectors(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> dict[str, VectorEstimate]:
     """Fields of vectors on the grid of the scan: where the interstitial fluid goes, um/s."""
-    u, _ = _velocity(fit)
+    u, _ = _velocity_with_tangents(fit)
     text = "velocity of the interstitial fluid (Darcy)"
     return {
         "velocity_vector": VectorEstimate(
@@ -116,22 +118,24 @@ def vectors(posed: Posed, fit: Fitted[InverseProblem]) -> dict[str, VectorEstima
     }
 
 
-def _velocity(fit: Fitted[InverseProblem]) -> tuple[torch.Tensor, torch.Tensor]:
+def _velocity_with_tangents(fit: EngineFit[InverseProblem]) -> tuple[torch.Tensor, torch.Tensor]:
     """Velocity ``(3, x, y, z)``, m/s, and its tangents ``(m, 3, x, y, z)``."""
     problem, flow = fit.problem, fit.prediction.fields.flow
     assert flow.dp is not None
     theta, forward = problem.tensor(fit.theta), problem.forward()
 
     def velocity(th: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-        return forward.flow_of_pressure(th, p).velocity(problem.setting.grid)
+        return forward.flow_from_pressure(th, p).velocity(problem.setting.grid)
 
     identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
-    return velocity(theta, flow.p), derivatives_along(
+    return velocity(theta, flow.p), directional_derivatives(
         velocity, (theta, flow.p), (identity, flow.dp)
     )[0]
 
 
-def _release_map(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> MapEstimate:
+def _release_map(
+    imaging: ImagingMaps, posed: PosedProblem, fit: EngineFit[InverseProblem]
+) -> MapEstimate:
     """Release rate with the uncertainty of the law's constants and of the pH."""
     problem = fit.problem
     theta = problem.tensor(fit.theta)
@@ -140,7 +144,7 @@ def _release_map(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]
     def log_rate(th: torch.Tensor) -> torch.Tensor:
         return torch.log(forward.model(th).release_rate())
 
-    (J,) = derivatives_along(
+    (J,) = directional_derivatives(
         log_rate, (theta,), (torch.eye(len(theta), dtype=theta.dtype, device=theta.device),)
     )
     covariance = problem.tensor(fit.run.covariance)
@@ -156,31 +160,33 @@ def _release_map(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]
     )
 
 
-def fields(posed: Posed, fit: Fitted[InverseProblem]) -> dict[str, FieldEstimate]:
+def fields(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> dict[str, FieldEstimate]:
     """Drug pools per tissue volume at the imaging times and at standard hours, ug/mL."""
     problem = fit.problem
     theta = problem.tensor(fit.theta)
-    hours = sorted({*FIELD_HOURS, *(d.time_s / 3600 for d in problem.drug)})
+    hours = sorted({*OUTPUT_HOURS, *(d.time_s / 3600 for d in problem.drug)})
     times = [h * 3600.0 for h in hours]
     nodes = problem.setting.drug_nodes(times)
     run = problem.forward().drug(
         theta, fit.prediction.fields.flow_without_tangents, problem.plasma, nodes
     )
     keep = [int(np.argmin(np.abs(nodes - t))) for t in times]
-    per_tissue = volume_fractions(LINEAR.pools, problem.setting.maps) * run.U[keep]
+    per_tissue = volume_fractions(LINEAR_POOLS.pools, problem.setting.maps) * run.U[keep]
     return {
         name: FieldEstimate(
             name,
             "ug/mL",
-            f"{WORDS[name]}, per tissue volume",
+            f"{POOL_DESCRIPTIONS[name]}, per tissue volume",
             np.array(times),
             posed.domain.put(per_tissue[:, i].cpu().numpy() * 1e3),
         )
-        for i, name in enumerate(LINEAR.pools)
+        for i, name in enumerate(LINEAR_POOLS.pools)
     }
 
 
-def curves(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> tuple[Curve, ...]:
+def curves(
+    imaging: ImagingMaps, posed: PosedProblem, fit: EngineFit[InverseProblem]
+) -> tuple[Curve, ...]:
     """Tumour means, measured and modelled."""
     problem = fit.problem
     inside = problem.contrast.voxels
@@ -192,7 +198,9 @@ def curves(imaging: ImagingMaps, posed: Posed, fit: Fitted[InverseProblem]) -> t
         series = sorted((d for d in problem.drug if d.quantity == quantity), key=lambda d: d.time_s)
         assert pools is not None
         images = [
-            d.predict(pools[problem.node_of(d)], problem.setting.maps, problem.plasma_at(d.time_s))
+            d.predict(
+                pools[problem.node_index(d)], problem.setting.maps, problem.plasma_at(d.time_s)
+            )
             for d in series
         ]
         found.append(

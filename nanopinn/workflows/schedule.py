@@ -15,7 +15,7 @@ from nanopinn.physics.heat_effects import HeatEffects
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.radiation import Fraction, RadiationCourse
 from nanopinn.physics.vehicle import Formulation
-from nanopinn.workflows.amounts import MG, usual_amount
+from nanopinn.workflows.amounts import MG, validate_dose_mg
 from nanopinn.workflows.formulations import find_formulation
 from nanopinn.workflows.treatment import HOUR, ZERO_CELSIUS, GivenDose, Heating, Treatment
 
@@ -24,8 +24,8 @@ MINUTE = 60.0
 #: A number as TOML writes it: no string, no boolean.
 Number = Annotated[float, Strict()]
 #: No treatment and no simulation goes on for longer, h (two years), or has more of anything than this.
-LONGEST_H, MOST = 17520.0, 1000
-Hours = Annotated[Number, Field(ge=0, le=LONGEST_H)]
+MAX_DURATION_H, MAX_ENTRIES = 17520.0, 1000
+Hours = Annotated[Number, Field(ge=0, le=MAX_DURATION_H)]
 
 
 class _Table(BaseModel):
@@ -41,15 +41,15 @@ class _Dose(_Table):
     start_h: Hours
     amount_mg: Number | None = Field(None, gt=0)
     mg_per_m2: Number | None = Field(None, gt=0)
-    infusion_min: Number = Field(0.0, ge=0, le=LONGEST_H * MINUTE)
+    infusion_min: Number = Field(0.0, ge=0, le=MAX_DURATION_H * MINUTE)
 
 
 class _Heat(_Table):
     start_h: Hours
-    minutes: Number = Field(gt=0, le=LONGEST_H * MINUTE)
+    minutes: Number = Field(gt=0, le=MAX_DURATION_H * MINUTE)
     temperature_C: Number | None = Field(None, ge=37, le=60)
     file: Path | None = None
-    ramp_min: Number = Field(0.0, ge=0, le=LONGEST_H * MINUTE)
+    ramp_min: Number = Field(0.0, ge=0, le=MAX_DURATION_H * MINUTE)
     mode: Literal["imposed", "pennes"] = "imposed"
 
 
@@ -59,19 +59,19 @@ class _Radiation(_Table):
 
 
 class _Imaging(_Table):
-    times_h: tuple[Hours, ...] = Field((), max_length=MOST)
+    times_h: tuple[Hours, ...] = Field((), max_length=MAX_ENTRIES)
 
 
 class _Run(_Table):
-    end_h: Number = Field(gt=0, le=LONGEST_H)
+    end_h: Number = Field(gt=0, le=MAX_DURATION_H)
     heat_effects: Annotated[bool, Strict()] = True
 
 
 class _File(_Table):
     run: _Run
-    dose: tuple[_Dose, ...] = Field((), max_length=MOST)
-    heat: tuple[_Heat, ...] = Field((), max_length=MOST)
-    radiation: tuple[_Radiation, ...] = Field((), max_length=MOST)
+    dose: tuple[_Dose, ...] = Field((), max_length=MAX_ENTRIES)
+    heat: tuple[_Heat, ...] = Field((), max_length=MAX_ENTRIES)
+    radiation: tuple[_Radiation, ...] = Field((), max_length=MAX_ENTRIES)
     imaging: _Imaging = _Imaging(times_h=())
     patient: _Patient | None = None
 
@@ -83,10 +83,10 @@ def read_schedule(path: Path) -> Treatment:
         InputError: the file cannot be read, an entry is unknown, missing or out of range, a formulation is unknown, a dose is far from
             any that is given, two heatings overlap, something happens after the end, or nothing is given.
     """
-    return schedule_of(schedule_tables(path), path)
+    return treatment_from_tables(read_schedule_tables(path), path)
 
 
-def schedule_tables(path: Path) -> dict[str, Any]:
+def read_schedule_tables(path: Path) -> dict[str, Any]:
     """The tables of a schedule file as they stand in it.
 
     Raises:
@@ -95,7 +95,7 @@ def schedule_tables(path: Path) -> dict[str, Any]:
     return read_toml(path, "the schedule")
 
 
-def schedule_of(
+def treatment_from_tables(
     tables: Mapping[str, Any], path: Path | None, formulation: Formulation | None = None
 ) -> Treatment:
     """The schedule that a file's tables describe.
@@ -115,11 +115,13 @@ def schedule_of(
         raise InputError(
             f"an entry of the schedule {'is missing' if missing else 'cannot be used'}",
             file=path,
-            field=_name(first["loc"]),
+            field=_format_location(first["loc"]),
             found=None if missing else first["input"],
             expected=None if missing else first["msg"],
         ) from error
-    doses = tuple(_dose(d, given.patient, i, path, formulation) for i, d in enumerate(given.dose))
+    doses = tuple(
+        _build_dose(d, given.patient, i, path, formulation) for i, d in enumerate(given.dose)
+    )
     if not doses:
         raise InputError(
             "nothing is given to the patient",
@@ -127,10 +129,12 @@ def schedule_of(
             field="dose",
             remedy="Add a [[dose]] table.",
         )
-    _one_carrier(doses, path)
+    _require_single_carrier(doses, path)
     treatment = Treatment(
         doses=doses,
-        heatings=_in_order(tuple(_heating(h, i, path) for i, h in enumerate(given.heat)), path),
+        heatings=_sort_heatings(
+            tuple(_build_heating(h, i, path) for i, h in enumerate(given.heat)), path
+        ),
         radiation=RadiationCourse(
             tuple(Fraction(r.time_h * HOUR, r.dose_Gy) for r in given.radiation)
         ),
@@ -138,11 +142,11 @@ def schedule_of(
         end_s=given.run.end_h * HOUR,
         heat_effects=HeatEffects() if given.run.heat_effects else None,
     )
-    _within_run(treatment, path)
+    _require_events_before_end(treatment, path)
     return treatment
 
 
-def _name(location: tuple[int | str, ...]) -> str:
+def _format_location(location: tuple[int | str, ...]) -> str:
     """``heat 2.start_h`` from ("heat", 1, "start_h")."""
     words = [
         f" {p + 1}" if isinstance(p, int) else ("." if i else "") + p
@@ -151,12 +155,16 @@ def _name(location: tuple[int | str, ...]) -> str:
     return "".join(words)
 
 
-def _dose(
-    d: _Dose, patient: _Patient | None, index: int, path: Path | None, instead: Formulation | None
+def _build_dose(
+    d: _Dose,
+    patient: _Patient | None,
+    index: int,
+    path: Path | None,
+    formulation_override: Formulation | None,
 ) -> GivenDose:
     field = f"dose {index + 1}"
     folder = Path() if path is None else path.parent
-    what = instead or find_formulation(
+    what = formulation_override or find_formulation(
         d.formulation, folder, file=path, field=f"{field}.formulation"
     )
     amount = _amount_mg(d, patient, field, path)
@@ -172,7 +180,7 @@ def _amount_mg(d: _Dose, patient: _Patient | None, field: str, path: Path | None
             expected="either amount_mg or mg_per_m2",
         )
     if d.amount_mg is not None:
-        return usual_amount(d.amount_mg, f"{field}.amount_mg", f"{d.amount_mg:g} mg", path)
+        return validate_dose_mg(d.amount_mg, f"{field}.amount_mg", f"{d.amount_mg:g} mg", path)
     if patient is None:
         raise InputError(
             "a dose per body surface needs the surface",
@@ -182,10 +190,12 @@ def _amount_mg(d: _Dose, patient: _Patient | None, field: str, path: Path | None
         )
     assert d.mg_per_m2 is not None
     amount = d.mg_per_m2 * patient.body_surface_m2
-    return usual_amount(amount, f"{field}.mg_per_m2", f"{d.mg_per_m2:g} mg/m2, {amount:g} mg", path)
+    return validate_dose_mg(
+        amount, f"{field}.mg_per_m2", f"{d.mg_per_m2:g} mg/m2, {amount:g} mg", path
+    )
 
 
-def _one_carrier(doses: tuple[GivenDose, ...], path: Path | None) -> None:
+def _require_single_carrier(doses: tuple[GivenDose, ...], path: Path | None) -> None:
     carriers = sorted({g.formulation.name for g in doses if g.formulation.circulation})
     if len(carriers) > 1:
         raise InputError(
@@ -197,7 +207,7 @@ def _one_carrier(doses: tuple[GivenDose, ...], path: Path | None) -> None:
         )
 
 
-def _heating(h: _Heat, index: int, path: Path | None) -> Heating:
+def _build_heating(h: _Heat, index: int, path: Path | None) -> Heating:
     field = f"heat {index + 1}"
     if (h.temperature_C is None) == (h.file is None):
         raise InputError(
@@ -231,7 +241,7 @@ def _heating(h: _Heat, index: int, path: Path | None) -> Heating:
     return Heating(start, start + h.minutes * MINUTE, h.ramp_min * MINUTE, h.mode, kelvin, where)
 
 
-def _in_order(heatings: tuple[Heating, ...], path: Path | None) -> tuple[Heating, ...]:
+def _sort_heatings(heatings: tuple[Heating, ...], path: Path | None) -> tuple[Heating, ...]:
     ordered = tuple(sorted(heatings, key=lambda h: h.start_s))
     for a, b in itertools.pairwise(ordered):
         if b.start_s < a.end_s + a.ramp_s:
@@ -245,7 +255,7 @@ def _in_order(heatings: tuple[Heating, ...], path: Path | None) -> tuple[Heating
     return ordered
 
 
-def _within_run(treatment: Treatment, path: Path | None) -> None:
+def _require_events_before_end(treatment: Treatment, path: Path | None) -> None:
     last = max((*treatment.events(), *treatment.images_s))
     if last > treatment.end_s:
         raise InputError(

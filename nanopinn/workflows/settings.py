@@ -63,7 +63,7 @@ class FitSettings(BaseModel):
 
     @field_validator("release_in_time", mode="before")
     @classmethod
-    def _hours(cls, given: object) -> object:
+    def _split_hours(cls, given: object) -> object:
         """Hours as the command line has them, ``6,24``."""
         return tuple(h for h in given.split(",") if h.strip()) if isinstance(given, str) else given
 
@@ -120,7 +120,7 @@ class PhantomSettings(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _tumour_fits(self) -> PhantomSettings:
+    def _require_tumour_in_field_of_view(self) -> PhantomSettings:
         if self.tumour_mm is not None and any(
             not 0 < d <= 0.8 * n * h
             for d, n, h in zip(self.tumour_mm, self.shape, self.voxel_mm, strict=True)
@@ -150,7 +150,7 @@ class SimulationSettings(BaseModel):
 class ComparisonSettings(BaseModel):
     """Arms of treatment through one tumour; what is not known is drawn ``draws`` times.
 
-    ``dose``, ``heat`` and ``radiation`` as :func:`nanopinn.workflows.therapy.arms.arms_of` reads them.
+    ``dose``, ``heat`` and ``radiation`` as :func:`nanopinn.workflows.therapy.arms.build_arms` reads them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -242,7 +242,7 @@ class PlanSettings(BaseModel):
 
     @field_validator("tumour_mm", "voxel_mm", mode="before")
     @classmethod
-    def _three(cls, given: object) -> object:
+    def _expand_to_three_axes(cls, given: object) -> object:
         """One number stands for all three axes."""
         sizes = list(given) if isinstance(given, (tuple, list)) else [given]
         if len(sizes) not in (1, 3):
@@ -251,7 +251,9 @@ class PlanSettings(BaseModel):
 
     @field_validator("tumour_mm", "voxel_mm")
     @classmethod
-    def _positive(cls, given: tuple[float, float, float]) -> tuple[float, float, float]:
+    def _require_positive_sizes(
+        cls, given: tuple[float, float, float]
+    ) -> tuple[float, float, float]:
         if not all(0 < v < 1000 for v in given):
             raise ValueError("sizes in mm are positive")
         return given

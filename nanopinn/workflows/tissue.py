@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.geometry import local_paraboloid
+from nanopinn.imaging.geometry import smooth_local_quadratic
 
 Array = NDArray[np.float64]
 
@@ -18,7 +18,7 @@ MARGIN_M = 2.5e-3
 PH_SMOOTHING_VOXELS = 1.2
 
 
-def filled(
+def fill_missing_voxels(
     values: Array, inside: NDArray[np.bool_], normal: float, low: float, high: float = np.inf
 ) -> Array:
     """A map without holes: the tumour's median inside, ``normal`` outside, held between ``low`` and ``high``.
@@ -37,17 +37,21 @@ def filled(
     return np.clip(out, low, high)
 
 
-def smoothed_pH(pH: Array, inside: NDArray[np.bool_]) -> Array:
+def smooth_pH(pH: Array, inside: NDArray[np.bool_]) -> Array:
     """Average over neighbours of the same tissue; the tumour's border layer, which mixes both, is not a source."""
     out = pH.copy()
     for tissue in (inside, ~inside):
-        smooth = local_paraboloid(pH, binary_erosion(tissue, border_value=1), PH_SMOOTHING_VOXELS)
+        smooth = smooth_local_quadratic(
+            pH, binary_erosion(tissue, border_value=1), PH_SMOOTHING_VOXELS
+        )
         known = tissue & np.isfinite(smooth)
         out[known] = smooth[known]
     return out
 
 
-def shrunk(values: Array, std: Array, inside: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
+def shrink_to_tumour_mean(
+    values: Array, std: Array, inside: NDArray[np.bool_]
+) -> tuple[Array, Array, Array]:
     """Posterior mean and sd of a map under a normal spread over the tumour, and the weight of each voxel's own value.
 
     Mean and spread are the tumour's own (empirical Bayes; DerSimonian and Laird 1986): where the scan was too
@@ -62,6 +66,10 @@ def shrunk(values: Array, std: Array, inside: NDArray[np.bool_]) -> tuple[Array,
     between = max(excess / float(w.sum() - (w**2).sum() / w.sum()), 0.0)
     w = 1 / (std[good] ** 2 + between)
     mean = float((w * v).sum() / w.sum())
-    kept = np.ones_like(values)
-    kept[good] = between / (between + std[good] ** 2)
-    return np.where(good, mean + kept * (values - mean), values), np.sqrt(kept) * std, kept
+    data_weight = np.ones_like(values)
+    data_weight[good] = between / (between + std[good] ** 2)
+    return (
+        np.where(good, mean + data_weight * (values - mean), values),
+        np.sqrt(data_weight) * std,
+        data_weight,
+    )

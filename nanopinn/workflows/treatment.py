@@ -8,8 +8,8 @@ from typing import Literal
 
 from nanopinn.parameters import value
 from nanopinn.physics.formulation import Formulation, PlasmaDrug
-from nanopinn.physics.heat_effects import HeatEffects, heats
-from nanopinn.physics.plasma import CurveSum, Dose
+from nanopinn.physics.heat_effects import HeatEffects, has_heat_effects
+from nanopinn.physics.plasma import PlasmaCurveSum, Dose
 from nanopinn.physics.radiation import RadiationCourse
 from nanopinn.physics.values import Number, Values
 
@@ -78,8 +78,8 @@ class Treatment:
         ]
         share = self.carrier.releasable_share if self.carrier else 1.0
         encapsulated, free = (
-            CurveSum(tuple(p.encapsulated for p in parts)),
-            CurveSum(tuple(p.free for p in parts)),
+            PlasmaCurveSum(tuple(p.encapsulated for p in parts)),
+            PlasmaCurveSum(tuple(p.free for p in parts)),
         )
         return PlasmaDrug(encapsulated, free, share, parts[0].fb)
 
@@ -101,40 +101,40 @@ class Treatment:
         )
 
     @property
-    def heated_s(self) -> tuple[tuple[float, float], ...]:
+    def heating_intervals_s(self) -> tuple[tuple[float, float], ...]:
         """Start and end of every heating that acts on pressure and walls, s."""
         acting = () if self.heat_effects is None else self.heatings
-        return tuple((h.start_s, h.end_s) for h in acting if heats(h.temperature_K))
+        return tuple((h.start_s, h.end_s) for h in acting if has_heat_effects(h.temperature_K))
 
     @property
     def changes_tissue(self) -> bool:
         """Whether radiation or heat changes pressure or walls."""
-        return bool(self.radiation.fractions or self.heated_s)
+        return bool(self.radiation.fractions or self.heating_intervals_s)
 
     def factors(self, t: float) -> dict[str, Number]:
         """Factors of radiation and heat on the tumour's properties at a time, s; nothing where neither is given."""
         found: dict[str, Number] = (
             dict(self.radiation.modifiers(t)) if self.radiation.fractions else {}
         )
-        if self.heat_effects is not None and self.heated_s:
-            for name, factor in self.heat_effects.modifiers(t, self.heated_s).items():
+        if self.heat_effects is not None and self.heating_intervals_s:
+            for name, factor in self.heat_effects.modifiers(t, self.heating_intervals_s).items():
                 found[name] = found.get(name, 1.0) * factor
         return found
 
-    def under(self, values: Values) -> Treatment:
+    def with_values(self, values: Values) -> Treatment:
         """The same with effects of radiation and heat as given by symbol; a tensor of draws gives a factor for each."""
-        heat = None if self.heat_effects is None else self.heat_effects.under(values)
-        return replace(self, radiation=self.radiation.under(values), heat_effects=heat)
+        heat = None if self.heat_effects is None else self.heat_effects.with_values(values)
+        return replace(self, radiation=self.radiation.with_values(values), heat_effects=heat)
 
-    def said_of_heat(self) -> tuple[str, ...]:
+    def heat_assumptions(self) -> tuple[str, ...]:
         """What is assumed of the heatings beside the temperature they reach."""
         found = []
         hottest = max(
             (h.temperature_K for h in self.heatings if h.temperature_K is not None), default=0.0
         )
         if hottest > value("T_stasis"):
-            found.append(too_hot(hottest))
-        if self.heated_s:
+            found.append(vascular_stasis_warning(hottest))
+        if self.heating_intervals_s:
             hours, t = (value(s) / HOUR for s in ("HT_t_IFP", "HT_t_Pl"))
             found.append(
                 _HEAT_EFFECTS.format(p_e=value("HT_IFP"), hours=hours, P=value("HT_Pl"), t=t)
@@ -147,7 +147,7 @@ class Treatment:
         return tuple(found)
 
 
-def too_hot(T_K: float) -> str:
+def vascular_stasis_warning(T_K: float) -> str:
     """The warning for a temperature at which perfusion shuts down."""
     return (
         f"Warning: {T_K - ZERO_CELSIUS:.3g} C is above {value('T_stasis') - ZERO_CELSIUS:g} C, where heat closes the vessels of tumours "

@@ -9,7 +9,7 @@ import pytest
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.aif.curve import plasma_from_blood
-from nanopinn.imaging.aif.population import POPULATIONS, parker
+from nanopinn.imaging.aif.population import POPULATION_CURVES, parker
 from nanopinn.imaging.aif.source import load_aif
 
 pytestmark = pytest.mark.dce
@@ -26,11 +26,11 @@ def load(spec: str | Path, **change: float):
     ).curve
 
 
-@pytest.mark.parametrize("name", list(POPULATIONS))
+@pytest.mark.parametrize("name", list(POPULATION_CURVES))
 def test_every_population_curve_is_straight_between_its_times_to_1e_4_of_its_peak(
     name: str,
 ) -> None:
-    curve, known = load(name), POPULATIONS[name]
+    curve, known = load(name), POPULATION_CURVES[name]
     t = np.linspace(47.3 + 1e-6, FRAMES[-1], 200_001)
     exact = known.formula(t - 47.3) / (0.58 if known.fluid == "blood" else 1.0)
     assert np.abs(np.interp(t, curve.times_s, curve.plasma_mM) - exact).max() < 1e-4 * exact.max()

@@ -62,7 +62,7 @@ def test_the_vessel_is_found_and_gives_the_ktrans_that_a_population_curve_misses
     assert not (maps.arterial_voxels.where & ~inside).any()
     assert abs(bias(maps, with_vessel)) < 0.02
     assert bias(maps_with(with_vessel, "parker"), with_vessel) < -0.2  # 0.7 of the dose was given
-    assert maps.arterial_voxels.area_to_parker == pytest.approx(DOSE, rel=0.05)
+    assert maps.arterial_voxels.auc_to_parker_ratio == pytest.approx(DOSE, rel=0.05)
     assert maps.arterial_voxels.peak_to_noise > 20
 
 

@@ -7,7 +7,11 @@ import pytest
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.acquisition import DceAcquisition
-from nanopinn.imaging.concentration import concentration_of, conversion, ready_concentration
+from nanopinn.imaging.concentration import (
+    estimate_concentration,
+    select_enhancement_model,
+    wrap_measured_concentration,
+)
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.maps import make_maps
 from nanopinn.imaging.spgr import signal_from_concentration
@@ -33,8 +37,11 @@ def test_stated_noise_and_shared_errors_are_the_scatter_of_the_curves() -> None:
         TIMES < 50, 0.0, np.where(TIMES < 100, 1.6, 0.8)
     )  # its mean is its late level, where noise is stated
     T1 = 1.3 + 0.05 * np.random.default_rng(1).standard_normal((20000, 1, 1))
-    found = concentration_of(
-        scan(C, 20000, 0.5), conversion(T1, ACQUISITION), ACQUISITION, np.full(T1.shape, 0.05)
+    found = estimate_concentration(
+        scan(C, 20000, 0.5),
+        select_enhancement_model(T1, ACQUISITION),
+        ACQUISITION,
+        np.full(T1.shape, 0.05),
     )
     late = found.mM[20:]
     apart = (late[1:] - late[:-1]).std() / np.sqrt(2)  # what frames do not share
@@ -46,10 +53,12 @@ def test_stated_noise_and_shared_errors_are_the_scatter_of_the_curves() -> None:
 
 def test_the_linear_relation_is_the_limit_of_small_concentrations_and_saturates_low() -> None:
     T1 = np.full((1, 1, 1), 1.3)
-    linear, exact = (conversion(T1, ACQUISITION, relation=r) for r in ("linear", "spgr"))
-    np.testing.assert_allclose(linear.concentration(linear.ratio(np.array(0.7))), 0.7)
+    linear, exact = (
+        select_enhancement_model(T1, ACQUISITION, relation=r) for r in ("linear", "spgr")
+    )
+    np.testing.assert_allclose(linear.concentration(linear.relative_signal(np.array(0.7))), 0.7)
     # R1 TR stays small: the steady state is nearly proportional to R1 only for flips far above Ernst's
-    ratio = exact.ratio(np.array([[[[1e-3]]], [[[3.0]]]]))
+    ratio = exact.relative_signal(np.array([[[[1e-3]]], [[[3.0]]]]))
     C = linear.concentration(ratio).ravel()
     assert C[0] < 1e-3
     assert C[1] < 0.8 * 3.0
@@ -68,7 +77,7 @@ def test_a_series_in_mM_needs_neither_t1_nor_flip_angle(own_study: Study) -> Non
         {"VolumeTiming": t.tolist(), "Units": "mM", "Hematocrit": 0.42},
     )
     maps = make_maps(
-        ImagingInputs(dce=own_study.dce, mask=own_study.folder / "mask.nii.gz"), need_ph=False
+        ImagingInputs(dce=own_study.dce, mask=own_study.folder / "mask.nii.gz"), require_ph=False
     )
     inside = own_study.mask
     np.testing.assert_allclose(maps.ktrans_per_min[inside], own_study.Ktrans[inside], rtol=0.02)
@@ -80,19 +89,21 @@ def test_a_series_in_mM_that_cannot_be_is_refused(own_study: Study) -> None:
     data = np.random.default_rng(0).random((4, 4, 3, 20)) * 1000
     save(own_study.dce, data, own_study.affine, {"RepetitionTime": 5.0, "Units": "mM"})
     with pytest.raises(InputError, match="no concentrations in mM"):
-        make_maps(ImagingInputs(dce=own_study.dce), need_ph=False)
+        make_maps(ImagingInputs(dce=own_study.dce), require_ph=False)
 
 
 def test_a_signal_that_falls_is_flagged_as_negative() -> None:
-    from nanopinn.imaging.kinetics.volume import before_fit
+    from nanopinn.imaging.kinetics.volume import classify_before_fit
 
     S = np.full((40, 3, 1, 1), 100.0) + 0.1 * np.random.default_rng(0).standard_normal(
         (40, 3, 1, 1)
     )
     S[12:, 1] *= 0.9
     S[12:, 2] *= 1.3
-    status = before_fit(
-        concentration_of(S, conversion(np.full((3, 1, 1), T10_S), ACQUISITION), ACQUISITION)
+    status = classify_before_fit(
+        estimate_concentration(
+            S, select_enhancement_model(np.full((3, 1, 1), T10_S), ACQUISITION), ACQUISITION
+        )
     ).ravel()
     assert Status(int(status[0])) == Status.NOT_ENHANCING
     assert Status(int(status[1])) == Status.NOT_ENHANCING | Status.NEGATIVE
@@ -108,4 +119,4 @@ def test_relaxivity_off_by_a_thousand_is_refused(study: Study) -> None:
 
 def test_ready_concentration_keeps_every_value() -> None:
     C = np.random.default_rng(0).random((40, 2, 2, 2))
-    assert np.array_equal(ready_concentration(C, ACQUISITION).mM, C)
+    assert np.array_equal(wrap_measured_concentration(C, ACQUISITION).mM, C)

@@ -12,7 +12,7 @@ from scipy.integrate import quad
 from nanopinn.imaging.kinetics.convolution import (
     ExponentialTable,
     convolve_exponential,
-    convolve_exponential_with_slope,
+    convolve_exponential_with_derivative,
 )
 
 pytestmark = pytest.mark.dce
@@ -79,7 +79,7 @@ def test_slope_equals_automatic_differentiation_from_zero_rate_to_instant_washou
     rates = torch.tensor(
         [0.0, 1e-7, 1e-3, 0.0119, 0.06, 0.5, 3.0, 50.0], dtype=torch.float64, requires_grad=True
     )
-    y, slope = convolve_exponential_with_slope(TIMES, VALUES, rates, AT)
+    y, slope = convolve_exponential_with_derivative(TIMES, VALUES, rates, AT)
     for j in range(len(AT)):
         (derivative,) = torch.autograd.grad(y[:, j].sum(), rates, retain_graph=True)
         # two independent routes through the same weights, cancellation at small k h included
@@ -88,7 +88,7 @@ def test_slope_equals_automatic_differentiation_from_zero_rate_to_instant_washou
 
 def test_slope_equals_central_differences() -> None:
     rates = torch.tensor([1e-3, 0.05, 0.4], dtype=torch.float64)
-    _, slope = convolve_exponential_with_slope(TIMES, VALUES, rates, AT)
+    _, slope = convolve_exponential_with_derivative(TIMES, VALUES, rates, AT)
     step = 1e-5 * rates
     above, below = (convolve_exponential(TIMES, VALUES, rates + s, AT) for s in (step, -step))
     # central differences: step squared times the third derivative, plus round-off over the step
@@ -99,7 +99,7 @@ def test_table_is_exact_to_1e_8_of_the_curve_between_its_nodes() -> None:
     table = ExponentialTable.at(TIMES, VALUES, AT)
     low, high = np.log(table.lowest), np.log(table.highest)
     rates = torch.as_tensor(np.exp(np.random.default_rng(0).uniform(low, high, 3000)))
-    exact, exact_slope = convolve_exponential_with_slope(TIMES, VALUES, rates, AT)
+    exact, exact_slope = convolve_exponential_with_derivative(TIMES, VALUES, rates, AT)
     found, slope = table(rates)
     size = exact.abs().amax(dim=1, keepdim=True)
     assert ((found - exact).abs() / size).max() < 1e-8

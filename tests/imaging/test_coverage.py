@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from nanopinn.imaging.acquisition import DceAcquisition
-from nanopinn.imaging.aif.population import POPULATIONS
-from nanopinn.imaging.concentration import concentration_of, conversion
+from nanopinn.imaging.aif.population import POPULATION_CURVES
+from nanopinn.imaging.concentration import estimate_concentration, select_enhancement_model
 from nanopinn.imaging.kinetics.curve import InputCurve
 from nanopinn.imaging.kinetics.models import MODELS
 from nanopinn.imaging.kinetics.response import evaluate
 from nanopinn.imaging.kinetics.volume import fit_volume
 from nanopinn.imaging.spgr import signal, signal_from_concentration
-from nanopinn.imaging.t1.vfa import fit_t1
+from nanopinn.imaging.t1.vfa import fit_variable_flip_angles
 
 pytestmark = pytest.mark.dce
 VOXELS, FRAMES, T1_S, FLIPS = 5000, np.arange(60) * 5.0, 1.4, np.array([2.0, 5.0, 10.0, 15.0, 20.0])
@@ -35,7 +35,7 @@ def test_95_per_cent_intervals_cover_the_truth_in_92_to_97_per_cent_of_voxels(
         ],
         axis=1,
     )
-    aif = POPULATIONS["parker"].plasma(
+    aif = POPULATION_CURVES["parker"].plasma(
         arrival_s=42.3, until_s=300.0, hematocrit=0.42, dose_mmol_per_kg=0.1
     )
     C = (
@@ -51,11 +51,13 @@ def test_95_per_cent_intervals_cover_the_truth_in_92_to_97_per_cent_of_voxels(
         images = signal(1000.0, T1_S, SEQUENCE[0], FLIPS) + noise * before * rng.standard_normal(
             (VOXELS, 1, 1, len(FLIPS))
         )
-        fitted = fit_t1(images, FLIPS, SEQUENCE[0])
+        fitted = fit_variable_flip_angles(images, FLIPS, SEQUENCE[0])
         T1, T1_std = fitted.T1, fitted.T1_std
     acquisition = DceAcquisition(FRAMES, *SEQUENCE[:2], SEQUENCE[2], 0.42, 0.1, False, 8, None, ())
     maps = fit_volume(
-        concentration_of(S, conversion(T1, acquisition), acquisition, T1_std), aif, FRAMES
+        estimate_concentration(S, select_enhancement_model(T1, acquisition), acquisition, T1_std),
+        aif,
+        FRAMES,
     )
     for i, (name, unit) in enumerate((("Ktrans", 60), ("ve", 1), ("vp", 1))):
         z = (maps.values[name].ravel() - unit * truth[:, i]) / maps.std[name].ravel()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.dicom import as_series, files_in
+from nanopinn.imaging.dicom import open_series, list_scan_files
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.maps import make_maps
 
@@ -51,7 +51,7 @@ def test_two_series_in_a_folder_are_a_question_to_the_user(
     own_study: Study, converted: Path
 ) -> None:
     shutil.copy(own_study.dce, converted / "series_6.nii.gz")
-    with pytest.raises(InputError) as caught, as_series(converted):
+    with pytest.raises(InputError) as caught, open_series(converted):
         pass
     assert "series_5.nii.gz" in str(caught.value)
     assert "series_6.nii.gz" in str(caught.value)
@@ -64,7 +64,7 @@ def test_without_dcm2niix_a_dicom_folder_is_told_how_to_go_on(
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     with (
         pytest.raises(InputError, match="dcm2niix is not installed") as caught,
-        as_series(tmp_path),
+        open_series(tmp_path),
     ):
         pass
     assert "apt install dcm2niix" in str(caught.value)
@@ -82,11 +82,11 @@ def test_with_dcm2niix_a_dicom_folder_is_converted_and_leaves_nothing_behind(
     script.write_text(f'#!/bin/sh\necho "dcm2niiX version v1.0"\ncp {converted}/series_5.* "$8"\n')
     script.chmod(script.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    with as_series(dicom) as (path, notes):
+    with open_series(dicom) as (path, notes):
         assert path.is_file()
         assert "dcm2niiX version v1.0" in notes[0]
     assert not path.exists()
-    assert files_in(dicom) == [dicom / "IM0001"]
+    assert list_scan_files(dicom) == [dicom / "IM0001"]
 
 
 def test_a_conversion_that_fails_is_said_to_have_failed(
@@ -98,5 +98,5 @@ def test_a_conversion_that_fails_is_said_to_have_failed(
     (tools / "dcm2niix").write_text("#!/bin/sh\nexit 2\n")
     (tools / "dcm2niix").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    with pytest.raises(InputError, match="could not convert"), as_series(tmp_path):
+    with pytest.raises(InputError, match="could not convert"), open_series(tmp_path):
         pass

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.fingerprints import fingerprints, unchanged
+from nanopinn.imaging.fingerprints import hash_files, check_files_unchanged
 
 
 def test_files_of_one_name_and_sidecars_are_all_listed_with_their_hash(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_files_of_one_name_and_sidecars_are_all_listed_with_their_hash(tmp_path:
         file.parent.mkdir()
         file.write_bytes(bytes([i]))
     (tmp_path / "a" / "fit.json").write_text("{}")
-    found = fingerprints([*files, files[0], tmp_path / "absent"])
+    found = hash_files([*files, files[0], tmp_path / "absent"])
     assert list(found) == ["fit.nii.gz", "fit.json", "fit.nii.gz (2)"]
     assert list(found.values()) == [
         hashlib.sha256(content).hexdigest() for content in (b"\0", b"{}", b"\1")
@@ -30,8 +30,8 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path, what: str
     scan.write_bytes(b"scan")
     if what != "new":
         side.write_text("{}")
-    before = fingerprints([scan])
-    unchanged(before, [scan])
+    before = hash_files([scan])
+    check_files_unchanged(before, [scan])
     side.unlink() if what == "removed" else side.write_text('{"FlipAngle": 20}')
     with pytest.raises(InputError, match=rf"dce\.json: the file was changed.*found: {what}"):
-        unchanged(before, [scan])
+        check_files_unchanged(before, [scan])

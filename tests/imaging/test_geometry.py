@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nanopinn.imaging.geometry import local_paraboloid, resample, same_grid
+from nanopinn.imaging.geometry import smooth_local_quadratic, resample, same_grid
 
 from .conftest import oblique
 
@@ -106,7 +106,7 @@ def block(shape: tuple[int, int, int]) -> np.ndarray:
 
 def test_smoothing_keeps_a_ramp_up_to_the_border_of_its_sources() -> None:
     values, source = ramp(world((12, 10, 8), COARSE)), block((12, 10, 8))
-    smooth = local_paraboloid(np.where(source, values, 1e6), source, 0.7)
+    smooth = smooth_local_quadratic(np.where(source, values, 1e6), source, 0.7)
     # the ridge that keeps slopes finite bends a line by a hundredth of its step
     step = np.abs(np.diff(values, axis=0)).max()
     np.testing.assert_allclose(smooth[source], values[source], atol=0.05 * step)
@@ -116,13 +116,13 @@ def test_smoothing_keeps_a_ramp_up_to_the_border_of_its_sources() -> None:
 def test_smoothing_does_not_fill_a_core() -> None:
     x, y, z = np.indices((13, 13, 13)) - 6.0
     core = 6.6 + 0.01 * (x**2 + y**2 + z**2)
-    smooth = local_paraboloid(core, np.ones(core.shape, dtype=bool), 1.2)
+    smooth = smooth_local_quadratic(core, np.ones(core.shape, dtype=bool), 1.2)
     assert smooth[6, 6, 6] == pytest.approx(6.6, abs=1e-3)  # a plane would say 6.643
 
 
 def test_in_a_single_slice_the_slice_is_smoothed() -> None:
     x, y, _ = np.indices((15, 15, 1)) - 7.0
-    smooth = local_paraboloid(
+    smooth = smooth_local_quadratic(
         1.0 + 0.1 * x + 0.01 * (x**2 + y**2), np.ones((15, 15, 1), dtype=bool), 1.2
     )
     assert smooth[7, 7, 0] == pytest.approx(1.0, abs=2e-3)
@@ -131,6 +131,6 @@ def test_in_a_single_slice_the_slice_is_smoothed() -> None:
 
 def test_smoothing_averages_noise() -> None:
     noise = np.random.default_rng(0).standard_normal((24, 24, 24))
-    smooth = local_paraboloid(noise, np.ones(noise.shape, dtype=bool), 1.2)[5:-5, 5:-5, 5:-5]
+    smooth = smooth_local_quadratic(noise, np.ones(noise.shape, dtype=bool), 1.2)[5:-5, 5:-5, 5:-5]
     # the kernel is (5/2 - r^2/2) times the Gaussian: its square integrates to 3.4375 of the Gaussian's
     assert smooth.std() == pytest.approx(3.4375**0.5 * (2 * np.sqrt(np.pi) * 1.2) ** -1.5, rel=0.15)

@@ -30,7 +30,7 @@ def test_maps_of_a_noise_free_study_are_its_truth(study: Study, maps: ImagingMap
     np.testing.assert_allclose(maps.ve[inside], study.ve[inside], rtol=0.01)
     np.testing.assert_allclose(maps.vp[inside], study.vp[inside], atol=0.002)
     assert float(maps.aif.times_s[0]) == pytest.approx(BOLUS_S, abs=0.2)
-    assert maps.valid_share == 1.0
+    assert maps.valid_fraction == 1.0
 
 
 def test_tissue_that_takes_up_nothing_is_not_fitted_and_is_nan(

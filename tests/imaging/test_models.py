@@ -9,7 +9,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.aif.population import POPULATIONS
+from nanopinn.imaging.aif.population import POPULATION_CURVES
 from nanopinn.imaging.kinetics.curve import InputCurve
 from nanopinn.imaging.kinetics.fit import fit_kinetics
 from nanopinn.imaging.kinetics.models import MODELS
@@ -17,7 +17,7 @@ from nanopinn.imaging.kinetics.response import evaluate
 
 pytestmark = pytest.mark.dce
 FRAMES = np.arange(60) * 5.0
-AIF = POPULATIONS["parker"].plasma(
+AIF = POPULATION_CURVES["parker"].plasma(
     arrival_s=30.0, until_s=300.0, hematocrit=0.42, dose_mmol_per_kg=0.1
 )
 TYPICAL = {

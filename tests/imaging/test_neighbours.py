@@ -7,18 +7,18 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from nanopinn.imaging.aif.population import POPULATIONS
+from nanopinn.imaging.aif.population import POPULATION_CURVES
 from nanopinn.imaging.kinetics.curve import InputCurve
 from nanopinn.imaging.kinetics.fit import fit_kinetics
 from nanopinn.imaging.kinetics.models import MODELS
-from nanopinn.imaging.kinetics.neighbours import smooth_fit
+from nanopinn.imaging.kinetics.neighbours import fit_spatially_regularised
 from nanopinn.imaging.kinetics.response import evaluate
 from nanopinn.imaging.least_squares import NormalPrior
 
 pytestmark = pytest.mark.dce
 FRAMES, SHAPE = np.arange(60) * 5.0, (14, 14, 6)
 CURVE = InputCurve(
-    POPULATIONS["parker"].plasma(
+    POPULATION_CURVES["parker"].plasma(
         arrival_s=30.0, until_s=300.0, hematocrit=0.42, dose_mmol_per_kg=0.1
     ),
     FRAMES,
@@ -47,7 +47,10 @@ def smooth_tissue(width: float = 2.0) -> np.ndarray:
 def test_in_smooth_tissue_errors_shrink_and_are_stated_as_they_are(sd: float) -> None:
     truth = smooth_tissue()
     C = noisy(truth, sd)
-    alone, together = fit_kinetics(MODEL, C, CURVE), smooth_fit(MODEL, C, CURVE, WHERE)
+    alone, together = (
+        fit_kinetics(MODEL, C, CURVE),
+        fit_spatially_regularised(MODEL, C, CURVE, WHERE),
+    )
     gain = [
         np.sqrt(np.mean((f.parameters.numpy() - truth) ** 2, axis=0)) for f in (alone, together)
     ]
@@ -64,7 +67,7 @@ def test_in_smooth_tissue_errors_shrink_and_are_stated_as_they_are(sd: float) ->
 def test_an_edge_is_kept() -> None:
     truth = np.tile([0.1 / 60, 0.3, 0.04], (len(WHERE), 1))
     truth[WHERE[:, 0] >= 7, 0] = 0.4 / 60
-    together = smooth_fit(MODEL, noisy(truth, 0.01), CURVE, WHERE)
+    together = fit_spatially_regularised(MODEL, noisy(truth, 0.01), CURVE, WHERE)
     Ktrans = 60 * together.parameters[:, 0].numpy().reshape(SHAPE)
     assert np.abs(Ktrans[6].mean() - 0.1) < 0.02
     assert np.abs(Ktrans[7].mean() - 0.4) < 0.04
@@ -75,7 +78,10 @@ def test_a_spoiled_voxel_does_not_reach_its_neighbours() -> None:
     spoiled = C.clone()
     middle = int(np.flatnonzero((WHERE == [7, 7, 3]).all(axis=1))[0])
     spoiled[middle] = float("nan")
-    clean, beside = smooth_fit(MODEL, C, CURVE, WHERE), smooth_fit(MODEL, spoiled, CURVE, WHERE)
+    clean, beside = (
+        fit_spatially_regularised(MODEL, C, CURVE, WHERE),
+        fit_spatially_regularised(MODEL, spoiled, CURVE, WHERE),
+    )
     assert beside.parameters[middle].isnan().all()
     others = np.arange(len(C)) != middle
     # a missing neighbour tells nothing; the far field must not notice
@@ -101,7 +107,7 @@ def test_a_tight_prior_holds_and_a_wide_one_does_nothing() -> None:
 
 
 def test_nothing_to_fit_is_no_error() -> None:
-    empty = smooth_fit(
+    empty = fit_spatially_regularised(
         MODEL,
         torch.zeros((0, len(FRAMES)), dtype=torch.float64),
         CURVE,

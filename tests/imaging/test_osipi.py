@@ -19,7 +19,7 @@ from nanopinn.imaging.kinetics.curve import InputCurve
 from nanopinn.imaging.kinetics.fit import fit_kinetics
 from nanopinn.imaging.kinetics.models import MODELS, extended_tofts, tofts
 from nanopinn.imaging.spgr import concentration_from_signal
-from nanopinn.imaging.t1.vfa import fit_t1
+from nanopinn.imaging.t1.vfa import fit_variable_flip_angles
 
 pytestmark = [pytest.mark.public_data, pytest.mark.dce]
 
@@ -81,7 +81,7 @@ def test_every_t1_case_lies_within_the_osipi_tolerance(
     assert len(cases) == count
     for row in cases:
         TR = series(row["TR"])[0] * (1e-3 if "prostate" in file else 1.0)
-        fit = fit_t1(series(row["s"])[None], series(row["FA"]), TR)
+        fit = fit_variable_flip_angles(series(row["s"])[None], series(row["FA"]), TR)
         assert abs(1 / fit.T1[0] - to_R1(row)) <= 0.05 + 0.05 * to_R1(row), row["label"]
 
 
@@ -187,7 +187,7 @@ def test_linear_t1_lies_within_the_osipi_tolerance_but_for_one_prostate_voxel(
         missed = 0
         for row in rows(public_data / "osipi/test/T1_mapping/data" / file):
             reference = float(row["R1"]) if "R1" in row else 1000 / float(row["T1 nonlinear"])
-            T1 = fit_t1(
+            T1 = fit_variable_flip_angles(
                 series(row["s"])[None],
                 series(row["FA"]),
                 scale * series(row["TR"])[0],

@@ -17,7 +17,7 @@ from nanopinn.imaging.kinetics.fit import fit_kinetics
 from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.imaging.maps import ImagingMaps, make_maps
 from nanopinn.imaging.spgr import concentration_from_signal
-from nanopinn.imaging.t1.vfa import linear_t1
+from nanopinn.imaging.t1.vfa import fit_variable_flip_angles_linear
 
 from .conftest import tissue_curve
 
@@ -49,7 +49,7 @@ def vfa_files(tumour: Path) -> tuple[Path, ...]:
 
 def test_at_least_95_per_cent_of_the_tumour_has_valid_kinetics(maps: ImagingMaps) -> None:
     assert maps.mask.sum() == 294
-    assert maps.valid_share >= 0.95
+    assert maps.valid_fraction >= 0.95
 
 
 def test_medians_lie_where_others_found_them(maps: ImagingMaps) -> None:
@@ -64,7 +64,9 @@ def test_the_choices_of_the_sketch_give_its_numbers(tumour: Path) -> None:
     """Linear T1, seven images before the bolus, arrival with the eighth, the median curve: 0.27 to 0.29 1/min."""
     mask = read_volume(tumour / "tumour_mask.nii.gz").numpy() > 0.5
     vfa = np.stack([read_volume(p).numpy()[mask] for p in vfa_files(tumour)], axis=-1)
-    T1 = float(np.median(linear_t1(vfa, np.array([2.0, 10.0, 20.0]), 0.004)[0]))
+    T1 = float(
+        np.median(fit_variable_flip_angles_linear(vfa, np.array([2.0, 10.0, 20.0]), 0.004)[0])
+    )
     assert pytest.approx(0.87, abs=0.005) == T1
     median = np.median(
         np.moveaxis(read_volume(tumour / "dce.nii.gz").numpy(), -1, 0)[:, mask], axis=1
@@ -110,9 +112,9 @@ def test_another_arterial_input_moves_ktrans_more_than_the_voxels_own_errors(
                 aif=aif,
                 overrides={"ContrastRelaxivity": RELAXIVITY},
             ),
-            need_ph=False,
+            require_ph=False,
         )
-        assert other.valid_share > 0.9
+        assert other.valid_fraction > 0.9
         medians[aif] = np.nanmedian(other.ktrans_per_min[other.mask])
         if aif == "auto":
             assert other.arterial_voxels is not None

@@ -68,7 +68,9 @@ def test_t1_must_be_given_once_and_in_seconds(own_study: Study) -> None:
 def test_without_a_ph_the_options_are_named(own_study: Study) -> None:
     assert "--assume-ph" in str(refused(own_study, "no pH|No pH", cest=None))
     refused(own_study, "not an extracellular pH|Not an extracellular pH", cest=None, assume_ph=12.0)
-    assert np.isnan(make_maps(ImagingInputs(**own_study.given(cest=None)), need_ph=False).ph).all()
+    assert np.isnan(
+        make_maps(ImagingInputs(**own_study.given(cest=None)), require_ph=False).ph
+    ).all()
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_a_mask_of_one_voxel_is_a_tumour_of_one_voxel(own_study: Study) -> None:
     one = np.zeros(own_study.mask.shape)
     one[5, 5, 2] = 1
     path = save(own_study.folder / "one.nii.gz", one, own_study.affine)
-    maps = make_maps(ImagingInputs(**own_study.given(mask=path, cest=None)), need_ph=False)
+    maps = make_maps(ImagingInputs(**own_study.given(mask=path, cest=None)), require_ph=False)
     assert maps.mask.sum() == 1
     assert maps.ktrans_per_min[5, 5, 2] == pytest.approx(own_study.Ktrans[5, 5, 2], rel=0.02)
 
@@ -117,8 +119,8 @@ def test_a_mask_of_one_voxel_is_a_tumour_of_one_voxel(own_study: Study) -> None:
 def test_a_tumour_that_never_enhances_is_flagged_and_the_page_says_so(own_study: Study) -> None:
     outside = ~own_study.mask
     path = save(own_study.folder / "outside.nii.gz", outside, own_study.affine)
-    maps = make_maps(ImagingInputs(**own_study.given(mask=path, cest=None)), need_ph=False)
-    assert maps.valid_share == 0.0
+    maps = make_maps(ImagingInputs(**own_study.given(mask=path, cest=None)), require_ph=False)
+    assert maps.valid_fraction == 0.0
     assert np.isnan(maps.ktrans_per_min[outside]).all()
     assert any("No tumour voxel enhances" in a for a in maps.assumptions)
 

@@ -14,15 +14,15 @@ from nanopinn.errors import InputError
 from nanopinn.imaging import placement
 from nanopinn.imaging.cest.agent import load_agent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
-from nanopinn.imaging.cest.measure import CestChoices, measure_ph
+from nanopinn.imaging.cest.measure import CestOptions, measure_ph
 from nanopinn.imaging.drug import load_drug_image
 from nanopinn.imaging.geometry import resample
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.maps import make_maps
 from nanopinn.imaging.ph import load_ph
-from nanopinn.imaging.placement import Placement
-from nanopinn.imaging.registration import Alignment, Kind, align
-from nanopinn.imaging.t1.native import T1Source, native_t1
+from nanopinn.imaging.placement import Coregistration
+from nanopinn.imaging.registration import RegistrationResult, TransformKind, register_images
+from nanopinn.imaging.t1.native import T1Source, load_native_t1
 from nanopinn.workflows.problem import pose_problem
 from nanopinn.workflows.settings import FitSettings
 
@@ -95,12 +95,12 @@ def gap_in_voxels(found: np.ndarray, true: np.ndarray, shape: tuple[int, ...] = 
 
 def test_three_millimetres_and_five_degrees_are_recovered_to_0_3_voxel(anatomy: np.ndarray) -> None:
     true = moved(AFFINE)
-    found = align(seen_at(anatomy, true), AFFINE, anatomy, AFFINE)
+    found = register_images(seen_at(anatomy, true), AFFINE, anatomy, AFFINE)
     assert gap_in_voxels(found.affine, true) < 0.3
     assert found.shift_mm == pytest.approx(3.0, abs=0.4)
-    assert found.turn_deg == pytest.approx(5.0, abs=0.4)
-    assert found.stretch < 1e-9
-    assert found.information[1] > found.information[0]
+    assert found.rotation_angle_deg == pytest.approx(5.0, abs=0.4)
+    assert found.max_strain < 1e-9
+    assert found.mutual_information[1] > found.mutual_information[0]
 
 
 def test_a_scan_on_a_coarser_grid_turned_otherwise_is_recovered_too(anatomy: np.ndarray) -> None:
@@ -113,20 +113,20 @@ def test_a_scan_on_a_coarser_grid_turned_otherwise_is_recovered_too(anatomy: np.
     )
     header[:3, 3] = centre - header[:3, :3] @ ((np.array(shape) - 1) / 2)
     true = moved(header, shape)
-    found = align(seen_at(anatomy, true, shape, thick=3), header, anatomy, AFFINE)
+    found = register_images(seen_at(anatomy, true, shape, thick=3), header, anatomy, AFFINE)
     assert gap_in_voxels(found.affine, true, shape) < 0.3
-    assert found.turn_deg == pytest.approx(5.0, abs=0.4)
+    assert found.rotation_angle_deg == pytest.approx(5.0, abs=0.4)
 
 
 @pytest.mark.parametrize("kind", ["rigid", "affine"])
 def test_a_single_thick_slice_is_recovered_in_all_directions(
-    anatomy: np.ndarray, kind: Kind
+    anatomy: np.ndarray, kind: TransformKind
 ) -> None:
     """6 mm thick; its scale along the normal is held, so nothing is invented there."""
     slab = AFFINE @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 3, 7], [0, 0, 0, 1]])
     shape = (40, 36, 1)
     true = moved(slab, shape)
-    found = align(seen_at(anatomy, true, shape, thick=6), slab, anatomy, AFFINE, kind)
+    found = register_images(seen_at(anatomy, true, shape, thick=6), slab, anatomy, AFFINE, kind)
     assert gap_in_voxels(found.affine, true, shape) < 0.3
     assert np.linalg.norm(found.affine[:3, 2]) == pytest.approx(6.0, abs=1e-6)
 
@@ -136,10 +136,12 @@ def test_a_stretch_of_three_per_cent_is_recovered_to_half_a_per_cent_and_rigid_l
 ) -> None:
     true = moved(AFFINE, scale=(1.03, 1.0, 0.97))
     image = seen_at(anatomy, true)
-    found, stiff = (align(image, AFFINE, anatomy, AFFINE, kind) for kind in ("affine", "rigid"))  # type: ignore[arg-type]
+    found, stiff = (
+        register_images(image, AFFINE, anatomy, AFFINE, kind) for kind in ("affine", "rigid")
+    )  # type: ignore[arg-type]
     sizes = np.linalg.norm(found.affine[:3, :3], axis=0) / np.linalg.norm(true[:3, :3], axis=0)
     np.testing.assert_allclose(sizes, 1.0, atol=0.005)
-    assert found.stretch == pytest.approx(0.03, abs=0.005)
+    assert found.max_strain == pytest.approx(0.03, abs=0.005)
     assert gap_in_voxels(found.affine, true) < 0.3
     np.testing.assert_allclose(np.linalg.norm(stiff.affine[:3, :3], axis=0), VOXEL_MM, rtol=1e-9)
 
@@ -148,7 +150,7 @@ def test_a_slab_of_seven_slices_is_not_stretched_along_its_normal(anatomy: np.nd
     header = AFFINE @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 4], [0, 0, 0, 1]])
     shape = (40, 36, 7)
     true = moved(header, shape, (1.03, 1.0, 1.0))
-    found = align(seen_at(anatomy, true, shape), header, anatomy, AFFINE, "affine").affine
+    found = register_images(seen_at(anatomy, true, shape), header, anatomy, AFFINE, "affine").affine
     sizes = np.linalg.norm(found[:3, :3], axis=0)
     assert sizes[2] == pytest.approx(2.0, abs=1e-6)
     assert sizes[0] == pytest.approx(1.03, abs=0.005)
@@ -159,7 +161,7 @@ def test_a_slab_of_seven_slices_is_not_stretched_along_its_normal(anatomy: np.nd
 
 
 def test_a_scan_in_place_stays_in_place(anatomy: np.ndarray) -> None:
-    placed, notes = Placement(anatomy, AFFINE, "rigid").of(
+    placed, notes = Coregistration(anatomy, AFFINE, "rigid").register_scan(
         "T1 map", seen_at(anatomy, AFFINE), AFFINE, "t1.nii"
     )
     assert gap_in_voxels(placed, AFFINE) < 0.3
@@ -187,7 +189,8 @@ def test_a_ph_map_that_lies_wrong_is_moved_onto_the_tumour(
     mask = anatomy > 40
     there = resample(acid, true, SHAPE, AFFINE)
     as_it_says, registered = (
-        load_ph(path, AFFINE, mask, onto=Placement(anatomy, AFFINE, m)) for m in ("none", "rigid")
+        load_ph(path, AFFINE, mask, coregistration=Coregistration(anatomy, AFFINE, m))
+        for m in ("none", "rigid")
     )  # type: ignore[arg-type]
     before, after = (np.nanstd((m.measured - there)[mask]) for m in (as_it_says, registered))
     assert after < 0.25 * before
@@ -227,8 +230,10 @@ def test_a_displaced_t1_is_moved_as_one_and_is_right_where_it_comes_to_lie(
         else T1Source(t1=save(tmp_path / "t1.nii.gz", T1, AFFINE))
     )
     wanted = resample(T1, true, SHAPE, AFFINE)
-    found = native_t1(source, SHAPE, AFFINE, onto=Placement(anatomy, AFFINE, "rigid"))
-    still = native_t1(source, SHAPE, AFFINE)
+    found = load_native_t1(
+        source, SHAPE, AFFINE, coregistration=Coregistration(anatomy, AFFINE, "rigid")
+    )
+    still = load_native_t1(source, SHAPE, AFFINE)
     error, unmoved = (np.nanstd((t.T1_s - wanted)[inside]) for t in (found, still))
     assert error < 0.25 * unmoved
     assert any(
@@ -244,7 +249,9 @@ def test_a_displaced_drug_image_is_moved_and_says_so(anatomy: np.ndarray, tmp_pa
     path = save(tmp_path / "drug.nii.gz", drug, AFFINE, DRUG)
     wanted = 1e-3 * resample(drug, true, SHAPE, AFFINE)
     found, still = (
-        load_drug_image(path, SHAPE, AFFINE, inside, onto=Placement(anatomy, AFFINE, m))
+        load_drug_image(
+            path, SHAPE, AFFINE, inside, coregistration=Coregistration(anatomy, AFFINE, m)
+        )
         for m in ("affine", "none")
     )  # type: ignore[arg-type]
     assert np.nanstd((found.values - wanted)[inside]) < 0.25 * np.nanstd(
@@ -261,17 +268,19 @@ def test_unregistered_scans_lie_exactly_as_their_affines_say(
     values = seen_at(anatomy, AFFINE)
     header = moved(AFFINE)
     path = save(tmp_path / "drug.nii.gz", values, header, DRUG)
-    found = load_drug_image(path, SHAPE, AFFINE, anatomy > 40, onto=Placement(anatomy, AFFINE))
+    found = load_drug_image(
+        path, SHAPE, AFFINE, anatomy > 40, coregistration=Coregistration(anatomy, AFFINE)
+    )
     np.testing.assert_allclose(
         found.values, 1e-3 * resample(values.astype(np.float32), header, SHAPE, AFFINE), rtol=1e-5
     )
-    placed, notes = Placement(anatomy, AFFINE).of("T1 map", values, header, path)
+    placed, notes = Coregistration(anatomy, AFFINE).register_scan("T1 map", values, header, path)
     assert (placed == header).all()
     assert notes == []
 
 
 def test_what_cannot_be_registered_is_refused_with_what_to_do(anatomy: np.ndarray) -> None:
-    onto, away = Placement(anatomy, AFFINE, "rigid"), AFFINE.copy()
+    coregistration, away = Coregistration(anatomy, AFFINE, "rigid"), AFFINE.copy()
     away[:3, 3] += 500.0
     noise = np.random.default_rng(0).standard_normal(SHAPE)
     for image, affine, why in (
@@ -279,16 +288,18 @@ def test_what_cannot_be_registered_is_refused_with_what_to_do(anatomy: np.ndarra
         (seen_at(anatomy, AFFINE), away, "outside the DCE scan"),
     ):
         with pytest.raises(InputError, match=why) as caught:
-            onto.of("T1 map", image, affine, "t1.nii")
+            coregistration.register_scan("T1 map", image, affine, "t1.nii")
         assert caught.value.field == "--register"
         assert "by hand" in str(caught.value)
         assert "--register none" in str(caught.value)
     with pytest.raises(InputError, match="DCE scan shows nothing"):
-        replace(onto, anatomy=np.zeros(SHAPE)).of("T1 map", noise, AFFINE, "t1.nii")
+        replace(coregistration, anatomy=np.zeros(SHAPE)).register_scan(
+            "T1 map", noise, AFFINE, "t1.nii"
+        )
 
 
 @pytest.mark.parametrize(
-    ("shift_mm", "turn_deg", "stretch", "information", "why"),
+    ("shift_mm", "rotation_angle_deg", "stretch", "information", "why"),
     [
         (19.0, 0.0, 0.0, (0.5, 0.9), "out of its field of view"),  # half the scan's width is 18 mm
         (3.0, 25.0, 0.0, (0.5, 0.9), "turns the scan"),
@@ -300,7 +311,7 @@ def test_a_search_that_went_astray_is_refused(
     anatomy: np.ndarray,
     monkeypatch: pytest.MonkeyPatch,
     shift_mm: float,
-    turn_deg: float,
+    rotation_angle_deg: float,
     stretch: float,
     information: tuple[float, float],
     why: str,
@@ -308,10 +319,12 @@ def test_a_search_that_went_astray_is_refused(
     there = AFFINE.copy()
     there[:3, 3] += [shift_mm, 0, 0]
     monkeypatch.setattr(
-        placement, "align", lambda *_: Alignment(there, shift_mm, turn_deg, stretch, information)
+        placement,
+        "align",
+        lambda *_: RegistrationResult(there, shift_mm, rotation_angle_deg, stretch, information),
     )
     with pytest.raises(InputError, match=why) as caught:
-        Placement(anatomy, AFFINE, "affine").of(
+        Coregistration(anatomy, AFFINE, "affine").register_scan(
             "T1 map", seen_at(anatomy, AFFINE), AFFINE, "t1.nii"
         )
     assert caught.value.field == "--register"
@@ -341,10 +354,12 @@ def test_a_b0_map_moves_with_its_cest_scan(anatomy: np.ndarray, tmp_path: Path) 
         save(tmp_path / "z.nii.gz", series, AFFINE @ slab, side),
         save(tmp_path / "b0.nii.gz", b0, AFFINE @ slab),
     )
-    chosen, mask = CestChoices(b0=mapped), np.zeros(SHAPE, dtype=bool)
+    options, mask = CestOptions(b0=mapped), np.zeros(SHAPE, dtype=bool)
     mask[10:30, 8:28, 7] = True
-    found = load_ph(path, AFFINE, mask, chosen=chosen, onto=Placement(anatomy, AFFINE, "rigid"))
-    own = measure_ph(path, chosen).image.pH
+    found = load_ph(
+        path, AFFINE, mask, options=options, coregistration=Coregistration(anatomy, AFFINE, "rigid")
+    )
+    own = measure_ph(path, options).image.pH
     wanted = resample(own, true @ slab, SHAPE, AFFINE)
     both = mask & np.isfinite(wanted) & np.isfinite(found.measured)
     assert both.sum() > 100
@@ -362,11 +377,12 @@ def test_a_study_says_of_every_scan_how_it_was_moved_and_refuses_an_unknown_way(
     with pytest.raises(InputError, match="vfa2"):
         make_maps(ImagingInputs(**own_study.given(register="rigid")))
     maps = make_maps(
-        ImagingInputs(**own_study.given(register="rigid", vfa=(), t1=1.3, cest=None)), need_ph=False
+        ImagingInputs(**own_study.given(register="rigid", vfa=(), t1=1.3, cest=None)),
+        require_ph=False,
     )
     uniform = save(
         own_study.folder / "drug.nii.gz", np.ones(own_study.mask.shape), own_study.affine, DRUG
     )
     with pytest.raises(InputError, match="drug"):
         pose_problem(maps, FitSettings(drug=(str(uniform),)), "cpu")
-    assert ImagingInputs(dce="x", register="rigid").choices()["imaging"]["register"] == "rigid"
+    assert ImagingInputs(dce="x", register="rigid").to_config()["imaging"]["register"] == "rigid"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.aif.population import POPULATIONS
+from nanopinn.imaging.aif.population import POPULATION_CURVES
 from nanopinn.imaging.kinetics.curve import InputCurve
 from nanopinn.imaging.kinetics.fit import fit_kinetics
 from nanopinn.imaging.kinetics.models import MODELS
@@ -94,7 +94,7 @@ def madym(public_data: Path, name: str) -> tuple[dict, np.ndarray, torch.Tensor]
 def test_madyms_extended_tofts_series_is_recovered_within_1_per_cent(public_data: Path) -> None:
     """Its curves were made from Parker's formula; its delay of 6 s is fitted."""
     content, t, C = madym(public_data, "ETM")
-    aif = POPULATIONS["parker"].plasma(
+    aif = POPULATION_CURVES["parker"].plasma(
         arrival_s=0.5833333 * 60,
         until_s=float(t[-1]),
         hematocrit=content["hct"],

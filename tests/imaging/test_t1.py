@@ -13,8 +13,8 @@ from nanopinn.imaging.io import read_volume
 from nanopinn.imaging.spgr import signal
 from nanopinn.imaging.t1.b1 import load_b1
 from nanopinn.imaging.t1.inversion import fit_inversion_recovery
-from nanopinn.imaging.t1.native import T1Source, native_t1
-from nanopinn.imaging.t1.vfa import fit_t1, linear_t1
+from nanopinn.imaging.t1.native import T1Source, load_native_t1
+from nanopinn.imaging.t1.vfa import fit_variable_flip_angles, fit_variable_flip_angles_linear
 
 from .conftest import T10_S, VFA_DEG, Study, save, spoiled_gradient_echo
 
@@ -26,16 +26,16 @@ FLIPS, TR_S = np.array([2.0, 5.0, 10.0, 15.0, 20.0]), 0.005
 def test_t1_and_m0_are_exact_without_noise() -> None:
     T1, M0 = np.geomspace(0.05, 4.0, 30), np.linspace(1.0, 5000.0, 30)
     S = np.stack([signal(M0, T1, TR_S, f) for f in FLIPS], axis=-1)
-    fit = fit_t1(S, FLIPS, TR_S)
+    fit = fit_variable_flip_angles(S, FLIPS, TR_S)
     np.testing.assert_allclose(fit.T1, T1, rtol=1e-8)
     np.testing.assert_allclose(fit.M0, M0, rtol=1e-8)
-    np.testing.assert_allclose(linear_t1(S, FLIPS, TR_S)[0], T1, rtol=1e-8)
+    np.testing.assert_allclose(fit_variable_flip_angles_linear(S, FLIPS, TR_S)[0], T1, rtol=1e-8)
 
 
 def test_the_stated_error_of_t1_equals_its_scatter() -> None:
     clean = np.array([signal(1000.0, 1.2, TR_S, f) for f in FLIPS])
     S = clean + 0.4 * np.random.default_rng(0).standard_normal((4000, len(FLIPS)))
-    fit = fit_t1(S, FLIPS, TR_S)
+    fit = fit_variable_flip_angles(S, FLIPS, TR_S)
     stated = np.sqrt(np.nanmean(fit.T1_std**2))
     # 4000 draws: 1.1 %; the model's curvature at 3 % noise of T1: a few per cent
     assert stated == pytest.approx(np.nanstd(fit.T1), rel=0.06)
@@ -44,7 +44,7 @@ def test_the_stated_error_of_t1_equals_its_scatter() -> None:
 def test_a_voxel_without_signal_is_nan_and_leaves_the_others_alone() -> None:
     S = np.stack([signal(1000.0, np.full(6, 1.2), TR_S, f) for f in FLIPS], axis=-1)
     S[1], S[3, 2], S[4, 0] = 0.0, np.nan, -1.0
-    fit = fit_t1(S, FLIPS, TR_S)
+    fit = fit_variable_flip_angles(S, FLIPS, TR_S)
     assert np.isnan(fit.T1[[1, 3, 4]]).all()
     np.testing.assert_allclose(fit.T1[[0, 2, 5]], 1.2, rtol=1e-8)
 
@@ -58,7 +58,7 @@ def test_t1_of_a_real_tumour_is_the_least_squares_solution(public_data: Path) ->
         axis=-1,
     )
     flips, tr = np.array([2.0, 10.0, 20.0]), 0.004
-    fit = fit_t1(S, flips, tr)
+    fit = fit_variable_flip_angles(S, flips, tr)
     assert np.isfinite(fit.T1).all()
     for s, T1 in zip(S[::6], fit.T1[::6], strict=True):
         start = [np.log(10 * s.max()), np.log(1.0)]
@@ -71,7 +71,9 @@ def test_t1_of_a_real_tumour_is_the_least_squares_solution(public_data: Path) ->
         )
         assert np.exp(best.x[1]) == pytest.approx(T1, rel=1e-4)
     # the sketch that gave 0.87 s for this data used the linear form
-    assert np.median(linear_t1(S, flips, tr)[0]) == pytest.approx(0.87, abs=0.005)
+    assert np.median(fit_variable_flip_angles_linear(S, flips, tr)[0]) == pytest.approx(
+        0.87, abs=0.005
+    )
 
 
 def test_a_b1_map_corrects_flip_angles_that_were_missed(own_study: Study) -> None:
@@ -86,8 +88,8 @@ def test_a_b1_map_corrects_flip_angles_that_were_missed(own_study: Study) -> Non
     coarse = own_study.affine @ np.diag([2.0, 2.0, 1.0, 1.0])
     path = save(own_study.folder / "b1.nii.gz", np.full((7, 7, 6), 100 * reached), coarse)
     grid = (own_study.mask.shape, own_study.affine)
-    wrong = native_t1(T1Source(vfa=own_study.vfa), *grid)
-    right = native_t1(T1Source(vfa=own_study.vfa), *grid, B1=load_b1(path))
+    wrong = load_native_t1(T1Source(vfa=own_study.vfa), *grid)
+    right = load_native_t1(T1Source(vfa=own_study.vfa), *grid, B1=load_b1(path))
     assert np.median(wrong.T1_s) == pytest.approx(T10_S * reached**2, rel=0.02)
     np.testing.assert_allclose(right.T1_s[1:-1, 1:-1], T10_S, rtol=1e-4)
     assert "nominal" in " ".join(wrong.assumptions)
@@ -133,16 +135,16 @@ def test_inversion_recovery_files_give_the_t1_map(own_study: Study) -> None:
         files.append(
             save(own_study.folder / f"ir{i}.nii.gz", image, own_study.affine, {"InversionTime": TI})
         )
-    found = native_t1(T1Source(ir=tuple(files)), own_study.mask.shape, own_study.affine)
+    found = load_native_t1(T1Source(ir=tuple(files)), own_study.mask.shape, own_study.affine)
     np.testing.assert_allclose(found.T1_s, 1.1, rtol=1e-4)
     (own_study.folder / "ir3.json").write_text('{"InversionTime": 900}')
     with pytest.raises(InputError) as caught:
-        native_t1(T1Source(ir=tuple(files)), own_study.mask.shape, own_study.affine)
+        load_native_t1(T1Source(ir=tuple(files)), own_study.mask.shape, own_study.affine)
     assert caught.value.field == "InversionTime"
 
 
 def test_two_flip_angles_give_a_t1_but_no_error_for_it() -> None:
     S = np.stack([signal(1000.0, np.full(5, 1.2), TR_S, f) for f in (3.0, 15.0)], axis=-1)
-    fit = fit_t1(S, np.array([3.0, 15.0]), TR_S)
+    fit = fit_variable_flip_angles(S, np.array([3.0, 15.0]), TR_S)
     np.testing.assert_allclose(fit.T1, 1.2, rtol=1e-8)
     assert np.isnan(fit.T1_std).all()

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 import nanopinn
 from nanopinn.errors import InputError
 from nanopinn.inference import saving
-from nanopinn.inference.checkpoint import FILE, Checkpoint
+from nanopinn.inference.checkpoint import FILE, FittedProblem
 
 from .test_engines import small_problem
 
@@ -22,9 +22,9 @@ from .test_engines import small_problem
 def test_a_problem_comes_back_as_it_was_and_predicts_the_same() -> None:
     problem, theta = small_problem()
     here = problem.solve(theta, problem.forward())
-    problem = problem.linearised_at(theta, here).with_errors(theta, here)
-    content = Checkpoint(problem, theta).to_bytes()
-    again = Checkpoint.from_bytes(content)
+    problem = problem.update_linearisation(theta, here).with_systematic_errors(theta, here)
+    content = FittedProblem(problem, theta).to_bytes()
+    again = FittedProblem.from_bytes(content)
     np.testing.assert_array_equal(again.theta, theta)
     assert again.problem.unknowns == problem.unknowns
     before, after = (p.predict(theta, p.forward()) for p in (problem, again.problem))
@@ -148,10 +148,10 @@ def test_a_file_with_a_right_checksum_and_wrong_content_is_refused(content: str)
 
 
 def test_another_thing_than_a_fit_is_refused(tmp_path: Path) -> None:
-    from nanopinn.inference.checkpoint import _CLASSES
+    from nanopinn.inference.checkpoint import _SERIALISABLE_CLASSES
     from nanopinn.inference.result import CheckResult
 
-    (tmp_path / FILE).write_bytes(saving.to_bytes(CheckResult(()), _CLASSES))
+    (tmp_path / FILE).write_bytes(saving.to_bytes(CheckResult(()), _SERIALISABLE_CLASSES))
     with pytest.raises(InputError, match="CheckResult"):
         nanopinn.load_fit(tmp_path)
     with pytest.raises(InputError, match="not a result folder"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.inference.design import Design, Information, gain_nats
+from nanopinn.inference.design import ExperimentDesign, FisherInformation, gain_nats
 
 G = torch.Generator().manual_seed(0)
 PRIOR_SD = np.array([0.7, 1.0, 0.3])
@@ -29,7 +29,7 @@ def test_the_expected_posterior_of_two_images_is_that_of_their_joint_covariance(
         + torch.block_diag(*(o @ o.T for o in own))
     )
     parts = [
-        Information.of(j, s, o)
+        FisherInformation.of(j, s, o)
         for j, s, o in zip(J.split([12, 8]), shared.split([12, 8]), own, strict=True)
     ]
     np.testing.assert_allclose(
@@ -39,9 +39,9 @@ def test_the_expected_posterior_of_two_images_is_that_of_their_joint_covariance(
 
 def test_an_error_that_images_share_is_not_averaged_away() -> None:
     alike = torch.ones((12, 3), dtype=torch.float64)
-    once = Information.of(alike, 1e3 * alike[:, :1], alike[:, :0])
+    once = FisherInformation.of(alike, 1e3 * alike[:, :1], alike[:, :0])
     # the sum of the unknowns is seen through an error of 1e3: once or a hundred times, with information 1e-6
-    hundred = Information(100 * once.gram, 3)
+    hundred = FisherInformation(100 * once.gram, 3)
     np.testing.assert_allclose(
         hundred.covariance(PRIOR_SD), np.diag(PRIOR_SD**2), rtol=1e-5, atol=1e-5
     )
@@ -53,11 +53,13 @@ def test_the_best_time_to_measure_a_decay_is_its_time_constant() -> None:
         (1.0, 3.0, 5.0, 8.0, 15.0),
     )  # |d exp(-k t) / dk| = t exp(-k t) is largest at 1 / k = 5
 
-    def at(t: float) -> Information:
+    def at(t: float) -> FisherInformation:
         slope = torch.tensor([[-t * np.exp(-k * t) / 0.05]], dtype=torch.float64)
-        return Information.of(slope, slope[:, :0], slope[:, :0])
+        return FisherInformation.of(slope, slope[:, :0], slope[:, :0])
 
-    design = Design(np.array([0.1]), Information(np.zeros((1, 1)), 1), tuple(at(t) for t in times))
+    design = ExperimentDesign(
+        np.array([0.1]), FisherInformation(np.zeros((1, 1)), 1), tuple(at(t) for t in times)
+    )
     gains = design.gains()
     assert times[int(gains.argmax())] == 5.0
     expected = [0.5 * np.log1p((0.1 * t * np.exp(-k * t) / 0.05) ** 2) for t in times]
@@ -66,11 +68,11 @@ def test_the_best_time_to_measure_a_decay_is_its_time_constant() -> None:
 
 
 def test_an_image_that_repeats_what_is_known_loses_to_a_worse_one_that_is_new() -> None:
-    def of(a: float, b: float) -> Information:
+    def of(a: float, b: float) -> FisherInformation:
         J = torch.tensor([[a, b]], dtype=torch.float64)
-        return Information.of(J, J[:, :0], J[:, :0])
+        return FisherInformation.of(J, J[:, :0], J[:, :0])
 
-    design = Design(np.ones(2), of(10.0, 0.0), (of(6.0, 0.0), of(0.0, 3.0)))
+    design = ExperimentDesign(np.ones(2), of(10.0, 0.0), (of(6.0, 0.0), of(0.0, 3.0)))
     assert design.gains()[1] > design.gains()[0]
 
 

@@ -14,20 +14,20 @@ from nanopinn.imaging.kinetics.fit import fit_kinetics
 from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.imaging.kinetics.response import evaluate
 from nanopinn.inference.check import check_fit
-from nanopinn.inference.checkpoint import Checkpoint
-from nanopinn.inference.contract import Fitted
+from nanopinn.inference.checkpoint import FittedProblem
+from nanopinn.inference.contract import EngineFit
 from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
-from nanopinn.inference.pinn.engine import PinnSettings
-from nanopinn.inference.pinn.engine import _Engine as PinnEngine
+from nanopinn.inference.pinn.engine import KrylovSettings
+from nanopinn.inference.pinn.engine import _KrylovEngine
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.profile import profile_likelihood
-from nanopinn.inference.unknowns import UnknownSet, spine_unknowns
+from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.physics.formulation import PH_SENSITIVE
 from nanopinn.physics.model import TissueMaps
-from nanopinn.progress import silent
-from nanopinn.solvers.forward import Forward, Setting
-from nanopinn.solvers.grid import Grid, mean_of_parts
+from nanopinn.progress import ignore_progress
+from nanopinn.solvers.forward import ForwardModel, Setting
+from nanopinn.solvers.grid import Grid, average_subcells
 from nanopinn.solvers.schemes import SDIRK3
 
 NOISE = 0.03
@@ -53,14 +53,14 @@ def small_problem(
         0.03 * torch.ones_like(r),
         6.8 + 0.2 * torch.sin(2e3 * x)[None, None, :] * torch.ones_like(r),
     )
-    unknowns = UnknownSet(spine_unknowns())
+    unknowns = UnknownSet(scalar_unknowns())
     truth = unknowns.prior_mean + off * unknowns.prior_sd * np.array(
         [1, -1, 1, 1, 0, 1, 0, 1, 0, 0]
     )
     t = np.concatenate([[20.0, 22.0], np.arange(24.0, 420.0, 2.0)])
     aif = PlasmaCurve(t, 6.0 * np.exp(-(t - 20) / 60) + 1.0)
     frames = np.arange(0.0, 400.0, 10.0)
-    curves = PH_SENSITIVE.bolus()
+    curves = PH_SENSITIVE.bolus_curves()
     voxels = tumour > 0.5
     count = int(voxels.sum())
     nothing = ContrastObservation(
@@ -96,8 +96,8 @@ def small_problem(
         no_spread,
     )
     fine = replace(problem, setting=replace(setting.refined(2), flow_refine=1))
-    fields = fine.solve(truth, Forward(fine.setting, unknowns.scalars), scheme=SDIRK3)
-    C, pools = mean_of_parts(fields.contrast, 2), mean_of_parts(fields.pools, 2)
+    fields = fine.solve(truth, ForwardModel(fine.setting, unknowns.scalars), scheme=SDIRK3)
+    C, pools = average_subcells(fields.contrast, 2), average_subcells(fields.pools, 2)
     curve = InputCurve(aif, frames)
     apparent = fit_kinetics(extended_tofts, C[:, voxels].T.contiguous(), curve).parameters
     measured = measured.clone()
@@ -107,7 +107,7 @@ def small_problem(
     noisy = C + sd * torch.randn(C.shape, generator=generator, dtype=torch.float64)
     given, images = images, []
     for d in given:
-        image = d.predict(pools[problem.node_of(d)], maps, problem.plasma_at(d.time_s))
+        image = d.predict(pools[problem.node_index(d)], maps, problem.plasma_at(d.time_s))
         noise = NOISE * float(image[voxels].max())
         factor = distort if d.time_s > 7200 and d.quantity == "encapsulated" else 1.0
         spotted = image * (1 + (factor - 1) * torch.sign(torch.sin(6e3 * x))[:, None, None])
@@ -124,7 +124,7 @@ def small_problem(
         nothing,
         measured=noisy[:, voxels],
         noise_sd=sd * torch.ones(count, dtype=torch.float64),
-        explained=explained,
+        nuisance_basis=explained,
     )
     return replace(problem, contrast=contrast, drug=tuple(images), kinetics=measured), truth
 
@@ -157,7 +157,7 @@ def test_images_cannot_inform_the_driving_pressure(problem) -> None:
 
 
 @pytest.fixture(scope="module")
-def fit(problem) -> Fitted:
+def fit(problem) -> EngineFit:
     return fit_fv(problem[0])
 
 
@@ -178,7 +178,7 @@ def test_gauss_newton_recovers_what_the_images_inform_and_the_check_passes(probl
 def test_a_profile_through_the_voxels_is_of_full_solves_and_tells_the_bounded_from_the_flat(
     fit,
 ) -> None:
-    end = Checkpoint.of(fit)
+    end = FittedProblem.of(fit)
     length, p_e = (
         profile_likelihood(end.problem, end.theta, name, expansion=end.tangents)
         for name in ("l", "p_e")
@@ -211,7 +211,7 @@ def test_the_check_fails_on_data_that_no_parameters_explain() -> None:
 def test_networks_find_the_tangents_from_the_residual_alone(problem) -> None:
     p, _ = problem
     theta = p.unknowns.prior_mean
-    engine = PinnEngine(p, PinnSettings(), 0, silent)
+    engine = _KrylovEngine(p, KrylovSettings(), 0, ignore_progress)
     engine.expand(theta)
     learned = engine.last.jacobian
     exact = engine.problem.predict(theta, engine.forward, tangents=True).jacobian

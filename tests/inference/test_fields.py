@@ -11,11 +11,16 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.inference.check import check_fit
-from nanopinn.inference.checkpoint import Checkpoint
-from nanopinn.inference.contract import Fitted
+from nanopinn.inference.checkpoint import FittedProblem
+from nanopinn.inference.contract import EngineFit
 from nanopinn.inference.fv import fit_fv
 from nanopinn.solvers.domain import Domain
-from nanopinn.workflows.fields import cut_faces, field_maps, model_error_maps, with_functions
+from nanopinn.workflows.fields import (
+    truncating_faces,
+    field_maps,
+    model_error_maps,
+    add_unknown_functions,
+)
 from nanopinn.workflows.phantom import make_phantom
 from nanopinn.workflows.phantom.anatomy import draw_anatomy, draw_fields
 from nanopinn.workflows.settings import FitSettings, PhantomSettings
@@ -26,8 +31,8 @@ ASKED = FitSettings(field=("permeability",), model_error=0.1, release_law=True)
 
 
 @pytest.fixture(scope="module")
-def fitted() -> Fitted:
-    problem, notes = with_functions(small_problem()[0], ASKED)
+def fitted() -> EngineFit:
+    problem, notes = add_unknown_functions(small_problem()[0], ASKED)
     assert len(notes) == 3
     return fit_fv(problem, iterations=2)
 
@@ -81,13 +86,13 @@ def test_scalars_stand_first_and_functions_after_them(fitted) -> None:
 
 
 def test_a_checkpoint_brings_fields_and_model_error_back(fitted) -> None:
-    again = Checkpoint.from_bytes(Checkpoint(fitted.problem, fitted.theta).to_bytes()).problem
+    again = FittedProblem.from_bytes(FittedProblem(fitted.problem, fitted.theta).to_bytes()).problem
     assert again.unknowns == fitted.problem.unknowns
     torch.testing.assert_close(
         again.setting.maps.shapes["permeability"],
         fitted.problem.setting.maps.shapes["permeability"],
     )
-    torch.testing.assert_close(again.model_error.bumps, fitted.problem.model_error.bumps)
+    torch.testing.assert_close(again.model_error.basis, fitted.problem.model_error.basis)
     assert (again.setting.maps.cut, again.model_error.prior_sd) == ((), 0.1)
 
 
@@ -95,16 +100,16 @@ def test_inflow_where_nothing_is_cut_and_fields_asked_for_twice_are_refused(fitt
     mask = np.zeros((5, 5, 5), dtype=bool)
     mask[2, 2, 2] = True
     with pytest.raises(InputError, match="No face"):
-        cut_faces(mask, FitSettings(inflow=True))
+        truncating_faces(mask, FitSettings(inflow=True))
     mask[4, 2, 2] = mask[3, 0, 2] = True
-    assert cut_faces(mask, FitSettings(inflow=True)) == ((0, 1), (1, 0))
-    assert cut_faces(mask, FitSettings()) == ()
+    assert truncating_faces(mask, FitSettings(inflow=True)) == ((0, 1), (1, 0))
+    assert truncating_faces(mask, FitSettings()) == ()
     with pytest.raises(InputError, match="twice"):
-        with_functions(fitted.problem, FitSettings(field=("release", "release:neural")))
+        add_unknown_functions(fitted.problem, FitSettings(field=("release", "release:neural")))
 
 
 def test_functions_that_only_drug_images_touch_are_named_where_there_are_none(fitted) -> None:
-    _, notes = with_functions(
+    _, notes = add_unknown_functions(
         replace(fitted.problem, drug=()),
         FitSettings(field=("release", "conductivity"), release_law=True),
     )

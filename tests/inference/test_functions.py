@@ -15,16 +15,16 @@ from nanopinn.inference.functions import (
     field_posterior,
     field_unknown,
     inflow_unknown,
-    release_law,
-    unit_bumps,
+    release_law_unknown,
+    gaussian_radial_basis,
 )
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.physics.model import INFLOW, MULTIPLIERS, TissueMaps, TumourModel
-from nanopinn.physics.release import BEND_KNOTS, acid_release_rate, bent
+from nanopinn.physics.release import PH_WARP_KNOTS, acid_release_rate, warp_ph
 from nanopinn.solvers.fluxes import divergence
-from nanopinn.solvers.forward import Forward, Setting
-from nanopinn.solvers.grid import Grid, mean_of_parts
-from nanopinn.workflows.fields import inflow_shapes, parse_field
+from nanopinn.solvers.forward import ForwardModel, Setting
+from nanopinn.solvers.grid import Grid, average_subcells
+from nanopinn.workflows.fields import inflow_radial_basis, parse_field
 
 from .test_engines import small_problem
 
@@ -40,9 +40,14 @@ def with_every_function(problem: InverseProblem) -> InverseProblem:
     """The problem with all fields, of a few wide bumps each, and the release law."""
     maps = problem.setting.maps
     bumps = 0.5 * torch.as_tensor(
-        unit_bumps(maps.tumour.numpy() > 0.5, np.array(problem.setting.grid.spacing), 3e-3)
+        gaussian_radial_basis(
+            maps.tumour.numpy() > 0.5, np.array(problem.setting.grid.spacing), 3e-3
+        )
     )
-    functions = (*(field_unknown(name, bumps, 0.5, 3e-3) for name in MULTIPLIERS), release_law())
+    functions = (
+        *(field_unknown(name, bumps, 0.5, 3e-3) for name in MULTIPLIERS),
+        release_law_unknown(),
+    )
     setting = replace(
         problem.setting, maps=replace(maps, shapes={name: bumps for name in MULTIPLIERS})
     )
@@ -94,20 +99,20 @@ def test_a_multiplier_multiplies_its_property_and_no_other(problem) -> None:
 def test_bumps_with_random_weights_have_the_variance_that_is_stated() -> None:
     inside = np.zeros((9, 8, 7), dtype=bool)
     inside[2:7, 2:6, 1:6] = True
-    bumps = unit_bumps(inside, np.full(3, 0.7e-3), 1.5e-3)
+    bumps = gaussian_radial_basis(inside, np.full(3, 0.7e-3), 1.5e-3)
     np.testing.assert_allclose((bumps**2).sum(axis=0)[inside], 1.0)
     assert not bumps[:, ~inside].any()
 
 
 def test_a_bent_scale_is_the_integral_of_its_slope() -> None:
     pH = np.array([5.9, 6.3, 6.8, 7.0, 7.7])
-    steepness = lambda s: np.exp(np.interp(s, BEND_KNOTS, W.numpy()))  # noqa: E731
+    steepness = lambda s: np.exp(np.interp(s, PH_WARP_KNOTS, W.numpy()))  # noqa: E731
     expected = [
-        BEND_KNOTS[0]
-        + quad(steepness, BEND_KNOTS[0], x, points=BEND_KNOTS[1:-1] if x > 6.8 else None)[0]
+        PH_WARP_KNOTS[0]
+        + quad(steepness, PH_WARP_KNOTS[0], x, points=PH_WARP_KNOTS[1:-1] if x > 6.8 else None)[0]
         for x in pH
     ]
-    np.testing.assert_allclose(bent(torch.as_tensor(pH), W).numpy(), expected, rtol=1e-7)
+    np.testing.assert_allclose(warp_ph(torch.as_tensor(pH), W).numpy(), expected, rtol=1e-7)
 
 
 def test_every_release_law_falls_with_pH_and_keeps_its_rate_at_the_reference() -> None:
@@ -124,7 +129,7 @@ def test_every_release_law_falls_with_pH_and_keeps_its_rate_at_the_reference() -
 
 def test_a_field_that_no_image_touches_keeps_its_prior() -> None:
     shapes = torch.as_tensor(
-        0.5 * unit_bumps(np.ones((4, 4, 4), dtype=bool), np.full(3, 1e-3), 2e-3)
+        0.5 * gaussian_radial_basis(np.ones((4, 4, 4), dtype=bool), np.full(3, 1e-3), 2e-3)
     )
     k = len(shapes)
     untouched = field_posterior(shapes, torch.zeros(k).double(), torch.eye(k).double())
@@ -166,7 +171,7 @@ def cut_problem(problem: InverseProblem) -> InverseProblem:
         measured=c.measured[:, picked],
         noise_sd=c.noise_sd[picked],
         voxels=kept,
-        explained=c.explained[picked],
+        nuisance_basis=c.nuisance_basis[picked],
     )
     drug = tuple(
         replace(d, **{k: half(getattr(d, k)) for k in ("measured", "noise_sd", "sd", "voxels")})
@@ -178,12 +183,12 @@ def cut_problem(problem: InverseProblem) -> InverseProblem:
         contrast=contrast,
         drug=drug,
         kinetics=half(problem.kinetics),
-        local=half(problem.local),
-        pH_bumps=half(problem.pH_bumps),
-        closure_bumps=half(problem.closure_bumps),
-        spread=half(problem.spread),
+        local_kinetics=half(problem.local_kinetics),
+        pH_error_basis=half(problem.pH_error_basis),
+        closure_basis=half(problem.closure_basis),
+        kinetic_covariance=half(problem.kinetic_covariance),
     )
-    shapes = inflow_shapes(p)
+    shapes = inflow_radial_basis(p)
     setting = replace(setting, maps=replace(maps, shapes={INFLOW: shapes}))
     return replace(
         p,
@@ -195,7 +200,7 @@ def cut_problem(problem: InverseProblem) -> InverseProblem:
 def _inflow_of_parts(p: InverseProblem, theta: torch.Tensor) -> torch.Tensor:
     """Mean velocity over the parts of each face of the map grid."""
     fine = TumourModel.of(p.setting.flow_setting.maps, p.unknowns.scalars(theta)).inflow()
-    return mean_of_parts(fine, 2)[-1]
+    return average_subcells(fine, 2)[-1]
 
 
 def test_a_cut_face_passes_the_inflow_and_nothing_else(problem) -> None:
@@ -257,7 +262,9 @@ def half_of(maps: TissueMaps, side: int) -> TissueMaps:
 def solved(maps: TissueMaps, inflow: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     none = torch.zeros(0, dtype=torch.float64)
     scalars = {} if inflow is None else {INFLOW: torch.full((1,), inflow, dtype=torch.float64)}
-    forward = Forward(Setting(maps, Grid((*maps.phi.shape,), (0.5e-3,) * 3), 2), lambda _: scalars)
+    forward = ForwardModel(
+        Setting(maps, Grid((*maps.phi.shape,), (0.5e-3,) * 3), 2), lambda _: scalars
+    )
     flow = forward.flow(none)
     return flow.p, forward.contrast(none, flow, ONE_CURVE, np.arange(0.0, 90.0, 15.0))[0]
 
@@ -291,7 +298,7 @@ def test_a_tumour_at_the_edge_of_the_box_is_still_refused_where_nothing_is_said_
 
 
 def test_frames_that_are_missing_change_no_other_frame() -> None:
-    forward = Forward(Setting(ball(), Grid((10, 10, 10), (0.5e-3,) * 3), 1), lambda _: {})
+    forward = ForwardModel(Setting(ball(), Grid((10, 10, 10), (0.5e-3,) * 3), 1), lambda _: {})
     none = torch.zeros(0, dtype=torch.float64)
     flow = forward.flow(none)
     t = np.arange(0.0, 500.0, 5.0)

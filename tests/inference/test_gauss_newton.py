@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nanopinn.inference.gauss_newton import Descent, Quadratic, Stride, minimise
+from nanopinn.inference.gauss_newton import OptimisationRun, QuadraticModel, PreviousStep, minimise
 
 
-def descended(residual: float, bend: float) -> Descent:
+def descended(residual: float, bend: float) -> OptimisationRun:
     """From theta = 1 with prior 0 +- 1 and one residual, ``residual + bend theta^2 / 2``: curvature 1 + residual * bend at 0."""
     one = np.ones(1)
 
     def value(theta: np.ndarray) -> np.ndarray:
         return residual + bend * theta**2 / 2
 
-    def expand(theta: np.ndarray) -> Quadratic:
-        return Quadratic.of(value(theta), (bend * theta)[:, None], theta, one)
+    def expand(theta: np.ndarray) -> QuadraticModel:
+        return QuadraticModel.from_residual(value(theta), (bend * theta)[:, None], theta, one)
 
     return minimise(
         expand,
@@ -45,10 +45,10 @@ def test_steps_that_turn_round_end_by_the_secant(missing: float) -> None:
 
 
 def test_a_step_is_shortened_only_where_and_as_far_as_it_leads_back() -> None:
-    stride, hessian = Stride(np.array([0.5, 0.0]), np.array([1.0, 0.0])), np.eye(2)
+    stride, hessian = PreviousStep(np.array([0.5, 0.0]), np.array([1.0, 0.0])), np.eye(2)
     for onward in ([0.3, 0.1], [-0.1, 0.3]):
-        np.testing.assert_array_equal(stride.shortened(np.array(onward), hessian), onward)
+        np.testing.assert_array_equal(stride.limit_reversal(np.array(onward), hessian), onward)
     # slopes of 1 and -0.25, half a unit apart: nought is 0.1 back; what stands across is kept
     np.testing.assert_allclose(
-        stride.shortened(np.array([-0.25, 0.2]), hessian), [-0.1, 0.2], rtol=1e-12
+        stride.limit_reversal(np.array([-0.25, 0.2]), hessian), [-0.1, 0.2], rtol=1e-12
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.inference.gradient import slope
+from nanopinn.inference.gradient import objective_gradient
 from nanopinn.inference.problem import InverseProblem
 
 from .test_engines import small_problem
@@ -35,7 +35,7 @@ def objective(problem: InverseProblem, theta: np.ndarray) -> float:
 def test_the_adjoint_gradient_equals_central_differences(posed) -> None:
     p, theta = posed
     shapes = {name: p.setting.maps.shapes[name] for name in ("conductivity", "permeability")}
-    found = slope(p, theta, shapes)
+    found = objective_gradient(p, theta, shapes)
     assert found.objective == pytest.approx(objective(p, theta), rel=1e-6)
     rng = np.random.default_rng(3)
     along = p.unknowns.prior_sd * rng.standard_normal(len(theta))
@@ -62,7 +62,9 @@ def test_the_gradient_is_that_of_the_normal_equations(posed) -> None:
     fields = p.solve(theta, p.forward(), tangents=True)
     expected = p.quadratic(theta, p.compare(fields)).gradient
     # tangents are solved to 1e-5
-    np.testing.assert_allclose(slope(p, theta).theta, expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        objective_gradient(p, theta).theta, expected, atol=1e-4 * np.abs(expected).max()
+    )
 
 
 def test_tangents_marched_in_single_precision_are_those_in_double(posed) -> None:

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from nanopinn.errors import InputError
-from nanopinn.inference.expansion import Expansion
+from nanopinn.inference.expansion import Linearisation
 from nanopinn.inference.identifiability import (
-    UNTOUCHED,
-    at_the_prior,
+    MIN_INFORMATION,
+    linearise_at_prior,
     expected_contraction,
     numerical_limits,
     structural_limits,
-    told,
+    describe_limits,
 )
 from nanopinn.inference.problem import InverseProblem
-from nanopinn.inference.refusals import refuse, refuse_priors
+from nanopinn.inference.refusals import validate_problem, validate_priors
 from nanopinn.inference.unknowns import DRUG_ONLY, Unknown, UnknownSet
 
 from .linear import unknowns
@@ -33,19 +33,19 @@ def problem() -> InverseProblem:
 
 
 @pytest.fixture(scope="module")
-def expansion(problem: InverseProblem) -> Expansion:
-    return at_the_prior(problem)
+def expansion(problem: InverseProblem) -> Linearisation:
+    return linearise_at_prior(problem)
 
 
 def only(
-    problem: InverseProblem, expansion: Expansion, keep: list[int]
-) -> tuple[InverseProblem, Expansion]:
+    problem: InverseProblem, expansion: Linearisation, keep: list[int]
+) -> tuple[InverseProblem, Linearisation]:
     """The problem with some of its drug images, and the rows of the Jacobian that are left."""
     counts = [problem.contrast.measured.numel(), *(d.count for d in problem.drug)]
     blocks = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
     rows = np.concatenate([blocks[0], *(blocks[i + 1] for i in keep)])
     images = tuple(problem.drug[i] for i in keep)
-    return replace(problem, drug=images), Expansion(
+    return replace(problem, drug=images), Linearisation(
         expansion.residual[rows], expansion.jacobian[rows]
     )
 
@@ -62,7 +62,7 @@ def test_what_a_rule_calls_untouched_the_jacobian_does_not_touch_and_nothing_els
     assert said == alone
     information = ((rows.jacobian * part.unknowns.prior_sd) ** 2).sum(axis=0)
     assert {
-        n for n, i in zip(part.unknowns.names, information, strict=True) if i < UNTOUCHED
+        n for n, i in zip(part.unknowns.names, information, strict=True) if i < MIN_INFORMATION
     } == alone
     assert {
         n for limit in numerical_limits(part.unknowns, rows) if limit.alone for n in limit.unknowns
@@ -90,10 +90,14 @@ def test_with_every_image_only_the_scaling_is_told_and_without_any_the_release_l
     problem, expansion
 ) -> None:
     assert (
-        sum("p_e" in words and "(K, Lp, p_e)" in words for words in told(problem, expansion)) == 1
+        sum(
+            "p_e" in words and "(K, Lp, p_e)" in words
+            for words in describe_limits(problem, expansion)
+        )
+        == 1
     )
-    assert not any("No drug image" in words for words in told(problem, expansion))
-    without = told(*only(problem, expansion, []))
+    assert not any("No drug image" in words for words in describe_limits(problem, expansion))
+    without = describe_limits(*only(problem, expansion, []))
     assert any("No drug image was given" in words and "release rate" in words for words in without)
     # said once, by its reason
     assert sum("nuclear binding" in words for words in without) == 1
@@ -106,13 +110,13 @@ def test_with_every_image_only_the_scaling_is_told_and_without_any_the_release_l
 def test_maps_that_the_frames_hardly_tell_are_named_with_their_error(
     problem, expansion, Ktrans, ve, named
 ) -> None:
-    spread = torch.zeros_like(problem.spread)
+    spread = torch.zeros_like(problem.kinetic_covariance)
     for i, sd in enumerate((Ktrans, ve)):
         # outside the tumour nothing counts
         spread[i, i] = torch.where(problem.setting.maps.tumour > 0.5, sd**2, 1.0)
     sentences = [
         words
-        for words in told(replace(problem, spread=spread), expansion)
+        for words in describe_limits(replace(problem, kinetic_covariance=spread), expansion)
         if "hardly tell" in words
     ]
     assert len(sentences) == bool(named)
@@ -123,11 +127,11 @@ def test_maps_that_the_frames_hardly_tell_are_named_with_their_error(
 def test_a_null_direction_is_put_into_words() -> None:
     names = unknowns("a", "b", "c", "d", sd=0.5)
     J = np.array([[3.0, 3.0, 0, 0], [0, 0, 5.0, 0]])
-    limits = numerical_limits(names, Expansion(np.zeros(2), J))
+    limits = numerical_limits(names, Linearisation(np.zeros(2), J))
     assert [(set(x.unknowns), x.alone) for x in limits] == [({"d"}, True), ({"a", "b"}, False)]
     assert "label of a up" in limits[1].words or "label of b up" in limits[1].words
     assert "down (-1.00 prior sd)" in limits[1].words
-    contraction = expected_contraction(names, Expansion(np.zeros(2), J))
+    contraction = expected_contraction(names, Linearisation(np.zeros(2), J))
     assert contraction[3] == 0
     assert contraction[2] == pytest.approx(1 - 1 / np.sqrt(1 + 2.5**2))
 
@@ -153,7 +157,7 @@ def test_a_prior_that_is_none_is_refused(change: dict[str, object], words: str) 
 
 def test_an_unknown_with_two_priors_is_refused() -> None:
     with pytest.raises(InputError, match="two priors") as error:
-        refuse_priors(UnknownSet((unknown(), unknown())))
+        validate_priors(UnknownSet((unknown(), unknown())))
     assert "leak_l" in str(error.value)
 
 
@@ -162,7 +166,7 @@ def test_a_prior_wholly_outside_the_range_of_its_parameter_is_refused(
 ) -> None:
     others = problem.unknowns.without({"leak_l"}).items
     with pytest.raises(InputError, match="contradicts the range") as error:
-        refuse(
+        validate_problem(
             replace(
                 problem, unknowns=UnknownSet((*others, unknown(prior_median=30.0, prior_sd=0.5)))
             )
@@ -171,7 +175,7 @@ def test_a_prior_wholly_outside_the_range_of_its_parameter_is_refused(
 
 
 def test_the_problem_of_a_scan_is_not_refused(problem: InverseProblem) -> None:
-    refuse(problem)
+    validate_problem(problem)
 
 
 def spoiled(values: torch.Tensor, where: torch.Tensor, by: float) -> torch.Tensor:
@@ -206,10 +210,12 @@ BAD = {
 @pytest.mark.parametrize("field", BAD)
 def test_data_that_no_fit_can_use_are_refused_by_name(problem: InverseProblem, field: str) -> None:
     with pytest.raises(InputError) as error:
-        refuse(BAD[field](problem))
+        validate_problem(BAD[field](problem))
     assert error.value.field == field
 
 
 def test_a_voxel_that_is_not_used_may_be_empty(problem: InverseProblem) -> None:
     outside = ~problem.drug[0].voxels
-    refuse(with_image(problem, measured=spoiled(problem.drug[0].measured, outside, float("nan"))))
+    validate_problem(
+        with_image(problem, measured=spoiled(problem.drug[0].measured, outside, float("nan")))
+    )

@@ -10,24 +10,24 @@ import torch
 from scipy.integrate import solve_ivp
 
 from nanopinn.errors import InputError
-from nanopinn.inference.checkpoint import Checkpoint
-from nanopinn.inference.contract import Fitted
+from nanopinn.inference.checkpoint import FittedProblem
+from nanopinn.inference.contract import EngineFit
 from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.gradient import slope
-from nanopinn.inference.identifiability import at_the_prior, told
-from nanopinn.inference.in_time import RELEASE_SD, PiecewiseInTime
-from nanopinn.inference.pinn import fit_pinn
+from nanopinn.inference.gradient import objective_gradient
+from nanopinn.inference.identifiability import linearise_at_prior, describe_limits
+from nanopinn.inference.in_time import RELEASE_SD, PiecewiseConstantFunction
+from nanopinn.inference.pinn.systems import fit_pinn
 from nanopinn.inference.problem import InverseProblem
-from nanopinn.inference.series import Series
+from nanopinn.inference.series import TimeSeries
 from nanopinn.inference.systems import SystemProblem
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.physics.formulation import PH_SENSITIVE
 from nanopinn.physics.model import TissueMaps, TumourModel
-from nanopinn.solvers.forward import Forward, Setting, drug_of_each
-from nanopinn.solvers.grid import Grid, mean_of_parts
-from nanopinn.solvers.nodes import cut_at
+from nanopinn.solvers.forward import ForwardModel, Setting, solve_drug_for_tissues
+from nanopinn.solvers.grid import Grid, average_subcells
+from nanopinn.solvers.nodes import split_at_jumps
 from nanopinn.solvers.schemes import SDIRK3
-from nanopinn.workflows.fields import with_functions, with_scalars_alone
+from nanopinn.workflows.fields import add_unknown_functions, without_unknown_functions
 from nanopinn.workflows.settings import FitSettings
 
 from .test_engines import small_problem
@@ -44,7 +44,7 @@ def plain() -> InverseProblem:
 
 @pytest.fixture(scope="module")
 def problem(plain) -> InverseProblem:
-    return with_functions(plain, ASKED)[0]
+    return add_unknown_functions(plain, ASKED)[0]
 
 
 def stepped(problem: InverseProblem, step: float) -> InverseProblem:
@@ -52,11 +52,13 @@ def stepped(problem: InverseProblem, step: float) -> InverseProblem:
     theta = problem.unknowns.prior_mean
     theta[problem.unknowns.names.index("release_1")] = step
     fine = replace(problem, setting=replace(problem.setting.refined(2), flow_refine=1))
-    pools = fine.solve(theta, Forward(fine.setting, problem.unknowns.scalars), scheme=SDIRK3).pools
+    pools = fine.solve(
+        theta, ForwardModel(fine.setting, problem.unknowns.scalars), scheme=SDIRK3
+    ).pools
     generator, images = torch.Generator().manual_seed(3), []
     for d in problem.drug:
         image = d.predict(
-            mean_of_parts(pools[problem.node_of(d)], 2),
+            average_subcells(pools[problem.node_index(d)], 2),
             problem.setting.maps,
             problem.plasma_at(d.time_s),
         )
@@ -90,13 +92,13 @@ def test_a_step_in_the_release_rate_is_recovered_and_a_stretch_after_the_last_im
     )
 
 
-def fit_of_one_rate(problem: InverseProblem, step: float) -> Fitted:
+def fit_of_one_rate(problem: InverseProblem, step: float) -> EngineFit:
     """The same images with a release rate that cannot jump."""
-    return fit_fv(with_scalars_alone(stepped(problem, step)))
+    return fit_fv(without_unknown_functions(stepped(problem, step)))
 
 
 def test_tangents_of_stretches_equal_central_differences(problem) -> None:
-    p = with_functions(
+    p = add_unknown_functions(
         replace(problem, unknowns=replace(problem.unknowns, items=problem.unknowns.items[:-2])),
         FitSettings(release_in_time=(0.5, 3.0, 20.0)),
     )[0]
@@ -123,14 +125,17 @@ def test_the_gradient_by_the_adjoint_equals_that_of_the_tangents(problem) -> Non
         theta, problem.predict(theta, problem.forward(), tangents=True)
     ).gradient
     np.testing.assert_allclose(
-        slope(problem, theta).theta, expected, rtol=0, atol=2e-5 * np.abs(expected).max()
+        objective_gradient(problem, theta).theta,
+        expected,
+        rtol=0,
+        atol=2e-5 * np.abs(expected).max(),
     )
 
 
 def test_multipliers_of_one_change_nothing_but_the_nodes(plain, problem) -> None:
     nodes = problem.drug_times
     assert 3 * HOUR in nodes
-    one, stretches = (Forward(p.setting, p.unknowns.scalars) for p in (plain, problem))
+    one, stretches = (ForwardModel(p.setting, p.unknowns.scalars) for p in (plain, problem))
     runs = []
     for p, forward in ((plain, one), (problem, stretches)):
         theta = p.tensor(p.unknowns.prior_mean)
@@ -147,7 +152,9 @@ def test_tangents_kept_at_some_times_are_those_of_all_in_the_order_asked(
     p: InverseProblem = request.getfixturevalue(which)
     forward, theta = p.forward(), p.tensor(p.unknowns.prior_mean)
     flow, nodes = forward.flow(theta, tangents=True), p.drug_times
-    jumps = [int(np.flatnonzero(nodes == t)[0]) for t in p.setting.release_jumps if t < nodes[-1]]
+    jumps = [
+        int(np.flatnonzero(nodes == t)[0]) for t in p.setting.release_jump_times_s if t < nodes[-1]
+    ]
     asked = [len(nodes) - 2, 0, *jumps, 5, len(nodes) - 1, 5]
     every, some = (
         forward.drug(theta, flow, p.plasma, nodes, tol=1e-7, tangents_at=at).tangents
@@ -169,9 +176,9 @@ def test_tissues_marched_together_are_those_marched_alone(
     if which == "problem":
         theta[p.unknowns.names.index("release_1")] = 0.7
     others = (maps, replace(maps, pH=maps.pH - 0.3), replace(maps, phi=1.2 * maps.phi))
-    forwards = [Forward(replace(p.setting, maps=m), p.unknowns.scalars) for m in others]
+    forwards = [ForwardModel(replace(p.setting, maps=m), p.unknowns.scalars) for m in others]
     flow, nodes = forwards[0].flow(theta), p.drug_times
-    together = drug_of_each(forwards, theta, flow, p.plasma, nodes)
+    together = solve_drug_for_tissues(forwards, theta, flow, p.plasma, nodes)
     assert together.shape[:2] == (len(nodes), len(forwards))
     for i, forward in enumerate(forwards):
         alone = forward.drug(theta, flow, p.plasma, nodes).U
@@ -215,30 +222,34 @@ def test_a_cell_whose_release_jumps_goes_as_another_integrator_takes_it() -> Non
     ]
     assert rates[1] == pytest.approx(3 * rates[0], rel=1e-14)
     nodes = setting.drug_nodes([1 * HOUR, 8 * HOUR])
-    assert cut_at(nodes, setting.release_jumps)[1][0] == 2 * HOUR
+    assert split_at_jumps(nodes, setting.release_jump_times_s)[1][0] == 2 * HOUR
     model = {"release_1": 3.0, "q": 1e-30}
-    forward = Forward(
+    forward = ForwardModel(
         setting, lambda _: {k: torch.tensor(v, dtype=torch.float64) for k, v in model.items()}
     )
     none = torch.zeros(0, dtype=torch.float64)
-    U = forward.drug(none, forward.flow(none), PH_SENSITIVE.bolus(), nodes).U[:, :, 1, 1, 1].numpy()
+    U = (
+        forward.drug(none, forward.flow(none), PH_SENSITIVE.bolus_curves(), nodes)
+        .U[:, :, 1, 1, 1]
+        .numpy()
+    )
 
     # the cell alone, by another integrator: what its wall lets in, from the same operator
     pools = [forward.pools("drug", none, forward.flow(none).p, k) for k in (0, 1)]
-    curves = PH_SENSITIVE.bolus()
+    curves = PH_SENSITIVE.bolus_curves()
 
     def rate(k):
         def of(t, y):
             state = torch.as_tensor(y)[:, None, None, None] * one
             c = torch.stack([curve(torch.tensor(t, dtype=torch.float64)) for curve in curves])
-            return ((pools[k][1].inflow_of(c) - pools[k][1](state)) / pools[k][0].capacity)[
+            return ((pools[k][1].plasma_source(c) - pools[k][1](state)) / pools[k][0].capacity)[
                 :, 1, 1, 1
             ].numpy()
 
         return of
 
     y, found = np.zeros(5), []
-    for k, part in enumerate(cut_at(nodes, setting.release_jumps)):
+    for k, part in enumerate(split_at_jumps(nodes, setting.release_jump_times_s)):
         run = solve_ivp(rate(k), (part[0], part[-1]), y, "LSODA", part, rtol=1e-9, atol=1e-16)
         y = run.y[:, -1]
         found.append(run.y.T[1 if k else 0 :])
@@ -252,30 +263,30 @@ def test_a_cell_whose_release_jumps_goes_as_another_integrator_takes_it() -> Non
 
 
 def test_a_fit_with_stretches_is_saved_and_brought_back(problem) -> None:
-    again = Checkpoint.from_bytes(
-        Checkpoint(problem, problem.unknowns.prior_mean).to_bytes()
+    again = FittedProblem.from_bytes(
+        FittedProblem(problem, problem.unknowns.prior_mean).to_bytes()
     ).problem
-    assert again.setting.release_jumps == (3 * HOUR, 20 * HOUR)
+    assert again.setting.release_jump_times_s == (3 * HOUR, 20 * HOUR)
     assert again.unknowns == problem.unknowns
 
 
 def test_what_is_assumed_of_stretches_and_which_no_image_sees_is_said(plain, problem) -> None:
-    notes = with_functions(plain, ASKED)[1]
+    notes = add_unknown_functions(plain, ASKED)[1]
     assert any("3, 20 h" in n and "assumption" in n for n in notes)
     unseen = next(n for n in notes if n.startswith("No drug image was taken after"))
     assert "release from 20 h" in unseen
     assert "3 to 20" not in unseen
     assert any(
         "no observation touches" in t and "release from 20 h" in t
-        for t in told(problem, at_the_prior(problem))
+        for t in describe_limits(problem, linearise_at_prior(problem))
     )
-    _, without = with_functions(replace(plain, drug=()), ASKED)
+    _, without = add_unknown_functions(replace(plain, drug=()), ASKED)
     assert any("3 to 20" in n and "release from 20 h" in n for n in without)
 
 
 def test_scalars_alone_know_of_no_stretches(plain, problem) -> None:
-    alone = with_scalars_alone(problem)
-    assert (alone.unknowns, alone.setting.release_jumps) == (plain.unknowns, ())
+    alone = without_unknown_functions(problem)
+    assert (alone.unknowns, alone.setting.release_jump_times_s) == (plain.unknowns, ())
 
 
 @pytest.mark.parametrize(
@@ -292,7 +303,7 @@ def test_scalars_alone_know_of_no_stretches(plain, problem) -> None:
 )
 def test_times_that_cannot_be_are_refused_in_words(plain, settings, words) -> None:
     with pytest.raises(InputError, match=words):
-        with_functions(plain, FitSettings(**settings))
+        add_unknown_functions(plain, FitSettings(**settings))
 
 
 def test_hours_are_read_as_the_command_line_gives_them() -> None:
@@ -303,7 +314,7 @@ def test_hours_are_read_as_the_command_line_gives_them() -> None:
 
 # --- systems ---------------------------------------------------------------------------------------------------------
 
-INPUT = PiecewiseInTime("input", (2.0, 5.0))
+INPUT = PiecewiseConstantFunction("input", (2.0, 5.0))
 CLEARANCE = 0.4
 
 
@@ -322,7 +333,7 @@ def amount(t: np.ndarray, rates: tuple[float, ...], k: float = CLEARANCE) -> np.
 def infusion(times: np.ndarray, measured: np.ndarray, sd: float) -> SystemProblem:
     """One compartment; its three input rates and its clearance are unknown."""
     unknowns = UnknownSet((*INPUT.unknowns(1.0, 1.0), Unknown.of("k", 0.3, 0.5)))
-    series = Series.of("amount", times, measured, noise_sd=sd)
+    series = TimeSeries.of("amount", times, measured, noise_sd=sd)
     return SystemProblem(
         unknowns,
         lambda t, y, s: INPUT.at(t, s) - s["k"] * y,
@@ -394,4 +405,4 @@ def test_a_network_refuses_what_jumps() -> None:
 @pytest.mark.parametrize("jumps", [(), (2.0, 2.0), (5.0, 2.0)])
 def test_stretches_that_cannot_be_are_refused(jumps) -> None:
     with pytest.raises(InputError, match=r"increase|one stretch"):
-        PiecewiseInTime("input", jumps)
+        PiecewiseConstantFunction("input", jumps)

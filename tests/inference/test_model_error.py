@@ -9,29 +9,29 @@ import pytest
 import torch
 
 from nanopinn.inference import model_error
-from nanopinn.inference.functions import unit_bumps
+from nanopinn.inference.functions import gaussian_radial_basis
 from nanopinn.inference.model_error import ModelError
 from nanopinn.inference.problem import InverseProblem
-from nanopinn.physics.drug import LINEAR
-from nanopinn.solvers.forward import Forward
+from nanopinn.physics.drug import LINEAR_POOLS
+from nanopinn.solvers.forward import ForwardModel
 
 from .test_engines import small_problem
 
 
-class Erring(Forward):
+class Erring(ForwardModel):
     """Other equations: wall influx, or what release brings to free drug, off by a relative error ``(x, y, z)``."""
 
     def __init__(self, problem: InverseProblem, balance: str, e: torch.Tensor) -> None:
         super().__init__(problem.setting, problem.unknowns.scalars)
         self.balance, self.e = balance, e
 
-    def operators(self, kind, theta, flow, stretch=0):
-        pools, operator, tangents = super().operators(kind, theta, flow, stretch)
+    def operators(self, kind, theta, flow, segment=0):
+        pools, operator, tangents = super().operators(kind, theta, flow, segment)
         inflow, reaction = dict(operator.inflow), dict(operator.reaction)
         if (kind, self.balance) in (("contrast", "contrast"), ("drug", "encapsulated")):
             inflow[0, 0] = inflow[0, 0] * (1 + self.e)
         if (kind, self.balance) == ("drug", "free"):
-            at = LINEAR.pools.index("free"), LINEAR.pools.index("encapsulated")
+            at = LINEAR_POOLS.pools.index("free"), LINEAR_POOLS.pools.index("encapsulated")
             reaction[at] = reaction[at] * (1 + self.e)
         return pools, replace(operator, reaction=reaction, inflow=inflow), tangents
 
@@ -39,12 +39,12 @@ class Erring(Forward):
 @pytest.fixture(scope="module")
 def erring() -> tuple[InverseProblem, np.ndarray]:
     problem, truth = small_problem()
-    bumps = torch.as_tensor(
-        unit_bumps(
+    basis = torch.as_tensor(
+        gaussian_radial_basis(
             problem.setting.maps.tumour.numpy() > 0.5, np.array(problem.setting.grid.spacing), 2e-3
         )
     )
-    return replace(problem, model_error=ModelError(0.1 * bumps, 0.1, 2e-3)), truth
+    return replace(problem, model_error=ModelError(0.1 * basis, 0.1, 2e-3)), truth
 
 
 @pytest.mark.parametrize(("balance", "first"), [("contrast", 0), ("encapsulated", 0), ("free", 1)])
@@ -53,11 +53,11 @@ def test_the_effect_on_observations_is_that_of_equations_which_are_off_by_as_muc
 ) -> None:
     p, theta = erring
     fields = p.solve(theta, p.forward())
-    on_contrast, on_drug = model_error.effects(p, theta, fields)
-    k = len(p.model_error.bumps)
+    on_contrast, on_drug = model_error.model_error_effects(p, theta, fields)
+    k = len(p.model_error.basis)
     weights = torch.randn(k, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     other = p.solve(
-        theta, Erring(p, balance, torch.einsum("k,kxyz->xyz", weights, p.model_error.bumps))
+        theta, Erring(p, balance, torch.einsum("k,kxyz->xyz", weights, p.model_error.basis))
     )
     if balance == "contrast":
         found, exact = (
@@ -86,11 +86,11 @@ def test_the_images_show_where_the_equations_are_wrong(erring) -> None:
     fields = p.solve(theta, p.forward())
     noise = torch.Generator().manual_seed(1)
 
-    def seen(forward: Forward) -> dict[str, model_error.Mapped]:
+    def seen(forward: ForwardModel) -> dict[str, model_error.ModelErrorMap]:
         pools = p.solve(theta, forward).pools
         drug = []
         for d in p.drug:
-            image = d.predict(pools[p.node_of(d)], p.setting.maps, p.plasma_at(d.time_s))
+            image = d.predict(pools[p.node_index(d)], p.setting.maps, p.plasma_at(d.time_s))
             drug.append(
                 replace(
                     d,
@@ -98,8 +98,8 @@ def test_the_images_show_where_the_equations_are_wrong(erring) -> None:
                     + d.sd * torch.randn(image.shape, generator=noise, dtype=torch.float64),
                 )
             )
-        q = replace(p, drug=tuple(drug)).with_errors(theta, fields)
-        return {m.balance: m for m in model_error.mapped(q, fields)}
+        q = replace(p, drug=tuple(drug)).with_systematic_errors(theta, fields)
+        return {m.balance: m for m in model_error.map_model_error(q, fields)}
 
     right, wrong = seen(p.forward()), seen(Erring(p, "encapsulated", e))
     inside = p.setting.maps.tumour > 0.5
@@ -116,9 +116,9 @@ def test_the_images_show_where_the_equations_are_wrong(erring) -> None:
 def test_equations_that_are_trusted_show_no_error(erring) -> None:
     p, theta = erring
     fields = p.solve(theta, p.forward())
-    q = model_error.without(p.with_errors(theta, fields))
-    assert model_error.mapped(q, fields) == ()
-    plain = replace(p, model_error=None).with_errors(theta, fields)
+    q = model_error.without_model_error(p.with_systematic_errors(theta, fields))
+    assert model_error.map_model_error(q, fields) == ()
+    plain = replace(p, model_error=None).with_systematic_errors(theta, fields)
     torch.testing.assert_close(
         q.residual(fields.contrast, fields.pools), plain.residual(fields.contrast, fields.pools)
     )

@@ -10,13 +10,13 @@ import torch
 
 from nanopinn.inference.functions import field_posterior, field_unknown
 from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.gradient import slope
-from nanopinn.inference.neural import _Trainer, shapes_of
+from nanopinn.inference.gradient import objective_gradient
+from nanopinn.inference.neural import _Trainer, evaluate_shapes
 from nanopinn.inference.problem import InverseProblem
-from nanopinn.solvers.forward import Forward
-from nanopinn.solvers.grid import mean_of_parts
+from nanopinn.solvers.forward import ForwardModel
+from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.schemes import SDIRK3
-from nanopinn.workflows.fields import with_functions
+from nanopinn.workflows.fields import add_unknown_functions
 from nanopinn.workflows.settings import FitSettings
 
 from .test_engines import NOISE, small_problem
@@ -34,11 +34,13 @@ def varying() -> tuple[InverseProblem, torch.Tensor]:
     def scalars(th: torch.Tensor) -> dict[str, torch.Tensor]:
         return {**p.unknowns.scalars(th), "permeability": torch.ones(1, dtype=torch.float64)}
 
-    pools = mean_of_parts(fine.solve(truth, Forward(fine.setting, scalars), scheme=SDIRK3).pools, 2)
+    pools = average_subcells(
+        fine.solve(truth, ForwardModel(fine.setting, scalars), scheme=SDIRK3).pools, 2
+    )
     generator = torch.Generator().manual_seed(4)
     drug = []
     for d in p.drug:
-        image = d.predict(pools[p.node_of(d)], p.setting.maps, p.plasma_at(d.time_s))
+        image = d.predict(pools[p.node_index(d)], p.setting.maps, p.plasma_at(d.time_s))
         sd = NOISE * float(image[d.voxels].max()) * torch.ones_like(image)
         drug.append(
             replace(
@@ -49,7 +51,9 @@ def varying() -> tuple[InverseProblem, torch.Tensor]:
                 sd=sd,
             )
         )
-    q, _ = with_functions(replace(p, drug=tuple(drug)), FitSettings(field=("permeability:neural",)))
+    q, _ = add_unknown_functions(
+        replace(p, drug=tuple(drug)), FitSettings(field=("permeability:neural",))
+    )
     return q, true
 
 
@@ -58,14 +62,14 @@ def test_the_prior_variance_is_that_stated_whatever_the_hidden_weights(varying) 
     network = _Trainer(p, 0).networks["permeability"]
     inside = p.setting.maps.tumour > 0.5
     torch.testing.assert_close(
-        shapes_of(network, p.setting, 0.5).detach(), p.setting.maps.shapes["permeability"]
+        evaluate_shapes(network, p.setting, 0.5).detach(), p.setting.maps.shapes["permeability"]
     )
     with torch.no_grad():
         for w in network.parameters():
             w += 0.3 * torch.randn(
                 w.shape, dtype=w.dtype, generator=torch.Generator().manual_seed(1)
             )
-    shapes = shapes_of(network, p.setting, 0.5)[:, inside].detach()
+    shapes = evaluate_shapes(network, p.setting, 0.5)[:, inside].detach()
     assert float(shapes.square().sum(dim=0).mean()) == pytest.approx(0.25)
     assert float(shapes.mean(dim=1).abs().max()) < 1e-12, "the mean belongs to the scalar"
 
@@ -77,7 +81,7 @@ def test_the_gradient_of_hidden_weights_equals_central_differences(varying) -> N
     rng = np.random.default_rng(5)
     theta = p.unknowns.prior_mean + 0.3 * p.unknowns.prior_sd * rng.standard_normal(len(p.unknowns))
     along = [torch.as_tensor(rng.standard_normal(w.shape)) for w in network.parameters()]
-    found = slope(p, theta, trainer.shapes())
+    found = objective_gradient(p, theta, trainer.shapes())
     (trainer.shapes()["permeability"] * found.shapes["permeability"]).sum().backward()
     exact = sum(float((w.grad * a).sum()) for w, a in zip(network.parameters(), along, strict=True))
 
@@ -88,7 +92,7 @@ def test_the_gradient_of_hidden_weights_equals_central_differences(varying) -> N
             shapes = trainer.shapes()
             for w, a in zip(network.parameters(), along, strict=True):
                 w -= step * a
-        return slope(p, theta, shapes).objective
+        return objective_gradient(p, theta, shapes).objective
 
     assert exact == pytest.approx((objective(1e-4) - objective(-1e-4)) / 2e-4, rel=1e-4)
 
@@ -96,12 +100,13 @@ def test_the_gradient_of_hidden_weights_equals_central_differences(varying) -> N
 def test_training_finds_the_field_and_says_how_surely(varying) -> None:
     p, true = varying
     first = fit_fv(p, iterations=4, tolerance=0.5)
-    trained = _Trainer(p, 0).steps(first, 5)
+    trained = _Trainer(p, 0).train(first, 5)
     fit = fit_fv(trained, first.theta, iterations=3, tolerance=0.5)
     # the same linearisation of systematic errors: only the hidden weights moved
     here = replace(first.problem, errors=first.problem.errors)
     before, after = (
-        slope(q, first.theta).objective for q in (here, replace(here, setting=trained.setting))
+        objective_gradient(q, first.theta).objective
+        for q in (here, replace(here, setting=trained.setting))
     )
     assert after < before
     inside = p.setting.maps.tumour > 0.5

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.inference.aif_scale import STEP, AifScaled, scaled
-from nanopinn.inference.expansion import Expansion, Objective
-from nanopinn.inference.noise import _most_likely, noise_scales, with_noise
+from nanopinn.inference.aif_scale import STEP, AifScaleProblem, scale_arterial_input
+from nanopinn.inference.expansion import Linearisation, Objective
+from nanopinn.inference.noise import _estimate_noise_scales, noise_scales, scale_noise
 from nanopinn.inference.problem import InverseProblem
 
 from .test_engines import small_problem
@@ -25,7 +25,7 @@ def contrast_only() -> tuple[InverseProblem, np.ndarray]:
 def test_contrast_agent_sees_the_scale_of_its_input_only_as_filtration(contrast_only) -> None:
     problem, theta = contrast_only
     s = 1.2
-    other = scaled(problem, s)
+    other = scale_arterial_input(problem, s)
     faster = theta.copy()
     faster[problem.unknowns.names.index("q")] += np.log(s)
     here = problem.solve(faster, problem.forward()).contrast
@@ -41,14 +41,14 @@ def test_without_drug_images_the_scale_keeps_its_prior_and_filtration_carries_it
     problem, theta = contrast_only
     at = Objective(problem).expand(theta)
     q = problem.unknowns.names.index("q")
-    posed = AifScaled(problem, 0.1)
+    posed = AifScaleProblem(problem, 0.1)
     both = posed.predict(np.append(theta, 0.0), tangents=True)
     assert both.jacobian is not None
     J = both.jacobian.numpy()
     # a difference over STEP is off by half its size, relative
     np.testing.assert_allclose(J[:, -1], J[:, q], atol=STEP * np.abs(J[:, q]).max())
     alone = np.diag(Objective(problem).quadratic(theta, at).covariance)
-    together = Objective(posed).quadratic(np.append(theta, 0.0), Expansion.of(both)).covariance
+    together = Objective(posed).quadratic(np.append(theta, 0.0), Linearisation.of(both)).covariance
     # the prior of q is wide: nearly all of the scale's variance comes on top of the data's
     precision = 1 / alone[q] - 1 / problem.unknowns.prior_sd[q] ** 2
     expected = 1 / (1 / (1 / precision + 0.1**2) + 1 / problem.unknowns.prior_sd[q] ** 2)
@@ -66,7 +66,7 @@ def test_noise_that_was_stated_wrongly_is_found() -> None:
     variance = torch.as_tensor(true)[group] ** 2 * share + 1 - share
     draws = torch.randn(n + k, dtype=torch.float64, generator=generator)
     r = variance.sqrt() * draws[:n] + E @ draws[n:]
-    found = _most_likely(("a", "b"), group, share, 1 - share, r, E, 0)
+    found = _estimate_noise_scales(("a", "b"), group, share, 1 - share, r, E, 0)
     for f, s in zip(found, true, strict=True):
         assert abs(np.log(f.scale / s)) < 3 * f.sd, f
         assert f.sd < 0.15
@@ -75,7 +75,7 @@ def test_noise_that_was_stated_wrongly_is_found() -> None:
 def test_the_sd_of_a_scale_is_that_of_as_many_numbers() -> None:
     r = torch.randn(5000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     one, nothing = torch.ones_like(r), torch.zeros_like(r)
-    (found,) = _most_likely(
+    (found,) = _estimate_noise_scales(
         ("a",), torch.zeros(5000).long(), one, nothing, r, r.new_zeros((5000, 0)), 1000
     )
     # ML of a standard deviation: its logarithm has variance 1/(2 N); 1000 of the numbers were projected out
@@ -97,5 +97,5 @@ def test_noise_of_curves_is_what_was_added_to_them(contrast_only) -> None:
     (found,) = noise_scales(replace(problem, contrast=noisy), fields)
     assert abs(np.log(found.scale / 1.5)) < 4 * found.sd
     assert found.sd == pytest.approx((2 * noisy.count) ** -0.5, rel=0.02)
-    again = with_noise(problem, {found.kind: found.scale})
+    again = scale_noise(problem, {found.kind: found.scale})
     torch.testing.assert_close(again.contrast.noise_sd, sd * found.scale)

@@ -9,8 +9,8 @@ from scipy.optimize import brentq, minimize_scalar
 
 from nanopinn.errors import InputError
 from nanopinn.inference.profile import profile_likelihood
-from nanopinn.inference.ridge import ridge_partner
-from nanopinn.inference.walk import GAIN_LEFT, RISE_95
+from nanopinn.inference.ridge import strongest_correlation
+from nanopinn.inference.walk import DECREASE_TOLERANCE, OBJECTIVE_RISE_95
 
 from .linear import Closed, gaussian, unknowns
 
@@ -37,10 +37,10 @@ def test_of_a_gaussian_the_profile_is_its_laplace_interval_and_its_partner_the_l
         assert found.ridge.partner == problem.unknowns.names[partner]
         assert found.ridge.strength == pytest.approx(correlation[partner])
         assert found.ridge.slope == pytest.approx(covariance[partner, j] / covariance[j, j])
-        assert found.ridge == ridge_partner(
+        assert found.ridge == strongest_correlation(
             problem.unknowns.names, covariance, name
         ) or found.ridge.strength == pytest.approx(
-            ridge_partner(problem.unknowns.names, covariance, name).strength  # type: ignore[union-attr]
+            strongest_correlation(problem.unknowns.names, covariance, name).strength  # type: ignore[union-attr]
         )
 
 
@@ -81,9 +81,9 @@ def test_of_a_bent_likelihood_every_point_is_the_minimum_over_the_others(
     true = np.array([least(problem, float(np.log(v))) for v in found.values])
     assert (found.objective >= true - 1e-9).all()
     # what a step may leave, and tangents that are only brought in line leave a percent more
-    np.testing.assert_allclose(found.objective, true, atol=GAIN_LEFT, rtol=tolerance)
+    np.testing.assert_allclose(found.objective, true, atol=DECREASE_TOLERANCE, rtol=tolerance)
     ends = [
-        brentq(lambda a: least(problem, a) - best.fun - RISE_95, *side)
+        brentq(lambda a: least(problem, a) - best.fun - OBJECTIVE_RISE_95, *side)
         for side in ((best.x - 3, best.x), (best.x, best.x + 3))
     ]
     np.testing.assert_allclose(np.log(found.interval), ends, atol=0.01 * np.diff(ends)[0])
@@ -105,7 +105,7 @@ def test_along_a_curved_valley_the_others_follow_it() -> None:
     found = profile_likelihood(problem, np.zeros(2), "a")
     true = np.array([least(problem, float(np.log(v))) for v in found.values])
     inner = slice(1, -1)  # at three sd to the left the valley all but ends (1 + a near 0)
-    np.testing.assert_allclose(found.objective[inner], true[inner], atol=2 * GAIN_LEFT)
+    np.testing.assert_allclose(found.objective[inner], true[inner], atol=2 * DECREASE_TOLERANCE)
     # the straight line that the tangents at the estimate give is far off
     straight = np.array(
         [
@@ -126,7 +126,7 @@ def test_two_unknowns_of_which_only_the_product_is_seen_are_flat_partners_of_slo
     assert found.ridge is not None
     assert found.ridge.partner == "b"
     assert found.ridge.slope == pytest.approx(-1, abs=1e-4)
-    assert "flat" in found.in_words()
+    assert "flat" in found.describe()
     seen = profile_likelihood(problem, np.zeros(3), "c")
     assert seen.bounded == (True, True)
     assert seen.ridge is None
@@ -143,9 +143,9 @@ def test_a_profile_that_finds_a_better_point_says_so() -> None:
     problem, mean, covariance = gaussian()
     off = mean + 2 * covariance[:, 0] / covariance[0, 0] ** 0.5
     found = profile_likelihood(problem, off, "a")
-    assert "--starts" in found.in_words()
+    assert "--starts" in found.describe()
     right = profile_likelihood(problem, mean, "a")
-    assert "--starts" not in right.in_words()
+    assert "--starts" not in right.describe()
     # the interval is around the better point, not around the estimate
     np.testing.assert_allclose(np.log(found.interval), np.log(right.interval), atol=1e-6)
 

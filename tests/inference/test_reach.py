@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy.optimize import brentq, minimize, minimize_scalar
 
-from nanopinn.inference.reach import Held, held_against_solves
-from nanopinn.inference.walk import RISE_95
+from nanopinn.inference.reach import CheckedPosterior, check_laplace_approximation
+from nanopinn.inference.walk import OBJECTIVE_RISE_95
 
 from .linear import Closed, unknowns
 
 
-def held_at_its_best(problem: Closed) -> tuple[np.ndarray, np.ndarray, Held]:
+def held_at_its_best(problem: Closed) -> tuple[np.ndarray, np.ndarray, CheckedPosterior]:
     """Estimate, Laplace's covariance, and what solves make of it."""
     prior = 1 / problem.unknowns.prior_sd**2
     theta = np.zeros(len(problem.unknowns))
@@ -26,7 +26,7 @@ def held_at_its_best(problem: Closed) -> tuple[np.ndarray, np.ndarray, Held]:
     return (
         theta,
         covariance,
-        held_against_solves(
+        check_laplace_approximation(
             problem, theta, problem.unknowns.estimates(theta, covariance), covariance
         ),
     )
@@ -78,7 +78,9 @@ def test_in_a_bent_valley_the_sd_is_that_of_the_longer_side() -> None:
         0.5 * problem.predict(best, None).chi2 + 0.5 * np.sum((best / 0.7) ** 2), abs=1e-6
     )
     laplace, sd = np.sqrt(np.diag(covariance)), np.array([s.sd for s in held.scalars])
-    lower = best[0] - brentq(lambda a: rise(problem, a, best) - RISE_95, best[0] - 4, best[0])
+    lower = best[0] - brentq(
+        lambda a: rise(problem, a, best) - OBJECTIVE_RISE_95, best[0] - 4, best[0]
+    )
     assert lower > 1.3 * 1.96 * laplace[0]
     assert sd[0] == pytest.approx(lower / 1.96, rel=0.03)
     assert sd[2] == laplace[2]  # what stands apart keeps its sd
@@ -101,7 +103,7 @@ def test_what_the_data_do_not_hold_is_as_wide_as_its_prior_and_no_longer_counts_
 def test_a_better_point_on_the_way_is_told() -> None:
     problem = Closed(unknowns("a", "b"), lambda th: torch.stack([4 * (th[0] + 0.3), th[1] / 0.1]))
     theta, covariance = np.zeros(2), np.diag([0.25**2, 0.1**2])  # a fit that was stopped short
-    held = held_against_solves(
+    held = check_laplace_approximation(
         problem, theta, problem.unknowns.estimates(theta, covariance), covariance
     )
     assert (

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.cli.entry import _Stop
-from nanopinn.cli.kept import kept_on_record
+from nanopinn.cli.entry import _SignalHandler
+from nanopinn.cli.kept import record_interruption
 from nanopinn.errors import InputError, StoppedError
-from nanopinn.inference.gauss_newton import Place
-from nanopinn.inference.pinn.engine import PinnSettings, fit_pinn
-from nanopinn.inference.resume import Keeper, Stand, forget
+from nanopinn.inference.gauss_newton import OptimiserState
+from nanopinn.inference.pinn.engine import KrylovSettings, fit_krylov
+from nanopinn.inference.resume import CheckpointStore, EngineState, delete_checkpoints
 
 from .test_engines import small_problem
 
 STUDY = {"fit.seed": "0", "dce.nii.gz": "abc"}
-QUICK = PinnSettings(rank=8, anchors=2, ensemble=1)
+QUICK = KrylovSettings(rank=8, iterations=2, ensemble=1)
 
 
 class Killed(BaseException):
@@ -39,78 +39,90 @@ def test_networks_that_are_killed_and_go_on_end_where_they_would_have_ended(
     problem, tmp_path, monkeypatch
 ) -> None:
     torch.set_num_threads(1)
-    kept = Keeper.keep
+    kept = CheckpointStore.save_state
 
-    def killed_at_the_second(self, stand):
-        kept(self, stand)
-        if stand.place.iteration == 1:
+    def killed_at_the_second(self, state):
+        kept(self, state)
+        if state.optimiser_state.iteration == 1:
             raise Killed
 
-    monkeypatch.setattr(Keeper, "keep", killed_at_the_second)
+    monkeypatch.setattr(CheckpointStore, "save_state", killed_at_the_second)
     with pytest.raises(Killed):
-        fit_pinn(problem, settings=QUICK, keeper=Keeper.begun(tmp_path, STUDY, "cpu"))
+        fit_krylov(
+            problem,
+            settings=QUICK,
+            checkpoint_store=CheckpointStore.create_empty(tmp_path, STUDY, "cpu"),
+        )
     monkeypatch.undo()
-    continued = Keeper.continued(tmp_path, STUDY, "cpu")
-    assert continued.stand("pinn").place.iteration == 1
+    continued = CheckpointStore.reopen(tmp_path, STUDY, "cpu")
+    assert continued.engine_state("pinn").optimiser_state.iteration == 1
     again, whole = (
-        fit_pinn(problem, settings=QUICK, keeper=continued),
-        fit_pinn(problem, settings=QUICK),
+        fit_krylov(problem, settings=QUICK, checkpoint_store=continued),
+        fit_krylov(problem, settings=QUICK),
     )
     np.testing.assert_allclose(again.theta, whole.theta, rtol=0, atol=1e-10)
     np.testing.assert_allclose(again.run.covariance, whole.run.covariance, rtol=1e-8)
 
 
 def test_another_study_is_refused_and_what_changed_is_named(tmp_path) -> None:
-    Keeper.begun(tmp_path, STUDY, "cpu")
+    CheckpointStore.create_empty(tmp_path, STUDY, "cpu")
     with pytest.raises(InputError, match=r"another one: fit\.seed changed.*found: 1.*expected: 0"):
-        Keeper.continued(tmp_path, STUDY | {"fit.seed": "1"}, "cpu")
+        CheckpointStore.reopen(tmp_path, STUDY | {"fit.seed": "1"}, "cpu")
     with pytest.raises(InputError, match=r"dce\.nii\.gz"):
-        Keeper.continued(tmp_path, STUDY | {"dce.nii.gz": "abd"}, "cpu")
+        CheckpointStore.reopen(tmp_path, STUDY | {"dce.nii.gz": "abd"}, "cpu")
 
 
 def test_nothing_to_go_on_with_is_said(tmp_path) -> None:
     with pytest.raises(InputError, match="no interrupted run"):
-        Keeper.continued(tmp_path / "absent", STUDY, "cpu")
+        CheckpointStore.reopen(tmp_path / "absent", STUDY, "cpu")
 
 
 def test_a_spoiled_state_is_refused(problem, tmp_path) -> None:
-    Keeper.begun(tmp_path, STUDY, "cpu").keep(
-        Stand("fv", Place(0, problem.unknowns.prior_mean), problem, None, None)
+    CheckpointStore.create_empty(tmp_path, STUDY, "cpu").save_state(
+        EngineState("fv", OptimiserState(0, problem.unknowns.prior_mean), problem, None, None)
     )
-    keeper, file = Keeper.continued(tmp_path, STUDY, "cpu"), tmp_path / "fv.safetensors"
+    checkpoint_store, file = (
+        CheckpointStore.reopen(tmp_path, STUDY, "cpu"),
+        tmp_path / "fv.safetensors",
+    )
     content = bytearray(file.read_bytes())
-    assert keeper.stand("fv").problem.unknowns == problem.unknowns
+    assert checkpoint_store.engine_state("fv").problem.unknowns == problem.unknowns
     content[len(content) // 2] ^= 1
     for spoiled in (bytes(content), bytes(content[:1000]), b""):
         file.write_bytes(spoiled)
         with pytest.raises(InputError, match="cannot be read"):
-            keeper.stand("fv")
+            checkpoint_store.engine_state("fv")
 
 
 def test_a_run_that_may_go_on_starts_anew_where_it_cannot(problem, tmp_path) -> None:
-    assert Keeper.of_interrupted(tmp_path / "absent", STUDY, "cpu", "if kept") is None
-    Keeper.begun(tmp_path, STUDY, "cpu").keep(
-        Stand("fv", Place(1, problem.unknowns.prior_mean), problem, None, None)
+    assert (
+        CheckpointStore.from_interrupted_run(tmp_path / "absent", STUDY, "cpu", "if kept") is None
     )
-    assert Keeper.of_interrupted(tmp_path, STUDY | {"fit.seed": "1"}, "cpu", "if kept") is None
-    assert Keeper.of_interrupted(tmp_path, STUDY, "cpu", False) is None
-    keeper = Keeper.of_interrupted(tmp_path, STUDY, "cpu", "if kept")
-    assert keeper is not None
-    assert keeper.stand("fv").place.iteration == 1
+    CheckpointStore.create_empty(tmp_path, STUDY, "cpu").save_state(
+        EngineState("fv", OptimiserState(1, problem.unknowns.prior_mean), problem, None, None)
+    )
+    assert (
+        CheckpointStore.from_interrupted_run(tmp_path, STUDY | {"fit.seed": "1"}, "cpu", "if kept")
+        is None
+    )
+    assert CheckpointStore.from_interrupted_run(tmp_path, STUDY, "cpu", False) is None
+    checkpoint_store = CheckpointStore.from_interrupted_run(tmp_path, STUDY, "cpu", "if kept")
+    assert checkpoint_store is not None
+    assert checkpoint_store.engine_state("fv").optimiser_state.iteration == 1
     (tmp_path / "fv.safetensors").write_bytes(b"spoiled")
-    assert keeper.stand("fv") is None
+    assert checkpoint_store.engine_state("fv") is None
     with pytest.raises(InputError, match="cannot be read"):
-        Keeper.of_interrupted(tmp_path, STUDY, "cpu", True).stand("fv")
+        CheckpointStore.from_interrupted_run(tmp_path, STUDY, "cpu", True).engine_state("fv")
 
 
 def test_a_new_fit_does_not_see_what_an_old_one_left(problem, tmp_path) -> None:
-    Keeper.begun(tmp_path, STUDY, "cpu").keep(
-        Stand("fv", Place(0, problem.unknowns.prior_mean), problem, None, None)
+    CheckpointStore.create_empty(tmp_path, STUDY, "cpu").save_state(
+        EngineState("fv", OptimiserState(0, problem.unknowns.prior_mean), problem, None, None)
     )
-    keeper = Keeper.begun(tmp_path, STUDY, "cpu")
-    assert keeper.stand("fv") is None
+    checkpoint_store = CheckpointStore.create_empty(tmp_path, STUDY, "cpu")
+    assert checkpoint_store.engine_state("fv") is None
     assert not list(tmp_path.glob("*.safetensors"))
-    forget(tmp_path)
+    delete_checkpoints(tmp_path)
     assert not tmp_path.exists()
 
 
@@ -127,9 +139,9 @@ def test_a_polite_kill_says_how_to_go_on_and_is_exit_code_130(tmp_path) -> None:
 
 
 def stopped_by(what: signal.Signals, partial: Path) -> None:
-    before = signal.signal(what, _Stop())
+    before = signal.signal(what, _SignalHandler())
     try:
-        with kept_on_record(partial):
+        with record_interruption(partial):
             os.kill(os.getpid(), what)
             time.sleep(1)
     finally:

@@ -10,7 +10,7 @@ import torch
 from scipy.integrate import quad
 
 from nanopinn.errors import InputError
-from nanopinn.inference.sampling import effective_draws, sample_posterior, split_r_hat
+from nanopinn.inference.sampling import effective_sample_size, sample_posterior, split_r_hat
 
 from .linear import Closed, gaussian, unknowns
 
@@ -19,7 +19,7 @@ def test_draws_of_a_linear_problem_are_those_of_its_gaussian() -> None:
     problem, mean, covariance = gaussian(m=4)
     found = sample_posterior(problem, mean, draws=8000, seed=1)
     sd = np.sqrt(np.diag(covariance))
-    assert found.reliable, found.in_words()
+    assert found.reliable, found.describe()
     assert found.acceptance > 0.5
     # four standard errors of a mean and of a covariance by that many effective draws
     assert (np.abs(found.mean - mean) < 4 * sd / np.sqrt(found.ess)).all()
@@ -62,16 +62,16 @@ def test_an_autoregressive_chain_counts_as_theory_says() -> None:
     noise = rng.normal(size=x.shape)
     for k in range(1, x.shape[1]):
         x[:, k] = rho * x[:, k - 1] + noise[:, k]
-    assert effective_draws(x)[0] == pytest.approx(80_000 * (1 - rho) / (1 + rho), rel=0.1)
+    assert effective_sample_size(x)[0] == pytest.approx(80_000 * (1 - rho) / (1 + rho), rel=0.1)
     assert split_r_hat(x)[0] == pytest.approx(1, abs=0.005)
 
 
 def test_independent_draws_all_count_and_chains_apart_do_not() -> None:
     x = np.random.default_rng(0).normal(size=(4, 1000, 1))
-    assert effective_draws(x)[0] > 3500
+    assert effective_sample_size(x)[0] > 3500
     apart = x + np.array([0, 0, 0, 3.0])[:, None, None]
     assert split_r_hat(apart)[0] > 1.5
-    assert effective_draws(apart)[0] < 20
+    assert effective_sample_size(apart)[0] < 20
 
 
 def test_chains_that_all_drift_are_not_taken_for_agreement() -> None:

@@ -15,7 +15,7 @@ from nanopinn.inference import fv
 from nanopinn.inference.expansion import Objective
 from nanopinn.inference.gauss_newton import minimise
 from nanopinn.inference.result import EngineRun
-from nanopinn.inference.starts import best_of, minima, prior_draws
+from nanopinn.inference.starts import fit_from_several_starts, distinct_minima, prior_draws
 
 from .linear import Closed, gaussian, unknowns
 
@@ -58,10 +58,12 @@ TWO_VALLEYS = Closed(
 
 
 def test_the_better_of_two_minima_wins_and_the_other_is_told() -> None:
-    found = best_of(partial(descend, TWO_VALLEYS), TWO_VALLEYS.unknowns, np.array([1.2]), 8, seed=0)
+    found = fit_from_several_starts(
+        partial(descend, TWO_VALLEYS), TWO_VALLEYS.unknowns, np.array([1.2]), 8, seed=0
+    )
     assert found.theta[0] == pytest.approx(-1, abs=0.02)
     assert "other minima" in found.run.message
-    both = minima(found.run.starts, np.sqrt(np.diag(found.run.covariance)))
+    both = distinct_minima(found.run.starts, np.sqrt(np.diag(found.run.covariance)))
     assert [round(float(s.end[0])) for s in both] == [-1, 1]
     # the valley on the right lies higher by (2/1.5)^2/2
     assert both[1].objective - both[0].objective == pytest.approx((2 / 1.5) ** 2 / 2, rel=0.05)
@@ -69,10 +71,12 @@ def test_the_better_of_two_minima_wins_and_the_other_is_told() -> None:
 
 def test_of_one_minimum_all_starts_say_the_same() -> None:
     problem, mean, _ = gaussian()
-    found = best_of(partial(descend, problem), problem.unknowns, np.zeros(3), 5, seed=0)
+    found = fit_from_several_starts(
+        partial(descend, problem), problem.unknowns, np.zeros(3), 5, seed=0
+    )
     np.testing.assert_allclose(found.theta, mean, atol=1e-6)
     assert "5 of 5 starts converged, all to the same answer" in found.run.message
-    assert len(minima(found.run.starts, np.ones(3))) == 1
+    assert len(distinct_minima(found.run.starts, np.ones(3))) == 1
 
 
 def test_draws_of_the_prior_have_its_mean_and_sd_and_return_with_their_seed() -> None:
@@ -90,7 +94,7 @@ def test_a_start_that_fails_is_told_and_the_others_count() -> None:
             raise InputError("a coefficient of the flow is not finite")
         return descend(TWO_VALLEYS, at)
 
-    found = best_of(sometimes, TWO_VALLEYS.unknowns, np.array([1.2]), 6, seed=0)
+    found = fit_from_several_starts(sometimes, TWO_VALLEYS.unknowns, np.array([1.2]), 6, seed=0)
     assert "not finite" in found.run.starts[0].message
     assert found.theta[0] == pytest.approx(-1, abs=0.02)
 
@@ -98,7 +102,7 @@ def test_a_start_that_fails_is_told_and_the_others_count() -> None:
         raise InputError("a coefficient of the flow is not finite")
 
     with pytest.raises(InputError, match="not finite"):
-        best_of(never, TWO_VALLEYS.unknowns, np.array([1.2]), 3, seed=0)
+        fit_from_several_starts(never, TWO_VALLEYS.unknowns, np.array([1.2]), 3, seed=0)
 
 
 def test_the_engine_descends_from_its_start_and_from_draws_and_returns_the_lowest(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nanopinn.inference.linearise import GRID_NEAR
+from nanopinn.inference.linearise import GRID_LINEARISATION_RADIUS
 from nanopinn.inference.systematic import SharedError
 
 from .test_engines import small_problem
@@ -27,7 +27,7 @@ def test_the_misfit_is_that_of_the_joint_covariance() -> None:
 
 def test_the_best_errors_are_those_of_the_minimum() -> None:
     shared = SharedError(E, AT)
-    best = shared.best(R).requires_grad_()
+    best = shared.conditional_estimate(R).requires_grad_()
     misfit = (R + E @ (best - AT)).square().sum() + best.square().sum()
     (gradient,) = torch.autograd.grad(misfit, best)
     assert float(gradient.detach().norm()) < 1e-10
@@ -53,12 +53,12 @@ def test_the_effect_of_the_grid_is_worked_out_anew_only_where_unknowns_that_imag
     theta, names = problem.unknowns.prior_mean, problem.unknowns.names
     fields = problem.solve(theta, problem.forward())
     for _ in range(2):  # where a descent starts it is left out
-        problem = problem.with_errors(theta, fields)
+        problem = problem.with_systematic_errors(theta, fields)
     first = problem.errors.grid_on_contrast
     assert first.shape[1] == 1
     for name, kept in (("K_ratio_n", True), ("p_e", True), ("l", False)):
         moved = theta + problem.unknowns.prior_sd * (np.array(names) == name)
-        there = problem.with_errors(moved, problem.solve(moved, problem.forward()))
+        there = problem.with_systematic_errors(moved, problem.solve(moved, problem.forward()))
         assert (there.errors.grid_on_contrast is first) == kept, name
 
 
@@ -68,15 +68,17 @@ def test_a_prior_sd_of_an_idle_unknown_changes_the_effect_of_the_grid_less_than_
     problem = small_problem(n=8, off=0.0)[0]
     theta = problem.unknowns.prior_mean
     fields = problem.solve(theta, problem.forward())
-    problem = problem.with_errors(theta, fields)
+    problem = problem.with_systematic_errors(theta, fields)
 
     def effect(name: str, by: float) -> torch.Tensor:
         at = theta + by * problem.unknowns.prior_sd * (np.array(problem.unknowns.names) == name)
-        return problem.with_errors(at, problem.solve(at, problem.forward())).errors.grid_on_contrast
+        return problem.with_systematic_errors(
+            at, problem.solve(at, problem.forward())
+        ).errors.grid_on_contrast
 
     here = effect("l", 0.0)
     of_idle, of_length = (
         float((effect(name, by) - here).norm())
-        for name, by in (("K_ratio_n", 1.0), ("l", GRID_NEAR))
+        for name, by in (("K_ratio_n", 1.0), ("l", GRID_LINEARISATION_RADIUS))
     )
     assert of_idle < of_length

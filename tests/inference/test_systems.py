@@ -12,21 +12,21 @@ from scipy.optimize import least_squares
 
 from nanopinn.errors import InputError
 from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.pinn import SystemPinnSettings, fit_pinn
+from nanopinn.inference.pinn.systems import PinnSettings, fit_pinn
 from nanopinn.inference.pinn.perceptron import Perceptron
-from nanopinn.inference.series import Series
+from nanopinn.inference.series import TimeSeries
 from nanopinn.inference.systems import SystemProblem, SystemSolver
 from nanopinn.inference.unknowns import Unknown, UnknownSet
-from nanopinn.physics.plasma import free_drug_impulse
+from nanopinn.physics.plasma import free_drug_impulse_response
 from nanopinn.solvers.schemes import SDIRK3
-from nanopinn.solvers.systems import Accuracy, System, integrate
+from nanopinn.solvers.systems import ErrorTolerance, OdeSystem, integrate_ode
 
 HOUR, DOSE = 3600.0, 5e-5
 
 
 def three_compartments() -> dict[str, float]:
     """Clearance (m3/s), volumes (m3) and exchange (m3/s) of the published tri-exponential curve of free doxorubicin."""
-    impulse = free_drug_impulse()
+    impulse = free_drug_impulse_response()
     A, k = np.array(impulse.amplitudes), np.array(impulse.rates)
     central = 1 / A.sum()
     others = [np.poly(np.delete(-k, i)) for i in range(3)]
@@ -65,9 +65,9 @@ def plasma_problem(noise: float = 0.05, seed: int = 0) -> tuple[SystemProblem, n
         )
     )
     times = HOUR * np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 2, 3, 5, 8, 12, 18, 24, 36, 48])
-    exact = DOSE * free_drug_impulse()(torch.as_tensor(times)).numpy()
+    exact = DOSE * free_drug_impulse_response()(torch.as_tensor(times)).numpy()
     measured = exact * (1 + noise * np.random.default_rng(seed).standard_normal(len(times)))
-    series = Series.of("plasma", times, measured, noise_sd=noise * exact)
+    series = TimeSeries.of("plasma", times, measured, noise_sd=noise * exact)
     return SystemProblem(unknowns, plasma_rate, plasma_start, (series,), tolerance=2e-6), np.log(
         list(truth.values())
     )
@@ -91,7 +91,7 @@ def growth_problem(
     measured = growth(times, 0.2, 1000.0) + 20.0 * np.random.default_rng(seed).standard_normal(
         len(times)
     )
-    series = Series.of("volume", times, measured, noise_sd=noise_sd)
+    series = TimeSeries.of("volume", times, measured, noise_sd=noise_sd)
     return SystemProblem(unknowns, growth_rate, start, (series,), tolerance=1e-4)
 
 
@@ -111,7 +111,7 @@ def front(cells: int = 30, tolerance: float = 1e-6) -> SystemProblem:
     unknowns = UnknownSet((Unknown.of("D", 1e-3, 1.0), Unknown.of("kf", 0.05, 1.0)))
     start = torch.as_tensor(np.repeat(np.exp(-5 * x), 2))
     seen = np.arange(0, 2 * cells, 3)
-    blank = Series("species", np.linspace(0.5, 10.0, 12), np.zeros((12, len(seen))), seen, 5e-3)
+    blank = TimeSeries("species", np.linspace(0.5, 10.0, 12), np.zeros((12, len(seen))), seen, 5e-3)
     return SystemProblem(
         unknowns, rate, lambda s: start, (blank,), positions=x, tolerance=tolerance
     )
@@ -129,7 +129,13 @@ def with_data(problem: SystemProblem, truth: np.ndarray, sd: float) -> SystemPro
         rate, (0, series.times[-1]), y0, "LSODA", series.times, rtol=1e-9, atol=1e-11
     ).y.T
     noise = sd * np.random.default_rng(0).standard_normal(series.measured.shape)
-    made = Series(series.name, series.times, series.of_states(states) + noise, series.seen, sd)
+    made = TimeSeries(
+        series.name,
+        series.times,
+        series.predict_from_states(states) + noise,
+        series.observed_states,
+        sd,
+    )
     return SystemProblem(
         problem.unknowns, problem.rate, problem.initial, (made,), positions=problem.positions
     )
@@ -138,10 +144,10 @@ def with_data(problem: SystemProblem, truth: np.ndarray, sd: float) -> SystemPro
 def test_three_compartments_follow_their_published_exponentials() -> None:
     problem, truth = plasma_problem()
     states = SystemSolver(1e-6).solve(problem, truth, tangents=False).states[:, 0]
-    exact = DOSE * free_drug_impulse()(torch.as_tensor(problem.times)).numpy()
+    exact = DOSE * free_drug_impulse_response()(torch.as_tensor(problem.times)).numpy()
     # 1e-6 of the initial concentration per step, some 100 steps
     np.testing.assert_allclose(
-        states, exact, atol=1e-4 * DOSE * sum(free_drug_impulse().amplitudes)
+        states, exact, atol=1e-4 * DOSE * sum(free_drug_impulse_response().amplitudes)
     )
 
 
@@ -150,11 +156,11 @@ def test_tangents_equal_central_differences_with_the_same_steps(scheme) -> None:
     problem = front(12)
     theta, times = torch.tensor([-6.0, -2.0], dtype=torch.float64), np.linspace(0.0, 5.0, 23)
     y0, d_y0 = problem.start_values(theta)
-    accuracy = Accuracy(1e-5, problem.sizes)
+    accuracy = ErrorTolerance(1e-5, problem.sizes)
 
     def solve(th, **options):
-        return integrate(
-            System(problem.rate_at, th, len(y0), problem.band),
+        return integrate_ode(
+            OdeSystem(problem.rate_at, th, len(y0), problem.band),
             0.0,
             y0,
             d_y0,
@@ -178,7 +184,7 @@ def test_tangents_equal_central_differences_with_the_same_steps(scheme) -> None:
 
 def test_the_error_falls_with_the_square_of_the_step() -> None:
     rate = lambda t, y, th: torch.stack([-50 * (y[0] - torch.cos(t)), y[0] - y[1]])  # noqa: E731
-    system = System(rate, torch.zeros(0, dtype=torch.float64), 2)
+    system = OdeSystem(rate, torch.zeros(0, dtype=torch.float64), 2)
     exact = solve_ivp(
         lambda t, y: [-50 * (y[0] - np.cos(t)), y[0] - y[1]],
         (0, 2),
@@ -190,13 +196,13 @@ def test_the_error_falls_with_the_square_of_the_step() -> None:
     ).y[:, -1]
     errors = []
     for n in (40, 80, 160):
-        run = integrate(
+        run = integrate_ode(
             system,
             0.0,
             np.array([1.0, 0.0]),
             np.zeros((2, 0)),
             np.array([2.0]),
-            Accuracy(1e-8, np.ones(2)),
+            ErrorTolerance(1e-8, np.ones(2)),
             nodes=np.linspace(0, 2, n + 1),
         )
         errors.append(np.abs(run.states[-1] - exact).max())
@@ -206,10 +212,16 @@ def test_the_error_falls_with_the_square_of_the_step() -> None:
 
 def test_an_infusion_that_ends_is_followed_exactly_by_steps_that_end_there() -> None:
     rate = lambda t, y, th: (t < 1.0).to(torch.float64) - 0.5 * y  # noqa: E731
-    system = System(rate, torch.zeros(0, dtype=torch.float64), 1)
+    system = OdeSystem(rate, torch.zeros(0, dtype=torch.float64), 1)
     times = np.array([0.5, 1.0, 3.0])
-    found = integrate(
-        system, 0.0, np.zeros(1), np.zeros((1, 0)), times, Accuracy(1e-8, np.ones(1)), events=(1.0,)
+    found = integrate_ode(
+        system,
+        0.0,
+        np.zeros(1),
+        np.zeros((1, 0)),
+        times,
+        ErrorTolerance(1e-8, np.ones(1)),
+        events=(1.0,),
     ).states[:, 0]
     end = 2 * (1 - np.exp(-0.5))
     # 1e-8 per step, some three hundred steps
@@ -304,10 +316,10 @@ def test_the_networks_jacobian_equals_central_differences() -> None:
         step = 1e-6 * (np.arange(net.count) == j)
         up, down = (net(w + s, z, dz, jacobian=False) for s in (step, -step))
         np.testing.assert_allclose(
-            exact.value_by_weights[..., j], (up.value - down.value) / 2e-6, atol=1e-8
+            exact.value_jacobian[..., j], (up.value - down.value) / 2e-6, atol=1e-8
         )
         np.testing.assert_allclose(
-            exact.rate_by_weights[..., j], (up.rate - down.rate) / 2e-6, atol=1e-8
+            exact.rate_jacobian[..., j], (up.rate - down.rate) / 2e-6, atol=1e-8
         )
 
 
@@ -322,11 +334,13 @@ def test_the_network_finds_what_gauss_newton_finds_of_growth(noise_sd) -> None:
 
 def test_the_network_comes_to_the_same_diffusion_and_reaction_on_a_line() -> None:
     usual = front(10)
-    blank = Series("species", np.linspace(0.25, 10.0, 24), np.zeros((24, 20)), np.arange(20), 2e-3)
+    blank = TimeSeries(
+        "species", np.linspace(0.25, 10.0, 24), np.zeros((24, 20)), np.arange(20), 2e-3
+    )
     problem = with_data(replace(usual, series=(blank,)), np.log([2e-3, 0.1]), 2e-3)
     fv, pinn = (
         fit_fv(problem),
-        fit_pinn(problem, settings=SystemPinnSettings(hidden=(24,), times=16, iterations=50)),
+        fit_pinn(problem, settings=PinnSettings(hidden=(24,), times=16, iterations=50)),
     )
     # it starts 0.7 away in the logarithm; two thirds of the times are used, and the network is 1 % off (docs/inference.md)
     assert (np.abs(pinn.theta - fv.theta) < 0.03).all()
@@ -335,11 +349,11 @@ def test_the_network_comes_to_the_same_diffusion_and_reaction_on_a_line() -> Non
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda: Series.of("v", [1.0, 2.0], [1.0, np.inf]), "infinite"),
-        (lambda: Series.of("v", [1.0, 2.0], [np.nan, np.nan]), "no numbers"),
-        (lambda: Series.of("v", [2.0, 1.0], [1.0, 1.0]), "increase"),
-        (lambda: Series.of("v", [1.0, 2.0], [1.0, 1.0], noise_sd=0.0), "positive"),
-        (lambda: Series("v", np.array([1.0]), np.ones((2, 1)), np.array([0]), None), "match"),
+        (lambda: TimeSeries.of("v", [1.0, 2.0], [1.0, np.inf]), "infinite"),
+        (lambda: TimeSeries.of("v", [1.0, 2.0], [np.nan, np.nan]), "no numbers"),
+        (lambda: TimeSeries.of("v", [2.0, 1.0], [1.0, 1.0]), "increase"),
+        (lambda: TimeSeries.of("v", [1.0, 2.0], [1.0, 1.0], noise_sd=0.0), "positive"),
+        (lambda: TimeSeries("v", np.array([1.0]), np.ones((2, 1)), np.array([0]), None), "match"),
         (lambda: Unknown.of("k", -1.0, 1.0), "median"),
         (lambda: Unknown.of("k", 1.0, 0.0), "spread"),
     ],
@@ -357,7 +371,7 @@ def test_what_cannot_be_used_is_refused_in_words(change, words) -> None:
         ({"rate": lambda t, y, s: torch.zeros(2, dtype=torch.float64)}, "one finite double"),
         ({"rate": lambda t, y, s: y / 0}, "one finite double"),
         ({"initial": lambda s: torch.tensor([0.0])}, "size of the states"),
-        ({"series": (Series.of("v", [1.0], [1.0], state=3),)}, "sees states"),
+        ({"series": (TimeSeries.of("v", [1.0], [1.0], state=3),)}, "sees states"),
     ],
 )
 def test_a_problem_that_cannot_be_posed_is_refused_in_words(options, words) -> None:

@@ -69,7 +69,7 @@ def panel(viewer: napari.Viewer) -> Iterator[Any]:
     """The plugin's panel, opened as from the menu."""
     _, widget = viewer.window.add_plugin_dock_widget("nanopinn", "nanopinn")
     yield widget
-    widget.leave()
+    widget.clean_up()
 
 
 def open_study(viewer: napari.Viewer, study: Path, *names: str) -> None:
@@ -91,7 +91,9 @@ def finished(panel: Any, seconds: float = 150) -> bool:
     """Whether what was started has ended, its layers there."""
     return until(
         lambda: (
-            panel.worker.running is None and not panel.scene.waiting and panel.scene.then is None
+            panel.worker.running is None
+            and not panel.scene.pending_layers
+            and panel.scene.on_finished is None
         ),
         seconds,
     )

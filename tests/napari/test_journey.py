@@ -18,9 +18,9 @@ from conftest import finished, open_study, until, words
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QApplication, QCheckBox, QComboBox, QLineEdit, QListWidget, QPushButton
 
-from nanopinn.napari_plugin.geometry import stored
+from nanopinn.napari_plugin.geometry import from_napari_axes
 from nanopinn.napari_plugin.layers import map_layer
-from nanopinn.napari_plugin.sources import Source, as_file, known_of
+from nanopinn.napari_plugin.sources import Source, export_to_file, plugin_metadata
 
 
 class Heart:
@@ -42,7 +42,7 @@ class Heart:
 
 
 def layer(viewer: napari.Viewer, quantity: str) -> Any:
-    return next(x for x in viewer.layers if known_of(x).get("quantity") == quantity)
+    return next(x for x in viewer.layers if plugin_metadata(x).get("quantity") == quantity)
 
 
 def fit(panel: Any) -> None:
@@ -55,7 +55,7 @@ def test_maps_come_on_screen_and_a_click_shows_the_voxel(
     viewer: napari.Viewer, panel: Any, study: Path
 ) -> None:
     open_study(viewer, study)
-    assert not panel.study.wrong
+    assert not panel.study.problems
     panel.maps.button.click()
     assert finished(panel)
     ktrans = layer(viewer, "Ktrans")
@@ -65,7 +65,7 @@ def test_maps_come_on_screen_and_a_click_shows_the_voxel(
     # the world position of a voxel, as the mouse would give it
     at = np.asarray(ktrans.data_to_world((5, 6, 7)))
     press = type("Event", (), {"type": "mouse_press", "position": (0.0, *at)})()
-    click = panel._clicked(viewer, press)
+    click = panel._handle_click(viewer, press)
     next(click)
     press.type = "mouse_release"
     assert next(click, "ended") == "ended"
@@ -130,7 +130,7 @@ def test_a_fit_runs_to_its_end_is_saved_as_the_command_line_does_and_reopens(
     same = [f for f in files if f.startswith(("maps/", "fields/")) or f == "config.toml"]
     assert filecmp.cmpfiles(out, again, same, shallow=False)[0] == same
 
-    before = {x.name: x.data for x in viewer.layers if "folder" in known_of(x)}
+    before = {x.name: x.data for x in viewer.layers if "folder" in plugin_metadata(x)}
     viewer.layers.clear()
     panel.result = None
     viewer.open(str(out), plugin="nanopinn")
@@ -183,7 +183,7 @@ def test_a_mask_drawn_in_napari_reaches_the_work_on_the_right_voxels(
     drawn = viewer.layers[-1]
     assert drawn.data.shape == viewer.layers["dce"].data.shape
     drawn.data[3, 2, 4, 6] = 1
-    path = as_file(Source(drawn), panel.folder / "inputs", viewer.layers["dce"])
+    path = export_to_file(Source(drawn), panel.folder / "inputs", viewer.layers["dce"])
     image = nib.load(path)
     np.testing.assert_array_equal(np.argwhere(image.get_fdata() > 0), [[6, 4, 2]])
     np.testing.assert_allclose(image.affine, nib.load(study / "dce.nii.gz").affine, atol=1e-6)
@@ -195,7 +195,7 @@ def test_nothing_is_seen_where_a_map_is_nan(viewer: napari.Viewer) -> None:
     viewer.add_image(np.full((3, 8, 8), 0.5), colormap="green", contrast_limits=(0, 0.5))
     data, looks, _ = map_layer(values, np.eye(4), "Ktrans", "1/min", visible=True)
     viewer.add_image(data, **looks)
-    assert stored(viewer.layers[-1].data).shape == (8, 8, 3)
+    assert from_napari_axes(viewer.layers[-1].data).shape == (8, 8, 3)
     until(lambda: False, 0.5)
     picture = viewer.screenshot(canvas_only=True, flash=False)
     middle = picture[picture.shape[0] // 2]

@@ -54,7 +54,7 @@ def test_a_folder_dropped_on_the_viewer_finds_the_reader_and_other_files_do_not(
 
 def test_the_sample_fills_every_field(viewer: napari.Viewer, panel: Any) -> None:
     viewer.open_sample("nanopinn", "tumour")
-    assert not panel.study.wrong
+    assert not panel.study.problems
     assert panel.study.dce.source().name == "dce"
     assert panel.study.ph.source().name == "ph"
     assert panel.study.tumour.source().name == "mask"

@@ -13,7 +13,7 @@ from conftest import finished, until, words
 from qtpy.QtWidgets import QApplication
 
 from nanopinn import FitSettings, ImagingInputs, run_fit, write_fit
-from nanopinn.napari_plugin.sources import known_of
+from nanopinn.napari_plugin.sources import plugin_metadata
 
 
 @pytest.fixture(scope="session")
@@ -55,32 +55,32 @@ def test_arms_are_compared_side_by_side_and_a_voxel_shows_how_far_drug_gets(
     therapy.button.click()
     assert finished(panel, 200)
     assert (
-        "lethal exposure" in therapy.said.text()
-        or "the question does not arise" in therapy.said.text()
+        "lethal exposure" in therapy.message_label.text()
+        or "the question does not arise" in therapy.message_label.text()
     )
     seen = [x for x in viewer.layers if x.visible]
-    assert [known_of(x)["shows"] for x in seen] == ["fields/intracellular"] * 2
-    free, tsl = sorted(seen, key=lambda x: known_of(x)["place"])
-    assert (known_of(free)["arm"], known_of(tsl)["arm"]) == ("free", "tsl")
+    assert [plugin_metadata(x)["shows"] for x in seen] == ["fields/intracellular"] * 2
+    free, tsl = sorted(seen, key=lambda x: plugin_metadata(x)["place"])
+    assert (plugin_metadata(free)["arm"], plugin_metadata(tsl)["arm"]) == ("free", "tsl")
     assert viewer.text_overlay.text.startswith("from the left: free, tsl")
     # one beside the other, one colour scale, one slider
     assert tsl.extent.world[0, -1] > free.extent.world[1, -1]
     assert tuple(free.contrast_limits) == tuple(tsl.contrast_limits)
     assert free.data.shape == tsl.data.shape
     group = therapy.groups
-    voxel = tuple(int(i) for i in np.argwhere(group.number >= 0)[3])
+    voxel = tuple(int(i) for i in np.argwhere(group.labels >= 0)[3])
     for arm in (free, tsl):
         at = arm.data_to_world((0, 0, *voxel[::-1]))
-        assert group.at(at) == voxel
+        assert group.voxel_at(at) == voxel
     therapy.clicked(free.data_to_world((0, 0, *voxel[::-1])))
-    assert str(voxel) in therapy.where.text()
+    assert str(voxel) in therapy.location_label.text()
     np.testing.assert_allclose(
-        therapy.curve.lines[0].y, group.curves["free"][group.number[voxel], :, 0]
+        therapy.curve.lines[0].y, group.curves["free"][group.labels[voxel], :, 0]
     )
-    index = therapy.show_what.findData("maps/lethal_beyond_peak")
-    therapy.show_what.setCurrentIndex(index)
+    index = therapy.quantity_box.findData("maps/lethal_beyond_peak")
+    therapy.quantity_box.setCurrentIndex(index)
     seen = [x for x in viewer.layers if x.visible]
-    assert {known_of(x)["shows"] for x in seen} == {"maps/lethal_beyond_peak"}
+    assert {plugin_metadata(x)["shows"] for x in seen} == {"maps/lethal_beyond_peak"}
     assert all(tuple(x.contrast_limits) == (0, 1) for x in seen)
 
     panel.copy_command()
@@ -88,7 +88,7 @@ def test_arms_are_compared_side_by_side_and_a_voxel_shows_how_far_drug_gets(
     assert copied[:4] == ["nanopinn", "simulate", "--from", str(fitted)]
     assert copied[copied.index("--heat") + 1] == "42:30"
     panel.save_to(tmp_path / "arms")
-    names = {x.name for x in viewer.layers if "shows" in known_of(x)}
+    names = {x.name for x in viewer.layers if "shows" in plugin_metadata(x)}
     viewer.layers.clear()
     panel.result = None
     viewer.open(str(tmp_path / "arms"), plugin="nanopinn")

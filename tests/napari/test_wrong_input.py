@@ -19,7 +19,7 @@ from nanopinn.napari_plugin.sources import Source
 def test_an_empty_viewer_says_what_is_needed(
     viewer: napari.Viewer, panel: Any, said: list[Any]
 ) -> None:
-    assert "Needed: a series" in panel.study.said["dce"].text()
+    assert "Needed: a series" in panel.study.messages["dce"].text()
     panel.maps.button.click()
     panel.fit.button.click()
     panel.save_to(Path("/nowhere"))
@@ -34,7 +34,7 @@ def test_a_volume_given_as_series_is_refused_beside_its_field(
     viewer.add_image(np.ones((4, 5, 6)), name="one volume")
     panel.study.dce.choose(Source(viewer.layers[0]))
     assert (
-        panel.study.said["dce"].text()
+        panel.study.messages["dce"].text()
         == "one volume has 3 axes; a series has four axes (t, z, y, x)."
     )
     panel.maps.button.click()
@@ -44,7 +44,7 @@ def test_a_volume_given_as_series_is_refused_beside_its_field(
 def test_a_labels_layer_is_no_signal(viewer: napari.Viewer, panel: Any) -> None:
     viewer.add_labels(np.ones((7, 4, 5, 6), dtype=int), name="drawing")
     panel.study.dce.choose(Source(viewer.layers[0]))
-    assert "drawing is a labels layer, which holds no signal" in panel.study.said["dce"].text()
+    assert "drawing is a labels layer, which holds no signal" in panel.study.messages["dce"].text()
 
 
 def test_a_series_without_timing_says_what_to_type_and_goes_on_once_it_is_typed(
@@ -52,14 +52,16 @@ def test_a_series_without_timing_says_what_to_type_and_goes_on_once_it_is_typed(
 ) -> None:
     viewer.add_image(np.random.default_rng(0).random((8, 4, 5, 6)), name="bare")
     panel.study.dce.choose(Source(viewer.layers[0]))
-    assert panel.study.wrong
+    assert panel.study.problems
     for key, value in (
         ("RepetitionTime", "5"),
         ("RepetitionTimeExcitation", "0.005"),
         ("FlipAngle", "15"),
     ):
         panel.study.overrides[key].setText(value)
-    assert panel.study.said["dce"].text() == "8 frames, 0 to 35 s; TR 5 ms, flip angle 15 degrees."
+    assert (
+        panel.study.messages["dce"].text() == "8 frames, 0 to 35 s; TR 5 ms, flip angle 15 degrees."
+    )
 
 
 def test_an_empty_mask_is_told_before_anything_runs(
@@ -68,7 +70,7 @@ def test_an_empty_mask_is_told_before_anything_runs(
     open_study(viewer, study, "dce")
     viewer.add_labels(np.zeros((8, 12, 12), dtype=int), name="nothing drawn")
     panel.study.tumour.choose(Source(viewer.layers[-1]))
-    assert "nothing drawn is empty" in panel.study.said["mask"].text()
+    assert "nothing drawn is empty" in panel.study.messages["mask"].text()
 
 
 def test_a_mask_outside_the_scan_is_told_in_words(
@@ -77,7 +79,7 @@ def test_a_mask_outside_the_scan_is_told_in_words(
     open_study(viewer, study, "dce", "vfa_fa02", "vfa_fa10", "vfa_fa20")
     viewer.add_labels(np.ones((3, 3, 3), dtype=int), name="far away", translate=(500, 500, 500))
     panel.study.tumour.choose(Source(viewer.layers[-1]))
-    assert "another grid" in panel.study.said["mask"].text()
+    assert "another grid" in panel.study.messages["mask"].text()
     before = len(viewer.layers)
     panel.maps.button.click()
     assert finished(panel)

@@ -19,22 +19,23 @@ def test_a_range_is_the_95_percent_interval_about_the_value_and_nothing_lies_out
     symbol: str,
 ) -> None:
     p = PARAMETERS[symbol]
-    spread = p.spread()
+    spread = p.distribution()
     assert spread is not None
     assert p.low is not None
     assert p.high is not None
-    drawn = spread.at(Z)
-    assert spread.at(np.zeros(1)) == pytest.approx([p.value])
+    drawn = spread.values_at_deviates(Z)
+    assert spread.values_at_deviates(np.zeros(1)) == pytest.approx([p.value])
     assert p.low <= drawn.min() <= drawn.max() <= p.high
     assert np.all(np.diff(drawn) >= 0)
     # of the uncut distribution the ends are the 95 % interval
-    uncut = replace(spread, cut=np.inf).at(np.array([-Z95, Z95]))
+    uncut = replace(spread, truncation_z=np.inf).values_at_deviates(np.array([-Z95, Z95]))
     assert uncut == pytest.approx([p.low, p.high], rel=1e-12)
 
 
 def test_temperatures_and_shares_are_normal_and_rates_log_normal() -> None:
     spreads = {
-        s: PARAMETERS[s].spread() for s in ("T_m", "fb", "sigma_f", "g_pH", "krel_TSL_hot", "M_O2")
+        s: PARAMETERS[s].distribution()
+        for s in ("T_m", "fb", "sigma_f", "g_pH", "krel_TSL_hot", "M_O2")
     }
     assert not any(spreads[s].logarithmic for s in ("T_m", "fb", "sigma_f", "g_pH"))  # type: ignore[union-attr]
     assert all(spreads[s].logarithmic for s in ("krel_TSL_hot", "M_O2"))  # type: ignore[union-attr]
@@ -43,11 +44,11 @@ def test_temperatures_and_shares_are_normal_and_rates_log_normal() -> None:
 def test_a_stated_prior_wins_over_the_range() -> None:
     p = PARAMETERS["p_e"]
     assert p.prior == Prior("lognormal", 0.35)
-    spread = p.spread()
+    spread = p.distribution()
     assert spread is not None
-    assert np.log(spread.at(Z) / p.value).std() == pytest.approx(0.35, rel=1e-3)
-    assert spread.at(Z).min() < (p.low or 0)
+    assert np.log(spread.values_at_deviates(Z) / p.value).std() == pytest.approx(0.35, rel=1e-3)
+    assert spread.values_at_deviates(Z).min() < (p.low or 0)
 
 
 def test_a_row_without_prior_and_range_has_no_spread() -> None:
-    assert PARAMETERS["A_dox"].spread() is None
+    assert PARAMETERS["A_dox"].distribution() is None

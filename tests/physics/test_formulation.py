@@ -19,7 +19,7 @@ from nanopinn.physics.formulation import (
     HeatTrigger,
 )
 from nanopinn.physics.plasma import Dose
-from nanopinn.physics.release import acid_release_rate, released_per_pass
+from nanopinn.physics.release import acid_release_rate, single_pass_release_fraction
 
 BODY = torch.tensor(310.15, dtype=torch.float64)
 
@@ -41,7 +41,7 @@ def test_ltsl_releases_60_percent_in_20_s_at_42_degrees() -> None:
 def test_a_passage_through_heated_vessels_releases_19_to_31_percent(
     tau: float, share: float
 ) -> None:
-    assert float(released_per_pass(heat(42.0), tau)) == pytest.approx(share, abs=5e-3)
+    assert float(single_pass_release_fraction(heat(42.0), tau)) == pytest.approx(share, abs=5e-3)
 
 
 def test_the_share_of_a_pass_is_that_of_a_stirred_vessel() -> None:
@@ -50,7 +50,7 @@ def test_the_share_of_a_pass_is_that_of_a_stirred_vessel() -> None:
         200_000
     ):  # to its steady state: inflow 1/tau, outflow and release of what is there
         carried, released = carried + dt * ((1 - carried) / tau - k * carried), k * carried * tau
-    assert released == pytest.approx(released_per_pass(k, tau), rel=1e-6)
+    assert released == pytest.approx(single_pass_release_fraction(k, tau), rel=1e-6)
 
 
 def test_heat_release_rises_from_the_leak_to_a_plateau() -> None:
@@ -91,7 +91,7 @@ def test_an_untriggered_carrier_only_leaks_and_free_drug_has_none() -> None:
     assert PEGYLATED.release_rate(pH, celsius(45.0)).tolist() == pytest.approx([1e-6, 1e-6])
     with pytest.raises(ValueError, match="no carrier"):
         FREE.release_rate(pH, BODY)
-    assert PEGYLATED.heat_excess(celsius(45.0)).tolist() == [0.0]
+    assert PEGYLATED.heat_release_excess(celsius(45.0)).tolist() == [0.0]
     assert FREE.plasma((Dose(0.0, 1e-4),)).encapsulated(torch.tensor([1.0, 9.0])).tolist() == [
         0.0,
         0.0,
@@ -120,7 +120,7 @@ def test_a_share_beyond_one_is_refused() -> None:
 def test_no_carrier_leaks_more_than_it_loses() -> None:
     for f in FORMULATIONS.values():
         if f.circulation and f.leak:
-            assert PARAMETERS[f.leak].value < min(f.encapsulated_impulse().rates)
+            assert PARAMETERS[f.leak].value < min(f.encapsulated_impulse_response().rates)
 
 
 @pytest.mark.parametrize("name", FORMULATIONS)
@@ -131,5 +131,5 @@ def test_a_printed_formulation_gives_value_unit_and_source_of_every_parameter(na
         line = next(row for row in text.splitlines() if row.startswith(f"  {symbol} ="))
         assert f"{p.value:g}" in line
         assert p.source in line
-        assert p.standing in line
+        assert p.source_status in line
         assert p.unit == "1" or p.unit in line

@@ -11,8 +11,13 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import value
-from nanopinn.physics.formulation import FORMULATIONS, PEGYLATED, THERMOSENSITIVE, known_formulation
-from nanopinn.physics.formulation_file import formulation_of
+from nanopinn.physics.formulation import (
+    FORMULATIONS,
+    PEGYLATED,
+    THERMOSENSITIVE,
+    packaged_formulation,
+)
+from nanopinn.physics.formulation_file import parse_formulation
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.vehicle import Formulation
 from nanopinn.workflows.formulations import find_formulation, read_formulation
@@ -28,7 +33,7 @@ def number(v: float) -> torch.Tensor:
 def changed(old: str, new: str) -> Formulation:
     text = EXAMPLE.read_text()
     assert old in text
-    return formulation_of(tomllib.loads(text.replace(old, new, 1)), "mine.toml")
+    return parse_formulation(tomllib.loads(text.replace(old, new, 1)), "mine.toml")
 
 
 def test_the_example_releases_as_van_elk_measured() -> None:
@@ -42,7 +47,7 @@ def test_own_numbers_reach_plasma_and_tissue_and_those_of_the_patient_stay() -> 
     assert free[0] / free[1] == pytest.approx(
         3e-6 / value("krel_PLD"), rel=1e-9
     )  # leaks three times as fast
-    scalars, values = mine.in_tissue({"PS_l": 7e-6, "l": 1e-3})
+    scalars, values = mine.tissue_parameters({"PS_l": 7e-6, "l": 1e-3})
     assert scalars == {"PS_l": 7e-6, "l": 1e-3}
     assert values["D_l_t"] == 3.1e-12
     assert "k_d_lip" not in values
@@ -51,21 +56,21 @@ def test_own_numbers_reach_plasma_and_tissue_and_those_of_the_patient_stay() -> 
 def test_own_permeability_and_transmission_stand_in_place_of_the_patients() -> None:
     own = 'permeability = {value = 9e-6, unit = "1/s", source = "test"}\ntransmission = {value = 0.3, unit = "1", source = "test"}\n'
     mine = changed('permeability = "PS_l"\ntransmission = "leak_l"\n', own)
-    scalars, _ = mine.in_tissue({"PS_l": 7e-6, "leak_l": 0.1})
+    scalars, _ = mine.tissue_parameters({"PS_l": 7e-6, "leak_l": 0.1})
     assert scalars == {"PS_l": 9e-6, "leak_l": 0.3}
     drawn = torch.tensor([1e-6, 2e-6])
-    assert mine.in_tissue({}, {"polymer-tsl.permeability": drawn})[0]["PS_l"] is drawn
+    assert mine.tissue_parameters({}, {"polymer-tsl.permeability": drawn})[0]["PS_l"] is drawn
 
 
 def test_packaged_formulations_change_nothing_of_the_tissue() -> None:
     for f in FORMULATIONS.values():
-        assert f.in_tissue({"PS_l": 1.0}, {"tau_c": 3.0}) == ({"PS_l": 1.0}, {"tau_c": 3.0})
+        assert f.tissue_parameters({"PS_l": 1.0}, {"tau_c": 3.0}) == ({"PS_l": 1.0}, {"tau_c": 3.0})
 
 
 def test_draws_stand_in_place_of_own_values() -> None:
     mine = read_formulation(EXAMPLE)
     k = [
-        float(mine.heat_excess(number(315.15), v))
+        float(mine.heat_release_excess(number(315.15), v))
         for v in (None, {"polymer-tsl.heat.k_hot": 2 * 7.4e-3 - 3e-6})
     ]
     assert k[1] == pytest.approx(2 * k[0], rel=1e-9)
@@ -86,9 +91,9 @@ def test_a_formulation_may_be_a_key_and_prints_own_numbers_with_file_source_and_
 
 
 def test_names_and_aliases_find_the_same_formulation() -> None:
-    assert known_formulation("TSL") is THERMOSENSITIVE is find_formulation("thermosensitive")
+    assert packaged_formulation("TSL") is THERMOSENSITIVE is find_formulation("thermosensitive")
     assert find_formulation(str(EXAMPLE)).name == "polymer-tsl"
-    assert [f.short for f in FORMULATIONS.values()] == ["free", "pld", "ph", "tsl"]
+    assert [f.short_name for f in FORMULATIONS.values()] == ["free", "pld", "ph", "tsl"]
 
 
 @pytest.mark.parametrize(

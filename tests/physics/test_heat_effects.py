@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nanopinn.parameters import PARAMETERS, value
-from nanopinn.physics.heat_effects import HEATED, HeatEffects, heats
+from nanopinn.physics.heat_effects import HEAT_FACTOR_SYMBOLS, HeatEffects, has_heat_effects
 
 HOUR = 3600.0
 ONCE = ((HOUR, 2 * HOUR),)
@@ -65,25 +65,25 @@ def test_every_draw_has_its_own_factors() -> None:
         "HT_t_IFP": torch.tensor([3 * HOUR, 96 * HOUR]),
         "HT_t_Pl": torch.tensor([HOUR, 9 * HOUR]),
     }
-    effects = HeatEffects().under({k: v.double() for k, v in drawn.items()})
+    effects = HeatEffects().with_values({k: v.double() for k, v in drawn.items()})
     for hours in (1.5, 2.0, 4.0, 30.0):
         together = effects.modifiers(hours * HOUR, ONCE)
         for i in range(2):
             alone = (
                 HeatEffects()
-                .under({k: float(v[i]) for k, v in drawn.items()})
+                .with_values({k: float(v[i]) for k, v in drawn.items()})
                 .modifiers(hours * HOUR, ONCE)
             )
-            for name in HEATED:
+            for name in HEAT_FACTOR_SYMBOLS:
                 assert float(
                     (together[name] * torch.ones(2, dtype=torch.float64))[i]
                 ) == pytest.approx(float(alone[name]), rel=1e-6), name
 
 
 def test_only_heat_as_warm_as_was_measured_has_effects() -> None:
-    assert not heats(311.15)
-    assert heats(312.15)
-    assert heats(None)
+    assert not has_heat_effects(311.15)
+    assert has_heat_effects(312.15)
+    assert has_heat_effects(None)
 
 
 def test_every_effect_has_a_wide_prior() -> None:

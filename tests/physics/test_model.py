@@ -12,7 +12,7 @@ import torch
 import nanopinn
 from nanopinn.parameters import PARAMETERS, value
 from nanopinn.physics.cells import CELLS_PER_UNIT
-from nanopinn.physics.drug import FULL, DrugDetail
+from nanopinn.physics.drug import FULL_POOLS, DrugPoolOptions
 from nanopinn.physics.formulation import PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.model import RELEASE_LAW, TissueMaps, TumourModel
 
@@ -69,19 +69,27 @@ def test_a_run_releases_what_the_fit_found_of_the_law_and_of_the_rate_in_space()
         replace(maps(), pH=6.9 * one + 0.3 * slope, shapes={"release": slope[None]}), fitted
     )
     body = value("T_body") * one
-    assert model.release_of(PH_SENSITIVE, body) == pytest.approx(model.release_rate())
+    assert model.carrier_release_rate(PH_SENSITIVE, body) == pytest.approx(model.release_rate())
     # the image showed a carrier that acid opens: what it says of that is nothing to one that heat opens
-    assert model.release_of(THERMOSENSITIVE, body) == pytest.approx(value("krel_TSL_37") * one)
+    assert model.carrier_release_rate(THERMOSENSITIVE, body) == pytest.approx(
+        value("krel_TSL_37") * one
+    )
 
 
-EVERYTHING = DrugDetail(carrier=True, retained=True, bound=True, saturable=True, vessels=True)
+EVERYTHING = DrugPoolOptions(carrier=True, retained=True, bound=True, saturable=True, vessels=True)
 
 
 @pytest.mark.parametrize(
     "detail",
-    [DrugDetail(), DrugDetail(bound=True), FULL, DrugDetail(carrier=False, bound=True), EVERYTHING],
+    [
+        DrugPoolOptions(),
+        DrugPoolOptions(bound=True),
+        FULL_POOLS,
+        DrugPoolOptions(carrier=False, bound=True),
+        EVERYTHING,
+    ],
 )
-def test_what_leaves_one_pool_enters_another_or_is_lost(detail: DrugDetail) -> None:
+def test_what_leaves_one_pool_enters_another_or_is_lost(detail: DrugPoolOptions) -> None:
     """Columns of the reaction matrix sum to walls, lymph and decay: none is negative, and none of a cell's pools loses."""
     zero = torch.zeros(SHAPE, dtype=torch.float64)
     hot = 0.05 + zero
@@ -100,10 +108,10 @@ def test_cells_hold_at_equilibrium_what_their_constants_say() -> None:
     """V8: without the effect of pH, z = 0 at I = (K_i/K_e) F, K_i per tissue volume, however far transport saturates."""
     tissue = maps()
     neutral = TissueMaps(tissue.tumour, tissue.PS, tissue.phi, tissue.v_p, 7.4 + 0 * tissue.pH)
-    transfer = TumourModel.of(neutral).drug(0 * tissue.PS, 0 * tissue.PS, FULL).transfers[0]
+    transfer = TumourModel.of(neutral).drug(0 * tissue.PS, 0 * tissue.PS, FULL_POOLS).transfers[0]
     K_in = value("K_i") * value("rho_c") / CELLS_PER_UNIT
     for F in (1e-6, 1e-4, 1e-2):
-        U = torch.zeros((len(FULL.pools), *SHAPE), dtype=torch.float64)
+        U = torch.zeros((len(FULL_POOLS.pools), *SHAPE), dtype=torch.float64)
         U[transfer.outside], U[transfer.inside] = F, K_in / value("K_e") * F
         inside = tissue.tumour > 0.5
         assert float((transfer.rate(U) / (transfer.uptake * F))[inside].abs().max()) < 1e-12
@@ -114,6 +122,6 @@ def test_every_coefficient_is_in_double_precision() -> None:
     model = TumourModel.of(maps())
     flow = model.flow()
     assert {
-        t.dtype for t in (flow.K, flow.LpSV, flow.p_e, flow.LpLSL, model.by_tissue(0.1, 0.2))
+        t.dtype for t in (flow.K, flow.LpSV, flow.p_e, flow.LpLSL, model.select_by_tissue(0.1, 0.2))
     } == {torch.float64}
     assert float(flow.p_e[0, 0, 0]) == pytest.approx(value("p_e_n"), rel=1e-14)

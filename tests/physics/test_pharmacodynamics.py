@@ -11,12 +11,12 @@ from scipy.integrate import quad
 
 from nanopinn.parameters import PARAMETERS
 from nanopinn.physics.pharmacodynamics import (
-    KillConstants,
-    area_increment,
-    area_survival,
-    peak_survival,
-    rate_increment,
-    rate_survival,
+    CellKillParameters,
+    auc_increment,
+    auc_survival,
+    hill_survival,
+    emax_increment,
+    emax_survival,
 )
 
 E, M, F_MAX = 5e-13, 1.5, 1.67e-5
@@ -28,35 +28,35 @@ def number(*v: float) -> torch.Tensor:
 
 def killed(C: torch.Tensor, dt: float) -> torch.Tensor:
     return sum(
-        (rate_increment(a, b, dt, F_MAX, E) for a, b in itertools.pairwise(C)), torch.zeros(())
+        (emax_increment(a, b, dt, F_MAX, E) for a, b in itertools.pairwise(C)), torch.zeros(())
     )
 
 
 def test_half_the_cells_survive_a_peak_at_the_ec50() -> None:
-    S = peak_survival(number(0.0, E, 4 * E, 1e6 * E), E, M)
+    S = hill_survival(number(0.0, E, 4 * E, 1e6 * E), E, M)
     assert S.tolist() == pytest.approx([1.0, 0.5, 1 / 9, 1e-9], rel=1e-8)
 
 
 def test_half_of_the_largest_rate_kills_at_the_ec50() -> None:
-    day = rate_increment(number(E), number(E), 86400.0, F_MAX, E)
+    day = emax_increment(number(E), number(E), 86400.0, F_MAX, E)
     assert float(day) == pytest.approx(F_MAX * 86400 / 2, rel=1e-12)
-    assert float(rate_survival(day)) == pytest.approx(math.exp(-F_MAX * 43200), rel=1e-12)
-    assert float(rate_increment(number(1e9 * E), number(1e9 * E), 1.0, F_MAX, E)) == pytest.approx(
+    assert float(emax_survival(day)) == pytest.approx(math.exp(-F_MAX * 43200), rel=1e-12)
+    assert float(emax_increment(number(1e9 * E), number(1e9 * E), 1.0, F_MAX, E)) == pytest.approx(
         F_MAX, rel=1e-8
     )
 
 
 def test_harashimas_tumour_halves_after_43_ng_h_per_mL_of_free_drug() -> None:
     """k = 16.2 1/h per ug/mL: ln 2/16.2 = 0.0428 ug h/mL leave half."""
-    area = area_increment(number(0.0), number(2e-3), 0.0427869 * 3600)
-    assert float(area_survival(area, PARAMETERS["k_kill_H"].value)) == pytest.approx(0.5, rel=1e-5)
+    area = auc_increment(number(0.0), number(2e-3), 0.0427869 * 3600)
+    assert float(auc_survival(area, PARAMETERS["k_kill_H"].value)) == pytest.approx(0.5, rel=1e-5)
 
 
 def test_no_drug_kills_nobody() -> None:
     none = number(0.0)
-    assert float(peak_survival(none, E, M)) == 1.0
-    assert float(rate_survival(rate_increment(none, none, 1e6, F_MAX, E))) == 1.0
-    assert float(area_survival(area_increment(none, none, 1e6), 4.5)) == 1.0
+    assert float(hill_survival(none, E, M)) == 1.0
+    assert float(emax_survival(emax_increment(none, none, 1e6, F_MAX, E))) == 1.0
+    assert float(auc_survival(auc_increment(none, none, 1e6), 4.5)) == 1.0
 
 
 def test_a_step_is_exact_where_the_concentration_is_linear() -> None:
@@ -71,7 +71,7 @@ def test_a_step_is_exact_where_the_concentration_is_linear() -> None:
             )[0]
             * 60
         )
-        assert float(rate_increment(number(a * E), number(b * E), 60.0, F_MAX, E)) == pytest.approx(
+        assert float(emax_increment(number(a * E), number(b * E), 60.0, F_MAX, E)) == pytest.approx(
             exact, rel=1e-9
         )
 
@@ -103,31 +103,31 @@ def test_cutting_a_linear_step_changes_nothing() -> None:
 
 def test_more_drug_kills_more_by_every_law() -> None:
     C = torch.logspace(-16, -10, 61, dtype=torch.float64)
-    assert (peak_survival(C, E, M).diff() < 0).all()
-    assert (rate_increment(C, 2 * C, 60.0, F_MAX, E).diff() > 0).all()
-    assert (area_survival(C * 1e10, 4.5).diff() < 0).all()
+    assert (hill_survival(C, E, M).diff() < 0).all()
+    assert (emax_increment(C, 2 * C, 60.0, F_MAX, E).diff() > 0).all()
+    assert (auc_survival(C * 1e10, 4.5).diff() < 0).all()
 
 
 def test_quiescent_cells_need_so_much_more_drug_or_time() -> None:
     C, q = number(2 * E), 3.0
-    assert float(peak_survival(q * C, E, M, q)) == pytest.approx(
-        float(peak_survival(C, E, M)), rel=1e-12
+    assert float(hill_survival(q * C, E, M, q)) == pytest.approx(
+        float(hill_survival(C, E, M)), rel=1e-12
     )
-    slow, fast = (rate_increment(C, C, dt, F_MAX, E, r) for dt, r in ((q * 60.0, q), (60.0, 1.0)))
+    slow, fast = (emax_increment(C, C, dt, F_MAX, E, r) for dt, r in ((q * 60.0, q), (60.0, 1.0)))
     assert float(slow) == pytest.approx(float(fast), rel=1e-12)
-    assert float(area_survival(q * number(0.1), 4.5, q)) == pytest.approx(
-        float(area_survival(number(0.1), 4.5)), rel=1e-12
+    assert float(auc_survival(q * number(0.1), 4.5, q)) == pytest.approx(
+        float(auc_survival(number(0.1), 4.5)), rel=1e-12
     )
-    assert float(peak_survival(C, E, M, q)) > float(peak_survival(C, E, M))
+    assert float(hill_survival(C, E, M, q)) > float(hill_survival(C, E, M))
 
 
 def test_constants_are_the_tables_or_a_draw_of_each_with_the_shape_of_the_draws() -> None:
-    table = KillConstants.of()
+    table = CellKillParameters.of()
     assert table.m == pytest.approx(PARAMETERS["m_hill"].value)
-    drawn = KillConstants.of(
+    drawn = CellKillParameters.of(
         {"EC50_i": number(1e-13, 1e-12)[:, None], "res_q": number(1.0, 2.0)[:, None]}
     )
-    S = peak_survival(number(1e-13, 1e-12, 1e-11), drawn.EC50, drawn.m, drawn.resistance)
+    S = hill_survival(number(1e-13, 1e-12, 1e-11), drawn.EC50, drawn.m, drawn.resistance)
     assert S.shape == (2, 3)
     assert float(S[0, 0]) == pytest.approx(0.5)
 

@@ -12,7 +12,13 @@ from scipy.integrate import solve_ivp
 
 from nanopinn.errors import InputError
 from nanopinn.physics.formulation import FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE
-from nanopinn.physics.plasma import CurveSum, Dose, DosedCurve, SumOfExponentials, free_drug_impulse
+from nanopinn.physics.plasma import (
+    PlasmaCurveSum,
+    Dose,
+    DosedPlasmaCurve,
+    SumOfExponentials,
+    free_drug_impulse_response,
+)
 
 DOSES = (Dose(600.0, 3e-5), Dose(3600.0, 4e-5, 1800.0), Dose(4500.0, 2e-5))
 
@@ -72,17 +78,17 @@ def by_scipy(M: np.ndarray, into: int, doses: tuple[Dose, ...], at: np.ndarray) 
 
 
 def test_free_drug_is_three_compartments_given_boluses_and_an_infusion() -> None:
-    impulse = free_drug_impulse()
+    impulse = free_drug_impulse_response()
     M, V = compartments(impulse)
     at = np.linspace(0.0, 4e4, 321)
     expected = by_scipy(M, 0, DOSES, at)[:, 0] / V
-    found = DosedCurve(impulse, DOSES)(tensor(at)).numpy()
+    found = DosedPlasmaCurve(impulse, DOSES)(tensor(at)).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * expected.max())
 
 
 def test_leaked_drug_is_what_the_carriers_compartments_feed_into_those_of_free_drug() -> None:
-    carrier, Vc = compartments(PEGYLATED.encapsulated_impulse())
-    free, V = compartments(free_drug_impulse())
+    carrier, Vc = compartments(PEGYLATED.encapsulated_impulse_response())
+    free, V = compartments(free_drug_impulse_response())
     n = len(carrier)
     # measured loss of encapsulated drug includes the leak, so the leak is fed and not subtracted again
     M = np.zeros((n + 3, n + 3))
@@ -102,9 +108,11 @@ def test_leaked_drug_is_what_the_carriers_compartments_feed_into_those_of_free_d
 
 
 def test_area_is_dose_over_clearance() -> None:
-    assert DosedCurve(free_drug_impulse(), DOSES).area() == pytest.approx(9e-5 / 7e-6, rel=1e-12)
+    assert DosedPlasmaCurve(free_drug_impulse_response(), DOSES).area() == pytest.approx(
+        9e-5 / 7e-6, rel=1e-12
+    )
     t = tensor(np.geomspace(600, 4e6, 400_001))
-    curve = DosedCurve(free_drug_impulse(), DOSES)
+    curve = DosedPlasmaCurve(free_drug_impulse_response(), DOSES)
     assert float(torch.trapezoid(curve(t), t)) == pytest.approx(
         curve.area(), rel=1e-4
     )  # the trapezium's own error
@@ -112,8 +120,8 @@ def test_area_is_dose_over_clearance() -> None:
 
 @pytest.mark.parametrize("duration", [1e-9, 1e-3, 30.0])
 def test_a_short_infusion_keeps_its_digits(duration: float) -> None:
-    impulse = free_drug_impulse()
-    found = float(DosedCurve(impulse, (Dose(0.0, 1e-4, duration),))(tensor(duration + 100.0)))
+    impulse = free_drug_impulse_response()
+    found = float(DosedPlasmaCurve(impulse, (Dose(0.0, 1e-4, duration),))(tensor(duration + 100.0)))
     with mpmath.workdps(40):
         T = mpmath.mpf(duration)
         terms = [
@@ -130,36 +138,36 @@ def test_a_short_infusion_keeps_its_digits(duration: float) -> None:
 
 
 def test_an_infusion_without_elimination_accumulates() -> None:
-    curve = DosedCurve(SumOfExponentials((2.0,), (0.0,)), (Dose(0.0, 3.0, 10.0),))
+    curve = DosedPlasmaCurve(SumOfExponentials((2.0,), (0.0,)), (Dose(0.0, 3.0, 10.0),))
     assert curve(tensor([5.0, 10.0, 99.0])).tolist() == pytest.approx([3.0, 6.0, 6.0])
 
 
 def test_a_bolus_counts_at_its_own_time_and_not_in_the_step_that_ends_there() -> None:
-    curve = DosedCurve(free_drug_impulse(), DOSES)
+    curve = DosedPlasmaCurve(free_drug_impulse_response(), DOSES)
     at = tensor(4500.0)
-    before, after = curve.during(3600.0)(at), curve.during(4500.0)(at)
+    before, after = curve.smooth_piece_from(3600.0)(at), curve.smooth_piece_from(4500.0)(at)
     assert float(after) == pytest.approx(float(curve(at)), rel=1e-13)
     assert float(after - before) == pytest.approx(
-        2e-5 * sum(free_drug_impulse().amplitudes), rel=1e-12
+        2e-5 * sum(free_drug_impulse_response().amplitudes), rel=1e-12
     )
 
 
 def test_between_events_the_smooth_piece_is_the_curve() -> None:
-    curve = DosedCurve(free_drug_impulse(), DOSES)
+    curve = DosedPlasmaCurve(free_drug_impulse_response(), DOSES)
     marks = [0.0, *curve.events(), 2e4]
     assert curve.events() == (600.0, 3600.0, 4500.0, 5400.0)
     for a, b in itertools.pairwise(marks):
         t = torch.linspace(a, b, 13, dtype=torch.float64)[:-1]
-        torch.testing.assert_close(curve.during(a)(t), curve(t), rtol=1e-12, atol=1e-22)
+        torch.testing.assert_close(curve.smooth_piece_from(a)(t), curve(t), rtol=1e-12, atol=1e-22)
         torch.testing.assert_close(
-            curve.during((a + b) / 2)(t[7:]), curve(t[7:]), rtol=1e-12, atol=1e-22
+            curve.smooth_piece_from((a + b) / 2)(t[7:]), curve(t[7:]), rtol=1e-12, atol=1e-22
         )
 
 
 def test_a_start_within_round_off_of_a_bolus_is_at_it() -> None:
-    curve = DosedCurve(free_drug_impulse(), (Dose(0.3, 1e-4),))
-    assert float(curve.during(0.1 + 0.1 + 0.1)(tensor(0.3))) > 0
-    assert float(curve.during(0.3 - 1e-12)(tensor(0.3))) > 0
+    curve = DosedPlasmaCurve(free_drug_impulse_response(), (Dose(0.3, 1e-4),))
+    assert float(curve.smooth_piece_from(0.1 + 0.1 + 0.1)(tensor(0.3))) > 0
+    assert float(curve.smooth_piece_from(0.3 - 1e-12)(tensor(0.3))) > 0
 
 
 def test_a_sum_of_inputs_adds_values_pieces_events_and_areas() -> None:
@@ -167,11 +175,13 @@ def test_a_sum_of_inputs_adds_values_pieces_events_and_areas() -> None:
         PH_SENSITIVE.plasma((Dose(0.0, 9e-5, 3600.0),)).free,
         FREE.plasma((Dose(1800.0, 1e-5),)).free,
     )
-    assert isinstance(carrier, DosedCurve)
-    assert isinstance(free, DosedCurve)
-    total, t = CurveSum((carrier, free)), tensor([900.0, 1800.0, 9000.0])
+    assert isinstance(carrier, DosedPlasmaCurve)
+    assert isinstance(free, DosedPlasmaCurve)
+    total, t = PlasmaCurveSum((carrier, free)), tensor([900.0, 1800.0, 9000.0])
     torch.testing.assert_close(total(t), carrier(t) + free(t), rtol=1e-14, atol=0)
-    torch.testing.assert_close(total.during(1800.0)(t[1:2]), total(t[1:2]), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        total.smooth_piece_from(1800.0)(t[1:2]), total(t[1:2]), rtol=1e-12, atol=0
+    )
     assert total.events() == (0.0, 1800.0, 3600.0)
     assert total.area() == pytest.approx(carrier.area() + free.area(), rel=1e-14)
 
@@ -180,7 +190,7 @@ def test_one_bolus_is_the_same_by_either_form() -> None:
     t = tensor([0.0, 10.0, 3600.0, 1e6])
     for formulation in (PH_SENSITIVE, THERMOSENSITIVE):
         plasma = formulation.plasma((Dose(0.0, 9e-5),))
-        encapsulated, unbound = formulation.bolus()
+        encapsulated, unbound = formulation.bolus_curves()
         torch.testing.assert_close(encapsulated(t), plasma.encapsulated(t), rtol=1e-12, atol=0)
         torch.testing.assert_close(unbound(t)[1:], plasma.unbound()(t)[1:], rtol=1e-12, atol=0)
 

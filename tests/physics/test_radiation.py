@@ -10,25 +10,32 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS, value
-from nanopinn.physics.radiation import MODIFIED, Fraction, RadiationCourse, rise_and_recovery
+from nanopinn.physics.radiation import (
+    RADIATION_FACTOR_SYMBOLS,
+    Fraction,
+    RadiationCourse,
+    rise_and_recovery,
+)
 
 DAY = 86400.0
 FRACTIONS = (Fraction(0.0, 2.0), Fraction(DAY, 2.0), Fraction(3 * DAY, 8.0))
 
 
 def test_without_fractions_nothing_changes() -> None:
-    assert RadiationCourse().modifiers(1e5) == dict.fromkeys(MODIFIED, 1.0)
+    assert RadiationCourse().modifiers(1e5) == dict.fromkeys(RADIATION_FACTOR_SYMBOLS, 1.0)
 
 
 def test_before_the_first_fraction_nothing_changes() -> None:
-    assert RadiationCourse((Fraction(10.0, 5.0),)).modifiers(10.0) == dict.fromkeys(MODIFIED, 1.0)
+    assert RadiationCourse((Fraction(10.0, 5.0),)).modifiers(10.0) == dict.fromkeys(
+        RADIATION_FACTOR_SYMBOLS, 1.0
+    )
 
 
 def test_one_fraction_of_the_reference_dose_reaches_its_peak_at_the_peak() -> None:
     course = RadiationCourse((Fraction(100.0, value("RT_D")),))
     found = course.modifiers(100.0 + value("RT_t_peak"))
     assert found == pytest.approx(
-        {name: value(symbol) for name, symbol in MODIFIED.items()}, rel=1e-12
+        {name: value(symbol) for name, symbol in RADIATION_FACTOR_SYMBOLS.items()}, rel=1e-12
     )
     t = np.linspace(0, 10 * DAY, 2001)
     assert max(t, key=lambda s: course.modifiers(s)["P"]) == pytest.approx(
@@ -41,7 +48,7 @@ def test_fractions_multiply() -> None:
     single = [RadiationCourse((f,)).modifiers(t) for f in FRACTIONS]
     found = RadiationCourse(FRACTIONS).modifiers(t)
     assert found == pytest.approx(
-        {name: math.prod(m[name] for m in single) for name in MODIFIED}, rel=1e-12
+        {name: math.prod(m[name] for m in single) for name in RADIATION_FACTOR_SYMBOLS}, rel=1e-12
     )
     assert found["P"] > max(m["P"] for m in single)
 
@@ -52,9 +59,11 @@ def test_the_effect_grows_with_dose_in_the_logarithm() -> None:
 
 
 def test_modifiers_are_positive_and_return_to_one() -> None:
-    course = RadiationCourse(FRACTIONS, peaks=dict.fromkeys(MODIFIED, 1e-3))
+    course = RadiationCourse(FRACTIONS, peaks=dict.fromkeys(RADIATION_FACTOR_SYMBOLS, 1e-3))
     assert all(m > 0 for t in np.linspace(0, 30 * DAY, 301) for m in course.modifiers(t).values())
-    assert course.modifiers(60 * DAY) == pytest.approx(dict.fromkeys(MODIFIED, 1.0), abs=1e-9)
+    assert course.modifiers(60 * DAY) == pytest.approx(
+        dict.fromkeys(RADIATION_FACTOR_SYMBOLS, 1.0), abs=1e-9
+    )
 
 
 def test_the_shape_falls_to_half_after_another_1_7_peak_times() -> None:
@@ -62,20 +71,20 @@ def test_the_shape_falls_to_half_after_another_1_7_peak_times() -> None:
 
 
 def test_every_factor_has_a_wide_prior_that_draws_follow() -> None:
-    for symbol in (*MODIFIED.values(), "RT_t_peak"):
+    for symbol in (*RADIATION_FACTOR_SYMBOLS.values(), "RT_t_peak"):
         prior = PARAMETERS[symbol].prior
         assert prior is not None
         assert prior.kind == "lognormal"
         assert prior.sd >= 0.4
         assert not PARAMETERS[symbol].verified
     generator = torch.Generator().manual_seed(0)
-    drawn = [RadiationCourse(FRACTIONS).drawn(generator) for _ in range(2000)]
-    logs = np.log([[d.peaks[name] for name in MODIFIED] for d in drawn])
+    drawn = [RadiationCourse(FRACTIONS).sample_from_prior(generator) for _ in range(2000)]
+    logs = np.log([[d.peaks[name] for name in RADIATION_FACTOR_SYMBOLS] for d in drawn])
     np.testing.assert_allclose(
-        logs.mean(0), [math.log(value(s)) for s in MODIFIED.values()], atol=0.05
+        logs.mean(0), [math.log(value(s)) for s in RADIATION_FACTOR_SYMBOLS.values()], atol=0.05
     )
     np.testing.assert_allclose(
-        logs.std(0), [PARAMETERS[s].prior.sd for s in MODIFIED.values()], rtol=0.05
+        logs.std(0), [PARAMETERS[s].prior.sd for s in RADIATION_FACTOR_SYMBOLS.values()], rtol=0.05
     )
 
 
@@ -86,13 +95,13 @@ def test_every_draw_has_its_own_factors() -> None:
     )
     together = (
         RadiationCourse(FRACTIONS)
-        .under({"RT_P": peaks, "RT_t_peak": times})
+        .with_values({"RT_P": peaks, "RT_t_peak": times})
         .modifiers(1.7 * DAY)["P"]
     )
     for i in range(2):
         alone = (
             RadiationCourse(FRACTIONS)
-            .under({"RT_P": float(peaks[i]), "RT_t_peak": float(times[i])})
+            .with_values({"RT_P": float(peaks[i]), "RT_t_peak": float(times[i])})
             .modifiers(1.7 * DAY)
         )
         assert float(together[i]) == pytest.approx(float(alone["P"]), rel=1e-12)

@@ -11,11 +11,11 @@ from nanopinn.errors import InputError
 from nanopinn.parameters import value
 from nanopinn.physics.temperature import (
     TemperatureCourse,
-    bioheat,
-    cooling_by_blood,
-    decay_length,
+    bioheat_coefficients,
+    perfusion_heat_loss,
+    thermal_decay_length,
     imposed_temperature,
-    power_to_reach,
+    steady_heating_power,
     scheduled_temperature,
 )
 from nanopinn.solvers.grid import Grid
@@ -45,8 +45,8 @@ def test_a_scheduled_heating_ramps_holds_and_falls_in_the_tumour_only() -> None:
 def test_without_ramps_it_jumps_and_a_step_that_ends_at_the_jump_sees_the_value_before() -> None:
     course = scheduled_temperature(tumour_half(), 315.15, 600.0, 4200.0)
     assert float(course(600.0)[0, 0, 0]) == pytest.approx(BODY + 5)
-    assert float(course.during(0.0)(600.0)[0, 0, 0]) == pytest.approx(BODY)
-    assert float(course.during(3000.0)(4200.0)[0, 0, 0]) == pytest.approx(BODY + 5)
+    assert float(course.smooth_piece_from(0.0)(600.0)[0, 0, 0]) == pytest.approx(BODY)
+    assert float(course.smooth_piece_from(3000.0)(4200.0)[0, 0, 0]) == pytest.approx(BODY + 5)
     assert float(course(4200.0)[0, 0, 0]) == pytest.approx(BODY)
 
 
@@ -64,13 +64,13 @@ def test_heatings_one_after_another_join_and_overlapping_ones_are_refused() -> N
         scheduled_temperature(tumour_half(), T, a, a + 100, 10.0)
         for T, a in ((315.0, 0.0), (314.0, 300.0))
     )
-    both = first.joined(second)
+    both = first.merge(second)
     assert isinstance(both, TemperatureCourse)
     assert [float(both(t)[0, 0, 0]) for t in (50.0, 200.0, 350.0)] == pytest.approx(
         [315.0, BODY, 314.0]
     )
     with pytest.raises(InputError, match="overlap"):
-        first.joined(scheduled_temperature(tumour_half(), 314.0, 105.0, 200.0))
+        first.merge(scheduled_temperature(tumour_half(), 314.0, 105.0, 200.0))
 
 
 def test_a_map_that_is_not_known_everywhere_is_refused() -> None:
@@ -86,21 +86,23 @@ def test_uniform_heating_ends_where_blood_takes_all_the_power() -> None:
         tumour, Grid((3, 2, 2), (1e-3,) * 3), lambda t: Q * tumour, list(np.linspace(0, 8000, 81))
     )
     cooling = value("w_b_t") * value("rho_b") * value("c_b")
-    assert float(course.during(7900.0)(8000.0).mean()) - BODY == pytest.approx(
+    assert float(course.smooth_piece_from(7900.0)(8000.0).mean()) - BODY == pytest.approx(
         Q / cooling, rel=1e-6
     )
 
 
 def test_uniform_heating_rises_as_the_ordinary_equation_says() -> None:
     tumour, Q = torch.ones((2, 2, 2), dtype=torch.float64), 4e4
-    rho_c, cooling = value("rho_t") * value("c_t"), float(cooling_by_blood(value("w_b_t")))
+    rho_c, cooling = value("rho_t") * value("c_t"), float(perfusion_heat_loss(value("w_b_t")))
     course = solve_bioheat(
         tumour, Grid((2, 2, 2), (1e-3,) * 3), lambda t: Q * tumour, list(np.linspace(0, 300, 121))
     )
     exact = solve_ivp(
         lambda t, T: (Q - cooling * T) / rho_c, (0, 300), [0.0], rtol=1e-10, atol=1e-12
     ).y[0, -1]
-    assert float(course.during(299.0)(300.0).mean()) - BODY == pytest.approx(exact, rel=1e-5)
+    assert float(course.smooth_piece_from(299.0)(300.0).mean()) - BODY == pytest.approx(
+        exact, rel=1e-5
+    )
 
 
 def test_conducted_heat_falls_by_e_over_the_decay_length() -> None:
@@ -108,14 +110,17 @@ def test_conducted_heat_falls_by_e_over_the_decay_length() -> None:
     n, h = 320, 0.25e-3
     tumour = torch.ones((n, 2, 2), dtype=torch.float64)
     power = (
-        float(power_to_reach(BODY + 5, value("w_b_t")))
+        float(steady_heating_power(BODY + 5, value("w_b_t")))
         * (torch.arange(n) < n // 2).double()[:, None, None]
         * tumour
     )
     times = [0.0, *np.geomspace(5.0, 2e4, 40)]
     course = solve_bioheat(tumour, Grid((n, 2, 2), (h, h, h)), lambda t: power, times)
-    excess = course.during(times[-2])(times[-1])[:, 0, 0] - BODY
-    x, length = (torch.arange(n // 2, dtype=torch.float64) + 0.5) * h, decay_length(value("w_b_t"))
+    excess = course.smooth_piece_from(times[-2])(times[-1])[:, 0, 0] - BODY
+    x, length = (
+        (torch.arange(n // 2, dtype=torch.float64) + 0.5) * h,
+        thermal_decay_length(value("w_b_t")),
+    )
     assert length == pytest.approx((0.5 / (0.004 * 1050 * 3600)) ** 0.5, rel=1e-12)
     near = x < 3 * length
     torch.testing.assert_close(
@@ -127,6 +132,6 @@ def test_conducted_heat_falls_by_e_over_the_decay_length() -> None:
 
 
 def test_perfusion_of_the_bioheat_pool_follows_the_tissue() -> None:
-    pool = bioheat(tumour_half())
+    pool = bioheat_coefficients(tumour_half())
     assert float(pool.reaction[0, 0][0, 0, 0]) == pytest.approx(0.004 * 1050 * 3600)
     assert float(pool.reaction[0, 0][1, 0, 0]) == pytest.approx(0.002 * 1050 * 3600)

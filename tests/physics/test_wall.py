@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nanopinn.physics.release import acid_release_rate
-from nanopinn.physics.wall import exchange_coefficients, permeability_from_transfer
+from nanopinn.physics.wall import exchange_coefficients, permeability_from_ktrans
 
 PS, SIGMA = torch.tensor(2e-3, dtype=torch.float64), 0.2
 
@@ -44,7 +44,7 @@ def test_ktrans_gives_back_the_permeability_it_was_made_of() -> None:
     J = torch.tensor([0.0, 1e-5, 5e-4, 2e-3], dtype=torch.float64)
     transfer, _ = exchange_coefficients(PS.expand(4), J, 0.0)
     torch.testing.assert_close(
-        permeability_from_transfer(transfer, J), PS.expand(4), rtol=1e-6, atol=0
+        permeability_from_ktrans(transfer, J), PS.expand(4), rtol=1e-6, atol=0
     )
 
 

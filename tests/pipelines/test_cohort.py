@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import typer
 
-from nanopinn.cli.cohort import _say_ends
+from nanopinn.cli.cohort import _print_results
 from nanopinn.cli.phantoms import phantoms
 from nanopinn.errors import InputError, PartialCohortError
-from nanopinn.workflows.cohort.studies import Study
+from nanopinn.workflows.cohort.studies import CohortStudy
 from nanopinn.workflows.phantom.dataset import make_phantom_dataset
-from nanopinn.workflows.pipeline.ends import End, ends_of, exit_code
-from nanopinn.workflows.pipeline.jobs import Job, jobs_planned, told
+from nanopinn.workflows.pipeline.ends import RunStatus, read_run_statuses, exit_code
+from nanopinn.workflows.pipeline.jobs import Job, parse_dry_run, describe_jobs
 from nanopinn.workflows.pipeline.places import profile_folder
 from nanopinn.workflows.pipeline.snakemake import Workflow
 from nanopinn.workflows.settings import PhantomSettings
@@ -186,14 +186,14 @@ def test_without_snakemake_one_sentence_says_what_to_install(
 
 
 def test_the_verdicts_decide_the_exit_code(tmp_path: Path) -> None:
-    studies = [Study(s, Path(s)) for s in ("sub-1", "sub-2")]
+    studies = [CohortStudy(s, Path(s)) for s in ("sub-1", "sub-2")]
 
     def judged(*status: str) -> int:
         for study, s in zip(studies, status, strict=True):
             place = tmp_path / "work" / study.place
             place.mkdir(parents=True, exist_ok=True)
             (place / "fit.json").write_text(json.dumps({"status": s}) if s else "{")
-        return exit_code(ends_of(tmp_path, studies, arms=False))
+        return exit_code(read_run_statuses(tmp_path, studies, arms=False))
 
     assert judged("passed", "passed") == 0
     assert (
@@ -205,13 +205,15 @@ def test_the_verdicts_decide_the_exit_code(tmp_path: Path) -> None:
 def test_a_job_that_failed_after_the_fits_is_told_beside_refusals(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ends = [End(s, "fit", status, "") for s, status in (("sub-1", "passed"), ("sub-2", "refused"))]
+    ends = [
+        RunStatus(s, "fit", status, "") for s, status in (("sub-1", "passed"), ("sub-2", "refused"))
+    ]
     with pytest.raises(typer.Exit) as ended:
-        _say_ends(ends, tmp_path, 1)
+        _print_results(ends, tmp_path, 1)
     assert ended.value.exit_code == 6
     assert "A job that follows the fits failed" in capsys.readouterr().out
     with pytest.raises(typer.Exit):
-        _say_ends(ends, tmp_path, 0)
+        _print_results(ends, tmp_path, 0)
     assert "A job that follows the fits failed" not in capsys.readouterr().out
 
 
@@ -241,12 +243,12 @@ localrule group:
 localrule all:
     reason: Input files updated by another job: y
 """
-    assert jobs_planned(said) == (
+    assert parse_dry_run(said) == (
         Job("fit", "sub-1/ses-2", "not done yet"),
         Job("group", "", "what it reads is made anew"),
     )
-    assert told(jobs_planned(said), "sub-1/ses-2") == "fit (not done yet)"
-    assert told((), "sub-1/ses-2") == "nothing to do"
+    assert describe_jobs(parse_dry_run(said), "sub-1/ses-2") == "fit (not done yet)"
+    assert describe_jobs((), "sub-1/ses-2") == "nothing to do"
 
 
 def test_the_workflows_are_in_the_wheel(tmp_path: Path) -> None:

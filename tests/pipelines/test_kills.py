@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from nanopinn.workflows.pipeline.alone import left_behind
+from nanopinn.workflows.pipeline.alone import find_orphan_processes
 
 from .conftest import Cohort, until
 
@@ -55,7 +55,7 @@ def test_after_a_killed_driver_only_what_is_missing_is_done_and_none_of_its_jobs
     assert "left" in said
     assert [len(three.calls(s)) for s in EACH] == [1, 2, 2]
     assert not any(psutil.pid_exists(pid) for pid in orphans)
-    assert left_behind(three.out) == []
+    assert find_orphan_processes(three.out) == []
     assert (three.out / "work/sub-001/fit.json").stat().st_mtime_ns == finished
 
 
@@ -77,7 +77,7 @@ def test_a_second_driver_is_refused_and_a_polite_stop_of_the_first_stops_every_j
     said, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130, said
     assert "same command" in said
-    assert left_behind(three.out) == []
+    assert find_orphan_processes(three.out) == []
 
 
 def test_nothing_is_done_twice_and_a_changed_file_costs_its_own_study_alone(three: Cohort) -> None:

@@ -9,9 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from nanopinn.cli.options import spread, takes_imaging
+from nanopinn.cli.options import expand_multivalue_options, with_imaging_options
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.napari_plugin.command import command_line
+from nanopinn.napari_plugin.command import format_command_line
 from nanopinn.napari_plugin.ticks import decades, log_ticks, nice_ticks
 
 
@@ -44,7 +44,7 @@ def test_a_copied_command_gives_the_inputs_back(inputs: dict[str, Any]) -> None:
     app = typer.Typer()
 
     @app.command()
-    @takes_imaging
+    @with_imaging_options
     def fit(inputs: ImagingInputs, engine: str = "auto", out: str = "") -> None:
         got.append(inputs)
 
@@ -52,14 +52,14 @@ def test_a_copied_command_gives_the_inputs_back(inputs: dict[str, Any]) -> None:
     def commands() -> None:
         """More than one, so that the name is asked for."""
 
-    line = command_line(
+    line = format_command_line(
         {"kind": "fit", "inputs": inputs, "settings": {"engine": "fv"}}, "out folder"
     )
-    ended = CliRunner().invoke(app, spread(shlex.split(line)[1:]))
+    ended = CliRunner().invoke(app, expand_multivalue_options(shlex.split(line)[1:]))
     assert ended.exit_code == 0, ended.output
     wanted = ImagingInputs(**inputs | {"vfa": tuple(inputs.get("vfa", ()))})
     assert got[0].overrides == wanted.overrides
-    assert got[0].choices() == wanted.choices()
+    assert got[0].to_config() == wanted.to_config()
     assert [str(f) for f in got[0].files()] == [str(f) for f in wanted.files()]
 
 

@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 
 from nanopinn.imaging.io import write_volume
-from nanopinn.napari_plugin.geometry import affine_of, beside, placed, shown, stored
-from nanopinn.napari_plugin.reader import read_file, role_of
-from nanopinn.napari_plugin.writer import affine_from, save
+from nanopinn.napari_plugin.geometry import (
+    ras_affine,
+    affine_to_reference_world,
+    layer_transform,
+    to_napari_axes,
+    from_napari_axes,
+)
+from nanopinn.napari_plugin.reader import read_file, infer_role
+from nanopinn.napari_plugin.writer import affine_from_attributes, write_layer_file
 
 #: An oblique scan with a flipped axis and unequal edges.
 TURN = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
@@ -27,7 +33,7 @@ def world(layer: dict[str, object], index: tuple[int, ...]) -> np.ndarray:
 
 
 def test_distances_in_napari_are_those_in_the_scanner() -> None:
-    place = placed(OBLIQUE)
+    place = layer_transform(OBLIQUE)
     a, b = (1, 2, 3), (4, 0, 1)
     there = np.linalg.norm(OBLIQUE[:3, :3] @ (np.subtract(a, b)))
     assert np.linalg.norm(world(place, a[::-1]) - world(place, b[::-1])) == pytest.approx(there)
@@ -38,33 +44,37 @@ def test_parallel_scans_lie_on_one_another() -> None:
     coarse[:3, :3] *= 1.5
     coarse[:3, 3] += OBLIQUE[:3, :3] @ (2, 1, 0)  # its first voxel is the other's (2, 1, 0)
     np.testing.assert_allclose(
-        world(placed(coarse), (0, 0, 0)), world(placed(OBLIQUE), (0, 1, 2)), atol=1e-12
+        world(layer_transform(coarse), (0, 0, 0)),
+        world(layer_transform(OBLIQUE), (0, 1, 2)),
+        atol=1e-12,
     )
-    np.testing.assert_allclose(beside(coarse, OBLIQUE), np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(affine_to_reference_world(coarse, OBLIQUE), np.eye(4), atol=1e-12)
 
 
 def test_a_scan_at_an_angle_is_brought_into_the_world_of_the_series() -> None:
     straight = np.diag([1.0, 1.0, 1.0, 1.0])
     point = OBLIQUE @ (3, 2, 1, 1)
     index = np.linalg.inv(straight) @ point
-    here = beside(straight, OBLIQUE) @ np.append(world(placed(straight), tuple(index[2::-1])), 1)
-    np.testing.assert_allclose(here[:3], world(placed(OBLIQUE), (1, 2, 3)), atol=1e-9)
+    here = affine_to_reference_world(straight, OBLIQUE) @ np.append(
+        world(layer_transform(straight), tuple(index[2::-1])), 1
+    )
+    np.testing.assert_allclose(here[:3], world(layer_transform(OBLIQUE), (1, 2, 3)), atol=1e-9)
 
 
 def test_a_layer_drawn_in_that_world_gets_the_scanner_s_affine_back() -> None:
-    place = placed(OBLIQUE)
+    place = layer_transform(OBLIQUE)
     inside = np.eye(4)
     inside[:3, :3], inside[:3, 3] = np.diag(place["scale"]), place["translate"]
-    np.testing.assert_allclose(affine_of(inside, OBLIQUE), OBLIQUE, atol=1e-12)
+    np.testing.assert_allclose(ras_affine(inside, OBLIQUE), OBLIQUE, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 3), (6, 4, 5, 3)])
 def test_axes_go_there_and_back(shape: tuple[int, ...]) -> None:
     values = np.arange(np.prod(shape)).reshape(shape)
-    assert shown(values).shape[-3:] == shape[-3:][::-1]
-    np.testing.assert_array_equal(stored(shown(values)), values)
+    assert to_napari_axes(values).shape[-3:] == shape[-3:][::-1]
+    np.testing.assert_array_equal(from_napari_axes(to_napari_axes(values)), values)
     if len(shape) == 4:
-        np.testing.assert_array_equal(stored(shown(values)[:, None]), values)
+        np.testing.assert_array_equal(from_napari_axes(to_napari_axes(values)[:, None]), values)
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 3), (6, 4, 5, 3)])
@@ -81,7 +91,7 @@ def test_a_file_that_is_read_and_saved_is_the_same_file(
     write_volume(tmp_path / "a.nii.gz", values, OBLIQUE, sidecar=side)
     data, looks, kind = read_file(tmp_path / "a.nii.gz")
     assert kind == "image"
-    save(tmp_path / "b.nii.gz", data, looks)
+    write_layer_file(tmp_path / "b.nii.gz", data, looks)
     a, b = nib.load(tmp_path / "a.nii.gz"), nib.load(tmp_path / "b.nii.gz")
     np.testing.assert_array_equal(a.get_fdata(), b.get_fdata())
     np.testing.assert_allclose(a.affine, b.affine, atol=1e-6)
@@ -95,7 +105,7 @@ def test_a_layer_of_other_origin_is_saved_where_napari_shows_it() -> None:
         "affine": np.eye(4),
         "metadata": {},
     }
-    np.testing.assert_allclose(affine_from(attributes) @ (1, 0, 0, 1), (3.4, 2, 1, 1))
+    np.testing.assert_allclose(affine_from_attributes(attributes) @ (1, 0, 0, 1), (3.4, 2, 1, 1))
 
 
 def test_a_series_keeps_its_seconds_and_an_uneven_one_counts_frames(tmp_path: Path) -> None:
@@ -125,4 +135,4 @@ def test_a_series_keeps_its_seconds_and_an_uneven_one_counts_frames(tmp_path: Pa
 def test_a_file_says_which_part_it_plays(
     name: str, shape: tuple[int, ...], side: dict[str, object], role: str | None
 ) -> None:
-    assert role_of(name, shape, side) == role
+    assert infer_role(name, shape, side) == role

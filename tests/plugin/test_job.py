@@ -17,14 +17,14 @@ from nanopinn.napari_plugin import job
 
 def test_what_goes_wrong_is_said_in_words(tmp_path: Path) -> None:
     said: list[dict[str, Any]] = []
-    job.answer(
+    job.handle_request(
         {"kind": "maps", "inputs": {"dce": str(tmp_path / "none.nii")}, "out": str(tmp_path / "o")},
         said.append,
     )
     assert said[-1] == {
         "failed": "none.nii: there is no such file (found: none.nii). Check the path."
     }
-    job.answer({"kind": "maps", "inputs": {}, "out": ""}, said.append)
+    job.handle_request({"kind": "maps", "inputs": {}, "out": ""}, said.append)
     assert said[-1]["failed"].startswith("Internal error: TypeError")
 
 
@@ -43,8 +43,8 @@ def test_a_machine_that_is_too_small_is_named(
     def broken(request: dict[str, Any], progress: Any) -> dict[str, Any]:
         raise error
 
-    monkeypatch.setitem(job.KINDS, "maps", broken)
-    job.answer({"kind": "maps"}, said.append)
+    monkeypatch.setitem(job.REQUEST_HANDLERS, "maps", broken)
+    job.handle_request({"kind": "maps"}, said.append)
     assert words in said[-1]["failed"]
 
 

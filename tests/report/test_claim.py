@@ -14,8 +14,8 @@ import pytest
 from nanopinn.errors import OutputError
 from nanopinn.imaging.io import write_bytes
 from nanopinn.report import lock
-from nanopinn.report.claim import claimed, claimed_file, whole_folder
-from nanopinn.report.table import claimed_table
+from nanopinn.report.claim import reserve_output_folder, reserve_output_file, atomic_output_folder
+from nanopinn.report.table import reserve_table_file
 
 #: Claims a folder and waits to be killed.
 HOLDS = """
@@ -31,7 +31,7 @@ KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
 from nanopinn.imaging.io import write_bytes
-from nanopinn.report.claim import whole_folder
+from nanopinn.report.claim import atomic_output_folder
 out, deadly = Path(sys.argv[1]), int(sys.argv[2])
 moments = 0
 def watched(call):
@@ -44,7 +44,7 @@ def watched(call):
                 os.kill(os.getpid(), signal.SIGKILL)
     return run
 os.replace, shutil.rmtree = watched(os.replace), watched(shutil.rmtree)
-with whole_folder(out, overwrite=True) as part:
+with atomic_output_folder(out, overwrite=True) as part:
     for name in ("a", "provenance.json"):
         write_bytes(part / name, b"new")
 print(moments)
@@ -58,7 +58,7 @@ def child(code: str, *args: object) -> subprocess.Popen[str]:
 
 
 def result(out: Path, content: bytes) -> Path:
-    with whole_folder(out, overwrite=True) as part:
+    with atomic_output_folder(out, overwrite=True) as part:
         for name in ("a", "provenance.json"):
             write_bytes(part / name, content)
     return out
@@ -82,7 +82,7 @@ def test_the_second_run_on_one_output_stops_and_names_the_first(tmp_path: Path) 
         assert refused.value.exit_code == 4
         with (
             pytest.raises(OutputError, match="Another run"),
-            claimed(tmp_path / "x" / ".." / "out", overwrite=True),
+            reserve_output_folder(tmp_path / "x" / ".." / "out", overwrite=True),
         ):
             pass
     finally:
@@ -101,7 +101,7 @@ def test_a_thread_is_kept_out_and_the_holder_is_not(tmp_path: Path) -> None:
         except OutputError as error:
             said.append(str(error))
 
-    with claimed(out, overwrite=False):
+    with reserve_output_folder(out, overwrite=False):
         thread = threading.Thread(target=other)
         thread.start()
         thread.join()
@@ -119,7 +119,7 @@ def test_a_kill_at_any_step_of_overwriting_leaves_the_old_result_or_the_new(
     writer = child(KILLED, out, deadly)
     done, _ = writer.communicate()
     assert done == "" or int(done) < deadly <= 16, "the writer has more steps than are tried here"
-    with claimed(out, overwrite=True):
+    with reserve_output_folder(out, overwrite=True):
         pass
     assert contents(out) in ({b"old"}, {b"new"})
     assert list(tmp_path.iterdir()) == [out]
@@ -140,14 +140,14 @@ def test_only_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
         (tmp_path / name / "a").write_text("a")
     (tmp_path / left[2]).write_text("half of a table")
     (tmp_path / "out").write_text("a table")
-    with claimed_file(tmp_path / "out", overwrite=True):
+    with reserve_output_file(tmp_path / "out", overwrite=True):
         assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*mine, "out", ".out.lock"])
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*mine, "out"])
 
 
 def test_an_empty_folder_is_nobodys_result(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with whole_folder(tmp_path / "out", overwrite=False) as part:
+    with atomic_output_folder(tmp_path / "out", overwrite=False) as part:
         write_bytes(part / "a", b"new")
     assert (tmp_path / "out" / "a").read_bytes() == b"new"
 
@@ -177,7 +177,7 @@ def test_a_stop_while_writing_leaves_the_old_result_and_no_half(tmp_path: Path) 
 
 
 def stopped_while_writing(out: Path) -> None:
-    with whole_folder(out, overwrite=True) as part:
+    with atomic_output_folder(out, overwrite=True) as part:
         write_bytes(part / "a", b"new")
         raise KeyboardInterrupt
 
@@ -223,11 +223,11 @@ def test_a_folder_that_nobody_may_write_is_refused_before_anything_is_computed(
     monkeypatch.setattr(os, "open", read_only)  # root may write everywhere
     with (
         pytest.raises(OutputError, match="Read-only file system"),
-        claimed(tmp_path / "out", overwrite=False),
+        reserve_output_folder(tmp_path / "out", overwrite=False),
     ):
         raise AssertionError("it began")
     with (
         pytest.raises(OutputError, match="Read-only file system"),
-        claimed_table(tmp_path / "t.json", overwrite=False),
+        reserve_table_file(tmp_path / "t.json", overwrite=False),
     ):
         raise AssertionError("it began")

@@ -15,7 +15,7 @@ import pytest
 
 from nanopinn.errors import InputError, OutputError
 from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.fingerprints import fingerprints
+from nanopinn.imaging.fingerprints import hash_files
 from nanopinn.inference.checkpoint import load_fit
 from nanopinn.inference.result import (
     CheckItem,
@@ -28,7 +28,7 @@ from nanopinn.inference.result import (
     ScalarEstimate,
     VectorEstimate,
 )
-from nanopinn.report.claim import claimed
+from nanopinn.report.claim import reserve_output_folder
 from nanopinn.report.folder import copy_result, read_result, to_toml, write_result
 from nanopinn.report.html import render_report
 from nanopinn.workflows.settings import FitSettings
@@ -199,7 +199,7 @@ def test_only_a_result_folder_is_overwritten(
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     with (
         pytest.raises(OutputError, match="not a result folder"),
-        claimed(tmp_path / "mine", overwrite=True),
+        reserve_output_folder(tmp_path / "mine", overwrite=True),
     ):
         pass
 
@@ -210,7 +210,7 @@ def test_no_path_of_this_machine_is_written(
     source = tmp_path / "secret_place" / "scan.nii.gz"
     source.parent.mkdir()
     source.write_bytes(b"data")
-    out = write(tmp_path / "out", fit, imaging, inputs=fingerprints([source]))
+    out = write(tmp_path / "out", fit, imaging, inputs=hash_files([source]))
     text = "".join(p.read_text() for p in out.glob("*.json")) + (out / "config.toml").read_text()
     assert "scan.nii.gz" in text
     assert "secret_place" not in text

@@ -19,7 +19,7 @@ from nanopinn.cli import main
 from .hostile import volume
 
 #: Texts that would be seen at once if they got anywhere: of the header's fields, of an extension, and of the sidecar.
-MARK = "<script>alert('Jane Doe')</script>"
+RUN_FOLDER_VARIABLE = "<script>alert('Jane Doe')</script>"
 FOUND = (b"Jane", b"alert(", b"<script")
 
 
@@ -85,12 +85,14 @@ def marked(path: Path) -> None:
     assert isinstance(image, nib.Nifti1Image)
     again = nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header)
     for field in ("descrip", "aux_file", "intent_name", "db_name"):
-        again.header[field] = MARK[: again.header[field].dtype.itemsize].encode()[
+        again.header[field] = RUN_FOLDER_VARIABLE[: again.header[field].dtype.itemsize].encode()[
             : 17 if field in ("db_name", "intent_name") else 24
         ]
     for code in ("comment", "dicom", "xcede"):
         again.header.extensions.append(
-            nib.nifti1.Nifti1Extension("comment" if code == "dicom" else code, MARK.encode())
+            nib.nifti1.Nifti1Extension(
+                "comment" if code == "dicom" else code, RUN_FOLDER_VARIABLE.encode()
+            )
         )
     path.write_bytes(gzip.compress(again.to_bytes()))
 
@@ -104,9 +106,16 @@ def test_nothing_of_a_header_s_text_or_of_a_sidecar_s_reaches_what_is_written(
         side = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
         told = json.loads(side.read_text()) if side.is_file() else {}
         more = dict.fromkeys(
-            ("PatientName", "SeriesDescription", "ConversionSoftware", "Units", MARK), MARK
+            (
+                "PatientName",
+                "SeriesDescription",
+                "ConversionSoftware",
+                "Units",
+                RUN_FOLDER_VARIABLE,
+            ),
+            RUN_FOLDER_VARIABLE,
         )
-        side.write_text(json.dumps({**more, "ImageComments": [MARK], **told}))
+        side.write_text(json.dumps({**more, "ImageComments": [RUN_FOLDER_VARIABLE], **told}))
     out = tmp_path / "out"
     files = [
         "--dce",

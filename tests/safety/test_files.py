@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanopinn.cli.config import settings_of
+from nanopinn.cli.config import build_settings
 from nanopinn.errors import InputError
 from nanopinn.imaging import given
 from nanopinn.imaging.aif.file import read_curve
 from nanopinn.imaging.cest.agent import load_agent
 from nanopinn.imaging.cest.calibration_file import read_calibration
-from nanopinn.imaging.dicom import as_series, files_in
+from nanopinn.imaging.dicom import open_series, list_scan_files
 from nanopinn.imaging.io import read_array, read_sidecar
 from nanopinn.inference.checkpoint import load_fit
 from nanopinn.workflows.formulations import read_formulation
@@ -36,7 +36,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "formulation": ("own.toml", read_formulation),
     "calibration": ("line.toml", read_calibration),
     "agent": ("agent.toml", load_agent),
-    "configuration": ("config.toml", lambda p: settings_of(FitSettings, "fit", p, {})),
+    "configuration": ("config.toml", lambda p: build_settings(FitSettings, "fit", p, {})),
     "saved fit": ("fit.safetensors", load_fit),
 }
 
@@ -176,18 +176,18 @@ def test_a_folder_of_traps_is_passed_by_and_the_series_in_it_found(tmp_path: Pat
     (tmp_path / "zero.nii").symlink_to("/dev/zero")
     (tmp_path / "around").symlink_to(tmp_path)
     series = volume(tmp_path / "series.nii", np.stack([DATA] * 6, axis=-1))
-    with as_series(tmp_path) as (found, _):
+    with open_series(tmp_path) as (found, _):
         assert found == series
-    assert files_in(tmp_path) == [series]
+    assert list_scan_files(tmp_path) == [series]
 
 
 def test_a_folder_with_more_files_than_a_scan_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nanopinn.imaging.dicom.MOST_FILES", 3)
+    monkeypatch.setattr("nanopinn.imaging.dicom.MAX_FILES", 3)
     for i in range(5):
         (tmp_path / f"{i}.dcm").write_bytes(b"")
-    refused(lambda: files_in(tmp_path), tmp_path.name)
+    refused(lambda: list_scan_files(tmp_path), tmp_path.name)
 
 
 @pytest.mark.parametrize("script", ["sleep 60", "printf '\\377\\376'; exit 1", "exec >&-; exit 0"])
@@ -202,10 +202,10 @@ def test_a_converter_that_hangs_or_fails_is_not_waited_for(
     scan.mkdir()
     (scan / "1.dcm").write_bytes(b"\0" * 128 + b"DICM")
     monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
-    monkeypatch.setattr("nanopinn.imaging.dicom._LONGEST_S", 0.5)
+    monkeypatch.setattr("nanopinn.imaging.dicom._CONVERSION_TIMEOUT_S", 0.5)
 
     def convert() -> None:
-        with as_series(scan):
+        with open_series(scan):
             pass
 
     refused(convert, "-o")

@@ -17,7 +17,7 @@ from safetensors.torch import save
 
 from nanopinn.errors import InputError
 from nanopinn.inference import saving
-from nanopinn.inference.checkpoint import fit_to_bytes, load_ended, load_fit
+from nanopinn.inference.checkpoint import fit_to_bytes, load_fitted_problem, load_fit
 from nanopinn.inference.result import (
     CheckItem,
     CheckResult,
@@ -26,7 +26,7 @@ from nanopinn.inference.result import (
     MapEstimate,
     ScalarEstimate,
 )
-from nanopinn.inference.resume import Keeper
+from nanopinn.inference.resume import CheckpointStore
 
 from .hostile import refused
 
@@ -245,19 +245,19 @@ def test_a_fit_without_its_problem_is_refused_where_the_problem_is_asked_for(
     tmp_path: Path,
 ) -> None:
     read(tmp_path, fit_to_bytes(FIT))
-    refused(lambda: load_ended(tmp_path), None)
+    refused(lambda: load_fitted_problem(tmp_path), None)
 
 
 @pytest.mark.parametrize("study", ["", "[]", "3", "[" * 100_000, '{"a": 1}', '{"a": {}}', "\0"])
 def test_a_spoiled_record_of_an_interrupted_run_is_refused(tmp_path: Path, study: str) -> None:
     (tmp_path / "study.json").write_text(study)
-    refused(lambda: Keeper.continued(tmp_path, {"a": "x"}, "cpu"), None)
+    refused(lambda: CheckpointStore.reopen(tmp_path, {"a": "x"}, "cpu"), None)
 
 
 def test_a_spoiled_state_of_an_interrupted_run_is_refused(tmp_path: Path) -> None:
-    keeper = Keeper.begun(tmp_path / "kept", {"a": "x"}, "cpu")
+    checkpoint_store = CheckpointStore.create_empty(tmp_path / "kept", {"a": "x"}, "cpu")
     (tmp_path / "kept" / "fv.safetensors").write_bytes(fit_to_bytes(FIT))
-    again = Keeper.continued(tmp_path / "kept", {"a": "x"}, "cpu")
-    assert keeper.study == again.study
+    again = CheckpointStore.reopen(tmp_path / "kept", {"a": "x"}, "cpu")
+    assert checkpoint_store.study == again.study
     with pytest.raises(InputError, match="--resume"):
-        again.stand("fv")
+        again.engine_state("fv")

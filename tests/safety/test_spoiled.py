@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nanopinn.cli.config import settings_of
+from nanopinn.cli.config import build_settings
 from nanopinn.errors import InputError
-from nanopinn.imaging.acquisition import KEYS, load_acquisition
+from nanopinn.imaging.acquisition import ACQUISITION_KEYS, load_acquisition
 from nanopinn.imaging.cest.agent import load_agent
 from nanopinn.imaging.cest.calibration_file import read_calibration
-from nanopinn.imaging.cest.spectrum import KEYS as CEST_KEYS
+from nanopinn.imaging.cest.spectrum import CEST_KEYS
 from nanopinn.imaging.cest.spectrum import read_spectra
 from nanopinn.imaging.io import read_array
 from nanopinn.inference.checkpoint import fit_to_bytes, load_fit
@@ -131,7 +131,9 @@ def test_a_gzip_stream_with_any_bytes_changed_is_read_whole_or_refused(
 @spoiled
 @given(
     side=st.dictionaries(
-        st.sampled_from([*KEYS, "RepetitionTime", "ConversionSoftware"]), anything, max_size=8
+        st.sampled_from([*ACQUISITION_KEYS, "RepetitionTime", "ConversionSoftware"]),
+        anything,
+        max_size=8,
     )
 )
 def test_any_sidecar_of_a_series_is_read_or_refused(place: Path, side: dict[str, Any]) -> None:
@@ -270,7 +272,7 @@ def test_any_configuration_is_read_or_refused_and_numbers_stay_numbers(
     )
     lines = ["[t]", *(f"{json.dumps(k)} = {toml(v)}" for k, v in entries.items())]
     (place / "config.toml").write_text("\n".join(lines), errors="surrogatepass")
-    found = read_or_refused(lambda: settings_of(kind, "t", place / "config.toml", {}))
+    found = read_or_refused(lambda: build_settings(kind, "t", place / "config.toml", {}))
     for name, value in entries.items():
         if found is not None and isinstance(value, bool):
             assert getattr(found, name) is value

@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanopinn.cli.config import settings_of
+from nanopinn.cli.config import build_settings
 from nanopinn.imaging.acquisition import load_acquisition
 from nanopinn.imaging.aif.file import read_curve
 from nanopinn.imaging.cest.agent import load_agent
 from nanopinn.imaging.cest.calibration_file import read_calibration
 from nanopinn.imaging.cest.spectrum import read_spectra
 from nanopinn.imaging.drug import load_drug_image
-from nanopinn.imaging.given import MOST_TEXT, MOST_TOML, read_json, read_toml
+from nanopinn.imaging.given import MAX_TEXT_BYTES, MAX_TOML_BYTES, read_json, read_toml
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.ph import load_ph
 from nanopinn.imaging.t1.native import _inversion_time
-from nanopinn.parameters.table import parameter_of
+from nanopinn.parameters.table import parse_parameter_row
 from nanopinn.report.folder import read_result, to_toml
 from nanopinn.workflows import settings
 from nanopinn.workflows.formulations import read_formulation
 from nanopinn.workflows.schedule import read_schedule
 from nanopinn.workflows.simulate.sources import _ktrans_unit
-from nanopinn.workflows.therapy.arm_options import heat_table
+from nanopinn.workflows.therapy.arm_options import parse_heating
 
 from .hostile import AFFINE, DATA, refused, volume
 
@@ -142,7 +142,7 @@ def test_what_is_no_list_of_times_or_offsets_is_refused(tmp_path: Path, text: st
     path = side(tmp_path, spoiled("VolumeTiming", text))
     assert refused(lambda: load_acquisition(path, FRAMES, 7.0), "a.json").field == "VolumeTiming"
     if text != "[0, 7, 7]":  # which is long enough to say how long a heating lasts
-        assert refused(lambda: heat_table(str(path)), "a.json").field == "VolumeTiming"
+        assert refused(lambda: parse_heating(str(path)), "a.json").field == "VolumeTiming"
     series = volume(tmp_path / "a.nii", np.stack([DATA] * FRAMES, axis=-1))
     (tmp_path / "a.json").write_text(spoiled("SaturationOffsetsPPM", text))
     assert "SaturationOffsets" in str(refused(lambda: read_spectra(series), "a.json").field)
@@ -182,7 +182,7 @@ def test_z_spectra_of_nothing_are_refused(tmp_path: Path, which: Any, fill: floa
         "{'a': 1}",
         '{"a": 1}\0',
         "nul",
-        '{"a": "' + "x" * MOST_TEXT + '"}',
+        '{"a": "' + "x" * MAX_TEXT_BYTES + '"}',
     ],
 )
 def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
@@ -212,7 +212,7 @@ def test_a_sidecar_that_is_a_link_to_nowhere_is_no_absent_one(tmp_path: Path) ->
         "[" + "a." * 100_000 + "a]",
         '"a" . ' * 30_000 + "a = 1",
         "a = {" + "b." * 50_000 + "b = 1}",
-        "#" * (MOST_TOML + 1),
+        "#" * (MAX_TOML_BYTES + 1),
         "\0",
         "a = 2020-13-01",
         "a = '\x1b'",
@@ -355,7 +355,7 @@ def test_a_configuration_of_the_wrong_type_is_refused_by_its_setting(
     path = tmp_path / "c.toml"
     path.write_text(f"[{table}]\n{entry}\n")
     error = refused(
-        lambda: settings_of(kind, table, path, {"dce": "a.nii"} if table == "imaging" else {}),
+        lambda: build_settings(kind, table, path, {"dce": "a.nii"} if table == "imaging" else {}),
         "c.toml",
     )
     assert str(error.field).startswith(entry.split(" ")[0])
@@ -363,7 +363,7 @@ def test_a_configuration_of_the_wrong_type_is_refused_by_its_setting(
 
 def test_a_configuration_whose_table_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("fit = 3\n")
-    refused(lambda: settings_of(settings.FitSettings, "fit", tmp_path / "c.toml", {}), "c.toml")
+    refused(lambda: build_settings(settings.FitSettings, "fit", tmp_path / "c.toml", {}), "c.toml")
 
 
 def test_what_a_run_writes_as_its_configuration_is_read_back_whatever_its_names(
@@ -372,7 +372,7 @@ def test_what_a_run_writes_as_its_configuration_is_read_back_whatever_its_names(
     names = ("with space.nii", "名前.nii", "😀.nii", 'quo"te\\.nii', "new\nline.nii", "del\x7f.nii")
     asked = settings.FitSettings(drug=names, release_in_time=(6.0, 24.0))
     (tmp_path / "c.toml").write_text(to_toml({"fit": asked.model_dump()}), encoding="utf-8")
-    assert settings_of(settings.FitSettings, "fit", tmp_path / "c.toml", {}) == asked
+    assert build_settings(settings.FitSettings, "fit", tmp_path / "c.toml", {}) == asked
 
 
 @pytest.mark.parametrize(
@@ -412,6 +412,6 @@ def test_a_prior_of_any_spelling_is_read_as_one_number() -> None:
         "verified": "memory",
     }
     for text in ("0.7", "7e-1", ".7", "+0.70"):
-        prior = parameter_of({**row, "prior": f"lognormal({text})"}, "table").prior
+        prior = parse_parameter_row({**row, "prior": f"lognormal({text})"}, "table").prior
         assert prior is not None
         assert prior.sd == 0.7

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.physics.pools import PoolSystem
+from nanopinn.physics.pools import PoolAssembler
 from nanopinn.solvers.advection import Advection
-from nanopinn.solvers.evolve import Tolerance, evolve
+from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.interval import Interval
 
@@ -22,8 +22,8 @@ def carried(
     grid = Grid((cells, 2, 2), (LENGTH / cells, 1e-3, 1e-3))
     x = (torch.arange(cells, dtype=torch.float64) + 0.5) * LENGTH / cells
     one = torch.ones(grid.shape, dtype=torch.float64)
-    pools = PoolSystem(("one",), one)
-    pools.moves("one", 1.0, 0 * one)
+    pools = PoolAssembler(("one",), one)
+    pools.add_transport("one", 1.0, 0 * one)
     flows = tuple(
         torch.zeros(s, dtype=torch.float64)
         for s in ((cells + 1, 2, 2), (cells, 3, 2), (cells, 2, 3))
@@ -44,13 +44,11 @@ def carried(
         lambda t: torch.zeros(1, dtype=torch.float64),
         advection,
     )
-    tolerance = Tolerance(
-        step=step, equation=1e-10, longest_step=1.0 * float(LENGTH / cells / SPEED)
-    )
+    tolerance = Tolerance(step=step, residual=1e-10, max_step=1.0 * float(LENGTH / cells / SPEED))
     start = profile(x)[None, :, None, None].expand(1, *grid.shape)
-    return evolve([interval], start, [END], tolerance=tolerance).U[-1, 0, :, 0, 0], profile(
-        x - SPEED * END
-    )
+    return integrate_adaptive([interval], start, [END], tolerance=tolerance).U[
+        -1, 0, :, 0, 0
+    ], profile(x - SPEED * END)
 
 
 @pytest.mark.parametrize("advection", ["fitted", "upwind", "limited"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.directions import derivatives_along
+from nanopinn.solvers.directions import directional_derivatives
 
 
 def test_derivatives_are_those_of_forward_mode_and_zero_where_nothing_moves() -> None:
@@ -27,7 +27,7 @@ def test_derivatives_are_those_of_forward_mode_and_zero_where_nothing_moves() ->
     directions = [
         torch.randn((3, *t.shape), dtype=torch.float64, generator=generator) for t in (x, y)
     ]
-    found = derivatives_along(function, (x, y), directions)
+    found = directional_derivatives(function, (x, y), directions)
     for j in range(3):
         for mine, exact in zip(
             found, torch.func.jvp(function, (x, y), tuple(d[j] for d in directions))[1], strict=True
@@ -38,13 +38,15 @@ def test_derivatives_are_those_of_forward_mode_and_zero_where_nothing_moves() ->
 
 def test_a_function_of_nothing_that_it_is_given_has_no_derivative() -> None:
     one = torch.ones(3, dtype=torch.float64)
-    (alone,) = derivatives_along(lambda x: 2 * one, (one,), (torch.eye(3, dtype=torch.float64),))
-    (partly,) = derivatives_along(
+    (alone,) = directional_derivatives(
+        lambda x: 2 * one, (one,), (torch.eye(3, dtype=torch.float64),)
+    )
+    (partly,) = directional_derivatives(
         lambda x, y: 2 * y,
         (one, one),
         (torch.eye(3, dtype=torch.float64), 0 * torch.eye(3, dtype=torch.float64)),
     )
-    (steps,) = derivatives_along(torch.round, (one,), (torch.eye(3, dtype=torch.float64),))
+    (steps,) = directional_derivatives(torch.round, (one,), (torch.eye(3, dtype=torch.float64),))
     assert not steps.any()
     assert not alone.any()
     assert not partly.any()

@@ -10,12 +10,12 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from nanopinn.physics.drug import FULL
+from nanopinn.physics.drug import FULL_POOLS
 from nanopinn.physics.formulation import FREE
 from nanopinn.physics.plasma import Dose
-from nanopinn.physics.pools import PoolSystem
-from nanopinn.solvers.evolve import Tolerance, evolve
-from nanopinn.solvers.forward import Forward
+from nanopinn.physics.pools import PoolAssembler
+from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
+from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.operator import PoolOperator
@@ -29,9 +29,9 @@ STILL = tuple(torch.zeros(s, dtype=torch.float64) for s in ((3, 2, 2), (2, 3, 2)
 def drug(release: float, q: float = 6e-4) -> Interval:
     setting, _, _ = small_tissue()
     none = torch.zeros(0, dtype=torch.float64)
-    forward = Forward(setting, lambda _: {"q": torch.tensor(q, dtype=torch.float64)})
+    forward = ForwardModel(setting, lambda _: {"q": torch.tensor(q, dtype=torch.float64)})
     flow = forward.flow(none)
-    pools = forward.model(none).drug(flow.J_v, flow.J_L, FULL, release + 0 * flow.J_v)
+    pools = forward.model(none).drug(flow.J_v, flow.J_L, FULL_POOLS, release + 0 * flow.J_v)
     return Interval.of(
         0.0,
         6 * HOUR,
@@ -48,13 +48,15 @@ def test_a_batch_of_parameter_sets_gives_what_each_gives_alone() -> None:
     together = replace(
         alone[0],
         capacity=torch.stack([i.capacity for i in alone]),
-        operator=PoolOperator.stacked([i.operator for i in alone]),
+        operator=PoolOperator.stack([i.operator for i in alone]),
     )
-    exact = Tolerance(equation=1e-12)
-    batch = evolve([together], torch.zeros_like(together.capacity), [6 * HOUR], tolerance=exact)
+    exact = Tolerance(residual=1e-12)
+    batch = integrate_adaptive(
+        [together], torch.zeros_like(together.capacity), [6 * HOUR], tolerance=exact
+    )
     steps = [(s.t, s.dt) for s in batch.steps]
     for i, interval in enumerate(alone):
-        one = evolve(
+        one = integrate_adaptive(
             [interval],
             torch.zeros_like(interval.capacity),
             [6 * HOUR],
@@ -68,21 +70,23 @@ def test_a_batch_of_parameter_sets_gives_what_each_gives_alone() -> None:
 def test_doses_in_the_middle_of_a_run_are_landed_on() -> None:
     """Two boluses into one closed compartment that loses drug: the sum of two exponentials, none of it smeared."""
     one = torch.ones(GRID.shape, dtype=torch.float64)
-    system = PoolSystem(("one",), one)
-    system.loses("one", 1e-3)
-    system.gains("one", 0, 1e-3 * one)
+    system = PoolAssembler(("one",), one)
+    system.add_loss("one", 1e-3)
+    system.add_plasma_source("one", 0, 1e-3 * one)
     pools = system.coefficients()
     free = FREE.plasma([Dose(0.0, 9e-5), Dose(1800.0, 9e-5)]).free
     ends = [0.0, 1800.0, HOUR]
 
     def curve(start: float):  # type: ignore[no-untyped-def]
-        smooth = free.during(start)
+        smooth = free.smooth_piece_from(start)
         return lambda t: smooth(torch.tensor([t], dtype=torch.float64))
 
     intervals = [
         Interval.of(a, b, pools, STILL, GRID, curve(a)) for a, b in itertools.pairwise(ends)
     ]
-    run = evolve(intervals, 0 * one[None], [1800.0, HOUR], tolerance=Tolerance(step=1e-6))
+    run = integrate_adaptive(
+        intervals, 0 * one[None], [1800.0, HOUR], tolerance=Tolerance(step=1e-6)
+    )
 
     def rate(t: float, u: np.ndarray) -> np.ndarray:
         return 1e-3 * (free(torch.tensor([t], dtype=torch.float64)).numpy() - u)
@@ -100,10 +104,12 @@ def test_doses_in_the_middle_of_a_run_are_landed_on() -> None:
 def test_a_tighter_tolerance_brings_the_answer_nearer() -> None:
     interval = drug(1e-3)
     start = torch.zeros_like(interval.capacity)
-    exact = evolve([interval], start, [6 * HOUR], tolerance=Tolerance(step=1e-6)).U[-1]
+    exact = integrate_adaptive([interval], start, [6 * HOUR], tolerance=Tolerance(step=1e-6)).U[-1]
     errors = []
     for step in (1e-2, 1e-3, 1e-4):
-        found = evolve([interval], start, [6 * HOUR], tolerance=Tolerance(step=step)).U[-1]
+        found = integrate_adaptive([interval], start, [6 * HOUR], tolerance=Tolerance(step=step)).U[
+            -1
+        ]
         errors.append(float((found - exact).norm() / exact.norm()))
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 2e-4
@@ -111,8 +117,8 @@ def test_a_tighter_tolerance_brings_the_answer_nearer() -> None:
 
 def test_a_run_says_what_it_did() -> None:
     interval = drug(1e-4)
-    run = evolve([interval], torch.zeros_like(interval.capacity), [HOUR, 6 * HOUR])
+    run = integrate_adaptive([interval], torch.zeros_like(interval.capacity), [HOUR, 6 * HOUR])
     assert "Newton" in str(run)
     assert "mass imbalance" in str(run)
-    table = run.balance.table(FULL.pools)
-    assert all(name in table for name in FULL.pools)
+    table = run.balance.table(FULL_POOLS.pools)
+    assert all(name in table for name in FULL_POOLS.pools)

@@ -13,33 +13,38 @@ from torch import Tensor
 from nanopinn.parameters import value
 from nanopinn.physics.cells import CELLS_PER_UNIT
 from nanopinn.physics.oxygen import OxygenSupply
-from nanopinn.physics.pools import PoolCoefficients, PoolSystem
+from nanopinn.physics.pools import PoolCoefficients, PoolAssembler
 from nanopinn.solvers.evolve import Tolerance
-from nanopinn.solvers.exposure import Counted, Gathered, expose_cylinders, exposure_of
+from nanopinn.solvers.exposure import (
+    KillCriteria,
+    ExposureAccumulator,
+    simulate_exposure,
+    compute_exposure,
+)
 from nanopinn.solvers.krogh import krogh_interval
-from nanopinn.solvers.penetration import KroghResult
-from nanopinn.solvers.radial import Cylinders
+from nanopinn.solvers.penetration import KroghSolution
+from nanopinn.solvers.radial import KroghCylinders
 
 R_C, NAMES = 1e-5, ("free", "intracellular")
 ONE = torch.ones(1, 1, 1, dtype=torch.float64)
 PER_UNIT = CELLS_PER_UNIT / value("rho_c")
 
 
-def cylinder(R_t: list[float], cells: int = 24) -> Cylinders:
+def cylinder(R_t: list[float], cells: int = 24) -> KroghCylinders:
     shares = torch.full((len(R_t),), 1 / len(R_t), dtype=torch.float64)
-    return Cylinders(R_C, torch.tensor([R_t], dtype=torch.float64), shares, cells)
+    return KroghCylinders(R_C, torch.tensor([R_t], dtype=torch.float64), shares, cells)
 
 
 def pools(
     influx: float, loss: float, phi: float = 1.0, uptake: float = 0.0, efflux: float = 0.0
 ) -> PoolCoefficients:
     """Free drug that diffuses at once and leaves for good; cells that take it up and saturate."""
-    system = PoolSystem(NAMES, ONE)
-    system.holds("free", phi * ONE)
-    system.moves("free", 0.0, 1e-7 * ONE)
-    system.crosses_wall("free", 0, influx * ONE, 0 * ONE)
-    system.loses("free", loss)
-    system.saturates(
+    system = PoolAssembler(NAMES, ONE)
+    system.set_capacity("free", phi * ONE)
+    system.add_transport("free", 0.0, 1e-7 * ONE)
+    system.add_wall_exchange("free", 0, influx * ONE, 0 * ONE)
+    system.add_loss("free", loss)
+    system.add_saturable_transfer(
         "free",
         "intracellular",
         uptake * ONE,
@@ -59,28 +64,28 @@ def test_area_and_peak_are_those_of_batemans_curve() -> None:
     a, k, lam, C, u, end = 1e-3, 2e-3, 3e-4, 5e-3, 1e-7, 6 * 3600.0
     cylinders = cylinder([5e-5])
     interval = krogh_interval(0.0, end, pools(a, k, uptake=u), cylinders, decaying(C, lam))
-    found = expose_cylinders([interval], NAMES, (), cylinders, 1, [end], tolerance=Tolerance(1e-5))
+    found = simulate_exposure([interval], NAMES, (), cylinders, 1, [end], tolerance=Tolerance(1e-5))
 
     def free(t: float) -> float:
         return a * C / (k - lam) * (np.exp(-lam * t) - np.exp(-k * t))
 
     area = a * C / (k - lam) * ((1 - np.exp(-lam * end)) / lam - (1 - np.exp(-k * end)) / k)
-    inside = torch.isfinite(found.area_free[0, 0])
+    inside = torch.isfinite(found.auc_free[0, 0])
     torch.testing.assert_close(
-        found.area_free[0, 0, inside],
-        torch.full_like(found.area_free[0, 0, inside], area),
+        found.auc_free[0, 0, inside],
+        torch.full_like(found.auc_free[0, 0, inside], area),
         rtol=1e-3,
         atol=0.0,
     )
     # cells only gather: their peak is the saturable uptake over the run
     taken = quad(lambda t: u * free(t) / (1 + free(t) / value("K_e")), 0, end)[0] * PER_UNIT
     torch.testing.assert_close(
-        found.peak_cells[0, 0, inside],
-        torch.full_like(found.peak_cells[0, 0, inside], taken),
+        found.peak_intracellular[0, 0, inside],
+        torch.full_like(found.peak_intracellular[0, 0, inside], taken),
         rtol=1e-3,
         atol=0.0,
     )
-    assert found.balance_error < 1e-10
+    assert found.mass_balance_error < 1e-10
 
 
 def test_with_fast_diffusion_cells_die_as_scipys_voxel_says() -> None:
@@ -89,7 +94,7 @@ def test_with_fast_diffusion_cells_die_as_scipys_voxel_says() -> None:
     cylinders = cylinder([5e-5, 8e-5])
     coefficients = pools(a, k, phi, uptake, efflux)
     interval = krogh_interval(0.0, end, coefficients, cylinders, decaying(5e-3, lam))
-    found = expose_cylinders([interval], NAMES, (), cylinders, 1, [end])
+    found = simulate_exposure([interval], NAMES, (), cylinders, 1, [end])
     K_in, f_max, EC50 = (
         value("K_i") * value("rho_c") / CELLS_PER_UNIT,
         value("f_max"),
@@ -107,9 +112,9 @@ def test_with_fast_diffusion_cells_die_as_scipys_voxel_says() -> None:
             f_max * C / (EC50 + C),
         ]
 
-    share = cylinders.share[0]
+    share = cylinders.tissue_fractions[0]
     killed = {"peak": 0.0, "rate": 0.0, "area": 0.0}
-    for i, surface in enumerate(cylinders.vessels_per_tissue[0].tolist()):
+    for i, surface in enumerate(cylinders.relative_vessel_density[0].tolist()):
         run = solve_ivp(
             of,
             (0, end),
@@ -125,24 +130,28 @@ def test_with_fast_diffusion_cells_die_as_scipys_voxel_says() -> None:
         killed["rate"] += float(share[i]) * np.exp(-hazard)
         killed["area"] += float(share[i]) * np.exp(-value("k_kill_H") * area)
     for law, expected in killed.items():
-        assert float(found.survivors[law]["proliferating"]) == pytest.approx(expected, rel=0.01), (
-            law
-        )
+        assert float(found.mean_survival[law]["proliferating"]) == pytest.approx(
+            expected, rel=0.01
+        ), law
 
 
-def by_hand(cylinders: Cylinders, profile: Tensor) -> tuple[KroghResult, Gathered]:
+def by_hand(
+    cylinders: KroghCylinders, profile: Tensor
+) -> tuple[KroghSolution, ExposureAccumulator]:
     """A march whose drug in cells was this profile (kg per 1e5 cells) at its end and before."""
     U = torch.stack([0 * profile, profile / PER_UNIT])[None]
-    gathered = Gathered(NAMES)
+    gathered = ExposureAccumulator(NAMES)
     gathered(0.0, U[0])
-    return KroghResult((0.0,), NAMES, cylinders, U, cylinders.tissue_mean(U), 0.0, 1), gathered
+    return KroghSolution((0.0,), NAMES, cylinders, U, cylinders.tissue_mean(U), 0.0, 1), gathered
 
 
 def test_radii_and_shares_are_those_of_a_known_profile() -> None:
     """``C = 4 EC50 e^(-x/L)``: half at L ln 2, lethal (by peak) up to L ln 4; quiescent cells up to L ln(4/3)."""
     cylinders, EC50, L = cylinder([15e-5], 96), value("EC50_i"), 4e-5
     x = cylinders.r - R_C
-    found = exposure_of(*by_hand(cylinders, 4 * EC50 * torch.exp(-x / L)), 1, Counted(50e-6, 0.5))
+    found = compute_exposure(
+        *by_hand(cylinders, 4 * EC50 * torch.exp(-x / L)), 1, KillCriteria(50e-6, 0.5)
+    )
     assert float(found.half_distance) == pytest.approx(L * np.log(2), rel=5e-3)
     assert float(found.lethal_radius["peak"]) == pytest.approx(L * np.log(4), rel=5e-3)
     zones = OxygenSupply.of().zones(cylinders.R_t, R_C)
@@ -174,14 +183,14 @@ def test_radii_and_shares_are_those_of_a_known_profile() -> None:
 def test_where_there_is_no_tissue_nothing_is_said() -> None:
     """A vessel of 40 um has no tissue beyond 50 um, and none without oxygen."""
     cylinders = cylinder([4e-5])
-    found = exposure_of(*by_hand(cylinders, torch.ones_like(cylinders.r)), 1, Counted())
+    found = compute_exposure(*by_hand(cylinders, torch.ones_like(cylinders.r)), 1, KillCriteria())
     assert torch.isnan(found.killed["peak"]["beyond"]).all()
     assert torch.isnan(found.killed["peak"]["quiescent"]).all()
     assert float(found.killed["peak"]["all"]) == 1.0
     assert float(found.shares["beyond"]) == 0.0
-    assert torch.isnan(found.peak_cells[0, 0, found.distances_m > 30.1e-6]).all()
+    assert torch.isnan(found.peak_intracellular[0, 0, found.distances_m > 30.1e-6]).all()
     # lethal as far as the tissue goes
     assert float(found.lethal_radius["peak"]) == pytest.approx(30e-6)
-    nothing = exposure_of(*by_hand(cylinders, 0 * cylinders.r), 1, Counted())
+    nothing = compute_exposure(*by_hand(cylinders, 0 * cylinders.r), 1, KillCriteria())
     assert float(nothing.lethal_radius["peak"]) == 0.0
     assert float(nothing.killed["peak"]["all"]) == 0.0

@@ -5,24 +5,24 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nanopinn.solvers.grid import mean_of_parts, reconstruct_cells, repeat_cells
+from nanopinn.solvers.grid import average_subcells, subdivide_with_slopes, repeat_cells
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_refined_maps_keep_every_mean_and_make_no_new_extremum(factor: int) -> None:
     values = torch.rand(5, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    fine = reconstruct_cells(values, factor)
-    torch.testing.assert_close(mean_of_parts(fine, factor), values, rtol=1e-13, atol=1e-14)
+    fine = subdivide_with_slopes(values, factor)
+    torch.testing.assert_close(average_subcells(fine, factor), values, rtol=1e-13, atol=1e-14)
     assert fine.min() >= values.min()
     assert fine.max() <= values.max()
 
 
 def test_a_straight_map_stays_straight() -> None:
     x = torch.arange(6, dtype=torch.float64)
-    fine = reconstruct_cells(x[:, None, None].expand(6, 4, 4), 2)[:, 0, 0]
+    fine = subdivide_with_slopes(x[:, None, None].expand(6, 4, 4), 2)[:, 0, 0]
     torch.testing.assert_close(fine[2:-2], (torch.arange(12, dtype=torch.float64) - 0.5)[2:-2] / 2)
 
 
 def test_a_step_stays_a_step() -> None:
     step = torch.tensor([0.0, 0, 0, 1, 1, 1], dtype=torch.float64)[:, None, None].expand(6, 2, 2)
-    torch.testing.assert_close(reconstruct_cells(step, 3), repeat_cells(step, 3))
+    torch.testing.assert_close(subdivide_with_slopes(step, 3), repeat_cells(step, 3))

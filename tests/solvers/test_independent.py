@@ -9,10 +9,10 @@ import torch
 from scipy.integrate import solve_ivp
 
 from nanopinn.physics.model import FlowCoefficients
-from nanopinn.physics.pools import PoolCoefficients, PoolSystem
+from nanopinn.physics.pools import PoolCoefficients, PoolAssembler
 from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.march import march
+from nanopinn.solvers.march import integrate_fixed_steps
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import solve_pressure
 from nanopinn.solvers.schemes import SDIRK3, TR_BDF2, Scheme
@@ -75,11 +75,11 @@ def pools(flow: FlowCoefficients) -> tuple[PoolCoefficients, PoolOperator]:
     """One pool carried by the flow, decaying."""
     p = solve_pressure(flow, GRID).x
     phi = 0.3 * torch.ones(GRID.shape, dtype=torch.float64)
-    system = PoolSystem(("one",), phi)
-    system.holds("one", phi)
-    system.moves("one", 0.8, 1e-10 * phi)
-    system.loses("one", 2e-5 * phi)
-    system.gains("one", 0, phi)
+    system = PoolAssembler(("one",), phi)
+    system.set_capacity("one", phi)
+    system.add_transport("one", 0.8, 1e-10 * phi)
+    system.add_loss("one", 2e-5 * phi)
+    system.add_plasma_source("one", 0, phi)
     coefficients = system.coefficients()
     return coefficients, PoolOperator.of(coefficients, darcy_flows(flow, p, GRID), GRID)
 
@@ -112,7 +112,7 @@ def test_the_march_converges_to_scipys_answer_at_its_order(scheme: Scheme, order
     errors = []
     for steps in (8, 16, 32):
         found = (
-            march(
+            integrate_fixed_steps(
                 operator,
                 capacity,
                 source,
@@ -135,20 +135,20 @@ def test_still_pools_are_eliminated_exactly() -> None:
     flow = tissue()
     p = solve_pressure(flow, GRID).x
     phi = 0.3 * torch.ones(GRID.shape, dtype=torch.float64)
-    system = PoolSystem(("free", "bound"), phi)
-    system.holds("free", phi)
-    system.moves("free", 1.0, 1e-10 * phi)
-    system.passes("free", "bound", 2e-4)
-    system.passes("bound", "free", 1e-4 + 0 * phi)
-    system.loses("free", 1e-4)
-    system.loses("bound", 5e-5)
+    system = PoolAssembler(("free", "bound"), phi)
+    system.set_capacity("free", phi)
+    system.add_transport("free", 1.0, 1e-10 * phi)
+    system.add_transfer("free", "bound", 2e-4)
+    system.add_transfer("bound", "free", 1e-4 + 0 * phi)
+    system.add_loss("free", 1e-4)
+    system.add_loss("bound", 5e-5)
     coefficients = system.coefficients()
     operator = PoolOperator.of(coefficients, darcy_flows(flow, p, GRID), GRID)
     assert operator.moving == (0,)
     n = 2 * int(np.prod(GRID.shape))
     A = operator(torch.eye(n, dtype=torch.float64).reshape(n, 2, *GRID.shape)).reshape(n, n).T
     capacity, h = coefficients.capacity, 500.0
-    run = march(
+    run = integrate_fixed_steps(
         operator, capacity, lambda t: (1e-3 * capacity, None), [0.0, h], scheme=SDIRK3, tol=1e-13
     )
     U, k = torch.zeros(n, dtype=torch.float64), []

@@ -12,28 +12,28 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.physics import analytic
-from nanopinn.physics.drug import DrugDetail
+from nanopinn.physics.drug import DrugPoolOptions
 from nanopinn.physics.model import TissueMaps, TumourModel
-from nanopinn.physics.pools import PoolCoefficients, PoolSystem
-from nanopinn.solvers.evolve import Tolerance, evolve
-from nanopinn.solvers.fluxes import Transport
+from nanopinn.physics.pools import PoolCoefficients, PoolAssembler
+from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
+from nanopinn.solvers.fluxes import TransportOperator
 from nanopinn.solvers.interval import Interval
-from nanopinn.solvers.krogh import drained, krogh_interval, krogh_operator, vessel_pools
-from nanopinn.solvers.line import LineMatrix
+from nanopinn.solvers.krogh import add_filtration_loss, krogh_interval, krogh_operator, vessel_pools
+from nanopinn.solvers.line import BlockTridiagonalStageSolver
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.penetration import KroghResult, solve_cylinders
-from nanopinn.solvers.radial import Cylinders
+from nanopinn.solvers.penetration import KroghSolution, solve_cylinders
+from nanopinn.solvers.radial import KroghCylinders
 
 ONE = torch.ones(1, 1, 1, dtype=torch.float64)
 
 
-def cylinder(R_t: float, cells: int = 32, R_c: float = 1e-5) -> Cylinders:
-    return Cylinders(
+def cylinder(R_t: float, cells: int = 32, R_c: float = 1e-5) -> KroghCylinders:
+    return KroghCylinders(
         R_c, torch.tensor([[R_t]], dtype=torch.float64), torch.ones(1, dtype=torch.float64), cells
     )
 
 
-def clusters(n: int, detail: DrugDetail) -> tuple[PoolCoefficients, Tensor]:
+def clusters(n: int, detail: DrugPoolOptions) -> tuple[PoolCoefficients, Tensor]:
     """Pools of uneven clusters without filtration, and their blood volumes."""
     g = torch.Generator().manual_seed(4)
 
@@ -57,14 +57,16 @@ def voxels(pools: PoolCoefficients, times: list[float]) -> Tensor:
         torch.zeros(s, dtype=torch.float64) for s in ((0, m + 1, 1, 1), (0, m, 2, 1), (0, m, 1, 2))
     )
     operator = PoolOperator(
-        len(pools.names), (), Transport(none, none), pools.reaction, pools.inflow
+        len(pools.names), (), TransportOperator(none, none), pools.reaction, pools.inflow
     )
     mixed = Interval(0.0, times[-1], operator, pools.capacity, plasma, pools.transfers)
-    run = evolve([mixed], torch.zeros_like(pools.capacity), times, tolerance=Tolerance(1e-5))
+    run = integrate_adaptive(
+        [mixed], torch.zeros_like(pools.capacity), times, tolerance=Tolerance(1e-5)
+    )
     return run.U[..., 0, 0]
 
 
-def around(pools: PoolCoefficients, cylinders: Cylinders, times: list[float]) -> KroghResult:
+def around(pools: PoolCoefficients, cylinders: KroghCylinders, times: list[float]) -> KroghSolution:
     interval = krogh_interval(0.0, times[-1], pools, cylinders, plasma)
     return solve_cylinders(
         [interval], pools.names, vessel_pools(pools), cylinders, times, tolerance=Tolerance(1e-4)
@@ -78,19 +80,19 @@ def faster(pools: PoolCoefficients, factor: float) -> PoolCoefficients:
 @pytest.mark.parametrize("vessels", [False, True])
 def test_with_fast_diffusion_a_cylinder_is_the_voxel(vessels: bool) -> None:
     """Two-way with vessels: their plasma too must be the voxel's. 1e4 times the diffusion leaves 1e-4 of a gradient."""
-    pools, v_b = clusters(4, DrugDetail(bound=True, saturable=True, vessels=vessels))
+    pools, v_b = clusters(4, DrugPoolOptions(bound=True, saturable=True, vessels=vessels))
     times = [600.0, 3600.0, 14400.0]
-    found = around(faster(pools, 1e4), Cylinders.around(v_b, 1e-5, 0.0, classes=1), times)
+    found = around(faster(pools, 1e4), KroghCylinders.around(v_b, 1e-5, 0.0, classes=1), times)
     torch.testing.assert_close(found.mean, voxels(pools, times), rtol=2e-3, atol=1e-12)
-    assert found.imbalance < 1e-10
+    assert found.mass_balance_error < 1e-10
 
 
 def test_while_drug_comes_in_a_cylinder_takes_up_less_than_the_well_mixed_voxel() -> None:
     """Drug that crowds at the wall holds back what follows; with ten times the diffusion less so."""
-    pools, v_b = clusters(4, DrugDetail(bound=True, saturable=True))
+    pools, v_b = clusters(4, DrugPoolOptions(bound=True, saturable=True))
     mixed = voxels(pools, [1200.0])[0, 1:].sum(0)
     slow, fast = (
-        around(faster(pools, f), Cylinders.around(v_b, 1e-5, 0.0, classes=1), [1200.0])
+        around(faster(pools, f), KroghCylinders.around(v_b, 1e-5, 0.0, classes=1), [1200.0])
         for f in (1.0, 10.0)
     )
     assert torch.all(slow.pool("intracellular")[0, :, 0].diff(dim=-1) < 0)
@@ -102,17 +104,17 @@ def test_tissue_depletes_its_vessel_as_much_as_its_steady_uptake_says() -> None:
     """Plasma passes at flow Q: C_v = Q C_in / (Q + G), G the cylinder's uptake per plasma concentration in closed form."""
     phi_D, k, P, Q = 4.68e-11, 0.02, 2.67e-6, 5e-3
     cylinders = cylinder(1e-4, 128)
-    pools = PoolSystem(("drug", "vessel"), ONE)
-    pools.moves("drug", 0.0, phi_D * ONE)
-    pools.loses("drug", k * ONE)
-    pools.holds("vessel", 0.03 * ONE)
-    PS = P * cylinders.surface[:, None, None]
-    pools.crosses_wall("drug", 0, PS, PS, "vessel")
-    pools.gains("vessel", 0, Q * ONE)
-    pools.loses("vessel", Q * ONE)
+    pools = PoolAssembler(("drug", "vessel"), ONE)
+    pools.add_transport("drug", 0.0, phi_D * ONE)
+    pools.add_loss("drug", k * ONE)
+    pools.set_capacity("vessel", 0.03 * ONE)
+    PS = P * cylinders.surface_density[:, None, None]
+    pools.add_wall_exchange("drug", 0, PS, PS, "vessel")
+    pools.add_plasma_source("vessel", 0, Q * ONE)
+    pools.add_loss("vessel", Q * ONE)
     operator, capacity, _ = krogh_operator(pools.coefficients(), cylinders)
-    C, _ = LineMatrix(operator, 1e-300 * capacity, 1.0).solve(
-        operator.inflow_of(torch.ones(1, dtype=torch.float64))
+    C, _ = BlockTridiagonalStageSolver(operator, 1e-300 * capacity, 1.0).solve(
+        operator.plasma_source(torch.ones(1, dtype=torch.float64))
     )
     wall = float(analytic.krogh_first_order(np.array([1e-5]), 1e-5, 1e-4, phi_D, k, P)[0])
     G = float(PS) * (1 - wall)
@@ -126,13 +128,13 @@ def test_tissue_depletes_its_vessel_as_much_as_its_steady_uptake_says() -> None:
 
 def test_free_and_cellular_drug_around_a_vessel_are_scipys() -> None:
     """Saturable uptake against finite differences in r (not in ln r, not conservative) and scipy's BDF; 300 points."""
-    pools, _ = clusters(1, DrugDetail(carrier=False, saturable=True))
+    pools, _ = clusters(1, DrugPoolOptions(carrier=False, saturable=True))
     R_c, R_t, end, n = 1e-5, 9e-5, 1200.0, 300
     cylinders = cylinder(R_t, 64)
     found = around(pools, cylinders, [end])
     k, phi, D = pools.transfers[0], float(pools.capacity[0]), float(pools.diffusion[0])
     r, h = np.linspace(R_c, R_t, n, retstep=True)
-    P = float(pools.walls[0].influx / cylinders.surface)
+    P = float(pools.walls[0].influx / cylinders.surface_density)
     on, off = float(-pools.reaction[2, 1]), float(-pools.reaction[1, 2])
 
     def rate(t: float, y: np.ndarray) -> np.ndarray:
@@ -158,10 +160,14 @@ def test_free_and_cellular_drug_around_a_vessel_are_scipys() -> None:
 
 def test_classes_keep_blood_volume_surface_and_tissue() -> None:
     v_b = torch.tensor([0.01, 0.04, 0.08], dtype=torch.float64)
-    c = Cylinders.around(v_b, 1e-5, 0.3, classes=5)
+    c = KroghCylinders.around(v_b, 1e-5, 0.3, classes=5)
     torch.testing.assert_close(1e-10 / (c.vessels * c.R_t**2).sum(-1), v_b)
-    torch.testing.assert_close((c.share * c.vessels_per_tissue).sum(-1), torch.ones_like(v_b))
-    torch.testing.assert_close((c.vessels * 2e-5).sum(-1) / (c.vessels * c.ring).sum(-1), c.surface)
+    torch.testing.assert_close(
+        (c.tissue_fractions * c.relative_vessel_density).sum(-1), torch.ones_like(v_b)
+    )
+    torch.testing.assert_close(
+        (c.vessels * 2e-5).sum(-1) / (c.vessels * c.ring_area).sum(-1), c.surface_density
+    )
     torch.testing.assert_close(c.tissue_mean(torch.ones_like(c.r)), torch.ones_like(v_b))
     log_R = (c.vessels * c.R_t.log()).sum(-1, keepdim=True)
     torch.testing.assert_close(
@@ -171,9 +177,9 @@ def test_classes_keep_blood_volume_surface_and_tissue() -> None:
 
 def test_more_classes_change_the_mean_ever_less() -> None:
     """Gauss-Hermite: 3 classes are within 2 % of 7 for what is in cells at 20 min."""
-    pools, v_b = clusters(2, DrugDetail(bound=True, saturable=True))
+    pools, v_b = clusters(2, DrugPoolOptions(bound=True, saturable=True))
     few, many = (
-        around(pools, Cylinders.around(v_b, 1e-5, 0.25, classes=n), [1200.0]).mean[0, 3]
+        around(pools, KroghCylinders.around(v_b, 1e-5, 0.25, classes=n), [1200.0]).mean[0, 3]
         for n in (3, 7)
     )
     torch.testing.assert_close(few, many, rtol=0.02, atol=0.0)
@@ -181,22 +187,22 @@ def test_more_classes_change_the_mean_ever_less() -> None:
 
 def test_tissue_thinner_than_its_vessel_is_refused() -> None:
     with pytest.raises(InputError, match="as wide as the tissue"):
-        Cylinders.around(torch.tensor([0.5], dtype=torch.float64), 1e-5, 0.5, classes=5)
+        KroghCylinders.around(torch.tensor([0.5], dtype=torch.float64), 1e-5, 0.5, classes=5)
 
 
 def test_what_filters_in_leaves_when_drained() -> None:
     """Without reflection the fluid that enters has plasma's concentration; so has, in the end, a drained tissue."""
     J_v, PS = 1e-3 * ONE, 1e-4 * ONE
-    pools = PoolSystem(("tracer",), ONE)
-    pools.moves("tracer", 1.0, 1e-6 * ONE)
-    pools.crosses_wall("tracer", 0, PS + J_v, PS)
+    pools = PoolAssembler(("tracer",), ONE)
+    pools.add_transport("tracer", 1.0, 1e-6 * ONE)
+    pools.add_wall_exchange("tracer", 0, PS + J_v, PS)
     for coefficients, expected in (
-        (drained(pools.coefficients(), J_v), 1.0),
+        (add_filtration_loss(pools.coefficients(), J_v), 1.0),
         (pools.coefficients(), 11.0),
     ):
         operator, capacity, _ = krogh_operator(coefficients, cylinder(5e-5))
-        C, _ = LineMatrix(operator, 1e-300 * capacity, 1.0).solve(
-            operator.inflow_of(torch.ones(1, dtype=torch.float64))
+        C, _ = BlockTridiagonalStageSolver(operator, 1e-300 * capacity, 1.0).solve(
+            operator.plasma_source(torch.ones(1, dtype=torch.float64))
         )
         torch.testing.assert_close(C, torch.full_like(C, expected), rtol=1e-3, atol=0.0)
 
@@ -204,32 +210,32 @@ def test_what_filters_in_leaves_when_drained() -> None:
 def test_every_vessel_gives_the_same_and_the_cluster_receives_what_its_voxel_does() -> None:
     """Before anything comes back: uptake per vessel is one, per tissue volume ``influx C_v`` over the cluster."""
     v_b = torch.tensor([0.02, 0.05], dtype=torch.float64)
-    cylinders = Cylinders.around(v_b, 1e-5, 0.35, classes=4)
+    cylinders = KroghCylinders.around(v_b, 1e-5, 0.35, classes=4)
     PS = torch.tensor([1e-6, 3e-6], dtype=torch.float64)[:, None, None]
-    pools = PoolSystem(("tracer",), torch.ones_like(PS))
-    pools.moves("tracer", 0.0, 1e-6 * torch.ones_like(PS))
-    pools.crosses_wall("tracer", 0, PS, PS)
+    pools = PoolAssembler(("tracer",), torch.ones_like(PS))
+    pools.add_transport("tracer", 0.0, 1e-6 * torch.ones_like(PS))
+    pools.add_wall_exchange("tracer", 0, PS, PS)
     operator, _, _ = krogh_operator(pools.coefficients(), cylinders)
     received = operator.inflow[0, 0].sum(-1)
-    per_vessel = received * cylinders.ring
+    per_vessel = received * cylinders.ring_area
     torch.testing.assert_close(
         per_vessel, per_vessel[:, :1].expand_as(per_vessel), rtol=1e-4, atol=0.0
     )
     torch.testing.assert_close(
-        (received * cylinders.share).sum(-1), PS[:, 0, 0], rtol=1e-4, atol=0.0
+        (received * cylinders.tissue_fractions).sum(-1), PS[:, 0, 0], rtol=1e-4, atol=0.0
     )
 
 
 def test_each_cluster_has_its_own_plasma_and_an_event_changes_what_follows() -> None:
     """Twice the plasma is twice the drug where everything is linear; after an event that stops decay nothing is lost."""
     two = torch.ones(2, 1, 1, dtype=torch.float64)
-    cylinders = Cylinders.around(torch.full((2,), 0.03, dtype=torch.float64), 1e-5, 0.3)
+    cylinders = KroghCylinders.around(torch.full((2,), 0.03, dtype=torch.float64), 1e-5, 0.3)
 
     def pools(decay: float) -> PoolCoefficients:
-        system = PoolSystem(("free",), two)
-        system.moves("free", 0.0, 1e-10 * two)
-        system.crosses_wall("free", 0, 1e-4 * two, 0 * two)
-        system.loses("free", decay * two)
+        system = PoolAssembler(("free",), two)
+        system.add_transport("free", 0.0, 1e-10 * two)
+        system.add_wall_exchange("free", 0, 1e-4 * two, 0 * two)
+        system.add_loss("free", decay * two)
         return system.coefficients()
 
     dose = torch.tensor([1.0, 2.0], dtype=torch.float64).reshape(1, 2, 1, 1)

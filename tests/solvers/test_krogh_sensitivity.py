@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanopinn.physics.drug import FULL
+from nanopinn.physics.drug import FULL_POOLS
 from nanopinn.physics.model import TissueMaps, TumourModel, default_scalars
 from nanopinn.solvers import stage
-from nanopinn.solvers.evolve import Evolution, Tolerance, evolve
+from nanopinn.solvers.evolve import EvolutionResult, Tolerance, integrate_adaptive
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.krogh import krogh_operator
-from nanopinn.solvers.line import LineMatrix
-from nanopinn.solvers.radial import Cylinders
-from nanopinn.solvers.sensitivity import adjoint, tangent
+from nanopinn.solvers.line import BlockTridiagonalStageSolver
+from nanopinn.solvers.radial import KroghCylinders
+from nanopinn.solvers.sensitivity import solve_adjoint, propagate_tangent
 
 HOUR, CLUSTERS = 3600.0, 4
 SAVED = [0.3 * HOUR, HOUR, 3 * HOUR]
@@ -46,13 +46,13 @@ def coefficients(theta: Tensor, hot: bool) -> tuple[tuple[Tensor, ...], Interval
     release, carrier, uptake, diffusion = torch.exp(theta)
     model = TumourModel.of(maps, {"PS_l": default_scalars()["PS_l"] * carrier})
     rate = (0.02 if hot else 2e-5) * release * one
-    pools = model.drug(0 * one, 0 * one, FULL, rate, 0.1 * rate)
+    pools = model.drug(0 * one, 0 * one, FULL_POOLS, rate, 0.1 * rate)
     pools = replace(
         pools,
         diffusion=diffusion * pools.diffusion,
         transfers=tuple(replace(k, uptake=uptake * k.uptake) for k in pools.transfers),
     )
-    cylinders = Cylinders.around(maps.v_p.flatten() / 0.58, 1e-5, 0.3, classes=2, cells=6)
+    cylinders = KroghCylinders.around(maps.v_p.flatten() / 0.58, 1e-5, 0.3, classes=2, cells=6)
     operator, capacity, transfers = krogh_operator(pools, cylinders)
     interval = Interval(
         0.0 if hot else HOUR, HOUR if hot else SAVED[-1], operator, capacity, plasma, transfers
@@ -74,23 +74,23 @@ def change(hot: bool) -> Interval:
     )
 
 
-def run(e: float, steps: list[tuple[float, float]] | None = None) -> Evolution:
+def run(e: float, steps: list[tuple[float, float]] | None = None) -> EvolutionResult:
     intervals = [coefficients(e * DIRECTION, hot)[1] for hot in (True, False)]
-    exact = Tolerance(step=5e-2, equation=1e-14)
+    exact = Tolerance(step=5e-2, residual=1e-14)
     start = torch.zeros_like(intervals[0].capacity)
-    return evolve(
+    return integrate_adaptive(
         intervals,
         start,
         SAVED,
         tolerance=exact,
-        stage_of=LineMatrix,
+        stage_factory=BlockTridiagonalStageSolver,
         keep_stages=steps is None,
         steps=steps,
     )
 
 
 @pytest.fixture(scope="module")
-def case() -> tuple[Evolution, list[Interval], Callable[[float], Tensor], Tensor]:
+def case() -> tuple[EvolutionResult, list[Interval], Callable[[float], Tensor], Tensor]:
     """A run, the change of its coefficients, the run some way along it with the same steps, and weights of a scalar."""
     base = run(0.0)
     taken = [(s.t, s.dt) for s in base.steps]
@@ -102,7 +102,7 @@ def case() -> tuple[Evolution, list[Interval], Callable[[float], Tensor], Tensor
 
 def test_around_vessels_the_tangent_leaves_a_remainder_of_second_order(case) -> None:  # type: ignore[no-untyped-def]
     base, changes, moved, _ = case
-    V = tangent(base, changes)
+    V = propagate_tangent(base, changes)
     assert torch.all(V.abs().amax(dim=(0, 1, 3, 4)) > 1e-3 * V.abs().max())  # every cluster answers
     remainders = [float((moved(e) - base.U - e * V).norm()) for e in (0.1, 0.05, 0.025)]
     rates = np.log2(np.array(remainders[:-1]) / remainders[1:])
@@ -118,8 +118,8 @@ def test_around_vessels_backward_and_forward_agree_to_ten_digits_without_a_krylo
         raise AssertionError("a line is solved directly")
 
     monkeypatch.setattr(stage, "bicgstab", refuse)
-    forward = float((weights * tangent(base, changes)).sum())
-    gradients, of_start = adjoint(base, weights)
+    forward = float((weights * propagate_tangent(base, changes)).sum())
+    gradients, of_start = solve_adjoint(base, weights)
     assert sum(g.dot(c) for g, c in zip(gradients, changes, strict=True)) == pytest.approx(
         forward, rel=1e-10
     )
@@ -133,5 +133,5 @@ def test_around_vessels_backward_and_forward_agree_to_ten_digits_without_a_krylo
         of_start.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     )
     assert float((of_start * begun).sum()) == pytest.approx(
-        float((weights * tangent(base, still, begun)).sum()), rel=1e-10
+        float((weights * propagate_tangent(base, still, begun)).sum()), rel=1e-10
     )

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.fluxes import Transport
-from nanopinn.solvers.line import LineMatrix
+from nanopinn.solvers.fluxes import TransportOperator
+from nanopinn.solvers.line import BlockTridiagonalStageSolver
 from nanopinn.solvers.linear import SolverError
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.stage import StageMatrix
+from nanopinn.solvers.stage import KrylovStageSolver
 
 POOLS, LINES, CELLS = 4, 5, 9
 
@@ -33,7 +33,7 @@ def lines() -> tuple[PoolOperator, Tensor]:
         reaction[p, p] = exchange[:, p].sum(0)
     closed = torch.zeros(2, LINES + 1, 1, CELLS), torch.zeros(2, LINES, 2, CELLS)
     closed = closed[0].double(), closed[1].double()
-    transport = Transport((*closed, 50 * faces[0]), (*closed, 50 * faces[1]))
+    transport = TransportOperator((*closed, 50 * faces[0]), (*closed, 50 * faces[1]))
     operator = PoolOperator(
         POOLS,
         (0, 2),
@@ -59,7 +59,7 @@ def test_a_line_is_solved_as_by_dense_elimination(w: float) -> None:
             3, *capacity.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
         ),
     )
-    line = LineMatrix(operator, capacity, w)
+    line = BlockTridiagonalStageSolver(operator, capacity, w)
     for found, A in ((line.solve(b)[0], matrix), (line.solve(b, transposed=True)[0], matrix.T)):
         exact = torch.linalg.solve(A, b.reshape(3, -1).T).T.reshape(b.shape)
         torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-11 * float(exact.abs().max()))
@@ -67,8 +67,8 @@ def test_a_line_is_solved_as_by_dense_elimination(w: float) -> None:
 
 def test_a_single_right_hand_side_and_pools_that_all_move() -> None:
     operator, capacity = lines()
-    part = operator.only([0, 2])
-    line = LineMatrix(part, capacity[[0, 2]], 2.0)
+    part = operator.restrict_to([0, 2])
+    line = BlockTridiagonalStageSolver(part, capacity[[0, 2]], 2.0)
     b = capacity[[0, 2]]
     exact = torch.linalg.solve(dense(part, b, 2.0), b.flatten()).reshape(b.shape)
     torch.testing.assert_close(line.solve(b)[0], exact, rtol=1e-11, atol=1e-13)
@@ -81,21 +81,23 @@ def test_transport_across_lines_is_refused() -> None:
         operator, transport=replace(operator.transport, before=(before[0] + 1.0, *before[1:]))
     )
     with pytest.raises(ValueError, match="closed faces"):
-        LineMatrix(leaky, capacity, 1.0)
+        BlockTridiagonalStageSolver(leaky, capacity, 1.0)
 
 
 def test_a_singular_line_is_an_error() -> None:
     """Cells that hold nothing, lose nothing and touch nothing have no solution."""
     operator, capacity = lines()
-    part = operator.only([0])
+    part = operator.restrict_to([0])
     before, after = part.transport.before, part.transport.after
     alone = 0 * before[2]
     alone[..., 1] = 1.0
     empty = replace(
-        part, transport=Transport((*before[:2], alone), (*after[:2], 0 * alone)), reaction={}
+        part,
+        transport=TransportOperator((*before[:2], alone), (*after[:2], 0 * alone)),
+        reaction={},
     )
     with pytest.raises(SolverError, match="singular"):
-        LineMatrix(empty, 0 * capacity[:1], 1.0)
+        BlockTridiagonalStageSolver(empty, 0 * capacity[:1], 1.0)
 
 
 def test_a_stage_renewed_with_other_couplings_is_as_one_made_for_them() -> None:
@@ -103,10 +105,10 @@ def test_a_stage_renewed_with_other_couplings_is_as_one_made_for_them() -> None:
     operator, capacity = lines()
     few = {(p, q): m for (p, q), m in operator.reaction.items() if p == q or (p, q) == (1, 3)}
     b = torch.randn(capacity.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    for kind in (StageMatrix, LineMatrix):
+    for kind in (KrylovStageSolver, BlockTridiagonalStageSolver):
         stage = kind(operator, capacity, 2.0, few)
         for w, reaction in ((2.0, operator.reaction), (0.5, few), (0.5, {})):
-            stage.renew(w, reaction)
+            stage.update_matrix(w, reaction)
             A = dense(replace(operator, reaction=reaction), capacity, w)
             exact = torch.linalg.solve(A, b.flatten()).reshape(b.shape)
             torch.testing.assert_close(stage.solve(b, tol=1e-13)[0], exact, rtol=1e-9, atol=1e-11)

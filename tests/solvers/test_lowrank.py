@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from nanopinn.imaging.kinetics.convolution import convolve_exponential
-from nanopinn.physics.pools import PoolSystem
-from nanopinn.solvers.forward import Forward
+from nanopinn.physics.pools import PoolAssembler
+from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.linear import SolverError
 from nanopinn.solvers.lowrank import low_rank_response
 from nanopinn.solvers.operator import PoolOperator
@@ -19,13 +19,13 @@ from nanopinn.workflows.verify.tissue import small_tissue
 def test_the_contrast_agent_has_a_low_rank_in_time_and_it_is_the_marchs_answer() -> None:
     setting, aif, frames = small_tissue()
     none = torch.zeros(0, dtype=torch.float64)
-    forward = Forward(setting, lambda _: {})
+    forward = ForwardModel(setting, lambda _: {})
     flow = forward.flow(none)
     marched, _, _ = forward.contrast(none, flow, aif, frames, SDIRK3, 8)
     pools, operator, _ = forward.operators("contrast", none, flow)
     found = low_rank_response(operator, pools.capacity, aif.times_s, aif.plasma_mM, frames)
     plasma = torch.as_tensor(np.interp(frames, aif.times_s, aif.plasma_mM, left=0.0))
-    C = setting.maps.phi * found.at_times()[:, 0] + setting.maps.v_p * plasma[:, None, None, None]
+    C = setting.maps.phi * found.evaluate()[:, 0] + setting.maps.v_p * plasma[:, None, None, None]
     assert float((C - marched).norm() / marched.norm()) < 3e-5
     assert len(found.fields) < 25
 
@@ -36,9 +36,9 @@ def test_cells_at_rest_answer_with_their_own_exponentials() -> None:
     maps = setting.maps
     rate = torch.where(maps.tumour > 0.5, 2e-3, 8e-3)
 
-    system = PoolSystem(("one",), maps.phi)
-    system.gains("one", 0, 3e-3 + 0 * maps.phi)
-    system.loses("one", rate)
+    system = PoolAssembler(("one",), maps.phi)
+    system.add_plasma_source("one", 0, 3e-3 + 0 * maps.phi)
+    system.add_loss("one", rate)
     pools = system.coefficients()
     still = tuple(
         torch.zeros([n + (a == b) for b, n in enumerate(rate.shape)], dtype=torch.float64)
@@ -51,13 +51,13 @@ def test_cells_at_rest_answer_with_their_own_exponentials() -> None:
     exact = 3e-3 * convolve_exponential(
         torch.as_tensor(aif.times_s), torch.as_tensor(aif.plasma_mM), rate, torch.as_tensor(frames)
     )
-    torch.testing.assert_close(found.at_times()[:, 0], exact.movedim(-1, 0), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.evaluate()[:, 0], exact.movedim(-1, 0), rtol=1e-9, atol=1e-12)
 
 
 def test_too_few_fields_are_refused() -> None:
     setting, aif, frames = small_tissue()
     none = torch.zeros(0, dtype=torch.float64)
-    forward = Forward(setting, lambda _: {})
+    forward = ForwardModel(setting, lambda _: {})
     pools, operator, _ = forward.operators("contrast", none, forward.flow(none))
     with pytest.raises(SolverError, match="march"):
-        low_rank_response(operator, pools.capacity, aif.times_s, aif.plasma_mM, frames, largest=3)
+        low_rank_response(operator, pools.capacity, aif.times_s, aif.plasma_mM, frames, max_rank=3)

@@ -7,22 +7,22 @@ import pytest
 import torch
 
 from nanopinn.physics.analytic import krogh_first_order
-from nanopinn.physics.drug import FULL
+from nanopinn.physics.drug import FULL_POOLS
 from nanopinn.physics.model import TissueMaps, TumourModel
 from nanopinn.physics.oxygen import OxygenSupply, oxygen_pressure
-from nanopinn.solvers.clusters import group_mean, group_pools, group_voxels
+from nanopinn.solvers.clusters import cluster_mean, cluster_pools, cluster_voxels
 from nanopinn.solvers.penetration import (
-    at_distances,
-    at_radii,
-    equal_areas,
-    first_below,
+    interpolate_at_distances,
+    interpolate_at_radii,
+    equal_area_radii,
+    find_first_below,
     half_distance,
-    share_of_tissue,
+    tissue_average,
 )
-from nanopinn.solvers.radial import Cylinders
+from nanopinn.solvers.radial import KroghCylinders
 
 R_C = 1e-5
-CYLINDERS = Cylinders(
+CYLINDERS = KroghCylinders(
     R_C,
     torch.tensor([[6e-5, 1e-4], [8e-5, 9e-5]], dtype=torch.float64),
     torch.tensor([0.4, 0.6], dtype=torch.float64),
@@ -52,8 +52,8 @@ def test_half_distance_is_unknown_where_a_profile_never_halves_or_is_empty() -> 
 
 
 def test_points_of_equal_area_see_the_profile() -> None:
-    r = equal_areas(CYLINDERS)
-    values = at_radii(CYLINDERS.r.log(), r, CYLINDERS)
+    r = equal_area_radii(CYLINDERS)
+    values = interpolate_at_radii(CYLINDERS.r.log(), r, CYLINDERS)
     inner = (r > CYLINDERS.r[..., :1]) & (r < CYLINDERS.r[..., -1:])
     torch.testing.assert_close(values[inner], r.log()[inner], rtol=1e-12, atol=0.0)
     torch.testing.assert_close(
@@ -63,22 +63,22 @@ def test_points_of_equal_area_see_the_profile() -> None:
 
 def test_a_share_of_tissue_is_its_area_between_two_radii() -> None:
     """What lies within 40 um of the axis, of all tissue and of that between 30 and 50 um; unknown of tissue that is not there."""
-    r = equal_areas(CYLINDERS)
+    r = equal_area_radii(CYLINDERS)
     inside = (r < 4e-5).double()
-    exact = (CYLINDERS.share * (16e-10 - 1e-10) / CYLINDERS.ring).sum(-1)
+    exact = (CYLINDERS.tissue_fractions * (16e-10 - 1e-10) / CYLINDERS.ring_area).sum(-1)
     torch.testing.assert_close(
-        share_of_tissue(inside, torch.ones_like(r), CYLINDERS), exact, rtol=0.0, atol=0.005
+        tissue_average(inside, torch.ones_like(r), CYLINDERS), exact, rtol=0.0, atol=0.005
     )
-    between = share_of_tissue(inside, (r > 3e-5) & (r < 5e-5), CYLINDERS)
+    between = tissue_average(inside, (r > 3e-5) & (r < 5e-5), CYLINDERS)
     torch.testing.assert_close(between, torch.full_like(between, 7 / 16), rtol=0.0, atol=0.02)
-    assert torch.isnan(share_of_tissue(inside, r > 1.0, CYLINDERS)).all()
+    assert torch.isnan(tissue_average(inside, r > 1.0, CYLINDERS)).all()
 
 
 def test_a_profile_at_a_distance_is_the_mean_over_the_tissue_there() -> None:
     """Every vessel has as much tissue at one distance: classes weigh by vessels, those whose tissue ends before it not at all."""
     x = torch.tensor([0.0, 30e-6, 60e-6, 95e-6], dtype=torch.float64)
     profile = CYLINDERS.r.log() + torch.tensor([1.0, 2.0], dtype=torch.float64)[:, None]
-    found = at_distances(profile, x, CYLINDERS)
+    found = interpolate_at_distances(profile, x, CYLINDERS)
     both, r = (R_C + x).log() + 0.4 * 1 + 0.6 * 2, (R_C + x).log()
     torch.testing.assert_close(found[0, :2], both[:2], rtol=1e-9, atol=0.0)
     torch.testing.assert_close(
@@ -90,7 +90,7 @@ def test_a_profile_at_a_distance_is_the_mean_over_the_tissue_there() -> None:
 def test_a_level_is_first_passed_on_the_line_between_points() -> None:
     x = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)
     values = torch.tensor([[1.0, 0.6, 0.2], [0.3, 0.9, 0.1], [1.0, 0.9, 0.8]], dtype=torch.float64)
-    found = first_below(values, x, 0.5)
+    found = find_first_below(values, x, 0.5)
     torch.testing.assert_close(found[:2], torch.tensor([1.5, 0.0], dtype=torch.float64))
     assert torch.isnan(found[2])
 
@@ -118,17 +118,17 @@ def test_groups_are_of_like_voxels_and_their_coefficients_the_means() -> None:
     )
     one = torch.ones(shape, dtype=torch.float64)
     mask = torch.rand(shape, generator=g) < 0.8
-    labels = group_voxels(v_p.log()[None], mask, 2, np.random.default_rng(0))
+    labels = cluster_voxels(v_p.log()[None], mask, 2, np.random.default_rng(0))
     assert torch.all((labels >= 0) == mask)
     assert len(set(labels[mask & low].tolist())) == len(set(labels[mask & ~low].tolist())) == 1
     pools = TumourModel.of(TissueMaps(one, 1e-3 * one, 0.3 * one, v_p, 6.8 * one)).drug(
-        1e-4 * one, 0 * one, FULL
+        1e-4 * one, 0 * one, FULL_POOLS
     )
-    grouped = group_pools(pools, labels)
+    grouped = cluster_pools(pools, labels)
     assert grouped.capacity.shape == (7, 2, 1, 1)
     first = int(labels[mask & low][0])
     vessel = pools.names.index("vessel free")
     assert float(grouped.capacity[vessel, first]) == pytest.approx(
         float(v_p[mask & low].mean()), rel=1e-12
     )
-    torch.testing.assert_close(grouped.walls[0].influx, group_mean(pools.walls[0].influx, labels))
+    torch.testing.assert_close(grouped.walls[0].influx, cluster_mean(pools.walls[0].influx, labels))

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from nanopinn.errors import InputError, NanopinnError
-from nanopinn.physics.pools import PoolCoefficients, PoolSystem
-from nanopinn.solvers.evolve import Tolerance, evolve
-from nanopinn.solvers.forward import Forward, Setting
+from nanopinn.physics.pools import PoolCoefficients, PoolAssembler
+from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
+from nanopinn.solvers.forward import ForwardModel, Setting
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.linear import SolverError
@@ -22,10 +22,10 @@ STILL = tuple(torch.zeros(s, dtype=torch.float64) for s in ((4, 3, 3), (3, 4, 3)
 
 
 def pools(loss: float = 1e-4) -> PoolCoefficients:
-    system = PoolSystem(("drug",), ONE)
-    system.moves("drug", 1.0, 1e-10 * ONE)
-    system.loses("drug", loss)
-    system.gains("drug", 0, ONE)
+    system = PoolAssembler(("drug",), ONE)
+    system.add_transport("drug", 1.0, 1e-10 * ONE)
+    system.add_loss("drug", loss)
+    system.add_plasma_source("drug", 0, ONE)
     return system.coefficients()
 
 
@@ -64,7 +64,7 @@ def test_an_impossible_coefficient_is_named_with_its_pool(field: str, bad: float
 def test_an_impossible_flow_is_named(field: str, bad: float) -> None:
     setting, _, _ = small_tissue()
     with pytest.raises(InputError, match="flow"):
-        Forward(setting, lambda _: {field: torch.tensor(bad, dtype=torch.float64)}).flow(
+        ForwardModel(setting, lambda _: {field: torch.tensor(bad, dtype=torch.float64)}).flow(
             torch.zeros(0, dtype=torch.float64)
         )
 
@@ -90,7 +90,7 @@ def test_a_plasma_curve_that_is_not_a_number_ends_the_run_with_its_time() -> Non
         lambda t: torch.tensor([float("nan") if t > 10 else 1.0], dtype=torch.float64),
     )
     with pytest.raises(SolverError, match="not finite at"):
-        evolve([interval], 0 * ONE[None], [100.0])
+        integrate_adaptive([interval], 0 * ONE[None], [100.0])
 
 
 def test_steps_that_shrink_to_nothing_name_the_pool() -> None:
@@ -98,4 +98,4 @@ def test_steps_that_shrink_to_nothing_name_the_pool() -> None:
     curve = lambda t: torch.tensor([abs(50.0 - t) ** -2.0], dtype=torch.float64)  # noqa: E731
     interval = Interval.of(0.0, 100.0, pools(), STILL, GRID, curve)
     with pytest.raises(NanopinnError, match=r"drug|not finite"):
-        evolve([interval], 0 * ONE[None], [100.0], tolerance=Tolerance(step=1e-6))
+        integrate_adaptive([interval], 0 * ONE[None], [100.0], tolerance=Tolerance(step=1e-6))

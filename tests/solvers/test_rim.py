@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.physics.model import FlowCoefficients
-from nanopinn.solvers.forward import Flow, Forward, Setting
-from nanopinn.solvers.grid import Grid, mean_of_parts
+from nanopinn.solvers.forward import FlowSolution, ForwardModel, Setting
+from nanopinn.solvers.grid import Grid, average_subcells
 from nanopinn.solvers.pressure import (
     pressure_gradient,
     pressure_operator,
@@ -27,7 +27,7 @@ NONE = torch.zeros(0, dtype=torch.float64)
 THETA = torch.tensor([np.log(0.4e-3), np.log(700.0)], dtype=torch.float64)
 
 
-def forward_of(refine: int, rim: float | None, a: float = 1.0) -> Forward:
+def forward_of(refine: int, rim: float | None, a: float = 1.0) -> ForwardModel:
     """The heterogeneous ball; its conductivity and filtration times ``a``, its pressures over it."""
     setting, _, _ = small_tissue()
 
@@ -35,13 +35,13 @@ def forward_of(refine: int, rim: float | None, a: float = 1.0) -> Forward:
         length, p_e = torch.exp(THETA if len(theta) == 0 else theta)
         return {"l": length, "p_e": p_e / a}
 
-    return Forward(replace(setting, flow_refine=refine, rim=rim), scalars)
+    return ForwardModel(replace(setting, flow_refine=refine, rim=rim), scalars)
 
 
 def by_hand(flow: FlowCoefficients, grid: RimGrid) -> np.ndarray:
     """Pressure of the parts from a dense matrix filled face by face, with half a cell's resistance on each side of a face."""
     number, K, S = (
-        grid.number.numpy(),
+        grid.cell_index.numpy(),
         flow.K.numpy(),
         (flow.LpSV + flow.LpLSL).numpy() * grid.cell_volume,
     )
@@ -75,7 +75,7 @@ def test_pressure_is_that_of_a_matrix_filled_face_by_face(factor: int) -> None:
     def rough(size: float) -> Tensor:
         return size * (0.5 + torch.rand(grid.shape, dtype=torch.float64, generator=g))
 
-    K = grid.joined(rough(3e-14))
+    K = grid.average_within_cells(rough(3e-14))
     flow = FlowCoefficients(
         K=K, LpSV=rough(4e-7), p_e=rough(1500.0), LpLSL=rough(1e-7), p_L=-100.0, p_inf=0.0
     )
@@ -115,7 +115,7 @@ def test_every_voxel_keeps_its_fluid(refine: int) -> None:
 def test_parts_of_a_whole_voxel_share_one_pressure() -> None:
     forward = forward_of(2, 0.0)
     p, maps = forward.flow(NONE).p, forward.setting.maps
-    spread = mean_of_parts(p.square(), 2) - mean_of_parts(p, 2).square()
+    spread = average_subcells(p.square(), 2) - average_subcells(p, 2).square()
     cut = near_edge(maps.tumour, forward.setting.grid, 0.0)
     assert (
         float(spread[~cut].abs().max()) < 1e-12 * float(p.square().max()) < float(spread[cut].max())
@@ -134,7 +134,9 @@ def test_operator_is_the_linear_part_of_the_residual() -> None:
     for rim in (None, 0.0):
         forward = forward_of(2, rim)
         flow, grid = forward.flow_coefficients(NONE), forward.setting.flow_setting.grid
-        p = grid.joined(torch.randn(grid.shape, dtype=torch.float64, generator=g) * 1e3)
+        p = grid.average_within_cells(
+            torch.randn(grid.shape, dtype=torch.float64, generator=g) * 1e3
+        )
         expected = pressure_residual(flow, p, grid) - pressure_residual(flow, 0 * p, grid)
         torch.testing.assert_close(
             pressure_operator(flow, grid)(p),
@@ -152,7 +154,7 @@ def test_tangents_have_taylor_remainders_of_second_order() -> None:
     slope = torch.einsum("m,mxyz->xyz", step, base.dp)
     remainders = []
     for e in (4e-2, 2e-2, 1e-2):
-        moved: Flow = forward.flow(THETA + e * step)
+        moved: FlowSolution = forward.flow(THETA + e * step)
         remainders.append(float((moved.p - base.p - e * slope).norm()))
     orders = np.log2(np.array(remainders[:-1]) / remainders[1:])
     assert orders == pytest.approx([2.0, 2.0], abs=0.1)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.physics.drug import FULL
+from nanopinn.physics.drug import FULL_POOLS
 from nanopinn.physics.model import TumourModel, default_scalars
-from nanopinn.solvers.evolve import Evolution, Tolerance, evolve
-from nanopinn.solvers.forward import Forward
+from nanopinn.solvers.evolve import EvolutionResult, Tolerance, integrate_adaptive
+from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.interval import Interval
-from nanopinn.solvers.sensitivity import adjoint, tangent
+from nanopinn.solvers.sensitivity import solve_adjoint, propagate_tangent
 from nanopinn.workflows.verify.tissue import small_tissue
 
 HOUR = 3600.0
@@ -25,7 +25,7 @@ def intervals_of(release: torch.Tensor, uptake: float) -> list[Interval]:
     """An hour of heat and four without; plasma falls; free drug comes near what saturates its transporters."""
     setting, _, _ = small_tissue()
     none = torch.zeros(0, dtype=torch.float64)
-    forward = Forward(setting, lambda _: {})
+    forward = ForwardModel(setting, lambda _: {})
     flow = forward.flow(none)
     model: TumourModel = forward.model(none)
 
@@ -36,7 +36,7 @@ def intervals_of(release: torch.Tensor, uptake: float) -> list[Interval]:
 
     out = []
     for start, end, rate in ((0.0, HOUR, release), (HOUR, 5 * HOUR, 1e-3 * release)):
-        pools = model.drug(flow.J_v, flow.J_L, FULL, rate)
+        pools = model.drug(flow.J_v, flow.J_L, FULL_POOLS, rate)
         pools = replace(
             pools, transfers=tuple(replace(k, uptake=uptake * k.uptake) for k in pools.transfers)
         )
@@ -45,7 +45,7 @@ def intervals_of(release: torch.Tensor, uptake: float) -> list[Interval]:
 
 
 @pytest.fixture(scope="module")
-def case() -> tuple[Evolution, list[Interval], Callable[[float], torch.Tensor], torch.Tensor]:
+def case() -> tuple[EvolutionResult, list[Interval], Callable[[float], torch.Tensor], torch.Tensor]:
     """A run, the change of its coefficients along a direction, the run that far along it, and weights of a scalar."""
     g = torch.Generator().manual_seed(0)
     shape = small_tissue()[0].grid.shape
@@ -53,12 +53,12 @@ def case() -> tuple[Evolution, list[Interval], Callable[[float], torch.Tensor], 
     direction = release * torch.randn(shape, dtype=torch.float64, generator=g)
     first = intervals_of(release, 1.0)
     start = torch.zeros_like(first[0].capacity)
-    exact = Tolerance(step=3e-3, equation=1e-14)
-    base = evolve(first, start, SAVED, tolerance=exact, keep_stages=True)
+    exact = Tolerance(step=3e-3, residual=1e-14)
+    base = integrate_adaptive(first, start, SAVED, tolerance=exact, keep_stages=True)
     taken = [(s.t, s.dt) for s in base.steps]
 
     def moved(e: float) -> torch.Tensor:
-        return evolve(
+        return integrate_adaptive(
             intervals_of(release + e * direction, 1 + 0.5 * e),
             start,
             SAVED,
@@ -86,7 +86,7 @@ def difference(a: Interval, b: Interval) -> Interval:
 
 def test_the_tangent_leaves_a_remainder_of_second_order(case) -> None:  # type: ignore[no-untyped-def]
     base, changes, moved, _ = case
-    V = tangent(base, changes)
+    V = propagate_tangent(base, changes)
     remainders = [float((moved(e) - base.U - e * V).norm()) for e in (0.1, 0.05, 0.025)]
     rates = np.log2(np.array(remainders[:-1]) / remainders[1:])
     assert rates == pytest.approx([2.0, 2.0], abs=0.1)
@@ -94,8 +94,8 @@ def test_the_tangent_leaves_a_remainder_of_second_order(case) -> None:  # type: 
 
 def test_backward_and_forward_agree_to_ten_digits(case) -> None:  # type: ignore[no-untyped-def]
     base, changes, _, weights = case
-    forward = float((weights * tangent(base, changes)).sum())
-    gradients, of_start = adjoint(base, weights)
+    forward = float((weights * propagate_tangent(base, changes)).sum())
+    gradients, of_start = solve_adjoint(base, weights)
     backward = sum(g.dot(c) for g, c in zip(gradients, changes, strict=True))
     assert backward == pytest.approx(forward, rel=1e-10)
     zero = [
@@ -108,22 +108,24 @@ def test_backward_and_forward_agree_to_ten_digits(case) -> None:  # type: ignore
         of_start.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     )
     assert float((of_start * begun).sum()) == pytest.approx(
-        float((weights * tangent(base, zero, begun)).sum()), rel=1e-10
+        float((weights * propagate_tangent(base, zero, begun)).sum()), rel=1e-10
     )
 
 
 def test_a_run_that_kept_nothing_says_so() -> None:
     first = intervals_of(0.01 * torch.ones(small_tissue()[0].grid.shape, dtype=torch.float64), 1.0)
-    run = evolve(first, torch.zeros_like(first[0].capacity), [HOUR], tolerance=Tolerance(step=0.1))
+    run = integrate_adaptive(
+        first, torch.zeros_like(first[0].capacity), [HOUR], tolerance=Tolerance(step=0.1)
+    )
     with pytest.raises(ValueError, match="keep_stages"):
-        tangent(run, first)
+        propagate_tangent(run, first)
 
 
 def test_a_run_whose_intervals_were_built_on_the_way_says_that_none_is_left() -> None:
     first = intervals_of(0.01 * torch.ones(small_tissue()[0].grid.shape, dtype=torch.float64), 1.0)[
         :1
     ]
-    run = evolve(
+    run = integrate_adaptive(
         iter(first),
         torch.zeros_like(first[0].capacity),
         [HOUR],
@@ -131,7 +133,7 @@ def test_a_run_whose_intervals_were_built_on_the_way_says_that_none_is_left() ->
         keep_stages=True,
     )
     with pytest.raises(ValueError, match="sequence"):
-        adjoint(run, run.U)
+        solve_adjoint(run, run.U)
 
 
 def test_a_limiter_has_no_derivative_and_says_so() -> None:
@@ -139,7 +141,7 @@ def test_a_limiter_has_no_derivative_and_says_so() -> None:
         0.01 * torch.ones(small_tissue()[0].grid.shape, dtype=torch.float64), 1.0
     )[0]
     limited = replace(interval, correction=torch.zeros_like)
-    run = evolve(
+    run = integrate_adaptive(
         [limited],
         torch.zeros_like(limited.capacity),
         [HOUR],
@@ -147,7 +149,7 @@ def test_a_limiter_has_no_derivative_and_says_so() -> None:
         keep_stages=True,
     )
     with pytest.raises(ValueError, match="limiter"):
-        tangent(run, [limited])
+        propagate_tangent(run, [limited])
 
 
 def test_the_gradient_of_the_scalars_is_what_their_tangents_say() -> None:
@@ -156,7 +158,7 @@ def test_the_gradient_of_the_scalars_is_what_their_tangents_say() -> None:
     names = ("l", "q", "PS_l", "krel_ref")
     theta = torch.zeros(len(names), dtype=torch.float64)
     base = {n: default_scalars()[n] for n in names}
-    forward = Forward(
+    forward = ForwardModel(
         setting, lambda th: {n: base[n] * torch.exp(v) for n, v in zip(names, th, strict=True)}
     )
     flow = forward.flow(theta, tangents=True)
@@ -166,20 +168,20 @@ def test_the_gradient_of_the_scalars_is_what_their_tangents_say() -> None:
         return torch.tensor([2e-2 * np.exp(-t / 5e4), 3e-4 * np.exp(-t / 3e4)], dtype=torch.float64)
 
     interval = Interval(0.0, 24 * HOUR, operator, pools.capacity, plasma)
-    run = evolve(
+    run = integrate_adaptive(
         [interval],
         0 * pools.capacity,
         [24 * HOUR],
-        tolerance=Tolerance(step=1e-2, equation=1e-13),
+        tolerance=Tolerance(step=1e-2, residual=1e-13),
         keep_stages=True,
     )
     weights = torch.randn(
         run.U.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
     )
     forwards = [
-        float((weights * tangent(run, [replace(interval, operator=tangents[j])])).sum())
+        float((weights * propagate_tangent(run, [replace(interval, operator=tangents[j])])).sum())
         for j in range(len(names))
     ]
-    (of_operator,), _ = adjoint(run, weights)
-    backward = forward.gradient("drug", theta, flow, of_operator.operator)
+    (grad_operator,), _ = solve_adjoint(run, weights)
+    backward = forward.gradient("drug", theta, flow, grad_operator.operator)
     assert backward.tolist() == pytest.approx(forwards, rel=1e-10)

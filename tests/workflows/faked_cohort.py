@@ -11,7 +11,7 @@ import numpy as np
 
 from nanopinn.inference.result import CheckItem, CheckResult, ScalarEstimate
 from nanopinn.report.folder import _row
-from nanopinn.workflows.cohort.names import study_name
+from nanopinn.workflows.cohort.names import parse_study_id
 
 PRIOR_SD = 1.0
 
@@ -23,7 +23,7 @@ def scalar(
 
 
 def put_verdict(dataset: Path, id: str, status: str, message: str = "", run: str = "fit") -> Path:
-    work = dataset / "work" / study_name(id).place
+    work = dataset / "work" / parse_study_id(id).place
     work.mkdir(parents=True, exist_ok=True)
     code = {"passed": 0, "check failed": 5, "refused": 3, "internal error": 1}[status]
     verdict = {

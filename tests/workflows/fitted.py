@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.inference.checkpoint import Checkpoint
-from nanopinn.inference.functions import centred, field_unknown, unit_bumps
+from nanopinn.inference.checkpoint import FittedProblem
+from nanopinn.inference.functions import centre_shapes, field_unknown, gaussian_radial_basis
 from nanopinn.inference.observations import ContrastObservation
 from nanopinn.inference.problem import InverseProblem
-from nanopinn.inference.unknowns import UnknownSet, spine_unknowns
+from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.parameters import value
 from nanopinn.physics.formulation import PH_SENSITIVE, Formulation
 from nanopinn.physics.model import TissueMaps
@@ -42,7 +42,7 @@ def arm(formulation: Formulation, fractions: tuple[Fraction, ...] = ()) -> Given
     )
 
 
-def ended() -> tuple[Checkpoint, np.ndarray, np.ndarray]:
+def ended() -> tuple[FittedProblem, np.ndarray, np.ndarray]:
     """A fit of ten scalars and a field of filtration, its posterior and its mask; its data do not matter here."""
     x = (np.arange(12) + 0.5) * VOXEL - 3e-3
     mask = np.asarray(
@@ -54,8 +54,8 @@ def ended() -> tuple[Checkpoint, np.ndarray, np.ndarray]:
         domain.shape
     )
     one = torch.ones_like(tumour)
-    shapes = centred(
-        torch.as_tensor(unit_bumps(tumour.numpy() > 0.5, np.full(3, VOXEL), 1.5e-3)),
+    shapes = centre_shapes(
+        torch.as_tensor(gaussian_radial_basis(tumour.numpy() > 0.5, np.full(3, VOXEL), 1.5e-3)),
         tumour > 0.5,
         0.5,
     )
@@ -67,7 +67,7 @@ def ended() -> tuple[Checkpoint, np.ndarray, np.ndarray]:
         6.9 + 0.2 * along,
         {"filtration": shapes},
     )
-    unknowns = UnknownSet(spine_unknowns(), (field_unknown("filtration", shapes, 0.5, 1.5e-3),))
+    unknowns = UnknownSet(scalar_unknowns(), (field_unknown("filtration", shapes, 0.5, 1.5e-3),))
     voxels = tumour > 0.5
     count, blank = int(voxels.sum()), torch.zeros((1, *domain.shape), dtype=torch.float64)
     nothing = ContrastObservation(
@@ -87,7 +87,7 @@ def ended() -> tuple[Checkpoint, np.ndarray, np.ndarray]:
         np.arange(3.0),
         nothing,
         (),
-        PH_SENSITIVE.bolus(),
+        PH_SENSITIVE.bolus_curves(),
         blank,
         blank,
         torch.zeros((2, 2, *domain.shape), dtype=torch.float64),
@@ -95,4 +95,8 @@ def ended() -> tuple[Checkpoint, np.ndarray, np.ndarray]:
     m, rng = len(unknowns), np.random.default_rng(1)
     root = 0.3 * rng.standard_normal((m, m)) / np.sqrt(m)
     covariance = root @ root.T + np.diag((0.2 * unknowns.prior_sd) ** 2)
-    return Checkpoint(problem, unknowns.prior_mean + 0.1 * rng.standard_normal(m)), covariance, mask
+    return (
+        FittedProblem(problem, unknowns.prior_mean + 0.1 * rng.standard_normal(m)),
+        covariance,
+        mask,
+    )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError
-from nanopinn.workflows.therapy.arms import Arm, arms_of
+from nanopinn.workflows.therapy.arms import Arm, build_arms
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs"
 HEAT, RADIATION = ["42:60"], ["5@24"]
@@ -21,11 +21,11 @@ def by_name(arms: tuple[Arm, ...]) -> dict[str, Arm]:
 
 
 def test_arms_are_dose_matched_and_differ_in_what_the_drug_is_given_in() -> None:
-    arms, said = arms_of(["free", "pld", "tsl", "ph"], heat=HEAT, radiation=RADIATION)
+    arms, said = build_arms(["free", "pld", "tsl", "ph"], heat=HEAT, radiation=RADIATION)
     assert [a.name for a in arms] == ["free", "pld", "tsl", "ph"]
     for a in arms:
         (given,) = a.treatment.doses
-        assert given.formulation.short == a.name
+        assert given.formulation.short_name == a.name
         assert (given.dose.start_s, given.dose.infusion_s) == (0.0, 0.0)
         assert given.dose.amount_kg == pytest.approx(90e-6)
         assert a.treatment.radiation.events() == (86400.0,)
@@ -35,7 +35,7 @@ def test_arms_are_dose_matched_and_differ_in_what_the_drug_is_given_in() -> None
 
 
 def test_heat_is_given_where_it_is_answered_and_said_so() -> None:
-    arms, said = arms_of(["free", "tsl"], heat=HEAT)
+    arms, said = build_arms(["free", "tsl"], heat=HEAT)
     found = by_name(arms)
     assert found["free"].treatment.heatings == ()
     (heat,) = found["tsl"].treatment.heatings
@@ -47,15 +47,15 @@ def test_heat_is_given_where_it_is_answered_and_said_so() -> None:
     )
     assert any("given to tsl alone" in s and "not to free" in s for s in said)
     assert any("driving pressure" in s for s in said)
-    every, _ = arms_of(["free", "tsl"], heat=HEAT, heat_all=True)
+    every, _ = build_arms(["free", "tsl"], heat=HEAT, heat_all=True)
     assert all(a.treatment.heatings for a in every)
 
 
 def test_effects_of_heat_can_be_left_out() -> None:
-    (arm,), said = arms_of(["tsl"], heat=HEAT, heat_effects=False)
+    (arm,), said = build_arms(["tsl"], heat=HEAT, heat_effects=False)
     assert arm.treatment.factors(7200.0) == {}
     assert any("left out." in s for s in said)
-    (mild,), said = arms_of(["tsl"], heat=["38.5:60"])
+    (mild,), said = build_arms(["tsl"], heat=["38.5:60"])
     assert mild.treatment.factors(7200.0) == {}
     assert any("left out below 39 C" in s for s in said)
 
@@ -67,8 +67,8 @@ def test_options_say_what_a_schedule_says(tmp_path: Path) -> None:
         "[[radiation]]\ntime_h = 24\ndose_Gy = 5\n[[radiation]]\ntime_h = 48\ndose_Gy = 2\n"
         "[imaging]\ntimes_h = [1, 4, 24, 48, 72]\n[run]\nend_h = 72\n"
     )
-    of_file, said = arms_of(["free", "tsl"], schedule=tmp_path / "plan.toml")
-    of_options, _ = arms_of(
+    of_file, said = build_arms(["free", "tsl"], schedule=tmp_path / "plan.toml")
+    of_options, _ = build_arms(
         ["free", "tsl"],
         dose="90mg",
         infusion_min=30,
@@ -80,28 +80,28 @@ def test_options_say_what_a_schedule_says(tmp_path: Path) -> None:
 
 
 def test_a_schedules_formulation_is_replaced_in_every_arm_and_its_doses_stay() -> None:
-    arms, _ = arms_of(["pld", "ph"], schedule=EXAMPLES / "schedules" / "ph_liposome.toml")
+    arms, _ = build_arms(["pld", "ph"], schedule=EXAMPLES / "schedules" / "ph_liposome.toml")
     for a in arms:
-        assert [g.formulation.short for g in a.treatment.doses] == [a.name, a.name]
+        assert [g.formulation.short_name for g in a.treatment.doses] == [a.name, a.name]
         assert sum(g.dose.amount_kg for g in a.treatment.doses) == pytest.approx(90e-6)
         assert a.treatment.end_s == 72 * 3600.0
 
 
 def test_a_formulation_of_the_users_is_an_arm() -> None:
-    arms, said = arms_of(["tsl", str(EXAMPLES / "formulations" / "polymer_tsl.toml")], heat=HEAT)
+    arms, said = build_arms(["tsl", str(EXAMPLES / "formulations" / "polymer_tsl.toml")], heat=HEAT)
     assert arms[1].name == "polymer-tsl"
     assert arms[1].treatment.heatings
     assert any("polymer_tsl.toml says" in s for s in said)
 
 
 def test_a_body_surface_may_be_given() -> None:
-    (arm,), said = arms_of(["free"], dose="50 mg/m2", body_surface_m2=2.0)
+    (arm,), said = build_arms(["free"], dose="50 mg/m2", body_surface_m2=2.0)
     assert arm.treatment.doses[0].dose.amount_kg == pytest.approx(100e-6)
     assert any(s == "Body surface: 2 m2." for s in said)
 
 
 def test_the_usual_images_end_with_the_run() -> None:
-    (arm,), _ = arms_of(["free"], end_h=6.0)
+    (arm,), _ = build_arms(["free"], end_h=6.0)
     assert arm.treatment.images_s == (3600.0, 14400.0)
 
 
@@ -110,16 +110,16 @@ def test_thermometry_lasts_as_long_as_its_sidecar_says(tmp_path: Path) -> None:
     (tmp_path / "T.json").write_text(
         json.dumps({"VolumeTiming": [0.0, 600.0, 1800.0], "Unit": "C"})
     )
-    (arm,), _ = arms_of(["tsl"], heat=[f"{tmp_path / 'T.nii.gz'}@0.25"])
+    (arm,), _ = build_arms(["tsl"], heat=[f"{tmp_path / 'T.nii.gz'}@0.25"])
     (heat,) = arm.treatment.heatings
     assert (heat.start_s, heat.end_s, heat.file) == (900.0, 2700.0, tmp_path / "T.nii.gz")
     (tmp_path / "T.json").unlink()
     with pytest.raises(InputError, match="VolumeTiming"):
-        arms_of(["tsl"], heat=[str(tmp_path / "T.nii.gz")])
+        build_arms(["tsl"], heat=[str(tmp_path / "T.nii.gz")])
 
 
 def test_heat_above_45_degrees_is_warned_of() -> None:
-    _, said = arms_of(["tsl"], heat=["46:20"])
+    _, said = build_arms(["tsl"], heat=["46:20"])
     assert any(s.startswith("Warning: 46 C") and "perfusion shut-down" in s for s in said)
 
 
@@ -161,7 +161,7 @@ def test_heat_above_45_degrees_is_warned_of() -> None:
 )
 def test_a_mistake_is_refused_by_name(given: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(InputError) as refused:
-        arms_of(**{"names": ["tsl"], **given})
+        build_arms(**{"names": ["tsl"], **given})
     for word in words:
         assert word in str(refused.value), str(refused.value)
 
@@ -170,11 +170,11 @@ def test_a_schedules_dose_passes_the_same_check(tmp_path: Path) -> None:
     text = (EXAMPLES / "schedules" / "free_bolus.toml").read_text()
     (tmp_path / "plan.toml").write_text(text.replace("mg_per_m2 = 50", "mg_per_m2 = 50000"))
     with pytest.raises(InputError, match=r"plan.toml.*90000 mg"):
-        arms_of(["free"], schedule=tmp_path / "plan.toml")
+        build_arms(["free"], schedule=tmp_path / "plan.toml")
 
 
 def test_what_a_patient_is_given_reaches_plasma_in_every_arm() -> None:
-    arms, _ = arms_of(["free", "pld", "tsl", "ph"], heat=HEAT)
+    arms, _ = build_arms(["free", "pld", "tsl", "ph"], heat=HEAT)
     areas = {
         a.name: a.treatment.plasma().encapsulated.area() + a.treatment.plasma().free.area()
         for a in arms

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError
-from nanopinn.report.compared import LAWS, Comparison
+from nanopinn.report.compared import PHARMACODYNAMIC_MODELS, Comparison
 from nanopinn.report.comparison import write_comparison
 from nanopinn.workflows.settings import ComparisonSettings, PhantomSettings
 from nanopinn.workflows.therapy import compare_arms, exposed
-from nanopinn.workflows.therapy.run import asked_about, heated_for
+from nanopinn.workflows.therapy.run import select_primary_arm, with_heating_duration
 
 PHANTOM = PhantomSettings.model_validate({"shape": (10, 10, 8), "refine": 2})
 SETTINGS = ComparisonSettings(
@@ -35,20 +35,20 @@ def compared() -> Comparison:
 def test_mass_is_balanced_on_the_voxel_grid_and_in_every_cylinder(compared: Comparison):
     for arm in compared.arms.values():
         assert arm.simulation.balance.error < 1e-8
-        assert arm.balance_error < 1e-8
+        assert arm.mass_balance_error < 1e-8
 
 
 def test_every_outcome_has_a_value_at_the_medians_and_one_for_each_draw(compared: Comparison):
     for outcome in compared.outcomes:
         for values in outcome.values.values():
             assert len(values) == 1 + SETTINGS.draws
-    for law in LAWS:
+    for law in PHARMACODYNAMIC_MODELS:
         shares = compared[f"lethal all, {law}"].values["tsl"]
         assert ((shares >= 0) & (shares <= 1)).all()
 
 
 def test_arms_get_the_same_dose_and_the_triggered_one_reaches_cells_with_more(compared: Comparison):
-    given = [arm.simulation.given[0].split(" mg")[0] for arm in compared.arms.values()]
+    given = [arm.simulation.treatment[0].split(" mg")[0] for arm in compared.arms.values()]
     assert given == ["90", "90"]
     peak = compared["peak at wall"]
     assert peak.values["tsl"][0] > peak.values["free"][0]
@@ -56,13 +56,13 @@ def test_arms_get_the_same_dose_and_the_triggered_one_reaches_cells_with_more(co
 
 
 def asked_about_name(c: Comparison) -> str:
-    return c.answer[0].split(" carry")[0].split()[-1]
+    return c.conclusions[0].split(" carry")[0].split()[-1]
 
 
 def test_a_draw_does_not_depend_on_the_batch_it_marches_in(
     compared: Comparison, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(exposed, "AT_ONCE", 2)
+    monkeypatch.setattr(exposed, "DRAWS_PER_BATCH", 2)
     again = compare_arms(SETTINGS, phantom=PHANTOM)
     for name in ("peak at wall", "area", "survival, rate"):
         for arm, values in compared[name].values.items():
@@ -82,13 +82,13 @@ def test_an_interrupted_comparison_goes_on_to_the_same_numbers(
             raise KilledError
 
     with pytest.raises(KilledError):
-        compare_arms(SETTINGS, phantom=PHANTOM, kept=tmp_path / "kept", progress=kill)
+        compare_arms(SETTINGS, phantom=PHANTOM, checkpoint_folder=tmp_path / "kept", progress=kill)
     assert list((tmp_path / "kept").glob("free-*.safetensors"))
     stages = []
     resumed = compare_arms(
         SETTINGS,
         phantom=PHANTOM,
-        kept=tmp_path / "kept",
+        checkpoint_folder=tmp_path / "kept",
         resume=True,
         progress=lambda stage, *_: stages.append(stage),
     )
@@ -100,7 +100,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_numbers(
         compare_arms(
             SETTINGS.model_copy(update={"draws": 5}),
             phantom=PHANTOM,
-            kept=tmp_path / "kept",
+            checkpoint_folder=tmp_path / "kept",
             resume=True,
         )
 
@@ -108,7 +108,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_numbers(
 def test_the_folder_holds_page_figures_tables_and_every_arm(compared: Comparison, tmp_path: Path):
     out = write_comparison(tmp_path / "arms", compared, {"arms": SETTINGS.model_dump()})
     page = (out / "comparison.html").read_text()
-    assert compared.answer[0].split(" does ")[0] in page
+    assert compared.conclusions[0].split(" does ")[0] in page
     assert "Research use only" in page
     for name in ("penetration", "survival", "lethal", "map_auc_free"):
         assert (out / "figures" / f"{name}.png").stat().st_size > 10_000
@@ -130,9 +130,9 @@ def test_the_folder_holds_page_figures_tables_and_every_arm(compared: Comparison
 
 
 def test_every_figure_on_the_page_names_its_assumptions(compared: Comparison):
-    from nanopinn.report.comparison_figures import assumptions_of, comparison_figures
+    from nanopinn.report.comparison_figures import figure_assumptions, comparison_figures
 
-    said = assumptions_of(compared)
+    said = figure_assumptions(compared)
     for name in comparison_figures(compared):
         assert len(said[name]) > 40
 
@@ -143,10 +143,10 @@ def test_arms_need_one_tumour():
 
 
 def test_a_heating_is_made_longer_without_touching_anything_else(compared: Comparison):
-    from nanopinn.workflows.therapy.arms import arms_of
+    from nanopinn.workflows.therapy.arms import build_arms
 
-    arms, _ = arms_of(("free", "tsl"), heat=("42:30",))
-    longer = heated_for(asked_about(arms), 60.0)
+    arms, _ = build_arms(("free", "tsl"), heat=("42:30",))
+    longer = with_heating_duration(select_primary_arm(arms), 60.0)
     before, after = arms[1].treatment.heatings[0], longer.treatment.heatings[0]
     assert after.end_s - after.start_s == 3600.0
     assert (after.start_s, after.temperature_K, longer.treatment.doses) == (
@@ -165,7 +165,7 @@ def test_radiation_that_changes_nothing_gains_nothing_and_one_that_opens_walls_d
         update={"arms": ("pld",), "heat": (), "radiation": ("5@0.5",), "draws": 3}
     )
     neutral = {s: np.ones(4) for s in ("RT_IFP", "RT_Lp", "RT_K", "RT_P", "RT_SV")}
-    unchanged = drawing.drawn
+    unchanged = drawing.draw_parameter
 
     def gained(factors: dict[str, np.ndarray]) -> dict[str, tuple[float, float, float]]:
         monkeypatch.setattr(
@@ -175,8 +175,8 @@ def test_radiation_that_changes_nothing_gains_nothing_and_one_that_opens_walls_d
         )
         found = compare_arms(settings, phantom=PHANTOM).radiation
         assert found is not None
-        assert "inconsistent in the literature" in found.in_words()
-        return {g.words: g.ratio for g in found.rows}
+        assert "inconsistent in the literature" in found.describe()
+        return {g.description: g.ratio for g in found.rows}
 
     same = gained(neutral)
     np.testing.assert_allclose(same["interstitial pressure"], 1.0, rtol=1e-6)

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from nanopinn.cli.app import app
-from nanopinn.cli.options import spread
+from nanopinn.cli.options import expand_multivalue_options
 from nanopinn.errors import InputError, OutputError
 from nanopinn.imaging.io import write_volume
-from nanopinn.report.lock import locked
+from nanopinn.report.lock import exclusive_lock
 from nanopinn.workflows.cohort import find_studies
 from nanopinn.workflows.cohort.derivatives import write_derivatives
 from nanopinn.workflows.cohort.group import run_group
@@ -203,7 +203,7 @@ def test_what_a_killed_run_left_is_cleared_and_a_living_one_is_not_disturbed(
     write_derivatives(fit, tmp_path, ID)
     assert not [p for p in session.iterdir() if p.name.startswith(".")]
     with (
-        locked(session / f"{ID}_fit"),
+        exclusive_lock(session / f"{ID}_fit"),
         ThreadPoolExecutor(1) as pool,
         pytest.raises(OutputError, match="Another run"),
     ):
@@ -274,7 +274,7 @@ def test_compared_arms_take_their_names_beside_the_fit(tmp_path: Path) -> None:
 
 def run(*words: str | Path) -> None:
     """A command as the shell gives it, in this process."""
-    app(spread([str(w) for w in words]), standalone_mode=False)
+    app(expand_multivalue_options([str(w) for w in words]), standalone_mode=False)
 
 
 @pytest.fixture(scope="module")

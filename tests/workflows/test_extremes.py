@@ -14,12 +14,12 @@ from scipy.integrate import quad
 from nanopinn import SimulationSettings
 from nanopinn.parameters import value
 from nanopinn.physics.formulation import FREE, PEGYLATED, THERMOSENSITIVE, Formulation
-from nanopinn.physics.plasma import Curve, Dose
+from nanopinn.physics.plasma import Dose, PlasmaInput
 from nanopinn.physics.radiation import Fraction, RadiationCourse
 from nanopinn.report.simulated import Simulation
 from nanopinn.report.simulation import write_simulation
-from nanopinn.solvers.forward import Forward, Setting
-from nanopinn.solvers.grid import mean_of_parts
+from nanopinn.solvers.forward import ForwardModel, Setting
+from nanopinn.solvers.grid import average_subcells
 from nanopinn.workflows.simulate.run import run_arm
 from nanopinn.workflows.simulate.systemic import plasma_exposure
 from nanopinn.workflows.therapy.patient import Patient
@@ -45,7 +45,7 @@ def treatment(
 def patient() -> Patient:
     """A fit's tumour, its filtration a field of its own."""
     end, covariance, mask = ended()
-    return Patient.of_checkpoint(end, covariance, mask, np.diag([0.5, 0.5, 0.5, 1.0]))
+    return Patient.from_checkpoint(end, covariance, mask, np.diag([0.5, 0.5, 0.5, 1.0]))
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,10 @@ def test_areas_close_the_balance_of_nuclear_drug_in_every_voxel(
     inside = free.mask
     gained = (
         float(patient.tissue.scalars["k_on_DNA"])
-        * free.areas["intracellular"].values[inside]
+        * free.auc_maps["intracellular"].values[inside]
         * HOUR
     )
-    lost = value("k_off_DNA") * free.areas["nuclear"].values[inside] * HOUR
+    lost = value("k_off_DNA") * free.auc_maps["nuclear"].values[inside] * HOUR
     stored = free.fields["nuclear"].values[-1][inside]
     # trapezoids over steps that err by 1e-4 each
     np.testing.assert_allclose(stored, gained - lost, rtol=2e-3)
@@ -71,13 +71,13 @@ def test_areas_close_the_balance_of_nuclear_drug_in_every_voxel(
 
 def test_a_peak_is_the_largest_value_a_voxel_ever_has(patient: Patient, free: Simulation) -> None:
     inside = free.mask
-    for name, peak in free.peaks.items():
+    for name, peak in free.peak_maps.items():
         fields = free.fields[name].values[:, inside]
         assert np.all(peak.values[inside] >= fields.max(axis=0) * (1 - 1e-12)), name
     # means over the tumour never exceed the mean of voxels' own peaks
-    assert free.courses.tumour["free"].max() <= np.nanmean(free.peaks["free"].values[inside]) * (
-        1 + 1e-12
-    )
+    assert free.courses.tumour["free"].max() <= np.nanmean(
+        free.peak_maps["free"].values[inside]
+    ) * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("formulation", [PEGYLATED, THERMOSENSITIVE], ids=lambda f: f.name)
@@ -99,8 +99,12 @@ def test_pressure_after_radiation_is_that_under_its_factors_then(patient: Patien
         k: torch.as_tensor(v, dtype=torch.float64) for k, v in patient.tissue.scalars.items()
     }
     setting = Setting(patient.tissue.maps, patient.tissue.grid, patient.flow_refine)
-    p = Forward(setting, lambda _: scalars, factors={"p_e": 0.5, "K": 1.5}).flow(torch.zeros(0)).p
-    expected = patient.tissue.domain.put(mean_of_parts(p, patient.flow_refine).numpy()) / 133.322
+    p = (
+        ForwardModel(setting, lambda _: scalars, factors={"p_e": 0.5, "K": 1.5})
+        .flow(torch.zeros(0))
+        .p
+    )
+    expected = patient.tissue.domain.put(average_subcells(p, patient.flow_refine).numpy()) / 133.322
     np.testing.assert_allclose(
         s.maps["IFP_after_radiation"].values[s.mask], expected[s.mask], rtol=1e-8
     )
@@ -111,7 +115,7 @@ def test_without_radiation_or_heat_there_is_one_pressure(free: Simulation) -> No
     assert not [m for m in free.maps if m.startswith("IFP_")]
 
 
-def integral(curve: Curve, a: float, b: float) -> float:
+def integral(curve: PlasmaInput, a: float, b: float) -> float:
     return float(
         quad(lambda s: float(curve(torch.tensor(s, dtype=torch.float64))), a, b, epsrel=1e-11)[0]
     )
@@ -126,9 +130,9 @@ def test_plasma_areas_are_the_integrals_of_the_curves(formulation: Formulation) 
     for e in plasma_exposure(t):
         curve = curves[e.name]
         marks = [0.0, 2 * HOUR, 2.5 * HOUR, 5.5 * HOUR, 6 * HOUR]
-        parts = [integral(curve.during(a), a, b) for a, b in itertools.pairwise(marks)]
+        parts = [integral(curve.smooth_piece_from(a), a, b) for a, b in itertools.pairwise(marks)]
         assert e.area == pytest.approx(1e3 / HOUR * sum(parts), rel=1e-9, abs=1e-15), e.name
-        assert e.area_ever == pytest.approx(1e3 / HOUR * curve.area(), rel=1e-12), e.name
+        assert e.auc_to_infinity == pytest.approx(1e3 / HOUR * curve.area(), rel=1e-12), e.name
 
 
 def test_the_highest_concentration_is_found_between_events_too() -> None:
@@ -137,23 +141,25 @@ def test_the_highest_concentration_is_found_between_events_too() -> None:
     times = torch.linspace(0, 96 * HOUR, 400_001, dtype=torch.float64)
     free = t.plasma().free(times)
     # free drug leaks in and is cleared: its top lies hours after the infusion, the carriers' at its end
-    assert found["free"].highest == pytest.approx(1e3 * float(free.max()), rel=1e-7)
-    assert found["free"].highest_at_s == pytest.approx(float(times[free.argmax()]), rel=0.01)
-    assert found["encapsulated"].highest_at_s == pytest.approx(1800.0)
-    assert found["unbound"].highest == pytest.approx((1 - value("fb")) * found["free"].highest)
+    assert found["free"].c_max == pytest.approx(1e3 * float(free.max()), rel=1e-7)
+    assert found["free"].t_max_s == pytest.approx(float(times[free.argmax()]), rel=0.01)
+    assert found["encapsulated"].t_max_s == pytest.approx(1800.0)
+    assert found["unbound"].c_max == pytest.approx((1 - value("fb")) * found["free"].c_max)
 
 
 def test_free_drug_over_all_times_is_dose_over_clearance() -> None:
     (_, free, _) = plasma_exposure(treatment(FREE))
-    assert free.area_ever == pytest.approx(90e-6 / value("CL_dox") * 1e3 / HOUR, rel=1e-12)
-    assert free.highest_at_s == 0.0
+    assert free.auc_to_infinity == pytest.approx(90e-6 / value("CL_dox") * 1e3 / HOUR, rel=1e-12)
+    assert free.t_max_s == 0.0
 
 
 def test_the_folder_holds_peaks_areas_and_exposure(free: Simulation, tmp_path: Path) -> None:
     out = write_simulation(tmp_path / "arm", free, {"simulate": {}})
     image = nib.load(out / "maps" / "auc_vessel_free.nii.gz")
     np.testing.assert_allclose(
-        np.asarray(image.dataobj)[free.mask], free.areas["vessel free"].values[free.mask], rtol=1e-5
+        np.asarray(image.dataobj)[free.mask],
+        free.auc_maps["vessel free"].values[free.mask],
+        rtol=1e-5,
     )
     assert (out / "maps" / "peak_intracellular.nii.gz").is_file()
     rows = (out / "exposure.tsv").read_text().splitlines()

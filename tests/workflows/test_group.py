@@ -17,8 +17,8 @@ from nanopinn.errors import InputError
 from nanopinn.report.group import write_group
 from nanopinn.workflows.cohort.dataset import write_studies
 from nanopinn.workflows.cohort.group import run_group
-from nanopinn.workflows.cohort.random_effects import random_effects, robust_z, without_prior
-from nanopinn.workflows.cohort.studies import Study
+from nanopinn.workflows.cohort.random_effects import random_effects, robust_z, remove_prior
+from nanopinn.workflows.cohort.studies import CohortStudy
 
 from .faked_cohort import drawn, put_arms, put_fit, put_verdict, scalar
 
@@ -68,7 +68,7 @@ def test_nothing_is_between_subjects_where_their_errors_explain_all() -> None:
 def test_taking_the_prior_out_undoes_bayes() -> None:
     precision = 1 / 0.5**2 + 1 / 1.2**2
     y = (2.0 / 0.5**2 + 7.0 / 1.2**2) / precision
-    assert without_prior(y, precision**-0.5, 7.0, 1.2) == (pytest.approx(2.0), pytest.approx(0.5))
+    assert remove_prior(y, precision**-0.5, 7.0, 1.2) == (pytest.approx(2.0), pytest.approx(0.5))
 
 
 def test_one_subject_far_off_does_not_hide_itself() -> None:
@@ -86,11 +86,13 @@ def test_a_group_finds_the_truth_of_its_subjects_and_not_the_prior(tmp_path: Pat
     for i, value in enumerate(truth):
         put_fit(tmp_path, f"sub-{i:03d}", [drawn(rng, value, 0.45)])
     (k,) = run_group(tmp_path).parameters
-    assert len(k.members) == 60
+    assert len(k.estimates) == 60
     assert np.log(k.mean) == pytest.approx(1.5, abs=3 * (0.4**2 + 0.45**2) ** 0.5 / 60**0.5)
     assert k.between_sd == pytest.approx(0.4, abs=0.15)
-    shrunk = np.log([m.scalar.median for m in k.members])
-    assert shrunk.mean() < 1.5 - 0.15  # averaged as they stand, posteriors lie towards the prior
+    shrink_to_tumour_mean = np.log([m.scalar.median for m in k.estimates])
+    assert (
+        shrink_to_tumour_mean.mean() < 1.5 - 0.15
+    )  # averaged as they stand, posteriors lie towards the prior
 
 
 def cohort(dataset: Path) -> Path:
@@ -107,10 +109,10 @@ def cohort(dataset: Path) -> Path:
     )
     (dataset / "work" / "sub-08" / "ses-1" / "fit.partial").mkdir(parents=True)
     studies = [
-        Study(
+        CohortStudy(
             f"sub-0{i}_ses-1",
             Path(f"sub-0{i}/ses-1"),
-            about=(("group", "a" if i < 5 else "<i>b</i>"),),
+            participant_columns=(("group", "a" if i < 5 else "<i>b</i>"),),
         )
         for i in range(1, 10)
     ]
@@ -160,7 +162,7 @@ def test_a_value_that_few_studies_inform_is_told_and_not_averaged(tmp_path: Path
     (k,) = run_group(tmp_path).parameters
     assert np.isnan(k.mean)
     assert (
-        k.in_words() == "informed by the images in 3 of 6 studies: not averaged, the prior speaks"
+        k.describe() == "informed by the images in 3 of 6 studies: not averaged, the prior speaks"
     )
 
 
@@ -177,8 +179,8 @@ def test_fits_that_no_check_confirms_are_shown_and_not_averaged(tmp_path: Path) 
 def test_the_study_far_off_is_an_outlier_and_few_studies_are_not_judged(tmp_path: Path) -> None:
     k, p_e = run_group(cohort(tmp_path)).parameters
     assert [m.study for m in k.outliers] == ["sub-05_ses-1"]
-    assert k.judged
-    assert not p_e.judged
+    assert k.outliers_tested
+    assert not p_e.outliers_tested
 
 
 def test_the_page_says_what_went_wrong_first_and_escapes_what_it_is_told(tmp_path: Path) -> None:
@@ -226,7 +228,7 @@ def test_what_says_worse_than_the_verdict_is_believed(tmp_path: Path) -> None:
     put_fit(tmp_path, "sub-2", [scalar("k", 2.0, 0.1)], passed=False)
     put_verdict(tmp_path, "sub-2", "passed")
     put_fit(tmp_path, "sub-3", [scalar("k", 2.0, 0.1)])
-    write_studies(tmp_path, [Study("sub-3", Path("sub-3"), problem="no DCE series")])
+    write_studies(tmp_path, [CohortStudy("sub-3", Path("sub-3"), problem="no DCE series")])
     first, second, third = run_group(tmp_path).studies
     assert (first.status, second.status) == ("internal error", "check failed")
     assert (third.status, third.message, third.scalars) == ("refused", "no DCE series", ())
@@ -258,7 +260,7 @@ def test_arms_whose_table_cannot_be_read_are_told_and_stop_no_page(
     table.unlink() if broken is None else table.write_bytes(broken)
     study = run_group(tmp_path).studies[0]
     assert (study.status, study.arms, study.outcomes) == ("passed", "internal error", ())
-    assert "its table of outcomes cannot be read" in study.arms_message
+    assert "its table of outcomes cannot be read" in study.comparison_message
 
 
 def test_folders_that_are_no_studies_are_left_alone(tmp_path: Path) -> None:

@@ -13,34 +13,34 @@ from scipy.stats import chi2
 
 from nanopinn import FitSettings, ImagingInputs, PhantomSettings, make_phantom, run_fit
 from nanopinn.errors import InputError
-from nanopinn.inference.checkpoint import Checkpoint
+from nanopinn.inference.checkpoint import FittedProblem
 from nanopinn.inference.radiation_effect import (
     NAMES,
-    OF_FLOW,
-    OF_PS,
+    FLOW_SENSITIVITY,
+    PS_SENSITIVITY,
     RadiationEffect,
-    Seen,
-    effect_of_scans,
+    ScanInformation,
+    infer_radiation_effect,
 )
 from nanopinn.inference.result import CheckResult, FitResult, MapEstimate
-from nanopinn.inference.unknowns import UnknownSet, spine_unknowns
+from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.parameters import PARAMETERS, value
 from nanopinn.physics.formulation import FREE
-from nanopinn.physics.radiation import MODIFIED, Fraction
+from nanopinn.physics.radiation import RADIATION_FACTOR_SYMBOLS, Fraction
 from nanopinn.physics.wall import exchange_coefficients
 from nanopinn.workflows.therapy.draws import draw_inputs
-from nanopinn.workflows.therapy.irradiated import effect_of_radiation
+from nanopinn.workflows.therapy.irradiated import estimate_radiation_effect
 from nanopinn.workflows.therapy.patient import Patient
 
 from .fitted import arm, ended
 
 DAY = 86400.0
-UNKNOWNS = UnknownSet(spine_unknowns())
+UNKNOWNS = UnknownSet(scalar_unknowns())
 FLOW_PRIOR = (UNKNOWNS.prior_mean[:2], UNKNOWNS.prior_sd[:2])
-PRIOR_MEAN = np.log([value(s) for s in MODIFIED.values()])
-PRIOR_SD = np.array([PARAMETERS[s].prior.sd for s in MODIFIED.values()])  # type: ignore[union-attr]
+PRIOR_MEAN = np.log([value(s) for s in RADIATION_FACTOR_SYMBOLS.values()])
+PRIOR_SD = np.array([PARAMETERS[s].prior.sd for s in RADIATION_FACTOR_SYMBOLS.values()])  # type: ignore[union-attr]
 #: Everything that images see of the logarithms: ln l, ln q and ln PS.
-ROWS = np.vstack([OF_FLOW, OF_PS])
+ROWS = np.vstack([FLOW_SENSITIVITY, PS_SENSITIVITY])
 FRACTION = (Fraction(0.0, 5.0),)
 
 
@@ -63,11 +63,11 @@ def found(
     for truth, error, drag in zip(truths, noise, DRAG, strict=True):
         at = truth[:2] + error[:2]
         scans.append(
-            Seen(
+            ScanInformation(
                 np.eye(2) / sd**2, at / sd**2, at, truth[2] + error[2] + drag @ error[:2], sd, drag
             )
         )
-    return effect_of_scans(scans[0], scans[1], FRACTION, t, FLOW_PRIOR)
+    return infer_radiation_effect(scans[0], scans[1], FRACTION, t, FLOW_PRIOR)
 
 
 X = np.array([-0.5, 0.4, -0.3, 0.6, -0.2])
@@ -77,7 +77,9 @@ X = np.array([-0.5, 0.4, -0.3, 0.6, -0.2])
 def test_combinations_that_images_see_are_recovered(t: float) -> None:
     effect = found(X, 1e-4, t=t)
     np.testing.assert_allclose(ROWS @ effect.mean, ROWS @ X, atol=1e-5)
-    assert all(contraction > 0.99 for _, _, contraction in effect.seen().values())
+    assert all(
+        contraction > 0.99 for _, _, contraction in effect.observable_combinations().values()
+    )
 
 
 def test_what_images_cannot_see_keeps_its_prior() -> None:
@@ -95,7 +97,7 @@ def test_scans_that_say_nothing_leave_every_prior() -> None:
     effect = found(X, 1e4)
     np.testing.assert_allclose(effect.mean, PRIOR_MEAN, atol=1e-6)
     np.testing.assert_allclose(effect.sd, PRIOR_SD, rtol=1e-6)
-    assert "inform none; of combinations none" in effect.in_words()
+    assert "inform none; of combinations none" in effect.describe()
 
 
 def test_posteriors_hold_the_truth_as_often_as_they_say() -> None:
@@ -147,7 +149,9 @@ def fit_of(
     theta = theta + covariance @ (seen / sd**2)
     J_v = end.problem.forward().flow(end.problem.tensor(true)).J_v
     Ktrans = exchange_coefficients(PS * end.problem.setting.maps.PS, J_v, 0.0)[0]
-    problem = replace(end.problem, local=torch.stack([Ktrans, *end.problem.local[1:]]))
+    problem = replace(
+        end.problem, local_kinetics=torch.stack([Ktrans, *end.problem.local_kinetics[1:]])
+    )
     read = np.where(mask, 0.1, np.nan)
     fit = FitResult(
         UNKNOWNS.estimates(theta, covariance),
@@ -161,7 +165,7 @@ def fit_of(
         (),
         np.eye(4),
         mask,
-        ended=Checkpoint(problem, theta),
+        fitted_problem=FittedProblem(problem, theta),
     )
     folder.mkdir()
     fit.save(folder / "fit.safetensors")
@@ -170,11 +174,11 @@ def fit_of(
 
 def test_a_fits_own_prior_is_divided_out(tmp_path: Path) -> None:
     """Far from their prior and with a broad likelihood, fits are drawn to it; what the images said is not."""
-    flow = OF_FLOW @ X
+    flow = FLOW_SENSITIVITY @ X
     start = np.array([0.5, -1.0])
     a = fit_of(tmp_path / "before", start, 1.0, sd=0.3)
     b = fit_of(tmp_path / "after", start + flow, 2.0, sd=0.3)
-    effect = effect_of_radiation(a, b, scan_h=24.0)
+    effect = estimate_radiation_effect(a, b, scan_h=24.0)
     np.testing.assert_allclose(effect.before.information, np.eye(2) / 0.09, atol=1e-9)
     np.testing.assert_allclose(effect.before.vector, (FLOW_PRIOR[0] + start) / 0.09, atol=1e-8)
     np.testing.assert_allclose(
@@ -187,8 +191,8 @@ def test_what_the_flow_drags_along_is_not_taken_for_permeability(tmp_path: Path)
     """Less filtration lowers Ktrans at the same walls: the walls' ratio is found all the same, and its error holds the flow's."""
     calm, fast = np.zeros(2), np.array([0.0, 1.5])
     a, b = fit_of(tmp_path / "fast", fast, 1.0), fit_of(tmp_path / "calm", calm, 1.3)
-    effect = effect_of_radiation(a, b, scan_h=24.0)
-    ratio, sd, _ = effect.seen()["P SV (Ktrans)"]
+    effect = estimate_radiation_effect(a, b, scan_h=24.0)
+    ratio, sd, _ = effect.observable_combinations()["P SV (Ktrans)"]
     assert effect.before.drag[1] < -0.1
     assert ratio == pytest.approx(np.log(1.3), abs=0.02)
     # scans that know the flow less know the walls less
@@ -196,32 +200,36 @@ def test_what_the_flow_drags_along_is_not_taken_for_permeability(tmp_path: Path)
         fit_of(tmp_path / "fast 2", fast, 1.0, sd=0.3),
         fit_of(tmp_path / "calm 2", calm, 1.3, sd=0.3, misread=0.4),
     )
-    unsure = effect_of_radiation(c, d, scan_h=24.0).seen()["P SV (Ktrans)"]
+    unsure = estimate_radiation_effect(c, d, scan_h=24.0).observable_combinations()["P SV (Ktrans)"]
     assert unsure[1] > 3 * sd
     assert abs(unsure[0] - np.log(1.3)) < 2 * unsure[1]
 
 
 def test_folders_give_the_effect_and_say_what_is_inconsistent(tmp_path: Path) -> None:
     a = fit_of(tmp_path / "before", np.zeros(2), 1.0)
-    b = fit_of(tmp_path / "after", OF_FLOW @ X, np.exp(OF_PS @ X))
-    effect = effect_of_radiation(a, b, scan_h=24.0)
-    for name, (mean, sd, _) in effect.seen().items():
-        row = {"P SV (Ktrans)": OF_PS, "Lp SV p_e (q)": OF_FLOW[1]}.get(name, 2 * OF_FLOW[0])
+    b = fit_of(tmp_path / "after", FLOW_SENSITIVITY @ X, np.exp(PS_SENSITIVITY @ X))
+    effect = estimate_radiation_effect(a, b, scan_h=24.0)
+    for name, (mean, sd, _) in effect.observable_combinations().items():
+        row = {"P SV (Ktrans)": PS_SENSITIVITY, "Lp SV p_e (q)": FLOW_SENSITIVITY[1]}.get(
+            name, 2 * FLOW_SENSITIVITY[0]
+        )
         assert abs(mean - row @ X) < 3 * sd, name
         assert sd < 0.1
     assert "inconsistent in the literature" in effect.summary()
-    assert "arterial inputs" in effect.in_words()
-    known = effect_of_radiation(a, b, scan_h=24.0, shared_sd=0.2)
-    assert known.seen()["P SV (Ktrans)"][1] == pytest.approx(0.2 * 2**0.5, rel=0.15)
-    assert "arterial inputs" not in known.in_words()
+    assert "arterial inputs" in effect.describe()
+    known = estimate_radiation_effect(a, b, scan_h=24.0, shared_sd=0.2)
+    assert known.observable_combinations()["P SV (Ktrans)"][1] == pytest.approx(
+        0.2 * 2**0.5, rel=0.15
+    )
+    assert "arterial inputs" not in known.describe()
 
 
 def test_draws_of_a_treatment_take_the_effect_that_was_seen(tmp_path: Path) -> None:
     a = fit_of(tmp_path / "before", np.zeros(2), 1.0)
-    b = fit_of(tmp_path / "after", OF_FLOW @ X, np.exp(OF_PS @ X))
-    effect = effect_of_radiation(a, b, scan_h=24.0)
+    b = fit_of(tmp_path / "after", FLOW_SENSITIVITY @ X, np.exp(PS_SENSITIVITY @ X))
+    effect = estimate_radiation_effect(a, b, scan_h=24.0)
     end, covariance, mask = ended()
-    patient = Patient.of_checkpoint(end, covariance, mask, np.eye(4) * 0.5)
+    patient = Patient.from_checkpoint(end, covariance, mask, np.eye(4) * 0.5)
     arms = (arm(FREE, FRACTION),)
     plain = draw_inputs(patient, arms, 400, seed=0)
     drawn = draw_inputs(patient, arms, 400, seed=0, radiation=effect)
@@ -229,7 +237,7 @@ def test_draws_of_a_treatment_take_the_effect_that_was_seen(tmp_path: Path) -> N
     near = np.abs(np.log(drawn.values["RT_t_peak"] / DAY)) < 0.3
     # Ktrans at the second scan is known whenever the peak is; at a peak near a day it stands for the peak
     assert seen[near].std() < 0.2 * np.log(plain.values["RT_P"] * plain.values["RT_SV"]).std()
-    assert seen[0] == pytest.approx(effect.mean @ OF_PS)
+    assert seen[0] == pytest.approx(effect.mean @ PS_SENSITIVITY)
     np.testing.assert_array_equal(drawn.values["RT_t_peak"], plain.values["RT_t_peak"])
     assert any("inconsistent" in s for s in drawn.assumptions)
 
@@ -252,14 +260,16 @@ def test_the_effect_on_a_phantom_is_found_from_its_images(tmp_path: Path) -> Non
         fit = run_fit(inputs, FitSettings(engine="fv", preset="fast", device="cpu", drug=drug)).fit
         (tmp_path / name).mkdir()
         fit.save(tmp_path / name)
-    seen = effect_of_radiation(tmp_path / "before", tmp_path / "after", scan_h=24.0).seen()
+    seen = estimate_radiation_effect(
+        tmp_path / "before", tmp_path / "after", scan_h=24.0
+    ).observable_combinations()
     truth = dict(zip(NAMES, np.log([factors[n] for n in NAMES]), strict=True))
     x = np.array([truth[n] for n in NAMES])
     for (name, (mean, sd, _)), row in zip(
-        seen.items(), (OF_PS, OF_FLOW[1], 2 * OF_FLOW[0]), strict=True
+        seen.items(), (PS_SENSITIVITY, FLOW_SENSITIVITY[1], 2 * FLOW_SENSITIVITY[0]), strict=True
     ):
         assert abs(mean - row @ x) < 2.6 * sd, name
-    assert seen["P SV (Ktrans)"][0] == pytest.approx(OF_PS @ x, abs=0.1)
+    assert seen["P SV (Ktrans)"][0] == pytest.approx(PS_SENSITIVITY @ x, abs=0.1)
     assert seen["P SV (Ktrans)"][2] > 0.9
 
 
@@ -267,15 +277,15 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     a = fit_of(tmp_path / "before", np.zeros(2), 1.0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="not a result folder"):
-        effect_of_radiation(a, tmp_path / "empty", scan_h=24.0)
+        estimate_radiation_effect(a, tmp_path / "empty", scan_h=24.0)
     with pytest.raises(InputError, match="same"):
-        effect_of_radiation(a, tmp_path / "." / "before", scan_h=24.0)
+        estimate_radiation_effect(a, tmp_path / "." / "before", scan_h=24.0)
     b = fit_of(tmp_path / "after", np.zeros(2), 1.0)
     with pytest.raises(InputError, match="after"):
-        effect_of_radiation(a, b, scan_h=0.0)
+        estimate_radiation_effect(a, b, scan_h=0.0)
     with pytest.raises(InputError, match="negative"):
-        effect_of_radiation(a, b, scan_h=24.0, shared_sd=-0.1)
+        estimate_radiation_effect(a, b, scan_h=24.0, shared_sd=-0.1)
 
 
 def test_the_order_of_factors_is_that_of_the_table() -> None:
-    assert NAMES == tuple(MODIFIED) == ("p_e", "Lp", "K", "P", "SV")
+    assert NAMES == tuple(RADIATION_FACTOR_SYMBOLS) == ("p_e", "Lp", "K", "P", "SV")

@@ -9,16 +9,16 @@ import pytest
 
 from nanopinn import FitSettings, ImagingInputs, PhantomSettings, make_phantom
 from nanopinn.errors import InputError
-from nanopinn.inference.unknowns import spine_unknowns
+from nanopinn.inference.unknowns import scalar_unknowns
 from nanopinn.physics.formulation import PH_SENSITIVE
-from nanopinn.workflows.therapy.draws import Draws
-from nanopinn.workflows.therapy.minimal_imaging import MinimalImaging, outcome_by_images
+from nanopinn.workflows.therapy.draws import InputDraws
+from nanopinn.workflows.therapy.minimal_imaging import MinimalImaging, outcome_uncertainty_by_images
 from nanopinn.workflows.therapy.patient import Patient
 
 from .fitted import arm
 
 ARMS = (arm(PH_SENSITIVE),)
-PRIOR_SD = {u.name: u.prior_sd for u in spine_unknowns()}
+PRIOR_SD = {u.name: u.prior_sd for u in scalar_unknowns()}
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,13 @@ def settings(study: Path, **more: object) -> FitSettings:
     return FitSettings(engine="fv", preset="fast", device="cpu", drug=drug, **more)  # type: ignore[arg-type]
 
 
-def passage(_: Patient, draws: Draws) -> np.ndarray:
+def passage(_: Patient, draws: InputDraws) -> np.ndarray:
     return draws.scalars["PS_l"]
 
 
 @pytest.fixture(scope="module")
 def found(study: Path) -> MinimalImaging:
-    return outcome_by_images(
+    return outcome_uncertainty_by_images(
         inputs(study), settings(study), ARMS, passage, name="passage", unit="1/s", draws=2000
     )
 
@@ -67,7 +67,7 @@ def test_an_outcome_that_is_an_unknown_has_its_prior_then_ever_less(found: Minim
     assert two.sd <= one.sd * 1.02
     assert not alone.informed
     assert "k_on_DNA" in one.informed
-    assert found.left.sd == pytest.approx(0, abs=1e-9)
+    assert found.remaining.sd == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.slow
@@ -75,15 +75,19 @@ def test_the_table_says_how_much_each_image_took_away(found: MinimalImaging) -> 
     text = found.summary()
     assert "before the dose alone" in text
     assert f"{found.stages[-1].sd:.3f}" in text
-    assert "less than before the dose alone" in found.in_words()
+    assert "less than before the dose alone" in found.describe()
 
 
 def test_what_has_no_spread_to_speak_of_is_refused(study: Path) -> None:
     with pytest.raises(InputError, match="no post-dose"):
-        outcome_by_images(inputs(study), FitSettings(device="cpu"), ARMS, passage, name="passage")
+        outcome_uncertainty_by_images(
+            inputs(study), FitSettings(device="cpu"), ARMS, passage, name="passage"
+        )
     with pytest.raises(InputError, match="oo few draws"):
-        outcome_by_images(inputs(study), settings(study), ARMS, passage, name="passage", draws=3)
+        outcome_uncertainty_by_images(
+            inputs(study), settings(study), ARMS, passage, name="passage", draws=3
+        )
     with pytest.raises(InputError, match="neural"):
-        outcome_by_images(
+        outcome_uncertainty_by_images(
             inputs(study), settings(study, field=("release:neural",)), ARMS, passage, name="passage"
         )

@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.report.compared import Group, HeatingTimes, majority, spread
-from nanopinn.solvers.exposure import KINDS, LAWS, Exposure
-from nanopinn.workflows.therapy.answer import answer
-from nanopinn.workflows.therapy.outcomes import curves_of, maps_of, outcomes_of, over_tumour
+from nanopinn.report.compared import (
+    VoxelCluster,
+    HeatingDurationSweep,
+    probability_of_majority,
+    median_and_interval,
+)
+from nanopinn.solvers.exposure import TISSUE_KINDS, KILL_MODEL_NAMES, Exposure
+from nanopinn.workflows.therapy.answer import summarise_comparison
+from nanopinn.workflows.therapy.outcomes import (
+    penetration_curves,
+    exposure_maps,
+    compute_outcomes,
+    tumour_mean,
+)
 
 DRAWS, GROUPS, X = 21, 3, 61
 
@@ -31,7 +41,10 @@ def exposure(reach_um: float, spread_um: float = 0.0, beyond: float = 0.3) -> Ex
         "quiescent": torch.full((n, GROUPS), 0.1),
         "beyond": torch.full((n, GROUPS), beyond),
     }
-    killed = {law: {kind: dead if beyond else dead * torch.nan for kind in KINDS} for law in LAWS}
+    killed = {
+        law: {kind: dead if beyond else dead * torch.nan for kind in TISSUE_KINDS}
+        for law in KILL_MODEL_NAMES
+    }
     in_time = peak[:, None].expand(-1, 2, -1, -1)
     return Exposure(
         x,
@@ -44,10 +57,10 @@ def exposure(reach_um: float, spread_um: float = 0.0, beyond: float = 0.3) -> Ex
         shares,
         torch.full((n, GROUPS), 1e-13),
         torch.full((n, GROUPS), 1.0),
-        {law: survival for law in LAWS},
-        {law: reach * 1e-6 for law in LAWS},
+        {law: survival for law in KILL_MODEL_NAMES},
+        {law: reach * 1e-6 for law in KILL_MODEL_NAMES},
         killed,
-        {law: {kind: 1 - dead for kind in KINDS} for law in LAWS},
+        {law: {kind: 1 - dead for kind in TISSUE_KINDS} for law in KILL_MODEL_NAMES},
         {},
         50e-6,
         0.5,
@@ -61,23 +74,23 @@ VOXELS = np.array([1.0, 2.0, 7.0])
 
 def test_a_mean_over_the_tumour_weighs_groups_by_their_voxels_and_skips_those_without_such_tissue():
     values = torch.tensor([[1.0, 4.0, float("nan")]], dtype=torch.float64)
-    assert over_tumour(values, VOXELS)[0] == pytest.approx((1 * 1 + 2 * 4) / 3)
+    assert tumour_mean(values, VOXELS)[0] == pytest.approx((1 * 1 + 2 * 4) / 3)
     shares = torch.tensor([[0.5, 0.25, 0.1]], dtype=torch.float64)
-    assert over_tumour(values, VOXELS, shares)[0] == pytest.approx((0.5 * 1 + 0.5 * 4) / 1.0)
-    assert np.isnan(over_tumour(values * torch.nan, VOXELS)).all()
+    assert tumour_mean(values, VOXELS, shares)[0] == pytest.approx((0.5 * 1 + 0.5 * 4) / 1.0)
+    assert np.isnan(tumour_mean(values * torch.nan, VOXELS)).all()
 
 
 def test_an_interval_is_of_the_draws_and_not_of_the_run_at_the_medians():
     values = np.concatenate([[1000.0], np.arange(101.0)])
-    assert spread(values) == pytest.approx([50.0, 5.0, 95.0])
-    assert spread(values[:1]) == pytest.approx([1000.0] * 3)
-    assert majority(np.array([0.0, 1.0, 1.0, 0.4, np.nan])) == pytest.approx(2 / 3)
+    assert median_and_interval(values) == pytest.approx([50.0, 5.0, 95.0])
+    assert median_and_interval(values[:1]) == pytest.approx([1000.0] * 3)
+    assert probability_of_majority(np.array([0.0, 1.0, 1.0, 0.4, np.nan])) == pytest.approx(2 / 3)
 
 
-def said(e: Exposure, heating: HeatingTimes | None = None) -> str:
-    rows = outcomes_of({"tsl": e, "free": exposure(10)}, VOXELS, 0.5)
-    groups = [Group(int(v), {"vp": 0.01 * v}, {"tsl": (0.1 * v, 0.0, 1.0)}) for v in VOXELS]
-    return " ".join(answer("tsl", rows, groups, heating, (), 50.0, 0.5))
+def said(e: Exposure, heating: HeatingDurationSweep | None = None) -> str:
+    rows = compute_outcomes({"tsl": e, "free": exposure(10)}, VOXELS, 0.5)
+    groups = [VoxelCluster(int(v), {"vp": 0.01 * v}, {"tsl": (0.1 * v, 0.0, 1.0)}) for v in VOXELS]
+    return " ".join(summarise_comparison("tsl", rows, groups, heating, (), 50.0, 0.5))
 
 
 def test_the_answer_is_yes_no_or_unsure_as_the_draws_are():
@@ -90,9 +103,9 @@ def test_without_draws_nothing_is_said_of_how_sure_the_answer_is():
     e = exposure(110)
     rows = [
         replace(o, values={a: v[:1] for a, v in o.values.items()})
-        for o in outcomes_of({"tsl": e}, VOXELS, 0.5)
+        for o in compute_outcomes({"tsl": e}, VOXELS, 0.5)
     ]
-    text = " ".join(answer("tsl", rows, [], None, (), 50.0, 0.5))
+    text = " ".join(summarise_comparison("tsl", rows, [], None, (), 50.0, 0.5))
     assert "nothing is said of how sure" in text
     assert "probability" not in text
     assert "interval" not in text
@@ -103,9 +116,11 @@ def test_without_tissue_far_from_vessels_the_question_does_not_arise():
 
 
 def test_the_heating_time_is_the_first_at_which_half_the_cells_are_likely_reached():
-    p = {law: np.array([0.1, 0.6, 0.9]) for law in LAWS} | {"rate": np.array([0.1, 0.2, 0.3])}
-    heating = HeatingTimes(
-        "tsl", np.array([15.0, 30.0, 60.0]), {law: np.zeros((3, 3)) for law in LAWS}, p
+    p = {law: np.array([0.1, 0.6, 0.9]) for law in KILL_MODEL_NAMES} | {
+        "rate": np.array([0.1, 0.2, 0.3])
+    }
+    heating = HeatingDurationSweep(
+        "tsl", np.array([15.0, 30.0, 60.0]), {law: np.zeros((3, 3)) for law in KILL_MODEL_NAMES}, p
     )
     text = said(exposure(75, 20), heating)
     assert "30 min by the peak law" in text
@@ -114,7 +129,7 @@ def test_the_heating_time_is_the_first_at_which_half_the_cells_are_likely_reache
 
 def test_maps_carry_each_group_to_its_voxels_and_nothing_outside():
     labels = np.array([[[0, 1], [2, -1]]])
-    m = maps_of(exposure(75, 20), labels)["lethal_radius_peak"]
+    m = exposure_maps(exposure(75, 20), labels)["lethal_radius_peak"]
     assert m.values[0, 0, 0] == pytest.approx(75.0)
     assert np.isnan(m.values[0, 1, 1])
     assert m.std is not None
@@ -122,7 +137,7 @@ def test_maps_carry_each_group_to_its_voxels_and_nothing_outside():
 
 
 def test_curves_stand_in_the_units_they_are_drawn_in():
-    c = curves_of(exposure(75), VOXELS)
+    c = penetration_curves(exposure(75), VOXELS)
     assert c.distance_um[-1] == pytest.approx(150.0)
     assert c.peak.shape == (3, X)
     assert c.cells.shape == (3, 2, X)

@@ -15,9 +15,9 @@ from nanopinn.inference.result import CheckResult, FitResult
 from nanopinn.parameters import PARAMETERS, value
 from nanopinn.physics.formulation import FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.radiation import Fraction
-from nanopinn.solvers.forward import Forward, Setting
-from nanopinn.workflows.therapy.draws import CONVENTIONS, Draws, draw_inputs
-from nanopinn.workflows.therapy.exchange import cluster_exchange, group_tumour
+from nanopinn.solvers.forward import ForwardModel, Setting
+from nanopinn.workflows.therapy.draws import CONVENTIONS, InputDraws, draw_inputs
+from nanopinn.workflows.therapy.exchange import cluster_exchange, group_tumour_voxels
 from nanopinn.workflows.therapy.patient import Patient
 
 from .fitted import arm, ended
@@ -28,11 +28,11 @@ ARMS = (arm(FREE), arm(PEGYLATED), arm(THERMOSENSITIVE))
 @pytest.fixture(scope="module")
 def patient() -> Patient:
     end, covariance, mask = ended()
-    return Patient.of_checkpoint(end, covariance, mask, np.diag([0.5, 0.5, 0.5, 1.0]))
+    return Patient.from_checkpoint(end, covariance, mask, np.diag([0.5, 0.5, 0.5, 1.0]))
 
 
 @pytest.fixture(scope="module")
-def draws(patient: Patient) -> Draws:
+def draws(patient: Patient) -> InputDraws:
     return draw_inputs(patient, ARMS, 60, seed=3)
 
 
@@ -51,7 +51,7 @@ def saved(folder: Path) -> Path:
         (),
         np.diag([0.5, 0.5, 0.5, 1.0]),
         mask,
-        ended=end,
+        fitted_problem=end,
     )
     fit.save(folder / "fit.safetensors")
     return folder
@@ -59,7 +59,7 @@ def saved(folder: Path) -> Path:
 
 def test_a_patient_of_a_folder_has_the_tissue_and_posterior_of_the_fit(tmp_path: Path) -> None:
     end, covariance, _ = ended()
-    found = Patient.of_folder(saved(tmp_path))
+    found = Patient.from_result_folder(saved(tmp_path))
     torch.testing.assert_close(found.tissue.maps.PS, end.problem.setting.maps.PS, rtol=0, atol=0)
     torch.testing.assert_close(
         found.tissue.maps.shapes["filtration"],
@@ -85,21 +85,21 @@ def test_a_folder_without_posterior_is_refused_with_a_remedy(
     if content is not None:
         (tmp_path / "fit.safetensors").write_bytes(content)
     with pytest.raises(InputError, match=word) as error:
-        Patient.of_folder(tmp_path)
+        Patient.from_result_folder(tmp_path)
     assert "un" in (error.value.remedy or "")
     with pytest.raises(InputError, match="not a result folder"):
-        Patient.of_folder(tmp_path / "nowhere")
+        Patient.from_result_folder(tmp_path / "nowhere")
 
 
 def test_a_mask_of_another_tumour_is_refused() -> None:
     end, covariance, mask = ended()
     with pytest.raises(InputError, match="mask"):
-        Patient.of_checkpoint(end, covariance, np.roll(mask, 1, axis=0)[:, :, ::2], np.eye(4))
+        Patient.from_checkpoint(end, covariance, np.roll(mask, 1, axis=0)[:, :, ::2], np.eye(4))
     with pytest.raises(InputError, match="covariance"):
-        Patient.of_checkpoint(end, covariance[:-1, :-1], mask, np.eye(4))
+        Patient.from_checkpoint(end, covariance[:-1, :-1], mask, np.eye(4))
 
 
-def test_the_first_row_is_the_median_of_everything(patient: Patient, draws: Draws) -> None:
+def test_the_first_row_is_the_median_of_everything(patient: Patient, draws: InputDraws) -> None:
     for name, v in patient.tissue.scalars.items():
         assert draws.scalars[name][0] == pytest.approx(v, rel=1e-12)
     for symbol, values in draws.values.items():
@@ -125,7 +125,7 @@ def test_draws_have_the_mean_and_covariance_of_the_posterior(patient: Patient) -
     assert np.all(np.abs(np.cov(logs) - expected) < 4 * 2**0.5 * np.outer(sd, sd) / n**0.5)
 
 
-def test_a_draw_is_the_same_whatever_else_is_drawn(patient: Patient, draws: Draws) -> None:
+def test_a_draw_is_the_same_whatever_else_is_drawn(patient: Patient, draws: InputDraws) -> None:
     few = draw_inputs(patient, ARMS[:1], 5, seed=3)
     for mine, others in ((few.scalars, draws.scalars), (few.values, draws.values)):
         for name, v in mine.items():
@@ -135,7 +135,7 @@ def test_a_draw_is_the_same_whatever_else_is_drawn(patient: Patient, draws: Draw
     assert not np.any(other.scalars["l"][1:] == draws.scalars["l"][1:6])
 
 
-def test_the_posterior_wins_and_conventions_are_not_drawn(draws: Draws) -> None:
+def test_the_posterior_wins_and_conventions_are_not_drawn(draws: InputDraws) -> None:
     assert not set(draws.values) & set(draws.scalars)
     assert not set(draws.values) & CONVENTIONS
     assert {"tau_c", "R_c", "spread_Rt", "krel_TSL_hot", "T_m", "CL_dox", "M_O2", "Vmax"} <= set(
@@ -162,8 +162,8 @@ def test_radiation_is_drawn_only_where_it_is_given(patient: Patient) -> None:
     assert np.log(d.values["RT_K"]).std() == pytest.approx(0.5, rel=0.05)
 
 
-def test_scalars_of_the_phantom_are_known(draws: Draws) -> None:
-    known = Patient.of_phantom(PhantomSettings(shape=(10, 10, 8), refine=2))
+def test_scalars_of_the_phantom_are_known(draws: InputDraws) -> None:
+    known = Patient.from_phantom(PhantomSettings(shape=(10, 10, 8), refine=2))
     d = draw_inputs(known, ARMS, 4, seed=3)
     assert np.ptp(d.scalars["l"]) == 0
     assert d.scalars["l"][0] == known.tissue.scalars["l"]
@@ -173,12 +173,14 @@ def test_scalars_of_the_phantom_are_known(draws: Draws) -> None:
 
 def test_a_phantom_is_irradiated_by_a_treatment_not_by_its_settings() -> None:
     with pytest.raises(InputError, match="irradiates"):
-        Patient.of_phantom(PhantomSettings(shape=(10, 10, 8), refine=2, factors={"P": 2.0}))
+        Patient.from_phantom(PhantomSettings(shape=(10, 10, 8), refine=2, factors={"P": 2.0}))
 
 
 def test_an_arm_of_another_carrier_says_whose_walls_it_borrows(patient: Patient) -> None:
-    imaged = replace(patient, imaged=PH_SENSITIVE.name)
-    said = " ".join(draw_inputs(imaged, (*ARMS, arm(PH_SENSITIVE)), 2, seed=0).assumptions)
+    imaged_formulation = replace(patient, imaged_formulation=PH_SENSITIVE.name)
+    said = " ".join(
+        draw_inputs(imaged_formulation, (*ARMS, arm(PH_SENSITIVE)), 2, seed=0).assumptions
+    )
     assert "thermosensitive: its passage through vessel walls" in said
     assert "pH-sensitive: its passage" not in said
     assert "free: its" not in said
@@ -187,7 +189,7 @@ def test_an_arm_of_another_carrier_says_whose_walls_it_borrows(patient: Patient)
 def test_groups_are_ordered_by_vessels_none_is_small_and_all_the_tumour_is_in_one(
     patient: Patient,
 ) -> None:
-    labels = group_tumour(patient, 8, np.random.default_rng(0))
+    labels = group_tumour_voxels(patient, 8, np.random.default_rng(0))
     inside = patient.tissue.maps.tumour > 0.5
     assert torch.equal(labels >= 0, inside)
     counts = torch.bincount(labels[inside])
@@ -198,18 +200,18 @@ def test_groups_are_ordered_by_vessels_none_is_small_and_all_the_tumour_is_in_on
 
 
 def test_filtration_of_groups_is_that_of_a_full_solve_for_each_draw(
-    patient: Patient, draws: Draws
+    patient: Patient, draws: InputDraws
 ) -> None:
-    labels = group_tumour(patient, 4, np.random.default_rng(0))
+    labels = group_tumour_voxels(patient, 4, np.random.default_rng(0))
     factors = {"p_e": np.linspace(0.5, 1.5, len(draws)), "SV": 2.0}
     J_v, J_L = cluster_exchange(patient, draws, labels, factors)
     assert J_v.shape == J_L.shape == (len(draws), int(labels.max()) + 1)
     assert np.all(J_L == 0)  # no lymph in the tumour
     for i in (0, 7):
-        scalars = {k: torch.as_tensor(v) for k, v in draws.scalars_of(i).items()}
+        scalars = {k: torch.as_tensor(v) for k, v in draws.scalars_at_draw(i).items()}
         here = {"p_e": float(factors["p_e"][i]), "SV": 2.0}  # type: ignore[index]
         setting = Setting(patient.tissue.maps, patient.tissue.grid, 1)
-        full = Forward(setting, lambda _, s=scalars: s, factors=here).flow(torch.zeros(0)).J_v  # type: ignore[misc]
+        full = ForwardModel(setting, lambda _, s=scalars: s, factors=here).flow(torch.zeros(0)).J_v  # type: ignore[misc]
         means = [float(full[labels == k].mean()) for k in range(J_v.shape[1])]
         # pressure to 1e-6; filtration is the small difference of two pressures in the core
         np.testing.assert_allclose(J_v[i], means, rtol=1e-4)

@@ -14,57 +14,61 @@ from typer.testing import CliRunner
 
 from nanopinn import ImagingInputs, InputError, OutputError, PlanSettings, plan_protocol, write_plan
 from nanopinn.cli.app import app
-from nanopinn.cli.options import spread
+from nanopinn.cli.options import expand_multivalue_options
 from nanopinn.imaging.maps import make_maps
-from nanopinn.inference.checkpoint import FILE, Checkpoint
-from nanopinn.inference.contract import Fitted
-from nanopinn.inference.design import Design, design
+from nanopinn.inference.checkpoint import FILE, FittedProblem
+from nanopinn.inference.contract import EngineFit
+from nanopinn.inference.design import ExperimentDesign, design
 from nanopinn.inference.fv import fit_fv
 from nanopinn.inference.plan import Plan
 from nanopinn.inference.problem import Fields, InverseProblem
 from nanopinn.workflows.phantom import make_phantom
 from nanopinn.workflows.phantom.anatomy import draw_anatomy
-from nanopinn.workflows.plan.images import planned_image, with_noise
-from nanopinn.workflows.plan.scan import planned_scan
-from nanopinn.workflows.problem import pose, pose_problem
+from nanopinn.workflows.plan.images import parse_planned_image, expected_observations
+from nanopinn.workflows.plan.scan import simulate_planned_scan
+from nanopinn.workflows.problem import pose_problem_from_images, pose_problem
 from nanopinn.workflows.settings import FitSettings, PhantomSettings
 
 SMALL = PlanSettings(tumour_mm=(3.6, 3.6, 3.6), voxel_mm=(0.7, 0.7, 0.7), frames=40, draws=1)
 IMAGES = tuple(
-    planned_image(t, 0.05, "--drug")
+    parse_planned_image(t, 0.05, "--drug")
     for t in ("encapsulated@2", "released@2:10%", "released@12:0.5ug/mL")
 )
 
 
 @pytest.fixture(scope="module")
-def planned() -> tuple[InverseProblem, Fields, Design]:
+def planned() -> tuple[InverseProblem, Fields, ExperimentDesign]:
     """A small protocol with two images and one candidate, at prior medians."""
-    imaging = planned_scan(SMALL, np.random.default_rng(0))
-    problem = pose(
-        imaging, [i.blank(imaging.mask.shape) for i in IMAGES], FitSettings(preset="fast"), "cpu"
+    imaging = simulate_planned_scan(SMALL, np.random.default_rng(0))
+    problem = pose_problem_from_images(
+        imaging,
+        [i.to_blank_image(imaging.mask.shape) for i in IMAGES],
+        FitSettings(preset="fast"),
+        "cpu",
     ).problem
     theta = problem.unknowns.prior_mean
     fields = problem.solve(theta, problem.forward(), tangents=True)
-    problem = replace(problem, drug=with_noise(problem, fields, IMAGES))
+    problem = replace(problem, drug=expected_observations(problem, fields, IMAGES))
     return problem, fields, design(problem, theta, fields, candidates=1)
 
 
 @pytest.fixture(scope="module")
 def fitted_folder(
-    planned: tuple[InverseProblem, Fields, Design], tmp_path_factory: pytest.TempPathFactory
+    planned: tuple[InverseProblem, Fields, ExperimentDesign],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """What a fit leaves behind: here a problem whose data are what it expects, at the prior medians."""
     problem, _, _ = planned
     folder = tmp_path_factory.mktemp("result")
     taken = replace(problem, drug=problem.drug[:2])
-    (folder / FILE).write_bytes(Checkpoint(taken, problem.unknowns.prior_mean).to_bytes())
+    (folder / FILE).write_bytes(FittedProblem(taken, problem.unknowns.prior_mean).to_bytes())
     return folder
 
 
 def normal_equations(problem: InverseProblem, fields: Fields) -> np.ndarray:
     """Covariance that an engine would state there, with every systematic error."""
     theta = problem.unknowns.prior_mean
-    weighed = problem.with_errors(theta, fields).with_errors(theta, fields)
+    weighed = problem.with_systematic_errors(theta, fields).with_systematic_errors(theta, fields)
     return weighed.quadratic(theta, weighed.compare(fields)).covariance
 
 
@@ -145,7 +149,7 @@ def written(plan: Plan, folder: Path) -> None:
 )
 def test_an_image_that_cannot_be_is_refused_in_words(text: str, words: str) -> None:
     with pytest.raises(InputError, match=words) as refused:
-        planned_image(text, 0.05, "--candidate")
+        parse_planned_image(text, 0.05, "--candidate")
     assert "--candidate" in str(refused.value)
 
 
@@ -163,7 +167,7 @@ def test_a_protocol_that_cannot_be_is_refused_in_words(
     change: dict[str, object], words: str
 ) -> None:
     with pytest.raises(InputError, match=f"(?i){words}"):
-        planned_scan(SMALL.model_copy(update=change), np.random.default_rng(0))
+        simulate_planned_scan(SMALL.model_copy(update=change), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +189,7 @@ def test_a_protocol_that_cannot_be_is_refused_in_words(
 def test_the_command_refuses_in_one_paragraph(options: list[str], words: str) -> None:
     # as the shell hands a negative number over: with an equals sign
     given = ["--voxel-mm=-1"] if "-1" in options else options
-    error = CliRunner().invoke(app, spread(["plan", "-q", *given])).exception
+    error = CliRunner().invoke(app, expand_multivalue_options(["plan", "-q", *given])).exception
     assert isinstance(error, InputError)
     assert re.search(words, str(error)), str(error)
 
@@ -210,7 +214,9 @@ def test_a_phantom_whose_tumour_does_not_fit_its_field_of_view_is_refused() -> N
 
 
 def test_without_a_pH_map_its_error_is_that_of_an_assumed_value() -> None:
-    without = planned_scan(SMALL.model_copy(update={"ph": False}), np.random.default_rng(0))
+    without = simulate_planned_scan(
+        SMALL.model_copy(update={"ph": False}), np.random.default_rng(0)
+    )
     assert without.ph_coverage == 0
     assert np.ptp(without.ph_filled[without.mask]) == 0
 
@@ -228,7 +234,7 @@ PHANTOM = PhantomSettings(
 
 
 @pytest.fixture(scope="module")
-def real_fits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fitted]:
+def real_fits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EngineFit]:
     """Fits of one phantom, whose truth was solved finer and by another scheme: DCE and pH alone, and with one image."""
     folder = make_phantom(tmp_path_factory.mktemp("phantom") / "study", PHANTOM)
     imaging = make_maps(
@@ -247,27 +253,27 @@ def real_fits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Fitted]:
 
 
 @pytest.fixture(scope="module")
-def plan_of_them(real_fits: dict[str, Fitted]) -> Design:
+def plan_of_them(real_fits: dict[str, EngineFit]) -> ExperimentDesign:
     """The same protocol in another tumour of the same size, at the estimate of the fit."""
     settings = PlanSettings(
         tumour_mm=PHANTOM.tumour_mm, voxel_mm=PHANTOM.voxel_mm, frames=PHANTOM.frames
     )
     imaging, image = (
-        planned_scan(settings, np.random.default_rng(5)),
-        planned_image("encapsulated@2", 0.05, "--drug"),
+        simulate_planned_scan(settings, np.random.default_rng(5)),
+        parse_planned_image("encapsulated@2", 0.05, "--drug"),
     )
-    problem = pose(
-        imaging, [image.blank(imaging.mask.shape)], FitSettings(preset="fast"), "cpu"
+    problem = pose_problem_from_images(
+        imaging, [image.to_blank_image(imaging.mask.shape)], FitSettings(preset="fast"), "cpu"
     ).problem
     theta = real_fits["with an image"].theta
     fields = problem.solve(theta, problem.forward(), tangents=True)
-    problem = replace(problem, drug=with_noise(problem, fields, (image,)))
+    problem = replace(problem, drug=expected_observations(problem, fields, (image,)))
     return design(problem, theta, fields, candidates=1)
 
 
 @pytest.mark.slow
 def test_fits_state_the_sd_that_was_planned(
-    real_fits: dict[str, Fitted], plan_of_them: Design
+    real_fits: dict[str, EngineFit], plan_of_them: ExperimentDesign
 ) -> None:
     fit = real_fits["with an image"]
     actual, expected = (
@@ -282,7 +288,7 @@ def test_fits_state_the_sd_that_was_planned(
 
 @pytest.mark.slow
 def test_what_an_image_was_planned_to_narrow_it_narrows(
-    real_fits: dict[str, Fitted], plan_of_them: Design
+    real_fits: dict[str, EngineFit], plan_of_them: ExperimentDesign
 ) -> None:
     names = real_fits["DCE alone"].problem.unknowns.names
     alone, both = (np.sqrt(np.diag(f.run.covariance)) for f in real_fits.values())

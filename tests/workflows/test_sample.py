@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nanopinn import FitSettings, ImagingInputs, run_fit
-from nanopinn.workflows.fit import Study
+from nanopinn.workflows.fit import FittedStudy
 
 SAMPLE = Path(__file__).resolve().parents[2] / "sample_data"
 TRUTH = json.loads((SAMPLE / "truth" / "parameters.json").read_text())["scalars_SI"]
@@ -18,7 +18,7 @@ PER_SI = {"l": 1e3, "q": 3600.0, "PS_l": 3600.0, "krel_ref": 3600.0, "p_e": 1 / 
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
+def study() -> FittedStudy:
     inputs = ImagingInputs(
         dce=SAMPLE / "dce.nii.gz",
         cest=SAMPLE / "ph.nii.gz",
@@ -32,7 +32,7 @@ def study() -> Study:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["l", "q", "PS_l", "krel_ref"])
-def test_what_the_images_inform_is_found(study: Study, name: str) -> None:
+def test_what_the_images_inform_is_found(study: FittedStudy, name: str) -> None:
     s = study.fit[name]
     error = np.log(s.median / (TRUTH[name] * PER_SI[name]))
     assert abs(error) < 2 * s.sd
@@ -40,13 +40,13 @@ def test_what_the_images_inform_is_found(study: Study, name: str) -> None:
     assert s.informed
 
 
-def test_the_driving_pressure_keeps_its_prior(study: Study) -> None:
+def test_the_driving_pressure_keeps_its_prior(study: FittedStudy) -> None:
     p_e = study.fit["p_e"]
     assert p_e.contraction == pytest.approx(0, abs=1e-6)
     assert p_e.median == pytest.approx(p_e.prior_median, rel=1e-6)
 
 
-def test_pressure_is_right_up_to_its_unknowable_scale(study: Study) -> None:
+def test_pressure_is_right_up_to_its_unknowable_scale(study: FittedStudy) -> None:
     inside = study.fit.mask
     true = np.asarray(nib.load(SAMPLE / "truth" / "IFP.nii.gz").dataobj)[inside]
     ifp = study.fit.maps["IFP"]
@@ -57,12 +57,12 @@ def test_pressure_is_right_up_to_its_unknowable_scale(study: Study) -> None:
     assert (ifp.std[inside] > 0.3 * ifp.values[inside]).mean() > 0.95
 
 
-def test_both_engines_stand_in_the_result_and_agree(study: Study) -> None:
+def test_both_engines_stand_in_the_result_and_agree(study: FittedStudy) -> None:
     assert set(study.fit.runs) == {"pinn", "fv"}
     for name in ("l", "q", "PS_l", "krel_ref"):
         # the step that the polish leaves is told, however small
         assert 0 < study.fit.engine_distance[name] < 1.0, name
 
 
-def test_the_check_passes(study: Study) -> None:
+def test_the_check_passes(study: FittedStudy) -> None:
     assert study.fit.check.passed, study.fit.check.headline

@@ -110,8 +110,8 @@ def test_heat_has_its_effects_unless_the_schedule_says_no(tmp_path: Path) -> Non
     )
     assert with_effects.factors(7200.0)["P_l"] > 2
     assert without.factors(7200.0) == {}
-    assert any("pressure" in s and "0.5" in s for s in with_effects.said_of_heat())
-    assert any("left out" in s for s in without.said_of_heat())
+    assert any("pressure" in s and "0.5" in s for s in with_effects.heat_assumptions())
+    assert any("left out" in s for s in without.heat_assumptions())
 
 
 def test_factors_of_heat_and_radiation_multiply_also_when_they_are_drawn(tmp_path: Path) -> None:
@@ -125,8 +125,8 @@ def test_factors_of_heat_and_radiation_multiply_also_when_they_are_drawn(tmp_pat
     }
     for values in ({}, drawn):
         together, apart = (
-            both.under(values).factors(36000.0),
-            (t.under(values).factors(36000.0) for t in (heat, rays)),
+            both.with_values(values).factors(36000.0),
+            (t.with_values(values).factors(36000.0) for t in (heat, rays)),
         )
         one, other = apart
         assert together["p_e"] == pytest.approx(one["p_e"] * other["p_e"], rel=1e-12)
@@ -136,7 +136,7 @@ def test_factors_of_heat_and_radiation_multiply_also_when_they_are_drawn(tmp_pat
 
 def test_heat_that_closes_vessels_is_warned_of(tmp_path: Path) -> None:
     mild, hot = (
-        read(tmp_path, DOSE + HEAT.replace("42", str(T)) + RUN).said_of_heat() for T in (45, 46)
+        read(tmp_path, DOSE + HEAT.replace("42", str(T)) + RUN).heat_assumptions() for T in (45, 46)
     )
     assert not any("Warning" in s for s in mild)
     assert any("46 C" in s and "perfusion shut-down" in s for s in hot)

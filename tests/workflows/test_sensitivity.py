@@ -18,8 +18,8 @@ from nanopinn.physics.model import TissueMaps
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.radiation import RadiationCourse
 from nanopinn.physics.temperature import scheduled_temperature
-from nanopinn.workflows.therapy.ranking import rank_reach, table_input
-from nanopinn.workflows.therapy.sensitivity import Input, rank
+from nanopinn.workflows.therapy.ranking import rank_penetration_inputs, input_from_table
+from nanopinn.workflows.therapy.sensitivity import UncertainInput, rank_inputs
 from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
 
 Array = NDArray[np.float64]
@@ -30,7 +30,7 @@ def angle(z: Array) -> Array:
     return np.pi * (2 * ndtr(z) - 1)
 
 
-ANGLES = [Input(n, angle) for n in ("x1", "idle", "x2", "x3")]
+ANGLES = [UncertainInput(n, angle) for n in ("x1", "idle", "x2", "x3")]
 
 
 def ishigami(at: Mapping[str, Array]) -> dict[str, Array]:
@@ -43,14 +43,14 @@ def test_indices_of_ishigamis_function_are_its_known_ones_and_what_does_nothing_
     None
 ):
     """First .3139, .4424, 0 and total .5576, .4424, .2437 (Ishigami and Homma 1990, a = 7, b = .1)."""
-    found = rank(ANGLES, ishigami, trajectories=40, leading=3, points=1024)["y"]
+    found = rank_inputs(ANGLES, ishigami, trajectories=40, leading=3, points=1024)["y"]
     assert found.inputs[-1] == "idle"
     assert found.effect[-1] == 0.0
     assert set(found.leading) == {"x1", "x2", "x3"}
     at = [found.leading.index(n) for n in ("x1", "x2", "x3")]
     np.testing.assert_allclose(found.first[at], [0.3139, 0.4424, 0.0], atol=0.04)
     np.testing.assert_allclose(found.total[at], [0.5576, 0.4424, 0.2437], atol=0.04)
-    assert found.kept == 1.0
+    assert found.valid_share == 1.0
     assert str(found).splitlines()[0].startswith("y (100%")
 
 
@@ -61,21 +61,23 @@ def test_points_at_which_an_outcome_is_not_there_are_left_out_with_their_neighbo
         u, v = (ndtr(at[n]) for n in ("u", "v"))
         return {"y": np.where(u + v < 0.2, np.nan, 2 * u + v)}
 
-    found = rank([Input(n, lambda z: z) for n in "uv"], cut, trajectories=40, leading=0)["y"]
-    assert 0 < found.kept < 1
+    found = rank_inputs(
+        [UncertainInput(n, lambda z: z) for n in "uv"], cut, trajectories=40, leading=0
+    )["y"]
+    assert 0 < found.valid_share < 1
     assert found.inputs == ("u", "v")
     np.testing.assert_allclose(found.effect, [2 * 0.95, 0.95], rtol=1e-9)
     np.testing.assert_allclose(found.spread, 0.0, atol=1e-9)
     with pytest.raises(InputError, match="hardly any point"):
-        rank(
-            [Input(n, lambda z: z) for n in "uv"],
+        rank_inputs(
+            [UncertainInput(n, lambda z: z) for n in "uv"],
             lambda at: {"y": np.full(len(at["u"]), np.nan)},
             leading=0,
         )
 
 
 def test_an_outcome_that_nothing_moves_has_no_indices() -> None:
-    found = rank(
+    found = rank_inputs(
         ANGLES, lambda at: {"y": np.ones(len(at["x1"]))}, trajectories=4, leading=2, points=8
     )["y"]
     assert found.effect.max() == found.total.max() == 0.0
@@ -91,7 +93,7 @@ def test_without_salib_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match="SALib") as caught:
-        rank(ANGLES, ishigami)
+        rank_inputs(ANGLES, ishigami)
     assert "nanopinn[sensitivity]" in str(caught.value)
 
 
@@ -104,10 +106,10 @@ def test_the_reach_of_heated_carriers_answers_to_their_release_and_not_to_what_k
         given, (Heating(0.0, 900.0, 0.0, "imposed", 315.15, None),), RadiationCourse(), (), 1800.0
     )
     heat = scheduled_temperature(one, 315.15, 0.0, 900.0)
-    inputs = [table_input(s) for s in ("EC50_i", "krel_TSL_hot", "PS_l")] + [
-        table_input("ve_t", 0.3, "phi")
+    inputs = [input_from_table(s) for s in ("EC50_i", "krel_TSL_hot", "PS_l")] + [
+        input_from_table("ve_t", 0.3, "phi")
     ]
-    found = rank_reach(
+    found = rank_penetration_inputs(
         maps, treatment, (2e-5, 0.0), temperature=heat, inputs=inputs, trajectories=4, leading=0
     )
     peak = next(s for name, s in found.items() if name.startswith("log peak"))
@@ -116,11 +118,11 @@ def test_the_reach_of_heated_carriers_answers_to_their_release_and_not_to_what_k
     assert peak.effect[-1] == 0.0
     assert killed.inputs[0] == "EC50_i"
     assert peak.effect[peak.inputs.index("krel_TSL_hot")] > peak.effect[peak.inputs.index("PS_l")]
-    assert peak.kept == 1.0
+    assert peak.valid_share == 1.0
 
 
 def test_an_inputs_spread_is_the_tables_about_another_median() -> None:
-    phi = table_input("ve_t", 0.2, "phi")
+    phi = input_from_table("ve_t", 0.2, "phi")
     assert phi.name == "phi"
     assert float(phi.at(np.zeros(1))[0]) == pytest.approx(0.2)
-    assert float(table_input("tau_c").at(np.zeros(1))[0]) == pytest.approx(value("tau_c"))
+    assert float(input_from_table("tau_c").at(np.zeros(1))[0]) == pytest.approx(value("tau_c"))

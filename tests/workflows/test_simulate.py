@@ -16,7 +16,7 @@ from scipy.integrate import solve_ivp
 from nanopinn import InputError, MapFiles, PhantomSettings, SimulationSettings, run_simulation
 from nanopinn.parameters import value
 from nanopinn.physics.cells import CELLS_PER_UNIT
-from nanopinn.physics.drug import DrugDetail, volume_fractions
+from nanopinn.physics.drug import DrugPoolOptions, volume_fractions
 from nanopinn.physics.formulation import FREE, PH_SENSITIVE, THERMOSENSITIVE, Formulation
 from nanopinn.physics.model import TissueMaps, TumourModel
 from nanopinn.physics.plasma import Dose
@@ -24,14 +24,14 @@ from nanopinn.physics.radiation import Fraction, RadiationCourse
 from nanopinn.physics.temperature import TemperatureCourse
 from nanopinn.report.simulated import Simulation
 from nanopinn.report.simulation import write_simulation
-from nanopinn.solvers.evolve import Tolerance, evolve
+from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
 from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.interval import Interval
 from nanopinn.workflows.formulations import read_formulation
-from nanopinn.workflows.simulate.course import Course
+from nanopinn.workflows.simulate.course import TreatmentTimeline
 from nanopinn.workflows.simulate.heating import temperature_course
-from nanopinn.workflows.simulate.sources import tissue_of_phantom
+from nanopinn.workflows.simulate.sources import tissue_from_phantom
 from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
 
 HOUR = 3600.0
@@ -95,15 +95,19 @@ def after(
     tolerance: float = 1e-4,
 ) -> torch.Tensor:
     """Tumour means of every pool per tissue volume, ``(t, pool)``."""
-    tissue = tissue_of_phantom(SMALL, "cpu")
+    tissue = tissue_from_phantom(SMALL, "cpu")
     temperature = temperature_course(t, tissue)[0]
-    course = Course(
-        Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t, temperature, release_share=share
+    course = TreatmentTimeline(
+        Setting(tissue.maps, tissue.grid, 1),
+        tissue.scalars,
+        t,
+        temperature,
+        max_release_change=share,
     )
     course.detail = replace(course.detail, saturable=saturable)
-    U = evolve(
+    U = integrate_adaptive(
         course.intervals(),
-        course.empty(),
+        course.zero_pools(),
         [h * HOUR for h in save_h],
         tolerance=Tolerance(step=tolerance),
     ).U
@@ -135,12 +139,12 @@ def test_heat_brings_more_drug_from_a_thermosensitive_liposome_and_is_not_asked_
         released(run(treatment(THERMOSENSITIVE, heat=h))) for h in ((), warm(60, ramp_s=0.0))
     )
     assert (hot > 3 * cold).all()
-    tissue = tissue_of_phantom(SMALL, "cpu")
+    tissue = tissue_from_phantom(SMALL, "cpu")
     t = treatment(FREE, heat=warm(60))
-    course = Course(
+    course = TreatmentTimeline(
         Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t, temperature_course(t, tissue)[0]
     )
-    assert course.hot is None
+    assert course.release_temperature is None
 
 
 def test_acid_releases_more_than_the_leak() -> None:
@@ -198,13 +202,13 @@ def test_a_voxel_in_which_nothing_moves_follows_its_ordinary_equations() -> None
     tumour[2, 2, 2] = 1.0
     one, phi, v_p, pH, dose = torch.ones_like(tumour), 0.3, 0.04, 6.9, 90e-6
     maps = TissueMaps(tumour, 1e-3 * one, phi * one, v_p * one, pH * one)
-    course = Course(
+    course = TreatmentTimeline(
         Setting(maps, Grid((n, n, n), (1.0, 1.0, 1.0)), 1), {"q": 1e-20}, treatment(FREE)
     )  # metre cells: no exchange
     times = [600.0, HOUR, 6 * HOUR]
-    U = evolve(course.intervals(), course.empty(), times, tolerance=Tolerance(step=1e-6)).U[
-        :, :, 2, 2, 2
-    ]
+    U = integrate_adaptive(
+        course.intervals(), course.zero_pools(), times, tolerance=Tolerance(step=1e-6)
+    ).U[:, :, 2, 2, 2]
 
     plasma = FREE.plasma((Dose(0.0, dose),)).free
     fb, tau, ka, kd = value("fb"), value("tau_c"), value("k_a"), value("k_d")
@@ -237,7 +241,7 @@ def test_an_emptied_pool_stays_where_its_transporter_can_fill_it() -> None:
     """An error of the step far above K_e once led the pool through the pole of F/(F + K_e) and on without end."""
     one = torch.ones((2, 2, 2), dtype=torch.float64)
     model = TumourModel.of(TissueMaps(one, one, 0.3 * one, 0.03 * one, 7.4 * one), None, {"P": 0.0})
-    pools = model.drug(0 * one, 0 * one, DrugDetail(carrier=False, saturable=True))
+    pools = model.drug(0 * one, 0 * one, DrugPoolOptions(carrier=False, saturable=True))
     still = tuple(torch.zeros(s, dtype=torch.float64) for s in ((3, 2, 2), (2, 3, 2), (2, 2, 3)))
     interval = Interval.of(
         0.0,
@@ -249,7 +253,7 @@ def test_an_emptied_pool_stays_where_its_transporter_can_fill_it() -> None:
     )
     start = torch.zeros_like(interval.capacity)
     start[0] = 10.0
-    U = evolve([interval], start, [1e8], tolerance=Tolerance(longest_step=1e7)).U[-1]
+    U = integrate_adaptive([interval], start, [1e8], tolerance=Tolerance(max_step=1e7)).U[-1]
     assert float(U.min()) > 0
     assert float((interval.capacity * U).sum()) == pytest.approx(
         float((interval.capacity * start).sum()), rel=1e-9
@@ -259,14 +263,14 @@ def test_an_emptied_pool_stays_where_its_transporter_can_fill_it() -> None:
 def test_flow_is_solved_once_without_radiation_and_falls_with_the_driving_pressure_under_it() -> (
     None
 ):
-    tissue = tissue_of_phantom(SMALL, "cpu")
+    tissue = tissue_from_phantom(SMALL, "cpu")
     setting = Setting(tissue.maps, tissue.grid, 1)
-    still = Course(setting, tissue.scalars, treatment(FREE))
+    still = TreatmentTimeline(setting, tissue.scalars, treatment(FREE))
     list(still.intervals())
     assert still.flows_solved == 1
     t = treatment(FREE, fractions=(Fraction(HOUR, 5.0),), end_h=49.0)
-    course = Course(setting, tissue.scalars, t)
-    lengths = [p.end - p.start for p in course.parts() if p.start >= HOUR]
+    course = TreatmentTimeline(setting, tissue.scalars, t)
+    lengths = [p.end - p.start for p in course.segments() if p.start >= HOUR]
     assert max(lengths) <= 4 * HOUR * (1 + 1e-9)
     inside = tissue.maps.tumour > 0.5
     before, at_peak = (float(course.flow(s)[0].p[inside].mean()) for s in (0.0, 25 * HOUR))
@@ -283,8 +287,8 @@ def test_a_users_carrier_crosses_walls_as_its_file_says_whatever_the_patients_fi
     ).read_text()
     own = 'permeability = {value = 1e-5, unit = "1/s", source = "test"}'
     (tmp_path / "mine.toml").write_text(text.replace('permeability = "PS_l"', own))
-    tissue = tissue_of_phantom(SMALL, "cpu")
-    course = Course(
+    tissue = tissue_from_phantom(SMALL, "cpu")
+    course = TreatmentTimeline(
         Setting(tissue.maps, tissue.grid, 1),
         {"PS_l": 3e-6},
         treatment(read_formulation(tmp_path / "mine.toml")),
@@ -294,7 +298,7 @@ def test_a_users_carrier_crosses_walls_as_its_file_says_whatever_the_patients_fi
     assert model.value("D_l_t") == 3.1e-12
     assert (
         float(
-            Course(course.setting, {"PS_l": 3e-6}, treatment(THERMOSENSITIVE))
+            TreatmentTimeline(course.setting, {"PS_l": 3e-6}, treatment(THERMOSENSITIVE))
             .flow(0.0)[1]
             .scalars["PS_l"]
         )
@@ -305,15 +309,15 @@ def test_a_users_carrier_crosses_walls_as_its_file_says_whatever_the_patients_fi
 def test_heat_lowers_the_pressure_and_lets_more_carriers_through_unless_its_effects_are_left_out() -> (
     None
 ):
-    tissue = tissue_of_phantom(SMALL, "cpu")
+    tissue = tissue_from_phantom(SMALL, "cpu")
     setting, inside = Setting(tissue.maps, tissue.grid, 1), tissue.maps.tumour > 0.5
     with_effects = treatment(THERMOSENSITIVE, heat=warm(60, ramp_s=0.0), end_h=72.0)
     course, without = (
-        Course(setting, tissue.scalars, t)
+        TreatmentTimeline(setting, tissue.scalars, t)
         for t in (with_effects, replace(with_effects, heat_effects=None))
     )
 
-    def pressure_and_permeability(c: Course, s: float) -> tuple[float, float]:
+    def pressure_and_permeability(c: TreatmentTimeline, s: float) -> tuple[float, float]:
         flow, model = c.flow(s)
         return float(flow.p[inside].mean()), float(model.liposome_permeability()[0][inside].mean())
 
@@ -325,13 +329,13 @@ def test_heat_lowers_the_pressure_and_lets_more_carriers_through_unless_its_effe
     assert at_rest[0] / before[0] == pytest.approx(value("HT_IFP"), abs=0.02)  # held
     assert at_end[1] / before[1] == pytest.approx(value("HT_Pl"), rel=1e-6)
     assert at_rest[1] / before[1] == pytest.approx(1.0, abs=0.01)
-    assert len(without.parts()) < len(course.parts())
+    assert len(without.segments()) < len(course.segments())
 
 
 def test_parts_follow_what_heat_does_and_are_long_where_it_rests() -> None:
-    tissue = tissue_of_phantom(SMALL, "cpu")
+    tissue = tissue_from_phantom(SMALL, "cpu")
     t = treatment(THERMOSENSITIVE, heat=warm(60, ramp_s=0.0), end_h=240.0, images_h=())
-    parts = Course(Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t).parts()
+    parts = TreatmentTimeline(Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t).segments()
     assert [p.start for p in parts[1:]] == [p.end for p in parts[:-1]]
     assert max(p.end - p.start for p in parts) <= 240 * HOUR / 4
     for p in parts:
@@ -343,17 +347,17 @@ def test_parts_follow_what_heat_does_and_are_long_where_it_rests() -> None:
 
 def test_finer_parts_change_what_heat_brings_by_less_than_half_a_percent() -> None:
     t = treatment(THERMOSENSITIVE, heat=warm(30, ramp_s=0.0), end_h=2.0, images_h=(2.0,))
-    tissue = tissue_of_phantom(SMALL, "cpu")
+    tissue = tissue_from_phantom(SMALL, "cpu")
     found = []
     for share in (0.2, 0.05):
-        course = Course(
+        course = TreatmentTimeline(
             Setting(tissue.maps, tissue.grid, 1),
             tissue.scalars,
             t,
             temperature_course(t, tissue)[0],
-            factor_share=share,
+            max_log_factor_change=share,
         )
-        U = evolve(course.intervals(), course.empty(), [2 * HOUR]).U[-1]
+        U = integrate_adaptive(course.intervals(), course.zero_pools(), [2 * HOUR]).U[-1]
         found.append(
             (U * volume_fractions(course.detail.pools, tissue.maps))[
                 :, tissue.maps.tumour > 0.5
@@ -363,7 +367,7 @@ def test_finer_parts_change_what_heat_brings_by_less_than_half_a_percent() -> No
 
 
 def course_of(heat: tuple[Heating, ...]) -> tuple[TemperatureCourse, torch.Tensor]:
-    tissue = tissue_of_phantom(SMALL, "cpu")
+    tissue = tissue_from_phantom(SMALL, "cpu")
     course = temperature_course(treatment(THERMOSENSITIVE, heat=heat), tissue)[0]
     assert course is not None
     return course, tissue.maps.tumour > 0.5
@@ -400,7 +404,7 @@ def thermometry(
     path = save(
         folder / "T.nii.gz",
         T,
-        tissue_of_phantom(SMALL, "cpu").affine,
+        tissue_from_phantom(SMALL, "cpu").affine,
         VolumeTiming=times or [0.0, 1800.0],
         Unit=unit,
     )
@@ -415,7 +419,7 @@ def test_measured_temperatures_do_what_the_same_scheduled_ones_do(tmp_path: Path
 
 
 def test_measured_heat_that_closes_vessels_is_warned_of(tmp_path: Path) -> None:
-    tissue, heat = tissue_of_phantom(SMALL, "cpu"), thermometry(tmp_path, SMALL.shape)
+    tissue, heat = tissue_from_phantom(SMALL, "cpu"), thermometry(tmp_path, SMALL.shape)
     mild = temperature_course(treatment(THERMOSENSITIVE, heat=heat), tissue)[1]
     changed(heat[0].file, lambda a: a + 4)  # type: ignore[arg-type]
     hot = temperature_course(treatment(THERMOSENSITIVE, heat=heat), tissue)[1]
@@ -443,7 +447,7 @@ def test_thermometry_that_cannot_be_used_is_refused(
 @pytest.fixture
 def files(tmp_path: Path) -> MapFiles:
     """The small phantom's maps as files, in a folder as ``nanopinn maps`` writes it."""
-    t = tissue_of_phantom(SMALL, "cpu")
+    t = tissue_from_phantom(SMALL, "cpu")
     (tmp_path / "maps").mkdir()
 
     def put(name: str, values: torch.Tensor, **side: object) -> Path:

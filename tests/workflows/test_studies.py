@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanopinn.errors import InputError
-from nanopinn.workflows.cohort import Study, find_studies
-from nanopinn.workflows.cohort.names import study_name
+from nanopinn.workflows.cohort import CohortStudy, find_studies
+from nanopinn.workflows.cohort.names import parse_study_id
 
 #: A whole study: what a fit takes, as data folder and rest of the name.
 WHOLE = (
@@ -42,12 +42,12 @@ def put(dataset: Path, names: Iterable[str], sub: str = "01", ses: str = "") -> 
     return dataset
 
 
-def only(dataset: Path, **more: object) -> Study:
+def only(dataset: Path, **more: object) -> CohortStudy:
     (study,) = find_studies(dataset, **more)  # type: ignore[arg-type]
     return study
 
 
-def option(study: Study, name: str) -> list[str]:
+def option(study: CohortStudy, name: str) -> list[str]:
     pairs = list(zip(study.options[::2], study.options[1::2], strict=True))
     return [Path(v).name for o, v in pairs if o == name]
 
@@ -336,8 +336,8 @@ def test_participants_columns_reach_every_session(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("id", ["sub-01_ses-1", "sub-01", "sub-a_run-2", "sub-a_ses-b_run-03"])
 def test_an_id_and_its_parts_are_one(id: str) -> None:
-    assert study_name(id).id == id
-    assert study_name(id).place == Path(*id.split("_"))
+    assert parse_study_id(id).id == id
+    assert parse_study_id(id).place == Path(*id.split("_"))
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_an_id_and_its_parts_are_one(id: str) -> None:
 )
 def test_an_id_of_another_form_is_refused(id: str) -> None:
     with pytest.raises(InputError):
-        study_name(id)
+        parse_study_id(id)
 
 
 def test_two_hundred_subjects_are_found_at_once_and_without_heavy_packages(tmp_path: Path) -> None:

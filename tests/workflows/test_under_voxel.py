@@ -11,18 +11,22 @@ import torch
 from torch import Tensor
 
 from nanopinn.parameters import value
-from nanopinn.physics.drawn_plasma import DrawnCurve
-from nanopinn.physics.drug import FULL
+from nanopinn.physics.drawn_plasma import SampledPlasmaCurves
+from nanopinn.physics.drug import FULL_POOLS
 from nanopinn.physics.formulation import FREE, PEGYLATED, THERMOSENSITIVE, Formulation
 from nanopinn.physics.model import TissueMaps, TumourModel, default_scalars
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.radiation import RadiationCourse
 from nanopinn.physics.temperature import scheduled_temperature
-from nanopinn.solvers.clusters import drawn_model, group_pools
+from nanopinn.solvers.clusters import build_sampled_cluster_model, cluster_pools
 from nanopinn.solvers.exposure import Exposure
-from nanopinn.solvers.radial import NARROWEST
-from nanopinn.workflows.therapy.under_voxel import UnderVoxel, _Course, expose
+from nanopinn.solvers.radial import MIN_RADIUS_RATIO
+from nanopinn.workflows.therapy.under_voxel import (
+    MicroscaleModel,
+    _MicroscaleTimeline,
+    solve_exposure,
+)
 from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
 
 HOUR, HOT = 3600.0, 315.15
@@ -88,24 +92,24 @@ def under(
     factors: Mapping[str, Tensor] | None = None,
     ramp: float = 60.0,
     minutes: float = 30.0,
-) -> UnderVoxel:
+) -> MicroscaleModel:
     scalars, values = drawn()
     J_v = 2e-5 * tensor((1.0, 1.5, 0.5, 2.0))[:, None] * tensor((1.0, 0.6, 0.3))
     temperature = scheduled_temperature(ONE, HOT, 0.0, minutes * 60, ramp)
     moved = None if factors is None else lambda t: factors
-    every = UnderVoxel.of(
+    every = MicroscaleModel.of(
         tissue(),
         LABELS,
         4,
         scalars,
         values,
         lambda t: (J_v, 0.01 * J_v),
-        over=tensor((1.0, 0.9, 1.1, 1.0)),
+        relative_aif_scale=tensor((1.0, 0.9, 1.1, 1.0)),
         factors=moved,
         temperature=temperature,
         cells=12,
     )
-    return every.rows(rows.start, rows.stop)
+    return every.select_draws(rows.start, rows.stop)
 
 
 def treatment(
@@ -145,17 +149,17 @@ def test_the_model_of_every_draw_at_once_is_the_model_of_each_draw_on_its_voxels
     maps, (scalars, values) = tissue(), drawn()
     factors = {**FACTORS, "SV": tensor((1.0, 0.7, 1.1, 1.0))}
     J = tensor((1e-5, 2e-5, 5e-6))[:, None, None]
-    together = drawn_model(
+    together = build_sampled_cluster_model(
         maps, LABELS, scalars, values, factors, torch.ones(4, dtype=torch.float64)
     )
-    all_pools = together.drug(J.repeat(4, 1, 1), 0 * J.repeat(4, 1, 1), FULL)
+    all_pools = together.drug(J.repeat(4, 1, 1), 0 * J.repeat(4, 1, 1), FULL_POOLS)
     for d in range(4):
         moved, altered, given = (
             {n: v[d] for n, v in of.items()} for of in (scalars, factors, values)
         )
-        expected = group_pools(
+        expected = cluster_pools(
             TumourModel.of(maps, moved, altered, given).drug(
-                J[CLUSTER].expand(SHAPE), 0 * ONE, FULL
+                J[CLUSTER].expand(SHAPE), 0 * ONE, FULL_POOLS
             ),
             LABELS,
         )
@@ -172,7 +176,7 @@ def test_plasma_of_all_draws_is_each_draws_plasma(formulation: Formulation) -> N
     each = [given.plasma({n: float(v[d]) for n, v in values.items()}) for d in range(4)]
     for kind in ("releasable", "unbound", "retained"):
         curves = [getattr(p, kind)() for p in each]
-        together = DrawnCurve.of(curves, ONE)
+        together = SampledPlasmaCurves.of(curves, ONE)
         for start, t in (
             (0.0, 0.0),
             (0.0, 600.0),
@@ -180,34 +184,38 @@ def test_plasma_of_all_draws_is_each_draws_plasma(formulation: Formulation) -> N
             (2 * HOUR, 2 * HOUR),
             (2 * HOUR, 9000.0),
         ):
-            expected = torch.stack([c.during(start)(tensor((t,)))[0] for c in curves])
-            torch.testing.assert_close(together.during(start)(t), expected, rtol=1e-12, atol=1e-18)
+            expected = torch.stack([c.smooth_piece_from(start)(tensor((t,)))[0] for c in curves])
+            torch.testing.assert_close(
+                together.smooth_piece_from(start)(t), expected, rtol=1e-12, atol=1e-18
+            )
 
 
 @pytest.fixture(scope="module")
 def together() -> Exposure:
-    return expose(under(factors=FACTORS, ramp=0.0), treatment(ramp=0.0))
+    return solve_exposure(under(factors=FACTORS, ramp=0.0), treatment(ramp=0.0))
 
 
 def test_a_draw_alone_is_the_draw_in_its_batch(together: Exposure) -> None:
     """Steps are chosen for all together, nothing else: the distance is what the tolerance leaves."""
     for d in (0, 3):
-        alone = expose(under(slice(d, d + 1), FACTORS, ramp=0.0), treatment(ramp=0.0))
-        for name in ("free", "cells", "peak_cells", "area_free"):
+        alone = solve_exposure(under(slice(d, d + 1), FACTORS, ramp=0.0), treatment(ramp=0.0))
+        for name in ("free", "cells", "peak_cells", "auc_free"):
             a, b = getattr(alone, name)[0], getattr(together, name)[d]
             assert torch.equal(torch.isnan(a), torch.isnan(b)), name
             assert float((a - b).nan_to_num().norm() / b.nan_to_num().norm()) < 3e-3, name
         for law in together.killed:
             assert (
                 float(
-                    (alone.survivors[law]["all"][0] - together.survivors[law]["all"][d]).abs().max()
+                    (alone.mean_survival[law]["all"][0] - together.mean_survival[law]["all"][d])
+                    .abs()
+                    .max()
                 )
                 < 1e-3
             ), law
 
 
 def test_mass_is_conserved_and_every_draw_and_cluster_is_there(together: Exposure) -> None:
-    assert together.balance_error < 1e-12
+    assert together.mass_balance_error < 1e-12
     assert together.cells.shape == (4, 2, 3, len(together.distances_m))
     assert together.means["intracellular"].shape == together.half_distance.shape == (4, 2, 3)
     assert together.killed["rate"]["beyond"].shape == (4, 3)
@@ -215,8 +223,8 @@ def test_mass_is_conserved_and_every_draw_and_cluster_is_there(together: Exposur
 
 def test_batches_of_draws_are_joined_in_order(together: Exposure) -> None:
     every = under(factors=FACTORS, ramp=0.0)
-    joined = Exposure.joined(
-        [expose(every.rows(a, b), treatment(ramp=0.0)) for a, b in ((0, 1), (1, 4))]
+    joined = Exposure.concatenate(
+        [solve_exposure(every.select_draws(a, b), treatment(ramp=0.0)) for a, b in ((0, 1), (1, 4))]
     )
     for name in ("cells", "lethal_radius", "killed", "means"):
         mine, theirs = (getattr(e, name) for e in (joined, together))
@@ -231,20 +239,20 @@ def test_draws_do_not_speak_to_one_another(together: Exposure) -> None:
     """Nothing that another draw holds and that moves no drug changes what one sees."""
     other = under(factors=FACTORS, ramp=0.0)
     values = {**other.values, "EC50_i": other.values["EC50_i"] * tensor((1.0, 5.0, 5.0, 5.0))}
-    found = expose(replace(other, values=values), treatment(ramp=0.0))
-    mine, theirs = (e.survivors["peak"]["all"] for e in (together, found))
+    found = solve_exposure(replace(other, values=values), treatment(ramp=0.0))
+    mine, theirs = (e.mean_survival["peak"]["all"] for e in (together, found))
     assert torch.equal(mine[0], theirs[0])
     assert torch.all(theirs[1:] > mine[1:])
 
 
 def test_time_is_cut_where_release_drifts_and_where_factors_move() -> None:
     t = treatment(ramp=300.0)
-    course = _Course(under(ramp=300.0), t)
-    parts = course.parts()
+    course = _MicroscaleTimeline(under(ramp=300.0), t)
+    parts = course.segments()
     assert parts[0].start == 0.0
     assert all(a.end == b.start for a, b in itertools.pairwise(parts))
     assert set(t.events()) <= {p.start for p in parts} | {parts[-1].end}
-    assert {p.start for p in parts if p.jumps} == {e for e in t.events() if e < t.end_s}
+    assert {p.start for p in parts if p.starts_at_event} == {e for e in t.events() if e < t.end_s}
     in_ramp = [p for p in parts if p.end <= 300.0]
     assert len(in_ramp) > 5
     moving = replace(
@@ -253,8 +261,8 @@ def test_time_is_cut_where_release_drifts_and_where_factors_move() -> None:
             "P": torch.exp(tensor((0.0, 1.0, 0.5, -1.0)) * min(1.0, s / (3 * HOUR)))
         },
     )
-    later = [p for p in _Course(moving, t).parts() if p.start >= 2400.0]
-    assert max(abs(p.flow_at - q.flow_at) for p, q in itertools.pairwise(later)) > 0
+    later = [p for p in _MicroscaleTimeline(moving, t).segments() if p.start >= 2400.0]
+    assert max(abs(p.flow_time_s - q.flow_time_s) for p, q in itertools.pairwise(later)) > 0
     assert all((p.end - p.start) / (3 * HOUR) <= 0.3 + 1e-9 for p in later if p.end <= 3 * HOUR)
     assert len([p for p in later if p.start >= 3 * HOUR]) == 1
 
@@ -267,12 +275,12 @@ def test_coefficients_in_the_middle_of_parts_are_fine_enough(
         under(slice(0, 2), ramp=300.0, minutes=8.0),
         treatment(ramp=300.0, end_h=0.4, minutes=8.0),
     )
-    coarse = expose(few, given)
-    monkeypatch.setattr("nanopinn.workflows.therapy.under_voxel.RELEASE_SHARE", 0.04)
-    fine = expose(few, given)
+    coarse = solve_exposure(few, given)
+    monkeypatch.setattr("nanopinn.workflows.therapy.under_voxel.MAX_RELEASE_CHANGE", 0.04)
+    fine = solve_exposure(few, given)
     apart = (
-        coarse.peak_cells - fine.peak_cells
-    ).nan_to_num().norm() / fine.peak_cells.nan_to_num().norm()
+        coarse.peak_intracellular - fine.peak_intracellular
+    ).nan_to_num().norm() / fine.peak_intracellular.nan_to_num().norm()
     assert 0 < float(apart) < 5e-3
 
 
@@ -280,11 +288,11 @@ def test_vessels_too_close_for_their_spread_leave_tissue_to_every_class() -> Non
     few = under()
     wide = {**few.values, "spread_Rt": tensor((0.6, 0.6, 0.6, 0.6))}
     c = replace(few, maps=replace(few.maps, v_p=10 * few.maps.v_p), values=wide).cylinders()
-    assert float((c.R_t / c.wall).min()) >= NARROWEST * (1 - 1e-9)
-    v_b = (c.wall[:, 0] ** 2) / (c.vessels * c.R_t**2).sum(-1)
+    assert float((c.R_t / c.wall_radius).min()) >= MIN_RADIUS_RATIO * (1 - 1e-9)
+    v_b = (c.wall_radius[:, 0] ** 2) / (c.vessels * c.R_t**2).sum(-1)
     expected = (
-        (10 * tensor((0.01, 0.03, 0.06)) / few.over[:, None] / (1 - value("Hct")))
-        .clamp_max(0.99 / NARROWEST**2)
+        (10 * tensor((0.01, 0.03, 0.06)) / few.relative_aif_scale[:, None] / (1 - value("Hct")))
+        .clamp_max(0.99 / MIN_RADIUS_RATIO**2)
         .flatten()
     )
     torch.testing.assert_close(v_b, expected)

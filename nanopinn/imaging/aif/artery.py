@@ -16,7 +16,7 @@ from nanopinn.imaging.mask import load_mask
 Array = NDArray[np.float64]
 
 #: Voxels of an automatic arterial input: enough to average noise, few enough to stay inside a vessel.
-FEWEST_VOXELS, MOST_VOXELS = 3, 30
+MIN_ARTERY_VOXELS, MAX_ARTERY_VOXELS = 3, 30
 #: A peak this many times the noise is a bolus; below it nothing in the scan is an artery.
 LOWEST_PEAK_TO_NOISE = 8.0
 #: A first pass stands out of what recirculates by more than this (Parker's by 5); below it the curve is likely a vein or tissue.
@@ -28,18 +28,18 @@ class ArterialVoxels:
     """An arterial input that was measured in the scan.
 
     Attributes:
-        where: ``(x, y, z)``. blood_mM: ``(t,)``, their mean. spread_mM: ``(t,)``, their standard deviation.
-        peak_to_noise, peak_to_tail: what tells a bolus from tissue. area_to_parker: area under it over that of
+        where: ``(x, y, z)``. blood_mM: ``(t,)``, their mean. std_mM: ``(t,)``, their standard deviation.
+        peak_to_noise, peak_to_tail: what tells a bolus from tissue. auc_to_parker_ratio: area under it over that of
             Parker's curve at the same arrival; far from 1 speaks of partial volume, inflow or another dose.
         found: by itself, not drawn.
     """
 
     where: NDArray[np.bool_]
     blood_mM: Array
-    spread_mM: Array
+    std_mM: Array
     peak_to_noise: float
     peak_to_tail: float
-    area_to_parker: float
+    auc_to_parker_ratio: float
     found: bool
 
     @property
@@ -50,7 +50,7 @@ class ArterialVoxels:
             "peak_mM": float(self.blood_mM.max()),
             "peak_to_noise": self.peak_to_noise,
             "peak_to_tail": self.peak_to_tail,
-            "area_to_parker": self.area_to_parker,
+            "auc_to_parker_ratio": self.auc_to_parker_ratio,
         }
 
     def notes(self) -> tuple[str, ...]:
@@ -59,20 +59,20 @@ class ArterialVoxels:
         notes = [
             f"The arterial input is the mean of {int(self.where.sum())} voxels that were {how}: peak "
             f"{self.blood_mM.max():.2g} mM in blood, {self.peak_to_noise:.0f} times its noise, {self.peak_to_tail:.1f} times "
-            f"its tail, area {self.area_to_parker:.2f} of Parker's. Inflow and partial volume are not corrected."
+            f"its tail, area {self.auc_to_parker_ratio:.2f} of Parker's. Inflow and partial volume are not corrected."
         ]
         if self.peak_to_tail < LOWEST_PEAK_TO_TAIL:
             notes.append(
                 "That curve has no first pass: it may be a vein or tissue. A population curve may serve better."
             )
-        if not 0.5 < self.area_to_parker < 2:
+        if not 0.5 < self.auc_to_parker_ratio < 2:
             notes.append(
                 "Its area is far from Parker's: check the dose, inflow, and whether the vessel fills its voxels."
             )
         return tuple(notes)
 
 
-def masked_artery(
+def read_masked_artery(
     path: Path, blood: Concentration, frame_times_s: Array, affine: Array
 ) -> ArterialVoxels:
     """The mean curve of a mask.
@@ -91,7 +91,7 @@ def masked_artery(
             expected="a vessel that is not saturated",
             remedy="Draw another vessel, or choose a population curve.",
         )
-    return _described(where, blood, frame_times_s, found=False)
+    return _measure_artery(where, blood, frame_times_s, found=False)
 
 
 def find_artery(blood: Concentration, frame_times_s: Array) -> ArterialVoxels:
@@ -114,12 +114,12 @@ def find_artery(blood: Concentration, frame_times_s: Array) -> ArterialVoxels:
     peak, when = curves.max(axis=0), frame_times_s[curves.argmax(axis=0)]
     tail = np.median(curves[-max(3, len(curves) // 4) :], axis=0)
     high = peak > LOWEST_PEAK_TO_NOISE * noise[usable]
-    if high.sum() < FEWEST_VOXELS:
+    if high.sum() < MIN_ARTERY_VOXELS:
         raise InputError(
             "no artery was found",
             field="--aif",
             found=f"{int(high.sum())} voxels with a bolus above {LOWEST_PEAK_TO_NOISE:g} times noise",
-            expected=f"{FEWEST_VOXELS} or more",
+            expected=f"{MIN_ARTERY_VOXELS} or more",
             remedy="Draw one (--aif mask:FILE), give a curve, or choose a population curve.",
         )
     first = float(frame_times_s[blood.baseline[1] - 1])
@@ -128,15 +128,17 @@ def find_artery(blood: Concentration, frame_times_s: Array) -> ArterialVoxels:
     late = np.maximum(when - max(earliest, first) - 2 * spacing, 0.0) / (20.0 + spacing)
     sharp = peak / np.maximum(tail, 0.1 * peak)
     score = np.where(high, peak * sharp * np.exp(-(late**2)), -np.inf)
-    order = np.argsort(score)[::-1][: int(np.clip(high.sum() // 100, FEWEST_VOXELS, MOST_VOXELS))]
+    order = np.argsort(score)[::-1][
+        : int(np.clip(high.sum() // 100, MIN_ARTERY_VOXELS, MAX_ARTERY_VOXELS))
+    ]
     order = order[np.isfinite(score[order])]
     alike = np.array([np.corrcoef(curves[:, order[0]], curves[:, i])[0, 1] > 0.9 for i in order])
     where = np.zeros(flat.shape[1], dtype=bool)
     where[usable[order[alike]]] = True
-    return _described(where.reshape(shape), blood, frame_times_s, found=True)
+    return _measure_artery(where.reshape(shape), blood, frame_times_s, found=True)
 
 
-def _described(
+def _measure_artery(
     where: NDArray[np.bool_], blood: Concentration, t: Array, *, found: bool
 ) -> ArterialVoxels:
     chosen = blood.mM[:, where]

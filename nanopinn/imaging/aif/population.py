@@ -78,7 +78,7 @@ def mcgrath(t: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Population:
+class PopulationCurve:
     """A population curve.
 
     Attributes:
@@ -109,11 +109,13 @@ class Population:
         )
 
 
-POPULATIONS = {
-    "parker": Population(parker, "blood", "Parker's population curve", 0.09),
-    "georgiou": Population(georgiou, "blood", "Georgiou's population curve", 0.06),
-    "weinmann": Population(
+POPULATION_CURVES = {
+    "parker": PopulationCurve(parker, "blood", "Parker's population curve", 0.09),
+    "georgiou": PopulationCurve(georgiou, "blood", "Georgiou's population curve", 0.06),
+    "weinmann": PopulationCurve(
         weinmann, "plasma", "Weinmann's population curve (plasma, no first pass)", 1.0
     ),
-    "preclinical": Population(mcgrath, "blood", "McGrath's population curve of rats", 0.5, (7.0,)),
+    "preclinical": PopulationCurve(
+        mcgrath, "blood", "McGrath's population curve of rats", 0.5, (7.0,)
+    ),
 }

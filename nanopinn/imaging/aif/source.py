@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.aif.artery import ArterialVoxels, find_artery, masked_artery
+from nanopinn.imaging.aif.artery import ArterialVoxels, find_artery, read_masked_artery
 from nanopinn.imaging.aif.curve import PlasmaCurve, plasma_from_blood
 from nanopinn.imaging.aif.file import read_curve
-from nanopinn.imaging.aif.population import POPULATIONS
+from nanopinn.imaging.aif.population import POPULATION_CURVES
 from nanopinn.imaging.concentration import Concentration
 
 Array = NDArray[np.float64]
-KINDS = (*POPULATIONS, "auto")
+AIF_NAMES = (*POPULATION_CURVES, "auto")
 MASK = "mask:"
 
 
@@ -33,14 +33,14 @@ class ArterialInput:
     assumptions: tuple[str, ...]
 
 
-def needs_images(spec: str) -> bool:
+def is_measured_in_scan(spec: str) -> bool:
     """Whether the input is taken from the scan itself."""
     return spec == "auto" or spec.startswith(MASK)
 
 
-def files_of(spec: str) -> list[Path]:
+def list_aif_files(spec: str) -> list[Path]:
     """Files that a choice of arterial input reads."""
-    if spec in KINDS:
+    if spec in AIF_NAMES:
         return []
     return [Path(spec.removeprefix(MASK))]
 
@@ -68,8 +68,8 @@ def load_aif(
         InputError: the choice is unknown, its file cannot be used, or no artery is found.
     """
     t = np.asarray(frame_times_s, dtype=np.float64)
-    if spec in POPULATIONS:
-        found = POPULATIONS[spec]
+    if spec in POPULATION_CURVES:
+        found = POPULATION_CURVES[spec]
         curve = found.plasma(
             arrival_s=bolus_arrival_s,
             until_s=float(t[-1]),
@@ -78,13 +78,13 @@ def load_aif(
         )
         note = f"The arterial input is {found.source}, not this subject's; its scale carries over to Ktrans, ve and vp."
         return ArterialInput(curve, None, (note,))
-    if needs_images(spec):
+    if is_measured_in_scan(spec):
         assert blood is not None
         assert affine is not None
         voxels = (
             find_artery(blood, t)
             if spec == "auto"
-            else masked_artery(Path(spec.removeprefix(MASK)), blood, t, affine)
+            else read_masked_artery(Path(spec.removeprefix(MASK)), blood, t, affine)
         )
         curve = PlasmaCurve(t, plasma_from_blood(voxels.blood_mM, hematocrit))
         return ArterialInput(curve, voxels, voxels.notes())
@@ -94,7 +94,7 @@ def load_aif(
             file=spec,
             field="--aif",
             found=Path(spec).name,
-            expected=f"{', '.join(KINDS)}, mask:FILE, or a TSV/CSV file",
+            expected=f"{', '.join(AIF_NAMES)}, mask:FILE, or a TSV/CSV file",
             remedy="Check the path.",
         )
     return ArterialInput(read_curve(Path(spec), t, hematocrit), None, ())

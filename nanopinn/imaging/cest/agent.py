@@ -22,7 +22,7 @@ from pydantic import (
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.given import printable, read_toml
+from nanopinn.imaging.given import check_printable, read_toml
 
 #: A number as TOML writes it: no string, no boolean.
 _Number = Annotated[float, Strict()]
@@ -40,7 +40,7 @@ class ProtonPool:
 
 
 @dataclass(frozen=True)
-class Agent:
+class CestAgent:
     """A contrast agent with several pools.
 
     Attributes:
@@ -67,7 +67,7 @@ class Agent:
         return torch.stack([molar * p.protons / self.water_protons_M for p in self.pools], dim=-1)
 
 
-def load_agent(name_or_file: str | Path) -> Agent:
+def load_agent(name_or_file: str | Path) -> CestAgent:
     """An agent by its name in the package's table, or the only one of a TOML file of the same form.
 
     Raises:
@@ -78,7 +78,7 @@ def load_agent(name_or_file: str | Path) -> Agent:
         (files("nanopinn.imaging.cest") / "agents.toml").read_text(encoding="utf-8")
     )
     if name in own:
-        return _parsed(name, own[name], path)
+        return _parse_agent(name, own[name], path)
     if path.suffix != ".toml" and not os.path.lexists(path):
         raise InputError(
             "no such agent",
@@ -97,25 +97,27 @@ def load_agent(name_or_file: str | Path) -> Agent:
             remedy="Give one agent a file.",
         )
     name, content = next(iter(table.items()))
-    return _parsed(name, content, path)
+    return _parse_agent(name, content, path)
 
 
 class _Pool(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: Annotated[str, AfterValidator(printable)]
+    name: Annotated[str, AfterValidator(check_printable)]
     ppm: Annotated[_Number, Field(gt=-30, lt=30)]
     protons: Annotated[_Number, Field(gt=0, le=100)]
     k0: Annotated[_Number, Field(ge=0, le=1e9)]
     kb: Annotated[_Number, Field(ge=0, le=1e12)]
 
 
-class _File(BaseModel):
+class _AgentEntries(BaseModel):
     """The entries of an agent; others beside them are left alone."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(printable)]
+    name: Annotated[
+        str, StringConstraints(min_length=1, max_length=100), AfterValidator(check_printable)
+    ]
     pools: Annotated[tuple[_Pool, ...], Field(min_length=1, max_length=10)]
     ratio_ppm: Annotated[
         tuple[Annotated[_Number, Field(gt=-30, lt=30)], ...], Field(min_length=1, max_length=2)
@@ -124,14 +126,14 @@ class _File(BaseModel):
     water_protons_M: Annotated[_Number, Field(gt=0, le=1000)]
     R1_per_s: Annotated[_Number, Field(gt=0, le=1e6)]
     R2_per_s: Annotated[_Number, Field(gt=0, le=1e6)]
-    source: Annotated[str, StringConstraints(max_length=500), AfterValidator(printable)] = (
+    source: Annotated[str, StringConstraints(max_length=500), AfterValidator(check_printable)] = (
         "not stated"
     )
 
 
-def _parsed(name: str, content: Any, path: Path) -> Agent:
+def _parse_agent(name: str, content: Any, path: Path) -> CestAgent:
     try:
-        given = _File.model_validate(
+        given = _AgentEntries.model_validate(
             {**content, "name": name} if isinstance(content, dict) else content
         )
     except ValidationError as error:
@@ -144,5 +146,7 @@ def _parsed(name: str, content: Any, path: Path) -> Agent:
             expected=first["msg"],
             remedy="See agents.toml in the package.",
         ) from error
-    stated = {key: getattr(given, key) for key in _File.model_fields}
-    return Agent(**{**stated, "pools": tuple(ProtonPool(**p.model_dump()) for p in given.pools)})
+    stated = {key: getattr(given, key) for key in _AgentEntries.model_fields}
+    return CestAgent(
+        **{**stated, "pools": tuple(ProtonPool(**p.model_dump()) for p in given.pools)}
+    )

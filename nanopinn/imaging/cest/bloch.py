@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanopinn.imaging.cest.agent import Agent
+from nanopinn.imaging.cest.agent import CestAgent
 
 #: Gyromagnetic ratio of protons in water over 2 pi, Hz/T (CODATA 2018, shielded).
 GAMMA_HZ_PER_T = 42.57638474e6
@@ -37,7 +37,7 @@ class Saturation:
 
 
 def z_spectra(
-    agent: Agent,
+    agent: CestAgent,
     saturation: Saturation,
     offsets_ppm: Tensor,
     *,
@@ -64,7 +64,7 @@ def z_spectra(
         * (torch.ones_like(pH) if B1 is None else B1)
     )
     offsets = torch.as_tensor(offsets_ppm, dtype=torch.float64)
-    system = _System(
+    system = _BlochMcConnellSystem(
         agent,
         per_ppm,
         offsets.expand(len(pH), -1),
@@ -74,15 +74,15 @@ def z_spectra(
         T1_s,
         T2_s,
     )
-    return system.after(saturation.seconds)
+    return system.magnetisation_after(saturation.seconds)
 
 
-class _System:
+class _BlochMcConnellSystem:
     """W(s) of water and what drives it, for every spectrum and offset ``(n, offset)``."""
 
     def __init__(
         self,
-        agent: Agent,
+        agent: CestAgent,
         per_ppm: float,
         offsets: Tensor,
         w1: Tensor,
@@ -103,7 +103,7 @@ class _System:
                 (per_ppm * p.ppm + self.d0, k, f, agent.R1_per_s + k, agent.R2_per_s + k)
             )
 
-    def _at(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _evaluate_laplace(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``det W``, and the numerators of z for the initial state and, to be divided by s, for recovery."""
         a, c = s + self.R2 + self.back, s + self.R1 + self.back
         p, u, x, q, r, v = a, a, c, self.d0 + 0 * s, 0 * s, self.w + 0 * s
@@ -130,24 +130,26 @@ class _System:
             sum(c * h for c, h in zip(row, recovery, strict=True)),
         )  # type: ignore[return-value]
 
-    def after(self, seconds: float) -> Tensor:
+    def magnetisation_after(self, seconds: float) -> Tensor:
         """z of water, from rest."""
         zero = torch.zeros_like(self.d0)
-        det, _, recovery = self._at(zero)
+        det, _, recovery = self._evaluate_laplace(zero)
         z = recovery / det
         effective = (self.d0**2 + self.w**2).sqrt()
         along = (self.d0 / effective.clamp_min(1e-12)) ** 2
         slow = -(self.R1 * along + self.R2 * (1 - along))
-        z = z + self._mode(slow, seconds)
+        z = z + self._residue_near(slow, seconds)
         fast = torch.complex(-(self.R2 * (1 + along) + self.R1 * (1 - along)) / 2, effective)
-        return z + 2 * self._mode(fast, seconds).real
+        return z + 2 * self._residue_near(fast, seconds).real
 
-    def _mode(self, s: Tensor, seconds: float) -> Tensor:
+    def _residue_near(self, s: Tensor, seconds: float) -> Tensor:
         """The residue at the root of ``det W`` next to ``s``."""
         for _ in range(_NEWTON):
-            s = s - self._at(s)[0] / self._slope(s)
-        _, start, recovery = self._at(s)
+            s = s - self._evaluate_laplace(s)[0] / self._slope(s)
+        _, start, recovery = self._evaluate_laplace(s)
         return torch.exp(s * seconds) * (start + recovery / s) / self._slope(s)
 
     def _slope(self, s: Tensor) -> Tensor:
-        return (self._at(s + _STEP)[0] - self._at(s - _STEP)[0]) / (2 * _STEP)
+        return (self._evaluate_laplace(s + _STEP)[0] - self._evaluate_laplace(s - _STEP)[0]) / (
+            2 * _STEP
+        )

@@ -25,8 +25,8 @@ from pydantic import (
 )
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.cest.ratio import Calibration, Contrast
-from nanopinn.imaging.given import printable, read_toml
+from nanopinn.imaging.cest.ratio import PhCalibration, Contrast
+from nanopinn.imaging.given import check_printable, read_toml
 
 Array = NDArray[np.float64]
 Variable = Literal["ratio", "ln ratio", "log10 ratio"]
@@ -40,7 +40,7 @@ _PH = Annotated[Number, Field(ge=0, le=14)]
 _PPM = Annotated[Number, Field(gt=-30, lt=30)]
 
 
-class _File(BaseModel):
+class _CalibrationEntries(BaseModel):
     """The file's entries."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -48,7 +48,7 @@ class _File(BaseModel):
     source: Annotated[
         str,
         StringConstraints(strip_whitespace=True, min_length=1, max_length=500),
-        AfterValidator(printable),
+        AfterValidator(check_printable),
     ]
     coefficients: Annotated[tuple[_Coefficient, ...], Field(min_length=2, max_length=10)]
     of: Variable
@@ -67,7 +67,7 @@ def is_calibration_file(name: str) -> bool:
     return name.endswith(".toml")
 
 
-def read_calibration(path: str | Path) -> Calibration:
+def read_calibration(path: str | Path) -> PhCalibration:
     """The calibration that a TOML file describes.
 
     Args:
@@ -78,25 +78,25 @@ def read_calibration(path: str | Path) -> Calibration:
         InputError: the file cannot be read, an entry is missing, unknown or wrong, or pH is not strictly monotone in the ratio.
     """
     path = Path(path)
-    return calibration_of(read_toml(path, "the calibration"), path)
+    return parse_calibration(read_toml(path, "the calibration"), path)
 
 
-def calibration_of(entries: Mapping[str, Any], path: Path) -> Calibration:
+def parse_calibration(entries: Mapping[str, Any], path: Path) -> PhCalibration:
     """The calibration that a file's entries describe; ``path`` is named in errors.
 
     Raises:
         InputError: as :func:`read_calibration`.
     """
-    given = _checked(entries, path)
+    given = _validate_entries(entries, path)
     pH_of, lowest, highest = Polynomial(given.coefficients), *given.pH_range
     slope_of, (first, last) = pH_of.deriv(), given.ratio_range or (0.0, np.inf)
-    _one_ph_each(pH_of, given, path)
+    _check_monotone(pH_of, given, path)
 
     def invert(ratio: Array, B1: Array) -> tuple[Array, Array]:
         usable = np.where(
             np.isfinite(ratio) & (ratio > 0) & (ratio >= first) & (ratio <= last), ratio, np.nan
         )
-        x = _x(usable, given.of)
+        x = _transform_ratio(usable, given.of)
         pH = pH_of(x)
         inside = (pH >= lowest) & (pH <= highest)
         by_ln = (
@@ -110,7 +110,7 @@ def calibration_of(entries: Mapping[str, Any], path: Path) -> Calibration:
         "SaturationB1uT": given.B1_uT,
         "SaturationTimeS": given.seconds,
     }
-    return Calibration(
+    return PhCalibration(
         invert,
         lowest,
         highest,
@@ -122,14 +122,14 @@ def calibration_of(entries: Mapping[str, Any], path: Path) -> Calibration:
     )
 
 
-def _x(ratio: Any, of: Variable) -> Array:
+def _transform_ratio(ratio: Any, of: Variable) -> Array:
     r = np.asarray(ratio, dtype=np.float64)
     return r if of == "ratio" else np.log(r) if of == "ln ratio" else np.log10(r)
 
 
-def _checked(entries: Mapping[str, Any], path: Path) -> _File:
+def _validate_entries(entries: Mapping[str, Any], path: Path) -> _CalibrationEntries:
     try:
-        given = _File.model_validate(entries)
+        given = _CalibrationEntries.model_validate(entries)
     except ValidationError as error:
         first = error.errors()[0]
         missing = first["type"] == "missing"
@@ -139,7 +139,7 @@ def _checked(entries: Mapping[str, Any], path: Path) -> _File:
             file=path,
             field=str(first["loc"][0]),
             found=None if missing else first["input"],
-            expected=", ".join(_File.model_fields) if unknown else first["msg"],
+            expected=", ".join(_CalibrationEntries.model_fields) if unknown else first["msg"],
             remedy="See docs/cest.md.",
         ) from error
     a, b = given.ratio_ppm
@@ -170,11 +170,11 @@ def _checked(entries: Mapping[str, Any], path: Path) -> _File:
     return given
 
 
-def _one_ph_each(pH_of: Polynomial, given: _File, path: Path) -> None:
+def _check_monotone(pH_of: Polynomial, given: _CalibrationEntries, path: Path) -> None:
     """Refuse a polynomial that turns between the lowest and the highest ratio to which it gives a pH of the range."""
     # at no ratio the logarithm goes to minus infinity
     first, last = (
-        _x(given.ratio_range, given.of)
+        _transform_ratio(given.ratio_range, given.of)
         if given.ratio_range
         else (0.0 if given.of == "ratio" else -np.inf, np.inf)
     )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.imaging.cest.ratio import Contrast, contrast_of
-from nanopinn.imaging.cest.spectrum import Smoother
+from nanopinn.imaging.cest.ratio import Contrast, compute_contrast
+from nanopinn.imaging.cest.spectrum import SplineSmoother
 
 Array = NDArray[np.float64]
 
@@ -18,7 +18,7 @@ _WATER_STEP, _STEP = 0.01, 0.02
 
 
 @dataclass(frozen=True)
-class Water:
+class WaterOffset:
     """Where water is, ppm, ``(n,)``, NaN where it was not found; ``slope``: its derivative by the spectrum, ``(n, o)``, 0 if given."""
 
     ppm: Array
@@ -34,10 +34,10 @@ class AgentContrast:
     slope_before: Array
 
 
-def water_shift(Z: Array, smoother: Smoother) -> Water:
+def estimate_water_offset(Z: Array, smoother: SplineSmoother) -> WaterOffset:
     """Minimum of the smoothed spectra near 0 ppm; NaN where the lowest place is at the edge of the window."""
     grid = np.arange(-B0_WINDOW_PPM, B0_WINDOW_PPM + _WATER_STEP / 2, _WATER_STEP)
-    rows = smoother.at(grid)
+    rows = smoother.interpolation_matrix(grid)
     curves = Z @ rows.T
     i = curves.argmin(axis=1)
     inner = np.clip(i, 1, len(grid) - 2)
@@ -47,16 +47,21 @@ def water_shift(Z: Array, smoother: Smoother) -> Water:
     sharp = np.where(bend > 0, bend, 1.0)
     shift = grid[inner] + _WATER_STEP / 2 * (left - right) / sharp
     slope = _WATER_STEP / 2 * (rows[inner - 1] - rows[inner + 1]) / sharp[:, None]
-    return Water(np.where((i > 0) & (i < len(grid) - 1) & (bend > 0), shift, np.nan), slope)
+    return WaterOffset(np.where((i > 0) & (i < len(grid) - 1) & (bend > 0), shift, np.nan), slope)
 
 
 def agent_contrast(
-    Z: Array, smoother: Smoother, ppm: float, kind: Contrast, water: Water, before: Array | None
+    Z: Array,
+    smoother: SplineSmoother,
+    ppm: float,
+    kind: Contrast,
+    water: WaterOffset,
+    before: Array | None,
 ) -> AgentContrast:
     """Contrast at a frequency against the mirrored one, or against the series before injection ``(n, o)``."""
-    at, weights, rise = _value(Z, smoother, water.ppm + ppm)
+    at, weights, rise = _interpolate_spectrum(Z, smoother, water.ppm + ppm)
     other = Z if before is None else before
-    reference, weights_ref, rise_ref = _value(
+    reference, weights_ref, rise_ref = _interpolate_spectrum(
         other, smoother, water.ppm + (-ppm if before is None else ppm)
     )
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -66,7 +71,7 @@ def agent_contrast(
     moved = (by_at * rise + by_ref * rise_ref)[:, None] * water.slope
     own, others = by_at[:, None] * weights + moved, by_ref[:, None] * weights_ref
     nothing = np.zeros_like(others)
-    value = contrast_of(at, reference, kind)
+    value = compute_contrast(at, reference, kind)
     return (
         AgentContrast(value, own + others, nothing)
         if before is None
@@ -74,11 +79,13 @@ def agent_contrast(
     )
 
 
-def _value(Z: Array, smoother: Smoother, at_ppm: Array) -> tuple[Array, Array, Array]:
+def _interpolate_spectrum(
+    Z: Array, smoother: SplineSmoother, at_ppm: Array
+) -> tuple[Array, Array, Array]:
     """Smoothed value at a place of its own in every spectrum, its weights of the spectrum's values, and its rise per ppm."""
     low, high = np.nanmin(at_ppm, initial=0.0), np.nanmax(at_ppm, initial=0.0)
     grid = np.arange(low - _STEP, high + 2 * _STEP, _STEP)
-    rows = smoother.at(grid)
+    rows = smoother.interpolation_matrix(grid)
     position = np.clip(np.nan_to_num((at_ppm - grid[0]) / _STEP), 0, len(grid) - 2)
     i = position.astype(int)
     u = (position - i)[:, None]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.imaging.least_squares import Bounds, descend
+from nanopinn.imaging.least_squares import Bounds, fit_levenberg_marquardt
 
 Array = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ def _heights(
     start, low, high = (
         torch.tensor([*v[0], *v[1]], dtype=torch.float64) for v in (_START, _LOW, _HIGH)
     )
-    end = descend(
+    end = fit_levenberg_marquardt(
         curves,
         torch.where(known[:, None], data, 0.0),
         start.repeat(len(data), 1),

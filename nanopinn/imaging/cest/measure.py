@@ -10,12 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.cest.agent import Agent, load_agent
+from nanopinn.imaging.cest.agent import CestAgent, load_agent
 from nanopinn.imaging.cest.calibration_file import is_calibration_file, read_calibration
-from nanopinn.imaging.cest.ph_map import WORDS, PhImage, Validity, ph_image
-from nanopinn.imaging.cest.ratio import PRESETS, Calibration, Contrast, bloch_calibration
-from nanopinn.imaging.cest.spectral_ph import SOURCE, spectral_ph_image
-from nanopinn.imaging.cest.spectrum import KEYS, ZSpectra, read_spectra
+from nanopinn.imaging.cest.ph_map import VALIDITY_TEXTS, PhImage, Validity, ph_image
+from nanopinn.imaging.cest.ratio import (
+    PUBLISHED_CALIBRATIONS,
+    PhCalibration,
+    Contrast,
+    bloch_calibration,
+)
+from nanopinn.imaging.cest.spectral_ph import METHOD_DESCRIPTION, spectral_ph_image
+from nanopinn.imaging.cest.spectrum import CEST_KEYS, ZSpectra, read_spectra
 from nanopinn.imaging.geometry import resample, same_grid
 from nanopinn.imaging.io import read_map, read_sidecar, sidecar_path
 from nanopinn.imaging.nifti import Orientation
@@ -27,7 +32,7 @@ PhMethod = Literal["ratio", "spectrum"]
 
 
 @dataclass(frozen=True)
-class CestChoices:
+class CestOptions:
     """What may be chosen about a CEST scan.
 
     Attributes:
@@ -69,7 +74,7 @@ class MeasuredPh:
 
 def measure_ph(
     path: str | Path,
-    chosen: CestChoices,
+    options: CestOptions,
     *,
     B1: B1Map | None = None,
     orientation: Orientation | None = None,
@@ -79,26 +84,26 @@ def measure_ph(
     Raises:
         InputError: offsets, saturation or calibration are missing or contradict each other.
     """
-    spectra = read_spectra(path, offsets_file=chosen.offsets, orientation=orientation)
-    agent = load_agent(_agent_name(path, chosen))
-    if chosen.method == "spectrum":
-        return _by_spectrum(spectra, agent, chosen, B1, path)
+    spectra = read_spectra(path, offsets_file=options.offsets, orientation=orientation)
+    agent = load_agent(_agent_name(path, options))
+    if options.method == "spectrum":
+        return _measure_ph_by_spectral_fit(spectra, agent, options, B1, path)
     before = (
         None
-        if chosen.before is None
-        else _beside(chosen.before, "--cest-pre", spectra, chosen, orientation)
+        if options.before is None
+        else _read_matching_series(options.before, "--cest-pre", spectra, options, orientation)
     )
     second = (
         None
-        if chosen.second is None
-        else _beside(chosen.second, "--cest-power2", spectra, chosen, orientation)
+        if options.second is None
+        else _read_matching_series(options.second, "--cest-power2", spectra, options, orientation)
     )
-    _fit_together(agent, chosen, path)
-    calibration = _calibration(agent, chosen, spectra, second, path)
+    _check_consistent_options(agent, options, path)
+    calibration = _calibration(agent, options, spectra, second, path)
     shape = (spectra.Z.shape[0], spectra.Z.shape[1], spectra.Z.shape[2])
     b0 = None
-    if chosen.b0 is not None:
-        values, affine, _ = read_map(chosen.b0, orientation=orientation)
+    if options.b0 is not None:
+        values, affine, _ = read_map(options.b0, orientation=orientation)
         b0 = (
             values
             if same_grid(shape, spectra.affine, values.shape, affine)
@@ -107,22 +112,22 @@ def measure_ph(
     found = ph_image(
         spectra,
         calibration,
-        B1=None if B1 is None else B1.on(shape, spectra.affine),
+        B1=None if B1 is None else B1.resample_to(shape, spectra.affine),
         b0_ppm=b0,
         before=before,
         second=second,
     )
-    whose = "that of the calibration" if is_calibration_file(chosen.calibration) else agent.name
-    warning = calibration.other_scan(read_sidecar(path))
+    whose = "that of the calibration" if is_calibration_file(options.calibration) else agent.name
+    warning = calibration.describe_protocol_mismatch(read_sidecar(path))
     said = (*_notes(calibration, found, before is None), *([] if warning is None else [warning]))
     notes = (*spectra.assumptions, f"The CEST agent is {whose}.", *said)
     return MeasuredPh(found, calibration.std, spectra.reference, spectra.affine, notes)
 
 
-def _by_spectrum(
-    spectra: ZSpectra, agent: Agent, chosen: CestChoices, B1: B1Map | None, path: str | Path
+def _measure_ph_by_spectral_fit(
+    spectra: ZSpectra, agent: CestAgent, options: CestOptions, B1: B1Map | None, path: str | Path
 ) -> MeasuredPh:
-    if (chosen.before, chosen.second, chosen.b0, chosen.calibration, chosen.contrast) != (
+    if (options.before, options.second, options.b0, options.calibration, options.contrast) != (
         None,
         None,
         None,
@@ -138,14 +143,20 @@ def _by_spectrum(
         )
     shape = spectra.Z.shape[:3]
     found, std = (
-        spectral_ph_image(spectra, agent, None if B1 is None else B1.on(shape, spectra.affine)),
+        spectral_ph_image(
+            spectra, agent, None if B1 is None else B1.resample_to(shape, spectra.affine)
+        ),
         value("sd_pHe_calibration"),
     )
-    notes = (f"The CEST agent is {agent.name}.", f"pH is by {SOURCE}.", *_counts(std, found))
+    notes = (
+        f"The CEST agent is {agent.name}.",
+        f"pH is by {METHOD_DESCRIPTION}.",
+        *_describe_coverage(std, found),
+    )
     return MeasuredPh(found, std, spectra.reference, spectra.affine, (*spectra.assumptions, *notes))
 
 
-def _agent_name(path: str | Path, chosen: CestChoices) -> str:
+def _agent_name(path: str | Path, options: CestOptions) -> str:
     """The agent that was chosen, unless the sidecar says that there was none."""
     stated = read_sidecar(path).get("CestAgent")
     if isinstance(stated, str) and stated.lower() in ("none", "endogenous"):
@@ -157,18 +168,18 @@ def _agent_name(path: str | Path, chosen: CestChoices) -> str:
             expected="an agent outside cells whose calibration is known",
             remedy="Give a pH map that you have calibrated yourself, or --assume-ph.",
         )
-    return chosen.agent
+    return options.agent
 
 
-def _beside(
+def _read_matching_series(
     path: str | Path,
     option: str,
     spectra: ZSpectra,
-    chosen: CestChoices,
+    options: CestOptions,
     orientation: Orientation | None,
 ) -> ZSpectra:
     """Another series of the same grid and offsets."""
-    found = read_spectra(path, offsets_file=chosen.offsets, orientation=orientation)
+    found = read_spectra(path, offsets_file=options.offsets, orientation=orientation)
     if found.Z.shape != spectra.Z.shape or not np.allclose(
         found.offsets_ppm, spectra.offsets_ppm, atol=1e-3
     ):
@@ -183,9 +194,9 @@ def _beside(
     return found
 
 
-def _fit_together(agent: Agent, chosen: CestChoices, path: str | Path) -> None:
+def _check_consistent_options(agent: CestAgent, options: CestOptions, path: str | Path) -> None:
     """Whether the ratio that the agent asks for can be made of what was given."""
-    if len(agent.ratio_ppm) == 1 and chosen.second is None:
+    if len(agent.ratio_ppm) == 1 and options.second is None:
         raise InputError(
             "an agent with one frequency tells pH by two powers",
             file=path,
@@ -194,31 +205,35 @@ def _fit_together(agent: Agent, chosen: CestChoices, path: str | Path) -> None:
             expected="a second series at another SaturationB1uT",
             remedy="Give it with --cest-power2.",
         )
-    if chosen.second is not None and (
-        len(agent.ratio_ppm) == 2 or chosen.before is not None or chosen.calibration != "bloch"
+    if options.second is not None and (
+        len(agent.ratio_ppm) == 2 or options.before is not None or options.calibration != "bloch"
     ):
         raise InputError(
             "a second power goes with an agent of one frequency, its own mirrored reference and a Bloch curve",
-            file=chosen.second,
+            file=options.second,
             field="--cest-power2",
-            found=f"{agent.name}, {chosen.calibration}",
+            found=f"{agent.name}, {options.calibration}",
             remedy="Leave --cest-power2 or the other option out.",
         )
 
 
 def _calibration(
-    agent: Agent, chosen: CestChoices, spectra: ZSpectra, second: ZSpectra | None, path: str | Path
-) -> Calibration:
-    if chosen.calibration in PRESETS:
-        return PRESETS[chosen.calibration]
-    if is_calibration_file(chosen.calibration):
-        return read_calibration(chosen.calibration)
-    if chosen.calibration != "bloch":
+    agent: CestAgent,
+    options: CestOptions,
+    spectra: ZSpectra,
+    second: ZSpectra | None,
+    path: str | Path,
+) -> PhCalibration:
+    if options.calibration in PUBLISHED_CALIBRATIONS:
+        return PUBLISHED_CALIBRATIONS[options.calibration]
+    if is_calibration_file(options.calibration):
+        return read_calibration(options.calibration)
+    if options.calibration != "bloch":
         raise InputError(
             "no such calibration",
             field="--ph-calibration",
-            found=chosen.calibration,
-            expected=f"{', '.join(('bloch', *PRESETS))}, or a TOML file",
+            found=options.calibration,
+            expected=f"{', '.join(('bloch', *PUBLISHED_CALIBRATIONS))}, or a TOML file",
             remedy="Give one of these.",
         )
     if spectra.saturation is None:
@@ -227,7 +242,7 @@ def _calibration(
             file=sidecar_path(path),
             field="SaturationB1uT, SaturationTimeS",
             found="nothing",
-            expected=f"{KEYS['SaturationB1uT']}; {KEYS['SaturationTimeS']}; MagneticFieldStrength",
+            expected=f"{CEST_KEYS['SaturationB1uT']}; {CEST_KEYS['SaturationTimeS']}; MagneticFieldStrength",
             remedy="Write them into the sidecar, or give a published line with --ph-calibration.",
         )
     if second is not None and (
@@ -235,7 +250,7 @@ def _calibration(
     ):
         raise InputError(
             "the second series has no other power",
-            file=chosen.second,
+            file=options.second,
             field="SaturationB1uT",
             found="nothing" if second.saturation is None else f"{second.saturation.B1_uT:g} uT",
             expected=f"stated, and not {spectra.saturation.B1_uT:g} uT",
@@ -244,21 +259,22 @@ def _calibration(
     return bloch_calibration(
         agent,
         spectra.saturation,
-        chosen.contrast,
+        options.contrast,
         second=None if second is None else second.saturation,
     )
 
 
-def _notes(calibration: Calibration, found: PhImage, mirrored: bool) -> list[str]:
+def _notes(calibration: PhCalibration, found: PhImage, mirrored: bool) -> list[str]:
     against = "the mirrored frequency" if mirrored else "the series before injection"
     said = f"pH is the ratio of contrasts against {against}, inverted by: {calibration.source}."
-    return [said, *_counts(calibration.std, found)]
+    return [said, *_describe_coverage(calibration.std, found)]
 
 
-def _counts(calibration_std: float, found: PhImage) -> list[str]:
+def _describe_coverage(calibration_std: float, found: PhImage) -> list[str]:
     tissue = (found.validity & int(Validity.NO_SPECTRUM)) == 0
     counts = {
-        words: int(((found.validity & int(bit)) != 0)[tissue].sum()) for bit, words in WORDS.items()
+        words: int(((found.validity & int(bit)) != 0)[tissue].sum())
+        for bit, words in VALIDITY_TEXTS.items()
     }
     lost = [f"{n} {words}" for words, n in counts.items() if n]
     return [

@@ -8,16 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.imaging.cest.contrast import AgentContrast, Water, agent_contrast, water_shift
+from nanopinn.imaging.cest.contrast import (
+    AgentContrast,
+    WaterOffset,
+    agent_contrast,
+    estimate_water_offset,
+)
 from nanopinn.imaging.cest.lorentz import amide_heights
 from nanopinn.imaging.cest.ratio import Contrast
-from nanopinn.imaging.cest.spectrum import Smoother
+from nanopinn.imaging.cest.spectrum import SplineSmoother
 
 Array = NDArray[np.float64]
 
 #: Both contrasts must stand this many standard deviations out of the noise: the usual limit of detection (Currie 1995,
 #: Pure Appl Chem 67:1699). At 2.5 eleven of 200 tubes that show nothing at 1 uT were given a pH, at 3 eight.
-DETECTION = 3.0
+DETECTION_LIMIT = 3.0
 
 
 @dataclass(frozen=True)
@@ -25,27 +30,27 @@ class NoisySpectra:
     """Spectra ``(n, o)``, how they are smoothed, and the standard deviation of a value of each ``(n,)``."""
 
     Z: Array
-    smoother: Smoother
+    smoother: SplineSmoother
     noise: Array
 
 
 @dataclass(frozen=True)
-class MeasuredRatio:
+class ContrastRatio:
     """Of every spectrum ``(n,)``: first contrast over second, the variance of its logarithm, whether both stand out, and water (ppm)."""
 
     ratio: Array
     log_variance: Array
-    seen: NDArray[np.bool_]
+    detected: NDArray[np.bool_]
     water_ppm: Array
 
 
-def measured_ratio(
+def compute_contrast_ratio(
     series: Sequence[NoisySpectra],
     before: NoisySpectra | None,
     water_ppm: Array | None,
     kind: Contrast,
     ratio_ppm: tuple[float, ...],
-) -> MeasuredRatio:
+) -> ContrastRatio:
     """Two frequencies of one series, or one frequency of two.
 
     The variance follows the noise through the smoothing, through where water is found, and through what both contrasts share:
@@ -58,7 +63,7 @@ def measured_ratio(
     first, last = series[0], series[-1]
     places = [_water(s, water_ppm) for s in series]
     if kind == "lorentz":
-        return _of_heights(first, places[0].ppm, ratio_ppm)
+        return _ratio_of_amide_peaks(first, places[0].ppm, ratio_ppm)
     earlier = None if before is None else before.Z
     ends = ((first, places[0], ratio_ppm[0]), (last, places[-1], ratio_ppm[-1]))
     one, two = (
@@ -76,38 +81,38 @@ def measured_ratio(
             log_variance += before.noise**2 * _square(
                 one.slope_before / one.value[:, None] - two.slope_before / two.value[:, None]
             )
-        seen = _stands_out(one, first, before) & _stands_out(two, last, before)
-        return MeasuredRatio(one.value / two.value, log_variance, seen, places[0].ppm)
+        detected = _is_detected(one, first, before) & _is_detected(two, last, before)
+        return ContrastRatio(one.value / two.value, log_variance, detected, places[0].ppm)
 
 
-def _water(spectra: NoisySpectra, given: Array | None) -> Water:
+def _water(spectra: NoisySpectra, given: Array | None) -> WaterOffset:
     return (
-        water_shift(spectra.Z, spectra.smoother)
+        estimate_water_offset(spectra.Z, spectra.smoother)
         if given is None
-        else Water(given, np.zeros_like(spectra.Z))
+        else WaterOffset(given, np.zeros_like(spectra.Z))
     )
 
 
-def _stands_out(
+def _is_detected(
     contrast: AgentContrast, own: NoisySpectra, before: NoisySpectra | None
 ) -> NDArray[np.bool_]:
     variance = own.noise**2 * _square(contrast.slope)
     if before is not None:
         variance = variance + before.noise**2 * _square(contrast.slope_before)
-    return np.asarray(contrast.value > DETECTION * np.sqrt(variance))
+    return np.asarray(contrast.value > DETECTION_LIMIT * np.sqrt(variance))
 
 
-def _of_heights(
+def _ratio_of_amide_peaks(
     spectra: NoisySpectra, water_ppm: Array, ratio_ppm: tuple[float, ...]
-) -> MeasuredRatio:
+) -> ContrastRatio:
     """Of Lorentzian dips, whose fit has an error of its own."""
     heights, variances = amide_heights(
         spectra.smoother.ppm, spectra.Z, water_ppm, (ratio_ppm[0], ratio_ppm[-1])
     )
     with np.errstate(divide="ignore", invalid="ignore"):
-        seen = np.asarray((heights > DETECTION * np.sqrt(variances)).all(axis=1))
-        return MeasuredRatio(
-            heights[:, 0] / heights[:, 1], (variances / heights**2).sum(axis=1), seen, water_ppm
+        detected = np.asarray((heights > DETECTION_LIMIT * np.sqrt(variances)).all(axis=1))
+        return ContrastRatio(
+            heights[:, 0] / heights[:, 1], (variances / heights**2).sum(axis=1), detected, water_ppm
         )
 
 

@@ -8,17 +8,17 @@ from enum import IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.imaging.cest.contrast import water_shift
-from nanopinn.imaging.cest.measured_ratio import MeasuredRatio, NoisySpectra, measured_ratio
+from nanopinn.imaging.cest.contrast import estimate_water_offset
+from nanopinn.imaging.cest.measured_ratio import ContrastRatio, NoisySpectra, compute_contrast_ratio
 from nanopinn.imaging.cest.noise import FLANK_PPM, flank_noise
-from nanopinn.imaging.cest.ratio import Calibration
-from nanopinn.imaging.cest.sampling import SamplingError, sampling_error
-from nanopinn.imaging.cest.spectrum import Smoother, ZSpectra
+from nanopinn.imaging.cest.ratio import PhCalibration
+from nanopinn.imaging.cest.sampling import SamplingError, tabulate_sampling_error
+from nanopinn.imaging.cest.spectrum import SplineSmoother, ZSpectra
 
 Array = NDArray[np.float64]
 
 #: A pH less certain than this says nothing that the prior does not.
-LARGEST_STD = 0.35
+MAX_PH_STD = 0.35
 #: Spectra at once, and spectra that the smoothing learns from.
 _BATCH, _SAMPLE = 4096, 400
 
@@ -43,7 +43,7 @@ class Validity(IntFlag):
     """A fit of the spectrum did not converge, or ended at a bound."""
 
 
-WORDS = {
+VALIDITY_TEXTS = {
     Validity.NO_SPECTRUM: "no spectrum",
     Validity.NO_WATER: "no water peak near 0 ppm",
     Validity.BELOW_DETECTION: "agent below detection",
@@ -70,7 +70,7 @@ class PhImage:
 
 def ph_image(
     spectra: ZSpectra,
-    calibration: Calibration,
+    calibration: PhCalibration,
     *,
     B1: Array | None = None,
     b0_ppm: Array | None = None,
@@ -95,20 +95,20 @@ def ph_image(
     validity = np.where(known, 0, int(Validity.NO_SPECTRUM)).astype(np.int32)
     if len(where):
         scans = [
-            _smoothed(s.offsets_ppm, f[where], calibration)
+            _build_noisy_spectra(s.offsets_ppm, f[where], calibration)
             for s, f in zip(parts, flat, strict=True)
         ]
-        scan = _Scan(
+        scan = _CestScan(
             scans[:-1] if before is not None else scans,
             scans[-1] if before is not None else None,
             calibration,
         )
         b0, amplitude = (None if m is None else m.reshape(-1)[where] for m in (b0_ppm, B1))
-        error = scan.sampling_error(b0)
+        error = scan.tabulate_sampling_error(b0)
         own = calibration.std if calibration_std is None else calibration_std
         for i in range(0, len(where), _BATCH):
             rows = slice(i, i + _BATCH)
-            found = _voxels(
+            found = _compute_ph_batch(
                 scan,
                 rows,
                 None if b0 is None else b0[rows],
@@ -132,26 +132,33 @@ def ph_image(
 
 
 @dataclass(frozen=True)
-class _Scan:
+class _CestScan:
     """The series of the contrasts, the one before injection, and whose ratio is asked for."""
 
     series: list[NoisySpectra]
     before: NoisySpectra | None
-    calibration: Calibration
+    calibration: PhCalibration
 
-    def ratio(self, rows: slice, b0_ppm: Array | None) -> MeasuredRatio:
+    def ratio(self, rows: slice, b0_ppm: Array | None) -> ContrastRatio:
         """Of some of the spectra."""
-        before = None if self.before is None else _some(self.before, rows)
+        before = None if self.before is None else _select_rows(self.before, rows)
         kind, places = self.calibration.contrast, self.calibration.ratio_ppm
-        return measured_ratio([_some(s, rows) for s in self.series], before, b0_ppm, kind, places)
+        return compute_contrast_ratio(
+            [_select_rows(s, rows) for s in self.series], before, b0_ppm, kind, places
+        )
 
-    def sampling_error(self, b0_ppm: Array | None) -> SamplingError:
+    def tabulate_sampling_error(self, b0_ppm: Array | None) -> SamplingError:
         """What the offsets and the smoothing do to noise-free spectra of the calibration, treated as these are."""
 
         def log_ratio(with_agent: list[Array], without: list[Array], water: Array) -> Array:
-            series = [_clean(Z, s) for Z, s in zip(with_agent, self.series, strict=True)]
-            before = None if self.before is None else _clean(without[0], self.before)
-            found = _Scan(series, before, self.calibration).ratio(
+            series = [
+                _build_noise_free_spectra(Z, s)
+                for Z, s in zip(with_agent, self.series, strict=True)
+            ]
+            before = (
+                None if self.before is None else _build_noise_free_spectra(without[0], self.before)
+            )
+            found = _CestScan(series, before, self.calibration).ratio(
                 slice(None), None if b0_ppm is None else water
             )
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -159,9 +166,13 @@ class _Scan:
 
         first = self.series[0]
         few = slice(None, None, max(1, len(first.Z) // _SAMPLE))
-        shifts = water_shift(first.Z[few], first.smoother).ppm if b0_ppm is None else b0_ppm[few]
+        shifts = (
+            estimate_water_offset(first.Z[few], first.smoother).ppm
+            if b0_ppm is None
+            else b0_ppm[few]
+        )
         offsets = [s.smoother.ppm for s in self.series]
-        return sampling_error(
+        return tabulate_sampling_error(
             self.calibration.model,
             offsets,
             shifts,
@@ -170,7 +181,7 @@ class _Scan:
         )
 
 
-def _smoothed(ppm: Array, Z: Array, calibration: Calibration) -> NoisySpectra:
+def _build_noisy_spectra(ppm: Array, Z: Array, calibration: PhCalibration) -> NoisySpectra:
     # a fit of dips has a noise of its own
     noise = (
         np.zeros(len(Z))
@@ -178,20 +189,20 @@ def _smoothed(ppm: Array, Z: Array, calibration: Calibration) -> NoisySpectra:
         else flank_noise(ppm, Z, calibration.ratio_ppm[0])
     )
     return NoisySpectra(
-        Z, Smoother(ppm, Z[:: max(1, len(Z) // _SAMPLE)], np.abs(ppm) > FLANK_PPM), noise
+        Z, SplineSmoother(ppm, Z[:: max(1, len(Z) // _SAMPLE)], np.abs(ppm) > FLANK_PPM), noise
     )
 
 
-def _some(spectra: NoisySpectra, rows: slice) -> NoisySpectra:
+def _select_rows(spectra: NoisySpectra, rows: slice) -> NoisySpectra:
     return NoisySpectra(spectra.Z[rows], spectra.smoother, spectra.noise[rows])
 
 
-def _clean(Z: Array, like: NoisySpectra) -> NoisySpectra:
+def _build_noise_free_spectra(Z: Array, like: NoisySpectra) -> NoisySpectra:
     return NoisySpectra(Z, like.smoother, np.zeros(len(Z)))
 
 
-def _voxels(
-    scan: _Scan,
+def _compute_ph_batch(
+    scan: _CestScan,
     rows: slice,
     b0: Array | None,
     B1: Array | None,
@@ -208,9 +219,9 @@ def _voxels(
     validity = np.zeros(len(pH), dtype=np.int32)
     for bit, wrong in (
         (Validity.NO_WATER, ~measured),
-        (Validity.BELOW_DETECTION, measured & ~found.seen),
-        (Validity.OUT_OF_RANGE, found.seen & ~np.isfinite(pH)),
-        (Validity.UNCERTAIN, found.seen & np.isfinite(pH) & ~(own <= LARGEST_STD)),
+        (Validity.BELOW_DETECTION, measured & ~found.detected),
+        (Validity.OUT_OF_RANGE, found.detected & ~np.isfinite(pH)),
+        (Validity.UNCERTAIN, found.detected & np.isfinite(pH) & ~(own <= MAX_PH_STD)),
     ):
         validity[wrong] |= int(bit)
     bad, std = validity != 0, np.sqrt(own**2 + calibration_std**2)

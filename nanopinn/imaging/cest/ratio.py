@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.cest.agent import Agent
+from nanopinn.imaging.cest.agent import CestAgent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
 from nanopinn.parameters import value
 
@@ -19,14 +19,14 @@ Array = NDArray[np.float64]
 Contrast = Literal["rex", "st", "lorentz"]
 
 #: A scan whose field, amplitude or length is within this share of a line's is the line's.
-_SAME_SCAN = 0.1
+_PROTOCOL_TOLERANCE = 0.1
 #: Of what a line may hold for, by the sidecar's key.
-UNITS = {"MagneticFieldStrength": "T", "SaturationB1uT": "uT", "SaturationTimeS": "s"}
+PROTOCOL_UNITS = {"MagneticFieldStrength": "T", "SaturationB1uT": "uT", "SaturationTimeS": "s"}
 #: Relative amplitudes between which curves are interpolated.
-_B1 = np.arange(0.5, 1.51, 0.1)
+_RELATIVE_B1 = np.arange(0.5, 1.51, 0.1)
 
 
-def contrast_of(Z_agent: Array, Z_reference: Array, kind: Contrast) -> Array:
+def compute_contrast(Z_agent: Array, Z_reference: Array, kind: Contrast) -> Array:
     """What an agent's protons add at a frequency, from the signals there and at the reference.
 
     ``rex``: 1/Z - 1/Z_ref, free of direct saturation (Zaiss 2014, NMR Biomed 27:240); ``st``: Z_ref - Z, which with the
@@ -37,7 +37,7 @@ def contrast_of(Z_agent: Array, Z_reference: Array, kind: Contrast) -> Array:
 
 
 @dataclass(frozen=True)
-class Model:
+class CalibrationModel:
     """Noise-free spectra of what a calibration supposes.
 
     Attributes:
@@ -50,7 +50,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class PhCalibration:
     """pH of a ratio.
 
     Attributes:
@@ -67,10 +67,10 @@ class Calibration:
     contrast: Contrast
     std: float
     ratio_ppm: tuple[float, ...]
-    model: Model | None = None
+    model: CalibrationModel | None = None
     scan: Mapping[str, float] = field(default_factory=dict)
 
-    def other_scan(self, side: Mapping[str, Any]) -> str | None:
+    def describe_protocol_mismatch(self, side: Mapping[str, Any]) -> str | None:
         """A sentence, if the sidecar states a scan that is more than 10 % from the one that the line was measured with."""
         stated = {
             k: side[k]
@@ -80,16 +80,18 @@ class Calibration:
         wrong = [
             k
             for k, v in stated.items()
-            if abs(v - self.scan[k]) > _SAME_SCAN * self.scan[k] * (1 + 1e-9)
+            if abs(v - self.scan[k]) > _PROTOCOL_TOLERANCE * self.scan[k] * (1 + 1e-9)
         ]
         if not wrong:
             return None
-        said = ", ".join(f"{k} {self.scan[k]:g} {UNITS[k]} (here {stated[k]:g})" for k in wrong)
+        said = ", ".join(
+            f"{k} {self.scan[k]:g} {PROTOCOL_UNITS[k]} (here {stated[k]:g})" for k in wrong
+        )
         return f"Warning: the calibration holds for {said}: pH may be further off than is stated."
 
 
 def bloch_calibration(
-    agent: Agent,
+    agent: CestAgent,
     saturation: Saturation,
     kind: Contrast,
     *,
@@ -97,7 +99,7 @@ def bloch_calibration(
     molar: float = 0.03,
     T1_s: float = 2.0,
     T2_s: float = 0.3,
-) -> Calibration:
+) -> PhCalibration:
     """The ratio of the agent's two frequencies as the Bloch-McConnell equations give it, on the range where it grows with pH.
 
     ``second``: the saturation of the second contrast, for agents with one amide whose ratio is of two powers (Longo 2014,
@@ -110,11 +112,11 @@ def bloch_calibration(
     table = np.stack(
         [
             _ratios(agent, (saturation, second or saturation), kind, pH, b, (molar, T1_s, T2_s))
-            for b in _B1
+            for b in _RELATIVE_B1
         ]
     )
-    whole = table[int(np.argmin(np.abs(_B1 - 1)))]
-    first, last = _rising(whole)
+    whole = table[int(np.argmin(np.abs(_RELATIVE_B1 - 1)))]
+    first, last = _find_rising_range(whole)
     if last - first < 4:
         raise InputError(
             "the ratio does not grow with pH under this saturation",
@@ -135,10 +137,14 @@ def bloch_calibration(
         with np.errstate(divide="ignore", invalid="ignore"):
             wanted = np.log(np.where(ratio > 0, ratio, np.nan)).ravel()
         position = np.clip(
-            (np.nan_to_num(B1, nan=1.0).ravel() - _B1[0]) / 0.1, 0, len(_B1) - 1 - 1e-9
+            (np.nan_to_num(B1, nan=1.0).ravel() - _RELATIVE_B1[0]) / 0.1,
+            0,
+            len(_RELATIVE_B1) - 1 - 1e-9,
         )
         i, u = position.astype(int), position - position.astype(int)
-        ends = np.stack([np.stack(_interpolated(wanted, logs[j], grid)) for j in range(len(_B1))])
+        ends = np.stack(
+            [np.stack(_interpolated(wanted, logs[j], grid)) for j in range(len(_RELATIVE_B1))]
+        )
         take = np.arange(len(wanted))
         both = (1 - u) * ends[i, :, take].T + u * ends[i + 1, :, take].T
         return both[0].reshape(ratio.shape), both[1].reshape(ratio.shape)
@@ -155,15 +161,16 @@ def bloch_calibration(
             ).numpy()
         )
 
-    model = Model(
-        spectra, lambda wanted: np.interp(wanted, grid, logs[int(np.argmin(np.abs(_B1 - 1)))])
+    model = CalibrationModel(
+        spectra,
+        lambda wanted: np.interp(wanted, grid, logs[int(np.argmin(np.abs(_RELATIVE_B1 - 1)))]),
     )
     powers = f"{saturation.B1_uT:g}" + (f"/{second.B1_uT:g}" if second else "")
     said = (
         f"Bloch-McConnell curve of {agent.name} at {saturation.field_T:g} T, {powers} uT, {saturation.seconds:g} s "
         f"({kind}, {'/'.join(f'{p:g}' for p in agent.ratio_ppm)} ppm), pH {grid[0]:.2f} to {grid[-1]:.2f}"
     )
-    return Calibration(
+    return PhCalibration(
         invert,
         float(grid[0]),
         float(grid[-1]),
@@ -184,7 +191,7 @@ def _interpolated(x: Array, logs: Array, grid: Array) -> tuple[Array, Array]:
 
 
 def _ratios(
-    agent: Agent,
+    agent: CestAgent,
     saturations: tuple[Saturation, Saturation],
     kind: Contrast,
     pH: Array,
@@ -207,11 +214,11 @@ def _ratios(
             T2_s=T2_s,
             B1=B1 * one,
         ).numpy()
-        contrasts.append(contrast_of(Z[:, 0], Z[:, 1], kind))
+        contrasts.append(compute_contrast(Z[:, 0], Z[:, 1], kind))
     return np.asarray(contrasts[0] / contrasts[1])
 
 
-def _rising(ratio: Array) -> tuple[int, int]:
+def _find_rising_range(ratio: Array) -> tuple[int, int]:
     """The longest stretch over which a curve grows by more than half a per cent a step."""
     up = np.diff(np.log(np.maximum(ratio, 1e-12))) > 0.005
     best, start = (0, 0), None
@@ -233,8 +240,8 @@ def _pagel(ratio: Array, B1: Array) -> tuple[Array, Array]:
 
 
 #: Published lines, each for the contrast and the scan it was measured with, and as good as tubes of another laboratory say.
-PRESETS = {
-    "pagel-7T-3uT": Calibration(
+PUBLISHED_CALIBRATIONS = {
+    "pagel-7T-3uT": PhCalibration(
         _pagel,
         5.9,
         7.0,

@@ -9,22 +9,22 @@ from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 from scipy.ndimage import convolve
 
-from nanopinn.imaging.cest.ratio import Model
+from nanopinn.imaging.cest.ratio import CalibrationModel
 
 Array = NDArray[np.float64]
 #: Places of water (ppm) and pH between which the table is interpolated.
 _SHIFT_STEP, _PH_STEP = 0.1, 0.15
 #: What a scan's processing makes of series ``(n, offset)`` with agent and without, and of where water is: ln ratio ``(n,)``.
-Ratio = Callable[[list[Array], list[Array], Array], Array]
+LogRatioFunction = Callable[[list[Array], list[Array], Array], Array]
 #: Of where water is (ppm) and pH: mean and standard deviation of ln of the ratio found over the true one.
 SamplingError = Callable[[Array, Array], tuple[Array, Array]]
 
 
-def sampling_error(
-    model: Model | None,
+def tabulate_sampling_error(
+    model: CalibrationModel | None,
     offsets_ppm: list[Array],
     shifts: Array,
-    log_ratio: Ratio,
+    log_ratio: LogRatioFunction,
     pH_range: tuple[float, float],
 ) -> SamplingError:
     """The error of ln ratio that sampling and smoothing alone leave, as a function of water's place (ppm) and pH.
@@ -53,8 +53,8 @@ def sampling_error(
     error = (log_ratio(with_agent, without, water) - model.log_ratio(acid)).reshape(
         len(at), len(pH)
     )
-    mean = _around(error)
-    spread = np.sqrt(np.maximum(_around(error**2) - mean**2, 0))
+    mean = _average_neighbours(error)
+    spread = np.sqrt(np.maximum(_average_neighbours(error**2) - mean**2, 0))
     table = RegularGridInterpolator(
         (at, pH), np.stack([mean, spread], axis=-1), bounds_error=False
     )  # NaN asks for NaN
@@ -68,7 +68,7 @@ def sampling_error(
     return look_up
 
 
-def _around(table: Array) -> Array:
+def _average_neighbours(table: Array) -> Array:
     """Average over neighbours of both axes, with weights that fall off to nothing two steps away."""
     weights = np.array([0.25, 0.5, 0.25])
     return np.asarray(convolve(table, weights[:, None] * weights, mode="nearest"))

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.imaging.cest.agent import Agent
+from nanopinn.imaging.cest.agent import CestAgent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
 from nanopinn.imaging.cest.noise import FLANK_PPM
-from nanopinn.imaging.least_squares import Bounds, descend
+from nanopinn.imaging.least_squares import Bounds, fit_levenberg_marquardt
 
 Array = NDArray[np.float64]
 
@@ -47,7 +47,7 @@ class SpectralFit:
 
 
 def fit_spectra(
-    agent: Agent,
+    agent: CestAgent,
     saturation: Saturation,
     offsets_ppm: Array,
     Z: Array,
@@ -56,16 +56,16 @@ def fit_spectra(
     B1: Array | None = None,
     iterations: int = 40,
     batch: int = 256,
-    beyond_ppm: float = FLANK_PPM,
+    min_offset_ppm: float = FLANK_PPM,
 ) -> SpectralFit:
     """Levenberg-Marquardt for every spectrum ``(n, offset)``.
 
     Args:
         T1_s: of water, one or ``(n,)``. B1: true over nominal amplitude ``(n,)``.
-        beyond_ppm: offsets nearer to water only tell where the search begins.
+        min_offset_ppm: offsets nearer to water only tell where the search begins.
     """
     start = offsets_ppm[np.nan_to_num(Z, nan=np.inf).argmin(axis=1)]
-    far = np.abs(offsets_ppm) > beyond_ppm
+    far = np.abs(offsets_ppm) > min_offset_ppm
     offsets_ppm, Z = offsets_ppm[far], Z[:, far]
     T1 = np.broadcast_to(np.asarray(T1_s, dtype=np.float64), (len(Z),))
     scale = np.ones(len(Z)) if B1 is None else B1
@@ -81,7 +81,7 @@ def fit_spectra(
 
 
 def _fit(
-    agent: Agent,
+    agent: CestAgent,
     saturation: Saturation,
     ppm: Array,
     Z: Tensor,
@@ -109,8 +109,14 @@ def _fit(
     theta = torch.tensor(_START, dtype=torch.float64).repeat(len(Z), 1)
     theta[:, 2] = start.clamp(-0.9, 0.9)
     low, high, step = (torch.tensor(v, dtype=torch.float64) for v in (_LOW, _HIGH, _STEP))
-    end = descend(
-        partial(_with_slopes, curves, step), data, theta, Bounds(low, high), known, None, iterations
+    end = fit_levenberg_marquardt(
+        partial(_finite_difference_jacobian, curves, step),
+        data,
+        theta,
+        Bounds(low, high),
+        known,
+        None,
+        iterations,
     )
     variance = end.cost / max(1, data.shape[1] - 4)
     scale = end.J.square().sum(2).clamp_min(1e-30).rsqrt()
@@ -135,7 +141,7 @@ def _fit(
     return tuple(np.where(good, v.numpy(), np.nan) for v in values)
 
 
-def _with_slopes(
+def _finite_difference_jacobian(
     curves: Callable[[Tensor, Tensor], Tensor], step: Tensor, theta: Tensor, which: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Curves and their differences by every parameter ``(n, 4, offset)``."""

@@ -6,23 +6,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.cest.agent import Agent
-from nanopinn.imaging.cest.measured_ratio import DETECTION
-from nanopinn.imaging.cest.ph_map import LARGEST_STD, PhImage, Validity
+from nanopinn.imaging.cest.agent import CestAgent
+from nanopinn.imaging.cest.measured_ratio import DETECTION_LIMIT
+from nanopinn.imaging.cest.ph_map import MAX_PH_STD, PhImage, Validity
 from nanopinn.imaging.cest.spectral_fit import SpectralFit, fit_spectra
 from nanopinn.imaging.cest.spectrum import ZSpectra
 from nanopinn.parameters import value
 
 Array = NDArray[np.float64]
 
-SOURCE = "a fit of Bloch-McConnell spectra to every offset but those of water's own dip"
+METHOD_DESCRIPTION = "a fit of Bloch-McConnell spectra to every offset but those of water's own dip"
 #: T1 of water, s: the fit trades it for concentration, which is therefore not reported; pH hardly feels it.
 _T1_S = 2.0
 
 
 def spectral_ph_image(
     spectra: ZSpectra,
-    agent: Agent,
+    agent: CestAgent,
     B1: Array | None = None,
     *,
     calibration_std: float | None = None,
@@ -66,8 +66,8 @@ def spectral_ph_image(
 
 def _validity(fit: SpectralFit) -> NDArray[np.int32]:
     found = np.isfinite(fit.pH)
-    unseen = found & ~(fit.molar > DETECTION * fit.molar_std)
-    uncertain = found & ~unseen & ~(fit.pH_std <= LARGEST_STD)
+    unseen = found & ~(fit.molar > DETECTION_LIMIT * fit.molar_std)
+    uncertain = found & ~unseen & ~(fit.pH_std <= MAX_PH_STD)
     bits = (
         (~found, Validity.NO_FIT),
         (unseen, Validity.BELOW_DETECTION),

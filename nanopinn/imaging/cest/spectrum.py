@@ -15,17 +15,17 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.cest.bloch import GAMMA_HZ_PER_T, Saturation
 from nanopinn.imaging.io import read_sidecar, read_volume, sidecar_path
 from nanopinn.imaging.nifti import Orientation
-from nanopinn.imaging.numbers import is_number, listed_numbers
+from nanopinn.imaging.numbers import is_number, parse_number_list
 from nanopinn.imaging.table import read_table
 
 Array = NDArray[np.float64]
 
 #: Saturation this far from water does nothing: such a volume is a reference.
-REFERENCE_PPM = 30.0
+MIN_REFERENCE_OFFSET_PPM = 30.0
 #: Signal of the reference, over its 99th percentile, below which a voxel is air.
 _AIR = 0.08
 
-KEYS = {
+CEST_KEYS = {
     "SaturationOffsetsPPM": "ppm, list: one per volume (or SaturationOffsetsHz, Hz)",
     "SaturationB1uT": "uT: amplitude of the saturation",
     "SaturationTimeS": "s: its length",
@@ -107,14 +107,14 @@ def _offsets(side: Mapping[str, Any], offsets_file: str | Path | None, name: Pat
             file=name,
             field="SaturationOffsetsPPM",
             found="nothing",
-            expected=KEYS["SaturationOffsetsPPM"],
+            expected=CEST_KEYS["SaturationOffsetsPPM"],
             remedy="Write them into the sidecar, or give --offsets FILE headed offset_ppm or offset_Hz; they are never guessed.",
         )
     if unit == "Hz":
         values = values / (
             GAMMA_HZ_PER_T * 1e-6 * _number(side, "MagneticFieldStrength", name, 0.1, 30.0)
         )
-    usual = values[np.abs(values) < REFERENCE_PPM]
+    usual = values[np.abs(values) < MIN_REFERENCE_OFFSET_PPM]
     if len(usual) < 8 or usual.max() - usual.min() < 2:
         raise InputError(
             "these are no offsets of a Z-spectrum",
@@ -128,7 +128,7 @@ def _offsets(side: Mapping[str, Any], offsets_file: str | Path | None, name: Pat
 
 
 def _listed(listed: object, name: Path) -> Array:
-    values = listed_numbers(listed)
+    values = parse_number_list(listed)
     if values is None:
         raise InputError(
             "offsets are not numbers",
@@ -176,7 +176,7 @@ def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: flo
             file=name,
             field=key,
             found=found,
-            expected=f"{low:g} to {high:g}, {KEYS[key]}",
+            expected=f"{low:g} to {high:g}, {CEST_KEYS[key]}",
             remedy="Write it into the sidecar.",
         )
     return float(found)
@@ -185,7 +185,7 @@ def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: flo
 def _normalised(
     data: Array, offsets: Array, path: str | Path
 ) -> tuple[Array, NDArray[np.bool_], list[str]]:
-    far = np.abs(offsets) >= REFERENCE_PPM
+    far = np.abs(offsets) >= MIN_REFERENCE_OFFSET_PPM
     kept = ~far
     if not far.any():
         middle = (
@@ -259,20 +259,22 @@ def _merged(ppm: Array, Z: Array) -> tuple[Array, Array]:
     )
 
 
-class Smoother:
+class SplineSmoother:
     """A smoothing spline of one stiffness for all spectra, as the linear map it is.
 
     The stiffness is chosen by leave-one-out cross-validation over a sample of the spectra ``(n, o)``, at the offsets that count
     ``(o,)``: those of water's own dip would ask for a spline that follows all noise beyond it.
     """
 
-    def __init__(self, offsets_ppm: Array, sample: Array, counts: NDArray[np.bool_]) -> None:
-        self.ppm, self._counts = offsets_ppm, counts
+    def __init__(
+        self, offsets_ppm: Array, sample: Array, scored_offsets: NDArray[np.bool_]
+    ) -> None:
+        self.ppm, self._scored_offsets = offsets_ppm, scored_offsets
         candidates = [self._splines(lam) for lam in np.geomspace(1e-6, 1.0, 13)]
-        scores = [self._left_out(self._hat(s), sample) for s in candidates]
+        scores = [self._cross_validation_error(self._hat(s), sample) for s in candidates]
         self.splines = candidates[int(np.argmin(scores))]
 
-    def at(self, ppm: Array) -> Array:
+    def interpolation_matrix(self, ppm: Array) -> Array:
         """The map from values at the offsets to values at ``ppm``, ``(len(ppm), o)``."""
         return np.stack([s(ppm) for s in self.splines], axis=-1)
 
@@ -282,6 +284,6 @@ class Smoother:
     def _hat(self, splines: list[Any]) -> Array:
         return np.stack([s(self.ppm) for s in splines], axis=-1)
 
-    def _left_out(self, hat: Array, sample: Array) -> float:
+    def _cross_validation_error(self, hat: Array, sample: Array) -> float:
         error = (sample - sample @ hat.T) / np.maximum(1 - np.diag(hat), 1e-6)
-        return float(np.median((error[:, self._counts] ** 2).mean(axis=-1)))
+        return float(np.median((error[:, self._scored_offsets] ** 2).mean(axis=-1)))

@@ -30,25 +30,25 @@ def convolve_exponential(
     Returns:
         ``(..., m)``, unit of the curve times s.
     """
-    return _march(curve_times, curve_values, rate, at_times, slope=False)[0]
+    return _integrate_over_segments(curve_times, curve_values, rate, at_times, slope=False)[0]
 
 
-def convolve_exponential_with_slope(
+def convolve_exponential_with_derivative(
     curve_times: Tensor, curve_values: Tensor, rate: Tensor, at_times: Tensor
 ) -> tuple[Tensor, Tensor]:
     """``y`` and ``dy/dk``, both ``(..., m)``; arguments as in :func:`convolve_exponential`."""
-    y, dy = _march(curve_times, curve_values, rate, at_times, slope=True)
+    y, dy = _integrate_over_segments(curve_times, curve_values, rate, at_times, slope=True)
     assert dy is not None
     return y, dy
 
 
-def _march(
+def _integrate_over_segments(
     t: Tensor, c: Tensor, rate: Tensor, at: Tensor, *, slope: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Step from node to node of the curve, and from the node before it to every time asked for."""
     t, c, at = t.to(torch.float64), c.to(torch.float64), at.to(t.device, torch.float64)
     k = rate.to(torch.float64)
-    step = _Steps(k, slope)
+    step = _ExponentialStep(k, slope)
     before = (torch.searchsorted(t, at, right=True) - 1).tolist()
     asked = {i: [j for j, b in enumerate(before) if b == i] for i in set(before)}
     times, values, ends = t.tolist(), c.tolist(), at.tolist()
@@ -59,19 +59,23 @@ def _march(
             state = step(state, times[i] - times[i - 1], values[i - 1], values[i])
         for j in asked.get(i, ()):
             h = ends[j] - times[i]
-            out[j] = step(state, h, values[i], _at(h, i, times, values)) if h > 0 else state
+            out[j] = (
+                step(state, h, values[i], _interpolate_curve(h, i, times, values))
+                if h > 0
+                else state
+            )
     slopes = torch.stack([dy for _, dy in out], dim=-1) if slope else None
     return torch.stack([y for y, _ in out], dim=-1), slopes
 
 
-def _at(h: float, i: int, times: list[float], values: list[float]) -> float:
+def _interpolate_curve(h: float, i: int, times: list[float], values: list[float]) -> float:
     """The curve a time ``h`` after node ``i``."""
     if i + 1 == len(times):
         return values[i]
     return values[i] + h / (times[i + 1] - times[i]) * (values[i + 1] - values[i])
 
 
-class _Steps:
+class _ExponentialStep:
     """One exact step of ``y`` and ``dy/dk`` over a straight piece of the curve.
 
     Over a length h with x = k h, u in 0..1: ``p0 = int e^{-x(1-u)} du`` and ``p1 = int u e^{-x(1-u)} du`` weigh
@@ -79,8 +83,8 @@ class _Steps:
     the grids of curves are uniform in long stretches.
     """
 
-    def __init__(self, k: Tensor, slope: bool, kept: int = 16) -> None:
-        self.k, self.slope, self.kept = k, slope, kept
+    def __init__(self, k: Tensor, slope: bool, max_cached: int = 16) -> None:
+        self.k, self.slope, self.max_cached = k, slope, max_cached
         self.weights: dict[float, tuple[Tensor, ...]] = {}
 
     def __call__(
@@ -95,7 +99,7 @@ class _Steps:
 
     def _cached(self, h: float) -> tuple[Tensor, ...]:
         if h not in self.weights:
-            if len(self.weights) == self.kept:
+            if len(self.weights) == self.max_cached:
                 self.weights.clear()
             self.weights[h] = self._weights(h)
         return self.weights[h]
@@ -150,7 +154,7 @@ class ExponentialTable:
     lowest, highest, nodes = 1e-9, 200.0, 990
 
     def __init__(
-        self, of_rates: Callable[[Tensor], tuple[Tensor, Tensor]], device: torch.device
+        self, convolve_rates: Callable[[Tensor], tuple[Tensor, Tensor]], device: torch.device
     ) -> None:
         self.log = torch.linspace(
             math.log(self.lowest),
@@ -160,7 +164,7 @@ class ExponentialTable:
             device=device,
         )
         k = torch.exp(self.log)
-        y, dy = of_rates(k)
+        y, dy = convolve_rates(k)
         self.step = float(self.log[1] - self.log[0])
         self.y, self.slope = y, dy * k[:, None] * self.step  # slope per node of the log grid
 
@@ -168,26 +172,26 @@ class ExponentialTable:
     def at(cls, curve_times: Tensor, curve_values: Tensor, at_times: Tensor) -> ExponentialTable:
         """The table of a curve at some times."""
         return cls(
-            lambda k: convolve_exponential_with_slope(curve_times, curve_values, k, at_times),
+            lambda k: convolve_exponential_with_derivative(curve_times, curve_values, k, at_times),
             curve_times.device,
         )
 
     def __call__(self, rate: Tensor) -> tuple[Tensor, Tensor]:
         """``y`` and ``dy/dk`` for rates ``(n,)``: ``(n, m)`` each."""
         k = rate.clamp(self.lowest, self.highest)
-        i, u = self.place(k)
+        i, u = self.locate_rate(k)
         u = u[:, None]
-        return self.between(
+        return self.interpolate_hermite(
             u, k[:, None], self.y[i], self.y[i + 1], self.slope[i], self.slope[i + 1]
         )
 
-    def place(self, k: Tensor) -> tuple[Tensor, Tensor]:
+    def locate_rate(self, k: Tensor) -> tuple[Tensor, Tensor]:
         """Node before each rate, and how far past it, 0 to 1."""
         position = (torch.log(k) - self.log[0]) / self.step
         i = position.floor().long().clamp(0, self.nodes - 2)
         return i, position - i
 
-    def between(
+    def interpolate_hermite(
         self, u: Tensor, k: Tensor, y0: Tensor, y1: Tensor, s0: Tensor, s1: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Hermite interpolation of ``y`` and its derivative by k."""
@@ -209,22 +213,22 @@ class DelayTable:
     def at(self, times: Tensor) -> ExponentialTable:
         """The table at times ``(t,)`` that all voxels share, without marching through the curve again."""
 
-        def of_rates(k: Tensor) -> tuple[Tensor, Tensor]:
+        def convolve_rates(k: Tensor) -> tuple[Tensor, Tensor]:
             y, dy = self(k[:, None], times[None])
             return y[:, 0], dy[:, 0]
 
-        return ExponentialTable(of_rates, self.times.device)
+        return ExponentialTable(convolve_rates, self.times.device)
 
     def __call__(self, rates: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         """``(n, m, t)`` each, for rates ``(n, m)`` and times ``(n or 1, t)``; zero before the curve begins."""
         table = self.table
         k = rates.clamp(table.lowest, table.highest)
-        i, u = (a[..., None] for a in table.place(k))
+        i, u = (a[..., None] for a in table.locate_rate(k))
         j = (torch.searchsorted(self.times, at.contiguous(), right=True) - 1)[:, None]
         begun, j = j >= 0, j.clamp_min(0)
         corners = (table.y[i, j], table.y[i + 1, j], table.slope[i, j], table.slope[i + 1, j])
-        y, dy = table.between(u, k[..., None], *corners)
+        y, dy = table.interpolate_hermite(u, k[..., None], *corners)
         h = at[:, None] - self.times[j]
-        step = _Steps(k[..., None], slope=True)
+        step = _ExponentialStep(k[..., None], slope=True)
         y, dy = step((y, dy), h, self.values[j], self.values[j] + self.steep[j] * h, reuse=False)
         return torch.where(begun, y, 0.0), torch.where(begun, dy, 0.0)

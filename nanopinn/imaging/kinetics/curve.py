@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Seen:
+class SampledInput:
     """The curve at the frames, as early or late as it reaches each voxel.
 
     Attributes:
@@ -37,16 +37,16 @@ class InputCurve:
     def __init__(self, aif: PlasmaCurve, frame_times_s: Array, device: str = "cpu") -> None:
         self.aif, self.device = aif, device
         self._shifted: dict[float, InputCurve] = {}
-        self._late = 0.0  # after the curve that the tables are of
+        self._table_shift_s = 0.0  # after the curve that the tables are of
         self.nodes, self.values, self.times = (
             torch.as_tensor(np.array(v, dtype=np.float64), device=device)
             for v in (aif.times_s, aif.plasma_mM, frame_times_s)
         )
 
     @cached_property
-    def at_frames(self) -> Seen:
+    def at_frames(self) -> SampledInput:
         """The curve as it is."""
-        table = self._delays.at(self.times - self._late)
+        table = self._delays.at(self.times - self._table_shift_s)
         plasma, slope = self._interpolated(self.times[None])
 
         def convolve(rates: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,19 +54,24 @@ class InputCurve:
             shape = (*rates.shape, len(self.times))
             return y.reshape(shape), dy.reshape(shape)
 
-        return Seen(plasma, slope, convolve)
+        return SampledInput(plasma, slope, convolve)
 
-    def delayed(self, seconds: Tensor) -> Seen:
+    def delayed(self, seconds: Tensor) -> SampledInput:
         """The curve later by ``seconds`` ``(n,)``, for every voxel its own."""
         at = self.times[None] - seconds[:, None]
         plasma, slope = self._interpolated(at)
-        return Seen(plasma, slope, lambda rates: self._delays(rates, at - self._late))
+        return SampledInput(
+            plasma, slope, lambda rates: self._delays(rates, at - self._table_shift_s)
+        )
 
     def shifted(self, seconds: float) -> InputCurve:
         """The curve later by ``seconds``, for all voxels alike; kept, because its tables serve every batch."""
         if seconds not in self._shifted:
             child = InputCurve(self.aif.delayed(seconds), self.times.cpu().numpy(), self.device)
-            child._late, child.__dict__["_delays"] = self._late + seconds, self._delays
+            child._table_shift_s, child.__dict__["_delays"] = (
+                self._table_shift_s + seconds,
+                self._delays,
+            )
             self._shifted[seconds] = child
         return self._shifted[seconds]
 
@@ -91,21 +96,21 @@ class InputCurve:
         return self._interpolated(self.times[None])[0]
 
     @cached_property
-    def area(self) -> Tensor:
+    def plasma_integral(self) -> Tensor:
         """``int Cp`` to every frame, ``(1, t)``."""
-        return self._area_to(self.times)[None]
+        return self._integrate_to(self.times)[None]
 
     @cached_property
-    def area_of_area(self) -> Tensor:
+    def plasma_double_integral(self) -> Tensor:
         """``int int Cp`` to every frame, ``(1, t)``; trapezoids of the exact integral, on curve and frames together."""
         grid = torch.unique(torch.cat([self.nodes, self.times]))
-        inner = self._area_to(grid)
+        inner = self._integrate_to(grid)
         running = torch.cat(
             [inner.new_zeros(1), (grid.diff() * (inner[1:] + inner[:-1]) / 2).cumsum(0)]
         )
         return running[torch.searchsorted(grid, self.times)][None]
 
-    def _area_to(self, times: Tensor) -> Tensor:
+    def _integrate_to(self, times: Tensor) -> Tensor:
         """Exact integral of the curve from its beginning, ``(t,)``."""
         pieces = self.nodes.diff() * (self.values[1:] + self.values[:-1]) / 2
         running = torch.cat([pieces.new_zeros(1), pieces.cumsum(0)])

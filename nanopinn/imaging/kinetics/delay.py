@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 DELAY_WINDOW_S = 12.0
 
 
-def best_delay(
+def fit_delay(
     model: KineticModel,
     aif: PlasmaCurve,
     curves: Array,

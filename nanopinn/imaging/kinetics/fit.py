@@ -11,7 +11,12 @@ from torch import Tensor
 from nanopinn.imaging.kinetics.convolution import ExponentialTable
 from nanopinn.imaging.kinetics.curve import InputCurve
 from nanopinn.imaging.kinetics.response import KineticModel, evaluate
-from nanopinn.imaging.least_squares import Bounds, Descent, NormalPrior, descend
+from nanopinn.imaging.least_squares import (
+    Bounds,
+    LeastSquaresFit,
+    NormalPrior,
+    fit_levenberg_marquardt,
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def fit_kinetics(
             C[i : i + chunk],
             common[i : i + chunk],
             curve,
-            None if prior is None else prior.part(slice(i, i + chunk)),
+            None if prior is None else prior.select(slice(i, i + chunk)),
             delay_window_s,
             iterations,
         )
@@ -87,10 +92,14 @@ def _fit_chunk(
 ) -> tuple[Tensor, ...]:
     finite = torch.isfinite(C).all(dim=1)
     C = torch.where(finite[:, None], C, 0.0)
-    bounds = _bounds_of(model, C, window)
-    starts = _late_starts(model, C, curve, window) if window else model.starts(C, curve)
+    bounds = _parameter_bounds(model, C, window)
+    initial_guesses = (
+        _initial_guesses_with_delay(model, C, curve, window)
+        if window
+        else model.initial_guesses(C, curve)
+    )
     found = [
-        descend(
+        fit_levenberg_marquardt(
             lambda p, _: evaluate(model, p, curve, with_delay=window is not None),
             C,
             s,
@@ -99,40 +108,40 @@ def _fit_chunk(
             prior,
             iterations,
         )
-        for s in starts
+        for s in initial_guesses
     ]
     best = found[0]
     for other in found[1:]:
-        best = best.where_lower(other)
-    return _summary(C, best, torch.nan_to_num(shared), bounds, finite, prior)
+        best = best.select_lower_cost(other)
+    return _summarise_fit(C, best, torch.nan_to_num(shared), bounds, finite, prior)
 
 
-def _bounds_of(model: KineticModel, C: Tensor, window: float | None) -> Bounds:
+def _parameter_bounds(model: KineticModel, C: Tensor, window: float | None) -> Bounds:
     late = () if window is None else (window,)
     return Bounds(
         C.new_tensor((*model.LOWER, *(-w for w in late))), C.new_tensor((*model.UPPER, *late))
     )
 
 
-def _late_starts(
+def _initial_guesses_with_delay(
     model: KineticModel, C: Tensor, curve: InputCurve, window: float
 ) -> tuple[Tensor, ...]:
     """One start: of a few arrivals, the one whose fit at fixed arrival is best."""
     everyone = torch.ones(len(C), dtype=torch.bool, device=C.device)
-    bounds, best = _bounds_of(model, C, None), None
+    bounds, best = _parameter_bounds(model, C, None), None
     for shift in torch.linspace(-0.9 * window, 0.9 * window, 9).tolist():
-        for start in model.starts(C, curve.shifted(shift)):
-            end = descend(
-                partial(_arrived, model, curve, shift), C, start, bounds, everyone, None, 8
+        for start in model.initial_guesses(C, curve.shifted(shift)):
+            end = fit_levenberg_marquardt(
+                partial(_evaluate_delayed, model, curve, shift), C, start, bounds, everyone, None, 8
             )
             late = torch.cat([end.theta, torch.full_like(end.theta[:, :1], shift)], dim=1)
-            here = Descent(late, end.f, end.J, end.cost, end.converged)
-            best = here if best is None else best.where_lower(here)
+            here = LeastSquaresFit(late, end.f, end.J, end.cost, end.converged)
+            best = here if best is None else best.select_lower_cost(here)
     assert best is not None
     return (best.theta,)
 
 
-def _arrived(
+def _evaluate_delayed(
     model: KineticModel, curve: InputCurve, shift: float, parameters: Tensor, which: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Curves and Jacobian with the input later by ``shift``; a table of its own pays for more voxels than it has nodes."""
@@ -147,9 +156,9 @@ def _arrived(
     return f, J[:, :-1]
 
 
-def _summary(
+def _summarise_fit(
     C: Tensor,
-    end: Descent,
+    end: LeastSquaresFit,
     shared: Tensor,
     bounds: Bounds,
     finite: Tensor,

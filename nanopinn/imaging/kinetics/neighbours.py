@@ -22,12 +22,12 @@ from nanopinn.imaging.least_squares import NormalPrior
 
 _SWEEPS = 4
 #: Degrees of freedom of the step between neighbours.
-_TAILS = 3.0
+_DEGREES_OF_FREEDOM = 3.0
 #: Median of the square of a standard normal number.
-_MEDIAN = 0.4549
+_MEDIAN_CHI2 = 0.4549
 
 
-def smooth_fit(
+def fit_spatially_regularised(
     model: KineticModel,
     C: Tensor,
     curve: InputCurve,
@@ -41,8 +41,8 @@ def smooth_fit(
     Standard deviations hold what the neighbours add, as far as these are known themselves.
     """
     alone = fit_kinetics(model, C, curve, shared=shared)
-    beside = _neighbours(where).to(C.device)
-    step = _step_variance(alone, beside)
+    neighbours = _neighbours(where).to(C.device)
+    step = _step_variance(alone, neighbours)
     if len(C) == 0 or not torch.isfinite(step).all():
         return alone
     noise = alone.residual_sd.nan_to_num()
@@ -51,7 +51,7 @@ def smooth_fit(
     for sweep in range(_SWEEPS):
         for turn in (0, 1):
             at = torch.nonzero(colour == turn)[:, 0]
-            prior = _prior(theta, variance, at, beside[at], step, noise[at])
+            prior = _prior(theta, variance, at, neighbours[at], step, noise[at])
             part = fit_kinetics(
                 model, C[at], curve, shared=None if shared is None else shared[at], prior=prior
             )
@@ -79,13 +79,13 @@ def _neighbours(where: NDArray[np.int64]) -> Tensor:
     return torch.as_tensor(np.array(found, dtype=np.int64).reshape(-1, 6))
 
 
-def _step_variance(fit: KineticFit, beside: Tensor) -> Tensor:
+def _step_variance(fit: KineticFit, neighbours: Tensor) -> Tensor:
     """Variance of the step between neighbours ``(p,)``, beyond the noise of both.
 
     That with which the median of the squared differences is what it should be of normal steps: an edge of the tumour
     or a failed fit does not loosen the prior everywhere.
     """
-    first, second = torch.nonzero(beside >= 0)[:, 0], beside[beside >= 0]
+    first, second = torch.nonzero(neighbours >= 0)[:, 0], neighbours[neighbours >= 0]
     good = fit.converged & torch.isfinite(fit.parameters).all(1) & ~fit.at_bound.any(1)
     keep = good[first] & good[second] & (first < second)
     first, second = first[keep], second[keep]
@@ -93,11 +93,11 @@ def _step_variance(fit: KineticFit, beside: Tensor) -> Tensor:
         return fit.parameters.new_full((fit.parameters.shape[1],), float("nan"))
     apart = (fit.parameters[first] - fit.parameters[second]).square()
     noise = _variance(fit)[first] + _variance(fit)[second]
-    high = apart.median(0).values / _MEDIAN
+    high = apart.median(0).values / _MEDIAN_CHI2
     low = 1e-3 * high
     for _ in range(40):
         middle = (low * high).sqrt()
-        wide = (apart / (middle + noise)).median(0).values > _MEDIAN
+        wide = (apart / (middle + noise)).median(0).values > _MEDIAN_CHI2
         low, high = torch.where(wide, middle, low), torch.where(wide, high, middle)
     return high.clamp_min(1e-20)
 
@@ -108,15 +108,19 @@ def _variance(fit: KineticFit) -> Tensor:
 
 
 def _prior(
-    theta: Tensor, variance: Tensor, at: Tensor, beside: Tensor, step: Tensor, noise_sd: Tensor
+    theta: Tensor, variance: Tensor, at: Tensor, neighbours: Tensor, step: Tensor, noise_sd: Tensor
 ) -> NormalPrior:
     """What the neighbours of the voxels ``at`` say of them."""
-    other = beside.clamp_min(0)
+    other = neighbours.clamp_min(0)
     apart = (theta[other] - theta[at][:, None]).square()
     expected = step + variance[other]
     # Student's t: a neighbour many steps apart is another tissue; half, because a pair informs both of its ends
-    weight = 0.5 * _TAILS / (_TAILS + apart / (expected + variance[at][:, None]))
-    precision = (beside >= 0).to(theta.dtype)[..., None] * weight / expected
+    weight = (
+        0.5
+        * _DEGREES_OF_FREEDOM
+        / (_DEGREES_OF_FREEDOM + apart / (expected + variance[at][:, None]))
+    )
+    precision = (neighbours >= 0).to(theta.dtype)[..., None] * weight / expected
     total = precision.sum(1)
     mean = (precision * theta[other]).sum(1) / total.clamp_min(1e-30)
     return NormalPrior(mean, torch.diag_embed(total), noise_sd)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Quantity:
+class KineticQuantity:
     """A kinetic quantity.
 
     Attributes:
@@ -30,7 +30,7 @@ class Quantity:
 QUANTITIES = {
     q.name: q
     for q in (
-        Quantity(
+        KineticQuantity(
             "Ktrans",
             "1/min",
             60.0,
@@ -38,7 +38,7 @@ QUANTITIES = {
             "Q.PH1.008",
             "Volume transfer constant",
         ),
-        Quantity(
+        KineticQuantity(
             "ve",
             "1",
             1.0,
@@ -46,7 +46,7 @@ QUANTITIES = {
             "Q.PH1.001.[e]",
             "Relative volume fraction",
         ),
-        Quantity(
+        KineticQuantity(
             "vp",
             "1",
             1.0,
@@ -54,10 +54,10 @@ QUANTITIES = {
             "Q.PH1.001.[p]",
             "Relative volume fraction",
         ),
-        Quantity(
+        KineticQuantity(
             "Fp", "mL/min/100mL", 6000.0, "blood plasma flow", "Q.PH1.002", "Blood plasma flow"
         ),
-        Quantity(
+        KineticQuantity(
             "PS",
             "mL/min/100mL",
             6000.0,
@@ -65,7 +65,7 @@ QUANTITIES = {
             "Q.PH1.004",
             "Permeability surface area product",
         ),
-        Quantity(
+        KineticQuantity(
             "delay",
             "s",
             1.0,

@@ -47,7 +47,7 @@ class KineticModel(Protocol):
         """Response of parameters ``(n, p)``."""
         ...
 
-    def starts(self, C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
+    def initial_guesses(self, C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
         """Where fits of ``C`` ``(n, t)`` set out, ``(n, p)`` each; the best of their ends is kept."""
         ...
 
@@ -67,26 +67,26 @@ def evaluate(
     """
     p = len(model.NAMES)
     response = model.impulse_response(parameters[:, :p])
-    seen = curve.delayed(parameters[:, p]) if with_delay else curve.at_frames
-    y, dy = seen.convolve(response.rates)
-    plasma = seen.plasma.expand(len(parameters), -1)
+    sampled = curve.delayed(parameters[:, p]) if with_delay else curve.at_frames
+    y, dy = sampled.convolve(response.rates)
+    plasma = sampled.plasma.expand(len(parameters), -1)
     a = response.amplitudes[..., None]
     C = response.plasma[:, None] * plasma + (a * y).sum(1)
     J = response.jacobian.transpose(1, 2) @ torch.cat([plasma[:, None], y, a * dy], dim=1)
     if with_delay:
         flowing = plasma[:, None] - response.rates[..., None] * y  # dy/dt
-        later = -(response.plasma[:, None] * seen.slope + (a * flowing).sum(1))
+        later = -(response.plasma[:, None] * sampled.slope + (a * flowing).sum(1))
         J = torch.cat([J, later[:, None]], dim=1)
     return C, J
 
 
-def nothing_derived(parameters: Tensor) -> tuple[Tensor, Tensor]:
+def no_derived_quantities(parameters: Tensor) -> tuple[Tensor, Tensor]:
     """``derived`` of models whose parameters are all that is of interest."""
     n, p = parameters.shape
     return parameters.new_zeros((n, 0)), parameters.new_zeros((n, 0, p))
 
 
-def extraction(Fp: Tensor, PS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def ktrans_of_flow_limited_exchange(Fp: Tensor, PS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Ktrans = Fp PS/(Fp + PS) of a plasma compartment with finite flow, and its derivatives by Fp and PS."""
     both = (Fp + PS).clamp_min(1e-30)
     return Fp * PS / both, (PS / both) ** 2, (Fp / both) ** 2

@@ -17,7 +17,7 @@ from nanopinn.imaging.concentration import Concentration
 from nanopinn.imaging.kinetics.curve import InputCurve
 from nanopinn.imaging.kinetics.fit import KineticFit, fit_kinetics
 from nanopinn.imaging.kinetics.models import MODELS
-from nanopinn.imaging.kinetics.neighbours import smooth_fit
+from nanopinn.imaging.kinetics.neighbours import fit_spatially_regularised
 from nanopinn.imaging.kinetics.quantities import QUANTITIES
 from nanopinn.imaging.kinetics.response import KineticModel
 from nanopinn.imaging.status import AT_BOUND, INVALID, Status
@@ -45,7 +45,7 @@ class KineticMaps:
     std: Mapping[str, Array]
     covariance: Array
     candidates: tuple[str, ...]
-    chosen: NDArray[np.int32]
+    model_index: NDArray[np.int32]
     curves_mM: Array
     r2: Array
     aicc: Array
@@ -81,14 +81,16 @@ def fit_volume(
             curve,
             delay_window_s,
             smooth,
-            partial(_part, progress, i, len(candidates)),
+            partial(_report_partial_progress, progress, i, len(candidates)),
         )
         for i, name in enumerate(candidates)
     ]
     return each[0] if model != "auto" else _selected(each)
 
 
-def _part(progress: Callable[[float], None], i: int, count: int, done: float) -> None:
+def _report_partial_progress(
+    progress: Callable[[float], None], i: int, count: int, done: float
+) -> None:
     """Progress of the ``i``-th of so many equal parts."""
     progress((i + done) / count)
 
@@ -102,11 +104,11 @@ def _fit_one(
     progress: Callable[[float], None],
 ) -> KineticMaps:
     shape = C.mM.shape[1:]
-    status = before_fit(C).reshape(-1)
+    status = classify_before_fit(C).reshape(-1)
     wanted = np.flatnonzero(status == 0)
     curves = C.mM.reshape(len(C.mM), -1)
     shared = C.shared_error_mM.reshape(*C.shared_error_mM.shape[:2], status.size)
-    maps = _Blank(model, status.size, len(C.mM), window is not None)
+    maps = _MapAccumulator(model, status.size, len(C.mM), window is not None)
 
     def batch(at: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         return (
@@ -118,9 +120,9 @@ def _fit_one(
 
     if smooth:
         data, common = batch(wanted)
-        maps.put(
+        maps.store_fits(
             wanted,
-            smooth_fit(
+            fit_spatially_regularised(
                 model,
                 data,
                 curve,
@@ -134,20 +136,20 @@ def _fit_one(
         for i in range(0, len(wanted), _BATCH):
             at = wanted[i : i + _BATCH]
             data, common = batch(at)
-            maps.put(
+            maps.store_fits(
                 at, fit_kinetics(model, data, curve, shared=common, delay_window_s=window), status
             )
             progress(min(1.0, (i + _BATCH) / len(wanted)))
-    return maps.shaped(shape, status)
+    return maps.to_maps(shape, status)
 
 
-def before_fit(C: Concentration) -> NDArray[np.int32]:
+def classify_before_fit(C: Concentration) -> NDArray[np.int32]:
     """What forbids a fit, known before it: bits of :class:`Status`, ``(x, y, z)``."""
-    status = np.zeros(C.no_T1.shape, dtype=np.int32)
+    status = np.zeros(C.t1_unknown.shape, dtype=np.int32)
     finite = np.isfinite(C.mM).all(axis=0)
-    status[C.no_T1] |= int(Status.NO_T1)
+    status[C.t1_unknown] |= int(Status.NO_T1)
     status[C.saturated] |= int(Status.SATURATED)
-    status[~finite & ~C.no_T1 & ~C.saturated] |= int(Status.NONFINITE)
+    status[~finite & ~C.t1_unknown & ~C.saturated] |= int(Status.NONFINITE)
     first, after = C.baseline
     rise = np.where(finite, np.nan_to_num(C.mM[after:]).mean(axis=0), 0.0)
     # both means are noisy; noise alone exceeds three standard deviations of their difference once in 700
@@ -157,23 +159,23 @@ def before_fit(C: Concentration) -> NDArray[np.int32]:
     return status
 
 
-class _Blank:
+class _MapAccumulator:
     """Flat maps of NaN, filled batch by batch."""
 
     def __init__(self, model: KineticModel, voxels: int, frames: int, late: bool) -> None:
         self.model = model
-        self.own = (*model.NAMES, "delay") if late else model.NAMES
-        self.names = (*self.own, *model.DERIVED)
-        count = len(self.own)
+        self.fitted_names = (*model.NAMES, "delay") if late else model.NAMES
+        self.names = (*self.fitted_names, *model.DERIVED)
+        count = len(self.fitted_names)
         self.curves = np.full((voxels, frames), np.nan)
         self.values, self.variance = (np.full((voxels, len(self.names)), np.nan) for _ in range(2))
         self.covariance = np.full((voxels, count, count), np.nan)
         self.r2, self.aicc, self.residual = (np.full(voxels, np.nan) for _ in range(3))
 
-    def put(self, at: NDArray[np.int64], fit: KineticFit, status: NDArray[np.int32]) -> None:
+    def store_fits(self, at: NDArray[np.int64], fit: KineticFit, status: NDArray[np.int32]) -> None:
         """Write the fits of some voxels, and what is to be said against them."""
         bounds = fit.at_bound.cpu().numpy()
-        for i, name in enumerate(self.own):
+        for i, name in enumerate(self.fitted_names):
             status[at[bounds[:, i]]] |= int(AT_BOUND[name])
         status[at[~fit.converged.cpu().numpy()]] |= int(Status.NOT_CONVERGED)
         p = len(self.model.NAMES)
@@ -182,14 +184,14 @@ class _Blank:
         values = torch.cat([fit.parameters, more], dim=1).cpu().numpy()
         spread = torch.cat([fit.covariance.diagonal(dim1=1, dim2=2), variance], dim=1).cpu().numpy()
         unit = np.array([QUANTITIES[n].per_si for n in self.names])
-        own = unit[: len(self.own)]
+        own = unit[: len(self.fitted_names)]
         self.values[at], self.variance[at] = values * unit, spread * unit**2
         self.covariance[at] = fit.covariance.cpu().numpy() * own[:, None] * own
         self.curves[at], self.r2[at], self.aicc[at], self.residual[at] = (
             a.cpu().numpy() for a in (fit.curves, fit.r2, fit.aicc, fit.residual_sd)
         )
 
-    def shaped(self, shape: tuple[int, ...], status: NDArray[np.int32]) -> KineticMaps:
+    def to_maps(self, shape: tuple[int, ...], status: NDArray[np.int32]) -> KineticMaps:
         """The maps, with NaN where a voxel has no valid fit."""
         bad = (status & int(INVALID)) != 0
         for a in (
@@ -208,10 +210,10 @@ class _Blank:
         )
         return KineticMaps(
             self.model.NAME,
-            self.own,
+            self.fitted_names,
             values,
             std,
-            self.covariance.reshape(*shape, len(self.own), len(self.own)),
+            self.covariance.reshape(*shape, len(self.fitted_names), len(self.fitted_names)),
             (self.model.NAME,),
             np.where(bad, -1, 0).astype(np.int32).reshape(shape),
             self.curves.T.reshape(-1, *shape),
@@ -250,7 +252,7 @@ def _selected(each: list[KineticMaps]) -> KineticMaps:
         std=std,
         covariance=np.empty((*best.shape, 0, 0)),
         candidates=tuple(m.model for m in each),
-        chosen=np.where(any_fit, best, -1).astype(np.int32),
+        model_index=np.where(any_fit, best, -1).astype(np.int32),
         curves_mM=pick([m.curves_mM for m in each]),
         r2=pick([m.r2 for m in each]),
         aicc=pick([m.aicc for m in each]),

@@ -27,7 +27,7 @@ class B1Map:
     affine: Array
     note: str
 
-    def on(self, shape: tuple[int, ...], affine: Array) -> Array:
+    def resample_to(self, shape: tuple[int, ...], affine: Array) -> Array:
         """The map on another grid; 1 where it is not known there."""
         own = self.values
         if not same_grid(shape, affine, own.shape, self.affine):

@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 
 #: T1 is sought among these, then refined between them, s.
 _GRID = np.geomspace(0.03, 8.0, 160)
-_VOXELS = 4096
+_BATCH_SIZE = 4096
 
 
 def fit_inversion_recovery(signals: Array, inversion_times_s: Array) -> T1Fit:
@@ -31,7 +31,7 @@ def fit_inversion_recovery(signals: Array, inversion_times_s: Array) -> T1Fit:
         S.reshape(-1, S.shape[-1])[:, order],
         np.asarray(inversion_times_s, dtype=np.float64)[order],
     )
-    parts = [_fit(flat[i : i + _VOXELS], TI) for i in range(0, len(flat), _VOXELS)]
+    parts = [_fit(flat[i : i + _BATCH_SIZE], TI) for i in range(0, len(flat), _BATCH_SIZE)]
     T1, sd, M0, rss = (np.concatenate(p) for p in zip(*parts, strict=True))
     valid = np.isfinite(flat).all(1) & (flat.max(1) > 0) & (_GRID[0] < T1) & (_GRID[-1] > T1)
     noise = np.sqrt(pooled_variance(rss, len(TI) - 3, valid))
@@ -74,7 +74,7 @@ def _residual(S: Array, TI: Array, T1: Array | float) -> tuple[Array, Array, Arr
     return ((S - a[:, None] - b[:, None] * x) ** 2).sum(-1), a, b
 
 
-def _slopes(TI: Array, T1: Array, b: Array) -> Array:
+def _projected_derivative(TI: Array, T1: Array, b: Array) -> Array:
     """Derivative of the signal by log T1, freed of what a and b can do, ``(n, TI)``."""
     x = np.exp(-TI / T1[:, None])
     d = b[:, None] * x * TI / T1[:, None]
@@ -86,9 +86,11 @@ def _slopes(TI: Array, T1: Array, b: Array) -> Array:
 def _step(S: Array, TI: Array, T1: Array) -> Array:
     _, a, b = _residual(S, TI, T1[:, None])
     r = S - a[:, None] - b[:, None] * np.exp(-TI / T1[:, None])
-    d = _slopes(TI, T1, b)
+    d = _projected_derivative(TI, T1, b)
     return np.asarray((d * r).sum(-1) / np.maximum((d**2).sum(-1), 1e-30))
 
 
 def _log_sd(TI: Array, T1: Array, b: Array) -> Array:
-    return np.asarray(1 / np.sqrt(np.maximum((_slopes(TI, T1, b) ** 2).sum(-1), 1e-30)))
+    return np.asarray(
+        1 / np.sqrt(np.maximum((_projected_derivative(TI, T1, b) ** 2).sum(-1), 1e-30))
+    )

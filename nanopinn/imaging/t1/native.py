@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.acquisition import excitation
+from nanopinn.imaging.acquisition import read_excitation
 from nanopinn.imaging.geometry import resample, same_grid
 from nanopinn.imaging.io import read_map, read_sidecar, sidecar_path
 from nanopinn.imaging.nifti import Orientation
 from nanopinn.imaging.numbers import is_number
-from nanopinn.imaging.placement import Placement
+from nanopinn.imaging.placement import Coregistration
 from nanopinn.imaging.t1.b1 import B1Map
 from nanopinn.imaging.t1.inversion import fit_inversion_recovery
-from nanopinn.imaging.t1.vfa import LONGEST_T1, SHORTEST_T1, Method, fit_t1
+from nanopinn.imaging.t1.vfa import MAX_T1_S, MIN_T1_S, T1FitMethod, fit_variable_flip_angles
 
 Array = NDArray[np.float64]
 Shape = tuple[int, int, int]
@@ -40,7 +40,7 @@ class T1Source:
     vfa: tuple[str | Path, ...] = ()
     ir: tuple[str | Path, ...] = ()
     t1: float | str | Path | None = None
-    method: Method = "nonlinear"
+    method: T1FitMethod = "nonlinear"
 
     @property
     def name(self) -> str:
@@ -65,7 +65,7 @@ class NativeT1:
 
 
 @dataclass(frozen=True)
-class _OwnGrid:
+class _T1OnScanGrid:
     """T1 (s) and its error as measured; an image of the same scan that shows anatomy; sentences."""
 
     T1_s: Array
@@ -75,14 +75,14 @@ class _OwnGrid:
     notes: list[str]
 
 
-def native_t1(
+def load_native_t1(
     given: T1Source,
     shape: Shape,
     affine: Array,
     *,
     B1: B1Map | None = None,
     orientation: Orientation | None = None,
-    onto: Placement | None = None,
+    coregistration: Coregistration | None = None,
 ) -> NativeT1:
     """Native T1 on the DCE grid.
 
@@ -111,12 +111,12 @@ def native_t1(
             remedy="Give --vfa FILE..., --ir FILE..., --t1 MAP, or --t1 SECONDS (about 1.4 for tumours at 3 T).",
         )
     if isinstance(given.t1, (int, float)):
-        return _stated(float(given.t1), shape)
-    own = _measured(given, B1, orientation)
+        return _constant_t1(float(given.t1), shape)
+    own = _measure_t1(given, B1, orientation)
     placed, moved = (
         (own.affine, [])
-        if onto is None
-        else onto.of(given.name, own.anatomy, own.affine, given.files()[0])
+        if coregistration is None
+        else coregistration.register_scan(given.name, own.anatomy, own.affine, given.files()[0])
     )
     values, std, notes = own.T1_s, own.std_s, [*own.notes, *moved]
     if not same_grid(shape, affine, values.shape, placed):
@@ -145,7 +145,9 @@ def native_t1(
     )
 
 
-def _measured(given: T1Source, B1: B1Map | None, orientation: Orientation | None) -> _OwnGrid:
+def _measure_t1(
+    given: T1Source, B1: B1Map | None, orientation: Orientation | None
+) -> _T1OnScanGrid:
     if given.vfa:
         return _from_flip_angles(given.vfa, given.method, B1, orientation)
     if given.ir:
@@ -154,7 +156,7 @@ def _measured(given: T1Source, B1: B1Map | None, orientation: Orientation | None
     return _from_map(str(given.t1), orientation)
 
 
-def _stated(seconds: float, shape: Shape) -> NativeT1:
+def _constant_t1(seconds: float, shape: Shape) -> NativeT1:
     if not _LOWEST_MEDIAN <= seconds <= _HIGHEST_MEDIAN:
         raise InputError(
             "not a T1 in seconds",
@@ -170,7 +172,7 @@ def _stated(seconds: float, shape: Shape) -> NativeT1:
     )
 
 
-def _from_map(path: str | Path, orientation: Orientation | None) -> _OwnGrid:
+def _from_map(path: str | Path, orientation: Orientation | None) -> _T1OnScanGrid:
     values, affine, _ = read_map(path, orientation=orientation)
     known = values[np.isfinite(values) & (values > 0)]
     middle = float(np.median(known)) if known.size else float("nan")
@@ -183,8 +185,8 @@ def _from_map(path: str | Path, orientation: Orientation | None) -> _OwnGrid:
             expected=_RANGE,
             remedy="Convert it to seconds.",
         )
-    return _OwnGrid(
-        np.where((values > SHORTEST_T1) & (values < LONGEST_T1), values, np.nan),
+    return _T1OnScanGrid(
+        np.where((values > MIN_T1_S) & (values < MAX_T1_S), values, np.nan),
         None,
         values,
         affine,
@@ -193,10 +195,13 @@ def _from_map(path: str | Path, orientation: Orientation | None) -> _OwnGrid:
 
 
 def _from_flip_angles(
-    vfa: Sequence[str | Path], method: Method, B1: B1Map | None, orientation: Orientation | None
-) -> _OwnGrid:
+    vfa: Sequence[str | Path],
+    method: T1FitMethod,
+    B1: B1Map | None,
+    orientation: Orientation | None,
+) -> _T1OnScanGrid:
     images, affine = _stack(vfa, "flip-angle set", 2, "one flip angle cannot give T1", orientation)
-    settings = [excitation(read_sidecar(p), sidecar_path(p)) for p in vfa]
+    settings = [read_excitation(read_sidecar(p), sidecar_path(p)) for p in vfa]
     trs, flips = {tr for tr, _ in settings}, np.array([flip for _, flip in settings])
     if len(trs) > 1:
         raise InputError(
@@ -221,12 +226,14 @@ def _from_flip_angles(
         notes.append(
             "Flip angles are taken as nominal: no B1 map was given. An angle 5 % off makes T1 10 % wrong."
         )
-    true = flips if B1 is None else flips * B1.on(images.shape[:3], affine)[..., None]
-    fit = fit_t1(images, true, trs.pop(), method=method)
-    return _OwnGrid(fit.T1, fit.T1_std, images.mean(axis=-1), affine, notes)
+    true = flips if B1 is None else flips * B1.resample_to(images.shape[:3], affine)[..., None]
+    fit = fit_variable_flip_angles(images, true, trs.pop(), method=method)
+    return _T1OnScanGrid(fit.T1, fit.T1_std, images.mean(axis=-1), affine, notes)
 
 
-def _from_inversion_times(ir: Sequence[str | Path], orientation: Orientation | None) -> _OwnGrid:
+def _from_inversion_times(
+    ir: Sequence[str | Path], orientation: Orientation | None
+) -> _T1OnScanGrid:
     images, affine = _stack(
         ir,
         "inversion-recovery set",
@@ -235,7 +242,7 @@ def _from_inversion_times(ir: Sequence[str | Path], orientation: Orientation | N
         orientation,
     )
     fit = fit_inversion_recovery(images, np.array([_inversion_time(p) for p in ir]))
-    return _OwnGrid(fit.T1, fit.T1_std, images.mean(axis=-1), affine, [])
+    return _T1OnScanGrid(fit.T1, fit.T1_std, images.mean(axis=-1), affine, [])
 
 
 def _inversion_time(path: str | Path) -> float:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 
 Array = NDArray[np.float64]
-Method = Literal["nonlinear", "linear"]
+T1FitMethod = Literal["nonlinear", "linear"]
 
 #: No tissue or tube in an MR scanner is outside, s.
-SHORTEST_T1, LONGEST_T1 = 0.01, 10.0
+MIN_T1_S, MAX_T1_S = 0.01, 10.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class T1Fit:
     M0: Array
 
 
-def linear_t1(signals: Array, flips_deg: Array, TR_s: float) -> tuple[Array, Array]:
+def fit_variable_flip_angles_linear(
+    signals: Array, flips_deg: Array, TR_s: float
+) -> tuple[Array, Array]:
     """T1 and M0 by the linear form; ``signals`` is ``(..., flip)``."""
     a = np.deg2rad(flips_deg)
     y, x = signals / np.sin(a), signals / np.tan(a)
@@ -41,12 +43,12 @@ def linear_t1(signals: Array, flips_deg: Array, TR_s: float) -> tuple[Array, Arr
     return T1, M0
 
 
-def fit_t1(
+def fit_variable_flip_angles(
     signals: Array,
     flips_deg: Array,
     TR_s: float,
     *,
-    method: Method = "nonlinear",
+    method: T1FitMethod = "nonlinear",
     iterations: int = 30,
 ) -> T1Fit:
     """T1 and M0 of every voxel by least squares.
@@ -57,11 +59,11 @@ def fit_t1(
         TR_s: excitation TR, common to all.
     """
     S = np.asarray(signals, dtype=np.float64)
-    T1, M0 = linear_t1(S, flips_deg, TR_s)
+    T1, M0 = fit_variable_flip_angles_linear(S, flips_deg, TR_s)
     usable = np.isfinite(S).all(-1) & (S > 0).all(-1) & np.isfinite(np.asarray(flips_deg)).all(-1)
     if method == "linear":
         usable &= np.isfinite(T1)
-    T1 = np.where(np.isfinite(T1), np.clip(T1, SHORTEST_T1, LONGEST_T1), 1.0)
+    T1 = np.where(np.isfinite(T1), np.clip(T1, MIN_T1_S, MAX_T1_S), 1.0)
     # scale free: logs keep both positive
     theta = np.stack(
         [np.log(T1), np.log(np.where(M0 > 0, M0, np.abs(S).max(-1) * 10 + 1e-300))], axis=-1
@@ -83,7 +85,7 @@ def fit_t1(
         cost = np.where(better, cost_trial, cost)
         damping = np.where(better, damping / 5, damping * 10)
     T1 = np.exp(theta[..., 0])
-    valid = usable & (T1 > SHORTEST_T1) & (T1 < LONGEST_T1)
+    valid = usable & (T1 > MIN_T1_S) & (T1 < MAX_T1_S)
     noise = np.sqrt(pooled_variance(cost, S.shape[-1] - 2, valid))
     return T1Fit(
         np.where(valid, T1, np.nan),

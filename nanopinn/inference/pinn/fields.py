@@ -9,28 +9,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanopinn.inference.pinn.network import Layers, learn_in_memory
-from nanopinn.inference.pinn.tangents import PoolTangents, PressureTangents, Standing
+from nanopinn.inference.pinn.network import KrylovSolver, solve_in_batches
+from nanopinn.inference.pinn.tangents import PoolTangentSystem, PressureTangentSystem, LinearSystem
 from nanopinn.inference.pinn.timebasis import (
     PlasmaResponse,
     TimeBasis,
-    random_rates,
+    draw_rates,
     response_to_exponentials,
     response_to_samples,
 )
 from nanopinn.inference.problem import Fields, InverseProblem
-from nanopinn.solvers.forward import Flow, Forward
-from nanopinn.solvers.local import add_products, block
+from nanopinn.solvers.forward import FlowSolution, ForwardModel
+from nanopinn.solvers.local import add_matrix_product, select_block
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_forcing, pressure_operator
 
 #: The fastest cells that a basis holds, 1/s: above 3/min no tissue's Ktrans/ve lies; in drug, what is faster follows plasma
 #: within the first step of the march.
-FASTEST = {"contrast": 0.05, "drug": 0.01}
+MAX_RATE = {"contrast": 0.05, "drug": 0.01}
 
 
 @dataclass
-class FieldNetworks:
+class TangentSolver:
     """The networks of one problem.
 
     Attributes:
@@ -42,38 +42,38 @@ class FieldNetworks:
     """
 
     problem: InverseProblem
-    forward: Forward
+    forward: ForwardModel
     rank: int
     rates: int
     seed: int
-    layers: Layers
-    recovered: Callable[[str], None]
-    grown: Callable[[str, float], None] = lambda name, residual: None
+    layers: KrylovSolver
+    on_recovery: Callable[[str], None]
+    on_solved: Callable[[str, float], None] = lambda name, residual: None
     residuals: dict[str, float] = field(default_factory=dict)
     depth: dict[str, int] = field(default_factory=dict)
     weights: int = 0
 
-    def tangents(self, theta: Tensor, anchor: Fields) -> Fields:
+    def tangents(self, theta: Tensor, base_state: Fields) -> Fields:
         """The anchor's fields with tangents."""
-        flow = replace(anchor.flow, dp=self.pressure(theta, anchor.flow))
-        fields = replace(anchor, flow=flow, d_contrast=self.contrast(theta, flow, anchor))
+        flow = replace(base_state.flow, dp=self.pressure(theta, base_state.flow))
+        fields = replace(base_state, flow=flow, d_contrast=self.contrast(theta, flow, base_state))
         return (
             fields
-            if anchor.pools is None
-            else replace(fields, d_pools=self.drug(theta, flow, anchor.pools))
+            if base_state.pools is None
+            else replace(fields, d_pools=self.drug(theta, flow, base_state.pools))
         )
 
-    def learn(self, name: str, standing: Standing) -> Tensor:
+    def solve(self, name: str, system: LinearSystem) -> Tensor:
         """Solve a standing problem by the network of that name."""
-        learned = learn_in_memory(
-            self.layers, standing, lambda words: self.recovered(f"{name}: {words}")
+        learned = solve_in_batches(
+            self.layers, system, lambda words: self.on_recovery(f"{name}: {words}")
         )
         self.residuals[name], self.depth[name] = learned.residual, learned.layers
-        self.grown(name, learned.residual)
-        self.weights += learned.layers * standing.right.shape[0]
+        self.on_solved(name, learned.residual)
+        self.weights += learned.layers * system.rhs.shape[0]
         return learned.v
 
-    def pressure(self, theta: Tensor, flow: Flow) -> Tensor:
+    def pressure(self, theta: Tensor, flow: FlowSolution) -> Tensor:
         """Tangents of the pressure on the flow grid, ``(m, X, Y, Z)``.
 
         That p is proportional to p_e at given l and q is known exactly and not left to a network: it learns
@@ -90,10 +90,12 @@ class FieldNetworks:
         ) - pressure_operator(coefficients, grid)(dp)
         size = forcing.abs().amax(dim=(1, 2, 3))
         moved = torch.nonzero(size > 1e-8 * (coefficients.LpSV * coefficients.p_e).max())[:, 0]
-        dp[moved] += self.learn("pressure", PressureTangents(coefficients, grid, forcing[moved]))
+        dp[moved] += self.solve(
+            "pressure", PressureTangentSystem(coefficients, grid, forcing[moved])
+        )
         return dp
 
-    def contrast(self, theta: Tensor, flow: Flow, anchor: Fields) -> Tensor:
+    def contrast(self, theta: Tensor, flow: FlowSolution, base_state: Fields) -> Tensor:
         """Tangents of the tissue concentration, ``(m, t, x, y, z)`` mM."""
         problem, maps, aif = self.problem, self.problem.setting.maps, self.problem.aif
         frames = problem.tensor(problem.frame_times)
@@ -103,13 +105,15 @@ class FieldNetworks:
         plasma = problem.tensor(
             np.interp(problem.frame_times, aif.times_s, aif.plasma_mM, left=0.0)
         )
-        U = ((anchor.contrast - maps.v_p * plasma[:, None, None, None]) / maps.phi)[:, None]
+        U = ((base_state.contrast - maps.v_p * plasma[:, None, None, None]) / maps.phi)[:, None]
         coefficients, operator, tangents = self.forward.operators("contrast", theta, flow)
-        forcing = _forcings(tangents, basis, U)
-        v = self.learn("contrast", PoolTangents.of(operator, coefficients.capacity, basis, forcing))
-        return maps.phi * _every(basis.histories(v), tangents, len(theta))[:, :, 0]
+        forcing = _forcing_coefficients(tangents, basis, U)
+        v = self.solve(
+            "contrast", PoolTangentSystem.build(operator, coefficients.capacity, basis, forcing)
+        )
+        return maps.phi * _scatter_tangents(basis.histories(v), tangents, len(theta))[:, :, 0]
 
-    def drug(self, theta: Tensor, flow: Flow, pools: Tensor) -> Tensor:
+    def drug(self, theta: Tensor, flow: FlowSolution, pools: Tensor) -> Tensor:
         """Tangents of the drug pools at the drug images, ``(m, image, pool, x, y, z)`` kg/m3.
 
         The carriers come first, by a network of their own; what they release drives a second one.
@@ -119,47 +123,49 @@ class FieldNetworks:
             "drug", nodes, nodes[:1], [response_to_exponentials(c) for c in self.problem.plasma]
         )
         coefficients, operator, tangents = self.forward.operators("drug", theta, flow)
-        forcing = _forcings(tangents, basis, pools)
+        forcing = _forcing_coefficients(tangents, basis, pools)
         first, rest = [0], list(range(1, operator.pools))
-        carriers = PoolTangents.of(
-            operator.only(first), coefficients.capacity[first], basis, forcing[:, :, first]
+        carriers = PoolTangentSystem.build(
+            operator.restrict_to(first), coefficients.capacity[first], basis, forcing[:, :, first]
         )
-        v_l = self.learn("encapsulated", carriers)
+        v_l = self.solve("encapsulated", carriers)
         carried = torch.einsum("rs,mspxyz->mrpxyz", basis.integral, v_l)
-        driven = add_products(
-            forcing[:, :, rest], block(operator.reaction, rest, first), carried, -1.0
+        driven = add_matrix_product(
+            forcing[:, :, rest], select_block(operator.reaction, rest, first), carried, -1.0
         )
-        released = PoolTangents.of(operator.only(rest), coefficients.capacity[rest], basis, driven)
-        v = torch.cat([v_l, self.learn("released", released)], dim=2)
-        return _every(
-            basis.histories(v, [self.problem.node_of(d) for d in self.problem.drug]),
+        released = PoolTangentSystem.build(
+            operator.restrict_to(rest), coefficients.capacity[rest], basis, driven
+        )
+        v = torch.cat([v_l, self.solve("released", released)], dim=2)
+        return _scatter_tangents(
+            basis.histories(v, [self.problem.node_index(d) for d in self.problem.drug]),
             tangents,
             len(theta),
         )
 
     def basis(
-        self, kind: str, nodes: Tensor, kinks: Tensor, plasma: list[PlasmaResponse]
+        self, kind: str, nodes: Tensor, breakpoints: Tensor, plasma: list[PlasmaResponse]
     ) -> TimeBasis:
         """Functions of time for one system of pools, the same for the same seed."""
         generator = torch.Generator().manual_seed(self.seed)
-        rates = random_rates(FASTEST[kind], float(nodes[-1] - nodes[0]), self.rates, generator).to(
+        rates = draw_rates(MAX_RATE[kind], float(nodes[-1] - nodes[0]), self.rates, generator).to(
             nodes
         )
-        return TimeBasis.of(nodes, plasma, kinks, rates, self.rank)
+        return TimeBasis.build(nodes, plasma, breakpoints, rates, self.rank)
 
 
-def _every(histories: Tensor, tangents: dict[int, PoolOperator], m: int) -> Tensor:
+def _scatter_tangents(histories: Tensor, tangents: dict[int, PoolOperator], m: int) -> Tensor:
     """Histories of the parameters that move an operator among those of all, ``(m, n, pool, x, y, z)``."""
     out = histories.new_zeros((m, *histories.shape[1:]))
     out[list(tangents)] = histories
     return out
 
 
-def _forcings(tangents: dict[int, PoolOperator], basis: TimeBasis, U: Tensor) -> Tensor:
+def _forcing_coefficients(tangents: dict[int, PoolOperator], basis: TimeBasis, U: Tensor) -> Tensor:
     """Coefficients ``(m, r, pool, x, y, z)`` of ``d(inflow) area - dA (integral of U)``, for histories ``U`` ``(n, pool, ...)``."""
     u = basis.coefficients(U)
     rows = []
     for dA in tangents.values():
-        entered = torch.stack([dA.inflow_of(c) for c in basis.area])
+        entered = torch.stack([dA.plasma_source(c) for c in basis.input_integral])
         rows.append(entered - torch.einsum("rs,spxyz->rpxyz", basis.integral, dA(u)))
     return torch.stack(rows)

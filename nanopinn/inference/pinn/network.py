@@ -19,15 +19,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanopinn.inference.pinn.tangents import Standing
+from nanopinn.inference.pinn.tangents import LinearSystem
 from nanopinn.solvers.linear import SolverError
 
 #: Told in words of what a network had to recover from.
-Tell = Callable[[str], None]
+EventCallback = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Learned:
+class KrylovSolution:
     """Fields of a network, with their residual over the forcing, worst of all, and the number of its layers."""
 
     v: Tensor
@@ -36,96 +36,100 @@ class Learned:
 
 
 @dataclass(frozen=True)
-class Layers:
+class KrylovSolver:
     """How deep a network grows: ``most`` layers, fewer once its residual is below ``enough`` of the forcing.
 
     Attributes:
         restarts: from the last good weights, where a layer holds numbers that are not finite.
     """
 
-    most: int
-    enough: float = 1e-5
-    restarts: int = 3
+    max_iterations: int
+    tolerance: float = 1e-5
+    max_restarts: int = 3
 
-    def learn(self, problem: Standing, tell: Tell) -> Learned:
+    def solve(self, problem: LinearSystem, on_event: EventCallback) -> KrylovSolution:
         """Grow a network on a standing problem.
 
         Raises:
             SolverError: numbers that are not finite, again and again.
         """
-        right = problem.right
-        good, r, size = torch.zeros_like(right), right, problem.size(right).clamp_min(1e-300)
-        kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        rhs = problem.rhs
+        good, r, size = torch.zeros_like(rhs), rhs, problem.norm(rhs).clamp_min(1e-300)
+        directions: list[tuple[Tensor, Tensor, Tensor]] = []
         again = 0
-        for k in range(self.most):
-            error = float((problem.size(r) / size).max())
-            if error <= self.enough:
-                return Learned(good, error, k)
-            h, w, t = _apart(problem, problem.feature(r), kept)
+        for k in range(self.max_iterations):
+            error = float((problem.norm(r) / size).max())
+            if error <= self.tolerance:
+                return KrylovSolution(good, error, k)
+            h, w, t = _orthogonalise(problem, problem.precondition(r), directions)
             c = _dot(t, r)
             v, left = good + c * h, r - c * w
             if bool(torch.isfinite(left).all() & torch.isfinite(v).all()):
-                good, r, kept = v, left, [*kept, (h, w, t)][-problem.memory :]
+                good, r, directions = v, left, [*directions, (h, w, t)][-problem.truncation :]
                 continue
             again += 1
-            if again > self.restarts:
+            if again > self.max_restarts:
                 raise SolverError(
                     f"a network met numbers that are not finite {again} times, last in layer {k + 1}"
                 )
-            tell(
+            on_event(
                 f"layer {k + 1} held numbers that are not finite: went on from the last good weights"
             )
-            r, kept = right - problem.image(good), []
-        return Learned(good, float((problem.size(r) / size).max()), self.most)
+            r, directions = rhs - problem.apply(good), []
+        return KrylovSolution(good, float((problem.norm(r) / size).max()), self.max_iterations)
 
 
-def learn_in_memory(layers: Layers, problem: Standing, tell: Tell) -> Learned:
+def solve_in_batches(
+    layers: KrylovSolver, problem: LinearSystem, on_event: EventCallback
+) -> KrylovSolution:
     """The same in as few parts as the device's memory takes, on the CPU where it takes none.
 
     Raises:
         torch.OutOfMemoryError: not even the CPU has room for one tangent.
     """
-    count = problem.right.shape[0]
+    count = problem.rhs.shape[0]
     home = device_of(problem)
     at_once, device = count, home
     while True:
         try:
             here = problem if device == home else problem.to(device)
             parts = [
-                layers.learn(here.part(i, i + at_once), tell) for i in range(0, count, at_once)
+                layers.solve(here.slice(i, i + at_once), on_event) for i in range(0, count, at_once)
             ]
             v = torch.cat([p.v for p in parts])
-            return Learned(
-                back_to(v, home), max(p.residual for p in parts), max(p.layers for p in parts)
+            return KrylovSolution(
+                move_to_device(v, home),
+                max(p.residual for p in parts),
+                max(p.layers for p in parts),
             )
         except torch.OutOfMemoryError:
             if at_once > 1:
                 at_once = -(-at_once // 2)
-                tell(f"memory ran out: {at_once} of {count} tangents at once from here")
+                on_event(f"memory ran out: {at_once} of {count} tangents at once from here")
             elif device != "cpu":
                 at_once, device = count, "cpu"
-                tell("the GPU's memory ran out with a single tangent: worked out on the CPU")
+                on_event("the GPU's memory ran out with a single tangent: worked out on the CPU")
             else:
                 raise
 
 
-def device_of(problem: Standing) -> str:
-    return str(problem.right.device)
+def device_of(problem: LinearSystem) -> str:
+    return str(problem.rhs.device)
 
 
-def back_to(v: Tensor, device: str) -> Tensor:
+def move_to_device(v: Tensor, device: str) -> Tensor:
     return v.to(device)
 
 
-def _apart(
-    problem: Standing, h: Tensor, kept: list[tuple[Tensor, Tensor, Tensor]]
+def _orthogonalise(
+    problem: LinearSystem, h: Tensor, directions: list[tuple[Tensor, Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A feature of unit size that shares nothing with those before, its image, and what it is weighed with."""
-    w = problem.image(h)
-    for h_k, w_k, t_k in kept:
+    w = problem.apply(h)
+    for h_k, w_k, t_k in directions:
         shared = _dot(t_k, w)
         h, w = h - shared * h_k, w - shared * w_k
-    t = problem.test(h, w)
+    t = problem.test_vector(h, w)
     size = _dot(t, w).clamp_min(torch.finfo(h.dtype).tiny).sqrt()
     return h / size, w / size, t / size
 

@@ -20,8 +20,8 @@ class Outputs:
 
     value: Array
     rate: Array
-    value_by_weights: Array | None
-    rate_by_weights: Array | None
+    value_jacobian: Array | None
+    rate_jacobian: Array | None
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class Perceptron:
         """Weights and offsets."""
         return sum(o * i + o for o, i in self.shapes)
 
-    def drawn(self, rng: np.random.Generator, spread: float) -> Array:
+    def draw_weights(self, rng: np.random.Generator, weight_scale: float) -> Array:
         """Weights to start from: the first layer's turns spread over inputs in -1..1, the last layer silent."""
         parts = []
         for k, (o, i) in enumerate(self.shapes):
             last, first = k == len(self.shapes) - 1, k == 0
-            scale = 0.0 if last else spread / np.sqrt(i) if first else 1.0 / np.sqrt(i)
+            scale = 0.0 if last else weight_scale / np.sqrt(i) if first else 1.0 / np.sqrt(i)
             parts += [
                 scale * rng.standard_normal(o * i),
-                (0.0 if last else spread if first else 0.3) * rng.uniform(-1, 1, o),
+                (0.0 if last else weight_scale if first else 0.3) * rng.uniform(-1, 1, o),
             ]
         return np.concatenate(parts)
 
@@ -68,7 +68,7 @@ class Perceptron:
     def __call__(self, weights: Array, z: Array, dz: Array, *, jacobian: bool) -> Outputs:
         """Outputs at inputs ``z`` ``(p, i)``, whose time derivatives are ``dz``."""
         layers = self.layers(weights)
-        held: list[tuple[Array, ...]] = []
+        cache: list[tuple[Array, ...]] = []
         a, da = z, dz
         for W, b in layers[:-1]:
             s_dot = da @ W.T
@@ -76,15 +76,15 @@ class Perceptron:
             a = np.tanh(a @ W.T + b)
             slope = 1 - a**2
             da = slope * s_dot
-            held.append((*before, slope, -2 * a * slope * s_dot))
+            cache.append((*before, slope, -2 * a * slope * s_dot))
         W, b = layers[-1]
         value, rate = a @ W.T + b, da @ W.T
         if not jacobian:
             return Outputs(value, rate, None, None)
-        return Outputs(value, rate, *self._by_weights(layers, held, a, da))
+        return Outputs(value, rate, *self._weight_jacobians(layers, cache, a, da))
 
-    def _by_weights(
-        self, layers: list[tuple[Array, Array]], held: list[tuple[Array, ...]], a: Array, da: Array
+    def _weight_jacobians(
+        self, layers: list[tuple[Array, Array]], cache: list[tuple[Array, ...]], a: Array, da: Array
     ) -> tuple[Array, Array]:
         """One sweep back per output carries the value (``d``) and its rate (``e``)."""
         points, outputs = len(a), self.sizes[-1]
@@ -98,7 +98,7 @@ class Perceptron:
             by_value[:, q, at + last.size + q] = 1.0
             d, e = np.broadcast_to(last[q], a.shape), np.zeros_like(a)
             for k in range(len(layers) - 2, -1, -1):
-                below, below_dot, slope, bend = held[k]
+                below, below_dot, slope, bend = cache[k]
                 d, e = d * slope, e * slope + d * bend
                 (W, _), at = layers[k], begins[k]
                 block = slice(at, at + W.size)

@@ -14,13 +14,13 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class StatesAt:
+class StateValues:
     """States ``y`` and ``dy/dt`` ``(n,)`` at one time, and both by the network's weights ``(n, w)`` (None if not asked for)."""
 
     y: Array
     rate: Array
-    y_by_weights: Array | None
-    rate_by_weights: Array | None
+    y_jacobian: Array | None
+    rate_jacobian: Array | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class StateNetwork:
     size: Array
 
     @classmethod
-    def of(cls, problem: SystemProblem, hidden: tuple[int, ...]) -> StateNetwork:
+    def from_problem(cls, problem: SystemProblem, hidden: tuple[int, ...]) -> StateNetwork:
         """One that fits a problem."""
         sizes, fields = problem.sizes, problem.fields
         cells = len(sizes) // fields
@@ -55,7 +55,11 @@ class StateNetwork:
                 cells, fields
             )
             places = np.concatenate(
-                [_spread(problem.positions[:, None]), np.unique(_spread(there), axis=1)], axis=1
+                [
+                    _scale_to_unit_interval(problem.positions[:, None]),
+                    np.unique(_scale_to_unit_interval(there), axis=1),
+                ],
+                axis=1,
             )
         perceptron = Perceptron((2 + places.shape[1], *hidden, fields))
         return cls(perceptron, problem.start, float(later[0]), float(later[-1]), places, sizes)
@@ -66,7 +70,7 @@ class StateNetwork:
             np.linspace(0.0, np.log1p(self.span / self.first), count)
         )
 
-    def at(self, weights: Array, y0: Array, t: float, *, jacobian: bool) -> StatesAt:
+    def at(self, weights: Array, y0: Array, t: float, *, jacobian: bool) -> StateValues:
         """States at a time from an initial state ``(n,)``."""
         z, dz, g, dg = self._inputs(t)
         out = self.perceptron(weights, z, dz, jacobian=jacobian)
@@ -74,13 +78,11 @@ class StateNetwork:
             y0 + self.size * g * out.value.ravel(),
             self.size * (dg * out.value + g * out.rate).ravel(),
         )
-        if out.value_by_weights is None or out.rate_by_weights is None:
-            return StatesAt(y, rate, None, None)
-        value, of_rate = (
-            v.reshape(len(y), -1) for v in (out.value_by_weights, out.rate_by_weights)
-        )
+        if out.value_jacobian is None or out.rate_jacobian is None:
+            return StateValues(y, rate, None, None)
+        value, of_rate = (v.reshape(len(y), -1) for v in (out.value_jacobian, out.rate_jacobian))
         size = self.size[:, None]
-        return StatesAt(y, rate, size * g * value, size * (dg * value + g * of_rate))
+        return StateValues(y, rate, size * g * value, size * (dg * value + g * of_rate))
 
     def _inputs(self, t: float) -> tuple[Array, Array, float, float]:
         since, scale = t - self.start, np.log1p(self.span / self.first)
@@ -96,7 +98,7 @@ class StateNetwork:
         return z, dz, g, dg
 
 
-def _spread(values: Array) -> Array:
+def _scale_to_unit_interval(values: Array) -> Array:
     """Columns ``(cells, k)`` brought to -1..1; those that do not vary are left out."""
     low, high = values.min(axis=0), values.max(axis=0)
     varies = high > low

@@ -20,35 +20,35 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.sparse import csr_array
 
 from nanopinn.errors import InputError
-from nanopinn.inference.contract import Fitted
-from nanopinn.inference.pinn.states import StateNetwork, StatesAt
-from nanopinn.inference.result import EngineRun, untouched_in_words
+from nanopinn.inference.contract import EngineFit
+from nanopinn.inference.pinn.states import StateNetwork, StateValues
+from nanopinn.inference.result import EngineRun, describe_unaffected
 from nanopinn.inference.systems import SystemProblem
-from nanopinn.progress import Progress, silent
+from nanopinn.progress import Progress, ignore_progress
 from nanopinn.solvers.linear import SolverError
-from nanopinn.solvers.systems import Solution, System
+from nanopinn.solvers.systems import OdeSolution, OdeSystem
 
 Array = NDArray[np.float64]
 
 #: Prior sd of a weight: inputs and outputs are of size one.
 WEIGHT_SD = 10.0
 #: Model error to start from (nearly none of the physics), and the share of the residual's own size that the next is set to.
-LOOSE, TIGHTER = 10.0, 0.6
+INITIAL_MODEL_ERROR, ANNEALING_FACTOR = 10.0, 0.6
 #: Model error below which states are held by the model rather than by few numbers.
-FIRM = 1e-3
+STRICT_MODEL_ERROR = 1e-3
 #: Standard deviations of chi2/N beyond which a misfit loosens the model again.
-BADLY = 2.0
+MISFIT_TOLERANCE_SD = 2.0
 #: A variance follows the residual by no more than these factors in one iteration.
-FALL, RISE = 0.5, 1.5
+MIN_SCALE_RATIO, MAX_SCALE_RATIO = 0.5, 1.5
 #: Prior standard deviations that no step needs to resolve.
-NEAR = 1e-3
+STEP_RESOLUTION = 1e-3
 #: Noise to start from where it is to be estimated, as a share of the largest number measured: of many numbers, and of so few that the
 #: network could draw through every one of them.
-NOISE_START, NOISE_OF_FEW = 1e-3, 0.1
+INITIAL_NOISE, INITIAL_NOISE_SPARSE_DATA = 1e-3, 0.1
 
 
 @dataclass(frozen=True)
-class SystemPinnSettings:
+class PinnSettings:
     """Size and effort.
 
     Attributes:
@@ -59,7 +59,7 @@ class SystemPinnSettings:
     """
 
     hidden: tuple[int, ...] = (40,)
-    spread: float = 4.0
+    weight_scale: float = 4.0
     times: int = 32
     drift: float = 1e-5
     iterations: int = 60
@@ -67,7 +67,7 @@ class SystemPinnSettings:
 
 
 @dataclass(frozen=True)
-class _Sizes:
+class _TermScales:
     """Standard deviations that weigh the terms: noise of every series, and drift of the model."""
 
     noise: tuple[float | Array, ...]
@@ -75,7 +75,7 @@ class _Sizes:
 
 
 @dataclass(frozen=True)
-class _Normal:
+class _NormalEquations:
     """The objective at a point, its parts, and (with tangents) its normal equations over weights and unknowns."""
 
     objective: float
@@ -85,14 +85,14 @@ class _Normal:
     G: Array
 
 
-def fit_system_pinn(
+def fit_pinn(
     problem: SystemProblem,
     start: Array | None = None,
     *,
-    settings: SystemPinnSettings | None = None,
+    settings: PinnSettings | None = None,
     seed: int = 0,
-    progress: Progress = silent,
-) -> Fitted[SystemProblem]:
+    progress: Progress = ignore_progress,
+) -> EngineFit[SystemProblem]:
     """Fit unknowns and states together; Laplace posterior with the network's weights and the model's error integrated out.
 
     Args:
@@ -110,9 +110,9 @@ def fit_system_pinn(
             found=problem.events,
             remedy="Use engine fv.",
         )
-    engine = _Engine(problem, settings or SystemPinnSettings(), seed)
+    engine = _PinnEngine(problem, settings or PinnSettings(), seed)
     theta = problem.unknowns.prior_mean if start is None else np.asarray(start, dtype=np.float64)
-    history, converged = engine.descend(theta, progress)
+    history, converged = engine.optimise(theta, progress)
     covariance = engine.covariance()
     message = (
         f"{'converged' if converged else 'stopped'} after {len(history)} Levenberg-Marquardt steps; model error {engine.sizes.drift:.1e} "
@@ -128,7 +128,7 @@ def fit_system_pinn(
         observations=engine.count,
         seconds=time.perf_counter() - began,
         converged=converged,
-        message=message + untouched_in_words(scalars),
+        message=message + describe_unaffected(scalars),
         stats={
             "iterations": len(history),
             "weights": engine.net.perceptron.count,
@@ -137,61 +137,67 @@ def fit_system_pinn(
         },
     )
     fitted = replace(problem, noise=tuple(float(np.mean(s)) for s in engine.sizes.noise))
-    return Fitted(run, engine.theta, fitted, fitted.compare(engine.solution()))
+    return EngineFit(run, engine.theta, fitted, fitted.compare(engine.solution()))
 
 
-class _Engine:
+class _PinnEngine:
     """A network, unknowns, and the variances that weigh their terms."""
 
-    def __init__(self, problem: SystemProblem, settings: SystemPinnSettings, seed: int) -> None:
+    def __init__(self, problem: SystemProblem, settings: PinnSettings, seed: int) -> None:
         self.problem, self.settings = problem, settings
-        self.net = StateNetwork.of(problem, settings.hidden)
-        self.weights = self.net.perceptron.drawn(np.random.default_rng(seed), settings.spread)
+        self.net = StateNetwork.from_problem(problem, settings.hidden)
+        self.weights = self.net.perceptron.draw_weights(
+            np.random.default_rng(seed), settings.weight_scale
+        )
         self.theta = problem.unknowns.prior_mean
         self.nodes = _nodes(problem.times, self.net, settings.times)
         self.quadrature = _trapezoid(self.nodes)
         self.rows = [np.searchsorted(s.times, self.nodes) for s in problem.series]
         self.counts = [
-            sum(int(s.known[i].sum()) for _, i in self._seen_in(k))
+            sum(int(s.is_measured[i].sum()) for _, i in self._measured_nodes(k))
             for k, s in enumerate(problem.series)
         ]
-        self.few = self.count < self.net.perceptron.count
-        guess = NOISE_OF_FEW if self.few else NOISE_START
+        self.sparse_data = self.count < self.net.perceptron.count
+        guess = INITIAL_NOISE_SPARSE_DATA if self.sparse_data else INITIAL_NOISE
         start = (
             s.noise_sd if s.noise_sd is not None else guess * float(np.nanmax(np.abs(s.measured)))
             for s in problem.series
         )
-        self.sizes = _Sizes(tuple(start), LOOSE)
-        self.normal: _Normal
+        self.sizes = _TermScales(tuple(start), INITIAL_MODEL_ERROR)
+        self.normal: _NormalEquations
 
     @property
     def count(self) -> int:
         """Numbers measured at the times used."""
         return sum(self.counts)
 
-    def _seen_in(self, k: int) -> Iterator[tuple[int, int]]:
+    def _measured_nodes(self, k: int) -> Iterator[tuple[int, int]]:
         """Nodes at which a series was measured, with its rows."""
         times = self.problem.series[k].times
         for node, row in enumerate(self.rows[k]):
             if row < len(times) and times[row] == self.nodes[node]:
                 yield node, int(row)
 
-    def descend(self, theta: Array, progress: Progress) -> tuple[list[float], bool]:
+    def optimise(self, theta: Array, progress: Progress) -> tuple[list[float], bool]:
         """Levenberg-Marquardt, variances brought down on the way; objectives, and whether it converged."""
         self.theta, damping, history, stalled = theta, 1e-3, [], 0
         self.normal = self.expand(self.weights, self.theta, tangents=True)
         for k in range(self.settings.iterations):
-            arrived = self._still(1.0)
+            stationary = self._is_stationary(1.0)
             damping, moved = self._step(damping)
             stalled = 0 if moved else stalled + 1
-            settled = self._weigh(arrived)
+            variances_converged = self._anneal_variances(stationary)
             self.normal = self.expand(self.weights, self.theta, tangents=True)
             history.append(self.normal.objective)
             progress(
-                "pinn: network and unknowns", (k + 1) / self.settings.iterations, self._numbers()
+                "pinn: network and unknowns",
+                (k + 1) / self.settings.iterations,
+                self._progress_numbers(),
             )
-            if stalled == 3 or (settled and self._still(self.settings.tolerance)):
-                return history, settled and stalled < 3
+            if stalled == 3 or (
+                variances_converged and self._is_stationary(self.settings.tolerance)
+            ):
+                return history, variances_converged and stalled < 3
         return history, False
 
     def _step(self, damping: float) -> tuple[float, bool]:
@@ -219,29 +225,39 @@ class _Engine:
             damping *= 4
         return damping, False
 
-    def _weigh(self, arrived: bool) -> bool:
+    def _anneal_variances(self, stationary: bool) -> bool:
         """Variances follow the residuals; whether they stand still.
 
         Where noise is given, the model becomes stricter only once the unknowns have arrived where the present one sends them. Where it
         is estimated both fall together: left to itself, whichever falls first would have the other explain everything.
         """
         now = self.normal
-        size = TIGHTER * float(np.sqrt(now.physics / (len(self.nodes) * len(self.net.size))))
+        size = ANNEALING_FACTOR * float(
+            np.sqrt(now.physics / (len(self.nodes) * len(self.net.size)))
+        )
         found = [(chi2 / max(n, 1)) ** 0.5 for chi2, n in zip(now.chi2, self.counts, strict=True)]
         given = [s.noise_sd is not None for s in self.problem.series]
         if any(
-            f**2 > 1 + BADLY * (2 / max(n, 1)) ** 0.5
+            f**2 > 1 + MISFIT_TOLERANCE_SD * (2 / max(n, 1)) ** 0.5
             for f, n in zip(found, self.counts, strict=True)
         ):
-            size = RISE  # states that obey the rate but not the data belong to other unknowns: let them go
-        elif (self.few or all(given)) and not arrived:
+            size = MAX_SCALE_RATIO  # states that obey the rate but not the data belong to other unknowns: let them go
+        elif (self.sparse_data or all(given)) and not stationary:
             size = max(size, 1.0)
-        drift = min(LOOSE, max(self.settings.drift, self.sizes.drift * min(RISE, max(FALL, size))))
+        drift = min(
+            INITIAL_MODEL_ERROR,
+            max(
+                self.settings.drift,
+                self.sizes.drift * min(MAX_SCALE_RATIO, max(MIN_SCALE_RATIO, size)),
+            ),
+        )
         share = max(1 - len(self.theta) / self.count, 1 / self.count) ** 0.5
         # a network can draw through few numbers: their misfit says something of noise only once the model holds it
-        held = self.few and drift > FIRM
+        noise_fixed = self.sparse_data and drift > STRICT_MODEL_ERROR
         noise = tuple(
-            sd if g or held else float(sd) * min(RISE, max(FALL, f / share))
+            sd
+            if g or noise_fixed
+            else float(sd) * min(MAX_SCALE_RATIO, max(MIN_SCALE_RATIO, f / share))
             for sd, g, f in zip(self.sizes.noise, given, found, strict=True)
         )
         ratios = [
@@ -251,18 +267,25 @@ class _Engine:
                 for g, a, b in zip(given, self.sizes.noise, noise, strict=True)
             ),
         ]
-        settled = drift < LOOSE and not held and all(0.8 < ratio < 1.25 for ratio in ratios)
-        self.sizes = _Sizes(noise, drift)
-        return settled
+        variances_converged = (
+            drift < INITIAL_MODEL_ERROR
+            and not noise_fixed
+            and all(0.8 < ratio < 1.25 for ratio in ratios)
+        )
+        self.sizes = _TermScales(noise, drift)
+        return variances_converged
 
-    def _still(self, within: float) -> bool:
+    def _is_stationary(self, within: float) -> bool:
         """Whether a full step would leave the unknowns where they are, within so many posterior standard deviations."""
         W = len(self.weights)
         try:
             step = cho_solve(cho_factor(self.normal.H), self.normal.G)[W:]
         except LinAlgError:
             return False
-        near = within * np.sqrt(np.diag(self.covariance())) + NEAR * self.problem.unknowns.prior_sd
+        near = (
+            within * np.sqrt(np.diag(self.covariance()))
+            + STEP_RESOLUTION * self.problem.unknowns.prior_sd
+        )
         return bool((np.abs(step) < near).all())
 
     def covariance(self) -> Array:
@@ -271,19 +294,19 @@ class _Engine:
         inner = np.linalg.solve(H[:W, :W], H[:W, W:])
         return np.asarray(np.linalg.inv(H[W:, W:] - H[W:, :W] @ inner), dtype=np.float64)
 
-    def _numbers(self) -> dict[str, float]:
+    def _progress_numbers(self) -> dict[str, float]:
         chi2 = sum(self.normal.chi2) / self.count
         return {"chi2/N": chi2, "model error": self.sizes.drift, **self.problem.scalars(self.theta)}
 
-    def solution(self) -> Solution:
+    def solution(self) -> OdeSolution:
         """The network's states at every time of any series."""
         y0, _ = self.problem.start_values(self.problem.tensor(self.theta))
         states = np.stack(
             [self.net.at(self.weights, y0, t, jacobian=False).y for t in self.problem.times]
         )
-        return Solution(self.problem.times, states, None, self.nodes, 0)
+        return OdeSolution(self.problem.times, states, None, self.nodes, 0)
 
-    def expand(self, weights: Array, theta: Array, *, tangents: bool) -> _Normal:
+    def expand(self, weights: Array, theta: Array, *, tangents: bool) -> _NormalEquations:
         """The objective at a point, and its normal equations.
 
         Raises:
@@ -292,14 +315,14 @@ class _Engine:
         problem, unknowns, W = self.problem, self.problem.unknowns, len(weights)
         th = problem.tensor(theta)
         y0, d_y0 = problem.start_values(th)
-        system = System(problem.rate_at, th, len(y0), problem.band)
+        system = OdeSystem(problem.rate_at, th, len(y0), problem.band)
         prior = np.concatenate([weights / WEIGHT_SD, problem.prior_residual(theta)])
         sd = np.concatenate([np.full(W, WEIGHT_SD), unknowns.prior_sd])
         H, G = (np.diag(sd**-2.0), prior / sd) if tangents else (np.zeros((0, 0)), np.zeros(0))
         physics, chi2 = 0.0, [0.0] * len(problem.series)
         measured = {node: [] for node in range(len(self.nodes))}  # type: dict[int, list[tuple[int, int]]]
         for k in range(len(problem.series)):
-            for node, row in self._seen_in(k):
+            for node, row in self._measured_nodes(k):
                 measured[node].append((k, row))
         for node, t in enumerate(self.nodes):
             at = self.net.at(weights, y0, float(t), jacobian=tangents)
@@ -312,32 +335,32 @@ class _Engine:
             for r, J in blocks if tangents else ():
                 H += J.T @ J
                 G += J.T @ r
-        return _Normal(
+        return _NormalEquations(
             0.5 * (float(prior @ prior) + physics + sum(chi2)), tuple(chi2), physics, H, G
         )
 
     def _physics(
-        self, system: System, t: float, weight: float, at: StatesAt, d_y0: Array
+        self, system: OdeSystem, t: float, weight: float, at: StateValues, d_y0: Array
     ) -> tuple[Array, Array]:
         """Whitened residual of the rate at a time, and its derivative by weights and unknowns."""
         over = np.sqrt(weight * self.net.span) / (self.sizes.drift * self.net.size)
         residual = over * (at.rate - system(t, at.y))
-        if at.y_by_weights is None or at.rate_by_weights is None:
+        if at.y_jacobian is None or at.rate_jacobian is None:
             return residual, np.zeros((0, 0))
         entries, by_theta = system.derivatives(t, at.y, by_theta=True)
-        J = csr_array((entries, system.where), shape=(len(at.y), len(at.y)))
-        A = np.concatenate([at.rate_by_weights - J @ at.y_by_weights, -by_theta - J @ d_y0], axis=1)
+        J = csr_array((entries, system.jacobian_indices), shape=(len(at.y), len(at.y)))
+        A = np.concatenate([at.rate_jacobian - J @ at.y_jacobian, -by_theta - J @ d_y0], axis=1)
         return residual, over[:, None] * A
 
-    def _misfit(self, k: int, row: int, at: StatesAt, d_y0: Array) -> tuple[Array, Array]:
+    def _misfit(self, k: int, row: int, at: StateValues, d_y0: Array) -> tuple[Array, Array]:
         """Whitened misfit of what a series measured at a time, and its derivative by weights and unknowns."""
-        series, known = self.problem.series[k], self.problem.series[k].known[row]
+        series, known = self.problem.series[k], self.problem.series[k].is_measured[row]
         sd = np.broadcast_to(self.sizes.noise[k], series.measured.shape)[row][known]
-        residual = (series.of_states(at.y[None])[0] - series.measured[row])[known] / sd
-        if at.y_by_weights is None:
+        residual = (series.predict_from_states(at.y[None])[0] - series.measured[row])[known] / sd
+        if at.y_jacobian is None:
             return residual, np.zeros((0, 0))
-        by_all = np.concatenate([at.y_by_weights, d_y0], axis=1)
-        return residual, series.of_states(by_all[None])[0][known] / sd[:, None]
+        by_all = np.concatenate([at.y_jacobian, d_y0], axis=1)
+        return residual, series.predict_from_states(by_all[None])[0][known] / sd[:, None]
 
 
 def _nodes(times: Array, net: StateNetwork, most: int) -> Array:

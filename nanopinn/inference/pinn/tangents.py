@@ -22,38 +22,38 @@ from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_diagonal, pressure_operator
 
 
-class Standing(Protocol):
+class LinearSystem(Protocol):
     """``image(v_j) = right_j`` for several j, the first axis, at once."""
 
     @property
-    def memory(self) -> int:
+    def truncation(self) -> int:
         """How many earlier features a new one is kept apart from."""
 
     @property
-    def right(self) -> Tensor:
+    def rhs(self) -> Tensor:
         """What the image has to be."""
 
-    def image(self, v: Tensor) -> Tensor:
+    def apply(self, v: Tensor) -> Tensor:
         """What the residual holds of ``v``."""
 
-    def feature(self, residual: Tensor) -> Tensor:
+    def precondition(self, residual: Tensor) -> Tensor:
         """What each cell by itself would answer to a residual."""
 
-    def test(self, feature: Tensor, image: Tensor) -> Tensor:
+    def test_vector(self, feature: Tensor, image: Tensor) -> Tensor:
         """What the residual of a feature is weighed with where its weight is worked out."""
 
-    def size(self, residual: Tensor) -> Tensor:
+    def norm(self, residual: Tensor) -> Tensor:
         """Of a residual, ``(m,)``."""
 
-    def part(self, first: int, last: int) -> Standing:
+    def slice(self, first: int, last: int) -> LinearSystem:
         """Some of the j."""
 
-    def to(self, device: str) -> Standing:
+    def to(self, device: str) -> LinearSystem:
         """The same on another device."""
 
 
 @dataclass(frozen=True)
-class PressureTangents:
+class PressureTangentSystem:
     """``A v_j = f_j`` on the flow grid. A is symmetric, so the best weights make an energy least, ``v A v / 2 - f v``.
 
     Attributes:
@@ -63,10 +63,10 @@ class PressureTangents:
     coefficients: FlowCoefficients
     grid: Grid
     forcing: Tensor
-    memory: int = 1
+    truncation: int = 1
 
     @property
-    def right(self) -> Tensor:
+    def rhs(self) -> Tensor:
         return self.forcing
 
     @cached_property
@@ -77,27 +77,27 @@ class PressureTangents:
     def diagonal(self) -> Tensor:
         return pressure_diagonal(self.coefficients, self.grid)
 
-    def image(self, v: Tensor) -> Tensor:
+    def apply(self, v: Tensor) -> Tensor:
         return self.operator(v)
 
-    def feature(self, residual: Tensor) -> Tensor:
+    def precondition(self, residual: Tensor) -> Tensor:
         return residual / self.diagonal
 
-    def test(self, feature: Tensor, image: Tensor) -> Tensor:
+    def test_vector(self, feature: Tensor, image: Tensor) -> Tensor:
         return feature
 
-    def size(self, residual: Tensor) -> Tensor:
+    def norm(self, residual: Tensor) -> Tensor:
         return residual.flatten(1).norm(dim=1)
 
-    def part(self, first: int, last: int) -> PressureTangents:
+    def slice(self, first: int, last: int) -> PressureTangentSystem:
         return replace(self, forcing=self.forcing[first:last])
 
-    def to(self, device: str) -> PressureTangents:
+    def to(self, device: str) -> PressureTangentSystem:
         return on_device(self, device)
 
 
 @dataclass(frozen=True)
-class PoolTangents:
+class PoolTangentSystem:
     """``capacity v + A (integral of v) = F`` in a time basis, over its cell-local part.
 
     The cell-local part is inverted exactly, so that the residual is what the cell's own answer still lacks: an
@@ -116,17 +116,17 @@ class PoolTangents:
     forcing: Tensor
     inverse: Tensor
     weight: Tensor
-    memory: int = 4
+    truncation: int = 4
 
     @classmethod
-    def of(
+    def build(
         cls, operator: PoolOperator, capacity: Tensor, basis: TimeBasis, forcing: Tensor
-    ) -> PoolTangents:
+    ) -> PoolTangentSystem:
         """Prepare the exact inverse of the cell-local part."""
         P, r = capacity.shape[0], basis.integral.shape[0]
         eye = torch.eye(P, dtype=capacity.dtype, device=capacity.device)
         local = capacity.new_zeros((P, P, *capacity.shape[1:]))
-        for (p, q), entry in operator.within_cells().items():
+        for (p, q), entry in operator.local_entries().items():
             local[p, q] = entry
         time_eye = torch.eye(r, dtype=capacity.dtype, device=capacity.device)
         block = torch.einsum("rs,pq,pxyz->xyzrpsq", time_eye, eye, capacity)
@@ -136,38 +136,38 @@ class PoolTangents:
             operator, capacity, basis, forcing, inverse, torch.ones_like(capacity[:, :1, :1, :1])
         )
         # pools count alike, however little of the drug one of them holds
-        size = blank.right.square().mean(dim=(0, 1, 3, 4, 5))
+        size = blank.rhs.square().mean(dim=(0, 1, 3, 4, 5))
         return replace(
             blank,
             weight=(1 / size.clamp_min(1e-12 * float(size.max()) + 1e-300))[:, None, None, None],
         )
 
     @property
-    def right(self) -> Tensor:
-        return self._local(self.forcing)
+    def rhs(self) -> Tensor:
+        return self._apply_local_inverse(self.forcing)
 
-    def image(self, v: Tensor) -> Tensor:
-        return self._local(
+    def apply(self, v: Tensor) -> Tensor:
+        return self._apply_local_inverse(
             self.capacity * v
             + torch.einsum("rs,mspxyz->mrpxyz", self.basis.integral, self.operator(v))
         )
 
-    def feature(self, residual: Tensor) -> Tensor:
+    def precondition(self, residual: Tensor) -> Tensor:
         return residual
 
-    def test(self, feature: Tensor, image: Tensor) -> Tensor:
+    def test_vector(self, feature: Tensor, image: Tensor) -> Tensor:
         return self.weight * image
 
-    def size(self, residual: Tensor) -> Tensor:
+    def norm(self, residual: Tensor) -> Tensor:
         return (self.weight.sqrt() * residual).flatten(1).norm(dim=1)
 
-    def part(self, first: int, last: int) -> PoolTangents:
+    def slice(self, first: int, last: int) -> PoolTangentSystem:
         return replace(self, forcing=self.forcing[first:last])
 
-    def to(self, device: str) -> PoolTangents:
+    def to(self, device: str) -> PoolTangentSystem:
         return on_device(self, device)
 
-    def _local(self, right: Tensor) -> Tensor:
+    def _apply_local_inverse(self, right: Tensor) -> Tensor:
         """The cell-local answer to a right-hand side ``(m, r, pool, x, y, z)``."""
         m, r, P, *space = right.shape
         flat = right.reshape(m, r * P, *space).permute(2, 3, 4, 1, 0)

@@ -69,15 +69,15 @@ class TimeBasis:
 
     B: Tensor
     integral: Tensor
-    area: Tensor
-    fit: Tensor
+    input_integral: Tensor
+    projection: Tensor
 
     @classmethod
-    def of(
+    def build(
         cls,
         nodes: Tensor,
         plasma: Sequence[PlasmaResponse],
-        kinks: Tensor,
+        breakpoints: Tensor,
         rates: Tensor,
         rank: int,
     ) -> TimeBasis:
@@ -87,8 +87,8 @@ class TimeBasis:
             nodes: of the anchor, ``(n,)`` s. kinks: of the plasma curves, the first where they begin, s.
             rates: of the responses, 1/s, above zero.
         """
-        times, weights = _gauss(
-            torch.cat([nodes, kinks[kinks < nodes[-1]]]).unique(), float(rates.max())
+        times, weights = _gauss_quadrature(
+            torch.cat([nodes, breakpoints[breakpoints < nodes[-1]]]).unique(), float(rates.max())
         )
         root = weights.sqrt()[:, None]
         areas = torch.cat([c(rates.new_zeros(1), times) for c in plasma], dim=1)
@@ -115,10 +115,10 @@ class TimeBasis:
 
     def coefficients(self, histories: Tensor) -> Tensor:
         """The inverse of :meth:`histories`, by least squares over the nodes."""
-        return torch.einsum("rn,...npxyz->...rpxyz", self.fit, histories)
+        return torch.einsum("rn,...npxyz->...rpxyz", self.projection, histories)
 
 
-def random_rates(fastest: float, span_s: float, count: int, generator: torch.Generator) -> Tensor:
+def draw_rates(fastest: float, span_s: float, count: int, generator: torch.Generator) -> Tensor:
     """Rates between a hundredth of one over the span and ``fastest``, one drawn in each of ``count`` equal parts on a log scale, 1/s."""
     low, high = torch.tensor([0.01 / span_s, fastest], dtype=torch.float64).log()
     place = (
@@ -128,7 +128,7 @@ def random_rates(fastest: float, span_s: float, count: int, generator: torch.Gen
     return torch.exp(low + (high - low) * place)
 
 
-def _gauss(marks: Tensor, fastest: float) -> tuple[Tensor, Tensor]:
+def _gauss_quadrature(marks: Tensor, fastest: float) -> tuple[Tensor, Tensor]:
     """Times and weights, summing to one, of three-point Gauss rules on pieces between marks no longer than half a decay.
 
     The integral is an accretive operator; a basis that is orthonormal as exactly as this keeps it so, and no mode of time

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.imaging.io import write_bytes, write_json
-from nanopinn.report.table import as_tsv
-from nanopinn.workflows.cohort.names import EXTENSION
-from nanopinn.workflows.cohort.studies import Study
+from nanopinn.report.table import format_tsv
+from nanopinn.workflows.cohort.names import NON_BIDS_PATTERNS
+from nanopinn.workflows.cohort.studies import CohortStudy
 
 #: Every official name that is used is in it.
 BIDS_VERSION = "1.10.0"
 #: What BIDS does not know of a dataset of derivatives: kinetic, pH and drug maps have no official names; ``anat/`` holds those that have.
-_OURS = ("perf/", "cest/", "work/", "group.html", "group_*.tsv")
-STUDIES = Path("work", "studies.tsv")
+_NON_BIDS_FILES = ("perf/", "cest/", "work/", "group.html", "group_*.tsv")
+STUDIES_FILE = Path("work", "studies.tsv")
 
 
 def raw_dataset(dataset: Path) -> Path | None:
@@ -24,7 +24,7 @@ def raw_dataset(dataset: Path) -> Path | None:
     return above.parent if above.name == "derivatives" else None
 
 
-def describe_derivatives(dataset: Path) -> None:
+def write_derivatives_description(dataset: Path) -> None:
     """Write ``dataset_description.json`` and ``.bidsignore``; the same bytes whoever writes them, so several at once do no harm.
 
     Raises:
@@ -45,10 +45,10 @@ def describe_derivatives(dataset: Path) -> None:
     }
     if raw_dataset(dataset) is not None:
         about |= {"SourceDatasets": [{"URL": "../.."}], "DatasetLinks": {"raw": "../.."}}
-    _describe(dataset, about, _OURS)
+    _write_description(dataset, about, _NON_BIDS_FILES)
 
 
-def describe_scans(dataset: Path, name: str, by: str, version: str) -> None:
+def write_raw_description(dataset: Path, name: str, by: str, version: str) -> None:
     """The same for a dataset of scans that a program drew."""
     about = {
         "Name": name,
@@ -56,15 +56,15 @@ def describe_scans(dataset: Path, name: str, by: str, version: str) -> None:
         "DatasetType": "raw",
         "GeneratedBy": [{"Name": by, "Version": version}],
     }
-    _describe(dataset, about, EXTENSION)
+    _write_description(dataset, about, NON_BIDS_PATTERNS)
 
 
-def _describe(dataset: Path, about: Mapping[str, Any], ignored: Sequence[str]) -> None:
+def _write_description(dataset: Path, about: Mapping[str, Any], ignored: Sequence[str]) -> None:
     write_json(dataset / "dataset_description.json", about)
     write_bytes(dataset / ".bidsignore", ("\n".join(ignored) + "\n").encode())
 
 
-def write_studies(dataset: Path, studies: Sequence[Study]) -> Path:
+def write_studies(dataset: Path, studies: Sequence[CohortStudy]) -> Path:
     """Write which studies a cohort has, so that those that never ended are missed; ``work/studies.tsv``.
 
     Raises:
@@ -80,6 +80,7 @@ def write_studies(dataset: Path, studies: Sequence[Study]) -> Path:
         for s in studies
     ]
     write_bytes(
-        dataset / STUDIES, as_tsv(rows, ("study", "problem", *(f"about {c}" for c in columns)))
+        dataset / STUDIES_FILE,
+        format_tsv(rows, ("study", "problem", *(f"about {c}" for c in columns))),
     )
-    return dataset / STUDIES
+    return dataset / STUDIES_FILE

@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.errors import InputError, OutputError
-from nanopinn.imaging.given import json_or_nothing
+from nanopinn.imaging.given import read_json_or_empty
 from nanopinn.imaging.io import read_sidecar, write_bytes, write_json
 from nanopinn.report.folder import read_result
-from nanopinn.report.lock import locked
-from nanopinn.report.table import as_tsv
-from nanopinn.workflows.cohort.dataset import describe_derivatives, raw_dataset
-from nanopinn.workflows.cohort.names import StudyName, study_name
+from nanopinn.report.lock import exclusive_lock
+from nanopinn.report.table import format_tsv
+from nanopinn.workflows.cohort.dataset import write_derivatives_description, raw_dataset
+from nanopinn.workflows.cohort.names import StudyName, parse_study_id
 
 #: The file that is written last: where it is, all is.
-_MARKS = {"fit": "perf/{id}_desc-fit_parameters.tsv", "arms": "perf/{id}_desc-arms_outcomes.tsv"}
-_OFFICIAL = {"T1": ("anat", "T1map"), "pH": ("cest", "pHmap")}
+_COMPLETION_TABLES = {
+    "fit": "perf/{id}_desc-fit_parameters.tsv",
+    "arms": "perf/{id}_desc-arms_outcomes.tsv",
+}
+_BIDS_SUFFIXES = {"T1": ("anat", "T1map"), "pH": ("cest", "pHmap")}
 _COLUMNS = {
     "name": "unknown",
     "label": "unknown, in words",
@@ -39,12 +42,12 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True)
-class _Item:
+class _OutputFile:
     """A file to write: below the session, without its ending; what stands in the sidecar."""
 
     stem: str
     source: Path
-    side: Mapping[str, Any]
+    sidecar: Mapping[str, Any]
 
 
 def write_derivatives(result: Path, dataset: Path, id: str) -> Path:
@@ -63,23 +66,30 @@ def write_derivatives(result: Path, dataset: Path, id: str) -> Path:
     Raises:
         InputError: it is no result folder, or no id. OutputError: the dataset cannot be written, or another run writes this study.
     """
-    name, kind = study_name(id), "arms" if (result / "comparison.json").is_file() else "fit"
-    items = list(_of_arms(result, name.id) if kind == "arms" else _of_fit(result, name.id))
-    _differ(items, result)
-    describe_derivatives(dataset)
+    name, kind = parse_study_id(id), "arms" if (result / "comparison.json").is_file() else "fit"
+    items = list(
+        _list_arm_files(result, name.id) if kind == "arms" else _list_fit_files(result, name.id)
+    )
+    _require_distinct_names(items, result)
+    write_derivatives_description(dataset)
     session = dataset.joinpath(*[p for p in name.parts if not p.startswith("run-")])
     stage = session / f".{name.id}_{kind}.part"
-    with locked(session / f"{name.id}_{kind}"):
+    with exclusive_lock(session / f"{name.id}_{kind}"):
         try:
             shutil.rmtree(stage, ignore_errors=True)  # what a killed run left
-            return _put(_stage(items, stage, name, result, dataset, kind), stage, session, name.id)
+            return _move_into_place(
+                _write_staged_files(items, stage, name, result, dataset, kind),
+                stage,
+                session,
+                name.id,
+            )
         except OSError as error:
             raise OutputError(f"{session} cannot be written: {error.strerror}.") from error
         finally:
             shutil.rmtree(stage, ignore_errors=True)
 
 
-def _of_fit(result: Path, id: str) -> Iterator[_Item]:
+def _list_fit_files(result: Path, id: str) -> Iterator[_OutputFile]:
     """Maps and fields of a fit.
 
     Raises:
@@ -87,14 +97,14 @@ def _of_fit(result: Path, id: str) -> Iterator[_Item]:
     """
     check = {"CheckPassed": read_result(result).check.passed}
     for path in sorted((result / "maps").glob("*.nii.gz")):
-        yield _Item(_map_stem(id, path, "fit", "std"), path, check)
+        yield _OutputFile(_map_stem(id, path, "fit", "std"), path, check)
     for path in sorted((result / "fields").glob("*.nii.gz")):
-        yield _Item(f"perf/{id}_desc-{_camel(_stem(path))}_drug", path, check)
+        yield _OutputFile(f"perf/{id}_desc-{_camel_case(_stem(path))}_drug", path, check)
 
 
-def _of_arms(result: Path, id: str) -> Iterator[_Item]:
+def _list_arm_files(result: Path, id: str) -> Iterator[_OutputFile]:
     """What happens under the voxels and over time in each arm; whole fields stay in the result folder, the mask is the fit's."""
-    arms = json_or_nothing(result / "comparison.json").get("arms")
+    arms = read_json_or_empty(result / "comparison.json").get("arms")
     if not isinstance(arms, dict) or not (result / "outcomes.tsv").is_file():
         raise InputError(
             "not a folder of compared arms",
@@ -105,14 +115,16 @@ def _of_arms(result: Path, id: str) -> Iterator[_Item]:
     for arm in arms:
         for path in sorted((result / Path(arm).name / "maps").glob("*.nii.gz")):
             if _stem(path) != "mask":
-                yield _Item(_map_stem(id, path, _camel(arm), f"{_camel(arm)}Std"), path, {})
+                yield _OutputFile(
+                    _map_stem(id, path, _camel_case(arm), f"{_camel_case(arm)}Std"), path, {}
+                )
 
 
 def _stem(path: Path) -> str:
     return path.name.removesuffix(".nii.gz")
 
 
-def _camel(words: str) -> str:
+def _camel_case(words: str) -> str:
     """Letters and digits alone, as labels and suffixes want them: ``velocity_vector`` is ``velocityVector``."""
     first, *rest = re.split(
         r"[^0-9A-Za-z]+", words.encode("ascii", "ignore").decode().strip("_- ")
@@ -120,15 +132,15 @@ def _camel(words: str) -> str:
     return first + "".join(w[:1].upper() + w[1:] for w in rest)
 
 
-def _map_stem(id: str, path: Path, estimate: str, spread: str) -> str:
+def _map_stem(id: str, path: Path, estimate: str, std_label: str) -> str:
     quantity, is_std = _stem(path).removesuffix("_std"), _stem(path).endswith("_std")
     if quantity == "mask":
         return f"anat/{id}_label-tumour_mask"
-    folder, suffix = _OFFICIAL.get(quantity, ("perf", f"{_camel(quantity)}map"))
-    return f"{folder}/{id}_desc-{spread if is_std else estimate}_{suffix}"
+    folder, suffix = _BIDS_SUFFIXES.get(quantity, ("perf", f"{_camel_case(quantity)}map"))
+    return f"{folder}/{id}_desc-{std_label if is_std else estimate}_{suffix}"
 
 
-def _differ(items: list[_Item], result: Path) -> None:
+def _require_distinct_names(items: list[_OutputFile], result: Path) -> None:
     names = [i.stem for i in items]
     if not items or len(set(names)) < len(names):
         twice = ", ".join(sorted({n for n in names if names.count(n) > 1})) or "no map"
@@ -140,8 +152,8 @@ def _differ(items: list[_Item], result: Path) -> None:
         )
 
 
-def _stage(
-    items: list[_Item], stage: Path, name: StudyName, result: Path, dataset: Path, kind: str
+def _write_staged_files(
+    items: list[_OutputFile], stage: Path, name: StudyName, result: Path, dataset: Path, kind: str
 ) -> list[str]:
     """Write everything below ``stage``; the names in the order in which they are put in place."""
     raw = _raw_files(result, dataset, name)
@@ -150,31 +162,34 @@ def _stage(
         write_bytes(stage / f"{item.stem}.nii.gz", item.source.read_bytes())
         write_json(stage / f"{item.stem}.json", _sidecar(item, dataset, raw))
         written += [f"{item.stem}.json", f"{item.stem}.nii.gz"]
-    mark = _MARKS[kind].format(id=name.id)
+    completion_table = _COMPLETION_TABLES[kind].format(id=name.id)
     for table, rows, about in _tables(result, name.id, kind):
         write_bytes(stage / table, rows)
-        side = table.replace(".tsv", ".json")
-        written += [side, *([] if table == mark else [table])]
+        sidecar = table.replace(".tsv", ".json")
+        written += [sidecar, *([] if table == completion_table else [table])]
         write_json(
-            stage / side,
-            {**about, **({"Files": sorted({*written, side})} if table == mark else {})},
+            stage / sidecar,
+            {
+                **about,
+                **({"Files": sorted({*written, sidecar})} if table == completion_table else {}),
+            },
         )
-    return [*written, mark]
+    return [*written, completion_table]
 
 
-def _sidecar(item: _Item, dataset: Path, raw: list[str]) -> dict[str, Any]:
+def _sidecar(item: _OutputFile, dataset: Path, raw: list[str]) -> dict[str, Any]:
     """BIDS's keys, and what the result's own sidecar says; ``Unit`` is ``Units`` there."""
     own = read_sidecar(item.source)
-    side = {"Units" if key == "Unit" else key: value for key, value in own.items()}
+    sidecar = {"Units" if key == "Unit" else key: value for key, value in own.items()}
     return {
-        **side,
+        **sidecar,
         "SkullStripped": False,
-        "Sources": [*_within(item.source, dataset), *raw],
-        **item.side,
+        "Sources": [*_bids_uri(item.source, dataset), *raw],
+        **item.sidecar,
     }
 
 
-def _within(path: Path, dataset: Path) -> list[str]:
+def _bids_uri(path: Path, dataset: Path) -> list[str]:
     """The file as a BIDS URI, if it lies in the dataset; no path of this machine is written."""
     real, home = path.resolve(), dataset.resolve()
     return [f"bids::{real.relative_to(home).as_posix()}"] if real.is_relative_to(home) else []
@@ -182,7 +197,10 @@ def _within(path: Path, dataset: Path) -> list[str]:
 
 def _raw_files(result: Path, dataset: Path, name: StudyName) -> list[str]:
     """The scans of which the result says that it read them, where the layout tells in which dataset they lie."""
-    raw, read = raw_dataset(dataset), json_or_nothing(result / "provenance.json").get("inputs", {})
+    raw, read = (
+        raw_dataset(dataset),
+        read_json_or_empty(result / "provenance.json").get("inputs", {}),
+    )
     if raw is None or not isinstance(read, dict):
         return []
     session = raw.joinpath(*[p for p in name.parts if not p.startswith("run-")])
@@ -200,7 +218,11 @@ def _tables(result: Path, id: str, kind: str) -> Iterator[tuple[str, bytes, dict
         about = {c: {"Description": w} for c, w in heads.items()} | {
             "Description": "Of each arm: median and central 90 % interval of the draws."
         }
-        yield _MARKS["arms"].format(id=id), (result / "outcomes.tsv").read_bytes(), about
+        yield (
+            _COMPLETION_TABLES["arms"].format(id=id),
+            (result / "outcomes.tsv").read_bytes(),
+            about,
+        )
         return
     check = read_result(result).check
     items = [
@@ -215,26 +237,26 @@ def _tables(result: Path, id: str, kind: str) -> Iterator[tuple[str, bytes, dict
     ]
     yield (
         f"perf/{id}_desc-fit_check.tsv",
-        as_tsv(items),
+        format_tsv(items),
         {"Description": check.headline, "CheckPassed": check.passed},
     )
     about = {c: {"Description": words} for c, words in _COLUMNS.items()}
     yield (
-        _MARKS["fit"].format(id=id),
+        _COMPLETION_TABLES["fit"].format(id=id),
         (result / "parameters.tsv").read_bytes(),
         about | {"CheckPassed": check.passed},
     )
 
 
-def _put(written: list[str], stage: Path, session: Path, id: str) -> Path:
+def _move_into_place(written: list[str], stage: Path, session: Path, id: str) -> Path:
     """Rename everything into place, and remove what an earlier result had and this one has not."""
-    mark = session / written[-1]
-    before = json_or_nothing(mark.with_suffix(".json")).get("Files", [])
-    mark.unlink(missing_ok=True)
+    completion_table = session / written[-1]
+    before = read_json_or_empty(completion_table.with_suffix(".json")).get("Files", [])
+    completion_table.unlink(missing_ok=True)
     own = re.compile(rf"(anat|perf|cest)/{re.escape(id)}_[\w+-]+(\.nii\.gz|\.json|\.tsv)", re.ASCII)
     for old in (f for f in before if isinstance(f, str) and own.fullmatch(f) and f not in written):
         (session / old).unlink(missing_ok=True)
     for name in written:
         (session / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(stage / name, session / name)
-    return mark
+    return completion_table

@@ -10,25 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.given import json_or_nothing
+from nanopinn.imaging.given import read_json_or_empty
 from nanopinn.report.folder import read_result
-from nanopinn.report.grouped import ENDINGS, ArmOutcome, Status, StudyEnd
-from nanopinn.workflows.cohort.dataset import STUDIES
-from nanopinn.workflows.cohort.names import study_name
-from nanopinn.workflows.cohort.participants import MISSING, read_rows
+from nanopinn.report.grouped import REPORTED_STATUSES, ArmOutcome, StudyStatus, StudySummary
+from nanopinn.workflows.cohort.dataset import STUDIES_FILE
+from nanopinn.workflows.cohort.names import parse_study_id
+from nanopinn.workflows.cohort.participants import MISSING_VALUES, read_rows
 
-_PART = re.compile(r"(sub|ses|run)-[0-9A-Za-z]{1,64}", re.ASCII)
-_LEFT_BY_A_RUN = ("fit", "fit.json", "fit.log", "fit.partial", "arms.json")
+_ENTITY = re.compile(r"(sub|ses|run)-[0-9A-Za-z]{1,64}", re.ASCII)
+_RUN_OUTPUTS = ("fit", "fit.json", "fit.log", "fit.partial", "arms.json")
 
 
-def studies_ended(dataset: Path) -> tuple[StudyEnd, ...]:
+def read_study_ends(dataset: Path) -> tuple[StudySummary, ...]:
     """Every study that the dataset lists or holds, in order of their names.
 
     Raises:
         InputError: there is none.
     """
-    listed = _listed(dataset)
-    ids = sorted({*listed, *_begun(dataset / "work", ())}, key=lambda id: study_name(id).parts)
+    listed = _read_listed_studies(dataset)
+    ids = sorted(
+        {*listed, *_find_started_studies(dataset / "work", ())},
+        key=lambda id: parse_study_id(id).parts,
+    )
     if not ids:
         raise InputError(
             "no study is found",
@@ -37,58 +40,69 @@ def studies_ended(dataset: Path) -> tuple[StudyEnd, ...]:
             expected="work/sub-01/ses-01/fit.json and fit/",
             remedy="Run nanopinn cohort first.",
         )
-    ends = [_end(dataset, id, listed.get(id, {})) for id in ids]
+    ends = [_read_study_end(dataset, id, listed.get(id, {})) for id in ids]
     if any(e.arms not in ("", "unfinished") for e in ends):
         return tuple(ends)
     begun = any((dataset / "work" / e.place / "arms.log").exists() for e in ends)
-    return tuple(ends if begun else [replace(e, arms="", arms_message="") for e in ends])
+    return tuple(ends if begun else [replace(e, arms="", comparison_message="") for e in ends])
 
 
-def _listed(dataset: Path) -> dict[str, dict[str, str]]:
-    path = dataset / STUDIES
+def _read_listed_studies(dataset: Path) -> dict[str, dict[str, str]]:
+    path = dataset / STUDIES_FILE
     return (
-        {study_name(row["study"]).id: row for row in read_rows(path) if "study" in row}
+        {parse_study_id(row["study"]).id: row for row in read_rows(path) if "study" in row}
         if path.is_file()
         else {}
     )
 
 
-def _begun(place: Path, parts: tuple[str, ...]) -> Iterator[str]:
+def _find_started_studies(place: Path, parts: tuple[str, ...]) -> Iterator[str]:
     """Ids of places in which a run left something."""
     if not place.is_dir():
         return
     names = set(os.listdir(place))
-    if parts and names & set(_LEFT_BY_A_RUN):
+    if parts and names & set(_RUN_OUTPUTS):
         yield "_".join(parts)
     for name in sorted(names):
         keys = [p.split("-")[0] for p in (*parts, name)]
         if (
-            _PART.fullmatch(name)
+            _ENTITY.fullmatch(name)
             and keys[0] == "sub"
             and keys == [k for k in ("sub", "ses", "run") if k in keys]
         ):
-            yield from _begun(place / name, (*parts, name))
+            yield from _find_started_studies(place / name, (*parts, name))
 
 
-def _end(dataset: Path, id: str, row: Mapping[str, str]) -> StudyEnd:
-    place = study_name(id).place
+def _read_study_end(dataset: Path, id: str, row: Mapping[str, str]) -> StudySummary:
+    place = parse_study_id(id).place
     work, about = (
         dataset / "work" / place,
         {k.removeprefix("about "): v for k, v in row.items() if k.startswith("about ")},
     )
-    status, message, verdict = _verdict(work, "fit", row.get("problem", ""))
-    end = StudyEnd(id, place, status, message, seconds=_number(verdict.get("seconds")), about=about)
+    status, message, verdict = _read_run_status(work, "fit", row.get("problem", ""))
+    end = StudySummary(
+        id,
+        place,
+        status,
+        message,
+        seconds=_float_or_nan(verdict.get("seconds")),
+        participant_columns=about,
+    )
     if verdict.get("version"):
         end = replace(end, versions={"nanopinn": str(verdict["version"])})
-    return _with_result(end, work) if status in ("passed", "check failed") else end
+    return _add_result(end, work) if status in ("passed", "check failed") else end
 
 
-def _verdict(work: Path, run: str, problem: str = "") -> tuple[Status, str, dict[str, Any]]:
+def _read_run_status(
+    work: Path, run: str, problem: str = ""
+) -> tuple[StudyStatus, str, dict[str, Any]]:
     """Status and message of a run; what is wrong with the files today counts before what a run said of them once."""
-    if problem not in MISSING:
+    if problem not in MISSING_VALUES:
         return "refused", problem, {}
-    verdict = json_or_nothing(work / f"{run}.json")
-    status: Status | None = next((s for s in ENDINGS if s == verdict.get("status")), None)
+    verdict = read_json_or_empty(work / f"{run}.json")
+    status: StudyStatus | None = next(
+        (s for s in REPORTED_STATUSES if s == verdict.get("status")), None
+    )
     if status is not None:
         return status, " ".join(str(verdict.get("message", "")).split()), verdict
     begun = any((work / f"{run}{rest}").exists() for rest in (".log", ".partial", ".json", ""))
@@ -101,7 +115,7 @@ def _verdict(work: Path, run: str, problem: str = "") -> tuple[Status, str, dict
     )
 
 
-def _with_result(end: StudyEnd, work: Path) -> StudyEnd:
+def _add_result(end: StudySummary, work: Path) -> StudySummary:
     """The same with what its result folder holds; where that says worse than the verdict, it is believed."""
     try:
         found = read_result(work / "fit")
@@ -111,15 +125,15 @@ def _with_result(end: StudyEnd, work: Path) -> StudyEnd:
             status="internal error",
             message=f"its verdict is '{end.status}', but its result folder cannot be read",
         )
-    versions = json_or_nothing(work / "fit" / "provenance.json").get("versions")
+    versions = read_json_or_empty(work / "fit" / "provenance.json").get("versions")
     kept = (
         {k: str(versions[k]) for k in ("nanopinn", "torch") if k in versions}
         if isinstance(versions, dict)
         else {}
     )
-    status: Status = end.status if found.check.passed else "check failed"
+    status: StudyStatus = end.status if found.check.passed else "check failed"
     message = "" if found.check.passed else found.check.headline
-    arms, said, _ = _verdict(work, "arms")
+    arms, said, _ = _read_run_status(work, "arms")
     outcomes: tuple[ArmOutcome, ...] = ()
     if arms in ("passed", "check failed"):
         try:
@@ -137,7 +151,7 @@ def _with_result(end: StudyEnd, work: Path) -> StudyEnd:
         scalars=found.scalars,
         versions={**end.versions, **kept},
         arms=arms,
-        arms_message=said,
+        comparison_message=said,
         outcomes=outcomes,
     )
 
@@ -151,13 +165,15 @@ def _outcomes(path: Path) -> Iterator[ArmOutcome]:
     for row in read_rows(path):
         for head in [h for h in row if h.endswith("_median")]:
             arm = head.removesuffix("_median")
-            numbers = [_number(row.get(f"{arm}_{q}")) for q in ("median", "low_90", "high_90")]
+            numbers = [
+                _float_or_nan(row.get(f"{arm}_{q}")) for q in ("median", "low_90", "high_90")
+            ]
             yield ArmOutcome(
                 arm, row.get("words", row.get("outcome", "")), row.get("unit", ""), *numbers
             )
 
 
-def _number(value: Any) -> float:
+def _float_or_nan(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):

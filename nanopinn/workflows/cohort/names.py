@@ -15,13 +15,13 @@ _NAME = re.compile(
     r"(?P<entities>sub-[0-9A-Za-z+]+(?:_[a-z]+-[0-9A-Za-z+]+)*)_(?P<suffix>[0-9A-Za-z]+)(?P<ending>\.[A-Za-z.]+)",
     re.ASCII,
 )
-IMAGES = (".nii.gz", ".nii")
-TABLES = (".tsv", ".csv")
-TUMOUR = ("tumour", "tumor")
+IMAGE_SUFFIXES = (".nii.gz", ".nii")
+TABLE_SUFFIXES = (".tsv", ".csv")
+TUMOUR_LABELS = ("tumour", "tumor")
 
 
 @dataclass(frozen=True)
-class Named:
+class BidsFileName:
     """A file whose name follows BIDS's grammar.
 
     Attributes:
@@ -39,13 +39,13 @@ class Named:
         return self.entities.get("label", self.entities.get("desc", ""))
 
 
-def parse_name(path: Path) -> Named | None:
+def parse_name(path: Path) -> BidsFileName | None:
     """The parts of a file's name; None where it does not follow the grammar."""
     match = _NAME.fullmatch(path.name)
     if match is None:
         return None
     entities = dict(pair.split("-", 1) for pair in match["entities"].split("_"))
-    return Named(path, entities, match["suffix"], match["ending"])
+    return BidsFileName(path, entities, match["suffix"], match["ending"])
 
 
 @dataclass(frozen=True)
@@ -63,53 +63,58 @@ class Role:
     option: str
     words: str
     suffixes: tuple[str, ...]
-    endings: tuple[str, ...] = IMAGES
-    kinds: tuple[str, ...] = ()
+    endings: tuple[str, ...] = IMAGE_SUFFIXES
+    mask_labels: tuple[str, ...] = ()
     acq: str = ""
-    apart: tuple[str, ...] = ()
-    several: str = ""
-    before: str = ""
+    excluded_acq: tuple[str, ...] = ()
+    distinguishing_entity: str = ""
+    value_prefix: str = ""
     derived: bool = False
 
-    def fits(self, name: Named) -> bool:
+    def matches(self, name: BidsFileName) -> bool:
         """Whether a file has this role."""
         if name.suffix not in self.suffixes or name.ending not in self.endings:
             return False
-        if self.kinds:
-            return name.kind in self.kinds
+        if self.mask_labels:
+            return name.kind in self.mask_labels
         acq = name.entities.get("acq", "")
-        return acq == self.acq if self.acq else acq not in self.apart
+        return acq == self.acq if self.acq else acq not in self.excluded_acq
 
 
 #: Official: VFA with ``flip``, IRT1 with ``inv``, T1map, TB1map, mask with ``label`` or ``desc`` in derivatives. BIDS 1.11 has no name and
 #: no extension proposal for DCE-MRI (bids-specification issue 1549) or CEST; these, pH maps, drug images and arterial inputs are ours.
 ROLES = (
     Role("--dce", "DCE series", ("dce", "DCE")),
-    Role("--cest", "Z-spectra", ("cest",), apart=("pre", "power2")),
+    Role("--cest", "Z-spectra", ("cest",), excluded_acq=("pre", "power2")),
     Role("--cest", "pH map", ("pHmap",), derived=True),
     Role("--cest-pre", "Z-spectra before injection", ("cest",), acq="pre"),
     Role("--cest-power2", "Z-spectra at another power", ("cest",), acq="power2"),
-    Role("--mask", "tumour mask", ("mask",), kinds=TUMOUR, derived=True),
-    Role("--vfa", "flip-angle set", ("VFA",), several="flip"),
-    Role("--ir", "inversion-recovery set", ("IRT1",), several="inv"),
+    Role("--mask", "tumour mask", ("mask",), mask_labels=TUMOUR_LABELS, derived=True),
+    Role("--vfa", "flip-angle set", ("VFA",), distinguishing_entity="flip"),
+    Role("--ir", "inversion-recovery set", ("IRT1",), distinguishing_entity="inv"),
     Role("--t1", "T1 map", ("T1map",), derived=True),
     Role("--b1", "B1 map", ("TB1map",)),
-    Role("--aif", "arterial input", ("aif",), endings=TABLES),
+    Role("--aif", "arterial input", ("aif",), endings=TABLE_SUFFIXES),
     Role(
-        "--aif", "mask of an artery", ("mask",), kinds=("AIF", "aif"), before="mask:", derived=True
+        "--aif",
+        "mask of an artery",
+        ("mask",),
+        mask_labels=("AIF", "aif"),
+        value_prefix="mask:",
+        derived=True,
     ),
-    Role("--drug", "drug image", ("drug",), several="any"),
+    Role("--drug", "drug image", ("drug",), distinguishing_entity="any"),
 )
 
 #: Names that BIDS does not know, as ``.bidsignore`` wants them.
-EXTENSION = ("*_dce.*", "*_DCE.*", "*_cest.*", "*_pHmap.*", "*_drug.*", "*_aif.*")
+NON_BIDS_PATTERNS = ("*_dce.*", "*_DCE.*", "*_cest.*", "*_pHmap.*", "*_drug.*", "*_aif.*")
 
-EXPECTED = "sub-<label>/[ses-<label>/]perf/sub-<label>[_ses-<label>]_dce.nii.gz"
+EXPECTED_LAYOUT = "sub-<label>/[ses-<label>/]perf/sub-<label>[_ses-<label>]_dce.nii.gz"
 
 
-def role_of(name: Named) -> Role | None:
+def find_role(name: BidsFileName) -> Role | None:
     """What a file is to a fit; None where it is nothing."""
-    return next((r for r in ROLES if r.fits(name)), None)
+    return next((r for r in ROLES if r.matches(name)), None)
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ class StudyName:
         return Path(*self.parts)
 
 
-def label_of(text: str, entity: str, file: Path) -> str:
+def validate_label(text: str, entity: str, file: Path) -> str:
     """A label with or without its ``sub-`` or ``ses-``.
 
     Labels become folders and command lines, so letters and digits of ASCII alone are let through.
@@ -161,7 +166,7 @@ def label_of(text: str, entity: str, file: Path) -> str:
     return label
 
 
-def study_name(id: str) -> StudyName:
+def parse_study_id(id: str) -> StudyName:
     """The parts of ``sub-01[_ses-01][_run-1]``.
 
     Raises:
@@ -180,4 +185,6 @@ def study_name(id: str) -> StudyName:
             found=ascii(id[:80]),
             expected="sub-<label>[_ses-<label>][_run-<index>]",
         )
-    return StudyName(**{key: label_of(label, key, Path(ascii(id[:80]))) for key, _, label in pairs})
+    return StudyName(
+        **{key: validate_label(label, key, Path(ascii(id[:80]))) for key, _, label in pairs}
+    )

@@ -13,8 +13,8 @@ from nanopinn.imaging.given import read_text
 from nanopinn.workflows.cohort.names import StudyName
 
 #: A cohort's table is small; a file of images under its name is not read into memory.
-LARGEST_BYTES = 20_000_000
-MISSING = ("", "n/a")
+MAX_TABLE_BYTES = 20_000_000
+MISSING_VALUES = ("", "n/a")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -23,12 +23,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     Raises:
         InputError: it is no text, too large, has a column twice, a row of another length, or a control character.
     """
-    if path.is_file() and path.stat().st_size > LARGEST_BYTES:
+    if path.is_file() and path.stat().st_size > MAX_TABLE_BYTES:
         raise InputError(
             "the table is too large",
             file=path,
             found=f"{path.stat().st_size} bytes",
-            expected=f"up to {LARGEST_BYTES}",
+            expected=f"up to {MAX_TABLE_BYTES}",
         )
     text = read_text(path)
     try:
@@ -80,7 +80,7 @@ class Participants:
     columns: tuple[str, ...] = ()
     rows: Mapping[tuple[str, str], tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
-    def of(self, name: StudyName) -> tuple[tuple[str, str], ...]:
+    def columns_for(self, name: StudyName) -> tuple[tuple[str, str], ...]:
         """Columns and values of a study."""
         return self.rows.get((name.sub, name.ses), self.rows.get((name.sub, ""), ()))
 
@@ -98,7 +98,7 @@ def read_participants(path: Path) -> Participants:
         k for k in (table[0] if table else ()) if k not in ("participant_id", "session_id")
     )
     rows = {
-        (_label(r, "participant_id", "sub-"), _label(r, "session_id", "ses-")): tuple(
+        (_entity_label(r, "participant_id", "sub-"), _entity_label(r, "session_id", "ses-")): tuple(
             (k, r[k]) for k in columns
         )
         for r in table
@@ -106,6 +106,6 @@ def read_participants(path: Path) -> Participants:
     return Participants(columns, rows)
 
 
-def _label(row: Mapping[str, str], column: str, entity: str) -> str:
+def _entity_label(row: Mapping[str, str], column: str, entity: str) -> str:
     cell = row.get(column, "")
-    return "" if cell in MISSING else cell.removeprefix(entity)
+    return "" if cell in MISSING_VALUES else cell.removeprefix(entity)

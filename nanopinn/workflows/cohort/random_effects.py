@@ -48,11 +48,11 @@ def random_effects(y: Array, variance: Array) -> RandomEffects:
     mean = float((w * y).sum() / w.sum())
     spread = float((w * (y - mean) ** 2).sum() / (len(y) - 1))
     se = float(np.sqrt(max(1.0, spread) / w.sum()))
-    reach = float(student.ppf(0.975, len(y) - 1)) * se
-    return RandomEffects(mean, se, mean - reach, mean + reach, tau2)
+    half_width = float(student.ppf(0.975, len(y) - 1)) * se
+    return RandomEffects(mean, se, mean - half_width, mean + half_width, tau2)
 
 
-def without_prior(y: float, s: float, prior_y: float, prior_s: float) -> tuple[float, float]:
+def remove_prior(y: float, s: float, prior_y: float, prior_s: float) -> tuple[float, float]:
     """Estimate and standard deviation by the data alone, from a normal posterior and its prior.
 
     ``1/s_data^2 = 1/s^2 - 1/s_prior^2``, ``y_data = s_data^2 (y/s^2 - y_prior/s_prior^2)``: averaged over n studies as they

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.io import sidecar_path
-from nanopinn.workflows.cohort.names import StudyName, study_name
+from nanopinn.workflows.cohort.names import StudyName, parse_study_id
 
 
 @dataclass(frozen=True)
-class Study:
+class CohortStudy:
     """One scan of one subject.
 
     Attributes:
@@ -32,7 +32,7 @@ class Study:
 
 def find_studies(
     source: str | Path, *, only: Sequence[str] = (), given: Sequence[str] = ()
-) -> tuple[Study, ...]:
+) -> tuple[CohortStudy, ...]:
     """The studies of a BIDS folder, or of a table with one row per study.
 
     Nothing is read but names and tables. A study that lacks something, or has it twice, says so in :attr:`Study.problem`.
@@ -45,14 +45,14 @@ def find_studies(
     Raises:
         InputError: nothing is found, a name cannot be used safely, or ``only`` names none of them.
     """
-    from nanopinn.workflows.cohort.folder import studies_of_folder
-    from nanopinn.workflows.cohort.table import studies_of_table
+    from nanopinn.workflows.cohort.folder import read_bids_studies
+    from nanopinn.workflows.cohort.table import read_table_studies
 
     source = Path(source).absolute()
     if source.is_dir():
-        found = studies_of_folder(source, tuple(given))
+        found = read_bids_studies(source, tuple(given))
     elif source.suffix.lower() in (".tsv", ".csv"):
-        found = studies_of_table(source, tuple(given))
+        found = read_table_studies(source, tuple(given))
     else:
         raise InputError(
             "no such dataset",
@@ -61,11 +61,11 @@ def find_studies(
             expected="a BIDS folder, or a .tsv or .csv with one row per study",
             remedy="Check the path.",
         )
-    _differ(found, source)
-    return _chosen(found, tuple(only), source)
+    _require_distinct_ids(found, source)
+    return _select_studies(found, tuple(only), source)
 
 
-def _differ(studies: Sequence[Study], source: Path) -> None:
+def _require_distinct_ids(studies: Sequence[CohortStudy], source: Path) -> None:
     """Refuse ids that are the same, also where capitals do not count: two studies would share a folder."""
     seen: dict[str, str] = {}
     for s in studies:
@@ -81,10 +81,12 @@ def _differ(studies: Sequence[Study], source: Path) -> None:
         seen[s.id.casefold()] = s.id
 
 
-def _chosen(studies: tuple[Study, ...], only: tuple[str, ...], source: Path) -> tuple[Study, ...]:
+def _select_studies(
+    studies: tuple[CohortStudy, ...], only: tuple[str, ...], source: Path
+) -> tuple[CohortStudy, ...]:
     kept: set[str] = set()
     for word in only:
-        wanted = study_name(word if word.startswith("sub-") else f"sub-{word}")
+        wanted = parse_study_id(word if word.startswith("sub-") else f"sub-{word}")
         matching = {s.id for s in studies if s.id == wanted.id or s.id.startswith(f"{wanted.id}_")}
         if not matching:
             some = ", ".join(s.id for s in studies[:5]) + (", ..." if len(studies) > 5 else "")
@@ -99,18 +101,18 @@ def _chosen(studies: tuple[Study, ...], only: tuple[str, ...], source: Path) -> 
     return tuple(s for s in studies if not only or s.id in kept)
 
 
-NO_SERIES = "no DCE series"
+NO_DCE_SERIES = "no DCE series"
 
 
-def as_study(
+def build_cohort_study(
     name: StudyName,
     inputs: Sequence[tuple[str, str]],
     problems: Sequence[str],
     given: Sequence[str],
     *,
-    unclear: Iterable[str] = (),
+    unusable_options: Iterable[str] = (),
     about: Sequence[tuple[str, str]] = (),
-) -> Study:
+) -> CohortStudy:
     """A study from its inputs, with what it lacks.
 
     Args:
@@ -134,9 +136,12 @@ def as_study(
     ]
     files = [f for p in paths for f in (_files_in(p) if os.path.isdir(p) else [p])]
     sidecars = [s for f in files if os.path.isfile(s := sidecar_path(f))]
-    said = [*problems, *lacking({o for o, _ in inputs} | set(unclear), frozenset(given))]
+    said = [
+        *problems,
+        *missing_inputs({o for o, _ in inputs} | set(unusable_options), frozenset(given)),
+    ]
     options = tuple(word for pair in inputs for word in pair)
-    return Study(
+    return CohortStudy(
         name.id,
         name.place,
         tuple(dict.fromkeys([*files, *sidecars])),
@@ -154,9 +159,9 @@ def _files_in(folder: Path) -> list[Path]:
         return []
 
 
-def lacking(own: set[str], given: frozenset[str]) -> list[str]:
+def missing_inputs(own: set[str], given: frozenset[str]) -> list[str]:
     """What a fit needs and does not get, from the study's own options and those given to all."""
-    said = [] if "--dce" in own else [NO_SERIES]
+    said = [] if "--dce" in own else [NO_DCE_SERIES]
     if not {"--cest", "--assume-ph"} & (own | given):
         said.append("no pH map or Z-spectra, and no --assume-ph")
     t1 = sorted({"--vfa", "--ir", "--t1"} & (own | given))

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nanopinn.errors import InputError
-from nanopinn.workflows.cohort.names import StudyName, label_of
-from nanopinn.workflows.cohort.participants import MISSING, read_rows
-from nanopinn.workflows.cohort.studies import Study, as_study
+from nanopinn.workflows.cohort.names import StudyName, validate_label
+from nanopinn.workflows.cohort.participants import MISSING_VALUES, read_rows
+from nanopinn.workflows.cohort.studies import CohortStudy, build_cohort_study
 
 FILE_COLUMNS = ("dce", "cest", "cest_pre", "cest_power2", "offsets", "b0", "mask", "b1")
-FILES_COLUMNS = ("vfa", "ir", "drug")
+FILE_LIST_COLUMNS = ("vfa", "ir", "drug")
 #: A file where there is one of that name; else a name or number that the option knows.
-EITHER_COLUMNS = ("t1", "aif", "agent", "ph_calibration")
+FILE_OR_VALUE_COLUMNS = ("t1", "aif", "agent", "ph_calibration")
 TEXT_COLUMNS = (
     "assume_ph",
     "cest_contrast",
@@ -35,10 +35,10 @@ TEXT_COLUMNS = (
     "bolus_arrival",
     "hematocrit",
 )
-_OF_A_FILE = (".nii", ".nii.gz")
+_IMAGE_ENDINGS = (".nii", ".nii.gz")
 
 
-def studies_of_table(source: Path, given: Sequence[str]) -> tuple[Study, ...]:
+def read_table_studies(source: Path, given: Sequence[str]) -> tuple[CohortStudy, ...]:
     """The study of every row.
 
     Raises:
@@ -54,41 +54,45 @@ def studies_of_table(source: Path, given: Sequence[str]) -> tuple[Study, ...]:
             expected="a row per study with the columns participant_id and dce",
             remedy="Name the columns so.",
         )
-    return tuple(_study(row, source, given) for row in rows)
+    return tuple(_study_from_row(row, source, given) for row in rows)
 
 
-def _study(row: Mapping[str, str], source: Path, given: Sequence[str]) -> Study:
+def _study_from_row(row: Mapping[str, str], source: Path, given: Sequence[str]) -> CohortStudy:
     session = row.get("session_id", "")
     name = StudyName(
-        label_of(row["participant_id"], "sub", source),
-        "" if session in MISSING else label_of(session, "ses", source),
+        validate_label(row["participant_id"], "sub", source),
+        "" if session in MISSING_VALUES else validate_label(session, "ses", source),
     )
     inputs: list[tuple[str, str]] = []
     about: list[tuple[str, str]] = []
     for column, cell in row.items():
-        if column in (*FILE_COLUMNS, *FILES_COLUMNS, *EITHER_COLUMNS, *TEXT_COLUMNS):
-            inputs += [(f"--{column.replace('_', '-')}", v) for v in _values(column, cell, source)]
+        if column in (*FILE_COLUMNS, *FILE_LIST_COLUMNS, *FILE_OR_VALUE_COLUMNS, *TEXT_COLUMNS):
+            inputs += [
+                (f"--{column.replace('_', '-')}", v) for v in _option_values(column, cell, source)
+            ]
         elif column not in ("participant_id", "session_id"):
-            _is_no_file(column, cell, source)
+            _refuse_image_in_unknown_column(column, cell, source)
             about.append((column, cell))
     paths = [Path(v.removeprefix("mask:")) for _, v in inputs]
-    lost = [p.name for p in paths if p.is_absolute() and not os.path.exists(p)]
-    return as_study(
-        name, inputs, [f"no such file: {', '.join(lost)}"] if lost else [], given, about=about
+    missing = [p.name for p in paths if p.is_absolute() and not os.path.exists(p)]
+    return build_cohort_study(
+        name, inputs, [f"no such file: {', '.join(missing)}"] if missing else [], given, about=about
     )
 
 
-def _values(column: str, cell: str, source: Path) -> list[str]:
+def _option_values(column: str, cell: str, source: Path) -> list[str]:
     """What a cell gives its option: absolute paths, or a word."""
-    if cell in MISSING:
+    if cell in MISSING_VALUES:
         return []
-    parts = [p.strip() for p in cell.split(";") if p.strip()] if column in FILES_COLUMNS else [cell]
-    if column in (*FILE_COLUMNS, *FILES_COLUMNS):
-        return [_path(p, source) for p in parts]
+    parts = (
+        [p.strip() for p in cell.split(";") if p.strip()] if column in FILE_LIST_COLUMNS else [cell]
+    )
+    if column in (*FILE_COLUMNS, *FILE_LIST_COLUMNS):
+        return [_absolute_path(p, source) for p in parts]
     if column == "aif" and cell.startswith("mask:"):
-        return [f"mask:{_path(cell.removeprefix('mask:'), source)}"]
-    if column in EITHER_COLUMNS and ("/" in cell or os.path.exists(source.parent / cell)):
-        return [_path(cell, source)]
+        return [f"mask:{_absolute_path(cell.removeprefix('mask:'), source)}"]
+    if column in FILE_OR_VALUE_COLUMNS and ("/" in cell or os.path.exists(source.parent / cell)):
+        return [_absolute_path(cell, source)]
     if cell.startswith("-"):
         raise InputError(
             "a value cannot begin with a dash",
@@ -100,19 +104,19 @@ def _values(column: str, cell: str, source: Path) -> list[str]:
     return [cell]
 
 
-def _path(text: str, source: Path) -> str:
+def _absolute_path(text: str, source: Path) -> str:
     """A path as the table means it, beside the table, made absolute."""
     return os.path.normpath(source.parent / text)
 
 
-def _is_no_file(column: str, cell: str, source: Path) -> None:
+def _refuse_image_in_unknown_column(column: str, cell: str, source: Path) -> None:
     """Refuse images in a column that no fit reads: ``masks`` for ``mask`` would be missed without a word.
 
     Raises:
         InputError: the cell names an image.
     """
-    if cell.lower().endswith(_OF_A_FILE):
-        known = ", ".join((*FILE_COLUMNS, *FILES_COLUMNS, "t1", "aif"))
+    if cell.lower().endswith(_IMAGE_ENDINGS):
+        known = ", ".join((*FILE_COLUMNS, *FILE_LIST_COLUMNS, "t1", "aif"))
         raise InputError(
             "a column of images is not known",
             file=source,

@@ -81,7 +81,7 @@ FIELD_MM = 1.5
 def draw_fields(
     anatomy: Anatomy,
     spacing_mm: tuple[float, float, float],
-    spreads: Mapping[str, float],
+    log_sds: Mapping[str, float],
     seed: int,
 ) -> Anatomy:
     """The same tissue with multipliers that vary over the tumour, each of mean logarithm 0 and the spread given.
@@ -89,7 +89,7 @@ def draw_fields(
     They have random numbers of their own, so that everything else of a seed stays as it was.
     """
     rng, fields = np.random.default_rng([seed, 1]), {}
-    for name, spread in spreads.items():
+    for name, spread in log_sds.items():
         noise = _smooth_noise((*anatomy.tumour.shape,), spacing_mm, FIELD_MM / 2, rng)
         inside = noise[anatomy.tumour]
         if spread > 0:

@@ -9,10 +9,10 @@ from typing import Any
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.io import sidecar_path, write_bytes, write_json
-from nanopinn.progress import Progress, silent
-from nanopinn.report.claim import whole_folder
-from nanopinn.report.table import as_tsv
-from nanopinn.workflows.cohort.dataset import describe_scans
+from nanopinn.progress import Progress, ignore_progress
+from nanopinn.report.claim import atomic_output_folder
+from nanopinn.report.table import format_tsv
+from nanopinn.workflows.cohort.dataset import write_raw_description
 from nanopinn.workflows.phantom.study import VFA_DEG, make_phantom
 from nanopinn.workflows.settings import PhantomSettings
 
@@ -21,7 +21,7 @@ MASKS = Path("derivatives", "masks")
 
 
 def make_phantom_dataset(
-    out: Path, count: int, settings: PhantomSettings, *, progress: Progress = silent
+    out: Path, count: int, settings: PhantomSettings, *, progress: Progress = ignore_progress
 ) -> Path:
     """Write ``count`` synthetic subjects, seeds from ``settings.seed`` on, under BIDS names.
 
@@ -45,9 +45,9 @@ def make_phantom_dataset(
             found=count,
             expected="1 to 9999",
         )
-    with whole_folder(Path(out), overwrite=False) as part:
-        rows = [_subject(part, i, count, settings, progress) for i in range(count)]
-        write_bytes(part / "participants.tsv", as_tsv(rows))
+    with atomic_output_folder(Path(out), overwrite=False) as part:
+        rows = [_write_subject(part, i, count, settings, progress) for i in range(count)]
+        write_bytes(part / "participants.tsv", format_tsv(rows))
         write_json(
             part / "participants.json",
             {"seed": {"Description": "of anatomy, parameters and noise"}},
@@ -56,22 +56,22 @@ def make_phantom_dataset(
             part / "README",
             b"Synthetic tumours drawn by nanopinn phantom; the truth is in sourcedata. No person was scanned.\n",
         )
-        describe_scans(part, "nanopinn phantoms", "nanopinn phantom", __version__)
-        describe_scans(
+        write_raw_description(part, "nanopinn phantoms", "nanopinn phantom", __version__)
+        write_raw_description(
             part / MASKS, "true masks of nanopinn phantoms", "nanopinn phantom", __version__
         )
     progress("done", 1.0, {})
     return Path(out)
 
 
-def _subject(
+def _write_subject(
     part: Path, i: int, count: int, settings: PhantomSettings, progress: Progress
 ) -> dict[str, Any]:
     """One subject's files; its row of the participants."""
     sub, seed = f"sub-{i + 1:0{max(2, len(str(count)))}d}", settings.seed + i
     progress(f"subject {i + 1} of {count}", i / count, {})
     made = make_phantom(part / "sourcedata" / sub, settings.model_copy(update={"seed": seed}))
-    for old, new in _names(made, sub):
+    for old, new in _bids_names(made, sub):
         for source, target in (
             (made / f"{old}.nii.gz", part / f"{new}.nii.gz"),
             (made / f"{old}.json", part / f"{new}.json"),
@@ -82,7 +82,7 @@ def _subject(
     return {"participant_id": sub, "seed": seed}
 
 
-def _names(made: Path, sub: str) -> Iterator[tuple[str, str]]:
+def _bids_names(made: Path, sub: str) -> Iterator[tuple[str, str]]:
     """Of what becomes an input: its name in the study, and its place in the dataset."""
     yield "dce", f"{sub}/perf/{sub}_dce"
     yield "ph", f"{sub}/cest/{sub}_pHmap"

@@ -19,8 +19,8 @@ from nanopinn.imaging.geometry import resample
 from nanopinn.imaging.io import write_json, write_volume
 from nanopinn.imaging.spgr import signal, signal_from_concentration
 from nanopinn.parameters import value
-from nanopinn.progress import Progress, silent
-from nanopinn.report.claim import whole_folder
+from nanopinn.progress import Progress, ignore_progress
+from nanopinn.report.claim import atomic_output_folder
 from nanopinn.workflows.phantom.anatomy import Anatomy, draw_anatomy, draw_fields
 from nanopinn.workflows.phantom.truth import Truth, draw_scalars, solve_truth
 from nanopinn.workflows.settings import PhantomSettings
@@ -33,7 +33,9 @@ TR_S, FLIP_DEG, VFA_DEG, S0, BOLUS_S = 0.005, 15.0, (2.0, 10.0, 20.0), 1000.0, 6
 CEST_PPM = np.arange(-7.0, 7.01, 0.25)
 
 
-def make_phantom(out: Path, settings: PhantomSettings, *, progress: Progress = silent) -> Path:
+def make_phantom(
+    out: Path, settings: PhantomSettings, *, progress: Progress = ignore_progress
+) -> Path:
     """Write a complete synthetic study with its truth.
 
     The truth is solved on a grid ``settings.refine`` times finer than the voxels, by another time scheme
@@ -49,21 +51,21 @@ def make_phantom(out: Path, settings: PhantomSettings, *, progress: Progress = s
         InputError: so few voxels that none lies in the tumour. OutputError: the folder holds something, or cannot be written.
     """
     out = Path(out)
-    with whole_folder(out, overwrite=False) as part:
-        _fill(part, settings, progress)
+    with atomic_output_folder(out, overwrite=False) as part:
+        _write_study(part, settings, progress)
     progress("done", 1.0, {})
     return out
 
 
-def _fill(part: Path, settings: PhantomSettings, progress: Progress) -> None:
+def _write_study(part: Path, settings: PhantomSettings, progress: Progress) -> None:
     """Draw, solve and write a study into a folder."""
     rng = np.random.default_rng(settings.seed)
     fine_mm = tuple(h / settings.refine for h in settings.voxel_mm)
     shape = tuple(n * settings.refine for n in settings.shape)
     progress("drawing the tumour", 0.0, {})
     anatomy = draw_anatomy(shape, fine_mm, rng, settings.tumour_mm)  # type: ignore[arg-type]
-    spreads = {"conductivity": settings.conductivity_sd, "release": settings.release_sd}
-    anatomy = draw_fields(anatomy, fine_mm, spreads, settings.seed)  # type: ignore[arg-type]
+    log_sds = {"conductivity": settings.conductivity_sd, "release": settings.release_sd}
+    anatomy = draw_fields(anatomy, fine_mm, log_sds, settings.seed)  # type: ignore[arg-type]
     if not (_voxel_means(anatomy.tumour.astype(float), settings.refine) > 0.5).any():
         raise InputError(
             "no voxel would lie in the tumour",
@@ -117,7 +119,7 @@ class _Writer:
     def voxels(self, fine: Array) -> Array:
         return _voxel_means(fine, self.settings.refine)
 
-    def noisy(self, values: Array, sd: float) -> Array:
+    def add_noise(self, values: Array, sd: float) -> Array:
         return values + sd * self.rng.standard_normal(values.shape)
 
     def save(
@@ -141,15 +143,15 @@ class _Writer:
         )
 
     def write(self) -> None:
-        self.scan()
-        self.ph_map()
+        self.write_dce_and_vfa()
+        self.write_ph_map()
         self.drug_images()
         self.save("mask", self.mask.astype(float))
-        self.maps_of_truth()
+        self.write_truth_maps()
         write_json(self.out / "truth" / "parameters.json", self.truth_parameters())
         self.z_spectra()
 
-    def scan(self) -> None:
+    def write_dce_and_vfa(self) -> None:
         """DCE series and VFA set: the signal of the voxel's fine cells, averaged, with noise."""
         base = signal(S0, self.anatomy.T1, TR_S, FLIP_DEG)
         sd = float(self.voxels(base)[self.mask].mean()) / self.settings.snr
@@ -164,7 +166,7 @@ class _Writer:
         shared: dict[str, Any] = {"RepetitionTimeExcitation": TR_S, "MagneticFieldStrength": 3.0}
         self.save(
             "dce",
-            self.noisy(self.voxels(series), sd),
+            self.add_noise(self.voxels(series), sd),
             frame_spacing_s=self.settings.frame_spacing_s,
             **shared,
             FlipAngle=FLIP_DEG,
@@ -176,13 +178,15 @@ class _Writer:
         for flip in VFA_DEG:
             image = self.voxels(signal(S0, self.anatomy.T1, TR_S, flip))
             # a VFA set is averaged over repeats: a third of the noise of one dynamic frame
-            self.save(f"vfa_fa{flip:02.0f}", self.noisy(image, sd / 3), **shared, FlipAngle=flip)
+            self.save(
+                f"vfa_fa{flip:02.0f}", self.add_noise(image, sd / 3), **shared, FlipAngle=flip
+            )
 
-    def ph_map(self) -> None:
+    def write_ph_map(self) -> None:
         """pH on its own coarser grid, a slab that misses the first and last slices."""
         affine, pH = self.on_cest_grid(self.anatomy.pH)
         self.save(
-            "ph", self.noisy(pH, self.settings.ph_noise), affine, pHStd=self.settings.ph_noise
+            "ph", self.add_noise(pH, self.settings.ph_noise), affine, pHStd=self.settings.ph_noise
         )
 
     def z_spectra(self) -> None:
@@ -208,7 +212,7 @@ class _Writer:
         series = np.concatenate([np.ones((*pH.shape, 1)), Z], axis=-1)
         self.save(
             "cest",
-            np.moveaxis(1000 * self.noisy(series, 0.004), -1, 0),
+            np.moveaxis(1000 * self.add_noise(series, 0.004), -1, 0),
             affine,
             SaturationOffsetsPPM=[-300.0, *CEST_PPM.tolist()],
             SaturationB1uT=saturation.B1_uT,
@@ -247,14 +251,14 @@ class _Writer:
                 sd = self.settings.drug_noise * float(image[self.mask].max())
                 self.save(
                     f"drug_{quantity}_{t / 3600:g}h",
-                    self.noisy(image, sd) * 1e3,
+                    self.add_noise(image, sd) * 1e3,
                     TimeAfterDose=float(t),
                     Quantity=quantity,
                     NoiseSD=sd * 1e3,
                     Units="ug/mL",
                 )
 
-    def maps_of_truth(self) -> None:
+    def write_truth_maps(self) -> None:
         """True maps and fields, averaged to voxels."""
         a, t = self.anatomy, self.truth
         maps = {

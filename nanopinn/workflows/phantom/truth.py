@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from nanopinn.imaging.aif.curve import PlasmaCurve
 from nanopinn.parameters import value
-from nanopinn.physics.drug import LINEAR, volume_fractions
+from nanopinn.physics.drug import LINEAR_POOLS, volume_fractions
 from nanopinn.physics.formulation import PH_SENSITIVE
 from nanopinn.physics.model import TissueMaps, TumourModel, default_scalars
 from nanopinn.physics.wall import exchange_coefficients
 from nanopinn.solvers.domain import Domain
-from nanopinn.solvers.forward import Forward, Setting
+from nanopinn.solvers.forward import ForwardModel, Setting
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.nodes import drug_nodes
 from nanopinn.solvers.schemes import SDIRK3
@@ -25,7 +25,7 @@ from nanopinn.workflows.phantom.anatomy import Anatomy
 Array = NDArray[np.float64]
 
 #: Spread (natural log) with which a phantom's scalars are drawn around their table values.
-SPREAD = {
+SCALAR_LOG_SD = {
     "q": 0.35,
     "p_e": 0.2,
     "K_ratio_n": 0.2,
@@ -38,7 +38,7 @@ SPREAD = {
 
 
 #: Relative residual of the linear solves: far below the error of the grid.
-SOLVE_TO = 1e-8
+LINEAR_TOLERANCE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Truth:
 def draw_scalars(rng: np.random.Generator, length_scale_m: float | None) -> dict[str, float]:
     """Scalars of one phantom, SI."""
     scalars = default_scalars()
-    for name, spread in SPREAD.items():
+    for name, spread in SCALAR_LOG_SD.items():
         scalars[name] *= float(np.exp(spread * rng.standard_normal()))
     scalars["pK_rel"] += 0.15 * float(rng.standard_normal())
     drawn = float(np.exp(0.3 * rng.standard_normal())) * 0.8e-3
@@ -106,33 +106,33 @@ def solve_truth(
     none = torch.zeros(0, dtype=torch.float64)
     numbers = {k: torch.tensor(v, dtype=torch.float64) for k, v in scalars.items()}
     numbers |= {name: torch.ones(1, dtype=torch.float64) for name in anatomy.fields}
-    forward = Forward(setting, lambda _: numbers, factors=factors)
+    forward = ForwardModel(setting, lambda _: numbers, factors=factors)
     flow = forward.flow(none)
     model: TumourModel = forward.model(none)
-    seen = replace(setting, maps=replace(maps, phi=maps.phi * (1 + pore_error)))
-    contrast, _, _ = Forward(seen, lambda _: numbers, factors=factors).contrast(
-        none, flow, aif, frame_times, SDIRK3, tol=SOLVE_TO
+    contrast_setting = replace(setting, maps=replace(maps, phi=maps.phi * (1 + pore_error)))
+    contrast, _, _ = ForwardModel(contrast_setting, lambda _: numbers, factors=factors).contrast(
+        none, flow, aif, frame_times, SDIRK3, tol=LINEAR_TOLERANCE
     )
-    plasma = PH_SENSITIVE.bolus()
+    plasma = PH_SENSITIVE.bolus_curves()
     nodes = drug_nodes(list(drug_times), first_step_s=40.0, growth=1.2, longest_s=3600.0)
-    run = forward.drug(none, flow, plasma, nodes, SDIRK3, tol=SOLVE_TO)
+    run = forward.drug(none, flow, plasma, nodes, SDIRK3, tol=LINEAR_TOLERANCE)
     keep = [int(np.argmin(np.abs(nodes - t))) for t in drug_times]
-    per_tissue = volume_fractions(LINEAR.pools, maps) * run.U[keep]
+    per_tissue = volume_fractions(LINEAR_POOLS.pools, maps) * run.U[keep]
     Ktrans, _ = exchange_coefficients(
-        maps.PS * model.by_tissue(model.factor("P", "SV"), 1.0), flow.J_v, value("sigma_Gd")
+        maps.PS * model.select_by_tissue(model.factor("P", "SV"), 1.0), flow.J_v, value("sigma_Gd")
     )
 
-    def back(values: torch.Tensor, fill: float = np.nan) -> Array:
+    def on_image_grid(values: torch.Tensor, fill: float = np.nan) -> Array:
         return domain.put(values.numpy(), fill)
 
     return Truth(
         scalars=dict(scalars),
-        contrast=back(contrast),
-        drug={name: back(per_tissue[:, i]) for i, name in enumerate(LINEAR.pools)},
+        contrast=on_image_grid(contrast),
+        drug={name: on_image_grid(per_tissue[:, i]) for i, name in enumerate(LINEAR_POOLS.pools)},
         drug_times_s=np.asarray(drug_times),
         plasma_drug=plasma[0](torch.as_tensor(drug_times, dtype=torch.float64)).numpy(),
-        pressure=back(flow.p),
-        velocity=back(flow.velocity(setting.grid)),
-        Ktrans=back(Ktrans),
-        release_rate=back(model.release_rate()),
+        pressure=on_image_grid(flow.p),
+        velocity=on_image_grid(flow.velocity(setting.grid)),
+        Ktrans=on_image_grid(Ktrans),
+        release_rate=on_image_grid(model.release_rate()),
     )

@@ -10,30 +10,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanopinn.errors import OutputError
-from nanopinn.report.lock import locked
+from nanopinn.report.lock import exclusive_lock
 
 if TYPE_CHECKING:
     from psutil import Process
 
 #: In the environment of Snakemake and of each job: the folder it works for.
-MARK = "NANOPINN_WORKS_FOR"
-_PATIENCE_S = 60.0
+RUN_FOLDER_VARIABLE = "NANOPINN_WORKS_FOR"
+_STOP_TIMEOUT_S = 60.0
 
 
 @contextmanager
-def alone_in(out: Path, tell: Callable[[str], None]) -> Iterator[None]:
+def lock_run_folder(out: Path, notify: Callable[[str], None]) -> Iterator[None]:
     """Hold the folder against other drivers; jobs that a killed one left behind are stopped first: they keep what they have reached.
 
     Raises:
         OutputError: the folder cannot be written, another run works in it, or Snakemake was started there by hand.
     """
-    with locked(out / "work"):
-        _refuse_started_by_hand(out)
-        _stop_left_behind(out, tell)
+    with exclusive_lock(out / "work"):
+        _refuse_foreign_snakemake_lock(out)
+        _stop_orphan_processes(out, notify)
         yield
 
 
-def _refuse_started_by_hand(out: Path) -> None:
+def _refuse_foreign_snakemake_lock(out: Path) -> None:
     """This package starts Snakemake without a lock of Snakemake's: one that is there is another's."""
     locks = out / ".snakemake" / "locks"
     if locks.is_dir() and any(locks.iterdir()):
@@ -42,40 +42,44 @@ def _refuse_started_by_hand(out: Path) -> None:
         )
 
 
-def left_behind(out: Path) -> list[Process]:
+def find_orphan_processes(out: Path) -> list[Process]:
     """Processes on this machine that work for a folder."""
     import psutil
 
-    mark = str(out.resolve())
-    return [p for p in psutil.process_iter() if p.pid != os.getpid() and _works_for(p) == mark]
+    run_folder = str(out.resolve())
+    return [
+        p
+        for p in psutil.process_iter()
+        if p.pid != os.getpid() and _read_run_folder(p) == run_folder
+    ]
 
 
-def _works_for(process: Process) -> str | None:
+def _read_run_folder(process: Process) -> str | None:
     import psutil
 
     try:
-        return process.environ().get(MARK)
+        return process.environ().get(RUN_FOLDER_VARIABLE)
     except (psutil.Error, OSError):  # ended meanwhile, or another user's
         return None
 
 
-def _stop_left_behind(out: Path, tell: Callable[[str], None]) -> None:
+def _stop_orphan_processes(out: Path, notify: Callable[[str], None]) -> None:
     """Until none is left: Snakemake may have started another job before it was told."""
     import psutil
 
-    left, until = left_behind(out), time.monotonic() + _PATIENCE_S
-    if left:
-        tell(
-            f"A run was killed here and left {len(left)} processes behind; they are stopped first and keep what they have reached."
+    orphans, until = find_orphan_processes(out), time.monotonic() + _STOP_TIMEOUT_S
+    if orphans:
+        notify(
+            f"A run was killed here and left {len(orphans)} processes behind; they are stopped first and keep what they have reached."
         )
-    while left and time.monotonic() < until:
-        for process in left:
+    while orphans and time.monotonic() < until:
+        for process in orphans:
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
-        psutil.wait_procs(left, timeout=_PATIENCE_S)
-        left = left_behind(out)
-    if left:
-        numbers = ", ".join(str(p.pid) for p in left)
+        psutil.wait_procs(orphans, timeout=_STOP_TIMEOUT_S)
+        orphans = find_orphan_processes(out)
+    if orphans:
+        numbers = ", ".join(str(p.pid) for p in orphans)
         raise OutputError(
             f"Processes {numbers} of a killed run work on in {out} and do not stop. End them first."
         )

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nanopinn.workflows.cohort.studies import Study
+    from nanopinn.workflows.cohort.studies import CohortStudy
 
 #: What the statuses are called in verdicts.
 PASSED, FAILED_CHECK, REFUSED, UNFINISHED = "passed", "check failed", "refused", "unfinished"
 
 
 @dataclass(frozen=True)
-class End:
+class RunStatus:
     """How one run ended.
 
     Attributes:
@@ -31,11 +31,11 @@ class End:
     seconds: float = 0.0
 
     @property
-    def usable(self) -> bool:
+    def has_result(self) -> bool:
         """Whether it left a result."""
         return self.status in (PASSED, FAILED_CHECK)
 
-    def line(self) -> str:
+    def format_line(self) -> str:
         """One line for the screen."""
         took = f" ({self.seconds:.0f} s)" if self.seconds else ""
         return f"{self.id}: {self.run} {self.status}{took}" + (
@@ -43,14 +43,14 @@ class End:
         )
 
 
-def end_of(out: Path, study: Study, run: str) -> End:
+def read_run_status(out: Path, study: CohortStudy, run: str) -> RunStatus:
     """How a run ended; one that a look at the files forbids is not begun."""
     if study.problem:
-        return End(study.id, run, REFUSED, study.problem)
+        return RunStatus(study.id, run, REFUSED, study.problem)
     place = out / "work" / study.place
     try:
         verdict = json.loads((place / f"{run}.json").read_text(encoding="utf-8"))
-        return End(
+        return RunStatus(
             study.id,
             run,
             str(verdict["status"]),
@@ -59,7 +59,7 @@ def end_of(out: Path, study: Study, run: str) -> End:
         )
     except FileNotFoundError:
         log = Path("work", study.place, f"{run}.log")
-        return End(
+        return RunStatus(
             study.id,
             run,
             UNFINISHED,
@@ -68,43 +68,47 @@ def end_of(out: Path, study: Study, run: str) -> End:
             else "not begun",
         )
     except (OSError, ValueError, TypeError, KeyError):
-        return End(study.id, run, UNFINISHED, f"work/{study.place}/{run}.json cannot be read")
+        return RunStatus(study.id, run, UNFINISHED, f"work/{study.place}/{run}.json cannot be read")
 
 
 def _one_line(message: object) -> str:
     return " ".join(str(message).split())
 
 
-def ends_of(out: Path, studies: Sequence[Study], *, arms: bool) -> tuple[End, ...]:
+def read_run_statuses(
+    out: Path, studies: Sequence[CohortStudy], *, arms: bool
+) -> tuple[RunStatus, ...]:
     """How every run of a cohort ended; arms of a study without a fit are not counted."""
-    fits = [end_of(out, s, "fit") for s in studies]
-    usable = [s for s, fit in zip(studies, fits, strict=True) if fit.usable] if arms else []
-    return (*fits, *(end_of(out, s, "arms") for s in usable))
+    fits = [read_run_status(out, s, "fit") for s in studies]
+    usable = [s for s, fit in zip(studies, fits, strict=True) if fit.has_result] if arms else []
+    return (*fits, *(read_run_status(out, s, "arms") for s in usable))
 
 
-def exit_code(ends: Sequence[End]) -> int:
+def exit_code(ends: Sequence[RunStatus]) -> int:
     """0 where all passed, 3 where no study left a result, else 6."""
     if all(e.status == PASSED for e in ends):
         return 0
-    return 6 if any(e.usable for e in ends if e.run == "fit") else 3
+    return 6 if any(e.has_result for e in ends if e.run == "fit") else 3
 
 
-class Watch:
+class RunMonitor:
     """Tells of each run of a cohort once, when its verdict appears; of those that were there before, nothing."""
 
     def __init__(
-        self, out: Path, studies: Sequence[Study], arms: bool, tell: Callable[[str], None]
+        self, out: Path, studies: Sequence[CohortStudy], arms: bool, notify: Callable[[str], None]
     ) -> None:
-        self._out, self._studies, self._arms, self._tell = out, studies, arms, tell
+        self._out, self._studies, self._arms, self._tell = out, studies, arms, notify
         self._seen = set(self._ends())
 
     def __call__(self) -> None:
         for end in self._ends():
             if end not in self._seen:
                 self._seen.add(end)
-                self._tell(end.line())
+                self._tell(end.format_line())
 
-    def _ends(self) -> list[End]:
+    def _ends(self) -> list[RunStatus]:
         return [
-            e for e in ends_of(self._out, self._studies, arms=self._arms) if e.status != UNFINISHED
+            e
+            for e in read_run_statuses(self._out, self._studies, arms=self._arms)
+            if e.status != UNFINISHED
         ]

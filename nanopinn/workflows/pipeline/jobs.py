@@ -20,7 +20,7 @@ _REASONS = (
 )
 
 #: What is done for a study, one after the other.
-_ORDER = ("fit", "derivatives", "arms", "derivatives_of_arms")
+_RULE_ORDER = ("fit", "derivatives", "arms", "derivatives_of_arms")
 
 
 @dataclass(frozen=True)
@@ -32,36 +32,40 @@ class Job:
     reason: str
 
 
-def jobs_planned(said: str) -> tuple[Job, ...]:
+def parse_dry_run(dry_run_output: str) -> tuple[Job, ...]:
     """The jobs of a dry run; the rule that only gathers the others is none."""
-    return tuple(job for job in _blocks(said) if job.rule != "all")
+    return tuple(job for job in _parse_jobs(dry_run_output) if job.rule != "all")
 
 
-def _blocks(said: str) -> Iterator[Job]:
+def _parse_jobs(dry_run_output: str) -> Iterator[Job]:
     """Each head with the indented lines under it."""
     rule, found = "", {}
-    for line in [*said.splitlines(), ""]:
+    for line in [*dry_run_output.splitlines(), ""]:
         head, entry = _HEAD.match(line), _ENTRY.match(line)
         if entry and rule:
             found[entry[1]] = entry[2]
         elif not line.startswith(" ") and rule:
-            yield Job(rule, _place(found.get("wildcards", "")), _in_words(found.get("reason", "")))
+            yield Job(
+                rule,
+                _place_from_wildcards(found.get("wildcards", "")),
+                _translate_reason(found.get("reason", "")),
+            )
             rule = ""
         if head:
             rule, found = head[1], {}
 
 
-def _place(wildcards: str) -> str:
+def _place_from_wildcards(wildcards: str) -> str:
     return wildcards.removeprefix("place=") if wildcards.startswith("place=") else ""
 
 
-def _in_words(reason: str) -> str:
+def _translate_reason(reason: str) -> str:
     return next((words for start, words in _REASONS if start in reason), reason)
 
 
-def told(jobs: Sequence[Job], place: str) -> str:
+def describe_jobs(jobs: Sequence[Job], place: str) -> str:
     """What would be done for one study: ``fit, derivatives (not done yet)``; nothing where nothing is to be done."""
     own = sorted(
-        (job for job in jobs if job.place == place), key=lambda job: _ORDER.index(job.rule)
+        (job for job in jobs if job.place == place), key=lambda job: _RULE_ORDER.index(job.rule)
     )
     return f"{', '.join(job.rule for job in own)} ({own[0].reason})" if own else "nothing to do"

@@ -11,7 +11,7 @@ from nanopinn.errors import InputError
 PROFILES = ("local", "slurm")
 
 
-def pipelines() -> Path:
+def pipelines_folder() -> Path:
     """The folder ``pipelines``.
 
     Raises:
@@ -35,7 +35,7 @@ def profile_folder(name: str) -> Path:
     Raises:
         InputError: there is none.
     """
-    folder = pipelines() / "profiles" / name if name in PROFILES else Path(name).absolute()
+    folder = pipelines_folder() / "profiles" / name if name in PROFILES else Path(name).absolute()
     if not any((folder / file).is_file() for file in ("config.yaml", "profile.yaml")):
         expected = f"{', '.join(PROFILES)}, or a folder with a config.yaml"
         raise InputError(

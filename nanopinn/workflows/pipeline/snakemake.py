@@ -16,8 +16,8 @@ from types import FrameType
 from typing import Any
 
 from nanopinn.errors import NanopinnError, StoppedError
-from nanopinn.workflows.pipeline.alone import MARK
-from nanopinn.workflows.pipeline.places import pipelines, profile_folder
+from nanopinn.workflows.pipeline.alone import RUN_FOLDER_VARIABLE
+from nanopinn.workflows.pipeline.places import pipelines_folder, profile_folder
 
 _POLL_S = 1.0
 
@@ -40,10 +40,10 @@ class Workflow:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be started at all."""
-        pipelines()
+        pipelines_folder()
         profile_folder(self.profile)
 
-    def planned(self, folder: Path) -> str:
+    def run_dry(self, folder: Path) -> str:
         """What Snakemake says it would do; ``folder`` holds the configuration, and stands in for an output that is not there yet."""
         place = self.out if self.out.is_dir() else folder
         said = subprocess.run(
@@ -54,11 +54,11 @@ class Workflow:
         )
         if said.returncode:
             raise NanopinnError(
-                f"Snakemake cannot plan the work: {last_words(said.stderr + said.stdout)}"
+                f"Snakemake cannot plan the work: {extract_error_message(said.stderr + said.stdout)}"
             )
         return said.stdout + said.stderr
 
-    def run(self, log: Path, each: Callable[[], None]) -> int:
+    def run(self, log: Path, on_poll: Callable[[], None]) -> int:
         """Do what is to be done; Snakemake's words go to ``log``, ``each`` is called once a second.
 
         Returns:
@@ -68,7 +68,7 @@ class Workflow:
             StoppedError: the user, or the system, stopped it; its jobs have kept what they had reached.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w", encoding="utf-8") as said, _Stop() as stop:
+        with log.open("w", encoding="utf-8") as said, _SignalForwarder() as stop:
             running = subprocess.Popen(
                 self._command(self.out, log.parent),
                 env=self._environment(),
@@ -77,12 +77,12 @@ class Workflow:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-            stop.goes_to(running.pid)
+            stop.set_process_group(running.pid)
             while True:
                 try:
                     return running.wait(_POLL_S)
                 except subprocess.TimeoutExpired:
-                    each()
+                    on_poll()
 
     def _command(self, place: Path, folder: Path) -> list[str]:
         """Options that hold for every profile.
@@ -94,7 +94,7 @@ class Workflow:
         settings = folder / f"{self.name}.json"
         settings.write_text(json.dumps(dict(self.config), indent=2) + "\n", encoding="utf-8")
         options = {
-            "--snakefile": pipelines() / self.name / "Snakefile",
+            "--snakefile": pipelines_folder() / self.name / "Snakefile",
             "--directory": place,
             "--configfile": settings,
             "--profile": profile_folder(self.profile),
@@ -117,37 +117,37 @@ class Workflow:
         """The jobs' ``nanopinn`` is this Python's, and each carries the mark of the folder it works for."""
         return {
             **os.environ,
-            "PATH": os.pathsep.join([str(commands()), os.environ.get("PATH", "")]),
-            MARK: str(self.out.resolve()),
+            "PATH": os.pathsep.join([str(executables_folder()), os.environ.get("PATH", "")]),
+            RUN_FOLDER_VARIABLE: str(self.out.resolve()),
         }
 
 
-def commands() -> Path:
+def executables_folder() -> Path:
     """Where this Python's ``nanopinn`` lies."""
     return Path(sys.executable).parent
 
 
-class _Stop:
+class _SignalForwarder:
     """Hands Ctrl-C and a polite kill to Snakemake and its jobs, and ends in words once they have ended.
 
     It is there before they are started: a shell that starts us in the background has SIGINT ignored, and they would inherit that.
     """
 
     def __init__(self) -> None:
-        self._asked, self._group = False, 0
+        self._stop_requested, self._group = False, 0
 
-    def __enter__(self) -> _Stop:
+    def __enter__(self) -> _SignalForwarder:
         self._before = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def goes_to(self, group: int) -> None:
+    def set_process_group(self, group: int) -> None:
         """The processes to stop, also if that was asked for already."""
         self._group = group
-        if self._asked:
+        if self._stop_requested:
             self._stop(signal.SIGINT, None)
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
-        self._asked = True
+        self._stop_requested = True
         if self._group:
             with suppress(ProcessLookupError):
                 os.killpg(self._group, signal.SIGINT)
@@ -157,13 +157,13 @@ class _Stop:
     ) -> None:
         for s, handler in self._before.items():
             signal.signal(s, handler)
-        if self._asked and error is None:
+        if self._stop_requested and error is None:
             raise StoppedError(
                 "Interrupted. What is finished is kept: the same command goes on from there."
             )
 
 
-def refuse_early_end(code: int, log: Path) -> None:
+def raise_if_ended_early(code: int, log: Path) -> None:
     """Say why Snakemake ended where that was for no job's sake.
 
     Raises:
@@ -171,10 +171,12 @@ def refuse_early_end(code: int, log: Path) -> None:
     """
     said = log.read_text(encoding="utf-8")
     if code and "Error in rule" not in said:
-        raise NanopinnError(f"Snakemake ended early: {last_words(said)} All of it: {log}")
+        raise NanopinnError(
+            f"Snakemake ended early: {extract_error_message(said)} All of it: {log}"
+        )
 
 
-def last_words(text: str) -> str:
+def extract_error_message(text: str) -> str:
     """The end of what Snakemake said, on one line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     wrong = [i for i, line in enumerate(lines) if re.search(r"(Error|Exception)\b", line)]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.drug import QUANTITIES, UNITS, DrugImage
+from nanopinn.imaging.drug import QUANTITIES, DRUG_UNITS, DrugImage
 from nanopinn.inference.observations import DrugObservation, Quantity
 from nanopinn.inference.problem import Fields, InverseProblem
 
@@ -45,7 +45,7 @@ class PlannedImage:
     def name(self) -> str:
         return f"{self.quantity} at {self.time_s / 3600:g} h"
 
-    def blank(self, shape: tuple[int, ...]) -> DrugImage:
+    def to_blank_image(self, shape: tuple[int, ...]) -> DrugImage:
         """An image without content or noise yet, for a problem to be posed with."""
         return DrugImage(np.zeros(shape), self.time_s, self.quantity, 1.0)
 
@@ -54,7 +54,7 @@ class PlannedImage:
         return self.noise * float(image.max()) if self.relative else self.noise
 
 
-def planned_image(text: str, noise: float, field: str) -> PlannedImage:
+def parse_planned_image(text: str, noise: float, field: str) -> PlannedImage:
     """Read ``QUANTITY@HOURS[:NOISE]``; NOISE is a share of the largest value (0.05, 5%) or has a unit (0.3ug/mL).
 
     Args:
@@ -66,7 +66,7 @@ def planned_image(text: str, noise: float, field: str) -> PlannedImage:
     parts = re.fullmatch(r"([^@:]+)@([^@:]+?)h?(?::(.+))?", text.strip())
     if parts is None:
         raise InputError("not a planned drug image", field=field, found=text, expected=_FORM)
-    quantity, hours, said = parts.groups()
+    quantity, hours, noise_text = parts.groups()
     if quantity not in QUANTITIES:
         raise InputError(
             "the quantity of an image is unknown",
@@ -74,7 +74,7 @@ def planned_image(text: str, noise: float, field: str) -> PlannedImage:
             found=quantity,
             expected=" or ".join(QUANTITIES),
         )
-    t = _number(hours)
+    t = _parse_finite_number(hours)
     if t is None or not 0 < t <= _LATEST_H:
         problem = (
             "an image lies before the dose, at it, or too late"
@@ -87,19 +87,21 @@ def planned_image(text: str, noise: float, field: str) -> PlannedImage:
             found=text,
             expected=f"hours after the dose, above 0 and up to {_LATEST_H:g}",
         )
-    level, relative = (noise, True) if said is None else _noise(said, text, field)
+    level, relative = (noise, True) if noise_text is None else _parse_noise(noise_text, text, field)
     return PlannedImage(quantity, 3600.0 * t, level, relative)  # type: ignore[arg-type]
 
 
-def _noise(said: str, text: str, field: str) -> tuple[float, bool]:
-    parts = re.fullmatch(r"\s*([-+0-9.eE]+)\s*(.*?)\s*", said)
-    level, unit = (None, "") if parts is None else (_number(parts.group(1)), parts.group(2))
-    if level is None or unit not in ("", "%", *UNITS):
+def _parse_noise(noise_text: str, text: str, field: str) -> tuple[float, bool]:
+    parts = re.fullmatch(r"\s*([-+0-9.eE]+)\s*(.*?)\s*", noise_text)
+    level, unit = (
+        (None, "") if parts is None else (_parse_finite_number(parts.group(1)), parts.group(2))
+    )
+    if level is None or unit not in ("", "%", *DRUG_UNITS):
         raise InputError(
             "the noise of an image cannot be read",
             field=field,
             found=text,
-            expected=f"{_FORM}; units: {', '.join(UNITS)}",
+            expected=f"{_FORM}; units: {', '.join(DRUG_UNITS)}",
         )
     if level <= 0:
         raise InputError(
@@ -109,8 +111,8 @@ def _noise(said: str, text: str, field: str) -> tuple[float, bool]:
             expected="a positive standard deviation",
             remedy="No image is without; one at its detection limit has about that as its noise.",
         )
-    if unit in UNITS:
-        return level * UNITS[unit], False
+    if unit in DRUG_UNITS:
+        return level * DRUG_UNITS[unit], False
     share = level / 100 if unit == "%" else level
     if share > 1:
         raise InputError(
@@ -123,7 +125,7 @@ def _noise(said: str, text: str, field: str) -> tuple[float, bool]:
     return share, True
 
 
-def _number(text: str) -> float | None:
+def _parse_finite_number(text: str) -> float | None:
     try:
         found = float(text)
     except ValueError:
@@ -140,7 +142,7 @@ def default_candidates(taken: Sequence[PlannedImage], noise: float) -> tuple[Pla
     return tuple(i for i in every if i.name not in have)
 
 
-def with_noise(
+def expected_observations(
     problem: InverseProblem, fields: Fields, images: Sequence[PlannedImage]
 ) -> tuple[DrugObservation, ...]:
     """The last drug images of a problem as they are expected to come out, each with its noise."""
@@ -149,7 +151,7 @@ def with_noise(
     expected = list(problem.drug[:taken])
     for d, planned in zip(problem.drug[taken:], images, strict=True):
         image = d.predict(
-            fields.pools[problem.node_of(d)], problem.setting.maps, problem.plasma_at(d.time_s)
+            fields.pools[problem.node_index(d)], problem.setting.maps, problem.plasma_at(d.time_s)
         )
         noise = torch.full_like(image, planned.noise_sd(image[problem.setting.maps.tumour > 0.5]))
         expected.append(DrugObservation(d.time_s, d.quantity, image, noise, noise, d.voxels))

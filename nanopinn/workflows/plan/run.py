@@ -13,29 +13,29 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from nanopinn.errors import InputError
-from nanopinn.inference.checkpoint import load_ended
-from nanopinn.inference.design import Design, design
+from nanopinn.inference.checkpoint import load_fitted_problem
+from nanopinn.inference.design import ExperimentDesign, design
 from nanopinn.inference.observations import DrugObservation
 from nanopinn.inference.plan import Plan
 from nanopinn.inference.problem import InverseProblem
 from nanopinn.inference.unknowns import Unknown
-from nanopinn.progress import Progress, silent
+from nanopinn.progress import Progress, ignore_progress
 from nanopinn.workflows.device import choose_device
 from nanopinn.workflows.plan.images import (
     PlannedImage,
     default_candidates,
-    planned_image,
-    with_noise,
+    parse_planned_image,
+    expected_observations,
 )
-from nanopinn.workflows.plan.scan import planned_scan
-from nanopinn.workflows.problem import pose
+from nanopinn.workflows.plan.scan import simulate_planned_scan
+from nanopinn.workflows.problem import pose_problem_from_images
 from nanopinn.workflows.settings import FitSettings, PlanSettings
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Source:
+class _DesignSource:
     """Where problems come from, and the points at which they are judged.
 
     Attributes:
@@ -48,10 +48,10 @@ class _Source:
     problem: Callable[[int], InverseProblem]
     centre: Array
     spread: Array | None
-    fresh: tuple[PlannedImage, ...]
+    planned_images: tuple[PlannedImage, ...]
     candidates: tuple[PlannedImage, ...]
     where: str
-    said: tuple[str, ...]
+    protocol_text: tuple[str, ...]
 
 
 def plan_protocol(
@@ -69,9 +69,15 @@ def plan_protocol(
     Raises:
         InputError: the protocol cannot be, or the folder is no result of a fit.
     """
-    settings, show, began = settings or PlanSettings(), progress or silent, time.perf_counter()
-    source = _protocol(settings) if folder is None else _patient(settings, folder)
-    designs, unknowns = list[Design](), tuple[Unknown, ...]()
+    settings, show, began = (
+        settings or PlanSettings(),
+        progress or ignore_progress,
+        time.perf_counter(),
+    )
+    source = (
+        _source_from_protocol(settings) if folder is None else _source_from_fit(settings, folder)
+    )
+    designs, unknowns = list[ExperimentDesign](), tuple[Unknown, ...]()
     for k in range(settings.draws):
         show("plan: information", k / settings.draws, {})
         problem, theta = source.problem(k), source.centre
@@ -81,17 +87,20 @@ def plan_protocol(
             theta = np.random.default_rng((settings.seed, k, 1)).multivariate_normal(
                 theta, spread, method="cholesky"
             )
-        designs.append(_design(problem, theta, source))
-    return _plan(designs, unknowns, source, time.perf_counter() - began)
+        designs.append(_evaluate_design(problem, theta, source))
+    return _build_plan(designs, unknowns, source, time.perf_counter() - began)
 
 
-def _plan(
-    designs: Sequence[Design], unknowns: tuple[Unknown, ...], source: _Source, seconds: float
+def _build_plan(
+    designs: Sequence[ExperimentDesign],
+    unknowns: tuple[Unknown, ...],
+    source: _DesignSource,
+    seconds: float,
 ) -> Plan:
     gain = np.stack([d.gains() for d in designs])
     best = int(gain.mean(axis=0).argmax())
     return Plan(
-        protocol=source.said,
+        protocol=source.protocol_text,
         unknowns=unknowns,
         candidates=tuple(c.name for c in source.candidates),
         where=source.where,
@@ -109,51 +118,55 @@ def _sd(covariance: Array) -> Array:
     return np.asarray(np.sqrt(np.diag(covariance)))
 
 
-def _design(problem: InverseProblem, theta: Array, source: _Source) -> Design:
+def _evaluate_design(
+    problem: InverseProblem, theta: Array, source: _DesignSource
+) -> ExperimentDesign:
     fields = problem.solve(theta, problem.forward(), tangents=True)
-    problem = replace(problem, drug=with_noise(problem, fields, source.fresh))
+    problem = replace(problem, drug=expected_observations(problem, fields, source.planned_images))
     return design(problem, theta, fields, len(source.candidates))
 
 
 def _candidates(settings: PlanSettings, taken: Sequence[PlannedImage]) -> tuple[PlannedImage, ...]:
     given = tuple(
-        planned_image(c, settings.image_noise, "--candidate")
+        parse_planned_image(c, settings.image_noise, "--candidate")
         for c in dict.fromkeys(settings.candidates)
     )
     return given or default_candidates(taken, settings.image_noise)
 
 
-def _protocol(settings: PlanSettings) -> _Source:
-    taken = tuple(planned_image(d, settings.image_noise, "--drug") for d in settings.drug)
+def _source_from_protocol(settings: PlanSettings) -> _DesignSource:
+    taken = tuple(parse_planned_image(d, settings.image_noise, "--drug") for d in settings.drug)
     candidates = _candidates(settings, taken)
     device = choose_device(settings.device)
     every = (*taken, *candidates)
-    first = _posed(settings, every, device, 0)
-    return _Source(
-        problem=lambda k: first if k == 0 else _posed(settings, every, device, k),
+    first = _build_problem(settings, every, device, 0)
+    return _DesignSource(
+        problem=lambda k: first if k == 0 else _build_problem(settings, every, device, k),
         centre=first.unknowns.prior_mean,
         spread=np.diag(first.unknowns.prior_sd**2),
-        fresh=every,
+        planned_images=every,
         candidates=candidates,
         where="prior medians",
-        said=_protocol_in_words(settings, taken, int((first.setting.maps.tumour > 0.5).sum())),
+        protocol_text=_describe_protocol(
+            settings, taken, int((first.setting.maps.tumour > 0.5).sum())
+        ),
     )
 
 
-def _posed(
+def _build_problem(
     settings: PlanSettings, images: Sequence[PlannedImage], device: str, k: int
 ) -> InverseProblem:
     """The problem of the ``k``-th tumour."""
-    imaging = planned_scan(settings, np.random.default_rng((settings.seed, k)))
-    return pose(
+    imaging = simulate_planned_scan(settings, np.random.default_rng((settings.seed, k)))
+    return pose_problem_from_images(
         imaging,
-        [i.blank(imaging.mask.shape) for i in images],
+        [i.to_blank_image(imaging.mask.shape) for i in images],
         FitSettings(preset=settings.preset),
         device,
     ).problem
 
 
-def _protocol_in_words(
+def _describe_protocol(
     s: PlanSettings, taken: Sequence[PlannedImage], voxels: int
 ) -> tuple[str, ...]:
     def by(v: tuple[float, ...]) -> str:
@@ -177,7 +190,7 @@ def _noisy_name(image: PlannedImage) -> str:
     return f"{image.name} (noise {noise})"
 
 
-def _patient(settings: PlanSettings, folder: str | Path) -> _Source:
+def _source_from_fit(settings: PlanSettings, folder: str | Path) -> _DesignSource:
     """The problem of a finished fit with candidates beside its images, at the estimate and around it."""
     if settings.drug:
         raise InputError(
@@ -187,22 +200,25 @@ def _patient(settings: PlanSettings, folder: str | Path) -> _Source:
             expected="none with --from",
             remedy="Give images that could be added as --candidate.",
         )
-    saved = load_ended(folder)
+    saved = load_fitted_problem(folder)
     measured = [PlannedImage(d.quantity, d.time_s, 1.0) for d in saved.problem.drug]
     candidates = _candidates(settings, measured)
     problem = replace(
         saved.problem,
-        drug=(*saved.problem.drug, *(_observation(c, saved.problem) for c in candidates)),
+        drug=(
+            *saved.problem.drug,
+            *(_unmeasured_observation(c, saved.problem) for c in candidates),
+        ),
     )
-    said = (
+    protocol_text = (
         f"{Path(folder).name}: DCE and {', '.join(i.name for i in measured) or 'no drug image'}, as fitted",
     )
-    return _Source(
-        lambda k: problem, saved.theta, None, candidates, candidates, "the estimate", said
+    return _DesignSource(
+        lambda k: problem, saved.theta, None, candidates, candidates, "the estimate", protocol_text
     )
 
 
-def _observation(image: PlannedImage, problem: InverseProblem) -> DrugObservation:
+def _unmeasured_observation(image: PlannedImage, problem: InverseProblem) -> DrugObservation:
     """A planned image in the voxels that a drug image of this patient counts in, without noise yet."""
     tumour = problem.setting.maps.tumour
     one = torch.ones_like(tumour)

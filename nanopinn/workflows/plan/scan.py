@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.imaging.acquisition import DceAcquisition
 from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.aif.source import load_aif, needs_images
+from nanopinn.imaging.aif.source import load_aif, is_measured_in_scan
 from nanopinn.imaging.cest.ph_map import Validity
 from nanopinn.imaging.concentration import (
     Concentration,
-    baseline_effect,
-    concentration_of,
-    conversion,
+    baseline_sensitivity,
+    estimate_concentration,
+    select_enhancement_model,
 )
 from nanopinn.imaging.kinetics.curve import InputCurve
 from nanopinn.imaging.kinetics.models import extended_tofts
 from nanopinn.imaging.kinetics.response import evaluate
 from nanopinn.imaging.kinetics.volume import fit_volume
-from nanopinn.imaging.placement import Placement
+from nanopinn.imaging.placement import Coregistration
 from nanopinn.imaging.result import ImagingMaps
 from nanopinn.imaging.spgr import signal, signal_from_concentration
 from nanopinn.imaging.tracer import frame_noise
@@ -39,11 +39,11 @@ from nanopinn.workflows.settings import PlanSettings
 Array = NDArray[np.float64]
 
 #: The anatomy is drawn on cells this much smaller than voxels, so that voxels at the border hold both tissues.
-_FINER = 2
+_CELLS_PER_VOXEL = 2
 #: Room for the waves of the tumour's border, over its diameter.
-_ROOM = 1.6
+_BOX_OVER_DIAMETER = 1.6
 #: Frames after the bolus below which five effects per voxel (Ktrans, ve, vp, arrival, baseline) leave nothing over.
-_FEWEST_FRAMES = 10
+_MIN_FRAMES_AFTER_BOLUS = 10
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class _Tissue:
     T1: Array
 
 
-def planned_scan(settings: PlanSettings, rng: np.random.Generator) -> ImagingMaps:
+def simulate_planned_scan(settings: PlanSettings, rng: np.random.Generator) -> ImagingMaps:
     """The imaging maps of one idealised tumour under a protocol.
 
     Raises:
         InputError: the tumour is smaller than two voxels, the scan is too short, or the arterial input needs images.
     """
-    tissue, acquisition = _tissue(settings, rng), _acquisition(settings)
+    tissue, acquisition = _draw_tissue(settings, rng), _acquisition(settings)
     aif = _aif(settings.aif, acquisition)
-    C, T1 = _measured(tissue, acquisition, aif, settings, rng)
+    C, T1 = _simulate_concentration(tissue, acquisition, aif, settings, rng)
     t = acquisition.frame_times_s
     fitted = fit_volume(C, aif, t, model=extended_tofts.NAME)
     noise, notes = frame_noise(C, fitted, tissue.tumour)
@@ -86,7 +86,9 @@ def planned_scan(settings: PlanSettings, rng: np.random.Generator) -> ImagingMap
         t1_std_s=settings.t1_noise * T1,
         concentration_mM=C.mM,
         concentration_sd_mM=noise,
-        baseline_effect_mM=baseline_effect(fitted.curves_mM, conversion(T1, acquisition)),
+        baseline_sensitivity_mM=baseline_sensitivity(
+            fitted.curves_mM, select_enhancement_model(T1, acquisition)
+        ),
         frame_times_s=t,
         aif=aif,
         arterial_voxels=None,
@@ -99,12 +101,12 @@ def planned_scan(settings: PlanSettings, rng: np.random.Generator) -> ImagingMap
         ph_common_std=settings.ph_shared_noise if settings.ph else 0.0,
         ph_coverage=float(settings.ph),
         ph_validity=why,
-        onto=Placement(tissue.T1, affine),
+        coregistration=Coregistration(tissue.T1, affine),
         assumptions=tuple(notes),
     )
 
 
-def _tissue(settings: PlanSettings, rng: np.random.Generator) -> _Tissue:
+def _draw_tissue(settings: PlanSettings, rng: np.random.Generator) -> _Tissue:
     too_small = [
         f"{d:g} mm" for d, h in zip(settings.tumour_mm, settings.voxel_mm, strict=True) if d < 2 * h
     ]
@@ -117,23 +119,23 @@ def _tissue(settings: PlanSettings, rng: np.random.Generator) -> _Tissue:
             remedy="Plan smaller voxels: no flow between voxels can be seen otherwise.",
         )
     n = [
-        int(np.ceil(_ROOM * d / h))
+        int(np.ceil(_BOX_OVER_DIAMETER * d / h))
         for d, h in zip(settings.tumour_mm, settings.voxel_mm, strict=True)
     ]
     h = settings.voxel_mm
     fine = draw_anatomy(
-        (_FINER * n[0], _FINER * n[1], _FINER * n[2]),
-        (h[0] / _FINER, h[1] / _FINER, h[2] / _FINER),
+        (_CELLS_PER_VOXEL * n[0], _CELLS_PER_VOXEL * n[1], _CELLS_PER_VOXEL * n[2]),
+        (h[0] / _CELLS_PER_VOXEL, h[1] / _CELLS_PER_VOXEL, h[2] / _CELLS_PER_VOXEL),
         rng,
         settings.tumour_mm,
     )
-    return _on_voxels(fine)
+    return _average_to_voxels(fine)
 
 
-def _on_voxels(fine: Anatomy) -> _Tissue:
+def _average_to_voxels(fine: Anatomy) -> _Tissue:
     def mean(a: Array) -> Array:
         x, y, z = a.shape
-        r = _FINER
+        r = _CELLS_PER_VOXEL
         return np.asarray(a.reshape(x // r, r, y // r, r, z // r, r).mean(axis=(1, 3, 5)))
 
     tumour = mean(fine.tumour.astype(float)) > 0.5
@@ -145,12 +147,12 @@ def _on_voxels(fine: Anatomy) -> _Tissue:
 def _acquisition(settings: PlanSettings) -> DceAcquisition:
     t: Array = np.arange(settings.frames, dtype=np.float64) * settings.frame_spacing_s
     before = int(np.searchsorted(t, BOLUS_S, side="right"))
-    if before < 2 or len(t) - before < _FEWEST_FRAMES:
+    if before < 2 or len(t) - before < _MIN_FRAMES_AFTER_BOLUS:
         raise InputError(
             "the series is too short or too slow",
             field="--frames, --frame-spacing",
             found=f"{before} frames before the bolus at {BOLUS_S:g} s, {len(t) - before} after it",
-            expected=f"2 or more before, {_FEWEST_FRAMES} or more after",
+            expected=f"2 or more before, {_MIN_FRAMES_AFTER_BOLUS} or more after",
             remedy="Five effects of every voxel (Ktrans, ve, vp, arrival, baseline) are taken from its own curve first.",
         )
     return DceAcquisition(
@@ -168,7 +170,7 @@ def _acquisition(settings: PlanSettings) -> DceAcquisition:
 
 
 def _aif(spec: str, acquisition: DceAcquisition) -> PlasmaCurve:
-    if needs_images(spec):
+    if is_measured_in_scan(spec):
         raise InputError(
             "an arterial input from the scan is not known before the scan",
             field="--aif",
@@ -185,7 +187,7 @@ def _aif(spec: str, acquisition: DceAcquisition) -> PlasmaCurve:
     ).curve
 
 
-def _measured(
+def _simulate_concentration(
     tissue: _Tissue,
     acquisition: DceAcquisition,
     aif: PlasmaCurve,
@@ -205,6 +207,6 @@ def _measured(
     )
     series = series + float(base[inside].mean()) / settings.snr * rng.standard_normal(series.shape)
     T1 = tissue.T1 * (1 + settings.t1_noise * rng.standard_normal(inside.shape))
-    return concentration_of(
-        series, conversion(T1, acquisition), acquisition, settings.t1_noise * T1
+    return estimate_concentration(
+        series, select_enhancement_model(T1, acquisition), acquisition, settings.t1_noise * T1
     ), T1

@@ -13,25 +13,25 @@ from torch import Tensor
 from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import same_grid
 from nanopinn.imaging.io import read_sidecar, read_volume, sidecar_path
-from nanopinn.imaging.numbers import listed_numbers
+from nanopinn.imaging.numbers import parse_number_list
 from nanopinn.parameters import value
 from nanopinn.physics.temperature import (
     TemperatureCourse,
-    cooling_by_blood,
+    perfusion_heat_loss,
     imposed_temperature,
-    power_to_reach,
+    steady_heating_power,
     scheduled_temperature,
 )
 from nanopinn.solvers.heat import solve_bioheat
 from nanopinn.workflows.simulate.sources import SimulatedTissue
-from nanopinn.workflows.treatment import ZERO_CELSIUS, Heating, Treatment, too_hot
+from nanopinn.workflows.treatment import ZERO_CELSIUS, Heating, Treatment, vascular_stasis_warning
 
 #: K added to a value in each unit a thermometry file may be in.
-OFFSETS = {"C": ZERO_CELSIUS, "K": 0.0}
+KELVIN_OFFSETS = {"C": ZERO_CELSIUS, "K": 0.0}
 #: Tissue is back at the body's temperature after this many times the slowest time in which blood cools it: 7 K fall to 0.01.
-COOLED_AFTER = 6.5
+COOLING_TIME_CONSTANTS = 6.5
 #: Nodes of Pennes' equation after an event: from a second on, each step longer by this much, to at most this many seconds.
-FIRST_NODE_S, NODE_GROWTH, LONGEST_NODE_S = 1.0, 1.3, 60.0
+FIRST_STEP_S, STEP_GROWTH, MAX_STEP_S = 1.0, 1.3, 60.0
 
 
 def temperature_course(
@@ -51,24 +51,26 @@ def temperature_course(
     for h in treatment.heatings:
         if h.file is not None:
             measured, said = read_thermometry(h, tissue)
-            course, notes, files = course.joined(measured), [*notes, *said], [*files, h.file]
+            course, notes, files = course.merge(measured), [*notes, *said], [*files, h.file]
         elif h.mode == "imposed":
             assert h.temperature_K is not None
-            course = course.joined(
+            course = course.merge(
                 scheduled_temperature(where, h.temperature_K, h.start_s, h.end_s, h.ramp_s)
             )
             notes.append(
                 f"The whole tumour, and nothing else, is at {h.temperature_K - ZERO_CELSIUS:g} C while it is heated."
             )
-    for group in _groups(treatment.heatings):
-        course = course.joined(_solved(group, tissue, _until(group, treatment)))
+    for group in _group_pennes_heatings(treatment.heatings):
+        course = course.merge(
+            _solve_bioheat_of_group(group, tissue, _bioheat_end_time(group, treatment))
+        )
         notes.append(
             "Pennes' equation: heat is given to the tumour alone and crosses no boundary of the box; perfusion does not answer to it."
         )
     return course, tuple(dict.fromkeys(notes)), tuple(files)
 
 
-def _groups(heatings: Sequence[Heating]) -> list[list[Heating]]:
+def _group_pennes_heatings(heatings: Sequence[Heating]) -> list[list[Heating]]:
     """Heatings by Pennes' equation that no other stands between: what is still warm is heated on."""
     groups: list[list[Heating]] = []
     before = "imposed"
@@ -79,27 +81,31 @@ def _groups(heatings: Sequence[Heating]) -> list[list[Heating]]:
     return groups
 
 
-def _until(group: list[Heating], treatment: Treatment) -> float:
+def _bioheat_end_time(group: list[Heating], treatment: Treatment) -> float:
     """When the tissue has cooled down, the run ends, or another heating sets the temperature."""
     slowest = (
-        value("rho_t") * value("c_t") / float(cooling_by_blood(min(value("w_b_t"), value("w_b_n"))))
+        value("rho_t")
+        * value("c_t")
+        / float(perfusion_heat_loss(min(value("w_b_t"), value("w_b_n"))))
     )
-    cooled = group[-1].end_s + group[-1].ramp_s + COOLED_AFTER * slowest
+    cooled = group[-1].end_s + group[-1].ramp_s + COOLING_TIME_CONSTANTS * slowest
     later = [h.start_s for h in treatment.heatings if h.start_s > group[-1].start_s]
     return min([cooled, treatment.end_s, *later])
 
 
-def _solved(group: list[Heating], tissue: SimulatedTissue, end: float) -> TemperatureCourse:
+def _solve_bioheat_of_group(
+    group: list[Heating], tissue: SimulatedTissue, end: float
+) -> TemperatureCourse:
     where = tissue.maps.tumour
-    full = [power_to_reach(h.temperature_K or 0.0, value("w_b_t")) for h in group]
+    full = [steady_heating_power(h.temperature_K or 0.0, value("w_b_t")) for h in group]
 
     def power(t: float) -> Tensor:
-        return where * sum(float(q) * _share(h, t) for q, h in zip(full, group, strict=True))
+        return where * sum(float(q) * _power_share(h, t) for q, h in zip(full, group, strict=True))
 
-    return solve_bioheat(where, tissue.grid, power, _nodes(group, end))
+    return solve_bioheat(where, tissue.grid, power, _time_nodes(group, end))
 
 
-def _share(h: Heating, t: float) -> float:
+def _power_share(h: Heating, t: float) -> float:
     """Share of the full power at a time; with a ramp it rises from the start and falls after the end."""
     if h.ramp_s == 0:
         return float(h.start_s <= t < h.end_s)
@@ -110,7 +116,7 @@ def _share(h: Heating, t: float) -> float:
     )
 
 
-def _nodes(group: list[Heating], end: float) -> list[float]:
+def _time_nodes(group: list[Heating], end: float) -> list[float]:
     marks = sorted(
         {
             t
@@ -122,10 +128,10 @@ def _nodes(group: list[Heating], end: float) -> list[float]:
     )
     nodes = [marks[0]]
     for mark in marks[1:]:
-        step = FIRST_NODE_S
+        step = FIRST_STEP_S
         while mark - nodes[-1] > 1.5 * step:
             nodes.append(nodes[-1] + step)
-            step = min(step * NODE_GROWTH, LONGEST_NODE_S)
+            step = min(step * STEP_GROWTH, MAX_STEP_S)
         nodes.append(mark)
     return nodes
 
@@ -154,7 +160,7 @@ def read_thermometry(
             remedy="Resample it.",
         )
     side, name = read_sidecar(path), sidecar_path(path)
-    if side.get("Unit") not in tuple(OFFSETS):
+    if side.get("Unit") not in tuple(KELVIN_OFFSETS):
         raise InputError(
             "the unit of the thermometry is missing or unknown",
             file=name,
@@ -162,13 +168,17 @@ def read_thermometry(
             found=side.get("Unit"),
             expected="C or K",
         )
-    times = _times(side.get("VolumeTiming"), len(values), heating, name)
-    return _course(values + OFFSETS[side["Unit"]], times, heating, tissue, path)
+    times = _read_frame_times(side.get("VolumeTiming"), len(values), heating, name)
+    return _temperature_course_from_frames(
+        values + KELVIN_OFFSETS[side["Unit"]], times, heating, tissue, path
+    )
 
 
-def _times(listed: object, frames: int, heating: Heating, name: Path) -> NDArray[np.float64]:
+def _read_frame_times(
+    listed: object, frames: int, heating: Heating, name: Path
+) -> NDArray[np.float64]:
     longest = heating.end_s - heating.start_s
-    times = listed_numbers(listed)
+    times = parse_number_list(listed)
     if times is None or times.shape != (frames,) or frames < 2 or (np.diff(times) <= 0).any():
         raise InputError(
             "the times of the thermometry cannot be used",
@@ -189,7 +199,7 @@ def _times(listed: object, frames: int, heating: Heating, name: Path) -> NDArray
     return heating.start_s + times
 
 
-def _course(
+def _temperature_course_from_frames(
     T_K: NDArray[np.float64],
     times: NDArray[np.float64],
     heating: Heating,
@@ -224,5 +234,5 @@ def _course(
             f"{holes} tumour voxels that {path.name} left out have the tumour's mean temperature."
         )
     if (hottest := float(np.nanmax(known))) > value("T_stasis"):
-        notes.append(too_hot(hottest))
+        notes.append(vascular_stasis_warning(hottest))
     return imposed_temperature(times.tolist(), maps), notes

@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.fingerprints import fingerprints
-from nanopinn.progress import Progress, silent
+from nanopinn.imaging.fingerprints import hash_files
+from nanopinn.progress import Progress, ignore_progress
 from nanopinn.report.simulated import Simulation
-from nanopinn.solvers.evolve import Tolerance, evolve
+from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
 from nanopinn.solvers.forward import Setting
 from nanopinn.workflows.device import choose_device
 from nanopinn.workflows.schedule import read_schedule
 from nanopinn.workflows.settings import PhantomSettings, SimulationSettings
-from nanopinn.workflows.simulate.course import Course
+from nanopinn.workflows.simulate.course import TreatmentTimeline
 from nanopinn.workflows.simulate.heating import temperature_course
-from nanopinn.workflows.simulate.shown import Watch, simulation_of
+from nanopinn.workflows.simulate.shown import TumourRecorder, build_simulation
 from nanopinn.workflows.simulate.sources import (
     MapFiles,
     SimulatedTissue,
-    tissue_of_files,
-    tissue_of_folder,
-    tissue_of_phantom,
+    tissue_from_files,
+    tissue_from_result_folder,
+    tissue_from_phantom,
 )
 from nanopinn.workflows.treatment import Treatment
 
@@ -53,16 +53,18 @@ def run_simulation(
     """
     settings, show, began = (
         settings or SimulationSettings(),
-        progress or silent,
+        progress or ignore_progress,
         time.perf_counter(),
     )
     treatment = schedule if isinstance(schedule, Treatment) else read_schedule(Path(schedule))
     read = () if isinstance(schedule, Treatment) else (Path(schedule),)
     show("tissue", 0.0, {})
-    tissue = _tissue(folder, phantom, maps, settings)
+    tissue = _load_tissue(folder, phantom, maps, settings)
     rim = None if settings.rim_mm is None else settings.rim_mm * 1e-3
     setting = Setting(tissue.maps, tissue.grid, settings.refine, rim)
-    return _through(treatment, tissue, setting, settings, show, (time.perf_counter() - began, read))
+    return _simulate_treatment(
+        treatment, tissue, setting, settings, show, (time.perf_counter() - began, read)
+    )
 
 
 def run_arm(
@@ -82,17 +84,17 @@ def run_arm(
     """
     tissue = patient.tissue
     setting = Setting(tissue.maps, tissue.grid, patient.flow_refine, patient.rim)
-    return _through(
+    return _simulate_treatment(
         arm.treatment,
         tissue,
         setting,
         settings or SimulationSettings(),
-        progress or silent,
+        progress or ignore_progress,
         (0.0, ()),
     )
 
 
-def _through(
+def _simulate_treatment(
     treatment: Treatment,
     tissue: SimulatedTissue,
     setting: Setting,
@@ -103,27 +105,29 @@ def _through(
     """A treatment through a tissue; ``before`` are the seconds that reading took, and what was read."""
     began, (reading, read) = time.perf_counter(), before
     temperature, notes, more = temperature_course(treatment, tissue)
-    inputs = fingerprints(
+    inputs = hash_files(
         (*read, *tissue.files, *treatment.files, *more)
     )  # now: they need not be there at the end
     seconds = {"tissue": reading + time.perf_counter() - began}
-    course = Course(setting, tissue.scalars, treatment, temperature, advection=settings.advection)
-    watch = Watch(course)
+    course = TreatmentTimeline(
+        setting, tissue.scalars, treatment, temperature, advection=settings.advection
+    )
+    on_step = TumourRecorder(course)
     save = sorted({*(treatment.images_s or (treatment.end_s,)), treatment.end_s})
     show("pressure and pools", 0.0, {})
-    run = evolve(
+    run = integrate_adaptive(
         course.intervals(),
-        course.empty(),
+        course.zero_pools(),
         save,
         tolerance=Tolerance(step=settings.tolerance),
         progress=show,
-        watch=watch,
+        on_step=on_step,
     )
     seconds["pools"] = reading + time.perf_counter() - began - seconds["tissue"]
-    return simulation_of(course, tissue, run, watch, notes, seconds, inputs)
+    return build_simulation(course, tissue, run, on_step, notes, seconds, inputs)
 
 
-def _tissue(
+def _load_tissue(
     folder: str | Path | None,
     phantom: PhantomSettings | None,
     maps: MapFiles | None,
@@ -143,8 +147,8 @@ def _tissue(
         )
     device = choose_device(settings.device)
     if folder is not None:
-        return tissue_of_folder(Path(folder), settings.assume_ph, device)
+        return tissue_from_result_folder(Path(folder), settings.assume_ph, device)
     if maps is not None:
-        return tissue_of_files(maps, settings.assume_ph, device)
+        return tissue_from_files(maps, settings.assume_ph, device)
     assert phantom is not None
-    return tissue_of_phantom(phantom, device)
+    return tissue_from_phantom(phantom, device)

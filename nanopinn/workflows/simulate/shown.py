@@ -11,12 +11,16 @@ from torch import Tensor
 
 from nanopinn.inference.result import FieldEstimate, MapEstimate
 from nanopinn.parameters import value
-from nanopinn.physics.drug import WORDS, volume_fractions
+from nanopinn.physics.drug import POOL_DESCRIPTIONS, volume_fractions
 from nanopinn.report.simulated import MassBalance, Simulation, TimeCourses
-from nanopinn.solvers.evolve import Evolution
-from nanopinn.solvers.forward import Flow
-from nanopinn.solvers.grid import mean_of_parts
-from nanopinn.workflows.simulate.course import FACTOR_SHARE, FACTORS_S, Course
+from nanopinn.solvers.evolve import EvolutionResult
+from nanopinn.solvers.forward import FlowSolution
+from nanopinn.solvers.grid import average_subcells
+from nanopinn.workflows.simulate.course import (
+    MAX_LOG_FACTOR_CHANGE,
+    MAX_SEGMENT_S,
+    TreatmentTimeline,
+)
 from nanopinn.workflows.simulate.heating import ZERO_CELSIUS
 from nanopinn.workflows.simulate.sources import SimulatedTissue
 from nanopinn.workflows.simulate.systemic import plasma_exposure
@@ -28,13 +32,13 @@ PA_PER_MMHG, HOUR = 133.322, 3600.0
 UG_PER_ML, MG = 1e3, 1e6
 
 
-class Watch:
+class TumourRecorder:
     """What a run leaves at every step: means over the tumour, and the largest value and the area under the curve of every voxel.
 
     Areas are trapezoids over the steps, whose length the run adapts to how fast pools change.
     """
 
-    def __init__(self, course: Course) -> None:
+    def __init__(self, course: TreatmentTimeline) -> None:
         self.inside = course.setting.maps.tumour > 0.5
         self.fractions = volume_fractions(course.detail.pools, course.setting.maps)
         self.share = self.fractions[:, self.inside]
@@ -53,11 +57,11 @@ class Watch:
         self.means.append((U[:, self.inside] * self.share).mean(dim=1))
 
 
-def simulation_of(
-    course: Course,
+def build_simulation(
+    course: TreatmentTimeline,
     tissue: SimulatedTissue,
-    run: Evolution,
-    watch: Watch,
+    run: EvolutionResult,
+    watch: TumourRecorder,
     notes: Sequence[str],
     seconds: Mapping[str, float],
     read: Mapping[str, str],
@@ -65,26 +69,30 @@ def simulation_of(
     """The result of a run."""
     t = course.treatment
     return Simulation(
-        given=_given(t),
+        treatment=_describe_treatment(t),
         fields=_fields(course, tissue, run),
         maps=_flow_maps(course, tissue),
         courses=_courses(course, watch),
         balance=_balance(course, run),
-        areas=_over_the_run(
+        auc_maps=_tumour_maps_over_run(
             course, tissue, watch, watch.area / HOUR, "area under the curve of", "ug h/mL"
         ),
-        peaks=_over_the_run(course, tissue, watch, watch.peak, "largest value of", "ug/mL"),
+        peak_maps=_tumour_maps_over_run(
+            course, tissue, watch, watch.peak, "largest value of", "ug/mL"
+        ),
         exposure=plasma_exposure(t),
-        effort=f"{run}; {course.flows_solved} flows solved",
+        solver_statistics=f"{run}; {course.flows_solved} flows solved",
         assumptions=(*tissue.assumptions, *notes, *_notes(t)),
         affine=tissue.affine,
         mask=tissue.mask,
         seconds=seconds,
-        read=read,
+        input_hashes=read,
     )
 
 
-def _fields(course: Course, tissue: SimulatedTissue, run: Evolution) -> dict[str, FieldEstimate]:
+def _fields(
+    course: TreatmentTimeline, tissue: SimulatedTissue, run: EvolutionResult
+) -> dict[str, FieldEstimate]:
     t = course.treatment
     times = t.images_s or (t.end_s,)
     at = [run.times.index(s) for s in times]
@@ -96,17 +104,17 @@ def _fields(course: Course, tissue: SimulatedTissue, run: Evolution) -> dict[str
         )
 
     found = {
-        n: field(n, "ug/mL", f"{WORDS[n]}, per tissue volume", per_tissue[:, i])
+        n: field(n, "ug/mL", f"{POOL_DESCRIPTIONS[n]}, per tissue volume", per_tissue[:, i])
         for i, n in enumerate(course.detail.pools)
     }
-    if (course_of_T := course.temperature) is not None:
-        kelvin = torch.stack([course_of_T(s) for s in times])
+    if (temperature_course := course.temperature) is not None:
+        kelvin = torch.stack([temperature_course(s) for s in times])
         found["temperature"] = field(
             "temperature", "C", "temperature of the tissue", kelvin - ZERO_CELSIUS
         )
     if t.changes_tissue:
         p = torch.stack(
-            [mean_of_parts(course.flow(s)[0].p, course.setting.flow_refine) for s in times]
+            [average_subcells(course.flow(s)[0].p, course.setting.flow_refine) for s in times]
         )
         found["IFP"] = field(
             "IFP", "mmHg", "interstitial fluid pressure under radiation and heat", p / PA_PER_MMHG
@@ -114,47 +122,56 @@ def _fields(course: Course, tissue: SimulatedTissue, run: Evolution) -> dict[str
     return found
 
 
-def _over_the_run(
-    course: Course, tissue: SimulatedTissue, watch: Watch, values: Tensor, what: str, unit: str
+def _tumour_maps_over_run(
+    course: TreatmentTimeline,
+    tissue: SimulatedTissue,
+    watch: TumourRecorder,
+    values: Tensor,
+    what: str,
+    unit: str,
 ) -> dict[str, MapEstimate]:
     put = tissue.domain.put((values * watch.fractions * UG_PER_ML).cpu().numpy())
     names = course.detail.pools
     return {
-        n: MapEstimate(n, unit, f"{what} {WORDS[n]}, per tissue volume", "prior", put[i])
+        n: MapEstimate(
+            n, unit, f"{what} {POOL_DESCRIPTIONS[n]}, per tissue volume", "prior", put[i]
+        )
         for i, n in enumerate(names)
     }
 
 
-def _later_pressures(course: Course, tissue: SimulatedTissue, start: Flow) -> list[MapEstimate]:
+def _pressure_maps_after_events(
+    course: TreatmentTimeline, tissue: SimulatedTissue, start: FlowSolution
+) -> list[MapEstimate]:
     """Pressure when a heating has ended and when radiation's effect is largest, where they change it."""
     t, r = course.treatment, course.setting.flow_refine
     found = []
     moments = {
-        "heat": ("when the last heating has ended", _heated(t)),
-        "radiation": ("when radiation changes most", _irradiated(t)),
+        "heat": ("when the last heating has ended", _last_heating_end(t)),
+        "radiation": ("when radiation changes most", _radiation_peak_time(t)),
     }
     for name, (what, at) in moments.items():
         if at is not None and (flow := course.flow(at)[0]) is not start:
-            p = tissue.domain.put(mean_of_parts(flow.p, r).cpu().numpy()) / PA_PER_MMHG
+            p = tissue.domain.put(average_subcells(flow.p, r).cpu().numpy()) / PA_PER_MMHG
             words = f"interstitial fluid pressure {what}, {at / HOUR:.3g} h"
             found.append(MapEstimate(f"IFP_after_{name}", "mmHg", words, "prior", p))
     return found
 
 
-def _heated(t: Treatment) -> float | None:
+def _last_heating_end(t: Treatment) -> float | None:
     return min(t.end_s, max(h.end_s + h.ramp_s for h in t.heatings)) if t.heatings else None
 
 
-def _irradiated(t: Treatment) -> float | None:
+def _radiation_peak_time(t: Treatment) -> float | None:
     peaks = [min(t.end_s, f.time_s + float(t.radiation.t_peak_s)) for f in t.radiation.fractions]
     return max(peaks, key=lambda s: float(t.radiation.effect(s))) if peaks else None
 
 
-def _flow_maps(course: Course, tissue: SimulatedTissue) -> dict[str, MapEstimate]:
+def _flow_maps(course: TreatmentTimeline, tissue: SimulatedTissue) -> dict[str, MapEstimate]:
     flow, model = course.flow(0.0)
     put = tissue.domain.put
     speed = flow.velocity(course.setting.grid).norm(dim=0)
-    p = mean_of_parts(flow.p, course.setting.flow_refine)
+    p = average_subcells(flow.p, course.setting.flow_refine)
     found = [
         MapEstimate(
             "IFP",
@@ -172,7 +189,9 @@ def _flow_maps(course: Course, tissue: SimulatedTissue) -> dict[str, MapEstimate
         ),
     ]
     if course.carrier is not None:
-        k = model.release_of(course.carrier, torch.full_like(model.maps.pH, value("T_body")))
+        k = model.carrier_release_rate(
+            course.carrier, torch.full_like(model.maps.pH, value("T_body"))
+        )
         found.append(
             MapEstimate(
                 "krel",
@@ -182,10 +201,10 @@ def _flow_maps(course: Course, tissue: SimulatedTissue) -> dict[str, MapEstimate
                 put(k.cpu().numpy()) * HOUR,
             )
         )
-    return {m.name: m for m in [*found, *_later_pressures(course, tissue, flow)]}
+    return {m.name: m for m in [*found, *_pressure_maps_after_events(course, tissue, flow)]}
 
 
-def _courses(course: Course, watch: Watch) -> TimeCourses:
+def _courses(course: TreatmentTimeline, watch: TumourRecorder) -> TimeCourses:
     times = np.array(watch.times)
     means = torch.stack(watch.means).cpu().numpy() * UG_PER_ML
     given, at = course.treatment.plasma(), torch.tensor(watch.times, dtype=torch.float64)
@@ -201,7 +220,7 @@ def _courses(course: Course, watch: Watch) -> TimeCourses:
     )
 
 
-def _balance(course: Course, run: Evolution) -> MassBalance:
+def _balance(course: TreatmentTimeline, run: EvolutionResult) -> MassBalance:
     b, mg = run.balance, course.setting.grid.cell_volume * MG
     entered, lost, outflow, stored = (
         (v * mg).cpu().numpy() for v in (b.entered, b.lost, b.outflow, b.stored)
@@ -209,17 +228,17 @@ def _balance(course: Course, run: Evolution) -> MassBalance:
     return MassBalance(course.detail.pools, entered, lost, outflow, stored, b.error)
 
 
-def _given(t: Treatment) -> tuple[str, ...]:
+def _describe_treatment(t: Treatment) -> tuple[str, ...]:
     fractions = (f"{f.dose_Gy:g} Gy at {f.time_s / HOUR:g} h" for f in t.radiation.fractions)
-    return (*map(_dose, t.doses), *map(_heat, t.heatings), *fractions)
+    return (*map(_format_dose, t.doses), *map(_format_heating, t.heatings), *fractions)
 
 
-def _dose(g: GivenDose) -> str:
+def _format_dose(g: GivenDose) -> str:
     over = f" over {g.dose.infusion_s / 60:g} min" if g.dose.infusion_s else ", a bolus"
     return f"{g.dose.amount_kg * MG:g} mg {g.formulation.name} at {g.dose.start_s / HOUR:g} h{over} ({g.formulation.description})"
 
 
-def _heat(h: Heating) -> str:
+def _format_heating(h: Heating) -> str:
     what = (
         f"to {h.temperature_K - ZERO_CELSIUS:g} C ({h.mode})"
         if h.temperature_K is not None
@@ -240,10 +259,10 @@ def _notes(t: Treatment) -> list[str]:
             "Radiation changes vessels and pressure by medians, of wide priors unless two scans were given: it is inconsistent in the "
             "literature even in direction."
         )
-    notes += t.said_of_heat()
+    notes += t.heat_assumptions()
     if t.changes_tissue:
         notes.append(
-            f"What changes flow and walls is held for stretches of at most {FACTORS_S / HOUR:g} h, in which no factor moves by more than "
-            f"{FACTOR_SHARE:.0%}."
+            f"What changes flow and walls is held for stretches of at most {MAX_SEGMENT_S / HOUR:g} h, in which no factor moves by more than "
+            f"{MAX_LOG_FACTOR_CHANGE:.0%}."
         )
     return notes

@@ -14,7 +14,7 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import same_grid
 from nanopinn.imaging.io import read_map, read_sidecar
 from nanopinn.imaging.ph import HIGHEST_PH, LOWEST_PH
-from nanopinn.inference.unknowns import spine_unknowns
+from nanopinn.inference.unknowns import scalar_unknowns
 from nanopinn.parameters import value
 from nanopinn.physics.model import TissueMaps
 from nanopinn.report.folder import read_result
@@ -23,7 +23,13 @@ from nanopinn.solvers.grid import Grid
 from nanopinn.workflows.phantom.anatomy import draw_anatomy
 from nanopinn.workflows.phantom.truth import draw_scalars
 from nanopinn.workflows.settings import PhantomSettings
-from nanopinn.workflows.tissue import MARGIN_M, PH_SMOOTHING_VOXELS, filled, shrunk, smoothed_pH
+from nanopinn.workflows.tissue import (
+    MARGIN_M,
+    PH_SMOOTHING_VOXELS,
+    fill_missing_voxels,
+    shrink_to_tumour_mean,
+    smooth_pH,
+)
 
 Array = NDArray[np.float64]
 
@@ -63,7 +69,7 @@ class SimulatedTissue:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _InputMaps:
     """Maps ``(x, y, z)`` as they are, NaN where nothing is known; ``Ktrans`` in 1/s."""
 
     Ktrans: Array
@@ -74,7 +80,7 @@ class _Measured:
     affine: Array
 
 
-def tissue_of_phantom(settings: PhantomSettings, device: str) -> SimulatedTissue:
+def tissue_from_phantom(settings: PhantomSettings, device: str) -> SimulatedTissue:
     """The tumour that ``nanopinn phantom`` draws with these settings, averaged to its voxels, with its true scalars.
 
     Raises:
@@ -96,7 +102,7 @@ def tissue_of_phantom(settings: PhantomSettings, device: str) -> SimulatedTissue
     def voxels(a: Array) -> Array:
         return np.asarray(a.reshape(nx, r, ny, r, nz, r).mean(axis=(1, 3, 5)))
 
-    found = _Measured(
+    found = _InputMaps(
         voxels(fine.PS),
         voxels(fine.phi),
         voxels(fine.v_p),
@@ -105,18 +111,18 @@ def tissue_of_phantom(settings: PhantomSettings, device: str) -> SimulatedTissue
         np.diag([hx, hy, hz, 1.0]),
     )
     note = f"Tissue and scalars are those of the digital phantom of seed {settings.seed}, averaged to voxels: known, not measured."
-    return _boxed(found, scalars, [note], (), device)
+    return _build_tissue_in_box(found, scalars, [note], (), device)
 
 
-def tissue_of_files(files: MapFiles, assume_ph: float | None, device: str) -> SimulatedTissue:
+def tissue_from_files(files: MapFiles, assume_ph: float | None, device: str) -> SimulatedTissue:
     """Tissue of maps in files, with table values for every scalar.
 
     Raises:
         InputError: a file cannot be read or holds something else, grids differ, the mask is empty, or there is no pH.
     """
     paths = {f.name: Path(p) for f in fields(files) if (p := getattr(files, f.name)) is not None}
-    found, notes = _read(paths, assume_ph, {n: f"--{n}" for n in paths})
-    return _boxed(
+    found, notes = _read_maps(paths, assume_ph, {n: f"--{n}" for n in paths})
+    return _build_tissue_in_box(
         found,
         {},
         [*notes, "Every scalar of the model has its table value."],
@@ -125,11 +131,13 @@ def tissue_of_files(files: MapFiles, assume_ph: float | None, device: str) -> Si
     )
 
 
-def tissue_of_folder(folder: Path, assume_ph: float | None, device: str) -> SimulatedTissue:
+def tissue_from_result_folder(
+    folder: Path, assume_ph: float | None, device: str
+) -> SimulatedTissue:
     """Tissue of the maps of a ``nanopinn fit`` or ``nanopinn maps`` folder; scalars are a fit's posterior medians.
 
     Raises:
-        InputError: it is no such folder, or as :func:`tissue_of_files`.
+        InputError: it is no such folder, or as :func:`tissue_from_files`.
     """
     maps = folder / "maps"
     names = {"ktrans": "Ktrans", "ve": "ve", "vp": "vp", "mask": "mask", "ph": "pH"}
@@ -146,40 +154,42 @@ def tissue_of_folder(folder: Path, assume_ph: float | None, device: str) -> Simu
             expected="maps/Ktrans, ve, vp and mask.nii.gz",
             remedy="Give the --out of such a run; a fit of etofts has all of them.",
         )
-    found, notes = _read(paths, assume_ph, {n: f"--from: {p.name}" for n, p in paths.items()})
-    found, more = _less_noise(found, maps)
+    found, notes = _read_maps(paths, assume_ph, {n: f"--from: {p.name}" for n, p in paths.items()})
+    found, more = _shrink_noisy_maps(found, maps)
     scalars, said = _posterior_medians(folder)
     files = [*paths.values(), *(f for f in (folder / "parameters.json",) if f.is_file())]
-    return _boxed(found, scalars, [*notes, *more, said], tuple(files), device)
+    return _build_tissue_in_box(found, scalars, [*notes, *more, said], tuple(files), device)
 
 
 def _posterior_medians(folder: Path) -> tuple[dict[str, float], str]:
     if not (folder / "parameters.json").is_file():
         return {}, "The folder is of imaging alone: every scalar of the model has its table value."
     fitted = {s.name: s for s in read_result(folder).scalars}
-    known = [u for u in spine_unknowns() if u.name in fitted]
+    known = [u for u in scalar_unknowns() if u.name in fitted]
     informed = [u.label for u in known if fitted[u.name].informed]
     said = f"Scalars are the fit's posterior medians; of these the images informed {', '.join(informed) or 'none'}, the others are priors."
     return {u.name: fitted[u.name].median / u.per_unit for u in known}, said
 
 
-def _less_noise(found: _Measured, maps: Path) -> tuple[_Measured, list[str]]:
+def _shrink_noisy_maps(found: _InputMaps, maps: Path) -> tuple[_InputMaps, list[str]]:
     """ve and vp drawn to the tumour's mean as far as their standard deviations ask, as in fits."""
     drawn = {}
     for name in ("ve", "vp"):
         if (path := maps / f"{name}_std.nii.gz").is_file():
-            drawn[name] = shrunk(getattr(found, name), read_map(path)[0], found.mask)[0]
+            drawn[name] = shrink_to_tumour_mean(
+                getattr(found, name), read_map(path)[0], found.mask
+            )[0]
     if not drawn:
         return found, []
     plain = {f.name: getattr(found, f.name) for f in fields(found)}
-    return _Measured(**{**plain, **drawn}), [
+    return _InputMaps(**{**plain, **drawn}), [
         f"Voxels of {' and '.join(drawn)} are drawn to the tumour's mean as far as their error asks."
     ]
 
 
-def _read(
+def _read_maps(
     paths: Mapping[str, Path], assume_ph: float | None, said: Mapping[str, str]
-) -> tuple[_Measured, list[str]]:
+) -> tuple[_InputMaps, list[str]]:
     """Read maps, all on the grid of Ktrans; ``said`` is what the user calls each."""
     values: dict[str, Array] = {}
     affine, shape = np.eye(4), (0, 0, 0)
@@ -213,10 +223,10 @@ def _read(
         ("ph", LOWEST_PH, HIGHEST_PH, "an extracellular pH"),
     ):
         if name in values:
-            _plausible(values[name], mask, low, high, what, paths[name], said[name])
-    pH, more = _ph(values.get("ph"), assume_ph, mask)
-    measured = _Measured(
-        values["ktrans"] * factor, values["ve"], values["vp"], smoothed_pH(pH, mask), mask, affine
+            _require_plausible_median(values[name], mask, low, high, what, paths[name], said[name])
+    pH, more = _choose_ph_map(values.get("ph"), assume_ph, mask)
+    measured = _InputMaps(
+        values["ktrans"] * factor, values["ve"], values["vp"], smooth_pH(pH, mask), mask, affine
     )
     smooth = f"pH is smoothed (local paraboloids, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before it drives release, as in fits."
     return measured, [*notes, *(more or [smooth])]
@@ -237,7 +247,7 @@ def _ktrans_unit(path: Path) -> tuple[float, list[str]]:
     return KTRANS_UNITS[unit], []
 
 
-def _plausible(
+def _require_plausible_median(
     values: Array,
     mask: NDArray[np.bool_],
     low: float,
@@ -257,7 +267,7 @@ def _plausible(
         )
 
 
-def _ph(
+def _choose_ph_map(
     measured: Array | None, assumed: float | None, mask: NDArray[np.bool_]
 ) -> tuple[Array, list[str]]:
     """The pH map, NaN where not measured; a value throughout the tumour if there is no map."""
@@ -282,8 +292,8 @@ def _ph(
     ]
 
 
-def _boxed(
-    found: _Measured,
+def _build_tissue_in_box(
+    found: _InputMaps,
     scalars: Mapping[str, float],
     notes: list[str],
     files: tuple[Path, ...],
@@ -304,7 +314,7 @@ def _boxed(
         return torch.as_tensor(domain.take(a, beyond), dtype=torch.float64, device=device)
 
     boxes = {
-        name: box(filled(a, inside, normal, low, high), normal)
+        name: box(fill_missing_voxels(a, inside, normal, low, high), normal)
         for name, a, normal, low, high in layers
     }
     maps = TissueMaps(

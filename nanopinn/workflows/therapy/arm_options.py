@@ -9,7 +9,7 @@ from typing import Any
 from nanopinn.errors import InputError
 from nanopinn.imaging.given import is_file
 from nanopinn.imaging.io import read_sidecar, sidecar_path
-from nanopinn.imaging.numbers import listed_numbers
+from nanopinn.imaging.numbers import parse_number_list
 
 _NUMBER = r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
 _DOSE = re.compile(rf"{_NUMBER}\s*(mg/m2|mg/m\^2|mg)")
@@ -18,7 +18,7 @@ _FILE = re.compile(rf"(.+\.nii(?:\.gz)?)(?:@{_NUMBER})?")
 _RADIATION = re.compile(rf"{_NUMBER}@{_NUMBER}")
 
 
-def dose_table(text: str) -> dict[str, float]:
+def parse_dose(text: str) -> dict[str, float]:
     """``mg_per_m2`` of "50mg/m2", or ``amount_mg`` of "90mg".
 
     Raises:
@@ -36,7 +36,7 @@ def dose_table(text: str) -> dict[str, float]:
     return {"amount_mg" if found[2] == "mg" else "mg_per_m2": float(found[1])}
 
 
-def heat_table(text: str) -> dict[str, Any]:
+def parse_heating(text: str) -> dict[str, Any]:
     """A heating of "42:60", "42:60@0.5~5" (degrees C:minutes@hours~ramp in minutes), or of a thermometry file, "T.nii.gz@0.5".
 
     Raises:
@@ -45,7 +45,7 @@ def heat_table(text: str) -> dict[str, Any]:
     if (file := _FILE.fullmatch(text.strip())) is not None:
         return {
             "file": file[1],
-            "minutes": _measured_minutes(Path(file[1])),
+            "minutes": _thermometry_duration_min(Path(file[1])),
             "start_h": float(file[2] or 0),
         }
     found = _HEAT.fullmatch(text.strip())
@@ -61,7 +61,7 @@ def heat_table(text: str) -> dict[str, Any]:
     return {"temperature_C": T, "minutes": minutes, "start_h": start, "ramp_min": ramp}
 
 
-def _measured_minutes(path: Path) -> float:
+def _thermometry_duration_min(path: Path) -> float:
     """How long a thermometry lasts, by its sidecar."""
     if not is_file(path):
         raise InputError(
@@ -72,7 +72,7 @@ def _measured_minutes(path: Path) -> float:
             remedy="Check the path.",
         )
     times = read_sidecar(path).get("VolumeTiming")
-    listed = listed_numbers(times)
+    listed = parse_number_list(times)
     if listed is None or not listed.size or not listed[-1] > 0:
         raise InputError(
             "the times of the thermometry cannot be used",
@@ -84,7 +84,7 @@ def _measured_minutes(path: Path) -> float:
     return float(listed[-1]) / 60
 
 
-def radiation_table(text: str) -> dict[str, float]:
+def parse_fraction(text: str) -> dict[str, float]:
     """A fraction of "5@24", Gy@hours.
 
     Raises:

@@ -11,8 +11,8 @@ from nanopinn.errors import InputError
 from nanopinn.physics.vehicle import Formulation
 from nanopinn.workflows.amounts import MG
 from nanopinn.workflows.formulations import find_formulation
-from nanopinn.workflows.schedule import schedule_of, schedule_tables
-from nanopinn.workflows.therapy.arm_options import dose_table, heat_table, radiation_table
+from nanopinn.workflows.schedule import treatment_from_tables, read_schedule_tables
+from nanopinn.workflows.therapy.arm_options import parse_dose, parse_heating, parse_fraction
 from nanopinn.workflows.treatment import HOUR, GivenDose, Treatment
 
 #: Of people, m2: the mean adult's, assumed where none is given.
@@ -29,7 +29,7 @@ class Arm:
     treatment: Treatment
 
 
-def arms_of(
+def build_arms(
     names: Sequence[str],
     *,
     dose: str = DOSE,
@@ -61,24 +61,24 @@ def arms_of(
     """
     formulations = _formulations(names)
     if schedule is None:
-        times = _imaging(imaging_h, end_h)
-        tables = _tables(
+        times = _default_imaging_times(imaging_h, end_h)
+        tables = _build_schedule_tables(
             dose, body_surface_m2, infusion_min, heat, radiation, end_h, times, heat_effects
         )
-        said = [_surface(body_surface_m2)] if "mg_per_m2" in tables["dose"][0] else []
+        said = [_describe_body_surface(body_surface_m2)] if "mg_per_m2" in tables["dose"][0] else []
     else:
-        _not_both(dose, infusion_min, heat, radiation)
-        tables = _switched(schedule_tables(schedule), heat_effects)
+        _refuse_options_beside_schedule(dose, infusion_min, heat, radiation)
+        tables = _disable_heat_effects(read_schedule_tables(schedule), heat_effects)
         said = [
             f"Doses, heat and radiation are those of {schedule.name}; what it gives them in is replaced by that of each arm."
         ]
-    arms = tuple(Arm(f.short, _treatment(tables, schedule, f, heat_all)) for f in formulations)
-    _answers(formulations, bool(tables.get("heat")), heat_all)
+    arms = tuple(Arm(f.short_name, _treatment(tables, schedule, f, heat_all)) for f in formulations)
+    _require_heat_sensitive_arm(formulations, bool(tables.get("heat")), heat_all)
     return arms, (
-        *_same_dose(arms[0].treatment),
+        *_describe_dose(arms[0].treatment),
         *said,
-        *_heated(arms, heat_all),
-        *_own(formulations),
+        *_describe_heating(arms, heat_all),
+        *_describe_user_formulations(formulations),
     )
 
 
@@ -89,7 +89,7 @@ def _formulations(names: Sequence[str]) -> tuple[Formulation, ...]:
             "there is no arm", field="--arms", expected="formulations, such as free,pld,tsl"
         )
     for i, f in enumerate(found):
-        if any(f.short.casefold() == other.short.casefold() for other in found[:i]):
+        if any(f.short_name.casefold() == other.short_name.casefold() for other in found[:i]):
             raise InputError(
                 "an arm is there twice",
                 field="--arms",
@@ -99,14 +99,14 @@ def _formulations(names: Sequence[str]) -> tuple[Formulation, ...]:
     return found
 
 
-def _imaging(imaging_h: Sequence[float], end_h: float) -> tuple[float, ...]:
+def _default_imaging_times(imaging_h: Sequence[float], end_h: float) -> tuple[float, ...]:
     """The usual times as far as the run goes; times that were asked for stay, so that one after the end is refused."""
     if tuple(imaging_h) != IMAGING_H:
         return tuple(float(t) for t in imaging_h)
     return tuple(t for t in IMAGING_H if t <= end_h) or (end_h,)
 
 
-def _tables(
+def _build_schedule_tables(
     dose: str,
     surface: float,
     infusion_min: float,
@@ -124,17 +124,17 @@ def _tables(
                 "formulation": "free",
                 "start_h": 0.0,
                 "infusion_min": infusion_min,
-                **dose_table(dose),
+                **parse_dose(dose),
             }
         ],
-        "heat": [heat_table(h) for h in heat],
-        "radiation": [radiation_table(r) for r in radiation],
+        "heat": [parse_heating(h) for h in heat],
+        "radiation": [parse_fraction(r) for r in radiation],
         "imaging": {"times_h": tuple(imaging_h)},
         "run": {"end_h": end_h, "heat_effects": heat_effects},
     }
 
 
-def _not_both(
+def _refuse_options_beside_schedule(
     dose: str, infusion_min: float, heat: Sequence[str], radiation: Sequence[str]
 ) -> None:
     options = {
@@ -153,7 +153,7 @@ def _not_both(
         )
 
 
-def _switched(tables: dict[str, Any], heat_effects: bool) -> dict[str, Any]:
+def _disable_heat_effects(tables: dict[str, Any], heat_effects: bool) -> dict[str, Any]:
     """The tables, without effects of heat where they are not wanted."""
     if heat_effects or not isinstance(tables.get("run"), dict):
         return tables
@@ -164,24 +164,28 @@ def _treatment(
     tables: Mapping[str, Any], path: Path | None, formulation: Formulation, heat_all: bool
 ) -> Treatment:
     """Heat is left out of an arm that does not answer to it only after it was read, so that its mistakes are named in every case."""
-    heated = schedule_of(tables, path, formulation)
+    heated = treatment_from_tables(tables, path, formulation)
     if heat_all or formulation.heat is not None or not heated.heatings:
         return heated
-    return schedule_of({k: v for k, v in tables.items() if k != "heat"}, path, formulation)
+    return treatment_from_tables(
+        {k: v for k, v in tables.items() if k != "heat"}, path, formulation
+    )
 
 
-def _answers(formulations: Sequence[Formulation], heat: bool, heat_all: bool) -> None:
+def _require_heat_sensitive_arm(
+    formulations: Sequence[Formulation], heat: bool, heat_all: bool
+) -> None:
     if heat and not heat_all and all(f.heat is None for f in formulations):
         raise InputError(
             "no arm answers to the heat",
             field="--heat",
-            found=", ".join(f.short for f in formulations),
+            found=", ".join(f.short_name for f in formulations),
             expected="an arm that heat opens, such as tsl",
             remedy="Add it, leave the heat out, or heat every arm (--heat-all).",
         )
 
 
-def _same_dose(t: Treatment) -> list[str]:
+def _describe_dose(t: Treatment) -> list[str]:
     def words(g: GivenDose) -> str:
         over = f"infused over {g.dose.infusion_s / 60:g} min" if g.dose.infusion_s else "as a bolus"
         return f"{g.dose.amount_kg / MG:g} mg at {g.dose.start_s / HOUR:g} h {over}"
@@ -189,13 +193,13 @@ def _same_dose(t: Treatment) -> list[str]:
     return [f"Every arm is given the same doxorubicin: {', '.join(map(words, t.doses))}."]
 
 
-def _surface(m2: float) -> str:
+def _describe_body_surface(m2: float) -> str:
     return f"Body surface: {m2:g} m2" + (
         " (assumed, a mean adult)." if m2 == BODY_SURFACE_M2 else "."
     )
 
 
-def _heated(arms: Sequence[Arm], heat_all: bool) -> list[str]:
+def _describe_heating(arms: Sequence[Arm], heat_all: bool) -> list[str]:
     warm = [a for a in arms if a.treatment.heatings]
     if not warm:
         return []
@@ -208,12 +212,12 @@ def _heated(arms: Sequence[Arm], heat_all: bool) -> list[str]:
         if cold
         else f"Heat is given to {names}."
     )
-    return [who, *warm[0].treatment.said_of_heat()]
+    return [who, *warm[0].treatment.heat_assumptions()]
 
 
-def _own(formulations: Sequence[Formulation]) -> list[str]:
+def _describe_user_formulations(formulations: Sequence[Formulation]) -> list[str]:
     return [
-        f"{f.short} is as {f.file.name} says: {f.description}; {len(f.own)} numbers of its own."
+        f"{f.short_name} is as {f.file.name} says: {f.description}; {len(f.own_parameters)} numbers of its own."
         for f in formulations
         if f.file
     ]

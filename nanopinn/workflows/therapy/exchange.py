@@ -10,36 +10,42 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.physics.model import TumourModel
-from nanopinn.solvers.clusters import group_mean, group_voxels
+from nanopinn.solvers.clusters import cluster_mean, cluster_voxels
 from nanopinn.solvers.forward import Setting
-from nanopinn.solvers.grid import mean_of_parts
+from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.pressure import solve_pressure
-from nanopinn.workflows.therapy.draws import Draws
+from nanopinn.workflows.therapy.draws import InputDraws
 from nanopinn.workflows.therapy.patient import Patient
 
 Array = NDArray[np.float64]
-Factor = Array | Tensor | float
+FactorValue = Array | Tensor | float
 
 #: Relative residual of the pressure solves: far below what any input is known to.
-SOLVE_TO = 1e-6
+PRESSURE_TOLERANCE = 1e-6
 #: A group with a smaller share of the tumour joins the one it is most like.
-SMALLEST = 0.03
+MIN_GROUP_SHARE = 0.03
 
 
 def cluster_exchange(
-    patient: Patient, draws: Draws, labels: Tensor, factors: Mapping[str, Factor] | None = None
+    patient: Patient,
+    draws: InputDraws,
+    labels: Tensor,
+    factors: Mapping[str, FactorValue] | None = None,
 ) -> tuple[Array, Array]:
     """Filtration and lymphatic drainage of :func:`cluster_flow`, ``(draw, group)`` each, 1/s."""
     return cluster_flow(patient, draws, labels, factors)[:2]
 
 
 def cluster_flow(
-    patient: Patient, draws: Draws, labels: Tensor, factors: Mapping[str, Factor] | None = None
+    patient: Patient,
+    draws: InputDraws,
+    labels: Tensor,
+    factors: Mapping[str, FactorValue] | None = None,
 ) -> tuple[Array, Array, Array]:
     """Filtration, lymphatic drainage and pressure, means over each group of voxels: one pressure solve per draw.
 
     Args:
-        labels: of the voxels, ``(x, y, z)``, -1 outside (:func:`group_tumour`).
+        labels: of the voxels, ``(x, y, z)``, -1 outside (:func:`group_tumour_voxels`).
         factors: on the tumour's properties at the time that is meant, as heat and radiation change them: ``(draw,)``, or one for all.
 
     Returns:
@@ -56,23 +62,29 @@ def cluster_flow(
     found = []
     for i in range(len(draws)):
         here = {name: float(f[i]) for name, f in every.items()}
-        model = TumourModel.of(fine.maps, _tensors(draws.scalars_of(i), tissue.maps.phi), here)
+        model = TumourModel.of(fine.maps, _tensors(draws.scalars_at_draw(i), tissue.maps.phi), here)
         flow = model.flow()
         scale = flow.p_e.max()
         # pressure over p_e answers only to the length scale and to normal tissue, so that of the median is near
         solved = solve_pressure(
-            flow, fine.grid, None if at_median is None else at_median * scale, tol=SOLVE_TO
+            flow,
+            fine.grid,
+            None if at_median is None else at_median * scale,
+            tol=PRESSURE_TOLERANCE,
         )
         at_median = solved.x / scale if at_median is None else at_median
-        fields = (*model.exchange(solved.x), solved.x)
+        fields = (*model.filtration_and_drainage(solved.x), solved.x)
         found.append(
-            [group_mean(mean_of_parts(v, setting.flow_refine), labels)[:, 0, 0] for v in fields]
+            [
+                cluster_mean(average_subcells(v, setting.flow_refine), labels)[:, 0, 0]
+                for v in fields
+            ]
         )
     J_v, J_L, p = (torch.stack(v).cpu().numpy() for v in zip(*found, strict=True))
     return J_v, J_L, p
 
 
-def group_tumour(patient: Patient, n: int, rng: np.random.Generator) -> Tensor:
+def group_tumour_voxels(patient: Patient, n: int, rng: np.random.Generator) -> Tensor:
     """Group the tumour's voxels by vessels, walls, pH and filtration at the median; none is small.
 
     Args:
@@ -83,10 +95,10 @@ def group_tumour(patient: Patient, n: int, rng: np.random.Generator) -> Tensor:
     """
     maps, features = patient.tissue.maps, _features(patient)
     inside = maps.tumour > 0.5
-    labels = group_voxels(features, inside, n, rng)
+    labels = cluster_voxels(features, inside, n, rng)
     values = features[:, inside].T
     values = (values - values.mean(0)) / values.std(0).clamp_min(1e-12)
-    of = _without_small(labels[inside], values)
+    of = _merge_small_groups(labels[inside], values)
     means = [float(maps.PS[inside][of == k].mean()) for k in of.unique()]
     order = torch.as_tensor(np.argsort(np.argsort(means)), device=of.device)
     out = torch.full_like(labels, -1)
@@ -98,23 +110,23 @@ def _features(patient: Patient) -> Tensor:
     maps = patient.tissue.maps
     setting = Setting(maps, patient.tissue.grid, patient.flow_refine, patient.rim)
     model = TumourModel.of(setting.flow_setting.maps, _tensors(patient.tissue.scalars, maps.phi))
-    p = solve_pressure(model.flow(), setting.flow_setting.grid, tol=SOLVE_TO).x
-    J_v = mean_of_parts(model.exchange(p)[0], setting.flow_refine)
+    p = solve_pressure(model.flow(), setting.flow_setting.grid, tol=PRESSURE_TOLERANCE).x
+    J_v = average_subcells(model.filtration_and_drainage(p)[0], setting.flow_refine)
     return torch.stack([maps.v_p.clamp_min(1e-3).log(), maps.PS.log(), maps.pH, J_v])
 
 
-def _without_small(labels: Tensor, values: Tensor) -> Tensor:
+def _merge_small_groups(labels: Tensor, values: Tensor) -> Tensor:
     """Voxels of the smallest group join the nearest other group's centre, until none is small."""
     while True:
         groups, counts = labels.unique(return_counts=True)
-        if len(groups) == 1 or int(counts.min()) >= SMALLEST * len(labels):
+        if len(groups) == 1 or int(counts.min()) >= MIN_GROUP_SHARE * len(labels):
             return labels
         small = groups[counts.argmin()]
         others = groups[groups != small]
         centres = torch.stack([values[labels == k].mean(0) for k in others])
-        mine = labels == small
+        in_smallest = labels == small
         labels = labels.clone()
-        labels[mine] = others[torch.cdist(values[mine], centres).argmin(1)]
+        labels[in_smallest] = others[torch.cdist(values[in_smallest], centres).argmin(1)]
 
 
 def _tensors(scalars: Mapping[str, float | Array], like: Tensor) -> dict[str, Tensor]:

@@ -10,28 +10,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.inference.resume import Keeper
+from nanopinn.inference.resume import CheckpointStore
 from nanopinn.physics.values import Number, Values
-from nanopinn.progress import Progress, silent
-from nanopinn.solvers.exposure import Counted, Exposure
+from nanopinn.progress import Progress, ignore_progress
+from nanopinn.solvers.exposure import KillCriteria, Exposure
 from nanopinn.workflows.settings import ComparisonSettings
 from nanopinn.workflows.simulate.heating import temperature_course
 from nanopinn.workflows.therapy.arms import Arm
-from nanopinn.workflows.therapy.draws import Draws
-from nanopinn.workflows.therapy.exchange import cluster_exchange, group_tumour
+from nanopinn.workflows.therapy.draws import InputDraws
+from nanopinn.workflows.therapy.exchange import cluster_exchange, group_tumour_voxels
 from nanopinn.workflows.therapy.patient import Patient
-from nanopinn.workflows.therapy.under_voxel import UnderVoxel, expose
+from nanopinn.workflows.therapy.under_voxel import MicroscaleModel, solve_exposure
 from nanopinn.workflows.treatment import Treatment
 
 Array = NDArray[np.float64]
 #: Draws that march together: what one batch does is lost at most when a run is killed.
-AT_ONCE = 26
+DRAWS_PER_BATCH = 26
 #: Hours after a heating or a fraction at which fluid is solved for anew, beside the beginning and the end; lines between them.
-AFTER_H = (0.0, 12.0, 24.0, 48.0)
+HOURS_AFTER_EVENT = (0.0, 12.0, 24.0, 48.0)
 
 
 @dataclass(frozen=True)
-class Exposed:
+class ExposureModel:
     """A patient's groups of voxels and the draws of what is not known, ready for arms.
 
     Attributes:
@@ -40,40 +40,40 @@ class Exposed:
     """
 
     patient: Patient
-    draws: Draws
+    draws: InputDraws
     labels: Tensor
     voxels: Array
     filtration: Array
-    counted: Counted
-    keeper: Keeper | None = field(default=None, repr=False)
-    progress: Progress = field(default=silent, repr=False)
+    counted: KillCriteria
+    checkpoint_store: CheckpointStore | None = field(default=None, repr=False)
+    progress: Progress = field(default=ignore_progress, repr=False)
 
     @classmethod
     def of(
         cls,
         patient: Patient,
-        draws: Draws,
+        draws: InputDraws,
         settings: ComparisonSettings,
-        keeper: Keeper | None = None,
-        progress: Progress = silent,
-    ) -> Exposed:
+        checkpoint_store: CheckpointStore | None = None,
+        progress: Progress = ignore_progress,
+    ) -> ExposureModel:
         """Group the tumour's voxels."""
-        labels = group_tumour(patient, settings.groups, np.random.default_rng(settings.seed))
+        labels = group_tumour_voxels(patient, settings.groups, np.random.default_rng(settings.seed))
         voxels = torch.bincount(labels[labels >= 0]).cpu().numpy().astype(np.float64)
-        filtration = cluster_exchange(patient, draws.rows(slice(0, 1)), labels)[0][0]
+        filtration = cluster_exchange(patient, draws.select_draws(slice(0, 1)), labels)[0][0]
         return cls(
             patient,
             draws,
             labels,
             voxels,
             filtration,
-            Counted(settings.limit_um * 1e-6, settings.lethal),
-            keeper,
+            KillCriteria(settings.limit_um * 1e-6, settings.lethal),
+            checkpoint_store,
             progress,
         )
 
     @property
-    def on_image(self) -> NDArray[np.int64]:
+    def group_labels_on_image(self) -> NDArray[np.int64]:
         """Group of every voxel of the image, -1 outside."""
         put = self.patient.tissue.domain.put(self.labels.cpu().numpy().astype(np.float64))
         return np.where(np.isfinite(put), put, -1).astype(np.int64)
@@ -81,61 +81,72 @@ class Exposed:
     def to(self, arm: Arm) -> Exposure:
         """What an arm does, for every draw."""
         parts = []
-        starts = range(0, len(self.draws), AT_ONCE)
+        starts = range(0, len(self.draws), DRAWS_PER_BATCH)
         for i, start in enumerate(starts):
             name = f"{arm.name}-{start}"
-            found = self.keeper.get(name, Exposure, (Exposure,)) if self.keeper else None
+            found = (
+                self.checkpoint_store.get(name, Exposure, (Exposure,))
+                if self.checkpoint_store
+                else None
+            )
             if found is None:
                 found = self._batch(
-                    arm, self.draws.rows(slice(start, start + AT_ONCE)), (i, len(starts))
+                    arm,
+                    self.draws.select_draws(slice(start, start + DRAWS_PER_BATCH)),
+                    (i, len(starts)),
                 )
-                if self.keeper:
-                    self.keeper.put(name, found, (Exposure,))
+                if self.checkpoint_store:
+                    self.checkpoint_store.put(name, found, (Exposure,))
             parts.append(found)
-        return Exposure.joined(parts)
+        return Exposure.concatenate(parts)
 
-    def _batch(self, arm: Arm, draws: Draws, turn: tuple[int, int]) -> Exposure:
+    def _batch(self, arm: Arm, draws: InputDraws, batch: tuple[int, int]) -> Exposure:
         def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
-            self.progress(f"{arm.name}: under the voxel", (turn[0] + fraction) / turn[1], numbers)
+            self.progress(f"{arm.name}: under the voxel", (batch[0] + fraction) / batch[1], numbers)
 
-        return expose(
-            self.under(arm.treatment, draws), arm.treatment, counted=self.counted, progress=show
+        return solve_exposure(
+            self.with_values(arm.treatment, draws),
+            arm.treatment,
+            counted=self.counted,
+            progress=show,
         )
 
-    def under(self, treatment: Treatment, draws: Draws) -> UnderVoxel:
+    def with_values(self, treatment: Treatment, draws: InputDraws) -> MicroscaleModel:
         """The groups under a treatment, for some of the draws."""
         tissue = self.patient.tissue
-        drawn = treatment.under(
+        drawn = treatment.with_values(
             {n: torch.as_tensor(v).to(tissue.maps.phi) for n, v in draws.values.items()}
         )
         scalars: Values = {n: torch.as_tensor(v) for n, v in draws.scalars.items()}
         values: Values = {n: torch.as_tensor(v) for n, v in draws.values.items()}
         if treatment.carrier is not None:
-            scalars, values = treatment.carrier.in_tissue(scalars, values)
+            scalars, values = treatment.carrier.tissue_parameters(scalars, values)
         temperature, _, _ = temperature_course(treatment, tissue)
-        flow = _FluidInTime(self.patient, draws, self.labels, drawn)
-        return UnderVoxel.of(
+        flow = _InterpolatedFluidExchange(self.patient, draws, self.labels, drawn)
+        return MicroscaleModel.of(
             tissue.maps,
             self.labels,
             len(draws),
             scalars,
             values,
             flow,
-            over=draws.maps_over,
+            relative_aif_scale=draws.relative_aif_scale,
             temperature=temperature,
             factors=drawn.factors if drawn.changes_tissue else None,
         )
 
 
-class _FluidInTime:
+class _InterpolatedFluidExchange:
     """Filtration and drainage of groups and draws at any time, linear between times at which the pressure is solved for."""
 
     def __init__(
-        self, patient: Patient, draws: Draws, labels: Tensor, treatment: Treatment
+        self, patient: Patient, draws: InputDraws, labels: Tensor, treatment: Treatment
     ) -> None:
-        self.times = _solved_at(treatment)
+        self.times = _pressure_solution_times(treatment)
         found = [
-            cluster_exchange(patient, draws, labels, as_arrays(treatment.factors(t), len(draws)))
+            cluster_exchange(
+                patient, draws, labels, expand_factors_to_draws(treatment.factors(t), len(draws))
+            )
             for t in self.times
         ]
         self.J_v, self.J_L = (np.stack(J) for J in zip(*found, strict=True))
@@ -150,16 +161,16 @@ class _FluidInTime:
         ]
 
 
-def _solved_at(treatment: Treatment) -> Array:
+def _pressure_solution_times(treatment: Treatment) -> Array:
     if not treatment.changes_tissue:
         return np.zeros(1)
-    ends = [end for _, end in treatment.heated_s] + list(treatment.radiation.events())
-    times = {0.0, treatment.end_s, *(start for start, _ in treatment.heated_s)}
-    times |= {end + 3600 * h for end in ends for h in AFTER_H}
+    ends = [end for _, end in treatment.heating_intervals_s] + list(treatment.radiation.events())
+    times = {0.0, treatment.end_s, *(start for start, _ in treatment.heating_intervals_s)}
+    times |= {end + 3600 * h for end in ends for h in HOURS_AFTER_EVENT}
     return np.array(sorted(t for t in times if 0 <= t <= treatment.end_s))
 
 
-def as_arrays(factors: Mapping[str, Number], n: int) -> dict[str, Array]:
+def expand_factors_to_draws(factors: Mapping[str, Number], n: int) -> dict[str, Array]:
     """Factors of every draw, ``(n,)`` each."""
     return {
         name: np.broadcast_to(np.asarray(torch.as_tensor(f, dtype=torch.float64).cpu()), (n,))

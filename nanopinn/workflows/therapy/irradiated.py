@@ -9,23 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.inference.aif_scale import NAME as AIF_SCALE
-from nanopinn.inference.checkpoint import Checkpoint, load_fit
-from nanopinn.inference.radiation_effect import RadiationEffect, Seen, effect_of_scans
+from nanopinn.inference.aif_scale import AIF_SCALE as AIF_SCALE
+from nanopinn.inference.checkpoint import FittedProblem, load_fit
+from nanopinn.inference.radiation_effect import (
+    RadiationEffect,
+    ScanInformation,
+    infer_radiation_effect,
+)
 from nanopinn.inference.result import FitResult
 from nanopinn.parameters import value
 from nanopinn.physics.radiation import Fraction
-from nanopinn.physics.wall import permeability_from_transfer
+from nanopinn.physics.wall import permeability_from_ktrans
 
 Array = NDArray[np.float64]
 
 #: Unknowns of a fit that radiation's effect on the flow shows in.
-FLOW = ("l", "q")
+FLOW_UNKNOWNS = ("l", "q")
 #: Of their logarithms, for the derivative of the drag.
-STEP = 0.02
+LOG_STEP = 0.02
 
 
-def effect_of_radiation(
+def estimate_radiation_effect(
     before: str | Path,
     after: str | Path,
     *,
@@ -63,7 +67,7 @@ def effect_of_radiation(
             remedy="Give two results.",
         )
     fits = [load_fit(before), load_fit(after)]
-    seen = [scan_of(fit, shared_sd) for fit in fits]
+    seen = [summarise_scan(fit, shared_sd) for fit in fits]
     priors = [_flow_prior(fit, path) for fit, path in zip(fits, (before, after), strict=True)]
     if not np.allclose(priors[0], priors[1]):
         raise InputError(
@@ -72,29 +76,29 @@ def effect_of_radiation(
             field="l, q",
             remedy="Fit both with this version.",
         )
-    return effect_of_scans(
+    return infer_radiation_effect(
         seen[0], seen[1], course, scan_h * 3600, priors[0], notes=_notes(fits, shared_sd)
     )
 
 
-def scan_of(fit: FitResult, shared_sd: float = 0.0) -> Seen:
+def summarise_scan(fit: FitResult, shared_sd: float = 0.0) -> ScanInformation:
     """What a fit says of its tumour by itself.
 
     Raises:
         InputError: flow is not among its unknowns, or it does not hold its problem.
     """
-    if fit.ended is None:
+    if fit.fitted_problem is None:
         raise InputError(
             "the fit does not hold its problem", remedy="Run the fit again with this version."
         )
     prior_mean, prior_sd = _flow_prior(fit, "the fit")
     names = [s.name for s in fit.scalars]
-    i = [names.index(n) for n in FLOW]
+    i = [names.index(n) for n in FLOW_UNKNOWNS]
     precision = np.asarray(np.linalg.inv(fit.covariance[np.ix_(i, i)]), dtype=np.float64)
     information: Array = precision - np.diag(1 / prior_sd**2)
-    mean = fit.ended.theta[i]
-    PS, drag = _permeability(fit.ended, i)
-    return Seen(
+    mean = fit.fitted_problem.theta[i]
+    PS, drag = _permeability(fit.fitted_problem, i)
+    return ScanInformation(
         information,
         precision @ mean - prior_mean / prior_sd**2,
         mean,
@@ -104,18 +108,18 @@ def scan_of(fit: FitResult, shared_sd: float = 0.0) -> Seen:
     )
 
 
-def _permeability(ended: Checkpoint, of_flow: Sequence[int]) -> tuple[float, Array]:
+def _permeability(ended: FittedProblem, of_flow: Sequence[int]) -> tuple[float, Array]:
     """ln of the tumour's mean PS at the estimate, and its derivative by (ln l, ln q): Ktrans as measured, less another drag."""
     problem = ended.problem
     forward, inside = problem.forward(), problem.setting.maps.tumour > 0.5
 
     def log_mean(theta: Array) -> float:
         J_v = forward.flow(problem.tensor(theta)).J_v
-        return float(permeability_from_transfer(problem.local[0], J_v)[inside].mean().log())
+        return float(permeability_from_ktrans(problem.local_kinetics[0], J_v)[inside].mean().log())
 
     here = log_mean(ended.theta)
-    along = [log_mean(ended.theta + STEP * np.eye(len(ended.theta))[j]) for j in of_flow]
-    return here, (np.array(along) - here) / STEP
+    along = [log_mean(ended.theta + LOG_STEP * np.eye(len(ended.theta))[j]) for j in of_flow]
+    return here, (np.array(along) - here) / LOG_STEP
 
 
 def _ktrans_error(fit: FitResult, shared_sd: float) -> float:
@@ -132,7 +136,7 @@ def _ktrans_error(fit: FitResult, shared_sd: float) -> float:
 def _flow_prior(fit: FitResult, path: str | Path) -> tuple[Array, Array]:
     """Prior mean and sd of (ln l, ln q), SI."""
     try:
-        both = [fit[n] for n in FLOW]
+        both = [fit[n] for n in FLOW_UNKNOWNS]
     except StopIteration as error:
         raise InputError(
             "the fit has no flow among its unknowns",

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from nanopinn.inference.checkpoint import saved_at
+from nanopinn.inference.checkpoint import fit_file_path
 from nanopinn.workflows.settings import ComparisonSettings, PhantomSettings
 from nanopinn.workflows.therapy.arms import Arm
 from nanopinn.workflows.therapy.patient import Patient
 
 
-def files_of(
+def list_comparison_files(
     patient: Patient, arms: Sequence[Arm], schedule: Path | None, settings: ComparisonSettings
 ) -> tuple[Path, ...]:
     """Every file that a comparison reads."""
@@ -23,14 +23,16 @@ def files_of(
         for f in (*a.treatment.files, *(h.file for h in a.treatment.heatings if h.file is not None))
     ]
     second = (
-        [saved_at(settings.radiation_from.rpartition("@")[0])] if settings.radiation_from else []
+        [fit_file_path(settings.radiation_from.rpartition("@")[0])]
+        if settings.radiation_from
+        else []
     )
     return tuple(
         dict.fromkeys([*patient.tissue.files, *([schedule] if schedule else []), *of_arms, *second])
     )
 
 
-def identity(
+def comparison_identity(
     settings: ComparisonSettings, read: Mapping[str, str], phantom: PhantomSettings | None
 ) -> dict[str, str]:
     """All that was given, each by name: choices by value, files by hash."""

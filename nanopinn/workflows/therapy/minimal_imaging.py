@@ -16,14 +16,14 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.drug import DrugImage
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.maps import ImagingMaps, make_maps
-from nanopinn.inference.checkpoint import Checkpoint
+from nanopinn.inference.checkpoint import FittedProblem
 from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.refusals import refuse
-from nanopinn.progress import Progress, silent
+from nanopinn.inference.refusals import validate_problem
+from nanopinn.progress import Progress, ignore_progress
 from nanopinn.workflows.device import choose_device
-from nanopinn.workflows.problem import drug_images, pose
+from nanopinn.workflows.problem import load_drug_images, pose_problem_from_images
 from nanopinn.workflows.settings import FitSettings
-from nanopinn.workflows.therapy.draws import Draws, draw_inputs
+from nanopinn.workflows.therapy.draws import InputDraws, draw_inputs
 from nanopinn.workflows.therapy.patient import Patient
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 #: A positive number for every draw, ``(draw,)``, of a patient.
-OutcomeOf = Callable[[Patient, Draws], Array]
+OutcomeFunction = Callable[[Patient, InputDraws], Array]
 
 
 @dataclass(frozen=True)
-class Worth:
+class ImagingStage:
     """The outcome under what is known of the tumour at one stage.
 
     Attributes:
@@ -66,8 +66,8 @@ class MinimalImaging:
 
     outcome: str
     unit: str
-    stages: tuple[Worth, ...]
-    left: Worth
+    stages: tuple[ImagingStage, ...]
+    remaining: ImagingStage
     draws: int
     assumptions: tuple[str, ...]
 
@@ -75,12 +75,12 @@ class MinimalImaging:
         """A row per stage."""
         head = f"{self.outcome}, {self.unit}" if self.unit != "1" else self.outcome
         lines = [f"{head:40s}{'images':>8s}{'median':>12s}{'95 %':>26s}{'sd of ln':>10s}  informed"]
-        for w in (*self.stages, self.left):
-            interval, told = f"{w.low:.3g} .. {w.high:.3g}", ", ".join(w.informed) or "-"
+        for w in (*self.stages, self.remaining):
+            interval, informed_names = f"{w.low:.3g} .. {w.high:.3g}", ", ".join(w.informed) or "-"
             lines.append(
-                f"{w.name:40s}{w.images:8d}{w.median:12.4g}{interval:>26s}{w.sd:10.3f}  {told}"
+                f"{w.name:40s}{w.images:8d}{w.median:12.4g}{interval:>26s}{w.sd:10.3f}  {informed_names}"
             )
-        return "\n".join([*lines, self.in_words()])
+        return "\n".join([*lines, self.describe()])
 
     def table(self) -> list[dict[str, object]]:
         """A row per stage, as a file holds it."""
@@ -94,10 +94,10 @@ class MinimalImaging:
                 "sd_of_ln": w.sd,
                 "informed": ", ".join(w.informed),
             }
-            for w in (*self.stages, self.left)
+            for w in (*self.stages, self.remaining)
         ]
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """What the images took away of the spread."""
         first, last = self.stages[0], self.stages[-1]
         more = "; ".join(
@@ -106,18 +106,18 @@ class MinimalImaging:
         )
         return (
             f"The sd of ln({self.outcome}) falls from {first.sd:.2f} ({first.name}) to {last.sd:.2f} ({last.name}): {more}. "
-            f"{self.left.sd:.2f} of it rests on what no image of this tumour tells."
+            f"{self.remaining.sd:.2f} of it rests on what no image of this tumour tells."
         )
 
     def __repr__(self) -> str:
-        return f"MinimalImaging({self.in_words()})"
+        return f"MinimalImaging({self.describe()})"
 
 
-def outcome_by_images(
+def outcome_uncertainty_by_images(
     inputs: ImagingInputs,
     settings: FitSettings,
     arms: Sequence[Arm],
-    outcome: OutcomeOf,
+    outcome: OutcomeFunction,
     *,
     name: str,
     unit: str = "1",
@@ -153,17 +153,23 @@ def outcome_by_images(
             found=", ".join(settings.field),
             expected="bumps",
         )
-    show = progress or silent
+    show = progress or ignore_progress
     imaging = make_maps(inputs, progress=show)
-    by_time = _sessions(drug_images(imaging, settings))
-    patients = fit_in_turn(imaging, by_time, settings, show)
-    worths = [_worth("prior", 0, patients[0].at_prior(), (), arms, outcome, draws, seed)]
+    by_time = _group_by_time(load_drug_images(imaging, settings))
+    patients = fit_sequentially(imaging, by_time, settings, show)
+    imaging_stages = [
+        _evaluate_stage(
+            "prior", 0, patients[0].with_prior_uncertainty(), (), arms, outcome, draws, seed
+        )
+    ]
     for k, patient in enumerate(patients):
         seen = " + ".join(f"{s[0].time_s / 3600:g} h" for s in by_time[:k])
         label = f"before the dose, and {seen} after" if k else "before the dose alone"
-        worths.append(_worth(label, k, patient, _informed(patient), arms, outcome, draws, seed))
+        imaging_stages.append(
+            _evaluate_stage(label, k, patient, _informed(patient), arms, outcome, draws, seed)
+        )
     known = replace(patients[-1], covariance=np.zeros_like(patients[-1].covariance))
-    left = _worth(
+    remaining = _evaluate_stage(
         "if every unknown of the fit were known",
         len(by_time),
         known,
@@ -173,15 +179,15 @@ def outcome_by_images(
         draws,
         seed,
     )
-    left = replace(left, informed=())
+    remaining = replace(remaining, informed=())
     notes = (
         "Images of one time are one session. Each fit starts from the one before it, and its posterior is Laplace's.",
         f"The same {draws} draws of all other inputs stand in every row: rows differ by what images say of the tumour alone.",
     )
-    return MinimalImaging(name, unit, tuple(worths), left, draws, notes)
+    return MinimalImaging(name, unit, tuple(imaging_stages), remaining, draws, notes)
 
 
-def fit_in_turn(
+def fit_sequentially(
     imaging: ImagingMaps,
     by_time: Sequence[Sequence[DrugImage]],
     settings: FitSettings,
@@ -191,17 +197,17 @@ def fit_in_turn(
     device, start = choose_device(settings.device), None
     patients = []
     for k in range(len(by_time) + 1):
-        posed = pose(
+        posed = pose_problem_from_images(
             imaging, [image for session in by_time[:k] for image in session], settings, device
         )
-        refuse(posed.problem)
+        validate_problem(posed.problem)
         fitted = fit_fv(
             posed.problem, start, starts=settings.starts, seed=settings.seed, progress=show
         )
         start = fitted.theta
         patients.append(
-            Patient.of_checkpoint(
-                Checkpoint.of(fitted),
+            Patient.from_checkpoint(
+                FittedProblem.of(fitted),
                 fitted.run.covariance,
                 imaging.mask,
                 np.asarray(imaging.affine),
@@ -210,7 +216,7 @@ def fit_in_turn(
     return patients
 
 
-def _sessions(images: Sequence[DrugImage]) -> list[list[DrugImage]]:
+def _group_by_time(images: Sequence[DrugImage]) -> list[list[DrugImage]]:
     times = sorted({i.time_s for i in images})
     return [[i for i in images if i.time_s == t] for t in times]
 
@@ -222,16 +228,16 @@ def _informed(patient: Patient) -> tuple[str, ...]:
     )
 
 
-def _worth(
+def _evaluate_stage(
     name: str,
     images: int,
     patient: Patient,
     informed: tuple[str, ...],
     arms: Sequence[Arm],
-    outcome: OutcomeOf,
+    outcome: OutcomeFunction,
     n: int,
     seed: int,
-) -> Worth:
+) -> ImagingStage:
     found = np.asarray(outcome(patient, draw_inputs(patient, arms, n, seed)), dtype=np.float64)
     if found.shape != (n + 1,) or not (np.isfinite(found) & (found > 0)).all():
         raise InputError(
@@ -242,7 +248,7 @@ def _worth(
             remedy="Take an outcome that is never 0, a concentration or an area say.",
         )
     low, high = np.quantile(found[1:], [0.025, 0.975])
-    return Worth(
+    return ImagingStage(
         name,
         images,
         float(found[0]),

@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.inference.result import MapEstimate
-from nanopinn.report.compared import KINDS, LAWS, Outcome, PenetrationCurves, spread
+from nanopinn.report.compared import (
+    CELL_POPULATIONS,
+    PHARMACODYNAMIC_MODELS,
+    Outcome,
+    PenetrationCurves,
+    median_and_interval,
+)
 from nanopinn.solvers.exposure import Exposure
 
 Array = NDArray[np.float64]
@@ -17,7 +23,7 @@ Array = NDArray[np.float64]
 UG_PER_ML, UG_H_PER_ML, NG, UM = 1e3, 1e3 / 3600, 1e12, 1e6
 
 
-def over_tumour(values: Tensor, voxels: Array, shares: Tensor | None = None) -> Array:
+def tumour_mean(values: Tensor, voxels: Array, shares: Tensor | None = None) -> Array:
     """Mean over the tumour of values of groups.
 
     Args:
@@ -37,7 +43,7 @@ def over_tumour(values: Tensor, voxels: Array, shares: Tensor | None = None) -> 
     return np.asarray(np.where(total > 0, mean, np.nan))
 
 
-def outcomes_of(
+def compute_outcomes(
     exposures: Mapping[str, Exposure], voxels: Array, lethal: float
 ) -> tuple[Outcome, ...]:
     """The rows of the table, for every arm and draw.
@@ -46,8 +52,8 @@ def outcomes_of(
         voxels: of every group, ``(group,)``. lethal: surviving fraction at or below which an exposure is.
     """
     first = next(iter(exposures.values()))
-    limit = f"{first.limit_m * UM:g} um"
-    at = int(np.argmin(abs(first.distances_m.cpu().numpy() - first.limit_m)))
+    limit = f"{first.far_distance_m * UM:g} um"
+    at = int(np.argmin(abs(first.distances_m.cpu().numpy() - first.far_distance_m)))
 
     def row(name: str, unit: str, words: str, of) -> Outcome:  # type: ignore[no-untyped-def]
         return Outcome(name, unit, words, {arm: of(e) for arm, e in exposures.items()})
@@ -58,50 +64,50 @@ def outcomes_of(
             "peak at wall",
             cells,
             "largest drug in cells at the vessel",
-            lambda e: over_tumour(e.peak_cells[..., 0], voxels) * NG,
+            lambda e: tumour_mean(e.peak_intracellular[..., 0], voxels) * NG,
         ),
         row(
             "peak at limit",
             cells,
             f"largest drug in cells {limit} away",
-            lambda e: over_tumour(e.peak_cells[..., at], voxels) * NG,
+            lambda e: tumour_mean(e.peak_intracellular[..., at], voxels) * NG,
         ),
         row(
             "area",
             "ug h/mL",
             "area under free drug, mean of tissue",
-            lambda e: over_tumour(e.area_mean, voxels) * UG_H_PER_ML,
+            lambda e: tumour_mean(e.mean_auc_free, voxels) * UG_H_PER_ML,
         ),
         row(
             "half-distance",
             "um",
             f"half-distance in cells at {first.times_s[0] / 3600:g} h",
-            lambda e: over_tumour(e.half_distance[:, 0], voxels) * UM,
+            lambda e: tumour_mean(e.half_distance[:, 0], voxels) * UM,
         ),
         row(
             "beyond",
             "1",
             f"share of tissue alive beyond {limit}",
-            lambda e: over_tumour(e.shares["beyond"], voxels),
+            lambda e: tumour_mean(e.shares["beyond"], voxels),
         ),
     ]
-    for law in LAWS:
+    for law in PHARMACODYNAMIC_MODELS:
         rows.append(
             row(
                 f"lethal radius, {law}",
                 "um",
                 f"lethal within this distance, {law} law",
-                lambda e, law=law: over_tumour(e.lethal_radius[law], voxels) * UM,
+                lambda e, law=law: tumour_mean(e.lethal_radius[law], voxels) * UM,
             )
         )
-        for kind, words in KINDS.items():
+        for kind, words in CELL_POPULATIONS.items():
             said = f"beyond {limit}" if kind == "beyond" else words
             rows.append(
                 row(
                     f"lethal {kind}, {law}",
                     "1",
                     f"lethally exposed, {said}, {law} law",
-                    lambda e, law=law, kind=kind: over_tumour(
+                    lambda e, law=law, kind=kind: tumour_mean(
                         e.killed[law][kind], voxels, e.shares[kind]
                     ),
                 )
@@ -111,47 +117,55 @@ def outcomes_of(
                 f"survival, {law}",
                 "1",
                 f"surviving fraction, {law} law",
-                lambda e, law=law: over_tumour(e.survivors[law]["all"], voxels),
+                lambda e, law=law: tumour_mean(e.mean_survival[law]["all"], voxels),
             )
         )
     return tuple(rows)
 
 
-def curves_of(e: Exposure, voxels: Array) -> PenetrationCurves:
+def penetration_curves(e: Exposure, voxels: Array) -> PenetrationCurves:
     """Means over the tumour against distance; a group without tissue so far out does not count there."""
-    cells, free = (spread(over_tumour(v.movedim(1, -1), voxels)) for v in (e.cells, e.free))
+    cells, free = (
+        median_and_interval(tumour_mean(v.movedim(1, -1), voxels)) for v in (e.cells, e.free)
+    )
     return PenetrationCurves(
         e.distances_m.cpu().numpy() * UM,
         np.array(e.times_s) / 3600,
         np.moveaxis(cells, -1, 1) * NG,
         np.moveaxis(free, -1, 1) * UG_PER_ML,
-        spread(over_tumour(e.peak_cells, voxels)) * NG,
-        {law: spread(over_tumour(s, voxels)) for law, s in e.survival.items()},
+        median_and_interval(tumour_mean(e.peak_intracellular, voxels)) * NG,
+        {law: median_and_interval(tumour_mean(s, voxels)) for law, s in e.survival.items()},
     )
 
 
-def group_peaks_of(e: Exposure) -> Array:
+def group_peak_quantiles(e: Exposure) -> Array:
     """Largest drug in cells against distance in every group, ng/1e5 cells, ``(3, group, x)``: median and 90 % interval."""
-    return spread(e.peak_cells.cpu().numpy()) * NG
+    return median_and_interval(e.peak_intracellular.cpu().numpy()) * NG
 
 
-def maps_of(e: Exposure, labels: NDArray[np.int64]) -> dict[str, MapEstimate]:
+def exposure_maps(e: Exposure, labels: NDArray[np.int64]) -> dict[str, MapEstimate]:
     """What happens under each voxel, back on the grid of the image ``(x, y, z)``; sd over the draws."""
-    limit = f"{e.limit_m * UM:g} um"
+    limit = f"{e.far_distance_m * UM:g} um"
     found: dict[str, MapEstimate] = {}
 
     def put(name: str, unit: str, words: str, values: Tensor, factor: float = 1.0) -> None:
         drawn = values.cpu().numpy() * factor
-        middle = spread(drawn)[0]
+        middle = median_and_interval(drawn)[0]
         sd = np.nanstd(drawn[1:], axis=0) if len(drawn) > 1 else None
-        std = None if sd is None else _on_grid(sd, labels)
+        std = None if sd is None else _map_group_values(sd, labels)
         found[name] = MapEstimate(
-            name, unit, words, "images and prior", _on_grid(middle, labels), std
+            name, unit, words, "images and prior", _map_group_values(middle, labels), std
         )
 
     put("beyond", "1", f"share of tissue farther than {limit} from its vessel", e.shares["beyond"])
-    put("peak_cells", "ng/1e5 cells", "largest drug in cells, mean of tissue", e.peak_mean, NG)
-    for law, words in LAWS.items():
+    put(
+        "peak_cells",
+        "ng/1e5 cells",
+        "largest drug in cells, mean of tissue",
+        e.mean_peak_intracellular,
+        NG,
+    )
+    for law, words in PHARMACODYNAMIC_MODELS.items():
         by = f"by the {words}"
         put(
             f"lethal_radius_{law}",
@@ -172,9 +186,9 @@ def maps_of(e: Exposure, labels: NDArray[np.int64]) -> dict[str, MapEstimate]:
             f"share of cells that are lethally exposed, {by}",
             e.killed[law]["all"],
         )
-        put(f"survival_{law}", "1", f"surviving fraction, {by}", e.survivors[law]["all"])
+        put(f"survival_{law}", "1", f"surviving fraction, {by}", e.mean_survival[law]["all"])
     return found
 
 
-def _on_grid(values: Array, labels: NDArray[np.int64]) -> Array:
+def _map_group_values(values: Array, labels: NDArray[np.int64]) -> Array:
     return np.where(labels >= 0, values[labels.clip(0)], np.nan)

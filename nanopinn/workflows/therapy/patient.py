@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.inference.aif_scale import NAME as AIF_SCALE
-from nanopinn.inference.checkpoint import FILE, Checkpoint, load_fit, saved_at
+from nanopinn.inference.aif_scale import AIF_SCALE as AIF_SCALE
+from nanopinn.inference.checkpoint import FILE, FittedProblem, load_fit, fit_file_path
 from nanopinn.inference.device import on_device
 from nanopinn.inference.unknowns import UnknownSet
 from nanopinn.physics.formulation import PH_SENSITIVE
 from nanopinn.solvers.domain import Domain
-from nanopinn.workflows.simulate.sources import SimulatedTissue, tissue_of_phantom
+from nanopinn.workflows.simulate.sources import SimulatedTissue, tissue_from_phantom
 from nanopinn.workflows.tissue import MARGIN_M
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 #: Largest values of scalars that are shares by definition: no wall lets through more than all of what is filtered.
-HIGHEST = {"leak_l": 1.0}
+SCALAR_UPPER_BOUNDS = {"leak_l": 1.0}
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,17 @@ class Patient:
     unknowns: UnknownSet = field(default_factory=lambda: UnknownSet(()))
     flow_refine: int = 1
     rim: float | None = None
-    imaged: str | None = None
+    imaged_formulation: str | None = None
 
     @classmethod
-    def of_folder(cls, folder: str | Path, device: str = "cpu") -> Patient:
+    def from_result_folder(cls, folder: str | Path, device: str = "cpu") -> Patient:
         """The tumour of a ``nanopinn fit`` folder, exactly as fitted, with its posterior.
 
         Raises:
             InputError: it holds no fit (that of ``nanopinn maps`` holds none), or one that cannot be read.
         """
         folder = Path(folder)
-        if not saved_at(folder).is_file() and (folder / "maps").is_dir():
+        if not fit_file_path(folder).is_file() and (folder / "maps").is_dir():
             raise InputError(
                 "the folder holds maps but no posterior",
                 file=folder,
@@ -69,14 +69,18 @@ class Patient:
                 remedy="Run `nanopinn fit` on the same scan, or ask for 0 draws: every scalar then has its table value.",
             )
         fit = load_fit(folder)
-        if fit.ended is None:
+        if fit.fitted_problem is None:
             raise InputError(
                 "the fit does not hold its problem",
-                file=saved_at(folder),
+                file=fit_file_path(folder),
                 remedy="Run the fit again with this version.",
             )
-        patient = cls.of_checkpoint(
-            on_device(fit.ended, device), fit.covariance, fit.mask, fit.affine, name=str(folder)
+        patient = cls.from_checkpoint(
+            on_device(fit.fitted_problem, device),
+            fit.covariance,
+            fit.mask,
+            fit.affine,
+            name=str(folder),
         )
         informed = ", ".join(s.label for s in fit.scalars if s.informed) or "nothing"
         said = (
@@ -85,14 +89,14 @@ class Patient:
         tissue = replace(
             patient.tissue,
             assumptions=(*patient.tissue.assumptions, said),
-            files=(saved_at(folder),),
+            files=(fit_file_path(folder),),
         )
         return replace(patient, tissue=tissue)
 
     @classmethod
-    def of_checkpoint(
+    def from_checkpoint(
         cls,
-        ended: Checkpoint,
+        ended: FittedProblem,
         covariance: Array,
         mask: NDArray[np.bool_],
         affine: Array,
@@ -107,7 +111,7 @@ class Patient:
         Raises:
             InputError: they do not belong together, or the posterior is not finite.
         """
-        problem, point = ended.problem, ended.point
+        problem, point = ended.problem, ended.full_theta
         maps, grid = problem.setting.maps, problem.setting.grid
         domain = Domain.around(mask, grid.spacing, MARGIN_M, maps.cut)
         if domain.shape != grid.shape or not np.array_equal(
@@ -133,14 +137,14 @@ class Patient:
             f"Tissue and scalars are as fitted; {len(point)} unknowns are uncertain as the fit's Laplace posterior says. What the fit "
             "assumed holds here too: its report lists it.",
         )
-        if problem.setting.release_jumps:
+        if problem.setting.release_jump_times_s:
             notes = (
                 *notes,
                 "Changes of the release rate in time are of the dose that was imaged: arms release as before the first.",
             )
         tissue = SimulatedTissue(maps, grid, domain, {}, affine, mask, notes)
         names = (*problem.unknowns.names, *((AIF_SCALE,) if ended.aif_sd else ()))
-        imaged = PH_SENSITIVE.name if problem.drug else None
+        imaged_formulation = PH_SENSITIVE.name if problem.drug else None
         patient = cls(
             tissue,
             names,
@@ -149,7 +153,7 @@ class Patient:
             problem.unknowns,
             problem.setting.flow_refine,
             problem.setting.rim,
-            imaged,
+            imaged_formulation,
         )
         median = {
             k: float(v[0]) if v.ndim == 1 else v[0]
@@ -158,11 +162,11 @@ class Patient:
         return replace(patient, tissue=replace(tissue, scalars=median))
 
     @classmethod
-    def of_phantom(cls, settings: PhantomSettings, device: str = "cpu") -> Patient:
+    def from_phantom(cls, settings: PhantomSettings, device: str = "cpu") -> Patient:
         """The digital phantom's tumour, whose tissue and scalars are known."""
-        return cls(tissue_of_phantom(settings, device), flow_refine=2)
+        return cls(tissue_from_phantom(settings, device), flow_refine=2)
 
-    def at_prior(self) -> Patient:
+    def with_prior_uncertainty(self) -> Patient:
         """The same tissue, with the unknowns of the fit as uncertain as before any image."""
         u, extra = self.unknowns, self.names[len(self.unknowns) :]
         if extra:
@@ -187,11 +191,11 @@ class Patient:
         )
         plain = {name: np.asarray(v.numpy().T) for name, v in found.items()}
         return {
-            name: np.minimum(v, HIGHEST[name]) if name in HIGHEST else v
+            name: np.minimum(v, SCALAR_UPPER_BOUNDS[name]) if name in SCALAR_UPPER_BOUNDS else v
             for name, v in plain.items()
         }
 
-    def maps_over(self, theta: Array) -> Array:
+    def relative_aif_scale(self, theta: Array) -> Array:
         """What PS, phi and v_p of the maps are divided by at coordinates ``(n, m)``: the arterial input's scale over its estimate."""
         if AIF_SCALE not in self.names:
             return np.ones(len(theta))

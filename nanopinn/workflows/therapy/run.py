@@ -12,48 +12,48 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.fingerprints import fingerprints, unchanged
-from nanopinn.inference.checkpoint import saved_at
+from nanopinn.imaging.fingerprints import hash_files, check_files_unchanged
+from nanopinn.inference.checkpoint import fit_file_path
 from nanopinn.inference.radiation_effect import RadiationEffect
-from nanopinn.inference.resume import Keeper, Resume
-from nanopinn.progress import Progress, silent
+from nanopinn.inference.resume import CheckpointStore, ResumeMode
+from nanopinn.progress import Progress, ignore_progress
 from nanopinn.report.compared import (
-    LAWS,
+    PHARMACODYNAMIC_MODELS,
     ComparedArm,
     Comparison,
-    Group,
-    HeatingTimes,
-    Influence,
-    majority,
-    spread,
+    VoxelCluster,
+    HeatingDurationSweep,
+    InputSensitivity,
+    probability_of_majority,
+    median_and_interval,
 )
 from nanopinn.report.simulated import Simulation
-from nanopinn.solvers.clusters import group_mean
+from nanopinn.solvers.clusters import cluster_mean
 from nanopinn.solvers.exposure import Exposure
 from nanopinn.workflows.device import choose_device
 from nanopinn.workflows.settings import ComparisonSettings, PhantomSettings, SimulationSettings
 from nanopinn.workflows.simulate.run import run_arm
-from nanopinn.workflows.simulate.sources import tissue_of_folder
-from nanopinn.workflows.therapy.answer import answer
-from nanopinn.workflows.therapy.arms import Arm, arms_of
-from nanopinn.workflows.therapy.draws import Draws, draw_inputs
-from nanopinn.workflows.therapy.exposed import Exposed
-from nanopinn.workflows.therapy.irradiated import effect_of_radiation
+from nanopinn.workflows.simulate.sources import tissue_from_result_folder
+from nanopinn.workflows.therapy.answer import summarise_comparison
+from nanopinn.workflows.therapy.arms import Arm, build_arms
+from nanopinn.workflows.therapy.draws import InputDraws, draw_inputs
+from nanopinn.workflows.therapy.exposed import ExposureModel
+from nanopinn.workflows.therapy.irradiated import estimate_radiation_effect
 from nanopinn.workflows.therapy.irradiation_gain import radiation_gain
-from nanopinn.workflows.therapy.kept import files_of, identity
-from nanopinn.workflows.therapy.minimal_imaging import OutcomeOf
+from nanopinn.workflows.therapy.kept import list_comparison_files, comparison_identity
+from nanopinn.workflows.therapy.minimal_imaging import OutcomeFunction
 from nanopinn.workflows.therapy.outcomes import (
-    curves_of,
-    group_peaks_of,
-    maps_of,
-    outcomes_of,
-    over_tumour,
+    penetration_curves,
+    group_peak_quantiles,
+    exposure_maps,
+    compute_outcomes,
+    tumour_mean,
 )
 from nanopinn.workflows.therapy.patient import Patient
-from nanopinn.workflows.therapy.ranking import influences_of
+from nanopinn.workflows.therapy.ranking import rank_influences
 
 Array = NDArray[np.float64]
-PER_MIN = 60.0
+SECONDS_PER_MINUTE = 60.0
 
 
 def compare_arms(
@@ -63,8 +63,8 @@ def compare_arms(
     phantom: PhantomSettings | None = None,
     schedule: Path | None = None,
     progress: Progress | None = None,
-    kept: Path | None = None,
-    resume: Resume = False,
+    checkpoint_folder: Path | None = None,
+    resume: ResumeMode = False,
 ) -> Comparison:
     """Take arms of treatment through a tumour, with the uncertainty of all that is not known.
 
@@ -79,15 +79,15 @@ def compare_arms(
     """
     device, given = (
         choose_device(settings.device),
-        (settings, folder, phantom, schedule, progress or silent, kept),
+        (settings, folder, phantom, schedule, progress or ignore_progress, checkpoint_folder),
     )
     try:
-        return _compared(*given, resume, device)
+        return _run_comparison(*given, resume, device)
     except torch.OutOfMemoryError:
         if device == "cpu":
             raise
     # outside of the handler: its traceback holds what filled the memory
-    found = _compared(*given, "if kept", "cpu")
+    found = _run_comparison(*given, "if kept", "cpu")
     return replace(
         found,
         assumptions=(
@@ -97,29 +97,31 @@ def compare_arms(
     )
 
 
-def _compared(
+def _run_comparison(
     settings: ComparisonSettings,
     folder: str | Path | None,
     phantom: PhantomSettings | None,
     schedule: Path | None,
     show: Progress,
-    kept: Path | None,
-    resume: Resume,
+    checkpoint_folder: Path | None,
+    resume: ResumeMode,
     device: str,
 ) -> Comparison:
     began = time.perf_counter()
     show("tumour and draws", 0.0, {})
-    arms, notes = given_arms(settings, schedule)
+    arms, notes = arms_from_settings(settings, schedule)
     patient = _patient(folder, phantom, settings, device)
-    files = files_of(patient, arms, schedule, settings)
-    read = fingerprints(files)
-    keeper = _keeper(kept, resume, identity(settings, read, phantom), device)
-    effect = _measured_effect(settings.radiation_from, folder, arms)
-    exposed = Exposed.of(
+    files = list_comparison_files(patient, arms, schedule, settings)
+    read = hash_files(files)
+    checkpoint_store = _open_checkpoint_store(
+        checkpoint_folder, resume, comparison_identity(settings, read, phantom), device
+    )
+    effect = _read_radiation_effect(settings.radiation_from, folder, arms)
+    exposure_model = ExposureModel.of(
         patient,
         draw_inputs(patient, arms, settings.draws, settings.seed, radiation=effect),
         settings,
-        keeper,
+        checkpoint_store,
         show,
     )
     seconds = {"tumour and draws": time.perf_counter() - began}
@@ -131,54 +133,54 @@ def _compared(
         at = time.perf_counter()
         median = Arm(
             arm.name,
-            arm.treatment.under(
-                {symbol: float(v[0]) for symbol, v in exposed.draws.values.items()}
+            arm.treatment.with_values(
+                {symbol: float(v[0]) for symbol, v in exposure_model.draws.values.items()}
             ),
         )
         simulations[arm.name] = run_arm(
-            patient, median, numerical, progress=_as(show, f"{arm.name}: voxels")
+            patient, median, numerical, progress=_rename_progress_stage(show, f"{arm.name}: voxels")
         )
         seconds[f"{arm.name}: voxels"] = time.perf_counter() - at
     exposures = {}
     for arm in arms:
         at = time.perf_counter()
-        exposures[arm.name] = exposed.to(arm)
+        exposures[arm.name] = exposure_model.to(arm)
         seconds[f"{arm.name}: under the voxel"] = time.perf_counter() - at
-    asked = asked_about(arms)
+    primary_arm = select_primary_arm(arms)
     at = time.perf_counter()
-    heating = _heating_times(asked, exposed, exposures[asked.name], settings)
-    influences, not_ranked = _influences(asked, exposed, settings)
-    gain = radiation_gain(asked, exposed, exposures[asked.name], settings.lethal)
+    heating = _heating_times(primary_arm, exposure_model, exposures[primary_arm.name], settings)
+    influences, not_ranked = _influences(primary_arm, exposure_model, settings)
+    gain = radiation_gain(primary_arm, exposure_model, exposures[primary_arm.name], settings.lethal)
     seconds["heating times, influences, radiation"] = time.perf_counter() - at
-    outcomes = outcomes_of(exposures, exposed.voxels, settings.lethal)
-    groups = _groups(exposed, exposures)
-    labels = exposed.on_image
+    outcomes = compute_outcomes(exposures, exposure_model.voxels, settings.lethal)
+    groups = _summarise_groups(exposure_model, exposures)
+    labels = exposure_model.group_labels_on_image
     compared = {
         a.name: ComparedArm(
             a.name,
             simulations[a.name],
-            curves_of(e, exposed.voxels),
-            maps_of(e, labels),
-            e.balance_error,
-            group_peaks_of(e),
+            penetration_curves(e, exposure_model.voxels),
+            exposure_maps(e, labels),
+            e.mass_balance_error,
+            group_peak_quantiles(e),
         )
         for a, e in zip(arms, exposures.values(), strict=True)
     }
     show("arms compared", 1.0, {})
-    of_influences = f"Of the share of cells beyond {settings.limit_um:g} um that {asked.name} kills by the peak law."
-    unchanged(read, files)  # a thermometry is read with every arm
-    assumed = (*_assumptions(patient, notes, exposed, simulations, exposures), *not_ranked)
-    said = answer(
-        asked.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal
+    influence_text = f"Of the share of cells beyond {settings.limit_um:g} um that {primary_arm.name} kills by the peak law."
+    check_files_unchanged(read, files)  # a thermometry is read with every arm
+    assumed = (*_assumptions(patient, notes, exposure_model, simulations, exposures), *not_ranked)
+    said = summarise_comparison(
+        primary_arm.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal
     )
     return Comparison(
-        (*said, *((gain.in_words(),) if gain else ())),
+        (*said, *((gain.describe(),) if gain else ())),
         compared,
         outcomes,
         groups,
         heating,
         influences,
-        of_influences,
+        influence_text,
         settings.limit_um,
         settings.lethal,
         settings.draws,
@@ -192,11 +194,11 @@ def _compared(
     )
 
 
-def given_arms(
+def arms_from_settings(
     settings: ComparisonSettings, schedule: Path | None = None
 ) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
     """The arms that settings describe, and what was assumed."""
-    return arms_of(
+    return build_arms(
         settings.arms,
         dose=settings.dose,
         body_surface_m2=settings.body_surface_m2,
@@ -211,18 +213,20 @@ def given_arms(
     )
 
 
-def outcome_of(arm: Arm, name: str, settings: ComparisonSettings) -> OutcomeOf:
+def outcome_function(arm: Arm, name: str, settings: ComparisonSettings) -> OutcomeFunction:
     """An outcome of an arm by its name in the table, as a function of a patient and draws.
 
     Raises:
         InputError: there is no such outcome.
     """
 
-    def found(patient: Patient, draws: Draws) -> Array:
-        exposed = Exposed.of(patient, draws, settings)
+    def found(patient: Patient, draws: InputDraws) -> Array:
+        exposure_model = ExposureModel.of(patient, draws, settings)
         rows = {
             o.name: o
-            for o in outcomes_of({arm.name: exposed.to(arm)}, exposed.voxels, settings.lethal)
+            for o in compute_outcomes(
+                {arm.name: exposure_model.to(arm)}, exposure_model.voxels, settings.lethal
+            )
         }
         if name not in rows:
             raise InputError(
@@ -233,19 +237,19 @@ def outcome_of(arm: Arm, name: str, settings: ComparisonSettings) -> OutcomeOf:
     return found
 
 
-def asked_about(arms: Sequence[Arm]) -> Arm:
+def select_primary_arm(arms: Sequence[Arm]) -> Arm:
     """The arm that the question is about: the first that heat opens and that is heated, else that acid opens, else the last."""
     carriers = [(a, a.treatment.carrier) for a in arms]
     hot = [a for a, c in carriers if c is not None and c.heat is not None and a.treatment.heatings]
-    sour = [a for a, c in carriers if c is not None and c.acid is not None]
-    return [*hot, *sour, arms[-1]][0]
+    acid_sensitive = [a for a, c in carriers if c is not None and c.acid is not None]
+    return [*hot, *acid_sensitive, arms[-1]][0]
 
 
-def heated_for(arm: Arm, minutes: float) -> Arm:
+def with_heating_duration(arm: Arm, minutes: float) -> Arm:
     """The same arm with its one heating this long."""
     heating = arm.treatment.heatings[0]
-    ramp = min(heating.ramp_s, minutes * PER_MIN)
-    longer = replace(heating, end_s=heating.start_s + minutes * PER_MIN, ramp_s=ramp)
+    ramp = min(heating.ramp_s, minutes * SECONDS_PER_MINUTE)
+    longer = replace(heating, end_s=heating.start_s + minutes * SECONDS_PER_MINUTE, ramp_s=ramp)
     return Arm(f"{arm.name}_{minutes:g}min", replace(arm.treatment, heatings=(longer,)))
 
 
@@ -264,13 +268,15 @@ def _patient(
             remedy="Run `nanopinn fit` first; its --out is what --from takes.",
         )
     if folder is None:
-        return Patient.of_phantom(phantom or PhantomSettings(), device)
-    if settings.draws == 0 and not saved_at(folder).is_file():
-        return Patient(tissue_of_folder(Path(folder), None, device), flow_refine=settings.refine)
-    return Patient.of_folder(folder, device)
+        return Patient.from_phantom(phantom or PhantomSettings(), device)
+    if settings.draws == 0 and not fit_file_path(folder).is_file():
+        return Patient(
+            tissue_from_result_folder(Path(folder), None, device), flow_refine=settings.refine
+        )
+    return Patient.from_result_folder(folder, device)
 
 
-def _measured_effect(
+def _read_radiation_effect(
     text: str | None, before: str | Path | None, arms: Sequence[Arm]
 ) -> RadiationEffect | None:
     """Radiation's effect from a second scan, ``RESULT@HOURS``.
@@ -298,87 +304,113 @@ def _measured_effect(
             found=text,
             expected="RESULT@HOURS, after the beginning",
         ) from None
-    return effect_of_radiation(before, after, scan_h=scan_h, fractions=fractions)
+    return estimate_radiation_effect(before, after, scan_h=scan_h, fractions=fractions)
 
 
-def _keeper(kept: Path | None, resume: Resume, study: dict[str, str], device: str) -> Keeper | None:
-    if kept is None:
+def _open_checkpoint_store(
+    checkpoint_folder: Path | None, resume: ResumeMode, study: dict[str, str], device: str
+) -> CheckpointStore | None:
+    if checkpoint_folder is None:
         return None
-    return Keeper.of_interrupted(kept, study, device, resume) or Keeper.begun(kept, study, device)
+    return CheckpointStore.from_interrupted_run(
+        checkpoint_folder, study, device, resume
+    ) or CheckpointStore.create_empty(checkpoint_folder, study, device)
 
 
 def _heating_times(
-    asked: Arm, exposed: Exposed, given: Exposure, settings: ComparisonSettings
-) -> HeatingTimes | None:
+    primary_arm: Arm, exposure_model: ExposureModel, given: Exposure, settings: ComparisonSettings
+) -> HeatingDurationSweep | None:
     """The question's arm heated for other times; None where it is not heated once by a schedule."""
-    heatings = asked.treatment.heatings
+    heatings = primary_arm.treatment.heatings
     if not settings.heating_min or len(heatings) != 1 or heatings[0].file is not None:
         return None
-    own = (heatings[0].end_s - heatings[0].start_s) / PER_MIN
+    own = (heatings[0].end_s - heatings[0].start_s) / SECONDS_PER_MINUTE
     minutes = sorted({*settings.heating_min, own})
-    found = [given if m == own else exposed.to(heated_for(asked, m)) for m in minutes]
+    found = [
+        given if m == own else exposure_model.to(with_heating_duration(primary_arm, m))
+        for m in minutes
+    ]
     shares = {
         law: [
-            over_tumour(e.killed[law]["beyond"], exposed.voxels, e.shares["beyond"]) for e in found
+            tumour_mean(e.killed[law]["beyond"], exposure_model.voxels, e.shares["beyond"])
+            for e in found
         ]
-        for law in LAWS
+        for law in PHARMACODYNAMIC_MODELS
     }
-    return HeatingTimes(
-        asked.name,
+    return HeatingDurationSweep(
+        primary_arm.name,
         np.array(minutes),
-        {law: np.stack([spread(v) for v in values], axis=1) for law, values in shares.items()},
-        {law: np.array([majority(v) for v in values]) for law, values in shares.items()},
+        {
+            law: np.stack([median_and_interval(v) for v in values], axis=1)
+            for law, values in shares.items()
+        },
+        {
+            law: np.array([probability_of_majority(v) for v in values])
+            for law, values in shares.items()
+        },
     )
 
 
 def _influences(
-    asked: Arm, exposed: Exposed, settings: ComparisonSettings
-) -> tuple[tuple[Influence, ...], tuple[str, ...]]:
+    primary_arm: Arm, exposure_model: ExposureModel, settings: ComparisonSettings
+) -> tuple[tuple[InputSensitivity, ...], tuple[str, ...]]:
     """The ranking of inputs; or why there is none, in words."""
     if not settings.sensitivity:
         return (), ()
-    exposed.progress("what decides", 0.0, {})
-    filtration = float(np.average(exposed.filtration, weights=exposed.voxels))
+    exposure_model.progress("what decides", 0.0, {})
+    filtration = float(np.average(exposure_model.filtration, weights=exposure_model.voxels))
     try:
-        return influences_of(
-            exposed.patient,
-            asked.treatment,
+        return rank_influences(
+            exposure_model.patient,
+            primary_arm.treatment,
             filtration,
-            counted=exposed.counted,
+            counted=exposure_model.counted,
             seed=settings.seed,
         ), ()
     except InputError as error:
         return (), (f"Inputs are not ranked: {error}",)
 
 
-def _groups(exposed: Exposed, exposures: dict[str, Exposure]) -> tuple[Group, ...]:
-    maps = exposed.patient.tissue.maps
-    shown = {"Ktrans, 1/min": maps.PS * PER_MIN, "vp": maps.v_p, "ve": maps.phi, "pH": maps.pH}
-    means = {
-        name: group_mean(v, exposed.labels)[:, 0, 0].cpu().numpy() for name, v in shown.items()
+def _summarise_groups(
+    exposure_model: ExposureModel, exposures: dict[str, Exposure]
+) -> tuple[VoxelCluster, ...]:
+    maps = exposure_model.patient.tissue.maps
+    shown = {
+        "Ktrans, 1/min": maps.PS * SECONDS_PER_MINUTE,
+        "vp": maps.v_p,
+        "ve": maps.phi,
+        "pH": maps.pH,
     }
-    means["Jv, 1/h"] = exposed.filtration * 3600
-    shares = {arm: spread(e.killed["peak"]["beyond"].cpu().numpy()) for arm, e in exposures.items()}
+    means = {
+        name: cluster_mean(v, exposure_model.labels)[:, 0, 0].cpu().numpy()
+        for name, v in shown.items()
+    }
+    means["Jv, 1/h"] = exposure_model.filtration * 3600
+    shares = {
+        arm: median_and_interval(e.killed["peak"]["beyond"].cpu().numpy())
+        for arm, e in exposures.items()
+    }
     found = []
-    for i, n in enumerate(exposed.voxels):
+    for i, n in enumerate(exposure_model.voxels):
         lethal = {
             arm: (float(s[0, i]), float(s[1, i]), float(s[2, i])) for arm, s in shares.items()
         }
-        found.append(Group(int(n), {k: float(v[i]) for k, v in means.items()}, lethal))
+        found.append(VoxelCluster(int(n), {k: float(v[i]) for k, v in means.items()}, lethal))
     return tuple(found)
 
 
 def _assumptions(
     patient: Patient,
     notes: Sequence[str],
-    exposed: Exposed,
+    exposure_model: ExposureModel,
     simulations: Mapping[str, Simulation],
     exposures: Mapping[str, Exposure],
 ) -> tuple[str, ...]:
     """Every assumption once, with how far the two descriptions of a voxel are apart."""
-    of_runs = [a for s in simulations.values() for a in s.assumptions]
+    simulation_assumptions = [a for s in simulations.values() for a in s.assumptions]
     apart = "; ".join(
-        f"{arm} {_apart(simulations[arm], e, exposed.voxels)}" for arm, e in exposures.items()
+        f"{arm} {_ratio_to_voxel_model(simulations[arm], e, exposure_model.voxels)}"
+        for arm, e in exposures.items()
     )
     said = (
         f"Drug in cells around vessels over that of mixed voxels, tumour means at the medians: {apart}. A mixed voxel takes up and gives "
@@ -386,19 +418,25 @@ def _assumptions(
     )
     return tuple(
         dict.fromkeys(
-            [*notes, *patient.tissue.assumptions, *exposed.draws.assumptions, *of_runs, said]
+            [
+                *notes,
+                *patient.tissue.assumptions,
+                *exposure_model.draws.assumptions,
+                *simulation_assumptions,
+                said,
+            ]
         )
     )
 
 
-def _apart(s: Simulation, e: Exposure, voxels: Array) -> str:
+def _ratio_to_voxel_model(s: Simulation, e: Exposure, voxels: Array) -> str:
     """Intracellular drug of the cylinders over that of the voxels, at the first and the last time."""
-    under = over_tumour(e.means["intracellular"][:1].movedim(1, -1), voxels)[0] * 1e3
+    under = tumour_mean(e.means["intracellular"][:1].movedim(1, -1), voxels)[0] * 1e3
     mixed = np.interp(e.times_s, s.fields["intracellular"].times_s, s.means("intracellular"))
     ratio = under / np.where(mixed > 0, mixed, np.nan)
     return f"{ratio[0]:.2f} at {e.times_s[0] / 3600:g} h, {ratio[-1]:.2f} at {e.times_s[-1] / 3600:g} h"
 
 
-def _as(show: Progress, name: str) -> Progress:
+def _rename_progress_stage(show: Progress, name: str) -> Progress:
     """Progress of a part under a name of its own."""
     return lambda _, fraction, numbers: show(name, fraction, numbers)

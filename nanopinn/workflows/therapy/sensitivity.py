@@ -19,18 +19,18 @@ from nanopinn.errors import InputError
 
 Array = NDArray[np.float64]
 #: Value of every outcome at many points, by name, from values of every input there, by name; NaN where an outcome is not there.
-Evaluate = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+OutcomeEvaluator = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 #: Morris moves inputs between these quantiles, Sobol's points lie between the others.
-MORRIS_WITHIN, SOBOL_WITHIN = (0.025, 0.975), (1e-3, 1 - 1e-3)
+MORRIS_QUANTILES, SOBOL_QUANTILES = (0.025, 0.975), (1e-3, 1 - 1e-3)
 #: Of the range within which Morris moves.
-LEVELS = 4
+MORRIS_LEVELS = 4
 #: An index of fewer trajectories or points says nothing.
-FEWEST = 4
+MIN_BLOCKS = 4
 
 
 @dataclass(frozen=True)
-class Input:
+class UncertainInput:
     """An uncertain input: its values at standard normal deviates, increasing."""
 
     name: str
@@ -59,10 +59,10 @@ class Sensitivity:
     first: Array = field(repr=False)
     total: Array = field(repr=False)
     total_error: Array = field(repr=False)
-    kept: float
+    valid_share: float
 
     def __str__(self) -> str:
-        lines = [f"{self.outcome} ({self.kept:.0%} of the points)"]
+        lines = [f"{self.outcome} ({self.valid_share:.0%} of the points)"]
         for name, effect, spread in zip(self.inputs, self.effect, self.spread, strict=True):
             at = self.leading.index(name) if name in self.leading else None
             share = (
@@ -74,9 +74,9 @@ class Sensitivity:
         return "\n".join(lines)
 
 
-def rank(
-    inputs: Sequence[Input],
-    evaluate: Evaluate,
+def rank_inputs(
+    inputs: Sequence[UncertainInput],
+    evaluate: OutcomeEvaluator,
     *,
     trajectories: int = 16,
     leading: int = 6,
@@ -93,33 +93,37 @@ def rank(
     Raises:
         InputError: SALib is not installed, or an outcome is there at hardly any point.
     """
-    _salib()
+    _require_salib()
     screened = _morris(inputs, evaluate, trajectories, seed)
     if not leading:
         return screened
-    most = {
+    largest_effect = {
         i.name: max(
             s.effect[s.inputs.index(i.name)] / max(s.effect.max(), 1e-300)
             for s in screened.values()
         )
         for i in inputs
     }
-    chosen = [i for i in inputs if i.name in sorted(most, key=lambda n: -most[n])[:leading]]
+    chosen = [
+        i
+        for i in inputs
+        if i.name in sorted(largest_effect, key=lambda n: -largest_effect[n])[:leading]
+    ]
     return _sobol(inputs, chosen, evaluate, points, seed, screened)
 
 
 def _morris(
-    inputs: Sequence[Input], evaluate: Evaluate, trajectories: int, seed: int
+    inputs: Sequence[UncertainInput], evaluate: OutcomeEvaluator, trajectories: int, seed: int
 ) -> dict[str, Sensitivity]:
     from SALib.analyze import morris as analysis
     from SALib.sample import morris as sampling
 
-    problem = _problem(inputs, MORRIS_WITHIN)
-    X = sampling.sample(problem, trajectories, num_levels=LEVELS, seed=seed)
+    problem = _problem(inputs, MORRIS_QUANTILES)
+    X = sampling.sample(problem, trajectories, num_levels=MORRIS_LEVELS, seed=seed)
     found = {}
     for outcome, Y in evaluate(_values(inputs, X)).items():
-        rows, kept = _whole(Y, len(inputs) + 1, outcome)
-        S = analysis.analyze(problem, X[rows], Y[rows], num_levels=LEVELS, seed=seed)
+        rows, valid_share = _complete_blocks(Y, len(inputs) + 1, outcome)
+        S = analysis.analyze(problem, X[rows], Y[rows], num_levels=MORRIS_LEVELS, seed=seed)
         order = np.argsort(-np.asarray(S["mu_star"]), kind="stable")
         none = np.zeros(0)
         names = tuple(inputs[i].name for i in order)
@@ -132,15 +136,15 @@ def _morris(
             none,
             none,
             none,
-            kept,
+            valid_share,
         )
     return found
 
 
 def _sobol(
-    inputs: Sequence[Input],
-    chosen: Sequence[Input],
-    evaluate: Evaluate,
+    inputs: Sequence[UncertainInput],
+    chosen: Sequence[UncertainInput],
+    evaluate: OutcomeEvaluator,
     points: int,
     seed: int,
     screened: Mapping[str, Sensitivity],
@@ -148,12 +152,12 @@ def _sobol(
     from SALib.analyze import sobol as analysis
     from SALib.sample import sobol as sampling
 
-    problem = _problem(chosen, SOBOL_WITHIN)
+    problem = _problem(chosen, SOBOL_QUANTILES)
     X = sampling.sample(problem, points, calc_second_order=False, seed=seed)
     rest = {i.name: i.at(np.zeros(len(X))) for i in inputs if i not in chosen}
     found = {}
     for outcome, Y in evaluate({**rest, **_values(chosen, X)}).items():
-        rows, kept = _whole(Y, len(chosen) + 2, outcome)
+        rows, valid_share = _complete_blocks(Y, len(chosen) + 2, outcome)
         s = screened[outcome]
         if np.ptp(Y[rows]) == 0:
             first = total = error = np.zeros(len(chosen))
@@ -162,12 +166,20 @@ def _sobol(
             first, total, error = (np.asarray(S[key]) for key in ("S1", "ST", "ST_conf"))
         names = tuple(i.name for i in chosen)
         found[outcome] = Sensitivity(
-            outcome, s.inputs, s.effect, s.spread, names, first, total, error, min(kept, s.kept)
+            outcome,
+            s.inputs,
+            s.effect,
+            s.spread,
+            names,
+            first,
+            total,
+            error,
+            min(valid_share, s.valid_share),
         )
     return found
 
 
-def _problem(inputs: Sequence[Input], within: tuple[float, float]) -> dict[str, Any]:
+def _problem(inputs: Sequence[UncertainInput], within: tuple[float, float]) -> dict[str, Any]:
     return {
         "num_vars": len(inputs),
         "names": [i.name for i in inputs],
@@ -175,26 +187,26 @@ def _problem(inputs: Sequence[Input], within: tuple[float, float]) -> dict[str, 
     }
 
 
-def _values(inputs: Sequence[Input], X: Array) -> dict[str, Array]:
+def _values(inputs: Sequence[UncertainInput], X: Array) -> dict[str, Array]:
     """Values of the inputs at quantiles ``(point, input)``."""
     return {i.name: i.at(ndtri(X[:, k])) for k, i in enumerate(inputs)}
 
 
-def _whole(Y: Array, block: int, outcome: str) -> tuple[NDArray[np.bool_], float]:
+def _complete_blocks(Y: Array, block: int, outcome: str) -> tuple[NDArray[np.bool_], float]:
     """Rows of the blocks (trajectories, or points with their neighbours) in which the outcome is there throughout, and their share."""
-    whole: NDArray[np.bool_] = np.all(np.isfinite(Y).reshape(-1, block), axis=1)
-    if whole.sum() < min(FEWEST, len(whole)):
+    complete: NDArray[np.bool_] = np.all(np.isfinite(Y).reshape(-1, block), axis=1)
+    if complete.sum() < min(MIN_BLOCKS, len(complete)):
         raise InputError(
             "an outcome is there at hardly any point",
             field=outcome,
-            found=f"{whole.sum()} of {len(whole)} groups of points",
-            expected=f"at least {FEWEST}",
+            found=f"{complete.sum()} of {len(complete)} groups of points",
+            expected=f"at least {MIN_BLOCKS}",
             remedy="Choose a tissue that has what the outcome speaks of, or more points.",
         )
-    return np.repeat(whole, block), float(whole.mean())
+    return np.repeat(complete, block), float(complete.mean())
 
 
-def _salib() -> None:
+def _require_salib() -> None:
     try:
         import SALib  # noqa: F401
     except ImportError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from nanopinn.physics.formulation import FREE, PEGYLATED, THERMOSENSITIVE, Formulation
-from nanopinn.solvers.penetration import at_distances, half_distance
+from nanopinn.solvers.penetration import interpolate_at_distances, half_distance
 from nanopinn.workflows.verify.case import VerificationCase
 from nanopinn.workflows.verify.vessel import UM, Vessel
 
@@ -39,23 +39,25 @@ def reference_runs() -> list[VerificationCase]:
     found = []
     for name, formulation, minutes, references in REFERENCES:
         for depleted in (False, True):
-            observed = _read(Vessel(formulation, minutes * MINUTE, depleted=depleted))
-            kept = "two-way: tissue depletes its vessel, on purpose" if depleted else SETTING
+            observed = _observe(Vessel(formulation, minutes * MINUTE, depleted=depleted))
+            setting_text = (
+                "two-way: tissue depletes its vessel, on purpose" if depleted else SETTING
+            )
             for key, reference in references.items():
                 case = VerificationCase(
                     "REF",
-                    f"{name}, {kept}",
+                    f"{name}, {setting_text}",
                     QUANTITIES[key],
                     observed[key],
                     reference,
                     0.2 * reference,
                     SOURCE,
                 )
-                found.append(case if not depleted else _beside(case))
+                found.append(case if not depleted else _as_bracket(case))
     return found
 
 
-def _beside(case: VerificationCase) -> VerificationCase:
+def _as_bracket(case: VerificationCase) -> VerificationCase:
     return VerificationCase(
         case.id,
         case.name,
@@ -68,11 +70,11 @@ def _beside(case: VerificationCase) -> VerificationCase:
     )
 
 
-def _read(vessel: Vessel) -> dict[str, float]:
+def _observe(vessel: Vessel) -> dict[str, float]:
     run, gathered = vessel.run([HOUR])
     wall, far = (
         NG
-        * at_distances(
+        * interpolate_at_distances(
             gathered.peak, torch.tensor([0.0, 50 * UM], dtype=torch.float64), vessel.cylinders
         )[0]
     ).tolist()
@@ -85,8 +87,8 @@ def _read(vessel: Vessel) -> dict[str, float]:
 
 def published_ratios() -> list[VerificationCase]:
     """TX: what heat adds at 60 min, within a factor 1.5 downwards, and which arm puts most drug into cells."""
-    heated = {m: _outside(THERMOSENSITIVE, m) for m in (0.0, 15.0, 30.0, 60.0)}
-    free, end = _outside(FREE, 0.0), "drug outside carriers at 60 min"
+    heated = {m: _drug_outside_carriers(THERMOSENSITIVE, m) for m in (0.0, 15.0, 30.0, 60.0)}
+    free, end = _drug_outside_carriers(FREE, 0.0), "drug outside carriers at 60 min"
     source = "Gasselhuber 2010: 9.3 against 3.0 ug/g (another model, at the edge of an ablation)"
     found = [
         _ratio(
@@ -137,7 +139,7 @@ def _ratio(
     )
 
 
-def _outside(formulation: Formulation, minutes: float) -> float:
+def _drug_outside_carriers(formulation: Formulation, minutes: float) -> float:
     vessel = Vessel(formulation, minutes * MINUTE)
     return float(vessel.outside_carriers(vessel.run([HOUR])[0])[0])
 

@@ -9,14 +9,14 @@ from torch import Tensor
 from nanopinn.parameters import value
 from nanopinn.physics import analytic
 from nanopinn.physics.cells import efflux_rate, uptake_rate
-from nanopinn.physics.drug import DrugDetail
+from nanopinn.physics.drug import DrugPoolOptions
 from nanopinn.physics.model import TissueMaps, TumourModel
 from nanopinn.physics.oxygen import OxygenSupply, oxygen_pressure
-from nanopinn.physics.plasma import free_drug_impulse
-from nanopinn.physics.pools import PoolSystem
+from nanopinn.physics.plasma import free_drug_impulse_response
+from nanopinn.physics.pools import PoolAssembler
 from nanopinn.solvers.krogh import krogh_interval, krogh_operator, vessel_pools
-from nanopinn.solvers.line import LineMatrix
-from nanopinn.solvers.penetration import KroghResult, half_distance, solve_cylinders
+from nanopinn.solvers.line import BlockTridiagonalStageSolver
+from nanopinn.solvers.penetration import KroghSolution, half_distance, solve_cylinders
 from nanopinn.workflows.verify.case import VerificationCase
 from nanopinn.workflows.verify.vessel import ONE, UM, one_cylinder
 
@@ -31,15 +31,15 @@ def krogh_sink() -> list[VerificationCase]:
     errors = []
     for cells in (16, 32, 64):
         cylinders = one_cylinder(R_t, cells)
-        pools = PoolSystem(("drug",), ONE)
-        pools.moves("drug", 0.0, phi_D * ONE)
-        pools.loses("drug", k * ONE)
-        PS = P * cylinders.surface[:, None, None]
-        pools.crosses_wall("drug", 0, PS, PS)
+        pools = PoolAssembler(("drug",), ONE)
+        pools.add_transport("drug", 0.0, phi_D * ONE)
+        pools.add_loss("drug", k * ONE)
+        PS = P * cylinders.surface_density[:, None, None]
+        pools.add_wall_exchange("drug", 0, PS, PS)
         operator, capacity, _ = krogh_operator(pools.coefficients(), cylinders)
-        C = LineMatrix(operator, 0 * capacity, 1.0).solve(operator.inflow_of(capacity.new_ones(1)))[
-            0
-        ][0]
+        C = BlockTridiagonalStageSolver(operator, 0 * capacity, 1.0).solve(
+            operator.plasma_source(capacity.new_ones(1))
+        )[0][0]
         exact = torch.as_tensor(
             analytic.krogh_first_order(cylinders.r.numpy(), R_c, R_t, phi_D, k, P)
         )
@@ -93,9 +93,9 @@ def krogh_sink() -> list[VerificationCase]:
     return found
 
 
-def _cells(pools: PoolSystem, uptake: float, efflux: float) -> None:
-    pools.passes("free", "intracellular", uptake * ONE)
-    pools.passes("intracellular", "free", efflux * ONE)
+def _cells(pools: PoolAssembler, uptake: float, efflux: float) -> None:
+    pools.add_transfer("free", "intracellular", uptake * ONE)
+    pools.add_transfer("intracellular", "free", efflux * ONE)
 
 
 def retarded_front() -> list[VerificationCase]:
@@ -111,12 +111,12 @@ def retarded_front() -> list[VerificationCase]:
     )
     R = 1 + uptake / efflux / phi
     cylinders = one_cylinder(R_c + 300 * UM, 150, R_c)
-    pools = PoolSystem(("free", "intracellular"), ONE)
-    pools.holds("free", phi * ONE)
-    pools.moves("free", 0.0, phi * D * ONE)
+    pools = PoolAssembler(("free", "intracellular"), ONE)
+    pools.set_capacity("free", phi * ONE)
+    pools.add_transport("free", 0.0, phi * D * ONE)
     _cells(pools, 100 * uptake, 100 * efflux)
-    open_wall = 1.0 * cylinders.surface[:, None, None]
-    pools.crosses_wall("free", 0, open_wall, open_wall)
+    open_wall = 1.0 * cylinders.surface_density[:, None, None]
+    pools.add_wall_exchange("free", 0, open_wall, open_wall)
     interval = krogh_interval(
         0.0, t, pools.coefficients(), cylinders, lambda t: torch.ones(1, dtype=torch.float64)
     )
@@ -146,17 +146,17 @@ def retarded_front() -> list[VerificationCase]:
     ]
 
 
-def doxorubicin_bolus(R_t: float, save_at: list[float]) -> KroghResult:
+def doxorubicin_bolus(R_t: float, save_at: list[float]) -> KroghSolution:
     """Free doxorubicin around one vessel after the table's dose as a bolus; every constant is the table's."""
     cylinders = one_cylinder(R_t, 48, value("R_c"))
     maps = TissueMaps(
         ONE, value("Ktrans_t") * ONE, value("ve_t") * ONE, value("vp_t") * ONE, 6.9 * ONE
     )
-    detail = DrugDetail(carrier=False, bound=True, saturable=True)
-    pools = TumourModel.of(maps, None, {"SV": float(cylinders.surface) / value("SV_t")}).drug(
-        0 * ONE, 0 * ONE, detail
-    )
-    curve = free_drug_impulse().scaled(value("Dose") * (1 - value("fb")))
+    detail = DrugPoolOptions(carrier=False, bound=True, saturable=True)
+    pools = TumourModel.of(
+        maps, None, {"SV": float(cylinders.surface_density) / value("SV_t")}
+    ).drug(0 * ONE, 0 * ONE, detail)
+    curve = free_drug_impulse_response().scaled(value("Dose") * (1 - value("fb")))
 
     def plasma(t: float) -> Tensor:
         unbound = curve(torch.tensor(t, dtype=torch.float64))

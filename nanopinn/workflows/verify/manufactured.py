@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from nanopinn.physics.model import FlowCoefficients
-from nanopinn.physics.pools import PoolSystem
+from nanopinn.physics.pools import PoolAssembler
 from nanopinn.solvers.advection import Advection
-from nanopinn.solvers.evolve import Tolerance, evolve
+from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.pressure import solve_pressure
@@ -60,13 +60,13 @@ def rim_order() -> list[VerificationCase]:
         voxels, x = _grid(factor)
         _, parts = _grid(2 * factor)
         grid = RimGrid.around((depth(x) < 0).double(), voxels, 2, rim)
-        K, LpSV = grid.joined(_conductivity(parts)), 1e-7
+        K, LpSV = grid.average_within_cells(_conductivity(parts)), 1e-7
         made = -_divergence(lambda y: _conductivity(y)[..., None] * _gradient(p, y), parts)
         still = torch.zeros_like(K)
         flow = FlowCoefficients(
             K=K, LpSV=still + LpSV, p_e=p(parts) + made / LpSV, LpLSL=still, p_L=0.0, p_inf=0.0
         )
-        return _relative(solve_pressure(flow, grid).x, grid.joined(p(parts)))
+        return _relative(solve_pressure(flow, grid).x, grid.average_within_cells(p(parts)))
 
     ends: Field = lambda x: 1500 * torch.exp(-((depth(x) / layer) ** 2))  # noqa: E731
     goes_on: Field = lambda x: 1500 * _product(x, torch.sin)  # noqa: E731
@@ -99,12 +99,12 @@ def time_order() -> list[VerificationCase]:
 
     def run(steps: int) -> Tensor:
         h = end / steps
-        return evolve(
+        return integrate_adaptive(
             [interval],
             start,
             [end],
             steps=[(i * h, h) for i in range(steps)],
-            tolerance=Tolerance(equation=1e-12),
+            tolerance=Tolerance(residual=1e-12),
         ).U[-1]
 
     exact = run(256)
@@ -131,7 +131,7 @@ def _orders(
 
 def _transport_error(factor: int, advection: Advection, D: float, speed: float) -> float:
     interval, start, exact = _transport(factor, advection, D, speed)
-    found = evolve(
+    found = integrate_adaptive(
         [interval], start, [interval.end], tolerance=Tolerance(step=4e-6, first_step=20.0)
     ).U[-1, 0]
     return _relative(found, exact)
@@ -162,14 +162,14 @@ def _transport(
     flows = tuple(
         velocity(_faces(grid, axis))[..., axis] * grid.face_area(axis) for axis in range(3)
     )
-    pools = PoolSystem(("one", "cell") if saturable else ("one",), phi(x))
-    pools.holds("one", phi(x))
-    pools.moves("one", 1.0, diffusion(x))
-    pools.loses("one", rate * phi(x))
-    pools.gains("one", 0, phi(x) * X(x))
-    pools.gains("one", 1, _divergence(carried, x) + rate * phi(x) * X(x))
+    pools = PoolAssembler(("one", "cell") if saturable else ("one",), phi(x))
+    pools.set_capacity("one", phi(x))
+    pools.add_transport("one", 1.0, diffusion(x))
+    pools.add_loss("one", rate * phi(x))
+    pools.add_plasma_source("one", 0, phi(x) * X(x))
+    pools.add_plasma_source("one", 1, _divergence(carried, x) + rate * phi(x) * X(x))
     if saturable:
-        pools.saturates("one", "cell", 3e-4 * X(x), 1e-3, 0.5, 0.7)
+        pools.add_saturable_transfer("one", "cell", 3e-4 * X(x), 1e-3, 0.5, 0.7)
 
     def plasma(t: float) -> Tensor:
         return torch.tensor([1e-3 * np.cos(2e-3 * t), g(t)], dtype=torch.float64)

@@ -10,17 +10,17 @@ from nanopinn.parameters import value
 from nanopinn.physics import analytic
 from nanopinn.physics.formulation import PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.plasma import Dose
-from nanopinn.physics.pools import PoolSystem
+from nanopinn.physics.pools import PoolAssembler
 from nanopinn.physics.radiation import RadiationCourse
 from nanopinn.physics.temperature import scheduled_temperature
-from nanopinn.solvers.evolve import Evolution, Tolerance, evolve
-from nanopinn.solvers.forward import Forward, Setting
+from nanopinn.solvers.evolve import EvolutionResult, Tolerance, integrate_adaptive
+from nanopinn.solvers.forward import ForwardModel, Setting
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.march import march
+from nanopinn.solvers.march import integrate_fixed_steps
 from nanopinn.solvers.nodes import drug_nodes
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.schemes import SDIRK3, TR_BDF2
-from nanopinn.workflows.simulate.course import Course
+from nanopinn.workflows.simulate.course import TreatmentTimeline
 from nanopinn.workflows.treatment import GivenDose, Treatment
 from nanopinn.workflows.verify.case import VerificationCase
 from nanopinn.workflows.verify.tissue import small_tissue
@@ -30,9 +30,9 @@ def release_chain() -> list[VerificationCase]:
     """V6: release of a carrier and the fate of what it releases, by the march."""
     k, k_out = 0.0458, 0.02
     one = torch.ones((1, 2, 2, 2), dtype=torch.float64)
-    system = PoolSystem(("carrier", "released"), one[0])
-    system.passes("carrier", "released", k)
-    system.loses("released", k_out)
+    system = PoolAssembler(("carrier", "released"), one[0])
+    system.add_transfer("carrier", "released", k)
+    system.add_loss("released", k_out)
     pools = system.coefficients()
     grid = Grid((2, 2, 2), (1e-3, 1e-3, 1e-3))
     flows = tuple(torch.zeros(s, dtype=torch.float64) for s in ((3, 2, 2), (2, 3, 2), (2, 2, 3)))
@@ -40,7 +40,7 @@ def release_chain() -> list[VerificationCase]:
     start = torch.cat([one, 0 * one])
     times = np.linspace(0.0, 60.0, 121)
     # from 1 rather than from 0: the march of the change, whose source is -A applied to the start
-    run = march(
+    run = integrate_fixed_steps(
         operator, pools.capacity, lambda t: (-operator(start), None), list(times), scheme=TR_BDF2
     )
     carrier, released = (run.U + start)[:, 0, 0, 0, 0], (run.U + start)[:, 1, 0, 0, 0]
@@ -71,7 +71,7 @@ def contrast_is_tofts() -> list[VerificationCase]:
     still = Setting(
         setting.maps, Grid(setting.grid.shape, (1.0, 1.0, 1.0)), 1
     )  # metre cells: nothing crosses faces
-    forward = Forward(still, lambda th: {"q": torch.tensor(1e-20, dtype=torch.float64)})
+    forward = ForwardModel(still, lambda th: {"q": torch.tensor(1e-20, dtype=torch.float64)})
     none = torch.zeros(0, dtype=torch.float64)
     C, _, _ = forward.contrast(none, forward.flow(none), aif, frames)
     m = setting.maps
@@ -96,14 +96,20 @@ def contrast_is_tofts() -> list[VerificationCase]:
 def mass_balance() -> list[VerificationCase]:
     """V9: what enters a leaking tumour reacts, flows out or stays: for both schemes of linear pools, for every pool, and for the fluid."""
     setting, _, _ = small_tissue()
-    forward = Forward(setting, lambda th: {})
+    forward = ForwardModel(setting, lambda th: {})
     none = torch.zeros(0, dtype=torch.float64)
     flow = forward.flow(none)
     found = []
     for scheme in (TR_BDF2, SDIRK3):
-        run = forward.drug(none, flow, PH_SENSITIVE.bolus(), drug_nodes([3600.0, 86400.0]), scheme)
+        run = forward.drug(
+            none, flow, PH_SENSITIVE.bolus_curves(), drug_nodes([3600.0, 86400.0]), scheme
+        )
         found.append(_imbalance(f"drug pools, {scheme.name}", run.balance.error))
-    found.append(_imbalance("every pool, heat, saturable uptake", _heated(setting).balance.error))
+    found.append(
+        _imbalance(
+            "every pool, heat, saturable uptake", _evolve_heated_tissue(setting).balance.error
+        )
+    )
     net = sum(float((f.select(a, -1) - f.select(a, 0)).sum()) for a, f in enumerate(flow.flows))
     made = float((flow.J_v - flow.J_L).sum()) * setting.grid.cell_volume
     scale = float(flow.J_v.abs().sum()) * setting.grid.cell_volume
@@ -115,19 +121,21 @@ def _imbalance(name: str, observed: float) -> VerificationCase:
     return VerificationCase("V9", name, "relative imbalance", observed, 0.0, 1e-10, "conservation")
 
 
-def _heated(setting: Setting) -> Evolution:
+def _evolve_heated_tissue(setting: Setting) -> EvolutionResult:
     """Thermosensitive liposomes, an hour of heat, a day in all, every pool."""
     dose = GivenDose(THERMOSENSITIVE, Dose(0.0, value("Dose")))
     treatment = Treatment(
         (dose,), heatings=(), radiation=RadiationCourse(), images_s=(), end_s=86400.0
     )
-    course = Course(
+    course = TreatmentTimeline(
         setting,
         {},
         treatment,
         scheduled_temperature(setting.maps.tumour, value("T_hot"), 0.0, 3600.0),
     )
-    return evolve(course.intervals(), course.empty(), [86400.0], tolerance=Tolerance(step=1e-3))
+    return integrate_adaptive(
+        course.intervals(), course.zero_pools(), [86400.0], tolerance=Tolerance(step=1e-3)
+    )
 
 
 def pressure_scaling() -> list[VerificationCase]:
@@ -136,7 +144,7 @@ def pressure_scaling() -> list[VerificationCase]:
     none = torch.zeros(0, dtype=torch.float64)
 
     def contrast(p_e: float) -> torch.Tensor:
-        forward = Forward(setting, lambda th: {"p_e": torch.tensor(p_e, dtype=torch.float64)})
+        forward = ForwardModel(setting, lambda th: {"p_e": torch.tensor(p_e, dtype=torch.float64)})
         return forward.contrast(none, forward.flow(none), aif, frames)[0]
 
     one, other = contrast(1533.0), contrast(1533.0 / 4)

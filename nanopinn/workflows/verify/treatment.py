@@ -8,11 +8,11 @@ import torch
 
 from nanopinn.parameters import value
 from nanopinn.physics.cells import CELLS_PER_UNIT
-from nanopinn.physics.drug import DrugDetail
+from nanopinn.physics.drug import DrugPoolOptions
 from nanopinn.physics.formulation import FREE, PEGYLATED, THERMOSENSITIVE
 from nanopinn.physics.model import TissueMaps, TumourModel
-from nanopinn.physics.release import released_per_pass
-from nanopinn.solvers.evolve import Tolerance, evolve
+from nanopinn.physics.release import single_pass_release_fraction
+from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.interval import Interval
 from nanopinn.workflows.verify.case import VerificationCase
@@ -70,7 +70,7 @@ def hot_release() -> list[VerificationCase]:
         )
     ]
     for tau, share in ((5.0, 0.19), (10.0, 0.31)):
-        observed = float(released_per_pass(k, tau))
+        observed = float(single_pass_release_fraction(k, tau))
         quantity = f"released per pass, transit time {tau:g} s"
         found.append(
             VerificationCase(
@@ -92,7 +92,7 @@ def partition_at_equilibrium() -> list[VerificationCase]:
     tissue = TissueMaps(one, 1e-3 * one, 0.3 * one, 0.03 * one, 7.4 * one)
     # walls that let nothing through
     pools = TumourModel.of(tissue, None, {"P": 0.0}).drug(
-        0 * one, 0 * one, DrugDetail(carrier=False, saturable=True)
+        0 * one, 0 * one, DrugPoolOptions(carrier=False, saturable=True)
     )
     still = tuple(torch.zeros(s, dtype=torch.float64) for s in ((3, 2, 2), (2, 3, 2), (2, 2, 3)))
     end, free, cell = 1e8, pools.names.index("free"), pools.names.index("intracellular")
@@ -108,7 +108,7 @@ def partition_at_equilibrium() -> list[VerificationCase]:
     for F_0 in (1e-2, 10.0):
         start = torch.zeros_like(interval.capacity)
         start[free] = F_0
-        U = evolve([interval], start, [end], tolerance=Tolerance(longest_step=1e7)).U[
+        U = integrate_adaptive([interval], start, [end], tolerance=Tolerance(max_step=1e7)).U[
             -1, :, 0, 0, 0
         ]
         expected = float(U[free]) * value("rho_c") / CELLS_PER_UNIT * value("K_i") / value("K_e")

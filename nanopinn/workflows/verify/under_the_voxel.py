@@ -11,12 +11,12 @@ from torch import Tensor
 from nanopinn.physics import analytic
 from nanopinn.physics.barrier import layered_permeability, series_conductance
 from nanopinn.physics.oxygen import oxygen_pressure, oxygen_zones, supplied_radius
-from nanopinn.physics.pools import PoolSystem
+from nanopinn.physics.pools import PoolAssembler
 from nanopinn.physics.wall import exchange_coefficients
-from nanopinn.solvers.fluxes import Transport
+from nanopinn.solvers.fluxes import TransportOperator
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.line import LineMatrix
-from nanopinn.solvers.march import march
+from nanopinn.solvers.line import BlockTridiagonalStageSolver
+from nanopinn.solvers.march import integrate_fixed_steps
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.schemes import SDIRK3
 from nanopinn.workflows.verify.case import VerificationCase
@@ -77,10 +77,10 @@ def _line(velocity: float, D: float, h: float, cells: int) -> tuple[PoolOperator
     grid, one = Grid((2, 2, cells), (h, h, h)), torch.ones((2, 2, cells), dtype=torch.float64)
     strong = torch.zeros_like(one)
     strong[..., 0] = 1e5
-    pools = PoolSystem(("tracer",), one)
-    pools.moves("tracer", 1.0, D * one)
-    pools.loses("tracer", strong)
-    pools.gains("tracer", 0, strong)
+    pools = PoolAssembler(("tracer",), one)
+    pools.add_transport("tracer", 1.0, D * one)
+    pools.add_loss("tracer", strong)
+    pools.add_plasma_source("tracer", 0, strong)
     flows = [torch.zeros(s, dtype=torch.float64) for s in ((3, 2, cells), (2, 3, cells))]
     flows.append(torch.full((2, 2, cells + 1), velocity * h**2, dtype=torch.float64))
     return PoolOperator.of(pools.coefficients(), tuple(flows), grid), one[None]
@@ -92,11 +92,11 @@ def _front(h: float, steps: int, points: Sequence[float]) -> tuple[Tensor, float
     operator, capacity = _line(v, D, h, round(length / h) + 1)
     times, source = (
         list(np.linspace(0.0, 1.0, steps + 1) ** 2 * end),
-        operator.inflow_of(capacity.new_ones(1)),
+        operator.plasma_source(capacity.new_ones(1)),
     )
-    C = march(operator, capacity, lambda t: (source, None), times, scheme=SDIRK3, tol=1e-12).U[
-        -1, 0, 0, 0
-    ]
+    C = integrate_fixed_steps(
+        operator, capacity, lambda t: (source, None), times, scheme=SDIRK3, tol=1e-12
+    ).U[-1, 0, 0, 0]
     x = np.linspace(0.0, h * (len(C) - 1), len(C))
     exact = torch.as_tensor(analytic.ogata_banks(x, end, v, D))
     return C[[round(p / h) for p in points]], float((C - exact).norm() / exact.norm())
@@ -207,11 +207,11 @@ def _layered_flux(layers: Sequence[tuple[float, float]], P: float, cells: int) -
         torch.zeros((1, 1, 2, n), dtype=torch.float64),
     )
     operator = PoolOperator(
-        1, (0,), Transport((*closed, face), (*closed, face)), {(0, 0): reaction}, {}
+        1, (0,), TransportOperator((*closed, face), (*closed, face)), {(0, 0): reaction}, {}
     )
     fed = torch.zeros((1, 1, 1, n), dtype=torch.float64)
     fed[..., 0] = 2 * g1
-    C, _ = LineMatrix(operator, 0 * fed, 1.0).solve(fed)
+    C, _ = BlockTridiagonalStageSolver(operator, 0 * fed, 1.0).solve(fed)
     return float(2 * g2 * C[..., -1])
 
 

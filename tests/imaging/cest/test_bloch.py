@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.imaging.cest.agent import Agent, load_agent
+from nanopinn.imaging.cest.agent import CestAgent, load_agent
 from nanopinn.imaging.cest.bloch import GAMMA_HZ_PER_T, Saturation, z_spectra
-from nanopinn.imaging.cest.ratio import PRESETS, bloch_calibration
+from nanopinn.imaging.cest.ratio import PUBLISHED_CALIBRATIONS, bloch_calibration
 from nanopinn.imaging.cest.spectral_fit import fit_spectra
 
 pytestmark = pytest.mark.cest
 IOPAMIDOL = load_agent("iopamidol")
 
 
-def amides_alone() -> Agent:
+def amides_alone() -> CestAgent:
     """The oracle's three-pool agent: two amides at their nominal places."""
     low, high = IOPAMIDOL.pools[:2]
     return replace(IOPAMIDOL, pools=(replace(low, ppm=4.2), replace(high, ppm=5.5)))
@@ -59,7 +59,7 @@ def test_all_136_spectra_are_those_of_bmctool_to_1e_6(public_data: Path) -> None
 
 
 def by_matrix_exponential(
-    agent: Agent,
+    agent: CestAgent,
     field: float,
     B1: float,
     seconds: float,
@@ -249,7 +249,7 @@ def test_pagels_line_is_his_table_to_the_rmse_he_states(public_data: Path) -> No
         rows = list(csv.DictReader(handle))
     ratio = np.array([float(r["Peak_4p2"]) / float(r["Peak_5p6"]) for r in rows])
     pH = np.array([float(r["pH"]) for r in rows])
-    found, _ = PRESETS["pagel-7T-3uT"].invert(ratio, np.ones_like(ratio))
+    found, _ = PUBLISHED_CALIBRATIONS["pagel-7T-3uT"].invert(ratio, np.ones_like(ratio))
     inside = np.isfinite(found)
     assert inside.all()
     assert np.sqrt(np.mean((found - pH) ** 2)) == pytest.approx(0.074, abs=0.001)

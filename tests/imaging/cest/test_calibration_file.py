@@ -16,11 +16,11 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import load_agent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
 from nanopinn.imaging.cest.calibration_file import read_calibration
-from nanopinn.imaging.cest.measure import CestChoices, MeasuredPh, measure_ph
+from nanopinn.imaging.cest.measure import CestOptions, MeasuredPh, measure_ph
 from nanopinn.imaging.cest.ph_map import Validity, ph_image
-from nanopinn.imaging.cest.ratio import PRESETS
+from nanopinn.imaging.cest.ratio import PUBLISHED_CALIBRATIONS
 from nanopinn.imaging.cest.spectrum import ZSpectra
-from nanopinn.imaging.fingerprints import fingerprints
+from nanopinn.imaging.fingerprints import hash_files
 from nanopinn.imaging.inputs import ImagingInputs
 
 from ..conftest import save
@@ -90,7 +90,7 @@ def measured(folder: Path, calibration: str | Path, **side: float) -> MeasuredPh
     series = save(
         folder / "z.nii.gz", spectra.Z, np.diag([1.0, 1.0, 1.0, 1.0]), {**offsets, **stated}
     )
-    return measure_ph(series, CestChoices(calibration=str(calibration)))
+    return measure_ph(series, CestOptions(calibration=str(calibration)))
 
 
 def test_a_cubic_gives_back_the_ph_its_ratios_were_made_of_and_its_slope(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_pagels_line_as_a_file_gives_what_the_preset_gives(tmp_path: Path) -> No
     ratio = np.geomspace(0.1, 20, 200)
     for a, b in zip(
         read_calibration(tmp_path / "line.toml").invert(ratio, ratio),
-        PRESETS["pagel-7T-3uT"].invert(ratio, ratio),
+        PUBLISHED_CALIBRATIONS["pagel-7T-3uT"].invert(ratio, ratio),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-13)
@@ -302,11 +302,9 @@ def test_the_file_is_an_input_with_its_hash_and_no_path_in_the_configuration(
     inputs = ImagingInputs(
         dce=tmp_path / "dce.nii.gz", cest=tmp_path / "z.nii.gz", ph_calibration=str(path)
     )
-    assert (
-        fingerprints(inputs.files())["line.toml"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    )
-    assert "ph_calibration" not in inputs.choices()["imaging"]
-    assert ImagingInputs(dce="x").choices()["imaging"]["ph_calibration"] == "bloch"
+    assert hash_files(inputs.files())["line.toml"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert "ph_calibration" not in inputs.to_config()["imaging"]
+    assert ImagingInputs(dce="x").to_config()["imaging"]["ph_calibration"] == "bloch"
 
 
 def test_without_a_cest_scan_the_file_is_not_read_and_not_listed(tmp_path: Path) -> None:
@@ -322,7 +320,7 @@ def test_the_example_of_the_documentation_is_pagels_preset(tmp_path: Path) -> No
     path.write_text(text.split("```toml\n")[1].split("```")[0])
     example, preset, ratio = (
         read_calibration(path),
-        PRESETS["pagel-7T-3uT"],
+        PUBLISHED_CALIBRATIONS["pagel-7T-3uT"],
         np.geomspace(0.1, 20, 200),
     )
     np.testing.assert_allclose(

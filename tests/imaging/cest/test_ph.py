@@ -17,10 +17,10 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import load_agent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
 from nanopinn.imaging.cest.lorentz import amide_heights
-from nanopinn.imaging.cest.measure import CestChoices, measure_ph
+from nanopinn.imaging.cest.measure import CestOptions, measure_ph
 from nanopinn.imaging.cest.noise import flank_noise
 from nanopinn.imaging.cest.ph_map import Validity, ph_image
-from nanopinn.imaging.cest.ratio import PRESETS, bloch_calibration
+from nanopinn.imaging.cest.ratio import PUBLISHED_CALIBRATIONS, bloch_calibration
 from nanopinn.imaging.cest.spectral_ph import spectral_ph_image
 from nanopinn.imaging.cest.spectrum import ZSpectra, read_spectra
 from nanopinn.imaging.ph import load_ph
@@ -48,7 +48,7 @@ def between(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 @pytest.mark.public_data
 def test_the_clean_phantom_is_right_to_0_05_and_empty_voxels_stay_empty(phantom: Path) -> None:
-    found = measure_ph(phantom / "phantom_solution_clean.nii.gz", CestChoices())
+    found = measure_ph(phantom / "phantom_solution_clean.nii.gz", CestOptions())
     pH, true = found.image.pH, truth(phantom, "pH")
     wanted = between(true, 6.4, 7.4) & np.isfinite(pH)
     assert np.abs(pH - true)[wanted].max() < 0.05
@@ -195,27 +195,27 @@ def test_what_is_missing_is_named_and_never_guessed(
     phantom: Path, tmp_path: Path, change: dict, field: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        measure_ph(copied(phantom, tmp_path, change), CestChoices())
+        measure_ph(copied(phantom, tmp_path, change), CestOptions())
     assert caught.value.field == field
     assert caught.value.remedy
 
 
 @pytest.mark.public_data
 def test_offsets_in_hertz_and_in_a_table_mean_the_same(phantom: Path, tmp_path: Path) -> None:
-    usual = measure_ph(phantom / "phantom_solution_clean.nii.gz", CestChoices()).image.pH
+    usual = measure_ph(phantom / "phantom_solution_clean.nii.gz", CestOptions()).image.pH
     ppm = json.loads((phantom / "phantom_solution_clean.json").read_text())["SaturationOffsetsPPM"]
     hertz = [p * 42.57638474 * 7.0 for p in ppm]
     path = copied(phantom, tmp_path, {"SaturationOffsetsPPM": None, "SaturationOffsetsHz": hertz})
-    np.testing.assert_allclose(measure_ph(path, CestChoices()).image.pH, usual, atol=1e-4)
+    np.testing.assert_allclose(measure_ph(path, CestOptions()).image.pH, usual, atol=1e-4)
     table = tmp_path / "offsets.tsv"
     table.write_text("offset_Hz\n" + "\n".join(map(str, hertz)))
     path = copied(phantom, tmp_path, {"SaturationOffsetsPPM": None})
     np.testing.assert_allclose(
-        measure_ph(path, CestChoices(offsets=table)).image.pH, usual, atol=1e-4
+        measure_ph(path, CestOptions(offsets=table)).image.pH, usual, atol=1e-4
     )
     table.write_text("offset\n" + "\n".join(map(str, hertz)))
     with pytest.raises(InputError, match="unit"):
-        measure_ph(path, CestChoices(offsets=table))
+        measure_ph(path, CestOptions(offsets=table))
 
 
 @pytest.mark.public_data
@@ -229,7 +229,7 @@ def test_a_series_without_reference_that_is_not_normalised_is_refused(
     image = nib.load(path)
     save(path, 500 * np.asarray(image.dataobj), image.affine)
     with pytest.raises(InputError, match="no reference"):
-        measure_ph(path, CestChoices())
+        measure_ph(path, CestOptions())
 
 
 @pytest.mark.public_data
@@ -245,8 +245,8 @@ def test_dummies_before_the_reference_are_left_out_and_drift_between_references_
     path = save(
         tmp_path / "z.nii.gz", whole * drift, image.affine, side | {"SaturationOffsetsPPM": offsets}
     )
-    found = measure_ph(path, CestChoices())
-    usual = measure_ph(phantom / "phantom_solution_clean.nii.gz", CestChoices()).image.pH
+    found = measure_ph(path, CestOptions())
+    usual = measure_ph(phantom / "phantom_solution_clean.nii.gz", CestOptions()).image.pH
     good = np.isfinite(usual) & np.isfinite(found.image.pH)
     assert good.sum() > 0.95 * np.isfinite(usual).sum()
     np.testing.assert_allclose(found.image.pH[good], usual[good], atol=0.01)
@@ -294,7 +294,7 @@ def test_the_error_that_a_map_shares_is_that_of_the_calibration_in_use(phantom: 
     path, mask = phantom / "phantom_solution_clean.nii.gz", between(truth(phantom, "pH"), 6.0, 7.0)
     affine = nib.load(path).affine
     found = [
-        load_ph(path, affine, mask, chosen=CestChoices(calibration=c)).common_std
+        load_ph(path, affine, mask, options=CestOptions(calibration=c)).common_std
         for c in ("bloch", "pagel-7T-3uT")
     ]
     assert found == [value("sd_pHe_calibration"), value("sd_pHe_pagel")]
@@ -316,7 +316,7 @@ def test_a_published_line_is_stated_to_be_as_wrong_as_it_is_on_another_laborator
 ) -> None:
     """Pagel's line, by Lorentzian heights as it was measured: 0.07 on its own tubes, five times that here."""
     spectra, pH = tubes(public_data, 3, 6)
-    line = PRESETS["pagel-7T-3uT"]
+    line = PUBLISHED_CALIBRATIONS["pagel-7T-3uT"]
     found = ph_image(spectra, line)
     good = np.isfinite(found.pH.ravel()) & between(pH, 6.2, 7.0)
     error = (found.pH.ravel() - pH)[good]
@@ -494,27 +494,27 @@ def test_an_agent_with_one_amide_tells_ph_by_two_powers(tmp_path: Path) -> None:
                 side,
             )
         )
-    chosen = CestChoices(agent=str(tmp_path / "single.toml"), second=files[1])
-    found = measure_ph(files[0], chosen).image.pH.ravel()
+    options = CestOptions(agent=str(tmp_path / "single.toml"), second=files[1])
+    found = measure_ph(files[0], options).image.pH.ravel()
     assert np.isfinite(found).mean() > 0.8
     assert abs(np.nanmean(found - pH)) < 0.03
     assert np.nanstd(found - pH) < 0.1
     with pytest.raises(InputError) as caught:
-        measure_ph(files[0], CestChoices(agent=str(tmp_path / "single.toml")))
+        measure_ph(files[0], CestOptions(agent=str(tmp_path / "single.toml")))
     assert caught.value.field == "--cest-power2"
     with pytest.raises(InputError, match="no other power"):
-        measure_ph(files[0], CestChoices(agent=str(tmp_path / "single.toml"), second=files[0]))
+        measure_ph(files[0], CestOptions(agent=str(tmp_path / "single.toml"), second=files[0]))
     with pytest.raises(InputError, match="does not grow with pH"):
-        measure_ph(files[1], CestChoices(agent=str(tmp_path / "single.toml"), second=files[0]))
+        measure_ph(files[1], CestOptions(agent=str(tmp_path / "single.toml"), second=files[0]))
     with pytest.raises(InputError) as caught:
-        measure_ph(files[0], CestChoices(second=files[1]))
+        measure_ph(files[0], CestOptions(second=files[1]))
     assert caught.value.field == "--cest-power2"
 
 
 @pytest.mark.public_data
 def test_endogenous_contrast_is_not_taken_for_ph(phantom: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no extracellular pH"):
-        measure_ph(copied(phantom, tmp_path, {"CestAgent": "none"}), CestChoices())
+        measure_ph(copied(phantom, tmp_path, {"CestAgent": "none"}), CestOptions())
 
 
 @pytest.mark.public_data
@@ -558,14 +558,14 @@ def test_a_fit_of_the_spectrum_is_chosen_by_its_name_and_refuses_what_it_cannot_
     }
     series = 1000 * np.concatenate([np.ones((16, 1)), Z], axis=1).reshape(4, 4, 1, -1)
     path = save(tmp_path / "z.nii.gz", series, np.eye(4), side)
-    found = measure_ph(path, CestChoices(method="spectrum"))
+    found = measure_ph(path, CestOptions(method="spectrum"))
     assert any("a fit of Bloch-McConnell spectra" in a for a in found.assumptions)
     np.testing.assert_allclose(found.image.pH.ravel()[4:], 6.8, atol=0.1)
     np.testing.assert_allclose(found.image.b0_ppm.ravel()[4:], 0.2, atol=0.05)
     # no agent, no pH
     assert np.isnan(found.image.pH.ravel()[:4]).all()
     with pytest.raises(InputError) as caught:
-        measure_ph(path, CestChoices(method="spectrum", before=path))
+        measure_ph(path, CestOptions(method="spectrum", before=path))
     assert caught.value.field == "--ph-method"
     with pytest.raises(InputError) as caught:
         measure_ph(
@@ -575,6 +575,6 @@ def test_a_fit_of_the_spectrum_is_chosen_by_its_name_and_refuses_what_it_cannot_
                 np.eye(4),
                 {"SaturationOffsetsPPM": side["SaturationOffsetsPPM"]},
             ),
-            CestChoices(method="spectrum"),
+            CestOptions(method="spectrum"),
         )
     assert "SaturationB1uT" in str(caught.value)

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from nanopinn.imaging.kinetics.curve import InputCurve, linear_fit
-from nanopinn.imaging.kinetics.response import ImpulseResponse, nothing_derived
+from nanopinn.imaging.kinetics.response import ImpulseResponse, no_derived_quantities
 
 NAME, CAPLEX = "etofts", "M.IC1.005"
 NAMES: tuple[str, ...] = ("Ktrans", "ve", "vp")
 LOWER: tuple[float, ...] = (0.0, 1e-3, 0.0)
 UPPER: tuple[float, ...] = (5.0 / 60, 1.0, 1.0)
 DERIVED: tuple[str, ...] = ()
-derived = nothing_derived
+derived = no_derived_quantities
 
 
 def impulse_response(parameters: Tensor) -> ImpulseResponse:
@@ -31,9 +31,9 @@ def impulse_response(parameters: Tensor) -> ImpulseResponse:
     return ImpulseResponse(vp, K[:, None], k[:, None], jacobian)
 
 
-def starts(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
+def initial_guesses(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
     """Linear least squares (Murase 2004, MRM 51:858): ``C = (Ktrans + kep vp) int(Cp) - kep int(C) + vp Cp``."""
-    solution = linear_fit(C, [curve.area, -curve.integral(C), curve.plasma])
+    solution = linear_fit(C, [curve.plasma_integral, -curve.integral(C), curve.plasma])
     kep, vp = solution[:, 1].clamp_min(1e-5), solution[:, 2].clamp(0.0, 0.5)
     K = solution[:, 0] - kep * vp
     return (torch.stack([K, K / kep, vp], dim=-1),)

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from nanopinn.imaging.kinetics.curve import InputCurve, linear_fit
-from nanopinn.imaging.kinetics.response import ImpulseResponse, nothing_derived
+from nanopinn.imaging.kinetics.response import ImpulseResponse, no_derived_quantities
 
 NAME, CAPLEX = "patlak", "M.IC1.006"
 NAMES: tuple[str, ...] = ("Ktrans", "vp")
 LOWER: tuple[float, ...] = (0.0, 0.0)
 UPPER: tuple[float, ...] = (5.0 / 60, 1.0)
 DERIVED: tuple[str, ...] = ()
-derived = nothing_derived
+derived = no_derived_quantities
 
 
 def impulse_response(parameters: Tensor) -> ImpulseResponse:
@@ -31,6 +31,6 @@ def impulse_response(parameters: Tensor) -> ImpulseResponse:
     return ImpulseResponse(vp, K[:, None], zero[:, None], jacobian)
 
 
-def starts(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
+def initial_guesses(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
     """The model is linear: ``C = Ktrans int(Cp) + vp Cp``."""
-    return (linear_fit(C, [curve.area, curve.plasma]),)
+    return (linear_fit(C, [curve.plasma_integral, curve.plasma]),)

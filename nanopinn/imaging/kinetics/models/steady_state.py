@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from nanopinn.imaging.kinetics.curve import InputCurve, linear_fit
-from nanopinn.imaging.kinetics.response import ImpulseResponse, nothing_derived
+from nanopinn.imaging.kinetics.response import ImpulseResponse, no_derived_quantities
 
 NAME, CAPLEX = "steady", "M.IC1.999"
 NAMES: tuple[str, ...] = ("vp",)
 LOWER: tuple[float, ...] = (0.0,)
 UPPER: tuple[float, ...] = (1.0,)
 DERIVED: tuple[str, ...] = ()
-derived = nothing_derived
+derived = no_derived_quantities
 
 
 def impulse_response(parameters: Tensor) -> ImpulseResponse:
@@ -23,6 +23,6 @@ def impulse_response(parameters: Tensor) -> ImpulseResponse:
     return ImpulseResponse(vp, none, none, torch.ones_like(parameters)[:, None])
 
 
-def starts(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
+def initial_guesses(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
     """The model is linear: ``C = vp Cp``."""
     return (linear_fit(C, [curve.plasma]),)

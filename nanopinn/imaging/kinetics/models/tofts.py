@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from nanopinn.imaging.kinetics.curve import InputCurve, linear_fit
-from nanopinn.imaging.kinetics.response import ImpulseResponse, nothing_derived
+from nanopinn.imaging.kinetics.response import ImpulseResponse, no_derived_quantities
 
 NAME, CAPLEX = "tofts", "M.IC1.004"
 NAMES: tuple[str, ...] = ("Ktrans", "ve")
 LOWER: tuple[float, ...] = (0.0, 1e-3)
 UPPER: tuple[float, ...] = (5.0 / 60, 1.0)
 DERIVED: tuple[str, ...] = ()
-derived = nothing_derived
+derived = no_derived_quantities
 
 
 def impulse_response(parameters: Tensor) -> ImpulseResponse:
@@ -31,8 +31,8 @@ def impulse_response(parameters: Tensor) -> ImpulseResponse:
     return ImpulseResponse(zero, K[:, None], k[:, None], jacobian)
 
 
-def starts(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
+def initial_guesses(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
     """Linear least squares (Murase 2004, MRM 51:858): ``C = Ktrans int(Cp) - kep int(C)``."""
-    solution = linear_fit(C, [curve.area, -curve.integral(C)])
+    solution = linear_fit(C, [curve.plasma_integral, -curve.integral(C)])
     K, kep = solution[:, 0], solution[:, 1].clamp_min(1e-5)
     return (torch.stack([K, K / kep], dim=-1),)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.imaging.kinetics.curve import InputCurve, linear_fit
-from nanopinn.imaging.kinetics.response import ImpulseResponse, extraction
+from nanopinn.imaging.kinetics.response import ImpulseResponse, ktrans_of_flow_limited_exchange
 
 NAME, CAPLEX = "2cxm", "M.IC1.009"
 NAMES: tuple[str, ...] = ("Fp", "PS", "ve", "vp")
@@ -48,18 +48,20 @@ def impulse_response(parameters: Tensor) -> ImpulseResponse:
 
 def derived(parameters: Tensor) -> tuple[Tensor, Tensor]:
     """Ktrans, 1/s."""
-    Ktrans, by_F, by_PS = extraction(parameters[:, 0], parameters[:, 1])
+    Ktrans, by_F, by_PS = ktrans_of_flow_limited_exchange(parameters[:, 0], parameters[:, 1])
     zero = torch.zeros_like(by_F)
     return Ktrans[:, None], torch.stack([by_F, by_PS, zero, zero], dim=1)[:, None]
 
 
-def starts(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
+def initial_guesses(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
     """Linear least squares of the second-order equation integrated twice (Flouri 2016, MRM 76:998), and two typical tissues.
 
     ``C = -s int(C) - d int int(C) + d (vp + ve) int int(Cp) + Fp int(Cp)``
     """
     first = curve.integral(C)
-    solution = linear_fit(C, [-first, -curve.integral(first), curve.area_of_area, curve.area])
+    solution = linear_fit(
+        C, [-first, -curve.integral(first), curve.plasma_double_integral, curve.plasma_integral]
+    )
     s, d, Fp = (
         solution[:, 0].clamp_min(1e-4),
         solution[:, 1].clamp_min(1e-9),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.imaging.kinetics.curve import InputCurve, linear_fit
-from nanopinn.imaging.kinetics.response import ImpulseResponse, extraction
+from nanopinn.imaging.kinetics.response import ImpulseResponse, ktrans_of_flow_limited_exchange
 
 NAME, CAPLEX = "2cum", "M.IC1.007"
 NAMES: tuple[str, ...] = ("Fp", "PS", "vp")
@@ -22,7 +22,7 @@ def impulse_response(parameters: Tensor) -> ImpulseResponse:
     """Fp, PS (1/s) and vp, ``(n, 3)``; the exponentials are the plasma's and one that never decays."""
     Fp, PS, vp = parameters.unbind(1)
     zero, one = torch.zeros_like(Fp), torch.ones_like(Fp)
-    Ktrans, by_F, by_PS = extraction(Fp, PS)
+    Ktrans, by_F, by_PS = ktrans_of_flow_limited_exchange(Fp, PS)
     rate = (Fp + PS) / vp
     jacobian = torch.stack(
         [
@@ -41,13 +41,15 @@ def impulse_response(parameters: Tensor) -> ImpulseResponse:
 
 def derived(parameters: Tensor) -> tuple[Tensor, Tensor]:
     """Ktrans, 1/s."""
-    Ktrans, by_F, by_PS = extraction(parameters[:, 0], parameters[:, 1])
+    Ktrans, by_F, by_PS = ktrans_of_flow_limited_exchange(parameters[:, 0], parameters[:, 1])
     return Ktrans[:, None], torch.stack([by_F, by_PS, torch.zeros_like(by_F)], dim=1)[:, None]
 
 
-def starts(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
+def initial_guesses(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
     """Linear least squares, ``C = -int(C)/Tp + Ktrans/Tp int int(Cp) + Fp int(Cp)`` (Flouri 2016, MRM 76:998), and two typical tissues."""
-    solution = linear_fit(C, [-curve.integral(C), curve.area_of_area, curve.area])
+    solution = linear_fit(
+        C, [-curve.integral(C), curve.plasma_double_integral, curve.plasma_integral]
+    )
     Fp = solution[:, 2].clamp(1e-5, UPPER[0])
     rate = solution[:, 0].clamp_min(1e-4)
     Ktrans = (solution[:, 1] / rate).clamp_min(0.0).minimum(0.95 * Fp)
