@@ -13,8 +13,8 @@ import torch
 from nanopinn.imaging.cest.agent import load_agent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
 from nanopinn.imaging.cest.ph_map import ph_image
-from nanopinn.imaging.cest.ratio import bloch_calibration
-from nanopinn.imaging.cest.spectrum import ZSpectra
+from nanopinn.imaging.cest.ratiometric import bloch_calibration
+from nanopinn.imaging.cest.z_spectra import ZSpectra
 
 SHAPE, OFFSETS, SPECTRA, NOISE = (64, 64, 8), 80, 1000, 0.003
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import psutil
 
-from nanopinn.workflows.phantom.dataset import make_phantom_dataset
-from nanopinn.workflows.pipeline.alone import find_orphan_processes
-from nanopinn.workflows.settings import PhantomSettings
+from nanopinn.cohort.snakemake import find_orphan_processes
+from nanopinn.phantoms.synthetic_study import make_phantom_dataset
+from nanopinn.settings import PhantomSettings
 
 SPOILED = "sub-03"
 SUBJECTS = tuple(f"sub-{i:02d}" for i in range(1, 9))

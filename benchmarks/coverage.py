@@ -18,15 +18,15 @@ import nibabel as nib
 import numpy as np
 
 from nanopinn import FitSettings, ImagingInputs
-from nanopinn.cli.phantoms import format_coverage_table
-from nanopinn.imaging.maps import make_maps
-from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.pinn.engine import fit_krylov
+from nanopinn.cli.phantom_commands import format_coverage_table
+from nanopinn.cohort.coverage import ParameterRecovery, interval_coverage
+from nanopinn.imaging.pipeline import make_maps
+from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.krylov.krylov_engine import fit_krylov
+from nanopinn.inference.pose import pose_problem
+from nanopinn.phantoms.synthetic_study import make_phantom
+from nanopinn.settings import PhantomSettings
 from nanopinn.solvers.grid import average_subcells
-from nanopinn.workflows.coverage import ParameterRecovery, interval_coverage
-from nanopinn.workflows.phantom.study import make_phantom
-from nanopinn.workflows.problem import pose_problem
-from nanopinn.workflows.settings import PhantomSettings
 
 
 def main() -> None:

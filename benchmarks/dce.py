@@ -13,13 +13,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.aif.source import load_aif
-from nanopinn.imaging.kinetics.curve import InputCurve
-from nanopinn.imaging.kinetics.fit import KineticFit, fit_kinetics
-from nanopinn.imaging.kinetics.models import MODELS
-from nanopinn.imaging.kinetics.response import evaluate
-from nanopinn.imaging.spgr import concentration_from_signal, signal_from_concentration
+from nanopinn.imaging.dce.aif import load_aif
+from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.models import MODELS
+from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
+from nanopinn.imaging.dce.signal import concentration_from_signal, signal_from_concentration
+from nanopinn.imaging.dce.voxel_fit import KineticFit, fit_kinetics
 from nanopinn.parameters import value
 
 VOXELS, PEER_VOXELS, FRAMES, SPACING_S, BOLUS_S, NOISE = 131_072, 200, 60, 5.0, 30.0, 0.01

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from nanopinn import FitSettings, ImagingInputs
-from nanopinn.imaging.maps import make_maps
-from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.problem import InverseProblem
-from nanopinn.workflows.phantom import make_phantom
-from nanopinn.workflows.problem import pose_problem
-from nanopinn.workflows.settings import PhantomSettings
+from nanopinn.imaging.pipeline import make_maps
+from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.pose import pose_problem
+from nanopinn.inference.tumour_problem import InverseProblem
+from nanopinn.phantoms.synthetic_study import make_phantom
+from nanopinn.settings import PhantomSettings
 
 RELEASED = ("free", "bound", "intracellular", "nuclear")
 

@@ -472,8 +472,8 @@ PEOPLE = b"participant_id\tsession_id\tage\tgroup\n" + b"".join(
 
 def saved_fit() -> bytes:
     """A small fit as it is saved."""
-    from nanopinn.inference.checkpoint import fit_to_bytes
-    from nanopinn.inference.result import (
+    from nanopinn.inference.saved_fit import fit_to_bytes
+    from nanopinn.results.fit_result import (
         CheckItem,
         CheckResult,
         Curve,
@@ -522,7 +522,7 @@ def resealed(content: bytes, rng: Rng) -> bytes:
     import torch
     from safetensors.torch import load, save
 
-    from nanopinn.inference import saving
+    from nanopinn.io import serialize as saving
 
     arrays = load(content)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
@@ -544,26 +544,24 @@ def readers() -> dict[str, Reader]:
     import monai.data  # noqa: F401
     import torch  # noqa: F401  # loaded here, so that no input pays for it
 
+    from nanopinn import settings
     from nanopinn.cli.config import build_settings
-    from nanopinn.imaging.acquisition import read_excitation, load_acquisition
-    from nanopinn.imaging.aif.file import read_curve
+    from nanopinn.cohort.bids import read_participants
+    from nanopinn.imaging.acquisition import load_acquisition, read_excitation
     from nanopinn.imaging.cest.agent import load_agent
-    from nanopinn.imaging.cest.calibration_file import read_calibration
-    from nanopinn.imaging.cest.spectrum import read_spectra
-    from nanopinn.imaging.drug import load_drug_image
+    from nanopinn.imaging.cest.calibration import read_calibration
+    from nanopinn.imaging.cest.ph_on_dce_grid import load_ph
+    from nanopinn.imaging.cest.z_spectra import read_spectra
+    from nanopinn.imaging.dce.aif import read_curve
+    from nanopinn.imaging.dce.t1 import _from_map, _inversion_time, load_b1
+    from nanopinn.imaging.drug_image import load_drug_image
     from nanopinn.imaging.inputs import ImagingInputs
-    from nanopinn.imaging.io import read_array, read_sidecar, sidecar_path
     from nanopinn.imaging.mask import load_mask
-    from nanopinn.imaging.ph import load_ph
-    from nanopinn.imaging.t1.b1 import load_b1
-    from nanopinn.imaging.t1.native import _from_map, _inversion_time
-    from nanopinn.inference.checkpoint import load_fitted_problem, load_fit
-    from nanopinn.report.folder import read_result
-    from nanopinn.workflows import settings
-    from nanopinn.workflows.cohort.participants import read_participants
-    from nanopinn.workflows.formulations import read_formulation
-    from nanopinn.workflows.schedule import read_schedule
-    from nanopinn.workflows.simulate.sources import _ktrans_unit
+    from nanopinn.inference.saved_fit import load_fit, load_fitted_problem
+    from nanopinn.io.volumes import read_array, read_sidecar, sidecar_path
+    from nanopinn.report.result_folder import read_result
+    from nanopinn.studies.schedule import read_formulation, read_schedule
+    from nanopinn.studies.tissue_source import _ktrans_unit
 
     flat, series, fit = (
         volume(SHAPE),

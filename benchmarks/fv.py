@@ -18,21 +18,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.aif.source import load_aif
-from nanopinn.physics.drug import FULL_POOLS
-from nanopinn.physics.formulation import THERMOSENSITIVE
-from nanopinn.physics.model import TissueMaps
+from nanopinn.imaging.dce.aif import load_aif
+from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.physics.drug_pools import FULL_POOLS
+from nanopinn.physics.formulation_library import THERMOSENSITIVE
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.pools import PoolAssembler
+from nanopinn.physics.tumour import TissueMaps
 from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
 from nanopinn.solvers.forward import FlowSolution, ForwardModel, Setting
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.interval import Interval
-from nanopinn.solvers.lowrank import low_rank_response
+from nanopinn.solvers.krylov_reduction import low_rank_response
 from nanopinn.solvers.march import integrate_fixed_steps
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.schemes import SDIRK3
+from nanopinn.solvers.runge_kutta import SDIRK3
+from nanopinn.solvers.time_segment import Interval
 
 HOUR, VOXEL_M, FRAMES = 3600.0, 0.5e-3, 60
 NONE = torch.zeros(0, dtype=torch.float64)

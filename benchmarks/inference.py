@@ -25,10 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.pinn.systems import PinnSettings, fit_pinn
-from nanopinn.inference.series import TimeSeries
-from nanopinn.inference.systems import SystemProblem
+from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.ode_problem import SystemProblem, TimeSeries
+from nanopinn.inference.pinn.pinn_engine import PinnSettings, fit_pinn
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 
 REACTION = (
@@ -266,7 +265,7 @@ def liposome_image(folder: Path) -> LiposomeImage:
     import nibabel as nib
 
     from nanopinn.parameters import value
-    from nanopinn.physics.formulation import PH_SENSITIVE
+    from nanopinn.physics.formulation_library import PH_SENSITIVE
 
     def read(name: str) -> Any:
         return nib.load(folder / f"{name}.nii.gz").get_fdata()

@@ -24,15 +24,15 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.maps import make_maps
-from nanopinn.inference.contract import EngineFit
-from nanopinn.inference.fv import fit_fv
+from nanopinn.imaging.pipeline import make_maps
+from nanopinn.inference.fv_engine import fit_fv
 from nanopinn.inference.model_error import mapped
-from nanopinn.inference.neural import fit_neural
+from nanopinn.inference.neural_field import fit_neural
+from nanopinn.inference.pose import PosedProblem, pose_problem
+from nanopinn.inference.problem import EngineFit
+from nanopinn.phantoms.synthetic_study import make_phantom
+from nanopinn.settings import FitSettings, PhantomSettings
 from nanopinn.solvers.grid import average_subcells
-from nanopinn.workflows.phantom import make_phantom
-from nanopinn.workflows.problem import PosedProblem, pose_problem
-from nanopinn.workflows.settings import FitSettings, PhantomSettings
 
 Array = NDArray[np.float64]
 

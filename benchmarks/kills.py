@@ -169,9 +169,9 @@ def which(out: Path) -> int:
 
 def examined(out: Path, names: set[str], tally: Tally) -> None:
     """Whether states can be read and the result is whole or absent."""
-    from nanopinn.inference import saving
-    from nanopinn.inference.resume import _SERIALISABLE_CLASSES
-    from nanopinn.solvers.exposure import Exposure
+    from nanopinn.inference.checkpoint import _SERIALISABLE_CLASSES
+    from nanopinn.io import serialize as saving
+    from nanopinn.solvers.krogh_exposure import Exposure
 
     for file in out.with_name(f"{out.name}.partial").glob("*.safetensors"):
         tally.states += 1
@@ -269,12 +269,11 @@ def study(
 ) -> Tally:
     """Kill so many times."""
     import nanopinn.cli.app
-    import nanopinn.report.comparison
-    import nanopinn.report.html
-    import nanopinn.workflows.fit
-    import nanopinn.workflows.therapy  # noqa: F401
-    from nanopinn.workflows.phantom import make_phantom
-    from nanopinn.workflows.settings import PhantomSettings
+    import nanopinn.report.comparison_folder
+    import nanopinn.report.result_folder
+    import nanopinn.studies.arms.compare  # noqa: F401
+    from nanopinn.phantoms.synthetic_study import make_phantom
+    from nanopinn.settings import PhantomSettings
 
     rng, tally = np.random.default_rng(seed), Tally()
     if phantom is None and what != "arms":

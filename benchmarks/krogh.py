@@ -11,13 +11,12 @@ import time
 import torch
 from torch import Tensor
 
-from nanopinn.physics.drug import FULL_POOLS, DrugPoolOptions
-from nanopinn.physics.formulation import PEGYLATED
-from nanopinn.physics.model import TissueMaps, TumourModel
+from nanopinn.physics.drug_pools import FULL_POOLS, DrugPoolOptions
+from nanopinn.physics.formulation_library import PEGYLATED
+from nanopinn.physics.tumour import TissueMaps, TumourModel
 from nanopinn.solvers.evolve import Tolerance
-from nanopinn.solvers.krogh import krogh_interval, vessel_pools
-from nanopinn.solvers.penetration import solve_cylinders
-from nanopinn.solvers.radial import KroghCylinders
+from nanopinn.solvers.krogh import krogh_interval, solve_cylinders, vessel_pools
+from nanopinn.solvers.krogh_geometry import KroghCylinders
 
 HOUR = 3600.0
 

@@ -21,7 +21,7 @@ import psutil
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
-from nanopinn.imaging.io import read_sidecar, write_volume
+from nanopinn.io.volumes import read_sidecar, write_volume
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
 

@@ -25,17 +25,20 @@ import torch
 from torch import Tensor, nn
 
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.maps import make_maps
-from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.pinn.engine import KrylovSettings
-from nanopinn.inference.pinn.fields import TangentSolver
-from nanopinn.inference.pinn.network import KrylovSolver, KrylovSolution
-from nanopinn.inference.pinn.tangents import PressureTangentSystem, LinearSystem
-from nanopinn.inference.pinn.timebasis import TimeBasis
-from nanopinn.inference.problem import Fields, InverseProblem
-from nanopinn.workflows.phantom import make_phantom
-from nanopinn.workflows.problem import pose_problem
-from nanopinn.workflows.settings import FitSettings, PhantomSettings
+from nanopinn.imaging.pipeline import make_maps
+from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.krylov.krylov_engine import KrylovSettings, TangentSolver
+from nanopinn.inference.krylov.orthomin import (
+    KrylovSolution,
+    KrylovSolver,
+    LinearSystem,
+    PressureTangentSystem,
+)
+from nanopinn.inference.krylov.time_basis import TimeBasis
+from nanopinn.inference.pose import pose_problem
+from nanopinn.inference.tumour_problem import Fields, InverseProblem
+from nanopinn.phantoms.synthetic_study import make_phantom
+from nanopinn.settings import FitSettings, PhantomSettings
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 
 from nanopinn.parameters import value
+from nanopinn.phantoms.truth import draw_anatomy
 from nanopinn.physics.analytic import sphere_in_tissue_pressure
-from nanopinn.physics.model import FlowCoefficients, TissueMaps
-from nanopinn.solvers.domain import Domain
+from nanopinn.physics.tumour import FlowCoefficients, TissueMaps
 from nanopinn.solvers.forward import FlowSolution, ForwardModel, Setting
-from nanopinn.solvers.grid import Grid, average_subcells
+from nanopinn.solvers.grid import Domain, Grid, average_subcells
 from nanopinn.solvers.pressure import solve_pressure
-from nanopinn.solvers.rim import RimGrid, near_edge
-from nanopinn.workflows.phantom.anatomy import draw_anatomy
-from nanopinn.workflows.verify.tissue import ball
+from nanopinn.solvers.refined_grid import RimGrid, near_edge
+from nanopinn.verification.case import ball
 
 NONE = torch.zeros(0, dtype=torch.float64)
 #: Cells per voxel edge, and how near to the edge voxels are cut, m (None: all).

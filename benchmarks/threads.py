@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.workflows.fit import run_fit
-from nanopinn.workflows.phantom import make_phantom
-from nanopinn.workflows.settings import FitSettings, PhantomSettings
+from nanopinn.phantoms.synthetic_study import make_phantom
+from nanopinn.settings import FitSettings, PhantomSettings
+from nanopinn.studies.fit import run_fit
 
 
 def fitted(folder: Path, engine: str, drug: bool, threads: int) -> np.ndarray:

@@ -17,19 +17,19 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.cli.kept import record_interruption
+from nanopinn.cli.exit_status import record_interruption
 from nanopinn.errors import InputError, OutputError
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.maps import make_maps
-from nanopinn.inference.fv import fit_fv
+from nanopinn.imaging.pipeline import make_maps
+from nanopinn.inference.checkpoint import FAILURE_FILE, CheckpointStore, delete_checkpoints
+from nanopinn.inference.device import choose_device
+from nanopinn.inference.fv_engine import fit_fv
 from nanopinn.inference.gauss_newton import OptimiserState
-from nanopinn.inference.resume import FAILURE_FILE, CheckpointStore, delete_checkpoints
-from nanopinn.workflows import fit as workflow
-from nanopinn.workflows.device import choose_device
-from nanopinn.workflows.fit import run_fit, write_fit
-from nanopinn.workflows.phantom import make_phantom
-from nanopinn.workflows.problem import pose_problem
-from nanopinn.workflows.settings import FitSettings, PhantomSettings
+from nanopinn.inference.pose import pose_problem
+from nanopinn.phantoms.synthetic_study import make_phantom
+from nanopinn.settings import FitSettings, PhantomSettings
+from nanopinn.studies import fit as workflow
+from nanopinn.studies.fit import run_fit, write_fit
 
 KILLS = Path(__file__).resolve().parents[1] / "benchmarks" / "kills.py"
 SETTINGS = FitSettings(engine="fv", preset="fast", device="cpu")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from nanopinn.cli.verdict import with_verdict_option
+from nanopinn.cli.exit_status import with_verdict_option
 from nanopinn.errors import CheckFailedError, InputError, OutputError, StoppedError
 
 REPORTED_STATUSES = [

@@ -5,7 +5,7 @@ import numpy as np
 from sample import WORK, study
 
 import nanopinn
-from nanopinn.imaging.io import write_volume
+from nanopinn.io.volumes import write_volume
 
 # your arrays: signal (t, x, y, z), pH (x, y, z), tumour (x, y, z), and the affine from voxels to mm (RAS)
 scan, ph, tumour = (nib.load(study() / f"{n}.nii.gz") for n in ("dce", "ph", "mask"))

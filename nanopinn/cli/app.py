@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanopinn.cli.cohort import cohort
+from nanopinn.cli.cohort_commands import cohort, derivatives, group
 from nanopinn.cli.config import build_settings
-from nanopinn.cli.derivatives import derivatives
-from nanopinn.cli.fit import fit
-from nanopinn.cli.group import group
-from nanopinn.cli.minimal_imaging import minimal_imaging
+from nanopinn.cli.fit_command import fit
 from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, with_imaging_options
-from nanopinn.cli.phantoms import coverage, phantoms
-from nanopinn.cli.plan import plan
-from nanopinn.cli.screen import progress_display
-from nanopinn.cli.simulate import simulate
+from nanopinn.cli.phantom_commands import coverage, phantoms
+from nanopinn.cli.plan_commands import minimal_imaging, plan
+from nanopinn.cli.progress_display import progress_display
+from nanopinn.cli.simulate_command import simulate
 from nanopinn.errors import CheckFailedError, InputError
 
 if TYPE_CHECKING:
@@ -67,9 +64,9 @@ def maps(
     """
     from dataclasses import replace
 
-    from nanopinn.report.claim import reserve_output_folder
-    from nanopinn.report.imaging import write_imaging
-    from nanopinn.workflows.maps import run_maps
+    from nanopinn.io.output import reserve_output_folder
+    from nanopinn.report.imaging_folder import write_imaging
+    from nanopinn.studies.fit import run_maps
 
     choice = {"model": model, "smooth": smooth}
     chosen = replace(inputs, **{k: v for k, v in choice.items() if v is not None})  # type: ignore[arg-type]
@@ -116,8 +113,8 @@ def phantom(
     quiet: Quiet = False,
 ) -> None:
     """Write a synthetic study with its truth, solved finer and by another scheme than fits use."""
-    from nanopinn.workflows.phantom import make_phantom, make_phantom_dataset
-    from nanopinn.workflows.settings import PhantomSettings
+    from nanopinn.phantoms.synthetic_study import make_phantom, make_phantom_dataset
+    from nanopinn.settings import PhantomSettings
 
     given = {
         "seed": seed,
@@ -151,7 +148,7 @@ def check(
 
     Example: nanopinn check nanopinn_result --refine 3
     """
-    from nanopinn.workflows.check import run_check
+    from nanopinn.studies.fit import run_check
 
     with progress_display(quiet) as progress:
         result = run_check(folder, refine=refine, progress=progress)
@@ -174,7 +171,7 @@ def verify(
     ] = None,
 ) -> None:
     """Run the verification cases and print each observed value beside its reference; exit code 5 if one fails."""
-    from nanopinn.workflows.verify import run_verification
+    from nanopinn.verification.run import run_verification
 
     cases = run_verification(published=published)
     for c in cases:
@@ -194,7 +191,7 @@ def verify(
     if json_file is not None:
         from dataclasses import asdict
 
-        from nanopinn.imaging.io import write_json
+        from nanopinn.io.volumes import write_json
 
         write_json(json_file, {"cases": [asdict(c) | {"passed": c.passed} for c in cases]})
     if failed:
@@ -204,7 +201,7 @@ def verify(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Result folder of a fit.")]) -> None:
     """Print the check, the parameters and the profiles of a result folder."""
-    from nanopinn.inference.checkpoint import load_fit
+    from nanopinn.inference.saved_fit import load_fit
 
     fit = load_fit(folder)
     typer.echo(fit.summary())
@@ -219,8 +216,8 @@ def validate(
 ) -> None:
     """Read inputs and report, without computing; or write a sidecar to fill in."""
     from nanopinn.imaging.acquisition import ACQUISITION_KEYS, load_acquisition
-    from nanopinn.imaging.dicom import open_series
-    from nanopinn.imaging.io import read_volume
+    from nanopinn.io.dicom import open_series
+    from nanopinn.io.volumes import read_volume
 
     if template is not None:
         if template.exists():

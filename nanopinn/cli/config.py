@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.given import read_toml
+from nanopinn.io.safe_open import read_toml
 
 
 def build_settings(kind: Any, table: str, config: Path | None, given: Mapping[str, Any]) -> Any:

@@ -60,7 +60,7 @@ def _run_command() -> tuple[int, str]:
     except KeyboardInterrupt:
         return 130, "Interrupted; nothing was written."
     except Exception as error:
-        from nanopinn.cli.verdict import CommandStatus
+        from nanopinn.cli.exit_status import CommandStatus
 
         ending = CommandStatus.of(error)
         return ending.exit_code, ending.message

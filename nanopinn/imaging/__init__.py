@@ -1,1 +1,1 @@
-"""Volumes in, maps out: reading, acquisition, T1, concentration, arterial input, kinetics, pH, masks."""
+"""Quantitative MRI: acquisition, T1, concentration, arterial input, kinetic maps, pH, masks, registration."""

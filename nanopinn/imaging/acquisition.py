@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.io import read_sidecar, sidecar_path
-from nanopinn.imaging.numbers import is_number, parse_number_list
+from nanopinn.io.safe_open import is_number, parse_number_list
+from nanopinn.io.volumes import read_sidecar, sidecar_path
 from nanopinn.parameters import value
 
 Array = NDArray[np.float64]

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.aif.source import AIF_NAMES, list_aif_files
-from nanopinn.imaging.cest.calibration_file import is_calibration_file
-from nanopinn.imaging.cest.measure import CestOptions, PhMethod
-from nanopinn.imaging.cest.ratio import Contrast
-from nanopinn.imaging.concentration import Relation
-from nanopinn.imaging.dicom import list_scan_files
-from nanopinn.imaging.kinetics.models import MODELS
-from nanopinn.imaging.nifti import Orientation
-from nanopinn.imaging.placement import REGISTRATION_METHODS, RegistrationMethod
-from nanopinn.imaging.t1.native import T1Source
-from nanopinn.imaging.t1.vfa import T1FitMethod
+from nanopinn.imaging.cest.calibration import is_calibration_file
+from nanopinn.imaging.cest.ph_scan import CestOptions, PhMethod
+from nanopinn.imaging.cest.ratiometric import Contrast
+from nanopinn.imaging.dce.aif import AIF_NAMES, list_aif_files
+from nanopinn.imaging.dce.models import MODELS
+from nanopinn.imaging.dce.signal import Relation
+from nanopinn.imaging.dce.t1 import T1Source
+from nanopinn.imaging.dce.t1_estimation import T1FitMethod
+from nanopinn.imaging.registration import REGISTRATION_METHODS, RegistrationMethod
+from nanopinn.io.dicom import list_scan_files
+from nanopinn.io.nifti import Orientation
 
 DELAY_MODES = ("tumour", "voxel")
 

@@ -10,8 +10,8 @@ from scipy import ndimage
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import resample, same_grid
-from nanopinn.imaging.io import read_map
-from nanopinn.imaging.nifti import Orientation
+from nanopinn.io.nifti import Orientation
+from nanopinn.io.volumes import read_map
 
 Array = NDArray[np.float64]
 

@@ -1,1 +1,1 @@
-"""Unknowns with priors, observations, the engines, and the check of their answer."""
+"""Inverse problems: unknowns with priors, observations, engines, uncertainty, and the finite-volume check."""

@@ -19,13 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nanopinn.inference.contract import EngineFit
-from nanopinn.inference.expansion import Linearisation, Objective
 from nanopinn.inference.gauss_newton import minimise
-from nanopinn.inference.problem import InverseProblem, Prediction
-from nanopinn.inference.result import ScalarEstimate
+from nanopinn.inference.problem import EngineFit, Linearisation, Objective, Prediction
+from nanopinn.inference.tumour_problem import InverseProblem
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.progress import Progress, ignore_progress
+from nanopinn.results.fit_result import ScalarEstimate
 
 Array = NDArray[np.float64]
 

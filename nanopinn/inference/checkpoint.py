@@ -1,168 +1,206 @@
-"""A finished fit as a file: its answer, and the problem as it stood, so that it can be checked, profiled or taken up again."""
+"""Where a descent stands, kept on disk before every iteration, so that a killed fit goes on and ends where it would have ended."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.given import is_file, read_bytes
-from nanopinn.inference import result, saving
-from nanopinn.inference.aif_scale import AifScaleProblem
-from nanopinn.inference.contract import EngineFit
-from nanopinn.inference.expansion import Linearisation, Objective, ResidualProblem
-from nanopinn.inference.problem import SERIALISABLE_PARTS, InverseProblem
-from nanopinn.inference.profile import Profile
-from nanopinn.inference.result import FitResult
-from nanopinn.inference.ridge import StrongestCorrelation
-from nanopinn.inference.starts import StartResult
-
-Array = NDArray[np.float64]
-
-#: The file of a fit in its result folder.
-FILE = "fit.safetensors"
+from nanopinn.inference.device import on_device
+from nanopinn.inference.gauss_newton import OptimiserState, PreviousStep
+from nanopinn.inference.tumour_problem import SERIALISABLE_PARTS, Fields, InverseProblem
+from nanopinn.io import serialize as saving
+from nanopinn.io.safe_open import read_bytes, read_json
+from nanopinn.io.volumes import sync_folder, write_bytes, write_json
+from nanopinn.solvers.forward import FlowSolution
 
 
 @dataclass(frozen=True)
-class FittedProblem:
-    """Where a fit ended: the problem as it stood, and the coordinates of the estimate."""
+class EngineState:
+    """Where an engine stands before an iteration, with all that the iteration depends on.
 
+    The networks' hidden features follow from the seed and their last layers from the anchor, so no weights and no
+    state of a random generator belong to it.
+
+    Attributes:
+        engine: its name. place: of its descent.
+        problem: with the maps and errors that the descent has followed so far.
+        pressure: from which the next pressure solve starts.
+        fields: at the place, where they are at hand. events: of the run so far.
+    """
+
+    engine: str
+    optimiser_state: OptimiserState
     problem: InverseProblem
-    theta: Array
-    aif_sd: float = 0.0
-    """Prior sd of ln of the arterial input's scale where that was an unknown; ``log_scale`` is its estimate."""
-    log_scale: float = 0.0
-    expansion: Linearisation | None = field(
-        default=None, repr=False, compare=False, metadata={"saved": False}
-    )
-    """Residual and tangents at the estimate, where they are at hand; see :meth:`tangents`."""
+    pressure: Tensor | None
+    fields: Fields | None
+    events: tuple[str, ...] = ()
+
+    def restore(self) -> list[str]:
+        """The events of a run that goes on from here."""
+        return [
+            *self.events,
+            f"interrupted before iteration {self.optimiser_state.iteration + 1}: went on from there",
+        ]
+
+
+#: Everything a kept state may hold.
+_SERIALISABLE_CLASSES: tuple[type, ...] = (
+    *SERIALISABLE_PARTS,
+    Fields,
+    FlowSolution,
+    OptimiserState,
+    EngineState,
+    PreviousStep,
+)
+
+_RUN_INPUTS_FILE = "study.json"
+#: Why the run ended early, where it could still say so.
+FAILURE_FILE = "fault.json"
+#: What a process leaves that is killed while it writes.
+_PARTIAL_FILES = ".*.part"
+Kind = TypeVar("Kind")
+
+#: Whether to go on with an interrupted run: no, yes (else refuse), or where one of the same inputs and settings kept anything.
+ResumeMode = bool | Literal["if kept"]
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """What a run has reached, in a folder of its own; each file is whole or absent.
+
+    Attributes:
+        folder: beside the result. study: what was given, each by name with its value or hash.
+        resumed: whether states found there are taken up. strict: whether a spoiled one is refused; else it is worked out anew.
+    """
+
+    folder: Path
+    study: Mapping[str, str] = field(repr=False)
+    resumed: bool
+    device: str = "cpu"
+    strict: bool = True
 
     @classmethod
-    def of(cls, fitted: EngineFit) -> FittedProblem:
-        """Where an engine ended."""
-        # a descent that ran out of iterations ends a step beyond its last tangents
-        known = Linearisation.of(fitted.prediction) if fitted.run.converged else None
-        return cls(fitted.problem, fitted.theta, expansion=known)
-
-    @property
-    def full_problem(self) -> ResidualProblem:
-        """The problem with every unknown of the fit; its estimate is :attr:`point`."""
-        return (
-            AifScaleProblem(self.problem, self.aif_sd, self.log_scale)
-            if self.aif_sd
-            else self.problem
-        )
-
-    @property
-    def full_theta(self) -> Array:
-        """The estimate of every unknown, ``(m,)``."""
-        return np.append(self.theta, self.log_scale) if self.aif_sd else self.theta
-
-    @cached_property
-    def tangents(self) -> Linearisation:
-        """Residual and tangents at the estimate, worked out once."""
-        return self.expansion or Objective(self.full_problem).expand(self.full_theta)
-
-    def to_bytes(self) -> bytes:
-        """Serialise; arrays and plain values only, so that reading runs no code."""
-        return saving.to_bytes(self, _SERIALISABLE_CLASSES)
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> FittedProblem:
-        """The inverse of :meth:`to_bytes`.
+    def from_interrupted_run(
+        cls, folder: Path, study: Mapping[str, str], device: str, resume: ResumeMode
+    ) -> CheckpointStore | None:
+        """For a run that goes on; None if it shall start anew.
 
         Raises:
-            ValueError: not a checkpoint, spoiled, or one of another version.
+            InputError: it must go on, and cannot.
         """
-        return _require_type(cls, saving.from_bytes(content, _SERIALISABLE_CLASSES))
+        try:
+            return (
+                replace(cls.reopen(folder, study, device), strict=resume is True)
+                if resume
+                else None
+            )
+        except InputError:
+            if resume is True:
+                raise
+            return None
+
+    @classmethod
+    def create_empty(cls, folder: Path, study: Mapping[str, str], device: str) -> CheckpointStore:
+        """For a run that starts anew: what an earlier one left is taken away."""
+        for file in (
+            *folder.glob("*.safetensors"),
+            *folder.glob(_PARTIAL_FILES),
+            folder / FAILURE_FILE,
+        ):
+            file.unlink(missing_ok=True)
+        write_json(folder / _RUN_INPUTS_FILE, study)
+        return cls(folder, study, False, device)
+
+    @classmethod
+    def reopen(cls, folder: Path, study: Mapping[str, str], device: str) -> CheckpointStore:
+        """For a run that goes on.
+
+        Raises:
+            InputError: nothing was kept, or it was kept of other inputs or settings.
+        """
+        try:
+            before = read_json(folder / _RUN_INPUTS_FILE, "what an interrupted run was given")
+            changed = sorted(k for k in {*before, *study} if before.get(k) != study.get(k))
+        except InputError as error:
+            raise InputError(
+                "there is no interrupted run to go on with",
+                field="--resume",
+                file=folder,
+                remedy="Leave --resume out to start anew.",
+            ) from error
+        if changed:
+            name = changed[0]
+            raise InputError(
+                f"the interrupted run was another one: {', '.join(changed)} changed",
+                field=name,
+                file=folder,
+                found=study.get(name, "nothing"),
+                expected=before.get(name, "nothing"),
+                remedy="Give what was given then, or leave --resume out to start anew.",
+            )
+        (folder / FAILURE_FILE).unlink(missing_ok=True)
+        return cls(folder, study, True, device)
+
+    def save_state(self, state: EngineState) -> None:
+        """Put a state in place of the engine's last, or leave that whole."""
+        self.put(state.engine, state, _SERIALISABLE_CLASSES)
+
+    def engine_state(self, engine: str) -> EngineState | None:
+        """Where an engine stood when it was interrupted; None if it had not begun.
+
+        Raises:
+            InputError: what was kept is spoiled.
+        """
+        state = self.get(engine, EngineState, _SERIALISABLE_CLASSES)
+        return None if state is None else on_device(state, self.device)
+
+    def put(self, name: str, value: Any, classes: Iterable[type]) -> None:
+        """Keep a data class under a name, in place of the last of that name; ``classes`` as for :func:`saving.to_bytes`."""
+        write_bytes(self._file(name), saving.to_bytes(value, classes))
+        sync_folder(self.folder)
+
+    def get(self, name: str, kind: type[Kind], classes: Iterable[type]) -> Kind | None:
+        """What was kept under a name, if this run goes on with another.
+
+        Raises:
+            InputError: it is spoiled.
+        """
+        file = self._file(name)
+        if not self.resumed or not file.exists():
+            return None
+        try:
+            value = saving.from_bytes(read_bytes(file, saving.MAX_FILE_BYTES), classes)
+            if not isinstance(value, kind):
+                raise ValueError(f"it holds a {type(value).__name__}")
+        except (InputError, ValueError) as error:
+            if not self.strict:
+                return None
+            raise InputError(
+                "the state of the interrupted run cannot be read",
+                file=file,
+                found=str(error),
+                remedy="Leave --resume out to start anew.",
+            ) from error
+        return value
+
+    def _file(self, engine: str) -> Path:
+        return self.folder / f"{engine}.safetensors"
 
 
-_RESULTS = (
-    result.CheckItem,
-    result.CheckResult,
-    result.Curve,
-    result.EngineRun,
-    result.FieldEstimate,
-    result.FitResult,
-    result.MapEstimate,
-    result.ScalarEstimate,
-    result.VectorEstimate,
-    Profile,
-    StrongestCorrelation,
-    StartResult,
-)
-
-#: Everything a file may hold.
-_SERIALISABLE_CLASSES: tuple[type, ...] = (
-    FittedProblem,
-    *SERIALISABLE_PARTS,
-    *_RESULTS,
-)
-
-
-def fit_to_bytes(fit: FitResult) -> bytes:
-    """A fit as the content of a safetensors file."""
-    return saving.to_bytes(fit, _SERIALISABLE_CLASSES)
-
-
-def load_fit(path: str | Path) -> FitResult:
-    """A fit that was saved, from its file or from the folder it lies in.
-
-    Raises:
-        InputError: there is none, or the file is spoiled or of another version.
-    """
-    found: FitResult = _read(path, FitResult)
-    return found
-
-
-def load_fitted_problem(path: str | Path) -> FittedProblem:
-    """Problem and estimate of a fit that was saved, from its file or from the folder it lies in.
-
-    Raises:
-        InputError: there is none, or the file is spoiled or of another version.
-    """
-    value = _read(path, (FitResult, FittedProblem))
-    fitted_problem: FittedProblem | None = (
-        value.fitted_problem if isinstance(value, FitResult) else value
-    )
-    if fitted_problem is None:
-        raise InputError(
-            "the saved fit does not hold its problem", file=path, remedy="Give the --out of a fit."
-        )
-    return fitted_problem
-
-
-def _read(path: str | Path, kind: Any) -> Any:
-    file = fit_file_path(path)
-    if not is_file(file):
-        raise InputError(
-            "not a result folder", file=path, expected=FILE, remedy="Give the --out of a fit."
-        )
-    try:
-        return _require_type(
-            kind, saving.from_bytes(read_bytes(file, saving.MAX_FILE_BYTES), _SERIALISABLE_CLASSES)
-        )
-    except ValueError as error:
-        raise InputError(
-            "the fit cannot be read",
-            file=file,
-            found=str(error),
-            remedy="Run the fit again with this version.",
-        ) from error
-
-
-def fit_file_path(path: str | Path) -> Path:
-    """The file of a fit: itself, or the one in a folder."""
-    path = Path(path)
-    return path if path.suffix == ".safetensors" else path / FILE
-
-
-def _require_type(kind: Any, value: Any) -> Any:
-    if not isinstance(value, kind):
-        raise ValueError(f"not a file of a fit: it holds a {type(value).__name__}")
-    return value
+def delete_checkpoints(folder: Path) -> None:
+    """Take the kept states away, once the result is written."""
+    for file in (
+        *folder.glob("*.safetensors"),
+        *folder.glob(_PARTIAL_FILES),
+        folder / FAILURE_FILE,
+        folder / _RUN_INPUTS_FILE,
+    ):
+        file.unlink(missing_ok=True)
+    with suppress(OSError):  # somebody put something of their own there
+        folder.rmdir()

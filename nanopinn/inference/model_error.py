@@ -20,14 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.physics.drug import ENCAPSULATED, LINEAR_POOLS
+from nanopinn.physics.drug_pools import ENCAPSULATED, LINEAR_POOLS
 from nanopinn.solvers.local_response import LocalResponse
-from nanopinn.solvers.nodes import COARSE_STEP_OPTIONS, frame_nodes, stage_times
 from nanopinn.solvers.response import solve_responses
-from nanopinn.solvers.schemes import TR_BDF2
+from nanopinn.solvers.runge_kutta import COARSE_STEP_OPTIONS, TR_BDF2, frame_nodes, stage_times
 
 if TYPE_CHECKING:
-    from nanopinn.inference.problem import Fields, InverseProblem
+    from nanopinn.inference.tumour_problem import Fields, InverseProblem
 
 Array = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from nanopinn.inference.problem import Fields, InverseProblem
+from nanopinn.inference.tumour_problem import Fields, InverseProblem
 
 #: Of ln s, before the data: the stated noise is right within a factor of seven.
 PRIOR_SD = 1.0

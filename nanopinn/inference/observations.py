@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nanopinn.physics.drug import LINEAR_POOLS, volume_fractions
-from nanopinn.physics.model import TissueMaps
+from nanopinn.physics.drug_pools import LINEAR_POOLS, volume_fractions
+from nanopinn.physics.tumour import TissueMaps
 
 Quantity = Literal["encapsulated", "released", "free", "total"]
 

@@ -1,254 +1,214 @@
-"""The inverse problem that both engines solve: unknowns, tissue, observations."""
+"""What an engine asks of a problem, whatever its states are: voxels, compartments or points on a line.
+
+A problem seen as a least-squares objective of its coordinates, one full solve a time.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.inference import linearise
-from nanopinn.inference.contract import Prediction, Problem
-from nanopinn.inference.functions import FunctionUnknown
-from nanopinn.inference.model_error import ModelError
-from nanopinn.inference.observations import ContrastObservation, DrugObservation
-from nanopinn.inference.systematic import SystematicErrors
-from nanopinn.inference.unknowns import Unknown, UnknownSet
-from nanopinn.physics.model import TissueMaps
-from nanopinn.physics.plasma import SumOfExponentials
-from nanopinn.solvers.forward import FlowSolution, ForwardModel, Setting
-from nanopinn.solvers.grid import Grid, average_subcells
-from nanopinn.solvers.schemes import TR_BDF2, Scheme
+from nanopinn.inference.gauss_newton import QuadraticModel
+from nanopinn.inference.unknowns import UnknownSet
+from nanopinn.results.fit_result import EngineRun
 
 Array = NDArray[np.float64]
 
-
-@dataclass(frozen=True)
-class Fields:
-    """Every field at a parameter vector, whoever found them, with tangents where they were asked for.
-
-    Attributes:
-        flow: pressure on the flow grid, exchange and face flows on the grid of the maps.
-        contrast: ``(t, x, y, z)`` mM of tissue at the frames; ``d_contrast`` ``(m, t, x, y, z)``.
-        pools: ``(node, pool, x, y, z)`` kg/m3 at the nodes of the drug march, or None without drug images;
-            ``d_pools`` at the drug images alone, ``(m, image, pool, x, y, z)``.
-        balance: relative mass imbalance of the drug march.
-    """
-
-    flow: FlowSolution
-    contrast: Tensor
-    pools: Tensor | None
-    d_contrast: Tensor | None = None
-    d_pools: Tensor | None = None
-    balance: float = 0.0
-
-    @property
-    def flow_without_tangents(self) -> FlowSolution:
-        """The flow alone, for a forward run."""
-        return replace(self.flow, dp=None)
-
-    def on_parents(self, factor: int) -> Fields:
-        """Contrast and pools averaged over ``factor^3`` cells; the flow stays on its grid."""
-        pools = None if self.pools is None else average_subcells(self.pools, factor)
-        return Fields(
-            self.flow, average_subcells(self.contrast, factor), pools, balance=self.balance
-        )
+#: What solves the states of a problem, and may remember where it was last.
+Solver = TypeVar("Solver")
+#: The states of a problem at a parameter vector.
+States = TypeVar("States")
 
 
 @dataclass(frozen=True)
-class InverseProblem(Problem[ForwardModel, Fields]):
-    """The voxel problem: everything an engine needs; immutable, so that engines cannot disturb each other.
+class Prediction(Generic[States]):
+    """States and what the observations make of them.
 
     Attributes:
-        kinetics: measured Ktrans (1/s), ve and vp, ``(3, x, y, z)``: what each voxel's curve says by itself.
-        local: the same three of the tissue, ``(3, x, y, z)``, such that the model's curves, with all that flows and
-            diffuses between voxels, say ``kinetics`` when each is fitted by itself. ``setting.maps`` are made of
-            them; PS is Ktrans less the solvent drag.
-        pH_error_basis: ``(k, x, y, z)``; the error of the pH map is their sum with weights of unit variance.
-        closure_basis: ``(k, x, y, z)``, the same for what the model leaves out of each drug image, relative to it.
-        spread: covariance of ln Ktrans and ln ve of every voxel, ``(2, 2, x, y, z)``.
-        model_error: how much the equations may err; None where they are exact.
-        errors: what :meth:`with_systematic_errors` found, None before.
+        residual: whitened misfit of every observation, ``(N,)``.
+        jacobian: its derivative, ``(N, m)``, or None.
     """
 
-    setting: Setting
-    kinetics: Tensor
-    local_kinetics: Tensor
-    aif: PlasmaCurve
-    frame_times: Array
-    contrast: ContrastObservation
-    drug: tuple[DrugObservation, ...]
-    plasma: tuple[SumOfExponentials, SumOfExponentials]
-    pH_error_basis: Tensor
-    closure_basis: Tensor
-    kinetic_covariance: Tensor
-    errors: SystematicErrors | None = None
-    model_error: ModelError | None = None
+    fields: States
+    residual: Tensor
+    jacobian: Tensor | None
 
     @property
+    def chi2(self) -> float:
+        """Sum of squared whitened residuals."""
+        return float(self.residual @ self.residual)
+
+
+@dataclass(frozen=True)
+class Problem(ABC, Generic[Solver, States]):
+    """Unknowns with priors, states that follow from them, and observations; immutable.
+
+    A problem says how its states are solved and compared with what was measured. Everything else that Gauss-Newton
+    needs follows.
+    """
+
+    unknowns: UnknownSet
+
+    @property
+    @abstractmethod
     def observations(self) -> int:
         """Independent numbers measured."""
-        return self.contrast.count + sum(d.count for d in self.drug)
 
-    @property
-    def drug_times(self) -> Array:
-        """Nodes of the drug march, from the dose to the last image."""
-        return self.setting.drug_nodes([d.time_s for d in self.drug])
+    @abstractmethod
+    def solver(self, before: Solver | None = None) -> Solver:
+        """What solves the states; it may go on from one that solved a problem nearby."""
 
-    def forward(self, pressure: Tensor | None = None) -> ForwardModel:
-        """A solver of this problem's fields, which may start from a pressure nearby."""
-        return ForwardModel(self.setting, self.unknowns.scalars, pressure)
+    @abstractmethod
+    def solve(self, theta: Array, solver: Solver, *, tangents: bool = False) -> States:
+        """The states at a parameter vector, with exact tangents on request."""
 
-    def solver(self, before: ForwardModel | None = None) -> ForwardModel:
-        """As :meth:`forward`, from the pressure where another one ended."""
-        return self.forward(None if before is None else before.last_pressure)
+    @abstractmethod
+    def compare(self, states: States) -> Prediction[States]:
+        """States against the observations, with the Jacobian where they carry tangents."""
 
-    def update_linearisation(self, theta: Array, here: Fields) -> InverseProblem:
-        """The problem with its maps brought up to date with the fields at theta; itself while that would change nothing much."""
-        return linearise.update_kinetic_maps(self, theta, here)
+    def update_linearisation(self, theta: Array, here: States) -> Self:
+        """The problem with what it takes from the states at theta brought up to date; itself where none of it changed."""
+        return self
 
-    def with_systematic_errors(self, theta: Array, fields: Fields) -> InverseProblem:
-        """The problem with the effect that systematic errors have at theta, where ``fields`` are its own."""
-        return linearise.with_systematic_errors(self, theta, fields)
+    def with_systematic_errors(self, theta: Array, states: States) -> Self:
+        """The problem with the effect that systematic errors have at theta, where ``states`` are its own."""
+        return self
 
-    @property
-    def measured_pH(self) -> Tensor:
-        """The pH map without the error that :meth:`update_linearisation` gave it."""
-        pH = self.setting.maps.pH
-        return (
-            pH
-            if self.errors is None
-            else pH - torch.einsum("k,kxyz->xyz", self.errors.pH, self.pH_error_basis)
-        )
-
-    def solve(
-        self,
-        theta: Array,
-        forward: ForwardModel,
-        *,
-        tangents: bool = False,
-        scheme: Scheme = TR_BDF2,
-        tol: float = linearise.SOLVER_TOLERANCE,
-    ) -> Fields:
-        """Every field by finite volumes, each linear solve to a relative residual ``tol``, those of the flow's tangents to a hundredth."""
-        th = self.tensor(theta)
-        flow = forward.flow(th, tangents=tangents, tangent_tolerance=1e-2 * tol)
-        C, dC, _ = forward.contrast(th, flow, self.aif, self.frame_times, scheme, tol=tol)
-        if not self.drug:
-            return Fields(flow, C, None, None if dC is None else dC.transpose(0, 1))
-        run = forward.drug(
-            th,
-            flow,
-            self.plasma,
-            self.drug_times,
-            scheme,
-            tol,
-            [self.node_index(d) for d in self.drug],
-        )
-        if dC is None or run.tangents is None:
-            return Fields(flow, C, run.U, balance=run.balance.error)
-        return Fields(
-            flow, C, run.U, dC.transpose(0, 1), run.tangents.transpose(0, 1), run.balance.error
-        )
-
-    def compare(self, fields: Fields) -> Prediction[Fields]:
-        """Fields against the observations."""
-        residual = self.residual(fields.contrast, fields.pools)
-        if fields.d_contrast is None:
-            return Prediction(fields, residual, None)
-        return Prediction(fields, residual, self.jacobian(fields.d_contrast, fields.d_pools))
+    def predict(
+        self, theta: Array, solver: Solver, *, tangents: bool = False
+    ) -> Prediction[States]:
+        """Solve the states and compare them with the observations."""
+        return self.compare(self.solve(theta, solver, tangents=tangents))
 
     def tensor(self, theta: Array) -> Tensor:
-        """A coordinate vector as a tensor beside the maps."""
-        phi = self.setting.maps.phi
-        return torch.as_tensor(theta, dtype=phi.dtype, device=phi.device)
-
-    def blocks(self, fields: Fields) -> dict[str, tuple[float, int]]:
-        """Misfit and count of independent numbers of every observation, by name.
-
-        Curves and images are taken after the best systematic errors, which they share.
-        """
-        curves = self._eliminated("contrast", self.contrast.residual(fields.contrast).reshape(-1))
-        found = {"contrast agent": (float(curves.square().sum()), self.contrast.count)}
-        if fields.pools is not None:
-            left = self._eliminated("drug", self.drug_misfit(fields.pools))[
-                : sum(d.count for d in self.drug)
-            ]
-            for d, part in zip(self.drug, left.split([d.count for d in self.drug]), strict=True):
-                found[d.name] = (float(part.square().sum()), d.count)
-        return found
-
-    def drug_misfit(self, pools: Tensor) -> Tensor:
-        """Whitened misfit of every drug image, before systematic errors are eliminated."""
-        parts = []
-        for d in self.drug:
-            image = d.predict(
-                pools[self.node_index(d)], self.setting.maps, self.plasma_at(d.time_s)
-            )
-            parts.append(d.whiten(image - d.measured))
-        return torch.cat(parts)
-
-    def residual(self, C: Tensor, pools: Tensor | None) -> Tensor:
-        """Whitened misfit of fields: ``C`` ``(t, x, y, z)`` mM, pools ``(node, pool, x, y, z)``."""
-        parts = [self._eliminated("contrast", self.contrast.residual(C).reshape(-1))]
-        if pools is not None:
-            parts.append(self._eliminated("drug", self.drug_misfit(pools)))
-        return torch.cat(parts)
-
-    def jacobian(self, dC: Tensor, dpools: Tensor | None) -> Tensor:
-        """``(N, m)`` from field tangents ``(m, t, x, y, z)`` and ``(m, image, pool, x, y, z)``."""
-        parts = [self._eliminated("contrast", self.contrast.whiten(dC).flatten(1))]
-        if dpools is not None:
-            images = [
-                d.whiten(d.linear(dpools[:, i], self.setting.maps)) for i, d in enumerate(self.drug)
-            ]
-            parts.append(self._eliminated("drug", torch.cat(images, dim=1)))
-        return torch.cat(parts, dim=1).T
-
-    def _eliminated(self, block: Literal["contrast", "drug"], whitened: Tensor) -> Tensor:
-        """A residual ``(n,)``, or its tangents ``(m, n)``, less what systematic errors explain of it."""
-        if self.errors is None:
-            return whitened
-        error = self.errors.contrast if block == "contrast" else self.errors.drug
-        return (
-            error.eliminate(whitened) if whitened.dim() == 1 else error.eliminate_tangents(whitened)
-        )
-
-    def node_index(self, drug: DrugObservation) -> int:
-        """Index of an image's time among the nodes of the drug march."""
-        return int(np.argmin(np.abs(self.drug_times - drug.time_s)))
-
-    def plasma_at(self, time_s: float) -> float:
-        """Encapsulated drug in plasma, kg/m3."""
-        return float(self.plasma[0](torch.tensor(time_s, dtype=torch.float64)))
+        """A coordinate vector as a tensor where the states live."""
+        return torch.as_tensor(theta, dtype=torch.float64)
 
     def scalars(self, theta: Array) -> Mapping[str, float]:
         """Model scalars in SI as floats."""
-        return {
-            k: float(v)
-            for k, v in self.unknowns.scalars(self.tensor(theta)).items()
-            if v.dim() == 0
-        }
+        return {k: float(v) for k, v in self.unknowns.scalars(self.tensor(theta)).items()}
+
+    def prior_residual(self, theta: Array) -> Array:
+        """Coordinates in prior standard deviations from their prior means."""
+        return (theta - self.unknowns.prior_mean) / self.unknowns.prior_sd
+
+    def objective(self, theta: Array, prediction: Prediction[States]) -> float:
+        """``(chi2 + prior) / 2``."""
+        prior = self.prior_residual(theta)
+        return 0.5 * (prediction.chi2 + float(prior @ prior))
+
+    def quadratic(self, theta: Array, prediction: Prediction[States]) -> QuadraticModel:
+        """Normal equations of a prediction that carries its Jacobian."""
+        assert prediction.jacobian is not None
+        residual, jacobian = (t.cpu().numpy() for t in (prediction.residual, prediction.jacobian))
+        return QuadraticModel.from_residual(
+            residual, jacobian, self.prior_residual(theta), self.unknowns.prior_sd
+        )
 
 
-#: Every class that a problem is made of: what may stand in a file of one.
-SERIALISABLE_PARTS: tuple[type, ...] = (
-    ContrastObservation,
-    DrugObservation,
-    FunctionUnknown,
-    Grid,
-    InverseProblem,
-    ModelError,
-    PlasmaCurve,
-    Setting,
-    SumOfExponentials,
-    SystematicErrors,
-    TissueMaps,
-    Unknown,
-    UnknownSet,
-)
+#: A problem of some kind, for what hands it back.
+AnyProblem = TypeVar("AnyProblem", bound=Problem[Any, Any])
+
+
+@dataclass(frozen=True)
+class EngineFit(Generic[AnyProblem]):
+    """Where an engine ended: its run, and the problem and prediction at its estimate."""
+
+    run: EngineRun
+    theta: Array
+    problem: AnyProblem
+    prediction: Prediction[Any]
+
+
+class ResidualProblem(Protocol):
+    """What the uncertainty of a fit asks of its problem: voxels, or anything else with a residual."""
+
+    @property
+    def unknowns(self) -> UnknownSet: ...
+
+    def solver(self) -> Any: ...
+
+    def predict(self, theta: Array, forward: Any, *, tangents: bool = False) -> Any: ...
+
+    def scalars(self, theta: Array) -> Mapping[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """The whitened residual at a point, ``(N,)``, and its derivative, ``(N, m)``."""
+
+    residual: Array
+    jacobian: Array
+
+    @classmethod
+    def of(cls, prediction: Any) -> Linearisation:
+        """From a prediction that carries its Jacobian."""
+        return cls(prediction.residual.cpu().numpy(), prediction.jacobian.cpu().numpy())
+
+    @property
+    def misfit(self) -> float:
+        """Half of chi2."""
+        return 0.5 * float(self.residual @ self.residual)
+
+    def broyden_update(self, step: Array, residual: Array, sd: Array) -> Linearisation:
+        """After a step to where the residual is known: tangents brought in line with it (Broyden's rank-one update).
+
+        Args:
+            step: ``(m,)``. residual: there. sd: ``(m,)``, the size of a step in each coordinate.
+        """
+        along = step / sd**2
+        mismatch = residual - self.residual - self.jacobian @ step
+        return Linearisation(
+            residual, self.jacobian + np.outer(mismatch, along / float(step @ along))
+        )
+
+    def quadratic(self, prior_residual: Array, prior_sd: Array) -> QuadraticModel:
+        """Normal equations with a Gaussian prior."""
+        return QuadraticModel.from_residual(self.residual, self.jacobian, prior_residual, prior_sd)
+
+
+class Objective:
+    """Half of ``chi2 + prior`` of a problem as it stands: maps and systematic errors are not brought up to date on the way."""
+
+    def __init__(self, problem: ResidualProblem) -> None:
+        self.problem = problem
+        self.solver = problem.solver()
+        self.solves = 0
+        self.prior_mean, self.prior_sd = problem.unknowns.prior_mean, problem.unknowns.prior_sd
+
+    def residual(self, theta: Array) -> Array:
+        """Whitened misfit of every observation, from a full solve."""
+        self.solves += 1
+        return np.asarray(
+            self.problem.predict(theta, self.solver).residual.cpu().numpy(), dtype=np.float64
+        )
+
+    def expand(self, theta: Array) -> Linearisation:
+        """With exact tangents."""
+        self.solves += 1
+        return Linearisation.of(self.problem.predict(theta, self.solver, tangents=True))
+
+    def prior_residual(self, theta: Array) -> Array:
+        """Coordinates in prior standard deviations from their prior means."""
+        return np.asarray((theta - self.prior_mean) / self.prior_sd)
+
+    def prior(self, theta: Array) -> float:
+        """Half of the squared distance from the prior."""
+        z = self.prior_residual(theta)
+        return 0.5 * float(z @ z)
+
+    def value(self, theta: Array) -> float:
+        """Misfit and prior together."""
+        r = self.residual(theta)
+        return 0.5 * float(r @ r) + self.prior(theta)
+
+    def quadratic(self, theta: Array, expansion: Linearisation) -> QuadraticModel:
+        """Normal equations at a point."""
+        return expansion.quadratic(self.prior_residual(theta), self.prior_sd)

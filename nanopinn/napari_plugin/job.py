@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from nanopinn.imaging.maps import ImagingMaps
+    from nanopinn.imaging.parametric_maps import ImagingMaps
     from nanopinn.progress import Progress
 
 SendMessage = Callable[[dict[str, Any]], None]
@@ -29,9 +29,6 @@ def main() -> None:
 
     def send(message: dict[str, Any]) -> None:
         out.write(json.dumps(message) + "\n")
-
-    import nanopinn.workflows.fit
-    import nanopinn.workflows.maps  # noqa: F401
 
     send({"ready": True})
     line = sys.stdin.readline()
@@ -71,8 +68,8 @@ def _progress(send: SendMessage) -> Progress:
 def run_maps_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """The imaging alone: its folder, and the curves of its voxels."""
     from nanopinn.imaging.inputs import ImagingInputs
-    from nanopinn.report.imaging import write_imaging
-    from nanopinn.workflows.maps import run_maps
+    from nanopinn.report.imaging_folder import write_imaging
+    from nanopinn.studies.fit import run_maps
 
     inputs = ImagingInputs(**request["inputs"])
     imaging = run_maps(inputs, device=request.get("device", "auto"), progress=progress)
@@ -89,8 +86,8 @@ def run_maps_request(request: dict[str, Any], progress: Progress) -> dict[str, A
 def run_fit_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """A fit: its result folder, and the curves of its voxels."""
     from nanopinn.imaging.inputs import ImagingInputs
-    from nanopinn.workflows.fit import run_fit, write_fit
-    from nanopinn.workflows.settings import FitSettings
+    from nanopinn.settings import FitSettings
+    from nanopinn.studies.fit import run_fit, write_fit
 
     study = run_fit(
         ImagingInputs(**request["inputs"]), FitSettings(**request["settings"]), progress=progress
@@ -107,9 +104,9 @@ def run_fit_request(request: dict[str, Any], progress: Progress) -> dict[str, An
 
 def run_arms_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Arms of treatment through the tumour of a fit: the folder of their comparison."""
-    from nanopinn.report.comparison import write_comparison
-    from nanopinn.workflows.settings import ComparisonSettings
-    from nanopinn.workflows.therapy import compare_arms
+    from nanopinn.report.comparison_folder import write_comparison
+    from nanopinn.settings import ComparisonSettings
+    from nanopinn.studies.arms.compare import compare_arms
 
     settings = ComparisonSettings(**request["settings"])
     found = compare_arms(settings, folder=request["from"], progress=progress)
@@ -124,8 +121,8 @@ def run_arms_request(request: dict[str, Any], progress: Progress) -> dict[str, A
 
 def run_sample_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """A small synthetic study."""
-    from nanopinn.workflows.phantom import make_phantom
-    from nanopinn.workflows.settings import PhantomSettings
+    from nanopinn.phantoms.synthetic_study import make_phantom
+    from nanopinn.settings import PhantomSettings
 
     return {
         "folder": str(

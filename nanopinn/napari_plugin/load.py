@@ -9,8 +9,8 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QFormLayout, QGroupBox, QLineEdit, QVBoxLayout, QWidget
 
 from nanopinn.errors import InputError
-from nanopinn.napari_plugin import checks
-from nanopinn.napari_plugin.boxes import SourceBox, SourceList, MessageLabel
+from nanopinn.napari_plugin import input_checks as checks
+from nanopinn.napari_plugin.input_boxes import MessageLabel, SourceBox, SourceList
 from nanopinn.napari_plugin.sources import export_to_file, plugin_metadata
 
 if TYPE_CHECKING:

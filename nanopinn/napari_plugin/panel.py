@@ -21,17 +21,16 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from nanopinn.napari_plugin.arms import is_comparison
-from nanopinn.napari_plugin.command import format_command_line
-from nanopinn.napari_plugin.fit import FitTab
+from nanopinn.napari_plugin.command_line import format_command_line
+from nanopinn.napari_plugin.fit_form import FitTab, MapsTab
+from nanopinn.napari_plugin.layers import is_comparison
 from nanopinn.napari_plugin.load import StudyTab
-from nanopinn.napari_plugin.maps import MapsTab
-from nanopinn.napari_plugin.notify import notify_info, notify_errors, notify_warning
+from nanopinn.napari_plugin.notify import notify_errors, notify_info, notify_warning
 from nanopinn.napari_plugin.running import RunBar
 from nanopinn.napari_plugin.scene import LayerManager
 from nanopinn.napari_plugin.sources import plugin_metadata
-from nanopinn.napari_plugin.therapy import TherapyTab
-from nanopinn.napari_plugin.voxel import VoxelCurves, VoxelDock
+from nanopinn.napari_plugin.therapy_form import TherapyTab
+from nanopinn.napari_plugin.voxel_chart import VoxelCurves, VoxelDock
 from nanopinn.napari_plugin.worker import Worker
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class Panel(QWidget):
         self._build_layout()
         self._connect()
         self.worker.start_standby()
-        import nanopinn.report.folder  # noqa: F401  # now, rather than when a result comes and the window should answer
+        import nanopinn.report.result_folder  # noqa: F401  # now, rather than when a result comes and the window should answer
 
     def _build_layout(self) -> None:
         self.tabs = QTabWidget()
@@ -281,7 +280,7 @@ class Panel(QWidget):
         if self.result is None:
             notify_warning("There is no result yet: make maps or run a fit.")
             return
-        from nanopinn.report.folder import copy_result
+        from nanopinn.report.result_folder import copy_result
 
         with notify_errors("Saving"):
             copy_result(self.result, out)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from nanopinn.napari_plugin.arms import is_comparison, comparison_layer_readers
 from nanopinn.napari_plugin.layers import (
     LayerData,
+    comparison_layer_readers,
+    is_comparison,
     map_layer,
     mask_layer,
     series_layer,
@@ -58,7 +59,7 @@ def read_file(path: Path) -> LayerData:
     Raises:
         InputError: it cannot be read.
     """
-    from nanopinn.imaging.io import read_array, read_sidecar
+    from nanopinn.io.volumes import read_array, read_sidecar
 
     values, affine, meta = read_array(path)
     side = read_sidecar(path)
@@ -173,7 +174,7 @@ def _stem(path: Path) -> str:
 
 def _map(path: Path, folder: Path, first: str) -> LayerData:
     """A map of a result folder, visible if it is the first one to look at."""
-    from nanopinn.imaging.io import read_array, read_sidecar
+    from nanopinn.io.volumes import read_array, read_sidecar
 
     values, affine, _ = read_array(path)
     name, side = _stem(path), read_sidecar(path)
@@ -194,7 +195,7 @@ def _map(path: Path, folder: Path, first: str) -> LayerData:
 
 def _field(path: Path, folder: Path) -> LayerData:
     """A pool in time."""
-    from nanopinn.imaging.io import read_array, read_sidecar
+    from nanopinn.io.volumes import read_array, read_sidecar
 
     values, affine, _ = read_array(path)
     side, values = read_sidecar(path), values[..., None] if values.ndim == 3 else values

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from nanopinn.napari_plugin.chart import COLOURS, Chart, Line
+from nanopinn.napari_plugin.voxel_chart import COLOURS, Chart, Line
 from nanopinn.progress import RemainingTimeEstimator
 
 #: The objective's terms, and what they are beside the unknowns.

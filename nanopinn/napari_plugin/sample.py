@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.napari_plugin.layers import LayerData
-from nanopinn.napari_plugin.notify import notify_info, notify_errors
+from nanopinn.napari_plugin.notify import notify_errors, notify_info
 
 #: As small as a fit of it still tells something.
 SETTINGS = {"shape": [16, 16, 10], "frames": 40, "refine": 2, "length_scale_mm": 0.45}

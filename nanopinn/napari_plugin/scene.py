@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, QTimer
 
-from nanopinn.napari_plugin.arms import is_comparison
-from nanopinn.napari_plugin.geometry import layer_transform, from_napari_axes
-from nanopinn.napari_plugin.layers import LayerData
+from nanopinn.napari_plugin.layers import (
+    LayerData,
+    from_napari_axes,
+    is_comparison,
+    layer_transform,
+)
 from nanopinn.napari_plugin.notify import notify_errors
 from nanopinn.napari_plugin.sources import plugin_metadata
 

@@ -1,4 +1,7 @@
-"""Where an input comes from, a layer or a file; layers that were drawn or changed are written out for the work to read."""
+"""Writer: a layer as NIfTI with the affine that it came with.
+
+Where an input comes from, a layer or a file; layers that were drawn or changed are written out for the work to read.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,74 @@ from typing import Any
 
 import numpy as np
 
-from nanopinn.napari_plugin.geometry import ras_affine
-from nanopinn.napari_plugin.layers import METADATA_KEY
+from nanopinn.napari_plugin.layers import METADATA_KEY, from_napari_axes, ras_affine
+from nanopinn.napari_plugin.notify import notify_errors
+
+
+def write_layer(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """Write one image or labels layer; returns the file, or nothing where it could not be written."""
+    with notify_errors(f"Saving {Path(path).name}"):
+        write_layer_file(Path(path), data, attributes)
+        return [path]
+    return []
+
+
+def write_layer_file(
+    path: Path, data: Any, attributes: dict[str, Any], sidecar: dict[str, Any] | None = None
+) -> None:
+    """Write a layer with its affine, and its sidecar where it has one.
+
+    Raises:
+        InputError: it is no volume.
+        OutputError: it cannot be written.
+    """
+    from nanopinn.errors import InputError
+    from nanopinn.io.volumes import write_volume
+
+    values = from_napari_axes(np.asarray(data))
+    if values.ndim not in (3, 4):
+        raise InputError(
+            "this layer is no volume",
+            file=path,
+            found=f"{values.ndim} axes",
+            expected="(z, y, x) or (t, z, y, x)",
+        )
+    known = attributes.get("metadata", {}).get(METADATA_KEY, {})
+    side = (
+        sidecar or known.get("sidecar") or ({"Unit": known["unit"]} if known.get("unit") else None)
+    )
+    write_volume(
+        path,
+        values,
+        affine_from_attributes(attributes),
+        sidecar=side,
+        frame_spacing_s=_frame_spacing(values.ndim, attributes),
+    )
+
+
+def affine_from_attributes(attributes: dict[str, Any]) -> Any:
+    """RAS affine of a layer's attributes: its own where it has one, else napari's axes are taken as the scanner's."""
+    known = attributes.get("metadata", {}).get(METADATA_KEY, {})
+    if "affine" in known:
+        return known["affine"]
+    own = np.eye(4)
+    own[:3, :3] = np.diag(np.asarray(attributes["scale"], dtype=float)[-3:])
+    own[:3, 3] = np.asarray(attributes["translate"], dtype=float)[-3:]
+    outer = np.eye(4)
+    if "affine" in attributes:
+        matrix = np.asarray(attributes["affine"], dtype=float)
+        outer[:3, :3], outer[:3, 3] = matrix[-4:-1, -4:-1], matrix[-4:-1, -1]
+    return ras_affine(outer @ own, np.eye(4))
+
+
+def _frame_spacing(dimensions: int, attributes: dict[str, Any]) -> float:
+    """Spacing of the frames for the header, s; 0 where the time axis only counts."""
+    units = [str(u) for u in attributes.get("units", ())]
+    return (
+        float(attributes["scale"][0])
+        if dimensions == 4 and units and units[0] in ("s", "second")
+        else 0.0
+    )
 
 
 @dataclass(frozen=True)
@@ -66,7 +135,6 @@ def export_to_file(source: Source, folder: Path, reference: Any = None) -> Path:
     path = unmodified_source_file(source.layer)
     if path is not None:
         return path
-    from nanopinn.napari_plugin.writer import write_layer_file
 
     layer = source.layer
     name = "".join(c if c.isalnum() else "_" for c in layer.name)

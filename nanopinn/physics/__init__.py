@@ -1,1 +1,1 @@
-"""What happens in tissue: pure functions in SI, and the one model that every solver reads."""
+"""The physics as plain functions of named arguments; no grid, no device, no file."""

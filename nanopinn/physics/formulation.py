@@ -1,54 +1,344 @@
-"""The formulations that the package knows, from the files beside it."""
+"""Parts of a carrier: how it circulates, what opens it, and what plasma then holds.
+
+What the drug is given in: how a formulation circulates, leaks, crosses walls, spreads and releases.
+"""
 
 from __future__ import annotations
 
-import tomllib
-from importlib.resources import files
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
-from nanopinn.physics.carrier import AcidTrigger, Circulation, HeatTrigger, PlasmaDrug
-from nanopinn.physics.formulation_file import parse_formulation
-from nanopinn.physics.vehicle import Formulation
+import torch
+from torch import Tensor
 
-__all__ = [
-    "FORMULATIONS",
-    "FREE",
-    "PEGYLATED",
-    "PH_SENSITIVE",
-    "THERMOSENSITIVE",
-    "AcidTrigger",
-    "Circulation",
-    "Formulation",
-    "HeatTrigger",
-    "PlasmaDrug",
-    "packaged_formulation",
-]
-
-
-def _read_packaged_formulation(name: str) -> Formulation:
-    text = (
-        files("nanopinn.physics")
-        .joinpath("formulations", f"{name}.toml")
-        .read_text(encoding="utf-8")
-    )
-    return parse_formulation(tomllib.loads(text), f"{name}.toml")
-
-
-FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE = (
-    _read_packaged_formulation(name) for name in ("free", "pld", "ph", "tsl")
+from nanopinn.errors import InputError
+from nanopinn.parameters import PARAMETERS, Parameter, value
+from nanopinn.parameters.table import Number, Values, parameter_lookup, scalar_lookup
+from nanopinn.physics.plasma import (
+    Dose,
+    DosedPlasmaCurve,
+    PlasmaInput,
+    SumOfExponentials,
+    free_drug_impulse_response,
 )
+from nanopinn.physics.release import acid_release_rate, combined_release_rate, heat_release_rate
+from nanopinn.physics.tumour import SCALARS
 
-#: By the long name that schedules may use.
-FORMULATIONS = {f.name: f for f in (FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE)}
+
+@dataclass(frozen=True)
+class Circulation:
+    """Encapsulated drug in plasma per dose, ``1/V sum_i share_i exp(-k_i t)``; symbols of the table.
+
+    The rates are the measured, total losses of encapsulated drug from plasma: uptake by organs and leakage
+    together, so that the leak, which feeds free drug, is not subtracted again.
+
+    Attributes:
+        volume: V.
+        rates: k_i.
+        shares: of every phase but the last, which has the rest.
+    """
+
+    volume: str
+    rates: tuple[str, ...]
+    shares: tuple[str, ...] = ()
+
+    def impulse_response(self, values: Values | None = None) -> SumOfExponentials:
+        """Concentration per dose, 1/m3."""
+        v = scalar_lookup(values)
+        shares = [v(s) for s in self.shares]
+        shares.append(1 - sum(shares))
+        return SumOfExponentials(
+            tuple(s / v(self.volume) for s in shares), tuple(v(k) for k in self.rates)
+        )
 
 
-def packaged_formulation(name: str) -> Formulation | None:
-    """A packaged formulation by its name or an alias of it, in capitals or not; None if there is none."""
-    wanted = name.casefold()
-    return next(
-        (
-            f
-            for f in FORMULATIONS.values()
-            if wanted in {n.casefold() for n in (f.name, *f.aliases)}
-        ),
-        None,
-    )
+@dataclass(frozen=True)
+class AcidTrigger:
+    """Symbols of :func:`acid_release_rate`."""
+
+    k_ref: str = "krel_ref"
+    pK: str = "pK_rel"
+    n: str = "n_rel"
+    pH_ref: str = "pH_ref"
+
+
+@dataclass(frozen=True)
+class HeatTrigger:
+    """Symbols of :func:`heat_release_rate`."""
+
+    k_hot: str = "krel_TSL_hot"
+    T_m: str = "T_m"
+    w: str = "w_T"
+    T_hot: str = "T_hot"
+    T_body: str = "T_body"
+
+
+@dataclass(frozen=True)
+class PlasmaDrug:
+    """Drug in plasma, kg/m3.
+
+    Attributes:
+        encapsulated: in all carriers.
+        free: unbound and albumin-bound together.
+        releasable_share: of the carriers that release at all.
+        fb: share of the free drug that albumin binds; the table's by default.
+    """
+
+    encapsulated: PlasmaInput
+    free: PlasmaInput
+    releasable_share: float = 1.0
+    fb: float = field(default_factory=lambda: value("fb"))
+
+    def releasable(self) -> PlasmaInput:
+        """Encapsulated drug that can be released."""
+        return self.encapsulated.scaled(self.releasable_share)
+
+    def retained(self) -> PlasmaInput:
+        """Encapsulated drug that never is."""
+        return self.encapsulated.scaled(1 - self.releasable_share)
+
+    def unbound(self) -> PlasmaInput:
+        """What passes walls and membranes: ``(1 - fb)`` of the free drug."""
+        return self.free.scaled(1 - self.fb)
+
+    def bound(self) -> PlasmaInput:
+        """What albumin carries: ``fb`` of the free drug; binding is fast beside everything else in plasma."""
+        return self.free.scaled(self.fb)
+
+
+#: What tissue reads of a carrier: the model's symbol for a quantity of the formulation.
+TISSUE_PARAMETER_SYMBOLS = {
+    "permeability": "PS_l",
+    "transmission": "leak_l",
+    "retardation": "f_l",
+    "diffusion": "D_l_t",
+    "decay": "k_d_lip",
+}
+
+
+@dataclass(frozen=True)
+class Formulation:
+    """A way to give the drug; every number is named by its symbol in the parameter table, or among the formulation's own.
+
+    Attributes:
+        name: as schedules call it.
+        description: in words.
+        circulation: of the carrier; None for drug that is given free.
+        leak: of the untriggered carrier, in plasma and in tissue, 1/s.
+        acid: release law of pH, if acid triggers it.
+        heat: release law of temperature, if heat triggers it; with both, their excesses over the leak add.
+        releasable_share: of the carriers that release at all. The others never do: two populations keep
+            every equation linear where a ceiling on the released fraction would not.
+        permeability: of the tumour's walls for the carrier, times S/V, 1/s.
+        transmission: 1 - sigma of the tumour's walls for the carrier.
+        retardation: velocity of the carrier over the fluid's.
+        diffusion: of the carrier in the interstitium, m2/s.
+        decay: of the carrier in the interstitium, 1/s.
+        diameter: of the carrier, m; no equation reads it, permeability and diffusion are stated for it.
+        aliases: other names.
+        own: parameters that are not in the table. file: where they were read.
+
+    Raises:
+        InputError: the share is not one.
+    """
+
+    name: str
+    description: str
+    circulation: Circulation | None = None
+    leak: str | None = None
+    acid: AcidTrigger | None = None
+    heat: HeatTrigger | None = None
+    releasable_share: float = 1.0
+    permeability: str | None = None
+    transmission: str | None = None
+    retardation: str | None = None
+    diffusion: str | None = None
+    decay: str | None = None
+    diameter: str | None = None
+    aliases: tuple[str, ...] = ()
+    own_parameters: tuple[Parameter, ...] = ()
+    file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.releasable_share <= 1:
+            raise InputError(
+                "the share of carriers that release is no share",
+                field="releasable_share",
+                found=self.releasable_share,
+                expected="0 to 1",
+            )
+
+    @property
+    def short_name(self) -> str:
+        """The name on the command line and in tables."""
+        return self.aliases[0] if self.aliases else self.name
+
+    def parameter(self, symbol: str) -> Parameter:
+        """A parameter by its symbol: the formulation's own, else the table's."""
+        return (
+            next((p for p in self.own_parameters if p.symbol == symbol), None) or PARAMETERS[symbol]
+        )
+
+    def with_own_values(self, values: Values | None = None) -> Values:
+        """The formulation's own values under those given."""
+        return {**{p.symbol: p.value for p in self.own_parameters}, **(values or {})}
+
+    def tissue_parameters(
+        self, scalars: Values, values: Values | None = None
+    ) -> tuple[dict[str, Number], dict[str, Number]]:
+        """Scalars of the model and values of parameters, as tissue reads them under this carrier.
+
+        Where the formulation names the model's own symbol, what is known of the patient stays.
+
+        Args:
+            scalars: of the model. values: of parameters by symbol, in place of the table's.
+        """
+        known = self.with_own_values(values)
+        named = {
+            symbol: getattr(self, quantity) for quantity, symbol in TISSUE_PARAMETER_SYMBOLS.items()
+        }
+        moved = {
+            symbol: parameter_lookup(known)(own)
+            for symbol, own in named.items()
+            if own is not None and own != symbol
+        }
+        of_model = {k: v for k, v in moved.items() if k in SCALARS}
+        return {**scalars, **of_model}, {
+            **known,
+            **{k: v for k, v in moved.items() if k not in SCALARS},
+        }
+
+    def encapsulated_impulse_response(self, values: Values | None = None) -> SumOfExponentials:
+        """Encapsulated drug in plasma per dose, 1/m3; nothing for free drug."""
+        return (
+            self.circulation.impulse_response(self.with_own_values(values))
+            if self.circulation
+            else SumOfExponentials((), ())
+        )
+
+    def free_impulse_response(self, values: Values | None = None) -> SumOfExponentials:
+        """Free drug in plasma per dose, 1/m3: of the injected drug, or leaked, ``(share k_leak V C_l) * g``.
+
+        Losses from plasma hold the leak, so that no carrier leaks more than it loses, whatever is drawn for either.
+        """
+        if self.circulation is None or self.leak is None:
+            return free_drug_impulse_response(values)
+        v, carrier = (
+            scalar_lookup(self.with_own_values(values)),
+            self.encapsulated_impulse_response(values),
+        )
+        leaking = min(v(self.leak) * v(self.circulation.volume), 1 / carrier.area())
+        return carrier.scaled(self.releasable_share * leaking).convolved(
+            free_drug_impulse_response(values)
+        )
+
+    def leaked_fraction(self) -> float:
+        """Share of the releasing carriers' drug that leaks before they are lost from plasma, by what is stated of both."""
+        if self.circulation is None or self.leak is None:
+            return 0.0
+        v = scalar_lookup(self.with_own_values())
+        return (
+            v(self.leak) * v(self.circulation.volume) * self.encapsulated_impulse_response().area()
+        )
+
+    def plasma(self, doses: Sequence[Dose], values: Values | None = None) -> PlasmaDrug:
+        """Drug in plasma after any series of doses; before triggered release in heated vessels, which is the tissue's.
+
+        Args:
+            values: of parameters by symbol, in place of the table's.
+        """
+        given = tuple(doses)
+        encapsulated, free = (
+            DosedPlasmaCurve(g, given)
+            for g in (
+                self.encapsulated_impulse_response(values),
+                self.free_impulse_response(values),
+            )
+        )
+        return PlasmaDrug(encapsulated, free, self.releasable_share, scalar_lookup(values)("fb"))
+
+    def bolus_curves(
+        self, dose_kg: float | None = None
+    ) -> tuple[SumOfExponentials, SumOfExponentials]:
+        """Encapsulated and unbound free drug in plasma after one bolus at 0 (the table's dose if None), kg/m3."""
+        dose = value("Dose") if dose_kg is None else dose_kg
+        return self.encapsulated_impulse_response().scaled(
+            dose
+        ), self.free_impulse_response().scaled(dose * (1 - value("fb")))
+
+    def release_rate(self, pH: Tensor, T_K: Tensor, values: Values | None = None) -> Tensor:
+        """Release rate of the releasing carriers in tissue, 1/s.
+
+        Args:
+            pH: extracellular pH.
+            T_K: temperature, K, of a shape that fits ``pH``'s.
+            values: of parameters by symbol, in place of the table's (an inference moves some).
+
+        Raises:
+            ValueError: free drug has no carrier.
+        """
+        if self.leak is None:
+            raise ValueError(f"{self.name} has no carrier to release from")
+        v = parameter_lookup(self.with_own_values(values))
+        k0 = v(self.leak)
+        rates = []
+        if self.acid:
+            a = self.acid
+            rates.append(acid_release_rate(pH, v(a.k_ref), k0, v(a.pK), v(a.n), v(a.pH_ref)))
+        if self.heat:
+            rates.append(k0 + self.heat_release_excess(T_K, values))
+        return torch.zeros_like(pH + T_K) + combined_release_rate(k0, *rates)
+
+    def heat_release_excess(self, T_K: Tensor, values: Values | None = None) -> Tensor:
+        """What heat adds to the release rate, in tissue and in microvessels, 1/s; nothing for carriers that heat does not open."""
+        if self.heat is None or self.leak is None:
+            return torch.zeros_like(T_K)
+        v = parameter_lookup(self.with_own_values(values))
+        h, k0 = self.heat, v(self.leak)
+        return (
+            heat_release_rate(T_K, v(h.k_hot), k0, v(h.T_m), v(h.w), v(h.T_hot), v(h.T_body)) - k0
+        )
+
+    def symbols(self) -> tuple[str, ...]:
+        """Every parameter that an outcome rests on, free drug's included."""
+        own: list[str] = []
+        if self.circulation:
+            own += [self.circulation.volume, *self.circulation.rates, *self.circulation.shares]
+        for part in (self.acid, self.heat):
+            own += [str(getattr(part, f.name)) for f in fields(part)] if part else []
+        own += [
+            s
+            for s in (
+                self.leak,
+                *(getattr(self, quantity) for quantity in TISSUE_PARAMETER_SYMBOLS),
+            )
+            if s
+        ]
+        return (*own, "fb", "CL_dox", "A_dox", "alpha_dox", "B_dox", "beta_dox", "gamma_dox")
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.description}"]
+        if self.circulation:
+            lines.append(f"  carriers that release: {self.releasable_share:.0%}")
+        return "\n".join(
+            [
+                *lines,
+                *(
+                    self._format_parameter_line(s)
+                    for s in (*self.symbols(), *((self.diameter,) if self.diameter else ()))
+                ),
+            ]
+        )
+
+    def _format_parameter_line(self, symbol: str) -> str:
+        p = self.parameter(symbol)
+        unit = "" if p.unit == "1" else f" {p.unit}"
+        standing = (
+            f"stated in {self.file.name if self.file else 'a file'}"
+            if p in self.own_parameters
+            else p.source_status
+        )
+        wide = "" if None in (p.low, p.high) else f", 95 % {p.low:g} to {p.high:g}"
+        prior = f", prior {p.prior.kind}({p.prior.sd:g})" if p.prior else wide
+        return f"  {symbol} = {p.value:g}{unit}{prior}: {p.name} [{standing}: {p.source}]"

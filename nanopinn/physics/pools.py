@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.physics.values import Number
+from nanopinn.parameters.table import Number
 
 #: Entries of a matrix over pools in every cell, by (row, column); each broadcasts over ``(..., x, y, z)``, absent ones are zero.
 Entries = Mapping[tuple[int, int], Tensor]

@@ -17,7 +17,7 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS, value
-from nanopinn.physics.values import Number, Values, parameter_lookup
+from nanopinn.parameters.table import Number, Values, parameter_lookup
 
 #: Properties that radiation changes, and the symbol of the factor at its peak after one fraction of RT_D:
 #: driving pressure, the wall's conductivity, the tissue's, the wall's permeability, vessel surface.

@@ -7,8 +7,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from nanopinn.physics.values import Number
-from nanopinn.physics.wall import bernoulli
+from nanopinn.parameters.table import Number
+from nanopinn.physics.flow import bernoulli
 
 #: Where the steepness of a release law is moved: knots of pH.
 PH_WARP_KNOTS = (6.2, 6.5, 6.8, 7.1, 7.4)

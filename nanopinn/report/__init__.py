@@ -1,1 +1,1 @@
-"""The result folder and the report: what a fit leaves behind for its reader."""
+"""Result folders, figures and pages."""

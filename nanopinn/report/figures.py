@@ -1,4 +1,9 @@
-"""Figures of the report, drawn without a screen."""
+"""Figures of the report, drawn without a screen.
+
+Figures of the imaging: maps, curves with their fits, arterial input, motion.
+
+Figures of a forward run: courses over the tumour, plasma, and maps of a middle slice in time.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +18,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from nanopinn.inference.result import Curve, EngineRun, FitResult, MapEstimate, ScalarEstimate
+from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.voxel_status import INVALID
+from nanopinn.results.fit_result import (
+    Curve,
+    EngineRun,
+    FieldEstimate,
+    FitResult,
+    MapEstimate,
+    ScalarEstimate,
+)
+from nanopinn.results.simulation_result import Simulation
 
 if TYPE_CHECKING:
-    from nanopinn.inference.profile import Profile
+    from nanopinn.inference.uncertainty.profile import Profile
+
 
 Array = NDArray[np.float64]
 
@@ -149,7 +165,7 @@ def convergence_panel(runs: dict[str, EngineRun] | Any) -> Figure:
 
 def profile_panel(profiles: Sequence[Profile]) -> Figure:
     """Objective of every profile, misfit and prior apart, with the 95 % line and both intervals."""
-    from nanopinn.inference.walk import OBJECTIVE_RISE_95
+    from nanopinn.inference.uncertainty.profile import OBJECTIVE_RISE_95
 
     columns = min(4, len(profiles))
     rows = -(-len(profiles) // columns)
@@ -197,3 +213,201 @@ def fit_figures(fit: FitResult) -> dict[str, str]:
 
 def _has_finite_values(m: MapEstimate, mask: NDArray[np.bool_]) -> bool:
     return bool(np.isfinite(m.values[mask]).any())
+
+
+def imaging_figures(imaging: ImagingMaps) -> dict[str, Figure]:
+    """Every figure of the page, by name."""
+    found = {"arterial input": arterial_panel(imaging), "curves": voxel_panel(imaging)}
+    for q, values in imaging.quantities():
+        if np.isfinite(values[imaging.mask]).any():
+            m = MapEstimate(
+                q.name, q.unit, q.description, "images", values, imaging.kinetics.std[q.name]
+            )
+            found[f"map {q.name}"] = map_panel(m, imaging.mask, std_label="sd")
+    for name, unit, words, values, std in (
+        ("T1", "s", "native T1", imaging.t1_s, imaging.t1_std_s),
+        ("pH", "1", "extracellular pH", imaging.ph, imaging.ph_std),
+    ):
+        if np.isfinite(values[imaging.mask]).any():
+            known = std if np.isfinite(std[imaging.mask]).any() else None
+            found[f"map {name}"] = map_panel(
+                MapEstimate(name, unit, words, "images", values, known),
+                imaging.mask,
+                std_label="sd",
+            )
+    if np.isfinite(imaging.ph).any():
+        found["overlay"] = overlay_panel(imaging)
+    if imaging.motion is not None:
+        found["motion"] = motion_panel(imaging)
+    return found
+
+
+def arterial_panel(imaging: ImagingMaps) -> Figure:
+    """The plasma curve as it reaches the tumour; where it was measured, with the spread of its voxels."""
+    figure = Figure(figsize=(6.0, 3.2), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(
+        imaging.aif.times_s,
+        imaging.aif.plasma_mM,
+        color="tab:red",
+        lw=1.5,
+        label="plasma, at the tumour",
+    )
+    if imaging.arterial_voxels is not None:
+        v, t = imaging.arterial_voxels, imaging.frame_times_s
+        axes.errorbar(
+            t,
+            v.blood_mM,
+            v.std_mM,
+            fmt="o",
+            ms=2.5,
+            color="0.5",
+            lw=0.8,
+            label="blood, measured",
+        )
+    axes.set_xlim(imaging.frame_times_s[0], imaging.frame_times_s[-1])
+    axes.set_xlabel("s")
+    axes.set_ylabel("mM")
+    axes.legend(frameon=False)
+    return figure
+
+
+def voxel_panel(imaging: ImagingMaps, count: int = 4) -> Figure:
+    """Measured and fitted curves of tumour voxels from the lowest to the highest Ktrans, or plasma fraction."""
+    k, figure = imaging.kinetics, Figure(figsize=(3.4 * count, 3.0), dpi=100, layout="constrained")
+    good = np.flatnonzero(((k.status & int(INVALID)) == 0) & imaging.mask)
+    rank = next(iter(k.values.values())).reshape(-1)[good]
+    order = good[np.argsort(np.nan_to_num(rank))]
+    picked = (
+        order[np.round(np.linspace(0.1, 0.9, count) * (len(order) - 1)).astype(int)]
+        if len(order)
+        else order
+    )
+    measured, fitted = (a.reshape(len(a), -1) for a in (imaging.concentration_mM, k.curves_mM))
+    for i, voxel in enumerate(picked):
+        axes = figure.add_subplot(1, count, i + 1)
+        axes.plot(imaging.frame_times_s, measured[:, voxel], "o", ms=2.5, color="0.4")
+        axes.plot(imaging.frame_times_s, fitted[:, voxel], color="tab:red", lw=1.5)
+        axes.set_title(
+            f"voxel {tuple(int(n) for n in np.unravel_index(voxel, imaging.mask.shape))}",
+            fontsize=10,
+        )
+        axes.set_xlabel("s")
+        if i == 0:
+            axes.set_ylabel("mM")
+    return figure
+
+
+def overlay_panel(imaging: ImagingMaps) -> Figure:
+    """pH over what the DCE scan shows of the same places, in the slice with most pH: do the two scans fit?"""
+    z = int(np.argmax(np.isfinite(imaging.ph).sum(axis=(0, 1))))
+    figure = Figure(figsize=(5.4, 4.2), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(
+        np.nan_to_num(imaging.concentration_mM[..., z]).mean(axis=0).T, origin="lower", cmap="gray"
+    )
+    image = axes.imshow(imaging.ph[..., z].T, origin="lower", cmap="cividis", alpha=0.55)
+    axes.contour(imaging.mask[..., z].T.astype(float), levels=[0.5], colors="white", linewidths=1.0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title("pH over mean contrast agent; white: tumour", fontsize=10)
+    figure.colorbar(image, ax=axes, label="pH")
+    return figure
+
+
+def motion_panel(imaging: ImagingMaps) -> Figure:
+    """Translations and rotations of every frame."""
+    assert imaging.motion is not None
+    figure = Figure(figsize=(8.0, 2.8), dpi=100, layout="constrained")
+    for i, (values, unit) in enumerate(
+        ((imaging.motion.translation_mm, "mm"), (imaging.motion.rotation_deg, "degrees"))
+    ):
+        axes = figure.add_subplot(1, 2, i + 1)
+        for a, name in enumerate("xyz"):
+            axes.plot(imaging.frame_times_s, values[:, a], lw=1.2, label=name)
+        axes.set_xlabel("s")
+        axes.set_ylabel(unit)
+        axes.legend(frameon=False, ncols=3)
+    return figure
+
+
+def simulation_figures(s: Simulation) -> dict[str, str]:
+    """Every figure of the page as data URIs, by name."""
+    found = {"courses": tissue_time_course_panel(s), "plasma": plasma_time_course_panel(s)}
+    found |= {f"field {f.name}": field_panel(f, s) for f in s.fields.values()}
+    found |= {f"map {m.name}": map_panel(m, s.mask) for m in s.maps.values()}
+    found |= {
+        f"{kind} {m.name}": map_panel(m, s.mask)
+        for kind, maps in (("peak", s.peak_maps), ("area", s.auc_maps))
+        for m in maps.values()
+    }
+    return {name: as_data_uri(figure) for name, figure in found.items()}
+
+
+def tissue_time_course_panel(s: Simulation) -> Figure:
+    """Tumour means of every pool, on a scale that shows all of them."""
+    figure = Figure(figsize=(9.0, 4.0), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    for name, values in s.courses.tumour.items():
+        axes.plot(
+            s.courses.times_s / 3600, np.where(values > 0, values, np.nan), lw=1.5, label=name
+        )
+    _set_log_time_course_axes(axes, max(float(v.max()) for v in s.courses.tumour.values()))
+    axes.set_ylabel("ug/mL of tissue")
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def plasma_time_course_panel(s: Simulation) -> Figure:
+    """Drug in plasma."""
+    figure = Figure(figsize=(9.0, 3.2), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    for name, values in s.courses.plasma.items():
+        if values.max() > 0:
+            axes.plot(
+                s.courses.times_s / 3600,
+                np.where(values > 0, values, np.nan),
+                lw=1.5,
+                label=name.replace("_", ", "),
+            )
+    _set_log_time_course_axes(axes, max(float(v.max()) for v in s.courses.plasma.values()))
+    axes.set_ylabel("ug/mL of plasma")
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def _set_log_time_course_axes(axes, top: float) -> None:  # type: ignore[no-untyped-def]
+    axes.set_yscale("log")
+    if top > 0:
+        axes.set_ylim(1e-6 * top, 2 * top)
+    axes.set_xlabel("h")
+
+
+def field_panel(f: FieldEstimate, s: Simulation, most: int = 5) -> Figure:
+    """A field in the slice with most tumour, at up to ``most`` of the imaging times, on one scale."""
+    z = int(np.argmax(s.mask.sum(axis=(0, 1))))
+    x, y = tumour_window(s.mask)
+    chosen = np.unique(np.linspace(0, len(f.times_s) - 1, most).round().astype(int))
+    shown = f.values[chosen][:, x, y, z]
+    known = f.values[chosen][:, s.mask]
+    low, top = (
+        (float(np.nanmin(known)), float(np.nanmax(known)))
+        if f.name == "temperature"
+        else (0.0, float(np.nanpercentile(known, 99)))
+    )
+    figure = Figure(figsize=(2.4 * len(chosen) + 1.2, 2.6), dpi=100, layout="constrained")
+    axes = [figure.add_subplot(1, len(chosen), i + 1) for i in range(len(chosen))]
+    for a, values, t in zip(axes, shown, f.times_s[chosen], strict=True):
+        image = a.imshow(
+            values.T,
+            origin="lower",
+            cmap=COLOUR_MAPS.get(f.name, "viridis"),
+            vmin=low,
+            vmax=top if top > low else low + 1e-12,
+        )
+        a.contour(s.mask[x, y, z].T.astype(float), levels=[0.5], colors="white", linewidths=1.0)
+        a.set_title(f"{t / 3600:g} h", fontsize=10)
+        a.set_xticks([])
+        a.set_yticks([])
+    figure.colorbar(image, ax=axes, label=f.unit)
+    return figure

@@ -1,1 +1,1 @@
-"""Finite volumes on the voxel grid: fluxes, linear solves, steady pressure, pools in time."""
+"""Finite volumes, linear solvers, time integration, Krogh cylinders, systems of equations."""

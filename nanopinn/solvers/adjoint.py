@@ -14,18 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanopinn.imaging.aif.curve import PlasmaCurve
+from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
 from nanopinn.physics.plasma import SumOfExponentials
-from nanopinn.solvers.cells import BoxPressureMatrix
+from nanopinn.solvers.derivatives import GradientAccumulator, solve_adjoint
 from nanopinn.solvers.evolve import EvolutionResult, integrate_adaptive
 from nanopinn.solvers.forward import FlowSolution, ForwardModel
-from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.local_response import LocalResponse
-from nanopinn.solvers.nodes import split_at_jumps, frame_nodes, stage_times
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.pressure import pressure_residual, solve_cells
-from nanopinn.solvers.schemes import TR_BDF2
-from nanopinn.solvers.sensitivity import GradientAccumulator, solve_adjoint
+from nanopinn.solvers.pressure import BoxPressureMatrix, pressure_residual, solve_cells
+from nanopinn.solvers.runge_kutta import TR_BDF2, frame_nodes, split_at_jumps, stage_times
+from nanopinn.solvers.time_segment import Interval
 
 
 class DrugAdjoint:

@@ -11,8 +11,8 @@ import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from nanopinn.physics.model import INFLOW, MULTIPLIERS, TissueMaps, TumourModel
 from nanopinn.physics.pools import Entries, PoolCoefficients
+from nanopinn.physics.tumour import INFLOW, MULTIPLIERS, TissueMaps, TumourModel
 
 #: Largest interstitial volume fraction of a cluster.
 MAX_INTERSTITIAL_FRACTION = 0.9

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.solvers.balance import PoolMassBalance
+from nanopinn.solvers.cell_elimination import add_capacity_difference, mass_norms
 from nanopinn.solvers.fluxes import SPACE
-from nanopinn.solvers.interval import Interval
+from nanopinn.solvers.implicit_stage import KrylovStageSolver, StageFactory, StageSolver
 from nanopinn.solvers.linear import SolverError
-from nanopinn.solvers.local import add_capacity_difference, mass_norms
-from nanopinn.solvers.schemes import TR_BDF2, Scheme
-from nanopinn.solvers.stage import StageSolver, KrylovStageSolver, StageFactory
+from nanopinn.solvers.mass_balance import PoolMassBalance
+from nanopinn.solvers.runge_kutta import TR_BDF2, Scheme
+from nanopinn.solvers.time_segment import Interval
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def integrate_adaptive(
         intervals: in order, each beginning where the last ended; an iterator builds each when it is reached, and none is kept.
         start: pools ``(..., pool, x, y, z)`` at the first interval's start.
         save_at: increasing times at which pools are wanted, s; steps land on them.
-        stage_factory: solver of the stages. keep_stages: for :mod:`nanopinn.solvers.sensitivity`.
+        stage_factory: solver of the stages. keep_stages: for :mod:`nanopinn.solvers.derivatives`.
         steps: the very steps to take, as (t, dt), instead of adapting them.
         watch: called with the time and the pools at the start and after each step.
 

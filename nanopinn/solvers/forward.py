@@ -1,7 +1,7 @@
 """From a tumour model to its fields: pressure on a refined grid, pools on the grid of the maps.
 
 The rim that drains a tumour is often thinner than a voxel, so pressure is solved on a grid refined
-``flow_refine`` times, everywhere or in the rim alone (:mod:`nanopinn.solvers.rim`); its face flows are summed
+``flow_refine`` times, everywhere or in the rim alone (:mod:`nanopinn.solvers.refined_grid`); its face flows are summed
 and its filtration averaged back to the grid of the maps, which keeps the fluid balance of every cell exact.
 """
 
@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.physics.model import FlowCoefficients, TissueMaps, TumourModel
+from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.parameters.table import Number, Values
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.pools import PoolCoefficients
-from nanopinn.physics.values import Number, Values
-from nanopinn.solvers.directions import directional_derivatives
+from nanopinn.physics.tumour import FlowCoefficients, TissueMaps, TumourModel
+from nanopinn.solvers.derivatives import directional_derivatives
 from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import (
     Grid,
-    sum_subface_flows,
     average_subcells,
-    subdivide_with_slopes,
     repeat_cells,
+    subdivide_with_slopes,
+    sum_subface_flows,
 )
 from nanopinn.solvers.local_response import LocalResponse
 from nanopinn.solvers.march import (
@@ -37,11 +37,17 @@ from nanopinn.solvers.march import (
     concatenate_trajectories,
     integrate_fixed_steps,
 )
-from nanopinn.solvers.nodes import split_at_jumps, drug_nodes, frame_nodes, stage_times
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_gradient, pressure_tangents, solve_pressure
-from nanopinn.solvers.rim import RimGrid
-from nanopinn.solvers.schemes import TR_BDF2, Scheme
+from nanopinn.solvers.refined_grid import RimGrid
+from nanopinn.solvers.runge_kutta import (
+    TR_BDF2,
+    Scheme,
+    drug_nodes,
+    frame_nodes,
+    split_at_jumps,
+    stage_times,
+)
 
 #: Scalars of the model (SI) as a function of the parameter vector.
 ScalarsFunction = Callable[[Tensor], Mapping[str, Tensor]]
@@ -95,7 +101,7 @@ class Setting:
         return replace(self, maps=maps, grid=self.grid.refined(factor))
 
     def drug_nodes(self, images_s: Sequence[float], **steps: float) -> np.ndarray:
-        """Nodes of a drug march (:func:`nanopinn.solvers.nodes.drug_nodes`), some of them where the release rate jumps."""
+        """Nodes of a drug march (:func:`nanopinn.solvers.runge_kutta.drug_nodes`), some of them where the release rate jumps."""
         return drug_nodes(images_s, **steps, jumps_s=self.release_jump_times_s)
 
     @cached_property
@@ -258,7 +264,7 @@ class ForwardModel:
 
         Args:
             kind: "contrast" or "drug". flow: at theta.
-            grad_operator: gradient with respect to each coefficient (see :mod:`nanopinn.solvers.sensitivity`).
+            grad_operator: gradient with respect to each coefficient (see :mod:`nanopinn.solvers.derivatives`).
         """
         at, p = theta.detach().requires_grad_(), flow.p.detach().requires_grad_()
         tensors = self.pools(kind, at, p)[1].tensors()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.kinetics.convolution import convolve_exponential
-from nanopinn.physics.model import TissueMaps
-from nanopinn.solvers.nodes import time_key
+from nanopinn.imaging.dce.convolution import convolve_exponential
+from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.physics.tumour import TissueMaps
+from nanopinn.solvers.runge_kutta import time_key
 
 
 class LocalResponse:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.balance import PoolMassBalance
 from nanopinn.solvers.fluxes import SPACE
+from nanopinn.solvers.implicit_stage import KrylovStageSolver
+from nanopinn.solvers.mass_balance import PoolMassBalance
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.schemes import TR_BDF2, Scheme
-from nanopinn.solvers.stage import KrylovStageSolver
+from nanopinn.solvers.runge_kutta import TR_BDF2, Scheme
 
 #: Tangents steer, they are not the answer: their solves stop at this many times the tolerance of the pools.
 TANGENT_TOLERANCE_FACTOR = 100.0

@@ -10,18 +10,17 @@ import torch
 from torch import Tensor
 
 from nanopinn.physics.pools import Entries, PoolCoefficients
-from nanopinn.solvers.advection import Advection
-from nanopinn.solvers.fluxes import TransportOperator
-from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.local import (
+from nanopinn.solvers.cell_elimination import (
     add_matrix_product,
-    select_block,
     broadcast_shape,
-    column_sums,
-    transpose_entries,
-    drop_zero_entries,
     cell_dot_product,
+    column_sums,
+    drop_zero_entries,
+    select_block,
+    transpose_entries,
 )
+from nanopinn.solvers.fluxes import Advection, TransportOperator
+from nanopinn.solvers.grid import Grid
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from nanopinn.solvers.implicit_stage import KrylovStageSolver
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.schemes import TR_BDF2, Scheme
-from nanopinn.solvers.stage import KrylovStageSolver
+from nanopinn.solvers.runge_kutta import TR_BDF2, Scheme
 
 
 def solve_responses(

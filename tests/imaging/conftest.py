@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nanopinn.imaging.aif.population import parker
+from nanopinn.imaging.dce.aif_population import parker
 
 SHAPE, FRAMES, SPACING_S, BOLUS_S = (12, 11, 6), 40, 7.0, 40.0
 TR_S, FLIP_DEG, VFA_DEG, RELAXIVITY, HCT, T10_S = 0.005, 15.0, (2.0, 8.0, 18.0), 4.5, 0.42, 1.3

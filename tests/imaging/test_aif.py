@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.aif.curve import plasma_from_blood
-from nanopinn.imaging.aif.population import POPULATION_CURVES, parker
-from nanopinn.imaging.aif.source import load_aif
+from nanopinn.imaging.dce.aif import load_aif
+from nanopinn.imaging.dce.aif_population import POPULATION_CURVES, parker
+from nanopinn.imaging.dce.plasma_curve import plasma_from_blood
 
 pytestmark = pytest.mark.dce
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.aif.population import parker
+from nanopinn.imaging.dce.aif_population import parker
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.maps import ImagingMaps, make_maps
+from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.pipeline import make_maps
 
 from .conftest import (
     BOLUS_S,

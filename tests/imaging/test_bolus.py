@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nanopinn.imaging.acquisition import DceAcquisition
-from nanopinn.imaging.bolus import baseline_frames
+from nanopinn.imaging.dce.bolus import baseline_frames
 
 pytestmark = pytest.mark.dce
 TIMES = np.arange(200) * 1.0

@@ -7,15 +7,15 @@ import pytest
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.acquisition import DceAcquisition
-from nanopinn.imaging.concentration import (
+from nanopinn.imaging.dce.signal import (
     estimate_concentration,
     select_enhancement_model,
+    signal_from_concentration,
     wrap_measured_concentration,
 )
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.maps import make_maps
-from nanopinn.imaging.spgr import signal_from_concentration
-from nanopinn.imaging.status import Status
+from nanopinn.imaging.pipeline import make_maps
+from nanopinn.imaging.voxel_status import Status
 
 from .conftest import RELAXIVITY, T10_S, Study, save, tissue_curve
 
@@ -93,7 +93,7 @@ def test_a_series_in_mM_that_cannot_be_is_refused(own_study: Study) -> None:
 
 
 def test_a_signal_that_falls_is_flagged_as_negative() -> None:
-    from nanopinn.imaging.kinetics.volume import classify_before_fit
+    from nanopinn.imaging.dce.kinetic_maps import classify_before_fit
 
     S = np.full((40, 3, 1, 1), 100.0) + 0.1 * np.random.default_rng(0).standard_normal(
         (40, 3, 1, 1)

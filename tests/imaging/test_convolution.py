@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from nanopinn.imaging.kinetics.convolution import (
+from nanopinn.imaging.dce.convolution import (
     ExponentialTable,
     convolve_exponential,
     convolve_exponential_with_derivative,

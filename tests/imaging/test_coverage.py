@@ -7,14 +7,18 @@ import pytest
 import torch
 
 from nanopinn.imaging.acquisition import DceAcquisition
-from nanopinn.imaging.aif.population import POPULATION_CURVES
-from nanopinn.imaging.concentration import estimate_concentration, select_enhancement_model
-from nanopinn.imaging.kinetics.curve import InputCurve
-from nanopinn.imaging.kinetics.models import MODELS
-from nanopinn.imaging.kinetics.response import evaluate
-from nanopinn.imaging.kinetics.volume import fit_volume
-from nanopinn.imaging.spgr import signal, signal_from_concentration
-from nanopinn.imaging.t1.vfa import fit_variable_flip_angles
+from nanopinn.imaging.dce.aif_population import POPULATION_CURVES
+from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.kinetic_maps import fit_volume
+from nanopinn.imaging.dce.models import MODELS
+from nanopinn.imaging.dce.plasma_curve import InputCurve
+from nanopinn.imaging.dce.signal import (
+    estimate_concentration,
+    select_enhancement_model,
+    signal,
+    signal_from_concentration,
+)
+from nanopinn.imaging.dce.t1_estimation import fit_variable_flip_angles
 
 pytestmark = pytest.mark.dce
 VOXELS, FRAMES, T1_S, FLIPS = 5000, np.arange(60) * 5.0, 1.4, np.array([2.0, 5.0, 10.0, 15.0, 20.0])

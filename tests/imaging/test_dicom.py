@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.dicom import open_series, list_scan_files
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.maps import make_maps
+from nanopinn.imaging.pipeline import make_maps
+from nanopinn.io.dicom import list_scan_files, open_series
 
 from .conftest import FLIP_DEG, TR_S, Study, save
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.fingerprints import hash_files, check_files_unchanged
+from nanopinn.io.tables import check_files_unchanged, hash_files
 
 
 def test_files_of_one_name_and_sidecars_are_all_listed_with_their_hash(tmp_path: Path) -> None:

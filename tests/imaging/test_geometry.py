@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nanopinn.imaging.geometry import smooth_local_quadratic, resample, same_grid
+from nanopinn.imaging.geometry import resample, same_grid, smooth_local_quadratic
 
 from .conftest import oblique
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError, OutputError
-from nanopinn.imaging.io import read_sidecar, read_volume, write_volume
+from nanopinn.io.volumes import read_sidecar, read_volume, write_volume
 
 from .conftest import oblique, save
 

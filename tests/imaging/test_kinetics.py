@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.aif.source import load_aif
-from nanopinn.imaging.kinetics.curve import InputCurve
-from nanopinn.imaging.kinetics.fit import fit_kinetics
-from nanopinn.imaging.kinetics.models import extended_tofts, tofts
-from nanopinn.imaging.kinetics.response import evaluate
+from nanopinn.imaging.dce.aif import load_aif
+from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.models import extended_tofts, tofts
+from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
+from nanopinn.imaging.dce.voxel_fit import fit_kinetics
 
 from .conftest import HCT, tissue_curve
 

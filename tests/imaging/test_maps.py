@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.maps import ImagingMaps, make_maps
-from nanopinn.imaging.status import INVALID, Status
+from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.pipeline import make_maps
+from nanopinn.imaging.voxel_status import INVALID, Status
 from nanopinn.parameters import value
 
 from .conftest import BOLUS_S, T10_S, VFA_DEG, Study, build_study, save
@@ -156,7 +157,7 @@ def test_a_mask_on_a_finer_grid_gives_the_same_tumour(own_study: Study) -> None:
 
 
 def test_an_arterial_file_replaces_the_population_curve(own_study: Study) -> None:
-    from nanopinn.imaging.aif.population import parker
+    from nanopinn.imaging.dce.aif_population import parker
 
     t = np.arange(0, 300, 0.1)
     rows = [f"{a:.6f}\t{b:.9f}" for a, b in zip(t, parker(t - BOLUS_S), strict=True)]

@@ -8,12 +8,11 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.aif.population import POPULATION_CURVES
-from nanopinn.imaging.kinetics.curve import InputCurve
-from nanopinn.imaging.kinetics.fit import fit_kinetics
-from nanopinn.imaging.kinetics.models import MODELS
-from nanopinn.imaging.kinetics.response import evaluate
+from nanopinn.imaging.dce.aif_population import POPULATION_CURVES
+from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.models import MODELS
+from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
+from nanopinn.imaging.dce.voxel_fit import fit_kinetics
 
 pytestmark = pytest.mark.dce
 FRAMES = np.arange(60) * 5.0

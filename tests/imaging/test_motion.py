@@ -7,8 +7,8 @@ import pytest
 from scipy.ndimage import gaussian_filter, shift
 
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.maps import make_maps
 from nanopinn.imaging.motion import correct_motion
+from nanopinn.imaging.pipeline import make_maps
 
 from .conftest import Study, save
 

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.aif.population import georgiou, mcgrath, parker
-from nanopinn.imaging.kinetics.curve import InputCurve
-from nanopinn.imaging.kinetics.fit import fit_kinetics
-from nanopinn.imaging.kinetics.models import MODELS, extended_tofts, tofts
-from nanopinn.imaging.spgr import concentration_from_signal
-from nanopinn.imaging.t1.vfa import fit_variable_flip_angles
+from nanopinn.imaging.dce.aif_population import georgiou, mcgrath, parker
+from nanopinn.imaging.dce.models import MODELS, extended_tofts, tofts
+from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
+from nanopinn.imaging.dce.signal import concentration_from_signal
+from nanopinn.imaging.dce.t1_estimation import fit_variable_flip_angles
+from nanopinn.imaging.dce.voxel_fit import fit_kinetics
 
 pytestmark = [pytest.mark.public_data, pytest.mark.dce]
 

@@ -9,15 +9,16 @@ import pytest
 import torch
 from scipy.optimize import least_squares
 
-from nanopinn.imaging.aif.source import load_aif
+from nanopinn.imaging.dce.aif import load_aif
+from nanopinn.imaging.dce.models import extended_tofts
+from nanopinn.imaging.dce.plasma_curve import InputCurve
+from nanopinn.imaging.dce.signal import concentration_from_signal
+from nanopinn.imaging.dce.t1_estimation import fit_variable_flip_angles_linear
+from nanopinn.imaging.dce.voxel_fit import fit_kinetics
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.io import read_volume
-from nanopinn.imaging.kinetics.curve import InputCurve
-from nanopinn.imaging.kinetics.fit import fit_kinetics
-from nanopinn.imaging.kinetics.models import extended_tofts
-from nanopinn.imaging.maps import ImagingMaps, make_maps
-from nanopinn.imaging.spgr import concentration_from_signal
-from nanopinn.imaging.t1.vfa import fit_variable_flip_angles_linear
+from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.pipeline import make_maps
+from nanopinn.io.volumes import read_volume
 
 from .conftest import tissue_curve
 

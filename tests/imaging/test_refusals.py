@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.drug import load_drug_image
+from nanopinn.imaging.drug_image import load_drug_image
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.maps import make_maps
+from nanopinn.imaging.pipeline import make_maps
 
 from .conftest import Study, oblique, save
 

@@ -11,20 +11,24 @@ import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from nanopinn.errors import InputError
-from nanopinn.imaging import placement
+from nanopinn.imaging import registration as placement
 from nanopinn.imaging.cest.agent import load_agent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
-from nanopinn.imaging.cest.measure import CestOptions, measure_ph
-from nanopinn.imaging.drug import load_drug_image
+from nanopinn.imaging.cest.ph_on_dce_grid import load_ph
+from nanopinn.imaging.cest.ph_scan import CestOptions, measure_ph
+from nanopinn.imaging.dce.t1 import T1Source, load_native_t1
+from nanopinn.imaging.drug_image import load_drug_image
 from nanopinn.imaging.geometry import resample
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.maps import make_maps
-from nanopinn.imaging.ph import load_ph
-from nanopinn.imaging.placement import Coregistration
-from nanopinn.imaging.registration import RegistrationResult, TransformKind, register_images
-from nanopinn.imaging.t1.native import T1Source, load_native_t1
-from nanopinn.workflows.problem import pose_problem
-from nanopinn.workflows.settings import FitSettings
+from nanopinn.imaging.pipeline import make_maps
+from nanopinn.imaging.registration import (
+    Coregistration,
+    RegistrationResult,
+    TransformKind,
+    register_images,
+)
+from nanopinn.inference.pose import pose_problem
+from nanopinn.settings import FitSettings
 
 from .conftest import Study, oblique, save, spoiled_gradient_echo
 

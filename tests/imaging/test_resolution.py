@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.aif.population import POPULATION_CURVES
-from nanopinn.imaging.kinetics.curve import InputCurve
-from nanopinn.imaging.kinetics.fit import fit_kinetics
-from nanopinn.imaging.kinetics.models import MODELS
+from nanopinn.imaging.dce.aif_population import POPULATION_CURVES
+from nanopinn.imaging.dce.models import MODELS
+from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
+from nanopinn.imaging.dce.voxel_fit import fit_kinetics
 
 from .test_osipi import rows, series
 

@@ -7,11 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanopinn.imaging.spgr import (
-    concentration_from_signal,
-    signal,
-    signal_from_concentration,
-)
+from nanopinn.imaging.dce.signal import concentration_from_signal, signal, signal_from_concentration
 
 pytestmark = pytest.mark.dce
 

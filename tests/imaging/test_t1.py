@@ -9,12 +9,14 @@ import pytest
 from scipy.optimize import least_squares
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.io import read_volume
-from nanopinn.imaging.spgr import signal
-from nanopinn.imaging.t1.b1 import load_b1
-from nanopinn.imaging.t1.inversion import fit_inversion_recovery
-from nanopinn.imaging.t1.native import T1Source, load_native_t1
-from nanopinn.imaging.t1.vfa import fit_variable_flip_angles, fit_variable_flip_angles_linear
+from nanopinn.imaging.dce.signal import signal
+from nanopinn.imaging.dce.t1 import T1Source, load_b1, load_native_t1
+from nanopinn.imaging.dce.t1_estimation import (
+    fit_inversion_recovery,
+    fit_variable_flip_angles,
+    fit_variable_flip_angles_linear,
+)
+from nanopinn.io.volumes import read_volume
 
 from .conftest import T10_S, VFA_DEG, Study, save, spoiled_gradient_echo
 

@@ -13,8 +13,8 @@ from safetensors.torch import load, save
 
 import nanopinn
 from nanopinn.errors import InputError
-from nanopinn.inference import saving
-from nanopinn.inference.checkpoint import FILE, FittedProblem
+from nanopinn.inference.saved_fit import FILE, FittedProblem
+from nanopinn.io import serialize as saving
 
 from .test_engines import small_problem
 
@@ -148,8 +148,8 @@ def test_a_file_with_a_right_checksum_and_wrong_content_is_refused(content: str)
 
 
 def test_another_thing_than_a_fit_is_refused(tmp_path: Path) -> None:
-    from nanopinn.inference.checkpoint import _SERIALISABLE_CLASSES
-    from nanopinn.inference.result import CheckResult
+    from nanopinn.inference.saved_fit import _SERIALISABLE_CLASSES
+    from nanopinn.results.fit_result import CheckResult
 
     (tmp_path / FILE).write_bytes(saving.to_bytes(CheckResult(()), _SERIALISABLE_CLASSES))
     with pytest.raises(InputError, match="CheckResult"):

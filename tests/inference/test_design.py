@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.inference.design import ExperimentDesign, FisherInformation, gain_nats
+from nanopinn.inference.uncertainty.design import ExperimentDesign, FisherInformation, gain_nats
 
 G = torch.Generator().manual_seed(0)
 PRIOR_SD = np.array([0.7, 1.0, 0.3])

@@ -8,27 +8,25 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.kinetics.curve import InputCurve
-from nanopinn.imaging.kinetics.fit import fit_kinetics
-from nanopinn.imaging.kinetics.models import extended_tofts
-from nanopinn.imaging.kinetics.response import evaluate
-from nanopinn.inference.check import check_fit
-from nanopinn.inference.checkpoint import FittedProblem
-from nanopinn.inference.contract import EngineFit
-from nanopinn.inference.fv import fit_fv
+from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.models import extended_tofts
+from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
+from nanopinn.imaging.dce.voxel_fit import fit_kinetics
+from nanopinn.inference.fv_check import check_fit
+from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.krylov.krylov_engine import KrylovSettings, _KrylovEngine
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
-from nanopinn.inference.pinn.engine import KrylovSettings
-from nanopinn.inference.pinn.engine import _KrylovEngine
-from nanopinn.inference.problem import InverseProblem
-from nanopinn.inference.profile import profile_likelihood
+from nanopinn.inference.problem import EngineFit
+from nanopinn.inference.saved_fit import FittedProblem
+from nanopinn.inference.tumour_problem import InverseProblem
+from nanopinn.inference.uncertainty.profile import profile_likelihood
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
-from nanopinn.physics.formulation import PH_SENSITIVE
-from nanopinn.physics.model import TissueMaps
+from nanopinn.physics.formulation_library import PH_SENSITIVE
+from nanopinn.physics.tumour import TissueMaps
 from nanopinn.progress import ignore_progress
 from nanopinn.solvers.forward import ForwardModel, Setting
 from nanopinn.solvers.grid import Grid, average_subcells
-from nanopinn.solvers.schemes import SDIRK3
+from nanopinn.solvers.runge_kutta import SDIRK3
 
 NOISE = 0.03
 

@@ -10,20 +10,20 @@ import pytest
 import torch
 
 from nanopinn.errors import InputError
-from nanopinn.inference.check import check_fit
-from nanopinn.inference.checkpoint import FittedProblem
-from nanopinn.inference.contract import EngineFit
-from nanopinn.inference.fv import fit_fv
-from nanopinn.solvers.domain import Domain
-from nanopinn.workflows.fields import (
-    truncating_faces,
+from nanopinn.inference.fv_check import check_fit
+from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.problem import EngineFit
+from nanopinn.inference.saved_fit import FittedProblem
+from nanopinn.inference.unknown_fields import (
+    add_unknown_functions,
     field_maps,
     model_error_maps,
-    add_unknown_functions,
+    truncating_faces,
 )
-from nanopinn.workflows.phantom import make_phantom
-from nanopinn.workflows.phantom.anatomy import draw_anatomy, draw_fields
-from nanopinn.workflows.settings import FitSettings, PhantomSettings
+from nanopinn.phantoms.synthetic_study import make_phantom
+from nanopinn.phantoms.truth import draw_anatomy, draw_fields
+from nanopinn.settings import FitSettings, PhantomSettings
+from nanopinn.solvers.grid import Domain
 
 from .test_engines import small_problem
 

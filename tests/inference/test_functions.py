@@ -10,21 +10,21 @@ import torch
 from scipy.integrate import quad
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.inference.functions import (
+from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.inference.basis import (
     field_posterior,
     field_unknown,
+    gaussian_radial_basis,
     inflow_unknown,
     release_law_unknown,
-    gaussian_radial_basis,
 )
-from nanopinn.inference.problem import InverseProblem
-from nanopinn.physics.model import INFLOW, MULTIPLIERS, TissueMaps, TumourModel
+from nanopinn.inference.tumour_problem import InverseProblem
+from nanopinn.inference.unknown_fields import inflow_radial_basis, parse_field
 from nanopinn.physics.release import PH_WARP_KNOTS, acid_release_rate, warp_ph
+from nanopinn.physics.tumour import INFLOW, MULTIPLIERS, TissueMaps, TumourModel
 from nanopinn.solvers.fluxes import divergence
 from nanopinn.solvers.forward import ForwardModel, Setting
 from nanopinn.solvers.grid import Grid, average_subcells
-from nanopinn.workflows.fields import inflow_radial_basis, parse_field
 
 from .test_engines import small_problem
 

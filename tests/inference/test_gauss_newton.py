@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nanopinn.inference.gauss_newton import OptimisationRun, QuadraticModel, PreviousStep, minimise
+from nanopinn.inference.gauss_newton import OptimisationRun, PreviousStep, QuadraticModel, minimise
 
 
 def descended(residual: float, bend: float) -> OptimisationRun:

@@ -9,17 +9,18 @@ import pytest
 import torch
 
 from nanopinn.errors import InputError
-from nanopinn.inference.expansion import Linearisation
-from nanopinn.inference.identifiability import (
+from nanopinn.inference.problem import Linearisation
+from nanopinn.inference.tumour_problem import InverseProblem
+from nanopinn.inference.uncertainty.identifiability import (
     MIN_INFORMATION,
-    linearise_at_prior,
+    describe_limits,
     expected_contraction,
+    linearise_at_prior,
     numerical_limits,
     structural_limits,
-    describe_limits,
+    validate_priors,
+    validate_problem,
 )
-from nanopinn.inference.problem import InverseProblem
-from nanopinn.inference.refusals import validate_problem, validate_priors
 from nanopinn.inference.unknowns import DRUG_ONLY, Unknown, UnknownSet
 
 from .linear import unknowns

@@ -10,25 +10,22 @@ import torch
 from scipy.integrate import solve_ivp
 
 from nanopinn.errors import InputError
-from nanopinn.inference.checkpoint import FittedProblem
-from nanopinn.inference.contract import EngineFit
-from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.gradient import objective_gradient
-from nanopinn.inference.identifiability import linearise_at_prior, describe_limits
-from nanopinn.inference.in_time import RELEASE_SD, PiecewiseConstantFunction
-from nanopinn.inference.pinn.systems import fit_pinn
-from nanopinn.inference.problem import InverseProblem
-from nanopinn.inference.series import TimeSeries
-from nanopinn.inference.systems import SystemProblem
-from nanopinn.inference.unknowns import Unknown, UnknownSet
-from nanopinn.physics.formulation import PH_SENSITIVE
-from nanopinn.physics.model import TissueMaps, TumourModel
+from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.neural_field import objective_gradient
+from nanopinn.inference.ode_problem import SystemProblem, TimeSeries
+from nanopinn.inference.pinn.pinn_engine import fit_pinn
+from nanopinn.inference.problem import EngineFit
+from nanopinn.inference.saved_fit import FittedProblem
+from nanopinn.inference.tumour_problem import InverseProblem
+from nanopinn.inference.uncertainty.identifiability import describe_limits, linearise_at_prior
+from nanopinn.inference.unknown_fields import add_unknown_functions, without_unknown_functions
+from nanopinn.inference.unknowns import RELEASE_SD, PiecewiseConstantFunction, Unknown, UnknownSet
+from nanopinn.physics.formulation_library import PH_SENSITIVE
+from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.settings import FitSettings
 from nanopinn.solvers.forward import ForwardModel, Setting, solve_drug_for_tissues
 from nanopinn.solvers.grid import Grid, average_subcells
-from nanopinn.solvers.nodes import split_at_jumps
-from nanopinn.solvers.schemes import SDIRK3
-from nanopinn.workflows.fields import add_unknown_functions, without_unknown_functions
-from nanopinn.workflows.settings import FitSettings
+from nanopinn.solvers.runge_kutta import SDIRK3, split_at_jumps
 
 from .test_engines import small_problem
 

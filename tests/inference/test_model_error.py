@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from nanopinn.inference import model_error
-from nanopinn.inference.functions import gaussian_radial_basis
+from nanopinn.inference.basis import gaussian_radial_basis
 from nanopinn.inference.model_error import ModelError
-from nanopinn.inference.problem import InverseProblem
-from nanopinn.physics.drug import LINEAR_POOLS
+from nanopinn.inference.tumour_problem import InverseProblem
+from nanopinn.physics.drug_pools import LINEAR_POOLS
 from nanopinn.solvers.forward import ForwardModel
 
 from .test_engines import small_problem

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.inference.pinn import network
-from nanopinn.inference.pinn.engine import KrylovSettings, _KrylovEngine, fit_krylov
-from nanopinn.inference.pinn.network import KrylovSolver, solve_in_batches
-from nanopinn.inference.pinn.timebasis import (
+from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.inference.krylov import orthomin as network
+from nanopinn.inference.krylov.krylov_engine import KrylovSettings, _KrylovEngine, fit_krylov
+from nanopinn.inference.krylov.orthomin import KrylovSolver, solve_in_batches
+from nanopinn.inference.krylov.time_basis import (
     TimeBasis,
     draw_rates,
     response_to_exponentials,

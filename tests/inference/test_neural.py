@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.inference.functions import field_posterior, field_unknown
-from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.gradient import objective_gradient
-from nanopinn.inference.neural import _Trainer, evaluate_shapes
-from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.basis import field_posterior, field_unknown
+from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.neural_field import _Trainer, evaluate_shapes, objective_gradient
+from nanopinn.inference.tumour_problem import InverseProblem
+from nanopinn.inference.unknown_fields import add_unknown_functions
+from nanopinn.settings import FitSettings
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import average_subcells
-from nanopinn.solvers.schemes import SDIRK3
-from nanopinn.workflows.fields import add_unknown_functions
-from nanopinn.workflows.settings import FitSettings
+from nanopinn.solvers.runge_kutta import SDIRK3
 
 from .test_engines import NOISE, small_problem
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from nanopinn.inference.aif_scale import STEP, AifScaleProblem, scale_arterial_input
-from nanopinn.inference.expansion import Linearisation, Objective
 from nanopinn.inference.noise import _estimate_noise_scales, noise_scales, scale_noise
-from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.problem import Linearisation, Objective
+from nanopinn.inference.tumour_problem import InverseProblem
 
 from .test_engines import small_problem
 

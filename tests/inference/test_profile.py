@@ -8,9 +8,12 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 
 from nanopinn.errors import InputError
-from nanopinn.inference.profile import profile_likelihood
-from nanopinn.inference.ridge import strongest_correlation
-from nanopinn.inference.walk import DECREASE_TOLERANCE, OBJECTIVE_RISE_95
+from nanopinn.inference.uncertainty.profile import (
+    DECREASE_TOLERANCE,
+    OBJECTIVE_RISE_95,
+    profile_likelihood,
+)
+from nanopinn.results.fit_result import strongest_correlation
 
 from .linear import Closed, gaussian, unknowns
 

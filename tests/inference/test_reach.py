@@ -7,8 +7,11 @@ import pytest
 import torch
 from scipy.optimize import brentq, minimize, minimize_scalar
 
-from nanopinn.inference.reach import CheckedPosterior, check_laplace_approximation
-from nanopinn.inference.walk import OBJECTIVE_RISE_95
+from nanopinn.inference.uncertainty.laplace_check import (
+    CheckedPosterior,
+    check_laplace_approximation,
+)
+from nanopinn.inference.uncertainty.profile import OBJECTIVE_RISE_95
 
 from .linear import Closed, unknowns
 

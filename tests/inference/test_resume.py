@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from nanopinn.cli.entry import _SignalHandler
-from nanopinn.cli.kept import record_interruption
+from nanopinn.cli.exit_status import record_interruption
 from nanopinn.errors import InputError, StoppedError
+from nanopinn.inference.checkpoint import CheckpointStore, EngineState, delete_checkpoints
 from nanopinn.inference.gauss_newton import OptimiserState
-from nanopinn.inference.pinn.engine import KrylovSettings, fit_krylov
-from nanopinn.inference.resume import CheckpointStore, EngineState, delete_checkpoints
+from nanopinn.inference.krylov.krylov_engine import KrylovSettings, fit_krylov
 
 from .test_engines import small_problem
 

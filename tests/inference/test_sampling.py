@@ -10,7 +10,11 @@ import torch
 from scipy.integrate import quad
 
 from nanopinn.errors import InputError
-from nanopinn.inference.sampling import effective_sample_size, sample_posterior, split_r_hat
+from nanopinn.inference.uncertainty.sampling import (
+    effective_sample_size,
+    sample_posterior,
+    split_r_hat,
+)
 
 from .linear import Closed, gaussian, unknowns
 

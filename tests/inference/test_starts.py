@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from nanopinn.errors import InputError
-from nanopinn.inference import fv
-from nanopinn.inference.expansion import Objective
+from nanopinn.inference import fv_engine as fv
 from nanopinn.inference.gauss_newton import minimise
-from nanopinn.inference.result import EngineRun
-from nanopinn.inference.starts import fit_from_several_starts, distinct_minima, prior_draws
+from nanopinn.inference.multistart import distinct_minima, fit_from_several_starts, prior_draws
+from nanopinn.inference.problem import Objective
+from nanopinn.results.fit_result import EngineRun
 
 from .linear import Closed, gaussian, unknowns
 

@@ -11,15 +11,14 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import least_squares
 
 from nanopinn.errors import InputError
-from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.pinn.systems import PinnSettings, fit_pinn
-from nanopinn.inference.pinn.perceptron import Perceptron
-from nanopinn.inference.series import TimeSeries
-from nanopinn.inference.systems import SystemProblem, SystemSolver
+from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.ode_problem import SystemProblem, SystemSolver, TimeSeries
+from nanopinn.inference.pinn.networks import Perceptron
+from nanopinn.inference.pinn.pinn_engine import PinnSettings, fit_pinn
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.physics.plasma import free_drug_impulse_response
-from nanopinn.solvers.schemes import SDIRK3
-from nanopinn.solvers.systems import ErrorTolerance, OdeSystem, integrate_ode
+from nanopinn.solvers.ode import ErrorTolerance, OdeSystem, integrate_ode
+from nanopinn.solvers.runge_kutta import SDIRK3
 
 HOUR, DOSE = 3600.0, 5e-5
 

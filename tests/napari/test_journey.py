@@ -18,8 +18,7 @@ from conftest import finished, open_study, until, words
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QApplication, QCheckBox, QComboBox, QLineEdit, QListWidget, QPushButton
 
-from nanopinn.napari_plugin.geometry import from_napari_axes
-from nanopinn.napari_plugin.layers import map_layer
+from nanopinn.napari_plugin.layers import from_napari_axes, map_layer
 from nanopinn.napari_plugin.sources import Source, export_to_file, plugin_metadata
 
 

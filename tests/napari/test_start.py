@@ -19,7 +19,7 @@ import sys, time
 import napari, numpy, qtpy.QtWidgets
 napari.Viewer
 began = time.process_time()
-import nanopinn.napari_plugin.panel, nanopinn.napari_plugin.reader, nanopinn.napari_plugin.writer, nanopinn.napari_plugin.sample
+import nanopinn.napari_plugin.panel, nanopinn.napari_plugin.reader, nanopinn.napari_plugin.sources, nanopinn.napari_plugin.sample
 print(time.process_time() - began, [m for m in ("torch", "monai", "matplotlib", "scipy.optimize") if m in sys.modules])
 """
 

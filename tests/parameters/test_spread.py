@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm
 
 from nanopinn.parameters import PARAMETERS, Prior
-from nanopinn.parameters.spread import Z95
+from nanopinn.parameters.table import Z95
 
 Z = norm.ppf((np.arange(20_000) + 0.5) / 20_000)
 

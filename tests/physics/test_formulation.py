@@ -10,13 +10,13 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS
-from nanopinn.physics.formulation import (
+from nanopinn.physics.formulation import HeatTrigger
+from nanopinn.physics.formulation_library import (
     FORMULATIONS,
     FREE,
     PEGYLATED,
     PH_SENSITIVE,
     THERMOSENSITIVE,
-    HeatTrigger,
 )
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.release import acid_release_rate, single_pass_release_fraction

@@ -11,16 +11,16 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import value
-from nanopinn.physics.formulation import (
+from nanopinn.physics.formulation import Formulation
+from nanopinn.physics.formulation_library import (
     FORMULATIONS,
     PEGYLATED,
     THERMOSENSITIVE,
     packaged_formulation,
+    parse_formulation,
 )
-from nanopinn.physics.formulation_file import parse_formulation
 from nanopinn.physics.plasma import Dose
-from nanopinn.physics.vehicle import Formulation
-from nanopinn.workflows.formulations import find_formulation, read_formulation
+from nanopinn.studies.schedule import find_formulation, read_formulation
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "formulations" / "polymer_tsl.toml"
 DOSES = (Dose(0.0, 90e-6),)

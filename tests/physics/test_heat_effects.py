@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nanopinn.parameters import PARAMETERS, value
-from nanopinn.physics.heat_effects import HEAT_FACTOR_SYMBOLS, HeatEffects, has_heat_effects
+from nanopinn.physics.heat import HEAT_FACTOR_SYMBOLS, HeatEffects, has_heat_effects
 
 HOUR = 3600.0
 ONCE = ((HOUR, 2 * HOUR),)

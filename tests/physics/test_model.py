@@ -11,10 +11,10 @@ import torch
 
 import nanopinn
 from nanopinn.parameters import PARAMETERS, value
-from nanopinn.physics.cells import CELLS_PER_UNIT
-from nanopinn.physics.drug import FULL_POOLS, DrugPoolOptions
-from nanopinn.physics.formulation import PH_SENSITIVE, THERMOSENSITIVE
-from nanopinn.physics.model import RELEASE_LAW, TissueMaps, TumourModel
+from nanopinn.physics.cell_kill import CELLS_PER_UNIT
+from nanopinn.physics.drug_pools import FULL_POOLS, DrugPoolOptions
+from nanopinn.physics.formulation_library import PH_SENSITIVE, THERMOSENSITIVE
+from nanopinn.physics.tumour import RELEASE_LAW, TissueMaps, TumourModel
 
 PHYSICS = Path(nanopinn.__file__).parent / "physics"
 SHAPE = (4, 4, 4)

@@ -10,13 +10,13 @@ import torch
 from scipy.integrate import quad
 
 from nanopinn.parameters import PARAMETERS
-from nanopinn.physics.pharmacodynamics import (
+from nanopinn.physics.cell_kill import (
     CellKillParameters,
     auc_increment,
     auc_survival,
-    hill_survival,
     emax_increment,
     emax_survival,
+    hill_survival,
 )
 
 E, M, F_MAX = 5e-13, 1.5, 1.67e-5

@@ -11,11 +11,11 @@ import torch
 from scipy.integrate import solve_ivp
 
 from nanopinn.errors import InputError
-from nanopinn.physics.formulation import FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE
+from nanopinn.physics.formulation_library import FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.plasma import (
-    PlasmaCurveSum,
     Dose,
     DosedPlasmaCurve,
+    PlasmaCurveSum,
     SumOfExponentials,
     free_drug_impulse_response,
 )

@@ -9,17 +9,17 @@ from scipy.integrate import solve_ivp
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import value
-from nanopinn.physics.temperature import (
+from nanopinn.physics.heat import (
     TemperatureCourse,
     bioheat_coefficients,
-    perfusion_heat_loss,
-    thermal_decay_length,
     imposed_temperature,
-    steady_heating_power,
+    perfusion_heat_loss,
     scheduled_temperature,
+    steady_heating_power,
+    thermal_decay_length,
 )
+from nanopinn.solvers.bioheat import solve_bioheat
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.heat import solve_bioheat
 
 BODY = 310.15
 

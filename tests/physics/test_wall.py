@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nanopinn.physics.flow import exchange_coefficients, permeability_from_ktrans
 from nanopinn.physics.release import acid_release_rate
-from nanopinn.physics.wall import exchange_coefficients, permeability_from_ktrans
 
 PS, SIGMA = torch.tensor(2e-3, dtype=torch.float64), 0.2
 

@@ -32,7 +32,7 @@ esac
 DRIVER = """
 import sys
 from pathlib import Path
-import nanopinn.workflows.pipeline.snakemake as pipeline
+import nanopinn.cohort.snakemake as pipeline
 from nanopinn.cli import main
 stand_in = Path(sys.argv.pop(1))
 pipeline.commands = lambda: stand_in

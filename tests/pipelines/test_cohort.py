@@ -13,16 +13,14 @@ from pathlib import Path
 import pytest
 import typer
 
-from nanopinn.cli.cohort import _print_results
-from nanopinn.cli.phantoms import phantoms
+from nanopinn.cli.cohort_commands import _print_results
+from nanopinn.cli.phantom_commands import phantoms
+from nanopinn.cohort.snakemake import Job, Workflow, describe_jobs, parse_dry_run, profile_folder
+from nanopinn.cohort.study_status import RunStatus, exit_code, read_run_statuses
+from nanopinn.cohort.study_table import CohortStudy
 from nanopinn.errors import InputError, PartialCohortError
-from nanopinn.workflows.cohort.studies import CohortStudy
-from nanopinn.workflows.phantom.dataset import make_phantom_dataset
-from nanopinn.workflows.pipeline.ends import RunStatus, read_run_statuses, exit_code
-from nanopinn.workflows.pipeline.jobs import Job, parse_dry_run, describe_jobs
-from nanopinn.workflows.pipeline.places import profile_folder
-from nanopinn.workflows.pipeline.snakemake import Workflow
-from nanopinn.workflows.settings import PhantomSettings
+from nanopinn.phantoms.synthetic_study import make_phantom_dataset
+from nanopinn.settings import PhantomSettings
 
 from .conftest import Cohort, dataset
 
@@ -180,7 +178,7 @@ def test_a_profile_that_is_none_is_refused_by_name() -> None:
 def test_without_snakemake_one_sentence_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nanopinn.workflows.pipeline.places.find_spec", lambda name: None)
+    monkeypatch.setattr("nanopinn.cohort.snakemake.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'nanopinn\[pipelines\]'"):
         Workflow("cohort", tmp_path)
 

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from nanopinn.workflows.pipeline.alone import find_orphan_processes
+from nanopinn.cohort.snakemake import find_orphan_processes
 
 from .conftest import Cohort, until
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from nanopinn.cli.options import expand_multivalue_options, with_imaging_options
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.napari_plugin.command import format_command_line
-from nanopinn.napari_plugin.ticks import decades, log_ticks, nice_ticks
+from nanopinn.napari_plugin.axis_ticks import decades, log_ticks, nice_ticks
+from nanopinn.napari_plugin.command_line import format_command_line
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nanopinn.imaging.io import write_volume
-from nanopinn.napari_plugin.geometry import (
-    ras_affine,
+from nanopinn.io.volumes import write_volume
+from nanopinn.napari_plugin.layers import (
     affine_to_reference_world,
-    layer_transform,
-    to_napari_axes,
     from_napari_axes,
+    layer_transform,
+    ras_affine,
+    to_napari_axes,
 )
-from nanopinn.napari_plugin.reader import read_file, infer_role
-from nanopinn.napari_plugin.writer import affine_from_attributes, write_layer_file
+from nanopinn.napari_plugin.reader import infer_role, read_file
+from nanopinn.napari_plugin.sources import affine_from_attributes, write_layer_file
 
 #: An oblique scan with a flipped axis and unequal edges.
 TURN = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])

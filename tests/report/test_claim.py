@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from nanopinn.errors import OutputError
-from nanopinn.imaging.io import write_bytes
-from nanopinn.report import lock
-from nanopinn.report.claim import reserve_output_folder, reserve_output_file, atomic_output_folder
-from nanopinn.report.table import reserve_table_file
+from nanopinn.io import output as lock
+from nanopinn.io.output import atomic_output_folder, reserve_output_file, reserve_output_folder
+from nanopinn.io.volumes import write_bytes
+from nanopinn.report.result_folder import reserve_table_file
 
 #: Claims a folder and waits to be killed.
 HOLDS = """
 import sys, time
 from pathlib import Path
-from nanopinn.report.claim import claimed
+from nanopinn.io.output import claimed
 with claimed(Path(sys.argv[1]), overwrite=True):
     print("held", flush=True)
     time.sleep(60)
@@ -30,8 +30,8 @@ with claimed(Path(sys.argv[1]), overwrite=True):
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-from nanopinn.imaging.io import write_bytes
-from nanopinn.report.claim import atomic_output_folder
+from nanopinn.io.volumes import write_bytes
+from nanopinn.io.output import atomic_output_folder
 out, deadly = Path(sys.argv[1]), int(sys.argv[2])
 moments = 0
 def watched(call):

@@ -14,10 +14,18 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError, OutputError
-from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.imaging.fingerprints import hash_files
-from nanopinn.inference.checkpoint import load_fit
-from nanopinn.inference.result import (
+from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.inference.saved_fit import load_fit
+from nanopinn.io.output import reserve_output_folder
+from nanopinn.io.tables import hash_files
+from nanopinn.report.result_folder import (
+    copy_result,
+    read_result,
+    render_report,
+    to_toml,
+    write_result,
+)
+from nanopinn.results.fit_result import (
     CheckItem,
     CheckResult,
     Curve,
@@ -28,10 +36,7 @@ from nanopinn.inference.result import (
     ScalarEstimate,
     VectorEstimate,
 )
-from nanopinn.report.claim import reserve_output_folder
-from nanopinn.report.folder import copy_result, read_result, to_toml, write_result
-from nanopinn.report.html import render_report
-from nanopinn.workflows.settings import FitSettings
+from nanopinn.settings import FitSettings
 
 SHAPE = (4, 5, 3)
 

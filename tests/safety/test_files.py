@@ -14,16 +14,15 @@ import pytest
 
 from nanopinn.cli.config import build_settings
 from nanopinn.errors import InputError
-from nanopinn.imaging import given
-from nanopinn.imaging.aif.file import read_curve
 from nanopinn.imaging.cest.agent import load_agent
-from nanopinn.imaging.cest.calibration_file import read_calibration
-from nanopinn.imaging.dicom import open_series, list_scan_files
-from nanopinn.imaging.io import read_array, read_sidecar
-from nanopinn.inference.checkpoint import load_fit
-from nanopinn.workflows.formulations import read_formulation
-from nanopinn.workflows.schedule import read_schedule
-from nanopinn.workflows.settings import FitSettings
+from nanopinn.imaging.cest.calibration import read_calibration
+from nanopinn.imaging.dce.aif import read_curve
+from nanopinn.inference.saved_fit import load_fit
+from nanopinn.io import safe_open as given
+from nanopinn.io.dicom import list_scan_files, open_series
+from nanopinn.io.volumes import read_array, read_sidecar
+from nanopinn.settings import FitSettings
+from nanopinn.studies.schedule import read_formulation, read_schedule
 
 from .hostile import DATA, refused, volume
 
@@ -184,7 +183,7 @@ def test_a_folder_of_traps_is_passed_by_and_the_series_in_it_found(tmp_path: Pat
 def test_a_folder_with_more_files_than_a_scan_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nanopinn.imaging.dicom.MAX_FILES", 3)
+    monkeypatch.setattr("nanopinn.io.dicom.MAX_FILES", 3)
     for i in range(5):
         (tmp_path / f"{i}.dcm").write_bytes(b"")
     refused(lambda: list_scan_files(tmp_path), tmp_path.name)
@@ -202,7 +201,7 @@ def test_a_converter_that_hangs_or_fails_is_not_waited_for(
     scan.mkdir()
     (scan / "1.dcm").write_bytes(b"\0" * 128 + b"DICM")
     monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
-    monkeypatch.setattr("nanopinn.imaging.dicom._CONVERSION_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("nanopinn.io.dicom._CONVERSION_TIMEOUT_S", 0.5)
 
     def convert() -> None:
         with open_series(scan):

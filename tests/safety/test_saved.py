@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import save
 
 from nanopinn.errors import InputError
-from nanopinn.inference import saving
-from nanopinn.inference.checkpoint import fit_to_bytes, load_fitted_problem, load_fit
-from nanopinn.inference.result import (
+from nanopinn.inference.checkpoint import CheckpointStore
+from nanopinn.inference.saved_fit import fit_to_bytes, load_fit, load_fitted_problem
+from nanopinn.io import serialize as saving
+from nanopinn.results.fit_result import (
     CheckItem,
     CheckResult,
     EngineRun,
@@ -26,7 +27,6 @@ from nanopinn.inference.result import (
     MapEstimate,
     ScalarEstimate,
 )
-from nanopinn.inference.resume import CheckpointStore
 
 from .hostile import refused
 

@@ -18,20 +18,18 @@ from nanopinn.cli.config import build_settings
 from nanopinn.errors import InputError
 from nanopinn.imaging.acquisition import ACQUISITION_KEYS, load_acquisition
 from nanopinn.imaging.cest.agent import load_agent
-from nanopinn.imaging.cest.calibration_file import read_calibration
-from nanopinn.imaging.cest.spectrum import CEST_KEYS
-from nanopinn.imaging.cest.spectrum import read_spectra
-from nanopinn.imaging.io import read_array
-from nanopinn.inference.checkpoint import fit_to_bytes, load_fit
-from nanopinn.workflows.formulations import read_formulation
-from nanopinn.workflows.schedule import read_schedule
-from nanopinn.workflows.settings import (
+from nanopinn.imaging.cest.calibration import read_calibration
+from nanopinn.imaging.cest.z_spectra import CEST_KEYS, read_spectra
+from nanopinn.inference.saved_fit import fit_to_bytes, load_fit
+from nanopinn.io.volumes import read_array
+from nanopinn.settings import (
     ComparisonSettings,
     FitSettings,
     PhantomSettings,
     PlanSettings,
     SimulationSettings,
 )
+from nanopinn.studies.schedule import read_formulation, read_schedule
 
 from .hostile import AFFINE, DATA, volume
 from .test_saved import FIT, content_of, sealed

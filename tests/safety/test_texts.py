@@ -11,24 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nanopinn import settings
 from nanopinn.cli.config import build_settings
 from nanopinn.imaging.acquisition import load_acquisition
-from nanopinn.imaging.aif.file import read_curve
 from nanopinn.imaging.cest.agent import load_agent
-from nanopinn.imaging.cest.calibration_file import read_calibration
-from nanopinn.imaging.cest.spectrum import read_spectra
-from nanopinn.imaging.drug import load_drug_image
-from nanopinn.imaging.given import MAX_TEXT_BYTES, MAX_TOML_BYTES, read_json, read_toml
+from nanopinn.imaging.cest.calibration import read_calibration
+from nanopinn.imaging.cest.ph_on_dce_grid import load_ph
+from nanopinn.imaging.cest.z_spectra import read_spectra
+from nanopinn.imaging.dce.aif import read_curve
+from nanopinn.imaging.dce.t1 import _inversion_time
+from nanopinn.imaging.drug_image import load_drug_image
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.ph import load_ph
-from nanopinn.imaging.t1.native import _inversion_time
+from nanopinn.io.safe_open import MAX_TEXT_BYTES, MAX_TOML_BYTES, read_json, read_toml
 from nanopinn.parameters.table import parse_parameter_row
-from nanopinn.report.folder import read_result, to_toml
-from nanopinn.workflows import settings
-from nanopinn.workflows.formulations import read_formulation
-from nanopinn.workflows.schedule import read_schedule
-from nanopinn.workflows.simulate.sources import _ktrans_unit
-from nanopinn.workflows.therapy.arm_options import parse_heating
+from nanopinn.report.result_folder import read_result, to_toml
+from nanopinn.studies.arms.arm_specs import parse_heating
+from nanopinn.studies.schedule import read_formulation, read_schedule
+from nanopinn.studies.tissue_source import _ktrans_unit
 
 from .hostile import AFFINE, DATA, refused, volume
 

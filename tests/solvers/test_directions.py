@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.directions import directional_derivatives
+from nanopinn.solvers.derivatives import directional_derivatives
 
 
 def test_derivatives_are_those_of_forward_mode_and_zero_where_nothing_moves() -> None:

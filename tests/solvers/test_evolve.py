@@ -10,16 +10,16 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from nanopinn.physics.drug import FULL_POOLS
-from nanopinn.physics.formulation import FREE
+from nanopinn.physics.drug_pools import FULL_POOLS
+from nanopinn.physics.formulation_library import FREE
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.pools import PoolAssembler
 from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.workflows.verify.tissue import small_tissue
+from nanopinn.solvers.time_segment import Interval
+from nanopinn.verification.case import small_tissue
 
 HOUR = 3600.0
 GRID = Grid((2, 2, 2), (1e-3, 1e-3, 1e-3))

@@ -11,19 +11,18 @@ from scipy.integrate import quad, solve_ivp
 from torch import Tensor
 
 from nanopinn.parameters import value
-from nanopinn.physics.cells import CELLS_PER_UNIT
+from nanopinn.physics.cell_kill import CELLS_PER_UNIT
 from nanopinn.physics.oxygen import OxygenSupply
-from nanopinn.physics.pools import PoolCoefficients, PoolAssembler
+from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
 from nanopinn.solvers.evolve import Tolerance
-from nanopinn.solvers.exposure import (
-    KillCriteria,
+from nanopinn.solvers.krogh import KroghSolution, krogh_interval
+from nanopinn.solvers.krogh_exposure import (
     ExposureAccumulator,
-    simulate_exposure,
+    KillCriteria,
     compute_exposure,
+    simulate_exposure,
 )
-from nanopinn.solvers.krogh import krogh_interval
-from nanopinn.solvers.penetration import KroghSolution
-from nanopinn.solvers.radial import KroghCylinders
+from nanopinn.solvers.krogh_geometry import KroghCylinders
 
 R_C, NAMES = 1e-5, ("free", "intracellular")
 ONE = torch.ones(1, 1, 1, dtype=torch.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nanopinn.solvers.grid import average_subcells, subdivide_with_slopes, repeat_cells
+from nanopinn.solvers.grid import average_subcells, repeat_cells, subdivide_with_slopes
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])

@@ -8,14 +8,14 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from nanopinn.physics.model import FlowCoefficients
-from nanopinn.physics.pools import PoolCoefficients, PoolAssembler
+from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
+from nanopinn.physics.tumour import FlowCoefficients
 from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.march import integrate_fixed_steps
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import solve_pressure
-from nanopinn.solvers.schemes import SDIRK3, TR_BDF2, Scheme
+from nanopinn.solvers.runge_kutta import SDIRK3, TR_BDF2, Scheme
 
 GRID = Grid((9, 8, 7), (0.5e-3, 0.6e-3, 0.7e-3))
 

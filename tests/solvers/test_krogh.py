@@ -12,17 +12,23 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.physics import analytic
-from nanopinn.physics.drug import DrugPoolOptions
-from nanopinn.physics.model import TissueMaps, TumourModel
-from nanopinn.physics.pools import PoolCoefficients, PoolAssembler
+from nanopinn.physics.drug_pools import DrugPoolOptions
+from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
+from nanopinn.physics.tumour import TissueMaps, TumourModel
 from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
 from nanopinn.solvers.fluxes import TransportOperator
-from nanopinn.solvers.interval import Interval
-from nanopinn.solvers.krogh import add_filtration_loss, krogh_interval, krogh_operator, vessel_pools
-from nanopinn.solvers.line import BlockTridiagonalStageSolver
+from nanopinn.solvers.implicit_stage import BlockTridiagonalStageSolver
+from nanopinn.solvers.krogh import (
+    KroghSolution,
+    add_filtration_loss,
+    krogh_interval,
+    krogh_operator,
+    solve_cylinders,
+    vessel_pools,
+)
+from nanopinn.solvers.krogh_geometry import KroghCylinders
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.penetration import KroghSolution, solve_cylinders
-from nanopinn.solvers.radial import KroghCylinders
+from nanopinn.solvers.time_segment import Interval
 
 ONE = torch.ones(1, 1, 1, dtype=torch.float64)
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanopinn.physics.drug import FULL_POOLS
-from nanopinn.physics.model import TissueMaps, TumourModel, default_scalars
-from nanopinn.solvers import stage
+from nanopinn.physics.drug_pools import FULL_POOLS
+from nanopinn.physics.tumour import TissueMaps, TumourModel, default_scalars
+from nanopinn.solvers import implicit_stage as stage
+from nanopinn.solvers.derivatives import propagate_tangent, solve_adjoint
 from nanopinn.solvers.evolve import EvolutionResult, Tolerance, integrate_adaptive
-from nanopinn.solvers.interval import Interval
+from nanopinn.solvers.implicit_stage import BlockTridiagonalStageSolver
 from nanopinn.solvers.krogh import krogh_operator
-from nanopinn.solvers.line import BlockTridiagonalStageSolver
-from nanopinn.solvers.radial import KroghCylinders
-from nanopinn.solvers.sensitivity import solve_adjoint, propagate_tangent
+from nanopinn.solvers.krogh_geometry import KroghCylinders
+from nanopinn.solvers.time_segment import Interval
 
 HOUR, CLUSTERS = 3600.0, 4
 SAVED = [0.3 * HOUR, HOUR, 3 * HOUR]

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from nanopinn.solvers.fluxes import TransportOperator
-from nanopinn.solvers.line import BlockTridiagonalStageSolver
+from nanopinn.solvers.implicit_stage import BlockTridiagonalStageSolver, KrylovStageSolver
 from nanopinn.solvers.linear import SolverError
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.stage import KrylovStageSolver
 
 POOLS, LINES, CELLS = 4, 5, 9
 

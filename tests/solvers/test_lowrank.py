@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.imaging.kinetics.convolution import convolve_exponential
+from nanopinn.imaging.dce.convolution import convolve_exponential
 from nanopinn.physics.pools import PoolAssembler
 from nanopinn.solvers.forward import ForwardModel
+from nanopinn.solvers.krylov_reduction import low_rank_response
 from nanopinn.solvers.linear import SolverError
-from nanopinn.solvers.lowrank import low_rank_response
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.schemes import SDIRK3
-from nanopinn.workflows.verify.tissue import small_tissue
+from nanopinn.solvers.runge_kutta import SDIRK3
+from nanopinn.verification.case import small_tissue
 
 
 def test_the_contrast_agent_has_a_low_rank_in_time_and_it_is_the_marchs_answer() -> None:

@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from nanopinn.physics.analytic import krogh_first_order
-from nanopinn.physics.drug import FULL_POOLS
-from nanopinn.physics.model import TissueMaps, TumourModel
+from nanopinn.physics.drug_pools import FULL_POOLS
 from nanopinn.physics.oxygen import OxygenSupply, oxygen_pressure
+from nanopinn.physics.tumour import TissueMaps, TumourModel
 from nanopinn.solvers.clusters import cluster_mean, cluster_pools, cluster_voxels
-from nanopinn.solvers.penetration import (
-    interpolate_at_distances,
-    interpolate_at_radii,
+from nanopinn.solvers.krogh import (
     equal_area_radii,
     find_first_below,
     half_distance,
+    interpolate_at_distances,
+    interpolate_at_radii,
     tissue_average,
 )
-from nanopinn.solvers.radial import KroghCylinders
+from nanopinn.solvers.krogh_geometry import KroghCylinders
 
 R_C = 1e-5
 CYLINDERS = KroghCylinders(

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from nanopinn.errors import InputError, NanopinnError
-from nanopinn.physics.pools import PoolCoefficients, PoolAssembler
+from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
 from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
 from nanopinn.solvers.forward import ForwardModel, Setting
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.interval import Interval
 from nanopinn.solvers.linear import SolverError
-from nanopinn.workflows.verify.tissue import small_tissue
+from nanopinn.solvers.time_segment import Interval
+from nanopinn.verification.case import small_tissue
 
 GRID = Grid((3, 3, 3), (1e-3, 1e-3, 1e-3))
 ONE = torch.ones(GRID.shape, dtype=torch.float64)

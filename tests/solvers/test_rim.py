@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.physics.model import FlowCoefficients
+from nanopinn.physics.tumour import FlowCoefficients
 from nanopinn.solvers.forward import FlowSolution, ForwardModel, Setting
 from nanopinn.solvers.grid import Grid, average_subcells
 from nanopinn.solvers.pressure import (
@@ -20,8 +20,8 @@ from nanopinn.solvers.pressure import (
     pressure_tangents,
     solve_pressure,
 )
-from nanopinn.solvers.rim import RimGrid, near_edge
-from nanopinn.workflows.verify.tissue import small_tissue
+from nanopinn.solvers.refined_grid import RimGrid, near_edge
+from nanopinn.verification.case import small_tissue
 
 NONE = torch.zeros(0, dtype=torch.float64)
 THETA = torch.tensor([np.log(0.4e-3), np.log(700.0)], dtype=torch.float64)

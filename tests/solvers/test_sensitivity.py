@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.physics.drug import FULL_POOLS
-from nanopinn.physics.model import TumourModel, default_scalars
+from nanopinn.physics.drug_pools import FULL_POOLS
+from nanopinn.physics.tumour import TumourModel, default_scalars
+from nanopinn.solvers.derivatives import propagate_tangent, solve_adjoint
 from nanopinn.solvers.evolve import EvolutionResult, Tolerance, integrate_adaptive
 from nanopinn.solvers.forward import ForwardModel
-from nanopinn.solvers.interval import Interval
-from nanopinn.solvers.sensitivity import solve_adjoint, propagate_tangent
-from nanopinn.workflows.verify.tissue import small_tissue
+from nanopinn.solvers.time_segment import Interval
+from nanopinn.verification.case import small_tissue
 
 HOUR = 3600.0
 SAVED = [0.3 * HOUR, HOUR, 5 * HOUR]

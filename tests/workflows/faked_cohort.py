@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nanopinn.inference.result import CheckItem, CheckResult, ScalarEstimate
-from nanopinn.report.folder import _row
-from nanopinn.workflows.cohort.names import parse_study_id
+from nanopinn.cohort.bids import parse_study_id
+from nanopinn.report.result_folder import _row
+from nanopinn.results.fit_result import CheckItem, CheckResult, ScalarEstimate
 
 PRIOR_SD = 1.0
 

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nanopinn.imaging.aif.curve import PlasmaCurve
-from nanopinn.inference.checkpoint import FittedProblem
-from nanopinn.inference.functions import centre_shapes, field_unknown, gaussian_radial_basis
+from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.inference.basis import centre_shapes, field_unknown, gaussian_radial_basis
 from nanopinn.inference.observations import ContrastObservation
-from nanopinn.inference.problem import InverseProblem
+from nanopinn.inference.saved_fit import FittedProblem
+from nanopinn.inference.tumour_problem import InverseProblem
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.parameters import value
-from nanopinn.physics.formulation import PH_SENSITIVE, Formulation
-from nanopinn.physics.model import TissueMaps
+from nanopinn.physics.formulation import Formulation
+from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.radiation import Fraction, RadiationCourse
-from nanopinn.solvers.domain import Domain
+from nanopinn.physics.tissue_maps import MARGIN_M
+from nanopinn.physics.treatment import GivenDose, Treatment
+from nanopinn.physics.tumour import TissueMaps
 from nanopinn.solvers.forward import Setting
-from nanopinn.solvers.grid import Grid
-from nanopinn.workflows.tissue import MARGIN_M
-from nanopinn.workflows.treatment import GivenDose, Treatment
+from nanopinn.solvers.grid import Domain, Grid
 
 VOXEL = 0.5e-3
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError
-from nanopinn.workflows.phantom import make_phantom
-from nanopinn.workflows.phantom.anatomy import draw_anatomy
-from nanopinn.workflows.settings import PhantomSettings
+from nanopinn.phantoms.synthetic_study import make_phantom
+from nanopinn.phantoms.truth import draw_anatomy
+from nanopinn.settings import PhantomSettings
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 5), (10, 10, 6), (16, 16, 10)])

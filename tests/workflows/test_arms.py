@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError
-from nanopinn.workflows.therapy.arms import Arm, build_arms
+from nanopinn.studies.arms.arm_specs import Arm, build_arms
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs"
 HEAT, RADIATION = ["42:60"], ["5@24"]

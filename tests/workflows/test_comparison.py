@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError
-from nanopinn.report.compared import PHARMACODYNAMIC_MODELS, Comparison
-from nanopinn.report.comparison import write_comparison
-from nanopinn.workflows.settings import ComparisonSettings, PhantomSettings
-from nanopinn.workflows.therapy import compare_arms, exposed
-from nanopinn.workflows.therapy.run import select_primary_arm, with_heating_duration
+from nanopinn.report.comparison_folder import write_comparison
+from nanopinn.results.comparison_result import PHARMACODYNAMIC_MODELS, Comparison
+from nanopinn.settings import ComparisonSettings, PhantomSettings
+from nanopinn.studies.arms import microscale as exposed
+from nanopinn.studies.arms.compare import compare_arms, select_primary_arm, with_heating_duration
 
 PHANTOM = PhantomSettings.model_validate({"shape": (10, 10, 8), "refine": 2})
 SETTINGS = ComparisonSettings(
@@ -130,7 +130,7 @@ def test_the_folder_holds_page_figures_tables_and_every_arm(compared: Comparison
 
 
 def test_every_figure_on_the_page_names_its_assumptions(compared: Comparison):
-    from nanopinn.report.comparison_figures import figure_assumptions, comparison_figures
+    from nanopinn.report.figures_comparison import comparison_figures, figure_assumptions
 
     said = figure_assumptions(compared)
     for name in comparison_figures(compared):
@@ -143,7 +143,7 @@ def test_arms_need_one_tumour():
 
 
 def test_a_heating_is_made_longer_without_touching_anything_else(compared: Comparison):
-    from nanopinn.workflows.therapy.arms import build_arms
+    from nanopinn.studies.arms.arm_specs import build_arms
 
     arms, _ = build_arms(("free", "tsl"), heat=("42:30",))
     longer = with_heating_duration(select_primary_arm(arms), 60.0)
@@ -159,7 +159,7 @@ def test_a_heating_is_made_longer_without_touching_anything_else(compared: Compa
 def test_radiation_that_changes_nothing_gains_nothing_and_one_that_opens_walls_delivers_more(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    from nanopinn.workflows.therapy import draws as drawing
+    from nanopinn.studies.arms import draws as drawing
 
     settings = SETTINGS.model_copy(
         update={"arms": ("pld",), "heat": (), "radiation": ("5@0.5",), "draws": 3}

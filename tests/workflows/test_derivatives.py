@@ -16,14 +16,14 @@ import pytest
 
 from nanopinn.cli.app import app
 from nanopinn.cli.options import expand_multivalue_options
+from nanopinn.cohort.bids_derivatives import write_derivatives
+from nanopinn.cohort.group import run_group
+from nanopinn.cohort.study_table import find_studies
 from nanopinn.errors import InputError, OutputError
-from nanopinn.imaging.io import write_volume
-from nanopinn.report.lock import exclusive_lock
-from nanopinn.workflows.cohort import find_studies
-from nanopinn.workflows.cohort.derivatives import write_derivatives
-from nanopinn.workflows.cohort.group import run_group
-from nanopinn.workflows.phantom import make_phantom_dataset
-from nanopinn.workflows.settings import PhantomSettings
+from nanopinn.io.output import exclusive_lock
+from nanopinn.io.volumes import write_volume
+from nanopinn.phantoms.synthetic_study import make_phantom_dataset
+from nanopinn.settings import PhantomSettings
 
 from .faked_cohort import put_fit, scalar
 

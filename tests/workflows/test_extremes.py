@@ -13,17 +13,18 @@ from scipy.integrate import quad
 
 from nanopinn import SimulationSettings
 from nanopinn.parameters import value
-from nanopinn.physics.formulation import FREE, PEGYLATED, THERMOSENSITIVE, Formulation
+from nanopinn.physics.formulation import Formulation
+from nanopinn.physics.formulation_library import FREE, PEGYLATED, THERMOSENSITIVE
 from nanopinn.physics.plasma import Dose, PlasmaInput
 from nanopinn.physics.radiation import Fraction, RadiationCourse
-from nanopinn.report.simulated import Simulation
-from nanopinn.report.simulation import write_simulation
+from nanopinn.physics.treatment import GivenDose, Heating, Treatment
+from nanopinn.report.simulation_folder import write_simulation
+from nanopinn.results.simulation_result import Simulation
 from nanopinn.solvers.forward import ForwardModel, Setting
 from nanopinn.solvers.grid import average_subcells
-from nanopinn.workflows.simulate.run import run_arm
-from nanopinn.workflows.simulate.systemic import plasma_exposure
-from nanopinn.workflows.therapy.patient import Patient
-from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
+from nanopinn.studies.arms.draws import Patient
+from nanopinn.studies.simulate import run_arm
+from nanopinn.studies.simulation_outputs import plasma_exposure
 
 from .fitted import Given, ended
 

@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nanopinn.cohort.bids_derivatives import write_studies
+from nanopinn.cohort.group import random_effects, remove_prior, robust_z, run_group
+from nanopinn.cohort.study_table import CohortStudy
 from nanopinn.errors import InputError
-from nanopinn.report.group import write_group
-from nanopinn.workflows.cohort.dataset import write_studies
-from nanopinn.workflows.cohort.group import run_group
-from nanopinn.workflows.cohort.random_effects import random_effects, robust_z, remove_prior
-from nanopinn.workflows.cohort.studies import CohortStudy
+from nanopinn.report.group_page import write_group
 
 from .faked_cohort import drawn, put_arms, put_fit, put_verdict, scalar
 

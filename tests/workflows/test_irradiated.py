@@ -13,24 +13,23 @@ from scipy.stats import chi2
 
 from nanopinn import FitSettings, ImagingInputs, PhantomSettings, make_phantom, run_fit
 from nanopinn.errors import InputError
-from nanopinn.inference.checkpoint import FittedProblem
 from nanopinn.inference.radiation_effect import (
-    NAMES,
     FLOW_SENSITIVITY,
+    NAMES,
     PS_SENSITIVITY,
     RadiationEffect,
     ScanInformation,
     infer_radiation_effect,
 )
-from nanopinn.inference.result import CheckResult, FitResult, MapEstimate
+from nanopinn.inference.saved_fit import FittedProblem
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.parameters import PARAMETERS, value
-from nanopinn.physics.formulation import FREE
+from nanopinn.physics.flow import exchange_coefficients
+from nanopinn.physics.formulation_library import FREE
 from nanopinn.physics.radiation import RADIATION_FACTOR_SYMBOLS, Fraction
-from nanopinn.physics.wall import exchange_coefficients
-from nanopinn.workflows.therapy.draws import draw_inputs
-from nanopinn.workflows.therapy.irradiated import estimate_radiation_effect
-from nanopinn.workflows.therapy.patient import Patient
+from nanopinn.results.fit_result import CheckResult, FitResult, MapEstimate
+from nanopinn.studies.arms.draws import Patient, draw_inputs
+from nanopinn.studies.arms.radiotherapy import estimate_radiation_effect
 
 from .fitted import arm, ended
 

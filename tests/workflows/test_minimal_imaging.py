@@ -10,10 +10,9 @@ import pytest
 from nanopinn import FitSettings, ImagingInputs, PhantomSettings, make_phantom
 from nanopinn.errors import InputError
 from nanopinn.inference.unknowns import scalar_unknowns
-from nanopinn.physics.formulation import PH_SENSITIVE
-from nanopinn.workflows.therapy.draws import InputDraws
-from nanopinn.workflows.therapy.minimal_imaging import MinimalImaging, outcome_uncertainty_by_images
-from nanopinn.workflows.therapy.patient import Patient
+from nanopinn.physics.formulation_library import PH_SENSITIVE
+from nanopinn.studies.arms.draws import InputDraws, Patient
+from nanopinn.studies.minimal_imaging import MinimalImaging, outcome_uncertainty_by_images
 
 from .fitted import arm
 

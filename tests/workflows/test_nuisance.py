@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nanopinn import FitSettings, InputError
-from nanopinn.workflows.nuisance import refuse_without_fv
+from nanopinn.inference.pose import refuse_without_fv
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.report.compared import (
-    VoxelCluster,
+from nanopinn.results.comparison_result import (
     HeatingDurationSweep,
-    probability_of_majority,
+    VoxelCluster,
     median_and_interval,
+    probability_of_majority,
 )
-from nanopinn.solvers.exposure import TISSUE_KINDS, KILL_MODEL_NAMES, Exposure
-from nanopinn.workflows.therapy.answer import summarise_comparison
-from nanopinn.workflows.therapy.outcomes import (
-    penetration_curves,
-    exposure_maps,
+from nanopinn.solvers.krogh_exposure import KILL_MODEL_NAMES, TISSUE_KINDS, Exposure
+from nanopinn.studies.arms.outcomes import (
     compute_outcomes,
+    exposure_maps,
+    penetration_curves,
+    summarise_comparison,
     tumour_mean,
 )
 

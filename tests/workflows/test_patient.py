@@ -11,14 +11,13 @@ import torch
 
 from nanopinn import PhantomSettings
 from nanopinn.errors import InputError
-from nanopinn.inference.result import CheckResult, FitResult
 from nanopinn.parameters import PARAMETERS, value
-from nanopinn.physics.formulation import FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE
+from nanopinn.physics.formulation_library import FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.radiation import Fraction
+from nanopinn.results.fit_result import CheckResult, FitResult
 from nanopinn.solvers.forward import ForwardModel, Setting
-from nanopinn.workflows.therapy.draws import CONVENTIONS, InputDraws, draw_inputs
-from nanopinn.workflows.therapy.exchange import cluster_exchange, group_tumour_voxels
-from nanopinn.workflows.therapy.patient import Patient
+from nanopinn.studies.arms.draws import CONVENTIONS, InputDraws, Patient, draw_inputs
+from nanopinn.studies.arms.microscale import cluster_exchange, group_tumour_voxels
 
 from .fitted import arm, ended
 

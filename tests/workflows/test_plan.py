@@ -15,19 +15,19 @@ from typer.testing import CliRunner
 from nanopinn import ImagingInputs, InputError, OutputError, PlanSettings, plan_protocol, write_plan
 from nanopinn.cli.app import app
 from nanopinn.cli.options import expand_multivalue_options
-from nanopinn.imaging.maps import make_maps
-from nanopinn.inference.checkpoint import FILE, FittedProblem
-from nanopinn.inference.contract import EngineFit
-from nanopinn.inference.design import ExperimentDesign, design
-from nanopinn.inference.fv import fit_fv
-from nanopinn.inference.plan import Plan
-from nanopinn.inference.problem import Fields, InverseProblem
-from nanopinn.workflows.phantom import make_phantom
-from nanopinn.workflows.phantom.anatomy import draw_anatomy
-from nanopinn.workflows.plan.images import parse_planned_image, expected_observations
-from nanopinn.workflows.plan.scan import simulate_planned_scan
-from nanopinn.workflows.problem import pose_problem_from_images, pose_problem
-from nanopinn.workflows.settings import FitSettings, PhantomSettings
+from nanopinn.imaging.pipeline import make_maps
+from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.pose import pose_problem, pose_problem_from_images
+from nanopinn.inference.problem import EngineFit
+from nanopinn.inference.saved_fit import FILE, FittedProblem
+from nanopinn.inference.tumour_problem import Fields, InverseProblem
+from nanopinn.inference.uncertainty.design import ExperimentDesign, design
+from nanopinn.phantoms.synthetic_study import make_phantom
+from nanopinn.phantoms.truth import draw_anatomy
+from nanopinn.results.plan_result import Plan
+from nanopinn.settings import FitSettings, PhantomSettings
+from nanopinn.studies.plan import expected_observations, parse_planned_image
+from nanopinn.studies.planned_scan import simulate_planned_scan
 
 SMALL = PlanSettings(tumour_mm=(3.6, 3.6, 3.6), voxel_mm=(0.7, 0.7, 0.7), frames=40, draws=1)
 IMAGES = tuple(

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from nanopinn.imaging.aif.source import load_aif
-from nanopinn.imaging.kinetics.curve import InputCurve
-from nanopinn.imaging.kinetics.models import extended_tofts
-from nanopinn.imaging.kinetics.response import evaluate
-from nanopinn.workflows.problem import _curvature, _local_sensitivities
+from nanopinn.imaging.dce.aif import load_aif
+from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.models import extended_tofts
+from nanopinn.imaging.dce.plasma_curve import InputCurve
+from nanopinn.inference.pose import _curvature, _local_sensitivities
 
 
 def test_tissue_mixed_within_a_voxel_is_explained_by_the_second_derivative_of_its_curve() -> None:

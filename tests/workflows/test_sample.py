@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nanopinn import FitSettings, ImagingInputs, run_fit
-from nanopinn.workflows.fit import FittedStudy
+from nanopinn.studies.fit import FittedStudy
 
 SAMPLE = Path(__file__).resolve().parents[2] / "sample_data"
 TRUTH = json.loads((SAMPLE / "truth" / "parameters.json").read_text())["scalars_SI"]

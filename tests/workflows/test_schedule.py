@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from nanopinn.errors import InputError
-from nanopinn.physics.formulation import FREE, PH_SENSITIVE, THERMOSENSITIVE
-from nanopinn.workflows.schedule import read_schedule
-from nanopinn.workflows.treatment import Treatment
+from nanopinn.physics.formulation_library import FREE, PH_SENSITIVE, THERMOSENSITIVE
+from nanopinn.physics.treatment import Treatment
+from nanopinn.studies.schedule import read_schedule
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "schedules"
 DOSE = '[[dose]]\nformulation = "free"\nstart_h = 0\namount_mg = 90\n'

@@ -13,14 +13,18 @@ from scipy.special import ndtr
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import value
-from nanopinn.physics.formulation import THERMOSENSITIVE
-from nanopinn.physics.model import TissueMaps
+from nanopinn.physics.formulation_library import THERMOSENSITIVE
+from nanopinn.physics.heat import scheduled_temperature
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.radiation import RadiationCourse
-from nanopinn.physics.temperature import scheduled_temperature
-from nanopinn.workflows.therapy.ranking import rank_penetration_inputs, input_from_table
-from nanopinn.workflows.therapy.sensitivity import UncertainInput, rank_inputs
-from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
+from nanopinn.physics.treatment import GivenDose, Heating, Treatment
+from nanopinn.physics.tumour import TissueMaps
+from nanopinn.studies.arms.sensitivity_ranking import (
+    UncertainInput,
+    input_from_table,
+    rank_inputs,
+    rank_penetration_inputs,
+)
 
 Array = NDArray[np.float64]
 

@@ -15,24 +15,25 @@ from scipy.integrate import solve_ivp
 
 from nanopinn import InputError, MapFiles, PhantomSettings, SimulationSettings, run_simulation
 from nanopinn.parameters import value
-from nanopinn.physics.cells import CELLS_PER_UNIT
-from nanopinn.physics.drug import DrugPoolOptions, volume_fractions
-from nanopinn.physics.formulation import FREE, PH_SENSITIVE, THERMOSENSITIVE, Formulation
-from nanopinn.physics.model import TissueMaps, TumourModel
+from nanopinn.physics.cell_kill import CELLS_PER_UNIT
+from nanopinn.physics.drug_pools import DrugPoolOptions, volume_fractions
+from nanopinn.physics.formulation import Formulation
+from nanopinn.physics.formulation_library import FREE, PH_SENSITIVE, THERMOSENSITIVE
+from nanopinn.physics.heat import TemperatureCourse
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.radiation import Fraction, RadiationCourse
-from nanopinn.physics.temperature import TemperatureCourse
-from nanopinn.report.simulated import Simulation
-from nanopinn.report.simulation import write_simulation
+from nanopinn.physics.treatment import GivenDose, Heating, Treatment
+from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.report.simulation_folder import write_simulation
+from nanopinn.results.simulation_result import Simulation
 from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
 from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.interval import Interval
-from nanopinn.workflows.formulations import read_formulation
-from nanopinn.workflows.simulate.course import TreatmentTimeline
-from nanopinn.workflows.simulate.heating import temperature_course
-from nanopinn.workflows.simulate.sources import tissue_from_phantom
-from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
+from nanopinn.solvers.time_partition import TreatmentTimeline
+from nanopinn.solvers.time_segment import Interval
+from nanopinn.studies.heating import temperature_course
+from nanopinn.studies.schedule import read_formulation
+from nanopinn.studies.tissue_source import tissue_from_phantom
 
 HOUR = 3600.0
 SMALL = PhantomSettings(shape=(10, 10, 8), refine=2)

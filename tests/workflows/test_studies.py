@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nanopinn.cohort.bids import parse_study_id
+from nanopinn.cohort.study_table import CohortStudy, find_studies
 from nanopinn.errors import InputError
-from nanopinn.workflows.cohort import CohortStudy, find_studies
-from nanopinn.workflows.cohort.names import parse_study_id
 
 #: A whole study: what a fit takes, as data folder and rest of the name.
 WHOLE = (
@@ -367,7 +367,7 @@ def test_two_hundred_subjects_are_found_at_once_and_without_heavy_packages(tmp_p
     assert time.perf_counter() - began < 1.0  # measured: 0.2 s beside other work
     code = f"""
 import sys
-from nanopinn.workflows.cohort.studies import find_studies
+from nanopinn.cohort.study_table import find_studies
 find_studies({str(tmp_path)!r})
 sys.exit(any(m in sys.modules for m in ("torch", "monai", "pandas", "bids", "matplotlib")))"""
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -11,23 +11,19 @@ import torch
 from torch import Tensor
 
 from nanopinn.parameters import value
-from nanopinn.physics.drawn_plasma import SampledPlasmaCurves
-from nanopinn.physics.drug import FULL_POOLS
-from nanopinn.physics.formulation import FREE, PEGYLATED, THERMOSENSITIVE, Formulation
-from nanopinn.physics.model import TissueMaps, TumourModel, default_scalars
-from nanopinn.physics.plasma import Dose
+from nanopinn.physics.drug_pools import FULL_POOLS
+from nanopinn.physics.formulation import Formulation
+from nanopinn.physics.formulation_library import FREE, PEGYLATED, THERMOSENSITIVE
+from nanopinn.physics.heat import scheduled_temperature
+from nanopinn.physics.plasma import Dose, SampledPlasmaCurves
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.radiation import RadiationCourse
-from nanopinn.physics.temperature import scheduled_temperature
+from nanopinn.physics.treatment import GivenDose, Heating, Treatment
+from nanopinn.physics.tumour import TissueMaps, TumourModel, default_scalars
 from nanopinn.solvers.clusters import build_sampled_cluster_model, cluster_pools
-from nanopinn.solvers.exposure import Exposure
-from nanopinn.solvers.radial import MIN_RADIUS_RATIO
-from nanopinn.workflows.therapy.under_voxel import (
-    MicroscaleModel,
-    _MicroscaleTimeline,
-    solve_exposure,
-)
-from nanopinn.workflows.treatment import GivenDose, Heating, Treatment
+from nanopinn.solvers.krogh_exposure import Exposure
+from nanopinn.solvers.krogh_geometry import MIN_RADIUS_RATIO
+from nanopinn.solvers.krogh_treatment import MicroscaleModel, _MicroscaleTimeline, solve_exposure
 
 HOUR, HOT = 3600.0, 315.15
 SHAPE = (4, 2, 2)
@@ -276,7 +272,7 @@ def test_coefficients_in_the_middle_of_parts_are_fine_enough(
         treatment(ramp=300.0, end_h=0.4, minutes=8.0),
     )
     coarse = solve_exposure(few, given)
-    monkeypatch.setattr("nanopinn.workflows.therapy.under_voxel.MAX_RELEASE_CHANGE", 0.04)
+    monkeypatch.setattr("nanopinn.solvers.krogh_treatment.MAX_RELEASE_CHANGE", 0.04)
     fine = solve_exposure(few, given)
     apart = (
         coarse.peak_intracellular - fine.peak_intracellular

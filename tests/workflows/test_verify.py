@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from nanopinn.cli.app import app
-from nanopinn.workflows import verify
-from nanopinn.workflows.verify import VerificationCase, run_verification
+from nanopinn.verification import run as verify
+from nanopinn.verification.case import VerificationCase
+from nanopinn.verification.run import run_verification
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from pydantic import (
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.given import check_printable, read_toml
+from nanopinn.io.safe_open import check_printable, read_toml
 
 #: A number as TOML writes it: no string, no boolean.
 _Number = Annotated[float, Strict()]

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.imaging.cest.contrast import (
+from nanopinn.imaging.cest.lorentz import amide_heights
+from nanopinn.imaging.cest.ratiometric import (
     AgentContrast,
+    Contrast,
     WaterOffset,
     agent_contrast,
     estimate_water_offset,
 )
-from nanopinn.imaging.cest.lorentz import amide_heights
-from nanopinn.imaging.cest.ratio import Contrast
-from nanopinn.imaging.cest.spectrum import SplineSmoother
+from nanopinn.imaging.cest.z_spectra import SplineSmoother
 
 Array = NDArray[np.float64]
 

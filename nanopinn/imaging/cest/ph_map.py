@@ -8,12 +8,10 @@ from enum import IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.imaging.cest.contrast import estimate_water_offset
 from nanopinn.imaging.cest.measured_ratio import ContrastRatio, NoisySpectra, compute_contrast_ratio
-from nanopinn.imaging.cest.noise import FLANK_PPM, flank_noise
-from nanopinn.imaging.cest.ratio import PhCalibration
-from nanopinn.imaging.cest.sampling import SamplingError, tabulate_sampling_error
-from nanopinn.imaging.cest.spectrum import SplineSmoother, ZSpectra
+from nanopinn.imaging.cest.offset_sampling import SamplingError, tabulate_sampling_error
+from nanopinn.imaging.cest.ratiometric import PhCalibration, estimate_water_offset
+from nanopinn.imaging.cest.z_spectra import FLANK_PPM, SplineSmoother, ZSpectra, flank_noise
 
 Array = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ import torch
 
 from nanopinn.imaging.cest.agent import CestAgent, load_agent
 from nanopinn.imaging.cest.bloch import GAMMA_HZ_PER_T, Saturation, z_spectra
-from nanopinn.imaging.cest.ratio import PUBLISHED_CALIBRATIONS, bloch_calibration
+from nanopinn.imaging.cest.ratiometric import PUBLISHED_CALIBRATIONS, bloch_calibration
 from nanopinn.imaging.cest.spectral_fit import fit_spectra
 
 pytestmark = pytest.mark.cest

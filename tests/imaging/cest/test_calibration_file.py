@@ -15,13 +15,13 @@ import torch
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import load_agent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
-from nanopinn.imaging.cest.calibration_file import read_calibration
-from nanopinn.imaging.cest.measure import CestOptions, MeasuredPh, measure_ph
+from nanopinn.imaging.cest.calibration import read_calibration
 from nanopinn.imaging.cest.ph_map import Validity, ph_image
-from nanopinn.imaging.cest.ratio import PUBLISHED_CALIBRATIONS
-from nanopinn.imaging.cest.spectrum import ZSpectra
-from nanopinn.imaging.fingerprints import hash_files
+from nanopinn.imaging.cest.ph_scan import CestOptions, MeasuredPh, measure_ph
+from nanopinn.imaging.cest.ratiometric import PUBLISHED_CALIBRATIONS
+from nanopinn.imaging.cest.z_spectra import ZSpectra
 from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.io.tables import hash_files
 
 from ..conftest import save
 

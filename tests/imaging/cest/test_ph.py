@@ -17,13 +17,12 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import load_agent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
 from nanopinn.imaging.cest.lorentz import amide_heights
-from nanopinn.imaging.cest.measure import CestOptions, measure_ph
-from nanopinn.imaging.cest.noise import flank_noise
 from nanopinn.imaging.cest.ph_map import Validity, ph_image
-from nanopinn.imaging.cest.ratio import PUBLISHED_CALIBRATIONS, bloch_calibration
-from nanopinn.imaging.cest.spectral_ph import spectral_ph_image
-from nanopinn.imaging.cest.spectrum import ZSpectra, read_spectra
-from nanopinn.imaging.ph import load_ph
+from nanopinn.imaging.cest.ph_on_dce_grid import load_ph
+from nanopinn.imaging.cest.ph_scan import CestOptions, measure_ph
+from nanopinn.imaging.cest.ratiometric import PUBLISHED_CALIBRATIONS, bloch_calibration
+from nanopinn.imaging.cest.spectral_fit import spectral_ph_image
+from nanopinn.imaging.cest.z_spectra import ZSpectra, flank_noise, read_spectra
 from nanopinn.parameters import value
 
 from ..conftest import save

@@ -1,0 +1,260 @@
+"""The command that takes every study of a dataset through the workflow.
+
+The command that gives a result the names of BIDS derivatives.
+
+The command that gathers a cohort.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanopinn.cli.config import read_config_table
+from nanopinn.cli.exit_status import has_result
+from nanopinn.cli.options import Quiet, parse_extra_options
+from nanopinn.errors import InputError, OutputError, PartialCohortError
+
+if TYPE_CHECKING:
+    from nanopinn.cohort.snakemake import Workflow
+    from nanopinn.cohort.study_status import RunStatus
+    from nanopinn.cohort.study_table import CohortStudy
+
+
+_PROFILE = "local (two jobs at a time), slurm, or a folder with a Snakemake profile."
+
+
+def cohort(
+    source: Annotated[
+        Path, typer.Argument(metavar="BIDS", help="BIDS folder, or a table of studies.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="Dataset of derivatives that is made, or gone on with."),
+    ],
+    profile: Annotated[str, typer.Option(help=_PROFILE)] = "local",
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="Jobs at once on this machine (2).")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A study or subject to take; repeat for more (all).")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")
+    ] = False,
+    engine: Annotated[str | None, typer.Option(help="Of the fits: auto, pinn or fv.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Of the fits: fast, default or accurate.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda; with cuda every job asks for a GPU.")
+    ] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Compare arms in every tumour: free,pld,tsl.")
+    ] = None,
+    fit: Annotated[
+        str,
+        typer.Option(
+            help="More options of nanopinn fit, quoted: --fit '--assume-ph 6.9 --seed 1'."
+        ),
+    ] = "",
+    simulate: Annotated[
+        str, typer.Option(help="More options of nanopinn simulate: --simulate '--heat 42:60'.")
+    ] = "",
+    config: Annotated[
+        Path | None, typer.Option(help="TOML as every run dumps it, for fits and arms.")
+    ] = None,
+    memory: Annotated[
+        int, typer.Option(min=500, help="MB a job may ask a cluster for at its first attempt.")
+    ] = 4000,
+    minutes: Annotated[
+        int, typer.Option(min=1, help="Minutes a job may ask a cluster for at its first attempt.")
+    ] = 240,
+    snakemake: Annotated[
+        str,
+        typer.Option(
+            help="More options of Snakemake: --snakemake '--slurm-status-command squeue'."
+        ),
+    ] = "",
+    quiet: Quiet = False,
+) -> None:
+    """Fit every study of a dataset, and write derivatives, group tables and a page. What is done is not done again.
+
+    Example: nanopinn cohort bids derivatives/nanopinn --arms free,pld --dry-run
+    """
+    from nanopinn.cohort.snakemake import Workflow
+    from nanopinn.cohort.study_table import find_studies
+
+    shared = {"--device": device, "--config": config.absolute() if config else None}
+    settings: dict[str, Any] = {
+        "source": str(source.absolute()),
+        "only": list(only or ()),
+        "gpu": (device or "").startswith("cuda"),
+        "mem_mb": memory,
+        "runtime_min": minutes,
+        "files": [str(config.absolute())] if config else [],
+        "fit": _command_options("fit", fit, {"--engine": engine, "--preset": preset, **shared}),
+        "arms": _command_options("simulate", simulate, {"--arms": arms, **shared}) if arms else [],
+    }
+    settings["given"] = [
+        *settings["fit"],
+        *(f"--{name.replace('_', '-')}" for name in read_config_table(config, "imaging")),
+    ]
+    if simulate and not arms:
+        raise InputError(
+            "options of arms, and no arms",
+            field="--simulate",
+            found=simulate,
+            remedy="Say which: --arms free,pld.",
+        )
+    studies = find_studies(source, only=settings["only"], given=settings["given"])
+    _check_outside_dataset(source, out)
+    workflow = Workflow(
+        "cohort", out.absolute(), profile, settings, cores, _split("snakemake", snakemake)
+    )
+    if dry_run:
+        _say_plan(workflow, studies)
+    else:
+        _run_workflow(workflow, studies, bool(arms), quiet)
+
+
+def _command_options(command: str, more: str, given: dict[str, Any]) -> list[str]:
+    """Options of a command, those with an option of their own here first."""
+    words = [
+        str(word) for name, value in given.items() if value is not None for word in (name, value)
+    ]
+    needed = ["--dce", "."] if command == "fit" else []
+    return [*words, *parse_extra_options(command, command, more, [*needed, *words])]
+
+
+def _split(option: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise InputError(
+            "the options cannot be read",
+            field=f"--{option}",
+            found=text,
+            expected=f"words, quoted ({error})",
+        ) from error
+
+
+def _check_outside_dataset(source: Path, out: Path) -> None:
+    """The dataset itself is never written to; its folder ``derivatives`` is where BIDS wants results."""
+    inside, data = out.resolve(), source.resolve()
+    if inside == data or (
+        inside.is_relative_to(data) and "derivatives" not in inside.relative_to(data).parts
+    ):
+        raise OutputError(
+            f"{out} lies in the dataset, which is only read. Give a folder outside it, or in its derivatives."
+        )
+
+
+def _say_plan(workflow: Workflow, studies: Sequence[CohortStudy]) -> None:
+    from nanopinn.cohort.snakemake import describe_jobs, parse_dry_run
+
+    with TemporaryDirectory() as folder:
+        jobs = parse_dry_run(workflow.run_dry(Path(folder)))
+    for study in studies:
+        typer.echo(f"{study.id}: {study.problem or describe_jobs(jobs, str(study.place))}")
+    counts = Counter(job.rule for job in jobs)
+    problems = sum(bool(s.problem) for s in studies)
+    said = ", ".join(f"{n} {rule}" for rule, n in counts.items())
+    typer.echo(
+        f"{len(studies)} studies, {problems} of them with a problem; {len(jobs)} jobs"
+        + (f": {said}." if jobs else ".")
+    )
+
+
+def _run_workflow(
+    workflow: Workflow, studies: Sequence[CohortStudy], arms: bool, quiet: bool
+) -> None:
+    from nanopinn.cohort.snakemake import lock_run_folder, raise_if_ended_early
+    from nanopinn.cohort.study_status import RunMonitor, read_run_statuses
+
+    def tell(line: str) -> None:
+        if not quiet:
+            typer.echo(line, err=True)
+
+    log = workflow.out / "work" / "cohort.log"
+    with lock_run_folder(workflow.out, tell):
+        watch = RunMonitor(workflow.out, studies, arms, tell)
+        code = workflow.run(log, watch)
+        watch()
+        raise_if_ended_early(code, log)
+        ends = read_run_statuses(workflow.out, studies, arms=arms)
+    _print_results(ends, workflow.out, code)
+
+
+def _print_results(ends: Sequence[RunStatus], out: Path, code: int) -> None:
+    """Every run that did not pass, the counts, and the page; then the exit code."""
+    from nanopinn.cohort.study_status import PASSED, UNFINISHED, exit_code
+
+    fits = Counter(end.status for end in ends if end.run == "fit")
+    for end in ends:
+        if end.status != PASSED:
+            typer.echo(end.format_line())
+    typer.echo(
+        f"{fits.total()} studies: " + ", ".join(f"{n} {status}" for status, n in fits.items()) + "."
+    )
+    typer.echo(f"Page: {out / 'group.html'}")
+    ended = exit_code(ends)
+    if code and all(end.status != UNFINISHED for end in ends):
+        typer.echo(
+            f"A job that follows the fits failed (derivatives or the page): {out / 'work' / 'cohort.log'} says which."
+        )
+        ended = ended or PartialCohortError.exit_code
+    if ended:
+        raise typer.Exit(ended)
+
+
+_AFTER_HELP = "Verdict of the run that made it: where that left no result, nothing is written and nothing is wrong."
+
+
+def derivatives(
+    result: Annotated[Path, typer.Argument(help="Result folder of a fit, or of compared arms.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="Dataset of derivatives to write into; made if there is none.")
+    ],
+    id: Annotated[str, typer.Option("--id", help="The study: sub-01_ses-01.")],
+    after: Annotated[Path | None, typer.Option(help=_AFTER_HELP)] = None,
+) -> None:
+    """Write the maps and tables of one result under the names of BIDS derivatives.
+
+    Example: nanopinn derivatives work/sub-01/ses-01/fit . --id sub-01_ses-01
+    """
+    from nanopinn.cohort.bids_derivatives import write_derivatives
+    from nanopinn.io.safe_open import read_json_or_empty
+
+    if after is not None and not has_result(read_json_or_empty(after)):
+        typer.echo(f"{id}: there is no result to write.")
+        return
+    typer.echo(f"{id}: {write_derivatives(result, dataset, id)}")
+
+
+def group(
+    dataset: Annotated[
+        Path, typer.Argument(help="Dataset of derivatives, as nanopinn cohort writes it.")
+    ],
+) -> None:
+    """Write the group tables and the group page of a cohort: what needs a look first; exit code 6 if any study does.
+
+    Example: nanopinn group derivatives/nanopinn
+    """
+    from nanopinn.cohort.bids_derivatives import write_derivatives_description
+    from nanopinn.cohort.group import run_group
+    from nanopinn.report.group_page import write_group
+
+    found = run_group(dataset)
+    write_derivatives_description(dataset)
+    page = write_group(dataset, found)
+    typer.echo(found.summary())
+    typer.echo(f"Page: {page}")
+    if not found.all_passed:
+        raise PartialCohortError(found.headline)

@@ -1,0 +1,140 @@
+"""The commands of phantom studies: many phantoms drawn and fitted, and what their fits say against the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nanopinn.cli.options import parse_extra_options
+from nanopinn.errors import InputError, PartialCohortError
+
+if TYPE_CHECKING:
+    from nanopinn.cohort.coverage import Coverage
+
+_HEADS = (
+    "unknown",
+    "informed",
+    "cover 90 %",
+    "(all)",
+    "contraction",
+    "bias/sd",
+    "rms",
+    "median error",
+    "median |error|",
+)
+
+
+def phantoms(
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="Folder of the study that is made, or gone on with."),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Phantoms of each length scale.")] = 10,
+    first_seed: Annotated[int, typer.Option(min=0, help="Seeds count on from here.")] = 101,
+    length_scale: Annotated[
+        list[float] | None, typer.Option(help="l, mm; repeat for more (0.4 and 1.2).")
+    ] = None,
+    shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels.")] = (16, 16, 10),
+    phantom: Annotated[
+        str, typer.Option(help="More options of nanopinn phantom: --phantom '--snr 30'.")
+    ] = "",
+    fit: Annotated[
+        str, typer.Option(help="More options of nanopinn fit: --fit '--engine fv --preset fast'.")
+    ] = "--engine fv",
+    drug: Annotated[bool, typer.Option(help="Give the fits the drug images.")] = True,
+    profile: Annotated[
+        str, typer.Option(help="local, slurm, or a folder with a Snakemake profile.")
+    ] = "local",
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="Jobs at once on this machine (2).")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")
+    ] = False,
+) -> None:
+    """Draw and fit many phantoms: how often images tell, and whether stated intervals hold the truth.
+
+    Example: nanopinn phantoms study --seeds 30 --fit '--engine fv --preset fast'
+    """
+    from nanopinn.cohort.snakemake import (
+        Workflow,
+        lock_run_folder,
+        parse_dry_run,
+        raise_if_ended_early,
+    )
+
+    config = {
+        "seeds": list(range(first_seed, first_seed + seeds)),
+        "lengths": list(length_scale or (0.4, 1.2)),
+        "drug": drug,
+        "phantom": [
+            "--shape",
+            *map(str, shape),
+            *parse_extra_options("phantom", "phantom", phantom, ["--out", "."]),
+        ],
+        "fit": parse_extra_options("fit", "fit", fit, ["--dce", "."]),
+    }
+    workflow = Workflow("phantoms", out.absolute(), profile, config, cores)
+    if dry_run:
+        with TemporaryDirectory() as folder:
+            typer.echo(f"{len(parse_dry_run(workflow.run_dry(Path(folder))))} jobs")
+        return
+    with lock_run_folder(out, lambda line: typer.echo(line, err=True)):
+        log = out / "work" / "phantoms.log"
+        code = workflow.run(log, lambda: None)
+        raise_if_ended_early(code, log)
+    with (
+        suppress(InputError) if code else nullcontext()
+    ):  # of none that was fitted there is no table
+        coverage(out)
+    if code:
+        raise PartialCohortError(
+            f"Some phantoms were not fitted: {log} says which. The same command tries them again."
+        )
+
+
+def coverage(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a phantom study.")],
+) -> None:
+    """Print what the fits of a phantom study say against the truth, and write it to coverage.tsv.
+
+    Example: nanopinn coverage study
+    """
+    from nanopinn.cohort.coverage import study_coverage
+    from nanopinn.report.result_folder import write_table
+
+    tables = study_coverage(out)
+    for name, table in tables.items():
+        typer.echo(
+            f"\n{table[0].fits} phantoms, {name}; informed where the contraction is above a half"
+        )
+        typer.echo("\n".join(format_coverage_table(table)))
+    rows = [{"phantoms": name, **asdict(row)} for name, table in tables.items() for row in table]
+    write_table(out / "coverage.tsv", rows, {}, overwrite=True)
+
+
+def format_coverage_table(table: Sequence[Coverage]) -> list[str]:
+    """A table for the screen."""
+    widths = (10, 8, 10, 6, 11, 7, 5, 12, 14)
+    lines = [" ".join(f"{h:>{w}s}" for h, w in zip(_HEADS, widths, strict=True))]
+    for r in table:
+        covered = "-" if r.covered != r.covered else f"{r.covered:.0%}"
+        cells = (
+            r.unknown,
+            f"{r.informed:.0%}",
+            covered,
+            f"{r.covered_all:.0%}",
+            f"{r.contraction:.2f}",
+            f"{r.bias_sd:.2f}",
+            f"{r.rms_sd:.2f}",
+            f"{r.median_error:.3f}",
+            f"{r.median_absolute_error:.3f}",
+        )
+        lines.append(" ".join(f"{c:>{w}s}" for c, w in zip(cells, widths, strict=True)))
+    return lines

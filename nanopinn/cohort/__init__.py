@@ -1,0 +1,1 @@
+"""Cohorts: many studies, their results in BIDS names, group statistics, Snakemake workflows."""

@@ -1,0 +1,180 @@
+"""Averages over subjects whose values are each known with their own error.
+
+What the images say of the tumours of a cohort together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from nanopinn.cohort.study_status import read_study_ends
+from nanopinn.results.cohort_result import (
+    CohortParameter,
+    CohortSummary,
+    StudyEstimate,
+    StudySummary,
+)
+from nanopinn.results.fit_result import ScalarEstimate
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RandomEffects:
+    """Typical value, its standard error and 95 % interval; variance between subjects."""
+
+    mean: float
+    se: float
+    low: float
+    high: float
+    between_variance: float
+
+
+def random_effects(y: Array, variance: Array) -> RandomEffects:
+    """Restricted maximum likelihood in ``y_i = mu + b_i + e_i``, ``b_i ~ N(0, tau2)``, ``e_i ~ N(0, v_i)``.
+
+    With ``w_i = 1/(v_i + tau2)``, ``mu = sum(w y)/sum(w)``, the fixed point
+    ``tau2 = sum(w^2 ((y - mu)^2 - v))/sum(w^2) + 1/sum(w)``, cut at 0. The interval is Hartung
+    and Knapp's, its variance never below ``1/sum(w)``.
+
+    Args:
+        y, variance: estimates and their error variances, ``(n,)``; n is 2 or more.
+
+    Source: Veroniki et al. 2016, Research Synthesis Methods 7, 55 (REML); Hartung and Knapp 2001, Stat. Med. 20, 3875; Rover et al. 2015,
+    BMC Med. Res. Methodol. 15, 99 (the floor).
+    """
+    tau2 = max(0.0, float(np.var(y, ddof=1) - variance.mean()))
+    for _ in range(10_000):
+        w, before = 1 / (variance + tau2), tau2
+        mean = (w * y).sum() / w.sum()
+        tau2 = max(
+            0.0, float((w**2 * ((y - mean) ** 2 - variance)).sum() / (w**2).sum() + 1 / w.sum())
+        )
+        if abs(tau2 - before) <= 1e-12 + 1e-10 * tau2:
+            break
+    w = 1 / (variance + tau2)
+    mean = float((w * y).sum() / w.sum())
+    spread = float((w * (y - mean) ** 2).sum() / (len(y) - 1))
+    se = float(np.sqrt(max(1.0, spread) / w.sum()))
+    half_width = float(student.ppf(0.975, len(y) - 1)) * se
+    return RandomEffects(mean, se, mean - half_width, mean + half_width, tau2)
+
+
+def remove_prior(y: float, s: float, prior_y: float, prior_s: float) -> tuple[float, float]:
+    """Estimate and standard deviation by the data alone, from a normal posterior and its prior.
+
+    ``1/s_data^2 = 1/s^2 - 1/s_prior^2``, ``y_data = s_data^2 (y/s^2 - y_prior/s_prior^2)``: averaged over n studies as they
+    stand, posteriors would count the prior n times.
+
+    Args:
+        s: below ``prior_s``.
+    """
+    precision = 1 / s**2 - 1 / prior_s**2
+    return (y / s**2 - prior_y / prior_s**2) / precision, float(precision**-0.5)
+
+
+def robust_z(y: Array, variance: Array) -> Array:
+    """Distance of each subject from the median, over the spread between subjects and its own error.
+
+    ``z_i = (y_i - med)/sqrt(tau2 + v_i)``, ``tau2 = max(0, (1.4826 MAD)^2 - median(v))``: one subject far off does not hide itself.
+
+    Source: Iglewicz and Hoaglin 1993 (modified z by the MAD, threshold 3.5), with the error of each subject beside it.
+    """
+    centre = np.median(y)
+    tau2 = max(0.0, float((1.4826 * np.median(np.abs(y - centre))) ** 2 - np.median(variance)))
+    return np.asarray((y - centre) / np.sqrt(tau2 + variance))
+
+
+#: Of the robust z, beyond which a study is an outlier (Iglewicz and Hoaglin 1993), and informed studies from which that is judged.
+OUTLIER_THRESHOLD, MIN_INFORMED_STUDIES = 3.5, 5
+
+
+def run_group(dataset: str | Path) -> CohortSummary:
+    """Gather a cohort; only studies whose check passed are counted, and only values that the images inform.
+
+    Args:
+        dataset: what ``nanopinn cohort`` wrote.
+
+    Raises:
+        InputError: it holds no study.
+    """
+    studies = read_study_ends(Path(dataset))
+    passed = [s for s in studies if s.status == "passed"]
+    failed = [s for s in studies if s.status == "check failed" and s.scalars]
+    firsts = {x.name: x for s in (*passed, *failed) for x in s.scalars}
+    return CohortSummary(
+        studies,
+        tuple(_group_parameter(first, passed, failed) for first in firsts.values()),
+        OUTLIER_THRESHOLD,
+        MIN_INFORMED_STUDIES,
+    )
+
+
+def _group_parameter(
+    first: ScalarEstimate, passed: Sequence[StudySummary], failed: Sequence[StudySummary]
+) -> CohortParameter:
+    having = [(s.id, x) for s in passed for x in s.scalars if x.name == first.name]
+    informed = [(study, x) for study, x in having if _is_informed(x)]
+    y, s = (
+        (np.array(v) for v in zip(*(_estimate_without_prior(x) for _, x in informed), strict=True))
+        if informed
+        else (np.zeros(0), np.zeros(0))
+    )
+    judged = len(informed) >= MIN_INFORMED_STUDIES
+    z = robust_z(y, s**2) if judged else np.full(len(y), np.nan)
+    members = tuple(
+        StudyEstimate(study, x, float(a), float(b), float(c))
+        for (study, x), a, b, c in zip(informed, y, s, z, strict=True)
+    )
+    medians = np.array([x.median for _, x in informed])
+    q1, q2, q3 = np.quantile(medians, [0.25, 0.5, 0.75]) if informed else (np.nan,) * 3
+    group = CohortParameter(
+        first.name,
+        first.label,
+        first.unit,
+        first.scale,
+        first.prior_median,
+        first.prior_sd,
+        len(having),
+        members,
+        tuple(
+            (f.id, x) for f in failed for x in f.scalars if x.name == first.name and _is_informed(x)
+        ),
+        float(q2),
+        (float(q1), float(q3)),
+        *(float("nan"),) * 4,
+        tuple(m for m in members if abs(m.z) > OUTLIER_THRESHOLD),
+        judged,
+    )
+    return _add_random_effects(group, y, s) if group.is_averaged else group
+
+
+def _add_random_effects(group: CohortParameter, y: np.ndarray, s: np.ndarray) -> CohortParameter:
+    """The same with its typical value and the spread between subjects."""
+    found = random_effects(y, s**2)
+    mean, low, high = (
+        float(np.exp(v)) if group.scale == "log" else v for v in (found.mean, found.low, found.high)
+    )
+    return replace(group, mean=mean, low=low, high=high, between_sd=found.between_variance**0.5)
+
+
+def _is_informed(x: ScalarEstimate) -> bool:
+    """Whether the images inform it, and its numbers are numbers."""
+    return (
+        x.informed
+        and x.sd > 0
+        and bool(np.isfinite([x.median, x.prior_median]).all())
+        and (x.scale != "log" or x.median > 0)
+    )
+
+
+def _estimate_without_prior(x: ScalarEstimate) -> tuple[float, float]:
+    """Estimate and standard deviation without the prior, in the coordinate of the unknown."""
+    place = np.log if x.scale == "log" else float
+    return remove_prior(float(place(x.median)), x.sd, float(place(x.prior_median)), x.prior_sd)

@@ -1,1 +1,0 @@
-"""Arterial input: population curves, measured curves, and curves found in the images."""

@@ -1,0 +1,267 @@
+"""Extracellular pH on the grid of the DCE scan: measured where it was, stated where it was not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.cest.ph_map import Validity
+from nanopinn.imaging.cest.ph_scan import CestOptions, measure_ph
+from nanopinn.imaging.dce.t1 import B1Map
+from nanopinn.imaging.geometry import resample
+from nanopinn.imaging.registration import Coregistration
+from nanopinn.io.nifti import Orientation
+from nanopinn.io.safe_open import is_number
+from nanopinn.io.volumes import read_sidecar, read_volume, sidecar_path
+from nanopinn.parameters import value
+
+Array = NDArray[np.float64]
+
+#: Extracellular pH of living tissue.
+LOWEST_PH, HIGHEST_PH = 5.0, 8.5
+#: Less of the tumour than this inside the scan is no pH of the tumour.
+MIN_OVERLAP = 0.3
+
+
+@dataclass(frozen=True)
+class PhMap:
+    """pH on the DCE grid.
+
+    Attributes:
+        measured, std: ``(x, y, z)``, NaN where not measured.
+        filled: for the physics, without holes. fill_value: what stands in tumour voxels not measured.
+        common_std: error that all voxels share, of the calibration; part of ``std``.
+        coverage: measured share of the tumour. validity: bits of :class:`Validity`, why a voxel has none.
+    """
+
+    measured: Array
+    std: Array
+    filled: Array
+    fill_value: float
+    common_std: float
+    coverage: float
+    validity: NDArray[np.int32]
+    assumptions: tuple[str, ...]
+
+    @classmethod
+    def without_measurement(cls, filled: Array, fill_value: float, note: str) -> PhMap:
+        """No pH was measured; what the physics is given in its place, and what is to be said of that."""
+        nothing = np.full(filled.shape, np.nan)
+        return cls(
+            nothing,
+            nothing,
+            filled,
+            fill_value,
+            0.0,
+            0.0,
+            np.full(filled.shape, int(Validity.OUTSIDE), dtype=np.int32),
+            (note,),
+        )
+
+
+@dataclass(frozen=True)
+class _PhOnScanGrid:
+    """pH, its standard deviation and an image to register by, on the grid they were measured on."""
+
+    pH: Array
+    std: Array
+    anatomy: Array
+    affine: Array
+    common_std: float
+    validity: NDArray[np.int32]
+    assumptions: tuple[str, ...]
+
+
+def assumed_ph(pH: float, mask: NDArray[np.bool_]) -> PhMap:
+    """No pH was measured: one value in the tumour, said so.
+
+    Raises:
+        InputError: the value is no pH of living tissue.
+    """
+    if not LOWEST_PH <= pH <= HIGHEST_PH:
+        raise InputError(
+            "not an extracellular pH",
+            field="--assume-ph",
+            found=pH,
+            expected=f"{LOWEST_PH} to {HIGHEST_PH}",
+            remedy="Give the pH itself, e.g. 6.9.",
+        )
+    note = f"pH was not measured: {pH:g} is assumed throughout the tumour, so release is not informed by a pH map."
+    return PhMap.without_measurement(np.where(mask, pH, value("pHe_n")), pH, note)
+
+
+def load_ph(
+    path: str | Path,
+    affine: Array,
+    mask: NDArray[np.bool_],
+    *,
+    options: CestOptions | None = None,
+    B1: B1Map | None = None,
+    orientation: Orientation | None = None,
+    coregistration: Coregistration | None = None,
+) -> PhMap:
+    """pH of a ready map (3-D) or of Z-spectra (4-D), computed on its own grid and brought to that of the DCE scan last.
+
+    B0 and B1 maps are taken to lie with the CEST scan as their affines say, and move with it.
+
+    Args:
+        affine, mask: of the DCE grid. onto: moves the scan over the DCE scan first, by what it shows.
+
+    Raises:
+        InputError: it is neither, or less than 30 % of the tumour lies inside it, or none of that has a pH.
+    """
+    own = _read_ph_on_scan_grid(path, options or CestOptions(), B1, orientation)
+    placed, moved = (
+        (own.affine, [])
+        if coregistration is None
+        else coregistration.register_scan("CEST scan", own.anatomy, own.affine, path)
+    )
+    notes = [*own.assumptions, *moved]
+    shape = (mask.shape[0], mask.shape[1], mask.shape[2])
+    inside = np.isfinite(resample(np.zeros(own.pH.shape), placed, shape, affine))
+    overlap = float(inside[mask].mean())
+    if overlap < MIN_OVERLAP:
+        raise InputError(
+            "the pH scan does not overlap the tumour",
+            file=path,
+            field="affine",
+            found=f"{overlap:.0%} of the tumour inside it",
+            expected=f"at least {MIN_OVERLAP:.0%}",
+            remedy="Check both affines, or register the scans (--register rigid).",
+        )
+    on_dce, std = (resample(m, placed, shape, affine) for m in (own.pH, own.std))
+    coverage = float(np.isfinite(on_dce[mask]).mean())
+    if coverage == 0:
+        raise InputError(
+            "no voxel of the tumour has a pH",
+            file=path,
+            field="values",
+            found=f"0 of {int(mask.sum())} tumour voxels",
+            expected="agent in the tumour, and a ratio within the calibrated range",
+            remedy="Look at the assumptions of `nanopinn maps`.",
+        )
+    fill = float(np.mean(on_dce[mask & np.isfinite(on_dce)]))
+    filled = np.where(np.isfinite(on_dce), on_dce, np.where(mask, fill, value("pHe_n")))
+    notes.insert(
+        0,
+        f"pH was measured in {coverage:.0%} of the tumour ({overlap:.0%} of it lies inside the scan).",
+    )
+    if coverage < 1:
+        notes.append(
+            f"Tumour voxels where pH was not measured carry the measured mean, {fill:.2f}."
+        )
+    notes.append(f"Outside the tumour, unmeasured tissue carries pH {value('pHe_n'):g}.")
+    codes = resample(own.validity.astype(np.float64), placed, shape, affine, order=0)
+    validity = np.where(np.isfinite(codes), np.nan_to_num(codes), int(Validity.OUTSIDE)).astype(
+        np.int32
+    )
+    return PhMap(
+        on_dce,
+        np.where(np.isfinite(on_dce), std, np.nan),
+        filled,
+        fill,
+        own.common_std,
+        coverage,
+        validity,
+        tuple(notes),
+    )
+
+
+def _read_ph_on_scan_grid(
+    path: str | Path, options: CestOptions, B1: B1Map | None, orientation: Orientation | None
+) -> _PhOnScanGrid:
+    volume = read_volume(path, orientation=orientation)
+    if volume.ndim == 4:
+        found = measure_ph(path, options, B1=B1, orientation=orientation)
+        return _PhOnScanGrid(
+            found.image.pH,
+            found.image.std,
+            found.anatomy,
+            found.affine,
+            found.calibration_std,
+            found.image.validity,
+            found.assumptions,
+        )
+    side = read_sidecar(path)
+    if "SaturationOffsetsPPM" in side or "SaturationOffsetsHz" in side:
+        raise InputError(
+            "a Z-spectrum must have four dimensions",
+            file=path,
+            field="dimensions",
+            found="x".join(map(str, volume.shape)),
+            expected="(x, y, z, offset)",
+            remedy="Give the whole series, or remove the offsets from the sidecar of a pH map.",
+        )
+    values, notes = _mask_implausible_ph(np.asarray(volume.numpy(), dtype=np.float64), path)
+    noise, noise_note = _noise(path)
+    std = np.where(np.isfinite(values), noise, np.nan)
+    validity = np.where(np.isfinite(values), 0, int(Validity.NO_SPECTRUM)).astype(np.int32)
+    affine = np.asarray(volume.affine, dtype=np.float64)
+    return _PhOnScanGrid(
+        values, std, np.nan_to_num(values), affine, 0.0, validity, (*notes, *noise_note)
+    )
+
+
+def _mask_implausible_ph(values: Array, path: str | Path) -> tuple[Array, list[str]]:
+    """The map with NaN for what is missing (0, -1, not finite) or no pH, and how much was no pH."""
+    known = np.isfinite(values) & (values != 0) & (values != -1)
+    if not known.any():
+        raise InputError(
+            "the pH map holds no value",
+            file=path,
+            field="values",
+            found="only 0, -1 and NaN, which are 'missing'",
+            expected=f"{LOWEST_PH} to {HIGHEST_PH}",
+            remedy="Export the map again.",
+        )
+    low, high = (float(q) for q in np.percentile(values[known], [2, 98]))
+    clipped = [
+        f"{v:.2f}"
+        for v in (float(values[known].min()), float(values[known].max()))
+        if (values[known] == v).mean() > 0.05
+    ]
+    if not (low >= LOWEST_PH and high <= HIGHEST_PH):
+        raise InputError(
+            "these are not pH values",
+            file=path,
+            field="values",
+            found=f"{low:.3g} to {high:.3g}",
+            expected=f"{LOWEST_PH} to {HIGHEST_PH}",
+            remedy="Give a pH map, not a ratio or a contrast map.",
+        )
+    good = known & (values >= LOWEST_PH) & (values <= HIGHEST_PH)
+    lost = int((known & ~good).sum())
+    notes = (
+        [f"{lost} voxels of the pH map outside {LOWEST_PH} to {HIGHEST_PH} count as not measured."]
+        if lost
+        else []
+    )
+    if clipped and np.unique(values[good]).size > 20:
+        notes.append(
+            f"The pH map looks clipped at {' and '.join(clipped)}: values there may lie beyond."
+        )
+    return np.where(good, values, np.nan), notes
+
+
+def _noise(path: str | Path) -> tuple[float, list[str]]:
+    """Standard deviation of a voxel's pH, and what was assumed for it."""
+    side = read_sidecar(path)
+    found = side.get("pHStd", value("sd_pHe"))
+    if not is_number(found) or not 0 < found < 2:
+        raise InputError(
+            "not a standard deviation of pH",
+            file=sidecar_path(path),
+            field="pHStd",
+            found=found,
+            expected="0 to 2",
+            remedy="Correct the sidecar.",
+        )
+    if "pHStd" in side:
+        return float(found), []
+    return float(found), [
+        f"The noise of the pH map is taken as {found:g} (no pHStd in its sidecar)."
+    ]

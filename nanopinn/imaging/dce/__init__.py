@@ -1,0 +1,1 @@
+"""DCE-MRI: from signal to kinetic maps."""

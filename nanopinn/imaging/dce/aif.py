@@ -1,0 +1,310 @@
+"""An arterial input from a table.
+
+An arterial input from the scan itself: the voxels of a mask, or voxels that behave like an artery.
+
+Where the arterial input comes from: a formula, a file, voxels that were drawn, or voxels that were found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.dce.aif_population import POPULATION_CURVES, parker
+from nanopinn.imaging.dce.plasma_curve import PlasmaCurve, plasma_from_blood
+from nanopinn.imaging.dce.signal import Concentration
+from nanopinn.imaging.mask import load_mask
+from nanopinn.io.tables import read_table
+
+Array = NDArray[np.float64]
+
+
+def read_curve(path: Path, frame_times_s: Array, hematocrit: float) -> PlasmaCurve:
+    """The curve of a TSV/CSV with ``time_s`` and one of ``plasma_mM``, ``blood_mM``.
+
+    Raises:
+        InputError: columns are missing, hold no numbers, or do not cover the scan.
+    """
+    t, c, blood = _columns(path)
+    if len(t) < 3 or np.any(np.diff(t) <= 0) or not np.isfinite([t, c]).all():
+        raise InputError(
+            "times must increase and values be finite",
+            file=path,
+            field="time_s",
+            found=f"{len(t)} rows",
+            expected="3 rows or more, in order of time",
+            remedy="Correct the table.",
+        )
+    if not c.max() > 0:
+        raise InputError(
+            "the arterial input never rises",
+            file=path,
+            field="blood_mM" if blood else "plasma_mM",
+            found=f"maximum {c.max():g}",
+            expected="a positive peak, in mM",
+            remedy="Correct the table.",
+        )
+    # one frame may be missing at the end; beyond it there is nothing to convolve with
+    latest = float(frame_times_s[-2])
+    if t[0] >= latest or t[-1] < latest:
+        raise InputError(
+            "the arterial input does not cover the scan",
+            file=path,
+            field="time_s",
+            found=f"{t[0]:g} to {t[-1]:g} s",
+            expected=f"from before the bolus to {frame_times_s[-1]:g} s, on the clock of the frames",
+            remedy="Extend the curve, or shift it to that clock.",
+        )
+    return PlasmaCurve(t, plasma_from_blood(c, hematocrit) if blood else c)
+
+
+def _columns(path: Path) -> tuple[Array, Array, bool]:
+    """Times, concentrations, and whether these are of whole blood."""
+    table = read_table(path)
+    kinds = [k for k in ("plasma_mM", "blood_mM") if k in table.header]
+    if "time_s" not in table.header or len(kinds) != 1 or not table.rows:
+        raise InputError(
+            "the arterial input lacks its columns",
+            file=path,
+            field="header",
+            found=", ".join(table.header) if table.header and table.rows else "no rows",
+            expected="time_s and one of plasma_mM, blood_mM",
+            remedy="Name the columns so.",
+        )
+    t, c = (
+        table.numbers(k, "the arterial input holds something that is no number")
+        for k in ("time_s", kinds[0])
+    )
+    return t, c, kinds[0] == "blood_mM"
+
+
+#: Voxels of an automatic arterial input: enough to average noise, few enough to stay inside a vessel.
+MIN_ARTERY_VOXELS, MAX_ARTERY_VOXELS = 3, 30
+#: A peak this many times the noise is a bolus; below it nothing in the scan is an artery.
+LOWEST_PEAK_TO_NOISE = 8.0
+#: A first pass stands out of what recirculates by more than this (Parker's by 5); below it the curve is likely a vein or tissue.
+LOWEST_PEAK_TO_TAIL = 1.5
+
+
+@dataclass(frozen=True)
+class ArterialVoxels:
+    """An arterial input that was measured in the scan.
+
+    Attributes:
+        where: ``(x, y, z)``. blood_mM: ``(t,)``, their mean. std_mM: ``(t,)``, their standard deviation.
+        peak_to_noise, peak_to_tail: what tells a bolus from tissue. auc_to_parker_ratio: area under it over that of
+            Parker's curve at the same arrival; far from 1 speaks of partial volume, inflow or another dose.
+        found: by itself, not drawn.
+    """
+
+    where: NDArray[np.bool_]
+    blood_mM: Array
+    std_mM: Array
+    peak_to_noise: float
+    peak_to_tail: float
+    auc_to_parker_ratio: float
+    found: bool
+
+    @property
+    def quality(self) -> dict[str, float]:
+        """Figures of merit, for tables."""
+        return {
+            "voxels": float(self.where.sum()),
+            "peak_mM": float(self.blood_mM.max()),
+            "peak_to_noise": self.peak_to_noise,
+            "peak_to_tail": self.peak_to_tail,
+            "auc_to_parker_ratio": self.auc_to_parker_ratio,
+        }
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of this input."""
+        how = "found automatically" if self.found else "drawn"
+        notes = [
+            f"The arterial input is the mean of {int(self.where.sum())} voxels that were {how}: peak "
+            f"{self.blood_mM.max():.2g} mM in blood, {self.peak_to_noise:.0f} times its noise, {self.peak_to_tail:.1f} times "
+            f"its tail, area {self.auc_to_parker_ratio:.2f} of Parker's. Inflow and partial volume are not corrected."
+        ]
+        if self.peak_to_tail < LOWEST_PEAK_TO_TAIL:
+            notes.append(
+                "That curve has no first pass: it may be a vein or tissue. A population curve may serve better."
+            )
+        if not 0.5 < self.auc_to_parker_ratio < 2:
+            notes.append(
+                "Its area is far from Parker's: check the dose, inflow, and whether the vessel fills its voxels."
+            )
+        return tuple(notes)
+
+
+def read_masked_artery(
+    path: Path, blood: Concentration, frame_times_s: Array, affine: Array
+) -> ArterialVoxels:
+    """The mean curve of a mask.
+
+    Raises:
+        InputError: the mask cannot be used, or none of its voxels has a finite curve.
+    """
+    shape = (blood.mM.shape[1], blood.mM.shape[2], blood.mM.shape[3])
+    where = load_mask(path, shape, affine) & np.isfinite(blood.mM).all(axis=0)
+    if not where.any():
+        raise InputError(
+            "no voxel of the arterial mask has a finite concentration",
+            file=path,
+            field="--aif",
+            found="0 voxels",
+            expected="a vessel that is not saturated",
+            remedy="Draw another vessel, or choose a population curve.",
+        )
+    return _measure_artery(where, blood, frame_times_s, found=False)
+
+
+def find_artery(blood: Concentration, frame_times_s: Array) -> ArterialVoxels:
+    """Voxels whose bolus is early, high and short.
+
+    Of voxels that rise far above their noise, the score is the height of the peak times its height over the tail,
+    less for a late peak (after Mouridsen 2006, MRM 55:524, with fixed weights). The best voxel leads; those of the
+    best that follow its course (correlation above 0.9) are averaged.
+
+    Args:
+        blood: the scan as concentration in blood.
+
+    Raises:
+        InputError: no voxel behaves like an artery.
+    """
+    shape = blood.mM.shape[1:]
+    flat, noise = blood.mM.reshape(len(blood.mM), -1), blood.noise_sd_mM.reshape(-1)
+    usable = np.flatnonzero(np.isfinite(flat).all(axis=0) & np.isfinite(noise) & (noise > 0))
+    curves = flat[:, usable]
+    peak, when = curves.max(axis=0), frame_times_s[curves.argmax(axis=0)]
+    tail = np.median(curves[-max(3, len(curves) // 4) :], axis=0)
+    high = peak > LOWEST_PEAK_TO_NOISE * noise[usable]
+    if high.sum() < MIN_ARTERY_VOXELS:
+        raise InputError(
+            "no artery was found",
+            field="--aif",
+            found=f"{int(high.sum())} voxels with a bolus above {LOWEST_PEAK_TO_NOISE:g} times noise",
+            expected=f"{MIN_ARTERY_VOXELS} or more",
+            remedy="Draw one (--aif mask:FILE), give a curve, or choose a population curve.",
+        )
+    first = float(frame_times_s[blood.baseline[1] - 1])
+    spacing = float(np.median(np.diff(frame_times_s)))
+    earliest = np.quantile(when[high], 0.02)
+    late = np.maximum(when - max(earliest, first) - 2 * spacing, 0.0) / (20.0 + spacing)
+    sharp = peak / np.maximum(tail, 0.1 * peak)
+    score = np.where(high, peak * sharp * np.exp(-(late**2)), -np.inf)
+    order = np.argsort(score)[::-1][
+        : int(np.clip(high.sum() // 100, MIN_ARTERY_VOXELS, MAX_ARTERY_VOXELS))
+    ]
+    order = order[np.isfinite(score[order])]
+    alike = np.array([np.corrcoef(curves[:, order[0]], curves[:, i])[0, 1] > 0.9 for i in order])
+    where = np.zeros(flat.shape[1], dtype=bool)
+    where[usable[order[alike]]] = True
+    return _measure_artery(where.reshape(shape), blood, frame_times_s, found=True)
+
+
+def _measure_artery(
+    where: NDArray[np.bool_], blood: Concentration, t: Array, *, found: bool
+) -> ArterialVoxels:
+    chosen = blood.mM[:, where]
+    curve = chosen.mean(axis=1)
+    first, after = blood.baseline
+    noise = float(max(curve[first:after].std(ddof=1), 1e-6))
+    tail = float(np.median(curve[-max(3, len(curve) // 4) :]))
+    reference = parker(t - t[after - 1])
+    peak = float(curve.max())
+    return ArterialVoxels(
+        where,
+        curve,
+        chosen.std(axis=1),
+        peak / noise,
+        peak / tail if tail > 0 else float("inf"),
+        float(np.trapezoid(curve, t) / np.trapezoid(reference, t)),
+        found,
+    )
+
+
+AIF_NAMES = (*POPULATION_CURVES, "auto")
+MASK = "mask:"
+
+
+@dataclass(frozen=True)
+class ArterialInput:
+    """The plasma curve of a study.
+
+    Attributes:
+        voxels: where it was measured, None where it was not measured in this scan. assumptions: sentences.
+    """
+
+    curve: PlasmaCurve
+    voxels: ArterialVoxels | None
+    assumptions: tuple[str, ...]
+
+
+def is_measured_in_scan(spec: str) -> bool:
+    """Whether the input is taken from the scan itself."""
+    return spec == "auto" or spec.startswith(MASK)
+
+
+def list_aif_files(spec: str) -> list[Path]:
+    """Files that a choice of arterial input reads."""
+    if spec in AIF_NAMES:
+        return []
+    return [Path(spec.removeprefix(MASK))]
+
+
+def load_aif(
+    spec: str,
+    *,
+    frame_times_s: Array,
+    bolus_arrival_s: float,
+    hematocrit: float,
+    dose_mmol_per_kg: float = 0.1,
+    blood: Concentration | None = None,
+    affine: Array | None = None,
+) -> ArterialInput:
+    """The arterial input of ``spec``: a population curve by name, a TSV/CSV file, ``mask:FILE`` or ``auto``.
+
+    A population curve is evaluated by its formula on a fine grid from the arrival on; a file's times are on
+    the clock of the scan.
+
+    Args:
+        blood: the scan as concentration in blood, for ``mask:FILE`` and ``auto``.
+        affine: of the scan, for ``mask:FILE``.
+
+    Raises:
+        InputError: the choice is unknown, its file cannot be used, or no artery is found.
+    """
+    t = np.asarray(frame_times_s, dtype=np.float64)
+    if spec in POPULATION_CURVES:
+        found = POPULATION_CURVES[spec]
+        curve = found.plasma(
+            arrival_s=bolus_arrival_s,
+            until_s=float(t[-1]),
+            hematocrit=hematocrit,
+            dose_mmol_per_kg=dose_mmol_per_kg,
+        )
+        note = f"The arterial input is {found.source}, not this subject's; its scale carries over to Ktrans, ve and vp."
+        return ArterialInput(curve, None, (note,))
+    if is_measured_in_scan(spec):
+        assert blood is not None
+        assert affine is not None
+        voxels = (
+            find_artery(blood, t)
+            if spec == "auto"
+            else read_masked_artery(Path(spec.removeprefix(MASK)), blood, t, affine)
+        )
+        curve = PlasmaCurve(t, plasma_from_blood(voxels.blood_mM, hematocrit))
+        return ArterialInput(curve, voxels, voxels.notes())
+    if not Path(spec).is_file():
+        raise InputError(
+            "no such arterial input",
+            file=spec,
+            field="--aif",
+            found=Path(spec).name,
+            expected=f"{', '.join(AIF_NAMES)}, mask:FILE, or a TSV/CSV file",
+            remedy="Check the path.",
+        )
+    return ArterialInput(read_curve(Path(spec), t, hematocrit), None, ())

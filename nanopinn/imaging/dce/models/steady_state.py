@@ -1,0 +1,28 @@
+"""Steady state: ``I(t) = vp delta(t)``. Tissue shows the plasma curve and nothing else; the fallback of selection."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nanopinn.imaging.dce.impulse_response import ImpulseResponse, no_derived_quantities
+from nanopinn.imaging.dce.plasma_curve import InputCurve, linear_fit
+
+NAME, CAPLEX = "steady", "M.IC1.999"
+NAMES: tuple[str, ...] = ("vp",)
+LOWER: tuple[float, ...] = (0.0,)
+UPPER: tuple[float, ...] = (1.0,)
+DERIVED: tuple[str, ...] = ()
+derived = no_derived_quantities
+
+
+def impulse_response(parameters: Tensor) -> ImpulseResponse:
+    """vp, ``(n, 1)``."""
+    vp = parameters[:, 0]
+    none = parameters.new_zeros((len(vp), 0))
+    return ImpulseResponse(vp, none, none, torch.ones_like(parameters)[:, None])
+
+
+def initial_guesses(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
+    """The model is linear: ``C = vp Cp``."""
+    return (linear_fit(C, [curve.plasma]),)

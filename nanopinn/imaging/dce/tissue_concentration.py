@@ -1,0 +1,206 @@
+"""The dynamic series of a study, as it is read.
+
+From the signal of one study to the tracer in its tissue: native T1, concentration, and their noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.acquisition import DceAcquisition, load_acquisition
+from nanopinn.imaging.dce.kinetic_maps import KineticMaps
+from nanopinn.imaging.dce.signal import (
+    Concentration,
+    baseline_sensitivity,
+    estimate_concentration,
+    select_enhancement_model,
+    wrap_measured_concentration,
+)
+from nanopinn.imaging.dce.t1 import B1Map, NativeT1, load_native_t1
+from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.motion import MotionTrace, correct_motion
+from nanopinn.imaging.registration import MIN_VOXELS_PER_AXIS, Coregistration
+from nanopinn.io.dicom import open_series
+from nanopinn.io.volumes import read_volume
+
+Array = NDArray[np.float64]
+
+#: Three parameters, two baseline frames and one to spare.
+MIN_FRAMES = 6
+#: No tissue or vessel holds more contrast agent than this, mM; a larger "concentration" is in another unit.
+_MAX_CONCENTRATION_mM = 50.0
+
+
+@dataclass(frozen=True)
+class DynamicSeries:
+    """A dynamic series as it was read: signal or concentration ``(t, x, y, z)``, and where it lies.
+
+    Attributes:
+        motion: what was undone, None if nothing was looked for. assumptions: sentences.
+    """
+
+    values: Array
+    affine: Array
+    acquisition: DceAcquisition
+    motion: MotionTrace | None
+    assumptions: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one frame."""
+        return (self.values.shape[1], self.values.shape[2], self.values.shape[3])
+
+    @property
+    def voxel_mm(self) -> Array:
+        """``(3,)``."""
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    @property
+    def anatomy(self) -> Array:
+        """Average over time ``(x, y, z)``, for other scans to be moved onto; 0 where nothing is known."""
+        return np.asarray(sum(np.nan_to_num(frame) for frame in self.values) / len(self.values))
+
+
+def read_series(
+    inputs: ImagingInputs, progress: Callable[[float], None] = lambda done: None
+) -> DynamicSeries:
+    """The dynamic series of a study with its acquisition, its motion undone where that was asked for.
+
+    Raises:
+        InputError: it is no series, or its timing, TR or flip angle are missing or wrong.
+    """
+    with open_series(inputs.dce) as (path, notes):
+        volume = read_volume(path, orientation=inputs.orientation)
+        if volume.ndim != 4 or volume.shape[3] < MIN_FRAMES:
+            raise InputError(
+                "the DCE series has the wrong dimensions",
+                file=inputs.dce,
+                field="dimensions",
+                found="x".join(map(str, volume.shape)),
+                expected=f"(x, y, z, t) with at least {MIN_FRAMES} frames",
+                remedy="Give the whole dynamic series as one 4-D volume.",
+            )
+        acquisition = load_acquisition(
+            path, volume.shape[3], float(volume.meta["pixdim4_s"]), inputs.overrides
+        )
+    values = np.moveaxis(np.asarray(volume.numpy(), dtype=np.float64), -1, 0)
+    if np.nanmin(values) == np.nanmax(values):
+        raise InputError(
+            "the DCE series is the same everywhere",
+            file=inputs.dce,
+            field="values",
+            found=f"{np.nanmin(values):g} in every voxel",
+            expected="a signal",
+            remedy="Export the series again.",
+        )
+    if (
+        acquisition.is_concentration
+        and (high := float(np.nanquantile(values, 0.999))) > _MAX_CONCENTRATION_mM
+    ):
+        raise InputError(
+            "these are no concentrations in mM",
+            file=inputs.dce,
+            field="Units",
+            found=f"values up to {high:.3g}",
+            expected=f"below {_MAX_CONCENTRATION_mM:g} mM",
+            remedy="Convert the series, or correct Units in the sidecar.",
+        )
+    affine = np.asarray(volume.affine, dtype=np.float64)
+    notes = [*notes, *(f"DCE scan: {n}." for n in volume.meta["notes"]), *acquisition.assumptions]
+    motion = None
+    if inputs.motion:
+        values, motion = correct_motion(
+            values, np.linalg.norm(affine[:3, :3], axis=0), progress=progress
+        )
+        thin = (
+            " in the plane of the slab, which is too thin to tell more"
+            if min(values.shape[1:]) < MIN_VOXELS_PER_AXIS
+            else ""
+        )
+        notes.append(
+            f"Rigid motion of up to {motion.largest_mm:.2g} mm was undone frame by frame{thin}."
+        )
+    return DynamicSeries(values, affine, acquisition, motion, tuple(notes))
+
+
+#: Fits that leave less than this times the baseline's noise leave no more than its estimate allows.
+_MIN_REPORTED_EXCESS = 1.1
+
+
+def load_study_t1(
+    inputs: ImagingInputs, series: DynamicSeries, B1: B1Map | None, coregistration: Coregistration
+) -> NativeT1:
+    """Native T1; not asked for where the series holds concentration already.
+
+    Raises:
+        InputError: T1 is given in no way, in two, or cannot be used.
+    """
+    given = inputs.t1_source
+    if series.acquisition.is_concentration and not given.files() and given.t1 is None:
+        return NativeT1(np.full(series.shape, np.nan), None, ())
+    return load_native_t1(
+        given,
+        series.shape,
+        series.affine,
+        B1=B1,
+        orientation=inputs.orientation,
+        coregistration=coregistration,
+    )
+
+
+def compute_study_concentration(
+    inputs: ImagingInputs,
+    series: DynamicSeries,
+    T1_s: Array,
+    T1_std: Array | None,
+    B1: B1Map | None,
+) -> Concentration:
+    """Concentration of the series ``(t, x, y, z)``, mM, by native T1 ``(x, y, z)``, s; as it is where the series holds it already.
+
+    Raises:
+        InputError: the acquisition does not say what the conversion needs.
+    """
+    if series.acquisition.is_concentration:
+        return wrap_measured_concentration(series.values, series.acquisition)
+    angles = 1.0 if B1 is None else B1.resample_to(series.shape, series.affine)
+    enhancement_model = select_enhancement_model(
+        T1_s, series.acquisition, relation=inputs.relation, B1=angles
+    )
+    return estimate_concentration(series.values, enhancement_model, series.acquisition, T1_std)
+
+
+def compute_baseline_sensitivity(
+    inputs: ImagingInputs, series: DynamicSeries, T1_s: Array, B1: B1Map | None, fitted: KineticMaps
+) -> Array:
+    """What a relative error of the signal before contrast does to the fitted curves ``(t, x, y, z)``, mM; 0 without a conversion."""
+    if series.acquisition.is_concentration:
+        return np.zeros_like(fitted.curves_mM)
+    angles = 1.0 if B1 is None else B1.resample_to(series.shape, series.affine)
+    return baseline_sensitivity(
+        fitted.curves_mM,
+        select_enhancement_model(T1_s, series.acquisition, relation=inputs.relation, B1=angles),
+    )
+
+
+def frame_noise(
+    C: Concentration, fitted: KineticMaps, mask: NDArray[np.bool_]
+) -> tuple[Array, list[str]]:
+    """Noise of one frame: the baseline's, scaled for all voxels alike where the fits leave more than that."""
+    left, noise = fitted.residual_sd_mM[mask], C.noise_sd_mM[mask]
+    known = np.isfinite(left) & np.isfinite(noise)
+    if not known.any():
+        return C.noise_sd_mM, [
+            "No tumour voxel enhances, or none could be fitted: check the mask and the bolus; status says why."
+        ]
+    excess = float(np.sqrt((left[known] ** 2).sum() / (noise[known] ** 2).sum()))
+    if excess < _MIN_REPORTED_EXCESS:
+        return C.noise_sd_mM, []
+    return C.noise_sd_mM * excess, [
+        f"Kinetic fits leave {excess:.1f} times the noise before contrast; the noise was taken as that large, "
+        "so what the model cannot describe counts as noise."
+    ]

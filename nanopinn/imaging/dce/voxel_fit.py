@@ -1,0 +1,248 @@
+"""Fits of kinetic models to many curves: starts, delays, errors, criteria.
+
+When contrast reaches the tumour, as all its voxels together see it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from nanopinn.imaging.dce.convolution import ExponentialTable
+from nanopinn.imaging.dce.impulse_response import KineticModel, evaluate
+from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
+from nanopinn.imaging.least_squares import (
+    Bounds,
+    LeastSquaresFit,
+    NormalPrior,
+    fit_levenberg_marquardt,
+)
+
+
+@dataclass(frozen=True)
+class KineticFit:
+    """Parameters ``(n, p)`` (flows in 1/s, with a fitted delay in s as the last), covariance ``(n, p, p)``, and how each fit went.
+
+    Attributes:
+        names: of the parameters. at_bound: ``(n, p)`` bool. converged: ``(n,)`` bool. r2, aicc: ``(n,)``.
+        residual_sd: ``(n,)`` mM. curves: ``(n, t)`` mM, fitted.
+    """
+
+    names: tuple[str, ...]
+    parameters: Tensor
+    covariance: Tensor
+    at_bound: Tensor
+    converged: Tensor
+    r2: Tensor
+    aicc: Tensor
+    residual_sd: Tensor
+    curves: Tensor
+
+
+def fit_kinetics(
+    model: KineticModel,
+    C: Tensor,
+    curve: InputCurve,
+    *,
+    shared: Tensor | None = None,
+    prior: NormalPrior | None = None,
+    delay_window_s: float | None = None,
+    iterations: int = 100,
+    chunk: int = 16384,
+) -> KineticFit:
+    """Fit every curve ``(n, t)``; memory is bounded by ``chunk`` curves at a time.
+
+    A curve that is not finite gives NaN and touches no other.
+
+    Args:
+        shared: ``(n, t)`` or ``(n, k, t)``, one standard deviation of each of ``k`` errors that all frames of a curve
+            share; they widen the covariance beyond what the frames' own noise gives.
+        prior: on the parameters, without a delay.
+        delay_window_s: fit each voxel's arrival too, within this of the curve's, either way; None: it arrives with it.
+    """
+    common = (
+        C.new_zeros((len(C), 0, C.shape[1]))
+        if shared is None
+        else shared.reshape(len(C), -1, C.shape[1])
+    )
+    parts = [
+        _fit_chunk(
+            model,
+            C[i : i + chunk],
+            common[i : i + chunk],
+            curve,
+            None if prior is None else prior.select(slice(i, i + chunk)),
+            delay_window_s,
+            iterations,
+        )
+        for i in range(0, max(1, len(C)), chunk)
+    ]
+    names = model.NAMES if delay_window_s is None else (*model.NAMES, "delay")
+    return KineticFit(names, *(torch.cat(p) for p in zip(*parts, strict=True)))
+
+
+def _fit_chunk(
+    model: KineticModel,
+    C: Tensor,
+    shared: Tensor,
+    curve: InputCurve,
+    prior: NormalPrior | None,
+    window: float | None,
+    iterations: int,
+) -> tuple[Tensor, ...]:
+    finite = torch.isfinite(C).all(dim=1)
+    C = torch.where(finite[:, None], C, 0.0)
+    bounds = _parameter_bounds(model, C, window)
+    initial_guesses = (
+        _initial_guesses_with_delay(model, C, curve, window)
+        if window
+        else model.initial_guesses(C, curve)
+    )
+    found = [
+        fit_levenberg_marquardt(
+            lambda p, _: evaluate(model, p, curve, with_delay=window is not None),
+            C,
+            s,
+            bounds,
+            finite,
+            prior,
+            iterations,
+        )
+        for s in initial_guesses
+    ]
+    best = found[0]
+    for other in found[1:]:
+        best = best.select_lower_cost(other)
+    return _summarise_fit(C, best, torch.nan_to_num(shared), bounds, finite, prior)
+
+
+def _parameter_bounds(model: KineticModel, C: Tensor, window: float | None) -> Bounds:
+    late = () if window is None else (window,)
+    return Bounds(
+        C.new_tensor((*model.LOWER, *(-w for w in late))), C.new_tensor((*model.UPPER, *late))
+    )
+
+
+def _initial_guesses_with_delay(
+    model: KineticModel, C: Tensor, curve: InputCurve, window: float
+) -> tuple[Tensor, ...]:
+    """One start: of a few arrivals, the one whose fit at fixed arrival is best."""
+    everyone = torch.ones(len(C), dtype=torch.bool, device=C.device)
+    bounds, best = _parameter_bounds(model, C, None), None
+    for shift in torch.linspace(-0.9 * window, 0.9 * window, 9).tolist():
+        for start in model.initial_guesses(C, curve.shifted(shift)):
+            end = fit_levenberg_marquardt(
+                partial(_evaluate_delayed, model, curve, shift), C, start, bounds, everyone, None, 8
+            )
+            late = torch.cat([end.theta, torch.full_like(end.theta[:, :1], shift)], dim=1)
+            here = LeastSquaresFit(late, end.f, end.J, end.cost, end.converged)
+            best = here if best is None else best.select_lower_cost(here)
+    assert best is not None
+    return (best.theta,)
+
+
+def _evaluate_delayed(
+    model: KineticModel, curve: InputCurve, shift: float, parameters: Tensor, which: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Curves and Jacobian with the input later by ``shift``; a table of its own pays for more voxels than it has nodes."""
+    if len(parameters) > ExponentialTable.nodes:
+        return evaluate(model, parameters, curve.shifted(shift))
+    f, J = evaluate(
+        model,
+        torch.cat([parameters, torch.full_like(parameters[:, :1], shift)], dim=1),
+        curve,
+        with_delay=True,
+    )
+    return f, J[:, :-1]
+
+
+def _summarise_fit(
+    C: Tensor,
+    end: LeastSquaresFit,
+    shared: Tensor,
+    bounds: Bounds,
+    finite: Tensor,
+    prior: NormalPrior | None,
+) -> tuple[Tensor, ...]:
+    n, t, p = len(C), C.shape[1], end.theta.shape[1]
+    rss = (C - end.f).square().sum(1)
+    sd = (rss / max(1, t - p)).sqrt() if prior is None else prior.noise_sd
+    H = end.J @ end.J.transpose(1, 2)
+    if prior is not None:
+        H = H + prior.noise_sd.square()[:, None, None] * prior.precision
+    scale = H.diagonal(dim1=1, dim2=2).clamp_min(1e-30).rsqrt()
+    # a ridge at round-off keeps curves without information from spoiling their batch
+    scaled = scale[:, :, None] * H * scale[:, None, :] + 1e-12 * torch.eye(
+        p, dtype=C.dtype, device=C.device
+    )
+    inverse = scale[:, :, None] * torch.linalg.inv(scaled) * scale[:, None, :]
+    moved = inverse @ end.J @ shared.transpose(1, 2)
+    covariance = inverse * sd.square()[:, None, None] + moved @ moved.transpose(1, 2)
+    spread = (C - C.mean(1, keepdim=True)).square().sum(1)
+    at_bound = (end.theta <= bounds.lower + 1e-9) | (end.theta >= bounds.upper - 1e-9)
+    nan = torch.tensor(float("nan"), dtype=C.dtype, device=C.device)
+    known = finite.reshape(n, 1)
+    return (
+        torch.where(known, end.theta, nan),
+        torch.where(known[..., None], covariance, nan),
+        at_bound & known,
+        end.converged & finite,
+        torch.where(finite, 1 - rss / spread.clamp_min(1e-30), nan),
+        torch.where(finite, aicc(rss, t, p), nan),
+        torch.where(finite, (rss / max(1, t - p)).sqrt(), nan),
+        torch.where(known, end.f, nan),
+    )
+
+
+def aicc(rss: Tensor, frames: int, parameters: int) -> Tensor:
+    """Akaike's criterion with the correction for short series (Hurvich and Tsai 1989); the noise counts as a parameter."""
+    k = parameters + 1
+    if frames - k - 1 <= 0:
+        return torch.full_like(rss, float("inf"))
+    return (
+        frames * torch.log(rss.clamp_min(1e-30) / frames)
+        + 2 * k
+        + 2 * k * (k + 1) / (frames - k - 1)
+    )
+
+
+Array = NDArray[np.float64]
+
+#: The tumour's arrival is sought within this of the artery's, either way: a frame or two of most protocols.
+DELAY_WINDOW_S = 12.0
+
+
+def fit_delay(
+    model: KineticModel,
+    aif: PlasmaCurve,
+    curves: Array,
+    frame_times_s: Array,
+    window_s: float = DELAY_WINDOW_S,
+) -> float:
+    """Shift of the plasma curve with which a model best fits a sample of voxels, each by itself, s.
+
+    A mean curve would not do: a mixture of voxels is no Tofts curve, and a delay would make up for it.
+
+    Args:
+        curves: ``(t, n)`` mM, finite.
+        window_s: the shift is sought within this, either way.
+    """
+    pick = np.linspace(0, curves.shape[1] - 1, min(200, curves.shape[1])).astype(int)
+    C, curve = torch.as_tensor(curves[:, pick].T.copy()), InputCurve(aif, frame_times_s)
+
+    def misfit(shift: float) -> float:
+        fit = fit_kinetics(model, C, curve.shifted(shift))
+        return float(fit.residual_sd.square().sum())
+
+    grid = np.arange(-window_s, window_s + 0.1, 3.0)
+    best = float(grid[int(np.argmin([misfit(s) for s in grid]))])
+    refined = minimize_scalar(
+        misfit, bounds=(best - 3.0, best + 3.0), method="bounded", options={"xatol": 0.05}
+    )
+    return float(refined.x)

@@ -1,1 +1,0 @@
-"""Pharmacokinetic models of contrast agent, fitted to every voxel by itself."""

@@ -1,0 +1,183 @@
+"""The imaging of one study: from files to kinetic maps, pH and everything assumed on the way."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.cest.ph_on_dce_grid import PhMap, assumed_ph, load_ph
+from nanopinn.imaging.dce.delay import arterial_input, delay_and_disperse_input, tumour_curves
+from nanopinn.imaging.dce.kinetic_maps import fit_volume
+from nanopinn.imaging.dce.signal import Concentration
+from nanopinn.imaging.dce.t1 import B1Map, load_b1
+from nanopinn.imaging.dce.tissue_concentration import (
+    DynamicSeries,
+    compute_baseline_sensitivity,
+    compute_study_concentration,
+    frame_noise,
+    load_study_t1,
+    read_series,
+)
+from nanopinn.imaging.dce.voxel_fit import DELAY_WINDOW_S
+from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.mask import automatic_mask, load_mask
+from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.registration import Coregistration
+from nanopinn.io.tables import check_files_unchanged, hash_files
+from nanopinn.progress import Progress, ignore_progress
+
+__all__ = ["ImagingMaps", "make_maps"]
+
+Array = NDArray[np.float64]
+
+
+def make_maps(
+    inputs: ImagingInputs,
+    *,
+    progress: Progress = ignore_progress,
+    device: str = "cpu",
+    require_ph: bool = True,
+) -> ImagingMaps:
+    """Turn files into maps.
+
+    Args:
+        require_ph: refuse a study without a pH, measured or assumed; else its pH stays NaN.
+        progress: called as ``progress(stage, share done in 0..1, numbers)``.
+        device: where the kinetics are fitted.
+
+    Raises:
+        InputError: something given cannot be used, or something needed is missing.
+    """
+    progress("reading", 0.0, {})
+    read = hash_files(inputs.files())
+    series = read_series(inputs, lambda done: progress("motion", done, {}))
+    t, B1 = (
+        series.acquisition.frame_times_s,
+        None if inputs.b1 is None else load_b1(inputs.b1, inputs.orientation),
+    )
+    coregistration = Coregistration(series.anatomy, series.affine, inputs.register)
+    T1 = load_study_t1(inputs, series, B1, coregistration)
+    C = compute_study_concentration(inputs, series, T1.T1_s, T1.std_s, B1)
+    mask, mask_notes = _tumour(inputs, C, t, series.affine)
+    ph = _load_or_assume_ph(inputs, series, mask, B1, coregistration, require_ph)
+    progress("arterial input", 0.1, {})
+    curves = tumour_curves(inputs, C, mask)
+    given, arrival_notes = arterial_input(inputs, series, C, B1, curves)
+    aif, delay, delay_notes = delay_and_disperse_input(inputs, given.curve, curves, t)
+    check_files_unchanged(read, inputs.files())  # from here on nothing is read
+    fitted = fit_volume(
+        C,
+        aif,
+        t,
+        model=inputs.model,
+        delay_window_s=DELAY_WINDOW_S if inputs.delay == "voxel" else None,
+        smooth=inputs.smooth,
+        device=device,
+        progress=lambda done: progress("kinetics", 0.2 + 0.8 * done, {}),
+    )
+    noise, noise_notes = frame_noise(C, fitted, mask)
+    nothing = np.full(series.shape, np.nan)
+    return ImagingMaps(
+        affine=series.affine,
+        voxel_size_m=series.voxel_mm * 1e-3,
+        mask=mask,
+        kinetics=fitted,
+        t1_s=T1.T1_s,
+        t1_std_s=nothing if T1.std_s is None else T1.std_s,
+        concentration_mM=C.mM,
+        concentration_sd_mM=noise,
+        baseline_sensitivity_mM=compute_baseline_sensitivity(inputs, series, T1.T1_s, B1, fitted),
+        frame_times_s=t,
+        aif=aif,
+        arterial_voxels=given.voxels,
+        delay_s=delay,
+        motion=series.motion,
+        ph=ph.measured,
+        ph_std=ph.std,
+        ph_filled=ph.filled,
+        ph_fill_value=ph.fill_value,
+        ph_common_std=ph.common_std,
+        ph_coverage=ph.coverage,
+        ph_validity=ph.validity,
+        coregistration=coregistration,
+        read=read,
+        assumptions=(
+            *series.assumptions,
+            *([B1.note] if B1 is not None else []),
+            *T1.assumptions,
+            *_describe_options(inputs),
+            *mask_notes,
+            *arrival_notes,
+            *given.assumptions,
+            *delay_notes,
+            *noise_notes,
+            *ph.assumptions,
+        ),
+    )
+
+
+def _describe_options(inputs: ImagingInputs) -> list[str]:
+    """What was chosen beside the defaults."""
+    said = []
+    if inputs.relation == "linear":
+        said.append(
+            "Concentration is taken as proportional to the relative enhancement, which saturates: high values come out low."
+        )
+    if inputs.smooth:
+        said.append(
+            "Kinetic maps are smoothed as far as neighbours are alike; standard deviations are those given the neighbours."
+        )
+    if inputs.model == "auto":
+        said.append(
+            "Each voxel carries the model with the least AICc; parameters that its model lacks are NaN there."
+        )
+    return said
+
+
+def _tumour(
+    inputs: ImagingInputs, C: Concentration, t: Array, affine: Array
+) -> tuple[NDArray[np.bool_], list[str]]:
+    if inputs.mask is not None:
+        return load_mask(
+            inputs.mask, (C.mM.shape[1], C.mM.shape[2], C.mM.shape[3]), affine, inputs.orientation
+        ), []
+    mask = automatic_mask(C.mM, t)
+    return mask, [
+        "No mask was given: the tumour is the largest region whose area under the concentration curve exceeds "
+        f"Otsu's threshold ({int(mask.sum())} voxels)."
+    ]
+
+
+def _load_or_assume_ph(
+    inputs: ImagingInputs,
+    series: DynamicSeries,
+    mask: NDArray[np.bool_],
+    B1: B1Map | None,
+    coregistration: Coregistration,
+    needed: bool,
+) -> PhMap:
+    if inputs.cest is not None:
+        options, orientation = inputs.cest_options, inputs.orientation
+        return load_ph(
+            inputs.cest,
+            series.affine,
+            mask,
+            options=options,
+            B1=B1,
+            orientation=orientation,
+            coregistration=coregistration,
+        )
+    if inputs.assume_ph is None and not needed:
+        return PhMap.without_measurement(
+            np.full(series.shape, np.nan), float("nan"), "No pH was given: there is no pH map."
+        )
+    if inputs.assume_ph is None:
+        raise InputError(
+            "no pH was given",
+            field="--cest",
+            found="nothing",
+            expected="a pH map",
+            remedy="Give --cest FILE, or --assume-ph VALUE, which the report will name.",
+        )
+    return assumed_ph(inputs.assume_ph, mask)

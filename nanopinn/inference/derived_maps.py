@@ -1,0 +1,223 @@
+"""What a fit is shown as: maps with their uncertainty, fields in time, curves over the tumour."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.inference.pose import PH_ASSUMED_ERROR, PosedProblem
+from nanopinn.inference.problem import EngineFit
+from nanopinn.inference.tumour_problem import InverseProblem
+from nanopinn.inference.unknown_fields import OUTPUT_HOURS, field_maps, inflow_map, model_error_maps
+from nanopinn.parameters import value
+from nanopinn.physics.drug_pools import LINEAR_POOLS, POOL_DESCRIPTIONS, volume_fractions
+from nanopinn.results.fit_result import Curve, FieldEstimate, MapEstimate, VectorEstimate
+from nanopinn.solvers.derivatives import directional_derivatives
+from nanopinn.solvers.grid import average_subcells
+
+Array = NDArray[np.float64]
+PA_PER_MMHG = 133.322
+
+
+def maps(
+    imaging: ImagingMaps, posed: PosedProblem, fit: EngineFit[InverseProblem]
+) -> dict[str, MapEstimate]:
+    """Every map on the grid of the scan; NaN where nothing is known."""
+    found = [
+        MapEstimate(
+            "Ktrans",
+            "1/min",
+            "volume transfer constant",
+            "images",
+            imaging.ktrans_per_min,
+            imaging.ktrans_std,
+        ),
+        MapEstimate(
+            "ve",
+            "1",
+            "extravascular extracellular volume fraction",
+            "images",
+            imaging.ve,
+            imaging.ve_std,
+        ),
+        MapEstimate("vp", "1", "plasma volume fraction", "images", imaging.vp, imaging.vp_std),
+        MapEstimate(
+            "T1",
+            "s",
+            "native longitudinal relaxation time",
+            "images",
+            imaging.t1_s,
+            _none_if_unknown(imaging.t1_std_s),
+        ),
+        MapEstimate("pH", "1", "measured extracellular pH", "images", imaging.ph, imaging.ph_std),
+        *_flow_maps(posed, fit),
+        _release_map(imaging, posed, fit),
+        *field_maps(fit, posed.domain),
+        *inflow_map(fit, posed.domain),
+        *model_error_maps(fit, posed.domain),
+    ]
+    return {m.name: m for m in found}
+
+
+def _none_if_unknown(std: Array) -> Array | None:
+    """A map of standard deviations, if there is any."""
+    return std if np.isfinite(std).any() else None
+
+
+def _flow_maps(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> list[MapEstimate]:
+    problem, flow = fit.problem, fit.prediction.fields.flow
+    r = problem.setting.flow_refine
+    p = average_subcells(flow.p, r)
+    assert flow.dp is not None
+    tangents = average_subcells(flow.dp, r)
+    covariance = problem.tensor(fit.run.covariance)
+    sd = torch.einsum("ixyz,ij,jxyz->xyz", tangents, covariance, tangents).clamp_min(0).sqrt()
+
+    def image(values: torch.Tensor) -> Array:
+        return posed.domain.put(values.cpu().numpy())
+
+    u, du = _velocity_with_tangents(fit)
+    speed = u.norm(dim=0)
+    along = (du * u).sum(dim=1) / speed.clamp_min(1e-30)
+    speed_sd = torch.einsum("ixyz,ij,jxyz->xyz", along, covariance, along).clamp_min(0).sqrt()
+    return [
+        MapEstimate(
+            "IFP",
+            "mmHg",
+            "interstitial fluid pressure; its level carries the prior on p_e",
+            "images and prior",
+            image(p) / PA_PER_MMHG,
+            image(sd) / PA_PER_MMHG,
+        ),
+        MapEstimate(
+            "velocity",
+            "um/s",
+            "speed of the interstitial fluid (Darcy)",
+            "images and prior",
+            image(speed) * 1e6,
+            image(speed_sd) * 1e6,
+        ),
+        MapEstimate(
+            "Jv", "1/h", "filtration from the vessels", "images and prior", image(flow.J_v) * 3600
+        ),
+    ]
+
+
+def vectors(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> dict[str, VectorEstimate]:
+    """Fields of vectors on the grid of the scan: where the interstitial fluid goes, um/s."""
+    u, _ = _velocity_with_tangents(fit)
+    text = "velocity of the interstitial fluid (Darcy)"
+    return {
+        "velocity_vector": VectorEstimate(
+            "velocity_vector", "um/s", text, posed.domain.put(u.cpu().numpy()) * 1e6
+        )
+    }
+
+
+def _velocity_with_tangents(fit: EngineFit[InverseProblem]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Velocity ``(3, x, y, z)``, m/s, and its tangents ``(m, 3, x, y, z)``."""
+    problem, flow = fit.problem, fit.prediction.fields.flow
+    assert flow.dp is not None
+    theta, forward = problem.tensor(fit.theta), problem.forward()
+
+    def velocity(th: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        return forward.flow_from_pressure(th, p).velocity(problem.setting.grid)
+
+    identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
+    return velocity(theta, flow.p), directional_derivatives(
+        velocity, (theta, flow.p), (identity, flow.dp)
+    )[0]
+
+
+def _release_map(
+    imaging: ImagingMaps, posed: PosedProblem, fit: EngineFit[InverseProblem]
+) -> MapEstimate:
+    """Release rate with the uncertainty of the law's constants and of the pH."""
+    problem = fit.problem
+    theta = problem.tensor(fit.theta)
+    forward = problem.forward()
+
+    def log_rate(th: torch.Tensor) -> torch.Tensor:
+        return torch.log(forward.model(th).release_rate())
+
+    (J,) = directional_derivatives(
+        log_rate, (theta,), (torch.eye(len(theta), dtype=theta.dtype, device=theta.device),)
+    )
+    covariance = problem.tensor(fit.run.covariance)
+    variance = torch.einsum("ixyz,ij,jxyz->xyz", J, covariance, J)
+    pH_sd = posed.domain.take(np.nan_to_num(imaging.ph_std, nan=PH_ASSUMED_ERROR), PH_ASSUMED_ERROR)
+    relative = torch.sqrt(variance + problem.tensor((np.log(10) * value("n_rel") * pH_sd) ** 2))
+    rate = torch.exp(log_rate(theta)) * 3600
+    source: Literal["images and prior", "prior"] = "images and prior" if problem.drug else "prior"
+    text = "release rate of the carrier: the pH map through the stated law"
+    put = posed.domain.put
+    return MapEstimate(
+        "krel", "1/h", text, source, put(rate.cpu().numpy()), put((rate * relative).cpu().numpy())
+    )
+
+
+def fields(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> dict[str, FieldEstimate]:
+    """Drug pools per tissue volume at the imaging times and at standard hours, ug/mL."""
+    problem = fit.problem
+    theta = problem.tensor(fit.theta)
+    hours = sorted({*OUTPUT_HOURS, *(d.time_s / 3600 for d in problem.drug)})
+    times = [h * 3600.0 for h in hours]
+    nodes = problem.setting.drug_nodes(times)
+    run = problem.forward().drug(
+        theta, fit.prediction.fields.flow_without_tangents, problem.plasma, nodes
+    )
+    keep = [int(np.argmin(np.abs(nodes - t))) for t in times]
+    per_tissue = volume_fractions(LINEAR_POOLS.pools, problem.setting.maps) * run.U[keep]
+    return {
+        name: FieldEstimate(
+            name,
+            "ug/mL",
+            f"{POOL_DESCRIPTIONS[name]}, per tissue volume",
+            np.array(times),
+            posed.domain.put(per_tissue[:, i].cpu().numpy() * 1e3),
+        )
+        for i, name in enumerate(LINEAR_POOLS.pools)
+    }
+
+
+def curves(
+    imaging: ImagingMaps, posed: PosedProblem, fit: EngineFit[InverseProblem]
+) -> tuple[Curve, ...]:
+    """Tumour means, measured and modelled."""
+    problem = fit.problem
+    inside = problem.contrast.voxels
+    modelled = fit.prediction.fields.contrast[:, inside].mean(dim=1).cpu().numpy()
+    measured = problem.contrast.measured.mean(dim=1).cpu().numpy()
+    found = [Curve("contrast agent, tumour mean", "mM", problem.frame_times, measured, modelled)]
+    pools = fit.prediction.fields.pools
+    for quantity in sorted({d.quantity for d in problem.drug}):
+        series = sorted((d for d in problem.drug if d.quantity == quantity), key=lambda d: d.time_s)
+        assert pools is not None
+        images = [
+            d.predict(
+                pools[problem.node_index(d)], problem.setting.maps, problem.plasma_at(d.time_s)
+            )
+            for d in series
+        ]
+        found.append(
+            Curve(
+                f"{quantity} drug, tumour mean",
+                "ug/mL",
+                np.array([d.time_s for d in series]),
+                np.array([float(d.measured[d.voxels].mean()) * 1e3 for d in series]),
+                np.array(
+                    [float(i[d.voxels].mean()) * 1e3 for i, d in zip(images, series, strict=True)]
+                ),
+                np.array(
+                    [
+                        float(d.sd[d.voxels].square().mean().sqrt() / d.count**0.5) * 1e3
+                        for d in series
+                    ]
+                ),
+            )
+        )
+    return tuple(found)

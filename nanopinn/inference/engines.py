@@ -1,0 +1,1 @@
+"""Engine ``pinn`` for systems of ordinary differential equations: an inverse physics-informed neural network."""

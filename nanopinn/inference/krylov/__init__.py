@@ -1,0 +1,1 @@
+"""Engine ``krylov``: tangents by preconditioned Krylov solutions in a reduced time basis."""

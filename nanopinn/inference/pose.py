@@ -1,0 +1,373 @@
+"""What a fit may take as unknown beside the tissue: the noise of its observations and the scale of its arterial input.
+
+Pose the inverse problem: imaging maps and drug images to tissue, unknowns and observations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.models import extended_tofts
+from nanopinn.imaging.dce.plasma_curve import InputCurve
+from nanopinn.imaging.drug_image import DrugImage, load_drug_image
+from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.inference.aif_scale import fit_aif_scale
+from nanopinn.inference.basis import gaussian_radial_basis
+from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.noise import noise_scales, scale_noise
+from nanopinn.inference.observations import ContrastObservation, DrugObservation
+from nanopinn.inference.problem import EngineFit
+from nanopinn.inference.saved_fit import FittedProblem
+from nanopinn.inference.tumour_problem import InverseProblem
+from nanopinn.inference.unknown_fields import add_unknown_functions, truncating_faces
+from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
+from nanopinn.parameters import value
+from nanopinn.physics.formulation_library import PH_SENSITIVE
+from nanopinn.physics.tissue_maps import (
+    MARGIN_M,
+    PH_SMOOTHING_VOXELS,
+    fill_missing_voxels,
+    shrink_to_tumour_mean,
+    smooth_pH,
+)
+from nanopinn.physics.tumour import TissueMaps
+from nanopinn.progress import Progress
+from nanopinn.results.fit_result import ScalarEstimate
+from nanopinn.settings import FitSettings
+from nanopinn.solvers.forward import Setting
+from nanopinn.solvers.grid import Domain, Grid
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FinalEstimate:
+    """Where the engines ended: the fit that maps and fields are made of, and the posterior of all unknowns."""
+
+    fitted: EngineFit
+    scalars: tuple[ScalarEstimate, ...]
+    covariance: Array
+    checkpoint: FittedProblem
+    notes: tuple[str, ...] = ()
+
+
+def refuse_without_fv(settings: FitSettings) -> None:
+    """Both nuisances go on from the engine ``fv``; the scale of the arterial input, from scalars alone.
+
+    Raises:
+        InputError: it does not run, or there are unknown functions beside the scale.
+    """
+    if settings.aif_sd and (settings.field or settings.inflow or settings.release_law):
+        raise InputError(
+            "unknown functions are not fitted together with the arterial input's scale",
+            field="--aif-sd",
+            found=settings.aif_sd,
+            expected="0 beside --field, --inflow and --release-law",
+            remedy="Leave one of them out.",
+        )
+    for field, wanted in (
+        ("--noise", settings.noise != "given"),
+        ("--aif-sd", settings.aif_sd > 0),
+        ("--starts", settings.starts > 1),
+    ):
+        if wanted and settings.engine == "pinn":
+            raise InputError(
+                "the engine pinn does not serve this",
+                field=field,
+                remedy="Use --engine fv or auto.",
+            )
+
+
+def refit_with_estimated_noise(
+    problem: InverseProblem, fitted: EngineFit, progress: Progress
+) -> tuple[EngineFit, tuple[str, ...]]:
+    """The fit again with the noise that the first one left over.
+
+    Args:
+        problem: as it was posed.
+    """
+    scales = noise_scales(fitted.problem, fitted.prediction.fields)
+    again = fit_fv(
+        scale_noise(problem, {s.kind: s.scale for s in scales}), fitted.theta, progress=progress
+    )
+    run = replace(
+        again.run, seconds=fitted.run.seconds + again.run.seconds, starts=fitted.run.starts
+    )
+    return replace(again, run=run), tuple(s.describe() for s in scales)
+
+
+def ended(fitted: EngineFit, settings: FitSettings, progress: Progress) -> FinalEstimate:
+    """The answer, with the arterial input's scale among the unknowns if it is not trusted."""
+    if not settings.aif_sd:
+        return FinalEstimate(
+            fitted, fitted.run.scalars, fitted.run.covariance, FittedProblem.of(fitted)
+        )
+    found = fit_aif_scale(fitted, settings.aif_sd, progress=progress)
+    end = found.fitted
+    words = (
+        f"The arterial input's scale is an unknown of {settings.aif_sd:.0%}. Contrast agent sees it only in the product with q; maps of "
+        f"Ktrans, ve and vp are those of the input as stated, and the fit's tissue has 1/{np.exp(found.log_scale):.3f} of them."
+    )
+    checkpoint = FittedProblem(end.problem, end.theta, settings.aif_sd, found.log_scale)
+    return FinalEstimate(end, found.scalars, found.covariance, checkpoint, (words,))
+
+
+#: Cells of the flow per voxel edge, and how near to the tumour's edge (m; None: everywhere).
+FLOW_REFINE = {"fast": (1, None), "default": (2, None), "accurate": (3, 0.5e-3)}
+
+
+@dataclass(frozen=True)
+class PosedProblem:
+    """The problem, the box it is solved in, and what was assumed on the way."""
+
+    problem: InverseProblem
+    domain: Domain
+    assumptions: tuple[str, ...]
+
+
+def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> PosedProblem:
+    """Cut the box around the tumour, fill what was not measured, and gather the observations.
+
+    Raises:
+        InputError: a drug image cannot be used.
+    """
+    return pose_problem_from_images(imaging, load_drug_images(imaging, settings), settings, device)
+
+
+def pose_problem_from_images(
+    imaging: ImagingMaps, images: Sequence[DrugImage], settings: FitSettings, device: str
+) -> PosedProblem:
+    """The problem of maps and drug images that are at hand."""
+    spacing = tuple(float(h) for h in imaging.voxel_size_m)
+    cut = truncating_faces(imaging.mask, settings)
+    domain = Domain.around(imaging.mask, spacing, MARGIN_M, cut)
+    tissue, spread, notes = _build_tissue_maps(imaging, domain, device)
+    tissue = replace(tissue, cut=cut)
+    grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
+    notes += [n for image in images for n in image.notes]
+    drug = tuple(_drug_observation(image, imaging.mask, domain, device) for image in images)
+    unknowns = UnknownSet(scalar_unknowns())
+    notes += _drug_assumptions(bool(drug))
+    problem = InverseProblem(
+        unknowns=unknowns,
+        setting=Setting(tissue, grid, *FLOW_REFINE[settings.preset]),
+        kinetics=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
+        local_kinetics=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
+        aif=imaging.aif,
+        frame_times=np.asarray(imaging.frame_times_s, dtype=np.float64),
+        contrast=_contrast_observation(imaging, domain, tissue),
+        drug=drug,
+        plasma=PH_SENSITIVE.bolus_curves(),
+        pH_error_basis=_pH_error_basis(imaging, domain, device),
+        closure_basis=_closure_error_basis(imaging, domain, device),
+        kinetic_covariance=spread,
+    )
+    problem, function_notes = add_unknown_functions(problem, settings)
+    return PosedProblem(problem, domain, tuple(notes + function_notes))
+
+
+def _build_tissue_maps(
+    imaging: ImagingMaps, domain: Domain, device: str
+) -> tuple[TissueMaps, torch.Tensor, list[str]]:
+    """Maps of the box without holes (PS is Ktrans as measured) and the covariance of ln Ktrans and ln ve, ``(2, 2, x, y, z)``."""
+    inside = imaging.mask
+    Ktrans = fill_missing_voxels(imaging.ktrans_per_min / 60, inside, value("Ktrans_n"), low=1e-6)
+    ve, ve_std, data_weight = shrink_to_tumour_mean(imaging.ve, imaging.ve_std, inside)
+    vp, _, _ = shrink_to_tumour_mean(imaging.vp, imaging.vp_std, inside)
+    phi = fill_missing_voxels(ve, inside, value("ve_n"), low=0.05, high=0.9)
+    v_p = fill_missing_voxels(vp, inside, value("vp_n"), low=0.0, high=0.5)
+    pH = smooth_pH(imaging.ph_filled, inside)
+
+    def box(values: Array, beyond: float) -> torch.Tensor:
+        return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
+
+    tissue = TissueMaps(
+        tumour=box(inside.astype(float), 0.0),
+        PS=box(Ktrans, value("Ktrans_n")),
+        phi=box(phi, value("ve_n")),
+        v_p=box(v_p, value("vp_n")),
+        pH=box(pH, value("pHe_n")),
+    )
+    relative = np.zeros((2, 2, *inside.shape))
+    relative[0, 0] = _bounded(imaging.ktrans_std / 60 / Ktrans) ** 2
+    relative[1, 1] = _bounded(ve_std / phi) ** 2
+    relative[0, 1] = relative[1, 0] = np.nan_to_num(
+        imaging.kinetics.covariance[..., 0, 1] / 60 / Ktrans * data_weight / phi
+    )
+    most = 0.99 * np.sqrt(relative[0, 0] * relative[1, 1])
+    relative[0, 1] = relative[1, 0] = np.clip(relative[0, 1], -most, most)
+    spread = torch.stack(
+        [torch.stack([box(relative[i, j] * inside, 0.0) for j in range(2)]) for i in range(2)]
+    )
+    holes = int((inside & ~np.isfinite(imaging.ktrans_per_min)).sum())
+    notes = [
+        "The wall's permeability is Ktrans less its solvent drag. Filtration and the liposome's permeability follow its "
+        "map inside the tumour (an assumption).",
+        f"Porosity is the ve map, each voxel drawn to the tumour's mean as far as its own uncertainty asks "
+        f"(on average {1 - float(data_weight[inside].mean()):.0%}). {holes} tumour voxels without a valid fit carry the tumour's median.",
+        f"The pH map is smoothed (local paraboloids, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before it drives release.",
+        f"{MARGIN_M * 1e3:g} mm of normal tissue around the tumour are solved too, with tabulated flow properties "
+        "relative to the tumour's; p = p_inf at their far edge.",
+    ]
+    return tissue, spread, notes
+
+
+def _bounded(relative_sd: Array) -> Array:
+    """A relative error that stays below one; unknown is one."""
+    return np.clip(np.nan_to_num(relative_sd, nan=1.0), 0.0, 1.0)
+
+
+#: Error that stays in the smoothed map, as a share of the voxel noise, and its size in space.
+PH_RESIDUAL_NOISE_SHARE, PH_ERROR_LENGTH_M = 0.5, 0.7e-3
+#: Error that a whole pH map shares, its calibration, and as much where its coarse voxels flatten a core or a rim.
+PH_COMMON_ERROR, PH_COMMON_ERROR_LENGTH_M = 0.03, 2.0e-3
+#: What the model leaves out of a drug image (tissue below the voxel, the image's own scale), relative to it, and
+#: its size in space: an assumption.
+CLOSURE_ERROR, CLOSURE_LENGTH_M = 0.03, 1.5e-3
+#: Error of a pH that was assumed rather than measured, the same everywhere.
+PH_ASSUMED_ERROR = 0.25
+
+
+def _pH_error_basis(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:
+    """The error of the pH map inside the tumour: bumps ``(k, x, y, z)`` to be added with weights of unit variance."""
+    inside = domain.take(imaging.mask.astype(float), 0.0) > 0.5
+    if imaging.ph_coverage == 0:
+        return torch.as_tensor(PH_ASSUMED_ERROR * inside[None].astype(float), device=device)
+    own = np.sqrt(np.clip(imaging.ph_std**2 - imaging.ph_common_std**2, 0, None))
+    sd = PH_RESIDUAL_NOISE_SHARE * np.nan_to_num(
+        domain.take(own, np.nan), nan=PH_ASSUMED_ERROR / PH_RESIDUAL_NOISE_SHARE
+    )
+    fine = sd * gaussian_radial_basis(inside, imaging.voxel_size_m, PH_ERROR_LENGTH_M)
+    coarse = PH_COMMON_ERROR * gaussian_radial_basis(
+        inside, imaging.voxel_size_m, PH_COMMON_ERROR_LENGTH_M
+    )
+    common = max(PH_COMMON_ERROR, imaging.ph_common_std) * inside[None]
+    return torch.as_tensor(np.concatenate([fine, coarse, common]), device=device)
+
+
+def _closure_error_basis(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:
+    """What the model leaves out of a drug image, relative to it: bumps as for pH, and a scale of the whole image."""
+    inside = domain.take(imaging.mask.astype(float), 0.0) > 0.5
+    bumps = gaussian_radial_basis(inside, imaging.voxel_size_m, CLOSURE_LENGTH_M)
+    return torch.as_tensor(CLOSURE_ERROR * np.concatenate([bumps, inside[None]]), device=device)
+
+
+def _contrast_observation(
+    imaging: ImagingMaps, domain: Domain, tissue: TissueMaps
+) -> ContrastObservation:
+    """Concentration in tumour voxels with a valid fit and a finite curve."""
+    curves = np.moveaxis(imaging.concentration_mM, 0, -1)
+    usable = imaging.mask & np.isfinite(imaging.ktrans_per_min) & np.isfinite(curves).all(axis=-1)
+    usable &= np.isfinite(imaging.concentration_sd_mM) & (imaging.concentration_sd_mM > 0)
+    device = tissue.phi.device
+    voxels = torch.as_tensor(domain.take(usable.astype(float), 0.0) > 0.5, device=device)
+    box = torch.as_tensor(domain.take(imaging.concentration_mM, 0.0), device=device)
+    noise = torch.as_tensor(domain.take(imaging.concentration_sd_mM, 1.0), device=device)[voxels]
+    kinetics = tissue.PS[voxels], tissue.phi[voxels], tissue.v_p[voxels]
+    local, mixed = _local_sensitivities(imaging, *kinetics), _curvature(imaging, *kinetics)
+    baseline = torch.as_tensor(domain.take(imaging.baseline_sensitivity_mM, 0.0), device=device)[
+        :, voxels
+    ].T
+    explained = torch.cat([local, baseline[..., None], mixed[..., None]], dim=-1)
+    explained = explained / explained.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    return ContrastObservation(box[:, voxels], noise, voxels, torch.linalg.qr(explained)[0])
+
+
+def _local_sensitivities(
+    imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.Tensor, vp: torch.Tensor
+) -> torch.Tensor:
+    """Derivatives of each voxel's Tofts curve by Ktrans, ve, vp and bolus arrival, ``(n, t, 4)``."""
+    curve = InputCurve(imaging.aif, imaging.frame_times_s, str(Ktrans.device))
+    parameters = torch.stack([Ktrans, ve, vp, torch.zeros_like(vp)], dim=1)
+    return evaluate(extended_tofts, parameters, curve, with_delay=True)[1].transpose(1, 2)
+
+
+def _curvature(
+    imaging: ImagingMaps,
+    Ktrans: torch.Tensor,
+    ve: torch.Tensor,
+    vp: torch.Tensor,
+    step: float = 0.05,
+) -> torch.Tensor:
+    """Second derivative of each voxel's Tofts curve by ln ve, ``(n, t)``, by central differences.
+
+    A voxel in which Ktrans/ve varies answers like its mean plus half the variance of ln(Ktrans/ve) times this.
+    """
+    curve = InputCurve(imaging.aif, imaging.frame_times_s, str(Ktrans.device))
+    here, up, down = (
+        evaluate(
+            extended_tofts,
+            torch.stack([Ktrans, v, vp, torch.zeros_like(vp)], dim=1),
+            curve,
+            with_delay=True,
+        )[0]
+        for v in (ve, ve * (1 + step), ve * (1 - step))
+    )
+    return (up + down - 2 * here) / step**2
+
+
+def load_drug_images(imaging: ImagingMaps, settings: FitSettings) -> tuple[DrugImage, ...]:
+    """Every post-dose image, on the grid of the scan.
+
+    Raises:
+        InputError: one cannot be used.
+    """
+    shape, affine, mask, coregistration = (
+        imaging.mask.shape,
+        imaging.affine,
+        imaging.mask,
+        imaging.coregistration,
+    )
+    return tuple(
+        load_drug_image(
+            Path(p), (shape[0], shape[1], shape[2]), affine, mask, coregistration=coregistration
+        )
+        for p in settings.drug
+    )
+
+
+#: Below so many voxels inside the border layer, those of the border are used too, mixed as they are.
+MIN_CORE_VOXELS = 10
+
+
+def _drug_observation(
+    image: DrugImage, mask: NDArray[np.bool_], domain: Domain, device: str
+) -> DrugObservation:
+    """A drug image away from the tumour's border, where voxels hold two tissues."""
+    core = binary_erosion(mask)
+    usable = (core if core.sum() >= MIN_CORE_VOXELS else mask) & np.isfinite(image.values)
+    known = np.nan_to_num(image.values)
+
+    def box(values: Array, beyond: float) -> torch.Tensor:
+        return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
+
+    noise = torch.full(domain.shape, image.noise_sd, dtype=torch.float64, device=device)
+    return DrugObservation(
+        image.time_s,
+        image.quantity,
+        box(known, 0.0),
+        noise,
+        noise,
+        box(usable.astype(float), 0.0) > 0.5,
+    )
+
+
+def _drug_assumptions(drug: bool) -> list[str]:
+    if drug:
+        return [
+            "Plasma: PEGylated liposomal doxorubicin, 90 mg bolus, population kinetics; not measured in this subject.",
+            "Ktrans, ve and vp are freed of what flow and diffusion between voxels add to them.",
+            "Drug images count inside the tumour's border layer of voxels only; their error includes what the noise "
+            "of the Ktrans and ve maps makes of the prediction.",
+            "Uptake by cells is linear (free drug far below K_e; the check says how far).",
+        ]
+    return []

@@ -1,0 +1,1 @@
+"""Uncertainty of a fit: Laplace approximation, profile likelihood, sampling, identifiability, experimental design."""

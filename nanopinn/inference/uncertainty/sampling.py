@@ -1,0 +1,223 @@
+"""Draws from the posterior by full solves, to see what its Laplace approximation is worth.
+
+Metropolis and Hastings by emcee (Foreman-Mackey 2013, PASP 125:306). Most proposals come from a multivariate t of 20 degrees
+of freedom around the estimate, whose scale is the Laplace covariance (independence sampler: where Laplace is right most are
+taken, and chains forget within a few steps); every tenth is a small step, so that a chain where Laplace is wrong still moves.
+Every step is a full solve: a hundred effective draws of ten unknowns cost a few hundred. The problem is held as the fit
+left it, with its maps and systematic errors.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError, NanopinnError
+from nanopinn.inference.problem import Linearisation, Objective, ResidualProblem
+from nanopinn.progress import Progress, ignore_progress
+
+Array = NDArray[np.float64]
+
+#: Of the proposals' tails. Share of proposals that are small steps instead.
+DEGREES_OF_FREEDOM, LOCAL_MOVE_FRACTION = 20.0, 0.1
+#: What draws must reach to be believed (Vehtari 2021, Bayesian Analysis 16:667, for R-hat and its 100 per chain in four).
+R_HAT_LIMIT, ESS_LIMIT = 1.05, 100.0
+
+
+@dataclass(frozen=True)
+class PosteriorSamples:
+    """Draws of the posterior, in the coordinates of the unknowns.
+
+    Attributes:
+        names: of the unknowns.
+        theta: ``(chain, step, m)``; log_posterior: ``(chain, step)``, up to a constant.
+        laplace_mean, laplace_sd: ``(m,)``, what they are compared with.
+        ess: effective number of independent draws, ``(m,)``. r_hat: split R-hat, ``(m,)``; 1 where chains agree.
+        acceptance: share of proposals that were taken.
+    """
+
+    names: tuple[str, ...]
+    theta: Array
+    log_posterior: Array
+    laplace_mean: Array
+    laplace_sd: Array
+    ess: Array
+    r_hat: Array
+    acceptance: float
+    solves: int
+    seconds: float
+
+    @property
+    def flat(self) -> Array:
+        """All chains in one, ``(n, m)``."""
+        return self.theta.reshape(-1, self.theta.shape[-1])
+
+    @property
+    def mean(self) -> Array:
+        return np.asarray(self.flat.mean(axis=0))
+
+    @property
+    def covariance(self) -> Array:
+        return np.cov(self.flat.T).reshape(len(self.names), -1)
+
+    @property
+    def reliable(self) -> bool:
+        """Whether chains agree and are long enough to be believed."""
+        return bool(self.r_hat.max() < R_HAT_LIMIT and self.ess.min() > ESS_LIMIT)
+
+    def interval(self, name: str, share: float = 0.95) -> tuple[float, float]:
+        """Central interval of an unknown's coordinate."""
+        low, high = np.quantile(
+            self.flat[:, self.names.index(name)], [(1 - share) / 2, (1 + share) / 2]
+        )
+        return float(low), float(high)
+
+    def describe(self) -> str:
+        """How good the draws are, and how far Laplace is from them."""
+        off = (self.mean - self.laplace_mean) / self.laplace_sd
+        wide = self.flat.std(axis=0, ddof=1) / self.laplace_sd
+        i, j = int(np.argmax(np.abs(off))), int(np.argmax(np.abs(np.log(wide))))
+        text = (
+            f"{len(self.flat)} draws by {self.solves} solves, at least {self.ess.min():.0f} effective ones, R-hat at most "
+            f"{self.r_hat.max():.3f}, {self.acceptance:.0%} taken; against Laplace the mean of {self.names[i]} lies {off[i]:+.2f} sd off, "
+            f"and the sd of {self.names[j]} is {wide[j]:.2f} times as wide"
+        )
+        return (
+            text
+            if self.reliable
+            else f"{text}. Too few, or chains that disagree: draw more before using them"
+        )
+
+
+def sample_posterior(
+    problem: ResidualProblem,
+    theta: Array,
+    *,
+    expansion: Linearisation | None = None,
+    draws: int = 400,
+    chains: int = 4,
+    seed: int = 0,
+    progress: Progress = ignore_progress,
+) -> PosteriorSamples:
+    """Sample the posterior around an estimate.
+
+    Args:
+        problem: as the fit left it.
+        theta: the estimate, ``(m,)``.
+        expansion: residual and tangents there; solved for if None.
+        draws: of all chains together, each a full solve.
+
+    Raises:
+        InputError: emcee is not installed, or ``draws`` gives no chain a start.
+    """
+    emcee = _emcee()
+    if draws < 10 * chains:
+        raise InputError(
+            "too few draws",
+            field="draws",
+            found=draws,
+            expected=f"{10 * chains} or more, for {chains} chains",
+        )
+    began, objective, rng = time.perf_counter(), Objective(problem), np.random.RandomState(seed)
+    at = objective.expand(theta) if expansion is None else expansion
+    covariance = objective.quadratic(theta, at).covariance
+    root = np.linalg.cholesky(covariance)
+    steps = draws // chains
+
+    def log_posterior(z: Array) -> float:
+        progress("posterior draws", min(1.0, objective.solves / draws), {})
+        try:
+            value = objective.value(theta + root @ z)
+        except NanopinnError:
+            return -np.inf  # no such state: no such draw
+        return -value if np.isfinite(value) else -np.inf
+
+    small = emcee.moves.GaussianMove((1.0 / len(theta)) * np.eye(len(theta)))
+    moves = [
+        (emcee.moves.MHMove(_propose_from_t), 1 - LOCAL_MOVE_FRACTION),
+        (small, LOCAL_MOVE_FRACTION),
+    ]
+    sampler = emcee.EnsembleSampler(chains, len(theta), log_posterior, moves=moves)
+    sampler.random_state = rng.get_state()
+    sampler.run_mcmc(_draw_t(rng, chains, len(theta)), steps, skip_initial_state_check=True)
+    z = np.swapaxes(sampler.get_chain(), 0, 1)
+    return PosteriorSamples(
+        names=problem.unknowns.names,
+        theta=theta + z @ root.T,
+        log_posterior=sampler.get_log_prob().T,
+        laplace_mean=theta,
+        laplace_sd=np.sqrt(np.diag(covariance)),
+        ess=effective_sample_size(z),
+        r_hat=split_r_hat(z),
+        acceptance=float(np.mean(sampler.acceptance_fraction)),
+        solves=objective.solves,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _emcee() -> Any:
+    try:
+        import emcee
+    except ImportError as error:
+        raise InputError(
+            "sampling needs the package emcee",
+            field="draws",
+            found="not installed",
+            remedy="pip install nanopinn[sampling]",
+        ) from error
+    return emcee
+
+
+def _draw_t(rng: Any, n: int, m: int) -> Array:
+    """Draws of a standard multivariate t, ``(n, m)``."""
+    return np.asarray(
+        rng.standard_normal((n, m))
+        * np.sqrt(DEGREES_OF_FREEDOM / rng.chisquare(DEGREES_OF_FREEDOM, n))[:, None]
+    )
+
+
+def _log_density_t(z: Array) -> Array:
+    """Its log density up to a constant, ``(n,)``."""
+    return np.asarray(
+        -0.5 * (DEGREES_OF_FREEDOM + z.shape[1]) * np.log1p((z**2).sum(axis=1) / DEGREES_OF_FREEDOM)
+    )
+
+
+def _propose_from_t(z: Array, rng: Any) -> tuple[Array, Array]:
+    """Proposals that do not depend on where a chain is, and what corrects for that."""
+    proposed = _draw_t(rng, *z.shape)
+    return proposed, _log_density_t(z) - _log_density_t(proposed)
+
+
+def split_r_hat(chains: Array) -> Array:
+    """Between over within variance of half chains ``(chain, step, m)``, ``(m,)`` (Gelman 2013, BDA3, eq. 11.4)."""
+    half = chains.shape[1] // 2
+    parts = np.concatenate([chains[:, :half], chains[:, half : 2 * half]])
+    within = parts.var(axis=1, ddof=1).mean(axis=0)
+    between = parts.mean(axis=1).var(axis=0, ddof=1)
+    return np.asarray(np.sqrt((half - 1) / half + between / within))
+
+
+def effective_sample_size(chains: Array) -> Array:
+    """Effective number of independent draws of ``(chain, step, m)``, ``(m,)``: autocorrelations of all chains, summed in pairs
+    while positive and falling (Geyer 1992, Stat. Sci. 7:473)."""
+    n, steps, m = chains.shape
+    within = chains.var(axis=1, ddof=1).mean(axis=0)
+    total = (steps - 1) / steps * within + chains.mean(axis=1).var(axis=0, ddof=1)
+    centred = chains - chains.mean(axis=1, keepdims=True)
+    out = np.empty(m)
+    for j in range(m):
+        lags = [
+            float((centred[:, : steps - k, j] * centred[:, k:, j]).sum() / (n * (steps - 1)))
+            for k in range(steps - 1)
+        ]
+        rho = 1 - (within[j] - np.array(lags)) / total[j]
+        pairs = rho[: len(rho) // 2 * 2].reshape(-1, 2).sum(axis=1)
+        ends = np.flatnonzero(pairs <= 0)
+        kept = np.minimum.accumulate(pairs[: ends[0] if ends.size else len(pairs)])
+        out[j] = n * steps / max(2 * kept.sum() - 1, 1 / np.log10(n * steps))
+    return np.minimum(out, n * steps)

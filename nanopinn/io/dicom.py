@@ -1,0 +1,175 @@
+"""A folder in place of a series: what dcm2niix made of a scan, or DICOM that it can still convert."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nanopinn.errors import InputError
+from nanopinn.io.nifti import read_shape
+from nanopinn.io.safe_open import is_file, is_folder
+from nanopinn.io.volumes import read_header
+
+#: More files than any scan has.
+MAX_FILES = 50_000
+#: Time after which a conversion is taken to hang, s.
+_CONVERSION_TIMEOUT_S = 1800.0
+
+
+@contextmanager
+def open_series(path: str | Path) -> Iterator[tuple[Path, list[str]]]:
+    """The 4-D volume of a path, with what was done to get it; a file is itself.
+
+    A folder may hold dcm2niix's output (a NIfTI and its JSON). Failing that it is taken for DICOM and converted by
+    dcm2niix, if that is installed, into a folder that is gone afterwards.
+
+    Raises:
+        InputError: there is no series in the folder, there are several, or dcm2niix is missing or fails.
+    """
+    path = Path(path)
+    if not is_folder(path):
+        yield path, []
+    elif _volumes(path):
+        yield _find_single_series(path, path), []
+    else:
+        with tempfile.TemporaryDirectory(prefix="nanopinn-dicom-") as folder:
+            version = _convert(path, Path(folder))
+            yield (
+                _find_single_series(Path(folder), path),
+                [f"The series was converted from DICOM by dcm2niix ({version})."],
+            )
+
+
+def list_scan_files(path: Path) -> list[Path]:
+    """The files that a path stands for, for provenance; links to folders are not followed.
+
+    Raises:
+        InputError: a folder with more files than a scan has, or that may not be read.
+    """
+    if not is_folder(path):
+        return [path]
+    found: list[Path] = []
+    for folder, _, names in os.walk(path, onerror=_raise_unreadable):
+        found += [file for file in (Path(folder, name) for name in names) if is_file(file)]
+        if len(found) > MAX_FILES:
+            raise InputError(
+                "the folder holds more files than a scan has",
+                file=path,
+                field="--dce",
+                found=f"more than {MAX_FILES} files",
+                expected="the files of one scan",
+                remedy="Give the folder of that scan alone.",
+            )
+    return sorted(found)
+
+
+def _raise_unreadable(error: OSError) -> None:
+    raise InputError(
+        "the folder cannot be read",
+        file=error.filename,
+        found=error.strerror,
+        remedy="Check that you may.",
+    ) from error
+
+
+def _volumes(folder: Path) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if p.name.endswith((".nii", ".nii.gz")))
+    except OSError as error:
+        raise InputError(
+            "the folder cannot be read",
+            file=folder,
+            found=error.strerror,
+            remedy="Check that you may.",
+        ) from error
+
+
+def _find_single_series(folder: Path, asked: Path) -> Path:
+    series = [p for p in _volumes(folder) if _frames(p) > 1]
+    if len(series) != 1:
+        names = (
+            ", ".join(p.name for p in series)
+            or ", ".join(p.name for p in _volumes(folder))
+            or "no volume"
+        )
+        raise InputError(
+            "the folder does not hold exactly one dynamic series",
+            file=asked,
+            field="--dce",
+            found=names,
+            expected="one 4-D NIfTI",
+            remedy="Give the file itself.",
+        )
+    return series[0]
+
+
+def _frames(path: Path) -> int:
+    try:
+        shape = read_shape(read_header(path))
+    except (
+        InputError
+    ):  # whatever is wrong with a file beside the series is not the user's question here
+        return 0
+    return shape[3] if len(shape) == 4 else 1
+
+
+def _convert(source: Path, target: Path) -> str:
+    tool = shutil.which("dcm2niix")
+    if tool is None:
+        raise InputError(
+            "the folder holds no NIfTI, and dcm2niix is not installed to convert DICOM",
+            file=source,
+            field="--dce",
+            found="a folder",
+            expected="a 4-D NIfTI with its sidecar",
+            remedy="Install dcm2niix (apt install dcm2niix, or pip install dcm2niix), or convert the scan elsewhere.",
+        )
+    list_scan_files(source)
+    # an absolute path, for a folder may be called like an option
+    command = [
+        tool,
+        "-z",
+        "y",
+        "-b",
+        "y",
+        "-f",
+        "series_%s",
+        "-o",
+        str(target),
+        str(source.absolute()),
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_CONVERSION_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            "dcm2niix does not come to an end with the folder",
+            file=source,
+            field="--dce",
+            found=f"{_CONVERSION_TIMEOUT_S:g} s",
+            expected="DICOM files of one scan",
+            remedy="Run dcm2niix by hand and give its output.",
+        ) from error
+    if done.returncode != 0 or not _volumes(target):
+        raise InputError(
+            "dcm2niix could not convert the folder",
+            file=source,
+            field="--dce",
+            found=f"exit code {done.returncode}",
+            expected="DICOM files of one scan",
+            remedy="Run dcm2niix by hand and give its output.",
+        )
+    first = (done.stdout or "").splitlines()
+    return first[0].strip()[:80] if first else "unknown version"

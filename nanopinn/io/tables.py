@@ -1,0 +1,157 @@
+"""A table of text (TSV or CSV): one header, and columns of numbers by name.
+
+What was read, by name and SHA-256: for provenance, and to tell a file that was changed from the one that was given.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.io.safe_open import read_text
+from nanopinn.io.volumes import sidecar_path
+
+#: More rows than any curve or list of offsets has.
+MAX_ROWS = 100_000
+_DECIMAL = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Header and rows as they stand in a file, empty rows left out."""
+
+    path: Path
+    header: tuple[str, ...]
+    rows: tuple[list[str], ...]
+
+    def numbers(self, column: str, problem: str) -> NDArray[np.float64]:
+        """A column ``(row,)``; ``problem`` opens the error.
+
+        Raises:
+            InputError: the column stands twice, or a row holds no finite decimal number there.
+        """
+        if self.header.count(column) > 1:
+            raise InputError(
+                problem,
+                file=self.path,
+                field=column,
+                found="two columns",
+                expected="one",
+                remedy="Remove the wrong one.",
+            )
+        at = self.header.index(column)
+        cells = [row[at] if at < len(row) else "" for row in self.rows]
+        found = np.array(
+            [float(c) if _DECIMAL.fullmatch(c) else np.nan for c in cells], dtype=np.float64
+        )
+        if not np.isfinite(found).all():
+            wrong = int(np.argmin(np.isfinite(found)))
+            raise InputError(
+                problem,
+                file=self.path,
+                field=column,
+                found=f"{cells[wrong][:40]!r} in row {wrong + 1}",
+                expected="decimal numbers",
+                remedy="Correct the table.",
+            )
+        return found
+
+
+def read_table(path: Path) -> Table:
+    """A table whose columns are parted by tabs if its first line has one, else by commas.
+
+    Raises:
+        InputError: as :func:`nanopinn.io.safe_open.read_text`, or it is no table or too long a one.
+    """
+    text = read_text(path)
+    lines = text.splitlines()
+    delimiter = "\t" if lines and "\t" in lines[0] else ","
+    try:
+        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    except csv.Error as error:
+        raise InputError(
+            "the table cannot be read",
+            file=path,
+            found=str(error),
+            expected="TSV or CSV",
+            remedy="Correct it.",
+        ) from error
+    if len(rows) > MAX_ROWS + 1:
+        raise InputError(
+            "the table is too long",
+            file=path,
+            field="rows",
+            found=len(rows) - 1,
+            expected=f"at most {MAX_ROWS}",
+            remedy="Thin it out.",
+        )
+    return Table(path, tuple(rows[0]) if rows else (), tuple(rows[1:]))
+
+
+def hash_files(files: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of files and their sidecars, by name without folder; a second file of one name is told from the first by a number.
+
+    What is not there is left out: who reads it says so better.
+
+    Raises:
+        InputError: a file is there and cannot be read.
+    """
+    found: dict[str, str] = {}
+    for file in dict.fromkeys(f for given in files for f in (given, sidecar_path(given))):
+        if file.is_file():
+            found[_unique_name(file.name, found)] = _sha256(file)
+    return found
+
+
+def check_files_unchanged(before: Mapping[str, str], files: Iterable[Path]) -> None:
+    """Refuse to go on with what may be neither the old nor the new content of a file.
+
+    Args:
+        before: of the same files, from before they were read.
+
+    Raises:
+        InputError: one was changed or removed while it was read.
+    """
+    now = hash_files(files)
+    for name in (*before, *now):
+        if before.get(name) != now.get(name):
+            found = (
+                "changed"
+                if name in before and name in now
+                else "removed"
+                if name in before
+                else "new"
+            )
+            raise InputError(
+                "the file was changed or removed while it was read",
+                file=name,
+                found=found,
+                expected="the same bytes throughout",
+                remedy="Put it back and start again; what was reached is kept where --resume finds it.",
+            )
+
+
+def _unique_name(name: str, taken: Mapping[str, str]) -> str:
+    numbered = (f"{name} ({k})" for k in range(2, len(taken) + 3))
+    return name if name not in taken else next(n for n in numbered if n not in taken)
+
+
+def _sha256(file: Path) -> str:
+    try:
+        with file.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(
+            "the file cannot be read",
+            file=file,
+            found=error.strerror,
+            remedy="Check its permissions.",
+        ) from error

@@ -1,0 +1,177 @@
+"""What is missing or wrong with an input, in words, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanopinn.errors import InputError
+from nanopinn.napari_plugin.notify import replace_options_by_fields
+from nanopinn.napari_plugin.sources import Source, plugin_metadata
+
+
+@dataclass(frozen=True)
+class InputCheck:
+    """Whether an input can be used, and what is to be said about it."""
+
+    usable: bool
+    message: str
+
+
+#: Nothing was given where nothing has to be.
+NO_MESSAGE = InputCheck(True, "")
+
+
+def dce(source: Source | None, overrides: Mapping[str, Any]) -> InputCheck:
+    """The dynamic series: its axes, its frames, its timing, TR and flip angle."""
+    if source is None:
+        return InputCheck(
+            False, "Needed: a series (t, z, y, x). File > Open Sample > nanopinn has one."
+        )
+    wrong = _check_image_axes(source, (4,), "a series has four axes (t, z, y, x)")
+    if wrong is not None:
+        return wrong
+    from nanopinn.imaging.acquisition import load_acquisition
+
+    frames = shape_of(source)[0]
+    if frames < 6:
+        return InputCheck(False, f"{frames} frames are too few: at least 6.")
+    try:
+        found = load_acquisition(_path(source), frames, _pixdim4(source), overrides)
+    except InputError as error:
+        return InputCheck(False, replace_options_by_fields(str(error)))
+    t = found.frame_times_s
+    if found.is_concentration:
+        return InputCheck(True, f"{frames} frames, {t[0]:g} to {t[-1]:g} s; concentration in mM.")
+    scan = f"TR {found.repetition_time_s * 1e3:.3g} ms, flip angle {found.flip_angle_deg:g} degrees"
+    return InputCheck(True, f"{frames} frames, {t[0]:g} to {t[-1]:g} s; {scan}.")
+
+
+def ph(source: Source | None, assumed: str) -> InputCheck:
+    """pH map or Z-spectra."""
+    if source is None:
+        words = (
+            "The fit needs a pH: a map, Z-spectra, or a value below."
+            if not assumed.strip()
+            else "One value for the whole tumour."
+        )
+        return InputCheck(True, words)
+    wrong = _check_image_axes(source, (3, 4, 5), "a pH map has three axes, Z-spectra have four")
+    if wrong is not None:
+        return wrong
+    return InputCheck(
+        True, "A pH map." if len(shape_of(source)) == 3 else "Z-spectra; pH from their offsets."
+    )
+
+
+def mask(source: Source | None, series: Source | None) -> InputCheck:
+    """The tumour."""
+    if source is None:
+        return InputCheck(True, "Automatic: the largest region that enhances; it is reported.")
+    try:
+        shape = shape_of(source)
+    except InputError as error:
+        return InputCheck(False, replace_options_by_fields(str(error)))
+    if len(shape) < 3:
+        return InputCheck(False, f"{source.name} has {len(shape)} axes; a mask has three.")
+    if source.layer is not None and not np.asarray(source.layer.data).any():
+        return InputCheck(False, f"{source.name} is empty: paint the tumour first.")
+    if series is None or shape[-3:] == shape_of(series)[-3:]:
+        return NO_MESSAGE
+    return InputCheck(True, "Lies on another grid than the series and is resampled.")
+
+
+def volumes(sources: list[Source], what: str, key: str) -> InputCheck:
+    """A set of volumes that each need a key in their sidecar."""
+    from nanopinn.io.volumes import read_sidecar
+
+    for s in sources:
+        wrong = _check_image_axes(s, (3,), f"each of the {what} has three axes (z, y, x)")
+        if wrong is not None:
+            return wrong
+        side = (
+            plugin_metadata(s.layer).get("sidecar")
+            if s.layer is not None
+            else read_sidecar(_path(s))
+        )
+        if key not in (side or {}):
+            return InputCheck(
+                False, f"{s.name} lacks {key}: write it into the JSON beside the file."
+            )
+    return InputCheck(True, f"{len(sources)} volumes." if sources else "")
+
+
+def t1(sources: list[Source], value: str) -> InputCheck:
+    """Native T1: a flip-angle set or a value."""
+    if sources:
+        found = volumes(sources, "flip-angle set", "FlipAngle")
+        return (
+            InputCheck(True, f"From the flip-angle set: {found.message}") if found.usable else found
+        )
+    if not value.strip():
+        return InputCheck(True, "Without T1 one is assumed, and told.")
+    try:
+        good = 0.05 < float(value) < 10
+    except ValueError:
+        good = False
+    return InputCheck(good, "" if good else "T1 is a number of s, as 1.4.")
+
+
+def shape_of(source: Source) -> tuple[int, ...]:
+    """Shape as napari has it.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if source.layer is not None:
+        return tuple(int(n) for n in source.layer.data.shape)
+    path = _path(source)
+    try:
+        shape: tuple[int, ...] = tuple(int(n) for n in _nifti(path).shape)
+    except Exception as error:
+        raise InputError(
+            "not a readable NIfTI file", file=path, remedy="Choose a .nii or .nii.gz file."
+        ) from error
+    return shape[::-1]
+
+
+def _check_image_axes(source: Source, axes: tuple[int, ...], expected: str) -> InputCheck | None:
+    """Why a source is no image of so many axes; None if it is one."""
+    kind = "image" if source.layer is None else source.layer._type_string
+    if kind != "image":
+        return InputCheck(
+            False, f"{source.name} is a {kind} layer, which holds no signal: choose an image."
+        )
+    try:
+        found = len(shape_of(source))
+    except InputError as error:
+        return InputCheck(False, replace_options_by_fields(str(error)))
+    return (
+        None if found in axes else InputCheck(False, f"{source.name} has {found} axes; {expected}.")
+    )
+
+
+def _path(source: Source) -> Path:
+    known = plugin_metadata(source.layer)
+    return source.file or Path(known.get("file", f"{source.name}.nii"))
+
+
+def _pixdim4(source: Source) -> float:
+    """Frame spacing that the header gives, s."""
+    if source.layer is not None:
+        units = str(source.layer.units[0]) if len(source.layer.units) == 4 else ""
+        return float(source.layer.scale[0]) if units in ("s", "second") else float("nan")
+    from nanopinn.io.nifti import frame_spacing_s
+
+    return frame_spacing_s(_nifti(_path(source)).header)
+
+
+def _nifti(path: Path) -> Any:
+    """A file's header; its data stay on disk."""
+    import nibabel as nib
+
+    return nib.Nifti1Image.from_filename(path)

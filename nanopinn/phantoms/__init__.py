@@ -1,0 +1,1 @@
+"""The digital phantom: a synthetic study with its truth."""

@@ -1,0 +1,388 @@
+"""The files of a synthetic study: what a scanner would give, and the truth beside it.
+
+Many synthetic studies as a BIDS dataset, for demonstrations and tests of cohorts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nanopinn.cohort.bids_derivatives import write_raw_description
+from nanopinn.errors import InputError
+from nanopinn.imaging.cest.agent import load_agent
+from nanopinn.imaging.cest.bloch import Saturation, z_spectra
+from nanopinn.imaging.dce.aif import load_aif
+from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.imaging.dce.signal import signal, signal_from_concentration
+from nanopinn.imaging.geometry import resample
+from nanopinn.io.output import atomic_output_folder
+from nanopinn.io.volumes import sidecar_path, write_bytes, write_json, write_volume
+from nanopinn.parameters import value
+from nanopinn.phantoms.truth import (
+    Anatomy,
+    Truth,
+    draw_anatomy,
+    draw_fields,
+    draw_scalars,
+    solve_truth,
+)
+from nanopinn.progress import Progress, ignore_progress
+from nanopinn.report.result_folder import format_tsv
+from nanopinn.settings import PhantomSettings
+
+Array = NDArray[np.float64]
+
+TR_S, FLIP_DEG, VFA_DEG, S0, BOLUS_S = 0.005, 15.0, (2.0, 10.0, 20.0), 1000.0, 60.0
+
+#: Offsets of the Z-spectra, ppm.
+CEST_PPM = np.arange(-7.0, 7.01, 0.25)
+
+
+def make_phantom(
+    out: Path, settings: PhantomSettings, *, progress: Progress = ignore_progress
+) -> Path:
+    """Write a complete synthetic study with its truth.
+
+    The truth is solved on a grid ``settings.refine`` times finer than the voxels, by another time scheme
+    than fits use, and averaged to voxels; only then is noise added.
+
+    Args:
+        out: a folder that does not exist yet, or is empty.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: so few voxels that none lies in the tumour. OutputError: the folder holds something, or cannot be written.
+    """
+    out = Path(out)
+    with atomic_output_folder(out, overwrite=False) as part:
+        _write_study(part, settings, progress)
+    progress("done", 1.0, {})
+    return out
+
+
+def _write_study(part: Path, settings: PhantomSettings, progress: Progress) -> None:
+    """Draw, solve and write a study into a folder."""
+    rng = np.random.default_rng(settings.seed)
+    fine_mm = tuple(h / settings.refine for h in settings.voxel_mm)
+    shape = tuple(n * settings.refine for n in settings.shape)
+    progress("drawing the tumour", 0.0, {})
+    anatomy = draw_anatomy(shape, fine_mm, rng, settings.tumour_mm)  # type: ignore[arg-type]
+    log_sds = {"conductivity": settings.conductivity_sd, "release": settings.release_sd}
+    anatomy = draw_fields(anatomy, fine_mm, log_sds, settings.seed)  # type: ignore[arg-type]
+    if not (_voxel_means(anatomy.tumour.astype(float), settings.refine) > 0.5).any():
+        raise InputError(
+            "no voxel would lie in the tumour",
+            field="shape",
+            found=settings.shape,
+            expected="3 voxels or more along every axis",
+            remedy="Draw more voxels.",
+        )
+    length = None if settings.length_scale_mm is None else settings.length_scale_mm * 1e-3
+    scalars = draw_scalars(rng, length)
+    frames: Array = np.arange(settings.frames, dtype=np.float64) * float(settings.frame_spacing_s)
+    aif = load_aif(
+        "parker", frame_times_s=frames, bolus_arrival_s=BOLUS_S, hematocrit=value("Hct")
+    ).curve
+    progress("solving the truth", 0.1, {})
+    spacing = (fine_mm[0] * 1e-3, fine_mm[1] * 1e-3, fine_mm[2] * 1e-3)
+    times, changed = np.array(settings.drug_times_h) * 3600.0, dict(settings.factors)
+    truth = solve_truth(anatomy, spacing, scalars, aif, frames, times, settings.pore_error, changed)  # type: ignore[arg-type]
+    if changed:  # another scan of the same tumour: the same noise would cancel between the two
+        rng = np.random.default_rng([settings.seed, 1])
+    progress("writing the study", 0.8, {})
+    _Writer(part, settings, anatomy, truth, aif, frames, rng).write()
+
+
+def _voxel_means(fine: Array, r: int) -> Array:
+    """Mean over the fine cells of each voxel."""
+    *lead, nx, ny, nz = fine.shape
+    return fine.reshape(*lead, nx // r, r, ny // r, r, nz // r, r).mean(axis=(-5, -3, -1))
+
+
+class _Writer:
+    """Averages the fine truth to voxels, adds noise, and writes every file of a study."""
+
+    def __init__(
+        self,
+        out: Path,
+        settings: PhantomSettings,
+        anatomy: Anatomy,
+        truth: Truth,
+        aif: PlasmaCurve,
+        frames: Array,
+        rng: np.random.Generator,
+    ) -> None:
+        self.out, self.settings, self.anatomy, self.truth = out, settings, anatomy, truth
+        self.aif, self.frames, self.rng = aif, frames, rng
+        extent = np.array(settings.shape) * np.array(settings.voxel_mm)
+        self.affine = np.diag([*settings.voxel_mm, 1.0])
+        self.affine[:3, 3] = (np.array(settings.voxel_mm) - extent) / 2
+        self.mask = self.voxels(anatomy.tumour.astype(float)) > 0.5
+
+    def voxels(self, fine: Array) -> Array:
+        return _voxel_means(fine, self.settings.refine)
+
+    def add_noise(self, values: Array, sd: float) -> Array:
+        return values + sd * self.rng.standard_normal(values.shape)
+
+    def save(
+        self,
+        name: str,
+        values: Array,
+        affine: Any = None,
+        frame_spacing_s: float = 0.0,
+        **sidecar: Any,
+    ) -> None:
+        path = self.out / f"{name}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        if affine is None:  # of the scan's own grid
+            values = values[..., : values.shape[-3] - self.settings.cut_voxels, :, :]
+        write_volume(
+            path,
+            values,
+            self.affine if affine is None else affine,
+            sidecar=sidecar or None,
+            frame_spacing_s=frame_spacing_s,
+        )
+
+    def write(self) -> None:
+        self.write_dce_and_vfa()
+        self.write_ph_map()
+        self.drug_images()
+        self.save("mask", self.mask.astype(float))
+        self.write_truth_maps()
+        write_json(self.out / "truth" / "parameters.json", self.truth_parameters())
+        self.z_spectra()
+
+    def write_dce_and_vfa(self) -> None:
+        """DCE series and VFA set: the signal of the voxel's fine cells, averaged, with noise."""
+        base = signal(S0, self.anatomy.T1, TR_S, FLIP_DEG)
+        sd = float(self.voxels(base)[self.mask].mean()) / self.settings.snr
+        series = signal_from_concentration(
+            np.nan_to_num(self.truth.contrast),
+            base,
+            self.anatomy.T1,
+            TR_S,
+            FLIP_DEG,
+            value("r1_Gd"),
+        )
+        shared: dict[str, Any] = {"RepetitionTimeExcitation": TR_S, "MagneticFieldStrength": 3.0}
+        self.save(
+            "dce",
+            self.add_noise(self.voxels(series), sd),
+            frame_spacing_s=self.settings.frame_spacing_s,
+            **shared,
+            FlipAngle=FLIP_DEG,
+            VolumeTiming=[float(t) for t in self.frames],
+            ContrastRelaxivity=value("r1_Gd"),
+            BolusArrivalTime=BOLUS_S,
+            Hematocrit=value("Hct"),
+        )
+        for flip in VFA_DEG:
+            image = self.voxels(signal(S0, self.anatomy.T1, TR_S, flip))
+            # a VFA set is averaged over repeats: a third of the noise of one dynamic frame
+            self.save(
+                f"vfa_fa{flip:02.0f}", self.add_noise(image, sd / 3), **shared, FlipAngle=flip
+            )
+
+    def write_ph_map(self) -> None:
+        """pH on its own coarser grid, a slab that misses the first and last slices."""
+        affine, pH = self.on_cest_grid(self.anatomy.pH)
+        self.save(
+            "ph", self.add_noise(pH, self.settings.ph_noise), affine, pHStd=self.settings.ph_noise
+        )
+
+    def z_spectra(self) -> None:
+        """What a CEST scan of iopamidol would show of the same pH, after all else so that a seed gives the same study as before."""
+        affine, pH = self.on_cest_grid(self.anatomy.pH)
+        _, tumour = self.on_cest_grid(self.anatomy.tumour.astype(float))
+        saturation, flat = Saturation(7.0, 3.0, 5.0), torch.as_tensor(pH.ravel())
+        one = torch.ones_like(flat)
+        shift = torch.as_tensor(self.rng.uniform(-0.2, 0.2)) * one
+        Z = (
+            z_spectra(
+                load_agent("iopamidol"),
+                saturation,
+                torch.as_tensor(CEST_PPM)[None] - shift[:, None],
+                pH=flat,
+                molar=torch.as_tensor(np.where(tumour.ravel() > 0.5, 0.02, 0.005)),
+                T1_s=1.4 * one,
+                T2_s=0.08 * one,
+            )
+            .numpy()
+            .reshape(*pH.shape, -1)
+        )
+        series = np.concatenate([np.ones((*pH.shape, 1)), Z], axis=-1)
+        self.save(
+            "cest",
+            np.moveaxis(1000 * self.add_noise(series, 0.004), -1, 0),
+            affine,
+            SaturationOffsetsPPM=[-300.0, *CEST_PPM.tolist()],
+            SaturationB1uT=saturation.B1_uT,
+            SaturationTimeS=saturation.seconds,
+            MagneticFieldStrength=saturation.field_T,
+        )
+
+    def on_cest_grid(self, fine: Array) -> tuple[Array, Array]:
+        """Affine of the CEST scan's grid, and a fine map on it."""
+        s = self.settings
+        step = np.array(s.voxel_mm) * np.array([1.5, 1.5, 1.5])
+        extent = np.array(s.shape) * np.array(s.voxel_mm)
+        shape = np.maximum(2, np.floor(extent * np.array([1.0, 1.0, 0.7]) / step)).astype(int)
+        affine = np.diag([*step, 1.0])
+        affine[:3, 3] = -(shape - 1) * step / 2
+        fine_affine = self.affine.copy()
+        fine_affine[:3, :3] /= s.refine
+        fine_affine[:3, 3] -= np.array(s.voxel_mm) * (1 - 1 / s.refine) / 2
+        return affine, resample(
+            fine, fine_affine, (int(shape[0]), int(shape[1]), int(shape[2])), affine
+        )
+
+    def drug_images(self) -> None:
+        """Encapsulated and released drug at each imaging time."""
+        blood = self.voxels(self.anatomy.v_p)
+        for i, t in enumerate(self.truth.drug_times_s):
+            pools = {k: self.voxels(np.nan_to_num(v[i])) for k, v in self.truth.drug.items()}
+            images = {
+                "encapsulated": pools["encapsulated"] + blood * self.truth.plasma_drug[i],
+                "released": pools["free"]
+                + pools["bound"]
+                + pools["intracellular"]
+                + pools["nuclear"],
+            }
+            for quantity, image in images.items():
+                sd = self.settings.drug_noise * float(image[self.mask].max())
+                self.save(
+                    f"drug_{quantity}_{t / 3600:g}h",
+                    self.add_noise(image, sd) * 1e3,
+                    TimeAfterDose=float(t),
+                    Quantity=quantity,
+                    NoiseSD=sd * 1e3,
+                    Units="ug/mL",
+                )
+
+    def write_truth_maps(self) -> None:
+        """True maps and fields, averaged to voxels."""
+        a, t = self.anatomy, self.truth
+        maps = {
+            "Ktrans": (t.Ktrans * 60, "1/min"),
+            "ve": (a.phi, "1"),
+            "vp": (a.v_p, "1"),
+            "T1": (a.T1, "s"),
+            "pH": (a.pH, "1"),
+            "IFP": (t.pressure / 133.322, "mmHg"),
+            "krel": (t.release_rate * 3600, "1/h"),
+            "necrosis": (a.necrosis.astype(float), "1"),
+            "velocity": (t.velocity * 1e6, "um/s"),
+        }
+        for name, (values, unit) in maps.items():
+            self.save(f"truth/{name}", self.voxels(values), Unit=unit)
+        for name, logarithm in a.fields.items():
+            self.save(f"truth/{name}_factor", np.exp(self.voxels(logarithm)), Unit="1")
+        self.save(
+            "truth/contrast",
+            self.voxels(t.contrast),
+            Unit="mM",
+            FrameTimes=[float(f) for f in self.frames],
+        )
+        times = [float(x) for x in t.drug_times_s]
+        for name, values in t.drug.items():
+            self.save(
+                f"truth/{name}", self.voxels(values) * 1e3, Unit="ug/mL of tissue", FrameTimes=times
+            )
+
+    def truth_parameters(self) -> dict[str, Any]:
+        return {
+            "scalars_SI": dict(self.truth.scalars),
+            "settings": json.loads(self.settings.model_dump_json()),
+            "grid": f"truth solved on {'x'.join(str(n) for n in self.anatomy.tumour.shape)} cells, SDIRK3",
+        }
+
+
+#: Delineated masks are derivatives in BIDS; the phantom's are exact.
+MASKS = Path("derivatives", "masks")
+
+
+def make_phantom_dataset(
+    out: Path, count: int, settings: PhantomSettings, *, progress: Progress = ignore_progress
+) -> Path:
+    """Write ``count`` synthetic subjects, seeds from ``settings.seed`` on, under BIDS names.
+
+    The truth and the Z-spectra of each stay in ``sourcedata/sub-<label>``, where no fit looks.
+
+    Args:
+        out: a folder that does not exist yet.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: the count is not positive. OutputError: the folder is there, or cannot be written.
+    """
+    from nanopinn import __version__
+
+    if not 1 <= count <= 9999:
+        raise InputError(
+            "a number of subjects that cannot be made",
+            field="--bids",
+            found=count,
+            expected="1 to 9999",
+        )
+    with atomic_output_folder(Path(out), overwrite=False) as part:
+        rows = [_write_subject(part, i, count, settings, progress) for i in range(count)]
+        write_bytes(part / "participants.tsv", format_tsv(rows))
+        write_json(
+            part / "participants.json",
+            {"seed": {"Description": "of anatomy, parameters and noise"}},
+        )
+        write_bytes(
+            part / "README",
+            b"Synthetic tumours drawn by nanopinn phantom; the truth is in sourcedata. No person was scanned.\n",
+        )
+        write_raw_description(part, "nanopinn phantoms", "nanopinn phantom", __version__)
+        write_raw_description(
+            part / MASKS, "true masks of nanopinn phantoms", "nanopinn phantom", __version__
+        )
+    progress("done", 1.0, {})
+    return Path(out)
+
+
+def _write_subject(
+    part: Path, i: int, count: int, settings: PhantomSettings, progress: Progress
+) -> dict[str, Any]:
+    """One subject's files; its row of the participants."""
+    sub, seed = f"sub-{i + 1:0{max(2, len(str(count)))}d}", settings.seed + i
+    progress(f"subject {i + 1} of {count}", i / count, {})
+    made = make_phantom(part / "sourcedata" / sub, settings.model_copy(update={"seed": seed}))
+    for old, new in _bids_names(made, sub):
+        for source, target in (
+            (made / f"{old}.nii.gz", part / f"{new}.nii.gz"),
+            (made / f"{old}.json", part / f"{new}.json"),
+        ):
+            if source.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.rename(source, target)
+    return {"participant_id": sub, "seed": seed}
+
+
+def _bids_names(made: Path, sub: str) -> Iterator[tuple[str, str]]:
+    """Of what becomes an input: its name in the study, and its place in the dataset."""
+    yield "dce", f"{sub}/perf/{sub}_dce"
+    yield "ph", f"{sub}/cest/{sub}_pHmap"
+    yield "mask", f"{MASKS.as_posix()}/{sub}/anat/{sub}_label-tumour_mask"
+    for i, flip in enumerate(VFA_DEG, 1):
+        yield f"vfa_fa{flip:02.0f}", f"{sub}/anat/{sub}_flip-{i}_VFA"
+    for image in sorted(made.glob("drug_*.nii.gz")):
+        stem = sidecar_path(image).stem
+        label = "".join(c for c in stem.removeprefix("drug_").replace(".", "p") if c.isalnum())
+        yield stem, f"{sub}/perf/{sub}_acq-{label}_drug"

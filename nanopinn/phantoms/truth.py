@@ -1,0 +1,253 @@
+"""An irregular tumour with a necrotic core in normal tissue, on a grid finer than the voxels.
+
+What really happens in the phantom: fields on the fine grid, by another time scheme than fits use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.parameters import value
+from nanopinn.physics.drug_pools import LINEAR_POOLS, volume_fractions
+from nanopinn.physics.flow import exchange_coefficients
+from nanopinn.physics.formulation_library import PH_SENSITIVE
+from nanopinn.physics.tumour import TissueMaps, TumourModel, default_scalars
+from nanopinn.solvers.forward import ForwardModel, Setting
+from nanopinn.solvers.grid import Domain, Grid
+from nanopinn.solvers.runge_kutta import SDIRK3, drug_nodes
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Tissue of the phantom, all ``(x, y, z)`` on the fine grid."""
+
+    tumour: NDArray[np.bool_]
+    necrosis: NDArray[np.bool_]
+    PS: Array
+    """Permeability times surface of the contrast agent, 1/s."""
+    phi: Array
+    v_p: Array
+    pH: Array
+    T1: Array
+    """Native T1, s."""
+    fields: Mapping[str, Array] = field(default_factory=dict)
+    """Logarithms of multipliers in space, by name (:data:`nanopinn.physics.tumour.MULTIPLIERS`)."""
+
+
+def draw_anatomy(
+    shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+    rng: np.random.Generator,
+    tumour_mm: tuple[float, float, float] | None = None,
+) -> Anatomy:
+    """Draw a phantom; heterogeneity is 1 mm in size.
+
+    Args:
+        tumour_mm: diameters of the ellipsoid whose volume it has and about which its border waves; None: an ellipsoid of 54 to
+            60 % of each axis, less or more by what the waves are on average.
+    """
+    extent = [n * h for n, h in zip(shape, spacing_mm, strict=True)]
+    radius = _radius(
+        shape, spacing_mm, tumour_mm or (0.60 * extent[0], 0.54 * extent[1], 0.60 * extent[2]), rng
+    )
+    if tumour_mm is not None:
+        radius = radius / np.quantile(radius, np.pi / 6 * np.prod(tumour_mm) / np.prod(extent))
+    tumour = radius < 1
+    necrosis = (radius < 0.42) & tumour
+
+    def rough(sd: float) -> Array:
+        return sd * _smooth_noise(shape, spacing_mm, 1.0, rng)
+
+    PS = np.where(tumour, value("Ktrans_t"), value("Ktrans_n")) * np.exp(rough(0.3))
+    PS = np.where(necrosis, 0.25 * PS, PS)
+    phi = np.where(tumour, value("ve_t"), value("ve_n")) + rough(0.03) + 0.12 * necrosis
+    v_p = (
+        np.where(tumour, value("vp_t"), value("vp_n"))
+        * np.exp(rough(0.3))
+        * np.where(necrosis, 0.3, 1.0)
+    )
+    depth = np.clip(1 - radius, 0, 1)
+    # protons diffuse: their field is smoother than the vessels
+    pH = np.where(tumour, 7.1 - 0.6 * depth, value("pHe_n")) + 0.05 * _smooth_noise(
+        shape, spacing_mm, 2.0, rng
+    )
+    T1 = np.where(tumour, value("T10_t"), 1.1) + rough(0.05)
+    soft = 0.35 / min(spacing_mm)  # no tissue border is sharper than the cells that make it
+    PS, phi, v_p, pH = (gaussian_filter(a, soft, mode="nearest") for a in (PS, phi, v_p, pH))
+    return Anatomy(tumour, necrosis, PS, np.clip(phi, 0.08, 0.7), v_p, pH, T1)
+
+
+#: Over which a multiplier in space is smooth, mm.
+FIELD_MM = 1.5
+
+
+def draw_fields(
+    anatomy: Anatomy,
+    spacing_mm: tuple[float, float, float],
+    log_sds: Mapping[str, float],
+    seed: int,
+) -> Anatomy:
+    """The same tissue with multipliers that vary over the tumour, each of mean logarithm 0 and the spread given.
+
+    They have random numbers of their own, so that everything else of a seed stays as it was.
+    """
+    rng, fields = np.random.default_rng([seed, 1]), {}
+    for name, spread in log_sds.items():
+        noise = _smooth_noise((*anatomy.tumour.shape,), spacing_mm, FIELD_MM / 2, rng)
+        inside = noise[anatomy.tumour]
+        if spread > 0:
+            fields[name] = np.where(
+                anatomy.tumour, spread * (noise - inside.mean()) / inside.std(), 0.0
+            )
+    return replace(anatomy, fields=fields)
+
+
+def _radius(
+    shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+    diameters_mm: tuple[float, float, float],
+    rng: np.random.Generator,
+) -> Array:
+    """Scaled radius of an ellipsoid with a wavy border, 1 there."""
+    axes = [(np.arange(n) + 0.5) * h - n * h / 2 for n, h in zip(shape, spacing_mm, strict=True)]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    half = [d / 2 for d in diameters_mm]
+    radius = np.sqrt((x / half[0]) ** 2 + (y / half[1]) ** 2 + (z / half[2]) ** 2)
+    return np.asarray(radius * (1 + 0.10 * _smooth_noise(shape, spacing_mm, 2.0, rng)))
+
+
+def _smooth_noise(
+    shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+    size_mm: float,
+    rng: np.random.Generator,
+) -> Array:
+    """Gaussian field of unit variance and correlation length ``size_mm``, its mean within 2."""
+    field = gaussian_filter(
+        rng.standard_normal(shape), [size_mm / h for h in spacing_mm], mode="wrap"
+    )
+    # over a few mm a smooth field is nearly constant: by its spread alone its mean would be scaled to tens
+    return np.asarray(field / max(field.std(), abs(field.mean()) / 2))
+
+
+#: Spread (natural log) with which a phantom's scalars are drawn around their table values.
+SCALAR_LOG_SD = {
+    "q": 0.35,
+    "p_e": 0.2,
+    "K_ratio_n": 0.2,
+    "PS_l": 0.5,
+    "leak_l": 0.2,
+    "f_l": 0.15,
+    "krel_ref": 0.5,
+    "k_on_DNA": 0.3,
+}
+
+
+#: Relative residual of the linear solves: far below the error of the grid.
+LINEAR_TOLERANCE = 1e-8
+
+
+@dataclass(frozen=True)
+class Truth:
+    """True scalars (SI) and fields on the fine grid of the field of view.
+
+    Attributes:
+        contrast: ``(t, x, y, z)`` mM in tissue at the frames.
+        drug: pool -> ``(t, x, y, z)`` kg per m3 of tissue at ``drug_times_s``.
+        plasma_drug: encapsulated drug in plasma at ``drug_times_s``, kg/m3.
+        pressure: Pa. velocity: ``(3, x, y, z)`` m/s.
+        Ktrans: influx per plasma concentration, diffusion and solvent drag together, 1/s.
+    """
+
+    scalars: Mapping[str, float]
+    contrast: Array
+    drug: Mapping[str, Array]
+    drug_times_s: Array
+    plasma_drug: Array
+    pressure: Array
+    velocity: Array
+    Ktrans: Array
+    release_rate: Array
+
+
+def draw_scalars(rng: np.random.Generator, length_scale_m: float | None) -> dict[str, float]:
+    """Scalars of one phantom, SI."""
+    scalars = default_scalars()
+    for name, spread in SCALAR_LOG_SD.items():
+        scalars[name] *= float(np.exp(spread * rng.standard_normal()))
+    scalars["pK_rel"] += 0.15 * float(rng.standard_normal())
+    drawn = float(np.exp(0.3 * rng.standard_normal())) * 0.8e-3
+    scalars["l"] = drawn if length_scale_m is None else length_scale_m
+    return scalars
+
+
+def solve_truth(
+    anatomy: Anatomy,
+    spacing_m: tuple[float, float, float],
+    scalars: Mapping[str, float],
+    aif: PlasmaCurve,
+    frame_times: Array,
+    drug_times: Array,
+    pore_error: float = 0.0,
+    factors: Mapping[str, float] | None = None,
+) -> Truth:
+    """Solve every field of the phantom on the grid of its anatomy, in a box with a wide normal margin.
+
+    Args:
+        pore_error: the contrast agent fills so much more of the tissue (relative) than the pores that carry drug.
+        factors: on the tumour's properties, as :class:`TumourModel` takes them.
+    """
+    domain = Domain.around(anatomy.tumour, spacing_m, margin_m=3.0e-3)
+    maps = TissueMaps(
+        tumour=torch.as_tensor(domain.take(anatomy.tumour.astype(float), 0.0)),
+        PS=torch.as_tensor(domain.take(anatomy.PS, value("Ktrans_n"))),
+        phi=torch.as_tensor(domain.take(anatomy.phi, value("ve_n"))),
+        v_p=torch.as_tensor(domain.take(anatomy.v_p, value("vp_n"))),
+        pH=torch.as_tensor(domain.take(anatomy.pH, value("pHe_n"))),
+        shapes={
+            name: torch.as_tensor(domain.take(f, 0.0))[None] for name, f in anatomy.fields.items()
+        },
+    )
+    setting = Setting(maps, Grid(domain.shape, spacing_m), flow_refine=1)
+    none = torch.zeros(0, dtype=torch.float64)
+    numbers = {k: torch.tensor(v, dtype=torch.float64) for k, v in scalars.items()}
+    numbers |= {name: torch.ones(1, dtype=torch.float64) for name in anatomy.fields}
+    forward = ForwardModel(setting, lambda _: numbers, factors=factors)
+    flow = forward.flow(none)
+    model: TumourModel = forward.model(none)
+    contrast_setting = replace(setting, maps=replace(maps, phi=maps.phi * (1 + pore_error)))
+    contrast, _, _ = ForwardModel(contrast_setting, lambda _: numbers, factors=factors).contrast(
+        none, flow, aif, frame_times, SDIRK3, tol=LINEAR_TOLERANCE
+    )
+    plasma = PH_SENSITIVE.bolus_curves()
+    nodes = drug_nodes(list(drug_times), first_step_s=40.0, growth=1.2, longest_s=3600.0)
+    run = forward.drug(none, flow, plasma, nodes, SDIRK3, tol=LINEAR_TOLERANCE)
+    keep = [int(np.argmin(np.abs(nodes - t))) for t in drug_times]
+    per_tissue = volume_fractions(LINEAR_POOLS.pools, maps) * run.U[keep]
+    Ktrans, _ = exchange_coefficients(
+        maps.PS * model.select_by_tissue(model.factor("P", "SV"), 1.0), flow.J_v, value("sigma_Gd")
+    )
+
+    def on_image_grid(values: torch.Tensor, fill: float = np.nan) -> Array:
+        return domain.put(values.numpy(), fill)
+
+    return Truth(
+        scalars=dict(scalars),
+        contrast=on_image_grid(contrast),
+        drug={name: on_image_grid(per_tissue[:, i]) for i, name in enumerate(LINEAR_POOLS.pools)},
+        drug_times_s=np.asarray(drug_times),
+        plasma_drug=plasma[0](torch.as_tensor(drug_times, dtype=torch.float64)).numpy(),
+        pressure=on_image_grid(flow.p),
+        velocity=on_image_grid(flow.velocity(setting.grid)),
+        Ktrans=on_image_grid(Ktrans),
+        release_rate=on_image_grid(model.release_rate()),
+    )

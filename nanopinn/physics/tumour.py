@@ -1,0 +1,323 @@
+"""The one tumour model: it assembles the coefficients, fluxes and sources that every solver reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nanopinn.errors import InputError
+from nanopinn.parameters import value
+from nanopinn.parameters.table import Number, Values, parameter_lookup
+from nanopinn.physics.drug_pools import LINEAR_POOLS, DrugPoolOptions, drug_pools
+from nanopinn.physics.flow import exchange_coefficients, filtration_rate, lymphatic_drainage
+from nanopinn.physics.model_description import format_model_equations
+from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
+from nanopinn.physics.release import acid_release_rate, warp_ph
+
+if TYPE_CHECKING:
+    from nanopinn.physics.formulation import Formulation
+
+
+@dataclass(frozen=True)
+class TissueMaps:
+    """What the images say of the tissue, on one grid; tensors ``(x, y, z)``, float64.
+
+    Attributes:
+        tumour: 1 in the tumour, 0 in normal tissue.
+        PS: permeability times surface of the contrast agent, 1/s.
+        phi: interstitial volume fraction, which is the porosity (ve).
+        v_p: plasma volume fraction.
+        pH: extracellular pH.
+        shapes: of the logarithm of a multiplier in space, by its name (:data:`MULTIPLIERS`), ``(k, x, y, z)``: a model's
+            scalar of that name, ``(k,)``, weighs them.
+        cut: faces of the box beyond which the tumour goes on, as (axis, side) with side 0 or 1: nothing flows through
+            them but the unknown :data:`INFLOW`.
+        PS_mean: of the tumour that they are a part of, 1/s; their own mean if None.
+    """
+
+    tumour: Tensor
+    PS: Tensor
+    phi: Tensor
+    v_p: Tensor
+    pH: Tensor
+    shapes: Mapping[str, Tensor] = field(default_factory=dict)
+    cut: tuple[tuple[int, int], ...] = ()
+    PS_mean: Tensor | None = None
+
+    def vascularity(self) -> Tensor:
+        """PS over its mean in the tumour: the assumption by which the wall's other properties vary."""
+        return self.PS / (
+            self.PS[self.tumour > 0.5].mean() if self.PS_mean is None else self.PS_mean
+        )
+
+
+@dataclass(frozen=True)
+class FlowCoefficients:
+    """Coefficients of ``-div(K grad p) = LpSV (p_e - p) - LpLSL (p - p_L)``, tensors ``(x, y, z)``.
+
+    ``inflow`` is the fluid's velocity (m/s) into the box through its faces ``cut``, read at the cells there; 0 if None.
+    Everywhere else ``p_inf`` stands on the boundary of the box.
+    """
+
+    K: Tensor
+    LpSV: Tensor
+    p_e: Tensor
+    LpLSL: Tensor
+    p_L: float
+    p_inf: float
+    cut: tuple[tuple[int, int], ...] = ()
+    inflow: Tensor | None = None
+
+    def validate(self) -> FlowCoefficients:
+        """Itself.
+
+        Raises:
+            InputError: a coefficient is not finite, the conductivity not positive or a filtration negative.
+        """
+        for name in ("K", "LpSV", "p_e", "LpLSL"):
+            values: Tensor = getattr(self, name)
+            if not bool(torch.isfinite(values).all()):
+                raise InputError(
+                    "a coefficient of the flow is not finite",
+                    field=name,
+                    remedy="Look for NaN in the maps.",
+                )
+            low = float(values.min())
+            if name != "p_e" and (low < 0 or (name == "K" and low == 0)):
+                raise InputError(
+                    "a coefficient of the flow has the wrong sign",
+                    field=name,
+                    found=low,
+                    expected="above 0",
+                )
+        return self
+
+
+#: Scalars of the model that an inference may move, with the symbol whose table value is the default.
+SCALARS = {
+    "l": "l_t",
+    "q": "LpSV_t",
+    "p_e": "p_e",
+    "K_ratio_n": "K_ratio_n",
+    "PS_l": "PS_l",
+    "leak_l": "leak_l",
+    "f_l": "f_l",
+    "krel_ref": "krel_ref",
+    "pK_rel": "pK_rel",
+    "k_on_DNA": "k_on_DNA",
+}
+
+#: Multipliers of a property of tissue that vary in space, with what they multiply.
+MULTIPLIERS = {
+    "conductivity": "hydraulic conductivity K",
+    "filtration": "wall filtration Lp S/V",
+    "permeability": "carrier permeability PS_l",
+    "release": "release rate",
+}
+#: Weights of the release law's steepness at knots of pH (:func:`nanopinn.physics.release.bent`).
+RELEASE_LAW = "release law"
+#: Fluid that enters through a face of the box that cuts the tumour, velocity over ``q l``.
+INFLOW = "inflow"
+
+
+def release_multiplier_name(segment: int) -> str:
+    """Name of the scalar that multiplies the release rate in a stretch of time; the first stretch, number 0, has none."""
+    return f"{_RELEASE_MULTIPLIER_PREFIX}{segment}"
+
+
+_RELEASE_MULTIPLIER_PREFIX = "release_"
+
+
+def default_scalars() -> dict[str, float]:
+    """Table values of the scalars; ``q = Lp S/V p_e`` in 1/s."""
+    scalars = {name: value(symbol) for name, symbol in SCALARS.items()}
+    scalars["q"] = value("LpSV_t") * value("p_e")
+    return scalars
+
+
+@dataclass(frozen=True)
+class TumourModel:
+    """Tissue maps and scalars, from which every coefficient follows; ``print`` shows its equations and their numbers.
+
+    The flow is written with ``l = sqrt(K/(Lp S/V))`` and ``q = Lp S/V p_e``, which images can know, and
+    with p_e, which they cannot. Normal tissue is given by its ratios to the tumour, so that the scaling
+    (K, Lp, p_e) -> (a K, a Lp, p_e/a) stays exact.
+    """
+
+    maps: TissueMaps
+    scalars: Mapping[str, Tensor]
+    factors: Mapping[str, Number] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        maps: TissueMaps,
+        scalars: Mapping[str, float | Tensor] | None = None,
+        factors: Mapping[str, Number] | None = None,
+        values: Values | None = None,
+    ) -> TumourModel:
+        """A model with table values for every scalar not given.
+
+        Args:
+            factors: on the tumour's ``p_e``, ``Lp``, ``K``, ``P`` (permeability of the wall to every solute), ``P_l`` (to the
+                carrier alone) and ``SV``, as radiation and heat change them (see :mod:`nanopinn.physics.radiation` and
+                :mod:`nanopinn.physics.heat`); 1 where absent.
+            values: of parameters by symbol, where they differ from the table's.
+        """
+        merged = {**default_scalars(), **(scalars or {})}
+        unknown = set(merged) - set(SCALARS) - set(MULTIPLIERS) - {RELEASE_LAW, INFLOW}
+        unknown -= {name for name in unknown if name.startswith(_RELEASE_MULTIPLIER_PREFIX)}
+        if unknown:
+            raise KeyError(f"not scalars of the model: {', '.join(sorted(unknown))}")
+        like = maps.phi
+        return cls(
+            maps,
+            {
+                k: torch.as_tensor(v, dtype=like.dtype, device=like.device)
+                for k, v in merged.items()
+            },
+            factors or {},
+            values or {},
+        )
+
+    def value(self, symbol: str) -> Number:
+        """A parameter: the one given, else the table's."""
+        return parameter_lookup(self.values)(symbol)
+
+    def select_by_tissue(self, tumour: Tensor | float, normal: Tensor | float) -> Tensor:
+        """One value in the tumour, another in normal tissue, ``(x, y, z)``."""
+        # two plain numbers would give single precision
+        inside, outside = (
+            torch.as_tensor(v, dtype=self.maps.phi.dtype, device=self.maps.phi.device)
+            for v in (tumour, normal)
+        )
+        return torch.where(self.maps.tumour > 0.5, inside, outside)
+
+    def factor(self, *properties: str) -> Number:
+        """Product of the factors on some of the tumour's properties."""
+        return math.prod(self.factors.get(p, 1.0) for p in properties)
+
+    def multiplier(self, name: str) -> Tensor | float:
+        """What a property is multiplied by in space, ``exp(w . shapes)``, ``(x, y, z)``; 1 where nothing is said of it."""
+        if name not in self.scalars:
+            return 1.0
+        return torch.exp(torch.einsum("k,kxyz->xyz", self.scalars[name], self.maps.shapes[name]))
+
+    def flow(self) -> FlowCoefficients:
+        """Darcy-Starling flow; filtration scales with the vascularity inside the tumour."""
+        s = self.scalars
+        LpSV = s["q"] / s["p_e"]
+        K = s["l"] ** 2 * LpSV
+        return FlowCoefficients(
+            K=self.select_by_tissue(self.factor("K") * K, s["K_ratio_n"] * K)
+            * self.multiplier("conductivity"),
+            LpSV=LpSV
+            * self.multiplier("filtration")
+            * self.select_by_tissue(
+                self.factor("Lp", "SV") * self.maps.vascularity(), value("LpSV_n") / value("LpSV_t")
+            ),
+            p_e=s["p_e"] * self.select_by_tissue(self.factor("p_e"), value("p_e_n") / value("p_e")),
+            LpLSL=LpSV * self.select_by_tissue(0.0, value("LpLSL_n") / value("LpSV_t")),
+            p_L=value("p_L"),
+            p_inf=value("p_inf"),
+            cut=self.maps.cut,
+            inflow=self.inflow(),
+        )
+
+    def inflow(self) -> Tensor | None:
+        """Velocity into the box through its cut faces, ``q l w . shapes``, m/s, at the cells there; None where it is no unknown."""
+        s = self.scalars
+        if INFLOW not in s:
+            return None
+        return s["q"] * s["l"] * torch.einsum("k,kxyz->xyz", s[INFLOW], self.maps.shapes[INFLOW])
+
+    def filtration_and_drainage(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Filtration J_v and lymphatic drainage J_L at a pressure, 1/s."""
+        flow = self.flow()
+        return filtration_rate(flow.LpSV, flow.p_e, p), lymphatic_drainage(flow.LpLSL, p, flow.p_L)
+
+    def contrast_agent_pools(self, J_v: Tensor, J_L: Tensor) -> PoolCoefficients:
+        """The contrast agent, one pool, one input (its plasma curve)."""
+        a, b = exchange_coefficients(
+            self.maps.PS * self.select_by_tissue(self.factor("P", "SV"), 1.0),
+            J_v,
+            self.value("sigma_Gd"),
+        )
+        phi = self.maps.phi
+        pools = PoolAssembler(("contrast",), phi)
+        pools.set_capacity("contrast", phi)
+        pools.add_transport("contrast", 1.0, phi * self.value("D_Gd"))
+        pools.add_wall_exchange("contrast", 0, a, b)
+        pools.add_loss("contrast", J_L)
+        return pools.coefficients()
+
+    def release_rate(self, segment: int = 0) -> Tensor:
+        """Release rate of the carrier from the pH map, 1/s, in a stretch of time."""
+        s, warp_weights = self.scalars, self.scalars.get(RELEASE_LAW)
+        k0, n, at = (self.value(symbol) for symbol in ("krel0_pH", "n_rel", "pH_ref"))
+        law = acid_release_rate(self.maps.pH, s["krel_ref"], k0, s["pK_rel"], n, at, warp_weights)
+        return law * self.multiplier("release") * s.get(release_multiplier_name(segment), 1.0)
+
+    def carrier_release_rate(self, carrier: Formulation, T: Tensor) -> Tensor:
+        """Release rate of a carrier in tissue at a temperature (K), 1/s.
+
+        What a fit found of the law's bend along pH, and of the rate in space, holds where acid opens the carrier.
+        """
+        pH, moved, a = self.maps.pH, {**self.values, **self.scalars}, carrier.acid
+        if a is None:
+            return carrier.release_rate(pH, T, moved)
+        if RELEASE_LAW in self.scalars:
+            # the law as it is, read on a bent scale of pH
+            for symbol in (a.pK, a.pH_ref):
+                moved[symbol] = warp_ph(
+                    torch.as_tensor(
+                        parameter_lookup(moved)(symbol), dtype=pH.dtype, device=pH.device
+                    ),
+                    self.scalars[RELEASE_LAW],
+                )
+            pH = warp_ph(pH, self.scalars[RELEASE_LAW])
+        return carrier.release_rate(pH, T, moved) * self.multiplier("release")
+
+    def liposome_permeability(self) -> tuple[Tensor, Tensor]:
+        """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""
+        normal = self.value("P_l_n") * self.value("SV_n")
+        PS = self.select_by_tissue(
+            self.scalars["PS_l"] * self.factor("P", "P_l", "SV") * self.maps.vascularity(), normal
+        )
+        return PS * self.multiplier("permeability"), self.select_by_tissue(
+            1 - self.scalars["leak_l"], self.value("sigma_l_n")
+        )
+
+    def permeability(self, P_t: Number, P_n: Number) -> Tensor:
+        """PS/V, 1/s, of a solute with wall permeability P (m/s) in tumour and normal tissue; the tumour's follows the vascularity."""
+        return self.select_by_tissue(
+            P_t * self.value("SV_t") * self.factor("P", "SV") * self.maps.vascularity(),
+            P_n * self.value("SV_n"),
+        )
+
+    def plasma_volume(self) -> Tensor:
+        """Plasma volume fraction, held above a thousandth: a voxel in which DCE saw no plasma still has capillaries."""
+        return self.maps.v_p.clamp_min(1e-3)
+
+    def drug(
+        self,
+        J_v: Tensor,
+        J_L: Tensor,
+        detail: DrugPoolOptions = LINEAR_POOLS,
+        release: Tensor | None = None,
+        vessel_release: Tensor | None = None,
+    ) -> PoolCoefficients:
+        """The pools of a formulation: see :func:`nanopinn.physics.drug_pools.drug_pools`."""
+        return drug_pools(self, J_v, J_L, detail, release, vessel_release)
+
+    def __str__(self) -> str:
+        """The equations and every number in them, with unit and source."""
+        return format_model_equations(
+            {symbol: float(self.scalars[name]) for name, symbol in SCALARS.items() if name != "q"}
+        )

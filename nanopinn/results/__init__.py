@@ -1,0 +1,1 @@
+"""Results as frozen data classes without behaviour."""

@@ -1,0 +1,319 @@
+"""What an arm does around the vessels of every cluster, for every draw of what is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanopinn.parameters.table import Number, Values, parameter_lookup
+from nanopinn.physics import cell_kill as kill
+from nanopinn.physics.cell_kill import CELLS_PER_UNIT
+from nanopinn.physics.oxygen import OxygenSupply
+from nanopinn.progress import Progress, ignore_progress
+from nanopinn.solvers.evolve import Tolerance
+from nanopinn.solvers.krogh import (
+    KROGH_TOLERANCE,
+    KroghSolution,
+    equal_area_radii,
+    find_first_below,
+    interpolate_at_distances,
+    interpolate_at_radii,
+    intracellular_drug,
+    solve_cylinders,
+    tissue_average,
+)
+from nanopinn.solvers.krogh_geometry import KroghCylinders
+from nanopinn.solvers.time_segment import Interval
+
+#: Distances from the wall at which profiles are given, m.
+DISTANCES_M = tuple(2.5e-6 * i for i in range(61))
+#: Laws of cell kill, as results name them.
+KILL_MODEL_NAMES = ("peak", "rate", "area")
+#: Tissue whose cells are counted, as results name it: all that live, those with oxygen to divide, those without, those far from vessels.
+TISSUE_KINDS = ("all", "proliferating", "quiescent", "beyond")
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """Drug and cells against distance from the vessel wall, and what is counted of them; NaN where there is no such tissue.
+
+    Attributes:
+        distances_m: ``(x,)``, from the wall.
+        times_s: at which profiles were kept.
+        free: ``(draw, t, cluster, x)``, kg/m3 of interstitial fluid; the mean over classes whose tissue reaches so far, by area there.
+        cells: ``(draw, t, cluster, x)``, drug in cells and their nuclei, kg per 1e5 cells.
+        peak_cells: ``(draw, cluster, x)``, the largest over the run.
+        auc_free: ``(draw, cluster, x)``, integral of ``free`` over the run, kg s/m3.
+        half_distance: ``(draw, t, cluster)``, of drug in cells, m.
+        shares: by kind, ``(draw, cluster)``, share of the tissue that is of it; the rest is necrotic.
+        mean_peak_intracellular, mean_auc_free: ``(draw, cluster)``, means over the tissue of ``peak_cells`` and ``auc_free``.
+        survival: by law, ``(draw, cluster, x)``, surviving fraction of proliferating cells.
+        lethal_radius: by law, ``(draw, cluster)``, distance within which survival is at most ``lethal``, m; 0 if none.
+        killed: by law and kind, ``(draw, cluster)``, share of such tissue's cells whose survival is at most ``lethal``.
+        survivors: by law and kind, ``(draw, cluster)``, mean surviving fraction over such tissue.
+        means: by pool, ``(draw, t, cluster)``, over the tissue (over the vessels for a pool of microvessels), kg/m3 as in the voxel.
+        far_distance_m: distance that counts as far, m. lethal: surviving fraction that counts as killed.
+        mass_balance_error: relative imbalance of mass over all draws and clusters. steps: of the march.
+    """
+
+    distances_m: Tensor = field(repr=False)
+    times_s: tuple[float, ...]
+    free: Tensor = field(repr=False)
+    cells: Tensor = field(repr=False)
+    peak_intracellular: Tensor = field(repr=False)
+    auc_free: Tensor = field(repr=False)
+    half_distance: Tensor = field(repr=False)
+    shares: Mapping[str, Tensor] = field(repr=False)
+    mean_peak_intracellular: Tensor = field(repr=False)
+    mean_auc_free: Tensor = field(repr=False)
+    survival: Mapping[str, Tensor] = field(repr=False)
+    lethal_radius: Mapping[str, Tensor] = field(repr=False)
+    killed: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
+    mean_survival: Mapping[str, Mapping[str, Tensor]] = field(repr=False)
+    means: Mapping[str, Tensor] = field(repr=False)
+    far_distance_m: float
+    lethal: float
+    mass_balance_error: float
+    steps: int
+
+    @classmethod
+    def concatenate(cls, batches: Sequence[Exposure]) -> Exposure:
+        """Batches of draws as one, in their order; the largest of their imbalances."""
+        first = batches[0]
+        every = {
+            f.name: _concatenate([getattr(b, f.name) for b in batches])
+            for f in fields(cls)
+            if f.name not in ("distances_m", *_PLAIN)
+        }
+        plain = {
+            name: getattr(first, name)
+            for name in ("distances_m", "times_s", "far_distance_m", "lethal")
+        }
+        return cls(
+            **plain,
+            **every,
+            mass_balance_error=max(b.mass_balance_error for b in batches),
+            steps=sum(b.steps for b in batches),
+        )
+
+
+_PLAIN = ("times_s", "far_distance_m", "lethal", "mass_balance_error", "steps")
+
+
+def _concatenate(of: Sequence[Any]) -> Any:
+    """Tensors along their draws, or mappings of such."""
+    return (
+        torch.cat(list(of))
+        if isinstance(of[0], Tensor)
+        else {k: _concatenate([v[k] for v in of]) for k in of[0]}
+    )
+
+
+@dataclass(frozen=True)
+class KillCriteria:
+    """What counts as far from a vessel (m) and as killed (surviving fraction)."""
+
+    far_distance_m: float = 50e-6
+    lethal: float = 0.5
+
+
+def simulate_exposure(
+    intervals: Iterable[Interval],
+    names: tuple[str, ...],
+    vessels: Sequence[int],
+    cylinders: KroghCylinders,
+    draws: int,
+    save_at: Sequence[float],
+    values: Values | None = None,
+    *,
+    counted: KillCriteria | None = None,
+    tolerance: Tolerance = KROGH_TOLERANCE,
+    progress: Progress = ignore_progress,
+) -> Exposure:
+    """March the clusters of every draw at once, and read what their cells saw.
+
+    Args:
+        intervals, names, vessels, save_at: as in :func:`solve_cylinders`.
+        cylinders: of ``draws`` times as many clusters, draw by draw.
+        values: of parameters by symbol, in place of the table's, one or ``(draw * cluster, 1, 1)``.
+    """
+    accumulator = ExposureAccumulator(names, values)
+    run = solve_cylinders(
+        intervals,
+        names,
+        vessels,
+        cylinders,
+        save_at,
+        tolerance=tolerance,
+        progress=progress,
+        on_step=accumulator,
+    )
+    return compute_exposure(run, accumulator, draws, counted or KillCriteria())
+
+
+class ExposureAccumulator:
+    """Peaks and areas along a march, ``(cluster, class, r)``, of lines between its steps.
+
+    Attributes:
+        peak: of drug in cells, kg per 1e5 cells. area: of free drug, kg s/m3.
+        killed: ``-ln S`` of the rate law, for proliferating cells.
+    """
+
+    def __init__(self, names: tuple[str, ...], values: Values | None = None) -> None:
+        self.names, self.values, self.constants = (
+            names,
+            values or {},
+            kill.CellKillParameters.of(values),
+        )
+        self.per_unit = CELLS_PER_UNIT / parameter_lookup(values)("rho_c")
+        self._last: tuple[float, Tensor, Tensor] | None = None
+
+    def __call__(self, t: float, U: Tensor) -> None:
+        cells, free = (
+            intracellular_drug(U, self.names) * self.per_unit,
+            U[self.names.index("free")].clone(),
+        )
+        if self._last is None:
+            self.peak, self.area, self.killed = (
+                cells.clone(),
+                torch.zeros_like(cells),
+                torch.zeros_like(cells),
+            )
+        else:
+            before, cells_0, free_0 = self._last
+            torch.maximum(self.peak, cells, out=self.peak)
+            self.area += kill.auc_increment(free_0, free, t - before)
+            self.killed += kill.emax_increment(
+                cells_0, cells, t - before, self.constants.f_max, self.constants.EC50
+            )
+        self._last = (t, cells, free)
+
+    def survival(
+        self, peak: Tensor, killed: Tensor, area: Tensor, resistance: Number = 1.0
+    ) -> dict[str, Tensor]:
+        """Surviving fraction by every law, of cells that resist by a factor."""
+        k = self.constants
+        return {
+            "peak": kill.hill_survival(peak, k.EC50, k.m, resistance),
+            "rate": kill.emax_survival(killed / resistance),
+            "area": kill.auc_survival(area, k.k_kill, resistance),
+        }
+
+
+_ByKind = dict[str, dict[str, Tensor]]
+
+
+def compute_exposure(
+    run: KroghSolution, accumulator: ExposureAccumulator, draws: int, counted: KillCriteria
+) -> Exposure:
+    """What a march of ``draws`` times as many clusters, draw by draw, shows and counts."""
+    cylinders = run.cylinders
+    x = cylinders.R_t.new_tensor(DISTANCES_M)
+
+    def by_draw(values: Tensor) -> Tensor:
+        """``(..., draw * cluster, x)`` as ``(draw, ..., cluster, x)``."""
+        return values.unflatten(-2, (draws, -1)).movedim(-3, 0)
+
+    cells = interpolate_at_distances(run.cells() * accumulator.per_unit, x, cylinders)
+    survival = accumulator.survival(accumulator.peak, accumulator.killed, accumulator.area)
+    shown = {law: interpolate_at_distances(S, x, cylinders) for law, S in survival.items()}
+    killed, survivors, held = _count_kill(cylinders, accumulator, counted)
+    shares = {kind: v.unflatten(0, (draws, -1)) for kind, v in held.items()}
+
+    def mean(values: Tensor) -> Tensor:
+        return cylinders.tissue_mean(values).unflatten(0, (draws, -1))
+
+    def each(of: _ByKind) -> _ByKind:
+        return {
+            law: {kind: v.unflatten(0, (draws, -1)) for kind, v in kinds.items()}
+            for law, kinds in of.items()
+        }
+
+    return Exposure(
+        distances_m=x,
+        times_s=run.times,
+        free=by_draw(interpolate_at_distances(run.pool("free"), x, cylinders)),
+        cells=by_draw(cells),
+        peak_intracellular=by_draw(interpolate_at_distances(accumulator.peak, x, cylinders)),
+        auc_free=by_draw(interpolate_at_distances(accumulator.area, x, cylinders)),
+        half_distance=by_draw(_half_distance(cells, x)[..., None])[..., 0],
+        shares=shares,
+        mean_peak_intracellular=mean(accumulator.peak),
+        mean_auc_free=mean(accumulator.area),
+        survival={law: by_draw(S) for law, S in shown.items()},
+        lethal_radius={
+            law: by_draw(_lethal_distance(S, x, counted.lethal)[..., None])[..., 0]
+            for law, S in shown.items()
+        },
+        killed=each(killed),
+        mean_survival=each(survivors),
+        means={
+            n: run.mean[:, p].unflatten(-1, (draws, -1)).movedim(-2, 0)
+            for p, n in enumerate(run.names)
+        },
+        far_distance_m=counted.far_distance_m,
+        lethal=counted.lethal,
+        mass_balance_error=run.mass_balance_error,
+        steps=run.steps,
+    )
+
+
+def _half_distance(profile: Tensor, x: Tensor) -> Tensor:
+    """Where a profile is half its value at the wall, m."""
+    wall = profile[..., :1]
+    return torch.where(wall[..., 0] > 0, find_first_below(profile / wall, x, 0.5), torch.nan)
+
+
+def _lethal_distance(survival: Tensor, x: Tensor, lethal: float) -> Tensor:
+    """Distance from the wall within which survival is at most ``lethal``, as far as there is tissue."""
+    tissue = torch.where(torch.isnan(survival), -torch.inf, x.expand_as(survival)).amax(-1)
+    found = find_first_below(-survival, x, -lethal)
+    return torch.where(torch.isnan(found), tissue, found)
+
+
+def _count_kill(
+    cylinders: KroghCylinders, accumulator: ExposureAccumulator, counted: KillCriteria
+) -> tuple[_ByKind, _ByKind, dict[str, Tensor]]:
+    """Killed shares and mean survival by law and kind, and the share of tissue of each kind, ``(cluster,)`` each."""
+    r = equal_area_radii(cylinders)
+    along_classes = {
+        n: v[..., 0] if isinstance(v, Tensor) else v for n, v in accumulator.values.items()
+    }
+    zones = OxygenSupply.of(along_classes).zones(cylinders.R_t, cylinders.wall_radius)
+    growing, alive = (r < radius[..., None] for radius in (zones.r_hypoxia, zones.r_necrosis))
+    far = r > cylinders.wall_radius[..., None] + counted.far_distance_m
+    kinds = {
+        "all": alive,
+        "proliferating": growing & alive,
+        "quiescent": alive & ~growing,
+        "beyond": alive & far,
+    }
+    resistance = torch.where(
+        growing,
+        1.0,
+        torch.as_tensor(accumulator.constants.resistance, dtype=r.dtype, device=r.device),
+    )
+    peak, killed, area = (
+        interpolate_at_radii(v, r, cylinders)
+        for v in (accumulator.peak, accumulator.killed, accumulator.area)
+    )
+    S = accumulator.survival(peak, killed, area, resistance)
+
+    def over(of: Mapping[str, Tensor]) -> _ByKind:
+        return {
+            law: {kind: tissue_average(v, among, cylinders) for kind, among in kinds.items()}
+            for law, v in of.items()
+        }
+
+    return (
+        over({law: (s <= counted.lethal).to(s) for law, s in S.items()}),
+        over(S),
+        {
+            kind: tissue_average(among.to(r), torch.ones_like(r), cylinders)
+            for kind, among in kinds.items()
+        },
+    )

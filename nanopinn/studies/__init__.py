@@ -1,0 +1,1 @@
+"""Use cases: fit, simulate, plan, compare treatment arms."""

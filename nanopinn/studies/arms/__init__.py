@@ -1,0 +1,1 @@
+"""Treatment arms compared in one tumour."""

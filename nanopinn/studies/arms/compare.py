@@ -1,0 +1,441 @@
+"""Arms of treatment through one tumour, side by side: on the voxel grid at the medians, under the voxel for every draw."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nanopinn.errors import InputError
+from nanopinn.inference.checkpoint import CheckpointStore, ResumeMode
+from nanopinn.inference.device import choose_device
+from nanopinn.inference.radiation_effect import RadiationEffect
+from nanopinn.inference.saved_fit import fit_file_path
+from nanopinn.io.tables import check_files_unchanged, hash_files
+from nanopinn.progress import Progress, ignore_progress
+from nanopinn.results.comparison_result import (
+    PHARMACODYNAMIC_MODELS,
+    ComparedArm,
+    Comparison,
+    HeatingDurationSweep,
+    InputSensitivity,
+    VoxelCluster,
+    median_and_interval,
+    probability_of_majority,
+)
+from nanopinn.results.simulation_result import Simulation
+from nanopinn.settings import ComparisonSettings, PhantomSettings, SimulationSettings
+from nanopinn.solvers.clusters import cluster_mean
+from nanopinn.solvers.krogh_exposure import Exposure
+from nanopinn.studies.arms.arm_specs import Arm, build_arms
+from nanopinn.studies.arms.draws import InputDraws, Patient, draw_inputs
+from nanopinn.studies.arms.microscale import ExposureModel
+from nanopinn.studies.arms.outcomes import (
+    comparison_identity,
+    compute_outcomes,
+    exposure_maps,
+    group_peak_quantiles,
+    list_comparison_files,
+    penetration_curves,
+    summarise_comparison,
+    tumour_mean,
+)
+from nanopinn.studies.arms.radiotherapy import estimate_radiation_effect, radiation_gain
+from nanopinn.studies.arms.sensitivity_ranking import rank_influences
+from nanopinn.studies.minimal_imaging import OutcomeFunction
+from nanopinn.studies.simulate import run_arm
+from nanopinn.studies.tissue_source import tissue_from_result_folder
+
+Array = NDArray[np.float64]
+SECONDS_PER_MINUTE = 60.0
+
+
+def compare_arms(
+    settings: ComparisonSettings,
+    *,
+    folder: str | Path | None = None,
+    phantom: PhantomSettings | None = None,
+    schedule: Path | None = None,
+    progress: Progress | None = None,
+    checkpoint_folder: Path | None = None,
+    resume: ResumeMode = False,
+) -> Comparison:
+    """Take arms of treatment through a tumour, with the uncertainty of all that is not known.
+
+    Args:
+        folder: the ``--out`` of a fit. phantom: the digital phantom instead. Exactly one of the two.
+        schedule: a schedule file whose formulation each arm replaces, in place of ``settings``' dose, heat and radiation.
+        kept: a folder for what is done, from which a run that is killed can go on. resume: go on with what is kept there;
+            ``"if kept"``: start anew where nothing of the same inputs and settings is.
+
+    Raises:
+        InputError: something given cannot be used.
+    """
+    device, given = (
+        choose_device(settings.device),
+        (settings, folder, phantom, schedule, progress or ignore_progress, checkpoint_folder),
+    )
+    try:
+        return _run_comparison(*given, resume, device)
+    except torch.OutOfMemoryError:
+        if device == "cpu":
+            raise
+    # outside of the handler: its traceback holds what filled the memory
+    found = _run_comparison(*given, "if kept", "cpu")
+    return replace(
+        found,
+        assumptions=(
+            *found.assumptions,
+            "The GPU's memory ran out: the arms were worked out on the CPU from there.",
+        ),
+    )
+
+
+def _run_comparison(
+    settings: ComparisonSettings,
+    folder: str | Path | None,
+    phantom: PhantomSettings | None,
+    schedule: Path | None,
+    show: Progress,
+    checkpoint_folder: Path | None,
+    resume: ResumeMode,
+    device: str,
+) -> Comparison:
+    began = time.perf_counter()
+    show("tumour and draws", 0.0, {})
+    arms, notes = arms_from_settings(settings, schedule)
+    patient = _patient(folder, phantom, settings, device)
+    files = list_comparison_files(patient, arms, schedule, settings)
+    read = hash_files(files)
+    checkpoint_store = _open_checkpoint_store(
+        checkpoint_folder, resume, comparison_identity(settings, read, phantom), device
+    )
+    effect = _read_radiation_effect(settings.radiation_from, folder, arms)
+    exposure_model = ExposureModel.of(
+        patient,
+        draw_inputs(patient, arms, settings.draws, settings.seed, radiation=effect),
+        settings,
+        checkpoint_store,
+        show,
+    )
+    seconds = {"tumour and draws": time.perf_counter() - began}
+    numerical = SimulationSettings(
+        tolerance=settings.tolerance, refine=settings.refine, device=device
+    )
+    simulations = {}
+    for arm in arms:
+        at = time.perf_counter()
+        median = Arm(
+            arm.name,
+            arm.treatment.with_values(
+                {symbol: float(v[0]) for symbol, v in exposure_model.draws.values.items()}
+            ),
+        )
+        simulations[arm.name] = run_arm(
+            patient, median, numerical, progress=_rename_progress_stage(show, f"{arm.name}: voxels")
+        )
+        seconds[f"{arm.name}: voxels"] = time.perf_counter() - at
+    exposures = {}
+    for arm in arms:
+        at = time.perf_counter()
+        exposures[arm.name] = exposure_model.to(arm)
+        seconds[f"{arm.name}: under the voxel"] = time.perf_counter() - at
+    primary_arm = select_primary_arm(arms)
+    at = time.perf_counter()
+    heating = _heating_times(primary_arm, exposure_model, exposures[primary_arm.name], settings)
+    influences, not_ranked = _influences(primary_arm, exposure_model, settings)
+    gain = radiation_gain(primary_arm, exposure_model, exposures[primary_arm.name], settings.lethal)
+    seconds["heating times, influences, radiation"] = time.perf_counter() - at
+    outcomes = compute_outcomes(exposures, exposure_model.voxels, settings.lethal)
+    groups = _summarise_groups(exposure_model, exposures)
+    labels = exposure_model.group_labels_on_image
+    compared = {
+        a.name: ComparedArm(
+            a.name,
+            simulations[a.name],
+            penetration_curves(e, exposure_model.voxels),
+            exposure_maps(e, labels),
+            e.mass_balance_error,
+            group_peak_quantiles(e),
+        )
+        for a, e in zip(arms, exposures.values(), strict=True)
+    }
+    show("arms compared", 1.0, {})
+    influence_text = f"Of the share of cells beyond {settings.limit_um:g} um that {primary_arm.name} kills by the peak law."
+    check_files_unchanged(read, files)  # a thermometry is read with every arm
+    assumed = (*_assumptions(patient, notes, exposure_model, simulations, exposures), *not_ranked)
+    said = summarise_comparison(
+        primary_arm.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal
+    )
+    return Comparison(
+        (*said, *((gain.describe(),) if gain else ())),
+        compared,
+        outcomes,
+        groups,
+        heating,
+        influences,
+        influence_text,
+        settings.limit_um,
+        settings.lethal,
+        settings.draws,
+        assumed,
+        patient.tissue.affine,
+        patient.tissue.mask,
+        labels,
+        seconds,
+        read,
+        gain,
+    )
+
+
+def arms_from_settings(
+    settings: ComparisonSettings, schedule: Path | None = None
+) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+    """The arms that settings describe, and what was assumed."""
+    return build_arms(
+        settings.arms,
+        dose=settings.dose,
+        body_surface_m2=settings.body_surface_m2,
+        infusion_min=settings.infusion_min,
+        heat=settings.heat,
+        radiation=settings.radiation,
+        end_h=settings.end_h,
+        imaging_h=settings.imaging_h,
+        schedule=schedule,
+        heat_all=settings.heat_all,
+        heat_effects=settings.heat_effects,
+    )
+
+
+def outcome_function(arm: Arm, name: str, settings: ComparisonSettings) -> OutcomeFunction:
+    """An outcome of an arm by its name in the table, as a function of a patient and draws.
+
+    Raises:
+        InputError: there is no such outcome.
+    """
+
+    def found(patient: Patient, draws: InputDraws) -> Array:
+        exposure_model = ExposureModel.of(patient, draws, settings)
+        rows = {
+            o.name: o
+            for o in compute_outcomes(
+                {arm.name: exposure_model.to(arm)}, exposure_model.voxels, settings.lethal
+            )
+        }
+        if name not in rows:
+            raise InputError(
+                "no such outcome", field="--outcome", found=name, expected=", ".join(rows)
+            )
+        return rows[name].values[arm.name]
+
+    return found
+
+
+def select_primary_arm(arms: Sequence[Arm]) -> Arm:
+    """The arm that the question is about: the first that heat opens and that is heated, else that acid opens, else the last."""
+    carriers = [(a, a.treatment.carrier) for a in arms]
+    hot = [a for a, c in carriers if c is not None and c.heat is not None and a.treatment.heatings]
+    acid_sensitive = [a for a, c in carriers if c is not None and c.acid is not None]
+    return [*hot, *acid_sensitive, arms[-1]][0]
+
+
+def with_heating_duration(arm: Arm, minutes: float) -> Arm:
+    """The same arm with its one heating this long."""
+    heating = arm.treatment.heatings[0]
+    ramp = min(heating.ramp_s, minutes * SECONDS_PER_MINUTE)
+    longer = replace(heating, end_s=heating.start_s + minutes * SECONDS_PER_MINUTE, ramp_s=ramp)
+    return Arm(f"{arm.name}_{minutes:g}min", replace(arm.treatment, heatings=(longer,)))
+
+
+def _patient(
+    folder: str | Path | None,
+    phantom: PhantomSettings | None,
+    settings: ComparisonSettings,
+    device: str,
+) -> Patient:
+    if (folder is None) == (phantom is None):
+        raise InputError(
+            "arms need one tumour",
+            field="--from",
+            found="both" if folder else "none",
+            expected="--from RESULT, or --phantom",
+            remedy="Run `nanopinn fit` first; its --out is what --from takes.",
+        )
+    if folder is None:
+        return Patient.from_phantom(phantom or PhantomSettings(), device)
+    if settings.draws == 0 and not fit_file_path(folder).is_file():
+        return Patient(
+            tissue_from_result_folder(Path(folder), None, device), flow_refine=settings.refine
+        )
+    return Patient.from_result_folder(folder, device)
+
+
+def _read_radiation_effect(
+    text: str | None, before: str | Path | None, arms: Sequence[Arm]
+) -> RadiationEffect | None:
+    """Radiation's effect from a second scan, ``RESULT@HOURS``.
+
+    Raises:
+        InputError: it is written otherwise, or there is no first scan or no radiation.
+    """
+    if text is None:
+        return None
+    fractions = arms[0].treatment.radiation.fractions
+    after, _, hours = text.rpartition("@")
+    if before is None or not fractions:
+        raise InputError(
+            "an effect of radiation needs a scan before it, and the radiation",
+            field="--radiation-from",
+            found=text,
+            expected="--from BEFORE and --radiation Gy@HOURS",
+        )
+    try:
+        scan_h = float(hours)
+    except ValueError:
+        raise InputError(
+            "the second scan has no time",
+            field="--radiation-from",
+            found=text,
+            expected="RESULT@HOURS, after the beginning",
+        ) from None
+    return estimate_radiation_effect(before, after, scan_h=scan_h, fractions=fractions)
+
+
+def _open_checkpoint_store(
+    checkpoint_folder: Path | None, resume: ResumeMode, study: dict[str, str], device: str
+) -> CheckpointStore | None:
+    if checkpoint_folder is None:
+        return None
+    return CheckpointStore.from_interrupted_run(
+        checkpoint_folder, study, device, resume
+    ) or CheckpointStore.create_empty(checkpoint_folder, study, device)
+
+
+def _heating_times(
+    primary_arm: Arm, exposure_model: ExposureModel, given: Exposure, settings: ComparisonSettings
+) -> HeatingDurationSweep | None:
+    """The question's arm heated for other times; None where it is not heated once by a schedule."""
+    heatings = primary_arm.treatment.heatings
+    if not settings.heating_min or len(heatings) != 1 or heatings[0].file is not None:
+        return None
+    own = (heatings[0].end_s - heatings[0].start_s) / SECONDS_PER_MINUTE
+    minutes = sorted({*settings.heating_min, own})
+    found = [
+        given if m == own else exposure_model.to(with_heating_duration(primary_arm, m))
+        for m in minutes
+    ]
+    shares = {
+        law: [
+            tumour_mean(e.killed[law]["beyond"], exposure_model.voxels, e.shares["beyond"])
+            for e in found
+        ]
+        for law in PHARMACODYNAMIC_MODELS
+    }
+    return HeatingDurationSweep(
+        primary_arm.name,
+        np.array(minutes),
+        {
+            law: np.stack([median_and_interval(v) for v in values], axis=1)
+            for law, values in shares.items()
+        },
+        {
+            law: np.array([probability_of_majority(v) for v in values])
+            for law, values in shares.items()
+        },
+    )
+
+
+def _influences(
+    primary_arm: Arm, exposure_model: ExposureModel, settings: ComparisonSettings
+) -> tuple[tuple[InputSensitivity, ...], tuple[str, ...]]:
+    """The ranking of inputs; or why there is none, in words."""
+    if not settings.sensitivity:
+        return (), ()
+    exposure_model.progress("what decides", 0.0, {})
+    filtration = float(np.average(exposure_model.filtration, weights=exposure_model.voxels))
+    try:
+        return rank_influences(
+            exposure_model.patient,
+            primary_arm.treatment,
+            filtration,
+            counted=exposure_model.counted,
+            seed=settings.seed,
+        ), ()
+    except InputError as error:
+        return (), (f"Inputs are not ranked: {error}",)
+
+
+def _summarise_groups(
+    exposure_model: ExposureModel, exposures: dict[str, Exposure]
+) -> tuple[VoxelCluster, ...]:
+    maps = exposure_model.patient.tissue.maps
+    shown = {
+        "Ktrans, 1/min": maps.PS * SECONDS_PER_MINUTE,
+        "vp": maps.v_p,
+        "ve": maps.phi,
+        "pH": maps.pH,
+    }
+    means = {
+        name: cluster_mean(v, exposure_model.labels)[:, 0, 0].cpu().numpy()
+        for name, v in shown.items()
+    }
+    means["Jv, 1/h"] = exposure_model.filtration * 3600
+    shares = {
+        arm: median_and_interval(e.killed["peak"]["beyond"].cpu().numpy())
+        for arm, e in exposures.items()
+    }
+    found = []
+    for i, n in enumerate(exposure_model.voxels):
+        lethal = {
+            arm: (float(s[0, i]), float(s[1, i]), float(s[2, i])) for arm, s in shares.items()
+        }
+        found.append(VoxelCluster(int(n), {k: float(v[i]) for k, v in means.items()}, lethal))
+    return tuple(found)
+
+
+def _assumptions(
+    patient: Patient,
+    notes: Sequence[str],
+    exposure_model: ExposureModel,
+    simulations: Mapping[str, Simulation],
+    exposures: Mapping[str, Exposure],
+) -> tuple[str, ...]:
+    """Every assumption once, with how far the two descriptions of a voxel are apart."""
+    simulation_assumptions = [a for s in simulations.values() for a in s.assumptions]
+    apart = "; ".join(
+        f"{arm} {_ratio_to_voxel_model(simulations[arm], e, exposure_model.voxels)}"
+        for arm, e in exposures.items()
+    )
+    said = (
+        f"Drug in cells around vessels over that of mixed voxels, tumour means at the medians: {apart}. A mixed voxel takes up and gives "
+        "back too fast; around a vessel what filters in goes to no neighbour."
+    )
+    return tuple(
+        dict.fromkeys(
+            [
+                *notes,
+                *patient.tissue.assumptions,
+                *exposure_model.draws.assumptions,
+                *simulation_assumptions,
+                said,
+            ]
+        )
+    )
+
+
+def _ratio_to_voxel_model(s: Simulation, e: Exposure, voxels: Array) -> str:
+    """Intracellular drug of the cylinders over that of the voxels, at the first and the last time."""
+    under = tumour_mean(e.means["intracellular"][:1].movedim(1, -1), voxels)[0] * 1e3
+    mixed = np.interp(e.times_s, s.fields["intracellular"].times_s, s.means("intracellular"))
+    ratio = under / np.where(mixed > 0, mixed, np.nan)
+    return f"{ratio[0]:.2f} at {e.times_s[0] / 3600:g} h, {ratio[-1]:.2f} at {e.times_s[-1] / 3600:g} h"
+
+
+def _rename_progress_stage(show: Progress, name: str) -> Progress:
+    """Progress of a part under a name of its own."""
+    return lambda _, fraction, numbers: show(name, fraction, numbers)

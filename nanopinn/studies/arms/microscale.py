@@ -1,0 +1,300 @@
+"""Fluid that vessels filter and lymph drains, per group of alike voxels and draw; and the groups.
+
+What arms do around the vessels of every group of voxels, for every draw, in batches that a killed run keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanopinn.inference.checkpoint import CheckpointStore
+from nanopinn.parameters.table import Number, Values
+from nanopinn.physics.treatment import Treatment
+from nanopinn.physics.tumour import TumourModel
+from nanopinn.progress import Progress, ignore_progress
+from nanopinn.settings import ComparisonSettings
+from nanopinn.solvers.clusters import cluster_mean, cluster_voxels
+from nanopinn.solvers.forward import Setting
+from nanopinn.solvers.grid import average_subcells
+from nanopinn.solvers.krogh_exposure import Exposure, KillCriteria
+from nanopinn.solvers.krogh_treatment import MicroscaleModel, solve_exposure
+from nanopinn.solvers.pressure import solve_pressure
+from nanopinn.studies.arms.arm_specs import Arm
+from nanopinn.studies.arms.draws import InputDraws, Patient
+from nanopinn.studies.heating import temperature_course
+
+Array = NDArray[np.float64]
+FactorValue = Array | Tensor | float
+
+#: Relative residual of the pressure solves: far below what any input is known to.
+PRESSURE_TOLERANCE = 1e-6
+#: A group with a smaller share of the tumour joins the one it is most like.
+MIN_GROUP_SHARE = 0.03
+
+
+def cluster_exchange(
+    patient: Patient,
+    draws: InputDraws,
+    labels: Tensor,
+    factors: Mapping[str, FactorValue] | None = None,
+) -> tuple[Array, Array]:
+    """Filtration and lymphatic drainage of :func:`cluster_flow`, ``(draw, group)`` each, 1/s."""
+    return cluster_flow(patient, draws, labels, factors)[:2]
+
+
+def cluster_flow(
+    patient: Patient,
+    draws: InputDraws,
+    labels: Tensor,
+    factors: Mapping[str, FactorValue] | None = None,
+) -> tuple[Array, Array, Array]:
+    """Filtration, lymphatic drainage and pressure, means over each group of voxels: one pressure solve per draw.
+
+    Args:
+        labels: of the voxels, ``(x, y, z)``, -1 outside (:func:`group_tumour_voxels`).
+        factors: on the tumour's properties at the time that is meant, as heat and radiation change them: ``(draw,)``, or one for all.
+
+    Returns:
+        J_v and J_L in 1/s, p in Pa, ``(draw, group)`` each.
+    """
+    tissue = patient.tissue
+    setting = Setting(tissue.maps, tissue.grid, patient.flow_refine, patient.rim)
+    fine = setting.flow_setting
+    every = {
+        name: np.broadcast_to(np.asarray(f, dtype=np.float64), len(draws))
+        for name, f in (factors or {}).items()
+    }
+    at_median: Tensor | None = None
+    found = []
+    for i in range(len(draws)):
+        here = {name: float(f[i]) for name, f in every.items()}
+        model = TumourModel.of(fine.maps, _tensors(draws.scalars_at_draw(i), tissue.maps.phi), here)
+        flow = model.flow()
+        scale = flow.p_e.max()
+        # pressure over p_e answers only to the length scale and to normal tissue, so that of the median is near
+        solved = solve_pressure(
+            flow,
+            fine.grid,
+            None if at_median is None else at_median * scale,
+            tol=PRESSURE_TOLERANCE,
+        )
+        at_median = solved.x / scale if at_median is None else at_median
+        fields = (*model.filtration_and_drainage(solved.x), solved.x)
+        found.append(
+            [
+                cluster_mean(average_subcells(v, setting.flow_refine), labels)[:, 0, 0]
+                for v in fields
+            ]
+        )
+    J_v, J_L, p = (torch.stack(v).cpu().numpy() for v in zip(*found, strict=True))
+    return J_v, J_L, p
+
+
+def group_tumour_voxels(patient: Patient, n: int, rng: np.random.Generator) -> Tensor:
+    """Group the tumour's voxels by vessels, walls, pH and filtration at the median; none is small.
+
+    Args:
+        n: groups, at most.
+
+    Returns:
+        ``(x, y, z)``, long: the group, in order of growing PS; -1 outside the tumour.
+    """
+    maps, features = patient.tissue.maps, _features(patient)
+    inside = maps.tumour > 0.5
+    labels = cluster_voxels(features, inside, n, rng)
+    values = features[:, inside].T
+    values = (values - values.mean(0)) / values.std(0).clamp_min(1e-12)
+    of = _merge_small_groups(labels[inside], values)
+    means = [float(maps.PS[inside][of == k].mean()) for k in of.unique()]
+    order = torch.as_tensor(np.argsort(np.argsort(means)), device=of.device)
+    out = torch.full_like(labels, -1)
+    out[inside] = order[torch.searchsorted(of.unique(), of)]
+    return out
+
+
+def _features(patient: Patient) -> Tensor:
+    maps = patient.tissue.maps
+    setting = Setting(maps, patient.tissue.grid, patient.flow_refine, patient.rim)
+    model = TumourModel.of(setting.flow_setting.maps, _tensors(patient.tissue.scalars, maps.phi))
+    p = solve_pressure(model.flow(), setting.flow_setting.grid, tol=PRESSURE_TOLERANCE).x
+    J_v = average_subcells(model.filtration_and_drainage(p)[0], setting.flow_refine)
+    return torch.stack([maps.v_p.clamp_min(1e-3).log(), maps.PS.log(), maps.pH, J_v])
+
+
+def _merge_small_groups(labels: Tensor, values: Tensor) -> Tensor:
+    """Voxels of the smallest group join the nearest other group's centre, until none is small."""
+    while True:
+        groups, counts = labels.unique(return_counts=True)
+        if len(groups) == 1 or int(counts.min()) >= MIN_GROUP_SHARE * len(labels):
+            return labels
+        small = groups[counts.argmin()]
+        others = groups[groups != small]
+        centres = torch.stack([values[labels == k].mean(0) for k in others])
+        in_smallest = labels == small
+        labels = labels.clone()
+        labels[in_smallest] = others[torch.cdist(values[in_smallest], centres).argmin(1)]
+
+
+def _tensors(scalars: Mapping[str, float | Array], like: Tensor) -> dict[str, Tensor]:
+    # a plain number would pass through single precision on its way to a tensor like another
+    return {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in scalars.items()}
+
+
+#: Draws that march together: what one batch does is lost at most when a run is killed.
+DRAWS_PER_BATCH = 26
+#: Hours after a heating or a fraction at which fluid is solved for anew, beside the beginning and the end; lines between them.
+HOURS_AFTER_EVENT = (0.0, 12.0, 24.0, 48.0)
+
+
+@dataclass(frozen=True)
+class ExposureModel:
+    """A patient's groups of voxels and the draws of what is not known, ready for arms.
+
+    Attributes:
+        labels: group of every voxel of the box, -1 outside. voxels: of every group, ``(group,)``.
+        filtration: of every group at the medians, 1/s.
+    """
+
+    patient: Patient
+    draws: InputDraws
+    labels: Tensor
+    voxels: Array
+    filtration: Array
+    counted: KillCriteria
+    checkpoint_store: CheckpointStore | None = field(default=None, repr=False)
+    progress: Progress = field(default=ignore_progress, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        patient: Patient,
+        draws: InputDraws,
+        settings: ComparisonSettings,
+        checkpoint_store: CheckpointStore | None = None,
+        progress: Progress = ignore_progress,
+    ) -> ExposureModel:
+        """Group the tumour's voxels."""
+        labels = group_tumour_voxels(patient, settings.groups, np.random.default_rng(settings.seed))
+        voxels = torch.bincount(labels[labels >= 0]).cpu().numpy().astype(np.float64)
+        filtration = cluster_exchange(patient, draws.select_draws(slice(0, 1)), labels)[0][0]
+        return cls(
+            patient,
+            draws,
+            labels,
+            voxels,
+            filtration,
+            KillCriteria(settings.limit_um * 1e-6, settings.lethal),
+            checkpoint_store,
+            progress,
+        )
+
+    @property
+    def group_labels_on_image(self) -> NDArray[np.int64]:
+        """Group of every voxel of the image, -1 outside."""
+        put = self.patient.tissue.domain.put(self.labels.cpu().numpy().astype(np.float64))
+        return np.where(np.isfinite(put), put, -1).astype(np.int64)
+
+    def to(self, arm: Arm) -> Exposure:
+        """What an arm does, for every draw."""
+        parts = []
+        starts = range(0, len(self.draws), DRAWS_PER_BATCH)
+        for i, start in enumerate(starts):
+            name = f"{arm.name}-{start}"
+            found = (
+                self.checkpoint_store.get(name, Exposure, (Exposure,))
+                if self.checkpoint_store
+                else None
+            )
+            if found is None:
+                found = self._batch(
+                    arm,
+                    self.draws.select_draws(slice(start, start + DRAWS_PER_BATCH)),
+                    (i, len(starts)),
+                )
+                if self.checkpoint_store:
+                    self.checkpoint_store.put(name, found, (Exposure,))
+            parts.append(found)
+        return Exposure.concatenate(parts)
+
+    def _batch(self, arm: Arm, draws: InputDraws, batch: tuple[int, int]) -> Exposure:
+        def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
+            self.progress(f"{arm.name}: under the voxel", (batch[0] + fraction) / batch[1], numbers)
+
+        return solve_exposure(
+            self.with_values(arm.treatment, draws),
+            arm.treatment,
+            counted=self.counted,
+            progress=show,
+        )
+
+    def with_values(self, treatment: Treatment, draws: InputDraws) -> MicroscaleModel:
+        """The groups under a treatment, for some of the draws."""
+        tissue = self.patient.tissue
+        drawn = treatment.with_values(
+            {n: torch.as_tensor(v).to(tissue.maps.phi) for n, v in draws.values.items()}
+        )
+        scalars: Values = {n: torch.as_tensor(v) for n, v in draws.scalars.items()}
+        values: Values = {n: torch.as_tensor(v) for n, v in draws.values.items()}
+        if treatment.carrier is not None:
+            scalars, values = treatment.carrier.tissue_parameters(scalars, values)
+        temperature, _, _ = temperature_course(treatment, tissue)
+        flow = _InterpolatedFluidExchange(self.patient, draws, self.labels, drawn)
+        return MicroscaleModel.of(
+            tissue.maps,
+            self.labels,
+            len(draws),
+            scalars,
+            values,
+            flow,
+            relative_aif_scale=draws.relative_aif_scale,
+            temperature=temperature,
+            factors=drawn.factors if drawn.changes_tissue else None,
+        )
+
+
+class _InterpolatedFluidExchange:
+    """Filtration and drainage of groups and draws at any time, linear between times at which the pressure is solved for."""
+
+    def __init__(
+        self, patient: Patient, draws: InputDraws, labels: Tensor, treatment: Treatment
+    ) -> None:
+        self.times = _pressure_solution_times(treatment)
+        found = [
+            cluster_exchange(
+                patient, draws, labels, expand_factors_to_draws(treatment.factors(t), len(draws))
+            )
+            for t in self.times
+        ]
+        self.J_v, self.J_L = (np.stack(J) for J in zip(*found, strict=True))
+
+    def __call__(self, t: float) -> tuple[Array, Array]:
+        if len(self.times) == 1:
+            return self.J_v[0], self.J_L[0]
+        i = int(np.clip(np.searchsorted(self.times, t) - 1, 0, len(self.times) - 2))
+        w = float(np.clip((t - self.times[i]) / (self.times[i + 1] - self.times[i]), 0.0, 1.0))
+        return (1 - w) * self.J_v[i] + w * self.J_v[i + 1], (1 - w) * self.J_L[i] + w * self.J_L[
+            i + 1
+        ]
+
+
+def _pressure_solution_times(treatment: Treatment) -> Array:
+    if not treatment.changes_tissue:
+        return np.zeros(1)
+    ends = [end for _, end in treatment.heating_intervals_s] + list(treatment.radiation.events())
+    times = {0.0, treatment.end_s, *(start for start, _ in treatment.heating_intervals_s)}
+    times |= {end + 3600 * h for end in ends for h in HOURS_AFTER_EVENT}
+    return np.array(sorted(t for t in times if 0 <= t <= treatment.end_s))
+
+
+def expand_factors_to_draws(factors: Mapping[str, Number], n: int) -> dict[str, Array]:
+    """Factors of every draw, ``(n,)`` each."""
+    return {
+        name: np.broadcast_to(np.asarray(torch.as_tensor(f, dtype=torch.float64).cpu()), (n,))
+        for name, f in factors.items()
+    }

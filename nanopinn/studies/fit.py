@@ -1,0 +1,379 @@
+"""From input files to a checked answer: imaging, inference by both engines, check, maps.
+
+The finite-volume check again, on the folder of a finished fit.
+
+The imaging alone, from files to maps.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.dce.models import extended_tofts
+from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.pipeline import make_maps
+from nanopinn.inference.aif_scale import AIF_SCALE
+from nanopinn.inference.checkpoint import CheckpointStore, ResumeMode
+from nanopinn.inference.derived_maps import curves, fields, maps, vectors
+from nanopinn.inference.device import choose_device, on_device
+from nanopinn.inference.fv_check import check_fit
+from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.krylov.krylov_engine import KrylovSettings, fit_krylov
+from nanopinn.inference.neural_field import fit_neural
+from nanopinn.inference.pose import (
+    FinalEstimate,
+    PosedProblem,
+    ended,
+    pose_problem,
+    refit_with_estimated_noise,
+    refuse_without_fv,
+)
+from nanopinn.inference.problem import EngineFit
+from nanopinn.inference.saved_fit import load_fitted_problem
+from nanopinn.inference.tumour_problem import InverseProblem
+from nanopinn.inference.uncertainty.identifiability import (
+    describe_limits,
+    linearise_at_prior,
+    validate_problem,
+)
+from nanopinn.inference.uncertainty.laplace_check import (
+    CheckedPosterior,
+    check_laplace_approximation,
+)
+from nanopinn.inference.unknown_fields import without_unknown_functions
+from nanopinn.io.tables import check_files_unchanged, hash_files
+from nanopinn.progress import Progress, ignore_progress
+from nanopinn.results.fit_result import CheckResult, FitResult
+from nanopinn.settings import FitSettings
+
+
+@dataclass(frozen=True)
+class FittedStudy:
+    """One study, from its inputs to its answer; ``read``: files by name with their SHA-256."""
+
+    imaging: ImagingMaps
+    fit: FitResult
+    inputs: ImagingInputs
+    settings: FitSettings
+    read: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_fit(
+    inputs: ImagingInputs,
+    settings: FitSettings,
+    *,
+    progress: Progress | None = None,
+    report_limits: Callable[[str], None] | None = None,
+    checkpoint_folder: Path | None = None,
+    resume: ResumeMode = False,
+) -> FittedStudy:
+    """Fit one study.
+
+    Args:
+        tell: called before the engines start with what these images cannot say.
+        kept: a folder for the state of the engines, from which a fit that is killed can go on.
+        resume: go on with the fit that left its state there; ``"if kept"``: start anew where none of the same inputs and settings did.
+
+    Raises:
+        InputError: something given cannot be used; nothing has been written then.
+    """
+    progress = progress or ignore_progress
+    if inputs.model != extended_tofts.NAME:
+        raise InputError(
+            "the tissue model is extended Tofts where nothing flows, so its maps must be too",
+            field="--model",
+            found=inputs.model,
+            expected=extended_tofts.NAME,
+            remedy="For other kinetic models run `nanopinn maps`.",
+        )
+    device = choose_device(settings.device)
+    study = _fit_identity(inputs, settings, device)
+    checkpoint_store = (
+        CheckpointStore.from_interrupted_run(checkpoint_folder, study, device, resume)
+        if checkpoint_folder
+        else None
+    )
+    began = time.perf_counter()
+    progress("imaging", 0.0, {})
+    imaging = make_maps(inputs)
+    drug = [Path(d) for d in settings.drug]
+    read = hash_files(drug)
+    posed = pose_problem(imaging, settings, device)
+    check_files_unchanged(read, drug)
+    limits = _identifiability_statements(posed.problem, settings, progress)
+    if report_limits is not None:
+        report_limits("\n".join(limits))
+    posed = replace(posed, assumptions=(*posed.assumptions, *limits))
+    seconds = {"imaging": time.perf_counter() - began}
+    if checkpoint_folder and checkpoint_store is None:
+        checkpoint_store = CheckpointStore.create_empty(checkpoint_folder, study, device)
+    found = _infer_with_cpu_fallback(imaging, posed, settings, progress, seconds, checkpoint_store)
+    return FittedStudy(imaging, found, inputs, settings, {**imaging.read, **read})
+
+
+def write_fit(out: str | Path, study: FittedStudy, *, overwrite: bool = False) -> Path:
+    """Write the result folder of a study, all or nothing: what ``nanopinn fit`` leaves.
+
+    Raises:
+        OutputError: it exists and ``overwrite`` is false, or it cannot be written.
+    """
+    from nanopinn.report.result_folder import render_report, write_result
+
+    dump = study.settings.model_dump() | {"drug": [Path(d).name for d in study.settings.drug]}
+    return write_result(
+        Path(out),
+        imaging=study.imaging,
+        fit=study.fit,
+        config={"fit": dump, **study.inputs.to_config()},
+        inputs=study.read,
+        report=render_report(study.imaging, study.fit),
+        overwrite=overwrite,
+    )
+
+
+def _identifiability_statements(
+    problem: InverseProblem, settings: FitSettings, progress: Progress
+) -> tuple[str, ...]:
+    """What these observations cannot say, in words.
+
+    Raises:
+        InputError: no fit can start from the problem, or something that is no unknown shall be profiled.
+    """
+    validate_problem(problem)
+    refuse_without_fv(settings)
+    for name in settings.profile:
+        known = (*problem.unknowns.names, *((AIF_SCALE,) if settings.aif_sd else ()))
+        if name not in known:
+            raise InputError(
+                "no such unknown to profile",
+                field="--profile",
+                found=name,
+                expected=", ".join(known),
+            )
+    progress("what the images can know", 0.0, {})
+    return describe_limits(problem, linearise_at_prior(problem))
+
+
+def _infer_with_cpu_fallback(
+    imaging: ImagingMaps,
+    posed: PosedProblem,
+    settings: FitSettings,
+    progress: Progress,
+    seconds: dict[str, float],
+    checkpoint_store: CheckpointStore | None,
+) -> FitResult:
+    """:func:`infer`, on the CPU from where it stood if the GPU's memory does not do; the answer says so."""
+    try:
+        return run_inference(imaging, posed, settings, progress, seconds, checkpoint_store)
+    except torch.OutOfMemoryError:
+        if posed.problem.setting.maps.phi.device.type == "cpu":
+            raise
+    # outside of the handler: its traceback holds what filled the memory
+    checkpoint_folder = (
+        None if checkpoint_store is None else replace(checkpoint_store, resumed=True, device="cpu")
+    )
+    found = run_inference(
+        imaging, on_device(posed, "cpu"), settings, progress, seconds, checkpoint_folder
+    )
+    words = "the GPU's memory ran out: went on on the CPU"
+    return replace(
+        found,
+        runs={name: replace(run, events=(*run.events, words)) for name, run in found.runs.items()},
+    )
+
+
+def run_inference(
+    imaging: ImagingMaps,
+    posed: PosedProblem,
+    settings: FitSettings,
+    progress: Progress,
+    seconds: dict[str, float],
+    checkpoint_store: CheckpointStore | None = None,
+) -> FitResult:
+    """Run the engines on a posed problem, check the answer and collect it."""
+    fits: dict[str, EngineFit[InverseProblem]] = {}
+    problem, start = posed.problem, None
+    unknowns, scalars = problem.unknowns, without_unknown_functions(problem)
+    scalars_only = len(scalars.unknowns) == len(unknowns)
+    if not scalars_only and settings.engine == "pinn":
+        raise InputError(
+            "the networks' engine moves scalars alone",
+            field="--engine",
+            found="pinn",
+            expected="fv, or auto",
+            remedy="With unknown functions of space, pH or time, auto starts with the scalars by pinn and goes on with everything by fv.",
+        )
+    if settings.engine in ("auto", "pinn"):
+        fits["pinn"] = fit_krylov(
+            scalars,
+            settings=_pinn_settings(settings.preset),
+            seed=settings.seed,
+            checkpoint_store=checkpoint_store,
+            progress=progress,
+        )
+        start = unknowns.prior_mean
+        start[: len(scalars.unknowns)] = fits["pinn"].theta
+        if scalars_only:
+            problem = fits["pinn"].problem  # maps and errors followed so far are polished too
+    if settings.engine in ("auto", "fv"):
+        if any(f.kind == "neural" for f in unknowns.functions):
+            fits["fv"] = fit_neural(problem, start, seed=settings.seed, progress=progress)
+        else:
+            fits["fv"] = fit_fv(
+                problem,
+                start,
+                starts=settings.starts,
+                seed=settings.seed,
+                checkpoint_store=checkpoint_store,
+                progress=progress,
+            )
+    noted: tuple[str, ...] = ()
+    if settings.noise == "estimated":
+        fits["fv"], noted = refit_with_estimated_noise(posed.problem, fits["fv"], progress)
+    end = ended(fits["fv"] if "fv" in fits else fits["pinn"], settings, progress)
+    last = end.fitted
+    posterior = _check_posterior(end, settings, seconds, progress)
+    check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
+    seconds = {
+        **seconds,
+        **{name: f.run.seconds for name, f in fits.items()},
+        "check": check.seconds,
+    }
+    result = FitResult(
+        scalars=posterior.scalars,
+        covariance=posterior.covariance,
+        runs={name: f.run for name, f in fits.items()},
+        engine_distance=_engine_distance(fits),
+        check=check,
+        maps=maps(imaging, posed, last),
+        fields=fields(posed, last),
+        curves=curves(imaging, posed, last),
+        assumptions=(
+            *imaging.assumptions,
+            *posed.assumptions,
+            *noted,
+            *end.notes,
+            *posterior.notes,
+        ),
+        affine=np.asarray(imaging.affine),
+        mask=imaging.mask,
+        seconds=seconds,
+        fitted_problem=end.checkpoint,
+        vectors=vectors(posed, last),
+    )
+    for name in settings.profile:
+        result.profile(name, progress=progress)
+    return result
+
+
+def _check_posterior(
+    end: FinalEstimate, settings: FitSettings, seconds: dict[str, float], progress: Progress
+) -> CheckedPosterior:
+    """The posterior, held against solves where it is of scalars alone and time is not what counts."""
+    if settings.preset == "fast" or end.checkpoint.problem.unknowns.functions:
+        why = "preset fast" if settings.preset == "fast" else "functions among the unknowns"
+        return CheckedPosterior(
+            end.scalars,
+            end.covariance,
+            (
+                f"Intervals are those of a parabola at the estimate, not held against solves ({why}).",
+            ),
+        )
+    began, at = time.perf_counter(), end.checkpoint
+    held = check_laplace_approximation(
+        at.full_problem,
+        at.full_theta,
+        end.scalars,
+        end.covariance,
+        expansion=at.tangents,
+        progress=progress,
+    )
+    seconds["how far the answer reaches"] = time.perf_counter() - began
+    return held
+
+
+def _fit_identity(inputs: ImagingInputs, settings: FitSettings, device: str) -> dict[str, str]:
+    """All that was given, each by name: choices by value, files by hash."""
+    options = {
+        "fit": settings.model_dump(mode="json") | {"drug": [Path(d).name for d in settings.drug]},
+        **inputs.to_config(),
+    }
+    study = {
+        f"{table}.{k}": json.dumps(v, default=str)
+        for table, entries in options.items()
+        for k, v in entries.items()
+    }
+    files = [*inputs.files(), *(Path(d) for d in settings.drug)]
+    return study | hash_files(files) | {"nanopinn": version("nanopinn"), "device": device}
+
+
+def _pinn_settings(preset: str) -> KrylovSettings:
+    """Effort of the networks."""
+    return {
+        "fast": KrylovSettings(rank=10, iterations=6),
+        "accurate": KrylovSettings(rank=16, iterations=15),
+    }.get(preset, KrylovSettings())
+
+
+def _engine_distance(fits: dict[str, EngineFit[InverseProblem]]) -> dict[str, float]:
+    """From where ``pinn`` ended to where one more exact Gauss-Newton step of ``fv`` leads, posterior sd.
+
+    ``fv`` begins where ``pinn`` ended and does not take a step below its tolerance: its end alone would hide that step.
+    """
+    if len(fits) < 2:
+        return {}
+    pinn, fv = fits["pinn"], fits["fv"]
+    n, quadratic = len(pinn.theta), fv.problem.quadratic(fv.theta, fv.prediction)
+    best = fv.theta - np.linalg.solve(quadratic.hessian, quadratic.gradient)
+    gap = np.abs(pinn.theta - best[:n]) / np.sqrt(np.diag(fv.run.covariance))[:n]
+    return dict(zip(pinn.problem.unknowns.names, (float(g) for g in gap), strict=True))
+
+
+def run_check(
+    folder: str | Path, *, refine: int = 2, progress: Progress | None = None
+) -> CheckResult:
+    """Solve every field of a fit again on a finer grid by another time scheme, and compare.
+
+    Args:
+        folder: the ``--out`` of a fit.
+        refine: how much finer than the fit's grid, 2 or more.
+
+    Raises:
+        InputError: not a result folder, or ``refine`` is below 2.
+    """
+    if refine < 2:
+        raise InputError(
+            "the check needs a finer grid than the fit's",
+            field="--refine",
+            found=refine,
+            expected="2 or more",
+        )
+    saved = load_fitted_problem(folder)
+    show = progress or ignore_progress
+    show("check: the fit's own fields", 0.0, {})
+    fitted = saved.problem.predict(saved.theta, saved.problem.forward(), tangents=True)
+    return check_fit(saved.problem, saved.theta, fitted, refine=refine, progress=show)
+
+
+def run_maps(
+    inputs: ImagingInputs, *, device: str = "auto", progress: Progress = ignore_progress
+) -> ImagingMaps:
+    """Kinetic maps of one study, and its pH where one is given.
+
+    Args:
+        device: auto, cpu or cuda[:N]; where the kinetics are fitted.
+
+    Raises:
+        InputError: something given cannot be used.
+    """
+    return make_maps(inputs, device=choose_device(device), progress=progress, require_ph=False)

@@ -1,0 +1,366 @@
+"""Drug images that are planned, as ``QUANTITY@HOURS[:NOISE]``.
+
+From a protocol, or a finished fit, to what it would tell and which image to add.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
+
+from nanopinn.errors import InputError
+from nanopinn.imaging.drug_image import DRUG_UNITS, QUANTITIES, DrugImage
+from nanopinn.inference.device import choose_device
+from nanopinn.inference.observations import DrugObservation, Quantity
+from nanopinn.inference.pose import pose_problem_from_images
+from nanopinn.inference.saved_fit import load_fitted_problem
+from nanopinn.inference.tumour_problem import Fields, InverseProblem
+from nanopinn.inference.uncertainty.design import ExperimentDesign, design
+from nanopinn.inference.unknowns import Unknown
+from nanopinn.progress import Progress, ignore_progress
+from nanopinn.results.plan_result import Plan
+from nanopinn.settings import FitSettings, PlanSettings
+from nanopinn.studies.planned_scan import simulate_planned_scan
+
+Array = NDArray[np.float64]
+
+assert set(QUANTITIES) == set(get_args(Quantity))
+
+#: Candidates where none are given: what two kinds of label show, from the first hour to the third day.
+CANDIDATE_QUANTITIES: tuple[Quantity, ...] = ("encapsulated", "released")
+CANDIDATE_HOURS = (0.5, 1.0, 2.0, 6.0, 12.0, 24.0, 48.0, 72.0)
+
+_FORM = "QUANTITY@HOURS or QUANTITY@HOURS:NOISE, such as released@24:0.05 or released@24:0.3ug/mL"
+_LATEST_H = 60 * 24.0
+
+
+@dataclass(frozen=True)
+class PlannedImage:
+    """A drug image that would be taken.
+
+    Attributes:
+        time_s: after the dose. noise: sd of a voxel, kg/m3; or, if ``relative``, over the image's largest value in the tumour.
+    """
+
+    quantity: Quantity
+    time_s: float
+    noise: float
+    relative: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.quantity} at {self.time_s / 3600:g} h"
+
+    def to_blank_image(self, shape: tuple[int, ...]) -> DrugImage:
+        """An image without content or noise yet, for a problem to be posed with."""
+        return DrugImage(np.zeros(shape), self.time_s, self.quantity, 1.0)
+
+    def noise_sd(self, image: torch.Tensor) -> float:
+        """Noise of a voxel of the image that is expected, ``(n,)`` in the tumour, kg/m3."""
+        return self.noise * float(image.max()) if self.relative else self.noise
+
+
+def parse_planned_image(text: str, noise: float, field: str) -> PlannedImage:
+    """Read ``QUANTITY@HOURS[:NOISE]``; NOISE is a share of the largest value (0.05, 5%) or has a unit (0.3ug/mL).
+
+    Args:
+        noise: relative, where none is given. field: the option, for errors.
+
+    Raises:
+        InputError: it is not of that form, the quantity is unknown, it is before the dose, or it has no noise.
+    """
+    parts = re.fullmatch(r"([^@:]+)@([^@:]+?)h?(?::(.+))?", text.strip())
+    if parts is None:
+        raise InputError("not a planned drug image", field=field, found=text, expected=_FORM)
+    quantity, hours, noise_text = parts.groups()
+    if quantity not in QUANTITIES:
+        raise InputError(
+            "the quantity of an image is unknown",
+            field=field,
+            found=quantity,
+            expected=" or ".join(QUANTITIES),
+        )
+    t = _parse_finite_number(hours)
+    if t is None or not 0 < t <= _LATEST_H:
+        problem = (
+            "an image lies before the dose, at it, or too late"
+            if t is not None
+            else "the time of an image is no number"
+        )
+        raise InputError(
+            problem,
+            field=field,
+            found=text,
+            expected=f"hours after the dose, above 0 and up to {_LATEST_H:g}",
+        )
+    level, relative = (noise, True) if noise_text is None else _parse_noise(noise_text, text, field)
+    return PlannedImage(quantity, 3600.0 * t, level, relative)  # type: ignore[arg-type]
+
+
+def _parse_noise(noise_text: str, text: str, field: str) -> tuple[float, bool]:
+    parts = re.fullmatch(r"\s*([-+0-9.eE]+)\s*(.*?)\s*", noise_text)
+    level, unit = (
+        (None, "") if parts is None else (_parse_finite_number(parts.group(1)), parts.group(2))
+    )
+    if level is None or unit not in ("", "%", *DRUG_UNITS):
+        raise InputError(
+            "the noise of an image cannot be read",
+            field=field,
+            found=text,
+            expected=f"{_FORM}; units: {', '.join(DRUG_UNITS)}",
+        )
+    if level <= 0:
+        raise InputError(
+            "an image has no noise",
+            field=field,
+            found=text,
+            expected="a positive standard deviation",
+            remedy="No image is without; one at its detection limit has about that as its noise.",
+        )
+    if unit in DRUG_UNITS:
+        return level * DRUG_UNITS[unit], False
+    share = level / 100 if unit == "%" else level
+    if share > 1:
+        raise InputError(
+            "the noise of an image exceeds its largest value",
+            field=field,
+            found=text,
+            expected="a share up to 1, or a unit",
+            remedy="5 per cent is 0.05 or 5%.",
+        )
+    return share, True
+
+
+def _parse_finite_number(text: str) -> float | None:
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if np.isfinite(found) else None
+
+
+def default_candidates(taken: Sequence[PlannedImage], noise: float) -> tuple[PlannedImage, ...]:
+    """Every default candidate that is not in the protocol already."""
+    have = {i.name for i in taken}
+    every = (
+        PlannedImage(q, 3600.0 * h, noise) for q in CANDIDATE_QUANTITIES for h in CANDIDATE_HOURS
+    )
+    return tuple(i for i in every if i.name not in have)
+
+
+def expected_observations(
+    problem: InverseProblem, fields: Fields, images: Sequence[PlannedImage]
+) -> tuple[DrugObservation, ...]:
+    """The last drug images of a problem as they are expected to come out, each with its noise."""
+    assert fields.pools is not None
+    taken = len(problem.drug) - len(images)
+    expected = list(problem.drug[:taken])
+    for d, planned in zip(problem.drug[taken:], images, strict=True):
+        image = d.predict(
+            fields.pools[problem.node_index(d)], problem.setting.maps, problem.plasma_at(d.time_s)
+        )
+        noise = torch.full_like(image, planned.noise_sd(image[problem.setting.maps.tumour > 0.5]))
+        expected.append(DrugObservation(d.time_s, d.quantity, image, noise, noise, d.voxels))
+    return tuple(expected)
+
+
+@dataclass(frozen=True)
+class _DesignSource:
+    """Where problems come from, and the points at which they are judged.
+
+    Attributes:
+        problem: the problem of a draw, by its number; its last drug images are the ``fresh`` ones.
+        centre, spread: of the points, ``(m,)`` and ``(m, m)``; None: the posterior that the first draw finds.
+        fresh: drug images whose noise follows from what they would show. candidates: the last of them.
+        where: what the centre is. said: the protocol, in sentences.
+    """
+
+    problem: Callable[[int], InverseProblem]
+    centre: Array
+    spread: Array | None
+    planned_images: tuple[PlannedImage, ...]
+    candidates: tuple[PlannedImage, ...]
+    where: str
+    protocol_text: tuple[str, ...]
+
+
+def plan_protocol(
+    settings: PlanSettings | None = None,
+    *,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Which unknowns a protocol would inform, and what each further image would add, from the Fisher information.
+
+    Args:
+        settings: of the protocol. With ``folder`` only candidates, their noise, draws and seed are used.
+        folder: the ``--out`` of a fit: plan for this patient, at the estimate and at draws from its posterior.
+
+    Raises:
+        InputError: the protocol cannot be, or the folder is no result of a fit.
+    """
+    settings, show, began = (
+        settings or PlanSettings(),
+        progress or ignore_progress,
+        time.perf_counter(),
+    )
+    source = (
+        _source_from_protocol(settings) if folder is None else _source_from_fit(settings, folder)
+    )
+    designs, unknowns = list[ExperimentDesign](), tuple[Unknown, ...]()
+    for k in range(settings.draws):
+        show("plan: information", k / settings.draws, {})
+        problem, theta = source.problem(k), source.centre
+        unknowns = problem.unknowns.items
+        if k > 0:
+            spread = designs[0].covariance() if source.spread is None else source.spread
+            theta = np.random.default_rng((settings.seed, k, 1)).multivariate_normal(
+                theta, spread, method="cholesky"
+            )
+        designs.append(_evaluate_design(problem, theta, source))
+    return _build_plan(designs, unknowns, source, time.perf_counter() - began)
+
+
+def _build_plan(
+    designs: Sequence[ExperimentDesign],
+    unknowns: tuple[Unknown, ...],
+    source: _DesignSource,
+    seconds: float,
+) -> Plan:
+    gain = np.stack([d.gains() for d in designs])
+    best = int(gain.mean(axis=0).argmax())
+    return Plan(
+        protocol=source.protocol_text,
+        unknowns=unknowns,
+        candidates=tuple(c.name for c in source.candidates),
+        where=source.where,
+        sd=np.stack([_sd(d.covariance()) for d in designs]),
+        sd_with=np.stack(
+            [[_sd(d.covariance((i,))) for i in range(len(d.candidates))] for d in designs]
+        ),
+        gain=gain,
+        gain_after_best=np.stack([d.gains((best,)) for d in designs]),
+        seconds=seconds,
+    )
+
+
+def _sd(covariance: Array) -> Array:
+    return np.asarray(np.sqrt(np.diag(covariance)))
+
+
+def _evaluate_design(
+    problem: InverseProblem, theta: Array, source: _DesignSource
+) -> ExperimentDesign:
+    fields = problem.solve(theta, problem.forward(), tangents=True)
+    problem = replace(problem, drug=expected_observations(problem, fields, source.planned_images))
+    return design(problem, theta, fields, len(source.candidates))
+
+
+def _candidates(settings: PlanSettings, taken: Sequence[PlannedImage]) -> tuple[PlannedImage, ...]:
+    given = tuple(
+        parse_planned_image(c, settings.image_noise, "--candidate")
+        for c in dict.fromkeys(settings.candidates)
+    )
+    return given or default_candidates(taken, settings.image_noise)
+
+
+def _source_from_protocol(settings: PlanSettings) -> _DesignSource:
+    taken = tuple(parse_planned_image(d, settings.image_noise, "--drug") for d in settings.drug)
+    candidates = _candidates(settings, taken)
+    device = choose_device(settings.device)
+    every = (*taken, *candidates)
+    first = _build_problem(settings, every, device, 0)
+    return _DesignSource(
+        problem=lambda k: first if k == 0 else _build_problem(settings, every, device, k),
+        centre=first.unknowns.prior_mean,
+        spread=np.diag(first.unknowns.prior_sd**2),
+        planned_images=every,
+        candidates=candidates,
+        where="prior medians",
+        protocol_text=_describe_protocol(
+            settings, taken, int((first.setting.maps.tumour > 0.5).sum())
+        ),
+    )
+
+
+def _build_problem(
+    settings: PlanSettings, images: Sequence[PlannedImage], device: str, k: int
+) -> InverseProblem:
+    """The problem of the ``k``-th tumour."""
+    imaging = simulate_planned_scan(settings, np.random.default_rng((settings.seed, k)))
+    return pose_problem_from_images(
+        imaging,
+        [i.to_blank_image(imaging.mask.shape) for i in images],
+        FitSettings(preset=settings.preset),
+        device,
+    ).problem
+
+
+def _describe_protocol(
+    s: PlanSettings, taken: Sequence[PlannedImage], voxels: int
+) -> tuple[str, ...]:
+    def by(v: tuple[float, ...]) -> str:
+        return " x ".join(f"{x:g}" for x in v)
+
+    calibration = f", calibration {s.ph_shared_noise:g}" if s.ph_shared_noise else ""
+    pH = f"pH map with noise {s.ph_noise:g}{calibration}" if s.ph else "no pH map"
+    return (
+        f"Tumour {by(s.tumour_mm)} mm, about {voxels} voxels of {by(s.voxel_mm)} mm (the phantom's anatomy); seed {s.seed}",
+        f"DCE: {s.frames} frames every {s.frame_spacing_s:g} s, signal to noise {s.snr:g}, arterial input {s.aif}; {pH}",
+        f"Drug images: {', '.join(_noisy_name(i) for i in taken) if taken else 'none'}",
+    )
+
+
+def _noisy_name(image: PlannedImage) -> str:
+    noise = (
+        f"{image.noise:.0%} of its largest value"
+        if image.relative
+        else f"{image.noise * 1e3:g} ug/mL"
+    )
+    return f"{image.name} (noise {noise})"
+
+
+def _source_from_fit(settings: PlanSettings, folder: str | Path) -> _DesignSource:
+    """The problem of a finished fit with candidates beside its images, at the estimate and around it."""
+    if settings.drug:
+        raise InputError(
+            "the drug images of a fit are those it was made with",
+            field="--drug",
+            found=", ".join(settings.drug),
+            expected="none with --from",
+            remedy="Give images that could be added as --candidate.",
+        )
+    saved = load_fitted_problem(folder)
+    measured = [PlannedImage(d.quantity, d.time_s, 1.0) for d in saved.problem.drug]
+    candidates = _candidates(settings, measured)
+    problem = replace(
+        saved.problem,
+        drug=(
+            *saved.problem.drug,
+            *(_unmeasured_observation(c, saved.problem) for c in candidates),
+        ),
+    )
+    protocol_text = (
+        f"{Path(folder).name}: DCE and {', '.join(i.name for i in measured) or 'no drug image'}, as fitted",
+    )
+    return _DesignSource(
+        lambda k: problem, saved.theta, None, candidates, candidates, "the estimate", protocol_text
+    )
+
+
+def _unmeasured_observation(image: PlannedImage, problem: InverseProblem) -> DrugObservation:
+    """A planned image in the voxels that a drug image of this patient counts in, without noise yet."""
+    tumour = problem.setting.maps.tumour
+    one = torch.ones_like(tumour)
+    core = torch.as_tensor(binary_erosion((tumour > 0.5).cpu().numpy()), device=tumour.device)
+    voxels = problem.drug[0].voxels if problem.drug else core
+    return DrugObservation(image.time_s, image.quantity, 0 * one, one, one, voxels)

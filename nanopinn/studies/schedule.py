@@ -1,0 +1,362 @@
+"""Amounts of drug that are given to people, and others that are errors of unit.
+
+Formulations by name, or from a file of the user's.
+
+The schedule file: a treatment as TOML, read with every mistake named.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+
+from nanopinn.errors import InputError
+from nanopinn.io.safe_open import read_toml
+from nanopinn.parameters import PARAMETERS
+from nanopinn.physics.formulation import Formulation
+from nanopinn.physics.formulation_library import (
+    FORMULATIONS,
+    packaged_formulation,
+    parse_formulation,
+)
+from nanopinn.physics.heat import HeatEffects
+from nanopinn.physics.plasma import Dose
+from nanopinn.physics.radiation import Fraction, RadiationCourse
+from nanopinn.physics.treatment import HOUR, ZERO_CELSIUS, GivenDose, Heating, Treatment
+
+MG = 1e-6
+#: A dose so many times beyond the table's range is refused: doses differ from the range by a few times, errors of unit by a thousand.
+DOSE_RANGE_FACTOR = 10.0
+
+
+def validate_dose_mg(amount_mg: float, field: str, found: str, path: Path | None) -> float:
+    """The amount, unless no person is given so much or so little: plasma kinetics are those of people.
+
+    Args:
+        field, found, path: what errors name.
+
+    Raises:
+        InputError: it is more than ten times the largest or less than a tenth of the smallest usual dose.
+    """
+    p = PARAMETERS["Dose"]
+    assert p.low is not None
+    assert p.high is not None
+    low, high = p.low / MG, p.high / MG
+    if not low / DOSE_RANGE_FACTOR <= amount_mg <= high * DOSE_RANGE_FACTOR:
+        usual, widest = (
+            f"{low:g} to {high:g} mg ({p.value / MG:g} mg are 50 mg/m2)",
+            f"{low / DOSE_RANGE_FACTOR:.2g} to {high * DOSE_RANGE_FACTOR:g}",
+        )
+        raise InputError(
+            "no such dose of doxorubicin is given",
+            file=path,
+            field=field,
+            found=found,
+            expected=f"{usual} as a rule, {widest} at all",
+            remedy="Check the unit: amounts are in mg, for a person, whose plasma kinetics the model has.",
+        )
+    return amount_mg
+
+
+def find_formulation(
+    name: str, folder: Path = Path(), *, file: Path | None = None, field: str = "formulation"
+) -> Formulation:
+    """A formulation by its name or alias, or from a TOML file.
+
+    Args:
+        name: one that the package knows, or the path of a .toml file, from ``folder`` on.
+        file, field: that are named in errors.
+
+    Raises:
+        InputError: no formulation has the name, or as :func:`read_formulation`.
+    """
+    if (known := packaged_formulation(name.strip())) is not None:
+        return known
+    if name.strip().endswith(".toml"):
+        return read_formulation(folder / name.strip())
+    names = (
+        f.name + (f" ({', '.join(f.aliases)})" if f.aliases else "") for f in FORMULATIONS.values()
+    )
+    raise InputError(
+        "unknown formulation",
+        file=file,
+        field=field,
+        found=name,
+        expected=f"{', '.join(names)}, or a .toml file",
+        remedy="A file of your own may describe one: see docs/formulations.",
+    )
+
+
+def read_formulation(path: str | Path) -> Formulation:
+    """The formulation that a TOML file describes: see docs/formulations.
+
+    Raises:
+        InputError: the file cannot be read, its name is taken by one of the package's, or an entry is wrong; says which.
+    """
+    path = Path(path)
+    found = parse_formulation(read_toml(path, "the formulation"), path)
+    taken = next(
+        (n for n in (found.name, *found.aliases) if packaged_formulation(n) is not None), None
+    )
+    if taken is not None:
+        raise InputError(
+            "the name is that of a packaged formulation",
+            file=path,
+            field="name",
+            found=taken,
+            remedy="Choose another.",
+        )
+    return replace(found, file=path)
+
+
+MINUTE = 60.0
+
+#: A number as TOML writes it: no string, no boolean.
+Number = Annotated[float, Strict()]
+#: No treatment and no simulation goes on for longer, h (two years), or has more of anything than this.
+MAX_DURATION_H, MAX_ENTRIES = 17520.0, 1000
+Hours = Annotated[Number, Field(ge=0, le=MAX_DURATION_H)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Patient(_Table):
+    body_surface_m2: Number = Field(ge=0.1, le=4)
+
+
+class _Dose(_Table):
+    formulation: str
+    start_h: Hours
+    amount_mg: Number | None = Field(None, gt=0)
+    mg_per_m2: Number | None = Field(None, gt=0)
+    infusion_min: Number = Field(0.0, ge=0, le=MAX_DURATION_H * MINUTE)
+
+
+class _Heat(_Table):
+    start_h: Hours
+    minutes: Number = Field(gt=0, le=MAX_DURATION_H * MINUTE)
+    temperature_C: Number | None = Field(None, ge=37, le=60)
+    file: Path | None = None
+    ramp_min: Number = Field(0.0, ge=0, le=MAX_DURATION_H * MINUTE)
+    mode: Literal["imposed", "pennes"] = "imposed"
+
+
+class _Radiation(_Table):
+    time_h: Hours
+    dose_Gy: Number = Field(gt=0, le=100)
+
+
+class _Imaging(_Table):
+    times_h: tuple[Hours, ...] = Field((), max_length=MAX_ENTRIES)
+
+
+class _Run(_Table):
+    end_h: Number = Field(gt=0, le=MAX_DURATION_H)
+    heat_effects: Annotated[bool, Strict()] = True
+
+
+class _File(_Table):
+    run: _Run
+    dose: tuple[_Dose, ...] = Field((), max_length=MAX_ENTRIES)
+    heat: tuple[_Heat, ...] = Field((), max_length=MAX_ENTRIES)
+    radiation: tuple[_Radiation, ...] = Field((), max_length=MAX_ENTRIES)
+    imaging: _Imaging = _Imaging(times_h=())
+    patient: _Patient | None = None
+
+
+def read_schedule(path: Path) -> Treatment:
+    """Read a schedule; a thermometry's or a formulation's file is looked for in the schedule's folder.
+
+    Raises:
+        InputError: the file cannot be read, an entry is unknown, missing or out of range, a formulation is unknown, a dose is far from
+            any that is given, two heatings overlap, something happens after the end, or nothing is given.
+    """
+    return treatment_from_tables(read_schedule_tables(path), path)
+
+
+def read_schedule_tables(path: Path) -> dict[str, Any]:
+    """The tables of a schedule file as they stand in it.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    return read_toml(path, "the schedule")
+
+
+def treatment_from_tables(
+    tables: Mapping[str, Any], path: Path | None, formulation: Formulation | None = None
+) -> Treatment:
+    """The schedule that a file's tables describe.
+
+    Args:
+        path: named in errors, and its folder is where other files are looked for; None for tables that stand in no file.
+        formulation: what every dose is given in, in place of what the tables say.
+
+    Raises:
+        InputError: as :func:`read_schedule`.
+    """
+    try:
+        given = _File.model_validate(tables)
+    except ValidationError as error:
+        first = error.errors()[0]
+        missing = first["type"] == "missing"
+        raise InputError(
+            f"an entry of the schedule {'is missing' if missing else 'cannot be used'}",
+            file=path,
+            field=_format_location(first["loc"]),
+            found=None if missing else first["input"],
+            expected=None if missing else first["msg"],
+        ) from error
+    doses = tuple(
+        _build_dose(d, given.patient, i, path, formulation) for i, d in enumerate(given.dose)
+    )
+    if not doses:
+        raise InputError(
+            "nothing is given to the patient",
+            file=path,
+            field="dose",
+            remedy="Add a [[dose]] table.",
+        )
+    _require_single_carrier(doses, path)
+    treatment = Treatment(
+        doses=doses,
+        heatings=_sort_heatings(
+            tuple(_build_heating(h, i, path) for i, h in enumerate(given.heat)), path
+        ),
+        radiation=RadiationCourse(
+            tuple(Fraction(r.time_h * HOUR, r.dose_Gy) for r in given.radiation)
+        ),
+        images_s=tuple(sorted({t * HOUR for t in given.imaging.times_h})),
+        end_s=given.run.end_h * HOUR,
+        heat_effects=HeatEffects() if given.run.heat_effects else None,
+    )
+    _require_events_before_end(treatment, path)
+    return treatment
+
+
+def _format_location(location: tuple[int | str, ...]) -> str:
+    """``heat 2.start_h`` from ("heat", 1, "start_h")."""
+    words = [
+        f" {p + 1}" if isinstance(p, int) else ("." if i else "") + p
+        for i, p in enumerate(location)
+    ]
+    return "".join(words)
+
+
+def _build_dose(
+    d: _Dose,
+    patient: _Patient | None,
+    index: int,
+    path: Path | None,
+    formulation_override: Formulation | None,
+) -> GivenDose:
+    field = f"dose {index + 1}"
+    folder = Path() if path is None else path.parent
+    what = formulation_override or find_formulation(
+        d.formulation, folder, file=path, field=f"{field}.formulation"
+    )
+    amount = _amount_mg(d, patient, field, path)
+    return GivenDose(what, Dose(d.start_h * HOUR, amount * MG, d.infusion_min * MINUTE))
+
+
+def _amount_mg(d: _Dose, patient: _Patient | None, field: str, path: Path | None) -> float:
+    if (d.amount_mg is None) == (d.mg_per_m2 is None):
+        raise InputError(
+            "a dose needs its amount once",
+            file=path,
+            field=f"{field}.amount_mg",
+            expected="either amount_mg or mg_per_m2",
+        )
+    if d.amount_mg is not None:
+        return validate_dose_mg(d.amount_mg, f"{field}.amount_mg", f"{d.amount_mg:g} mg", path)
+    if patient is None:
+        raise InputError(
+            "a dose per body surface needs the surface",
+            file=path,
+            field="patient.body_surface_m2",
+            remedy="Add a [patient] table, or write amount_mg.",
+        )
+    assert d.mg_per_m2 is not None
+    amount = d.mg_per_m2 * patient.body_surface_m2
+    return validate_dose_mg(
+        amount, f"{field}.mg_per_m2", f"{d.mg_per_m2:g} mg/m2, {amount:g} mg", path
+    )
+
+
+def _require_single_carrier(doses: tuple[GivenDose, ...], path: Path | None) -> None:
+    carriers = sorted({g.formulation.name for g in doses if g.formulation.circulation})
+    if len(carriers) > 1:
+        raise InputError(
+            "one run holds one carrier",
+            file=path,
+            field="dose.formulation",
+            found=" and ".join(carriers),
+            remedy="Simulate them one by one, or write a schedule for each arm.",
+        )
+
+
+def _build_heating(h: _Heat, index: int, path: Path | None) -> Heating:
+    field = f"heat {index + 1}"
+    if (h.temperature_C is None) == (h.file is None):
+        raise InputError(
+            "a heating needs its temperature once",
+            file=path,
+            field=f"{field}.temperature_C",
+            expected="either temperature_C or file",
+        )
+    if h.file is not None and h.mode == "pennes":
+        raise InputError(
+            "measured temperatures are imposed",
+            file=path,
+            field=f"{field}.mode",
+            found=h.mode,
+            expected="imposed",
+            remedy="Write temperature_C to heat by Pennes' equation.",
+        )
+    if h.ramp_min > h.minutes:
+        raise InputError(
+            "the ramp is longer than the heating",
+            file=path,
+            field=f"{field}.ramp_min",
+            found=h.ramp_min,
+            expected=f"at most {h.minutes:g}",
+        )
+    start, kelvin = (
+        h.start_h * HOUR,
+        None if h.temperature_C is None else h.temperature_C + ZERO_CELSIUS,
+    )
+    where = None if h.file is None else (Path() if path is None else path.parent) / h.file
+    return Heating(start, start + h.minutes * MINUTE, h.ramp_min * MINUTE, h.mode, kelvin, where)
+
+
+def _sort_heatings(heatings: tuple[Heating, ...], path: Path | None) -> tuple[Heating, ...]:
+    ordered = tuple(sorted(heatings, key=lambda h: h.start_s))
+    for a, b in itertools.pairwise(ordered):
+        if b.start_s < a.end_s + a.ramp_s:
+            raise InputError(
+                "two heatings overlap",
+                file=path,
+                field="heat.start_h",
+                found=b.start_s / HOUR,
+                expected=f"at or after {(a.end_s + a.ramp_s) / HOUR:g}, when the one before has cooled down",
+            )
+    return ordered
+
+
+def _require_events_before_end(treatment: Treatment, path: Path | None) -> None:
+    last = max((*treatment.events(), *treatment.images_s))
+    if last > treatment.end_s:
+        raise InputError(
+            "the run ends before its last event",
+            file=path,
+            field="run.end_h",
+            found=treatment.end_s / HOUR,
+            expected=f"at least {last / HOUR:g}",
+        )

@@ -1,0 +1,154 @@
+"""A forward run: tissue, treatment, pools in time, and what is shown of them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nanopinn.errors import InputError
+from nanopinn.inference.device import choose_device
+from nanopinn.io.tables import hash_files
+from nanopinn.physics.treatment import Treatment
+from nanopinn.progress import Progress, ignore_progress
+from nanopinn.results.simulation_result import Simulation
+from nanopinn.settings import PhantomSettings, SimulationSettings
+from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
+from nanopinn.solvers.forward import Setting
+from nanopinn.solvers.time_partition import TreatmentTimeline
+from nanopinn.studies.heating import temperature_course
+from nanopinn.studies.schedule import read_schedule
+from nanopinn.studies.simulation_outputs import TumourRecorder, build_simulation
+from nanopinn.studies.tissue_source import (
+    MapFiles,
+    SimulatedTissue,
+    tissue_from_files,
+    tissue_from_phantom,
+    tissue_from_result_folder,
+)
+
+if TYPE_CHECKING:
+    from nanopinn.studies.arms.arm_specs import Arm
+    from nanopinn.studies.arms.draws import Patient
+
+
+def run_simulation(
+    schedule: str | Path | Treatment,
+    *,
+    folder: str | Path | None = None,
+    phantom: PhantomSettings | None = None,
+    maps: MapFiles | None = None,
+    settings: SimulationSettings | None = None,
+    progress: Progress | None = None,
+) -> Simulation:
+    """Take a treatment through a tumour: every pool in time, without any image of the drug.
+
+    Args:
+        schedule: a schedule file, or the treatment itself.
+        folder: the ``--out`` of ``nanopinn fit`` or ``nanopinn maps``. phantom: the digital phantom instead. maps: or maps in files.
+            Exactly one of the three.
+
+    Raises:
+        InputError: something given cannot be used.
+    """
+    settings, show, began = (
+        settings or SimulationSettings(),
+        progress or ignore_progress,
+        time.perf_counter(),
+    )
+    treatment = schedule if isinstance(schedule, Treatment) else read_schedule(Path(schedule))
+    read = () if isinstance(schedule, Treatment) else (Path(schedule),)
+    show("tissue", 0.0, {})
+    tissue = _load_tissue(folder, phantom, maps, settings)
+    rim = None if settings.rim_mm is None else settings.rim_mm * 1e-3
+    setting = Setting(tissue.maps, tissue.grid, settings.refine, rim)
+    return _simulate_treatment(
+        treatment, tissue, setting, settings, show, (time.perf_counter() - began, read)
+    )
+
+
+def run_arm(
+    patient: Patient,
+    arm: Arm,
+    settings: SimulationSettings | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Simulation:
+    """Take one arm through a patient's tumour at the median of all that is uncertain, on the fit's own grids.
+
+    Args:
+        settings: its ``refine`` and ``rim_mm`` are the fit's here, whatever they say.
+
+    Raises:
+        InputError: something given cannot be used.
+    """
+    tissue = patient.tissue
+    setting = Setting(tissue.maps, tissue.grid, patient.flow_refine, patient.rim)
+    return _simulate_treatment(
+        arm.treatment,
+        tissue,
+        setting,
+        settings or SimulationSettings(),
+        progress or ignore_progress,
+        (0.0, ()),
+    )
+
+
+def _simulate_treatment(
+    treatment: Treatment,
+    tissue: SimulatedTissue,
+    setting: Setting,
+    settings: SimulationSettings,
+    show: Progress,
+    before: tuple[float, tuple[Path, ...]],
+) -> Simulation:
+    """A treatment through a tissue; ``before`` are the seconds that reading took, and what was read."""
+    began, (reading, read) = time.perf_counter(), before
+    temperature, notes, more = temperature_course(treatment, tissue)
+    inputs = hash_files(
+        (*read, *tissue.files, *treatment.files, *more)
+    )  # now: they need not be there at the end
+    seconds = {"tissue": reading + time.perf_counter() - began}
+    course = TreatmentTimeline(
+        setting, tissue.scalars, treatment, temperature, advection=settings.advection
+    )
+    on_step = TumourRecorder(course)
+    save = sorted({*(treatment.images_s or (treatment.end_s,)), treatment.end_s})
+    show("pressure and pools", 0.0, {})
+    run = integrate_adaptive(
+        course.intervals(),
+        course.zero_pools(),
+        save,
+        tolerance=Tolerance(step=settings.tolerance),
+        progress=show,
+        on_step=on_step,
+    )
+    seconds["pools"] = reading + time.perf_counter() - began - seconds["tissue"]
+    return build_simulation(course, tissue, run, on_step, notes, seconds, inputs)
+
+
+def _load_tissue(
+    folder: str | Path | None,
+    phantom: PhantomSettings | None,
+    maps: MapFiles | None,
+    settings: SimulationSettings,
+) -> SimulatedTissue:
+    given = [
+        name
+        for name, g in (("--from", folder), ("--phantom", phantom), ("--ktrans", maps))
+        if g is not None
+    ]
+    if len(given) != 1:
+        raise InputError(
+            "a simulation needs one tumour",
+            field=", ".join(given) or "--from",
+            found=f"{len(given)} sources",
+            expected="one of --from DIR, --phantom, or --ktrans --ve --vp --ph --mask",
+        )
+    device = choose_device(settings.device)
+    if folder is not None:
+        return tissue_from_result_folder(Path(folder), settings.assume_ph, device)
+    if maps is not None:
+        return tissue_from_files(maps, settings.assume_ph, device)
+    assert phantom is not None
+    return tissue_from_phantom(phantom, device)

@@ -1,0 +1,1 @@
+"""Verification cases: the solvers beside analytic values, published values and reference runs."""

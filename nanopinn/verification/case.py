@@ -1,0 +1,74 @@
+"""One observed value beside what is known.
+
+The small tissues on which cases are run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.physics.tumour import TissueMaps
+from nanopinn.solvers.forward import Setting
+from nanopinn.solvers.grid import Grid
+
+
+@dataclass(frozen=True)
+class VerificationCase:
+    """One observed value beside its reference; ``tolerance`` is absolute.
+
+    Attributes:
+        kind: ``value`` where the package must give the reference: an analytic value, a published formula, an invariant. ``bracket``
+            where it is a measurement, or another model, of another tumour in another animal under another treatment: it is shown
+            beside the observed value, inside its tolerance or not, and cannot fail.
+    """
+
+    id: str
+    name: str
+    quantity: str
+    observed: float
+    reference: float
+    tolerance: float
+    source: str
+    kind: Literal["value", "bracket"] = "value"
+
+    @property
+    def passed(self) -> bool:
+        """Whether the observed value lies within the tolerance."""
+        return bool(abs(self.observed - self.reference) <= self.tolerance)
+
+    @property
+    def failed(self) -> bool:
+        """Whether something is wrong with the package."""
+        return self.kind == "value" and not self.passed
+
+
+def ball(radius: float, widen: float, n: int) -> tuple[Grid, torch.Tensor]:
+    """A cube of n^3 cells around a ball, and each cell's distance from the centre, m."""
+    h = 2 * radius * widen / n
+    x = (torch.arange(n, dtype=torch.float64) + 0.5) * h - radius * widen
+    r = torch.sqrt(x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None, :] ** 2)
+    return Grid((n, n, n), (h, h, h)), r
+
+
+def small_tissue() -> tuple[Setting, PlasmaCurve, np.ndarray]:
+    """A heterogeneous ball of tumour in 12^3 voxels of 0.5 mm, a sharp bolus, and 30 uneven frames."""
+    generator = torch.Generator().manual_seed(3)
+    grid, r = ball(2e-3, 1.5, 12)
+    tumour = (r < 2e-3).double()
+
+    def rough(low: float, high: float) -> torch.Tensor:
+        return low + (high - low) * torch.rand(r.shape, generator=generator, dtype=torch.float64)
+
+    maps = TissueMaps(
+        tumour, rough(5e-4, 3e-3), rough(0.15, 0.4), rough(0.01, 0.05), rough(6.5, 7.2)
+    )
+    t = np.concatenate([[20.0, 22.0], np.arange(24.0, 400.0, 2.0)])
+    aif = PlasmaCurve(
+        times_s=t, plasma_mM=np.where(t > 20, 6.0 * np.exp(-(t - 22) / 60) + 1.0, 0.0)
+    )
+    return Setting(maps, grid, 1), aif, np.cumsum(np.linspace(4.0, 18.0, 30))

@@ -1,0 +1,226 @@
+"""Solutions made up in advance, in three dimensions, with everything variable (V11): the order at which the solvers approach them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanopinn.physics.pools import PoolAssembler
+from nanopinn.physics.tumour import FlowCoefficients
+from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
+from nanopinn.solvers.fluxes import Advection
+from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.pressure import solve_pressure
+from nanopinn.solvers.refined_grid import RimGrid
+from nanopinn.solvers.time_segment import Interval
+from nanopinn.verification.case import VerificationCase
+
+#: The box, m; cells are as many times longer than wide as this says.
+BOX = (6e-3, 4e-3, 3e-3)
+CELLS = (8, 10, 6)
+SOURCE = "manufactured solution"
+Field = Callable[[Tensor], Tensor]
+
+
+def pressure_order() -> list[VerificationCase]:
+    """Pressure with a conductivity that varies threefold, zero at the faces of the box."""
+    p: Field = lambda x: 1500 * _product(x, torch.sin)  # noqa: E731
+    LpSV = 4e-8
+
+    def error(factor: int) -> float:
+        grid, x = _grid(factor)
+        made = -_divergence(lambda y: _conductivity(y)[..., None] * _gradient(p, y), x)
+        flow = FlowCoefficients(
+            K=_conductivity(x),
+            LpSV=torch.full_like(p(x), LpSV),
+            p_e=p(x) + made / LpSV,
+            LpLSL=0 * p(x),
+            p_L=0.0,
+            p_inf=0.0,
+        )
+        return _relative(solve_pressure(flow, grid).x, p(x))
+
+    return _orders("pressure, variable K", [error(f) for f in (1, 2, 4)], 2.0)
+
+
+def rim_order() -> list[VerificationCase]:
+    """Pressure with only the voxels within 0.5 mm of a ball cut: of a layer that ends there, and of one that varies everywhere.
+
+    Where cells of two sizes meet, the gradient along their face is neglected: what is flat there keeps the second order.
+    """
+    R, layer, rim = 0.75e-3, 0.25e-3, 0.5e-3
+
+    def depth(x: Tensor) -> Tensor:
+        return (x - x.new_tensor(BOX) / 2).norm(dim=-1) - R
+
+    def error(p: Field, factor: int) -> float:
+        voxels, x = _grid(factor)
+        _, parts = _grid(2 * factor)
+        grid = RimGrid.around((depth(x) < 0).double(), voxels, 2, rim)
+        K, LpSV = grid.average_within_cells(_conductivity(parts)), 1e-7
+        made = -_divergence(lambda y: _conductivity(y)[..., None] * _gradient(p, y), parts)
+        still = torch.zeros_like(K)
+        flow = FlowCoefficients(
+            K=K, LpSV=still + LpSV, p_e=p(parts) + made / LpSV, LpLSL=still, p_L=0.0, p_inf=0.0
+        )
+        return _relative(solve_pressure(flow, grid).x, grid.average_within_cells(p(parts)))
+
+    ends: Field = lambda x: 1500 * torch.exp(-((depth(x) / layer) ** 2))  # noqa: E731
+    goes_on: Field = lambda x: 1500 * _product(x, torch.sin)  # noqa: E731
+    fine = _orders(
+        "pressure, rim cut alone, flat beyond it", [error(ends, f) for f in (1, 2, 4)], 2.0
+    )
+    return fine + _orders(
+        "pressure, rim cut alone, flat nowhere", [error(goes_on, f) for f in (1, 2, 4)], 1.0, 0.3
+    )
+
+
+def transport_order() -> list[VerificationCase]:
+    """One pool carried, diffusing and lost, with porosity, diffusivity and flow that vary."""
+    cases = []
+    schemes: tuple[tuple[Advection, float, float, float], ...] = (
+        ("fitted", 2e-10, 2e-7, 2.0),
+        ("central", 1e-10, 2e-7, 2.0),
+        ("upwind", 1e-11, 2e-8, 1.0),
+    )
+    for advection, D, speed, order in schemes:
+        errors = [_transport_error(f, advection, D, speed) for f in (1, 2, 4)]
+        cases += _orders(f"transport, {advection}", errors, order)
+    return cases
+
+
+def time_order() -> list[VerificationCase]:
+    """Steps of one size, each half the last, with saturable uptake: against steps sixteen times shorter."""
+    interval, start, _ = _transport(1, "fitted", 1e-9, 2e-7, saturable=True)
+    end = interval.end
+
+    def run(steps: int) -> Tensor:
+        h = end / steps
+        return integrate_adaptive(
+            [interval],
+            start,
+            [end],
+            steps=[(i * h, h) for i in range(steps)],
+            tolerance=Tolerance(residual=1e-12),
+        ).U[-1]
+
+    exact = run(256)
+    return _orders("time, saturable uptake", [_relative(run(n), exact) for n in (8, 16, 32)], 2.0)
+
+
+def _conductivity(x: Tensor) -> Tensor:
+    """It varies threefold."""
+    return 3e-14 * torch.exp(
+        0.5
+        * torch.cos(3 * x[..., 0] / BOX[0])
+        * torch.sin(2 * x[..., 1] / BOX[1] + x[..., 2] / BOX[2])
+    )
+
+
+def _orders(
+    name: str, errors: list[float], order: float, tolerance: float = 0.1
+) -> list[VerificationCase]:
+    """The order between the finer two of three grids; 1.9 is asked of a second-order scheme."""
+    observed = float(np.log2(errors[1] / errors[2]))
+    quantity = f"order; errors {errors[0]:.1e} {errors[1]:.1e} {errors[2]:.1e}"
+    return [VerificationCase("V11", name, quantity, observed, order, tolerance, SOURCE)]
+
+
+def _transport_error(factor: int, advection: Advection, D: float, speed: float) -> float:
+    interval, start, exact = _transport(factor, advection, D, speed)
+    found = integrate_adaptive(
+        [interval], start, [interval.end], tolerance=Tolerance(step=4e-6, first_step=20.0)
+    ).U[-1, 0]
+    return _relative(found, exact)
+
+
+def _transport(
+    factor: int, advection: Advection, D: float, speed: float, *, saturable: bool = False
+) -> tuple[Interval, Tensor, Tensor]:
+    """The interval, the pools at its start, and the exact pool at its end: ``X(x) g(t)``.
+
+    No fluid and no drug crosses the faces of the box. What makes ``X g`` the solution comes in with the plasma.
+    """
+    grid, x = _grid(factor)
+    phi: Field = lambda y: 0.3 + 0.1 * torch.sin(4 * y[..., 0] / BOX[0] + 2 * y[..., 2] / BOX[2])  # noqa: E731
+    diffusion: Field = lambda y: D * phi(y) * (1 + 0.5 * torch.cos(5 * y[..., 1] / BOX[1]))  # noqa: E731
+    X: Field = lambda y: 1 + 0.5 * _product(y, torch.cos)  # noqa: E731
+    velocity: Field = lambda y: (
+        -speed * BOX[0] / np.pi * _gradient(lambda z: _product(z, torch.cos), y)
+    )  # noqa: E731
+    rate, end = 2e-4, 2e3
+
+    def g(t: float) -> float:
+        return 1 + 0.5 * float(np.sin(2e-3 * t))
+
+    def carried(y: Tensor) -> Tensor:
+        return velocity(y) * X(y)[..., None] - diffusion(y)[..., None] * _gradient(X, y)
+
+    flows = tuple(
+        velocity(_faces(grid, axis))[..., axis] * grid.face_area(axis) for axis in range(3)
+    )
+    pools = PoolAssembler(("one", "cell") if saturable else ("one",), phi(x))
+    pools.set_capacity("one", phi(x))
+    pools.add_transport("one", 1.0, diffusion(x))
+    pools.add_loss("one", rate * phi(x))
+    pools.add_plasma_source("one", 0, phi(x) * X(x))
+    pools.add_plasma_source("one", 1, _divergence(carried, x) + rate * phi(x) * X(x))
+    if saturable:
+        pools.add_saturable_transfer("one", "cell", 3e-4 * X(x), 1e-3, 0.5, 0.7)
+
+    def plasma(t: float) -> Tensor:
+        return torch.tensor([1e-3 * np.cos(2e-3 * t), g(t)], dtype=torch.float64)
+
+    interval = Interval.of(0.0, end, pools.coefficients(), flows, grid, plasma, advection)
+    start = torch.zeros_like(interval.capacity)
+    start[0] = X(x)
+    return interval, start, X(x) * g(end)
+
+
+def _grid(factor: int) -> tuple[Grid, Tensor]:
+    nx, ny, nz = (factor * n for n in CELLS)
+    grid = Grid((nx, ny, nz), (BOX[0] / nx, BOX[1] / ny, BOX[2] / nz))
+    axes = [
+        (torch.arange(n, dtype=torch.float64) + 0.5) * h
+        for n, h in zip(grid.shape, grid.spacing, strict=True)
+    ]
+    return grid, torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+
+def _faces(grid: Grid, axis: int) -> Tensor:
+    """Centres of the faces along an axis, ``(..., 3)``."""
+    axes = [
+        torch.arange(n + (a == axis), dtype=torch.float64) * h + (0 if a == axis else h / 2)
+        for a, (n, h) in enumerate(zip(grid.shape, grid.spacing, strict=True))
+    ]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+
+def _product(x: Tensor, wave: Field) -> Tensor:
+    return (
+        wave(np.pi * x[..., 0] / BOX[0])
+        * wave(np.pi * x[..., 1] / BOX[1])
+        * wave(np.pi * x[..., 2] / BOX[2])
+    )
+
+
+def _gradient(f: Field, x: Tensor) -> Tensor:
+    """Exact gradient, ``(..., 3)``; differentiable again."""
+    unit = torch.eye(3, dtype=x.dtype)
+    return torch.stack(
+        [torch.func.jvp(f, (x,), (unit[a].expand_as(x),))[1] for a in range(3)], dim=-1
+    )
+
+
+def _divergence(flux: Field, x: Tensor) -> Tensor:
+    unit = torch.eye(3, dtype=x.dtype)
+    return torch.stack(
+        [torch.func.jvp(flux, (x,), (unit[a].expand_as(x),))[1][..., a] for a in range(3)]
+    ).sum(dim=0)
+
+
+def _relative(found: Tensor, exact: Tensor) -> float:
+    return float((found - exact).norm() / exact.norm())
