@@ -14,9 +14,9 @@ from pathlib import Path
 import matplotlib
 import nibabel as nib
 import pytest
-from offline.journey import HOST, USER
 
 import nanopinn
+from tests.offline.journey import HOST, USER
 
 OFFLINE = Path(__file__).parent / "offline"
 PATIENT = "MRN-4711-Doe-Jane"

@@ -12,9 +12,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from imaging.conftest import build_study
 
 from nanopinn.cli import main
+from tests.imaging.conftest import build_study
 
 from .hostile import volume
 

@@ -13,7 +13,7 @@ import pytest
 from nanopinn.errors import InputError, OutputError
 from nanopinn.io.volumes import read_sidecar, read_volume, write_volume
 
-from .conftest import oblique, save
+from ..imaging.conftest import oblique, save
 
 AFFINE = oblique((1.0, 1.2, 2.0), (-30.0, 12.0, 7.0))
 DATA = np.random.default_rng(0).random((5, 4, 3)).astype(np.float32)

@@ -18,7 +18,7 @@ from nanopinn.imaging.dce.t1_estimation import (
 )
 from nanopinn.io.volumes import read_volume
 
-from .conftest import T10_S, VFA_DEG, Study, save, spoiled_gradient_echo
+from ..conftest import T10_S, VFA_DEG, Study, save, spoiled_gradient_echo
 
 pytestmark = pytest.mark.dce
 

@@ -19,7 +19,7 @@ from nanopinn import load_fit
 from nanopinn.cli import main
 from nanopinn.cli.options import expand_multivalue_options
 
-SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
+SAMPLE = Path(__file__).resolve().parents[2] / "sample_data"
 
 
 def nanopinn(*args: str | Path) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.io.dicom import list_scan_files, open_series
 
-from .conftest import FLIP_DEG, TR_S, Study, save
+from ..imaging.conftest import FLIP_DEG, TR_S, Study, save
 
 pytestmark = pytest.mark.dce
 

@@ -16,7 +16,7 @@ from nanopinn.imaging.dce.models import extended_tofts, tofts
 from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
 from nanopinn.imaging.dce.voxel_fit import fit_kinetics
 
-from .conftest import HCT, tissue_curve
+from ..conftest import HCT, tissue_curve
 
 pytestmark = pytest.mark.dce
 

@@ -17,7 +17,7 @@ from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.imaging.voxel_status import Status
 
-from .conftest import RELAXIVITY, T10_S, Study, save, tissue_curve
+from ..conftest import RELAXIVITY, T10_S, Study, save, tissue_curve
 
 pytestmark = pytest.mark.dce
 TIMES = np.arange(40) * 5.0

@@ -13,7 +13,7 @@ from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.parametric_maps import ImagingMaps
 from nanopinn.imaging.pipeline import make_maps
 
-from .conftest import (
+from ..conftest import (
     BOLUS_S,
     FLIP_DEG,
     HCT,
