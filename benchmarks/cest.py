@@ -1,4 +1,5 @@
-"""How long CEST takes: Bloch-McConnell spectra of the default agent, and Z-spectra of a volume to pH.
+"""How long CEST takes: Bloch-McConnell spectra of the default agent, and Z-spectra of a volume to
+pH.
 
 Run: python benchmarks/cest.py
 """
@@ -41,7 +42,8 @@ def main() -> None:
     seconds = time.perf_counter() - began
     rate, threads = SPECTRA / seconds, torch.get_num_threads()
     print(
-        f"Bloch-McConnell, {len(agent.pools) + 1} pools, {OFFSETS} offsets: {rate:,.0f} spectra/s, {threads} threads"
+        f"Bloch-McConnell, {len(agent.pools) + 1} pools, {OFFSETS} offsets: {rate:,.0f} spectra/s,"
+        f" {threads} threads"
     )
     which = rng.integers(0, SPECTRA, SHAPE)
     series = Z[which] + NOISE * rng.standard_normal((*SHAPE, OFFSETS))
@@ -51,9 +53,9 @@ def main() -> None:
     seconds = time.perf_counter() - began
     error = found.pH - pH[which]
     print(
-        f"Z-spectra to pH, {'x'.join(map(str, SHAPE))} voxels x {OFFSETS} offsets: {seconds:.1f} s; "
-        f"error {np.nanmean(error):+.3f} +- {np.nanstd(error):.3f}, stated for it {np.sqrt(np.nanmean(found.std**2)):.3f}, "
-        f"{np.isfinite(error).mean():.1%} with a pH"
+        f"Z-spectra to pH, {'x'.join(map(str, SHAPE))} voxels x {OFFSETS} offsets: {seconds:.1f} s;"
+        f" error {np.nanmean(error):+.3f} +- {np.nanstd(error):.3f}, stated for it"
+        f" {np.sqrt(np.nanmean(found.std**2)):.3f}, {np.isfinite(error).mean():.1%} with a pH"
     )
 
 

@@ -1,8 +1,10 @@
-"""Eight phantom subjects through `nanopinn cohort`: one with a spoiled series, a second run, a killed job, a killed driver.
+"""Eight phantom subjects through `nanopinn cohort`: one with a spoiled series, a second run, a
+killed job, a killed driver.
 
     OMP_NUM_THREADS=1 python benchmarks/cohort.py FOLDER
 
-The killed run is another one of the same subjects; what it ends with is compared with what the undisturbed run found.
+The killed run is another one of the same subjects; what it ends with is compared with what the
+undisturbed run found.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def main() -> None:
     before = _changes(whole)
     _row("again", *_run(bids, whole), whole)
     print(
-        f"  files that changed: {sorted(f for f, t in _changes(whole).items() if before.get(f) != t) or 'none'}"
+        "  files that changed:"
+        f" {sorted(f for f, t in _changes(whole).items() if before.get(f) != t) or 'none'}"
     )
     _kill_a_job(bids, killed, some)
     _row("after the killed job", *_run(bids, killed, some), killed)
@@ -67,7 +70,8 @@ def main() -> None:
     _kill_the_driver(bids, killed, some)
     _row("after the killed driver", *_run(bids, killed, some), killed)
     print(
-        f"largest distance of a posterior median from the undisturbed run, relative: {_distance(whole, killed, some):.1e}"
+        "largest distance of a posterior median from the undisturbed run, relative:"
+        f" {_distance(whole, killed, some):.1e}"
     )
 
 

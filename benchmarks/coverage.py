@@ -1,9 +1,11 @@
-"""Do stated intervals hold the truth? Many phantoms, one fit each, and how often 90 % intervals cover.
+"""Do stated intervals hold the truth? Many phantoms, one fit each, and how often 90 % intervals
+cover.
 
     python benchmarks/coverage.py --phantoms 60 --engine fv --folder phantoms
 
-Phantoms (kept in ``--folder``, made when missing) are solved on a finer grid by another time scheme than the fits; half have
-l = 0.4 mm, half 1.2 mm, all other scalars are drawn. Fits already in the folder are not repeated.
+Phantoms (kept in ``--folder``, made when missing) are solved on a finer grid by another time scheme
+than the fits; half have l = 0.4 mm, half 1.2 mm, all other scalars are drawn. Fits already in the
+folder are not repeated.
 """
 
 from __future__ import annotations
@@ -144,12 +146,14 @@ def _report(fits: list[dict], engine: str) -> None:
     seconds, cpu = (float(np.median([f[key] for f in fits])) for key in ("seconds", "cpu_seconds"))
     converged = np.mean([f["converged"] for f in fits])
     print(
-        f"all informed: {np.mean(inside_all):.1%} of {len(inside_all)} hold the truth; converged {converged:.0%}"
+        f"all informed: {np.mean(inside_all):.1%} of {len(inside_all)} hold the truth; converged"
+        f" {converged:.0%}"
     )
     for name in ("contrast_L2", "pressure_L2"):
         q = np.quantile([f[name] for f in fits], [0.1, 0.5, 0.9])
         print(
-            f"{name} in the tumour against the truth (pressure over p_e): median {q[1]:.1%}, 10 to 90 % of fits {q[0]:.1%} to {q[2]:.1%}"
+            f"{name} in the tumour against the truth (pressure over p_e): median {q[1]:.1%}, 10 to"
+            f" 90 % of fits {q[0]:.1%} to {q[2]:.1%}"
         )
     print(f"seconds per fit, median: {seconds:.1f}, CPU {cpu:.1f}")
 

@@ -1,6 +1,8 @@
-"""How long kinetics take, against dcmri in the same run: spoiled-gradient signal to Ktrans, ve and vp, 60 frames.
+"""How long kinetics take, against dcmri in the same run: spoiled-gradient signal to Ktrans, ve and
+vp, 60 frames.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/dce.py [--device cuda]     (dcmri: pip install -e '.[test]')
+Run: OMP_NUM_THREADS=1 python benchmarks/dce.py [--device cuda]     (dcmri: pip install -e
+'.[test]')
 """
 
 from __future__ import annotations
@@ -103,17 +105,20 @@ def main() -> None:
     seconds, ours = timed(fit)
     where = "one core" if device == "cpu" else torch.cuda.get_device_name()
     print(
-        f"extended Tofts, {FRAMES} frames, noise {NOISE:.0%} of the signal, torch {torch.__version__}, {where}"
+        f"extended Tofts, {FRAMES} frames, noise {NOISE:.0%} of the signal, torch"
+        f" {torch.__version__}, {where}"
     )
     print(
-        f"nanopinn: {VOXELS} voxels in {seconds:.2f} s, {VOXELS / seconds:,.0f} voxels/s, converged {ours.converged.double().mean():.2%}; "
-        f"median relative error {error(ours.parameters.cpu().numpy())}"
+        f"nanopinn: {VOXELS} voxels in {seconds:.2f} s, {VOXELS / seconds:,.0f} voxels/s, converged"
+        f" {ours.converged.double().mean():.2%}; median relative error"
+        f" {error(ours.parameters.cpu().numpy())}"
     )
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     theirs, found = with_dcmri(signal[:PEER_VOXELS], frames, aif)
     print(
-        f"dcmri:    {PEER_VOXELS} voxels in {theirs:.2f} s, {PEER_VOXELS / theirs:,.0f} voxels/s; median relative error {error(found)}\n"
-        f"ratio {VOXELS / seconds / (PEER_VOXELS / theirs):,.0f}, peak memory {memory:.2f} GB"
+        f"dcmri:    {PEER_VOXELS} voxels in {theirs:.2f} s, {PEER_VOXELS / theirs:,.0f} voxels/s;"
+        f" median relative error {error(found)}\nratio"
+        f" {VOXELS / seconds / (PEER_VOXELS / theirs):,.0f}, peak memory {memory:.2f} GB"
     )
 
 

@@ -1,10 +1,12 @@
-"""Why is an answer off the truth? One Gauss-Newton step from the truth of a phantom, taken apart by source of error.
+"""Why is an answer off the truth? One Gauss-Newton step from the truth of a phantom, taken apart by
+source of error.
 
     OMP_NUM_THREADS=1 python benchmarks/error_sources.py --folder phantoms --seeds 101 102 103
 
-The step that the fit's linearisation makes at the true unknowns is linear in the residual, so the parts of the residual move it
-one by one: noise of the drug images, the error of the pH map (and what of it is not linear), that of the kinetic maps, the grid,
-the contrast agent's curves and the prior. Shifts are in posterior standard deviations; their sum stands beside the fit's own error.
+The step that the fit's linearisation makes at the true unknowns is linear in the residual, so the
+parts of the residual move it one by one: noise of the drug images, the error of the pH map (and
+what of it is not linear), that of the kinetic maps, the grid, the contrast agent's curves and the
+prior. Shifts are in posterior standard deviations; their sum stands beside the fit's own error.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ def main() -> None:
 
 
 def shifts(study: Path) -> dict[str, dict[str, float]]:
-    """Shift of every unknown by every source, posterior sd; their ``sum``, and the ``fit``'s own error."""
+    """Shift of every unknown by every source, posterior sd; their ``sum``, and the ``fit``'s own
+    error.
+    """
     inputs = ImagingInputs(
         dce=study / "dce.nii.gz",
         cest=study / "ph.nii.gz",

@@ -1,12 +1,15 @@
-"""Spoiled input by the hundred thousand: only an InputError of one line may come of it, soon, and in little memory.
+"""Spoiled input by the hundred thousand: only an InputError of one line may come of it, soon, and
+in little memory.
 
     python benchmarks/fuzz.py --inputs 100000 --seed 0 --out fuzz_finds
 
-Every input is a valid one, spoiled: bytes flipped, cut, doubled or replaced by tokens that break parsers; values of headers, sidecars and
-tables replaced by numbers, lists and texts that no reader should believe; gzip streams spoiled inside and outside. An input follows from
-the seed, its reader and its number alone, so that `--reader NAME --only NUMBER` repeats it. Each reader works in a process of its own,
-on a folder in memory, under a limit of its address space; an input that ends in anything but success or an InputError, takes longer than
-10 s or lets the memory grow by more than 1 GB is kept in --out, and the command ends with 1.
+Every input is a valid one, spoiled: bytes flipped, cut, doubled or replaced by tokens that break
+parsers; values of headers, sidecars and tables replaced by numbers, lists and texts that no reader
+should believe; gzip streams spoiled inside and outside. An input follows from the seed, its reader
+and its number alone, so that `--reader NAME --only NUMBER` repeats it. Each reader works in a
+process of its own, on a folder in memory, under a limit of its address space; an input that ends in
+anything but success or an InputError, takes longer than 10 s or lets the memory grow by more than 1
+GB is kept in --out, and the command ends with 1.
 """
 
 from __future__ import annotations
@@ -129,7 +132,9 @@ def keep(place: Path, out: Path, name: str, number: int, words: str) -> None:
 
 
 def watched(name: str, place: Path, seed: int, numbers: range, out: Path) -> Tally:
-    """Run a reader's inputs; a worker that dies or falls silent counts as a find, and another goes on behind it."""
+    """Run a reader's inputs; a worker that dies or falls silent counts as a find, and another goes
+    on behind it.
+    """
     total, context, at = Tally(), multiprocessing.get_context("fork"), numbers[0]
     while at <= numbers[-1]:
         receive, send = context.Pipe(duplex=False)
@@ -150,7 +155,8 @@ def watched(name: str, place: Path, seed: int, numbers: range, out: Path) -> Tal
         total = _sum(total, tally)
         if worker.exitcode != 0:
             total.finds.append(
-                f"the process {'fell silent' if silent else f'died ({worker.exitcode})'} after input {last}"
+                f"the process {'fell silent' if silent else f'died ({worker.exitcode})'} after"
+                f" input {last}"
             )
             keep(place, out, name, last, total.finds[-1])
             last += 50

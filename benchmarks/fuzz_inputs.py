@@ -130,7 +130,8 @@ class Reader:
     """A reader, and how an input for it is made.
 
     Attributes:
-        weight: share of all inputs. spoil: writes the input of a random generator into a folder. read: reads it from there.
+        weight: share of all inputs. spoil: writes the input of a random generator into a folder.
+            read: reads it from there.
     """
 
     weight: int
@@ -518,7 +519,9 @@ def saved_fit() -> bytes:
 
 
 def resealed(content: bytes, rng: Rng) -> bytes:
-    """A saved fit with its content spoiled and its checksum made right again, as one who means harm would."""
+    """A saved fit with its content spoiled and its checksum made right again, as one who means harm
+    would.
+    """
     import torch
     from safetensors.torch import load, save
 

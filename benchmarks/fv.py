@@ -1,7 +1,8 @@
-"""How long finite volumes take: against FiPy in the same run, for the contrast agent and the whole drug model, and as grids grow.
+"""How long finite volumes take: against FiPy in the same run, for the contrast agent and the whole
+drug model, and as grids grow.
 
-Run: python benchmarks/fv.py [--device cuda] [--only peer|solves|growth] [--sizes 16 32 48 64 96] [--figure docs/figures/fv_growth.png]
-(FiPy: pip install -e '.[test]')
+Run: python benchmarks/fv.py [--device cuda] [--only peer|solves|growth] [--sizes 16 32 48 64 96]
+[--figure docs/figures/fv_growth.png] (FiPy: pip install -e '.[test]')
 """
 
 from __future__ import annotations
@@ -66,9 +67,10 @@ def tumour(shape: tuple[int, int, int], device: str) -> ForwardModel:
 
 def bolus() -> tuple[PlasmaCurve, np.ndarray]:
     frames = np.linspace(5.0, 600.0, FRAMES)
-    return load_aif(
-        "parker", frame_times_s=frames, bolus_arrival_s=20.0, hematocrit=0.42
-    ).curve, frames
+    return (
+        load_aif("parker", frame_times_s=frames, bolus_arrival_s=20.0, hematocrit=0.42).curve,
+        frames,
+    )
 
 
 def contrast_low_rank(forward: ForwardModel, flow: FlowSolution) -> Tensor:
@@ -123,7 +125,9 @@ def _heated(forward: ForwardModel, flow: FlowSolution, hours: float) -> Iterator
 
 
 def against_fipy() -> None:
-    """One pool that is carried, diffuses and reacts, the same grid and steps; FiPy with its own solver for such matrices."""
+    """One pool that is carried, diffuses and reacts, the same grid and steps; FiPy with its own
+    solver for such matrices.
+    """
     import fipy
 
     shape, steps, end = (24, 24, 24), 20, 2 * HOUR
@@ -172,14 +176,18 @@ def against_fipy() -> None:
     theirs, coarse = timed(lambda: solve(1))
     finer = 2 * solve(2) - coarse  # backward Euler, extrapolated to second order
     found = run.U[-1, 0].numpy()
-    head = f"peer: {steps} steps of {shape}: nanopinn {ours:.3f} s, FiPy {fipy.__version__} {theirs:.1f} s"
+    head = (
+        f"peer: {steps} steps of {shape}: nanopinn {ours:.3f} s, FiPy"
+        f" {fipy.__version__} {theirs:.1f} s"
+    )
     print(f"{head}, {theirs / ours:.0f} times slower")
     for name, other in (
         ("at the same steps", coarse),
         ("extrapolated to steps of no length", finer),
     ):
         print(
-            f"      distance from FiPy {name}: {np.linalg.norm(found - other) / np.linalg.norm(found):.1e}"
+            f"      distance from FiPy {name}:"
+            f" {np.linalg.norm(found - other) / np.linalg.norm(found):.1e}"
         )
 
 
@@ -213,13 +221,15 @@ def solves(device: str, shape: tuple[int, int, int]) -> None:
         error = float((found - exact).norm() / exact.norm())
         worst = float((found - exact).abs().max() / exact.max())
         print(
-            f"  contrast, {FRAMES} frames in 10 min, {name}: {took:.3f} s, temporal error {error:.1e} (largest {worst:.1e} of the peak)"
+            f"  contrast, {FRAMES} frames in 10 min, {name}: {took:.3f} s, temporal error"
+            f" {error:.1e} (largest {worst:.1e} of the peak)"
         )
     seconds, run = timed(lambda: drug(forward, flow, 72, 1e-4))
     finer = drug(forward, flow, 72, 1e-5)
     error = float((run.U - finer.U).norm() / finer.U.norm())
     print(
-        f"  drug, {len(FULL_POOLS.pools)} pools, 72 h with an hour of heat: {seconds:.1f} s, temporal error {error:.1e}; {run}"
+        f"  drug, {len(FULL_POOLS.pools)} pools, 72 h with an hour of heat: {seconds:.1f} s,"
+        f" temporal error {error:.1e}; {run}"
     )
 
 
@@ -243,15 +253,15 @@ def growth(device: str, sizes: list[int], figure: Path | None) -> None:
         process.start()
         rows.append(queue.get())
         process.join()
-        took = "pressure {:.2f} s, contrast {:.2f} s, drug 6 h {:.1f} s; {:.2f} GB without drug, {:.2f} with".format(
-            *rows[-1][1:]
+        took = (
+            "pressure {:.2f} s, contrast {:.2f} s, drug 6 h {:.1f} s; {:.2f} GB without drug,"
+            " {:.2f} with".format(*rows[-1][1:])
         )
         print(f"{n:4d}^3: {took}")
     everywhere, upper = _exponents(rows), _exponents(rows[-3:])
     print(
-        "growth, exponent of the number of voxels: pressure {:.2f}, contrast {:.2f}, drug {:.2f} over all sizes".format(
-            *everywhere
-        )
+        "growth, exponent of the number of voxels: pressure {:.2f}, contrast {:.2f}, drug {:.2f}"
+        " over all sizes".format(*everywhere)
     )
     print("  over the largest three: {:.2f}, {:.2f}, {:.2f}".format(*upper))
     if figure is not None:

@@ -1,8 +1,9 @@
 """Inference against its peers: the same problem, the same machine, error against time.
 
-Run: python benchmarks/inference.py reaction [--seconds 120] [--seeds 5] [--figure docs/figures/inference_reaction.png]
-     python benchmarks/inference.py peer [--seconds 120] [--seeds 5] [--figure docs/figures/inference_peer.png]
-(DeepXDE: pip install -c constraints-cpu.txt -e '.[bench]'; it needs neither tensorflow nor torchvision)
+Run: python benchmarks/inference.py reaction [--seconds 120] [--seeds 5] [--figure
+docs/figures/inference_reaction.png] python benchmarks/inference.py peer [--seconds 120] [--seeds 5]
+[--figure docs/figures/inference_peer.png] (DeepXDE: pip install -c constraints-cpu.txt -e
+'.[bench]'; it needs neither tensorflow nor torchvision)
 """
 
 from __future__ import annotations
@@ -66,11 +67,14 @@ class Course:
         return self.points[first][0] if first < len(self.points) else math.inf
 
 
-# --- the public reaction problem -------------------------------------------------------------------------------------
+# --- the public reaction problem
+# -------------------------------------------------------------------------------------
 
 
 def reaction_problem(every: int) -> SystemProblem:
-    """Two species on every so many of the file's 201 points; a value is given at the left, none comes from the right."""
+    """Two species on every so many of the file's 201 points; a value is given at the left, none
+    comes from the right.
+    """
     with np.load(REACTION) as d:
         x, t = d["x"].ravel()[::every], d["t"].ravel()
         measured = np.stack([d["Ca"], d["Cb"]], -1)[:, ::every][:, 1:-1].reshape(len(t), -1)
@@ -109,15 +113,18 @@ def ours(
     path.add(now() - began, worst(fitted.run["D"].median, fitted.run["kf"].median))
     D, kf = fitted.run["D"], fitted.run["kf"]
     print(
-        f"{name:8s} {path.points[-1][0]:7.2f} s  D {D.median / TRUE_D - 1:+.2%} (sd {D.sd:.2%})  kf {kf.median / TRUE_KF - 1:+.2%} "
-        f"(sd {kf.sd:.2%})  both within 1 % from {path.time_to_stay_below(0.01):.2f} s;  {fitted.run.message}",
+        f"{name:8s} {path.points[-1][0]:7.2f} s  D {D.median / TRUE_D - 1:+.2%} (sd {D.sd:.2%})  kf"
+        f" {kf.median / TRUE_KF - 1:+.2%} (sd {kf.sd:.2%})  both within 1 % from"
+        f" {path.time_to_stay_below(0.01):.2f} s;  {fitted.run.message}",
         flush=True,
     )
     return path, fitted
 
 
 def deepxde(seconds: float, points: int | None, seed: int) -> Course:
-    """DeepXDE's documented recipe on the same file; ``points`` None: every one of them, as documented."""
+    """DeepXDE's documented recipe on the same file; ``points`` None: every one of them, as
+    documented.
+    """
     os.environ["DDE_BACKEND"] = "pytorch"
     import deepxde as dde
 
@@ -210,13 +217,16 @@ def reaction(given: argparse.Namespace) -> None:
     )
     reached = sorted(path.time_to_stay_below(0.01) for path, _ in pinns)
     print(
-        f"pinn over {given.seeds} seeds: D {np.median(errors[:, 0]):+.2%} ({errors[:, 0].min():+.2%} .. {errors[:, 0].max():+.2%}), "
-        f"kf {np.median(errors[:, 1]):+.2%} ({errors[:, 1].min():+.2%} .. {errors[:, 1].max():+.2%}); "
-        f"within 1 % from {reached[len(reached) // 2]:.1f} s ({reached[0]:.1f} .. {reached[-1]:.1f})"
+        f"pinn over {given.seeds} seeds: D"
+        f" {np.median(errors[:, 0]):+.2%} ({errors[:, 0].min():+.2%} .. {errors[:, 0].max():+.2%}),"
+        f" kf {np.median(errors[:, 1]):+.2%} ({errors[:, 1].min():+.2%} .."
+        f" {errors[:, 1].max():+.2%}); within 1 % from {reached[len(reached) // 2]:.1f} s"
+        f" ({reached[0]:.1f} .. {reached[-1]:.1f})"
     )
     if find_spec("deepxde") is None:
         print(
-            "DeepXDE is not installed, its curve is left out: pip install -c constraints-cpu.txt -e '.[bench]'"
+            "DeepXDE is not installed, its curve is left out: pip install -c constraints-cpu.txt -e"
+            " '.[bench]'"
         )
     else:
         for points in (None, 2000):
@@ -227,22 +237,27 @@ def reaction(given: argparse.Namespace) -> None:
                 reached_at = mine.time_to_stay_below(best)
                 sooner = peer.points[-1][0] / reached_at
                 print(
-                    f"  {mine.name} stays below its last error of {best:.1%} from {reached_at:.2f} s on: {sooner:.0f} times sooner"
+                    f"  {mine.name} stays below its last error of {best:.1%} from"
+                    f" {reached_at:.2f} s on: {sooner:.0f} times sooner"
                 )
     if given.figure is not None:
         draw(paths, "largest relative error of D and kf", given.figure)
 
 
-# --- the published recipe for interstitial pressure from one liposome image ------------------------------------------
+# --- the published recipe for interstitial pressure from one liposome image
+# ------------------------------------------
 
 
 @dataclass(frozen=True)
 class LiposomeImage:
-    """A phantom's liposome image, and what the recipe is told: the true means of everything it holds constant.
+    """A phantom's liposome image, and what the recipe is told: the true means of everything it
+    holds constant.
 
     Attributes:
-        where: ``(n, 3)`` m. tissue: ``(n,)`` kg/m3 less blood. tumour: ``(n,)`` bool. pressure: ``(n,)`` Pa, the truth.
-        K, LpSV, p_e, sigma, retardation, decay, porosity: SI. plasma: kg/m3 at a time. seconds: after the dose.
+        where: ``(n, 3)`` m. tissue: ``(n,)`` kg/m3 less blood. tumour: ``(n,)`` bool. pressure:
+            ``(n,)`` Pa, the truth.
+        K, LpSV, p_e, sigma, retardation, decay, porosity: SI. plasma: kg/m3 at a time. seconds:
+            after the dose.
     """
 
     where: Tensor
@@ -310,10 +325,12 @@ def gauss_legendre(stages: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class PublishedRecipe(torch.nn.Module):
-    """Meaney, Stapleton and Kohandel 2023 as described: pressure and liposomes at Runge-Kutta stages, strong form.
+    """Meaney, Stapleton and Kohandel 2023 as described: pressure and liposomes at Runge-Kutta
+    stages, strong form.
 
-    4 hidden layers of 50 tanh units; loss = transport residual + data + p = 0 outside the tumour. The number of stages, the weights of
-    the three terms and the units are not in the description: 10 stages, equal weights, everything scaled to size one.
+    4 hidden layers of 50 tanh units; loss = transport residual + data + p = 0 outside the tumour.
+    The number of stages, the weights of the three terms and the units are not in the description:
+    10 stages, equal weights, everything scaled to size one.
     """
 
     def __init__(self, image: LiposomeImage, stages: int, seed: int) -> None:
@@ -335,7 +352,9 @@ class PublishedRecipe(torch.nn.Module):
         self.plasma = image.plasma(image.seconds * c)
 
     def fields(self, where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs ``(n, o)``, their gradients ``(3, n, o)`` and Laplacians ``(n, o)`` in scaled places, exact."""
+        """Outputs ``(n, o)``, their gradients ``(3, n, o)`` and Laplacians ``(n, o)`` in scaled
+        places, exact.
+        """
         a = (where - self.image.where[self.image.tumour].mean(0)) / self.length
         da = torch.eye(3, dtype=a.dtype)[:, None].expand(3, len(a), 3)
         bend = torch.zeros_like(a)
@@ -383,7 +402,9 @@ class PublishedRecipe(torch.nn.Module):
 
 
 def published_recipe(image: LiposomeImage, seconds: float, seed: int) -> Course:
-    """The recipe for a fixed time: Adam for 6/7 of it, then L-BFGS, as 300,000 to 50,000 iterations."""
+    """The recipe for a fixed time: Adam for 6/7 of it, then L-BFGS, as 300,000 to 50,000
+    iterations.
+    """
     net, path, began, steps = (
         PublishedRecipe(image, 10, seed),
         Course("Meaney et al. 2023, re-implemented"),
@@ -423,15 +444,19 @@ def published_recipe(image: LiposomeImage, seconds: float, seed: int) -> Course:
         for share in (0.1, 0.2, 0.4, 0.6, 0.8)
     )
     print(
-        f"{path.name}, seed {seed}: {steps} Adam and {polished} L-BFGS iterations (published: 300,000 and 50,000), loss {loss:.1e}, "
-        f"pressure error {marks}, {path.points[-1][1]:.1%} at the end; least on the way {min(e for _, e in path.points):.1%}",
+        f"{path.name}, seed {seed}: {steps} Adam and {polished} L-BFGS iterations (published:"
+        f" 300,000 and 50,000), loss {loss:.1e}, pressure error {marks},"
+        f" {path.points[-1][1]:.1%} at the end; least on the way"
+        f" {min(e for _, e in path.points):.1%}",
         flush=True,
     )
     return path
 
 
 def our_pressure(folder: Path, image: LiposomeImage) -> Course:
-    """``nanopinn fit --engine fv`` on the scan and the same image; time from reading files to the last map."""
+    """``nanopinn fit --engine fv`` on the scan and the same image; time from reading files to the
+    last map.
+    """
     import nanopinn
 
     began = now()
@@ -487,7 +512,8 @@ def peer(given: argparse.Namespace) -> None:
         print(f"the recipe, seed {seed}, {found}")
     ends = sorted(other.points[-1][1] for other in others)
     print(
-        f"its last error over {len(ends)} seeds: median {ends[len(ends) // 2]:.1%} ({ends[0]:.1%} .. {ends[-1]:.1%})"
+        f"its last error over {len(ends)} seeds: median"
+        f" {ends[len(ends) // 2]:.1%} ({ends[0]:.1%} .. {ends[-1]:.1%})"
     )
     if given.figure is not None:
         draw([mine, *others], "relative L2 error of pressure in the tumour", given.figure)
@@ -549,7 +575,10 @@ def main() -> None:
     given = arguments.parse_args()
     if given.clock == "cpu":
         globals()["now"] = time.process_time
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}"
+    machine = (
+        f"{platform.machine()}, {torch.get_num_threads()} threads, Python"
+        f" {platform.python_version()}, torch {torch.__version__}"
+    )
     print(f"{machine}, {given.clock} seconds")
     print(f"load of the machine as it began: {os.getloadavg()[0]:.1f}", flush=True)
     STUDIES[given.study](given)

@@ -1,12 +1,14 @@
 """Where unknowns that are more than numbers win against scalars alone, and where they do not.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/inference_fields.py --work fields [--seeds 1 2 3 4 5] [--lengths 0.4 1.2]
-     [--studies late cut fields pores] [--figure docs/figures/inference_fields.png]
+Run: OMP_NUM_THREADS=1 python benchmarks/inference_fields.py --work fields [--seeds 1 2 3 4 5]
+[--lengths 0.4 1.2] [--studies late cut fields pores] [--figure docs/figures/inference_fields.png]
 
-Phantoms of 14 x 14 x 10 voxels of 0.7 mm, 40 frames in 10 min, solved threefold finer by SDIRK3, with extra truth:
-late: the first half of the frames after the baseline missing; cut: the field of view ends in the tumour; fields: conductivity and
-release vary by 50 % (1 sd) over 1.5 mm beside vascularity and pH; pores: drug moves in pores 10 % smaller than what the contrast
-agent fills. Every fit is by ``fv`` (Gauss-Newton). Phantoms, and results once found, are kept in the work folder.
+Phantoms of 14 x 14 x 10 voxels of 0.7 mm, 40 frames in 10 min, solved threefold finer by SDIRK3,
+with extra truth: late: the first half of the frames after the baseline missing; cut: the field of
+view ends in the tumour; fields: conductivity and release vary by 50 % (1 sd) over 1.5 mm beside
+vascularity and pH; pores: drug moves in pores 10 % smaller than what the contrast agent fills.
+Every fit is by ``fv`` (Gauss-Newton). Phantoms, and results once found, are kept in the work
+folder.
 """
 
 from __future__ import annotations

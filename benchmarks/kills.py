@@ -1,11 +1,13 @@
-"""SIGKILL at random moments: is what is left readable and whole, and does the run that goes on end where it would have ended?
+"""SIGKILL at random moments: is what is left readable and whole, and does the run that goes on end
+where it would have ended?
 
     python benchmarks/kills.py --kills 100 --seed 3
     python benchmarks/kills.py --kills 20 --what arms
 
-A run is killed again and again on its way, at a moment drawn over its whole length or, one time in three, while its result is written;
-after each kill the folder is examined and the run goes on with ``--continue``. One thread. One process in five is a fresh one, imports
-included; the others fork from one that has its imports behind it, which saves the half of the time that says nothing.
+A run is killed again and again on its way, at a moment drawn over its whole length or, one time in
+three, while its result is written; after each kill the folder is examined and the run goes on with
+``--continue``. One thread. One process in five is a fresh one, imports included; the others fork
+from one that has its imports behind it, which saves the half of the time that says nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from typing import Any
 
 import numpy as np
 
-#: Share of kills that wait for the writing, and of a run's length within which the others fall: few end before.
+#: Share of kills that wait for the writing, and of a run's length within which the others fall: few
+#: end before.
 WRITING, LENGTH = 0.25, 0.8
 #: A run is let go to its end after so many kills, and taken for hung after so many seconds.
 ON_THE_WAY, HUNG_S = 10, 900.0
@@ -37,7 +40,8 @@ class Case:
     """A command, and where its numbers stand.
 
     Attributes:
-        command: without ``--out``. numbers: file with them. own: its tables that say how long it took or what it recovered from.
+        command: without ``--out``. numbers: file with them. own: its tables that say how long it
+            took or what it recovered from.
     """
 
     name: str
@@ -62,7 +66,9 @@ class Tally:
 
 @dataclass
 class Whole:
-    """A run that nobody killed: its numbers, files and durations, of all and of the writing, s; shorter where others end sooner."""
+    """A run that nobody killed: its numbers, files and durations, of all and of the writing, s;
+    shorter where others end sooner.
+    """
 
     answer: np.ndarray
     names: set[str]
@@ -151,7 +157,9 @@ def writing(out: Path, pid: int) -> bool:
 
 
 def stage(out: Path, pid: int, before: int) -> str:
-    """How far a run had got when it was killed; ``before``: the result that it found, as :func:`which`."""
+    """How far a run had got when it was killed; ``before``: the result that it found, as
+    :func:`which`.
+    """
     if writing(out, pid):
         return "writing"
     if which(out) != before:

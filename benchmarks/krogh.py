@@ -1,4 +1,5 @@
-"""How long tissue around vessels takes: clusters of voxels in three classes of radius over a day of a PEGylated liposome.
+"""How long tissue around vessels takes: clusters of voxels in three classes of radius over a day of
+a PEGylated liposome.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/krogh.py [--clusters 200]
 """
@@ -61,7 +62,8 @@ def main() -> None:
             ends.append(found.U)
             seconds = time.perf_counter() - began
             print(
-                f"{n} clusters x 3 classes x 32 cells, {name}, 24 h, step {step:g}: {seconds:.1f} s, {found.steps} steps",
+                f"{n} clusters x 3 classes x 32 cells, {name}, 24 h, step {step:g}:"
+                f" {seconds:.1f} s, {found.steps} steps",
                 end="; ",
             )
             print(

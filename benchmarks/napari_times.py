@@ -1,4 +1,5 @@
-"""How fast the napari plugin is: maps of a 64 x 64 x 16 x 60 study, from the click to the screen, and how long the window stands still.
+"""How fast the napari plugin is: maps of a 64 x 64 x 16 x 60 study, from the click to the screen,
+and how long the window stands still.
 
 xvfb-run -a -s "-screen 0 1400x900x24" python benchmarks/napari_times.py
 """
@@ -72,8 +73,9 @@ class Heart:
     def told(self, when: str) -> None:
         wall, work = np.array(self.gaps).T * 1e3
         print(
-            f"{when}: window stood still {wall.max():.0f} ms at most ({np.quantile(wall, 0.99):.0f} ms in 99 % of {len(wall)} beats), "
-            f"own work {work.max():.0f} ms at most",
+            f"{when}: window stood still {wall.max():.0f} ms at most"
+            f" ({np.quantile(wall, 0.99):.0f} ms in 99 % of {len(wall)} beats), own work"
+            f" {work.max():.0f} ms at most",
             flush=True,
         )
         self.gaps.clear()
@@ -102,7 +104,8 @@ def main(folder: Path) -> None:
     until(lambda: not panel.scene.pending_layers and panel.scene.on_finished is None)
     whole = time.perf_counter() - began
     print(
-        f"maps of 64 x 64 x 16 x 60: computed and written {computed:.1f} s, Ktrans on screen {seen:.1f} s, all {whole:.1f} s"
+        f"maps of 64 x 64 x 16 x 60: computed and written {computed:.1f} s, Ktrans on screen"
+        f" {seen:.1f} s, all {whole:.1f} s"
     )
     now = resource.getrusage(resource.RUSAGE_CHILDREN)
     worked = (

@@ -1,14 +1,17 @@
-"""Ways for the networks of engine ``pinn`` to find the tangents of every field, on one problem and against finite volumes.
+"""Ways for the networks of engine ``pinn`` to find the tangents of every field, on one problem and
+against finite volumes.
 
-Every row solves the same standing problems at the same anchor: the finite-volume estimate of one phantom, with kinetic maps and
-systematic errors as the fit left them. Hidden features in time are the package's unless the row says otherwise.
+Every row solves the same standing problems at the same anchor: the finite-volume estimate of one
+phantom, with kinetic maps and systematic errors as the fit left them. Hidden features in time are
+the package's unless the row says otherwise.
 
-  trained       dilated convolutions of the tissue maps, then relaxation layers with learned steps, L-BFGS on the residual
-  random        convolutions with random weights as further hidden features, the last layer eliminated
-  both          trained convolutions, then layers with the last one eliminated
-  eliminated    the package: layers of residuals, the last one eliminated
+  trained       dilated convolutions of the tissue maps, then relaxation layers with learned steps,
+  L-BFGS on the residual random        convolutions with random weights as further hidden features,
+  the last layer eliminated both          trained convolutions, then layers with the last one
+  eliminated eliminated    the package: layers of residuals, the last one eliminated
 
-Run: OMP_NUM_THREADS=1 python benchmarks/pinn_formulations.py [--seed 3] [--shape 14 14 10] [--length-scale 1.2] [--only eliminated]
+Run: OMP_NUM_THREADS=1 python benchmarks/pinn_formulations.py [--seed 3] [--shape 14 14 10]
+[--length-scale 1.2] [--only eliminated]
 """
 
 from __future__ import annotations
@@ -53,7 +56,9 @@ NAMES = ("pressure", "contrast", "encapsulated", "released")
 
 
 class Convolutions(nn.Module):
-    """Dilated 3-D convolutions from maps of tissue and each cell's own answers to the channels of a field."""
+    """Dilated 3-D convolutions from maps of tissue and each cell's own answers to the channels of a
+    field.
+    """
 
     def __init__(
         self, features: int, outputs: int, width: int, generator: torch.Generator, last: float
@@ -147,7 +152,9 @@ def loss_of(system: LinearSystem, v: Tensor, scale: Tensor) -> Tensor:
 
 
 def trained(system: LinearSystem, maps: Tensor, steps: int, relaxations: int) -> Tensor:
-    """Convolutions, then ``v <- v + w P^-1 (f - A v) + b (v - v_before)`` with learned w and b, by L-BFGS."""
+    """Convolutions, then ``v <- v + w P^-1 (f - A v) + b (v - v_before)`` with learned w and b, by
+    L-BFGS.
+    """
     field = ConvolutionField(system, maps)
     w = torch.full((relaxations,), 0.9, dtype=torch.float64, requires_grad=True)
     b = torch.full((relaxations,), 0.1, dtype=torch.float64, requires_grad=True)
@@ -248,7 +255,9 @@ def running_integral(times: Tensor, values: Tensor) -> Tensor:
 def basis_of_anchor(
     nodes: Tensor, histories: Tensor, plasma: Callable[[Tensor], Tensor], rank: int
 ) -> TimeBasis:
-    """The basis in use before: the anchor's histories, their integrals and stretchings, on the anchor's own nodes."""
+    """The basis in use before: the anchor's histories, their integrals and stretchings, on the
+    anchor's own nodes.
+    """
     d = nodes.diff()
     weights = (torch.cat([d, d[:1] * 0]) + torch.cat([d[:1] * 0, d])) / 2
     weights, span = weights / weights.sum(), nodes[-1] - nodes[0]
@@ -268,7 +277,9 @@ def basis_of_anchor(
 
 
 class OldBasis(Formulation):
-    """Layers of the package on the basis in use before, which knows the anchor only at its own nodes."""
+    """Layers of the package on the basis in use before, which knows the anchor only at its own
+    nodes.
+    """
 
     anchor: Fields
 
@@ -362,7 +373,8 @@ def main() -> None:
     there = problem.solve(moved, problem.forward(anchor.flow.p))
     s = KrylovSettings()
     print(
-        f"{'formulation':24s}{'s':>6s}  {'worst residual':>15s}  {'step, sd':>9s}  {'p':>7s} {'C':>7s}  error of each tangent"
+        f"{'formulation':24s}{'s':>6s}  {'worst residual':>15s}  {'step, sd':>9s} "
+        f" {'p':>7s} {'C':>7s}  error of each tangent"
     )
     for how in args.only:
         kind = OldBasis if "old basis" in how else Formulation
@@ -394,7 +406,8 @@ def main() -> None:
         errors = ((found.jacobian - exact.jacobian).norm(dim=0) / size)[shown].tolist()
         said = ", ".join(f"{names[j]} {e:.1%}" for j, e in zip(shown, errors, strict=True))
         print(
-            f"{how:24s}{seconds:6.1f}  {max(n.residuals.values()):15.1e}  {step.max():9.3f}  {far[0]:7.2%} {far[1]:7.2%}  {said}",
+            f"{how:24s}{seconds:6.1f}  {max(n.residuals.values()):15.1e}  {step.max():9.3f} "
+            f" {far[0]:7.2%} {far[1]:7.2%}  {said}",
             flush=True,
         )
 

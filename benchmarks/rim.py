@@ -1,6 +1,8 @@
-"""What cutting the rim alone costs and misses: a ball with its closed solution, and a phantom against a much finer grid.
+"""What cutting the rim alone costs and misses: a ball with its closed solution, and a phantom
+against a much finer grid.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/rim.py [--only ball|phantom] [--voxel 0.5|1.0] [--device cuda]
+Run: OMP_NUM_THREADS=1 python benchmarks/rim.py [--only ball|phantom] [--voxel 0.5|1.0] [--device
+cuda]
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ CUTS = (
 
 
 def timed(work: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
-    """Best of a few runs, s of the processor (what others take of it is not counted), and the result."""
+    """Best of a few runs, s of the processor (what others take of it is not counted), and the
+    result.
+    """
     best = float("inf")
     for _ in range(repeats):
         began = time.process_time()
@@ -78,7 +82,8 @@ def in_a_ball(device: str, n: int = 24, R: float = 5e-3) -> None:
         / 1e-9
     )
     print(
-        f"ball of 5 mm, voxels of {2e3 * R * 1.25 / n:.2f} mm, l = 0.27 mm; leaves its edge at {1e6 * leaves:.4f} um/s"
+        f"ball of 5 mm, voxels of {2e3 * R * 1.25 / n:.2f} mm, l = 0.27 mm; leaves its edge at"
+        f" {1e6 * leaves:.4f} um/s"
     )
     for refine, rim in CUTS:
         fine, r = ball(R, 1.25, n * refine)
@@ -106,8 +111,9 @@ def in_a_ball(device: str, n: int = 24, R: float = 5e-3) -> None:
             / (4 * np.pi * R**2)
         )
         print(
-            f"  {named(refine, rim):16s} p in the tumour {error:.2e}, edge flux {out / leaves - 1:+.2e}, "
-            f"{cells_of(grid):7d} cells, {found.iterations} iterations, {seconds:.3f} s",
+            f"  {named(refine, rim):16s} p in the tumour {error:.2e}, edge flux"
+            f" {out / leaves - 1:+.2e}, {cells_of(grid):7d} cells, {found.iterations} iterations,"
+            f" {seconds:.3f} s",
             flush=True,
         )
 
@@ -119,7 +125,9 @@ def fine_voxels(fine: Grid, refine: int) -> Grid:
 
 
 def in_a_phantom(device: str, voxel: float, l_mm: float, finest: int) -> None:
-    """Rough tissue of the digital phantom, drawn at its voxels: what refinement misses of the flow, not of the tissue."""
+    """Rough tissue of the digital phantom, drawn at its voxels: what refinement misses of the flow,
+    not of the tissue.
+    """
     n = round(12 / voxel)
     anatomy = draw_anatomy((n, n, n), (voxel,) * 3, np.random.default_rng(0))
     h = 1e-3 * voxel
@@ -161,8 +169,8 @@ def in_a_phantom(device: str, voxel: float, l_mm: float, finest: int) -> None:
         )
         count = cells_of(forward.setting.flow_setting.grid)
         print(
-            f"  {named(refine, rim):16s} p {p:.2e}, J_v {J:.2e}, u {u:.2e}, {count:7d} cells, {flow.iterations} iterations, "
-            f"{again:.3f} s (first {first:.3f})",
+            f"  {named(refine, rim):16s} p {p:.2e}, J_v {J:.2e}, u {u:.2e}, {count:7d} cells,"
+            f" {flow.iterations} iterations, {again:.3f} s (first {first:.3f})",
             flush=True,
         )
 

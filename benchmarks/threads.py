@@ -51,7 +51,8 @@ def main() -> None:
             f"seed {seed}: one thread again {apart[0]:.1e}, two threads {apart[1]:.1e}", flush=True
         )
     print(
-        f"{given.engine}{' with drug images' if given.drug else ''}, {os.cpu_count()} cores: largest {worst[0]:.1e} and {worst[1]:.1e}"
+        f"{given.engine}{' with drug images' if given.drug else ''}, {os.cpu_count()} cores:"
+        f" largest {worst[0]:.1e} and {worst[1]:.1e}"
     )
 
 

@@ -1,4 +1,6 @@
-"""Make the pictures of docs/napari.md: xvfb-run -a -s "-screen 0 1400x900x24" python docs/make_screenshots.py [FOLDER]"""
+"""Make the pictures of docs/napari.md: xvfb-run -a -s "-screen 0 1400x900x24" python
+docs/make_screenshots.py [FOLDER]
+"""
 
 from __future__ import annotations
 

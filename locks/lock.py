@@ -1,7 +1,9 @@
-"""Writes the lock files beside it: every package of the demo, the tests and the window, with the SHA-256 of the file that pip takes.
+"""Writes the lock files beside it: every package of the demo, the tests and the window, with the
+SHA-256 of the file that pip takes.
 
-`make lock` runs it on Python 3.11, Linux x86-64, without a GPU. A layer holds what those before it do not, and is installed after
-them; versions agree, because the largest set is resolved first and pins the smaller ones.
+`make lock` runs it on Python 3.11, Linux x86-64, without a GPU. A layer holds what those before it
+do not, and is installed after them; versions agree, because the largest set is resolved first and
+pins the smaller ones.
 """
 
 from __future__ import annotations

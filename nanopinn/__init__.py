@@ -1,17 +1,19 @@
 """Imaging-driven inverse modelling of tumour nanomedicine.
 
 import nanopinn
-study = nanopinn.run_fit(nanopinn.ImagingInputs(dce="dce.nii.gz", cest="ph.nii.gz", t1=1.4), nanopinn.FitSettings())
-print(study.fit.summary())
+study = nanopinn.run_fit(nanopinn.ImagingInputs(dce="dce.nii.gz", cest="ph.nii.gz", t1=1.4),
+nanopinn.FitSettings()) print(study.fit.summary())
 
-Systems of equations of your own are fitted by the same engines; times in s, or in whatever unit the rate is written in:
+Systems of equations of your own are fitted by the same engines; times in s, or in whatever unit the
+rate is written in:
 
 import torch
 rate = lambda t, y, s: s["growth"] * y * (1 - y / s["capacity"])
-unknowns = nanopinn.UnknownSet((nanopinn.Unknown.of("growth", 0.3, 1.0), nanopinn.Unknown.of("capacity", 900.0, 1.0)))
-volumes = nanopinn.Series.of("volume", times=[0, 3, 6, 9, 12, 15], measured=[52, 131, 268, 512, 690, 843])
-problem = nanopinn.SystemProblem(unknowns, rate, lambda s: torch.tensor([50.0]), (volumes,))
-print(nanopinn.fit_fv(problem).run["growth"], nanopinn.fit_pinn(problem).run["growth"])
+unknowns = nanopinn.UnknownSet((nanopinn.Unknown.of("growth", 0.3, 1.0),
+nanopinn.Unknown.of("capacity", 900.0, 1.0))) volumes = nanopinn.Series.of("volume", times=[0, 3, 6,
+9, 12, 15], measured=[52, 131, 268, 512, 690, 843]) problem = nanopinn.SystemProblem(unknowns, rate,
+lambda s: torch.tensor([50.0]), (volumes,)) print(nanopinn.fit_fv(problem).run["growth"],
+nanopinn.fit_pinn(problem).run["growth"])
 """
 
 from __future__ import annotations

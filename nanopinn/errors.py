@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-#: Longest detail and longest sentence of a paragraph, characters: a list of 100,000 numbers is no message.
+#: Longest detail and longest sentence of a paragraph, characters: a list of 100,000 numbers is no
+#: message.
 _MAX_DETAIL_CHARACTERS, _MAX_SENTENCE_CHARACTERS = 300, 2000
 
 
 def format_on_one_line(content: Any, max_characters: int = _MAX_SENTENCE_CHARACTERS) -> str:
-    """Something a user gave, as printable characters of one line: names and values may hold anything, a terminal's commands too."""
+    """Something a user gave, as printable characters of one line: names and values may hold
+    anything, a terminal's commands too.
+    """
     try:
         text = str(content)
     except (ValueError, RecursionError):  # Python writes no integer of thousands of digits
@@ -30,7 +33,8 @@ class NanopinnError(Exception):
 
 
 class InputError(NanopinnError):
-    """Something the user gave cannot be used; says which file and field, what was found and what to do.
+    """Something the user gave cannot be used; says which file and field, what was found and what to
+    do.
 
     Args:
         problem: what is wrong, as a clause ("the series has no frame times").

@@ -20,7 +20,9 @@ class RemainingTimeEstimator:
         self._began: dict[str, tuple[float, float]] = {}
 
     def estimate_remaining_s(self, stage: str, fraction: float) -> float | None:
-        """Seconds until a stage ends if it goes on as it did, to its last step (it may end sooner); None while nobody knows."""
+        """Seconds until a stage ends if it goes on as it did, to its last step (it may end sooner);
+        None while nobody knows.
+        """
         now = time.monotonic()
         then, since = self._began.setdefault(stage, (now, fraction))
         if fraction <= since or fraction >= 1 or now - then < 1:

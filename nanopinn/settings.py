@@ -27,7 +27,9 @@ class FitSettings(BaseModel):
     )
     inflow: bool = Field(
         default=False,
-        description="the tumour goes on beyond the faces of the image that cut it, with unknown flow there",
+        description=(
+            "the tumour goes on beyond the faces of the image that cut it, with unknown flow there"
+        ),
     )
     model_error: float = Field(
         default=0.0,
@@ -40,7 +42,9 @@ class FitSettings(BaseModel):
     )
     release_in_time: tuple[float, ...] | None = Field(
         default=None,
-        description="hours after the dose at which the release rate may jump; constant between them",
+        description=(
+            "hours after the dose at which the release rate may jump; constant between them"
+        ),
     )
     starts: int = Field(
         default=1,
@@ -111,12 +115,16 @@ class PhantomSettings(BaseModel):
     )
     factors: dict[Literal["p_e", "Lp", "K", "P", "SV"], Annotated[float, Field(gt=0)]] = Field(
         default={},
-        description="on the tumour's properties, as after radiation; the noise is then another than without",
+        description=(
+            "on the tumour's properties, as after radiation; the noise is then another than without"
+        ),
     )
     cut_voxels: int = Field(
         default=0,
         ge=0,
-        description="voxels by which the field of view ends early along x, through the tumour if many",
+        description=(
+            "voxels by which the field of view ends early along x, through the tumour if many"
+        ),
     )
 
     @model_validator(mode="after")
@@ -126,13 +134,16 @@ class PhantomSettings(BaseModel):
             for d, n, h in zip(self.tumour_mm, self.shape, self.voxel_mm, strict=True)
         ):
             raise ValueError(
-                "the tumour's diameters are positive and up to 80 % of the field of view, so that its waves fit in"
+                "the tumour's diameters are positive and up to 80 % of the field of view, so that"
+                " its waves fit in"
             )
         return self
 
 
 class SimulationSettings(BaseModel):
-    """Settings of one forward run; ``tolerance`` is the error a time step may make in a pool, over the pool's largest mass."""
+    """Settings of one forward run; ``tolerance`` is the error a time step may make in a pool, over
+    the pool's largest mass.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -150,7 +161,8 @@ class SimulationSettings(BaseModel):
 class ComparisonSettings(BaseModel):
     """Arms of treatment through one tumour; what is not known is drawn ``draws`` times.
 
-    ``dose``, ``heat`` and ``radiation`` as :func:`nanopinn.studies.arms.arm_specs.build_arms` reads them.
+    ``dose``, ``heat`` and ``radiation`` as :func:`nanopinn.studies.arms.arm_specs.build_arms` reads
+    them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -199,7 +211,9 @@ class ComparisonSettings(BaseModel):
 
 
 class PlanSettings(BaseModel):
-    """A protocol before the scan; images are written ``QUANTITY@HOURS[:NOISE]``, NOISE a share of the largest value or with a unit."""
+    """A protocol before the scan; images are written ``QUANTITY@HOURS[:NOISE]``, NOISE a share of
+    the largest value or with a unit.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

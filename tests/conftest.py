@@ -13,7 +13,9 @@ PUBLIC = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(autouse=True)
 def signals_as_they_were() -> Iterator[None]:
-    """A command that runs in the tests' own process leaves its handlers behind, and what is ignored here is ignored by every child."""
+    """A command that runs in the tests' own process leaves its handlers behind, and what is ignored
+    here is ignored by every child.
+    """
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for s, handler in before.items():
@@ -29,7 +31,9 @@ def public_data() -> Path:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Tests in a window run only when they are asked for by name: they need Qt and a screen, and an abort of Qt ends the process."""
+    """Tests in a window run only when they are asked for by name: they need Qt and a screen, and an
+    abort of Qt ends the process.
+    """
     gui = Path(__file__).parent / "napari"
     asked = any(
         (Path(config.invocation_params.dir) / a.split("::")[0]).resolve().is_relative_to(gui)

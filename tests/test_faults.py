@@ -33,7 +33,8 @@ from nanopinn.studies.fit import run_fit, write_fit
 
 KILLS = Path(__file__).resolve().parents[1] / "benchmarks" / "kills.py"
 SETTINGS = FitSettings(engine="fv", preset="fast", device="cpu")
-#: Largest relative difference of a posterior median or sd between one thread and two; benchmarks/threads.py measures it.
+#: Largest relative difference of a posterior median or sd between one thread and two;
+#: benchmarks/threads.py measures it.
 THREADS = 1e-8
 
 

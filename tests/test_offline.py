@@ -1,4 +1,6 @@
-"""What leaves the machine, nothing; and what a result folder says of the person, the user and the machine, nothing."""
+"""What leaves the machine, nothing; and what a result folder says of the person, the user and the
+machine, nothing.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class Journey:
 
 
 def watched(folder: Path, *command: str | Path) -> tuple[subprocess.CompletedProcess[str], str]:
-    """Run Python where asking for the network is refused and written down; what it said, and its attempts."""
+    """Run Python where asking for the network is refused and written down; what it said, and its
+    attempts.
+    """
     attempts = folder / "attempts.txt"
     attempts.write_text("")
     package = str(Path(nanopinn.__file__).parents[1])
@@ -117,7 +121,8 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
     name_the_patient(study)
     schedule = folder / "bolus.toml"
     schedule.write_text(
-        '[[dose]]\nformulation = "free"\nstart_h = 0\namount_mg = 90\n[imaging]\ntimes_h = [0.5]\n[run]\nend_h = 0.6\n'
+        '[[dose]]\nformulation = "free"\nstart_h = 0\namount_mg = 90\n[imaging]\ntimes_h ='
+        " [0.5]\n[run]\nend_h = 0.6\n"
     )
     scans = [
         "--dce",
@@ -165,7 +170,10 @@ def test_an_attempt_is_refused_and_written_down_even_where_it_is_hidden(tmp_path
         "socket.socket().bind(('', 0))",
         "socket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))",
     ):
-        hidden = f"import contextlib, socket, urllib.request\nwith contextlib.suppress(Exception):\n    {call}\n    print('went through')"
+        hidden = (
+            "import contextlib, socket, urllib.request\nwith contextlib.suppress(Exception):\n   "
+            f" {call}\n    print('went through')"
+        )
         done, attempts = watched(tmp_path, "-c", hidden)
         assert done.returncode == 0
         assert "went through" not in done.stdout
@@ -190,7 +198,8 @@ def test_every_command_works_where_there_is_no_network(journey: Journey) -> None
     assert others == [0] * 6
     if not journey.without_network:
         pytest.skip(
-            "this user may not make a network namespace; the commands ran with sockets refused by Python alone"
+            "this user may not make a network namespace; the commands ran with sockets refused by"
+            " Python alone"
         )
 
 

@@ -1,4 +1,6 @@
-"""Comparing arms: the same dose as such and in heat-sensitive liposomes, through the tumour of a fit."""
+"""Comparing arms: the same dose as such and in heat-sensitive liposomes, through the tumour of a
+fit.
+"""
 
 from sample import WORK, result
 

@@ -23,5 +23,6 @@ for name, arm in found.arms.items():
     cells = arm.simulation.fields["intracellular"]
     mean = arm.simulation.means("intracellular")[-1]
     print(
-        f"{name}: drug in cells at {cells.times_s[-1] / 3600:g} h, tumour mean {mean:.3g} {cells.unit}"
+        f"{name}: drug in cells at {cells.times_s[-1] / 3600:g} h, tumour mean"
+        f" {mean:.3g} {cells.unit}"
     )

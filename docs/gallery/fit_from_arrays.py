@@ -1,4 +1,6 @@
-"""Fit from arrays: what is in memory is written as NIfTI with its JSON, which keeps geometry and timing with the numbers."""
+"""Fit from arrays: what is in memory is written as NIfTI with its JSON, which keeps geometry and
+timing with the numbers.
+"""
 
 import nibabel as nib
 import numpy as np
@@ -7,7 +9,8 @@ from sample import WORK, study
 import nanopinn
 from nanopinn.io.volumes import write_volume
 
-# your arrays: signal (t, x, y, z), pH (x, y, z), tumour (x, y, z), and the affine from voxels to mm (RAS)
+# your arrays: signal (t, x, y, z), pH (x, y, z), tumour (x, y, z), and the affine from voxels to mm
+# (RAS)
 scan, ph, tumour = (nib.load(study() / f"{n}.nii.gz") for n in ("dce", "ph", "mask"))
 signal = np.moveaxis(scan.get_fdata(), -1, 0)
 acquisition = {
@@ -30,6 +33,7 @@ inputs = nanopinn.ImagingInputs(
 found = nanopinn.run_fit(inputs, nanopinn.FitSettings(engine="fv", preset="fast"))
 pressure = found.fit.maps["IFP"]
 print(
-    f"{pressure.description}: median {np.nanmedian(pressure.values[found.fit.mask]):.2f} {pressure.unit}"
+    f"{pressure.description}: median"
+    f" {np.nanmedian(pressure.values[found.fit.mask]):.2f} {pressure.unit}"
 )
 print(found.fit.describe())

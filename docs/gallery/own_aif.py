@@ -1,4 +1,6 @@
-"""Own arterial input: a table of plasma concentration in place of a population curve, and what that does to Ktrans."""
+"""Own arterial input: a table of plasma concentration in place of a population curve, and what that
+does to Ktrans.
+"""
 
 import numpy as np
 from sample import WORK, study
@@ -20,5 +22,6 @@ table.write_text("time_s\tplasma_mM\n" + "\n".join(rows) + "\n")  # blood_mM is 
 own = nanopinn.run_maps(nanopinn.ImagingInputs(**given, aif=str(table), delay=0.0), device="cpu")
 ratio = np.nanmedian((own.ktrans_per_min / population.ktrans_per_min)[own.mask])
 print(
-    f"A 20 % higher arterial input makes Ktrans {ratio:.3f} times what it was; 1/1.2 is {1 / 1.2:.3f}."
+    f"A 20 % higher arterial input makes Ktrans {ratio:.3f} times what it was; 1/1.2 is"
+    f" {1 / 1.2:.3f}."
 )

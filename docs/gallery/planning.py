@@ -1,4 +1,6 @@
-"""Planning a protocol: what a scan would inform before it is made, and which drug image would help most."""
+"""Planning a protocol: what a scan would inform before it is made, and which drug image would help
+most.
+"""
 
 import nanopinn
 

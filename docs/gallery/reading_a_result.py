@@ -1,4 +1,6 @@
-"""Reading a result: parameters, maps with their standard deviations, vectors and pools in time, from the folder of a fit."""
+"""Reading a result: parameters, maps with their standard deviations, vectors and pools in time,
+from the folder of a fit.
+"""
 
 import numpy as np
 from sample import result
@@ -10,13 +12,15 @@ print(fit.check.headline)
 for s in fit.scalars:
     low, high = s.interval()
     print(
-        f"{s.label}: {s.median:.3g} {s.unit} ({low:.3g} to {high:.3g}); {'images' if s.informed else 'prior'}"
+        f"{s.label}: {s.median:.3g} {s.unit} ({low:.3g} to {high:.3g});"
+        f" {'images' if s.informed else 'prior'}"
     )
 
 for name in ("Ktrans", "IFP", "velocity", "krel"):
     m = fit.maps[name]
     print(
-        f"{name}: {np.nanmedian(m.values[fit.mask]):.3g} +- {np.nanmedian(m.std[fit.mask]):.2g} {m.unit}, from {m.source}"
+        f"{name}: {np.nanmedian(m.values[fit.mask]):.3g} +-"
+        f" {np.nanmedian(m.std[fit.mask]):.2g} {m.unit}, from {m.source}"
     )
 
 u = fit.vectors["velocity_vector"]  # (3, x, y, z) along the voxel axes
@@ -25,5 +29,6 @@ assert np.allclose(np.linalg.norm(u.values, axis=0), fit.maps["velocity"].values
 free = fit.fields["free"]  # (t, x, y, z)
 for t, values in zip(free.times_s, free.values, strict=True):
     print(
-        f"{free.description} at {t / 3600:g} h: tumour mean {np.nanmean(values[fit.mask]):.3g} {free.unit}"
+        f"{free.description} at {t / 3600:g} h: tumour mean"
+        f" {np.nanmean(values[fit.mask]):.3g} {free.unit}"
     )

@@ -1,4 +1,6 @@
-"""A small synthetic study for the examples, and a fit of it; made once in a folder, in place of your own files."""
+"""A small synthetic study for the examples, and a fit of it; made once in a folder, in place of
+your own files.
+"""
 
 import sys
 import tempfile

@@ -25,8 +25,10 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Imaging-driven inverse modelling of tumour nanomedicine. Research use only.\n\n"
-    "Example: nanopinn fit --dce scan.nii --cest ph.nii --t1 1.4",
+    help=(
+        "Imaging-driven inverse modelling of tumour nanomedicine. Research use only.\n\n"
+        "Example: nanopinn fit --dce scan.nii --cest ph.nii --t1 1.4"
+    ),
 )
 app.command()(fit)
 app.command()(simulate)
@@ -58,9 +60,11 @@ def maps(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Do the imaging alone: T1, kinetic and pH maps with their standard deviations, the arterial input, and a page.
+    """Do the imaging alone: T1, kinetic and pH maps with their standard deviations, the arterial
+    input, and a page.
 
-    Example: nanopinn maps --dce dce.nii.gz --vfa fa02.nii.gz fa10.nii.gz fa20.nii.gz --model 2cxm --out maps
+    Example: nanopinn maps --dce dce.nii.gz --vfa fa02.nii.gz fa10.nii.gz fa20.nii.gz --model 2cxm
+    --out maps
     """
     from dataclasses import replace
 
@@ -155,7 +159,8 @@ def check(
     typer.echo(result.headline)
     for item in result.items:
         typer.echo(
-            f"{'ok    ' if item.passed else 'FAILED'} {item.name:44s}{item.value:12.4g}  limit {item.limit:.4g}"
+            f"{'ok    ' if item.passed else 'FAILED'} {item.name:44s}{item.value:12.4g}  limit"
+            f" {item.limit:.4g}"
         )
     if not result.passed:
         raise CheckFailedError(result.headline)
@@ -170,14 +175,17 @@ def verify(
         Path | None, typer.Option("--json", help="Write the table as JSON too.")
     ] = None,
 ) -> None:
-    """Run the verification cases and print each observed value beside its reference; exit code 5 if one fails."""
+    """Run the verification cases and print each observed value beside its reference; exit code 5 if
+    one fails.
+    """
     from nanopinn.verification.run import run_verification
 
     cases = run_verification(published=published)
     for c in cases:
         mark = "FAILED" if c.failed else "ok    " if c.passed else "beside"
         typer.echo(
-            f"{mark} {c.id:8s}{c.name + ': ' + c.quantity:92s}{c.observed:13.6g}{c.reference:12.5g}  +- {c.tolerance:.2g}"
+            f"{mark} {c.id:8s}{c.name + ': ' + c.quantity:92s}{c.observed:13.6g}{c.reference:12.5g} "
+            f" +- {c.tolerance:.2g}"
         )
     failed, beside = (
         [c for c in cases if c.failed],
@@ -186,7 +194,8 @@ def verify(
     typer.echo(f"{len(cases) - len(failed) - len(beside)} of {len(cases)} cases passed")
     if beside:
         typer.echo(
-            f"{len(beside)} published values of other tumours and treatments lie beside what was observed; these do not count"
+            f"{len(beside)} published values of other tumours and treatments lie beside what was"
+            " observed; these do not count"
         )
     if json_file is not None:
         from dataclasses import asdict
@@ -233,7 +242,8 @@ def validate(
         _describe(dce, volume)
         t = found.frame_times_s
         typer.echo(
-            f"  {len(t)} frames, {t[0]:g} to {t[-1]:g} s; TR {found.repetition_time_s:g} s, flip {found.flip_angle_deg:g} deg"
+            f"  {len(t)} frames, {t[0]:g} to {t[-1]:g} s; TR {found.repetition_time_s:g} s, flip"
+            f" {found.flip_angle_deg:g} deg"
         )
     if cest is not None:
         _describe(cest, read_volume(cest))
@@ -241,7 +251,8 @@ def validate(
 
 def _describe(path: Path, volume: Any) -> None:
     typer.echo(
-        f"{path.name}: {tuple(volume.shape)} voxels of {tuple(round(s, 4) for s in volume.meta['spacing_mm'])} mm"
+        f"{path.name}: {tuple(volume.shape)} voxels of"
+        f" {tuple(round(s, 4) for s in volume.meta['spacing_mm'])} mm"
     )
 
 

@@ -84,7 +84,8 @@ def cohort(
     ] = "",
     quiet: Quiet = False,
 ) -> None:
-    """Fit every study of a dataset, and write derivatives, group tables and a page. What is done is not done again.
+    """Fit every study of a dataset, and write derivatives, group tables and a page. What is done is
+    not done again.
 
     Example: nanopinn cohort bids derivatives/nanopinn --arms free,pld --dry-run
     """
@@ -146,13 +147,16 @@ def _split(option: str, text: str) -> tuple[str, ...]:
 
 
 def _check_outside_dataset(source: Path, out: Path) -> None:
-    """The dataset itself is never written to; its folder ``derivatives`` is where BIDS wants results."""
+    """The dataset itself is never written to; its folder ``derivatives`` is where BIDS wants
+    results.
+    """
     inside, data = out.resolve(), source.resolve()
     if inside == data or (
         inside.is_relative_to(data) and "derivatives" not in inside.relative_to(data).parts
     ):
         raise OutputError(
-            f"{out} lies in the dataset, which is only read. Give a folder outside it, or in its derivatives."
+            f"{out} lies in the dataset, which is only read. Give a folder outside it, or in its"
+            " derivatives."
         )
 
 
@@ -207,14 +211,18 @@ def _print_results(ends: Sequence[RunStatus], out: Path, code: int) -> None:
     ended = exit_code(ends)
     if code and all(end.status != UNFINISHED for end in ends):
         typer.echo(
-            f"A job that follows the fits failed (derivatives or the page): {out / 'work' / 'cohort.log'} says which."
+            "A job that follows the fits failed (derivatives or the page):"
+            f" {out / 'work' / 'cohort.log'} says which."
         )
         ended = ended or PartialCohortError.exit_code
     if ended:
         raise typer.Exit(ended)
 
 
-_AFTER_HELP = "Verdict of the run that made it: where that left no result, nothing is written and nothing is wrong."
+_AFTER_HELP = (
+    "Verdict of the run that made it: where that left no result, nothing is written and nothing is"
+    " wrong."
+)
 
 
 def derivatives(
@@ -243,7 +251,8 @@ def group(
         Path, typer.Argument(help="Dataset of derivatives, as nanopinn cohort writes it.")
     ],
 ) -> None:
-    """Write the group tables and the group page of a cohort: what needs a look first; exit code 6 if any study does.
+    """Write the group tables and the group page of a cohort: what needs a look first; exit code 6
+    if any study does.
 
     Example: nanopinn group derivatives/nanopinn
     """

@@ -11,7 +11,8 @@ from nanopinn.io.safe_open import read_toml
 
 
 def build_settings(kind: Any, table: str, config: Path | None, given: Mapping[str, Any]) -> Any:
-    """Settings of a pydantic model or a data class: a table of the file under the options that were given.
+    """Settings of a pydantic model or a data class: a table of the file under the options that were
+    given.
 
     Raises:
         InputError: the file cannot be read, or a setting is unknown or wrong; says which.

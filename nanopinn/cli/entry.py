@@ -1,6 +1,8 @@
-"""Where the program begins and ends: errors as one paragraph, exit codes as documented, Ctrl-C and polite kills in words.
+"""Where the program begins and ends: errors as one paragraph, exit codes as documented, Ctrl-C and
+polite kills in words.
 
-It imports nothing before the signals are its own: the packages that commands need take seconds, in which people press Ctrl-C.
+It imports nothing before the signals are its own: the packages that commands need take seconds, in
+which people press Ctrl-C.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _SignalHandler:
-    """Ends the work at the first signal, and the process at the second: what is on the disk is whole at any moment."""
+    """Ends the work at the first signal, and the process at the second: what is on the disk is
+    whole at any moment.
+    """
 
     signalled = False
 

@@ -18,7 +18,10 @@ import typer
 
 from nanopinn.errors import CheckFailedError, InputError, NanopinnError, OutputError, StoppedError
 
-_HELP = "Write how the run ended to this JSON file, and exit with 0 unless it could not write (4) or was stopped (130)."
+_HELP = (
+    "Write how the run ended to this JSON file, and exit with 0 unless it could not write (4) or"
+    " was stopped (130)."
+)
 _STATUS = {0: "passed", 3: "refused", 4: "not written", 5: "check failed", 130: "interrupted"}
 
 #: Folders of an absolute path, up to the name of a file; quoted ones may hold spaces.
@@ -44,7 +47,8 @@ class CommandStatus:
         if _is_out_of_memory(error):
             return cls(
                 1,
-                "There is not enough memory for this study. On a GPU, --device cpu may have more; --preset fast needs less.",
+                "There is not enough memory for this study. On a GPU, --device cpu may have more;"
+                " --preset fast needs less.",
             )
         if isinstance(error, OSError):
             return cls(
@@ -52,7 +56,8 @@ class CommandStatus:
             )
         return cls(
             1,
-            f"Internal error: {type(error).__name__}: {error}. Please report it with the command you gave.",
+            f"Internal error: {type(error).__name__}: {error}. Please report it with the command"
+            " you gave.",
         )
 
     @property
@@ -102,7 +107,9 @@ class RunRecord:
 
 
 def with_verdict_option(command: str) -> Callable[[Callable[..., str]], Callable[..., None]]:
-    """Give a command the option ``--verdict FILE``; the command returns what there is to say of its success."""
+    """Give a command the option ``--verdict FILE``; the command returns what there is to say of its
+    success.
+    """
 
     def decorate(run: Callable[..., str]) -> Callable[..., None]:
         def run_with_verdict(*, verdict: Path | None = None, **given: Any) -> None:
@@ -164,7 +171,8 @@ def has_result(verdict: Mapping[str, Any]) -> bool:
 
 
 def require_result(verdict: Path) -> None:
-    """Refuse to read a result where the run that should have made it left none; what an older run left there is not taken for it.
+    """Refuse to read a result where the run that should have made it left none; what an older run
+    left there is not taken for it.
 
     Raises:
         InputError: it left none, or there is no such verdict.
@@ -187,7 +195,8 @@ def locate_checkpoint_folder(out: Path) -> Path:
 
 @contextmanager
 def record_interruption(checkpoint_folder: Path) -> Iterator[None]:
-    """Say how to go on with work that ends early, and write why it did into the folder of its states, if it has got so far.
+    """Say how to go on with work that ends early, and write why it did into the folder of its
+    states, if it has got so far.
 
     Raises:
         StoppedError: the work was stopped.
@@ -216,7 +225,10 @@ def record_interruption(checkpoint_folder: Path) -> Iterator[None]:
 
 
 def _resume_hint(checkpoint_folder: Path) -> str:
-    return f"{checkpoint_folder} keeps what was reached: the same command with --resume goes on from there."
+    return (
+        f"{checkpoint_folder} keeps what was reached: the same command with --resume goes on from"
+        " there."
+    )
 
 
 def _write_failure(checkpoint_folder: Path, error: Exception) -> None:

@@ -29,7 +29,10 @@ from nanopinn.errors import CheckFailedError
 if TYPE_CHECKING:
     from nanopinn.imaging.inputs import ImagingInputs
 
-_FIELD_HELP = "Unknown field in the tumour, NAME[:bumps|neural]; NAME: conductivity, filtration, permeability or release. Repeat for more."
+_FIELD_HELP = (
+    "Unknown field in the tumour, NAME[:bumps|neural]; NAME: conductivity, filtration, permeability"
+    " or release. Repeat for more."
+)
 _RELEASE_IN_TIME_HELP = (
     "Hours after the dose at which the release rate may jump, e.g. 6,24; constant between them."
 )

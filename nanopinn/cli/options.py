@@ -1,4 +1,6 @@
-"""Options that commands share; those of the imaging are declared once and given to commands by a decorator."""
+"""Options that commands share; those of the imaging are declared once and given to commands by a
+decorator.
+"""
 
 from __future__ import annotations
 
@@ -34,22 +36,26 @@ Continue = Annotated[
     bool,
     typer.Option(
         "--continue",
-        help="Go on with what an interrupted run of the same inputs and settings kept; else start anew.",
+        help=(
+            "Go on with what an interrupted run of the same inputs and settings kept; else start"
+            " anew."
+        ),
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda[:N].")]
 
 _AIF_HELP = (
-    "parker (default), georgiou, weinmann, preclinical; auto or mask:FILE, from the scan; or a TSV/CSV with time_s and "
-    "plasma_mM or blood_mM."
+    "parker (default), georgiou, weinmann, preclinical; auto or mask:FILE, from the scan; or a"
+    " TSV/CSV with time_s and plasma_mM or blood_mM."
 )
 
 _REGISTER_HELP = (
-    "Move CEST, VFA, IR, T1 map and drug images over the DCE scan by mutual information: rigid or affine; none (default) "
-    "goes by their affines."
+    "Move CEST, VFA, IR, T1 map and drug images over the DCE scan by mutual information: rigid or"
+    " affine; none (default) goes by their affines."
 )
 
-#: Options that take every value up to the next option: files as a shell's wildcard gives them, names.
+#: Options that take every value up to the next option: files as a shell's wildcard gives them,
+#: names.
 MULTIVALUE_OPTIONS = (
     "--vfa",
     "--ir",
@@ -62,7 +68,9 @@ MULTIVALUE_OPTIONS = (
 
 
 def expand_multivalue_options(arguments: list[str]) -> list[str]:
-    """Repeat an option of :data:`MANY` before each of its values, which is how the parser takes several; workflows' options take one."""
+    """Repeat an option of :data:`MANY` before each of its values, which is how the parser takes
+    several; workflows' options take one.
+    """
     if arguments[:1] in (["cohort"], ["phantoms"]):
         return arguments
     out: list[str] = []
@@ -85,10 +93,12 @@ def parse_extra_options(
     """The words of an option that carries further options of a command.
 
     Args:
-        option: its name here. text: what was written. given: what the command gets beside it, all that it cannot do without.
+        option: its name here. text: what was written. given: what the command gets beside it, all
+            that it cannot do without.
 
     Raises:
-        InputError: they cannot be told apart, or the command would refuse them: once, and not in every job.
+        InputError: they cannot be told apart, or the command would refuse them: once, and not in
+            every job.
     """
     from nanopinn.cli.app import app
 
@@ -112,7 +122,10 @@ def build_imaging_inputs(
     dce: Annotated[
         Path,
         typer.Option(
-            help="4-D DCE-MRI series (NIfTI) with its JSON sidecar; or a folder of dcm2niix or DICOM."
+            help=(
+                "4-D DCE-MRI series (NIfTI) with its JSON sidecar; or a folder of dcm2niix or"
+                " DICOM."
+            )
         ),
     ],
     cest: Cest = None,
@@ -216,7 +229,9 @@ def build_imaging_inputs(
         Path | None, typer.Option(help="TOML as every run dumps it; options win.")
     ] = None,
 ) -> ImagingInputs:
-    """The inputs that the imaging options describe, over the ``[imaging]`` table of a configuration."""
+    """The inputs that the imaging options describe, over the ``[imaging]`` table of a
+    configuration.
+    """
     from nanopinn.imaging.inputs import ImagingInputs
 
     overrides = {
@@ -269,7 +284,8 @@ def _number_or_text(text: str | None) -> float | str | None:
 
 
 def with_imaging_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command every option of :func:`build_imaging_inputs`, and hand it what they make as its first argument.
+    """Give a command every option of :func:`build_imaging_inputs`, and hand it what they make as
+    its first argument.
 
     An option that the command takes too (``config``) is shared.
     """

@@ -1,4 +1,6 @@
-"""The commands of phantom studies: many phantoms drawn and fitted, and what their fits say against the truth."""
+"""The commands of phantom studies: many phantoms drawn and fitted, and what their fits say against
+the truth.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,8 @@ def phantoms(
         bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")
     ] = False,
 ) -> None:
-    """Draw and fit many phantoms: how often images tell, and whether stated intervals hold the truth.
+    """Draw and fit many phantoms: how often images tell, and whether stated intervals hold the
+    truth.
 
     Example: nanopinn phantoms study --seeds 30 --fit '--engine fv --preset fast'
     """

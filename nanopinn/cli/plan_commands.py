@@ -143,7 +143,10 @@ def _refuse_protocol_with_result(source: Path | None, scan: Mapping[str, Any]) -
             field=", ".join(given),
             found=f"--from {source.name}",
             expected="one of them",
-            remedy="The result's scan is done; give only --candidate, --image-noise, --draws and --seed with it.",
+            remedy=(
+                "The result's scan is done; give only --candidate, --image-noise, --draws and"
+                " --seed with it."
+            ),
         )
 
 
@@ -176,9 +179,11 @@ def minimal_imaging(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Fit a tumour with none, one and more of its post-dose images, and say how sure each makes an outcome.
+    """Fit a tumour with none, one and more of its post-dose images, and say how sure each makes an
+    outcome.
 
-    Example: nanopinn minimal-imaging --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --drug drug_2h.nii.gz drug_24h.nii.gz
+    Example: nanopinn minimal-imaging --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --drug
+    drug_2h.nii.gz drug_24h.nii.gz
     """
     from nanopinn.report.result_folder import reserve_table_file, write_table
     from nanopinn.settings import ComparisonSettings, FitSettings

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from nanopinn.studies.tissue_source import MapFiles
 
 _ARMS = "Arms compared"
-_HEAT = "Heating, degC:MINUTES[@START_H][~RAMP_MIN], or a thermometry file; several with commas. Of arms that answer to heat."
+_HEAT = (
+    "Heating, degC:MINUTES[@START_H][~RAMP_MIN], or a thermometry file; several with commas. Of"
+    " arms that answer to heat."
+)
 
 
 @with_verdict_option("simulate")
@@ -122,7 +125,10 @@ def simulate(
     radiation_from: Annotated[
         str | None,
         typer.Option(
-            help="RESULT@HOURS: a fit of the same tumour scanned so long after the first fraction tells what radiation did.",
+            help=(
+                "RESULT@HOURS: a fit of the same tumour scanned so long after the first fraction"
+                " tells what radiation did."
+            ),
             rich_help_panel=_ARMS,
         ),
     ] = None,
@@ -167,7 +173,8 @@ def simulate(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> str:
-    """Take a treatment through a tumour, every pool of the drug in time; or compare arms, down to what reaches cells far from vessels.
+    """Take a treatment through a tumour, every pool of the drug in time; or compare arms, down to
+    what reaches cells far from vessels.
 
     Examples:
 

@@ -1,6 +1,7 @@
 """The names of a cohort's files: BIDS's where BIDS has them, ours where it has none.
 
-What is known of the participants beside their scans: age, group, ...: read, and carried to the results.
+What is known of the participants beside their scans: age, group, ...: read, and carried to the
+results.
 """
 
 from __future__ import annotations
@@ -60,8 +61,10 @@ class Role:
 
     Attributes:
         option: of ``nanopinn fit``. words: for messages. suffixes: of the name.
-        kinds: what a mask marks. acq: the label of ``acq`` that sets it apart. apart: labels that make it something else.
-        several: the entity that tells several files apart; ``any`` where any number is right; empty where one is.
+        kinds: what a mask marks. acq: the label of ``acq`` that sets it apart. apart: labels that
+            make it something else.
+        several: the entity that tells several files apart; ``any`` where any number is right; empty
+            where one is.
         before: stands before the path on the command line.
         derived: looked for in ``derivatives/`` too.
     """
@@ -87,8 +90,9 @@ class Role:
         return acq == self.acq if self.acq else acq not in self.excluded_acq
 
 
-#: Official: VFA with ``flip``, IRT1 with ``inv``, T1map, TB1map, mask with ``label`` or ``desc`` in derivatives. BIDS 1.11 has no name and
-#: no extension proposal for DCE-MRI (bids-specification issue 1549) or CEST; these, pH maps, drug images and arterial inputs are ours.
+#: Official: VFA with ``flip``, IRT1 with ``inv``, T1map, TB1map, mask with ``label`` or ``desc`` in
+#: derivatives. BIDS 1.11 has no name and no extension proposal for DCE-MRI (bids-specification
+#: issue 1549) or CEST; these, pH maps, drug images and arterial inputs are ours.
 ROLES = (
     Role("--dce", "DCE series", ("dce", "DCE")),
     Role("--cest", "Z-spectra", ("cest",), excluded_acq=("pre", "power2")),
@@ -205,7 +209,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a TSV or CSV by its heads.
 
     Raises:
-        InputError: it is no text, too large, has a column twice, a row of another length, or a control character.
+        InputError: it is no text, too large, has a column twice, a row of another length, or a
+            control character.
     """
     if path.is_file() and path.stat().st_size > MAX_TABLE_BYTES:
         raise InputError(

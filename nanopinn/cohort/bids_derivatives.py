@@ -23,19 +23,23 @@ from nanopinn.report.result_folder import format_tsv, read_result
 
 #: Every official name that is used is in it.
 BIDS_VERSION = "1.10.0"
-#: What BIDS does not know of a dataset of derivatives: kinetic, pH and drug maps have no official names; ``anat/`` holds those that have.
+#: What BIDS does not know of a dataset of derivatives: kinetic, pH and drug maps have no official
+#: names; ``anat/`` holds those that have.
 _NON_BIDS_FILES = ("perf/", "cest/", "work/", "group.html", "group_*.tsv")
 STUDIES_FILE = Path("work", "studies.tsv")
 
 
 def raw_dataset(dataset: Path) -> Path | None:
-    """The dataset that these are derivatives of, where BIDS's layout tells: ``RAW/derivatives/NAME``."""
+    """The dataset that these are derivatives of, where BIDS's layout tells:
+    ``RAW/derivatives/NAME``.
+    """
     above = dataset.absolute().parent
     return above.parent if above.name == "derivatives" else None
 
 
 def write_derivatives_description(dataset: Path) -> None:
-    """Write ``dataset_description.json`` and ``.bidsignore``; the same bytes whoever writes them, so several at once do no harm.
+    """Write ``dataset_description.json`` and ``.bidsignore``; the same bytes whoever writes them,
+    so several at once do no harm.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -75,7 +79,8 @@ def _write_description(dataset: Path, about: Mapping[str, Any], ignored: Sequenc
 
 
 def write_studies(dataset: Path, studies: Sequence[CohortStudy]) -> Path:
-    """Write which studies a cohort has, so that those that never ended are missed; ``work/studies.tsv``.
+    """Write which studies a cohort has, so that those that never ended are missed;
+    ``work/studies.tsv``.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -130,9 +135,10 @@ class _OutputFile:
 def write_derivatives(result: Path, dataset: Path, id: str) -> Path:
     """Write a result folder, of a fit or of compared arms, as the derivatives of a study.
 
-    ``sub-01/ses-01/anat/`` holds what BIDS has names for (``desc-fit_T1map``, ``label-tumour_mask``), ``perf/`` and ``cest/`` maps as
-    ``desc-fit_<quantity>map`` with ``desc-std`` beside them, drug in time as ``desc-<pool>_drug``, and tables. Files are written beside
-    their place and renamed one after the other, the table last: where it is, all is.
+    ``sub-01/ses-01/anat/`` holds what BIDS has names for (``desc-fit_T1map``,
+    ``label-tumour_mask``), ``perf/`` and ``cest/`` maps as ``desc-fit_<quantity>map`` with
+    ``desc-std`` beside them, drug in time as ``desc-<pool>_drug``, and tables. Files are written
+    beside their place and renamed one after the other, the table last: where it is, all is.
 
     Args:
         id: ``sub-01_ses-01``.
@@ -141,7 +147,8 @@ def write_derivatives(result: Path, dataset: Path, id: str) -> Path:
         The table that was written last.
 
     Raises:
-        InputError: it is no result folder, or no id. OutputError: the dataset cannot be written, or another run writes this study.
+        InputError: it is no result folder, or no id. OutputError: the dataset cannot be written, or
+            another run writes this study.
     """
     name, kind = parse_study_id(id), "arms" if (result / "comparison.json").is_file() else "fit"
     items = list(
@@ -180,7 +187,9 @@ def _list_fit_files(result: Path, id: str) -> Iterator[_OutputFile]:
 
 
 def _list_arm_files(result: Path, id: str) -> Iterator[_OutputFile]:
-    """What happens under the voxels and over time in each arm; whole fields stay in the result folder, the mask is the fit's."""
+    """What happens under the voxels and over time in each arm; whole fields stay in the result
+    folder, the mask is the fit's.
+    """
     arms = read_json_or_empty(result / "comparison.json").get("arms")
     if not isinstance(arms, dict) or not (result / "outcomes.tsv").is_file():
         raise InputError(
@@ -202,7 +211,9 @@ def _stem(path: Path) -> str:
 
 
 def _camel_case(words: str) -> str:
-    """Letters and digits alone, as labels and suffixes want them: ``velocity_vector`` is ``velocityVector``."""
+    """Letters and digits alone, as labels and suffixes want them: ``velocity_vector`` is
+    ``velocityVector``.
+    """
     first, *rest = re.split(
         r"[^0-9A-Za-z]+", words.encode("ascii", "ignore").decode().strip("_- ")
     ) or [""]
@@ -273,7 +284,9 @@ def _bids_uri(path: Path, dataset: Path) -> list[str]:
 
 
 def _raw_files(result: Path, dataset: Path, name: StudyName) -> list[str]:
-    """The scans of which the result says that it read them, where the layout tells in which dataset they lie."""
+    """The scans of which the result says that it read them, where the layout tells in which dataset
+    they lie.
+    """
     raw, read = (
         raw_dataset(dataset),
         read_json_or_empty(result / "provenance.json").get("inputs", {}),

@@ -42,7 +42,8 @@ def read_bids_studies(source: Path, given: Sequence[str]) -> tuple[CohortStudy, 
     """Every session of every subject, in order of their names.
 
     Raises:
-        InputError: no subject has a DCE series, a name cannot be used, or the folder cannot be read.
+        InputError: no subject has a DCE series, a name cannot be used, or the folder cannot be
+            read.
     """
     if _made_by_nanopinn(source):
         raise InputError(
@@ -99,7 +100,9 @@ def _list_entity_folders(place: Path, entity: str) -> list[Path]:
 
 
 def _made_by_nanopinn(dataset: Path) -> bool:
-    """Whether a dataset is what an earlier run wrote: its maps must not become the inputs of the next."""
+    """Whether a dataset is what an earlier run wrote: its maps must not become the inputs of the
+    next.
+    """
     try:
         about = json.loads((dataset / "dataset_description.json").read_text(encoding="utf-8"))
         return any(g.get("Name") == "nanopinn" for g in about.get("GeneratedBy", []))
@@ -142,7 +145,9 @@ def _studies_of_session(
     participants: Participants,
     given: Sequence[str],
 ) -> list[CohortStudy]:
-    """The study of a session; several where its DCE series are numbered and every file says to which it belongs."""
+    """The study of a session; several where its DCE series are numbered and every file says to
+    which it belongs.
+    """
     files = _files(name, place, derived)
     series = sorted(
         (f for f in files if f.role.option == "--dce"), key=lambda f: (len(f.run), f.run)
@@ -158,7 +163,8 @@ def _studies_of_session(
                 files,
                 given,
                 about,
-                f"{len(series)} DCE series, but {_format_file_names(files_without_run)} say not of which (run)",
+                f"{len(series)} DCE series, but {_format_file_names(files_without_run)} say not of"
+                " which (run)",
             )
         ]
     own = {f.run: StudyName(name.sub, name.ses, f.name.entities["run"]) for f in series}

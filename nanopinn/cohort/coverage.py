@@ -1,4 +1,6 @@
-"""Do stated intervals hold the truth, and how often do images tell? Fits of many phantoms against what was put into them."""
+"""Do stated intervals hold the truth, and how often do images tell? Fits of many phantoms against
+what was put into them.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,12 @@ Z90 = 1.6449
 
 @dataclass(frozen=True)
 class ParameterRecovery:
-    """What one fit says of one unknown whose truth is known, in the coordinate of its prior (ln where that is log-normal).
+    """What one fit says of one unknown whose truth is known, in the coordinate of its prior (ln
+    where that is log-normal).
 
     Attributes:
-        error: estimate less truth. sd: stated. prior_sd: before the images. informed: whether the images set it.
+        error: estimate less truth. sd: stated. prior_sd: before the images. informed: whether the
+            images set it.
     """
 
     unknown: str
@@ -46,8 +50,9 @@ class Coverage:
     """One unknown over many phantoms.
 
     Attributes:
-        informed: share of fits in which the images set it: the power of the protocol. covered: share of those whose 90 % intervals
-            hold the truth, NaN if there are none. covered_all: the same of all fits. contraction: median 1 - sd/prior sd.
+        informed: share of fits in which the images set it: the power of the protocol. covered:
+            share of those whose 90 % intervals hold the truth, NaN if there are none. covered_all:
+            the same of all fits. contraction: median 1 - sd/prior sd.
         bias_sd, rms_sd: mean and root mean square of error/sd, 0 and 1 where intervals are right.
         median_error, median_absolute_error: in the coordinate of the prior.
     """

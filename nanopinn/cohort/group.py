@@ -37,7 +37,8 @@ class RandomEffects:
 
 
 def random_effects(y: Array, variance: Array) -> RandomEffects:
-    """Restricted maximum likelihood in ``y_i = mu + b_i + e_i``, ``b_i ~ N(0, tau2)``, ``e_i ~ N(0, v_i)``.
+    """Restricted maximum likelihood in ``y_i = mu + b_i + e_i``, ``b_i ~ N(0, tau2)``, ``e_i ~ N(0,
+    v_i)``.
 
     With ``w_i = 1/(v_i + tau2)``, ``mu = sum(w y)/sum(w)``, the fixed point
     ``tau2 = sum(w^2 ((y - mu)^2 - v))/sum(w^2) + 1/sum(w)``, cut at 0. The interval is Hartung
@@ -46,8 +47,8 @@ def random_effects(y: Array, variance: Array) -> RandomEffects:
     Args:
         y, variance: estimates and their error variances, ``(n,)``; n is 2 or more.
 
-    Source: Veroniki et al. 2016, Research Synthesis Methods 7, 55 (REML); Hartung and Knapp 2001, Stat. Med. 20, 3875; Rover et al. 2015,
-    BMC Med. Res. Methodol. 15, 99 (the floor).
+    Source: Veroniki et al. 2016, Research Synthesis Methods 7, 55 (REML); Hartung and Knapp 2001,
+    Stat. Med. 20, 3875; Rover et al. 2015, BMC Med. Res. Methodol. 15, 99 (the floor).
     """
     tau2 = max(0.0, float(np.var(y, ddof=1) - variance.mean()))
     for _ in range(10_000):
@@ -69,8 +70,8 @@ def random_effects(y: Array, variance: Array) -> RandomEffects:
 def remove_prior(y: float, s: float, prior_y: float, prior_s: float) -> tuple[float, float]:
     """Estimate and standard deviation by the data alone, from a normal posterior and its prior.
 
-    ``1/s_data^2 = 1/s^2 - 1/s_prior^2``, ``y_data = s_data^2 (y/s^2 - y_prior/s_prior^2)``: averaged over n studies as they
-    stand, posteriors would count the prior n times.
+    ``1/s_data^2 = 1/s^2 - 1/s_prior^2``, ``y_data = s_data^2 (y/s^2 - y_prior/s_prior^2)``:
+    averaged over n studies as they stand, posteriors would count the prior n times.
 
     Args:
         s: below ``prior_s``.
@@ -82,21 +83,25 @@ def remove_prior(y: float, s: float, prior_y: float, prior_s: float) -> tuple[fl
 def robust_z(y: Array, variance: Array) -> Array:
     """Distance of each subject from the median, over the spread between subjects and its own error.
 
-    ``z_i = (y_i - med)/sqrt(tau2 + v_i)``, ``tau2 = max(0, (1.4826 MAD)^2 - median(v))``: one subject far off does not hide itself.
+    ``z_i = (y_i - med)/sqrt(tau2 + v_i)``, ``tau2 = max(0, (1.4826 MAD)^2 - median(v))``: one
+    subject far off does not hide itself.
 
-    Source: Iglewicz and Hoaglin 1993 (modified z by the MAD, threshold 3.5), with the error of each subject beside it.
+    Source: Iglewicz and Hoaglin 1993 (modified z by the MAD, threshold 3.5), with the error of each
+    subject beside it.
     """
     centre = np.median(y)
     tau2 = max(0.0, float((1.4826 * np.median(np.abs(y - centre))) ** 2 - np.median(variance)))
     return np.asarray((y - centre) / np.sqrt(tau2 + variance))
 
 
-#: Of the robust z, beyond which a study is an outlier (Iglewicz and Hoaglin 1993), and informed studies from which that is judged.
+#: Of the robust z, beyond which a study is an outlier (Iglewicz and Hoaglin 1993), and informed
+#: studies from which that is judged.
 OUTLIER_THRESHOLD, MIN_INFORMED_STUDIES = 3.5, 5
 
 
 def run_group(dataset: str | Path) -> CohortSummary:
-    """Gather a cohort; only studies whose check passed are counted, and only values that the images inform.
+    """Gather a cohort; only studies whose check passed are counted, and only values that the images
+    inform.
 
     Args:
         dataset: what ``nanopinn cohort`` wrote.

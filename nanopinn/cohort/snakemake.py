@@ -4,7 +4,8 @@ One driver to a folder, and none of a killed driver's jobs beside it.
 
 What Snakemake would do, read from its dry run.
 
-One call of Snakemake on one of the workflows: what is said to it, and what of its own saying is passed on.
+One call of Snakemake on one of the workflows: what is said to it, and what of its own saying is
+passed on.
 """
 
 from __future__ import annotations
@@ -75,10 +76,12 @@ _STOP_TIMEOUT_S = 60.0
 
 @contextmanager
 def lock_run_folder(out: Path, notify: Callable[[str], None]) -> Iterator[None]:
-    """Hold the folder against other drivers; jobs that a killed one left behind are stopped first: they keep what they have reached.
+    """Hold the folder against other drivers; jobs that a killed one left behind are stopped first:
+    they keep what they have reached.
 
     Raises:
-        OutputError: the folder cannot be written, another run works in it, or Snakemake was started there by hand.
+        OutputError: the folder cannot be written, another run works in it, or Snakemake was started
+            there by hand.
     """
     with exclusive_lock(out / "work"):
         _refuse_foreign_snakemake_lock(out)
@@ -91,7 +94,8 @@ def _refuse_foreign_snakemake_lock(out: Path) -> None:
     locks = out / ".snakemake" / "locks"
     if locks.is_dir() and any(locks.iterdir()):
         raise OutputError(
-            f"Snakemake, started by hand, works in {out}, or was killed there. Wait for its end; after a kill: snakemake --unlock there."
+            f"Snakemake, started by hand, works in {out}, or was killed there. Wait for its end;"
+            " after a kill: snakemake --unlock there."
         )
 
 
@@ -123,7 +127,8 @@ def _stop_orphan_processes(out: Path, notify: Callable[[str], None]) -> None:
     orphans, until = find_orphan_processes(out), time.monotonic() + _STOP_TIMEOUT_S
     if orphans:
         notify(
-            f"A run was killed here and left {len(orphans)} processes behind; they are stopped first and keep what they have reached."
+            f"A run was killed here and left {len(orphans)} processes behind; they are stopped"
+            " first and keep what they have reached."
         )
     while orphans and time.monotonic() < until:
         for process in orphans:
@@ -196,7 +201,9 @@ def _translate_reason(reason: str) -> str:
 
 
 def describe_jobs(jobs: Sequence[Job], place: str) -> str:
-    """What would be done for one study: ``fit, derivatives (not done yet)``; nothing where nothing is to be done."""
+    """What would be done for one study: ``fit, derivatives (not done yet)``; nothing where nothing
+    is to be done.
+    """
     own = sorted(
         (job for job in jobs if job.place == place), key=lambda job: _RULE_ORDER.index(job.rule)
     )
@@ -211,7 +218,8 @@ class Workflow:
     """A workflow with what it is told.
 
     Attributes:
-        name: folder under ``pipelines``. out: where it works. profile: name or folder. config: as its schema says.
+        name: folder under ``pipelines``. out: where it works. profile: name or folder. config: as
+            its schema says.
         cores: at once on this machine; None leaves it to the profile. options: more of Snakemake's.
     """
 
@@ -228,7 +236,9 @@ class Workflow:
         profile_folder(self.profile)
 
     def run_dry(self, folder: Path) -> str:
-        """What Snakemake says it would do; ``folder`` holds the configuration, and stands in for an output that is not there yet."""
+        """What Snakemake says it would do; ``folder`` holds the configuration, and stands in for an
+        output that is not there yet.
+        """
         place = self.out if self.out.is_dir() else folder
         said = subprocess.run(
             [*self._command(place, folder), "--dry-run"],
@@ -238,7 +248,8 @@ class Workflow:
         )
         if said.returncode:
             raise NanopinnError(
-                f"Snakemake cannot plan the work: {extract_error_message(said.stderr + said.stdout)}"
+                "Snakemake cannot plan the work:"
+                f" {extract_error_message(said.stderr + said.stdout)}"
             )
         return said.stdout + said.stderr
 
@@ -249,7 +260,8 @@ class Workflow:
             int: Snakemake's exit code.
 
         Raises:
-            StoppedError: the user, or the system, stopped it; its jobs have kept what they had reached.
+            StoppedError: the user, or the system, stopped it; its jobs have kept what they had
+                reached.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w", encoding="utf-8") as said, _SignalForwarder() as stop:
@@ -271,9 +283,10 @@ class Workflow:
     def _command(self, place: Path, folder: Path) -> list[str]:
         """Options that hold for every profile.
 
-        Jobs write their outputs under another name and rename them when they are whole, so what is there is complete, also when
-        its driver was killed before it took note (``--ignore-incomplete``). Who works where is settled by :mod:`alone`, whose
-        locks do not outlive a kill (``--nolock``).
+        Jobs write their outputs under another name and rename them when they are whole, so what is
+        there is complete, also when its driver was killed before it took note
+        (``--ignore-incomplete``). Who works where is settled by :mod:`alone`, whose locks do not
+        outlive a kill (``--nolock``).
         """
         settings = folder / f"{self.name}.json"
         settings.write_text(json.dumps(dict(self.config), indent=2) + "\n", encoding="utf-8")
@@ -298,7 +311,9 @@ class Workflow:
         ]
 
     def _environment(self) -> dict[str, str]:
-        """The jobs' ``nanopinn`` is this Python's, and each carries the mark of the folder it works for."""
+        """The jobs' ``nanopinn`` is this Python's, and each carries the mark of the folder it works
+        for.
+        """
         return {
             **os.environ,
             "PATH": os.pathsep.join([str(executables_folder()), os.environ.get("PATH", "")]),
@@ -312,9 +327,11 @@ def executables_folder() -> Path:
 
 
 class _SignalForwarder:
-    """Hands Ctrl-C and a polite kill to Snakemake and its jobs, and ends in words once they have ended.
+    """Hands Ctrl-C and a polite kill to Snakemake and its jobs, and ends in words once they have
+    ended.
 
-    It is there before they are started: a shell that starts us in the background has SIGINT ignored, and they would inherit that.
+    It is there before they are started: a shell that starts us in the background has SIGINT
+    ignored, and they would inherit that.
     """
 
     def __init__(self) -> None:

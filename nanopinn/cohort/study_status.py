@@ -33,7 +33,8 @@ class RunStatus:
     """How one run ended.
 
     Attributes:
-        id: of the study. run: ``fit`` or ``arms``. status: the verdict's, or ``unfinished`` where there is none.
+        id: of the study. run: ``fit`` or ``arms``. status: the verdict's, or ``unfinished`` where
+            there is none.
         message: one line. seconds: it took, 0 where that is not known.
     """
 
@@ -76,9 +77,11 @@ def read_run_status(out: Path, study: CohortStudy, run: str) -> RunStatus:
             study.id,
             run,
             UNFINISHED,
-            f"it was killed, or could not write; see {log}"
-            if (out / log).exists()
-            else "not begun",
+            (
+                f"it was killed, or could not write; see {log}"
+                if (out / log).exists()
+                else "not begun"
+            ),
         )
     except (OSError, ValueError, TypeError, KeyError):
         return RunStatus(study.id, run, UNFINISHED, f"work/{study.place}/{run}.json cannot be read")
@@ -105,7 +108,9 @@ def exit_code(ends: Sequence[RunStatus]) -> int:
 
 
 class RunMonitor:
-    """Tells of each run of a cohort once, when its verdict appears; of those that were there before, nothing."""
+    """Tells of each run of a cohort once, when its verdict appears; of those that were there
+    before, nothing.
+    """
 
     def __init__(
         self, out: Path, studies: Sequence[CohortStudy], arms: bool, notify: Callable[[str], None]
@@ -206,7 +211,9 @@ def _read_study_end(dataset: Path, id: str, row: Mapping[str, str]) -> StudySumm
 def _read_run_status(
     work: Path, run: str, problem: str = ""
 ) -> tuple[StudyStatus, str, dict[str, Any]]:
-    """Status and message of a run; what is wrong with the files today counts before what a run said of them once."""
+    """Status and message of a run; what is wrong with the files today counts before what a run said
+    of them once.
+    """
     if problem not in MISSING_VALUES:
         return "refused", problem, {}
     verdict = read_json_or_empty(work / f"{run}.json")
@@ -218,15 +225,19 @@ def _read_run_status(
     begun = any((work / f"{run}{rest}").exists() for rest in (".log", ".partial", ".json", ""))
     return (
         "unfinished",
-        f"it ended without a verdict; {run}.log in its folder says how far it came"
-        if begun
-        else "not begun",
+        (
+            f"it ended without a verdict; {run}.log in its folder says how far it came"
+            if begun
+            else "not begun"
+        ),
         {},
     )
 
 
 def _add_result(end: StudySummary, work: Path) -> StudySummary:
-    """The same with what its result folder holds; where that says worse than the verdict, it is believed."""
+    """The same with what its result folder holds; where that says worse than the verdict, it is
+    believed.
+    """
     try:
         found = read_result(work / "fit")
     except InputError:

@@ -28,7 +28,8 @@ class CohortStudy:
     Attributes:
         id: ``sub-01_ses-01``. place: its folder below every output, ``sub-01/ses-01``.
         files: every input file, with sidecars. options: of ``nanopinn fit``, naming its inputs.
-        problem: empty, or why it cannot be fitted, in words. about: further columns of its row in a participants table.
+        problem: empty, or why it cannot be fitted, in words. about: further columns of its row in a
+            participants table.
     """
 
     id: str
@@ -44,12 +45,14 @@ def find_studies(
 ) -> tuple[CohortStudy, ...]:
     """The studies of a BIDS folder, or of a table with one row per study.
 
-    Nothing is read but names and tables. A study that lacks something, or has it twice, says so in :attr:`Study.problem`.
+    Nothing is read but names and tables. A study that lacks something, or has it twice, says so in
+    :attr:`Study.problem`.
 
     Args:
         source: a folder of ``sub-*`` folders, or a ``.tsv`` or ``.csv``.
         only: subjects (``sub-01`` or ``01``) or studies (``sub-01_ses-01``) to keep; all if empty.
-        given: options of ``nanopinn fit`` that every study gets beside its own, such as ``("--t1", "1.4")``.
+        given: options of ``nanopinn fit`` that every study gets beside its own, such as ``("--t1",
+            "1.4")``.
 
     Raises:
         InputError: nothing is found, a name cannot be used safely, or ``only`` names none of them.
@@ -74,7 +77,9 @@ def find_studies(
 
 
 def _require_distinct_ids(studies: Sequence[CohortStudy], source: Path) -> None:
-    """Refuse ids that are the same, also where capitals do not count: two studies would share a folder."""
+    """Refuse ids that are the same, also where capitals do not count: two studies would share a
+    folder.
+    """
     seen: dict[str, str] = {}
     for s in studies:
         if s.id.casefold() in seen:
@@ -212,8 +217,8 @@ def read_table_studies(source: Path, given: Sequence[str]) -> tuple[CohortStudy,
     """The study of every row.
 
     Raises:
-        InputError: the table cannot be read, holds no row or no column ``participant_id`` or ``dce``, or a label or value that cannot
-            be used safely.
+        InputError: the table cannot be read, holds no row or no column ``participant_id`` or
+            ``dce``, or a label or value that cannot be used safely.
     """
     rows = read_rows(source)
     if not rows or not {"participant_id", "dce"} <= rows[0].keys():
@@ -280,7 +285,8 @@ def _absolute_path(text: str, source: Path) -> str:
 
 
 def _refuse_image_in_unknown_column(column: str, cell: str, source: Path) -> None:
-    """Refuse images in a column that no fit reads: ``masks`` for ``mask`` would be missed without a word.
+    """Refuse images in a column that no fit reads: ``masks`` for ``mask`` would be missed without a
+    word.
 
     Raises:
         InputError: the cell names an image.

@@ -1,1 +1,3 @@
-"""Quantitative MRI: acquisition, T1, concentration, arterial input, kinetic maps, pH, masks, registration."""
+"""Quantitative MRI: acquisition, T1, concentration, arterial input, kinetic maps, pH, masks,
+registration.
+"""

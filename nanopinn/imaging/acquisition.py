@@ -22,7 +22,9 @@ MIN_FRAME_SPACING_S = 0.1
 
 #: Keys of the sidecar: unit and meaning, as `nanopinn validate --template` writes them.
 ACQUISITION_KEYS = {
-    "VolumeTiming": "s, list: start of every frame (or RepetitionTime, the constant frame spacing in s)",
+    "VolumeTiming": (
+        "s, list: start of every frame (or RepetitionTime, the constant frame spacing in s)"
+    ),
     "RepetitionTimeExcitation": "s: excitation TR of the spoiled gradient echo",
     "FlipAngle": "degrees",
     "MagneticFieldStrength": "T",
@@ -31,7 +33,9 @@ ACQUISITION_KEYS = {
     "BolusArrivalTime": "s on the clock of VolumeTiming; detected when absent",
     "Hematocrit": "fraction; default 0.42",
     "ContrastDose": "mmol/kg: scales population curves; default 0.1",
-    "Units": "mM where the series holds concentration already; TR, flip angle and T1 are then not needed",
+    "Units": (
+        "mM where the series holds concentration already; TR, flip angle and T1 are then not needed"
+    ),
 }
 
 #: How a series may say that it holds concentration.
@@ -93,7 +97,9 @@ def load_acquisition(
 
 
 def _apply_overrides(side: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The sidecar under the overrides; timing given by hand replaces the sidecar's, however it was written."""
+    """The sidecar under the overrides; timing given by hand replaces the sidecar's, however it was
+    written.
+    """
     given = {k: v for k, v in overrides.items() if v is not None}
     timing = ("VolumeTiming", "RepetitionTime")
     replaced = timing if any(k in given for k in timing) else ()
@@ -142,7 +148,9 @@ def _read_baseline(
             "baseline frames lie after the bolus arrival",
             file=name,
             field="BaselineFrames, BolusArrivalTime",
-            found=f"{int(count)} frames, the last at {times[int(count) - 1]:g} s, and {arrival:g} s",
+            found=(
+                f"{int(count)} frames, the last at {times[int(count) - 1]:g} s, and {arrival:g} s"
+            ),
             expected="frames before the arrival",
             remedy="Remove the wrong one.",
         )
@@ -154,14 +162,15 @@ def read_excitation(
 ) -> tuple[float, float]:
     """Excitation TR (s) and flip angle (degrees); neither is ever guessed.
 
-    dcm2niix writes the TR of DICOM, which is that of the excitation, as ``RepetitionTime``; its sidecars say so by
-    ``ConversionSoftware``.
+    dcm2niix writes the TR of DICOM, which is that of the excitation, as ``RepetitionTime``; its
+    sidecars say so by ``ConversionSoftware``.
     """
     if _is_from_dcm2niix(side):
         side = {**side, "RepetitionTimeExcitation": side["RepetitionTime"]}
         if notes is not None:
             notes.append(
-                f"The sidecar is dcm2niix's: its RepetitionTime, {side['RepetitionTime']:g} s, is the excitation TR."
+                f"The sidecar is dcm2niix's: its RepetitionTime, {side['RepetitionTime']:g} s, is"
+                " the excitation TR."
             )
     tr = _number(side, "RepetitionTimeExcitation", name, 1e-4, 0.1)
     flip = _number(side, "FlipAngle", name, 0.1, 179.0)
@@ -240,7 +249,8 @@ def _frame_times(
     if pixdim4_s >= MIN_FRAME_SPACING_S and _spacing_differs(times, pixdim4_s):
         believed = np.median(np.diff(times))
         notes.append(
-            f"The header has a frame every {pixdim4_s:g} s; the sidecar's {believed:g} s is believed."
+            f"The header has a frame every {pixdim4_s:g} s; the sidecar's {believed:g} s is"
+            " believed."
         )
     return times
 
@@ -263,7 +273,10 @@ def _frame_spacing(side: Mapping[str, Any], name: Path) -> float | None:
             field="RepetitionTime",
             found=f"{spacing:g} s",
             expected="the time between frames",
-            remedy="Write it as RepetitionTimeExcitation, and the frame spacing as RepetitionTime or VolumeTiming.",
+            remedy=(
+                "Write it as RepetitionTimeExcitation, and the frame spacing as RepetitionTime or"
+                " VolumeTiming."
+            ),
         )
     return spacing
 
@@ -316,7 +329,10 @@ def _listed_times(listed: Any, frames: int, name: Path) -> Array:
             "frame times must increase",
             file=name,
             field="VolumeTiming",
-            found=f"{times[wrong]:g} s then {times[wrong + 1]:g} s (frames {wrong + 1} and {wrong + 2})",
+            found=(
+                f"{times[wrong]:g} s then {times[wrong + 1]:g} s (frames {wrong + 1} and"
+                f" {wrong + 2})"
+            ),
             expected="later and later times",
             remedy="Correct the list.",
         )

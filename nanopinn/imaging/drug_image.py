@@ -48,7 +48,8 @@ def load_drug_image(
     """Read a post-dose image; its sidecar holds TimeAfterDose (s), Quantity, NoiseSD and Units.
 
     Args:
-        shape, affine, mask: the DCE grid and the tumour on it. onto: moves the image over the DCE scan first, by what it shows.
+        shape, affine, mask: the DCE grid and the tumour on it. onto: moves the image over the DCE
+            scan first, by what it shows.
 
     Raises:
         InputError: the sidecar lacks a key or holds a wrong value, or the image misses the tumour.

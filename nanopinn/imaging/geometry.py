@@ -23,9 +23,9 @@ def resample(
 ) -> Array:
     """Bring a map ``(x, y, z)`` to another grid.
 
-    Trilinear, with the weights shared among the neighbours that were measured; NaN where fewer than half of
-    the weight was measured and beyond the outermost voxel faces: nothing is extrapolated. A grid of one slice
-    holds through the slice's thickness.
+    Trilinear, with the weights shared among the neighbours that were measured; NaN where fewer than
+    half of the weight was measured and beyond the outermost voxel faces: nothing is extrapolated. A
+    grid of one slice holds through the slice's thickness.
 
     Args:
         order: 1 for maps, 0 (nearest) for labels.
@@ -52,10 +52,11 @@ def same_grid(
 
 
 def smooth_local_quadratic(values: Array, source: NDArray[np.bool_], width: float) -> Array:
-    """Smooth a map ``(x, y, z)`` by a paraboloid, a plane and one curvature, fitted around every voxel; NaN far from any source.
+    """Smooth a map ``(x, y, z)`` by a paraboloid, a plane and one curvature, fitted around every
+    voxel; NaN far from any source.
 
-    Unlike a weighted mean it keeps gradients, at borders too, and unlike a plane it does not fill cores (local polynomials:
-    Fan and Gijbels 1996).
+    Unlike a weighted mean it keeps gradients, at borders too, and unlike a plane it does not fill
+    cores (local polynomials: Fan and Gijbels 1996).
 
     Args:
         source: voxels that count, finite there.
@@ -65,7 +66,9 @@ def smooth_local_quadratic(values: Array, source: NDArray[np.bool_], width: floa
     weights = np.exp(-0.5 * reach**2) / np.exp(-0.5 * reach**2).sum()
 
     def moments(a: Array) -> Callable[..., Array]:
-        """Weighted sums of a x^i y^j z^k over the neighbours at (x, y, z) of every voxel, in widths."""
+        """Weighted sums of a x^i y^j z^k over the neighbours at (x, y, z) of every voxel, in
+        widths.
+        """
         masked, found = np.where(source, a, 0.0), {}
 
         def moment(*powers: int) -> Array:

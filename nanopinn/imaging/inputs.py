@@ -29,17 +29,23 @@ class ImagingInputs:
 
     Attributes:
         dce: 4-D series, or a folder with one. mask: tumour.
-        cest: 3-D pH map, or 4-D Z-spectra. cest_pre: the same before injection. cest_power2: the same at
-            another power, for agents with one frequency. cest_offsets: a table that wins over the
-            sidecar. cest_b0: map of water's place, ppm. agent: name or TOML file. cest_contrast: ``rex`` or ``st``.
-        ph_calibration: ``bloch``, a published line by name, or a TOML file. ph_method: ``ratio`` or ``spectrum``.
-        register: how CEST, VFA, IR, T1 map and drug images are brought over the DCE scan: ``none``, ``rigid`` or ``affine``.
-        vfa: one volume per flip angle. ir: one per inversion time. t1: seconds, or a T1 map. t1_method: of ``vfa``.
+        cest: 3-D pH map, or 4-D Z-spectra. cest_pre: the same before injection. cest_power2: the
+            same at another power, for agents with one frequency. cest_offsets: a table that wins
+            over the sidecar. cest_b0: map of water's place, ppm. agent: name or TOML file.
+            cest_contrast: ``rex`` or ``st``.
+        ph_calibration: ``bloch``, a published line by name, or a TOML file. ph_method: ``ratio`` or
+            ``spectrum``.
+        register: how CEST, VFA, IR, T1 map and drug images are brought over the DCE scan: ``none``,
+            ``rigid`` or ``affine``.
+        vfa: one volume per flip angle. ir: one per inversion time. t1: seconds, or a T1 map.
+            t1_method: of ``vfa``.
         b1: map of true over nominal flip angle. relation: of signal and concentration.
-        aif: ``parker``, ``georgiou``, ``weinmann``, ``preclinical``, ``auto``, ``mask:FILE`` or a TSV/CSV file.
-        aif_dispersion_s: mean transit time of a mixing chamber before the tissue. blood_t1_s: native T1 of blood for
-            arterial inputs that are measured in the scan; None: tabulated.
-        model: of :data:`MODELS`, or ``auto``. delay: ``tumour`` (one, fitted), ``voxel`` (each fitted) or s.
+        aif: ``parker``, ``georgiou``, ``weinmann``, ``preclinical``, ``auto``, ``mask:FILE`` or a
+            TSV/CSV file.
+        aif_dispersion_s: mean transit time of a mixing chamber before the tissue. blood_t1_s:
+            native T1 of blood for arterial inputs that are measured in the scan; None: tabulated.
+        model: of :data:`MODELS`, or ``auto``. delay: ``tumour`` (one, fitted), ``voxel`` (each
+            fitted) or s.
         smooth: voxels learn from their neighbours. motion: undo rigid motion of the series first.
         assume_ph: where no CEST was measured. overrides: keys of the sidecar that win over it.
         orientation: sform or qform where they disagree.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: Parameters ``(m, p)`` of the problems ``(m,)`` to curves ``(m, t)`` and their Jacobian ``(m, p, t)``.
+#: Parameters ``(m, p)`` of the problems ``(m,)`` to curves ``(m, t)`` and their Jacobian ``(m, p,
+#: t)``.
 CurveFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -17,7 +18,8 @@ class NormalPrior:
     """What is known of each voxel's parameters before its curve is seen.
 
     Attributes:
-        mean: ``(n, p)``. precision: ``(n, p, p)``. noise_sd: ``(n,)`` mM, of a frame, against which it is weighed.
+        mean: ``(n, p)``. precision: ``(n, p, p)``. noise_sd: ``(n,)`` mM, of a frame, against which
+            it is weighed.
     """
 
     mean: Tensor
@@ -82,7 +84,9 @@ def fit_levenberg_marquardt(
     prior: NormalPrior | None,
     iterations: int,
 ) -> LeastSquaresFit:
-    """Fit every curve of ``C`` ``(n, t)`` that is wanted ``(n,)`` from its own start ``(n, p)``; the others stay where they start."""
+    """Fit every curve of ``C`` ``(n, t)`` that is wanted ``(n,)`` from its own start ``(n, p)``;
+    the others stay where they start.
+    """
     theta = bounds.move_off_bounds(start)
     damping = torch.full((len(C),), 1e-3, dtype=C.dtype, device=C.device)
     f, J = curves(theta, torch.arange(len(C), device=C.device))

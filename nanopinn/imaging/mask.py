@@ -55,8 +55,8 @@ def load_mask(
 def automatic_mask(concentration_mM: Array, frame_times_s: Array) -> NDArray[np.bool_]:
     """The largest connected region that enhances strongly.
 
-    Area under the concentration curve, smoothed over a voxel, above Otsu's threshold; closed, holes filled,
-    the largest component kept.
+    Area under the concentration curve, smoothed over a voxel, above Otsu's threshold; closed, holes
+    filled, the largest component kept.
 
     Raises:
         InputError: nothing enhances.

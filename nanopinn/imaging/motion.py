@@ -1,4 +1,6 @@
-"""Rigid motion of a dynamic series, found frame by frame and undone; optional, and never without its trace."""
+"""Rigid motion of a dynamic series, found frame by frame and undone; optional, and never without
+its trace.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ Array = NDArray[np.float64]
 
 #: A grid with fewer voxels along an axis than this is not thinned while searching.
 _MIN_VOXELS_FOR_SUBSAMPLING = 24
-#: The first pass moves frames to the median of the series, which is blurred by the motion; the next to the median of what came out.
+#: The first pass moves frames to the median of the series, which is blurred by the motion; the next
+#: to the median of what came out.
 _PASSES = 2
 
 
@@ -41,9 +44,9 @@ def correct_motion(
 ) -> tuple[Array, MotionTrace]:
     """Bring every frame of a series to its temporal median, rigidly, by mutual information.
 
-    Enhancement changes intensities, not places: mutual information (Mattes 2003) does not take it for motion.
-    Frames are interpolated by cubic splines; what moved in from outside is NaN. In a thin slab only motion in its
-    plane is looked for.
+    Enhancement changes intensities, not places: mutual information (Mattes 2003) does not take it
+    for motion. Frames are interpolated by cubic splines; what moved in from outside is NaN. In a
+    thin slab only motion in its plane is looked for.
 
     Args:
         series: ``(t, x, y, z)``. voxel_mm: ``(3,)``.
@@ -96,7 +99,9 @@ def _register(
 
 
 def _rigid_parameter_weights(size: Sequence[int]) -> list[float]:
-    """1 for what may move, 0 for what a flat grid cannot tell: rotations about x, y, z, then translations."""
+    """1 for what may move, 0 for what a flat grid cannot tell: rotations about x, y, z, then
+    translations.
+    """
     flat = [n < MIN_VOXELS_PER_AXIS for n in size]
     turns = [0.0 if any(flat[b] for b in range(3) if b != a) else 1.0 for a in range(3)]
     return [*turns, *(0.0 if f else 1.0 for f in flat)]

@@ -25,15 +25,21 @@ class ImagingMaps:
 
     Attributes:
         affine: ``(4, 4)`` RAS mm. voxel_size_m: ``(3,)``. mask: the tumour.
-        kinetics: every kinetic parameter with its standard deviation, and how each voxel's fit went.
+        kinetics: every kinetic parameter with its standard deviation, and how each voxel's fit
+            went.
         t1_s, t1_std_s: NaN where not known.
         concentration_mM: ``(t, x, y, z)``; concentration_sd_mM: ``(x, y, z)``, noise of one frame.
-        baseline_sensitivity_mM: ``(t, x, y, z)``, what a relative error of the signal before contrast does to the fitted curves.
-        frame_times_s; aif: in plasma, as it reaches the tumour; arterial_voxels: where it was measured, if it was.
+        baseline_sensitivity_mM: ``(t, x, y, z)``, what a relative error of the signal before
+            contrast does to the fitted curves.
+        frame_times_s; aif: in plasma, as it reaches the tumour; arterial_voxels: where it was
+        measured, if it was.
         delay_s: fitted or given, already in ``aif``. motion: of the series, if it was looked for.
-        ph, ph_std: NaN outside the slab; ph_filled: for the physics; ph_fill_value; ph_coverage of the tumour.
-        ph_common_std: part of ph_std that all voxels share. ph_validity: bits of :class:`nanopinn.imaging.cest.ph_map.Validity`.
-        onto: how scans that are read later (drug images) come to lie on this one. assumptions: one sentence each.
+        ph, ph_std: NaN outside the slab; ph_filled: for the physics; ph_fill_value; ph_coverage of
+            the tumour.
+        ph_common_std: part of ph_std that all voxels share. ph_validity: bits of
+            :class:`nanopinn.imaging.cest.ph_map.Validity`.
+        onto: how scans that are read later (drug images) come to lie on this one. assumptions: one
+            sentence each.
         read: files by name with their SHA-256.
     """
 
@@ -119,8 +125,14 @@ class ImagingMaps:
         )
         return "\n".join(
             [
-                f"tumour: {int(self.mask.sum())} voxels, {self.valid_fraction:.1%} with a valid kinetic fit ({self.kinetics.model})",
-                f"median T1 {self.median(self.t1_s):.3g} s, {found}, R2 {self.median(self.kinetics.r2):.3f}",
+                (
+                    f"tumour: {int(self.mask.sum())} voxels, {self.valid_fraction:.1%} with a valid"
+                    f" kinetic fit ({self.kinetics.model})"
+                ),
+                (
+                    f"median T1 {self.median(self.t1_s):.3g} s, {found}, R2"
+                    f" {self.median(self.kinetics.r2):.3f}"
+                ),
                 f"pH: measured in {self.ph_coverage:.0%} of the tumour",
             ]
         )

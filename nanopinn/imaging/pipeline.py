@@ -122,15 +122,18 @@ def _describe_options(inputs: ImagingInputs) -> list[str]:
     said = []
     if inputs.relation == "linear":
         said.append(
-            "Concentration is taken as proportional to the relative enhancement, which saturates: high values come out low."
+            "Concentration is taken as proportional to the relative enhancement, which saturates:"
+            " high values come out low."
         )
     if inputs.smooth:
         said.append(
-            "Kinetic maps are smoothed as far as neighbours are alike; standard deviations are those given the neighbours."
+            "Kinetic maps are smoothed as far as neighbours are alike; standard deviations are"
+            " those given the neighbours."
         )
     if inputs.model == "auto":
         said.append(
-            "Each voxel carries the model with the least AICc; parameters that its model lacks are NaN there."
+            "Each voxel carries the model with the least AICc; parameters that its model lacks are"
+            " NaN there."
         )
     return said
 
@@ -139,13 +142,19 @@ def _tumour(
     inputs: ImagingInputs, C: Concentration, t: Array, affine: Array
 ) -> tuple[NDArray[np.bool_], list[str]]:
     if inputs.mask is not None:
-        return load_mask(
-            inputs.mask, (C.mM.shape[1], C.mM.shape[2], C.mM.shape[3]), affine, inputs.orientation
-        ), []
+        return (
+            load_mask(
+                inputs.mask,
+                (C.mM.shape[1], C.mM.shape[2], C.mM.shape[3]),
+                affine,
+                inputs.orientation,
+            ),
+            [],
+        )
     mask = automatic_mask(C.mM, t)
     return mask, [
-        "No mask was given: the tumour is the largest region whose area under the concentration curve exceeds "
-        f"Otsu's threshold ({int(mask.sum())} voxels)."
+        "No mask was given: the tumour is the largest region whose area under the concentration"
+        f" curve exceeds Otsu's threshold ({int(mask.sum())} voxels)."
     ]
 
 

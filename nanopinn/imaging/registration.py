@@ -1,4 +1,5 @@
-"""Bringing one scan over another by their intensities, where the affines alone are not to be trusted.
+"""Bringing one scan over another by their intensities, where the affines alone are not to be
+trusted.
 
 Where scans other than the DCE scan lie on it: by their affines, or by what they show.
 """
@@ -22,7 +23,8 @@ Array = NDArray[np.float64]
 TransformKind = Literal["rigid", "affine"]
 Move = TypeVar("Move", sitk.Euler3DTransform, sitk.AffineTransform)
 
-#: Along an axis with fewer voxels than this a scale, or in a series a motion, is not determined, and is not looked for.
+#: Along an axis with fewer voxels than this a scale, or in a series a motion, is not determined,
+#: and is not looked for.
 MIN_VOXELS_PER_AXIS = 8
 
 
@@ -32,7 +34,8 @@ class RegistrationResult:
 
     Attributes:
         affine: ``(4, 4)`` RAS mm, to replace the scan's own.
-        shift_mm: how far its centre moved. rotation_angle_deg: by how much it turned. stretch: largest relative change of a length, 0 if rigid.
+        shift_mm: how far its centre moved. rotation_angle_deg: by how much it turned. stretch:
+            largest relative change of a length, 0 if rigid.
         information: mutual information (nats) at the affines as they were, and as found.
     """
 
@@ -48,13 +51,15 @@ def register_images(
 ) -> RegistrationResult:
     """The affine that puts an image where a target shows the same tissue, by mutual information.
 
-    The places compared are those of ``image``, so it may be a thin slab or a single slice; the target is averaged over the
-    image's voxels first, which for a thick slice is what the slice shows. ``affine`` adds scales and shears to the rigid motion,
-    along the image's own axes, but none along an axis on which either scan has fewer than 8 voxels: they are not determined there
+    The places compared are those of ``image``, so it may be a thin slab or a single slice; the
+    target is averaged over the image's voxels first, which for a thick slice is what the slice
+    shows. ``affine`` adds scales and shears to the rigid motion, along the image's own axes, but
+    none along an axis on which either scan has fewer than 8 voxels: they are not determined there
     and are held. Nor is motion out of a target of one slice.
 
     Args:
-        image, target: ``(x, y, z)``, of any two contrasts. affine, target_affine: ``(4, 4)`` RAS mm.
+        image, target: ``(x, y, z)``, of any two contrasts. affine, target_affine: ``(4, 4)`` RAS
+            mm.
 
     Raises:
         RuntimeError: the two do not overlap on the way (of SimpleITK).
@@ -110,10 +115,12 @@ def optimise_transform(
     following_transform: sitk.Transform | None = None,
     fine: bool = False,
 ) -> Move:
-    """The transform from places of ``fixed`` to places of ``moving`` with the most mutual information (Mattes 2003).
+    """The transform from places of ``fixed`` to places of ``moving`` with the most mutual
+    information (Mattes 2003).
 
     Args:
-        start: of the kind that is sought. smooth_mm: width of the Gaussian of a first level; 0 for none. coarse: thin the grid there.
+        start: of the kind that is sought. smooth_mm: width of the Gaussian of a first level; 0 for
+            none. coarse: thin the grid there.
         free: 0 holds a parameter of ``start`` where it is. then: applied after it, as it is.
         fine: interpolate by cubic splines, for what turns on a tenth of a voxel.
     """
@@ -138,7 +145,8 @@ def optimise_transform(
 
 def _method(fine: bool) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
-    # linear interpolation blurs between voxels, which mutual information takes for 1 % of scale; so do wide bins
+    # linear interpolation blurs between voxels, which mutual information takes for 1 % of scale; so
+    # do wide bins
     method.SetMetricAsMattesMutualInformation(64 if fine else 32)
     method.SetMetricSamplingStrategy(method.NONE)
     method.SetInterpolator(sitk.sitkBSpline if fine else sitk.sitkLinear)
@@ -191,7 +199,9 @@ def _depths(image: Array, target: Array, target_affine: Array) -> tuple[list[int
 
 
 def _moves(held: Sequence[bool]) -> list[float]:
-    """1 for what may move, 0 for what leaves a held axis: rotations about x, y, z, then translations."""
+    """1 for what may move, 0 for what leaves a held axis: rotations about x, y, z, then
+    translations.
+    """
     turns = [0.0 if any(held[b] for b in range(3) if b != a) else 1.0 for a in range(3)]
     return [*turns, *(0.0 if h else 1.0 for h in held)]
 
@@ -238,13 +248,19 @@ def _image(values: Array, affine: Array) -> sitk.Image:
 RegistrationMethod = Literal["none", "rigid", "affine"]
 
 REGISTRATION_METHODS = ("none", "rigid", "affine")
-#: A search that ends with less of the scan over the DCE scan than this share of what the affines said has left it.
+#: A search that ends with less of the scan over the DCE scan than this share of what the affines
+#: said has left it.
 _MIN_OVERLAP_RATIO = 0.5
-#: Scanners stretch by a few per cent; beyond this an affine search has collapsed onto a part of the image.
+#: Scanners stretch by a few per cent; beyond this an affine search has collapsed onto a part of the
+#: image.
 _MAX_STRAIN = 0.15
-#: Headers hold the scanner's orientation, and a subject that is held turns by less; a round or empty image turns freely.
+#: Headers hold the scanner's orientation, and a subject that is held turns by less; a round or
+#: empty image turns freely.
 _MAX_ROTATION_DEG = 20.0
-_REMEDY = "Align the scans by hand and correct its affine, or go by the affines as they are (--register none)."
+_REMEDY = (
+    "Align the scans by hand and correct its affine, or go by the affines as they are (--register"
+    " none)."
+)
 
 
 @dataclass(frozen=True)
@@ -263,13 +279,16 @@ class Coregistration:
     def register_scan(
         self, what: str, image: Array, affine: Array, file: str | Path
     ) -> tuple[Array, list[str]]:
-        """The affine under which a scan lies on the DCE scan, and what is to be said of how it got there.
+        """The affine under which a scan lies on the DCE scan, and what is to be said of how it got
+        there.
 
         Args:
-            what: its name, for the sentence. image: ``(x, y, z)``, anatomy of the scan. affine: ``(4, 4)``, as its header has it.
+            what: its name, for the sentence. image: ``(x, y, z)``, anatomy of the scan. affine:
+                ``(4, 4)``, as its header has it.
 
         Raises:
-            InputError: it cannot be moved, or the search left its field of view or found less mutual information than there was.
+            InputError: it cannot be moved, or the search left its field of view or found less
+                mutual information than there was.
         """
         if self.method == "none":
             return affine, []
@@ -278,9 +297,11 @@ class Coregistration:
         if gain <= 0 and self._max_displacement_mm(image.shape, affine, found) < float(
             np.linalg.norm(affine[:3, :3], axis=0).min()
         ):
-            # interpolation blurs, so a scan that lies right already shows less information anywhere but there
+            # interpolation blurs, so a scan that lies right already shows less information anywhere
+            # but there
             return affine, [
-                f"The {what} lies on the DCE scan as its affine says: mutual information was highest there."
+                f"The {what} lies on the DCE scan as its affine says: mutual information was"
+                " highest there."
             ]
         self._check(image.shape, affine, found, gain, file)
         stretched = (
@@ -289,8 +310,10 @@ class Coregistration:
             else ""
         )
         return found.affine, [
-            f"The {what} was moved by {found.shift_mm:.1f} mm and {found.rotation_angle_deg:.1f} degrees{stretched} onto the DCE scan, by "
-            f"mutual information ({found.mutual_information[0]:.3f} before, {found.mutual_information[1]:.3f} after)."
+            f"The {what} was moved by {found.shift_mm:.1f} mm and"
+            f" {found.rotation_angle_deg:.1f} degrees{stretched} onto the DCE scan, by mutual"
+            f" information ({found.mutual_information[0]:.3f} before,"
+            f" {found.mutual_information[1]:.3f} after)."
         ]
 
     def _estimate_alignment(
@@ -330,7 +353,10 @@ class Coregistration:
         before, after = self._inside(shape, affine), self._inside(shape, found.affine)
         width = sorted(np.array(shape) * np.linalg.norm(affine[:3, :3], axis=0))[1]
         if found.shift_mm > width / 2 or after < _MIN_OVERLAP_RATIO * before:
-            moved = f"a shift of {found.shift_mm:.1f} mm that leaves {after:.0%} of it over the DCE scan ({before:.0%} by the affines)"
+            moved = (
+                f"a shift of {found.shift_mm:.1f} mm that leaves {after:.0%} of it over the DCE"
+                f" scan ({before:.0%} by the affines)"
+            )
             raise _registration_error(
                 "registration moves the scan out of its field of view",
                 file,

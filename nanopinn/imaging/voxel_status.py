@@ -28,7 +28,8 @@ class Status(IntFlag):
     """The curve falls below its baseline by more than its noise: concentrations are negative."""
 
 
-#: With any of these the voxel has no kinetic values. A parameter at its bound is a value, with a caution.
+#: With any of these the voxel has no kinetic values. A parameter at its bound is a value, with a
+#: caution.
 INVALID = (
     Status.NONFINITE | Status.NOT_ENHANCING | Status.NOT_CONVERGED | Status.NO_T1 | Status.SATURATED
 )

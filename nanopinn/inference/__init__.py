@@ -1,1 +1,3 @@
-"""Inverse problems: unknowns with priors, observations, engines, uncertainty, and the finite-volume check."""
+"""Inverse problems: unknowns with priors, observations, engines, uncertainty, and the finite-volume
+check.
+"""

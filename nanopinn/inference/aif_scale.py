@@ -1,12 +1,14 @@
 """An arterial input whose height is wrong: one factor s on the whole plasma curve, as an unknown.
 
-Ktrans, ve and vp are fitted to the same curve, so a curve s times as high makes all three 1/s of what they were, and no
-voxel's own curve can tell. Put into the equations of the contrast agent, (C_p, PS, phi, v_p) -> (s C_p, PS/s, phi/s, v_p/s)
-is the same as J_v and u times s at the old maps: **contrast agent alone sees s only in the product s q**. Drug images know
-a little of s, for their plasma curve is not scaled: how much carriers in vessels show (v_p/s) and what the interstitium
+Ktrans, ve and vp are fitted to the same curve, so a curve s times as high makes all three 1/s of
+what they were, and no voxel's own curve can tell. Put into the equations of the contrast agent,
+(C_p, PS, phi, v_p) -> (s C_p, PS/s, phi/s, v_p/s) is the same as J_v and u times s at the old maps:
+**contrast agent alone sees s only in the product s q**. Drug images know a little of s, for their
+plasma curve is not scaled: how much carriers in vessels show (v_p/s) and what the interstitium
 holds (phi/s). Where they do not, s keeps its prior and q carries it: sd(ln q) grows by sd(ln s).
 
-The kinetic maps of a problem are scaled and solved again, so nothing is linearised but the tangent of s, a difference.
+The kinetic maps of a problem are scaled and solved again, so nothing is linearised but the tangent
+of s, a difference.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ STEP = 0.01
 
 
 def scale_arterial_input(problem: InverseProblem, s: float) -> InverseProblem:
-    """The problem of the same curves under an arterial input s times as high, and Ktrans, ve, vp that are 1/s of what they were."""
+    """The problem of the same curves under an arterial input s times as high, and Ktrans, ve, vp
+    that are 1/s of what they were.
+    """
     maps = problem.setting.maps
     tissue = replace(maps, PS=maps.PS / s, phi=maps.phi / s, v_p=maps.v_p / s)
     return replace(
@@ -90,7 +94,8 @@ class AifScaleProblem:
 
 @dataclass(frozen=True)
 class AifScaleFit:
-    """A fit with the arterial input's scale: the fit at the best scale, and the posterior of all unknowns together.
+    """A fit with the arterial input's scale: the fit at the best scale, and the posterior of all
+    unknowns together.
 
     Attributes:
         fitted: at the best scale; its covariance is that of the other unknowns whatever the scale.
@@ -112,7 +117,8 @@ def fit_aif_scale(
     tolerance: float = 0.1,
     progress: Progress = ignore_progress,
 ) -> AifScaleFit:
-    """Go on from a fit with the scale of the arterial input as one more unknown; maps and systematic errors stay as it left them.
+    """Go on from a fit with the scale of the arterial input as one more unknown; maps and
+    systematic errors stay as it left them.
 
     Args:
         sd: of ln s before the data.
@@ -147,9 +153,11 @@ def fit_aif_scale(
     assert prediction.jacobian is not None
     others, short = (
         covariance[:-1, :-1],
-        ""
-        if descent.converged
-        else "; with the arterial input's scale it stopped short of its tolerance",
+        (
+            ""
+            if descent.converged
+            else "; with the arterial input's scale it stopped short of its tolerance"
+        ),
     )
     run = replace(
         fitted.run,

@@ -21,7 +21,8 @@ Kind = Literal["bumps", "neural"]
 
 @dataclass(frozen=True)
 class FunctionUnknown:
-    """A function with a Gaussian prior, ``f = sum_k w_k s_k``, whose weights are coordinates of a fit.
+    """A function with a Gaussian prior, ``f = sum_k w_k s_k``, whose weights are coordinates of a
+    fit.
 
     Attributes:
         name: key among the model's scalars, whose value there is the weights.
@@ -52,14 +53,18 @@ class FunctionUnknown:
 def field_unknown(
     name: str, shapes: Tensor, prior_sd: float, length_m: float, kind: Kind = "bumps"
 ) -> FunctionUnknown:
-    """The logarithm of a multiplier in space, by shapes ``(k, x, y, z)`` to be weighed with unit variance."""
+    """The logarithm of a multiplier in space, by shapes ``(k, x, y, z)`` to be weighed with unit
+    variance.
+    """
     return FunctionUnknown(
         name, f"{MULTIPLIERS[name]}, relative", "space", len(shapes), 1.0, prior_sd, kind, length_m
     )
 
 
 def inflow_unknown(shapes: Tensor, prior_sd: float, length_m: float) -> FunctionUnknown:
-    """Flow through the faces that cut a tumour, over ``q l``, by shapes ``(k, x, y, z)`` at the cells there."""
+    """Flow through the faces that cut a tumour, over ``q l``, by shapes ``(k, x, y, z)`` at the
+    cells there.
+    """
     return FunctionUnknown(
         INFLOW,
         "inflow at the cut face, over q l",
@@ -91,7 +96,8 @@ def release_law_unknown() -> FunctionUnknown:
 def gaussian_radial_basis(
     inside: NDArray[np.bool_], voxel_m: Array, size_m: float, most: int = 400
 ) -> Array:
-    """Bumps of a size that cover a region ``(k, x, y, z)``; with random weights their sum has unit variance everywhere.
+    """Bumps of a size that cover a region ``(k, x, y, z)``; with random weights their sum has unit
+    variance everywhere.
 
     Args:
         inside: the region, ``(x, y, z)``. voxel_m: ``(3,)``.
@@ -111,12 +117,15 @@ def gaussian_radial_basis(
 
 
 def centre_shapes(shapes: Tensor, inside: Tensor, prior_sd: float) -> Tensor:
-    """Shapes of a field ``(k, x, y, z)`` without their means over a region, scaled to a mean prior variance there.
+    """Shapes of a field ``(k, x, y, z)`` without their means over a region, scaled to a mean prior
+    variance there.
 
-    The mean of a multiplier's logarithm belongs to the scalar that it multiplies: the two would be one ridge.
+    The mean of a multiplier's logarithm belongs to the scalar that it multiplies: the two would be
+    one ridge.
 
     Args:
-        inside: the region, bool ``(x, y, z)``; the shapes are zero beyond it. prior_sd: of the field.
+        inside: the region, bool ``(x, y, z)``; the shapes are zero beyond it. prior_sd: of the
+            field.
     """
     mean = shapes[:, inside].mean(dim=1)
     free = torch.where(inside, shapes - mean[:, None, None, None], 0.0)

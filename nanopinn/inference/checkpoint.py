@@ -1,4 +1,6 @@
-"""Where a descent stands, kept on disk before every iteration, so that a killed fit goes on and ends where it would have ended."""
+"""Where a descent stands, kept on disk before every iteration, so that a killed fit goes on and
+ends where it would have ended.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ from nanopinn.solvers.forward import FlowSolution
 class EngineState:
     """Where an engine stands before an iteration, with all that the iteration depends on.
 
-    The networks' hidden features follow from the seed and their last layers from the anchor, so no weights and no
-    state of a random generator belong to it.
+    The networks' hidden features follow from the seed and their last layers from the anchor, so no
+    weights and no state of a random generator belong to it.
 
     Attributes:
         engine: its name. place: of its descent.
@@ -45,7 +47,10 @@ class EngineState:
         """The events of a run that goes on from here."""
         return [
             *self.events,
-            f"interrupted before iteration {self.optimiser_state.iteration + 1}: went on from there",
+            (
+                f"interrupted before iteration {self.optimiser_state.iteration + 1}: went on from"
+                " there"
+            ),
         ]
 
 
@@ -66,7 +71,8 @@ FAILURE_FILE = "fault.json"
 _PARTIAL_FILES = ".*.part"
 Kind = TypeVar("Kind")
 
-#: Whether to go on with an interrupted run: no, yes (else refuse), or where one of the same inputs and settings kept anything.
+#: Whether to go on with an interrupted run: no, yes (else refuse), or where one of the same inputs
+#: and settings kept anything.
 ResumeMode = bool | Literal["if kept"]
 
 
@@ -76,7 +82,8 @@ class CheckpointStore:
 
     Attributes:
         folder: beside the result. study: what was given, each by name with its value or hash.
-        resumed: whether states found there are taken up. strict: whether a spoiled one is refused; else it is worked out anew.
+        resumed: whether states found there are taken up. strict: whether a spoiled one is refused;
+            else it is worked out anew.
     """
 
     folder: Path
@@ -161,7 +168,9 @@ class CheckpointStore:
         return None if state is None else on_device(state, self.device)
 
     def put(self, name: str, value: Any, classes: Iterable[type]) -> None:
-        """Keep a data class under a name, in place of the last of that name; ``classes`` as for :func:`saving.to_bytes`."""
+        """Keep a data class under a name, in place of the last of that name; ``classes`` as for
+        :func:`saving.to_bytes`.
+        """
         write_bytes(self._file(name), saving.to_bytes(value, classes))
         sync_folder(self.folder)
 

@@ -16,7 +16,9 @@ T = TypeVar("T")
 
 
 def on_device(value: T, device: str) -> T:
-    """A tensor, or data classes, tuples and mappings of them at any depth, on a device; all else as it is."""
+    """A tensor, or data classes, tuples and mappings of them at any depth, on a device; all else as
+    it is.
+    """
     if isinstance(value, Tensor):
         return value.to(device)  # type: ignore[return-value]
     if isinstance(value, tuple):

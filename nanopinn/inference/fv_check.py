@@ -1,8 +1,8 @@
 """The check after every fit: a finite-volume solve that shares nothing with it but the equations.
 
-Grid refined twice over the fit's, a third-order time scheme in place of its second-order one, no model
-error, no network. It can fail: for wrong physics the misfit stays above the noise; for a network or a grid
-that is not good enough the fields differ, or the scalars would move.
+Grid refined twice over the fit's, a third-order time scheme in place of its second-order one, no
+model error, no network. It can fail: for wrong physics the misfit stays above the noise; for a
+network or a grid that is not good enough the fields differ, or the scalars would move.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ def _misfit(name: str, chi2: float, n: int) -> CheckItem:
 def _shift(
     problem: InverseProblem, theta: Array, fitted: Prediction[Fields], refined: Fields
 ) -> CheckItem:
-    """Step on the refined grid as if that were exact, over the sd that the fit states (which allows for its grid)."""
+    """Step on the refined grid as if that were exact, over the sd that the fit states (which allows
+    for its grid).
+    """
     assert problem.errors is not None
     exact = replace(problem, errors=problem.errors.without_grid())
     jacobian = exact.compare(fitted.fields).jacobian

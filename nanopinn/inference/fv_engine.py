@@ -1,8 +1,8 @@
 """Engine ``fv``: Gauss-Newton through the implicit solver of the states.
 
-The state is eliminated: every iteration solves it with exact tangents (extra right-hand sides of the same matrices),
-be it the pressure and the pools of voxels or a system of ordinary equations. It is the yardstick of every claim for
-the network.
+The state is eliminated: every iteration solves it with exact tangents (extra right-hand sides of
+the same matrices), be it the pressure and the pools of voxels or a system of ordinary equations. It
+is the yardstick of every claim for the network.
 """
 
 from __future__ import annotations
@@ -38,15 +38,18 @@ def fit_fv(
 ) -> EngineFit[AnyProblem]:
     """Fit the unknowns by Gauss-Newton; Laplace posterior.
 
-    Between iterations the problem takes up the current state (:meth:`Problem.update_linearisation`).
+    Between iterations the problem takes up the current state
+    (:meth:`Problem.update_linearisation`).
 
     Args:
         start: coordinates to start from; the prior means if None.
         iterations: at most so many.
         tolerance: stop when a full step is below this many posterior standard deviations.
-        starts: descents, the others from draws of the prior; the best is returned, with all of them in its run.
+        starts: descents, the others from draws of the prior; the best is returned, with all of them
+            in its run.
         seed: of these draws.
-        keeper: of the state of a descent through voxels, from which an interrupted one goes on; several starts keep none.
+        keeper: of the state of a descent through voxels, from which an interrupted one goes on;
+            several starts keep none.
     """
     theta = problem.unknowns.prior_mean if start is None else np.asarray(start, dtype=np.float64)
     if starts > 1:
@@ -69,19 +72,24 @@ def fit_fv(
         on_step=engine.report_progress,
         initial_state=initial_state,
         save_state=(
-            lambda optimiser_state: checkpoint_store.save_state(
-                engine.engine_state(optimiser_state)
+            (
+                lambda optimiser_state: checkpoint_store.save_state(
+                    engine.engine_state(optimiser_state)
+                )
             )
-        )
-        if checkpoint_store
-        else None,
+            if checkpoint_store
+            else None
+        ),
     )
     assert engine.last is not None
     covariance = descent.quadratic.covariance
     message = (
         f"converged in {descent.iterations} Gauss-Newton iterations"
         if descent.converged
-        else f"stopped after {descent.iterations} iterations short of its tolerance; try --preset accurate"
+        else (
+            f"stopped after {descent.iterations} iterations short of its tolerance; try --preset"
+            " accurate"
+        )
     )
     scalars = problem.unknowns.estimates(descent.theta, covariance)
     run = EngineRun(
@@ -154,7 +162,9 @@ class _FiniteVolumeEngine(Generic[AnyProblem]):
         return self.last_evaluation[1]
 
     def value_at(self, theta: Array) -> float:
-        """The objective; infinite where the states cannot be solved, so that a smaller step follows."""
+        """The objective; infinite where the states cannot be solved, so that a smaller step
+        follows.
+        """
         try:
             value = self.problem.objective(theta, self.problem.compare(self.states_at(theta)))
         except SolverError as error:

@@ -1,4 +1,6 @@
-"""Gauss-Newton with Levenberg's damping on a whitened residual and Gaussian priors; shared by the engines."""
+"""Gauss-Newton with Levenberg's damping on a whitened residual and Gaussian priors; shared by the
+engines.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-#: A step turns round where the cosine between it and the last, in the metric of the posterior, is below minus this.
+#: A step turns round where the cosine between it and the last, in the metric of the posterior, is
+#: below minus this.
 REVERSAL_COSINE = 0.7
 
 
@@ -44,7 +47,9 @@ class QuadraticModel:
         )
 
     def terms(self, observations: int) -> dict[str, float]:
-        """The objective's terms for those who wait: chi2 per observation, and the squared distance from the prior in its sd."""
+        """The objective's terms for those who wait: chi2 per observation, and the squared distance
+        from the prior in its sd.
+        """
         return {"chi2/N": self.chi2 / observations, "prior": 2 * self.objective - self.chi2}
 
     @property
@@ -77,16 +82,19 @@ class OptimisationRun:
 
 @dataclass(frozen=True)
 class PreviousStep:
-    """The step that led to a point: ``taken``, and ``wanted`` by the quadratic model where it began."""
+    """The step that led to a point: ``taken``, and ``wanted`` by the quadratic model where it
+    began.
+    """
 
     accepted: Array
     proposed: Array
 
     def limit_reversal(self, step: Array, hessian: Array) -> Array:
-        """The next step; one that leads back goes no further along this one than the secant through both slopes.
+        """The next step; one that leads back goes no further along this one than the secant through
+        both slopes.
 
-        A step that turns round has met more curvature than Gauss-Newton knows of: residuals times second derivatives, which
-        count where data hardly hold an unknown.
+        A step that turns round has met more curvature than Gauss-Newton knows of: residuals times
+        second derivatives, which count where data hardly hold an unknown.
         """
         along = hessian @ self.accepted
         length, next_length = (float(np.sqrt(s @ hessian @ s)) for s in (self.accepted, step))
@@ -120,7 +128,8 @@ def minimise(
     initial_state: OptimiserState | None = None,
     save_state: Callable[[OptimiserState], None] | None = None,
 ) -> OptimisationRun:
-    """Minimise until a full step is below ``tolerance`` posterior standard deviations in every coordinate.
+    """Minimise until a full step is below ``tolerance`` posterior standard deviations in every
+    coordinate.
 
     Args:
         expand: normal equations at a point (with tangents).
@@ -128,7 +137,8 @@ def minimise(
         theta: start, ``(m,)``.
         prior_sd: ``(m,)``; no step is longer than 1.5 of them.
         on_step: told of every expansion.
-        begin: where an earlier minimisation stood, from which this one goes on; ``theta`` is not read then.
+        begin: where an earlier minimisation stood, from which this one goes on; ``theta`` is not
+            read then.
         keep: told where it stands before every iteration.
     """
     at = initial_state or OptimiserState(0, theta)

@@ -1,4 +1,5 @@
-"""The error of the model itself, ``R(u; theta) = eta``: an unknown field of stated size, eliminated, mapped and weighed.
+"""The error of the model itself, ``R(u; theta) = eta``: an unknown field of stated size,
+eliminated, mapped and weighed.
 
 In each of three balances eta is a flux of that balance, relative to which it is sized:
 
@@ -6,8 +7,9 @@ In each of three balances eta is a flux of that balance, relative to which it is
     encapsulated drug:  eta_l = e_l(x) a_l c_l(t)             (the same of the carrier)
     free drug:          eta_f = e_f(x) phi k_rel L(x, t)      (what is released)
 
-with e smooth over some millimetres and of a prior standard deviation that is the weight of the physics: 0 makes the equations
-exact. The observations answer linearly to e, so it is eliminated with the other systematic errors.
+with e smooth over some millimetres and of a prior standard deviation that is the weight of the
+physics: 0 makes the equations exact. The observations answer linearly to e, so it is eliminated
+with the other systematic errors.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ def _on_contrast(problem: InverseProblem, theta: Array, fields: Fields, basis: T
     share = (operator.inflow[0, 0] / maps.PS * basis)[:, None]
 
     def source(t: float) -> Tensor:
-        # the bolus is integrated exactly, cell by cell: the march sees what is left (Forward.contrast)
+        # the bolus is integrated exactly, cell by cell: the march sees what is left
+        # (Forward.contrast)
         U0 = share * local.at(t)
         return maps.PS * U0 - operator(U0)
 
@@ -121,7 +124,9 @@ def _interpolate_in_time(times: Array, values: Tensor, t: float) -> Tensor:
 
 @dataclass(frozen=True)
 class ModelErrorMap:
-    """What the images ask for in one balance: error over its flux, ``(x, y, z)``, and its posterior sd at the fitted unknowns."""
+    """What the images ask for in one balance: error over its flux, ``(x, y, z)``, and its posterior
+    sd at the fitted unknowns.
+    """
 
     balance: str
     relative: Tensor

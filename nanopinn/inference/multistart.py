@@ -122,6 +122,13 @@ def describe_starts(starts: Sequence[StartResult]) -> str:
         return text
     elsewhere = sorted(s.objective - best for s in arrived if s.distance > DISTINCT_MINIMUM_SD)
     if elsewhere:
-        return f"{text}, {len(elsewhere)} of them to other minima, {elsewhere[0]:.2f} or more above the best in (chi2 + prior)/2"
+        return (
+            f"{text}, {len(elsewhere)} of them to other minima, {elsewhere[0]:.2f} or more above"
+            " the best in (chi2 + prior)/2"
+        )
     far = max(s.distance for s in arrived)
-    return f"{text}, {'all to the same answer' if far <= SAME_MINIMUM_SD else 'not quite to one answer'} (within {far:.2f} posterior sd)"
+    return (
+        f"{text},"
+        f" {'all to the same answer' if far <= SAME_MINIMUM_SD else 'not quite to one answer'} (within"
+        f" {far:.2f} posterior sd)"
+    )

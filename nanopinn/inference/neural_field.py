@@ -1,13 +1,17 @@
-"""The objective of a fit and its exact gradient, by one march forward and one back, however many unknowns there are.
+"""The objective of a fit and its exact gradient, by one march forward and one back, however many
+unknowns there are.
 
-Neural fields: a network over place and tissue whose last layer is Gaussian, trained through the adjoint.
+Neural fields: a network over place and tissue whose last layer is Gaussian, trained through the
+adjoint.
 
-    ln multiplier(x) = sum_k w_k s_k(x),   s_k = c (f_k(z(x); h)/|f(z(x); h)| - its mean over the tumour),   w_k ~ N(0, 1)
+    ln multiplier(x) = sum_k w_k s_k(x),   s_k = c (f_k(z(x); h)/|f(z(x); h)| - its mean over the
+    tumour),   w_k ~ N(0, 1)
 
-z: place over the length of the field, and the maps. c makes the prior variance that stated, on average over the tumour, whatever
-the hidden weights h; w are coordinates of the fit like any others (Gauss-Newton, Laplace), and between two such fits h takes steps of
-L-BFGS on the exact gradient of the objective. At the best w the objective's derivative by h is its partial one, so this is
-variable projection. The posterior is that of w at the h found.
+z: place over the length of the field, and the maps. c makes the prior variance that stated, on
+average over the tumour, whatever the hidden weights h; w are coordinates of the fit like any others
+(Gauss-Newton, Laplace), and between two such fits h takes steps of L-BFGS on the exact gradient of
+the objective. At the best w the objective's derivative by h is its partial one, so this is variable
+projection. The posterior is that of w at the h found.
 """
 
 from __future__ import annotations
@@ -39,7 +43,8 @@ class ObjectiveGradient:
     """The objective, ``(chi2 + prior)/2``, and its gradient.
 
     Attributes:
-        theta: with respect to the coordinates, ``(m,)``. shapes: to the shapes of fields, by name, ``(k, x, y, z)``.
+        theta: with respect to the coordinates, ``(m,)``. shapes: to the shapes of fields, by name,
+            ``(k, x, y, z)``.
     """
 
     objective: float
@@ -56,7 +61,8 @@ def objective_gradient(
     """The objective at theta, the linearisation of systematic errors held.
 
     Args:
-        shapes: of fields, in place of those in the maps; the gradient is taken with respect to them.
+        shapes: of fields, in place of those in the maps; the gradient is taken with respect to
+            them.
         pressure: to start the pressure's solve from.
     """
     leaves = {name: s.detach().requires_grad_() for name, s in (shapes or {}).items()}
@@ -91,7 +97,8 @@ def objective_gradient(
     )
 
 
-#: Functions that the last layer weighs, hidden units, and steps of L-BFGS between two fits of the last layer.
+#: Functions that the last layer weighs, hidden units, and steps of L-BFGS between two fits of the
+#: last layer.
 FEATURES, WIDTH, STEPS = 12, 24, 6
 
 
@@ -100,7 +107,8 @@ class FeatureNetwork(torch.nn.Module):
 
     Args:
         inputs: ``(n, c)``, of the voxels of the tumour.
-        generator: of the first weights, which are the mean of their own prior, of unit variance over each layer's fan-in.
+        generator: of the first weights, which are the mean of their own prior, of unit variance
+            over each layer's fan-in.
     """
 
     def __init__(self, inputs: Tensor, generator: torch.Generator) -> None:
@@ -124,7 +132,9 @@ class FeatureNetwork(torch.nn.Module):
         return f / f.norm(dim=1, keepdim=True)
 
     def penalty(self) -> Tensor:
-        """Half the squared distance of the weights from their first values, each over its prior's sd."""
+        """Half the squared distance of the weights from their first values, each over its prior's
+        sd.
+        """
         fan_in = [w.shape[0] for w in self.weights] + [1] * len(self.biases)
         pairs = zip(self.parameters(), self.start, fan_in, strict=True)
         return 0.5 * sum(
@@ -134,7 +144,9 @@ class FeatureNetwork(torch.nn.Module):
 
 
 def network_inputs(setting: Setting, length_m: float) -> Tensor:
-    """What a network sees of every voxel of the tumour: place over the length, depth, and the maps, ``(n, 7)``."""
+    """What a network sees of every voxel of the tumour: place over the length, depth, and the maps,
+    ``(n, 7)``.
+    """
     m = setting.maps
     inside = m.tumour > 0.5
     place = torch.nonzero(inside).to(m.phi.dtype) * torch.tensor(
@@ -232,7 +244,8 @@ def fit_neural(
 
     Args:
         problem: its neural fields carry the shapes of their untrained networks.
-        rounds: of training; each ends with a fit of all coordinates. iterations, tolerance: of each such fit.
+        rounds: of training; each ends with a fit of all coordinates. iterations, tolerance: of each
+            such fit.
         seed: of the networks' first weights, with which the shapes were made.
     """
     began = time.perf_counter()

@@ -1,9 +1,10 @@
 """The noise of each kind of observation, estimated from what a fit leaves over.
 
-With whitened residuals r, systematic errors of effect E and voxels whose stated noise n and other variance v make up
-``sd^2 = n^2 + v``, the misfit is Gaussian of covariance ``C = diag((s^2 n^2 + v)/sd^2) + E E'``. The scales s, one per kind,
-are those of the largest likelihood (systematic errors eliminated, not counted as noise), under a log-normal prior of one
-natural-log unit; their sd follows from its curvature.
+With whitened residuals r, systematic errors of effect E and voxels whose stated noise n and other
+variance v make up ``sd^2 = n^2 + v``, the misfit is Gaussian of covariance ``C = diag((s^2 n^2 +
+v)/sd^2) + E E'``. The scales s, one per kind, are those of the largest likelihood (systematic
+errors eliminated, not counted as noise), under a log-normal prior of one natural-log unit; their sd
+follows from its curvature.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ class NoiseScale:
 
     def describe(self) -> str:
         low, high = self.scale * np.exp(-1.96 * self.sd), self.scale * np.exp(1.96 * self.sd)
-        return f"The noise of {self.kind} was estimated: {self.scale:.2f} times what was stated ({low:.2f} to {high:.2f})."
+        return (
+            f"The noise of {self.kind} was estimated: {self.scale:.2f} times what was stated"
+            f" ({low:.2f} to {high:.2f})."
+        )
 
 
 def noise_scales(problem: InverseProblem, fields: Fields) -> tuple[NoiseScale, ...]:

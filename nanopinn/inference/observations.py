@@ -27,11 +27,12 @@ VISIBLE_POOLS: dict[Quantity, tuple[frozenset[str], bool]] = {
 class ContrastObservation:
     """Contrast-agent concentration, less what each voxel's own kinetic parameters explain.
 
-    Ktrans, ve and vp of every voxel were fitted to the same curves, so the parts of the residual along
-    their sensitivities carry no news of the flow; nor does what an error of arrival or baseline looks like, nor
-    what tissue that is mixed within a voxel does: it bends the curve along its second derivative by ln ve.
-    They are projected out, which is the same as giving each a flat prior and eliminating it. What is left sees
-    what no voxel by itself can do: the flow that carries contrast agent from voxel to voxel.
+    Ktrans, ve and vp of every voxel were fitted to the same curves, so the parts of the residual
+    along their sensitivities carry no news of the flow; nor does what an error of arrival or
+    baseline looks like, nor what tissue that is mixed within a voxel does: it bends the curve along
+    its second derivative by ln ve. They are projected out, which is the same as giving each a flat
+    prior and eliminating it. What is left sees what no voxel by itself can do: the flow that
+    carries contrast agent from voxel to voxel.
 
     Attributes:
         measured: ``(t, n)`` mM in the voxels used.
@@ -52,7 +53,9 @@ class ContrastObservation:
         return n * (t - self.nuisance_basis.shape[-1])
 
     def whiten(self, fields: Tensor) -> Tensor:
-        """Fields ``(..., t, x, y, z)`` in the voxels used, projected and over the noise, ``(..., n, t)``."""
+        """Fields ``(..., t, x, y, z)`` in the voxels used, projected and over the noise, ``(..., n,
+        t)``.
+        """
         return self._project((fields[..., self.voxels] / self.noise_sd).transpose(-1, -2))
 
     def residual(self, C: Tensor) -> Tensor:
@@ -73,7 +76,8 @@ class DrugObservation:
         quantity: which pools it shows, linear in them.
         measured: ``(x, y, z)`` on the grid of the maps.
         noise_sd: ``(x, y, z)``.
-        sd: ``(x, y, z)``; the noise, and what the noise of the Ktrans and ve maps makes of the prediction.
+        sd: ``(x, y, z)``; the noise, and what the noise of the Ktrans and ve maps makes of the
+            prediction.
         voxels: ``(x, y, z)`` bool, where it is used.
     """
 
@@ -94,7 +98,9 @@ class DrugObservation:
         return int(self.voxels.sum())
 
     def predict(self, pools: Tensor, maps: TissueMaps, plasma: float) -> Tensor:
-        """The image that pools ``(..., pool, x, y, z)`` would give, with encapsulated drug in plasma."""
+        """The image that pools ``(..., pool, x, y, z)`` would give, with encapsulated drug in
+        plasma.
+        """
         image = self.linear(pools, maps)
         return image + plasma * maps.v_p if VISIBLE_POOLS[self.quantity][1] else image
 

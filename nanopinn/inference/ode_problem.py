@@ -29,10 +29,12 @@ class TimeSeries:
         times: ``(n,)`` s, increasing.
         measured: ``(n, k)``; NaN where nothing was measured.
         seen: which states, ``(k,)`` integers, or weights of all states, ``(k, states)``.
-        noise_sd: of every number, or one per number ``(n, k)``; None when it is to be estimated from the misfit.
+        noise_sd: of every number, or one per number ``(n, k)``; None when it is to be estimated
+            from the misfit.
 
     Raises:
-        InputError: times that do not increase, numbers that are infinite or missing altogether, a noise that is not positive.
+        InputError: times that do not increase, numbers that are infinite or missing altogether, a
+            noise that is not positive.
     """
 
     name: str
@@ -48,13 +50,18 @@ class TimeSeries:
                 "numbers do not match their times and states",
                 field=self.name,
                 found=f"shape {self.measured.shape}",
-                expected=f"({len(self.times)}, {len(self.observed_states)}): a row per time, a column per state seen",
+                expected=(
+                    f"({len(self.times)}, {len(self.observed_states)}): a row per time, a column"
+                    " per state seen"
+                ),
             )
         if np.isinf(self.measured).any() or not np.isfinite(self.measured).any():
             raise InputError(
-                "a series holds infinite numbers"
-                if np.isinf(self.measured).any()
-                else "a series holds no numbers",
+                (
+                    "a series holds infinite numbers"
+                    if np.isinf(self.measured).any()
+                    else "a series holds no numbers"
+                ),
                 field=self.name,
                 expected="finite numbers, NaN where nothing was measured",
             )
@@ -125,7 +132,8 @@ class TimeSeries:
 
 Scalars = Mapping[str, Tensor]
 
-#: A noise that is estimated is never below this share of the largest number: models are not exact beyond.
+#: A noise that is estimated is never below this share of the largest number: models are not exact
+#: beyond.
 MIN_RELATIVE_NOISE = 1e-6
 #: An estimated noise is kept while it changes by less.
 NOISE_TOLERANCE = 0.02
@@ -159,14 +167,15 @@ class SystemSolver:
 class SystemProblem(Problem[SystemSolver, OdeSolution]):
     """Unknowns of ``dy/dt = rate(t, y, scalars)``, from numbers linear in ``y``.
 
-    An equation on a line is such a system once its cells are the states: ``y[fields * cell + field]``.
+    An equation on a line is such a system once its cells are the states: ``y[fields * cell +
+    field]``.
 
         def rate(t, y, s):
             return torch.stack([s["growth"] * y[0] * (1 - y[0] / s["capacity"])])
 
         unknowns = UnknownSet((Unknown.of("growth", 0.3, 1.0), Unknown.of("capacity", 1000.0, 1.0)))
-        problem = SystemProblem(unknowns, rate, lambda s: torch.tensor([50.0]), (Series.of("volume", days, mm3),))
-        print(fit_fv(problem).run["growth"])
+        problem = SystemProblem(unknowns, rate, lambda s: torch.tensor([50.0]), (Series.of("volume",
+        days, mm3),)) print(fit_fv(problem).run["growth"])
 
     Attributes:
         rate: in torch's functions, double precision; ``t`` a number, ``y`` ``(states,)``.
@@ -175,14 +184,14 @@ class SystemProblem(Problem[SystemSolver, OdeSolution]):
         start: s. events: times at which the rate jumps (an infusion ends), s.
         positions: ``(cells,)`` where the states of a line lie; None for compartments.
         reach: how many neighbours on either side a cell of a line is coupled to.
-        size: of the states, one number or ``(states,)``; what is far smaller need not be accurate. The largest of each initial
-            field if None.
+        size: of the states, one number or ``(states,)``; what is far smaller need not be accurate.
+            The largest of each initial field if None.
         tolerance: relative error of a time step.
         noise: sd of every series, as :meth:`update_linearisation` found it; None before.
 
     Raises:
-        InputError: a series before the start, a rate that is not of the states' shape or not finite, states all of size zero, a line
-            whose cells reach further than ``reach``.
+        InputError: a series before the start, a rate that is not of the states' shape or not
+            finite, states all of size zero, a line whose cells reach further than ``reach``.
     """
 
     rate: Callable[[Tensor, Tensor, Scalars], Tensor]
@@ -276,7 +285,10 @@ class SystemProblem(Problem[SystemSolver, OdeSolution]):
                 "cells are coupled beyond their neighbours",
                 field="reach",
                 found=self.reach,
-                remedy="Order states by cell, y[fields * cell + field], and give how many neighbours a cell reaches.",
+                remedy=(
+                    "Order states by cell, y[fields * cell + field], and give how many neighbours a"
+                    " cell reaches."
+                ),
             )
 
     @property

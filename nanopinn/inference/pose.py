@@ -1,4 +1,5 @@
-"""What a fit may take as unknown beside the tissue: the noise of its observations and the scale of its arterial input.
+"""What a fit may take as unknown beside the tissue: the noise of its observations and the scale of
+its arterial input.
 
 Pose the inverse problem: imaging maps and drug images to tissue, unknowns and observations.
 """
@@ -51,7 +52,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FinalEstimate:
-    """Where the engines ended: the fit that maps and fields are made of, and the posterior of all unknowns."""
+    """Where the engines ended: the fit that maps and fields are made of, and the posterior of all
+    unknowns.
+    """
 
     fitted: EngineFit
     scalars: tuple[ScalarEstimate, ...]
@@ -61,7 +64,8 @@ class FinalEstimate:
 
 
 def refuse_without_fv(settings: FitSettings) -> None:
-    """Both nuisances go on from the engine ``fv``; the scale of the arterial input, from scalars alone.
+    """Both nuisances go on from the engine ``fv``; the scale of the arterial input, from scalars
+    alone.
 
     Raises:
         InputError: it does not run, or there are unknown functions beside the scale.
@@ -114,8 +118,9 @@ def ended(fitted: EngineFit, settings: FitSettings, progress: Progress) -> Final
     found = fit_aif_scale(fitted, settings.aif_sd, progress=progress)
     end = found.fitted
     words = (
-        f"The arterial input's scale is an unknown of {settings.aif_sd:.0%}. Contrast agent sees it only in the product with q; maps of "
-        f"Ktrans, ve and vp are those of the input as stated, and the fit's tissue has 1/{np.exp(found.log_scale):.3f} of them."
+        f"The arterial input's scale is an unknown of {settings.aif_sd:.0%}. Contrast agent sees it"
+        " only in the product with q; maps of Ktrans, ve and vp are those of the input as stated,"
+        f" and the fit's tissue has 1/{np.exp(found.log_scale):.3f} of them."
     )
     checkpoint = FittedProblem(end.problem, end.theta, settings.aif_sd, found.log_scale)
     return FinalEstimate(end, found.scalars, found.covariance, checkpoint, (words,))
@@ -178,7 +183,9 @@ def pose_problem_from_images(
 def _build_tissue_maps(
     imaging: ImagingMaps, domain: Domain, device: str
 ) -> tuple[TissueMaps, torch.Tensor, list[str]]:
-    """Maps of the box without holes (PS is Ktrans as measured) and the covariance of ln Ktrans and ln ve, ``(2, 2, x, y, z)``."""
+    """Maps of the box without holes (PS is Ktrans as measured) and the covariance of ln Ktrans and
+    ln ve, ``(2, 2, x, y, z)``.
+    """
     inside = imaging.mask
     Ktrans = fill_missing_voxels(imaging.ktrans_per_min / 60, inside, value("Ktrans_n"), low=1e-6)
     ve, ve_std, data_weight = shrink_to_tumour_mean(imaging.ve, imaging.ve_std, inside)
@@ -210,13 +217,23 @@ def _build_tissue_maps(
     )
     holes = int((inside & ~np.isfinite(imaging.ktrans_per_min)).sum())
     notes = [
-        "The wall's permeability is Ktrans less its solvent drag. Filtration and the liposome's permeability follow its "
-        "map inside the tumour (an assumption).",
-        f"Porosity is the ve map, each voxel drawn to the tumour's mean as far as its own uncertainty asks "
-        f"(on average {1 - float(data_weight[inside].mean()):.0%}). {holes} tumour voxels without a valid fit carry the tumour's median.",
-        f"The pH map is smoothed (local paraboloids, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before it drives release.",
-        f"{MARGIN_M * 1e3:g} mm of normal tissue around the tumour are solved too, with tabulated flow properties "
-        "relative to the tumour's; p = p_inf at their far edge.",
+        (
+            "The wall's permeability is Ktrans less its solvent drag. Filtration and the liposome's"
+            " permeability follow its map inside the tumour (an assumption)."
+        ),
+        (
+            "Porosity is the ve map, each voxel drawn to the tumour's mean as far as its own"
+            f" uncertainty asks (on average {1 - float(data_weight[inside].mean()):.0%})."
+            f" {holes} tumour voxels without a valid fit carry the tumour's median."
+        ),
+        (
+            "The pH map is smoothed (local paraboloids, Gaussian of"
+            f" {PH_SMOOTHING_VOXELS:g} voxels) before it drives release."
+        ),
+        (
+            f"{MARGIN_M * 1e3:g} mm of normal tissue around the tumour are solved too, with"
+            " tabulated flow properties relative to the tumour's; p = p_inf at their far edge."
+        ),
     ]
     return tissue, spread, notes
 
@@ -228,17 +245,20 @@ def _bounded(relative_sd: Array) -> Array:
 
 #: Error that stays in the smoothed map, as a share of the voxel noise, and its size in space.
 PH_RESIDUAL_NOISE_SHARE, PH_ERROR_LENGTH_M = 0.5, 0.7e-3
-#: Error that a whole pH map shares, its calibration, and as much where its coarse voxels flatten a core or a rim.
+#: Error that a whole pH map shares, its calibration, and as much where its coarse voxels flatten a
+#: core or a rim.
 PH_COMMON_ERROR, PH_COMMON_ERROR_LENGTH_M = 0.03, 2.0e-3
-#: What the model leaves out of a drug image (tissue below the voxel, the image's own scale), relative to it, and
-#: its size in space: an assumption.
+#: What the model leaves out of a drug image (tissue below the voxel, the image's own scale),
+#: relative to it, and its size in space: an assumption.
 CLOSURE_ERROR, CLOSURE_LENGTH_M = 0.03, 1.5e-3
 #: Error of a pH that was assumed rather than measured, the same everywhere.
 PH_ASSUMED_ERROR = 0.25
 
 
 def _pH_error_basis(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:
-    """The error of the pH map inside the tumour: bumps ``(k, x, y, z)`` to be added with weights of unit variance."""
+    """The error of the pH map inside the tumour: bumps ``(k, x, y, z)`` to be added with weights of
+    unit variance.
+    """
     inside = domain.take(imaging.mask.astype(float), 0.0) > 0.5
     if imaging.ph_coverage == 0:
         return torch.as_tensor(PH_ASSUMED_ERROR * inside[None].astype(float), device=device)
@@ -255,7 +275,9 @@ def _pH_error_basis(imaging: ImagingMaps, domain: Domain, device: str) -> torch.
 
 
 def _closure_error_basis(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:
-    """What the model leaves out of a drug image, relative to it: bumps as for pH, and a scale of the whole image."""
+    """What the model leaves out of a drug image, relative to it: bumps as for pH, and a scale of
+    the whole image.
+    """
     inside = domain.take(imaging.mask.astype(float), 0.0) > 0.5
     bumps = gaussian_radial_basis(inside, imaging.voxel_size_m, CLOSURE_LENGTH_M)
     return torch.as_tensor(CLOSURE_ERROR * np.concatenate([bumps, inside[None]]), device=device)
@@ -300,7 +322,8 @@ def _curvature(
 ) -> torch.Tensor:
     """Second derivative of each voxel's Tofts curve by ln ve, ``(n, t)``, by central differences.
 
-    A voxel in which Ktrans/ve varies answers like its mean plus half the variance of ln(Ktrans/ve) times this.
+    A voxel in which Ktrans/ve varies answers like its mean plus half the variance of ln(Ktrans/ve)
+    times this.
     """
     curve = InputCurve(imaging.aif, imaging.frame_times_s, str(Ktrans.device))
     here, up, down = (
@@ -335,7 +358,8 @@ def load_drug_images(imaging: ImagingMaps, settings: FitSettings) -> tuple[DrugI
     )
 
 
-#: Below so many voxels inside the border layer, those of the border are used too, mixed as they are.
+#: Below so many voxels inside the border layer, those of the border are used too, mixed as they
+#: are.
 MIN_CORE_VOXELS = 10
 
 
@@ -364,10 +388,15 @@ def _drug_observation(
 def _drug_assumptions(drug: bool) -> list[str]:
     if drug:
         return [
-            "Plasma: PEGylated liposomal doxorubicin, 90 mg bolus, population kinetics; not measured in this subject.",
+            (
+                "Plasma: PEGylated liposomal doxorubicin, 90 mg bolus, population kinetics; not"
+                " measured in this subject."
+            ),
             "Ktrans, ve and vp are freed of what flow and diffusion between voxels add to them.",
-            "Drug images count inside the tumour's border layer of voxels only; their error includes what the noise "
-            "of the Ktrans and ve maps makes of the prediction.",
+            (
+                "Drug images count inside the tumour's border layer of voxels only; their error"
+                " includes what the noise of the Ktrans and ve maps makes of the prediction."
+            ),
             "Uptake by cells is linear (free drug far below K_e; the check says how far).",
         ]
     return []

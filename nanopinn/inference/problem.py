@@ -1,4 +1,5 @@
-"""What an engine asks of a problem, whatever its states are: voxels, compartments or points on a line.
+"""What an engine asks of a problem, whatever its states are: voxels, compartments or points on a
+line.
 
 A problem seen as a least-squares objective of its coordinates, one full solve a time.
 """
@@ -50,8 +51,8 @@ class Prediction(Generic[States]):
 class Problem(ABC, Generic[Solver, States]):
     """Unknowns with priors, states that follow from them, and observations; immutable.
 
-    A problem says how its states are solved and compared with what was measured. Everything else that Gauss-Newton
-    needs follows.
+    A problem says how its states are solved and compared with what was measured. Everything else
+    that Gauss-Newton needs follows.
     """
 
     unknowns: UnknownSet
@@ -74,11 +75,15 @@ class Problem(ABC, Generic[Solver, States]):
         """States against the observations, with the Jacobian where they carry tangents."""
 
     def update_linearisation(self, theta: Array, here: States) -> Self:
-        """The problem with what it takes from the states at theta brought up to date; itself where none of it changed."""
+        """The problem with what it takes from the states at theta brought up to date; itself where
+        none of it changed.
+        """
         return self
 
     def with_systematic_errors(self, theta: Array, states: States) -> Self:
-        """The problem with the effect that systematic errors have at theta, where ``states`` are its own."""
+        """The problem with the effect that systematic errors have at theta, where ``states`` are
+        its own.
+        """
         return self
 
     def predict(
@@ -158,7 +163,8 @@ class Linearisation:
         return 0.5 * float(self.residual @ self.residual)
 
     def broyden_update(self, step: Array, residual: Array, sd: Array) -> Linearisation:
-        """After a step to where the residual is known: tangents brought in line with it (Broyden's rank-one update).
+        """After a step to where the residual is known: tangents brought in line with it (Broyden's
+        rank-one update).
 
         Args:
             step: ``(m,)``. residual: there. sd: ``(m,)``, the size of a step in each coordinate.
@@ -175,7 +181,9 @@ class Linearisation:
 
 
 class Objective:
-    """Half of ``chi2 + prior`` of a problem as it stands: maps and systematic errors are not brought up to date on the way."""
+    """Half of ``chi2 + prior`` of a problem as it stands: maps and systematic errors are not
+    brought up to date on the way.
+    """
 
     def __init__(self, problem: ResidualProblem) -> None:
         self.problem = problem

@@ -1,13 +1,16 @@
-"""What radiation did to a tumour by a scan before and one after: the table's wide priors, narrowed where images can see.
+"""What radiation did to a tumour by a scan before and one after: the table's wide priors, narrowed
+where images can see.
 
-Logarithms of the factors x = (p_e, Lp, K, P, SV) at their peak after one fraction of RT_D have the RT rows' priors. At the
-second scan every logarithm stands at s x, with s the course's effect then. Images see three combinations:
+Logarithms of the factors x = (p_e, Lp, K, P, SV) at their peak after one fraction of RT_D have the
+RT rows' priors. At the second scan every logarithm stands at s x, with s the course's effect then.
+Images see three combinations:
 
     ln PS_2/PS_1 = s (P + SV),    ln q_2/q_1 = s (Lp + SV + p_e),    2 ln l_2/l_1 = s (K - Lp - SV)
 
-PS is Ktrans less the solvent drag, which depends on (l, q): an error of these is an error of PS, and counts as such.
-Each fit's posterior of (ln l, ln q) holds the prior of the fit. It is divided out (precisions and their information
-vectors are subtracted), the tumour before has that prior once, and everything is linear and Gaussian from there on.
+PS is Ktrans less the solvent drag, which depends on (l, q): an error of these is an error of PS,
+and counts as such. Each fit's posterior of (ln l, ln q) holds the prior of the fit. It is divided
+out (precisions and their information vectors are subtracted), the tumour before has that prior
+once, and everything is linear and Gaussian from there on.
 """
 
 from __future__ import annotations
@@ -35,8 +38,8 @@ OBSERVABLE_COMBINATIONS = {
     "K/(Lp SV) (l squared)": 2 * FLOW_SENSITIVITY[0],
 }
 PRESSURE_EVIDENCE_CAVEAT = (
-    "The effect of radiation on interstitial pressure is inconsistent in the literature: up to 40 Gy it fell in some tumours and rose in "
-    "others (Multhoff and Vaupel 2012; Roh 1991)."
+    "The effect of radiation on interstitial pressure is inconsistent in the literature: up to 40"
+    " Gy it fell in some tumours and rose in others (Multhoff and Vaupel 2012; Roh 1991)."
 )
 
 
@@ -45,10 +48,13 @@ class ScanInformation:
     """What one scan says of a tumour by itself, priors divided out.
 
     Attributes:
-        information, vector: of (ln l, ln q): precision ``(2, 2)`` and precision times mean ``(2,)``.
+        information, vector: of (ln l, ln q): precision ``(2, 2)`` and precision times mean
+            ``(2,)``.
         at: (ln l, ln q) of the estimate, ``(2,)``.
-        PS, PS_sd: ln of the tumour's mean PS (1/s) there, and its standard deviation if the flow were known.
-        drag: derivative of ln PS by (ln l, ln q), ``(2,)``: what more flow leaves less of Ktrans for PS.
+        PS, PS_sd: ln of the tumour's mean PS (1/s) there, and its standard deviation if the flow
+            were known.
+        drag: derivative of ln PS by (ln l, ln q), ``(2,)``: what more flow leaves less of Ktrans
+            for PS.
     """
 
     information: Array
@@ -61,11 +67,14 @@ class ScanInformation:
 
 @dataclass(frozen=True)
 class RadiationEffect:
-    """Logarithms of the factors at their peak after one fraction of RT_D, before and after the two scans.
+    """Logarithms of the factors at their peak after one fraction of RT_D, before and after the two
+    scans.
 
     Attributes:
-        prior_mean, prior_sd: ``(5,)``, in the order of ``names``. mean, covariance: with the scans, for the table's time of the peak.
-        before, after: what each scan says. flow_mean, flow_sd: prior of (ln l, ln q) before radiation, ``(2,)``.
+        prior_mean, prior_sd: ``(5,)``, in the order of ``names``. mean, covariance: with the scans,
+            for the table's time of the peak.
+        before, after: what each scan says. flow_mean, flow_sd: prior of (ln l, ln q) before
+            radiation, ``(2,)``.
         fractions: given between the scans. scan_s: when the second was made, on their clock.
     """
 
@@ -109,7 +118,9 @@ class RadiationEffect:
         )
 
     def draw(self, z: Array, t_peak_s: Array) -> Array:
-        """Logarithms of the factors ``(n, 5)`` at standard normal deviates ``(n, 5)``, each for its own time of the peak ``(n,)``."""
+        """Logarithms of the factors ``(n, 5)`` at standard normal deviates ``(n, 5)``, each for its
+        own time of the peak ``(n,)``.
+        """
         found = []
         for one, t in zip(z, t_peak_s, strict=True):
             mean, covariance = self.posterior(float(t))
@@ -118,7 +129,9 @@ class RadiationEffect:
         return np.array(found)
 
     def observable_combinations(self) -> dict[str, tuple[float, float, float]]:
-        """Posterior mean and sd of the logarithm of every combination that images see, and its contraction."""
+        """Posterior mean and sd of the logarithm of every combination that images see, and its
+        contraction.
+        """
         rows = {}
         for name, a in OBSERVABLE_COMBINATIONS.items():
             prior = float(np.sqrt((a**2 * self.prior_sd**2).sum()))
@@ -129,7 +142,8 @@ class RadiationEffect:
     def summary(self) -> str:
         """Prior beside posterior of every factor, and of what images see."""
         lines = [
-            f"{'factor at its peak':24s}{'prior (95 %)':>22s}{'with the scans (95 %)':>30s}{'contraction':>13s}  traded against"
+            f"{'factor at its peak':24s}{'prior (95 %)':>22s}{'with the scans (95 %)':>30s}{'contraction':>13s} "
+            " traded against"
         ]
         for i, name in enumerate(self.names):
             ridge = strongest_correlation(self.names, self.covariance, name)
@@ -139,7 +153,8 @@ class RadiationEffect:
                 for m, s in ((self.prior_mean, self.prior_sd), (self.mean, self.sd))
             )
             lines.append(
-                f"{name:24s}{prior:>22s}{f'{np.exp(self.mean[i]):.2f} ({post})':>30s}{self.contraction[i]:13.2f}  {told}"
+                f"{name:24s}{prior:>22s}{f'{np.exp(self.mean[i]):.2f} ({post})':>30s}{self.contraction[i]:13.2f} "
+                f" {told}"
             )
         for name, (mean, sd, contraction) in self.observable_combinations().items():
             lines.append(
@@ -153,9 +168,13 @@ class RadiationEffect:
         seen = [n for n, (_, _, c) in self.observable_combinations().items() if c >= 0.5]
         return " ".join(
             [
-                f"Radiation's effect is taken from two scans, the second at {self.scan_s / 3600:g} h of its course. Of single factors they "
-                f"inform {', '.join(known) or 'none'}; of combinations {', '.join(seen) or 'none'}: factors that trade against each other "
-                "within a combination stay near their priors.",
+                (
+                    "Radiation's effect is taken from two scans, the second at"
+                    f" {self.scan_s / 3600:g} h of its course. Of single factors they inform"
+                    f" {', '.join(known) or 'none'}; of combinations {', '.join(seen) or 'none'}:"
+                    " factors that trade against each other within a combination stay near their"
+                    " priors."
+                ),
                 PRESSURE_EVIDENCE_CAVEAT,
                 *self.notes,
             ]

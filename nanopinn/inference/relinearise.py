@@ -1,8 +1,10 @@
-"""What a fit takes from its own current state: kinetic maps freed of the flow, the pH map's error, the effect of systematic errors.
+"""What a fit takes from its own current state: kinetic maps freed of the flow, the pH map's error,
+the effect of systematic errors.
 
-The kinetic maps say what each voxel's curve says by itself, with all that flows and diffuses between voxels in it. The
-tissue's are those with which the model's curves, fitted voxel by voxel, give the measured ones: a fixed point that the
-fit follows. None of this is tangled with the steps of an engine: it is brought up to date between them.
+The kinetic maps say what each voxel's curve says by itself, with all that flows and diffuses
+between voxels in it. The tissue's are those with which the model's curves, fitted voxel by voxel,
+give the measured ones: a fixed point that the fit follows. None of this is tangled with the steps
+of an engine: it is brought up to date between them.
 """
 
 from __future__ import annotations
@@ -36,10 +38,12 @@ Array = NDArray[np.float64]
 SOLVER_TOLERANCE = 1e-7
 #: The same where two solves only tell an effect of some percent by their difference.
 EFFECT_TOLERANCE = 1e-5
-#: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation holds.
+#: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation
+#: holds.
 LINEARISATION_RADIUS = 0.08
-#: The same for the effect of the grid, and unknowns of which it takes no notice. Images hardly know the first two, so that they wander, and
-#: a whole prior sd of them changes the effect less than is tolerated of l (by 0.2 and 0.4 of its 4.5, against 1.8); p_e touches no image.
+#: The same for the effect of the grid, and unknowns of which it takes no notice. Images hardly know
+#: the first two, so that they wander, and a whole prior sd of them changes the effect less than is
+#: tolerated of l (by 0.2 and 0.4 of its 4.5, against 1.8); p_e touches no image.
 GRID_LINEARISATION_RADIUS = 0.6
 GRID_INSENSITIVE = frozenset({"pK_rel", "K_ratio_n", "p_e"})
 #: No kinetic map moves by more than this factor between two linearisations.
@@ -49,11 +53,14 @@ RELAXATION_FACTOR = 0.6
 
 
 def update_kinetic_maps(problem: InverseProblem, theta: Array, here: Fields) -> InverseProblem:
-    """The problem with kinetic maps freed of the flow at theta, and the pH error that the drug images ask for."""
+    """The problem with kinetic maps freed of the flow at theta, and the pH error that the drug
+    images ask for.
+    """
     pH_error = _estimate_pH_error(problem, here)
     if problem.errors is not None and _linearisation_is_valid(problem, theta, pH_error):
         return problem
-    # without drug images nothing holds the flow against maps that follow it, so they stay as measured
+    # without drug images nothing holds the flow against maps that follow it, so they stay as
+    # measured
     local = (
         _update_local_kinetics(
             problem, here, share=1.0 if problem.errors is None else RELAXATION_FACTOR
@@ -137,13 +144,15 @@ def with_systematic_errors(problem: InverseProblem, theta: Array, fields: Fields
         grid_theta=grid_theta,
         grid_on_contrast=on_contrast,
         grid_on_drug=on_drug,
-        closure_on_drug=torch.block_diag(*closure_error_effects(problem, fields))
-        if problem.drug
-        else none,
+        closure_on_drug=(
+            torch.block_diag(*closure_error_effects(problem, fields)) if problem.drug else none
+        ),
         pH_on_drug=_pH_error_effect(problem, images) if problem.drug else none,
-        pH=problem.pH_error_basis.new_zeros(len(problem.pH_error_basis))
-        if problem.errors is None
-        else problem.errors.pH,
+        pH=(
+            problem.pH_error_basis.new_zeros(len(problem.pH_error_basis))
+            if problem.errors is None
+            else problem.errors.pH
+        ),
         model_on_contrast=on_curves,
         model_on_drug=on_images,
     )
@@ -153,7 +162,9 @@ def with_systematic_errors(problem: InverseProblem, theta: Array, fields: Fields
 def _model_error_effect(
     problem: InverseProblem, theta: Array, fields: Fields, grid_theta: Array
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Effect of the model's own error; it changes as slowly as that of the grid, and is kept as long."""
+    """Effect of the model's own error; it changes as slowly as that of the grid, and is kept as
+    long.
+    """
     last = problem.errors
     if (
         last is not None
@@ -171,7 +182,9 @@ POROSITY_STEP, PH_STEP = 0.02, 0.02
 def _perturbed_drug_images(
     problem: InverseProblem, theta: Array, flow: FlowSolution
 ) -> dict[str, list[Tensor]]:
-    """Every drug image as the maps are, with more porosity and with more pH, at the flow that stands, on few nodes."""
+    """Every drug image as the maps are, with more porosity and with more pH, at the flow that
+    stands, on few nodes.
+    """
     if not problem.drug:
         return {}
     maps = problem.setting.maps
@@ -190,7 +203,9 @@ def _perturbed_drug_images(
 def _predict_drug_images(
     problem: InverseProblem, theta: Array, forwards: Sequence[ForwardModel], flow: FlowSolution
 ) -> list[list[Tensor]]:
-    """Every drug image of each tissue, from a march of few nodes: what is compared with it shares its error."""
+    """Every drug image of each tissue, from a march of few nodes: what is compared with it shares
+    its error.
+    """
     nodes = problem.setting.drug_nodes([d.time_s for d in problem.drug], **COARSE_STEP_OPTIONS)
     pools = solve_drug_for_tissues(
         forwards, problem.tensor(theta), flow, problem.plasma, nodes, tol=EFFECT_TOLERANCE
@@ -225,11 +240,13 @@ def _with_prediction_variance(
 def _discretisation_error_effect(
     problem: InverseProblem, theta: Array, fields: Fields, images: list[Tensor] | None
 ) -> tuple[Array, Tensor, Tensor]:
-    """Change of the whitened curves and of every whitened drug image when cells are halved, and where.
+    """Change of the whitened curves and of every whitened drug image when cells are halved, and
+    where.
 
-    One standard deviation of the error of the grid, and of knowing tissue only as voxel means; the estimate is
-    centred on the finer grid (:class:`SharedError`, ``at``). It changes slowly and costs the most: where a descent
-    starts it is left out, and near where it was last worked out it is kept.
+    One standard deviation of the error of the grid, and of knowing tissue only as voxel means; the
+    estimate is centred on the finer grid (:class:`SharedError`, ``at``). It changes slowly and
+    costs the most: where a descent starts it is left out, and near where it was last worked out it
+    is kept.
     """
     last = problem.errors
     count = sum(d.count for d in problem.drug)
@@ -274,7 +291,9 @@ def _discretisation_error_effect(
 
 
 def closure_error_effects(problem: InverseProblem, fields: Fields) -> list[Tensor]:
-    """Change of each whitened drug image ``(n, k)`` by each bump of the closure error, which no two images share."""
+    """Change of each whitened drug image ``(n, k)`` by each bump of the closure error, which no two
+    images share.
+    """
     assert fields.pools is not None
     images = [
         d.linear(fields.pools[problem.node_index(d)], problem.setting.maps) for d in problem.drug

@@ -1,4 +1,6 @@
-"""A finished fit as a file: its answer, and the problem as it stood, so that it can be checked, profiled or taken up again."""
+"""A finished fit as a file: its answer, and the problem as it stood, so that it can be checked,
+profiled or taken up again.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class FittedProblem:
     problem: InverseProblem
     theta: Array
     aif_sd: float = 0.0
-    """Prior sd of ln of the arterial input's scale where that was an unknown; ``log_scale`` is its estimate."""
+    """Prior sd of ln of the arterial input's scale where that was an unknown; ``log_scale`` is its
+    estimate.
+    """
     log_scale: float = 0.0
     expansion: Linearisation | None = field(
         default=None, repr=False, compare=False, metadata={"saved": False}

@@ -1,4 +1,6 @@
-"""Errors that the noise of the measured numbers does not cover: unknowns of stated size, eliminated and not ignored."""
+"""Errors that the noise of the measured numbers does not cover: unknowns of stated size, eliminated
+and not ignored.
+"""
 
 from __future__ import annotations
 
@@ -62,10 +64,13 @@ class SystematicErrors:
 
     Attributes:
         theta: where the effects were worked out; grid_theta: where that of the grid was.
-        grid_on_contrast, grid_on_drug: ``(n, k)``, of the grid of the maps on curves and on all drug images.
+        grid_on_contrast, grid_on_drug: ``(n, k)``, of the grid of the maps on curves and on all
+            drug images.
         closure_on_drug: ``(n, k)``, of what the model leaves out.
-        pH_on_drug: ``(n, k)``, of the pH map's error. pH: ``(k,)``, that error as it stands in the maps now.
-        model_on_contrast, model_on_drug: ``(n, k)``, of the model's own error, where one is allowed.
+        pH_on_drug: ``(n, k)``, of the pH map's error. pH: ``(k,)``, that error as it stands in the
+            maps now.
+        model_on_contrast, model_on_drug: ``(n, k)``, of the model's own error, where one is
+            allowed.
     """
 
     theta: NDArray[np.float64]
@@ -98,7 +103,9 @@ class SystematicErrors:
     def model_weights(
         self, block: Literal["contrast", "drug"], residual: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Weights of the model's error that a residual ``(n,)`` asks for, and their posterior covariance at the fitted unknowns."""
+        """Weights of the model's error that a residual ``(n,)`` asks for, and their posterior
+        covariance at the fitted unknowns.
+        """
         model = self.model_on_contrast if block == "contrast" else self.model_on_drug
         assert model is not None
         before = (

@@ -30,13 +30,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fields:
-    """Every field at a parameter vector, whoever found them, with tangents where they were asked for.
+    """Every field at a parameter vector, whoever found them, with tangents where they were asked
+    for.
 
     Attributes:
         flow: pressure on the flow grid, exchange and face flows on the grid of the maps.
         contrast: ``(t, x, y, z)`` mM of tissue at the frames; ``d_contrast`` ``(m, t, x, y, z)``.
-        pools: ``(node, pool, x, y, z)`` kg/m3 at the nodes of the drug march, or None without drug images;
-            ``d_pools`` at the drug images alone, ``(m, image, pool, x, y, z)``.
+        pools: ``(node, pool, x, y, z)`` kg/m3 at the nodes of the drug march, or None without drug
+            images; ``d_pools`` at the drug images alone, ``(m, image, pool, x, y, z)``.
         balance: relative mass imbalance of the drug march.
     """
 
@@ -62,15 +63,19 @@ class Fields:
 
 @dataclass(frozen=True)
 class InverseProblem(Problem[ForwardModel, Fields]):
-    """The voxel problem: everything an engine needs; immutable, so that engines cannot disturb each other.
+    """The voxel problem: everything an engine needs; immutable, so that engines cannot disturb each
+    other.
 
     Attributes:
-        kinetics: measured Ktrans (1/s), ve and vp, ``(3, x, y, z)``: what each voxel's curve says by itself.
-        local: the same three of the tissue, ``(3, x, y, z)``, such that the model's curves, with all that flows and
-            diffuses between voxels, say ``kinetics`` when each is fitted by itself. ``setting.maps`` are made of
-            them; PS is Ktrans less the solvent drag.
-        pH_error_basis: ``(k, x, y, z)``; the error of the pH map is their sum with weights of unit variance.
-        closure_basis: ``(k, x, y, z)``, the same for what the model leaves out of each drug image, relative to it.
+        kinetics: measured Ktrans (1/s), ve and vp, ``(3, x, y, z)``: what each voxel's curve says
+            by itself.
+        local: the same three of the tissue, ``(3, x, y, z)``, such that the model's curves, with
+            all that flows and diffuses between voxels, say ``kinetics`` when each is fitted by
+            itself. ``setting.maps`` are made of them; PS is Ktrans less the solvent drag.
+        pH_error_basis: ``(k, x, y, z)``; the error of the pH map is their sum with weights of unit
+            variance.
+        closure_basis: ``(k, x, y, z)``, the same for what the model leaves out of each drug image,
+            relative to it.
         spread: covariance of ln Ktrans and ln ve of every voxel, ``(2, 2, x, y, z)``.
         model_error: how much the equations may err; None where they are exact.
         errors: what :meth:`with_systematic_errors` found, None before.
@@ -109,11 +114,15 @@ class InverseProblem(Problem[ForwardModel, Fields]):
         return self.forward(None if before is None else before.last_pressure)
 
     def update_linearisation(self, theta: Array, here: Fields) -> InverseProblem:
-        """The problem with its maps brought up to date with the fields at theta; itself while that would change nothing much."""
+        """The problem with its maps brought up to date with the fields at theta; itself while that
+        would change nothing much.
+        """
         return linearise.update_kinetic_maps(self, theta, here)
 
     def with_systematic_errors(self, theta: Array, fields: Fields) -> InverseProblem:
-        """The problem with the effect that systematic errors have at theta, where ``fields`` are its own."""
+        """The problem with the effect that systematic errors have at theta, where ``fields`` are
+        its own.
+        """
         return linearise.with_systematic_errors(self, theta, fields)
 
     @property
@@ -135,7 +144,9 @@ class InverseProblem(Problem[ForwardModel, Fields]):
         scheme: Scheme = TR_BDF2,
         tol: float = linearise.SOLVER_TOLERANCE,
     ) -> Fields:
-        """Every field by finite volumes, each linear solve to a relative residual ``tol``, those of the flow's tangents to a hundredth."""
+        """Every field by finite volumes, each linear solve to a relative residual ``tol``, those of
+        the flow's tangents to a hundredth.
+        """
         th = self.tensor(theta)
         flow = forward.flow(th, tangents=tangents, tangent_tolerance=1e-2 * tol)
         C, dC, _ = forward.contrast(th, flow, self.aif, self.frame_times, scheme, tol=tol)
@@ -211,7 +222,9 @@ class InverseProblem(Problem[ForwardModel, Fields]):
         return torch.cat(parts, dim=1).T
 
     def _eliminated(self, block: Literal["contrast", "drug"], whitened: Tensor) -> Tensor:
-        """A residual ``(n,)``, or its tangents ``(m, n)``, less what systematic errors explain of it."""
+        """A residual ``(n,)``, or its tangents ``(m, n)``, less what systematic errors explain of
+        it.
+        """
         if self.errors is None:
             return whitened
         error = self.errors.contrast if block == "contrast" else self.errors.drug

@@ -1,4 +1,6 @@
-"""Unknown functions in a posed problem: fields of space in the tumour, the release law, and the release rate in time."""
+"""Unknown functions in a posed problem: fields of space in the tumour, the release law, and the
+release rate in time.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,8 @@ from nanopinn.solvers.grid import Domain
 
 Array = NDArray[np.float64]
 
-#: Prior standard deviation of the logarithm of a multiplier (an assumption: within 2.7 of its neighbours' mean), and the
-#: length over which it is smooth.
+#: Prior standard deviation of the logarithm of a multiplier (an assumption: within 2.7 of its
+#: neighbours' mean), and the length over which it is smooth.
 FIELD_SD, FIELD_LENGTH_M = 0.5, 2.0e-3
 #: Functions that only drug images can touch.
 DRUG_FUNCTIONS = frozenset({"permeability", "release", RELEASE_LAW})
@@ -40,10 +42,12 @@ DRUG_FUNCTIONS = frozenset({"permeability", "release", RELEASE_LAW})
 OUTPUT_HOURS = (1.0, 6.0, 24.0, 48.0)
 #: Over which the error of the equations is smooth (an assumption).
 MODEL_ERROR_LENGTH_M = 2.0e-3
-#: Bumps of one field at most: each costs a tangent of every pool. They are wider in a tumour that would take more.
+#: Bumps of one field at most: each costs a tangent of every pool. They are wider in a tumour that
+#: would take more.
 MAX_BASIS_FUNCTIONS = 40
-#: Prior standard deviation of the velocity at a cut face over ``q l``, which is that at the rim of a large tumour (an
-#: assumption: a cut through the rim may carry it, one through the core carries next to none).
+#: Prior standard deviation of the velocity at a cut face over ``q l``, which is that at the rim of
+#: a large tumour (an assumption: a cut through the rim may carry it, one through the core carries
+#: next to none).
 INFLOW_SD = 0.5
 
 
@@ -116,8 +120,9 @@ def add_unknown_functions(
             ),
         )
         notes.append(
-            f"The balances of contrast agent, carrier and free drug may err by {settings.model_error:.0%} (1 sd) of wall influx and "
-            f"release, smooth over {MODEL_ERROR_LENGTH_M * 1e3:g} mm."
+            "The balances of contrast agent, carrier and free drug may err by"
+            f" {settings.model_error:.0%} (1 sd) of wall influx and release, smooth over"
+            f" {MODEL_ERROR_LENGTH_M * 1e3:g} mm."
         )
     return problem, notes
 
@@ -125,10 +130,12 @@ def add_unknown_functions(
 def add_time_varying_release(
     problem: InverseProblem, settings: FitSettings
 ) -> tuple[InverseProblem, list[str]]:
-    """The problem with a release rate that jumps at the hours that the settings give, and what is assumed and known of it.
+    """The problem with a release rate that jumps at the hours that the settings give, and what is
+    assumed and known of it.
 
     Raises:
-        InputError: these are no increasing hours within what a fit shows, or the equations may err too.
+        InputError: these are no increasing hours within what a fit shows, or the equations may err
+            too.
     """
     if settings.model_error > 0:
         raise InputError(
@@ -152,17 +159,23 @@ def add_time_varying_release(
         u.label for u, t in zip(segments, jumps, strict=True) if t >= max(images, default=0.0)
     ]
     notes = [
-        f"The release rate may jump at {', '.join(f'{h:g}' for h in hours)} h after the dose: in each later stretch it is that of the "
-        f"first times a constant, 1 within {np.exp(RELEASE_SD) - 1:.0%} (1 sd, an assumption). The release map is that of the first."
+        f"The release rate may jump at {', '.join(f'{h:g}' for h in hours)} h after the dose: in"
+        " each later stretch it is that of the first times a constant, 1 within"
+        f" {np.exp(RELEASE_SD) - 1:.0%} (1 sd, an assumption). The release map is that of the"
+        " first."
     ]
     if unseen:
         notes.append(
-            f"No drug image was taken after the start of these stretches, so they keep their priors: {'; '.join(unseen)}."
+            "No drug image was taken after the start of these stretches, so they keep their"
+            f" priors: {'; '.join(unseen)}."
         )
     unknowns = replace(problem.unknowns, items=(*problem.unknowns.items, *segments))
-    return replace(
-        problem, unknowns=unknowns, setting=replace(problem.setting, release_jump_times_s=jumps)
-    ), notes
+    return (
+        replace(
+            problem, unknowns=unknowns, setting=replace(problem.setting, release_jump_times_s=jumps)
+        ),
+        notes,
+    )
 
 
 def without_unknown_functions(problem: InverseProblem) -> InverseProblem:
@@ -223,7 +236,9 @@ def inflow_radial_basis(problem: InverseProblem) -> torch.Tensor:
 
 
 def centred_tumour_basis(problem: InverseProblem) -> torch.Tensor:
-    """Bumps in the tumour whose sum with weights of unit variance has the prior variance of a field, ``(k, x, y, z)``."""
+    """Bumps in the tumour whose sum with weights of unit variance has the prior variance of a
+    field, ``(k, x, y, z)``.
+    """
     return centre_shapes(
         tumour_radial_basis(problem, FIELD_LENGTH_M), problem.setting.maps.tumour > 0.5, FIELD_SD
     )
@@ -242,16 +257,20 @@ def tumour_radial_basis(problem: InverseProblem, length_m: float) -> torch.Tenso
 
 def _describe_function(f: FunctionUnknown) -> str:
     if f.argument == "pH":
-        return f"The release law's steepness may differ from the stated one by {np.exp(f.prior_sd) - 1:.0%} (1 sd) at {f.count} knots of pH."
+        return (
+            "The release law's steepness may differ from the stated one by"
+            f" {np.exp(f.prior_sd) - 1:.0%} (1 sd) at {f.count} knots of pH."
+        )
     if f.name == INFLOW:
         return (
-            f"The tumour goes on beyond the image: fluid enters or leaves there at an unknown velocity, {f.prior_sd:g} q l (1 sd) "
-            "over 2 mm about none (assumptions), and carries what the voxels there hold."
+            "The tumour goes on beyond the image: fluid enters or leaves there at an unknown"
+            f" velocity, {f.prior_sd:g} q l (1 sd) over 2 mm about none (assumptions), and carries"
+            " what the voxels there hold."
         )
     how = "smooth bumps" if f.kind == "bumps" else "a neural field"
     return (
-        f"{f.label[0].upper()}{f.label[1:]}, varies in the tumour: {how}, {f.count} weights, {np.exp(f.prior_sd) - 1:.0%} (1 sd) "
-        f"over {f.length_m * 1e3:g} mm (assumptions)."
+        f"{f.label[0].upper()}{f.label[1:]}, varies in the tumour: {how}, {f.count} weights,"
+        f" {np.exp(f.prior_sd) - 1:.0%} (1 sd) over {f.length_m * 1e3:g} mm (assumptions)."
     )
 
 
@@ -292,7 +311,9 @@ def field_maps(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
 
 
 def inflow_map(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
-    """Velocity into the image through the faces that cut the tumour, in the voxels there; nothing if none does."""
+    """Velocity into the image through the faces that cut the tumour, in the voxels there; nothing
+    if none does.
+    """
     problem = fit.problem
     if not problem.setting.maps.cut:
         return []
@@ -321,12 +342,17 @@ def inflow_map(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
 
 
 def model_error_maps(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
-    """The model's error that the images ask for in each balance, over its flux; nothing where none was allowed."""
+    """The model's error that the images ask for in each balance, over its flux; nothing where none
+    was allowed.
+    """
     found = []
     for m in map_model_error(fit.problem, fit.prediction.fields):
         e, sd = (_map_inside_tumour(fit.problem, t, domain) for t in (m.relative, m.sd))
         what = "contrast agent" if m.balance == "contrast" else f"{m.balance} drug"
-        text = f"error of the balance of {what}, over {BALANCES[m.balance]}; its sd is that at fixed unknowns"
+        text = (
+            f"error of the balance of {what}, over {BALANCES[m.balance]}; its sd is that at fixed"
+            " unknowns"
+        )
         found.append(MapEstimate(f"model_error_{m.balance}", "1", text, "images and prior", e, sd))
     return found
 

@@ -28,7 +28,8 @@ Array = NDArray[np.float64]
 class Unknown:
     """One scalar with its prior.
 
-    The fit works in a coordinate: the natural logarithm of the SI value ("log") or the value itself.
+    The fit works in a coordinate: the natural logarithm of the SI value ("log") or the value
+    itself.
 
     Attributes:
         name: key among the model's scalars.
@@ -40,7 +41,8 @@ class Unknown:
         prior_sd: in the coordinate.
 
     Raises:
-        InputError: a prior that contradicts itself: no spread, or a logarithm of what is not positive.
+        InputError: a prior that contradicts itself: no spread, or a logarithm of what is not
+            positive.
     """
 
     name: str
@@ -79,7 +81,9 @@ class Unknown:
         scale: Literal["log", "linear"] = "log",
         unit: str = "1",
     ) -> Unknown:
-        """A scalar of a model of your own, in the unit in which the model works; ``sd`` is that of its logarithm by default."""
+        """A scalar of a model of your own, in the unit in which the model works; ``sd`` is that of
+        its logarithm by default.
+        """
         return cls(name, name, unit, 1.0, scale, median, sd)
 
     @property
@@ -120,7 +124,8 @@ _SCALAR_ROWS = (
     ("p_e", "driving pressure p_e", "mmHg", 1 / 133.322, "p_e"),
 )
 
-#: Unknowns that only drug images can touch; without any they stay at their priors and are not fitted.
+#: Unknowns that only drug images can touch; without any they stay at their priors and are not
+#: fitted.
 DRUG_ONLY = frozenset({"PS_l", "leak_l", "f_l", "krel_ref", "pK_rel", "k_on_DNA"})
 
 
@@ -208,12 +213,14 @@ class UnknownSet:
 
 @dataclass(frozen=True)
 class PiecewiseConstantFunction:
-    """Something that is constant in each stretch of time between events, and jumps at them; one scalar for each stretch.
+    """Something that is constant in each stretch of time between events, and jumps at them; one
+    scalar for each stretch.
 
         infusion = PiecewiseConstantFunction("infusion", (3600.0, 7200.0))
         unknowns = UnknownSet((*infusion.unknowns(1e-9, 1.0), Unknown.of("clearance", 1e-6, 1.0)))
         problem = SystemProblem(
-            unknowns, lambda t, y, s: (infusion.at(t, s) - s["clearance"] * y) / volume, initial, series, events=infusion.jumps
+            unknowns, lambda t, y, s: (infusion.at(t, s) - s["clearance"] * y) / volume, initial,
+            series, events=infusion.jumps
         )
 
     Attributes:
@@ -256,14 +263,16 @@ class PiecewiseConstantFunction:
         return first
 
 
-#: Prior standard deviation of the logarithm of what a later stretch multiplies the release rate by (an assumption).
+#: Prior standard deviation of the logarithm of what a later stretch multiplies the release rate by
+#: (an assumption).
 RELEASE_SD = 0.5
 
 
 def release_rate_unknowns(
     jumps_s: tuple[float, ...], *, sd: float = RELEASE_SD
 ) -> tuple[Unknown, ...]:
-    """What the carrier's release rate is multiplied by in every stretch but the first, to which the release law itself belongs.
+    """What the carrier's release rate is multiplied by in every stretch but the first, to which the
+    release law itself belongs.
 
     The first stretch has no multiplier of its own: it would be one ridge with the rate of the law.
 

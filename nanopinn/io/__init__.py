@@ -1,1 +1,3 @@
-"""Files: NIfTI, DICOM, tables, transactional output, serialisation; the only room that opens a file for the rooms above."""
+"""Files: NIfTI, DICOM, tables, transactional output, serialisation; the only room that opens a file
+for the rooms above.
+"""

@@ -25,11 +25,12 @@ _CONVERSION_TIMEOUT_S = 1800.0
 def open_series(path: str | Path) -> Iterator[tuple[Path, list[str]]]:
     """The 4-D volume of a path, with what was done to get it; a file is itself.
 
-    A folder may hold dcm2niix's output (a NIfTI and its JSON). Failing that it is taken for DICOM and converted by
-    dcm2niix, if that is installed, into a folder that is gone afterwards.
+    A folder may hold dcm2niix's output (a NIfTI and its JSON). Failing that it is taken for DICOM
+    and converted by dcm2niix, if that is installed, into a folder that is gone afterwards.
 
     Raises:
-        InputError: there is no series in the folder, there are several, or dcm2niix is missing or fails.
+        InputError: there is no series in the folder, there are several, or dcm2niix is missing or
+            fails.
     """
     path = Path(path)
     if not is_folder(path):
@@ -127,7 +128,10 @@ def _convert(source: Path, target: Path) -> str:
             field="--dce",
             found="a folder",
             expected="a 4-D NIfTI with its sidecar",
-            remedy="Install dcm2niix (apt install dcm2niix, or pip install dcm2niix), or convert the scan elsewhere.",
+            remedy=(
+                "Install dcm2niix (apt install dcm2niix, or pip install dcm2niix), or convert the"
+                " scan elsewhere."
+            ),
         )
     list_scan_files(source)
     # an absolute path, for a folder may be called like an option

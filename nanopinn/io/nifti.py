@@ -18,17 +18,19 @@ Orientation = Literal["sform", "qform"]
 HEADER_BYTES = 348
 #: Most voxels of a volume or series: 2 GiB as float64, and a fit needs several times that.
 MAX_VOXELS = 2**28
-#: Most voxels (0.5 GiB as float64) of a gzip that holds less than a byte for a hundred of them, as images never do and bombs always.
+#: Most voxels (0.5 GiB as float64) of a gzip that holds less than a byte for a hundred of them, as
+#: images never do and bombs always.
 MAX_COMPRESSED_VOXELS, _MAX_VOXELS_PER_BYTE = 2**26, 100
 #: Extensions of a header are shorter than this, bytes.
 _MAX_DATA_OFFSET = 2**26
-#: Voxels and places (mm) that tissue in a scanner can have: others are another unit's, and no grid is computed for them.
+#: Voxels and places (mm) that tissue in a scanner can have: others are another unit's, and no grid
+#: is computed for them.
 _SMALLEST_MM, _LARGEST_MM, _MAX_ORIGIN_MM = 0.999e-3, 100.0, 1e5
 _SPACE_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
 _TIME_UNITS_S = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
 
-#: Two affines are one geometry within this share of a voxel (axes) and this many mm (origin): a qform
-#: stored in float32 loses up to 7e-4 near half turns.
+#: Two affines are one geometry within this share of a voxel (axes) and this many mm (origin): a
+#: qform stored in float32 loses up to 7e-4 near half turns.
 _AXES_TOLERANCE, _ORIGIN_TOLERANCE_MM = 1e-3, 0.1
 
 
@@ -176,13 +178,17 @@ def check_compression_ratio(header: Any, path: Path, packed_bytes: int) -> None:
             file=path,
             field="dim, size",
             found=f"{voxels} voxels in {packed_bytes} bytes",
-            expected=f"at most {MAX_COMPRESSED_VOXELS} voxels, or a byte for every {_MAX_VOXELS_PER_BYTE}",
+            expected=(
+                f"at most {MAX_COMPRESSED_VOXELS} voxels, or a byte for every"
+                f" {_MAX_VOXELS_PER_BYTE}"
+            ),
             remedy="Cut the volume to the tumour and what surrounds it, or store it uncompressed.",
         )
 
 
 def scaling(header: Any, path: Path) -> tuple[float, float]:
-    """Slope and intercept from stored to true values; a slope of 0, or NaN as some programs write it, stands for none.
+    """Slope and intercept from stored to true values; a slope of 0, or NaN as some programs write
+    it, stands for none.
 
     Raises:
         InputError: they are no numbers, or an intercept is stated without a slope.
@@ -222,8 +228,8 @@ def world_affine(
     """Voxel indices to RAS mm, and what was assumed for it.
 
     Raises:
-        InputError: sform, qform and pixdim contradict each other while ``orientation`` chooses none, or a
-            geometry is impossible.
+        InputError: sform, qform and pixdim contradict each other while ``orientation`` chooses
+            none, or a geometry is impossible.
     """
     unit = _SPACE_UNITS_MM[int(header["xyzt_units"]) & 7]
     notes = (
@@ -312,7 +318,10 @@ def _read_affines(header: Any, path: Path, unit: float) -> dict[str, Array]:
                 file=path,
                 field=name,
                 found=np.round(affine[:3], 3).tolist(),
-                expected=f"voxels of {_SMALLEST_MM:g} to {_LARGEST_MM:g} mm, within {_MAX_ORIGIN_MM / 1e3:g} m",
+                expected=(
+                    f"voxels of {_SMALLEST_MM:g} to {_LARGEST_MM:g} mm, within"
+                    f" {_MAX_ORIGIN_MM / 1e3:g} m"
+                ),
                 remedy="Correct the header.",
             )
         found[name] = affine

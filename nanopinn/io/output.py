@@ -1,4 +1,5 @@
-"""One writer at a time for one output, by a lock of the kernel: it ends with its process, however that ends.
+"""One writer at a time for one output, by a lock of the kernel: it ends with its process, however
+that ends.
 
 Outputs that one run at a time claims, and that are whole or absent whatever ends the run.
 """
@@ -24,7 +25,8 @@ try:
 except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]
 
-#: Outputs that the running code holds: what claims an output and what writes it need not know of each other.
+#: Outputs that the running code holds: what claims an output and what writes it need not know of
+#: each other.
 _LOCKED_PATHS: ContextVar[frozenset[Path]] = ContextVar("_HELD", default=frozenset())
 
 #: What a file system without locks says (NFS without its lock service, some FUSE).
@@ -33,9 +35,11 @@ _LOCKING_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 @contextmanager
 def exclusive_lock(out: Path) -> Iterator[None]:
-    """Hold an output, against other processes and other threads; whoever holds it already may hold it again.
+    """Hold an output, against other processes and other threads; whoever holds it already may hold
+    it again.
 
-    The lock is on ``.NAME.lock`` beside the output, which is taken away at the end. A killed process leaves the file, but no lock.
+    The lock is on ``.NAME.lock`` beside the output, which is taken away at the end. A killed
+    process leaves the file, but no lock.
 
     Raises:
         OutputError: another run holds it, or the folder cannot be written.
@@ -52,7 +56,8 @@ def exclusive_lock(out: Path) -> Iterator[None]:
     finally:
         _LOCKED_PATHS.reset(token)
         with suppress(OSError):
-            file.unlink()  # while it is held: who opened it before finds that it has no name any more
+            # while it is held: who opened it before finds that it has no name any more
+            file.unlink()
         os.close(handle)
 
 
@@ -93,7 +98,8 @@ def _lock(handle: int, out: Path) -> None:
                 f"{out} cannot be locked: {error.strerror}. Give another folder to --out."
             ) from error
         warnings.warn(
-            f"The file system of {out} has no locks: two runs that write there at once are not told apart.",
+            f"The file system of {out} has no locks: two runs that write there at once are not told"
+            " apart.",
             stacklevel=3,
         )
 
@@ -119,11 +125,12 @@ def _is_same_file(handle: int, file: Path) -> bool:
 
 @contextmanager
 def reserve_output_folder(out: Path, *, overwrite: bool) -> Iterator[None]:
-    """Hold an output folder, before anything is computed and until it is written; what killed runs left beside it is cleared.
+    """Hold an output folder, before anything is computed and until it is written; what killed runs
+    left beside it is cleared.
 
     Raises:
-        OutputError: it holds something and ``overwrite`` is false, it is no result, another run is writing it, or its parent cannot
-            be written.
+        OutputError: it holds something and ``overwrite`` is false, it is no result, another run is
+            writing it, or its parent cannot be written.
     """
     with exclusive_lock(out):
         _remove_leftovers(out)
@@ -172,7 +179,8 @@ def _check_overwrite(out: Path, overwrite: bool) -> None:
         raise OutputError(f"{out} exists already. Give another folder to --out, or --overwrite.")
     if not (out / "provenance.json").is_file():
         raise OutputError(
-            f"{out} is not a result folder and will not be overwritten. Give another folder to --out."
+            f"{out} is not a result folder and will not be overwritten. Give another folder to"
+            " --out."
         )
 
 
@@ -182,7 +190,9 @@ def _beside(out: Path, what: str) -> Path:
 
 
 def _replace_folder(part: Path, out: Path) -> None:
-    """Rename: at every moment the old result or the new one is whole on the disk, under its own name or one that is recognised."""
+    """Rename: at every moment the old result or the new one is whole on the disk, under its own
+    name or one that is recognised.
+    """
     old = _beside(out, "old")
     replaces = out.exists()
     if replaces:
@@ -206,7 +216,8 @@ def _flush_folder_tree(folder: Path) -> None:
 
 
 def _remove_leftovers(out: Path) -> None:
-    """Take away what killed runs left beside an output; no living one has anything there, because this one holds the lock.
+    """Take away what killed runs left beside an output; no living one has anything there, because
+    this one holds the lock.
 
     A result that was renamed aside and not yet replaced is put back.
     """

@@ -1,9 +1,11 @@
-"""Numbers of a file that anyone may have written: no text, no truth value, nothing that a float cannot hold.
+"""Numbers of a file that anyone may have written: no text, no truth value, nothing that a float
+cannot hold.
 
-Files as they were handed over: only regular ones are opened, and no more of one is read than its kind can need.
+Files as they were handed over: only regular ones are opened, and no more of one is read than its
+kind can need.
 
-Nothing here believes a file: a pipe, a device or a folder under a file's name, text that is none, JSON and TOML that are made to
-stall or to fill the memory end in an :class:`InputError`.
+Nothing here believes a file: a pipe, a device or a folder under a file's name, text that is none,
+JSON and TOML that are made to stall or to fill the memory end in an :class:`InputError`.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ MAX_LIST_LENGTH = 100_000
 
 
 def is_number(found: object) -> TypeGuard[int | float]:
-    """Whether it is a finite number as JSON and TOML write one; true and false, which Python counts with, are none."""
+    """Whether it is a finite number as JSON and TOML write one; true and false, which Python counts
+    with, are none.
+    """
     if isinstance(found, bool) or not isinstance(found, (int, float)):
         return False
     try:
@@ -84,7 +88,8 @@ def open_regular_file(path: str | Path) -> BinaryIO:
     """A regular file, open to be read.
 
     Raises:
-        InputError: there is none, it is something else (a pipe would be waited for without end), or it may not be read.
+        InputError: there is none, it is something else (a pipe would be waited for without end), or
+            it may not be read.
     """
     path = Path(path)
     try:
@@ -227,7 +232,9 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
 
 
 def read_json_or_empty(path: str | Path) -> dict[str, Any]:
-    """The same of a file of our own that may be missing or half of one: empty where it cannot be read."""
+    """The same of a file of our own that may be missing or half of one: empty where it cannot be
+    read.
+    """
     try:
         return read_json(path, "the file")
     except InputError:

@@ -1,6 +1,8 @@
-"""Whether a value is what a data class says of its field: a file's fields are no better than the file.
+"""Whether a value is what a data class says of its field: a file's fields are no better than the
+file.
 
-Data classes as one safetensors file: their arrays as they are, the rest as JSON in its header; nothing is pickled.
+Data classes as one safetensors file: their arrays as they are, the rest as JSON in its header;
+nothing is pickled.
 """
 
 from __future__ import annotations
@@ -76,9 +78,11 @@ def _fits_tuple(value: tuple[Any, ...], inner: tuple[Any, ...]) -> bool:
 
 #: Raised with every change that older files do not survive.
 VERSION = 3
-#: Longest file, and longest header of one, bytes; a header takes twenty times its length while it is read.
+#: Longest file, and longest header of one, bytes; a header takes twenty times its length while it
+#: is read.
 MAX_FILE_BYTES, MAX_HEADER_BYTES = 2**31, 8 << 20
-#: Entries that tensors listed in few numbers may have together, beyond a hundred for each number that is there.
+#: Entries that tensors listed in few numbers may have together, beyond a hundred for each number
+#: that is there.
 _MAX_IMPLIED_ENTRIES, _IMPLIED_PER_STORED = 2**26, 100
 
 
@@ -88,7 +92,8 @@ def to_bytes(value: Any, classes: Iterable[type]) -> bytes:
     Fields with ``metadata={"saved": False}`` are left to their defaults.
 
     Args:
-        classes: that may occur; others are refused, because :func:`from_bytes` could not make them again.
+        classes: that may occur; others are refused, because :func:`from_bytes` could not make them
+            again.
 
     Raises:
         TypeError: something in it is of another kind.
@@ -123,7 +128,8 @@ def from_bytes(content: bytes, classes: Iterable[type]) -> Any:
         raise ValueError(f"not a file of a fit: {error}") from error
     if found["format"] != "nanopinn" or found["version"] != str(VERSION):
         raise ValueError(
-            f"the file of a fit by another version ({found['version'][:60]}; this one reads {VERSION})"
+            f"the file of a fit by another version ({found['version'][:60]}; this one reads"
+            f" {VERSION})"
         )
     try:
         whole = found["sha256"] == _digest(found["content"], arrays)
@@ -178,7 +184,9 @@ class _Writer:
         raise TypeError(f"{type(value).__name__} cannot be saved")
 
     def encode_tensor(self, tensor: Tensor) -> Any:
-        """Where a tensor lies in the file: whole, or the few entries that differ from its usual one."""
+        """Where a tensor lies in the file: whole, or the few entries that differ from its usual
+        one.
+        """
         tensor = tensor.contiguous().clone()
         fill_value = _fill_value(tensor)
         if fill_value is None:

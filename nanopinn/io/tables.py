@@ -1,6 +1,7 @@
 """A table of text (TSV or CSV): one header, and columns of numbers by name.
 
-What was read, by name and SHA-256: for provenance, and to tell a file that was changed from the one that was given.
+What was read, by name and SHA-256: for provenance, and to tell a file that was changed from the one
+that was given.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def read_table(path: Path) -> Table:
 
 
 def hash_files(files: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of files and their sidecars, by name without folder; a second file of one name is told from the first by a number.
+    """SHA-256 of files and their sidecars, by name without folder; a second file of one name is
+    told from the first by a number.
 
     What is not there is left out: who reads it says so better.
 
@@ -135,7 +137,9 @@ def check_files_unchanged(before: Mapping[str, str], files: Iterable[Path]) -> N
                 file=name,
                 found=found,
                 expected="the same bytes throughout",
-                remedy="Put it back and start again; what was reached is kept where --resume finds it.",
+                remedy=(
+                    "Put it back and start again; what was reached is kept where --resume finds it."
+                ),
             )
 
 

@@ -1,7 +1,8 @@
 """Reading and writing files: the one door between the disk and arrays.
 
-A NIfTI header is not trusted: the size that it declares is compared with the bytes that are there before
-anything is allocated. Torch and monai are imported where a MetaTensor is made: a window that shows maps needs neither.
+A NIfTI header is not trusted: the size that it declares is compared with the bytes that are there
+before anything is allocated. Torch and monai are imported where a MetaTensor is made: a window that
+shows maps needs neither.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ _READ_ERRORS = (OSError, EOFError, zlib.error)
 
 
 def read_volume(path: str | Path, *, orientation: Orientation | None = None) -> MetaTensor:
-    """Read a 3-D or 4-D NIfTI volume, as :func:`read_array` does, with its affine and all else that is known of it.
+    """Read a 3-D or 4-D NIfTI volume, as :func:`read_array` does, with its affine and all else that
+    is known of it.
 
     Returns:
         ``(x, y, z)`` or ``(x, y, z, t)``, float64, with ``.affine`` in RAS mm and ``.meta``.
@@ -69,12 +71,13 @@ def read_array(
         orientation: which affine to believe where sform and qform disagree.
 
     Returns:
-        Values ``(x, y, z)`` or ``(x, y, z, t)``, float64; affine to RAS mm; and ``spacing_mm``, ``pixdim4_s`` (NaN if none)
+        Values ``(x, y, z)`` or ``(x, y, z, t)``, float64; affine to RAS mm; and ``spacing_mm``,
+        ``pixdim4_s`` (NaN if none)
         and ``notes`` (assumptions made in reading).
 
     Raises:
-        InputError: the file is missing, is no NIfTI, is truncated or corrupt, its geometry is invalid or
-            contradictory, its units are unknown, or it holds no finite number.
+        InputError: the file is missing, is no NIfTI, is truncated or corrupt, its geometry is
+            invalid or contradictory, its units are unknown, or it holds no finite number.
     """
     path = Path(path)
     header = read_header(path)
@@ -130,7 +133,8 @@ def read_header(path: Path) -> Any:
     """The header of a NIfTI volume, its kind checked; nothing behind it is read.
 
     Raises:
-        InputError: there is no file, or its header is not that of a volume or series of real numbers.
+        InputError: there is no file, or its header is not that of a volume or series of real
+            numbers.
     """
     with open_regular_file(path) as file, _open_decompressed(file) as stream:
         header = parse_header(_first_bytes(stream, path), path)
@@ -191,7 +195,9 @@ def _corruption_error(path: Path, found: str, expected: str) -> InputError:
 
 
 def _read_values(path: Path, header: Any) -> NDArray[np.float64]:
-    """True values ``(n,)`` in the order of a file whose size was checked, a piece at a time; header extensions are passed over unread."""
+    """True values ``(n,)`` in the order of a file whose size was checked, a piece at a time; header
+    extensions are passed over unread.
+    """
     (slope, intercept), dtype = scaling(header, path), header.get_data_dtype()
     values = np.empty(math.prod(read_shape(header)), dtype=np.float64)
     step = _CHUNK // dtype.itemsize
@@ -246,7 +252,8 @@ def write_volume(
     sidecar: Mapping[str, Any] | None = None,
     frame_spacing_s: float = 0.0,
 ) -> None:
-    """Write a map ``(x, y, z)`` or a series ``(t, x, y, z)`` as float32 NIfTI, with its sidecar, atomically.
+    """Write a map ``(x, y, z)`` or a series ``(t, x, y, z)`` as float32 NIfTI, with its sidecar,
+    atomically.
 
     Args:
         frame_spacing_s: for the header; 0 where frames are not equally spaced.
@@ -298,7 +305,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk, so that a rename outlives a loss of power; where a file system cannot, nothing."""
+    """Bring a folder's names to the disk, so that a rename outlives a loss of power; where a file
+    system cannot, nothing.
+    """
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

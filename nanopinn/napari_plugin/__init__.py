@@ -1,1 +1,3 @@
-"""The napari plugin: a face of the package. It calls public functions in a process of its own and shows what they wrote."""
+"""The napari plugin: a face of the package. It calls public functions in a process of its own and
+shows what they wrote.
+"""

@@ -27,7 +27,9 @@ _OVERRIDES = {
 
 
 def format_command_line(request: Mapping[str, Any], out: str) -> str:
-    """``nanopinn fit ...``, ``maps ...`` or ``simulate ...`` of a request to the worker, quoted for a shell."""
+    """``nanopinn fit ...``, ``maps ...`` or ``simulate ...`` of a request to the worker, quoted for
+    a shell.
+    """
     if request["kind"] == "arms":
         return shlex.join([*_simulate(request), "--out", out])
     words = ["nanopinn", request["kind"]]

@@ -84,7 +84,8 @@ class FitTab(QWidget):
         colour = "#2e7d32" if result.check.passed else "#b71c1c"
         self.banner.setText(result.check.headline)
         self.banner.setStyleSheet(
-            f"background: {colour}; color: white; padding: 5px; border-radius: 3px; font-weight: bold;"
+            f"background: {colour}; color: white; padding: 5px; border-radius: 3px; font-weight:"
+            " bold;"
         )
         self.banner.setToolTip(
             "\n".join(

@@ -58,7 +58,9 @@ class SourceBox(QComboBox):
         return found if isinstance(found, Source) else None
 
     def refresh(self) -> None:
-        """List what is open now; a choice stays as long as it is there, and an input that plays this part is taken by itself."""
+        """List what is open now; a choice stays as long as it is there, and an input that plays
+        this part is taken by itself.
+        """
         before = self.source()
         options = [Source(layer) for layer in selectable_layers(self.viewer)] + [
             Source(file=f) for f in self.files
@@ -134,7 +136,9 @@ class SourceList(QWidget):
         ]
 
     def refresh(self) -> None:
-        """List what is open now; what plays this part is checked by itself the first time it is seen."""
+        """List what is open now; what plays this part is checked by itself the first time it is
+        seen.
+        """
         items = [self.list.item(i) for i in range(self.list.count())]
         checked = {i.data(Qt.ItemDataRole.UserRole): i.checkState() for i in items if i is not None}
         files = [s for s in checked if s.file is not None]

@@ -1,7 +1,9 @@
-"""The process in which the package works for the window: one request in, progress and one answer out, a JSON line each.
+"""The process in which the package works for the window: one request in, progress and one answer
+out, a JSON line each.
 
-A process rather than a thread: torch holds Python's lock for long stretches, in which a window would stand still, and a
-process can be ended at once without leaving anything half done. Started early, it has its imports behind it when it is asked.
+A process rather than a thread: torch holds Python's lock for long stretches, in which a window
+would stand still, and a process can be ended at once without leaving anything half done. Started
+early, it has its imports behind it when it is asked.
 """
 
 from __future__ import annotations

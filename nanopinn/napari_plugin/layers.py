@@ -1,8 +1,9 @@
 """Where voxels lie in napari: axes (z, y, x) in mm along the axes of the scan, not of the scanner.
 
-An oblique scan would be cut askew if napari's world were the scanner's. So the world is the scanner's, turned so that
-the scan's own axes are its axes: ``w = R^-1 (A v)`` with ``A`` the affine and ``R`` its axes of unit length. Volumes
-that are parallel lie on one another; the affine itself travels in the layer's metadata, and files are written with it.
+An oblique scan would be cut askew if napari's world were the scanner's. So the world is the
+scanner's, turned so that the scan's own axes are its axes: ``w = R^-1 (A v)`` with ``A`` the affine
+and ``R`` its axes of unit length. Volumes that are parallel lie on one another; the affine itself
+travels in the layer's metadata, and files are written with it.
 
 Layers as napari takes them: data, looks and what is known of them.
 
@@ -23,7 +24,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-#: A frame that lasts longer than any scan: what is no function of the scan's time is shown at all of it.
+#: A frame that lasts longer than any scan: what is no function of the scan's time is shown at all
+#: of it.
 STATIC_FRAME_S = 1e6
 
 _AXIS_REVERSAL = np.eye(4)[[2, 1, 0, 3]]
@@ -48,7 +50,8 @@ def layer_transform(affine: Array) -> dict[str, Any]:
 
 
 def affine_to_reference_world(affine: Array, reference: Array) -> Array:
-    """Affine ``(4, 4)``, in ``(z, y, x)``, by which a layer on any grid comes to lie in the world of a reference scan.
+    """Affine ``(4, 4)``, in ``(z, y, x)``, by which a layer on any grid comes to lie in the world
+    of a reference scan.
 
     It stands before the layer's own scale and shift, as napari's ``affine`` does.
     """
@@ -174,7 +177,8 @@ def stack_layer(
     visible: bool = False,
     **known: Any,
 ) -> LayerData:
-    """Volumes ``(n, x, y, z)`` along an axis of their own beside the scan's time: hours after a dose, saturation offsets.
+    """Volumes ``(n, x, y, z)`` along an axis of their own beside the scan's time: hours after a
+    dose, saturation offsets.
 
     Args:
         at: what each volume is of, in words.
@@ -211,7 +215,9 @@ def mask_layer(mask: NDArray[Any], affine: Array, name: str = "mask", **known: A
 def vectors_layer(
     values: Array, affine: Array, name: str, unit: str, *, visible: bool = True, **known: Any
 ) -> LayerData:
-    """Vectors ``(3, x, y, z)`` along the voxel axes, drawn in mm; the fast ones (95th percentile) are a voxel and a half long."""
+    """Vectors ``(3, x, y, z)`` along the voxel axes, drawn in mm; the fast ones (95th percentile)
+    are a voxel and a half long.
+    """
     speed = np.linalg.norm(values, axis=0)
     where = np.argwhere(np.isfinite(speed) & (speed > 0))
     found, fast = values[:, *where.T].T, speed[*where.T]
@@ -237,7 +243,8 @@ def vectors_layer(
     return data, looks, "vectors"
 
 
-#: What can be shown of the arms, where it lies in an arm's folder, and words for it; the first is shown first.
+#: What can be shown of the arms, where it lies in an arm's folder, and words for it; the first is
+#: shown first.
 QUANTITIES = {
     "fields/intracellular": "drug in cells",
     "fields/free": "free drug",

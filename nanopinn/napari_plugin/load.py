@@ -118,7 +118,8 @@ class StudyTab(QWidget):
         return typed
 
     def inputs(self, folder: Path) -> dict[str, Any]:
-        """Arguments of :class:`nanopinn.ImagingInputs`, layers without a file written into ``folder``.
+        """Arguments of :class:`nanopinn.ImagingInputs`, layers without a file written into
+        ``folder``.
 
         Raises:
             InputError: something is missing or cannot be used; the first of them.

@@ -1,4 +1,6 @@
-"""The panel: Study, Maps, Fit and Therapy as tabs; it hands work to the worker and turns its folders into layers."""
+"""The panel: Study, Maps, Fit and Therapy as tabs; it hands work to the worker and turns its
+folders into layers.
+"""
 
 from __future__ import annotations
 

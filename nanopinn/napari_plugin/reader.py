@@ -54,7 +54,8 @@ def _is_result(path: Path) -> bool:
 
 
 def read_file(path: Path) -> LayerData:
-    """A file of a study as a layer, with the part that it plays as far as its sidecar or name tells.
+    """A file of a study as a layer, with the part that it plays as far as its sidecar or name
+    tells.
 
     Raises:
         InputError: it cannot be read.
@@ -105,7 +106,9 @@ def read_file(path: Path) -> LayerData:
 
 
 def infer_role(name: str, shape: tuple[int, ...], side: dict[str, Any]) -> str | None:
-    """Which part a file plays in a study: by its sidecar, else by its name; None where neither tells."""
+    """Which part a file plays in a study: by its sidecar, else by its name; None where neither
+    tells.
+    """
     low = name.lower()
     if len(shape) == 4:
         if "SaturationOffsetsPPM" in side:
@@ -145,7 +148,8 @@ def _with_checksum(layer: LayerData) -> LayerData:
 
 
 def read_folder(folder: Path) -> list[LayerData]:
-    """Every layer of a result folder: maps with standard deviations, vectors, pools in time, the mask on top.
+    """Every layer of a result folder: maps with standard deviations, vectors, pools in time, the
+    mask on top.
 
     Raises:
         InputError: a file is broken.
@@ -154,7 +158,9 @@ def read_folder(folder: Path) -> list[LayerData]:
 
 
 def folder_layer_readers(folder: Path) -> list[Callable[[], LayerData]]:
-    """What reads each layer of a result folder, from the lowest to the highest, so that a window can have its turn in between."""
+    """What reads each layer of a result folder, from the lowest to the highest, so that a window
+    can have its turn in between.
+    """
     if is_comparison(folder):
         return comparison_layer_readers(folder)
     maps = sorted((folder / "maps").glob("*.nii.gz"), key=lambda p: _layer_order(_stem(p)))
@@ -219,6 +225,12 @@ def _field(path: Path, folder: Path) -> LayerData:
 
 def _layer_order(name: str) -> tuple[int, str]:
     """Standard deviations and technical maps lie below what is looked at, vectors above."""
-    return 0 if name in _TECHNICAL else 1 if name.endswith("_std") else 3 if name.endswith(
-        "_vector"
-    ) else 2, name
+    return (
+        0
+        if name in _TECHNICAL
+        else 1
+        if name.endswith("_std")
+        else 3
+        if name.endswith("_vector")
+        else 2
+    ), name

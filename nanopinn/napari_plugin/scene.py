@@ -1,4 +1,6 @@
-"""The viewer's scene: layers of a result one by one, so that the window answers in between, and the time that is shown."""
+"""The viewer's scene: layers of a result one by one, so that the window answers in between, and the
+time that is shown.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,8 @@ class LayerManager:
         from nanopinn.napari_plugin.reader import folder_layer_readers
 
         parts = folder_layer_readers(folder)
-        # a comparison stands beside the fit that it came from; anything else replaces what was shown before
+        # a comparison stands beside the fit that it came from; anything else replaces what was
+        # shown before
         earlier = [
             x
             for x in self.viewer.layers
@@ -145,7 +148,9 @@ class LayerManager:
         return [f"from the left: {', '.join(arms[i] for i in sorted(arms))}"] if arms else []
 
     def displayed_maps(self, folder: Path) -> dict[str, tuple[Array, str]]:
-        """Values ``(x, y, z)`` and unit of every map of a folder that is shown, standard deviations left out."""
+        """Values ``(x, y, z)`` and unit of every map of a folder that is shown, standard deviations
+        left out.
+        """
         found = {}
         for layer in reversed(self.viewer.layers):
             known = plugin_metadata(layer)

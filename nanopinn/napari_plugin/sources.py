@@ -1,6 +1,7 @@
 """Writer: a layer as NIfTI with the affine that it came with.
 
-Where an input comes from, a layer or a file; layers that were drawn or changed are written out for the work to read.
+Where an input comes from, a layer or a file; layers that were drawn or changed are written out for
+the work to read.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def write_layer_file(
 
 
 def affine_from_attributes(attributes: dict[str, Any]) -> Any:
-    """RAS affine of a layer's attributes: its own where it has one, else napari's axes are taken as the scanner's."""
+    """RAS affine of a layer's attributes: its own where it has one, else napari's axes are taken as
+    the scanner's.
+    """
     known = attributes.get("metadata", {}).get(METADATA_KEY, {})
     if "affine" in known:
         return known["affine"]

@@ -1,4 +1,6 @@
-"""The Therapy tab: arms, dose, heat and radiation; then the answer, arms side by side, and what reaches far from vessels."""
+"""The Therapy tab: arms, dose, heat and radiation; then the answer, arms side by side, and what
+reaches far from vessels.
+"""
 
 from __future__ import annotations
 
@@ -142,7 +144,8 @@ class TherapyTab(QWidget):
         largest = int(np.bincount(inside).argmax())
         self._draw(
             largest,
-            f"In the largest group of voxels that are alike ({int((inside == largest).sum())}). Click another.",
+            f"In the largest group of voxels that are alike ({int((inside == largest).sum())})."
+            " Click another.",
         )
 
     def clicked(self, position: Any) -> None:
@@ -152,7 +155,8 @@ class TherapyTab(QWidget):
             group = int(self.groups.labels[voxel])
             self._draw(
                 group,
-                f"Voxel {voxel}, and {int((self.groups.labels == group).sum()) - 1} voxels like it. Thin lines: 90 %.",
+                f"Voxel {voxel}, and {int((self.groups.labels == group).sum()) - 1} voxels like it."
+                " Thin lines: 90 %.",
             )
 
     def _draw(self, group: int, words: str) -> None:

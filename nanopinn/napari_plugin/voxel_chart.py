@@ -1,6 +1,8 @@
-"""A small chart, painted by Qt: a twentieth of the time of a plotting library's, so that the window answers while it changes.
+"""A small chart, painted by Qt: a twentieth of the time of a plotting library's, so that the window
+answers while it changes.
 
-The voxel dock: concentration, fitted model, residual, arterial input and status of the voxel that was clicked.
+The voxel dock: concentration, fitted model, residual, arterial input and status of the voxel that
+was clicked.
 """
 
 from __future__ import annotations
@@ -81,7 +83,8 @@ class Chart(QWidget):
 
         Args:
             legend: width kept for a legend at the right, pixels; 0: it stands inside.
-            integer_ticks: the horizontal axis counts. log: the vertical axis is logarithmic where values span enough.
+            integer_ticks: the horizontal axis counts. log: the vertical axis is logarithmic where
+                values span enough.
         """
         super().__init__()
         self.title, self.x_label, self.y_label = title, x, y

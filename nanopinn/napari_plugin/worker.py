@@ -1,4 +1,6 @@
-"""The window's end of the process that works: progress as signals, cancelled at once, a successor kept warm."""
+"""The window's end of the process that works: progress as signals, cancelled at once, a successor
+kept warm.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,18 @@ from typing import Any
 from qtpy.QtCore import QObject, QProcess, QProcessEnvironment, Signal
 
 #: What a process that was not asked to stop says by its end.
-_UNEXPECTED_END = "The worker process ended before it had an answer ({how}). Nothing was changed; press the button again."
+_UNEXPECTED_END = (
+    "The worker process ended before it had an answer ({how}). Nothing was changed; press the"
+    " button again."
+)
 
 
 class Worker(QObject):
     """Runs one request after another, each in a process of its own.
 
     Signals:
-        progressed: stage, share done, numbers. done: the answer. failed: words. stopped: it was cancelled.
+        progressed: stage, share done, numbers. done: the answer. failed: words. stopped: it was
+        cancelled.
     """
 
     progressed = Signal(str, float, dict)
@@ -101,9 +107,11 @@ class Worker(QObject):
             killed = process.exitStatus() == QProcess.ExitStatus.CrashExit
             self.failed.emit(
                 _UNEXPECTED_END.format(
-                    how="it was killed, perhaps for want of memory"
-                    if killed
-                    else f"exit code {process.exitCode()}"
+                    how=(
+                        "it was killed, perhaps for want of memory"
+                        if killed
+                        else f"exit code {process.exitCode()}"
+                    )
                 )
             )
         elif "failed" in self.reply:

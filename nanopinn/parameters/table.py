@@ -1,8 +1,10 @@
 """The parameter table and its only loader.
 
-How uncertain a parameter of the table is: what it is drawn from where nothing better is known of it.
+How uncertain a parameter of the table is: what it is drawn from where nothing better is known of
+it.
 
-Values of parameters by symbol, where they differ from the table's: a draw from their priors, or a user's own carrier.
+Values of parameters by symbol, where they differ from the table's: a draw from their priors, or a
+user's own carrier.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ _PRIOR = re.compile(r"(lognormal|normal)\((\+?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE
 class Prior:
     """What is believed of a parameter before the data: normal in the value or in its logarithm.
 
-    ``sd`` is in the unit of the parameter for ``normal`` and in natural-log units for ``lognormal``.
+    ``sd`` is in the unit of the parameter for ``normal`` and in natural-log units for
+    ``lognormal``.
     """
 
     kind: Literal["normal", "lognormal"]
@@ -69,7 +72,9 @@ class Parameter:
         return "verified in its source" if self.verified else "prior from memory of the literature"
 
     def distribution(self) -> ParameterDistribution | None:
-        """What it is drawn from (:func:`nanopinn.parameters.table.parameter_distribution`); None where the row says nothing of its uncertainty."""
+        """What it is drawn from (:func:`nanopinn.parameters.table.parameter_distribution`); None
+        where the row says nothing of its uncertainty.
+        """
 
         return parameter_distribution(self)
 
@@ -182,7 +187,8 @@ def _parse_prior(text: str, symbol: str, source: str) -> Prior | None:
 
 
 # The units that occur in the table. A unit outside this set is a typing error far more often than a
-# new dimension; tests hold the set against pint, whose import costs more than `nanopinn --help` may.
+# new dimension; tests hold the set against pint, whose import costs more than `nanopinn --help`
+# may.
 KNOWN_UNITS = frozenset(
     (
         "1|m|s|Pa|Pa/s|kg|1/s|1/m|m/s|m**2/s|m**3|1/m**3|kg/m**3|kg/s|m**2/(Pa*s)|1/(Pa*s)|mM|mM*s|1/(s*mM)|kg/L|mmol/kg|K|Gy|m**3/s|m**3/(kg*s)|J/(kg*K)|W/(m*K)"
@@ -233,8 +239,9 @@ Array = NDArray[np.float64]
 Z95 = 1.959963984540054
 #: How a range without a prior is read, for those who read results.
 RANGE_INTERPRETATION = (
-    "Parameters whose row states no prior are drawn so that the row's value is the median and its low and high are the central 95 % "
-    "interval, cut off there: normal for temperatures, shares and what may be 0 or less, log-normal for all others."
+    "Parameters whose row states no prior are drawn so that the row's value is the median and its"
+    " low and high are the central 95 % interval, cut off there: normal for temperatures, shares"
+    " and what may be 0 or less, log-normal for all others."
 )
 
 
@@ -268,9 +275,11 @@ class ParameterDistribution:
 
 
 def parameter_distribution(p: Parameter) -> ParameterDistribution | None:
-    """What a row says of a parameter's uncertainty: its prior, else its range; None where it has neither.
+    """What a row says of a parameter's uncertainty: its prior, else its range; None where it has
+    neither.
 
-    Without a prior ``low`` and ``high`` are the central 95 % interval and hold every value (:data:`RANGE_INTERPRETATION`).
+    Without a prior ``low`` and ``high`` are the central 95 % interval and hold every value
+    (:data:`RANGE_INTERPRETATION`).
     """
     if p.prior is not None:
         return ParameterDistribution(p.value, p.prior.sd, p.prior.sd, p.prior.kind == "lognormal")

@@ -51,8 +51,8 @@ def make_phantom(
 ) -> Path:
     """Write a complete synthetic study with its truth.
 
-    The truth is solved on a grid ``settings.refine`` times finer than the voxels, by another time scheme
-    than fits use, and averaged to voxels; only then is noise added.
+    The truth is solved on a grid ``settings.refine`` times finer than the voxels, by another time
+    scheme than fits use, and averaged to voxels; only then is noise added.
 
     Args:
         out: a folder that does not exist yet, or is empty.
@@ -61,7 +61,8 @@ def make_phantom(
         The folder.
 
     Raises:
-        InputError: so few voxels that none lies in the tumour. OutputError: the folder holds something, or cannot be written.
+        InputError: so few voxels that none lies in the tumour. OutputError: the folder holds
+            something, or cannot be written.
     """
     out = Path(out)
     with atomic_output_folder(out, overwrite=False) as part:
@@ -203,7 +204,9 @@ class _Writer:
         )
 
     def z_spectra(self) -> None:
-        """What a CEST scan of iopamidol would show of the same pH, after all else so that a seed gives the same study as before."""
+        """What a CEST scan of iopamidol would show of the same pH, after all else so that a seed
+        gives the same study as before.
+        """
         affine, pH = self.on_cest_grid(self.anatomy.pH)
         _, tumour = self.on_cest_grid(self.anatomy.tumour.astype(float))
         saturation, flat = Saturation(7.0, 3.0, 5.0), torch.as_tensor(pH.ravel())
@@ -305,7 +308,10 @@ class _Writer:
         return {
             "scalars_SI": dict(self.truth.scalars),
             "settings": json.loads(self.settings.model_dump_json()),
-            "grid": f"truth solved on {'x'.join(str(n) for n in self.anatomy.tumour.shape)} cells, SDIRK3",
+            "grid": (
+                f"truth solved on {'x'.join(str(n) for n in self.anatomy.tumour.shape)} cells,"
+                " SDIRK3"
+            ),
         }
 
 
@@ -327,7 +333,8 @@ def make_phantom_dataset(
         The folder.
 
     Raises:
-        InputError: the count is not positive. OutputError: the folder is there, or cannot be written.
+        InputError: the count is not positive. OutputError: the folder is there, or cannot be
+            written.
     """
     from nanopinn import __version__
 
@@ -347,7 +354,8 @@ def make_phantom_dataset(
         )
         write_bytes(
             part / "README",
-            b"Synthetic tumours drawn by nanopinn phantom; the truth is in sourcedata. No person was scanned.\n",
+            b"Synthetic tumours drawn by nanopinn phantom; the truth is in sourcedata. No person"
+            b" was scanned.\n",
         )
         write_raw_description(part, "nanopinn phantoms", "nanopinn phantom", __version__)
         write_raw_description(

@@ -52,8 +52,9 @@ def draw_anatomy(
     """Draw a phantom; heterogeneity is 1 mm in size.
 
     Args:
-        tumour_mm: diameters of the ellipsoid whose volume it has and about which its border waves; None: an ellipsoid of 54 to
-            60 % of each axis, less or more by what the waves are on average.
+        tumour_mm: diameters of the ellipsoid whose volume it has and about which its border waves;
+            None: an ellipsoid of 54 to 60 % of each axis, less or more by what the waves are on
+            average.
     """
     extent = [n * h for n, h in zip(shape, spacing_mm, strict=True)]
     radius = _radius(
@@ -96,7 +97,8 @@ def draw_fields(
     log_sds: Mapping[str, float],
     seed: int,
 ) -> Anatomy:
-    """The same tissue with multipliers that vary over the tumour, each of mean logarithm 0 and the spread given.
+    """The same tissue with multipliers that vary over the tumour, each of mean logarithm 0 and the
+    spread given.
 
     They have random numbers of their own, so that everything else of a seed stays as it was.
     """
@@ -135,7 +137,8 @@ def _smooth_noise(
     field = gaussian_filter(
         rng.standard_normal(shape), [size_mm / h for h in spacing_mm], mode="wrap"
     )
-    # over a few mm a smooth field is nearly constant: by its spread alone its mean would be scaled to tens
+    # over a few mm a smooth field is nearly constant: by its spread alone its mean would be scaled
+    # to tens
     return np.asarray(field / max(field.std(), abs(field.mean()) / 2))
 
 
@@ -200,10 +203,12 @@ def solve_truth(
     pore_error: float = 0.0,
     factors: Mapping[str, float] | None = None,
 ) -> Truth:
-    """Solve every field of the phantom on the grid of its anatomy, in a box with a wide normal margin.
+    """Solve every field of the phantom on the grid of its anatomy, in a box with a wide normal
+    margin.
 
     Args:
-        pore_error: the contrast agent fills so much more of the tissue (relative) than the pores that carry drug.
+        pore_error: the contrast agent fills so much more of the tissue (relative) than the pores
+            that carry drug.
         factors: on the tumour's properties, as :class:`TumourModel` takes them.
     """
     domain = Domain.around(anatomy.tumour, spacing_m, margin_m=3.0e-3)

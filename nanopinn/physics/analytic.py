@@ -42,8 +42,8 @@ def sphere_in_tissue_pressure(
 ) -> Array:
     """Pressure of a spherical tumour in infinite normal tissue with lymphatics (p_L = 0), Pa.
 
-    Inside ``p = p_e + A sinh(r/l_t)/r``; outside ``p = p_ss + B exp(-(r - R)/l_n)/r``; A and B from the
-    continuity of pressure and flux at R.
+    Inside ``p = p_e + A sinh(r/l_t)/r``; outside ``p = p_ss + B exp(-(r - R)/l_n)/r``; A and B from
+    the continuity of pressure and flux at R.
 
     Source: Baxter and Jain (1989), tumour surrounded by normal tissue.
     """
@@ -66,7 +66,9 @@ def sphere_in_tissue_pressure(
 
 
 def bateman(t: Array, k_in: float, k_out: float) -> Array:
-    """Product of a first-order chain from unit substrate: ``k_in/(k_out - k_in) (e^{-k_in t} - e^{-k_out t})``."""
+    """Product of a first-order chain from unit substrate: ``k_in/(k_out - k_in) (e^{-k_in t} -
+    e^{-k_out t})``.
+    """
     return k_in / (k_out - k_in) * (np.exp(-k_in * t) - np.exp(-k_out * t))
 
 
@@ -75,8 +77,8 @@ def krogh_first_order(
 ) -> Array:
     """Steady concentration around a vessel with a permeable wall and a first-order sink.
 
-        phi D (1/r) d/dr (r dC/dr) = k C,   -phi D dC/dr = P (C_vessel - C) at R_c,   dC/dr = 0 at R_t
-        C = A (I0(m r) K1(m R_t) + K0(m r) I1(m R_t)),   m = sqrt(k / phi D)
+        phi D (1/r) d/dr (r dC/dr) = k C,   -phi D dC/dr = P (C_vessel - C) at R_c,   dC/dr = 0 at
+        R_t C = A (I0(m r) K1(m R_t) + K0(m r) I1(m R_t)),   m = sqrt(k / phi D)
 
     Args:
         r: distance from the vessel's axis, m.
@@ -85,7 +87,8 @@ def krogh_first_order(
         k: sink per tissue volume, 1/s.
         P: permeability of the wall, m/s.
 
-    Source: modified Bessel equation; the exponentials are taken out of the functions against overflow.
+    Source: modified Bessel equation; the exponentials are taken out of the functions against
+    overflow.
     """
     m = np.sqrt(k / phi_D)
 

@@ -1,19 +1,23 @@
 """Uptake of free doxorubicin by cells, in the linear range of its transporters.
 
-What drug does to cells: three laws of the surviving fraction, because the choice between them changes rankings.
+What drug does to cells: three laws of the surviving fraction, because the choice between them
+changes rankings.
 
     peak:  S = 1/(1 + (C_peak/EC50)^m)                       C: drug in cells, kg per 1e5 cells
     rate:  S = exp(-integral f_max C/(EC50 + C) dt)
     area:  S = exp(-k_kill integral F dt)                    F: free drug in the interstitium, kg/m3
 
-Fractions are of untreated cells that went on growing, so that growth cancels. A resistance q (of quiescent cells) counts once in
-each law: it multiplies the peak law's EC50 and divides f_max and k_kill.
+Fractions are of untreated cells that went on growing, so that growth cancels. A resistance q (of
+quiescent cells) counts once in each law: it multiplies the peak law's EC50 and divides f_max and
+k_kill.
 
-The rate and the area law add up over time. A step's share of their integrals is exact where the concentration is linear in time
-over it, so that cutting a step changes nothing but how well the line follows the curve.
+The rate and the area law add up over time. A step's share of their integrals is exact where the
+concentration is linear in time over it, so that cutting a step changes nothing but how well the
+line follows the curve.
 
-Sources: peak, El-Kareh and Secomb, Neoplasia 7:705 (2005); rate, Eliaz et al., Cancer Res. 64:711 (2004), as Zhan uses it (both
-from memory); area, Harashima et al., J. Control. Release 61:93 (1999).
+Sources: peak, El-Kareh and Secomb, Neoplasia 7:705 (2005); rate, Eliaz et al., Cancer Res. 64:711
+(2004), as Zhan uses it (both from memory); area, Harashima et al., J. Control. Release 61:93
+(1999).
 """
 
 from __future__ import annotations
@@ -32,8 +36,8 @@ CELLS_PER_UNIT = 1e5
 def uptake_rate(pHe: Tensor, values: Values | None = None) -> Tensor:
     """Uptake per tissue volume and interstitial concentration, ``rho Vmax s(pHe) / K_e``, 1/s.
 
-    Linear range of El-Kareh and Secomb's saturable uptake (F well below K_e, 0.2 ug/mL: the check reports
-    the largest F/K_e). ``s = 10^(-g (7.4 - pHe))``: acid keeps the weak base outside.
+    Linear range of El-Kareh and Secomb's saturable uptake (F well below K_e, 0.2 ug/mL: the check
+    reports the largest F/K_e). ``s = 10^(-g (7.4 - pHe))``: acid keeps the weak base outside.
     """
     value = parameter_lookup(values)
     per_volume = value("rho_c") / CELLS_PER_UNIT * value("Vmax") / value("K_e")
@@ -84,7 +88,8 @@ def hill_survival(C_peak: Tensor, EC50: Number, m: Number, resistance: Number = 
 def emax_increment(
     C_0: Tensor, C_1: Tensor, dt: Number, f_max: Number, EC50: Number, resistance: Number = 1.0
 ) -> Tensor:
-    """What a step adds to ``-ln S`` in the rate law, ``integral f_max/q C/(EC50 + C) dt``, exact for C linear over the step.
+    """What a step adds to ``-ln S`` in the rate law, ``integral f_max/q C/(EC50 + C) dt``, exact
+    for C linear over the step.
 
         (f_max/q) dt (1 - E/(E + C_0) ln(1 + x)/x),    x = (C_1 - C_0)/(E + C_0),    E = EC50
 

@@ -1,16 +1,18 @@
-"""Encapsulated, free, bound and cellular drug: every pool of a formulation and what passes between them.
+"""Encapsulated, free, bound and cellular drug: every pool of a formulation and what passes between
+them.
 
     phi dL/dt  + div(f_l u L) = div(phi D_l grad L) + Phi_l - phi (k_rel + k_dl) L
     phi dF/dt  + div(u F)     = div(phi D_f grad F) + Phi_f + phi k_rel L - phi (k_a F - k_d B) - z
     phi dB/dt  + div(u B)     = div(phi D_b grad B) + Phi_b + phi (k_a F - k_d B)
     dI/dt = z - k_on I + k_off N,    dN/dt = k_on I - k_off N
     Phi_j = a_j C_jv - b_j C_j - J_L C_j                                (see physics.wall)
-    v_p dC_lv/dt = Q (C_l - C_lv) - v_p k_T C_lv - a_l C_lv + b_l L     (microvessels, transit time v_p/Q)
-    v_p dC_fv/dt = Q (C_f - C_fv) + v_p k_T C_lv - Phi_f - Phi_b
+    v_p dC_lv/dt = Q (C_l - C_lv) - v_p k_T C_lv - a_l C_lv + b_l L     (microvessels, transit time
+    v_p/Q) v_p dC_fv/dt = Q (C_f - C_fv) + v_p k_T C_lv - Phi_f - Phi_b
 
-L, F and B per interstitial volume (phi), I and N per tissue volume, the microvessels' pools per plasma volume. C_l, C_f:
-plasma of the large vessels. Albumin binds the share ``fb`` of the drug in plasma, at equilibrium there.
-A carrier of which only a share releases is two carriers: ``retained`` holds what never leaves its own.
+L, F and B per interstitial volume (phi), I and N per tissue volume, the microvessels' pools per
+plasma volume. C_l, C_f: plasma of the large vessels. Albumin binds the share ``fb`` of the drug in
+plasma, at equilibrium there. A carrier of which only a share releases is two carriers: ``retained``
+holds what never leaves its own.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
 if TYPE_CHECKING:
     from nanopinn.physics.tumour import TissueMaps, TumourModel
 
-#: Plasma curves that feed the pools: encapsulated drug that can be released, unbound free drug, encapsulated that cannot.
+#: Plasma curves that feed the pools: encapsulated drug that can be released, unbound free drug,
+#: encapsulated that cannot.
 ENCAPSULATED, UNBOUND, RETAINED = 0, 1, 2
 
 
@@ -53,7 +56,8 @@ class DrugPoolOptions:
 
     Attributes:
         carrier: encapsulated drug. retained: encapsulated drug that is never released.
-        bound: drug on albumin in the interstitium. saturable: transport into cells that saturates, not its linear range.
+        bound: drug on albumin in the interstitium. saturable: transport into cells that saturates,
+            not its linear range.
         vessels: a local plasma pool, in which hot carriers release on the way through.
     """
 
@@ -110,7 +114,8 @@ def drug_pools(
     Args:
         J_v, J_L: filtration and lymphatic drainage, ``(x, y, z)``, 1/s.
         release: of carriers in tissue, ``(x, y, z)``, 1/s; the model's law of pH if None.
-        vessel_release: what heat adds in microvessels, ``(x, y, z)``, 1/s; the leak at body temperature is in the plasma curves.
+        vessel_release: what heat adds in microvessels, ``(x, y, z)``, 1/s; the leak at body
+            temperature is in the plasma curves.
     """
     pools = PoolAssembler(detail.pools, model.maps.phi)
     if detail.carrier:

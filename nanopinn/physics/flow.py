@@ -12,9 +12,10 @@ Solute exchange through the vessel wall by diffusion and solvent drag.
     Phi = PS/V (C_v - C) Pe/(e^Pe - 1) + J_v+ (1 - sigma) C_v - J_v- (1 - sigma) C,
     Pe = |J_v| (1 - sigma) / (PS/V)
 
-Source: Patlak, Goldstein and Hoffman, J. Theor. Biol. 5:426 (1963). The formula is written so that it is
-linear in both concentrations and holds for filtration (J_v > 0) and for reabsorption (J_v < 0): with a
-signed Pe the factor Pe/(e^Pe - 1) would already hold the reabsorbed flux, and count it twice.
+Source: Patlak, Goldstein and Hoffman, J. Theor. Biol. 5:426 (1963). The formula is written so that
+it is linear in both concentrations and holds for filtration (J_v > 0) and for reabsorption (J_v <
+0): with a signed Pe the factor Pe/(e^Pe - 1) would already hold the reabsorbed flux, and count it
+twice.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from torch import Tensor
 
 
 def filtration_rate(LpSV: Tensor, p_e: Tensor, p: Tensor) -> Tensor:
-    """Fluid that leaves the vessels, ``J_v = Lp S/V (p_e - p)``, 1/s (LpSV in 1/(Pa s), pressures in Pa)."""
+    """Fluid that leaves the vessels, ``J_v = Lp S/V (p_e - p)``, 1/s (LpSV in 1/(Pa s), pressures
+    in Pa).
+    """
     return LpSV * (p_e - p)
 
 
@@ -65,8 +68,8 @@ def exchange_coefficients(PS: Tensor, J_v: Tensor, sigma: Tensor | float) -> tup
 def permeability_from_ktrans(Ktrans: Tensor, J_v: Tensor) -> Tensor:
     """PS of a small solute whose measured transfer constant already holds its solvent drag.
 
-    With sigma = 0, influx per plasma concentration is ``Ktrans = PS Pe/(e^Pe - 1) + J_v`` and a Tofts fit
-    cannot tell its two parts. Solved for PS: ``PS = J_v / -ln(1 - J_v / Ktrans)``.
+    With sigma = 0, influx per plasma concentration is ``Ktrans = PS Pe/(e^Pe - 1) + J_v`` and a
+    Tofts fit cannot tell its two parts. Solved for PS: ``PS = J_v / -ln(1 - J_v / Ktrans)``.
 
     Args:
         Ktrans: measured volume transfer constant, 1/s.

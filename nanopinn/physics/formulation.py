@@ -28,10 +28,11 @@ from nanopinn.physics.tumour import SCALARS
 
 @dataclass(frozen=True)
 class Circulation:
-    """Encapsulated drug in plasma per dose, ``1/V sum_i share_i exp(-k_i t)``; symbols of the table.
+    """Encapsulated drug in plasma per dose, ``1/V sum_i share_i exp(-k_i t)``; symbols of the
+    table.
 
-    The rates are the measured, total losses of encapsulated drug from plasma: uptake by organs and leakage
-    together, so that the leak, which feeds free drug, is not subtracted again.
+    The rates are the measured, total losses of encapsulated drug from plasma: uptake by organs and
+    leakage together, so that the leak, which feeds free drug, is not subtracted again.
 
     Attributes:
         volume: V.
@@ -103,7 +104,9 @@ class PlasmaDrug:
         return self.free.scaled(1 - self.fb)
 
     def bound(self) -> PlasmaInput:
-        """What albumin carries: ``fb`` of the free drug; binding is fast beside everything else in plasma."""
+        """What albumin carries: ``fb`` of the free drug; binding is fast beside everything else in
+        plasma.
+        """
         return self.free.scaled(self.fb)
 
 
@@ -119,7 +122,8 @@ TISSUE_PARAMETER_SYMBOLS = {
 
 @dataclass(frozen=True)
 class Formulation:
-    """A way to give the drug; every number is named by its symbol in the parameter table, or among the formulation's own.
+    """A way to give the drug; every number is named by its symbol in the parameter table, or among
+    the formulation's own.
 
     Attributes:
         name: as schedules call it.
@@ -127,15 +131,17 @@ class Formulation:
         circulation: of the carrier; None for drug that is given free.
         leak: of the untriggered carrier, in plasma and in tissue, 1/s.
         acid: release law of pH, if acid triggers it.
-        heat: release law of temperature, if heat triggers it; with both, their excesses over the leak add.
-        releasable_share: of the carriers that release at all. The others never do: two populations keep
-            every equation linear where a ceiling on the released fraction would not.
+        heat: release law of temperature, if heat triggers it; with both, their excesses over the
+            leak add.
+        releasable_share: of the carriers that release at all. The others never do: two populations
+            keep every equation linear where a ceiling on the released fraction would not.
         permeability: of the tumour's walls for the carrier, times S/V, 1/s.
         transmission: 1 - sigma of the tumour's walls for the carrier.
         retardation: velocity of the carrier over the fluid's.
         diffusion: of the carrier in the interstitium, m2/s.
         decay: of the carrier in the interstitium, 1/s.
-        diameter: of the carrier, m; no equation reads it, permeability and diffusion are stated for it.
+        diameter: of the carrier, m; no equation reads it, permeability and diffusion are stated for
+            it.
         aliases: other names.
         own: parameters that are not in the table. file: where they were read.
 
@@ -218,9 +224,11 @@ class Formulation:
         )
 
     def free_impulse_response(self, values: Values | None = None) -> SumOfExponentials:
-        """Free drug in plasma per dose, 1/m3: of the injected drug, or leaked, ``(share k_leak V C_l) * g``.
+        """Free drug in plasma per dose, 1/m3: of the injected drug, or leaked, ``(share k_leak V
+        C_l) * g``.
 
-        Losses from plasma hold the leak, so that no carrier leaks more than it loses, whatever is drawn for either.
+        Losses from plasma hold the leak, so that no carrier leaks more than it loses, whatever is
+        drawn for either.
         """
         if self.circulation is None or self.leak is None:
             return free_drug_impulse_response(values)
@@ -234,7 +242,9 @@ class Formulation:
         )
 
     def leaked_fraction(self) -> float:
-        """Share of the releasing carriers' drug that leaks before they are lost from plasma, by what is stated of both."""
+        """Share of the releasing carriers' drug that leaks before they are lost from plasma, by
+        what is stated of both.
+        """
         if self.circulation is None or self.leak is None:
             return 0.0
         v = scalar_lookup(self.with_own_values())
@@ -243,7 +253,8 @@ class Formulation:
         )
 
     def plasma(self, doses: Sequence[Dose], values: Values | None = None) -> PlasmaDrug:
-        """Drug in plasma after any series of doses; before triggered release in heated vessels, which is the tissue's.
+        """Drug in plasma after any series of doses; before triggered release in heated vessels,
+        which is the tissue's.
 
         Args:
             values: of parameters by symbol, in place of the table's.
@@ -261,7 +272,9 @@ class Formulation:
     def bolus_curves(
         self, dose_kg: float | None = None
     ) -> tuple[SumOfExponentials, SumOfExponentials]:
-        """Encapsulated and unbound free drug in plasma after one bolus at 0 (the table's dose if None), kg/m3."""
+        """Encapsulated and unbound free drug in plasma after one bolus at 0 (the table's dose if
+        None), kg/m3.
+        """
         dose = value("Dose") if dose_kg is None else dose_kg
         return self.encapsulated_impulse_response().scaled(
             dose
@@ -291,7 +304,9 @@ class Formulation:
         return torch.zeros_like(pH + T_K) + combined_release_rate(k0, *rates)
 
     def heat_release_excess(self, T_K: Tensor, values: Values | None = None) -> Tensor:
-        """What heat adds to the release rate, in tissue and in microvessels, 1/s; nothing for carriers that heat does not open."""
+        """What heat adds to the release rate, in tissue and in microvessels, 1/s; nothing for
+        carriers that heat does not open.
+        """
         if self.heat is None or self.leak is None:
             return torch.zeros_like(T_K)
         v = parameter_lookup(self.with_own_values(values))

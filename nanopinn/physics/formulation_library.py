@@ -1,4 +1,5 @@
-"""A formulation as the entries of its file: each quantity the symbol of a row of the parameter table, or a value of its own.
+"""A formulation as the entries of its file: each quantity the symbol of a row of the parameter
+table, or a value of its own.
 
     leak = "krel_PLD"
     leak = {value = 2e-6, unit = "1/s", prior = "lognormal(0.7)", source = "where it was measured"}
@@ -33,7 +34,9 @@ from nanopinn.physics.formulation import (
 
 @dataclass(frozen=True)
 class QuantitySpecification:
-    """What a quantity is: its unit, what it means, and the values it may have (the ends too, unless it must be positive)."""
+    """What a quantity is: its unit, what it means, and the values it may have (the ends too, unless
+    it must be positive).
+    """
 
     unit: str
     meaning: str
@@ -114,8 +117,9 @@ def parse_formulation(entries: Mapping[str, Any], path: str | Path) -> Formulati
     """The formulation that a file's entries describe; ``path`` is named in errors.
 
     Raises:
-        InputError: an entry is missing, unknown or of the wrong type, a symbol is not in the table, a unit is not the quantity's, a
-            value is out of its range, or the carrier leaks more than it loses.
+        InputError: an entry is missing, unknown or of the wrong type, a symbol is not in the table,
+            a unit is not the quantity's, a value is out of its range, or the carrier leaks more
+            than it loses.
     """
     file = _FormulationReader(path, entries)
     name, description = file.validate_name("name", file.text("name")), file.text("description")
@@ -440,7 +444,9 @@ FORMULATIONS = {f.name: f for f in (FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITI
 
 
 def packaged_formulation(name: str) -> Formulation | None:
-    """A packaged formulation by its name or an alias of it, in capitals or not; None if there is none."""
+    """A packaged formulation by its name or an alias of it, in capitals or not; None if there is
+    none.
+    """
     wanted = name.casefold()
     return next(
         (

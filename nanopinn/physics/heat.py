@@ -1,18 +1,23 @@
-"""What heating does to a tumour beside opening carriers: its pressure falls, its walls let more carriers through.
+"""What heating does to a tumour beside opening carriers: its pressure falls, its walls let more
+carriers through.
 
     ln m(t) = s(t) ln m_end,    s = 1 - product over heatings of (1 - s_i(t))
-    driving pressure p_e:       s_i rises linearly over the heating to 1, stays so for t_IFP, then falls as e^{-t/t_IFP}
-    carrier's permeability P_l: s_i is 1 during the heating, then falls as e^{-t/t_Pl}
+    driving pressure p_e:       s_i rises linearly over the heating to 1, stays so for t_IFP, then
+    falls as e^{-t/t_IFP} carrier's permeability P_l: s_i is 1 during the heating, then falls as
+    e^{-t/t_Pl}
 
-A second heating renews an effect and does not deepen it. Pressure is measured up to 24 h after an hour at 39 to 40 C in one mouse
-model; accumulation of liposomes in others. That every heating to :func:`heats` or more does the whole of it, however long and hot,
-and how effects recover, are assumptions: the priors are wide, and the effects can be left out.
+A second heating renews an effect and does not deepen it. Pressure is measured up to 24 h after an
+hour at 39 to 40 C in one mouse model; accumulation of liposomes in others. That every heating to
+:func:`heats` or more does the whole of it, however long and hot, and how effects recover, are
+assumptions: the priors are wide, and the effects can be left out.
 
-Temperature of the tissue: imposed (thermometry), scheduled (a target and ramps), or Pennes' bioheat equation.
+Temperature of the tissue: imposed (thermometry), scheduled (a target and ramps), or Pennes' bioheat
+equation.
 
     rho c dT/dt = div(k grad T) - w_b rho_b c_b (T - T_a) + Q
 
-Source: Pennes, J. Appl. Physiol. 1:93 (1948). Temperatures in K; T_a, the blood's, is that of the body.
+Source: Pennes, J. Appl. Physiol. 1:93 (1948). Temperatures in K; T_a, the blood's, is that of the
+body.
 """
 
 from __future__ import annotations
@@ -59,7 +64,9 @@ class HeatEffects:
     t_Pl_s: Number = field(default_factory=lambda: value("HT_t_Pl"))
 
     def with_values(self, values: Values) -> HeatEffects:
-        """The same with the numbers or draws that are given by symbol (HT_IFP, HT_Pl, HT_t_IFP, HT_t_Pl)."""
+        """The same with the numbers or draws that are given by symbol (HT_IFP, HT_Pl, HT_t_IFP,
+        HT_t_Pl).
+        """
         v = parameter_lookup(
             {
                 **{HEAT_FACTOR_SYMBOLS[n]: f for n, f in self.factors.items()},
@@ -105,7 +112,9 @@ def _wall_effect(t: float, start: float, end: float, lasts: Number) -> Number:
 
 @dataclass(frozen=True)
 class TemperatureSegment:
-    """An interval over which the temperature goes linearly from one map to another; maps ``(x, y, z)``, K."""
+    """An interval over which the temperature goes linearly from one map to another; maps ``(x, y,
+    z)``, K.
+    """
 
     start_s: float
     end_s: float
@@ -118,7 +127,8 @@ class TemperatureSegment:
 
 @dataclass(frozen=True)
 class TemperatureCourse:
-    """Temperature over time, linear on each stretch and at rest outside all of them; jumps are allowed.
+    """Temperature over time, linear on each stretch and at rest outside all of them; jumps are
+    allowed.
 
     Attributes:
         rest: map ``(x, y, z)``, K.
@@ -171,7 +181,8 @@ class TemperatureCourse:
 
 
 def imposed_temperature(times_s: Sequence[float], maps: Tensor) -> TemperatureCourse:
-    """Linear between measured maps ``(t, x, y, z)``, K; the body's temperature before the first and after the last.
+    """Linear between measured maps ``(t, x, y, z)``, K; the body's temperature before the first and
+    after the last.
 
     Raises:
         InputError: fewer than two maps, one of them not finite, or times that do not increase.
@@ -198,7 +209,8 @@ def imposed_temperature(times_s: Sequence[float], maps: Tensor) -> TemperatureCo
 def scheduled_temperature(
     where: Tensor, T_K: Tensor | float, start_s: float, end_s: float, ramp_s: float = 0.0
 ) -> TemperatureCourse:
-    """Rise to a temperature over ``ramp_s`` from the start, hold it to the end, fall back over ``ramp_s`` after it.
+    """Rise to a temperature over ``ramp_s`` from the start, hold it to the end, fall back over
+    ``ramp_s`` after it.
 
     Args:
         where: 1 where it is heated, 0 where it is not, or a share between, ``(x, y, z)``.
@@ -230,12 +242,15 @@ def perfusion_heat_loss(w_b: Tensor | float) -> Tensor | float:
 
 
 def bioheat_coefficients(tumour: Tensor) -> PoolCoefficients:
-    """Pennes' equation as one pool, the excess ``T - T_a`` in K; its one input is the heating power Q, W/m3.
+    """Pennes' equation as one pool, the excess ``T - T_a`` in K; its one input is the heating power
+    Q, W/m3.
 
-    capacity = rho c (J/(m3 K)), diffusion = k (W/(m K)), reaction = w_b rho_b c_b (W/(m3 K)), inflow = 1.
+    capacity = rho c (J/(m3 K)), diffusion = k (W/(m K)), reaction = w_b rho_b c_b (W/(m3 K)),
+    inflow = 1.
 
     Args:
-        tumour: 1 in the tumour, 0 in normal tissue, ``(x, y, z)``; perfusion differs between the two.
+        tumour: 1 in the tumour, 0 in normal tissue, ``(x, y, z)``; perfusion differs between the
+            two.
     """
     w_b = torch.where(
         tumour > 0.5, tumour.new_tensor(value("w_b_t")), tumour.new_tensor(value("w_b_n"))
@@ -249,7 +264,9 @@ def bioheat_coefficients(tumour: Tensor) -> PoolCoefficients:
 
 
 def steady_heating_power(T_K: Tensor | float, w_b: Tensor | float) -> Tensor | float:
-    """Power that holds tissue at a temperature where nothing is conducted away: ``Q = w_b rho_b c_b (T - T_a)``, W/m3."""
+    """Power that holds tissue at a temperature where nothing is conducted away: ``Q = w_b rho_b c_b
+    (T - T_a)``, W/m3.
+    """
     return perfusion_heat_loss(w_b) * (T_K - value("T_body"))
 
 

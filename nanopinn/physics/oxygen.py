@@ -2,9 +2,9 @@
 
     D (1/r) d/dr (r dp/dr) = M,    p(R_c) = p_0,    dp/dr = 0 at the edge of what is supplied
 
-Source: Krogh, J. Physiol. 52:409 (1919), with the solution of Erlang. The edge is the cylinder's own, R_t,
-unless the demand exceeds the supply; then oxygen ends at a free boundary r_a < R_t where both p and dp/dr
-vanish, and the cells beyond it have none.
+Source: Krogh, J. Physiol. 52:409 (1919), with the solution of Erlang. The edge is the cylinder's
+own, R_t, unless the demand exceeds the supply; then oxygen ends at a free boundary r_a < R_t where
+both p and dp/dr vanish, and the cells beyond it have none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def _bisect(f: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
 
 
 def _scaled_pressure_drop(x: Tensor, edge: Tensor) -> Tensor:
-    """Fall of p from the wall to ``x = r^2/R_c^2`` in units of ``M R_c^2 / 4D``: ``edge ln x - x + 1``."""
+    """Fall of p from the wall to ``x = r^2/R_c^2`` in units of ``M R_c^2 / 4D``: ``edge ln x - x +
+    1``.
+    """
     return edge * torch.log(x) - (x - 1)
 
 
@@ -69,7 +71,9 @@ def oxygen_pressure(
 def radius_at_pressure(
     p: Number, R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number
 ) -> Tensor:
-    """Where oxygen pressure has fallen to p, m; R_t where it never does, R_c where it always is below."""
+    """Where oxygen pressure has fallen to p, m; R_t where it never does, R_c where it always is
+    below.
+    """
     r_a = supplied_radius(R_t, R_c, D, M, p_0)
     edge, fall = (r_a / R_c) ** 2, (p_0 - p) * 4 * D / (M * R_c**2)
     x = _bisect(lambda x: fall - _scaled_pressure_drop(x, edge), torch.ones_like(edge), edge)
@@ -122,7 +126,8 @@ def oxygen_zones(
 
 @dataclass(frozen=True)
 class OxygenSupply:
-    """Oxygen of a tissue: diffusivity (m2/s), consumption over solubility (Pa/s), pressures at the vessel and of the zones' ends (Pa).
+    """Oxygen of a tissue: diffusivity (m2/s), consumption over solubility (Pa/s), pressures at the
+    vessel and of the zones' ends (Pa).
 
     Each one number, or a tensor that broadcasts over radii.
     """

@@ -1,4 +1,5 @@
-"""Plasma pharmacokinetics: impulse responses as sums of exponentials, and any series of doses through them.
+"""Plasma pharmacokinetics: impulse responses as sums of exponentials, and any series of doses
+through them.
 
 Plasma curves of many draws at once: the same doses through impulse responses that differ.
 """
@@ -133,10 +134,11 @@ class DosedPlasmaCurve:
     """Concentration in plasma after a series of doses, exact.
 
         bolus D at s:              D g(t - s)
-        infusion of D over T:      D/T integral_{max(0, t-s-T)}^{t-s} g = D sum_i A_i m(k_i w) w/T exp(-k_i (t - s - w))
+        infusion of D over T:      D/T integral_{max(0, t-s-T)}^{t-s} g = D sum_i A_i m(k_i w) w/T
+        exp(-k_i (t - s - w))
 
-    with ``w = min(t - s, T)`` the time infused so far and ``m(x) = (1 - e^-x)/x``: no difference of large
-    numbers, however short the infusion.
+    with ``w = min(t - s, T)`` the time infused so far and ``m(x) = (1 - e^-x)/x``: no difference of
+    large numbers, however short the infusion.
 
     Attributes:
         impulse: g, concentration per dose, 1/m3.
@@ -159,8 +161,9 @@ class DosedPlasmaCurve:
     def smooth_piece_from(self, start_s: float) -> SmoothPlasmaCurve:
         """The curve of what has begun by ``start_s``: smooth, and exact up to the next event.
 
-        A bolus at ``start_s`` counts, one at the end of the interval does not: a time step that ends at a
-        bolus sees the value before it. A start within round-off of an event is at the event.
+        A bolus at ``start_s`` counts, one at the end of the interval does not: a time step that
+        ends at a bolus sees the value before it. A start within round-off of an event is at the
+        event.
         """
         start, rate = infusion_state_at(self.doses, self.events(), start_s)
         modes = self._modes(torch.tensor(start, dtype=torch.float64)).tolist()
@@ -184,7 +187,9 @@ class DosedPlasmaCurve:
         return sum(d.amount_kg for d in self.doses) * self.impulse_response.area()
 
     def area_until(self, t: float) -> float:
-        """Integral up to a time, kg s/m3: of every mode what came in less what is there, over its rate, ``(A_i given - X_i)/k_i``."""
+        """Integral up to a time, kg s/m3: of every mode what came in less what is there, over its
+        rate, ``(A_i given - X_i)/k_i``.
+        """
         modes = self._modes(torch.tensor(t, dtype=torch.float64)).tolist()
         given = sum(_fraction_given(d, t) * d.amount_kg for d in self.doses)
         return sum(
@@ -196,7 +201,8 @@ class DosedPlasmaCurve:
 
 
 def superpose_doses(A: Tensor, k: Tensor, doses: Sequence[Dose], t: Tensor) -> Tensor:
-    """What a series of doses leaves in each exponential ``A exp(-k s)`` of an impulse response, kg/m3.
+    """What a series of doses leaves in each exponential ``A exp(-k s)`` of an impulse response,
+    kg/m3.
 
     Args:
         A, k: ``(..., exponential)``, 1/m3 and 1/s. t: s, one or of a shape that A's other axes fit.
@@ -218,7 +224,9 @@ def superpose_doses(A: Tensor, k: Tensor, doses: Sequence[Dose], t: Tensor) -> T
 def infusion_state_at(
     doses: Sequence[Dose], events: Sequence[float], start_s: float
 ) -> tuple[float, float]:
-    """A start, or the event that it is within round-off of, s, and the rate at which drug is infused from then on, kg/s."""
+    """A start, or the event that it is within round-off of, s, and the rate at which drug is
+    infused from then on, kg/s.
+    """
     near = min(events, key=lambda e: abs(e - start_s), default=start_s)
     start = near if abs(near - start_s) <= 1e-9 * max(1.0, abs(near)) else start_s
     return start, sum(d.amount_kg / d.infusion_s for d in doses if d.start_s <= start < d.end_s)
@@ -226,7 +234,8 @@ def infusion_state_at(
 
 @dataclass(frozen=True)
 class SmoothPlasmaCurve:
-    """``C(t) = sum_i X_i exp(-k_i s) + G_i s m(k_i s)`` with ``s = t - start`` and ``m(x) = (1 - e^-x)/x``.
+    """``C(t) = sum_i X_i exp(-k_i s) + G_i s m(k_i s)`` with ``s = t - start`` and ``m(x) = (1 -
+    e^-x)/x``.
 
     Attributes:
         start_s: where it begins, s.
@@ -250,7 +259,9 @@ class SmoothPlasmaCurve:
 
 @dataclass(frozen=True)
 class PlasmaCurveSum:
-    """Several inputs that add up, such as free drug given as such and free drug leaked from a carrier."""
+    """Several inputs that add up, such as free drug given as such and free drug leaked from a
+    carrier.
+    """
 
     parts: tuple[PlasmaInput, ...]
 
@@ -294,10 +305,11 @@ def mean_exponential_decay(x: Tensor) -> Tensor:
 
 
 def free_drug_impulse_response(values: Values | None = None) -> SumOfExponentials:
-    """Free doxorubicin in plasma per kg injected, unbound and bound together, 1/m3 (three compartments).
+    """Free doxorubicin in plasma per kg injected, unbound and bound together, 1/m3 (three
+    compartments).
 
-    The slowest amplitude follows from the measured clearance, because it carries most of the area and was
-    the least certain: ``C = (1/CL - A/alpha - B/beta) gamma``.
+    The slowest amplitude follows from the measured clearance, because it carries most of the area
+    and was the least certain: ``C = (1/CL - A/alpha - B/beta) gamma``.
 
     Source: Robert 1982 for A, B and the rates; Gabizon 1994 for CL.
     """
@@ -312,8 +324,8 @@ class SampledPlasmaCurves:
     """A concentration in plasma for every draw.
 
     Attributes:
-        parts: whose sum it is: amplitudes ``(draw, exponential)`` in 1/m3, rates in 1/s, and the doses given through them, as a curve
-            of the first draw.
+        parts: whose sum it is: amplitudes ``(draw, exponential)`` in 1/m3, rates in 1/s, and the
+            doses given through them, as a curve of the first draw.
     """
 
     parts: tuple[tuple[Tensor, Tensor, DosedPlasmaCurve], ...]
@@ -337,7 +349,9 @@ class SampledPlasmaCurves:
         return cls(tuple(parts))
 
     def smooth_piece_from(self, start_s: float) -> Callable[[float], Tensor]:
-        """The smooth curve that holds from ``start_s`` to the next event, its end included: ``(draw,)`` of a time in s."""
+        """The smooth curve that holds from ``start_s`` to the next event, its end included:
+        ``(draw,)`` of a time in s.
+        """
         starts, held, gained, rates = [], [], [], []
         for A, k, first in self.parts:
             start, rate = infusion_state_at(first.doses, first.events(), start_s)

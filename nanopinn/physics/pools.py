@@ -1,4 +1,6 @@
-"""Pools that are carried, diffuse, exchange and react: the form in which a model hands itself to a solver."""
+"""Pools that are carried, diffuse, exchange and react: the form in which a model hands itself to a
+solver.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from torch import Tensor
 from nanopinn.errors import InputError
 from nanopinn.parameters.table import Number
 
-#: Entries of a matrix over pools in every cell, by (row, column); each broadcasts over ``(..., x, y, z)``, absent ones are zero.
+#: Entries of a matrix over pools in every cell, by (row, column); each broadcasts over ``(..., x,
+#: y, z)``, absent ones are zero.
 Entries = Mapping[tuple[int, int], Tensor]
 
 
@@ -26,7 +29,8 @@ class SaturableTransfer:
 
     Attributes:
         outside, inside: index of the pools F and I.
-        uptake: ``(x, y, z)``, 1/s, per tissue volume. efflux: 1/s. K_out, K_in: kg/m3 of either pool; each one or ``(x, y, z)``.
+        uptake: ``(x, y, z)``, 1/s, per tissue volume. efflux: 1/s. K_out, K_in: kg/m3 of either
+            pool; each one or ``(x, y, z)``.
     """
 
     outside: int
@@ -46,24 +50,29 @@ class SaturableTransfer:
     def rate_derivatives(self, U: Tensor) -> tuple[Tensor, Tensor]:
         """dz/dF and -dz/dI, both positive."""
         F, In = U[..., self.outside, :, :, :], U[..., self.inside, :, :, :]
-        return self.uptake / _saturation(F, self.K_out) ** 2, self.efflux / _saturation(
-            In, self.K_in
-        ) ** 2
+        return (
+            self.uptake / _saturation(F, self.K_out) ** 2,
+            self.efflux / _saturation(In, self.K_in) ** 2,
+        )
 
 
 def _saturation(C: Tensor, K: float | Tensor) -> Tensor:
-    """``1 + C/K``; 1 below zero, where round-off may lead an emptied pool: beyond the pole at -K it would fall without end."""
+    """``1 + C/K``; 1 below zero, where round-off may lead an emptied pool: beyond the pole at -K it
+    would fall without end.
+    """
     return 1 + C.clamp_min(0.0) / K
 
 
 @dataclass(frozen=True)
 class WallExchange:
-    """Exchange through the vessel wall, ``influx C_v - efflux C``, which stands in reaction and inflow of the voxel too.
+    """Exchange through the vessel wall, ``influx C_v - efflux C``, which stands in reaction and
+    inflow of the voxel too.
 
     Where tissue is resolved around its vessels, it enters at the wall and not everywhere.
 
     Attributes:
-        pool: of the tissue. plasma: the curve that C_v is, if ``vessel`` is None, else C_v is the pool ``vessel``.
+        pool: of the tissue. plasma: the curve that C_v is, if ``vessel`` is None, else C_v is the
+            pool ``vessel``.
         influx, efflux: ``(x, y, z)``, 1/s, per tissue volume.
     """
 
@@ -78,14 +87,16 @@ class WallExchange:
 class PoolCoefficients:
     """Coefficients of a set of pools.
 
-        capacity dU/dt + div(mobility u U) - div(diffusion grad U) + reaction U + transfers(U) = inflow c(t)
+        capacity dU/dt + div(mobility u U) - div(diffusion grad U) + reaction U + transfers(U) =
+        inflow c(t)
 
     Attributes:
         names: the pools.
-        capacity: ``(pool, x, y, z)``: the volume fraction a pool fills, or 1 for pools per tissue volume.
+        capacity: ``(pool, x, y, z)``: the volume fraction a pool fills, or 1 for pools per tissue
+            volume.
         moving: the pools that are carried and diffuse; the others stay in their cells.
-        mobility: ``(moving,)``, fraction of the fluid's velocity at which each of them moves; ``(moving, x, y, z)`` where cells are
-            not neighbours.
+        mobility: ``(moving,)``, fraction of the fluid's velocity at which each of them moves;
+            ``(moving, x, y, z)`` where cells are not neighbours.
         diffusion: ``(moving, x, y, z)``, m2/s, porosity included.
         reaction: by (pool, pool), 1/s; loss positive on the diagonal, gain negative off it.
         inflow: by (pool, input), 1/s, per plasma concentration.
@@ -107,7 +118,8 @@ class PoolCoefficients:
         """Itself.
 
         Raises:
-            InputError: a coefficient is not finite, a capacity not positive or a diffusivity negative; names the pool.
+            InputError: a coefficient is not finite, a capacity not positive or a diffusivity
+                negative; names the pool.
         """
         for p, field, values in self._iterate_coefficients():
             if not bool(torch.isfinite(values).all()):
@@ -189,7 +201,9 @@ class PoolAssembler:
     def add_wall_exchange(
         self, name: str, plasma: int, influx: Tensor, efflux: Tensor, vessel: str | None = None
     ) -> None:
-        """A pool exchanges ``influx C_v - efflux C`` with a plasma curve, or with the pool ``vessel`` where there is one."""
+        """A pool exchanges ``influx C_v - efflux C`` with a plasma curve, or with the pool
+        ``vessel`` where there is one.
+        """
         if vessel is None:
             self.add_plasma_source(name, plasma, influx)
             self.add_loss(name, efflux)
@@ -231,9 +245,11 @@ class PoolAssembler:
             self.names,
             torch.stack(self._capacity),
             moving,
-            torch.stack(torch.broadcast_tensors(*(self._transport[p][0] for p in moving)))
-            if moving
-            else none[:, 0, 0, 0],
+            (
+                torch.stack(torch.broadcast_tensors(*(self._transport[p][0] for p in moving)))
+                if moving
+                else none[:, 0, 0, 0]
+            ),
             torch.stack([self._transport[p][1] for p in moving]) if moving else none,
             self.reaction,
             self.inflow,

@@ -1,10 +1,13 @@
-"""What radiation does to vessels and pressure: a multiplier of each property over time, with a wide prior.
+"""What radiation does to vessels and pressure: a multiplier of each property over time, with a wide
+prior.
 
-    ln m(t) = sum over fractions of (D_i/D_ref) ln m_peak s(t - t_i),    s(t) = (t/t_p) e^{1 - t/t_p} for t > 0
+    ln m(t) = sum over fractions of (D_i/D_ref) ln m_peak s(t - t_i),    s(t) = (t/t_p) e^{1 -
+    t/t_p} for t > 0
 
-The literature disagrees even on the direction (IFP falls in some tumours and rises in others up to 40 Gy,
-Multhoff and Vaupel 2012), so every m_peak is a parameter with a log-normal prior, never a fixed number.
-That effects of fractions add in the logarithm and are proportional to dose is an assumption.
+The literature disagrees even on the direction (IFP falls in some tumours and rises in others up to
+40 Gy, Multhoff and Vaupel 2012), so every m_peak is a parameter with a log-normal prior, never a
+fixed number. That effects of fractions add in the logarithm and are proportional to dose is an
+assumption.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS, value
 from nanopinn.parameters.table import Number, Values, parameter_lookup
 
-#: Properties that radiation changes, and the symbol of the factor at its peak after one fraction of RT_D:
-#: driving pressure, the wall's conductivity, the tissue's, the wall's permeability, vessel surface.
+#: Properties that radiation changes, and the symbol of the factor at its peak after one fraction of
+#: RT_D: driving pressure, the wall's conductivity, the tissue's, the wall's permeability, vessel
+#: surface.
 RADIATION_FACTOR_SYMBOLS = {"p_e": "RT_IFP", "Lp": "RT_Lp", "K": "RT_K", "P": "RT_P", "SV": "RT_SV"}
 
 
@@ -53,7 +57,9 @@ class Fraction:
 
 
 def rise_and_recovery(t: float, t_peak: Number) -> Number:
-    """``s(t) = (t/t_p) e^{1 - t/t_p}``: 0 before the fraction, 1 at t_peak, half again after 1.7 t_peak more."""
+    """``s(t) = (t/t_p) e^{1 - t/t_p}``: 0 before the fraction, 1 at t_peak, half again after 1.7
+    t_peak more.
+    """
     x = max(t, 0.0) / t_peak
     return x * math.e ** (1.0 - x)
 
@@ -65,11 +71,13 @@ def default_radiation_peaks() -> dict[str, Number]:
 
 @dataclass(frozen=True)
 class RadiationCourse:
-    """Fractions and what they do; factors and time are numbers, or tensors of one value for each draw.
+    """Fractions and what they do; factors and time are numbers, or tensors of one value for each
+    draw.
 
     Attributes:
         fractions: in any order.
-        peaks: factor of each property at its peak after one fraction of RT_D; the table's medians by default.
+        peaks: factor of each property at its peak after one fraction of RT_D; the table's medians
+            by default.
         t_peak_s: when the peak is reached, s.
     """
 
@@ -78,7 +86,9 @@ class RadiationCourse:
     t_peak_s: Number = field(default_factory=lambda: value("RT_t_peak"))
 
     def with_values(self, values: Values) -> RadiationCourse:
-        """The same with the numbers or draws that are given by symbol (RT_IFP, RT_Lp, RT_K, RT_P, RT_SV, RT_t_peak)."""
+        """The same with the numbers or draws that are given by symbol (RT_IFP, RT_Lp, RT_K, RT_P,
+        RT_SV, RT_t_peak).
+        """
         v = parameter_lookup(
             {
                 **{RADIATION_FACTOR_SYMBOLS[n]: p for n, p in self.peaks.items()},
@@ -103,7 +113,9 @@ class RadiationCourse:
         )
 
     def modifiers(self, t: float) -> Mapping[str, Number]:
-        """Factors on ``p_e``, ``Lp``, ``K``, ``P`` (the wall's permeability to every solute) and ``SV`` at a time, s."""
+        """Factors on ``p_e``, ``Lp``, ``K``, ``P`` (the wall's permeability to every solute) and
+        ``SV`` at a time, s.
+        """
         effect = self.effect(t)
         return {name: peak**effect for name, peak in self.peaks.items()}
 

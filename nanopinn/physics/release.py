@@ -15,10 +15,11 @@ PH_WARP_KNOTS = (6.2, 6.5, 6.8, 7.1, 7.4)
 
 
 def warp_ph(pH: Tensor, weights: Tensor) -> Tensor:
-    """A scale of pH that is stretched and compressed but stays increasing, ``int_0^pH exp(w(s)) ds`` from the first knot.
+    """A scale of pH that is stretched and compressed but stays increasing, ``int_0^pH exp(w(s))
+    ds`` from the first knot.
 
-    w is linear between :data:`PH_WARP_KNOTS` and constant beyond them: the scale is smooth, and pH itself where w = 0. A
-    release law read on it stays monotone whatever the weights.
+    w is linear between :data:`PH_WARP_KNOTS` and constant beyond them: the scale is smooth, and pH
+    itself where w = 0. A release law read on it stays monotone whatever the weights.
 
     Args:
         pH: of any shape. weights: of w at the knots, ``(5,)``.
@@ -51,8 +52,9 @@ def acid_release_rate(
 
         k(pH) = k0 + (k_ref - k0) h(pH) / h(pH_ref),    h(pH) = 1 / (1 + 10^{n (pH - pK)})
 
-    This is the Hill law ``k0 + (k_max - k0) h(pH)`` written with its rate at a reference pH in place of
-    k_max: tumours are seldom acid enough to show k_max, and k_max and pK would be one ridge.
+    This is the Hill law ``k0 + (k_max - k0) h(pH)`` written with its rate at a reference pH in
+    place of k_max: tumours are seldom acid enough to show k_max, and k_max and pK would be one
+    ridge.
 
     Args:
         pH: extracellular pH.
@@ -83,11 +85,12 @@ def heat_release_rate(
 ) -> Tensor:
     """Release rate of a thermosensitive carrier, 1/s.
 
-        k(T) = k_body + (k_hot - k_body) (h(T) - h(T_body))+ / (h(T_hot) - h(T_body)),    h(T) = 1 / (1 + e^{-(T - T_m)/w})
+        k(T) = k_body + (k_hot - k_body) (h(T) - h(T_body))+ / (h(T_hot) - h(T_body)),    h(T) = 1 /
+        (1 + e^{-(T - T_m)/w})
 
-    A logistic about the transition temperature, written with its two measured rates: the leak at body
-    temperature, which is also its value below, and the rate at the trigger temperature. Its plateau lies
-    above k_hot, by 1/h(T_hot): 1.6 with the table's values.
+    A logistic about the transition temperature, written with its two measured rates: the leak at
+    body temperature, which is also its value below, and the rate at the trigger temperature. Its
+    plateau lies above k_hot, by 1/h(T_hot): 1.6 with the table's values.
 
     Args:
         T_K: temperature, K.
@@ -98,7 +101,8 @@ def heat_release_rate(
         T_hot: trigger temperature, K.
         T_body: body temperature, K.
 
-    Source: 60 % in 20 s at the trigger temperature and T_m, Needham 2013; the logistic form is an assumption.
+    Source: 60 % in 20 s at the trigger temperature and T_m, Needham 2013; the logistic form is an
+    assumption.
     """
 
     def h(T: Number) -> Tensor:
@@ -108,12 +112,15 @@ def heat_release_rate(
 
 
 def combined_release_rate(k0: Number, *rates: Tensor) -> Number:
-    """Release by several triggers at once, ``k0 + sum_j (k_j - k0)``, 1/s: what each adds to the leak k0."""
+    """Release by several triggers at once, ``k0 + sum_j (k_j - k0)``, 1/s: what each adds to the
+    leak k0.
+    """
     return k0 + sum((k - k0 for k in rates), 0.0)
 
 
 def single_pass_release_fraction(k: Number, tau: Number) -> Number:
-    """Share of the drug that a carrier releases on its way through a well-mixed vessel pool: ``k tau/(1 + k tau)``.
+    """Share of the drug that a carrier releases on its way through a well-mixed vessel pool: ``k
+    tau/(1 + k tau)``.
 
     Args:
         k: release rate, 1/s.

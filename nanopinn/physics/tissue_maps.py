@@ -1,4 +1,6 @@
-"""What tissue is made of its maps: holes filled, noise drawn to the mean, pH smoothed, so that physics can be solved on it."""
+"""What tissue is made of its maps: holes filled, noise drawn to the mean, pH smoothed, so that
+physics can be solved on it.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,17 @@ Array = NDArray[np.float64]
 
 #: Normal tissue around the tumour: several lengths over which the pressure falls off in it.
 MARGIN_M = 2.5e-3
-#: Release grows tenfold per half a pH unit: voxel noise of pH is averaged over this width first, by paraboloids: planes would
-#: fill the acid core, from which most drug comes, and the release rate would be found too high.
+#: Release grows tenfold per half a pH unit: voxel noise of pH is averaged over this width first, by
+#: paraboloids: planes would fill the acid core, from which most drug comes, and the release rate
+#: would be found too high.
 PH_SMOOTHING_VOXELS = 1.2
 
 
 def fill_missing_voxels(
     values: Array, inside: NDArray[np.bool_], normal: float, low: float, high: float = np.inf
 ) -> Array:
-    """A map without holes: the tumour's median inside, ``normal`` outside, held between ``low`` and ``high``.
+    """A map without holes: the tumour's median inside, ``normal`` outside, held between ``low`` and
+    ``high``.
 
     Raises:
         InputError: nothing in the tumour is known.
@@ -38,7 +42,9 @@ def fill_missing_voxels(
 
 
 def smooth_pH(pH: Array, inside: NDArray[np.bool_]) -> Array:
-    """Average over neighbours of the same tissue; the tumour's border layer, which mixes both, is not a source."""
+    """Average over neighbours of the same tissue; the tumour's border layer, which mixes both, is
+    not a source.
+    """
     out = pH.copy()
     for tissue in (inside, ~inside):
         smooth = smooth_local_quadratic(
@@ -52,10 +58,11 @@ def smooth_pH(pH: Array, inside: NDArray[np.bool_]) -> Array:
 def shrink_to_tumour_mean(
     values: Array, std: Array, inside: NDArray[np.bool_]
 ) -> tuple[Array, Array, Array]:
-    """Posterior mean and sd of a map under a normal spread over the tumour, and the weight of each voxel's own value.
+    """Posterior mean and sd of a map under a normal spread over the tumour, and the weight of each
+    voxel's own value.
 
-    Mean and spread are the tumour's own (empirical Bayes; DerSimonian and Laird 1986): where the scan was too
-    short for ve, its voxels say the tumour's mean instead of noise.
+    Mean and spread are the tumour's own (empirical Bayes; DerSimonian and Laird 1986): where the
+    scan was too short for ve, its voxels say the tumour's mean instead of noise.
     """
     good = inside & np.isfinite(values) & np.isfinite(std) & (std > 0)
     if good.sum() < 10:

@@ -16,8 +16,9 @@ from nanopinn.physics.radiation import RadiationCourse
 HOUR, ZERO_CELSIUS = 3600.0, 273.15
 
 _HEAT_EFFECTS = (
-    "Heat also lowers the driving pressure of vessels (factor {p_e:g} at the end of a heating, for {hours:g} h) and opens their walls to "
-    "the carrier (factor {P:g}, recovering with {t:g} h): medians of wide priors from mice, whatever the temperature and duration."
+    "Heat also lowers the driving pressure of vessels (factor {p_e:g} at the end of a heating, for"
+    " {hours:g} h) and opens their walls to the carrier (factor {P:g}, recovering with {t:g} h):"
+    " medians of wide priors from mice, whatever the temperature and duration."
 )
 
 
@@ -31,10 +32,12 @@ class GivenDose:
 
 @dataclass(frozen=True)
 class Heating:
-    """One heating of the tumour: to a temperature (K) over ramps (s), or as a thermometry file measured it.
+    """One heating of the tumour: to a temperature (K) over ramps (s), or as a thermometry file
+    measured it.
 
-    ``pennes`` heats with the power that reaches the temperature where nothing is conducted away; ``imposed``
-    sets the temperature itself. The fall follows after ``end_s`` and takes as long as the rise.
+    ``pennes`` heats with the power that reaches the temperature where nothing is conducted away;
+    ``imposed`` sets the temperature itself. The fall follows after ``end_s`` and takes as long as
+    the rise.
     """
 
     start_s: float
@@ -71,7 +74,9 @@ class Treatment:
         return next((g.formulation for g in self.doses if g.formulation.circulation), None)
 
     def plasma(self, values: Values | None = None) -> PlasmaDrug:
-        """Drug in plasma from all doses together; ``values`` of parameters by symbol stand in place of the table's."""
+        """Drug in plasma from all doses together; ``values`` of parameters by symbol stand in place
+        of the table's.
+        """
         given = dict.fromkeys(g.formulation for g in self.doses)
         parts = [
             f.plasma([g.dose for g in self.doses if g.formulation == f], values) for f in given
@@ -112,7 +117,9 @@ class Treatment:
         return bool(self.radiation.fractions or self.heating_intervals_s)
 
     def factors(self, t: float) -> dict[str, Number]:
-        """Factors of radiation and heat on the tumour's properties at a time, s; nothing where neither is given."""
+        """Factors of radiation and heat on the tumour's properties at a time, s; nothing where
+        neither is given.
+        """
         found: dict[str, Number] = (
             dict(self.radiation.modifiers(t)) if self.radiation.fractions else {}
         )
@@ -122,7 +129,9 @@ class Treatment:
         return found
 
     def with_values(self, values: Values) -> Treatment:
-        """The same with effects of radiation and heat as given by symbol; a tensor of draws gives a factor for each."""
+        """The same with effects of radiation and heat as given by symbol; a tensor of draws gives a
+        factor for each.
+        """
         heat = None if self.heat_effects is None else self.heat_effects.with_values(values)
         return replace(self, radiation=self.radiation.with_values(values), heat_effects=heat)
 
@@ -142,7 +151,8 @@ class Treatment:
         elif self.heatings:
             why = "" if self.heat_effects is None else f" below {value('HT_T') - ZERO_CELSIUS:g} C"
             found.append(
-                f"Heat opens carriers and changes nothing else: its effects on pressure and walls are left out{why}."
+                "Heat opens carriers and changes nothing else: its effects on pressure and walls"
+                f" are left out{why}."
             )
         return tuple(found)
 
@@ -150,6 +160,7 @@ class Treatment:
 def vascular_stasis_warning(T_K: float) -> str:
     """The warning for a temperature at which perfusion shuts down."""
     return (
-        f"Warning: {T_K - ZERO_CELSIUS:.3g} C is above {value('T_stasis') - ZERO_CELSIUS:g} C, where heat closes the vessels of tumours "
-        "(perfusion shut-down). Vessels stay open here: delivery is overstated."
+        f"Warning: {T_K - ZERO_CELSIUS:.3g} C is above {value('T_stasis') - ZERO_CELSIUS:g} C,"
+        " where heat closes the vessels of tumours (perfusion shut-down). Vessels stay open here:"
+        " delivery is overstated."
     )

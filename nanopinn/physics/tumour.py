@@ -33,10 +33,10 @@ class TissueMaps:
         phi: interstitial volume fraction, which is the porosity (ve).
         v_p: plasma volume fraction.
         pH: extracellular pH.
-        shapes: of the logarithm of a multiplier in space, by its name (:data:`MULTIPLIERS`), ``(k, x, y, z)``: a model's
-            scalar of that name, ``(k,)``, weighs them.
-        cut: faces of the box beyond which the tumour goes on, as (axis, side) with side 0 or 1: nothing flows through
-            them but the unknown :data:`INFLOW`.
+        shapes: of the logarithm of a multiplier in space, by its name (:data:`MULTIPLIERS`), ``(k,
+            x, y, z)``: a model's scalar of that name, ``(k,)``, weighs them.
+        cut: faces of the box beyond which the tumour goes on, as (axis, side) with side 0 or 1:
+            nothing flows through them but the unknown :data:`INFLOW`.
         PS_mean: of the tumour that they are a part of, 1/s; their own mean if None.
     """
 
@@ -60,8 +60,8 @@ class TissueMaps:
 class FlowCoefficients:
     """Coefficients of ``-div(K grad p) = LpSV (p_e - p) - LpLSL (p - p_L)``, tensors ``(x, y, z)``.
 
-    ``inflow`` is the fluid's velocity (m/s) into the box through its faces ``cut``, read at the cells there; 0 if None.
-    Everywhere else ``p_inf`` stands on the boundary of the box.
+    ``inflow`` is the fluid's velocity (m/s) into the box through its faces ``cut``, read at the
+    cells there; 0 if None. Everywhere else ``p_inf`` stands on the boundary of the box.
     """
 
     K: Tensor
@@ -77,7 +77,8 @@ class FlowCoefficients:
         """Itself.
 
         Raises:
-            InputError: a coefficient is not finite, the conductivity not positive or a filtration negative.
+            InputError: a coefficient is not finite, the conductivity not positive or a filtration
+                negative.
         """
         for name in ("K", "LpSV", "p_e", "LpLSL"):
             values: Tensor = getattr(self, name)
@@ -98,7 +99,8 @@ class FlowCoefficients:
         return self
 
 
-#: Scalars of the model that an inference may move, with the symbol whose table value is the default.
+#: Scalars of the model that an inference may move, with the symbol whose table value is the
+#: default.
 SCALARS = {
     "l": "l_t",
     "q": "LpSV_t",
@@ -126,7 +128,9 @@ INFLOW = "inflow"
 
 
 def release_multiplier_name(segment: int) -> str:
-    """Name of the scalar that multiplies the release rate in a stretch of time; the first stretch, number 0, has none."""
+    """Name of the scalar that multiplies the release rate in a stretch of time; the first stretch,
+    number 0, has none.
+    """
     return f"{_RELEASE_MULTIPLIER_PREFIX}{segment}"
 
 
@@ -142,11 +146,12 @@ def default_scalars() -> dict[str, float]:
 
 @dataclass(frozen=True)
 class TumourModel:
-    """Tissue maps and scalars, from which every coefficient follows; ``print`` shows its equations and their numbers.
+    """Tissue maps and scalars, from which every coefficient follows; ``print`` shows its equations
+    and their numbers.
 
-    The flow is written with ``l = sqrt(K/(Lp S/V))`` and ``q = Lp S/V p_e``, which images can know, and
-    with p_e, which they cannot. Normal tissue is given by its ratios to the tumour, so that the scaling
-    (K, Lp, p_e) -> (a K, a Lp, p_e/a) stays exact.
+    The flow is written with ``l = sqrt(K/(Lp S/V))`` and ``q = Lp S/V p_e``, which images can know,
+    and with p_e, which they cannot. Normal tissue is given by its ratios to the tumour, so that the
+    scaling (K, Lp, p_e) -> (a K, a Lp, p_e/a) stays exact.
     """
 
     maps: TissueMaps
@@ -165,8 +170,9 @@ class TumourModel:
         """A model with table values for every scalar not given.
 
         Args:
-            factors: on the tumour's ``p_e``, ``Lp``, ``K``, ``P`` (permeability of the wall to every solute), ``P_l`` (to the
-                carrier alone) and ``SV``, as radiation and heat change them (see :mod:`nanopinn.physics.radiation` and
+            factors: on the tumour's ``p_e``, ``Lp``, ``K``, ``P`` (permeability of the wall to
+                every solute), ``P_l`` (to the carrier alone) and ``SV``, as radiation and heat
+                change them (see :mod:`nanopinn.physics.radiation` and
                 :mod:`nanopinn.physics.heat`); 1 where absent.
             values: of parameters by symbol, where they differ from the table's.
         """
@@ -204,7 +210,9 @@ class TumourModel:
         return math.prod(self.factors.get(p, 1.0) for p in properties)
 
     def multiplier(self, name: str) -> Tensor | float:
-        """What a property is multiplied by in space, ``exp(w . shapes)``, ``(x, y, z)``; 1 where nothing is said of it."""
+        """What a property is multiplied by in space, ``exp(w . shapes)``, ``(x, y, z)``; 1 where
+        nothing is said of it.
+        """
         if name not in self.scalars:
             return 1.0
         return torch.exp(torch.einsum("k,kxyz->xyz", self.scalars[name], self.maps.shapes[name]))
@@ -231,7 +239,9 @@ class TumourModel:
         )
 
     def inflow(self) -> Tensor | None:
-        """Velocity into the box through its cut faces, ``q l w . shapes``, m/s, at the cells there; None where it is no unknown."""
+        """Velocity into the box through its cut faces, ``q l w . shapes``, m/s, at the cells there;
+        None where it is no unknown.
+        """
         s = self.scalars
         if INFLOW not in s:
             return None
@@ -267,7 +277,8 @@ class TumourModel:
     def carrier_release_rate(self, carrier: Formulation, T: Tensor) -> Tensor:
         """Release rate of a carrier in tissue at a temperature (K), 1/s.
 
-        What a fit found of the law's bend along pH, and of the rate in space, holds where acid opens the carrier.
+        What a fit found of the law's bend along pH, and of the rate in space, holds where acid
+        opens the carrier.
         """
         pH, moved, a = self.maps.pH, {**self.values, **self.scalars}, carrier.acid
         if a is None:
@@ -285,7 +296,9 @@ class TumourModel:
         return carrier.release_rate(pH, T, moved) * self.multiplier("release")
 
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
-        """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the vascularity."""
+        """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the
+        vascularity.
+        """
         normal = self.value("P_l_n") * self.value("SV_n")
         PS = self.select_by_tissue(
             self.scalars["PS_l"] * self.factor("P", "P_l", "SV") * self.maps.vascularity(), normal
@@ -295,14 +308,18 @@ class TumourModel:
         )
 
     def permeability(self, P_t: Number, P_n: Number) -> Tensor:
-        """PS/V, 1/s, of a solute with wall permeability P (m/s) in tumour and normal tissue; the tumour's follows the vascularity."""
+        """PS/V, 1/s, of a solute with wall permeability P (m/s) in tumour and normal tissue; the
+        tumour's follows the vascularity.
+        """
         return self.select_by_tissue(
             P_t * self.value("SV_t") * self.factor("P", "SV") * self.maps.vascularity(),
             P_n * self.value("SV_n"),
         )
 
     def plasma_volume(self) -> Tensor:
-        """Plasma volume fraction, held above a thousandth: a voxel in which DCE saw no plasma still has capillaries."""
+        """Plasma volume fraction, held above a thousandth: a voxel in which DCE saw no plasma still
+        has capillaries.
+        """
         return self.maps.v_p.clamp_min(1e-3)
 
     def drug(

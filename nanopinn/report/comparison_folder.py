@@ -1,4 +1,6 @@
-"""The folder of a comparison: a page, figures as PNG and SVG, tables, maps, and every arm as its own forward run."""
+"""The folder of a comparison: a page, figures as PNG and SVG, tables, maps, and every arm as its
+own forward run.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,10 @@ def write_comparison(
 ) -> Path:
     """Write the folder of a comparison, all or nothing.
 
-    ``comparison.html`` answers the question, ``comparison.json`` and ``outcomes.tsv`` hold its numbers, ``draws.tsv`` every outcome
-    of every draw, ``penetration.tsv`` the curves of the tumour and ``penetration_groups.tsv`` those of its groups, ``figures/`` PNG
-    and SVG, ``ARM/`` what ``nanopinn simulate`` writes of one treatment, with ``maps/`` of what happens under the voxels.
+    ``comparison.html`` answers the question, ``comparison.json`` and ``outcomes.tsv`` hold its
+    numbers, ``draws.tsv`` every outcome of every draw, ``penetration.tsv`` the curves of the tumour
+    and ``penetration_groups.tsv`` those of its groups, ``figures/`` PNG and SVG, ``ARM/`` what
+    ``nanopinn simulate`` writes of one treatment, with ``maps/`` of what happens under the voxels.
 
     Args:
         config: tables of settings, as a configuration file holds them.
@@ -172,7 +175,9 @@ def _curves(c: Comparison) -> str:
 
 
 def _format_cluster_penetration_table(c: Comparison) -> str:
-    """Largest drug in cells against distance, in each group of voxels that ``groups.nii.gz`` numbers."""
+    """Largest drug in cells against distance, in each group of voxels that ``groups.nii.gz``
+    numbers.
+    """
     distance = next(iter(c.arms.values())).curves.distance_um
     heads = [
         "group",

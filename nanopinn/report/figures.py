@@ -243,7 +243,9 @@ def imaging_figures(imaging: ImagingMaps) -> dict[str, Figure]:
 
 
 def arterial_panel(imaging: ImagingMaps) -> Figure:
-    """The plasma curve as it reaches the tumour; where it was measured, with the spread of its voxels."""
+    """The plasma curve as it reaches the tumour; where it was measured, with the spread of its
+    voxels.
+    """
     figure = Figure(figsize=(6.0, 3.2), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(
@@ -273,7 +275,9 @@ def arterial_panel(imaging: ImagingMaps) -> Figure:
 
 
 def voxel_panel(imaging: ImagingMaps, count: int = 4) -> Figure:
-    """Measured and fitted curves of tumour voxels from the lowest to the highest Ktrans, or plasma fraction."""
+    """Measured and fitted curves of tumour voxels from the lowest to the highest Ktrans, or plasma
+    fraction.
+    """
     k, figure = imaging.kinetics, Figure(figsize=(3.4 * count, 3.0), dpi=100, layout="constrained")
     good = np.flatnonzero(((k.status & int(INVALID)) == 0) & imaging.mask)
     rank = next(iter(k.values.values())).reshape(-1)[good]
@@ -299,7 +303,9 @@ def voxel_panel(imaging: ImagingMaps, count: int = 4) -> Figure:
 
 
 def overlay_panel(imaging: ImagingMaps) -> Figure:
-    """pH over what the DCE scan shows of the same places, in the slice with most pH: do the two scans fit?"""
+    """pH over what the DCE scan shows of the same places, in the slice with most pH: do the two
+    scans fit?
+    """
     z = int(np.argmax(np.isfinite(imaging.ph).sum(axis=(0, 1))))
     figure = Figure(figsize=(5.4, 4.2), dpi=100, layout="constrained")
     axes = figure.add_subplot()

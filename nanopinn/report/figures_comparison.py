@@ -1,4 +1,6 @@
-"""Figures of a comparison of arms: maps side by side, penetration, survival, heating times, what decides."""
+"""Figures of a comparison of arms: maps side by side, penetration, survival, heating times, what
+decides.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ def arm_maps(arm: ComparedArm) -> dict[str, MapEstimate]:
 
 
 def penetration_panel(c: Comparison) -> Figure:
-    """Drug in cells against distance: the largest over the run with its interval, and at every imaging time."""
+    """Drug in cells against distance: the largest over the run with its interval, and at every
+    imaging time.
+    """
     first = next(iter(c.arms.values())).curves
     figure = Figure(figsize=(4.2 * (1 + len(c.arms)), 3.4), dpi=100, layout="constrained")
     axes = figure.subplots(1, 1 + len(c.arms))
@@ -321,7 +325,10 @@ def figure_assumptions(c: Comparison) -> Mapping[str, str]:
     draws = (
         f"Bands: 90 % of {c.draws} draws from the posterior of the fit and the priors of all else."
     )
-    pressure = "The level of the pressure carries its prior; what heat and radiation do to it are priors, and of radiation the literature"
+    pressure = (
+        "The level of the pressure carries its prior; what heat and radiation do to it are priors,"
+        " and of radiation the literature"
+    )
     under = "Around one vessel per group of voxels, radii of tissue by the plasma volume (Krogh)."
     under = f"{under} {draws if c.draws else 'No draws: medians of all inputs.'}"
     voxel = (
@@ -333,12 +340,22 @@ def figure_assumptions(c: Comparison) -> Mapping[str, str]:
         for n in plotted_maps(c)
     }
     return of_maps | {
-        "penetration": f"{under} Means over the tumour; only tissue that exists so far from its vessel counts.",
-        "survival": f"{under} Relative to untreated cells. Dashed: lethal is at most {c.lethal:.0%} survival.",
-        "lethal": f"{under} Quiescent: too little oxygen to divide, more resistant by a prior from memory.",
+        "penetration": (
+            f"{under} Means over the tumour; only tissue that exists so far from its vessel counts."
+        ),
+        "survival": (
+            f"{under} Relative to untreated cells. Dashed: lethal is at most"
+            f" {c.lethal:.0%} survival."
+        ),
+        "lethal": (
+            f"{under} Quiescent: too little oxygen to divide, more resistant by a prior from"
+            " memory."
+        ),
         "courses": voxel,
         "plasma": "Population kinetics of the parameter table; this patient's are not measured.",
         "ifp": f"{voxel} {pressure} is inconsistent.",
         "heating": f"{under} The same dose and start of heat; only its length changes.",
-        "influences": f"{c.sensitivity_outcome} Inputs over their priors, one group of mean tissue.",
+        "influences": (
+            f"{c.sensitivity_outcome} Inputs over their priors, one group of mean tissue."
+        ),
     }

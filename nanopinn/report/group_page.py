@@ -25,7 +25,9 @@ _MAX_LABELLED_STUDIES = 60
 
 
 def forest_panel(p: CohortParameter) -> Figure:
-    """Every study that the images inform, with its 95 % interval; the prior above, the typical value below."""
+    """Every study that the images inform, with its 95 % interval; the prior above, the typical
+    value below.
+    """
     rows = [
         *((m.study, m.scalar, m in p.outliers, True) for m in p.estimates),
         *((study, x, False, False) for study, x in p.failed),
@@ -131,7 +133,8 @@ _OUTCOME_HEADS = ("study", "arm", "outcome", "unit", "median", "low_90", "high_9
 
 
 def write_group(out: str | Path, group: CohortSummary) -> Path:
-    """Write ``group_studies.tsv``, ``group_parameters.tsv``, ``group_summary.tsv``, ``group_outcomes.tsv`` of arms, and ``group.html``.
+    """Write ``group_studies.tsv``, ``group_parameters.tsv``, ``group_summary.tsv``,
+    ``group_outcomes.tsv`` of arms, and ``group.html``.
 
     Returns:
         The page, which is written last.
@@ -274,7 +277,9 @@ def render_group(group: CohortSummary) -> str:
 
 
 def _arms(group: CohortSummary) -> list[dict[str, Any]]:
-    """Each outcome of each arm over the studies: how many have it, the middle and the range of their medians."""
+    """Each outcome of each arm over the studies: how many have it, the middle and the range of
+    their medians.
+    """
     found: dict[tuple[str, str, str], list[float]] = {}
     for s in group.studies:
         for o in s.outcomes if s.status == "passed" else ():

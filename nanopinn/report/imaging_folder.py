@@ -1,4 +1,6 @@
-"""The folder of a run of the imaging alone: maps, arterial input, a page, and how it all came about."""
+"""The folder of a run of the imaging alone: maps, arterial input, a page, and how it all came
+about.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,9 @@ def write_imaging(
 ) -> Path:
     """Write the folder of a run of the imaging alone, all or nothing.
 
-    ``maps/`` holds every map with its ``_std`` and a JSON sidecar (unit, description, OSIPI CAPLEX name and id),
-    ``aif.tsv`` the arterial input as it reaches the tumour, ``imaging.html`` a page to look at.
+    ``maps/`` holds every map with its ``_std`` and a JSON sidecar (unit, description, OSIPI CAPLEX
+    name and id), ``aif.tsv`` the arterial input as it reaches the tumour, ``imaging.html`` a page
+    to look at.
 
     Raises:
         OutputError: it exists and ``overwrite`` is false, or it cannot be written.
@@ -47,7 +50,9 @@ def write_imaging(
 
 
 def write_kinetic_maps(folder: Path, imaging: ImagingMaps) -> None:
-    """Every kinetic parameter with its standard deviation, and what is to be said of each voxel's fit."""
+    """Every kinetic parameter with its standard deviation, and what is to be said of each voxel's
+    fit.
+    """
     k = imaging.kinetics
     for q, values in imaging.quantities():
         side = {
@@ -98,9 +103,9 @@ def _model(imaging: ImagingMaps) -> dict[str, str]:
     name = imaging.kinetics.model
     return {
         "Name": name,
-        "OSIPI": MODELS[name].CAPLEX
-        if name in MODELS
-        else "chosen voxel by voxel, see model.nii.gz",
+        "OSIPI": (
+            MODELS[name].CAPLEX if name in MODELS else "chosen voxel by voxel, see model.nii.gz"
+        ),
     }
 
 

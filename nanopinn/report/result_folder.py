@@ -76,11 +76,13 @@ SUFFIXES = (".json", ".tsv")
 
 @contextmanager
 def reserve_table_file(out: Path | None, *, overwrite: bool) -> Iterator[None]:
-    """Hold a file for a table, before anything is computed and until it is written; None: there will be none.
+    """Hold a file for a table, before anything is computed and until it is written; None: there
+    will be none.
 
     Raises:
         InputError: it is neither JSON nor TSV by its name.
-        OutputError: it exists and ``overwrite`` is false, another run is writing it, or its folder cannot be written.
+        OutputError: it exists and ``overwrite`` is false, another run is writing it, or its folder
+            cannot be written.
     """
     if out is None:
         yield
@@ -123,7 +125,8 @@ def write_table(
 
 
 def format_tsv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> bytes:
-    """Rows as a TSV: one line each, whatever stands in a cell; nothing and NaN are ``n/a``, as BIDS has it.
+    """Rows as a TSV: one line each, whatever stands in a cell; nothing and NaN are ``n/a``, as BIDS
+    has it.
 
     Args:
         heads: of the columns; those of the first row if not given.
@@ -144,7 +147,8 @@ def _cell(value: Any) -> str:
 def write_plan(
     out: Path, plan: Plan, settings: Mapping[str, Any], *, overwrite: bool = False
 ) -> Path:
-    """Write a plan: one row per unknown and addition; as JSON with protocol, settings and words too.
+    """Write a plan: one row per unknown and addition; as JSON with protocol, settings and words
+    too.
 
     Raises:
         InputError, OutputError: see :func:`reserve_table_file`.
@@ -289,7 +293,9 @@ def _row(s: ScalarEstimate) -> dict[str, Any]:
 def provenance(
     seconds: Mapping[str, float], inputs: Mapping[str, str], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Versions, seed, device, durations, and the inputs by name and SHA-256; no paths, no header text."""
+    """Versions, seed, device, durations, and the inputs by name and SHA-256; no paths, no header
+    text.
+    """
     packages = ("nanopinn", "torch", "numpy", "scipy", "nibabel", "monai")
     return {
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
@@ -312,7 +318,9 @@ def write_config_and_provenance(
 
 
 def to_toml(config: Mapping[str, Any]) -> str:
-    """Tables of strings, numbers, booleans, and lists and tables of them, as TOML; None is left out."""
+    """Tables of strings, numbers, booleans, and lists and tables of them, as TOML; None is left
+    out.
+    """
     lines: list[str] = []
     for table, entries in config.items():
         lines.append(f"[{table}]")
@@ -324,7 +332,8 @@ def to_toml(config: Mapping[str, Any]) -> str:
 def _toml(v: Any) -> str:
     if isinstance(v, Mapping):
         return "{" + ", ".join(f"{k} = {_toml(w)}" for k, w in v.items()) + "}"
-    # JSON writes strings, numbers, booleans and lists as TOML does, but for one sign, and for those that it would write as two
+    # JSON writes strings, numbers, booleans and lists as TOML does, but for one sign, and for those
+    # that it would write as two
     return json.dumps(v, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -1,4 +1,6 @@
-"""The folder of a forward run: fields, maps, plasma, balance of mass, a page, and how it all came about."""
+"""The folder of a forward run: fields, maps, plasma, balance of mass, a page, and how it all came
+about.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,10 @@ def write_simulation(
 ) -> Path:
     """Write the folder of a forward run, all or nothing.
 
-    ``fields/`` holds the pools at the imaging times, ``maps/`` pressure, velocity, and peaks and areas (``auc_*``) of every pool,
-    ``courses.tsv`` tumour means and ``plasma.tsv`` concentrations at every step, ``exposure.tsv`` areas and peaks in plasma,
-    ``balance.json`` the balance of mass, ``simulation.html`` a page to look at.
+    ``fields/`` holds the pools at the imaging times, ``maps/`` pressure, velocity, and peaks and
+    areas (``auc_*``) of every pool, ``courses.tsv`` tumour means and ``plasma.tsv`` concentrations
+    at every step, ``exposure.tsv`` areas and peaks in plasma, ``balance.json`` the balance of mass,
+    ``simulation.html`` a page to look at.
 
     Args:
         config: tables of settings, as a configuration file holds them.

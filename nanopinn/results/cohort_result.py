@@ -16,15 +16,21 @@ REPORTED_STATUSES: tuple[StudyStatus, ...] = ("passed", "check failed", "refused
 #: What a user can do about each.
 REMEDIES: Mapping[str, str] = {
     "refused": "Correct what is named, and run the cohort again: only this study is done anew.",
-    "internal error": "Read its log; if memory was short, ask for more. Otherwise please report it.",
+    "internal error": (
+        "Read its log; if memory was short, ask for more. Otherwise please report it."
+    ),
     "unfinished": "Run the cohort again: it goes on from there.",
-    "check failed": "Read the first lines of its report; --preset accurate refines what most often fails.",
+    "check failed": (
+        "Read the first lines of its report; --preset accurate refines what most often fails."
+    ),
 }
 
 
 @dataclass(frozen=True)
 class ArmOutcome:
-    """One outcome of one arm in one study: median and central 90 % of the draws; NaN where it does not exist."""
+    """One outcome of one arm in one study: median and central 90 % of the draws; NaN where it does
+    not exist.
+    """
 
     arm: str
     outcome: str
@@ -39,9 +45,12 @@ class StudySummary:
     """How one study ended.
 
     Attributes:
-        place: of its folders, below ``work/``. message: why, one line. items: comparisons of its check. scalars: its unknowns.
-        seconds: it took. versions: of nanopinn and torch. about: its columns in the participants table.
-        arms: status of its arms, empty where none were asked for; comparison_message, outcomes: of them.
+        place: of its folders, below ``work/``. message: why, one line. items: comparisons of its
+            check. scalars: its unknowns.
+        seconds: it took. versions: of nanopinn and torch. about: its columns in the participants
+            table.
+        arms: status of its arms, empty where none were asked for; comparison_message, outcomes: of
+            them.
     """
 
     id: str
@@ -88,7 +97,8 @@ class StudyEstimate:
     """One study's value of an unknown, the prior taken out once.
 
     Attributes:
-        y, s: estimate and standard deviation by the images alone; natural logarithm where the unknown's scale is log.
+        y, s: estimate and standard deviation by the images alone; natural logarithm where the
+            unknown's scale is log.
         z: distance from the others; NaN where too few are informed.
     """
 
@@ -104,11 +114,14 @@ class CohortParameter:
     """One unknown over the studies whose check passed.
 
     Attributes:
-        passed: how many studies. members: those in which the images inform it. failed: estimates of studies whose check failed, and
-            which inform it; shown, not counted.
-        mean, low, high: typical value and its 95 % interval, in the unknown's unit; NaN where not averaged.
-        between_sd: between subjects, what a study's own error explains taken out; of the logarithm where the scale is log.
-        outliers: members whose ``z`` is beyond the threshold. judged: whether there are enough to say.
+        passed: how many studies. members: those in which the images inform it. failed: estimates of
+            studies whose check failed, and which inform it; shown, not counted.
+        mean, low, high: typical value and its 95 % interval, in the unknown's unit; NaN where not
+            averaged.
+        between_sd: between subjects, what a study's own error explains taken out; of the logarithm
+            where the scale is log.
+        outliers: members whose ``z`` is beyond the threshold. judged: whether there are enough to
+            say.
     """
 
     name: str
@@ -142,9 +155,11 @@ class CohortParameter:
         return (
             said
             if self.is_averaged
-            else f"{said}: not averaged, the prior speaks"
-            if self.estimates
-            else f"{said}: the prior speaks"
+            else (
+                f"{said}: not averaged, the prior speaks"
+                if self.estimates
+                else f"{said}: the prior speaks"
+            )
         )
 
 
@@ -153,7 +168,8 @@ class CohortSummary:
     """A cohort.
 
     Attributes:
-        threshold: of ``|z|`` beyond which a study is an outlier. fewest: informed studies from which outliers are judged.
+        threshold: of ``|z|`` beyond which a study is an outlier. fewest: informed studies from
+            which outliers are judged.
     """
 
     studies: tuple[StudySummary, ...]

@@ -1,4 +1,6 @@
-"""What a comparison of treatments returns: arms side by side, what reaches cells far from vessels, and how sure that is."""
+"""What a comparison of treatments returns: arms side by side, what reaches cells far from vessels,
+and how sure that is.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ CELL_POPULATIONS = {
 
 
 def median_and_interval(values: Array) -> Array:
-    """Median and central 90 % interval over draws ``(draw, ...)`` as ``(3, ...)``; row 0, the run at the medians, is no draw.
+    """Median and central 90 % interval over draws ``(draw, ...)`` as ``(3, ...)``; row 0, the run
+    at the medians, is no draw.
 
     Where there are no draws, the run at the medians stands for all three.
     """
@@ -48,7 +51,8 @@ class Outcome:
     """One number by which arms are compared.
 
     Attributes:
-        values: by arm, ``(draw,)``; the first is the run at the medians of everything. NaN where it does not exist.
+        values: by arm, ``(draw,)``; the first is the run at the medians of everything. NaN where it
+            does not exist.
     """
 
     name: str
@@ -64,7 +68,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PenetrationCurves:
-    """Means over the tumour against the distance from the vessel's wall; leading axis: median, low, high.
+    """Means over the tumour against the distance from the vessel's wall; leading axis: median, low,
+    high.
 
     Attributes:
         distance_um: ``(x,)``. times_h: ``(t,)``.
@@ -85,9 +90,11 @@ class ComparedArm:
     """One arm: at the medians on the voxel grid, over the draws under the voxel.
 
     Attributes:
-        simulation: pools on the voxel grid. curves: means over the tumour. maps: what happens under each voxel, back on the grid.
+        simulation: pools on the voxel grid. curves: means over the tumour. maps: what happens under
+            each voxel, back on the grid.
         mass_balance_error: of mass, the worst of all cylinders.
-        cluster_peak_concentration: largest drug in cells against distance in each group of voxels, ng/1e5 cells, ``(3, group, x)``: median, low, high.
+        cluster_peak_concentration: largest drug in cells against distance in each group of voxels,
+            ng/1e5 cells, ``(3, group, x)``: median, low, high.
     """
 
     name: str
@@ -103,8 +110,9 @@ class VoxelCluster:
     """Voxels that are alike.
 
     Attributes:
-        voxels: how many. values: their means, by name with unit, at the medians. lethal: by arm, median and 90 % interval of the
-            share of cells beyond the limit that are lethally exposed.
+        voxels: how many. values: their means, by name with unit, at the medians. lethal: by arm,
+            median and 90 % interval of the share of cells beyond the limit that are lethally
+            exposed.
     """
 
     voxels: int
@@ -117,7 +125,8 @@ class HeatingDurationSweep:
     """How long the tumour is heated, and what that does beyond the limit.
 
     Attributes:
-        minutes: ``(n,)``. lethal: by law, median and 90 % interval of the share of cells there, ``(3, n)``.
+        minutes: ``(n,)``. lethal: by law, median and 90 % interval of the share of cells there,
+            ``(3, n)``.
         probability: by law, that at least half of the cells there are lethally exposed, ``(n,)``.
     """
 
@@ -132,7 +141,8 @@ class OutcomeChange:
     """What radiation changes in one outcome.
 
     Attributes:
-        ratio: with radiation over without, median and 90 % interval over the same draws; a difference where the unit is 1.
+        ratio: with radiation over without, median and 90 % interval over the same draws; a
+            difference where the unit is 1.
         likelier: share of the draws in which it is higher with radiation.
     """
 
@@ -144,7 +154,9 @@ class OutcomeChange:
 
 @dataclass(frozen=True)
 class RadiationComparison:
-    """An arm with its radiation beside the same without; pressure ``at_h`` hours from the beginning."""
+    """An arm with its radiation beside the same without; pressure ``at_h`` hours from the
+    beginning.
+    """
 
     arm: str
     pressure_time_h: float
@@ -153,12 +165,14 @@ class RadiationComparison:
     def describe(self) -> str:
         """Whether radiation helps, with how little is known of it."""
         parts = "; ".join(
-            f"{g.description} {_format_change(g)}, higher in {g.probability_higher:.0%} of the draws"
+            f"{g.description} {_format_change(g)}, higher in {g.probability_higher:.0%} of the"
+            " draws"
             for g in self.rows
         )
         return (
-            f"What radiation does to {self.arm} (median and 90 % interval, with it against without): {parts}. Its effects on vessels and "
-            "pressure are priors, inconsistent in the literature even in their direction, unless a second scan was given."
+            f"What radiation does to {self.arm} (median and 90 % interval, with it against"
+            f" without): {parts}. Its effects on vessels and pressure are priors, inconsistent in"
+            " the literature even in their direction, unless a second scan was given."
         )
 
 
@@ -174,7 +188,8 @@ class InputSensitivity:
     """How much an outcome follows an input.
 
     Attributes:
-        morris: mean absolute elementary effect, in units of the outcome per range of the input. total: Sobol's total index, if worked out.
+        morris: mean absolute elementary effect, in units of the outcome per range of the input.
+            total: Sobol's total index, if worked out.
     """
 
     symbol: str
@@ -190,9 +205,11 @@ class Comparison:
 
     Attributes:
         answer: in plain language, one sentence each; the first is the question's.
-        outcomes: rows of the table. groups: of voxels. heating, influences: where they were asked for.
+        outcomes: rows of the table. groups: of voxels. heating, influences: where they were asked
+            for.
         radiation: what it changes, where it is given.
-        limit_um: from the vessel, the question's. lethal: surviving fraction at or below which an exposure is lethal. draws: how many.
+        limit_um: from the vessel, the question's. lethal: surviving fraction at or below which an
+            exposure is lethal. draws: how many.
         labels: group of every voxel ``(x, y, z)``, -1 outside.
     """
 
@@ -218,7 +235,9 @@ class Comparison:
         return next(o for o in self.outcomes if o.name == name)
 
     def probability(self, arm: str, law: str) -> float:
-        """That at least half of the cells beyond the limit are lethally exposed, over the draws; NaN where there are no such cells."""
+        """That at least half of the cells beyond the limit are lethally exposed, over the draws;
+        NaN where there are no such cells.
+        """
         return probability_of_majority(self[f"lethal beyond, {law}"].values[arm])
 
     def summary(self) -> str:

@@ -1,4 +1,5 @@
-"""Which other unknown an unknown is traded against: the valley along which the data are nearly indifferent.
+"""Which other unknown an unknown is traded against: the valley along which the data are nearly
+indifferent.
 
 What a fit returns: frozen, readable, with prior beside posterior and the check first.
 """
@@ -32,8 +33,10 @@ class StrongestCorrelation:
 
     Attributes:
         partner: its name.
-        strength: posterior sd of the partner per posterior sd of the unknown; by a covariance that is their correlation.
-        slope: change of the partner's coordinate per change of the unknown's (logarithm or value), along the valley.
+        strength: posterior sd of the partner per posterior sd of the unknown; by a covariance that
+            is their correlation.
+        slope: change of the partner's coordinate per change of the unknown's (logarithm or value),
+            along the valley.
     """
 
     partner: str
@@ -72,8 +75,9 @@ def correlation_along_profile(
 class ScalarEstimate:
     """One unknown, before and after the data.
 
-    ``median`` values are in ``unit``; ``sd`` values are in natural-log units where ``scale`` is "log"
-    and in ``unit`` where it is "linear". ``low`` and ``high`` are the central 95 % interval in ``unit``.
+    ``median`` values are in ``unit``; ``sd`` values are in natural-log units where ``scale`` is
+    "log" and in ``unit`` where it is "linear". ``low`` and ``high`` are the central 95 % interval
+    in ``unit``.
     """
 
     name: str
@@ -175,14 +179,22 @@ class CheckResult:
     def headline(self) -> str:
         failed = [item.name for item in self.items if not item.passed]
         if not failed:
-            return f"CHECK PASSED: {len(self.items)} of {len(self.items)} comparisons within their limits"
+            return (
+                f"CHECK PASSED: {len(self.items)} of {len(self.items)} comparisons within their"
+                " limits"
+            )
         names = ", ".join(failed)
-        return f"CHECK FAILED: {len(failed)} of {len(self.items)} comparisons outside their limits ({names})"
+        return (
+            f"CHECK FAILED: {len(failed)} of {len(self.items)} comparisons outside their limits"
+            f" ({names})"
+        )
 
 
 @dataclass(frozen=True)
 class MapEstimate:
-    """A map with its posterior standard deviation, both ``(x, y, z)``, in ``unit``; NaN where not estimated."""
+    """A map with its posterior standard deviation, both ``(x, y, z)``, in ``unit``; NaN where not
+    estimated.
+    """
 
     name: str
     unit: str
@@ -206,7 +218,9 @@ class FieldEstimate:
 
 @dataclass(frozen=True)
 class VectorEstimate:
-    """A field of vectors ``(3, x, y, z)`` along the voxel axes, in ``unit``; NaN where not estimated."""
+    """A field of vectors ``(3, x, y, z)`` along the voxel axes, in ``unit``; NaN where not
+    estimated.
+    """
 
     name: str
     unit: str
@@ -230,15 +244,17 @@ class Curve:
 class FitResult:
     """The whole answer to one study.
 
-    ``scalars`` are those of the last engine that ran; ``runs`` holds every engine's own; ``ended`` is where it ended, from
-    which :meth:`profile` goes on; ``profiles`` are those worked out so far.
+    ``scalars`` are those of the last engine that ran; ``runs`` holds every engine's own; ``ended``
+    is where it ended, from which :meth:`profile` goes on; ``profiles`` are those worked out so far.
     """
 
     scalars: tuple[ScalarEstimate, ...]
     covariance: Array
     runs: Mapping[str, EngineRun]
     engine_distance: Mapping[str, float]
-    """Per unknown, from where pinn ended to where one more exact step of fv leads, posterior sd; empty when one engine ran."""
+    """Per unknown, from where pinn ended to where one more exact step of fv leads, posterior sd;
+    empty when one engine ran.
+    """
     check: CheckResult
     maps: Mapping[str, MapEstimate]
     fields: Mapping[str, FieldEstimate]
@@ -261,7 +277,8 @@ class FitResult:
     def profile(
         self, name: str, *, exact: bool = False, progress: Progress = ignore_progress
     ) -> Profile:
-        """Profile likelihood of an unknown (:func:`nanopinn.inference.uncertainty.profile.profile_likelihood`), worked out once.
+        """Profile likelihood of an unknown
+        (:func:`nanopinn.inference.uncertainty.profile.profile_likelihood`), worked out once.
 
         Raises:
             InputError: there is no such unknown, or the fit does not hold its problem.
@@ -283,7 +300,8 @@ class FitResult:
     def sample(
         self, draws: int = 400, *, seed: int = 0, progress: Progress = ignore_progress
     ) -> PosteriorSamples:
-        """Draws from the posterior by full solves (:func:`nanopinn.inference.uncertainty.sampling.sample_posterior`).
+        """Draws from the posterior by full solves
+        (:func:`nanopinn.inference.uncertainty.sampling.sample_posterior`).
 
         Raises:
             InputError: emcee is not installed, or the fit does not hold its problem.
@@ -309,7 +327,8 @@ class FitResult:
         return self.fitted_problem
 
     def save(self, path: str | Path) -> Path:
-        """Write the whole fit as safetensors with JSON in its header; :func:`nanopinn.load_fit` reads it back.
+        """Write the whole fit as safetensors with JSON in its header; :func:`nanopinn.load_fit`
+        reads it back.
 
         Args:
             path: a file named ``.safetensors``, or a folder.
@@ -327,14 +346,17 @@ class FitResult:
         """A plain table: prior beside posterior, and in words what the images did not inform."""
         lines = [
             self.check.headline,
-            f"{'quantity':34s} {'unit':8s} {'prior (95 %)':>26s} {'posterior (95 %)':>34s} {'contraction':>12s}  traded against",
+            (
+                f"{'quantity':34s} {'unit':8s} {'prior (95 %)':>26s} {'posterior (95 %)':>34s} {'contraction':>12s} "
+                " traded against"
+            ),
         ]
         for s in self.scalars:
             low, high = s.prior_interval()
             post, ridge = s.interval(), self.ridge(s.name)
             lines.append(
-                f"{s.label:34s} {s.unit:8s} {f'{low:.3g} .. {high:.3g}':>26s} "
-                f"{f'{s.median:.3g} ({post[0]:.3g} .. {post[1]:.3g})':>34s} {s.contraction:12.2f}  {said(ridge)}"
+                f"{s.label:34s} {s.unit:8s} {f'{low:.3g} .. {high:.3g}':>26s} {f'{s.median:.3g} ({post[0]:.3g} .. {post[1]:.3g})':>34s} {s.contraction:12.2f} "
+                f" {said(ridge)}"
             )
         return "\n".join([*lines, *(p.describe() for p in self.profiles.values()), self.describe()])
 

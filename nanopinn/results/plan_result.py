@@ -1,4 +1,6 @@
-"""What a plan says: expected posterior of every unknown, and what each further image would add; frozen, readable."""
+"""What a plan says: expected posterior of every unknown, and what each further image would add;
+frozen, readable.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,15 @@ from nanopinn.results.fit_result import ScalarEstimate
 
 Array = NDArray[np.float64]
 
-#: Below this expected information an image is not worth a scan, nats: every sd would shrink by 1 % in all.
+#: Below this expected information an image is not worth a scan, nats: every sd would shrink by 1 %
+#: in all.
 _MIN_USEFUL_NATS = 0.1
 
 
 @dataclass(frozen=True)
 class ExpectedEstimate:
-    """One unknown, before any scan: its prior sd, and its posterior sd as expected on average over the draws.
+    """One unknown, before any scan: its prior sd, and its posterior sd as expected on average over
+    the draws.
 
     Every sd is in natural-log units where ``scale`` is "log" and in ``unit`` where it is "linear".
     ``low`` and ``high`` are the least and the largest over the draws.
@@ -76,10 +80,13 @@ class Plan:
     Attributes:
         protocol: what would be measured, and where the tumour comes from: sentences.
         unknowns: with their priors. candidates: names of the images that could be added.
-        where: what the first draw is ("prior medians", "the estimate"); the others are drawn around it.
+        where: what the first draw is ("prior medians", "the estimate"); the others are drawn around
+            it.
         sd: ``(draws, m)``, expected posterior sd in the coordinates of the unknowns.
-        sd_with: ``(draws, c, m)``, with each candidate. gain: ``(draws, c)`` nats, of each candidate.
-        gain_after_best: ``(draws, c)`` nats, of each candidate once the best is taken. seconds: what it cost.
+        sd_with: ``(draws, c, m)``, with each candidate. gain: ``(draws, c)`` nats, of each
+            candidate.
+        gain_after_best: ``(draws, c)`` nats, of each candidate once the best is taken. seconds:
+            what it cost.
     """
 
     protocol: tuple[str, ...]
@@ -94,7 +101,10 @@ class Plan:
 
     def __repr__(self) -> str:
         best = self.additions[0]
-        return f"Plan({len(self.informed)} of {len(self.unknowns)} unknowns informed; best addition: {best.name}, +{best.gain:.2f} nats)"
+        return (
+            f"Plan({len(self.informed)} of {len(self.unknowns)} unknowns informed; best addition:"
+            f" {best.name}, +{best.gain:.2f} nats)"
+        )
 
     def __getitem__(self, name: str) -> ExpectedEstimate:
         return next(e for e in self.expected if e.name == name)
@@ -165,12 +175,16 @@ class Plan:
         )
         lines = [
             f"Expected with the protocol as it is ({spread}; sd of ln, of the value for pK)",
-            f"{'quantity':34s} {'prior sd':>9s} {'expected sd':>24s} {'contraction':>12s}  informed",
+            (
+                f"{'quantity':34s} {'prior sd':>9s} {'expected sd':>24s} {'contraction':>12s} "
+                " informed"
+            ),
         ]
         for e in self.expected:
             found = f"{e.sd:.3f}" + (f" ({e.low:.3f} .. {e.high:.3f})" if count > 1 else "")
             lines.append(
-                f"{e.label:34s} {e.prior_sd:9.2f} {found:>24s} {e.contraction:12.2f}  {'yes' if e.informed else 'no'}"
+                f"{e.label:34s} {e.prior_sd:9.2f} {found:>24s} {e.contraction:12.2f} "
+                f" {'yes' if e.informed else 'no'}"
             )
         return lines
 
@@ -183,7 +197,10 @@ class Plan:
         ]
         now = {e.name: e.contraction for e in self.expected}
         lines = [
-            "One more image, best first: expected information (half the fall of ln det of the posterior covariance, nats), and",
+            (
+                "One more image, best first: expected information (half the fall of ln det of the"
+                " posterior covariance, nats), and"
+            ),
             "the contraction of every unknown that images can inform",
             f"{'image':24s} {'nats':>20s} " + "".join(f"{n:>10s}" for n in moved),
             f"{'(as it is)':24s} {'':20s} " + "".join(f"{now[n]:10.2f}" for n in moved),
@@ -200,9 +217,11 @@ class Plan:
         """What would be informed, what would not, and which image to add."""
         carried = [e.label for e in self.expected if not e.informed]
         said = [
-            f"The protocol would inform: {', '.join(self.informed)}."
-            if self.informed
-            else "The protocol would inform nothing."
+            (
+                f"The protocol would inform: {', '.join(self.informed)}."
+                if self.informed
+                else "The protocol would inform nothing."
+            )
         ]
         said += [f"Not informed, the prior would speak: {', '.join(carried)}."] if carried else []
         return " ".join([*said, *self._advice()])
@@ -214,14 +233,16 @@ class Plan:
                 f"No candidate is worth a scan: the best, {best.name}, adds {best.gain:.2f} nats."
             ]
         said = [
-            f"One more image helps most as {best.name} (+{best.gain:.2f} nats); it narrows {_largest_reductions(self.expected, best.unknowns)}."
+            f"One more image helps most as {best.name} (+{best.gain:.2f} nats); it narrows"
+            f" {_largest_reductions(self.expected, best.unknowns)}."
         ]
         fresh = best.newly_informed(self.expected)
         said += [f"It would newly inform: {', '.join(fresh)}."] if fresh else []
         then = self.gain_after_best.mean(axis=0)
         if len(self.candidates) > 1 and then.max() >= _MIN_USEFUL_NATS:
             said.append(
-                f"After that, {self.candidates[int(then.argmax())]} helps most (+{then.max():.2f} nats)."
+                f"After that, {self.candidates[int(then.argmax())]} helps most"
+                f" (+{then.max():.2f} nats)."
             )
         return said
 

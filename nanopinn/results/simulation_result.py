@@ -15,13 +15,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class MassBalance:
-    """Where the drug went, mg, pool by pool: ``entered = lost + outflow + stored`` for all pools together.
+    """Where the drug went, mg, pool by pool: ``entered = lost + outflow + stored`` for all pools
+    together.
 
-    What passes from one pool to another shows in neither row. Microvessels are flushed with plasma: most of what enters
-    them leaves again, and is counted both ways.
+    What passes from one pool to another shows in neither row. Microvessels are flushed with plasma:
+    most of what enters them leaves again, and is counted both ways.
 
     Attributes:
-        names: the pools. entered: by plasma. lost: through walls, lymph and decay, or back to plasma.
+        names: the pools. entered: by plasma. lost: through walls, lymph and decay, or back to
+            plasma.
         outflow: over the boundary of the box. stored: in the end.
         error: imbalance over the largest of the totals.
     """
@@ -50,7 +52,9 @@ class MassBalance:
 
 @dataclass(frozen=True)
 class TimeCourses:
-    """Means over the tumour per tissue volume and concentrations in plasma, ug/mL, at every time step (s)."""
+    """Means over the tumour per tissue volume and concentrations in plasma, ug/mL, at every time
+    step (s).
+    """
 
     times_s: Array
     tumour: Mapping[str, Array]
@@ -63,7 +67,8 @@ class PlasmaExposure:
 
     Attributes:
         name: encapsulated, free (unbound and albumin-bound together), or unbound.
-        area: under the curve to the end of the run, auc_to_infinity: of all times; ug h/mL, by closed form.
+        area: under the curve to the end of the run, auc_to_infinity: of all times; ug h/mL, by
+            closed form.
         highest: concentration, ug/mL, and when it is reached, s; a bolus counts as mixed at once.
     """
 
@@ -79,9 +84,12 @@ class Simulation:
     """One treatment of one tumour.
 
     Attributes:
-        given: the treatment in words. fields: pools per tissue volume ``(t, x, y, z)`` at the imaging times, and what changes with them.
-        maps: pressure and velocity at the start, pressure after heat and radiation. courses, balance: over the whole run.
-        areas, peaks: of every pool, per tissue volume over the whole run: area under its curve (ug h/mL) and largest value (ug/mL).
+        given: the treatment in words. fields: pools per tissue volume ``(t, x, y, z)`` at the
+            imaging times, and what changes with them.
+        maps: pressure and velocity at the start, pressure after heat and radiation. courses,
+            balance: over the whole run.
+        areas, peaks: of every pool, per tissue volume over the whole run: area under its curve (ug
+            h/mL) and largest value (ug/mL).
         exposure: of the body, one entry per kind of drug in plasma.
         effort: steps and iterations in words. assumptions: one sentence each.
         affine, mask: of the image. seconds: of each part. read: files by name with their SHA-256.
@@ -107,7 +115,9 @@ class Simulation:
         return np.asarray(np.nanmean(self.fields[name].values[:, self.mask], axis=1))
 
     def mean_peaks_and_aucs(self) -> list[tuple[str, float, float]]:
-        """Of every pool the tumour's mean of its largest value (ug/mL) and of the area under its curve (ug h/mL)."""
+        """Of every pool the tumour's mean of its largest value (ug/mL) and of the area under its
+        curve (ug h/mL).
+        """
         return [
             (
                 n,
@@ -118,7 +128,9 @@ class Simulation:
         ]
 
     def summary(self) -> str:
-        """What was given, the tumour's mean of every field at the imaging times, and the balance of mass."""
+        """What was given, the tumour's mean of every field at the imaging times, and the balance of
+        mass.
+        """
         times = next(iter(self.fields.values())).times_s
         lines = [
             *self.treatment,

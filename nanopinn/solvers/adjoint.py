@@ -1,7 +1,9 @@
-"""Gradient of a scalar of contrast agent and drug with respect to anything their coefficients hang on.
+"""Gradient of a scalar of contrast agent and drug with respect to anything their coefficients hang
+on.
 
-One march forward and one back for any number of unknowns: a weight of a network costs what a scalar costs. The steps are
-those of :class:`nanopinn.solvers.forward.Forward`, so that the gradient is that of what a fit computes.
+One march forward and one back for any number of unknowns: a weight of a network costs what a scalar
+costs. The steps are those of :class:`nanopinn.solvers.forward.Forward`, so that the gradient is
+that of what a fit computes.
 """
 
 from __future__ import annotations
@@ -52,12 +54,15 @@ class DrugAdjoint:
         self.U = self.evolution.U
 
     def operator_gradients(self, grad_U: Tensor) -> list[PoolOperator]:
-        """Gradient with respect to each coefficient, in every stretch of time, of a scalar whose gradient with respect to U is known."""
+        """Gradient with respect to each coefficient, in every stretch of time, of a scalar whose
+        gradient with respect to U is known.
+        """
         return [g.operator for g in solve_adjoint(self.evolution, grad_U)[0]]
 
 
 class ContrastAdjoint:
-    """The contrast agent's march (the bolus integrated exactly, as in ``Forward.contrast``) with what its adjoint needs.
+    """The contrast agent's march (the bolus integrated exactly, as in ``Forward.contrast``) with
+    what its adjoint needs.
 
     Attributes:
         C: ``(t, x, y, z)``, mM of tissue at the frames.
@@ -99,7 +104,9 @@ class ContrastAdjoint:
         )
 
     def operator_gradients(self, grad_C: Tensor) -> list[PoolOperator]:
-        """Gradient with respect to each coefficient of a scalar whose gradient with respect to C is known."""
+        """Gradient with respect to each coefficient of a scalar whose gradient with respect to C is
+        known.
+        """
         grad_nodes = self.evolution.U.new_zeros(self.evolution.U.shape)
         grad_nodes[self.at, 0] = self.maps.phi * grad_C
         found = solve_adjoint(self.evolution, grad_nodes, lambda _: _BolusGradient(self))[0][
@@ -142,11 +149,14 @@ def gradient(
     operator_gradients: Mapping[str, Sequence[PoolOperator]],
     leaves: Sequence[Tensor] = (),
 ) -> tuple[Tensor, list[Tensor]]:
-    """Gradient with respect to the parameters, and to tensors on which the setting's maps were made to depend.
+    """Gradient with respect to the parameters, and to tensors on which the setting's maps were made
+    to depend.
 
     Args:
-        forward: of a setting whose maps hang on ``leaves`` (which require gradients). flow: at theta.
-        operator_gradients: gradients with respect to the coefficients of "contrast" and "drug", in every stretch of time.
+        forward: of a setting whose maps hang on ``leaves`` (which require gradients). flow: at
+            theta.
+        operator_gradients: gradients with respect to the coefficients of "contrast" and "drug", in
+            every stretch of time.
 
     Returns:
         ``(m,)``, and one tensor for each leaf.

@@ -23,7 +23,8 @@ def solve_bioheat(
     times_s: Sequence[float],
     scheme: Scheme = TR_BDF2,
 ) -> TemperatureCourse:
-    """Temperature under a heating power, from the body's at ``times_s[0]`` on; no heat crosses the box's boundary.
+    """Temperature under a heating power, from the body's at ``times_s[0]`` on; no heat crosses the
+    box's boundary.
 
     Args:
         tumour: 1 in the tumour, 0 in normal tissue, ``(x, y, z)``.
@@ -49,7 +50,9 @@ def solve_bioheat(
 
 
 def _zero_face_flows(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Face flows of a fluid at rest: perfusion carries heat in Pennes' equation, interstitial fluid does not."""
+    """Face flows of a fluid at rest: perfusion carries heat in Pennes' equation, interstitial fluid
+    does not.
+    """
     nx, ny, nz = like.shape
     return (
         like.new_zeros((nx + 1, ny, nz)),

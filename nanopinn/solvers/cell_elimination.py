@@ -59,7 +59,9 @@ def cell_dot_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def mass_norms(capacity: Tensor, U: Tensor) -> Tensor:
-    """Root of the summed squares of ``capacity U`` over cells, ``(..., pool)``; pool by pool, to hold no product of all."""
+    """Root of the summed squares of ``capacity U`` over cells, ``(..., pool)``; pool by pool, to
+    hold no product of all.
+    """
     found = [
         torch.linalg.vector_norm(c * u, dim=(-3, -2, -1))
         for c, u in zip(capacity.unbind(-4), U.unbind(-4), strict=True)
@@ -75,7 +77,9 @@ def add_capacity_difference(out: Tensor, capacity: Tensor, a: Tensor, b: Tensor)
 
 
 def markowitz_order(entries: Iterable[tuple[int, int]], pools: Sequence[int]) -> list[int]:
-    """The order in which eliminating pools fills the fewest entries (Markowitz 1957): each time that with the fewest neighbours."""
+    """The order in which eliminating pools fills the fewest entries (Markowitz 1957): each time
+    that with the fewest neighbours.
+    """
     there, left, order = set(entries), set(pools), []
 
     def fills(k: int) -> list[tuple[int, int]]:
@@ -95,11 +99,12 @@ def markowitz_order(entries: Iterable[tuple[int, int]], pools: Sequence[int]) ->
 class CellwiseElimination:
     """Gaussian elimination in every cell at once, some pools first, entry by entry.
 
-    No pivoting: what leaves one pool enters another or is lost, so that every column is diagonally dominant.
-    A matrix that is built anew is written where the last one stood.
+    No pivoting: what leaves one pool enters another or is lost, so that every column is diagonally
+    dominant. A matrix that is built anew is written where the last one stood.
 
     Args:
-        first: pools that are eliminated in favour of the others, those first that fill fewest entries.
+        first: pools that are eliminated in favour of the others, those first that fill fewest
+            entries.
         rest: the others. ``reduced`` holds their matrix once ``first`` is gone.
     """
 
@@ -110,7 +115,9 @@ class CellwiseElimination:
         self._sparsity_pattern: set[tuple[int, int]] = set()
 
     def factorise(self, terms: Iterable[tuple[tuple[int, int], Tensor, float]]) -> None:
-        """Eliminate the sum of ``weight entry`` over (at, entry, weight); every diagonal entry must be among them."""
+        """Eliminate the sum of ``weight entry`` over (at, entry, weight); every diagonal entry must
+        be among them.
+        """
         self._sparsity_pattern.clear()
         for at, entry, weight in terms:
             if at in self._sparsity_pattern:
@@ -168,7 +175,9 @@ class CellwiseElimination:
                         ).neg_()
 
     def eliminate_forward(self, y: Tensor, *, transposed: bool = False) -> Tensor:
-        """A right-hand side with ``first`` eliminated from the equations of the others, in its place."""
+        """A right-hand side with ``first`` eliminated from the equations of the others, in its
+        place.
+        """
         for at, k in enumerate(self.eliminated):
             if transposed:
                 _at(y, k).mul_(self.m[k, k])

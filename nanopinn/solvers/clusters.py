@@ -1,4 +1,6 @@
-"""Voxels that are alike, as one: groups of voxels, their mean tissue and coefficients, once for every draw of what is not known."""
+"""Voxels that are alike, as one: groups of voxels, their mean tissue and coefficients, once for
+every draw of what is not known.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def cluster_voxels(features: Tensor, mask: Tensor, groups: int, rng: np.random.G
     """Group the voxels of a mask by their features (k-means on standardised values).
 
     Args:
-        features: ``(feature, x, y, z)``, on scales on which differences count (logarithms of volume fractions, say).
+        features: ``(feature, x, y, z)``, on scales on which differences count (logarithms of volume
+            fractions, say).
         mask: ``(x, y, z)``, bool. groups: how many, at most.
 
     Returns:
@@ -79,7 +82,9 @@ def cluster_pools(pools: PoolCoefficients, labels: Tensor) -> PoolCoefficients:
 
 
 def expand_to_clusters(values: Tensor, clusters: int) -> Tensor:
-    """Values of every draw ``(draw,)``, or of every draw and cluster ``(draw, cluster)``, as ``(draw * cluster, 1, 1)``."""
+    """Values of every draw ``(draw,)``, or of every draw and cluster ``(draw, cluster)``, as
+    ``(draw * cluster, 1, 1)``.
+    """
     each = values[:, None].expand(-1, clusters) if values.dim() == 1 else values
     return each.reshape(-1, 1, 1)
 
@@ -87,12 +92,15 @@ def expand_to_clusters(values: Tensor, clusters: int) -> Tensor:
 def cluster_maps(
     maps: TissueMaps, labels: Tensor, over: Tensor, given: Mapping[str, Tensor] | None = None
 ) -> TissueMaps:
-    """Mean tissue of every cluster, once for every draw, ``(draw * cluster, 1, 1)``; all of it is tumour.
+    """Mean tissue of every cluster, once for every draw, ``(draw * cluster, 1, 1)``; all of it is
+    tumour.
 
     Args:
         labels: of :func:`cluster_voxels`.
-        over: what PS, phi and v_p are divided by, ``(draw,)``, as an arterial input of another size would; no cluster is all interstitium.
-        given: maps by name (``phi``, ``v_p``, ``pH``), ``(draw,)``: the value in every cluster, in place of its mean.
+        over: what PS, phi and v_p are divided by, ``(draw,)``, as an arterial input of another size
+            would; no cluster is all interstitium.
+        given: maps by name (``phi``, ``v_p``, ``pH``), ``(draw,)``: the value in every cluster, in
+            place of its mean.
     """
     PS, phi, v_p, pH = (
         cluster_mean(m, labels).repeat(len(over), 1, 1)
@@ -126,7 +134,8 @@ def build_sampled_cluster_model(
 
     Args:
         maps, labels, over, given: as in :func:`cluster_maps`.
-        scalars: of the model, ``(draw,)``; weights of functions ``(draw, k)``, whose shapes are averaged over a cluster.
+        scalars: of the model, ``(draw,)``; weights of functions ``(draw, k)``, whose shapes are
+            averaged over a cluster.
         values: of parameters by symbol, factors: on the tumour's properties, ``(draw,)``.
     """
     clusters = int(labels.max()) + 1

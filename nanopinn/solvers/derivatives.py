@@ -2,10 +2,11 @@
 
 Exact derivatives of an evolution: forward for a few parameters, backward for many.
 
-Both differentiate the steps as they were taken (stages and sizes held), not the continuous equations, so that they agree
-with each other to the tolerance of the linear solves. Rates are linear in their coefficients: the derivative of a rate along
-a change of coefficients is the rate with the change in their place. Stages are solved as the evolution solved them: voxels by
-Krylov, lines of cells around vessels directly.
+Both differentiate the steps as they were taken (stages and sizes held), not the continuous
+equations, so that they agree with each other to the tolerance of the linear solves. Rates are
+linear in their coefficients: the derivative of a rate along a change of coefficients is the rate
+with the change in their place. Stages are solved as the evolution solved them: voxels by Krylov,
+lines of cells around vessels directly.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ def directional_derivatives(
 ) -> tuple[Tensor, ...]:
     """Derivatives of every output of a function along each of m directions, ``(m, *output)`` each.
 
-    The product of a vector with the transposed Jacobian is linear in that vector; its own derivative by it is the product with the
-    Jacobian. Both are plain backward passes, half the time of ``torch.func.jvp`` under ``vmap`` with no more memory
-    (which moreover imports and asks torch's compiler about every constant: a second at its first call).
+    The product of a vector with the transposed Jacobian is linear in that vector; its own
+    derivative by it is the product with the Jacobian. Both are plain backward passes, half the time
+    of ``torch.func.jvp`` under ``vmap`` with no more memory (which moreover imports and asks
+    torch's compiler about every constant: a second at its first call).
 
     Args:
         function: of ``at``. directions: of each argument, ``(m, *argument)``.
@@ -87,11 +89,13 @@ class CoefficientGradient:
 def propagate_tangent(
     evolution: EvolutionResult, changes: Sequence[Interval], start: Tensor | None = None
 ) -> Tensor:
-    """Derivative of the saved pools along a change of every interval's coefficients, ``(n, pool, x, y, z)``.
+    """Derivative of the saved pools along a change of every interval's coefficients, ``(n, pool, x,
+    y, z)``.
 
     Args:
         evolution: run with ``keep_stages``.
-        changes: one per interval, holding the changes of its coefficients (same plasma curves); capacity is held.
+        changes: one per interval, holding the changes of its coefficients (same plasma curves);
+            capacity is held.
         start: derivative of the initial pools; zero if None.
 
     Raises:
@@ -146,12 +150,14 @@ def solve_adjoint(
     gradients: Tensor,
     accumulator_factory: Callable[[Interval], GradientAccumulator] | None = None,
 ) -> tuple[list[CoefficientGradient], Tensor]:
-    """Gradient of a scalar of the saved pools with respect to every interval's coefficients and the initial pools.
+    """Gradient of a scalar of the saved pools with respect to every interval's coefficients and the
+    initial pools.
 
     Args:
         evolution: run with ``keep_stages``.
         gradients: of the scalar with respect to the saved pools, ``(n, pool, x, y, z)``.
-        gather: what sums gradients over the stages of an interval, where its source hangs on its coefficients in a way of its own.
+        gather: what sums gradients over the stages of an interval, where its source hangs on its
+            coefficients in a way of its own.
 
     Raises:
         ValueError: the evolution kept no stages or intervals, or a limiter worked in it.

@@ -2,8 +2,9 @@
 
     capacity dU/dt = inflow c(t) - A U - transfers(U)
 
-TR-BDF2 (order 2, L-stable) with Newton's method in each stage. Between two events coefficients are constant and plasma
-curves smooth; a step never crosses an event, and after one the first stage starts afresh.
+TR-BDF2 (order 2, L-stable) with Newton's method in each stage. Between two events coefficients are
+constant and plasma curves smooth; a step never crosses an event, and after one the first stage
+starts afresh.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from nanopinn.solvers.time_segment import Interval
 
 @dataclass(frozen=True)
 class Step:
-    """One accepted step: its interval, and the pools it started from and found at each implicit stage (if kept).
+    """One accepted step: its interval, and the pools it started from and found at each implicit
+    stage (if kept).
 
     ``fresh`` marks a first stage that was evaluated, not taken over from the step before.
     """
@@ -47,8 +49,10 @@ class EvolutionResult:
 
     Attributes:
         times: ``(n,)`` s. U: ``(n, ..., pool, x, y, z)``.
-        steps: the accepted steps. rejected: those that were tried again. newton, krylov: iterations in all.
-        balance: where the mass went. intervals: those of a sequence; none if they were built on the way.
+        steps: the accepted steps. rejected: those that were tried again. newton, krylov: iterations
+            in all.
+        balance: where the mass went. intervals: those of a sequence; none if they were built on the
+            way.
         stage_factory: solver of the stages, which derivatives use again.
     """
 
@@ -64,8 +68,9 @@ class EvolutionResult:
 
     def __str__(self) -> str:
         return (
-            f"{len(self.times)} times to {self.times[-1] / 3600:.3g} h in {len(self.steps)} steps ({self.rejected} tried again), "
-            f"{self.newton} Newton and {self.krylov} Krylov iterations; mass imbalance {self.balance.error:.1e}"
+            f"{len(self.times)} times to {self.times[-1] / 3600:.3g} h in {len(self.steps)} steps"
+            f" ({self.rejected} tried again), {self.newton} Newton and {self.krylov} Krylov"
+            f" iterations; mass imbalance {self.balance.error:.1e}"
         )
 
 
@@ -74,7 +79,8 @@ class Tolerance:
     """How exact a run is.
 
     Attributes:
-        step: error a step may make in any pool, over the pool's largest mass so far (or a thousandth of the largest pool's).
+        step: error a step may make in any pool, over the pool's largest mass so far (or a
+            thousandth of the largest pool's).
         equation: residual of each stage over the mass stored.
         first_step, max_step: s.
     """
@@ -100,7 +106,8 @@ def integrate_adaptive(
     """Take pools through a sequence of intervals.
 
     Args:
-        intervals: in order, each beginning where the last ended; an iterator builds each when it is reached, and none is kept.
+        intervals: in order, each beginning where the last ended; an iterator builds each when it is
+            reached, and none is kept.
         start: pools ``(..., pool, x, y, z)`` at the first interval's start.
         save_at: increasing times at which pools are wanted, s; steps land on them.
         stage_factory: solver of the stages. keep_stages: for :mod:`nanopinn.solvers.derivatives`.
@@ -169,7 +176,9 @@ def _check_contiguous(end: float, start: float) -> None:
 
 @dataclass
 class _TrialStep:
-    """A step that was tried: the pools at its end, the rates of its stages, what was exchanged, and the stages if they are kept."""
+    """A step that was tried: the pools at its end, the rates of its stages, what was exchanged, and
+    the stages if they are kept.
+    """
 
     U: Tensor
     rates: list[Tensor]
@@ -213,7 +222,9 @@ class _AdaptiveIntegrator:
         del self.interval
 
     def _take_buffer(self) -> Tensor:
-        """Pools to be written: large blocks that are given back to the system are zeroed anew each time they are asked for."""
+        """Pools to be written: large blocks that are given back to the system are zeroed anew each
+        time they are asked for.
+        """
         return self._free_buffers.pop() if self._free_buffers else torch.empty_like(self.U)
 
     def balance(self, start: Tensor) -> PoolMassBalance:
@@ -235,11 +246,13 @@ class _AdaptiveIntegrator:
             step = (
                 dt
                 if dt is not None
-                else left
-                if left <= 1.0001 * self.dt
-                else left / 2
-                if left < 2 * self.dt
-                else self.dt
+                else (
+                    left
+                    if left <= 1.0001 * self.dt
+                    else left / 2
+                    if left < 2 * self.dt
+                    else self.dt
+                )
             )
             tried = self._try_step(step)
             error = self._scaled_error(tried, step)
@@ -254,7 +267,8 @@ class _AdaptiveIntegrator:
             self.dt = step * max(0.2, min(0.8, grow))
             if self.dt < 1e-9 * max(1.0, self.t):
                 raise SolverError(
-                    f"time steps shrink to nothing at {self.t:.6g} s, because of {self.worst_pool}: look for a rate far too large"
+                    f"time steps shrink to nothing at {self.t:.6g} s, because of {self.worst_pool}:"
+                    " look for a rate far too large"
                 )
         self._accept_step(
             step,
@@ -271,9 +285,11 @@ class _AdaptiveIntegrator:
     def _try_step(self, dt: float) -> _TrialStep:
         w, interval, scheme = self.scheme.gamma * dt, self.interval, self.scheme
         rates = [
-            interval.rate(self.U, self.t, self._take_buffer()).div_(interval.capacity)
-            if self.rate is None
-            else self.rate
+            (
+                interval.rate(self.U, self.t, self._take_buffer()).div_(interval.capacity)
+                if self.rate is None
+                else self.rate
+            )
         ]
         exchanged = scheme.weights[0] * self._mass_exchange_rates(self.U, self.t)
         stages: list[Tensor] = []
@@ -293,13 +309,16 @@ class _AdaptiveIntegrator:
         return _TrialStep(U, rates, dt * exchanged, tuple(stages))
 
     def _solve_stage(self, known: Tensor, rate: Tensor, t: float, w: float) -> Tensor:
-        """Newton's method on ``capacity (U - known) = w rate(U, t)``, from the rate of the stage before."""
+        """Newton's method on ``capacity (U - known) = w rate(U, t)``, from the rate of the stage
+        before.
+        """
         interval, U, residual = (
             self.interval,
             torch.add(known, rate, alpha=w, out=self._take_buffer()),
             self._take_buffer(),
         )
-        # fluxes between thin cells are far larger than what they change: rounding leaves this much of them
+        # fluxes between thin cells are far larger than what they change: rounding leaves this much
+        # of them
         rounding = 4 * torch.finfo(U.dtype).eps * w * interval.operator.throughput(U)
         for _ in range(20 if interval.correction is None else 200):
             add_capacity_difference(
@@ -309,7 +328,8 @@ class _AdaptiveIntegrator:
             size = float(residual.norm()) / stored
             if not isfinite(size):
                 raise SolverError(
-                    f"the pools are not finite at {t:.6g} s: look for a plasma curve or rate that is not"
+                    f"the pools are not finite at {t:.6g} s: look for a plasma curve or rate that"
+                    " is not"
                 )
             goal = max(self.tolerance.residual, rounding / stored)
             if size <= goal:

@@ -1,7 +1,7 @@
 """Conservative face fluxes: the finite-volume code that both engines and every check read.
 
-Arrays of faces along an axis hold n+1 entries there, the outermost on the boundary of the box. Axes are
-counted from the end, so any leading batch or pool axes are carried along.
+Arrays of faces along an axis hold n+1 entries there, the outermost on the boundary of the box. Axes
+are counted from the end, so any leading batch or pool axes are carried along.
 
 How the flow carries pools across faces.
 """
@@ -34,11 +34,13 @@ def cells_beside_faces(values: Tensor, dim: int, outside: float = 0.0) -> tuple[
 def face_conductance(
     coefficient: Tensor, grid: Grid, dim: int, *, fixed_value_boundary: bool
 ) -> Tensor:
-    """Conductance of each face, ``area / (h/2c + h/2c')`` (harmonic), closed or fixed half a cell beyond.
+    """Conductance of each face, ``area / (h/2c + h/2c')`` (harmonic), closed or fixed half a cell
+    beyond.
 
     Args:
         coefficient: conductivity or diffusivity of the cells, ``(..., x, y, z)``; may be zero.
-        fixed_value_boundary: whether a fixed value stands on the box's boundary (half a cell away); else no flux.
+        fixed_value_boundary: whether a fixed value stands on the box's boundary (half a cell away);
+            else no flux.
     """
     axis = dim + 3
     n = coefficient.shape[dim]
@@ -55,13 +57,17 @@ def face_conductance(
 
 
 def divergence(flows: tuple[Tensor, ...], grid: Grid) -> Tensor:
-    """Net outflow of each cell per volume; ``flows`` are volume or mass flows through faces, one per axis."""
+    """Net outflow of each cell per volume; ``flows`` are volume or mass flows through faces, one
+    per axis.
+    """
     terms = [f.diff(dim=d) for f, d in zip(flows, SPACE, strict=True)]
     return (terms[0] + terms[1] + terms[2]) / grid.cell_volume
 
 
 def darcy_flows(flow: FlowCoefficients, p: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Volume flow through each face by Darcy's law, m3/s; p_inf on the boundary of the box, the inflow on its cut faces."""
+    """Volume flow through each face by Darcy's law, m3/s; p_inf on the boundary of the box, the
+    inflow on its cut faces.
+    """
     flows = []
     for dim in SPACE:
         before, after = cells_beside_faces(p, dim, flow.p_inf)
@@ -108,7 +114,9 @@ def advective_flows(pools: PoolCoefficients, flows: tuple[Tensor, ...]) -> tuple
 def _zero_gradient_boundary_weights(
     a: Tensor, b: Tensor, advective_flow: Tensor, dim: int, side: int
 ) -> tuple[Tensor, Tensor]:
-    """Face weights with those of one face of the box such that flow of either sign carries what the cell inside it holds."""
+    """Face weights with those of one face of the box such that flow of either sign carries what the
+    cell inside it holds.
+    """
     n = a.shape[dim]
     end = advective_flow.narrow(dim, side * (n - 1), 1)
     a_rest, b_rest = (w.narrow(dim, 1 - side, n - 1) for w in (a, b))
@@ -123,7 +131,8 @@ class TransportOperator:
     """Divergence of the face fluxes of pools that move, linear in them and in its own weights.
 
     Attributes:
-        before: per axis, weight of the cell before each face, over the cell volume, ``(..., faces)``, 1/s.
+        before: per axis, weight of the cell before each face, over the cell volume, ``(...,
+            faces)``, 1/s.
         after: the same for the cell after it.
     """
 
@@ -141,8 +150,9 @@ class TransportOperator:
     ) -> TransportOperator:
         """Pools carried by volume flows through the faces (m3/s, one tensor per axis).
 
-        Nothing diffuses through the boundary of the box and nothing flows in through it; but what flows in through the
-        faces ``cut`` (axis, side), beyond which the tumour goes on, carries what the cells there hold.
+        Nothing diffuses through the boundary of the box and nothing flows in through it; but what
+        flows in through the faces ``cut`` (axis, side), beyond which the tumour goes on, carries
+        what the cells there hold.
         """
         before, after = [], []
         for advective_flow, dim in zip(advective_flows(pools, flows), SPACE, strict=True):
@@ -192,7 +202,9 @@ class TransportOperator:
     def subtract_neighbours(
         self, out: Tensor, U: Tensor, weight: float = 1.0, *, transposed: bool = False
     ) -> Tensor:
-        """Take from ``out``, in place, ``weight`` times what flows in from neighbouring cells (or the transpose of that)."""
+        """Take from ``out``, in place, ``weight`` times what flows in from neighbouring cells (or
+        the transpose of that).
+        """
         for a, b, dim in zip(self.before, self.after, SPACE, strict=True):
             n = U.shape[dim] - 1
             up, down = (a.narrow(dim, 1, n), b.narrow(dim, 1, n))[:: -1 if transposed else 1]
@@ -201,7 +213,9 @@ class TransportOperator:
         return out
 
     def boundary_outflow(self, U: Tensor) -> Tensor:
-        """What leaves the box, summed over its faces, per pool and cell volume, 1/s times concentration."""
+        """What leaves the box, summed over its faces, per pool and cell volume, 1/s times
+        concentration.
+        """
         total = torch.zeros(U.shape[:-3], dtype=U.dtype, device=U.device)
         for a, b, dim in zip(self.before, self.after, SPACE, strict=True):
             last = a.shape[dim] - 1
@@ -210,7 +224,9 @@ class TransportOperator:
         return total
 
     def gradient(self, y: Tensor, U: Tensor) -> tuple[Tensor, ...]:
-        """Gradient of ``-y . transport U`` with respect to the weights, those before the faces first."""
+        """Gradient of ``-y . transport U`` with respect to the weights, those before the faces
+        first.
+        """
         before, after = [], []
         for dim in SPACE:
             (y0, y1), (U0, U1) = cells_beside_faces(y, dim), cells_beside_faces(U, dim)
@@ -219,19 +235,22 @@ class TransportOperator:
         return *before, *after
 
 
-#: ``fitted``: exponentially fitted (Scharfetter-Gummel): central where diffusion rules, upwind where flow does; never a new extremum.
-#: ``central``: second order whatever the flow; wiggles where a face's Peclet number exceeds 2.
-#: ``upwind``: first order, never a new extremum. ``limited``: upwind, with :func:`limiter_divergence` on top.
+#: ``fitted``: exponentially fitted (Scharfetter-Gummel): central where diffusion rules, upwind
+#: where flow does; never a new extremum. ``central``: second order whatever the flow; wiggles where
+#: a face's Peclet number exceeds 2. ``upwind``: first order, never a new extremum. ``limited``:
+#: upwind, with :func:`limiter_divergence` on top.
 Advection = Literal["fitted", "central", "upwind", "limited"]
 
 
 def face_weights(
     conductance: Tensor, advective_flow: Tensor, dim: int, advection: Advection
 ) -> tuple[Tensor, Tensor]:
-    """Weights of the face flux ``a C - b C'``, from the cell before each face to that after it, m3/s.
+    """Weights of the face flux ``a C - b C'``, from the cell before each face to that after it,
+    m3/s.
 
     Args:
-        conductance: of diffusion, ``(..., faces)``. carried: volume flow times mobility. dim: axis of the faces.
+        conductance: of diffusion, ``(..., faces)``. carried: volume flow times mobility. dim: axis
+            of the faces.
     """
     if advection == "fitted":
         return exchange_coefficients(conductance, advective_flow, 0.0)
@@ -249,10 +268,12 @@ def face_weights(
 
 
 def limiter_divergence(U: Tensor, advective_flow: tuple[Tensor, ...], grid: Grid) -> Tensor:
-    """What the limited scheme adds to upwind, as a divergence, ``(..., pool, x, y, z)``, concentration per second.
+    """What the limited scheme adds to upwind, as a divergence, ``(..., pool, x, y, z)``,
+    concentration per second.
 
-    The antidiffusive flux ``-|q| psi(r)/2 (C' - C)`` with van Leer's limiter ``psi = (r + |r|)/(1 + |r|)``, r the slope upwind
-    of the face over the slope at it: second order where the pool is smooth, upwind at its extrema.
+    The antidiffusive flux ``-|q| psi(r)/2 (C' - C)`` with van Leer's limiter ``psi = (r + |r|)/(1 +
+    |r|)``, r the slope upwind of the face over the slope at it: second order where the pool is
+    smooth, upwind at its extrema.
     """
     total = torch.zeros_like(U)
     for flow, dim in zip(advective_flow, (-3, -2, -1), strict=True):
@@ -269,7 +290,9 @@ def limiter_divergence(U: Tensor, advective_flow: tuple[Tensor, ...], grid: Grid
 
 
 def _van_leer(upwind: Tensor, slope: Tensor) -> Tensor:
-    """``psi(r) slope``, r = upwind/slope: the harmonic mean of two slopes of one sign, 0 between slopes of two."""
+    """``psi(r) slope``, r = upwind/slope: the harmonic mean of two slopes of one sign, 0 between
+    slopes of two.
+    """
     product = upwind * slope
     return torch.where(
         product > 0, 2 * product / torch.where(product > 0, upwind + slope, 1.0), 0.0

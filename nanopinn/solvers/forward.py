@@ -1,8 +1,9 @@
 """From a tumour model to its fields: pressure on a refined grid, pools on the grid of the maps.
 
 The rim that drains a tumour is often thinner than a voxel, so pressure is solved on a grid refined
-``flow_refine`` times, everywhere or in the rim alone (:mod:`nanopinn.solvers.refined_grid`); its face flows are summed
-and its filtration averaged back to the grid of the maps, which keeps the fluid balance of every cell exact.
+``flow_refine`` times, everywhere or in the rim alone (:mod:`nanopinn.solvers.refined_grid`); its
+face flows are summed and its filtration averaged back to the grid of the maps, which keeps the
+fluid balance of every cell exact.
 """
 
 from __future__ import annotations
@@ -59,9 +60,10 @@ class Setting:
 
     Attributes:
         flow_refine: cells of the flow per voxel edge.
-        rim: m; only voxels within so far of the tumour's edge are cut so, the others stay whole (0: those that touch it
-            are cut). None cuts all.
-        release_jump_times_s: s after the dose, increasing; the carrier's release rate is constant in each stretch between two of them.
+        rim: m; only voxels within so far of the tumour's edge are cut so, the others stay whole (0:
+            those that touch it are cut). None cuts all.
+        release_jump_times_s: s after the dose, increasing; the carrier's release rate is constant
+            in each stretch between two of them.
     """
 
     maps: TissueMaps
@@ -91,7 +93,9 @@ class Setting:
             )
 
     def refined(self, factor: int) -> Setting:
-        """The same tissue with every cell cut into ``factor^3``; maps vary along slopes within a cell."""
+        """The same tissue with every cell cut into ``factor^3``; maps vary along slopes within a
+        cell.
+        """
         m = self.maps
         PS, phi, v_p, pH = (subdivide_with_slopes(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
         shapes = {name: subdivide_with_slopes(t, factor) for name, t in m.shapes.items()}
@@ -101,7 +105,9 @@ class Setting:
         return replace(self, maps=maps, grid=self.grid.refined(factor))
 
     def drug_nodes(self, images_s: Sequence[float], **steps: float) -> np.ndarray:
-        """Nodes of a drug march (:func:`nanopinn.solvers.runge_kutta.drug_nodes`), some of them where the release rate jumps."""
+        """Nodes of a drug march (:func:`nanopinn.solvers.runge_kutta.drug_nodes`), some of them
+        where the release rate jumps.
+        """
         return drug_nodes(images_s, **steps, jumps_s=self.release_jump_times_s)
 
     @cached_property
@@ -148,9 +154,11 @@ class ForwardModel:
 
     Args:
         setting: the tissue.
-        scalars_of: model scalars from the parameter vector; what it leaves out keeps its table value.
+        scalars_of: model scalars from the parameter vector; what it leaves out keeps its table
+            value.
         pressure: to start the pressure solve from, on the flow grid.
-        factors: on the tumour's properties. values: of parameters, in place of the table's; see :class:`TumourModel`.
+        factors: on the tumour's properties. values: of parameters, in place of the table's; see
+            :class:`TumourModel`.
     """
 
     def __init__(
@@ -185,7 +193,9 @@ class ForwardModel:
     def flow(
         self, theta: Tensor, *, tangents: bool = False, tangent_tolerance: float = 1e-12
     ) -> FlowSolution:
-        """Solve the pressure; with tangents for every parameter on request, to a relative residual ``tangent_tolerance``."""
+        """Solve the pressure; with tangents for every parameter on request, to a relative residual
+        ``tangent_tolerance``.
+        """
         coefficients = self.flow_coefficients(theta)
         solution = solve_pressure(coefficients, self._fine.grid, self.last_pressure)
         self.last_pressure = solution.x.detach()
@@ -217,7 +227,9 @@ class ForwardModel:
     def pools(
         self, kind: str, theta: Tensor, p: Tensor, segment: int = 0
     ) -> tuple[PoolCoefficients, PoolOperator]:
-        """Pools and their operator at a pressure, in a stretch of time between two jumps of the release rate."""
+        """Pools and their operator at a pressure, in a stretch of time between two jumps of the
+        release rate.
+        """
         J_v, J_L, *flows = self._exchange(theta, p)
         model = self.model(theta)
         pools = (
@@ -260,11 +272,13 @@ class ForwardModel:
     def gradient(
         self, kind: str, theta: Tensor, flow: FlowSolution, grad_operator: PoolOperator
     ) -> Tensor:
-        """Gradient with respect to the parameters of a scalar whose gradient with respect to an operator is known, ``(m,)``.
+        """Gradient with respect to the parameters of a scalar whose gradient with respect to an
+        operator is known, ``(m,)``.
 
         Args:
             kind: "contrast" or "drug". flow: at theta.
-            grad_operator: gradient with respect to each coefficient (see :mod:`nanopinn.solvers.derivatives`).
+            grad_operator: gradient with respect to each coefficient (see
+                :mod:`nanopinn.solvers.derivatives`).
         """
         at, p = theta.detach().requires_grad_(), flow.p.detach().requires_grad_()
         tensors = self.pools(kind, at, p)[1].tensors()
@@ -290,11 +304,12 @@ class ForwardModel:
     ) -> tuple[Tensor, Tensor | None, Trajectory]:
         """Tissue concentration of the contrast agent at the frames, mM.
 
-        The bolus is integrated exactly: with ``U = (a/PS) U0 + delta`` and U0 the exact local (Tofts)
-        response to the plasma curve, the march only sees the smooth remainder delta.
+        The bolus is integrated exactly: with ``U = (a/PS) U0 + delta`` and U0 the exact local
+        (Tofts) response to the plasma curve, the march only sees the smooth remainder delta.
 
         Returns:
-            ``phi U + v_p C_p`` as ``(t, x, y, z)``, its tangents ``(t, m, x, y, z)`` or None, and the march.
+            ``phi U + v_p C_p`` as ``(t, x, y, z)``, its tangents ``(t, m, x, y, z)`` or None, and
+            the march.
         """
         pools, operator, tangents = self.operators("contrast", theta, flow)
         maps = self.setting.maps
@@ -359,11 +374,13 @@ class ForwardModel:
         tol: float = 1e-10,
         tangents_at: Collection[int] | None = None,
     ) -> Trajectory:
-        """Encapsulated, free, bound, intracellular and nuclear drug at ``times`` (s after the dose), kg/m3.
+        """Encapsulated, free, bound, intracellular and nuclear drug at ``times`` (s after the
+        dose), kg/m3.
 
         Args:
             flow: with tangents, or without, and then there are none here.
-            tangents_at: indices of the times at which tangents are wanted, one after the other as given; None: all.
+            tangents_at: indices of the times at which tangents are wanted, one after the other as
+                given; None: all.
 
         Raises:
             ValueError: the release rate jumps at a time that is not among them.
@@ -381,9 +398,11 @@ class ForwardModel:
         first = 0
         for nodes, (pools, operator, tangents) in zip(stretches, marched, strict=True):
             dAs = [
-                tangents[j]
-                if j in tangents
-                else operator.with_tensors([0 * t for t in operator.tensors()])
+                (
+                    tangents[j]
+                    if j in tangents
+                    else operator.with_tensors([0 * t for t in operator.tensors()])
+                )
                 for j in moving
             ]
             last = first + len(nodes) - 1
@@ -418,7 +437,8 @@ def solve_drug_for_tissues(
     scheme: Scheme = TR_BDF2,
     tol: float = 1e-10,
 ) -> Tensor:
-    """Pools as :meth:`Forward.drug` finds them, of several tissues on one grid at the flow of one, in a single march.
+    """Pools as :meth:`Forward.drug` finds them, of several tissues on one grid at the flow of one,
+    in a single march.
 
     Returns:
         ``(n, tissue, pool, x, y, z)`` kg/m3.

@@ -1,6 +1,7 @@
 """A box of cells and the move between a grid and its refinement.
 
-The box that is solved: the tumour with a margin of normal tissue, inside or beyond the field of view.
+The box that is solved: the tumour with a margin of normal tissue, inside or beyond the field of
+view.
 """
 
 from __future__ import annotations
@@ -58,17 +59,21 @@ class Grid:
 
 
 def repeat_cells(values: Tensor, factor: int) -> Tensor:
-    """Give each of the ``factor^3`` parts of a cell the cell's value; the last three axes are space."""
+    """Give each of the ``factor^3`` parts of a cell the cell's value; the last three axes are
+    space.
+    """
     for axis in (-3, -2, -1):
         values = values.repeat_interleave(factor, dim=axis)
     return values
 
 
 def subdivide_with_slopes(values: Tensor, factor: int) -> Tensor:
-    """Cut cells into ``factor^3`` parts along limited slopes: each cell keeps its mean, no new extremum appears.
+    """Cut cells into ``factor^3`` parts along limited slopes: each cell keeps its mean, no new
+    extremum appears.
 
-    The monotonized central limiter (van Leer 1977), one axis after another. Maps are averages over voxels;
-    held constant within them they would put jumps, and with these diffusion, where tissue has none.
+    The monotonized central limiter (van Leer 1977), one axis after another. Maps are averages over
+    voxels; held constant within them they would put jumps, and with these diffusion, where tissue
+    has none.
     """
     for dim in (-3, -2, -1):
         n = values.shape[dim]
@@ -85,14 +90,18 @@ def subdivide_with_slopes(values: Tensor, factor: int) -> Tensor:
 
 
 def average_subcells(values: Tensor, factor: int) -> Tensor:
-    """Mean over the ``factor^3`` parts of each cell; the inverse of :func:`repeat_cells` on constants."""
+    """Mean over the ``factor^3`` parts of each cell; the inverse of :func:`repeat_cells` on
+    constants.
+    """
     *lead, nx, ny, nz = values.shape
     parts = values.reshape(*lead, nx // factor, factor, ny // factor, factor, nz // factor, factor)
     return parts.mean(dim=(-5, -3, -1))
 
 
 def sum_subface_flows(flow: Tensor, factor: int, axis: int) -> Tensor:
-    """Sum the flows through the parts of each coarse face; ``flow`` has n+1 faces along ``axis`` (0..2)."""
+    """Sum the flows through the parts of each coarse face; ``flow`` has n+1 faces along ``axis``
+    (0..2).
+    """
     dim = axis - 3
     index = torch.arange(0, flow.shape[dim], factor, device=flow.device)
     flow = flow.index_select(dim, index)
@@ -119,10 +128,12 @@ class Domain:
         margin_m: float,
         cut: tuple[tuple[int, int], ...] = (),
     ) -> Domain:
-        """The bounding box of a mask, widened by at least ``margin_m`` and two voxels on every side.
+        """The bounding box of a mask, widened by at least ``margin_m`` and two voxels on every
+        side.
 
         Args:
-            cut: faces of the image, as (axis, side) with side 0 or 1, at which the box ends with it.
+            cut: faces of the image, as (axis, side) with side 0 or 1, at which the box ends with
+                it.
 
         Raises:
             InputError: the mask is empty.
@@ -171,7 +182,9 @@ class Domain:
         return out
 
     def put(self, values: NDArray[np.float64], fill: float = np.nan) -> NDArray[np.float64]:
-        """Put the box's values ``(..., x, y, z)`` back into an image; ``fill`` stands outside the box."""
+        """Put the box's values ``(..., x, y, z)`` back into an image; ``fill`` stands outside the
+        box.
+        """
         image, box = self._overlap()
         out = np.full((*values.shape[:-3], *self.image_shape), fill, dtype=np.float64)
         out[..., image[0], image[1], image[2]] = values[..., box[0], box[1], box[2]]

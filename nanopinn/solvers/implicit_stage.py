@@ -2,9 +2,9 @@
 
 Direct solution along lines of cells: block-tridiagonal elimination, all lines at once.
 
-Around a vessel cells are a micrometre wide and steps are minutes: neighbours matter more than what is local, and
-a Krylov solver preconditioned cell by cell crawls. A line is short: Thomas elimination with blocks over the pools
-that move is exact, and costs two sweeps.
+Around a vessel cells are a micrometre wide and steps are minutes: neighbours matter more than what
+is local, and a Krylov solver preconditioned cell by cell crawls. A line is short: Thomas
+elimination with blocks over the pools that move is exact, and costs two sweeps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from nanopinn.solvers.operator import PoolOperator
 
 
 class StageSolver(Protocol):
-    """``capacity + w (transport + reaction)``, to be solved with; ``renew`` puts another w or reaction in its place."""
+    """``capacity + w (transport + reaction)``, to be solved with; ``renew`` puts another w or
+    reaction in its place.
+    """
 
     def update_matrix(self, w: float, reaction: Entries) -> None: ...
 
@@ -46,8 +48,8 @@ StageFactory = Callable[[PoolOperator, Tensor, float, Entries], StageSolver]
 class KrylovStageSolver:
     """``capacity + w (transport + reaction)``, to be solved with.
 
-    Pools that do not move are eliminated cell by cell, so that the Krylov solver only sees those that do; it is
-    preconditioned with the exact inverse of what is local to a cell.
+    Pools that do not move are eliminated cell by cell, so that the Krylov solver only sees those
+    that do; it is preconditioned with the exact inverse of what is local to a cell.
 
     Args:
         reaction: of the pools, if not that of the operator (a linearisation adds to it).
@@ -123,7 +125,9 @@ class KrylovStageSolver:
         return cells.substitute_back(y, transposed=transposed), found.iterations
 
     def apply_preconditioner(self, b: Tensor) -> Tensor:
-        """The solution without what neighbours exchange, in place of ``b``: damps what is stiff in a cell."""
+        """The solution without what neighbours exchange, in place of ``b``: damps what is stiff in
+        a cell.
+        """
         y = self.cells.eliminate_forward(b)
         if self.moving:
             y[..., self.moving, :, :, :] = self.cells.solve_reduced(y[..., self.moving, :, :, :])
@@ -141,7 +145,8 @@ def _multiply_blocks(matrix: Tensor, vector: Tensor) -> Tensor:
 
 
 class BlockTridiagonalStageSolver(KrylovStageSolver):
-    """The matrix of a stage for pools that move along the last axis alone, ``(pool, x, y, r)``; solved directly.
+    """The matrix of a stage for pools that move along the last axis alone, ``(pool, x, y, r)``;
+    solved directly.
 
     Raises:
         ValueError: something moves across x or y.
@@ -195,7 +200,9 @@ class BlockTridiagonalStageSolver(KrylovStageSolver):
         transposed: bool = False,
         overwrite: bool = False,
     ) -> tuple[Tensor, int]:
-        """The solution ``(..., pool, x, y, r)``, exact: neither ``start`` nor ``tol`` is needed; no iterations."""
+        """The solution ``(..., pool, x, y, r)``, exact: neither ``start`` nor ``tol`` is needed; no
+        iterations.
+        """
         y = self.cells.eliminate_forward(b if overwrite else b.clone(), transposed=transposed)
         if self.moving:
             right = y[..., self.moving, :, :, :]

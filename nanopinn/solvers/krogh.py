@@ -1,18 +1,22 @@
-"""Pools of a voxel resolved around its vessels: one Krogh cylinder per cluster of voxels and class of tissue radius.
+"""Pools of a voxel resolved around its vessels: one Krogh cylinder per cluster of voxels and class
+of tissue radius.
 
     capacity dU/dt = (1/r) d/dr (r diffusion dU/dr) - reaction U - transfers(U),    R_c < r < R_t
     -diffusion dU/dr = (influx C_v - efflux U) / (S/V)  at R_c,    dU/dr = 0  at R_t
 
-The pools, their reactions and their transport into cells are those of the voxel (:class:`PoolCoefficients` on a
-grid ``(cluster, 1, 1)``); only the exchange with vessels, which the voxel has everywhere, stands at the wall, in series
-with half the first cell. Per tissue volume both take up the same, so that a cylinder with fast diffusion is the voxel.
-A local microvessel pool is the first cell's, and is depleted by what the tissue takes.
+The pools, their reactions and their transport into cells are those of the voxel
+(:class:`PoolCoefficients` on a grid ``(cluster, 1, 1)``); only the exchange with vessels, which the
+voxel has everywhere, stands at the wall, in series with half the first cell. Per tissue volume both
+take up the same, so that a cylinder with fast diffusion is the voxel. A local microvessel pool is
+the first cell's, and is depleted by what the tissue takes.
 
-Tensors are ``(pool, cluster, class, r)``, each cell per volume of its ring, so that sums along r are means over tissue.
+Tensors are ``(pool, cluster, class, r)``, each cell per volume of its ring, so that sums along r
+are means over tissue.
 
 Source: Krogh (1919) for the geometry; the pools as in :mod:`nanopinn.physics.drug_pools`.
 
-Pools marched around their vessels, and what is read from profiles: half-distances, means at a distance, shares of tissue.
+Pools marched around their vessels, and what is read from profiles: half-distances, means at a
+distance, shares of tissue.
 """
 
 from __future__ import annotations
@@ -39,9 +43,11 @@ def vessel_pools(pools: PoolCoefficients) -> tuple[int, ...]:
 
 
 def add_filtration_loss(pools: PoolCoefficients, J_v: Tensor) -> PoolCoefficients:
-    """The pools with a loss ``mobility J_v``: fluid that filters into a cluster leaves it with what is dissolved there.
+    """The pools with a loss ``mobility J_v``: fluid that filters into a cluster leaves it with what
+    is dissolved there.
 
-    In the voxel model neighbours take it, here nothing would. Exact where a pool and the filtration are uniform.
+    In the voxel model neighbours take it, here nothing would. Exact where a pool and the filtration
+    are uniform.
 
     Args:
         J_v: filtration, ``(cluster, 1, 1)``, 1/s; reabsorption takes nothing.
@@ -80,7 +86,8 @@ def krogh_operator(
         for entries in _tissue_entries(pools)
     )
     _add_walls(reaction, inflow, pools, cylinders)
-    # a pool of vessels has no reaction beyond the first cell; it holds nothing there, in some volume
+    # a pool of vessels has no reaction beyond the first cell; it holds nothing there, in some
+    # volume
     capacity = pools.capacity * torch.where(weight > 0, weight, area)
     transfers = tuple(
         replace(k, uptake=k.uptake * area, efflux=k.efflux * area) for k in pools.transfers
@@ -96,7 +103,9 @@ def krogh_operator(
 
 
 def _reaction_volumes(pools: PoolCoefficients, cylinders: KroghCylinders) -> Tensor:
-    """Volume in which a pool's reactions happen, per ring: cells for tissue, the first cell for vessels."""
+    """Volume in which a pool's reactions happen, per ring: cells for tissue, the first cell for
+    vessels.
+    """
     vessel = torch.zeros_like(cylinders.area)
     vessel[..., 0] = cylinders.relative_vessel_density
     of_vessels = vessel_pools(pools)
@@ -125,7 +134,9 @@ def _tissue_entries(
 def _add_walls(
     reaction: Entries, inflow: Entries, pools: PoolCoefficients, cylinders: KroghCylinders
 ) -> None:
-    """Exchange at the wall, in place: ``a C_v - b C_wall`` in series with ``g (C_wall - C)`` of half the first cell."""
+    """Exchange at the wall, in place: ``a C_v - b C_wall`` in series with ``g (C_wall - C)`` of
+    half the first cell.
+    """
     for wall in pools.walls:
         p, v = wall.pool, wall.vessel
         a, b = (
@@ -168,13 +179,15 @@ KROGH_TOLERANCE = Tolerance(step=1e-3)
 
 
 def half_distance(profile: Tensor, cylinders: KroghCylinders) -> Tensor:
-    """Distance from the vessel wall at which a profile first falls to half its value at the wall, m.
+    """Distance from the vessel wall at which a profile first falls to half its value at the wall,
+    m.
 
     Args:
         profile: ``(..., cluster, class, r)``.
 
     Returns:
-        ``(..., cluster, class)``; NaN where it stays above half as far as the tissue goes, or there is nothing.
+        ``(..., cluster, class)``; NaN where it stays above half as far as the tissue goes, or there
+        is nothing.
     """
     wall = _at_wall(profile)
     ratio = torch.cat([torch.ones_like(wall), profile / wall], dim=-1)
@@ -184,7 +197,8 @@ def half_distance(profile: Tensor, cylinders: KroghCylinders) -> Tensor:
 
 
 def find_first_below(values: Tensor, x: Tensor, level: float) -> Tensor:
-    """Where values ``(..., x)`` first fall below a level, on straight lines between points; NaN where they never do.
+    """Where values ``(..., x)`` first fall below a level, on straight lines between points; NaN
+    where they never do.
 
     Where the first value already lies below it, that is at the first point.
     """
@@ -206,7 +220,9 @@ def _at_wall(profile: Tensor) -> Tensor:
 
 
 def interpolate_at_radii(profile: Tensor, r: Tensor, cylinders: KroghCylinders) -> Tensor:
-    """A profile at radii ``(cluster, class, point)``, m, on lines in ln r between cells; flat beyond the outermost."""
+    """A profile at radii ``(cluster, class, point)``, m, on lines in ln r between cells; flat
+    beyond the outermost.
+    """
     at = ((r / cylinders.wall_radius[..., None]).log() / cylinders.step - 0.5).clamp(
         0.0, cylinders.cells - 1.0
     )
@@ -227,9 +243,11 @@ def equal_area_radii(cylinders: KroghCylinders, points: int = 200) -> Tensor:
 def interpolate_at_distances(
     profile: Tensor, distances: Tensor, cylinders: KroghCylinders
 ) -> Tensor:
-    """A profile ``(..., cluster, class, r)`` at distances from the wall, the mean over tissue there, ``(..., cluster, x)``.
+    """A profile ``(..., cluster, class, r)`` at distances from the wall, the mean over tissue
+    there, ``(..., cluster, x)``.
 
-    At one distance every vessel whose tissue reaches so far has the same of it: classes weigh by their vessels. NaN where none does.
+    At one distance every vessel whose tissue reaches so far has the same of it: classes weigh by
+    their vessels. NaN where none does.
     """
     r = cylinders.wall_radius[..., None] + distances
     ends = torch.cat([_at_wall(profile), profile[..., :1]], dim=-1)
@@ -244,7 +262,9 @@ def interpolate_at_distances(
 
 
 def tissue_average(of: Tensor, among: Tensor, cylinders: KroghCylinders) -> Tensor:
-    """Mean of values over some of a cluster's tissue, both at :func:`equal_area_radii`, ``(..., cluster)``; NaN where it has none."""
+    """Mean of values over some of a cluster's tissue, both at :func:`equal_area_radii`, ``(...,
+    cluster)``; NaN where it has none.
+    """
     weight = among * cylinders.tissue_fractions[..., None]
     held = weight.sum((-2, -1))
     return (of * weight).sum((-2, -1)) / torch.where(held > 0, held, torch.nan)
@@ -256,8 +276,10 @@ class KroghSolution:
 
     Attributes:
         times: s. names: of the pools. cylinders: the tissue.
-        U: ``(time, pool, cluster, class, r)``, kg/m3 as in the voxel; a pool of microvessels stands at r = 0 alone.
-        mean: ``(time, pool, cluster)``, over the tissue (over the vessels for a pool of microvessels).
+        U: ``(time, pool, cluster, class, r)``, kg/m3 as in the voxel; a pool of microvessels stands
+            at r = 0 alone.
+        mean: ``(time, pool, cluster)``, over the tissue (over the vessels for a pool of
+            microvessels).
         imbalance: of mass, relative. steps: of the march.
     """
 
@@ -298,11 +320,13 @@ def solve_cylinders(
     """March the pools of every cylinder from nothing.
 
     Args:
-        intervals: of :func:`nanopinn.solvers.krogh.krogh_interval`, in order; an iterator builds each when it is reached.
+        intervals: of :func:`nanopinn.solvers.krogh.krogh_interval`, in order; an iterator builds
+            each when it is reached.
         names: of the pools.
         vessels: of :func:`nanopinn.solvers.krogh.vessel_pools`.
         save_at: s.
-        watch: called with the time and the pools ``(pool, cluster, class, r)`` at the start and after each step.
+        watch: called with the time and the pools ``(pool, cluster, class, r)`` at the start and
+            after each step.
     """
     start = cylinders.area.new_zeros((len(names), *cylinders.area.shape))
     run = integrate_adaptive(

@@ -33,31 +33,41 @@ from nanopinn.solvers.time_segment import Interval
 DISTANCES_M = tuple(2.5e-6 * i for i in range(61))
 #: Laws of cell kill, as results name them.
 KILL_MODEL_NAMES = ("peak", "rate", "area")
-#: Tissue whose cells are counted, as results name it: all that live, those with oxygen to divide, those without, those far from vessels.
+#: Tissue whose cells are counted, as results name it: all that live, those with oxygen to divide,
+#: those without, those far from vessels.
 TISSUE_KINDS = ("all", "proliferating", "quiescent", "beyond")
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """Drug and cells against distance from the vessel wall, and what is counted of them; NaN where there is no such tissue.
+    """Drug and cells against distance from the vessel wall, and what is counted of them; NaN where
+    there is no such tissue.
 
     Attributes:
         distances_m: ``(x,)``, from the wall.
         times_s: at which profiles were kept.
-        free: ``(draw, t, cluster, x)``, kg/m3 of interstitial fluid; the mean over classes whose tissue reaches so far, by area there.
+        free: ``(draw, t, cluster, x)``, kg/m3 of interstitial fluid; the mean over classes whose
+            tissue reaches so far, by area there.
         cells: ``(draw, t, cluster, x)``, drug in cells and their nuclei, kg per 1e5 cells.
         peak_cells: ``(draw, cluster, x)``, the largest over the run.
         auc_free: ``(draw, cluster, x)``, integral of ``free`` over the run, kg s/m3.
         half_distance: ``(draw, t, cluster)``, of drug in cells, m.
-        shares: by kind, ``(draw, cluster)``, share of the tissue that is of it; the rest is necrotic.
-        mean_peak_intracellular, mean_auc_free: ``(draw, cluster)``, means over the tissue of ``peak_cells`` and ``auc_free``.
+        shares: by kind, ``(draw, cluster)``, share of the tissue that is of it; the rest is
+            necrotic.
+        mean_peak_intracellular, mean_auc_free: ``(draw, cluster)``, means over the tissue of
+            ``peak_cells`` and ``auc_free``.
         survival: by law, ``(draw, cluster, x)``, surviving fraction of proliferating cells.
-        lethal_radius: by law, ``(draw, cluster)``, distance within which survival is at most ``lethal``, m; 0 if none.
-        killed: by law and kind, ``(draw, cluster)``, share of such tissue's cells whose survival is at most ``lethal``.
+        lethal_radius: by law, ``(draw, cluster)``, distance within which survival is at most
+            ``lethal``, m; 0 if none.
+        killed: by law and kind, ``(draw, cluster)``, share of such tissue's cells whose survival is
+            at most ``lethal``.
         survivors: by law and kind, ``(draw, cluster)``, mean surviving fraction over such tissue.
-        means: by pool, ``(draw, t, cluster)``, over the tissue (over the vessels for a pool of microvessels), kg/m3 as in the voxel.
-        far_distance_m: distance that counts as far, m. lethal: surviving fraction that counts as killed.
-        mass_balance_error: relative imbalance of mass over all draws and clusters. steps: of the march.
+        means: by pool, ``(draw, t, cluster)``, over the tissue (over the vessels for a pool of
+            microvessels), kg/m3 as in the voxel.
+        far_distance_m: distance that counts as far, m. lethal: surviving fraction that counts as
+            killed.
+        mass_balance_error: relative imbalance of mass over all draws and clusters. steps: of the
+            march.
     """
 
     distances_m: Tensor = field(repr=False)
@@ -269,7 +279,9 @@ def _half_distance(profile: Tensor, x: Tensor) -> Tensor:
 
 
 def _lethal_distance(survival: Tensor, x: Tensor, lethal: float) -> Tensor:
-    """Distance from the wall within which survival is at most ``lethal``, as far as there is tissue."""
+    """Distance from the wall within which survival is at most ``lethal``, as far as there is
+    tissue.
+    """
     tissue = torch.where(torch.isnan(survival), -torch.inf, x.expand_as(survival)).amax(-1)
     found = find_first_below(-survival, x, -lethal)
     return torch.where(torch.isnan(found), tissue, found)
@@ -278,7 +290,9 @@ def _lethal_distance(survival: Tensor, x: Tensor, lethal: float) -> Tensor:
 def _count_kill(
     cylinders: KroghCylinders, accumulator: ExposureAccumulator, counted: KillCriteria
 ) -> tuple[_ByKind, _ByKind, dict[str, Tensor]]:
-    """Killed shares and mean survival by law and kind, and the share of tissue of each kind, ``(cluster,)`` each."""
+    """Killed shares and mean survival by law and kind, and the share of tissue of each kind,
+    ``(cluster,)`` each.
+    """
     r = equal_area_radii(cylinders)
     along_classes = {
         n: v[..., 0] if isinstance(v, Tensor) else v for n, v in accumulator.values.items()

@@ -1,12 +1,13 @@
 """Cylinders of tissue around vessels: their radii, and the ring-shaped cells they are cut into.
 
-A voxel's vessels stand at uneven distances. Their tissue radii are log-normal, ``R_t = R_m exp(s z)``, in classes at
-Gauss-Hermite nodes z; a class stands for a share of the vessels (the node's weight) and hence of the tissue (weight
-times ring area: ``share``). Means over a cluster are means over tissue, so they weigh classes by area. ``R_m`` is such
-that the vessels fill their volume fraction: ``R_c^2 / E[R_t^2] = v_b``.
+A voxel's vessels stand at uneven distances. Their tissue radii are log-normal, ``R_t = R_m exp(s
+z)``, in classes at Gauss-Hermite nodes z; a class stands for a share of the vessels (the node's
+weight) and hence of the tissue (weight times ring area: ``share``). Means over a cluster are means
+over tissue, so they weigh classes by area. ``R_m`` is such that the vessels fill their volume
+fraction: ``R_c^2 / E[R_t^2] = v_b``.
 
-Cells are equal steps of ln r: thin where profiles are steep, and a profile ``A + B ln r``, which diffusion without
-sinks has, is exact on any number of them.
+Cells are equal steps of ln r: thin where profiles are steep, and a profile ``A + B ln r``, which
+diffusion without sinks has, is exact on any number of them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from torch import Tensor
 from nanopinn.errors import InputError
 from nanopinn.parameters import value
 
-#: Where a spread of radii is held within what is possible, the narrowest class is this many vessel radii wide.
+#: Where a spread of radii is held within what is possible, the narrowest class is this many vessel
+#: radii wide.
 MIN_RADIUS_RATIO = 1.25
 
 
@@ -92,7 +94,9 @@ class KroghCylinders:
 
     @classmethod
     def from_plasma_volume(cls, v_p: Tensor, classes: int = 3, cells: int = 32) -> KroghCylinders:
-        """Cylinders by the plasma volume fraction of DCE, ``v_b = v_p / (1 - Hct)``, and the table's radius and spread."""
+        """Cylinders by the plasma volume fraction of DCE, ``v_b = v_p / (1 - Hct)``, and the
+        table's radius and spread.
+        """
         return cls.around(
             v_p / (1 - value("Hct")), value("R_c"), value("spread_Rt"), classes, cells
         )
@@ -111,7 +115,9 @@ class KroghCylinders:
 
     @property
     def tissue_fractions(self) -> Tensor:
-        """Share of a cluster's tissue that a class holds, ``(cluster, class)``; sums to 1 over classes."""
+        """Share of a cluster's tissue that a class holds, ``(cluster, class)``; sums to 1 over
+        classes.
+        """
         held = self.vessels * self.ring_area
         return held / held.sum(-1, keepdim=True)
 
@@ -152,9 +158,11 @@ class KroghCylinders:
 
     @property
     def conductance(self) -> Tensor:
-        """Conductance between neighbouring cells, per diffusivity and tissue volume, ``(cluster, class, 1)``, 1/m2.
+        """Conductance between neighbouring cells, per diffusivity and tissue volume, ``(cluster,
+        class, 1)``, 1/m2.
 
-        ``2 pi / ln(r_{i+1}/r_i)`` per length of vessel, over ``pi (R_t^2 - R_c^2)``; the same at every face.
+        ``2 pi / ln(r_{i+1}/r_i)`` per length of vessel, over ``pi (R_t^2 - R_c^2)``; the same at
+        every face.
         """
         return 2 / (self.step * self.ring_area[..., None])
 
@@ -164,10 +172,12 @@ class KroghCylinders:
 
 
 def limit_radius_spread(v_b: Tensor, log_radius_sd: Tensor, classes: int) -> Tensor:
-    """A spread of radii, but no more than leaves the narrowest class :data:`NARROWEST` vessel radii, ``(cluster,)``.
+    """A spread of radii, but no more than leaves the narrowest class :data:`NARROWEST` vessel
+    radii, ``(cluster,)``.
 
     Args:
-        v_b: ``(cluster,)``, blood volume fraction, at most ``NARROWEST^-2``. spread: ``(cluster,)``.
+        v_b: ``(cluster,)``, blood volume fraction, at most ``NARROWEST^-2``. spread:
+            ``(cluster,)``.
     """
     z, vessels = _gauss_hermite_nodes(classes, v_b)
     low, high = torch.zeros_like(log_radius_sd), log_radius_sd
@@ -193,6 +203,8 @@ def _gauss_hermite_nodes(classes: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _relative_radii(log_radius_sd: Tensor, z: Tensor, vessels: Tensor) -> Tensor:
-    """R_t of each class over the root of its mean square, ``(cluster, class)``; spread ``(cluster, 1)``."""
+    """R_t of each class over the root of its mean square, ``(cluster, class)``; spread ``(cluster,
+    1)``.
+    """
     shape = torch.exp(log_radius_sd * z)
     return shape / (vessels * shape**2).sum(-1, keepdim=True).sqrt()

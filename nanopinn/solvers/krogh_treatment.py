@@ -1,7 +1,9 @@
-"""A treatment around the vessels of every cluster of voxels, for every draw of what is not known, in one march.
+"""A treatment around the vessels of every cluster of voxels, for every draw of what is not known,
+in one march.
 
-Time is cut wherever anything jumps, and where release or the factors on the tissue's properties drift into short parts, within which
-they have their values at the middle (second order in a part's length). Plasma curves are exact at any time.
+Time is cut wherever anything jumps, and where release or the factors on the tissue's properties
+drift into short parts, within which they have their values at the middle (second order in a part's
+length). Plasma curves are exact at any time.
 """
 
 from __future__ import annotations
@@ -40,16 +42,20 @@ from nanopinn.solvers.time_segment import Interval
 Array = NDArray[np.float64]
 #: One number for all draws, or one for each; weights of functions ``(draw, k)``.
 PerDraw = Array | Tensor | float
-#: Filtration and lymphatic drainage of every draw and cluster at a time (s), ``(draw, cluster)`` each, 1/s.
+#: Filtration and lymphatic drainage of every draw and cluster at a time (s), ``(draw, cluster)``
+#: each, 1/s.
 FluidExchange = Callable[[float], tuple[Array | Tensor, Array | Tensor]]
-#: Factors on the tissue's properties at a time, by name as :class:`nanopinn.physics.tumour.TumourModel` takes them, one or ``(draw,)`` each.
+#: Factors on the tissue's properties at a time, by name as
+#: :class:`nanopinn.physics.tumour.TumourModel` takes them, one or ``(draw,)`` each.
 FactorCourse = Callable[[float], Mapping[str, Array | Number]]
 
-#: The release rate of no draw and cluster changes by more than this share of the largest from one end of a part to the other.
+#: The release rate of no draw and cluster changes by more than this share of the largest from one
+#: end of a part to the other.
 MAX_RELEASE_CHANGE = 0.2
 #: No part is shorter, s.
 MIN_SEGMENT_S = 2.0
-#: Where factors move a part is at most this long, s, and none moves by more than this in logarithm ...
+#: Where factors move a part is at most this long, s, and none moves by more than this in logarithm
+#: ...
 MAX_SEGMENT_S, MAX_LOG_FACTOR_CHANGE = 4 * 3600.0, 0.3
 #: ... and parts in which none moves by more than this are one.
 NEGLIGIBLE_LOG_FACTOR_CHANGE = 1e-2
@@ -60,7 +66,8 @@ class MicroscaleSegment:
     """Time within which coefficients are held.
 
     Attributes:
-        flow_time_s, temperature_time_s: when its flow and factors, and its temperature, are taken, s.
+        flow_time_s, temperature_time_s: when its flow and factors, and its temperature, are taken,
+            s.
         jumps: whether anything jumps at its start.
     """
 
@@ -162,15 +169,18 @@ class MicroscaleModel:
             uniform_maps={n: v[part] for n, v in self.uniform_maps.items()},
             relative_aif_scale=self.relative_aif_scale[part],
             exchange=lambda t: (exchange(t)[0][part], exchange(t)[1][part]),
-            factors=None
-            if factors is None
-            else lambda t: {n: _select_draws(f, part) for n, f in factors(t).items()},
+            factors=(
+                None
+                if factors is None
+                else lambda t: {n: _select_draws(f, part) for n, f in factors(t).items()}
+            ),
         )
 
     def cylinders(self) -> KroghCylinders:
         """Tissue around the vessels of every cluster under every draw.
 
-        Vessels fill at most what leaves tissue around them, and radii are spread no further than their narrowest class allows.
+        Vessels fill at most what leaves tissue around them, and radii are spread no further than
+        their narrowest class allows.
         """
         v = parameter_lookup({n: x[:, 0, 0] for n, x in self.values_per_cluster.items()})
         plasma = (

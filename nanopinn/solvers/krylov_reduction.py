@@ -1,10 +1,12 @@
-"""Linear pools as a few fields in space times curves in time: exact in time, at the cost of a few elliptic solves.
+"""Linear pools as a few fields in space times curves in time: exact in time, at the cost of a few
+elliptic solves.
 
     capacity dU/dt = inflow c(t) - A U,    c piecewise linear,    U(0) = 0
     U(x, t) = sum_j V_j(x) y_j(t),    dy/dt = -T y + c(t) |V_1> ,    T = (H^-1 - 1)/gamma
 
-V spans the Krylov space of ``(capacity + gamma A)^-1 capacity`` from ``capacity^-1 inflow`` (shift and invert; van den Eshof
-and Hochbruck, SIAM J. Sci. Comput. 27:1438, 2006). The response of tissue to a bolus has a temporal rank of about ten.
+V spans the Krylov space of ``(capacity + gamma A)^-1 capacity`` from ``capacity^-1 inflow`` (shift
+and invert; van den Eshof and Hochbruck, SIAM J. Sci. Comput. 27:1438, 2006). The response of tissue
+to a bolus has a temporal rank of about ten.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def low_rank_response(
 
     Args:
         operator: with one input. capacity: ``(pool, x, y, z)``.
-        curve_times, curve: nodes of the plasma curve (s, increasing; zero before the first, its last value held).
+        curve_times, curve: nodes of the plasma curve (s, increasing; zero before the first, its
+            last value held).
         at_times: increasing, s. tolerance: change by the last two fields, over the largest pools.
 
     Raises:
@@ -102,7 +105,9 @@ def low_rank_response(
 
 
 def _curves(T: Array, times: Array, curve: Array, at: Array) -> Array:
-    """``y`` at times, exactly: ``dy/dt = -T y + e1 c(t)`` from node to node of the curve and the times asked for."""
+    """``y`` at times, exactly: ``dy/dt = -T y + e1 c(t)`` from node to node of the curve and the
+    times asked for.
+    """
     n = len(T)
     nodes = np.unique(np.concatenate([times, at[at > times[0]]]))
     c = np.interp(nodes, times, curve)
@@ -111,7 +116,8 @@ def _curves(T: Array, times: Array, curve: Array, at: Array) -> Array:
     for a, b, c0, c1 in zip(nodes[:-1], nodes[1:], c[:-1], c[1:], strict=True):
         h = round(float(b - a), 9)
         if h not in steps:
-            # exp of the augmented matrix holds the integrals of the exponential against 1 and against time
+            # exp of the augmented matrix holds the integrals of the exponential against 1 and
+            # against time
             big = np.zeros((n + 2, n + 2))
             big[:n, :n], big[0, n], big[n, n + 1] = -h * T, h, 1.0
             e = expm(big)

@@ -81,7 +81,8 @@ def conjugate_gradients(
         d.mul_(rz_new / rz.clamp_min(tiny)).add_(z)
         rz = rz_new
     raise SolverError(
-        f"conjugate gradients stopped at a relative residual of {_relative_residual(r, scale, batch_dims):.1e}"
+        "conjugate gradients stopped at a relative residual of"
+        f" {_relative_residual(r, scale, batch_dims):.1e}"
     )
 
 

@@ -18,9 +18,11 @@ from nanopinn.solvers.mass_balance import PoolMassBalance
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.runge_kutta import TR_BDF2, Scheme
 
-#: Tangents steer, they are not the answer: their solves stop at this many times the tolerance of the pools.
+#: Tangents steer, they are not the answer: their solves stop at this many times the tolerance of
+#: the pools.
 TANGENT_TOLERANCE_FACTOR = 100.0
-#: From this relative residual on tangents are marched in single precision, which holds it and moves half the memory.
+#: From this relative residual on tangents are marched in single precision, which holds it and moves
+#: half the memory.
 SINGLE_PRECISION_TOLERANCE = 5e-6
 
 #: ``source(t)`` gives ``s`` of shape (pool, x, y, z) and its tangents (m, pool, x, y, z) or None.
@@ -34,7 +36,8 @@ class Trajectory:
     Attributes:
         times: ``(n,)`` s.
         U: ``(n, pool, x, y, z)``.
-        tangents: at the nodes where they were kept, the last always among them, ``(k, m, pool, x, y, z)``, or None.
+        tangents: at the nodes where they were kept, the last always among them, ``(k, m, pool, x,
+            y, z)``, or None.
         iterations: Krylov iterations in all.
         balance: what entered, what left, what is stored.
     """
@@ -53,7 +56,9 @@ class Trajectory:
 
 
 def concatenate_trajectories(runs: Sequence[Trajectory]) -> Trajectory:
-    """Trajectories of which each began where the last one ended, as one; tangents are left to who knows at which nodes they stand."""
+    """Trajectories of which each began where the last one ended, as one; tangents are left to who
+    knows at which nodes they stand.
+    """
     times, U = (
         torch.cat([parts[0], *(p[1:] for p in parts[1:])])
         for parts in ([r.times for r in runs], [r.U for r in runs])
@@ -131,8 +136,9 @@ def integrate_fixed_steps(
         source: s(t) and its tangents.
         times: nodes, increasing, s; equal steps share one matrix.
         tangent_operators: dA/dtheta_j for each parameter; empty for no tangents.
-        tol: relative residual of each linear solve; tangents are solved to :data:`TANGENT_TOLERANCE_FACTOR` of it, and where
-            that is :data:`SINGLE_PRECISION_TOLERANCE` or more, in single precision.
+        tol: relative residual of each linear solve; tangents are solved to
+            :data:`TANGENT_TOLERANCE_FACTOR` of it, and where that is
+            :data:`SINGLE_PRECISION_TOLERANCE` or more, in single precision.
         begin: pools and tangents at the first node; zero if None.
         tangents_at: indices of the nodes at which tangents are kept, beside the last; None: all.
 
@@ -211,7 +217,9 @@ def _step(
     dt: float,
     integrals: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Pools, tangents and their last rates after a step; ``integrals`` of the source and of the pools over time grow by it."""
+    """Pools, tangents and their last rates after a step; ``integrals`` of the source and of the
+    pools over time grow by it.
+    """
     w = solver.w
     rates: list[tuple[Tensor, Tensor]] = []
     for i, (row, c, weight) in enumerate(zip(scheme.a, scheme.nodes, scheme.weights, strict=True)):

@@ -10,10 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PoolMassBalance:
-    """Totals over cells and time, per pool ``(pool,)``, as concentration times cells: ``entered = lost + outflow + stored``, summed.
+    """Totals over cells and time, per pool ``(pool,)``, as concentration times cells: ``entered =
+    lost + outflow + stored``, summed.
 
-    ``lost`` is what left by walls, lymph and decay (not to another pool); ``outflow`` what crossed the boundary of the
-    box; ``stored`` what was there in the end over what was there at the start.
+    ``lost`` is what left by walls, lymph and decay (not to another pool); ``outflow`` what crossed
+    the boundary of the box; ``stored`` what was there in the end over what was there at the start.
     """
 
     entered: Tensor

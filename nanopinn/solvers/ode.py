@@ -1,8 +1,10 @@
-"""Systems of ordinary equations, and equations on a line that were cut into cells: implicit, adaptive, with tangents.
+"""Systems of ordinary equations, and equations on a line that were cut into cells: implicit,
+adaptive, with tangents.
 
-``dy/dt = f(t, y, theta)`` is solved by a stiffly accurate DIRK scheme. Newton's matrix ``I - h gamma J`` is banded where
-states couple to neighbours only. Tangents by theta are those of the discrete solution with its steps frozen: each stage is
-linear in them, with the same matrix taken at the stage's own solution.
+``dy/dt = f(t, y, theta)`` is solved by a stiffly accurate DIRK scheme. Newton's matrix ``I - h
+gamma J`` is banded where states couple to neighbours only. Tangents by theta are those of the
+discrete solution with its steps frozen: each stage is linear in them, with the same matrix taken at
+the stage's own solution.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class OdeSystem:
         rate: made of torch's functions; states do not branch in it.
         theta: ``(m,)``.
         states: n.
-        band: how far from the diagonal its Jacobian reaches; None where every state may touch every other.
+        band: how far from the diagonal its Jacobian reaches; None where every state may touch every
+            other.
     """
 
     def __init__(
@@ -65,7 +68,9 @@ class OdeSystem:
         return found
 
     def derivatives(self, t: float, y: Array, *, by_theta: bool) -> tuple[Array, Array]:
-        """Entries of ``df/dy`` in the order of :meth:`factorised`, and ``df/dtheta`` ``(n, m)`` (empty if not asked for)."""
+        """Entries of ``df/dy`` in the order of :meth:`factorised`, and ``df/dtheta`` ``(n, m)``
+        (empty if not asked for).
+        """
         found = np.stack(
             list(
                 self._directional_derivatives(
@@ -78,8 +83,9 @@ class OdeSystem:
     def _directional_derivatives(self, t: float, y: Array, theta_seeds: Tensor) -> Iterator[Array]:
         """Derivatives of the rate along every colour of states, then along unknowns.
 
-        The product with the transposed Jacobian is linear in its vector ``v``; its own derivative by ``v`` is the product
-        with the Jacobian. Both are plain backward passes: for systems this small torch.func costs ten times as much.
+        The product with the transposed Jacobian is linear in its vector ``v``; its own derivative
+        by ``v`` is the product with the Jacobian. Both are plain backward passes: for systems this
+        small torch.func costs ten times as much.
         """
         at, theta = (
             torch.from_numpy(y).requires_grad_(),
@@ -206,7 +212,8 @@ def integrate_ode(
 
     Args:
         initial: ``(n,)``. d_initial: its tangents ``(n, m)``.
-        times: increasing, none before ``start``; states between steps are cubic Hermite interpolants.
+        times: increasing, none before ``start``; states between steps are cubic Hermite
+            interpolants.
         events: times at which the rate jumps; steps end there.
         nodes: steps to take, in place of those that the error asks for.
         scheme: stiffly accurate; without ``nodes`` it needs an embedded error.
@@ -334,7 +341,8 @@ class _OdeIntegrator:
             if error > 1 or after is point:
                 if h < 1e-14 * self.span:
                     raise SolverError(
-                        f"steps became too small at t = {point.t:g}: the solution may not exist beyond"
+                        f"steps became too small at t = {point.t:g}: the solution may not exist"
+                        " beyond"
                     )
                 continue
             point = after

@@ -1,4 +1,6 @@
-"""Transport, reaction and inflow of a set of pools: the matrix that every solver reads, as sparse as the couplings are."""
+"""Transport, reaction and inflow of a set of pools: the matrix that every solver reads, as sparse
+as the couplings are.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +130,8 @@ class PoolOperator:
         return column_sums(self.nonzero_reaction)
 
     def plasma_source(self, plasma: Tensor, out: Tensor | None = None) -> Tensor:
-        """What plasma brings, ``inflow plasma``, ``(..., pool, x, y, z)``, written to ``out`` if given.
+        """What plasma brings, ``inflow plasma``, ``(..., pool, x, y, z)``, written to ``out`` if
+        given.
 
         Args:
             plasma: ``(input,)`` or ``(input, x, y, z)``.
@@ -171,21 +174,27 @@ class PoolOperator:
         return add_matrix_product(out, coupled, U)
 
     def gradient(self, y: Tensor, U: Tensor, plasma: Tensor) -> tuple[Tensor, ...]:
-        """Gradient of ``y . (inflow plasma - A U)`` with respect to every coefficient, in the order of :meth:`tensors`."""
+        """Gradient of ``y . (inflow plasma - A U)`` with respect to every coefficient, in the order
+        of :meth:`tensors`.
+        """
         at = list(self.moving)
         reaction = ((-y[p] * U[q]).sum_to_size(m.shape) for (p, q), m in self.reaction.items())
         inflow = ((y[p] * plasma[c]).sum_to_size(m.shape) for (p, c), m in self.inflow.items())
         return (*self.transport.gradient(y[at], U[at]), *reaction, *inflow)
 
     def loss_rate(self, U: Tensor) -> Tensor:
-        """What each pool loses for good (not to another pool), summed over cells, ``(..., pool)``, concentration per second."""
+        """What each pool loses for good (not to another pool), summed over cells, ``(..., pool)``,
+        concentration per second.
+        """
         out = U.new_zeros(U.shape[:-3])
         for q, loss in self._losses.items():
             out[..., q] = cell_dot_product(loss, U[..., q, :, :, :])
         return out
 
     def throughput(self, U: Tensor) -> float:
-        """What leaves cells through their faces, root of the summed squares, concentration per second."""
+        """What leaves cells through their faces, root of the summed squares, concentration per
+        second.
+        """
         each = zip(self.moving, self.transport.per_pool, strict=True)
         return float(sum((t.diagonal * U[..., p, :, :, :]).square_().sum() for p, t in each)) ** 0.5
 

@@ -1,9 +1,11 @@
-"""The pressure operator: of a box, and with one unknown per cell of a box that is refined near the tumour's edge.
+"""The pressure operator: of a box, and with one unknown per cell of a box that is refined near the
+tumour's edge.
 
     (A p)_i = sum_j G_ij (p_i - p_j) + S_i p_i,    m3/s
 
-with the conductance G of the face between two cells (see :func:`nanopinn.solvers.fluxes.conductance`) and what
-leaves a cell per pressure, S, through walls, lymphatics and the boundary of the box. Symmetric, positive definite.
+with the conductance G of the face between two cells (see
+:func:`nanopinn.solvers.fluxes.conductance`) and what leaves a cell per pressure, S, through walls,
+lymphatics and the boundary of the box. Symmetric, positive definite.
 
 Steady interstitial pressure and its tangents.
 """
@@ -38,7 +40,8 @@ class BoxPressureMatrix:
 
     Attributes:
         faces: G of the inner faces, one tensor per axis, n-1 entries along it.
-        walls, ends: S, through walls and lymphatics and through the boundary of the box, ``(x, y, z)``.
+        walls, ends: S, through walls and lymphatics and through the boundary of the box, ``(x, y,
+            z)``.
     """
 
     faces: tuple[Tensor, Tensor, Tensor]
@@ -47,7 +50,9 @@ class BoxPressureMatrix:
 
     @classmethod
     def of(cls, flow: FlowCoefficients, grid: Grid) -> BoxPressureMatrix:
-        """From the coefficients; a fixed pressure stands on the boundary of the box, nothing but an inflow passes its cut faces."""
+        """From the coefficients; a fixed pressure stands on the boundary of the box, nothing but an
+        inflow passes its cut faces.
+        """
         ends, faces = torch.zeros_like(flow.K), []
         for dim in SPACE:
             G = face_conductance(flow.K, grid, dim, fixed_value_boundary=True)
@@ -81,7 +86,8 @@ class BoxPressureMatrix:
 
 @dataclass(frozen=True)
 class RefinedPressureMatrix:
-    """A on the cells of a refined rim, ``(..., cells)``: the matrix of the box, with what is one cell added up.
+    """A on the cells of a refined rim, ``(..., cells)``: the matrix of the box, with what is one
+    cell added up.
 
     Attributes:
         diagonal: ``(cells,)``. rows: all of A, sparse rows, ``(cells, cells)``.
@@ -128,7 +134,9 @@ def pressure_diagonal(flow: FlowCoefficients, grid: Grid) -> Tensor:
 def solve_pressure(
     flow: FlowCoefficients, grid: Grid, start: Tensor | None = None, tol: float = 1e-13
 ) -> LinearSolution:
-    """Pressure in Pa, ``(x, y, z)``; well conditioned, because walls hold the pressure within l of each cell."""
+    """Pressure in Pa, ``(x, y, z)``; well conditioned, because walls hold the pressure within l of
+    each cell.
+    """
     box = BoxPressureMatrix.of(flow.validate(), grid)
     nothing = torch.zeros_like(flow.K)
     made = filtration_rate(flow.LpSV, flow.p_e, nothing) - lymphatic_drainage(
@@ -153,7 +161,8 @@ def solve_cells(
     """``A x = source`` for the pressure operator A, with one unknown per cell.
 
     Args:
-        box: A of the box. source: of every cell or part of one, ``(..., x, y, z)``, 1/s if x is a pressure.
+        box: A of the box. source: of every cell or part of one, ``(..., x, y, z)``, 1/s if x is a
+            pressure.
     """
     b, batch_dims = source * grid.cell_volume, source.dim() - 3
     if not isinstance(grid, RimGrid):
@@ -217,9 +226,11 @@ def pressure_gradient(
     grad_p: Tensor,
     grid: Grid,
 ) -> Tensor:
-    """Gradient with respect to the parameters of a scalar whose gradient with respect to the pressure is known, ``(m,)``.
+    """Gradient with respect to the parameters of a scalar whose gradient with respect to the
+    pressure is known, ``(m,)``.
 
-    One solve for any number of parameters: ``A lambda = dJ/dp`` (A is symmetric), ``dJ/dtheta = -lambda . dR/dtheta``.
+    One solve for any number of parameters: ``A lambda = dJ/dp`` (A is symmetric), ``dJ/dtheta =
+    -lambda . dR/dtheta``.
 
     Args:
         coefficients_from_theta: the coefficients as a function of the parameter vector.

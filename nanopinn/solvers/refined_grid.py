@@ -1,8 +1,10 @@
-"""A box refined near the tumour's edge alone: which of its parts are cells of their own, and which share one.
+"""A box refined near the tumour's edge alone: which of its parts are cells of their own, and which
+share one.
 
-The rim that drains a tumour is thinner than a voxel; its core and the tissue around it hardly vary. Voxels near
-the edge are cut into ``factor^3`` cells, the others stay whole. Fields keep the shape of the box that is cut
-everywhere, and the parts of one cell carry one value: the flow through a coarse face is the sum over its parts.
+The rim that drains a tumour is thinner than a voxel; its core and the tissue around it hardly vary.
+Voxels near the edge are cut into ``factor^3`` cells, the others stay whole. Fields keep the shape
+of the box that is cut everywhere, and the parts of one cell carry one value: the flow through a
+coarse face is the sum over its parts.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class RimGrid(Grid):
 
     Attributes:
         factor: parts along the edge of a voxel.
-        width: parts along the edge of the cell that a part belongs to, ``(X, Y, Z)``, int64: 1 or ``factor``.
+        width: parts along the edge of the cell that a part belongs to, ``(X, Y, Z)``, int64: 1 or
+            ``factor``.
     """
 
     factor: int
@@ -34,7 +37,8 @@ class RimGrid(Grid):
 
     @classmethod
     def around(cls, tumour: Tensor, grid: Grid, factor: int, distance: float) -> RimGrid:
-        """Cut the voxels that reach within ``distance`` (m, along each axis) of the tumour's edge, and those that touch it.
+        """Cut the voxels that reach within ``distance`` (m, along each axis) of the tumour's edge,
+        and those that touch it.
 
         Args:
             tumour: 1 inside, ``(x, y, z)``. grid: of the voxels.
@@ -84,7 +88,8 @@ class CellConnections:
 
     Attributes:
         before, after: numbers of the two cells, ``(m,)``.
-        faces: the box's inner faces that lie between cells, counted over all axes. pair: which pair each lies between.
+        faces: the box's inner faces that lie between cells, counted over all axes. pair: which pair
+            each lies between.
         cells: how many there are.
     """
 
@@ -118,12 +123,16 @@ class CellConnections:
         return cls(before, after, faces, every[faces], grid.cells)
 
     def sum_over_parts(self, faces: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Sum over the faces between each pair, ``(m,)``, of values on the box's inner faces, one tensor per axis."""
+        """Sum over the faces between each pair, ``(m,)``, of values on the box's inner faces, one
+        tensor per axis.
+        """
         values = torch.cat([f.flatten() for f in faces])[self.faces]
         return values.new_zeros(len(self.before)).index_add_(0, self.pair, values)
 
     def matrix(self, values: Tensor, diagonal: Tensor) -> Tensor:
-        """The symmetric matrix with a value for each pair and each cell, sparse rows, ``(cells, cells)``."""
+        """The symmetric matrix with a value for each pair and each cell, sparse rows, ``(cells,
+        cells)``.
+        """
         order, rows, columns = self._rows
         entries = torch.cat([values, values, diagonal])[order]
         with warnings.catch_warnings():
@@ -149,7 +158,9 @@ class CellConnections:
 
 
 def near_edge(tumour: Tensor, grid: Grid, distance: float) -> Tensor:
-    """Voxels that have both tissues within ``distance`` (m) along each axis, or touch the other one."""
+    """Voxels that have both tissues within ``distance`` (m) along each axis, or touch the other
+    one.
+    """
     # a voxel's own faces are where distance begins; the small number is for 0.3 / 0.1 < 3
     reach = [1 + int(distance / h + 1e-9) for h in grid.spacing]
 
@@ -166,7 +177,9 @@ def near_edge(tumour: Tensor, grid: Grid, distance: float) -> Tensor:
 
 
 def group_starts(width: Tensor, axes: Collection[int]) -> Tensor:
-    """Where, counted over the box, the first of every part's group stands: groups are ``width`` long along ``axes``."""
+    """Where, counted over the box, the first of every part's group stands: groups are ``width``
+    long along ``axes``.
+    """
     place = torch.zeros_like(width)
     for axis, size in enumerate(width.shape):
         along = torch.arange(size, device=width.device).reshape(

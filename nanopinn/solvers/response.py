@@ -1,4 +1,6 @@
-"""Response of linear pools to many given sources at once: one march, one matrix, many right-hand sides."""
+"""Response of linear pools to many given sources at once: one march, one matrix, many right-hand
+sides.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,13 @@ def solve_responses(
     scheme: Scheme = TR_BDF2,
     tol: float = 3e-6,
 ) -> Tensor:
-    """Pools of ``capacity dV/dt = source(t) - A V`` from zero at ``times[0]``, at the nodes kept, ``(n, m, pool, x, y, z)``.
+    """Pools of ``capacity dV/dt = source(t) - A V`` from zero at ``times[0]``, at the nodes kept,
+    ``(n, m, pool, x, y, z)``.
 
     Args:
         operator: A, its own inflow left out. capacity: ``(pool, x, y, z)``.
-        source: of each of m responses, ``(m, pool, x, y, z)``. times: nodes, s. keep: indices of those wanted.
+        source: of each of m responses, ``(m, pool, x, y, z)``. times: nodes, s. keep: indices of
+            those wanted.
         tol: relative residual of each solve.
     """
     s = source(times[0])

@@ -1,4 +1,5 @@
-"""Implicit Runge-Kutta schemes: L-stable, stiffly accurate, one diagonal coefficient for every stage.
+"""Implicit Runge-Kutta schemes: L-stable, stiffly accurate, one diagonal coefficient for every
+stage.
 
 Times between which fits march.
 """
@@ -15,9 +16,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Scheme:
-    """Butcher tableau of a stiffly accurate DIRK method; ``explicit_first`` marks a first stage at t_n.
+    """Butcher tableau of a stiffly accurate DIRK method; ``explicit_first`` marks a first stage at
+    t_n.
 
-    ``error`` weighs the stage rates to the difference from an embedded method one order higher, if there is one.
+    ``error`` weighs the stage rates to the difference from an embedded method one order higher, if
+    there is one.
     """
 
     name: str
@@ -62,7 +65,8 @@ SDIRK3 = _sdirk3()
 def frame_nodes(
     frame_times: np.ndarray, onset: float, substeps: int
 ) -> tuple[list[float], list[int]]:
-    """Nodes of the march: frames, cut into substeps, and a start no later than the onset of the plasma curve.
+    """Nodes of the march: frames, cut into substeps, and a start no later than the onset of the
+    plasma curve.
 
     Where frames are missing, steps stay as long as the frames usually are apart.
     """
@@ -91,7 +95,8 @@ def drug_nodes(
 ) -> np.ndarray:
     """March nodes for a drug run: steps that grow from the dose on and land on every imaging time.
 
-    Steps are grouped so that several share a size, and with it their matrix. Where a coefficient jumps they start afresh.
+    Steps are grouped so that several share a size, and with it their matrix. Where a coefficient
+    jumps they start afresh.
     """
     nodes, step, repeat = [0.0], first_step_s, 0
     last = max(images_s)
@@ -112,7 +117,8 @@ def drug_nodes(
 
 
 def split_at_jumps(nodes: np.ndarray, jumps: Sequence[float]) -> list[list[float]]:
-    """Nodes of every stretch between jumps within their span; each jump ends one stretch and begins the next.
+    """Nodes of every stretch between jumps within their span; each jump ends one stretch and begins
+    the next.
 
     Raises:
         ValueError: a jump is no node.

@@ -1,7 +1,8 @@
-"""A treatment as a course of intervals: time is cut wherever anything jumps, and where coefficients drift into short parts.
+"""A treatment as a course of intervals: time is cut wherever anything jumps, and where coefficients
+drift into short parts.
 
-Within a part every coefficient has its value at the middle of the part, which is second order in its length. Plasma curves are
-not cut: they are exact at any time.
+Within a part every coefficient has its value at the middle of the part, which is second order in
+its length. Plasma curves are not cut: they are exact at any time.
 """
 
 from __future__ import annotations
@@ -31,13 +32,16 @@ from nanopinn.solvers.time_segment import Interval
 
 Array = NDArray[np.float64]
 
-#: The release rate changes by at most this share of its largest value from one end of a part to the other.
+#: The release rate changes by at most this share of its largest value from one end of a part to the
+#: other.
 MAX_RELEASE_CHANGE = 0.05
 #: No part that heat cuts is shorter, s.
 MIN_SEGMENT_S = 0.5
-#: While radiation or heat changes the tissue, its coefficients are taken anew for every stretch of at most this long, s ...
+#: While radiation or heat changes the tissue, its coefficients are taken anew for every stretch of
+#: at most this long, s ...
 MAX_SEGMENT_S = 4 * 3600.0
-#: ... in which no factor changes by more than this in logarithm: half of it, squared, is the error of taking its middle ...
+#: ... in which no factor changes by more than this in logarithm: half of it, squared, is the error
+#: of taking its middle ...
 MAX_LOG_FACTOR_CHANGE = 0.2
 #: ... and stretches over which none changes by more than this are one.
 NEGLIGIBLE_LOG_FACTOR_CHANGE = 1e-3
@@ -66,7 +70,8 @@ class TreatmentTimeline:
         setting: the tissue. scalars: of the model, SI, and weights ``(k,)`` of functions.
         temperature: the body's throughout if None.
         values: of parameters by symbol, in place of the table's.
-        max_release_change, max_log_factor_change: see :data:`MAX_RELEASE_CHANGE`, :data:`MAX_LOG_FACTOR_CHANGE`.
+        max_release_change, max_log_factor_change: see :data:`MAX_RELEASE_CHANGE`,
+            :data:`MAX_LOG_FACTOR_CHANGE`.
     """
 
     def __init__(
@@ -148,7 +153,9 @@ class TreatmentTimeline:
             )
 
     def flow(self, t: float) -> tuple[FlowSolution, TumourModel]:
-        """Flow and model at a time; the flow is solved only if radiation or heat has changed it since it was last asked for."""
+        """Flow and model at a time; the flow is solved only if radiation or heat has changed it
+        since it was last asked for.
+        """
         factors = self.treatment.factors(t)
         if self._flow is not None and self._model is not None and self._model[0] == factors:
             return self._flow[1], self._model[1]
@@ -216,7 +223,9 @@ class TreatmentTimeline:
         return plasma
 
     def _split_by_factor_change(self, a: float, b: float) -> list[tuple[float, float]]:
-        """Stretches short enough for what radiation and heat do to the tissue; those over which nothing moves are one."""
+        """Stretches short enough for what radiation and heat do to the tissue; those over which
+        nothing moves are one.
+        """
         if not self.treatment.changes_tissue:
             return [(a, b)]
         parts = [
@@ -248,7 +257,9 @@ class TreatmentTimeline:
         ]
 
     def _max_log_factor_change(self, a: float, b: float) -> float:
-        """Largest change of a factor's logarithm between two times, looked at from between them: at both there may be a jump."""
+        """Largest change of a factor's logarithm between two times, looked at from between them: at
+        both there may be a jump.
+        """
         inwards = 1e-6 * (b - a)
         first, last = (self.treatment.factors(t) for t in (a + inwards, b - inwards))
         return max(abs(math.log(float(last[name]) / float(f))) for name, f in first.items())

@@ -24,11 +24,14 @@ class Interval:
         start, end: s.
         operator: transport, reaction and inflow of the pools.
         capacity: ``(..., pool, x, y, z)``.
-        plasma: the plasma curves, ``(input,)`` or ``(input, x, y, z)``, kg/m3, smooth from ``start`` to ``end``.
+        plasma: the plasma curves, ``(input,)`` or ``(input, x, y, z)``, kg/m3, smooth from
+            ``start`` to ``end``.
         transfers: what is not linear in the pools.
         names: the pools.
-        correction: a divergence that the operator leaves out (a limiter's), not linear in the pools either.
-        jumps: whether anything jumps at its start; otherwise it goes on where coefficients have drifted, with the steps of the last.
+        correction: a divergence that the operator leaves out (a limiter's), not linear in the pools
+            either.
+        jumps: whether anything jumps at its start; otherwise it goes on where coefficients have
+            drifted, with the steps of the last.
     """
 
     start: float

@@ -82,7 +82,8 @@ def run_fit(
     Args:
         tell: called before the engines start with what these images cannot say.
         kept: a folder for the state of the engines, from which a fit that is killed can go on.
-        resume: go on with the fit that left its state there; ``"if kept"``: start anew where none of the same inputs and settings did.
+        resume: go on with the fit that left its state there; ``"if kept"``: start anew where none
+            of the same inputs and settings did.
 
     Raises:
         InputError: something given cannot be used; nothing has been written then.
@@ -147,7 +148,8 @@ def _identifiability_statements(
     """What these observations cannot say, in words.
 
     Raises:
-        InputError: no fit can start from the problem, or something that is no unknown shall be profiled.
+        InputError: no fit can start from the problem, or something that is no unknown shall be
+            profiled.
     """
     validate_problem(problem)
     refuse_without_fv(settings)
@@ -172,7 +174,9 @@ def _infer_with_cpu_fallback(
     seconds: dict[str, float],
     checkpoint_store: CheckpointStore | None,
 ) -> FitResult:
-    """:func:`infer`, on the CPU from where it stood if the GPU's memory does not do; the answer says so."""
+    """:func:`infer`, on the CPU from where it stood if the GPU's memory does not do; the answer
+    says so.
+    """
     try:
         return run_inference(imaging, posed, settings, progress, seconds, checkpoint_store)
     except torch.OutOfMemoryError:
@@ -211,7 +215,10 @@ def run_inference(
             field="--engine",
             found="pinn",
             expected="fv, or auto",
-            remedy="With unknown functions of space, pH or time, auto starts with the scalars by pinn and goes on with everything by fv.",
+            remedy=(
+                "With unknown functions of space, pH or time, auto starts with the scalars by pinn"
+                " and goes on with everything by fv."
+            ),
         )
     if settings.engine in ("auto", "pinn"):
         fits["pinn"] = fit_krylov(
@@ -286,7 +293,10 @@ def _check_posterior(
             end.scalars,
             end.covariance,
             (
-                f"Intervals are those of a parabola at the estimate, not held against solves ({why}).",
+                (
+                    "Intervals are those of a parabola at the estimate, not held against solves"
+                    f" ({why})."
+                ),
             ),
         )
     began, at = time.perf_counter(), end.checkpoint
@@ -326,9 +336,11 @@ def _pinn_settings(preset: str) -> KrylovSettings:
 
 
 def _engine_distance(fits: dict[str, EngineFit[InverseProblem]]) -> dict[str, float]:
-    """From where ``pinn`` ended to where one more exact Gauss-Newton step of ``fv`` leads, posterior sd.
+    """From where ``pinn`` ended to where one more exact Gauss-Newton step of ``fv`` leads,
+    posterior sd.
 
-    ``fv`` begins where ``pinn`` ended and does not take a step below its tolerance: its end alone would hide that step.
+    ``fv`` begins where ``pinn`` ended and does not take a step below its tolerance: its end alone
+    would hide that step.
     """
     if len(fits) < 2:
         return {}

@@ -28,16 +28,19 @@ from nanopinn.studies.tissue_source import SimulatedTissue
 
 #: K added to a value in each unit a thermometry file may be in.
 KELVIN_OFFSETS = {"C": ZERO_CELSIUS, "K": 0.0}
-#: Tissue is back at the body's temperature after this many times the slowest time in which blood cools it: 7 K fall to 0.01.
+#: Tissue is back at the body's temperature after this many times the slowest time in which blood
+#: cools it: 7 K fall to 0.01.
 COOLING_TIME_CONSTANTS = 6.5
-#: Nodes of Pennes' equation after an event: from a second on, each step longer by this much, to at most this many seconds.
+#: Nodes of Pennes' equation after an event: from a second on, each step longer by this much, to at
+#: most this many seconds.
 FIRST_STEP_S, STEP_GROWTH, MAX_STEP_S = 1.0, 1.3, 60.0
 
 
 def temperature_course(
     treatment: Treatment, tissue: SimulatedTissue
 ) -> tuple[TemperatureCourse | None, tuple[str, ...], tuple[Path, ...]]:
-    """Temperature over the run (None: the body's throughout), what was assumed, and the files that were read.
+    """Temperature over the run (None: the body's throughout), what was assumed, and the files that
+    were read.
 
     Raises:
         InputError: a thermometry file cannot be used.
@@ -58,14 +61,16 @@ def temperature_course(
                 scheduled_temperature(where, h.temperature_K, h.start_s, h.end_s, h.ramp_s)
             )
             notes.append(
-                f"The whole tumour, and nothing else, is at {h.temperature_K - ZERO_CELSIUS:g} C while it is heated."
+                f"The whole tumour, and nothing else, is at {h.temperature_K - ZERO_CELSIUS:g} C"
+                " while it is heated."
             )
     for group in _group_pennes_heatings(treatment.heatings):
         course = course.merge(
             _solve_bioheat_of_group(group, tissue, _bioheat_end_time(group, treatment))
         )
         notes.append(
-            "Pennes' equation: heat is given to the tumour alone and crosses no boundary of the box; perfusion does not answer to it."
+            "Pennes' equation: heat is given to the tumour alone and crosses no boundary of the"
+            " box; perfusion does not answer to it."
         )
     return course, tuple(dict.fromkeys(notes)), tuple(files)
 
@@ -106,7 +111,9 @@ def _solve_bioheat_of_group(
 
 
 def _power_share(h: Heating, t: float) -> float:
-    """Share of the full power at a time; with a ramp it rises from the start and falls after the end."""
+    """Share of the full power at a time; with a ramp it rises from the start and falls after the
+    end.
+    """
     if h.ramp_s == 0:
         return float(h.start_s <= t < h.end_s)
     return float(
@@ -139,10 +146,12 @@ def _time_nodes(group: list[Heating], end: float) -> list[float]:
 def read_thermometry(
     heating: Heating, tissue: SimulatedTissue
 ) -> tuple[TemperatureCourse, list[str]]:
-    """Measured temperatures, linear between their times; ``VolumeTiming`` counts from the heating's start, ``Unit`` is C or K.
+    """Measured temperatures, linear between their times; ``VolumeTiming`` counts from the heating's
+    start, ``Unit`` is C or K.
 
     Raises:
-        InputError: it is no series on the grid of the maps, has no times or unit, outlasts its heating, or is no temperature.
+        InputError: it is no series on the grid of the maps, has no times or unit, outlasts its
+            heating, or is no temperature.
     """
     path = heating.file
     assert path is not None
@@ -227,7 +236,8 @@ def _temperature_course_from_frames(
         tissue.domain.take(filled, body), dtype=torch.float64, device=tissue.maps.tumour.device
     )
     notes = [
-        f"Temperature between two images of {path.name} is linear in time; before the first and after the last it is the body's."
+        f"Temperature between two images of {path.name} is linear in time; before the first and"
+        " after the last it is the body's."
     ]
     if holes:
         notes.append(

@@ -1,6 +1,8 @@
-"""How much each post-dose image is worth: the same tumour fitted without any, with the first, with the first two, and so on.
+"""How much each post-dose image is worth: the same tumour fitted without any, with the first, with
+the first two, and so on.
 
-An outcome is worked out over the same draws of everything else each time, so that only what the images say of the tumour differs.
+An outcome is worked out over the same draws of everything else each time, so that only what the
+images say of the tumour differs.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ class ImagingStage:
 
     Attributes:
         name: what was seen. images: how many were.
-        median: of all inputs at their medians. low, high: central 95 % of the draws, in the outcome's unit.
+        median: of all inputs at their medians. low, high: central 95 % of the draws, in the
+            outcome's unit.
         sd: of the outcome's natural logarithm over the draws.
         informed: unknowns that the images set, rather than the prior.
     """
@@ -57,10 +60,12 @@ class ImagingStage:
 
 @dataclass(frozen=True)
 class MinimalImaging:
-    """How the spread of an outcome shrinks from the prior to no, one and more images, and what would be left if they said everything.
+    """How the spread of an outcome shrinks from the prior to no, one and more images, and what
+    would be left if they said everything.
 
     Attributes:
-        outcome, unit: what it is of. stages: the prior first. left: with every unknown of the tumour known exactly.
+        outcome, unit: what it is of. stages: the prior first. left: with every unknown of the
+            tumour known exactly.
         draws: how many. assumptions: one sentence each.
     """
 
@@ -78,7 +83,8 @@ class MinimalImaging:
         for w in (*self.stages, self.remaining):
             interval, informed_names = f"{w.low:.3g} .. {w.high:.3g}", ", ".join(w.informed) or "-"
             lines.append(
-                f"{w.name:40s}{w.images:8d}{w.median:12.4g}{interval:>26s}{w.sd:10.3f}  {informed_names}"
+                f"{w.name:40s}{w.images:8d}{w.median:12.4g}{interval:>26s}{w.sd:10.3f} "
+                f" {informed_names}"
             )
         return "\n".join([*lines, self.describe()])
 
@@ -105,8 +111,9 @@ class MinimalImaging:
             for a, b in zip(self.stages[:-1], self.stages[1:], strict=True)
         )
         return (
-            f"The sd of ln({self.outcome}) falls from {first.sd:.2f} ({first.name}) to {last.sd:.2f} ({last.name}): {more}. "
-            f"{self.remaining.sd:.2f} of it rests on what no image of this tumour tells."
+            f"The sd of ln({self.outcome}) falls from {first.sd:.2f} ({first.name}) to"
+            f" {last.sd:.2f} ({last.name}): {more}. {self.remaining.sd:.2f} of it rests on what no"
+            " image of this tumour tells."
         )
 
     def __repr__(self) -> str:
@@ -125,7 +132,8 @@ def outcome_uncertainty_by_images(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> MinimalImaging:
-    """Fit a tumour with none, one and more of its post-dose images, and see how sure each makes an outcome.
+    """Fit a tumour with none, one and more of its post-dose images, and see how sure each makes an
+    outcome.
 
     Images of one time count as one: they are made together. Fits are by the engine ``fv``.
 
@@ -134,7 +142,8 @@ def outcome_uncertainty_by_images(
         outcome: of a patient and draws, positive.
 
     Raises:
-        InputError: there is no image, something given cannot be used, or there are too few draws for a spread.
+        InputError: there is no image, something given cannot be used, or there are too few draws
+            for a spread.
     """
     if draws < 10:
         raise InputError(
@@ -181,8 +190,14 @@ def outcome_uncertainty_by_images(
     )
     remaining = replace(remaining, informed=())
     notes = (
-        "Images of one time are one session. Each fit starts from the one before it, and its posterior is Laplace's.",
-        f"The same {draws} draws of all other inputs stand in every row: rows differ by what images say of the tumour alone.",
+        (
+            "Images of one time are one session. Each fit starts from the one before it, and its"
+            " posterior is Laplace's."
+        ),
+        (
+            f"The same {draws} draws of all other inputs stand in every row: rows differ by what"
+            " images say of the tumour alone."
+        ),
     )
     return MinimalImaging(name, unit, tuple(imaging_stages), remaining, draws, notes)
 
@@ -193,7 +208,9 @@ def fit_sequentially(
     settings: FitSettings,
     show: Progress,
 ) -> list[Patient]:
-    """The patient as known without post-dose images, with those of the first time, of the first two, and so on."""
+    """The patient as known without post-dose images, with those of the first time, of the first
+    two, and so on.
+    """
     device, start = choose_device(settings.device), None
     patients = []
     for k in range(len(by_time) + 1):

@@ -35,7 +35,8 @@ Array = NDArray[np.float64]
 
 assert set(QUANTITIES) == set(get_args(Quantity))
 
-#: Candidates where none are given: what two kinds of label show, from the first hour to the third day.
+#: Candidates where none are given: what two kinds of label show, from the first hour to the third
+#: day.
 CANDIDATE_QUANTITIES: tuple[Quantity, ...] = ("encapsulated", "released")
 CANDIDATE_HOURS = (0.5, 1.0, 2.0, 6.0, 12.0, 24.0, 48.0, 72.0)
 
@@ -48,7 +49,8 @@ class PlannedImage:
     """A drug image that would be taken.
 
     Attributes:
-        time_s: after the dose. noise: sd of a voxel, kg/m3; or, if ``relative``, over the image's largest value in the tumour.
+        time_s: after the dose. noise: sd of a voxel, kg/m3; or, if ``relative``, over the image's
+            largest value in the tumour.
     """
 
     quantity: Quantity
@@ -70,13 +72,15 @@ class PlannedImage:
 
 
 def parse_planned_image(text: str, noise: float, field: str) -> PlannedImage:
-    """Read ``QUANTITY@HOURS[:NOISE]``; NOISE is a share of the largest value (0.05, 5%) or has a unit (0.3ug/mL).
+    """Read ``QUANTITY@HOURS[:NOISE]``; NOISE is a share of the largest value (0.05, 5%) or has a
+    unit (0.3ug/mL).
 
     Args:
         noise: relative, where none is given. field: the option, for errors.
 
     Raises:
-        InputError: it is not of that form, the quantity is unknown, it is before the dose, or it has no noise.
+        InputError: it is not of that form, the quantity is unknown, it is before the dose, or it
+            has no noise.
     """
     parts = re.fullmatch(r"([^@:]+)@([^@:]+?)h?(?::(.+))?", text.strip())
     if parts is None:
@@ -179,8 +183,10 @@ class _DesignSource:
 
     Attributes:
         problem: the problem of a draw, by its number; its last drug images are the ``fresh`` ones.
-        centre, spread: of the points, ``(m,)`` and ``(m, m)``; None: the posterior that the first draw finds.
-        fresh: drug images whose noise follows from what they would show. candidates: the last of them.
+        centre, spread: of the points, ``(m,)`` and ``(m, m)``; None: the posterior that the first
+            draw finds.
+        fresh: drug images whose noise follows from what they would show. candidates: the last of
+            them.
         where: what the centre is. said: the protocol, in sentences.
     """
 
@@ -199,11 +205,14 @@ def plan_protocol(
     folder: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """Which unknowns a protocol would inform, and what each further image would add, from the Fisher information.
+    """Which unknowns a protocol would inform, and what each further image would add, from the
+    Fisher information.
 
     Args:
-        settings: of the protocol. With ``folder`` only candidates, their noise, draws and seed are used.
-        folder: the ``--out`` of a fit: plan for this patient, at the estimate and at draws from its posterior.
+        settings: of the protocol. With ``folder`` only candidates, their noise, draws and seed are
+            used.
+        folder: the ``--out`` of a fit: plan for this patient, at the estimate and at draws from its
+            posterior.
 
     Raises:
         InputError: the protocol cannot be, or the folder is no result of a fit.
@@ -314,8 +323,14 @@ def _describe_protocol(
     calibration = f", calibration {s.ph_shared_noise:g}" if s.ph_shared_noise else ""
     pH = f"pH map with noise {s.ph_noise:g}{calibration}" if s.ph else "no pH map"
     return (
-        f"Tumour {by(s.tumour_mm)} mm, about {voxels} voxels of {by(s.voxel_mm)} mm (the phantom's anatomy); seed {s.seed}",
-        f"DCE: {s.frames} frames every {s.frame_spacing_s:g} s, signal to noise {s.snr:g}, arterial input {s.aif}; {pH}",
+        (
+            f"Tumour {by(s.tumour_mm)} mm, about {voxels} voxels of {by(s.voxel_mm)} mm (the"
+            f" phantom's anatomy); seed {s.seed}"
+        ),
+        (
+            f"DCE: {s.frames} frames every {s.frame_spacing_s:g} s, signal to noise {s.snr:g},"
+            f" arterial input {s.aif}; {pH}"
+        ),
         f"Drug images: {', '.join(_noisy_name(i) for i in taken) if taken else 'none'}",
     )
 
@@ -330,7 +345,9 @@ def _noisy_name(image: PlannedImage) -> str:
 
 
 def _source_from_fit(settings: PlanSettings, folder: str | Path) -> _DesignSource:
-    """The problem of a finished fit with candidates beside its images, at the estimate and around it."""
+    """The problem of a finished fit with candidates beside its images, at the estimate and around
+    it.
+    """
     if settings.drug:
         raise InputError(
             "the drug images of a fit are those it was made with",
@@ -350,7 +367,10 @@ def _source_from_fit(settings: PlanSettings, folder: str | Path) -> _DesignSourc
         ),
     )
     protocol_text = (
-        f"{Path(folder).name}: DCE and {', '.join(i.name for i in measured) or 'no drug image'}, as fitted",
+        (
+            f"{Path(folder).name}: DCE and"
+            f" {', '.join(i.name for i in measured) or 'no drug image'}, as fitted"
+        ),
     )
     return _DesignSource(
         lambda k: problem, saved.theta, None, candidates, candidates, "the estimate", protocol_text

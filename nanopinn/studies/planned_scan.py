@@ -1,7 +1,8 @@
-"""What a scan of an idealised tumour would give: the phantom's anatomy at the size asked for, through the imaging of a fit.
+"""What a scan of an idealised tumour would give: the phantom's anatomy at the size asked for,
+through the imaging of a fit.
 
-Curves are those of well-mixed voxels with the noise of the protocol; they make the kinetic maps as rough, and their
-covariance as wide, as the scan would. The flow comes in later, by the physics.
+Curves are those of well-mixed voxels with the noise of the protocol; they make the kinetic maps as
+rough, and their covariance as wide, as the scan would. The flow comes in later, by the physics.
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ from nanopinn.settings import PlanSettings
 
 Array = NDArray[np.float64]
 
-#: The anatomy is drawn on cells this much smaller than voxels, so that voxels at the border hold both tissues.
+#: The anatomy is drawn on cells this much smaller than voxels, so that voxels at the border hold
+#: both tissues.
 _CELLS_PER_VOXEL = 2
 #: Room for the waves of the tumour's border, over its diameter.
 _BOX_OVER_DIAMETER = 1.6
-#: Frames after the bolus below which five effects per voxel (Ktrans, ve, vp, arrival, baseline) leave nothing over.
+#: Frames after the bolus below which five effects per voxel (Ktrans, ve, vp, arrival, baseline)
+#: leave nothing over.
 _MIN_FRAMES_AFTER_BOLUS = 10
 
 
@@ -62,7 +65,8 @@ def simulate_planned_scan(settings: PlanSettings, rng: np.random.Generator) -> I
     """The imaging maps of one idealised tumour under a protocol.
 
     Raises:
-        InputError: the tumour is smaller than two voxels, the scan is too short, or the arterial input needs images.
+        InputError: the tumour is smaller than two voxels, the scan is too short, or the arterial
+            input needs images.
     """
     tissue, acquisition = _draw_tissue(settings, rng), _acquisition(settings)
     aif = _aif(settings.aif, acquisition)
@@ -115,7 +119,10 @@ def _draw_tissue(settings: PlanSettings, rng: np.random.Generator) -> _Tissue:
             "the tumour is smaller than two voxels",
             field="--tumour-mm",
             found=", ".join(too_small),
-            expected=f"at least twice the voxel size ({' x '.join(f'{h:g}' for h in settings.voxel_mm)} mm)",
+            expected=(
+                "at least twice the voxel size"
+                f" ({' x '.join(f'{h:g}' for h in settings.voxel_mm)} mm)"
+            ),
             remedy="Plan smaller voxels: no flow between voxels can be seen otherwise.",
         )
     n = [
@@ -153,7 +160,10 @@ def _acquisition(settings: PlanSettings) -> DceAcquisition:
             field="--frames, --frame-spacing",
             found=f"{before} frames before the bolus at {BOLUS_S:g} s, {len(t) - before} after it",
             expected=f"2 or more before, {_MIN_FRAMES_AFTER_BOLUS} or more after",
-            remedy="Five effects of every voxel (Ktrans, ve, vp, arrival, baseline) are taken from its own curve first.",
+            remedy=(
+                "Five effects of every voxel (Ktrans, ve, vp, arrival, baseline) are taken from its"
+                " own curve first."
+            ),
         )
     return DceAcquisition(
         t,
@@ -194,7 +204,9 @@ def _simulate_concentration(
     settings: PlanSettings,
     rng: np.random.Generator,
 ) -> tuple[Concentration, Array]:
-    """Concentration in the tumour with the noise of the protocol (NaN elsewhere), and native T1 as it would be measured."""
+    """Concentration in the tumour with the noise of the protocol (NaN elsewhere), and native T1 as
+    it would be measured.
+    """
     inside, t = tissue.tumour, acquisition.frame_times_s
     parameters = torch.as_tensor(
         np.stack([tissue.PS[inside], tissue.phi[inside], tissue.v_p[inside]], axis=1)
@@ -207,6 +219,9 @@ def _simulate_concentration(
     )
     series = series + float(base[inside].mean()) / settings.snr * rng.standard_normal(series.shape)
     T1 = tissue.T1 * (1 + settings.t1_noise * rng.standard_normal(inside.shape))
-    return estimate_concentration(
-        series, select_enhancement_model(T1, acquisition), acquisition, settings.t1_noise * T1
-    ), T1
+    return (
+        estimate_concentration(
+            series, select_enhancement_model(T1, acquisition), acquisition, settings.t1_noise * T1
+        ),
+        T1,
+    )

@@ -30,18 +30,21 @@ from nanopinn.physics.radiation import Fraction, RadiationCourse
 from nanopinn.physics.treatment import HOUR, ZERO_CELSIUS, GivenDose, Heating, Treatment
 
 MG = 1e-6
-#: A dose so many times beyond the table's range is refused: doses differ from the range by a few times, errors of unit by a thousand.
+#: A dose so many times beyond the table's range is refused: doses differ from the range by a few
+#: times, errors of unit by a thousand.
 DOSE_RANGE_FACTOR = 10.0
 
 
 def validate_dose_mg(amount_mg: float, field: str, found: str, path: Path | None) -> float:
-    """The amount, unless no person is given so much or so little: plasma kinetics are those of people.
+    """The amount, unless no person is given so much or so little: plasma kinetics are those of
+    people.
 
     Args:
         field, found, path: what errors name.
 
     Raises:
-        InputError: it is more than ten times the largest or less than a tenth of the smallest usual dose.
+        InputError: it is more than ten times the largest or less than a tenth of the smallest usual
+            dose.
     """
     p = PARAMETERS["Dose"]
     assert p.low is not None
@@ -58,7 +61,10 @@ def validate_dose_mg(amount_mg: float, field: str, found: str, path: Path | None
             field=field,
             found=found,
             expected=f"{usual} as a rule, {widest} at all",
-            remedy="Check the unit: amounts are in mg, for a person, whose plasma kinetics the model has.",
+            remedy=(
+                "Check the unit: amounts are in mg, for a person, whose plasma kinetics the model"
+                " has."
+            ),
         )
     return amount_mg
 
@@ -96,7 +102,8 @@ def read_formulation(path: str | Path) -> Formulation:
     """The formulation that a TOML file describes: see docs/formulations.
 
     Raises:
-        InputError: the file cannot be read, its name is taken by one of the package's, or an entry is wrong; says which.
+        InputError: the file cannot be read, its name is taken by one of the package's, or an entry
+            is wrong; says which.
     """
     path = Path(path)
     found = parse_formulation(read_toml(path, "the formulation"), path)
@@ -118,7 +125,8 @@ MINUTE = 60.0
 
 #: A number as TOML writes it: no string, no boolean.
 Number = Annotated[float, Strict()]
-#: No treatment and no simulation goes on for longer, h (two years), or has more of anything than this.
+#: No treatment and no simulation goes on for longer, h (two years), or has more of anything than
+#: this.
 MAX_DURATION_H, MAX_ENTRIES = 17520.0, 1000
 Hours = Annotated[Number, Field(ge=0, le=MAX_DURATION_H)]
 
@@ -172,11 +180,13 @@ class _File(_Table):
 
 
 def read_schedule(path: Path) -> Treatment:
-    """Read a schedule; a thermometry's or a formulation's file is looked for in the schedule's folder.
+    """Read a schedule; a thermometry's or a formulation's file is looked for in the schedule's
+    folder.
 
     Raises:
-        InputError: the file cannot be read, an entry is unknown, missing or out of range, a formulation is unknown, a dose is far from
-            any that is given, two heatings overlap, something happens after the end, or nothing is given.
+        InputError: the file cannot be read, an entry is unknown, missing or out of range, a
+            formulation is unknown, a dose is far from any that is given, two heatings overlap,
+            something happens after the end, or nothing is given.
     """
     return treatment_from_tables(read_schedule_tables(path), path)
 
@@ -196,7 +206,8 @@ def treatment_from_tables(
     """The schedule that a file's tables describe.
 
     Args:
-        path: named in errors, and its folder is where other files are looked for; None for tables that stand in no file.
+        path: named in errors, and its folder is where other files are looked for; None for tables
+            that stand in no file.
         formulation: what every dose is given in, in place of what the tables say.
 
     Raises:
@@ -345,7 +356,10 @@ def _sort_heatings(heatings: tuple[Heating, ...], path: Path | None) -> tuple[He
                 file=path,
                 field="heat.start_h",
                 found=b.start_s / HOUR,
-                expected=f"at or after {(a.end_s + a.ramp_s) / HOUR:g}, when the one before has cooled down",
+                expected=(
+                    f"at or after {(a.end_s + a.ramp_s) / HOUR:g}, when the one before has cooled"
+                    " down"
+                ),
             )
     return ordered
 

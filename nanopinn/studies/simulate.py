@@ -45,8 +45,8 @@ def run_simulation(
 
     Args:
         schedule: a schedule file, or the treatment itself.
-        folder: the ``--out`` of ``nanopinn fit`` or ``nanopinn maps``. phantom: the digital phantom instead. maps: or maps in files.
-            Exactly one of the three.
+        folder: the ``--out`` of ``nanopinn fit`` or ``nanopinn maps``. phantom: the digital phantom
+            instead. maps: or maps in files. Exactly one of the three.
 
     Raises:
         InputError: something given cannot be used.
@@ -74,7 +74,8 @@ def run_arm(
     *,
     progress: Progress | None = None,
 ) -> Simulation:
-    """Take one arm through a patient's tumour at the median of all that is uncertain, on the fit's own grids.
+    """Take one arm through a patient's tumour at the median of all that is uncertain, on the fit's
+    own grids.
 
     Args:
         settings: its ``refine`` and ``rim_mm`` are the fit's here, whatever they say.
@@ -102,7 +103,9 @@ def _simulate_treatment(
     show: Progress,
     before: tuple[float, tuple[Path, ...]],
 ) -> Simulation:
-    """A treatment through a tissue; ``before`` are the seconds that reading took, and what was read."""
+    """A treatment through a tissue; ``before`` are the seconds that reading took, and what was
+    read.
+    """
     began, (reading, read) = time.perf_counter(), before
     temperature, notes, more = temperature_course(treatment, tissue)
     inputs = hash_files(

@@ -1,6 +1,7 @@
 """What the body is exposed to: areas and peaks of drug in plasma.
 
-What is shown of a forward run: fields at the imaging times, courses over the tumour, balance of mass, words.
+What is shown of a forward run: fields at the imaging times, courses over the tumour, balance of
+mass, words.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ SAMPLES_PER_INTERVAL, REFINEMENTS = 33, 4
 def plasma_exposure(
     treatment: Treatment, values: Values | None = None
 ) -> tuple[PlasmaExposure, ...]:
-    """Areas by closed form and highest concentrations of encapsulated, free and unbound drug in plasma.
+    """Areas by closed form and highest concentrations of encapsulated, free and unbound drug in
+    plasma.
 
     Args:
         values: of parameters by symbol, in place of the table's.
@@ -65,7 +67,8 @@ def find_peak(curve: PlasmaInput, end_s: float) -> tuple[float, float]:
 
 def _find_peak_in_interval(curve: PlasmaInput, a: float, b: float) -> tuple[float, float]:
     smooth = curve.smooth_piece_from(a)
-    # a leak that has just begun peaks soon: early times are read more densely, then the neighbourhood of the highest
+    # a leak that has just begun peaks soon: early times are read more densely, then the
+    # neighbourhood of the highest
     times = a + (b - a) * torch.linspace(0, 1, SAMPLES_PER_INTERVAL, dtype=torch.float64) ** 3
     for _ in range(REFINEMENTS):
         k = int(smooth(times).argmax())
@@ -82,7 +85,8 @@ MG = 1e6
 
 
 class TumourRecorder:
-    """What a run leaves at every step: means over the tumour, and the largest value and the area under the curve of every voxel.
+    """What a run leaves at every step: means over the tumour, and the largest value and the area
+    under the curve of every voxel.
 
     Areas are trapezoids over the steps, whose length the run adapts to how fast pools change.
     """
@@ -192,7 +196,9 @@ def _tumour_maps_over_run(
 def _pressure_maps_after_events(
     course: TreatmentTimeline, tissue: SimulatedTissue, start: FlowSolution
 ) -> list[MapEstimate]:
-    """Pressure when a heating has ended and when radiation's effect is largest, where they change it."""
+    """Pressure when a heating has ended and when radiation's effect is largest, where they change
+    it.
+    """
     t, r = course.treatment, course.setting.flow_refine
     found = []
     moments = {
@@ -284,7 +290,10 @@ def _describe_treatment(t: Treatment) -> tuple[str, ...]:
 
 def _format_dose(g: GivenDose) -> str:
     over = f" over {g.dose.infusion_s / 60:g} min" if g.dose.infusion_s else ", a bolus"
-    return f"{g.dose.amount_kg * MG:g} mg {g.formulation.name} at {g.dose.start_s / HOUR:g} h{over} ({g.formulation.description})"
+    return (
+        f"{g.dose.amount_kg * MG:g} mg {g.formulation.name} at"
+        f" {g.dose.start_s / HOUR:g} h{over} ({g.formulation.description})"
+    )
 
 
 def _format_heating(h: Heating) -> str:
@@ -293,25 +302,34 @@ def _format_heating(h: Heating) -> str:
         if h.temperature_K is not None
         else f"as measured in {h.file and h.file.name}"
     )
-    return f"heat {what} from {h.start_s / HOUR:g} to {h.end_s / HOUR:g} h, ramps of {h.ramp_s / 60:g} min"
+    return (
+        f"heat {what} from {h.start_s / HOUR:g} to {h.end_s / HOUR:g} h, ramps of"
+        f" {h.ramp_s / 60:g} min"
+    )
 
 
 def _notes(t: Treatment) -> list[str]:
     notes = [
-        "Plasma kinetics are those of the population in the parameter table; drug that leaves the tumour is not followed back to the body.",
-        f"Microvessels are a well-mixed pool with a transit time of {value('tau_c'):g} s (from memory, 2 to 15 s in the literature); "
-        "transit time does not answer to heat.",
+        (
+            "Plasma kinetics are those of the population in the parameter table; drug that leaves"
+            " the tumour is not followed back to the body."
+        ),
+        (
+            f"Microvessels are a well-mixed pool with a transit time of {value('tau_c'):g} s (from"
+            " memory, 2 to 15 s in the literature); transit time does not answer to heat."
+        ),
         "Uptake by cells saturates; cells do not divide, die or pump drug out.",
     ]
     if t.radiation.fractions:
         notes.append(
-            "Radiation changes vessels and pressure by medians, of wide priors unless two scans were given: it is inconsistent in the "
-            "literature even in direction."
+            "Radiation changes vessels and pressure by medians, of wide priors unless two scans"
+            " were given: it is inconsistent in the literature even in direction."
         )
     notes += t.heat_assumptions()
     if t.changes_tissue:
         notes.append(
-            f"What changes flow and walls is held for stretches of at most {MAX_SEGMENT_S / HOUR:g} h, in which no factor moves by more than "
-            f"{MAX_LOG_FACTOR_CHANGE:.0%}."
+            "What changes flow and walls is held for stretches of at most"
+            f" {MAX_SEGMENT_S / HOUR:g} h, in which no factor moves by more than"
+            f" {MAX_LOG_FACTOR_CHANGE:.0%}."
         )
     return notes

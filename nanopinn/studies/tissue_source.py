@@ -1,4 +1,6 @@
-"""Where the tissue of a simulation comes from: a result folder, the digital phantom, or maps in files."""
+"""Where the tissue of a simulation comes from: a result folder, the digital phantom, or maps in
+files.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ KTRANS_UNITS = {"1/min": 1 / 60, "1/s": 1.0}
 
 @dataclass(frozen=True)
 class MapFiles:
-    """Maps of one tumour, NIfTI on one grid: Ktrans (1/min, or as its sidecar's ``Unit`` says), ve, vp, pH, and the tumour's mask."""
+    """Maps of one tumour, NIfTI on one grid: Ktrans (1/min, or as its sidecar's ``Unit`` says), ve,
+    vp, pH, and the tumour's mask.
+    """
 
     ktrans: str | Path
     ve: str | Path
@@ -51,7 +55,8 @@ class SimulatedTissue:
     """Tissue in a box around a tumour, ready to be solved, and what was assumed to make it so.
 
     Attributes:
-        scalars: of the model (SI) where they differ from the table's, and weights ``(k,)`` of functions.
+        scalars: of the model (SI) where they differ from the table's, and weights ``(k,)`` of
+            functions.
         affine, mask: of the image that the box was cut from.
         files: that were read.
     """
@@ -79,7 +84,8 @@ class _InputMaps:
 
 
 def tissue_from_phantom(settings: PhantomSettings, device: str) -> SimulatedTissue:
-    """The tumour that ``nanopinn phantom`` draws with these settings, averaged to its voxels, with its true scalars.
+    """The tumour that ``nanopinn phantom`` draws with these settings, averaged to its voxels, with
+    its true scalars.
 
     Raises:
         InputError: they change it as radiation does, which a treatment must say.
@@ -108,7 +114,10 @@ def tissue_from_phantom(settings: PhantomSettings, device: str) -> SimulatedTiss
         voxels(fine.tumour.astype(float)) > 0.5,
         np.diag([hx, hy, hz, 1.0]),
     )
-    note = f"Tissue and scalars are those of the digital phantom of seed {settings.seed}, averaged to voxels: known, not measured."
+    note = (
+        f"Tissue and scalars are those of the digital phantom of seed {settings.seed}, averaged to"
+        " voxels: known, not measured."
+    )
     return _build_tissue_in_box(found, scalars, [note], (), device)
 
 
@@ -116,7 +125,8 @@ def tissue_from_files(files: MapFiles, assume_ph: float | None, device: str) -> 
     """Tissue of maps in files, with table values for every scalar.
 
     Raises:
-        InputError: a file cannot be read or holds something else, grids differ, the mask is empty, or there is no pH.
+        InputError: a file cannot be read or holds something else, grids differ, the mask is empty,
+            or there is no pH.
     """
     paths = {f.name: Path(p) for f in fields(files) if (p := getattr(files, f.name)) is not None}
     found, notes = _read_maps(paths, assume_ph, {n: f"--{n}" for n in paths})
@@ -132,7 +142,8 @@ def tissue_from_files(files: MapFiles, assume_ph: float | None, device: str) -> 
 def tissue_from_result_folder(
     folder: Path, assume_ph: float | None, device: str
 ) -> SimulatedTissue:
-    """Tissue of the maps of a ``nanopinn fit`` or ``nanopinn maps`` folder; scalars are a fit's posterior medians.
+    """Tissue of the maps of a ``nanopinn fit`` or ``nanopinn maps`` folder; scalars are a fit's
+    posterior medians.
 
     Raises:
         InputError: it is no such folder, or as :func:`tissue_from_files`.
@@ -165,7 +176,10 @@ def _posterior_medians(folder: Path) -> tuple[dict[str, float], str]:
     fitted = {s.name: s for s in read_result(folder).scalars}
     known = [u for u in scalar_unknowns() if u.name in fitted]
     informed = [u.label for u in known if fitted[u.name].informed]
-    said = f"Scalars are the fit's posterior medians; of these the images informed {', '.join(informed) or 'none'}, the others are priors."
+    said = (
+        "Scalars are the fit's posterior medians; of these the images informed"
+        f" {', '.join(informed) or 'none'}, the others are priors."
+    )
     return {u.name: fitted[u.name].median / u.per_unit for u in known}, said
 
 
@@ -181,7 +195,8 @@ def _shrink_noisy_maps(found: _InputMaps, maps: Path) -> tuple[_InputMaps, list[
         return found, []
     plain = {f.name: getattr(found, f.name) for f in fields(found)}
     return _InputMaps(**{**plain, **drawn}), [
-        f"Voxels of {' and '.join(drawn)} are drawn to the tumour's mean as far as their error asks."
+        f"Voxels of {' and '.join(drawn)} are drawn to the tumour's mean as far as their error"
+        " asks."
     ]
 
 
@@ -226,7 +241,10 @@ def _read_maps(
     measured = _InputMaps(
         values["ktrans"] * factor, values["ve"], values["vp"], smooth_pH(pH, mask), mask, affine
     )
-    smooth = f"pH is smoothed (local paraboloids, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before it drives release, as in fits."
+    smooth = (
+        f"pH is smoothed (local paraboloids, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before it"
+        " drives release, as in fits."
+    )
     return measured, [*notes, *(more or [smooth])]
 
 
@@ -327,8 +345,9 @@ def _build_tissue_in_box(
         ),
     ]
     notes.append(
-        "Filtration and the permeability of the wall follow the map of Ktrans inside the tumour; porosity is ve. Outside the tumour flow "
-        f"and walls have the table's values for normal tissue; {MARGIN_M * 1e3:g} mm of it are solved around the tumour."
+        "Filtration and the permeability of the wall follow the map of Ktrans inside the tumour;"
+        " porosity is ve. Outside the tumour flow and walls have the table's values for normal"
+        f" tissue; {MARGIN_M * 1e3:g} mm of it are solved around the tumour."
     )
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
     return SimulatedTissue(maps, grid, domain, scalars, found.affine, inside, tuple(notes), files)

@@ -1,6 +1,7 @@
 """One vessel and its tissue, under one arm: the setting in which arms are matched.
 
-Arms around one vessel: reference runs, and published ratios in a setting matched for dose, tissue and time (REF, TX).
+Arms around one vessel: reference runs, and published ratios in a setting matched for dose, tissue
+and time (REF, TX).
 """
 
 from __future__ import annotations
@@ -47,15 +48,18 @@ def one_cylinder(R_t: float, cells: int, R_c: float = 10 * UM) -> KroghCylinders
 
 
 class Vessel:
-    """A vessel of 10 um in tissue of 100 um, phi .3, pH 7.4, no flow of fluid, no sites in nuclei, walls of the table's permeability.
+    """A vessel of 10 um in tissue of 100 um, phi .3, pH 7.4, no flow of fluid, no sites in nuclei,
+    walls of the table's permeability.
 
-    The exchange is through the cylinder's own wall, not through the table's S/V. Heat opens carriers and does nothing else.
+    The exchange is through the cylinder's own wall, not through the table's S/V. Heat opens
+    carriers and does nothing else.
 
     Args:
         formulation: 90 mg of it as a bolus at 0.
         heated_s: 42 C from 0 on.
-        depleted: whether tissue depletes the microvessels' plasma (two-way); otherwise they are a pool of the same transit time
-            that tissue takes nothing from: carriers ``C_l/(1 + k tau)``, free drug ``C_f + k tau`` times that.
+        depleted: whether tissue depletes the microvessels' plasma (two-way); otherwise they are a
+            pool of the same transit time that tissue takes nothing from: carriers ``C_l/(1 + k
+            tau)``, free drug ``C_f + k tau`` times that.
     """
 
     def __init__(
@@ -80,14 +84,17 @@ class Vessel:
             ExposureAccumulator(self.detail.pools),
             vessel_pools(self._pool_coefficients(BODY_K)),
         )
-        return solve_cylinders(
-            self._intervals(save_at[-1]),
-            self.detail.pools,
-            vessels,
-            self.cylinders,
-            save_at,
-            on_step=gathered,
-        ), gathered
+        return (
+            solve_cylinders(
+                self._intervals(save_at[-1]),
+                self.detail.pools,
+                vessels,
+                self.cylinders,
+                save_at,
+                on_step=gathered,
+            ),
+            gathered,
+        )
 
     def outside_carriers(self, run: KroghSolution) -> Tensor:
         """Mean over the tissue of all drug that is not in a carrier, ``(time,)``, kg/m3 of tissue."""
@@ -138,8 +145,8 @@ HOUR, MINUTE = 3600.0, 60.0
 NG, UG_PER_ML = 1e12, 1e3
 SETTING = "90 mg bolus, R_t 100 um, phi .3, pH 7.4"
 SOURCE = "a prototype of this model in other code, whose vessels tissue does not deplete"
-#: Reference runs: heated minutes; mean of all drug outside carriers at 60 min, ug/mL; half-distance of the peak in cells, um; peak in
-#: cells at the wall and at 50 um, ng per 1e5 cells.
+#: Reference runs: heated minutes; mean of all drug outside carriers at 60 min, ug/mL; half-distance
+#: of the peak in cells, um; peak in cells at the wall and at 50 um, ng per 1e5 cells.
 REFERENCES: tuple[tuple[str, Formulation, float, dict[str, float]], ...] = (
     ("free drug", FREE, 0.0, {"mean": 2.10, "half": 22.5, "wall": 0.98, "at 50 um": 0.21}),
     (
@@ -159,7 +166,9 @@ QUANTITIES = {
 
 
 def reference_runs() -> list[VerificationCase]:
-    """REF: runs to reproduce within 20 %, with vessels that tissue does not deplete; beside them with vessels that it does."""
+    """REF: runs to reproduce within 20 %, with vessels that tissue does not deplete; beside them
+    with vessels that it does.
+    """
     found = []
     for name, formulation, minutes, references in REFERENCES:
         for depleted in (False, True):
@@ -210,7 +219,9 @@ def _observe(vessel: Vessel) -> dict[str, float]:
 
 
 def published_ratios() -> list[VerificationCase]:
-    """TX: what heat adds at 60 min, within a factor 1.5 downwards, and which arm puts most drug into cells."""
+    """TX: what heat adds at 60 min, within a factor 1.5 downwards, and which arm puts most drug
+    into cells.
+    """
     heated = {m: _drug_outside_carriers(THERMOSENSITIVE, m) for m in (0.0, 15.0, 30.0, 60.0)}
     free, end = _drug_outside_carriers(FREE, 0.0), "drug outside carriers at 60 min"
     source = "Gasselhuber 2010: 9.3 against 3.0 ug/g (another model, at the edge of an ablation)"
@@ -239,7 +250,10 @@ def published_ratios() -> list[VerificationCase]:
         for formulation, minutes in ((THERMOSENSITIVE, 60.0), (FREE, 0.0), (PEGYLATED, 0.0))
     ]
     ranked = float(peaks == sorted(peaks, reverse=True))
-    quantity = f"peak in cells within 24 h, LTSL + 60 min / free / PLD in order ({' / '.join(f'{p:.2g}' for p in peaks)})"
+    quantity = (
+        "peak in cells within 24 h, LTSL + 60 min / free / PLD in order"
+        f" ({' / '.join(f'{p:.2g}' for p in peaks)})"
+    )
     found.append(
         VerificationCase(
             "TX",

@@ -22,9 +22,10 @@ class VerificationCase:
     """One observed value beside its reference; ``tolerance`` is absolute.
 
     Attributes:
-        kind: ``value`` where the package must give the reference: an analytic value, a published formula, an invariant. ``bracket``
-            where it is a measurement, or another model, of another tumour in another animal under another treatment: it is shown
-            beside the observed value, inside its tolerance or not, and cannot fail.
+        kind: ``value`` where the package must give the reference: an analytic value, a published
+            formula, an invariant. ``bracket`` where it is a measurement, or another model, of
+            another tumour in another animal under another treatment: it is shown beside the
+            observed value, inside its tolerance or not, and cannot fail.
     """
 
     id: str

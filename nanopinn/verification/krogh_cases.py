@@ -1,4 +1,6 @@
-"""Pools around a vessel: a sink in closed form, a retarded front, and how far doxorubicin is seen (V3, published bracket)."""
+"""Pools around a vessel: a sink in closed form, a retarded front, and how far doxorubicin is seen
+(V3, published bracket).
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ MMHG = 133.322
 
 
 def krogh_sink() -> list[VerificationCase]:
-    """V3: first-order sink behind a permeable wall: the formula in its digits, the solver's values and its order."""
+    """V3: first-order sink behind a permeable wall: the formula in its digits, the solver's values
+    and its order.
+    """
     R_c, R_t, phi_D, k, P = 10 * UM, 100 * UM, 4.68e-11, 0.02, 2.67e-6
     source = "modified Bessel functions"
     points = {10: 0.51881, 60: 0.11809, 100: 0.08245}
@@ -107,8 +111,8 @@ def _cells(pools: PoolAssembler, uptake: float, efflux: float) -> None:
 def retarded_front() -> list[VerificationCase]:
     """Doxorubicin that cells take up and give back moves as with D/R: a front, not exp(-x/L).
 
-    A vessel so wide that the tissue is flat; exchange with cells a hundred times faster than it is, so that it
-    balances everywhere; then C = erfc(x / 2 sqrt(D t / R)).
+    A vessel so wide that the tissue is flat; exchange with cells a hundred times faster than it is,
+    so that it balances everywhere; then C = erfc(x / 2 sqrt(D t / R)).
     """
     phi, D, t, R_c = value("ve_t"), value("D_f_t"), 3600.0, 10e-3
     uptake, efflux = (
@@ -153,7 +157,9 @@ def retarded_front() -> list[VerificationCase]:
 
 
 def doxorubicin_bolus(R_t: float, save_at: list[float]) -> KroghSolution:
-    """Free doxorubicin around one vessel after the table's dose as a bolus; every constant is the table's."""
+    """Free doxorubicin around one vessel after the table's dose as a bolus; every constant is the
+    table's.
+    """
     cylinders = one_cylinder(R_t, 48, value("R_c"))
     maps = TissueMaps(
         ONE, value("Ktrans_t") * ONE, value("ve_t") * ONE, value("vp_t") * ONE, 6.9 * ONE
@@ -173,7 +179,9 @@ def doxorubicin_bolus(R_t: float, save_at: list[float]) -> KroghSolution:
 
 
 def doxorubicin_half_distance() -> list[VerificationCase]:
-    """Published: doxorubicin in xenografts halves 20 to 50 um from vessels, 10 to 20 min after injection."""
+    """Published: doxorubicin in xenografts halves 20 to 50 um from vessels, 10 to 20 min after
+    injection.
+    """
     found = doxorubicin_bolus(120 * UM, [600.0, 1200.0])
     source = "Primeau 2005 (40-50 um), BMC Cancer 2012 12:214 (24-43 um)"
     cases = [

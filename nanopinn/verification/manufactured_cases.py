@@ -1,4 +1,6 @@
-"""Solutions made up in advance, in three dimensions, with everything variable (V11): the order at which the solvers approach them."""
+"""Solutions made up in advance, in three dimensions, with everything variable (V11): the order at
+which the solvers approach them.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +49,11 @@ def pressure_order() -> list[VerificationCase]:
 
 
 def rim_order() -> list[VerificationCase]:
-    """Pressure with only the voxels within 0.5 mm of a ball cut: of a layer that ends there, and of one that varies everywhere.
+    """Pressure with only the voxels within 0.5 mm of a ball cut: of a layer that ends there, and of
+    one that varies everywhere.
 
-    Where cells of two sizes meet, the gradient along their face is neglected: what is flat there keeps the second order.
+    Where cells of two sizes meet, the gradient along their face is neglected: what is flat there
+    keeps the second order.
     """
     R, layer, rim = 0.75e-3, 0.25e-3, 0.5e-3
 
@@ -93,7 +97,9 @@ def transport_order() -> list[VerificationCase]:
 
 
 def time_order() -> list[VerificationCase]:
-    """Steps of one size, each half the last, with saturable uptake: against steps sixteen times shorter."""
+    """Steps of one size, each half the last, with saturable uptake: against steps sixteen times
+    shorter.
+    """
     interval, start, _ = _transport(1, "fitted", 1e-9, 2e-7, saturable=True)
     end = interval.end
 
@@ -142,7 +148,8 @@ def _transport(
 ) -> tuple[Interval, Tensor, Tensor]:
     """The interval, the pools at its start, and the exact pool at its end: ``X(x) g(t)``.
 
-    No fluid and no drug crosses the faces of the box. What makes ``X g`` the solution comes in with the plasma.
+    No fluid and no drug crosses the faces of the box. What makes ``X g`` the solution comes in with
+    the plasma.
     """
     grid, x = _grid(factor)
     phi: Field = lambda y: 0.3 + 0.1 * torch.sin(4 * y[..., 0] / BOX[0] + 2 * y[..., 2] / BOX[2])  # noqa: E731

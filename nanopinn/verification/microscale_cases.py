@@ -1,4 +1,6 @@
-"""What stands below the voxel: oxygen around a vessel, walls and barriers, and a front (V4, V5, V12, V13)."""
+"""What stands below the voxel: oxygen around a vessel, walls and barriers, and a front (V4, V5,
+V12, V13).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ UM = 1e-6
 
 
 def oxygen_cylinder() -> list[VerificationCase]:
-    """V4: oxygen at the edge of the cylinder; beyond what is supplied, flux and demand balance at the free boundary."""
+    """V4: oxygen at the edge of the cylinder; beyond what is supplied, flux and demand balance at
+    the free boundary.
+    """
     D, M, p_0, R_c = 2000 * UM**2, 15 * MMHG, 40 * MMHG, 10 * UM
     R_t = torch.tensor([50.0, 70.0, 90.0], dtype=torch.float64) * UM
     p = oxygen_pressure(R_t, R_t, R_c, D, M, p_0) / MMHG
@@ -192,7 +196,9 @@ def wall_limits() -> list[VerificationCase]:
 
 
 def _layered_flux(layers: Sequence[tuple[float, float]], P: float, cells: int) -> float:
-    """Steady flux through two layers of cells that meet at a thin interface, from 1 to 0, mol/(m2 s)."""
+    """Steady flux through two layers of cells that meet at a thin interface, from 1 to 0, mol/(m2
+    s).
+    """
     (L1, D1), (L2, D2) = layers
     g1, g2 = D1 * cells / L1, D2 * cells / L2
     # the interface stands between two cells: half of either in series with it
@@ -216,7 +222,9 @@ def _layered_flux(layers: Sequence[tuple[float, float]], P: float, cells: int) -
 
 
 def thin_interface() -> list[VerificationCase]:
-    """V13: two layers with a thin interface between them, in closed form and on coarse and fine cells."""
+    """V13: two layers with a thin interface between them, in closed form and on coarse and fine
+    cells.
+    """
     layers, P, reference = [(10 * UM, 6e-10), (20 * UM, 3.6e-10)], 1e-6, 9.3264e-7
     J = layered_permeability(layers, [P])
     solved = [_layered_flux(layers, P, n) for n in (1, 16)]

@@ -1,4 +1,6 @@
-"""Pools in tissue: release, the contrast agent at rest, conservation, and the scaling that images cannot see (V6, V7, V9, V10)."""
+"""Pools in tissue: release, the contrast agent at rest, conservation, and the scaling that images
+cannot see (V6, V7, V9, V10).
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,9 @@ def contrast_is_tofts() -> list[VerificationCase]:
 
 
 def mass_balance() -> list[VerificationCase]:
-    """V9: what enters a leaking tumour reacts, flows out or stays: for both schemes of linear pools, for every pool, and for the fluid."""
+    """V9: what enters a leaking tumour reacts, flows out or stays: for both schemes of linear
+    pools, for every pool, and for the fluid.
+    """
     setting, _, _ = small_tissue()
     forward = ForwardModel(setting, lambda th: {})
     none = torch.zeros(0, dtype=torch.float64)

@@ -51,7 +51,9 @@ PUBLISHED: tuple[Callable[[], list[VerificationCase]], ...] = (
 
 
 def run_verification(*, published: bool = False) -> tuple[VerificationCase, ...]:
-    """Run every case, or those alone that stand beside published values and reference runs; in the order of their numbers."""
+    """Run every case, or those alone that stand beside published values and reference runs; in the
+    order of their numbers.
+    """
     found = [case for run in (PUBLISHED if published else CASES) for case in run()]
     return tuple(sorted((c for c in found if not (published and _is_numbered(c))), key=_number))
 

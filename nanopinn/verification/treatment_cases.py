@@ -55,7 +55,9 @@ def plasma_brackets() -> list[VerificationCase]:
 
 
 def hot_release() -> list[VerificationCase]:
-    """V6: what a thermosensitive liposome releases at 42 C, in 20 s and per pass through the tumour's vessels."""
+    """V6: what a thermosensitive liposome releases at 42 C, in 20 s and per pass through the
+    tumour's vessels.
+    """
     pH = torch.tensor(7.0, dtype=torch.float64)
     k = float(THERMOSENSITIVE.release_rate(pH, torch.tensor(315.15, dtype=torch.float64)))
     found = [
@@ -87,7 +89,9 @@ def hot_release() -> list[VerificationCase]:
 
 
 def partition_at_equilibrium() -> list[VerificationCase]:
-    """V8: a closed voxel at pH 7.4, left alone, ends at ``I = rho (K_i/K_e) F``, below and above saturation."""
+    """V8: a closed voxel at pH 7.4, left alone, ends at ``I = rho (K_i/K_e) F``, below and above
+    saturation.
+    """
     one = torch.ones((2, 2, 2), dtype=torch.float64)
     tissue = TissueMaps(one, 1e-3 * one, 0.3 * one, 0.03 * one, 7.4 * one)
     # walls that let nothing through

@@ -32,7 +32,9 @@ def nanopinn(*args: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def asked(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    """The same command in this process: what is refused needs no fresh imports, which take far longer than to refuse."""
+    """The same command in this process: what is refused needs no fresh imports, which take far
+    longer than to refuse.
+    """
     command, out, err, code = ["nanopinn", *map(str, args)], io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", command)
@@ -51,7 +53,10 @@ def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 def test_help_loads_no_heavy_package() -> None:
-    code = "import sys, nanopinn.cli.app; sys.exit(any(m in sys.modules for m in ('torch', 'monai', 'scipy', 'matplotlib')))"
+    code = (
+        "import sys, nanopinn.cli.app; sys.exit(any(m in sys.modules for m in ('torch', 'monai',"
+        " 'scipy', 'matplotlib')))"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

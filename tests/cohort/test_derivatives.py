@@ -1,4 +1,6 @@
-"""Results under BIDS names: valid or declared, with their check, without traces of the machine, all or nothing."""
+"""Results under BIDS names: valid or declared, with their check, without traces of the machine, all
+or nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A cohort's tables and page: what went wrong first, averages of what the images say, and of nothing else."""
+"""A cohort's tables and page: what went wrong first, averages of what the images say, and of
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from nanopinn.report.group_page import write_group
 
 from .faked_cohort import drawn, put_arms, put_fit, put_verdict, scalar
 
-#: Cases of tuberculosis and others, vaccinated and not, of the 13 trials of BCG (Colditz et al. 1994).
+#: Cases of tuberculosis and others, vaccinated and not, of the 13 trials of BCG (Colditz et al.
+#: 1994).
 BCG = np.array(
     [
         [4, 119, 11, 128],
@@ -95,7 +98,9 @@ def test_a_group_finds_the_truth_of_its_subjects_and_not_the_prior(tmp_path: Pat
 
 
 def cohort(dataset: Path) -> Path:
-    """Eight subjects: five that pass, one of them far off, a failed check, a refusal, and one that was killed."""
+    """Eight subjects: five that pass, one of them far off, a failed check, a refusal, and one that
+    was killed.
+    """
     for i, median in enumerate((2.0, 2.1, 1.9, 2.05, 60.0)):
         put_fit(
             dataset, f"sub-0{i + 1}_ses-1", [scalar("k", median, 0.1), scalar("p_e", 1.0, 0.99)]

@@ -1,4 +1,6 @@
-"""A small study with known maps, written with nibabel alone and computed without the package's convolution."""
+"""A small study with known maps, written with nibabel alone and computed without the package's
+convolution.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +113,8 @@ def build_study(
     spacing_s: float = SPACING_S,
     frames: int = FRAMES,
 ) -> Study:
-    """Tumour ball of graded Ktrans in tissue that takes up nothing; pH on a coarser, smaller grid of its own.
+    """Tumour ball of graded Ktrans in tissue that takes up nothing; pH on a coarser, smaller grid
+    of its own.
 
     ``scale`` is the dose over that of Parker's curve.
     """

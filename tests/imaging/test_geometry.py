@@ -46,7 +46,8 @@ def test_there_and_back_returns_the_field_where_both_grids_measured() -> None:
     back = resample(there, oblique((0.8, 0.9, 1.1), (-2.0, -3.0, 0.0)), (20, 18, 16), COARSE)
     known = np.isfinite(back)
     assert known.sum() > 300
-    # trilinear is exact for a linear field except within a voxel of a border, where it holds the edge's value
+    # trilinear is exact for a linear field except within a voxel of a border, where it holds the
+    # edge's value
     steep = np.abs(np.array([0.3, 0.2, 0.11])) @ np.array([2.1, 1.7, 1.9])
     assert np.abs(back - values)[known].max() < steep
     assert np.median(np.abs(back - values)[known]) < 1e-12
@@ -132,5 +133,6 @@ def test_in_a_single_slice_the_slice_is_smoothed() -> None:
 def test_smoothing_averages_noise() -> None:
     noise = np.random.default_rng(0).standard_normal((24, 24, 24))
     smooth = smooth_local_quadratic(noise, np.ones(noise.shape, dtype=bool), 1.2)[5:-5, 5:-5, 5:-5]
-    # the kernel is (5/2 - r^2/2) times the Gaussian: its square integrates to 3.4375 of the Gaussian's
+    # the kernel is (5/2 - r^2/2) times the Gaussian: its square integrates to 3.4375 of the
+    # Gaussian's
     assert smooth.std() == pytest.approx(3.4375**0.5 * (2 * np.sqrt(np.pi) * 1.2) ** -1.5, rel=0.15)

@@ -61,7 +61,8 @@ def test_noise_is_stated_as_large_as_it_is(tmp_path: Path) -> None:
     found = make_maps(ImagingInputs(**noisy.given()))
     inside = noisy.mask & (found.status == 0)
     error = (found.ktrans_per_min - noisy.Ktrans)[inside] / found.ktrans_std[inside]
-    # a normalised error has sd 1; about a hundred voxels know it to 7 %, a shared arrival adds a little
+    # a normalised error has sd 1; about a hundred voxels know it to 7 %, a shared arrival adds a
+    # little
     assert 0.75 < error.std() < 1.35
     assert abs(np.median(error)) < 0.5
 
@@ -91,7 +92,8 @@ def test_one_spoiled_voxel_is_flagged_and_spoils_no_other(
 
 def test_ph_comes_by_the_affines_and_holes_are_stated(study: Study, maps: ImagingMaps) -> None:
     measured = np.isfinite(maps.ph)
-    # the pH grid: 1.5 voxels in plane from an offset of a quarter voxel, the same slices from the second on
+    # the pH grid: 1.5 voxels in plane from an offset of a quarter voxel, the same slices from the
+    # second on
     x, y, z = np.indices(study.mask.shape)
     u, v, w = (x - 0.25) / 1.5, (y - 0.25) / 1.5, z - 1.0
     between = (u >= 0) & (u <= 7) & (v >= 0) & (v <= 6) & (w >= 0) & (w <= 2)

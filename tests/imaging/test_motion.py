@@ -18,7 +18,9 @@ VOXEL_MM = np.array([1.0, 1.2, 2.5])
 
 @pytest.fixture(scope="module")
 def still() -> np.ndarray:
-    """An anatomy with an inner region that brightens threefold over twelve frames, ``(t, x, y, z)``."""
+    """An anatomy with an inner region that brightens threefold over twelve frames, ``(t, x, y,
+    z)``.
+    """
     rng = np.random.default_rng(0)
     x, y, z = np.indices((32, 30, 12))
     body = ((x - 16) / 13) ** 2 + ((y - 15) / 12) ** 2 + ((z - 5.5) / 5) ** 2 < 1

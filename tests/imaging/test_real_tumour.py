@@ -1,4 +1,6 @@
-"""A real tumour (Madym's test data set, 294 voxels, 75 frames), against independent fits of the same data."""
+"""A real tumour (Madym's test data set, 294 voxels, 75 frames), against independent fits of the
+same data.
+"""
 
 from __future__ import annotations
 
@@ -54,15 +56,18 @@ def test_at_least_95_per_cent_of_the_tumour_has_valid_kinetics(maps: ImagingMaps
 
 
 def test_medians_lie_where_others_found_them(maps: ImagingMaps) -> None:
-    # an earlier sketch found T1 0.87 s by the linear form, which differs by 6 % here (test_t1: ours is the least-
-    # squares solution), and Ktrans 0.28 with the arrival held at the injection frame; a fitted arrival costs 16 %
+    # an earlier sketch found T1 0.87 s by the linear form, which differs by 6 % here (test_t1: ours
+    # is the least- squares solution), and Ktrans 0.28 with the arrival held at the injection frame;
+    # a fitted arrival costs 16 %
     assert np.nanmedian(maps.t1_s[maps.mask]) == pytest.approx(0.87, rel=0.08)
     assert np.nanmedian(maps.ktrans_per_min[maps.mask]) == pytest.approx(0.28, rel=0.2)
     assert 0.5 < np.nanmedian(maps.ve[maps.mask]) < 0.62
 
 
 def test_the_choices_of_the_sketch_give_its_numbers(tumour: Path) -> None:
-    """Linear T1, seven images before the bolus, arrival with the eighth, the median curve: 0.27 to 0.29 1/min."""
+    """Linear T1, seven images before the bolus, arrival with the eighth, the median curve: 0.27 to
+    0.29 1/min.
+    """
     mask = read_volume(tumour / "tumour_mask.nii.gz").numpy() > 0.5
     vfa = np.stack([read_volume(p).numpy()[mask] for p in vfa_files(tumour)], axis=-1)
     T1 = float(
@@ -99,9 +104,11 @@ def test_voxel_fits_are_those_of_an_independent_least_squares_code(maps: Imaging
 def test_another_arterial_input_moves_ktrans_more_than_the_voxels_own_errors(
     tumour: Path, maps: ImagingMaps
 ) -> None:
-    """Why the report names the input first: Georgiou's curve is larger, the scan's own vessels look smaller.
+    """Why the report names the input first: Georgiou's curve is larger, the scan's own vessels look
+    smaller.
 
-    The vessels' peak is cut by 5 s frames, inflow and partial volume, so neither is taken for the truth.
+    The vessels' peak is cut by 5 s frames, inflow and partial volume, so neither is taken for the
+    truth.
     """
     medians = {"parker": np.nanmedian(maps.ktrans_per_min[maps.mask])}
     for aif in ("georgiou", "auto"):

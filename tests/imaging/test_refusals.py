@@ -1,4 +1,6 @@
-"""Masks, pH maps, drug images and T1 that cannot be used: each refused by file, field, value and remedy."""
+"""Masks, pH maps, drug images and T1 that cannot be used: each refused by file, field, value and
+remedy.
+"""
 
 from __future__ import annotations
 

@@ -53,7 +53,9 @@ def moved(
     shape: tuple[int, ...] = SHAPE,
     scale: tuple[float, float, float] = (1, 1, 1),
 ) -> np.ndarray:
-    """The true place of a scan whose header says ``affine``: 3 mm and 5 degrees away, stretched along its own axes."""
+    """The true place of a scan whose header says ``affine``: 3 mm and 5 degrees away, stretched
+    along its own axes.
+    """
     a, centre = np.deg2rad(5.0), affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
     turn, size = np.eye(4), np.linalg.norm(affine[:3, :3], axis=0)
     turn[:2, :2] = [[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]
@@ -67,7 +69,9 @@ def moved(
 def shown(
     anatomy: np.ndarray, where: np.ndarray, shape: tuple[int, int, int] = SHAPE, thick: int = 1
 ) -> np.ndarray:
-    """The anatomy as voxels placed at ``where`` hold it, averaged through ``thick`` layers of each slice."""
+    """The anatomy as voxels placed at ``where`` hold it, averaged through ``thick`` layers of each
+    slice.
+    """
     parts = []
     for i in range(thick):
         index = np.indices(shape).reshape(3, -1) + np.array([[0], [0], [(i + 0.5) / thick - 0.5]])
@@ -108,7 +112,9 @@ def test_three_millimetres_and_five_degrees_are_recovered_to_0_3_voxel(anatomy: 
 
 
 def test_a_scan_on_a_coarser_grid_turned_otherwise_is_recovered_too(anatomy: np.ndarray) -> None:
-    """Voxels of 1.5 x 1.2 x 3 mm, axes permuted and mirrored, turned by 10 degrees about the slices' normal."""
+    """Voxels of 1.5 x 1.2 x 3 mm, axes permuted and mirrored, turned by 10 degrees about the
+    slices' normal.
+    """
     shape, a = (22, 26, 9), np.deg2rad(10.0)
     turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1.0]])
     header, centre = np.eye(4), AFFINE[:3, :3] @ ((np.array(SHAPE) - 1) / 2) + AFFINE[:3, 3]
@@ -205,7 +211,9 @@ def test_a_ph_map_that_lies_wrong_is_moved_onto_the_tumour(
 def flip_angle_set(
     anatomy: np.ndarray, true: np.ndarray, folder: Path
 ) -> tuple[tuple[Path, ...], np.ndarray]:
-    """Files whose headers say ``AFFINE`` of tissue that lies at ``true``, and the T1 in their voxels."""
+    """Files whose headers say ``AFFINE`` of tissue that lies at ``true``, and the T1 in their
+    voxels.
+    """
     T1 = 0.6 + shown(anatomy, true) / 300.0
     density = np.where(shown(anatomy, true) > 20, 1.0, 0.01)
     files = []

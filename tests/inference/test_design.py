@@ -1,4 +1,6 @@
-"""Expected posteriors are those of linear Gaussian problems in closed form, and rankings those of known best points."""
+"""Expected posteriors are those of linear Gaussian problems in closed form, and rankings those of
+known best points.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ def test_the_expected_posterior_of_two_images_is_that_of_their_joint_covariance(
 def test_an_error_that_images_share_is_not_averaged_away() -> None:
     alike = torch.ones((12, 3), dtype=torch.float64)
     once = FisherInformation.of(alike, 1e3 * alike[:, :1], alike[:, :0])
-    # the sum of the unknowns is seen through an error of 1e3: once or a hundred times, with information 1e-6
+    # the sum of the unknowns is seen through an error of 1e3: once or a hundred times, with
+    # information 1e-6
     hundred = FisherInformation(100 * once.gram, 3)
     np.testing.assert_allclose(
         hundred.covariance(PRIOR_SD), np.diag(PRIOR_SD**2), rtol=1e-5, atol=1e-5

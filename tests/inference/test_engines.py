@@ -1,4 +1,6 @@
-"""Tangents, engines and check on a small tumour whose data come from a finer grid and another scheme."""
+"""Tangents, engines and check on a small tumour whose data come from a finer grid and another
+scheme.
+"""
 
 from __future__ import annotations
 
@@ -164,7 +166,8 @@ def test_gauss_newton_recovers_what_the_images_inform_and_the_check_passes(probl
     assert fit.run.converged
     sd = np.sqrt(np.diag(fit.run.covariance))
     errors = dict(zip(p.unknowns.names, (fit.theta - truth) / sd, strict=True))
-    # ten unknowns: the largest of ten normal errors exceeds 3 sd once in 40 draws; this draw has 2.2
+    # ten unknowns: the largest of ten normal errors exceeds 3 sd once in 40 draws; this draw has
+    # 2.2
     assert max(abs(e) for e in errors.values()) < 3, errors
     for name in ("l", "PS_l", "krel_ref"):
         assert abs(fit.theta - truth)[p.unknowns.names.index(name)] < np.log(1.25), name
@@ -184,7 +187,8 @@ def test_a_profile_through_the_voxels_is_of_full_solves_and_tells_the_bounded_fr
     assert length.bounded == (True, True)
     assert p_e.bounded == (False, False)
     np.testing.assert_allclose(p_e.interval, fit.run["p_e"].prior_interval(), rtol=5e-3)
-    # l is known to 4 %, where the model is nearly linear: Laplace is nearly right, ends within a sixth of an sd
+    # l is known to 4 %, where the model is nearly linear: Laplace is nearly right, ends within a
+    # sixth of an sd
     np.testing.assert_allclose(
         np.log(length.interval), np.log(length.laplace), atol=0.15 * fit.run["l"].sd
     )
@@ -215,7 +219,8 @@ def test_networks_find_the_tangents_from_the_residual_alone(problem) -> None:
     exact = engine.problem.predict(theta, engine.forward, tangents=True).jacobian
     for j, name in enumerate(p.unknowns.names):
         if float(exact[:, j].norm()) > 1e-3 * float(exact.norm()):
-            # measured at a phantom of 14 x 14 x 10 voxels: at most 1.5 %, of which 0.8 % are the time steps of finite volumes
+            # measured at a phantom of 14 x 14 x 10 voxels: at most 1.5 %, of which 0.8 % are the
+            # time steps of finite volumes
             assert float((learned[:, j] - exact[:, j]).norm()) < 0.03 * float(exact[:, j].norm()), (
                 name
             )

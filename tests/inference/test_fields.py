@@ -1,4 +1,6 @@
-"""Unknown functions and model error from their settings to the maps, the check and the checkpoint of a fit; phantoms that hold them."""
+"""Unknown functions and model error from their settings to the maps, the check and the checkpoint
+of a fit; phantoms that hold them.
+"""
 
 from __future__ import annotations
 

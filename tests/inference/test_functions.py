@@ -1,4 +1,6 @@
-"""Unknown functions: fields of space and the release law; their tangents, their priors, and what is told of them."""
+"""Unknown functions: fields of space and the release law; their tangents, their priors, and what is
+told of them.
+"""
 
 from __future__ import annotations
 
@@ -214,7 +216,8 @@ def test_a_cut_face_passes_the_inflow_and_nothing_else(problem) -> None:
     # what enters a coarse face is what enters its four parts
     torch.testing.assert_close(flow.flows[0][-1], -area * _inflow_of_parts(p, theta))
     assert float(model.inflow().max()) > 0.1 * float(model.scalars["q"] * model.scalars["l"])
-    # and fluid is conserved in every cell: what enters by the walls and the face leaves by the others and the lymphatics
+    # and fluid is conserved in every cell: what enters by the walls and the face leaves by the
+    # others and the lymphatics
     torch.testing.assert_close(
         divergence(flow.flows, p.setting.grid),
         flow.J_v - flow.J_L,

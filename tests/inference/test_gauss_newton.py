@@ -1,4 +1,6 @@
-"""Gauss-Newton's descent where its curvature is right, and where residuals bend the objective more than it knows."""
+"""Gauss-Newton's descent where its curvature is right, and where residuals bend the objective more
+than it knows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from nanopinn.inference.gauss_newton import OptimisationRun, PreviousStep, Quadr
 
 
 def descended(residual: float, bend: float) -> OptimisationRun:
-    """From theta = 1 with prior 0 +- 1 and one residual, ``residual + bend theta^2 / 2``: curvature 1 + residual * bend at 0."""
+    """From theta = 1 with prior 0 +- 1 and one residual, ``residual + bend theta^2 / 2``: curvature
+    1 + residual * bend at 0.
+    """
     one = np.ones(1)
 
     def value(theta: np.ndarray) -> np.ndarray:
@@ -39,7 +43,8 @@ def test_where_the_model_is_right_one_step_is_enough() -> None:
 def test_steps_that_turn_round_end_by_the_secant(missing: float) -> None:
     found = descended(missing / 1e-3, 1e-3)
     assert found.converged
-    # a parabola's secant is exact; by Gauss-Newton alone each point is ``missing`` times as far as the last, on the other side
+    # a parabola's secant is exact; by Gauss-Newton alone each point is ``missing`` times as far as
+    # the last, on the other side
     assert found.iterations <= 4
     assert abs(found.theta[0]) < 0.01 / (1 + missing)
 

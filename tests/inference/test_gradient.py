@@ -1,4 +1,6 @@
-"""The adjoint gradient is that of the objective which the fit computes: a test by central differences."""
+"""The adjoint gradient is that of the objective which the fit computes: a test by central
+differences.
+"""
 
 from __future__ import annotations
 

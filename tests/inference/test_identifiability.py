@@ -1,4 +1,6 @@
-"""What is said before a fit: structural rules against the Jacobian, directions in words, and what no fit can start from."""
+"""What is said before a fit: structural rules against the Jacobian, directions in words, and what
+no fit can start from.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,8 @@ def test_released_drug_alone_trades_entry_against_release(problem, expansion) ->
         if "krel_ref" in limit.unknowns and "PS_l" in limit.unknowns
     )
     assert not product.alone
-    # what is released goes with the product of entry (both ways through the wall) and release: parallel columns
+    # what is released goes with the product of entry (both ways through the wall) and release:
+    # parallel columns
     image = rows.jacobian[-part.drug[0].count :]
     entry, release = (
         image[:, [part.unknowns.names.index(n) for n in names]].sum(axis=1)

@@ -1,4 +1,6 @@
-"""Unknown functions of time: the release rate in voxels and rates of systems, constant between events."""
+"""Unknown functions of time: the release rate in voxels and rates of systems, constant between
+events.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ from nanopinn.solvers.runge_kutta import SDIRK3, split_at_jumps
 from .test_engines import small_problem
 
 HOUR = 3600.0
-#: Images of :func:`small_problem` are of 1 and 12 h: the first jump is informed, the second is after the last image.
+#: Images of :func:`small_problem` are of 1 and 12 h: the first jump is informed, the second is
+#: after the last image.
 ASKED = FitSettings(release_in_time=(3.0, 20.0))
 
 
@@ -45,7 +48,9 @@ def problem(plain) -> InverseProblem:
 
 
 def stepped(problem: InverseProblem, step: float) -> InverseProblem:
-    """The problem with drug images of a release rate that jumps by ``exp(step)`` at 3 h, from a finer grid and another scheme."""
+    """The problem with drug images of a release rate that jumps by ``exp(step)`` at 3 h, from a
+    finer grid and another scheme.
+    """
     theta = problem.unknowns.prior_mean
     theta[problem.unknowns.names.index("release_1")] = step
     fine = replace(problem, setting=replace(problem.setting.refined(2), flow_refine=1))
@@ -252,7 +257,8 @@ def test_a_cell_whose_release_jumps_goes_as_another_integrator_takes_it() -> Non
         found.append(run.y.T[1 if k else 0 :])
     expected = np.concatenate(found)
     error = np.abs(U - expected) / expected.max(axis=0)
-    # free drug leaves the interstitium within a minute: the first two steps of 2 min after a jump are long beside that
+    # free drug leaves the interstitium within a minute: the first two steps of 2 min after a jump
+    # are long beside that
     settled = (nodes <= 2 * HOUR) | (nodes > 2 * HOUR + 250)
     # 1.0e-3 soon after the dose, where nothing has jumped yet
     assert error[settled].max() < 2e-3
@@ -309,7 +315,8 @@ def test_hours_are_read_as_the_command_line_gives_them() -> None:
         FitSettings(release_in_time="six")
 
 
-# --- systems ---------------------------------------------------------------------------------------------------------
+# --- systems
+# ---------------------------------------------------------------------------------------------------------
 
 INPUT = PiecewiseConstantFunction("input", (2.0, 5.0))
 CLEARANCE = 0.4

@@ -19,7 +19,9 @@ from .test_engines import small_problem
 
 
 class Erring(ForwardModel):
-    """Other equations: wall influx, or what release brings to free drug, off by a relative error ``(x, y, z)``."""
+    """Other equations: wall influx, or what release brings to free drug, off by a relative error
+    ``(x, y, z)``.
+    """
 
     def __init__(self, problem: InverseProblem, balance: str, e: torch.Tensor) -> None:
         super().__init__(problem.setting, problem.unknowns.scalars)

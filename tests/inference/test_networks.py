@@ -1,4 +1,6 @@
-"""Networks whose last layer is eliminated: against exact solutions, and against faults put in on purpose."""
+"""Networks whose last layer is eliminated: against exact solutions, and against faults put in on
+purpose.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,8 @@ def test_every_layer_makes_the_residual_smaller_and_no_other_weights_make_it_sma
     problem = matrix()
     found = [KrylovSolver(k, tolerance=0.0).solve(problem, quiet) for k in range(1, 6)]
     assert all(b.residual < a.residual for a, b in itertools.pairwise(found))
-    # the Krylov space of A and the right-hand side, searched by another way: a dense least-squares fit
+    # the Krylov space of A and the right-hand side, searched by another way: a dense least-squares
+    # fit
     r = problem.rhs[:1]
     space = [r @ torch.linalg.matrix_power(problem.A, k).T for k in range(5)]
     images = torch.cat([problem.apply(v) for v in space]).T

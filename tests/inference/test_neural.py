@@ -23,7 +23,9 @@ from .test_engines import NOISE, small_problem
 
 @pytest.fixture(scope="module")
 def varying() -> tuple[InverseProblem, torch.Tensor]:
-    """Drug images of a carrier permeability that varies along x, from a finer grid and another scheme; and its logarithm."""
+    """Drug images of a carrier permeability that varies along x, from a finer grid and another
+    scheme; and its logarithm.
+    """
     p, truth = small_problem()
     x = (torch.arange(12, dtype=torch.float64) - 5.5) * 0.5
     true = torch.where(p.setting.maps.tumour > 0.5, (0.8 * torch.tanh(1.5 * x))[:, None, None], 0.0)
@@ -115,7 +117,8 @@ def test_training_finds_the_field_and_says_how_surely(varying) -> None:
         shapes, torch.as_tensor(fit.theta[at]), torch.as_tensor(fit.run.covariance[at, at])
     )
     error = (found.mean - true)[inside] - (found.mean - true)[inside].mean()
-    # no field leaves 1; a quarter of the variance is the limit: what is left here is mostly the border layer, which drug images do not show
+    # no field leaves 1; a quarter of the variance is the limit: what is left here is mostly the
+    # border layer, which drug images do not show
     assert float(error.norm() / true[inside].norm()) < 0.5
     assert float(found.contraction[inside].mean()) > 0.5
     assert bool((found.sd <= found.prior_sd + 1e-9).all())

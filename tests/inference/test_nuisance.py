@@ -78,7 +78,8 @@ def test_the_sd_of_a_scale_is_that_of_as_many_numbers() -> None:
     (found,) = _estimate_noise_scales(
         ("a",), torch.zeros(5000).long(), one, nothing, r, r.new_zeros((5000, 0)), 1000
     )
-    # ML of a standard deviation: its logarithm has variance 1/(2 N); 1000 of the numbers were projected out
+    # ML of a standard deviation: its logarithm has variance 1/(2 N); 1000 of the numbers were
+    # projected out
     assert found.sd == pytest.approx((2 * 4000) ** -0.5, rel=0.01)
     assert found.scale == pytest.approx(float((r @ r / 4000).sqrt()), rel=1e-3)
 

@@ -1,4 +1,6 @@
-"""Profiles against closed forms: a Gaussian, a bent likelihood, a ridge, an unknown that nothing touches."""
+"""Profiles against closed forms: a Gaussian, a bent likelihood, a ridge, an unknown that nothing
+touches.
+"""
 
 from __future__ import annotations
 

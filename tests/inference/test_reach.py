@@ -1,4 +1,6 @@
-"""How far posteriors reach, against closed forms: a parabola, and a valley in which two unknowns explain one number in turns."""
+"""How far posteriors reach, against closed forms: a parabola, and a valley in which two unknowns
+explain one number in turns.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def two_sources() -> Closed:
 
 
 def rise(problem: Closed, a: float, best: np.ndarray) -> float:
-    """Of the objective from its least to where the first unknown is held, by a search over the second."""
+    """Of the objective from its least to where the first unknown is held, by a search over the
+    second.
+    """
 
     def value(th: np.ndarray) -> float:
         return 0.5 * problem.predict(th, None).chi2 + 0.5 * float(
@@ -111,5 +115,6 @@ def test_a_better_point_on_the_way_is_told() -> None:
     )
     assert (
         held.notes[0]
-        == "label of a: a better point than the estimate was found on the way: fit again with --starts."
+        == "label of a: a better point than the estimate was found on the way: fit again with"
+        " --starts."
     )

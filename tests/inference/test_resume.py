@@ -1,4 +1,6 @@
-"""A fit that is killed goes on and ends where it would have ended; whole runs are killed in tests/test_faults.py."""
+"""A fit that is killed goes on and ends where it would have ended; whole runs are killed in
+tests/test_faults.py.
+"""
 
 from __future__ import annotations
 

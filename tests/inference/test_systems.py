@@ -24,7 +24,9 @@ HOUR, DOSE = 3600.0, 5e-5
 
 
 def three_compartments() -> dict[str, float]:
-    """Clearance (m3/s), volumes (m3) and exchange (m3/s) of the published tri-exponential curve of free doxorubicin."""
+    """Clearance (m3/s), volumes (m3) and exchange (m3/s) of the published tri-exponential curve of
+    free doxorubicin.
+    """
     impulse = free_drug_impulse_response()
     A, k = np.array(impulse.amplitudes), np.array(impulse.rates)
     central = 1 / A.sum()
@@ -95,7 +97,9 @@ def growth_problem(
 
 
 def front(cells: int = 30, tolerance: float = 1e-6) -> SystemProblem:
-    """Two reacting species that diffuse in from the left; measured at a few times and on every third cell."""
+    """Two reacting species that diffuse in from the left; measured at a few times and on every
+    third cell.
+    """
     x = (np.arange(cells) + 0.5) / cells
 
     def rate(t, y, s):
@@ -177,7 +181,8 @@ def test_tangents_equal_central_differences_with_the_same_steps(scheme) -> None:
         difference = (
             solve(theta + step, **options).states - solve(theta - step, **options).states
         ) / 2e-5
-        # Newton stops at 1e-8: over a step of 1e-5 that leaves some 1e-3 at worst, and in fact far less
+        # Newton stops at 1e-8: over a step of 1e-5 that leaves some 1e-3 at worst, and in fact far
+        # less
         np.testing.assert_allclose(exact[..., j], difference, atol=1e-6 * np.abs(exact).max())
 
 
@@ -341,7 +346,8 @@ def test_the_network_comes_to_the_same_diffusion_and_reaction_on_a_line() -> Non
         fit_fv(problem),
         fit_pinn(problem, settings=PinnSettings(hidden=(24,), times=16, iterations=50)),
     )
-    # it starts 0.7 away in the logarithm; two thirds of the times are used, and the network is 1 % off (docs/inference.md)
+    # it starts 0.7 away in the logarithm; two thirds of the times are used, and the network is 1 %
+    # off (docs/inference.md)
     assert (np.abs(pinn.theta - fv.theta) < 0.03).all()
 
 

@@ -26,7 +26,8 @@ with claimed(Path(sys.argv[1]), overwrite=True):
     print("held", flush=True)
     time.sleep(60)
 """
-#: Writes a folder over another, and is killed before or after a call of os.replace or shutil.rmtree.
+#: Writes a folder over another, and is killed before or after a call of os.replace or
+#: shutil.rmtree.
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""A folder in place of a series: dcm2niix's output, DICOM that it converts, and folders that hold neither."""
+"""A folder in place of a series: dcm2niix's output, DICOM that it converts, and folders that hold
+neither.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from qtpy.QtWidgets import QApplication
 
 from nanopinn import PhantomSettings, make_phantom
 
-# the worker inherits it: threads that wait for one another on a busy machine make these small fits tenfold slower
+# the worker inherits it: threads that wait for one another on a busy machine make these small fits
+# tenfold slower
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

@@ -23,7 +23,9 @@ from nanopinn.napari_plugin.sources import Source, export_to_file, plugin_metada
 
 
 class Heart:
-    """How long the window stood still: longest time, and longest work of its own, between two beats of a timer."""
+    """How long the window stood still: longest time, and longest work of its own, between two beats
+    of a timer.
+    """
 
     def __init__(self) -> None:
         self.wall: list[float] = []
@@ -90,8 +92,9 @@ def test_a_fit_runs_to_its_end_is_saved_as_the_command_line_does_and_reopens(
     assert until(lambda: panel.worker.running is None, 200)
     still, busy = np.array(heart.wall), np.array(heart.work)
     print(
-        f"\nlongest stand of the window {still.max() * 1e3:.0f} ms (99 % of {len(still)} beats within "
-        f"{np.quantile(still, 0.99) * 1e3:.0f} ms), longest work of its own {busy.max() * 1e3:.0f} ms"
+        f"\nlongest stand of the window {still.max() * 1e3:.0f} ms (99 % of {len(still)} beats"
+        f" within {np.quantile(still, 0.99) * 1e3:.0f} ms), longest work of its own"
+        f" {busy.max() * 1e3:.0f} ms"
     )
     # what the window itself did; the rest of its stand is the wait for a core that others use
     assert busy.max() < 0.1

@@ -1,4 +1,6 @@
-"""Arms side by side on one slider, the curves of a clicked voxel, and the way back from a saved folder."""
+"""Arms side by side on one slider, the curves of a clicked voxel, and the way back from a saved
+folder.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Whatever is wrong is told in words, never as a traceback, and nothing is lost (the fixture ``said`` sees to the traceback)."""
+"""Whatever is wrong is told in words, never as a traceback, and nothing is lost (the fixture
+``said`` sees to the traceback).
+"""
 
 from __future__ import annotations
 

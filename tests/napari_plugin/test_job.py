@@ -51,7 +51,10 @@ def test_a_machine_that_is_too_small_is_named(
 def test_what_libraries_print_does_not_reach_the_answers_and_a_parent_that_is_gone_ends_it() -> (
     None
 ):
-    code = "import nanopinn.napari_plugin.job as j; j.KINDS['maps'] = lambda r, p: print('noise') or {'ok': True}; j.main()"
+    code = (
+        "import nanopinn.napari_plugin.job as j; j.KINDS['maps'] = lambda r, p: print('noise') or"
+        " {'ok': True}; j.main()"
+    )
     run = partial(
         subprocess.run,
         [sys.executable, "-c", code],

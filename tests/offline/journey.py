@@ -1,4 +1,6 @@
-"""Commands of a study, one after another in one process, by a user and on a machine whose names are known: `journey.py COMMANDS.json`."""
+"""Commands of a study, one after another in one process, by a user and on a machine whose names are
+known: `journey.py COMMANDS.json`.
+"""
 
 import contextlib
 import getpass

@@ -1,8 +1,10 @@
-"""First on PYTHONPATH, it watches a Python process and its children: whoever asks for the network is refused, and written down.
+"""First on PYTHONPATH, it watches a Python process and its children: whoever asks for the network
+is refused, and written down.
 
-An audit hook sees every module's use of Python's sockets and cannot be taken away again. Attempts go to a file, because
-libraries that send such things tend to hide that they failed. Two things are let through: files of this machine (AF_UNIX), by
-which processes speak, and to bind an address of this machine, by which urllib3 learns at its import whether there is IPv6.
+An audit hook sees every module's use of Python's sockets and cannot be taken away again. Attempts
+go to a file, because libraries that send such things tend to hide that they failed. Two things are
+let through: files of this machine (AF_UNIX), by which processes speak, and to bind an address of
+this machine, by which urllib3 learns at its import whether there is IPv6.
 """
 
 import os

@@ -1,4 +1,6 @@
-"""Formulations and their release: published values, limits, and that a printed one names its sources."""
+"""Formulations and their release: published values, limits, and that a printed one names its
+sources.
+"""
 
 from __future__ import annotations
 

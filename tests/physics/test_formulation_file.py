@@ -1,4 +1,6 @@
-"""Formulations from files: the example's numbers reach plasma and tissue, and every mistake is refused by name."""
+"""Formulations from files: the example's numbers reach plasma and tissue, and every mistake is
+refused by name.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,10 @@ def test_own_numbers_reach_plasma_and_tissue_and_those_of_the_patient_stay() -> 
 
 
 def test_own_permeability_and_transmission_stand_in_place_of_the_patients() -> None:
-    own = 'permeability = {value = 9e-6, unit = "1/s", source = "test"}\ntransmission = {value = 0.3, unit = "1", source = "test"}\n'
+    own = (
+        'permeability = {value = 9e-6, unit = "1/s", source = "test"}\ntransmission = {value = 0.3,'
+        ' unit = "1", source = "test"}\n'
+    )
     mine = changed('permeability = "PS_l"\ntransmission = "leak_l"\n', own)
     scalars, _ = mine.tissue_parameters({"PS_l": 7e-6, "leak_l": 0.1})
     assert scalars == {"PS_l": 9e-6, "leak_l": 0.3}

@@ -1,4 +1,6 @@
-"""What heating does to pressure and walls: as measured at the end, held, recovered, renewed, and one factor for each draw."""
+"""What heating does to pressure and walls: as measured at the end, held, recovered, renewed, and
+one factor for each draw.
+"""
 
 from __future__ import annotations
 

@@ -70,7 +70,8 @@ def test_a_run_releases_what_the_fit_found_of_the_law_and_of_the_rate_in_space()
     )
     body = value("T_body") * one
     assert model.carrier_release_rate(PH_SENSITIVE, body) == pytest.approx(model.release_rate())
-    # the image showed a carrier that acid opens: what it says of that is nothing to one that heat opens
+    # the image showed a carrier that acid opens: what it says of that is nothing to one that heat
+    # opens
     assert model.carrier_release_rate(THERMOSENSITIVE, body) == pytest.approx(
         value("krel_TSL_37") * one
     )
@@ -90,7 +91,9 @@ EVERYTHING = DrugPoolOptions(carrier=True, retained=True, bound=True, saturable=
     ],
 )
 def test_what_leaves_one_pool_enters_another_or_is_lost(detail: DrugPoolOptions) -> None:
-    """Columns of the reaction matrix sum to walls, lymph and decay: none is negative, and none of a cell's pools loses."""
+    """Columns of the reaction matrix sum to walls, lymph and decay: none is negative, and none of a
+    cell's pools loses.
+    """
     zero = torch.zeros(SHAPE, dtype=torch.float64)
     hot = 0.05 + zero
     pools = TumourModel.of(maps()).drug(1e-5 + zero, zero, detail, hot, hot)
@@ -105,7 +108,9 @@ def test_what_leaves_one_pool_enters_another_or_is_lost(detail: DrugPoolOptions)
 
 
 def test_cells_hold_at_equilibrium_what_their_constants_say() -> None:
-    """V8: without the effect of pH, z = 0 at I = (K_i/K_e) F, K_i per tissue volume, however far transport saturates."""
+    """V8: without the effect of pH, z = 0 at I = (K_i/K_e) F, K_i per tissue volume, however far
+    transport saturates.
+    """
     tissue = maps()
     neutral = TissueMaps(tissue.tumour, tissue.PS, tissue.phi, tissue.v_p, 7.4 + 0 * tissue.pH)
     transfer = TumourModel.of(neutral).drug(0 * tissue.PS, 0 * tissue.PS, FULL_POOLS).transfers[0]
@@ -118,7 +123,9 @@ def test_cells_hold_at_equilibrium_what_their_constants_say() -> None:
 
 
 def test_every_coefficient_is_in_double_precision() -> None:
-    """Two plain numbers under torch.where would be single: the scaling of p_e, Lp and K would hold to 1e-8 only."""
+    """Two plain numbers under torch.where would be single: the scaling of p_e, Lp and K would hold
+    to 1e-8 only.
+    """
     model = TumourModel.of(maps())
     flow = model.flow()
     assert {

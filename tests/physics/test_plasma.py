@@ -1,4 +1,6 @@
-"""Plasma curves against scipy's solution of the compartments they stand for, areas, and behaviour at events."""
+"""Plasma curves against scipy's solution of the compartments they stand for, areas, and behaviour
+at events.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ def tensor(t: object) -> torch.Tensor:
 
 
 def compartments(impulse: SumOfExponentials) -> tuple[np.ndarray, float]:
-    """Rate matrix of the mammillary compartments that have this impulse response, and the central volume.
+    """Rate matrix of the mammillary compartments that have this impulse response, and the central
+    volume.
 
     The peripheral rates are the roots of the impulse's numerator (Gibaldi and Perrier 1982).
     """
@@ -37,7 +40,8 @@ def compartments(impulse: SumOfExponentials) -> tuple[np.ndarray, float]:
     V = 1 / A.sum()
     back = -np.sort(np.roots(numerator))
     n = len(k)
-    # C(s) V = prod(s + back)/prod(s + k), and the chain's own: 1/(s + out - sum_j x_j back_j/(s + back_j))
+    # C(s) V = prod(s + back)/prod(s + k), and the chain's own: 1/(s + out - sum_j x_j back_j/(s +
+    # back_j))
     out = k.sum() - back.sum()
     exchange = [-np.prod(k - b) / np.prod([c - b for c in back if c != b]) / b for b in back]
     M = np.zeros((n, n))
@@ -48,7 +52,9 @@ def compartments(impulse: SumOfExponentials) -> tuple[np.ndarray, float]:
 
 
 def by_scipy(M: np.ndarray, into: int, doses: tuple[Dose, ...], at: np.ndarray) -> np.ndarray:
-    """Amounts in every compartment at times, doses going into one of them, restarted at every event."""
+    """Amounts in every compartment at times, doses going into one of them, restarted at every
+    event.
+    """
     events = sorted({0.0, float(at[-1])} | {e for d in doses for e in (d.start_s, d.end_s)})
     X, out = np.zeros(len(M)), np.zeros((len(at), len(M)))
     for a, b in itertools.pairwise(events):
@@ -90,7 +96,8 @@ def test_leaked_drug_is_what_the_carriers_compartments_feed_into_those_of_free_d
     carrier, Vc = compartments(PEGYLATED.encapsulated_impulse_response())
     free, V = compartments(free_drug_impulse_response())
     n = len(carrier)
-    # measured loss of encapsulated drug includes the leak, so the leak is fed and not subtracted again
+    # measured loss of encapsulated drug includes the leak, so the leak is fed and not subtracted
+    # again
     M = np.zeros((n + 3, n + 3))
     M[:n, :n], M[n:, n:] = carrier, free
     M[n, 0] = 1e-6 * 0.0059 / Vc

@@ -1,4 +1,6 @@
-"""Cohorts whose jobs are a stand-in of a few lines of shell, so that what is tested is the workflow and its driver alone."""
+"""Cohorts whose jobs are a stand-in of a few lines of shell, so that what is tested is the workflow
+and its driver alone.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ import pytest
 
 pytest.importorskip("snakemake", reason="the pipelines extra is not installed")
 
-#: Counts its calls beside the result, and waits as long as a file of the study's name lies in $HOLDS.
+#: Counts its calls beside the result, and waits as long as a file of the study's name lies in
+#: $HOLDS.
 STAND_IN = """#!/usr/bin/env bash
 set -e
 command=$1; shift

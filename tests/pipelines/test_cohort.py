@@ -1,4 +1,6 @@
-"""Three real subjects through `nanopinn cohort`; what is said before anything runs; where the workflows lie."""
+"""Three real subjects through `nanopinn cohort`; what is said before anything runs; where the
+workflows lie.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A job or the driver is killed: what is finished stays, the same command does the rest, and nothing twice."""
+"""A job or the driver is killed: what is finished stays, the same command does the rest, and
+nothing twice.
+"""
 
 from __future__ import annotations
 

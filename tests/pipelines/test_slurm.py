@@ -1,4 +1,6 @@
-"""The cohort on a real SLURM of one node on this machine: ``pytest -m slurm``, as root, with slurm-wlm and munge installed."""
+"""The cohort on a real SLURM of one node on this machine: ``pytest -m slurm``, as root, with
+slurm-wlm and munge installed.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ from .conftest import Cohort, until
 
 SCRIPT = Path(__file__).resolve().parents[2] / "pipelines" / "slurm_on_loopback.sh"
 #: The loopback SLURM has no accounting; a real one is asked by sacct.
-QUICK = "--slurm-status-command squeue --slurm-no-account --slurm-init-seconds-before-status-checks 3 --seconds-between-status-checks 3"
+QUICK = (
+    "--slurm-status-command squeue --slurm-no-account --slurm-init-seconds-before-status-checks 3"
+    " --seconds-between-status-checks 3"
+)
 pytestmark = pytest.mark.slurm
 
 
@@ -23,7 +28,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     missing = [c for c in ("slurmctld", "slurmd", "munged", "sbatch") if shutil.which(c) is None]
     if missing or os.geteuid() != 0 or Path("/etc/slurm/slurm.conf").exists():
         pytest.skip(
-            f"needs root, slurm-wlm and munge, and no SLURM that runs already (missing: {', '.join(missing) or 'none'})"
+            "needs root, slurm-wlm and munge, and no SLURM that runs already (missing:"
+            f" {', '.join(missing) or 'none'})"
         )
     folder = tmp_path_factory.mktemp("slurm")
     subprocess.run([SCRIPT, "start", folder], check=True, timeout=60)

@@ -1,4 +1,6 @@
-"""From the command line: a hostile file ends in one paragraph and exit code 3, and nothing of a header's text reaches what is written."""
+"""From the command line: a hostile file ends in one paragraph and exit code 3, and nothing of a
+header's text reaches what is written.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from tests.imaging.conftest import build_study
 
 from .hostile import volume
 
-#: Texts that would be seen at once if they got anywhere: of the header's fields, of an extension, and of the sidecar.
+#: Texts that would be seen at once if they got anywhere: of the header's fields, of an extension,
+#: and of the sidecar.
 RUN_FOLDER_VARIABLE = "<script>alert('Jane Doe')</script>"
 FOUND = (b"Jane", b"alert(", b"<script")
 

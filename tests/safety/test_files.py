@@ -145,7 +145,9 @@ def test_a_bomb_of_less_than_the_largest_volume_is_refused_by_how_little_it_hold
 
 
 def test_a_small_bomb_takes_no_more_memory_than_its_voxels_do(tmp_path: Path) -> None:
-    """Four million voxels of one byte in 4 kB: 32 MB of numbers, and a megabyte at a time to unpack them."""
+    """Four million voxels of one byte in 4 kB: 32 MB of numbers, and a megabyte at a time to unpack
+    them.
+    """
     path, flat = tmp_path / "a.nii.gz", np.ones((256, 256, 64), dtype=np.uint8)
     volume(path, flat)
     assert path.stat().st_size < 40_000

@@ -1,5 +1,7 @@
 # ruff: noqa: E501  # hostile texts read better in one line
-"""Saved fits that someone made: they run no code, take no memory on a header's word, and hold what their classes say or are refused."""
+"""Saved fits that someone made: they run no code, take no memory on a header's word, and hold what
+their classes say or are refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Valid files, spoiled at random: they are read, or refused in one line; nothing else may come of them. Longer runs: benchmarks/fuzz.py."""
+"""Valid files, spoiled at random: they are read, or refused in one line; nothing else may come of
+them. Longer runs: benchmarks/fuzz.py.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +120,9 @@ def test_a_volume_with_any_bytes_changed_is_read_or_refused(
 def test_a_gzip_stream_with_any_bytes_changed_is_read_whole_or_refused(
     place: Path, changes: list[Any]
 ) -> None:
-    """A checksum stands at its end: what is read is what was written, unless the change is in its own header."""
+    """A checksum stands at its end: what is read is what was written, unless the change is in its
+    own header.
+    """
     whole = volume(place / "c.nii.gz").read_bytes()
     (place / "c.nii.gz").write_bytes(edited(whole, changes, len(whole)))
     found = read_or_refused(lambda: read_array(place / "c.nii.gz"))

@@ -1,5 +1,7 @@
 # ruff: noqa: E501  # hostile texts read better in one line
-"""Sidecars, tables and TOML that someone made to stall, to fill the memory, or to be believed: each refused by file and field."""
+"""Sidecars, tables and TOML that someone made to stall, to fill the memory, or to be believed: each
+refused by file and field.
+"""
 
 from __future__ import annotations
 

@@ -68,7 +68,9 @@ def test_a_batch_of_parameter_sets_gives_what_each_gives_alone() -> None:
 
 
 def test_doses_in_the_middle_of_a_run_are_landed_on() -> None:
-    """Two boluses into one closed compartment that loses drug: the sum of two exponentials, none of it smeared."""
+    """Two boluses into one closed compartment that loses drug: the sum of two exponentials, none of
+    it smeared.
+    """
     one = torch.ones(GRID.shape, dtype=torch.float64)
     system = PoolAssembler(("one",), one)
     system.add_loss("one", 1e-3)

@@ -59,7 +59,9 @@ def decaying(C: float, rate: float) -> Callable[[float], Tensor]:
 
 
 def test_area_and_peak_are_those_of_batemans_curve() -> None:
-    """Free drug fed by a plasma that decays: ``U = a C/(k - l) (e^-lt - e^-kt)``; cells take up 1e-4 of it and give nothing back."""
+    """Free drug fed by a plasma that decays: ``U = a C/(k - l) (e^-lt - e^-kt)``; cells take up
+    1e-4 of it and give nothing back.
+    """
     a, k, lam, C, u, end = 1e-3, 2e-3, 3e-4, 5e-3, 1e-7, 6 * 3600.0
     cylinders = cylinder([5e-5])
     interval = krogh_interval(0.0, end, pools(a, k, uptake=u), cylinders, decaying(C, lam))
@@ -88,7 +90,9 @@ def test_area_and_peak_are_those_of_batemans_curve() -> None:
 
 
 def test_with_fast_diffusion_cells_die_as_scipys_voxel_says() -> None:
-    """Every pool, peak and area of a well-mixed voxel by scipy's BDF, with the default tolerance of the march."""
+    """Every pool, peak and area of a well-mixed voxel by scipy's BDF, with the default tolerance of
+    the march.
+    """
     a, k, phi, uptake, efflux, lam, end = 2e-4, 1e-5, 0.3, 0.05, 3e-3, 4e-4, 24 * 3600.0
     cylinders = cylinder([5e-5, 8e-5])
     coefficients = pools(a, k, phi, uptake, efflux)
@@ -145,7 +149,9 @@ def by_hand(
 
 
 def test_radii_and_shares_are_those_of_a_known_profile() -> None:
-    """``C = 4 EC50 e^(-x/L)``: half at L ln 2, lethal (by peak) up to L ln 4; quiescent cells up to L ln(4/3)."""
+    """``C = 4 EC50 e^(-x/L)``: half at L ln 2, lethal (by peak) up to L ln 4; quiescent cells up to
+    L ln(4/3).
+    """
     cylinders, EC50, L = cylinder([15e-5], 96), value("EC50_i"), 4e-5
     x = cylinders.r - R_C
     found = compute_exposure(

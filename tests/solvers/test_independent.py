@@ -1,4 +1,6 @@
-"""The finite volumes against codes and formulas that share nothing with them: FiPy, scipy, a manufactured decay."""
+"""The finite volumes against codes and formulas that share nothing with them: FiPy, scipy, a
+manufactured decay.
+"""
 
 from __future__ import annotations
 

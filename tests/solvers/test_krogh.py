@@ -1,4 +1,6 @@
-"""Cylinders around vessels: closed solutions, an independent discretisation, the voxel in the limit, conservation."""
+"""Cylinders around vessels: closed solutions, an independent discretisation, the voxel in the
+limit, conservation.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ def faster(pools: PoolCoefficients, factor: float) -> PoolCoefficients:
 
 @pytest.mark.parametrize("vessels", [False, True])
 def test_with_fast_diffusion_a_cylinder_is_the_voxel(vessels: bool) -> None:
-    """Two-way with vessels: their plasma too must be the voxel's. 1e4 times the diffusion leaves 1e-4 of a gradient."""
+    """Two-way with vessels: their plasma too must be the voxel's. 1e4 times the diffusion leaves
+    1e-4 of a gradient.
+    """
     pools, v_b = clusters(4, DrugPoolOptions(bound=True, saturable=True, vessels=vessels))
     times = [600.0, 3600.0, 14400.0]
     found = around(faster(pools, 1e4), KroghCylinders.around(v_b, 1e-5, 0.0, classes=1), times)
@@ -107,7 +111,9 @@ def test_while_drug_comes_in_a_cylinder_takes_up_less_than_the_well_mixed_voxel(
 
 
 def test_tissue_depletes_its_vessel_as_much_as_its_steady_uptake_says() -> None:
-    """Plasma passes at flow Q: C_v = Q C_in / (Q + G), G the cylinder's uptake per plasma concentration in closed form."""
+    """Plasma passes at flow Q: C_v = Q C_in / (Q + G), G the cylinder's uptake per plasma
+    concentration in closed form.
+    """
     phi_D, k, P, Q = 4.68e-11, 0.02, 2.67e-6, 5e-3
     cylinders = cylinder(1e-4, 128)
     pools = PoolAssembler(("drug", "vessel"), ONE)
@@ -133,7 +139,9 @@ def test_tissue_depletes_its_vessel_as_much_as_its_steady_uptake_says() -> None:
 
 
 def test_free_and_cellular_drug_around_a_vessel_are_scipys() -> None:
-    """Saturable uptake against finite differences in r (not in ln r, not conservative) and scipy's BDF; 300 points."""
+    """Saturable uptake against finite differences in r (not in ln r, not conservative) and scipy's
+    BDF; 300 points.
+    """
     pools, _ = clusters(1, DrugPoolOptions(carrier=False, saturable=True))
     R_c, R_t, end, n = 1e-5, 9e-5, 1200.0, 300
     cylinders = cylinder(R_t, 64)
@@ -197,7 +205,9 @@ def test_tissue_thinner_than_its_vessel_is_refused() -> None:
 
 
 def test_what_filters_in_leaves_when_drained() -> None:
-    """Without reflection the fluid that enters has plasma's concentration; so has, in the end, a drained tissue."""
+    """Without reflection the fluid that enters has plasma's concentration; so has, in the end, a
+    drained tissue.
+    """
     J_v, PS = 1e-3 * ONE, 1e-4 * ONE
     pools = PoolAssembler(("tracer",), ONE)
     pools.add_transport("tracer", 1.0, 1e-6 * ONE)
@@ -214,7 +224,9 @@ def test_what_filters_in_leaves_when_drained() -> None:
 
 
 def test_every_vessel_gives_the_same_and_the_cluster_receives_what_its_voxel_does() -> None:
-    """Before anything comes back: uptake per vessel is one, per tissue volume ``influx C_v`` over the cluster."""
+    """Before anything comes back: uptake per vessel is one, per tissue volume ``influx C_v`` over
+    the cluster.
+    """
     v_b = torch.tensor([0.02, 0.05], dtype=torch.float64)
     cylinders = KroghCylinders.around(v_b, 1e-5, 0.35, classes=4)
     PS = torch.tensor([1e-6, 3e-6], dtype=torch.float64)[:, None, None]
@@ -233,7 +245,9 @@ def test_every_vessel_gives_the_same_and_the_cluster_receives_what_its_voxel_doe
 
 
 def test_each_cluster_has_its_own_plasma_and_an_event_changes_what_follows() -> None:
-    """Twice the plasma is twice the drug where everything is linear; after an event that stops decay nothing is lost."""
+    """Twice the plasma is twice the drug where everything is linear; after an event that stops
+    decay nothing is lost.
+    """
     two = torch.ones(2, 1, 1, dtype=torch.float64)
     cylinders = KroghCylinders.around(torch.full((2,), 0.03, dtype=torch.float64), 1e-5, 0.3)
 

@@ -1,4 +1,6 @@
-"""Derivatives of pools around vessels: Taylor remainders of second order, and forward equal to backward, all on direct solves."""
+"""Derivatives of pools around vessels: Taylor remainders of second order, and forward equal to
+backward, all on direct solves.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from nanopinn.solvers.time_segment import Interval
 
 HOUR, CLUSTERS = 3600.0, 4
 SAVED = [0.3 * HOUR, HOUR, 3 * HOUR]
-#: Change of the logarithms of release, permeability to carriers, what a saturable transporter takes up, and diffusion.
+#: Change of the logarithms of release, permeability to carriers, what a saturable transporter takes
+#: up, and diffusion.
 DIRECTION = torch.tensor([0.5, -0.7, 0.4, 0.6], dtype=torch.float64)
 
 
@@ -91,7 +94,9 @@ def run(e: float, steps: list[tuple[float, float]] | None = None) -> EvolutionRe
 
 @pytest.fixture(scope="module")
 def case() -> tuple[EvolutionResult, list[Interval], Callable[[float], Tensor], Tensor]:
-    """A run, the change of its coefficients, the run some way along it with the same steps, and weights of a scalar."""
+    """A run, the change of its coefficients, the run some way along it with the same steps, and
+    weights of a scalar.
+    """
     base = run(0.0)
     taken = [(s.t, s.dt) for s in base.steps]
     weights = torch.randn(

@@ -62,7 +62,9 @@ def test_points_of_equal_area_see_the_profile() -> None:
 
 
 def test_a_share_of_tissue_is_its_area_between_two_radii() -> None:
-    """What lies within 40 um of the axis, of all tissue and of that between 30 and 50 um; unknown of tissue that is not there."""
+    """What lies within 40 um of the axis, of all tissue and of that between 30 and 50 um; unknown
+    of tissue that is not there.
+    """
     r = equal_area_radii(CYLINDERS)
     inside = (r < 4e-5).double()
     exact = (CYLINDERS.tissue_fractions * (16e-10 - 1e-10) / CYLINDERS.ring_area).sum(-1)
@@ -75,7 +77,9 @@ def test_a_share_of_tissue_is_its_area_between_two_radii() -> None:
 
 
 def test_a_profile_at_a_distance_is_the_mean_over_the_tissue_there() -> None:
-    """Every vessel has as much tissue at one distance: classes weigh by vessels, those whose tissue ends before it not at all."""
+    """Every vessel has as much tissue at one distance: classes weigh by vessels, those whose tissue
+    ends before it not at all.
+    """
     x = torch.tensor([0.0, 30e-6, 60e-6, 95e-6], dtype=torch.float64)
     profile = CYLINDERS.r.log() + torch.tensor([1.0, 2.0], dtype=torch.float64)[:, None]
     found = interpolate_at_distances(profile, x, CYLINDERS)
@@ -98,7 +102,9 @@ def test_a_level_is_first_passed_on_the_line_between_points() -> None:
 def test_the_tables_tissue_becomes_hypoxic_where_xenografts_do_and_nearer_when_vessels_are_further_apart() -> (
     None
 ):
-    """The table's consumption was set at 115 um from a vessel of a 125 um cylinder (Primeau 2005: 90 to 140 um)."""
+    """The table's consumption was set at 115 um from a vessel of a 125 um cylinder (Primeau 2005:
+    90 to 140 um).
+    """
     supply = OxygenSupply.of()
     R_t = torch.tensor([100e-6, 125.5e-6, 200e-6], dtype=torch.float64)
     distance = supply.zones(R_t, R_C).r_hypoxia - R_C

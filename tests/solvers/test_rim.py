@@ -1,4 +1,6 @@
-"""Refinement of the rim alone: against an assembly by hand, the whole refinement, and what must hold on any grid."""
+"""Refinement of the rim alone: against an assembly by hand, the whole refinement, and what must
+hold on any grid.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def forward_of(refine: int, rim: float | None, a: float = 1.0) -> ForwardModel:
 
 
 def by_hand(flow: FlowCoefficients, grid: RimGrid) -> np.ndarray:
-    """Pressure of the parts from a dense matrix filled face by face, with half a cell's resistance on each side of a face."""
+    """Pressure of the parts from a dense matrix filled face by face, with half a cell's resistance
+    on each side of a face.
+    """
     number, K, S = (
         grid.cell_index.numpy(),
         flow.K.numpy(),
@@ -93,7 +97,9 @@ def test_a_rim_as_deep_as_the_box_is_the_whole_refinement() -> None:
 def test_cutting_only_voxels_at_the_edge_finds_what_cutting_all_finds(
     rim: float, share: float, cells: float
 ) -> None:
-    """Filtration in the tumour, l = 0.4 mm, voxels of 0.5 mm: 3 % and 1e-6 of the step from whole voxels to cut ones."""
+    """Filtration in the tumour, l = 0.4 mm, voxels of 0.5 mm: 3 % and 1e-6 of the step from whole
+    voxels to cut ones.
+    """
     few, coarse, every = forward_of(3, rim), forward_of(1, None), forward_of(3, None)
     inside = coarse.setting.maps.tumour > 0.5
     found, before, after = (f.flow(NONE).J_v[inside] for f in (few, coarse, every))

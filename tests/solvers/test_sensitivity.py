@@ -22,7 +22,9 @@ SAVED = [0.3 * HOUR, HOUR, 5 * HOUR]
 
 
 def intervals_of(release: torch.Tensor, uptake: float) -> list[Interval]:
-    """An hour of heat and four without; plasma falls; free drug comes near what saturates its transporters."""
+    """An hour of heat and four without; plasma falls; free drug comes near what saturates its
+    transporters.
+    """
     setting, _, _ = small_tissue()
     none = torch.zeros(0, dtype=torch.float64)
     forward = ForwardModel(setting, lambda _: {})
@@ -46,7 +48,9 @@ def intervals_of(release: torch.Tensor, uptake: float) -> list[Interval]:
 
 @pytest.fixture(scope="module")
 def case() -> tuple[EvolutionResult, list[Interval], Callable[[float], torch.Tensor], torch.Tensor]:
-    """A run, the change of its coefficients along a direction, the run that far along it, and weights of a scalar."""
+    """A run, the change of its coefficients along a direction, the run that far along it, and
+    weights of a scalar.
+    """
     g = torch.Generator().manual_seed(0)
     shape = small_tissue()[0].grid.shape
     release = 0.02 * (0.5 + torch.rand(shape, dtype=torch.float64, generator=g))
@@ -73,7 +77,9 @@ def case() -> tuple[EvolutionResult, list[Interval], Callable[[float], torch.Ten
 
 
 def difference(a: Interval, b: Interval) -> Interval:
-    """The change of coefficients from one interval to another; exact, because they are linear in what changed."""
+    """The change of coefficients from one interval to another; exact, because they are linear in
+    what changed.
+    """
     tensors = zip(a.operator.tensors(), b.operator.tensors(), strict=True)
     transfers = tuple(
         replace(k, uptake=m.uptake - k.uptake, efflux=0.0)
@@ -153,7 +159,9 @@ def test_a_limiter_has_no_derivative_and_says_so() -> None:
 
 
 def test_the_gradient_of_the_scalars_is_what_their_tangents_say() -> None:
-    """From flow length, filtration, carrier permeability and release to drug after a day: one adjoint against four tangents."""
+    """From flow length, filtration, carrier permeability and release to drug after a day: one
+    adjoint against four tangents.
+    """
     setting, _, _ = small_tissue()
     names = ("l", "q", "PS_l", "krel_ref")
     theta = torch.zeros(len(names), dtype=torch.float64)

@@ -43,7 +43,9 @@ def arm(formulation: Formulation, fractions: tuple[Fraction, ...] = ()) -> Given
 
 
 def ended() -> tuple[FittedProblem, np.ndarray, np.ndarray]:
-    """A fit of ten scalars and a field of filtration, its posterior and its mask; its data do not matter here."""
+    """A fit of ten scalars and a field of filtration, its posterior and its mask; its data do not
+    matter here.
+    """
     x = (np.arange(12) + 0.5) * VOXEL - 3e-3
     mask = np.asarray(
         (x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None, :] ** 2) < 1.8e-3**2

@@ -1,4 +1,6 @@
-"""Arms of a comparison: the same dose in each, heat where it is answered, options and schedules that say the same, mistakes by name."""
+"""Arms of a comparison: the same dose in each, heat where it is answered, options and schedules
+that say the same, mistakes by name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Arms of treatment through a small phantom tumour: mass, draws, batches, interruption, and the folder that is written."""
+"""Arms of treatment through a small phantom tumour: mass, draws, batches, interruption, and the
+folder that is written.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,8 @@ def test_a_draw_does_not_depend_on_the_batch_it_marches_in(
     again = compare_arms(SETTINGS, phantom=PHANTOM)
     for name in ("peak at wall", "area", "survival, rate"):
         for arm, values in compared[name].values.items():
-            # steps are chosen for all draws that march together, each to a thousandth of a pool's mass
+            # steps are chosen for all draws that march together, each to a thousandth of a pool's
+            # mass
             np.testing.assert_allclose(again[name].values[arm], values, rtol=5e-3)
 
 

@@ -141,7 +141,8 @@ def test_the_highest_concentration_is_found_between_events_too() -> None:
     found = {e.name: e for e in plasma_exposure(t)}
     times = torch.linspace(0, 96 * HOUR, 400_001, dtype=torch.float64)
     free = t.plasma().free(times)
-    # free drug leaks in and is cleared: its top lies hours after the infusion, the carriers' at its end
+    # free drug leaks in and is cleared: its top lies hours after the infusion, the carriers' at its
+    # end
     assert found["free"].c_max == pytest.approx(1e3 * float(free.max()), rel=1e-7)
     assert found["free"].t_max_s == pytest.approx(float(times[free.argmax()]), rel=0.01)
     assert found["encapsulated"].t_max_s == pytest.approx(1800.0)

@@ -50,7 +50,8 @@ DRAG = np.array([[-0.3, -0.25], [-0.1, -0.4]])
 def found(
     x: np.ndarray, sd: float, rng: np.random.Generator | None = None, t: float = DAY
 ) -> RadiationEffect:
-    """What scans at 0 and t say of logarithms x (at the peak, which is a day after), each number with an error.
+    """What scans at 0 and t say of logarithms x (at the peak, which is a day after), each number
+    with an error.
 
     Ktrans is measured, and PS is read from it by the estimate of the flow, errors and all.
     """
@@ -82,7 +83,9 @@ def test_combinations_that_images_see_are_recovered(t: float) -> None:
 
 
 def test_what_images_cannot_see_keeps_its_prior() -> None:
-    """Combinations that the prior holds independent of what is seen: their mean and spread do not move at all."""
+    """Combinations that the prior holds independent of what is seen: their mean and spread do not
+    move at all.
+    """
     effect = found(X, 1e-2)
     unseen = null_space(ROWS * PRIOR_SD**2).T
     assert len(unseen) == 2
@@ -132,7 +135,8 @@ def test_draws_of_the_effect_have_its_mean_and_covariance() -> None:
 def fit_of(
     folder: Path, moved: np.ndarray, PS: float, sd: float = 0.02, misread: float = 0.0
 ) -> Path:
-    """A saved fit whose images measured (ln l, ln q) at the prior's means plus ``moved`` with this sd, and Ktrans of walls ``PS`` times.
+    """A saved fit whose images measured (ln l, ln q) at the prior's means plus ``moved`` with this
+    sd, and Ktrans of walls ``PS`` times.
 
     Args:
         misread: error of ln q in what the images measured.
@@ -172,7 +176,9 @@ def fit_of(
 
 
 def test_a_fits_own_prior_is_divided_out(tmp_path: Path) -> None:
-    """Far from their prior and with a broad likelihood, fits are drawn to it; what the images said is not."""
+    """Far from their prior and with a broad likelihood, fits are drawn to it; what the images said
+    is not.
+    """
     flow = FLOW_SENSITIVITY @ X
     start = np.array([0.5, -1.0])
     a = fit_of(tmp_path / "before", start, 1.0, sd=0.3)
@@ -187,7 +193,9 @@ def test_a_fits_own_prior_is_divided_out(tmp_path: Path) -> None:
 
 
 def test_what_the_flow_drags_along_is_not_taken_for_permeability(tmp_path: Path) -> None:
-    """Less filtration lowers Ktrans at the same walls: the walls' ratio is found all the same, and its error holds the flow's."""
+    """Less filtration lowers Ktrans at the same walls: the walls' ratio is found all the same, and
+    its error holds the flow's.
+    """
     calm, fast = np.zeros(2), np.array([0.0, 1.5])
     a, b = fit_of(tmp_path / "fast", fast, 1.0), fit_of(tmp_path / "calm", calm, 1.3)
     effect = estimate_radiation_effect(a, b, scan_h=24.0)
@@ -234,7 +242,8 @@ def test_draws_of_a_treatment_take_the_effect_that_was_seen(tmp_path: Path) -> N
     drawn = draw_inputs(patient, arms, 400, seed=0, radiation=effect)
     seen = np.log(drawn.values["RT_P"] * drawn.values["RT_SV"])
     near = np.abs(np.log(drawn.values["RT_t_peak"] / DAY)) < 0.3
-    # Ktrans at the second scan is known whenever the peak is; at a peak near a day it stands for the peak
+    # Ktrans at the second scan is known whenever the peak is; at a peak near a day it stands for
+    # the peak
     assert seen[near].std() < 0.2 * np.log(plain.values["RT_P"] * plain.values["RT_SV"]).std()
     assert seen[0] == pytest.approx(effect.mean @ PS_SENSITIVITY)
     np.testing.assert_array_equal(drawn.values["RT_t_peak"], plain.values["RT_t_peak"])
@@ -243,7 +252,9 @@ def test_draws_of_a_treatment_take_the_effect_that_was_seen(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_effect_on_a_phantom_is_found_from_its_images(tmp_path: Path) -> None:
-    """Two noisy scans of one tumour, the second with factors put into its truth, each fitted by itself."""
+    """Two noisy scans of one tumour, the second with factors put into its truth, each fitted by
+    itself.
+    """
     factors = {"p_e": 0.6, "Lp": 0.8, "K": 1.5, "P": 1.6, "SV": 0.8}
     for name, changed in (("before", {}), ("after", factors)):
         given = PhantomSettings(

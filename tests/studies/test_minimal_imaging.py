@@ -1,4 +1,6 @@
-"""Each post-dose image takes away what it should of an outcome's spread, and nothing is fitted that cannot be."""
+"""Each post-dose image takes away what it should of an outcome's spread, and nothing is fitted that
+cannot be.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,8 @@ def test_an_outcome_that_is_an_unknown_has_its_prior_then_ever_less(found: Minim
     assert prior.sd == pytest.approx(PRIOR_SD["PS_l"], rel=0.07)
     # a scan before the dose says nothing of the carrier
     assert alone.sd == pytest.approx(prior.sd, rel=1e-3)
-    # a tumour of few voxels away from its border: an image of the carrier takes a good part of the spread, not nearly all
+    # a tumour of few voxels away from its border: an image of the carrier takes a good part of the
+    # spread, not nearly all
     assert one.sd < 0.75 * alone.sd
     assert two.sd <= one.sd * 1.02
     assert not alone.informed

@@ -1,4 +1,6 @@
-"""What arms are compared by: means over groups of voxels, intervals over draws, and the answer in words."""
+"""What arms are compared by: means over groups of voxels, intervals over draws, and the answer in
+words.
+"""
 
 from __future__ import annotations
 

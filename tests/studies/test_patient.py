@@ -1,4 +1,6 @@
-"""A fit's tumour with its posterior, the draws of it and of all else, and the filtration of alike voxels."""
+"""A fit's tumour with its posterior, the draws of it and of all else, and the filtration of alike
+voxels.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +130,8 @@ def test_a_draw_is_the_same_whatever_else_is_drawn(patient: Patient, draws: Inpu
     few = draw_inputs(patient, ARMS[:1], 5, seed=3)
     for mine, others in ((few.scalars, draws.scalars), (few.values, draws.values)):
         for name, v in mine.items():
-            # the same but for the last digit: a product of matrices may sum in another order when there are more rows
+            # the same but for the last digit: a product of matrices may sum in another order when
+            # there are more rows
             np.testing.assert_allclose(v, others[name][:6], rtol=1e-13, atol=1e-15)
     other = draw_inputs(patient, ARMS, 5, seed=4)
     assert not np.any(other.scalars["l"][1:] == draws.scalars["l"][1:6])

@@ -57,7 +57,9 @@ def fitted_folder(
     planned: tuple[InverseProblem, Fields, ExperimentDesign],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """What a fit leaves behind: here a problem whose data are what it expects, at the prior medians."""
+    """What a fit leaves behind: here a problem whose data are what it expects, at the prior
+    medians.
+    """
     problem, _, _ = planned
     folder = tmp_path_factory.mktemp("result")
     taken = replace(problem, drug=problem.drug[:2])
@@ -82,7 +84,8 @@ def test_a_plan_states_the_covariance_of_the_fits_own_normal_equations(planned) 
 def test_without_the_candidate_it_is_that_of_a_problem_without_the_image(planned) -> None:
     problem, _, found = planned
     fewer = replace(problem, drug=problem.drug[:2])
-    # the march to the early images alone has nodes of its own: fields differ by its step error, of the order of a per cent
+    # the march to the early images alone has nodes of its own: fields differ by its step error, of
+    # the order of a per cent
     own = fewer.solve(problem.unknowns.prior_mean, fewer.forward(), tangents=True)
     np.testing.assert_allclose(
         np.diag(found.covariance()), np.diag(normal_equations(fewer, own)), rtol=0.02
@@ -235,7 +238,9 @@ PHANTOM = PhantomSettings(
 
 @pytest.fixture(scope="module")
 def real_fits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EngineFit]:
-    """Fits of one phantom, whose truth was solved finer and by another scheme: DCE and pH alone, and with one image."""
+    """Fits of one phantom, whose truth was solved finer and by another scheme: DCE and pH alone,
+    and with one image.
+    """
     folder = make_phantom(tmp_path_factory.mktemp("phantom") / "study", PHANTOM)
     imaging = make_maps(
         ImagingInputs(

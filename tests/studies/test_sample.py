@@ -1,4 +1,6 @@
-"""The sample study, whose truth was solved on a threefold finer grid by another scheme: what `make demo` does."""
+"""The sample study, whose truth was solved on a threefold finer grid by another scheme: what `make
+demo` does.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Schedules: the examples load as what they say, and every mistake is refused by the name of its field."""
+"""Schedules: the examples load as what they say, and every mistake is refused by the name of its
+field.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Rankings of inputs: a function whose indices are known, outcomes that are not there everywhere, and a small treatment."""
+"""Rankings of inputs: a function whose indices are known, outcomes that are not there everywhere,
+and a small treatment.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def test_indices_of_ishigamis_function_are_its_known_ones_and_what_does_nothing_
 
 
 def test_points_at_which_an_outcome_is_not_there_are_left_out_with_their_neighbours() -> None:
-    """A line that is unknown in a corner: its elementary effects are its slopes over the range moved through, whatever is left."""
+    """A line that is unknown in a corner: its elementary effects are its slopes over the range
+    moved through, whatever is left.
+    """
 
     def cut(at: Mapping[str, Array]) -> dict[str, Array]:
         u, v = (ndtr(at[n]) for n in ("u", "v"))
@@ -102,7 +106,9 @@ def test_without_salib_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_reach_of_heated_carriers_answers_to_their_release_and_not_to_what_kills() -> None:
-    """The peak at 50 um rises with the release rate; EC50 does not touch it, but decides who is killed."""
+    """The peak at 50 um rises with the release rate; EC50 does not touch it, but decides who is
+    killed.
+    """
     one = torch.ones((2, 1, 1), dtype=torch.float64)
     maps = TissueMaps(one, 1.5e-3 * one, 0.3 * one, 0.01 * one, 7.0 * one)
     given = (GivenDose(THERMOSENSITIVE, Dose(0.0, 9e-5)),)

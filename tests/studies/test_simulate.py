@@ -1,4 +1,6 @@
-"""Forward runs: nothing is lost, doses and heat do what they must, and a voxel where nothing moves is a system of ODEs."""
+"""Forward runs: nothing is lost, doses and heat do what they must, and a voxel where nothing moves
+is a system of ODEs.
+"""
 
 from __future__ import annotations
 
@@ -72,12 +74,15 @@ def test_no_drug_is_lost_or_made_in_any_arm(arm: str) -> None:
     s = run(treatment(ARMS[arm], heat=warm(30), fractions=(Fraction(HOUR, 5.0),)))
     b = s.balance
     assert b.error < 1e-10
-    # the vessels' throughput is large beside the tissue's drug: the balance holds on the tissue's scale too
+    # the vessels' throughput is large beside the tissue's drug: the balance holds on the tissue's
+    # scale too
     assert abs((b.entered - b.lost - b.outflow - b.stored).sum()) < 1e-9 * b.stored.sum()
 
 
 def test_refining_the_rim_alone_carries_drug_as_refining_everything() -> None:
-    """Half a millimetre at l = 0.4 mm: the simulation differs from that of whole voxels, and hardly from that of the whole refinement."""
+    """Half a millimetre at l = 0.4 mm: the simulation differs from that of whole voxels, and hardly
+    from that of the whole refinement.
+    """
     narrow = SMALL.model_copy(update={"length_scale_mm": 0.4})
     t = treatment(FREE, end_h=0.25, images_h=(0.25,))
     whole, rim, none = (
@@ -239,7 +244,9 @@ def test_a_voxel_in_which_nothing_moves_follows_its_ordinary_equations() -> None
 
 
 def test_an_emptied_pool_stays_where_its_transporter_can_fill_it() -> None:
-    """An error of the step far above K_e once led the pool through the pole of F/(F + K_e) and on without end."""
+    """An error of the step far above K_e once led the pool through the pole of F/(F + K_e) and on
+    without end.
+    """
     one = torch.ones((2, 2, 2), dtype=torch.float64)
     model = TumourModel.of(TissueMaps(one, one, 0.3 * one, 0.03 * one, 7.4 * one), None, {"P": 0.0})
     pools = model.drug(0 * one, 0 * one, DrugPoolOptions(carrier=False, saturable=True))

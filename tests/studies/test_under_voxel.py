@@ -1,4 +1,6 @@
-"""All draws at once are each draw alone; clusters of like voxels are their voxels; time is cut where something moves."""
+"""All draws at once are each draw alone; clusters of like voxels are their voxels; time is cut
+where something moves.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ from nanopinn.solvers.krogh_treatment import MicroscaleModel, _MicroscaleTimelin
 
 HOUR, HOT = 3600.0, 315.15
 SHAPE = (4, 2, 2)
-#: The first cluster has twice as many voxels as the others: means over clusters are not means over voxels.
+#: The first cluster has twice as many voxels as the others: means over clusters are not means over
+#: voxels.
 CLUSTER = torch.tensor([0, 0, 1, 2])
 LABELS = CLUSTER[:, None, None].expand(SHAPE)
 ONE = torch.ones(SHAPE, dtype=torch.float64)
@@ -56,7 +59,9 @@ FACTORS = {"P": tensor((1.0, 1.5, 0.8, 2.0))}
 
 
 def tissue() -> TissueMaps:
-    """Three clusters of voxels that are the same within each; beside a weight of a permeability in space."""
+    """Three clusters of voxels that are the same within each; beside a weight of a permeability in
+    space.
+    """
     rows = {
         "PS": (8e-4, 1.5e-3, 3e-3),
         "phi": (0.2, 0.3, 0.4),
@@ -141,7 +146,9 @@ def tensors(pools: PoolCoefficients) -> list[Tensor]:
 
 
 def test_the_model_of_every_draw_at_once_is_the_model_of_each_draw_on_its_voxels() -> None:
-    """Voxels of a cluster are the same: the voxel model's pools, grouped, are those of the drawn clusters."""
+    """Voxels of a cluster are the same: the voxel model's pools, grouped, are those of the drawn
+    clusters.
+    """
     maps, (scalars, values) = tissue(), drawn()
     factors = {**FACTORS, "SV": tensor((1.0, 0.7, 1.1, 1.0))}
     J = tensor((1e-5, 2e-5, 5e-6))[:, None, None]
@@ -166,7 +173,9 @@ def test_the_model_of_every_draw_at_once_is_the_model_of_each_draw_on_its_voxels
 
 @pytest.mark.parametrize("formulation", [FREE, PEGYLATED, THERMOSENSITIVE])
 def test_plasma_of_all_draws_is_each_draws_plasma(formulation: Formulation) -> None:
-    """Through a bolus, an infusion and the time after both; read from the start of each stretch, end included."""
+    """Through a bolus, an infusion and the time after both; read from the start of each stretch,
+    end included.
+    """
     values = drawn()[1]
     given = treatment(formulation)
     each = [given.plasma({n: float(v[d]) for n, v in values.items()}) for d in range(4)]
@@ -266,7 +275,9 @@ def test_time_is_cut_where_release_drifts_and_where_factors_move() -> None:
 def test_coefficients_in_the_middle_of_parts_are_fine_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Against parts a fifth as long: the peak in cells moves less than half a percent, in a heating that is mostly ramps."""
+    """Against parts a fifth as long: the peak in cells moves less than half a percent, in a heating
+    that is mostly ramps.
+    """
     few, given = (
         under(slice(0, 2), ramp=300.0, minutes=8.0),
         treatment(ramp=300.0, end_h=0.4, minutes=8.0),

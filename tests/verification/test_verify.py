@@ -1,4 +1,6 @@
-"""The verification cases are the tests of the solvers: each against an analytic value or an invariant."""
+"""The verification cases are the tests of the solvers: each against an analytic value or an
+invariant.
+"""
 
 from __future__ import annotations
 

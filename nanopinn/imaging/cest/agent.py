@@ -44,7 +44,8 @@ class CestAgent:
     """A contrast agent with several pools.
 
     Attributes:
-        ratio_ppm: the two frequencies whose contrasts are divided; or one, whose contrasts at two powers are.
+        ratio_ppm: the two frequencies whose contrasts are divided; or one, whose contrasts at two
+            powers are.
         R1_per_s, R2_per_s: of its protons.
     """
 

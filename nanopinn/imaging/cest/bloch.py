@@ -5,10 +5,11 @@ For every pool, with offset d = w - w_rf and saturation w1 about x:
     dMx/dt = -R2 Mx - d My + exchange,   dMy/dt = d Mx - R2 My + w1 Mz + exchange,
     dMz/dt = R1 (M0 - Mz) - w1 My + exchange
 
-with k out of a solute pool, back out of water k f, f = M0_pool / M0_water. In Laplace space each solute pool is eliminated
-by the inverse of a 3 x 3 matrix, which leaves a 3 x 3 matrix W(s) for water. The solution is the residue at s = 0 (the steady
-state) and those at the three roots of det W near water's own modes. The solutes' own modes are left out: they die with
-exp(-k t). Everything is a closed formula per spectrum and offset; no matrix is exponentiated.
+with k out of a solute pool, back out of water k f, f = M0_pool / M0_water. In Laplace space each
+solute pool is eliminated by the inverse of a 3 x 3 matrix, which leaves a 3 x 3 matrix W(s) for
+water. The solution is the residue at s = 0 (the steady state) and those at the three roots of det W
+near water's own modes. The solutes' own modes are left out: they die with exp(-k t). Everything is
+a closed formula per spectrum and offset; no matrix is exponentiated.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ class _BlochMcConnellSystem:
             )
 
     def _evaluate_laplace(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``det W``, and the numerators of z for the initial state and, to be divided by s, for recovery."""
+        """``det W``, and the numerators of z for the initial state and, to be divided by s, for
+        recovery.
+        """
         a, c = s + self.R2 + self.back, s + self.R1 + self.back
         p, u, x, q, r, v = a, a, c, self.d0 + 0 * s, 0 * s, self.w + 0 * s
         start, recovery = [0 * s, 0 * s, 1 + 0 * s], [0 * s, 0 * s, self.R1 + 0 * s]

@@ -1,8 +1,10 @@
-"""A calibration that the user supplies: a published polynomial from a ratio of contrasts to pH, as TOML.
+"""A calibration that the user supplies: a published polynomial from a ratio of contrasts to pH, as
+TOML.
 
     pH = c0 + c1 x + c2 x^2 + ...,   x = r, ln r or log10 r
 
-It is held to one stretch of ratios over which pH strictly rises or falls, so that every ratio has one pH and every pH one ratio.
+It is held to one stretch of ratios over which pH strictly rises or falls, so that every ratio has
+one pH and every pH one ratio.
 """
 
 from __future__ import annotations
@@ -71,11 +73,13 @@ def read_calibration(path: str | Path) -> PhCalibration:
     """The calibration that a TOML file describes.
 
     Args:
-        path: with ``source``, ``coefficients`` (lowest power first), ``of``, ``contrast``, ``ratio_ppm``, ``pH_range`` and ``std_pH``;
-            optionally ``ratio_range``, and ``field_T``, ``B1_uT``, ``seconds`` of the scan that it was measured with.
+        path: with ``source``, ``coefficients`` (lowest power first), ``of``, ``contrast``,
+            ``ratio_ppm``, ``pH_range`` and ``std_pH``; optionally ``ratio_range``, and ``field_T``,
+            ``B1_uT``, ``seconds`` of the scan that it was measured with.
 
     Raises:
-        InputError: the file cannot be read, an entry is missing, unknown or wrong, or pH is not strictly monotone in the ratio.
+        InputError: the file cannot be read, an entry is missing, unknown or wrong, or pH is not
+            strictly monotone in the ratio.
     """
     path = Path(path)
     return parse_calibration(read_toml(path, "the calibration"), path)
@@ -135,7 +139,8 @@ def _validate_entries(entries: Mapping[str, Any], path: Path) -> _CalibrationEnt
         missing = first["type"] == "missing"
         unknown = first["type"] == "extra_forbidden"
         raise InputError(
-            f"an entry of the calibration is {'missing' if missing else 'not known' if unknown else 'wrong'}",
+            "an entry of the calibration is"
+            f" {'missing' if missing else 'not known' if unknown else 'wrong'}",
             file=path,
             field=str(first["loc"][0]),
             found=None if missing else first["input"],
@@ -171,7 +176,9 @@ def _validate_entries(entries: Mapping[str, Any], path: Path) -> _CalibrationEnt
 
 
 def _check_monotone(pH_of: Polynomial, given: _CalibrationEntries, path: Path) -> None:
-    """Refuse a polynomial that turns between the lowest and the highest ratio to which it gives a pH of the range."""
+    """Refuse a polynomial that turns between the lowest and the highest ratio to which it gives a
+    pH of the range.
+    """
     # at no ratio the logarithm goes to minus infinity
     first, last = (
         _transform_ratio(given.ratio_range, given.of)

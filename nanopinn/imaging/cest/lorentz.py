@@ -1,9 +1,10 @@
-"""A Z-spectrum as a sum of Lorentzian dips: water, the agent's two amides, and what is broad between them.
+"""A Z-spectrum as a sum of Lorentzian dips: water, the agent's two amides, and what is broad
+between them.
 
     1 - Z(x) = sum_i a_i / (1 + ((x - c_i) / (w_i / 2))^2)
 
-The heights of the amides are the contrasts of published lines that were measured so (Sheth 2012, Contrast Media Mol
-Imaging 7:26).
+The heights of the amides are the contrasts of published lines that were measured so (Sheth 2012,
+Contrast Media Mol Imaging 7:26).
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def amide_heights(
     amides_ppm: tuple[float, float],
     batch: int = 8192,
 ) -> tuple[Array, Array]:
-    """Heights of the two amides ``(n, 2)`` and their variances, for spectra ``(n, offset)``; NaN where no fit converged.
+    """Heights of the two amides ``(n, 2)`` and their variances, for spectra ``(n, offset)``; NaN
+    where no fit converged.
 
     Args:
         water_ppm: where water is ``(n,)``; the other dips keep their distance to it.

@@ -20,14 +20,17 @@ from nanopinn.imaging.cest.z_spectra import SplineSmoother
 
 Array = NDArray[np.float64]
 
-#: Both contrasts must stand this many standard deviations out of the noise: the usual limit of detection (Currie 1995,
-#: Pure Appl Chem 67:1699). At 2.5 eleven of 200 tubes that show nothing at 1 uT were given a pH, at 3 eight.
+#: Both contrasts must stand this many standard deviations out of the noise: the usual limit of
+#: detection (Currie 1995, Pure Appl Chem 67:1699). At 2.5 eleven of 200 tubes that show nothing at
+#: 1 uT were given a pH, at 3 eight.
 DETECTION_LIMIT = 3.0
 
 
 @dataclass(frozen=True)
 class NoisySpectra:
-    """Spectra ``(n, o)``, how they are smoothed, and the standard deviation of a value of each ``(n,)``."""
+    """Spectra ``(n, o)``, how they are smoothed, and the standard deviation of a value of each
+    ``(n,)``.
+    """
 
     Z: Array
     smoother: SplineSmoother
@@ -36,7 +39,9 @@ class NoisySpectra:
 
 @dataclass(frozen=True)
 class ContrastRatio:
-    """Of every spectrum ``(n,)``: first contrast over second, the variance of its logarithm, whether both stand out, and water (ppm)."""
+    """Of every spectrum ``(n,)``: first contrast over second, the variance of its logarithm,
+    whether both stand out, and water (ppm).
+    """
 
     ratio: Array
     log_variance: Array
@@ -53,12 +58,14 @@ def compute_contrast_ratio(
 ) -> ContrastRatio:
     """Two frequencies of one series, or one frequency of two.
 
-    The variance follows the noise through the smoothing, through where water is found, and through what both contrasts share:
+    The variance follows the noise through the smoothing, through where water is found, and through
+    what both contrasts share:
 
         var ln(c1/c2) = sd^2 |d ln c1/dZ - d ln c2/dZ|^2, summed over the series
 
     Args:
-        before: the series before injection, reference of both contrasts. water_ppm: where water is, if it was mapped.
+        before: the series before injection, reference of both contrasts. water_ppm: where water is,
+            if it was mapped.
     """
     first, last = series[0], series[-1]
     places = [_water(s, water_ppm) for s in series]

@@ -1,4 +1,6 @@
-"""What a scan's offsets and the smoothing make of the ratio, told by noise-free spectra of the calibration's own model."""
+"""What a scan's offsets and the smoothing make of the ratio, told by noise-free spectra of the
+calibration's own model.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ from nanopinn.imaging.cest.ratiometric import CalibrationModel
 Array = NDArray[np.float64]
 #: Places of water (ppm) and pH between which the table is interpolated.
 _SHIFT_STEP, _PH_STEP = 0.1, 0.15
-#: What a scan's processing makes of series ``(n, offset)`` with agent and without, and of where water is: ln ratio ``(n,)``.
+#: What a scan's processing makes of series ``(n, offset)`` with agent and without, and of where
+#: water is: ln ratio ``(n,)``.
 LogRatioFunction = Callable[[list[Array], list[Array], Array], Array]
-#: Of where water is (ppm) and pH: mean and standard deviation of ln of the ratio found over the true one.
+#: Of where water is (ppm) and pH: mean and standard deviation of ln of the ratio found over the
+#: true one.
 SamplingError = Callable[[Array, Array], tuple[Array, Array]]
 
 
@@ -27,17 +31,20 @@ def tabulate_sampling_error(
     log_ratio: LogRatioFunction,
     pH_range: tuple[float, float],
 ) -> SamplingError:
-    """The error of ln ratio that sampling and smoothing alone leave, as a function of water's place (ppm) and pH.
+    """The error of ln ratio that sampling and smoothing alone leave, as a function of water's place
+    (ppm) and pH.
 
-    Neither place nor pH is known to a step of the table, so it is averaged over neighbours: what they share can be taken off, what
-    they differ by is an error.
+    Neither place nor pH is known to a step of the table, so it is averaged over neighbours: what
+    they share can be taken off, what they differ by is an error.
 
     Args:
-        offsets_ppm: of the series of both contrasts, ``(o,)`` each. shifts: places of water in the scan, ``(n,)``, ppm.
+        offsets_ppm: of the series of both contrasts, ``(o,)`` each. shifts: places of water in the
+            scan, ``(n,)``, ppm.
         log_ratio: the scan's processing. pH_range: of the calibration.
 
     Returns:
-        mean and standard deviation, over neighbours, of ln of the ratio found over the true one; NaN where nothing is left of a
+        mean and standard deviation, over neighbours, of ln of the ratio found over the true one;
+        NaN where nothing is left of a
         contrast, 0 for a calibration without a model.
     """
     if model is None or not np.isfinite(shifts).any():

@@ -81,8 +81,10 @@ def ph_image(
     Args:
         calibration: says whose contrasts it takes, and where.
         B1: true over nominal amplitude ``(x, y, z)``. b0_ppm: where water is, if it was mapped.
-        before: spectra of the same grid before injection, the reference in place of the mirrored frequency.
-        second: spectra of the same grid at another power, for the second contrast of an agent with one frequency.
+        before: spectra of the same grid before injection, the reference in place of the mirrored
+            frequency.
+        second: spectra of the same grid at another power, for the second contrast of an agent with
+            one frequency.
         calibration_std: of the calibration, added to that of the noise; its own if absent.
     """
     parts = [s for s in (spectra, second, before) if s is not None]
@@ -146,7 +148,9 @@ class _CestScan:
         )
 
     def tabulate_sampling_error(self, b0_ppm: Array | None) -> SamplingError:
-        """What the offsets and the smoothing do to noise-free spectra of the calibration, treated as these are."""
+        """What the offsets and the smoothing do to noise-free spectra of the calibration, treated
+        as these are.
+        """
 
         def log_ratio(with_agent: list[Array], without: list[Array], water: Array) -> Array:
             series = [

@@ -33,9 +33,11 @@ class PhMap:
 
     Attributes:
         measured, std: ``(x, y, z)``, NaN where not measured.
-        filled: for the physics, without holes. fill_value: what stands in tumour voxels not measured.
+        filled: for the physics, without holes. fill_value: what stands in tumour voxels not
+            measured.
         common_std: error that all voxels share, of the calibration; part of ``std``.
-        coverage: measured share of the tumour. validity: bits of :class:`Validity`, why a voxel has none.
+        coverage: measured share of the tumour. validity: bits of :class:`Validity`, why a voxel has
+            none.
     """
 
     measured: Array
@@ -49,7 +51,9 @@ class PhMap:
 
     @classmethod
     def without_measurement(cls, filled: Array, fill_value: float, note: str) -> PhMap:
-        """No pH was measured; what the physics is given in its place, and what is to be said of that."""
+        """No pH was measured; what the physics is given in its place, and what is to be said of
+        that.
+        """
         nothing = np.full(filled.shape, np.nan)
         return cls(
             nothing,
@@ -90,7 +94,10 @@ def assumed_ph(pH: float, mask: NDArray[np.bool_]) -> PhMap:
             expected=f"{LOWEST_PH} to {HIGHEST_PH}",
             remedy="Give the pH itself, e.g. 6.9.",
         )
-    note = f"pH was not measured: {pH:g} is assumed throughout the tumour, so release is not informed by a pH map."
+    note = (
+        f"pH was not measured: {pH:g} is assumed throughout the tumour, so release is not informed"
+        " by a pH map."
+    )
     return PhMap.without_measurement(np.where(mask, pH, value("pHe_n")), pH, note)
 
 
@@ -104,15 +111,18 @@ def load_ph(
     orientation: Orientation | None = None,
     coregistration: Coregistration | None = None,
 ) -> PhMap:
-    """pH of a ready map (3-D) or of Z-spectra (4-D), computed on its own grid and brought to that of the DCE scan last.
+    """pH of a ready map (3-D) or of Z-spectra (4-D), computed on its own grid and brought to that
+    of the DCE scan last.
 
     B0 and B1 maps are taken to lie with the CEST scan as their affines say, and move with it.
 
     Args:
-        affine, mask: of the DCE grid. onto: moves the scan over the DCE scan first, by what it shows.
+        affine, mask: of the DCE grid. onto: moves the scan over the DCE scan first, by what it
+            shows.
 
     Raises:
-        InputError: it is neither, or less than 30 % of the tumour lies inside it, or none of that has a pH.
+        InputError: it is neither, or less than 30 % of the tumour lies inside it, or none of that
+            has a pH.
     """
     own = _read_ph_on_scan_grid(path, options or CestOptions(), B1, orientation)
     placed, moved = (
@@ -148,7 +158,8 @@ def load_ph(
     filled = np.where(np.isfinite(on_dce), on_dce, np.where(mask, fill, value("pHe_n")))
     notes.insert(
         0,
-        f"pH was measured in {coverage:.0%} of the tumour ({overlap:.0%} of it lies inside the scan).",
+        f"pH was measured in {coverage:.0%} of the tumour ({overlap:.0%} of it lies inside the"
+        " scan).",
     )
     if coverage < 1:
         notes.append(

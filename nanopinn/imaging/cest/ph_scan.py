@@ -36,10 +36,11 @@ class CestOptions:
     """What may be chosen about a CEST scan.
 
     Attributes:
-        before: series before injection. second: series at another power, for agents with one frequency.
+        before: series before injection. second: series at another power, for agents with one
+            frequency.
         offsets: table that wins over the sidecar. b0: map of water's place, ppm.
-        agent: name or TOML file. contrast: ``rex`` or ``st``, for ``bloch``. calibration: ``bloch``, one of :data:`PRESETS`
-            or a TOML file.
+        agent: name or TOML file. contrast: ``rex`` or ``st``, for ``bloch``. calibration:
+            ``bloch``, one of :data:`PRESETS` or a TOML file.
         method: ``ratio``, or ``spectrum``, a fit of every offset beyond water's own dip.
     """
 
@@ -63,7 +64,9 @@ class CestOptions:
 
 @dataclass(frozen=True)
 class MeasuredPh:
-    """A pH image on its own grid, the error that its calibration shares, and an image of the same scan that shows anatomy."""
+    """A pH image on its own grid, the error that its calibration shares, and an image of the same
+    scan that shows anatomy.
+    """
 
     image: PhImage
     calibration_std: float
@@ -139,7 +142,10 @@ def _measure_ph_by_spectral_fit(
             file=path,
             field="--ph-method",
             found="spectrum",
-            remedy="Leave --cest-pre, --cest-power2, --b0, --cest-contrast and --ph-calibration out, or use --ph-method ratio.",
+            remedy=(
+                "Leave --cest-pre, --cest-power2, --b0, --cest-contrast and --ph-calibration out,"
+                " or use --ph-method ratio."
+            ),
         )
     shape = spectra.Z.shape[:3]
     found, std = (
@@ -209,7 +215,8 @@ def _check_consistent_options(agent: CestAgent, options: CestOptions, path: str 
         len(agent.ratio_ppm) == 2 or options.before is not None or options.calibration != "bloch"
     ):
         raise InputError(
-            "a second power goes with an agent of one frequency, its own mirrored reference and a Bloch curve",
+            "a second power goes with an agent of one frequency, its own mirrored reference and a"
+            " Bloch curve",
             file=options.second,
             field="--cest-power2",
             found=f"{agent.name}, {options.calibration}",
@@ -242,7 +249,10 @@ def _calibration(
             file=sidecar_path(path),
             field="SaturationB1uT, SaturationTimeS",
             found="nothing",
-            expected=f"{CEST_KEYS['SaturationB1uT']}; {CEST_KEYS['SaturationTimeS']}; MagneticFieldStrength",
+            expected=(
+                f"{CEST_KEYS['SaturationB1uT']}; {CEST_KEYS['SaturationTimeS']};"
+                " MagneticFieldStrength"
+            ),
             remedy="Write them into the sidecar, or give a published line with --ph-calibration.",
         )
     if second is not None and (
@@ -279,6 +289,6 @@ def _describe_coverage(calibration_std: float, found: PhImage) -> list[str]:
     lost = [f"{n} {words}" for words, n in counts.items() if n]
     return [
         f"Its calibration is taken as good to {calibration_std:g} pH in every voxel.",
-        f"Of {int(tissue.sum())} voxels with a spectrum {int(np.isfinite(found.pH).sum())} have a pH"
-        + (f" (without: {', '.join(lost)})." if lost else "."),
+        f"Of {int(tissue.sum())} voxels with a spectrum {int(np.isfinite(found.pH).sum())} have"
+        " a pH" + (f" (without: {', '.join(lost)})." if lost else "."),
     ]

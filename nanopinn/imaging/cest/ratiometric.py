@@ -1,4 +1,5 @@
-"""Where water is and what an agent adds at a frequency, each with its derivative by every value of the spectrum.
+"""Where water is and what an agent adds at a frequency, each with its derivative by every value of
+the spectrum.
 
 From the ratio of two contrasts to pH: a Bloch-McConnell curve for the scan, or a published line.
 """
@@ -28,7 +29,9 @@ _WATER_STEP, _STEP = 0.01, 0.02
 
 @dataclass(frozen=True)
 class WaterOffset:
-    """Where water is, ppm, ``(n,)``, NaN where it was not found; ``slope``: its derivative by the spectrum, ``(n, o)``, 0 if given."""
+    """Where water is, ppm, ``(n,)``, NaN where it was not found; ``slope``: its derivative by the
+    spectrum, ``(n, o)``, 0 if given.
+    """
 
     ppm: Array
     slope: Array
@@ -36,7 +39,9 @@ class WaterOffset:
 
 @dataclass(frozen=True)
 class AgentContrast:
-    """A contrast ``(n,)``, and its derivatives by the spectra it was made of and by those of the series before injection, ``(n, o)``."""
+    """A contrast ``(n,)``, and its derivatives by the spectra it was made of and by those of the
+    series before injection, ``(n, o)``.
+    """
 
     value: Array
     slope: Array
@@ -44,7 +49,9 @@ class AgentContrast:
 
 
 def estimate_water_offset(Z: Array, smoother: SplineSmoother) -> WaterOffset:
-    """Minimum of the smoothed spectra near 0 ppm; NaN where the lowest place is at the edge of the window."""
+    """Minimum of the smoothed spectra near 0 ppm; NaN where the lowest place is at the edge of the
+    window.
+    """
     grid = np.arange(-B0_WINDOW_PPM, B0_WINDOW_PPM + _WATER_STEP / 2, _WATER_STEP)
     rows = smoother.interpolation_matrix(grid)
     curves = Z @ rows.T
@@ -67,7 +74,9 @@ def agent_contrast(
     water: WaterOffset,
     before: Array | None,
 ) -> AgentContrast:
-    """Contrast at a frequency against the mirrored one, or against the series before injection ``(n, o)``."""
+    """Contrast at a frequency against the mirrored one, or against the series before injection
+    ``(n, o)``.
+    """
     at, weights, rise = _interpolate_spectrum(Z, smoother, water.ppm + ppm)
     other = Z if before is None else before
     reference, weights_ref, rise_ref = _interpolate_spectrum(
@@ -91,7 +100,9 @@ def agent_contrast(
 def _interpolate_spectrum(
     Z: Array, smoother: SplineSmoother, at_ppm: Array
 ) -> tuple[Array, Array, Array]:
-    """Smoothed value at a place of its own in every spectrum, its weights of the spectrum's values, and its rise per ppm."""
+    """Smoothed value at a place of its own in every spectrum, its weights of the spectrum's values,
+    and its rise per ppm.
+    """
     low, high = np.nanmin(at_ppm, initial=0.0), np.nanmax(at_ppm, initial=0.0)
     grid = np.arange(low - _STEP, high + 2 * _STEP, _STEP)
     rows = smoother.interpolation_matrix(grid)
@@ -120,8 +131,8 @@ _RELATIVE_B1 = np.arange(0.5, 1.51, 0.1)
 def compute_contrast(Z_agent: Array, Z_reference: Array, kind: Contrast) -> Array:
     """What an agent's protons add at a frequency, from the signals there and at the reference.
 
-    ``rex``: 1/Z - 1/Z_ref, free of direct saturation (Zaiss 2014, NMR Biomed 27:240); ``st``: Z_ref - Z, which with the
-    mirrored frequency as reference is MTRasym.
+    ``rex``: 1/Z - 1/Z_ref, free of direct saturation (Zaiss 2014, NMR Biomed 27:240); ``st``: Z_ref
+    - Z, which with the mirrored frequency as reference is MTRasym.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(1 / Z_agent - 1 / Z_reference if kind == "rex" else Z_reference - Z_agent)
@@ -132,8 +143,9 @@ class CalibrationModel:
     """Noise-free spectra of what a calibration supposes.
 
     Attributes:
-        spectra: series (0, or 1 for the second contrast), offsets from water ``(n, o)`` in ppm, pH ``(n,)``, with agent or
-            without, to Z ``(n, o)``. log_ratio: of the calibration's curve at nominal amplitude, by pH.
+        spectra: series (0, or 1 for the second contrast), offsets from water ``(n, o)`` in ppm, pH
+            ``(n,)``, with agent or without, to Z ``(n, o)``. log_ratio: of the calibration's curve
+            at nominal amplitude, by pH.
     """
 
     spectra: Callable[[int, Array, Array, bool], Array]
@@ -162,7 +174,9 @@ class PhCalibration:
     scan: Mapping[str, float] = field(default_factory=dict)
 
     def describe_protocol_mismatch(self, side: Mapping[str, Any]) -> str | None:
-        """A sentence, if the sidecar states a scan that is more than 10 % from the one that the line was measured with."""
+        """A sentence, if the sidecar states a scan that is more than 10 % from the one that the
+        line was measured with.
+        """
         stated = {
             k: side[k]
             for k in self.scan
@@ -191,10 +205,12 @@ def bloch_calibration(
     T1_s: float = 2.0,
     T2_s: float = 0.3,
 ) -> PhCalibration:
-    """The ratio of the agent's two frequencies as the Bloch-McConnell equations give it, on the range where it grows with pH.
+    """The ratio of the agent's two frequencies as the Bloch-McConnell equations give it, on the
+    range where it grows with pH.
 
-    ``second``: the saturation of the second contrast, for agents with one amide whose ratio is of two powers (Longo 2014,
-    JACS 136:14333). Concentration and relaxation hardly matter to a ratio of ``rex`` (a test holds it to 0.02 pH); amplitude does.
+    ``second``: the saturation of the second contrast, for agents with one amide whose ratio is of
+    two powers (Longo 2014, JACS 136:14333). Concentration and relaxation hardly matter to a ratio
+    of ``rex`` (a test holds it to 0.02 pH); amplitude does.
 
     Raises:
         InputError: no stretch of the curve rises.
@@ -258,8 +274,9 @@ def bloch_calibration(
     )
     powers = f"{saturation.B1_uT:g}" + (f"/{second.B1_uT:g}" if second else "")
     said = (
-        f"Bloch-McConnell curve of {agent.name} at {saturation.field_T:g} T, {powers} uT, {saturation.seconds:g} s "
-        f"({kind}, {'/'.join(f'{p:g}' for p in agent.ratio_ppm)} ppm), pH {grid[0]:.2f} to {grid[-1]:.2f}"
+        f"Bloch-McConnell curve of {agent.name} at {saturation.field_T:g} T, {powers} uT,"
+        f" {saturation.seconds:g} s ({kind}, {'/'.join(f'{p:g}' for p in agent.ratio_ppm)} ppm), pH"
+        f" {grid[0]:.2f} to {grid[-1]:.2f}"
     )
     return PhCalibration(
         invert,
@@ -330,7 +347,8 @@ def _pagel(ratio: Array, B1: Array) -> tuple[Array, Array]:
     return np.where(inside, pH, np.nan), np.where(inside, 0.7813 / np.log(10), np.nan)
 
 
-#: Published lines, each for the contrast and the scan it was measured with, and as good as tubes of another laboratory say.
+#: Published lines, each for the contrast and the scan it was measured with, and as good as tubes of
+#: another laboratory say.
 PUBLISHED_CALIBRATIONS = {
     "pagel-7T-3uT": PhCalibration(
         _pagel,

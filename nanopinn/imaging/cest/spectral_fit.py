@@ -1,9 +1,10 @@
 """pH and concentration from the whole spectrum: Bloch-McConnell equations fitted to every offset.
 
-The second method beside the ratio: it uses every offset but those of water's own dip, whose shape (hydroxyls, T2, B0 within a
-voxel) no single water pool with published constants describes: on 30 of 50 measured tubes it then gives pH to 0.21, and without
-them to 0.10 on all (docs/cest.md). T1 and concentration trade for one another; pH hardly feels either. It costs a hundred times
-as much as the ratio.
+The second method beside the ratio: it uses every offset but those of water's own dip, whose shape
+(hydroxyls, T2, B0 within a voxel) no single water pool with published constants describes: on 30 of
+50 measured tubes it then gives pH to 0.21, and without them to 0.10 on all (docs/cest.md). T1 and
+concentration trade for one another; pH hardly feels either. It costs a hundred times as much as the
+ratio.
 
 pH of every voxel from a fit of its whole spectrum, the second method beside the ratio.
 """
@@ -41,7 +42,9 @@ _LOW, _HIGH = (
 
 @dataclass(frozen=True)
 class SpectralFit:
-    """pH, concentration (M) and water's T2 (s) with standard deviations of the first two, ``(n,)``; NaN where no fit converged."""
+    """pH, concentration (M) and water's T2 (s) with standard deviations of the first two, ``(n,)``;
+    NaN where no fit converged.
+    """
 
     pH: Array
     pH_std: Array
@@ -161,7 +164,8 @@ def _finite_difference_jacobian(
 
 
 METHOD_DESCRIPTION = "a fit of Bloch-McConnell spectra to every offset but those of water's own dip"
-#: T1 of water, s: the fit trades it for concentration, which is therefore not reported; pH hardly feels it.
+#: T1 of water, s: the fit trades it for concentration, which is therefore not reported; pH hardly
+#: feels it.
 _T1_S = 2.0
 
 
@@ -175,7 +179,8 @@ def spectral_ph_image(
     """pH from all offsets of every spectrum.
 
     Args:
-        B1: true over nominal amplitude ``(x, y, z)``. calibration_std: added to that of the noise; the tabulated one if absent.
+        B1: true over nominal amplitude ``(x, y, z)``. calibration_std: added to that of the noise;
+            the tabulated one if absent.
 
     Raises:
         InputError: the saturation is not stated.

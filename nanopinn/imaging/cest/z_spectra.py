@@ -42,7 +42,8 @@ class ZSpectra:
     """Normalised spectra.
 
     Attributes:
-        offsets_ppm: ``(o,)``, increasing. Z: ``(x, y, z, o)``, NaN in air. affine: ``(4, 4)`` RAS mm.
+        offsets_ppm: ``(o,)``, increasing. Z: ``(x, y, z, o)``, NaN in air. affine: ``(4, 4)`` RAS
+            mm.
         reference: ``(x, y, z)``, an image without saturation, or with the least.
         saturation: None where it is not stated. assumptions: sentences.
     """
@@ -63,12 +64,13 @@ def read_spectra(
 ) -> ZSpectra:
     """Read a 4-D series of saturated images and divide it by its references.
 
-    Volumes saturated farther than 30 ppm off are references. Of several in a row the last counts (the first are not
-    steady); between references in the course of the scan the drift is taken as linear.
+    Volumes saturated farther than 30 ppm off are references. Of several in a row the last counts
+    (the first are not steady); between references in the course of the scan the drift is taken as
+    linear.
 
     Raises:
-        InputError: offsets are missing, of unknown unit or of another count, or the series is neither normalised
-            nor has a reference.
+        InputError: offsets are missing, of unknown unit or of another count, or the series is
+            neither normalised nor has a reference.
     """
     volume = read_volume(path, orientation=orientation)
     side = read_sidecar(path)
@@ -112,7 +114,10 @@ def _offsets(side: Mapping[str, Any], offsets_file: str | Path | None, name: Pat
             field="SaturationOffsetsPPM",
             found="nothing",
             expected=CEST_KEYS["SaturationOffsetsPPM"],
-            remedy="Write them into the sidecar, or give --offsets FILE headed offset_ppm or offset_Hz; they are never guessed.",
+            remedy=(
+                "Write them into the sidecar, or give --offsets FILE headed offset_ppm or"
+                " offset_Hz; they are never guessed."
+            ),
         )
     if unit == "Hz":
         values = values / (
@@ -266,8 +271,9 @@ def _merged(ppm: Array, Z: Array) -> tuple[Array, Array]:
 class SplineSmoother:
     """A smoothing spline of one stiffness for all spectra, as the linear map it is.
 
-    The stiffness is chosen by leave-one-out cross-validation over a sample of the spectra ``(n, o)``, at the offsets that count
-    ``(o,)``: those of water's own dip would ask for a spline that follows all noise beyond it.
+    The stiffness is chosen by leave-one-out cross-validation over a sample of the spectra ``(n,
+    o)``, at the offsets that count ``(o,)``: those of water's own dip would ask for a spline that
+    follows all noise beyond it.
     """
 
     def __init__(
@@ -293,21 +299,24 @@ class SplineSmoother:
         return float(np.median((error[:, self._scored_offsets] ** 2).mean(axis=-1)))
 
 
-#: Beyond this many ppm from 0 direct saturation falls off by even powers of the offset, and the agent is on the other side.
+#: Beyond this many ppm from 0 direct saturation falls off by even powers of the offset, and the
+#: agent is on the other side.
 FLANK_PPM = 2.4
-#: Of 1/offset: the flank, what a shift of water by a part of a ppm adds to it (-3), and its bend (-4).
+#: Of 1/offset: the flank, what a shift of water by a part of a ppm adds to it (-3), and its bend
+#: (-4).
 _POWERS = (0, -2, -3, -4)
 
 
 def flank_noise(offsets_ppm: Array, Z: Array, amide_ppm: float) -> Array:
     """Standard deviation of one value of every spectrum, ``(n,)``.
 
-    What a smoothing spline leaves is no measure of it: on a coarse spectrum the spline must go through every point to follow
-    water, and leaves nothing. Here a line in powers of 1/offset is fitted to the side without agent. Contrast of tissue there
-    (NOE) counts as noise.
+    What a smoothing spline leaves is no measure of it: on a coarse spectrum the spline must go
+    through every point to follow water, and leaves nothing. Here a line in powers of 1/offset is
+    fitted to the side without agent. Contrast of tissue there (NOE) counts as noise.
 
     Args:
-        offsets_ppm: ``(o,)``. Z: ``(n, o)``. amide_ppm: where the agent is; its sign says which side is without.
+        offsets_ppm: ``(o,)``. Z: ``(n, o)``. amide_ppm: where the agent is; its sign says which
+            side is without.
 
     Raises:
         InputError: fewer than five offsets lie there.

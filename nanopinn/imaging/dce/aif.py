@@ -2,7 +2,8 @@
 
 An arterial input from the scan itself: the voxels of a mask, or voxels that behave like an artery.
 
-Where the arterial input comes from: a formula, a file, voxels that were drawn, or voxels that were found.
+Where the arterial input comes from: a formula, a file, voxels that were drawn, or voxels that were
+found.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def read_curve(path: Path, frame_times_s: Array, hematocrit: float) -> PlasmaCur
             file=path,
             field="time_s",
             found=f"{t[0]:g} to {t[-1]:g} s",
-            expected=f"from before the bolus to {frame_times_s[-1]:g} s, on the clock of the frames",
+            expected=(
+                f"from before the bolus to {frame_times_s[-1]:g} s, on the clock of the frames"
+            ),
             remedy="Extend the curve, or shift it to that clock.",
         )
     return PlasmaCurve(t, plasma_from_blood(c, hematocrit) if blood else c)
@@ -82,11 +85,13 @@ def _columns(path: Path) -> tuple[Array, Array, bool]:
     return t, c, kinds[0] == "blood_mM"
 
 
-#: Voxels of an automatic arterial input: enough to average noise, few enough to stay inside a vessel.
+#: Voxels of an automatic arterial input: enough to average noise, few enough to stay inside a
+#: vessel.
 MIN_ARTERY_VOXELS, MAX_ARTERY_VOXELS = 3, 30
 #: A peak this many times the noise is a bolus; below it nothing in the scan is an artery.
 LOWEST_PEAK_TO_NOISE = 8.0
-#: A first pass stands out of what recirculates by more than this (Parker's by 5); below it the curve is likely a vein or tissue.
+#: A first pass stands out of what recirculates by more than this (Parker's by 5); below it the
+#: curve is likely a vein or tissue.
 LOWEST_PEAK_TO_TAIL = 1.5
 
 
@@ -95,9 +100,11 @@ class ArterialVoxels:
     """An arterial input that was measured in the scan.
 
     Attributes:
-        where: ``(x, y, z)``. blood_mM: ``(t,)``, their mean. std_mM: ``(t,)``, their standard deviation.
-        peak_to_noise, peak_to_tail: what tells a bolus from tissue. auc_to_parker_ratio: area under it over that of
-            Parker's curve at the same arrival; far from 1 speaks of partial volume, inflow or another dose.
+        where: ``(x, y, z)``. blood_mM: ``(t,)``, their mean. std_mM: ``(t,)``, their standard
+            deviation.
+        peak_to_noise, peak_to_tail: what tells a bolus from tissue. auc_to_parker_ratio: area under
+            it over that of Parker's curve at the same arrival; far from 1 speaks of partial volume,
+            inflow or another dose.
         found: by itself, not drawn.
     """
 
@@ -124,17 +131,21 @@ class ArterialVoxels:
         """What a reader must know of this input."""
         how = "found automatically" if self.found else "drawn"
         notes = [
-            f"The arterial input is the mean of {int(self.where.sum())} voxels that were {how}: peak "
-            f"{self.blood_mM.max():.2g} mM in blood, {self.peak_to_noise:.0f} times its noise, {self.peak_to_tail:.1f} times "
-            f"its tail, area {self.auc_to_parker_ratio:.2f} of Parker's. Inflow and partial volume are not corrected."
+            f"The arterial input is the mean of {int(self.where.sum())} voxels that were {how}:"
+            f" peak {self.blood_mM.max():.2g} mM in blood, {self.peak_to_noise:.0f} times its"
+            f" noise, {self.peak_to_tail:.1f} times its tail, area"
+            f" {self.auc_to_parker_ratio:.2f} of Parker's. Inflow and partial volume are not"
+            " corrected."
         ]
         if self.peak_to_tail < LOWEST_PEAK_TO_TAIL:
             notes.append(
-                "That curve has no first pass: it may be a vein or tissue. A population curve may serve better."
+                "That curve has no first pass: it may be a vein or tissue. A population curve may"
+                " serve better."
             )
         if not 0.5 < self.auc_to_parker_ratio < 2:
             notes.append(
-                "Its area is far from Parker's: check the dose, inflow, and whether the vessel fills its voxels."
+                "Its area is far from Parker's: check the dose, inflow, and whether the vessel"
+                " fills its voxels."
             )
         return tuple(notes)
 
@@ -164,9 +175,9 @@ def read_masked_artery(
 def find_artery(blood: Concentration, frame_times_s: Array) -> ArterialVoxels:
     """Voxels whose bolus is early, high and short.
 
-    Of voxels that rise far above their noise, the score is the height of the peak times its height over the tail,
-    less for a late peak (after Mouridsen 2006, MRM 55:524, with fixed weights). The best voxel leads; those of the
-    best that follow its course (correlation above 0.9) are averaged.
+    Of voxels that rise far above their noise, the score is the height of the peak times its height
+    over the tail, less for a late peak (after Mouridsen 2006, MRM 55:524, with fixed weights). The
+    best voxel leads; those of the best that follow its course (correlation above 0.9) are averaged.
 
     Args:
         blood: the scan as concentration in blood.
@@ -185,7 +196,9 @@ def find_artery(blood: Concentration, frame_times_s: Array) -> ArterialVoxels:
         raise InputError(
             "no artery was found",
             field="--aif",
-            found=f"{int(high.sum())} voxels with a bolus above {LOWEST_PEAK_TO_NOISE:g} times noise",
+            found=(
+                f"{int(high.sum())} voxels with a bolus above {LOWEST_PEAK_TO_NOISE:g} times noise"
+            ),
             expected=f"{MIN_ARTERY_VOXELS} or more",
             remedy="Draw one (--aif mask:FILE), give a curve, or choose a population curve.",
         )
@@ -235,7 +248,8 @@ class ArterialInput:
     """The plasma curve of a study.
 
     Attributes:
-        voxels: where it was measured, None where it was not measured in this scan. assumptions: sentences.
+        voxels: where it was measured, None where it was not measured in this scan. assumptions:
+            sentences.
     """
 
     curve: PlasmaCurve
@@ -265,10 +279,11 @@ def load_aif(
     blood: Concentration | None = None,
     affine: Array | None = None,
 ) -> ArterialInput:
-    """The arterial input of ``spec``: a population curve by name, a TSV/CSV file, ``mask:FILE`` or ``auto``.
+    """The arterial input of ``spec``: a population curve by name, a TSV/CSV file, ``mask:FILE`` or
+    ``auto``.
 
-    A population curve is evaluated by its formula on a fine grid from the arrival on; a file's times are on
-    the clock of the scan.
+    A population curve is evaluated by its formula on a fine grid from the arrival on; a file's
+    times are on the clock of the scan.
 
     Args:
         blood: the scan as concentration in blood, for ``mask:FILE`` and ``auto``.
@@ -286,7 +301,10 @@ def load_aif(
             hematocrit=hematocrit,
             dose_mmol_per_kg=dose_mmol_per_kg,
         )
-        note = f"The arterial input is {found.source}, not this subject's; its scale carries over to Ktrans, ve and vp."
+        note = (
+            f"The arterial input is {found.source}, not this subject's; its scale carries over to"
+            " Ktrans, ve and vp."
+        )
         return ArterialInput(curve, None, (note,))
     if is_measured_in_scan(spec):
         assert blood is not None

@@ -1,4 +1,6 @@
-"""Population curves by their formulas; each knows its fluid, its dose and how finely it must be sampled."""
+"""Population curves by their formulas; each knows its fluid, its dose and how finely it must be
+sampled.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,8 @@ def georgiou(t: Array) -> Array:
 
 
 def weinmann(t: Array) -> Array:
-    """Human, **plasma**, mM at 0.1 mmol/kg, ``t`` seconds after arrival (Weinmann 1984; Tofts and Kermode 1991).
+    """Human, **plasma**, mM at 0.1 mmol/kg, ``t`` seconds after arrival (Weinmann 1984; Tofts and
+    Kermode 1991).
 
     Two exponentials from an instant rise: no first pass, so it is for slow scans only.
     """
@@ -66,7 +69,9 @@ def weinmann(t: Array) -> Array:
 
 
 def mcgrath(t: Array) -> Array:
-    """Rat, whole blood, mM, ``t`` seconds after arrival (McGrath 2009, MRM 61:1173, model B): a ramp, then two exponentials."""
+    """Rat, whole blood, mM, ``t`` seconds after arrival (McGrath 2009, MRM 61:1173, model B): a
+    ramp, then two exponentials.
+    """
     t = np.asarray(t, dtype=np.float64)
     rise = value("McGrath_t0")
     amplitudes = [value(f"McGrath_A{i}") for i in (1, 2)]
@@ -82,8 +87,9 @@ class PopulationCurve:
     """A population curve.
 
     Attributes:
-        fluid: what its concentrations are of. step_s: between nodes of the first pass, such that the curve is
-            straight between them to 1e-4 of its peak (held by a test). kinks_s: where it must have a node.
+        fluid: what its concentrations are of. step_s: between nodes of the first pass, such that
+            the curve is straight between them to 1e-4 of its peak (held by a test). kinks_s: where
+            it must have a node.
     """
 
     formula: Callable[[Array], Array]
@@ -95,7 +101,9 @@ class PopulationCurve:
     def plasma(
         self, *, arrival_s: float, until_s: float, hematocrit: float, dose_mmol_per_kg: float
     ) -> PlasmaCurve:
-        """The curve from its arrival on, evaluated by its formula on a fine grid, scaled to the dose."""
+        """The curve from its arrival on, evaluated by its formula on a fine grid, scaled to the
+        dose.
+        """
         span = max(until_s - arrival_s, 0.0) + 60.0
         pieces = [
             np.arange(0.0, 45.0, self.step_s),

@@ -14,9 +14,9 @@ Array = NDArray[np.float64]
 def baseline_frames(series: Array, acquisition: DceAcquisition) -> tuple[int, int]:
     """First baseline frame and the frame after the last.
 
-    Given: by ``BaselineFrames``, else by ``BolusArrivalTime``; else detected as the frames before the voxels that
-    rise most, or the vessels among them, leave their early level. The first frame is left out where it is off
-    steady state (more than 5 standard deviations of the others).
+    Given: by ``BaselineFrames``, else by ``BolusArrivalTime``; else detected as the frames before
+    the voxels that rise most, or the vessels among them, leave their early level. The first frame
+    is left out where it is off steady state (more than 5 standard deviations of the others).
 
     Raises:
         InputError: fewer than two frames are before contrast.
@@ -46,7 +46,8 @@ def baseline_frames(series: Array, acquisition: DceAcquisition) -> tuple[int, in
 
 
 def _rising_medians(series: Array) -> list[Array]:
-    """Median signal of the voxels that rise most: of a twentieth, and of two hundredths, where vessels are.
+    """Median signal of the voxels that rise most: of a twentieth, and of two hundredths, where
+    vessels are.
 
     Medians: one spoiled voxel must not move them.
     """
@@ -60,9 +61,10 @@ def _rising_medians(series: Array) -> list[Array]:
 def _detect_onset(curve: Array) -> int:
     """Frames before the curve begins to rise.
 
-    It is found where the curve first passes a tenth of its range and stays there for two frames, then followed back
-    to where it left its early level by more than its noise: what the baseline swallows is missing from every
-    concentration. The frame before that is left out too where three others remain.
+    It is found where the curve first passes a tenth of its range and stays there for two frames,
+    then followed back to where it left its early level by more than its noise: what the baseline
+    swallows is missing from every concentration. The frame before that is left out too where three
+    others remain.
     """
     level = np.median(curve[: max(3, len(curve) // 10)])
     span = curve.max() - level

@@ -19,7 +19,8 @@ _SMALL = 0.3
 def convolve_exponential(
     curve_times: Tensor, curve_values: Tensor, rate: Tensor, at_times: Tensor
 ) -> Tensor:
-    """Exact ``y`` for every rate and time; the curve is zero before its first time and holds its last value.
+    """Exact ``y`` for every rate and time; the curve is zero before its first time and holds its
+    last value.
 
     Args:
         curve_times: ``(n,)`` s, increasing.
@@ -78,9 +79,9 @@ def _interpolate_curve(h: float, i: int, times: list[float], values: list[float]
 class _ExponentialStep:
     """One exact step of ``y`` and ``dy/dk`` over a straight piece of the curve.
 
-    Over a length h with x = k h, u in 0..1: ``p0 = int e^{-x(1-u)} du`` and ``p1 = int u e^{-x(1-u)} du`` weigh
-    the ends of the piece; ``q0, q1`` are minus their derivatives by x. Weights are kept by step length, because
-    the grids of curves are uniform in long stretches.
+    Over a length h with x = k h, u in 0..1: ``p0 = int e^{-x(1-u)} du`` and ``p1 = int u
+    e^{-x(1-u)} du`` weigh the ends of the piece; ``q0, q1`` are minus their derivatives by x.
+    Weights are kept by step length, because the grids of curves are uniform in long stretches.
     """
 
     def __init__(self, k: Tensor, slope: bool, max_cached: int = 16) -> None:
@@ -90,7 +91,9 @@ class _ExponentialStep:
     def __call__(
         self, state: tuple[Tensor, Tensor], h: Any, c0: Any, c1: Any, *, reuse: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """``y`` and ``dy/dk`` a step of length ``h`` later, from curve value ``c0`` to ``c1``: numbers, or tensors without reuse."""
+        """``y`` and ``dy/dk`` a step of length ``h`` later, from curve value ``c0`` to ``c1``:
+        numbers, or tensors without reuse.
+        """
         y, dy = state
         decay, w0, w1, d0, d1 = self._cached(round(h, 12)) if reuse else self._weights(h)
         if self.slope:
@@ -143,12 +146,13 @@ def _q1(x: Tensor) -> Tensor:
 class ExponentialTable:
     """``y`` and ``dy/dk`` at fixed times for any rate, by Hermite interpolation in log k.
 
-    One exact march fills the table; a batch of voxels then costs two look-ups a time point. Its error is
-    below 1e-8 of the curve (held by a test).
+    One exact march fills the table; a batch of voxels then costs two look-ups a time point. Its
+    error is below 1e-8 of the curve (held by a test).
 
     Attributes:
-        lowest, highest: rates that the table spans, 1/s; rates outside are held at the ends. The span is that
-            of the models within their bounds; below ``lowest`` nothing leaves a tissue in a scan.
+        lowest, highest: rates that the table spans, 1/s; rates outside are held at the ends. The
+            span is that of the models within their bounds; below ``lowest`` nothing leaves a tissue
+            in a scan.
     """
 
     lowest, highest, nodes = 1e-9, 200.0, 990
@@ -201,7 +205,9 @@ class ExponentialTable:
 
 
 class DelayTable:
-    """``y`` and ``dy/dk`` of every voxel at times of its own: a table at the curve's nodes, then one exact step."""
+    """``y`` and ``dy/dk`` of every voxel at times of its own: a table at the curve's nodes, then
+    one exact step.
+    """
 
     def __init__(self, curve_times: Tensor, curve_values: Tensor) -> None:
         self.times, self.values = curve_times, curve_values
@@ -211,7 +217,9 @@ class DelayTable:
         )
 
     def at(self, times: Tensor) -> ExponentialTable:
-        """The table at times ``(t,)`` that all voxels share, without marching through the curve again."""
+        """The table at times ``(t,)`` that all voxels share, without marching through the curve
+        again.
+        """
 
         def convolve_rates(k: Tensor) -> tuple[Tensor, Tensor]:
             y, dy = self(k[:, None], times[None])
@@ -220,7 +228,9 @@ class DelayTable:
         return ExponentialTable(convolve_rates, self.times.device)
 
     def __call__(self, rates: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """``(n, m, t)`` each, for rates ``(n, m)`` and times ``(n or 1, t)``; zero before the curve begins."""
+        """``(n, m, t)`` each, for rates ``(n, m)`` and times ``(n or 1, t)``; zero before the curve
+        begins.
+        """
         table = self.table
         k = rates.clamp(table.lowest, table.highest)
         i, u = (a[..., None] for a in table.locate_rate(k))

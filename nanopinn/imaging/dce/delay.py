@@ -81,7 +81,8 @@ def delay_and_disperse_input(
     if inputs.aif_dispersion_s > 0:
         aif = aif.dispersed(inputs.aif_dispersion_s)
         notes.append(
-            f"The arterial input is dispersed by a mixing time of {inputs.aif_dispersion_s:g} s on its way."
+            f"The arterial input is dispersed by a mixing time of {inputs.aif_dispersion_s:g} s on"
+            " its way."
         )
     if not isinstance(inputs.delay, str):
         notes.append(f"The tumour's arrival delay was given: {inputs.delay:+g} s.")
@@ -91,6 +92,7 @@ def delay_and_disperse_input(
     notes.append(f"One arrival delay was fitted for the tumour: {delay:+.1f} s{more}.")
     if abs(delay) > 0.95 * DELAY_WINDOW_S:
         notes.append(
-            "That delay is at the edge of what is sought: check the bolus arrival and the frame times."
+            "That delay is at the edge of what is sought: check the bolus arrival and the frame"
+            " times."
         )
     return aif.delayed(delay), delay, notes

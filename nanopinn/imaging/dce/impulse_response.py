@@ -1,4 +1,5 @@
-"""What kinetic models are made of: unit to read, unit to compute in, and the name in OSIPI's lexicon (CAPLEX).
+"""What kinetic models are made of: unit to read, unit to compute in, and the name in OSIPI's
+lexicon (CAPLEX).
 
 Every kinetic model as its impulse response: an instant plasma term and a few decaying exponentials.
 
@@ -21,8 +22,10 @@ class KineticQuantity:
     """A kinetic quantity.
 
     Attributes:
-        unit: in which people read it. per_si: how many of it make one of the unit computed in (1/s, 1 or s).
-        caplex_id, caplex_name: OSIPI_CAPLEX, https://osipi.github.io/OSIPI_CAPLEX/quantities (Dickie 2024, MRM 91:1761).
+        unit: in which people read it. per_si: how many of it make one of the unit computed in (1/s,
+            1 or s).
+        caplex_id, caplex_name: OSIPI_CAPLEX, https://osipi.github.io/OSIPI_CAPLEX/quantities
+            (Dickie 2024, MRM 91:1761).
     """
 
     name: str
@@ -106,8 +109,9 @@ class ImpulseResponse:
 class KineticModel(Protocol):
     """A module that holds one model.
 
-    ``NAME`` on the command line; ``CAPLEX`` its code in OSIPI's lexicon; ``NAMES`` of its parameters, with ``LOWER``
-    and ``UPPER`` bounds (flows in 1/s); ``DERIVED``, names of what follows from them.
+    ``NAME`` on the command line; ``CAPLEX`` its code in OSIPI's lexicon; ``NAMES`` of its
+    parameters, with ``LOWER`` and ``UPPER`` bounds (flows in 1/s); ``DERIVED``, names of what
+    follows from them.
     """
 
     NAME: str
@@ -136,8 +140,8 @@ def evaluate(
     """Tissue concentration ``(n, t)``, mM, and its Jacobian ``(n, p, t)``.
 
     Args:
-        parameters: ``(n, p)``; with ``with_delay`` one more column, the arrival after the curve in s, and the
-            Jacobian has one more row.
+        parameters: ``(n, p)``; with ``with_delay`` one more column, the arrival after the curve in
+            s, and the Jacobian has one more row.
     """
     p = len(model.NAMES)
     response = model.impulse_response(parameters[:, :p])
@@ -161,6 +165,8 @@ def no_derived_quantities(parameters: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ktrans_of_flow_limited_exchange(Fp: Tensor, PS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Ktrans = Fp PS/(Fp + PS) of a plasma compartment with finite flow, and its derivatives by Fp and PS."""
+    """Ktrans = Fp PS/(Fp + PS) of a plasma compartment with finite flow, and its derivatives by Fp
+    and PS.
+    """
     both = (Fp + PS).clamp_min(1e-30)
     return Fp * PS / both, (PS / both) ** 2, (Fp / both) ** 2

@@ -32,9 +32,12 @@ class KineticMaps:
 
     Attributes:
         model: its name, or ``auto``. values, std: by name of the parameter, ``(x, y, z)``.
-        covariance: ``(x, y, z, p, p)`` of the model's own parameters, ``names``; empty for ``auto``.
-        chosen: ``(x, y, z)``, which of ``candidates`` describes the voxel; -1 where none was fitted.
-        curves_mM: ``(t, x, y, z)``, fitted. r2, aicc, residual_sd_mM: ``(x, y, z)``. status: bits of :class:`Status`.
+        covariance: ``(x, y, z, p, p)`` of the model's own parameters, ``names``; empty for
+            ``auto``.
+        chosen: ``(x, y, z)``, which of ``candidates`` describes the voxel; -1 where none was
+            fitted.
+        curves_mM: ``(t, x, y, z)``, fitted. r2, aicc, residual_sd_mM: ``(x, y, z)``. status: bits
+            of :class:`Status`.
     """
 
     model: str
@@ -65,7 +68,8 @@ def fit_volume(
     """Fit a model to every voxel whose curve is finite and rises above its noise.
 
     Args:
-        model: one of :data:`MODELS`, or ``auto``: of all, the one with the least AICc in each voxel.
+        model: one of :data:`MODELS`, or ``auto``: of all, the one with the least AICc in each
+            voxel.
         delay_window_s: fit each voxel's arrival too, within this.
         smooth: let voxels learn from their neighbours (:mod:`nanopinn.imaging.dce.spatial_prior`).
         progress: called with the share done.
@@ -150,7 +154,8 @@ def classify_before_fit(C: Concentration) -> NDArray[np.int32]:
     status[~finite & ~C.t1_unknown & ~C.saturated] |= int(Status.NONFINITE)
     first, after = C.baseline
     rise = np.where(finite, np.nan_to_num(C.mM[after:]).mean(axis=0), 0.0)
-    # both means are noisy; noise alone exceeds three standard deviations of their difference once in 700
+    # both means are noisy; noise alone exceeds three standard deviations of their difference once
+    # in 700
     sd = np.nan_to_num(C.noise_sd_mM) * np.sqrt(1 / (len(C.mM) - after) + 1 / (after - first))
     status[finite & (rise <= 3 * sd)] |= int(Status.NOT_ENHANCING)
     status[finite & (rise < -3 * sd)] |= int(Status.NEGATIVE)
@@ -223,7 +228,9 @@ class _MapAccumulator:
 
 
 def _selected(each: list[KineticMaps]) -> KineticMaps:
-    """Voxel by voxel the maps of the model with the least AICc; a model that does not fit cannot win."""
+    """Voxel by voxel the maps of the model with the least AICc; a model that does not fit cannot
+    win.
+    """
     score = np.stack([np.where(np.isfinite(m.aicc), m.aicc, np.inf) for m in each])
     best, any_fit = score.argmin(axis=0), np.isfinite(score).any(axis=0)
 

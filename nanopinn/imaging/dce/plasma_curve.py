@@ -35,7 +35,8 @@ class PlasmaCurve:
         return replace(self, times_s=self.times_s + seconds)
 
     def dispersed(self, seconds: float) -> PlasmaCurve:
-        """The curve after a mixing chamber of mean transit time ``seconds`` on the way to the tissue (Calamante 2000, MRM 44:466).
+        """The curve after a mixing chamber of mean transit time ``seconds`` on the way to the
+        tissue (Calamante 2000, MRM 44:466).
 
         Convolution with ``exp(-t/T)/T``, exact at the nodes of a grid that resolves T.
         """
@@ -104,7 +105,9 @@ class InputCurve:
         )
 
     def shifted(self, seconds: float) -> InputCurve:
-        """The curve later by ``seconds``, for all voxels alike; kept, because its tables serve every batch."""
+        """The curve later by ``seconds``, for all voxels alike; kept, because its tables serve
+        every batch.
+        """
         if seconds not in self._shifted:
             child = InputCurve(self.aif.delayed(seconds), self.times.cpu().numpy(), self.device)
             child._table_shift_s, child.__dict__["_delays"] = (
@@ -141,7 +144,9 @@ class InputCurve:
 
     @cached_property
     def plasma_double_integral(self) -> Tensor:
-        """``int int Cp`` to every frame, ``(1, t)``; trapezoids of the exact integral, on curve and frames together."""
+        """``int int Cp`` to every frame, ``(1, t)``; trapezoids of the exact integral, on curve and
+        frames together.
+        """
         grid = torch.unique(torch.cat([self.nodes, self.times]))
         inner = self._integrate_to(grid)
         running = torch.cat(
@@ -168,7 +173,9 @@ class InputCurve:
 
 
 def linear_fit(C: Tensor, columns: list[Tensor]) -> Tensor:
-    """Coefficients ``(n, columns)`` with which the columns ``(1 or n, t)`` best give ``C`` ``(n, t)``."""
+    """Coefficients ``(n, columns)`` with which the columns ``(1 or n, t)`` best give ``C`` ``(n,
+    t)``.
+    """
     X = torch.stack([c.expand_as(C) for c in columns], dim=1)
     scale = X.square().sum(2, keepdim=True).sqrt().clamp_min(1e-30)
     X = X / scale

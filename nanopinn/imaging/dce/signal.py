@@ -2,7 +2,8 @@
 
 S = M0 sin a (1 - E1) / (1 - E1 cos a),    E1 = exp(-TR R1),    R1 = 1/T1 + r1 C
 
-From a dynamic series to concentration, with the noise of every voxel and the errors its frames share.
+From a dynamic series to concentration, with the noise of every voxel and the errors its frames
+share.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def signal_from_concentration(
 def concentration_from_signal(
     S: Array, baseline: Array, T1_s: Array, TR_s: float, flip_deg: float | Array, relaxivity: float
 ) -> Array:
-    """Concentration, mM, by exact inversion; NaN where the signal is beyond what any T1 gives (saturation)."""
+    """Concentration, mM, by exact inversion; NaN where the signal is beyond what any T1 gives
+    (saturation).
+    """
     a = np.deg2rad(flip_deg)
     E10 = np.exp(-TR_s / T1_s)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -81,7 +84,9 @@ class EnhancementModel(Protocol):
 
 @dataclass(frozen=True)
 class SpoiledGradientEcho:
-    """The exact relation of :mod:`nanopinn.imaging.dce.signal`; flip angles in degrees, one or ``(x, y, z)``."""
+    """The exact relation of :mod:`nanopinn.imaging.dce.signal`; flip angles in degrees, one or
+    ``(x, y, z)``.
+    """
 
     T1_s: Array
     TR_s: float
@@ -135,10 +140,12 @@ class Concentration:
     Attributes:
         mM: ``(t, x, y, z)``, NaN where the signal gives none.
         noise_sd_mM: ``(x, y, z)``, of one frame, at the voxel's mean concentration.
-        shared_error_mM: ``(k, t, x, y, z)``, what one standard deviation of each error that all frames share does to
-            the whole curve: of the baseline, by which they are all divided, and of native T1 where its error is known.
+        shared_error_mM: ``(k, t, x, y, z)``, what one standard deviation of each error that all
+            frames share does to the whole curve: of the baseline, by which they are all divided,
+            and of native T1 where its error is known.
         baseline: first frame before contrast, and the frame after the last.
-        saturated: ``(x, y, z)``, where a finite signal exceeds what any T1 gives. t1_unknown: where T1 is not known.
+        saturated: ``(x, y, z)``, where a finite signal exceeds what any T1 gives. t1_unknown: where
+            T1 is not known.
     """
 
     mM: Array
@@ -195,7 +202,8 @@ def estimate_concentration(
 
 
 def wrap_measured_concentration(series: Array, acquisition: DceAcquisition) -> Concentration:
-    """A series that holds mM already, ``(t, x, y, z)``; its level before contrast is taken as it is.
+    """A series that holds mM already, ``(t, x, y, z)``; its level before contrast is taken as it
+    is.
 
     Raises:
         InputError: fewer than two frames are before contrast.
@@ -209,7 +217,9 @@ def wrap_measured_concentration(series: Array, acquisition: DceAcquisition) -> C
 
 
 def baseline_sensitivity(curves_mM: Array, enhancement_model: EnhancementModel) -> Array:
-    """Change of curves ``(t, x, y, z)`` per relative error of the signal before contrast, mM; smooth as they are."""
+    """Change of curves ``(t, x, y, z)`` per relative error of the signal before contrast, mM;
+    smooth as they are.
+    """
     return np.asarray(
         -enhancement_model.relative_signal(curves_mM)
         * _concentration_per_relative_signal(enhancement_model, curves_mM)
@@ -217,7 +227,9 @@ def baseline_sensitivity(curves_mM: Array, enhancement_model: EnhancementModel) 
 
 
 def _concentration_per_relative_signal(enhancement_model: EnhancementModel, C_mM: Array) -> Array:
-    """Slope of concentration by signal over baseline, mM: turns noise of the one into noise of the other."""
+    """Slope of concentration by signal over baseline, mM: turns noise of the one into noise of the
+    other.
+    """
     step = 1e-4
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(

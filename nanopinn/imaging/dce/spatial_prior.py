@@ -1,9 +1,10 @@
 """A spatially regularised fit: voxels learn from their neighbours as far as the tissue is smooth.
 
-The parameters of neighbours differ by a random step with heavy tails, whose variance is the tissue's own, estimated
-from independent fits (a Markov random field, as in Schmid 2006, IEEE TMI 25:1627). Each voxel is fitted under the prior
-that its neighbours make, in turns of a chequerboard: a neighbour counts by 1/(step variance + its own variance), and
-the less the further it stands apart, so that edges stay.
+The parameters of neighbours differ by a random step with heavy tails, whose variance is the
+tissue's own, estimated from independent fits (a Markov random field, as in Schmid 2006, IEEE TMI
+25:1627). Each voxel is fitted under the prior that its neighbours make, in turns of a chequerboard:
+a neighbour counts by 1/(step variance + its own variance), and the less the further it stands
+apart, so that edges stay.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def fit_spatially_regularised(
     shared: Tensor | None = None,
     progress: Callable[[float], None] = lambda done: None,
 ) -> KineticFit:
-    """Fit curves ``(n, t)`` of voxels at ``where`` ``(n, 3)``, each under the prior of its neighbours.
+    """Fit curves ``(n, t)`` of voxels at ``where`` ``(n, 3)``, each under the prior of its
+    neighbours.
 
     Standard deviations hold what the neighbours add, as far as these are known themselves.
     """
@@ -82,8 +84,8 @@ def _neighbours(where: NDArray[np.int64]) -> Tensor:
 def _step_variance(fit: KineticFit, neighbours: Tensor) -> Tensor:
     """Variance of the step between neighbours ``(p,)``, beyond the noise of both.
 
-    That with which the median of the squared differences is what it should be of normal steps: an edge of the tumour
-    or a failed fit does not loosen the prior everywhere.
+    That with which the median of the squared differences is what it should be of normal steps: an
+    edge of the tumour or a failed fit does not loosen the prior everywhere.
     """
     first, second = torch.nonzero(neighbours >= 0)[:, 0], neighbours[neighbours >= 0]
     good = fit.converged & torch.isfinite(fit.parameters).all(1) & ~fit.at_bound.any(1)
@@ -114,7 +116,8 @@ def _prior(
     other = neighbours.clamp_min(0)
     apart = (theta[other] - theta[at][:, None]).square()
     expected = step + variance[other]
-    # Student's t: a neighbour many steps apart is another tissue; half, because a pair informs both of its ends
+    # Student's t: a neighbour many steps apart is another tissue; half, because a pair informs both
+    # of its ends
     weight = (
         0.5
         * _DEGREES_OF_FREEDOM

@@ -89,7 +89,8 @@ class T1Source:
     """What was given for native T1; exactly one of the first three.
 
     Attributes:
-        vfa: one volume per flip angle, each with its sidecar. ir: one per inversion time, with ``InversionTime`` (s).
+        vfa: one volume per flip angle, each with its sidecar. ir: one per inversion time, with
+            ``InversionTime`` (s).
         t1: seconds, or a map in seconds. method: how the flip-angle set is fitted.
     """
 
@@ -113,7 +114,9 @@ class T1Source:
 
 @dataclass(frozen=True)
 class NativeT1:
-    """Native T1 (s) on the DCE grid, ``(x, y, z)``, NaN where unknown; its error, None where none is known."""
+    """Native T1 (s) on the DCE grid, ``(x, y, z)``, NaN where unknown; its error, None where none
+    is known.
+    """
 
     T1_s: Array
     std_s: Array | None
@@ -164,7 +167,10 @@ def load_native_t1(
             field="--vfa, --ir, --t1",
             found="none of them",
             expected="a flip-angle set, inversion times, a T1 map, or a value in s",
-            remedy="Give --vfa FILE..., --ir FILE..., --t1 MAP, or --t1 SECONDS (about 1.4 for tumours at 3 T).",
+            remedy=(
+                "Give --vfa FILE..., --ir FILE..., --t1 MAP, or --t1 SECONDS (about 1.4 for tumours"
+                " at 3 T)."
+            ),
         )
     if isinstance(given.t1, (int, float)):
         return _constant_t1(float(given.t1), shape)
@@ -184,7 +190,8 @@ def load_native_t1(
             []
             if moved
             else [
-                "T1 was measured on another grid and brought to that of the DCE scan by the affines."
+                "T1 was measured on another grid and brought to that of the DCE scan by the"
+                " affines."
             ]
         )
     if not np.isfinite(values).any():
@@ -280,7 +287,8 @@ def _from_flip_angles(
     notes = ["T1 is the linear fit of the flip-angle set."] if method == "linear" else []
     if B1 is None:
         notes.append(
-            "Flip angles are taken as nominal: no B1 map was given. An angle 5 % off makes T1 10 % wrong."
+            "Flip angles are taken as nominal: no B1 map was given. An angle 5 % off makes T1 10 %"
+            " wrong."
         )
     true = flips if B1 is None else flips * B1.resample_to(images.shape[:3], affine)[..., None]
     fit = fit_variable_flip_angles(images, true, trs.pop(), method=method)

@@ -1,12 +1,12 @@
 """T1 from inversion recovery: ``S(TI) = |a + b exp(-TI/T1)|`` (Barral 2010, MRM 64:1057).
 
-Three free numbers, so neither a perfect inversion nor a long TR is assumed. Magnitude images have lost their sign:
-every place of the zero crossing is tried, and the best is kept.
+Three free numbers, so neither a perfect inversion nor a long TR is assumed. Magnitude images have
+lost their sign: every place of the zero crossing is tried, and the best is kept.
 
 T1 from a set of spoiled gradient echoes with several flip angles.
 
-Linear: S/sin a is linear in S/tan a with slope E1 (Gupta 1977; Deoni 2003). Non-linear: Gauss-Newton on the signal
-itself from there, because the linear form weights the noise wrongly.
+Linear: S/sin a is linear in S/tan a with slope E1 (Gupta 1977; Deoni 2003). Non-linear:
+Gauss-Newton on the signal itself from there, because the linear form weights the noise wrongly.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ MIN_T1_S, MAX_T1_S = 0.01, 10.0
 
 @dataclass(frozen=True)
 class T1Fit:
-    """T1 (s) and M0, ``(...)``, NaN where no T1 fits; the standard deviation of T1, NaN where the set leaves no residual."""
+    """T1 (s) and M0, ``(...)``, NaN where no T1 fits; the standard deviation of T1, NaN where the
+    set leaves no residual.
+    """
 
     T1: Array
     T1_std: Array
@@ -184,9 +186,11 @@ def fit_variable_flip_angles(
 
 
 def pooled_variance(rss: Array, freedom: int, valid: NDArray[np.bool_]) -> Array:
-    """Noise variance from the residuals of a few images, each voxel's averaged with the typical one, ``(...)``.
+    """Noise variance from the residuals of a few images, each voxel's averaged with the typical
+    one, ``(...)``.
 
-    With one or two degrees of freedom a voxel's own residual is often near zero by chance. NaN without any.
+    With one or two degrees of freedom a voxel's own residual is often near zero by chance. NaN
+    without any.
     """
     if freedom < 1 or not valid.any():
         return np.full(rss.shape, np.nan)

@@ -32,7 +32,8 @@ Array = NDArray[np.float64]
 
 #: Three parameters, two baseline frames and one to spare.
 MIN_FRAMES = 6
-#: No tissue or vessel holds more contrast agent than this, mM; a larger "concentration" is in another unit.
+#: No tissue or vessel holds more contrast agent than this, mM; a larger "concentration" is in
+#: another unit.
 _MAX_CONCENTRATION_mM = 50.0
 
 
@@ -62,14 +63,17 @@ class DynamicSeries:
 
     @property
     def anatomy(self) -> Array:
-        """Average over time ``(x, y, z)``, for other scans to be moved onto; 0 where nothing is known."""
+        """Average over time ``(x, y, z)``, for other scans to be moved onto; 0 where nothing is
+        known.
+        """
         return np.asarray(sum(np.nan_to_num(frame) for frame in self.values) / len(self.values))
 
 
 def read_series(
     inputs: ImagingInputs, progress: Callable[[float], None] = lambda done: None
 ) -> DynamicSeries:
-    """The dynamic series of a study with its acquisition, its motion undone where that was asked for.
+    """The dynamic series of a study with its acquisition, its motion undone where that was asked
+    for.
 
     Raises:
         InputError: it is no series, or its timing, TR or flip angle are missing or wrong.
@@ -160,7 +164,8 @@ def compute_study_concentration(
     T1_std: Array | None,
     B1: B1Map | None,
 ) -> Concentration:
-    """Concentration of the series ``(t, x, y, z)``, mM, by native T1 ``(x, y, z)``, s; as it is where the series holds it already.
+    """Concentration of the series ``(t, x, y, z)``, mM, by native T1 ``(x, y, z)``, s; as it is
+    where the series holds it already.
 
     Raises:
         InputError: the acquisition does not say what the conversion needs.
@@ -177,7 +182,9 @@ def compute_study_concentration(
 def compute_baseline_sensitivity(
     inputs: ImagingInputs, series: DynamicSeries, T1_s: Array, B1: B1Map | None, fitted: KineticMaps
 ) -> Array:
-    """What a relative error of the signal before contrast does to the fitted curves ``(t, x, y, z)``, mM; 0 without a conversion."""
+    """What a relative error of the signal before contrast does to the fitted curves ``(t, x, y,
+    z)``, mM; 0 without a conversion.
+    """
     if series.acquisition.is_concentration:
         return np.zeros_like(fitted.curves_mM)
     angles = 1.0 if B1 is None else B1.resample_to(series.shape, series.affine)
@@ -190,17 +197,20 @@ def compute_baseline_sensitivity(
 def frame_noise(
     C: Concentration, fitted: KineticMaps, mask: NDArray[np.bool_]
 ) -> tuple[Array, list[str]]:
-    """Noise of one frame: the baseline's, scaled for all voxels alike where the fits leave more than that."""
+    """Noise of one frame: the baseline's, scaled for all voxels alike where the fits leave more
+    than that.
+    """
     left, noise = fitted.residual_sd_mM[mask], C.noise_sd_mM[mask]
     known = np.isfinite(left) & np.isfinite(noise)
     if not known.any():
         return C.noise_sd_mM, [
-            "No tumour voxel enhances, or none could be fitted: check the mask and the bolus; status says why."
+            "No tumour voxel enhances, or none could be fitted: check the mask and the bolus;"
+            " status says why."
         ]
     excess = float(np.sqrt((left[known] ** 2).sum() / (noise[known] ** 2).sum()))
     if excess < _MIN_REPORTED_EXCESS:
         return C.noise_sd_mM, []
     return C.noise_sd_mM * excess, [
-        f"Kinetic fits leave {excess:.1f} times the noise before contrast; the noise was taken as that large, "
-        "so what the model cannot describe counts as noise."
+        f"Kinetic fits leave {excess:.1f} times the noise before contrast; the noise was taken as"
+        " that large, so what the model cannot describe counts as noise."
     ]

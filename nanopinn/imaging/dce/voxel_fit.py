@@ -27,10 +27,12 @@ from nanopinn.imaging.least_squares import (
 
 @dataclass(frozen=True)
 class KineticFit:
-    """Parameters ``(n, p)`` (flows in 1/s, with a fitted delay in s as the last), covariance ``(n, p, p)``, and how each fit went.
+    """Parameters ``(n, p)`` (flows in 1/s, with a fitted delay in s as the last), covariance ``(n,
+    p, p)``, and how each fit went.
 
     Attributes:
-        names: of the parameters. at_bound: ``(n, p)`` bool. converged: ``(n,)`` bool. r2, aicc: ``(n,)``.
+        names: of the parameters. at_bound: ``(n, p)`` bool. converged: ``(n,)`` bool. r2, aicc:
+            ``(n,)``.
         residual_sd: ``(n,)`` mM. curves: ``(n, t)`` mM, fitted.
     """
 
@@ -61,10 +63,12 @@ def fit_kinetics(
     A curve that is not finite gives NaN and touches no other.
 
     Args:
-        shared: ``(n, t)`` or ``(n, k, t)``, one standard deviation of each of ``k`` errors that all frames of a curve
-            share; they widen the covariance beyond what the frames' own noise gives.
+        shared: ``(n, t)`` or ``(n, k, t)``, one standard deviation of each of ``k`` errors that all
+            frames of a curve share; they widen the covariance beyond what the frames' own noise
+            gives.
         prior: on the parameters, without a delay.
-        delay_window_s: fit each voxel's arrival too, within this of the curve's, either way; None: it arrives with it.
+        delay_window_s: fit each voxel's arrival too, within this of the curve's, either way; None:
+            it arrives with it.
     """
     common = (
         C.new_zeros((len(C), 0, C.shape[1]))
@@ -150,7 +154,9 @@ def _initial_guesses_with_delay(
 def _evaluate_delayed(
     model: KineticModel, curve: InputCurve, shift: float, parameters: Tensor, which: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Curves and Jacobian with the input later by ``shift``; a table of its own pays for more voxels than it has nodes."""
+    """Curves and Jacobian with the input later by ``shift``; a table of its own pays for more
+    voxels than it has nodes.
+    """
     if len(parameters) > ExponentialTable.nodes:
         return evaluate(model, parameters, curve.shifted(shift))
     f, J = evaluate(
@@ -201,7 +207,9 @@ def _summarise_fit(
 
 
 def aicc(rss: Tensor, frames: int, parameters: int) -> Tensor:
-    """Akaike's criterion with the correction for short series (Hurvich and Tsai 1989); the noise counts as a parameter."""
+    """Akaike's criterion with the correction for short series (Hurvich and Tsai 1989); the noise
+    counts as a parameter.
+    """
     k = parameters + 1
     if frames - k - 1 <= 0:
         return torch.full_like(rss, float("inf"))
@@ -214,7 +222,8 @@ def aicc(rss: Tensor, frames: int, parameters: int) -> Tensor:
 
 Array = NDArray[np.float64]
 
-#: The tumour's arrival is sought within this of the artery's, either way: a frame or two of most protocols.
+#: The tumour's arrival is sought within this of the artery's, either way: a frame or two of most
+#: protocols.
 DELAY_WINDOW_S = 12.0
 
 
@@ -227,7 +236,8 @@ def fit_delay(
 ) -> float:
     """Shift of the plasma curve with which a model best fits a sample of voxels, each by itself, s.
 
-    A mean curve would not do: a mixture of voxels is no Tofts curve, and a delay would make up for it.
+    A mean curve would not do: a mixture of voxels is no Tofts curve, and a delay would make up for
+    it.
 
     Args:
         curves: ``(t, n)`` mM, finite.

@@ -1,10 +1,10 @@
 """The inverse PINN: networks for the sensitivities of every field, parameters moved through them.
 
-Training a state network and the parameters in one loss ends in the stiff valley between the two. Here the
-fields are a local solution operator ``u(x, t; theta)`` around the current theta: anchored there to one
-finite-volume solution without tangents, and carried away from it by networks for the linearised
-finite-volume residual of every cell. The parameters take a Gauss-Newton step through the networks, and the
-anchor follows.
+Training a state network and the parameters in one loss ends in the stiff valley between the two.
+Here the fields are a local solution operator ``u(x, t; theta)`` around the current theta: anchored
+there to one finite-volume solution without tangents, and carried away from it by networks for the
+linearised finite-volume residual of every cell. The parameters take a Gauss-Newton step through the
+networks, and the anchor follows.
 
 Tangents of every field at an anchor, by the networks.
 """
@@ -56,9 +56,11 @@ class KrylovSettings:
     """Size and effort of the networks.
 
     Attributes:
-        rank: functions of time per pool system. rates: random rates that they are made of, per plasma curve.
+        rank: functions of time per pool system. rates: random rates that they are made of, per
+            plasma curve.
         layers: of every network.
-        ensemble: networks from other seeds that tell the error of these, two functions of time smaller.
+        ensemble: networks from other seeds that tell the error of these, two functions of time
+            smaller.
         anchors: at most so many. tolerance: posterior standard deviations of the last step.
     """
 
@@ -79,10 +81,12 @@ def fit_krylov(
     checkpoint_store: CheckpointStore | None = None,
     progress: Progress = ignore_progress,
 ) -> EngineFit[InverseProblem]:
-    """Fit the unknowns with the inverse PINN; Laplace posterior from the networks' sensitivities, and their own error added.
+    """Fit the unknowns with the inverse PINN; Laplace posterior from the networks' sensitivities,
+    and their own error added.
 
     Args:
-        start: coordinates to start from; the prior means if None, never the answer of another engine.
+        start: coordinates to start from; the prior means if None, never the answer of another
+            engine.
         seed: of the networks' hidden features.
         keeper: of the descent's state, from which an interrupted one goes on.
     """
@@ -103,12 +107,14 @@ def fit_krylov(
         on_step=engine.report_progress,
         initial_state=initial_state,
         save_state=(
-            lambda optimiser_state: checkpoint_store.save_state(
-                engine.engine_state(optimiser_state)
+            (
+                lambda optimiser_state: checkpoint_store.save_state(
+                    engine.engine_state(optimiser_state)
+                )
             )
-        )
-        if checkpoint_store
-        else None,
+            if checkpoint_store
+            else None
+        ),
     )
     assert engine.last is not None
     own = engine.tangent_error_covariance(descent.quadratic)
@@ -116,8 +122,9 @@ def fit_krylov(
     share = np.sqrt(np.diag(own) / np.diag(covariance))
     names = problem.unknowns.names
     message = (
-        f"{descent.iterations} anchors; relative residuals at the last: {engine.format_residuals()}; "
-        f"the networks' own error is at most {share.max():.2f} posterior sd ({names[int(share.argmax())]}), and in the posterior"
+        f"{descent.iterations} anchors; relative residuals at the last:"
+        f" {engine.format_residuals()}; the networks' own error is at most"
+        f" {share.max():.2f} posterior sd ({names[int(share.argmax())]}), and in the posterior"
     )
     tangent_solver = engine.tangent_solver
     run = EngineRun(
@@ -223,7 +230,9 @@ class _KrylovEngine:
         return self.last_evaluation[1]
 
     def value_at(self, theta: Array) -> float:
-        """The objective; infinite where the fields cannot be solved, so that a smaller step follows."""
+        """The objective; infinite where the fields cannot be solved, so that a smaller step
+        follows.
+        """
         try:
             value = self.problem.objective(theta, self.problem.compare(self.fields_at(theta)))
         except SolverError as error:
@@ -236,9 +245,9 @@ class _KrylovEngine:
     def tangent_error_covariance(self, quadratic: QuadraticModel) -> Array:
         """What the networks' imperfection adds to the covariance of the scalars, ``(m, m)``.
 
-        Networks of other hidden features, smaller by two functions of time, would step from the same anchor to other
-        places; the mean square of what lies between these and the engine's own stands for its error, and errs to
-        the large side because they are smaller.
+        Networks of other hidden features, smaller by two functions of time, would step from the
+        same anchor to other places; the mean square of what lies between these and the engine's own
+        stands for its error, and errs to the large side because they are smaller.
         """
         m = len(self.problem.unknowns)
         assert self.last is not None
@@ -265,7 +274,9 @@ class _KrylovEngine:
         self.progress(STAGE, (k + 1) / self.settings.iterations, self.progress_numbers)
 
     def on_solved(self, name: str, residual: float) -> None:
-        """Show a network that is done; the misfit and the parameters beside it are those of the anchor before."""
+        """Show a network that is done; the misfit and the parameters beside it are those of the
+        anchor before.
+        """
         self.progress_numbers |= {f"residual {name}": residual}
         done = self.step + len(self.tangent_solver.residuals) / 5
         self.progress(STAGE, done / self.settings.iterations, self.progress_numbers)
@@ -274,8 +285,8 @@ class _KrylovEngine:
         return ", ".join(f"{name} {r:.0e}" for name, r in self.tangent_solver.residuals.items())
 
 
-#: The fastest cells that a basis holds, 1/s: above 3/min no tissue's Ktrans/ve lies; in drug, what is faster follows plasma
-#: within the first step of the march.
+#: The fastest cells that a basis holds, 1/s: above 3/min no tissue's Ktrans/ve lies; in drug, what
+#: is faster follows plasma within the first step of the march.
 MAX_RATE = {"contrast": 0.05, "drug": 0.01}
 
 
@@ -285,9 +296,11 @@ class TangentSolver:
 
     Attributes:
         forward: the solver whose flux code makes the residuals.
-        rank: functions of time per pool system. rates: drawn for each plasma curve. seed: of the rates.
+        rank: functions of time per pool system. rates: drawn for each plasma curve. seed: of the
+            rates.
         layers: of every network.
-        recovered: told in words of what a network recovered from. grown: told of a network that is done, with its residual.
+        recovered: told in words of what a network recovered from. grown: told of a network that is
+            done, with its residual.
         residuals, depth: of every network as last learned.
     """
 
@@ -326,8 +339,8 @@ class TangentSolver:
     def pressure(self, theta: Tensor, flow: FlowSolution) -> Tensor:
         """Tangents of the pressure on the flow grid, ``(m, X, Y, Z)``.
 
-        That p is proportional to p_e at given l and q is known exactly and not left to a network: it learns
-        the tangents of p/p_e.
+        That p is proportional to p_e at given l and q is known exactly and not left to a network:
+        it learns the tangents of p/p_e.
         """
         grid = self.problem.setting.flow_setting.grid
         coefficients = self.forward.flow_coefficients(theta)
@@ -405,14 +418,18 @@ class TangentSolver:
 
 
 def _scatter_tangents(histories: Tensor, tangents: dict[int, PoolOperator], m: int) -> Tensor:
-    """Histories of the parameters that move an operator among those of all, ``(m, n, pool, x, y, z)``."""
+    """Histories of the parameters that move an operator among those of all, ``(m, n, pool, x, y,
+    z)``.
+    """
     out = histories.new_zeros((m, *histories.shape[1:]))
     out[list(tangents)] = histories
     return out
 
 
 def _forcing_coefficients(tangents: dict[int, PoolOperator], basis: TimeBasis, U: Tensor) -> Tensor:
-    """Coefficients ``(m, r, pool, x, y, z)`` of ``d(inflow) area - dA (integral of U)``, for histories ``U`` ``(n, pool, ...)``."""
+    """Coefficients ``(m, r, pool, x, y, z)`` of ``d(inflow) area - dA (integral of U)``, for
+    histories ``U`` ``(n, pool, ...)``.
+    """
     u = basis.coefficients(U)
     rows = []
     for dA in tangents.values():

@@ -2,18 +2,20 @@
 
     v = sum_k c_k h_k,      h_k = P^-1 (f - A sum_{i<k} c_i h_i)
 
-Hidden layer k is a stencil that varies from cell to cell: the finite-volume residual that the layers before leave,
-answered by each cell on its own (P). In time the features are responses to plasma at random rates (:mod:`timebasis`).
-Neither is trained; the weights ``c`` of the last layer are those that make the residual of every cell least, worked out
-after every layer (variable projection), so that adding a layer never makes it worse. Those of the pressure, which is
-symmetric, are the best of all layers together; the pools' are the best of the last four given the others. Layers are
-added until the residual is small enough. Trained convolutions in their place take four times longer to a residual two
-thousand times larger (``benchmarks/pinn_formulations.py``).
+Hidden layer k is a stencil that varies from cell to cell: the finite-volume residual that the
+layers before leave, answered by each cell on its own (P). In time the features are responses to
+plasma at random rates (:mod:`timebasis`). Neither is trained; the weights ``c`` of the last layer
+are those that make the residual of every cell least, worked out after every layer (variable
+projection), so that adding a layer never makes it worse. Those of the pressure, which is symmetric,
+are the best of all layers together; the pools' are the best of the last four given the others.
+Layers are added until the residual is small enough. Trained convolutions in their place take four
+times longer to a residual two thousand times larger (``benchmarks/pinn_formulations.py``).
 
 Linearised finite-volume residuals of the fields, as the networks read them.
 
-Around an anchor the fields are ``u(x, t; theta) = u_a + sum_j (theta_j - theta_a,j) v_j``, and each ``v_j`` solves a linear
-standing problem: the flux code of the solvers, on every cell, and nothing else. No data, no finite-volume tangents.
+Around an anchor the fields are ``u(x, t; theta) = u_a + sum_j (theta_j - theta_a,j) v_j``, and each
+``v_j`` solves a linear standing problem: the flux code of the solvers, on every cell, and nothing
+else. No data, no finite-volume tangents.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ EventCallback = Callable[[str], None]
 
 @dataclass(frozen=True)
 class KrylovSolution:
-    """Fields of a network, with their residual over the forcing, worst of all, and the number of its layers."""
+    """Fields of a network, with their residual over the forcing, worst of all, and the number of
+    its layers.
+    """
 
     v: Tensor
     residual: float
@@ -49,7 +53,8 @@ class KrylovSolution:
 
 @dataclass(frozen=True)
 class KrylovSolver:
-    """How deep a network grows: ``most`` layers, fewer once its residual is below ``enough`` of the forcing.
+    """How deep a network grows: ``most`` layers, fewer once its residual is below ``enough`` of the
+    forcing.
 
     Attributes:
         restarts: from the last good weights, where a layer holds numbers that are not finite.
@@ -82,10 +87,12 @@ class KrylovSolver:
             again += 1
             if again > self.max_restarts:
                 raise SolverError(
-                    f"a network met numbers that are not finite {again} times, last in layer {k + 1}"
+                    f"a network met numbers that are not finite {again} times, last in layer"
+                    f" {k + 1}"
                 )
             on_event(
-                f"layer {k + 1} held numbers that are not finite: went on from the last good weights"
+                f"layer {k + 1} held numbers that are not finite: went on from the last good"
+                " weights"
             )
             r, directions = rhs - problem.apply(good), []
         return KrylovSolution(good, float((problem.norm(r) / size).max()), self.max_iterations)
@@ -136,7 +143,9 @@ def move_to_device(v: Tensor, device: str) -> Tensor:
 def _orthogonalise(
     problem: LinearSystem, h: Tensor, directions: list[tuple[Tensor, Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A feature of unit size that shares nothing with those before, its image, and what it is weighed with."""
+    """A feature of unit size that shares nothing with those before, its image, and what it is
+    weighed with.
+    """
     w = problem.apply(h)
     for h_k, w_k, t_k in directions:
         shared = _dot(t_k, w)
@@ -182,7 +191,8 @@ class LinearSystem(Protocol):
 
 @dataclass(frozen=True)
 class PressureTangentSystem:
-    """``A v_j = f_j`` on the flow grid. A is symmetric, so the best weights make an energy least, ``v A v / 2 - f v``.
+    """``A v_j = f_j`` on the flow grid. A is symmetric, so the best weights make an energy least,
+    ``v A v / 2 - f v``.
 
     Attributes:
         coefficients, grid: of the flow, which make A. forcing: ``(m, X, Y, Z)``.
@@ -228,8 +238,9 @@ class PressureTangentSystem:
 class PoolTangentSystem:
     """``capacity v + A (integral of v) = F`` in a time basis, over its cell-local part.
 
-    The cell-local part is inverted exactly, so that the residual is what the cell's own answer still lacks: an
-    error in the units of the field, and its mean square over cells is what the best weights make least.
+    The cell-local part is inverted exactly, so that the residual is what the cell's own answer
+    still lacks: an error in the units of the field, and its mean square over cells is what the best
+    weights make least.
 
     Attributes:
         operator: A at the anchor. capacity: ``(pool, x, y, z)``. basis: of the histories.

@@ -1,8 +1,10 @@
-"""Hidden features in time: what cells of random rates make of the plasma curves, with the initial condition built in.
+"""Hidden features in time: what cells of random rates make of the plasma curves, with the initial
+condition built in.
 
-A linear pool that plasma drives is a mixture of ``y_k(t) = integral_0^t c(s) exp(-k (t - s)) ds``; so are the pools behind
-it (a convolution of two exponentials is their difference over that of the rates) and, among dense enough rates, the
-derivatives by a rate. Their running integrals are known exactly: ``integral y_k = (y_0 - y_k)/k``.
+A linear pool that plasma drives is a mixture of ``y_k(t) = integral_0^t c(s) exp(-k (t - s)) ds``;
+so are the pools behind it (a convolution of two exponentials is their difference over that of the
+rates) and, among dense enough rates, the derivatives by a rate. Their running integrals are known
+exactly: ``integral y_k = (y_0 - y_k)/k``.
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ class TimeBasis:
         """The ``rank`` strongest directions among the responses.
 
         Args:
-            nodes: of the anchor, ``(n,)`` s. kinks: of the plasma curves, the first where they begin, s.
+            nodes: of the anchor, ``(n,)`` s. kinks: of the plasma curves, the first where they
+                begin, s.
             rates: of the responses, 1/s, above zero.
         """
         times, weights = _gauss_quadrature(
@@ -108,7 +111,9 @@ class TimeBasis:
         return cls(at_nodes, B.T @ integrals @ mix, B.T @ areas, torch.linalg.pinv(at_nodes))
 
     def histories(self, coefficients: Tensor, at: Sequence[int] | None = None) -> Tensor:
-        """Coefficients ``(..., r, pool, x, y, z)`` as histories ``(..., n, pool, x, y, z)``, or at some nodes alone."""
+        """Coefficients ``(..., r, pool, x, y, z)`` as histories ``(..., n, pool, x, y, z)``, or at
+        some nodes alone.
+        """
         return torch.einsum(
             "nr,...rpxyz->...npxyz", self.B if at is None else self.B[list(at)], coefficients
         )
@@ -119,7 +124,9 @@ class TimeBasis:
 
 
 def draw_rates(fastest: float, span_s: float, count: int, generator: torch.Generator) -> Tensor:
-    """Rates between a hundredth of one over the span and ``fastest``, one drawn in each of ``count`` equal parts on a log scale, 1/s."""
+    """Rates between a hundredth of one over the span and ``fastest``, one drawn in each of
+    ``count`` equal parts on a log scale, 1/s.
+    """
     low, high = torch.tensor([0.01 / span_s, fastest], dtype=torch.float64).log()
     place = (
         torch.arange(count, dtype=torch.float64)
@@ -129,10 +136,11 @@ def draw_rates(fastest: float, span_s: float, count: int, generator: torch.Gener
 
 
 def _gauss_quadrature(marks: Tensor, fastest: float) -> tuple[Tensor, Tensor]:
-    """Times and weights, summing to one, of three-point Gauss rules on pieces between marks no longer than half a decay.
+    """Times and weights, summing to one, of three-point Gauss rules on pieces between marks no
+    longer than half a decay.
 
-    The integral is an accretive operator; a basis that is orthonormal as exactly as this keeps it so, and no mode of time
-    grows by itself.
+    The integral is an accretive operator; a basis that is orthonormal as exactly as this keeps it
+    so, and no mode of time grows by itself.
     """
     place = marks.new_tensor([-(0.6**0.5), 0.0, 0.6**0.5])
     share = marks.new_tensor([5.0, 8.0, 5.0]) / 18

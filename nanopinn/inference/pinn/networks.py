@@ -1,7 +1,8 @@
-"""A tanh network for states over time and place, with its derivative by time and both by every weight, exact.
+"""A tanh network for states over time and place, with its derivative by time and both by every
+weight, exact.
 
-Second-order steps need the whole Jacobian. For a network this small a page of backpropagation by hand is several times faster
-than any general tool.
+Second-order steps need the whole Jacobian. For a network this small a page of backpropagation by
+hand is several times faster than any general tool.
 
 States of a system as a network of time and place, with the initial state built in.
 """
@@ -20,7 +21,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Outputs:
-    """At points ``p`` for outputs ``q``: values and their time derivatives ``(p, q)``; both by all weights ``(p, q, w)``."""
+    """At points ``p`` for outputs ``q``: values and their time derivatives ``(p, q)``; both by all
+    weights ``(p, q, w)``.
+    """
 
     value: Array
     rate: Array
@@ -48,7 +51,9 @@ class Perceptron:
         return sum(o * i + o for o, i in self.shapes)
 
     def draw_weights(self, rng: np.random.Generator, weight_scale: float) -> Array:
-        """Weights to start from: the first layer's turns spread over inputs in -1..1, the last layer silent."""
+        """Weights to start from: the first layer's turns spread over inputs in -1..1, the last
+        layer silent.
+        """
         parts = []
         for k, (o, i) in enumerate(self.shapes):
             last, first = k == len(self.shapes) - 1, k == 0
@@ -118,7 +123,9 @@ class Perceptron:
 
 @dataclass(frozen=True)
 class StateValues:
-    """States ``y`` and ``dy/dt`` ``(n,)`` at one time, and both by the network's weights ``(n, w)`` (None if not asked for)."""
+    """States ``y`` and ``dy/dt`` ``(n,)`` at one time, and both by the network's weights ``(n, w)``
+    (None if not asked for).
+    """
 
     y: Array
     rate: Array
@@ -130,8 +137,9 @@ class StateValues:
 class StateNetwork:
     """``y(t) = y_0 + g(t) size N(x, t)``; ``g`` is zero at the start.
 
-    The network sees time twice, as it runs and as ``g = log(1 + (t - start)/first) / log(1 + span/first)``, because rates of a
-    system may lie decades apart; and where states lie on a line, their place and what was there at the start.
+    The network sees time twice, as it runs and as ``g = log(1 + (t - start)/first) / log(1 +
+    span/first)``, because rates of a system may lie decades apart; and where states lie on a line,
+    their place and what was there at the start.
 
     Attributes:
         start, first, span: of time, to the first observation and to the last, s.

@@ -1,11 +1,14 @@
-"""The inverse PINN for systems: a network for the states and the unknowns, moved together by Levenberg-Marquardt.
+"""The inverse PINN for systems: a network for the states and the unknowns, moved together by
+Levenberg-Marquardt.
 
-    min over w, theta of  sum ((C y - d)/sd)^2 + sum_i integral (dy_i/dt - f_i(t, y; theta))^2 dt / q_i^2 + priors
+    min over w, theta of  sum ((C y - d)/sd)^2 + sum_i integral (dy_i/dt - f_i(t, y; theta))^2 dt /
+    q_i^2 + priors
 
-The residual is the problem's own rate, on every cell at every collocation time. The weights are variances: ``q_i`` is white noise of
-the model that lets a state drift by ``drift`` of its size over the whole span. Training starts with a model of large error, which the
-data fill in, and the error is brought down to what the residual itself shows: with a strict model from the start the network finds a
-state that obeys some other unknowns, and stays there.
+The residual is the problem's own rate, on every cell at every collocation time. The weights are
+variances: ``q_i`` is white noise of the model that lets a state drift by ``drift`` of its size over
+the whole span. Training starts with a model of large error, which the data fill in, and the error
+is brought down to what the residual itself shows: with a strict model from the start the network
+finds a state that obeys some other unknowns, and stays there.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ Array = NDArray[np.float64]
 
 #: Prior sd of a weight: inputs and outputs are of size one.
 WEIGHT_SD = 10.0
-#: Model error to start from (nearly none of the physics), and the share of the residual's own size that the next is set to.
+#: Model error to start from (nearly none of the physics), and the share of the residual's own size
+#: that the next is set to.
 INITIAL_MODEL_ERROR, ANNEALING_FACTOR = 10.0, 0.6
 #: Model error below which states are held by the model rather than by few numbers.
 STRICT_MODEL_ERROR = 1e-3
@@ -42,8 +46,8 @@ MISFIT_TOLERANCE_SD = 2.0
 MIN_SCALE_RATIO, MAX_SCALE_RATIO = 0.5, 1.5
 #: Prior standard deviations that no step needs to resolve.
 STEP_RESOLUTION = 1e-3
-#: Noise to start from where it is to be estimated, as a share of the largest number measured: of many numbers, and of so few that the
-#: network could draw through every one of them.
+#: Noise to start from where it is to be estimated, as a share of the largest number measured: of
+#: many numbers, and of so few that the network could draw through every one of them.
 INITIAL_NOISE, INITIAL_NOISE_SPARSE_DATA = 1e-3, 0.1
 
 
@@ -76,7 +80,9 @@ class _TermScales:
 
 @dataclass(frozen=True)
 class _NormalEquations:
-    """The objective at a point, its parts, and (with tangents) its normal equations over weights and unknowns."""
+    """The objective at a point, its parts, and (with tangents) its normal equations over weights
+    and unknowns.
+    """
 
     objective: float
     chi2: tuple[float, ...]
@@ -93,7 +99,8 @@ def fit_pinn(
     seed: int = 0,
     progress: Progress = ignore_progress,
 ) -> EngineFit[SystemProblem]:
-    """Fit unknowns and states together; Laplace posterior with the network's weights and the model's error integrated out.
+    """Fit unknowns and states together; Laplace posterior with the network's weights and the
+    model's error integrated out.
 
     Args:
         start: coordinates to start from; the prior means if None.
@@ -115,8 +122,9 @@ def fit_pinn(
     history, converged = engine.optimise(theta, progress)
     covariance = engine.covariance()
     message = (
-        f"{'converged' if converged else 'stopped'} after {len(history)} Levenberg-Marquardt steps; model error {engine.sizes.drift:.1e} "
-        f"of a state over the span; {engine.count} of {problem.observations} numbers used"
+        f"{'converged' if converged else 'stopped'} after {len(history)} Levenberg-Marquardt steps;"
+        f" model error {engine.sizes.drift:.1e} of a state over the span; {engine.count} of"
+        f" {problem.observations} numbers used"
     )
     scalars = problem.unknowns.estimates(engine.theta, covariance)
     run = EngineRun(
@@ -179,7 +187,9 @@ class _PinnEngine:
                 yield node, int(row)
 
     def optimise(self, theta: Array, progress: Progress) -> tuple[list[float], bool]:
-        """Levenberg-Marquardt, variances brought down on the way; objectives, and whether it converged."""
+        """Levenberg-Marquardt, variances brought down on the way; objectives, and whether it
+        converged.
+        """
         self.theta, damping, history, stalled = theta, 1e-3, [], 0
         self.normal = self.expand(self.weights, self.theta, tangents=True)
         for k in range(self.settings.iterations):
@@ -221,15 +231,17 @@ class _PinnEngine:
                     )
                     return damping / 5, True
             except (SolverError, LinAlgError):
-                pass  # a state the rate cannot take, or a matrix that is not definite: a shorter step
+                # a state the rate cannot take, or a matrix that is not definite: a shorter step
+                pass
             damping *= 4
         return damping, False
 
     def _anneal_variances(self, stationary: bool) -> bool:
         """Variances follow the residuals; whether they stand still.
 
-        Where noise is given, the model becomes stricter only once the unknowns have arrived where the present one sends them. Where it
-        is estimated both fall together: left to itself, whichever falls first would have the other explain everything.
+        Where noise is given, the model becomes stricter only once the unknowns have arrived where
+        the present one sends them. Where it is estimated both fall together: left to itself,
+        whichever falls first would have the other explain everything.
         """
         now = self.normal
         size = ANNEALING_FACTOR * float(
@@ -241,7 +253,8 @@ class _PinnEngine:
             f**2 > 1 + MISFIT_TOLERANCE_SD * (2 / max(n, 1)) ** 0.5
             for f, n in zip(found, self.counts, strict=True)
         ):
-            size = MAX_SCALE_RATIO  # states that obey the rate but not the data belong to other unknowns: let them go
+            # states that obey the rate but not the data belong to other unknowns: let them go
+            size = MAX_SCALE_RATIO
         elif (self.sparse_data or all(given)) and not stationary:
             size = max(size, 1.0)
         drift = min(
@@ -252,12 +265,15 @@ class _PinnEngine:
             ),
         )
         share = max(1 - len(self.theta) / self.count, 1 / self.count) ** 0.5
-        # a network can draw through few numbers: their misfit says something of noise only once the model holds it
+        # a network can draw through few numbers: their misfit says something of noise only once the
+        # model holds it
         noise_fixed = self.sparse_data and drift > STRICT_MODEL_ERROR
         noise = tuple(
-            sd
-            if g or noise_fixed
-            else float(sd) * min(MAX_SCALE_RATIO, max(MIN_SCALE_RATIO, f / share))
+            (
+                sd
+                if g or noise_fixed
+                else float(sd) * min(MAX_SCALE_RATIO, max(MIN_SCALE_RATIO, f / share))
+            )
             for sd, g, f in zip(self.sizes.noise, given, found, strict=True)
         )
         ratios = [
@@ -276,7 +292,9 @@ class _PinnEngine:
         return variances_converged
 
     def _is_stationary(self, within: float) -> bool:
-        """Whether a full step would leave the unknowns where they are, within so many posterior standard deviations."""
+        """Whether a full step would leave the unknowns where they are, within so many posterior
+        standard deviations.
+        """
         W = len(self.weights)
         try:
             step = cho_solve(cho_factor(self.normal.H), self.normal.G)[W:]
@@ -353,7 +371,9 @@ class _PinnEngine:
         return residual, over[:, None] * A
 
     def _misfit(self, k: int, row: int, at: StateValues, d_y0: Array) -> tuple[Array, Array]:
-        """Whitened misfit of what a series measured at a time, and its derivative by weights and unknowns."""
+        """Whitened misfit of what a series measured at a time, and its derivative by weights and
+        unknowns.
+        """
         series, known = self.problem.series[k], self.problem.series[k].is_measured[row]
         sd = np.broadcast_to(self.sizes.noise[k], series.measured.shape)[row][known]
         residual = (series.predict_from_states(at.y[None])[0] - series.measured[row])[known] / sd
@@ -364,7 +384,9 @@ class _PinnEngine:
 
 
 def _nodes(times: Array, net: StateNetwork, most: int) -> Array:
-    """Collocation times: those of the observations, thinned out where they are many, filled in where they are few."""
+    """Collocation times: those of the observations, thinned out where they are many, filled in
+    where they are few.
+    """
     if len(times) >= most:
         return np.asarray(
             times[np.unique(np.linspace(0, len(times) - 1, most).round().astype(int))]

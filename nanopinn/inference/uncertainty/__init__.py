@@ -1,1 +1,3 @@
-"""Uncertainty of a fit: Laplace approximation, profile likelihood, sampling, identifiability, experimental design."""
+"""Uncertainty of a fit: Laplace approximation, profile likelihood, sampling, identifiability,
+experimental design.
+"""

@@ -1,11 +1,14 @@
-"""What observations would tell of the unknowns, before they are made: Fisher information, with every systematic error in it.
+"""What observations would tell of the unknowns, before they are made: Fisher information, with
+every systematic error in it.
 
-With whitened tangents J, errors of its own O and errors P that images share (all of unit variance), an observation adds
+With whitened tangents J, errors of its own O and errors P that images share (all of unit variance),
+an observation adds
 
     G = [J P]' (1 + O O')^-1 [J P]
 
-and observations add up. Under normal priors the expected posterior covariance of the unknowns is their block of
-``(diag(prior precision, 1) + sum G)^-1``. No datum enters: only where the unknowns are.
+and observations add up. Under normal priors the expected posterior covariance of the unknowns is
+their block of ``(diag(prior precision, 1) + sum G)^-1``. No datum enters: only where the unknowns
+are.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FisherInformation:
-    """Information of observations about ``unknowns`` coordinates and about the errors that observations share.
+    """Information of observations about ``unknowns`` coordinates and about the errors that
+    observations share.
 
     Attributes:
         gram: G above, ``(m + k, m + k)``.
@@ -49,7 +53,8 @@ class FisherInformation:
         """Of one observation of ``n`` whitened numbers.
 
         Args:
-            jacobian: by the unknowns, ``(n, m)``. shared: by the errors that images share, ``(n, k)``. own: by its own, ``(n, j)``.
+            jacobian: by the unknowns, ``(n, m)``. shared: by the errors that images share, ``(n,
+                k)``. own: by its own, ``(n, j)``.
         """
         rows = torch.cat([jacobian, shared], dim=1).T
         left = SharedError(own, own.new_zeros(own.shape[1])).eliminate_tangents(rows)
@@ -69,7 +74,8 @@ class FisherInformation:
 
 
 def gain_nats(before: Array, after: Array) -> float:
-    """Expected information gained, nats: half the fall of ln det of the posterior covariance (Lindley 1956).
+    """Expected information gained, nats: half the fall of ln det of the posterior covariance
+    (Lindley 1956).
 
     An unknown that no image can move adds nothing to it.
     """
@@ -81,7 +87,8 @@ class ExperimentDesign:
     """A protocol and images that could be added to it, at one parameter vector.
 
     Attributes:
-        prior_sd: ``(m,)``. protocol: of all that is measured anyway. candidates: of each image that could be added.
+        prior_sd: ``(m,)``. protocol: of all that is measured anyway. candidates: of each image that
+            could be added.
     """
 
     prior_sd: Array
@@ -120,7 +127,8 @@ def design(
 
 
 def _with_errors(problem: InverseProblem, theta: Array, fields: Fields) -> InverseProblem:
-    """The problem with systematic errors at theta, closure left out: no two images share it, so it is made image by image.
+    """The problem with systematic errors at theta, closure left out: no two images share it, so it
+    is made image by image.
 
     Twice, because the first time leaves out the grid.
     """

@@ -1,9 +1,11 @@
-"""What the observations cannot tell, said before a fit starts: by the structure of the model, and by its Jacobian at the prior.
+"""What the observations cannot tell, said before a fit starts: by the structure of the model, and
+by its Jacobian at the prior.
 
-Structural rules give the reason; the Jacobian, whitened by the prior, finds every direction that the observations leave alone,
-whether a rule knows of it or not.
+Structural rules give the reason; the Jacobian, whitened by the prior, finds every direction that
+the observations leave alone, whether a rule knows of it or not.
 
-What no fit can start from: priors that contradict themselves, data that are no numbers or have no noise, times outside the scan.
+What no fit can start from: priors that contradict themselves, data that are no numbers or have no
+noise, times outside the scan.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from nanopinn.solvers.runge_kutta import COARSE_STEP_OPTIONS
 
 Array = NDArray[np.float64]
 
-#: Information of a direction, in units of its prior's, below which the observations leave it alone: sd shrinks by half a percent.
+#: Information of a direction, in units of its prior's, below which the observations leave it alone:
+#: sd shrinks by half a percent.
 MIN_INFORMATION = 0.01
 #: Relative residual of linear solves here.
 COARSE_TOLERANCE = 1e-3
@@ -35,7 +38,8 @@ COARSE_TOLERANCE = 1e-3
 MIN_LOADING = 0.3
 #: Expected contraction below which images hardly help.
 MIN_CONTRACTION = 0.1
-#: Median relative standard deviation of a voxel's Ktrans or ve from which the frames are said to hardly tell it.
+#: Median relative standard deviation of a voxel's Ktrans or ve from which the frames are said to
+#: hardly tell it.
 MAX_MAP_SD = 0.25
 
 
@@ -69,7 +73,10 @@ def structural_limits(problem: InverseProblem) -> tuple[IdentifiabilityLimit, ..
 
 
 def _structural_rules(problem: InverseProblem) -> list[tuple[tuple[str, ...], bool, str]]:
-    scaling = "No image moves {}: (K, Lp, p_e) to (aK, aLp, p_e/a) leaves all of them as they are, so absolute pressure carries its prior."
+    scaling = (
+        "No image moves {}: (K, Lp, p_e) to (aK, aLp, p_e/a) leaves all of them as they are, so"
+        " absolute pressure carries its prior."
+    )
     found: list[tuple[tuple[str, ...], bool, str]] = [(("p_e",), True, scaling)]
     shown = {d.quantity for d in problem.drug}
     law, carrier = ("krel_ref", "pK_rel"), ("PS_l", "leak_l", "f_l")
@@ -83,7 +90,10 @@ def _structural_rules(problem: InverseProblem) -> list[tuple[tuple[str, ...], bo
             (
                 ("k_on_DNA",),
                 True,
-                "Drug images show carriers only: {} keeps its prior, for nothing that has left them is seen.",
+                (
+                    "Drug images show carriers only: {} keeps its prior, for nothing that has left"
+                    " them is seen."
+                ),
             )
         )
         found.append(
@@ -94,10 +104,16 @@ def _structural_rules(problem: InverseProblem) -> list[tuple[tuple[str, ...], bo
             )
         )
     if shown <= {"released", "free"}:
-        words = "No image shows carriers: {} are seen as a product, for what is released is what came in times how fast it is released."
+        words = (
+            "No image shows carriers: {} are seen as a product, for what is released is what came"
+            " in times how fast it is released."
+        )
         found.append(((*carrier, *law), False, words))
     if shown == {"total"}:
-        words = "Drug images show encapsulated and released drug together: {} are known only by how fast released drug is washed out."
+        words = (
+            "Drug images show encapsulated and released drug together: {} are known only by how"
+            " fast released drug is washed out."
+        )
         found.append(((*law, "k_on_DNA"), False, words))
     if len({d.time_s for d in problem.drug}) == 1:
         words = "All drug images are of one time: {} are seen as one amount, not as a course."
@@ -146,19 +162,23 @@ def _describe_null_direction(
     return IdentifiabilityLimit(
         tuple(names[part]),
         False,
-        f"At the prior the observations cannot tell {' with '.join(moves)}: only other combinations.",
+        f"At the prior the observations cannot tell {' with '.join(moves)}: only other"
+        " combinations.",
     )
 
 
 def expected_contraction(unknowns: UnknownSet, expansion: Linearisation) -> Array:
-    """1 - sd_post/sd_prior of every unknown, ``(m,)``, if the model were linear and its maps without error: at best."""
+    """1 - sd_post/sd_prior of every unknown, ``(m,)``, if the model were linear and its maps
+    without error: at best.
+    """
     whitened = expansion.jacobian * unknowns.prior_sd
     covariance = np.linalg.inv(np.eye(len(unknowns)) + whitened.T @ whitened)
     return np.asarray(1 - np.sqrt(np.diag(covariance)))
 
 
 def linearise_at_prior(problem: InverseProblem) -> Linearisation:
-    """Residual and tangents at the prior means, roughly: a coarse flow, few nodes of the drug march, no tight solves.
+    """Residual and tangents at the prior means, roughly: a coarse flow, few nodes of the drug
+    march, no tight solves.
 
     Which directions are seen at all does not ask for more, and a fit should not wait for it.
     """
@@ -209,7 +229,8 @@ def describe_limits(problem: InverseProblem, expansion: Linearisation) -> tuple[
     ]
     if weak:
         sentences.append(
-            f"Even at best these images would hardly inform (contraction below {MIN_CONTRACTION:g}): {', '.join(weak)}."
+            "Even at best these images would hardly inform (contraction below"
+            f" {MIN_CONTRACTION:g}): {', '.join(weak)}."
         )
     return (*sentences, *imprecise_maps(problem))
 
@@ -225,9 +246,12 @@ def imprecise_maps(problem: InverseProblem) -> tuple[str, ...]:
     if not blurred:
         return ()
     return (
-        f"The frames hardly tell the {' and '.join(blurred)} of a voxel. All fields rest on these maps, and an error that voxels share "
-        "is in no interval here: doubt the answer more than its intervals say. Frames from before the bolus on, a longer scan or less "
-        "noise would help.",
+        (
+            f"The frames hardly tell the {' and '.join(blurred)} of a voxel. All fields rest on"
+            " these maps, and an error that voxels share is in no interval here: doubt the answer"
+            " more than its intervals say. Frames from before the bolus on, a longer scan or less"
+            " noise would help."
+        ),
     )
 
 
@@ -273,7 +297,10 @@ def _validate_prior_range(u: Unknown) -> None:
             "a prior contradicts the range of its parameter",
             field=f"prior of {u.name}",
             found=f"{low:.3g} to {high:.3g} {u.unit} (95 %)",
-            expected=f"something within {_format_bound(row.low, u)} to {_format_bound(row.high, u)} {u.unit}",
+            expected=(
+                f"something within {_format_bound(row.low, u)} to"
+                f" {_format_bound(row.high, u)} {u.unit}"
+            ),
             remedy="Correct the median or its unit.",
         )
 

@@ -1,9 +1,11 @@
 """How far the posterior of a scalar reaches: Laplace's approximation held against full solves.
 
-Laplace takes the objective for a parabola. Where two unknowns explain one image in turns it is a bent valley, and the true
-value may lie many of Laplace's standard deviations away. So of every scalar that the images seem to inform, one far point
-on either side is solved, all others fitted anew (:mod:`nanopinn.inference.uncertainty.profile`). Where the objective may have risen by less
-than a parabola, the side is walked with exact tangents until it rose by 1.92; the longer side gives the sd.
+Laplace takes the objective for a parabola. Where two unknowns explain one image in turns it is a
+bent valley, and the true value may lie many of Laplace's standard deviations away. So of every
+scalar that the images seem to inform, one far point on either side is solved, all others fitted
+anew (:mod:`nanopinn.inference.uncertainty.profile`). Where the objective may have risen by less
+than a parabola, the side is walked with exact tangents until it rose by 1.92; the longer side gives
+the sd.
 """
 
 from __future__ import annotations
@@ -28,10 +30,11 @@ from nanopinn.results.fit_result import ScalarEstimate
 
 Array = NDArray[np.float64]
 
-#: A side is looked at so many of Laplace's standard deviations away, by at most so many solves, and walked where the objective
-#: may have risen by less than this share of a parabola's rise.
+#: A side is looked at so many of Laplace's standard deviations away, by at most so many solves, and
+#: walked where the objective may have risen by less than this share of a parabola's rise.
 PROBE_DISTANCE_SD, MAX_PROBE_SOLVES, MIN_PARABOLA_FRACTION = 2.5, 2, 0.75
-#: Over a tenth no positive scalar bends what it enters: one that is known so well (sd of its logarithm) is not looked at.
+#: Over a tenth no positive scalar bends what it enters: one that is known so well (sd of its
+#: logarithm) is not looked at.
 WELL_DETERMINED_SD = 0.1
 #: An interval longer than Laplace's by this factor is told and taken.
 MIN_WIDENING = 1.15
@@ -100,7 +103,8 @@ def check_laplace_approximation(
             profile_interval = _profile_interval(objective, j, theta, at)
         except NanopinnError as error:
             notes.append(
-                f"How far {scalars[j].label} reaches could not be solved ({error}); its interval is a parabola's."
+                f"How far {scalars[j].label} reaches could not be solved ({error}); its interval is"
+                " a parabola's."
             )
             continue
         if profile_interval.better_point_found:
@@ -137,7 +141,9 @@ def _profile_interval(
 
 
 def _is_flatter_than_parabola(continuation: ProfileContinuation, sign: int) -> bool:
-    """Whether the objective may rise by less than a parabola on a side, by one far point and what fitting on would still gain there."""
+    """Whether the objective may rise by less than a parabola on a side, by one far point and what
+    fitting on would still gain there.
+    """
     point = continuation.solve_next_point(
         continuation.start,
         float(
@@ -155,7 +161,9 @@ def _is_flatter_than_parabola(continuation: ProfileContinuation, sign: int) -> b
 def _trace_outwards(
     continuation: ProfileContinuation, sign: int, unknown: Unknown
 ) -> Iterator[tuple[float, float]]:
-    """Distance from the estimate and rise of the objective, point after point, until it rose enough or the prior ends."""
+    """Distance from the estimate and rise of the objective, point after point, until it rose enough
+    or the prior ends.
+    """
     start, sd = continuation.start, float(continuation.sd[continuation.j])
     end = (
         sign * (unknown.prior_mean - float(start.theta[continuation.j]))
@@ -194,6 +202,7 @@ def _describe_interval(
     unit = "" if scalar.unit == "1" else f" {scalar.unit}"
     said = scalar.interval()
     return (
-        f"{scalar.label} reaches from {low:.3g} to {high:.3g}{unit} (95 %) by full solves, where a parabola would say {said[0]:.3g} to "
-        f"{said[1]:.3g}: its sd is that of the longer side, at most the prior's."
+        f"{scalar.label} reaches from {low:.3g} to {high:.3g}{unit} (95 %) by full solves, where a"
+        f" parabola would say {said[0]:.3g} to {said[1]:.3g}: its sd is that of the longer side, at"
+        " most the prior's."
     )

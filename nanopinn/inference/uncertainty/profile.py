@@ -1,17 +1,18 @@
 """From an estimate outwards along one unknown, all others fitted anew at every point.
 
-Each point is a full solve of the states; the others move by Gauss-Newton from the neighbouring point. Its tangents are
-those at the estimate, brought in line with every solve since (Broyden), or exact on request: without them a value is
-exact at its point and an upper bound of the profile, off by about ``left``. The problem is held as the fit left it, with
-its maps and systematic errors, so that every point is of one objective.
+Each point is a full solve of the states; the others move by Gauss-Newton from the neighbouring
+point. Its tangents are those at the estimate, brought in line with every solve since (Broyden), or
+exact on request: without them a value is exact at its point and an upper bound of the profile, off
+by about ``left``. The problem is held as the fit left it, with its maps and systematic errors, so
+that every point is of one objective.
 
 Profile likelihood: an unknown held at one value after another, all others fitted anew.
 
     f(x) = min over theta with theta_j = x of (chi2 + prior)/2
 
-Points are found as :mod:`nanopinn.inference.uncertainty.profile` says. The 95 % interval is where f rises by 1.92 (Venzon and
-Moolgavkar 1988, Appl. Stat. 37:87); an unknown whose misfit alone stays flat is not identifiable (Raue 2009,
-Bioinformatics 25:1923).
+Points are found as :mod:`nanopinn.inference.uncertainty.profile` says. The 95 % interval is where f
+rises by 1.92 (Venzon and Moolgavkar 1988, Appl. Stat. 37:87); an unknown whose misfit alone stays
+flat is not identifiable (Raue 2009, Bioinformatics 25:1923).
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ Array = NDArray[np.float64]
 OBJECTIVE_RISE_95 = 1.9207
 #: A side ends where the objective rose by that of three standard deviations, or at so many of them.
 MAX_OBJECTIVE_RISE, MAX_DISTANCE_SD = 4.5, 6
-#: A point whose objective lies so much below the estimate's says that the fit had not arrived, and these are its words.
+#: A point whose objective lies so much below the estimate's says that the fit had not arrived, and
+#: these are its words.
 SIGNIFICANT_DECREASE = 0.1
 BETTER_POINT_MESSAGE = (
     "a better point than the estimate was found on the way: fit again with --starts"
 )
-#: The others are fitted well enough when a step would gain less than this; never more solves than this per point.
+#: The others are fitted well enough when a step would gain less than this; never more solves than
+#: this per point.
 DECREASE_TOLERANCE, MAX_SOLVES_PER_POINT = 0.02, 3
 
 
@@ -50,7 +53,8 @@ class ProfilePoint:
 
     Attributes:
         theta: every coordinate, ``(m,)``. expansion: residual and tangents there.
-        prior: half the squared distance from the prior. left: what another step of the others would still gain, about.
+        prior: half the squared distance from the prior. left: what another step of the others would
+            still gain, about.
     """
 
     theta: Array
@@ -84,7 +88,9 @@ class ProfileContinuation:
         self.stopped = ""
 
     def trace_side(self, sign: int) -> Iterator[ProfilePoint]:
-        """Points on one side (``sign`` -1 or 1), until the objective rose enough; ``stopped`` says where the states could not be solved."""
+        """Points on one side (``sign`` -1 or 1), until the objective rose enough; ``stopped`` says
+        where the states could not be solved.
+        """
         point, rise, z = self.start, 0.0, 0
         while (
             z < MAX_DISTANCE_SD
@@ -97,7 +103,10 @@ class ProfileContinuation:
                     point, self.start.theta[self.j] + sign * z * self.sd[self.j]
                 )
             except NanopinnError as error:
-                self.stopped = f"a side ended at {z - 1} sd, where the states can no longer be solved ({error})"
+                self.stopped = (
+                    f"a side ended at {z - 1} sd, where the states can no longer be solved"
+                    f" ({error})"
+                )
                 return
             yield point
             rise = point.objective - self.start.objective
@@ -105,7 +114,9 @@ class ProfileContinuation:
     def solve_next_point(
         self, point: ProfilePoint, x: float, most: int = MAX_SOLVES_PER_POINT
     ) -> ProfilePoint:
-        """The neighbour with unknown j at x: others predicted, then fitted, by at most so many solves."""
+        """The neighbour with unknown j at x: others predicted, then fitted, by at most so many
+        solves.
+        """
         step = np.zeros_like(point.theta)
         step[self.j] = x - point.theta[self.j]
         step[self.nuisance] = self._nuisance_step(point.theta + step, point.expansion, step)
@@ -129,9 +140,11 @@ class ProfileContinuation:
         at, prior = self.objective, self.objective.prior(theta)
         return ProfilePoint(
             theta,
-            at.expand(theta)
-            if self.exact
-            else point.expansion.broyden_update(step, at.residual(theta), self.sd),
+            (
+                at.expand(theta)
+                if self.exact
+                else point.expansion.broyden_update(step, at.residual(theta), self.sd)
+            ),
             prior,
             0.0,
         )
@@ -161,7 +174,8 @@ class Profile:
 
     Attributes:
         values: in ``unit``, ``(k,)``.
-        misfit, prior: the objective's two parts, ``(k,)``; chi2/2 and half the squared distance from the prior.
+        misfit, prior: the objective's two parts, ``(k,)``; chi2/2 and half the squared distance
+            from the prior.
         theta: every coordinate at every point, ``(k, m)``.
         left: what another step of the others would still gain, about, ``(k,)``.
         estimate: which point is the fit's own.
@@ -195,7 +209,9 @@ class Profile:
 
     @property
     def bounded(self) -> tuple[bool, bool]:
-        """Whether the data alone, without the prior, exclude values below and above (by 1.92) in the range looked at."""
+        """Whether the data alone, without the prior, exclude values below and above (by 1.92) in
+        the range looked at.
+        """
         best = self.misfit.min()
         return bool(self.misfit[0] - best > OBJECTIVE_RISE_95), bool(
             self.misfit[-1] - best > OBJECTIVE_RISE_95
@@ -210,7 +226,10 @@ class Profile:
             (False, True): "the data bound it from above only",
         }
         low, high, unit = *self.interval, "" if self.unit == "1" else f" {self.unit}"
-        text = f"{self.label}: {low:.3g} to {high:.3g}{unit} by its profile, {self.laplace[0]:.3g} to {self.laplace[1]:.3g} by Laplace"
+        text = (
+            f"{self.label}: {low:.3g} to {high:.3g}{unit} by its profile, {self.laplace[0]:.3g} to"
+            f" {self.laplace[1]:.3g} by Laplace"
+        )
         text += f"; {sides[self.bounded]}"
         if self.ridge is not None:
             text += f"; traded against {self.ridge.partner} ({self.ridge.strength:+.2f} sd per sd)"
@@ -313,7 +332,8 @@ def _build_profile(
 
 
 def _crossings(x: Array, objective: Array, start: int) -> tuple[float, float]:
-    """Where the objective is 1.92 above its least, on both sides of it; infinite where it does not get there.
+    """Where the objective is 1.92 above its least, on both sides of it; infinite where it does not
+    get there.
 
     Between points the root of the rise, which is straight for a parabola, is interpolated.
     """

@@ -1,10 +1,11 @@
 """Draws from the posterior by full solves, to see what its Laplace approximation is worth.
 
-Metropolis and Hastings by emcee (Foreman-Mackey 2013, PASP 125:306). Most proposals come from a multivariate t of 20 degrees
-of freedom around the estimate, whose scale is the Laplace covariance (independence sampler: where Laplace is right most are
-taken, and chains forget within a few steps); every tenth is a small step, so that a chain where Laplace is wrong still moves.
-Every step is a full solve: a hundred effective draws of ten unknowns cost a few hundred. The problem is held as the fit
-left it, with its maps and systematic errors.
+Metropolis and Hastings by emcee (Foreman-Mackey 2013, PASP 125:306). Most proposals come from a
+multivariate t of 20 degrees of freedom around the estimate, whose scale is the Laplace covariance
+(independence sampler: where Laplace is right most are taken, and chains forget within a few steps);
+every tenth is a small step, so that a chain where Laplace is wrong still moves. Every step is a
+full solve: a hundred effective draws of ten unknowns cost a few hundred. The problem is held as the
+fit left it, with its maps and systematic errors.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ Array = NDArray[np.float64]
 
 #: Of the proposals' tails. Share of proposals that are small steps instead.
 DEGREES_OF_FREEDOM, LOCAL_MOVE_FRACTION = 20.0, 0.1
-#: What draws must reach to be believed (Vehtari 2021, Bayesian Analysis 16:667, for R-hat and its 100 per chain in four).
+#: What draws must reach to be believed (Vehtari 2021, Bayesian Analysis 16:667, for R-hat and its
+#: 100 per chain in four).
 R_HAT_LIMIT, ESS_LIMIT = 1.05, 100.0
 
 
@@ -36,7 +38,8 @@ class PosteriorSamples:
         names: of the unknowns.
         theta: ``(chain, step, m)``; log_posterior: ``(chain, step)``, up to a constant.
         laplace_mean, laplace_sd: ``(m,)``, what they are compared with.
-        ess: effective number of independent draws, ``(m,)``. r_hat: split R-hat, ``(m,)``; 1 where chains agree.
+        ess: effective number of independent draws, ``(m,)``. r_hat: split R-hat, ``(m,)``; 1 where
+            chains agree.
         acceptance: share of proposals that were taken.
     """
 
@@ -82,9 +85,10 @@ class PosteriorSamples:
         wide = self.flat.std(axis=0, ddof=1) / self.laplace_sd
         i, j = int(np.argmax(np.abs(off))), int(np.argmax(np.abs(np.log(wide))))
         text = (
-            f"{len(self.flat)} draws by {self.solves} solves, at least {self.ess.min():.0f} effective ones, R-hat at most "
-            f"{self.r_hat.max():.3f}, {self.acceptance:.0%} taken; against Laplace the mean of {self.names[i]} lies {off[i]:+.2f} sd off, "
-            f"and the sd of {self.names[j]} is {wide[j]:.2f} times as wide"
+            f"{len(self.flat)} draws by {self.solves} solves, at least"
+            f" {self.ess.min():.0f} effective ones, R-hat at most {self.r_hat.max():.3f},"
+            f" {self.acceptance:.0%} taken; against Laplace the mean of {self.names[i]} lies"
+            f" {off[i]:+.2f} sd off, and the sd of {self.names[j]} is {wide[j]:.2f} times as wide"
         )
         return (
             text
@@ -194,7 +198,9 @@ def _propose_from_t(z: Array, rng: Any) -> tuple[Array, Array]:
 
 
 def split_r_hat(chains: Array) -> Array:
-    """Between over within variance of half chains ``(chain, step, m)``, ``(m,)`` (Gelman 2013, BDA3, eq. 11.4)."""
+    """Between over within variance of half chains ``(chain, step, m)``, ``(m,)`` (Gelman 2013,
+    BDA3, eq. 11.4).
+    """
     half = chains.shape[1] // 2
     parts = np.concatenate([chains[:, :half], chains[:, half : 2 * half]])
     within = parts.var(axis=1, ddof=1).mean(axis=0)
@@ -203,8 +209,8 @@ def split_r_hat(chains: Array) -> Array:
 
 
 def effective_sample_size(chains: Array) -> Array:
-    """Effective number of independent draws of ``(chain, step, m)``, ``(m,)``: autocorrelations of all chains, summed in pairs
-    while positive and falling (Geyer 1992, Stat. Sci. 7:473)."""
+    """Effective number of independent draws of ``(chain, step, m)``, ``(m,)``: autocorrelations of
+    all chains, summed in pairs while positive and falling (Geyer 1992, Stat. Sci. 7:473)."""
     n, steps, m = chains.shape
     within = chains.var(axis=1, ddof=1).mean(axis=0)
     total = (steps - 1) / steps * within + chains.mean(axis=1).var(axis=0, ddof=1)

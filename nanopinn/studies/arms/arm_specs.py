@@ -31,7 +31,9 @@ IMAGING_H = (1.0, 4.0, 24.0, 48.0, 72.0)
 
 @dataclass(frozen=True)
 class Arm:
-    """One treatment to compare; ``name`` is "free", "pld", "ph", "tsl" or that of a user's formulation."""
+    """One treatment to compare; ``name`` is "free", "pld", "ph", "tsl" or that of a user's
+    formulation.
+    """
 
     name: str
     treatment: Treatment
@@ -51,12 +53,14 @@ def build_arms(
     body_surface_m2: float = BODY_SURFACE_M2,
     heat_effects: bool = True,
 ) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
-    """Arms that differ in what the drug is given in, and heat for those that answer to it; what was assumed, in words.
+    """Arms that differ in what the drug is given in, and heat for those that answer to it; what was
+    assumed, in words.
 
     Args:
         names: formulations by name or alias, or TOML files (see docs/formulations).
         dose: "50mg/m2" or "90mg", the same in every arm. infusion_min: 0 for a bolus.
-        heat: "42:60" (degrees C:minutes), with "@H" to begin after hours and "~MIN" for ramps; or a thermometry file, with "@H".
+        heat: "42:60" (degrees C:minutes), with "@H" to begin after hours and "~MIN" for ramps; or a
+            thermometry file, with "@H".
         radiation: "5@24" (Gy@hours).
         end_h, imaging_h: of the run, and when fields are wanted.
         schedule: a file whose doses, heat, radiation, images and end hold in place of all of these.
@@ -64,8 +68,9 @@ def build_arms(
         heat_effects: of heating on pressure and walls, beside release.
 
     Raises:
-        InputError: no arm or the same twice, an unknown formulation, an option that cannot be read, no arm that answers to the heat,
-            what is both in the options and in a schedule, or as :func:`nanopinn.studies.schedule.read_schedule`.
+        InputError: no arm or the same twice, an unknown formulation, an option that cannot be read,
+            no arm that answers to the heat, what is both in the options and in a schedule, or as
+            :func:`nanopinn.studies.schedule.read_schedule`.
     """
     formulations = _formulations(names)
     if schedule is None:
@@ -78,7 +83,8 @@ def build_arms(
         _refuse_options_beside_schedule(dose, infusion_min, heat, radiation)
         tables = _disable_heat_effects(read_schedule_tables(schedule), heat_effects)
         said = [
-            f"Doses, heat and radiation are those of {schedule.name}; what it gives them in is replaced by that of each arm."
+            f"Doses, heat and radiation are those of {schedule.name}; what it gives them in is"
+            " replaced by that of each arm."
         ]
     arms = tuple(Arm(f.short_name, _treatment(tables, schedule, f, heat_all)) for f in formulations)
     _require_heat_sensitive_arm(formulations, bool(tables.get("heat")), heat_all)
@@ -108,7 +114,9 @@ def _formulations(names: Sequence[str]) -> tuple[Formulation, ...]:
 
 
 def _default_imaging_times(imaging_h: Sequence[float], end_h: float) -> tuple[float, ...]:
-    """The usual times as far as the run goes; times that were asked for stay, so that one after the end is refused."""
+    """The usual times as far as the run goes; times that were asked for stay, so that one after the
+    end is refused.
+    """
     if tuple(imaging_h) != IMAGING_H:
         return tuple(float(t) for t in imaging_h)
     return tuple(t for t in IMAGING_H if t <= end_h) or (end_h,)
@@ -171,7 +179,9 @@ def _disable_heat_effects(tables: dict[str, Any], heat_effects: bool) -> dict[st
 def _treatment(
     tables: Mapping[str, Any], path: Path | None, formulation: Formulation, heat_all: bool
 ) -> Treatment:
-    """Heat is left out of an arm that does not answer to it only after it was read, so that its mistakes are named in every case."""
+    """Heat is left out of an arm that does not answer to it only after it was read, so that its
+    mistakes are named in every case.
+    """
     heated = treatment_from_tables(tables, path, formulation)
     if heat_all or formulation.heat is not None or not heated.heatings:
         return heated
@@ -225,7 +235,8 @@ def _describe_heating(arms: Sequence[Arm], heat_all: bool) -> list[str]:
 
 def _describe_user_formulations(formulations: Sequence[Formulation]) -> list[str]:
     return [
-        f"{f.short_name} is as {f.file.name} says: {f.description}; {len(f.own_parameters)} numbers of its own."
+        f"{f.short_name} is as {f.file.name} says: {f.description}; {len(f.own_parameters)} numbers"
+        " of its own."
         for f in formulations
         if f.file
     ]
@@ -257,7 +268,8 @@ def parse_dose(text: str) -> dict[str, float]:
 
 
 def parse_heating(text: str) -> dict[str, Any]:
-    """A heating of "42:60", "42:60@0.5~5" (degrees C:minutes@hours~ramp in minutes), or of a thermometry file, "T.nii.gz@0.5".
+    """A heating of "42:60", "42:60@0.5~5" (degrees C:minutes@hours~ramp in minutes), or of a
+    thermometry file, "T.nii.gz@0.5".
 
     Raises:
         InputError: it is none of these, or the file has no times.
@@ -275,7 +287,10 @@ def parse_heating(text: str) -> dict[str, Any]:
             field="--heat",
             found=text,
             expected='"42:60", "42:60@0.5~5" or a thermometry file',
-            remedy="Write degrees C:minutes, then @ and the hour it begins, then ~ and the minutes of its ramps.",
+            remedy=(
+                "Write degrees C:minutes, then @ and the hour it begins, then ~ and the minutes of"
+                " its ramps."
+            ),
         )
     T, minutes, start, ramp = (float(v or 0) for v in found.groups())
     return {"temperature_C": T, "minutes": minutes, "start_h": start, "ramp_min": ramp}

@@ -1,4 +1,6 @@
-"""Arms of treatment through one tumour, side by side: on the voxel grid at the medians, under the voxel for every draw."""
+"""Arms of treatment through one tumour, side by side: on the voxel grid at the medians, under the
+voxel for every draw.
+"""
 
 from __future__ import annotations
 
@@ -68,10 +70,13 @@ def compare_arms(
     """Take arms of treatment through a tumour, with the uncertainty of all that is not known.
 
     Args:
-        folder: the ``--out`` of a fit. phantom: the digital phantom instead. Exactly one of the two.
-        schedule: a schedule file whose formulation each arm replaces, in place of ``settings``' dose, heat and radiation.
-        kept: a folder for what is done, from which a run that is killed can go on. resume: go on with what is kept there;
-            ``"if kept"``: start anew where nothing of the same inputs and settings is.
+        folder: the ``--out`` of a fit. phantom: the digital phantom instead. Exactly one of the
+            two.
+        schedule: a schedule file whose formulation each arm replaces, in place of ``settings``'
+            dose, heat and radiation.
+        kept: a folder for what is done, from which a run that is killed can go on. resume: go on
+            with what is kept there; ``"if kept"``: start anew where nothing of the same inputs and
+            settings is.
 
     Raises:
         InputError: something given cannot be used.
@@ -166,7 +171,10 @@ def _run_comparison(
         for a, e in zip(arms, exposures.values(), strict=True)
     }
     show("arms compared", 1.0, {})
-    influence_text = f"Of the share of cells beyond {settings.limit_um:g} um that {primary_arm.name} kills by the peak law."
+    influence_text = (
+        f"Of the share of cells beyond {settings.limit_um:g} um that {primary_arm.name} kills by"
+        " the peak law."
+    )
     check_files_unchanged(read, files)  # a thermometry is read with every arm
     assumed = (*_assumptions(patient, notes, exposure_model, simulations, exposures), *not_ranked)
     said = summarise_comparison(
@@ -237,7 +245,9 @@ def outcome_function(arm: Arm, name: str, settings: ComparisonSettings) -> Outco
 
 
 def select_primary_arm(arms: Sequence[Arm]) -> Arm:
-    """The arm that the question is about: the first that heat opens and that is heated, else that acid opens, else the last."""
+    """The arm that the question is about: the first that heat opens and that is heated, else that
+    acid opens, else the last.
+    """
     carriers = [(a, a.treatment.carrier) for a in arms]
     hot = [a for a, c in carriers if c is not None and c.heat is not None and a.treatment.heatings]
     acid_sensitive = [a for a, c in carriers if c is not None and c.acid is not None]
@@ -359,13 +369,16 @@ def _influences(
     exposure_model.progress("what decides", 0.0, {})
     filtration = float(np.average(exposure_model.filtration, weights=exposure_model.voxels))
     try:
-        return rank_influences(
-            exposure_model.patient,
-            primary_arm.treatment,
-            filtration,
-            counted=exposure_model.counted,
-            seed=settings.seed,
-        ), ()
+        return (
+            rank_influences(
+                exposure_model.patient,
+                primary_arm.treatment,
+                filtration,
+                counted=exposure_model.counted,
+                seed=settings.seed,
+            ),
+            (),
+        )
     except InputError as error:
         return (), (f"Inputs are not ranked: {error}",)
 
@@ -412,8 +425,9 @@ def _assumptions(
         for arm, e in exposures.items()
     )
     said = (
-        f"Drug in cells around vessels over that of mixed voxels, tumour means at the medians: {apart}. A mixed voxel takes up and gives "
-        "back too fast; around a vessel what filters in goes to no neighbour."
+        "Drug in cells around vessels over that of mixed voxels, tumour means at the medians:"
+        f" {apart}. A mixed voxel takes up and gives back too fast; around a vessel what filters in"
+        " goes to no neighbour."
     )
     return tuple(
         dict.fromkeys(
@@ -433,7 +447,10 @@ def _ratio_to_voxel_model(s: Simulation, e: Exposure, voxels: Array) -> str:
     under = tumour_mean(e.means["intracellular"][:1].movedim(1, -1), voxels)[0] * 1e3
     mixed = np.interp(e.times_s, s.fields["intracellular"].times_s, s.means("intracellular"))
     ratio = under / np.where(mixed > 0, mixed, np.nan)
-    return f"{ratio[0]:.2f} at {e.times_s[0] / 3600:g} h, {ratio[-1]:.2f} at {e.times_s[-1] / 3600:g} h"
+    return (
+        f"{ratio[0]:.2f} at {e.times_s[0] / 3600:g} h, {ratio[-1]:.2f} at"
+        f" {e.times_s[-1] / 3600:g} h"
+    )
 
 
 def _rename_progress_stage(show: Progress, name: str) -> Progress:

@@ -1,6 +1,7 @@
 """A tumour with what is known of it: tissue as a fit left it, and the posterior of its unknowns.
 
-Joint draws of everything a treatment's outcome rests on: the fit's posterior, and priors of all else.
+Joint draws of everything a treatment's outcome rests on: the fit's posterior, and priors of all
+else.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-#: Largest values of scalars that are shares by definition: no wall lets through more than all of what is filtered.
+#: Largest values of scalars that are shares by definition: no wall lets through more than all of
+#: what is filtered.
 SCALAR_UPPER_BOUNDS = {"leak_l": 1.0}
 
 
@@ -50,11 +52,13 @@ class Patient:
 
     Attributes:
         tissue: maps, grid and box, with the scalars (and weights of functions) at their medians.
-        names: of the unknowns, in order: scalars, weights of functions, and ``aif_scale`` last where it was fitted; () where
-            everything is known.
-        mean, covariance: of the unknowns' coordinates (logarithm or value), ``(m,)`` and ``(m, m)``.
+        names: of the unknowns, in order: scalars, weights of functions, and ``aif_scale`` last
+            where it was fitted; () where everything is known.
+        mean, covariance: of the unknowns' coordinates (logarithm or value), ``(m,)`` and ``(m,
+            m)``.
         unknowns: what the coordinates mean.
-        flow_refine, rim: cells of the flow per voxel edge, and how near to the tumour's edge (m), as in the fit.
+        flow_refine, rim: cells of the flow per voxel edge, and how near to the tumour's edge (m),
+            as in the fit.
         imaged: name of the formulation that post-dose images showed, if there were any.
     """
 
@@ -72,7 +76,8 @@ class Patient:
         """The tumour of a ``nanopinn fit`` folder, exactly as fitted, with its posterior.
 
         Raises:
-            InputError: it holds no fit (that of ``nanopinn maps`` holds none), or one that cannot be read.
+            InputError: it holds no fit (that of ``nanopinn maps`` holds none), or one that cannot
+                be read.
         """
         folder = Path(folder)
         if not fit_file_path(folder).is_file() and (folder / "maps").is_dir():
@@ -81,7 +86,10 @@ class Patient:
                 file=folder,
                 found=f"no {FILE}",
                 expected="the --out of `nanopinn fit`",
-                remedy="Run `nanopinn fit` on the same scan, or ask for 0 draws: every scalar then has its table value.",
+                remedy=(
+                    "Run `nanopinn fit` on the same scan, or ask for 0 draws: every scalar then has"
+                    " its table value."
+                ),
             )
         fit = load_fit(folder)
         if fit.fitted_problem is None:
@@ -121,7 +129,8 @@ class Patient:
         """The tumour of a fit at hand.
 
         Args:
-            covariance: of every unknown, ``(m, m)``. mask, affine: of the scan that the fit's box was cut from.
+            covariance: of every unknown, ``(m, m)``. mask, affine: of the scan that the fit's box
+                was cut from.
 
         Raises:
             InputError: they do not belong together, or the posterior is not finite.
@@ -149,13 +158,19 @@ class Patient:
                 remedy="Run the fit again.",
             )
         notes: tuple[str, ...] = (
-            f"Tissue and scalars are as fitted; {len(point)} unknowns are uncertain as the fit's Laplace posterior says. What the fit "
-            "assumed holds here too: its report lists it.",
+            (
+                f"Tissue and scalars are as fitted; {len(point)} unknowns are uncertain as the"
+                " fit's Laplace posterior says. What the fit assumed holds here too: its report"
+                " lists it."
+            ),
         )
         if problem.setting.release_jump_times_s:
             notes = (
                 *notes,
-                "Changes of the release rate in time are of the dose that was imaged: arms release as before the first.",
+                (
+                    "Changes of the release rate in time are of the dose that was imaged: arms"
+                    " release as before the first."
+                ),
             )
         tissue = SimulatedTissue(maps, grid, domain, {}, affine, mask, notes)
         names = (*problem.unknowns.names, *((AIF_SCALE,) if ended.aif_sd else ()))
@@ -200,7 +215,9 @@ class Patient:
         )
 
     def scalars_at(self, theta: Array) -> dict[str, Array]:
-        """Model scalars (SI) ``(n,)``, and weights of functions ``(n, k)``, at coordinates ``(n, m)``."""
+        """Model scalars (SI) ``(n,)``, and weights of functions ``(n, k)``, at coordinates ``(n,
+        m)``.
+        """
         found = self.unknowns.scalars(
             torch.as_tensor(np.ascontiguousarray(theta[:, : len(self.unknowns)].T))
         )
@@ -211,7 +228,9 @@ class Patient:
         }
 
     def relative_aif_scale(self, theta: Array) -> Array:
-        """What PS, phi and v_p of the maps are divided by at coordinates ``(n, m)``: the arterial input's scale over its estimate."""
+        """What PS, phi and v_p of the maps are divided by at coordinates ``(n, m)``: the arterial
+        input's scale over its estimate.
+        """
         if AIF_SCALE not in self.names:
             return np.ones(len(theta))
         at = self.names.index(AIF_SCALE)
@@ -222,10 +241,14 @@ class Patient:
             f"{n} +- {sd:.2g}"
             for n, sd in zip(self.names, np.sqrt(np.diag(self.covariance)), strict=True)
         )
-        return f"Patient({'x'.join(map(str, self.tissue.grid.shape))} voxels; {known or 'every scalar known'})"
+        return (
+            f"Patient({'x'.join(map(str, self.tissue.grid.shape))} voxels;"
+            f" {known or 'every scalar known'})"
+        )
 
 
-#: What every arm rests on beside its formulation: walls and interstitium, cells, vessels and oxygen under the voxel, cell kill.
+#: What every arm rests on beside its formulation: walls and interstitium, cells, vessels and oxygen
+#: under the voxel, cell kill.
 WALLS = ("SV_t", "P_f_t", "sigma_f", "D_f_t", "P_b_t", "sigmaT_t", "D_b_t", "k_a", "k_d")
 CELLS = ("rho_c", "Vmax", "K_e", "K_i", "k_off_DNA", "g_pH")
 VESSELS = ("Hct", "tau_c", "R_c", "spread_Rt", "D_O2", "M_O2", "p_O2_v")
@@ -236,12 +259,14 @@ CONVENTIONS = frozenset({"pH_ref", "T_hot", "T_body", "RT_D", "HT_T", "p_O2_hyp"
 
 @dataclass(frozen=True)
 class InputDraws:
-    """Everything uncertain, drawn together: row 0 is the median of everything, the others are draws.
+    """Everything uncertain, drawn together: row 0 is the median of everything, the others are
+    draws.
 
     Attributes:
         scalars: of the model (SI), ``(draw,)``; weights of functions ``(draw, k)``.
         values: other parameters by symbol (SI), ``(draw,)``.
-        relative_aif_scale: what PS, phi and v_p of the maps are divided by, ``(draw,)``: 1 unless the arterial input's scale was fitted.
+        relative_aif_scale: what PS, phi and v_p of the maps are divided by, ``(draw,)``: 1 unless
+            the arterial input's scale was fitted.
         assumptions: how they were drawn, one sentence each.
     """
 
@@ -287,7 +312,8 @@ def draw_inputs(
 ) -> InputDraws:
     """Draw all that the arms rest on ``n`` times, beside the median.
 
-    A draw is the same whatever n is and whichever arms are compared: every quantity has its own stream of random numbers.
+    A draw is the same whatever n is and whichever arms are compared: every quantity has its own
+    stream of random numbers.
 
     Args:
         radiation: what two scans say of radiation's effect, in place of the table's priors.
@@ -347,7 +373,9 @@ def draw_parameter(parameter: Parameter, n: int, seed: int) -> Array:
 
 
 def uncertain_parameters(arms: Sequence[Arm]) -> tuple[Parameter, ...]:
-    """Parameters, of the table and of formulations' own, that some arm rests on and that have an uncertainty."""
+    """Parameters, of the table and of formulations' own, that some arm rests on and that have an
+    uncertainty.
+    """
     wanted = {s: PARAMETERS[s] for s in (*WALLS, *CELLS, *VESSELS, *KILL)}
     for f in arm_formulations(arms):
         wanted |= {s: f.parameter(s) for s in f.symbols()}
@@ -397,7 +425,10 @@ def _notes(
     radiation: RadiationEffect | None,
 ) -> Iterable[str]:
     if n:
-        yield f"{n} joint draws: unknowns of the fit from its posterior, {len(values)} other parameters independently of each other."
+        yield (
+            f"{n} joint draws: unknowns of the fit from its posterior, {len(values)} other"
+            " parameters independently of each other."
+        )
         yield RANGE_INTERPRETATION
     if not patient.names:
         yield "Scalars of the tissue are known, not inferred: they are the same in every draw."

@@ -1,6 +1,7 @@
 """Fluid that vessels filter and lymph drains, per group of alike voxels and draw; and the groups.
 
-What arms do around the vessels of every group of voxels, for every draw, in batches that a killed run keeps.
+What arms do around the vessels of every group of voxels, for every draw, in batches that a killed
+run keeps.
 """
 
 from __future__ import annotations
@@ -54,11 +55,13 @@ def cluster_flow(
     labels: Tensor,
     factors: Mapping[str, FactorValue] | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Filtration, lymphatic drainage and pressure, means over each group of voxels: one pressure solve per draw.
+    """Filtration, lymphatic drainage and pressure, means over each group of voxels: one pressure
+    solve per draw.
 
     Args:
         labels: of the voxels, ``(x, y, z)``, -1 outside (:func:`group_tumour_voxels`).
-        factors: on the tumour's properties at the time that is meant, as heat and radiation change them: ``(draw,)``, or one for all.
+        factors: on the tumour's properties at the time that is meant, as heat and radiation change
+            them: ``(draw,)``, or one for all.
 
     Returns:
         J_v and J_L in 1/s, p in Pa, ``(draw, group)`` each.
@@ -77,7 +80,8 @@ def cluster_flow(
         model = TumourModel.of(fine.maps, _tensors(draws.scalars_at_draw(i), tissue.maps.phi), here)
         flow = model.flow()
         scale = flow.p_e.max()
-        # pressure over p_e answers only to the length scale and to normal tissue, so that of the median is near
+        # pressure over p_e answers only to the length scale and to normal tissue, so that of the
+        # median is near
         solved = solve_pressure(
             flow,
             fine.grid,
@@ -148,7 +152,8 @@ def _tensors(scalars: Mapping[str, float | Array], like: Tensor) -> dict[str, Te
 
 #: Draws that march together: what one batch does is lost at most when a run is killed.
 DRAWS_PER_BATCH = 26
-#: Hours after a heating or a fraction at which fluid is solved for anew, beside the beginning and the end; lines between them.
+#: Hours after a heating or a fraction at which fluid is solved for anew, beside the beginning and
+#: the end; lines between them.
 HOURS_AFTER_EVENT = (0.0, 12.0, 24.0, 48.0)
 
 
@@ -259,7 +264,9 @@ class ExposureModel:
 
 
 class _InterpolatedFluidExchange:
-    """Filtration and drainage of groups and draws at any time, linear between times at which the pressure is solved for."""
+    """Filtration and drainage of groups and draws at any time, linear between times at which the
+    pressure is solved for.
+    """
 
     def __init__(
         self, patient: Patient, draws: InputDraws, labels: Tensor, treatment: Treatment

@@ -1,6 +1,8 @@
-"""From exposures of groups of voxels to what arms are compared by: means over the tumour, for every draw.
+"""From exposures of groups of voxels to what arms are compared by: means over the tumour, for every
+draw.
 
-The question in plain language: does lethal exposure reach cells far from vessels, where, when and how surely.
+The question in plain language: does lethal exposure reach cells far from vessels, where, when and
+how surely.
 
 What tells one comparison of arms from another, so that an interrupted one goes on as itself alone.
 """
@@ -43,7 +45,8 @@ def tumour_mean(values: Tensor, voxels: Array, shares: Tensor | None = None) -> 
     """Mean over the tumour of values of groups.
 
     Args:
-        values: ``(draw, group)`` or ``(draw, group, ...)``, NaN where a group has none. voxels: ``(group,)``.
+        values: ``(draw, group)`` or ``(draw, group, ...)``, NaN where a group has none. voxels:
+            ``(group,)``.
         shares: of a group's tissue that the values are of, ``(draw, group)``; all of it if None.
 
     Returns:
@@ -65,7 +68,8 @@ def compute_outcomes(
     """The rows of the table, for every arm and draw.
 
     Args:
-        voxels: of every group, ``(group,)``. lethal: surviving fraction at or below which an exposure is.
+        voxels: of every group, ``(group,)``. lethal: surviving fraction at or below which an
+            exposure is.
     """
     first = next(iter(exposures.values()))
     limit = f"{first.far_distance_m * UM:g} um"
@@ -140,7 +144,9 @@ def compute_outcomes(
 
 
 def penetration_curves(e: Exposure, voxels: Array) -> PenetrationCurves:
-    """Means over the tumour against distance; a group without tissue so far out does not count there."""
+    """Means over the tumour against distance; a group without tissue so far out does not count
+    there.
+    """
     cells, free = (
         median_and_interval(tumour_mean(v.movedim(1, -1), voxels)) for v in (e.cells, e.free)
     )
@@ -155,12 +161,16 @@ def penetration_curves(e: Exposure, voxels: Array) -> PenetrationCurves:
 
 
 def group_peak_quantiles(e: Exposure) -> Array:
-    """Largest drug in cells against distance in every group, ng/1e5 cells, ``(3, group, x)``: median and 90 % interval."""
+    """Largest drug in cells against distance in every group, ng/1e5 cells, ``(3, group, x)``:
+    median and 90 % interval.
+    """
     return median_and_interval(e.peak_intracellular.cpu().numpy()) * NG
 
 
 def exposure_maps(e: Exposure, labels: NDArray[np.int64]) -> dict[str, MapEstimate]:
-    """What happens under each voxel, back on the grid of the image ``(x, y, z)``; sd over the draws."""
+    """What happens under each voxel, back on the grid of the image ``(x, y, z)``; sd over the
+    draws.
+    """
     limit = f"{e.far_distance_m * UM:g} um"
     found: dict[str, MapEstimate] = {}
 
@@ -232,7 +242,10 @@ def summarise_comparison(
     beyond = median_and_interval(rows["beyond"].values[arm])[0]
     if not beyond > 0:
         return (
-            f"By its plasma volume no tissue lies farther than {limit_um:g} um from its vessels: the question does not arise.",
+            (
+                f"By its plasma volume no tissue lies farther than {limit_um:g} um from its"
+                " vessels: the question does not arise."
+            ),
         )
     said = [
         _describe_lethal_probability(arm, rows, limit_um, lethal, float(beyond)),
@@ -255,13 +268,15 @@ def _describe_lethal_probability(
     verdict = "Yes" if low >= 0.9 else "No" if high <= 0.1 else "It cannot be said with confidence"
     if len(shares["peak"].values[arm]) == 1:
         return (
-            f"At the medians of all inputs, without draws, nothing is said of how sure this is: {arm} at {limit_um:g} um and beyond, "
-            f"where {beyond:.0%} of the tissue lies (lethal: at most {lethal:.0%} of the cells survive)."
+            "At the medians of all inputs, without draws, nothing is said of how sure this is:"
+            f" {arm} at {limit_um:g} um and beyond, where {beyond:.0%} of the tissue lies (lethal:"
+            f" at most {lethal:.0%} of the cells survive)."
         )
     chances = ", ".join(f"{p:.0%} by the {law} law" for law, p in sure.items())
     return (
-        f"{verdict}: does {arm} carry lethal exposure (at most {lethal:.0%} of the cells survive) beyond {limit_um:g} um, where "
-        f"{beyond:.0%} of the tissue lies? The probability that at least half of the cells there are so exposed is {chances}."
+        f"{verdict}: does {arm} carry lethal exposure (at most {lethal:.0%} of the cells survive)"
+        f" beyond {limit_um:g} um, where {beyond:.0%} of the tissue lies? The probability that at"
+        f" least half of the cells there are so exposed is {chances}."
     )
 
 
@@ -276,7 +291,10 @@ def _describe_lethal_shares(arm: str, rows: Mapping[str, Outcome], limit_um: flo
             f"{median:.0%}{f' ({low:.0%} to {high:.0%})' if drawn else ''} by the {law} law"
         )
     how = ", median and 90 % interval" if drawn else ""
-    text = f"Share of the cells beyond {limit_um:g} um that are lethally exposed{how}: {', '.join(said)}."
+    text = (
+        f"Share of the cells beyond {limit_um:g} um that are lethally exposed{how}:"
+        f" {', '.join(said)}."
+    )
     if max(middle.values()) - min(middle.values()) > LAW_DISAGREEMENT:
         text += " The laws disagree: the choice of law decides more than the tumour does."
     return [text]
@@ -294,9 +312,15 @@ def _describe_groups(arm: str, groups: Sequence[VoxelCluster], limit_um: float) 
         return f"It is alike in all groups of voxels: {best.lethal[arm][0]:.0%} by the peak law."
 
     def described(g: VoxelCluster) -> str:
-        return f"{g.lethal[arm][0]:.0%} in {g.voxels} voxels ({', '.join(f'{k} {v:.3g}' for k, v in g.values.items())})"
+        return (
+            f"{g.lethal[arm][0]:.0%} in {g.voxels} voxels"
+            f" ({', '.join(f'{k} {v:.3g}' for k, v in g.values.items())})"
+        )
 
-    return f"Where: most in the best group, {described(best)}; least in {described(worst)}; by the peak law."
+    return (
+        f"Where: most in the best group, {described(best)}; least in {described(worst)}; by the"
+        " peak law."
+    )
 
 
 def _describe_ranking(rows: Mapping[str, Outcome]) -> str:
@@ -310,7 +334,10 @@ def _describe_ranking(rows: Mapping[str, Outcome]) -> str:
 
     if len(peaks.values) < 2:
         return ""
-    return f"Arms by {peaks.description}, {peaks.unit}: {order(peaks)}; by {areas.description}, {areas.unit}: {order(areas)}."
+    return (
+        f"Arms by {peaks.description}, {peaks.unit}: {order(peaks)}; by {areas.description},"
+        f" {areas.unit}: {order(areas)}."
+    )
 
 
 def _describe_quiescent_cells(arm: str, rows: Mapping[str, Outcome]) -> list[str]:
@@ -320,7 +347,9 @@ def _describe_quiescent_cells(arm: str, rows: Mapping[str, Outcome]) -> list[str
     if not any(np.isfinite(v) for v in medians.values()):
         return ["No cells are quiescent for want of oxygen at the medians of all inputs."]
     return [
-        f"Of the quiescent cells, {', '.join(f'{v:.0%} by the {law} law' for law, v in medians.items())} are lethally exposed (median)."
+        "Of the quiescent cells,"
+        f" {', '.join(f'{v:.0%} by the {law} law' for law, v in medians.items())} are lethally"
+        " exposed (median)."
     ]
 
 
@@ -337,8 +366,8 @@ def _describe_heating_times(heating: HeatingDurationSweep | None, limit_um: floa
         )
     tried = ", ".join(f"{m:g}" for m in heating.duration_min)
     return [
-        f"Heating time (of {tried} min) from which half of the cells beyond {limit_um:g} um are more likely than not lethally exposed: "
-        f"{', '.join(said)}."
+        f"Heating time (of {tried} min) from which half of the cells beyond {limit_um:g} um are"
+        f" more likely than not lethally exposed: {', '.join(said)}."
     ]
 
 

@@ -1,4 +1,5 @@
-"""Radiation's effect from the results of two fits of one tumour, before and after (:mod:`nanopinn.inference.radiation_effect`).
+"""Radiation's effect from the results of two fits of one tumour, before and after
+(:mod:`nanopinn.inference.radiation_effect`).
 
 What radiation adds to an arm: the same draws with it and without.
 """
@@ -58,10 +59,12 @@ def estimate_radiation_effect(
         before, after: ``--out`` of ``nanopinn fit``.
         scan_h: when the second scan was made, on the clock of the fractions, h.
         fractions: given between the scans; one of RT_D at 0 if None.
-        shared_sd: error of ln Ktrans that all voxels of a scan share (its arterial input), the same for both scans and independent.
+        shared_sd: error of ln Ktrans that all voxels of a scan share (its arterial input), the same
+            for both scans and independent.
 
     Raises:
-        InputError: a folder holds no fit, both are the same, the second scan is not after a fraction, or an error is negative.
+        InputError: a folder holds no fit, both are the same, the second scan is not after a
+            fraction, or an error is negative.
     """
     course = tuple(fractions) if fractions is not None else (Fraction(0.0, value("RT_D")),)
     if not any(f.time_s < scan_h * 3600 for f in course):
@@ -124,7 +127,9 @@ def summarise_scan(fit: FitResult, shared_sd: float = 0.0) -> ScanInformation:
 
 
 def _permeability(ended: FittedProblem, of_flow: Sequence[int]) -> tuple[float, Array]:
-    """ln of the tumour's mean PS at the estimate, and its derivative by (ln l, ln q): Ktrans as measured, less another drag."""
+    """ln of the tumour's mean PS at the estimate, and its derivative by (ln l, ln q): Ktrans as
+    measured, less another drag.
+    """
     problem = ended.problem
     forward, inside = problem.forward(), problem.setting.maps.tumour > 0.5
 
@@ -165,12 +170,19 @@ def _flow_prior(fit: FitResult, path: str | Path) -> tuple[Array, Array]:
 
 def _notes(fits: Sequence[FitResult], shared_sd: float) -> tuple[str, ...]:
     notes = [
-        "Between the scans radiation alone changed the tumour: growth, or another drug, would be taken for it.",
-        "The time of the peak keeps its prior; what the scans say of the peaks is worked out for each draw of it.",
+        (
+            "Between the scans radiation alone changed the tumour: growth, or another drug, would"
+            " be taken for it."
+        ),
+        (
+            "The time of the peak keeps its prior; what the scans say of the peaks is worked out"
+            " for each draw of it."
+        ),
     ]
     if not shared_sd and not all(AIF_SCALE in [s.name for s in f.scalars] for f in fits):
         notes.append(
-            "The arterial inputs of both scans are taken as exact: an error of one's scale is taken for a change of Ktrans and q."
+            "The arterial inputs of both scans are taken as exact: an error of one's scale is taken"
+            " for a change of Ktrans and q."
         )
     return tuple(notes)
 

@@ -1,8 +1,10 @@
-"""Which inputs an outcome answers to: Morris' elementary effects of all of them, Sobol's indices of those that lead.
+"""Which inputs an outcome answers to: Morris' elementary effects of all of them, Sobol's indices of
+those that lead.
 
-Every input is moved through its own distribution: an effect is the change of the outcome when one input goes through two thirds of its
-95 % interval while the others stand anywhere in theirs. Source: Morris 1991 with Campolongo's mean of absolute effects (2007);
-Saltelli 2010 and Jansen 1999 for the indices; both by SALib.
+Every input is moved through its own distribution: an effect is the change of the outcome when one
+input goes through two thirds of its 95 % interval while the others stand anywhere in theirs.
+Source: Morris 1991 with Campolongo's mean of absolute effects (2007); Saltelli 2010 and Jansen 1999
+for the indices; both by SALib.
 
 Which inputs the reach of a treatment answers to, in one cluster of the tumour's mean tissue.
 """
@@ -32,7 +34,8 @@ from nanopinn.studies.arms.draws import Patient
 from nanopinn.studies.heating import temperature_course
 
 Array = NDArray[np.float64]
-#: Value of every outcome at many points, by name, from values of every input there, by name; NaN where an outcome is not there.
+#: Value of every outcome at many points, by name, from values of every input there, by name; NaN
+#: where an outcome is not there.
 OutcomeEvaluator = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 #: Morris moves inputs between these quantiles, Sobol's points lie between the others.
@@ -58,9 +61,11 @@ class Sensitivity:
     Attributes:
         outcome: its name. inputs: by falling effect.
         effect: mean absolute elementary effect of each, in the outcome's unit.
-        spread: standard deviation of the elementary effects: interaction with other inputs, or curvature.
+        spread: standard deviation of the elementary effects: interaction with other inputs, or
+            curvature.
         leading: the inputs whose indices were found, as in ``inputs``.
-        first, total: share of the outcome's variance that an input explains alone, and with all others; the others fixed at their medians.
+        first, total: share of the outcome's variance that an input explains alone, and with all
+            others; the others fixed at their medians.
         total_error: half a 95 % interval.
         kept: share of the points at which the outcome was there.
     """
@@ -82,7 +87,10 @@ class Sensitivity:
             share = (
                 ""
                 if at is None
-                else f"   alone {self.first[at]:5.2f}, in all {self.total[at]:5.2f} +- {self.total_error[at]:.2f}"
+                else (
+                    f"   alone {self.first[at]:5.2f}, in all {self.total[at]:5.2f} +-"
+                    f" {self.total_error[at]:.2f}"
+                )
             )
             lines.append(f"  {name:16s}{effect:10.3g} ({spread:.2g}){share}")
         return "\n".join(lines)
@@ -207,7 +215,9 @@ def _values(inputs: Sequence[UncertainInput], X: Array) -> dict[str, Array]:
 
 
 def _complete_blocks(Y: Array, block: int, outcome: str) -> tuple[NDArray[np.bool_], float]:
-    """Rows of the blocks (trajectories, or points with their neighbours) in which the outcome is there throughout, and their share."""
+    """Rows of the blocks (trajectories, or points with their neighbours) in which the outcome is
+    there throughout, and their share.
+    """
     complete: NDArray[np.bool_] = np.all(np.isfinite(Y).reshape(-1, block), axis=1)
     if complete.sum() < min(MIN_BLOCKS, len(complete)):
         raise InputError(
@@ -255,7 +265,8 @@ RANKED_SYMBOLS = (
     "leak_l",
     "g_pH",
 )
-#: Inputs that are maps, and the symbol of the table whose spread they have about the tumour's own mean.
+#: Inputs that are maps, and the symbol of the table whose spread they have about the tumour's own
+#: mean.
 RANKED_MAPS = {"v_p": "vp_t", "phi": "ve_t"}
 #: So many that some tissue lies far from vessels under nearly every draw.
 RADIUS_CLASSES = 7
@@ -277,17 +288,20 @@ def rank_penetration_inputs(
     seed: int = 0,
     progress: Progress = ignore_progress,
 ) -> dict[str, Sensitivity]:
-    """Rank inputs by their effect on what reaches cells far from vessels: how many of them it kills, and the peak in them.
+    """Rank inputs by their effect on what reaches cells far from vessels: how many of them it
+    kills, and the peak in them.
 
-    Outcomes are the share of cells beyond ``counted.far_distance_m`` that are killed by the law named, and the natural logarithm of the largest
-    drug in cells at that distance; draws without tissue so far from vessels are left out of these, with those compared with them.
-    A third is there for every draw: the share of all tissue that lies so far away and is not killed.
+    Outcomes are the share of cells beyond ``counted.far_distance_m`` that are killed by the law
+    named, and the natural logarithm of the largest drug in cells at that distance; draws without
+    tissue so far from vessels are left out of these, with those compared with them. A third is
+    there for every draw: the share of all tissue that lies so far away and is not killed.
 
     Args:
         exchange: filtration and lymphatic drainage, means over the tumour, 1/s.
         scalars: of the model, where they differ from the table's; their spreads are about these.
         inputs: in place of :data:`SYMBOLS` and :data:`MAPS` with the table's spreads.
-        trajectories, leading, points, seed: see :func:`nanopinn.studies.arms.sensitivity_ranking.rank`.
+        trajectories, leading, points, seed: see
+            :func:`nanopinn.studies.arms.sensitivity_ranking.rank`.
 
     Raises:
         InputError: SALib is not installed, or hardly any draw has tissue so far from vessels.
@@ -345,7 +359,8 @@ def rank_penetration_inputs(
 def input_from_table(
     symbol: str, median: float | None = None, name: str | None = None
 ) -> UncertainInput:
-    """An input with the spread that its row of the table says, about another median if there is one.
+    """An input with the spread that its row of the table says, about another median if there is
+    one.
 
     Raises:
         KeyError: the row says nothing of its uncertainty.

@@ -34,7 +34,9 @@ def column(rows: list[dict[str, str]], name: str) -> torch.Tensor:
 
 @pytest.mark.public_data
 def test_all_136_spectra_are_those_of_bmctool_to_1e_6(public_data: Path) -> None:
-    """BMCTool 1.0.3; normalised, as there, by the volume at -300 ppm; its shifted rows move the offsets."""
+    """BMCTool 1.0.3; normalised, as there, by the volume at -300 ppm; its shifted rows move the
+    offsets.
+    """
     with (public_data / "cest_oracle/iopamidol_zspectra_bmctool.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     names = [k for k in rows[0] if k.startswith("z_")]
@@ -128,7 +130,9 @@ def test_residues_equal_matrix_exponentials_at_short_and_long_saturation_on_and_
 
 
 def test_a_spectrum_costs_an_eighth_of_its_matrix_exponentials() -> None:
-    """A ratio of times, for machines differ and are busy; spectra per second are in benchmarks/cest.py."""
+    """A ratio of times, for machines differ and are busy; spectra per second are in
+    benchmarks/cest.py.
+    """
     one, ppm = torch.ones(50, dtype=torch.float64), torch.linspace(-7, 7, 80, dtype=torch.float64)
 
     def spectra() -> int:

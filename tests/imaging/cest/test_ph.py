@@ -70,7 +70,8 @@ def test_the_noisy_phantom_scatters_by_less_than_0_1_and_says_by_how_much(phanto
     error = (found.pH - true)[wanted]
     assert np.isfinite(error).mean() > 0.98
     assert np.nanstd(error) < 0.1
-    # stated are noise and what sampling bends; the amides' true places, 0.07 ppm off the nominal, add a little
+    # stated are noise and what sampling bends; the amides' true places, 0.07 ppm off the nominal,
+    # add a little
     assert 0.7 < np.sqrt(np.nanmean(error**2) / np.nanmean(found.std[wanted] ** 2)) < 1.3
     assert np.isnan(found.pH[~np.isfinite(true)]).all()
 
@@ -313,7 +314,9 @@ def test_less_than_a_third_of_the_tumour_in_the_scan_is_refused(tmp_path: Path) 
 def test_a_published_line_is_stated_to_be_as_wrong_as_it_is_on_another_laboratorys_tubes(
     public_data: Path,
 ) -> None:
-    """Pagel's line, by Lorentzian heights as it was measured: 0.07 on its own tubes, five times that here."""
+    """Pagel's line, by Lorentzian heights as it was measured: 0.07 on its own tubes, five times
+    that here.
+    """
     spectra, pH = tubes(public_data, 3, 6)
     line = PUBLISHED_CALIBRATIONS["pagel-7T-3uT"]
     found = ph_image(spectra, line)
@@ -376,7 +379,9 @@ def test_the_series_before_injection_takes_the_tissues_own_asymmetry_away() -> N
 def test_the_stated_error_covers_19_of_20_truths_however_coarse_the_spectrum(
     offsets: int, sd: float
 ) -> None:
-    """Monte Carlo: 600 voxels of three pH, water shifted by up to 0.3 ppm, tissue that is not the calibration's."""
+    """Monte Carlo: 600 voxels of three pH, water shifted by up to 0.3 ppm, tissue that is not the
+    calibration's.
+    """
     agent, saturation, rng = (
         load_agent("iopamidol"),
         Saturation(7.0, 3.0, 5.0),
@@ -428,7 +433,10 @@ def test_a_b0_map_stands_in_for_waters_minimum() -> None:
 
 def test_an_agent_of_the_users_own_is_read_and_a_broken_one_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    text = "[mine]\nwater_protons_M = 110.0\npKw = 14.0\nR1_per_s = 1.0\nR2_per_s = 5.0\nratio_ppm = [4.2, 5.6]\n"
+    text = (
+        "[mine]\nwater_protons_M = 110.0\npKw = 14.0\nR1_per_s = 1.0\nR2_per_s = 5.0\nratio_ppm ="
+        " [4.2, 5.6]\n"
+    )
     path.write_text(
         text + 'pools = [{ name = "a", ppm = 4.2, protons = 2, k0 = 0.0, kb = 50.0 }]\n'
     )
@@ -520,7 +528,9 @@ def test_endogenous_contrast_is_not_taken_for_ph(phantom: Path, tmp_path: Path) 
 def test_a_fit_of_the_spectrum_tells_the_tubes_ph_as_well_as_the_ratio_does(
     public_data: Path,
 ) -> None:
-    """On the tubes that the ratio can measure, a third of them; with T1 assumed, because pH hardly feels it."""
+    """On the tubes that the ratio can measure, a third of them; with T1 assumed, because pH hardly
+    feels it.
+    """
     spectra, pH = tubes(public_data, 3, 6)
     agent = load_agent("iopamidol")
     assert spectra.saturation is not None

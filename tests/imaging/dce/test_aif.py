@@ -46,7 +46,8 @@ def test_parkers_curve_reaches_beyond_the_last_frame_even_when_it_is_shifted() -
 
 
 def test_parkers_peak_and_arrival_are_those_of_the_paper() -> None:
-    # Parker 2006, figure 3: first pass peaks near 6 mM about 10 s after arrival, the tail starts near 1 mM
+    # Parker 2006, figure 3: first pass peaks near 6 mM about 10 s after arrival, the tail starts
+    # near 1 mM
     t = np.arange(0, 600, 0.01)
     blood = parker(t)
     assert blood.max() == pytest.approx(6.0, rel=0.05)

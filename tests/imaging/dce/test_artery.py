@@ -31,7 +31,9 @@ VESSEL = (slice(0, 2), slice(0, 2), slice(1, 5))
 
 @pytest.fixture(scope="module")
 def with_vessel(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """The small study at 0.7 of Parker's dose, with a vessel of 16 voxels, and noise; frames of 2 s in place of 7."""
+    """The small study at 0.7 of Parker's dose, with a vessel of 16 voxels, and noise; frames of 2 s
+    in place of 7.
+    """
     import nibabel as nib
 
     study = build_study(tmp_path_factory.mktemp("vessel"), scale=DOSE, spacing_s=2.0, frames=140)

@@ -28,7 +28,9 @@ ACQUISITION = DceAcquisition(TIMES, 0.005, 15.0, 4.5, 0.42, 0.1, False, None, No
 def test_the_baseline_ends_where_the_rise_begins_and_not_at_a_tenth_of_it(
     noise: float, seconds: float
 ) -> None:
-    """A rise over 80 s passes a tenth of its range after 8 frames; none of those may be in the baseline."""
+    """A rise over 80 s passes a tenth of its range after 8 frames; none of those may be in the
+    baseline.
+    """
     rise = 50 * np.clip((TIMES - 40) / seconds, 0, 1)
     first, after = baseline_frames(scan(rise, noise), ACQUISITION)
     assert first == 0

@@ -1,4 +1,6 @@
-"""From signal to concentration: both relations, series that are concentration already, and the errors that are carried."""
+"""From signal to concentration: both relations, series that are concentration already, and the
+errors that are carried.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ def test_the_linear_relation_is_the_limit_of_small_concentrations_and_saturates_
         select_enhancement_model(T1, ACQUISITION, relation=r) for r in ("linear", "spgr")
     )
     np.testing.assert_allclose(linear.concentration(linear.relative_signal(np.array(0.7))), 0.7)
-    # R1 TR stays small: the steady state is nearly proportional to R1 only for flips far above Ernst's
+    # R1 TR stays small: the steady state is nearly proportional to R1 only for flips far above
+    # Ernst's
     ratio = exact.relative_signal(np.array([[[[1e-3]]], [[[3.0]]]]))
     C = linear.concentration(ratio).ravel()
     assert C[0] < 1e-3

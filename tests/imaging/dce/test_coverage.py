@@ -1,4 +1,6 @@
-"""Whether a 95 % interval holds the truth in 95 % of voxels: from noisy signals, through T1 and baseline, to kinetics."""
+"""Whether a 95 % interval holds the truth in 95 % of voxels: from noisy signals, through T1 and
+baseline, to kinetics.
+"""
 
 from __future__ import annotations
 

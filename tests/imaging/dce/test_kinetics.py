@@ -59,7 +59,8 @@ def test_parameters_of_independently_computed_curves_are_recovered() -> None:
     C = tissue_curve(*truth.T, FRAMES, 30.0).T
     fit = fit_kinetics(extended_tofts, torch.as_tensor(C.copy()), InputCurve(parker_at(), FRAMES))
     found = fit.parameters.numpy() * [60.0, 1, 1]
-    # the reference steps 20 ms, the fit takes Parker's curve as straight over 90 ms: 1e-4 of the peak each
+    # the reference steps 20 ms, the fit takes Parker's curve as straight over 90 ms: 1e-4 of the
+    # peak each
     np.testing.assert_allclose(found, truth, rtol=2e-3, atol=2e-4)
     assert fit.converged.all()
     assert (fit.r2 > 1 - 1e-6).all()
@@ -75,7 +76,8 @@ def test_standard_deviations_equal_the_scatter_over_noise() -> None:
     fit = fit_kinetics(extended_tofts, clean + 0.02 * noise, curve)
     stated = fit.covariance.mean(0).diagonal().sqrt()
     scatter = fit.parameters.std(0)
-    # scatter over 4000 draws is known to 1/sqrt(8000) = 1.1 %; three of these and the curvature of the model
+    # scatter over 4000 draws is known to 1/sqrt(8000) = 1.1 %; three of these and the curvature of
+    # the model
     torch.testing.assert_close(stated, scatter, rtol=0.05, atol=0.0)
     bias = (fit.parameters.mean(0) - truth[0]).abs() / scatter
     assert (bias < 0.15).all()
@@ -129,7 +131,9 @@ def test_a_curve_beyond_the_bounds_stops_at_them_and_says_so() -> None:
 
 @pytest.mark.public_data
 def test_madyms_calibration_curve_is_fitted_within_madyms_own_tolerance(public_data: Path) -> None:
-    """Upstream: fitted parameters within 10 %, C(t) from its own AIF sampled every 5 s, delay 0.1 min."""
+    """Upstream: fitted parameters within 10 %, C(t) from its own AIF sampled every 5 s, delay 0.1
+    min.
+    """
     series = json.loads((public_data / "madym_tumour" / "calibration_series.json").read_text())
     t = np.array(series["t_min"]) * 60
     Ktrans, ve, vp, delay = series["ETM"]["params"]

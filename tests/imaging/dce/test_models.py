@@ -143,7 +143,8 @@ def test_noise_free_curves_give_their_parameters_back_with_their_delays(name: st
     C = evaluate(MODELS[name], torch.cat([truth, delays], dim=1), curve, with_delay=True)[0]
     fit = fit_kinetics(MODELS[name], C, curve, delay_window_s=10.0)
     error = (fit.parameters[:, :-1] / truth - 1).abs().amax(1)
-    # 5 s frames: the plasma's few seconds of transit make two of sixty 2CXM voxels find another way through the bolus
+    # 5 s frames: the plasma's few seconds of transit make two of sixty 2CXM voxels find another way
+    # through the bolus
     assert (error < 1e-3).double().mean() >= 0.95
     assert ((fit.parameters[:, -1:] - delays).abs() < 0.02).double().mean() >= 0.95
 
@@ -172,12 +173,15 @@ def test_aicc_chooses_the_model_that_made_the_curve() -> None:
         scores = {name: fit_kinetics(model, C, curve).aicc for name, model in MODELS.items()}
         chosen = torch.stack(list(scores.values())).argmin(0)
         share = (chosen == list(scores).index(truth)).double().mean()
-        # AICc pays for truth with a penalty: a richer model of the same family wins in a tenth or so of voxels
+        # AICc pays for truth with a penalty: a richer model of the same family wins in a tenth or
+        # so of voxels
         assert share > 0.75, (truth, float(share))
 
 
 def test_a_dispersed_input_is_the_mixing_chamber_of_the_uptake_model() -> None:
-    """A tissue that is plasma alone, behind a chamber of mean transit time T, holds vp times the dispersed curve."""
+    """A tissue that is plasma alone, behind a chamber of mean transit time T, holds vp times the
+    dispersed curve.
+    """
     T, vp = 6.0, 0.1
     dispersed = InputCurve(AIF.dispersed(T), FRAMES).at_frames.plasma
     chamber = evaluate(

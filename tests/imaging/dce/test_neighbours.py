@@ -1,4 +1,6 @@
-"""The spatially regularised fit: less noise where tissue is smooth, edges kept, and its errors honest."""
+"""The spatially regularised fit: less noise where tissue is smooth, edges kept, and its errors
+honest.
+"""
 
 from __future__ import annotations
 

@@ -107,7 +107,8 @@ def test_the_parker_curve_is_reproduced_exactly(public_data: Path) -> None:
     np.testing.assert_allclose(parker(t), reference, rtol=1e-12, atol=1e-12)
 
 
-#: Parameter of the files, of ours, our unit per theirs, and the tolerance of OSIPI: absolute and relative.
+#: Parameter of the files, of ours, our unit per theirs, and the tolerance of OSIPI: absolute and
+#: relative.
 QUANTITIES = {
     "vp": ("vp", 1.0, 0.025, 0.0),
     "ve": ("ve", 1.0, 0.05, 0.0),

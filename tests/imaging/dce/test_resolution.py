@@ -1,4 +1,6 @@
-"""What time resolution costs: OSIPI's noise-free curves seen every 2, 5 and 10 s, and at uneven times."""
+"""What time resolution costs: OSIPI's noise-free curves seen every 2, 5 and 10 s, and at uneven
+times.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ pytestmark = [pytest.mark.public_data, pytest.mark.dce]
 
 
 def errors(public_data: Path, model: str, at, *, coarse_input: bool = False) -> np.ndarray:
-    """Relative error of Ktrans, error of ve, and of vp where there is one, for every noise-free case."""
+    """Relative error of Ktrans, error of ve, and of vp where there is one, for every noise-free
+    case.
+    """
     file = {"tofts": "dce_DRO_data_tofts.csv", "etofts": "dce_DRO_data_extended_tofts.csv"}[model]
     found = []
     for row in rows(public_data / "osipi/test/DCEmodels/data" / file):
@@ -73,7 +77,9 @@ def test_an_input_sampled_every_five_seconds_biases_ktrans_by_less_than_3_per_ce
 def test_an_input_sampled_every_ten_seconds_misses_the_peak_but_is_not_biased_on_average(
     public_data: Path, model: str
 ) -> None:
-    """Where in the bolus the samples fall is chance: up to 8 % in a scan, under 3 % over all phases."""
+    """Where in the bolus the samples fall is chance: up to 8 % in a scan, under 3 % over all
+    phases.
+    """
     phases = np.stack(
         [
             errors(public_data, model, every(10, first), coarse_input=True)[:, 0]

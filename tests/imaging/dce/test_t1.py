@@ -79,7 +79,9 @@ def test_t1_of_a_real_tumour_is_the_least_squares_solution(public_data: Path) ->
 
 
 def test_a_b1_map_corrects_flip_angles_that_were_missed(own_study: Study) -> None:
-    """Flip angles 12 % low make T1 23 % short; the map, in percent and on a coarser grid, puts it right."""
+    """Flip angles 12 % low make T1 23 % short; the map, in percent and on a coarser grid, puts it
+    right.
+    """
     reached = 0.88
     for flip in VFA_DEG:
         image = np.full(

@@ -32,7 +32,9 @@ def impulse_response(parameters: Tensor) -> ImpulseResponse:
 
 
 def initial_guesses(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
-    """Linear least squares (Murase 2004, MRM 51:858): ``C = (Ktrans + kep vp) int(Cp) - kep int(C) + vp Cp``."""
+    """Linear least squares (Murase 2004, MRM 51:858): ``C = (Ktrans + kep vp) int(Cp) - kep int(C)
+    + vp Cp``.
+    """
     solution = linear_fit(C, [curve.plasma_integral, -curve.integral(C), curve.plasma])
     kep, vp = solution[:, 1].clamp_min(1e-5), solution[:, 2].clamp(0.0, 0.5)
     K = solution[:, 0] - kep * vp

@@ -1,4 +1,6 @@
-"""Patlak model (Patlak 1983, JCBFM 3:1): ``I(t) = vp delta(t) + Ktrans``; nothing comes back during the scan."""
+"""Patlak model (Patlak 1983, JCBFM 3:1): ``I(t) = vp delta(t) + Ktrans``; nothing comes back during
+the scan.
+"""
 
 from __future__ import annotations
 

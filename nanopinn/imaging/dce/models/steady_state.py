@@ -1,4 +1,6 @@
-"""Steady state: ``I(t) = vp delta(t)``. Tissue shows the plasma curve and nothing else; the fallback of selection."""
+"""Steady state: ``I(t) = vp delta(t)``. Tissue shows the plasma curve and nothing else; the
+fallback of selection.
+"""
 
 from __future__ import annotations
 

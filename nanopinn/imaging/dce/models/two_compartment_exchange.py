@@ -54,7 +54,8 @@ def derived(parameters: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def initial_guesses(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
-    """Linear least squares of the second-order equation integrated twice (Flouri 2016, MRM 76:998), and two typical tissues.
+    """Linear least squares of the second-order equation integrated twice (Flouri 2016, MRM 76:998),
+    and two typical tissues.
 
     ``C = -s int(C) - d int int(C) + d (vp + ve) int int(Cp) + Fp int(Cp)``
     """

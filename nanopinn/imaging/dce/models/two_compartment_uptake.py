@@ -1,4 +1,5 @@
-"""Two-compartment uptake model (Sourbron 2009, MRM 62:672): plasma with finite flow, nothing comes back during the scan.
+"""Two-compartment uptake model (Sourbron 2009, MRM 62:672): plasma with finite flow, nothing comes
+back during the scan.
 
 I(t) = Fp exp(-t/Tp) + Ktrans (1 - exp(-t/Tp)),    Tp = vp/(Fp + PS),    Ktrans = Fp PS/(Fp + PS)
 """
@@ -46,7 +47,9 @@ def derived(parameters: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def initial_guesses(C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
-    """Linear least squares, ``C = -int(C)/Tp + Ktrans/Tp int int(Cp) + Fp int(Cp)`` (Flouri 2016, MRM 76:998), and two typical tissues."""
+    """Linear least squares, ``C = -int(C)/Tp + Ktrans/Tp int int(Cp) + Fp int(Cp)`` (Flouri 2016,
+    MRM 76:998), and two typical tissues.
+    """
     solution = linear_fit(
         C, [-curve.integral(C), curve.plasma_double_integral, curve.plasma_integral]
     )
