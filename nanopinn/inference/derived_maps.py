@@ -14,13 +14,13 @@ from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.tumour_problem import InverseProblem
 from nanopinn.inference.unknown_fields import OUTPUT_HOURS, field_maps, inflow_map, model_error_maps
 from nanopinn.parameters import value
+from nanopinn.parameters.units import MMHG
 from nanopinn.physics.drug_pools import LINEAR_POOLS, POOL_DESCRIPTIONS, volume_fractions
 from nanopinn.results.fit_result import Curve, FieldEstimate, MapEstimate, VectorEstimate
 from nanopinn.solvers.derivatives import directional_derivatives
 from nanopinn.solvers.grid import average_subcells
 
 Array = NDArray[np.float64]
-PA_PER_MMHG = 133.322
 
 
 def maps(
@@ -90,8 +90,8 @@ def _flow_maps(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> list[MapE
             "mmHg",
             "interstitial fluid pressure; its level carries the prior on p_e",
             "images and prior",
-            image(p) / PA_PER_MMHG,
-            image(sd) / PA_PER_MMHG,
+            image(p) / MMHG,
+            image(sd) / MMHG,
         ),
         MapEstimate(
             "velocity",

@@ -18,6 +18,7 @@ from torch import Tensor
 from nanopinn.errors import InputError
 from nanopinn.inference.basis import FunctionUnknown
 from nanopinn.parameters import PARAMETERS
+from nanopinn.parameters.units import MMHG
 from nanopinn.physics.tumour import SCALARS, default_scalars, release_multiplier_name
 from nanopinn.results.fit_result import ScalarEstimate
 
@@ -121,7 +122,7 @@ _SCALAR_ROWS = (
     ("pK_rel", "release midpoint pK", "pH", 1.0, "pK_rel"),
     ("k_on_DNA", "nuclear binding rate", "1/h", 3600.0, "k_on_DNA"),
     ("K_ratio_n", "conductivity normal / tumour", "1", 1.0, "K_ratio_n"),
-    ("p_e", "driving pressure p_e", "mmHg", 1 / 133.322, "p_e"),
+    ("p_e", "driving pressure p_e", "mmHg", 1 / MMHG, "p_e"),
 )
 
 #: Unknowns that only drug images can touch; without any they stay at their priors and are not

@@ -26,6 +26,7 @@ from nanopinn.imaging.geometry import resample
 from nanopinn.io.output import atomic_output_folder
 from nanopinn.io.volumes import sidecar_path, write_bytes, write_json, write_volume
 from nanopinn.parameters import value
+from nanopinn.parameters.units import MMHG
 from nanopinn.phantoms.truth import (
     Anatomy,
     Truth,
@@ -283,7 +284,7 @@ class _Writer:
             "vp": (a.v_p, "1"),
             "T1": (a.T1, "s"),
             "pH": (a.pH, "1"),
-            "IFP": (t.pressure / 133.322, "mmHg"),
+            "IFP": (t.pressure / MMHG, "mmHg"),
             "krel": (t.release_rate * 3600, "1/h"),
             "necrosis": (a.necrosis.astype(float), "1"),
             "velocity": (t.velocity * 1e6, "um/s"),

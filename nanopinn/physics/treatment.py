@@ -8,12 +8,11 @@ from typing import Literal
 
 from nanopinn.parameters import value
 from nanopinn.parameters.table import Number, Values
+from nanopinn.parameters.units import HOUR, ZERO_CELSIUS
 from nanopinn.physics.formulation import Formulation, PlasmaDrug
 from nanopinn.physics.heat import HeatEffects, has_heat_effects
 from nanopinn.physics.plasma import Dose, PlasmaCurveSum
 from nanopinn.physics.radiation import RadiationCourse
-
-HOUR, ZERO_CELSIUS = 3600.0, 273.15
 
 _HEAT_EFFECTS = (
     "Heat also lowers the driving pressure of vessels (factor {p_e:g} at the end of a heating, for"

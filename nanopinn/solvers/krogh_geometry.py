@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import value
+from nanopinn.parameters.units import UM
 
 #: Where a spread of radii is held within what is possible, the narrowest class is this many vessel
 #: radii wide.
@@ -47,7 +48,7 @@ class KroghCylinders:
         if not bool((self.R_t > self.R_c).all()):
             narrow = int((self.R_t - self.R_c).argmin())
             found, expected = (
-                float(R.flatten()[narrow]) * 1e6 for R in (self.R_t, self.wall_radius)
+                float(R.flatten()[narrow]) / UM for R in (self.R_t, self.wall_radius)
             )
             raise InputError(
                 "a vessel is as wide as the tissue it stands in",

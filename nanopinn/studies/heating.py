@@ -15,6 +15,7 @@ from nanopinn.imaging.geometry import same_grid
 from nanopinn.io.safe_open import parse_number_list
 from nanopinn.io.volumes import read_sidecar, read_volume, sidecar_path
 from nanopinn.parameters import value
+from nanopinn.parameters.units import ZERO_CELSIUS
 from nanopinn.physics.heat import (
     TemperatureCourse,
     imposed_temperature,
@@ -22,7 +23,7 @@ from nanopinn.physics.heat import (
     scheduled_temperature,
     steady_heating_power,
 )
-from nanopinn.physics.treatment import ZERO_CELSIUS, Heating, Treatment, vascular_stasis_warning
+from nanopinn.physics.treatment import Heating, Treatment, vascular_stasis_warning
 from nanopinn.solvers.bioheat import solve_bioheat
 from nanopinn.studies.tissue_source import SimulatedTissue
 

@@ -24,6 +24,7 @@ from nanopinn.inference.fv_engine import fit_fv
 from nanopinn.inference.pose import load_drug_images, pose_problem_from_images
 from nanopinn.inference.saved_fit import FittedProblem
 from nanopinn.inference.uncertainty.identifiability import validate_problem
+from nanopinn.parameters.units import HOUR
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.settings import FitSettings
 from nanopinn.studies.arms.draws import InputDraws, Patient, draw_inputs
@@ -172,7 +173,7 @@ def outcome_uncertainty_by_images(
         )
     ]
     for k, patient in enumerate(patients):
-        seen = " + ".join(f"{s[0].time_s / 3600:g} h" for s in by_time[:k])
+        seen = " + ".join(f"{s[0].time_s / HOUR:g} h" for s in by_time[:k])
         label = f"before the dose, and {seen} after" if k else "before the dose alone"
         imaging_stages.append(
             _evaluate_stage(label, k, patient, _informed(patient), arms, outcome, draws, seed)

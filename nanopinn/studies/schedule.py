@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 from nanopinn.errors import InputError
 from nanopinn.io.safe_open import read_toml
 from nanopinn.parameters import PARAMETERS
+from nanopinn.parameters.units import HOUR, MG, MINUTE, ZERO_CELSIUS
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.formulation_library import (
     FORMULATIONS,
@@ -27,9 +28,8 @@ from nanopinn.physics.formulation_library import (
 from nanopinn.physics.heat import HeatEffects
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.radiation import Fraction, RadiationCourse
-from nanopinn.physics.treatment import HOUR, ZERO_CELSIUS, GivenDose, Heating, Treatment
+from nanopinn.physics.treatment import GivenDose, Heating, Treatment
 
-MG = 1e-6
 #: A dose so many times beyond the table's range is refused: doses differ from the range by a few
 #: times, errors of unit by a thousand.
 DOSE_RANGE_FACTOR = 10.0
@@ -120,8 +120,6 @@ def read_formulation(path: str | Path) -> Formulation:
         )
     return replace(found, file=path)
 
-
-MINUTE = 60.0
 
 #: A number as TOML writes it: no string, no boolean.
 Number = Annotated[float, Strict()]

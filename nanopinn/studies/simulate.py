@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nanopinn.errors import InputError
 from nanopinn.inference.device import choose_device
 from nanopinn.io.tables import hash_files
+from nanopinn.parameters.units import MM
 from nanopinn.physics.treatment import Treatment
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results.simulation_result import Simulation
@@ -60,7 +61,7 @@ def run_simulation(
     read = () if isinstance(schedule, Treatment) else (Path(schedule),)
     show("tissue", 0.0, {})
     tissue = _load_tissue(folder, phantom, maps, settings)
-    rim = None if settings.rim_mm is None else settings.rim_mm * 1e-3
+    rim = None if settings.rim_mm is None else settings.rim_mm * MM
     setting = Setting(tissue.maps, tissue.grid, settings.refine, rim)
     return _simulate_treatment(
         treatment, tissue, setting, settings, show, (time.perf_counter() - began, read)

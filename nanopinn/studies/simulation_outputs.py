@@ -16,9 +16,19 @@ from torch import Tensor
 
 from nanopinn.parameters import value
 from nanopinn.parameters.table import Values
+from nanopinn.parameters.units import (
+    HOUR,
+    MG,
+    MINUTE,
+    MMHG,
+    UG_H_PER_ML,
+    UG_PER_ML,
+    UM,
+    ZERO_CELSIUS,
+)
 from nanopinn.physics.drug_pools import POOL_DESCRIPTIONS, volume_fractions
 from nanopinn.physics.plasma import PlasmaInput
-from nanopinn.physics.treatment import ZERO_CELSIUS, GivenDose, Heating, Treatment
+from nanopinn.physics.treatment import GivenDose, Heating, Treatment
 from nanopinn.results.fit_result import FieldEstimate, MapEstimate
 from nanopinn.results.simulation_result import MassBalance, PlasmaExposure, Simulation, TimeCourses
 from nanopinn.solvers.evolve import EvolutionResult
@@ -27,8 +37,6 @@ from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.time_partition import MAX_LOG_FACTOR_CHANGE, MAX_SEGMENT_S, TreatmentTimeline
 from nanopinn.studies.tissue_source import SimulatedTissue
 
-#: ug/mL per kg/m3; s per h.
-UG_PER_ML, HOUR = 1e3, 3600.0
 #: Times between two events at which a curve is read, then narrowed to its top.
 SAMPLES_PER_INTERVAL, REFINEMENTS = 33, 4
 
@@ -49,9 +57,7 @@ def plasma_exposure(
         at, highest = find_peak(curve, treatment.end_s)
         area, ever = curve.area_until(treatment.end_s), curve.area()
         found.append(
-            PlasmaExposure(
-                name, area * UG_PER_ML / HOUR, ever * UG_PER_ML / HOUR, highest * UG_PER_ML, at
-            )
+            PlasmaExposure(name, area / UG_H_PER_ML, ever / UG_H_PER_ML, highest / UG_PER_ML, at)
         )
     return tuple(found)
 
@@ -79,9 +85,6 @@ def _find_peak_in_interval(curve: PlasmaInput, a: float, b: float) -> tuple[floa
 
 
 Array = NDArray[np.float64]
-PA_PER_MMHG = 133.322
-#: ug/mL per kg/m3, mg per kg.
-MG = 1e6
 
 
 class TumourRecorder:
@@ -149,7 +152,7 @@ def _fields(
     t = course.treatment
     times = t.images_s or (t.end_s,)
     at = [run.times.index(s) for s in times]
-    per_tissue = volume_fractions(course.detail.pools, course.setting.maps) * run.U[at] * UG_PER_ML
+    per_tissue = volume_fractions(course.detail.pools, course.setting.maps) * run.U[at] / UG_PER_ML
 
     def field(name: str, unit: str, words: str, values: Tensor) -> FieldEstimate:
         return FieldEstimate(
@@ -170,7 +173,7 @@ def _fields(
             [average_subcells(course.flow(s)[0].p, course.setting.flow_refine) for s in times]
         )
         found["IFP"] = field(
-            "IFP", "mmHg", "interstitial fluid pressure under radiation and heat", p / PA_PER_MMHG
+            "IFP", "mmHg", "interstitial fluid pressure under radiation and heat", p / MMHG
         )
     return found
 
@@ -183,7 +186,7 @@ def _tumour_maps_over_run(
     what: str,
     unit: str,
 ) -> dict[str, MapEstimate]:
-    put = tissue.domain.put((values * watch.fractions * UG_PER_ML).cpu().numpy())
+    put = tissue.domain.put((values * watch.fractions / UG_PER_ML).cpu().numpy())
     names = course.detail.pools
     return {
         n: MapEstimate(
@@ -207,7 +210,7 @@ def _pressure_maps_after_events(
     }
     for name, (what, at) in moments.items():
         if at is not None and (flow := course.flow(at)[0]) is not start:
-            p = tissue.domain.put(average_subcells(flow.p, r).cpu().numpy()) / PA_PER_MMHG
+            p = tissue.domain.put(average_subcells(flow.p, r).cpu().numpy()) / MMHG
             words = f"interstitial fluid pressure {what}, {at / HOUR:.3g} h"
             found.append(MapEstimate(f"IFP_after_{name}", "mmHg", words, "prior", p))
     return found
@@ -233,14 +236,14 @@ def _flow_maps(course: TreatmentTimeline, tissue: SimulatedTissue) -> dict[str, 
             "mmHg",
             "interstitial fluid pressure at the start",
             "prior",
-            put(p.cpu().numpy()) / PA_PER_MMHG,
+            put(p.cpu().numpy()) / MMHG,
         ),
         MapEstimate(
             "velocity",
             "um/s",
             "speed of the interstitial fluid at the start (Darcy)",
             "prior",
-            put(speed.cpu().numpy()) * 1e6,
+            put(speed.cpu().numpy()) / UM,
         ),
     ]
     if course.carrier is not None:
@@ -261,7 +264,7 @@ def _flow_maps(course: TreatmentTimeline, tissue: SimulatedTissue) -> dict[str, 
 
 def _courses(course: TreatmentTimeline, watch: TumourRecorder) -> TimeCourses:
     times = np.array(watch.times)
-    means = torch.stack(watch.means).cpu().numpy() * UG_PER_ML
+    means = torch.stack(watch.means).cpu().numpy() / UG_PER_ML
     given, at = course.treatment.plasma(), torch.tensor(watch.times, dtype=torch.float64)
     plasma = {
         "encapsulated": given.encapsulated,
@@ -271,12 +274,12 @@ def _courses(course: TreatmentTimeline, watch: TumourRecorder) -> TimeCourses:
     return TimeCourses(
         times,
         {n: means[:, i] for i, n in enumerate(course.detail.pools)},
-        {n: c(at).numpy() * UG_PER_ML for n, c in plasma.items()},
+        {n: c(at).numpy() / UG_PER_ML for n, c in plasma.items()},
     )
 
 
 def _balance(course: TreatmentTimeline, run: EvolutionResult) -> MassBalance:
-    b, mg = run.balance, course.setting.grid.cell_volume * MG
+    b, mg = run.balance, course.setting.grid.cell_volume / MG
     entered, lost, outflow, stored = (
         (v * mg).cpu().numpy() for v in (b.entered, b.lost, b.outflow, b.stored)
     )
@@ -289,9 +292,9 @@ def _describe_treatment(t: Treatment) -> tuple[str, ...]:
 
 
 def _format_dose(g: GivenDose) -> str:
-    over = f" over {g.dose.infusion_s / 60:g} min" if g.dose.infusion_s else ", a bolus"
+    over = f" over {g.dose.infusion_s / MINUTE:g} min" if g.dose.infusion_s else ", a bolus"
     return (
-        f"{g.dose.amount_kg * MG:g} mg {g.formulation.name} at"
+        f"{g.dose.amount_kg / MG:g} mg {g.formulation.name} at"
         f" {g.dose.start_s / HOUR:g} h{over} ({g.formulation.description})"
     )
 
@@ -304,7 +307,7 @@ def _format_heating(h: Heating) -> str:
     )
     return (
         f"heat {what} from {h.start_s / HOUR:g} to {h.end_s / HOUR:g} h, ramps of"
-        f" {h.ramp_s / 60:g} min"
+        f" {h.ramp_s / MINUTE:g} min"
     )
 
 

@@ -18,6 +18,7 @@ from nanopinn.imaging.geometry import same_grid
 from nanopinn.inference.unknowns import scalar_unknowns
 from nanopinn.io.volumes import read_map, read_sidecar
 from nanopinn.parameters import value
+from nanopinn.parameters.units import MINUTE, MM
 from nanopinn.phantoms.truth import draw_anatomy, draw_scalars
 from nanopinn.physics.tissue_maps import (
     MARGIN_M,
@@ -34,7 +35,7 @@ from nanopinn.solvers.grid import Domain, Grid
 Array = NDArray[np.float64]
 
 #: 1/s per unit in which a Ktrans map may be.
-KTRANS_UNITS = {"1/min": 1 / 60, "1/s": 1.0}
+KTRANS_UNITS = {"1/min": 1 / MINUTE, "1/s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def tissue_from_phantom(settings: PhantomSettings, device: str) -> SimulatedTiss
     r, (nx, ny, nz), (hx, hy, hz) = settings.refine, settings.shape, settings.voxel_mm
     fine = draw_anatomy((nx * r, ny * r, nz * r), (hx / r, hy / r, hz / r), rng)
     scalars = draw_scalars(
-        rng, None if settings.length_scale_mm is None else settings.length_scale_mm * 1e-3
+        rng, None if settings.length_scale_mm is None else settings.length_scale_mm * MM
     )
 
     def voxels(a: Array) -> Array:
@@ -230,7 +231,7 @@ def _read_maps(
         )
     factor, notes = _ktrans_unit(paths["ktrans"])
     for name, low, high, what in (
-        ("ktrans", 0.0, 10 / 60 / factor, "a transfer constant"),
+        ("ktrans", 0.0, 10 / MINUTE / factor, "a transfer constant"),
         ("ve", 0.0, 1.0, "a fraction"),
         ("vp", 0.0, 1.0, "a fraction"),
         ("ph", LOWEST_PH, HIGHEST_PH, "an extracellular pH"),
@@ -316,7 +317,7 @@ def _build_tissue_in_box(
     device: str,
 ) -> SimulatedTissue:
     """Cut the box around the tumour and fill what was not measured."""
-    spacing = tuple(float(h) * 1e-3 for h in np.linalg.norm(found.affine[:3, :3], axis=0))
+    spacing = tuple(float(h) * MM for h in np.linalg.norm(found.affine[:3, :3], axis=0))
     inside, domain = found.mask, Domain.around(found.mask, spacing, MARGIN_M)
     layers = (
         ("Ktrans", found.Ktrans, value("Ktrans_n"), 1e-6, np.inf),
@@ -347,7 +348,7 @@ def _build_tissue_in_box(
     notes.append(
         "Filtration and the permeability of the wall follow the map of Ktrans inside the tumour;"
         " porosity is ve. Outside the tumour flow and walls have the table's values for normal"
-        f" tissue; {MARGIN_M * 1e3:g} mm of it are solved around the tumour."
+        f" tissue; {MARGIN_M / MM:g} mm of it are solved around the tumour."
     )
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
     return SimulatedTissue(maps, grid, domain, scalars, found.affine, inside, tuple(notes), files)

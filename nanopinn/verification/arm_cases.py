@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.parameters import value
+from nanopinn.parameters.units import HOUR, MINUTE, NG, UG_PER_ML, UM
 from nanopinn.physics.drug_pools import CELLULAR_POOLS, DrugPoolOptions
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, THERMOSENSITIVE
@@ -32,7 +33,6 @@ from nanopinn.solvers.krogh_geometry import KroghCylinders
 from nanopinn.solvers.time_segment import Interval
 from nanopinn.verification.case import VerificationCase
 
-UM = 1e-6
 ONE = torch.ones(1, 1, 1, dtype=torch.float64)
 #: 50 mg/m2 of 1.8 m2, as a bolus.
 DOSE = (Dose(0.0, 90e-6),)
@@ -140,9 +140,7 @@ class Vessel:
         return plasma
 
 
-HOUR, MINUTE = 3600.0, 60.0
 #: ng per kg, ug/mL per kg/m3.
-NG, UG_PER_ML = 1e12, 1e3
 SETTING = "90 mg bolus, R_t 100 um, phi .3, pH 7.4"
 SOURCE = "a prototype of this model in other code, whose vessels tissue does not deplete"
 #: Reference runs: heated minutes; mean of all drug outside carriers at 60 min, ug/mL; half-distance
@@ -206,13 +204,13 @@ def _as_bracket(case: VerificationCase) -> VerificationCase:
 def _observe(vessel: Vessel) -> dict[str, float]:
     run, gathered = vessel.run([HOUR])
     wall, far = (
-        NG
-        * interpolate_at_distances(
+        interpolate_at_distances(
             gathered.peak, torch.tensor([0.0, 50 * UM], dtype=torch.float64), vessel.cylinders
         )[0]
+        / NG
     ).tolist()
     mean, half = (
-        float(vessel.outside_carriers(run)[0]) * UG_PER_ML,
+        float(vessel.outside_carriers(run)[0]) / UG_PER_ML,
         float(half_distance(gathered.peak, vessel.cylinders)) / UM,
     )
     return {"mean": mean, "half": half, "wall": wall, "at 50 um": far}
@@ -285,4 +283,4 @@ def _drug_outside_carriers(formulation: Formulation, minutes: float) -> float:
 def _peak(formulation: Formulation, minutes: float) -> float:
     """Largest mean over tissue of what has been the most in each cell, ng per 1e5 cells."""
     vessel = Vessel(formulation, minutes * MINUTE)
-    return NG * float(vessel.cylinders.tissue_mean(vessel.run([24 * HOUR])[1].peak))
+    return float(vessel.cylinders.tissue_mean(vessel.run([24 * HOUR])[1].peak)) / NG

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from nanopinn.parameters.units import MMHG
 from nanopinn.physics import analytic
 from nanopinn.physics.tumour import FlowCoefficients
 from nanopinn.solvers.pressure import solve_pressure
 from nanopinn.verification.case import VerificationCase, ball
-
-MMHG = 133.322
 
 
 def isolated_sphere() -> list[VerificationCase]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.parameters import value
+from nanopinn.parameters.units import MMHG, UM
 from nanopinn.physics import analytic
 from nanopinn.physics.cell_kill import efflux_rate, uptake_rate
 from nanopinn.physics.drug_pools import DrugPoolOptions
@@ -25,10 +26,8 @@ from nanopinn.solvers.krogh import (
     solve_cylinders,
     vessel_pools,
 )
-from nanopinn.verification.arm_cases import ONE, UM, one_cylinder
+from nanopinn.verification.arm_cases import ONE, one_cylinder
 from nanopinn.verification.case import VerificationCase
-
-MMHG = 133.322
 
 
 def krogh_sink() -> list[VerificationCase]:

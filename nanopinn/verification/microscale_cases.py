@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanopinn.parameters.units import MMHG, UM
 from nanopinn.physics import analytic
 from nanopinn.physics.barrier import layered_permeability, series_conductance
 from nanopinn.physics.flow import exchange_coefficients
@@ -22,9 +23,6 @@ from nanopinn.solvers.march import integrate_fixed_steps
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.runge_kutta import SDIRK3
 from nanopinn.verification.case import VerificationCase
-
-MMHG = 133.322
-UM = 1e-6
 
 
 def oxygen_cylinder() -> list[VerificationCase]:

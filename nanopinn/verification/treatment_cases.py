@@ -7,6 +7,7 @@ import math
 import torch
 
 from nanopinn.parameters import value
+from nanopinn.parameters.units import HOUR
 from nanopinn.physics.cell_kill import CELLS_PER_UNIT
 from nanopinn.physics.drug_pools import DrugPoolOptions
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, THERMOSENSITIVE
@@ -18,7 +19,6 @@ from nanopinn.solvers.time_segment import Interval
 from nanopinn.verification.arm_cases import DOSE
 from nanopinn.verification.case import VerificationCase
 
-HOUR = 3600.0
 DRUMMOND = "Gabizon 1994 as tabulated in Drummond 1999"
 
 

@@ -14,10 +14,10 @@ from typing import Any
 from nanopinn.errors import InputError
 from nanopinn.io.safe_open import is_file, parse_number_list
 from nanopinn.io.volumes import read_sidecar, sidecar_path
+from nanopinn.parameters.units import HOUR, MG, MINUTE
 from nanopinn.physics.formulation import Formulation
-from nanopinn.physics.treatment import HOUR, GivenDose, Treatment
+from nanopinn.physics.treatment import GivenDose, Treatment
 from nanopinn.studies.schedule import (
-    MG,
     find_formulation,
     read_schedule_tables,
     treatment_from_tables,
@@ -205,7 +205,11 @@ def _require_heat_sensitive_arm(
 
 def _describe_dose(t: Treatment) -> list[str]:
     def words(g: GivenDose) -> str:
-        over = f"infused over {g.dose.infusion_s / 60:g} min" if g.dose.infusion_s else "as a bolus"
+        over = (
+            f"infused over {g.dose.infusion_s / MINUTE:g} min"
+            if g.dose.infusion_s
+            else "as a bolus"
+        )
         return f"{g.dose.amount_kg / MG:g} mg at {g.dose.start_s / HOUR:g} h {over}"
 
     return [f"Every arm is given the same doxorubicin: {', '.join(map(words, t.doses))}."]
@@ -316,7 +320,7 @@ def _thermometry_duration_min(path: Path) -> float:
             found=times,
             expected="increasing times, s after the heating's start",
         )
-    return float(listed[-1]) / 60
+    return float(listed[-1]) / MINUTE
 
 
 def parse_fraction(text: str) -> dict[str, float]:

@@ -19,6 +19,7 @@ from nanopinn.inference.device import choose_device
 from nanopinn.inference.radiation_effect import RadiationEffect
 from nanopinn.inference.saved_fit import fit_file_path
 from nanopinn.io.tables import check_files_unchanged, hash_files
+from nanopinn.parameters.units import HOUR, MINUTE, UG_PER_ML
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results.comparison_result import (
     PHARMACODYNAMIC_MODELS,
@@ -54,7 +55,6 @@ from nanopinn.studies.simulate import run_arm
 from nanopinn.studies.tissue_source import tissue_from_result_folder
 
 Array = NDArray[np.float64]
-SECONDS_PER_MINUTE = 60.0
 
 
 def compare_arms(
@@ -257,8 +257,8 @@ def select_primary_arm(arms: Sequence[Arm]) -> Arm:
 def with_heating_duration(arm: Arm, minutes: float) -> Arm:
     """The same arm with its one heating this long."""
     heating = arm.treatment.heatings[0]
-    ramp = min(heating.ramp_s, minutes * SECONDS_PER_MINUTE)
-    longer = replace(heating, end_s=heating.start_s + minutes * SECONDS_PER_MINUTE, ramp_s=ramp)
+    ramp = min(heating.ramp_s, minutes * MINUTE)
+    longer = replace(heating, end_s=heating.start_s + minutes * MINUTE, ramp_s=ramp)
     return Arm(f"{arm.name}_{minutes:g}min", replace(arm.treatment, heatings=(longer,)))
 
 
@@ -333,7 +333,7 @@ def _heating_times(
     heatings = primary_arm.treatment.heatings
     if not settings.heating_min or len(heatings) != 1 or heatings[0].file is not None:
         return None
-    own = (heatings[0].end_s - heatings[0].start_s) / SECONDS_PER_MINUTE
+    own = (heatings[0].end_s - heatings[0].start_s) / MINUTE
     minutes = sorted({*settings.heating_min, own})
     found = [
         given if m == own else exposure_model.to(with_heating_duration(primary_arm, m))
@@ -388,7 +388,7 @@ def _summarise_groups(
 ) -> tuple[VoxelCluster, ...]:
     maps = exposure_model.patient.tissue.maps
     shown = {
-        "Ktrans, 1/min": maps.PS * SECONDS_PER_MINUTE,
+        "Ktrans, 1/min": maps.PS * MINUTE,
         "vp": maps.v_p,
         "ve": maps.phi,
         "pH": maps.pH,
@@ -397,7 +397,7 @@ def _summarise_groups(
         name: cluster_mean(v, exposure_model.labels)[:, 0, 0].cpu().numpy()
         for name, v in shown.items()
     }
-    means["Jv, 1/h"] = exposure_model.filtration * 3600
+    means["Jv, 1/h"] = exposure_model.filtration * HOUR
     shares = {
         arm: median_and_interval(e.killed["peak"]["beyond"].cpu().numpy())
         for arm, e in exposures.items()
@@ -444,12 +444,12 @@ def _assumptions(
 
 def _ratio_to_voxel_model(s: Simulation, e: Exposure, voxels: Array) -> str:
     """Intracellular drug of the cylinders over that of the voxels, at the first and the last time."""
-    under = tumour_mean(e.means["intracellular"][:1].movedim(1, -1), voxels)[0] * 1e3
+    under = tumour_mean(e.means["intracellular"][:1].movedim(1, -1), voxels)[0] / UG_PER_ML
     mixed = np.interp(e.times_s, s.fields["intracellular"].times_s, s.means("intracellular"))
     ratio = under / np.where(mixed > 0, mixed, np.nan)
     return (
-        f"{ratio[0]:.2f} at {e.times_s[0] / 3600:g} h, {ratio[-1]:.2f} at"
-        f" {e.times_s[-1] / 3600:g} h"
+        f"{ratio[0]:.2f} at {e.times_s[0] / HOUR:g} h, {ratio[-1]:.2f} at"
+        f" {e.times_s[-1] / HOUR:g} h"
     )
 
 

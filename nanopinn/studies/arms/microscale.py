@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nanopinn.inference.checkpoint import CheckpointStore
 from nanopinn.parameters.table import Number, Values
+from nanopinn.parameters.units import HOUR, UM
 from nanopinn.physics.treatment import Treatment
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.progress import Progress, ignore_progress
@@ -194,7 +195,7 @@ class ExposureModel:
             labels,
             voxels,
             filtration,
-            KillCriteria(settings.limit_um * 1e-6, settings.lethal),
+            KillCriteria(settings.limit_um * UM, settings.lethal),
             checkpoint_store,
             progress,
         )
@@ -295,7 +296,7 @@ def _pressure_solution_times(treatment: Treatment) -> Array:
         return np.zeros(1)
     ends = [end for _, end in treatment.heating_intervals_s] + list(treatment.radiation.events())
     times = {0.0, treatment.end_s, *(start for start, _ in treatment.heating_intervals_s)}
-    times |= {end + 3600 * h for end in ends for h in HOURS_AFTER_EVENT}
+    times |= {end + HOUR * h for end in ends for h in HOURS_AFTER_EVENT}
     return np.array(sorted(t for t in times if 0 <= t <= treatment.end_s))
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.inference.saved_fit import fit_file_path
+from nanopinn.parameters.units import HOUR, NG, UG_H_PER_ML, UG_PER_ML, UM
 from nanopinn.results.comparison_result import (
     CELL_POPULATIONS,
     PHARMACODYNAMIC_MODELS,
@@ -37,8 +38,6 @@ from nanopinn.studies.arms.arm_specs import Arm
 from nanopinn.studies.arms.draws import Patient
 
 Array = NDArray[np.float64]
-#: ug/mL, ug h/mL, ng and um per SI unit.
-UG_PER_ML, UG_H_PER_ML, NG, UM = 1e3, 1e3 / 3600, 1e12, 1e6
 
 
 def tumour_mean(values: Tensor, voxels: Array, shares: Tensor | None = None) -> Array:
@@ -72,7 +71,7 @@ def compute_outcomes(
             exposure is.
     """
     first = next(iter(exposures.values()))
-    limit = f"{first.far_distance_m * UM:g} um"
+    limit = f"{first.far_distance_m / UM:g} um"
     at = int(np.argmin(abs(first.distances_m.cpu().numpy() - first.far_distance_m)))
 
     def row(name: str, unit: str, words: str, of) -> Outcome:  # type: ignore[no-untyped-def]
@@ -84,25 +83,25 @@ def compute_outcomes(
             "peak at wall",
             cells,
             "largest drug in cells at the vessel",
-            lambda e: tumour_mean(e.peak_intracellular[..., 0], voxels) * NG,
+            lambda e: tumour_mean(e.peak_intracellular[..., 0], voxels) / NG,
         ),
         row(
             "peak at limit",
             cells,
             f"largest drug in cells {limit} away",
-            lambda e: tumour_mean(e.peak_intracellular[..., at], voxels) * NG,
+            lambda e: tumour_mean(e.peak_intracellular[..., at], voxels) / NG,
         ),
         row(
             "area",
             "ug h/mL",
             "area under free drug, mean of tissue",
-            lambda e: tumour_mean(e.mean_auc_free, voxels) * UG_H_PER_ML,
+            lambda e: tumour_mean(e.mean_auc_free, voxels) / UG_H_PER_ML,
         ),
         row(
             "half-distance",
             "um",
-            f"half-distance in cells at {first.times_s[0] / 3600:g} h",
-            lambda e: tumour_mean(e.half_distance[:, 0], voxels) * UM,
+            f"half-distance in cells at {first.times_s[0] / HOUR:g} h",
+            lambda e: tumour_mean(e.half_distance[:, 0], voxels) / UM,
         ),
         row(
             "beyond",
@@ -117,7 +116,7 @@ def compute_outcomes(
                 f"lethal radius, {law}",
                 "um",
                 f"lethal within this distance, {law} law",
-                lambda e, law=law: tumour_mean(e.lethal_radius[law], voxels) * UM,
+                lambda e, law=law: tumour_mean(e.lethal_radius[law], voxels) / UM,
             )
         )
         for kind, words in CELL_POPULATIONS.items():
@@ -151,11 +150,11 @@ def penetration_curves(e: Exposure, voxels: Array) -> PenetrationCurves:
         median_and_interval(tumour_mean(v.movedim(1, -1), voxels)) for v in (e.cells, e.free)
     )
     return PenetrationCurves(
-        e.distances_m.cpu().numpy() * UM,
-        np.array(e.times_s) / 3600,
-        np.moveaxis(cells, -1, 1) * NG,
-        np.moveaxis(free, -1, 1) * UG_PER_ML,
-        median_and_interval(tumour_mean(e.peak_intracellular, voxels)) * NG,
+        e.distances_m.cpu().numpy() / UM,
+        np.array(e.times_s) / HOUR,
+        np.moveaxis(cells, -1, 1) / NG,
+        np.moveaxis(free, -1, 1) / UG_PER_ML,
+        median_and_interval(tumour_mean(e.peak_intracellular, voxels)) / NG,
         {law: median_and_interval(tumour_mean(s, voxels)) for law, s in e.survival.items()},
     )
 
@@ -164,14 +163,14 @@ def group_peak_quantiles(e: Exposure) -> Array:
     """Largest drug in cells against distance in every group, ng/1e5 cells, ``(3, group, x)``:
     median and 90 % interval.
     """
-    return median_and_interval(e.peak_intracellular.cpu().numpy()) * NG
+    return median_and_interval(e.peak_intracellular.cpu().numpy()) / NG
 
 
 def exposure_maps(e: Exposure, labels: NDArray[np.int64]) -> dict[str, MapEstimate]:
     """What happens under each voxel, back on the grid of the image ``(x, y, z)``; sd over the
     draws.
     """
-    limit = f"{e.far_distance_m * UM:g} um"
+    limit = f"{e.far_distance_m / UM:g} um"
     found: dict[str, MapEstimate] = {}
 
     def put(name: str, unit: str, words: str, values: Tensor, factor: float = 1.0) -> None:
@@ -189,7 +188,7 @@ def exposure_maps(e: Exposure, labels: NDArray[np.int64]) -> dict[str, MapEstima
         "ng/1e5 cells",
         "largest drug in cells, mean of tissue",
         e.mean_peak_intracellular,
-        NG,
+        1 / NG,
     )
     for law, words in PHARMACODYNAMIC_MODELS.items():
         by = f"by the {words}"
@@ -198,7 +197,7 @@ def exposure_maps(e: Exposure, labels: NDArray[np.int64]) -> dict[str, MapEstima
             "um",
             f"distance from the vessel within which exposure is lethal, {by}",
             e.lethal_radius[law],
-            UM,
+            1 / UM,
         )
         put(
             f"lethal_beyond_{law}",

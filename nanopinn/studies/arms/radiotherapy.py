@@ -23,9 +23,10 @@ from nanopinn.inference.radiation_effect import (
 )
 from nanopinn.inference.saved_fit import FittedProblem, load_fit
 from nanopinn.parameters import value
+from nanopinn.parameters.units import HOUR, MM
 from nanopinn.physics.flow import permeability_from_ktrans
 from nanopinn.physics.radiation import Fraction, RadiationCourse
-from nanopinn.physics.treatment import HOUR, Treatment
+from nanopinn.physics.treatment import Treatment
 from nanopinn.results.comparison_result import (
     OutcomeChange,
     RadiationComparison,
@@ -67,7 +68,7 @@ def estimate_radiation_effect(
             fraction, or an error is negative.
     """
     course = tuple(fractions) if fractions is not None else (Fraction(0.0, value("RT_D")),)
-    if not any(f.time_s < scan_h * 3600 for f in course):
+    if not any(f.time_s < scan_h * HOUR for f in course):
         raise InputError(
             "the second scan is not after radiation",
             field="scan_h",
@@ -95,7 +96,7 @@ def estimate_radiation_effect(
             remedy="Fit both with this version.",
         )
     return infer_radiation_effect(
-        seen[0], seen[1], course, scan_h * 3600, priors[0], notes=_notes(fits, shared_sd)
+        seen[0], seen[1], course, scan_h * HOUR, priors[0], notes=_notes(fits, shared_sd)
     )
 
 
@@ -164,7 +165,7 @@ def _flow_prior(fit: FitResult, path: str | Path) -> tuple[Array, Array]:
             expected="l and q",
             remedy="Give the --out of a fit.",
         ) from error
-    medians = [s.prior_median / per for s, per in zip(both, (1e3, 3600.0), strict=True)]
+    medians = [s.prior_median / per for s, per in zip(both, (1 / MM, HOUR), strict=True)]
     return np.log(medians), np.array([s.prior_sd for s in both])
 
 

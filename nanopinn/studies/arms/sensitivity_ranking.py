@@ -23,6 +23,7 @@ from scipy.special import ndtri
 from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS
 from nanopinn.parameters.table import parameter_distribution
+from nanopinn.parameters.units import UM
 from nanopinn.physics.heat import TemperatureCourse
 from nanopinn.physics.treatment import Treatment
 from nanopinn.physics.tumour import SCALARS, TissueMaps
@@ -330,7 +331,7 @@ def rank_penetration_inputs(
             microscale, treatment, times_s=[treatment.end_s], counted=counted, progress=progress
         )
         nearest = int((exposures.distances_m - counted.far_distance_m).abs().argmin())
-        far = f"{counted.far_distance_m * 1e6:g} um"
+        far = f"{counted.far_distance_m / UM:g} um"
         killed = exposures.killed[law]["beyond"][:, 0]
         return {
             f"out of reach, beyond {far} and not killed ({law})": (
