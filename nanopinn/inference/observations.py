@@ -1,11 +1,14 @@
-"""What was measured, with its noise, and how the model's fields predict it."""
+"""Observations with their noise, and the prediction of each from the model's fields."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.physics.drug_pools import LINEAR_POOLS, volume_fractions
@@ -13,7 +16,7 @@ from nanopinn.physics.tumour import TissueMaps
 
 Quantity = Literal["encapsulated", "released", "free", "total"]
 
-#: Pools that an image shows, and whether it shows carriers in plasma.
+#: Pools that an image of each quantity shows, and whether it includes encapsulated drug in plasma.
 _RELEASED = frozenset({"free", "bound", "intracellular", "nuclear"})
 VISIBLE_POOLS: dict[Quantity, tuple[frozenset[str], bool]] = {
     "encapsulated": (frozenset({"encapsulated"}), True),
@@ -25,20 +28,21 @@ VISIBLE_POOLS: dict[Quantity, tuple[frozenset[str], bool]] = {
 
 @dataclass(frozen=True)
 class ContrastObservation:
-    """Contrast-agent concentration, less what each voxel's own kinetic parameters explain.
+    """Measured contrast-agent concentration with the nuisance directions of each voxel projected
+    out.
 
-    Ktrans, ve and vp of every voxel were fitted to the same curves, so the parts of the residual
-    along their sensitivities carry no news of the flow; nor does what an error of arrival or
-    baseline looks like, nor what tissue that is mixed within a voxel does: it bends the curve along
-    its second derivative by ln ve. They are projected out, which is the same as giving each a flat
-    prior and eliminating it. What is left sees what no voxel by itself can do: the flow that
-    carries contrast agent from voxel to voxel.
+    Ktrans, ve and vp of every voxel were fitted to the same curves, so the components of the
+    residual along their sensitivities contain no information about the flow. The same holds for the
+    effect of an error of the arrival time or of the baseline, and for heterogeneity within a voxel,
+    which changes the curve along its second derivative with respect to ln ve. These directions are
+    projected out, which is equivalent to eliminating them under flat priors. The remaining
+    components depend on transport between voxels.
 
     Attributes:
-        measured: ``(t, n)`` mM in the voxels used.
-        noise_sd: ``(n,)`` mM.
-        voxels: ``(x, y, z)`` bool on the grid of the maps.
-        explained: ``(n, t, k)`` orthonormal basis of all that.
+        measured: concentration in the voxels of the fit, ``(t, n)``, mM.
+        noise_sd: noise of each voxel, ``(n,)``, mM.
+        voxels: voxels of the fit on the grid of the maps, ``(x, y, z)``, bool.
+        nuisance_basis: orthonormal basis of the directions projected out, ``(n, t, k)``.
     """
 
     measured: Tensor
@@ -48,37 +52,50 @@ class ContrastObservation:
 
     @property
     def count(self) -> int:
-        """Independent numbers left after the projection."""
+        """Number of independent values that remain after the projection."""
         t, n = self.measured.shape
         return n * (t - self.nuisance_basis.shape[-1])
 
     def whiten(self, fields: Tensor) -> Tensor:
-        """Fields ``(..., t, x, y, z)`` in the voxels used, projected and over the noise, ``(..., n,
-        t)``.
+        """Fields in the voxels of the fit, divided by the noise and projected.
+
+        Args:
+            fields: concentration fields, ``(..., t, x, y, z)``, mM.
+
+        Returns:
+            Whitened curves, ``(..., n, t)``.
         """
         return self._project((fields[..., self.voxels] / self.noise_sd).transpose(-1, -2))
 
     def residual(self, C: Tensor) -> Tensor:
-        """Projected, whitened misfit of a predicted concentration, ``(n, t)``."""
+        """Whitened and projected misfit of a predicted concentration.
+
+        Args:
+            C: predicted concentration, ``(t, x, y, z)``, mM.
+
+        Returns:
+            Residual, ``(n, t)``.
+        """
         return self._project(((C[:, self.voxels] - self.measured) / self.noise_sd).T)
 
     def _project(self, curves: Tensor) -> Tensor:
+        """Remove the nuisance directions from curves ``(..., n, t)``."""
         along = torch.einsum("ntk,...nt->...nk", self.nuisance_basis, curves)
         return curves - torch.einsum("ntk,...nk->...nt", self.nuisance_basis, along)
 
 
 @dataclass(frozen=True)
 class DrugObservation:
-    """One post-dose image, kg per m3 of tissue.
+    """One drug image taken after the dose, in kg per m3 of tissue.
 
     Attributes:
-        time_s: after the dose.
-        quantity: which pools it shows, linear in them.
-        measured: ``(x, y, z)`` on the grid of the maps.
-        noise_sd: ``(x, y, z)``.
-        sd: ``(x, y, z)``; the noise, and what the noise of the Ktrans and ve maps makes of the
-            prediction.
-        voxels: ``(x, y, z)`` bool, where it is used.
+        time_s: time after the dose, s.
+        quantity: the drug pools that the image shows; it is linear in them.
+        measured: image on the grid of the maps, ``(x, y, z)``, kg/m3.
+        noise_sd: noise of the image, ``(x, y, z)``, kg/m3.
+        sd: standard deviation of the misfit, ``(x, y, z)``, kg/m3: the noise combined with the
+            error of the prediction that comes from the Ktrans and ve maps.
+        voxels: voxels of the fit, ``(x, y, z)``, bool.
     """
 
     time_s: float
@@ -90,22 +107,39 @@ class DrugObservation:
 
     @property
     def name(self) -> str:
+        """Quantity and time of the image."""
         return f"{self.quantity} at {self.time_s / 3600:g} h"
 
     @property
     def count(self) -> int:
-        """Voxels used."""
+        """Number of voxels of the fit."""
         return int(self.voxels.sum())
 
     def predict(self, pools: Tensor, maps: TissueMaps, plasma: float) -> Tensor:
-        """The image that pools ``(..., pool, x, y, z)`` would give, with encapsulated drug in
-        plasma.
+        """Predict the image from the drug pools and the drug in plasma.
+
+        Args:
+            pools: concentrations of the pools, ``(..., pool, x, y, z)``, kg/m3.
+            maps: tissue maps, which give the volume fractions.
+            plasma: encapsulated drug in plasma at the time of the image, kg/m3.
+
+        Returns:
+            Image, ``(..., x, y, z)``, kg per m3 of tissue.
         """
         image = self.linear(pools, maps)
         return image + plasma * maps.v_p if VISIBLE_POOLS[self.quantity][1] else image
 
     def linear(self, pools: Tensor, maps: TissueMaps) -> Tensor:
-        """The part of the image that is linear in the pools."""
+        """The part of the image that is linear in the pools; the derivative of an image by any
+        unknown is this part of the derivative of the pools.
+
+        Args:
+            pools: concentrations of the pools or their derivatives, ``(..., pool, x, y, z)``.
+            maps: tissue maps, which give the volume fractions.
+
+        Returns:
+            Image without drug in plasma, ``(..., x, y, z)``.
+        """
         shown = [
             i
             for i, name in enumerate(LINEAR_POOLS.pools)
@@ -116,5 +150,22 @@ class DrugObservation:
         )
 
     def whiten(self, image: Tensor) -> Tensor:
-        """An image over its standard deviation in the voxels used, ``(..., n)``."""
+        """An image divided by its standard deviation in the voxels of the fit.
+
+        Args:
+            image: image, ``(..., x, y, z)``.
+
+        Returns:
+            Whitened values, ``(..., n)``.
+        """
         return image[..., self.voxels] / self.sd[self.voxels]
+
+
+def nearest_nodes(nodes: NDArray[np.float64], times_s: Sequence[float]) -> list[int]:
+    """Index of the time node that is nearest to each observation time.
+
+    Args:
+        nodes: times of the nodes, ``(n,)``, s.
+        times_s: observation times, s.
+    """
+    return [int(np.argmin(np.abs(nodes - t))) for t in times_s]

@@ -31,7 +31,7 @@ def test_the_expected_posterior_of_two_images_is_that_of_their_joint_covariance(
         + torch.block_diag(*(o @ o.T for o in own))
     )
     parts = [
-        FisherInformation.of(j, s, o)
+        FisherInformation.from_jacobian(j, s, o)
         for j, s, o in zip(J.split([12, 8]), shared.split([12, 8]), own, strict=True)
     ]
     np.testing.assert_allclose(
@@ -39,9 +39,9 @@ def test_the_expected_posterior_of_two_images_is_that_of_their_joint_covariance(
     )
 
 
-def test_an_error_that_images_share_is_not_averaged_away() -> None:
+def test_an_error_that_images_share_is_not_averaged_out() -> None:
     alike = torch.ones((12, 3), dtype=torch.float64)
-    once = FisherInformation.of(alike, 1e3 * alike[:, :1], alike[:, :0])
+    once = FisherInformation.from_jacobian(alike, 1e3 * alike[:, :1], alike[:, :0])
     # the sum of the unknowns is seen through an error of 1e3: once or a hundred times, with
     # information 1e-6
     hundred = FisherInformation(100 * once.gram, 3)
@@ -58,7 +58,7 @@ def test_the_best_time_to_measure_a_decay_is_its_time_constant() -> None:
 
     def at(t: float) -> FisherInformation:
         slope = torch.tensor([[-t * np.exp(-k * t) / 0.05]], dtype=torch.float64)
-        return FisherInformation.of(slope, slope[:, :0], slope[:, :0])
+        return FisherInformation.from_jacobian(slope, slope[:, :0], slope[:, :0])
 
     design = ExperimentDesign(
         np.array([0.1]), FisherInformation(np.zeros((1, 1)), 1), tuple(at(t) for t in times)
@@ -70,16 +70,16 @@ def test_the_best_time_to_measure_a_decay_is_its_time_constant() -> None:
     assert design.gains((2,))[2] == 0.0
 
 
-def test_an_image_that_repeats_what_is_known_loses_to_a_worse_one_that_is_new() -> None:
+def test_a_redundant_image_ranks_below_a_less_precise_complementary_one() -> None:
     def of(a: float, b: float) -> FisherInformation:
         J = torch.tensor([[a, b]], dtype=torch.float64)
-        return FisherInformation.of(J, J[:, :0], J[:, :0])
+        return FisherInformation.from_jacobian(J, J[:, :0], J[:, :0])
 
     design = ExperimentDesign(np.ones(2), of(10.0, 0.0), (of(6.0, 0.0), of(0.0, 3.0)))
     assert design.gains()[1] > design.gains()[0]
 
 
-def test_an_unknown_that_nothing_moves_leaves_the_gain_as_it_is() -> None:
+def test_an_unknown_that_no_image_affects_does_not_change_the_gain() -> None:
     before, after = np.diag([1.0, 4.0]), np.diag([0.25, 1.0])
     moved = gain_nats(before, after)
     assert moved == pytest.approx(0.5 * np.log(16))

@@ -1,5 +1,5 @@
-"""What is said before a fit: structural rules against the Jacobian, directions in words, and what
-no fit can start from.
+"""Identifiability before a fit: structural rules agree with the Jacobian, null directions are
+described, and problems that cannot be fitted are refused.
 """
 
 from __future__ import annotations
@@ -57,29 +57,34 @@ def only(
     ("keep", "alone"),
     [([], {"p_e"} | DRUG_ONLY), ([0, 2], {"p_e", "k_on_DNA"}), ([0, 1, 2, 3], {"p_e"})],
 )
-def test_what_a_rule_calls_untouched_the_jacobian_does_not_touch_and_nothing_else(
+def test_structural_rules_name_exactly_the_zero_columns_of_the_jacobian(
     problem, expansion, keep, alone
 ) -> None:
     part, rows = only(problem, expansion, keep)
-    said = {n for limit in structural_limits(part) if limit.alone for n in limit.unknowns}
+    said = {n for limit in structural_limits(part) if limit.separately for n in limit.unknowns}
     assert said == alone
     information = ((rows.jacobian * part.unknowns.prior_sd) ** 2).sum(axis=0)
     assert {
         n for n, i in zip(part.unknowns.names, information, strict=True) if i < MIN_INFORMATION
     } == alone
     assert {
-        n for limit in numerical_limits(part.unknowns, rows) if limit.alone for n in limit.unknowns
+        n
+        for limit in numerical_limits(part.unknowns, rows)
+        if limit.separately
+        for n in limit.unknowns
     } == alone
 
 
-def test_released_drug_alone_trades_entry_against_release(problem, expansion) -> None:
+def test_released_drug_alone_identifies_only_the_product_of_entry_and_release(
+    problem, expansion
+) -> None:
     part, rows = only(problem, expansion, [1])
     product = next(
         limit
         for limit in structural_limits(part)
         if "krel_ref" in limit.unknowns and "PS_l" in limit.unknowns
     )
-    assert not product.alone
+    assert not product.separately
     # what is released goes with the product of entry (both ways through the wall) and release:
     # parallel columns
     image = rows.jacobian[-part.drug[0].count :]
@@ -90,7 +95,7 @@ def test_released_drug_alone_trades_entry_against_release(problem, expansion) ->
     assert entry @ release / np.linalg.norm(entry) / np.linalg.norm(release) > 0.999
 
 
-def test_with_every_image_only_the_scaling_is_told_and_without_any_the_release_law_too(
+def test_without_drug_images_the_release_law_is_reported_beside_the_scaling(
     problem, expansion
 ) -> None:
     assert (
@@ -111,7 +116,7 @@ def test_with_every_image_only_the_scaling_is_told_and_without_any_the_release_l
     ("Ktrans", "ve", "named"),
     [(0.02, 0.03, []), (0.5, 0.2, ["Ktrans"]), (0.3, 0.4, ["Ktrans", "ve"])],
 )
-def test_maps_that_the_frames_hardly_tell_are_named_with_their_error(
+def test_imprecise_kinetic_maps_are_named_with_their_median_error(
     problem, expansion, Ktrans, ve, named
 ) -> None:
     spread = torch.zeros_like(problem.kinetic_covariance)
@@ -121,20 +126,20 @@ def test_maps_that_the_frames_hardly_tell_are_named_with_their_error(
     sentences = [
         words
         for words in describe_limits(replace(problem, kinetic_covariance=spread), expansion)
-        if "hardly tell" in words
+        if "maps are imprecise" in words
     ]
     assert len(sentences) == bool(named)
     for name, sd in (("Ktrans", Ktrans), ("ve", ve)):
         assert (f"{name} (median error {sd:.0%})" in "".join(sentences)) == (name in named)
 
 
-def test_a_null_direction_is_put_into_words() -> None:
+def test_a_null_direction_is_described_by_the_unknowns_in_it() -> None:
     names = unknowns("a", "b", "c", "d", sd=0.5)
     J = np.array([[3.0, 3.0, 0, 0], [0, 0, 5.0, 0]])
     limits = numerical_limits(names, Linearisation(np.zeros(2), J))
-    assert [(set(x.unknowns), x.alone) for x in limits] == [({"d"}, True), ({"a", "b"}, False)]
-    assert "label of a up" in limits[1].words or "label of b up" in limits[1].words
-    assert "down (-1.00 prior sd)" in limits[1].words
+    assert [(set(x.unknowns), x.separately) for x in limits] == [({"d"}, True), ({"a", "b"}, False)]
+    assert "label of a up" in limits[1].explanation or "label of b up" in limits[1].explanation
+    assert "down (-1.00 prior sd)" in limits[1].explanation
     contraction = expected_contraction(names, Linearisation(np.zeros(2), J))
     assert contraction[3] == 0
     assert contraction[2] == pytest.approx(1 - 1 / np.sqrt(1 + 2.5**2))
@@ -153,7 +158,7 @@ def unknown(**change: object) -> Unknown:
         ({"prior_median": float("inf"), "scale": "linear"}, "no such median"),
     ],
 )
-def test_a_prior_that_is_none_is_refused(change: dict[str, object], words: str) -> None:
+def test_an_invalid_prior_is_refused(change: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words) as error:
         unknown(**change)
     assert "leak_l" in str(error.value)
@@ -178,7 +183,7 @@ def test_a_prior_wholly_outside_the_range_of_its_parameter_is_refused(
     assert "0.05 to 0.8" in str(error.value)
 
 
-def test_the_problem_of_a_scan_is_not_refused(problem: InverseProblem) -> None:
+def test_a_valid_problem_is_accepted(problem: InverseProblem) -> None:
     validate_problem(problem)
 
 
@@ -205,20 +210,20 @@ BAD = {
     "contrast agent": lambda p: replace(
         p, contrast=replace(p.contrast, measured=p.contrast.measured * float("inf"))
     ),
-    "TimeAfterDose of encapsulated": lambda p: with_image(p, time_s=-60.0),
-    "--aif": lambda p: replace(p, frame_times=p.frame_times + 1000.0),
-    "VolumeTiming": lambda p: replace(p, frame_times=p.frame_times[::-1]),
+    "drug": lambda p: with_image(p, time_s=-60.0),
+    "aif": lambda p: replace(p, frame_times=p.frame_times + 1000.0),
+    "frame_times": lambda p: replace(p, frame_times=p.frame_times[::-1]),
 }
 
 
 @pytest.mark.parametrize("field", BAD)
-def test_data_that_no_fit_can_use_are_refused_by_name(problem: InverseProblem, field: str) -> None:
+def test_unusable_data_are_refused_with_their_field(problem: InverseProblem, field: str) -> None:
     with pytest.raises(InputError) as error:
         validate_problem(BAD[field](problem))
     assert error.value.field == field
 
 
-def test_a_voxel_that_is_not_used_may_be_empty(problem: InverseProblem) -> None:
+def test_a_voxel_outside_the_fit_may_be_nan(problem: InverseProblem) -> None:
     outside = ~problem.drug[0].voxels
     validate_problem(
         with_image(problem, measured=spoiled(problem.drug[0].measured, outside, float("nan")))

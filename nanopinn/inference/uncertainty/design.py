@@ -1,14 +1,14 @@
-"""What observations would tell of the unknowns, before they are made: Fisher information, with
-every systematic error in it.
+"""Expected information of observations that have not been made, by Fisher information with every
+systematic error included (Bayesian experimental design).
 
-With whitened tangents J, errors of its own O and errors P that images share (all of unit variance),
-an observation adds
+With whitened tangents J, errors O of one observation and errors P that several observations share
+(all of unit variance), an observation adds
 
     G = [J P]' (1 + O O')^-1 [J P]
 
-and observations add up. Under normal priors the expected posterior covariance of the unknowns is
-their block of ``(diag(prior precision, 1) + sum G)^-1``. No datum enters: only where the unknowns
-are.
+and the information of independent observations adds up. Under Gaussian priors the expected
+posterior covariance of the unknowns is their block of ``(diag(prior precision, 1) + sum G)^-1``.
+It depends on the parameter vector at which the tangents are taken, and on no measured value.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FisherInformation:
-    """Information of observations about ``unknowns`` coordinates and about the errors that
-    observations share.
+    """Fisher information of observations about the unknowns and about the errors that observations
+    share.
 
     Attributes:
-        gram: G above, ``(m + k, m + k)``.
-        unknowns: m.
+        gram: the matrix G of the module docstring, ``(m + k, m + k)``.
+        unknowns: number of unknowns, m.
     """
 
     gram: Array
@@ -45,26 +45,38 @@ class FisherInformation:
 
     def __repr__(self) -> str:
         return (
-            f"Information({self.unknowns} unknowns, {len(self.gram) - self.unknowns} shared errors)"
+            f"FisherInformation({self.unknowns} unknowns,"
+            f" {len(self.gram) - self.unknowns} shared errors)"
         )
 
     @classmethod
-    def of(cls, jacobian: Tensor, shared: Tensor, own: Tensor) -> FisherInformation:
-        """Of one observation of ``n`` whitened numbers.
+    def from_jacobian(cls, jacobian: Tensor, shared: Tensor, own: Tensor) -> FisherInformation:
+        """Information of one observation that consists of ``n`` whitened values.
 
         Args:
-            jacobian: by the unknowns, ``(n, m)``. shared: by the errors that images share, ``(n,
-                k)``. own: by its own, ``(n, j)``.
+            jacobian: derivative with respect to the unknowns, ``(n, m)``.
+            shared: effect of the errors that observations share, ``(n, k)``.
+            own: effect of the errors of this observation alone, ``(n, j)``.
+
+        Returns:
+            The information, with the observation's own errors eliminated.
         """
         rows = torch.cat([jacobian, shared], dim=1).T
-        left = SharedError(own, own.new_zeros(own.shape[1])).eliminate_tangents(rows)
-        return cls((left @ left.T).cpu().numpy(), jacobian.shape[1])
+        reduced = SharedError(own, own.new_zeros(own.shape[1])).eliminate_tangents(rows)
+        return cls((reduced @ reduced.T).cpu().numpy(), jacobian.shape[1])
 
     def __add__(self, other: FisherInformation) -> FisherInformation:
         return FisherInformation(self.gram + other.gram, self.unknowns)
 
     def covariance(self, prior_sd: Array) -> Array:
-        """Expected posterior covariance of the unknowns ``(m, m)``; shared errors are eliminated."""
+        """Expected posterior covariance of the unknowns with the shared errors eliminated.
+
+        Args:
+            prior_sd: prior standard deviations of the unknowns, ``(m,)``.
+
+        Returns:
+            Covariance, ``(m, m)``.
+        """
         m = self.unknowns
         shared = self.gram[m:, m:] + np.eye(len(self.gram) - m)
         explained = self.gram[:m, m:] @ np.linalg.solve(shared, self.gram[m:, :m])
@@ -74,21 +86,31 @@ class FisherInformation:
 
 
 def gain_nats(before: Array, after: Array) -> float:
-    """Expected information gained, nats: half the fall of ln det of the posterior covariance
-    (Lindley 1956).
+    """Expected information gain: half the decrease of ln det of the posterior covariance.
 
-    An unknown that no image can move adds nothing to it.
+    An unknown that the added observation does not affect contributes nothing.
+
+    Args:
+        before: covariance without the observation, ``(m, m)``.
+        after: covariance with it, ``(m, m)``.
+
+    Returns:
+        Gain in nats.
+
+    References:
+        Lindley 1956, Ann. Math. Stat. 27:986.
     """
     return float(np.linalg.slogdet(before)[1] - np.linalg.slogdet(after)[1]) / 2
 
 
 @dataclass(frozen=True)
 class ExperimentDesign:
-    """A protocol and images that could be added to it, at one parameter vector.
+    """Information of a protocol and of images that could be added to it, at one parameter vector.
 
     Attributes:
-        prior_sd: ``(m,)``. protocol: of all that is measured anyway. candidates: of each image that
-            could be added.
+        prior_sd: prior standard deviations of the unknowns, ``(m,)``.
+        protocol: information of everything that is measured in any case.
+        candidates: information of each image that could be added.
     """
 
     prior_sd: Array
@@ -96,13 +118,27 @@ class ExperimentDesign:
     candidates: tuple[FisherInformation, ...]
 
     def covariance(self, added: Sequence[int] = ()) -> Array:
-        """Expected posterior covariance with some candidates added, by their indices."""
+        """Expected posterior covariance with some candidates added.
+
+        Args:
+            added: indices of the added candidates.
+
+        Returns:
+            Covariance, ``(m, m)``.
+        """
         return reduce(add, (self.candidates[i] for i in added), self.protocol).covariance(
             self.prior_sd
         )
 
     def gains(self, added: Sequence[int] = ()) -> Array:
-        """What each candidate would gain beside those added already, nats; 0 for these."""
+        """Expected information gain of each candidate beyond those that are added already.
+
+        Args:
+            added: indices of the candidates that are added already; their gain is 0.
+
+        Returns:
+            Gain of every candidate in nats.
+        """
         before = self.covariance(added)
         each = [
             0.0 if i in added else gain_nats(before, self.covariance((*added, i)))
@@ -114,42 +150,56 @@ class ExperimentDesign:
 def design(
     problem: InverseProblem, theta: Array, fields: Fields, candidates: int
 ) -> ExperimentDesign:
-    """The design of a problem whose last ``candidates`` drug images are not taken yet.
+    """Build the design of a problem whose last ``candidates`` drug images have not been taken.
 
     Args:
-        problem: every image in it has its noise. theta: where. fields: there, with tangents.
+        problem: problem with all images, each with its noise.
+        theta: coordinates at which the information is evaluated, ``(m,)``.
+        fields: fields at ``theta`` with tangents.
+        candidates: number of drug images at the end of the list that are not taken yet.
+
+    Returns:
+        The protocol, which holds every other observation, and the candidates.
     """
     curves, images = observation_informations(_with_errors(problem, theta, fields), fields)
-    taken = len(images) - candidates
+    measured = len(images) - candidates
     return ExperimentDesign(
-        problem.unknowns.prior_sd, reduce(add, images[:taken], curves), images[taken:]
+        problem.unknowns.prior_sd, reduce(add, images[:measured], curves), images[measured:]
     )
 
 
 def _with_errors(problem: InverseProblem, theta: Array, fields: Fields) -> InverseProblem:
-    """The problem with systematic errors at theta, closure left out: no two images share it, so it
-    is made image by image.
-
-    Twice, because the first time leaves out the grid.
+    """Add the systematic errors at theta, except the closure error, which no two images share and
+    which is added image by image. Two passes, because the first leaves out the discretisation
+    error.
     """
-    bare = replace(problem, errors=None, closure_basis=problem.closure_basis[:0])
-    weighed = bare.with_systematic_errors(theta, fields).with_systematic_errors(theta, fields)
-    return replace(weighed, closure_basis=problem.closure_basis)
+    without_errors = replace(problem, errors=None, closure_basis=problem.closure_basis[:0])
+    with_errors = without_errors.with_systematic_errors(theta, fields)
+    with_errors = with_errors.with_systematic_errors(theta, fields)
+    return replace(with_errors, closure_basis=problem.closure_basis)
 
 
 def observation_informations(
     problem: InverseProblem, fields: Fields
 ) -> tuple[FisherInformation, tuple[FisherInformation, ...]]:
-    """Of the curves, and of every drug image of a problem whose errors hold all but the closure."""
+    """Information of the curves and of every drug image.
+
+    Args:
+        problem: problem whose systematic errors include all but the closure error.
+        fields: fields at the point of the errors, with tangents.
+
+    Returns:
+        Information of the contrast-agent curves, and of each drug image in order.
+    """
     errors = problem.errors
     assert errors is not None
     assert fields.d_contrast is not None
     k = len(problem.pH_error_basis)
     counts = [d.count for d in problem.drug]
     tangents = replace(problem, errors=None).jacobian(fields.d_contrast, fields.d_pools)
-    of_curves, *of_images = tangents.split([len(tangents) - sum(counts), *counts])
-    curves = FisherInformation.of(
-        of_curves, of_curves.new_zeros((len(of_curves), k)), errors.grid_on_contrast
+    curve_tangents, *image_tangents = tangents.split([len(tangents) - sum(counts), *counts])
+    curves = FisherInformation.from_jacobian(
+        curve_tangents, curve_tangents.new_zeros((len(curve_tangents), k)), errors.grid_on_contrast
     )
     if not problem.drug:
         return curves, ()
@@ -165,5 +215,6 @@ def observation_informations(
     ]
     shared = errors.pH_on_drug.split(counts)
     return curves, tuple(
-        FisherInformation.of(*each) for each in zip(of_images, shared, own, strict=True)
+        FisherInformation.from_jacobian(*each)
+        for each in zip(image_tangents, shared, own, strict=True)
     )

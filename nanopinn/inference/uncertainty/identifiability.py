@@ -1,11 +1,9 @@
-"""What the observations cannot tell, said before a fit starts: by the structure of the model, and
-by its Jacobian at the prior.
+"""Identifiability analysis before a fit, and validation of the problem that is to be fitted.
 
-Structural rules give the reason; the Jacobian, whitened by the prior, finds every direction that
-the observations leave alone, whether a rule knows of it or not.
-
-What no fit can start from: priors that contradict themselves, data that are no numbers or have no
-noise, times outside the scan.
+Structural rules follow from the list of observations and give the reason of a limit. The Jacobian
+at the prior, whitened by the prior, finds every direction on which the observations do not depend.
+A problem is refused if its priors contradict themselves or the parameter table, or if its data are
+not finite, have no noise or lie outside the scan.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.inference.observations import DrugObservation
+from nanopinn.inference.observations import DrugObservation, nearest_nodes
 from nanopinn.inference.problem import Linearisation
 from nanopinn.inference.tumour_problem import InverseProblem
 from nanopinn.inference.unknowns import DRUG_ONLY, Unknown, UnknownSet
@@ -29,147 +27,170 @@ from nanopinn.solvers.runge_kutta import COARSE_STEP_OPTIONS
 
 Array = NDArray[np.float64]
 
-#: Information of a direction, in units of its prior's, below which the observations leave it alone:
-#: sd shrinks by half a percent.
+#: Information about a direction, in units of its prior precision, below which the direction counts
+#: as not identifiable: the standard deviation falls by half a percent.
 MIN_INFORMATION = 0.01
-#: Relative residual of linear solves here.
+#: Relative residual of the linear solves in this module.
 COARSE_TOLERANCE = 1e-3
-#: Unknowns with at least this share of the largest take part in a direction.
+#: An unknown belongs to a direction if its component is at least this fraction of the largest one.
 MIN_LOADING = 0.3
-#: Expected contraction below which images hardly help.
+#: Expected contraction below which the images count as uninformative about an unknown.
 MIN_CONTRACTION = 0.1
-#: Median relative standard deviation of a voxel's Ktrans or ve from which the frames are said to
-#: hardly tell it.
+#: Median relative standard deviation of a voxel's Ktrans or ve above which the map is reported as
+#: imprecise.
 MAX_MAP_SD = 0.25
 
 
 @dataclass(frozen=True)
 class IdentifiabilityLimit:
-    """Something the observations cannot tell.
+    """A limit of what the observations can identify.
 
     Attributes:
-        unknowns: that stay at their priors, or that only appear together.
-        alone: whether each of them stays at its prior (else only some combination of them does).
-        words: why.
+        unknowns: names of the unknowns that are not identifiable, each alone or in combination.
+        separately: whether each of them keeps its prior; otherwise a combination of them does.
+        explanation: the reason as a sentence.
     """
 
     unknowns: tuple[str, ...]
-    alone: bool
-    words: str
+    separately: bool
+    explanation: str
 
 
 def structural_limits(problem: InverseProblem) -> tuple[IdentifiabilityLimit, ...]:
-    """What follows from the list of observations alone."""
+    """Limits of identifiability that follow from the list of observations alone.
+
+    Args:
+        problem: problem with its observations.
+
+    Returns:
+        The limits, each with its reason.
+    """
     labels = {u.name: u.label for u in problem.unknowns.items}
     return tuple(
         IdentifiabilityLimit(
             tuple(n for n in names if n in labels),
-            alone,
-            words.format(", ".join(labels[n] for n in names if n in labels)),
+            separately,
+            template.format(", ".join(labels[n] for n in names if n in labels)),
         )
-        for names, alone, words in _structural_rules(problem)
+        for names, separately, template in _structural_rules(problem)
         if any(n in labels for n in names)
     )
 
 
 def _structural_rules(problem: InverseProblem) -> list[tuple[tuple[str, ...], bool, str]]:
+    """Names of unknowns, whether each keeps its prior, and the sentence with a gap for their
+    labels.
+    """
     scaling = (
-        "No image moves {}: (K, Lp, p_e) to (aK, aLp, p_e/a) leaves all of them as they are, so"
-        " absolute pressure carries its prior."
+        "{} does not affect any image: replacing (K, Lp, p_e) by (aK, aLp, p_e/a) leaves all images"
+        " unchanged, so the absolute pressure is determined by its prior."
     )
     found: list[tuple[tuple[str, ...], bool, str]] = [(("p_e",), True, scaling)]
-    shown = {d.quantity for d in problem.drug}
+    quantities = {d.quantity for d in problem.drug}
     law, carrier = ("krel_ref", "pK_rel"), ("PS_l", "leak_l", "f_l")
-    if not shown:
-        words = (
+    if not quantities:
+        template = (
             "No drug image was given: {} keep their priors, and every drug field follows from them."
         )
-        return [*found, (tuple(sorted(DRUG_ONLY)), True, words)]
-    if shown == {"encapsulated"}:
-        found.append(
-            (
-                ("k_on_DNA",),
-                True,
-                (
-                    "Drug images show carriers only: {} keeps its prior, for nothing that has left"
-                    " them is seen."
-                ),
-            )
+        return [*found, (tuple(sorted(DRUG_ONLY)), True, template)]
+    if quantities == {"encapsulated"}:
+        template = (
+            "The drug images show only encapsulated drug: {} keeps its prior, because no released"
+            " drug is observed."
         )
-        found.append(
-            (
-                law,
-                False,
-                "Drug images show carriers only: of {} they know what the loss of carriers says.",
-            )
+        found.append((("k_on_DNA",), True, template))
+        template = (
+            "The drug images show only encapsulated drug: {} are determined only through the loss"
+            " of encapsulated drug."
         )
-    if shown <= {"released", "free"}:
-        words = (
-            "No image shows carriers: {} are seen as a product, for what is released is what came"
-            " in times how fast it is released."
+        found.append((law, False, template))
+    if quantities <= {"released", "free"}:
+        template = (
+            "No image shows encapsulated drug: only the product of {} is observed, because released"
+            " drug is proportional to the amount that entered and to its release rate."
         )
-        found.append(((*carrier, *law), False, words))
-    if shown == {"total"}:
-        words = (
-            "Drug images show encapsulated and released drug together: {} are known only by how"
-            " fast released drug is washed out."
+        found.append(((*carrier, *law), False, template))
+    if quantities == {"total"}:
+        template = (
+            "The drug images show encapsulated and released drug together: {} are determined only"
+            " by how fast released drug is washed out."
         )
-        found.append(((*law, "k_on_DNA"), False, words))
+        found.append(((*law, "k_on_DNA"), False, template))
     if len({d.time_s for d in problem.drug}) == 1:
-        words = "All drug images are of one time: {} are seen as one amount, not as a course."
-        found.append(((*carrier, *law), False, words))
+        template = (
+            "All drug images were taken at one time: {} are determined only through one amount, not"
+            " through a time course."
+        )
+        found.append(((*carrier, *law), False, template))
     return found
 
 
 def numerical_limits(
     unknowns: UnknownSet, expansion: Linearisation
 ) -> tuple[IdentifiabilityLimit, ...]:
-    """Directions that the observations leave at the prior, at the point of an expansion."""
+    """Directions in the space of the unknowns on which the observations do not depend, by the
+    Jacobian.
+
+    Args:
+        unknowns: unknowns with their priors.
+        expansion: residual and Jacobian at the point of interest, usually the prior mean.
+
+    Returns:
+        One limit for all unknowns without effect, and one for each further direction.
+    """
     whitened = expansion.jacobian * unknowns.prior_sd
     names, labels = np.array(unknowns.names), np.array(unknowns.labels)
-    touched = (whitened**2).sum(axis=0) > MIN_INFORMATION
+    affecting = (whitened**2).sum(axis=0) > MIN_INFORMATION
     limits = []
-    if not touched.all():
-        said = ", ".join(labels[~touched])
+    if not affecting.all():
         limits.append(
             IdentifiabilityLimit(
-                tuple(names[~touched]), True, f"At the prior no observation touches {said}."
+                tuple(names[~affecting]),
+                True,
+                f"At the prior no observation depends on {', '.join(labels[~affecting])}.",
             )
         )
-    information, directions = np.linalg.eigh(whitened[:, touched].T @ whitened[:, touched])
+    information, directions = np.linalg.eigh(whitened[:, affecting].T @ whitened[:, affecting])
     for value, v in zip(information, directions.T, strict=True):
         if value < MIN_INFORMATION:
-            limits.append(_describe_null_direction(names[touched], labels[touched], v))
+            limits.append(_describe_null_direction(names[affecting], labels[affecting], v))
     return tuple(limits)
 
 
 def _describe_null_direction(
     names: NDArray[np.str_], labels: NDArray[np.str_], v: Array
 ) -> IdentifiabilityLimit:
-    """A null direction in words: which unknowns go up and down together."""
-    sizes = v / v[np.argmax(np.abs(v))]
-    part = np.abs(sizes) >= MIN_LOADING
+    """The limit that belongs to a null direction of the Jacobian."""
+    loading = v / v[np.argmax(np.abs(v))]
+    part = np.abs(loading) >= MIN_LOADING
     if part.sum() == 1:
         return IdentifiabilityLimit(
             tuple(names[part]),
             False,
-            f"At the prior the observations hardly touch {labels[int(np.argmax(part))]}.",
+            f"At the prior the observations hardly depend on {labels[int(np.argmax(part))]}.",
         )
     moves = [
-        f"{labels[i]} {'up' if sizes[i] > 0 else 'down'} ({sizes[i]:+.2f} prior sd)"
+        f"{labels[i]} {'up' if loading[i] > 0 else 'down'} ({loading[i]:+.2f} prior sd)"
         for i in np.flatnonzero(part)
     ]
     return IdentifiabilityLimit(
         tuple(names[part]),
         False,
-        f"At the prior the observations cannot tell {' with '.join(moves)}: only other"
-        " combinations.",
+        f"At the prior the observations do not change with {' and '.join(moves)}: only other"
+        " combinations of these unknowns are identifiable.",
     )
 
 
 def expected_contraction(unknowns: UnknownSet, expansion: Linearisation) -> Array:
-    """1 - sd_post/sd_prior of every unknown, ``(m,)``, if the model were linear and its maps
-    without error: at best.
+    """Expected contraction ``1 - sd_post/sd_prior`` of every unknown in the linearised model
+    without errors of the kinetic maps, which is an upper bound.
+
+    Args:
+        unknowns: unknowns with their priors.
+        expansion: residual and Jacobian.
+
+    Returns:
+        Contraction, ``(m,)``.
     """
     whitened = expansion.jacobian * unknowns.prior_sd
     covariance = np.linalg.inv(np.eye(len(unknowns)) + whitened.T @ whitened)
@@ -177,10 +198,17 @@ def expected_contraction(unknowns: UnknownSet, expansion: Linearisation) -> Arra
 
 
 def linearise_at_prior(problem: InverseProblem) -> Linearisation:
-    """Residual and tangents at the prior means, roughly: a coarse flow, few nodes of the drug
-    march, no tight solves.
+    """Residual and Jacobian at the prior means from coarse solves: an unrefined flow grid, few time
+    steps of the drug pools and loose linear solves.
 
-    Which directions are seen at all does not ask for more, and a fit should not wait for it.
+    This accuracy is enough to find the directions on which the observations do not depend, and it
+    takes a small part of the time of a fit.
+
+    Args:
+        problem: problem to linearise.
+
+    Returns:
+        The linearisation at the prior means.
     """
     coarse = replace(problem, setting=replace(problem.setting, flow_refine=1))
     forward, theta = coarse.forward(), coarse.tensor(coarse.unknowns.prior_mean)
@@ -193,32 +221,43 @@ def linearise_at_prior(problem: InverseProblem) -> Linearisation:
     )
     if coarse.drug:
         nodes = coarse.setting.drug_nodes([d.time_s for d in coarse.drug], **COARSE_STEP_OPTIONS)
-        seen = [int(np.argmin(np.abs(nodes - d.time_s))) for d in coarse.drug]
+        at_images = nearest_nodes(nodes, [d.time_s for d in coarse.drug])
         run = forward.drug(
-            theta, flow, coarse.plasma, nodes, tol=COARSE_TOLERANCE, tangents_at=seen
+            theta, flow, coarse.plasma, nodes, tol=COARSE_TOLERANCE, tangents_at=at_images
         )
         assert run.tangents is not None
-        for d, at, moved in zip(coarse.drug, seen, run.tangents, strict=True):
+        for d, at, d_pools in zip(coarse.drug, at_images, run.tangents, strict=True):
             residual.append(
                 d.whiten(
                     d.predict(run.U[at], coarse.setting.maps, coarse.plasma_at(d.time_s))
                     - d.measured
                 )
             )
-            tangents.append(d.whiten(d.linear(moved, coarse.setting.maps)))
+            tangents.append(d.whiten(d.linear(d_pools, coarse.setting.maps)))
     return Linearisation(
         torch.cat(residual).cpu().numpy(), torch.cat(tangents, dim=1).T.cpu().numpy()
     )
 
 
 def describe_limits(problem: InverseProblem, expansion: Linearisation) -> tuple[str, ...]:
-    """Every limit in words, structure first; what a rule has explained is not said twice."""
+    """Every limit of identifiability as a sentence, structural reasons first. Numerical limits that
+    a structural rule explains are left out.
+
+    Args:
+        problem: problem with its observations.
+        expansion: residual and Jacobian at the prior means.
+
+    Returns:
+        The sentences.
+    """
     limits = list(structural_limits(problem))
-    explained = {n for limit in limits for n in limit.unknowns if limit.alone}
+    explained = {n for limit in limits for n in limit.unknowns if limit.separately}
     limits += [
-        n for n in numerical_limits(problem.unknowns, expansion) if not set(n.unknowns) <= explained
+        limit
+        for limit in numerical_limits(problem.unknowns, expansion)
+        if not set(limit.unknowns) <= explained
     ]
-    sentences = [limit.words for limit in limits]
+    sentences = [limit.explanation for limit in limits]
     single = {limit.unknowns[0] for limit in limits if len(limit.unknowns) == 1} | explained
     weak = [
         u.label
@@ -229,41 +268,43 @@ def describe_limits(problem: InverseProblem, expansion: Linearisation) -> tuple[
     ]
     if weak:
         sentences.append(
-            "Even at best these images would hardly inform (contraction below"
-            f" {MIN_CONTRACTION:g}): {', '.join(weak)}."
+            "Even in the best case these images contain little information (expected contraction"
+            f" below {MIN_CONTRACTION:g}) about {', '.join(weak)}."
         )
     return (*sentences, *imprecise_maps(problem))
 
 
 def imprecise_maps(problem: InverseProblem) -> tuple[str, ...]:
-    """In words, which kinetic maps the frames hardly tell voxel by voxel."""
+    """A sentence on the kinetic maps that the frames determine only imprecisely, or nothing.
+
+    Args:
+        problem: problem with the covariance of its kinetic maps.
+    """
     inside = problem.setting.maps.tumour > 0.5
     sds = {
         name: float(problem.kinetic_covariance[i, i][inside].sqrt().median())
         for i, name in enumerate(("Ktrans", "ve"))
     }
-    blurred = [f"{name} (median error {sd:.0%})" for name, sd in sds.items() if sd > MAX_MAP_SD]
-    if not blurred:
+    imprecise = [f"{name} (median error {sd:.0%})" for name, sd in sds.items() if sd > MAX_MAP_SD]
+    if not imprecise:
         return ()
     return (
-        (
-            f"The frames hardly tell the {' and '.join(blurred)} of a voxel. All fields rest on"
-            " these maps, and an error that voxels share is in no interval here: doubt the answer"
-            " more than its intervals say. Frames from before the bolus on, a longer scan or less"
-            " noise would help."
-        ),
+        f"The kinetic maps are imprecise: {' and '.join(imprecise)} in one voxel. All fields depend"
+        " on these maps, and errors that voxels share are not included in the intervals, so the"
+        " intervals may be too narrow. Frames that start before the bolus, a longer scan or less"
+        " noise would make the maps more precise.",
     )
 
 
-#: Standard deviations of a prior that must leave something of the range in the table.
-PRIOR_RANGE_SD = 1.96
-
-
 def validate_problem(problem: InverseProblem) -> None:
-    """Say what makes a problem impossible to fit, if anything does.
+    """Refuse a problem that cannot be fitted.
+
+    Args:
+        problem: problem to validate.
 
     Raises:
-        InputError: naming the unknown or the observation.
+        InputError: a prior is doubled or outside the range of its parameter, times do not fit
+            together, or a value or its noise is not usable.
     """
     validate_priors(problem.unknowns)
     for u in problem.unknowns.items:
@@ -274,22 +315,25 @@ def validate_problem(problem: InverseProblem) -> None:
 
 
 def validate_priors(unknowns: UnknownSet) -> None:
-    """Priors that are none.
+    """Refuse a set of unknowns in which one appears twice.
+
+    Args:
+        unknowns: unknowns with their priors.
 
     Raises:
-        InputError: an unknown stands twice.
+        InputError: an unknown appears twice.
     """
     twice = [name for name, n in Counter(unknowns.names).items() if n > 1]
     if twice:
-        raise InputError("an unknown has two priors", field=twice[0], remedy="Keep one of them.")
+        raise InputError("an unknown has two priors", field=twice[0], remedy="Remove one of them.")
 
 
 def _validate_prior_range(u: Unknown) -> None:
-    """A prior all of which lies outside the range of its row in the table."""
+    """Refuse a prior whose 95 % interval lies outside the range of its parameter in the table."""
     row = PARAMETERS.get(SCALARS.get(u.name, ""))
     if row is None or u.name == "q":  # q is a product of two rows
         return
-    low, high = u.estimate(u.prior_mean, u.prior_sd).interval(PRIOR_RANGE_SD)
+    low, high = u.estimate(u.prior_mean, u.prior_sd).prior_interval()
     below = row.high is not None and low / u.per_unit > row.high
     above = row.low is not None and high / u.per_unit < row.low
     if below or above:
@@ -313,19 +357,21 @@ def _validate_curves(problem: InverseProblem) -> None:
     times, aif = problem.frame_times, problem.aif
     if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
         raise InputError(
-            "frame times must increase", field="VolumeTiming", expected="finite, increasing seconds"
+            "frame times must increase", field="frame_times", expected="finite, increasing seconds"
         )
     spacing = float(np.diff(times).max()) if len(times) > 1 else 0.0
     if times[-1] > aif.times_s[-1] + spacing or times[-1] < aif.times_s[0]:
         raise InputError(
-            "frames lie outside the time of the arterial input",
-            field="--aif",
-            found=f"frames to {times[-1]:g} s",
+            "frames lie outside the time range of the arterial input function",
+            field="aif",
+            found=f"frames until {times[-1]:g} s",
             expected=f"{aif.times_s[0]:g} to {aif.times_s[-1]:g} s",
-            remedy="Measure the input as long as the scan.",
+            remedy="Give an arterial input function that covers the whole scan.",
         )
     if not np.isfinite(aif.plasma_mM).all():
-        raise InputError("the arterial input is not finite", field="--aif", expected="numbers")
+        raise InputError(
+            "the arterial input function is not finite", field="aif", expected="finite values"
+        )
     _validate_noise("contrast agent", problem.contrast.noise_sd)
     _validate_values("contrast agent", problem.contrast.measured)
 
@@ -333,9 +379,9 @@ def _validate_curves(problem: InverseProblem) -> None:
 def _validate_drug_image(d: DrugObservation) -> None:
     if not (np.isfinite(d.time_s) and d.time_s > 0):
         raise InputError(
-            "a drug image is not of a time after the dose",
-            field=f"TimeAfterDose of {d.quantity}",
-            found=d.time_s,
+            f"the time of the {d.quantity} drug image is not after the dose",
+            field="drug",
+            found=f"{d.time_s:g} s",
             expected="above 0 s",
         )
     _validate_noise(d.name, d.noise_sd[d.voxels])
@@ -346,11 +392,11 @@ def _validate_noise(name: str, sd: Tensor) -> None:
     bad = int((~(torch.isfinite(sd) & (sd > 0))).sum())
     if bad:
         raise InputError(
-            "an observation without noise would count infinitely",
+            "an observation without noise would have infinite weight",
             field=f"noise of {name}",
             found=f"{bad} voxels with sd not above 0",
-            expected="a positive standard deviation in every voxel used",
-            remedy="State the noise, or leave these voxels out of the mask.",
+            expected="a positive standard deviation in every voxel of the mask",
+            remedy="Give the noise, or remove these voxels from the mask.",
         )
 
 
@@ -361,6 +407,6 @@ def _validate_values(name: str, values: Tensor) -> None:
             "an observation is not finite",
             field=name,
             found=f"{bad} values NaN or infinite",
-            expected="numbers in every voxel used",
-            remedy="Leave these voxels out.",
+            expected="finite values in every voxel of the mask",
+            remedy="Remove these voxels from the mask.",
         )
