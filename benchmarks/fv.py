@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nanopinn.imaging.dce.aif import load_aif
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
-from nanopinn.physics.drug_pools import FULL_POOLS
+from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
 from nanopinn.physics.formulation_library import THERMOSENSITIVE
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.pools import PoolAssembler
@@ -102,7 +102,8 @@ def _heated(forward: ForwardModel, flow: FlowSolution, hours: float) -> Iterator
     model, maps, grid = forward.model(NONE), forward.setting.maps, forward.setting.grid
     for start, end, kelvin in ((0.0, HOUR, 315.15), (HOUR, hours * HOUR, 310.15)):
         T = 310.15 + (kelvin - 310.15) * maps.tumour
-        pools = model.drug(
+        pools = drug_pools(
+            model,
             flow.J_v,
             flow.J_L,
             FULL_POOLS,

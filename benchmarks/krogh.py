@@ -12,7 +12,7 @@ import time
 import torch
 from torch import Tensor
 
-from nanopinn.physics.drug_pools import FULL_POOLS, DrugPoolOptions
+from nanopinn.physics.drug_pools import FULL_POOLS, DrugPoolOptions, drug_pools
 from nanopinn.physics.formulation_library import PEGYLATED
 from nanopinn.physics.tumour import TissueMaps, TumourModel
 from nanopinn.solvers.evolve import Tolerance
@@ -32,7 +32,7 @@ def main() -> None:
         return low + (high - low) * torch.rand((n, 1, 1), generator=generator, dtype=torch.float64)
 
     one = torch.ones(n, 1, 1, dtype=torch.float64)
-    model = TumourModel.of(
+    model = TumourModel.from_maps(
         TissueMaps(one, rough(5e-4, 3e-3), rough(0.15, 0.4), rough(0.01, 0.05), rough(6.5, 7.2))
     )
     cylinders = KroghCylinders.from_plasma_volume(model.maps.v_p.flatten())
@@ -46,7 +46,7 @@ def main() -> None:
         ("5 pools", DrugPoolOptions(bound=True, saturable=True)),
         ("with microvessels, 7 pools", FULL_POOLS),
     ):
-        pools = model.drug(0 * one, 0 * one, detail)
+        pools = drug_pools(model, 0 * one, 0 * one, detail)
         ends: list[Tensor] = []
         for step in (1e-3, 1e-4):
             began = time.perf_counter()

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanopinn.parameters.model_scalars import INFLOW, MULTIPLIERS, RELEASE_LAW
 from nanopinn.physics.release import PH_WARP_KNOTS
-from nanopinn.physics.tumour import INFLOW, MULTIPLIERS, RELEASE_LAW
 
 Array = NDArray[np.float64]
 

@@ -26,7 +26,12 @@ from nanopinn.inference.neural_field import evaluate_shapes, field_network
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.tumour_problem import InverseProblem
 from nanopinn.inference.unknowns import RELEASE_SD, release_rate_unknowns
-from nanopinn.physics.tumour import INFLOW, MULTIPLIERS, RELEASE_LAW, release_multiplier_name
+from nanopinn.parameters.model_scalars import (
+    INFLOW,
+    MULTIPLIERS,
+    RELEASE_LAW,
+    release_multiplier_name,
+)
 from nanopinn.results.fit_result import MapEstimate
 from nanopinn.settings import FitSettings
 from nanopinn.solvers.grid import Domain

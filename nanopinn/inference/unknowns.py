@@ -19,7 +19,7 @@ from nanopinn.errors import InputError
 from nanopinn.inference.basis import FunctionUnknown
 from nanopinn.parameters import PARAMETERS
 from nanopinn.parameters.units import MMHG
-from nanopinn.physics.tumour import SCALARS, default_scalars, release_multiplier_name
+from nanopinn.parameters.model_scalars import SCALARS, default_scalars, release_multiplier_name
 from nanopinn.results.fit_result import ScalarEstimate
 
 Array = NDArray[np.float64]

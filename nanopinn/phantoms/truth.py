@@ -15,10 +15,11 @@ from scipy.ndimage import gaussian_filter
 
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
 from nanopinn.parameters import value
+from nanopinn.parameters.model_scalars import default_scalars
 from nanopinn.physics.drug_pools import LINEAR_POOLS, volume_fractions
 from nanopinn.physics.flow import exchange_coefficients
 from nanopinn.physics.formulation_library import PH_SENSITIVE
-from nanopinn.physics.tumour import TissueMaps, TumourModel, default_scalars
+from nanopinn.physics.tumour import TissueMaps, TumourModel
 from nanopinn.solvers.forward import ForwardModel, Setting
 from nanopinn.solvers.grid import Domain, Grid
 from nanopinn.solvers.runge_kutta import SDIRK3, drug_nodes
@@ -40,7 +41,7 @@ class Anatomy:
     T1: Array
     """Native T1, s."""
     fields: Mapping[str, Array] = field(default_factory=dict)
-    """Logarithms of multipliers in space, by name (:data:`nanopinn.physics.tumour.MULTIPLIERS`)."""
+    """Logarithms of multipliers in space, by name (:data:`nanopinn.parameters.model_scalars.MULTIPLIERS`)."""
 
 
 def draw_anatomy(

@@ -69,7 +69,7 @@ class CellKillParameters:
     resistance: Number
 
     @classmethod
-    def of(cls, values: Values | None = None) -> CellKillParameters:
+    def from_values(cls, values: Values | None = None) -> CellKillParameters:
         """The table's, or those given by symbol."""
         v = parameter_lookup(values)
         return cls(v("EC50_i"), v("m_hill"), v("f_max"), v("k_kill_H"), v("res_q"))

@@ -18,7 +18,6 @@ holds what never leaves its own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -26,9 +25,7 @@ from torch import Tensor
 from nanopinn.physics.cell_kill import CELLS_PER_UNIT, efflux_rate, uptake_rate
 from nanopinn.physics.flow import exchange_coefficients
 from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
-
-if TYPE_CHECKING:
-    from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tumour import TissueMaps, TumourModel
 
 #: Plasma curves that feed the pools: encapsulated drug that can be released, unbound free drug,
 #: encapsulated that cannot.

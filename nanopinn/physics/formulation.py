@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS, Parameter, value
+from nanopinn.parameters.model_scalars import SCALARS
 from nanopinn.parameters.table import Number, Values, parameter_lookup, scalar_lookup
 from nanopinn.physics.plasma import (
     Dose,
@@ -23,7 +24,6 @@ from nanopinn.physics.plasma import (
     free_drug_impulse_response,
 )
 from nanopinn.physics.release import acid_release_rate, combined_release_rate, heat_release_rate
-from nanopinn.physics.tumour import SCALARS
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nanopinn.parameters import PARAMETERS
-from nanopinn.physics import cell_kill as cells
-from nanopinn.physics import drug_pools as drug
-from nanopinn.physics import flow, release
-from nanopinn.physics import flow as wall
+from nanopinn.parameters.model_scalars import SCALARS
+from nanopinn.physics import cell_kill, drug_pools, flow, release
+from nanopinn.physics.tumour import TumourModel
 
 #: What a model is made of: title, where the equations stand, symbols of its parameters.
 MODEL_SECTIONS = (
@@ -19,12 +18,12 @@ MODEL_SECTIONS = (
     ),
     (
         "Vessel wall",
-        wall,
+        flow,
         ("sigma_Gd", "D_Gd", "SV_t", "SV_n", "PS_l", "leak_l", "P_l_n", "sigma_l_n"),
     ),
     (
         "Drug",
-        drug,
+        drug_pools,
         (
             "D_l_t",
             "f_l",
@@ -46,8 +45,15 @@ MODEL_SECTIONS = (
         ),
     ),
     ("Release", release, ("krel_ref", "krel0_pH", "pK_rel", "n_rel", "pH_ref")),
-    ("Cells", cells, ("rho_c", "Vmax", "K_e", "K_i", "g_pH", "k_on_DNA", "k_off_DNA")),
+    ("Cells", cell_kill, ("rho_c", "Vmax", "K_e", "K_i", "g_pH", "k_on_DNA", "k_off_DNA")),
 )
+
+
+def describe_model(model: TumourModel) -> str:
+    """The equations of a tumour model and every number in them, with unit and source."""
+    return format_model_equations(
+        {symbol: float(model.scalars[name]) for name, symbol in SCALARS.items() if name != "q"}
+    )
 
 
 def format_model_equations(values: Mapping[str, float]) -> str:

@@ -139,7 +139,7 @@ class OxygenSupply:
     p_necrosis: Number
 
     @classmethod
-    def of(cls, values: Values | None = None) -> OxygenSupply:
+    def from_values(cls, values: Values | None = None) -> OxygenSupply:
         """The table's, but for the values given by symbol."""
         return cls(
             *(

@@ -331,7 +331,7 @@ class SampledPlasmaCurves:
     parts: tuple[tuple[Tensor, Tensor, DosedPlasmaCurve], ...]
 
     @classmethod
-    def of(cls, curves: Sequence[PlasmaInput], like: Tensor) -> SampledPlasmaCurves:
+    def from_curves(cls, curves: Sequence[PlasmaInput], like: Tensor) -> SampledPlasmaCurves:
         """The curves of every draw as one.
 
         Raises:

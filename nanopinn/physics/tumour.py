@@ -5,22 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import value
+from nanopinn.parameters.model_scalars import (
+    INFLOW,
+    MULTIPLIERS,
+    RELEASE_LAW,
+    SCALARS,
+    default_scalars,
+    is_release_multiplier,
+    release_multiplier_name,
+)
 from nanopinn.parameters.table import Number, Values, parameter_lookup
-from nanopinn.physics.drug_pools import LINEAR_POOLS, DrugPoolOptions, drug_pools
 from nanopinn.physics.flow import exchange_coefficients, filtration_rate, lymphatic_drainage
-from nanopinn.physics.model_description import format_model_equations
+from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
 from nanopinn.physics.release import acid_release_rate, warp_ph
-
-if TYPE_CHECKING:
-    from nanopinn.physics.formulation import Formulation
 
 
 @dataclass(frozen=True)
@@ -99,51 +103,6 @@ class FlowCoefficients:
         return self
 
 
-#: Scalars of the model that an inference may move, with the symbol whose table value is the
-#: default.
-SCALARS = {
-    "l": "l_t",
-    "q": "LpSV_t",
-    "p_e": "p_e",
-    "K_ratio_n": "K_ratio_n",
-    "PS_l": "PS_l",
-    "leak_l": "leak_l",
-    "f_l": "f_l",
-    "krel_ref": "krel_ref",
-    "pK_rel": "pK_rel",
-    "k_on_DNA": "k_on_DNA",
-}
-
-#: Multipliers of a property of tissue that vary in space, with what they multiply.
-MULTIPLIERS = {
-    "conductivity": "hydraulic conductivity K",
-    "filtration": "wall filtration Lp S/V",
-    "permeability": "carrier permeability PS_l",
-    "release": "release rate",
-}
-#: Weights of the release law's steepness at knots of pH (:func:`nanopinn.physics.release.bent`).
-RELEASE_LAW = "release law"
-#: Fluid that enters through a face of the box that cuts the tumour, velocity over ``q l``.
-INFLOW = "inflow"
-
-
-def release_multiplier_name(segment: int) -> str:
-    """Name of the scalar that multiplies the release rate in a stretch of time; the first stretch,
-    number 0, has none.
-    """
-    return f"{_RELEASE_MULTIPLIER_PREFIX}{segment}"
-
-
-_RELEASE_MULTIPLIER_PREFIX = "release_"
-
-
-def default_scalars() -> dict[str, float]:
-    """Table values of the scalars; ``q = Lp S/V p_e`` in 1/s."""
-    scalars = {name: value(symbol) for name, symbol in SCALARS.items()}
-    scalars["q"] = value("LpSV_t") * value("p_e")
-    return scalars
-
-
 @dataclass(frozen=True)
 class TumourModel:
     """Tissue maps and scalars, from which every coefficient follows; ``print`` shows its equations
@@ -160,7 +119,7 @@ class TumourModel:
     values: Values = field(default_factory=dict)
 
     @classmethod
-    def of(
+    def from_maps(
         cls,
         maps: TissueMaps,
         scalars: Mapping[str, float | Tensor] | None = None,
@@ -178,7 +137,7 @@ class TumourModel:
         """
         merged = {**default_scalars(), **(scalars or {})}
         unknown = set(merged) - set(SCALARS) - set(MULTIPLIERS) - {RELEASE_LAW, INFLOW}
-        unknown -= {name for name in unknown if name.startswith(_RELEASE_MULTIPLIER_PREFIX)}
+        unknown -= {name for name in unknown if is_release_multiplier(name)}
         if unknown:
             raise KeyError(f"not scalars of the model: {', '.join(sorted(unknown))}")
         like = maps.phi
@@ -217,7 +176,7 @@ class TumourModel:
             return 1.0
         return torch.exp(torch.einsum("k,kxyz->xyz", self.scalars[name], self.maps.shapes[name]))
 
-    def flow(self) -> FlowCoefficients:
+    def flow_coefficients(self) -> FlowCoefficients:
         """Darcy-Starling flow; filtration scales with the vascularity inside the tumour."""
         s = self.scalars
         LpSV = s["q"] / s["p_e"]
@@ -235,10 +194,10 @@ class TumourModel:
             p_L=value("p_L"),
             p_inf=value("p_inf"),
             cut=self.maps.cut,
-            inflow=self.inflow(),
+            inflow=self.inflow_velocity(),
         )
 
-    def inflow(self) -> Tensor | None:
+    def inflow_velocity(self) -> Tensor | None:
         """Velocity into the box through its cut faces, ``q l w . shapes``, m/s, at the cells there;
         None where it is no unknown.
         """
@@ -249,7 +208,7 @@ class TumourModel:
 
     def filtration_and_drainage(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """Filtration J_v and lymphatic drainage J_L at a pressure, 1/s."""
-        flow = self.flow()
+        flow = self.flow_coefficients()
         return filtration_rate(flow.LpSV, flow.p_e, p), lymphatic_drainage(flow.LpLSL, p, flow.p_L)
 
     def contrast_agent_pools(self, J_v: Tensor, J_L: Tensor) -> PoolCoefficients:
@@ -321,20 +280,3 @@ class TumourModel:
         has capillaries.
         """
         return self.maps.v_p.clamp_min(1e-3)
-
-    def drug(
-        self,
-        J_v: Tensor,
-        J_L: Tensor,
-        detail: DrugPoolOptions = LINEAR_POOLS,
-        release: Tensor | None = None,
-        vessel_release: Tensor | None = None,
-    ) -> PoolCoefficients:
-        """The pools of a formulation: see :func:`nanopinn.physics.drug_pools.drug_pools`."""
-        return drug_pools(self, J_v, J_L, detail, release, vessel_release)
-
-    def __str__(self) -> str:
-        """The equations and every number in them, with unit and source."""
-        return format_model_equations(
-            {symbol: float(self.scalars[name]) for name, symbol in SCALARS.items() if name != "q"}
-        )

@@ -13,8 +13,9 @@ import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
+from nanopinn.parameters.model_scalars import INFLOW, MULTIPLIERS
 from nanopinn.physics.pools import Entries, PoolCoefficients
-from nanopinn.physics.tumour import INFLOW, MULTIPLIERS, TissueMaps, TumourModel
+from nanopinn.physics.tumour import TissueMaps, TumourModel
 
 #: Largest interstitial volume fraction of a cluster.
 MAX_INTERSTITIAL_FRACTION = 0.9
@@ -156,7 +157,7 @@ def build_sampled_cluster_model(
         {n: expand_to_clusters(v, clusters) for n, v in drawn.items()}
         for drawn in (factors, values)
     )
-    return TumourModel.of(
+    return TumourModel.from_maps(
         replace(cluster_maps(maps, labels, over, given), shapes=shapes),
         moved,
         of_factors,

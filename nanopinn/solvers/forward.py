@@ -19,6 +19,7 @@ from torch import Tensor
 from nanopinn.errors import InputError
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
 from nanopinn.parameters.table import Number, Values
+from nanopinn.physics.drug_pools import drug_pools
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.tumour import FlowCoefficients, TissueMaps, TumourModel
@@ -180,15 +181,15 @@ class ForwardModel:
 
     def model(self, theta: Tensor) -> TumourModel:
         """The model on the grid of the maps."""
-        return TumourModel.of(
+        return TumourModel.from_maps(
             self.setting.maps, self.scalars_from_theta(theta), self.factors, self.values
         )
 
     def flow_coefficients(self, theta: Tensor) -> FlowCoefficients:
         """Coefficients of the flow on its refined grid."""
-        return TumourModel.of(
+        return TumourModel.from_maps(
             self._fine.maps, self.scalars_from_theta(theta), self.factors, self.values
-        ).flow()
+        ).flow_coefficients()
 
     def flow(
         self, theta: Tensor, *, tangents: bool = False, tangent_tolerance: float = 1e-12
@@ -217,11 +218,11 @@ class ForwardModel:
 
     def _exchange(self, theta: Tensor, p: Tensor) -> tuple[Tensor, ...]:
         r = self.setting.flow_refine
-        model = TumourModel.of(
+        model = TumourModel.from_maps(
             self._fine.maps, self.scalars_from_theta(theta), self.factors, self.values
         )
         J_v, J_L = (average_subcells(J, r) for J in model.filtration_and_drainage(p))
-        fine = darcy_flows(model.flow(), p, self._fine.grid)
+        fine = darcy_flows(model.flow_coefficients(), p, self._fine.grid)
         return J_v, J_L, *(sum_subface_flows(f, r, axis) for axis, f in enumerate(fine))
 
     def pools(
@@ -235,7 +236,7 @@ class ForwardModel:
         pools = (
             model.contrast_agent_pools(J_v, J_L)
             if kind == "contrast"
-            else model.drug(J_v, J_L, release=model.release_rate(segment))
+            else drug_pools(model, J_v, J_L, release=model.release_rate(segment))
         )
         return pools, PoolOperator.of(
             pools, tuple(flows), self.setting.grid, cut=self.setting.maps.cut

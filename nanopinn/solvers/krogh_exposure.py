@@ -177,7 +177,7 @@ class ExposureAccumulator:
         self.names, self.values, self.constants = (
             names,
             values or {},
-            kill.CellKillParameters.of(values),
+            kill.CellKillParameters.from_values(values),
         )
         self.per_unit = CELLS_PER_UNIT / parameter_lookup(values)("rho_c")
         self._last: tuple[float, Tensor, Tensor] | None = None
@@ -297,7 +297,7 @@ def _count_kill(
     along_classes = {
         n: v[..., 0] if isinstance(v, Tensor) else v for n, v in accumulator.values.items()
     }
-    zones = OxygenSupply.of(along_classes).zones(cylinders.R_t, cylinders.wall_radius)
+    zones = OxygenSupply.from_values(along_classes).zones(cylinders.R_t, cylinders.wall_radius)
     growing, alive = (r < radius[..., None] for radius in (zones.r_hypoxia, zones.r_necrosis))
     far = r > cylinders.wall_radius[..., None] + counted.far_distance_m
     kinds = {

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nanopinn.parameters import value
 from nanopinn.parameters.table import Number, parameter_lookup
+from nanopinn.physics.drug_pools import drug_pools
 from nanopinn.physics.heat import TemperatureCourse, TemperatureSegment
 from nanopinn.physics.plasma import SampledPlasmaCurves
 from nanopinn.physics.pools import PoolCoefficients
@@ -388,7 +389,7 @@ class _MicroscaleTimeline:
         kinds = [[p.releasable() for p in plasma_of_draws], [p.unbound() for p in plasma_of_draws]]
         if self.detail.retained:
             kinds.append([p.retained() for p in plasma_of_draws])
-        return [SampledPlasmaCurves.of(curves, self.under.maps.phi) for curves in kinds]
+        return [SampledPlasmaCurves.from_curves(curves, self.under.maps.phi) for curves in kinds]
 
     def _pool_coefficients(self, t: float, T: Tensor | None) -> PoolCoefficients:
         u = self.under
@@ -405,7 +406,7 @@ class _MicroscaleTimeline:
             expand_to_clusters(torch.as_tensor(J).to(like), u.clusters) for J in u.exchange(t)
         )
         if self.carrier is None:
-            return add_filtration_loss(model.drug(J_v, J_L, self.detail), J_v)
+            return add_filtration_loss(drug_pools(model, J_v, J_L, self.detail), J_v)
         release = model.carrier_release_rate(
             self.carrier, torch.full_like(model.maps.pH, value("T_body")) if T is None else T
         )
@@ -414,7 +415,7 @@ class _MicroscaleTimeline:
             if T is None
             else self.carrier.heat_release_excess(T, {**self.values, **model.scalars})
         )
-        return add_filtration_loss(model.drug(J_v, J_L, self.detail, release, hot), J_v)
+        return add_filtration_loss(drug_pools(model, J_v, J_L, self.detail, release, hot), J_v)
 
 
 def _average_temperature_over_clusters(

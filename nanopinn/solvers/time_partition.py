@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nanopinn.parameters import value
 from nanopinn.parameters.table import Number, Values
-from nanopinn.physics.drug_pools import DrugPoolOptions
+from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.heat import TemperatureCourse
 from nanopinn.physics.pools import PoolCoefficients
@@ -202,7 +202,7 @@ class TreatmentTimeline:
         self, model: TumourModel, flow: FlowSolution, T: Tensor | None
     ) -> PoolCoefficients:
         if self.carrier is None:
-            return model.drug(flow.J_v, flow.J_L, self.detail)
+            return drug_pools(model, flow.J_v, flow.J_L, self.detail)
         release = model.carrier_release_rate(
             self.carrier, torch.full_like(model.maps.pH, value("T_body")) if T is None else T
         )
@@ -211,7 +211,7 @@ class TreatmentTimeline:
             if T is None
             else self.carrier.heat_release_excess(T, {**self.values, **model.scalars})
         )
-        return model.drug(flow.J_v, flow.J_L, self.detail, release, excess)
+        return drug_pools(model, flow.J_v, flow.J_L, self.detail, release, excess)
 
     def _plasma_input(self, smooth: list[Callable[[Tensor], Tensor]]) -> Callable[[float], Tensor]:
         like = self.setting.maps.phi

@@ -20,11 +20,8 @@ from nanopinn.io.safe_open import read_toml
 from nanopinn.parameters import PARAMETERS
 from nanopinn.parameters.units import HOUR, MG, MINUTE, ZERO_CELSIUS
 from nanopinn.physics.formulation import Formulation
-from nanopinn.physics.formulation_library import (
-    FORMULATIONS,
-    packaged_formulation,
-    parse_formulation,
-)
+from nanopinn.physics.formulation_file import parse_formulation
+from nanopinn.physics.formulation_library import FORMULATIONS, packaged_formulation
 from nanopinn.physics.heat import HeatEffects
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.radiation import Fraction, RadiationCourse

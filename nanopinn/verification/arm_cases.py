@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nanopinn.parameters import value
 from nanopinn.parameters.units import HOUR, MINUTE, NG, UG_PER_ML, UM
-from nanopinn.physics.drug_pools import CELLULAR_POOLS, DrugPoolOptions
+from nanopinn.physics.drug_pools import CELLULAR_POOLS, DrugPoolOptions, drug_pools
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, THERMOSENSITIVE
 from nanopinn.physics.plasma import Dose
@@ -74,7 +74,7 @@ class Vessel:
         maps = TissueMaps(
             ONE, value("Ktrans_t") * ONE, PHI * ONE, blood * (1 - value("Hct")) * ONE, 7.4 * ONE
         )
-        self.model = TumourModel.of(
+        self.model = TumourModel.from_maps(
             maps, {"k_on_DNA": 0.0}, {"SV": float(self.cylinders.surface_density) / value("SV_t")}
         )
 
@@ -119,10 +119,10 @@ class Vessel:
 
     def _pool_coefficients(self, T_K: float) -> PoolCoefficients:
         if not self.detail.carrier:
-            return self.model.drug(0 * ONE, 0 * ONE, self.detail)
+            return drug_pools(self.model, 0 * ONE, 0 * ONE, self.detail)
         release = self.formulation.release_rate(self.model.maps.pH, T_K * ONE)
-        return self.model.drug(
-            0 * ONE, 0 * ONE, self.detail, release, self._heat_release_excess(T_K)
+        return drug_pools(
+            self.model, 0 * ONE, 0 * ONE, self.detail, release, self._heat_release_excess(T_K)
         )
 
     def _plasma(self, T_K: float) -> Callable[[float], Tensor]:

@@ -12,7 +12,7 @@ from nanopinn.parameters import value
 from nanopinn.parameters.units import MMHG, UM
 from nanopinn.physics import analytic
 from nanopinn.physics.cell_kill import efflux_rate, uptake_rate
-from nanopinn.physics.drug_pools import DrugPoolOptions
+from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
 from nanopinn.physics.oxygen import OxygenSupply, oxygen_pressure
 from nanopinn.physics.plasma import free_drug_impulse_response
 from nanopinn.physics.pools import PoolAssembler
@@ -164,9 +164,12 @@ def doxorubicin_bolus(R_t: float, save_at: list[float]) -> KroghSolution:
         ONE, value("Ktrans_t") * ONE, value("ve_t") * ONE, value("vp_t") * ONE, 6.9 * ONE
     )
     detail = DrugPoolOptions(carrier=False, bound=True, saturable=True)
-    pools = TumourModel.of(
-        maps, None, {"SV": float(cylinders.surface_density) / value("SV_t")}
-    ).drug(0 * ONE, 0 * ONE, detail)
+    pools = drug_pools(
+        TumourModel.from_maps(maps, None, {"SV": float(cylinders.surface_density) / value("SV_t")}),
+        0 * ONE,
+        0 * ONE,
+        detail,
+    )
     curve = free_drug_impulse_response().scaled(value("Dose") * (1 - value("fb")))
 
     def plasma(t: float) -> Tensor:
@@ -197,7 +200,7 @@ def doxorubicin_half_distance() -> list[VerificationCase]:
             (10, 20), half_distance(found.cells(), found.cylinders)[:, 0, 0], strict=True
         )
     ]
-    supply, edge = OxygenSupply.of(), torch.tensor([125 * UM], dtype=torch.float64)
+    supply, edge = OxygenSupply.from_values(), torch.tensor([125 * UM], dtype=torch.float64)
     p = float(oxygen_pressure(edge, edge, value("R_c"), supply.D, supply.M, supply.p_0)) / MMHG
     text = "Primeau 2005: hypoxia 90-140 um from vessels, by which the table's consumption was set"
     return [

@@ -9,7 +9,7 @@ import torch
 from nanopinn.parameters import value
 from nanopinn.parameters.units import HOUR
 from nanopinn.physics.cell_kill import CELLS_PER_UNIT
-from nanopinn.physics.drug_pools import DrugPoolOptions
+from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, THERMOSENSITIVE
 from nanopinn.physics.release import single_pass_release_fraction
 from nanopinn.physics.tumour import TissueMaps, TumourModel
@@ -95,8 +95,11 @@ def partition_at_equilibrium() -> list[VerificationCase]:
     one = torch.ones((2, 2, 2), dtype=torch.float64)
     tissue = TissueMaps(one, 1e-3 * one, 0.3 * one, 0.03 * one, 7.4 * one)
     # walls that let nothing through
-    pools = TumourModel.of(tissue, None, {"P": 0.0}).drug(
-        0 * one, 0 * one, DrugPoolOptions(carrier=False, saturable=True)
+    pools = drug_pools(
+        TumourModel.from_maps(tissue, None, {"P": 0.0}),
+        0 * one,
+        0 * one,
+        DrugPoolOptions(carrier=False, saturable=True),
     )
     still = tuple(torch.zeros(s, dtype=torch.float64) for s in ((3, 2, 2), (2, 3, 2), (2, 2, 3)))
     end, free, cell = 1e8, pools.names.index("free"), pools.names.index("intracellular")

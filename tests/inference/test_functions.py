@@ -22,8 +22,9 @@ from nanopinn.inference.basis import (
 )
 from nanopinn.inference.tumour_problem import InverseProblem
 from nanopinn.inference.unknown_fields import inflow_radial_basis, parse_field
+from nanopinn.parameters.model_scalars import INFLOW, MULTIPLIERS
 from nanopinn.physics.release import PH_WARP_KNOTS, acid_release_rate, warp_ph
-from nanopinn.physics.tumour import INFLOW, MULTIPLIERS, TissueMaps, TumourModel
+from nanopinn.physics.tumour import TissueMaps, TumourModel
 from nanopinn.solvers.fluxes import divergence
 from nanopinn.solvers.forward import ForwardModel, Setting
 from nanopinn.solvers.grid import Grid, average_subcells
@@ -88,13 +89,13 @@ def test_weights_of_zero_change_nothing(problem) -> None:
 def test_a_multiplier_multiplies_its_property_and_no_other(problem) -> None:
     p = with_every_function(problem)
     theta = torch.as_tensor(p.unknowns.prior_mean)
-    plain = TumourModel.of(p.setting.maps, p.unknowns.scalars(theta))
+    plain = TumourModel.from_maps(p.setting.maps, p.unknowns.scalars(theta))
     at = p.unknowns.where("conductivity")
     theta[at] = 1.0
-    model = TumourModel.of(p.setting.maps, p.unknowns.scalars(theta))
+    model = TumourModel.from_maps(p.setting.maps, p.unknowns.scalars(theta))
     factor = torch.exp(p.setting.maps.shapes["conductivity"].sum(dim=0))
-    torch.testing.assert_close(model.flow().K, factor * plain.flow().K)
-    torch.testing.assert_close(model.flow().LpSV, plain.flow().LpSV)
+    torch.testing.assert_close(model.flow_coefficients().K, factor * plain.flow_coefficients().K)
+    torch.testing.assert_close(model.flow_coefficients().LpSV, plain.flow_coefficients().LpSV)
     torch.testing.assert_close(model.release_rate(), plain.release_rate())
 
 
@@ -201,7 +202,9 @@ def cut_problem(problem: InverseProblem) -> InverseProblem:
 
 def _inflow_of_parts(p: InverseProblem, theta: torch.Tensor) -> torch.Tensor:
     """Mean velocity over the parts of each face of the map grid."""
-    fine = TumourModel.of(p.setting.flow_setting.maps, p.unknowns.scalars(theta)).inflow()
+    fine = TumourModel.from_maps(
+        p.setting.flow_setting.maps, p.unknowns.scalars(theta)
+    ).inflow_velocity()
     return average_subcells(fine, 2)[-1]
 
 
@@ -215,7 +218,9 @@ def test_a_cut_face_passes_the_inflow_and_nothing_else(problem) -> None:
     area = p.setting.grid.face_area(0)
     # what enters a coarse face is what enters its four parts
     torch.testing.assert_close(flow.flows[0][-1], -area * _inflow_of_parts(p, theta))
-    assert float(model.inflow().max()) > 0.1 * float(model.scalars["q"] * model.scalars["l"])
+    assert float(model.inflow_velocity().max()) > 0.1 * float(
+        model.scalars["q"] * model.scalars["l"]
+    )
     # and fluid is conserved in every cell: what enters by the walls and the face leaves by the
     # others and the lymphatics
     torch.testing.assert_close(

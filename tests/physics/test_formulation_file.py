@@ -11,15 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
+import nanopinn
 from nanopinn.errors import InputError
 from nanopinn.parameters import value
+from nanopinn.physics import formulation_library
 from nanopinn.physics.formulation import Formulation
+from nanopinn.physics.formulation_file import parse_formulation
 from nanopinn.physics.formulation_library import (
     FORMULATIONS,
     PEGYLATED,
     THERMOSENSITIVE,
     packaged_formulation,
-    parse_formulation,
+    read_formulation_folder,
 )
 from nanopinn.physics.plasma import Dose
 from nanopinn.studies.schedule import find_formulation, read_formulation
@@ -99,6 +102,33 @@ def test_names_and_aliases_find_the_same_formulation() -> None:
     assert packaged_formulation("TSL") is THERMOSENSITIVE is find_formulation("thermosensitive")
     assert find_formulation(str(EXAMPLE)).name == "polymer-tsl"
     assert [f.short_name for f in FORMULATIONS.values()] == ["free", "pld", "ph", "tsl"]
+
+
+def test_a_formulation_is_added_by_one_toml_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in (Path(nanopinn.__file__).parent / "physics" / "formulations").iterdir():
+        (tmp_path / file.name).write_text(file.read_text())
+    (tmp_path / "polymer.toml").write_text(EXAMPLE.read_text())
+    found = read_formulation_folder(tmp_path)
+    monkeypatch.setattr(formulation_library, "FORMULATIONS", found)
+    assert list(found) == [
+        "free",
+        "pegylated",
+        "pH-sensitive",
+        "polymer-tsl",
+        "thermosensitive",
+    ]
+    added = find_formulation("polymer-tsl")
+    assert float(added.release_rate(number(7.4), number(315.15))) == pytest.approx(7.4e-3)
+    assert added.plasma(DOSES).free.area() > 0
+
+
+def test_two_formulation_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.toml").write_text(EXAMPLE.read_text())
+    with pytest.raises(InputError, match="same name"):
+        read_formulation_folder(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ import torch
 
 import nanopinn
 from nanopinn.parameters import PARAMETERS, value
+from nanopinn.parameters.model_scalars import RELEASE_LAW
 from nanopinn.physics.cell_kill import CELLS_PER_UNIT
-from nanopinn.physics.drug_pools import FULL_POOLS, DrugPoolOptions
+from nanopinn.physics.drug_pools import FULL_POOLS, DrugPoolOptions, drug_pools
 from nanopinn.physics.formulation_library import PH_SENSITIVE, THERMOSENSITIVE
-from nanopinn.physics.tumour import RELEASE_LAW, TissueMaps, TumourModel
+from nanopinn.physics.model_description import describe_model
+from nanopinn.physics.tumour import TissueMaps, TumourModel
 
 PHYSICS = Path(nanopinn.__file__).parent / "physics"
 SHAPE = (4, 4, 4)
@@ -27,10 +29,11 @@ def maps() -> TissueMaps:
     return TissueMaps(tumour, 1e-3 * one, 0.3 * one, 0.03 * one, 6.9 * one)
 
 
-def test_a_printed_model_shows_every_number_in_its_equations_and_where_it_is_from() -> None:
-    text = str(TumourModel.of(maps(), {"l": 1.2e-3}))
+def test_the_model_description_shows_every_parameter_with_its_source() -> None:
+    text = describe_model(TumourModel.from_maps(maps(), {"l": 1.2e-3}))
     code = "".join(
-        (PHYSICS / f"{name}.py").read_text() for name in ("flow", "wall", "drug", "model", "cells")
+        (PHYSICS / f"{name}.py").read_text()
+        for name in ("flow", "drug_pools", "tumour", "cell_kill")
     )
     used = set(re.findall(r'value\("(\w+)"\)', code))
     assert [s for s in sorted(used) if f"  {s} = " not in text] == []
@@ -41,11 +44,13 @@ def test_a_printed_model_shows_every_number_in_its_equations_and_where_it_is_fro
 
 def test_radiation_changes_the_tumour_and_leaves_normal_tissue() -> None:
     factors = {"p_e": 0.8, "Lp": 1.5, "K": 2.0, "P": 1.3, "SV": 0.9}
-    before, after = TumourModel.of(maps()), TumourModel.of(maps(), None, factors)
+    before, after = TumourModel.from_maps(maps()), TumourModel.from_maps(maps(), None, factors)
     inside = maps().tumour > 0.5
     expected = {"K": 2.0, "LpSV": 1.5 * 0.9, "p_e": 0.8}
     for field, factor in expected.items():
-        ratio = getattr(after.flow(), field) / getattr(before.flow(), field)
+        ratio = getattr(after.flow_coefficients(), field) / getattr(
+            before.flow_coefficients(), field
+        )
         assert ratio[inside] == pytest.approx(factor)
         assert ratio[~inside] == pytest.approx(1.0)
     for wall in (
@@ -65,7 +70,7 @@ def test_a_run_releases_what_the_fit_found_of_the_law_and_of_the_rate_in_space()
         "release": torch.tensor([0.7]).double(),
         RELEASE_LAW: torch.linspace(-0.5, 0.4, 5).double(),
     }
-    model = TumourModel.of(
+    model = TumourModel.from_maps(
         replace(maps(), pH=6.9 * one + 0.3 * slope, shapes={"release": slope[None]}), fitted
     )
     body = value("T_body") * one
@@ -96,7 +101,7 @@ def test_what_leaves_one_pool_enters_another_or_is_lost(detail: DrugPoolOptions)
     """
     zero = torch.zeros(SHAPE, dtype=torch.float64)
     hot = 0.05 + zero
-    pools = TumourModel.of(maps()).drug(1e-5 + zero, zero, detail, hot, hot)
+    pools = drug_pools(TumourModel.from_maps(maps()), 1e-5 + zero, zero, detail, hot, hot)
     losses = [
         sum(m for (_, q), m in pools.reaction.items() if q == column) + zero
         for column in range(len(pools.names))
@@ -113,7 +118,9 @@ def test_cells_hold_at_equilibrium_what_their_constants_say() -> None:
     """
     tissue = maps()
     neutral = TissueMaps(tissue.tumour, tissue.PS, tissue.phi, tissue.v_p, 7.4 + 0 * tissue.pH)
-    transfer = TumourModel.of(neutral).drug(0 * tissue.PS, 0 * tissue.PS, FULL_POOLS).transfers[0]
+    transfer = drug_pools(
+        TumourModel.from_maps(neutral), 0 * tissue.PS, 0 * tissue.PS, FULL_POOLS
+    ).transfers[0]
     K_in = value("K_i") * value("rho_c") / CELLS_PER_UNIT
     for F in (1e-6, 1e-4, 1e-2):
         U = torch.zeros((len(FULL_POOLS.pools), *SHAPE), dtype=torch.float64)
@@ -126,8 +133,8 @@ def test_every_coefficient_is_in_double_precision() -> None:
     """Two plain numbers under torch.where would be single: the scaling of p_e, Lp and K would hold
     to 1e-8 only.
     """
-    model = TumourModel.of(maps())
-    flow = model.flow()
+    model = TumourModel.from_maps(maps())
+    flow = model.flow_coefficients()
     assert {
         t.dtype for t in (flow.K, flow.LpSV, flow.p_e, flow.LpLSL, model.select_by_tissue(0.1, 0.2))
     } == {torch.float64}

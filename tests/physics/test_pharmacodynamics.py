@@ -122,9 +122,9 @@ def test_quiescent_cells_need_so_much_more_drug_or_time() -> None:
 
 
 def test_constants_are_the_tables_or_a_draw_of_each_with_the_shape_of_the_draws() -> None:
-    table = CellKillParameters.of()
+    table = CellKillParameters.from_values()
     assert table.m == pytest.approx(PARAMETERS["m_hill"].value)
-    drawn = CellKillParameters.of(
+    drawn = CellKillParameters.from_values(
         {"EC50_i": number(1e-13, 1e-12)[:, None], "res_q": number(1.0, 2.0)[:, None]}
     )
     S = hill_survival(number(1e-13, 1e-12, 1e-11), drawn.EC50, drawn.m, drawn.resistance)

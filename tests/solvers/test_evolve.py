@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from nanopinn.physics.drug_pools import FULL_POOLS
+from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
 from nanopinn.physics.formulation_library import FREE
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.pools import PoolAssembler
@@ -31,7 +31,7 @@ def drug(release: float, q: float = 6e-4) -> Interval:
     none = torch.zeros(0, dtype=torch.float64)
     forward = ForwardModel(setting, lambda _: {"q": torch.tensor(q, dtype=torch.float64)})
     flow = forward.flow(none)
-    pools = forward.model(none).drug(flow.J_v, flow.J_L, FULL_POOLS, release + 0 * flow.J_v)
+    pools = drug_pools(forward.model(none), flow.J_v, flow.J_L, FULL_POOLS, release + 0 * flow.J_v)
     return Interval.of(
         0.0,
         6 * HOUR,

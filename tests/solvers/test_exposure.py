@@ -159,7 +159,7 @@ def test_radii_and_shares_are_those_of_a_known_profile() -> None:
     )
     assert float(found.half_distance) == pytest.approx(L * np.log(2), rel=5e-3)
     assert float(found.lethal_radius["peak"]) == pytest.approx(L * np.log(4), rel=5e-3)
-    zones = OxygenSupply.of().zones(cylinders.R_t, R_C)
+    zones = OxygenSupply.from_values().zones(cylinders.R_t, R_C)
     r_h, r_n = float(zones.r_hypoxia), float(zones.r_necrosis)
     lethal = R_C + L * np.log(4)
     assert r_h < lethal < r_n  # some of the killed would be quiescent

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.physics import analytic
-from nanopinn.physics.drug_pools import DrugPoolOptions
+from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
 from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
 from nanopinn.physics.tumour import TissueMaps, TumourModel
 from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
@@ -50,7 +50,9 @@ def clusters(n: int, detail: DrugPoolOptions) -> tuple[PoolCoefficients, Tensor]
 
     one = torch.ones(n, 1, 1, dtype=torch.float64)
     maps = TissueMaps(one, rough(5e-4, 3e-3), rough(0.15, 0.4), rough(0.01, 0.05), rough(6.5, 7.2))
-    return TumourModel.of(maps).drug(0 * one, 0 * one, detail), maps.v_p.flatten() / 0.58
+    return drug_pools(
+        TumourModel.from_maps(maps), 0 * one, 0 * one, detail
+    ), maps.v_p.flatten() / 0.58
 
 
 def plasma(t: float) -> Tensor:

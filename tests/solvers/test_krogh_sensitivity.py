@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanopinn.physics.drug_pools import FULL_POOLS
-from nanopinn.physics.tumour import TissueMaps, TumourModel, default_scalars
+from nanopinn.parameters.model_scalars import default_scalars
+from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
+from nanopinn.physics.tumour import TissueMaps, TumourModel
 from nanopinn.solvers import implicit_stage as stage
 from nanopinn.solvers.derivatives import propagate_tangent, solve_adjoint
 from nanopinn.solvers.evolve import EvolutionResult, Tolerance, integrate_adaptive
@@ -47,9 +48,9 @@ def coefficients(theta: Tensor, hot: bool) -> tuple[tuple[Tensor, ...], Interval
     one = torch.ones(CLUSTERS, 1, 1, dtype=torch.float64)
     maps = TissueMaps(one, rough(5e-4, 3e-3), rough(0.15, 0.4), rough(0.01, 0.05), rough(6.5, 7.2))
     release, carrier, uptake, diffusion = torch.exp(theta)
-    model = TumourModel.of(maps, {"PS_l": default_scalars()["PS_l"] * carrier})
+    model = TumourModel.from_maps(maps, {"PS_l": default_scalars()["PS_l"] * carrier})
     rate = (0.02 if hot else 2e-5) * release * one
-    pools = model.drug(0 * one, 0 * one, FULL_POOLS, rate, 0.1 * rate)
+    pools = drug_pools(model, 0 * one, 0 * one, FULL_POOLS, rate, 0.1 * rate)
     pools = replace(
         pools,
         diffusion=diffusion * pools.diffusion,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nanopinn.physics.analytic import krogh_first_order
-from nanopinn.physics.drug_pools import FULL_POOLS
+from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
 from nanopinn.physics.oxygen import OxygenSupply, oxygen_pressure
 from nanopinn.physics.tumour import TissueMaps, TumourModel
 from nanopinn.solvers.clusters import cluster_mean, cluster_pools, cluster_voxels
@@ -105,7 +105,7 @@ def test_the_tables_tissue_becomes_hypoxic_where_xenografts_do_and_nearer_when_v
     """The table's consumption was set at 115 um from a vessel of a 125 um cylinder (Primeau 2005:
     90 to 140 um).
     """
-    supply = OxygenSupply.of()
+    supply = OxygenSupply.from_values()
     R_t = torch.tensor([100e-6, 125.5e-6, 200e-6], dtype=torch.float64)
     distance = supply.zones(R_t, R_C).r_hypoxia - R_C
     assert float(distance[0]) == pytest.approx(90e-6)  # all of it has oxygen
@@ -127,8 +127,11 @@ def test_groups_are_of_like_voxels_and_their_coefficients_the_means() -> None:
     labels = cluster_voxels(v_p.log()[None], mask, 2, np.random.default_rng(0))
     assert torch.all((labels >= 0) == mask)
     assert len(set(labels[mask & low].tolist())) == len(set(labels[mask & ~low].tolist())) == 1
-    pools = TumourModel.of(TissueMaps(one, 1e-3 * one, 0.3 * one, v_p, 6.8 * one)).drug(
-        1e-4 * one, 0 * one, FULL_POOLS
+    pools = drug_pools(
+        TumourModel.from_maps(TissueMaps(one, 1e-3 * one, 0.3 * one, v_p, 6.8 * one)),
+        1e-4 * one,
+        0 * one,
+        FULL_POOLS,
     )
     grouped = cluster_pools(pools, labels)
     assert grouped.capacity.shape == (7, 2, 1, 1)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.physics.drug_pools import FULL_POOLS
-from nanopinn.physics.tumour import TumourModel, default_scalars
+from nanopinn.parameters.model_scalars import default_scalars
+from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
+from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.derivatives import propagate_tangent, solve_adjoint
 from nanopinn.solvers.evolve import EvolutionResult, Tolerance, integrate_adaptive
 from nanopinn.solvers.forward import ForwardModel
@@ -38,7 +39,7 @@ def intervals_of(release: torch.Tensor, uptake: float) -> list[Interval]:
 
     out = []
     for start, end, rate in ((0.0, HOUR, release), (HOUR, 5 * HOUR, 1e-3 * release)):
-        pools = model.drug(flow.J_v, flow.J_L, FULL_POOLS, rate)
+        pools = drug_pools(model, flow.J_v, flow.J_L, FULL_POOLS, rate)
         pools = replace(
             pools, transfers=tuple(replace(k, uptake=uptake * k.uptake) for k in pools.transfers)
         )

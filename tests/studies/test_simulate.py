@@ -18,7 +18,7 @@ from scipy.integrate import solve_ivp
 from nanopinn import InputError, MapFiles, PhantomSettings, SimulationSettings, run_simulation
 from nanopinn.parameters import value
 from nanopinn.physics.cell_kill import CELLS_PER_UNIT
-from nanopinn.physics.drug_pools import DrugPoolOptions, volume_fractions
+from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools, volume_fractions
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.formulation_library import FREE, PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.heat import TemperatureCourse
@@ -248,8 +248,10 @@ def test_an_emptied_pool_stays_where_its_transporter_can_fill_it() -> None:
     without end.
     """
     one = torch.ones((2, 2, 2), dtype=torch.float64)
-    model = TumourModel.of(TissueMaps(one, one, 0.3 * one, 0.03 * one, 7.4 * one), None, {"P": 0.0})
-    pools = model.drug(0 * one, 0 * one, DrugPoolOptions(carrier=False, saturable=True))
+    model = TumourModel.from_maps(
+        TissueMaps(one, one, 0.3 * one, 0.03 * one, 7.4 * one), None, {"P": 0.0}
+    )
+    pools = drug_pools(model, 0 * one, 0 * one, DrugPoolOptions(carrier=False, saturable=True))
     still = tuple(torch.zeros(s, dtype=torch.float64) for s in ((3, 2, 2), (2, 3, 2), (2, 2, 3)))
     interval = Interval.of(
         0.0,

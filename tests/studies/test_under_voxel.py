@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from nanopinn.parameters import value
-from nanopinn.physics.drug_pools import FULL_POOLS
+from nanopinn.parameters.model_scalars import default_scalars
+from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, THERMOSENSITIVE
 from nanopinn.physics.heat import scheduled_temperature
@@ -21,7 +22,7 @@ from nanopinn.physics.plasma import Dose, SampledPlasmaCurves
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.radiation import RadiationCourse
 from nanopinn.physics.treatment import GivenDose, Heating, Treatment
-from nanopinn.physics.tumour import TissueMaps, TumourModel, default_scalars
+from nanopinn.physics.tumour import TissueMaps, TumourModel
 from nanopinn.solvers.clusters import build_sampled_cluster_model, cluster_pools
 from nanopinn.solvers.krogh_exposure import Exposure
 from nanopinn.solvers.krogh_geometry import MIN_RADIUS_RATIO
@@ -155,14 +156,17 @@ def test_the_model_of_every_draw_at_once_is_the_model_of_each_draw_on_its_voxels
     together = build_sampled_cluster_model(
         maps, LABELS, scalars, values, factors, torch.ones(4, dtype=torch.float64)
     )
-    all_pools = together.drug(J.repeat(4, 1, 1), 0 * J.repeat(4, 1, 1), FULL_POOLS)
+    all_pools = drug_pools(together, J.repeat(4, 1, 1), 0 * J.repeat(4, 1, 1), FULL_POOLS)
     for d in range(4):
         moved, altered, given = (
             {n: v[d] for n, v in of.items()} for of in (scalars, factors, values)
         )
         expected = cluster_pools(
-            TumourModel.of(maps, moved, altered, given).drug(
-                J[CLUSTER].expand(SHAPE), 0 * ONE, FULL_POOLS
+            drug_pools(
+                TumourModel.from_maps(maps, moved, altered, given),
+                J[CLUSTER].expand(SHAPE),
+                0 * ONE,
+                FULL_POOLS,
             ),
             LABELS,
         )
@@ -181,7 +185,7 @@ def test_plasma_of_all_draws_is_each_draws_plasma(formulation: Formulation) -> N
     each = [given.plasma({n: float(v[d]) for n, v in values.items()}) for d in range(4)]
     for kind in ("releasable", "unbound", "retained"):
         curves = [getattr(p, kind)() for p in each]
-        together = SampledPlasmaCurves.of(curves, ONE)
+        together = SampledPlasmaCurves.from_curves(curves, ONE)
         for start, t in (
             (0.0, 0.0),
             (0.0, 600.0),

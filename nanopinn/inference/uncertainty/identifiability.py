@@ -22,7 +22,7 @@ from nanopinn.inference.problem import Linearisation
 from nanopinn.inference.tumour_problem import InverseProblem
 from nanopinn.inference.unknowns import DRUG_ONLY, Unknown, UnknownSet
 from nanopinn.parameters import PARAMETERS
-from nanopinn.physics.tumour import SCALARS
+from nanopinn.parameters.model_scalars import SCALARS
 from nanopinn.solvers.runge_kutta import COARSE_STEP_OPTIONS
 
 Array = NDArray[np.float64]

@@ -22,11 +22,11 @@ from nanopinn.inference.device import on_device
 from nanopinn.inference.saved_fit import FILE, FittedProblem, fit_file_path, load_fit
 from nanopinn.inference.unknowns import UnknownSet
 from nanopinn.parameters import PARAMETERS, Parameter
+from nanopinn.parameters.model_scalars import default_scalars
 from nanopinn.parameters.table import RANGE_INTERPRETATION
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.radiation import RADIATION_FACTOR_SYMBOLS
 from nanopinn.physics.tissue_maps import MARGIN_M
-from nanopinn.physics.tumour import default_scalars
 from nanopinn.solvers.grid import Domain
 from nanopinn.studies.tissue_source import SimulatedTissue, tissue_from_phantom
 

@@ -78,8 +78,10 @@ def cluster_flow(
     found = []
     for i in range(len(draws)):
         here = {name: float(f[i]) for name, f in every.items()}
-        model = TumourModel.of(fine.maps, _tensors(draws.scalars_at_draw(i), tissue.maps.phi), here)
-        flow = model.flow()
+        model = TumourModel.from_maps(
+            fine.maps, _tensors(draws.scalars_at_draw(i), tissue.maps.phi), here
+        )
+        flow = model.flow_coefficients()
         scale = flow.p_e.max()
         # pressure over p_e answers only to the length scale and to normal tissue, so that of the
         # median is near
@@ -126,8 +128,12 @@ def group_tumour_voxels(patient: Patient, n: int, rng: np.random.Generator) -> T
 def _features(patient: Patient) -> Tensor:
     maps = patient.tissue.maps
     setting = Setting(maps, patient.tissue.grid, patient.flow_refine, patient.rim)
-    model = TumourModel.of(setting.flow_setting.maps, _tensors(patient.tissue.scalars, maps.phi))
-    p = solve_pressure(model.flow(), setting.flow_setting.grid, tol=PRESSURE_TOLERANCE).x
+    model = TumourModel.from_maps(
+        setting.flow_setting.maps, _tensors(patient.tissue.scalars, maps.phi)
+    )
+    p = solve_pressure(
+        model.flow_coefficients(), setting.flow_setting.grid, tol=PRESSURE_TOLERANCE
+    ).x
     J_v = average_subcells(model.filtration_and_drainage(p)[0], setting.flow_refine)
     return torch.stack([maps.v_p.clamp_min(1e-3).log(), maps.PS.log(), maps.pH, J_v])
 

@@ -22,11 +22,12 @@ from scipy.special import ndtri
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS
+from nanopinn.parameters.model_scalars import SCALARS
 from nanopinn.parameters.table import parameter_distribution
 from nanopinn.parameters.units import UM
 from nanopinn.physics.heat import TemperatureCourse
 from nanopinn.physics.treatment import Treatment
-from nanopinn.physics.tumour import SCALARS, TissueMaps
+from nanopinn.physics.tumour import TissueMaps
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results.comparison_result import InputSensitivity
 from nanopinn.solvers.krogh_exposure import KillCriteria

@@ -1,0 +1,402 @@
+"""Parse the entries of a formulation file into a :class:`Formulation`.
+
+Each quantity is the symbol of a row of the parameter table, or a value with unit and source::
+
+    leak = "krel_PLD"
+    leak = {value = 2e-6, unit = "1/s", prior = "lognormal(0.7)", source = "where it was measured"}
+
+Units are those of the table (SI). Another unit is refused, not converted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nanopinn.errors import InputError
+from nanopinn.io.safe_open import is_number
+from nanopinn.parameters import PARAMETERS, Parameter, parse_parameter_row
+from nanopinn.physics.formulation import AcidTrigger, Circulation, Formulation, HeatTrigger
+
+
+@dataclass(frozen=True)
+class QuantitySpecification:
+    """What a quantity is: its unit, what it means, and the values it may have (the ends too, unless
+    it must be positive).
+    """
+
+    unit: str
+    meaning: str
+    low: float = 0.0
+    high: float = math.inf
+    positive: bool = False
+
+    def accepts(self, value: float) -> bool:
+        """Whether it may have a value."""
+        return (
+            self.low <= value <= min(self.high, _LARGEST)
+            and (value == 0 or abs(value) >= _SMALLEST)
+            and not (self.positive and value <= 0)
+        )
+
+
+#: What every carrier's file says.
+CARRIER = {
+    "diameter": QuantitySpecification("m", "diameter of the carrier", 1e-9, 1e-5),
+    "leak": QuantitySpecification(
+        "1/s", "release of the untriggered carrier, in plasma and in tissue"
+    ),
+    "permeability": QuantitySpecification(
+        "1/s", "permeability of the tumour's walls for the carrier, times S/V"
+    ),
+    "transmission": QuantitySpecification(
+        "1", "1 - reflection coefficient of the tumour's walls for the carrier", high=1.0
+    ),
+    "retardation": QuantitySpecification(
+        "1", "velocity of the carrier over that of the interstitial fluid", high=1.0
+    ),
+    "diffusion": QuantitySpecification(
+        "m**2/s", "diffusion coefficient of the carrier in the interstitium"
+    ),
+    "decay": QuantitySpecification("1/s", "decay of the carrier in the interstitium"),
+}
+VOLUME = QuantitySpecification("m**3", "volume of distribution of the carrier", positive=True)
+RATE = QuantitySpecification(
+    "1/s", "rate of a phase at which the carrier leaves plasma, leak included", positive=True
+)
+SHARE = QuantitySpecification(
+    "1", "share of the dose in a phase of the carrier's plasma curve", high=1.0
+)
+ACID = {
+    "k_ref": QuantitySpecification("1/s", "release rate at pH_ref"),
+    "pK": QuantitySpecification("1", "pH of half release", high=14.0),
+    "n": QuantitySpecification("1", "steepness of release along pH", positive=True),
+    "pH_ref": QuantitySpecification("1", "pH at which k_ref is stated", high=14.0),
+}
+HEAT = {
+    "k_hot": QuantitySpecification("1/s", "release rate at T_hot"),
+    "T_m": QuantitySpecification("K", "transition temperature", 273.15, 373.15),
+    "w": QuantitySpecification("K", "width of the transition", positive=True),
+    "T_hot": QuantitySpecification("K", "temperature at which k_hot is stated", 273.15, 373.15),
+}
+TOP_LEVEL_KEYS = (
+    "name",
+    "aliases",
+    "description",
+    "releasable_share",
+    "circulation",
+    "acid",
+    "heat",
+    *CARRIER,
+)
+NAME = re.compile(r"\w[\w .+-]{0,63}")
+#: Numbers beyond these, in SI, are of no drug, and their products leave what a float can hold.
+_SMALLEST, _LARGEST = 1e-60, 1e60
+_MAX_TEXT_LENGTH, _MAX_ALIASES = 500, 10
+#: More phases than any plasma curve was fitted with.
+MAX_PHASES = 8
+OWN_PARAMETER_KEYS = ("value", "unit", "source", "prior", "low", "high")
+Trigger = TypeVar("Trigger", AcidTrigger, HeatTrigger)
+REMEDY = "See docs/formulations for an example."
+
+
+def parse_formulation(entries: Mapping[str, Any], path: str | Path) -> Formulation:
+    """The formulation that a file's entries describe; ``path`` is named in errors.
+
+    Raises:
+        InputError: an entry is missing, unknown or of the wrong type, a symbol is not in the table,
+            a unit is not the quantity's, a value is out of its range, or the carrier leaks more
+            than it loses.
+    """
+    file = _FormulationReader(path, entries)
+    name, description = file.validate_name("name", file.text("name")), file.text("description")
+    if "circulation" not in entries and not {*CARRIER, "acid", "heat", "releasable_share"} & set(
+        entries
+    ):
+        return Formulation(name, description, aliases=file.aliases())
+    quantities: dict[str, Any] = {
+        quantity: file.symbol(quantity, file.entry(quantity), what)
+        for quantity, what in CARRIER.items()
+    }
+    found = Formulation(
+        name,
+        description,
+        file.circulation(),
+        acid=file.trigger("acid", ACID, AcidTrigger),
+        heat=file.trigger("heat", HEAT, HeatTrigger),
+        releasable_share=file.share(),
+        aliases=file.aliases(),
+        **quantities,
+        own_parameters=tuple(file.own_parameters),
+    )
+    if not (leaked := found.leaked_fraction()) <= 1:
+        raise InputError(
+            "the carrier leaks more than it loses",
+            file=path,
+            field="leak",
+            found=f"{leaked:.3g} times its dose",
+            expected="at most the dose",
+            remedy="Rates of the circulation are of all that leaves plasma, the leak included.",
+        )
+    return found
+
+
+class _FormulationReader:
+    """Entries of one file, and the parameters that they state themselves."""
+
+    def __init__(self, path: str | Path, entries: Mapping[str, Any]) -> None:
+        self.path, self.entries, self.own_parameters = path, entries, list[Parameter]()
+        self._check_keys(entries, TOP_LEVEL_KEYS, "")
+
+    def _check_keys(self, entries: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+        for key in entries:
+            if key not in known:
+                remedy = (
+                    "Write transmission, which is 1 - reflection."
+                    if key == "reflection"
+                    else REMEDY
+                )
+                raise self.input_error(
+                    "an entry is not known", f"{where}{key}", entries[key], ", ".join(known), remedy
+                )
+
+    def input_error(
+        self, problem: str, field: str, found: object, expected: str, remedy: str = REMEDY
+    ) -> InputError:
+        return InputError(
+            f"{problem} in the formulation",
+            file=self.path,
+            field=field,
+            found=found,
+            expected=expected,
+            remedy=remedy,
+        )
+
+    def entry(self, key: str) -> Any:
+        if key not in self.entries:
+            raise self.input_error(
+                "a quantity is missing",
+                key,
+                None,
+                "a symbol of the parameter table, or {value, unit, source}",
+            )
+        return self.entries[key]
+
+    def table(self, key: str, known: tuple[str, ...]) -> Mapping[str, Any]:
+        found = self.entry(key)
+        if not isinstance(found, dict):
+            raise self.input_error("an entry has the wrong type", key, found, f"a table [{key}]")
+        self._check_keys(found, known, f"{key}.")
+        return found
+
+    def text(self, key: str) -> str:
+        found = self.entry(key)
+        if (
+            not isinstance(found, str)
+            or not found.strip()
+            or not found.strip().isprintable()
+            or len(found) > _MAX_TEXT_LENGTH
+        ):
+            raise self.input_error(
+                "an entry has the wrong type",
+                key,
+                found,
+                f"a text on one line, of at most {_MAX_TEXT_LENGTH} characters",
+            )
+        return found.strip()
+
+    def aliases(self) -> tuple[str, ...]:
+        found = self.entries.get("aliases", [])
+        if (
+            not isinstance(found, list)
+            or not all(isinstance(a, str) for a in found)
+            or len(found) > _MAX_ALIASES
+        ):
+            raise self.input_error(
+                "an entry has the wrong type",
+                "aliases",
+                found,
+                f"a list of at most {_MAX_ALIASES} texts",
+            )
+        return tuple(self.validate_name("aliases", a) for a in found)
+
+    def validate_name(self, key: str, found: str) -> str:
+        """A name that may stand for a folder: results of an arm are written under it."""
+        if not NAME.fullmatch(found):
+            raise self.input_error(
+                "a name cannot be used",
+                key,
+                found,
+                "letters, digits, spaces and - _ + . after a letter or digit",
+            )
+        return found
+
+    def share(self) -> float:
+        found = self.entries.get("releasable_share", 1.0)
+        if not is_number(found) or not 0 <= found <= 1:
+            raise self.input_error(
+                "the share of carriers that release is no share",
+                "releasable_share",
+                found,
+                "0 to 1",
+            )
+        return float(found)
+
+    def circulation(self) -> Circulation:
+        found = {"shares": [], **self.table("circulation", ("volume", "rates", "shares"))}
+        for key in ("volume", "rates"):
+            if key not in found:
+                raise self.input_error(
+                    "a quantity is missing",
+                    f"circulation.{key}",
+                    None,
+                    VOLUME.meaning if key == "volume" else RATE.meaning,
+                )
+        volume = self.symbol("circulation.volume", found["volume"], VOLUME)
+        rates, shares = (
+            self._parse_symbol_list("rates", found["rates"], RATE),
+            self._parse_symbol_list("shares", found["shares"], SHARE),
+        )
+        total = sum(self._parameter_value(s) for s in shares)
+        if len(shares) != len(rates) - 1 or total > 1:
+            problem = "the shares of the plasma curve do not fit its rates"
+            said = f"{len(shares)} shares with a sum of {total:g} for {len(rates)} rates"
+            raise self.input_error(
+                problem,
+                "circulation.shares",
+                said,
+                "one less than rates, of the sum 1 or less: the last phase has the rest",
+            )
+        return Circulation(volume, rates, shares)
+
+    def _parse_symbol_list(
+        self, key: str, found: Any, what: QuantitySpecification
+    ) -> tuple[str, ...]:
+        if not isinstance(found, list) or len(found) > MAX_PHASES:
+            raise self.input_error(
+                "an entry has the wrong type",
+                f"circulation.{key}",
+                found,
+                f"a list of at most {MAX_PHASES}",
+            )
+        return tuple(
+            self.symbol(f"circulation.{key}.{i + 1}", entry, what) for i, entry in enumerate(found)
+        )
+
+    def trigger(
+        self, key: str, quantities: Mapping[str, QuantitySpecification], kind: type[Trigger]
+    ) -> Trigger | None:
+        if key not in self.entries:
+            return None
+        found = self.table(key, tuple(quantities))
+        for quantity, what in quantities.items():
+            if quantity not in found:
+                raise self.input_error(
+                    "a quantity is missing", f"{key}.{quantity}", None, what.meaning
+                )
+        return kind(
+            **{
+                quantity: self.symbol(f"{key}.{quantity}", found[quantity], what)
+                for quantity, what in quantities.items()
+            }
+        )
+
+    def symbol(self, field: str, entry: Any, what: QuantitySpecification) -> str:
+        """The symbol under which a quantity's number is found."""
+        if isinstance(entry, str):
+            return self._check_table_symbol(field, entry, what)
+        if isinstance(entry, dict):
+            return self._add_own_parameter(field, entry, what)
+        example = (
+            f'{field.split(".")[-1]} = {{value = {entry}, unit = "{what.unit}", source = "..."}}'
+        )
+        raise self.input_error(
+            "a quantity needs its unit and source",
+            field,
+            entry,
+            "a symbol of the table, or a table",
+            f"Write {example}.",
+        )
+
+    def _check_table_symbol(self, field: str, symbol: str, what: QuantitySpecification) -> str:
+        if symbol not in PARAMETERS:
+            raise self.input_error(
+                "a symbol is not in the parameter table",
+                field,
+                symbol,
+                "a symbol, or {value, unit, source}",
+            )
+        if (unit := PARAMETERS[symbol].unit) != what.unit:
+            raise self.input_error(
+                "a parameter has another unit than the quantity",
+                field,
+                f"{symbol} in {unit}",
+                what.unit,
+            )
+        return symbol
+
+    def _add_own_parameter(
+        self, field: str, entry: Mapping[str, Any], what: QuantitySpecification
+    ) -> str:
+        self._check_keys(entry, OWN_PARAMETER_KEYS, f"{field}.")
+        for key in ("value", "unit", "source"):
+            if key not in entry:
+                raise self.input_error(
+                    "a quantity lacks an entry", f"{field}.{key}", None, "value, unit and source"
+                )
+        for key in ("source", "prior"):
+            if key in entry and not (
+                isinstance(entry[key], str)
+                and entry[key].isprintable()
+                and len(entry[key]) <= _MAX_TEXT_LENGTH
+            ):
+                raise self.input_error(
+                    "an entry has the wrong type",
+                    f"{field}.{key}",
+                    entry[key],
+                    "a text on one line",
+                )
+        numbers = {key: entry[key] for key in ("value", "low", "high") if key in entry}
+        for key, number in numbers.items():
+            if not is_number(number) or not what.accepts(number):
+                low = "above 0" if what.positive else f"{what.low:g}"
+                raise self.input_error(
+                    "a number cannot be used",
+                    f"{field}.{key}",
+                    number,
+                    f"{low} to {what.high:g} {what.unit} ({what.meaning})",
+                )
+        if entry["unit"] != what.unit:
+            raise self.input_error(
+                "a unit is not the quantity's",
+                f"{field}.unit",
+                entry["unit"],
+                what.unit,
+                "Convert the number.",
+            )
+        row = {
+            **{
+                key: repr(float(numbers[key])) if key in numbers else ""
+                for key in ("value", "low", "high")
+            },
+            "symbol": f"{self.text('name')}.{field}",
+            "name": what.meaning,
+            "unit": what.unit,
+            "prior": entry.get("prior", ""),
+            "tissue": self.text("name"),
+            "source": entry["source"],
+            "verified": "memory",
+        }
+        self.own_parameters.append(parse_parameter_row(row, str(self.path)))
+        return row["symbol"]
+
+    def _parameter_value(self, symbol: str) -> float:
+        return (
+            {p.symbol: p.value for p in self.own_parameters}[symbol]
+            if symbol not in PARAMETERS
+            else PARAMETERS[symbol].value
+        )
