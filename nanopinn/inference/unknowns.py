@@ -18,8 +18,8 @@ from torch import Tensor
 from nanopinn.errors import InputError
 from nanopinn.inference.basis import FunctionUnknown
 from nanopinn.parameters import PARAMETERS
-from nanopinn.parameters.units import MMHG
 from nanopinn.parameters.model_scalars import SCALARS, default_scalars, release_multiplier_name
+from nanopinn.parameters.units import MMHG
 from nanopinn.results.fit_result import ScalarEstimate
 
 Array = NDArray[np.float64]
