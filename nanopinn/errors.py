@@ -1,7 +1,13 @@
-"""The exceptions a user may see; each knows its exit code and reads as one paragraph."""
+"""The exceptions a user may see; each has its exit code and reads as one paragraph.
+
+Messages name parameters of the Python API in backticks. The command line and the napari panel
+replace these names by the option or the label that stands for the parameter.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +16,23 @@ from typing import Any
 _MAX_DETAIL_CHARACTERS, _MAX_SENTENCE_CHARACTERS = 300, 2000
 
 
+#: A parameter in backticks, dotted where it is nested, with a value or without one.
+_PARAMETER = re.compile(r"`([A-Za-z_][\w.]*)(?:=([^`]*))?`")
+#: Files whose keys are fields of their own: they keep their names wherever the error is shown.
+_KEYED_SUFFIXES = (".toml", ".json", ".tsv", ".csv")
+
+
 def format_on_one_line(content: Any, max_characters: int = _MAX_SENTENCE_CHARACTERS) -> str:
-    """Something a user gave, as printable characters of one line: names and values may hold
-    anything, a terminal's commands too.
+    """Format any value as printable characters of one line.
+
+    Names and values that a user gave may contain anything, such as control sequences of a terminal.
+
+    Args:
+        content: the value.
+        max_characters: length at which the text is cut.
+
+    Returns:
+        The text, with unprintable characters escaped.
     """
     try:
         text = str(content)
@@ -33,16 +53,16 @@ class NanopinnError(Exception):
 
 
 class InputError(NanopinnError):
-    """Something the user gave cannot be used; says which file and field, what was found and what to
-    do.
+    """An input that cannot be used, with the file, the field, the value and the remedy.
 
     Args:
         problem: what is wrong, as a clause ("the series has no frame times").
         file: the file concerned.
-        field: the key, option or quantity concerned.
+        field: the parameter of the API, the key of the file or the quantity concerned; several are
+            separated by ", ".
         found: the value found.
         expected: the value expected.
-        remedy: what the user can do, as a sentence.
+        remedy: what the user can do, as a sentence; parameters stand in backticks.
     """
 
     exit_code = 3
@@ -88,24 +108,89 @@ class InputError(NanopinnError):
 
 
 class OutputError(NanopinnError):
-    """The result cannot be written where it was asked for."""
+    """The result cannot be written to the requested place."""
 
     exit_code = 4
 
 
 class CheckFailedError(NanopinnError):
-    """The answer is written, but finite volumes do not confirm it."""
+    """The result is written, but the finite-volume check failed."""
 
     exit_code = 5
 
 
 class PartialCohortError(NanopinnError):
-    """The answer is written, but not every study of the cohort has a result that was confirmed."""
+    """The cohort's result is written, but a study has no result or failed its check."""
 
     exit_code = 6
 
 
 class StoppedError(NanopinnError):
-    """The user, or the system, stopped the work; says what is kept."""
+    """The user or the system stopped the run; the message says what is kept."""
 
     exit_code = 130
+
+
+def replace_parameter_names(text: str, names: Mapping[str, str]) -> str:
+    """Replace parameters in backticks by other names for them.
+
+    Args:
+        text: a message, such as "Give `t1` or `vfa`."
+        names: name to show for each parameter; a parameter that is not in it stays as it is. A
+            dotted name such as `cest_options.agent` is looked up as a whole, then by its last part.
+
+    Returns:
+        The message; "`t1=1.4`" becomes the name, a space and the value.
+    """
+
+    def shown(match: re.Match[str]) -> str:
+        name = _find_name(match[1], names)
+        if name is None:
+            return match[0]
+        given = match[2]
+        return name if given in (None, "True") else f"{name} {given.strip(chr(39) + chr(34))}"
+
+    return _PARAMETER.sub(shown, text)
+
+
+def format_error(error: NanopinnError, names: Mapping[str, str]) -> str:
+    """The message of an error with other names for the API's parameters.
+
+    Args:
+        error: the error.
+        names: name to show for each parameter, such as an option of a command.
+
+    Returns:
+        The message as one paragraph. Values and files are shown as they were given.
+    """
+    if not isinstance(error, InputError):
+        return replace_parameter_names(str(error), names)
+    problem, expected, remedy = (
+        None if text is None else replace_parameter_names(text, names)
+        for text in (error.problem, error.expected, error.remedy)
+    )
+    keyed = error.file is not None and error.file.lower().endswith(_KEYED_SUFFIXES)
+    field = error.field if keyed else _replace_field(error.field, names)
+    return str(
+        InputError(
+            problem or "",
+            file=error.file,
+            field=field,
+            found=error.found,
+            expected=expected,
+            remedy=remedy,
+        )
+    )
+
+
+def _find_name(parameter: str, names: Mapping[str, str]) -> str | None:
+    """Name of a parameter, or of the last part of a dotted one."""
+    return names.get(parameter, names.get(parameter.rpartition(".")[2]))
+
+
+def _replace_field(field: str | None, names: Mapping[str, str]) -> str | None:
+    """A field whose parts are parameters, with or without backticks."""
+    if field is None:
+        return None
+    parts = replace_parameter_names(field, names).split(", ")
+    return ", ".join(_find_name(part, names) or part for part in parts)

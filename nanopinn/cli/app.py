@@ -87,7 +87,9 @@ def maps(
 def phantom(
     out: Out,
     seed: Annotated[int, typer.Option(help="Of anatomy, parameters and noise.")] = 0,
-    length_scale: Annotated[float | None, typer.Option(help="l, mm; drawn if absent.")] = None,
+    length_scale_mm: Annotated[
+        float | None, typer.Option("--length-scale", help="l, mm; drawn if absent.")
+    ] = None,
     shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels.")] = (24, 24, 12),
     snr: Annotated[
         float, typer.Option(help="Baseline signal over noise, per voxel and frame.")
@@ -122,7 +124,7 @@ def phantom(
 
     given = {
         "seed": seed,
-        "length_scale_mm": length_scale,
+        "length_scale_mm": length_scale_mm,
         "shape": shape,
         "snr": snr,
         "drug_noise": drug_noise,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from types import FrameType
 
@@ -53,10 +54,13 @@ def main() -> None:
 
 def _run_command() -> tuple[int, str]:
     """Exit code of the command, and what is left to say."""
+    options: Mapping[str, str] = {}
     try:
         from nanopinn.cli.app import app
+        from nanopinn.cli.error_text import find_command_options
         from nanopinn.cli.options import expand_multivalue_options
 
+        options = find_command_options(app, sys.argv[1:])
         app(expand_multivalue_options(sys.argv[1:]))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
@@ -66,6 +70,6 @@ def _run_command() -> tuple[int, str]:
     except Exception as error:
         from nanopinn.cli.exit_status import CommandStatus
 
-        ending = CommandStatus.of(error)
+        ending = CommandStatus.of(error, options)
         return ending.exit_code, ending.message
     return 0, ""

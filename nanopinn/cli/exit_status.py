@@ -12,11 +12,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
 
-from nanopinn.errors import CheckFailedError, InputError, NanopinnError, OutputError, StoppedError
+from nanopinn.cli.error_text import map_parameters_to_options
+from nanopinn.errors import (
+    CheckFailedError,
+    InputError,
+    NanopinnError,
+    OutputError,
+    StoppedError,
+    format_error,
+)
 
 _HELP = (
     "Write how the run ended to this JSON file, and exit with 0 unless it could not write (4) or"
@@ -40,10 +49,17 @@ class CommandStatus:
     message: str
 
     @classmethod
-    def of(cls, error: Exception) -> CommandStatus:
-        """What is told of an error, be it the user's, the system's or ours."""
+    def of(
+        cls, error: Exception, options: Mapping[str, str] = MappingProxyType({})
+    ) -> CommandStatus:
+        """The exit code and the message of an error.
+
+        Args:
+            error: an error of the input, of the system or of the package.
+            options: option of each parameter of the command that ran.
+        """
         if isinstance(error, NanopinnError):
-            return cls(error.exit_code, str(error))
+            return cls(error.exit_code, format_error(error, options))
         if _is_out_of_memory(error):
             return cls(
                 1,
@@ -116,7 +132,8 @@ def with_verdict_option(command: str) -> Callable[[Callable[..., str]], Callable
             if verdict is None:
                 run(**given)
             else:
-                _run_and_record(verdict, command, lambda: run(**given))
+                shown = map_parameters_to_options(run_with_verdict)
+                _run_and_record(verdict, command, lambda: run(**given), shown)
 
         known = inspect.signature(run, eval_str=True).parameters.values()
         option = inspect.Parameter(
@@ -134,7 +151,9 @@ def with_verdict_option(command: str) -> Callable[[Callable[..., str]], Callable
     return decorate
 
 
-def _run_and_record(file: Path, command: str, run: Callable[[], str]) -> None:
+def _run_and_record(
+    file: Path, command: str, run: Callable[[], str], options: Mapping[str, str]
+) -> None:
     """Run, and write the verdict; what is no verdict goes on as it is."""
     from nanopinn.io.volumes import write_json
 
@@ -145,7 +164,7 @@ def _run_and_record(file: Path, command: str, run: Callable[[], str]) -> None:
     except (typer.Exit, OutputError, StoppedError):
         raise
     except Exception as error:
-        ending = CommandStatus.of(error)
+        ending = CommandStatus.of(error, options)
         typer.echo(ending.message, err=True)
     write_json(file, asdict(RunRecord.of(ending, command, time.perf_counter() - began)))
 
@@ -194,14 +213,20 @@ def locate_checkpoint_folder(out: Path) -> Path:
 
 
 @contextmanager
-def record_interruption(checkpoint_folder: Path) -> Iterator[None]:
-    """Say how to go on with work that ends early, and write why it did into the folder of its
-    states, if it has got so far.
+def record_interruption(
+    checkpoint_folder: Path, command: Callable[..., Any] | None = None
+) -> Iterator[None]:
+    """Say how to resume a run that ends early, and write the reason into its checkpoint folder.
+
+    Args:
+        checkpoint_folder: where the run keeps its states; nothing is written while there is none.
+        command: the command that runs, whose options the reason names.
 
     Raises:
         StoppedError: the work was stopped.
         OutputError: it could not be written.
     """
+    options = {} if command is None else map_parameters_to_options(command)
     try:
         yield
     except KeyboardInterrupt as error:
@@ -210,17 +235,18 @@ def record_interruption(checkpoint_folder: Path) -> Iterator[None]:
         _write_failure(
             checkpoint_folder,
             stopped := StoppedError(f"Interrupted. {_resume_hint(checkpoint_folder)}"),
+            options,
         )
         raise stopped from error
     except OutputError as error:
-        _write_failure(checkpoint_folder, error)
+        _write_failure(checkpoint_folder, error, options)
         raise OutputError(
             f"{error} {_resume_hint(checkpoint_folder)}"
             if checkpoint_folder.exists()
             else str(error)
         ) from error
     except Exception as error:
-        _write_failure(checkpoint_folder, error)
+        _write_failure(checkpoint_folder, error, options)
         raise
 
 
@@ -231,13 +257,13 @@ def _resume_hint(checkpoint_folder: Path) -> str:
     )
 
 
-def _write_failure(checkpoint_folder: Path, error: Exception) -> None:
+def _write_failure(checkpoint_folder: Path, error: Exception, options: Mapping[str, str]) -> None:
     from nanopinn.inference.checkpoint import FAILURE_FILE
     from nanopinn.io.volumes import write_json
 
     if not checkpoint_folder.is_dir():
         return
-    ending = CommandStatus.of(error)
+    ending = CommandStatus.of(error, options)
     with suppress(OutputError):  # the disk may be what failed
         write_json(
             checkpoint_folder / FAILURE_FILE,

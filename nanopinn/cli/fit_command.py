@@ -127,7 +127,10 @@ def fit(
     settings = build_settings(FitSettings, "fit", config, given)
     checkpoint_folder = locate_checkpoint_folder(out)
     report_limits = None if quiet else partial(typer.echo, err=True)
-    with reserve_output_folder(out, overwrite=overwrite), record_interruption(checkpoint_folder):
+    with (
+        reserve_output_folder(out, overwrite=overwrite),
+        record_interruption(checkpoint_folder, fit),
+    ):
         with progress_display(quiet, verbose) as progress:
             study = run_fit(
                 inputs,

@@ -54,6 +54,18 @@ _REGISTER_HELP = (
     " affine; none (default) goes by their affines."
 )
 
+#: Sidecar key that each of these parameters overrides: `overrides.FlipAngle` of the Python API.
+OVERRIDE_KEYS = {
+    "flip_angle": "FlipAngle",
+    "tr": "RepetitionTimeExcitation",
+    "frame_spacing": "RepetitionTime",
+    "relaxivity": "ContrastRelaxivity",
+    "dose": "ContrastDose",
+    "baseline_frames": "BaselineFrames",
+    "bolus_arrival": "BolusArrivalTime",
+    "hematocrit": "Hematocrit",
+}
+
 #: Options that take every value up to the next option: files as a shell's wildcard gives them,
 #: names.
 MULTIVALUE_OPTIONS = (
@@ -135,15 +147,18 @@ def build_imaging_inputs(
     cest_power2: Annotated[
         Path | None, typer.Option(help="Z-spectra at another power, for agents with one frequency.")
     ] = None,
-    offsets: Annotated[
+    cest_offsets: Annotated[
         Path | None,
         typer.Option(
-            help="TSV/CSV of saturation offsets: offset_ppm or offset_Hz, one per volume."
+            "--offsets",
+            help="TSV/CSV of saturation offsets: offset_ppm or offset_Hz, one per volume.",
         ),
     ] = None,
-    b0: Annotated[
+    cest_b0: Annotated[
         Path | None,
-        typer.Option(help="Map of water's place for CEST, ppm; found in the spectra if absent."),
+        typer.Option(
+            "--b0", help="Map of water's place for CEST, ppm; found in the spectra if absent."
+        ),
     ] = None,
     agent: Annotated[
         str | None, typer.Option(help="CEST agent: iopamidol (default), or a TOML file.")
@@ -185,12 +200,17 @@ def build_imaging_inputs(
         str | None, typer.Option(help="Signal to concentration: spgr (exact, default) or linear.")
     ] = None,
     aif: Annotated[str | None, typer.Option(help=_AIF_HELP)] = None,
-    aif_dispersion: Annotated[
-        float | None, typer.Option(help="Mixing time of the arterial input before the tissue, s.")
-    ] = None,
-    blood_t1: Annotated[
+    aif_dispersion_s: Annotated[
         float | None,
-        typer.Option(help="Native T1 of blood, s, for an arterial input measured in the scan."),
+        typer.Option(
+            "--aif-dispersion", help="Mixing time of the arterial input before the tissue, s."
+        ),
+    ] = None,
+    blood_t1_s: Annotated[
+        float | None,
+        typer.Option(
+            "--blood-t1", help="Native T1 of blood, s, for an arterial input measured in the scan."
+        ),
     ] = None,
     delay: Annotated[
         str | None,
@@ -235,23 +255,23 @@ def build_imaging_inputs(
     from nanopinn.imaging.inputs import ImagingInputs
 
     overrides = {
-        "FlipAngle": flip_angle,
-        "RepetitionTimeExcitation": tr,
-        "RepetitionTime": frame_spacing,
-        "ContrastRelaxivity": relaxivity,
-        "ContrastDose": dose,
-        "BaselineFrames": baseline_frames,
-        "BolusArrivalTime": bolus_arrival,
-        "Hematocrit": hematocrit,
+        "flip_angle": flip_angle,
+        "tr": tr,
+        "frame_spacing": frame_spacing,
+        "relaxivity": relaxivity,
+        "dose": dose,
+        "baseline_frames": baseline_frames,
+        "bolus_arrival": bolus_arrival,
+        "hematocrit": hematocrit,
     }
-    stated = {k: v for k, v in overrides.items() if v is not None}
+    stated = {OVERRIDE_KEYS[k]: v for k, v in overrides.items() if v is not None}
     given = {
         "dce": dce,
         "cest": cest,
         "cest_pre": cest_pre,
         "cest_power2": cest_power2,
-        "cest_offsets": offsets,
-        "cest_b0": b0,
+        "cest_offsets": cest_offsets,
+        "cest_b0": cest_b0,
         "agent": agent,
         "cest_contrast": cest_contrast,
         "ph_calibration": ph_calibration,
@@ -265,8 +285,8 @@ def build_imaging_inputs(
         "b1": b1,
         "relation": relation,
         "aif": aif,
-        "aif_dispersion_s": aif_dispersion,
-        "blood_t1_s": blood_t1,
+        "aif_dispersion_s": aif_dispersion_s,
+        "blood_t1_s": blood_t1_s,
         "delay": _number_or_text(delay),
         "motion": motion,
         "assume_ph": assume_ph,

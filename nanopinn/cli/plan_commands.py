@@ -31,7 +31,9 @@ def plan(
         list[float] | None, typer.Option(help="Voxel size, one or three (0.5).")
     ] = None,
     frames: Annotated[int | None, typer.Option(help="Of the DCE series (60).")] = None,
-    frame_spacing: Annotated[float | None, typer.Option(help="s (10).")] = None,
+    frame_spacing_s: Annotated[
+        float | None, typer.Option("--frame-spacing", help="s (10).")
+    ] = None,
     snr: Annotated[
         float | None, typer.Option(help="Baseline signal over noise, per voxel and frame (60).")
     ] = None,
@@ -52,15 +54,17 @@ def plan(
     drug: Annotated[
         list[str] | None, typer.Option(help=f"Drug images of the protocol: {_IMAGE}.")
     ] = None,
-    candidate: Annotated[
+    candidates: Annotated[
         list[str] | None,
-        typer.Option(help="Images to weigh (encapsulated and released, 0.5 to 72 h)."),
+        typer.Option(
+            "--candidate", help="Images to weigh (encapsulated and released, 0.5 to 72 h)."
+        ),
     ] = None,
     image_noise: Annotated[
         float | None,
         typer.Option(help="Of images without their own, over their largest value (0.05)."),
     ] = None,
-    source: Annotated[
+    folder: Annotated[
         Path | None,
         typer.Option(
             "--from", help="Result folder of a fit: what would an image add for this patient?"
@@ -97,7 +101,7 @@ def plan(
         "tumour_mm": tumour_mm,
         "voxel_mm": voxel_mm,
         "frames": frames,
-        "frame_spacing_s": frame_spacing,
+        "frame_spacing_s": frame_spacing_s,
         "snr": snr,
         "t1_noise": t1_noise,
         "aif": aif,
@@ -107,10 +111,10 @@ def plan(
         "drug": drug,
         "preset": preset,
     }
-    _refuse_protocol_with_result(source, scan)
+    _refuse_protocol_with_result(folder, scan)
     given = {
         **scan,
-        "candidates": candidate,
+        "candidates": candidates,
         "image_noise": image_noise,
         "draws": draws,
         "seed": seed,
@@ -119,7 +123,7 @@ def plan(
     settings = build_settings(PlanSettings, "plan", config, given)
     with reserve_table_file(out, overwrite=overwrite):
         with progress_display(quiet, verbose) as progress:
-            found = plan_protocol(settings, folder=source, progress=progress)
+            found = plan_protocol(settings, folder=folder, progress=progress)
         typer.echo(found.summary())
         if out is not None:
             dump = settings.model_dump() | {"aif": Path(settings.aif).name}

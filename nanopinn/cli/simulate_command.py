@@ -36,7 +36,7 @@ def simulate(
     schedule: Annotated[
         Path | None, typer.Option(help="What is given and when (TOML); examples in docs/schedules.")
     ] = None,
-    source: Annotated[
+    folder: Annotated[
         Path | None,
         typer.Option("--from", help="Result folder of `nanopinn fit` or `nanopinn maps`."),
     ] = None,
@@ -75,9 +75,9 @@ def simulate(
     refine: Annotated[
         int | None, typer.Option(help="Cells of the flow per voxel edge, 1 to 4 (2).")
     ] = None,
-    rim: Annotated[
+    rim_mm: Annotated[
         float | None,
-        typer.Option(help="Refine only voxels so near to the tumour's edge, mm (all)."),
+        typer.Option("--rim", help="Refine only voxels so near to the tumour's edge, mm (all)."),
     ] = None,
     advection: Annotated[
         str | None, typer.Option(help="fitted (default), central, upwind or limited.")
@@ -94,12 +94,14 @@ def simulate(
         str | None,
         typer.Option(help="Of every arm: 50mg/m2 (default) or 90mg.", rich_help_panel=_ARMS),
     ] = None,
-    body_surface: Annotated[
-        float | None, typer.Option(help="m2 (1.8).", rich_help_panel=_ARMS)
+    body_surface_m2: Annotated[
+        float | None, typer.Option("--body-surface", help="m2 (1.8).", rich_help_panel=_ARMS)
     ] = None,
-    infusion: Annotated[
+    infusion_min: Annotated[
         float | None,
-        typer.Option(help="Minutes of infusion; 0 (default): a bolus.", rich_help_panel=_ARMS),
+        typer.Option(
+            "--infusion", help="Minutes of infusion; 0 (default): a bolus.", rich_help_panel=_ARMS
+        ),
     ] = None,
     heat: Annotated[str | None, typer.Option(help=_HEAT, rich_help_panel=_ARMS)] = None,
     heat_all: Annotated[
@@ -113,10 +115,12 @@ def simulate(
             rich_help_panel=_ARMS,
         ),
     ] = None,
-    heating_times: Annotated[
+    heating_min: Annotated[
         str | None,
         typer.Option(
-            help="Lengths of the heating to compare, min (15,30,60; none).", rich_help_panel=_ARMS
+            "--heating-times",
+            help="Lengths of the heating to compare, min (15,30,60; none).",
+            rich_help_panel=_ARMS,
         ),
     ] = None,
     radiation: Annotated[
@@ -132,8 +136,8 @@ def simulate(
             rich_help_panel=_ARMS,
         ),
     ] = None,
-    end: Annotated[
-        float | None, typer.Option(help="Hours simulated (72).", rich_help_panel=_ARMS)
+    end_h: Annotated[
+        float | None, typer.Option("--end", help="Hours simulated (72).", rich_help_panel=_ARMS)
     ] = None,
     draws: Annotated[
         int | None,
@@ -145,9 +149,11 @@ def simulate(
         int | None,
         typer.Option(help="Groups of voxels resolved around a vessel (8).", rich_help_panel=_ARMS),
     ] = None,
-    limit: Annotated[
+    limit_um: Annotated[
         float | None,
-        typer.Option(help="Distance from the vessel asked about, um (50).", rich_help_panel=_ARMS),
+        typer.Option(
+            "--limit", help="Distance from the vessel asked about, um (50).", rich_help_panel=_ARMS
+        ),
     ] = None,
     lethal: Annotated[
         float | None,
@@ -196,24 +202,24 @@ def simulate(
     of_arms: dict[str, Any] = {
         "arms": _split_list(arms),
         "dose": dose,
-        "body_surface_m2": body_surface,
-        "infusion_min": infusion,
+        "body_surface_m2": body_surface_m2,
+        "infusion_min": infusion_min,
         "heat": _split_list(heat),
         "heat_all": heat_all,
         "heat_effects": heat_effects,
-        "heating_min": _parse_minutes(heating_times),
+        "heating_min": _parse_minutes(heating_min),
         "radiation": _split_list(radiation),
         "radiation_from": radiation_from,
-        "end_h": end,
+        "end_h": end_h,
         "draws": draws,
         "groups": groups,
-        "limit_um": limit,
+        "limit_um": limit_um,
         "lethal": lethal,
         "sensitivity": sensitivity,
     }
     if arms is not None:
         refused = {
-            "--rim": rim,
+            "--rim": rim_mm,
             "--advection": advection,
             "--ktrans": maps,
             "--assume-ph": assume_ph,
@@ -226,7 +232,7 @@ def simulate(
         return _compare(
             settings,
             schedule,
-            source,
+            folder,
             drawn,
             out,
             resume=going_on,
@@ -249,12 +255,12 @@ def simulate(
             expected="a schedule file, or --arms",
             remedy="See docs/schedules for examples, or compare --arms free,pld,tsl.",
         )
-    given = {**numerical, "rim_mm": rim, "advection": advection, "assume_ph": assume_ph}
+    given = {**numerical, "rim_mm": rim_mm, "advection": advection, "assume_ph": assume_ph}
     single = build_settings(SimulationSettings, "simulate", config, given)
     return _run_one(
         single,
         schedule,
-        source,
+        folder,
         drawn,
         maps,
         out,
@@ -319,7 +325,10 @@ def _compare(
 
     checkpoint_folder = locate_checkpoint_folder(out)
     dump = {"arms": settings.model_dump()} | ({"phantom": phantom.model_dump()} if phantom else {})
-    with reserve_output_folder(out, overwrite=overwrite), record_interruption(checkpoint_folder):
+    with (
+        reserve_output_folder(out, overwrite=overwrite),
+        record_interruption(checkpoint_folder, simulate),
+    ):
         with progress_display(quiet, verbose) as progress:
             found = compare_arms(
                 settings,

@@ -69,7 +69,8 @@ def _open_locked(file: Path, out: Path) -> int:
             handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise OutputError(
-                f"{file.parent} cannot be written: {error.strerror}. Give another folder to --out."
+                f"{file.parent} cannot be written: {error.strerror}. Choose another folder for"
+                " `out`."
             ) from error
         try:
             _lock(handle, out)
@@ -90,12 +91,12 @@ def _lock(handle: int, out: Path) -> None:
     except BlockingIOError as error:
         owner = os.read(handle, 200).decode(errors="replace").strip() or "another process"
         raise OutputError(
-            f"Another run is writing {out} ({owner}). Wait for its end, or give another --out."
+            f"Another run is writing {out} ({owner}). Wait for its end, or choose another `out`."
         ) from error
     except OSError as error:
         if error.errno not in _LOCKING_UNSUPPORTED:
             raise OutputError(
-                f"{out} cannot be locked: {error.strerror}. Give another folder to --out."
+                f"{out} cannot be locked: {error.strerror}. Choose another folder for `out`."
             ) from error
         warnings.warn(
             f"The file system of {out} has no locks: two runs that write there at once are not told"
@@ -168,7 +169,9 @@ def reserve_output_file(out: Path, *, overwrite: bool) -> Iterator[None]:
     with exclusive_lock(out):
         _remove_leftovers(out)
         if out.exists() and not overwrite:
-            raise OutputError(f"{out} exists already. Give another file to --out, or --overwrite.")
+            raise OutputError(
+                f"{out} exists already. Choose another file for `out`, or set `overwrite`."
+            )
         yield
 
 
@@ -176,11 +179,13 @@ def _check_overwrite(out: Path, overwrite: bool) -> None:
     if _is_absent_or_empty(out):
         return
     if not overwrite:
-        raise OutputError(f"{out} exists already. Give another folder to --out, or --overwrite.")
+        raise OutputError(
+            f"{out} exists already. Choose another folder for `out`, or set `overwrite`."
+        )
     if not (out / "provenance.json").is_file():
         raise OutputError(
-            f"{out} is not a result folder and will not be overwritten. Give another folder to"
-            " --out."
+            f"{out} is not a result folder and will not be overwritten. Choose another"
+            " folder for `out`."
         )
 
 

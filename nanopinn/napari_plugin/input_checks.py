@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nanopinn.errors import InputError
-from nanopinn.napari_plugin.notify import replace_options_by_fields
+from nanopinn.napari_plugin.notify import format_for_panel
 from nanopinn.napari_plugin.sources import Source, plugin_metadata
 
 
@@ -43,7 +43,7 @@ def dce(source: Source | None, overrides: Mapping[str, Any]) -> InputCheck:
     try:
         found = load_acquisition(_path(source), frames, _pixdim4(source), overrides)
     except InputError as error:
-        return InputCheck(False, replace_options_by_fields(str(error)))
+        return InputCheck(False, format_for_panel(error))
     t = found.frame_times_s
     if found.is_concentration:
         return InputCheck(True, f"{frames} frames, {t[0]:g} to {t[-1]:g} s; concentration in mM.")
@@ -75,7 +75,7 @@ def mask(source: Source | None, series: Source | None) -> InputCheck:
     try:
         shape = shape_of(source)
     except InputError as error:
-        return InputCheck(False, replace_options_by_fields(str(error)))
+        return InputCheck(False, format_for_panel(error))
     if len(shape) < 3:
         return InputCheck(False, f"{source.name} has {len(shape)} axes; a mask has three.")
     if source.layer is not None and not np.asarray(source.layer.data).any():
@@ -149,7 +149,7 @@ def _check_image_axes(source: Source, axes: tuple[int, ...], expected: str) -> I
     try:
         found = len(shape_of(source))
     except InputError as error:
-        return InputCheck(False, replace_options_by_fields(str(error)))
+        return InputCheck(False, format_for_panel(error))
     return (
         None if found in axes else InputCheck(False, f"{source.name} has {found} axes; {expected}.")
     )

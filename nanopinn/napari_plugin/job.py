@@ -41,11 +41,12 @@ def main() -> None:
 def handle_request(request: dict[str, Any], send: SendMessage) -> None:
     """Do what is asked; whatever goes wrong is said in words."""
     from nanopinn.errors import NanopinnError
+    from nanopinn.napari_plugin.notify import format_for_panel
 
     try:
         send({"done": REQUEST_HANDLERS[request["kind"]](request, _progress(send))})
     except NanopinnError as error:
-        send({"failed": str(error)})
+        send({"failed": format_for_panel(error)})
     except OSError as error:
         send({"failed": f"A file cannot be read or written: {error.strerror or error}."})
     except MemoryError:

@@ -5,35 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Options of the command line, and the fields of the panel that stand for them.
-FIELDS = {
-    "--frame-spacing": "'Frame spacing'",
-    "--flip-angle": "'Flip angle'",
-    "--tr": "'TR'",
-    "--dce": "'DCE series'",
-    "--cest": "'pH or CEST'",
-    "--assume-ph": "'Assumed pH'",
-    "--mask": "'Mask'",
-    "--vfa": "'Flip-angle set'",
-    "--t1": "'T1'",
-    "--drug": "'Drug images'",
-    "--aif": "'Arterial input'",
-    "--engine": "'Engine'",
-    "--preset": "'Preset'",
-    "--device": "'Device'",
-    "--dose": "'Dose'",
-    "--heat": "'Heating'",
-    "--radiation": "'Radiation'",
-    "--arms": "'Arms'",
-    "Give another folder to --out, or --overwrite.": "Choose another folder.",
-    "Give another folder to --out.": "Choose another folder.",
+from nanopinn.errors import NanopinnError, format_error
+
+#: Label in the panel of each parameter of the Python API that has one.
+LABELS = {
+    "frame_spacing": "'Frame spacing'",
+    "overrides.RepetitionTime": "'Frame spacing'",
+    "flip_angle": "'Flip angle'",
+    "overrides.FlipAngle": "'Flip angle'",
+    "tr": "'TR'",
+    "overrides.RepetitionTimeExcitation": "'TR'",
+    "dce": "'DCE series'",
+    "cest": "'pH or CEST'",
+    "assume_ph": "'Assumed pH'",
+    "mask": "'Mask'",
+    "vfa": "'Flip-angle set'",
+    "t1": "'T1'",
+    "drug": "'Drug images'",
+    "aif": "'Arterial input'",
+    "engine": "'Engine'",
+    "preset": "'Preset'",
+    "device": "'Device'",
+    "dose": "'Dose'",
+    "heat": "'Heating'",
+    "radiation": "'Radiation'",
+    "arms": "'Arms'",
 }
+#: What the command line can choose and the panel cannot: `out` is chosen in a dialog.
+_WITHOUT_LABEL = (" for `out`", ", or set `overwrite`")
 
 
-def replace_options_by_fields(text: str) -> str:
-    """A message of the package with the panel's fields in place of options."""
-    for option, field in sorted(FIELDS.items(), key=lambda item: -len(item[0])):
-        text = text.replace(option, field)
+def format_for_panel(error: NanopinnError) -> str:
+    """The message of an error with the labels of the panel in place of parameters."""
+    text = format_error(error, LABELS)
+    for words in _WITHOUT_LABEL:
+        text = text.replace(words, "")
     return text
 
 
@@ -48,18 +54,16 @@ def notify_warning(text: str) -> None:
     """Say what is wrong and what to do."""
     from napari.utils.notifications import show_warning
 
-    show_warning(replace_options_by_fields(text))
+    show_warning(text)
 
 
 @contextmanager
 def notify_errors(doing: str) -> Iterator[None]:
     """Turn whatever goes wrong into one notification."""
-    from nanopinn.errors import NanopinnError
-
     try:
         yield
     except NanopinnError as error:
-        notify_warning(str(error))
+        notify_warning(format_for_panel(error))
     except OSError as error:
         notify_warning(f"{doing} failed: {error.strerror or error}. Nothing was changed.")
     except MemoryError:
