@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
+from nanopinn.io.array_volume import VolumeSource
 from nanopinn.io.safe_open import is_number, parse_number_list
 from nanopinn.io.volumes import read_sidecar, sidecar_path
 from nanopinn.parameters import value
@@ -67,7 +68,7 @@ class DceAcquisition:
 
 
 def load_acquisition(
-    dce: str | Path, frames: int, pixdim4_s: float, overrides: Mapping[str, Any] | None = None
+    dce: VolumeSource, frames: int, pixdim4_s: float, overrides: Mapping[str, Any] | None = None
 ) -> DceAcquisition:
     """Acquisition of a series from its sidecar; overrides win.
 
@@ -76,7 +77,7 @@ def load_acquisition(
     """
     name, notes = sidecar_path(dce), list[str]()
     side = _apply_overrides(read_sidecar(dce), overrides or {})
-    times = _frame_times(side, frames, pixdim4_s, name, Path(dce), notes)
+    times = _frame_times(side, frames, pixdim4_s, name, dce, notes)
     ready = side.get("Units") in CONCENTRATION_UNITS
     tr, flip = (float("nan"), float("nan")) if ready else read_excitation(side, name, notes)
     relaxivity, hematocrit = _relaxivity(side, name, notes), _hematocrit(side, name, notes)
@@ -226,7 +227,12 @@ def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: flo
 
 
 def _frame_times(
-    side: Mapping[str, Any], frames: int, pixdim4_s: float, name: Path, dce: Path, notes: list[str]
+    side: Mapping[str, Any],
+    frames: int,
+    pixdim4_s: float,
+    name: Path,
+    dce: VolumeSource,
+    notes: list[str],
 ) -> Array:
     spacing = _frame_spacing(side, name)
     if "VolumeTiming" in side:
@@ -281,7 +287,7 @@ def _frame_spacing(side: Mapping[str, Any], name: Path) -> float | None:
     return spacing
 
 
-def _require_frame_spacing(pixdim4_s: float, name: Path, dce: Path) -> None:
+def _require_frame_spacing(pixdim4_s: float, name: Path, dce: VolumeSource) -> None:
     remedy = "Write VolumeTiming into the sidecar, or give --frame-spacing SECONDS."
     if not np.isfinite(pixdim4_s) or pixdim4_s <= 0:
         raise InputError(

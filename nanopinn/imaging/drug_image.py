@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import resample, same_grid
 from nanopinn.imaging.registration import Coregistration
+from nanopinn.io.array_volume import VolumeSource
 from nanopinn.io.safe_open import is_number
 from nanopinn.io.volumes import read_map, read_sidecar, sidecar_path
 
@@ -38,7 +39,7 @@ class DrugImage:
 
 
 def load_drug_image(
-    path: Path,
+    path: VolumeSource,
     shape: tuple[int, int, int],
     affine: Array,
     mask: NDArray[np.bool_],

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import resample, same_grid
+from nanopinn.io.array_volume import VolumeSource
 from nanopinn.io.nifti import Orientation
 from nanopinn.io.volumes import read_map
 
@@ -17,7 +16,7 @@ Array = NDArray[np.float64]
 
 
 def load_mask(
-    path: str | Path,
+    path: VolumeSource,
     shape: tuple[int, int, int],
     affine: Array,
     orientation: Orientation | None = None,

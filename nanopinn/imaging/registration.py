@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from scipy.ndimage import shift
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import voxel_coordinates
+from nanopinn.io.array_volume import VolumeSource
 
 Array = NDArray[np.float64]
 TransformKind = Literal["rigid", "affine"]
@@ -277,7 +277,7 @@ class Coregistration:
     method: RegistrationMethod = "none"
 
     def register_scan(
-        self, what: str, image: Array, affine: Array, file: str | Path
+        self, what: str, image: Array, affine: Array, file: VolumeSource
     ) -> tuple[Array, list[str]]:
         """The affine under which a scan lies on the DCE scan, and what is to be said of how it got
         there.
@@ -317,7 +317,7 @@ class Coregistration:
         ]
 
     def _estimate_alignment(
-        self, image: Array, affine: Array, file: str | Path
+        self, image: Array, affine: Array, file: VolumeSource
     ) -> RegistrationResult:
         for name, shown in (("the scan", image), ("the DCE scan", self.anatomy)):
             if np.ptp(np.nan_to_num(shown)) == 0:
@@ -348,7 +348,7 @@ class Coregistration:
         affine: Array,
         found: RegistrationResult,
         gain: float,
-        file: str | Path,
+        file: VolumeSource,
     ) -> None:
         before, after = self._inside(shape, affine), self._inside(shape, found.affine)
         width = sorted(np.array(shape) * np.linalg.norm(affine[:3, :3], axis=0))[1]
@@ -406,7 +406,7 @@ class Coregistration:
         return float(np.linalg.norm(((found.affine - affine) @ corners)[:3], axis=0).max())
 
 
-def _registration_error(problem: str, file: str | Path, found: str, expected: str) -> InputError:
+def _registration_error(problem: str, file: VolumeSource, found: str, expected: str) -> InputError:
     return InputError(
         problem, file=file, field="--register", found=found, expected=expected, remedy=_REMEDY
     )

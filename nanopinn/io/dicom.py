@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nanopinn.errors import InputError
+from nanopinn.io.array_volume import ArrayVolume, VolumeSource
 from nanopinn.io.nifti import read_shape
 from nanopinn.io.safe_open import is_file, is_folder
 from nanopinn.io.volumes import read_header
@@ -22,8 +23,9 @@ _CONVERSION_TIMEOUT_S = 1800.0
 
 
 @contextmanager
-def open_series(path: str | Path) -> Iterator[tuple[Path, list[str]]]:
-    """The 4-D volume of a path, with what was done to get it; a file is itself.
+def open_series(path: VolumeSource) -> Iterator[tuple[Path | ArrayVolume, list[str]]]:
+    """The 4-D volume of a path, with what was done to get it; a file, or a series in memory, is
+    itself.
 
     A folder may hold dcm2niix's output (a NIfTI and its JSON). Failing that it is taken for DICOM
     and converted by dcm2niix, if that is installed, into a folder that is gone afterwards.
@@ -32,6 +34,9 @@ def open_series(path: str | Path) -> Iterator[tuple[Path, list[str]]]:
         InputError: there is no series in the folder, there are several, or dcm2niix is missing or
             fails.
     """
+    if isinstance(path, ArrayVolume):
+        yield path, []
+        return
     path = Path(path)
     if not is_folder(path):
         yield path, []
@@ -46,12 +51,15 @@ def open_series(path: str | Path) -> Iterator[tuple[Path, list[str]]]:
             )
 
 
-def list_scan_files(path: Path) -> list[Path]:
+def list_scan_files(path: VolumeSource) -> list[Path | ArrayVolume]:
     """The files that a path stands for, for provenance; links to folders are not followed.
 
     Raises:
         InputError: a folder with more files than a scan has, or that may not be read.
     """
+    if isinstance(path, ArrayVolume):
+        return [path]
+    path = Path(path)
     if not is_folder(path):
         return [path]
     found: list[Path] = []
@@ -66,7 +74,7 @@ def list_scan_files(path: Path) -> list[Path]:
                 expected="the files of one scan",
                 remedy="Give the folder of that scan alone.",
             )
-    return sorted(found)
+    return list(sorted(found))
 
 
 def _raise_unreadable(error: OSError) -> None:

@@ -293,39 +293,50 @@ def _read_affines(header: Any, path: Path, unit: float) -> dict[str, Array]:
             ) from error
         with np.errstate(over="ignore", invalid="ignore"):
             affine[:3] *= unit
-            lengths = np.linalg.norm(affine[:3, :3], axis=0)
-            volume = abs(np.linalg.det(affine[:3, :3]))
-        if (
-            not np.isfinite(affine).all()
-            or not np.isfinite(volume)
-            or volume <= 1e-6 * lengths.prod()
-        ):
-            raise InputError(
-                "the affine is singular",
-                file=path,
-                field=name,
-                found=np.round(affine[:3], 3).tolist(),
-                expected="three independent axes",
-                remedy="Correct the header.",
-            )
-        if (
-            not lengths.max() <= _LARGEST_MM
-            or not lengths.min() >= _SMALLEST_MM
-            or np.abs(affine[:3, 3]).max() > _MAX_ORIGIN_MM
-        ):
-            raise InputError(
-                "no scanner reaches there",
-                file=path,
-                field=name,
-                found=np.round(affine[:3], 3).tolist(),
-                expected=(
-                    f"voxels of {_SMALLEST_MM:g} to {_LARGEST_MM:g} mm, within"
-                    f" {_MAX_ORIGIN_MM / 1e3:g} m"
-                ),
-                remedy="Correct the header.",
-            )
+        check_affine(affine, path, name)
         found[name] = affine
     return found
+
+
+def check_affine(affine: Array, path: Path, field: str) -> None:
+    """Refuse an affine (RAS mm) that no scan has.
+
+    Args:
+        affine: ``(4, 4)``.
+        path: file, or argument, that the refusal names.
+        field: what the affine is there.
+
+    Raises:
+        InputError: it is not finite, singular, or of impossible size or origin.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        volume = abs(np.linalg.det(affine[:3, :3]))
+    if not np.isfinite(affine).all() or not np.isfinite(volume) or volume <= 1e-6 * lengths.prod():
+        raise InputError(
+            "the affine is singular",
+            file=path,
+            field=field,
+            found=np.round(affine[:3], 3).tolist(),
+            expected="three independent axes",
+            remedy="Correct the header.",
+        )
+    if (
+        not lengths.max() <= _LARGEST_MM
+        or not lengths.min() >= _SMALLEST_MM
+        or np.abs(affine[:3, 3]).max() > _MAX_ORIGIN_MM
+    ):
+        raise InputError(
+            "no scanner reaches there",
+            file=path,
+            field=field,
+            found=np.round(affine[:3], 3).tolist(),
+            expected=(
+                f"voxels of {_SMALLEST_MM:g} to {_LARGEST_MM:g} mm, within"
+                f" {_MAX_ORIGIN_MM / 1e3:g} m"
+            ),
+            remedy="Correct the header.",
+        )
 
 
 def _check_consistent_geometry(forms: dict[str, Array], pixdim: Array, path: Path) -> None:

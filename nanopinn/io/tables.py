@@ -12,11 +12,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
+from nanopinn.io.array_volume import ArrayVolume, hash_array
 from nanopinn.io.safe_open import read_text
 from nanopinn.io.volumes import sidecar_path
 
@@ -66,12 +68,39 @@ class Table:
         return found
 
 
-def read_table(path: Path) -> Table:
-    """A table whose columns are parted by tabs if its first line has one, else by commas.
+def table_from_columns(columns: Mapping[str, Any], name: str) -> Table:
+    """A table of columns in memory, as a file would hold them.
+
+    Args:
+        columns: numbers ``(row,)`` by name.
+        name: argument that they were given for, which refusals name.
+
+    Raises:
+        InputError: columns differ in length, or one is not a list of numbers.
+    """
+    values = {str(k): np.asarray(v) for k, v in columns.items()}
+    if len({v.shape for v in values.values()}) > 1 or any(v.ndim != 1 for v in values.values()):
+        raise InputError(
+            "the columns of the table differ in length",
+            field=name,
+            found=", ".join(f"{k} {v.shape}" for k, v in values.items()),
+            expected="lists of equal length",
+            remedy="Give one value per row in every column.",
+        )
+    # repr of a float reads back as the same float
+    rows = zip(*([repr(n) for n in v.tolist()] for v in values.values()), strict=True)
+    return Table(Path(name), tuple(values), tuple(list(row) for row in rows))
+
+
+def read_table(path: Path | Table) -> Table:
+    """A table whose columns are parted by tabs if its first line has one, else by commas; one that
+    is in memory as it is.
 
     Raises:
         InputError: as :func:`nanopinn.io.safe_open.read_text`, or it is no table or too long a one.
     """
+    if isinstance(path, Table):
+        return path
     text = read_text(path)
     lines = text.splitlines()
     delimiter = "\t" if lines and "\t" in lines[0] else ","
@@ -97,9 +126,9 @@ def read_table(path: Path) -> Table:
     return Table(path, tuple(rows[0]) if rows else (), tuple(rows[1:]))
 
 
-def hash_files(files: Iterable[Path]) -> dict[str, str]:
+def hash_files(files: Iterable[Path | ArrayVolume | Table]) -> dict[str, str]:
     """SHA-256 of files and their sidecars, by name without folder; a second file of one name is
-    told from the first by a number.
+    told from the first by a number. What is in memory has the name of its argument.
 
     What is not there is left out: who reads it says so better.
 
@@ -107,13 +136,24 @@ def hash_files(files: Iterable[Path]) -> dict[str, str]:
         InputError: a file is there and cannot be read.
     """
     found: dict[str, str] = {}
-    for file in dict.fromkeys(f for given in files for f in (given, sidecar_path(given))):
+    paths = []
+    for given in files:
+        if isinstance(given, ArrayVolume):
+            found[_unique_name(given.name, found)] = hash_array(given)
+        elif isinstance(given, Table):
+            content = repr((given.header, given.rows)).encode()
+            found[_unique_name(str(given.path), found)] = hashlib.sha256(content).hexdigest()
+        else:
+            paths += [given, sidecar_path(given)]
+    for file in dict.fromkeys(paths):
         if file.is_file():
             found[_unique_name(file.name, found)] = _sha256(file)
     return found
 
 
-def check_files_unchanged(before: Mapping[str, str], files: Iterable[Path]) -> None:
+def check_files_unchanged(
+    before: Mapping[str, str], files: Iterable[Path | ArrayVolume | Table]
+) -> None:
     """Refuse to go on with what may be neither the old nor the new content of a file.
 
     Args:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError, OutputError
+from nanopinn.io.array_volume import ArrayVolume, VolumeSource
 from nanopinn.io.nifti import (
     HEADER_BYTES,
     Orientation,
@@ -44,7 +45,7 @@ _CHUNK = 1 << 20
 _READ_ERRORS = (OSError, EOFError, zlib.error)
 
 
-def read_volume(path: str | Path, *, orientation: Orientation | None = None) -> MetaTensor:
+def read_volume(path: VolumeSource, *, orientation: Orientation | None = None) -> MetaTensor:
     """Read a 3-D or 4-D NIfTI volume, as :func:`read_array` does, with its affine and all else that
     is known of it.
 
@@ -62,12 +63,12 @@ def read_volume(path: str | Path, *, orientation: Orientation | None = None) -> 
 
 
 def read_array(
-    path: str | Path, *, orientation: Orientation | None = None
+    path: VolumeSource, *, orientation: Orientation | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, Any]]:
-    """Read a 3-D or 4-D NIfTI volume.
+    """Read a 3-D or 4-D NIfTI volume, or copy one that is in memory.
 
     Args:
-        path: ``.nii`` or ``.nii.gz``.
+        path: ``.nii`` or ``.nii.gz``, or a volume in memory.
         orientation: which affine to believe where sform and qform disagree.
 
     Returns:
@@ -79,11 +80,16 @@ def read_array(
         InputError: the file is missing, is no NIfTI, is truncated or corrupt, its geometry is
             invalid or contradictory, its units are unknown, or it holds no finite number.
     """
-    path = Path(path)
-    header = read_header(path)
-    affine, notes = world_affine(header, path, orientation)
-    _check_file_size(path, header)
-    flat = _read_values(path, header)
+    if isinstance(path, ArrayVolume):
+        data, affine, notes = _copy_values(path), path.affine.copy(), list(path.notes)
+        header = None
+    else:
+        path = Path(path)
+        header = read_header(path)
+        affine, notes = world_affine(header, path, orientation)
+        _check_file_size(path, header)
+        data = _read_values(path, header).reshape(read_shape(header), order="F")
+    flat = data.reshape(-1, order="F")
     if not any(np.isfinite(flat[at : at + _CHUNK]).any() for at in range(0, len(flat), _CHUNK)):
         raise InputError(
             "every voxel is NaN or infinite",
@@ -93,19 +99,26 @@ def read_array(
             expected="numbers",
             remedy="Export the volume again.",
         )
-    data = flat.reshape(read_shape(header), order="F")
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
+    spacing = path.frame_spacing_s if isinstance(path, ArrayVolume) else float("nan")
+    if header is not None and data.ndim == 4:
+        spacing = frame_spacing_s(header)
     meta = {
         "spacing_mm": tuple(float(n) for n in np.linalg.norm(affine[:3, :3], axis=0)),
-        "pixdim4_s": frame_spacing_s(header) if data.ndim == 4 else float("nan"),
+        "pixdim4_s": spacing,
         "notes": notes,
     }
     return data, affine, meta
 
 
+def _copy_values(volume: ArrayVolume) -> NDArray[np.float64]:
+    """Values of a volume in memory, in the order of a file, so that sums round alike."""
+    return np.array(volume.values, dtype=np.float64, order="F")
+
+
 def read_map(
-    path: str | Path, *, orientation: Orientation | None = None
+    path: VolumeSource, *, orientation: Orientation | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], MetaTensor]:
     """Values ``(x, y, z)`` and affine of one 3-D volume, and the volume itself.
 
@@ -227,18 +240,22 @@ def _read_values(path: Path, header: Any) -> NDArray[np.float64]:
     return values
 
 
-def sidecar_path(path: str | Path) -> Path:
-    """The JSON beside a volume, of the same stem."""
+def sidecar_path(path: VolumeSource) -> Path:
+    """The JSON beside a volume, of the same stem; of a volume in memory, the argument's name."""
+    if isinstance(path, ArrayVolume):
+        return Path(path.name)
     path = Path(path)
     return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
-def read_sidecar(path: str | Path) -> dict[str, Any]:
-    """The sidecar of a volume; empty if there is none.
+def read_sidecar(path: VolumeSource) -> dict[str, Any]:
+    """The sidecar of a volume, or the facts of one in memory; empty if there is none.
 
     Raises:
         InputError: it is no readable JSON object.
     """
+    if isinstance(path, ArrayVolume):
+        return dict(path.sidecar)
     side = sidecar_path(path)
     # a link that leads nowhere, or a folder of that name, is a mistake and no absence
     return read_json(side, "the sidecar") if os.path.lexists(side) else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from nanopinn.imaging.cest.ph_scan import CestOptions, measure_ph
 from nanopinn.imaging.dce.t1 import B1Map
 from nanopinn.imaging.geometry import resample
 from nanopinn.imaging.registration import Coregistration
+from nanopinn.io.array_volume import VolumeSource
 from nanopinn.io.nifti import Orientation
 from nanopinn.io.safe_open import is_number
 from nanopinn.io.volumes import read_sidecar, read_volume, sidecar_path
@@ -102,7 +102,7 @@ def assumed_ph(pH: float, mask: NDArray[np.bool_]) -> PhMap:
 
 
 def load_ph(
-    path: str | Path,
+    path: VolumeSource,
     affine: Array,
     mask: NDArray[np.bool_],
     *,
@@ -183,7 +183,7 @@ def load_ph(
 
 
 def _read_ph_on_scan_grid(
-    path: str | Path, options: CestOptions, B1: B1Map | None, orientation: Orientation | None
+    path: VolumeSource, options: CestOptions, B1: B1Map | None, orientation: Orientation | None
 ) -> _PhOnScanGrid:
     volume = read_volume(path, orientation=orientation)
     if volume.ndim == 4:
@@ -217,7 +217,7 @@ def _read_ph_on_scan_grid(
     )
 
 
-def _mask_implausible_ph(values: Array, path: str | Path) -> tuple[Array, list[str]]:
+def _mask_implausible_ph(values: Array, path: VolumeSource) -> tuple[Array, list[str]]:
     """The map with NaN for what is missing (0, -1, not finite) or no pH, and how much was no pH."""
     known = np.isfinite(values) & (values != 0) & (values != -1)
     if not known.any():
@@ -258,7 +258,7 @@ def _mask_implausible_ph(values: Array, path: str | Path) -> tuple[Array, list[s
     return np.where(good, values, np.nan), notes
 
 
-def _noise(path: str | Path) -> tuple[float, list[str]]:
+def _noise(path: VolumeSource) -> tuple[float, list[str]]:
     """Standard deviation of a voxel's pH, and what was assumed for it."""
     side = read_sidecar(path)
     found = side.get("pHStd", value("sd_pHe"))

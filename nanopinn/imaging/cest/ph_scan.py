@@ -23,6 +23,7 @@ from nanopinn.imaging.cest.spectral_fit import METHOD_DESCRIPTION, spectral_ph_i
 from nanopinn.imaging.cest.z_spectra import CEST_KEYS, ZSpectra, read_spectra
 from nanopinn.imaging.dce.t1 import B1Map
 from nanopinn.imaging.geometry import resample, same_grid
+from nanopinn.io.array_volume import ArrayVolume, VolumeSource, as_file
 from nanopinn.io.nifti import Orientation
 from nanopinn.io.volumes import read_map, read_sidecar, sidecar_path
 from nanopinn.parameters import value
@@ -44,21 +45,22 @@ class CestOptions:
         method: ``ratio``, or ``spectrum``, a fit of every offset beyond water's own dip.
     """
 
-    before: str | Path | None = None
-    second: str | Path | None = None
+    before: VolumeSource | None = None
+    second: VolumeSource | None = None
     offsets: str | Path | None = None
-    b0: str | Path | None = None
+    b0: VolumeSource | None = None
     agent: str = "iopamidol"
     contrast: Contrast = "rex"
     calibration: str = "bloch"
     method: PhMethod = "ratio"
 
-    def files(self) -> list[Path]:
-        """Every file that is read."""
-        own = [Path(self.agent)] if self.agent.endswith(".toml") else []
+    def files(self) -> list[Path | ArrayVolume]:
+        """Every file that is read, and every volume in memory."""
+        own: list[Path | ArrayVolume] = []
+        own += [Path(self.agent)] if self.agent.endswith(".toml") else []
         own += [Path(self.calibration)] if is_calibration_file(self.calibration) else []
         return [
-            Path(f) for f in (self.before, self.second, self.offsets, self.b0) if f is not None
+            as_file(f) for f in (self.before, self.second, self.offsets, self.b0) if f is not None
         ] + own
 
 
@@ -76,7 +78,7 @@ class MeasuredPh:
 
 
 def measure_ph(
-    path: str | Path,
+    path: VolumeSource,
     options: CestOptions,
     *,
     B1: B1Map | None = None,
@@ -128,7 +130,7 @@ def measure_ph(
 
 
 def _measure_ph_by_spectral_fit(
-    spectra: ZSpectra, agent: CestAgent, options: CestOptions, B1: B1Map | None, path: str | Path
+    spectra: ZSpectra, agent: CestAgent, options: CestOptions, B1: B1Map | None, path: VolumeSource
 ) -> MeasuredPh:
     if (options.before, options.second, options.b0, options.calibration, options.contrast) != (
         None,
@@ -162,7 +164,7 @@ def _measure_ph_by_spectral_fit(
     return MeasuredPh(found, std, spectra.reference, spectra.affine, (*spectra.assumptions, *notes))
 
 
-def _agent_name(path: str | Path, options: CestOptions) -> str:
+def _agent_name(path: VolumeSource, options: CestOptions) -> str:
     """The agent that was chosen, unless the sidecar says that there was none."""
     stated = read_sidecar(path).get("CestAgent")
     if isinstance(stated, str) and stated.lower() in ("none", "endogenous"):
@@ -178,7 +180,7 @@ def _agent_name(path: str | Path, options: CestOptions) -> str:
 
 
 def _read_matching_series(
-    path: str | Path,
+    path: VolumeSource,
     option: str,
     spectra: ZSpectra,
     options: CestOptions,
@@ -200,7 +202,7 @@ def _read_matching_series(
     return found
 
 
-def _check_consistent_options(agent: CestAgent, options: CestOptions, path: str | Path) -> None:
+def _check_consistent_options(agent: CestAgent, options: CestOptions, path: VolumeSource) -> None:
     """Whether the ratio that the agent asks for can be made of what was given."""
     if len(agent.ratio_ppm) == 1 and options.second is None:
         raise InputError(
@@ -229,7 +231,7 @@ def _calibration(
     options: CestOptions,
     spectra: ZSpectra,
     second: ZSpectra | None,
-    path: str | Path,
+    path: VolumeSource,
 ) -> PhCalibration:
     if options.calibration in PUBLISHED_CALIBRATIONS:
         return PUBLISHED_CALIBRATIONS[options.calibration]

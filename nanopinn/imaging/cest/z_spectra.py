@@ -17,6 +17,7 @@ from scipy.interpolate import make_smoothing_spline
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.bloch import GAMMA_HZ_PER_T, Saturation
 from nanopinn.imaging.dce.t1_estimation import pooled_variance
+from nanopinn.io.array_volume import VolumeSource
 from nanopinn.io.nifti import Orientation
 from nanopinn.io.safe_open import is_number, parse_number_list
 from nanopinn.io.tables import read_table
@@ -57,7 +58,7 @@ class ZSpectra:
 
 
 def read_spectra(
-    path: str | Path,
+    path: VolumeSource,
     *,
     offsets_file: str | Path | None = None,
     orientation: Orientation | None = None,
@@ -192,7 +193,7 @@ def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: flo
 
 
 def _normalised(
-    data: Array, offsets: Array, path: str | Path
+    data: Array, offsets: Array, path: VolumeSource
 ) -> tuple[Array, NDArray[np.bool_], list[str]]:
     far = np.abs(offsets) >= MIN_REFERENCE_OFFSET_PPM
     kept = ~far

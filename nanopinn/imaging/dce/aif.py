@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +20,21 @@ from nanopinn.imaging.dce.aif_population import POPULATION_CURVES, parker
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve, plasma_from_blood
 from nanopinn.imaging.dce.signal import Concentration
 from nanopinn.imaging.mask import load_mask
-from nanopinn.io.tables import read_table
+from nanopinn.io.array_volume import ArrayVolume, VolumeSource
+from nanopinn.io.tables import Table, read_table
 
 Array = NDArray[np.float64]
 
 
-def read_curve(path: Path, frame_times_s: Array, hematocrit: float) -> PlasmaCurve:
+def read_curve(path: Path | Table, frame_times_s: Array, hematocrit: float) -> PlasmaCurve:
     """The curve of a TSV/CSV with ``time_s`` and one of ``plasma_mM``, ``blood_mM``.
 
     Raises:
         InputError: columns are missing, hold no numbers, or do not cover the scan.
     """
-    t, c, blood = _columns(path)
+    table = read_table(path)
+    path = table.path
+    t, c, blood = _columns(table)
     if len(t) < 3 or np.any(np.diff(t) <= 0) or not np.isfinite([t, c]).all():
         raise InputError(
             "times must increase and values be finite",
@@ -65,14 +69,13 @@ def read_curve(path: Path, frame_times_s: Array, hematocrit: float) -> PlasmaCur
     return PlasmaCurve(t, plasma_from_blood(c, hematocrit) if blood else c)
 
 
-def _columns(path: Path) -> tuple[Array, Array, bool]:
+def _columns(table: Table) -> tuple[Array, Array, bool]:
     """Times, concentrations, and whether these are of whole blood."""
-    table = read_table(path)
     kinds = [k for k in ("plasma_mM", "blood_mM") if k in table.header]
     if "time_s" not in table.header or len(kinds) != 1 or not table.rows:
         raise InputError(
             "the arterial input lacks its columns",
-            file=path,
+            file=table.path,
             field="header",
             found=", ".join(table.header) if table.header and table.rows else "no rows",
             expected="time_s and one of plasma_mM, blood_mM",
@@ -151,7 +154,7 @@ class ArterialVoxels:
 
 
 def read_masked_artery(
-    path: Path, blood: Concentration, frame_times_s: Array, affine: Array
+    path: VolumeSource, blood: Concentration, frame_times_s: Array, affine: Array
 ) -> ArterialVoxels:
     """The mean curve of a mask.
 
@@ -241,6 +244,9 @@ def _measure_artery(
 
 AIF_NAMES = (*POPULATION_CURVES, "auto")
 MASK = "mask:"
+#: A population curve by name, a file, ``mask:FILE``, ``auto``; an arterial mask or a table of a
+#: curve in memory.
+AifSource: TypeAlias = str | ArrayVolume | Table
 
 
 @dataclass(frozen=True)
@@ -257,20 +263,24 @@ class ArterialInput:
     assumptions: tuple[str, ...]
 
 
-def is_measured_in_scan(spec: str) -> bool:
-    """Whether the input is taken from the scan itself."""
+def is_measured_in_scan(spec: AifSource) -> bool:
+    """Whether the input is measured in the scan itself."""
+    if not isinstance(spec, str):
+        return isinstance(spec, ArrayVolume)
     return spec == "auto" or spec.startswith(MASK)
 
 
-def list_aif_files(spec: str) -> list[Path]:
-    """Files that a choice of arterial input reads."""
+def list_aif_files(spec: AifSource) -> list[Path | ArrayVolume | Table]:
+    """Files that a choice of arterial input reads, or what it has in memory."""
+    if not isinstance(spec, str):
+        return [spec]
     if spec in AIF_NAMES:
         return []
     return [Path(spec.removeprefix(MASK))]
 
 
 def load_aif(
-    spec: str,
+    spec: AifSource,
     *,
     frame_times_s: Array,
     bolus_arrival_s: float,
@@ -293,7 +303,9 @@ def load_aif(
         InputError: the choice is unknown, its file cannot be used, or no artery is found.
     """
     t = np.asarray(frame_times_s, dtype=np.float64)
-    if spec in POPULATION_CURVES:
+    if isinstance(spec, Table):
+        return ArterialInput(read_curve(spec, t, hematocrit), None, ())
+    if isinstance(spec, str) and spec in POPULATION_CURVES:
         found = POPULATION_CURVES[spec]
         curve = found.plasma(
             arrival_s=bolus_arrival_s,
@@ -312,10 +324,11 @@ def load_aif(
         voxels = (
             find_artery(blood, t)
             if spec == "auto"
-            else read_masked_artery(Path(spec.removeprefix(MASK)), blood, t, affine)
+            else read_masked_artery(_mask_source(spec), blood, t, affine)
         )
         curve = PlasmaCurve(t, plasma_from_blood(voxels.blood_mM, hematocrit))
         return ArterialInput(curve, voxels, voxels.notes())
+    assert isinstance(spec, str)
     if not Path(spec).is_file():
         raise InputError(
             "no such arterial input",
@@ -326,3 +339,8 @@ def load_aif(
             remedy="Check the path.",
         )
     return ArterialInput(read_curve(Path(spec), t, hematocrit), None, ())
+
+
+def _mask_source(spec: str | ArrayVolume) -> VolumeSource:
+    """Arterial mask of ``mask:FILE``, or the one in memory."""
+    return Path(spec.removeprefix(MASK)) if isinstance(spec, str) else spec

@@ -53,7 +53,7 @@ def arterial_input(
     t, arrival = acquisition.frame_times_s, acquisition.bolus_arrival_s
     if arrival is None:
         arrival = bolus_arrival(np.median(curves, axis=1), t, C.baseline[1])
-        if inputs.aif in POPULATION_CURVES:
+        if isinstance(inputs.aif, str) and inputs.aif in POPULATION_CURVES:
             notes.append(f"Bolus arrival was detected at {arrival:.1f} s.")
     if is_measured_in_scan(inputs.aif):
         blood = C

@@ -23,6 +23,7 @@ from nanopinn.imaging.dce.t1_estimation import (
 )
 from nanopinn.imaging.geometry import resample, same_grid
 from nanopinn.imaging.registration import Coregistration
+from nanopinn.io.array_volume import ArrayVolume, VolumeSource, as_file
 from nanopinn.io.nifti import Orientation
 from nanopinn.io.safe_open import is_number
 from nanopinn.io.volumes import read_map, read_sidecar, sidecar_path
@@ -49,7 +50,7 @@ class B1Map:
         return np.where(np.isfinite(own), own, 1.0)
 
 
-def load_b1(path: str | Path, orientation: Orientation | None = None) -> B1Map:
+def load_b1(path: VolumeSource, orientation: Orientation | None = None) -> B1Map:
     """Read a B1 map, as a fraction or in percent; which it is follows from its median.
 
     Raises:
@@ -94,9 +95,9 @@ class T1Source:
         t1: seconds, or a map in seconds. method: how the flip-angle set is fitted.
     """
 
-    vfa: tuple[str | Path, ...] = ()
-    ir: tuple[str | Path, ...] = ()
-    t1: float | str | Path | None = None
+    vfa: tuple[VolumeSource, ...] = ()
+    ir: tuple[VolumeSource, ...] = ()
+    t1: float | VolumeSource | None = None
     method: T1FitMethod = "nonlinear"
 
     @property
@@ -104,12 +105,10 @@ class T1Source:
         """What was given, in words."""
         return "flip-angle set" if self.vfa else "inversion-recovery set" if self.ir else "T1 map"
 
-    def files(self) -> list[Path]:
-        """Every file that is read."""
-        return [
-            Path(f)
-            for f in (*self.vfa, *self.ir, *([self.t1] if isinstance(self.t1, (str, Path)) else []))
-        ]
+    def files(self) -> list[Path | ArrayVolume]:
+        """Every file that is read, and every volume in memory."""
+        t1 = [] if self.t1 is None or isinstance(self.t1, (int, float)) else [self.t1]
+        return [as_file(f) for f in (*self.vfa, *self.ir, *t1)]
 
 
 @dataclass(frozen=True)
@@ -216,7 +215,8 @@ def _measure_t1(
     if given.ir:
         return _from_inversion_times(given.ir, orientation)
     assert given.t1 is not None
-    return _from_map(str(given.t1), orientation)
+    assert not isinstance(given.t1, (int, float))
+    return _from_map(given.t1, orientation)
 
 
 def _constant_t1(seconds: float, shape: Shape) -> NativeT1:
@@ -235,7 +235,7 @@ def _constant_t1(seconds: float, shape: Shape) -> NativeT1:
     )
 
 
-def _from_map(path: str | Path, orientation: Orientation | None) -> _T1OnScanGrid:
+def _from_map(path: VolumeSource, orientation: Orientation | None) -> _T1OnScanGrid:
     values, affine, _ = read_map(path, orientation=orientation)
     known = values[np.isfinite(values) & (values > 0)]
     middle = float(np.median(known)) if known.size else float("nan")
@@ -258,7 +258,7 @@ def _from_map(path: str | Path, orientation: Orientation | None) -> _T1OnScanGri
 
 
 def _from_flip_angles(
-    vfa: Sequence[str | Path],
+    vfa: Sequence[VolumeSource],
     method: T1FitMethod,
     B1: B1Map | None,
     orientation: Orientation | None,
@@ -296,7 +296,7 @@ def _from_flip_angles(
 
 
 def _from_inversion_times(
-    ir: Sequence[str | Path], orientation: Orientation | None
+    ir: Sequence[VolumeSource], orientation: Orientation | None
 ) -> _T1OnScanGrid:
     images, affine = _stack(
         ir,
@@ -309,7 +309,7 @@ def _from_inversion_times(
     return _T1OnScanGrid(fit.T1, fit.T1_std, images.mean(axis=-1), affine, [])
 
 
-def _inversion_time(path: str | Path) -> float:
+def _inversion_time(path: VolumeSource) -> float:
     found = read_sidecar(path).get("InversionTime")
     if not is_number(found) or not 1e-3 <= found <= 20:
         raise InputError(
@@ -324,7 +324,7 @@ def _inversion_time(path: str | Path) -> float:
 
 
 def _stack(
-    files: Sequence[str | Path],
+    files: Sequence[VolumeSource],
     what: str,
     fewest: int,
     problem: str,
