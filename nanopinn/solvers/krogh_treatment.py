@@ -1,15 +1,12 @@
-"""A treatment around the vessels of every cluster of voxels, for every draw of what is not known,
-in one march.
+"""A treatment in the sub-voxel (Krogh cylinder) model: tissue around the vessels of every cluster
+of voxels, for every draw of the uncertain inputs, in one time integration.
 
-Time is cut wherever anything jumps, and where release or the factors on the tissue's properties
-drift into short parts, within which they have their values at the middle (second order in a part's
-length). Plasma curves are exact at any time.
+Time is divided by :mod:`nanopinn.solvers.time_partition`, with the largest change over all draws
+and clusters as the measure.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,9 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.parameters import value
 from nanopinn.parameters.table import Number, parameter_lookup
-from nanopinn.physics.drug_pools import drug_pools
 from nanopinn.physics.heat import TemperatureCourse, TemperatureSegment
 from nanopinn.physics.plasma import SampledPlasmaCurves
 from nanopinn.physics.pools import PoolCoefficients
@@ -37,61 +32,43 @@ from nanopinn.solvers.evolve import Tolerance
 from nanopinn.solvers.krogh import KROGH_TOLERANCE, add_filtration_loss, krogh_interval
 from nanopinn.solvers.krogh_exposure import Exposure, KillCriteria, simulate_exposure
 from nanopinn.solvers.krogh_geometry import MIN_RADIUS_RATIO, KroghCylinders, limit_radius_spread
-from nanopinn.solvers.time_partition import drug_detail_for
+from nanopinn.solvers.time_partition import (
+    MICROSCALE_LIMITS,
+    CoefficientSegment,
+    FactorCourse,
+    PartitionLimits,
+    carrier_pool_coefficients,
+    drug_detail_for,
+    equal_or_both_none,
+    partition_treatment,
+    plasma_inputs,
+)
 from nanopinn.solvers.time_segment import Interval
 
 Array = NDArray[np.float64]
 #: One number for all draws, or one for each; weights of functions ``(draw, k)``.
 PerDraw = Array | Tensor | float
-#: Filtration and lymphatic drainage of every draw and cluster at a time (s), ``(draw, cluster)``
-#: each, 1/s.
+#: Filtration and lymphatic drainage at a time (s), ``(draw, cluster)`` each, 1/s.
 FluidExchange = Callable[[float], tuple[Array | Tensor, Array | Tensor]]
-#: Factors on the tissue's properties at a time, by name as
-#: :class:`nanopinn.physics.tumour.TumourModel` takes them, one or ``(draw,)`` each.
-FactorCourse = Callable[[float], Mapping[str, Array | Number]]
-
-#: The release rate of no draw and cluster changes by more than this share of the largest from one
-#: end of a part to the other.
-MAX_RELEASE_CHANGE = 0.2
-#: No part is shorter, s.
-MIN_SEGMENT_S = 2.0
-#: Where factors move a part is at most this long, s, and none moves by more than this in logarithm
-#: ...
-MAX_SEGMENT_S, MAX_LOG_FACTOR_CHANGE = 4 * 3600.0, 0.3
-#: ... and parts in which none moves by more than this are one.
-NEGLIGIBLE_LOG_FACTOR_CHANGE = 1e-2
-
-
-@dataclass(frozen=True)
-class MicroscaleSegment:
-    """Time within which coefficients are held.
-
-    Attributes:
-        flow_time_s, temperature_time_s: when its flow and factors, and its temperature, are taken,
-            s.
-        jumps: whether anything jumps at its start.
-    """
-
-    start: float
-    end: float
-    flow_time_s: float
-    temperature_time_s: float
-    starts_at_event: bool
 
 
 @dataclass(frozen=True)
 class MicroscaleModel:
-    """Clusters of a tumour's voxels, and what is drawn of them.
+    """Clusters of a tumour's voxels with draws of the uncertain inputs.
 
     Attributes:
-        maps: of the voxels. labels: the cluster of each, -1 outside.
-        scalars: of the model, ``(draw,)`` (SI; weights of functions ``(draw, k)``).
-        values: of parameters by symbol, ``(draw,)``.
-        over: what PS, phi and v_p of the maps are divided by, ``(draw,)``.
-        given: maps by name (``phi``, ``v_p``, ``pH``) that have one value throughout, ``(draw,)``.
-        exchange: fluid, by time. factors: on the tissue's properties, by time; 1 if None.
-        temperature: of the voxels; the body's throughout if None.
-        classes: of tissue radius. cells: along r.
+        maps: of the voxels, ``(x, y, z)``.
+        labels: cluster of each voxel, ``(x, y, z)``; -1 outside the tumour.
+        scalars: of the model, ``(draw,)``, SI; weights of functions ``(draw, k)``.
+        values: of parameters by symbol, ``(draw,)``, SI.
+        relative_aif_scale: divisor of the maps of PS, phi and v_p, ``(draw,)``.
+        exchange: filtration and lymphatic drainage as a function of time.
+        factors: on the tissue's properties as a function of time; all 1 if None.
+        temperature: of the voxels, K; that of the body throughout if None.
+        classes: number of classes of tissue radius.
+        cells: number of cells along r.
+        uniform_maps: values of maps (``phi``, ``v_p``, ``pH``) that are uniform over the tumour, by
+            name, ``(draw,)``.
     """
 
     maps: TissueMaps
@@ -107,7 +84,7 @@ class MicroscaleModel:
     uniform_maps: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(
+    def from_arrays(
         cls,
         maps: TissueMaps,
         labels: Tensor,
@@ -123,44 +100,49 @@ class MicroscaleModel:
         cells: int = 24,
         uniform_maps: Mapping[str, PerDraw] | None = None,
     ) -> MicroscaleModel:
-        """The same of arrays, or of one number for all draws."""
+        """Build the model from arrays, or from one number for all draws.
 
-        def drawn(v: PerDraw) -> Tensor:
+        Args:
+            draws: number of draws.
+            maps, labels, scalars, values, exchange, relative_aif_scale, factors, temperature,
+                classes, cells, uniform_maps: see the attributes.
+        """
+
+        def per_draw(v: PerDraw) -> Tensor:
             each = torch.as_tensor(v, dtype=maps.phi.dtype, device=maps.phi.device)
             return each if each.dim() else each.expand(draws)
 
-        moved, parameter_values, one = (
-            {n: drawn(v) for n, v in of.items()} for of in (scalars, values, uniform_maps or {})
-        )
         return cls(
             maps,
             labels,
-            moved,
-            parameter_values,
-            drawn(relative_aif_scale),
+            {n: per_draw(v) for n, v in scalars.items()},
+            {n: per_draw(v) for n, v in values.items()},
+            per_draw(relative_aif_scale),
             exchange,
             factors,
             temperature,
             classes,
             cells,
-            one,
+            {n: per_draw(v) for n, v in (uniform_maps or {}).items()},
         )
 
     @property
     def clusters(self) -> int:
+        """Number of clusters."""
         return int(self.labels.max()) + 1
 
     @property
     def draws(self) -> int:
+        """Number of draws."""
         return len(self.relative_aif_scale)
 
     @property
     def values_per_cluster(self) -> dict[str, Tensor]:
-        """The drawn values, ``(draw * cluster, 1, 1)``."""
+        """Values of parameters by symbol, ``(draw * cluster, 1, 1)``."""
         return {n: expand_to_clusters(v, self.clusters) for n, v in self.values.items()}
 
     def select_draws(self, first: int, last: int) -> MicroscaleModel:
-        """Some of the draws alone: what is done in batches goes on where it stopped."""
+        """The model of the draws from ``first`` to before ``last``, for computation in batches."""
         part = slice(first, last)
         exchange, factors = self.exchange, self.factors
         return replace(
@@ -178,10 +160,10 @@ class MicroscaleModel:
         )
 
     def cylinders(self) -> KroghCylinders:
-        """Tissue around the vessels of every cluster under every draw.
+        """Cylinders of tissue around the vessels of every cluster, for every draw.
 
-        Vessels fill at most what leaves tissue around them, and radii are spread no further than
-        their narrowest class allows.
+        The blood volume fraction and the spread of radii are limited so that the narrowest class
+        still has tissue.
         """
         v = parameter_lookup({n: x[:, 0, 0] for n, x in self.values_per_cluster.items()})
         plasma = (
@@ -199,59 +181,88 @@ class MicroscaleModel:
 
 
 def solve_exposure(
-    under: MicroscaleModel,
+    model: MicroscaleModel,
     treatment: Treatment,
     *,
     times_s: Sequence[float] | None = None,
     counted: KillCriteria | None = None,
+    limits: PartitionLimits = MICROSCALE_LIMITS,
     tolerance: Tolerance = KROGH_TOLERANCE,
     progress: Progress = ignore_progress,
 ) -> Exposure:
-    """What a treatment does around the vessels of every cluster, for every draw.
+    """Drug and cell kill around the vessels of every cluster under a treatment, for every draw.
 
     Args:
-        times_s: at which profiles are kept; the treatment's imaging times if None.
-        counted: what counts as far from a vessel, and as killed.
+        model: clusters and draws.
+        treatment: what is given.
+        times_s: at which profiles are saved, s; the treatment's imaging times if None.
+        counted: which distance counts as far from a vessel, and which survival as killed.
+        limits: largest changes of coefficients within a time segment.
+        tolerance: of the time integration.
+        progress: called with the stage and the fraction that is done.
     """
-    detail = drug_detail_for(treatment.carrier)
+    timeline = MicroscaleTimeline(model, treatment, limits)
+    detail, cylinders = timeline.detail, model.cylinders()
     vessels = [p for p, name in enumerate(detail.pools) if name.startswith("vessel")]
-    cylinders, course = under.cylinders(), _MicroscaleTimeline(under, treatment)
     save = sorted({*(times_s or treatment.images_s or (treatment.end_s,)), treatment.end_s})
     return simulate_exposure(
-        course.intervals(cylinders),
+        timeline.intervals(cylinders),
         detail.pools,
         vessels,
         cylinders,
-        under.draws,
+        model.draws,
         save,
-        under.values_per_cluster,
+        model.values_per_cluster,
         counted=counted,
         tolerance=tolerance,
         progress=progress,
     )
 
 
-class _MicroscaleTimeline:
-    """The treatment as a course of intervals."""
+class MicroscaleTimeline:
+    """A treatment as a sequence of intervals with constant coefficients in every cylinder.
 
-    def __init__(self, under: MicroscaleModel, treatment: Treatment) -> None:
-        self.under, self.treatment, self.carrier = under, treatment, treatment.carrier
-        self.detail, self.values = drug_detail_for(treatment.carrier), under.values_per_cluster
-        responds_to_heat = self.carrier is not None and self.carrier.heat is not None
+    Args:
+        model: clusters and draws.
+        treatment: what is given.
+        limits: largest changes within a segment.
+    """
+
+    def __init__(
+        self,
+        model: MicroscaleModel,
+        treatment: Treatment,
+        limits: PartitionLimits = MICROSCALE_LIMITS,
+    ) -> None:
+        self.model, self.treatment, self.limits = model, treatment, limits
+        self.carrier, self.detail = treatment.carrier, drug_detail_for(treatment.carrier)
+        self.values = model.values_per_cluster
+        releases_by_heat = self.carrier is not None and self.carrier.heat is not None
         self.release_temperature = (
-            _average_temperature_over_clusters(under.temperature, under)
-            if under.temperature is not None and responds_to_heat
+            _average_temperature_over_clusters(model.temperature, model)
+            if model.temperature is not None and releases_by_heat
             else None
         )
 
+    def segments(self) -> list[CoefficientSegment]:
+        """Time segments of the run, in order."""
+        release = (
+            None
+            if self.carrier is None or self.release_temperature is None
+            else (self.carrier, self.release_temperature, self.values)
+        )
+        return partition_treatment(self.treatment, self.limits, self.model.factors, release)
+
     def intervals(self, cylinders: KroghCylinders) -> Iterator[Interval]:
-        """Each built when it is asked for; coefficients that stay are built once."""
+        """The intervals of the run; each is built when it is requested, and constant coefficients
+        are built once.
+        """
         curves, built, key = self._plasma(), None, None
         for part in self.segments():
             smooth = [c.smooth_piece_from(part.start) for c in curves]
 
             def plasma(t: float, smooth: list[Callable[[float], Tensor]] = smooth) -> Tensor:
-                return torch.stack([expand_to_clusters(c(t), self.under.clusters) for c in smooth])
+                return torch.stack([expand_to_clusters(c(t), self.model.clusters) for c in smooth])
 
             T = (
                 None
@@ -262,18 +273,11 @@ class _MicroscaleTimeline:
                 built is None
                 or key is None
                 or key[0] != part.flow_time_s
-                or not _equal_tensors(key[1], T)
+                or not equal_or_both_none(key[1], T)
             ):
-                built, key = (
-                    krogh_interval(
-                        part.start,
-                        part.end,
-                        self._pool_coefficients(part.flow_time_s, T),
-                        cylinders,
-                        plasma,
-                    ),
-                    (part.flow_time_s, T),
-                )
+                pools = self._pool_coefficients(part.flow_time_s, T)
+                built = krogh_interval(part.start, part.end, pools, cylinders, plasma)
+                key = (part.flow_time_s, T)
             yield replace(
                 built,
                 start=part.start,
@@ -282,149 +286,40 @@ class _MicroscaleTimeline:
                 starts_at_event=part.starts_at_event,
             )
 
-    def segments(self) -> list[MicroscaleSegment]:
-        """Every part of the run, in order."""
-        end, t = self.treatment.end_s, self.treatment
-        events = (
-            *t.events(),
-            *(self.release_temperature.events() if self.release_temperature else ()),
-        )
-        marks = sorted({0.0, end, *(e for e in events if 0 < e < end)})
-        found: list[MicroscaleSegment] = []
-        for a, b in itertools.pairwise(marks):
-            for c, d in self._split_by_factor_change(a, b):
-                # where factors have not moved since the last part, the flow is that of before
-                same = (
-                    bool(found)
-                    and self._max_log_factor_change(found[-1].flow_time_s, (c + d) / 2)
-                    <= NEGLIGIBLE_LOG_FACTOR_CHANGE
-                )
-                flow_time_s = found[-1].flow_time_s if same else (c + d) / 2
-                found += [
-                    MicroscaleSegment(e, f, flow_time_s, (e + f) / 2, e == a)
-                    for e, f in self._bisect_by_release_change(c, d)
-                ]
-        return found
-
-    def _split_by_factor_change(self, a: float, b: float) -> list[tuple[float, float]]:
-        if self.under.factors is None:
-            return [(a, b)]
-        n = max(1, math.ceil((b - a) / MAX_SEGMENT_S - 1e-9))
-        marks = [a + (b - a) * i / n for i in range(n)] + [b]
-        parts = [
-            p for c, d in itertools.pairwise(marks) for p in self._bisect_by_factor_change(c, d)
-        ]
-        merged = parts[:1]
-        for c, d in parts[1:]:
-            first = merged[-1][0]
-            still = (
-                max(
-                    self._max_log_factor_change_inside(first, d),
-                    self._max_log_factor_change_inside(first, (first + d) / 2),
-                )
-                <= NEGLIGIBLE_LOG_FACTOR_CHANGE
-            )
-            merged = [*merged[:-1], (first, d)] if still else [*merged, (c, d)]
-        return merged
-
-    def _bisect_by_factor_change(self, a: float, b: float) -> list[tuple[float, float]]:
-        if (
-            b - a <= 2 * MIN_SEGMENT_S
-            or self._max_log_factor_change_inside(a, b) <= MAX_LOG_FACTOR_CHANGE
-        ):
-            return [(a, b)]
-        middle = (a + b) / 2
-        return [
-            *self._bisect_by_factor_change(a, middle),
-            *self._bisect_by_factor_change(middle, b),
-        ]
-
-    def _max_log_factor_change_inside(self, a: float, b: float) -> float:
-        """Looked at from between two times: at both there may be a jump."""
-        inwards = 1e-6 * (b - a)
-        return self._max_log_factor_change(a + inwards, b - inwards)
-
-    def _max_log_factor_change(self, a: float, b: float) -> float:
-        """Largest change of any factor of any draw between two times, in logarithm."""
-        if self.under.factors is None:
-            return 0.0
-        first, last = (
-            {n: torch.as_tensor(f, dtype=torch.float64) for n, f in self.under.factors(t).items()}
-            for t in (a, b)
-        )
-        return max((float((last[n] / f).log().abs().max()) for n, f in first.items()), default=0.0)
-
-    def _bisect_by_release_change(self, a: float, b: float) -> list[tuple[float, float]]:
-        """Halves of halves, until the release changes little in each, for every draw and cluster."""
-        if self.release_temperature is None or self.carrier is None:
-            return [(a, b)]
-        during = self.release_temperature.smooth_piece_from(a)
-        first, last = (self.carrier.heat_release_excess(during(t), self.values) for t in (a, b))
-        if (
-            b - a <= 2 * MIN_SEGMENT_S
-            or float((last - first).abs().max())
-            <= MAX_RELEASE_CHANGE * self._max_heat_release_rate()
-        ):
-            return [(a, b)]
-        middle = (a + b) / 2
-        return [
-            *self._bisect_by_release_change(a, middle),
-            *self._bisect_by_release_change(middle, b),
-        ]
-
-    def _max_heat_release_rate(self) -> float:
-        assert self.release_temperature is not None
-        assert self.carrier is not None
-        return max(
-            float(self.carrier.heat_release_excess(T, self.values).max())
-            for s in self.release_temperature.segments
-            for T in (s.first, s.last)
-        )
-
     def _plasma(self) -> list[SampledPlasmaCurves]:
-        plasma_of_draws = [
-            self.treatment.plasma({n: float(v[i]) for n, v in self.under.values.items()})
-            for i in range(self.under.draws)
+        of_draws = [
+            self.treatment.plasma({n: float(v[i]) for n, v in self.model.values.items()})
+            for i in range(self.model.draws)
         ]
-        kinds = [[p.releasable() for p in plasma_of_draws], [p.unbound() for p in plasma_of_draws]]
-        if self.detail.retained:
-            kinds.append([p.retained() for p in plasma_of_draws])
-        return [SampledPlasmaCurves.from_curves(curves, self.under.maps.phi) for curves in kinds]
+        inputs = zip(*(plasma_inputs(p, self.detail) for p in of_draws), strict=True)
+        return [SampledPlasmaCurves.from_curves(curves, self.model.maps.phi) for curves in inputs]
 
     def _pool_coefficients(self, t: float, T: Tensor | None) -> PoolCoefficients:
-        u = self.under
-        like = u.maps.phi
-        now = {} if u.factors is None else u.factors(t)
+        m = self.model
+        like = m.maps.phi
         factors = {
-            n: torch.as_tensor(f, dtype=like.dtype, device=like.device).expand(u.draws)
-            for n, f in now.items()
+            n: torch.as_tensor(f, dtype=like.dtype, device=like.device).expand(m.draws)
+            for n, f in ({} if m.factors is None else m.factors(t)).items()
         }
         model = build_sampled_cluster_model(
-            u.maps, u.labels, u.scalars, u.values, factors, u.relative_aif_scale, u.uniform_maps
+            m.maps, m.labels, m.scalars, m.values, factors, m.relative_aif_scale, m.uniform_maps
         )
         J_v, J_L = (
-            expand_to_clusters(torch.as_tensor(J).to(like), u.clusters) for J in u.exchange(t)
+            expand_to_clusters(torch.as_tensor(J).to(like), m.clusters) for J in m.exchange(t)
         )
-        if self.carrier is None:
-            return add_filtration_loss(drug_pools(model, J_v, J_L, self.detail), J_v)
-        release = model.carrier_release_rate(
-            self.carrier, torch.full_like(model.maps.pH, value("T_body")) if T is None else T
+        pools = carrier_pool_coefficients(
+            model, J_v, J_L, self.detail, self.carrier, T, self.values
         )
-        hot = (
-            None
-            if T is None
-            else self.carrier.heat_release_excess(T, {**self.values, **model.scalars})
-        )
-        return add_filtration_loss(drug_pools(model, J_v, J_L, self.detail, release, hot), J_v)
+        return add_filtration_loss(pools, J_v)
 
 
 def _average_temperature_over_clusters(
-    course: TemperatureCourse, under: MicroscaleModel
+    course: TemperatureCourse, model: MicroscaleModel
 ) -> TemperatureCourse:
-    """Mean temperature of every cluster, the same under every draw."""
+    """Mean temperature of every cluster, the same for every draw."""
 
     def mean(T: Tensor) -> Tensor:
-        return cluster_mean(T, under.labels).repeat(under.draws, 1, 1)
+        return cluster_mean(T, model.labels).repeat(model.draws, 1, 1)
 
     return TemperatureCourse(
         mean(course.baseline),
@@ -437,7 +332,3 @@ def _average_temperature_over_clusters(
 
 def _select_draws(factor: Array | Number, part: slice) -> Array | Number:
     return factor[part] if isinstance(factor, Tensor | np.ndarray) and factor.ndim else factor
-
-
-def _equal_tensors(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is b or (a is not None and b is not None and torch.equal(a, b))

@@ -1,8 +1,9 @@
-"""A treatment as a course of intervals: time is cut wherever anything jumps, and where coefficients
-drift into short parts.
+"""Division of a treatment into time segments with constant coefficients.
 
-Within a part every coefficient has its value at the middle of the part, which is second order in
-its length. Plasma curves are not cut: they are exact at any time.
+Time is divided at every event (dose, heating, fraction of radiation) and, between events, where the
+factors on the tissue's properties or the release rate change. Within a segment every coefficient
+has its value at the middle of the segment, which is of second order in the segment's length.
+Plasma curves need no division: they are exact at any time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,9 +20,11 @@ from torch import Tensor
 
 from nanopinn.parameters import value
 from nanopinn.parameters.table import Number, Values
+from nanopinn.parameters.units import HOUR
 from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
-from nanopinn.physics.formulation import Formulation
+from nanopinn.physics.formulation import Formulation, PlasmaDrug
 from nanopinn.physics.heat import TemperatureCourse
+from nanopinn.physics.plasma import PlasmaInput
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.treatment import Treatment
 from nanopinn.physics.tumour import TumourModel
@@ -31,47 +33,265 @@ from nanopinn.solvers.forward import FlowSolution, ForwardModel, Setting
 from nanopinn.solvers.time_segment import Interval
 
 Array = NDArray[np.float64]
-
-#: The release rate changes by at most this share of its largest value from one end of a part to the
-#: other.
-MAX_RELEASE_CHANGE = 0.05
-#: No part that heat cuts is shorter, s.
-MIN_SEGMENT_S = 0.5
-#: While radiation or heat changes the tissue, its coefficients are taken anew for every stretch of
-#: at most this long, s ...
-MAX_SEGMENT_S = 4 * 3600.0
-#: ... in which no factor changes by more than this in logarithm: half of it, squared, is the error
-#: of taking its middle ...
-MAX_LOG_FACTOR_CHANGE = 0.2
-#: ... and stretches over which none changes by more than this are one.
-NEGLIGIBLE_LOG_FACTOR_CHANGE = 1e-3
-#: Factors that change the flow; the others change walls alone.
+#: Change of a quantity from one time (s) to another, 0 or positive.
+ChangeMeasure = Callable[[float, float], float]
+#: Factors on the tissue's properties at a time (s), by the name that
+#: :class:`nanopinn.physics.tumour.TumourModel` gives the property; one or ``(draw,)`` each.
+FactorCourse = Callable[[float], Mapping[str, Array | Number]]
+#: Factors that change the flow; the others change the permeability of walls only.
 FLOW_FACTORS = frozenset({"p_e", "Lp", "K", "SV"})
 
 
 @dataclass(frozen=True)
-class CoefficientSegment:
-    """Time within which coefficients are held.
+class PartitionLimits:
+    """Largest changes within one time segment.
 
     Attributes:
-        flow_time_s, temperature_time_s: when its flow and its release are taken, s.
+        release_change: of the release rate, as a share of its largest value in the run.
+        log_factor_change: of the logarithm of any factor on the tissue's properties. Half of it,
+            squared, is the error of taking the value in the middle.
+        negligible_log_factor_change: segments within which no factor changes by more are merged.
+        reused_log_factor_change: a segment reuses the flow and the factors of the one before it
+            where none has changed by more.
+        min_segment_s: segments up to twice as long are not divided further, s.
+        max_segment_s: longest segment while factors change, s.
+    """
+
+    release_change: float
+    log_factor_change: float
+    negligible_log_factor_change: float
+    reused_log_factor_change: float
+    min_segment_s: float
+    max_segment_s: float = 4 * HOUR
+
+
+#: Limits on the voxel grid, and in the sub-voxel (Krogh cylinder) model of many draws.
+VOXEL_LIMITS = PartitionLimits(0.05, 0.2, 1e-3, 0.0, 0.5)
+MICROSCALE_LIMITS = PartitionLimits(0.2, 0.3, 1e-2, 1e-2, 2.0)
+
+
+@dataclass(frozen=True)
+class CoefficientSegment:
+    """Time segment with constant coefficients.
+
+    Attributes:
+        start, end: s.
+        flow_time_s: time at which flow and factors are evaluated, s.
+        temperature_time_s: time at which temperature and release are evaluated, s.
+        starts_at_event: whether anything may jump at the start.
     """
 
     start: float
     end: float
     flow_time_s: float
     temperature_time_s: float
+    starts_at_event: bool
+
+
+def partition_treatment(
+    treatment: Treatment,
+    limits: PartitionLimits,
+    factors: FactorCourse | None = None,
+    release: tuple[Formulation, TemperatureCourse, Values] | None = None,
+) -> list[CoefficientSegment]:
+    """Divide a treatment into time segments with constant coefficients.
+
+    Args:
+        treatment: its events and its end.
+        limits: largest changes within a segment.
+        factors: on the tissue's properties; None where they are constant.
+        release: carrier, temperature and parameter values where heat releases the drug.
+
+    Returns:
+        The segments from 0 to the end of the treatment, in order.
+    """
+    events = (*treatment.events(), *(release[1].events() if release else ()))
+    marks = sorted({0.0, treatment.end_s, *(e for e in events if 0 < e < treatment.end_s)})
+    return partition_time(
+        marks,
+        limits,
+        None if factors is None else log_factor_change(factors),
+        None if release is None else relative_release_change(*release),
+    )
+
+
+def partition_time(
+    marks: list[float],
+    limits: PartitionLimits,
+    factor_change: ChangeMeasure | None = None,
+    release_change: ChangeMeasure | None = None,
+) -> list[CoefficientSegment]:
+    """Divide time at marks, and between them where coefficients change.
+
+    Args:
+        marks: increasing times, s; the first and the last are the ends of the run.
+        limits: largest changes within a segment.
+        factor_change: largest change of a factor's logarithm; None where factors are constant.
+        release_change: change of the release rate over its largest; None where it is constant.
+
+    Returns:
+        The segments in order.
+    """
+    found: list[CoefficientSegment] = []
+    for a, b in itertools.pairwise(marks):
+        for c, d in _split_by_factor_change(a, b, limits, factor_change):
+            flow_time_s = (c + d) / 2
+            if found and (
+                factor_change is None
+                or factor_change(found[-1].flow_time_s, flow_time_s)
+                <= limits.reused_log_factor_change
+            ):
+                flow_time_s = found[-1].flow_time_s
+            parts = (
+                [(c, d)]
+                if release_change is None
+                else _bisect(c, d, release_change, limits.release_change, limits.min_segment_s)
+            )
+            found += [CoefficientSegment(e, f, flow_time_s, (e + f) / 2, e == a) for e, f in parts]
+    return found
+
+
+def log_factor_change(factors: FactorCourse) -> ChangeMeasure:
+    """Measure of the largest change of any factor's logarithm, for any draw."""
+
+    def change(a: float, b: float) -> float:
+        first, last = (
+            {n: torch.as_tensor(f, dtype=torch.float64) for n, f in factors(t).items()}
+            for t in (a, b)
+        )
+        return max((float((last[n] / f).log().abs().max()) for n, f in first.items()), default=0.0)
+
+    return change
+
+
+def relative_release_change(
+    carrier: Formulation, temperature: TemperatureCourse, values: Values
+) -> ChangeMeasure:
+    """Measure of the largest change, in any cell, of the release rate that heat causes, over the
+    largest rate of the run.
+    """
+    largest = max(
+        (
+            float(carrier.heat_release_excess(T, values).max())
+            for s in temperature.segments
+            for T in (s.first, s.last)
+        ),
+        default=0.0,
+    )
+
+    def change(a: float, b: float) -> float:
+        # at b there may be a jump, which belongs to the next segment
+        during = temperature.smooth_piece_from(a)
+        first, last = (carrier.heat_release_excess(during(t), values) for t in (a, b))
+        return float((last - first).abs().max()) / largest if largest > 0 else 0.0
+
+    return change
+
+
+def _split_by_factor_change(
+    a: float, b: float, limits: PartitionLimits, change: ChangeMeasure | None
+) -> list[tuple[float, float]]:
+    """Intervals within which factors change little; those within which none changes are merged."""
+    if change is None:
+        return [(a, b)]
+
+    def change_inside(c: float, d: float) -> float:
+        # seen from inside, because there may be a jump at both ends
+        inwards = 1e-6 * (d - c)
+        return change(c + inwards, d - inwards)
+
+    parts = [
+        p
+        for c, d in _split_evenly(a, b, limits.max_segment_s)
+        for p in _bisect(c, d, change_inside, limits.log_factor_change, limits.min_segment_s)
+    ]
+    merged = parts[:1]
+    for c, d in parts[1:]:
+        first = merged[-1][0]
+        constant = all(
+            change_inside(first, t) <= limits.negligible_log_factor_change
+            for t in (d, (first + d) / 2)
+        )
+        merged = [*merged[:-1], (first, d)] if constant else [*merged, (c, d)]
+    return merged
+
+
+def _bisect(
+    a: float, b: float, change: ChangeMeasure, largest: float, shortest: float
+) -> list[tuple[float, float]]:
+    """Halve an interval until the change within each part is small enough."""
+    if b - a <= 2 * shortest or change(a, b) <= largest:
+        return [(a, b)]
+    middle = (a + b) / 2
+    return [
+        *_bisect(a, middle, change, largest, shortest),
+        *_bisect(middle, b, change, largest, shortest),
+    ]
+
+
+def _split_evenly(a: float, b: float, longest: float) -> list[tuple[float, float]]:
+    n = max(1, math.ceil((b - a) / longest - 1e-9))
+    marks = [a + (b - a) * i / n for i in range(n)] + [b]
+    return list(itertools.pairwise(marks))
+
+
+def drug_detail_for(carrier: Formulation | None) -> DrugPoolOptions:
+    """Options with every pool of a carrier: saturable uptake, albumin binding and microvessels."""
+    retained = carrier is not None and carrier.releasable_share < 1
+    return DrugPoolOptions(
+        carrier=carrier is not None, retained=retained, bound=True, saturable=True, vessels=True
+    )
+
+
+def plasma_inputs(plasma: PlasmaDrug, detail: DrugPoolOptions) -> tuple[PlasmaInput, ...]:
+    """Plasma curves that feed the pools, in the order of their inputs."""
+    always = (plasma.releasable(), plasma.unbound())
+    return (*always, plasma.retained()) if detail.retained else always
+
+
+def carrier_pool_coefficients(
+    model: TumourModel,
+    J_v: Tensor,
+    J_L: Tensor,
+    detail: DrugPoolOptions,
+    carrier: Formulation | None,
+    temperature: Tensor | None,
+    values: Values,
+) -> PoolCoefficients:
+    """Coefficients of all drug pools at a temperature.
+
+    Args:
+        model: of the tissue.
+        J_v: filtration, 1/s, on the grid of the model.
+        J_L: lymphatic drainage, 1/s.
+        detail: which pools there are.
+        carrier: the encapsulated formulation, if there is one.
+        temperature: K, if heat releases the drug; None: that of the body.
+        values: parameters by symbol, in place of the table's.
+    """
+    if carrier is None:
+        return drug_pools(model, J_v, J_L, detail)
+    T = torch.full_like(model.maps.pH, value("T_body")) if temperature is None else temperature
+    excess = (
+        None
+        if temperature is None
+        else carrier.heat_release_excess(temperature, {**values, **model.scalars})
+    )
+    return drug_pools(model, J_v, J_L, detail, model.carrier_release_rate(carrier, T), excess)
 
 
 class TreatmentTimeline:
-    """Tissue under a treatment.
+    """A treatment of the tissue on a voxel grid as a sequence of intervals with constant
+    coefficients.
 
     Args:
-        setting: the tissue. scalars: of the model, SI, and weights ``(k,)`` of functions.
-        temperature: the body's throughout if None.
-        values: of parameters by symbol, in place of the table's.
-        max_release_change, max_log_factor_change: see :data:`MAX_RELEASE_CHANGE`,
-            :data:`MAX_LOG_FACTOR_CHANGE`.
+        setting: the tissue.
+        scalars: of the model, SI, and weights ``(k,)`` of functions.
+        treatment: what is given.
+        temperature: of the tissue; None: that of the body throughout.
+        advection: scheme of the advective fluxes.
+        limits: largest changes within a segment.
+        values: parameters by symbol, in place of the table's.
     """
 
     def __init__(
@@ -82,16 +302,11 @@ class TreatmentTimeline:
         temperature: TemperatureCourse | None = None,
         *,
         advection: Advection = "fitted",
-        max_release_change: float = MAX_RELEASE_CHANGE,
-        max_log_factor_change: float = MAX_LOG_FACTOR_CHANGE,
+        limits: PartitionLimits = VOXEL_LIMITS,
         values: Values | None = None,
     ) -> None:
         self.setting, self.temperature, self.advection = setting, temperature, advection
-        self.max_release_change, self.max_log_factor_change = (
-            max_release_change,
-            max_log_factor_change,
-        )
-        self.treatment = treatment.with_values(values or {})
+        self.limits, self.treatment = limits, treatment.with_values(values or {})
         phi = setting.maps.phi
         tensors: Values = {
             k: torch.as_tensor(v, dtype=phi.dtype, device=phi.device) for k, v in scalars.items()
@@ -113,39 +328,29 @@ class TreatmentTimeline:
 
     @property
     def carrier(self) -> Formulation | None:
-        """What is given encapsulated, if anything is."""
+        """The encapsulated formulation, if one is given."""
         return self.treatment.carrier
 
     @property
     def release_temperature(self) -> TemperatureCourse | None:
-        """The temperature, if anything answers to it."""
+        """The temperature, if heat releases the drug."""
         return (
             self.temperature if self.carrier is not None and self.carrier.heat is not None else None
         )
 
     def segments(self) -> list[CoefficientSegment]:
-        """Every part of the run, in order."""
-        end, t = self.treatment.end_s, self.treatment
-        events = (
-            *t.events(),
-            *(self.release_temperature.events() if self.release_temperature else ()),
+        """Time segments of the run, in order."""
+        release = (
+            None
+            if self.carrier is None or self.release_temperature is None
+            else (self.carrier, self.release_temperature, self.values)
         )
-        marks = sorted({0.0, end, *(e for e in events if 0 < e < end)})
-        parts = []
-        for a, b in itertools.pairwise(marks):
-            for c, d in self._split_by_factor_change(a, b):
-                for e, f in self._bisect_by_release_change(c, d):
-                    parts.append(CoefficientSegment(e, f, (c + d) / 2, (e + f) / 2))
-        return parts
+        factors = self.treatment.factors if self.treatment.changes_tissue else None
+        return partition_treatment(self.treatment, self.limits, factors, release)
 
     def intervals(self) -> Iterator[Interval]:
-        """The intervals of the run, each built when it is asked for."""
-        p = self.treatment.plasma(self.values)
-        curves = (
-            (p.releasable(), p.unbound(), p.retained())
-            if self.detail.retained
-            else (p.releasable(), p.unbound())
-        )
+        """The intervals of the run; each is built when it is requested."""
+        curves = plasma_inputs(self.treatment.plasma(self.values), self.detail)
         for part in self.segments():
             plasma = self._plasma_input([c.smooth_piece_from(part.start) for c in curves])
             yield replace(
@@ -153,8 +358,8 @@ class TreatmentTimeline:
             )
 
     def flow(self, t: float) -> tuple[FlowSolution, TumourModel]:
-        """Flow and model at a time; the flow is solved only if radiation or heat has changed it
-        since it was last asked for.
+        """Flow and model at a time (s); the flow is solved again only if a factor has changed it
+        since the last call.
         """
         factors = self.treatment.factors(t)
         if self._flow is not None and self._model is not None and self._model[0] == factors:
@@ -173,11 +378,11 @@ class TreatmentTimeline:
         return self._flow[1], self._model[1]
 
     def zero_pools(self) -> Tensor:
-        """No drug anywhere, ``(pool, x, y, z)``."""
+        """Pools without drug, ``(pool, x, y, z)``."""
         return self.setting.maps.phi.new_zeros((len(self.detail.pools), *self.setting.grid.shape))
 
     def _interval(self, part: CoefficientSegment, plasma: Callable[[float], Tensor]) -> Interval:
-        """The interval's coefficients; those of the last part if they are the same."""
+        """The interval of a segment; that of the last segment if its coefficients are the same."""
         flow, model = self.flow(part.flow_time_s)
         T = (
             None
@@ -188,30 +393,17 @@ class TreatmentTimeline:
             self._cached_interval is not None
             and self._cached_interval[0] is flow
             and self._cached_interval[1] is model
-            and _equal_tensors(self._cached_interval[2], T)
+            and equal_or_both_none(self._cached_interval[2], T)
         ):
             return self._cached_interval[3]
-        pools = self._pool_coefficients(model, flow, T)
+        pools = carrier_pool_coefficients(
+            model, flow.J_v, flow.J_L, self.detail, self.carrier, T, self.values
+        )
         built = Interval.of(
             part.start, part.end, pools, flow.flows, self.setting.grid, plasma, self.advection
         )
         self._cached_interval = (flow, model, T, built)
         return built
-
-    def _pool_coefficients(
-        self, model: TumourModel, flow: FlowSolution, T: Tensor | None
-    ) -> PoolCoefficients:
-        if self.carrier is None:
-            return drug_pools(model, flow.J_v, flow.J_L, self.detail)
-        release = model.carrier_release_rate(
-            self.carrier, torch.full_like(model.maps.pH, value("T_body")) if T is None else T
-        )
-        excess = (
-            None
-            if T is None
-            else self.carrier.heat_release_excess(T, {**self.values, **model.scalars})
-        )
-        return drug_pools(model, flow.J_v, flow.J_L, self.detail, release, excess)
 
     def _plasma_input(self, smooth: list[Callable[[Tensor], Tensor]]) -> Callable[[float], Tensor]:
         like = self.setting.maps.phi
@@ -222,91 +414,7 @@ class TreatmentTimeline:
 
         return plasma
 
-    def _split_by_factor_change(self, a: float, b: float) -> list[tuple[float, float]]:
-        """Stretches short enough for what radiation and heat do to the tissue; those over which
-        nothing moves are one.
-        """
-        if not self.treatment.changes_tissue:
-            return [(a, b)]
-        parts = [
-            p
-            for c, d in _split_evenly(a, b, MAX_SEGMENT_S)
-            for p in self._bisect_by_factor_change(c, d)
-        ]
-        merged = parts[:1]
-        for c, d in parts[1:]:
-            first = merged[-1][0]
-            still = (
-                self._max_log_factor_change(first, d) <= NEGLIGIBLE_LOG_FACTOR_CHANGE
-                and self._max_log_factor_change(first, (first + d) / 2)
-                <= NEGLIGIBLE_LOG_FACTOR_CHANGE
-            )
-            merged = [*merged[:-1], (first, d)] if still else [*merged, (c, d)]
-        return merged
 
-    def _bisect_by_factor_change(self, a: float, b: float) -> list[tuple[float, float]]:
-        if (
-            b - a <= 2 * MIN_SEGMENT_S
-            or self._max_log_factor_change(a, b) <= self.max_log_factor_change
-        ):
-            return [(a, b)]
-        middle = (a + b) / 2
-        return [
-            *self._bisect_by_factor_change(a, middle),
-            *self._bisect_by_factor_change(middle, b),
-        ]
-
-    def _max_log_factor_change(self, a: float, b: float) -> float:
-        """Largest change of a factor's logarithm between two times, looked at from between them: at
-        both there may be a jump.
-        """
-        inwards = 1e-6 * (b - a)
-        first, last = (self.treatment.factors(t) for t in (a + inwards, b - inwards))
-        return max(abs(math.log(float(last[name]) / float(f))) for name, f in first.items())
-
-    def _bisect_by_release_change(self, a: float, b: float) -> list[tuple[float, float]]:
-        """Halves of halves, until the release changes little in each."""
-        if self.release_temperature is None or self.carrier is None:
-            return [(a, b)]
-        during = self.release_temperature.smooth_piece_from(a)
-        first, last = (self.carrier.heat_release_excess(during(t), self.values) for t in (a, b))
-        if (
-            b - a <= 2 * MIN_SEGMENT_S
-            or float((last - first).abs().max())
-            <= self.max_release_change * self._max_heat_release_rate
-        ):
-            return [(a, b)]
-        middle = (a + b) / 2
-        return [
-            *self._bisect_by_release_change(a, middle),
-            *self._bisect_by_release_change(middle, b),
-        ]
-
-    @cached_property
-    def _max_heat_release_rate(self) -> float:
-        """The largest release rate that heat causes in the run, 1/s."""
-        assert self.release_temperature is not None
-        assert self.carrier is not None
-        return max(
-            float(self.carrier.heat_release_excess(T, self.values).max())
-            for s in self.release_temperature.segments
-            for T in (s.first, s.last)
-        )
-
-
-def drug_detail_for(carrier: Formulation | None) -> DrugPoolOptions:
-    """Every pool that there is: with saturable uptake, albumin and microvessels."""
-    retained = carrier is not None and carrier.releasable_share < 1
-    return DrugPoolOptions(
-        carrier=carrier is not None, retained=retained, bound=True, saturable=True, vessels=True
-    )
-
-
-def _equal_tensors(a: Tensor | None, b: Tensor | None) -> bool:
+def equal_or_both_none(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether two tensors are equal, or neither exists."""
     return a is b or (a is not None and b is not None and torch.equal(a, b))
-
-
-def _split_evenly(a: float, b: float, longest: float) -> list[tuple[float, float]]:
-    n = max(1, math.ceil((b - a) / longest - 1e-9))
-    marks = [a + (b - a) * i / n for i in range(n)] + [b]
-    return list(itertools.pairwise(marks))

@@ -34,7 +34,7 @@ from nanopinn.results.simulation_result import MassBalance, PlasmaExposure, Simu
 from nanopinn.solvers.evolve import EvolutionResult
 from nanopinn.solvers.forward import FlowSolution
 from nanopinn.solvers.grid import average_subcells
-from nanopinn.solvers.time_partition import MAX_LOG_FACTOR_CHANGE, MAX_SEGMENT_S, TreatmentTimeline
+from nanopinn.solvers.time_partition import VOXEL_LIMITS, TreatmentTimeline
 from nanopinn.studies.tissue_source import SimulatedTissue
 
 #: Times between two events at which a curve is read, then narrowed to its top.
@@ -332,7 +332,7 @@ def _notes(t: Treatment) -> list[str]:
     if t.changes_tissue:
         notes.append(
             "What changes flow and walls is held for stretches of at most"
-            f" {MAX_SEGMENT_S / HOUR:g} h, in which no factor moves by more than"
-            f" {MAX_LOG_FACTOR_CHANGE:.0%}."
+            f" {VOXEL_LIMITS.max_segment_s / HOUR:g} h, in which no factor moves by more than"
+            f" {VOXEL_LIMITS.log_factor_change:.0%}."
         )
     return notes

@@ -31,7 +31,7 @@ from nanopinn.results.simulation_result import Simulation
 from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
 from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.time_partition import TreatmentTimeline
+from nanopinn.solvers.time_partition import VOXEL_LIMITS, TreatmentTimeline
 from nanopinn.solvers.time_segment import Interval
 from nanopinn.studies.heating import temperature_course
 from nanopinn.studies.schedule import read_formulation
@@ -108,7 +108,7 @@ def after(
         tissue.scalars,
         t,
         temperature,
-        max_release_change=share,
+        limits=replace(VOXEL_LIMITS, release_change=share),
     )
     course.detail = replace(course.detail, saturable=saturable)
     U = integrate_adaptive(
@@ -365,7 +365,7 @@ def test_finer_parts_change_what_heat_brings_by_less_than_half_a_percent() -> No
             tissue.scalars,
             t,
             temperature_course(t, tissue)[0],
-            max_log_factor_change=share,
+            limits=replace(VOXEL_LIMITS, log_factor_change=share),
         )
         U = integrate_adaptive(course.intervals(), course.zero_pools(), [2 * HOUR]).U[-1]
         found.append(

@@ -26,7 +26,8 @@ from nanopinn.physics.tumour import TissueMaps, TumourModel
 from nanopinn.solvers.clusters import build_sampled_cluster_model, cluster_pools
 from nanopinn.solvers.krogh_exposure import Exposure
 from nanopinn.solvers.krogh_geometry import MIN_RADIUS_RATIO
-from nanopinn.solvers.krogh_treatment import MicroscaleModel, _MicroscaleTimeline, solve_exposure
+from nanopinn.solvers.krogh_treatment import MicroscaleModel, MicroscaleTimeline, solve_exposure
+from nanopinn.solvers.time_partition import MICROSCALE_LIMITS
 
 HOUR, HOT = 3600.0, 315.15
 SHAPE = (4, 2, 2)
@@ -99,7 +100,7 @@ def under(
     J_v = 2e-5 * tensor((1.0, 1.5, 0.5, 2.0))[:, None] * tensor((1.0, 0.6, 0.3))
     temperature = scheduled_temperature(ONE, HOT, 0.0, minutes * 60, ramp)
     moved = None if factors is None else lambda t: factors
-    every = MicroscaleModel.of(
+    every = MicroscaleModel.from_arrays(
         tissue(),
         LABELS,
         4,
@@ -256,7 +257,7 @@ def test_draws_do_not_speak_to_one_another(together: Exposure) -> None:
 
 def test_time_is_cut_where_release_drifts_and_where_factors_move() -> None:
     t = treatment(ramp=300.0)
-    course = _MicroscaleTimeline(under(ramp=300.0), t)
+    course = MicroscaleTimeline(under(ramp=300.0), t)
     parts = course.segments()
     assert parts[0].start == 0.0
     assert all(a.end == b.start for a, b in itertools.pairwise(parts))
@@ -270,15 +271,13 @@ def test_time_is_cut_where_release_drifts_and_where_factors_move() -> None:
             "P": torch.exp(tensor((0.0, 1.0, 0.5, -1.0)) * min(1.0, s / (3 * HOUR)))
         },
     )
-    later = [p for p in _MicroscaleTimeline(moving, t).segments() if p.start >= 2400.0]
+    later = [p for p in MicroscaleTimeline(moving, t).segments() if p.start >= 2400.0]
     assert max(abs(p.flow_time_s - q.flow_time_s) for p, q in itertools.pairwise(later)) > 0
     assert all((p.end - p.start) / (3 * HOUR) <= 0.3 + 1e-9 for p in later if p.end <= 3 * HOUR)
     assert len([p for p in later if p.start >= 3 * HOUR]) == 1
 
 
-def test_coefficients_in_the_middle_of_parts_are_fine_enough(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_coefficients_in_the_middle_of_parts_are_fine_enough() -> None:
     """Against parts a fifth as long: the peak in cells moves less than half a percent, in a heating
     that is mostly ramps.
     """
@@ -287,8 +286,7 @@ def test_coefficients_in_the_middle_of_parts_are_fine_enough(
         treatment(ramp=300.0, end_h=0.4, minutes=8.0),
     )
     coarse = solve_exposure(few, given)
-    monkeypatch.setattr("nanopinn.solvers.krogh_treatment.MAX_RELEASE_CHANGE", 0.04)
-    fine = solve_exposure(few, given)
+    fine = solve_exposure(few, given, limits=replace(MICROSCALE_LIMITS, release_change=0.04))
     apart = (
         coarse.peak_intracellular - fine.peak_intracellular
     ).nan_to_num().norm() / fine.peak_intracellular.nan_to_num().norm()

@@ -257,7 +257,7 @@ class ExposureModel:
             scalars, values = treatment.carrier.tissue_parameters(scalars, values)
         temperature, _, _ = temperature_course(treatment, tissue)
         flow = _InterpolatedFluidExchange(self.patient, draws, self.labels, drawn)
-        return MicroscaleModel.of(
+        return MicroscaleModel.from_arrays(
             tissue.maps,
             self.labels,
             len(draws),

@@ -317,7 +317,7 @@ def rank_penetration_inputs(
         n = len(next(iter(at.values())))
         moved = {k: v for k, v in at.items() if k in SCALARS}
         values = {k: v for k, v in at.items() if k not in SCALARS and k not in RANKED_MAPS}
-        microscale = MicroscaleModel.of(
+        microscale = MicroscaleModel.from_arrays(
             maps,
             labels,
             n,
