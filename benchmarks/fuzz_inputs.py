@@ -561,6 +561,7 @@ def readers() -> dict[str, Reader]:
     from nanopinn.imaging.inputs import ImagingInputs
     from nanopinn.imaging.mask import load_mask
     from nanopinn.inference.saved_fit import load_fit, load_fitted_problem
+    from nanopinn.report.fit_summary import format_summary
     from nanopinn.io.volumes import read_array, read_sidecar, sidecar_path
     from nanopinn.report.result_folder import read_result
     from nanopinn.studies.schedule import read_formulation, read_schedule
@@ -735,7 +736,9 @@ def readers() -> dict[str, Reader]:
         ),
         "configuration": Reader(5, tree("c.toml", CONFIG, as_toml), config),
         "saved fit": Reader(
-            6, fits, several(lambda f: load_fit(f).summary(), lambda f: load_fitted_problem(f))
+            6,
+            fits,
+            several(lambda f: format_summary(load_fit(f)), lambda f: load_fitted_problem(f)),
         ),
         "tables of a result": Reader(3, result_folder, lambda f: read_result(f)),
     }

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.krylov.krylov_engine import KrylovSettings, TangentSolver
 from nanopinn.inference.krylov.orthomin import (
     KrylovSolution,
@@ -39,7 +40,7 @@ from nanopinn.inference.krylov.orthomin import (
 )
 from nanopinn.inference.krylov.time_basis import TimeBasis
 from nanopinn.inference.pose import pose_problem
-from nanopinn.inference.tumour_problem import Fields, InverseProblem
+from nanopinn.inference.tumour_problem import Fields
 from nanopinn.phantoms.synthetic_study import make_phantom
 from nanopinn.settings import FitSettings, PhantomSettings
 

@@ -2,7 +2,7 @@
 
 import nanopinn
 study = nanopinn.run_fit(nanopinn.ImagingInputs(dce="dce.nii.gz", cest="ph.nii.gz", t1=1.4),
-nanopinn.FitSettings()) print(study.fit.summary())
+nanopinn.FitSettings()) print(nanopinn.format_summary(study.fit))
 
 Systems of equations of your own are fitted by the same engines; times in s, or in whatever unit the
 rate is written in:
@@ -28,6 +28,11 @@ _PUBLIC = {
     "run_fit": "nanopinn.studies.fit",
     "write_fit": "nanopinn.studies.fit",
     "load_fit": "nanopinn.inference.saved_fit",
+    "save_fit": "nanopinn.inference.saved_fit",
+    "profile_likelihood": "nanopinn.inference.uncertainty.profile",
+    "sample_posterior": "nanopinn.inference.uncertainty.sampling",
+    "format_summary": "nanopinn.report.fit_summary",
+    "describe_information": "nanopinn.report.fit_summary",
     "run_check": "nanopinn.studies.fit",
     "MapFiles": "nanopinn.studies.tissue_source",
     "SimulationSettings": "nanopinn.settings",
@@ -40,6 +45,7 @@ _PUBLIC = {
     "write_simulation": "nanopinn.report.simulation_folder",
     "PlanSettings": "nanopinn.settings",
     "plan_protocol": "nanopinn.studies.plan",
+    "format_plan": "nanopinn.report.plan_summary",
     "write_plan": "nanopinn.report.result_folder",
     "run_maps": "nanopinn.studies.fit",
     "write_imaging": "nanopinn.report.imaging_folder",

@@ -36,4 +36,4 @@ print(
     f"{pressure.description}: median"
     f" {np.nanmedian(pressure.values[found.fit.mask]):.2f} {pressure.unit}"
 )
-print(found.fit.describe())
+print(nanopinn.describe_information(found.fit))

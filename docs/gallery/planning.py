@@ -12,4 +12,4 @@ settings = nanopinn.PlanSettings(
     candidates=("encapsulated@2", "released@24"),
 )
 plan = nanopinn.plan_protocol(settings)
-print(plan.summary())
+print(nanopinn.format_plan(plan))

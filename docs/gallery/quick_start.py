@@ -20,6 +20,6 @@ found = nanopinn.run_fit(
 )
 
 print(found.imaging.summary())
-print(found.fit.summary())  # the check first, then prior beside posterior
+print(nanopinn.format_summary(found.fit))  # the check first, then prior beside posterior
 print("Assumed:", *found.fit.assumptions, sep="\n- ")
 print("Written:", nanopinn.write_fit(WORK / "result", found, overwrite=True))

@@ -213,9 +213,10 @@ def verify(
 def report(folder: Annotated[Path, typer.Argument(help="Result folder of a fit.")]) -> None:
     """Print the check, the parameters and the profiles of a result folder."""
     from nanopinn.inference.saved_fit import load_fit
+    from nanopinn.report.fit_summary import format_summary
 
     fit = load_fit(folder)
-    typer.echo(fit.summary())
+    typer.echo(format_summary(fit))
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in fit.assumptions))
 
 

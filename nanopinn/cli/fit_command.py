@@ -105,6 +105,7 @@ def fit(
     """
     from nanopinn.inference.checkpoint import delete_checkpoints
     from nanopinn.io.output import reserve_output_folder
+    from nanopinn.report.fit_summary import format_summary
     from nanopinn.settings import FitSettings
     from nanopinn.studies.fit import run_fit, write_fit
 
@@ -143,7 +144,7 @@ def fit(
         write_fit(out, study, overwrite=overwrite)
         delete_checkpoints(checkpoint_folder)
     typer.echo(study.imaging.summary())
-    typer.echo(study.fit.summary())
+    typer.echo(format_summary(study.fit))
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in study.fit.assumptions))
     typer.echo(f"Report: {out / 'report.html'}")
     if not study.fit.check.passed:

@@ -93,6 +93,7 @@ def plan(
 
     Example: nanopinn plan --tumour-mm 8 --voxel-mm 0.7 --drug encapsulated@24
     """
+    from nanopinn.report.plan_summary import format_plan
     from nanopinn.report.result_folder import reserve_table_file, write_plan
     from nanopinn.settings import PlanSettings
     from nanopinn.studies.plan import plan_protocol
@@ -124,7 +125,7 @@ def plan(
     with reserve_table_file(out, overwrite=overwrite):
         with progress_display(quiet, verbose) as progress:
             found = plan_protocol(settings, folder=folder, progress=progress)
-        typer.echo(found.summary())
+        typer.echo(format_plan(found))
         if out is not None:
             dump = settings.model_dump() | {"aif": Path(settings.aif).name}
             typer.echo(f"Table: {write_plan(out, found, dump, overwrite=overwrite)}")

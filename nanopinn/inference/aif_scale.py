@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.inference.gauss_newton import minimise
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.problem import EngineFit, Linearisation, Objective, Prediction
-from nanopinn.inference.tumour_problem import InverseProblem
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results.fit_result import ScalarEstimate
@@ -129,7 +129,7 @@ def fit_aif_scale(
 
     def expand(theta: Array) -> Any:
         last["here"] = posed.predict(theta, tangents=True)
-        return objective.quadratic(theta, Linearisation.of(last["here"]))
+        return objective.quadratic(theta, Linearisation.from_prediction(last["here"]))
 
     def tell(k: int, theta: Array, quadratic: Any) -> None:
         progress(

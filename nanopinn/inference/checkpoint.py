@@ -15,7 +15,8 @@ from torch import Tensor
 from nanopinn.errors import InputError
 from nanopinn.inference.device import on_device
 from nanopinn.inference.gauss_newton import OptimiserState, PreviousStep
-from nanopinn.inference.tumour_problem import SERIALISABLE_PARTS, Fields, InverseProblem
+from nanopinn.inference.inverse_problem import SERIALISABLE_PARTS, InverseProblem
+from nanopinn.inference.tumour_problem import Fields
 from nanopinn.io import serialize as saving
 from nanopinn.io.safe_open import read_bytes, read_json
 from nanopinn.io.volumes import sync_folder, write_bytes, write_json

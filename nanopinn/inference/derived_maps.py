@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.pose import PH_ASSUMED_ERROR, PosedProblem
 from nanopinn.inference.problem import EngineFit
-from nanopinn.inference.tumour_problem import InverseProblem
 from nanopinn.inference.unknown_fields import OUTPUT_HOURS, field_maps, inflow_map, model_error_maps
 from nanopinn.parameters import value
 from nanopinn.parameters.units import MMHG

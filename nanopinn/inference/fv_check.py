@@ -14,9 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.inference import model_error
+from nanopinn.inference.model_error import (
+    BALANCES,
+    ModelErrorMap,
+    map_model_error,
+    without_model_error,
+)
+from nanopinn.inference.systematic import ModelError
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.problem import Prediction
-from nanopinn.inference.tumour_problem import Fields, InverseProblem
+from nanopinn.inference.tumour_problem import Fields
 from nanopinn.parameters import value
 from nanopinn.physics.drug_pools import LINEAR_POOLS
 from nanopinn.progress import Progress, ignore_progress
@@ -83,11 +90,11 @@ def check_fit(
             _balance(fields.balance),
             _linearity(pools[:, LINEAR_POOLS.pools.index("free")][:, inside]),
         ]
-    exact = model_error.without_model_error(problem)
+    exact = without_model_error(problem)
     items += [_misfit(name, chi2, n) for name, (chi2, n) in exact.blocks(on_voxels).items()]
     items += [
         _model_error(m, problem.model_error)
-        for m in model_error.map_model_error(problem, fitted.fields)
+        for m in map_model_error(problem, fitted.fields)
     ]
     items.append(_shift(problem, theta, fitted, on_voxels))
     return CheckResult(tuple(items), time.perf_counter() - began)
@@ -109,10 +116,10 @@ def _field(name: str, fit: Tensor, other: Tensor) -> CheckItem:
 
 
 def _model_error(
-    found: model_error.ModelErrorMap, allowed: model_error.ModelError | None
+    found: ModelErrorMap, allowed: ModelError | None
 ) -> CheckItem:
     assert allowed is not None
-    flux = model_error.BALANCES[found.balance]
+    flux = BALANCES[found.balance]
     limit = MODEL_ERROR_LIMIT * allowed.prior_sd
     return _item(
         f"model error of {found.balance}, over fluxes",

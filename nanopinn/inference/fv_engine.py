@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from nanopinn.inference.checkpoint import CheckpointStore, EngineState
 from nanopinn.inference.gauss_newton import OptimiserState, QuadraticModel, minimise
 from nanopinn.inference.multistart import fit_from_several_starts
-from nanopinn.inference.problem import AnyProblem, EngineFit, Prediction
+from nanopinn.inference.problem import AnyProblem, EngineFit, Prediction, describe_unaffected
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.fit_result import EngineRun, describe_unaffected
+from nanopinn.results.fit_result import EngineRun
 from nanopinn.solvers.linear import SolverError
 
 Array = NDArray[np.float64]

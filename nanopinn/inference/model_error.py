@@ -15,20 +15,17 @@ with the other systematic errors.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanopinn.inference.tumour_problem import AnyTumourProblem, Fields, TumourProblem
 from nanopinn.physics.drug_pools import ENCAPSULATED, LINEAR_POOLS
 from nanopinn.solvers.local_response import LocalResponse
 from nanopinn.solvers.response import solve_responses
 from nanopinn.solvers.runge_kutta import COARSE_STEP_OPTIONS, TR_BDF2, frame_nodes, stage_times
-
-if TYPE_CHECKING:
-    from nanopinn.inference.tumour_problem import Fields, InverseProblem
 
 Array = NDArray[np.float64]
 
@@ -40,23 +37,8 @@ BALANCES = {
 }
 
 
-@dataclass(frozen=True)
-class ModelError:
-    """Size and smoothness of the error.
-
-    Attributes:
-        bumps: ``(k, x, y, z)``, weighed with unit variance: e of one balance, relative to its flux.
-        prior_sd: of e.
-        length_m: over which it is smooth.
-    """
-
-    basis: Tensor
-    prior_sd: float
-    length_m: float
-
-
 def model_error_effects(
-    problem: InverseProblem, theta: Array, fields: Fields
+    problem: TumourProblem, theta: Array, fields: Fields
 ) -> tuple[Tensor, Tensor]:
     """Change of the whitened curves and drug images by each weight, ``(n, k)`` and ``(n, 2 k)``."""
     assert problem.model_error is not None
@@ -66,7 +48,7 @@ def model_error_effects(
     return on_contrast, _on_drug(problem, theta, fields, problem.model_error.basis)
 
 
-def _on_contrast(problem: InverseProblem, theta: Array, fields: Fields, basis: Tensor) -> Tensor:
+def _on_contrast(problem: TumourProblem, theta: Array, fields: Fields, basis: Tensor) -> Tensor:
     forward = problem.forward()
     pools, operator, _ = forward.operators(
         "contrast", problem.tensor(theta), fields.flow_without_tangents
@@ -87,7 +69,7 @@ def _on_contrast(problem: InverseProblem, theta: Array, fields: Fields, basis: T
     return problem.contrast.whiten((maps.phi * V).transpose(0, 1)).flatten(1).T
 
 
-def _on_drug(problem: InverseProblem, theta: Array, fields: Fields, basis: Tensor) -> Tensor:
+def _on_drug(problem: TumourProblem, theta: Array, fields: Fields, basis: Tensor) -> Tensor:
     assert fields.pools is not None
     carrier, free = LINEAR_POOLS.pools.index("encapsulated"), LINEAR_POOLS.pools.index("free")
     pools, operator, _ = problem.forward().operators(
@@ -135,7 +117,7 @@ class ModelErrorMap:
     """Root mean square over the tumour."""
 
 
-def map_model_error(problem: InverseProblem, fields: Fields) -> tuple[ModelErrorMap, ...]:
+def map_model_error(problem: TumourProblem, fields: Fields) -> tuple[ModelErrorMap, ...]:
     """Where and how large the model's error is; nothing where none was allowed."""
     if problem.model_error is None or problem.errors is None:
         return ()
@@ -155,7 +137,7 @@ def map_model_error(problem: InverseProblem, fields: Fields) -> tuple[ModelError
 
 
 def _map_balance_error(
-    problem: InverseProblem, balance: str, weights: Tensor, covariance: Tensor
+    problem: TumourProblem, balance: str, weights: Tensor, covariance: Tensor
 ) -> ModelErrorMap:
     assert problem.model_error is not None
     basis = problem.model_error.basis
@@ -165,7 +147,7 @@ def _map_balance_error(
     return ModelErrorMap(balance, e, sd, float(e[inside].square().mean().sqrt()))
 
 
-def without_model_error(problem: InverseProblem) -> InverseProblem:
+def without_model_error(problem: AnyTumourProblem) -> AnyTumourProblem:
     """The problem with equations that are trusted; its other systematic errors stay."""
     errors = None if problem.errors is None else problem.errors.without_model()
     return replace(problem, model_error=None, errors=errors)

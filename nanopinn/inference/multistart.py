@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import NanopinnError
 from nanopinn.inference.unknowns import UnknownSet
+from nanopinn.results.fit_result import StartResult
 
 Array = NDArray[np.float64]
 
@@ -18,25 +19,6 @@ Array = NDArray[np.float64]
 SAME_MINIMUM_SD = 0.1
 #: Ends farther apart than this are two minima; between the two a descent merely stopped early.
 DISTINCT_MINIMUM_SD = 0.5
-
-
-@dataclass(frozen=True)
-class StartResult:
-    """One descent.
-
-    Attributes:
-        start, end: coordinates ``(m,)``; ``end`` is NaN where it failed.
-        objective: (chi2 + prior)/2 at its end, infinite where it failed.
-        distance: of its end from the best one, in that one's posterior sd, largest coordinate.
-        message: what happened.
-    """
-
-    start: Array
-    end: Array
-    objective: float
-    converged: bool
-    distance: float
-    message: str
 
 
 def prior_draws(unknowns: UnknownSet, count: int, seed: int) -> list[Array]:

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from nanopinn.inference.basis import centre_shapes
 from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.problem import EngineFit
-from nanopinn.inference.tumour_problem import InverseProblem
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.solvers.adjoint import ContrastAdjoint, DrugAdjoint, gradient
 from nanopinn.solvers.forward import ForwardModel, Setting

@@ -17,7 +17,8 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from nanopinn.inference.tumour_problem import Fields, InverseProblem
+from nanopinn.inference.inverse_problem import InverseProblem
+from nanopinn.inference.tumour_problem import Fields
 
 #: Of ln s, before the data: the stated noise is right within a factor of seven.
 PRIOR_SD = 1.0

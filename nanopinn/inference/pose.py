@@ -23,12 +23,12 @@ from nanopinn.imaging.drug_image import DrugImage, load_drug_image
 from nanopinn.imaging.parametric_maps import ImagingMaps
 from nanopinn.inference.aif_scale import fit_aif_scale
 from nanopinn.inference.basis import gaussian_radial_basis
+from nanopinn.inference.fitted_problem import FittedProblem
 from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.noise import noise_scales, scale_noise
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import EngineFit
-from nanopinn.inference.saved_fit import FittedProblem
-from nanopinn.inference.tumour_problem import InverseProblem
 from nanopinn.inference.unknown_fields import add_unknown_functions, truncating_faces
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.parameters import value
@@ -59,7 +59,7 @@ class FinalEstimate:
     fitted: EngineFit
     scalars: tuple[ScalarEstimate, ...]
     covariance: Array
-    checkpoint: FittedProblem
+    fitted_problem: FittedProblem
     notes: tuple[str, ...] = ()
 
 
@@ -113,7 +113,7 @@ def ended(fitted: EngineFit, settings: FitSettings, progress: Progress) -> Final
     """The answer, with the arterial input's scale among the unknowns if it is not trusted."""
     if not settings.aif_sd:
         return FinalEstimate(
-            fitted, fitted.run.scalars, fitted.run.covariance, FittedProblem.of(fitted)
+            fitted, fitted.run.scalars, fitted.run.covariance, FittedProblem.from_fit(fitted)
         )
     found = fit_aif_scale(fitted, settings.aif_sd, progress=progress)
     end = found.fitted
@@ -122,8 +122,8 @@ def ended(fitted: EngineFit, settings: FitSettings, progress: Progress) -> Final
         " only in the product with q; maps of Ktrans, ve and vp are those of the input as stated,"
         f" and the fit's tissue has 1/{np.exp(found.log_scale):.3f} of them."
     )
-    checkpoint = FittedProblem(end.problem, end.theta, settings.aif_sd, found.log_scale)
-    return FinalEstimate(end, found.scalars, found.covariance, checkpoint, (words,))
+    at_estimate = FittedProblem(end.problem, end.theta, settings.aif_sd, found.log_scale)
+    return FinalEstimate(end, found.scalars, found.covariance, at_estimate, (words,))
 
 
 #: Cells of the flow per voxel edge, and how near to the tumour's edge (m; None: everywhere).

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nanopinn.inference.gauss_newton import QuadraticModel
 from nanopinn.inference.unknowns import UnknownSet
-from nanopinn.results.fit_result import EngineRun
+from nanopinn.results.fit_result import EngineRun, ScalarEstimate
 
 Array = NDArray[np.float64]
 
@@ -132,6 +132,15 @@ class EngineFit(Generic[AnyProblem]):
     prediction: Prediction[Any]
 
 
+def describe_unaffected(scalars: tuple[ScalarEstimate, ...]) -> str:
+    """A clause that names the unknowns on which no observation depends; empty where none is."""
+    names = [s.label for s in scalars if s.unaffected_by_data]
+    if not names:
+        return ""
+    verb, pronoun = ("does", "it keeps its") if len(names) == 1 else ("do", "they keep their")
+    return f"; {', '.join(names)} {verb} not affect any observation; {pronoun} prior"
+
+
 class ResidualProblem(Protocol):
     """What the uncertainty of a fit asks of its problem: voxels, or anything else with a residual."""
 
@@ -153,7 +162,7 @@ class Linearisation:
     jacobian: Array
 
     @classmethod
-    def of(cls, prediction: Any) -> Linearisation:
+    def from_prediction(cls, prediction: Any) -> Linearisation:
         """From a prediction that carries its Jacobian."""
         return cls(prediction.residual.cpu().numpy(), prediction.jacobian.cpu().numpy())
 
@@ -201,7 +210,9 @@ class Objective:
     def expand(self, theta: Array) -> Linearisation:
         """With exact tangents."""
         self.solves += 1
-        return Linearisation.of(self.problem.predict(theta, self.solver, tangents=True))
+        return Linearisation.from_prediction(
+            self.problem.predict(theta, self.solver, tangents=True)
+        )
 
     def prior_residual(self, theta: Array) -> Array:
         """Coordinates in prior standard deviations from their prior means."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,22 +20,18 @@ from torch import Tensor
 from nanopinn.imaging.dce.models import extended_tofts
 from nanopinn.imaging.dce.plasma_curve import InputCurve
 from nanopinn.imaging.dce.voxel_fit import fit_kinetics
-from nanopinn.inference import model_error
+from nanopinn.inference.model_error import model_error_effects
 from nanopinn.inference.observations import DrugObservation
 from nanopinn.inference.systematic import SystematicErrors
+from nanopinn.inference.tumour_problem import AnyTumourProblem, Fields, TumourProblem
 from nanopinn.physics.flow import permeability_from_ktrans
 from nanopinn.solvers.forward import FlowSolution, ForwardModel, solve_drug_for_tissues
 from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.runge_kutta import COARSE_STEP_OPTIONS
 
-if TYPE_CHECKING:
-    from nanopinn.inference.tumour_problem import Fields, InverseProblem
-
 Array = NDArray[np.float64]
 
-#: Relative residual of the linear solves of a fit: far below the noise of any image.
-SOLVER_TOLERANCE = 1e-7
-#: The same where two solves only tell an effect of some percent by their difference.
+#: Relative residual of linear solves where two of them only tell an effect of some percent by their difference.
 EFFECT_TOLERANCE = 1e-5
 #: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation
 #: holds.
@@ -52,7 +47,7 @@ MAX_MAP_RATIO = 1.25
 RELAXATION_FACTOR = 0.6
 
 
-def update_kinetic_maps(problem: InverseProblem, theta: Array, here: Fields) -> InverseProblem:
+def update_kinetic_maps(problem: AnyTumourProblem, theta: Array, here: Fields) -> AnyTumourProblem:
     """The problem with kinetic maps freed of the flow at theta, and the pH error that the drug
     images ask for.
     """
@@ -81,7 +76,7 @@ def update_kinetic_maps(problem: InverseProblem, theta: Array, here: Fields) -> 
     )
 
 
-def _linearisation_is_valid(problem: InverseProblem, theta: Array, pH_error: Tensor) -> bool:
+def _linearisation_is_valid(problem: TumourProblem, theta: Array, pH_error: Tensor) -> bool:
     """Whether nothing would change much: then the objective stands still and a descent can end."""
     last = problem.errors
     assert last is not None
@@ -94,7 +89,7 @@ def _linearisation_is_valid(problem: InverseProblem, theta: Array, pH_error: Ten
     )
 
 
-def _estimate_pH_error(problem: InverseProblem, fields: Fields) -> Tensor:
+def _estimate_pH_error(problem: TumourProblem, fields: Fields) -> Tensor:
     if problem.errors is None or fields.pools is None:
         return problem.pH_error_basis.new_zeros(len(problem.pH_error_basis))
     return problem.errors.drug.conditional_estimate(problem.drug_misfit(fields.pools))[
@@ -102,7 +97,7 @@ def _estimate_pH_error(problem: InverseProblem, fields: Fields) -> Tensor:
     ]
 
 
-def _update_local_kinetics(problem: InverseProblem, fields: Fields, share: float) -> Tensor:
+def _update_local_kinetics(problem: TumourProblem, fields: Fields, share: float) -> Tensor:
     """A share of a step to where each voxel's curve, fitted by itself, says what was measured."""
     voxels = problem.contrast.voxels
     curve = InputCurve(problem.aif, problem.frame_times, str(voxels.device))
@@ -122,7 +117,9 @@ def _update_local_kinetics(problem: InverseProblem, fields: Fields, share: float
     return local
 
 
-def with_systematic_errors(problem: InverseProblem, theta: Array, fields: Fields) -> InverseProblem:
+def systematic_error_effects(
+    problem: AnyTumourProblem, theta: Array, fields: Fields
+) -> AnyTumourProblem:
     """The problem with the effect that systematic errors have on its observations at theta.
 
     Args:
@@ -160,7 +157,7 @@ def with_systematic_errors(problem: InverseProblem, theta: Array, fields: Fields
 
 
 def _model_error_effect(
-    problem: InverseProblem, theta: Array, fields: Fields, grid_theta: Array
+    problem: TumourProblem, theta: Array, fields: Fields, grid_theta: Array
 ) -> tuple[Tensor | None, Tensor | None]:
     """Effect of the model's own error; it changes as slowly as that of the grid, and is kept as
     long.
@@ -172,7 +169,7 @@ def _model_error_effect(
         and np.array_equal(grid_theta, last.grid_theta)
     ):
         return last.model_on_contrast, last.model_on_drug
-    return model_error.model_error_effects(problem, theta, fields)
+    return model_error_effects(problem, theta, fields)
 
 
 #: Changes of a map that tell the slope of every drug image by it: a voxel answers to its own value.
@@ -180,7 +177,7 @@ POROSITY_STEP, PH_STEP = 0.02, 0.02
 
 
 def _perturbed_drug_images(
-    problem: InverseProblem, theta: Array, flow: FlowSolution
+    problem: TumourProblem, theta: Array, flow: FlowSolution
 ) -> dict[str, list[Tensor]]:
     """Every drug image as the maps are, with more porosity and with more pH, at the flow that
     stands, on few nodes.
@@ -201,7 +198,7 @@ def _perturbed_drug_images(
 
 
 def _predict_drug_images(
-    problem: InverseProblem, theta: Array, forwards: Sequence[ForwardModel], flow: FlowSolution
+    problem: TumourProblem, theta: Array, forwards: Sequence[ForwardModel], flow: FlowSolution
 ) -> list[list[Tensor]]:
     """Every drug image of each tissue, from a march of few nodes: what is compared with it shares
     its error.
@@ -221,7 +218,7 @@ def _predict_drug_images(
 
 
 def _with_prediction_variance(
-    problem: InverseProblem, fields: Fields, images: dict[str, list[Tensor]]
+    problem: TumourProblem, fields: Fields, images: dict[str, list[Tensor]]
 ) -> tuple[DrugObservation, ...]:
     """The drug images, each with the sd that noise and the errors of Ktrans and ve together leave."""
     weighed = []
@@ -238,7 +235,7 @@ def _with_prediction_variance(
 
 
 def _discretisation_error_effect(
-    problem: InverseProblem, theta: Array, fields: Fields, images: list[Tensor] | None
+    problem: TumourProblem, theta: Array, fields: Fields, images: list[Tensor] | None
 ) -> tuple[Array, Tensor, Tensor]:
     """Change of the whitened curves and of every whitened drug image when cells are halved, and
     where.
@@ -290,7 +287,7 @@ def _discretisation_error_effect(
     return theta.copy(), curves, torch.block_diag(*columns)
 
 
-def closure_error_effects(problem: InverseProblem, fields: Fields) -> list[Tensor]:
+def closure_error_effects(problem: TumourProblem, fields: Fields) -> list[Tensor]:
     """Change of each whitened drug image ``(n, k)`` by each bump of the closure error, which no two
     images share.
     """
@@ -303,7 +300,7 @@ def closure_error_effects(problem: InverseProblem, fields: Fields) -> list[Tenso
     ]
 
 
-def _pH_error_effect(problem: InverseProblem, images: dict[str, list[Tensor]]) -> Tensor:
+def _pH_error_effect(problem: TumourProblem, images: dict[str, list[Tensor]]) -> Tensor:
     """Change of every whitened drug image by each bump of the pH error, ``(n, k)``."""
     slopes = [
         (up - here) / PH_STEP for up, here in zip(images["pH"], images["as they are"], strict=True)

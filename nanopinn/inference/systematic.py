@@ -59,6 +59,21 @@ class SharedError:
 
 
 @dataclass(frozen=True)
+class ModelError:
+    """Size and smoothness of the error.
+
+    Attributes:
+        bumps: ``(k, x, y, z)``, weighed with unit variance: e of one balance, relative to its flux.
+        prior_sd: of e.
+        length_m: over which it is smooth.
+    """
+
+    basis: Tensor
+    prior_sd: float
+    length_m: float
+
+
+@dataclass(frozen=True)
 class SystematicErrors:
     """What the noise of the measured numbers does not cover, as it acts at one parameter vector.
 

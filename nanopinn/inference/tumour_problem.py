@@ -1,10 +1,13 @@
-"""The inverse problem that both engines solve: unknowns, tissue, observations."""
+"""The voxel problem: unknowns, tissue and observations, its solution and its misfit.
+
+:class:`nanopinn.inference.inverse_problem.InverseProblem` adds what changes between iterations.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -12,20 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
-from nanopinn.inference import relinearise as linearise
-from nanopinn.inference.basis import FunctionUnknown
-from nanopinn.inference.model_error import ModelError
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import Prediction, Problem
-from nanopinn.inference.systematic import SystematicErrors
-from nanopinn.inference.unknowns import Unknown, UnknownSet
+from nanopinn.inference.systematic import ModelError, SystematicErrors
 from nanopinn.physics.plasma import SumOfExponentials
-from nanopinn.physics.tumour import TissueMaps
 from nanopinn.solvers.forward import FlowSolution, ForwardModel, Setting
-from nanopinn.solvers.grid import Grid, average_subcells
+from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.runge_kutta import TR_BDF2, Scheme
 
 Array = NDArray[np.float64]
+
+#: Relative residual of the linear solves of a fit: far below the noise of any image.
+SOLVER_TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Fields:
 
 
 @dataclass(frozen=True)
-class InverseProblem(Problem[ForwardModel, Fields]):
+class TumourProblem(Problem[ForwardModel, Fields]):
     """The voxel problem: everything an engine needs; immutable, so that engines cannot disturb each
     other.
 
@@ -78,7 +79,7 @@ class InverseProblem(Problem[ForwardModel, Fields]):
             relative to it.
         spread: covariance of ln Ktrans and ln ve of every voxel, ``(2, 2, x, y, z)``.
         model_error: how much the equations may err; None where they are exact.
-        errors: what :meth:`with_systematic_errors` found, None before.
+        errors: what relinearisation found, None before.
     """
 
     setting: Setting
@@ -113,21 +114,9 @@ class InverseProblem(Problem[ForwardModel, Fields]):
         """As :meth:`forward`, from the pressure where another one ended."""
         return self.forward(None if before is None else before.last_pressure)
 
-    def update_linearisation(self, theta: Array, here: Fields) -> InverseProblem:
-        """The problem with its maps brought up to date with the fields at theta; itself while that
-        would change nothing much.
-        """
-        return linearise.update_kinetic_maps(self, theta, here)
-
-    def with_systematic_errors(self, theta: Array, fields: Fields) -> InverseProblem:
-        """The problem with the effect that systematic errors have at theta, where ``fields`` are
-        its own.
-        """
-        return linearise.with_systematic_errors(self, theta, fields)
-
     @property
     def measured_pH(self) -> Tensor:
-        """The pH map without the error that :meth:`update_linearisation` gave it."""
+        """The pH map without the error that relinearisation gave it."""
         pH = self.setting.maps.pH
         return (
             pH
@@ -142,7 +131,7 @@ class InverseProblem(Problem[ForwardModel, Fields]):
         *,
         tangents: bool = False,
         scheme: Scheme = TR_BDF2,
-        tol: float = linearise.SOLVER_TOLERANCE,
+        tol: float = SOLVER_TOLERANCE,
     ) -> Fields:
         """Every field by finite volumes, each linear solve to a relative residual ``tol``, those of
         the flow's tangents to a hundredth.
@@ -249,19 +238,5 @@ class InverseProblem(Problem[ForwardModel, Fields]):
         }
 
 
-#: Every class that a problem is made of: what may stand in a file of one.
-SERIALISABLE_PARTS: tuple[type, ...] = (
-    ContrastObservation,
-    DrugObservation,
-    FunctionUnknown,
-    Grid,
-    InverseProblem,
-    ModelError,
-    PlasmaCurve,
-    Setting,
-    SumOfExponentials,
-    SystematicErrors,
-    TissueMaps,
-    Unknown,
-    UnknownSet,
-)
+#: A voxel problem of either class, for functions that return it changed.
+AnyTumourProblem = TypeVar("AnyTumourProblem", bound=TumourProblem)

@@ -21,10 +21,11 @@ from nanopinn.inference.basis import (
     inflow_unknown,
     release_law_unknown,
 )
-from nanopinn.inference.model_error import BALANCES, ModelError, map_model_error
+from nanopinn.inference.inverse_problem import InverseProblem
+from nanopinn.inference.model_error import BALANCES, map_model_error
 from nanopinn.inference.neural_field import evaluate_shapes, field_network
 from nanopinn.inference.problem import EngineFit
-from nanopinn.inference.tumour_problem import InverseProblem
+from nanopinn.inference.systematic import ModelError
 from nanopinn.inference.unknowns import RELEASE_SD, release_rate_unknowns
 from nanopinn.parameters.model_scalars import (
     INFLOW,

@@ -89,6 +89,7 @@ def run_maps_request(request: dict[str, Any], progress: Progress) -> dict[str, A
 def run_fit_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """A fit: its result folder, and the curves of its voxels."""
     from nanopinn.imaging.inputs import ImagingInputs
+    from nanopinn.report.fit_summary import format_summary
     from nanopinn.settings import FitSettings
     from nanopinn.studies.fit import run_fit, write_fit
 
@@ -100,7 +101,7 @@ def run_fit_request(request: dict[str, Any], progress: Progress) -> dict[str, An
     write_voxel_curves(Path(request["curves"]), study.imaging)
     return {
         "folder": str(folder),
-        "summary": study.fit.summary(),
+        "summary": format_summary(study.fit),
         "assumptions": list(study.fit.assumptions),
     }
 

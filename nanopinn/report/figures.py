@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from nanopinn.imaging.parametric_maps import ImagingMaps
 from nanopinn.imaging.voxel_status import INVALID
 from nanopinn.results.fit_result import (
+    OBJECTIVE_RISE_95,
     Curve,
     EngineRun,
     FieldEstimate,
@@ -165,8 +166,6 @@ def convergence_panel(runs: dict[str, EngineRun] | Any) -> Figure:
 
 def profile_panel(profiles: Sequence[Profile]) -> Figure:
     """Objective of every profile, misfit and prior apart, with the 95 % line and both intervals."""
-    from nanopinn.inference.uncertainty.profile import OBJECTIVE_RISE_95
-
     columns = min(4, len(profiles))
     rows = -(-len(profiles) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.8 * rows), dpi=100, layout="constrained")

@@ -21,6 +21,8 @@ from jinja2 import Environment, PackageLoader
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.parametric_maps import ImagingMaps, status_counts
+from nanopinn.inference.saved_fit import save_fit
+from nanopinn.inference.uncertainty.profile import strongest_correlation
 from nanopinn.io.output import atomic_output_folder, reserve_output_file
 from nanopinn.io.safe_open import is_file, read_json
 from nanopinn.io.serialize import check_fields
@@ -32,6 +34,8 @@ from nanopinn.report.figures import (
     motion_panel,
     overlay_panel,
 )
+from nanopinn.report.fit_summary import describe_information, describe_profile
+from nanopinn.report.plan_summary import describe_plan, plan_rows
 from nanopinn.results.fit_result import CheckItem, CheckResult, FitResult, ScalarEstimate
 
 if TYPE_CHECKING:
@@ -52,8 +56,21 @@ def render_report(imaging: ImagingMaps, fit: FitResult) -> str:
         imaging_figures=_imaging_panels(imaging),
         status=status_counts(imaging),
         engines=_engines(fit),
-        labels={s.name: s.label for s in fit.scalars},
+        information=describe_information(fit),
+        partners=_correlation_partners(fit),
+        profile_texts=[describe_profile(p) for p in fit.profiles.values()],
     )
+
+
+def _correlation_partners(fit: FitResult) -> dict[str, str]:
+    """Label and correlation of the strongest partner of every unknown that has one."""
+    names, labels = [s.name for s in fit.scalars], {s.name: s.label for s in fit.scalars}
+    found = {name: strongest_correlation(names, fit.covariance, name) for name in names}
+    return {
+        name: f"{labels[c.partner]} ({c.strength:+.2f})"
+        for name, c in found.items()
+        if c is not None
+    }
 
 
 def _imaging_panels(imaging: ImagingMaps) -> dict[str, str]:
@@ -156,10 +173,10 @@ def write_plan(
     metadata = {
         "protocol": list(plan.protocol),
         "settings": dict(settings),
-        "in_words": plan.describe(),
+        "in_words": describe_plan(plan),
         "seconds": plan.seconds,
     }
-    return write_table(out, plan.table(), metadata, name="expected", overwrite=overwrite)
+    return write_table(out, plan_rows(plan), metadata, name="expected", overwrite=overwrite)
 
 
 def write_result(
@@ -184,7 +201,7 @@ def write_result(
         _write_maps(part, imaging, fit)
         _write_tables(part, fit)
         write_bytes(part / "config.toml", to_toml(config).encode())
-        fit.save(part)
+        save_fit(fit, part)
         write_bytes(part / "report.html", report.encode())
         recovered = {name: list(r.events) for name, r in fit.runs.items()}
         write_json(
@@ -256,7 +273,7 @@ def _write_tables(part: Path, fit: FitResult) -> None:
         "engines": engines,
         "engine_distance_in_posterior_sd": dict(fit.engine_distance),
         "assumptions": list(fit.assumptions),
-        "in_words": fit.describe(),
+        "in_words": describe_information(fit),
     }
     write_json(part / "parameters.json", content)
     lines = ["\t".join(rows[0])] + ["\t".join(str(v) for v in row.values()) for row in rows]

@@ -1,83 +1,38 @@
-"""Which other unknown an unknown is traded against: the valley along which the data are nearly
-indifferent.
+"""What a fit returns: estimates with their priors, engine runs, the check, maps and fields.
 
-What a fit returns: frozen, readable, with prior beside posterior and the check first.
+Frozen data classes. Functions that compute from them stand in :mod:`nanopinn.inference`, functions
+that format them in :mod:`nanopinn.report`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.errors import InputError
-from nanopinn.progress import Progress, ignore_progress
-
-if TYPE_CHECKING:
-    from nanopinn.inference.multistart import StartResult
-    from nanopinn.inference.saved_fit import FittedProblem
-    from nanopinn.inference.uncertainty.profile import Profile
-    from nanopinn.inference.uncertainty.sampling import PosteriorSamples
-
-
 Array = NDArray[np.float64]
 
-
-@dataclass(frozen=True)
-class StrongestCorrelation:
-    """The other unknown that moves most, in its posterior standard deviations, when one is moved.
-
-    Attributes:
-        partner: its name.
-        strength: posterior sd of the partner per posterior sd of the unknown; by a covariance that
-            is their correlation.
-        slope: change of the partner's coordinate per change of the unknown's (logarithm or value),
-            along the valley.
-    """
-
-    partner: str
-    strength: float
-    slope: float
-
-
-def strongest_correlation(
-    names: Sequence[str], covariance: Array, name: str
-) -> StrongestCorrelation | None:
-    """By a posterior covariance ``(m, m)``; None for an unknown that stands alone."""
-    j = names.index(name)
-    return correlation_along_profile(names, covariance[:, j], np.sqrt(np.diag(covariance)), j)
-
-
-def correlation_along_profile(
-    names: Sequence[str], moved: Array, sd: Array, j: int
-) -> StrongestCorrelation | None:
-    """By how far every coordinate went, ``(m,)``, while unknown j was moved.
-
-    Args:
-        sd: posterior standard deviations of the coordinates, ``(m,)``.
-    """
-    share = moved / sd / (moved[j] / sd[j])
-    share[j] = 0.0
-    i = int(np.argmax(np.abs(share)))
-    # round-off is no valley
-    return (
-        StrongestCorrelation(names[i], float(share[i]), float(moved[i] / moved[j]))
-        if abs(share[i]) > 1e-3
-        else None
-    )
+#: Rise of (chi2 + prior)/2 at the ends of a 95 % interval: half the 95 % quantile of chi2 with one
+#: degree of freedom.
+OBJECTIVE_RISE_95 = 1.9207
 
 
 @dataclass(frozen=True)
 class ScalarEstimate:
-    """One unknown, before and after the data.
+    """Prior and posterior of one unknown.
 
-    ``median`` values are in ``unit``; ``sd`` values are in natural-log units where ``scale`` is
-    "log" and in ``unit`` where it is "linear". ``low`` and ``high`` are the central 95 % interval
-    in ``unit``.
+    Attributes:
+        name: key of the unknown.
+        label: its name in tables and figures.
+        unit: customary unit.
+        scale: "log" where the logarithm has a Gaussian prior, "linear" where the value has.
+        prior_median: in ``unit``.
+        prior_sd: of the natural logarithm for scale "log", in ``unit`` for scale "linear".
+        median: of the posterior, in ``unit``.
+        sd: of the posterior, as ``prior_sd``.
     """
 
     name: str
@@ -89,22 +44,22 @@ class ScalarEstimate:
     median: float
     sd: float
 
-    #: Below this contraction the images have said next to nothing: the posterior is the prior.
+    #: Contraction below which an estimate counts as prior-dominated.
     INFORMED_FROM: ClassVar[float] = 0.5
 
     @property
     def contraction(self) -> float:
-        """1 - sd_post / sd_prior: 0 when the images said nothing, near 1 when they said it all."""
+        """``1 - sd_post / sd_prior``: 0 where the posterior equals the prior."""
         return 1.0 - self.sd / self.prior_sd
 
     @property
     def informed(self) -> bool:
-        """Whether the images, rather than the prior, set this value."""
+        """Whether the data rather than the prior determine the value."""
         return self.contraction >= self.INFORMED_FROM
 
     @property
     def unaffected_by_data(self) -> bool:
-        """Whether no observation moved it at all."""
+        """Whether posterior and prior agree to a thousandth."""
         return self.contraction < 1e-3
 
     def interval(self, z: float = 1.96) -> tuple[float, float]:
@@ -122,35 +77,76 @@ class ScalarEstimate:
 
 
 @dataclass(frozen=True)
+class StrongestCorrelation:
+    """The unknown that changes most, in posterior standard deviations, when another one changes.
+
+    Attributes:
+        partner: name of that unknown.
+        strength: change of the partner in its posterior sd per posterior sd of the unknown. By a
+            covariance matrix this is the correlation coefficient.
+        slope: change of the partner's coordinate (logarithm or value) per change of the unknown's.
+    """
+
+    partner: str
+    strength: float
+    slope: float
+
+
+@dataclass(frozen=True)
+class StartResult:
+    """One of several optimisation runs that differ in their starting point.
+
+    Attributes:
+        start: coordinates, ``(m,)``.
+        end: coordinates of the estimate, ``(m,)``; NaN where the run failed.
+        objective: (chi2 + prior)/2 at the estimate; infinite where the run failed.
+        converged: whether the last step was below the tolerance.
+        distance: from the best estimate, in its posterior sd, largest coordinate.
+        message: what happened.
+    """
+
+    start: Array
+    end: Array
+    objective: float
+    converged: bool
+    distance: float
+    message: str
+
+
+@dataclass(frozen=True)
 class EngineRun:
-    """One engine's own answer, its path and its cost."""
+    """The estimate of one engine, the iterations that led to it, and its cost.
+
+    Attributes:
+        engine: name of the engine.
+        scalars: estimates of the scalar unknowns.
+        covariance: posterior covariance in the coordinates of the unknowns, ``(m, m)``.
+        objective: (chi2 + prior)/2 after each iteration.
+        chi2: sum of squared whitened residuals.
+        observations: number of independent observations.
+        seconds: duration.
+        converged: whether the last step was below the tolerance.
+        message: what happened and, where it did not converge, what to try.
+        stats: numbers of the run by name.
+        starts: every optimisation run, where there were several.
+        events: errors from which the engine recovered.
+    """
 
     engine: str
     scalars: tuple[ScalarEstimate, ...]
     covariance: Array
-    """Posterior covariance in the coordinates of the unknowns (log or linear), (n, n)."""
     objective: tuple[float, ...]
-    """Misfit plus prior, 0.5 chi2, after each iteration."""
     chi2: float
     observations: int
     seconds: float
     converged: bool
     message: str
-    """What happened and, where it did not converge, what to try."""
     stats: Mapping[str, float | int | str] = field(default_factory=dict)
     starts: tuple[StartResult, ...] = ()
-    """Every descent, where there were several."""
     events: tuple[str, ...] = ()
-    """What it had to recover from on the way, in words."""
 
     def __getitem__(self, name: str) -> ScalarEstimate:
         return next(s for s in self.scalars if s.name == name)
-
-
-def describe_unaffected(scalars: tuple[ScalarEstimate, ...]) -> str:
-    """A clause on unknowns that no observation touches; empty where there is none."""
-    names = [s.label for s in scalars if s.unaffected_by_data]
-    return f"; no observation touches {', '.join(names)}: kept at the prior" if names else ""
 
 
 @dataclass(frozen=True)
@@ -173,10 +169,12 @@ class CheckResult:
 
     @property
     def passed(self) -> bool:
+        """Whether every comparison is within its limit."""
         return all(item.passed for item in self.items)
 
     @property
     def headline(self) -> str:
+        """One line that says whether the check passed and, if not, which comparisons failed."""
         failed = [item.name for item in self.items if not item.passed]
         if not failed:
             return (
@@ -192,15 +190,21 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class MapEstimate:
-    """A map with its posterior standard deviation, both ``(x, y, z)``, in ``unit``; NaN where not
-    estimated.
+    """A map with its posterior standard deviation, NaN where it was not estimated.
+
+    Attributes:
+        name: of the map and its file.
+        unit: of ``values`` and ``std``.
+        description: one phrase.
+        source: what determines the values: the images, both, or the prior alone.
+        values: ``(x, y, z)``.
+        std: ``(x, y, z)``.
     """
 
     name: str
     unit: str
     description: str
     source: Literal["images", "images and prior", "prior"]
-    """Where the value comes from: the images, both, or the prior alone."""
     values: Array
     std: Array | None = None
 
@@ -218,9 +222,7 @@ class FieldEstimate:
 
 @dataclass(frozen=True)
 class VectorEstimate:
-    """A field of vectors ``(3, x, y, z)`` along the voxel axes, in ``unit``; NaN where not
-    estimated.
-    """
+    """A vector field ``(3, x, y, z)`` along the voxel axes in ``unit``, NaN where not estimated."""
 
     name: str
     unit: str
@@ -230,7 +232,7 @@ class VectorEstimate:
 
 @dataclass(frozen=True)
 class Curve:
-    """A measured and a modelled mean time course over the tumour, for the report."""
+    """A measured and a modelled mean time course over the tumour."""
 
     name: str
     unit: str
@@ -241,20 +243,140 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class FitResult:
-    """The whole answer to one study.
+class Profile:
+    """Profile likelihood of one unknown, its points in increasing order of the value.
 
-    ``scalars`` are those of the last engine that ran; ``runs`` holds every engine's own; ``ended``
-    is where it ended, from which :meth:`profile` goes on; ``profiles`` are those worked out so far.
+    Attributes:
+        name: key of the unknown.
+        label: its name in tables and figures.
+        unit: customary unit.
+        scale: "log" or "linear".
+        values: in ``unit``, ``(k,)``.
+        misfit: chi2/2, ``(k,)``.
+        prior: half of the squared distance from the prior, ``(k,)``.
+        theta: every coordinate at every point, ``(k, m)``.
+        remaining_decrease: predicted decrease of the objective by one more step of the other
+            unknowns, ``(k,)``.
+        estimate: index of the fit's own estimate.
+        interval: 95 %, in ``unit``; 0 or infinite on a side that the profile did not close.
+        laplace: the interval of the fit's covariance, in ``unit``.
+        strongest_correlation: of the other unknowns, along the profile.
+        solves: number of full solutions.
+        seconds: duration.
+        stopped: why a side ended early; empty where none did.
+    """
+
+    name: str
+    label: str
+    unit: str
+    scale: Literal["log", "linear"]
+    values: Array
+    misfit: Array
+    prior: Array
+    theta: Array
+    remaining_decrease: Array
+    estimate: int
+    interval: tuple[float, float]
+    laplace: tuple[float, float]
+    strongest_correlation: StrongestCorrelation | None
+    solves: int
+    seconds: float
+    stopped: str = ""
+
+    @property
+    def objective(self) -> Array:
+        """Misfit and prior together."""
+        return self.misfit + self.prior
+
+    @property
+    def bounded(self) -> tuple[bool, bool]:
+        """Whether the misfit alone rises by 1.92 below and above, within the range computed."""
+        best = self.misfit.min()
+        return bool(self.misfit[0] - best > OBJECTIVE_RISE_95), bool(
+            self.misfit[-1] - best > OBJECTIVE_RISE_95
+        )
+
+
+@dataclass(frozen=True)
+class PosteriorSamples:
+    """Samples of the posterior, in the coordinates of the unknowns.
+
+    Attributes:
+        names: of the unknowns.
+        theta: ``(chain, step, m)``.
+        log_posterior: ``(chain, step)``, up to a constant.
+        laplace_mean: mean of the Laplace approximation, ``(m,)``.
+        laplace_sd: standard deviations of the Laplace approximation, ``(m,)``.
+        ess: effective sample size, ``(m,)``.
+        r_hat: split R-hat, ``(m,)``; 1 where the chains agree.
+        acceptance: share of accepted proposals.
+        solves: number of full solutions.
+        seconds: duration.
+    """
+
+    names: tuple[str, ...]
+    theta: Array
+    log_posterior: Array
+    laplace_mean: Array
+    laplace_sd: Array
+    ess: Array
+    r_hat: Array
+    acceptance: float
+    solves: int
+    seconds: float
+
+    @property
+    def flat(self) -> Array:
+        """All chains in one, ``(n, m)``."""
+        return self.theta.reshape(-1, self.theta.shape[-1])
+
+    @property
+    def mean(self) -> Array:
+        """Sample mean, ``(m,)``."""
+        return np.asarray(self.flat.mean(axis=0))
+
+    @property
+    def covariance(self) -> Array:
+        """Sample covariance, ``(m, m)``."""
+        return np.cov(self.flat.T).reshape(len(self.names), -1)
+
+    def interval(self, name: str, share: float = 0.95) -> tuple[float, float]:
+        """Central interval of the coordinate of an unknown."""
+        low, high = np.quantile(
+            self.flat[:, self.names.index(name)], [(1 - share) / 2, (1 + share) / 2]
+        )
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The result of fitting one study.
+
+    Attributes:
+        scalars: estimates of the engine that ran last.
+        covariance: posterior covariance of ``scalars`` in their coordinates, ``(m, m)``.
+        runs: the run of every engine, by its name.
+        engine_distance: per unknown, the distance from the estimate of the first engine to the next
+            exact Gauss-Newton iterate of engine ``fv``, in posterior standard deviations; empty
+            where one engine ran.
+        check: comparison with the independent finite-volume solution.
+        maps: maps by name.
+        fields: dynamic fields by name.
+        curves: mean time courses, measured and modelled.
+        assumptions: sentences.
+        affine: voxel indices to mm, ``(4, 4)``.
+        mask: the tumour, ``(x, y, z)``.
+        seconds: durations by stage.
+        profiles: profile likelihoods that the fit computed, by the name of the unknown.
+        fitted_problem: the problem as it was at the estimate, a
+            :class:`nanopinn.inference.fitted_problem.FittedProblem`; None where it is not stored.
+        vectors: vector fields by name.
     """
 
     scalars: tuple[ScalarEstimate, ...]
     covariance: Array
     runs: Mapping[str, EngineRun]
     engine_distance: Mapping[str, float]
-    """Per unknown, from where pinn ended to where one more exact step of fv leads, posterior sd;
-    empty when one engine ran.
-    """
     check: CheckResult
     maps: Mapping[str, MapEstimate]
     fields: Mapping[str, FieldEstimate]
@@ -263,117 +385,9 @@ class FitResult:
     affine: Array
     mask: NDArray[np.bool_]
     seconds: Mapping[str, float] = field(default_factory=dict)
-    profiles: dict[str, Profile] = field(default_factory=dict)
-    fitted_problem: FittedProblem | None = field(default=None, repr=False)
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    fitted_problem: object | None = field(default=None, repr=False)
     vectors: Mapping[str, VectorEstimate] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> ScalarEstimate:
         return next(s for s in self.scalars if s.name == name)
-
-    def ridge(self, name: str) -> StrongestCorrelation | None:
-        """The other unknown that this one is traded against, by the posterior covariance."""
-        return strongest_correlation([s.name for s in self.scalars], self.covariance, name)
-
-    def profile(
-        self, name: str, *, exact: bool = False, progress: Progress = ignore_progress
-    ) -> Profile:
-        """Profile likelihood of an unknown
-        (:func:`nanopinn.inference.uncertainty.profile.profile_likelihood`), worked out once.
-
-        Raises:
-            InputError: there is no such unknown, or the fit does not hold its problem.
-        """
-        if exact or name not in self.profiles:
-            from nanopinn.inference.uncertainty.profile import profile_likelihood
-
-            end = self._require_problem("a profile")
-            self.profiles[name] = profile_likelihood(
-                end.full_problem,
-                end.full_theta,
-                name,
-                expansion=end.tangents,
-                exact=exact,
-                progress=progress,
-            )
-        return self.profiles[name]
-
-    def sample(
-        self, draws: int = 400, *, seed: int = 0, progress: Progress = ignore_progress
-    ) -> PosteriorSamples:
-        """Draws from the posterior by full solves
-        (:func:`nanopinn.inference.uncertainty.sampling.sample_posterior`).
-
-        Raises:
-            InputError: emcee is not installed, or the fit does not hold its problem.
-        """
-        from nanopinn.inference.uncertainty.sampling import sample_posterior
-
-        end = self._require_problem("sampling")
-        return sample_posterior(
-            end.full_problem,
-            end.full_theta,
-            expansion=end.tangents,
-            draws=draws,
-            seed=seed,
-            progress=progress,
-        )
-
-    def _require_problem(self, wanted: str) -> FittedProblem:
-        if self.fitted_problem is None:
-            raise InputError(
-                f"the fit does not hold its problem, which {wanted} needs",
-                remedy="Take the one that run_fit returns.",
-            )
-        return self.fitted_problem
-
-    def save(self, path: str | Path) -> Path:
-        """Write the whole fit as safetensors with JSON in its header; :func:`nanopinn.load_fit`
-        reads it back.
-
-        Args:
-            path: a file named ``.safetensors``, or a folder.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
-        from nanopinn.inference.saved_fit import fit_file_path, fit_to_bytes
-        from nanopinn.io.volumes import write_bytes
-
-        write_bytes(fit_file_path(path), fit_to_bytes(self))
-        return fit_file_path(path)
-
-    def summary(self) -> str:
-        """A plain table: prior beside posterior, and in words what the images did not inform."""
-        lines = [
-            self.check.headline,
-            (
-                f"{'quantity':34s} {'unit':8s} {'prior (95 %)':>26s} {'posterior (95 %)':>34s} {'contraction':>12s} "
-                " traded against"
-            ),
-        ]
-        for s in self.scalars:
-            low, high = s.prior_interval()
-            post, ridge = s.interval(), self.ridge(s.name)
-            lines.append(
-                f"{s.label:34s} {s.unit:8s} {f'{low:.3g} .. {high:.3g}':>26s} {f'{s.median:.3g} ({post[0]:.3g} .. {post[1]:.3g})':>34s} {s.contraction:12.2f} "
-                f" {said(ridge)}"
-            )
-        return "\n".join([*lines, *(p.describe() for p in self.profiles.values()), self.describe()])
-
-    def describe(self) -> str:
-        """Which quantities the images informed and which still carry the prior."""
-        informed = [s.label for s in self.scalars if s.informed]
-        carried = [s.label for s in self.scalars if not s.informed]
-        said = (
-            f"The images informed: {', '.join(informed)}."
-            if informed
-            else "The images informed nothing."
-        )
-        if not carried:
-            return said
-        return f"{said} Not informed, the prior speaks: {', '.join(carried)}."
-
-
-def said(ridge: StrongestCorrelation | None) -> str:
-    """A ridge partner with its correlation, or that there is none."""
-    return "none" if ridge is None else f"{ridge.partner} ({ridge.strength:+.2f})"

@@ -28,6 +28,7 @@ from nanopinn.inference.derived_maps import curves, fields, maps, vectors
 from nanopinn.inference.device import choose_device, on_device
 from nanopinn.inference.fv_check import check_fit
 from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.krylov.krylov_engine import KrylovSettings, fit_krylov
 from nanopinn.inference.neural_field import fit_neural
 from nanopinn.inference.pose import (
@@ -40,7 +41,6 @@ from nanopinn.inference.pose import (
 )
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.saved_fit import load_fitted_problem
-from nanopinn.inference.tumour_problem import InverseProblem
 from nanopinn.inference.uncertainty.identifiability import (
     describe_limits,
     linearise_at_prior,
@@ -50,6 +50,7 @@ from nanopinn.inference.uncertainty.laplace_check import (
     CheckedPosterior,
     check_laplace_approximation,
 )
+from nanopinn.inference.uncertainty.profile import profile_unknown
 from nanopinn.inference.unknown_fields import without_unknown_functions
 from nanopinn.io.tables import check_files_unchanged, hash_files
 from nanopinn.progress import Progress, ignore_progress
@@ -256,7 +257,17 @@ def run_inference(
         **{name: f.run.seconds for name, f in fits.items()},
         "check": check.seconds,
     }
-    result = FitResult(
+    profiles = {
+        name: profile_unknown(
+            end.fitted_problem.full_problem,
+            end.fitted_problem.full_theta,
+            name,
+            expansion=end.fitted_problem.tangents,
+            progress=progress,
+        )
+        for name in settings.profile
+    }
+    return FitResult(
         scalars=posterior.scalars,
         covariance=posterior.covariance,
         runs={name: f.run for name, f in fits.items()},
@@ -275,19 +286,17 @@ def run_inference(
         affine=np.asarray(imaging.affine),
         mask=imaging.mask,
         seconds=seconds,
-        fitted_problem=end.checkpoint,
+        profiles=profiles,
+        fitted_problem=end.fitted_problem,
         vectors=vectors(posed, last),
     )
-    for name in settings.profile:
-        result.profile(name, progress=progress)
-    return result
 
 
 def _check_posterior(
     end: FinalEstimate, settings: FitSettings, seconds: dict[str, float], progress: Progress
 ) -> CheckedPosterior:
     """The posterior, held against solves where it is of scalars alone and time is not what counts."""
-    if settings.preset == "fast" or end.checkpoint.problem.unknowns.functions:
+    if settings.preset == "fast" or end.fitted_problem.problem.unknowns.functions:
         why = "preset fast" if settings.preset == "fast" else "functions among the unknowns"
         return CheckedPosterior(
             end.scalars,
@@ -299,7 +308,7 @@ def _check_posterior(
                 ),
             ),
         )
-    began, at = time.perf_counter(), end.checkpoint
+    began, at = time.perf_counter(), end.fitted_problem
     held = check_laplace_approximation(
         at.full_problem,
         at.full_theta,

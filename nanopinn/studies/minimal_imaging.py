@@ -20,9 +20,9 @@ from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.parametric_maps import ImagingMaps
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.inference.device import choose_device
+from nanopinn.inference.fitted_problem import FittedProblem
 from nanopinn.inference.fv_engine import fit_fv
 from nanopinn.inference.pose import load_drug_images, pose_problem_from_images
-from nanopinn.inference.saved_fit import FittedProblem
 from nanopinn.inference.uncertainty.identifiability import validate_problem
 from nanopinn.parameters.units import HOUR
 from nanopinn.progress import Progress, ignore_progress
@@ -225,7 +225,7 @@ def fit_sequentially(
         start = fitted.theta
         patients.append(
             Patient.from_checkpoint(
-                FittedProblem.of(fitted),
+                FittedProblem.from_fit(fitted),
                 fitted.run.covariance,
                 imaging.mask,
                 np.asarray(imaging.affine),

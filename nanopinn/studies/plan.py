@@ -20,14 +20,15 @@ from scipy.ndimage import binary_erosion
 from nanopinn.errors import InputError
 from nanopinn.imaging.drug_image import DRUG_UNITS, QUANTITIES, DrugImage
 from nanopinn.inference.device import choose_device
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.observations import DrugObservation, Quantity
 from nanopinn.inference.pose import pose_problem_from_images
 from nanopinn.inference.saved_fit import load_fitted_problem
-from nanopinn.inference.tumour_problem import Fields, InverseProblem
+from nanopinn.inference.tumour_problem import Fields
 from nanopinn.inference.uncertainty.design import ExperimentDesign, design
 from nanopinn.inference.unknowns import Unknown
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.plan_result import Plan
+from nanopinn.results.plan_result import CandidateGain, ExpectedEstimate, Plan
 from nanopinn.settings import FitSettings, PlanSettings
 from nanopinn.studies.planned_scan import simulate_planned_scan
 
@@ -246,20 +247,50 @@ def _build_plan(
     seconds: float,
 ) -> Plan:
     gain = np.stack([d.gains() for d in designs])
-    best = int(gain.mean(axis=0).argmax())
+    after_best = np.stack([d.gains((int(gain.mean(axis=0).argmax()),)) for d in designs])
+    sd = np.stack([_sd(d.covariance()) for d in designs])
+    additions = [
+        CandidateGain(
+            name=candidate.name,
+            gain=float(gain[:, i].mean()),
+            low=float(gain[:, i].min()),
+            high=float(gain[:, i].max()),
+            gain_after_best=float(after_best[:, i].mean()),
+            unknowns=_expected_estimates(
+                unknowns, np.stack([_sd(d.covariance((i,))) for d in designs])
+            ),
+        )
+        for i, candidate in enumerate(source.candidates)
+    ]
     return Plan(
         protocol=source.protocol_text,
-        unknowns=unknowns,
-        candidates=tuple(c.name for c in source.candidates),
-        where=source.where,
-        sd=np.stack([_sd(d.covariance()) for d in designs]),
-        sd_with=np.stack(
-            [[_sd(d.covariance((i,))) for i in range(len(d.candidates))] for d in designs]
-        ),
+        expected=_expected_estimates(unknowns, sd),
+        additions=tuple(sorted(additions, key=lambda a: -a.gain)),
+        centre=source.where,
+        sd=sd,
         gain=gain,
-        gain_after_best=np.stack([d.gains((best,)) for d in designs]),
         seconds=seconds,
     )
+
+
+def _expected_estimates(unknowns: tuple[Unknown, ...], sd: Array) -> tuple[ExpectedEstimate, ...]:
+    """Mean and range of the posterior sd ``(draws, m)`` in customary units."""
+    found = []
+    for unknown, draws in zip(unknowns, sd.T, strict=True):
+        factor = unknown.per_unit if unknown.scale == "linear" else 1.0
+        found.append(
+            ExpectedEstimate(
+                unknown.name,
+                unknown.label,
+                unknown.unit,
+                unknown.scale,
+                factor * unknown.prior_sd,
+                factor * float(draws.mean()),
+                factor * float(draws.min()),
+                factor * float(draws.max()),
+            )
+        )
+    return tuple(found)
 
 
 def _sd(covariance: Array) -> Array:

@@ -13,7 +13,8 @@ from safetensors.torch import load, save
 
 import nanopinn
 from nanopinn.errors import InputError
-from nanopinn.inference.saved_fit import FILE, FittedProblem
+from nanopinn.inference.fitted_problem import FittedProblem
+from nanopinn.inference.saved_fit import FILE, fit_from_bytes, fit_to_bytes
 from nanopinn.io import serialize as saving
 
 from .test_engines import small_problem
@@ -23,8 +24,8 @@ def test_a_problem_comes_back_as_it_was_and_predicts_the_same() -> None:
     problem, theta = small_problem()
     here = problem.solve(theta, problem.forward())
     problem = problem.update_linearisation(theta, here).with_systematic_errors(theta, here)
-    content = FittedProblem(problem, theta).to_bytes()
-    again = FittedProblem.from_bytes(content)
+    content = fit_to_bytes(FittedProblem(problem, theta))
+    again = fit_from_bytes(content)
     np.testing.assert_array_equal(again.theta, theta)
     assert again.problem.unknowns == problem.unknowns
     before, after = (p.predict(theta, p.forward()) for p in (problem, again.problem))

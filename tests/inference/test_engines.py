@@ -14,14 +14,14 @@ from nanopinn.imaging.dce.impulse_response import evaluate
 from nanopinn.imaging.dce.models import extended_tofts
 from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
 from nanopinn.imaging.dce.voxel_fit import fit_kinetics
+from nanopinn.inference.fitted_problem import FittedProblem
 from nanopinn.inference.fv_check import check_fit
 from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.krylov.krylov_engine import KrylovSettings, _KrylovEngine
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import EngineFit
-from nanopinn.inference.saved_fit import FittedProblem
-from nanopinn.inference.tumour_problem import InverseProblem
-from nanopinn.inference.uncertainty.profile import profile_likelihood
+from nanopinn.inference.uncertainty.profile import profile_unknown
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.tumour import TissueMaps
@@ -179,9 +179,9 @@ def test_gauss_newton_recovers_what_the_images_inform_and_the_check_passes(probl
 def test_a_profile_through_the_voxels_is_of_full_solves_and_tells_the_bounded_from_the_flat(
     fit,
 ) -> None:
-    end = FittedProblem.of(fit)
+    end = FittedProblem.from_fit(fit)
     length, p_e = (
-        profile_likelihood(end.problem, end.theta, name, expansion=end.tangents)
+        profile_unknown(end.problem, end.theta, name, expansion=end.tangents)
         for name in ("l", "p_e")
     )
     assert length.bounded == (True, True)

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from nanopinn.errors import InputError
+from nanopinn.inference.fitted_problem import FittedProblem
 from nanopinn.inference.fv_check import check_fit
 from nanopinn.inference.fv_engine import fit_fv
 from nanopinn.inference.problem import EngineFit
-from nanopinn.inference.saved_fit import FittedProblem
+from nanopinn.inference.saved_fit import fit_from_bytes, fit_to_bytes
 from nanopinn.inference.unknown_fields import (
     add_unknown_functions,
     field_maps,
@@ -88,7 +89,7 @@ def test_scalars_stand_first_and_functions_after_them(fitted) -> None:
 
 
 def test_a_checkpoint_brings_fields_and_model_error_back(fitted) -> None:
-    again = FittedProblem.from_bytes(FittedProblem(fitted.problem, fitted.theta).to_bytes()).problem
+    again = fit_from_bytes(fit_to_bytes(FittedProblem(fitted.problem, fitted.theta))).problem
     assert again.unknowns == fitted.problem.unknowns
     torch.testing.assert_close(
         again.setting.maps.shapes["permeability"],

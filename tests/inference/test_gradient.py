@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.neural_field import objective_gradient
-from nanopinn.inference.tumour_problem import InverseProblem
 
 from .test_engines import small_problem
 from .test_functions import with_every_function

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from nanopinn.errors import InputError
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.problem import Linearisation
-from nanopinn.inference.tumour_problem import InverseProblem
 from nanopinn.inference.uncertainty.identifiability import (
     MIN_INFORMATION,
     describe_limits,

@@ -10,8 +10,8 @@ import torch
 
 from nanopinn.inference import model_error
 from nanopinn.inference.basis import gaussian_radial_basis
-from nanopinn.inference.model_error import ModelError
-from nanopinn.inference.tumour_problem import InverseProblem
+from nanopinn.inference.inverse_problem import InverseProblem
+from nanopinn.inference.systematic import ModelError
 from nanopinn.physics.drug_pools import LINEAR_POOLS
 from nanopinn.solvers.forward import ForwardModel
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from nanopinn.inference.aif_scale import STEP, AifScaleProblem, scale_arterial_input
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.noise import _estimate_noise_scales, noise_scales, scale_noise
 from nanopinn.inference.problem import Linearisation, Objective
-from nanopinn.inference.tumour_problem import InverseProblem
 
 from .test_engines import small_problem
 
@@ -48,7 +48,11 @@ def test_without_drug_images_the_scale_keeps_its_prior_and_filtration_carries_it
     # a difference over STEP is off by half its size, relative
     np.testing.assert_allclose(J[:, -1], J[:, q], atol=STEP * np.abs(J[:, q]).max())
     alone = np.diag(Objective(problem).quadratic(theta, at).covariance)
-    together = Objective(posed).quadratic(np.append(theta, 0.0), Linearisation.of(both)).covariance
+    together = (
+        Objective(posed)
+        .quadratic(np.append(theta, 0.0), Linearisation.from_prediction(both))
+        .covariance
+    )
     # the prior of q is wide: nearly all of the scale's variance comes on top of the data's
     precision = 1 / alone[q] - 1 / problem.unknowns.prior_sd[q] ** 2
     expected = 1 / (1 / (1 / precision + 0.1**2) + 1 / problem.unknowns.prior_sd[q] ** 2)

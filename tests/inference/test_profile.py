@@ -12,10 +12,11 @@ from scipy.optimize import brentq, minimize_scalar
 from nanopinn.errors import InputError
 from nanopinn.inference.uncertainty.profile import (
     DECREASE_TOLERANCE,
-    OBJECTIVE_RISE_95,
-    profile_likelihood,
+    profile_unknown,
+    strongest_correlation,
 )
-from nanopinn.results.fit_result import strongest_correlation
+from nanopinn.report.fit_summary import describe_profile
+from nanopinn.results.fit_result import OBJECTIVE_RISE_95
 
 from .linear import Closed, gaussian, unknowns
 
@@ -26,7 +27,7 @@ def test_of_a_gaussian_the_profile_is_its_laplace_interval_and_its_partner_the_l
     problem, mean, covariance = gaussian()
     sd = np.sqrt(np.diag(covariance))
     for j, name in enumerate(problem.unknowns.names):
-        found = profile_likelihood(problem, mean, name)
+        found = profile_unknown(problem, mean, name)
         z = (np.log(found.values) - mean[j]) / sd[j]
         np.testing.assert_allclose(z, np.arange(-3, 4), atol=1e-9)
         np.testing.assert_allclose(found.objective - found.objective.min(), z**2 / 2, atol=1e-9)
@@ -38,13 +39,15 @@ def test_of_a_gaussian_the_profile_is_its_laplace_interval_and_its_partner_the_l
         correlation = covariance[:, j] / sd / sd[j]
         correlation[j] = 0
         partner = int(np.argmax(np.abs(correlation)))
-        assert found.ridge is not None
-        assert found.ridge.partner == problem.unknowns.names[partner]
-        assert found.ridge.strength == pytest.approx(correlation[partner])
-        assert found.ridge.slope == pytest.approx(covariance[partner, j] / covariance[j, j])
-        assert found.ridge == strongest_correlation(
+        assert found.strongest_correlation is not None
+        assert found.strongest_correlation.partner == problem.unknowns.names[partner]
+        assert found.strongest_correlation.strength == pytest.approx(correlation[partner])
+        assert found.strongest_correlation.slope == pytest.approx(
+            covariance[partner, j] / covariance[j, j]
+        )
+        assert found.strongest_correlation == strongest_correlation(
             problem.unknowns.names, covariance, name
-        ) or found.ridge.strength == pytest.approx(
+        ) or found.strongest_correlation.strength == pytest.approx(
             strongest_correlation(problem.unknowns.names, covariance, name).strength  # type: ignore[union-attr]
         )
 
@@ -82,7 +85,7 @@ def test_of_a_bent_likelihood_every_point_is_the_minimum_over_the_others(
         bracket=(-0.5, 0.5),
         tol=1e-12,
     ).x
-    found = profile_likelihood(problem, np.array([best.x, b]), "a", exact=exact)
+    found = profile_unknown(problem, np.array([best.x, b]), "a", exact=exact)
     true = np.array([least(problem, float(np.log(v))) for v in found.values])
     assert (found.objective >= true - 1e-9).all()
     # what a step may leave, and tangents that are only brought in line leave a percent more
@@ -107,7 +110,7 @@ def curved() -> Closed:
 
 def test_along_a_curved_valley_the_others_follow_it() -> None:
     problem = curved()
-    found = profile_likelihood(problem, np.zeros(2), "a")
+    found = profile_unknown(problem, np.zeros(2), "a")
     true = np.array([least(problem, float(np.log(v))) for v in found.values])
     inner = slice(1, -1)  # at three sd to the left the valley all but ends (1 + a near 0)
     np.testing.assert_allclose(found.objective[inner], true[inner], atol=2 * DECREASE_TOLERANCE)
@@ -125,21 +128,21 @@ def test_two_unknowns_of_which_only_the_product_is_seen_are_flat_partners_of_slo
     None
 ):
     problem = Closed(unknowns("a", "b", "c"), lambda th: torch.stack([th[0] + th[1], th[2]]) / 1e-3)
-    found = profile_likelihood(problem, np.zeros(3), "a")
+    found = profile_unknown(problem, np.zeros(3), "a")
     assert found.bounded == (False, False)
     assert found.misfit.max() < 1e-3
-    assert found.ridge is not None
-    assert found.ridge.partner == "b"
-    assert found.ridge.slope == pytest.approx(-1, abs=1e-4)
-    assert "flat" in found.describe()
-    seen = profile_likelihood(problem, np.zeros(3), "c")
+    assert found.strongest_correlation is not None
+    assert found.strongest_correlation.partner == "b"
+    assert found.strongest_correlation.slope == pytest.approx(-1, abs=1e-4)
+    assert "flat" in describe_profile(found)
+    seen = profile_unknown(problem, np.zeros(3), "c")
     assert seen.bounded == (True, True)
-    assert seen.ridge is None
+    assert seen.strongest_correlation is None
 
 
 def test_misfit_and_prior_add_up_and_an_untouched_unknown_carries_the_prior_alone() -> None:
     problem = Closed(unknowns("a", "b", sd=0.35), lambda th: th[:1] / 0.1)
-    found = profile_likelihood(problem, np.zeros(2), "b")
+    found = profile_unknown(problem, np.zeros(2), "b")
     np.testing.assert_allclose(found.misfit, 0, atol=1e-12)
     np.testing.assert_allclose(found.prior, (np.log(found.values) / 0.35) ** 2 / 2)
 
@@ -147,10 +150,10 @@ def test_misfit_and_prior_add_up_and_an_untouched_unknown_carries_the_prior_alon
 def test_a_profile_that_finds_a_better_point_says_so() -> None:
     problem, mean, covariance = gaussian()
     off = mean + 2 * covariance[:, 0] / covariance[0, 0] ** 0.5
-    found = profile_likelihood(problem, off, "a")
-    assert "--starts" in found.describe()
-    right = profile_likelihood(problem, mean, "a")
-    assert "--starts" not in right.describe()
+    found = profile_unknown(problem, off, "a")
+    assert "several `starts`" in describe_profile(found)
+    right = profile_unknown(problem, mean, "a")
+    assert "several `starts`" not in describe_profile(right)
     # the interval is around the better point, not around the estimate
     np.testing.assert_allclose(np.log(found.interval), np.log(right.interval), atol=1e-6)
 
@@ -158,4 +161,4 @@ def test_a_profile_that_finds_a_better_point_says_so() -> None:
 def test_an_unknown_that_is_none_is_named() -> None:
     problem, mean, _ = gaussian()
     with pytest.raises(InputError, match="a, b, c"):
-        profile_likelihood(problem, mean, "z")
+        profile_unknown(problem, mean, "z")

@@ -11,8 +11,10 @@ from scipy.integrate import quad
 
 from nanopinn.errors import InputError
 from nanopinn.inference.uncertainty.sampling import (
+    describe_samples,
     effective_sample_size,
-    sample_posterior,
+    is_reliable,
+    sample_problem,
     split_r_hat,
 )
 
@@ -21,9 +23,9 @@ from .linear import Closed, gaussian, unknowns
 
 def test_draws_of_a_linear_problem_are_those_of_its_gaussian() -> None:
     problem, mean, covariance = gaussian(m=4)
-    found = sample_posterior(problem, mean, draws=8000, seed=1)
+    found = sample_problem(problem, mean, draws=8000, seed=1)
     sd = np.sqrt(np.diag(covariance))
-    assert found.reliable, found.describe()
+    assert is_reliable(found), describe_samples(found)
     assert found.acceptance > 0.5
     # four standard errors of a mean and of a covariance by that many effective draws
     assert (np.abs(found.mean - mean) < 4 * sd / np.sqrt(found.ess)).all()
@@ -48,14 +50,14 @@ def test_draws_find_the_skew_that_laplace_cannot() -> None:
 
     total = quad(density, -8, 4)[0]
     true = quad(lambda a: a * density(a), -8, 4)[0] / total
-    found = sample_posterior(problem, np.zeros(1), draws=6000, seed=2)
+    found = sample_problem(problem, np.zeros(1), draws=6000, seed=2)
     assert abs(true) > 0.2 * found.laplace_sd[0]
     assert abs(found.mean[0] - true) < 4 * found.flat.std() / np.sqrt(found.ess[0])
 
 
 def test_draws_return_with_their_seed() -> None:
     problem, mean, _ = gaussian()
-    a, b, c = (sample_posterior(problem, mean, draws=80, seed=s).theta for s in (3, 3, 4))
+    a, b, c = (sample_problem(problem, mean, draws=80, seed=s).theta for s in (3, 3, 4))
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c)
 
@@ -86,7 +88,7 @@ def test_chains_that_all_drift_are_not_taken_for_agreement() -> None:
 def test_too_few_draws_and_no_sampler_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     problem, mean, _ = gaussian()
     with pytest.raises(InputError, match="40 or more"):
-        sample_posterior(problem, mean, draws=20)
+        sample_problem(problem, mean, draws=20)
     monkeypatch.setitem(sys.modules, "emcee", None)
     with pytest.raises(InputError, match=r"nanopinn\[sampling\]"):
-        sample_posterior(problem, mean)
+        sample_problem(problem, mean)

@@ -9,9 +9,9 @@ import torch
 
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
 from nanopinn.inference.basis import centre_shapes, field_unknown, gaussian_radial_basis
+from nanopinn.inference.fitted_problem import FittedProblem
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.observations import ContrastObservation
-from nanopinn.inference.saved_fit import FittedProblem
-from nanopinn.inference.tumour_problem import InverseProblem
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.parameters import value
 from nanopinn.physics.formulation import Formulation

@@ -13,6 +13,7 @@ from scipy.stats import chi2
 
 from nanopinn import FitSettings, ImagingInputs, PhantomSettings, make_phantom, run_fit
 from nanopinn.errors import InputError
+from nanopinn.inference.fitted_problem import FittedProblem
 from nanopinn.inference.radiation_effect import (
     FLOW_SENSITIVITY,
     NAMES,
@@ -21,7 +22,7 @@ from nanopinn.inference.radiation_effect import (
     ScanInformation,
     infer_radiation_effect,
 )
-from nanopinn.inference.saved_fit import FittedProblem
+from nanopinn.inference.saved_fit import save_fit
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.parameters import PARAMETERS, value
 from nanopinn.physics.flow import exchange_coefficients
@@ -171,7 +172,7 @@ def fit_of(
         fitted_problem=FittedProblem(problem, theta),
     )
     folder.mkdir()
-    fit.save(folder / "fit.safetensors")
+    save_fit(fit, folder / "fit.safetensors")
     return folder
 
 
@@ -269,7 +270,7 @@ def test_the_effect_on_a_phantom_is_found_from_its_images(tmp_path: Path) -> Non
         inputs = ImagingInputs(**files, vfa=tuple(sorted(study.glob("vfa_*.nii.gz"))))  # type: ignore[arg-type]
         fit = run_fit(inputs, FitSettings(engine="fv", preset="fast", device="cpu", drug=drug)).fit
         (tmp_path / name).mkdir()
-        fit.save(tmp_path / name)
+        save_fit(fit, tmp_path / name)
     seen = estimate_radiation_effect(
         tmp_path / "before", tmp_path / "after", scan_h=24.0
     ).observable_combinations()

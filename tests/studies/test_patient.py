@@ -13,6 +13,7 @@ import torch
 
 from nanopinn import PhantomSettings
 from nanopinn.errors import InputError
+from nanopinn.inference.saved_fit import save_fit
 from nanopinn.parameters import PARAMETERS, value
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.radiation import Fraction
@@ -54,7 +55,7 @@ def saved(folder: Path) -> Path:
         mask,
         fitted_problem=end,
     )
-    fit.save(folder / "fit.safetensors")
+    save_fit(fit, folder / "fit.safetensors")
     return folder
 
 

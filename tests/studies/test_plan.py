@@ -16,14 +16,17 @@ from nanopinn import ImagingInputs, InputError, OutputError, PlanSettings, plan_
 from nanopinn.cli.app import app
 from nanopinn.cli.options import expand_multivalue_options
 from nanopinn.imaging.pipeline import make_maps
+from nanopinn.inference.fitted_problem import FittedProblem
 from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.pose import pose_problem, pose_problem_from_images
 from nanopinn.inference.problem import EngineFit
-from nanopinn.inference.saved_fit import FILE, FittedProblem
-from nanopinn.inference.tumour_problem import Fields, InverseProblem
+from nanopinn.inference.saved_fit import FILE, fit_to_bytes
+from nanopinn.inference.tumour_problem import Fields
 from nanopinn.inference.uncertainty.design import ExperimentDesign, design
 from nanopinn.phantoms.synthetic_study import make_phantom
 from nanopinn.phantoms.truth import draw_anatomy
+from nanopinn.report.plan_summary import format_plan
 from nanopinn.results.plan_result import Plan
 from nanopinn.settings import FitSettings, PhantomSettings
 from nanopinn.studies.plan import expected_observations, parse_planned_image
@@ -63,7 +66,7 @@ def fitted_folder(
     problem, _, _ = planned
     folder = tmp_path_factory.mktemp("result")
     taken = replace(problem, drug=problem.drug[:2])
-    (folder / FILE).write_bytes(FittedProblem(taken, problem.unknowns.prior_mean).to_bytes())
+    (folder / FILE).write_bytes(fit_to_bytes(FittedProblem(taken, problem.unknowns.prior_mean)))
     return folder
 
 
@@ -123,7 +126,7 @@ def test_the_plan_of_a_patient_starts_from_the_posterior_of_the_fit(
 def written(plan: Plan, folder: Path) -> None:
     """The file says what the plan says, and is not replaced unasked."""
     rows = json.loads(write_plan(folder / "plan.json", plan, {"seed": 0}).read_text())["expected"]
-    assert len(rows) == 2 * len(plan.unknowns)
+    assert len(rows) == 2 * len(plan.expected)
     with write_plan(folder / "plan.tsv", plan, {}).open() as file:
         table = list(csv.DictReader(file, delimiter="\t"))
     assert [float(r["expected_sd"]) for r in table] == [r["expected_sd"] for r in rows]
@@ -132,7 +135,7 @@ def written(plan: Plan, folder: Path) -> None:
         write_plan(folder / "plan.tsv", plan, {})
     with pytest.raises(InputError, match=r"\.json or \.tsv"):
         write_plan(folder / "plan.txt", plan, {})
-    assert "released at 12 h" in plan.summary()
+    assert "released at 12 h" in format_plan(plan)
     assert "best addition: released at 12 h" in repr(plan)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nanopinn.inference.checkpoint import CheckpointStore, EngineState
 from nanopinn.inference.gauss_newton import OptimiserState, QuadraticModel, minimise
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.krylov.orthomin import (
     KrylovSolver,
     LinearSystem,
@@ -37,7 +38,7 @@ from nanopinn.inference.krylov.time_basis import (
     response_to_samples,
 )
 from nanopinn.inference.problem import EngineFit, Prediction
-from nanopinn.inference.tumour_problem import Fields, InverseProblem
+from nanopinn.inference.tumour_problem import Fields
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results.fit_result import EngineRun
 from nanopinn.solvers.cell_elimination import add_matrix_product, select_block

@@ -25,9 +25,9 @@ from scipy.sparse import csr_array
 from nanopinn.errors import InputError
 from nanopinn.inference.ode_problem import SystemProblem
 from nanopinn.inference.pinn.networks import StateNetwork, StateValues
-from nanopinn.inference.problem import EngineFit
+from nanopinn.inference.problem import EngineFit, describe_unaffected
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.fit_result import EngineRun, describe_unaffected
+from nanopinn.results.fit_result import EngineRun
 from nanopinn.solvers.linear import SolverError
 from nanopinn.solvers.ode import OdeSolution, OdeSystem
 

@@ -23,9 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.relinearise import closure_error_effects
 from nanopinn.inference.systematic import SharedError
-from nanopinn.inference.tumour_problem import Fields, InverseProblem
+from nanopinn.inference.tumour_problem import Fields
 
 Array = NDArray[np.float64]
 

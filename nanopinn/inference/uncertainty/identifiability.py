@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.errors import InputError
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.observations import DrugObservation, nearest_nodes
 from nanopinn.inference.problem import Linearisation
-from nanopinn.inference.tumour_problem import InverseProblem
 from nanopinn.inference.unknowns import DRUG_ONLY, Unknown, UnknownSet
 from nanopinn.parameters import PARAMETERS
 from nanopinn.parameters.model_scalars import SCALARS

@@ -20,13 +20,12 @@ from nanopinn.errors import NanopinnError
 from nanopinn.inference.problem import Linearisation, Objective, ResidualProblem
 from nanopinn.inference.uncertainty.profile import (
     BETTER_POINT_MESSAGE,
-    OBJECTIVE_RISE_95,
     SIGNIFICANT_DECREASE,
     ProfileContinuation,
 )
 from nanopinn.inference.unknowns import Unknown
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.fit_result import ScalarEstimate
+from nanopinn.results.fit_result import OBJECTIVE_RISE_95, ScalarEstimate
 
 Array = NDArray[np.float64]
 

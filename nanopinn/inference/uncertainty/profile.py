@@ -18,29 +18,32 @@ flat is not identifiable (Raue 2009, Bioinformatics 25:1923).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError, NanopinnError
+from nanopinn.inference.fitted_problem import fitted_problem_of
 from nanopinn.inference.problem import Linearisation, Objective, ResidualProblem
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.fit_result import StrongestCorrelation, correlation_along_profile
+from nanopinn.results.fit_result import (
+    OBJECTIVE_RISE_95,
+    FitResult,
+    Profile,
+    StrongestCorrelation,
+)
 
 Array = NDArray[np.float64]
 
-#: Half the 95 % quantile of chi2 with one degree of freedom.
-OBJECTIVE_RISE_95 = 1.9207
 #: A side ends where the objective rose by that of three standard deviations, or at so many of them.
 MAX_OBJECTIVE_RISE, MAX_DISTANCE_SD = 4.5, 6
-#: A point whose objective lies so much below the estimate's says that the fit had not arrived, and
-#: these are its words.
+#: A point whose objective is lower than the estimate's by this much shows that the fit had not
+#: converged to the minimum.
 SIGNIFICANT_DECREASE = 0.1
 BETTER_POINT_MESSAGE = (
-    "a better point than the estimate was found on the way: fit again with --starts"
+    "the profile found a lower objective than the estimate: fit again with several `starts`"
 )
 #: The others are fitted well enough when a step would gain less than this; never more solves than
 #: this per point.
@@ -168,77 +171,76 @@ class ProfileContinuation:
         return 0.5 * float(step @ hessian @ step)
 
 
-@dataclass(frozen=True)
-class Profile:
-    """The profile of one unknown; points in increasing order of its value.
+def strongest_correlation(
+    names: Sequence[str], covariance: Array, name: str
+) -> StrongestCorrelation | None:
+    """The unknown with the largest correlation to another one.
 
-    Attributes:
-        values: in ``unit``, ``(k,)``.
-        misfit, prior: the objective's two parts, ``(k,)``; chi2/2 and half the squared distance
-            from the prior.
-        theta: every coordinate at every point, ``(k, m)``.
-        left: what another step of the others would still gain, about, ``(k,)``.
-        estimate: which point is the fit's own.
-        interval: 95 %, in ``unit``; 0 or infinite on a side that the profile did not close.
-        laplace: the interval of the fit's own covariance.
-        ridge: the unknown it is traded against along the profile.
-        stopped: why a side ended early, in words, or nothing.
+    Args:
+        names: of the unknowns.
+        covariance: of the posterior, ``(m, m)``.
+        name: of the unknown.
+
+    Returns:
+        The partner; None where every correlation is below a thousandth.
     """
+    j = names.index(name)
+    return correlation_along_profile(names, covariance[:, j], np.sqrt(np.diag(covariance)), j)
 
-    name: str
-    label: str
-    unit: str
-    scale: Literal["log", "linear"]
-    values: Array
-    misfit: Array
-    prior: Array
-    theta: Array
-    remaining_decrease: Array
-    estimate: int
-    interval: tuple[float, float]
-    laplace: tuple[float, float]
-    ridge: StrongestCorrelation | None
-    solves: int
-    seconds: float
-    stopped: str = ""
 
-    @property
-    def objective(self) -> Array:
-        """Misfit and prior together."""
-        return self.misfit + self.prior
+def correlation_along_profile(
+    names: Sequence[str], moved: Array, sd: Array, j: int
+) -> StrongestCorrelation | None:
+    """The unknown that changes most, in its posterior sd, while unknown ``j`` changes.
 
-    @property
-    def bounded(self) -> tuple[bool, bool]:
-        """Whether the data alone, without the prior, exclude values below and above (by 1.92) in
-        the range looked at.
-        """
-        best = self.misfit.min()
-        return bool(self.misfit[0] - best > OBJECTIVE_RISE_95), bool(
-            self.misfit[-1] - best > OBJECTIVE_RISE_95
-        )
-
-    def describe(self) -> str:
-        """What the profile says."""
-        sides = {
-            (True, True): "the data bound it on both sides",
-            (False, False): "flat: the data alone bound it on neither side",
-            (True, False): "the data bound it from below only",
-            (False, True): "the data bound it from above only",
-        }
-        low, high, unit = *self.interval, "" if self.unit == "1" else f" {self.unit}"
-        text = (
-            f"{self.label}: {low:.3g} to {high:.3g}{unit} by its profile, {self.laplace[0]:.3g} to"
-            f" {self.laplace[1]:.3g} by Laplace"
-        )
-        text += f"; {sides[self.bounded]}"
-        if self.ridge is not None:
-            text += f"; traded against {self.ridge.partner} ({self.ridge.strength:+.2f} sd per sd)"
-        if self.objective.min() < self.objective[self.estimate] - SIGNIFICANT_DECREASE:
-            text += f"; {BETTER_POINT_MESSAGE}"
-        return text + (f"; {self.stopped}" if self.stopped else "")
+    Args:
+        names: of the unknowns.
+        moved: change of every coordinate, ``(m,)``.
+        sd: posterior standard deviations, ``(m,)``.
+        j: index of the unknown.
+    """
+    share = moved / sd / (moved[j] / sd[j])
+    share[j] = 0.0
+    i = int(np.argmax(np.abs(share)))
+    # smaller values are rounding errors
+    return (
+        StrongestCorrelation(names[i], float(share[i]), float(moved[i] / moved[j]))
+        if abs(share[i]) > 1e-3
+        else None
+    )
 
 
 def profile_likelihood(
+    fit: FitResult, name: str, *, exact: bool = False, progress: Progress = ignore_progress
+) -> Profile:
+    """Profile likelihood of an unknown of a fit.
+
+    Args:
+        fit: from :func:`nanopinn.run_fit` or :func:`nanopinn.load_fit`.
+        name: of the unknown.
+        exact: compute the Jacobian at every point, at about ten times the cost.
+        progress: called with the state of the work.
+
+    Returns:
+        The profile; the one that the fit itself computed where there is one and ``exact`` is false.
+
+    Raises:
+        InputError: there is no such unknown, or the fit does not hold its problem.
+    """
+    if name in fit.profiles and not exact:
+        return fit.profiles[name]
+    fitted = fitted_problem_of(fit, "a profile likelihood")
+    return profile_unknown(
+        fitted.full_problem,
+        fitted.full_theta,
+        name,
+        expansion=fitted.tangents,
+        exact=exact,
+        progress=progress,
+    )
+
+
+def profile_unknown(
     problem: ResidualProblem,
     theta: Array,
     name: str,
@@ -261,7 +263,7 @@ def profile_likelihood(
     names = problem.unknowns.names
     if name not in names:
         raise InputError(
-            "no such unknown to profile", field="--profile", found=name, expected=", ".join(names)
+            "no such unknown to profile", field="profile", found=name, expected=", ".join(names)
         )
     began = time.perf_counter()
     continuation = ProfileContinuation(
@@ -302,7 +304,7 @@ def _build_profile(
     coordinates = theta[:, continuation.j]
     ends = _crossings(coordinates, np.array([p.objective for p in points]), len(down))
     moved = theta[-1] - theta[0]
-    ridge = (
+    partner = (
         correlation_along_profile(problem.unknowns.names, moved, continuation.sd, continuation.j)
         if len(points) > 1
         else None
@@ -324,7 +326,7 @@ def _build_profile(
         estimate=len(down),
         interval=(shown(ends[0]), shown(ends[1])),
         laplace=estimate.interval(),
-        ridge=ridge,
+        strongest_correlation=partner,
         solves=continuation.objective.solves,
         seconds=seconds,
         stopped=continuation.stopped,

@@ -11,15 +11,16 @@ fit left it, with its maps and systematic errors.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError, NanopinnError
+from nanopinn.inference.fitted_problem import fitted_problem_of
 from nanopinn.inference.problem import Linearisation, Objective, ResidualProblem
 from nanopinn.progress import Progress, ignore_progress
+from nanopinn.results.fit_result import FitResult, PosteriorSamples
 
 Array = NDArray[np.float64]
 
@@ -30,74 +31,33 @@ DEGREES_OF_FREEDOM, LOCAL_MOVE_FRACTION = 20.0, 0.1
 R_HAT_LIMIT, ESS_LIMIT = 1.05, 100.0
 
 
-@dataclass(frozen=True)
-class PosteriorSamples:
-    """Draws of the posterior, in the coordinates of the unknowns.
-
-    Attributes:
-        names: of the unknowns.
-        theta: ``(chain, step, m)``; log_posterior: ``(chain, step)``, up to a constant.
-        laplace_mean, laplace_sd: ``(m,)``, what they are compared with.
-        ess: effective number of independent draws, ``(m,)``. r_hat: split R-hat, ``(m,)``; 1 where
-            chains agree.
-        acceptance: share of proposals that were taken.
-    """
-
-    names: tuple[str, ...]
-    theta: Array
-    log_posterior: Array
-    laplace_mean: Array
-    laplace_sd: Array
-    ess: Array
-    r_hat: Array
-    acceptance: float
-    solves: int
-    seconds: float
-
-    @property
-    def flat(self) -> Array:
-        """All chains in one, ``(n, m)``."""
-        return self.theta.reshape(-1, self.theta.shape[-1])
-
-    @property
-    def mean(self) -> Array:
-        return np.asarray(self.flat.mean(axis=0))
-
-    @property
-    def covariance(self) -> Array:
-        return np.cov(self.flat.T).reshape(len(self.names), -1)
-
-    @property
-    def reliable(self) -> bool:
-        """Whether chains agree and are long enough to be believed."""
-        return bool(self.r_hat.max() < R_HAT_LIMIT and self.ess.min() > ESS_LIMIT)
-
-    def interval(self, name: str, share: float = 0.95) -> tuple[float, float]:
-        """Central interval of an unknown's coordinate."""
-        low, high = np.quantile(
-            self.flat[:, self.names.index(name)], [(1 - share) / 2, (1 + share) / 2]
-        )
-        return float(low), float(high)
-
-    def describe(self) -> str:
-        """How good the draws are, and how far Laplace is from them."""
-        off = (self.mean - self.laplace_mean) / self.laplace_sd
-        wide = self.flat.std(axis=0, ddof=1) / self.laplace_sd
-        i, j = int(np.argmax(np.abs(off))), int(np.argmax(np.abs(np.log(wide))))
-        text = (
-            f"{len(self.flat)} draws by {self.solves} solves, at least"
-            f" {self.ess.min():.0f} effective ones, R-hat at most {self.r_hat.max():.3f},"
-            f" {self.acceptance:.0%} taken; against Laplace the mean of {self.names[i]} lies"
-            f" {off[i]:+.2f} sd off, and the sd of {self.names[j]} is {wide[j]:.2f} times as wide"
-        )
-        return (
-            text
-            if self.reliable
-            else f"{text}. Too few, or chains that disagree: draw more before using them"
-        )
-
-
 def sample_posterior(
+    fit: FitResult, draws: int = 400, *, seed: int = 0, progress: Progress = ignore_progress
+) -> PosteriorSamples:
+    """Samples of the posterior of a fit by full solutions.
+
+    Args:
+        fit: from :func:`nanopinn.run_fit` or :func:`nanopinn.load_fit`.
+        draws: number of samples in all chains together, each a full solution.
+        seed: of the random numbers.
+        progress: called with the state of the work.
+
+    Raises:
+        InputError: emcee is not installed, ``draws`` is too small, or the fit does not hold its
+            problem.
+    """
+    fitted = fitted_problem_of(fit, "sampling")
+    return sample_problem(
+        fitted.full_problem,
+        fitted.full_theta,
+        expansion=fitted.tangents,
+        draws=draws,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def sample_problem(
     problem: ResidualProblem,
     theta: Array,
     *,
@@ -161,6 +121,26 @@ def sample_posterior(
         solves=objective.solves,
         seconds=time.perf_counter() - began,
     )
+
+
+def is_reliable(samples: PosteriorSamples) -> bool:
+    """Whether the chains agree (R-hat) and are long enough (effective sample size)."""
+    return bool(samples.r_hat.max() < R_HAT_LIMIT and samples.ess.min() > ESS_LIMIT)
+
+
+def describe_samples(samples: PosteriorSamples) -> str:
+    """Quality of the samples, and their largest difference from the Laplace approximation."""
+    shift = (samples.mean - samples.laplace_mean) / samples.laplace_sd
+    ratio = samples.flat.std(axis=0, ddof=1) / samples.laplace_sd
+    i, j = int(np.argmax(np.abs(shift))), int(np.argmax(np.abs(np.log(ratio))))
+    text = (
+        f"{len(samples.flat)} samples by {samples.solves} solutions: effective sample size at least"
+        f" {samples.ess.min():.0f}, R-hat at most {samples.r_hat.max():.3f},"
+        f" {samples.acceptance:.0%} of the proposals accepted. Compared with the Laplace"
+        f" approximation, the mean of {samples.names[i]} differs by {shift[i]:+.2f} sd, and the sd"
+        f" of {samples.names[j]} is {ratio[j]:.2f} times as large."
+    )
+    return text if is_reliable(samples) else f"{text} Draw more samples before you use them."
 
 
 def _emcee() -> Any:

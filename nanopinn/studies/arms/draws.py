@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.inference.aif_scale import AIF_SCALE as AIF_SCALE
 from nanopinn.inference.device import on_device
-from nanopinn.inference.saved_fit import FILE, FittedProblem, fit_file_path, load_fit
+from nanopinn.inference.fitted_problem import FittedProblem, fitted_problem_of
+from nanopinn.inference.saved_fit import FILE, fit_file_path, load_fit
 from nanopinn.inference.unknowns import UnknownSet
 from nanopinn.parameters import PARAMETERS, Parameter
 from nanopinn.parameters.model_scalars import default_scalars
@@ -92,14 +93,8 @@ class Patient:
                 ),
             )
         fit = load_fit(folder)
-        if fit.fitted_problem is None:
-            raise InputError(
-                "the fit does not hold its problem",
-                file=fit_file_path(folder),
-                remedy="Run the fit again with this version.",
-            )
         patient = cls.from_checkpoint(
-            on_device(fit.fitted_problem, device),
+            on_device(fitted_problem_of(fit, "a comparison of treatments"), device),
             fit.covariance,
             fit.mask,
             fit.affine,

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.inference.aif_scale import AIF_SCALE as AIF_SCALE
+from nanopinn.inference.fitted_problem import FittedProblem, fitted_problem_of
 from nanopinn.inference.radiation_effect import (
     RadiationEffect,
     ScanInformation,
     infer_radiation_effect,
 )
-from nanopinn.inference.saved_fit import FittedProblem, load_fit
+from nanopinn.inference.saved_fit import load_fit
 from nanopinn.parameters import value
 from nanopinn.parameters.units import HOUR, MM
 from nanopinn.physics.flow import permeability_from_ktrans
@@ -106,17 +107,14 @@ def summarise_scan(fit: FitResult, shared_sd: float = 0.0) -> ScanInformation:
     Raises:
         InputError: flow is not among its unknowns, or it does not hold its problem.
     """
-    if fit.fitted_problem is None:
-        raise InputError(
-            "the fit does not hold its problem", remedy="Run the fit again with this version."
-        )
+    fitted = fitted_problem_of(fit, "the effect of radiation")
     prior_mean, prior_sd = _flow_prior(fit, "the fit")
     names = [s.name for s in fit.scalars]
     i = [names.index(n) for n in FLOW_UNKNOWNS]
     precision = np.asarray(np.linalg.inv(fit.covariance[np.ix_(i, i)]), dtype=np.float64)
     information: Array = precision - np.diag(1 / prior_sd**2)
-    mean = fit.fitted_problem.theta[i]
-    PS, drag = _permeability(fit.fitted_problem, i)
+    mean = fitted.theta[i]
+    PS, drag = _permeability(fitted, i)
     return ScanInformation(
         information,
         precision @ mean - prior_mean / prior_sd**2,

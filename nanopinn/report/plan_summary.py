@@ -1,0 +1,165 @@
+"""A plan as text and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nanopinn.results.plan_result import CandidateGain, ExpectedEstimate, Plan
+
+#: Expected information below which an image is not recommended, nats: every sd would shrink by 1 %
+#: in all.
+MIN_USEFUL_NATS = 0.1
+
+
+def format_plan(plan: Plan) -> str:
+    """The protocol, the expected estimates, the ranking of the candidates, and a conclusion."""
+    return "\n".join(
+        [
+            *plan.protocol,
+            "",
+            *_format_expected(plan),
+            "",
+            *_format_candidates(plan),
+            "",
+            describe_plan(plan),
+        ]
+    )
+
+
+def _format_expected(plan: Plan) -> list[str]:
+    count = len(plan.sd)
+    draws = (
+        f"mean and range of {count} draws, the first at {plan.centre}"
+        if count > 1
+        else f"at {plan.centre}"
+    )
+    lines = [
+        f"Expected with the protocol as it is ({draws}; sd of ln, of the value for pK)",
+        f"{'quantity':34s} {'prior sd':>9s} {'expected sd':>24s} {'contraction':>12s}  informed",
+    ]
+    for e in plan.expected:
+        found = f"{e.sd:.3f}" + (f" ({e.low:.3f} .. {e.high:.3f})" if count > 1 else "")
+        lines.append(
+            f"{e.label:34s} {e.prior_sd:9.2f} {found:>24s} {e.contraction:12.2f}"
+            f"  {'yes' if e.informed else 'no'}"
+        )
+    return lines
+
+
+def _format_candidates(plan: Plan) -> list[str]:
+    """The ranking, with columns for the unknowns that a candidate affects."""
+    affected = [
+        e.name
+        for i, e in enumerate(plan.expected)
+        if min(a.unknowns[i].low for a in plan.additions) < 0.99 * e.prior_sd
+    ]
+    now = {e.name: e.contraction for e in plan.expected}
+    lines = [
+        (
+            "One more image, best first: expected information (half of the decrease of ln det of"
+            " the posterior covariance, nats)"
+        ),
+        "and the contraction of every unknown that a candidate affects",
+        f"{'image':24s} {'nats':>20s} " + "".join(f"{n:>10s}" for n in affected),
+        f"{'(as it is)':24s} {'':20s} " + "".join(f"{now[n]:10.2f}" for n in affected),
+    ]
+    for a in plan.additions:
+        contraction = {e.name: e.contraction for e in a.unknowns}
+        gain = f"{a.gain:.2f}" + (f" ({a.low:.2f} .. {a.high:.2f})" if len(plan.sd) > 1 else "")
+        lines.append(
+            f"{a.name:24s} {gain:>20s} " + "".join(f"{contraction[n]:10.2f}" for n in affected)
+        )
+    return lines
+
+
+def describe_plan(plan: Plan) -> str:
+    """Which unknowns the protocol would inform, which not, and which image to add."""
+    informed = [e.label for e in plan.expected if e.informed]
+    dominated = [e.label for e in plan.expected if not e.informed]
+    parts = [
+        f"The protocol would inform: {', '.join(informed)}."
+        if informed
+        else "The protocol would inform none of the unknowns."
+    ]
+    if dominated:
+        parts.append(f"Prior-dominated (not identified by the data): {', '.join(dominated)}.")
+    return " ".join([*parts, *_advice(plan)])
+
+
+def _advice(plan: Plan) -> list[str]:
+    best = plan.additions[0]
+    if best.gain < MIN_USEFUL_NATS:
+        return [
+            (
+                f"The expected information of every candidate is below {MIN_USEFUL_NATS:g} nat: the"
+                f" best, {best.name}, adds {best.gain:.2f} nats."
+            )
+        ]
+    parts = [
+        (
+            f"The most informative additional image is {best.name} (+{best.gain:.2f} nats). It"
+            f" reduces the sd of {_largest_reductions(plan.expected, best.unknowns)}."
+        )
+    ]
+    newly = newly_informed(best, plan.expected)
+    parts += [f"It would newly inform: {', '.join(newly)}."] if newly else []
+    second = max(plan.additions, key=lambda a: a.gain_after_best)
+    if len(plan.additions) > 1 and second.gain_after_best >= MIN_USEFUL_NATS:
+        parts.append(
+            f"After that image, {second.name} is the most informative"
+            f" (+{second.gain_after_best:.2f} nats)."
+        )
+    return parts
+
+
+def newly_informed(
+    candidate: CandidateGain, before: tuple[ExpectedEstimate, ...]
+) -> tuple[str, ...]:
+    """Labels of the unknowns that a candidate would inform and the protocol alone would not."""
+    return tuple(
+        a.label
+        for a, b in zip(candidate.unknowns, before, strict=True)
+        if a.informed and not b.informed
+    )
+
+
+def _largest_reductions(
+    before: tuple[ExpectedEstimate, ...], after: tuple[ExpectedEstimate, ...]
+) -> str:
+    """Up to three unknowns whose sd decreases most, with the decrease."""
+    decrease = sorted(
+        (
+            ((b.sd - a.sd) / b.sd, a.label)
+            for a, b in zip(after, before, strict=True)
+            if a.sd < 0.95 * b.sd
+        ),
+        reverse=True,
+    )
+    named = [f"{label} by {share:.0%}" for share, label in decrease[:3]]
+    return ", ".join(named) if named else "every unknown by less than 5%"
+
+
+def plan_rows(plan: Plan) -> list[Mapping[str, str | float | bool]]:
+    """One row per unknown, for the protocol and for every addition."""
+    every = [
+        ("protocol", 0.0, plan.expected),
+        *((a.name, a.gain, a.unknowns) for a in plan.additions),
+    ]
+    return [
+        {
+            "with": name,
+            "gain_nats": gain,
+            "name": e.name,
+            "label": e.label,
+            "unit": e.unit,
+            "scale": e.scale,
+            "prior_sd": e.prior_sd,
+            "expected_sd": e.sd,
+            "lowest_sd": e.low,
+            "highest_sd": e.high,
+            "contraction": e.contraction,
+            "informed": e.informed,
+        }
+        for name, gain, unknowns in every
+        for e in unknowns
+    ]
