@@ -561,8 +561,8 @@ def readers() -> dict[str, Reader]:
     from nanopinn.imaging.inputs import ImagingInputs
     from nanopinn.imaging.mask import load_mask
     from nanopinn.inference.saved_fit import load_fit, load_fitted_problem
-    from nanopinn.report.fit_summary import format_summary
     from nanopinn.io.volumes import read_array, read_sidecar, sidecar_path
+    from nanopinn.report.fit_summary import format_summary
     from nanopinn.report.result_folder import read_result
     from nanopinn.studies.schedule import read_formulation, read_schedule
     from nanopinn.studies.tissue_source import _ktrans_unit

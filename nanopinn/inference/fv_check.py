@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.model_error import (
     BALANCES,
     ModelErrorMap,
     map_model_error,
     without_model_error,
 )
-from nanopinn.inference.systematic import ModelError
-from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.problem import Prediction
+from nanopinn.inference.systematic import ModelError
 from nanopinn.inference.tumour_problem import Fields
 from nanopinn.parameters import value
 from nanopinn.physics.drug_pools import LINEAR_POOLS
@@ -92,10 +92,7 @@ def check_fit(
         ]
     exact = without_model_error(problem)
     items += [_misfit(name, chi2, n) for name, (chi2, n) in exact.blocks(on_voxels).items()]
-    items += [
-        _model_error(m, problem.model_error)
-        for m in map_model_error(problem, fitted.fields)
-    ]
+    items += [_model_error(m, problem.model_error) for m in map_model_error(problem, fitted.fields)]
     items.append(_shift(problem, theta, fitted, on_voxels))
     return CheckResult(tuple(items), time.perf_counter() - began)
 
@@ -115,9 +112,7 @@ def _field(name: str, fit: Tensor, other: Tensor) -> CheckItem:
     )
 
 
-def _model_error(
-    found: ModelErrorMap, allowed: ModelError | None
-) -> CheckItem:
+def _model_error(found: ModelErrorMap, allowed: ModelError | None) -> CheckItem:
     assert allowed is not None
     flux = BALANCES[found.balance]
     limit = MODEL_ERROR_LIMIT * allowed.prior_sd

@@ -115,6 +115,6 @@ def test_a_better_point_on_the_way_is_told() -> None:
     )
     assert (
         held.notes[0]
-        == "label of a: a better point than the estimate was found on the way: fit again with"
-        " --starts."
+        == "label of a: the profile found a lower objective than the estimate: fit again with"
+        " several `starts`."
     )
