@@ -114,7 +114,14 @@ def test_a_fit_comes_back_whole_from_its_folder(
 ) -> None:
     found = load_fit(write(tmp_path / "out", fit, imaging))
     assert format_summary(found) == format_summary(fit)
-    for whole in ("scalars", "check", "assumptions", "engine_distance", "seconds", "fitted_problem"):
+    for whole in (
+        "scalars",
+        "check",
+        "assumptions",
+        "engine_distance",
+        "seconds",
+        "fitted_problem",
+    ):
         assert getattr(found, whole) == getattr(fit, whole), whole
     for many in ("maps", "fields", "vectors", "runs", "curves"):
         here, there = (
