@@ -103,11 +103,23 @@ def as_volume_source(
     values = _numeric_array(given, name)
     if own is None:
         own = _shared_affine(values, affine, shape, name)
+    moved = np.moveaxis(values, 0, -1) if values.ndim == 4 else values
+    spacing = float(meta.get("pixdim4_s", "nan")) if isinstance(meta, Mapping) else float("nan")
     return _with_facts(
-        ArrayVolume(name, np.moveaxis(values, 0, -1) if values.ndim == 4 else values, np.eye(4)),
-        name,
-        {**facts, "affine": own},
+        ArrayVolume(name, moved, np.eye(4), frame_spacing_s=spacing), name, {**facts, "affine": own}
     )
+
+
+def as_array_volume(given: VolumeLike, name: str) -> ArrayVolume:
+    """As :func:`as_volume_source`, for what is in memory and brings its own affine.
+
+    Raises:
+        InputError: as there, or a path was given.
+    """
+    found = as_volume_source(given, name)
+    if not isinstance(found, ArrayVolume):
+        raise InputError("a path was given for a volume in memory", field=name, found=found)
+    return found
 
 
 def as_file(source: VolumeSource) -> Path | ArrayVolume:
@@ -126,8 +138,8 @@ def hash_array(volume: ArrayVolume) -> str:
 
 
 def _is_sidecar_key(key: object) -> bool:
-    """Sidecars have keys in CamelCase; those of monai and of NIfTI headers begin in lower case."""
-    return isinstance(key, str) and key[:1].isupper() and key.isalnum()
+    """Keys of sidecars have capitals; those of monai and of NIfTI headers have none."""
+    return isinstance(key, str) and key.isalnum() and not key.islower()
 
 
 def _numeric_array(given: Any, name: str) -> NDArray[Any]:

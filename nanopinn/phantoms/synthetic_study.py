@@ -1,15 +1,17 @@
-"""The files of a synthetic study: what a scanner would give, and the truth beside it.
+"""Synthetic studies: simulated images with their truth, in memory, as files, or as a BIDS dataset.
 
-Many synthetic studies as a BIDS dataset, for demonstrations and tests of cohorts.
+The truth is solved on a grid finer than the voxels, by another time scheme than fits use, and
+averaged to voxels; only then is noise added.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,9 +22,9 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import load_agent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
 from nanopinn.imaging.dce.aif import load_aif
-from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
 from nanopinn.imaging.dce.signal import signal, signal_from_concentration
 from nanopinn.imaging.geometry import resample
+from nanopinn.io.array_volume import as_array_volume
 from nanopinn.io.output import atomic_output_folder
 from nanopinn.io.volumes import sidecar_path, write_bytes, write_json, write_volume
 from nanopinn.parameters import value
@@ -39,6 +41,9 @@ from nanopinn.progress import Progress, ignore_progress
 from nanopinn.report.result_folder import format_tsv
 from nanopinn.settings import PhantomSettings
 
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
 Array = NDArray[np.float64]
 
 TR_S, FLIP_DEG, VFA_DEG, S0, BOLUS_S = 0.005, 15.0, (2.0, 10.0, 20.0), 1000.0, 60.0
@@ -47,33 +52,40 @@ TR_S, FLIP_DEG, VFA_DEG, S0, BOLUS_S = 0.005, 15.0, (2.0, 10.0, 20.0), 1000.0, 6
 CEST_PPM = np.arange(-7.0, 7.01, 0.25)
 
 
-def make_phantom(
-    out: Path, settings: PhantomSettings, *, progress: Progress = ignore_progress
-) -> Path:
-    """Write a complete synthetic study with its truth.
+@dataclass(frozen=True)
+class SyntheticStudy:
+    """A synthetic study in memory.
 
-    The truth is solved on a grid ``settings.refine`` times finer than the voxels, by another time
-    scheme than fits use, and averaged to voxels; only then is noise added.
+    Volumes are monai MetaTensors, float32, ``(x, y, z)`` or ``(t, x, y, z)``, with their affine in
+    RAS mm; ``meta`` holds the keys of the sidecar.
+
+    Attributes:
+        images: what a scanner gives, by name: ``dce``, ``vfa_fa*``, ``ph``, ``drug_*``, ``mask``,
+            ``cest``.
+        truth: true maps and fields, averaged to voxels, by name.
+        parameters: true scalars (SI) and the settings.
+    """
+
+    images: Mapping[str, MetaTensor]
+    truth: Mapping[str, MetaTensor]
+    parameters: Mapping[str, Any]
+
+
+def simulate_study(
+    settings: PhantomSettings, *, progress: Progress = ignore_progress
+) -> SyntheticStudy:
+    """Draw a tumour, solve its truth and image it; nothing is written.
 
     Args:
-        out: a folder that does not exist yet, or is empty.
+        settings: size, noise and properties of the phantom.
+        progress: called as ``progress(stage, share done in 0..1, numbers)``.
 
     Returns:
-        The folder.
+        The images with their truth.
 
     Raises:
-        InputError: so few voxels that none lies in the tumour. OutputError: the folder holds
-            something, or cannot be written.
+        InputError: so few voxels that none lies in the tumour.
     """
-    out = Path(out)
-    with atomic_output_folder(out, overwrite=False) as part:
-        _write_study(part, settings, progress)
-    progress("done", 1.0, {})
-    return out
-
-
-def _write_study(part: Path, settings: PhantomSettings, progress: Progress) -> None:
-    """Draw, solve and write a study into a folder."""
     rng = np.random.default_rng(settings.seed)
     fine_mm = tuple(h / settings.refine for h in settings.voxel_mm)
     shape = tuple(n * settings.refine for n in settings.shape)
@@ -101,8 +113,53 @@ def _write_study(part: Path, settings: PhantomSettings, progress: Progress) -> N
     truth = solve_truth(anatomy, spacing, scalars, aif, frames, times, settings.pore_error, changed)  # type: ignore[arg-type]
     if changed:  # another scan of the same tumour: the same noise would cancel between the two
         rng = np.random.default_rng([settings.seed, 1])
-    progress("writing the study", 0.8, {})
-    _Writer(part, settings, anatomy, truth, aif, frames, rng).write()
+    progress("simulating the images", 0.8, {})
+    return _ScanSimulation(settings, anatomy, truth, frames, rng).study()
+
+
+def make_phantom(
+    out: Path, settings: PhantomSettings, *, progress: Progress = ignore_progress
+) -> Path:
+    """Write a complete synthetic study with its truth.
+
+    Args:
+        out: a folder that does not exist yet, or is empty.
+        settings: size, noise and properties of the phantom.
+        progress: called as ``progress(stage, share done in 0..1, numbers)``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: so few voxels that none lies in the tumour.
+        OutputError: the folder holds something, or cannot be written.
+    """
+    out = Path(out)
+    with atomic_output_folder(out, overwrite=False) as part:
+        write_study(part, simulate_study(settings, progress=progress))
+    progress("done", 1.0, {})
+    return out
+
+
+def write_study(folder: Path, study: SyntheticStudy) -> None:
+    """Write the images of a study into a folder, and its truth into ``truth`` there.
+
+    Args:
+        folder: an empty folder.
+        study: images and truth.
+    """
+    named = {**study.images, **{f"truth/{name}": v for name, v in study.truth.items()}}
+    for name, volume in named.items():
+        held = as_array_volume(volume, name)
+        spacing = 0.0 if np.isnan(held.frame_spacing_s) else held.frame_spacing_s
+        write_volume(
+            folder / f"{name}.nii.gz",
+            np.asarray(volume),
+            held.affine,
+            sidecar=held.sidecar or None,
+            frame_spacing_s=spacing,
+        )
+    write_json(folder / "truth" / "parameters.json", study.parameters)
 
 
 def _voxel_means(fine: Array, r: int) -> Array:
@@ -111,25 +168,25 @@ def _voxel_means(fine: Array, r: int) -> Array:
     return fine.reshape(*lead, nx // r, r, ny // r, r, nz // r, r).mean(axis=(-5, -3, -1))
 
 
-class _Writer:
-    """Averages the fine truth to voxels, adds noise, and writes every file of a study."""
+class _ScanSimulation:
+    """Averages the fine truth to voxels and adds noise."""
 
     def __init__(
         self,
-        out: Path,
         settings: PhantomSettings,
         anatomy: Anatomy,
         truth: Truth,
-        aif: PlasmaCurve,
         frames: Array,
         rng: np.random.Generator,
     ) -> None:
-        self.out, self.settings, self.anatomy, self.truth = out, settings, anatomy, truth
-        self.aif, self.frames, self.rng = aif, frames, rng
+        self.settings, self.anatomy, self.truth = settings, anatomy, truth
+        self.frames, self.rng = frames, rng
         extent = np.array(settings.shape) * np.array(settings.voxel_mm)
         self.affine = np.diag([*settings.voxel_mm, 1.0])
         self.affine[:3, 3] = (np.array(settings.voxel_mm) - extent) / 2
         self.mask = self.voxels(anatomy.tumour.astype(float)) > 0.5
+        self.images: dict[str, MetaTensor] = {}
+        self.true_maps: dict[str, MetaTensor] = {}
 
     def voxels(self, fine: Array) -> Array:
         return _voxel_means(fine, self.settings.refine)
@@ -137,36 +194,36 @@ class _Writer:
     def add_noise(self, values: Array, sd: float) -> Array:
         return values + sd * self.rng.standard_normal(values.shape)
 
-    def save(
+    def volume(
         self,
-        name: str,
         values: Array,
-        affine: Any = None,
+        affine: Array | None = None,
         frame_spacing_s: float = 0.0,
         **sidecar: Any,
-    ) -> None:
-        path = self.out / f"{name}.nii.gz"
-        path.parent.mkdir(exist_ok=True)
-        if affine is None:  # of the scan's own grid
+    ) -> MetaTensor:
+        """A volume on the grid of the scan, unless ``affine`` is that of another."""
+        from monai.data import MetaTensor
+
+        if affine is None:
             values = values[..., : values.shape[-3] - self.settings.cut_voxels, :, :]
-        write_volume(
-            path,
-            values,
-            self.affine if affine is None else affine,
-            sidecar=sidecar or None,
-            frame_spacing_s=frame_spacing_s,
+        meta = sidecar | ({"pixdim4_s": frame_spacing_s} if frame_spacing_s else {})
+        return MetaTensor(
+            torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32)),
+            affine=torch.as_tensor(self.affine if affine is None else affine),
+            meta=meta,
         )
 
-    def write(self) -> None:
-        self.write_dce_and_vfa()
-        self.write_ph_map()
-        self.drug_images()
-        self.save("mask", self.mask.astype(float))
-        self.write_truth_maps()
-        write_json(self.out / "truth" / "parameters.json", self.truth_parameters())
-        self.z_spectra()
+    def study(self) -> SyntheticStudy:
+        """Every image and true map; the order decides which random numbers each gets."""
+        self.image_dce_and_vfa()
+        self.image_ph()
+        self.image_drug()
+        self.images["mask"] = self.volume(self.mask.astype(float))
+        self.average_truth()
+        self.image_z_spectra()
+        return SyntheticStudy(self.images, self.true_maps, self.truth_parameters())
 
-    def write_dce_and_vfa(self) -> None:
+    def image_dce_and_vfa(self) -> None:
         """DCE series and VFA set: the signal of the voxel's fine cells, averaged, with noise."""
         base = signal(S0, self.anatomy.T1, TR_S, FLIP_DEG)
         sd = float(self.voxels(base)[self.mask].mean()) / self.settings.snr
@@ -179,8 +236,7 @@ class _Writer:
             value("r1_Gd"),
         )
         shared: dict[str, Any] = {"RepetitionTimeExcitation": TR_S, "MagneticFieldStrength": 3.0}
-        self.save(
-            "dce",
+        self.images["dce"] = self.volume(
             self.add_noise(self.voxels(series), sd),
             frame_spacing_s=self.settings.frame_spacing_s,
             **shared,
@@ -193,18 +249,18 @@ class _Writer:
         for flip in VFA_DEG:
             image = self.voxels(signal(S0, self.anatomy.T1, TR_S, flip))
             # a VFA set is averaged over repeats: a third of the noise of one dynamic frame
-            self.save(
-                f"vfa_fa{flip:02.0f}", self.add_noise(image, sd / 3), **shared, FlipAngle=flip
+            self.images[f"vfa_fa{flip:02.0f}"] = self.volume(
+                self.add_noise(image, sd / 3), **shared, FlipAngle=flip
             )
 
-    def write_ph_map(self) -> None:
+    def image_ph(self) -> None:
         """pH on its own coarser grid, a slab that misses the first and last slices."""
         affine, pH = self.on_cest_grid(self.anatomy.pH)
-        self.save(
-            "ph", self.add_noise(pH, self.settings.ph_noise), affine, pHStd=self.settings.ph_noise
+        self.images["ph"] = self.volume(
+            self.add_noise(pH, self.settings.ph_noise), affine, pHStd=self.settings.ph_noise
         )
 
-    def z_spectra(self) -> None:
+    def image_z_spectra(self) -> None:
         """What a CEST scan of iopamidol would show of the same pH, after all else so that a seed
         gives the same study as before.
         """
@@ -227,8 +283,7 @@ class _Writer:
             .reshape(*pH.shape, -1)
         )
         series = np.concatenate([np.ones((*pH.shape, 1)), Z], axis=-1)
-        self.save(
-            "cest",
+        self.images["cest"] = self.volume(
             np.moveaxis(1000 * self.add_noise(series, 0.004), -1, 0),
             affine,
             SaturationOffsetsPPM=[-300.0, *CEST_PPM.tolist()],
@@ -252,7 +307,7 @@ class _Writer:
             fine, fine_affine, (int(shape[0]), int(shape[1]), int(shape[2])), affine
         )
 
-    def drug_images(self) -> None:
+    def image_drug(self) -> None:
         """Encapsulated and released drug at each imaging time."""
         blood = self.voxels(self.anatomy.v_p)
         for i, t in enumerate(self.truth.drug_times_s):
@@ -266,8 +321,7 @@ class _Writer:
             }
             for quantity, image in images.items():
                 sd = self.settings.drug_noise * float(image[self.mask].max())
-                self.save(
-                    f"drug_{quantity}_{t / 3600:g}h",
+                self.images[f"drug_{quantity}_{t / 3600:g}h"] = self.volume(
                     self.add_noise(image, sd) * 1e3,
                     TimeAfterDose=float(t),
                     Quantity=quantity,
@@ -275,7 +329,7 @@ class _Writer:
                     Units="ug/mL",
                 )
 
-    def write_truth_maps(self) -> None:
+    def average_truth(self) -> None:
         """True maps and fields, averaged to voxels."""
         a, t = self.anatomy, self.truth
         maps = {
@@ -290,19 +344,18 @@ class _Writer:
             "velocity": (t.velocity * 1e6, "um/s"),
         }
         for name, (values, unit) in maps.items():
-            self.save(f"truth/{name}", self.voxels(values), Unit=unit)
+            self.true_maps[name] = self.volume(self.voxels(values), Unit=unit)
         for name, logarithm in a.fields.items():
-            self.save(f"truth/{name}_factor", np.exp(self.voxels(logarithm)), Unit="1")
-        self.save(
-            "truth/contrast",
+            self.true_maps[f"{name}_factor"] = self.volume(np.exp(self.voxels(logarithm)), Unit="1")
+        self.true_maps["contrast"] = self.volume(
             self.voxels(t.contrast),
             Unit="mM",
             FrameTimes=[float(f) for f in self.frames],
         )
         times = [float(x) for x in t.drug_times_s]
         for name, values in t.drug.items():
-            self.save(
-                f"truth/{name}", self.voxels(values) * 1e3, Unit="ug/mL of tissue", FrameTimes=times
+            self.true_maps[name] = self.volume(
+                self.voxels(values) * 1e3, Unit="ug/mL of tissue", FrameTimes=times
             )
 
     def truth_parameters(self) -> dict[str, Any]:
