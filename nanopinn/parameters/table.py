@@ -10,6 +10,7 @@ user's own carrier.
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -301,6 +302,37 @@ def parameter_distribution(p: Parameter) -> ParameterDistribution | None:
         logarithmic=True,
         truncation_z=Z95,
     )
+
+
+#: Numbers beyond these, in SI, belong to no drug, and their products exceed what a float can hold.
+_SMALLEST, _LARGEST = 1e-60, 1e60
+
+
+@dataclass(frozen=True)
+class QuantitySpecification:
+    """Unit, meaning and admissible range of a quantity that a user may state.
+
+    Attributes:
+        unit: SI, as in the table.
+        meaning: in words, for messages and reports.
+        low: smallest value, included unless ``positive``.
+        high: largest value, included.
+        positive: whether the value must exceed 0.
+    """
+
+    unit: str
+    meaning: str
+    low: float = 0.0
+    high: float = math.inf
+    positive: bool = False
+
+    def accepts(self, value: float) -> bool:
+        """Whether a value lies in the admissible range."""
+        return (
+            self.low <= value <= min(self.high, _LARGEST)
+            and (value == 0 or abs(value) >= _SMALLEST)
+            and not (self.positive and value <= 0)
+        )
 
 
 Number = Tensor | float

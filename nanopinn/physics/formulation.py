@@ -6,7 +6,7 @@ What the drug is given in: how a formulation circulates, leaks, crosses walls, s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,7 +23,12 @@ from nanopinn.physics.plasma import (
     SumOfExponentials,
     free_drug_impulse_response,
 )
-from nanopinn.physics.release import acid_release_rate, combined_release_rate, heat_release_rate
+from nanopinn.physics.release import (
+    ReleaseConditions,
+    ReleaseTrigger,
+    combined_release_rate,
+    triggered_release_rate,
+)
 
 
 @dataclass(frozen=True)
@@ -52,27 +57,6 @@ class Circulation:
         return SumOfExponentials(
             tuple(s / v(self.volume) for s in shares), tuple(v(k) for k in self.rates)
         )
-
-
-@dataclass(frozen=True)
-class AcidTrigger:
-    """Symbols of :func:`acid_release_rate`."""
-
-    k_ref: str = "krel_ref"
-    pK: str = "pK_rel"
-    n: str = "n_rel"
-    pH_ref: str = "pH_ref"
-
-
-@dataclass(frozen=True)
-class HeatTrigger:
-    """Symbols of :func:`heat_release_rate`."""
-
-    k_hot: str = "krel_TSL_hot"
-    T_m: str = "T_m"
-    w: str = "w_T"
-    T_hot: str = "T_hot"
-    T_body: str = "T_body"
 
 
 @dataclass(frozen=True)
@@ -130,9 +114,8 @@ class Formulation:
         description: in words.
         circulation: of the carrier; None for drug that is given free.
         leak: of the untriggered carrier, in plasma and in tissue, 1/s.
-        acid: release law of pH, if acid triggers it.
-        heat: release law of temperature, if heat triggers it; with both, their excesses over the
-            leak add.
+        triggers: release laws of the carrier with the symbols of their parameters; the excesses of
+            several laws over the leak add.
         releasable_share: of the carriers that release at all. The others never do: two populations
             keep every equation linear where a ceiling on the released fraction would not.
         permeability: of the tumour's walls for the carrier, times S/V, 1/s.
@@ -153,8 +136,7 @@ class Formulation:
     description: str
     circulation: Circulation | None = None
     leak: str | None = None
-    acid: AcidTrigger | None = None
-    heat: HeatTrigger | None = None
+    triggers: tuple[ReleaseTrigger, ...] = ()
     releasable_share: float = 1.0
     permeability: str | None = None
     transmission: str | None = None
@@ -280,48 +262,75 @@ class Formulation:
             dose
         ), self.free_impulse_response().scaled(dose * (1 - value("fb")))
 
-    def release_rate(self, pH: Tensor, T_K: Tensor, values: Values | None = None) -> Tensor:
-        """Release rate of the releasing carriers in tissue, 1/s.
+    @property
+    def responds_to_acid(self) -> bool:
+        """Whether the release rate depends on pH."""
+        return any(t.law.depends_on_pH for t in self.triggers)
+
+    @property
+    def responds_to_heat(self) -> bool:
+        """Whether the release rate depends on temperature."""
+        return any(t.law.depends_on_temperature for t in self.triggers)
+
+    def release_rate(
+        self,
+        pH: Tensor,
+        T_K: Tensor,
+        values: Values | None = None,
+        *,
+        ph_warp: Tensor | None = None,
+    ) -> Tensor:
+        """Release rate of the releasable carriers in tissue, 1/s.
+
+            k_rel = k_leak + sum over triggers of (k_j(pH, T) - k_leak)
 
         Args:
             pH: extracellular pH.
-            T_K: temperature, K, of a shape that fits ``pH``'s.
-            values: of parameters by symbol, in place of the table's (an inference moves some).
+            T_K: temperature, K, of a shape that broadcasts with ``pH``.
+            values: of parameters by symbol, in place of the table's (a fit moves some).
+            ph_warp: weights of the monotone warp of pH, ``(5,)``; no warp if None.
 
         Raises:
-            ValueError: free drug has no carrier.
+            ValueError: the formulation has no carrier.
         """
         if self.leak is None:
             raise ValueError(f"{self.name} has no carrier to release from")
-        v = parameter_lookup(self.with_own_values(values))
-        k0 = v(self.leak)
-        rates = []
-        if self.acid:
-            a = self.acid
-            rates.append(acid_release_rate(pH, v(a.k_ref), k0, v(a.pK), v(a.n), v(a.pH_ref)))
-        if self.heat:
-            rates.append(k0 + self.heat_release_excess(T_K, values))
-        return torch.zeros_like(pH + T_K) + combined_release_rate(k0, *rates)
+        value_of = parameter_lookup(self.with_own_values(values))
+        leak = value_of(self.leak)
+        conditions = ReleaseConditions(pH, T_K, ph_warp)
+        rates = [triggered_release_rate(t, conditions, leak, value_of) for t in self.triggers]
+        return torch.zeros_like(pH + T_K) + combined_release_rate(leak, *rates)
 
     def heat_release_excess(self, T_K: Tensor, values: Values | None = None) -> Tensor:
-        """What heat adds to the release rate, in tissue and in microvessels, 1/s; nothing for
-        carriers that heat does not open.
+        """Release rate above the leak that heat adds, in tissue and in microvessels, 1/s.
+
+        Args:
+            T_K: temperature, K.
+            values: of parameters by symbol, in place of the table's.
+
+        Returns:
+            Zero where no trigger depends on temperature.
         """
-        if self.heat is None or self.leak is None:
+        if self.leak is None or not self.responds_to_heat:
             return torch.zeros_like(T_K)
-        v = parameter_lookup(self.with_own_values(values))
-        h, k0 = self.heat, v(self.leak)
-        return (
-            heat_release_rate(T_K, v(h.k_hot), k0, v(h.T_m), v(h.w), v(h.T_hot), v(h.T_body)) - k0
-        )
+        value_of = parameter_lookup(self.with_own_values(values))
+        leak = value_of(self.leak)
+        # blood is as little acid as normal tissue
+        conditions = ReleaseConditions(torch.full_like(T_K, value("pHe_n")), T_K)
+        excesses = [
+            triggered_release_rate(t, conditions, leak, value_of) - leak
+            for t in self.triggers
+            if t.law.depends_on_temperature
+        ]
+        return sum(excesses[1:], excesses[0])
 
     def symbols(self) -> tuple[str, ...]:
         """Every parameter that an outcome rests on, free drug's included."""
         own: list[str] = []
         if self.circulation:
             own += [self.circulation.volume, *self.circulation.rates, *self.circulation.shares]
-        for part in (self.acid, self.heat):
-            own += [str(getattr(part, f.name)) for f in fields(part)] if part else []
+        for trigger in self.triggers:
+            own += [symbol for _, symbol in trigger.symbols]
         own += [
             s
             for s in (

@@ -10,39 +10,22 @@ Units are those of the table (SI). Another unit is refused, not converted.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from nanopinn.errors import InputError
 from nanopinn.io.safe_open import is_number
 from nanopinn.parameters import PARAMETERS, Parameter, parse_parameter_row
-from nanopinn.physics.formulation import AcidTrigger, Circulation, Formulation, HeatTrigger
-
-
-@dataclass(frozen=True)
-class QuantitySpecification:
-    """What a quantity is: its unit, what it means, and the values it may have (the ends too, unless
-    it must be positive).
-    """
-
-    unit: str
-    meaning: str
-    low: float = 0.0
-    high: float = math.inf
-    positive: bool = False
-
-    def accepts(self, value: float) -> bool:
-        """Whether it may have a value."""
-        return (
-            self.low <= value <= min(self.high, _LARGEST)
-            and (value == 0 or abs(value) >= _SMALLEST)
-            and not (self.positive and value <= 0)
-        )
-
+from nanopinn.parameters.table import QuantitySpecification
+from nanopinn.physics.formulation import Circulation, Formulation
+from nanopinn.physics.release import (
+    RELEASE_LAWS,
+    ReleaseLaw,
+    ReleaseTrigger,
+    release_trigger,
+)
 
 #: What every carrier's file says.
 CARRIER = {
@@ -71,36 +54,12 @@ RATE = QuantitySpecification(
 SHARE = QuantitySpecification(
     "1", "share of the dose in a phase of the carrier's plasma curve", high=1.0
 )
-ACID = {
-    "k_ref": QuantitySpecification("1/s", "release rate at pH_ref"),
-    "pK": QuantitySpecification("1", "pH of half release", high=14.0),
-    "n": QuantitySpecification("1", "steepness of release along pH", positive=True),
-    "pH_ref": QuantitySpecification("1", "pH at which k_ref is stated", high=14.0),
-}
-HEAT = {
-    "k_hot": QuantitySpecification("1/s", "release rate at T_hot"),
-    "T_m": QuantitySpecification("K", "transition temperature", 273.15, 373.15),
-    "w": QuantitySpecification("K", "width of the transition", positive=True),
-    "T_hot": QuantitySpecification("K", "temperature at which k_hot is stated", 273.15, 373.15),
-}
-TOP_LEVEL_KEYS = (
-    "name",
-    "aliases",
-    "description",
-    "releasable_share",
-    "circulation",
-    "acid",
-    "heat",
-    *CARRIER,
-)
+GENERAL_KEYS = ("name", "aliases", "description", "releasable_share", "circulation")
 NAME = re.compile(r"\w[\w .+-]{0,63}")
-#: Numbers beyond these, in SI, are of no drug, and their products leave what a float can hold.
-_SMALLEST, _LARGEST = 1e-60, 1e60
 _MAX_TEXT_LENGTH, _MAX_ALIASES = 500, 10
 #: More phases than any plasma curve was fitted with.
 MAX_PHASES = 8
 OWN_PARAMETER_KEYS = ("value", "unit", "source", "prior", "low", "high")
-Trigger = TypeVar("Trigger", AcidTrigger, HeatTrigger)
 REMEDY = "See docs/formulations for an example."
 
 
@@ -114,9 +73,7 @@ def parse_formulation(entries: Mapping[str, Any], path: str | Path) -> Formulati
     """
     file = _FormulationReader(path, entries)
     name, description = file.validate_name("name", file.text("name")), file.text("description")
-    if "circulation" not in entries and not {*CARRIER, "acid", "heat", "releasable_share"} & set(
-        entries
-    ):
+    if not {"circulation", "releasable_share", *RELEASE_LAWS, *CARRIER} & set(entries):
         return Formulation(name, description, aliases=file.aliases())
     quantities: dict[str, Any] = {
         quantity: file.symbol(quantity, file.entry(quantity), what)
@@ -126,8 +83,7 @@ def parse_formulation(entries: Mapping[str, Any], path: str | Path) -> Formulati
         name,
         description,
         file.circulation(),
-        acid=file.trigger("acid", ACID, AcidTrigger),
-        heat=file.trigger("heat", HEAT, HeatTrigger),
+        triggers=file.triggers(),
         releasable_share=file.share(),
         aliases=file.aliases(),
         **quantities,
@@ -150,7 +106,7 @@ class _FormulationReader:
 
     def __init__(self, path: str | Path, entries: Mapping[str, Any]) -> None:
         self.path, self.entries, self.own_parameters = path, entries, list[Parameter]()
-        self._check_keys(entries, TOP_LEVEL_KEYS, "")
+        self._check_keys(entries, (*GENERAL_KEYS, *RELEASE_LAWS, *CARRIER), "")
 
     def _check_keys(self, entries: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
         for key in entries:
@@ -287,22 +243,22 @@ class _FormulationReader:
             self.symbol(f"circulation.{key}.{i + 1}", entry, what) for i, entry in enumerate(found)
         )
 
-    def trigger(
-        self, key: str, quantities: Mapping[str, QuantitySpecification], kind: type[Trigger]
-    ) -> Trigger | None:
-        if key not in self.entries:
-            return None
-        found = self.table(key, tuple(quantities))
-        for quantity, what in quantities.items():
+    def triggers(self) -> tuple[ReleaseTrigger, ...]:
+        return tuple(self._trigger(law) for law in RELEASE_LAWS.values() if law.key in self.entries)
+
+    def _trigger(self, law: ReleaseLaw) -> ReleaseTrigger:
+        found = self.table(law.key, tuple(law.quantities))
+        for quantity, what in law.quantities.items():
             if quantity not in found:
                 raise self.input_error(
-                    "a quantity is missing", f"{key}.{quantity}", None, what.meaning
+                    "a quantity is missing", f"{law.key}.{quantity}", None, what.meaning
                 )
-        return kind(
+        return release_trigger(
+            law.key,
             **{
-                quantity: self.symbol(f"{key}.{quantity}", found[quantity], what)
-                for quantity, what in quantities.items()
-            }
+                quantity: self.symbol(f"{law.key}.{quantity}", found[quantity], what)
+                for quantity, what in law.quantities.items()
+            },
         )
 
     def symbol(self, field: str, entry: Any, what: QuantitySpecification) -> str:

@@ -1,4 +1,4 @@
-"""A model in words: its equations and every number in them, with unit and source."""
+"""Description of a tumour model: its equations and every parameter with unit and source."""
 
 from __future__ import annotations
 
@@ -9,17 +9,30 @@ from nanopinn.parameters.model_scalars import SCALARS
 from nanopinn.physics import cell_kill, drug_pools, flow, release
 from nanopinn.physics.tumour import TumourModel
 
-#: What a model is made of: title, where the equations stand, symbols of its parameters.
+#: Parts of the model: title, module whose docstring states the equations, symbols of parameters.
 MODEL_SECTIONS = (
     (
-        "Interstitial flow",
+        "Interstitial flow and exchange through the vessel wall",
         flow,
-        ("l_t", "p_e", "LpSV_t", "LpSV_n", "LpLSL_n", "K_ratio_n", "p_e_n", "p_L", "p_inf"),
-    ),
-    (
-        "Vessel wall",
-        flow,
-        ("sigma_Gd", "D_Gd", "SV_t", "SV_n", "PS_l", "leak_l", "P_l_n", "sigma_l_n"),
+        (
+            "l_t",
+            "p_e",
+            "LpSV_t",
+            "LpSV_n",
+            "LpLSL_n",
+            "K_ratio_n",
+            "p_e_n",
+            "p_L",
+            "p_inf",
+            "sigma_Gd",
+            "D_Gd",
+            "SV_t",
+            "SV_n",
+            "PS_l",
+            "leak_l",
+            "P_l_n",
+            "sigma_l_n",
+        ),
     ),
     (
         "Drug",
@@ -44,23 +57,30 @@ MODEL_SECTIONS = (
             "tau_c",
         ),
     ),
-    ("Release", release, ("krel_ref", "krel0_pH", "pK_rel", "n_rel", "pH_ref")),
+    ("Release", release, ("krel_ref", "krel0_pH", "pK_rel", "n_rel", "pH_ref", "T_body")),
     ("Cells", cell_kill, ("rho_c", "Vmax", "K_e", "K_i", "g_pH", "k_on_DNA", "k_off_DNA")),
 )
 
 
 def describe_model(model: TumourModel) -> str:
-    """The equations of a tumour model and every number in them, with unit and source."""
+    """Describe a tumour model: its equations and every parameter, with unit and source.
+
+    Args:
+        model: whose scalars are shown in place of the table's values.
+    """
     return format_model_equations(
         {symbol: float(model.scalars[name]) for name, symbol in SCALARS.items() if name != "q"}
     )
 
 
 def format_model_equations(values: Mapping[str, float]) -> str:
-    """The equations part by part, each with its numbers.
+    """Format the equations of every part with the parameters in them.
 
     Args:
-        values: by symbol, where they differ from the table's; SI.
+        values: of parameters by symbol, where they differ from the table's; SI.
+
+    Returns:
+        One section for each part, with a line for each parameter.
     """
     return "\n\n".join(
         _format_section(title, (part.__doc__ or "").strip(), symbols, values)

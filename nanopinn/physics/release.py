@@ -1,13 +1,20 @@
-"""Release of the drug from its carrier, by acid and by heat."""
+"""Release of the drug from its carrier: laws of pH and temperature, and the registry of laws.
+
+The assembled rate of a carrier is :meth:`nanopinn.physics.formulation.Formulation.release_rate`;
+:meth:`nanopinn.physics.tumour.TumourModel.release_rate` multiplies it by what a fit found in space
+and time.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from nanopinn.parameters.table import Number
+from nanopinn.parameters.table import Number, QuantitySpecification
 from nanopinn.physics.flow import bernoulli
 
 #: Where the steepness of a release law is moved: knots of pH.
@@ -109,6 +116,138 @@ def heat_release_rate(
         return torch.sigmoid((torch.as_tensor(T, dtype=T_K.dtype, device=T_K.device) - T_m) / w)
 
     return k_body + (k_hot - k_body) * (h(T_K) - h(T_body)).clamp_min(0.0) / (h(T_hot) - h(T_body))
+
+
+@dataclass(frozen=True)
+class ReleaseConditions:
+    """Conditions on which the release rate of a carrier depends.
+
+    Attributes:
+        pH: extracellular pH, any shape.
+        T_K: temperature, K, broadcasting with ``pH``.
+        ph_warp: weights of the monotone warp of pH (:func:`warp_ph`); no warp if None.
+    """
+
+    pH: Tensor
+    T_K: Tensor
+    ph_warp: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ReleaseLaw:
+    """One law of triggered release, ``k(conditions)``.
+
+    Attributes:
+        key: name of its table in a formulation file.
+        rate: release rate in 1/s, of conditions, leak (1/s) and the parameters by name.
+        quantities: parameters that a formulation states, in order.
+        constants: symbols of parameters that are the same for every formulation, by name.
+        default_symbols: symbol in the parameter table of every stated parameter.
+        depends_on_pH: whether the multipliers that a fit found for the acid-triggered carrier
+            apply.
+        depends_on_temperature: whether carriers also release in heated microvessels.
+    """
+
+    key: str
+    rate: Callable[[ReleaseConditions, Number, Mapping[str, Number]], Tensor]
+    quantities: Mapping[str, QuantitySpecification]
+    default_symbols: Mapping[str, str]
+    constants: Mapping[str, str] = field(default_factory=dict)
+    depends_on_pH: bool = False
+    depends_on_temperature: bool = False
+
+
+def _acid_rate(c: ReleaseConditions, leak: Number, of: Mapping[str, Number]) -> Tensor:
+    return acid_release_rate(c.pH, of["k_ref"], leak, of["pK"], of["n"], of["pH_ref"], c.ph_warp)
+
+
+def _heat_rate(c: ReleaseConditions, leak: Number, of: Mapping[str, Number]) -> Tensor:
+    return heat_release_rate(
+        c.T_K, of["k_hot"], leak, of["T_m"], of["w"], of["T_hot"], of["T_body"]
+    )
+
+
+#: The release laws that a formulation may have, by the name of their table in its file. Another law
+#: is added by one entry.
+RELEASE_LAWS: dict[str, ReleaseLaw] = {
+    law.key: law
+    for law in (
+        ReleaseLaw(
+            "acid",
+            _acid_rate,
+            {
+                "k_ref": QuantitySpecification("1/s", "release rate at pH_ref"),
+                "pK": QuantitySpecification("1", "pH of half release", high=14.0),
+                "n": QuantitySpecification("1", "steepness of release along pH", positive=True),
+                "pH_ref": QuantitySpecification("1", "pH at which k_ref is stated", high=14.0),
+            },
+            {"k_ref": "krel_ref", "pK": "pK_rel", "n": "n_rel", "pH_ref": "pH_ref"},
+            depends_on_pH=True,
+        ),
+        ReleaseLaw(
+            "heat",
+            _heat_rate,
+            {
+                "k_hot": QuantitySpecification("1/s", "release rate at T_hot"),
+                "T_m": QuantitySpecification("K", "transition temperature", 273.15, 373.15),
+                "w": QuantitySpecification("K", "width of the transition", positive=True),
+                "T_hot": QuantitySpecification(
+                    "K", "temperature at which k_hot is stated", 273.15, 373.15
+                ),
+            },
+            {"k_hot": "krel_TSL_hot", "T_m": "T_m", "w": "w_T", "T_hot": "T_hot"},
+            {"T_body": "T_body"},
+            depends_on_temperature=True,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class ReleaseTrigger:
+    """A release law of a carrier with the symbol of every parameter.
+
+    Attributes:
+        key: of the law in :data:`RELEASE_LAWS`.
+        symbols: pairs of a parameter's name in the law and its symbol.
+    """
+
+    key: str
+    symbols: tuple[tuple[str, str], ...]
+
+    @property
+    def law(self) -> ReleaseLaw:
+        """The law."""
+        return RELEASE_LAWS[self.key]
+
+
+def release_trigger(key: str, **symbols: str) -> ReleaseTrigger:
+    """A trigger by the key of its law.
+
+    Args:
+        key: of the law in :data:`RELEASE_LAWS`.
+        symbols: of parameters by name; those of the table where none is given.
+    """
+    law = RELEASE_LAWS[key]
+    return ReleaseTrigger(key, tuple({**law.default_symbols, **symbols, **law.constants}.items()))
+
+
+def triggered_release_rate(
+    trigger: ReleaseTrigger,
+    conditions: ReleaseConditions,
+    leak: Number,
+    value_of: Callable[[str], Number],
+) -> Tensor:
+    """Release rate by one trigger, leak included, 1/s.
+
+    Args:
+        trigger: law and symbols of its parameters.
+        conditions: pH and temperature.
+        leak: rate of the untriggered carrier, 1/s.
+        value_of: value of a parameter by its symbol, SI.
+    """
+    parameters = {name: value_of(symbol) for name, symbol in trigger.symbols}
+    return trigger.law.rate(conditions, leak, parameters)
 
 
 def combined_release_rate(k0: Number, *rates: Tensor) -> Number:

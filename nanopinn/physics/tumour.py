@@ -23,8 +23,8 @@ from nanopinn.parameters.model_scalars import (
 from nanopinn.parameters.table import Number, Values, parameter_lookup
 from nanopinn.physics.flow import exchange_coefficients, filtration_rate, lymphatic_drainage
 from nanopinn.physics.formulation import Formulation
+from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
-from nanopinn.physics.release import acid_release_rate, warp_ph
 
 
 @dataclass(frozen=True)
@@ -226,33 +226,32 @@ class TumourModel:
         pools.add_loss("contrast", J_L)
         return pools.coefficients()
 
-    def release_rate(self, segment: int = 0) -> Tensor:
-        """Release rate of the carrier from the pH map, 1/s, in a stretch of time."""
-        s, warp_weights = self.scalars, self.scalars.get(RELEASE_LAW)
-        k0, n, at = (self.value(symbol) for symbol in ("krel0_pH", "n_rel", "pH_ref"))
-        law = acid_release_rate(self.maps.pH, s["krel_ref"], k0, s["pK_rel"], n, at, warp_weights)
-        return law * self.multiplier("release") * s.get(release_multiplier_name(segment), 1.0)
+    def release_rate(
+        self,
+        carrier: Formulation = PH_SENSITIVE,
+        T_K: Tensor | None = None,
+        segment: int = 0,
+    ) -> Tensor:
+        """Release rate of a carrier in tissue, 1/s.
 
-    def carrier_release_rate(self, carrier: Formulation, T: Tensor) -> Tensor:
-        """Release rate of a carrier in tissue at a temperature (K), 1/s.
+            k = k_rel(pH, T) exp(w . shapes) m_segment
 
-        What a fit found of the law's bend along pH, and of the rate in space, holds where acid
-        opens the carrier.
+        The warp of pH and the multipliers in space and time were fitted to a carrier that acid
+        triggers; they apply only to such carriers.
+
+        Args:
+            carrier: the formulation; by default the one whose law the scalars describe.
+            T_K: temperature, ``(x, y, z)``, K; that of the body if None.
+            segment: time segment of the release multiplier.
         """
-        pH, moved, a = self.maps.pH, {**self.values, **self.scalars}, carrier.acid
-        if a is None:
-            return carrier.release_rate(pH, T, moved)
-        if RELEASE_LAW in self.scalars:
-            # the law as it is, read on a bent scale of pH
-            for symbol in (a.pK, a.pH_ref):
-                moved[symbol] = warp_ph(
-                    torch.as_tensor(
-                        parameter_lookup(moved)(symbol), dtype=pH.dtype, device=pH.device
-                    ),
-                    self.scalars[RELEASE_LAW],
-                )
-            pH = warp_ph(pH, self.scalars[RELEASE_LAW])
-        return carrier.release_rate(pH, T, moved) * self.multiplier("release")
+        pH = self.maps.pH
+        T_K = pH.new_tensor(value("T_body")) if T_K is None else T_K
+        values = {**self.values, **self.scalars}
+        if not carrier.responds_to_acid:
+            return carrier.release_rate(pH, T_K, values)
+        rate = carrier.release_rate(pH, T_K, values, ph_warp=self.scalars.get(RELEASE_LAW))
+        in_time = self.scalars.get(release_multiplier_name(segment), 1.0)
+        return rate * self.multiplier("release") * in_time
 
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
         """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the

@@ -236,7 +236,7 @@ class ForwardModel:
         pools = (
             model.contrast_agent_pools(J_v, J_L)
             if kind == "contrast"
-            else drug_pools(model, J_v, J_L, release=model.release_rate(segment))
+            else drug_pools(model, J_v, J_L, release=model.release_rate(segment=segment))
         )
         return pools, PoolOperator.of(
             pools, tuple(flows), self.setting.grid, cut=self.setting.maps.cut

@@ -237,7 +237,7 @@ class MicroscaleTimeline:
         self.model, self.treatment, self.limits = model, treatment, limits
         self.carrier, self.detail = treatment.carrier, drug_detail_for(treatment.carrier)
         self.values = model.values_per_cluster
-        releases_by_heat = self.carrier is not None and self.carrier.heat is not None
+        releases_by_heat = self.carrier is not None and self.carrier.responds_to_heat
         self.release_temperature = (
             _average_temperature_over_clusters(model.temperature, model)
             if model.temperature is not None and releases_by_heat

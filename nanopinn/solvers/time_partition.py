@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.parameters import value
 from nanopinn.parameters.table import Number, Values
 from nanopinn.parameters.units import HOUR
 from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
@@ -271,13 +270,13 @@ def carrier_pool_coefficients(
     """
     if carrier is None:
         return drug_pools(model, J_v, J_L, detail)
-    T = torch.full_like(model.maps.pH, value("T_body")) if temperature is None else temperature
     excess = (
         None
         if temperature is None
         else carrier.heat_release_excess(temperature, {**values, **model.scalars})
     )
-    return drug_pools(model, J_v, J_L, detail, model.carrier_release_rate(carrier, T), excess)
+    release = model.release_rate(carrier, temperature)
+    return drug_pools(model, J_v, J_L, detail, release, excess)
 
 
 class TreatmentTimeline:
@@ -335,7 +334,7 @@ class TreatmentTimeline:
     def release_temperature(self) -> TemperatureCourse | None:
         """The temperature, if heat releases the drug."""
         return (
-            self.temperature if self.carrier is not None and self.carrier.heat is not None else None
+            self.temperature if self.carrier is not None and self.carrier.responds_to_heat else None
         )
 
     def segments(self) -> list[CoefficientSegment]:

@@ -247,9 +247,7 @@ def _flow_maps(course: TreatmentTimeline, tissue: SimulatedTissue) -> dict[str, 
         ),
     ]
     if course.carrier is not None:
-        k = model.carrier_release_rate(
-            course.carrier, torch.full_like(model.maps.pH, value("T_body"))
-        )
+        k = model.release_rate(course.carrier)
         found.append(
             MapEstimate(
                 "krel",

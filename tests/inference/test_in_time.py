@@ -220,7 +220,9 @@ def test_a_cell_whose_release_jumps_goes_as_another_integrator_takes_it() -> Non
         (2 * HOUR,),
     )
     rates = [
-        float(TumourModel.from_maps(setting.maps, {"release_1": 3.0}).release_rate(k)[1, 1, 1])
+        float(
+            TumourModel.from_maps(setting.maps, {"release_1": 3.0}).release_rate(segment=k)[1, 1, 1]
+        )
         for k in (0, 1)
     ]
     assert rates[1] == pytest.approx(3 * rates[0], rel=1e-14)

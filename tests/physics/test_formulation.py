@@ -12,7 +12,6 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS
-from nanopinn.physics.formulation import HeatTrigger
 from nanopinn.physics.formulation_library import (
     FORMULATIONS,
     FREE,
@@ -21,7 +20,11 @@ from nanopinn.physics.formulation_library import (
     THERMOSENSITIVE,
 )
 from nanopinn.physics.plasma import Dose
-from nanopinn.physics.release import acid_release_rate, single_pass_release_fraction
+from nanopinn.physics.release import (
+    acid_release_rate,
+    release_trigger,
+    single_pass_release_fraction,
+)
 
 BODY = torch.tensor(310.15, dtype=torch.float64)
 
@@ -69,9 +72,12 @@ def test_heat_release_rises_from_the_leak_to_a_plateau() -> None:
 
 def test_a_carrier_with_two_triggers_adds_their_excesses() -> None:
     pH, T = torch.tensor(6.5, dtype=torch.float64), celsius(41.0)
-    both, leak = replace(PH_SENSITIVE, heat=HeatTrigger()), 1e-6
+    both, leak = (
+        replace(PH_SENSITIVE, triggers=(release_trigger("acid"), release_trigger("heat"))),
+        1e-6,
+    )
     acid = float(PH_SENSITIVE.release_rate(pH, T)) - leak
-    warm = float(replace(both, acid=None).release_rate(pH, T)) - leak
+    warm = float(replace(both, triggers=(release_trigger("heat"),)).release_rate(pH, T)) - leak
     assert min(acid, warm) > 10 * leak
     assert float(both.release_rate(pH, T)) == pytest.approx(leak + acid + warm, rel=1e-12)
     assert float(

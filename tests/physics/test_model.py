@@ -74,12 +74,10 @@ def test_a_run_releases_what_the_fit_found_of_the_law_and_of_the_rate_in_space()
         replace(maps(), pH=6.9 * one + 0.3 * slope, shapes={"release": slope[None]}), fitted
     )
     body = value("T_body") * one
-    assert model.carrier_release_rate(PH_SENSITIVE, body) == pytest.approx(model.release_rate())
+    assert model.release_rate(PH_SENSITIVE, body) == pytest.approx(model.release_rate())
     # the image showed a carrier that acid opens: what it says of that is nothing to one that heat
     # opens
-    assert model.carrier_release_rate(THERMOSENSITIVE, body) == pytest.approx(
-        value("krel_TSL_37") * one
-    )
+    assert model.release_rate(THERMOSENSITIVE, body) == pytest.approx(value("krel_TSL_37") * one)
 
 
 EVERYTHING = DrugPoolOptions(carrier=True, retained=True, bound=True, saturable=True, vessels=True)

@@ -183,7 +183,7 @@ def _treatment(
     mistakes are named in every case.
     """
     heated = treatment_from_tables(tables, path, formulation)
-    if heat_all or formulation.heat is not None or not heated.heatings:
+    if heat_all or formulation.responds_to_heat or not heated.heatings:
         return heated
     return treatment_from_tables(
         {k: v for k, v in tables.items() if k != "heat"}, path, formulation
@@ -193,7 +193,7 @@ def _treatment(
 def _require_heat_sensitive_arm(
     formulations: Sequence[Formulation], heat: bool, heat_all: bool
 ) -> None:
-    if heat and not heat_all and all(f.heat is None for f in formulations):
+    if heat and not heat_all and not any(f.responds_to_heat for f in formulations):
         raise InputError(
             "no arm answers to the heat",
             field="--heat",

@@ -249,8 +249,8 @@ def select_primary_arm(arms: Sequence[Arm]) -> Arm:
     acid opens, else the last.
     """
     carriers = [(a, a.treatment.carrier) for a in arms]
-    hot = [a for a, c in carriers if c is not None and c.heat is not None and a.treatment.heatings]
-    acid_sensitive = [a for a, c in carriers if c is not None and c.acid is not None]
+    hot = [a for a, c in carriers if c is not None and c.responds_to_heat and a.treatment.heatings]
+    acid_sensitive = [a for a, c in carriers if c is not None and c.responds_to_acid]
     return [*hot, *acid_sensitive, arms[-1]][0]
 
 
