@@ -1,5 +1,8 @@
-"""Errors that the noise of the measured numbers does not cover: unknowns of stated size, eliminated
-and not ignored.
+"""Systematic errors: Gaussian nuisance parameters of given prior variance that are eliminated from
+the misfit.
+
+A nuisance parameter is eliminated either from a residual and its effect (:class:`SharedError`) or
+from a joint precision matrix (:func:`marginal_precision`).
 """
 
 from __future__ import annotations
@@ -13,49 +16,90 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Array = NDArray[np.float64]
+
+
+def marginal_precision(precision: Array, nuisance: NDArray[np.integer]) -> Array:
+    """Precision of a Gaussian after marginalisation of nuisance coordinates (Schur complement).
+
+    Args:
+        precision: joint precision, ``(n, n)``.
+        nuisance: indices of the nuisance coordinates.
+
+    Returns:
+        Precision of the other coordinates, in their order.
+    """
+    other = np.setdiff1d(np.arange(len(precision)), nuisance)
+    explained = precision[np.ix_(other, nuisance)] @ np.linalg.solve(
+        precision[np.ix_(nuisance, nuisance)], precision[np.ix_(nuisance, other)]
+    )
+    return np.asarray(precision[np.ix_(other, other)] - explained)
+
 
 @dataclass(frozen=True)
 class SharedError:
-    """Errors that many measured numbers share, each of unit variance.
+    """Systematic errors ``b`` of unit prior variance that many observations share.
 
-    With a residual ``r`` at errors ``b0`` and their effect ``E`` on it the misfit is
-    ``min_b |r + E (b - b0)|^2 + |b|^2``: they are eliminated, not ignored.
+    With a residual ``r`` evaluated at the errors ``b0`` and their effect ``E`` on it, the misfit
+    with the errors eliminated is ``min_b |r + E (b - b0)|^2 + |b|^2``.
 
     Attributes:
-        effect: ``(n, k)``.
-        at: ``(k,)``, the errors ``b0`` with which the residual was worked out.
+        effect: derivative E of the residual with respect to the errors, ``(n, k)``.
+        reference: the errors b0 at which the residual was evaluated, ``(k,)``.
     """
 
     effect: Tensor
     reference: Tensor
 
     def conditional_estimate(self, residual: Tensor) -> Tensor:
-        """The errors ``b`` that a residual ``(n,)`` asks for, ``(k,)``."""
+        """Conditional maximum a posteriori estimate of the errors for fixed unknowns.
+
+        Args:
+            residual: whitened residual at the reference errors, ``(n,)``.
+
+        Returns:
+            The errors b, ``(k,)``.
+        """
         return self._conditional_shift(residual - self.effect @ self.reference)
 
     def eliminate(self, residual: Tensor) -> Tensor:
-        """A residual ``(n,)`` with the errors eliminated, ``(n + k,)``: its square is the misfit."""
+        """Residual with the errors eliminated; its squared norm is the minimum of the misfit.
+
+        Args:
+            residual: whitened residual at the reference errors, ``(n,)``.
+
+        Returns:
+            Residual, ``(n + k,)``; the last k entries are the errors themselves.
+        """
         return self.eliminate_tangents(residual - self.effect @ self.reference)
 
     def eliminate_tangents(self, tangents: Tensor) -> Tensor:
-        """Derivatives ``(m, n)`` of a residual, of the eliminated one: ``(m, n + k)``."""
+        """Derivatives of the residual with the errors eliminated.
+
+        Args:
+            tangents: derivatives of the whitened residual, ``(m, n)``.
+
+        Returns:
+            Derivatives, ``(m, n + k)``.
+        """
         b = self._conditional_shift(tangents)
         return torch.cat([tangents + b @ self.effect.T, b], dim=-1)
 
     @property
     def covariance(self) -> Tensor:
-        """Posterior covariance of the errors, ``(k, k)``."""
-        return torch.linalg.inv(self._precision)
+        """Posterior covariance of the errors for fixed unknowns, ``(k, k)``."""
+        return torch.linalg.inv(self.precision)
 
     @cached_property
-    def _precision(self) -> Tensor:
+    def precision(self) -> Tensor:
+        """Posterior precision of the errors for fixed unknowns, ``1 + E' E``, ``(k, k)``."""
         E = self.effect
         return torch.eye(E.shape[1], dtype=E.dtype, device=E.device) + E.T @ E
 
     def _conditional_shift(self, values: Tensor) -> Tensor:
-        return -torch.linalg.solve(self._precision, (values @ self.effect).unsqueeze(-1)).squeeze(
-            -1
-        )
+        """Minimiser b of ``|v + E b|^2 + |b|^2`` for each row v of ``values``."""
+        projected = (values @ self.effect).unsqueeze(-1)
+        return -torch.linalg.solve(self.precision, projected).squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -75,21 +119,26 @@ class ModelError:
 
 @dataclass(frozen=True)
 class SystematicErrors:
-    """What the noise of the measured numbers does not cover, as it acts at one parameter vector.
+    """Effects of all systematic errors on the whitened residuals, linearised at one parameter vector.
+
+    The residuals are evaluated on the fit's grid. The unit error of the grid is the change from this
+    grid to a finer one, and the estimate is centred on the finer grid, so the reference of this error
+    is -1.
 
     Attributes:
-        theta: where the effects were worked out; grid_theta: where that of the grid was.
-        grid_on_contrast, grid_on_drug: ``(n, k)``, of the grid of the maps on curves and on all
-            drug images.
-        closure_on_drug: ``(n, k)``, of what the model leaves out.
-        pH_on_drug: ``(n, k)``, of the pH map's error. pH: ``(k,)``, that error as it stands in the
-            maps now.
-        model_on_contrast, model_on_drug: ``(n, k)``, of the model's own error, where one is
-            allowed.
+        theta: coordinates at which the effects were computed, ``(m,)``.
+        grid_theta: coordinates at which the discretisation error was computed, ``(m,)``.
+        grid_on_contrast: effect of the discretisation error on the curves, ``(n, k)``.
+        grid_on_drug: effect of the discretisation error on all drug images, ``(n, k)``.
+        closure_on_drug: effect of processes that the model omits on the drug images, ``(n, k)``.
+        pH_on_drug: effect of the error of the pH map on the drug images, ``(n, k)``.
+        pH: the error of the pH map that the current maps include, ``(k,)``.
+        model_on_contrast: effect of the model error on the curves, ``(n, k)``, or None.
+        model_on_drug: effect of the model error on the drug images, ``(n, k)``, or None.
     """
 
-    theta: NDArray[np.float64]
-    grid_theta: NDArray[np.float64]
+    theta: Array
+    grid_theta: Array
     grid_on_contrast: Tensor
     grid_on_drug: Tensor
     closure_on_drug: Tensor
@@ -100,42 +149,50 @@ class SystematicErrors:
 
     @cached_property
     def contrast(self) -> SharedError:
+        """All errors of the contrast-agent curves."""
         effect = _concatenate_effects(self.model_on_contrast, self.grid_on_contrast)
-        at = effect.new_zeros(effect.shape[1])
-        at[effect.shape[1] - self.grid_on_contrast.shape[1] :] = -1.0
-        return SharedError(effect, at)
+        reference = effect.new_zeros(effect.shape[1])
+        reference[effect.shape[1] - self.grid_on_contrast.shape[1] :] = -1.0
+        return SharedError(effect, reference)
 
     @cached_property
     def drug(self) -> SharedError:
+        """All errors of the drug images."""
         effect = _concatenate_effects(
             self.pH_on_drug, self.closure_on_drug, self.model_on_drug, self.grid_on_drug
         )
-        at = effect.new_zeros(effect.shape[1])
-        at[: len(self.pH)] = self.pH
-        at[effect.shape[1] - self.grid_on_drug.shape[1] :] = -1.0
-        return SharedError(effect, at)
+        reference = effect.new_zeros(effect.shape[1])
+        reference[: len(self.pH)] = self.pH
+        reference[effect.shape[1] - self.grid_on_drug.shape[1] :] = -1.0
+        return SharedError(effect, reference)
 
     def model_weights(
         self, block: Literal["contrast", "drug"], residual: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Weights of the model's error that a residual ``(n,)`` asks for, and their posterior
-        covariance at the fitted unknowns.
+        """Conditional maximum a posteriori estimate of the model error's weights.
+
+        Args:
+            block: observations that the residual belongs to.
+            residual: whitened residual at the reference errors, ``(n,)``.
+
+        Returns:
+            Weights, ``(k,)``, and their posterior covariance for fixed unknowns, ``(k, k)``.
         """
         model = self.model_on_contrast if block == "contrast" else self.model_on_drug
         assert model is not None
-        before = (
+        error = self.contrast if block == "contrast" else self.drug
+        first = (
             0 if block == "contrast" else self.pH_on_drug.shape[1] + self.closure_on_drug.shape[1]
         )
-        at = slice(before, before + model.shape[1])
-        error: SharedError = getattr(self, block)
-        return error.conditional_estimate(residual)[at], error.covariance[at, at]
+        columns = slice(first, first + model.shape[1])
+        return error.conditional_estimate(residual)[columns], error.covariance[columns, columns]
 
     def without_model(self) -> SystematicErrors:
-        """The same with equations that are trusted."""
+        """The same errors without the model error."""
         return replace(self, model_on_contrast=None, model_on_drug=None)
 
     def without_grid(self) -> SystematicErrors:
-        """The same with a grid that is trusted."""
+        """The same errors without the discretisation error."""
         return replace(
             self,
             grid_on_contrast=self.grid_on_contrast[:, :0],

@@ -1,3 +1,3 @@
 """Engine ``pinn`` for systems of ordinary differential equations: an inverse physics-informed
-neural network.
+neural network (PINN).
 """

@@ -1,14 +1,15 @@
-"""The inverse PINN for systems: a network for the states and the unknowns, moved together by
-Levenberg-Marquardt.
+"""Inverse physics-informed neural network for systems of equations: a network for the states and
+the unknowns, optimised together by the Levenberg-Marquardt method.
 
     min over w, theta of  sum ((C y - d)/sd)^2 + sum_i integral (dy_i/dt - f_i(t, y; theta))^2 dt /
     q_i^2 + priors
 
-The residual is the problem's own rate, on every cell at every collocation time. The weights are
-variances: ``q_i`` is white noise of the model that lets a state drift by ``drift`` of its size over
-the whole span. Training starts with a model of large error, which the data fill in, and the error
-is brought down to what the residual itself shows: with a strict model from the start the network
-finds a state that obeys some other unknowns, and stays there.
+The residual is the rate of the problem at every collocation time and in every cell. The weights are
+variances: ``q_i`` is white noise of the model by which a state deviates by ``model_error`` times
+its size over the whole time span. The optimisation starts with a large model error, so that the
+network first represents the data, and the error is annealed to the size of the equation residual.
+With a small model error from the start, the network converges to states that satisfy the equations
+for other unknowns.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from nanopinn.errors import InputError
 from nanopinn.inference.ode_problem import SystemProblem
 from nanopinn.inference.pinn.networks import StateNetwork, StateValues
 from nanopinn.inference.problem import EngineFit, describe_unaffected
+from nanopinn.inference.systematic import marginal_precision
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results.fit_result import EngineRun
 from nanopinn.solvers.linear import SolverError
@@ -33,55 +35,61 @@ from nanopinn.solvers.ode import OdeSolution, OdeSystem
 
 Array = NDArray[np.float64]
 
-#: Prior sd of a weight: inputs and outputs are of size one.
+#: Prior standard deviation of a weight; inputs and outputs are of size one.
 WEIGHT_SD = 10.0
-#: Model error to start from (nearly none of the physics), and the share of the residual's own size
-#: that the next is set to.
+#: Model error at the start, which nearly removes the equations, and the next model error as a
+#: fraction of the current size of the equation residual.
 INITIAL_MODEL_ERROR, ANNEALING_FACTOR = 10.0, 0.6
-#: Model error below which states are held by the model rather than by few numbers.
+#: Model error below which the equations, rather than sparse data, determine the states.
 STRICT_MODEL_ERROR = 1e-3
-#: Standard deviations of chi2/N beyond which a misfit loosens the model again.
+#: The model error is increased again if chi2/N exceeds 1 by more than so many of its standard
+#: deviations.
 MISFIT_TOLERANCE_SD = 2.0
-#: A variance follows the residual by no more than these factors in one iteration.
+#: Limits of the factor by which a standard deviation changes in one iteration.
 MIN_SCALE_RATIO, MAX_SCALE_RATIO = 0.5, 1.5
-#: Prior standard deviations that no step needs to resolve.
+#: Steps below this fraction of the prior standard deviation count as zero.
 STEP_RESOLUTION = 1e-3
-#: Noise to start from where it is to be estimated, as a share of the largest number measured: of
-#: many numbers, and of so few that the network could draw through every one of them.
+#: Noise at the start where it is estimated, as a fraction of the largest measured value: for many
+#: values, and for fewer values than weights, which the network could interpolate.
 INITIAL_NOISE, INITIAL_NOISE_SPARSE_DATA = 1e-3, 0.1
 
 
 @dataclass(frozen=True)
 class PinnSettings:
-    """Size and effort.
+    """Size of the network and effort of the optimisation.
 
     Attributes:
-        hidden: units of each hidden layer. spread: of the first layer's random turns.
-        times: collocation times; observations at more times than these are thinned out evenly.
-        drift: the least model error, as a share of a state's size over the span.
-        iterations: at most so many. tolerance: posterior standard deviations of the last step.
+        hidden: number of units in each hidden layer.
+        weight_scale: scale of the first layer's initial weights and biases.
+        times: number of collocation times; observations at more times are thinned out evenly.
+        min_model_error: smallest model error, as a fraction of a state's size over the time span.
+        iterations: maximum number of iterations.
+        tolerance: size of the last step at which the optimisation ends, posterior standard
+            deviations.
     """
 
     hidden: tuple[int, ...] = (40,)
     weight_scale: float = 4.0
     times: int = 32
-    drift: float = 1e-5
+    min_model_error: float = 1e-5
     iterations: int = 60
     tolerance: float = 0.1
 
 
 @dataclass(frozen=True)
 class _TermScales:
-    """Standard deviations that weigh the terms: noise of every series, and drift of the model."""
+    """Standard deviations of the terms of the objective: noise of every series, and model error as a
+    fraction of a state's size over the time span.
+    """
 
     noise: tuple[float | Array, ...]
-    drift: float
+    model_error: float
 
 
 @dataclass(frozen=True)
 class _NormalEquations:
-    """The objective at a point, its parts, and (with tangents) its normal equations over weights
-    and unknowns.
+    """The objective at a point, its parts, and its Hessian ``H`` and gradient ``G`` with respect to
+    weights and unknowns, which are empty without tangents.
     """
 
     objective: float
@@ -99,23 +107,31 @@ def fit_pinn(
     seed: int = 0,
     progress: Progress = ignore_progress,
 ) -> EngineFit[SystemProblem]:
-    """Fit unknowns and states together; Laplace posterior with the network's weights and the
-    model's error integrated out.
+    """Fit unknowns and states together by a physics-informed neural network.
+
+    The posterior is a Laplace approximation with the network's weights and the model error
+    integrated out.
 
     Args:
-        start: coordinates to start from; the prior means if None.
-        seed: of the initial weights.
+        problem: system, unknowns and observations.
+        start: coordinates at the start, ``(m,)``; the prior means if None.
+        settings: size of the network and effort; the defaults if None.
+        seed: seed of the initial weights.
+        progress: receives the state of the optimisation.
+
+    Returns:
+        The run, the estimate, and the problem and prediction there.
 
     Raises:
-        InputError: the rate jumps at events, which a smooth network cannot follow.
+        InputError: the rate jumps at events, which a smooth network cannot represent.
     """
     began = time.perf_counter()
     if problem.events:
         raise InputError(
-            "a smooth network cannot follow a rate that jumps",
+            "a smooth network cannot represent a rate that jumps",
             field="events",
             found=problem.events,
-            remedy="Use engine fv.",
+            remedy="Use `fit_fv`.",
         )
     engine = _PinnEngine(problem, settings or PinnSettings(), seed)
     theta = problem.unknowns.prior_mean if start is None else np.asarray(start, dtype=np.float64)
@@ -123,8 +139,8 @@ def fit_pinn(
     covariance = engine.covariance()
     message = (
         f"{'converged' if converged else 'stopped'} after {len(history)} Levenberg-Marquardt steps;"
-        f" model error {engine.sizes.drift:.1e} of a state over the span; {engine.count} of"
-        f" {problem.observations} numbers used"
+        f" model error {engine.scales.model_error:.1e} of a state over the time span; {engine.count} of"
+        f" {problem.observations} measured values used"
     )
     scalars = problem.unknowns.estimates(engine.theta, covariance)
     run = EngineRun(
@@ -141,15 +157,15 @@ def fit_pinn(
             "iterations": len(history),
             "weights": engine.net.perceptron.count,
             "seed": seed,
-            "model error": engine.sizes.drift,
+            "model error": engine.scales.model_error,
         },
     )
-    fitted = replace(problem, noise=tuple(float(np.mean(s)) for s in engine.sizes.noise))
+    fitted = replace(problem, noise=tuple(float(np.mean(s)) for s in engine.scales.noise))
     return EngineFit(run, engine.theta, fitted, fitted.compare(engine.solution()))
 
 
 class _PinnEngine:
-    """A network, unknowns, and the variances that weigh their terms."""
+    """State of the optimisation: network weights, unknowns, and standard deviations of all terms."""
 
     def __init__(self, problem: SystemProblem, settings: PinnSettings, seed: int) -> None:
         self.problem, self.settings = problem, settings
@@ -158,38 +174,40 @@ class _PinnEngine:
             np.random.default_rng(seed), settings.weight_scale
         )
         self.theta = problem.unknowns.prior_mean
-        self.nodes = _nodes(problem.times, self.net, settings.times)
-        self.quadrature = _trapezoid(self.nodes)
+        self.nodes = _collocation_times(problem.times, self.net, settings.times)
+        self.quadrature = _trapezoid_weights(self.nodes)
         self.rows = [np.searchsorted(s.times, self.nodes) for s in problem.series]
         self.counts = [
             sum(int(s.is_measured[i].sum()) for _, i in self._measured_nodes(k))
             for k, s in enumerate(problem.series)
         ]
         self.sparse_data = self.count < self.net.perceptron.count
-        guess = INITIAL_NOISE_SPARSE_DATA if self.sparse_data else INITIAL_NOISE
-        start = (
-            s.noise_sd if s.noise_sd is not None else guess * float(np.nanmax(np.abs(s.measured)))
+        relative_noise = INITIAL_NOISE_SPARSE_DATA if self.sparse_data else INITIAL_NOISE
+        initial_noise = (
+            (
+                s.noise_sd
+                if s.noise_sd is not None
+                else relative_noise * float(np.nanmax(np.abs(s.measured)))
+            )
             for s in problem.series
         )
-        self.sizes = _TermScales(tuple(start), INITIAL_MODEL_ERROR)
+        self.scales = _TermScales(tuple(initial_noise), INITIAL_MODEL_ERROR)
         self.normal: _NormalEquations
 
     @property
     def count(self) -> int:
-        """Numbers measured at the times used."""
+        """Number of measured values at the collocation times."""
         return sum(self.counts)
 
     def _measured_nodes(self, k: int) -> Iterator[tuple[int, int]]:
-        """Nodes at which a series was measured, with its rows."""
+        """Collocation times at which a series was measured, each with the row of the series."""
         times = self.problem.series[k].times
         for node, row in enumerate(self.rows[k]):
             if row < len(times) and times[row] == self.nodes[node]:
                 yield node, int(row)
 
     def optimise(self, theta: Array, progress: Progress) -> tuple[list[float], bool]:
-        """Levenberg-Marquardt, variances brought down on the way; objectives, and whether it
-        converged.
-        """
+        """Levenberg-Marquardt with annealed variances; the objectives and whether it converged."""
         self.theta, damping, history, stalled = theta, 1e-3, [], 0
         self.normal = self.expand(self.weights, self.theta, tangents=True)
         for k in range(self.settings.iterations):
@@ -211,7 +229,7 @@ class _PinnEngine:
         return history, False
 
     def _step(self, damping: float) -> tuple[float, bool]:
-        """One accepted step, if any damping gives one; the damping to go on with."""
+        """One accepted step, if any damping gives one; the damping for the next step, and success."""
         H, W = self.normal.H, len(self.weights)
         diagonal = np.diag(H)
         largest = 1.5 * self.problem.unknowns.prior_sd
@@ -231,69 +249,58 @@ class _PinnEngine:
                     )
                     return damping / 5, True
             except (SolverError, LinAlgError):
-                # a state the rate cannot take, or a matrix that is not definite: a shorter step
-                pass
+                pass  # the rate is not finite or the matrix not positive definite: damp more
             damping *= 4
         return damping, False
 
     def _anneal_variances(self, stationary: bool) -> bool:
-        """Variances follow the residuals; whether they stand still.
+        """Adapt the variances to the residuals, and return whether they have converged.
 
-        Where noise is given, the model becomes stricter only once the unknowns have arrived where
-        the present one sends them. Where it is estimated both fall together: left to itself,
-        whichever falls first would have the other explain everything.
+        Where the noise is given, the model error decreases only after the unknowns have converged
+        for its current value. Where the noise is estimated, both decrease together; otherwise the
+        term whose variance decreases first would force the other to explain all residuals.
         """
-        now = self.normal
-        size = ANNEALING_FACTOR * float(
+        now, old = self.normal, self.scales
+        ratio = ANNEALING_FACTOR * float(
             np.sqrt(now.physics / (len(self.nodes) * len(self.net.size)))
         )
-        found = [(chi2 / max(n, 1)) ** 0.5 for chi2, n in zip(now.chi2, self.counts, strict=True)]
+        misfits = [(chi2 / max(n, 1)) ** 0.5 for chi2, n in zip(now.chi2, self.counts, strict=True)]
         given = [s.noise_sd is not None for s in self.problem.series]
         if any(
             f**2 > 1 + MISFIT_TOLERANCE_SD * (2 / max(n, 1)) ** 0.5
-            for f, n in zip(found, self.counts, strict=True)
+            for f, n in zip(misfits, self.counts, strict=True)
         ):
-            # states that obey the rate but not the data belong to other unknowns: let them go
-            size = MAX_SCALE_RATIO
+            # states that satisfy the equations but not the data belong to other unknowns, so the
+            # equations get less weight again
+            ratio = MAX_SCALE_RATIO
         elif (self.sparse_data or all(given)) and not stationary:
-            size = max(size, 1.0)
-        drift = min(
-            INITIAL_MODEL_ERROR,
-            max(
-                self.settings.drift,
-                self.sizes.drift * min(MAX_SCALE_RATIO, max(MIN_SCALE_RATIO, size)),
-            ),
-        )
-        share = max(1 - len(self.theta) / self.count, 1 / self.count) ** 0.5
-        # a network can draw through few numbers: their misfit says something of noise only once the
-        # model holds it
-        noise_fixed = self.sparse_data and drift > STRICT_MODEL_ERROR
+            ratio = max(ratio, 1.0)
+        model_error = old.model_error * _limit_ratio(ratio)
+        model_error = min(INITIAL_MODEL_ERROR, max(self.settings.min_model_error, model_error))
+        # each unknown takes one degree of freedom from the residual
+        expected = max(1 - len(self.theta) / self.count, 1 / self.count) ** 0.5
+        # a network can interpolate few values, so that their misfit contains information about the
+        # noise only after the equations constrain the states
+        noise_fixed = self.sparse_data and model_error > STRICT_MODEL_ERROR
         noise = tuple(
-            (
-                sd
-                if g or noise_fixed
-                else float(sd) * min(MAX_SCALE_RATIO, max(MIN_SCALE_RATIO, f / share))
-            )
-            for sd, g, f in zip(self.sizes.noise, given, found, strict=True)
+            sd if g or noise_fixed else float(sd) * _limit_ratio(f / expected)
+            for sd, g, f in zip(old.noise, given, misfits, strict=True)
         )
         ratios = [
-            drift / self.sizes.drift,
-            *(
-                1.0 if g else b / float(a)
-                for g, a, b in zip(given, self.sizes.noise, noise, strict=True)
-            ),
+            model_error / old.model_error,
+            *(1.0 if g else b / float(a) for g, a, b in zip(given, old.noise, noise, strict=True)),
         ]
         variances_converged = (
-            drift < INITIAL_MODEL_ERROR
+            model_error < INITIAL_MODEL_ERROR
             and not noise_fixed
             and all(0.8 < ratio < 1.25 for ratio in ratios)
         )
-        self.sizes = _TermScales(noise, drift)
+        self.scales = _TermScales(noise, model_error)
         return variances_converged
 
     def _is_stationary(self, within: float) -> bool:
-        """Whether a full step would leave the unknowns where they are, within so many posterior
-        standard deviations.
+        """Whether a full step changes no unknown by more than so many posterior standard
+        deviations.
         """
         W = len(self.weights)
         try:
@@ -307,17 +314,21 @@ class _PinnEngine:
         return bool((np.abs(step) < near).all())
 
     def covariance(self) -> Array:
-        """Of the unknowns, the weights integrated out: Schur's complement, inverted."""
-        H, W = self.normal.H, len(self.weights)
-        inner = np.linalg.solve(H[:W, :W], H[:W, W:])
-        return np.asarray(np.linalg.inv(H[W:, W:] - H[W:, :W] @ inner), dtype=np.float64)
+        """Posterior covariance of the unknowns with the weights integrated out, ``(m, m)``."""
+        precision = marginal_precision(self.normal.H, np.arange(len(self.weights)))
+        return np.asarray(np.linalg.inv(precision), dtype=np.float64)
 
     def _progress_numbers(self) -> dict[str, float]:
+        """Quantities reported to the progress function."""
         chi2 = sum(self.normal.chi2) / self.count
-        return {"chi2/N": chi2, "model error": self.sizes.drift, **self.problem.scalars(self.theta)}
+        return {
+            "chi2/N": chi2,
+            "model error": self.scales.model_error,
+            **self.problem.scalars(self.theta),
+        }
 
     def solution(self) -> OdeSolution:
-        """The network's states at every time of any series."""
+        """States of the network at every observation time of any series."""
         y0, _ = self.problem.start_values(self.problem.tensor(self.theta))
         states = np.stack(
             [self.net.at(self.weights, y0, t, jacobian=False).y for t in self.problem.times]
@@ -325,7 +336,7 @@ class _PinnEngine:
         return OdeSolution(self.problem.times, states, None, self.nodes, 0)
 
     def expand(self, weights: Array, theta: Array, *, tangents: bool) -> _NormalEquations:
-        """The objective at a point, and its normal equations.
+        """The objective at a point with its normal equations.
 
         Raises:
             SolverError: the rate is not finite there.
@@ -338,7 +349,7 @@ class _PinnEngine:
         sd = np.concatenate([np.full(W, WEIGHT_SD), unknowns.prior_sd])
         H, G = (np.diag(sd**-2.0), prior / sd) if tangents else (np.zeros((0, 0)), np.zeros(0))
         physics, chi2 = 0.0, [0.0] * len(problem.series)
-        measured = {node: [] for node in range(len(self.nodes))}  # type: dict[int, list[tuple[int, int]]]
+        measured: dict[int, list[tuple[int, int]]] = {node: [] for node in range(len(self.nodes))}
         for k in range(len(problem.series)):
             for node, row in self._measured_nodes(k):
                 measured[node].append((k, row))
@@ -360,41 +371,42 @@ class _PinnEngine:
     def _physics(
         self, system: OdeSystem, t: float, weight: float, at: StateValues, d_y0: Array
     ) -> tuple[Array, Array]:
-        """Whitened residual of the rate at a time, and its derivative by weights and unknowns."""
-        over = np.sqrt(weight * self.net.span) / (self.sizes.drift * self.net.size)
-        residual = over * (at.rate - system(t, at.y))
+        """Whitened equation residual at a time, and its derivative by weights and unknowns."""
+        whitening = np.sqrt(weight * self.net.span) / (self.scales.model_error * self.net.size)
+        residual = whitening * (at.rate - system(t, at.y))
         if at.y_jacobian is None or at.rate_jacobian is None:
             return residual, np.zeros((0, 0))
         entries, by_theta = system.derivatives(t, at.y, by_theta=True)
         J = csr_array((entries, system.jacobian_indices), shape=(len(at.y), len(at.y)))
         A = np.concatenate([at.rate_jacobian - J @ at.y_jacobian, -by_theta - J @ d_y0], axis=1)
-        return residual, over[:, None] * A
+        return residual, whitening[:, None] * A
 
     def _misfit(self, k: int, row: int, at: StateValues, d_y0: Array) -> tuple[Array, Array]:
-        """Whitened misfit of what a series measured at a time, and its derivative by weights and
-        unknowns.
-        """
-        series, known = self.problem.series[k], self.problem.series[k].is_measured[row]
-        sd = np.broadcast_to(self.sizes.noise[k], series.measured.shape)[row][known]
-        residual = (series.predict_from_states(at.y[None])[0] - series.measured[row])[known] / sd
+        """Whitened misfit of one series at a time, and its derivative by weights and unknowns."""
+        series, present = self.problem.series[k], self.problem.series[k].is_measured[row]
+        sd = np.broadcast_to(self.scales.noise[k], series.measured.shape)[row][present]
+        residual = (series.predict_from_states(at.y[None])[0] - series.measured[row])[present] / sd
         if at.y_jacobian is None:
             return residual, np.zeros((0, 0))
         by_all = np.concatenate([at.y_jacobian, d_y0], axis=1)
-        return residual, series.predict_from_states(by_all[None])[0][known] / sd[:, None]
+        return residual, series.predict_from_states(by_all[None])[0][present] / sd[:, None]
 
 
-def _nodes(times: Array, net: StateNetwork, most: int) -> Array:
-    """Collocation times: those of the observations, thinned out where they are many, filled in
-    where they are few.
-    """
-    if len(times) >= most:
-        return np.asarray(
-            times[np.unique(np.linspace(0, len(times) - 1, most).round().astype(int))]
-        )
-    return np.unique(np.concatenate([times, net.times(most)]))
+def _limit_ratio(ratio: float) -> float:
+    """A change of a standard deviation within the limits of one iteration."""
+    return min(MAX_SCALE_RATIO, max(MIN_SCALE_RATIO, ratio))
 
 
-def _trapezoid(t: Array) -> Array:
+def _collocation_times(times: Array, net: StateNetwork, count: int) -> Array:
+    """Observation times, thinned out evenly if they are many, with further times if they are few."""
+    if len(times) >= count:
+        kept = np.unique(np.linspace(0, len(times) - 1, count).round().astype(int))
+        return np.asarray(times[kept])
+    return np.unique(np.concatenate([times, net.times(count)]))
+
+
+def _trapezoid_weights(t: Array) -> Array:
+    """Weights of the trapezoidal rule at the times ``t``."""
     w = np.zeros_like(t)
     w[1:] += np.diff(t) / 2
     w[:-1] += np.diff(t) / 2

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.relinearise import closure_error_effects
-from nanopinn.inference.systematic import SharedError
-from nanopinn.inference.tumour_problem import Fields
+from nanopinn.inference.systematic import SharedError, marginal_precision
+from nanopinn.inference.tumour_problem import Fields, InverseProblem
 
 Array = NDArray[np.float64]
 
@@ -78,12 +78,10 @@ class FisherInformation:
         Returns:
             Covariance, ``(m, m)``.
         """
-        m = self.unknowns
-        shared = self.gram[m:, m:] + np.eye(len(self.gram) - m)
-        explained = self.gram[:m, m:] @ np.linalg.solve(shared, self.gram[m:, :m])
-        return np.asarray(
-            np.linalg.inv(self.gram[:m, :m] - explained + np.diag(prior_sd**-2.0)), dtype=np.float64
-        )
+        shared = np.arange(self.unknowns, len(self.gram))
+        prior = np.diag(np.concatenate([prior_sd**-2.0, np.ones(len(shared))]))
+        precision = marginal_precision(self.gram + prior, shared)
+        return np.asarray(np.linalg.inv(precision), dtype=np.float64)
 
 
 def gain_nats(before: Array, after: Array) -> float:
