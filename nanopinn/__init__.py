@@ -10,7 +10,7 @@ rate is written in:
 import torch
 rate = lambda t, y, s: s["growth"] * y * (1 - y / s["capacity"])
 unknowns = nanopinn.UnknownSet((nanopinn.Unknown.of("growth", 0.3, 1.0),
-nanopinn.Unknown.of("capacity", 900.0, 1.0))) volumes = nanopinn.Series.of("volume", times=[0, 3, 6,
+nanopinn.Unknown.of("capacity", 900.0, 1.0))) volumes = nanopinn.TimeSeries.from_state("volume", times=[0, 3, 6,
 9, 12, 15], measured=[52, 131, 268, 512, 690, 843]) problem = nanopinn.SystemProblem(unknowns, rate,
 lambda s: torch.tensor([50.0]), (volumes,)) print(nanopinn.fit_fv(problem).run["growth"],
 nanopinn.fit_pinn(problem).run["growth"])
@@ -52,7 +52,7 @@ _PUBLIC = {
     "make_phantom": "nanopinn.phantoms.synthetic_study",
     "run_verification": "nanopinn.verification.run",
     "SystemProblem": "nanopinn.inference.ode_problem",
-    "Series": "nanopinn.inference.ode_problem",
+    "TimeSeries": "nanopinn.inference.ode_problem",
     "Unknown": "nanopinn.inference.unknowns",
     "UnknownSet": "nanopinn.inference.unknowns",
     "fit_fv": "nanopinn.inference.fv_engine",

@@ -1,6 +1,5 @@
-"""What was measured of a system over time: numbers linear in its states.
-
-Inverse problems of ordinary equations, and of equations on a line that were cut into cells.
+"""Inverse problems of systems of ordinary differential equations, and of partial differential
+equations on a line that are discretised into cells, with their measured time series.
 """
 
 from __future__ import annotations
@@ -22,19 +21,20 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TimeSeries:
-    """Measured numbers ``weights y(t) + noise``.
+    """Measured time series of linear combinations of the states, ``C y(t) + noise``.
 
     Attributes:
-        name: what it is called for the reader.
-        times: ``(n,)`` s, increasing.
-        measured: ``(n, k)``; NaN where nothing was measured.
-        seen: which states, ``(k,)`` integers, or weights of all states, ``(k, states)``.
-        noise_sd: of every number, or one per number ``(n, k)``; None when it is to be estimated
-            from the misfit.
+        name: name for messages.
+        times: increasing times, ``(n,)``, s.
+        measured: measured values, ``(n, k)``; NaN where nothing was measured.
+        observed_states: indices of the observed states, ``(k,)`` integers, or the weights C of all
+            states, ``(k, states)``.
+        noise_sd: standard deviation of all values, or of each value, ``(n, k)``; None if it is to
+            be estimated from the misfit.
 
     Raises:
-        InputError: times that do not increase, numbers that are infinite or missing altogether, a
-            noise that is not positive.
+        InputError: times do not increase, values are infinite or all missing, shapes do not match,
+            or a noise is not positive.
     """
 
     name: str
@@ -47,35 +47,36 @@ class TimeSeries:
         self._validate_times()
         if self.measured.shape != (len(self.times), len(self.observed_states)):
             raise InputError(
-                "numbers do not match their times and states",
+                "measured values do not match their times and states",
                 field=self.name,
                 found=f"shape {self.measured.shape}",
                 expected=(
-                    f"({len(self.times)}, {len(self.observed_states)}): a row per time, a column"
-                    " per state seen"
+                    f"({len(self.times)}, {len(self.observed_states)}), one row for each time and"
+                    " one column for each observed state"
                 ),
             )
         if np.isinf(self.measured).any() or not np.isfinite(self.measured).any():
             raise InputError(
                 (
-                    "a series holds infinite numbers"
+                    "a series contains infinite values"
                     if np.isinf(self.measured).any()
-                    else "a series holds no numbers"
+                    else "a series contains no finite values"
                 ),
                 field=self.name,
-                expected="finite numbers, NaN where nothing was measured",
+                expected="finite values, and NaN where nothing was measured",
             )
         if self.noise_sd is not None and not (
             np.isfinite(self.noise_sd).all() and (np.asarray(self.noise_sd) > 0).all()
         ):
             raise InputError(
-                "noise must be positive: data without noise would fix unknowns exactly",
+                "noise must be positive, because data without noise would have infinite weight",
                 field=f"{self.name}: noise_sd",
                 found=np.min(self.noise_sd),
-                remedy="Give its standard deviation, or None to have it estimated.",
+                remedy="Give its standard deviation, or None to estimate it.",
             )
 
     def _validate_times(self) -> None:
+        """Refuse times that are not finite and increasing."""
         if (
             self.times.ndim != 1
             or not np.isfinite(self.times).all()
@@ -84,7 +85,7 @@ class TimeSeries:
             raise InputError("times must be finite and increase", field=self.name, found=self.times)
 
     @classmethod
-    def of(
+    def from_state(
         cls,
         name: str,
         times: Array,
@@ -93,7 +94,20 @@ class TimeSeries:
         state: int = 0,
         noise_sd: float | Array | None = None,
     ) -> TimeSeries:
-        """One number per time, ``(n,)``: a single state."""
+        """Build the series of a single state, one value for each time.
+
+        Args:
+            name: name for messages.
+            times: increasing times, ``(n,)``, s.
+            measured: measured values, ``(n,)``; NaN where nothing was measured.
+            state: index of the observed state.
+            noise_sd: standard deviation of all values, or of each value, ``(n,)``; None if it is to
+                be
+                estimated.
+
+        Returns:
+            The series.
+        """
         sd = (
             noise_sd
             if noise_sd is None or np.ndim(noise_sd) == 0
@@ -109,44 +123,72 @@ class TimeSeries:
 
     @property
     def is_measured(self) -> NDArray[np.bool_]:
-        """Where something was measured, ``(n, k)``."""
+        """Whether each value was measured, ``(n, k)``."""
         return np.isfinite(self.measured)
 
     @property
     def count(self) -> int:
-        """Numbers measured."""
+        """Number of measured values."""
         return int(self.is_measured.sum())
 
     def predict_from_states(self, states: Array) -> Array:
-        """What would be measured of states ``(n, states, ...)``: ``(n, k, ...)``."""
+        """Predict the observed combinations from states or from their derivatives.
+
+        Args:
+            states: states at the times of the series, ``(n, states, ...)``.
+
+        Returns:
+            Predictions, ``(n, k, ...)``.
+        """
         if self.observed_states.ndim == 1:
             return np.asarray(states[:, self.observed_states])
         return np.einsum("ks,ns...->nk...", self.observed_states, states)
 
     def whiten_states(self, states: Array, sd: float | Array) -> Array:
-        """What would be measured, over its noise, where something was: ``(count, ...)``."""
-        over = np.broadcast_to(np.asarray(sd, dtype=np.float64), self.measured.shape)
-        seen = self.predict_from_states(states)
-        return seen[self.is_measured] / over[self.is_measured].reshape(-1, *(1,) * (seen.ndim - 2))
+        """Predict the measured values and divide them by their noise.
+
+        Args:
+            states: states at the times of the series, ``(n, states, ...)``.
+            sd: noise of all values or of each value, ``(n, k)``.
+
+        Returns:
+            Whitened predictions of the values that were measured, ``(count, ...)``.
+        """
+        noise = np.broadcast_to(np.asarray(sd, dtype=np.float64), self.measured.shape)
+        predicted = self.predict_from_states(states)[self.is_measured]
+        return predicted / noise[self.is_measured].reshape(-1, *(1,) * (predicted.ndim - 1))
 
 
 Scalars = Mapping[str, Tensor]
 
-#: A noise that is estimated is never below this share of the largest number: models are not exact
-#: beyond.
+#: Lower limit of an estimated noise relative to the largest measured value, because a model is not
+#: more exact than that.
 MIN_RELATIVE_NOISE = 1e-6
-#: An estimated noise is kept while it changes by less.
+#: Relative change of an estimated noise below which the previous estimate is kept.
 NOISE_TOLERANCE = 0.02
 
 
 class SystemSolver:
-    """Solves the states as accurately as it is told."""
+    """Implicit solver of the states with adaptive time steps.
+
+    Args:
+        tolerance: relative error of a time step.
+    """
 
     def __init__(self, tolerance: float) -> None:
         self.tolerance = tolerance
 
     def solve(self, problem: SystemProblem, theta: Array, *, tangents: bool) -> OdeSolution:
-        """States at every time of any series."""
+        """Integrate the states over every observation time of any series.
+
+        Args:
+            problem: system with its initial states.
+            theta: coordinates of the unknowns, ``(m,)``.
+            tangents: whether to integrate the derivatives by the coordinates too.
+
+        Returns:
+            States at :attr:`SystemProblem.times`.
+        """
         th = problem.tensor(theta)
         y0, d_y0 = problem.start_values(th)
         system = OdeSystem(problem.rate_at, th, len(y0), problem.band)
@@ -165,33 +207,29 @@ class SystemSolver:
 
 @dataclass(frozen=True)
 class SystemProblem(Problem[SystemSolver, OdeSolution]):
-    """Unknowns of ``dy/dt = rate(t, y, scalars)``, from numbers linear in ``y``.
+    """Inverse problem of a system ``dy/dt = rate(t, y, scalars)`` observed linearly in ``y``.
 
-    An equation on a line is such a system once its cells are the states: ``y[fields * cell +
-    field]``.
-
-        def rate(t, y, s):
-            return torch.stack([s["growth"] * y[0] * (1 - y[0] / s["capacity"])])
-
-        unknowns = UnknownSet((Unknown.of("growth", 0.3, 1.0), Unknown.of("capacity", 1000.0, 1.0)))
-        problem = SystemProblem(unknowns, rate, lambda s: torch.tensor([50.0]), (Series.of("volume",
-        days, mm3),)) print(fit_fv(problem).run["growth"])
+    A partial differential equation on a line is such a system once it is discretised into cells,
+    with the states in the order ``y[fields * cell + field]``.
 
     Attributes:
-        rate: in torch's functions, double precision; ``t`` a number, ``y`` ``(states,)``.
-        initial: states at ``start``; they may depend on unknowns.
-        series: what was measured.
-        start: s. events: times at which the rate jumps (an infusion ends), s.
-        positions: ``(cells,)`` where the states of a line lie; None for compartments.
-        reach: how many neighbours on either side a cell of a line is coupled to.
-        size: of the states, one number or ``(states,)``; what is far smaller need not be accurate.
-            The largest of each initial field if None.
+        rate: time derivative of the states by torch functions in double precision, from the time
+            (scalar), the states ``(states,)`` and the scalars.
+        initial: initial states from the scalars, at ``start``.
+        series: measured time series.
+        start: initial time, s.
+        events: times at which the rate jumps, for example the end of an infusion, s.
+        positions: positions of the cells of a line, ``(cells,)``; None for compartments.
+        stencil_radius: number of neighbours on either side that a cell of a line is coupled to.
+        size: typical size of the states, one number or ``(states,)``, to which their errors are
+            relative; the largest value of each initial field if None.
         tolerance: relative error of a time step.
-        noise: sd of every series, as :meth:`update_linearisation` found it; None before.
+        noise: estimated noise of every series; None before :meth:`update_linearisation`.
 
     Raises:
-        InputError: a series before the start, a rate that is not of the states' shape or not
-            finite, states all of size zero, a line whose cells reach further than ``reach``.
+        InputError: a series begins before the start, the rate has not the shape of the states or is
+            not finite, all states are of size zero, or cells are coupled beyond
+            ``stencil_radius``.
     """
 
     rate: Callable[[Tensor, Tensor, Scalars], Tensor]
@@ -200,7 +238,7 @@ class SystemProblem(Problem[SystemSolver, OdeSolution]):
     start: float = 0.0
     events: tuple[float, ...] = ()
     positions: Array | None = None
-    reach: int = 1
+    stencil_radius: int = 1
     size: float | Array | None = None
     tolerance: float = 1e-6
     noise: tuple[float, ...] | None = None
@@ -208,21 +246,21 @@ class SystemProblem(Problem[SystemSolver, OdeSolution]):
     def __post_init__(self) -> None:
         if not self.series:
             raise InputError(
-                "nothing was measured", field="series", remedy="Give at least one series."
+                "there are no measured series", field="series", remedy="Give at least one series."
             )
         for s in self.series:
             if s.times[0] < self.start:
                 raise InputError(
-                    "a series begins before the states do",
+                    "a series begins before the initial time",
                     field=s.name,
                     found=f"{s.times[0]:g} s",
                     expected=f"{self.start:g} s or later",
-                    remedy="Give an earlier start, or leave these times out.",
+                    remedy="Give an earlier `start`, or remove these times.",
                 )
         self._validate_rate()
 
     def _validate_rate(self) -> None:
-        """One evaluation tells most mistakes."""
+        """Evaluate the rate once and refuse what does not fit the states and series."""
         theta = self.tensor(self.unknowns.prior_mean)
         y = self.initial(self.unknowns.scalars(theta)).to(torch.float64)
         found = self.rate_at(torch.tensor(self.start, dtype=torch.float64), y, theta)
@@ -232,88 +270,90 @@ class SystemProblem(Problem[SystemSolver, OdeSolution]):
             or not bool(torch.isfinite(found).all())
         ):
             raise InputError(
-                "the rate is not one finite double per state",
+                "the rate is not one finite double-precision value for each state",
                 field="rate",
                 found=f"{tuple(found.shape)} {found.dtype}",
-                expected=f"{tuple(y.shape)} torch.float64, finite at the start",
+                expected=f"{tuple(y.shape)} torch.float64, finite at the initial time",
             )
         for s in self.series:
-            seen = (
+            required = (
                 s.observed_states.shape[1]
                 if s.observed_states.ndim == 2
                 else int(s.observed_states.max()) + 1
             )
-            if seen > len(y) or (s.observed_states.ndim == 2 and seen != len(y)):
+            if required > len(y) or (s.observed_states.ndim == 2 and required != len(y)):
                 raise InputError(
-                    "a series sees states that there are not",
+                    "a series observes states that do not exist",
                     field=s.name,
-                    found=seen,
+                    found=f"{required} states",
                     expected=f"{len(y)} states",
                 )
         if (self.sizes <= 0).any():
             raise InputError(
-                "the size of the states is not known: a field starts at zero",
+                "the size of the states is unknown, because a field starts at zero",
                 field="size",
-                remedy="Give the size that each state, or all of them, will reach.",
+                remedy="Give `size`, the largest value that each state, or all of them, will have.",
             )
         self._validate_band(y, theta)
 
     def _validate_band(self, y: Tensor, theta: Tensor) -> None:
+        """Refuse cells that are coupled beyond the stencil."""
         if self.positions is None:
             return
         if len(y) % len(self.positions):
             raise InputError(
-                "cells and states do not match",
+                "the number of cells does not divide the number of states",
                 field="positions",
-                found=len(self.positions),
+                found=f"{len(self.positions)} cells",
                 expected=f"a divisor of {len(y)}",
             )
         system = OdeSystem(self.rate_at, theta, len(y), self.band)
+        # an arbitrary state and direction, for which no coupling cancels
         at = y.numpy() + self.sizes * (1 + np.arange(len(y)) % 7) / 10
-        anywhere = np.cos(np.arange(len(y)) ** 2.0)[:, None]
-        banded = system.times(system.derivatives(self.start, at, by_theta=False)[0], anywhere)[:, 0]
-        now, direction = (
-            torch.tensor(self.start, dtype=torch.float64),
-            torch.from_numpy(anywhere[:, 0]),
-        )
-        jvp = torch.autograd.functional.jvp
-        whole = jvp(lambda u: self.rate_at(now, u, theta), torch.from_numpy(at), direction)[
-            1
-        ].numpy()
-        if np.abs(whole - banded).max() > 1e-9 * np.abs(whole).max():
+        direction = np.cos(np.arange(len(y)) ** 2.0)
+        entries = system.derivatives(self.start, at, by_theta=False)[0]
+        banded = system.times(entries, direction[:, None])[:, 0]
+        start = torch.tensor(self.start, dtype=torch.float64)
+        full = torch.autograd.functional.jvp(
+            lambda u: self.rate_at(start, u, theta),
+            torch.from_numpy(at),
+            torch.from_numpy(direction),
+        )[1].numpy()
+        if np.abs(full - banded).max() > 1e-9 * np.abs(full).max():
             raise InputError(
                 "cells are coupled beyond their neighbours",
-                field="reach",
-                found=self.reach,
+                field="stencil_radius",
+                found=self.stencil_radius,
                 remedy=(
-                    "Order states by cell, y[fields * cell + field], and give how many neighbours a"
-                    " cell reaches."
+                    "Order the states by cell, y[fields * cell + field], and give"
+                    " `stencil_radius`, the number of neighbours on either side of a cell."
                 ),
             )
 
     @property
     def observations(self) -> int:
+        """Number of measured values."""
         return sum(s.count for s in self.series)
 
     @property
     def times(self) -> Array:
-        """Every time at which anything was measured, s."""
+        """Every time at which any series was measured, s."""
         return np.unique(np.concatenate([s.times for s in self.series]))
 
     @property
     def fields(self) -> int:
-        """States per cell of a line; all of them where there is no line."""
+        """Number of states in each cell of a line; all states for compartments."""
         states = len(self.initial(self.unknowns.scalars(self.tensor(self.unknowns.prior_mean))))
         return states if self.positions is None else states // len(self.positions)
 
     @property
     def band(self) -> int | None:
-        """How far from its diagonal the rate's Jacobian reaches."""
-        return None if self.positions is None else (self.reach + 1) * self.fields - 1
+        """Half-bandwidth of the Jacobian of the rate; None for compartments."""
+        return None if self.positions is None else (self.stencil_radius + 1) * self.fields - 1
 
     @property
     def sizes(self) -> Array:
-        """Size of every state, ``(states,)``."""
+        """Typical size of every state, ``(states,)``."""
         y = (
             self.initial(self.unknowns.scalars(self.tensor(self.unknowns.prior_mean)))
             .detach()
@@ -328,11 +368,18 @@ class SystemProblem(Problem[SystemSolver, OdeSolution]):
         ) * np.ones_like(y)
 
     def rate_at(self, t: Tensor, y: Tensor, theta: Tensor) -> Tensor:
-        """The rate by coordinates in place of scalars."""
+        """The rate as a function of the coordinates instead of the scalars."""
         return self.rate(t, y, self.unknowns.scalars(theta))
 
     def start_values(self, theta: Tensor) -> tuple[Array, Array]:
-        """Initial states ``(n,)`` and their tangents ``(n, m)``."""
+        """Initial states and their derivatives by the coordinates.
+
+        Args:
+            theta: coordinates of the unknowns, ``(m,)``.
+
+        Returns:
+            Initial states, ``(n,)``, and their tangents, ``(n, m)``.
+        """
         th = theta.detach().clone().requires_grad_()
         with torch.enable_grad():
             y = self.initial(self.unknowns.scalars(th)).to(torch.float64)
@@ -342,14 +389,15 @@ class SystemProblem(Problem[SystemSolver, OdeSolution]):
         return y.detach().numpy().copy(), tangents
 
     def solver(self, before: SystemSolver | None = None) -> SystemSolver:
-        """An implicit solver of the states."""
+        """The solver of the states; ``before`` is returned if it is given."""
         return before or SystemSolver(self.tolerance)
 
     def solve(self, theta: Array, solver: SystemSolver, *, tangents: bool = False) -> OdeSolution:
+        """States at all observation times, with tangents on request."""
         return solver.solve(self, theta, tangents=tangents)
 
     def update_linearisation(self, theta: Array, here: OdeSolution) -> SystemProblem:
-        """The problem with the noise of series that came without one, as the misfit there says."""
+        """Estimate the noise of the series that have none from the misfit of the states ``here``."""
         return (
             self
             if all(s.noise_sd is not None for s in self.series)
@@ -357,23 +405,38 @@ class SystemProblem(Problem[SystemSolver, OdeSolution]):
         )
 
     def with_noise_from_residual(self, solution: OdeSolution) -> SystemProblem:
-        """The problem with noise as the misfit of a solution says."""
-        # each unknown takes one number's worth of misfit away
-        share = max(1 - len(self.unknowns) / self.observations, 1 / self.observations)
-        found = []
+        """Estimate the noise of every series from the residual of a solution.
+
+        Args:
+            solution: states at :attr:`times`.
+
+        Returns:
+            The problem with estimated noise; the same problem if no estimate changes by more than
+            ``NOISE_TOLERANCE``.
+        """
+        # each unknown takes one degree of freedom from the residual
+        fraction = max(1 - len(self.unknowns) / self.observations, 1 / self.observations)
+        noise = []
         for s in self.series:
-            left = (s.predict_from_states(self._at(s, solution.states)) - s.measured)[s.is_measured]
-            least = MIN_RELATIVE_NOISE * float(np.nanmax(np.abs(s.measured)))
-            found.append(max(float(np.sqrt(np.mean(left**2) / share)), least))
-        if self.noise is not None and np.allclose(found, self.noise, rtol=NOISE_TOLERANCE, atol=0):
+            predicted = s.predict_from_states(self._at(s, solution.states))
+            residual = (predicted - s.measured)[s.is_measured]
+            minimum = MIN_RELATIVE_NOISE * float(np.nanmax(np.abs(s.measured)))
+            noise.append(max(float(np.sqrt(np.mean(residual**2) / fraction)), minimum))
+        if self.noise is not None and np.allclose(noise, self.noise, rtol=NOISE_TOLERANCE, atol=0):
             return self
-        return replace(self, noise=tuple(found))
+        return replace(self, noise=tuple(noise))
 
     def noise_sd_of(self, index: int) -> float | Array:
         """Noise of a series, given or estimated.
 
+        Args:
+            index: index of the series.
+
+        Returns:
+            Standard deviation of all values, or of each value, ``(n, k)``.
+
         Raises:
-            ValueError: it was not given, and :meth:`update_linearisation` has not yet found it.
+            ValueError: it was not given and has not been estimated yet.
         """
         given = self.series[index].noise_sd
         if given is None and self.noise is None:
@@ -381,7 +444,14 @@ class SystemProblem(Problem[SystemSolver, OdeSolution]):
         return given if given is not None else self.noise[index]  # type: ignore[index]
 
     def compare(self, solution: OdeSolution) -> Prediction[OdeSolution]:
-        """States at :attr:`times` against every series."""
+        """Compare states at :attr:`times` with every series.
+
+        Args:
+            solution: states, with tangents for a Jacobian.
+
+        Returns:
+            Whitened residual and Jacobian.
+        """
         residuals, jacobians = [], []
         for i, s in enumerate(self.series):
             sd = self.noise_sd_of(i)
@@ -393,4 +463,5 @@ class SystemProblem(Problem[SystemSolver, OdeSolution]):
         return Prediction(solution, torch.from_numpy(np.concatenate(residuals)), jacobian)
 
     def _at(self, series: TimeSeries, states: Array) -> Array:
+        """States at the times of one series."""
         return states[np.searchsorted(self.times, series.times)]

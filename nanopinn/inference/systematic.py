@@ -119,11 +119,12 @@ class ModelError:
 
 @dataclass(frozen=True)
 class SystematicErrors:
-    """Effects of all systematic errors on the whitened residuals, linearised at one parameter vector.
+    """Effects of all systematic errors on the whitened residuals, linearised at one parameter
+    vector.
 
-    The residuals are evaluated on the fit's grid. The unit error of the grid is the change from this
-    grid to a finer one, and the estimate is centred on the finer grid, so the reference of this error
-    is -1.
+    The residuals are evaluated on the fit's grid. The unit error of the grid is the change from
+    this grid to a finer one, and the estimate is centred on the finer grid, so the reference of
+    this error is -1.
 
     Attributes:
         theta: coordinates at which the effects were computed, ``(m,)``.

@@ -20,6 +20,26 @@ Array = NDArray[np.float64]
 OBJECTIVE_RISE_95 = 1.9207
 
 
+#: Standard deviations of a Gaussian on either side of its mean that enclose 95 %.
+Z_95 = 1.96
+
+
+def central_interval(
+    median: float, sd: float, scale: Literal["log", "linear"], z: float = Z_95
+) -> tuple[float, float]:
+    """Central interval of a normal or log-normal distribution, 95 % by default.
+
+    Args:
+        median: median of the distribution.
+        sd: standard deviation, of the logarithm if ``scale`` is "log".
+        scale: "log" for a log-normal distribution, "linear" for a normal one.
+        z: half-width of the interval in standard deviations.
+    """
+    if scale == "log":
+        return median * float(np.exp(-z * sd)), median * float(np.exp(z * sd))
+    return median - z * sd, median + z * sd
+
+
 @dataclass(frozen=True)
 class ScalarEstimate:
     """Prior and posterior of one unknown.
@@ -62,18 +82,13 @@ class ScalarEstimate:
         """Whether posterior and prior agree to a thousandth."""
         return self.contraction < 1e-3
 
-    def interval(self, z: float = 1.96) -> tuple[float, float]:
+    def interval(self, z: float = Z_95) -> tuple[float, float]:
         """Central posterior interval in ``unit`` (95 % by default)."""
-        return self._interval(self.median, self.sd, z)
+        return central_interval(self.median, self.sd, self.scale, z)
 
-    def prior_interval(self, z: float = 1.96) -> tuple[float, float]:
+    def prior_interval(self, z: float = Z_95) -> tuple[float, float]:
         """Central prior interval in ``unit`` (95 % by default)."""
-        return self._interval(self.prior_median, self.prior_sd, z)
-
-    def _interval(self, centre: float, sd: float, z: float) -> tuple[float, float]:
-        if self.scale == "log":
-            return centre * float(np.exp(-z * sd)), centre * float(np.exp(z * sd))
-        return centre - z * sd, centre + z * sd
+        return central_interval(self.prior_median, self.prior_sd, self.scale, z)
 
 
 @dataclass(frozen=True)

@@ -340,7 +340,7 @@ def amount(t: np.ndarray, rates: tuple[float, ...], k: float = CLEARANCE) -> np.
 def infusion(times: np.ndarray, measured: np.ndarray, sd: float) -> SystemProblem:
     """One compartment; its three input rates and its clearance are unknown."""
     unknowns = UnknownSet((*INPUT.unknowns(1.0, 1.0), Unknown.of("k", 0.3, 0.5)))
-    series = TimeSeries.of("amount", times, measured, noise_sd=sd)
+    series = TimeSeries.from_state("amount", times, measured, noise_sd=sd)
     return SystemProblem(
         unknowns,
         lambda t, y, s: INPUT.at(t, s) - s["k"] * y,

@@ -268,9 +268,12 @@ class StateNetwork:
         )
         cells = len(self.static_inputs)
         z = np.concatenate(
-            [self.static_inputs, np.tile([2 * elapsed / self.span - 1, 2 * g - 1], (cells, 1))], axis=1
+            [self.static_inputs, np.tile([2 * elapsed / self.span - 1, 2 * g - 1], (cells, 1))],
+            axis=1,
         )
-        dz = np.concatenate([0 * self.static_inputs, np.tile([2 / self.span, 2 * dg], (cells, 1))], axis=1)
+        dz = np.concatenate(
+            [0 * self.static_inputs, np.tile([2 / self.span, 2 * dg], (cells, 1))], axis=1
+        )
         return z, dz, g, dg
 
 

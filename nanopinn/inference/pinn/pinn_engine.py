@@ -78,8 +78,8 @@ class PinnSettings:
 
 @dataclass(frozen=True)
 class _TermScales:
-    """Standard deviations of the terms of the objective: noise of every series, and model error as a
-    fraction of a state's size over the time span.
+    """Standard deviations of the terms of the objective: noise of every series, and model error as
+    a fraction of a state's size over the time span.
     """
 
     noise: tuple[float | Array, ...]
@@ -139,7 +139,7 @@ def fit_pinn(
     covariance = engine.covariance()
     message = (
         f"{'converged' if converged else 'stopped'} after {len(history)} Levenberg-Marquardt steps;"
-        f" model error {engine.scales.model_error:.1e} of a state over the time span; {engine.count} of"
+        f" model error {engine.scales.model_error:.1e} of a state; {engine.count} of"
         f" {problem.observations} measured values used"
     )
     scalars = problem.unknowns.estimates(engine.theta, covariance)
@@ -165,7 +165,7 @@ def fit_pinn(
 
 
 class _PinnEngine:
-    """State of the optimisation: network weights, unknowns, and standard deviations of all terms."""
+    """State of the optimisation: weights, unknowns, and standard deviations of all terms."""
 
     def __init__(self, problem: SystemProblem, settings: PinnSettings, seed: int) -> None:
         self.problem, self.settings = problem, settings
@@ -229,7 +229,7 @@ class _PinnEngine:
         return history, False
 
     def _step(self, damping: float) -> tuple[float, bool]:
-        """One accepted step, if any damping gives one; the damping for the next step, and success."""
+        """One accepted step, if any damping gives one; the next damping, and success."""
         H, W = self.normal.H, len(self.weights)
         diagonal = np.diag(H)
         largest = 1.5 * self.problem.unknowns.prior_sd
@@ -398,7 +398,7 @@ def _limit_ratio(ratio: float) -> float:
 
 
 def _collocation_times(times: Array, net: StateNetwork, count: int) -> Array:
-    """Observation times, thinned out evenly if they are many, with further times if they are few."""
+    """Observation times, thinned out if they are many, with further times if they are few."""
     if len(times) >= count:
         kept = np.unique(np.linspace(0, len(times) - 1, count).round().astype(int))
         return np.asarray(times[kept])

@@ -26,7 +26,7 @@ from torch import Tensor
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.relinearise import closure_error_effects
 from nanopinn.inference.systematic import SharedError, marginal_precision
-from nanopinn.inference.tumour_problem import Fields, InverseProblem
+from nanopinn.inference.tumour_problem import Fields
 
 Array = NDArray[np.float64]
 
