@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanopinn.physics.cell_kill import KILL_MODELS
+
 Array = NDArray[np.float64]
 
 #: A frame that lasts longer than any scan: what is no function of the scan's time is shown at all
@@ -249,10 +251,11 @@ QUANTITIES = {
     "fields/intracellular": "drug in cells",
     "fields/free": "free drug",
     "fields/encapsulated": "drug in carriers",
-    "maps/lethal_beyond_peak": "lethal fraction far from vessels, peak law",
-    "maps/lethal_beyond_rate": "lethal fraction far from vessels, rate law",
-    "maps/lethal_beyond_area": "lethal fraction far from vessels, area law",
-    "maps/lethal_all_peak": "lethal fraction of all cells, peak law",
+    **{
+        f"maps/lethal_beyond_{key}": f"lethal fraction far from vessels, {model.name}"
+        for key, model in KILL_MODELS.items()
+    },
+    "maps/lethal_all_peak": f"lethal fraction of all cells, {KILL_MODELS['peak'].name}",
 }
 #: From one arm to the next, in widths of the image.
 STEP = 1.1

@@ -1,28 +1,30 @@
-"""Uptake of free doxorubicin by cells, in the linear range of its transporters.
+"""Uptake of free doxorubicin by cells, and three models of the cells that survive it.
 
-What drug does to cells: three laws of the surviving fraction, because the choice between them
-changes rankings.
+    Uptake:                       rho Vmax s(pHe) / K_e F,    s = 10^(-g (7.4 - pHe))
+    Hill (C_max) model:           S = 1 / (1 + (C_max / (q EC50))^m)
+    time-integrated E_max model:  S = exp(-integral (f_max / q) C / (EC50 + C) dt)
+    AUC model:                    S = exp(-(k_kill / q) integral F dt)
 
-    peak:  S = 1/(1 + (C_peak/EC50)^m)                       C: drug in cells, kg per 1e5 cells
-    rate:  S = exp(-integral f_max C/(EC50 + C) dt)
-    area:  S = exp(-k_kill integral F dt)                    F: free drug in the interstitium, kg/m3
+C is drug in cells in kg per 1e5 cells, F free drug in the interstitium in kg/m3. Surviving
+fractions are of untreated cells that went on growing, so that growth cancels. The resistance q of
+quiescent cells counts once in each model. The three models rank treatments differently, which is
+why results show all of them.
 
-Fractions are of untreated cells that went on growing, so that growth cancels. A resistance q (of
-quiescent cells) counts once in each law: it multiplies the peak law's EC50 and divides f_max and
-k_kill.
+The integrals of the E_max and the AUC model add up over time. The share of one step is exact where
+the concentration is linear in time, so that a shorter step changes only how well the line follows
+the curve.
 
-The rate and the area law add up over time. A step's share of their integrals is exact where the
-concentration is linear in time over it, so that cutting a step changes nothing but how well the
-line follows the curve.
-
-Sources: peak, El-Kareh and Secomb, Neoplasia 7:705 (2005); rate, Eliaz et al., Cancer Res. 64:711
-(2004), as Zhan uses it (both from memory); area, Harashima et al., J. Control. Release 61:93
-(1999).
+References:
+    El-Kareh and Secomb, Neoplasia 7:705 (2005): Hill model (from memory).
+    Eliaz et al., Cancer Res. 64:711 (2004): E_max model, as Zhan uses it (from memory).
+    Harashima et al., J. Control. Release 61:93 (1999): AUC model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -36,8 +38,15 @@ CELLS_PER_UNIT = 1e5
 def uptake_rate(pHe: Tensor, values: Values | None = None) -> Tensor:
     """Uptake per tissue volume and interstitial concentration, ``rho Vmax s(pHe) / K_e``, 1/s.
 
-    Linear range of El-Kareh and Secomb's saturable uptake (F well below K_e, 0.2 ug/mL: the check
-    reports the largest F/K_e). ``s = 10^(-g (7.4 - pHe))``: acid keeps the weak base outside.
+    This is the linear range of a saturable transporter (F well below K_e, 0.2 ug/mL; the check of a
+    fit reports the largest F/K_e). ``s = 10^(-g (7.4 - pHe))``: acid keeps the weak base outside.
+
+    Args:
+        pHe: extracellular pH, any shape.
+        values: of parameters by symbol, in place of the table's.
+
+    References:
+        El-Kareh and Secomb, Neoplasia 2:325 (2000).
     """
     value = parameter_lookup(values)
     per_volume = value("rho_c") / CELLS_PER_UNIT * value("Vmax") / value("K_e")
@@ -45,18 +54,22 @@ def uptake_rate(pHe: Tensor, values: Values | None = None) -> Tensor:
 
 
 def efflux_rate(values: Values | None = None) -> Number:
-    """Efflux from the intracellular pool, ``Vmax / K_i``, 1/s."""
+    """Efflux from the intracellular pool, ``Vmax / K_i``, 1/s.
+
+    Args:
+        values: of parameters by symbol, in place of the table's.
+    """
     value = parameter_lookup(values)
     return value("Vmax") / value("K_i")
 
 
 @dataclass(frozen=True)
 class CellKillParameters:
-    """Constants of the three laws; numbers, or tensors that broadcast with the concentrations.
+    """Parameters of the kill models; numbers, or tensors that broadcast with the concentrations.
 
     Attributes:
-        EC50: drug in cells for half an effect, kg per 1e5 cells.
-        m: Hill exponent of the peak law.
+        EC50: drug in cells for half the effect, kg per 1e5 cells.
+        m: Hill exponent.
         f_max: largest kill rate, 1/s.
         k_kill: kill rate per free drug, m3/(kg s).
         resistance: of quiescent over proliferating cells, 1 or more.
@@ -70,32 +83,37 @@ class CellKillParameters:
 
     @classmethod
     def from_values(cls, values: Values | None = None) -> CellKillParameters:
-        """The table's, or those given by symbol."""
+        """Parameters of the table, or those given by symbol."""
         v = parameter_lookup(values)
         return cls(v("EC50_i"), v("m_hill"), v("f_max"), v("k_kill_H"), v("res_q"))
 
 
-def hill_survival(C_peak: Tensor, EC50: Number, m: Number, resistance: Number = 1.0) -> Tensor:
-    """Surviving fraction after a largest concentration, ``S = 1/(1 + (C_peak/(q EC50))^m)``.
+def hill_survival(C_max: Tensor, EC50: Number, m: Number, resistance: Number = 1.0) -> Tensor:
+    """Surviving fraction by the Hill model, ``S = 1 / (1 + (C_max / (q EC50))^m)``.
 
     Args:
-        C_peak: drug in cells, kg per 1e5 cells.
-        EC50: in the same unit. m: Hill exponent. resistance: q.
+        C_max: peak intracellular concentration, kg per 1e5 cells.
+        EC50: kg per 1e5 cells.
+        m: Hill exponent.
+        resistance: q.
     """
-    return 1 / (1 + (C_peak.clamp_min(0.0) / (resistance * EC50)) ** m)
+    return 1 / (1 + (C_max.clamp_min(0.0) / (resistance * EC50)) ** m)
 
 
 def emax_increment(
     C_0: Tensor, C_1: Tensor, dt: Number, f_max: Number, EC50: Number, resistance: Number = 1.0
 ) -> Tensor:
-    """What a step adds to ``-ln S`` in the rate law, ``integral f_max/q C/(EC50 + C) dt``, exact
-    for C linear over the step.
+    """Increment of ``-ln S`` by the E_max model over one step, exact for C linear in time.
 
         (f_max/q) dt (1 - E/(E + C_0) ln(1 + x)/x),    x = (C_1 - C_0)/(E + C_0),    E = EC50
 
     Args:
-        C_0, C_1: drug in cells at the ends of the step, kg per 1e5 cells.
-        dt: s. f_max: 1/s. EC50: kg per 1e5 cells. resistance: q.
+        C_0: drug in cells at the start of the step, kg per 1e5 cells.
+        C_1: drug in cells at its end, kg per 1e5 cells.
+        dt: length of the step, s.
+        f_max: largest kill rate, 1/s.
+        EC50: kg per 1e5 cells.
+        resistance: q.
     """
     C_0, C_1 = C_0.clamp_min(0.0), C_1.clamp_min(0.0)
     x = (C_1 - C_0) / (EC50 + C_0)
@@ -106,20 +124,96 @@ def emax_increment(
 
 
 def auc_increment(F_0: Tensor, F_1: Tensor, dt: Number) -> Tensor:
-    """What a step adds to the area under a concentration, ``(F_0 + F_1)/2 dt``, kg s/m3 of kg/m3."""
+    """Increment of the area under a concentration over one step, ``(F_0 + F_1)/2 dt``.
+
+    Args:
+        F_0: concentration at the start of the step, kg/m3.
+        F_1: concentration at its end, kg/m3.
+        dt: length of the step, s.
+
+    Returns:
+        kg s/m3.
+    """
     return (F_0 + F_1) / 2 * dt
 
 
-def emax_survival(killed: Tensor) -> Tensor:
-    """Surviving fraction by the rate law, ``S = exp(-K)``, K the sum of :func:`emax_increment`."""
-    return torch.exp(-killed)
-
-
-def auc_survival(area: Tensor, k_kill: Number, resistance: Number = 1.0) -> Tensor:
-    """Surviving fraction by the area law, ``S = exp(-k_kill/q area)``.
+def emax_survival(integrated_kill_rate: Tensor, resistance: Number = 1.0) -> Tensor:
+    """Surviving fraction by the E_max model, ``S = exp(-K/q)``.
 
     Args:
-        area: of free drug in interstitial fluid, kg s/m3.
-        k_kill: m3/(kg s). resistance: q.
+        integrated_kill_rate: K, sum of :func:`emax_increment` without resistance.
+        resistance: q.
     """
-    return torch.exp(-k_kill / resistance * area)
+    return torch.exp(-(integrated_kill_rate / resistance))
+
+
+def auc_survival(auc: Tensor, k_kill: Number, resistance: Number = 1.0) -> Tensor:
+    """Surviving fraction by the AUC model, ``S = exp(-k_kill/q AUC)``.
+
+    Args:
+        auc: area under free drug in interstitial fluid, kg s/m3.
+        k_kill: m3/(kg s).
+        resistance: q.
+    """
+    return torch.exp(-k_kill / resistance * auc)
+
+
+@dataclass(frozen=True)
+class KillModel:
+    """A model of the surviving fraction, and the exposure that it depends on.
+
+    Attributes:
+        key: in result files, in names of outcomes and in folders.
+        name: for text and figures.
+        metric: the exposure in words.
+        concentration: which concentration drives it: drug in cells (kg per 1e5 cells) or free drug
+            in the interstitium (kg/m3).
+        initial: exposure at the first concentration.
+        accumulate: exposure after a step, from the exposure before it, the concentrations at both
+            ends, the length of the step (s) and the parameters of proliferating cells.
+        survival: surviving fraction of an exposure, with parameters and resistance.
+    """
+
+    key: str
+    name: str
+    metric: str
+    concentration: Literal["intracellular", "free"]
+    initial: Callable[[Tensor], Tensor]
+    accumulate: Callable[[Tensor, Tensor, Tensor, float, CellKillParameters], Tensor]
+    survival: Callable[[Tensor, CellKillParameters, Number], Tensor]
+
+
+#: The kill models of every result, in the order in which results show them. Another model is added
+#: by one entry.
+KILL_MODELS: dict[str, KillModel] = {
+    model.key: model
+    for model in (
+        KillModel(
+            "peak",
+            "Hill (C_max) model",
+            "peak intracellular concentration",
+            "intracellular",
+            torch.clone,
+            lambda peak, C_0, C_1, dt, k: torch.maximum(peak, C_1),
+            lambda peak, k, q: hill_survival(peak, k.EC50, k.m, q),
+        ),
+        KillModel(
+            "rate",
+            "time-integrated E_max model",
+            "time-integrated kill rate by drug in cells",
+            "intracellular",
+            torch.zeros_like,
+            lambda K, C_0, C_1, dt, k: K + emax_increment(C_0, C_1, dt, k.f_max, k.EC50),
+            lambda K, k, q: emax_survival(K, q),
+        ),
+        KillModel(
+            "area",
+            "AUC model",
+            "AUC of free drug",
+            "free",
+            torch.zeros_like,
+            lambda auc, F_0, F_1, dt, k: auc + auc_increment(F_0, F_1, dt),
+            lambda auc, k, q: auc_survival(auc, k.k_kill, q),
+        ),
+    )
+}

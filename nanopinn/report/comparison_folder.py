@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from nanopinn.io.output import atomic_output_folder
 from nanopinn.io.volumes import write_bytes, write_json, write_volume
+from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.report.figures import as_data_uri
 from nanopinn.report.figures_comparison import (
     arm_maps,
@@ -28,7 +29,7 @@ from nanopinn.report.figures_comparison import (
 )
 from nanopinn.report.result_folder import write_config_and_provenance
 from nanopinn.report.simulation_folder import write_simulation_files
-from nanopinn.results.comparison_result import PHARMACODYNAMIC_MODELS, Comparison, Outcome
+from nanopinn.results.comparison_result import Comparison, Outcome
 
 
 def write_comparison(
@@ -116,7 +117,7 @@ def _write_tables(part: Path, c: Comparison) -> None:
             "imbalance_voxels": a.simulation.balance.error,
             "imbalance_cylinders": a.mass_balance_error,
             "probability_that_half_beyond_is_lethal": {
-                law: _finite(c.probability(name, law)) for law in PHARMACODYNAMIC_MODELS
+                law: _finite(c.probability(name, law)) for law in KILL_MODELS
             },
         }
         for name, a in c.arms.items()
@@ -210,6 +211,7 @@ def render_comparison(c: Comparison, figures: Mapping[str, Figure]) -> str:
         exposure=_plasma_exposure_rows(c),
         figures={name: as_data_uri(f) for name, f in figures.items()},
         figure_notes=figure_assumptions(c),
+        primary_kill_model=KILL_MODELS["peak"].name,
     )
 
 

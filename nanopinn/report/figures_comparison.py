@@ -11,14 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.report.figures import tumour_window
-from nanopinn.results.comparison_result import PHARMACODYNAMIC_MODELS, ComparedArm, Comparison
+from nanopinn.results.comparison_result import ComparedArm, Comparison
 from nanopinn.results.fit_result import MapEstimate
 
 Array = NDArray[np.float64]
 #: One colour per arm in every figure, told apart by the colour-blind too (Okabe and Ito 2008).
 ARM_COLOURS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
-MODEL_LINE_STYLES = {"peak": "-", "rate": "--", "area": ":"}
+#: Of the kill models, in their order.
+LINE_STYLES = ("-", "--", ":", "-.")
 
 
 def arm_colours(c: Comparison) -> dict[str, str]:
@@ -105,12 +107,12 @@ def penetration_panel(c: Comparison) -> Figure:
 
 
 def survival_panel(c: Comparison) -> Figure:
-    """Surviving fraction against distance, one panel a law."""
-    figure = Figure(figsize=(4.0 * len(PHARMACODYNAMIC_MODELS), 3.2), dpi=100, layout="constrained")
+    """Surviving fraction against distance, one panel for each kill model."""
+    figure = Figure(figsize=(4.0 * len(KILL_MODELS), 3.2), dpi=100, layout="constrained")
     for i, (a, law) in enumerate(
         zip(
-            figure.subplots(1, len(PHARMACODYNAMIC_MODELS), sharey=True),
-            PHARMACODYNAMIC_MODELS,
+            figure.subplots(1, len(KILL_MODELS), sharey=True),
+            KILL_MODELS,
             strict=True,
         )
     ):
@@ -122,7 +124,7 @@ def survival_panel(c: Comparison) -> Figure:
             a.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
             a.plot(x, middle, color=colour, lw=1.8, label=arm)
         a.axhline(c.lethal, color="0.4", lw=0.8, ls="--")
-        a.set_title(f"{law} law", fontsize=10)
+        a.set_title(KILL_MODELS[law].name, fontsize=10)
         a.set_ylim(0, 1.02)
         _set_distance_axis(a, c)
         if i == 0:
@@ -132,14 +134,14 @@ def survival_panel(c: Comparison) -> Figure:
 
 
 def lethal_panel(c: Comparison) -> Figure:
-    """Share of cells lethally exposed, by kind, law and arm, with 90 % intervals."""
+    """Share of cells lethally exposed, by kind, kill model and arm, with 90 % intervals."""
     kinds = ("all", "proliferating", "quiescent", "beyond")
     said = ("all", "proliferating", "quiescent", f"beyond {c.limit_um:g} um")
-    figure = Figure(figsize=(4.0 * len(PHARMACODYNAMIC_MODELS), 3.2), dpi=100, layout="constrained")
+    figure = Figure(figsize=(4.0 * len(KILL_MODELS), 3.2), dpi=100, layout="constrained")
     width = 0.8 / len(c.arms)
     for a, law in zip(
-        figure.subplots(1, len(PHARMACODYNAMIC_MODELS), sharey=True),
-        PHARMACODYNAMIC_MODELS,
+        figure.subplots(1, len(KILL_MODELS), sharey=True),
+        KILL_MODELS,
         strict=True,
     ):
         for j, (arm, colour) in enumerate(arm_colours(c).items()):
@@ -148,7 +150,7 @@ def lethal_panel(c: Comparison) -> Figure:
             ends = np.clip(np.stack([v[:, 0] - v[:, 1], v[:, 2] - v[:, 0]]), 0, None)
             a.errorbar(x, v[:, 0], ends, fmt="o", ms=5, color=colour, capsize=3, lw=1.4, label=arm)
         a.set_xticks(range(len(kinds)), said, rotation=20, fontsize=9)
-        a.set_title(f"{law} law", fontsize=10)
+        a.set_title(KILL_MODELS[law].name, fontsize=10)
         a.set_ylim(-3, 103)
         a.grid(axis="y", color="0.92")
     figure.axes[0].set_ylabel("cells lethally exposed, %")
@@ -259,11 +261,20 @@ def heating_panel(c: Comparison) -> Figure:
     assert h is not None
     figure = Figure(figsize=(8.2, 3.2), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2)
-    for i, (law, style) in enumerate(MODEL_LINE_STYLES.items()):
+    for i, law in enumerate(KILL_MODELS):
+        style = LINE_STYLES[i % len(LINE_STYLES)]
         middle, low, high = h.lethal[law] * 100
         colour = ARM_COLOURS[i]
         left.fill_between(h.duration_min, low, high, color=colour, alpha=0.15, lw=0)
-        left.plot(h.duration_min, middle, style, color=colour, marker="o", ms=4, label=f"{law} law")
+        left.plot(
+            h.duration_min,
+            middle,
+            style,
+            color=colour,
+            marker="o",
+            ms=4,
+            label=KILL_MODELS[law].name,
+        )
         right.plot(
             h.duration_min,
             h.probability[law],
@@ -271,7 +282,7 @@ def heating_panel(c: Comparison) -> Figure:
             color=colour,
             marker="o",
             ms=4,
-            label=f"{law} law",
+            label=KILL_MODELS[law].name,
         )
     left.set_ylabel(f"lethally exposed beyond {c.limit_um:g} um, %")
     right.set_ylabel("P(at least half of the cells there)")

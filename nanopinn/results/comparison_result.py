@@ -16,12 +16,6 @@ from nanopinn.results.simulation_result import Simulation
 Array = NDArray[np.float64]
 #: Quantiles that are shown beside the median: a central 90 % interval.
 LOW, HIGH = 0.05, 0.95
-#: Pharmacodynamic laws, in words.
-PHARMACODYNAMIC_MODELS = {
-    "peak": "peak of drug in cells",
-    "rate": "rate of killing by drug in cells",
-    "area": "area under free drug",
-}
 #: Kinds of cells, in words.
 CELL_POPULATIONS = {
     "all": "all cells",

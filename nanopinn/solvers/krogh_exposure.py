@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.parameters.table import Number, Values, parameter_lookup
-from nanopinn.physics import cell_kill as kill
-from nanopinn.physics.cell_kill import CELLS_PER_UNIT
+from nanopinn.physics.cell_kill import CELLS_PER_UNIT, KILL_MODELS, CellKillParameters
 from nanopinn.physics.oxygen import OxygenSupply
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.solvers.evolve import Tolerance
@@ -31,8 +30,6 @@ from nanopinn.solvers.time_segment import Interval
 
 #: Distances from the wall at which profiles are given, m.
 DISTANCES_M = tuple(2.5e-6 * i for i in range(61))
-#: Laws of cell kill, as results name them.
-KILL_MODEL_NAMES = ("peak", "rate", "area")
 #: Tissue whose cells are counted, as results name it: all that live, those with oxygen to divide,
 #: those without, those far from vessels.
 TISSUE_KINDS = ("all", "proliferating", "quiescent", "beyond")
@@ -166,51 +163,70 @@ def simulate_exposure(
 
 
 class ExposureAccumulator:
-    """Peaks and areas along a march, ``(cluster, class, r)``, of lines between its steps.
+    """Exposure by every kill model along a time integration, linear in time between its steps.
+
+    Args:
+        names: of the pools.
+        values: of parameters by symbol, in place of the table's.
 
     Attributes:
-        peak: of drug in cells, kg per 1e5 cells. area: of free drug, kg s/m3.
-        killed: ``-ln S`` of the rate law, for proliferating cells.
+        exposures: by kill model, ``(cluster, class, r)``, of proliferating cells.
+        parameters: of the kill models.
+        per_unit: drug in 1e5 cells per drug in tissue, kg per kg/m3.
     """
 
     def __init__(self, names: tuple[str, ...], values: Values | None = None) -> None:
-        self.names, self.values, self.constants = (
-            names,
-            values or {},
-            kill.CellKillParameters.from_values(values),
-        )
+        self.names, self.values = names, values or {}
+        self.parameters = CellKillParameters.from_values(values)
         self.per_unit = CELLS_PER_UNIT / parameter_lookup(values)("rho_c")
-        self._last: tuple[float, Tensor, Tensor] | None = None
+        self.exposures: dict[str, Tensor] = {}
+        self._last: tuple[float, Mapping[str, Tensor]] | None = None
 
     def __call__(self, t: float, U: Tensor) -> None:
-        cells, free = (
-            intracellular_drug(U, self.names) * self.per_unit,
-            U[self.names.index("free")].clone(),
-        )
+        C = {
+            "intracellular": intracellular_drug(U, self.names) * self.per_unit,
+            "free": U[self.names.index("free")].clone(),
+        }
         if self._last is None:
-            self.peak, self.area, self.killed = (
-                cells.clone(),
-                torch.zeros_like(cells),
-                torch.zeros_like(cells),
-            )
+            self.exposures = {
+                key: model.initial(C[model.concentration]) for key, model in KILL_MODELS.items()
+            }
         else:
-            before, cells_0, free_0 = self._last
-            torch.maximum(self.peak, cells, out=self.peak)
-            self.area += kill.auc_increment(free_0, free, t - before)
-            self.killed += kill.emax_increment(
-                cells_0, cells, t - before, self.constants.f_max, self.constants.EC50
-            )
-        self._last = (t, cells, free)
+            before, C_0 = self._last
+            self.exposures = {
+                key: model.accumulate(
+                    self.exposures[key],
+                    C_0[model.concentration],
+                    C[model.concentration],
+                    t - before,
+                    self.parameters,
+                )
+                for key, model in KILL_MODELS.items()
+            }
+        self._last = (t, C)
+
+    @property
+    def peak(self) -> Tensor:
+        """Peak intracellular concentration, kg per 1e5 cells."""
+        return self.exposures["peak"]
+
+    @property
+    def auc_free(self) -> Tensor:
+        """AUC of free drug, kg s/m3."""
+        return self.exposures["area"]
 
     def survival(
-        self, peak: Tensor, killed: Tensor, area: Tensor, resistance: Number = 1.0
+        self, exposures: Mapping[str, Tensor], resistance: Number = 1.0
     ) -> dict[str, Tensor]:
-        """Surviving fraction by every law, of cells that resist by a factor."""
-        k = self.constants
+        """Surviving fraction by every kill model.
+
+        Args:
+            exposures: by kill model.
+            resistance: of the cells over proliferating ones.
+        """
         return {
-            "peak": kill.hill_survival(peak, k.EC50, k.m, resistance),
-            "rate": kill.emax_survival(killed / resistance),
-            "area": kill.auc_survival(area, k.k_kill, resistance),
+            key: model.survival(exposures[key], self.parameters, resistance)
+            for key, model in KILL_MODELS.items()
         }
 
 
@@ -229,7 +245,7 @@ def compute_exposure(
         return values.unflatten(-2, (draws, -1)).movedim(-3, 0)
 
     cells = interpolate_at_distances(run.cells() * accumulator.per_unit, x, cylinders)
-    survival = accumulator.survival(accumulator.peak, accumulator.killed, accumulator.area)
+    survival = accumulator.survival(accumulator.exposures)
     shown = {law: interpolate_at_distances(S, x, cylinders) for law, S in survival.items()}
     killed, survivors, held = _count_kill(cylinders, accumulator, counted)
     shares = {kind: v.unflatten(0, (draws, -1)) for kind, v in held.items()}
@@ -249,11 +265,11 @@ def compute_exposure(
         free=by_draw(interpolate_at_distances(run.pool("free"), x, cylinders)),
         cells=by_draw(cells),
         peak_intracellular=by_draw(interpolate_at_distances(accumulator.peak, x, cylinders)),
-        auc_free=by_draw(interpolate_at_distances(accumulator.area, x, cylinders)),
+        auc_free=by_draw(interpolate_at_distances(accumulator.auc_free, x, cylinders)),
         half_distance=by_draw(_half_distance(cells, x)[..., None])[..., 0],
         shares=shares,
         mean_peak_intracellular=mean(accumulator.peak),
-        mean_auc_free=mean(accumulator.area),
+        mean_auc_free=mean(accumulator.auc_free),
         survival={law: by_draw(S) for law, S in shown.items()},
         lethal_radius={
             law: by_draw(_lethal_distance(S, x, counted.lethal)[..., None])[..., 0]
@@ -309,13 +325,12 @@ def _count_kill(
     resistance = torch.where(
         growing,
         1.0,
-        torch.as_tensor(accumulator.constants.resistance, dtype=r.dtype, device=r.device),
+        torch.as_tensor(accumulator.parameters.resistance, dtype=r.dtype, device=r.device),
     )
-    peak, killed, area = (
-        interpolate_at_radii(v, r, cylinders)
-        for v in (accumulator.peak, accumulator.killed, accumulator.area)
-    )
-    S = accumulator.survival(peak, killed, area, resistance)
+    exposures = {
+        key: interpolate_at_radii(v, r, cylinders) for key, v in accumulator.exposures.items()
+    }
+    S = accumulator.survival(exposures, resistance)
 
     def over(of: Mapping[str, Tensor]) -> _ByKind:
         return {

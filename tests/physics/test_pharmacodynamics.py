@@ -11,6 +11,7 @@ from scipy.integrate import quad
 
 from nanopinn.parameters import PARAMETERS
 from nanopinn.physics.cell_kill import (
+    KILL_MODELS,
     CellKillParameters,
     auc_increment,
     auc_survival,
@@ -140,3 +141,22 @@ def test_a_constants_prior_is_as_wide_as_its_range(symbol: str) -> None:
     assert p.high is not None
     assert p.prior.kind == "lognormal"
     assert 2 * 1.96 * p.prior.sd == pytest.approx(math.log(p.high / p.low), rel=0.01)
+
+
+def test_every_kill_model_gives_the_survival_of_its_accumulated_exposure() -> None:
+    k = CellKillParameters(E, M, F_MAX, 4.5, 3.0)
+    C = {"intracellular": number(0.0, E, 3 * E), "free": number(0.0, 1e-3, 2e-3)}
+    exact = {
+        "peak": lambda q: 1 / (1 + (3 / q) ** M),
+        "rate": lambda q: math.exp(-float(killed(C["intracellular"][:, None], 60.0)) / q),
+        "area": lambda q: math.exp(-4.5 / q * 2e-3 * 60.0),
+    }
+    assert list(KILL_MODELS) == list(exact)
+    for key, model in KILL_MODELS.items():
+        c = C[model.concentration][:, None]
+        exposure = model.initial(c[0])
+        assert float(model.survival(exposure, k, 1.0)) == 1.0
+        for a, b in itertools.pairwise(c):
+            exposure = model.accumulate(exposure, a, b, 60.0, k)
+        for q in (1.0, 3.0):
+            assert float(model.survival(exposure, k, q)) == pytest.approx(exact[key](q)), key

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError
+from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.report.comparison_folder import write_comparison
-from nanopinn.results.comparison_result import PHARMACODYNAMIC_MODELS, Comparison
+from nanopinn.results.comparison_result import Comparison
 from nanopinn.settings import ComparisonSettings, PhantomSettings
 from nanopinn.studies.arms import microscale as exposed
 from nanopinn.studies.arms.compare import compare_arms, select_primary_arm, with_heating_duration
@@ -44,7 +45,7 @@ def test_every_outcome_has_a_value_at_the_medians_and_one_for_each_draw(compared
     for outcome in compared.outcomes:
         for values in outcome.values.values():
             assert len(values) == 1 + SETTINGS.draws
-    for law in PHARMACODYNAMIC_MODELS:
+    for law in KILL_MODELS:
         shares = compared[f"lethal all, {law}"].values["tsl"]
         assert ((shares >= 0) & (shares <= 1)).all()
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.results.comparison_result import (
     HeatingDurationSweep,
     VoxelCluster,
     median_and_interval,
     probability_of_majority,
 )
-from nanopinn.solvers.krogh_exposure import KILL_MODEL_NAMES, TISSUE_KINDS, Exposure
+from nanopinn.solvers.krogh_exposure import TISSUE_KINDS, Exposure
 from nanopinn.studies.arms.outcomes import (
     compute_outcomes,
     exposure_maps,
@@ -45,7 +46,7 @@ def exposure(reach_um: float, spread_um: float = 0.0, beyond: float = 0.3) -> Ex
     }
     killed = {
         law: {kind: dead if beyond else dead * torch.nan for kind in TISSUE_KINDS}
-        for law in KILL_MODEL_NAMES
+        for law in KILL_MODELS
     }
     in_time = peak[:, None].expand(-1, 2, -1, -1)
     return Exposure(
@@ -59,10 +60,10 @@ def exposure(reach_um: float, spread_um: float = 0.0, beyond: float = 0.3) -> Ex
         shares,
         torch.full((n, GROUPS), 1e-13),
         torch.full((n, GROUPS), 1.0),
-        {law: survival for law in KILL_MODEL_NAMES},
-        {law: reach * 1e-6 for law in KILL_MODEL_NAMES},
+        {law: survival for law in KILL_MODELS},
+        {law: reach * 1e-6 for law in KILL_MODELS},
         killed,
-        {law: {kind: 1 - dead for kind in TISSUE_KINDS} for law in KILL_MODEL_NAMES},
+        {law: {kind: 1 - dead for kind in TISSUE_KINDS} for law in KILL_MODELS},
         {},
         50e-6,
         0.5,
@@ -118,15 +119,15 @@ def test_without_tissue_far_from_vessels_the_question_does_not_arise():
 
 
 def test_the_heating_time_is_the_first_at_which_half_the_cells_are_likely_reached():
-    p = {law: np.array([0.1, 0.6, 0.9]) for law in KILL_MODEL_NAMES} | {
+    p = {law: np.array([0.1, 0.6, 0.9]) for law in KILL_MODELS} | {
         "rate": np.array([0.1, 0.2, 0.3])
     }
     heating = HeatingDurationSweep(
-        "tsl", np.array([15.0, 30.0, 60.0]), {law: np.zeros((3, 3)) for law in KILL_MODEL_NAMES}, p
+        "tsl", np.array([15.0, 30.0, 60.0]), {law: np.zeros((3, 3)) for law in KILL_MODELS}, p
     )
     text = said(exposure(75, 20), heating)
-    assert "30 min by the peak law" in text
-    assert "at none by the rate law" in text
+    assert "30 min by the Hill (C_max) model" in text
+    assert "at none by the time-integrated E_max model" in text
 
 
 def test_maps_carry_each_group_to_its_voxels_and_nothing_outside():

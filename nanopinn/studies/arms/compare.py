@@ -20,9 +20,9 @@ from nanopinn.inference.radiation_effect import RadiationEffect
 from nanopinn.inference.saved_fit import fit_file_path
 from nanopinn.io.tables import check_files_unchanged, hash_files
 from nanopinn.parameters.units import HOUR, MINUTE, UG_PER_ML
+from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results.comparison_result import (
-    PHARMACODYNAMIC_MODELS,
     ComparedArm,
     Comparison,
     HeatingDurationSweep,
@@ -173,7 +173,7 @@ def _run_comparison(
     show("arms compared", 1.0, {})
     influence_text = (
         f"Of the share of cells beyond {settings.limit_um:g} um that {primary_arm.name} kills by"
-        " the peak law."
+        f" the {KILL_MODELS['peak'].name}."
     )
     check_files_unchanged(read, files)  # a thermometry is read with every arm
     assumed = (*_assumptions(patient, notes, exposure_model, simulations, exposures), *not_ranked)
@@ -344,7 +344,7 @@ def _heating_times(
             tumour_mean(e.killed[law]["beyond"], exposure_model.voxels, e.shares["beyond"])
             for e in found
         ]
-        for law in PHARMACODYNAMIC_MODELS
+        for law in KILL_MODELS
     }
     return HeatingDurationSweep(
         primary_arm.name,

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from nanopinn.inference.saved_fit import fit_file_path
 from nanopinn.parameters.units import HOUR, NG, UG_H_PER_ML, UG_PER_ML, UM
+from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.results.comparison_result import (
     CELL_POPULATIONS,
-    PHARMACODYNAMIC_MODELS,
     HeatingDurationSweep,
     InputSensitivity,
     Outcome,
@@ -110,12 +110,12 @@ def compute_outcomes(
             lambda e: tumour_mean(e.shares["beyond"], voxels),
         ),
     ]
-    for law in PHARMACODYNAMIC_MODELS:
+    for law, model in KILL_MODELS.items():
         rows.append(
             row(
                 f"lethal radius, {law}",
                 "um",
-                f"lethal within this distance, {law} law",
+                f"lethal within this distance, {model.name}",
                 lambda e, law=law: tumour_mean(e.lethal_radius[law], voxels) / UM,
             )
         )
@@ -125,7 +125,7 @@ def compute_outcomes(
                 row(
                     f"lethal {kind}, {law}",
                     "1",
-                    f"lethally exposed, {said}, {law} law",
+                    f"lethally exposed, {said}, {model.name}",
                     lambda e, law=law, kind=kind: tumour_mean(
                         e.killed[law][kind], voxels, e.shares[kind]
                     ),
@@ -135,7 +135,7 @@ def compute_outcomes(
             row(
                 f"survival, {law}",
                 "1",
-                f"surviving fraction, {law} law",
+                f"surviving fraction, {model.name}",
                 lambda e, law=law: tumour_mean(e.mean_survival[law]["all"], voxels),
             )
         )
@@ -190,8 +190,8 @@ def exposure_maps(e: Exposure, labels: NDArray[np.int64]) -> dict[str, MapEstima
         e.mean_peak_intracellular,
         1 / NG,
     )
-    for law, words in PHARMACODYNAMIC_MODELS.items():
-        by = f"by the {words}"
+    for law, model in KILL_MODELS.items():
+        by = f"by the {model.name}"
         put(
             f"lethal_radius_{law}",
             "um",
@@ -261,7 +261,7 @@ def summarise_comparison(
 def _describe_lethal_probability(
     arm: str, rows: Mapping[str, Outcome], limit_um: float, lethal: float, beyond: float
 ) -> str:
-    shares = {law: rows[f"lethal beyond, {law}"] for law in PHARMACODYNAMIC_MODELS}
+    shares = {law: rows[f"lethal beyond, {law}"] for law in KILL_MODELS}
     sure = {law: probability_of_majority(o.values[arm]) for law, o in shares.items()}
     low, high = min(sure.values()), max(sure.values())
     verdict = "Yes" if low >= 0.9 else "No" if high <= 0.1 else "It cannot be said with confidence"
@@ -271,7 +271,7 @@ def _describe_lethal_probability(
             f" {arm} at {limit_um:g} um and beyond, where {beyond:.0%} of the tissue lies (lethal:"
             f" at most {lethal:.0%} of the cells survive)."
         )
-    chances = ", ".join(f"{p:.0%} by the {law} law" for law, p in sure.items())
+    chances = ", ".join(f"{p:.0%} by the {KILL_MODELS[law].name}" for law, p in sure.items())
     return (
         f"{verdict}: does {arm} carry lethal exposure (at most {lethal:.0%} of the cells survive)"
         f" beyond {limit_um:g} um, where {beyond:.0%} of the tissue lies? The probability that at"
@@ -282,12 +282,12 @@ def _describe_lethal_probability(
 def _describe_lethal_shares(arm: str, rows: Mapping[str, Outcome], limit_um: float) -> list[str]:
     said = []
     middle = {}
-    for law in PHARMACODYNAMIC_MODELS:
+    for law in KILL_MODELS:
         median, low, high = rows[f"lethal beyond, {law}"].interval(arm)
         middle[law] = median
         drawn = len(rows[f"lethal beyond, {law}"].values[arm]) > 1
         said.append(
-            f"{median:.0%}{f' ({low:.0%} to {high:.0%})' if drawn else ''} by the {law} law"
+            f"{median:.0%}{f' ({low:.0%} to {high:.0%})' if drawn else ''} by the {KILL_MODELS[law].name}"
         )
     how = ", median and 90 % interval" if drawn else ""
     text = (
@@ -295,7 +295,7 @@ def _describe_lethal_shares(arm: str, rows: Mapping[str, Outcome], limit_um: flo
         f" {', '.join(said)}."
     )
     if max(middle.values()) - min(middle.values()) > LAW_DISAGREEMENT:
-        text += " The laws disagree: the choice of law decides more than the tumour does."
+        text += " The kill models disagree: the choice of model matters more than the tumour."
     return [text]
 
 
@@ -308,7 +308,7 @@ def _describe_groups(arm: str, groups: Sequence[VoxelCluster], limit_um: float) 
         min(known, key=lambda g: g.lethal[arm][0]),
     )
     if best.lethal[arm][0] - worst.lethal[arm][0] < 0.01:
-        return f"It is alike in all groups of voxels: {best.lethal[arm][0]:.0%} by the peak law."
+        return f"It is alike in all groups of voxels: {best.lethal[arm][0]:.0%} by the {KILL_MODELS['peak'].name}."
 
     def described(g: VoxelCluster) -> str:
         return (
@@ -318,7 +318,7 @@ def _describe_groups(arm: str, groups: Sequence[VoxelCluster], limit_um: float) 
 
     return (
         f"Where: most in the best group, {described(best)}; least in {described(worst)}; by the"
-        " peak law."
+        f" {KILL_MODELS['peak'].name}."
     )
 
 
@@ -340,14 +340,12 @@ def _describe_ranking(rows: Mapping[str, Outcome]) -> str:
 
 
 def _describe_quiescent_cells(arm: str, rows: Mapping[str, Outcome]) -> list[str]:
-    medians = {
-        law: rows[f"lethal quiescent, {law}"].interval(arm)[0] for law in PHARMACODYNAMIC_MODELS
-    }
+    medians = {law: rows[f"lethal quiescent, {law}"].interval(arm)[0] for law in KILL_MODELS}
     if not any(np.isfinite(v) for v in medians.values()):
         return ["No cells are quiescent for want of oxygen at the medians of all inputs."]
     return [
         "Of the quiescent cells,"
-        f" {', '.join(f'{v:.0%} by the {law} law' for law, v in medians.items())} are lethally"
+        f" {', '.join(f'{v:.0%} by the {KILL_MODELS[law].name}' for law, v in medians.items())} are lethally"
         " exposed (median)."
     ]
 
@@ -359,9 +357,9 @@ def _describe_heating_times(heating: HeatingDurationSweep | None, limit_um: floa
     for law, p in heating.probability.items():
         reached = np.flatnonzero(p >= 0.5)
         said.append(
-            f"{heating.duration_min[reached[0]]:g} min by the {law} law"
+            f"{heating.duration_min[reached[0]]:g} min by the {KILL_MODELS[law].name}"
             if reached.size
-            else f"at none by the {law} law"
+            else f"at none by the {KILL_MODELS[law].name}"
         )
     tried = ", ".join(f"{m:g}" for m in heating.duration_min)
     return [
