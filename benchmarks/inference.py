@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from nanopinn.inference.fv_engine import fit_fv
-from nanopinn.inference.ode_problem import SystemProblem, TimeSeries
+from nanopinn.inference.observations import TimeSeries
+from nanopinn.inference.ode_problem import SystemProblem
 from nanopinn.inference.pinn.pinn_engine import PinnSettings, fit_pinn
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 

@@ -52,7 +52,7 @@ _PUBLIC = {
     "make_phantom": "nanopinn.phantoms.synthetic_study",
     "run_verification": "nanopinn.verification.run",
     "SystemProblem": "nanopinn.inference.ode_problem",
-    "TimeSeries": "nanopinn.inference.ode_problem",
+    "TimeSeries": "nanopinn.inference.observations",
     "Unknown": "nanopinn.inference.unknowns",
     "UnknownSet": "nanopinn.inference.unknowns",
     "fit_fv": "nanopinn.inference.fv_engine",

@@ -1,4 +1,6 @@
-"""Observations with their noise, and the prediction of each from the model's fields."""
+"""Observations with their noise, and the prediction of each from the states of a model: contrast
+agent, drug images, and time series of a system of equations.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanopinn.errors import InputError
 from nanopinn.physics.drug_pools import LINEAR_POOLS, volume_fractions
 from nanopinn.physics.tumour import TissueMaps
+
+Array = NDArray[np.float64]
 
 Quantity = Literal["encapsulated", "released", "free", "total"]
 
@@ -161,7 +166,147 @@ class DrugObservation:
         return image[..., self.voxels] / self.sd[self.voxels]
 
 
-def nearest_nodes(nodes: NDArray[np.float64], times_s: Sequence[float]) -> list[int]:
+@dataclass(frozen=True)
+class TimeSeries:
+    """Measured time series of linear combinations of the states, ``C y(t) + noise``.
+
+    Attributes:
+        name: name for messages.
+        times: increasing times, ``(n,)``, s.
+        measured: measured values, ``(n, k)``; NaN where nothing was measured.
+        observed_states: indices of the observed states, ``(k,)`` integers, or the weights C of all
+            states, ``(k, states)``.
+        noise_sd: standard deviation of all values, or of each value, ``(n, k)``; None if it is to
+            be estimated from the misfit.
+
+    Raises:
+        InputError: times do not increase, values are infinite or all missing, shapes do not match,
+            or a noise is not positive.
+    """
+
+    name: str
+    times: Array
+    measured: Array
+    observed_states: NDArray[np.int64] | Array
+    noise_sd: float | Array | None
+
+    def __post_init__(self) -> None:
+        self._validate_times()
+        if self.measured.shape != (len(self.times), len(self.observed_states)):
+            raise InputError(
+                "measured values do not match their times and states",
+                field=self.name,
+                found=f"shape {self.measured.shape}",
+                expected=(
+                    f"({len(self.times)}, {len(self.observed_states)}), one row for each time and"
+                    " one column for each observed state"
+                ),
+            )
+        if np.isinf(self.measured).any() or not np.isfinite(self.measured).any():
+            raise InputError(
+                (
+                    "a series contains infinite values"
+                    if np.isinf(self.measured).any()
+                    else "a series contains no finite values"
+                ),
+                field=self.name,
+                expected="finite values, and NaN where nothing was measured",
+            )
+        if self.noise_sd is not None and not (
+            np.isfinite(self.noise_sd).all() and (np.asarray(self.noise_sd) > 0).all()
+        ):
+            raise InputError(
+                "noise must be positive, because data without noise would have infinite weight",
+                field=f"{self.name}: noise_sd",
+                found=np.min(self.noise_sd),
+                remedy="Give its standard deviation, or None to estimate it.",
+            )
+
+    def _validate_times(self) -> None:
+        """Refuse times that are not finite and increasing."""
+        if (
+            self.times.ndim != 1
+            or not np.isfinite(self.times).all()
+            or (np.diff(self.times) <= 0).any()
+        ):
+            raise InputError("times must be finite and increase", field=self.name, found=self.times)
+
+    @classmethod
+    def from_state(
+        cls,
+        name: str,
+        times: Array,
+        measured: Array,
+        *,
+        state: int = 0,
+        noise_sd: float | Array | None = None,
+    ) -> TimeSeries:
+        """Build the series of a single state, one value for each time.
+
+        Args:
+            name: name for messages.
+            times: increasing times, ``(n,)``, s.
+            measured: measured values, ``(n,)``; NaN where nothing was measured.
+            state: index of the observed state.
+            noise_sd: standard deviation of all values, or of each value, ``(n,)``; None if it is to
+                be
+                estimated.
+
+        Returns:
+            The series.
+        """
+        sd = (
+            noise_sd
+            if noise_sd is None or np.ndim(noise_sd) == 0
+            else np.asarray(noise_sd, dtype=np.float64)[:, None]
+        )
+        return cls(
+            name,
+            np.asarray(times, dtype=np.float64),
+            np.asarray(measured, dtype=np.float64)[:, None],
+            np.array([state]),
+            sd,
+        )
+
+    @property
+    def is_measured(self) -> NDArray[np.bool_]:
+        """Whether each value was measured, ``(n, k)``."""
+        return np.isfinite(self.measured)
+
+    @property
+    def count(self) -> int:
+        """Number of measured values."""
+        return int(self.is_measured.sum())
+
+    def predict_from_states(self, states: Array) -> Array:
+        """Predict the observed combinations from states or from their derivatives.
+
+        Args:
+            states: states at the times of the series, ``(n, states, ...)``.
+
+        Returns:
+            Predictions, ``(n, k, ...)``.
+        """
+        if self.observed_states.ndim == 1:
+            return np.asarray(states[:, self.observed_states])
+        return np.einsum("ks,ns...->nk...", self.observed_states, states)
+
+    def whiten_states(self, states: Array, sd: float | Array) -> Array:
+        """Predict the measured values and divide them by their noise.
+
+        Args:
+            states: states at the times of the series, ``(n, states, ...)``.
+            sd: noise of all values or of each value, ``(n, k)``.
+
+        Returns:
+            Whitened predictions of the values that were measured, ``(count, ...)``.
+        """
+        noise = np.broadcast_to(np.asarray(sd, dtype=np.float64), self.measured.shape)
+        predicted = self.predict_from_states(states)[self.is_measured]
+        return predicted / noise[self.is_measured].reshape(-1, *(1,) * (predicted.ndim - 1))
+
+
+def nearest_nodes(nodes: Array, times_s: Sequence[float]) -> list[int]:
     """Index of the time node that is nearest to each observation time.
 
     Args:

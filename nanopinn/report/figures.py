@@ -32,7 +32,7 @@ from nanopinn.results.fit_result import (
 from nanopinn.results.simulation_result import Simulation
 
 if TYPE_CHECKING:
-    from nanopinn.inference.uncertainty.profile import Profile
+    from nanopinn.results.fit_result import Profile
 
 
 Array = NDArray[np.float64]

@@ -16,7 +16,8 @@ from nanopinn.inference.fitted_problem import FittedProblem
 from nanopinn.inference.fv_engine import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.neural_field import objective_gradient
-from nanopinn.inference.ode_problem import SystemProblem, TimeSeries
+from nanopinn.inference.observations import TimeSeries
+from nanopinn.inference.ode_problem import SystemProblem
 from nanopinn.inference.pinn.pinn_engine import fit_pinn
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.saved_fit import fit_from_bytes, fit_to_bytes

@@ -12,7 +12,8 @@ from scipy.optimize import least_squares
 
 from nanopinn.errors import InputError
 from nanopinn.inference.fv_engine import fit_fv
-from nanopinn.inference.ode_problem import SystemProblem, SystemSolver, TimeSeries
+from nanopinn.inference.observations import TimeSeries
+from nanopinn.inference.ode_problem import SystemProblem, SystemSolver
 from nanopinn.inference.pinn.networks import Perceptron
 from nanopinn.inference.pinn.pinn_engine import PinnSettings, fit_pinn
 from nanopinn.inference.unknowns import Unknown, UnknownSet
