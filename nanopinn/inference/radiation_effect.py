@@ -1,16 +1,17 @@
-"""What radiation did to a tumour by a scan before and one after: the table's wide priors, narrowed
-where images can see.
+"""Effect of radiation on the microenvironment of a tumour, inferred from one scan before and one
+scan after irradiation.
 
-Logarithms of the factors x = (p_e, Lp, K, P, SV) at their peak after one fraction of RT_D have the
-RT rows' priors. At the second scan every logarithm stands at s x, with s the course's effect then.
-Images see three combinations:
+The unknowns are the logarithms x of the factors on (p_e, Lp, K, P, SV) at their peak after one
+fraction of RT_D, with the priors of the parameter table. At the second scan every logarithm equals
+s x, where s is the share of the effect that remains at that time. The scans determine three
+combinations:
 
     ln PS_2/PS_1 = s (P + SV),    ln q_2/q_1 = s (Lp + SV + p_e),    2 ln l_2/l_1 = s (K - Lp - SV)
 
-PS is Ktrans less the solvent drag, which depends on (l, q): an error of these is an error of PS,
-and counts as such. Each fit's posterior of (ln l, ln q) holds the prior of the fit. It is divided
-out (precisions and their information vectors are subtracted), the tumour before has that prior
-once, and everything is linear and Gaussian from there on.
+PS is Ktrans minus the solvent drag, which depends on (l, q), so an error of (l, q) is propagated to
+PS. The posterior of (ln l, ln q) of each fit contains the prior of the fit. This prior is removed
+by subtraction of precisions and information vectors, and applied once to the tumour before
+radiation. The remaining problem is linear and Gaussian.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.inference.uncertainty.profile import strongest_correlation
 from nanopinn.parameters import PARAMETERS, value
 from nanopinn.physics.radiation import RADIATION_FACTOR_SYMBOLS, Fraction, rise_and_recovery
+from nanopinn.results.fit_result import central_interval, strongest_correlation
 
 Array = NDArray[np.float64]
 
 NAMES = tuple(RADIATION_FACTOR_SYMBOLS)
-#: ln l and ln q by the logarithms of the factors, and ln PS.
+#: Derivatives of (ln l, ln q) and of ln PS by the logarithms of the factors.
 FLOW_SENSITIVITY = np.array([[0.0, -0.5, 0.5, 0.0, -0.5], [1.0, 1.0, 0.0, 0.0, 1.0]])
 PS_SENSITIVITY = np.array([0.0, 0.0, 0.0, 1.0, 1.0])
-#: What images can see, for the reader.
+#: Combinations of factors that the scans determine, as coefficients of the logarithms.
 OBSERVABLE_COMBINATIONS = {
     "P SV (Ktrans)": PS_SENSITIVITY,
     "Lp SV p_e (q)": FLOW_SENSITIVITY[1],
@@ -41,20 +42,22 @@ PRESSURE_EVIDENCE_CAVEAT = (
     "The effect of radiation on interstitial pressure is inconsistent in the literature: up to 40"
     " Gy it fell in some tumours and rose in others (Multhoff and Vaupel 2012; Roh 1991)."
 )
+#: Contraction from which a factor or a combination counts as informed by the scans.
+MIN_CONTRACTION = 0.5
 
 
 @dataclass(frozen=True)
 class ScanInformation:
-    """What one scan says of a tumour by itself, priors divided out.
+    """Information of one scan about a tumour, without the prior of the fit.
 
     Attributes:
-        information, vector: of (ln l, ln q): precision ``(2, 2)`` and precision times mean
-            ``(2,)``.
-        at: (ln l, ln q) of the estimate, ``(2,)``.
-        PS, PS_sd: ln of the tumour's mean PS (1/s) there, and its standard deviation if the flow
-            were known.
-        drag: derivative of ln PS by (ln l, ln q), ``(2,)``: what more flow leaves less of Ktrans
-            for PS.
+        information: precision of (ln l, ln q), ``(2, 2)``.
+        vector: precision times mean of (ln l, ln q), ``(2,)``.
+        at: estimate of (ln l, ln q), ``(2,)``.
+        PS: logarithm of the tumour's mean PS (1/s) at the estimate.
+        PS_sd: standard deviation of ln PS for known flow.
+        drag: derivative of ln PS by (ln l, ln q), ``(2,)``, because more flow leaves a smaller part
+            of Ktrans for PS.
     """
 
     information: Array
@@ -67,15 +70,22 @@ class ScanInformation:
 
 @dataclass(frozen=True)
 class RadiationEffect:
-    """Logarithms of the factors at their peak after one fraction of RT_D, before and after the two
-    scans.
+    """Prior and posterior of the logarithms of the factors at their peak after one fraction of
+    RT_D.
 
     Attributes:
-        prior_mean, prior_sd: ``(5,)``, in the order of ``names``. mean, covariance: with the scans,
-            for the table's time of the peak.
-        before, after: what each scan says. flow_mean, flow_sd: prior of (ln l, ln q) before
-            radiation, ``(2,)``.
-        fractions: given between the scans. scan_s: when the second was made, on their clock.
+        names: names of the factors.
+        prior_mean: prior means, ``(5,)``, in the order of ``names``.
+        prior_sd: prior standard deviations, ``(5,)``.
+        mean: posterior means for the time of the peak in the parameter table, ``(5,)``.
+        covariance: posterior covariance for that time, ``(5, 5)``.
+        before: information of the scan before radiation.
+        after: information of the scan after radiation.
+        flow_mean: prior means of (ln l, ln q) before radiation, ``(2,)``.
+        flow_sd: prior standard deviations of (ln l, ln q) before radiation, ``(2,)``.
+        fractions: fractions given between the scans.
+        scan_s: time of the second scan on the clock of the fractions, s.
+        notes: assumptions as sentences.
     """
 
     names: tuple[str, ...]
@@ -93,92 +103,15 @@ class RadiationEffect:
 
     @property
     def sd(self) -> Array:
-        """Posterior, ``(5,)``."""
+        """Posterior standard deviations, ``(5,)``."""
         return np.asarray(np.sqrt(np.diag(self.covariance)))
 
     @property
     def contraction(self) -> Array:
-        """``1 - sd/prior_sd``: 0 where the scans said nothing, ``(5,)``."""
+        """``1 - sd/prior_sd``, ``(5,)``; 0 for a factor about which the scans contain no
+        information.
+        """
         return 1 - self.sd / self.prior_sd
-
-    def effect(self, t_peak_s: float) -> float:
-        """s: share of the logarithms that stands at the second scan, for a time of the peak."""
-        return effect_at(self.fractions, self.scan_s, t_peak_s)
-
-    def posterior(self, t_peak_s: float) -> tuple[Array, Array]:
-        """Mean ``(5,)`` and covariance for a time of the peak."""
-        return _update_posterior(
-            self.before,
-            self.after,
-            self.effect(t_peak_s),
-            self.prior_mean,
-            self.prior_sd,
-            self.flow_mean,
-            self.flow_sd,
-        )
-
-    def draw(self, z: Array, t_peak_s: Array) -> Array:
-        """Logarithms of the factors ``(n, 5)`` at standard normal deviates ``(n, 5)``, each for its
-        own time of the peak ``(n,)``.
-        """
-        found = []
-        for one, t in zip(z, t_peak_s, strict=True):
-            mean, covariance = self.posterior(float(t))
-            variances, axes = np.linalg.eigh(covariance)
-            found.append(mean + (axes * np.sqrt(variances.clip(0.0))) @ axes.T @ one)
-        return np.array(found)
-
-    def observable_combinations(self) -> dict[str, tuple[float, float, float]]:
-        """Posterior mean and sd of the logarithm of every combination that images see, and its
-        contraction.
-        """
-        rows = {}
-        for name, a in OBSERVABLE_COMBINATIONS.items():
-            prior = float(np.sqrt((a**2 * self.prior_sd**2).sum()))
-            sd = float(np.sqrt(a @ self.covariance @ a))
-            rows[name] = (float(a @ self.mean), sd, 1 - sd / prior)
-        return rows
-
-    def summary(self) -> str:
-        """Prior beside posterior of every factor, and of what images see."""
-        lines = [
-            f"{'factor at its peak':24s}{'prior (95 %)':>22s}{'with the scans (95 %)':>30s}{'contraction':>13s} "
-            " traded against"
-        ]
-        for i, name in enumerate(self.names):
-            ridge = strongest_correlation(self.names, self.covariance, name)
-            told = "none" if ridge is None else f"{ridge.partner} ({ridge.strength:+.2f})"
-            prior, post = (
-                _interval(m[i], s[i])
-                for m, s in ((self.prior_mean, self.prior_sd), (self.mean, self.sd))
-            )
-            lines.append(
-                f"{name:24s}{prior:>22s}{f'{np.exp(self.mean[i]):.2f} ({post})':>30s}{self.contraction[i]:13.2f} "
-                f" {told}"
-            )
-        for name, (mean, sd, contraction) in self.observable_combinations().items():
-            lines.append(
-                f"{name:24s}{'':22s}{f'{np.exp(mean):.2f} ({_interval(mean, sd)})':>30s}{contraction:13.2f}"
-            )
-        return "\n".join([*lines, self.describe()])
-
-    def describe(self) -> str:
-        """What the scans informed, what they cannot, and what is assumed."""
-        known = [n for n, c in zip(self.names, self.contraction, strict=True) if c >= 0.5]
-        seen = [n for n, (_, _, c) in self.observable_combinations().items() if c >= 0.5]
-        return " ".join(
-            [
-                (
-                    "Radiation's effect is taken from two scans, the second at"
-                    f" {self.scan_s / 3600:g} h of its course. Of single factors they inform"
-                    f" {', '.join(known) or 'none'}; of combinations {', '.join(seen) or 'none'}:"
-                    " factors that trade against each other within a combination stay near their"
-                    " priors."
-                ),
-                PRESSURE_EVIDENCE_CAVEAT,
-                *self.notes,
-            ]
-        )
 
 
 def infer_radiation_effect(
@@ -189,10 +122,19 @@ def infer_radiation_effect(
     flow_prior: tuple[Array, Array],
     notes: tuple[str, ...] = (),
 ) -> RadiationEffect:
-    """The same from what each scan says by itself.
+    """Infer the effect of radiation from the information of two scans.
 
     Args:
-        flow_prior: mean and sd of (ln l, ln q) before radiation, ``(2,)`` each.
+        before: information of the scan before radiation.
+        after: information of the scan after radiation.
+        fractions: fractions given between the scans.
+        scan_s: time of the second scan on the clock of the fractions, s.
+        flow_prior: prior means and standard deviations of (ln l, ln q) before radiation, ``(2,)``
+            each.
+        notes: assumptions as sentences.
+
+    Returns:
+        Prior and posterior of the factors.
     """
     rows = [PARAMETERS[symbol] for symbol in RADIATION_FACTOR_SYMBOLS.values()]
     prior_mean = np.log([p.value for p in rows])
@@ -215,10 +157,130 @@ def infer_radiation_effect(
 
 
 def effect_at(fractions: Sequence[Fraction], t: float, t_peak_s: float) -> float:
-    """``sum_i (D_i/D_ref) s(t - t_i)`` (see :mod:`nanopinn.physics.radiation`)."""
+    """Share of the peak effect of one reference fraction at a time, ``sum_i (D_i/D_ref) s(t -
+    t_i)``.
+
+    Args:
+        fractions: fractions with their times and doses.
+        t: time on the clock of the fractions, s.
+        t_peak_s: time from a fraction to its peak effect, s.
+
+    Returns:
+        The share s by which the logarithms of the factors are multiplied (see
+        :mod:`nanopinn.physics.radiation`).
+    """
     return sum(
         f.dose_Gy / value("RT_D") * float(rise_and_recovery(t - f.time_s, t_peak_s))
         for f in fractions
+    )
+
+
+def radiation_posterior(effect: RadiationEffect, t_peak_s: float) -> tuple[Array, Array]:
+    """Posterior of the logarithms of the factors for a given time of the peak.
+
+    Args:
+        effect: effect of radiation with the information of both scans.
+        t_peak_s: time from a fraction to its peak effect, s.
+
+    Returns:
+        Mean, ``(5,)``, and covariance, ``(5, 5)``.
+    """
+    return _update_posterior(
+        effect.before,
+        effect.after,
+        effect_at(effect.fractions, effect.scan_s, t_peak_s),
+        effect.prior_mean,
+        effect.prior_sd,
+        effect.flow_mean,
+        effect.flow_sd,
+    )
+
+
+def draw_radiation_effect(effect: RadiationEffect, z: Array, t_peak_s: Array) -> Array:
+    """Draw the logarithms of the factors from their posterior.
+
+    Args:
+        effect: effect of radiation with the information of both scans.
+        z: standard normal deviates, ``(n, 5)``.
+        t_peak_s: time from a fraction to its peak effect of every draw, ``(n,)``, s.
+
+    Returns:
+        Logarithms of the factors, ``(n, 5)``.
+    """
+    draws = []
+    for deviates, t in zip(z, t_peak_s, strict=True):
+        mean, covariance = radiation_posterior(effect, float(t))
+        variances, axes = np.linalg.eigh(covariance)
+        draws.append(mean + (axes * np.sqrt(variances.clip(0.0))) @ axes.T @ deviates)
+    return np.array(draws)
+
+
+def observable_combinations(effect: RadiationEffect) -> dict[str, tuple[float, float, float]]:
+    """Posterior of the combinations of factors that the scans determine.
+
+    Args:
+        effect: effect of radiation.
+
+    Returns:
+        Posterior mean and standard deviation of the logarithm of each combination, and its
+        contraction.
+    """
+    rows = {}
+    for name, a in OBSERVABLE_COMBINATIONS.items():
+        prior_sd = float(np.sqrt((a**2 * effect.prior_sd**2).sum()))
+        sd = float(np.sqrt(a @ effect.covariance @ a))
+        rows[name] = (float(a @ effect.mean), sd, 1 - sd / prior_sd)
+    return rows
+
+
+def summarise_radiation_effect(effect: RadiationEffect) -> str:
+    """Table of prior and posterior of every factor and of the observable combinations, with a
+    description.
+
+    Args:
+        effect: effect of radiation.
+    """
+    lines = [_format_row("factor at its peak", "prior (95 %)", "posterior (95 %)", "contraction")]
+    lines[0] += "  correlated with"
+    for i, name in enumerate(effect.names):
+        partner = strongest_correlation(effect.names, effect.covariance, name)
+        row = _format_row(
+            name,
+            _format_interval(effect.prior_mean[i], effect.prior_sd[i]),
+            _format_estimate(effect.mean[i], effect.sd[i]),
+            f"{effect.contraction[i]:.2f}",
+        )
+        correlated = "none" if partner is None else f"{partner.partner} ({partner.strength:+.2f})"
+        lines.append(f"{row}  {correlated}")
+    for name, (mean, sd, contraction) in observable_combinations(effect).items():
+        lines.append(_format_row(name, "", _format_estimate(mean, sd), f"{contraction:.2f}"))
+    return "\n".join([*lines, describe_radiation_effect(effect)])
+
+
+def describe_radiation_effect(effect: RadiationEffect) -> str:
+    """Which factors and combinations the scans determine, and the assumptions, as sentences.
+
+    Args:
+        effect: effect of radiation.
+    """
+    factors = [
+        name
+        for name, c in zip(effect.names, effect.contraction, strict=True)
+        if c >= MIN_CONTRACTION
+    ]
+    combinations = [
+        name for name, (_, _, c) in observable_combinations(effect).items() if c >= MIN_CONTRACTION
+    ]
+    return " ".join(
+        [
+            "The effect of radiation is inferred from two scans, the second"
+            f" {effect.scan_s / 3600:g} h after the start of the course. They inform the single"
+            f" factors: {', '.join(factors) or 'none'}. They inform the combinations:"
+            f" {', '.join(combinations) or 'none'}. Factors that are correlated within a"
+            " combination stay near their priors.",
+            PRESSURE_EVIDENCE_CAVEAT,
+            *effect.notes,
+        ]
     )
 
 
@@ -231,7 +293,7 @@ def _update_posterior(
     flow_mean: Array,
     flow_sd: Array,
 ) -> tuple[Array, Array]:
-    """Posterior of the logarithms at their peak: unknowns are (ln l, ln q) before, and x."""
+    """Posterior of x; the unknowns are (ln l, ln q) before radiation, and x."""
     prior = np.concatenate([1 / flow_sd**2, 1 / prior_sd**2])
     precision, vector = np.diag(prior), prior * np.concatenate([flow_mean, prior_mean])
     for scan, to_flow in (
@@ -251,5 +313,17 @@ def _update_posterior(
     return (covariance @ vector)[2:], covariance[2:, 2:]
 
 
-def _interval(mean: float, sd: float) -> str:
-    return f"{np.exp(mean - 1.96 * sd):.2f} .. {np.exp(mean + 1.96 * sd):.2f}"
+def _format_row(name: str, prior: str, posterior: str, contraction: str) -> str:
+    """One row of the table."""
+    return f"{name:24s}{prior:>22s}{posterior:>30s}{contraction:>13s}"
+
+
+def _format_interval(mean: float, sd: float) -> str:
+    """95 % interval of a factor, from mean and standard deviation of its logarithm."""
+    low, high = central_interval(float(np.exp(mean)), float(sd), "log")
+    return f"{low:.2f} .. {high:.2f}"
+
+
+def _format_estimate(mean: float, sd: float) -> str:
+    """Median and 95 % interval of a factor."""
+    return f"{np.exp(mean):.2f} ({_format_interval(mean, sd)})"

@@ -20,6 +20,11 @@ from nanopinn.errors import InputError
 from nanopinn.inference.aif_scale import AIF_SCALE as AIF_SCALE
 from nanopinn.inference.device import on_device
 from nanopinn.inference.fitted_problem import FittedProblem, fitted_problem_of
+from nanopinn.inference.radiation_effect import (
+    RadiationEffect,
+    describe_radiation_effect,
+    draw_radiation_effect,
+)
 from nanopinn.inference.saved_fit import FILE, fit_file_path, load_fit
 from nanopinn.inference.unknowns import UnknownSet
 from nanopinn.parameters import PARAMETERS, Parameter
@@ -35,7 +40,6 @@ if TYPE_CHECKING:
     from nanopinn.settings import PhantomSettings
 
 if TYPE_CHECKING:
-    from nanopinn.inference.radiation_effect import RadiationEffect
     from nanopinn.physics.formulation import Formulation
     from nanopinn.studies.arms.arm_specs import Arm
 
@@ -405,7 +409,7 @@ def _draw_radiation_effect(
             _random_stream("radiation", seed).standard_normal((n, len(RADIATION_FACTOR_SYMBOLS))),
         ]
     )
-    logs = radiation.draw(z, values["RT_t_peak"])
+    logs = draw_radiation_effect(radiation, z, values["RT_t_peak"])
     return {
         symbol: np.exp(logs[:, radiation.names.index(name)])
         for name, symbol in RADIATION_FACTOR_SYMBOLS.items()
@@ -436,4 +440,4 @@ def _notes(
             )
             yield f"{f.name}: its passage through vessel walls (PS_l, leak_l) is taken from {of}."
     if radiation is not None:
-        yield radiation.describe()
+        yield describe_radiation_effect(radiation)
