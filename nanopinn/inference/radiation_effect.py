@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from nanopinn.inference.uncertainty.profile import strongest_correlation
 from nanopinn.parameters import PARAMETERS, value
 from nanopinn.physics.radiation import RADIATION_FACTOR_SYMBOLS, Fraction, rise_and_recovery
-from nanopinn.results.fit_result import central_interval, strongest_correlation
+from nanopinn.results.fit_result import central_interval
 
 Array = NDArray[np.float64]
 
