@@ -26,14 +26,15 @@ from nanopinn.physics.formulation_library import THERMOSENSITIVE
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.pools import PoolAssembler
 from nanopinn.physics.tumour import TissueMaps
-from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
-from nanopinn.solvers.forward import FlowSolution, ForwardModel, Setting
+from nanopinn.solvers.forward import FlowSolution, ForwardModel
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.krylov_reduction import low_rank_response
-from nanopinn.solvers.march import integrate_fixed_steps
+from nanopinn.solvers.linear_pools import integrate_fixed_steps
+from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.runge_kutta import SDIRK3
 from nanopinn.solvers.time_segment import Interval
+from nanopinn.solvers.tissue_setting import Setting
 
 HOUR, VOXEL_M, FRAMES = 3600.0, 0.5e-3, 60
 NONE = torch.zeros(0, dtype=torch.float64)

@@ -20,10 +20,11 @@ from nanopinn.parameters import value
 from nanopinn.phantoms.truth import draw_anatomy
 from nanopinn.physics.analytic import sphere_in_tissue_pressure
 from nanopinn.physics.tumour import FlowCoefficients, TissueMaps
-from nanopinn.solvers.forward import FlowSolution, ForwardModel, Setting
+from nanopinn.solvers.forward import FlowSolution, ForwardModel
 from nanopinn.solvers.grid import Domain, Grid, average_subcells
 from nanopinn.solvers.pressure import solve_pressure
 from nanopinn.solvers.refined_grid import RimGrid, near_edge
+from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.verification.case import ball
 
 NONE = torch.zeros(0, dtype=torch.float64)

@@ -16,8 +16,8 @@ from nanopinn.inference.tumour_problem import Fields, TumourProblem
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.tumour import TissueMaps
-from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.tissue_setting import Setting
 
 Array = NDArray[np.float64]
 

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from nanopinn.inference.tumour_problem import AnyTumourProblem, Fields, TumourProblem
 from nanopinn.physics.drug_pools import ENCAPSULATED, LINEAR_POOLS
-from nanopinn.solvers.local_response import LocalResponse
-from nanopinn.solvers.response import solve_responses
-from nanopinn.solvers.runge_kutta import COARSE_STEP_OPTIONS, TR_BDF2, frame_nodes, stage_times
+from nanopinn.solvers.forward import LocalResponse
+from nanopinn.solvers.linear_pools import solve_responses
+from nanopinn.solvers.runge_kutta import TR_BDF2
+from nanopinn.solvers.time_nodes import COARSE_STEP_OPTIONS, frame_nodes, stage_times
 
 Array = NDArray[np.float64]
 

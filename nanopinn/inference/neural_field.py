@@ -33,7 +33,8 @@ from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.problem import EngineFit
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.solvers.adjoint import ContrastAdjoint, DrugAdjoint, gradient
-from nanopinn.solvers.forward import ForwardModel, Setting
+from nanopinn.solvers.forward import ForwardModel
+from nanopinn.solvers.tissue_setting import Setting
 
 Array = NDArray[np.float64]
 

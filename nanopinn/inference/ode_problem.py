@@ -171,7 +171,7 @@ class SystemProblem(Problem[SystemSolver, OdeSolution]):
         at = y.numpy() + self.sizes * (1 + np.arange(len(y)) % 7) / 10
         direction = np.cos(np.arange(len(y)) ** 2.0)
         entries = system.derivatives(self.start, at, by_theta=False)[0]
-        banded = system.times(entries, direction[:, None])[:, 0]
+        banded = system.jacobian_product(entries, direction[:, None])[:, 0]
         start = torch.tensor(self.start, dtype=torch.float64)
         full = torch.autograd.functional.jvp(
             lambda u: self.rate_at(start, u, theta),

@@ -44,8 +44,8 @@ from nanopinn.physics.tumour import TissueMaps
 from nanopinn.progress import Progress
 from nanopinn.results.fit_result import ScalarEstimate
 from nanopinn.settings import FitSettings
-from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Domain, Grid
+from nanopinn.solvers.tissue_setting import Setting
 
 Array = NDArray[np.float64]
 

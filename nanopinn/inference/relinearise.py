@@ -27,7 +27,7 @@ from nanopinn.inference.tumour_problem import AnyTumourProblem, Fields, TumourPr
 from nanopinn.physics.flow import permeability_from_ktrans
 from nanopinn.solvers.forward import FlowSolution, ForwardModel, solve_drug_for_tissues
 from nanopinn.solvers.grid import average_subcells
-from nanopinn.solvers.runge_kutta import COARSE_STEP_OPTIONS
+from nanopinn.solvers.time_nodes import COARSE_STEP_OPTIONS
 
 Array = NDArray[np.float64]
 

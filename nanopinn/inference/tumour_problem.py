@@ -19,9 +19,10 @@ from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import Prediction, Problem
 from nanopinn.inference.systematic import ModelError, SystematicErrors
 from nanopinn.physics.plasma import SumOfExponentials
-from nanopinn.solvers.forward import FlowSolution, ForwardModel, Setting
+from nanopinn.solvers.forward import FlowSolution, ForwardModel
 from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.runge_kutta import TR_BDF2, Scheme
+from nanopinn.solvers.tissue_setting import Setting
 
 Array = NDArray[np.float64]
 

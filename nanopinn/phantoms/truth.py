@@ -20,9 +20,11 @@ from nanopinn.physics.drug_pools import LINEAR_POOLS, volume_fractions
 from nanopinn.physics.flow import exchange_coefficients
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.tumour import TissueMaps, TumourModel
-from nanopinn.solvers.forward import ForwardModel, Setting
+from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Domain, Grid
-from nanopinn.solvers.runge_kutta import SDIRK3, drug_nodes
+from nanopinn.solvers.runge_kutta import SDIRK3
+from nanopinn.solvers.time_nodes import drug_nodes
+from nanopinn.solvers.tissue_setting import Setting
 
 Array = NDArray[np.float64]
 

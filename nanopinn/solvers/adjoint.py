@@ -8,7 +8,6 @@ that of what a fit computes.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -19,12 +18,12 @@ from torch import Tensor
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.solvers.derivatives import GradientAccumulator, solve_adjoint
-from nanopinn.solvers.evolve import EvolutionResult, integrate_adaptive
-from nanopinn.solvers.forward import FlowSolution, ForwardModel
-from nanopinn.solvers.local_response import LocalResponse
+from nanopinn.solvers.forward import FlowSolution, ForwardModel, LocalResponse
+from nanopinn.solvers.nonlinear_pools import EvolutionResult, integrate_adaptive
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import BoxPressureMatrix, pressure_residual, solve_cells
-from nanopinn.solvers.runge_kutta import TR_BDF2, frame_nodes, split_at_jumps, stage_times
+from nanopinn.solvers.runge_kutta import TR_BDF2
+from nanopinn.solvers.time_nodes import frame_nodes, split_at_jumps, stage_times
 from nanopinn.solvers.time_segment import Interval
 
 
@@ -137,9 +136,8 @@ class _BolusGradient(GradientAccumulator):
 def _integrate_given_steps(
     intervals: Sequence[Interval], nodes: Sequence[float]
 ) -> EvolutionResult:
-    steps = [(a, b - a) for a, b in itertools.pairwise(nodes)]
     nothing = torch.zeros_like(intervals[0].capacity)
-    return integrate_adaptive(intervals, nothing, nodes, keep_stages=True, steps=steps)
+    return integrate_adaptive(intervals, nothing, nodes, keep_stages=True, nodes=nodes)
 
 
 def gradient(

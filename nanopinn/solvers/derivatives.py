@@ -1,12 +1,10 @@
-"""Derivatives of coefficients along many directions at once.
+"""Exact derivatives: of functions along directions, and of a computed evolution of pools.
 
-Exact derivatives of an evolution: forward for a few parameters, backward for many.
-
+An evolution is differentiated forward for a few parameters (tangent), backward for many (adjoint).
 Both differentiate the steps as they were taken (stages and sizes held), not the continuous
-equations, so that they agree with each other to the tolerance of the linear solves. Rates are
-linear in their coefficients: the derivative of a rate along a change of coefficients is the rate
-with the change in their place. Stages are solved as the evolution solved them: voxels by Krylov,
-lines of cells around vessels directly.
+equations, so that they agree to the tolerance of the linear solves. Rates are linear in their
+coefficients: the derivative of a rate along a change of coefficients is the rate with the change in
+their place. Stages are solved as the evolution solved them.
 """
 
 from __future__ import annotations
@@ -17,11 +15,83 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nanopinn.solvers.evolve import EvolutionResult, Step
 from nanopinn.solvers.implicit_stage import StageFactory, StageSolver
+from nanopinn.solvers.integrate import AcceptedStep, integrate
+from nanopinn.solvers.nonlinear_pools import EvolutionResult, Step
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.runge_kutta import TR_BDF2
+from nanopinn.solvers.runge_kutta import (
+    AdjointEquations,
+    BufferPool,
+    StageEquations,
+    State,
+    take_adjoint_step,
+)
 from nanopinn.solvers.time_segment import Interval
+
+
+def linearise(
+    function: Callable[..., Tensor | tuple[Tensor, ...]], at: Sequence[Tensor]
+) -> Callable[[Sequence[Tensor | None]], tuple[Tensor, ...]]:
+    """The product of a function's Jacobian with a direction, as a function of the direction.
+
+    The product of a vector with the transposed Jacobian is linear in that vector; its own
+    derivative by it is the product with the Jacobian. Both are plain backward passes, half the time
+    of ``torch.func.jvp`` under ``vmap`` with no more memory (a tenth of the time for small systems;
+    moreover torch.func queries torch's compiler about every constant, a second at its first call).
+
+    Args:
+        function: of ``at``; one output or several.
+        at: its arguments.
+
+    Returns:
+        A function of a direction for each argument (None for one that is held), which gives the
+        derivative of every output.
+    """
+    inputs = [t.detach().requires_grad_() for t in at]
+    with torch.enable_grad():
+        found = function(*inputs)
+        outputs = (found,) if isinstance(found, Tensor) else found
+        moved = [i for i, t in enumerate(outputs) if t.requires_grad]
+        vectors = [torch.zeros_like(outputs[i], requires_grad=True) for i in moved]
+        back = (
+            torch.autograd.grad(
+                [outputs[i] for i in moved],
+                inputs,
+                vectors,
+                create_graph=True,
+                materialize_grads=True,
+            )
+            if moved
+            else ()
+        )
+    shapes = [t.detach() for t in outputs]
+
+    def product(directions: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        pairs = [
+            (t, d)
+            for t, d in zip(back, directions, strict=bool(moved))
+            if d is not None and t.requires_grad
+        ]
+        parts = (
+            dict(
+                zip(
+                    moved,
+                    torch.autograd.grad(
+                        [t for t, _ in pairs],
+                        vectors,
+                        [d for _, d in pairs],
+                        retain_graph=True,
+                        materialize_grads=True,
+                    ),
+                    strict=True,
+                )
+            )
+            if pairs
+            else {}
+        )
+        return tuple(parts[i] if i in parts else torch.zeros_like(t) for i, t in enumerate(shapes))
+
+    return product
 
 
 def directional_derivatives(
@@ -31,35 +101,20 @@ def directional_derivatives(
 ) -> tuple[Tensor, ...]:
     """Derivatives of every output of a function along each of m directions, ``(m, *output)`` each.
 
-    The product of a vector with the transposed Jacobian is linear in that vector; its own
-    derivative by it is the product with the Jacobian. Both are plain backward passes, half the time
-    of ``torch.func.jvp`` under ``vmap`` with no more memory (which moreover imports and asks
-    torch's compiler about every constant: a second at its first call).
-
     Args:
-        function: of ``at``. directions: of each argument, ``(m, *argument)``.
+        function: of ``at``; one output or several.
+        at: its arguments.
+        directions: of each argument, ``(m, *argument)``.
     """
-    inputs = [t.detach().requires_grad_() for t in at]
-    with torch.enable_grad():
-        found = function(*inputs)
-        outputs = (found,) if isinstance(found, Tensor) else found
-        moved = [i for i, t in enumerate(outputs) if t.requires_grad]
-        along = tuple(t.new_zeros((len(directions[0]), *t.shape)) for t in outputs)
-        if not moved:
-            return along
-        vectors = [torch.zeros_like(outputs[i], requires_grad=True) for i in moved]
-        back = torch.autograd.grad(
-            [outputs[i] for i in moved], inputs, vectors, create_graph=True, materialize_grads=True
-        )
-    felt = [k for k, t in enumerate(back) if t.requires_grad]
+    product = linearise(function, at)
+    along: tuple[Tensor, ...] = ()
     for j in range(len(directions[0])):
-        seeds = [directions[k][j] for k in felt]
-        parts = torch.autograd.grad(
-            [back[k] for k in felt], vectors, seeds, retain_graph=True, materialize_grads=True
-        )
-        for i, part in zip(moved, parts, strict=True):
-            along[i][j] = part
-    return along
+        parts = product([d[j] for d in directions])
+        if not along:
+            along = tuple(t.new_zeros((len(directions[0]), *t.shape)) for t in parts)
+        for total, part in zip(along, parts, strict=True):
+            total[j] = part
+    return along or tuple(t.new_zeros((0, *t.shape)) for t in product([None] * len(at)))
 
 
 #: Relative residual of the linear solves.
@@ -103,46 +158,57 @@ def propagate_tangent(
     """
     first = _initial_pools(evolution)
     V = torch.zeros_like(first) if start is None else start
-    rate: Tensor | None = None
     saved = [V] if evolution.times[0] == evolution.intervals[0].start else []
-    for step in evolution.steps:
-        interval, change = evolution.intervals[step.interval], changes[step.interval]
-        V, rate = _tangent_step(
-            step,
-            evolution.stage_factory,
-            interval,
-            change,
-            V,
-            None if step.first_stage_evaluated else rate,
+
+    def record(step: AcceptedStep) -> None:
+        if step.end in evolution.times:
+            saved.append(step.state[0])
+
+    segments = [
+        _TangentEquations(
+            evolution, interval, change, [s for s in evolution.steps if s.interval == number]
         )
-        if _ends_at_saved_time(step, evolution):
-            saved.append(V)
+        for number, (interval, change) in enumerate(zip(evolution.intervals, changes, strict=True))
+    ]
+    integrate(
+        segments,
+        (V,),
+        record,
+        scheme=evolution.scheme,
+        marks=[step.end for step in evolution.steps],
+        controller=None,
+    )
     return torch.stack(saved)
 
 
-def _tangent_step(
-    step: Step,
-    stage_factory: StageFactory,
-    interval: Interval,
-    change: Interval,
-    V: Tensor,
-    rate: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    capacity, w = interval.capacity, TR_BDF2.gamma * step.dt
-    if rate is None:
-        rate = (
-            change.rate(_step_start(step), step.t)
-            - _jacobian_product(interval, _step_start(step), V)
-        ) / capacity
-    rates = [rate]
-    for U, row, c in zip(step.stages, TR_BDF2.a[1:], TR_BDF2.nodes[1:], strict=True):
-        known = V + step.dt * sum(a * k for a, k in zip(row, rates, strict=False))
-        forcing = change.rate(U, step.t + c * step.dt)
-        stage, _ = _build_stage_solver(stage_factory, interval, U, w).solve(
-            capacity * known + w * forcing, known, tol=SENSITIVITY_TOLERANCE
-        )
-        rates.append((stage - known) / w)
-    return stage, rates[-1]
+class _TangentEquations(StageEquations):
+    """The stages of an interval linearised about the recorded ones, for a tangent ``(V,)``."""
+
+    def __init__(
+        self, evolution: EvolutionResult, interval: Interval, change: Interval, steps: list[Step]
+    ) -> None:
+        self.start, self.end = interval.start, interval.end
+        self.buffers = BufferPool()
+        self.evolution, self.interval, self.change = evolution, interval, change
+        self.steps = iter(steps)
+        self.first = steps[0]
+
+    def rate(self, t: float, y: State) -> State:
+        U = _step_start(self.first)
+        forcing = self.change.rate(U, t) - _jacobian_product(self.interval, U, y[0])
+        return (forcing / self.interval.capacity,)
+
+    def prepare_step(self, t: float, y: State, w: float) -> float:
+        self.step = next(self.steps)
+        return w
+
+    def solve_stage(
+        self, stage: int, t: float, w: float, known: State, rate: State | None
+    ) -> State:
+        U = self.step.stages[stage - (1 if self.evolution.scheme.explicit_first else 0)]
+        solver = _build_stage_solver(self.evolution.stage_factory, self.interval, U, w)
+        right = self.interval.capacity * known[0] + w * self.change.rate(U, t)
+        return (solver.solve(right, known[0], tol=SENSITIVITY_TOLERANCE)[0],)
 
 
 def solve_adjoint(
@@ -166,60 +232,50 @@ def solve_adjoint(
         (accumulator_factory or GradientAccumulator)(interval) for interval in evolution.intervals
     ]
     queue = list(range(len(evolution.times)))
-    lam, mu = (
-        torch.zeros_like(_initial_pools(evolution)),
-        None,
-    )  # of the pools, and of the rate handed to the next step
+    grad_U, grad_rate = torch.zeros_like(_initial_pools(evolution)), None
     for step in reversed(evolution.steps):
-        if queue and _ends_at_saved_time(step, evolution):
-            lam = lam + gradients[queue.pop()]
-        lam, mu = _adjoint_step(
-            step,
-            evolution.stage_factory,
-            evolution.intervals[step.interval],
-            found[step.interval],
-            lam,
-            mu,
+        if queue and step.end == evolution.times[queue[-1]]:
+            grad_U = grad_U + gradients[queue.pop()]
+        number = step.interval
+        grad_U, grad_rate = take_adjoint_step(
+            evolution.scheme,
+            _RecordedStep(evolution, step, evolution.intervals[number], found[number]),
+            step.dt,
+            grad_U,
+            grad_rate,
+            first_stage_evaluated=step.first_stage_evaluated,
         )
-        if step.first_stage_evaluated:
-            mu = None
     if queue:
-        lam = lam + gradients[queue.pop()]
-    return [g.gradient() for g in found], lam
+        grad_U = grad_U + gradients[queue.pop()]
+    return [g.gradient() for g in found], grad_U
 
 
-def _adjoint_step(
-    step: Step,
-    stage_factory: StageFactory,
-    interval: Interval,
-    found: GradientAccumulator,
-    lam: Tensor,
-    mu: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """From the gradients of a step's end and of its last rate to those of its start and first rate."""
-    capacity, w, rows = interval.capacity, TR_BDF2.gamma * step.dt, TR_BDF2.a
-    n = len(rows)
-    grad_rate = [torch.zeros_like(lam) for _ in range(n)]
-    if mu is not None:
-        grad_rate[-1] = mu
-    grad_stage, grad_start = lam, torch.zeros_like(lam)
-    for i in range(n - 1, 0, -1):
-        # rate_i = (U_i - known_i)/w and (capacity - w F') U_i = capacity known_i + w F
-        grad_U = grad_stage + grad_rate[i] / w
-        y, _ = _build_stage_solver(stage_factory, interval, step.stages[i - 1], w).solve(
-            grad_U, tol=SENSITIVITY_TOLERANCE, transposed=True
+class _RecordedStep(AdjointEquations):
+    """The transposed stages of a step; gradients with respect to coefficients are accumulated."""
+
+    def __init__(
+        self,
+        evolution: EvolutionResult,
+        step: Step,
+        interval: Interval,
+        found: GradientAccumulator,
+    ) -> None:
+        self.stage_factory, self.step = evolution.stage_factory, step
+        self.interval, self.found = interval, found
+        self.nodes = evolution.scheme.implicit_nodes
+
+    def solve_transposed_stage(self, stage: int, w: float, gradient: Tensor) -> Tensor:
+        U = self.step.stages[stage]
+        y, _ = _build_stage_solver(self.stage_factory, self.interval, U, w).solve(
+            gradient, tol=SENSITIVITY_TOLERANCE, transposed=True
         )
-        found.add(w * y, step.stages[i - 1], step.t + TR_BDF2.nodes[i] * step.dt)
-        grad_known = capacity * y - grad_rate[i] / w
-        grad_start = grad_start + grad_known
-        for j in range(i):
-            grad_rate[j] = grad_rate[j] + step.dt * rows[i][j] * grad_known
-        grad_stage = torch.zeros_like(lam)
-    if step.first_stage_evaluated:
-        y = grad_rate[0] / capacity
-        found.add(y, _step_start(step), step.t)
-        grad_start = grad_start - _jacobian_transpose_product(interval, _step_start(step), y)
-    return grad_start, grad_rate[0]
+        self.found.add(w * y, U, self.step.t + self.nodes[stage] * self.step.dt)
+        return self.interval.capacity * y
+
+    def transposed_start_rate(self, gradient: Tensor) -> Tensor:
+        U, y = _step_start(self.step), gradient / self.interval.capacity
+        self.found.add(y, U, self.step.t)
+        return -_jacobian_transpose_product(self.interval, U, y)
 
 
 class GradientAccumulator:
@@ -261,11 +317,6 @@ def _initial_pools(evolution: EvolutionResult) -> Tensor:
             "the evolution did not keep its intervals: give them as a sequence, not as an iterator"
         )
     return _step_start(evolution.steps[0])
-
-
-def _ends_at_saved_time(step: Step, evolution: EvolutionResult) -> bool:
-    """Whether a saved time stands at the end of the step."""
-    return any(abs(step.t + step.dt - t) < 1e-9 * max(1.0, t) for t in evolution.times)
 
 
 def _build_stage_solver(

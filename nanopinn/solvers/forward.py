@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nanopinn.errors import InputError
+from nanopinn.imaging.dce.convolution import convolve_exponential
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
 from nanopinn.parameters.table import Number, Values
 from nanopinn.physics.drug_pools import drug_pools
@@ -28,12 +27,9 @@ from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import (
     Grid,
     average_subcells,
-    repeat_cells,
-    subdivide_with_slopes,
     sum_subface_flows,
 )
-from nanopinn.solvers.local_response import LocalResponse
-from nanopinn.solvers.march import (
+from nanopinn.solvers.linear_pools import (
     Source,
     Trajectory,
     concatenate_trajectories,
@@ -41,85 +37,12 @@ from nanopinn.solvers.march import (
 )
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_gradient, pressure_tangents, solve_pressure
-from nanopinn.solvers.refined_grid import RimGrid
-from nanopinn.solvers.runge_kutta import (
-    TR_BDF2,
-    Scheme,
-    drug_nodes,
-    frame_nodes,
-    split_at_jumps,
-    stage_times,
-)
+from nanopinn.solvers.runge_kutta import TR_BDF2, Scheme
+from nanopinn.solvers.time_nodes import frame_nodes, split_at_jumps, stage_times, time_key
+from nanopinn.solvers.tissue_setting import Setting
 
 #: Scalars of the model (SI) as a function of the parameter vector.
 ScalarsFunction = Callable[[Tensor], Mapping[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Tissue on a grid, and how much finer the flow is solved.
-
-    Attributes:
-        flow_refine: cells of the flow per voxel edge.
-        rim: m; only voxels within so far of the tumour's edge are cut so, the others stay whole (0:
-            those that touch it are cut). None cuts all.
-        release_jump_times_s: s after the dose, increasing; the carrier's release rate is constant
-            in each stretch between two of them.
-    """
-
-    maps: TissueMaps
-    grid: Grid
-    flow_refine: int = 2
-    rim: float | None = None
-    release_jump_times_s: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.rim is not None and not 0 <= self.rim < float("inf"):
-            raise InputError(
-                "the rim that is refined needs a depth",
-                field="rim",
-                found=self.rim,
-                expected="m, 0 or more",
-            )
-        edge = torch.ones_like(self.maps.tumour, dtype=torch.bool)
-        edge[1:-1, 1:-1, 1:-1] = False
-        for axis, side in self.maps.cut:
-            edge.select(axis, -side).fill_(False)
-        if bool((self.maps.tumour[edge] > 0.5).any()):
-            raise InputError(
-                "the tumour touches the boundary of the box that is solved",
-                field="tumour mask",
-                expected="normal tissue all around",
-                remedy="Widen the box (Domain.around does) or shrink the mask.",
-            )
-
-    def refined(self, factor: int) -> Setting:
-        """The same tissue with every cell cut into ``factor^3``; maps vary along slopes within a
-        cell.
-        """
-        m = self.maps
-        PS, phi, v_p, pH = (subdivide_with_slopes(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
-        shapes = {name: subdivide_with_slopes(t, factor) for name, t in m.shapes.items()}
-        maps = replace(
-            m, tumour=repeat_cells(m.tumour, factor), PS=PS, phi=phi, v_p=v_p, pH=pH, shapes=shapes
-        )
-        return replace(self, maps=maps, grid=self.grid.refined(factor))
-
-    def drug_nodes(self, images_s: Sequence[float], **steps: float) -> np.ndarray:
-        """Nodes of a drug march (:func:`nanopinn.solvers.runge_kutta.drug_nodes`), some of them
-        where the release rate jumps.
-        """
-        return drug_nodes(images_s, **steps, jumps_s=self.release_jump_times_s)
-
-    @cached_property
-    def flow_setting(self) -> Setting:
-        """The tissue on the grid of the flow."""
-        fine = self.refined(self.flow_refine)
-        if self.rim is None or self.flow_refine == 1:
-            return fine
-        return replace(
-            fine, grid=RimGrid.around(self.maps.tumour, self.grid, self.flow_refine, self.rim)
-        )
 
 
 @dataclass(frozen=True)
@@ -148,6 +71,24 @@ class FlowSolution:
             n = f.shape[axis] - 1
             parts.append((f.narrow(axis, 0, n) + f.narrow(axis, 1, n)) / 2 / grid.face_area(axis))
         return torch.stack(parts)
+
+
+class LocalResponse:
+    """Exact response of each cell to the plasma curve when nothing moves between cells."""
+
+    def __init__(self, maps: TissueMaps, aif: PlasmaCurve, times: list[float]) -> None:
+        rate = (maps.PS / maps.phi).reshape(-1)
+        curve_t, curve_c = (
+            torch.as_tensor(v, dtype=rate.dtype, device=rate.device)
+            for v in (aif.times_s, aif.plasma_mM)
+        )
+        at = torch.tensor(times, dtype=rate.dtype, device=rate.device)
+        response = convolve_exponential(curve_t, curve_c, rate, at) * rate[:, None]
+        self._index = {time_key(t): i for i, t in enumerate(times)}
+        self._values = response.T.reshape(len(times), *maps.phi.shape)
+
+    def at(self, t: float) -> Tensor:
+        return self._values[self._index[time_key(t)]]
 
 
 class ForwardModel:

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from nanopinn.physics.pools import Entries, PoolCoefficients, SaturableTransfer
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
 from nanopinn.solvers.fluxes import TransportOperator
 from nanopinn.solvers.implicit_stage import BlockTridiagonalStageSolver
 from nanopinn.solvers.krogh_geometry import KroghCylinders
+from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.time_segment import Interval
 

@@ -13,7 +13,6 @@ from nanopinn.parameters.table import Number, Values, parameter_lookup
 from nanopinn.physics.cell_kill import CELLS_PER_UNIT, KILL_MODELS, CellKillParameters
 from nanopinn.physics.oxygen import OxygenSupply
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.solvers.evolve import Tolerance
 from nanopinn.solvers.krogh import (
     KROGH_TOLERANCE,
     KroghSolution,
@@ -26,6 +25,7 @@ from nanopinn.solvers.krogh import (
     tissue_average,
 )
 from nanopinn.solvers.krogh_geometry import KroghCylinders
+from nanopinn.solvers.nonlinear_pools import Tolerance
 from nanopinn.solvers.time_segment import Interval
 
 #: Distances from the wall at which profiles are given, m.

@@ -28,10 +28,10 @@ from nanopinn.solvers.clusters import (
     cluster_mean,
     expand_to_clusters,
 )
-from nanopinn.solvers.evolve import Tolerance
 from nanopinn.solvers.krogh import KROGH_TOLERANCE, add_filtration_loss, krogh_interval
 from nanopinn.solvers.krogh_exposure import Exposure, KillCriteria, simulate_exposure
 from nanopinn.solvers.krogh_geometry import MIN_RADIUS_RATIO, KroghCylinders, limit_radius_spread
+from nanopinn.solvers.nonlinear_pools import Tolerance
 from nanopinn.solvers.time_partition import (
     MICROSCALE_LIMITS,
     CoefficientSegment,

@@ -1,16 +1,16 @@
-"""Systems of ordinary equations, and equations on a line that were cut into cells: implicit,
-adaptive, with tangents.
+"""Systems of ordinary differential equations, dense or banded, with tangents.
 
-``dy/dt = f(t, y, theta)`` is solved by a stiffly accurate DIRK scheme. Newton's matrix ``I - h
-gamma J`` is banded where states couple to neighbours only. Tangents by theta are those of the
-discrete solution with its steps frozen: each stage is linear in them, with the same matrix taken at
-the stage's own solution.
+``dy/dt = f(t, y, theta)``. Newton's matrix ``I - w J`` is banded where states couple to neighbours
+only, as those of an equation on a line do. Tangents by theta are those of the discrete solution
+with its steps held: each stage is linear in them, with the matrix at the stage's own solution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,8 +18,18 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dgbtrf, dgbtrs
 from torch import Tensor
 
+from nanopinn.solvers.derivatives import linearise
+from nanopinn.solvers.integrate import AcceptedStep, StepController, integrate
 from nanopinn.solvers.linear import SolverError
-from nanopinn.solvers.runge_kutta import TR_BDF2, Scheme
+from nanopinn.solvers.runge_kutta import (
+    TR_BDF2,
+    BufferPool,
+    NewtonEquation,
+    Scheme,
+    StageEquations,
+    State,
+    solve_newton,
+)
 
 Array = NDArray[np.float64]
 
@@ -28,7 +38,7 @@ RateFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 #: Newton stops at this share of the error that a step may make.
 NEWTON_TOLERANCE_FRACTION = 1e-3
-MAX_NEWTON_ITERATIONS, MAX_STEPS = 12, 100_000
+MAX_NEWTON_ITERATIONS = 12
 
 
 class OdeSystem:
@@ -68,59 +78,36 @@ class OdeSystem:
         return found
 
     def derivatives(self, t: float, y: Array, *, by_theta: bool) -> tuple[Array, Array]:
-        """Entries of ``df/dy`` in the order of :meth:`factorised`, and ``df/dtheta`` ``(n, m)``
-        (empty if not asked for).
-        """
-        found = np.stack(
-            list(
-                self._directional_derivatives(
-                    t, y, self._theta_seeds if by_theta else self._theta_seeds[:0]
-                )
-            )
-        )
-        return found[self._colours, self._rows], found[len(self._state_seeds) :].T
+        """Derivatives of the rate by states and by parameters.
 
-    def _directional_derivatives(self, t: float, y: Array, theta_seeds: Tensor) -> Iterator[Array]:
-        """Derivatives of the rate along every colour of states, then along unknowns.
+        Args:
+            t: s.
+            y: ``(n,)``.
+            by_theta: whether those by parameters are computed.
 
-        The product with the transposed Jacobian is linear in its vector ``v``; its own derivative
-        by ``v`` is the product with the Jacobian. Both are plain backward passes: for systems this
-        small torch.func costs ten times as much.
+        Returns:
+            Entries of ``df/dy`` at :attr:`jacobian_indices`, and ``df/dtheta`` ``(n, m)``, empty
+            if not asked for.
         """
-        at, theta = (
-            torch.from_numpy(y).requires_grad_(),
-            self.theta.detach().clone().requires_grad_(),
+        at = torch.tensor(t, dtype=torch.float64)
+        along = linearise(
+            lambda state, theta: self.rate(at, state, theta), (torch.from_numpy(y), self.theta)
         )
-        with torch.enable_grad():
-            out = self.rate(torch.tensor(t, dtype=torch.float64), at, theta)
-            v = torch.zeros_like(out, requires_grad=True)
-            back = torch.autograd.grad(
-                out, (at, theta), v, create_graph=True, allow_unused=True, materialize_grads=True
-            )
-        for transposed, seeds in zip(back, (self._state_seeds, theta_seeds), strict=True):
-            for seed in seeds:
-                if transposed.requires_grad:
-                    (along,) = torch.autograd.grad(
-                        transposed,
-                        v,
-                        seed,
-                        retain_graph=True,
-                        allow_unused=True,
-                        materialize_grads=True,
-                    )
-                    yield along.numpy()
-                else:
-                    yield np.zeros(len(y))
+        by_colour = np.stack([along((seed, None))[0].numpy() for seed in self._state_seeds])
+        seeds = self._theta_seeds if by_theta else ()
+        by_parameter = [along((None, seed))[0].numpy() for seed in seeds]
+        gradient = np.stack(by_parameter, axis=1) if by_parameter else np.zeros((len(y), 0))
+        return by_colour[self._colours, self._rows], gradient
 
     def factorise_newton_matrix(self, w: float, entries: Array) -> BandedLU:
-        """``I - w J`` in factors."""
+        """LU factors of ``I - w J``."""
         b, n = self.band, self._state_seeds.shape[1]
         matrix = np.zeros((3 * b + 1, n))
         matrix[2 * b + self._rows - self._columns, self._columns] = -w * entries
         matrix[2 * b] += 1.0
         lu, pivots, info = dgbtrf(matrix, b, b, overwrite_ab=True)
         if info != 0:
-            raise SolverError("a time step's matrix is singular")
+            raise SolverError("the matrix of a time step is singular")
         return BandedLU(lu, pivots, b)
 
     @property
@@ -128,7 +115,7 @@ class OdeSystem:
         """Rows and columns of the entries of ``df/dy``."""
         return self._rows, self._columns
 
-    def times(self, entries: Array, directions: Array) -> Array:
+    def jacobian_product(self, entries: Array, directions: Array) -> Array:
         """``J`` times directions ``(n, m)``."""
         out = np.zeros_like(directions)
         np.add.at(out, self._rows, entries[:, None] * directions[self._columns])
@@ -147,7 +134,7 @@ class BandedLU:
         """The solution for one right-hand side ``(n,)`` or several ``(n, k)``."""
         x, info = dgbtrs(self.lu, self.band, self.band, right, self.pivots)
         if info != 0:
-            raise SolverError("a time step's matrix cannot be solved")
+            raise SolverError("the linear system of a time step cannot be solved")
         return np.asarray(x, dtype=np.float64)
 
 
@@ -184,24 +171,13 @@ class ErrorTolerance:
         return float(np.sqrt(np.mean((error / (self.tolerance * (self.scale + np.abs(y)))) ** 2)))
 
 
-@dataclass(frozen=True)
-class _Node:
-    """A state and its rate at a node, each with tangents (or with none, ``(n, 0)``)."""
-
-    t: float
-    y: Array
-    f: Array
-    dy: Array
-    df: Array
-
-
 def integrate_ode(
     system: OdeSystem,
     start: float,
     initial: Array,
     d_initial: Array,
     times: Array,
-    accuracy: ErrorTolerance,
+    tolerance: ErrorTolerance,
     *,
     tangents: bool = False,
     events: Sequence[float] = (),
@@ -221,174 +197,174 @@ def integrate_ode(
     Raises:
         SolverError: steps became too small, or a matrix is singular.
     """
-    run = _OdeIntegrator(system, accuracy, scheme, tangents, float(times[-1]) - start)
-    ends = [*sorted(e for e in events if start < e < times[-1]), float(times[-1])]
-    out = _DenseOutput(times, len(initial), d_initial.shape[1] if tangents else 0)
-    d = d_initial if tangents else d_initial[:, :0]
+    span = float(times[-1]) - start
+    ends = [*sorted({e for e in events if start < e < times[-1]}), float(times[-1])]
+    segments = [
+        _OdeEquations(system, tolerance, left, right)
+        for left, right in itertools.pairwise([start, *ends])
+    ]
+    state: State = (torch.from_numpy(initial),)
+    if tangents:
+        state = (*state, torch.from_numpy(np.ascontiguousarray(d_initial)))
+    output = _DenseOutput(times, start, [t.numpy() for t in state])
     visited = [start]
-    y, left = initial, start
-    for right in ends:
-        run.left, run.right = left, right
-        point = run.point(left, y, d)
-        out.record_at(left, y, d)
-        planned = None if nodes is None else nodes[(nodes > left) & (nodes <= right)]
-        for after in run.steps(point, planned):
-            out.record_between(point, after)
-            point = after
-            visited.append(point.t)
-        left, y, d = right, point.y, point.dy
+
+    def record(step: AcceptedStep) -> None:
+        output.record(step)
+        visited.append(step.end)
+
+    integrate(
+        segments,
+        state,
+        record,
+        scheme=scheme,
+        marks=() if nodes is None else [float(t) for t in nodes],
+        controller=partial(_step_controller, tolerance, span) if nodes is None else None,
+    )
     return OdeSolution(
-        times, out.y, out.dy if tangents else None, np.array(visited), run.evaluations
+        times,
+        output.values[0],
+        output.values[1] if tangents else None,
+        np.array(visited),
+        sum(s.evaluations for s in segments),
+    )
+
+
+def _step_controller(
+    tolerance: ErrorTolerance, span: float, equations: StageEquations, y: State, rate: State
+) -> StepController:
+    """Steps of a segment; the first moves the state by a hundredth of its size."""
+    state, f = y[0].numpy(), rate[0].numpy()
+    size = tolerance.norm(state + tolerance.scale, state)
+    moved = tolerance.norm(f, state)
+    return StepController(
+        first_step=min(0.01 * size / max(moved, 1e-300), 0.01 * span),
+        most_growth=4.0,
+        least_growth=0.1,
+        least_reduction=1.0,
+        reuse_below=1.0,
+        min_step=1e-14 * span,
+        min_relative_step=0.0,
+        retry_failed=True,
     )
 
 
 class _DenseOutput:
-    """What was asked for, filled in as steps go by."""
+    """The state and its tangents at the times asked for, by cubic Hermite interpolation."""
 
-    def __init__(self, times: Array, n: int, m: int) -> None:
+    def __init__(self, times: Array, start: float, initial: Sequence[Array]) -> None:
         self.times = times
-        self.y, self.dy = np.zeros((len(times), n)), np.zeros((len(times), n, m))
+        self.values = [np.zeros((len(times), *y.shape)) for y in initial]
+        for values, y in zip(self.values, initial, strict=True):
+            values[times == start] = y
 
-    def record_at(self, t: float, y: Array, dy: Array) -> None:
-        at = self.times == t
-        self.y[at], self.dy[at] = y, dy
-
-    def record_between(self, a: _Node, b: _Node) -> None:
-        """Cubic Hermite between two nodes; its derivative by theta is that of its ingredients."""
-        first, last = np.searchsorted(self.times, (a.t, b.t), side="right")
+    def record(self, step: AcceptedStep) -> None:
+        """Fill in the times within a step."""
+        first, last = np.searchsorted(self.times, (step.t, step.end), side="right")
         if first == last:
             return
-        h = b.t - a.t
-        s = ((self.times[first:last] - a.t) / h)[:, None]
-        weights = (
-            (1 + 2 * s) * (1 - s) ** 2,
-            s**2 * (3 - 2 * s),
-            h * s * (1 - s) ** 2,
-            -h * s**2 * (1 - s),
+        assert step.start_rate is not None
+        h = step.end - step.t
+        s = (self.times[first:last] - step.t) / h
+        weights = np.array(
+            [
+                (1 + 2 * s) * (1 - s) ** 2,
+                s**2 * (3 - 2 * s),
+                h * s * (1 - s) ** 2,
+                -h * s**2 * (1 - s),
+            ]
         )
-        self.y[first:last] = sum(w * v for w, v in zip(weights, (a.y, b.y, a.f, b.f), strict=True))
-        if self.dy.shape[2]:
-            self.dy[first:last] = sum(
-                w[..., None] * v for w, v in zip(weights, (a.dy, b.dy, a.df, b.df), strict=True)
+        for values, *parts in zip(
+            self.values, step.start, step.state, step.start_rate, step.end_rate, strict=True
+        ):
+            values[first:last] = np.tensordot(
+                weights, np.stack([part.numpy() for part in parts]), axes=(0, 0)
             )
 
 
-class _OdeIntegrator:
-    """The march between two events."""
+class _OdeEquations(StageEquations):
+    """Stages of a system between two events: the state ``(y,)``, or ``(y, dy)`` with tangents."""
+
+    needs_start_rate = True
 
     def __init__(
-        self,
-        system: OdeSystem,
-        accuracy: ErrorTolerance,
-        scheme: Scheme,
-        tangents: bool,
-        span: float,
+        self, system: OdeSystem, tolerance: ErrorTolerance, start: float, end: float
     ) -> None:
-        self.system, self.accuracy, self.scheme, self.tangents, self.span = (
-            system,
-            accuracy,
-            scheme,
-            tangents,
-            span,
-        )
-        self.left = self.right = 0.0
+        self.system, self.tolerance, self.start, self.end = system, tolerance, start, end
+        self.buffers = BufferPool()
         self.evaluations = 0
+        self._step_start: tuple[float, Array] | None = None
+        self._last_stage: tuple[float, Array] | None = None
 
-    def rate(self, t: float, y: Array) -> Array:
+    def _inside(self, t: float) -> float:
+        """The time moved into the segment by a small amount, because the rate may jump at its
+        ends.
+        """
+        margin = 1e-11 * (self.end - self.start)
+        return min(max(t, self.start + margin), self.end - margin)
+
+    def _evaluate(self, t: float, y: Tensor) -> Tensor:
         self.evaluations += 1
-        return self.system(self._clip_inside_interval(t), y)
+        return torch.from_numpy(self.system(self._inside(t), y.numpy()))
 
-    def _clip_inside_interval(self, t: float) -> float:
-        """A time a hair within the interval: at its ends the rate may jump."""
-        hair = 1e-11 * (self.right - self.left)
-        return min(max(t, self.left + hair), self.right - hair)
+    def rate(self, t: float, y: State) -> State:
+        f = self._evaluate(t, y[0])
+        if len(y) == 1:
+            return (f,)
+        entries, by_theta = self.system.derivatives(self._inside(t), y[0].numpy(), by_theta=True)
+        self._last_stage = (t, entries)
+        df = self.system.jacobian_product(entries, y[1].numpy()) + by_theta
+        return f, torch.from_numpy(df)
 
-    def point(self, t: float, y: Array, dy: Array) -> _Node:
-        """The node at which an interval starts."""
-        f = self.rate(t, y)
-        if not self.tangents:
-            return _Node(t, y, f, dy, dy)
-        entries, by_theta = self.system.derivatives(self._clip_inside_interval(t), y, by_theta=True)
-        return _Node(t, y, f, dy, self.system.times(entries, dy) + by_theta)
-
-    def first_step(self, point: _Node) -> float:
-        """One that moves the state by a hundredth of its size."""
-        size = self.accuracy.norm(point.y + self.accuracy.scale, point.y)
-        moved = self.accuracy.norm(point.f, point.y)
-        return min(0.01 * size / max(moved, 1e-300), 0.01 * self.span)
-
-    def steps(self, point: _Node, planned: Array | None) -> Iterator[_Node]:
-        """Nodes one after the other, to the end of the interval."""
-        if planned is not None:
-            for t in planned:
-                point, _ = self.step(point, float(t))
-                yield point
-            return
-        h, order = self.first_step(point), self.scheme.order + 1
-        for _ in range(MAX_STEPS):
-            left = self.right - point.t
-            end = (
-                self.right if h > 0.999 * left else point.t + (h if h < 0.5 * left else 0.5 * left)
-            )
-            try:
-                after, error = self.step(point, end)
-            except SolverError:
-                after, error = (
-                    point,
-                    1e3,
-                )  # Newton did not get there, or a rate that is not finite: a shorter step
-            h = (end - point.t) * min(4.0, max(0.1, 0.9 * max(error, 1e-10) ** (-1 / order)))
-            if error > 1 or after is point:
-                if h < 1e-14 * self.span:
-                    raise SolverError(
-                        f"steps became too small at t = {point.t:g}: the solution may not exist"
-                        " beyond"
-                    )
-                continue
-            point = after
-            yield point
-            if point.t >= self.right:
-                return
-        raise SolverError(f"more than {MAX_STEPS} time steps")
-
-    def step(self, point: _Node, end: float) -> tuple[_Node, float]:
-        """One step, and its error over what is allowed."""
-        scheme, h = self.scheme, end - point.t
-        w = h * scheme.gamma
-        entries, _ = self.system.derivatives(
-            self._clip_inside_interval(point.t), point.y, by_theta=False
-        )
-        newton = self.system.factorise_newton_matrix(w, entries)
-        k, dk = ([point.f], [point.df]) if scheme.explicit_first else ([], [])
-        y, dy = point.y, point.dy
-        for row, node in list(zip(scheme.a, scheme.nodes, strict=True))[len(k) :]:
-            t = point.t + node * h
-            base = point.y + h * sum(a * v for a, v in zip(row, k, strict=False))
-            y = self.stage(t, base, w, base + w * (k[-1] if k else point.f), newton)
-            k.append((y - base) / w)
-            if self.tangents:
-                d_base = point.dy + h * sum(a * v for a, v in zip(row, dk, strict=False))
-                entries, by_theta = self.system.derivatives(
-                    self._clip_inside_interval(t), y, by_theta=True
-                )
-                dy = self.system.factorise_newton_matrix(w, entries).solve(d_base + w * by_theta)
-                dk.append((dy - d_base) / w)
-        after = _Node(end, y, k[-1], dy, dk[-1] if self.tangents else dy)
-        if scheme.error is None:
-            return after, 0.0
-        error = newton.solve(h * np.tensordot(scheme.error, k, axes=1))
-        return after, self.accuracy.norm(error, np.maximum(np.abs(y), np.abs(point.y)))
-
-    def stage(self, t: float, base: Array, w: float, guess: Array, newton: BandedLU) -> Array:
-        """``y = base + w f(t, y)`` by Newton with a matrix from the start of the step."""
-        y, before = guess, np.inf
-        for _ in range(MAX_NEWTON_ITERATIONS):
-            change = newton.solve(base + w * self.rate(t, y) - y)
-            y = y + change
-            size = self.accuracy.norm(change, y)
-            if size < NEWTON_TOLERANCE_FRACTION:
-                return y
-            if size > 2 * before:
+    def prepare_step(self, t: float, y: State, w: float) -> float:
+        """Newton's matrix of the step, from the Jacobian at its start."""
+        for known in (self._step_start, self._last_stage):
+            if known is not None and abs(known[0] - t) <= 1e-12 * (self.end - self.start):
+                entries = known[1]
                 break
+        else:
+            entries, _ = self.system.derivatives(self._inside(t), y[0].numpy(), by_theta=False)
+        self._step_start = (t, entries)
+        self.newton_matrix = self.system.factorise_newton_matrix(w, entries)
+        return w
+
+    def solve_stage(
+        self, stage: int, t: float, w: float, known: State, rate: State | None
+    ) -> State:
+        """``y = known + w f(t, y)`` by Newton's method with the matrix of the step."""
+        assert rate is not None
+        before = float("inf")
+
+        def residual(y: Tensor) -> Tensor:
+            return self._evaluate(t, y).mul_(w).add_(known[0]).sub_(y)
+
+        def correct(y: Tensor, residual: Tensor) -> Tensor:
+            return torch.from_numpy(self.newton_matrix.solve(residual.numpy()))
+
+        def is_small(y: Tensor, correction: Tensor) -> bool:
+            nonlocal before
+            size = self.tolerance.norm(correction.numpy(), y.numpy())
+            if size > 2 * before:
+                raise SolverError(f"Newton's method diverged at t = {t:.6g} s")
             before = size
-        raise SolverError(f"Newton's method did not converge at t = {t:g}")
+            return size < NEWTON_TOLERANCE_FRACTION
+
+        y = solve_newton(
+            NewtonEquation(residual, correct, correction_is_small=is_small),
+            torch.add(known[0], rate[0], alpha=w),
+            MAX_NEWTON_ITERATIONS,
+            t,
+        )
+        if len(known) == 1:
+            return (y,)
+        entries, by_theta = self.system.derivatives(self._inside(t), y.numpy(), by_theta=True)
+        self._last_stage = (t, entries)
+        matrix = self.system.factorise_newton_matrix(w, entries)
+        return y, torch.from_numpy(matrix.solve(known[1].numpy() + w * by_theta))
+
+    def error_norm(self, error: Tensor, start: Tensor, end: Tensor, w: float) -> float:
+        damped = self.newton_matrix.solve(error.numpy())
+        return self.tolerance.norm(damped, np.maximum(end.abs().numpy(), start.abs().numpy()))
+
+    def describe_failure(self) -> str:
+        return "; the solution may not exist beyond it"

@@ -204,3 +204,48 @@ class PoolOperator:
         for p, transport in zip(self.moving, self.transport.per_pool, strict=True):
             out[..., p] = transport.boundary_outflow(U[..., p, :, :, :])
         return out
+
+
+@dataclass(frozen=True)
+class PoolMassBalance:
+    """Mass balance of pools over cells and time: ``entered = lost + outflow + stored``, summed.
+
+    Each total is concentration times cells, per pool ``(pool,)``.
+
+    Attributes:
+        entered: from plasma.
+        lost: through walls, into lymph and by decay, not to another pool.
+        outflow: across the boundary of the box.
+        stored: at the end less at the start.
+    """
+
+    entered: Tensor
+    lost: Tensor
+    outflow: Tensor
+    stored: Tensor
+
+    @property
+    def error(self) -> float:
+        """Mass-balance error of all pools together, over the largest of the totals."""
+        entered, lost, outflow, stored = (
+            float(t.sum()) for t in (self.entered, self.lost, self.outflow, self.stored)
+        )
+        return abs(entered - lost - outflow - stored) / max(
+            abs(entered), abs(lost), abs(stored), 1e-300
+        )
+
+    def table(self, names: tuple[str, ...], scale: float = 1.0) -> str:
+        """The totals of each pool as text.
+
+        Args:
+            names: of the pools.
+            scale: factor; the volume of a cell converts kg/m3 to kg.
+        """
+        rows = torch.stack([self.entered, self.lost, self.outflow, self.stored], dim=-1) * scale
+        rows = torch.cat([rows, rows.sum(dim=0, keepdim=True)])
+        head = f"{'pool':20s}{'entered':>13s}{'lost':>13s}{'outflow':>13s}{'stored':>13s}"
+        lines = [
+            f"{name:20s}" + "".join(f"{v:13.4e}" for v in row)
+            for name, row in zip((*names, "all"), rows.tolist(), strict=True)
+        ]
+        return "\n".join([head, *lines, f"mass-balance error {self.error:.1e}"])

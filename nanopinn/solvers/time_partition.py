@@ -28,8 +28,9 @@ from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.treatment import Treatment
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.fluxes import Advection
-from nanopinn.solvers.forward import FlowSolution, ForwardModel, Setting
+from nanopinn.solvers.forward import FlowSolution, ForwardModel
 from nanopinn.solvers.time_segment import Interval
+from nanopinn.solvers.tissue_setting import Setting
 
 Array = NDArray[np.float64]
 #: Change of a quantity from one time (s) to another, 0 or positive.

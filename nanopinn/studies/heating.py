@@ -24,7 +24,7 @@ from nanopinn.physics.heat import (
     steady_heating_power,
 )
 from nanopinn.physics.treatment import Heating, Treatment, vascular_stasis_warning
-from nanopinn.solvers.bioheat import solve_bioheat
+from nanopinn.solvers.linear_pools import solve_bioheat
 from nanopinn.studies.tissue_source import SimulatedTissue
 
 #: K added to a value in each unit a thermometry file may be in.

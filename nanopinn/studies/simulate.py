@@ -14,9 +14,9 @@ from nanopinn.physics.treatment import Treatment
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results.simulation_result import Simulation
 from nanopinn.settings import PhantomSettings, SimulationSettings
-from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
-from nanopinn.solvers.forward import Setting
+from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.time_partition import TreatmentTimeline
+from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.studies.heating import temperature_course
 from nanopinn.studies.schedule import read_schedule
 from nanopinn.studies.simulation_outputs import TumourRecorder, build_simulation

@@ -31,9 +31,9 @@ from nanopinn.physics.plasma import PlasmaInput
 from nanopinn.physics.treatment import GivenDose, Heating, Treatment
 from nanopinn.results.fit_result import FieldEstimate, MapEstimate
 from nanopinn.results.simulation_result import MassBalance, PlasmaExposure, Simulation, TimeCourses
-from nanopinn.solvers.evolve import EvolutionResult
 from nanopinn.solvers.forward import FlowSolution
 from nanopinn.solvers.grid import average_subcells
+from nanopinn.solvers.nonlinear_pools import EvolutionResult
 from nanopinn.solvers.time_partition import VOXEL_LIMITS, TreatmentTimeline
 from nanopinn.studies.tissue_source import SimulatedTissue
 

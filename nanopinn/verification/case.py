@@ -13,8 +13,8 @@ import torch
 
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
 from nanopinn.physics.tumour import TissueMaps
-from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.tissue_setting import Setting
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from nanopinn.physics.pools import PoolAssembler
 from nanopinn.physics.tumour import FlowCoefficients
-from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
 from nanopinn.solvers.fluxes import Advection
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.pressure import solve_pressure
 from nanopinn.solvers.refined_grid import RimGrid
 from nanopinn.solvers.time_segment import Interval
@@ -109,7 +109,7 @@ def time_order() -> list[VerificationCase]:
             [interval],
             start,
             [end],
-            steps=[(i * h, h) for i in range(steps)],
+            nodes=[(i + 1) * h for i in range(steps)],
             tolerance=Tolerance(residual=1e-12),
         ).U[-1]
 

@@ -19,7 +19,7 @@ from nanopinn.physics.pools import PoolAssembler
 from nanopinn.solvers.fluxes import TransportOperator
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.implicit_stage import BlockTridiagonalStageSolver
-from nanopinn.solvers.march import integrate_fixed_steps
+from nanopinn.solvers.linear_pools import integrate_fixed_steps
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.runge_kutta import SDIRK3
 from nanopinn.verification.case import VerificationCase

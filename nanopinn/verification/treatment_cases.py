@@ -13,8 +13,8 @@ from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, THERMOSENSITIVE
 from nanopinn.physics.release import single_pass_release_fraction
 from nanopinn.physics.tumour import TissueMaps, TumourModel
-from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.time_segment import Interval
 from nanopinn.verification.arm_cases import DOSE
 from nanopinn.verification.case import VerificationCase

@@ -26,9 +26,10 @@ from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.tumour import TissueMaps
 from nanopinn.progress import ignore_progress
-from nanopinn.solvers.forward import ForwardModel, Setting
+from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Grid, average_subcells
 from nanopinn.solvers.runge_kutta import SDIRK3
+from nanopinn.solvers.tissue_setting import Setting
 
 NOISE = 0.03
 

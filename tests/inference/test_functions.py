@@ -26,8 +26,9 @@ from nanopinn.parameters.model_scalars import INFLOW, MULTIPLIERS
 from nanopinn.physics.release import PH_WARP_KNOTS, acid_release_rate, warp_ph
 from nanopinn.physics.tumour import TissueMaps, TumourModel
 from nanopinn.solvers.fluxes import divergence
-from nanopinn.solvers.forward import ForwardModel, Setting
+from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Grid, average_subcells
+from nanopinn.solvers.tissue_setting import Setting
 
 from .test_engines import small_problem
 

@@ -27,9 +27,11 @@ from nanopinn.inference.unknowns import RELEASE_SD, PiecewiseConstantFunction, U
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.tumour import TissueMaps, TumourModel
 from nanopinn.settings import FitSettings
-from nanopinn.solvers.forward import ForwardModel, Setting, solve_drug_for_tissues
+from nanopinn.solvers.forward import ForwardModel, solve_drug_for_tissues
 from nanopinn.solvers.grid import Grid, average_subcells
-from nanopinn.solvers.runge_kutta import SDIRK3, split_at_jumps
+from nanopinn.solvers.runge_kutta import SDIRK3
+from nanopinn.solvers.time_nodes import split_at_jumps
+from nanopinn.solvers.tissue_setting import Setting
 
 from .test_engines import small_problem
 

@@ -18,8 +18,8 @@ from nanopinn.physics.heat import (
     steady_heating_power,
     thermal_decay_length,
 )
-from nanopinn.solvers.bioheat import solve_bioheat
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.linear_pools import solve_bioheat
 
 BODY = 310.15
 

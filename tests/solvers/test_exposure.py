@@ -14,7 +14,6 @@ from nanopinn.parameters import value
 from nanopinn.physics.cell_kill import CELLS_PER_UNIT
 from nanopinn.physics.oxygen import OxygenSupply
 from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
-from nanopinn.solvers.evolve import Tolerance
 from nanopinn.solvers.krogh import KroghSolution, krogh_interval
 from nanopinn.solvers.krogh_exposure import (
     ExposureAccumulator,
@@ -23,6 +22,7 @@ from nanopinn.solvers.krogh_exposure import (
     simulate_exposure,
 )
 from nanopinn.solvers.krogh_geometry import KroghCylinders
+from nanopinn.solvers.nonlinear_pools import Tolerance
 
 R_C, NAMES = 1e-5, ("free", "intracellular")
 ONE = torch.ones(1, 1, 1, dtype=torch.float64)

@@ -14,7 +14,7 @@ from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
 from nanopinn.physics.tumour import FlowCoefficients
 from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.march import integrate_fixed_steps
+from nanopinn.solvers.linear_pools import integrate_fixed_steps
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import solve_pressure
 from nanopinn.solvers.runge_kutta import SDIRK3, TR_BDF2, Scheme

@@ -17,7 +17,6 @@ from nanopinn.physics import analytic
 from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
 from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
 from nanopinn.physics.tumour import TissueMaps, TumourModel
-from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
 from nanopinn.solvers.fluxes import TransportOperator
 from nanopinn.solvers.implicit_stage import BlockTridiagonalStageSolver
 from nanopinn.solvers.krogh import (
@@ -29,6 +28,7 @@ from nanopinn.solvers.krogh import (
     vessel_pools,
 )
 from nanopinn.solvers.krogh_geometry import KroghCylinders
+from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.time_segment import Interval
 

@@ -17,10 +17,10 @@ from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
 from nanopinn.physics.tumour import TissueMaps, TumourModel
 from nanopinn.solvers import implicit_stage as stage
 from nanopinn.solvers.derivatives import propagate_tangent, solve_adjoint
-from nanopinn.solvers.evolve import EvolutionResult, Tolerance, integrate_adaptive
 from nanopinn.solvers.implicit_stage import BlockTridiagonalStageSolver
 from nanopinn.solvers.krogh import krogh_operator
 from nanopinn.solvers.krogh_geometry import KroghCylinders
+from nanopinn.solvers.nonlinear_pools import EvolutionResult, Tolerance, integrate_adaptive
 from nanopinn.solvers.time_segment import Interval
 
 HOUR, CLUSTERS = 3600.0, 4
@@ -78,7 +78,7 @@ def change(hot: bool) -> Interval:
     )
 
 
-def run(e: float, steps: list[tuple[float, float]] | None = None) -> EvolutionResult:
+def run(e: float, nodes: list[float] | None = None) -> EvolutionResult:
     intervals = [coefficients(e * DIRECTION, hot)[1] for hot in (True, False)]
     exact = Tolerance(step=5e-2, residual=1e-14)
     start = torch.zeros_like(intervals[0].capacity)
@@ -88,8 +88,8 @@ def run(e: float, steps: list[tuple[float, float]] | None = None) -> EvolutionRe
         SAVED,
         tolerance=exact,
         stage_factory=BlockTridiagonalStageSolver,
-        keep_stages=steps is None,
-        steps=steps,
+        keep_stages=nodes is None,
+        nodes=nodes,
     )
 
 
@@ -99,7 +99,7 @@ def case() -> tuple[EvolutionResult, list[Interval], Callable[[float], Tensor], 
     weights of a scalar.
     """
     base = run(0.0)
-    taken = [(s.t, s.dt) for s in base.steps]
+    taken = [s.end for s in base.steps]
     weights = torch.randn(
         base.U.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )

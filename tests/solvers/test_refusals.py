@@ -9,11 +9,12 @@ import torch
 
 from nanopinn.errors import InputError, NanopinnError
 from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
-from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
-from nanopinn.solvers.forward import ForwardModel, Setting
+from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.linear import SolverError
+from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.time_segment import Interval
+from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.verification.case import small_tissue
 
 GRID = Grid((3, 3, 3), (1e-3, 1e-3, 1e-3))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.physics.tumour import FlowCoefficients
-from nanopinn.solvers.forward import FlowSolution, ForwardModel, Setting
+from nanopinn.solvers.forward import FlowSolution, ForwardModel
 from nanopinn.solvers.grid import Grid, average_subcells
 from nanopinn.solvers.pressure import (
     pressure_gradient,
@@ -23,6 +23,7 @@ from nanopinn.solvers.pressure import (
     solve_pressure,
 )
 from nanopinn.solvers.refined_grid import RimGrid, near_edge
+from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.verification.case import small_tissue
 
 NONE = torch.zeros(0, dtype=torch.float64)

@@ -13,8 +13,8 @@ from nanopinn.parameters.model_scalars import default_scalars
 from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.derivatives import propagate_tangent, solve_adjoint
-from nanopinn.solvers.evolve import EvolutionResult, Tolerance, integrate_adaptive
 from nanopinn.solvers.forward import ForwardModel
+from nanopinn.solvers.nonlinear_pools import EvolutionResult, Tolerance, integrate_adaptive
 from nanopinn.solvers.time_segment import Interval
 from nanopinn.verification.case import small_tissue
 
@@ -60,7 +60,7 @@ def case() -> tuple[EvolutionResult, list[Interval], Callable[[float], torch.Ten
     start = torch.zeros_like(first[0].capacity)
     exact = Tolerance(step=3e-3, residual=1e-14)
     base = integrate_adaptive(first, start, SAVED, tolerance=exact, keep_stages=True)
-    taken = [(s.t, s.dt) for s in base.steps]
+    taken = [s.end for s in base.steps]
 
     def moved(e: float) -> torch.Tensor:
         return integrate_adaptive(
@@ -68,7 +68,7 @@ def case() -> tuple[EvolutionResult, list[Interval], Callable[[float], torch.Ten
             start,
             SAVED,
             tolerance=exact,
-            steps=taken,
+            nodes=taken,
         ).U
 
     changes = [

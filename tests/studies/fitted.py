@@ -21,8 +21,8 @@ from nanopinn.physics.radiation import Fraction, RadiationCourse
 from nanopinn.physics.tissue_maps import MARGIN_M
 from nanopinn.physics.treatment import GivenDose, Treatment
 from nanopinn.physics.tumour import TissueMaps
-from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Domain, Grid
+from nanopinn.solvers.tissue_setting import Setting
 
 VOXEL = 0.5e-3
 

@@ -20,8 +20,9 @@ from nanopinn.physics.radiation import Fraction, RadiationCourse
 from nanopinn.physics.treatment import GivenDose, Heating, Treatment
 from nanopinn.report.simulation_folder import write_simulation
 from nanopinn.results.simulation_result import Simulation
-from nanopinn.solvers.forward import ForwardModel, Setting
+from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import average_subcells
+from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.studies.arms.draws import Patient
 from nanopinn.studies.simulate import run_arm
 from nanopinn.studies.simulation_outputs import plasma_exposure

@@ -18,7 +18,8 @@ from nanopinn.parameters import PARAMETERS, value
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.radiation import Fraction
 from nanopinn.results.fit_result import CheckResult, FitResult
-from nanopinn.solvers.forward import ForwardModel, Setting
+from nanopinn.solvers.forward import ForwardModel
+from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.studies.arms.draws import CONVENTIONS, InputDraws, Patient, draw_inputs
 from nanopinn.studies.arms.microscale import cluster_exchange, group_tumour_voxels
 

@@ -28,11 +28,11 @@ from nanopinn.physics.treatment import GivenDose, Heating, Treatment
 from nanopinn.physics.tumour import TissueMaps, TumourModel
 from nanopinn.report.simulation_folder import write_simulation
 from nanopinn.results.simulation_result import Simulation
-from nanopinn.solvers.evolve import Tolerance, integrate_adaptive
-from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.time_partition import VOXEL_LIMITS, TreatmentTimeline
 from nanopinn.solvers.time_segment import Interval
+from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.studies.heating import temperature_course
 from nanopinn.studies.schedule import read_formulation
 from nanopinn.studies.tissue_source import tissue_from_phantom

@@ -23,7 +23,7 @@ from nanopinn.inference.problem import Linearisation
 from nanopinn.inference.unknowns import DRUG_ONLY, Unknown, UnknownSet
 from nanopinn.parameters import PARAMETERS
 from nanopinn.parameters.model_scalars import SCALARS
-from nanopinn.solvers.runge_kutta import COARSE_STEP_OPTIONS
+from nanopinn.solvers.time_nodes import COARSE_STEP_OPTIONS
 
 Array = NDArray[np.float64]
 

@@ -22,11 +22,11 @@ from nanopinn.physics.tumour import TumourModel
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.settings import ComparisonSettings
 from nanopinn.solvers.clusters import cluster_mean, cluster_voxels
-from nanopinn.solvers.forward import Setting
 from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.krogh_exposure import Exposure, KillCriteria
 from nanopinn.solvers.krogh_treatment import MicroscaleModel, solve_exposure
 from nanopinn.solvers.pressure import solve_pressure
+from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.studies.arms.arm_specs import Arm
 from nanopinn.studies.arms.draws import InputDraws, Patient
 from nanopinn.studies.heating import temperature_course

@@ -1,0 +1,83 @@
+"""Tissue on a grid, and the refinement of the grid on which its flow is solved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from nanopinn.errors import InputError
+from nanopinn.physics.tumour import TissueMaps
+from nanopinn.solvers.grid import Grid, repeat_cells, subdivide_with_slopes
+from nanopinn.solvers.refined_grid import RimGrid
+from nanopinn.solvers.time_nodes import drug_nodes
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Tissue on a grid, and how much finer the flow is solved.
+
+    Attributes:
+        flow_refine: cells of the flow per voxel edge.
+        rim: m; only voxels within so far of the tumour's edge are cut so, the others stay whole (0:
+            those that touch it are cut). None cuts all.
+        release_jump_times_s: s after the dose, increasing; the carrier's release rate is constant
+            in each stretch between two of them.
+    """
+
+    maps: TissueMaps
+    grid: Grid
+    flow_refine: int = 2
+    rim: float | None = None
+    release_jump_times_s: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rim is not None and not 0 <= self.rim < float("inf"):
+            raise InputError(
+                "the rim that is refined needs a depth",
+                field="rim",
+                found=self.rim,
+                expected="m, 0 or more",
+            )
+        edge = torch.ones_like(self.maps.tumour, dtype=torch.bool)
+        edge[1:-1, 1:-1, 1:-1] = False
+        for axis, side in self.maps.cut:
+            edge.select(axis, -side).fill_(False)
+        if bool((self.maps.tumour[edge] > 0.5).any()):
+            raise InputError(
+                "the tumour touches the boundary of the box that is solved",
+                field="tumour mask",
+                expected="normal tissue all around",
+                remedy="Widen the box (Domain.around does) or shrink the mask.",
+            )
+
+    def refined(self, factor: int) -> Setting:
+        """The same tissue with every cell cut into ``factor^3``; maps vary along slopes within a
+        cell.
+        """
+        m = self.maps
+        PS, phi, v_p, pH = (subdivide_with_slopes(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
+        shapes = {name: subdivide_with_slopes(t, factor) for name, t in m.shapes.items()}
+        maps = replace(
+            m, tumour=repeat_cells(m.tumour, factor), PS=PS, phi=phi, v_p=v_p, pH=pH, shapes=shapes
+        )
+        return replace(self, maps=maps, grid=self.grid.refined(factor))
+
+    def drug_nodes(self, images_s: Sequence[float], **steps: float) -> np.ndarray:
+        """Nodes of a drug march (:func:`nanopinn.solvers.runge_kutta.drug_nodes`), some of them
+        where the release rate jumps.
+        """
+        return drug_nodes(images_s, **steps, jumps_s=self.release_jump_times_s)
+
+    @cached_property
+    def flow_setting(self) -> Setting:
+        """The tissue on the grid of the flow."""
+        fine = self.refined(self.flow_refine)
+        if self.rim is None or self.flow_refine == 1:
+            return fine
+        return replace(
+            fine, grid=RimGrid.around(self.maps.tumour, self.grid, self.flow_refine, self.rim)
+        )
