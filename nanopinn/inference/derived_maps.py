@@ -15,7 +15,7 @@ from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.unknown_fields import OUTPUT_HOURS, field_maps, inflow_map, model_error_maps
 from nanopinn.parameters import value
 from nanopinn.parameters.units import MMHG
-from nanopinn.physics.drug_pools import LINEAR_POOLS, POOL_DESCRIPTIONS, volume_fractions
+from nanopinn.physics.drug_pools import DRUG_POOLS, LINEAR_POOLS, volume_fractions
 from nanopinn.results.fit_result import Curve, FieldEstimate, MapEstimate, VectorEstimate
 from nanopinn.solvers.derivatives import directional_derivatives
 from nanopinn.solvers.grid import average_subcells
@@ -176,7 +176,7 @@ def fields(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> dict[str, Fie
         name: FieldEstimate(
             name,
             "ug/mL",
-            f"{POOL_DESCRIPTIONS[name]}, per tissue volume",
+            f"{DRUG_POOLS[name].description}, per tissue volume",
             np.array(times),
             posed.domain.put(per_tissue[:, i].cpu().numpy() * 1e3),
         )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.physics.drug_pools import LINEAR_POOLS, volume_fractions
+from nanopinn.physics.drug_pools import DRUG_POOLS, LINEAR_POOLS, volume_fractions
 from nanopinn.physics.tumour import TissueMaps
 
 Array = NDArray[np.float64]
@@ -22,7 +22,9 @@ Array = NDArray[np.float64]
 Quantity = Literal["encapsulated", "released", "free", "total"]
 
 #: Pools that an image of each quantity shows, and whether it includes encapsulated drug in plasma.
-_RELEASED = frozenset({"free", "bound", "intracellular", "nuclear"})
+_RELEASED = frozenset(
+    name for name, pool in DRUG_POOLS.items() if not pool.encapsulated and pool.volume != "plasma"
+)
 VISIBLE_POOLS: dict[Quantity, tuple[frozenset[str], bool]] = {
     "encapsulated": (frozenset({"encapsulated"}), True),
     "released": (_RELEASED, False),

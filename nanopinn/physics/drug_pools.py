@@ -1,23 +1,28 @@
-"""Encapsulated, free, bound and cellular drug: every pool of a formulation and what passes between
-them.
+"""Drug pools of a formulation: encapsulated, free, albumin-bound and cellular drug.
 
     phi dL/dt  + div(f_l u L) = div(phi D_l grad L) + Phi_l - phi (k_rel + k_dl) L
     phi dF/dt  + div(u F)     = div(phi D_f grad F) + Phi_f + phi k_rel L - phi (k_a F - k_d B) - z
     phi dB/dt  + div(u B)     = div(phi D_b grad B) + Phi_b + phi (k_a F - k_d B)
     dI/dt = z - k_on I + k_off N,    dN/dt = k_on I - k_off N
-    Phi_j = a_j C_jv - b_j C_j - J_L C_j                                (see physics.wall)
-    v_p dC_lv/dt = Q (C_l - C_lv) - v_p k_T C_lv - a_l C_lv + b_l L     (microvessels, transit time
-    v_p/Q) v_p dC_fv/dt = Q (C_f - C_fv) + v_p k_T C_lv - Phi_f - Phi_b
+    Phi_j = a_j C_jv - b_j C_j - J_L C_j
+    v_p dC_lv/dt = Q (C_l - C_lv) - v_p k_T C_lv - a_l C_lv + b_l L
+    v_p dC_fv/dt = Q (C_f - C_fv) + v_p k_T C_lv - Phi_f - Phi_b
 
-L, F and B per interstitial volume (phi), I and N per tissue volume, the microvessels' pools per
-plasma volume. C_l, C_f: plasma of the large vessels. Albumin binds the share ``fb`` of the drug in
-plasma, at equilibrium there. A carrier of which only a share releases is two carriers: ``retained``
-holds what never leaves its own.
+L, F and B are per interstitial volume (phi), I and N per tissue volume, and the pools of the
+microvessels (transit time v_p/Q) per plasma volume. C_l and C_f are the plasma of the large vessels.
+a and b are the exchange coefficients of :func:`nanopinn.physics.flow.exchange_coefficients`.
+Albumin binds the share ``fb`` of the drug in plasma, at equilibrium there. A carrier of which only a
+share releases is two carriers: ``retained`` holds the drug that is never released.
+
+:data:`DRUG_POOLS` declares every pool. Another pool is one entry there, rows of its parameters in
+the table, and its name in the options of the model that solves it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,34 +33,21 @@ from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
 from nanopinn.physics.tumour import TissueMaps, TumourModel
 
 #: Plasma curves that feed the pools: encapsulated drug that can be released, unbound free drug,
-#: encapsulated that cannot.
+#: encapsulated drug that cannot be released.
 ENCAPSULATED, UNBOUND, RETAINED = 0, 1, 2
-
-
-#: What each pool is, for the reader.
-POOL_DESCRIPTIONS = {
-    "encapsulated": "drug inside carriers in the interstitium",
-    "free": "free drug in the interstitium",
-    "bound": "drug on albumin in the interstitium",
-    "intracellular": "drug in cells, outside their nuclei",
-    "nuclear": "drug bound in nuclei",
-    "retained": "drug in the interstitium inside carriers that never release",
-    "vessel encapsulated": "drug inside carriers in the tissue's microvessels",
-    "vessel free": "free and albumin-bound drug in the tissue's microvessels",
-    "vessel retained": "drug in microvessels inside carriers that never release",
-}
-CELLULAR_POOLS = frozenset({"intracellular", "nuclear"})
 
 
 @dataclass(frozen=True)
 class DrugPoolOptions:
-    """Which pools are solved beside free, intracellular and nuclear drug.
+    """Which pools are solved in addition to free, intracellular and nuclear drug.
 
     Attributes:
-        carrier: encapsulated drug. retained: encapsulated drug that is never released.
-        bound: drug on albumin in the interstitium. saturable: transport into cells that saturates,
-            not its linear range.
-        vessels: a local plasma pool, in which hot carriers release on the way through.
+        carrier: encapsulated drug.
+        retained: encapsulated drug that is never released.
+        bound: drug on albumin in the interstitium.
+        saturable: saturable transport into cells in place of its linear range.
+        vessels: a local plasma pool, in which heated carriers release during their transit.
+        further: names of further pools of :data:`DRUG_POOLS`.
     """
 
     carrier: bool = True
@@ -63,39 +55,59 @@ class DrugPoolOptions:
     bound: bool = False
     saturable: bool = False
     vessels: bool = False
+    further: tuple[str, ...] = ()
 
     @property
     def pools(self) -> tuple[str, ...]:
         """Names of the pools, in order."""
-        wanted = {
-            "encapsulated": self.carrier,
-            "free": True,
-            "bound": self.bound,
-            "intracellular": True,
-            "nuclear": True,
-            "retained": self.retained,
-            "vessel encapsulated": self.vessels and self.carrier,
-            "vessel free": self.vessels,
-            "vessel retained": self.vessels and self.retained,
-        }
-        return tuple(name for name, there in wanted.items() if there)
+        return tuple(name for name, pool in DRUG_POOLS.items() if pool.included(self))
 
 
-def volume_fractions(pools: tuple[str, ...], maps: TissueMaps) -> Tensor:
-    """What makes concentrations of pools ones per tissue volume, ``(pool, x, y, z)``."""
-    one, plasma = torch.ones_like(maps.phi), maps.v_p.clamp_min(1e-3)
-    return torch.stack(
-        [
-            plasma if name.startswith("vessel") else one if name in CELLULAR_POOLS else maps.phi
-            for name in pools
-        ]
-    )
-
-
-#: What images of one or two days without heat can know of: linear, so that fits are exact.
+#: Linear pools that images of one or two days without heat can identify; their fits are exact.
 LINEAR_POOLS = DrugPoolOptions(bound=True)
-#: Everything.
+#: Every pool of the package for a carrier that releases all of its drug.
 FULL_POOLS = DrugPoolOptions(bound=True, saturable=True, vessels=True)
+
+
+@dataclass(frozen=True)
+class PoolConditions:
+    """Fluxes and rates at which the pools of a model are assembled.
+
+    Attributes:
+        J_v: filtration, ``(x, y, z)``, 1/s.
+        J_L: lymphatic drainage, ``(x, y, z)``, 1/s.
+        options: which pools there are.
+        release: release rate of the carrier in tissue, ``(x, y, z)``, 1/s.
+        vessel_release: release rate that heat adds in microvessels, ``(x, y, z)``, 1/s.
+    """
+
+    J_v: Tensor
+    J_L: Tensor
+    options: DrugPoolOptions
+    release: Tensor | None = None
+    vessel_release: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class DrugPool:
+    """Declaration of one pool.
+
+    Attributes:
+        name: in results and files.
+        description: for text.
+        volume: to which its concentration refers: interstitial fluid, tissue (drug in cells) or
+            plasma of the microvessels.
+        encapsulated: whether the drug is inside carriers.
+        included: whether options ask for it.
+        add: adds its capacity, transport, exchange and reactions to an assembler.
+    """
+
+    name: str
+    description: str
+    volume: Literal["interstitium", "tissue", "plasma"]
+    encapsulated: bool
+    included: Callable[[DrugPoolOptions], bool]
+    add: Callable[[PoolAssembler, TumourModel, PoolConditions], None]
 
 
 def drug_pools(
@@ -109,125 +121,205 @@ def drug_pools(
     """Coefficients of every pool of a formulation.
 
     Args:
-        J_v, J_L: filtration and lymphatic drainage, ``(x, y, z)``, 1/s.
-        release: of carriers in tissue, ``(x, y, z)``, 1/s; the model's law of pH if None.
-        vessel_release: what heat adds in microvessels, ``(x, y, z)``, 1/s; the leak at body
-            temperature is in the plasma curves.
+        model: of the tissue.
+        J_v: filtration, ``(x, y, z)``, 1/s.
+        J_L: lymphatic drainage, ``(x, y, z)``, 1/s.
+        detail: which pools there are.
+        release: release rate of the carrier in tissue, ``(x, y, z)``, 1/s; by the model's law of pH
+            if None.
+        vessel_release: release rate that heat adds in microvessels, ``(x, y, z)``, 1/s. The leak at
+            body temperature is in the plasma curves.
     """
+    if detail.carrier and release is None:
+        release = model.release_rate()
+    conditions = PoolConditions(J_v, J_L, detail, release, vessel_release)
     pools = PoolAssembler(detail.pools, model.maps.phi)
-    if detail.carrier:
-        _add_carrier_pool(pools, model, J_v, J_L, "encapsulated", ENCAPSULATED, detail)
-        pools.add_transfer(
-            "encapsulated",
-            "free",
-            model.maps.phi * (model.release_rate() if release is None else release),
-        )
-    if detail.retained:
-        _add_carrier_pool(pools, model, J_v, J_L, "retained", RETAINED, detail)
-    _add_free_pool(pools, model, J_v, J_L, detail)
-    if detail.bound:
-        _add_bound_pool(pools, model, J_v, J_L, detail)
-    _add_cell_pools(pools, model, saturable=detail.saturable)
-    if detail.vessels:
-        _add_vessel_pools(pools, model, detail, vessel_release)
+    for name in detail.pools:
+        DRUG_POOLS[name].add(pools, model, conditions)
     return pools.coefficients()
 
 
-def _add_carrier_pool(
-    pools: PoolAssembler,
-    model: TumourModel,
-    J_v: Tensor,
-    J_L: Tensor,
-    name: str,
-    plasma: int,
-    detail: DrugPoolOptions,
+def volume_fractions(pools: tuple[str, ...], maps: TissueMaps) -> Tensor:
+    """Volume fraction to which the concentration of each pool refers, ``(pool, x, y, z)``.
+
+    Args:
+        pools: names of pools.
+        maps: of the tissue.
+
+    Returns:
+        The factors that convert concentrations of pools to drug per tissue volume.
+    """
+    fractions = {
+        "interstitium": maps.phi,
+        "tissue": torch.ones_like(maps.phi),
+        "plasma": maps.plasma_fraction(),
+    }
+    return torch.stack([fractions[DRUG_POOLS[name].volume] for name in pools])
+
+
+def _add_carrier(
+    pools: PoolAssembler, model: TumourModel, at: PoolConditions, name: str, plasma: int
 ) -> None:
+    """Transport, wall exchange, drainage and decay of a carrier in the interstitium."""
     phi = model.maps.phi
     PS, sigma = model.liposome_permeability()
-    a, b = exchange_coefficients(PS, J_v, sigma)
+    a, b = exchange_coefficients(PS, at.J_v, sigma)
     pools.set_capacity(name, phi)
     pools.add_transport(name, model.scalars["f_l"], phi * model.value("D_l_t"))
-    pools.add_wall_exchange(name, plasma, a, b, f"vessel {name}" if detail.vessels else None)
-    pools.add_loss(name, J_L + phi * model.value("k_d_lip"))
+    pools.add_wall_exchange(name, plasma, a, b, f"vessel {name}" if at.options.vessels else None)
+    pools.add_loss(name, at.J_L + phi * model.value("k_d_lip"))
 
 
-def _add_free_pool(
-    pools: PoolAssembler, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugPoolOptions
-) -> None:
-    phi = model.maps.phi
-    a, b = exchange_coefficients(
-        model.permeability(model.value("P_f_t"), model.value("P_f_n")), J_v, model.value("sigma_f")
-    )
+def _add_encapsulated(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
+    assert at.release is not None
+    _add_carrier(pools, model, at, "encapsulated", ENCAPSULATED)
+    pools.add_transfer("encapsulated", "free", model.maps.phi * at.release)
+
+
+def _add_retained(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
+    _add_carrier(pools, model, at, "retained", RETAINED)
+
+
+def _add_free(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
+    phi, vessels = model.maps.phi, at.options.vessels
+    PS = model.permeability(model.value("P_f_t"), model.value("P_f_n"))
+    a, b = exchange_coefficients(PS, at.J_v, model.value("sigma_f"))
+    # the plasma curve is of unbound drug, the local plasma pool of all free drug
+    influx = a * (1 - model.value("fb")) if vessels else a
+    D_f = model.select_by_tissue(model.value("D_f_t"), model.value("D_f_n"))
     pools.set_capacity("free", phi)
-    pools.add_transport(
-        "free", 1.0, phi * model.select_by_tissue(model.value("D_f_t"), model.value("D_f_n"))
-    )
-    # the plasma curve is of unbound drug, the local pool of all
-    pools.add_wall_exchange(
-        "free",
-        UNBOUND,
-        a * (1 - model.value("fb")) if detail.vessels else a,
-        b,
-        "vessel free" if detail.vessels else None,
-    )
-    pools.add_loss("free", J_L)
+    pools.add_transport("free", 1.0, phi * D_f)
+    pools.add_wall_exchange("free", UNBOUND, influx, b, "vessel free" if vessels else None)
+    pools.add_loss("free", at.J_L)
 
 
-def _add_bound_pool(
-    pools: PoolAssembler, model: TumourModel, J_v: Tensor, J_L: Tensor, detail: DrugPoolOptions
-) -> None:
-    phi, fb = model.maps.phi, model.value("fb")
-    a, b = exchange_coefficients(
-        model.permeability(model.value("P_b_t"), model.value("P_b_n")),
-        J_v,
-        model.select_by_tissue(model.value("sigmaT_t"), model.value("sigmaT_n")),
-    )
+def _add_bound(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
+    phi, fb, vessels = model.maps.phi, model.value("fb"), at.options.vessels
+    PS = model.permeability(model.value("P_b_t"), model.value("P_b_n"))
+    sigma = model.select_by_tissue(model.value("sigmaT_t"), model.value("sigmaT_n"))
+    a, b = exchange_coefficients(PS, at.J_v, sigma)
+    influx = a * (fb if vessels else fb / (1 - fb))
     pools.set_capacity("bound", phi)
     pools.add_transport("bound", 1.0, phi * model.value("D_b_t"))
-    pools.add_wall_exchange(
-        "bound",
-        UNBOUND,
-        a * (fb if detail.vessels else fb / (1 - fb)),
-        b,
-        "vessel free" if detail.vessels else None,
-    )
-    pools.add_loss("bound", J_L)
+    pools.add_wall_exchange("bound", UNBOUND, influx, b, "vessel free" if vessels else None)
+    pools.add_loss("bound", at.J_L)
     pools.add_transfer("free", "bound", phi * model.value("k_a"))
     pools.add_transfer("bound", "free", phi * model.value("k_d"))
 
 
-def _add_cell_pools(pools: PoolAssembler, model: TumourModel, *, saturable: bool) -> None:
-    uptake, efflux = (
-        model.select_by_tissue(uptake_rate(model.maps.pH, model.values), 0.0),
-        efflux_rate(model.values),
-    )
-    if saturable:
-        K_in = model.value("rho_c") / CELLS_PER_UNIT * model.value("K_i")
-        pools.add_saturable_transfer(
-            "free", "intracellular", uptake, efflux, model.value("K_e"), K_in
-        )
+def _add_intracellular(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
+    uptake = model.select_by_tissue(uptake_rate(model.maps.pH, model.values), 0.0)
+    efflux = efflux_rate(model.values)
+    if at.options.saturable:
+        K_out, K_in = model.value("K_e"), model.value("rho_c") / CELLS_PER_UNIT * model.value("K_i")
+        pools.add_saturable_transfer("free", "intracellular", uptake, efflux, K_out, K_in)
     else:
         pools.add_transfer("free", "intracellular", uptake)
         pools.add_transfer("intracellular", "free", efflux)
+
+
+def _add_nuclear(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
     pools.add_transfer("intracellular", "nuclear", model.scalars["k_on_DNA"])
     pools.add_transfer("nuclear", "intracellular", model.value("k_off_DNA"))
 
 
-def _add_vessel_pools(
-    pools: PoolAssembler, model: TumourModel, detail: DrugPoolOptions, release: Tensor | None
+def _add_vessel(
+    pools: PoolAssembler, model: TumourModel, name: str, plasma: int, factor: float | Tensor
 ) -> None:
-    v_p = model.plasma_volume()
+    """A plasma pool of the microvessels, fed at the rate v_p/tau_c by a plasma curve."""
+    v_p = model.maps.plasma_fraction()
     flow = v_p / model.value("tau_c")
-    whole = 1 / (1 - model.value("fb"))
-    fed = {
-        "vessel free": (UNBOUND, whole),
-        "vessel encapsulated": (ENCAPSULATED, 1.0),
-        "vessel retained": (RETAINED, 1.0),
-    }
-    for name, (plasma, factor) in fed.items():
-        if name in detail.pools:
-            pools.set_capacity(name, v_p)
-            pools.add_plasma_source(name, plasma, flow * factor)
-            pools.add_loss(name, flow)
-    if detail.carrier and release is not None:
-        pools.add_transfer("vessel encapsulated", "vessel free", v_p * release)
+    pools.set_capacity(name, v_p)
+    pools.add_plasma_source(name, plasma, flow * factor)
+    pools.add_loss(name, flow)
+
+
+def _add_vessel_encapsulated(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
+    _add_vessel(pools, model, "vessel encapsulated", ENCAPSULATED, 1.0)
+    if at.vessel_release is not None:
+        release = model.maps.plasma_fraction() * at.vessel_release
+        pools.add_transfer("vessel encapsulated", "vessel free", release)
+
+
+def _add_vessel_free(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
+    # the plasma curve is of unbound drug
+    _add_vessel(pools, model, "vessel free", UNBOUND, 1 / (1 - model.value("fb")))
+
+
+def _add_vessel_retained(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
+    _add_vessel(pools, model, "vessel retained", RETAINED, 1.0)
+
+
+#: Every pool, in the order of results.
+DRUG_POOLS: dict[str, DrugPool] = {
+    pool.name: pool
+    for pool in (
+        DrugPool(
+            "encapsulated",
+            "drug inside carriers in the interstitium",
+            "interstitium",
+            True,
+            lambda o: o.carrier,
+            _add_encapsulated,
+        ),
+        DrugPool(
+            "free",
+            "free drug in the interstitium",
+            "interstitium",
+            False,
+            lambda o: True,
+            _add_free,
+        ),
+        DrugPool(
+            "bound",
+            "drug on albumin in the interstitium",
+            "interstitium",
+            False,
+            lambda o: o.bound,
+            _add_bound,
+        ),
+        DrugPool(
+            "intracellular",
+            "drug in cells, outside their nuclei",
+            "tissue",
+            False,
+            lambda o: True,
+            _add_intracellular,
+        ),
+        DrugPool("nuclear", "drug bound in nuclei", "tissue", False, lambda o: True, _add_nuclear),
+        DrugPool(
+            "retained",
+            "drug in the interstitium inside carriers that never release",
+            "interstitium",
+            True,
+            lambda o: o.retained,
+            _add_retained,
+        ),
+        DrugPool(
+            "vessel encapsulated",
+            "drug inside carriers in the tissue's microvessels",
+            "plasma",
+            True,
+            lambda o: o.vessels and o.carrier,
+            _add_vessel_encapsulated,
+        ),
+        DrugPool(
+            "vessel free",
+            "free and albumin-bound drug in the tissue's microvessels",
+            "plasma",
+            False,
+            lambda o: o.vessels,
+            _add_vessel_free,
+        ),
+        DrugPool(
+            "vessel retained",
+            "drug in microvessels inside carriers that never release",
+            "plasma",
+            True,
+            lambda o: o.vessels and o.retained,
+            _add_vessel_retained,
+        ),
+    )
+}
+#: Pools of drug in cells.
+CELLULAR_POOLS = frozenset(n for n, pool in DRUG_POOLS.items() if pool.volume == "tissue")

@@ -53,6 +53,13 @@ class TissueMaps:
     cut: tuple[tuple[int, int], ...] = ()
     PS_mean: Tensor | None = None
 
+    def plasma_fraction(self) -> Tensor:
+        """Plasma volume fraction, at least a thousandth.
+
+        A voxel without visible plasma in the DCE series still has capillaries.
+        """
+        return self.v_p.clamp_min(1e-3)
+
     def vascularity(self) -> Tensor:
         """PS over its mean in the tumour: the assumption by which the wall's other properties vary."""
         return self.PS / (
@@ -273,9 +280,3 @@ class TumourModel:
             P_t * self.value("SV_t") * self.factor("P", "SV") * self.maps.vascularity(),
             P_n * self.value("SV_n"),
         )
-
-    def plasma_volume(self) -> Tensor:
-        """Plasma volume fraction, held above a thousandth: a voxel in which DCE saw no plasma still
-        has capillaries.
-        """
-        return self.maps.v_p.clamp_min(1e-3)

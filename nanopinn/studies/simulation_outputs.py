@@ -26,7 +26,7 @@ from nanopinn.parameters.units import (
     UM,
     ZERO_CELSIUS,
 )
-from nanopinn.physics.drug_pools import POOL_DESCRIPTIONS, volume_fractions
+from nanopinn.physics.drug_pools import DRUG_POOLS, volume_fractions
 from nanopinn.physics.plasma import PlasmaInput
 from nanopinn.physics.treatment import GivenDose, Heating, Treatment
 from nanopinn.results.fit_result import FieldEstimate, MapEstimate
@@ -160,7 +160,7 @@ def _fields(
         )
 
     found = {
-        n: field(n, "ug/mL", f"{POOL_DESCRIPTIONS[n]}, per tissue volume", per_tissue[:, i])
+        n: field(n, "ug/mL", f"{DRUG_POOLS[n].description}, per tissue volume", per_tissue[:, i])
         for i, n in enumerate(course.detail.pools)
     }
     if (temperature_course := course.temperature) is not None:
@@ -190,7 +190,7 @@ def _tumour_maps_over_run(
     names = course.detail.pools
     return {
         n: MapEstimate(
-            n, unit, f"{what} {POOL_DESCRIPTIONS[n]}, per tissue volume", "prior", put[i]
+            n, unit, f"{what} {DRUG_POOLS[n].description}, per tissue volume", "prior", put[i]
         )
         for i, n in enumerate(names)
     }
