@@ -1,4 +1,4 @@
-"""Unknowns that are more than a number: fields of space, and functions of pH."""
+"""Unknown functions: fields of space and functions of pH, as sums of basis functions."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from nanopinn.physics.release import PH_WARP_KNOTS
 
 Array = NDArray[np.float64]
 
-#: Kinds of shapes that a field is made of.
+#: Kinds of basis functions of a field: Gaussian radial basis functions, or features of a network.
 Kind = Literal["bumps", "neural"]
 
 
 @dataclass(frozen=True)
 class FunctionUnknown:
-    """A function with a Gaussian prior, ``f = sum_k w_k s_k``, whose weights are coordinates of a
+    """An unknown function ``f = sum_k w_k s_k`` with Gaussian weights, which are coordinates of a
     fit.
 
     Attributes:
-        name: key among the model's scalars, whose value there is the weights.
-        label: what it is called for the reader.
-        argument: of what it is a function.
-        count: weights.
-        weight_sd: prior standard deviation of each weight, about zero.
-        prior_sd: of the function, where it has one.
-        kind: of its shapes.
-        length_m: over which it is smooth, if it is a field.
+        name: key among the model's scalars, where the value is the vector of weights.
+        label: name for messages and tables.
+        argument: the variable that it is a function of.
+        count: number of weights.
+        weight_sd: prior standard deviation of each weight; the prior mean is zero.
+        prior_sd: prior standard deviation of the function.
+        kind: kind of its basis functions.
+        length_m: correlation length of a field, m.
     """
 
     name: str
@@ -46,15 +46,21 @@ class FunctionUnknown:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of its coordinates."""
+        """Names of its coordinates."""
         return tuple(f"{self.name}[{k}]" for k in range(self.count))
 
 
 def field_unknown(
     name: str, shapes: Tensor, prior_sd: float, length_m: float, kind: Kind = "bumps"
 ) -> FunctionUnknown:
-    """The logarithm of a multiplier in space, by shapes ``(k, x, y, z)`` to be weighed with unit
-    variance.
+    """The logarithm of a multiplier in space as an unknown.
+
+    Args:
+        name: name of the multiplier.
+        shapes: basis functions for weights of unit variance, ``(k, x, y, z)``.
+        prior_sd: prior standard deviation of the field.
+        length_m: correlation length, m.
+        kind: kind of the basis functions.
     """
     return FunctionUnknown(
         name, f"{MULTIPLIERS[name]}, relative", "space", len(shapes), 1.0, prior_sd, kind, length_m
@@ -62,8 +68,13 @@ def field_unknown(
 
 
 def inflow_unknown(shapes: Tensor, prior_sd: float, length_m: float) -> FunctionUnknown:
-    """Flow through the faces that cut a tumour, over ``q l``, by shapes ``(k, x, y, z)`` at the
-    cells there.
+    """The velocity through the faces of the image that cut a tumour, relative to ``q l``, as an
+    unknown.
+
+    Args:
+        shapes: basis functions at the cells of the faces, ``(k, x, y, z)``.
+        prior_sd: prior standard deviation of the velocity relative to ``q l``.
+        length_m: correlation length, m.
     """
     return FunctionUnknown(
         INFLOW,
@@ -77,12 +88,13 @@ def inflow_unknown(shapes: Tensor, prior_sd: float, length_m: float) -> Function
     )
 
 
-#: Of the logarithm of the release law's steepness at each knot: within 1.5 of the stated one.
+#: Prior standard deviation of the logarithm of the release law's steepness at each knot: within a
+#: factor of 1.5 of the stated law.
 RELEASE_LAW_SD = 0.4
 
 
 def release_law_unknown() -> FunctionUnknown:
-    """The steepness of the release law along pH; every law it holds is monotone."""
+    """The steepness of the release law along pH as an unknown; every such law is monotone."""
     return FunctionUnknown(
         RELEASE_LAW,
         "release law's steepness along pH",
@@ -94,50 +106,61 @@ def release_law_unknown() -> FunctionUnknown:
 
 
 def gaussian_radial_basis(
-    inside: NDArray[np.bool_], voxel_m: Array, size_m: float, most: int = 400
+    inside: NDArray[np.bool_], voxel_m: Array, size_m: float, max_count: int = 400
 ) -> Array:
-    """Bumps of a size that cover a region ``(k, x, y, z)``; with random weights their sum has unit
-    variance everywhere.
+    """Gaussian radial basis functions that cover a region, normalised so that their sum with
+    weights of unit variance has unit variance everywhere in it.
 
     Args:
-        inside: the region, ``(x, y, z)``. voxel_m: ``(3,)``.
-        size_m: distance between their centres; longer if there would be more than ``most``.
+        inside: the region, ``(x, y, z)``, bool.
+        voxel_m: voxel size, ``(3,)``, m.
+        size_m: distance between centres, m; larger if there would be more than ``max_count``.
+        max_count: largest number of basis functions, approximately.
+
+    Returns:
+        Basis functions, ``(k, x, y, z)``.
     """
     spacing = np.asarray(voxel_m, dtype=np.float64)
-    where = np.argwhere(inside) * spacing
-    size = max(size_m, float((len(where) * spacing.prod() / most) ** (1 / 3)))
-    cells = np.unique(np.floor(where / size).astype(int), axis=0)
+    points_inside = np.argwhere(inside) * spacing
+    size = max(size_m, float((len(points_inside) * spacing.prod() / max_count) ** (1 / 3)))
+    cells = np.unique(np.floor(points_inside / size).astype(int), axis=0)
     centres = (cells + 0.5) * size
     points = np.moveaxis(np.indices(inside.shape), 0, -1) * spacing
     distance2 = ((points[None] - centres[:, None, None, None]) ** 2).sum(-1)
-    bumps = np.exp(-distance2 / (2 * (0.7 * size) ** 2)) * inside
-    bumps[bumps < 1e-3] = 0.0
-    height = np.sqrt((bumps**2).sum(0, keepdims=True))
-    return np.asarray(bumps / np.where(height > 0, height, 1.0))
+    basis = np.exp(-distance2 / (2 * (0.7 * size) ** 2)) * inside
+    basis[basis < 1e-3] = 0.0
+    sd = np.sqrt((basis**2).sum(0, keepdims=True))
+    return np.asarray(basis / np.where(sd > 0, sd, 1.0))
 
 
 def centre_shapes(shapes: Tensor, inside: Tensor, prior_sd: float) -> Tensor:
-    """Shapes of a field ``(k, x, y, z)`` without their means over a region, scaled to a mean prior
-    variance there.
+    """Basis functions of a field without their means over a region, scaled to a given mean prior
+    variance.
 
-    The mean of a multiplier's logarithm belongs to the scalar that it multiplies: the two would be
-    one ridge.
+    The mean of the logarithm of a multiplier is removed because it is not distinguishable from the
+    scalar that is multiplied.
 
     Args:
-        inside: the region, bool ``(x, y, z)``; the shapes are zero beyond it. prior_sd: of the
-            field.
+        shapes: basis functions, ``(k, x, y, z)``.
+        inside: the region, ``(x, y, z)``, bool; the result is zero outside.
+        prior_sd: prior standard deviation of the field.
+
+    Returns:
+        Basis functions, ``(k, x, y, z)``.
     """
     mean = shapes[:, inside].mean(dim=1)
-    free = torch.where(inside, shapes - mean[:, None, None, None], 0.0)
-    return free * (prior_sd / free[:, inside].square().sum(dim=0).mean().sqrt())
+    centred = torch.where(inside, shapes - mean[:, None, None, None], 0.0)
+    return centred * (prior_sd / centred[:, inside].square().sum(dim=0).mean().sqrt())
 
 
 @dataclass(frozen=True)
 class FieldPosterior:
-    """What a fit says of a field: logarithm of the multiplier, ``(x, y, z)``.
+    """Posterior of a field, the logarithm of a multiplier.
 
     Attributes:
-        mean, sd: posterior. prior_sd: before any image.
+        mean: posterior mean, ``(x, y, z)``.
+        sd: posterior standard deviation, ``(x, y, z)``.
+        prior_sd: prior standard deviation, ``(x, y, z)``.
     """
 
     mean: Tensor
@@ -146,15 +169,20 @@ class FieldPosterior:
 
     @property
     def contraction(self) -> Tensor:
-        """``1 - sd/prior_sd``; 0 where the images said nothing."""
+        """``1 - sd/prior_sd``; 0 where the images contain no information."""
         return 1 - self.sd / torch.where(self.prior_sd > 0, self.prior_sd, 1.0)
 
 
 def field_posterior(shapes: Tensor, weights: Tensor, covariance: Tensor) -> FieldPosterior:
-    """Posterior of ``sum_k w_k s_k`` under unit prior variance.
+    """Posterior of a field ``sum_k w_k s_k`` whose weights have unit prior variance.
 
     Args:
-        shapes: ``(k, x, y, z)``. weights: ``(k,)``. covariance: ``(k, k)``.
+        shapes: basis functions, ``(k, x, y, z)``.
+        weights: posterior mean of the weights, ``(k,)``.
+        covariance: posterior covariance of the weights, ``(k, k)``.
+
+    Returns:
+        Mean and standard deviation at every voxel.
     """
     mean = torch.einsum("k,kxyz->xyz", weights, shapes)
     variance = torch.einsum("kxyz,kl,lxyz->xyz", shapes, covariance, shapes)

@@ -1,17 +1,15 @@
-"""The objective of a fit and its exact gradient, by one march forward and one back, however many
-unknowns there are.
-
-Neural fields: a network over place and tissue whose last layer is Gaussian, trained through the
-adjoint.
+"""Neural fields: unknown fields of space whose basis functions are outputs of a network, trained by
+adjoint gradients.
 
     ln multiplier(x) = sum_k w_k s_k(x),   s_k = c (f_k(z(x); h)/|f(z(x); h)| - its mean over the
     tumour),   w_k ~ N(0, 1)
 
-z: place over the length of the field, and the maps. c makes the prior variance that stated, on
-average over the tumour, whatever the hidden weights h; w are coordinates of the fit like any others
-(Gauss-Newton, Laplace), and between two such fits h takes steps of L-BFGS on the exact gradient of
-the objective. At the best w the objective's derivative by h is its partial one, so this is variable
-projection. The posterior is that of w at the h found.
+The inputs z are the position relative to the correlation length, and the tissue maps. The factor c
+gives the stated prior variance, on average over the tumour, for any hidden weights h. The weights w
+of the last layer are coordinates of the fit (Gauss-Newton, Laplace approximation). Between two such
+fits, h takes L-BFGS steps on the exact gradient of the objective, which costs one forward and one
+adjoint solve for any number of weights. At the best w the total derivative of the objective by h
+equals its partial derivative (variable projection). The posterior is that of w for the final h.
 """
 
 from __future__ import annotations
@@ -41,11 +39,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ObjectiveGradient:
-    """The objective, ``(chi2 + prior)/2``, and its gradient.
+    """The objective ``(chi2 + prior)/2`` and its gradient.
 
     Attributes:
-        theta: with respect to the coordinates, ``(m,)``. shapes: to the shapes of fields, by name,
-            ``(k, x, y, z)``.
+        objective: value of the objective.
+        theta: gradient with respect to the coordinates, ``(m,)``.
+        shapes: gradient with respect to the basis functions of each field, ``(k, x, y, z)``.
     """
 
     objective: float
@@ -59,12 +58,18 @@ def objective_gradient(
     shapes: Mapping[str, Tensor] | None = None,
     pressure: Tensor | None = None,
 ) -> ObjectiveGradient:
-    """The objective at theta, the linearisation of systematic errors held.
+    """The objective and its exact gradient by the adjoint method, for fixed systematic errors.
 
     Args:
-        shapes: of fields, in place of those in the maps; the gradient is taken with respect to
-            them.
-        pressure: to start the pressure's solve from.
+        problem: problem with its systematic errors.
+        theta: coordinates, ``(m,)``.
+        shapes: basis functions of fields that replace those of the maps and with respect to which
+            the
+            gradient is computed, ``(k, x, y, z)`` each.
+        pressure: initial guess of the pressure solve, on the flow grid, Pa.
+
+    Returns:
+        Objective and gradient.
     """
     leaves = {name: s.detach().requires_grad_() for name, s in (shapes or {}).items()}
     maps = replace(problem.setting.maps, shapes={**problem.setting.maps.shapes, **leaves})
@@ -78,38 +83,38 @@ def objective_gradient(
             if problem.drug
             else None
         )
-    seen = [contrast.C.detach().requires_grad_()] + (
+    fields = [contrast.C.detach().requires_grad_()] + (
         [drug.U.detach().requires_grad_()] if drug else []
     )
-    residual = problem.residual(seen[0], seen[1] if drug else None)
+    residual = problem.residual(fields[0], fields[1] if drug else None)
     chi2 = residual @ residual
-    of_seen = torch.autograd.grad(chi2 / 2, seen)
+    field_gradients = torch.autograd.grad(chi2 / 2, fields)
     with torch.no_grad():
-        operator_gradients = {"contrast": contrast.operator_gradients(of_seen[0])}
+        operator_gradients = {"contrast": contrast.operator_gradients(field_gradients[0])}
         if drug:
-            operator_gradients["drug"] = drug.operator_gradients(of_seen[1])
-    grad_theta, of_leaves = gradient(forward, th, flow, operator_gradients, list(leaves.values()))
+            operator_gradients["drug"] = drug.operator_gradients(field_gradients[1])
+    grad_theta, grad_shapes = gradient(forward, th, flow, operator_gradients, list(leaves.values()))
     prior = problem.prior_residual(theta)
     objective = 0.5 * (float(chi2.detach()) + float(prior @ prior))
     return ObjectiveGradient(
         objective,
         grad_theta.cpu().numpy() + prior / problem.unknowns.prior_sd,
-        dict(zip(leaves, of_leaves, strict=True)),
+        dict(zip(leaves, grad_shapes, strict=True)),
     )
 
 
-#: Functions that the last layer weighs, hidden units, and steps of L-BFGS between two fits of the
-#: last layer.
+#: Outputs of the network, units of its hidden layer, and L-BFGS steps between two fits of the last
+#: layer.
 FEATURES, WIDTH, STEPS = 12, 24, 6
 
 
 class FeatureNetwork(torch.nn.Module):
-    """Features of place and tissue, two hidden layers.
+    """Network with two hidden layers whose outputs are the basis functions of a field.
 
     Args:
-        inputs: ``(n, c)``, of the voxels of the tumour.
-        generator: of the first weights, which are the mean of their own prior, of unit variance
-            over each layer's fan-in.
+        inputs: position and tissue of the voxels of the tumour, ``(n, c)``.
+        generator: generator of the initial weights. These have variance 1/fan-in and are the means
+            of the weights' prior.
     """
 
     def __init__(self, inputs: Tensor, generator: torch.Generator) -> None:
@@ -127,14 +132,14 @@ class FeatureNetwork(torch.nn.Module):
         self.start = [p.detach().clone() for p in self.parameters()]
 
     def forward(self) -> Tensor:
-        """Features of every voxel, of unit norm, ``(n, k)``."""
+        """Features of every voxel, normalised to unit norm, ``(n, k)``."""
         z = torch.sin(self.inputs @ self.weights[0] + self.biases[0])
         f = torch.tanh(2 * z @ self.weights[1] + self.biases[1])
         return f / f.norm(dim=1, keepdim=True)
 
     def penalty(self) -> Tensor:
-        """Half the squared distance of the weights from their first values, each over its prior's
-        sd.
+        """Half the squared distance of all weights from their initial values in prior standard
+        deviations.
         """
         fan_in = [w.shape[0] for w in self.weights] + [1] * len(self.biases)
         pairs = zip(self.parameters(), self.start, fan_in, strict=True)
@@ -145,12 +150,19 @@ class FeatureNetwork(torch.nn.Module):
 
 
 def network_inputs(setting: Setting, length_m: float) -> Tensor:
-    """What a network sees of every voxel of the tumour: place over the length, depth, and the maps,
-    ``(n, 7)``.
+    """Inputs of the network for every voxel of the tumour: position relative to the correlation
+    length, standardised ln PS, porosity, pH, and depth below the tumour surface.
+
+    Args:
+        setting: grid and tissue maps.
+        length_m: correlation length, m.
+
+    Returns:
+        Inputs, ``(n, 7)``.
     """
     m = setting.maps
     inside = m.tumour > 0.5
-    place = torch.nonzero(inside).to(m.phi.dtype) * torch.tensor(
+    position = torch.nonzero(inside).to(m.phi.dtype) * torch.tensor(
         setting.grid.spacing, dtype=m.phi.dtype, device=m.phi.device
     )
     depth = torch.as_tensor(
@@ -160,12 +172,21 @@ def network_inputs(setting: Setting, length_m: float) -> Tensor:
     )
     columns = [torch.log(m.PS)[inside], m.phi[inside], m.pH[inside], depth[inside]]
     tissue = torch.stack([(c - c.mean()) / c.std().clamp_min(1e-12) for c in columns], dim=1)
-    # sines of unit rate over 2.5 lengths: correlated over about one
-    return torch.cat([(place - place.mean(dim=0)) / (length_m / 2.5), tissue], dim=1)
+    # sines of unit wavenumber in length_m / 2.5 are correlated over about length_m
+    return torch.cat([(position - position.mean(dim=0)) / (length_m / 2.5), tissue], dim=1)
 
 
 def evaluate_shapes(network: FeatureNetwork, setting: Setting, prior_sd: float) -> Tensor:
-    """Features times the prior's sd as shapes of a field, ``(k, x, y, z)``."""
+    """Basis functions of a field from the features of its network.
+
+    Args:
+        network: network with its current weights.
+        setting: grid and tissue maps.
+        prior_sd: prior standard deviation of the field.
+
+    Returns:
+        Basis functions, ``(k, x, y, z)``.
+    """
     inside = setting.maps.tumour > 0.5
     features = network()
     shapes = torch.zeros(
@@ -176,13 +197,24 @@ def evaluate_shapes(network: FeatureNetwork, setting: Setting, prior_sd: float) 
 
 
 def field_network(setting: Setting, length_m: float, seed: int = 0) -> FeatureNetwork:
-    """The untrained network of a field; the same for the same setting and seed."""
+    """The untrained network of a field, which is determined by setting and seed.
+
+    Args:
+        setting: grid and tissue maps.
+        length_m: correlation length, m.
+        seed: seed of the initial weights.
+    """
     return FeatureNetwork(network_inputs(setting, length_m), torch.Generator().manual_seed(seed))
 
 
 @dataclass
 class _Trainer:
-    """Networks of every neural field of a problem."""
+    """Networks of all neural fields of a problem.
+
+    Attributes:
+        problem: problem before the fit.
+        seed: seed of the initial weights.
+    """
 
     problem: InverseProblem
     seed: int
@@ -196,13 +228,16 @@ class _Trainer:
         }
 
     def shapes(self) -> dict[str, Tensor]:
+        """Basis functions of every field from the current weights."""
         return {
             f.name: evaluate_shapes(self.networks[f.name], self.problem.setting, f.prior_sd)
             for f in self.fields
         }
 
     def train(self, fit: EngineFit, count: int) -> InverseProblem:
-        """Steps of L-BFGS on the hidden weights, all else held; the problem with the shapes found."""
+        """L-BFGS steps on the hidden weights with all else fixed; the problem with the new basis
+        functions.
+        """
         problem, weights = fit.problem, [p for n in self.networks.values() for p in n.parameters()]
         pressure = fit.prediction.fields.flow.p
         optimiser = torch.optim.LBFGS(
@@ -217,13 +252,13 @@ class _Trainer:
         def closure() -> float:
             optimiser.zero_grad()
             shapes = self.shapes()
-            found = objective_gradient(problem, fit.theta, shapes, pressure)
+            at = objective_gradient(problem, fit.theta, shapes, pressure)
             penalty = sum(
                 (n.penalty() for n in self.networks.values()), torch.zeros((), dtype=pressure.dtype)
             )
-            through = sum(((shapes[name] * g).sum() for name, g in found.shapes.items()), penalty)
-            through.backward()
-            return found.objective + float(penalty.detach())
+            surrogate = sum(((shapes[name] * g).sum() for name, g in at.shapes.items()), penalty)
+            surrogate.backward()  # has the gradient of the objective by the hidden weights
+            return at.objective + float(penalty.detach())
 
         optimiser.step(closure)
         maps = problem.setting.maps
@@ -241,13 +276,19 @@ def fit_neural(
     seed: int = 0,
     progress: Progress = ignore_progress,
 ) -> EngineFit:
-    """Fit every unknown and the hidden weights of neural fields, in turn.
+    """Fit all unknowns and the hidden weights of neural fields in alternation.
 
     Args:
-        problem: its neural fields carry the shapes of their untrained networks.
-        rounds: of training; each ends with a fit of all coordinates. iterations, tolerance: of each
-            such fit.
-        seed: of the networks' first weights, with which the shapes were made.
+        problem: problem whose neural fields have the basis functions of their untrained networks.
+        start: coordinates at the start, ``(m,)``; the prior means if None.
+        rounds: number of training rounds, each followed by a fit of all coordinates.
+        iterations: maximum number of iterations of each fit.
+        tolerance: size of the last step at which a fit ends, posterior standard deviations.
+        seed: seed of the untrained networks.
+        progress: receives the state of the optimisation.
+
+    Returns:
+        The last fit, with the objectives of all fits.
     """
     began = time.perf_counter()
     trainer = _Trainer(problem, seed)
@@ -267,7 +308,7 @@ def fit_neural(
         objectives += fit.run.objective
     hidden = sum(p.numel() for n in trainer.networks.values() for p in n.parameters())
     stats = {**fit.run.stats, "hidden weights": hidden, "rounds": rounds, "seed": seed}
-    message = f"{fit.run.message}, after {rounds} rounds of training {hidden} hidden weights"
+    message = f"{fit.run.message}, after {rounds} training rounds of {hidden} hidden weights"
     run = replace(
         fit.run,
         objective=tuple(objectives),

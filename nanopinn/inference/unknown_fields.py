@@ -1,5 +1,5 @@
-"""Unknown functions in a posed problem: fields of space in the tumour, the release law, and the
-release rate in time.
+"""Unknown functions of a tumour problem: fields of space, the release law, the release rate in
+time, the flow through cut faces and the model error, with their maps after a fit.
 """
 
 from __future__ import annotations
@@ -39,26 +39,32 @@ from nanopinn.solvers.grid import Domain
 
 Array = NDArray[np.float64]
 
-#: Prior standard deviation of the logarithm of a multiplier (an assumption: within 2.7 of its
-#: neighbours' mean), and the length over which it is smooth.
+#: Prior standard deviation of the logarithm of a multiplier (an assumption: within a factor of 2.7
+#: of the tumour mean), and its correlation length.
 FIELD_SD, FIELD_LENGTH_M = 0.5, 2.0e-3
-#: Functions that only drug images can touch.
+#: Functions that affect only drug images.
 DRUG_FUNCTIONS = frozenset({"permeability", "release", RELEASE_LAW})
-#: Hours after the dose at which drug fields are given, beside the times of the images.
+#: Hours after the dose at which drug fields are returned, in addition to the times of the images.
 OUTPUT_HOURS = (1.0, 6.0, 24.0, 48.0)
-#: Over which the error of the equations is smooth (an assumption).
+#: Correlation length of the model error (an assumption).
 MODEL_ERROR_LENGTH_M = 2.0e-3
-#: Bumps of one field at most: each costs a tangent of every pool. They are wider in a tumour that
-#: would take more.
+#: Largest number of basis functions of one field, because each costs a tangent of every pool. Large
+#: tumours get wider basis functions.
 MAX_BASIS_FUNCTIONS = 40
-#: Prior standard deviation of the velocity at a cut face over ``q l``, which is that at the rim of
-#: a large tumour (an assumption: a cut through the rim may carry it, one through the core carries
-#: next to none).
+#: Prior standard deviation of the velocity at a cut face relative to ``q l``, the velocity at the
+#: rim of a large tumour (an assumption: it is reached where a face cuts the rim, and is almost zero
+#: where a face cuts the core).
 INFLOW_SD = 0.5
 
 
 def parse_field(text: str) -> tuple[str, Kind]:
-    """Name and kind of a field, from ``NAME[:KIND]``.
+    """Name and kind of an unknown field.
+
+    Args:
+        text: ``NAME`` or ``NAME:KIND``.
+
+    Returns:
+        Name of the multiplier, and kind of the basis functions.
 
     Raises:
         InputError: there is no such field or kind.
@@ -66,11 +72,11 @@ def parse_field(text: str) -> tuple[str, Kind]:
     name, _, kind = text.partition(":")
     if name not in MULTIPLIERS:
         raise InputError(
-            "there is no such field", field="--field", found=name, expected=", ".join(MULTIPLIERS)
+            "there is no such field", field="field", found=name, expected=", ".join(MULTIPLIERS)
         )
     if kind not in ("", "bumps", "neural"):
         raise InputError(
-            "a field has no such kind", field="--field", found=kind, expected="bumps or neural"
+            "a field has no such kind", field="field", found=kind, expected="bumps or neural"
         )
     return name, "neural" if kind == "neural" else "bumps"
 
@@ -78,16 +84,21 @@ def parse_field(text: str) -> tuple[str, Kind]:
 def add_unknown_functions(
     problem: InverseProblem, settings: FitSettings
 ) -> tuple[InverseProblem, list[str]]:
-    """The problem with the unknown functions that the settings ask for, and what they assume.
+    """Add the unknown functions that the settings name to a problem.
+
+    Args:
+        problem: problem with scalar unknowns.
+        settings: settings of the fit.
+
+    Returns:
+        The problem with unknown functions, and their assumptions as sentences.
 
     Raises:
-        InputError: a field is named twice, or there is no such field.
+        InputError: a field is named twice or does not exist, or release times are not usable.
     """
     fields = [parse_field(text) for text in settings.field]
     if len({name for name, _ in fields}) < len(fields):
-        raise InputError(
-            "a field is asked for twice", field="--field", found=", ".join(settings.field)
-        )
+        raise InputError("a field is given twice", field="field", found=", ".join(settings.field))
     notes: list[str] = []
     shapes: dict[str, torch.Tensor] = {}
     functions: list[FunctionUnknown] = []
@@ -114,9 +125,9 @@ def add_unknown_functions(
         unknowns=replace(problem.unknowns, functions=tuple(functions)),
     )
     notes += [_describe_function(f) for f in functions]
-    untouched = [f.label for f in functions if f.name in DRUG_FUNCTIONS and not problem.drug]
-    if untouched:
-        notes.append(f"No drug image was given: {', '.join(untouched)} keep their priors.")
+    drug_only = [f.label for f in functions if f.name in DRUG_FUNCTIONS and not problem.drug]
+    if drug_only:
+        notes.append(f"No drug image was given: {', '.join(drug_only)} keep their priors.")
     if settings.model_error > 0:
         basis = tumour_radial_basis(problem, MODEL_ERROR_LENGTH_M)
         problem = replace(
@@ -126,9 +137,9 @@ def add_unknown_functions(
             ),
         )
         notes.append(
-            "The balances of contrast agent, carrier and free drug may err by"
-            f" {settings.model_error:.0%} (1 sd) of wall influx and release, smooth over"
-            f" {MODEL_ERROR_LENGTH_M * 1e3:g} mm."
+            "The mass balances of contrast agent, encapsulated drug and free drug have a model"
+            f" error of {settings.model_error:.0%} (1 sd) of the influx through the wall or of the"
+            f" release, with a correlation length of {MODEL_ERROR_LENGTH_M * 1e3:g} mm."
         )
     return problem, notes
 
@@ -136,18 +147,24 @@ def add_unknown_functions(
 def add_time_varying_release(
     problem: InverseProblem, settings: FitSettings
 ) -> tuple[InverseProblem, list[str]]:
-    """The problem with a release rate that jumps at the hours that the settings give, and what is
-    assumed and known of it.
+    """Add a release rate that jumps at the hours of the settings.
+
+    Args:
+        problem: problem with scalar unknowns.
+        settings: settings of the fit, with ``release_in_time``.
+
+    Returns:
+        The problem with one factor for each later time segment, and the assumptions as sentences.
 
     Raises:
-        InputError: these are no increasing hours within what a fit shows, or the equations may err
-            too.
+        InputError: the hours are not within the time range of the results, or there is a model
+            error.
     """
     if settings.model_error > 0:
         raise InputError(
-            "the error of the equations is not worked out where release jumps in time",
-            field="--release-in-time",
-            remedy="Leave --model-error away.",
+            "a model error cannot be combined with a release rate that jumps in time",
+            field="release_in_time",
+            remedy="Set `model_error` to 0.",
         )
     hours = settings.release_in_time or ()
     jumps = tuple(3600 * h for h in hours)
@@ -156,24 +173,24 @@ def add_time_varying_release(
     last = max(3600 * OUTPUT_HOURS[-1], *images, 0.0)
     if jumps[-1] >= last:
         raise InputError(
-            "the release rate jumps after all that a fit shows",
-            field="--release-in-time",
+            "the release rate jumps after the last time of the results",
+            field="release_in_time",
             found=f"{hours[-1]:g} h",
             expected=f"below {last / 3600:g} h",
         )
-    unseen = [
+    unobserved = [
         u.label for u, t in zip(segments, jumps, strict=True) if t >= max(images, default=0.0)
     ]
     notes = [
-        f"The release rate may jump at {', '.join(f'{h:g}' for h in hours)} h after the dose: in"
-        " each later stretch it is that of the first times a constant, 1 within"
-        f" {np.exp(RELEASE_SD) - 1:.0%} (1 sd, an assumption). The release map is that of the"
-        " first."
+        f"The release rate may jump at {', '.join(f'{h:g}' for h in hours)} h after the dose. In"
+        " each later time segment it is the rate of the first segment times a constant that differs"
+        f" from 1 by {np.exp(RELEASE_SD) - 1:.0%} (1 sd, an assumption). The release map shows the"
+        " first segment."
     ]
-    if unseen:
+    if unobserved:
         notes.append(
-            "No drug image was taken after the start of these stretches, so they keep their"
-            f" priors: {'; '.join(unseen)}."
+            "No drug image was taken after the start of these time segments, so they keep their"
+            f" priors: {'; '.join(unobserved)}."
         )
     unknowns = replace(problem.unknowns, items=(*problem.unknowns.items, *segments))
     return (
@@ -185,7 +202,11 @@ def add_time_varying_release(
 
 
 def without_unknown_functions(problem: InverseProblem) -> InverseProblem:
-    """The problem without unknown functions of space, pH or time."""
+    """Remove the unknown functions of space, pH and time from a problem.
+
+    Args:
+        problem: problem with unknown functions.
+    """
     segments = frozenset(
         release_multiplier_name(k + 1) for k in range(len(problem.setting.release_jump_times_s))
     )
@@ -196,54 +217,73 @@ def without_unknown_functions(problem: InverseProblem) -> InverseProblem:
 
 
 def truncating_faces(mask: NDArray[np.bool_], settings: FitSettings) -> tuple[tuple[int, int], ...]:
-    """Faces of the image beyond which the tumour goes on, if the settings say that it does.
+    """Faces of the image beyond which the tumour extends, if the settings allow inflow there.
+
+    Args:
+        mask: tumour mask, ``(x, y, z)``.
+        settings: settings of the fit.
+
+    Returns:
+        Axis and side of each face; none if the settings do not allow inflow.
 
     Raises:
-        InputError: they do, but no face cuts it.
+        InputError: the settings allow inflow, but no face cuts the tumour.
     """
     if not settings.inflow:
         return ()
     cut = Domain.cut_faces(mask)
     if not cut:
         raise InputError(
-            "no face of the image cuts the tumour, so nothing can flow in there",
-            field="--inflow",
-            remedy="Leave --inflow away: normal tissue surrounds the tumour.",
+            "no face of the image cuts the tumour, so there is no inflow through a face",
+            field="inflow",
+            remedy="Remove `inflow`: normal tissue surrounds the tumour.",
         )
     return cut
 
 
 def _untrained_network_basis(problem: InverseProblem, seed: int) -> torch.Tensor:
-    """Shapes of a network that is not trained yet, ``(k, x, y, z)``."""
+    """Basis functions of an untrained network, ``(k, x, y, z)``."""
     return evaluate_shapes(
         field_network(problem.setting, FIELD_LENGTH_M, seed), problem.setting, FIELD_SD
     ).detach()
 
 
 def inflow_radial_basis(problem: InverseProblem) -> torch.Tensor:
-    """Bumps on the tumour's cells at the cut faces, ``(k, x, y, z)``."""
+    """Basis functions of the inflow on the tumour's cells at the cut faces.
+
+    Args:
+        problem: problem with cut faces.
+
+    Returns:
+        Basis functions, ``(k, x, y, z)``.
+    """
     maps, spacing = problem.setting.maps, np.array(problem.setting.grid.spacing)
     tumour = maps.tumour.cpu().numpy() > 0.5
-    found = []
+    bases = []
     for axis, side in maps.cut:
         layer = np.zeros_like(tumour)
         index = [slice(None)] * 3
         index[axis] = slice(-1, None) if side else slice(0, 1)
         layer[tuple(index)] = tumour[tuple(index)]
-        found.append(gaussian_radial_basis(layer, spacing, FIELD_LENGTH_M, MAX_BASIS_FUNCTIONS))
-    basis = np.concatenate(found)
-    # cells at the edge of two cut faces belong to both
-    height = np.sqrt((basis**2).sum(axis=0))
+        bases.append(gaussian_radial_basis(layer, spacing, FIELD_LENGTH_M, MAX_BASIS_FUNCTIONS))
+    basis = np.concatenate(bases)
+    # cells at the edge between two cut faces belong to both
+    sd = np.sqrt((basis**2).sum(axis=0))
     return INFLOW_SD * torch.as_tensor(
-        basis / np.where(height > 0, height, 1.0),
+        basis / np.where(sd > 0, sd, 1.0),
         dtype=maps.tumour.dtype,
         device=maps.tumour.device,
     )
 
 
 def centred_tumour_basis(problem: InverseProblem) -> torch.Tensor:
-    """Bumps in the tumour whose sum with weights of unit variance has the prior variance of a
-    field, ``(k, x, y, z)``.
+    """Radial basis functions in the tumour with the prior variance and zero mean of a field.
+
+    Args:
+        problem: problem with its tissue maps.
+
+    Returns:
+        Basis functions, ``(k, x, y, z)``.
     """
     return centre_shapes(
         tumour_radial_basis(problem, FIELD_LENGTH_M), problem.setting.maps.tumour > 0.5, FIELD_SD
@@ -251,7 +291,17 @@ def centred_tumour_basis(problem: InverseProblem) -> torch.Tensor:
 
 
 def tumour_radial_basis(problem: InverseProblem, length_m: float) -> torch.Tensor:
-    """Bumps in the tumour whose sum with random weights has unit variance, ``(k, x, y, z)``."""
+    """Radial basis functions in the tumour whose sum with weights of unit variance has unit
+    variance.
+
+    Args:
+        problem: problem with its tissue maps.
+        length_m: distance between centres, m; larger if there would be more than
+            ``MAX_BASIS_FUNCTIONS``.
+
+    Returns:
+        Basis functions, ``(k, x, y, z)``.
+    """
     tumour = problem.setting.maps.tumour
     inside, spacing = tumour.cpu().numpy() > 0.5, np.array(problem.setting.grid.spacing)
     basis = gaussian_radial_basis(inside, spacing, length_m)
@@ -262,26 +312,33 @@ def tumour_radial_basis(problem: InverseProblem, length_m: float) -> torch.Tenso
 
 
 def _describe_function(f: FunctionUnknown) -> str:
+    """The prior of an unknown function as a sentence."""
     if f.argument == "pH":
         return (
-            "The release law's steepness may differ from the stated one by"
-            f" {np.exp(f.prior_sd) - 1:.0%} (1 sd) at {f.count} knots of pH."
+            "The steepness of the release law may differ from the stated law by"
+            f" {np.exp(f.prior_sd) - 1:.0%} (1 sd) at each of {f.count} knots of pH."
         )
     if f.name == INFLOW:
         return (
-            "The tumour goes on beyond the image: fluid enters or leaves there at an unknown"
-            f" velocity, {f.prior_sd:g} q l (1 sd) over 2 mm about none (assumptions), and carries"
-            " what the voxels there hold."
+            "The tumour extends beyond the image. Fluid crosses the cut faces at an unknown"
+            f" velocity with a prior of 0 +- {f.prior_sd:g} q l (1 sd) and a correlation length of"
+            f" {f.length_m * 1e3:g} mm (assumptions), and carries the concentration of the voxels"
+            " there."
         )
-    how = "smooth bumps" if f.kind == "bumps" else "a neural field"
+    kind = "Gaussian radial basis functions" if f.kind == "bumps" else "a neural field"
     return (
-        f"{f.label[0].upper()}{f.label[1:]}, varies in the tumour: {how}, {f.count} weights,"
-        f" {np.exp(f.prior_sd) - 1:.0%} (1 sd) over {f.length_m * 1e3:g} mm (assumptions)."
+        f"{f.label[0].upper()}{f.label[1:]}, varies in the tumour as {kind} with {f.count} weights,"
+        f" by {np.exp(f.prior_sd) - 1:.0%} (1 sd) over {f.length_m * 1e3:g} mm (assumptions)."
     )
 
 
 def field_maps(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
-    """Of each unknown field: the multiplier with its standard deviation, and its contraction."""
+    """Maps of each unknown field: the multiplier with its standard deviation, and its contraction.
+
+    Args:
+        fit: fit with unknown fields.
+        domain: box of the fit within the grid of the scan.
+    """
     problem, found = fit.problem, []
     for f in problem.unknowns.functions:
         if f.name not in MULTIPLIERS:
@@ -291,7 +348,7 @@ def field_maps(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
         posterior = field_posterior(
             shapes, problem.tensor(fit.theta[at]), problem.tensor(fit.run.covariance[at, at])
         )
-        value, sd, contraction = (
+        median, sd, contraction = (
             _map_inside_tumour(problem, t, domain)
             for t in (posterior.mean.exp(), posterior.sd, posterior.contraction)
         )
@@ -302,13 +359,13 @@ def field_maps(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
                 "1",
                 f"{f.label}; {source}",
                 "images and prior",
-                value,
-                value * sd,
+                median,
+                median * sd,
             ),
             MapEstimate(
                 f"{f.name}_contraction",
                 "1",
-                f"1 - sd after/before the images, of {f.label}",
+                f"contraction 1 - posterior sd / prior sd of {f.label}",
                 "images and prior",
                 contraction,
             ),
@@ -317,8 +374,14 @@ def field_maps(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
 
 
 def inflow_map(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
-    """Velocity into the image through the faces that cut the tumour, in the voxels there; nothing
-    if none does.
+    """Velocity into the image through the faces that cut the tumour, in the voxels at these faces.
+
+    Args:
+        fit: fit with unknown inflow.
+        domain: box of the fit within the grid of the scan.
+
+    Returns:
+        One map, or none if no face cuts the tumour.
     """
     problem = fit.problem
     if not problem.setting.maps.cut:
@@ -329,10 +392,10 @@ def inflow_map(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
         shapes, problem.tensor(fit.theta[at]), problem.tensor(fit.run.covariance[at, at])
     )
     scalars = problem.scalars(fit.theta)
-    unit = scalars["q"] * scalars["l"] * 1e6
-    there = posterior.prior_sd > 0
+    um_per_s = scalars["q"] * scalars["l"] * 1e6
+    at_faces = posterior.prior_sd > 0
     mean, sd = (
-        domain.put(torch.where(there, unit * t, torch.nan).cpu().numpy())
+        domain.put(torch.where(at_faces, um_per_s * t, torch.nan).cpu().numpy())
         for t in (posterior.mean, posterior.sd)
     )
     return [
@@ -348,22 +411,29 @@ def inflow_map(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
 
 
 def model_error_maps(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
-    """The model's error that the images ask for in each balance, over its flux; nothing where none
-    was allowed.
+    """Conditional estimate of the model error of each balance, relative to the flux of the balance.
+
+    Args:
+        fit: fit with a model error.
+        domain: box of the fit within the grid of the scan.
+
+    Returns:
+        One map for each balance, or none if the problem has no model error.
     """
     found = []
     for m in map_model_error(fit.problem, fit.prediction.fields):
         e, sd = (_map_inside_tumour(fit.problem, t, domain) for t in (m.relative, m.sd))
-        what = "contrast agent" if m.balance == "contrast" else f"{m.balance} drug"
+        substance = "contrast agent" if m.balance == "contrast" else f"{m.balance} drug"
         text = (
-            f"error of the balance of {what}, over {BALANCES[m.balance]}; its sd is that at fixed"
-            " unknowns"
+            f"model error of the balance of {substance} over {BALANCES[m.balance]}; its sd"
+            " is conditional on the fitted unknowns"
         )
         found.append(MapEstimate(f"model_error_{m.balance}", "1", text, "images and prior", e, sd))
     return found
 
 
 def _map_inside_tumour(problem: InverseProblem, values: torch.Tensor, domain: Domain) -> Array:
+    """A field on the grid of the scan, NaN outside the tumour."""
     return domain.put(
         torch.where(problem.setting.maps.tumour > 0.5, values, torch.nan).cpu().numpy()
     )

@@ -1,4 +1,4 @@
-"""Problems in closed form, for what goes by residuals alone."""
+"""Problems in closed form for tests that need only residuals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The error of the equations: its effect on every observation, and the map that images ask for."""
+"""Model error: its effect on every observation, and its map."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ def erring() -> tuple[InverseProblem, np.ndarray]:
 
 
 @pytest.mark.parametrize(("balance", "first"), [("contrast", 0), ("encapsulated", 0), ("free", 1)])
-def test_the_effect_on_observations_is_that_of_equations_which_are_off_by_as_much(
-    erring, balance, first
-) -> None:
+def test_the_effect_equals_that_of_a_perturbation_of_the_equations(erring, balance, first) -> None:
     p, theta = erring
     fields = p.solve(theta, p.forward())
     on_contrast, on_drug = model_error.model_error_effects(p, theta, fields)
@@ -77,7 +75,7 @@ def test_the_effect_on_observations_is_that_of_equations_which_are_off_by_as_muc
     assert float((found - exact).norm()) < limit * float(exact.norm())
 
 
-def test_the_images_show_where_the_equations_are_wrong(erring) -> None:
+def test_the_map_of_the_model_error_locates_a_wrong_equation(erring) -> None:
     p, theta = erring
     e = (
         0.15
@@ -107,7 +105,7 @@ def test_the_images_show_where_the_equations_are_wrong(erring) -> None:
     inside = p.setting.maps.tumour > 0.5
     asked, sd = wrong["encapsulated"].relative[inside], wrong["encapsulated"].sd[inside]
     assert float(torch.corrcoef(torch.stack([asked, e[inside]]))[0, 1]) > 0.9
-    # smooth bumps of 2 mm flatten the step in the middle: the size is what counts
+    # radial basis functions of 2 mm smooth the step in the middle: the size is what counts
     assert wrong["encapsulated"].size == pytest.approx(
         float(e[inside].square().mean().sqrt()), rel=0.3
     )
@@ -115,7 +113,7 @@ def test_the_images_show_where_the_equations_are_wrong(erring) -> None:
     assert float(sd.max()) < 0.1 + 1e-9, "no wider than the prior"
 
 
-def test_equations_that_are_trusted_show_no_error(erring) -> None:
+def test_a_problem_without_model_error_has_no_map_of_it(erring) -> None:
     p, theta = erring
     fields = p.solve(theta, p.forward())
     q = model_error.without_model_error(p.with_systematic_errors(theta, fields))

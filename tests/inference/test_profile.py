@@ -21,9 +21,7 @@ from nanopinn.results.fit_result import OBJECTIVE_RISE_95
 from .linear import Closed, gaussian, unknowns
 
 
-def test_of_a_gaussian_the_profile_is_its_laplace_interval_and_its_partner_the_largest_correlation() -> (
-    None
-):
+def test_the_profile_of_a_gaussian_equals_its_laplace_approximation() -> None:
     problem, mean, covariance = gaussian()
     sd = np.sqrt(np.diag(covariance))
     for j, name in enumerate(problem.unknowns.names):
@@ -75,7 +73,7 @@ def least(problem: Closed, a: float) -> float:
 
 
 @pytest.mark.parametrize(("exact", "tolerance"), [(False, 0.01), (True, 0.0)])
-def test_of_a_bent_likelihood_every_point_is_the_minimum_over_the_others(
+def test_profile_points_of_a_nonlinear_problem_are_conditional_minima(
     exact: bool, tolerance: float
 ) -> None:
     problem = bent()
@@ -108,7 +106,7 @@ def curved() -> Closed:
     )
 
 
-def test_along_a_curved_valley_the_others_follow_it() -> None:
+def test_a_profile_follows_a_curved_correlation() -> None:
     problem = curved()
     found = profile_unknown(problem, np.zeros(2), "a")
     true = np.array([least(problem, float(np.log(v))) for v in found.values])
@@ -124,9 +122,7 @@ def test_along_a_curved_valley_the_others_follow_it() -> None:
     assert (straight - true[inner]).max() > 1
 
 
-def test_two_unknowns_of_which_only_the_product_is_seen_are_flat_partners_of_slope_minus_one() -> (
-    None
-):
+def test_unknowns_observed_only_as_a_product_have_flat_profiles() -> None:
     problem = Closed(unknowns("a", "b", "c"), lambda th: torch.stack([th[0] + th[1], th[2]]) / 1e-3)
     found = profile_unknown(problem, np.zeros(3), "a")
     assert found.bounded == (False, False)
@@ -140,14 +136,14 @@ def test_two_unknowns_of_which_only_the_product_is_seen_are_flat_partners_of_slo
     assert seen.strongest_correlation is None
 
 
-def test_misfit_and_prior_add_up_and_an_untouched_unknown_carries_the_prior_alone() -> None:
+def test_the_profile_of_an_unknown_without_effect_is_its_prior() -> None:
     problem = Closed(unknowns("a", "b", sd=0.35), lambda th: th[:1] / 0.1)
     found = profile_unknown(problem, np.zeros(2), "b")
     np.testing.assert_allclose(found.misfit, 0, atol=1e-12)
     np.testing.assert_allclose(found.prior, (np.log(found.values) / 0.35) ** 2 / 2)
 
 
-def test_a_profile_that_finds_a_better_point_says_so() -> None:
+def test_a_profile_reports_a_lower_objective_than_the_estimate() -> None:
     problem, mean, covariance = gaussian()
     off = mean + 2 * covariance[:, 0] / covariance[0, 0] ** 0.5
     found = profile_unknown(problem, off, "a")
@@ -158,7 +154,7 @@ def test_a_profile_that_finds_a_better_point_says_so() -> None:
     np.testing.assert_allclose(np.log(found.interval), np.log(right.interval), atol=1e-6)
 
 
-def test_an_unknown_that_is_none_is_named() -> None:
+def test_a_profile_of_an_unknown_name_is_refused() -> None:
     problem, mean, _ = gaussian()
     with pytest.raises(InputError, match="a, b, c"):
         profile_unknown(problem, mean, "z")

@@ -1,4 +1,4 @@
-"""Draws against closed forms, and how many of them count."""
+"""Posterior draws and their diagnostics against closed forms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nanopinn.inference.uncertainty.sampling import (
 from .linear import Closed, gaussian, unknowns
 
 
-def test_draws_of_a_linear_problem_are_those_of_its_gaussian() -> None:
+def test_draws_of_a_linear_problem_have_its_mean_and_covariance() -> None:
     problem, mean, covariance = gaussian(m=4)
     found = sample_problem(problem, mean, draws=8000, seed=1)
     sd = np.sqrt(np.diag(covariance))
@@ -42,7 +42,7 @@ def test_draws_of_a_linear_problem_are_those_of_its_gaussian() -> None:
     assert found.solves <= 8000 + 4 + 1
 
 
-def test_draws_find_the_skew_that_laplace_cannot() -> None:
+def test_draws_reproduce_a_skewness_beyond_the_laplace_approximation() -> None:
     problem = Closed(unknowns("a"), lambda th: (torch.exp(th[:1]) - 1.0) / 0.8)
 
     def density(a: float) -> float:
@@ -55,14 +55,14 @@ def test_draws_find_the_skew_that_laplace_cannot() -> None:
     assert abs(found.mean[0] - true) < 4 * found.flat.std() / np.sqrt(found.ess[0])
 
 
-def test_draws_return_with_their_seed() -> None:
+def test_draws_are_reproducible_by_their_seed() -> None:
     problem, mean, _ = gaussian()
     a, b, c = (sample_problem(problem, mean, draws=80, seed=s).theta for s in (3, 3, 4))
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c)
 
 
-def test_an_autoregressive_chain_counts_as_theory_says() -> None:
+def test_the_effective_sample_size_of_an_autoregressive_chain_is_exact() -> None:
     rng, rho = np.random.default_rng(0), 0.8
     x = np.zeros((4, 20_000, 1))
     noise = rng.normal(size=x.shape)
@@ -72,7 +72,7 @@ def test_an_autoregressive_chain_counts_as_theory_says() -> None:
     assert split_r_hat(x)[0] == pytest.approx(1, abs=0.005)
 
 
-def test_independent_draws_all_count_and_chains_apart_do_not() -> None:
+def test_separate_chains_have_a_large_r_hat_and_few_effective_draws() -> None:
     x = np.random.default_rng(0).normal(size=(4, 1000, 1))
     assert effective_sample_size(x)[0] > 3500
     apart = x + np.array([0, 0, 0, 3.0])[:, None, None]
@@ -80,12 +80,12 @@ def test_independent_draws_all_count_and_chains_apart_do_not() -> None:
     assert effective_sample_size(apart)[0] < 20
 
 
-def test_chains_that_all_drift_are_not_taken_for_agreement() -> None:
+def test_chains_with_a_common_drift_have_a_large_r_hat() -> None:
     x = np.random.default_rng(0).normal(size=(4, 1000, 1)) + np.linspace(-2, 2, 1000)[None, :, None]
     assert split_r_hat(x)[0] > 1.3
 
 
-def test_too_few_draws_and_no_sampler_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_draws_and_a_missing_sampler_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     problem, mean, _ = gaussian()
     with pytest.raises(InputError, match="40 or more"):
         sample_problem(problem, mean, draws=20)

@@ -1,4 +1,4 @@
-"""Errors that many numbers share are eliminated as their joint covariance asks."""
+"""Systematic errors are eliminated exactly as by their joint covariance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AT = torch.randn(3, dtype=torch.float64, generator=G)
 R = torch.randn(12, dtype=torch.float64, generator=G)
 
 
-def test_the_misfit_is_that_of_the_joint_covariance() -> None:
+def test_the_misfit_equals_that_of_the_joint_covariance() -> None:
     shared = SharedError(E, AT)
     r = R - E @ AT  # as if the errors were zero
     covariance = torch.eye(12, dtype=torch.float64) + E @ E.T
@@ -25,7 +25,7 @@ def test_the_misfit_is_that_of_the_joint_covariance() -> None:
     )
 
 
-def test_the_best_errors_are_those_of_the_minimum() -> None:
+def test_the_conditional_estimate_minimises_the_misfit() -> None:
     shared = SharedError(E, AT)
     best = shared.conditional_estimate(R).requires_grad_()
     misfit = (R + E @ (best - AT)).square().sum() + best.square().sum()
@@ -41,14 +41,12 @@ def test_tangents_are_the_derivative_of_the_residual() -> None:
         torch.testing.assert_close(tangent, shared.eliminate(R + j) - shared.eliminate(R))
 
 
-def test_no_error_changes_nothing() -> None:
+def test_without_errors_the_residual_is_unchanged() -> None:
     none = SharedError(E[:, :0], AT[:0])
     torch.testing.assert_close(none.eliminate(R), R)
 
 
-def test_the_effect_of_the_grid_is_worked_out_anew_only_where_unknowns_that_images_see_have_moved() -> (
-    None
-):
+def test_the_grid_error_is_recomputed_only_when_informed_unknowns_change() -> None:
     problem = small_problem(n=8, off=0.0)[0]
     theta, names = problem.unknowns.prior_mean, problem.unknowns.names
     fields = problem.solve(theta, problem.forward())
@@ -62,9 +60,7 @@ def test_the_effect_of_the_grid_is_worked_out_anew_only_where_unknowns_that_imag
         assert (there.errors.grid_on_contrast is first) == kept, name
 
 
-def test_a_prior_sd_of_an_idle_unknown_changes_the_effect_of_the_grid_less_than_is_tolerated_of_l() -> (
-    None
-):
+def test_uninformed_unknowns_change_the_grid_error_less_than_its_tolerance() -> None:
     problem = small_problem(n=8, off=0.0)[0]
     theta = problem.unknowns.prior_mean
     fields = problem.solve(theta, problem.forward())

@@ -1,5 +1,5 @@
-"""Unknown functions of time: the release rate in voxels and rates of systems, constant between
-events.
+"""Unknown functions of time that are constant between events: the release rate of voxels and rates
+of systems of equations.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def stepped(problem: InverseProblem, step: float) -> InverseProblem:
     return replace(problem, drug=tuple(images))
 
 
-def test_a_step_in_the_release_rate_is_recovered_and_a_stretch_after_the_last_image_keeps_its_prior(
+def test_a_step_in_the_release_rate_is_recovered_where_images_follow(
     problem,
 ) -> None:
     step = -0.8
@@ -103,7 +103,7 @@ def fit_of_one_rate(problem: InverseProblem, step: float) -> EngineFit:
     return fit_fv(without_unknown_functions(stepped(problem, step)))
 
 
-def test_tangents_of_stretches_equal_central_differences(problem) -> None:
+def test_tangents_of_time_segments_equal_central_differences(problem) -> None:
     p = add_unknown_functions(
         replace(problem, unknowns=replace(problem.unknowns, items=problem.unknowns.items[:-2])),
         FitSettings(release_in_time=(0.5, 3.0, 20.0)),
@@ -124,7 +124,7 @@ def test_tangents_of_stretches_equal_central_differences(problem) -> None:
     assert after == 0.0
 
 
-def test_the_gradient_by_the_adjoint_equals_that_of_the_tangents(problem) -> None:
+def test_the_adjoint_gradient_equals_the_gradient_from_the_tangents(problem) -> None:
     theta = problem.unknowns.prior_mean
     theta[-2:] = (-0.5, 0.3)
     expected = problem.quadratic(
@@ -138,7 +138,7 @@ def test_the_gradient_by_the_adjoint_equals_that_of_the_tangents(problem) -> Non
     )
 
 
-def test_multipliers_of_one_change_nothing_but_the_nodes(plain, problem) -> None:
+def test_multipliers_of_one_change_only_the_time_nodes(plain, problem) -> None:
     nodes = problem.drug_times
     assert 3 * HOUR in nodes
     one, stretches = (ForwardModel(p.setting, p.unknowns.scalars) for p in (plain, problem))
@@ -152,7 +152,7 @@ def test_multipliers_of_one_change_nothing_but_the_nodes(plain, problem) -> None
 
 
 @pytest.mark.parametrize("which", ["plain", "problem"])
-def test_tangents_kept_at_some_times_are_those_of_all_in_the_order_asked(
+def test_tangents_at_selected_times_keep_the_requested_order(
     which: str, request: pytest.FixtureRequest
 ) -> None:
     p: InverseProblem = request.getfixturevalue(which)
@@ -174,7 +174,7 @@ def test_tangents_kept_at_some_times_are_those_of_all_in_the_order_asked(
 
 
 @pytest.mark.parametrize("which", ["plain", "problem"])
-def test_tissues_marched_together_are_those_marched_alone(
+def test_tissues_integrated_together_equal_tissues_integrated_alone(
     which: str, request: pytest.FixtureRequest
 ) -> None:
     p: InverseProblem = request.getfixturevalue(which)
@@ -194,7 +194,7 @@ def test_tissues_marched_together_are_those_marched_alone(
         )
 
 
-def test_what_cells_do_alone_is_worked_out_anew_for_another_input_or_other_frames(plain) -> None:
+def test_the_local_response_is_recomputed_for_another_input_or_other_frames(plain) -> None:
     theta, forward = plain.tensor(plain.unknowns.prior_mean), plain.forward()
     flow = forward.flow(theta)
     late = plain.frame_times + 0.5
@@ -210,7 +210,7 @@ def test_what_cells_do_alone_is_worked_out_anew_for_another_input_or_other_frame
     )
 
 
-def test_a_cell_whose_release_jumps_goes_as_another_integrator_takes_it() -> None:
+def test_a_cell_whose_release_jumps_agrees_with_another_integrator() -> None:
     """Cells of a metre: nothing crosses their faces."""
     one = torch.ones((3, 3, 3), dtype=torch.float64)
     centre = torch.zeros_like(one)
@@ -271,7 +271,7 @@ def test_a_cell_whose_release_jumps_goes_as_another_integrator_takes_it() -> Non
     assert error.max() < 0.03
 
 
-def test_a_fit_with_stretches_is_saved_and_brought_back(problem) -> None:
+def test_a_fit_with_time_segments_is_saved_and_restored(problem) -> None:
     again = fit_from_bytes(
         fit_to_bytes(FittedProblem(problem, problem.unknowns.prior_mean))
     ).problem
@@ -279,21 +279,21 @@ def test_a_fit_with_stretches_is_saved_and_brought_back(problem) -> None:
     assert again.unknowns == problem.unknowns
 
 
-def test_what_is_assumed_of_stretches_and_which_no_image_sees_is_said(plain, problem) -> None:
+def test_assumptions_and_unobserved_time_segments_are_reported(plain, problem) -> None:
     notes = add_unknown_functions(plain, ASKED)[1]
     assert any("3, 20 h" in n and "assumption" in n for n in notes)
     unseen = next(n for n in notes if n.startswith("No drug image was taken after"))
     assert "release from 20 h" in unseen
     assert "3 to 20" not in unseen
     assert any(
-        "no observation touches" in t and "release from 20 h" in t
+        "no observation depends on" in t and "release from 20 h" in t
         for t in describe_limits(problem, linearise_at_prior(problem))
     )
     _, without = add_unknown_functions(replace(plain, drug=()), ASKED)
     assert any("3 to 20" in n and "release from 20 h" in n for n in without)
 
 
-def test_scalars_alone_know_of_no_stretches(plain, problem) -> None:
+def test_a_problem_without_unknown_functions_has_no_time_segments(plain, problem) -> None:
     alone = without_unknown_functions(problem)
     assert (alone.unknowns, alone.setting.release_jump_times_s) == (plain.unknowns, ())
 
@@ -307,15 +307,15 @@ def test_scalars_alone_know_of_no_stretches(plain, problem) -> None:
         ({"release_in_time": ""}, "one stretch"),
         ({"release_in_time": (0.0, 6.0)}, "before anything"),
         ({"release_in_time": (6.0, 48.0)}, "below 48 h"),
-        ({"release_in_time": (6.0,), "model_error": 0.1}, "model-error"),
+        ({"release_in_time": (6.0,), "model_error": 0.1}, "`model_error`"),
     ],
 )
-def test_times_that_cannot_be_are_refused_in_words(plain, settings, words) -> None:
+def test_invalid_release_times_are_refused(plain, settings, words) -> None:
     with pytest.raises(InputError, match=words):
         add_unknown_functions(plain, FitSettings(**settings))
 
 
-def test_hours_are_read_as_the_command_line_gives_them() -> None:
+def test_release_times_are_read_from_text() -> None:
     assert FitSettings(release_in_time="6, 24").release_in_time == (6.0, 24.0)
     with pytest.raises(ValueError, match="number"):
         FitSettings(release_in_time="six")
@@ -375,7 +375,7 @@ def by_another_integrator(rates: tuple[float, ...]) -> np.ndarray:
     return np.concatenate(found)
 
 
-def test_states_under_a_rate_that_jumps_are_the_closed_form() -> None:
+def test_states_with_a_rate_that_jumps_equal_the_closed_form() -> None:
     problem = infusion(TIMES, 0 * TIMES, 0.02)
     theta = np.log([*RATES, CLEARANCE])
     states = problem.solve(theta, problem.solver()).states[:, 0]
@@ -385,7 +385,7 @@ def test_states_under_a_rate_that_jumps_are_the_closed_form() -> None:
     np.testing.assert_allclose(states, exact, atol=1e-4 * exact.max())
 
 
-def test_input_rates_between_events_are_recovered_from_another_integrators_data() -> None:
+def test_input_rates_between_events_are_recovered_from_independent_data() -> None:
     noise = 0.02 * np.random.default_rng(0).standard_normal(len(TIMES))
     fit = fit_fv(infusion(TIMES, by_another_integrator(RATES) + noise, 0.02))
     truth, sd = np.log([*RATES, CLEARANCE]), np.sqrt(np.diag(fit.run.covariance))
@@ -399,7 +399,7 @@ def test_input_rates_between_events_are_recovered_from_another_integrators_data(
     )
 
 
-def test_a_rate_after_the_last_number_keeps_its_prior_and_is_named() -> None:
+def test_a_rate_after_the_last_observation_keeps_its_prior_and_is_named() -> None:
     early = INPUT.jumps[1] >= TIMES
     fit = fit_fv(infusion(TIMES[early], amount(TIMES, RATES)[early], 0.02))
     assert fit.run["input[2]"].median == pytest.approx(1.0)
@@ -407,12 +407,12 @@ def test_a_rate_after_the_last_number_keeps_its_prior_and_is_named() -> None:
     assert "input[2] does not affect any observation" in fit.run.message
 
 
-def test_a_network_refuses_what_jumps() -> None:
+def test_a_network_refuses_a_rate_that_jumps() -> None:
     with pytest.raises(InputError, match="jumps"):
         fit_pinn(infusion(TIMES, amount(TIMES, RATES), 0.02))
 
 
 @pytest.mark.parametrize("jumps", [(), (2.0, 2.0), (5.0, 2.0)])
-def test_stretches_that_cannot_be_are_refused(jumps) -> None:
+def test_invalid_time_segments_are_refused(jumps) -> None:
     with pytest.raises(InputError, match=r"increase|one stretch"):
         PiecewiseConstantFunction("input", jumps)

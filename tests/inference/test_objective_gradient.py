@@ -1,6 +1,4 @@
-"""The adjoint gradient is that of the objective which the fit computes: a test by central
-differences.
-"""
+"""The adjoint gradient of the objective agrees with central differences and normal equations."""
 
 from __future__ import annotations
 
@@ -13,8 +11,8 @@ import torch
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.neural_field import objective_gradient
 
+from .test_basis import with_every_function
 from .test_engines import small_problem
-from .test_functions import with_every_function
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +57,7 @@ def test_the_adjoint_gradient_equals_central_differences(posed) -> None:
     assert exact == pytest.approx(difference, rel=1e-4)
 
 
-def test_the_gradient_is_that_of_the_normal_equations(posed) -> None:
+def test_the_adjoint_gradient_equals_that_of_the_normal_equations(posed) -> None:
     p, theta = posed
     fields = p.solve(theta, p.forward(), tangents=True)
     expected = p.quadratic(theta, p.compare(fields)).gradient
@@ -69,7 +67,7 @@ def test_the_gradient_is_that_of_the_normal_equations(posed) -> None:
     )
 
 
-def test_tangents_marched_in_single_precision_are_those_in_double(posed) -> None:
+def test_tangents_in_single_precision_equal_those_in_double_precision(posed) -> None:
     p, theta = posed
     single = p.solve(theta, p.forward(), tangents=True)
     double = p.solve(theta, p.forward(), tangents=True, tol=1e-10)

@@ -1,4 +1,4 @@
-"""Scale of the arterial input, and noise: what they can be known by, and what they do to the rest."""
+"""Scale of the arterial input function and noise scales: identifiability and recovery."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def contrast_only() -> tuple[InverseProblem, np.ndarray]:
     return replace(problem, drug=(), setting=replace(problem.setting, flow_refine=1)), truth
 
 
-def test_contrast_agent_sees_the_scale_of_its_input_only_as_filtration(contrast_only) -> None:
+def test_contrast_agent_determines_only_the_product_of_scale_and_filtration(contrast_only) -> None:
     problem, theta = contrast_only
     s = 1.2
     other = scale_arterial_input(problem, s)
@@ -35,7 +35,7 @@ def test_contrast_agent_sees_the_scale_of_its_input_only_as_filtration(contrast_
     assert float((there - here).norm()) < 1e-4 * float((there - unscaled).norm())
 
 
-def test_without_drug_images_the_scale_keeps_its_prior_and_filtration_carries_it(
+def test_without_drug_images_the_scale_keeps_its_prior_and_widens_filtration(
     contrast_only,
 ) -> None:
     problem, theta = contrast_only
@@ -61,7 +61,7 @@ def test_without_drug_images_the_scale_keeps_its_prior_and_filtration_carries_it
     assert together[-1, -1] ** 0.5 == pytest.approx(0.1, rel=0.05)
 
 
-def test_noise_that_was_stated_wrongly_is_found() -> None:
+def test_the_scale_of_wrongly_stated_noise_is_recovered() -> None:
     generator = torch.Generator().manual_seed(0)
     n, k, true = 1200, 400, np.array([1.7, 0.6])
     E = 0.2 * torch.randn(n, k, dtype=torch.float64, generator=generator)
@@ -76,7 +76,7 @@ def test_noise_that_was_stated_wrongly_is_found() -> None:
         assert f.sd < 0.15
 
 
-def test_the_sd_of_a_scale_is_that_of_as_many_numbers() -> None:
+def test_the_sd_of_a_noise_scale_follows_from_the_number_of_residuals() -> None:
     r = torch.randn(5000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     one, nothing = torch.ones_like(r), torch.zeros_like(r)
     (found,) = _estimate_noise_scales(
@@ -88,7 +88,7 @@ def test_the_sd_of_a_scale_is_that_of_as_many_numbers() -> None:
     assert found.scale == pytest.approx(float((r @ r / 4000).sqrt()), rel=1e-3)
 
 
-def test_noise_of_curves_is_what_was_added_to_them(contrast_only) -> None:
+def test_the_noise_added_to_curves_is_recovered(contrast_only) -> None:
     problem, theta = contrast_only
     fields = problem.solve(theta, problem.forward())
     generator = torch.Generator().manual_seed(3)

@@ -1,6 +1,4 @@
-"""Unknown functions: fields of space and the release law; their tangents, their priors, and what is
-told of them.
-"""
+"""Unknown functions of space and pH: tangents, priors, and flow through cut faces."""
 
 from __future__ import annotations
 
@@ -81,13 +79,13 @@ def test_tangents_of_functions_equal_central_differences(problem) -> None:
         assert float(exact.norm()) > 1.0, f"{f.name} moves no image"
 
 
-def test_weights_of_zero_change_nothing(problem) -> None:
+def test_functions_with_zero_weights_change_no_prediction(problem) -> None:
     p = with_every_function(problem)
     a, b = (q.predict(q.unknowns.prior_mean, q.forward()).residual for q in (problem, p))
     torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 
-def test_a_multiplier_multiplies_its_property_and_no_other(problem) -> None:
+def test_a_multiplier_changes_only_its_own_property(problem) -> None:
     p = with_every_function(problem)
     theta = torch.as_tensor(p.unknowns.prior_mean)
     plain = TumourModel.from_maps(p.setting.maps, p.unknowns.scalars(theta))
@@ -100,7 +98,7 @@ def test_a_multiplier_multiplies_its_property_and_no_other(problem) -> None:
     torch.testing.assert_close(model.release_rate(), plain.release_rate())
 
 
-def test_bumps_with_random_weights_have_the_variance_that_is_stated() -> None:
+def test_radial_basis_functions_have_unit_variance_and_sampled_fields_agree() -> None:
     inside = np.zeros((9, 8, 7), dtype=bool)
     inside[2:7, 2:6, 1:6] = True
     bumps = gaussian_radial_basis(inside, np.full(3, 0.7e-3), 1.5e-3)
@@ -108,7 +106,7 @@ def test_bumps_with_random_weights_have_the_variance_that_is_stated() -> None:
     assert not bumps[:, ~inside].any()
 
 
-def test_a_bent_scale_is_the_integral_of_its_slope() -> None:
+def test_the_monotone_warp_is_the_integral_of_its_slope() -> None:
     pH = np.array([5.9, 6.3, 6.8, 7.0, 7.7])
     steepness = lambda s: np.exp(np.interp(s, PH_WARP_KNOTS, W.numpy()))  # noqa: E731
     expected = [
@@ -119,7 +117,7 @@ def test_a_bent_scale_is_the_integral_of_its_slope() -> None:
     np.testing.assert_allclose(warp_ph(torch.as_tensor(pH), W).numpy(), expected, rtol=1e-7)
 
 
-def test_every_release_law_falls_with_pH_and_keeps_its_rate_at_the_reference() -> None:
+def test_every_release_law_falls_with_pH_and_keeps_its_reference_rate() -> None:
     pH = torch.linspace(5.5, 8.0, 200, dtype=torch.float64)
     for seed in range(5):
         w = torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -131,14 +129,14 @@ def test_every_release_law_falls_with_pH_and_keeps_its_rate_at_the_reference() -
         assert float(at) == pytest.approx(4.6e-5, rel=1e-12)
 
 
-def test_a_field_that_no_image_touches_keeps_its_prior() -> None:
+def test_a_field_that_affects_no_image_keeps_its_prior() -> None:
     shapes = torch.as_tensor(
         0.5 * gaussian_radial_basis(np.ones((4, 4, 4), dtype=bool), np.full(3, 1e-3), 2e-3)
     )
     k = len(shapes)
-    untouched = field_posterior(shapes, torch.zeros(k).double(), torch.eye(k).double())
-    torch.testing.assert_close(untouched.sd, torch.full_like(untouched.sd, 0.5))
-    assert float(untouched.contraction.abs().max()) < 1e-12
+    prior_only = field_posterior(shapes, torch.zeros(k).double(), torch.eye(k).double())
+    torch.testing.assert_close(prior_only.sd, torch.full_like(prior_only.sd, 0.5))
+    assert float(prior_only.contraction.abs().max()) < 1e-12
     known = field_posterior(shapes, torch.zeros(k).double(), 0.04 * torch.eye(k).double())
     torch.testing.assert_close(known.contraction, torch.full_like(known.sd, 0.8))
 
@@ -209,7 +207,7 @@ def _inflow_of_parts(p: InverseProblem, theta: torch.Tensor) -> torch.Tensor:
     return average_subcells(fine, 2)[-1]
 
 
-def test_a_cut_face_passes_the_inflow_and_nothing_else(problem) -> None:
+def test_a_cut_face_passes_only_the_inflow(problem) -> None:
     p = cut_problem(problem)
     theta = torch.as_tensor(p.unknowns.prior_mean)
     assert not p.forward().flow(theta).flows[0][-1].any()
@@ -279,7 +277,7 @@ def solved(maps: TissueMaps, inflow: float | None = None) -> tuple[torch.Tensor,
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_a_tumour_cut_in_half_along_its_plane_of_symmetry_flows_as_the_whole(side) -> None:
+def test_half_a_tumour_at_its_plane_of_symmetry_equals_the_whole(side) -> None:
     """The exact answer for a cut: no flow through a plane of symmetry, on the same grid."""
     p, C = solved(ball())
     p_half, C_half = solved(half_of(ball(), side))
@@ -289,7 +287,7 @@ def test_a_tumour_cut_in_half_along_its_plane_of_symmetry_flows_as_the_whole(sid
 
 
 @pytest.mark.parametrize("inflow", [0.5, -0.5])
-def test_inflow_through_either_side_is_the_same_mirrored_and_raises_the_pressure(inflow) -> None:
+def test_inflow_is_symmetric_in_the_side_and_raises_the_pressure(inflow) -> None:
     (p0, C0), (p1, C1) = (solved(half_of(ball(), side), inflow) for side in (0, 1))
     torch.testing.assert_close(p0, p1.flip(0), rtol=1e-8, atol=0)
     torch.testing.assert_close(C0, C1.flip(1), rtol=1e-6, atol=1e-12)
@@ -298,7 +296,7 @@ def test_inflow_through_either_side_is_the_same_mirrored_and_raises_the_pressure
     assert int(rise.argmax()) // (20 * 20) == 0, "most where it enters"
 
 
-def test_a_tumour_at_the_edge_of_the_box_is_still_refused_where_nothing_is_said_of_it(
+def test_a_tumour_at_the_edge_of_the_box_is_refused_without_cut_faces(
     problem,
 ) -> None:
     p = cut_problem(problem)
@@ -306,7 +304,7 @@ def test_a_tumour_at_the_edge_of_the_box_is_still_refused_where_nothing_is_said_
         replace(p.setting, maps=replace(p.setting.maps, cut=()))
 
 
-def test_frames_that_are_missing_change_no_other_frame() -> None:
+def test_missing_frames_change_no_other_frame() -> None:
     forward = ForwardModel(Setting(ball(), Grid((10, 10, 10), (0.5e-3,) * 3), 1), lambda _: {})
     none = torch.zeros(0, dtype=torch.float64)
     flow = forward.flow(none)

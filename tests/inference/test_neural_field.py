@@ -1,4 +1,4 @@
-"""Neural fields: their prior, the gradient of their hidden weights, and what they find."""
+"""Neural fields: prior variance, gradient of the hidden weights, and recovery of a field."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def varying() -> tuple[InverseProblem, torch.Tensor]:
     return q, true
 
 
-def test_the_prior_variance_is_that_stated_whatever_the_hidden_weights(varying) -> None:
+def test_the_prior_variance_does_not_depend_on_the_hidden_weights(varying) -> None:
     p, _ = varying
     network = _Trainer(p, 0).networks["permeability"]
     inside = p.setting.maps.tumour > 0.5
@@ -98,7 +98,7 @@ def test_the_gradient_of_hidden_weights_equals_central_differences(varying) -> N
     assert exact == pytest.approx((objective(1e-4) - objective(-1e-4)) / 2e-4, rel=1e-4)
 
 
-def test_training_finds_the_field_and_says_how_surely(varying) -> None:
+def test_training_recovers_the_field_within_its_uncertainty(varying) -> None:
     p, true = varying
     first = fit_fv(p, iterations=4, tolerance=0.5)
     trained = _Trainer(p, 0).train(first, 5)
@@ -124,7 +124,7 @@ def test_training_finds_the_field_and_says_how_surely(varying) -> None:
     assert bool((found.sd <= found.prior_sd + 1e-9).all())
 
 
-def test_bumps_and_networks_describe_the_same_unknown(varying) -> None:
+def test_radial_basis_and_network_describe_the_same_unknown(varying) -> None:
     p, _ = varying
     f = p.unknowns.functions[0]
     assert (f.kind, f.count) == ("neural", len(p.setting.maps.shapes["permeability"]))

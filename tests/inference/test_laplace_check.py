@@ -67,7 +67,7 @@ def rise(problem: Closed, a: float, best: np.ndarray) -> float:
     ) - value(best)
 
 
-def test_a_parabola_is_left_as_it_is() -> None:
+def test_a_quadratic_objective_keeps_its_laplace_approximation() -> None:
     rng = np.random.default_rng(0)
     A = torch.as_tensor(4 * rng.normal(size=(8, 3)))
     _, covariance, held = held_at_its_best(Closed(unknowns("a", "b", "c"), lambda th: A @ th - 0.3))
@@ -76,7 +76,7 @@ def test_a_parabola_is_left_as_it_is() -> None:
     assert held.notes == ()
 
 
-def test_in_a_bent_valley_the_sd_is_that_of_the_longer_side() -> None:
+def test_with_a_nonlinear_correlation_the_sd_is_that_of_the_longer_side() -> None:
     problem = two_sources()
     best, covariance, held = held_at_its_best(problem)
     assert minimize(
@@ -96,9 +96,7 @@ def test_in_a_bent_valley_the_sd_is_that_of_the_longer_side() -> None:
     assert "label of a reaches" in held.notes[0]
 
 
-def test_what_the_data_do_not_hold_is_as_wide_as_its_prior_and_no_longer_counts_as_informed() -> (
-    None
-):
+def test_an_unknown_without_a_crossing_gets_its_prior_sd() -> None:
     problem = two_sources()
     loose = Closed(unknowns("a", "b", "c", sd=1.5), problem.of)
     _, covariance, held = held_at_its_best(loose)
@@ -107,7 +105,7 @@ def test_what_the_data_do_not_hold_is_as_wide_as_its_prior_and_no_longer_counts_
     assert not held.scalars[0].informed
 
 
-def test_a_better_point_on_the_way_is_told() -> None:
+def test_a_lower_objective_than_the_estimate_is_reported() -> None:
     problem = Closed(unknowns("a", "b"), lambda th: torch.stack([4 * (th[0] + 0.3), th[1] / 0.1]))
     theta, covariance = np.zeros(2), np.diag([0.25**2, 0.1**2])  # a fit that was stopped short
     held = check_laplace_approximation(

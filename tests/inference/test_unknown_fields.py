@@ -1,5 +1,5 @@
-"""Unknown functions and model error from their settings to the maps, the check and the checkpoint
-of a fit; phantoms that hold them.
+"""Unknown functions and model error from the settings to the maps, the check and the saved fit, and
+phantoms that contain them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def fitted() -> EngineFit:
     return fit_fv(problem, iterations=2)
 
 
-def test_a_field_is_shown_with_its_sd_and_contraction(fitted) -> None:
+def test_a_field_has_maps_of_its_sd_and_contraction(fitted) -> None:
     shape = fitted.problem.setting.grid.shape
     maps = {m.name: m for m in field_maps(fitted, Domain(shape, (0, 0, 0), shape))}
     assert set(maps) == {"permeability_factor", "permeability_contraction"}
@@ -63,7 +63,7 @@ def test_a_field_is_shown_with_its_sd_and_contraction(fitted) -> None:
     )
 
 
-def test_model_error_is_mapped_and_the_check_weighs_it(fitted) -> None:
+def test_the_model_error_is_mapped_and_limited_by_the_check(fitted) -> None:
     shape = fitted.problem.setting.grid.shape
     maps = model_error_maps(fitted, Domain(shape, (0, 0, 0), shape))
     assert [m.name for m in maps] == [
@@ -79,7 +79,7 @@ def test_model_error_is_mapped_and_the_check_weighs_it(fitted) -> None:
         assert item.limit == pytest.approx(0.1)
 
 
-def test_scalars_stand_first_and_functions_after_them(fitted) -> None:
+def test_coordinates_are_ordered_scalars_first(fitted) -> None:
     unknowns = fitted.problem.unknowns
     assert [s.name for s in fitted.run.scalars] == [u.name for u in unknowns.items]
     assert len(fitted.theta) == len(unknowns) == len(unknowns.names)
@@ -88,7 +88,7 @@ def test_scalars_stand_first_and_functions_after_them(fitted) -> None:
     )
 
 
-def test_a_checkpoint_brings_fields_and_model_error_back(fitted) -> None:
+def test_a_saved_problem_restores_fields_and_model_error(fitted) -> None:
     again = fit_from_bytes(fit_to_bytes(FittedProblem(fitted.problem, fitted.theta))).problem
     assert again.unknowns == fitted.problem.unknowns
     torch.testing.assert_close(
@@ -99,7 +99,7 @@ def test_a_checkpoint_brings_fields_and_model_error_back(fitted) -> None:
     assert (again.setting.maps.cut, again.model_error.prior_sd) == ((), 0.1)
 
 
-def test_inflow_where_nothing_is_cut_and_fields_asked_for_twice_are_refused(fitted) -> None:
+def test_inflow_without_a_cut_face_and_repeated_fields_are_refused(fitted) -> None:
     mask = np.zeros((5, 5, 5), dtype=bool)
     mask[2, 2, 2] = True
     with pytest.raises(InputError, match="No face"):
@@ -111,7 +111,7 @@ def test_inflow_where_nothing_is_cut_and_fields_asked_for_twice_are_refused(fitt
         add_unknown_functions(fitted.problem, FitSettings(field=("release", "release:neural")))
 
 
-def test_functions_that_only_drug_images_touch_are_named_where_there_are_none(fitted) -> None:
+def test_functions_that_need_drug_images_are_named_without_them(fitted) -> None:
     _, notes = add_unknown_functions(
         replace(fitted.problem, drug=()),
         FitSettings(field=("release", "conductivity"), release_law=True),
@@ -122,14 +122,14 @@ def test_functions_that_only_drug_images_touch_are_named_where_there_are_none(fi
     assert "conductivity" not in said
 
 
-def test_a_box_ends_where_the_image_cuts_the_tumour() -> None:
+def test_a_box_ends_at_the_face_that_cuts_the_tumour() -> None:
     mask = np.zeros((8, 8, 8), dtype=bool)
     mask[5:8, 3:5, 3:5] = True
     box = Domain.around(mask, (1e-3, 1e-3, 1e-3), 2e-3, ((0, 1),))
     assert (box.low, box.high) == ((3, 1, 1), (8, 7, 7))
 
 
-def test_fields_of_a_phantom_leave_the_rest_of_a_seed_as_it_was() -> None:
+def test_fields_of_a_phantom_do_not_change_its_other_random_numbers() -> None:
     shape, spacing = (20, 20, 16), (0.25, 0.25, 0.25)
     plain = draw_anatomy(shape, spacing, np.random.default_rng(7))
     drawn = draw_fields(plain, spacing, {"conductivity": 0.5, "release": 0.0}, 7)
@@ -140,7 +140,7 @@ def test_fields_of_a_phantom_leave_the_rest_of_a_seed_as_it_was() -> None:
     assert drawn.PS is plain.PS
 
 
-def test_a_phantom_cut_short_shows_the_same_tumour_as_the_whole(tmp_path) -> None:
+def test_a_truncated_phantom_equals_the_whole_inside_its_image(tmp_path) -> None:
     small = {
         "seed": 2,
         "shape": (10, 10, 8),
