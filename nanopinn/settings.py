@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -158,23 +159,81 @@ class SimulationSettings(BaseModel):
     assume_ph: float | None = None
 
 
-class ComparisonSettings(BaseModel):
-    """Arms of treatment through one tumour; what is not known is drawn ``draws`` times.
+class DoseAmount(BaseModel):
+    """Amount of drug, absolute or per body surface; exactly one of the two.
 
-    ``dose``, ``heat`` and ``radiation`` as :func:`nanopinn.studies.arms.arm_specs.build_arms` reads
-    them.
+    Attributes:
+        amount_mg: mg.
+        mg_per_m2: mg per m2 of body surface.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    amount_mg: float | None = None
+    mg_per_m2: float | None = None
+
+
+class HeatingSpec(BaseModel):
+    """One heating of the tumour, to a temperature or as a thermometry file measured it.
+
+    Attributes:
+        temperature_C: temperature that is reached, degrees C.
+        minutes: duration; that of the file if None.
+        start_h: hours from the start of the treatment.
+        ramp_min: duration of the rise and of the fall, min.
+        file: thermometry, in place of a temperature.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    temperature_C: float | None = None
+    minutes: float | None = None
+    start_h: float = 0.0
+    ramp_min: float = 0.0
+    file: Path | None = None
+
+
+class FractionSpec(BaseModel):
+    """One fraction of radiation.
+
+    Attributes:
+        dose_Gy: Gy.
+        time_h: hours from the start of the treatment.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    dose_Gy: float
+    time_h: float
+
+
+class SecondScan(BaseModel):
+    """Result of a fit to a scan after radiation.
+
+    Attributes:
+        folder: result folder of the fit.
+        time_h: time of the scan, hours from the start of the treatment.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    folder: Path
+    time_h: float
+
+
+class ComparisonSettings(BaseModel):
+    """Arms of treatment through one tumour, for ``draws`` draws of the uncertain inputs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
     arms: tuple[str, ...] = ("free", "pld", "tsl")
-    dose: str = "50mg/m2"
+    dose: DoseAmount = DoseAmount(mg_per_m2=50.0)
     body_surface_m2: Annotated[float, Field(ge=0.1, le=4)] = 1.8
     infusion_min: Annotated[float, Field(ge=0)] = 0.0
-    heat: tuple[str, ...] = ()
-    radiation: tuple[str, ...] = ()
+    heat: tuple[HeatingSpec, ...] = ()
+    radiation: tuple[FractionSpec, ...] = ()
     radiation_from: Annotated[
-        str | None, Field(description="RESULT@HOURS: a fit of the tumour after the first fraction")
+        SecondScan | None, Field(description="a fit of the tumour after the first fraction")
     ] = None
     end_h: Annotated[float, Field(gt=0)] = 72.0
     imaging_h: tuple[float, ...] = (1.0, 4.0, 24.0, 48.0, 72.0)

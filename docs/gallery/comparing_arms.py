@@ -8,8 +8,8 @@ import nanopinn
 
 settings = nanopinn.ComparisonSettings(
     arms=("free", "tsl"),
-    dose="50mg/m2",
-    heat=("42:30",),
+    dose={"mg_per_m2": 50},
+    heat=({"temperature_C": 42, "minutes": 30},),
     end_h=4,
     draws=2,
     groups=2,

@@ -11,7 +11,7 @@ print(nanopinn.read_formulation(file))  # every quantity with its value and sour
 
 settings = nanopinn.ComparisonSettings(
     arms=("tsl", str(file)),
-    heat=("42:30",),
+    heat=({"temperature_C": 42, "minutes": 30},),
     end_h=4,
     draws=0,
     groups=2,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nanopinn.cli.option_syntax import parse_arm_entries
 from nanopinn.errors import InputError
 from nanopinn.io.safe_open import read_toml
 
@@ -13,6 +14,12 @@ from nanopinn.io.safe_open import read_toml
 def build_settings(kind: Any, table: str, config: Path | None, given: Mapping[str, Any]) -> Any:
     """Settings of a pydantic model or a data class: a table of the file under the options that were
     given.
+
+    Args:
+        kind: the model or data class.
+        table: name of the table in the configuration.
+        config: the configuration file, if there is one.
+        given: values of options by the name of the setting; None where an option is not given.
 
     Raises:
         InputError: the file cannot be read, or a setting is unknown or wrong; says which.
@@ -24,6 +31,7 @@ def build_settings(kind: Any, table: str, config: Path | None, given: Mapping[st
         **{k: v for k, v in given.items() if v is not None},
     }
     _check_setting_names(kind, entries, config)
+    entries = parse_arm_entries(entries) if table == "arms" else entries
     try:
         found = TypeAdapter(kind).validate_python(entries)
     except ValidationError as error:
@@ -53,6 +61,8 @@ def _has_same_type(entry: object, taken: object) -> bool:
     """Whether what was taken for a number was one: pydantic reads true as 1, and "2" as 2."""
     if isinstance(entry, (list, tuple)) and isinstance(taken, (list, tuple)):
         return all(_has_same_type(e, t) for e, t in zip(entry, taken, strict=False))
+    if isinstance(entry, Mapping) and hasattr(taken, "model_dump"):
+        return _has_same_type(entry, taken.model_dump())
     if isinstance(entry, Mapping) and isinstance(taken, Mapping):
         return all(_has_same_type(entry[key], taken[key]) for key in entry if key in taken)
     if isinstance(entry, bool) or isinstance(taken, bool):

@@ -192,7 +192,8 @@ def minimal_imaging(
     """
     from nanopinn.report.result_folder import reserve_table_file, write_table
     from nanopinn.settings import ComparisonSettings, FitSettings
-    from nanopinn.studies.arms.compare import arms_from_settings, outcome_function
+    from nanopinn.studies.arms.arm_specs import arms_from_settings
+    from nanopinn.studies.arms.compare import outcome_function
     from nanopinn.studies.minimal_imaging import outcome_uncertainty_by_images
 
     fits = build_settings(

@@ -15,6 +15,7 @@ from nanopinn.cli.exit_status import (
     require_result,
     with_verdict_option,
 )
+from nanopinn.cli.option_syntax import parse_list, parse_minutes
 from nanopinn.cli.options import Continue, Device, Out, Overwrite, Quiet, Verbose
 from nanopinn.cli.progress_display import progress_display
 from nanopinn.errors import InputError
@@ -200,15 +201,15 @@ def simulate(
     maps = _map_files({"ktrans": ktrans, "ve": ve, "vp": vp, "mask": mask, "ph": ph})
     numerical = {"tolerance": tolerance, "refine": refine, "device": device}
     of_arms: dict[str, Any] = {
-        "arms": _split_list(arms),
+        "arms": parse_list(arms),
         "dose": dose,
         "body_surface_m2": body_surface_m2,
         "infusion_min": infusion_min,
-        "heat": _split_list(heat),
+        "heat": parse_list(heat),
         "heat_all": heat_all,
         "heat_effects": heat_effects,
-        "heating_min": _parse_minutes(heating_min),
-        "radiation": _split_list(radiation),
+        "heating_min": parse_minutes(heating_min),
+        "radiation": parse_list(radiation),
         "radiation_from": radiation_from,
         "end_h": end_h,
         "draws": draws,
@@ -345,24 +346,6 @@ def _compare(
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in found.assumptions))
     typer.echo(f"Page: {out / 'comparison.html'}")
     return found.summary().partition("\n")[0]
-
-
-def _split_list(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _parse_minutes(text: str | None) -> tuple[float, ...] | None:
-    if text is None or text.strip().lower() == "none":
-        return None if text is None else ()
-    try:
-        return tuple(float(word) for word in text.split(","))
-    except ValueError:
-        raise InputError(
-            "not lengths of heating",
-            field="--heating-times",
-            found=text,
-            expected="minutes with commas, or none",
-        ) from None
 
 
 def _refuse_options(given: Mapping[str, object], why: str, remedy: str) -> None:

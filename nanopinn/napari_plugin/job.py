@@ -108,11 +108,12 @@ def run_fit_request(request: dict[str, Any], progress: Progress) -> dict[str, An
 
 def run_arms_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Arms of treatment through the tumour of a fit: the folder of their comparison."""
+    from nanopinn.cli.option_syntax import parse_arm_entries
     from nanopinn.report.comparison_folder import write_comparison
     from nanopinn.settings import ComparisonSettings
     from nanopinn.studies.arms.compare import compare_arms
 
-    settings = ComparisonSettings(**request["settings"])
+    settings = ComparisonSettings(**parse_arm_entries(request["settings"]))
     found = compare_arms(settings, folder=request["from"], progress=progress)
     progress("writing", 0.9, {})
     folder = write_comparison(request["out"], found, {"arms": settings.model_dump()})

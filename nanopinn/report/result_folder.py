@@ -348,9 +348,14 @@ def to_toml(config: Mapping[str, Any]) -> str:
 
 def _toml(v: Any) -> str:
     if isinstance(v, Mapping):
-        return "{" + ", ".join(f"{k} = {_toml(w)}" for k, w in v.items()) + "}"
-    # JSON writes strings, numbers, booleans and lists as TOML does, but for one sign, and for those
-    # that it would write as two
+        inside = (f"{k} = {_toml(w)}" for k, w in v.items() if w is not None)
+        return "{" + ", ".join(inside) + "}"
+    if isinstance(v, (list, tuple)):
+        return "[" + ", ".join(map(_toml, v)) + "]"
+    if isinstance(v, Path):
+        v = str(v)
+    # JSON writes strings, numbers and booleans as TOML does, but for one sign, and for those that it
+    # would write as two
     return json.dumps(v, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

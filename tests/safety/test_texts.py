@@ -27,7 +27,8 @@ from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.io.safe_open import MAX_TEXT_BYTES, MAX_TOML_BYTES, read_json, read_toml
 from nanopinn.parameters.table import parse_parameter_row
 from nanopinn.report.result_folder import read_result, to_toml
-from nanopinn.studies.arms.arm_specs import parse_heating
+from nanopinn.settings import HeatingSpec
+from nanopinn.studies.arms.arm_specs import build_arms
 from nanopinn.studies.schedule import read_formulation, read_schedule
 from nanopinn.studies.tissue_source import _ktrans_unit
 
@@ -143,7 +144,10 @@ def test_what_is_no_list_of_times_or_offsets_is_refused(tmp_path: Path, text: st
     path = side(tmp_path, spoiled("VolumeTiming", text))
     assert refused(lambda: load_acquisition(path, FRAMES, 7.0), "a.json").field == "VolumeTiming"
     if text != "[0, 7, 7]":  # which is long enough to say how long a heating lasts
-        assert refused(lambda: parse_heating(str(path)), "a.json").field == "VolumeTiming"
+        assert (
+            refused(lambda: build_arms(["tsl"], heat=[HeatingSpec(file=path)]), "a.json").field
+            == "VolumeTiming"
+        )
     series = volume(tmp_path / "a.nii", np.stack([DATA] * FRAMES, axis=-1))
     (tmp_path / "a.json").write_text(spoiled("SaturationOffsetsPPM", text))
     assert "SaturationOffsets" in str(refused(lambda: read_spectra(series), "a.json").field)

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError
+from nanopinn.settings import DoseAmount, FractionSpec, HeatingSpec
 from nanopinn.studies.arms.arm_specs import Arm, build_arms
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs"
-HEAT, RADIATION = ["42:60"], ["5@24"]
+HEAT = [HeatingSpec(temperature_C=42, minutes=60)]
+RADIATION = [FractionSpec(dose_Gy=5, time_h=24)]
 
 
 def by_name(arms: tuple[Arm, ...]) -> dict[str, Arm]:
@@ -47,7 +49,7 @@ def test_heat_is_given_where_it_is_answered_and_said_so() -> None:
         0.0,
         pytest.approx(315.15),
     )
-    assert any("given to tsl alone" in s and "not to free" in s for s in said)
+    assert any("given to tsl only" in s and "not to free" in s for s in said)
     assert any("driving pressure" in s for s in said)
     every, _ = build_arms(["free", "tsl"], heat=HEAT, heat_all=True)
     assert all(a.treatment.heatings for a in every)
@@ -57,7 +59,7 @@ def test_effects_of_heat_can_be_left_out() -> None:
     (arm,), said = build_arms(["tsl"], heat=HEAT, heat_effects=False)
     assert arm.treatment.factors(7200.0) == {}
     assert any("left out." in s for s in said)
-    (mild,), said = build_arms(["tsl"], heat=["38.5:60"])
+    (mild,), said = build_arms(["tsl"], heat=[HeatingSpec(temperature_C=38.5, minutes=60)])
     assert mild.treatment.factors(7200.0) == {}
     assert any("left out below 39 C" in s for s in said)
 
@@ -72,10 +74,10 @@ def test_options_say_what_a_schedule_says(tmp_path: Path) -> None:
     of_file, said = build_arms(["free", "tsl"], schedule=tmp_path / "plan.toml")
     of_options, _ = build_arms(
         ["free", "tsl"],
-        dose="90mg",
+        dose=DoseAmount(amount_mg=90),
         infusion_min=30,
-        heat=["42:60@0.5~5"],
-        radiation=["5@24", "2@48"],
+        heat=[HeatingSpec(temperature_C=42, minutes=60, start_h=0.5, ramp_min=5)],
+        radiation=[*RADIATION, FractionSpec(dose_Gy=2, time_h=48)],
     )
     assert of_file == of_options
     assert any("plan.toml" in s and "replaced" in s for s in said)
@@ -93,11 +95,11 @@ def test_a_formulation_of_the_users_is_an_arm() -> None:
     arms, said = build_arms(["tsl", str(EXAMPLES / "formulations" / "polymer_tsl.toml")], heat=HEAT)
     assert arms[1].name == "polymer-tsl"
     assert arms[1].treatment.heatings
-    assert any("polymer_tsl.toml says" in s for s in said)
+    assert any("described by polymer_tsl.toml" in s for s in said)
 
 
 def test_a_body_surface_may_be_given() -> None:
-    (arm,), said = build_arms(["free"], dose="50 mg/m2", body_surface_m2=2.0)
+    (arm,), said = build_arms(["free"], dose=DoseAmount(mg_per_m2=50), body_surface_m2=2.0)
     assert arm.treatment.doses[0].dose.amount_kg == pytest.approx(100e-6)
     assert any(s == "Body surface: 2 m2." for s in said)
 
@@ -112,52 +114,54 @@ def test_thermometry_lasts_as_long_as_its_sidecar_says(tmp_path: Path) -> None:
     (tmp_path / "T.json").write_text(
         json.dumps({"VolumeTiming": [0.0, 600.0, 1800.0], "Unit": "C"})
     )
-    (arm,), _ = build_arms(["tsl"], heat=[f"{tmp_path / 'T.nii.gz'}@0.25"])
+    (arm,), _ = build_arms(["tsl"], heat=[HeatingSpec(file=tmp_path / "T.nii.gz", start_h=0.25)])
     (heat,) = arm.treatment.heatings
     assert (heat.start_s, heat.end_s, heat.file) == (900.0, 2700.0, tmp_path / "T.nii.gz")
     (tmp_path / "T.json").unlink()
     with pytest.raises(InputError, match="VolumeTiming"):
-        build_arms(["tsl"], heat=[str(tmp_path / "T.nii.gz")])
+        build_arms(["tsl"], heat=[HeatingSpec(file=tmp_path / "T.nii.gz")])
 
 
 def test_heat_above_45_degrees_is_warned_of() -> None:
-    _, said = build_arms(["tsl"], heat=["46:20"])
+    _, said = build_arms(["tsl"], heat=[HeatingSpec(temperature_C=46, minutes=20)])
     assert any(s.startswith("Warning: 46 C") and "perfusion shut-down" in s for s in said)
+
+
+def heating(temperature_C: float, minutes: float, **given: float) -> HeatingSpec:
+    return HeatingSpec(temperature_C=temperature_C, minutes=minutes, **given)
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"names": []}, ["no arm", "--arms"]),
-        ({"names": ["tsl", "doxil"]}, ["--arms", "doxil", "pegylated (pld)", ".toml"]),
+        ({"names": []}, ["no arm", "arms"]),
+        ({"names": ["tsl", "doxil"]}, ["arms", "doxil", "pegylated (pld)", ".toml"]),
         ({"names": ["tsl", "thermosensitive"]}, ["twice", "thermosensitive"]),
-        ({"dose": "50000mg"}, ["50000 mg", "36 to 110 mg", "unit"]),
-        ({"dose": "0.05mg/m2"}, ["0.05 mg/m2", "36 to 110 mg"]),
-        ({"dose": "50ug"}, ["--dose", "50ug", "50mg/m2", "20 to 60 mg/m2"]),
-        ({"dose": "2mg/kg"}, ["--dose", "2mg/kg"]),
-        ({"dose": "-50mg"}, ["amount_mg", "-50"]),
-        ({"heat": ["42"]}, ["--heat", "42:60"]),
-        ({"heat": ["70:60"]}, ["temperature_C", "70", "60"]),
-        ({"heat": ["42:0"]}, ["minutes", "0"]),
-        ({"heat": ["42:60~61"]}, ["ramp_min", "60"]),
-        ({"heat": ["42:60", "43:30@0.5"]}, ["overlap"]),
-        ({"heat": ["none.nii.gz"]}, ["none.nii.gz", "--heat"]),
-        ({"heat": HEAT, "names": ["free", "pld"]}, ["--heat", "free, pld", "--heat-all"]),
-        ({"heat": ["42:60@72"]}, ["run.end_h", "at least 73"]),
-        ({"radiation": ["5"]}, ["--radiation", "5@24"]),
-        ({"radiation": ["5@96"]}, ["run.end_h", "at least 96"]),
-        ({"radiation": ["0@24"]}, ["dose_Gy"]),
+        ({"dose": DoseAmount(amount_mg=50000)}, ["50000 mg", "36 to 110 mg", "unit"]),
+        ({"dose": DoseAmount(mg_per_m2=0.05)}, ["0.05 mg/m2", "36 to 110 mg"]),
+        ({"dose": DoseAmount(amount_mg=-50)}, ["amount_mg", "-50"]),
+        ({"dose": DoseAmount()}, ["amount_mg", "either"]),
+        ({"heat": [heating(70, 60)]}, ["temperature_C", "70", "60"]),
+        ({"heat": [heating(42, 0)]}, ["minutes", "0"]),
+        ({"heat": [HeatingSpec(temperature_C=42)]}, ["minutes", "missing"]),
+        ({"heat": [heating(42, 60, ramp_min=61)]}, ["ramp_min", "60"]),
+        ({"heat": [heating(42, 60), heating(43, 30, start_h=0.5)]}, ["overlap"]),
+        ({"heat": [HeatingSpec(file=Path("none.nii.gz"))]}, ["none.nii.gz", "heat"]),
+        ({"heat": HEAT, "names": ["free", "pld"]}, ["heat", "free, pld", "`heat_all`"]),
+        ({"heat": [heating(42, 60, start_h=72)]}, ["run.end_h", "at least 73"]),
+        ({"radiation": [FractionSpec(dose_Gy=5, time_h=96)]}, ["run.end_h", "at least 96"]),
+        ({"radiation": [FractionSpec(dose_Gy=0, time_h=24)]}, ["dose_Gy"]),
         ({"imaging_h": [96.0]}, ["run.end_h", "at least 96"]),
         ({"infusion_min": -1.0}, ["infusion_min", "-1"]),
         ({"body_surface_m2": 0.0}, ["body_surface_m2"]),
         (
-            {"schedule": EXAMPLES / "schedules" / "free_bolus.toml", "radiation": ["5@1"]},
-            ["--radiation", "twice"],
+            {"schedule": EXAMPLES / "schedules" / "free_bolus.toml", "radiation": RADIATION},
+            ["radiation", "twice"],
         ),
         ({"schedule": EXAMPLES / "none.toml"}, ["none.toml"]),
         (
             {"schedule": EXAMPLES / "schedules" / "thermosensitive.toml", "names": ["free"]},
-            ["answers to the heat", "free"],
+            ["responds to the heat", "free"],
         ),
     ],
 )

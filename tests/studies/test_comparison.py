@@ -13,14 +13,14 @@ from nanopinn.errors import InputError
 from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.report.comparison_folder import write_comparison
 from nanopinn.results.comparison_result import Comparison
-from nanopinn.settings import ComparisonSettings, PhantomSettings
+from nanopinn.settings import ComparisonSettings, HeatingSpec, PhantomSettings
 from nanopinn.studies.arms import microscale as exposed
 from nanopinn.studies.arms.compare import compare_arms, select_primary_arm, with_heating_duration
 
 PHANTOM = PhantomSettings.model_validate({"shape": (10, 10, 8), "refine": 2})
 SETTINGS = ComparisonSettings(
     arms=("free", "tsl"),
-    heat=("42:30",),
+    heat=(HeatingSpec(temperature_C=42, minutes=30),),
     draws=4,
     groups=2,
     end_h=4.0,
@@ -149,7 +149,7 @@ def test_arms_need_one_tumour():
 def test_a_heating_is_made_longer_without_touching_anything_else(compared: Comparison):
     from nanopinn.studies.arms.arm_specs import build_arms
 
-    arms, _ = build_arms(("free", "tsl"), heat=("42:30",))
+    arms, _ = build_arms(("free", "tsl"), heat=(HeatingSpec(temperature_C=42, minutes=30),))
     longer = with_heating_duration(select_primary_arm(arms), 60.0)
     before, after = arms[1].treatment.heatings[0], longer.treatment.heatings[0]
     assert after.end_s - after.start_s == 3600.0

@@ -1,11 +1,9 @@
-"""Arms of a comparison: one dose, heat and radiation for all, and what each gives the drug in.
-
-Dose, heat and radiation as the command line writes them, read into the tables of a schedule file.
+"""Arms of a comparison: the same dose, heating and radiation in every arm, given in different
+formulations.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,22 +15,23 @@ from nanopinn.io.volumes import read_sidecar, sidecar_path
 from nanopinn.parameters.units import HOUR, MG, MINUTE
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.treatment import GivenDose, Treatment
+from nanopinn.settings import ComparisonSettings, DoseAmount, FractionSpec, HeatingSpec
 from nanopinn.studies.schedule import (
     find_formulation,
     read_schedule_tables,
     treatment_from_tables,
 )
 
-#: Of people, m2: the mean adult's, assumed where none is given.
-BODY_SURFACE_M2 = 1.8
-DOSE = "50mg/m2"
-IMAGING_H = (1.0, 4.0, 24.0, 48.0, 72.0)
+_DEFAULTS = ComparisonSettings()
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One treatment to compare; ``name`` is "free", "pld", "ph", "tsl" or that of a user's
-    formulation.
+    """One treatment of a comparison.
+
+    Attributes:
+        name: "free", "pld", "ph", "tsl" or the name of a user's formulation.
+        treatment: what is given.
     """
 
     name: str
@@ -42,130 +41,148 @@ class Arm:
 def build_arms(
     names: Sequence[str],
     *,
-    dose: str = DOSE,
-    infusion_min: float = 0.0,
-    heat: Sequence[str] = (),
-    radiation: Sequence[str] = (),
-    end_h: float = 72.0,
-    imaging_h: Sequence[float] = IMAGING_H,
+    dose: DoseAmount = _DEFAULTS.dose,
+    infusion_min: float = _DEFAULTS.infusion_min,
+    heat: Sequence[HeatingSpec] = (),
+    radiation: Sequence[FractionSpec] = (),
+    end_h: float = _DEFAULTS.end_h,
+    imaging_h: Sequence[float] = _DEFAULTS.imaging_h,
     schedule: Path | None = None,
     heat_all: bool = False,
-    body_surface_m2: float = BODY_SURFACE_M2,
+    body_surface_m2: float = _DEFAULTS.body_surface_m2,
     heat_effects: bool = True,
 ) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
-    """Arms that differ in what the drug is given in, and heat for those that answer to it; what was
-    assumed, in words.
+    """Build arms that differ in the formulation, and heat those whose release responds to heat.
 
     Args:
         names: formulations by name or alias, or TOML files (see docs/formulations).
-        dose: "50mg/m2" or "90mg", the same in every arm. infusion_min: 0 for a bolus.
-        heat: "42:60" (degrees C:minutes), with "@H" to begin after hours and "~MIN" for ramps; or a
-            thermometry file, with "@H".
-        radiation: "5@24" (Gy@hours).
-        end_h, imaging_h: of the run, and when fields are wanted.
-        schedule: a file whose doses, heat, radiation, images and end hold in place of all of these.
-        heat_all: heat also arms that do not answer to it.
-        heat_effects: of heating on pressure and walls, beside release.
+        dose: the same in every arm.
+        infusion_min: duration of the infusion, min; 0 for a bolus.
+        heat: heatings of the tumour.
+        radiation: fractions.
+        end_h: end of the run, h.
+        imaging_h: times at which fields are saved, h.
+        schedule: a file whose doses, heatings, radiation, imaging times and end replace all of
+            these.
+        heat_all: heat every arm.
+        body_surface_m2: of the patient, m2.
+        heat_effects: effects of heating on pressure and vessel walls, besides release.
+
+    Returns:
+        The arms, and the assumptions as sentences.
 
     Raises:
-        InputError: no arm or the same twice, an unknown formulation, an option that cannot be read,
-            no arm that answers to the heat, what is both in the options and in a schedule, or as
+        InputError: there is no arm or one is given twice, a formulation is unknown, no arm responds
+            to the heat, the treatment is given both here and in a schedule, or as
             :func:`nanopinn.studies.schedule.read_schedule`.
     """
     formulations = _formulations(names)
     if schedule is None:
-        times = _default_imaging_times(imaging_h, end_h)
-        tables = _build_schedule_tables(
-            dose, body_surface_m2, infusion_min, heat, radiation, end_h, times, heat_effects
-        )
-        said = [_describe_body_surface(body_surface_m2)] if "mg_per_m2" in tables["dose"][0] else []
+        tables: dict[str, Any] = {
+            "patient": {"body_surface_m2": body_surface_m2},
+            "dose": [
+                {
+                    "formulation": "free",
+                    "start_h": 0.0,
+                    "infusion_min": infusion_min,
+                    **dose.model_dump(exclude_none=True),
+                }
+            ],
+            "heat": [_heating_table(h) for h in heat],
+            "radiation": [r.model_dump() for r in radiation],
+            "imaging": {"times_h": _default_imaging_times(imaging_h, end_h)},
+            "run": {"end_h": end_h, "heat_effects": heat_effects},
+        }
+        notes = [] if dose.mg_per_m2 is None else [_describe_body_surface(body_surface_m2)]
     else:
-        _refuse_options_beside_schedule(dose, infusion_min, heat, radiation)
+        _refuse_treatment_beside_schedule(dose, infusion_min, heat, radiation)
         tables = _disable_heat_effects(read_schedule_tables(schedule), heat_effects)
-        said = [
-            f"Doses, heat and radiation are those of {schedule.name}; what it gives them in is"
+        notes = [
+            f"Doses, heating and radiation are those of {schedule.name}; its formulation is"
             " replaced by that of each arm."
         ]
     arms = tuple(Arm(f.short_name, _treatment(tables, schedule, f, heat_all)) for f in formulations)
     _require_heat_sensitive_arm(formulations, bool(tables.get("heat")), heat_all)
     return arms, (
         *_describe_dose(arms[0].treatment),
-        *said,
+        *notes,
         *_describe_heating(arms, heat_all),
         *_describe_user_formulations(formulations),
     )
 
 
+def arms_from_settings(
+    settings: ComparisonSettings, schedule: Path | None = None
+) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+    """Build the arms that settings describe; see :func:`build_arms`."""
+    return build_arms(
+        settings.arms,
+        dose=settings.dose,
+        body_surface_m2=settings.body_surface_m2,
+        infusion_min=settings.infusion_min,
+        heat=settings.heat,
+        radiation=settings.radiation,
+        end_h=settings.end_h,
+        imaging_h=settings.imaging_h,
+        schedule=schedule,
+        heat_all=settings.heat_all,
+        heat_effects=settings.heat_effects,
+    )
+
+
 def _formulations(names: Sequence[str]) -> tuple[Formulation, ...]:
-    found = tuple(find_formulation(n, field="--arms") for n in names)
+    found = tuple(find_formulation(n, field="arms") for n in names)
     if not found:
         raise InputError(
-            "there is no arm", field="--arms", expected="formulations, such as free,pld,tsl"
+            "there is no arm", field="arms", expected="formulations, such as free, pld and tsl"
         )
     for i, f in enumerate(found):
         if any(f.short_name.casefold() == other.short_name.casefold() for other in found[:i]):
             raise InputError(
-                "an arm is there twice",
-                field="--arms",
+                "an arm is given twice",
+                field="arms",
                 found=names[i],
-                remedy="Arms differ in what the drug is given in.",
+                remedy="Arms must differ in the formulation.",
             )
     return found
 
 
 def _default_imaging_times(imaging_h: Sequence[float], end_h: float) -> tuple[float, ...]:
-    """The usual times as far as the run goes; times that were asked for stay, so that one after the
-    end is refused.
+    """The default times as far as the run goes; times that the user gave stay, so that one after
+    the end is refused.
     """
-    if tuple(imaging_h) != IMAGING_H:
+    if tuple(imaging_h) != _DEFAULTS.imaging_h:
         return tuple(float(t) for t in imaging_h)
-    return tuple(t for t in IMAGING_H if t <= end_h) or (end_h,)
+    return tuple(t for t in imaging_h if t <= end_h) or (end_h,)
 
 
-def _build_schedule_tables(
-    dose: str,
-    surface: float,
+def _heating_table(heating: HeatingSpec) -> dict[str, Any]:
+    """The table of a schedule file that describes the same heating."""
+    given = heating.model_dump(exclude_none=True)
+    if heating.file is not None and heating.minutes is None:
+        given["minutes"] = _thermometry_duration_min(heating.file)
+    return given
+
+
+def _refuse_treatment_beside_schedule(
+    dose: DoseAmount,
     infusion_min: float,
-    heat: Sequence[str],
-    radiation: Sequence[str],
-    end_h: float,
-    imaging_h: Sequence[float],
-    heat_effects: bool,
-) -> dict[str, Any]:
-    """The tables of a schedule file that says the same."""
-    return {
-        "patient": {"body_surface_m2": surface},
-        "dose": [
-            {
-                "formulation": "free",
-                "start_h": 0.0,
-                "infusion_min": infusion_min,
-                **parse_dose(dose),
-            }
-        ],
-        "heat": [parse_heating(h) for h in heat],
-        "radiation": [parse_fraction(r) for r in radiation],
-        "imaging": {"times_h": tuple(imaging_h)},
-        "run": {"end_h": end_h, "heat_effects": heat_effects},
-    }
-
-
-def _refuse_options_beside_schedule(
-    dose: str, infusion_min: float, heat: Sequence[str], radiation: Sequence[str]
+    heat: Sequence[HeatingSpec],
+    radiation: Sequence[FractionSpec],
 ) -> None:
-    options = {
-        "--dose": dose != DOSE,
-        "--infusion": infusion_min != 0,
-        "--heat": bool(heat),
-        "--radiation": bool(radiation),
+    given = {
+        "dose": dose != _DEFAULTS.dose,
+        "infusion_min": infusion_min != _DEFAULTS.infusion_min,
+        "heat": bool(heat),
+        "radiation": bool(radiation),
     }
-    if twice := [name for name, given in options.items() if given]:
+    if twice := [name for name, there in given.items() if there]:
         raise InputError(
             "the treatment is given twice",
             field=", ".join(twice),
-            found="options beside a schedule file",
+            found="values beside a schedule file",
             expected="one of them",
-            remedy="Write it into the schedule, or leave the schedule out.",
+            remedy="Write it into the schedule, or leave out `schedule`.",
         )
 
 
@@ -179,8 +196,8 @@ def _disable_heat_effects(tables: dict[str, Any], heat_effects: bool) -> dict[st
 def _treatment(
     tables: Mapping[str, Any], path: Path | None, formulation: Formulation, heat_all: bool
 ) -> Treatment:
-    """Heat is left out of an arm that does not answer to it only after it was read, so that its
-    mistakes are named in every case.
+    """The treatment of one arm; heat is left out of an arm that does not respond to it only after
+    it was read, so that errors in it are found in every case.
     """
     heated = treatment_from_tables(tables, path, formulation)
     if heat_all or formulation.responds_to_heat or not heated.heatings:
@@ -195,11 +212,11 @@ def _require_heat_sensitive_arm(
 ) -> None:
     if heat and not heat_all and not any(f.responds_to_heat for f in formulations):
         raise InputError(
-            "no arm answers to the heat",
-            field="--heat",
+            "no arm responds to the heat",
+            field="heat",
             found=", ".join(f.short_name for f in formulations),
-            expected="an arm that heat opens, such as tsl",
-            remedy="Add it, leave the heat out, or heat every arm (--heat-all).",
+            expected="an arm with heat-triggered release, such as tsl",
+            remedy="Add one, leave out `heat`, or heat every arm with `heat_all`.",
         )
 
 
@@ -216,21 +233,18 @@ def _describe_dose(t: Treatment) -> list[str]:
 
 
 def _describe_body_surface(m2: float) -> str:
-    return f"Body surface: {m2:g} m2" + (
-        " (assumed, a mean adult)." if m2 == BODY_SURFACE_M2 else "."
-    )
+    assumed = " (assumed, that of a mean adult)." if m2 == _DEFAULTS.body_surface_m2 else "."
+    return f"Body surface: {m2:g} m2{assumed}"
 
 
 def _describe_heating(arms: Sequence[Arm], heat_all: bool) -> list[str]:
     warm = [a for a in arms if a.treatment.heatings]
     if not warm:
         return []
-    names, cold = (
-        ", ".join(a.name for a in warm),
-        [a.name for a in arms if not a.treatment.heatings],
-    )
+    names = ", ".join(a.name for a in warm)
+    cold = ", ".join(a.name for a in arms if not a.treatment.heatings)
     who = (
-        f"Heat is given to {names} alone, whose release answers to it; not to {', '.join(cold)}."
+        f"Heat is given to {names} only, whose release responds to it, and not to {cold}."
         if cold
         else f"Heat is given to {names}."
     )
@@ -239,74 +253,20 @@ def _describe_heating(arms: Sequence[Arm], heat_all: bool) -> list[str]:
 
 def _describe_user_formulations(formulations: Sequence[Formulation]) -> list[str]:
     return [
-        f"{f.short_name} is as {f.file.name} says: {f.description}; {len(f.own_parameters)} numbers"
-        " of its own."
+        f"{f.short_name} is described by {f.file.name}: {f.description}; it has"
+        f" {len(f.own_parameters)} parameters of its own."
         for f in formulations
         if f.file
     ]
 
 
-_NUMBER = r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
-_DOSE = re.compile(rf"{_NUMBER}\s*(mg/m2|mg/m\^2|mg)")
-_HEAT = re.compile(rf"{_NUMBER}:{_NUMBER}(?:@{_NUMBER})?(?:~{_NUMBER})?")
-_FILE = re.compile(rf"(.+\.nii(?:\.gz)?)(?:@{_NUMBER})?")
-_RADIATION = re.compile(rf"{_NUMBER}@{_NUMBER}")
-
-
-def parse_dose(text: str) -> dict[str, float]:
-    """``mg_per_m2`` of "50mg/m2", or ``amount_mg`` of "90mg".
-
-    Raises:
-        InputError: it is neither.
-    """
-    found = _DOSE.fullmatch(text.strip())
-    if found is None:
-        raise InputError(
-            "the dose cannot be read",
-            field="--dose",
-            found=text,
-            expected='"50mg/m2" or "90mg"',
-            remedy="Amounts are in mg: usual doses of doxorubicin are 20 to 60 mg/m2.",
-        )
-    return {"amount_mg" if found[2] == "mg" else "mg_per_m2": float(found[1])}
-
-
-def parse_heating(text: str) -> dict[str, Any]:
-    """A heating of "42:60", "42:60@0.5~5" (degrees C:minutes@hours~ramp in minutes), or of a
-    thermometry file, "T.nii.gz@0.5".
-
-    Raises:
-        InputError: it is none of these, or the file has no times.
-    """
-    if (file := _FILE.fullmatch(text.strip())) is not None:
-        return {
-            "file": file[1],
-            "minutes": _thermometry_duration_min(Path(file[1])),
-            "start_h": float(file[2] or 0),
-        }
-    found = _HEAT.fullmatch(text.strip())
-    if found is None:
-        raise InputError(
-            "the heat cannot be read",
-            field="--heat",
-            found=text,
-            expected='"42:60", "42:60@0.5~5" or a thermometry file',
-            remedy=(
-                "Write degrees C:minutes, then @ and the hour it begins, then ~ and the minutes of"
-                " its ramps."
-            ),
-        )
-    T, minutes, start, ramp = (float(v or 0) for v in found.groups())
-    return {"temperature_C": T, "minutes": minutes, "start_h": start, "ramp_min": ramp}
-
-
 def _thermometry_duration_min(path: Path) -> float:
-    """How long a thermometry lasts, by its sidecar."""
+    """Duration of a thermometry by its sidecar, min."""
     if not is_file(path):
         raise InputError(
-            "there is no such thermometry",
+            "the thermometry file does not exist",
             file=path,
-            field="--heat",
+            field="heat",
             found=str(path),
             remedy="Check the path.",
         )
@@ -321,20 +281,3 @@ def _thermometry_duration_min(path: Path) -> float:
             expected="increasing times, s after the heating's start",
         )
     return float(listed[-1]) / MINUTE
-
-
-def parse_fraction(text: str) -> dict[str, float]:
-    """A fraction of "5@24", Gy@hours.
-
-    Raises:
-        InputError: it is something else.
-    """
-    found = _RADIATION.fullmatch(text.strip())
-    if found is None:
-        raise InputError(
-            "the radiation cannot be read",
-            field="--radiation",
-            found=text,
-            expected='"5@24", Gy@hours',
-        )
-    return {"dose_Gy": float(found[1]), "time_h": float(found[2])}

@@ -32,10 +32,10 @@ from nanopinn.results.comparison_result import (
     probability_of_majority,
 )
 from nanopinn.results.simulation_result import Simulation
-from nanopinn.settings import ComparisonSettings, PhantomSettings, SimulationSettings
+from nanopinn.settings import ComparisonSettings, PhantomSettings, SecondScan, SimulationSettings
 from nanopinn.solvers.clusters import cluster_mean
 from nanopinn.solvers.krogh_exposure import Exposure
-from nanopinn.studies.arms.arm_specs import Arm, build_arms
+from nanopinn.studies.arms.arm_specs import Arm, arms_from_settings
 from nanopinn.studies.arms.draws import InputDraws, Patient, draw_inputs
 from nanopinn.studies.arms.microscale import ExposureModel
 from nanopinn.studies.arms.outcomes import (
@@ -120,7 +120,7 @@ def _run_comparison(
     checkpoint_store = _open_checkpoint_store(
         checkpoint_folder, resume, comparison_identity(settings, read, phantom), device
     )
-    effect = _read_radiation_effect(settings.radiation_from, folder, arms)
+    effect = _radiation_effect(settings.radiation_from, folder, arms)
     exposure_model = ExposureModel.of(
         patient,
         draw_inputs(patient, arms, settings.draws, settings.seed, radiation=effect),
@@ -201,25 +201,6 @@ def _run_comparison(
     )
 
 
-def arms_from_settings(
-    settings: ComparisonSettings, schedule: Path | None = None
-) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
-    """The arms that settings describe, and what was assumed."""
-    return build_arms(
-        settings.arms,
-        dose=settings.dose,
-        body_surface_m2=settings.body_surface_m2,
-        infusion_min=settings.infusion_min,
-        heat=settings.heat,
-        radiation=settings.radiation,
-        end_h=settings.end_h,
-        imaging_h=settings.imaging_h,
-        schedule=schedule,
-        heat_all=settings.heat_all,
-        heat_effects=settings.heat_effects,
-    )
-
-
 def outcome_function(arm: Arm, name: str, settings: ComparisonSettings) -> OutcomeFunction:
     """An outcome of an arm by its name in the table, as a function of a patient and draws.
 
@@ -285,35 +266,28 @@ def _patient(
     return Patient.from_result_folder(folder, device)
 
 
-def _read_radiation_effect(
-    text: str | None, before: str | Path | None, arms: Sequence[Arm]
+def _radiation_effect(
+    second: SecondScan | None, before: str | Path | None, arms: Sequence[Arm]
 ) -> RadiationEffect | None:
-    """Radiation's effect from a second scan, ``RESULT@HOURS``.
+    """Effect of radiation from the fits before and after it.
 
     Raises:
-        InputError: it is written otherwise, or there is no first scan or no radiation.
+        InputError: there is no fit before it or no radiation, or as
+            :func:`nanopinn.studies.arms.radiotherapy.estimate_radiation_effect`.
     """
-    if text is None:
+    if second is None:
         return None
     fractions = arms[0].treatment.radiation.fractions
-    after, _, hours = text.rpartition("@")
     if before is None or not fractions:
         raise InputError(
             "an effect of radiation needs a scan before it, and the radiation",
-            field="--radiation-from",
-            found=text,
-            expected="--from BEFORE and --radiation Gy@HOURS",
+            field="radiation_from",
+            found=str(second.folder),
+            expected="`folder` of the scan before, and `radiation`",
         )
-    try:
-        scan_h = float(hours)
-    except ValueError:
-        raise InputError(
-            "the second scan has no time",
-            field="--radiation-from",
-            found=text,
-            expected="RESULT@HOURS, after the beginning",
-        ) from None
-    return estimate_radiation_effect(before, after, scan_h=scan_h, fractions=fractions)
+    return estimate_radiation_effect(
+        before, second.folder, scan_h=second.time_h, fractions=fractions
+    )
 
 
 def _open_checkpoint_store(

@@ -386,11 +386,7 @@ def list_comparison_files(
         for a in arms
         for f in (*a.treatment.files, *(h.file for h in a.treatment.heatings if h.file is not None))
     ]
-    second = (
-        [fit_file_path(settings.radiation_from.rpartition("@")[0])]
-        if settings.radiation_from
-        else []
-    )
+    second = [fit_file_path(settings.radiation_from.folder)] if settings.radiation_from else []
     return tuple(
         dict.fromkeys([*patient.tissue.files, *([schedule] if schedule else []), *of_arms, *second])
     )
