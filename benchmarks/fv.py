@@ -25,7 +25,7 @@ from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
 from nanopinn.physics.formulation_library import THERMOSENSITIVE
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.pools import PoolAssembler
-from nanopinn.physics.tumour import TissueMaps
+from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.solvers.forward import FlowSolution, ForwardModel
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.krylov_reduction import low_rank_response

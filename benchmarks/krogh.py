@@ -14,7 +14,8 @@ from torch import Tensor
 
 from nanopinn.physics.drug_pools import FULL_POOLS, DrugPoolOptions, drug_pools
 from nanopinn.physics.formulation_library import PEGYLATED
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.krogh import krogh_interval, solve_cylinders, vessel_pools
 from nanopinn.solvers.krogh_geometry import KroghCylinders
 from nanopinn.solvers.nonlinear_pools import Tolerance

@@ -19,7 +19,8 @@ from torch import Tensor
 from nanopinn.parameters import value
 from nanopinn.phantoms.truth import draw_anatomy
 from nanopinn.physics.analytic import sphere_in_tissue_pressure
-from nanopinn.physics.tumour import FlowCoefficients, TissueMaps
+from nanopinn.physics.flow import FlowCoefficients
+from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.solvers.forward import FlowSolution, ForwardModel
 from nanopinn.solvers.grid import Domain, Grid, average_subcells
 from nanopinn.solvers.pressure import solve_pressure

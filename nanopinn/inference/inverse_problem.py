@@ -15,7 +15,7 @@ from nanopinn.inference.systematic import ModelError, SystematicErrors
 from nanopinn.inference.tumour_problem import Fields, TumourProblem
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.physics.plasma import SumOfExponentials
-from nanopinn.physics.tumour import TissueMaps
+from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.tissue_setting import Setting
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.physics.drug_pools import DRUG_POOLS, LINEAR_POOLS, volume_fractions
-from nanopinn.physics.tumour import TissueMaps
+from nanopinn.physics.tissue_maps import TissueMaps
 
 Array = NDArray[np.float64]
 

@@ -36,11 +36,11 @@ from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.tissue_maps import (
     MARGIN_M,
     PH_SMOOTHING_VOXELS,
+    TissueMaps,
     fill_missing_voxels,
     shrink_to_tumour_mean,
     smooth_pH,
 )
-from nanopinn.physics.tumour import TissueMaps
 from nanopinn.progress import Progress
 from nanopinn.results.fit_result import ScalarEstimate
 from nanopinn.settings import FitSettings

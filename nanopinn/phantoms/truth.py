@@ -19,7 +19,8 @@ from nanopinn.parameters.model_scalars import default_scalars
 from nanopinn.physics.drug_pools import LINEAR_POOLS, volume_fractions
 from nanopinn.physics.flow import exchange_coefficients
 from nanopinn.physics.formulation_library import PH_SENSITIVE
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Domain, Grid
 from nanopinn.solvers.runge_kutta import SDIRK3

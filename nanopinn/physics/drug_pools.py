@@ -30,7 +30,8 @@ from torch import Tensor
 from nanopinn.physics.cell_kill import CELLS_PER_UNIT, efflux_rate, uptake_rate
 from nanopinn.physics.flow import exchange_coefficients
 from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 
 #: Plasma curves that feed the pools: encapsulated drug that can be released, unbound free drug,
 #: encapsulated drug that cannot be released.

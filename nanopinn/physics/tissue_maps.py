@@ -1,34 +1,87 @@
-"""What tissue is made of its maps: holes filled, noise drawn to the mean, pH smoothed, so that
-physics can be solved on it.
-"""
+"""Maps of the tissue, and their preparation: missing voxels, smoothing of pH, shrinkage."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
+from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import smooth_local_quadratic
 
 Array = NDArray[np.float64]
 
-#: Normal tissue around the tumour: several lengths over which the pressure falls off in it.
+#: Width of the normal tissue around the tumour: several lengths over which its pressure decays, m.
 MARGIN_M = 2.5e-3
-#: Release grows tenfold per half a pH unit: voxel noise of pH is averaged over this width first, by
-#: paraboloids: planes would fill the acid core, from which most drug comes, and the release rate
-#: would be found too high.
+#: Width over which pH is smoothed before the release rate is computed, because the rate grows
+#: tenfold per half a pH unit. Paraboloids are fitted: planes would fill the acid core, from which
+#: most drug comes, and the release rate would be overestimated.
 PH_SMOOTHING_VOXELS = 1.2
+
+
+@dataclass(frozen=True)
+class TissueMaps:
+    """Maps of the tissue on one grid, tensors ``(x, y, z)``, float64.
+
+    Attributes:
+        tumour: 1 in the tumour, 0 in normal tissue.
+        PS: permeability times surface of the contrast agent, 1/s.
+        phi: interstitial volume fraction, which is the porosity (ve).
+        v_p: plasma volume fraction.
+        pH: extracellular pH.
+        shapes: basis functions of the logarithm of a multiplier in space, by its name
+            (:data:`nanopinn.parameters.model_scalars.MULTIPLIERS`), ``(k, x, y, z)``; a model's
+            scalar of that name, ``(k,)``, holds their weights.
+        cut: faces of the box that cut the tumour, as (axis, side) with side 0 or 1. No fluid
+            crosses them except the unknown :data:`nanopinn.parameters.model_scalars.INFLOW`.
+        PS_mean: mean PS of the whole tumour, where the maps are a part of it, 1/s; the mean of the
+            maps if None.
+    """
+
+    tumour: Tensor
+    PS: Tensor
+    phi: Tensor
+    v_p: Tensor
+    pH: Tensor
+    shapes: Mapping[str, Tensor] = field(default_factory=dict)
+    cut: tuple[tuple[int, int], ...] = ()
+    PS_mean: Tensor | None = None
+
+    def plasma_fraction(self) -> Tensor:
+        """Plasma volume fraction, at least a thousandth.
+
+        A voxel without visible plasma in the DCE series still has capillaries.
+        """
+        return self.v_p.clamp_min(1e-3)
+
+    def vascularity(self) -> Tensor:
+        """PS over its mean in the tumour.
+
+        Other properties of the vessel wall are assumed to be proportional to it.
+        """
+        return self.PS / (
+            self.PS[self.tumour > 0.5].mean() if self.PS_mean is None else self.PS_mean
+        )
 
 
 def fill_missing_voxels(
     values: Array, inside: NDArray[np.bool_], normal: float, low: float, high: float = np.inf
 ) -> Array:
-    """A map without holes: the tumour's median inside, ``normal`` outside, held between ``low`` and
-    ``high``.
+    """Fill missing voxels of a map: the tumour's median inside, the normal value outside.
+
+    Args:
+        values: ``(x, y, z)``; not finite where missing.
+        inside: voxels of the tumour.
+        normal: value of normal tissue.
+        low: lower limit of the result.
+        high: upper limit of the result.
 
     Raises:
-        InputError: nothing in the tumour is known.
+        InputError: every voxel of the tumour is missing.
     """
     valid = np.isfinite(values)
     if not (valid & inside).any():
@@ -42,8 +95,13 @@ def fill_missing_voxels(
 
 
 def smooth_pH(pH: Array, inside: NDArray[np.bool_]) -> Array:
-    """Average over neighbours of the same tissue; the tumour's border layer, which mixes both, is
-    not a source.
+    """Smooth pH within the tumour and within normal tissue separately.
+
+    The outer layer of either tissue mixes both and is not used as a source.
+
+    Args:
+        pH: ``(x, y, z)``.
+        inside: voxels of the tumour.
     """
     out = pH.copy()
     for tissue in (inside, ~inside):
@@ -58,11 +116,23 @@ def smooth_pH(pH: Array, inside: NDArray[np.bool_]) -> Array:
 def shrink_to_tumour_mean(
     values: Array, std: Array, inside: NDArray[np.bool_]
 ) -> tuple[Array, Array, Array]:
-    """Posterior mean and sd of a map under a normal spread over the tumour, and the weight of each
-    voxel's own value.
+    """Shrink a map towards the tumour mean by empirical Bayes.
 
-    Mean and spread are the tumour's own (empirical Bayes; DerSimonian and Laird 1986): where the
-    scan was too short for ve, its voxels say the tumour's mean instead of noise.
+        w = tau^2 / (tau^2 + sd^2),    value = mean + w (measured - mean)
+
+    Mean and variance tau^2 between voxels are estimated from the tumour itself. Where the scan was
+    too short to measure ve, its voxels get the mean of the tumour instead of noise.
+
+    Args:
+        values: measured, ``(x, y, z)``.
+        std: standard deviation of every voxel, ``(x, y, z)``.
+        inside: voxels of the tumour.
+
+    Returns:
+        Posterior mean, posterior standard deviation, and the weight w of the measured value.
+
+    References:
+        DerSimonian and Laird, Control. Clin. Trials 7:177 (1986).
     """
     good = inside & np.isfinite(values) & np.isfinite(std) & (std > 0)
     if good.sum() < 10:

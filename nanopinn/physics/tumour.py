@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nanopinn.errors import InputError
 from nanopinn.parameters import value
 from nanopinn.parameters.model_scalars import (
     INFLOW,
@@ -21,93 +20,16 @@ from nanopinn.parameters.model_scalars import (
     release_multiplier_name,
 )
 from nanopinn.parameters.table import Number, Values, parameter_lookup
-from nanopinn.physics.flow import exchange_coefficients, filtration_rate, lymphatic_drainage
+from nanopinn.physics.flow import (
+    FlowCoefficients,
+    exchange_coefficients,
+    filtration_rate,
+    lymphatic_drainage,
+)
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
-
-
-@dataclass(frozen=True)
-class TissueMaps:
-    """What the images say of the tissue, on one grid; tensors ``(x, y, z)``, float64.
-
-    Attributes:
-        tumour: 1 in the tumour, 0 in normal tissue.
-        PS: permeability times surface of the contrast agent, 1/s.
-        phi: interstitial volume fraction, which is the porosity (ve).
-        v_p: plasma volume fraction.
-        pH: extracellular pH.
-        shapes: of the logarithm of a multiplier in space, by its name (:data:`MULTIPLIERS`), ``(k,
-            x, y, z)``: a model's scalar of that name, ``(k,)``, weighs them.
-        cut: faces of the box beyond which the tumour goes on, as (axis, side) with side 0 or 1:
-            nothing flows through them but the unknown :data:`INFLOW`.
-        PS_mean: of the tumour that they are a part of, 1/s; their own mean if None.
-    """
-
-    tumour: Tensor
-    PS: Tensor
-    phi: Tensor
-    v_p: Tensor
-    pH: Tensor
-    shapes: Mapping[str, Tensor] = field(default_factory=dict)
-    cut: tuple[tuple[int, int], ...] = ()
-    PS_mean: Tensor | None = None
-
-    def plasma_fraction(self) -> Tensor:
-        """Plasma volume fraction, at least a thousandth.
-
-        A voxel without visible plasma in the DCE series still has capillaries.
-        """
-        return self.v_p.clamp_min(1e-3)
-
-    def vascularity(self) -> Tensor:
-        """PS over its mean in the tumour: the assumption by which the wall's other properties vary."""
-        return self.PS / (
-            self.PS[self.tumour > 0.5].mean() if self.PS_mean is None else self.PS_mean
-        )
-
-
-@dataclass(frozen=True)
-class FlowCoefficients:
-    """Coefficients of ``-div(K grad p) = LpSV (p_e - p) - LpLSL (p - p_L)``, tensors ``(x, y, z)``.
-
-    ``inflow`` is the fluid's velocity (m/s) into the box through its faces ``cut``, read at the
-    cells there; 0 if None. Everywhere else ``p_inf`` stands on the boundary of the box.
-    """
-
-    K: Tensor
-    LpSV: Tensor
-    p_e: Tensor
-    LpLSL: Tensor
-    p_L: float
-    p_inf: float
-    cut: tuple[tuple[int, int], ...] = ()
-    inflow: Tensor | None = None
-
-    def validate(self) -> FlowCoefficients:
-        """Itself.
-
-        Raises:
-            InputError: a coefficient is not finite, the conductivity not positive or a filtration
-                negative.
-        """
-        for name in ("K", "LpSV", "p_e", "LpLSL"):
-            values: Tensor = getattr(self, name)
-            if not bool(torch.isfinite(values).all()):
-                raise InputError(
-                    "a coefficient of the flow is not finite",
-                    field=name,
-                    remedy="Look for NaN in the maps.",
-                )
-            low = float(values.min())
-            if name != "p_e" and (low < 0 or (name == "K" and low == 0)):
-                raise InputError(
-                    "a coefficient of the flow has the wrong sign",
-                    field=name,
-                    found=low,
-                    expected="above 0",
-                )
-        return self
+from nanopinn.physics.tissue_maps import TissueMaps
 
 
 @dataclass(frozen=True)

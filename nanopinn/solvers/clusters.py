@@ -15,7 +15,8 @@ from torch import Tensor
 
 from nanopinn.parameters.model_scalars import INFLOW, MULTIPLIERS
 from nanopinn.physics.pools import Entries, PoolCoefficients
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 
 #: Largest interstitial volume fraction of a cluster.
 MAX_INTERSTITIAL_FRACTION = 0.9

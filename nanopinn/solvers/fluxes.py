@@ -15,9 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nanopinn.physics.flow import exchange_coefficients
+from nanopinn.physics.flow import FlowCoefficients, exchange_coefficients
 from nanopinn.physics.pools import PoolCoefficients
-from nanopinn.physics.tumour import FlowCoefficients
 from nanopinn.solvers.grid import Grid
 
 SPACE = (-3, -2, -1)

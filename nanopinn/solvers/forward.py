@@ -19,9 +19,11 @@ from nanopinn.imaging.dce.convolution import convolve_exponential
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
 from nanopinn.parameters.table import Number, Values
 from nanopinn.physics.drug_pools import drug_pools
+from nanopinn.physics.flow import FlowCoefficients
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.pools import PoolCoefficients
-from nanopinn.physics.tumour import FlowCoefficients, TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.derivatives import directional_derivatives
 from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import (

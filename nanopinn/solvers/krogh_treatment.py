@@ -19,8 +19,8 @@ from nanopinn.parameters.table import Number, parameter_lookup
 from nanopinn.physics.heat import TemperatureCourse, TemperatureSegment
 from nanopinn.physics.plasma import SampledPlasmaCurves
 from nanopinn.physics.pools import PoolCoefficients
+from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.treatment import Treatment
-from nanopinn.physics.tumour import TissueMaps
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.solvers.clusters import (
     build_sampled_cluster_model,

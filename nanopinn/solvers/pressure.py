@@ -19,8 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from nanopinn.physics.flow import filtration_rate, lymphatic_drainage
-from nanopinn.physics.tumour import FlowCoefficients
+from nanopinn.physics.flow import FlowCoefficients, filtration_rate, lymphatic_drainage
 from nanopinn.solvers.derivatives import directional_derivatives
 from nanopinn.solvers.fluxes import (
     SPACE,

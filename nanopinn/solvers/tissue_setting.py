@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from nanopinn.errors import InputError
-from nanopinn.physics.tumour import TissueMaps
+from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.solvers.grid import Grid, repeat_cells, subdivide_with_slopes
 from nanopinn.solvers.refined_grid import RimGrid
 from nanopinn.solvers.time_nodes import drug_nodes

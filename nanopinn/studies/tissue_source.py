@@ -23,11 +23,11 @@ from nanopinn.phantoms.truth import draw_anatomy, draw_scalars
 from nanopinn.physics.tissue_maps import (
     MARGIN_M,
     PH_SMOOTHING_VOXELS,
+    TissueMaps,
     fill_missing_voxels,
     shrink_to_tumour_mean,
     smooth_pH,
 )
-from nanopinn.physics.tumour import TissueMaps
 from nanopinn.report.result_folder import read_result
 from nanopinn.settings import PhantomSettings
 from nanopinn.solvers.grid import Domain, Grid

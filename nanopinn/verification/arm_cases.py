@@ -19,7 +19,8 @@ from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, THERMOSENSITIVE
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.pools import PoolCoefficients
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.krogh import (
     KroghSolution,
     half_distance,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
-from nanopinn.physics.tumour import TissueMaps
+from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.tissue_setting import Setting
 

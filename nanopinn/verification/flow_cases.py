@@ -7,7 +7,7 @@ import torch
 
 from nanopinn.parameters.units import MMHG
 from nanopinn.physics import analytic
-from nanopinn.physics.tumour import FlowCoefficients
+from nanopinn.physics.flow import FlowCoefficients
 from nanopinn.solvers.pressure import solve_pressure
 from nanopinn.verification.case import VerificationCase, ball
 

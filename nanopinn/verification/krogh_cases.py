@@ -16,7 +16,8 @@ from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
 from nanopinn.physics.oxygen import OxygenSupply, oxygen_pressure
 from nanopinn.physics.plasma import free_drug_impulse_response
 from nanopinn.physics.pools import PoolAssembler
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.implicit_stage import BlockTridiagonalStageSolver
 from nanopinn.solvers.krogh import (
     KroghSolution,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanopinn.physics.flow import FlowCoefficients
 from nanopinn.physics.pools import PoolAssembler
-from nanopinn.physics.tumour import FlowCoefficients
 from nanopinn.solvers.fluxes import Advection
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive

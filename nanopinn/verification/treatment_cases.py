@@ -12,7 +12,8 @@ from nanopinn.physics.cell_kill import CELLS_PER_UNIT
 from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, THERMOSENSITIVE
 from nanopinn.physics.release import single_pass_release_fraction
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.time_segment import Interval

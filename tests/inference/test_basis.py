@@ -22,7 +22,8 @@ from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.unknown_fields import inflow_radial_basis, parse_field
 from nanopinn.parameters.model_scalars import INFLOW, MULTIPLIERS
 from nanopinn.physics.release import PH_WARP_KNOTS, acid_release_rate, warp_ph
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.fluxes import divergence
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Grid, average_subcells

@@ -24,7 +24,7 @@ from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.uncertainty.profile import profile_unknown
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.physics.formulation_library import PH_SENSITIVE
-from nanopinn.physics.tumour import TissueMaps
+from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.progress import ignore_progress
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Grid, average_subcells

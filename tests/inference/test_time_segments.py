@@ -25,7 +25,8 @@ from nanopinn.inference.uncertainty.identifiability import describe_limits, line
 from nanopinn.inference.unknown_fields import add_unknown_functions, without_unknown_functions
 from nanopinn.inference.unknowns import RELEASE_SD, PiecewiseConstantFunction, Unknown, UnknownSet
 from nanopinn.physics.formulation_library import PH_SENSITIVE
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 from nanopinn.settings import FitSettings
 from nanopinn.solvers.forward import ForwardModel, solve_drug_for_tissues
 from nanopinn.solvers.grid import Grid, average_subcells

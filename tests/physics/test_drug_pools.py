@@ -16,7 +16,8 @@ from nanopinn.physics.drug_pools import (
     volume_fractions,
 )
 from nanopinn.physics.pools import PoolAssembler
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 
 ONE = torch.ones((2, 2, 2), dtype=torch.float64)
 TISSUE = TissueMaps(ONE, 1e-3 * ONE, 0.3 * ONE, 0.03 * ONE, 6.9 * ONE)

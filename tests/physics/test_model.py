@@ -16,7 +16,8 @@ from nanopinn.physics.cell_kill import CELLS_PER_UNIT
 from nanopinn.physics.drug_pools import FULL_POOLS, DrugPoolOptions, drug_pools
 from nanopinn.physics.formulation_library import PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.model_description import describe_model
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 
 PHYSICS = Path(nanopinn.__file__).parent / "physics"
 SHAPE = (4, 4, 4)

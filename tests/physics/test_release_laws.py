@@ -21,7 +21,8 @@ from nanopinn.physics.release import (
     release_trigger,
     triggered_release_rate,
 )
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 
 ONE = torch.ones((2, 2, 2), dtype=torch.float64)
 

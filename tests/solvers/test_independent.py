@@ -10,8 +10,8 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from nanopinn.physics.flow import FlowCoefficients
 from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
-from nanopinn.physics.tumour import FlowCoefficients
 from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.linear_pools import integrate_fixed_steps

@@ -16,7 +16,8 @@ from nanopinn.errors import InputError
 from nanopinn.physics import analytic
 from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
 from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.fluxes import TransportOperator
 from nanopinn.solvers.implicit_stage import BlockTridiagonalStageSolver
 from nanopinn.solvers.krogh import (

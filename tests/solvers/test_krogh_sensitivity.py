@@ -14,7 +14,8 @@ from torch import Tensor
 
 from nanopinn.parameters.model_scalars import default_scalars
 from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers import implicit_stage as stage
 from nanopinn.solvers.derivatives import propagate_tangent, solve_adjoint
 from nanopinn.solvers.implicit_stage import BlockTridiagonalStageSolver

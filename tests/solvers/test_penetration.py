@@ -9,7 +9,8 @@ import torch
 from nanopinn.physics.analytic import krogh_first_order
 from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
 from nanopinn.physics.oxygen import OxygenSupply, oxygen_pressure
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tissue_maps import TissueMaps
+from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.clusters import cluster_mean, cluster_pools, cluster_voxels
 from nanopinn.solvers.krogh import (
     equal_area_radii,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.physics.tumour import FlowCoefficients
+from nanopinn.physics.flow import FlowCoefficients
 from nanopinn.solvers.forward import FlowSolution, ForwardModel
 from nanopinn.solvers.grid import Grid, average_subcells
 from nanopinn.solvers.pressure import (

@@ -18,9 +18,8 @@ from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.radiation import Fraction, RadiationCourse
-from nanopinn.physics.tissue_maps import MARGIN_M
+from nanopinn.physics.tissue_maps import MARGIN_M, TissueMaps
 from nanopinn.physics.treatment import GivenDose, Treatment
-from nanopinn.physics.tumour import TissueMaps
 from nanopinn.solvers.grid import Domain, Grid
 from nanopinn.solvers.tissue_setting import Setting
 

@@ -24,8 +24,9 @@ from nanopinn.physics.formulation_library import FREE, PH_SENSITIVE, THERMOSENSI
 from nanopinn.physics.heat import TemperatureCourse
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.radiation import Fraction, RadiationCourse
+from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.treatment import GivenDose, Heating, Treatment
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tumour import TumourModel
 from nanopinn.report.simulation_folder import write_simulation
 from nanopinn.results.simulation_result import Simulation
 from nanopinn.solvers.grid import Grid

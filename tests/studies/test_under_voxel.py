@@ -21,8 +21,9 @@ from nanopinn.physics.heat import scheduled_temperature
 from nanopinn.physics.plasma import Dose, SampledPlasmaCurves
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.radiation import RadiationCourse
+from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.treatment import GivenDose, Heating, Treatment
-from nanopinn.physics.tumour import TissueMaps, TumourModel
+from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.clusters import build_sampled_cluster_model, cluster_pools
 from nanopinn.solvers.krogh_exposure import Exposure
 from nanopinn.solvers.krogh_geometry import MIN_RADIUS_RATIO

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from nanopinn.inference.device import on_device
 from nanopinn.inference.krylov.time_basis import TimeBasis
-from nanopinn.physics.tumour import FlowCoefficients
+from nanopinn.physics.flow import FlowCoefficients
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.linear import SolverError
 from nanopinn.solvers.operator import PoolOperator

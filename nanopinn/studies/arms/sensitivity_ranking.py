@@ -26,8 +26,8 @@ from nanopinn.parameters.model_scalars import SCALARS
 from nanopinn.parameters.table import parameter_distribution
 from nanopinn.parameters.units import UM
 from nanopinn.physics.heat import TemperatureCourse
+from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.treatment import Treatment
-from nanopinn.physics.tumour import TissueMaps
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results.comparison_result import InputSensitivity
 from nanopinn.solvers.krogh_exposure import KillCriteria
