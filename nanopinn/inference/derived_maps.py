@@ -1,4 +1,4 @@
-"""What a fit is shown as: maps with their uncertainty, fields in time, curves over the tumour."""
+"""Maps with uncertainty, drug fields in time and tumour mean curves, derived from a fit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nanopinn.imaging.parametric_maps import ImagingMaps
 from nanopinn.inference.inverse_problem import InverseProblem
+from nanopinn.inference.observations import nearest_nodes
 from nanopinn.inference.pose import PH_ASSUMED_ERROR, PosedProblem
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.unknown_fields import OUTPUT_HOURS, field_maps, inflow_map, model_error_maps
@@ -23,10 +24,19 @@ from nanopinn.solvers.grid import average_subcells
 Array = NDArray[np.float64]
 
 
-def maps(
+def derive_maps(
     imaging: ImagingMaps, posed: PosedProblem, fit: EngineFit[InverseProblem]
 ) -> dict[str, MapEstimate]:
-    """Every map on the grid of the scan; NaN where nothing is known."""
+    """Every map of a fit on the grid of the scan, NaN where it was not estimated.
+
+    Args:
+        imaging: maps from the images.
+        posed: problem before the fit, with its box within the scan.
+        fit: fit whose fields have tangents.
+
+    Returns:
+        Maps by name.
+    """
     found = [
         MapEstimate(
             "Ktrans",
@@ -64,11 +74,12 @@ def maps(
 
 
 def _none_if_unknown(std: Array) -> Array | None:
-    """A map of standard deviations, if there is any."""
+    """The standard deviations, or None if no voxel has one."""
     return std if np.isfinite(std).any() else None
 
 
 def _flow_maps(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> list[MapEstimate]:
+    """Pressure, speed and filtration rate with their posterior standard deviations."""
     problem, flow = fit.problem, fit.prediction.fields.flow
     r = problem.setting.flow_refine
     p = average_subcells(flow.p, r)
@@ -88,7 +99,7 @@ def _flow_maps(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> list[MapE
         MapEstimate(
             "IFP",
             "mmHg",
-            "interstitial fluid pressure; its level carries the prior on p_e",
+            "interstitial fluid pressure; its absolute level is determined by the prior of p_e",
             "images and prior",
             image(p) / MMHG,
             image(sd) / MMHG,
@@ -96,21 +107,35 @@ def _flow_maps(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> list[MapE
         MapEstimate(
             "velocity",
             "um/s",
-            "speed of the interstitial fluid (Darcy)",
+            "speed of the interstitial fluid (Darcy velocity)",
             "images and prior",
             image(speed) * 1e6,
             image(speed_sd) * 1e6,
         ),
         MapEstimate(
-            "Jv", "1/h", "filtration from the vessels", "images and prior", image(flow.J_v) * 3600
+            "Jv",
+            "1/h",
+            "filtration rate out of the vessels",
+            "images and prior",
+            image(flow.J_v) * 3600,
         ),
     ]
 
 
-def vectors(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> dict[str, VectorEstimate]:
-    """Fields of vectors on the grid of the scan: where the interstitial fluid goes, um/s."""
+def derive_vectors(
+    posed: PosedProblem, fit: EngineFit[InverseProblem]
+) -> dict[str, VectorEstimate]:
+    """Vector fields of a fit on the grid of the scan.
+
+    Args:
+        posed: problem before the fit, with its box within the scan.
+        fit: fit whose fields have tangents.
+
+    Returns:
+        The Darcy velocity in um/s, by name.
+    """
     u, _ = _velocity_with_tangents(fit)
-    text = "velocity of the interstitial fluid (Darcy)"
+    text = "Darcy velocity of the interstitial fluid"
     return {
         "velocity_vector": VectorEstimate(
             "velocity_vector", "um/s", text, posed.domain.put(u.cpu().numpy()) * 1e6
@@ -119,7 +144,7 @@ def vectors(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> dict[str, Ve
 
 
 def _velocity_with_tangents(fit: EngineFit[InverseProblem]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Velocity ``(3, x, y, z)``, m/s, and its tangents ``(m, 3, x, y, z)``."""
+    """Darcy velocity ``(3, x, y, z)``, m/s, and its tangents ``(m, 3, x, y, z)``."""
     problem, flow = fit.problem, fit.prediction.fields.flow
     assert flow.dp is not None
     theta, forward = problem.tensor(fit.theta), problem.forward()
@@ -136,7 +161,7 @@ def _velocity_with_tangents(fit: EngineFit[InverseProblem]) -> tuple[torch.Tenso
 def _release_map(
     imaging: ImagingMaps, posed: PosedProblem, fit: EngineFit[InverseProblem]
 ) -> MapEstimate:
-    """Release rate with the uncertainty of the law's constants and of the pH."""
+    """Release rate with the uncertainty from the constants of the law and from the pH."""
     problem = fit.problem
     theta = problem.tensor(fit.theta)
     forward = problem.forward()
@@ -153,15 +178,25 @@ def _release_map(
     relative = torch.sqrt(variance + problem.tensor((np.log(10) * value("n_rel") * pH_sd) ** 2))
     rate = torch.exp(log_rate(theta)) * 3600
     source: Literal["images and prior", "prior"] = "images and prior" if problem.drug else "prior"
-    text = "release rate of the carrier: the pH map through the stated law"
+    text = "release rate of the carrier by the release law at the pH of the map"
     put = posed.domain.put
     return MapEstimate(
         "krel", "1/h", text, source, put(rate.cpu().numpy()), put((rate * relative).cpu().numpy())
     )
 
 
-def fields(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> dict[str, FieldEstimate]:
-    """Drug pools per tissue volume at the imaging times and at standard hours, ug/mL."""
+def derive_drug_fields(
+    posed: PosedProblem, fit: EngineFit[InverseProblem]
+) -> dict[str, FieldEstimate]:
+    """Concentration of every drug pool at the times of the images and at standard hours.
+
+    Args:
+        posed: problem before the fit, with its box within the scan.
+        fit: the fit.
+
+    Returns:
+        Fields by pool, ug per mL of tissue.
+    """
     problem = fit.problem
     theta = problem.tensor(fit.theta)
     hours = sorted({*OUTPUT_HOURS, *(d.time_s / 3600 for d in problem.drug)})
@@ -170,8 +205,8 @@ def fields(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> dict[str, Fie
     run = problem.forward().drug(
         theta, fit.prediction.fields.flow_without_tangents, problem.plasma, nodes
     )
-    keep = [int(np.argmin(np.abs(nodes - t))) for t in times]
-    per_tissue = volume_fractions(LINEAR_POOLS.pools, problem.setting.maps) * run.U[keep]
+    kept = nearest_nodes(nodes, times)
+    per_tissue = volume_fractions(LINEAR_POOLS.pools, problem.setting.maps) * run.U[kept]
     return {
         name: FieldEstimate(
             name,
@@ -184,15 +219,24 @@ def fields(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> dict[str, Fie
     }
 
 
-def curves(
+def derive_curves(
     imaging: ImagingMaps, posed: PosedProblem, fit: EngineFit[InverseProblem]
 ) -> tuple[Curve, ...]:
-    """Tumour means, measured and modelled."""
+    """Measured and modelled means over the tumour.
+
+    Args:
+        imaging: maps from the images.
+        posed: problem before the fit.
+        fit: the fit.
+
+    Returns:
+        One curve of contrast agent, and one for each quantity of drug image.
+    """
     problem = fit.problem
     inside = problem.contrast.voxels
     modelled = fit.prediction.fields.contrast[:, inside].mean(dim=1).cpu().numpy()
     measured = problem.contrast.measured.mean(dim=1).cpu().numpy()
-    found = [Curve("contrast agent, tumour mean", "mM", problem.frame_times, measured, modelled)]
+    results = [Curve("contrast agent, tumour mean", "mM", problem.frame_times, measured, modelled)]
     pools = fit.prediction.fields.pools
     for quantity in sorted({d.quantity for d in problem.drug}):
         series = sorted((d for d in problem.drug if d.quantity == quantity), key=lambda d: d.time_s)
@@ -203,7 +247,7 @@ def curves(
             )
             for d in series
         ]
-        found.append(
+        results.append(
             Curve(
                 f"{quantity} drug, tumour mean",
                 "ug/mL",
@@ -220,4 +264,4 @@ def curves(
                 ),
             )
         )
-    return tuple(found)
+    return tuple(results)

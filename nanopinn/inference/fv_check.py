@@ -1,8 +1,10 @@
-"""The check after every fit: a finite-volume solve that shares nothing with it but the equations.
+"""Finite-volume check after every fit: an independent solution that shares only the equations and
+the estimate with the fit.
 
-Grid refined twice over the fit's, a third-order time scheme in place of its second-order one, no
-model error, no network. It can fail: for wrong physics the misfit stays above the noise; for a
-network or a grid that is not good enough the fields differ, or the scalars would move.
+The check uses a grid twice as fine, a third-order time scheme instead of the second-order one, and
+no model error. It fails if the model does not describe the data, because the misfit then exceeds
+the noise, and if the engine or the grid of the fit is not accurate enough, because then the fields
+differ or the scalars shift.
 """
 
 from __future__ import annotations
@@ -34,16 +36,21 @@ from nanopinn.solvers.runge_kutta import SDIRK3
 
 Array = NDArray[np.float64]
 
-#: Relative residual of its linear solves: below the limit on the balance, and far below the others.
+#: Relative residual of the linear solves, below the limit of the mass balance and far below the
+#: other limits.
 SOLVER_TOLERANCE = 1e-8
+#: Limits of the relative L2 difference of pressure and contrast agent, and of drug.
 FIELD_LIMIT, DRUG_LIMIT = 0.05, 0.10
-#: Misfit per observation that noise and the coarse description of tissue may leave, and no more.
+#: Limit of the misfit per observation, which allows for the coarse description of the tissue.
 MISFIT_LIMIT = 1.5
+#: Limit of the shift of the scalars on the refined grid, posterior standard deviations.
 SHIFT_LIMIT = 2.0
+#: Limit of the relative error of the drug mass balance.
 BALANCE_LIMIT = 1e-6
-#: Prior standard deviations of the model's error that images may ask for.
+#: Limit of the estimated model error, prior standard deviations.
 MODEL_ERROR_LIMIT = 1.0
-#: Uptake is linear while free drug is well below K_e; a tenth bends it by less than ten percent.
+#: Limit of free drug relative to K_e, at which the deviation from linear uptake is below ten per
+#: cent.
 LINEAR_LIMIT = 0.1
 
 
@@ -55,13 +62,17 @@ def check_fit(
     refine: int = 2,
     progress: Progress = ignore_progress,
 ) -> CheckResult:
-    """Solve again, independently, at the estimate, and compare.
+    """Solve again on a refined grid at the estimate, and compare with the fit and the data.
 
     Args:
-        problem: as the fit left it.
-        theta: the estimate.
-        fitted: the fit's own fields, with the Jacobian of its observations.
-        refine: how much finer than the fit's grid.
+        problem: problem as it is at the end of the fit.
+        theta: estimate, ``(m,)``.
+        fitted: fields of the fit, with the Jacobian of the observations.
+        refine: refinement factor relative to the grid of the fit.
+        progress: receives the state of the check.
+
+    Returns:
+        All comparisons with their limits.
     """
     began = time.perf_counter()
     progress("check: refined finite volumes", 0.1, {})
@@ -98,21 +109,24 @@ def check_fit(
 
 
 def _item(name: str, found: float, limit: float, meaning: str) -> CheckItem:
+    """A comparison that passes up to its limit."""
     return CheckItem(name, found, limit, bool(found <= limit), meaning)
 
 
 def _field(name: str, fit: Tensor, other: Tensor) -> CheckItem:
+    """Relative L2 difference of a field."""
     error = float((fit - other).norm() / other.norm())
     limit = DRUG_LIMIT if name.endswith("drug") else FIELD_LIMIT
     return _item(
         f"{name}, relative L2",
         error,
         limit,
-        "field of the fit against the refined solution, in the tumour",
+        "difference between the fit and the refined solution in the tumour",
     )
 
 
 def _model_error(found: ModelErrorMap, allowed: ModelError | None) -> CheckItem:
+    """Size of the estimated model error of a balance."""
     assert allowed is not None
     flux = BALANCES[found.balance]
     limit = MODEL_ERROR_LIMIT * allowed.prior_sd
@@ -120,20 +134,21 @@ def _model_error(found: ModelErrorMap, allowed: ModelError | None) -> CheckItem:
         f"model error of {found.balance}, over fluxes",
         found.size,
         limit,
-        f"root mean square in the tumour, over {flux}",
+        f"root mean square in the tumour relative to {flux}",
     )
 
 
 def _misfit(name: str, chi2: float, n: int) -> CheckItem:
+    """Misfit per observation, with an allowance for its random variation."""
     limit = MISFIT_LIMIT + 4 * (2 / n) ** 0.5
-    return _item(f"misfit of {name}, chi2/N", chi2 / n, limit, "refined solution against the data")
+    return _item(f"misfit of {name}, chi2/N", chi2 / n, limit, "residual of the refined solution")
 
 
 def _shift(
     problem: InverseProblem, theta: Array, fitted: Prediction[Fields], refined: Fields
 ) -> CheckItem:
-    """Step on the refined grid as if that were exact, over the sd that the fit states (which allows
-    for its grid).
+    """Gauss-Newton step of the scalars if the refined solution were exact, in posterior standard
+    deviations of the fit, which include the discretisation error.
     """
     assert problem.errors is not None
     exact = replace(problem, errors=problem.errors.without_grid())
@@ -148,20 +163,25 @@ def _shift(
         "shift of the scalars, posterior sd",
         found,
         SHIFT_LIMIT,
-        "how far Gauss-Newton would move on the refined grid",
+        "Gauss-Newton step on the refined grid",
     )
 
 
 def _balance(error: float) -> CheckItem:
+    """Mass balance of the drug."""
     return _item(
-        "drug mass balance", error, BALANCE_LIMIT, "entered = reacted + outflow + stored, relative"
+        "drug mass balance",
+        error,
+        BALANCE_LIMIT,
+        "relative error of entered = reacted + outflow + stored",
     )
 
 
 def _linearity(free: Tensor) -> CheckItem:
+    """Largest concentration of free drug relative to the constant of saturable uptake."""
     return _item(
         "free drug over K_e",
         float(free.max()) / value("K_e"),
         LINEAR_LIMIT,
-        "uptake is linear well below K_e",
+        "uptake is linear for concentrations well below K_e",
     )

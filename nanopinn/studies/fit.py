@@ -24,7 +24,12 @@ from nanopinn.imaging.parametric_maps import ImagingMaps
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.inference.aif_scale import AIF_SCALE
 from nanopinn.inference.checkpoint import CheckpointStore, ResumeMode
-from nanopinn.inference.derived_maps import curves, fields, maps, vectors
+from nanopinn.inference.derived_maps import (
+    derive_curves,
+    derive_drug_fields,
+    derive_maps,
+    derive_vectors,
+)
 from nanopinn.inference.device import choose_device, on_device
 from nanopinn.inference.fv_check import check_fit
 from nanopinn.inference.fv_engine import fit_fv
@@ -273,9 +278,9 @@ def run_inference(
         runs={name: f.run for name, f in fits.items()},
         engine_distance=_engine_distance(fits),
         check=check,
-        maps=maps(imaging, posed, last),
-        fields=fields(posed, last),
-        curves=curves(imaging, posed, last),
+        maps=derive_maps(imaging, posed, last),
+        fields=derive_drug_fields(posed, last),
+        curves=derive_curves(imaging, posed, last),
         assumptions=(
             *imaging.assumptions,
             *posed.assumptions,
@@ -288,7 +293,7 @@ def run_inference(
         seconds=seconds,
         profiles=profiles,
         fitted_problem=end.fitted_problem,
-        vectors=vectors(posed, last),
+        vectors=derive_vectors(posed, last),
     )
 
 
