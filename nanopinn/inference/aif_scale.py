@@ -1,14 +1,15 @@
-"""An arterial input whose height is wrong: one factor s on the whole plasma curve, as an unknown.
+"""Scale of the arterial input function: one factor s on the whole plasma curve as an unknown.
 
-Ktrans, ve and vp are fitted to the same curve, so a curve s times as high makes all three 1/s of
-what they were, and no voxel's own curve can tell. Put into the equations of the contrast agent,
-(C_p, PS, phi, v_p) -> (s C_p, PS/s, phi/s, v_p/s) is the same as J_v and u times s at the old maps:
-**contrast agent alone sees s only in the product s q**. Drug images know a little of s, for their
-plasma curve is not scaled: how much carriers in vessels show (v_p/s) and what the interstitium
-holds (phi/s). Where they do not, s keeps its prior and q carries it: sd(ln q) grows by sd(ln s).
+Ktrans, ve and vp are fitted with the same curve, so a curve that is s times as high makes all three
+1/s times as large, and the curve of a single voxel contains no information about s. In the
+equations of the contrast agent, (C_p, PS, phi, v_p) -> (s C_p, PS/s, phi/s, v_p/s) is equivalent to
+J_v and u times s with the original maps, so contrast agent alone determines only the product s q.
+Drug images contain some information about s, because their plasma curve is not scaled: through the
+encapsulated drug in vessels (v_p/s) and through the interstitial volume (phi/s). Otherwise s keeps
+its prior and the variance of ln q grows by that of ln s.
 
-The kinetic maps of a problem are scaled and solved again, so nothing is linearised but the tangent
-of s, a difference.
+The kinetic maps of a problem are scaled and the fields solved again, so that only the tangent of s
+is approximated, by a finite difference.
 """
 
 from __future__ import annotations
@@ -30,14 +31,21 @@ from nanopinn.results.fit_result import ScalarEstimate
 
 Array = NDArray[np.float64]
 
+#: Name of the unknown.
 AIF_SCALE = "aif_scale"
-#: Of ln s, for its tangent.
+#: Step of ln s for the finite difference of its tangent.
 STEP = 0.01
 
 
 def scale_arterial_input(problem: InverseProblem, s: float) -> InverseProblem:
-    """The problem of the same curves under an arterial input s times as high, and Ktrans, ve, vp
-    that are 1/s of what they were.
+    """Scale the arterial input function of a problem for the same measured curves.
+
+    Args:
+        problem: problem with its kinetic maps.
+        s: factor of the plasma curve; Ktrans, ve and vp are divided by it.
+
+    Returns:
+        The scaled problem.
     """
     maps = problem.setting.maps
     tissue = replace(maps, PS=maps.PS / s, phi=maps.phi / s, v_p=maps.v_p / s)
@@ -52,55 +60,65 @@ def scale_arterial_input(problem: InverseProblem, s: float) -> InverseProblem:
 
 @dataclass(frozen=True)
 class AifScaleProblem:
-    """A problem with the scale of its arterial input as the last unknown.
+    """A problem with the scale of its arterial input function as the last unknown.
 
     Attributes:
-        problem: at the scale ``exp(at)``.
-        sd: of ln s before the data.
+        problem: problem at the scale ``exp(log_scale)``.
+        sd: prior standard deviation of ln s.
+        log_scale: ln s at which ``problem`` is given.
     """
 
     problem: InverseProblem
     sd: float
-    at: float = 0.0
+    log_scale: float = 0.0
 
     @property
     def unknowns(self) -> UnknownSet:
+        """Unknowns of the problem, and the scale."""
         scale = Unknown(AIF_SCALE, "scale of the arterial input", "1", 1.0, "log", 1.0, self.sd)
         return UnknownSet((*self.problem.unknowns.items, scale))
 
     def solver(self, before: Any = None) -> Any:
-        return None  # its maps change with every point
+        """None, because the maps differ at every point, and so does the solver."""
+        return None
 
     def predict(self, theta: Array, forward: Any = None, *, tangents: bool = False) -> Prediction:
-        """As that of the problem; the tangent of ln s is a forward difference."""
-        here = self.problem_at_scale(theta)
-        found = here.predict(theta[:-1], here.solver(), tangents=tangents)
-        if found.jacobian is None:
-            return found
-        there = scale_arterial_input(here, float(np.exp(STEP)))
-        moved = there.predict(theta[:-1], there.forward(found.fields.flow.p)).residual
-        return replace(
-            found,
-            jacobian=torch.cat([found.jacobian, ((moved - found.residual) / STEP)[:, None]], dim=1),
-        )
+        """Prediction at a point; the tangent of ln s is a forward difference.
+
+        Args:
+            theta: coordinates of the unknowns, ln s last, ``(m + 1,)``.
+            forward: not used, see :meth:`solver`.
+            tangents: whether to compute the Jacobian.
+        """
+        problem = self.problem_at_scale(theta)
+        prediction = problem.predict(theta[:-1], problem.solver(), tangents=tangents)
+        if prediction.jacobian is None:
+            return prediction
+        shifted = scale_arterial_input(problem, float(np.exp(STEP)))
+        forward = shifted.forward(prediction.fields.flow.p)
+        difference = shifted.predict(theta[:-1], forward).residual - prediction.residual
+        jacobian = torch.cat([prediction.jacobian, (difference / STEP)[:, None]], dim=1)
+        return replace(prediction, jacobian=jacobian)
 
     def problem_at_scale(self, theta: Array) -> InverseProblem:
-        """The problem at the scale of a point."""
-        return scale_arterial_input(self.problem, float(np.exp(theta[-1] - self.at)))
+        """The problem at the scale of a point ``theta``, ``(m + 1,)``."""
+        return scale_arterial_input(self.problem, float(np.exp(theta[-1] - self.log_scale)))
 
     def scalars(self, theta: Array) -> Mapping[str, float]:
+        """Model scalars in SI, and the scale."""
         return {**self.problem.scalars(theta[:-1]), AIF_SCALE: float(np.exp(theta[-1]))}
 
 
 @dataclass(frozen=True)
 class AifScaleFit:
-    """A fit with the arterial input's scale: the fit at the best scale, and the posterior of all
-    unknowns together.
+    """A fit with the scale of the arterial input function as an unknown.
 
     Attributes:
-        fitted: at the best scale; its covariance is that of the other unknowns whatever the scale.
-        scalars, covariance: with the scale last.
-        log_scale: its estimate.
+        fitted: fit of the other unknowns at the estimated scale, with the scale marginalised from
+            their covariance.
+        scalars: estimates of all unknowns, the scale last.
+        covariance: posterior covariance of all unknowns, ``(m + 1, m + 1)``.
+        log_scale: estimate of ln s.
     """
 
     fitted: EngineFit
@@ -117,21 +135,29 @@ def fit_aif_scale(
     tolerance: float = 0.1,
     progress: Progress = ignore_progress,
 ) -> AifScaleFit:
-    """Go on from a fit with the scale of the arterial input as one more unknown; maps and
-    systematic errors stay as it left them.
+    """Continue a fit with the scale of the arterial input function as one more unknown; maps and
+    systematic errors stay as they are at the end of the fit.
 
     Args:
-        sd: of ln s before the data.
+        fitted: fit without the scale.
+        sd: prior standard deviation of ln s.
+        iterations: maximum number of iterations.
+        tolerance: size of the last step at which the optimisation ends, posterior standard
+            deviations.
+        progress: receives the state of the optimisation.
+
+    Returns:
+        The fit at the estimated scale, and the posterior of all unknowns.
     """
-    posed = AifScaleProblem(fitted.problem, sd)
-    objective, unknowns = Objective(posed), posed.unknowns
+    problem = AifScaleProblem(fitted.problem, sd)
+    objective, unknowns = Objective(problem), problem.unknowns
     last: dict[str, Prediction] = {}
 
     def expand(theta: Array) -> Any:
-        last["here"] = posed.predict(theta, tangents=True)
+        last["here"] = problem.predict(theta, tangents=True)
         return objective.quadratic(theta, Linearisation.from_prediction(last["here"]))
 
-    def tell(k: int, theta: Array, quadratic: Any) -> None:
+    def report_step(k: int, theta: Array, quadratic: Any) -> None:
         progress(
             "fv: scale of the arterial input",
             k / iterations,
@@ -139,38 +165,33 @@ def fit_aif_scale(
         )
 
     start = np.append(fitted.theta, 0.0)
-    descent = minimise(
+    optimisation = minimise(
         expand,
         objective.value,
         start,
         unknowns.prior_sd,
         iterations=iterations,
         tolerance=tolerance,
-        on_step=tell,
+        on_step=report_step,
     )
-    theta, covariance = descent.theta, descent.quadratic.covariance
+    theta, covariance = optimisation.theta, optimisation.quadratic.covariance
     prediction = last["here"]
     assert prediction.jacobian is not None
-    others, short = (
-        covariance[:-1, :-1],
-        (
-            ""
-            if descent.converged
-            else "; with the arterial input's scale it stopped short of its tolerance"
-        ),
-    )
+    others, message = covariance[:-1, :-1], fitted.run.message
+    if not optimisation.converged:
+        message += "; the fit with the scale of the arterial input did not reach its tolerance"
     run = replace(
         fitted.run,
         scalars=fitted.problem.unknowns.estimates(theta[:-1], others),
         covariance=others,
-        chi2=descent.quadratic.chi2,
-        objective=(*fitted.run.objective, *descent.history),
-        converged=fitted.run.converged and descent.converged,
-        message=fitted.run.message + short,
+        chi2=optimisation.quadratic.chi2,
+        objective=(*fitted.run.objective, *optimisation.history),
+        converged=fitted.run.converged and optimisation.converged,
+        message=message,
     )
-    plain = replace(prediction, jacobian=prediction.jacobian[:, :-1])
+    prediction = replace(prediction, jacobian=prediction.jacobian[:, :-1])
     return AifScaleFit(
-        EngineFit(run, theta[:-1], posed.problem_at_scale(theta), plain),
+        EngineFit(run, theta[:-1], problem.problem_at_scale(theta), prediction),
         unknowns.estimates(theta, covariance),
         covariance,
         float(theta[-1]),

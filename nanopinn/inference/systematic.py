@@ -104,12 +104,12 @@ class SharedError:
 
 @dataclass(frozen=True)
 class ModelError:
-    """Size and smoothness of the error.
+    """Prior of the model error e of each mass balance, relative to the flux of the balance.
 
     Attributes:
-        bumps: ``(k, x, y, z)``, weighed with unit variance: e of one balance, relative to its flux.
-        prior_sd: of e.
-        length_m: over which it is smooth.
+        basis: basis functions of e for weights of unit variance, ``(k, x, y, z)``.
+        prior_sd: prior standard deviation of e.
+        length_m: correlation length of e, m.
     """
 
     basis: Tensor
