@@ -1,7 +1,6 @@
-"""The names of a cohort's files: BIDS's where BIDS has them, ours where it has none.
+"""Names of a cohort's files and studies, and its table of participants.
 
-What is known of the participants beside their scans: age, group, ...: read, and carried to the
-results.
+Names follow BIDS where BIDS defines them; the others are defined here.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 from nanopinn.errors import InputError
 from nanopinn.io.safe_open import read_text
 
-#: Labels of BIDS, without ``+``: these become names of folders and words of command lines.
+#: Labels of BIDS, without ``+``: they become names of folders and words of command lines.
 _LABEL = re.compile(r"[0-9A-Za-z]{1,64}", re.ASCII)
 _NAME = re.compile(
     r"(?P<entities>sub-[0-9A-Za-z+]+(?:_[a-z]+-[0-9A-Za-z+]+)*)_(?P<suffix>[0-9A-Za-z]+)(?P<ending>\.[A-Za-z.]+)",
@@ -29,10 +28,13 @@ TUMOUR_LABELS = ("tumour", "tumor")
 
 @dataclass(frozen=True)
 class BidsFileName:
-    """A file whose name follows BIDS's grammar.
+    """A file whose name follows the grammar of BIDS.
 
     Attributes:
-        entities: by key, in order, ``{"sub": "01", "ses": "01", "run": "1"}``.
+        path: The file.
+        entities: Labels by key, in order: ``{"sub": "01", "ses": "01", "run": "1"}``.
+        suffix: Last part of the name, such as ``dce``.
+        ending: File extension, such as ``.nii.gz``.
     """
 
     path: Path
@@ -41,13 +43,13 @@ class BidsFileName:
     ending: str
 
     @property
-    def kind(self) -> str:
-        """What a mask marks: its ``label``, or ``desc``."""
+    def mask_label(self) -> str:
+        """Structure that a mask marks: its ``label``, or ``desc``."""
         return self.entities.get("label", self.entities.get("desc", ""))
 
 
 def parse_name(path: Path) -> BidsFileName | None:
-    """The parts of a file's name; None where it does not follow the grammar."""
+    """Split the name of a file; None if it does not follow the grammar."""
     match = _NAME.fullmatch(path.name)
     if match is None:
         return None
@@ -57,20 +59,24 @@ def parse_name(path: Path) -> BidsFileName | None:
 
 @dataclass(frozen=True)
 class Role:
-    """What a file is to a fit.
+    """Role of a file in a fit.
 
     Attributes:
-        option: of ``nanopinn fit``. words: for messages. suffixes: of the name.
-        kinds: what a mask marks. acq: the label of ``acq`` that sets it apart. apart: labels that
-            make it something else.
-        several: the entity that tells several files apart; ``any`` where any number is right; empty
-            where one is.
-        before: stands before the path on the command line.
-        derived: looked for in ``derivatives/`` too.
+        input: Input of the fit that the file is, such as ``dce``.
+        description: The role in words.
+        suffixes: Suffixes of the name.
+        endings: File extensions.
+        mask_labels: Structures that a mask may mark; empty if the file is no mask.
+        acq: Required label of ``acq``.
+        excluded_acq: Labels of ``acq`` that give the file another role.
+        distinguishing_entity: Entity that distinguishes several files of the role; ``any`` if any
+            number is allowed, empty if one is.
+        value_prefix: Text before the path in the value of the input.
+        derived: Whether ``derivatives/`` is searched as well.
     """
 
-    option: str
-    words: str
+    input: str
+    description: str
     suffixes: tuple[str, ...]
     endings: tuple[str, ...] = IMAGE_SUFFIXES
     mask_labels: tuple[str, ...] = ()
@@ -85,51 +91,52 @@ class Role:
         if name.suffix not in self.suffixes or name.ending not in self.endings:
             return False
         if self.mask_labels:
-            return name.kind in self.mask_labels
+            return name.mask_label in self.mask_labels
         acq = name.entities.get("acq", "")
         return acq == self.acq if self.acq else acq not in self.excluded_acq
 
 
-#: Official: VFA with ``flip``, IRT1 with ``inv``, T1map, TB1map, mask with ``label`` or ``desc`` in
-#: derivatives. BIDS 1.11 has no name and no extension proposal for DCE-MRI (bids-specification
-#: issue 1549) or CEST; these, pH maps, drug images and arterial inputs are ours.
+#: Defined by BIDS: VFA with ``flip``, IRT1 with ``inv``, T1map, TB1map, and masks with ``label`` or
+#: ``desc`` in derivatives. BIDS 1.11 has no name and no extension proposal for DCE-MRI
+#: (bids-specification issue 1549) or CEST. The names of these, of pH maps, drug images and arterial
+#: inputs are defined here.
 ROLES = (
-    Role("--dce", "DCE series", ("dce", "DCE")),
-    Role("--cest", "Z-spectra", ("cest",), excluded_acq=("pre", "power2")),
-    Role("--cest", "pH map", ("pHmap",), derived=True),
-    Role("--cest-pre", "Z-spectra before injection", ("cest",), acq="pre"),
-    Role("--cest-power2", "Z-spectra at another power", ("cest",), acq="power2"),
-    Role("--mask", "tumour mask", ("mask",), mask_labels=TUMOUR_LABELS, derived=True),
-    Role("--vfa", "flip-angle set", ("VFA",), distinguishing_entity="flip"),
-    Role("--ir", "inversion-recovery set", ("IRT1",), distinguishing_entity="inv"),
-    Role("--t1", "T1 map", ("T1map",), derived=True),
-    Role("--b1", "B1 map", ("TB1map",)),
-    Role("--aif", "arterial input", ("aif",), endings=TABLE_SUFFIXES),
+    Role("dce", "DCE series", ("dce", "DCE")),
+    Role("cest", "Z-spectra", ("cest",), excluded_acq=("pre", "power2")),
+    Role("cest", "pH map", ("pHmap",), derived=True),
+    Role("cest_pre", "Z-spectra before injection", ("cest",), acq="pre"),
+    Role("cest_power2", "Z-spectra at another power", ("cest",), acq="power2"),
+    Role("mask", "tumour mask", ("mask",), mask_labels=TUMOUR_LABELS, derived=True),
+    Role("vfa", "flip-angle set", ("VFA",), distinguishing_entity="flip"),
+    Role("ir", "inversion-recovery set", ("IRT1",), distinguishing_entity="inv"),
+    Role("t1", "T1 map", ("T1map",), derived=True),
+    Role("b1", "B1 map", ("TB1map",)),
+    Role("aif", "arterial input function", ("aif",), endings=TABLE_SUFFIXES),
     Role(
-        "--aif",
+        "aif",
         "mask of an artery",
         ("mask",),
         mask_labels=("AIF", "aif"),
         value_prefix="mask:",
         derived=True,
     ),
-    Role("--drug", "drug image", ("drug",), distinguishing_entity="any"),
+    Role("drug", "drug image", ("drug",), distinguishing_entity="any"),
 )
 
-#: Names that BIDS does not know, as ``.bidsignore`` wants them.
+#: Patterns for ``.bidsignore`` of the names that BIDS does not define.
 NON_BIDS_PATTERNS = ("*_dce.*", "*_DCE.*", "*_cest.*", "*_pHmap.*", "*_drug.*", "*_aif.*")
 
 EXPECTED_LAYOUT = "sub-<label>/[ses-<label>/]perf/sub-<label>[_ses-<label>]_dce.nii.gz"
 
 
 def find_role(name: BidsFileName) -> Role | None:
-    """What a file is to a fit; None where it is nothing."""
+    """Role of a file in a fit; None if it has none."""
     return next((r for r in ROLES if r.matches(name)), None)
 
 
 @dataclass(frozen=True)
 class StudyName:
-    """Who, which session and which repeat; labels."""
+    """Labels of subject, session and run."""
 
     sub: str
     ses: str = ""
@@ -150,18 +157,23 @@ class StudyName:
         return "_".join(self.parts)
 
     @property
-    def place(self) -> Path:
+    def relative_folder(self) -> Path:
         """``sub-01/ses-01``."""
         return Path(*self.parts)
 
 
 def validate_label(text: str, entity: str, file: Path) -> str:
-    """A label with or without its ``sub-`` or ``ses-``.
+    """Check a label that may begin with ``sub-`` or ``ses-``, and return it without.
 
-    Labels become folders and command lines, so letters and digits of ASCII alone are let through.
+    Labels become folders and words of command lines, so only ASCII letters and digits are allowed.
+
+    Args:
+        text: The label.
+        entity: ``sub``, ``ses`` or ``run``.
+        file: File or folder that holds the label, for the message.
 
     Raises:
-        InputError: it is empty, too long, or holds anything else.
+        InputError: The label is empty, too long, or holds another character.
     """
     label = text.removeprefix(f"{entity}-")
     if not _LABEL.fullmatch(label):
@@ -171,16 +183,16 @@ def validate_label(text: str, entity: str, file: Path) -> str:
             field=entity,
             found=ascii(text[:80]),
             expected="1 to 64 letters and digits (ASCII)",
-            remedy=f"Write it as {entity}-01, or such.",
+            remedy=f"Write it as {entity}-01, for example.",
         )
     return label
 
 
 def parse_study_id(id: str) -> StudyName:
-    """The parts of ``sub-01[_ses-01][_run-1]``.
+    """Split the name of a study, ``sub-01[_ses-01][_run-1]``.
 
     Raises:
-        InputError: it is none.
+        InputError: The text is not such a name.
     """
     pairs = [part.partition("-") for part in id.split("_")]
     keys = [key for key, _, _ in pairs]
@@ -190,8 +202,8 @@ def parse_study_id(id: str) -> StudyName:
         or keys[0] != "sub"
     ):
         raise InputError(
-            "not the id of a study",
-            field="--id",
+            "not the name of a study",
+            field="id",
             found=ascii(id[:80]),
             expected="sub-<label>[_ses-<label>][_run-<index>]",
         )
@@ -200,17 +212,17 @@ def parse_study_id(id: str) -> StudyName:
     )
 
 
-#: A cohort's table is small; a file of images under its name is not read into memory.
+#: A table of a cohort is small; a larger file is not read into memory.
 MAX_TABLE_BYTES = 20_000_000
 MISSING_VALUES = ("", "n/a")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a TSV or CSV by its heads.
+    """Read the rows of a TSV or CSV file as dictionaries by column name.
 
     Raises:
-        InputError: it is no text, too large, has a column twice, a row of another length, or a
-            control character.
+        InputError: The file is no text or too large, has a column twice, a row of another length,
+            or a control character.
     """
     if path.is_file() and path.stat().st_size > MAX_TABLE_BYTES:
         raise InputError(
@@ -233,38 +245,43 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         raise InputError(
             "the table cannot be read", file=path, found=str(error), expected="one row per study"
         ) from error
-    heads = rows[0] if rows else []
-    if not heads or len(set(heads)) != len(heads) or "" in heads:
+    header = rows[0] if rows else []
+    if not header or len(set(header)) != len(header) or "" in header:
         raise InputError(
-            "the table's heads are wrong",
+            "the header of the table cannot be used",
             file=path,
-            found=", ".join(heads)[:200] or "nothing",
-            expected="names that differ",
+            found=", ".join(header)[:200] or "nothing",
+            expected="column names that differ",
         )
     for number, row in enumerate(rows, 1):
-        if len(row) != len(heads):
+        if len(row) != len(header):
             raise InputError(
-                "a row has another length than the heads",
+                "a row has another length than the header",
                 file=path,
                 field=f"row {number}",
                 found=len(row),
-                expected=str(len(heads)),
+                expected=str(len(header)),
             )
-        for head, cell in zip(heads, row, strict=True):
+        for column, cell in zip(header, row, strict=True):
             if any(ord(c) < 32 or ord(c) == 127 for c in cell):
                 raise InputError(
                     "a line break or control character cannot be used",
                     file=path,
-                    field=f"row {number}, {head!a}",
+                    field=f"row {number}, {column!a}",
                     found=ascii(cell[:80]),
-                    remedy="Remove it.",
+                    remedy="Remove the character.",
                 )
-    return [dict(zip(heads, row, strict=True)) for row in rows[1:]]
+    return [dict(zip(header, row, strict=True)) for row in rows[1:]]
 
 
 @dataclass(frozen=True)
 class Participants:
-    """Further columns by participant, and session where the table has one."""
+    """Further columns of a table of participants.
+
+    Attributes:
+        columns: Names of the columns.
+        rows: Names and values of the columns by labels of subject and session.
+    """
 
     columns: tuple[str, ...] = ()
     rows: Mapping[tuple[str, str], tuple[tuple[str, str], ...]] = field(default_factory=dict)
@@ -275,10 +292,10 @@ class Participants:
 
 
 def read_participants(path: Path) -> Participants:
-    """A ``participants.tsv``; nothing where there is none.
+    """Read a ``participants.tsv``; empty if the file does not exist.
 
     Raises:
-        InputError: see :func:`read_rows`.
+        InputError: See :func:`read_rows`.
     """
     if not path.is_file():
         return Participants()

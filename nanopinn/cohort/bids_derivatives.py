@@ -1,7 +1,4 @@
-"""A dataset of BIDS derivatives: what it says of itself, and the list of its studies.
-
-The maps and tables of one result under the names of BIDS derivatives, all or nothing.
-"""
+"""Write results as BIDS derivatives: maps and tables, the description and the list of studies."""
 
 from __future__ import annotations
 
@@ -14,35 +11,34 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.cohort.bids import NON_BIDS_PATTERNS, StudyName, parse_study_id
-from nanopinn.cohort.study_table import CohortStudy
+from nanopinn.cohort.cohort_study import CohortStudy
 from nanopinn.errors import InputError, OutputError
 from nanopinn.io.output import exclusive_lock
 from nanopinn.io.safe_open import read_json_or_empty
 from nanopinn.io.volumes import read_sidecar, write_bytes, write_json
 from nanopinn.report.result_folder import format_tsv, read_result
 
-#: Every official name that is used is in it.
+#: Version that defines every official name used here.
 BIDS_VERSION = "1.10.0"
-#: What BIDS does not know of a dataset of derivatives: kinetic, pH and drug maps have no official
-#: names; ``anat/`` holds those that have.
+#: Files that BIDS does not define: kinetic, pH and drug maps have no official names. ``anat/`` holds
+#: the maps that have.
 _NON_BIDS_FILES = ("perf/", "cest/", "work/", "group.html", "group_*.tsv")
 STUDIES_FILE = Path("work", "studies.tsv")
 
 
 def raw_dataset(dataset: Path) -> Path | None:
-    """The dataset that these are derivatives of, where BIDS's layout tells:
-    ``RAW/derivatives/NAME``.
-    """
+    """Dataset that these are derivatives of, if the layout is ``RAW/derivatives/NAME``."""
     above = dataset.absolute().parent
     return above.parent if above.name == "derivatives" else None
 
 
 def write_derivatives_description(dataset: Path) -> None:
-    """Write ``dataset_description.json`` and ``.bidsignore``; the same bytes whoever writes them,
-    so several at once do no harm.
+    """Write ``dataset_description.json`` and ``.bidsignore``.
+
+    Every run writes the same bytes, so several may write at once.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: The folder cannot be written.
     """
     from nanopinn import __version__
 
@@ -52,7 +48,7 @@ def write_derivatives_description(dataset: Path) -> None:
         "Description": "Inverse modelling of tumour nanomedicine. Research use only.",
     }
     about: dict[str, Any] = {
-        "Name": "nanopinn: what images say of drug transport in tumours",
+        "Name": "nanopinn: drug transport in tumours estimated from images",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [by],
@@ -63,7 +59,7 @@ def write_derivatives_description(dataset: Path) -> None:
 
 
 def write_raw_description(dataset: Path, name: str, by: str, version: str) -> None:
-    """The same for a dataset of scans that a program drew."""
+    """Write both files for a dataset of simulated scans."""
     about = {
         "Name": name,
         "BIDSVersion": BIDS_VERSION,
@@ -79,18 +75,17 @@ def _write_description(dataset: Path, about: Mapping[str, Any], ignored: Sequenc
 
 
 def write_studies(dataset: Path, studies: Sequence[CohortStudy]) -> Path:
-    """Write which studies a cohort has, so that those that never ended are missed;
-    ``work/studies.tsv``.
+    """Write the list of all studies, ``work/studies.tsv``, so that unfinished ones are reported.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: The folder cannot be written.
     """
-    columns = dict.fromkeys(column for s in studies for column, _ in s.about)
+    columns = dict.fromkeys(column for s in studies for column, _ in s.participant_columns)
     rows = [
         {
             "study": s.id,
             "problem": s.problem,
-            **{f"about {c}": dict(s.about).get(c, "") for c in columns},
+            **{f"about {c}": dict(s.participant_columns).get(c, "") for c in columns},
         }
         for s in studies
     ]
@@ -101,31 +96,37 @@ def write_studies(dataset: Path, studies: Sequence[CohortStudy]) -> Path:
     return dataset / STUDIES_FILE
 
 
-#: The file that is written last: where it is, all is.
+#: Table that is written last: if it exists, the derivatives are complete.
 _COMPLETION_TABLES = {
     "fit": "perf/{id}_desc-fit_parameters.tsv",
     "arms": "perf/{id}_desc-arms_outcomes.tsv",
 }
 _BIDS_SUFFIXES = {"T1": ("anat", "T1map"), "pH": ("cest", "pHmap")}
 _COLUMNS = {
-    "name": "unknown",
-    "label": "unknown, in words",
-    "unit": "of medians and limits",
-    "scale": "log: standard deviations are of the natural logarithm",
-    "prior_median": "before the images",
-    "prior_sd": "before the images",
-    "posterior_median": "after the images",
-    "posterior_sd": "after the images",
-    "low_95": "central 95 % interval",
-    "high_95": "central 95 % interval",
+    "name": "name of the parameter",
+    "label": "description of the parameter",
+    "unit": "unit of medians and intervals",
+    "scale": "log: standard deviations are those of the natural logarithm",
+    "prior_median": "median of the prior",
+    "prior_sd": "standard deviation of the prior",
+    "posterior_median": "median of the posterior",
+    "posterior_sd": "standard deviation of the posterior",
+    "low_95": "lower end of the central 95 % posterior interval",
+    "high_95": "upper end of the central 95 % posterior interval",
     "contraction": "1 - posterior_sd / prior_sd",
-    "informed": "whether the images, rather than the prior, set the value",
+    "informed": "whether the images inform the parameter; otherwise it is prior-dominated",
 }
 
 
 @dataclass(frozen=True)
 class _OutputFile:
-    """A file to write: below the session, without its ending; what stands in the sidecar."""
+    """A file to write.
+
+    Attributes:
+        stem: Path below the session, without file extension.
+        source: File to copy.
+        sidecar: Further keys of its sidecar.
+    """
 
     stem: str
     source: Path
@@ -133,22 +134,25 @@ class _OutputFile:
 
 
 def write_derivatives(result: Path, dataset: Path, id: str) -> Path:
-    """Write a result folder, of a fit or of compared arms, as the derivatives of a study.
+    """Write the result folder of a fit or of compared arms as the derivatives of a study.
 
-    ``sub-01/ses-01/anat/`` holds what BIDS has names for (``desc-fit_T1map``,
-    ``label-tumour_mask``), ``perf/`` and ``cest/`` maps as ``desc-fit_<quantity>map`` with
-    ``desc-std`` beside them, drug in time as ``desc-<pool>_drug``, and tables. Files are written
-    beside their place and renamed one after the other, the table last: where it is, all is.
+    ``sub-01/ses-01/anat/`` holds the maps that BIDS defines (``desc-fit_T1map``,
+    ``label-tumour_mask``). ``perf/`` and ``cest/`` hold the other maps as
+    ``desc-fit_<quantity>map`` with ``desc-std``, drug pools over time as ``desc-<pool>_drug``, and
+    tables. Files are written to a temporary folder and renamed one by one, the table last: if it
+    exists, the derivatives are complete.
 
     Args:
-        id: ``sub-01_ses-01``.
+        result: The result folder.
+        dataset: Dataset of derivatives.
+        id: Name of the study, ``sub-01_ses-01``.
 
     Returns:
         The table that was written last.
 
     Raises:
-        InputError: it is no result folder, or no id. OutputError: the dataset cannot be written, or
-            another run writes this study.
+        InputError: The folder is no result, or the name of the study is invalid.
+        OutputError: The dataset cannot be written, or another run writes this study.
     """
     name, kind = parse_study_id(id), "arms" if (result / "comparison.json").is_file() else "fit"
     items = list(
@@ -160,7 +164,7 @@ def write_derivatives(result: Path, dataset: Path, id: str) -> Path:
     stage = session / f".{name.id}_{kind}.part"
     with exclusive_lock(session / f"{name.id}_{kind}"):
         try:
-            shutil.rmtree(stage, ignore_errors=True)  # what a killed run left
+            shutil.rmtree(stage, ignore_errors=True)  # left by a killed run
             return _move_into_place(
                 _write_staged_files(items, stage, name, result, dataset, kind),
                 stage,
@@ -174,10 +178,10 @@ def write_derivatives(result: Path, dataset: Path, id: str) -> Path:
 
 
 def _list_fit_files(result: Path, id: str) -> Iterator[_OutputFile]:
-    """Maps and fields of a fit.
+    """List maps and fields of a fit.
 
     Raises:
-        InputError: it is no result folder.
+        InputError: The folder is no result.
     """
     check = {"CheckPassed": read_result(result).check.passed}
     for path in sorted((result / "maps").glob("*.nii.gz")):
@@ -187,16 +191,14 @@ def _list_fit_files(result: Path, id: str) -> Iterator[_OutputFile]:
 
 
 def _list_arm_files(result: Path, id: str) -> Iterator[_OutputFile]:
-    """What happens under the voxels and over time in each arm; whole fields stay in the result
-    folder, the mask is the fit's.
-    """
+    """List the maps of each arm; fields stay in the result folder, and the mask is the fit's."""
     arms = read_json_or_empty(result / "comparison.json").get("arms")
     if not isinstance(arms, dict) or not (result / "outcomes.tsv").is_file():
         raise InputError(
             "not a folder of compared arms",
             file=result,
             expected="comparison.json and outcomes.tsv",
-            remedy="Run the arms again.",
+            remedy="Compare the arms again.",
         )
     for arm in arms:
         for path in sorted((result / Path(arm).name / "maps").glob("*.nii.gz")):
@@ -211,9 +213,7 @@ def _stem(path: Path) -> str:
 
 
 def _camel_case(words: str) -> str:
-    """Letters and digits alone, as labels and suffixes want them: ``velocity_vector`` is
-    ``velocityVector``.
-    """
+    """Name in letters and digits, as labels and suffixes require: ``velocityVector``."""
     first, *rest = re.split(
         r"[^0-9A-Za-z]+", words.encode("ascii", "ignore").decode().strip("_- ")
     ) or [""]
@@ -233,17 +233,17 @@ def _require_distinct_names(items: list[_OutputFile], result: Path) -> None:
     if not items or len(set(names)) < len(names):
         twice = ", ".join(sorted({n for n in names if names.count(n) > 1})) or "no map"
         raise InputError(
-            "the folder cannot be named as derivatives",
+            "the maps cannot be named as derivatives",
             file=result,
             found=twice,
-            expected="maps whose names differ by letters and digits",
+            expected="maps whose names differ in letters and digits",
         )
 
 
 def _write_staged_files(
     items: list[_OutputFile], stage: Path, name: StudyName, result: Path, dataset: Path, kind: str
 ) -> list[str]:
-    """Write everything below ``stage``; the names in the order in which they are put in place."""
+    """Write all files below ``stage``; returns their names in the order of their renaming."""
     raw = _raw_files(result, dataset, name)
     written = []
     for item in items:
@@ -266,7 +266,7 @@ def _write_staged_files(
 
 
 def _sidecar(item: _OutputFile, dataset: Path, raw: list[str]) -> dict[str, Any]:
-    """BIDS's keys, and what the result's own sidecar says; ``Unit`` is ``Units`` there."""
+    """Keys of BIDS and of the result's own sidecar, whose ``Unit`` is ``Units`` in BIDS."""
     own = read_sidecar(item.source)
     sidecar = {"Units" if key == "Unit" else key: value for key, value in own.items()}
     return {
@@ -278,15 +278,13 @@ def _sidecar(item: _OutputFile, dataset: Path, raw: list[str]) -> dict[str, Any]
 
 
 def _bids_uri(path: Path, dataset: Path) -> list[str]:
-    """The file as a BIDS URI, if it lies in the dataset; no path of this machine is written."""
+    """BIDS URI of a file in the dataset; empty for other files, whose paths are not written."""
     real, home = path.resolve(), dataset.resolve()
     return [f"bids::{real.relative_to(home).as_posix()}"] if real.is_relative_to(home) else []
 
 
 def _raw_files(result: Path, dataset: Path, name: StudyName) -> list[str]:
-    """The scans of which the result says that it read them, where the layout tells in which dataset
-    they lie.
-    """
+    """BIDS URIs of the scans that the result lists as its inputs, if the raw dataset is known."""
     raw, read = (
         raw_dataset(dataset),
         read_json_or_empty(result / "provenance.json").get("inputs", {}),
@@ -302,11 +300,15 @@ def _raw_files(result: Path, dataset: Path, name: StudyName) -> list[str]:
 
 
 def _tables(result: Path, id: str, kind: str) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
-    """Tables with what their columns mean; the last is the mark."""
+    """Tables with descriptions of their columns; the completion table comes last."""
     if kind == "arms":
-        heads = {"outcome": "name", "unit": "of the numbers", "words": "the outcome in words"}
-        about = {c: {"Description": w} for c, w in heads.items()} | {
-            "Description": "Of each arm: median and central 90 % interval of the draws."
+        columns = {
+            "outcome": "name of the outcome",
+            "unit": "unit of the values",
+            "words": "description of the outcome",
+        }
+        about = {c: {"Description": d} for c, d in columns.items()} | {
+            "Description": "Median and central 90 % interval of the draws for each arm."
         }
         yield (
             _COMPLETION_TABLES["arms"].format(id=id),
@@ -330,7 +332,7 @@ def _tables(result: Path, id: str, kind: str) -> Iterator[tuple[str, bytes, dict
         format_tsv(items),
         {"Description": check.headline, "CheckPassed": check.passed},
     )
-    about = {c: {"Description": words} for c, words in _COLUMNS.items()}
+    about = {c: {"Description": d} for c, d in _COLUMNS.items()}
     yield (
         _COMPLETION_TABLES["fit"].format(id=id),
         (result / "parameters.tsv").read_bytes(),
@@ -339,7 +341,7 @@ def _tables(result: Path, id: str, kind: str) -> Iterator[tuple[str, bytes, dict
 
 
 def _move_into_place(written: list[str], stage: Path, session: Path, id: str) -> Path:
-    """Rename everything into place, and remove what an earlier result had and this one has not."""
+    """Rename all files into place, and remove those that only an earlier result had."""
     completion_table = session / written[-1]
     before = read_json_or_empty(completion_table.with_suffix(".json")).get("Files", [])
     completion_table.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The studies of a BIDS folder."""
+"""Read the studies of a BIDS folder from the names of its files."""
 
 from __future__ import annotations
 
@@ -19,37 +19,56 @@ from nanopinn.cohort.bids import (
     read_participants,
     validate_label,
 )
-from nanopinn.cohort.study_table import NO_DCE_SERIES, CohortStudy, build_cohort_study
+from nanopinn.cohort.cohort_study import NO_DCE_SERIES, CohortStudy, build_cohort_study
 from nanopinn.errors import InputError
 from nanopinn.io.volumes import sidecar_path
 
 
 @dataclass(frozen=True)
 class _ClassifiedFile:
-    """A file with its role."""
+    """A file with its role in a fit."""
 
     name: BidsFileName
     role: Role
 
     @property
     def run(self) -> str:
-        """Number of its repeat without leading zeros; empty if it has none."""
+        """Index of the run without leading zeros; empty if the file has none."""
         run = self.name.entities.get("run", "")
         return run.lstrip("0") or run[-1:]
 
 
-def read_bids_studies(source: Path, given: Sequence[str]) -> tuple[CohortStudy, ...]:
-    """Every session of every subject, in order of their names.
+@dataclass(frozen=True)
+class _Dataset:
+    """What all studies of a dataset share.
+
+    Attributes:
+        derived: Datasets of derivatives made by other programs.
+        participants: Table of participants.
+        shared_inputs: Names of the inputs that every study gets.
+    """
+
+    derived: tuple[Path, ...]
+    participants: Participants
+    shared_inputs: frozenset[str]
+
+
+def read_bids_studies(source: Path, shared_inputs: frozenset[str]) -> tuple[CohortStudy, ...]:
+    """Read every session of every subject, in order of their names.
+
+    Args:
+        source: Folder of the dataset.
+        shared_inputs: Names of the inputs that every study gets.
 
     Raises:
-        InputError: no subject has a DCE series, a name cannot be used, or the folder cannot be
+        InputError: No subject has a DCE series, a name cannot be used, or the folder cannot be
             read.
     """
     if _made_by_nanopinn(source):
         raise InputError(
             "the folder holds results of nanopinn, not scans",
             file=source,
-            expected="the dataset that was scanned",
+            expected="the dataset with the scans",
             remedy="Give the folder that the results were made from.",
         )
     participants = read_participants(source / "participants.tsv")
@@ -63,46 +82,41 @@ def read_bids_studies(source: Path, given: Sequence[str]) -> tuple[CohortStudy, 
             found=error.strerror,
             remedy="Check its permissions.",
         ) from error
-    found = [
-        s
-        for subject in subjects
-        for s in _studies_of_subject(subject, derived, participants, given)
-    ]
+    dataset = _Dataset(tuple(derived), participants, shared_inputs)
+    found = [s for subject in subjects for s in _studies_of_subject(subject, dataset)]
     if all(NO_DCE_SERIES in s.problem for s in found):
         raise InputError(
             "no study is found",
             file=source,
             found=f"{len(found)} sessions without a DCE series" if found else "no folder sub-*",
             expected=EXPECTED_LAYOUT,
-            remedy="Name the files so, or give a table with one row per study.",
+            remedy="Rename the files, or give a table with one row per study.",
         )
     return tuple(found)
 
 
-def _list_folders(place: Path) -> list[Path]:
+def _list_folders(parent: Path) -> list[Path]:
     try:
-        with os.scandir(place) as entries:
+        with os.scandir(parent) as entries:
             return sorted(Path(e.path) for e in entries if e.is_dir())
     except FileNotFoundError:
         return []
 
 
-def _list_entity_folders(place: Path, entity: str) -> list[Path]:
+def _list_entity_folders(parent: Path, entity: str) -> list[Path]:
     """Folders ``sub-*`` or ``ses-*``.
 
     Raises:
-        InputError: one has a label that cannot be used.
+        InputError: The label of one of them cannot be used.
     """
-    folders = [f for f in _list_folders(place) if f.name.startswith(f"{entity}-")]
+    folders = [f for f in _list_folders(parent) if f.name.startswith(f"{entity}-")]
     for f in folders:
-        validate_label(f.name, entity, place)
+        validate_label(f.name, entity, parent)
     return folders
 
 
 def _made_by_nanopinn(dataset: Path) -> bool:
-    """Whether a dataset is what an earlier run wrote: its maps must not become the inputs of the
-    next.
-    """
+    """Whether an earlier run wrote the dataset: its maps must not become inputs."""
     try:
         about = json.loads((dataset / "dataset_description.json").read_text(encoding="utf-8"))
         return any(g.get("Name") == "nanopinn" for g in about.get("GeneratedBy", []))
@@ -110,78 +124,62 @@ def _made_by_nanopinn(dataset: Path) -> bool:
         return False
 
 
-def _studies_of_subject(
-    subject: Path, derived: Sequence[Path], participants: Participants, given: Sequence[str]
-) -> list[CohortStudy]:
+def _studies_of_subject(subject: Path, dataset: _Dataset) -> list[CohortStudy]:
     whole_subject = StudyName(subject.name.removeprefix("sub-"))
     try:
         sessions = _list_entity_folders(subject, "ses")
         names = [StudyName(whole_subject.sub, s.name.removeprefix("ses-")) for s in sessions]
         found = [
             s
-            for n, place in zip(names, sessions, strict=True)
-            for s in _studies_of_session(n, place, derived, participants, given)
+            for name, folder in zip(names, sessions, strict=True)
+            for s in _studies_of_session(name, folder, dataset)
         ]
         return found + [
             s
-            for s in _studies_of_session(whole_subject, subject, derived, participants, given)
+            for s in _studies_of_session(whole_subject, subject, dataset)
             if not sessions or s.files
         ]
     except OSError as error:
         return [
             CohortStudy(
                 whole_subject.id,
-                whole_subject.place,
+                whole_subject.relative_folder,
                 problem=f"its folder cannot be read: {error.strerror}",
-                about=participants.columns_for(whole_subject),
+                participant_columns=dataset.participants.columns_for(whole_subject),
             )
         ]
 
 
-def _studies_of_session(
-    name: StudyName,
-    place: Path,
-    derived: Sequence[Path],
-    participants: Participants,
-    given: Sequence[str],
-) -> list[CohortStudy]:
-    """The study of a session; several where its DCE series are numbered and every file says to
-    which it belongs.
-    """
-    files = _files(name, place, derived)
-    series = sorted(
-        (f for f in files if f.role.option == "--dce"), key=lambda f: (len(f.run), f.run)
-    )
-    runs, about = [f.run for f in series], participants.columns_for(name)
+def _studies_of_session(name: StudyName, folder: Path, dataset: _Dataset) -> list[CohortStudy]:
+    """The study of a session; one per run if the DCE series and all other files are numbered."""
+    files = _files(name, folder, dataset.derived)
+    series = sorted((f for f in files if f.role.input == "dce"), key=lambda f: (len(f.run), f.run))
+    runs = [f.run for f in series]
     if len(set(runs)) < 2 or "" in runs:
-        return [_build_study(name, files, given, about)]
+        return [_build_study(name, files, name, dataset)]
     files_without_run = [f for f in files if f.run not in runs]
     if files_without_run:
-        return [
-            _build_study(
-                name,
-                files,
-                given,
-                about,
-                f"{len(series)} DCE series, but {_format_file_names(files_without_run)} say not of"
-                " which (run)",
-            )
-        ]
+        problem = (
+            f"{len(series)} DCE series, but {_format_file_names(files_without_run)} do not say to"
+            " which run they belong"
+        )
+        return [_build_study(name, files, name, dataset, problem)]
     own = {f.run: StudyName(name.sub, name.ses, f.name.entities["run"]) for f in series}
     return [
-        _build_study(n, [f for f in files if f.run == run], given, about) for run, n in own.items()
+        _build_study(run_name, [f for f in files if f.run == run], name, dataset)
+        for run, run_name in own.items()
     ]
 
 
-def _files(name: StudyName, place: Path, derived: Sequence[Path]) -> list[_ClassifiedFile]:
-    """Files with a role: those of the session, and what others derived from it."""
+def _files(name: StudyName, folder: Path, derived: Sequence[Path]) -> list[_ClassifiedFile]:
+    """Files with a role: those of the session, and those that other programs derived from it."""
     found = [
         _ClassifiedFile(n, role)
-        for n in _parse_file_names(_list_folders(place))
+        for n in _parse_file_names(_list_folders(folder))
         if (role := find_role(n))
     ]
     for dataset in derived:
-        names = _parse_file_names(_list_folders(dataset / name.place))
+        names = _parse_file_names(_list_folders(dataset / name.relative_folder))
         found += [
             _ClassifiedFile(n, role) for n in names if (role := find_role(n)) and role.derived
         ]
@@ -198,59 +196,61 @@ def _parse_file_names(folders: Iterable[Path]) -> list[BidsFileName]:
 def _build_study(
     name: StudyName,
     files: Sequence[_ClassifiedFile],
-    given: Sequence[str],
-    about: Sequence[tuple[str, str]],
+    session: StudyName,
+    dataset: _Dataset,
     *problems: str,
 ) -> CohortStudy:
-    said, inputs = list(problems), []
+    found, inputs = list(problems), []
     misplaced = [
         f
         for f in files
         if (f.name.entities.get("sub"), f.name.entities.get("ses", "")) != (name.sub, name.ses)
     ]
     unreadable = [f for f in files if not f.name.path.is_file()]
-    said += [f"{_format_file_names(misplaced)} in the folder of {name.id}"] if misplaced else []
-    said += (
-        [f"{_format_file_names(unreadable)} cannot be read (a link to nothing?)"]
-        if unreadable
-        else []
-    )
+    found += [f"{_format_file_names(misplaced)} in the folder of {name.id}"] if misplaced else []
+    if unreadable:
+        found.append(f"{_format_file_names(unreadable)} cannot be read (a broken link?)")
     usable = [f for f in files if f not in misplaced and f not in unreadable]
-    for option in dict.fromkeys(f.role.option for f in usable):
-        own = [f for f in usable if f.role.option == option]
-        if (same := _find_ambiguous_files(own)) and not problems:
-            said.append(
-                f"{len(same)} files for {option} ({_format_file_names(same)}) where one is needed"
+    for input_name in dict.fromkeys(f.role.input for f in usable):
+        own = [f for f in usable if f.role.input == input_name]
+        ambiguous = _find_ambiguous_files(own)
+        if ambiguous and not problems:
+            found.append(
+                f"{len(ambiguous)} files for `{input_name}` ({_format_file_names(ambiguous)})"
+                " where one is needed"
             )
-        elif not same:
-            inputs += [(option, f"{f.role.value_prefix}{f.name.path}") for f in own]
-    said += _describe_missing_sidecars(usable, given)
+        elif not ambiguous:
+            inputs += [(input_name, f"{f.role.value_prefix}{f.name.path}") for f in own]
+    found += _describe_missing_sidecars(usable, dataset.shared_inputs)
     return build_cohort_study(
-        name, inputs, said, given, unusable_options=[f.role.option for f in files], about=about
+        name,
+        inputs,
+        found,
+        dataset.shared_inputs,
+        unusable_inputs=[f.role.input for f in files],
+        participant_columns=dataset.participants.columns_for(session),
     )
 
 
 def _find_ambiguous_files(own: Sequence[_ClassifiedFile]) -> list[_ClassifiedFile]:
-    """Files of one option that stand for the same thing, none or several."""
-    distinguishing_entity = own[0].role.distinguishing_entity
-    labels = [f.name.entities.get(distinguishing_entity, "") for f in own]
-    return (
-        []
-        if distinguishing_entity == "any"
-        else [f for f, label in zip(own, labels, strict=True) if labels.count(label) > 1]
-    )
+    """Files of one input that stand for the same thing."""
+    entity = own[0].role.distinguishing_entity
+    labels = [f.name.entities.get(entity, "") for f in own]
+    if entity == "any":
+        return []
+    return [f for f, label in zip(own, labels, strict=True) if labels.count(label) > 1]
 
 
-def _describe_missing_sidecars(files: Sequence[_ClassifiedFile], given: Sequence[str]) -> list[str]:
-    """A DCE series whose timing and flip angle stand nowhere that a fit looks."""
+def _describe_missing_sidecars(
+    files: Sequence[_ClassifiedFile], shared_inputs: frozenset[str]
+) -> list[str]:
+    """DCE series whose timing and flip angle are given nowhere that a fit looks."""
     missing = [
-        f for f in files if f.role.option == "--dce" and not sidecar_path(f.name.path).is_file()
+        f for f in files if f.role.input == "dce" and not sidecar_path(f.name.path).is_file()
     ]
-    return (
-        [f"{_format_file_names(missing)} without a sidecar of its own (none is inherited)"]
-        if missing and "--tr" not in given
-        else []
-    )
+    if not missing or "tr" in shared_inputs:
+        return []
+    return [f"{_format_file_names(missing)} without a sidecar of its own (none is inherited)"]
 
 
 def _format_file_names(files: Sequence[_ClassifiedFile]) -> str:

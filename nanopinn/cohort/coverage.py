@@ -1,6 +1,4 @@
-"""Do stated intervals hold the truth, and how often do images tell? Fits of many phantoms against
-what was put into them.
-"""
+"""Coverage, power and bias of fits of many phantoms, whose true parameters are known."""
 
 from __future__ import annotations
 
@@ -14,18 +12,22 @@ import numpy as np
 
 from nanopinn.errors import InputError
 
-#: Half a central 90 % interval of a normal distribution, in standard deviations.
+#: Half width of the central 90 % interval of a normal distribution, in standard deviations.
 Z90 = 1.6449
 
 
 @dataclass(frozen=True)
 class ParameterRecovery:
-    """What one fit says of one unknown whose truth is known, in the coordinate of its prior (ln
-    where that is log-normal).
+    """One estimate of a parameter whose true value is known.
+
+    All numbers are in the coordinate of the prior: the logarithm if the prior is log-normal.
 
     Attributes:
-        error: estimate less truth. sd: stated. prior_sd: before the images. informed: whether the
-            images set it.
+        unknown: Name of the parameter.
+        error: Estimate minus true value.
+        sd: Posterior standard deviation.
+        prior_sd: Prior standard deviation.
+        informed: Whether the images inform the parameter.
     """
 
     unknown: str
@@ -36,25 +38,30 @@ class ParameterRecovery:
 
     @property
     def z(self) -> float:
-        """Error over the stated standard deviation."""
+        """Error over the posterior standard deviation."""
         return self.error / self.sd
 
     @property
     def covered(self) -> bool:
-        """Whether the stated central 90 % hold the truth."""
+        """Whether the central 90 % interval holds the true value."""
         return abs(self.z) < Z90
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """One unknown over many phantoms.
+    """Recovery of one parameter over many phantoms.
 
     Attributes:
-        informed: share of fits in which the images set it: the power of the protocol. covered:
-            share of those whose 90 % intervals hold the truth, NaN if there are none. covered_all:
-            the same of all fits. contraction: median 1 - sd/prior sd.
-        bias_sd, rms_sd: mean and root mean square of error/sd, 0 and 1 where intervals are right.
-        median_error, median_absolute_error: in the coordinate of the prior.
+        unknown: Name of the parameter.
+        fits: Number of fits.
+        informed: Fraction of fits in which the images inform it: the power of the protocol.
+        covered: Fraction of those whose 90 % interval holds the true value; NaN if there are none.
+        covered_all: The same fraction of all fits.
+        contraction: Median of 1 - sd/prior sd.
+        bias_sd: Mean of error/sd; 0 if the estimates are unbiased.
+        rms_sd: Root mean square of error/sd; 1 if the intervals are correct.
+        median_error: Median error, in the coordinate of the prior.
+        median_absolute_error: Median absolute error, in the coordinate of the prior.
     """
 
     unknown: str
@@ -70,7 +77,7 @@ class Coverage:
 
 
 def interval_coverage(found: Sequence[ParameterRecovery]) -> tuple[Coverage, ...]:
-    """A row per unknown, in the order in which they come."""
+    """Summarise the recovery of each parameter, in the order of their first appearance."""
     names = dict.fromkeys(f.unknown for f in found)
     return tuple(
         _summarise_coverage(name, [f for f in found if f.unknown == name]) for name in names
@@ -95,10 +102,14 @@ def _summarise_coverage(name: str, found: Sequence[ParameterRecovery]) -> Covera
 
 
 def read_parameter_recovery(result: Path, phantom: Path) -> tuple[ParameterRecovery, ...]:
-    """What a result folder says of the scalars of the phantom that was fitted.
+    """Compare the estimates in a result folder with the true values of the phantom.
+
+    Args:
+        result: Result folder of the fit.
+        phantom: Folder of the synthetic study, with its ``truth``.
 
     Raises:
-        InputError: one of the two is not what it should be.
+        InputError: One of the folders cannot be read.
     """
     from nanopinn.inference.unknowns import scalar_unknowns
 
@@ -118,7 +129,7 @@ def read_parameter_recovery(result: Path, phantom: Path) -> tuple[ParameterRecov
             "not a fit of a phantom",
             file=result,
             found=f"{type(error).__name__}: {error}",
-            expected="a result folder, and the folder of nanopinn phantom with its truth",
+            expected="a result folder, and the folder of a phantom with its truth",
         ) from error
 
 
@@ -131,13 +142,13 @@ def _recovery_from_row(row: dict[str, float], truth: float) -> ParameterRecovery
 
 
 def study_coverage(folder: Path) -> dict[str, tuple[Coverage, ...]]:
-    """The tables of a phantom study, one of all phantoms and one for each length scale.
+    """Compute the coverage of a phantom study: of all phantoms, and of each length scale.
 
     Args:
-        folder: with ``work/l<length>_seed<seed>/{phantom,fit}``.
+        folder: Folder with ``work/l<length>_seed<seed>/{phantom,fit}``.
 
     Raises:
-        InputError: no phantom in it has a fit.
+        InputError: No phantom in it has a fit.
     """
     results = sorted(
         p for p in (folder / "work").glob("l*_seed*/fit") if (p / "parameters.json").is_file()
@@ -147,7 +158,7 @@ def study_coverage(folder: Path) -> dict[str, tuple[Coverage, ...]]:
             "no fitted phantom is found",
             file=folder,
             expected="work/l<length>_seed<seed>/fit",
-            remedy="Run nanopinn phantoms.",
+            remedy="Run the phantom study first.",
         )
     found = {p.parent.name: read_parameter_recovery(p, p.parent / "phantom") for p in results}
     lengths = sorted({name.partition("_")[0] for name in found})

@@ -1,6 +1,6 @@
-"""Averages over subjects whose values are each known with their own error.
+"""Group statistics of a cohort: random-effects means and outliers of the fitted parameters.
 
-What the images say of the tumours of a cohort together.
+Only studies whose check passed are counted, and only parameters that the images inform.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from nanopinn.cohort.study_status import read_study_ends
+from nanopinn.cohort.study_status import read_study_summaries
 from nanopinn.results.cohort_result import (
     CohortParameter,
     CohortSummary,
@@ -27,7 +27,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RandomEffects:
-    """Typical value, its standard error and 95 % interval; variance between subjects."""
+    """Pooled mean of a random-effects model.
+
+    Attributes:
+        mean: Pooled mean.
+        se: Standard error of the mean.
+        low: Lower end of its 95 % interval.
+        high: Upper end of its 95 % interval.
+        between_variance: Variance between subjects.
+    """
 
     mean: float
     se: float
@@ -37,18 +45,20 @@ class RandomEffects:
 
 
 def random_effects(y: Array, variance: Array) -> RandomEffects:
-    """Restricted maximum likelihood in ``y_i = mu + b_i + e_i``, ``b_i ~ N(0, tau2)``, ``e_i ~ N(0,
-    v_i)``.
+    """Fit a random-effects model by restricted maximum likelihood (REML).
 
-    With ``w_i = 1/(v_i + tau2)``, ``mu = sum(w y)/sum(w)``, the fixed point
-    ``tau2 = sum(w^2 ((y - mu)^2 - v))/sum(w^2) + 1/sum(w)``, cut at 0. The interval is Hartung
-    and Knapp's, its variance never below ``1/sum(w)``.
+    The model is ``y_i = mu + b_i + e_i`` with ``b_i ~ N(0, tau2)`` and ``e_i ~ N(0, v_i)``. With
+    ``w_i = 1/(v_i + tau2)`` the estimate is ``mu = sum(w y)/sum(w)``, and ``tau2`` is the fixed
+    point of ``tau2 = sum(w^2 ((y - mu)^2 - v))/sum(w^2) + 1/sum(w)``, truncated at 0. The interval
+    is that of Hartung and Knapp; its variance is at least ``1/sum(w)``.
 
     Args:
-        y, variance: estimates and their error variances, ``(n,)``; n is 2 or more.
+        y: Estimates ``(n,)``, n at least 2.
+        variance: Error variances of the estimates ``(n,)``.
 
-    Source: Veroniki et al. 2016, Research Synthesis Methods 7, 55 (REML); Hartung and Knapp 2001,
-    Stat. Med. 20, 3875; Rover et al. 2015, BMC Med. Res. Methodol. 15, 99 (the floor).
+    References:
+        Veroniki et al. 2016, Research Synthesis Methods 7, 55 (REML). Hartung and Knapp 2001,
+        Stat. Med. 20, 3875. Rover et al. 2015, BMC Med. Res. Methodol. 15, 99 (lower limit).
     """
     tau2 = max(0.0, float(np.var(y, ddof=1) - variance.mean()))
     for _ in range(10_000):
@@ -68,48 +78,59 @@ def random_effects(y: Array, variance: Array) -> RandomEffects:
 
 
 def remove_prior(y: float, s: float, prior_y: float, prior_s: float) -> tuple[float, float]:
-    """Estimate and standard deviation by the data alone, from a normal posterior and its prior.
+    """Divide the prior out of a normal posterior.
 
-    ``1/s_data^2 = 1/s^2 - 1/s_prior^2``, ``y_data = s_data^2 (y/s^2 - y_prior/s_prior^2)``:
-    averaged over n studies as they stand, posteriors would count the prior n times.
+    ``1/s_data^2 = 1/s^2 - 1/s_prior^2`` and ``y_data = s_data^2 (y/s^2 - y_prior/s_prior^2)``. An
+    average of n posteriors would count the prior n times.
 
     Args:
-        s: below ``prior_s``.
+        y: Posterior mean.
+        s: Posterior standard deviation, below ``prior_s``.
+        prior_y: Prior mean.
+        prior_s: Prior standard deviation.
+
+    Returns:
+        Estimate and standard deviation from the data alone.
     """
     precision = 1 / s**2 - 1 / prior_s**2
     return (y / s**2 - prior_y / prior_s**2) / precision, float(precision**-0.5)
 
 
 def robust_z(y: Array, variance: Array) -> Array:
-    """Distance of each subject from the median, over the spread between subjects and its own error.
+    """Compute the robust z score of each subject.
 
-    ``z_i = (y_i - med)/sqrt(tau2 + v_i)``, ``tau2 = max(0, (1.4826 MAD)^2 - median(v))``: one
-    subject far off does not hide itself.
+    ``z_i = (y_i - med)/sqrt(tau2 + v_i)`` with ``tau2 = max(0, (1.4826 MAD)^2 - median(v))``. The
+    median absolute deviation (MAD) is not inflated by the outlier itself.
 
-    Source: Iglewicz and Hoaglin 1993 (modified z by the MAD, threshold 3.5), with the error of each
-    subject beside it.
+    Args:
+        y: Estimates ``(n,)``.
+        variance: Error variances of the estimates ``(n,)``.
+
+    References:
+        Iglewicz and Hoaglin 1993 (modified z score by the MAD, threshold 3.5); the error variance
+        of each subject is added here.
     """
     centre = np.median(y)
     tau2 = max(0.0, float((1.4826 * np.median(np.abs(y - centre))) ** 2 - np.median(variance)))
     return np.asarray((y - centre) / np.sqrt(tau2 + variance))
 
 
-#: Of the robust z, beyond which a study is an outlier (Iglewicz and Hoaglin 1993), and informed
-#: studies from which that is judged.
-OUTLIER_THRESHOLD, MIN_INFORMED_STUDIES = 3.5, 5
+#: Robust z score beyond which a study is an outlier (Iglewicz and Hoaglin 1993).
+OUTLIER_THRESHOLD = 3.5
+#: Outliers are tested only if the images inform a parameter in this many studies.
+MIN_INFORMED_STUDIES = 5
 
 
 def run_group(dataset: str | Path) -> CohortSummary:
-    """Gather a cohort; only studies whose check passed are counted, and only values that the images
-    inform.
+    """Compute the group statistics of a cohort.
 
     Args:
-        dataset: what ``nanopinn cohort`` wrote.
+        dataset: Dataset of derivatives that the cohort workflow wrote.
 
     Raises:
-        InputError: it holds no study.
+        InputError: The dataset holds no study.
     """
-    studies = read_study_ends(Path(dataset))
+    studies = read_study_summaries(Path(dataset))
     passed = [s for s in studies if s.status == "passed"]
     failed = [s for s in studies if s.status == "check failed" and s.scalars]
     firsts = {x.name: x for s in (*passed, *failed) for x in s.scalars}
@@ -131,8 +152,8 @@ def _group_parameter(
         if informed
         else (np.zeros(0), np.zeros(0))
     )
-    judged = len(informed) >= MIN_INFORMED_STUDIES
-    z = robust_z(y, s**2) if judged else np.full(len(y), np.nan)
+    tested = len(informed) >= MIN_INFORMED_STUDIES
+    z = robust_z(y, s**2) if tested else np.full(len(y), np.nan)
     members = tuple(
         StudyEstimate(study, x, float(a), float(b), float(c))
         for (study, x), a, b, c in zip(informed, y, s, z, strict=True)
@@ -155,13 +176,13 @@ def _group_parameter(
         (float(q1), float(q3)),
         *(float("nan"),) * 4,
         tuple(m for m in members if abs(m.z) > OUTLIER_THRESHOLD),
-        judged,
+        tested,
     )
     return _add_random_effects(group, y, s) if group.is_averaged else group
 
 
 def _add_random_effects(group: CohortParameter, y: np.ndarray, s: np.ndarray) -> CohortParameter:
-    """The same with its typical value and the spread between subjects."""
+    """Add the pooled mean and the standard deviation between subjects."""
     found = random_effects(y, s**2)
     mean, low, high = (
         float(np.exp(v)) if group.scale == "log" else v for v in (found.mean, found.low, found.high)
@@ -170,7 +191,7 @@ def _add_random_effects(group: CohortParameter, y: np.ndarray, s: np.ndarray) ->
 
 
 def _is_informed(x: ScalarEstimate) -> bool:
-    """Whether the images inform it, and its numbers are numbers."""
+    """Whether the images inform the parameter, and its values are finite and positive."""
     return (
         x.informed
         and x.sd > 0
@@ -180,6 +201,8 @@ def _is_informed(x: ScalarEstimate) -> bool:
 
 
 def _estimate_without_prior(x: ScalarEstimate) -> tuple[float, float]:
-    """Estimate and standard deviation without the prior, in the coordinate of the unknown."""
-    place = np.log if x.scale == "log" else float
-    return remove_prior(float(place(x.median)), x.sd, float(place(x.prior_median)), x.prior_sd)
+    """Estimate and standard deviation without the prior, in the coordinate of the parameter."""
+    coordinate = np.log if x.scale == "log" else float
+    return remove_prior(
+        float(coordinate(x.median)), x.sd, float(coordinate(x.prior_median)), x.prior_sd
+    )

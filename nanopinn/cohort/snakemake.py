@@ -1,11 +1,7 @@
-"""Where the workflows and their profiles lie, in a checkout as in an installed package.
+"""Run the Snakemake workflows of ``pipelines``, one run at a time in each output folder.
 
-One driver to a folder, and none of a killed driver's jobs beside it.
-
-What Snakemake would do, read from its dry run.
-
-One call of Snakemake on one of the workflows: what is said to it, and what of its own saying is
-passed on.
+A run first stops the jobs that a killed run left in its folder. The plan of a run is parsed from
+the output of Snakemake's dry run.
 """
 
 from __future__ import annotations
@@ -37,17 +33,17 @@ PROFILES = ("local", "slurm")
 
 
 def pipelines_folder() -> Path:
-    """The folder ``pipelines``.
+    """Folder ``pipelines`` of the checkout or the installed package.
 
     Raises:
-        InputError: it is not there, or Snakemake is not.
+        InputError: The folder is missing, or Snakemake is not installed.
     """
     folder = Path(str(files("nanopinn") / "pipelines")).resolve()
     if not (folder / "cohort" / "Snakefile").is_file():
         raise InputError(
             "the workflows are missing from this installation",
             file=folder,
-            remedy="Install nanopinn anew.",
+            remedy="Install nanopinn again.",
         )
     if find_spec("snakemake") is None:
         raise InputError("Snakemake is not installed", remedy="pip install 'nanopinn[pipelines]'.")
@@ -55,33 +51,41 @@ def pipelines_folder() -> Path:
 
 
 def profile_folder(name: str) -> Path:
-    """The folder of a profile: one of :data:`PROFILES`, or a folder of the user's.
+    """Folder of a Snakemake profile.
+
+    Args:
+        name: One of :data:`PROFILES`, or a folder.
 
     Raises:
-        InputError: there is none.
+        InputError: There is no such profile.
     """
     folder = pipelines_folder() / "profiles" / name if name in PROFILES else Path(name).absolute()
     if not any((folder / file).is_file() for file in ("config.yaml", "profile.yaml")):
         expected = f"{', '.join(PROFILES)}, or a folder with a config.yaml"
         raise InputError(
-            "there is no such profile", field="--profile", found=name, expected=expected
+            "there is no such profile", field="profile", found=name, expected=expected
         )
     return folder
 
 
-#: In the environment of Snakemake and of each job: the folder it works for.
+#: Environment variable of Snakemake and of each job: the output folder of the run.
 RUN_FOLDER_VARIABLE = "NANOPINN_WORKS_FOR"
 _STOP_TIMEOUT_S = 60.0
 
 
 @contextmanager
 def lock_run_folder(out: Path, notify: Callable[[str], None]) -> Iterator[None]:
-    """Hold the folder against other drivers; jobs that a killed one left behind are stopped first:
-    they keep what they have reached.
+    """Reserve the folder for this run, and stop jobs that a killed run left in it.
+
+    Stopped jobs keep their checkpoints.
+
+    Args:
+        out: Output folder.
+        notify: Called with a message if jobs are stopped.
 
     Raises:
-        OutputError: the folder cannot be written, another run works in it, or Snakemake was started
-            there by hand.
+        OutputError: The folder cannot be written, another run works in it, or Snakemake was started
+            there directly.
     """
     with exclusive_lock(out / "work"):
         _refuse_foreign_snakemake_lock(out)
@@ -90,17 +94,17 @@ def lock_run_folder(out: Path, notify: Callable[[str], None]) -> Iterator[None]:
 
 
 def _refuse_foreign_snakemake_lock(out: Path) -> None:
-    """This package starts Snakemake without a lock of Snakemake's: one that is there is another's."""
+    """Refuse a folder with a lock of Snakemake: runs of this package do not create one."""
     locks = out / ".snakemake" / "locks"
     if locks.is_dir() and any(locks.iterdir()):
         raise OutputError(
-            f"Snakemake, started by hand, works in {out}, or was killed there. Wait for its end;"
-            " after a kill: snakemake --unlock there."
+            f"Snakemake was started directly in {out} and is still running, or was killed. Wait"
+            " until it ends; if it was killed, run snakemake --unlock in that folder."
         )
 
 
 def find_orphan_processes(out: Path) -> list[Process]:
-    """Processes on this machine that work for a folder."""
+    """Find processes on this machine that belong to a run in a folder."""
     import psutil
 
     run_folder = str(out.resolve())
@@ -116,19 +120,19 @@ def _read_run_folder(process: Process) -> str | None:
 
     try:
         return process.environ().get(RUN_FOLDER_VARIABLE)
-    except (psutil.Error, OSError):  # ended meanwhile, or another user's
+    except (psutil.Error, OSError):  # the process has ended, or belongs to another user
         return None
 
 
 def _stop_orphan_processes(out: Path, notify: Callable[[str], None]) -> None:
-    """Until none is left: Snakemake may have started another job before it was told."""
+    """Stop orphan processes until none is left: Snakemake may start a job while it is stopped."""
     import psutil
 
     orphans, until = find_orphan_processes(out), time.monotonic() + _STOP_TIMEOUT_S
     if orphans:
         notify(
-            f"A run was killed here and left {len(orphans)} processes behind; they are stopped"
-            " first and keep what they have reached."
+            f"A killed run left {len(orphans)} processes running in this folder. They are stopped"
+            " first; their checkpoints are kept."
         )
     while orphans and time.monotonic() < until:
         for process in orphans:
@@ -139,43 +143,50 @@ def _stop_orphan_processes(out: Path, notify: Callable[[str], None]) -> None:
     if orphans:
         numbers = ", ".join(str(p.pid) for p in orphans)
         raise OutputError(
-            f"Processes {numbers} of a killed run work on in {out} and do not stop. End them first."
+            f"Processes {numbers} of a killed run still work in {out} and do not stop. End them"
+            " first."
         )
 
 
 _HEAD = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):$")
 _ENTRY = re.compile(r"^ +(reason|wildcards): (.*)$")
 
-#: Snakemake's reasons, in words; the first that is found counts.
+#: Reasons that Snakemake gives, in plain words; the first that matches counts.
 _REASONS = (
     ("Missing output files", "not done yet"),
-    ("Updated input files", "a file has changed since"),
-    ("Set of input files has changed", "other files than before"),
-    ("Params have changed", "other settings, or another version, than before"),
-    ("Code has changed", "the workflow has changed since"),
-    ("Input files updated by another job", "what it reads is made anew"),
+    ("Updated input files", "an input file has changed"),
+    ("Set of input files has changed", "the set of input files has changed"),
+    ("Params have changed", "the settings or the version have changed"),
+    ("Code has changed", "the workflow has changed"),
+    ("Input files updated by another job", "its inputs are computed again"),
 )
 
-#: What is done for a study, one after the other.
+#: Order of the rules of one study.
 _RULE_ORDER = ("fit", "derivatives", "arms", "derivatives_of_arms")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job: its rule, the study it is for (empty: for all), and why it would run."""
+    """One planned job.
+
+    Attributes:
+        rule: Name of its rule.
+        relative_folder: Folder of its study; empty if the job is for all studies.
+        reason: Why the job would run.
+    """
 
     rule: str
-    place: str
+    relative_folder: str
     reason: str
 
 
 def parse_dry_run(dry_run_output: str) -> tuple[Job, ...]:
-    """The jobs of a dry run; the rule that only gathers the others is none."""
+    """Parse the jobs of a dry run, without the rule ``all``."""
     return tuple(job for job in _parse_jobs(dry_run_output) if job.rule != "all")
 
 
 def _parse_jobs(dry_run_output: str) -> Iterator[Job]:
-    """Each head with the indented lines under it."""
+    """Parse each heading with the indented lines below it."""
     rule, found = "", {}
     for line in [*dry_run_output.splitlines(), ""]:
         head, entry = _HEAD.match(line), _ENTRY.match(line)
@@ -184,7 +195,7 @@ def _parse_jobs(dry_run_output: str) -> Iterator[Job]:
         elif not line.startswith(" ") and rule:
             yield Job(
                 rule,
-                _place_from_wildcards(found.get("wildcards", "")),
+                _folder_from_wildcards(found.get("wildcards", "")),
                 _translate_reason(found.get("reason", "")),
             )
             rule = ""
@@ -192,20 +203,20 @@ def _parse_jobs(dry_run_output: str) -> Iterator[Job]:
             rule, found = head[1], {}
 
 
-def _place_from_wildcards(wildcards: str) -> str:
-    return wildcards.removeprefix("place=") if wildcards.startswith("place=") else ""
+def _folder_from_wildcards(wildcards: str) -> str:
+    key, _, value = wildcards.partition("=")
+    return value if key == "relative_folder" else ""
 
 
 def _translate_reason(reason: str) -> str:
     return next((words for start, words in _REASONS if start in reason), reason)
 
 
-def describe_jobs(jobs: Sequence[Job], place: str) -> str:
-    """What would be done for one study: ``fit, derivatives (not done yet)``; nothing where nothing
-    is to be done.
-    """
+def describe_jobs(jobs: Sequence[Job], relative_folder: str) -> str:
+    """Describe the planned jobs of one study: ``fit, derivatives (not done yet)``."""
     own = sorted(
-        (job for job in jobs if job.place == place), key=lambda job: _RULE_ORDER.index(job.rule)
+        (job for job in jobs if job.relative_folder == relative_folder),
+        key=lambda job: _RULE_ORDER.index(job.rule),
     )
     return f"{', '.join(job.rule for job in own)} ({own[0].reason})" if own else "nothing to do"
 
@@ -215,12 +226,15 @@ _POLL_S = 1.0
 
 @dataclass(frozen=True)
 class Workflow:
-    """A workflow with what it is told.
+    """A workflow with its configuration.
 
     Attributes:
-        name: folder under ``pipelines``. out: where it works. profile: name or folder. config: as
-            its schema says.
-        cores: at once on this machine; None leaves it to the profile. options: more of Snakemake's.
+        name: Folder below ``pipelines``.
+        out: Output folder.
+        profile: Name or folder of the Snakemake profile.
+        config: Configuration, as the schema of the workflow describes it.
+        cores: Number of jobs at a time on this machine; None leaves it to the profile.
+        options: Further options of Snakemake.
     """
 
     name: str
@@ -231,44 +245,53 @@ class Workflow:
     options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be started at all."""
+        """Refuse a workflow that cannot be started."""
         pipelines_folder()
         profile_folder(self.profile)
 
     def run_dry(self, folder: Path) -> str:
-        """What Snakemake says it would do; ``folder`` holds the configuration, and stands in for an
-        output that is not there yet.
+        """Run Snakemake with ``--dry-run``, and return its output.
+
+        Args:
+            folder: Temporary folder for the configuration; used as output folder if ``out`` does
+                not exist.
+
+        Raises:
+            NanopinnError: Snakemake cannot plan the work.
         """
-        place = self.out if self.out.is_dir() else folder
-        said = subprocess.run(
-            [*self._command(place, folder), "--dry-run"],
+        directory = self.out if self.out.is_dir() else folder
+        done = subprocess.run(
+            [*self._command(directory, folder), "--dry-run"],
             env=self._environment(),
             capture_output=True,
             text=True,
         )
-        if said.returncode:
+        if done.returncode:
             raise NanopinnError(
                 "Snakemake cannot plan the work:"
-                f" {extract_error_message(said.stderr + said.stdout)}"
+                f" {extract_error_message(done.stderr + done.stdout)}"
             )
-        return said.stdout + said.stderr
+        return done.stdout + done.stderr
 
     def run(self, log: Path, on_poll: Callable[[], None]) -> int:
-        """Do what is to be done; Snakemake's words go to ``log``, ``each`` is called once a second.
+        """Run the workflow.
+
+        Args:
+            log: File for the output of Snakemake.
+            on_poll: Called once a second.
 
         Returns:
-            int: Snakemake's exit code.
+            Exit code of Snakemake.
 
         Raises:
-            StoppedError: the user, or the system, stopped it; its jobs have kept what they had
-                reached.
+            StoppedError: The user or the system stopped the run; its jobs keep their checkpoints.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w", encoding="utf-8") as said, _SignalForwarder() as stop:
+        with log.open("w", encoding="utf-8") as output, _SignalForwarder() as stop:
             running = subprocess.Popen(
                 self._command(self.out, log.parent),
                 env=self._environment(),
-                stdout=said,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -280,23 +303,23 @@ class Workflow:
                 except subprocess.TimeoutExpired:
                     on_poll()
 
-    def _command(self, place: Path, folder: Path) -> list[str]:
-        """Options that hold for every profile.
+    def _command(self, directory: Path, folder: Path) -> list[str]:
+        """Command line of Snakemake with the options that hold for every profile.
 
-        Jobs write their outputs under another name and rename them when they are whole, so what is
-        there is complete, also when its driver was killed before it took note
-        (``--ignore-incomplete``). Who works where is settled by :mod:`alone`, whose locks do not
-        outlive a kill (``--nolock``).
+        Jobs write their outputs under a temporary name and rename them when complete, so an
+        existing output is complete even if Snakemake was killed before it noted that
+        (``--ignore-incomplete``). :func:`lock_run_folder` locks the folder, and its lock ends with
+        the process (``--nolock``).
         """
         settings = folder / f"{self.name}.json"
         settings.write_text(json.dumps(dict(self.config), indent=2) + "\n", encoding="utf-8")
         options = {
             "--snakefile": pipelines_folder() / self.name / "Snakefile",
-            "--directory": place,
+            "--directory": directory,
             "--configfile": settings,
             "--profile": profile_folder(self.profile),
             "--workflow-profile": "none",
-            "--runtime-source-cache-path": place / ".snakemake" / "source-cache",
+            "--runtime-source-cache-path": directory / ".snakemake" / "source-cache",
         } | ({"--cores": self.cores} if self.cores else {})
         flat = [str(word) for pair in options.items() for word in pair]
         return [
@@ -311,9 +334,7 @@ class Workflow:
         ]
 
     def _environment(self) -> dict[str, str]:
-        """The jobs' ``nanopinn`` is this Python's, and each carries the mark of the folder it works
-        for.
-        """
+        """Environment in which the jobs find this Python's ``nanopinn`` and know their folder."""
         return {
             **os.environ,
             "PATH": os.pathsep.join([str(executables_folder()), os.environ.get("PATH", "")]),
@@ -322,16 +343,15 @@ class Workflow:
 
 
 def executables_folder() -> Path:
-    """Where this Python's ``nanopinn`` lies."""
+    """Folder of this Python's ``nanopinn`` command."""
     return Path(sys.executable).parent
 
 
 class _SignalForwarder:
-    """Hands Ctrl-C and a polite kill to Snakemake and its jobs, and ends in words once they have
-    ended.
+    """Forwards SIGINT and SIGTERM to Snakemake and its jobs, and waits until they have ended.
 
-    It is there before they are started: a shell that starts us in the background has SIGINT
-    ignored, and they would inherit that.
+    It is installed before they are started: a shell ignores SIGINT in background processes, and
+    the jobs would inherit that.
     """
 
     def __init__(self) -> None:
@@ -342,7 +362,7 @@ class _SignalForwarder:
         return self
 
     def set_process_group(self, group: int) -> None:
-        """The processes to stop, also if that was asked for already."""
+        """Set the processes to stop; they are stopped at once if a signal has come already."""
         self._group = group
         if self._stop_requested:
             self._stop(signal.SIGINT, None)
@@ -360,25 +380,30 @@ class _SignalForwarder:
             signal.signal(s, handler)
         if self._stop_requested and error is None:
             raise StoppedError(
-                "Interrupted. What is finished is kept: the same command goes on from there."
+                "Interrupted. Finished studies and checkpoints are kept: repeat the same command to"
+                " continue."
             )
 
 
 def raise_if_ended_early(code: int, log: Path) -> None:
-    """Say why Snakemake ended where that was for no job's sake.
+    """Raise an error if Snakemake failed and no job did.
+
+    Args:
+        code: Exit code of Snakemake.
+        log: File with its output.
 
     Raises:
-        NanopinnError: it was so.
+        NanopinnError: Snakemake itself failed.
     """
-    said = log.read_text(encoding="utf-8")
-    if code and "Error in rule" not in said:
+    output = log.read_text(encoding="utf-8")
+    if code and "Error in rule" not in output:
         raise NanopinnError(
-            f"Snakemake ended early: {extract_error_message(said)} All of it: {log}"
+            f"Snakemake ended early: {extract_error_message(output)} The whole output is in {log}."
         )
 
 
 def extract_error_message(text: str) -> str:
-    """The end of what Snakemake said, on one line."""
+    """Extract the error message from the output of Snakemake, on one line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     wrong = [i for i, line in enumerate(lines) if re.search(r"(Error|Exception)\b", line)]
     return " ".join(lines[wrong[0] if wrong else -3 :][:6])

@@ -1,31 +1,30 @@
-"""How the work on each study of a cohort ended, as the verdicts of its runs say.
+"""How the runs of each study of a cohort ended, read from their verdict files and result folders.
 
-How every study of a cohort ended, from its verdicts and result folders.
+The verdict file of a run is ``work/<study>/fit.json`` or ``arms.json``; a run writes it last.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nanopinn.cohort.bids import MISSING_VALUES, parse_study_id, read_rows
 from nanopinn.cohort.bids_derivatives import STUDIES_FILE
-from nanopinn.errors import InputError
+from nanopinn.errors import InputError, PartialCohortError
 from nanopinn.io.safe_open import read_json_or_empty
 from nanopinn.report.result_folder import read_result
 from nanopinn.results.cohort_result import REPORTED_STATUSES, ArmOutcome, StudyStatus, StudySummary
 
 if TYPE_CHECKING:
-    from nanopinn.cohort.study_table import CohortStudy
+    from nanopinn.cohort.cohort_study import CohortStudy
 
-
-#: What the statuses are called in verdicts.
-PASSED, FAILED_CHECK, REFUSED, UNFINISHED = "passed", "check failed", "refused", "unfinished"
+_ENTITY = re.compile(r"(sub|ses|run)-[0-9A-Za-z]{1,64}", re.ASCII)
+_RUN_OUTPUTS = ("fit", "fit.json", "fit.log", "fit.partial", "arms.json")
+_WITH_RESULT = ("passed", "check failed")
 
 
 @dataclass(frozen=True)
@@ -33,114 +32,116 @@ class RunStatus:
     """How one run ended.
 
     Attributes:
-        id: of the study. run: ``fit`` or ``arms``. status: the verdict's, or ``unfinished`` where
-            there is none.
-        message: one line. seconds: it took, 0 where that is not known.
+        id: Name of the study.
+        run: ``fit`` or ``arms``.
+        status: Status in the verdict file; ``unfinished`` if there is none.
+        message: One line.
+        seconds: Duration of the run; NaN if it is not known.
+        version: Version of nanopinn that ran; empty if it is not known.
     """
 
     id: str
     run: str
-    status: str
+    status: StudyStatus
     message: str = ""
-    seconds: float = 0.0
+    seconds: float = float("nan")
+    version: str = ""
 
     @property
     def has_result(self) -> bool:
-        """Whether it left a result."""
-        return self.status in (PASSED, FAILED_CHECK)
-
-    def format_line(self) -> str:
-        """One line for the screen."""
-        took = f" ({self.seconds:.0f} s)" if self.seconds else ""
-        return f"{self.id}: {self.run} {self.status}{took}" + (
-            f": {self.message}" if self.message and self.status != PASSED else ""
-        )
+        """Whether the run left a result."""
+        return self.status in _WITH_RESULT
 
 
-def read_run_status(out: Path, study: CohortStudy, run: str) -> RunStatus:
-    """How a run ended; one that a look at the files forbids is not begun."""
-    if study.problem:
-        return RunStatus(study.id, run, REFUSED, study.problem)
-    place = out / "work" / study.place
-    try:
-        verdict = json.loads((place / f"{run}.json").read_text(encoding="utf-8"))
+def format_run_status(run: RunStatus) -> str:
+    """Format the status of a run as one line for the screen."""
+    duration = f" ({run.seconds:.0f} s)" if run.seconds > 0 else ""
+    message = f": {run.message}" if run.message and run.status != "passed" else ""
+    return f"{run.id}: {run.run} {run.status}{duration}{message}"
+
+
+def read_run_status(
+    dataset: Path, id: str, run: Literal["fit", "arms"], problem: str = ""
+) -> RunStatus:
+    """Read how a run ended.
+
+    Args:
+        dataset: Folder with the studies below ``work/``.
+        id: Name of the study.
+        run: Which of its runs.
+        problem: What is wrong with the study's files now. It takes precedence over the verdict
+            file, which may be older.
+    """
+    if problem not in MISSING_VALUES:
+        return RunStatus(id, run, "refused", problem)
+    folder = Path("work") / parse_study_id(id).relative_folder
+    verdict = read_json_or_empty(dataset / folder / f"{run}.json")
+    status = next((s for s in REPORTED_STATUSES if s == verdict.get("status")), None)
+    if status is not None:
         return RunStatus(
-            study.id,
+            id,
             run,
-            str(verdict["status"]),
-            _one_line(verdict.get("message", "")),
-            float(verdict.get("seconds", 0)),
+            status,
+            " ".join(str(verdict.get("message", "")).split()),
+            _float_or_nan(verdict.get("seconds")),
+            str(verdict.get("version") or ""),
         )
-    except FileNotFoundError:
-        log = Path("work", study.place, f"{run}.log")
-        return RunStatus(
-            study.id,
-            run,
-            UNFINISHED,
-            (
-                f"it was killed, or could not write; see {log}"
-                if (out / log).exists()
-                else "not begun"
-            ),
-        )
-    except (OSError, ValueError, TypeError, KeyError):
-        return RunStatus(study.id, run, UNFINISHED, f"work/{study.place}/{run}.json cannot be read")
-
-
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
+    endings = (".log", ".partial", ".json", "")
+    if any((dataset / folder / f"{run}{ending}").exists() for ending in endings):
+        log = folder / f"{run}.log"
+        return RunStatus(id, run, "unfinished", f"it ended without a verdict file; see {log}")
+    return RunStatus(id, run, "unfinished", "not started")
 
 
 def read_run_statuses(
-    out: Path, studies: Sequence[CohortStudy], *, arms: bool
+    dataset: Path, studies: Sequence[CohortStudy], *, arms: bool
 ) -> tuple[RunStatus, ...]:
-    """How every run of a cohort ended; arms of a study without a fit are not counted."""
-    fits = [read_run_status(out, s, "fit") for s in studies]
+    """Read how every run of a cohort ended; arms of a study without a fit are not counted."""
+    fits = [read_run_status(dataset, s.id, "fit", s.problem) for s in studies]
     usable = [s for s, fit in zip(studies, fits, strict=True) if fit.has_result] if arms else []
-    return (*fits, *(read_run_status(out, s, "arms") for s in usable))
+    return (*fits, *(read_run_status(dataset, s.id, "arms", s.problem) for s in usable))
 
 
-def exit_code(ends: Sequence[RunStatus]) -> int:
-    """0 where all passed, 3 where no study left a result, else 6."""
-    if all(e.status == PASSED for e in ends):
+def exit_code(runs: Sequence[RunStatus]) -> int:
+    """Exit code of a cohort: 0 if all runs passed, 3 if no study left a result, otherwise 6."""
+    if all(r.status == "passed" for r in runs):
         return 0
-    return 6 if any(e.has_result for e in ends if e.run == "fit") else 3
+    any_result = any(r.has_result for r in runs if r.run == "fit")
+    return PartialCohortError.exit_code if any_result else InputError.exit_code
 
 
 class RunMonitor:
-    """Tells of each run of a cohort once, when its verdict appears; of those that were there
-    before, nothing.
+    """Reports each run of a cohort once, when its verdict file appears.
+
+    Runs that had ended before are not reported.
     """
 
     def __init__(
-        self, out: Path, studies: Sequence[CohortStudy], arms: bool, notify: Callable[[str], None]
+        self,
+        dataset: Path,
+        studies: Sequence[CohortStudy],
+        arms: bool,
+        notify: Callable[[str], None],
     ) -> None:
-        self._out, self._studies, self._arms, self._tell = out, studies, arms, notify
-        self._seen = set(self._ends())
+        self._dataset, self._studies, self._arms, self._notify = dataset, studies, arms, notify
+        self._seen = set(self._ended_runs())
 
     def __call__(self) -> None:
-        for end in self._ends():
-            if end not in self._seen:
-                self._seen.add(end)
-                self._tell(end.format_line())
+        for line in self._ended_runs():
+            if line not in self._seen:
+                self._seen.add(line)
+                self._notify(line)
 
-    def _ends(self) -> list[RunStatus]:
-        return [
-            e
-            for e in read_run_statuses(self._out, self._studies, arms=self._arms)
-            if e.status != UNFINISHED
-        ]
+    def _ended_runs(self) -> list[str]:
+        runs = read_run_statuses(self._dataset, self._studies, arms=self._arms)
+        return [format_run_status(r) for r in runs if r.status != "unfinished"]
 
 
-_ENTITY = re.compile(r"(sub|ses|run)-[0-9A-Za-z]{1,64}", re.ASCII)
-_RUN_OUTPUTS = ("fit", "fit.json", "fit.log", "fit.partial", "arms.json")
-
-
-def read_study_ends(dataset: Path) -> tuple[StudySummary, ...]:
-    """Every study that the dataset lists or holds, in order of their names.
+def read_study_summaries(dataset: Path) -> tuple[StudySummary, ...]:
+    """Read every study that the dataset lists or holds, in order of their names.
 
     Raises:
-        InputError: there is none.
+        InputError: There is none.
     """
     listed = _read_listed_studies(dataset)
     ids = sorted(
@@ -153,29 +154,29 @@ def read_study_ends(dataset: Path) -> tuple[StudySummary, ...]:
             file=dataset.absolute(),
             found="no work/sub-*",
             expected="work/sub-01/ses-01/fit.json and fit/",
-            remedy="Run nanopinn cohort first.",
+            remedy="Run the cohort first.",
         )
-    ends = [_read_study_end(dataset, id, listed.get(id, {})) for id in ids]
-    if any(e.arms not in ("", "unfinished") for e in ends):
-        return tuple(ends)
-    begun = any((dataset / "work" / e.place / "arms.log").exists() for e in ends)
-    return tuple(ends if begun else [replace(e, arms="", comparison_message="") for e in ends])
+    studies = [_read_study_summary(dataset, id, listed.get(id, {})) for id in ids]
+    if any(s.arms not in ("", "unfinished") for s in studies):
+        return tuple(studies)
+    begun = any((dataset / "work" / s.relative_folder / "arms.log").exists() for s in studies)
+    if begun:
+        return tuple(studies)
+    return tuple(replace(s, arms="", comparison_message="") for s in studies)
 
 
 def _read_listed_studies(dataset: Path) -> dict[str, dict[str, str]]:
     path = dataset / STUDIES_FILE
-    return (
-        {parse_study_id(row["study"]).id: row for row in read_rows(path) if "study" in row}
-        if path.is_file()
-        else {}
-    )
+    if not path.is_file():
+        return {}
+    return {parse_study_id(row["study"]).id: row for row in read_rows(path) if "study" in row}
 
 
-def _find_started_studies(place: Path, parts: tuple[str, ...]) -> Iterator[str]:
-    """Ids of places in which a run left something."""
-    if not place.is_dir():
+def _find_started_studies(folder: Path, parts: tuple[str, ...]) -> Iterator[str]:
+    """Names of the studies in whose folders a run left something."""
+    if not folder.is_dir():
         return
-    names = set(os.listdir(place))
+    names = set(os.listdir(folder))
     if parts and names & set(_RUN_OUTPUTS):
         yield "_".join(parts)
     for name in sorted(names):
@@ -185,113 +186,77 @@ def _find_started_studies(place: Path, parts: tuple[str, ...]) -> Iterator[str]:
             and keys[0] == "sub"
             and keys == [k for k in ("sub", "ses", "run") if k in keys]
         ):
-            yield from _find_started_studies(place / name, (*parts, name))
+            yield from _find_started_studies(folder / name, (*parts, name))
 
 
-def _read_study_end(dataset: Path, id: str, row: Mapping[str, str]) -> StudySummary:
-    place = parse_study_id(id).place
-    work, about = (
-        dataset / "work" / place,
-        {k.removeprefix("about "): v for k, v in row.items() if k.startswith("about ")},
-    )
-    status, message, verdict = _read_run_status(work, "fit", row.get("problem", ""))
-    end = StudySummary(
+def _read_study_summary(dataset: Path, id: str, row: Mapping[str, str]) -> StudySummary:
+    """Read a study; ``row`` is its row in the list of studies."""
+    folder = parse_study_id(id).relative_folder
+    fit = read_run_status(dataset, id, "fit", row.get("problem", ""))
+    study = StudySummary(
         id,
-        place,
-        status,
-        message,
-        seconds=_float_or_nan(verdict.get("seconds")),
-        participant_columns=about,
+        folder,
+        fit.status,
+        fit.message,
+        seconds=fit.seconds,
+        versions={"nanopinn": fit.version} if fit.version else {},
+        participant_columns={
+            k.removeprefix("about "): v for k, v in row.items() if k.startswith("about ")
+        },
     )
-    if verdict.get("version"):
-        end = replace(end, versions={"nanopinn": str(verdict["version"])})
-    return _add_result(end, work) if status in ("passed", "check failed") else end
+    return _add_result(study, dataset) if fit.has_result else study
 
 
-def _read_run_status(
-    work: Path, run: str, problem: str = ""
-) -> tuple[StudyStatus, str, dict[str, Any]]:
-    """Status and message of a run; what is wrong with the files today counts before what a run said
-    of them once.
-    """
-    if problem not in MISSING_VALUES:
-        return "refused", problem, {}
-    verdict = read_json_or_empty(work / f"{run}.json")
-    status: StudyStatus | None = next(
-        (s for s in REPORTED_STATUSES if s == verdict.get("status")), None
-    )
-    if status is not None:
-        return status, " ".join(str(verdict.get("message", "")).split()), verdict
-    begun = any((work / f"{run}{rest}").exists() for rest in (".log", ".partial", ".json", ""))
-    return (
-        "unfinished",
-        (
-            f"it ended without a verdict; {run}.log in its folder says how far it came"
-            if begun
-            else "not begun"
-        ),
-        {},
-    )
-
-
-def _add_result(end: StudySummary, work: Path) -> StudySummary:
-    """The same with what its result folder holds; where that says worse than the verdict, it is
-    believed.
-    """
+def _add_result(study: StudySummary, dataset: Path) -> StudySummary:
+    """Add the content of the result folder; the worse of its status and the verdict's counts."""
+    work = dataset / "work" / study.relative_folder
     try:
         found = read_result(work / "fit")
     except InputError:
         return replace(
-            end,
+            study,
             status="internal error",
-            message=f"its verdict is '{end.status}', but its result folder cannot be read",
+            message=f"its verdict is '{study.status}', but its result folder cannot be read",
         )
     versions = read_json_or_empty(work / "fit" / "provenance.json").get("versions")
-    kept = (
-        {k: str(versions[k]) for k in ("nanopinn", "torch") if k in versions}
-        if isinstance(versions, dict)
-        else {}
-    )
-    status: StudyStatus = end.status if found.check.passed else "check failed"
-    message = "" if found.check.passed else found.check.headline
-    arms, said, _ = _read_run_status(work, "arms")
+    if not isinstance(versions, dict):
+        versions = {}
+    kept = {k: str(versions[k]) for k in ("nanopinn", "torch") if k in versions}
+    arms = read_run_status(dataset, study.id, "arms")
     outcomes: tuple[ArmOutcome, ...] = ()
-    if arms in ("passed", "check failed"):
+    if arms.has_result:
         try:
-            outcomes = tuple(_outcomes(work / "arms" / "outcomes.tsv"))
+            outcomes = tuple(_read_outcomes(work / "arms" / "outcomes.tsv"))
         except InputError:
-            arms, said = (
-                "internal error",
-                f"its verdict is '{arms}', but its table of outcomes cannot be read",
-            )
+            message = f"its verdict is '{arms.status}', but its table of outcomes cannot be read"
+            arms = replace(arms, status="internal error", message=message)
     return replace(
-        end,
-        status=status,
-        message=message,
+        study,
+        status=study.status if found.check.passed else "check failed",
+        message="" if found.check.passed else found.check.headline,
         items=found.check.items,
         scalars=found.scalars,
-        versions={**end.versions, **kept},
-        arms=arms,
-        comparison_message=said,
+        versions={**study.versions, **kept},
+        arms=arms.status,
+        comparison_message=arms.message,
         outcomes=outcomes,
     )
 
 
-def _outcomes(path: Path) -> Iterator[ArmOutcome]:
-    """Rows of a comparison's table, one per arm.
+def _read_outcomes(path: Path) -> Iterator[ArmOutcome]:
+    """Read the rows of a comparison's table, one per arm.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: The table cannot be read.
     """
     for row in read_rows(path):
-        for head in [h for h in row if h.endswith("_median")]:
-            arm = head.removesuffix("_median")
+        for column in [c for c in row if c.endswith("_median")]:
+            arm = column.removesuffix("_median")
             numbers = [
                 _float_or_nan(row.get(f"{arm}_{q}")) for q in ("median", "low_90", "high_90")
             ]
-            yield ArmOutcome(
-                arm, row.get("words", row.get("outcome", "")), row.get("unit", ""), *numbers
-            )
+            description = row.get("words", row.get("outcome", ""))
+            yield ArmOutcome(arm, description, row.get("unit", ""), *numbers)
 
 
 def _float_or_nan(value: Any) -> float:
