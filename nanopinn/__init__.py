@@ -50,7 +50,7 @@ _PUBLIC = {
     "PlanSettings": "nanopinn.settings",
     "plan_protocol": "nanopinn.studies.plan",
     "format_plan": "nanopinn.report.plan_summary",
-    "write_plan": "nanopinn.report.result_folder",
+    "write_plan": "nanopinn.report.plan_summary",
     "run_maps": "nanopinn.studies.fit",
     "write_imaging": "nanopinn.report.imaging_folder",
     "make_phantom": "nanopinn.phantoms.synthetic_study",

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanopinn.cli.cohort_commands import cohort, derivatives, group
-from nanopinn.cli.config import build_settings
 from nanopinn.cli.fit_command import fit
 from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, with_imaging_options
-from nanopinn.cli.phantom_commands import coverage, phantoms
+from nanopinn.cli.phantom_commands import coverage, phantom, phantoms
 from nanopinn.cli.plan_commands import minimal_imaging, plan
 from nanopinn.cli.progress_display import progress_display
 from nanopinn.cli.simulate_command import simulate
@@ -34,6 +33,7 @@ app.command()(fit)
 app.command()(simulate)
 app.command()(plan)
 app.command()(cohort)
+app.command()(phantom)
 app.command()(phantoms)
 app.command()(coverage)
 app.command("minimal-imaging")(minimal_imaging)
@@ -81,67 +81,6 @@ def maps(
     typer.echo(imaging.summary())
     typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in imaging.assumptions))
     typer.echo(f"Page: {out / 'imaging.html'}")
-
-
-@app.command()
-def phantom(
-    out: Out,
-    seed: Annotated[int, typer.Option(help="Of anatomy, parameters and noise.")] = 0,
-    length_scale_mm: Annotated[
-        float | None, typer.Option("--length-scale", help="l, mm; drawn if absent.")
-    ] = None,
-    shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels.")] = (24, 24, 12),
-    snr: Annotated[
-        float, typer.Option(help="Baseline signal over noise, per voxel and frame.")
-    ] = 60.0,
-    drug_noise: Annotated[
-        float, typer.Option(help="Noise over the largest value of each drug image.")
-    ] = 0.05,
-    ph_noise: Annotated[float, typer.Option(help="Noise of a voxel of the pH map.")] = 0.1,
-    refine: Annotated[
-        int, typer.Option(help="How much finer than the voxels the truth is solved: 2 to 4.")
-    ] = 3,
-    conductivity_sd: Annotated[float, typer.Option(help="Spread of ln K over the tumour.")] = 0.0,
-    release_sd: Annotated[
-        float, typer.Option(help="Spread of the ln of the release rate beside its law of pH.")
-    ] = 0.0,
-    pore_error: Annotated[
-        float,
-        typer.Option(help="Contrast agent fills so much more than the pores that carry drug."),
-    ] = 0.0,
-    cut_voxels: Annotated[
-        int, typer.Option(help="Voxels by which the field of view ends early along x.")
-    ] = 0,
-    bids: Annotated[
-        int | None,
-        typer.Option(help="Write a BIDS dataset of so many subjects, seeds from --seed on."),
-    ] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Write a synthetic study with its truth, solved finer and by another scheme than fits use."""
-    from nanopinn.phantoms.synthetic_study import make_phantom, make_phantom_dataset
-    from nanopinn.settings import PhantomSettings
-
-    given = {
-        "seed": seed,
-        "length_scale_mm": length_scale_mm,
-        "shape": shape,
-        "snr": snr,
-        "drug_noise": drug_noise,
-        "ph_noise": ph_noise,
-        "refine": refine,
-        "conductivity_sd": conductivity_sd,
-        "release_sd": release_sd,
-        "pore_error": pore_error,
-        "cut_voxels": cut_voxels,
-    }
-    settings = build_settings(PhantomSettings, "phantom", None, given)
-    with progress_display(quiet) as progress:
-        if bids is None:
-            folder = make_phantom(out, settings, progress=progress)
-        else:
-            folder = make_phantom_dataset(out, bids, settings, progress=progress)
-    typer.echo(f"{'Study' if bids is None else 'Dataset'}: {folder}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,13 +18,15 @@ import typer
 
 from nanopinn.cli.config import read_config_table
 from nanopinn.cli.exit_status import has_result
+from nanopinn.cli.fit_command import fit as fit_command
 from nanopinn.cli.options import Quiet, parse_extra_options
+from nanopinn.cli.simulate_command import simulate as simulate_command
 from nanopinn.errors import InputError, OutputError, PartialCohortError
 
 if TYPE_CHECKING:
+    from nanopinn.cohort.cohort_study import CohortStudy
     from nanopinn.cohort.snakemake import Workflow
     from nanopinn.cohort.study_status import RunStatus
-    from nanopinn.cohort.study_table import CohortStudy
 
 
 _PROFILE = "local (two jobs at a time), slurm, or a folder with a Snakemake profile."
@@ -100,12 +102,17 @@ def cohort(
         "mem_mb": memory,
         "runtime_min": minutes,
         "files": [str(config.absolute())] if config else [],
-        "fit": _command_options("fit", fit, {"--engine": engine, "--preset": preset, **shared}),
-        "arms": _command_options("simulate", simulate, {"--arms": arms, **shared}) if arms else [],
+        "fit": _command_options(
+            fit_command, fit, {"--engine": engine, "--preset": preset, **shared}
+        ),
+        "arms": _command_options(simulate_command, simulate, {"--arms": arms, **shared})
+        if arms
+        else [],
     }
-    settings["given"] = [
-        *settings["fit"],
-        *(f"--{name.replace('_', '-')}" for name in read_config_table(config, "imaging")),
+    words = [w.partition("=")[0] for w in settings["fit"] if w.startswith("--")]
+    settings["shared_inputs"] = [
+        *(w.removeprefix("--").replace("-", "_") for w in words),
+        *read_config_table(config, "imaging"),
     ]
     if simulate and not arms:
         raise InputError(
@@ -114,7 +121,7 @@ def cohort(
             found=simulate,
             remedy="Say which: --arms free,pld.",
         )
-    studies = find_studies(source, only=settings["only"], given=settings["given"])
+    studies = find_studies(source, only=settings["only"], shared_inputs=settings["shared_inputs"])
     _check_outside_dataset(source, out)
     workflow = Workflow(
         "cohort", out.absolute(), profile, settings, cores, _split("snakemake", snakemake)
@@ -125,13 +132,14 @@ def cohort(
         _run_workflow(workflow, studies, bool(arms), quiet)
 
 
-def _command_options(command: str, more: str, given: dict[str, Any]) -> list[str]:
+def _command_options(command: Callable[..., Any], more: str, given: dict[str, Any]) -> list[str]:
     """Options of a command, those with an option of their own here first."""
     words = [
         str(word) for name, value in given.items() if value is not None for word in (name, value)
     ]
-    needed = ["--dce", "."] if command == "fit" else []
-    return [*words, *parse_extra_options(command, command, more, [*needed, *words])]
+    name = command.__name__
+    needed = ["--dce", "."] if name == "fit" else []
+    return [*words, *parse_extra_options(command, name, more, [*needed, *words])]
 
 
 def _split(option: str, text: str) -> tuple[str, ...]:
@@ -166,7 +174,9 @@ def _say_plan(workflow: Workflow, studies: Sequence[CohortStudy]) -> None:
     with TemporaryDirectory() as folder:
         jobs = parse_dry_run(workflow.run_dry(Path(folder)))
     for study in studies:
-        typer.echo(f"{study.id}: {study.problem or describe_jobs(jobs, str(study.place))}")
+        typer.echo(
+            f"{study.id}: {study.problem or describe_jobs(jobs, str(study.relative_folder))}"
+        )
     counts = Counter(job.rule for job in jobs)
     problems = sum(bool(s.problem) for s in studies)
     said = ", ".join(f"{n} {rule}" for rule, n in counts.items())
@@ -198,18 +208,18 @@ def _run_workflow(
 
 def _print_results(ends: Sequence[RunStatus], out: Path, code: int) -> None:
     """Every run that did not pass, the counts, and the page; then the exit code."""
-    from nanopinn.cohort.study_status import PASSED, UNFINISHED, exit_code
+    from nanopinn.cohort.study_status import exit_code, format_run_status
 
     fits = Counter(end.status for end in ends if end.run == "fit")
     for end in ends:
-        if end.status != PASSED:
-            typer.echo(end.format_line())
+        if end.status != "passed":
+            typer.echo(format_run_status(end))
     typer.echo(
         f"{fits.total()} studies: " + ", ".join(f"{n} {status}" for status, n in fits.items()) + "."
     )
     typer.echo(f"Page: {out / 'group.html'}")
     ended = exit_code(ends)
-    if code and all(end.status != UNFINISHED for end in ends):
+    if code and all(end.status != "unfinished" for end in ends):
         typer.echo(
             "A job that follows the fits failed (derivatives or the page):"
             f" {out / 'work' / 'cohort.log'} says which."
@@ -258,12 +268,12 @@ def group(
     """
     from nanopinn.cohort.bids_derivatives import write_derivatives_description
     from nanopinn.cohort.group import run_group
-    from nanopinn.report.group_page import write_group
+    from nanopinn.report.group_page import cohort_headline, format_cohort, write_group
 
     found = run_group(dataset)
     write_derivatives_description(dataset)
     page = write_group(dataset, found)
-    typer.echo(found.summary())
+    typer.echo(format_cohort(found))
     typer.echo(f"Page: {page}")
     if not found.all_passed:
-        raise PartialCohortError(found.headline)
+        raise PartialCohortError(cohort_headline(found))

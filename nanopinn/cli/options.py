@@ -100,34 +100,42 @@ def expand_multivalue_options(arguments: list[str]) -> list[str]:
 
 
 def parse_extra_options(
-    command: str, option: str, text: str, given: Sequence[str]
+    command: Callable[..., Any], option: str, text: str, given: Sequence[str]
 ) -> tuple[str, ...]:
-    """The words of an option that carries further options of a command.
+    """Split the value of an option that holds further options of another command.
+
+    The options are checked once, before any job starts.
 
     Args:
-        option: its name here. text: what was written. given: what the command gets beside it, all
-            that it cannot do without.
+        command: The other command.
+        option: Name of the option, without dashes.
+        text: Value of the option.
+        given: Words that the command gets besides, among them all that it requires.
 
     Raises:
-        InputError: they cannot be told apart, or the command would refuse them: once, and not in
-            every job.
+        InputError: The text cannot be split into words, or the command would refuse the options.
     """
-    from nanopinn.cli.app import app
-
-    parser = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    name, single = command.__name__, typer.Typer(add_completion=False)
+    single.command(name)(command)
+    parser = typer.main.get_command(single)
     refusal = cast("type[Exception]", typer.BadParameter.__base__)
     try:
         words = shlex.split(text)
-        parser.make_context(command, expand_multivalue_options([*given, *words]))
+        parser.make_context(name, expand_multivalue_options([*given, *words]))
     except (ValueError, refusal) as error:
         why = getattr(error, "message", "") or str(error)
         raise InputError(
-            f"these options would be refused by nanopinn {command}",
-            field=f"--{option}",
+            f"these options would be refused by nanopinn {name}",
+            field=option,
             found=f"{text}: {why}",
-            remedy=f"See nanopinn {command} --help.",
+            remedy=f"See nanopinn {name} --help.",
         ) from error
     return tuple(words)
+
+
+def format_input_options(inputs: Sequence[tuple[str, str]]) -> list[str]:
+    """Options of ``nanopinn fit`` that give a study of a cohort its inputs."""
+    return [w for name, value in inputs for w in (f"--{name.replace('_', '-')}", value)]
 
 
 def build_imaging_inputs(

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanopinn.cli.options import parse_extra_options
+from nanopinn.cli.config import build_settings
+from nanopinn.cli.fit_command import fit as fit_command
+from nanopinn.cli.options import Out, Quiet, parse_extra_options
+from nanopinn.cli.progress_display import progress_display
 from nanopinn.errors import InputError, PartialCohortError
 
 if TYPE_CHECKING:
@@ -32,6 +35,66 @@ _HEADS = (
 )
 
 
+def phantom(
+    out: Out,
+    seed: Annotated[int, typer.Option(help="Of anatomy, parameters and noise.")] = 0,
+    length_scale_mm: Annotated[
+        float | None, typer.Option("--length-scale", help="l, mm; drawn if absent.")
+    ] = None,
+    shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels.")] = (24, 24, 12),
+    snr: Annotated[
+        float, typer.Option(help="Baseline signal over noise, per voxel and frame.")
+    ] = 60.0,
+    drug_noise: Annotated[
+        float, typer.Option(help="Noise over the largest value of each drug image.")
+    ] = 0.05,
+    ph_noise: Annotated[float, typer.Option(help="Noise of a voxel of the pH map.")] = 0.1,
+    refine: Annotated[
+        int, typer.Option(help="How much finer than the voxels the truth is solved: 2 to 4.")
+    ] = 3,
+    conductivity_sd: Annotated[float, typer.Option(help="Spread of ln K over the tumour.")] = 0.0,
+    release_sd: Annotated[
+        float, typer.Option(help="Spread of the ln of the release rate beside its law of pH.")
+    ] = 0.0,
+    pore_error: Annotated[
+        float,
+        typer.Option(help="Contrast agent fills so much more than the pores that carry drug."),
+    ] = 0.0,
+    cut_voxels: Annotated[
+        int, typer.Option(help="Voxels by which the field of view ends early along x.")
+    ] = 0,
+    bids: Annotated[
+        int | None,
+        typer.Option(help="Write a BIDS dataset of so many subjects, seeds from --seed on."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a synthetic study with its truth, solved finer and by another scheme than fits use."""
+    from nanopinn.phantoms.synthetic_study import make_phantom, make_phantom_dataset
+    from nanopinn.settings import PhantomSettings
+
+    given = {
+        "seed": seed,
+        "length_scale_mm": length_scale_mm,
+        "shape": shape,
+        "snr": snr,
+        "drug_noise": drug_noise,
+        "ph_noise": ph_noise,
+        "refine": refine,
+        "conductivity_sd": conductivity_sd,
+        "release_sd": release_sd,
+        "pore_error": pore_error,
+        "cut_voxels": cut_voxels,
+    }
+    settings = build_settings(PhantomSettings, "phantom", None, given)
+    with progress_display(quiet) as progress:
+        if bids is None:
+            folder = make_phantom(out, settings, progress=progress)
+        else:
+            folder = make_phantom_dataset(out, bids, settings, progress=progress)
+    typer.echo(f"{'Study' if bids is None else 'Dataset'}: {folder}")
+
+
 def phantoms(
     out: Annotated[
         Path,
@@ -43,8 +106,9 @@ def phantoms(
         list[float] | None, typer.Option(help="l, mm; repeat for more (0.4 and 1.2).")
     ] = None,
     shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels.")] = (16, 16, 10),
-    phantom: Annotated[
-        str, typer.Option(help="More options of nanopinn phantom: --phantom '--snr 30'.")
+    phantom_options: Annotated[
+        str,
+        typer.Option("--phantom", help="More options of nanopinn phantom: --phantom '--snr 30'."),
     ] = "",
     fit: Annotated[
         str, typer.Option(help="More options of nanopinn fit: --fit '--engine fv --preset fast'.")
@@ -79,9 +143,9 @@ def phantoms(
         "phantom": [
             "--shape",
             *map(str, shape),
-            *parse_extra_options("phantom", "phantom", phantom, ["--out", "."]),
+            *parse_extra_options(phantom, "phantom", phantom_options, ["--out", "."]),
         ],
-        "fit": parse_extra_options("fit", "fit", fit, ["--dce", "."]),
+        "fit": parse_extra_options(fit_command, "fit", fit, ["--dce", "."]),
     }
     workflow = Workflow("phantoms", out.absolute(), profile, config, cores)
     if dry_run:
@@ -110,7 +174,7 @@ def coverage(
     Example: nanopinn coverage study
     """
     from nanopinn.cohort.coverage import study_coverage
-    from nanopinn.report.result_folder import write_table
+    from nanopinn.report.result_files import write_table
 
     tables = study_coverage(out)
     for name, table in tables.items():

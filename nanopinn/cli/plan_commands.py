@@ -93,8 +93,8 @@ def plan(
 
     Example: nanopinn plan --tumour-mm 8 --voxel-mm 0.7 --drug encapsulated@24
     """
-    from nanopinn.report.plan_summary import format_plan
-    from nanopinn.report.result_folder import reserve_table_file, write_plan
+    from nanopinn.report.plan_summary import format_plan, write_plan
+    from nanopinn.report.result_files import reserve_table_file
     from nanopinn.settings import PlanSettings
     from nanopinn.studies.plan import plan_protocol
 
@@ -190,7 +190,7 @@ def minimal_imaging(
     Example: nanopinn minimal-imaging --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --drug
     drug_2h.nii.gz drug_24h.nii.gz
     """
-    from nanopinn.report.result_folder import reserve_table_file, write_table
+    from nanopinn.report.result_files import reserve_table_file, write_table
     from nanopinn.settings import ComparisonSettings, FitSettings
     from nanopinn.studies.arms.arm_specs import arms_from_settings
     from nanopinn.studies.arms.compare import outcome_function

@@ -285,6 +285,7 @@ def _run_one(
 ) -> str:
     from nanopinn.io.output import reserve_output_folder
     from nanopinn.report.simulation_folder import write_simulation
+    from nanopinn.report.treatment_summary import format_assumptions, format_simulation
     from nanopinn.studies.simulate import run_simulation
 
     dump = {"simulate": settings.model_dump()} | (
@@ -301,10 +302,10 @@ def _run_one(
                 progress=progress,
             )
         write_simulation(out, found, dump, overwrite=overwrite)
-    typer.echo(found.summary())
-    typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in found.assumptions))
+    typer.echo(format_simulation(found))
+    typer.echo(format_assumptions(found.assumptions))
     typer.echo(f"Page: {out / 'simulation.html'}")
-    return found.summary().partition("\n")[0]
+    return found.treatment[0] if found.treatment else ""
 
 
 def _compare(
@@ -322,6 +323,7 @@ def _compare(
     from nanopinn.inference.checkpoint import delete_checkpoints
     from nanopinn.io.output import reserve_output_folder
     from nanopinn.report.comparison_folder import write_comparison
+    from nanopinn.report.treatment_summary import format_assumptions, format_comparison
     from nanopinn.studies.arms.compare import compare_arms
 
     checkpoint_folder = locate_checkpoint_folder(out)
@@ -342,10 +344,10 @@ def _compare(
             )
         write_comparison(out, found, dump, overwrite=overwrite)
         delete_checkpoints(checkpoint_folder)
-    typer.echo(found.summary())
-    typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in found.assumptions))
+    typer.echo(format_comparison(found))
+    typer.echo(format_assumptions(found.assumptions))
     typer.echo(f"Page: {out / 'comparison.html'}")
-    return found.summary().partition("\n")[0]
+    return found.conclusions[0]
 
 
 def _refuse_options(given: Mapping[str, object], why: str, remedy: str) -> None:

@@ -16,7 +16,8 @@ from nanopinn.errors import InputError, OutputError
 from nanopinn.io.output import exclusive_lock
 from nanopinn.io.safe_open import read_json_or_empty
 from nanopinn.io.volumes import read_sidecar, write_bytes, write_json
-from nanopinn.report.result_folder import format_tsv, read_result
+from nanopinn.report.result_files import format_tsv
+from nanopinn.report.result_folder import read_result
 
 #: Version that defines every official name used here.
 BIDS_VERSION = "1.10.0"

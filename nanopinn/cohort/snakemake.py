@@ -62,9 +62,7 @@ def profile_folder(name: str) -> Path:
     folder = pipelines_folder() / "profiles" / name if name in PROFILES else Path(name).absolute()
     if not any((folder / file).is_file() for file in ("config.yaml", "profile.yaml")):
         expected = f"{', '.join(PROFILES)}, or a folder with a config.yaml"
-        raise InputError(
-            "there is no such profile", field="profile", found=name, expected=expected
-        )
+        raise InputError("there is no such profile", field="profile", found=name, expected=expected)
     return folder
 
 

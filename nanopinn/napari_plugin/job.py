@@ -110,6 +110,7 @@ def run_arms_request(request: dict[str, Any], progress: Progress) -> dict[str, A
     """Arms of treatment through the tumour of a fit: the folder of their comparison."""
     from nanopinn.cli.option_syntax import parse_arm_entries
     from nanopinn.report.comparison_folder import write_comparison
+    from nanopinn.report.treatment_summary import format_comparison
     from nanopinn.settings import ComparisonSettings
     from nanopinn.studies.arms.compare import compare_arms
 
@@ -119,7 +120,7 @@ def run_arms_request(request: dict[str, Any], progress: Progress) -> dict[str, A
     folder = write_comparison(request["out"], found, {"arms": settings.model_dump()})
     return {
         "folder": str(folder),
-        "summary": found.summary(),
+        "summary": format_comparison(found),
         "assumptions": list(found.assumptions),
     }
 

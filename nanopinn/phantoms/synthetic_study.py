@@ -38,7 +38,7 @@ from nanopinn.phantoms.truth import (
     solve_truth,
 )
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.report.result_folder import format_tsv
+from nanopinn.report.result_files import format_tsv
 from nanopinn.settings import PhantomSettings
 
 if TYPE_CHECKING:

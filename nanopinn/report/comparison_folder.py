@@ -1,6 +1,4 @@
-"""The folder of a comparison: a page, figures as PNG and SVG, tables, maps, and every arm as its
-own forward run.
-"""
+"""Write the result folder of a comparison of treatment arms: page, figures, tables, maps, arms."""
 
 from __future__ import annotations
 
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -27,55 +24,60 @@ from nanopinn.report.figures_comparison import (
     figure_assumptions,
     plotted_maps,
 )
-from nanopinn.report.result_folder import write_config_and_provenance
+from nanopinn.report.result_files import (
+    format_columns,
+    format_tsv,
+    render_page,
+    write_config_and_provenance,
+    write_map,
+)
 from nanopinn.report.simulation_folder import write_simulation_files
 from nanopinn.results.comparison_result import Comparison, Outcome
 
+_QUANTILES = ("median", "low_90", "high_90")
+
 
 def write_comparison(
-    out: str | Path, c: Comparison, config: Mapping[str, Any], *, overwrite: bool = False
+    out: str | Path, comparison: Comparison, config: Mapping[str, Any], *, overwrite: bool = False
 ) -> Path:
-    """Write the folder of a comparison, all or nothing.
+    """Write the result folder of a comparison, all or nothing.
 
-    ``comparison.html`` answers the question, ``comparison.json`` and ``outcomes.tsv`` hold its
-    numbers, ``draws.tsv`` every outcome of every draw, ``penetration.tsv`` the curves of the tumour
-    and ``penetration_groups.tsv`` those of its groups, ``figures/`` PNG and SVG, ``ARM/`` what
-    ``nanopinn simulate`` writes of one treatment, with ``maps/`` of what happens under the voxels.
+    ``comparison.html`` is the page; ``comparison.json`` and ``outcomes.tsv`` hold the outcomes,
+    ``draws.tsv`` every outcome of every draw, ``penetration.tsv`` the penetration curves of the
+    tumour and ``penetration_groups.tsv`` those of its clusters of voxels, ``figures/`` PNG and SVG
+    files, ``ARM/`` the simulation of each arm, with the maps of the sub-voxel model in ``maps/``.
 
     Args:
-        config: tables of settings, as a configuration file holds them.
+        out: The folder.
+        comparison: The result.
+        config: Settings by table, as in a configuration file.
+        overwrite: Whether an existing result folder may be replaced.
 
     Raises:
-        OutputError: it exists and ``overwrite`` is false, or it cannot be written.
+        OutputError: The folder exists and ``overwrite`` is false, or it cannot be written.
     """
     out = Path(out)
     with atomic_output_folder(out, overwrite=overwrite) as part:
-        for name, arm in c.arms.items():
+        for name, arm in comparison.arms.items():
             write_simulation_files(part / name, arm.simulation)
             for m in arm.maps.values():
-                side = {"Unit": m.unit, "Description": m.description, "Source": m.source}
-                write_volume(
-                    part / name / "maps" / f"{m.name}.nii.gz", m.values, c.affine, sidecar=side
-                )
-                if m.std is not None:
-                    write_volume(
-                        part / name / "maps" / f"{m.name}_std.nii.gz", m.std, c.affine, sidecar=side
-                    )
-        _write_tables(part, c)
-        figures, figure_notes = comparison_figures(c), figure_assumptions(c)
-        write_bytes(part / "comparison.html", render_comparison(c, figures).encode())
+                write_map(part / name / "maps", m, comparison.affine)
+        _write_tables(part, comparison)
+        write_json(part / "comparison.json", _json_entries(comparison))
+        figures, notes = comparison_figures(comparison), figure_assumptions(comparison)
+        page = render_comparison(comparison, figures)
+        write_bytes(part / "comparison.html", page.encode())
         for name, figure in figures.items():
-            _write_figure(part / "figures" / name, figure, figure_notes[name])
-        write_config_and_provenance(part, config, c.seconds, c.input_hashes)
+            _write_figure(part / "figures" / name, figure, notes[name])
+        write_config_and_provenance(part, config, comparison.seconds, comparison.input_hashes)
     return out
 
 
-def _write_figure(stem: Path, figure: Figure, figure_notes: str) -> None:
-    """Write a figure with what it assumes below it: once it leaves the folder no page says so."""
+def _write_figure(stem: Path, figure: Figure, note: str) -> None:
+    """Write a figure as PNG and SVG with its assumptions below, which outside the page it needs."""
     width = int(19 * figure.get_figwidth())
-    figure.supxlabel(
-        "\n".join(textwrap.wrap(figure_notes, width)), x=0.01, ha="left", fontsize=7, color="0.35"
-    )
+    text = "\n".join(textwrap.wrap(note, width))
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=7, color="0.35")
     png, svg = io.BytesIO(), io.StringIO()
     FigureCanvasAgg(figure)
     figure.savefig(png, format="png", dpi=300)
@@ -85,137 +87,135 @@ def _write_figure(stem: Path, figure: Figure, figure_notes: str) -> None:
     write_bytes(stem.with_suffix(".svg"), svg.getvalue().encode())
 
 
-def _write_tables(part: Path, c: Comparison) -> None:
-    heads = [
-        "outcome",
-        "unit",
-        "words",
-        *(f"{arm}_{q}" for arm in c.arms for q in ("median", "low_90", "high_90")),
+def _write_tables(folder: Path, c: Comparison) -> None:
+    outcomes = [
+        {
+            "outcome": o.name,
+            "unit": o.unit,
+            "words": o.description,
+            **{
+                f"{arm}_{q}": f"{v:.6g}"
+                for arm in c.arms
+                for q, v in zip(_QUANTILES, o.interval(arm), strict=True)
+            },
+        }
+        for o in c.outcomes
     ]
-    lines = ["\t".join(heads)]
-    for o in c.outcomes:
-        numbers = [f"{v:.6g}" for arm in c.arms for v in o.interval(arm)]
-        lines.append("\t".join([o.name, o.unit, o.description, *numbers]))
-    write_bytes(part / "outcomes.tsv", ("\n".join(lines) + "\n").encode())
-    columns = {f"{arm}: {o.name}": o.values[arm] for o in c.outcomes for arm in c.arms}
-    rows = ["\t".join(["draw", *columns])]
-    rows += [
-        "\t".join([str(i), *(f"{v[i]:.6g}" for v in columns.values())]) for i in range(c.draws + 1)
-    ]
-    write_bytes(part / "draws.tsv", ("\n".join(rows) + "\n").encode())
-    write_bytes(part / "penetration.tsv", _curves(c).encode())
-    write_bytes(part / "penetration_groups.tsv", _format_cluster_penetration_table(c).encode())
-    write_volume(
-        part / "groups.nii.gz",
-        c.labels.astype(float),
-        c.affine,
-        sidecar={"Description": "group of every voxel, -1 outside"},
-    )
+    write_bytes(folder / "outcomes.tsv", format_tsv(outcomes))
+    draws = {f"{arm}: {o.name}": o.values[arm] for o in c.outcomes for arm in c.arms}
+    write_bytes(folder / "draws.tsv", format_columns({"draw": range(c.draws + 1), **draws}))
+    write_bytes(folder / "penetration.tsv", format_columns(_penetration_columns(c)))
+    write_bytes(folder / "penetration_groups.tsv", format_columns(_cluster_columns(c)))
+    side = {"Description": "group of every voxel, -1 outside"}
+    write_volume(folder / "groups.nii.gz", c.labels.astype(float), c.affine, sidecar=side)
+
+
+def _json_entries(c: Comparison) -> dict[str, Any]:
     arms = {
         name: {
             "given": list(a.simulation.treatment),
             "imbalance_voxels": a.simulation.balance.error,
             "imbalance_cylinders": a.mass_balance_error,
             "probability_that_half_beyond_is_lethal": {
-                law: _finite(c.probability(name, law)) for law in KILL_MODELS
+                model: _finite_or_none(c.probability(name, model))
+                for model in KILL_MODELS
             },
         }
         for name, a in c.arms.items()
     }
-    content = {
+    outcomes = {
+        o.name: {
+            "unit": o.unit,
+            "words": o.description,
+            **{arm: _interval_entries(o, arm) for arm in c.arms},
+        }
+        for o in c.outcomes
+    }
+    influences = [
+        {"symbol": i.symbol, "words": i.description, "morris": i.morris, "sobol_total": i.total}
+        for i in c.sensitivities
+    ]
+    return {
         "answer": list(c.conclusions),
         "draws": c.draws,
         "limit_um": c.limit_um,
-        "lethal_survival": c.lethal,
+        "lethal_survival": c.lethal_survival,
         "arms": arms,
-        "outcomes": {
-            o.name: {
-                "unit": o.unit,
-                "words": o.description,
-                **{arm: _interval_entries(o, arm) for arm in c.arms},
-            }
-            for o in c.outcomes
-        },
-        "influences": [
-            {"symbol": i.symbol, "words": i.description, "morris": i.morris, "sobol_total": i.total}
-            for i in c.sensitivities
-        ],
+        "outcomes": outcomes,
+        "influences": influences,
         "radiation": None if c.radiation is None else asdict(c.radiation),
         "assumptions": list(c.assumptions),
     }
-    write_json(part / "comparison.json", content)
 
 
 def _interval_entries(o: Outcome, arm: str) -> dict[str, float | None]:
-    return {
-        name: _finite(v)
-        for name, v in zip(("median", "low_90", "high_90"), o.interval(arm), strict=True)
-    }
+    values = zip(_QUANTILES, o.interval(arm), strict=True)
+    return {name: _finite_or_none(v) for name, v in values}
 
 
-def _finite(v: float) -> float | None:
+def _finite_or_none(v: float) -> float | None:
     return v if np.isfinite(v) else None
 
 
-def _curves(c: Comparison) -> str:
-    first = next(iter(c.arms.values())).curves
-    columns = {"distance_um": first.distance_um}
+def _penetration_columns(c: Comparison) -> dict[str, Any]:
+    """Columns of the penetration curves of the tumour."""
+    columns: dict[str, Any] = {"distance_um": next(iter(c.arms.values())).curves.distance_um}
     for arm, a in c.arms.items():
-        for i, q in enumerate(("median", "low_90", "high_90")):
+        for i, q in enumerate(_QUANTILES):
             columns[f"{arm}_peak_ng_per_1e5_cells_{q}"] = a.curves.peak[i]
-            columns |= {f"{arm}_survival_{law}_{q}": s[i] for law, s in a.curves.survival.items()}
+            columns |= {f"{arm}_survival_{m}_{q}": s[i] for m, s in a.curves.survival.items()}
         columns |= {
             f"{arm}_cells_{t:g}h_ng_per_1e5_cells": a.curves.cells[0, j]
             for j, t in enumerate(a.curves.times_h)
         }
-    rows = [
-        "\t".join(columns),
-        *("\t".join(f"{v:.6g}" for v in row) for row in np.stack(list(columns.values()), axis=1)),
-    ]
-    return "\n".join(rows) + "\n"
+    return columns
 
 
-def _format_cluster_penetration_table(c: Comparison) -> str:
-    """Largest drug in cells against distance, in each group of voxels that ``groups.nii.gz``
-    numbers.
-    """
+def _cluster_columns(c: Comparison) -> dict[str, Any]:
+    """Columns of the peak intracellular concentration in each cluster of ``groups.nii.gz``."""
     distance = next(iter(c.arms.values())).curves.distance_um
-    heads = [
-        "group",
-        "distance_um",
-        *(f"{arm}_{q}" for arm in c.arms for q in ("median", "low_90", "high_90")),
-    ]
-    rows = ["\t".join(heads)]
-    for g in range(len(c.groups)):
-        columns = [a.cluster_peak_concentration[q, g] for a in c.arms.values() for q in range(3)]
-        rows += [
-            "\t".join([str(g), *(f"{v:.6g}" for v in row)])
-            for row in np.stack([distance, *columns], axis=1)
-        ]
-    return "\n".join(rows) + "\n"
+    clusters = len(c.groups)
+    return {
+        "group": np.repeat(np.arange(clusters), len(distance)),
+        "distance_um": np.tile(distance, clusters),
+        **{
+            f"{arm}_{q}": a.cluster_peak_concentration[i].ravel()
+            for arm, a in c.arms.items()
+            for i, q in enumerate(_QUANTILES)
+        },
+    }
 
 
-def render_comparison(c: Comparison, figures: Mapping[str, Figure]) -> str:
-    """The page as text; figures travel inside it, and every value from outside is escaped."""
-    environment = Environment(loader=PackageLoader("nanopinn", "report"), autoescape=True)
-    first = next(iter(c.arms.values()))
+def render_comparison(comparison: Comparison, figures: Mapping[str, Figure]) -> str:
+    """Render the page of a comparison as HTML.
+
+    Args:
+        comparison: The result.
+        figures: Figures by name, from :func:`comparison_figures`.
+    """
+    first = next(iter(comparison.arms.values()))
     rows = [
-        {"words": o.description, "unit": o.unit, "cells": [_cell(o, a) for a in c.arms]}
-        for o in c.outcomes
+        {
+            "description": o.description,
+            "unit": o.unit,
+            "cells": [_format_outcome(o, arm) for arm in comparison.arms],
+        }
+        for o in comparison.outcomes
     ]
-    return environment.get_template("comparison.html.j2").render(
-        c=c,
+    return render_page(
+        "comparison.html.j2",
+        comparison=comparison,
         rows=rows,
-        maps=plotted_maps(c),
-        description={n: m.description for n, m in arm_maps(first).items()},
-        exposure=_plasma_exposure_rows(c),
+        maps=plotted_maps(comparison),
+        description={name: m.description for name, m in arm_maps(first).items()},
+        exposure=_plasma_exposure_rows(comparison),
         figures={name: as_data_uri(f) for name, f in figures.items()},
-        figure_notes=figure_assumptions(c),
         primary_kill_model=KILL_MODELS["peak"].name,
+        notes=figure_assumptions(comparison),
     )
 
 
-def _cell(o: Outcome, arm: str) -> str:
+def _format_outcome(o: Outcome, arm: str) -> str:
     median, low, high = o.interval(arm)
     if not np.isfinite(median):
         return "none"
@@ -225,21 +225,16 @@ def _cell(o: Outcome, arm: str) -> str:
 
 
 def _plasma_exposure_rows(c: Comparison) -> list[dict[str, Any]]:
-    """Plasma: the largest concentration and the area of each kind of drug, by arm."""
+    """Rows of C_max and AUC in plasma for each kind of drug, by arm."""
     found = {arm: {e.name: e for e in a.simulation.exposure} for arm, a in c.arms.items()}
     rows = []
-    for name in dict.fromkeys(n for of in found.values() for n in of):
-        for words, unit, key in (
-            ("largest", "ug/mL", "highest"),
-            ("area under the curve, all times", "ug h/mL", "auc_to_infinity"),
+    for name in dict.fromkeys(n for exposures in found.values() for n in exposures):
+        for quantity, unit, field in (
+            ("C_max", "ug/mL", "c_max"),
+            ("AUC to infinity", "ug h/mL", "auc_to_infinity"),
         ):
-            numbers = [getattr(of[name], key) if name in of else 0.0 for of in found.values()]
+            numbers = [getattr(e[name], field) if name in e else 0.0 for e in found.values()]
             if any(numbers):
-                rows.append(
-                    {
-                        "words": f"{name}, {words}",
-                        "unit": unit,
-                        "cells": [f"{v:.3g}" if v else "-" for v in numbers],
-                    }
-                )
+                cells = [f"{v:.3g}" if v else "-" for v in numbers]
+                rows.append({"description": f"{name}, {quantity}", "unit": unit, "cells": cells})
     return rows

@@ -1,6 +1,4 @@
-"""Figures of a comparison of arms: maps side by side, penetration, survival, heating times, what
-decides.
-"""
+"""Figures of a comparison of treatment arms."""
 
 from __future__ import annotations
 
@@ -12,24 +10,32 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from nanopinn.physics.cell_kill import KILL_MODELS
-from nanopinn.report.figures import tumour_window
+from nanopinn.report.figures import draw_slice, new_figure, plot_positive, tumour_slice
 from nanopinn.results.comparison_result import ComparedArm, Comparison
 from nanopinn.results.fit_result import MapEstimate
 
 Array = NDArray[np.float64]
-#: One colour per arm in every figure, told apart by the colour-blind too (Okabe and Ito 2008).
+#: One colour per arm, distinguishable by the colour-blind (Okabe and Ito 2008).
 ARM_COLOURS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
-#: Of the kill models, in their order.
-LINE_STYLES = ("-", "--", ":", "-.")
+_MODEL_LINE_STYLES = ("-", "--", ":", "-.")
+_TIME_LINE_STYLES = ("-", "--", "-.", ":", (0, (6, 1)))
+#: Pools of each part of the time courses.
+_POOL_GROUPS = {
+    "encapsulated drug": ("encapsulated", "retained"),
+    "free and albumin-bound drug": ("free", "bound"),
+    "intracellular drug": ("intracellular", "nuclear"),
+}
+#: Largest distance from the vessel that is drawn, um.
+_MAX_DISTANCE_UM = 120
 
 
 def arm_colours(c: Comparison) -> dict[str, str]:
-    """The colour of each arm."""
+    """Colour of each arm."""
     return {arm: ARM_COLOURS[i % len(ARM_COLOURS)] for i, arm in enumerate(c.arms)}
 
 
 def comparison_figures(c: Comparison) -> dict[str, Figure]:
-    """Every figure by the name of its file."""
+    """Draw every figure of a comparison, by the name of its file."""
     found = {
         "penetration": penetration_panel(c),
         "survival": survival_panel(c),
@@ -43,25 +49,25 @@ def comparison_figures(c: Comparison) -> dict[str, Figure]:
     if c.heating is not None:
         found["heating"] = heating_panel(c)
     if c.sensitivities:
-        found["influences"] = sensitivity_panel(c)
+        found["sensitivities"] = sensitivity_panel(c)
     return found
 
 
 def plotted_maps(c: Comparison) -> list[str]:
-    """Maps that are shown: peaks and areas of the voxels, and what happens under them."""
-    first = next(iter(c.arms.values()))
-    wanted = [
+    """Names of the maps that are drawn: of the voxel grid, and of the sub-voxel model."""
+    available = arm_maps(next(iter(c.arms.values())))
+    wanted = (
         "peak_intracellular",
         "auc_free",
         "lethal_radius_peak",
         "lethal_beyond_peak",
         "survival_peak",
-    ]
-    return [name for name in wanted if name in arm_maps(first)]
+    )
+    return [name for name in wanted if name in available]
 
 
 def arm_maps(arm: ComparedArm) -> dict[str, MapEstimate]:
-    """All maps of an arm, of its voxels and under them."""
+    """All maps of an arm by name: of the voxel grid, and of the sub-voxel model."""
     s = arm.simulation
     voxels = {
         f"{kind}_{m.name}": m
@@ -72,17 +78,13 @@ def arm_maps(arm: ComparedArm) -> dict[str, MapEstimate]:
 
 
 def penetration_panel(c: Comparison) -> Figure:
-    """Drug in cells against distance: the largest over the run with its interval, and at every
-    imaging time.
-    """
+    """Draw intracellular drug against distance: its peak with interval, and the imaging times."""
     first = next(iter(c.arms.values())).curves
-    figure = Figure(figsize=(4.2 * (1 + len(c.arms)), 3.4), dpi=100, layout="constrained")
+    figure = new_figure(4.2 * (1 + len(c.arms)), 3.4)
     axes = figure.subplots(1, 1 + len(c.arms))
     for arm, colour in arm_colours(c).items():
-        middle, low, high = c.arms[arm].curves.peak
-        axes[0].fill_between(first.distance_um, low, high, color=colour, alpha=0.18, lw=0)
-        axes[0].plot(first.distance_um, middle, color=colour, lw=1.8, label=arm)
-    axes[0].set_title("largest over the run", fontsize=10)
+        _draw_band(axes[0], first.distance_um, c.arms[arm].curves.peak, colour, arm)
+    axes[0].set_title("peak over the simulation", fontsize=10)
     axes[0].legend(frameon=False, fontsize=9)
     for a, (arm, colour) in zip(axes[1:], arm_colours(c).items(), strict=True):
         curves = c.arms[arm].curves
@@ -93,140 +95,107 @@ def penetration_panel(c: Comparison) -> Figure:
                 color=colour,
                 alpha=0.3 + 0.7 * (i + 1) / len(curves.times_h),
                 lw=1.2,
-                ls=("-", "--", "-.", ":", (0, (6, 1)))[i % 5],
+                ls=_TIME_LINE_STYLES[i % len(_TIME_LINE_STYLES)],
                 label=f"{t:g} h",
             )
-        a.set_title(f"{arm}: medians in time", fontsize=10)
+        a.set_title(f"{arm}: medians at the imaging times", fontsize=10)
         a.legend(frameon=False, fontsize=8)
     for a in axes:
         _set_distance_axis(a, c)
         a.set_yscale("log")
         _limit_decades(a)
-    axes[0].set_ylabel("drug in cells, ng/1e5 cells")
+    axes[0].set_ylabel("intracellular drug, ng/1e5 cells")
     return figure
 
 
 def survival_panel(c: Comparison) -> Figure:
-    """Surviving fraction against distance, one panel for each kill model."""
-    figure = Figure(figsize=(4.0 * len(KILL_MODELS), 3.2), dpi=100, layout="constrained")
-    for i, (a, law) in enumerate(
-        zip(
-            figure.subplots(1, len(KILL_MODELS), sharey=True),
-            KILL_MODELS,
-            strict=True,
-        )
-    ):
+    """Draw the surviving fraction against distance, one panel per kill model."""
+    figure, panels = _model_panels()
+    for a, model in zip(panels, KILL_MODELS.values(), strict=True):
         for arm, colour in arm_colours(c).items():
-            x, (middle, low, high) = (
-                c.arms[arm].curves.distance_um,
-                c.arms[arm].curves.survival[law],
-            )
-            a.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
-            a.plot(x, middle, color=colour, lw=1.8, label=arm)
-        a.axhline(c.lethal, color="0.4", lw=0.8, ls="--")
-        a.set_title(KILL_MODELS[law].name, fontsize=10)
+            curves = c.arms[arm].curves
+            _draw_band(a, curves.distance_um, curves.survival[model.key], colour, arm)
+        a.axhline(c.lethal_survival, color="0.4", lw=0.8, ls="--")
+        a.set_title(model.name, fontsize=10)
         a.set_ylim(0, 1.02)
         _set_distance_axis(a, c)
-        if i == 0:
-            a.set_ylabel("surviving fraction")
-            a.legend(frameon=False, fontsize=9)
+    panels[0].set_ylabel("surviving fraction")
+    panels[0].legend(frameon=False, fontsize=9)
     return figure
 
 
 def lethal_panel(c: Comparison) -> Figure:
-    """Share of cells lethally exposed, by kind, kill model and arm, with 90 % intervals."""
-    kinds = ("all", "proliferating", "quiescent", "beyond")
-    said = ("all", "proliferating", "quiescent", f"beyond {c.limit_um:g} um")
-    figure = Figure(figsize=(4.0 * len(KILL_MODELS), 3.2), dpi=100, layout="constrained")
+    """Draw the lethally exposed fraction of each cell population, with 90 % intervals."""
+    populations = {
+        "all": "all",
+        "proliferating": "proliferating",
+        "quiescent": "quiescent",
+        "beyond": f"beyond {c.limit_um:g} um",
+    }
+    figure, panels = _model_panels()
     width = 0.8 / len(c.arms)
-    for a, law in zip(
-        figure.subplots(1, len(KILL_MODELS), sharey=True),
-        KILL_MODELS,
-        strict=True,
-    ):
+    for a, model in zip(panels, KILL_MODELS.values(), strict=True):
         for j, (arm, colour) in enumerate(arm_colours(c).items()):
-            v = np.array([c[f"lethal {kind}, {law}"].interval(arm) for kind in kinds]) * 100
-            x = np.arange(len(kinds)) + (j - (len(c.arms) - 1) / 2) * width
+            intervals = [c[f"lethal {kind}, {model.key}"].interval(arm) for kind in populations]
+            v = np.array(intervals) * 100
+            x = np.arange(len(populations)) + (j - (len(c.arms) - 1) / 2) * width
             ends = np.clip(np.stack([v[:, 0] - v[:, 1], v[:, 2] - v[:, 0]]), 0, None)
             a.errorbar(x, v[:, 0], ends, fmt="o", ms=5, color=colour, capsize=3, lw=1.4, label=arm)
-        a.set_xticks(range(len(kinds)), said, rotation=20, fontsize=9)
-        a.set_title(KILL_MODELS[law].name, fontsize=10)
+        a.set_xticks(range(len(populations)), list(populations.values()), rotation=20, fontsize=9)
+        a.set_title(model.name, fontsize=10)
         a.set_ylim(-3, 103)
         a.grid(axis="y", color="0.92")
-    figure.axes[0].set_ylabel("cells lethally exposed, %")
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, names, frameon=False, fontsize=9, ncols=len(names), loc="outside upper center"
-    )
+    panels[0].set_ylabel("lethally exposed cells, %")
+    handles, names = panels[0].get_legend_handles_labels()
+    style = {"frameon": False, "fontsize": 9, "ncols": len(names), "loc": "outside upper center"}
+    figure.legend(handles, names, **style)
     return figure
 
 
 def arm_time_course_panel(c: Comparison) -> Figure:
-    """Means over the tumour of drug in carriers, free, and in cells."""
-    parts = {
-        "in carriers": ("encapsulated", "retained"),
-        "free and on albumin": ("free", "bound"),
-        "in cells": ("intracellular", "nuclear"),
-    }
-    figure = Figure(figsize=(4.0 * len(parts), 3.2), dpi=100, layout="constrained")
-    for a, (title, names) in zip(figure.subplots(1, len(parts)), parts.items(), strict=True):
+    """Draw tumour means of encapsulated, free and intracellular drug."""
+    figure = new_figure(4.0 * len(_POOL_GROUPS), 3.2)
+    panels = figure.subplots(1, len(_POOL_GROUPS))
+    for a, (title, pools) in zip(panels, _POOL_GROUPS.items(), strict=True):
         for arm, colour in arm_colours(c).items():
             s = c.arms[arm].simulation.courses
-            values = sum((s.tumour[n] for n in names if n in s.tumour), np.zeros(len(s.times_s)))
+            values = sum((s.tumour[p] for p in pools if p in s.tumour), np.zeros(len(s.times_s)))
             if values.max() > 0:
-                a.plot(
-                    s.times_s / 3600,
-                    np.where(values > 0, values, np.nan),
-                    color=colour,
-                    lw=1.6,
-                    label=arm,
-                )
-        _set_time_axis(a)
-        a.set_title(title, fontsize=10)
-        a.legend(frameon=False, fontsize=9)
-    figure.axes[0].set_ylabel("ug/mL of tissue")
+                plot_positive(a, s.times_s, values, color=colour, lw=1.6, label=arm)
+        _set_time_axis(a, title)
+    panels[0].set_ylabel("ug/mL of tissue")
     return figure
 
 
 def arm_plasma_panel(c: Comparison) -> Figure:
-    """Plasma: drug in carriers and free drug."""
-    figure = Figure(figsize=(8.2, 3.2), dpi=100, layout="constrained")
-    for a, (name, title) in zip(
-        figure.subplots(1, 2),
-        {"encapsulated": "in carriers", "free_total": "free, bound included"}.items(),
-        strict=True,
-    ):
+    """Draw encapsulated and free drug in plasma."""
+    figure = new_figure(8.2, 3.2)
+    panels = figure.subplots(1, 2)
+    titles = {"encapsulated": "plasma, encapsulated", "free_total": "plasma, free and bound"}
+    for a, (name, title) in zip(panels, titles.items(), strict=True):
         for arm, colour in arm_colours(c).items():
             s = c.arms[arm].simulation.courses
             if s.plasma[name].max() > 0:
-                a.plot(
-                    s.times_s / 3600,
-                    np.where(s.plasma[name] > 0, s.plasma[name], np.nan),
-                    color=colour,
-                    lw=1.6,
-                    label=arm,
-                )
-        _set_time_axis(a)
-        a.set_title(f"plasma, {title}", fontsize=10)
-        a.legend(frameon=False, fontsize=9)
-    figure.axes[0].set_ylabel("ug/mL of plasma")
+                plot_positive(a, s.times_s, s.plasma[name], color=colour, lw=1.6, label=arm)
+        _set_time_axis(a, title)
+    panels[0].set_ylabel("ug/mL of plasma")
     return figure
 
 
 def pressure_panel(c: Comparison) -> Figure:
-    """Interstitial pressure at the start of each arm and at its later times, tumour mean."""
-    figure = Figure(figsize=(5.2, 3.2), dpi=100, layout="constrained")
+    """Draw the tumour mean of the interstitial pressure at the start and at later times."""
+    figure = new_figure(5.2, 3.2)
     a = figure.add_subplot()
     for arm, colour in arm_colours(c).items():
         s = c.arms[arm].simulation
         start = float(np.nanmean(s.maps["IFP"].values[s.mask]))
-        times, means = [0.0], [start]
         if "IFP" in s.fields:
-            times, means = [*times, *(s.fields["IFP"].times_s / 3600)], [*means, *s.means("IFP")]
+            times = [0.0, *(s.fields["IFP"].times_s / 3600)]
+            means = [start, *s.means("IFP")]
         else:
             times, means = [0.0, s.courses.times_s[-1] / 3600], [start, start]
         a.plot(times, means, "o-", ms=4, color=colour, lw=1.4, label=arm)
-    a.set_xlabel("h")
+    a.set_xlabel("time, h")
     a.set_ylabel("IFP, tumour mean, mmHg")
     a.set_ylim(bottom=0)
     a.legend(frameon=False, fontsize=9)
@@ -234,88 +203,77 @@ def pressure_panel(c: Comparison) -> Figure:
 
 
 def arm_map_panel(c: Comparison, name: str) -> Figure:
-    """One map of every arm on one scale, in the slice with most tumour."""
-    z = int(np.argmax(c.mask.sum(axis=(0, 1))))
-    x, y = tumour_window(c.mask)
+    """Draw one map of every arm with one colour scale, in the slice with the largest tumour area."""
+    at = tumour_slice(c.mask)
     arms = {arm: arm_maps(a)[name] for arm, a in c.arms.items() if name in arm_maps(a)}
     known = np.concatenate([m.values[c.mask & np.isfinite(m.values)] for m in arms.values()])
     top = float(np.percentile(known, 99)) if known.size else 1.0
-    figure = Figure(figsize=(2.7 * len(arms) + 1.2, 2.8), dpi=100, layout="constrained")
-    for a, (arm, m) in zip(np.atleast_1d(figure.subplots(1, len(arms))), arms.items(), strict=True):
-        shown = np.where(c.mask, m.values, np.nan)[x, y, z]
-        image = a.imshow(
-            shown.T, origin="lower", cmap="viridis", vmin=0.0, vmax=top if top > 0 else 1.0
-        )
-        a.contour(c.mask[x, y, z].T.astype(float), levels=[0.5], colors="0.3", linewidths=0.8)
-        a.set_title(arm, fontsize=10)
-        a.set_xticks([])
-        a.set_yticks([])
+    limits = (0.0, top if top > 0 else 1.0)
+    figure = new_figure(2.7 * len(arms) + 1.2, 2.8)
+    panels = np.atleast_1d(figure.subplots(1, len(arms)))
+    for a, (arm, m) in zip(panels, arms.items(), strict=True):
+        shown = np.where(c.mask, m.values, np.nan)[at]
+        image = draw_slice(a, shown, c.mask[at], arm, limits, outline="0.3")
     unit = next(iter(arms.values())).unit
-    figure.colorbar(image, ax=figure.axes, label="share" if unit == "1" else unit)
+    figure.colorbar(image, ax=figure.axes, label="fraction" if unit == "1" else unit)
     return figure
 
 
 def heating_panel(c: Comparison) -> Figure:
-    """Share of cells beyond the limit that are lethally exposed against the heating time."""
+    """Draw the lethally exposed fraction of cells beyond the limit against the heating duration."""
     h = c.heating
     assert h is not None
-    figure = Figure(figsize=(8.2, 3.2), dpi=100, layout="constrained")
+    figure = new_figure(8.2, 3.2)
     left, right = figure.subplots(1, 2)
-    for i, law in enumerate(KILL_MODELS):
-        style = LINE_STYLES[i % len(LINE_STYLES)]
-        middle, low, high = h.lethal[law] * 100
+    for i, model in enumerate(KILL_MODELS.values()):
         colour = ARM_COLOURS[i]
-        left.fill_between(h.duration_min, low, high, color=colour, alpha=0.15, lw=0)
-        left.plot(
-            h.duration_min,
-            middle,
-            style,
-            color=colour,
-            marker="o",
-            ms=4,
-            label=KILL_MODELS[law].name,
-        )
-        right.plot(
-            h.duration_min,
-            h.probability[law],
-            style,
-            color=colour,
-            marker="o",
-            ms=4,
-            label=KILL_MODELS[law].name,
-        )
+        style = {"ls": _MODEL_LINE_STYLES[i % len(_MODEL_LINE_STYLES)], "marker": "o", "ms": 4}
+        fraction = h.lethal_fraction[model.key] * 100
+        _draw_band(left, h.duration_min, fraction, colour, model.name, **style)
+        right.plot(h.duration_min, h.probability[model.key], color=colour, label=model.name, **style)
     left.set_ylabel(f"lethally exposed beyond {c.limit_um:g} um, %")
-    right.set_ylabel("P(at least half of the cells there)")
+    right.set_ylabel("P(at least half of these cells)")
     right.axhline(0.5, color="0.4", lw=0.8, ls="--")
     for a, top in ((left, 103), (right, 1.03)):
-        a.set_xlabel(f"min of heat ({h.arm})")
+        a.set_xlabel(f"heating duration, min ({h.arm})")
         a.set_ylim(-0.03 * top, top)
         a.legend(frameon=False, fontsize=9)
     return figure
 
 
 def sensitivity_panel(c: Comparison) -> Figure:
-    """Inputs by what the outcome follows most."""
+    """Draw the inputs ranked by the sensitivity of the outcome."""
     shown = c.sensitivities[:12][::-1]
-    figure = Figure(figsize=(8.2, 0.28 * len(shown) + 1.2), dpi=100, layout="constrained")
+    figure = new_figure(8.2, 0.28 * len(shown) + 1.2)
     left, right = figure.subplots(1, 2, sharey=True)
     left.barh([i.symbol for i in shown], [i.morris for i in shown], color=ARM_COLOURS[0])
-    left.set_xlabel("mean absolute effect (Morris)")
-    right.barh(
-        range(len(shown)),
-        [i.total or 0.0 for i in shown],
-        xerr=[i.total_error or 0.0 for i in shown],
-        color=ARM_COLOURS[2],
-    )
+    left.set_xlabel("mean absolute elementary effect (Morris)")
+    totals = [i.total or 0.0 for i in shown]
+    errors = [i.total_error or 0.0 for i in shown]
+    right.barh(range(len(shown)), totals, xerr=errors, color=ARM_COLOURS[2])
     right.set_xlabel("total Sobol index")
     right.set_xlim(left=0)
     return figure
 
 
+def _model_panels() -> tuple[Figure, NDArray[np.object_]]:
+    """A figure with one panel per kill model."""
+    count = len(KILL_MODELS)
+    figure = new_figure(4.0 * count, 3.2)
+    return figure, figure.subplots(1, count, sharey=True)
+
+
+def _draw_band(a: Axes, x: Array, curve: Array, colour: str, label: str, **style: object) -> None:
+    """Draw a median with its interval; ``curve`` is ``(3, x)``: median, low, high."""
+    median, low, high = curve
+    a.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
+    a.plot(x, median, color=colour, label=label, **{"lw": 1.8, **style})  # type: ignore[arg-type]
+
+
 def _set_distance_axis(a: Axes, c: Comparison) -> None:
     a.axvline(c.limit_um, color="0.4", lw=0.8, ls=":")
     a.set_xlabel("distance from the vessel, um")
-    a.set_xlim(0, 120)
+    a.set_xlim(0, _MAX_DISTANCE_UM)
 
 
 def _limit_decades(a: Axes, decades: float = 4.0) -> None:
@@ -325,48 +283,58 @@ def _limit_decades(a: Axes, decades: float = 4.0) -> None:
         a.set_ylim(top * 10**-decades, 2 * top)
 
 
-def _set_time_axis(a: Axes) -> None:
+def _set_time_axis(a: Axes, title: str) -> None:
     a.set_yscale("log")
     _limit_decades(a, 5.0)
-    a.set_xlabel("h")
+    a.set_xlabel("time, h")
+    a.set_title(title, fontsize=10)
+    a.legend(frameon=False, fontsize=9)
 
 
 def figure_assumptions(c: Comparison) -> Mapping[str, str]:
-    """What each figure assumes, in a sentence below it."""
+    """Assumptions of each figure, as a note below it."""
     draws = (
-        f"Bands: 90 % of {c.draws} draws from the posterior of the fit and the priors of all else."
+        f"Bands: central 90 % of {c.draws} draws from the posterior of the fit and the priors of"
+        " the other inputs."
+        if c.draws
+        else "No draws: medians of all inputs."
     )
-    pressure = (
-        "The level of the pressure carries its prior; what heat and radiation do to it are priors,"
-        " and of radiation the literature"
+    krogh = (
+        "Sub-voxel (Krogh cylinder) model: one vessel per cluster of voxels, with tissue radii by"
+        f" the plasma volume. {draws}"
     )
-    under = "Around one vessel per group of voxels, radii of tissue by the plasma volume (Krogh)."
-    under = f"{under} {draws if c.draws else 'No draws: medians of all inputs.'}"
     voxel = (
         "On the voxel grid, at the medians of all inputs; vessels and tissue of a voxel are mixed."
     )
-    first, of_voxels = arm_maps(next(iter(c.arms.values()))), ("peak_", "auc_")
-    of_maps = {
-        f"map_{n}": f"{first[n].description}. {voxel if n.startswith(of_voxels) else under}"
+    first = arm_maps(next(iter(c.arms.values())))
+    maps = {
+        f"map_{n}": f"{first[n].description}. {voxel if n.startswith(('peak_', 'auc_')) else krogh}"
         for n in plotted_maps(c)
     }
-    return of_maps | {
+    return maps | {
         "penetration": (
-            f"{under} Means over the tumour; only tissue that exists so far from its vessel counts."
+            f"{krogh} Means over the tumour; at each distance only tissue that extends so far from"
+            " its vessel is counted."
         ),
         "survival": (
-            f"{under} Relative to untreated cells. Dashed: lethal is at most"
-            f" {c.lethal:.0%} survival."
+            f"{krogh} Relative to untreated cells. Dashed: an exposure is lethal at"
+            f" {c.lethal_survival:.0%} survival or less."
         ),
         "lethal": (
-            f"{under} Quiescent: too little oxygen to divide, more resistant by a prior from"
-            " memory."
+            f"{krogh} Quiescent cells have too little oxygen to divide; their resistance has a prior"
+            " from memory."
         ),
         "courses": voxel,
-        "plasma": "Population kinetics of the parameter table; this patient's are not measured.",
-        "ifp": f"{voxel} {pressure} is inconsistent.",
-        "heating": f"{under} The same dose and start of heat; only its length changes.",
-        "influences": (
-            f"{c.sensitivity_outcome} Inputs over their priors, one group of mean tissue."
+        "plasma": (
+            "Population pharmacokinetics of the parameter table; those of this patient are not"
+            " measured."
+        ),
+        "ifp": (
+            f"{voxel} The level of the pressure depends on its prior. The effects of heat and"
+            " radiation are priors; the literature on radiation is inconsistent."
+        ),
+        "heating": f"{krogh} Dose and start of heating are the same; only the duration changes.",
+        "sensitivities": (
+            f"{c.sensitivity_outcome} Inputs vary over their priors, in one cluster of mean tissue."
         ),
     }

@@ -1,100 +1,38 @@
-"""Figures of a group page, drawn without a screen.
-
-The tables and the page of a cohort: what needs a look first.
-"""
+"""Write the tables and the page of a cohort, and summarise it as text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from nanopinn.io.volumes import write_bytes
-from nanopinn.report.figures import as_data_uri
-from nanopinn.report.result_folder import format_tsv
-from nanopinn.results.cohort_result import REMEDIES, CohortParameter, CohortSummary, StudySummary
+from nanopinn.report.figures import as_data_uri, new_figure, set_log_x_axis
+from nanopinn.report.result_files import format_tsv, render_page
+from nanopinn.results.cohort_result import CohortParameter, CohortSummary, StudySummary
 from nanopinn.results.fit_result import ScalarEstimate
 
-#: Studies beyond which names are left out.
+#: What a user can do about each status.
+REMEDIES: Mapping[str, str] = {
+    "refused": (
+        "Correct the input that the message names and run the cohort again. Only this study is"
+        " repeated."
+    ),
+    "internal error": (
+        "Read its log. If memory was short, request more. Otherwise please report the error."
+    ),
+    "unfinished": "Run the cohort again. The study continues from its checkpoint.",
+    "check failed": (
+        "Read the first lines of its report. The preset 'accurate' refines the grid, which is the"
+        " most frequent cause."
+    ),
+}
+#: Number of studies beyond which a forest plot has no names.
 _MAX_LABELLED_STUDIES = 60
-
-
-def forest_panel(p: CohortParameter) -> Figure:
-    """Every study that the images inform, with its 95 % interval; the prior above, the typical
-    value below.
-    """
-    rows = [
-        *((m.study, m.scalar, m in p.outliers, True) for m in p.estimates),
-        *((study, x, False, False) for study, x in p.failed),
-    ]
-    named = len(rows) <= _MAX_LABELLED_STUDIES
-    figure = Figure(
-        figsize=(7.2, 1.6 + (0.24 if named else 0.06) * len(rows)), dpi=100, layout="constrained"
-    )
-    axes = figure.add_subplot()
-    prior = ScalarEstimate(
-        p.name,
-        p.label,
-        p.unit,
-        "log" if p.scale == "log" else "linear",
-        p.prior_median,
-        p.prior_sd,
-        p.prior_median,
-        p.prior_sd,
-    )
-    low, high = prior.interval()
-    axes.axvspan(low, high, color="0.93", lw=0)
-    axes.plot([low, high], [-1, -1], color="0.6", lw=3)
-    for colour, filled, wanted in (
-        ("tab:red", True, (False, True)),
-        ("tab:orange", True, (True, True)),
-        ("0.5", False, (False, False)),
-    ):
-        shown = [(i, x) for i, (_, x, *kind) in enumerate(rows) if tuple(kind) == wanted]
-        at, ends = [i for i, _ in shown], [x.interval() for _, x in shown]
-        axes.hlines(
-            at,
-            [e[0] for e in ends],
-            [e[1] for e in ends],
-            color=colour,
-            lw=1.2,
-            ls="-" if filled else ":",
-        )
-        axes.plot(
-            [x.median for _, x in shown],
-            at,
-            "o",
-            ms=4 if named else 2,
-            color=colour,
-            mfc=colour if filled else "none",
-        )
-    last = len(rows)
-    if p.is_averaged:
-        axes.fill([p.low, p.mean, p.high, p.mean], [last, last - 0.3, last, last + 0.3], color="k")
-        axes.axvline(p.mean, color="k", lw=0.6, ls="--")
-    ticks = {
-        -1: "prior",
-        **({i: r[0] for i, r in enumerate(rows)} if named else {}),
-        **({last: "typical"} if p.is_averaged else {}),
-    }
-    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
-    axes.set_ylim(last + 0.7, -1.7)
-    if p.scale == "log":
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(p.label if p.unit == "1" else f"{p.label}, {p.unit}", fontsize=9)
-    axes.tick_params(labelsize=8)
-    return figure
-
-
-_PARAMETER_HEADS = (
+_PARAMETER_COLUMNS = (
     "study",
     "parameter",
     "label",
@@ -110,7 +48,7 @@ _PARAMETER_HEADS = (
     "informed",
     "check",
 )
-_SUMMARY_HEADS = (
+_SUMMARY_COLUMNS = (
     "parameter",
     "label",
     "unit",
@@ -129,55 +67,93 @@ _SUMMARY_HEADS = (
     "outliers",
     "outliers_judged",
 )
-_OUTCOME_HEADS = ("study", "arm", "outcome", "unit", "median", "low_90", "high_90")
+_OUTCOME_COLUMNS = ("study", "arm", "outcome", "unit", "median", "low_90", "high_90")
+
+
+def cohort_headline(group: CohortSummary) -> str:
+    """Describe in one line how many studies passed and how the others ended."""
+
+    def count(status: str) -> int:
+        return sum(s.status == status for s in group.studies)
+
+    parts = [f"{count('passed')} of {len(group.studies)} studies passed"]
+    parts += [f"{n} {status}" for status in REMEDIES if (n := count(status))]
+    arms = sum(s.arms not in ("", "passed") for s in group.studies)
+    if arms:
+        parts.append(f"the comparison of arms did not pass in {arms}")
+    return "; ".join(parts)
+
+
+def describe_parameter(p: CohortParameter) -> str:
+    """Describe in how many studies the images inform a parameter, and whether it is averaged."""
+    if not p.passed:
+        return "no study passed its check"
+    informed = f"informed by the images in {len(p.estimates)} of {p.passed} studies"
+    if p.is_averaged:
+        return informed
+    if p.estimates:
+        return f"{informed}; not averaged, because it is prior-dominated in the others"
+    return f"{informed}; prior-dominated"
+
+
+def format_cohort(group: CohortSummary) -> str:
+    """Summarise a cohort: studies that need review, outliers and parameters, a line each."""
+    lines = [cohort_headline(group)]
+    lines += [f"{s.id}: {s.status}: {s.message}" for s in group.studies if s.status != "passed"]
+    lines += [
+        f"{s.id}: arms {s.arms}: {s.comparison_message}"
+        for s in group.studies
+        if s.arms not in ("", "passed")
+    ]
+    lines += [
+        f"{e.study}: outlier in {p.label} (z {e.z:+.1f})"
+        for p in group.parameters
+        for e in p.outliers
+    ]
+    return "\n".join([*lines, *(f"{p.label}: {describe_parameter(p)}" for p in group.parameters)])
 
 
 def write_group(out: str | Path, group: CohortSummary) -> Path:
-    """Write ``group_studies.tsv``, ``group_parameters.tsv``, ``group_summary.tsv``,
-    ``group_outcomes.tsv`` of arms, and ``group.html``.
+    """Write the tables and the page of a cohort.
+
+    The tables are ``group_studies.tsv``, ``group_parameters.tsv``, ``group_summary.tsv`` and, if
+    arms were compared, ``group_outcomes.tsv``. The page ``group.html`` is written last.
+
+    Args:
+        out: Dataset of derivatives.
+        group: The cohort.
 
     Returns:
-        The page, which is written last.
+        The page.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: The folder cannot be written.
     """
     out = Path(out)
-    write_bytes(
-        out / "group_studies.tsv",
-        format_tsv([_study_row(s) for s in group.studies], _study_heads(group)),
+    studies = [_study_row(s) for s in group.studies]
+    columns = tuple(dict.fromkeys(column for row in studies for column in row))
+    write_bytes(out / "group_studies.tsv", format_tsv(studies, columns))
+    parameters = [_parameter_cells(s, x) for s in group.studies for x in s.scalars]
+    _write_rows(out / "group_parameters.tsv", _PARAMETER_COLUMNS, parameters)
+    _write_rows(
+        out / "group_summary.tsv", _SUMMARY_COLUMNS, [_summary_cells(p) for p in group.parameters]
     )
-    write_bytes(out / "group_parameters.tsv", format_tsv(_parameter_rows(group), _PARAMETER_HEADS))
-    write_bytes(
-        out / "group_summary.tsv",
-        format_tsv([_summary_row(p) for p in group.parameters], _SUMMARY_HEADS),
-    )
-    rows = [
-        dict(
-            zip(
-                _OUTCOME_HEADS,
-                (s.id, o.arm, o.outcome, o.unit, o.median, o.low, o.high),
-                strict=True,
-            )
-        )
+    outcomes = [
+        (s.id, o.arm, o.outcome, o.unit, o.median, o.low, o.high)
         for s in group.studies
         for o in s.outcomes
     ]
-    if rows:
-        write_bytes(out / "group_outcomes.tsv", format_tsv(rows, _OUTCOME_HEADS))
+    if outcomes:
+        _write_rows(out / "group_outcomes.tsv", _OUTCOME_COLUMNS, outcomes)
     else:
         (out / "group_outcomes.tsv").unlink(missing_ok=True)
     write_bytes(out / "group.html", render_group(group).encode())
     return out / "group.html"
 
 
-def _study_heads(group: CohortSummary) -> tuple[str, ...]:
-    """Ours, then the participants' columns; one that has the name of ours is told apart."""
-    return tuple(dict.fromkeys(head for s in group.studies for head in _study_row(s)))
-
-
 def _study_row(s: StudySummary) -> dict[str, Any]:
-    misfit, of = s.worst_misfit
+    """Row of a study; a column of participants with the name of another column gets a prefix."""
+    misfit, data = s.worst_misfit
     row = {
         "study": s.id,
         "status": s.status,
@@ -186,7 +162,7 @@ def _study_row(s: StudySummary) -> dict[str, Any]:
         "checks_failed": len(s.failed_items),
         "failed": "; ".join(i.name for i in s.failed_items),
         "worst_chi2_n": misfit,
-        "worst_chi2_n_of": of,
+        "worst_chi2_n_of": data,
         "informed": ", ".join(x.name for x in s.scalars if x.informed),
         "seconds": s.seconds,
         "arms": s.arms or None,
@@ -199,61 +175,35 @@ def _study_row(s: StudySummary) -> dict[str, Any]:
     }
 
 
-def _parameter_rows(group: CohortSummary) -> list[Mapping[str, Any]]:
-    return [
-        dict(
-            zip(
-                _PARAMETER_HEADS,
-                (
-                    s.id,
-                    x.name,
-                    x.label,
-                    x.unit,
-                    x.scale,
-                    x.median,
-                    x.sd,
-                    *x.interval(),
-                    x.prior_median,
-                    x.prior_sd,
-                    x.contraction,
-                    "yes" if x.informed else "no",
-                    s.status,
-                ),
-                strict=True,
-            )
-        )
-        for s in group.studies
-        for x in s.scalars
-    ]
+def _parameter_cells(s: StudySummary, x: ScalarEstimate) -> tuple[Any, ...]:
+    return (
+        *(s.id, x.name, x.label, x.unit, x.scale, x.median, x.sd, *x.interval()),
+        *(x.prior_median, x.prior_sd, x.contraction, "yes" if x.informed else "no", s.status),
+    )
 
 
-def _summary_row(p: CohortParameter) -> Mapping[str, Any]:
-    cells = (
-        p.name,
-        p.label,
-        p.unit,
-        p.scale,
-        p.passed,
-        len(p.estimates),
-        p.median,
-        *p.quartiles,
-        p.mean,
-        p.low,
-        p.high,
-        p.between_sd,
-        p.prior_median,
-        p.prior_sd,
-        "; ".join(m.study for m in p.outliers),
+def _summary_cells(p: CohortParameter) -> tuple[Any, ...]:
+    return (
+        *(p.name, p.label, p.unit, p.scale, p.passed, len(p.estimates), p.median, *p.quartiles),
+        *(p.mean, p.low, p.high, p.between_sd, p.prior_median, p.prior_sd),
+        "; ".join(e.study for e in p.outliers),
         "yes" if p.outliers_tested else "no",
     )
-    return dict(zip(_SUMMARY_HEADS, cells, strict=True))
+
+
+def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    table = [dict(zip(columns, cells, strict=True)) for cells in rows]
+    write_bytes(path, format_tsv(table, columns))
 
 
 def render_group(group: CohortSummary) -> str:
-    """The page as text; figures travel inside it, and every value from outside is escaped."""
-    environment = Environment(loader=PackageLoader("nanopinn", "report"), autoescape=True)
-    return environment.get_template("group.html.j2").render(
-        g=group,
+    """Render the page of a cohort as HTML."""
+    columns = dict.fromkeys(k for s in group.studies for k in s.participant_columns)
+    return render_page(
+        "group.html.j2",
+        group=group,
+        headline=cohort_headline(group),
+        describe_parameter=describe_parameter,
         remedies=REMEDIES,
         without_result=[
             s for s in group.studies if s.status in ("refused", "internal error", "unfinished")
@@ -261,25 +211,21 @@ def render_group(group: CohortSummary) -> str:
         arms_not_passed=[s for s in group.studies if s.arms not in ("", "passed")],
         failed=[s for s in group.studies if s.status == "check failed"],
         has_repeated_subjects=len({s.subject for s in group.studies}) < len(group.studies),
-        arms=_arms(group),
-        participant_columns=list(
-            dict.fromkeys(k for s in group.studies for k in s.participant_columns)
-        ),
+        arms=_arm_rows(group),
+        participant_columns=list(columns),
         forest_plots={
             p.name: as_data_uri(forest_panel(p))
             for p in group.parameters
             if p.estimates or p.failed
         },
-        between_sd_text=lambda p: (
+        format_between_sd=lambda p: (
             f"x{np.exp(p.between_sd):.2f}" if p.scale == "log" else f"{p.between_sd:.3g}"
         ),
     )
 
 
-def _arms(group: CohortSummary) -> list[dict[str, Any]]:
-    """Each outcome of each arm over the studies: how many have it, the middle and the range of
-    their medians.
-    """
+def _arm_rows(group: CohortSummary) -> list[dict[str, Any]]:
+    """Median and range of the study medians, for each outcome of each arm."""
     found: dict[tuple[str, str, str], list[float]] = {}
     for s in group.studies:
         for o in s.outcomes if s.status == "passed" else ():
@@ -297,3 +243,51 @@ def _arms(group: CohortSummary) -> list[dict[str, Any]]:
         }
         for (outcome, unit, arm), v in sorted(found.items(), key=lambda item: item[0][0])
     ]
+
+
+def forest_panel(p: CohortParameter) -> Figure:
+    """Draw a forest plot: prior, the informed studies with 95 % intervals, and the pooled mean."""
+    rows = [
+        *((e.study, e.scalar, "outlier" if e in p.outliers else "counted") for e in p.estimates),
+        *((study, x, "check failed") for study, x in p.failed),
+    ]
+    named, last = len(rows) <= _MAX_LABELLED_STUDIES, len(rows)
+    figure = new_figure(7.2, 1.6 + (0.24 if named else 0.06) * last)
+    axes = figure.add_subplot()
+    low, high = _prior_interval(p)
+    axes.axvspan(low, high, color="0.93", lw=0)
+    axes.plot([low, high], [-1, -1], color="0.6", lw=3)
+    for kind, colour in (
+        ("counted", "tab:red"),
+        ("outlier", "tab:orange"),
+        ("check failed", "0.5"),
+    ):
+        shown = [(i, x) for i, (_, x, k) in enumerate(rows) if k == kind]
+        y, ends = [i for i, _ in shown], [x.interval() for _, x in shown]
+        style = ":" if kind == "check failed" else "-"
+        axes.hlines(y, [e[0] for e in ends], [e[1] for e in ends], color=colour, lw=1.2, ls=style)
+        face = "none" if kind == "check failed" else colour
+        medians = [x.median for _, x in shown]
+        axes.plot(medians, y, "o", ms=4 if named else 2, color=colour, mfc=face)
+    if p.is_averaged:
+        axes.fill([p.low, p.mean, p.high, p.mean], [last, last - 0.3, last, last + 0.3], color="k")
+        axes.axvline(p.mean, color="k", lw=0.6, ls="--")
+    ticks = {
+        -1: "prior",
+        **({i: r[0] for i, r in enumerate(rows)} if named else {}),
+        **({last: "pooled mean"} if p.is_averaged else {}),
+    }
+    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
+    axes.set_ylim(last + 0.7, -1.7)
+    if p.scale == "log":
+        set_log_x_axis(axes, (1.0, 3.0))
+    axes.set_xlabel(p.label if p.unit == "1" else f"{p.label}, {p.unit}", fontsize=9)
+    axes.tick_params(labelsize=8)
+    return figure
+
+
+def _prior_interval(p: CohortParameter) -> tuple[float, float]:
+    """Central 95 % interval of the prior, in the unit of the parameter."""
+    scale = "log" if p.scale == "log" else "linear"
+    prior = (p.prior_median, p.prior_sd)
+    return ScalarEstimate(p.name, p.label, p.unit, scale, *prior, *prior).interval()

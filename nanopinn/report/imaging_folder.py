@@ -1,6 +1,4 @@
-"""The folder of a run of the imaging alone: maps, arterial input, a page, and how it all came
-about.
-"""
+"""Write the result folder of the imaging alone: maps, arterial input function and page."""
 
 from __future__ import annotations
 
@@ -8,177 +6,139 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
 
-from nanopinn.imaging.cest.ph_map import VALIDITY_TEXTS as PH_WORDS
+from nanopinn.imaging.cest.ph_map import VALIDITY_TEXTS
 from nanopinn.imaging.dce.models import MODELS
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.parametric_maps import ImagingMaps, status_counts
 from nanopinn.imaging.voxel_status import STATUS_TEXTS, Status
 from nanopinn.io.output import atomic_output_folder
 from nanopinn.io.volumes import write_bytes, write_json, write_volume
-from nanopinn.report import figures as dce_figures
 from nanopinn.report.figures import as_data_uri
-from nanopinn.report.result_folder import provenance, to_toml
+from nanopinn.report.figures_imaging import imaging_figures
+from nanopinn.report.result_files import (
+    format_columns,
+    render_page,
+    write_config_and_provenance,
+    write_mask,
+)
 
-#: CAPLEX: concentration in arterial plasma.
+#: OSIPI CAPLEX entry: indicator concentration in arterial plasma.
 _AIF_CAPLEX = {"Id": "Q.IC1.001.[a,p]", "Name": "Indicator concentration"}
+_T1_CAPLEX = {"Id": "Q.EL1.001", "Name": "Longitudinal relaxation rate (its inverse is stored)"}
+#: Name of a map, its values and its sidecar.
+_NamedMap = tuple[str, Any, dict[str, Any]]
 
 
 def write_imaging(
     out: str | Path, imaging: ImagingMaps, inputs: ImagingInputs, *, overwrite: bool = False
 ) -> Path:
-    """Write the folder of a run of the imaging alone, all or nothing.
+    """Write the result folder of the imaging, all or nothing.
 
     ``maps/`` holds every map with its ``_std`` and a JSON sidecar (unit, description, OSIPI CAPLEX
-    name and id), ``aif.tsv`` the arterial input as it reaches the tumour, ``imaging.html`` a page
-    to look at.
+    name and id), ``aif.tsv`` the arterial input function at its arrival in the tumour,
+    ``imaging.html`` the page.
+
+    Args:
+        out: The folder.
+        imaging: The result.
+        inputs: Inputs it was computed from.
+        overwrite: Whether an existing result folder may be replaced.
 
     Raises:
-        OutputError: it exists and ``overwrite`` is false, or it cannot be written.
+        OutputError: The folder exists and ``overwrite`` is false, or it cannot be written.
     """
     out = Path(out)
     with atomic_output_folder(out, overwrite=overwrite) as part:
-        write_kinetic_maps(part / "maps", imaging)
-        _write_other_maps(part / "maps", imaging)
-        write_arterial_input(part, imaging)
-        write_json(part / "imaging.json", _numbers(imaging))
+        for name, values, sidecar in (*_kinetic_maps(imaging), *_other_maps(imaging)):
+            path = part / "maps" / f"{name}.nii.gz"
+            write_volume(path, np.asarray(values), imaging.affine, sidecar=sidecar)
+        write_mask(part / "maps", imaging.mask, imaging.affine)
+        _write_arterial_input(part, imaging)
+        write_json(part / "imaging.json", _json_entries(imaging))
         write_bytes(part / "imaging.html", render_imaging(imaging).encode())
-        write_bytes(part / "config.toml", to_toml(inputs.to_config()).encode())
-        write_json(part / "provenance.json", provenance({}, imaging.read, {}))
+        write_config_and_provenance(part, inputs.to_config(), {}, imaging.read)
     return out
 
 
-def write_kinetic_maps(folder: Path, imaging: ImagingMaps) -> None:
-    """Every kinetic parameter with its standard deviation, and what is to be said of each voxel's
-    fit.
-    """
+def _kinetic_maps(imaging: ImagingMaps) -> list[_NamedMap]:
+    """Kinetic parameters with standard deviations, and the quality of the fit of each voxel."""
     k = imaging.kinetics
+    model = {"Name": k.model, "OSIPI": "chosen for each voxel, see model.nii.gz"}
+    if k.model in MODELS:
+        model["OSIPI"] = MODELS[k.model].CAPLEX
+    maps: list[_NamedMap] = []
     for q, values in imaging.quantities():
-        side = {
+        sidecar = {
             "Unit": q.unit,
             "Description": q.description,
             "OSIPI": q.caplex,
-            "Model": _model(imaging),
+            "Model": model,
         }
-        write_volume(folder / f"{q.name}.nii.gz", values, imaging.affine, sidecar=side)
-        side = {**side, "Description": f"standard deviation of {q.name}"}
-        write_volume(folder / f"{q.name}_std.nii.gz", k.std[q.name], imaging.affine, sidecar=side)
+        sd_sidecar = {**sidecar, "Description": f"standard deviation of {q.name}"}
+        maps += [(q.name, values, sidecar), (f"{q.name}_std", k.std[q.name], sd_sidecar)]
     bits = {int(s): STATUS_TEXTS[s] for s in Status if s in STATUS_TEXTS}
-    more: list[tuple[str, Any, dict[str, Any]]] = [
-        (
-            "status",
-            k.status,
-            {"Unit": "1", "Description": "bit field; 0 is a voxel without complaint", "Bits": bits},
-        ),
-        (
-            "r2",
-            k.r2,
-            {"Unit": "1", "Description": "share of the curve's variance that the model explains"},
-        ),
-        (
-            "AICc",
-            k.aicc,
-            {"Unit": "1", "Description": "Akaike's criterion, corrected; lower is better"},
-        ),
-    ]
-    if k.model == "auto":
-        names = dict(enumerate(k.candidates))
-        more.append(
-            (
-                "model",
-                k.model_index,
-                {
-                    "Unit": "1",
-                    "Description": "model with the least AICc; -1: none",
-                    "Models": names,
-                },
-            )
-        )
-    for name, values, side in more:
-        write_volume(folder / f"{name}.nii.gz", np.asarray(values), imaging.affine, sidecar=side)
-
-
-def _model(imaging: ImagingMaps) -> dict[str, str]:
-    name = imaging.kinetics.model
-    return {
-        "Name": name,
-        "OSIPI": (
-            MODELS[name].CAPLEX if name in MODELS else "chosen voxel by voxel, see model.nii.gz"
-        ),
+    status = {
+        "Unit": "1",
+        "Description": "bit field of the kinetic fit; 0 means a valid fit",
+        "Bits": bits,
     }
-
-
-def _write_other_maps(folder: Path, imaging: ImagingMaps) -> None:
-    native = {"Id": "Q.EL1.001", "Name": "Longitudinal relaxation rate (its inverse is stored)"}
-    maps: list[tuple[str, Any, dict[str, Any]]] = [
-        (
-            "T1",
-            imaging.t1_s,
-            {"Unit": "s", "Description": "native longitudinal relaxation time", "OSIPI": native},
-        ),
-        (
-            "T1_std",
-            imaging.t1_std_s,
-            {
-                "Unit": "s",
-                "Description": "standard deviation of T1; NaN where the set leaves no residual",
-            },
-        ),
-        (
-            "pH",
-            imaging.ph,
-            {"Unit": "1", "Description": "extracellular pH, NaN where not measured"},
-        ),
-        ("pH_std", imaging.ph_std, {"Unit": "1", "Description": "standard deviation of pH"}),
-    ]
-    for name, values, side in maps:
-        if np.isfinite(values).any():
-            write_volume(folder / f"{name}.nii.gz", values, imaging.affine, sidecar=side)
-    if np.isfinite(imaging.ph).any():
-        side = {
+    r2 = {"Unit": "1", "Description": "fraction of the curve's variance that the model explains"}
+    aicc = {"Unit": "1", "Description": "corrected Akaike information criterion (AICc)"}
+    maps += [("status", k.status, status), ("r2", k.r2, r2), ("AICc", k.aicc, aicc)]
+    if k.model == "auto":
+        sidecar = {
             "Unit": "1",
-            "Description": "bit field; 0 where pH was measured",
-            "Bits": {int(b): w for b, w in PH_WORDS.items()},
+            "Description": "model with the least AICc; -1: none",
+            "Models": dict(enumerate(k.candidates)),
         }
-        write_volume(
-            folder / "pH_validity.nii.gz", imaging.ph_validity, imaging.affine, sidecar=side
-        )
-    write_volume(
-        folder / "mask.nii.gz",
-        imaging.mask.astype(float),
-        imaging.affine,
-        sidecar={"Description": "tumour"},
-    )
+        maps.append(("model", k.model_index, sidecar))
+    return maps
 
 
-def write_arterial_input(folder: Path, imaging: ImagingMaps) -> None:
-    """The plasma curve as a table that ``--aif`` reads back, and the voxels it was measured in."""
-    rows = [
-        f"{t:.6g}\t{c:.6g}" for t, c in zip(imaging.aif.times_s, imaging.aif.plasma_mM, strict=True)
+def _other_maps(imaging: ImagingMaps) -> list[_NamedMap]:
+    """Native T1 and pH with standard deviations, as far as they are known."""
+
+    def describe(unit: str, description: str, **more: Any) -> dict[str, Any]:
+        return {"Unit": unit, "Description": description, **more}
+
+    t1_sd = "standard deviation of T1; NaN where the set leaves no residual"
+    native_t1 = describe("s", "native longitudinal relaxation time", OSIPI=_T1_CAPLEX)
+    maps: list[_NamedMap] = [
+        ("T1", imaging.t1_s, native_t1),
+        ("T1_std", imaging.t1_std_s, describe("s", t1_sd)),
+        ("pH", imaging.ph, describe("1", "extracellular pH, NaN where not measured")),
+        ("pH_std", imaging.ph_std, describe("1", "standard deviation of pH")),
     ]
-    write_bytes(folder / "aif.tsv", ("time_s\tplasma_mM\n" + "\n".join(rows) + "\n").encode())
-    side: dict[str, Any] = {
+    found = [m for m in maps if np.isfinite(m[1]).any()]
+    if np.isfinite(imaging.ph).any():
+        bits = {int(b): text for b, text in VALIDITY_TEXTS.items()}
+        validity = describe("1", "bit field; 0 where pH was measured", Bits=bits)
+        found.append(("pH_validity", imaging.ph_validity, validity))
+    return found
+
+
+def _write_arterial_input(folder: Path, imaging: ImagingMaps) -> None:
+    """Write the plasma curve as a table that can be read as input, and its voxels."""
+    columns = {"time_s": imaging.aif.times_s, "plasma_mM": imaging.aif.plasma_mM}
+    write_bytes(folder / "aif.tsv", format_columns(columns))
+    sidecar: dict[str, Any] = {
         "Columns": {
-            "time_s": "s, on the clock of the frames, as it reaches the tumour",
-            "plasma_mM": "mM in plasma",
+            "time_s": "time on the clock of the frames at the arrival in the tumour, s",
+            "plasma_mM": "concentration in plasma, mM",
         },
         "OSIPI": _AIF_CAPLEX,
         "ArterialDelay": imaging.delay_s,
     }
     if imaging.arterial_voxels is not None:
-        side["Quality"] = imaging.arterial_voxels.quality
-        where = imaging.arterial_voxels.where.astype(float)
-        write_volume(
-            folder / "aif_voxels.nii.gz",
-            where,
-            imaging.affine,
-            sidecar={"Description": "voxels of the arterial input"},
-        )
-    write_json(folder / "aif.json", side)
+        sidecar["Quality"] = imaging.arterial_voxels.quality
+        voxels = imaging.arterial_voxels.where.astype(float)
+        side = {"Description": "voxels of the arterial input"}
+        write_volume(folder / "aif_voxels.nii.gz", voxels, imaging.affine, sidecar=side)
+    write_json(folder / "aif.json", sidecar)
 
 
-def _numbers(imaging: ImagingMaps) -> dict[str, Any]:
+def _json_entries(imaging: ImagingMaps) -> dict[str, Any]:
     content: dict[str, Any] = {
         "summary": imaging.summary(),
         "median_over_tumour": {q.name: imaging.median(m) for q, m in imaging.quantities()},
@@ -195,15 +155,15 @@ def _numbers(imaging: ImagingMaps) -> dict[str, Any]:
 
 
 def render_imaging(imaging: ImagingMaps) -> str:
-    """The page as text; figures travel inside it, and every value from outside is escaped."""
-    environment = Environment(loader=PackageLoader("nanopinn", "report"), autoescape=True)
-    figures = {
-        name: as_data_uri(figure) for name, figure in dce_figures.imaging_figures(imaging).items()
-    }
+    """Render the page of the imaging as HTML."""
     rows = [
         (q, imaging.median(m), imaging.median(imaging.kinetics.std[q.name]))
         for q, m in imaging.quantities()
     ]
-    return environment.get_template("imaging.html.j2").render(
-        imaging=imaging, figures=figures, rows=rows, status=status_counts(imaging)
+    return render_page(
+        "imaging.html.j2",
+        imaging=imaging,
+        figures={name: as_data_uri(figure) for name, figure in imaging_figures(imaging).items()},
+        rows=rows,
+        status=status_counts(imaging),
     )

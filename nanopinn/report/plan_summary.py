@@ -1,9 +1,12 @@
-"""A plan as text and as a table."""
+"""A plan as text, and as a table that can be written to a file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+from nanopinn.report.result_files import write_table
 from nanopinn.results.plan_result import CandidateGain, ExpectedEstimate, Plan
 
 #: Expected information below which an image is not recommended, nats: every sd would shrink by 1 %
@@ -163,3 +166,27 @@ def plan_rows(plan: Plan) -> list[Mapping[str, str | float | bool]]:
         for name, gain, unknowns in every
         for e in unknowns
     ]
+
+
+def write_plan(
+    out: Path, plan: Plan, settings: Mapping[str, Any], *, overwrite: bool = False
+) -> Path:
+    """Write the rows of a plan as TSV; as JSON also the protocol, the settings and the conclusion.
+
+    Args:
+        out: The file.
+        plan: The plan.
+        settings: Settings of the plan.
+        overwrite: Whether an existing file may be replaced.
+
+    Raises:
+        InputError: See :func:`nanopinn.report.result_files.reserve_table_file`.
+        OutputError: See :func:`nanopinn.report.result_files.reserve_table_file`.
+    """
+    metadata = {
+        "protocol": list(plan.protocol),
+        "settings": dict(settings),
+        "in_words": describe_plan(plan),
+        "seconds": plan.seconds,
+    }
+    return write_table(out, plan_rows(plan), metadata, name="expected", overwrite=overwrite)

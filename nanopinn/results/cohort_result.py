@@ -1,4 +1,4 @@
-"""What a cohort returns: how every study ended, and what the images say of its tumours together."""
+"""Results of a cohort: how every study ended, and its parameters over all studies."""
 
 from __future__ import annotations
 
@@ -9,27 +9,23 @@ from typing import Literal
 
 from nanopinn.results.fit_result import CheckItem, ScalarEstimate
 
-#: As a verdict calls them; ``unfinished`` where there is none.
+#: Status in a verdict file; ``unfinished`` if there is none.
 StudyStatus = Literal["passed", "check failed", "refused", "internal error", "unfinished"]
-#: Those that a verdict may hold.
+#: Statuses that a verdict file may hold.
 REPORTED_STATUSES: tuple[StudyStatus, ...] = ("passed", "check failed", "refused", "internal error")
-#: What a user can do about each.
-REMEDIES: Mapping[str, str] = {
-    "refused": "Correct what is named, and run the cohort again: only this study is done anew.",
-    "internal error": (
-        "Read its log; if memory was short, ask for more. Otherwise please report it."
-    ),
-    "unfinished": "Run the cohort again: it goes on from there.",
-    "check failed": (
-        "Read the first lines of its report; --preset accurate refines what most often fails."
-    ),
-}
 
 
 @dataclass(frozen=True)
 class ArmOutcome:
-    """One outcome of one arm in one study: median and central 90 % of the draws; NaN where it does
-    not exist.
+    """One outcome of one treatment arm in one study; NaN if it does not exist.
+
+    Attributes:
+        arm: Name of the arm.
+        outcome: Description of the outcome.
+        unit: Unit of the values.
+        median: Median of the draws.
+        low: Lower end of the central 90 % interval.
+        high: Upper end of the central 90 % interval.
     """
 
     arm: str
@@ -42,19 +38,25 @@ class ArmOutcome:
 
 @dataclass(frozen=True)
 class StudySummary:
-    """How one study ended.
+    """How one study ended, and its result.
 
     Attributes:
-        place: of its folders, below ``work/``. message: why, one line. items: comparisons of its
-            check. scalars: its unknowns.
-        seconds: it took. versions: of nanopinn and torch. about: its columns in the participants
-            table.
-        arms: status of its arms, empty where none were asked for; comparison_message, outcomes: of
-            them.
+        id: Name of the study, ``sub-01_ses-01``.
+        relative_folder: Its folder below ``work/``.
+        status: How its fit ended.
+        message: Why, in one line.
+        items: Comparisons of its finite-volume check.
+        scalars: Its fitted parameters.
+        seconds: Duration of the fit.
+        versions: Versions of nanopinn and torch.
+        participant_columns: Its columns in the table of participants.
+        arms: Status of its comparison of arms; empty if none was asked for.
+        comparison_message: Why the comparison ended so, in one line.
+        outcomes: Outcomes of its arms.
     """
 
     id: str
-    place: Path
+    relative_folder: Path
     status: StudyStatus
     message: str = ""
     items: tuple[CheckItem, ...] = ()
@@ -68,7 +70,7 @@ class StudySummary:
 
     @property
     def subject(self) -> str:
-        """``sub-01``."""
+        """Subject of the study, ``sub-01``."""
         return self.id.split("_")[0]
 
     @property
@@ -78,7 +80,7 @@ class StudySummary:
 
     @property
     def worst_misfit(self) -> tuple[float, str]:
-        """The largest chi2/N of its check, and of what."""
+        """Largest chi2/N of the check, and the data it belongs to."""
         found = [
             (i.value, i.name.removeprefix("misfit of ").removesuffix(", chi2/N"))
             for i in self.items
@@ -88,18 +90,20 @@ class StudySummary:
 
     @property
     def all_passed(self) -> bool:
-        """Whether nothing needs a look."""
+        """Whether the fit and the comparison of arms passed."""
         return self.status == "passed" and self.arms in ("", "passed")
 
 
 @dataclass(frozen=True)
 class StudyEstimate:
-    """One study's value of an unknown, the prior taken out once.
+    """Estimate of a parameter in one study, with the prior divided out.
 
     Attributes:
-        y, s: estimate and standard deviation by the images alone; natural logarithm where the
-            unknown's scale is log.
-        z: distance from the others; NaN where too few are informed.
+        study: Name of the study.
+        scalar: Prior and posterior.
+        y: Estimate from the data alone; its logarithm if the scale is log.
+        s: Standard deviation of ``y``.
+        z: Robust z score among the studies; NaN if too few are informed.
     """
 
     study: str
@@ -111,17 +115,26 @@ class StudyEstimate:
 
 @dataclass(frozen=True)
 class CohortParameter:
-    """One unknown over the studies whose check passed.
+    """One parameter over the studies whose check passed.
 
     Attributes:
-        passed: how many studies. members: those in which the images inform it. failed: estimates of
-            studies whose check failed, and which inform it; shown, not counted.
-        mean, low, high: typical value and its 95 % interval, in the unknown's unit; NaN where not
-            averaged.
-        between_sd: between subjects, what a study's own error explains taken out; of the logarithm
-            where the scale is log.
-        outliers: members whose ``z`` is beyond the threshold. judged: whether there are enough to
-            say.
+        name: Name of the parameter.
+        label: Its description.
+        unit: Unit of medians and intervals.
+        scale: ``log`` or ``linear``.
+        prior_median: Median of the prior.
+        prior_sd: Standard deviation of the prior.
+        passed: Number of studies whose check passed.
+        estimates: Estimates of the studies in which the images inform the parameter.
+        failed: Informed estimates of studies whose check failed; shown, but not counted.
+        median: Median of the study medians.
+        quartiles: First and third quartile of the study medians.
+        mean: Pooled mean of the random-effects model; NaN if it is not computed.
+        low: Lower end of the 95 % interval of the pooled mean.
+        high: Upper end of the 95 % interval of the pooled mean.
+        between_sd: Between-subject standard deviation, of the logarithm if the scale is log.
+        outliers: Estimates whose ``z`` exceeds the threshold.
+        outliers_tested: Whether enough studies are informed to test for outliers.
     """
 
     name: str
@@ -144,32 +157,19 @@ class CohortParameter:
 
     @property
     def is_averaged(self) -> bool:
-        """Whether the images inform it in most of the studies, two or more."""
+        """Whether the images inform the parameter in most studies, and in at least two."""
         return 2 * len(self.estimates) > self.passed and len(self.estimates) > 1
-
-    def describe(self) -> str:
-        """For how many the images speak, and what is done with them."""
-        if not self.passed:
-            return "no study passed its check"
-        said = f"informed by the images in {len(self.estimates)} of {self.passed} studies"
-        return (
-            said
-            if self.is_averaged
-            else (
-                f"{said}: not averaged, the prior speaks"
-                if self.estimates
-                else f"{said}: the prior speaks"
-            )
-        )
 
 
 @dataclass(frozen=True)
 class CohortSummary:
-    """A cohort.
+    """All studies of a cohort, and its parameters over them.
 
     Attributes:
-        threshold: of ``|z|`` beyond which a study is an outlier. fewest: informed studies from
-            which outliers are judged.
+        studies: How every study ended.
+        parameters: The fitted parameters.
+        threshold: Absolute z score beyond which a study is an outlier.
+        min_informed_studies: Number of informed studies from which outliers are tested.
     """
 
     studies: tuple[StudySummary, ...]
@@ -177,35 +177,7 @@ class CohortSummary:
     threshold: float
     min_informed_studies: int
 
-    def count(self, status: str) -> int:
-        """Studies that ended so."""
-        return sum(s.status == status for s in self.studies)
-
     @property
     def all_passed(self) -> bool:
         """Whether every study passed."""
         return all(s.all_passed for s in self.studies)
-
-    @property
-    def headline(self) -> str:
-        """One line: what passed, and what did not."""
-        said = [f"{self.count('passed')} of {len(self.studies)} studies passed"]
-        said += [f"{n} {status}" for status in REMEDIES if (n := self.count(status))]
-        arms = sum(s.arms not in ("", "passed") for s in self.studies)
-        return "; ".join([*said, *([f"arms of {arms} did not pass"] if arms else [])])
-
-    def summary(self) -> str:
-        """The headline, what needs a look, and what the images inform."""
-        lines = [self.headline]
-        lines += [f"{s.id}: {s.status}: {s.message}" for s in self.studies if s.status != "passed"]
-        lines += [
-            f"{s.id}: arms {s.arms}: {s.comparison_message}"
-            for s in self.studies
-            if s.arms not in ("", "passed")
-        ]
-        lines += [
-            f"{m.study}: outlier in {p.label} (z {m.z:+.1f})"
-            for p in self.parameters
-            for m in p.outliers
-        ]
-        return "\n".join([*lines, *(f"{p.label}: {p.describe()}" for p in self.parameters)])

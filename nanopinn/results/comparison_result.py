@@ -1,6 +1,4 @@
-"""What a comparison of treatments returns: arms side by side, what reaches cells far from vessels,
-and how sure that is.
-"""
+"""Results of a comparison of treatment arms: outcomes, penetration curves and their uncertainty."""
 
 from __future__ import annotations
 
@@ -14,9 +12,9 @@ from nanopinn.results.fit_result import MapEstimate
 from nanopinn.results.simulation_result import Simulation
 
 Array = NDArray[np.float64]
-#: Quantiles that are shown beside the median: a central 90 % interval.
+#: Quantiles of the central 90 % interval.
 LOW, HIGH = 0.05, 0.95
-#: Kinds of cells, in words.
+#: Populations of cells and their descriptions.
 CELL_POPULATIONS = {
     "all": "all cells",
     "proliferating": "proliferating cells",
@@ -26,10 +24,14 @@ CELL_POPULATIONS = {
 
 
 def median_and_interval(values: Array) -> Array:
-    """Median and central 90 % interval over draws ``(draw, ...)`` as ``(3, ...)``; row 0, the run
-    at the medians, is no draw.
+    """Compute the median and the central 90 % interval over draws.
 
-    Where there are no draws, the run at the medians stands for all three.
+    Args:
+        values: Values ``(draw, ...)``. Row 0 is the run at the medians of all inputs; it is used
+            only if there are no draws.
+
+    Returns:
+        Median, low and high ``(3, ...)``; NaN where no draw is finite.
     """
     drawn = values[1:] if len(values) > 1 else values
     known = np.isfinite(drawn).any(axis=0)
@@ -40,13 +42,31 @@ def median_and_interval(values: Array) -> Array:
     return out
 
 
+def probability_of_majority(fractions: Array) -> float:
+    """Fraction of the draws in which at least half of the cells are affected.
+
+    Args:
+        fractions: Fraction of affected cells ``(draw,)``; row 0 as in
+            :func:`median_and_interval`.
+
+    Returns:
+        The probability; NaN if no draw is finite.
+    """
+    drawn = fractions[1:] if len(fractions) > 1 else fractions
+    drawn = drawn[np.isfinite(drawn)]
+    return float((drawn >= 0.5).mean()) if drawn.size else float("nan")
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One number by which arms are compared.
 
     Attributes:
-        values: by arm, ``(draw,)``; the first is the run at the medians of everything. NaN where it
-            does not exist.
+        name: Name of the outcome.
+        unit: Unit of the values.
+        description: What it is, in words.
+        values: Values by arm ``(draw,)``; the first is the run at the medians of all inputs. NaN
+            where the outcome does not exist.
     """
 
     name: str
@@ -55,20 +75,24 @@ class Outcome:
     values: Mapping[str, Array]
 
     def interval(self, arm: str) -> tuple[float, float, float]:
-        """Median, and the ends of the central 90 % interval."""
+        """Median and ends of the central 90 % interval of an arm."""
         median, low, high = median_and_interval(self.values[arm])
         return float(median), float(low), float(high)
 
 
 @dataclass(frozen=True)
 class PenetrationCurves:
-    """Means over the tumour against the distance from the vessel's wall; leading axis: median, low,
-    high.
+    """Tumour means against the distance from the vessel wall.
+
+    The leading axis of each curve holds median, low and high.
 
     Attributes:
-        distance_um: ``(x,)``. times_h: ``(t,)``.
-        cells, free: drug in cells (ng/1e5 cells) and in the interstitium (ug/mL), ``(3, t, x)``.
-        peak: largest drug in cells, ng/1e5 cells, ``(3, x)``. survival: by law, ``(3, x)``.
+        distance_um: Distance from the vessel wall ``(x,)``, um.
+        times_h: Imaging times ``(t,)``, h.
+        cells: Intracellular drug ``(3, t, x)``, ng/1e5 cells.
+        free: Free drug in the interstitium ``(3, t, x)``, ug/mL.
+        peak: Peak intracellular concentration ``(3, x)``, ng/1e5 cells.
+        survival: Surviving fraction by kill model ``(3, x)``.
     """
 
     distance_um: Array
@@ -81,14 +105,16 @@ class PenetrationCurves:
 
 @dataclass(frozen=True)
 class ComparedArm:
-    """One arm: at the medians on the voxel grid, over the draws under the voxel.
+    """One treatment arm: on the voxel grid at the medians, and in the sub-voxel model over draws.
 
     Attributes:
-        simulation: pools on the voxel grid. curves: means over the tumour. maps: what happens under
-            each voxel, back on the grid.
-        mass_balance_error: of mass, the worst of all cylinders.
-        cluster_peak_concentration: largest drug in cells against distance in each group of voxels,
-            ng/1e5 cells, ``(3, group, x)``: median, low, high.
+        name: Name of the arm.
+        simulation: Drug pools on the voxel grid, at the medians of all inputs.
+        curves: Penetration curves of the tumour.
+        maps: Results of the sub-voxel (Krogh cylinder) model on the voxel grid.
+        mass_balance_error: Largest relative mass-balance error of all cylinders.
+        cluster_peak_concentration: Peak intracellular concentration against distance in each
+            cluster of voxels ``(3, cluster, x)``, ng/1e5 cells: median, low, high.
     """
 
     name: str
@@ -101,12 +127,13 @@ class ComparedArm:
 
 @dataclass(frozen=True)
 class VoxelCluster:
-    """Voxels that are alike.
+    """A cluster of similar voxels, which the sub-voxel model solves once.
 
     Attributes:
-        voxels: how many. values: their means, by name with unit, at the medians. lethal: by arm,
-            median and 90 % interval of the share of cells beyond the limit that are lethally
-            exposed.
+        voxels: Number of voxels.
+        values: Cluster means at the medians of all inputs, by name with unit.
+        lethal: Fraction of the cells beyond the limit that are lethally exposed, by arm: median
+            and central 90 % interval.
     """
 
     voxels: int
@@ -116,28 +143,33 @@ class VoxelCluster:
 
 @dataclass(frozen=True)
 class HeatingDurationSweep:
-    """How long the tumour is heated, and what that does beyond the limit.
+    """Effect of the heating duration on the cells beyond the limit.
 
     Attributes:
-        minutes: ``(n,)``. lethal: by law, median and 90 % interval of the share of cells there,
-            ``(3, n)``.
-        probability: by law, that at least half of the cells there are lethally exposed, ``(n,)``.
+        arm: Name of the heated arm.
+        duration_min: Heating durations ``(n,)``, min.
+        lethal_fraction: Fraction of these cells that are lethally exposed, by kill
+            model ``(3, n)``: median, low, high.
+        probability: Probability that at least half of these cells are lethally exposed, by
+            kill model ``(n,)``.
     """
 
     arm: str
     duration_min: Array
-    lethal: Mapping[str, Array]
+    lethal_fraction: Mapping[str, Array]
     probability: Mapping[str, Array]
 
 
 @dataclass(frozen=True)
 class OutcomeChange:
-    """What radiation changes in one outcome.
+    """Change of one outcome by radiation.
 
     Attributes:
-        ratio: with radiation over without, median and 90 % interval over the same draws; a
-            difference where the unit is 1.
-        likelier: share of the draws in which it is higher with radiation.
+        description: What the outcome is, in words.
+        unit: Unit of the outcome.
+        ratio: Ratio with to without radiation over the same draws, median and central 90 %
+            interval; a difference if the unit is 1.
+        probability_higher: Fraction of the draws in which the outcome is higher with radiation.
     """
 
     description: str
@@ -148,42 +180,30 @@ class OutcomeChange:
 
 @dataclass(frozen=True)
 class RadiationComparison:
-    """An arm with its radiation beside the same without; pressure ``at_h`` hours from the
-    beginning.
+    """An arm with radiation compared with the same arm without.
+
+    Attributes:
+        arm: Name of the arm.
+        pressure_time_h: Time at which the interstitial pressure is compared, h.
+        rows: Changes of the outcomes.
     """
 
     arm: str
     pressure_time_h: float
     rows: tuple[OutcomeChange, ...]
 
-    def describe(self) -> str:
-        """Whether radiation helps, with how little is known of it."""
-        parts = "; ".join(
-            f"{g.description} {_format_change(g)}, higher in {g.probability_higher:.0%} of the"
-            " draws"
-            for g in self.rows
-        )
-        return (
-            f"What radiation does to {self.arm} (median and 90 % interval, with it against"
-            f" without): {parts}. Its effects on vessels and pressure are priors, inconsistent in"
-            " the literature even in their direction, unless a second scan was given."
-        )
-
-
-def _format_change(g: OutcomeChange) -> str:
-    median, low, high = g.ratio
-    if g.unit == "1":
-        return f"{median:+.0%} ({low:+.0%} to {high:+.0%}) of the cells"
-    return f"x{median:.2f} ({low:.2f} to {high:.2f})"
-
 
 @dataclass(frozen=True)
 class InputSensitivity:
-    """How much an outcome follows an input.
+    """Sensitivity of an outcome to one input.
 
     Attributes:
-        morris: mean absolute elementary effect, in units of the outcome per range of the input.
-            total: Sobol's total index, if worked out.
+        symbol: Symbol of the input.
+        description: What the input is, in words.
+        morris: Mean absolute elementary effect (Morris), in units of the outcome per range of the
+            input.
+        total: Total Sobol index; None if it was not computed.
+        total_error: Standard error of the Sobol index.
     """
 
     symbol: str
@@ -195,16 +215,27 @@ class InputSensitivity:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Treatments of one tumour side by side.
+    """Treatment arms of one tumour compared.
 
     Attributes:
-        answer: in plain language, one sentence each; the first is the question's.
-        outcomes: rows of the table. groups: of voxels. heating, influences: where they were asked
-            for.
-        radiation: what it changes, where it is given.
-        limit_um: from the vessel, the question's. lethal: surviving fraction at or below which an
-            exposure is lethal. draws: how many.
-        labels: group of every voxel ``(x, y, z)``, -1 outside.
+        conclusions: Conclusions, one sentence each. The first answers whether drug reaches cells
+            beyond the limit.
+        arms: Results of each arm.
+        outcomes: Rows of the table of outcomes.
+        groups: Clusters of similar voxels.
+        heating: Effect of the heating duration; None if it was not compared.
+        sensitivities: Sensitivities of one outcome to the inputs, largest first.
+        sensitivity_outcome: Which outcome they are of, as a sentence.
+        limit_um: Distance from the vessel wall beyond which cells count as far away, um.
+        lethal_survival: Surviving fraction at or below which an exposure counts as lethal.
+        draws: Number of draws.
+        assumptions: Assumptions, one sentence each.
+        affine: Affine of the image ``(4, 4)``.
+        mask: Tumour ``(x, y, z)``.
+        labels: Index of the cluster of each voxel ``(x, y, z)``, -1 outside the tumour.
+        seconds: Duration of each part.
+        input_hashes: SHA-256 of each input file, by name.
+        radiation: Effect of radiation; None if no arm has any.
     """
 
     conclusions: tuple[str, ...]
@@ -215,7 +246,7 @@ class Comparison:
     sensitivities: tuple[InputSensitivity, ...]
     sensitivity_outcome: str
     limit_um: float
-    lethal: float
+    lethal_survival: float
     draws: int
     assumptions: tuple[str, ...]
     affine: Array
@@ -228,36 +259,17 @@ class Comparison:
     def __getitem__(self, name: str) -> Outcome:
         return next(o for o in self.outcomes if o.name == name)
 
-    def probability(self, arm: str, law: str) -> float:
-        """That at least half of the cells beyond the limit are lethally exposed, over the draws;
-        NaN where there are no such cells.
-        """
-        return probability_of_majority(self[f"lethal beyond, {law}"].values[arm])
-
-    def summary(self) -> str:
-        """The answer, and a line per outcome: median and 90 % interval of every arm."""
-        heads = "".join(f"{name:>30s}" for name in self.arms)
-        lines = [*self.conclusions, "", f"{'median (90 %)':52s}{heads}"]
-        for o in self.outcomes:
-            cells = "".join(f"{_cell(o.interval(a)):>30s}" for a in self.arms)
-            lines.append(
-                f"{o.description[:40] + (f', {o.unit}' if o.unit != '1' else ''):52s}{cells}"
-            )
-        return "\n".join(lines)
-
     def __repr__(self) -> str:
         return f"Comparison({', '.join(self.arms)}; {self.draws} draws)"
 
+    def probability(self, arm: str, model: str) -> float:
+        """Probability that at least half of the cells beyond the limit are lethally exposed.
 
-def probability_of_majority(shares: Array) -> float:
-    """Share of the draws in which at least half is reached; NaN where nothing is known."""
-    drawn = shares[1:] if len(shares) > 1 else shares
-    drawn = drawn[np.isfinite(drawn)]
-    return float((drawn >= 0.5).mean()) if drawn.size else float("nan")
+        Args:
+            arm: Name of the arm.
+            model: Key of the kill model.
 
-
-def _cell(interval: tuple[float, float, float]) -> str:
-    median, low, high = interval
-    if not np.isfinite(median):
-        return "-"
-    return f"{median:.3g} ({low:.3g} .. {high:.3g})" if low < high else f"{median:.3g}"
+        Returns:
+            Fraction of the draws; NaN if there are no such cells.
+        """
+        return probability_of_majority(self[f"lethal beyond, {model}"].values[arm])

@@ -1,4 +1,4 @@
-"""What a forward run returns: frozen, readable, with the balance of mass."""
+"""Result of a forward simulation of one treatment, with its mass balance."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class MassBalance:
-    """Where the drug went, mg, pool by pool: ``entered = lost + outflow + stored`` for all pools
-    together.
+    """Mass balance of the drug by pool, mg: ``entered = lost + outflow + stored`` for their sum.
 
-    What passes from one pool to another shows in neither row. Microvessels are flushed with plasma:
-    most of what enters them leaves again, and is counted both ways.
+    Exchange between pools is not listed. Plasma perfuses the microvessels, so most of the drug that
+    enters them returns to plasma, and is counted in both columns.
 
     Attributes:
-        names: the pools. entered: by plasma. lost: through walls, lymph and decay, or back to
-            plasma.
-        outflow: over the boundary of the box. stored: in the end.
-        error: imbalance over the largest of the totals.
+        names: Names of the pools.
+        entered: Mass that entered from plasma ``(pool,)``.
+        lost: Mass lost through vessel walls, lymph and decay, or back to plasma ``(pool,)``.
+        outflow: Mass that left over the boundary of the domain ``(pool,)``.
+        stored: Mass at the end ``(pool,)``.
+        error: Mass-balance error relative to the largest total.
     """
 
     names: tuple[str, ...]
@@ -35,25 +36,15 @@ class MassBalance:
     stored: Array
     error: float
 
-    def rows(self) -> list[tuple[str, float, float, float, float]]:
-        """A row per pool and one for all, mg."""
-        columns = np.stack([self.entered, self.lost, self.outflow, self.stored], axis=1)
-        every = [*columns, columns.sum(axis=0)]
-        return [
-            (n, float(a), float(b), float(c), float(d))
-            for n, (a, b, c, d) in zip((*self.names, "all"), every, strict=True)
-        ]
-
-    def __str__(self) -> str:
-        lines = [f"{'mg':20s}{'entered':>13s}{'lost':>13s}{'outflow':>13s}{'stored':>13s}"]
-        lines += [f"{name:20s}" + "".join(f"{v:13.4e}" for v in row) for name, *row in self.rows()]
-        return "\n".join([*lines, f"imbalance {self.error:.1e}"])
-
 
 @dataclass(frozen=True)
 class TimeCourses:
-    """Means over the tumour per tissue volume and concentrations in plasma, ug/mL, at every time
-    step (s).
+    """Concentrations at every time step.
+
+    Attributes:
+        times_s: Times ``(t,)``, s.
+        tumour: Tumour mean of each pool per tissue volume ``(t,)``, ug/mL.
+        plasma: Concentration of each kind of drug in plasma ``(t,)``, ug/mL.
     """
 
     times_s: Array
@@ -63,13 +54,14 @@ class TimeCourses:
 
 @dataclass(frozen=True)
 class PlasmaExposure:
-    """What the body is exposed to by one kind of drug in plasma.
+    """Systemic exposure to one kind of drug in plasma, by closed form.
 
     Attributes:
-        name: encapsulated, free (unbound and albumin-bound together), or unbound.
-        area: under the curve to the end of the run, auc_to_infinity: of all times; ug h/mL, by
-            closed form.
-        highest: concentration, ug/mL, and when it is reached, s; a bolus counts as mixed at once.
+        name: ``encapsulated``, ``free`` (unbound and albumin-bound) or ``unbound``.
+        auc: AUC to the end of the simulation, ug h/mL.
+        auc_to_infinity: AUC to infinity, ug h/mL.
+        c_max: Peak concentration, ug/mL; a bolus counts as mixed at once.
+        t_max_s: Time of the peak, s.
     """
 
     name: str
@@ -84,15 +76,22 @@ class Simulation:
     """One treatment of one tumour.
 
     Attributes:
-        given: the treatment in words. fields: pools per tissue volume ``(t, x, y, z)`` at the
-            imaging times, and what changes with them.
-        maps: pressure and velocity at the start, pressure after heat and radiation. courses,
-            balance: over the whole run.
-        areas, peaks: of every pool, per tissue volume over the whole run: area under its curve (ug
-            h/mL) and largest value (ug/mL).
-        exposure: of the body, one entry per kind of drug in plasma.
-        effort: steps and iterations in words. assumptions: one sentence each.
-        affine, mask: of the image. seconds: of each part. read: files by name with their SHA-256.
+        treatment: Doses, heating and radiation, one description each.
+        fields: Drug pools per tissue volume ``(t, x, y, z)`` at the imaging times, and fields that
+            change with them.
+        maps: Interstitial pressure and velocity at the start, and pressure after heat and
+            radiation.
+        courses: Time courses over the whole simulation.
+        balance: Mass balance over the whole simulation.
+        auc_maps: AUC of each pool per tissue volume over the whole simulation, ug h/mL.
+        peak_maps: Peak concentration of each pool per tissue volume, ug/mL.
+        exposure: Systemic exposure to each kind of drug.
+        solver_statistics: Time steps and iterations, in words.
+        assumptions: Assumptions, one sentence each.
+        affine: Affine of the image ``(4, 4)``.
+        mask: Tumour ``(x, y, z)``.
+        seconds: Duration of each part.
+        input_hashes: SHA-256 of each input file, by name.
     """
 
     treatment: tuple[str, ...]
@@ -110,50 +109,9 @@ class Simulation:
     seconds: Mapping[str, float] = field(default_factory=dict)
     input_hashes: Mapping[str, str] = field(default_factory=dict)
 
-    def means(self, name: str) -> Array:
-        """Mean of a field over the tumour at the imaging times, in the field's unit."""
-        return np.asarray(np.nanmean(self.fields[name].values[:, self.mask], axis=1))
-
-    def mean_peaks_and_aucs(self) -> list[tuple[str, float, float]]:
-        """Of every pool the tumour's mean of its largest value (ug/mL) and of the area under its
-        curve (ug h/mL).
-        """
-        return [
-            (
-                n,
-                float(np.nanmean(self.peak_maps[n].values[self.mask])),
-                float(np.nanmean(self.auc_maps[n].values[self.mask])),
-            )
-            for n in self.peak_maps
-        ]
-
-    def summary(self) -> str:
-        """What was given, the tumour's mean of every field at the imaging times, and the balance of
-        mass.
-        """
-        times = next(iter(self.fields.values())).times_s
-        lines = [
-            *self.treatment,
-            "",
-            "Tumour mean" + "".join(f"{f'{t / 3600:g} h':>12s}" for t in times),
-        ]
-        for name, f in self.fields.items():
-            lines.append(
-                f"{name:20s}" + "".join(f"{v:12.4g}" for v in self.means(name)) + f"  {f.unit}"
-            )
-        lines += ["", f"{'Tumour mean of':20s}{'peak, ug/mL':>14s}{'area, ug h/mL':>16s}"]
-        lines += [
-            f"{name:20s}{peak:14.4g}{area:16.4g}" for name, peak, area in self.mean_peaks_and_aucs()
-        ]
-        lines += [
-            "",
-            f"{'Plasma':20s}{'C_max, ug/mL':>14s}{'at, h':>10s}{'area, ug h/mL':>16s}{'ever':>12s}",
-        ]
-        lines += [
-            f"{e.name:20s}{e.c_max:14.4g}{e.t_max_s / 3600:10.3g}{e.auc:16.4g}{e.auc_to_infinity:12.4g}"
-            for e in self.exposure
-        ]
-        return "\n".join([*lines, "", str(self.balance), self.solver_statistics])
-
     def __repr__(self) -> str:
         return f"Simulation({'; '.join(self.treatment)}; {', '.join(self.fields)})"
+
+    def means(self, name: str) -> Array:
+        """Tumour mean of a field at the imaging times ``(t,)``, in the unit of the field."""
+        return np.asarray(np.nanmean(self.fields[name].values[:, self.mask], axis=1))

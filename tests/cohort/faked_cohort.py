@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nanopinn.cohort.bids import parse_study_id
-from nanopinn.report.result_folder import _row
+from nanopinn.report.result_folder import parameter_row
 from nanopinn.results.fit_result import CheckItem, CheckResult, ScalarEstimate
 
 PRIOR_SD = 1.0
@@ -23,7 +23,7 @@ def scalar(
 
 
 def put_verdict(dataset: Path, id: str, status: str, message: str = "", run: str = "fit") -> Path:
-    work = dataset / "work" / parse_study_id(id).place
+    work = dataset / "work" / parse_study_id(id).relative_folder
     work.mkdir(parents=True, exist_ok=True)
     code = {"passed": 0, "check failed": 5, "refused": 3, "internal error": 1}[status]
     verdict = {
@@ -50,7 +50,7 @@ def put_fit(dataset: Path, id: str, scalars: Sequence[ScalarEstimate], passed: b
     )
     fit = work / "fit"
     fit.mkdir()
-    rows = [_row(s) for s in scalars]
+    rows = [parameter_row(s) for s in scalars]
     (fit / "parameters.json").write_text(json.dumps({"parameters": rows, "assumptions": []}))
     told = {
         "passed": passed,

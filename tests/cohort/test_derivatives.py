@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from nanopinn.cli.app import app
-from nanopinn.cli.options import expand_multivalue_options
+from nanopinn.cli.options import expand_multivalue_options, format_input_options
 from nanopinn.cohort.bids_derivatives import write_derivatives
 from nanopinn.cohort.group import run_group
 from nanopinn.cohort.study_table import find_studies
@@ -290,7 +290,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_phantoms_are_a_dataset_whose_truth_no_fit_reads(phantoms: Path) -> None:
     (study,) = find_studies(phantoms)
     assert study.problem == ""
-    assert not any("sourcedata" in w for w in study.options)
+    assert not any("sourcedata" in w for _, w in study.inputs)
     assert (phantoms / "sourcedata" / "sub-01" / "truth" / "parameters.json").is_file()
     patterns, known = (phantoms / ".bidsignore").read_text().split(), rules()
     own = {n for n in names(phantoms) if not n.startswith(("sourcedata", "derivatives"))}
@@ -303,12 +303,9 @@ def test_a_phantom_goes_from_its_dataset_through_a_fit_to_the_group_page(
     phantoms: Path, tmp_path: Path
 ) -> None:
     (study,) = find_studies(phantoms)
-    work, out = tmp_path / "work" / study.place, tmp_path
+    work, out = tmp_path / "work" / study.relative_folder, tmp_path
     inputs = [
-        w
-        for pair in zip(study.options[::2], study.options[1::2], strict=True)
-        if pair[0] != "--drug"
-        for w in pair
+        w for pair in study.inputs if pair[0] != "drug" for w in format_input_options([pair])
     ]  # in a third of the time
     run(
         "fit",

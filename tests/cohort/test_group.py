@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from nanopinn.cohort.bids_derivatives import write_studies
+from nanopinn.cohort.cohort_study import CohortStudy
 from nanopinn.cohort.group import random_effects, remove_prior, robust_z, run_group
-from nanopinn.cohort.study_table import CohortStudy
 from nanopinn.errors import InputError
 from nanopinn.report.group_page import write_group
 
@@ -141,8 +141,8 @@ def test_every_study_has_its_row_with_how_it_ended(tmp_path: Path) -> None:
         "contrast agent",
     )
     assert "truncated" in table[6]["message"]
-    assert "without a verdict" in table[7]["message"]
-    assert table[8]["message"] == "not begun"
+    assert "without a verdict file" in table[7]["message"]
+    assert table[8]["message"] == "not started"
     assert [r["group"] for r in table[:2]] == ["a", "a"]
     assert (table[0]["seconds"], table[0]["torch"], table[6]["torch"]) == ("61.5", "2.13.0", "n/a")
 

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanopinn.cohort.bids import parse_study_id
-from nanopinn.cohort.study_table import CohortStudy, find_studies
+from nanopinn.cohort.cohort_study import CohortStudy
+from nanopinn.cohort.study_table import find_studies
 from nanopinn.errors import InputError
 
 #: A whole study: what a fit takes, as data folder and rest of the name.
@@ -47,22 +48,25 @@ def only(dataset: Path, **more: object) -> CohortStudy:
     return study
 
 
-def option(study: CohortStudy, name: str) -> list[str]:
-    pairs = list(zip(study.options[::2], study.options[1::2], strict=True))
-    return [Path(v).name for o, v in pairs if o == name]
+def files_for(study: CohortStudy, name: str) -> list[str]:
+    return [Path(value).name for option, value in study.inputs if option == name]
 
 
 def test_a_session_gives_a_fit_every_file_that_it_needs(tmp_path: Path) -> None:
     study = only(put(tmp_path, [*WHOLE, "anat/T1w.nii.gz", "fmap/TB1map.nii.gz"], "01", "02"))
-    assert (study.id, study.place, study.problem) == ("sub-01_ses-02", Path("sub-01/ses-02"), "")
-    assert option(study, "--dce") == ["sub-01_ses-02_dce.nii.gz"]
-    assert option(study, "--vfa") == [
+    assert (study.id, study.relative_folder, study.problem) == (
+        "sub-01_ses-02",
+        Path("sub-01/ses-02"),
+        "",
+    )
+    assert files_for(study, "dce") == ["sub-01_ses-02_dce.nii.gz"]
+    assert files_for(study, "vfa") == [
         "sub-01_ses-02_flip-1_VFA.nii.gz",
         "sub-01_ses-02_flip-2_VFA.nii.gz",
     ]
-    assert option(study, "--cest") == ["sub-01_ses-02_pHmap.nii.gz"]
-    assert len(option(study, "--drug")) == 2
-    assert option(study, "--b1") == ["sub-01_ses-02_TB1map.nii.gz"]
+    assert files_for(study, "cest") == ["sub-01_ses-02_pHmap.nii.gz"]
+    assert len(files_for(study, "drug")) == 2
+    assert files_for(study, "b1") == ["sub-01_ses-02_TB1map.nii.gz"]
     assert "sub-01_ses-02_dce.json" in {f.name for f in study.files}
     assert all(f.is_absolute() for f in study.files)
     assert not any("T1w" in f.name for f in study.files)
@@ -85,8 +89,8 @@ def test_masks_are_found_in_derivatives_but_never_among_own_results(tmp_path: Pa
     (own / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "nanopinn"}]}')
     study = only(tmp_path)
     assert study.problem == ""
-    assert option(study, "--mask") == ["sub-01_label-tumour_mask.nii.gz"]
-    assert study.options[study.options.index("--aif") + 1].startswith("mask:/")
+    assert files_for(study, "mask") == ["sub-01_label-tumour_mask.nii.gz"]
+    assert dict(study.inputs)["aif"].startswith("mask:/")
     with pytest.raises(InputError, match="results of nanopinn"):
         find_studies(own)
 
@@ -98,10 +102,10 @@ def test_masks_are_found_in_derivatives_but_never_among_own_results(tmp_path: Pa
         ("cest/pHmap.nii.gz", [], "no pH map"),
         ("VFA", [], "no native T1"),
         ("", ["anat/T1map.nii.gz"], "native T1 is given 2 times"),
-        ("", ["cest/cest.nii.gz"], "2 files for --cest"),
-        ("", ["perf/acq-late_dce.nii.gz", "perf/acq-late_dce.json"], "2 files for --dce"),
-        ("", ["anat/acq-b_flip-2_VFA.nii.gz"], "2 files for --vfa"),
-        ("", ["perf/dce.nii"], "2 files for --dce"),
+        ("", ["cest/cest.nii.gz"], "2 files for `cest`"),
+        ("", ["perf/acq-late_dce.nii.gz", "perf/acq-late_dce.json"], "2 files for `dce`"),
+        ("", ["anat/acq-b_flip-2_VFA.nii.gz"], "2 files for `vfa`"),
+        ("", ["perf/dce.nii"], "2 files for `dce`"),
     ],
 )
 def test_what_is_missing_or_there_twice_is_said_and_stops_nobody_else(
@@ -116,11 +120,11 @@ def test_what_is_missing_or_there_twice_is_said_and_stops_nobody_else(
 
 def test_options_given_to_all_fill_what_studies_lack(tmp_path: Path) -> None:
     put(tmp_path, ["perf/dce.nii.gz", "perf/dce.json"])
-    assert only(tmp_path, given=["--t1", "1.4", "--assume-ph", "7.0"]).problem == ""
+    assert only(tmp_path, shared_inputs=["t1", "assume_ph"]).problem == ""
     put(tmp_path, ["anat/flip-1_VFA.nii.gz"])
     assert (
-        "native T1 is given 2 times (--t1, --vfa)"
-        in only(tmp_path, given=["--t1", "1.4", "--assume-ph", "7.0"]).problem
+        "native T1 is given 2 times (`t1`, `vfa`)"
+        in only(tmp_path, shared_inputs=["t1", "assume_ph"]).problem
     )
 
 
@@ -130,13 +134,13 @@ def test_repeats_are_studies_of_their_own_only_if_every_file_says_to_which_it_be
     put(tmp_path, [n.replace("/", f"/run-{r}_") for r in (1, 2) for n in WHOLE])
     # BIDS puts run before flip; the grammar does not mind
     found = find_studies(tmp_path)
-    assert [(s.id, str(s.place), s.problem) for s in found] == [
+    assert [(s.id, str(s.relative_folder), s.problem) for s in found] == [
         ("sub-01_run-1", "sub-01/run-1", ""),
         ("sub-01_run-2", "sub-01/run-2", ""),
     ]
-    assert all("run-2" not in w for w in found[0].options)
+    assert all("run-2" not in w for _, w in found[0].inputs)
     put(tmp_path, ["fmap/TB1map.nii.gz"])
-    assert "say not of which (run)" in only(tmp_path).problem
+    assert "do not say to which run they belong" in only(tmp_path).problem
 
 
 def test_a_file_of_another_subject_in_a_folder_is_never_used(tmp_path: Path) -> None:
@@ -144,7 +148,7 @@ def test_a_file_of_another_subject_in_a_folder_is_never_used(tmp_path: Path) -> 
     (tmp_path / "sub-01" / "perf" / "sub-02_acq-x_drug.nii.gz").touch()
     study = only(tmp_path)
     assert "sub-02_acq-x_drug.nii.gz in the folder of sub-01" in study.problem
-    assert not any("sub-02" in w for w in study.options)
+    assert not any("sub-02" in w for _, w in study.inputs)
 
 
 def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
@@ -152,7 +156,7 @@ def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
     series = tmp_path / "sub-01" / "perf" / "sub-01_dce.nii.gz"
     series.unlink()
     series.symlink_to(series)
-    assert "sub-01_dce.nii.gz cannot be read (a link to nothing?)" in only(tmp_path).problem
+    assert "sub-01_dce.nii.gz cannot be read (a broken link?)" in only(tmp_path).problem
 
 
 @pytest.mark.parametrize(
@@ -202,7 +206,7 @@ def test_subjects_can_be_chosen(tmp_path: Path) -> None:
 
 def test_names_that_differ_by_capitals_alone_are_refused(tmp_path: Path) -> None:
     put(put(tmp_path, WHOLE, "a"), WHOLE, "A")
-    with pytest.raises(InputError, match="two studies have one name"):
+    with pytest.raises(InputError, match="two studies have the same name"):
         find_studies(tmp_path)
 
 
@@ -223,9 +227,19 @@ def test_a_table_names_files_beside_it_and_carries_other_columns(tmp_path: Path)
     a, b, c, ph = (
         str(tmp_path / f) for f in ("a.nii.gz", "fa 1.nii.gz", "fa2.nii.gz", "ph.nii.gz")
     )
-    assert first.options == ("--dce", a, "--vfa", b, "--vfa", c, "--cest", ph, "--aif", "parker")
-    assert (first.id, first.problem, first.about) == ("sub-01_ses-1", "", (("group", "control"),))
-    assert (second.id, second.options[-2:]) == ("sub-02", ("--assume-ph", "7.0"))
+    assert first.inputs == (
+        ("dce", a),
+        ("vfa", b),
+        ("vfa", c),
+        ("cest", ph),
+        ("aif", "parker"),
+    )
+    assert (first.id, first.problem, first.participant_columns) == (
+        "sub-01_ses-1",
+        "",
+        (("group", "control"),),
+    )
+    assert (second.id, second.inputs[-1]) == ("sub-02", ("assume_ph", "7.0"))
     assert second.problem == "no such file: b.nii.gz"
 
 
@@ -238,7 +252,7 @@ def test_commas_and_semicolons_work_in_a_csv(tmp_path: Path) -> None:
             name="s.csv",
         )
     )
-    assert len(option(study, "--vfa")) == 2
+    assert len(files_for(study, "vfa")) == 2
 
 
 @pytest.mark.parametrize(
@@ -276,10 +290,14 @@ def test_an_unsafe_id_in_a_table_is_refused(tmp_path: Path, id: str) -> None:
         ("participant_id,dce,t1", "1,a\x00.nii.gz,1.4", "line break or control"),
         ("participant_id,dce,register", "1,a.nii.gz,--overwrite", "begin with a dash"),
         ("participant_id,dce,masks", "1,a.nii.gz,m.nii.gz", "column of images is not known"),
-        ("participant_id,dce,dce", "1,a.nii.gz,a.nii.gz", "heads are wrong"),
+        ("participant_id,dce,dce", "1,a.nii.gz,a.nii.gz", "header of the table cannot be used"),
         ("participant_id,dce,t1", "1,a.nii.gz", "another length"),
         ("participant_id,scan", "1,a.txt", "no study is found"),
-        ("participant_id,dce,t1", "1,a.nii.gz,1\nsub-1,a.nii.gz,1", "two studies have one name"),
+        (
+            "participant_id,dce,t1",
+            "1,a.nii.gz,1\nsub-1,a.nii.gz,1",
+            "two studies have the same name",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_trusted_is_refused(
@@ -302,8 +320,10 @@ def test_no_id_leads_out_of_the_folder_of_results(tmp_path: Path, text: str) -> 
     except InputError:
         return
     for study in found:
-        assert re.fullmatch(r"sub-[0-9A-Za-z]{1,64}(/ses-[0-9A-Za-z]{1,64})?", str(study.place))
-        assert not any("\n" in word or "\x00" in word for word in study.options)
+        assert re.fullmatch(
+            r"sub-[0-9A-Za-z]{1,64}(/ses-[0-9A-Za-z]{1,64})?", str(study.relative_folder)
+        )
+        assert not any("\n" in word or "\x00" in word for _, word in study.inputs)
 
 
 @settings(
@@ -331,13 +351,13 @@ def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_participants_columns_reach_every_session(tmp_path: Path) -> None:
     put(put(tmp_path, WHOLE, "01", "1"), WHOLE, "02", "1")
     (tmp_path / "participants.tsv").write_text("participant_id\tgroup\nsub-01\tcontrol\n")
-    assert [s.about for s in find_studies(tmp_path)] == [(("group", "control"),), ()]
+    assert [s.participant_columns for s in find_studies(tmp_path)] == [(("group", "control"),), ()]
 
 
 @pytest.mark.parametrize("id", ["sub-01_ses-1", "sub-01", "sub-a_run-2", "sub-a_ses-b_run-03"])
 def test_an_id_and_its_parts_are_one(id: str) -> None:
     assert parse_study_id(id).id == id
-    assert parse_study_id(id).place == Path(*id.split("_"))
+    assert parse_study_id(id).relative_folder == Path(*id.split("_"))
 
 
 @pytest.mark.parametrize(

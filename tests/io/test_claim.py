@@ -15,7 +15,7 @@ from nanopinn.errors import OutputError
 from nanopinn.io import output as lock
 from nanopinn.io.output import atomic_output_folder, reserve_output_file, reserve_output_folder
 from nanopinn.io.volumes import write_bytes
-from nanopinn.report.result_folder import reserve_table_file
+from nanopinn.report.result_files import reserve_table_file
 
 #: Claims a folder and waits to be killed.
 HOLDS = """

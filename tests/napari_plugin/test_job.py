@@ -52,7 +52,7 @@ def test_what_libraries_print_does_not_reach_the_answers_and_a_parent_that_is_go
     None
 ):
     code = (
-        "import nanopinn.napari_plugin.job as j; j.KINDS['maps'] = lambda r, p: print('noise') or"
+        "import nanopinn.napari_plugin.job as j; j.REQUEST_HANDLERS['maps'] = lambda r, p: print('noise') or"
         " {'ok': True}; j.main()"
     )
     run = partial(

@@ -38,7 +38,7 @@ from pathlib import Path
 import nanopinn.cohort.snakemake as pipeline
 from nanopinn.cli import main
 stand_in = Path(sys.argv.pop(1))
-pipeline.commands = lambda: stand_in
+pipeline.executables_folder = lambda: stand_in
 main()
 """
 

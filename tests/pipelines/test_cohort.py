@@ -17,9 +17,9 @@ import typer
 
 from nanopinn.cli.cohort_commands import _print_results
 from nanopinn.cli.phantom_commands import phantoms
+from nanopinn.cohort.cohort_study import CohortStudy
 from nanopinn.cohort.snakemake import Job, Workflow, describe_jobs, parse_dry_run, profile_folder
 from nanopinn.cohort.study_status import RunStatus, exit_code, read_run_statuses
-from nanopinn.cohort.study_table import CohortStudy
 from nanopinn.errors import InputError, PartialCohortError
 from nanopinn.phantoms.synthetic_study import make_phantom_dataset
 from nanopinn.settings import PhantomSettings
@@ -190,7 +190,7 @@ def test_the_verdicts_decide_the_exit_code(tmp_path: Path) -> None:
 
     def judged(*status: str) -> int:
         for study, s in zip(studies, status, strict=True):
-            place = tmp_path / "work" / study.place
+            place = tmp_path / "work" / study.relative_folder
             place.mkdir(parents=True, exist_ok=True)
             (place / "fit.json").write_text(json.dumps({"status": s}) if s else "{")
         return exit_code(read_run_statuses(tmp_path, studies, arms=False))
@@ -236,7 +236,7 @@ def test_a_plan_is_read_from_a_dry_run() -> None:
 rule fit:
     input: /a/b
     reason: Missing output files: work/sub-1/fit.json
-    wildcards: place=sub-1/ses-2
+    wildcards: relative_folder=sub-1/ses-2
 [Sat Nov 21 2026]
 localrule group:
     reason: Input files updated by another job: x
@@ -245,7 +245,7 @@ localrule all:
 """
     assert parse_dry_run(said) == (
         Job("fit", "sub-1/ses-2", "not done yet"),
-        Job("group", "", "what it reads is made anew"),
+        Job("group", "", "its inputs are computed again"),
     )
     assert describe_jobs(parse_dry_run(said), "sub-1/ses-2") == "fit (not done yet)"
     assert describe_jobs((), "sub-1/ses-2") == "nothing to do"

@@ -20,11 +20,12 @@ from nanopinn.inference.uncertainty.profile import profile_likelihood
 from nanopinn.io.output import reserve_output_folder
 from nanopinn.io.tables import hash_files
 from nanopinn.report.fit_summary import format_summary
+from nanopinn.report.result_files import to_toml
 from nanopinn.report.result_folder import (
     copy_result,
     read_result,
     render_report,
-    to_toml,
+
     write_result,
 )
 from nanopinn.results.fit_result import (

@@ -26,7 +26,8 @@ from nanopinn.imaging.drug_image import load_drug_image
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.io.safe_open import MAX_TEXT_BYTES, MAX_TOML_BYTES, read_json, read_toml
 from nanopinn.parameters.table import parse_parameter_row
-from nanopinn.report.result_folder import read_result, to_toml
+from nanopinn.report.result_files import to_toml
+from nanopinn.report.result_folder import read_result
 from nanopinn.settings import HeatingSpec
 from nanopinn.studies.arms.arm_specs import build_arms
 from nanopinn.studies.schedule import read_formulation, read_schedule

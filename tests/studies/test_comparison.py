@@ -179,7 +179,7 @@ def test_radiation_that_changes_nothing_gains_nothing_and_one_that_opens_walls_d
         )
         found = compare_arms(settings, phantom=PHANTOM).radiation
         assert found is not None
-        assert "inconsistent in the literature" in found.describe()
+        assert "inconsistent in the literature" in describe_radiation_effect(found)
         return {g.description: g.ratio for g in found.rows}
 
     same = gained(neutral)

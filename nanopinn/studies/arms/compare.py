@@ -22,6 +22,7 @@ from nanopinn.io.tables import check_files_unchanged, hash_files
 from nanopinn.parameters.units import HOUR, MINUTE, UG_PER_ML
 from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.progress import Progress, ignore_progress
+from nanopinn.report.treatment_summary import describe_radiation_effect
 from nanopinn.results.comparison_result import (
     ComparedArm,
     Comparison,
@@ -181,7 +182,7 @@ def _run_comparison(
         primary_arm.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal
     )
     return Comparison(
-        (*said, *((gain.describe(),) if gain else ())),
+        (*said, *((describe_radiation_effect(gain),) if gain else ())),
         compared,
         outcomes,
         groups,

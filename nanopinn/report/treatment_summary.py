@@ -1,0 +1,109 @@
+"""Text summaries of simulations and of comparisons of treatment arms."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nanopinn.results.comparison_result import Comparison, OutcomeChange, RadiationComparison
+from nanopinn.results.simulation_result import MassBalance, Simulation
+
+
+def format_assumptions(assumptions: tuple[str, ...] | list[str]) -> str:
+    """List assumptions below a heading."""
+    return "Assumptions:\n" + "\n".join(f"- {a}" for a in assumptions)
+
+
+def format_simulation(s: Simulation) -> str:
+    """Summarise a simulation: treatment, tumour means, systemic exposure and mass balance."""
+    times = next(iter(s.fields.values())).times_s
+    lines = [
+        *s.treatment,
+        "",
+        f"{'Tumour mean':20s}" + "".join(f"{f'{t / 3600:g} h':>12s}" for t in times),
+    ]
+    for name, f in s.fields.items():
+        lines.append(f"{name:20s}" + "".join(f"{v:12.4g}" for v in s.means(name)) + f"  {f.unit}")
+    lines += ["", f"{'Tumour mean of':20s}{'C_max, ug/mL':>14s}{'AUC, ug h/mL':>16s}"]
+    lines += [f"{name:20s}{peak:14.4g}{auc:16.4g}" for name, peak, auc in mean_peaks_and_aucs(s)]
+    columns = ("C_max, ug/mL", "t_max, h", "AUC, ug h/mL", "AUC to infinity")
+    widths = (14, 10, 16, 18)
+    lines += [
+        "",
+        f"{'Plasma':20s}" + "".join(f"{c:>{w}s}" for c, w in zip(columns, widths, strict=True)),
+    ]
+    lines += [
+        f"{e.name:20s}{e.c_max:14.4g}{e.t_max_s / 3600:10.3g}{e.auc:16.4g}{e.auc_to_infinity:18.4g}"
+        for e in s.exposure
+    ]
+    return "\n".join([*lines, "", format_mass_balance(s.balance), s.solver_statistics])
+
+
+def mean_peaks_and_aucs(s: Simulation) -> list[tuple[str, float, float]]:
+    """Tumour mean of the peak concentration (ug/mL) and of the AUC (ug h/mL) of each pool."""
+    return [
+        (
+            name,
+            float(np.nanmean(s.peak_maps[name].values[s.mask])),
+            float(np.nanmean(s.auc_maps[name].values[s.mask])),
+        )
+        for name in s.peak_maps
+    ]
+
+
+def mass_balance_rows(b: MassBalance) -> list[tuple[str, float, float, float, float]]:
+    """Rows of a mass balance, mg: name, entered, lost, outflow, stored; the last row is the sum."""
+    columns = np.stack([b.entered, b.lost, b.outflow, b.stored], axis=1)
+    every = [*columns, columns.sum(axis=0)]
+    return [
+        (name, float(entered), float(lost), float(outflow), float(stored))
+        for name, (entered, lost, outflow, stored) in zip((*b.names, "all"), every, strict=True)
+    ]
+
+
+def format_mass_balance(b: MassBalance) -> str:
+    """Format a mass balance as a table."""
+    heads = ("entered", "lost", "outflow", "stored")
+    lines = [f"{'Mass balance, mg':20s}" + "".join(f"{h:>13s}" for h in heads)]
+    lines += [
+        f"{name:20s}" + "".join(f"{v:13.4e}" for v in row) for name, *row in mass_balance_rows(b)
+    ]
+    return "\n".join([*lines, f"Relative mass-balance error: {b.error:.1e}"])
+
+
+def format_comparison(c: Comparison) -> str:
+    """Summarise a comparison: conclusions, and median and 90 % interval of every outcome."""
+    heads = "".join(f"{name:>30s}" for name in c.arms)
+    lines = [*c.conclusions, "", f"{'Median (90 % interval)':52s}{heads}"]
+    for o in c.outcomes:
+        cells = "".join(f"{_format_interval(o.interval(a)):>30s}" for a in c.arms)
+        unit = "" if o.unit == "1" else f", {o.unit}"
+        lines.append(f"{o.description[:40] + unit:52s}{cells}")
+    return "\n".join(lines)
+
+
+def _format_interval(interval: tuple[float, float, float]) -> str:
+    median, low, high = interval
+    if not np.isfinite(median):
+        return "-"
+    return f"{median:.3g} ({low:.3g} .. {high:.3g})" if low < high else f"{median:.3g}"
+
+
+def describe_radiation_effect(r: RadiationComparison) -> str:
+    """Describe how radiation changes the outcomes of an arm, and how uncertain that is."""
+    parts = "; ".join(
+        f"{row.description} {_format_change(row)}, higher in {row.probability_higher:.0%} of the"
+        " draws"
+        for row in r.rows
+    )
+    return (
+        f"Effect of radiation on {r.arm} (with radiation compared with without, median and 90 %"
+        f" interval): {parts}. Its effects on vessels and pressure are priors, inconsistent in the"
+        " literature even in their direction, unless a second scan was given."
+    )
+
+
+def _format_change(change: OutcomeChange) -> str:
+    median, low, high = change.ratio
+    if change.unit == "1":
+        return f"{median:+.0%} ({low:+.0%} to {high:+.0%}) of the cells"
+    return f"x{median:.2f} ({low:.2f} to {high:.2f})"
