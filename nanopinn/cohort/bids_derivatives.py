@@ -21,8 +21,8 @@ from nanopinn.report.result_folder import read_result
 
 #: Version that defines every official name used here.
 BIDS_VERSION = "1.10.0"
-#: Files that BIDS does not define: kinetic, pH and drug maps have no official names. ``anat/`` holds
-#: the maps that have.
+#: Files that BIDS does not define: kinetic, pH and drug maps have no official names. ``anat/``
+#: holds the maps that have.
 _NON_BIDS_FILES = ("perf/", "cest/", "work/", "group.html", "group_*.tsv")
 STUDIES_FILE = Path("work", "studies.tsv")
 

@@ -117,8 +117,7 @@ def _json_entries(c: Comparison) -> dict[str, Any]:
             "imbalance_voxels": a.simulation.balance.error,
             "imbalance_cylinders": a.mass_balance_error,
             "probability_that_half_beyond_is_lethal": {
-                model: _finite_or_none(c.probability(name, model))
-                for model in KILL_MODELS
+                model: _finite_or_none(c.probability(name, model)) for model in KILL_MODELS
             },
         }
         for name, a in c.arms.items()

@@ -147,8 +147,9 @@ def lethal_panel(c: Comparison) -> Figure:
         a.grid(axis="y", color="0.92")
     panels[0].set_ylabel("lethally exposed cells, %")
     handles, names = panels[0].get_legend_handles_labels()
-    style = {"frameon": False, "fontsize": 9, "ncols": len(names), "loc": "outside upper center"}
-    figure.legend(handles, names, **style)
+    figure.legend(
+        handles, names, frameon=False, fontsize=9, ncols=len(names), loc="outside upper center"
+    )
     return figure
 
 
@@ -203,7 +204,7 @@ def pressure_panel(c: Comparison) -> Figure:
 
 
 def arm_map_panel(c: Comparison, name: str) -> Figure:
-    """Draw one map of every arm with one colour scale, in the slice with the largest tumour area."""
+    """Draw one map of every arm in the slice with the largest tumour area, on one colour scale."""
     at = tumour_slice(c.mask)
     arms = {arm: arm_maps(a)[name] for arm, a in c.arms.items() if name in arm_maps(a)}
     known = np.concatenate([m.values[c.mask & np.isfinite(m.values)] for m in arms.values()])
@@ -230,7 +231,9 @@ def heating_panel(c: Comparison) -> Figure:
         style = {"ls": _MODEL_LINE_STYLES[i % len(_MODEL_LINE_STYLES)], "marker": "o", "ms": 4}
         fraction = h.lethal_fraction[model.key] * 100
         _draw_band(left, h.duration_min, fraction, colour, model.name, **style)
-        right.plot(h.duration_min, h.probability[model.key], color=colour, label=model.name, **style)
+        right.plot(
+            h.duration_min, h.probability[model.key], color=colour, label=model.name, **style
+        )
     left.set_ylabel(f"lethally exposed beyond {c.limit_um:g} um, %")
     right.set_ylabel("P(at least half of these cells)")
     right.axhline(0.5, color="0.4", lw=0.8, ls="--")
@@ -321,8 +324,8 @@ def figure_assumptions(c: Comparison) -> Mapping[str, str]:
             f" {c.lethal_survival:.0%} survival or less."
         ),
         "lethal": (
-            f"{krogh} Quiescent cells have too little oxygen to divide; their resistance has a prior"
-            " from memory."
+            f"{krogh} Quiescent cells have too little oxygen to divide; their resistance has a"
+            " prior from memory."
         ),
         "courses": voxel,
         "plasma": (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -48,8 +50,8 @@ def arterial_panel(imaging: ImagingMaps) -> Figure:
     axes.plot(imaging.aif.times_s, imaging.aif.plasma_mM, color="tab:red", lw=1.5, label=label)
     if imaging.arterial_voxels is not None:
         v, t = imaging.arterial_voxels, imaging.frame_times_s
-        style = {"fmt": "o", "ms": 2.5, "color": "0.5", "lw": 0.8, "label": "blood, measured"}
-        axes.errorbar(t, v.blood_mM, v.std_mM, **style)
+        style: dict[str, Any] = {"fmt": "o", "ms": 2.5, "color": "0.5", "lw": 0.8}
+        axes.errorbar(t, v.blood_mM, v.std_mM, label="blood, measured", **style)
     axes.set_xlim(imaging.frame_times_s[0], imaging.frame_times_s[-1])
     axes.set_xlabel("time, s")
     axes.set_ylabel("contrast agent, mM")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -288,6 +288,6 @@ def forest_panel(p: CohortParameter) -> Figure:
 
 def _prior_interval(p: CohortParameter) -> tuple[float, float]:
     """Central 95 % interval of the prior, in the unit of the parameter."""
-    scale = "log" if p.scale == "log" else "linear"
+    scale: Literal["log", "linear"] = "log" if p.scale == "log" else "linear"
     prior = (p.prior_median, p.prior_sd)
     return ScalarEstimate(p.name, p.label, p.unit, scale, *prior, *prior).interval()

@@ -87,12 +87,12 @@ def _kinetic_maps(imaging: ImagingMaps) -> list[_NamedMap]:
     aicc = {"Unit": "1", "Description": "corrected Akaike information criterion (AICc)"}
     maps += [("status", k.status, status), ("r2", k.r2, r2), ("AICc", k.aicc, aicc)]
     if k.model == "auto":
-        sidecar = {
+        models: dict[str, Any] = {
             "Unit": "1",
             "Description": "model with the least AICc; -1: none",
             "Models": dict(enumerate(k.candidates)),
         }
-        maps.append(("model", k.model_index, sidecar))
+        maps.append(("model", k.model_index, models))
     return maps
 
 

@@ -432,7 +432,7 @@ def test_a_simulation_writes_its_folder_once_and_its_configuration_repeats_it(
     out, again = tmp_path / "out", tmp_path / "again"
     first = simulated(tmp_path, *PHANTOM, "-o", out)
     assert first.returncode == 0, first.stderr
-    assert "imbalance" in first.stdout
+    assert "Relative mass-balance error" in first.stdout
     pools = ("free", "bound", "intracellular", "nuclear", "vessel_free")
     over_the_run = [f"maps/{kind}_{p}" for kind in ("peak", "auc") for p in pools]
     volumes = [

@@ -20,7 +20,7 @@ from nanopinn.settings import ComparisonSettings, FitSettings, PlanSettings, Sim
 FIT = find_command_options(app, ["fit"])
 
 #: Fields of the API that no option of the command sets.
-WITHOUT_OPTION = {"overrides", "model", "smooth", "formulation", "imaging_h"}
+WITHOUT_OPTION = {"affine", "overrides", "model", "smooth", "formulation", "imaging_h"}
 
 
 def test_every_option_of_every_command_has_its_parameter() -> None:

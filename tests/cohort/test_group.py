@@ -19,7 +19,7 @@ from nanopinn.cohort.bids_derivatives import write_studies
 from nanopinn.cohort.cohort_study import CohortStudy
 from nanopinn.cohort.group import random_effects, remove_prior, robust_z, run_group
 from nanopinn.errors import InputError
-from nanopinn.report.group_page import write_group
+from nanopinn.report.group_page import cohort_headline, describe_parameter, write_group
 
 from .faked_cohort import drawn, put_arms, put_fit, put_verdict, scalar
 
@@ -166,7 +166,9 @@ def test_a_value_that_few_studies_inform_is_told_and_not_averaged(tmp_path: Path
     (k,) = run_group(tmp_path).parameters
     assert np.isnan(k.mean)
     assert (
-        k.describe() == "informed by the images in 3 of 6 studies: not averaged, the prior speaks"
+        describe_parameter(k)
+        == "informed by the images in 3 of 6 studies; not averaged, because it is prior-dominated"
+        " in the others"
     )
 
 
@@ -194,8 +196,8 @@ def test_the_page_says_what_went_wrong_first_and_escapes_what_it_is_told(tmp_pat
         "Studies without a result",
         "Failed checks",
         "Outliers",
-        "What the images said",
-        "Arms of treatment",
+        "Parameter estimates and identifiability",
+        "Treatment arms",
         "All studies",
     )
     order = ("Research use only", headline, *heads)
@@ -204,7 +206,7 @@ def test_the_page_says_what_went_wrong_first_and_escapes_what_it_is_told(tmp_pat
     assert page.index("sub-05_ses-1") > page.index("Outliers")
     assert "<b>truncated" not in page
     assert "<i>b" not in page
-    assert "informed by the images in 0 of 5 studies: the prior speaks" in page
+    assert "informed by the images in 0 of 5 studies; prior-dominated" in page
     assert 'href="work/sub-01/ses-1/fit/report.html"' in page
     assert not re.search(r"https?://", page.replace("http://www.w3.org", ""))
     assert str(tmp_path) not in page
@@ -220,11 +222,11 @@ def test_arms_of_confirmed_fits_stand_side_by_side_and_missing_ones_are_told(
         "99"
         not in (tmp_path / "group.html")
         .read_text()
-        .split("Arms of treatment")[1]
+        .split("Treatment arms")[1]
         .split("All studies")[0]
     )
     (tmp_path / "work" / "sub-01" / "ses-1" / "arms.json").unlink()
-    assert "arms of 1 did not pass" in run_group(tmp_path).headline
+    assert "the comparison of arms did not pass in 1" in cohort_headline(run_group(tmp_path))
 
 
 def test_what_says_worse_than_the_verdict_is_believed(tmp_path: Path) -> None:

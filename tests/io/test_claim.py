@@ -21,8 +21,8 @@ from nanopinn.report.result_files import reserve_table_file
 HOLDS = """
 import sys, time
 from pathlib import Path
-from nanopinn.io.output import claimed
-with claimed(Path(sys.argv[1]), overwrite=True):
+from nanopinn.io.output import reserve_output_folder
+with reserve_output_folder(Path(sys.argv[1]), overwrite=True):
     print("held", flush=True)
     time.sleep(60)
 """

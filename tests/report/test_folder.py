@@ -25,7 +25,6 @@ from nanopinn.report.result_folder import (
     copy_result,
     read_result,
     render_report,
-
     write_result,
 )
 from nanopinn.results.fit_result import (
@@ -242,7 +241,7 @@ def test_the_report_says_the_check_first_and_escapes_what_it_is_told(
     page = render_report(imaging, fit)  # type: ignore[arg-type]
     assert page.index("CHECK FAILED") < page.index("label of l")
     assert "<script>" not in page
-    assert "no, the prior speaks" in page
+    assert "no, prior-dominated" in page
     assert "1 tumour voxels: does not enhance" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page

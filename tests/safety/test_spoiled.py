@@ -24,6 +24,7 @@ from nanopinn.imaging.cest.calibration import read_calibration
 from nanopinn.imaging.cest.z_spectra import CEST_KEYS, read_spectra
 from nanopinn.inference.saved_fit import fit_to_bytes, load_fit
 from nanopinn.io.volumes import read_array
+from nanopinn.report.fit_summary import format_summary
 from nanopinn.settings import (
     ComparisonSettings,
     FitSettings,
@@ -305,4 +306,4 @@ def test_a_saved_fit_whose_content_another_wrote_is_of_its_types_or_refused(
         return
     found = read_or_refused(lambda: load_fit(place))
     if found is not None:
-        assert isinstance(found.summary(), str)
+        assert isinstance(format_summary(found), str)

@@ -19,6 +19,7 @@ from nanopinn.physics.plasma import Dose, PlasmaInput
 from nanopinn.physics.radiation import Fraction, RadiationCourse
 from nanopinn.physics.treatment import GivenDose, Heating, Treatment
 from nanopinn.report.simulation_folder import write_simulation
+from nanopinn.report.treatment_summary import format_simulation
 from nanopinn.results.simulation_result import Simulation
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import average_subcells
@@ -170,4 +171,4 @@ def test_the_folder_holds_peaks_areas_and_exposure(free: Simulation, tmp_path: P
     assert [r.split("\t")[0] for r in rows[1:]] == ["encapsulated", "free", "unbound"]
     page = (out / "simulation.html").read_text()
     assert "area under the curve of drug bound in nuclei" in page
-    assert "C_max" in free.summary()
+    assert "C_max" in format_simulation(free)
