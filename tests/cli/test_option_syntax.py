@@ -19,7 +19,7 @@ from nanopinn.cli.option_syntax import (
     parse_second_scan,
 )
 from nanopinn.errors import InputError
-from nanopinn.report.result_folder import to_toml
+from nanopinn.report.result_files import to_toml
 from nanopinn.settings import (
     ComparisonSettings,
     DoseAmount,
