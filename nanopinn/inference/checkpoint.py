@@ -4,9 +4,11 @@ ends where it would have ended.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -214,3 +216,20 @@ def delete_checkpoints(folder: Path) -> None:
         file.unlink(missing_ok=True)
     with suppress(OSError):  # somebody put something of their own there
         folder.rmdir()
+
+
+def run_identity(
+    choices: Mapping[str, Mapping[str, Any]], input_hashes: Mapping[str, str]
+) -> dict[str, str]:
+    """All that determines the result of a run, by name: choices by value, files by hash.
+
+    Args:
+        choices: tables of settings by name.
+        input_hashes: SHA-256 of every file that is read, by its name.
+    """
+    values = {
+        f"{table}.{name}": json.dumps(choice, default=str)
+        for table, entries in choices.items()
+        for name, choice in entries.items()
+    }
+    return {**values, **input_hashes, "nanopinn": version("nanopinn")}

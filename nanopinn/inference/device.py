@@ -6,6 +6,7 @@ Where the numbers are crunched.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TypeVar
 
 from torch import Tensor
@@ -33,6 +34,33 @@ def on_device(value: T, device: str) -> T:
         }
         return dataclasses.replace(value, **held)
     return value
+
+
+def run_with_cpu_fallback(
+    run: Callable[[], T], run_on_cpu: Callable[[], T], device: str
+) -> tuple[T, bool]:
+    """Run a computation, and again on the CPU if the memory of the GPU is exhausted.
+
+    Args:
+        run: the computation.
+        run_on_cpu: the same on the CPU.
+        device: on which ``run`` computes.
+
+    Returns:
+        The result, and whether it was computed on the CPU in place of the GPU.
+
+    Raises:
+        torch.OutOfMemoryError: ``run`` computed on the CPU already.
+    """
+    import torch
+
+    try:
+        return run(), False
+    except torch.OutOfMemoryError:
+        if device == "cpu":
+            raise
+    # outside of the handler, whose traceback holds what filled the memory
+    return run_on_cpu(), True
 
 
 def choose_device(wanted: str) -> str:

@@ -31,13 +31,14 @@ from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.unknown_fields import add_unknown_functions, truncating_faces
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
-from nanopinn.parameters import value
+from nanopinn.parameters.units import MINUTE
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.tissue_maps import (
     MARGIN_M,
     PH_SMOOTHING_VOXELS,
     TissueMaps,
-    fill_missing_voxels,
+    cut_tissue_box,
+    fill_kinetic_maps,
     shrink_to_tumour_mean,
     smooth_pH,
 )
@@ -187,28 +188,20 @@ def _build_tissue_maps(
     ln ve, ``(2, 2, x, y, z)``.
     """
     inside = imaging.mask
-    Ktrans = fill_missing_voxels(imaging.ktrans_per_min / 60, inside, value("Ktrans_n"), low=1e-6)
     ve, ve_std, data_weight = shrink_to_tumour_mean(imaging.ve, imaging.ve_std, inside)
     vp, _, _ = shrink_to_tumour_mean(imaging.vp, imaging.vp_std, inside)
-    phi = fill_missing_voxels(ve, inside, value("ve_n"), low=0.05, high=0.9)
-    v_p = fill_missing_voxels(vp, inside, value("vp_n"), low=0.0, high=0.5)
+    Ktrans, phi, v_p = fill_kinetic_maps(imaging.ktrans_per_min / MINUTE, ve, vp, inside)
     pH = smooth_pH(imaging.ph_filled, inside)
 
     def box(values: Array, beyond: float) -> torch.Tensor:
         return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
 
-    tissue = TissueMaps(
-        tumour=box(inside.astype(float), 0.0),
-        PS=box(Ktrans, value("Ktrans_n")),
-        phi=box(phi, value("ve_n")),
-        v_p=box(v_p, value("vp_n")),
-        pH=box(pH, value("pHe_n")),
-    )
+    tissue = cut_tissue_box(Ktrans, phi, v_p, pH, inside, domain.take, device)
     relative = np.zeros((2, 2, *inside.shape))
-    relative[0, 0] = _bounded(imaging.ktrans_std / 60 / Ktrans) ** 2
+    relative[0, 0] = _bounded(imaging.ktrans_std / MINUTE / Ktrans) ** 2
     relative[1, 1] = _bounded(ve_std / phi) ** 2
     relative[0, 1] = relative[1, 0] = np.nan_to_num(
-        imaging.kinetics.covariance[..., 0, 1] / 60 / Ktrans * data_weight / phi
+        imaging.kinetics.covariance[..., 0, 1] / MINUTE / Ktrans * data_weight / phi
     )
     most = 0.99 * np.sqrt(relative[0, 0] * relative[1, 1])
     relative[0, 1] = relative[1, 0] = np.clip(relative[0, 1], -most, most)

@@ -40,6 +40,7 @@ from nanopinn.phantoms.truth import (
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.report.result_files import format_tsv
 from nanopinn.settings import PhantomSettings
+from nanopinn.solvers.grid import average_subcells
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -164,8 +165,7 @@ def write_study(folder: Path, study: SyntheticStudy) -> None:
 
 def _voxel_means(fine: Array, r: int) -> Array:
     """Mean over the fine cells of each voxel."""
-    *lead, nx, ny, nz = fine.shape
-    return fine.reshape(*lead, nx // r, r, ny // r, r, nz // r, r).mean(axis=(-5, -3, -1))
+    return average_subcells(torch.from_numpy(fine), r).numpy()
 
 
 class _ScanSimulation:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.geometry import smooth_local_quadratic
+from nanopinn.parameters import value
 
 Array = NDArray[np.float64]
 
@@ -92,6 +94,66 @@ def fill_missing_voxels(
         )
     out = np.where(valid, values, np.where(inside, np.median(values[valid & inside]), normal))
     return np.clip(out, low, high)
+
+
+#: Symbol of the value in normal tissue, and the limits within which a map is solved: Ktrans in 1/s.
+_KINETIC_MAPS = {
+    "Ktrans": ("Ktrans_n", 1e-6, np.inf),
+    "ve": ("ve_n", 0.05, 0.9),
+    "vp": ("vp_n", 0.0, 0.5),
+}
+
+
+def fill_kinetic_maps(
+    Ktrans: Array, ve: Array, vp: Array, inside: NDArray[np.bool_]
+) -> tuple[Array, Array, Array]:
+    """Kinetic maps without missing values: see :func:`fill_missing_voxels`.
+
+    Args:
+        Ktrans: 1/s, ``(x, y, z)``; NaN where it is not known.
+        ve: extravascular extracellular volume fraction.
+        vp: plasma volume fraction.
+        inside: the tumour.
+
+    Raises:
+        InputError: a map has no value in the tumour.
+    """
+    given = {"Ktrans": Ktrans, "ve": ve, "vp": vp}
+    filled = [
+        fill_missing_voxels(given[name], inside, value(normal), low, high)
+        for name, (normal, low, high) in _KINETIC_MAPS.items()
+    ]
+    return filled[0], filled[1], filled[2]
+
+
+def cut_tissue_box(
+    Ktrans: Array,
+    ve: Array,
+    vp: Array,
+    pH: Array,
+    inside: NDArray[np.bool_],
+    cut: Callable[[Array, float], Array],
+    device: str,
+) -> TissueMaps:
+    """Tissue in a box around the tumour, with the values of normal tissue outside of the image.
+
+    Args:
+        Ktrans, ve, vp, pH: maps without missing values, ``(x, y, z)``, Ktrans in 1/s.
+        inside: the tumour.
+        cut: cuts a map to the box, with a value outside of the image.
+        device: of the tensors.
+    """
+
+    def box(values: Array, beyond: float) -> Tensor:
+        return torch.as_tensor(cut(values, beyond), dtype=torch.float64, device=device)
+
+    return TissueMaps(
+        tumour=box(inside.astype(float), 0.0),
+        PS=box(Ktrans, value("Ktrans_n")),
+        phi=box(ve, value("ve_n")),
+        v_p=box(vp, value("vp_n")),
+        pH=box(pH, value("pHe_n")),
+    )
 
 
 def smooth_pH(pH: Array, inside: NDArray[np.bool_]) -> Array:

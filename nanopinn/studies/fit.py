@@ -7,15 +7,12 @@ The imaging alone, from files to maps.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.dce.models import extended_tofts
@@ -23,14 +20,14 @@ from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.parametric_maps import ImagingMaps
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.inference.aif_scale import AIF_SCALE
-from nanopinn.inference.checkpoint import CheckpointStore, ResumeMode
+from nanopinn.inference.checkpoint import CheckpointStore, ResumeMode, run_identity
 from nanopinn.inference.derived_maps import (
     derive_curves,
     derive_drug_fields,
     derive_maps,
     derive_vectors,
 )
-from nanopinn.inference.device import choose_device, on_device
+from nanopinn.inference.device import choose_device, on_device, run_with_cpu_fallback
 from nanopinn.inference.fv_check import check_fit
 from nanopinn.inference.fv_engine import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
@@ -183,19 +180,19 @@ def _infer_with_cpu_fallback(
     """:func:`infer`, on the CPU from where it stood if the GPU's memory does not do; the answer
     says so.
     """
-    try:
+
+    def run() -> FitResult:
         return run_inference(imaging, posed, settings, progress, seconds, checkpoint_store)
-    except torch.OutOfMemoryError:
-        if posed.problem.setting.maps.phi.device.type == "cpu":
-            raise
-    # outside of the handler: its traceback holds what filled the memory
-    checkpoint_folder = (
-        None if checkpoint_store is None else replace(checkpoint_store, resumed=True, device="cpu")
-    )
-    found = run_inference(
-        imaging, on_device(posed, "cpu"), settings, progress, seconds, checkpoint_folder
-    )
-    words = "the GPU's memory ran out: went on on the CPU"
+
+    def run_on_cpu() -> FitResult:
+        on_cpu = checkpoint_store and replace(checkpoint_store, resumed=True, device="cpu")
+        return run_inference(imaging, on_device(posed, "cpu"), settings, progress, seconds, on_cpu)
+
+    device = posed.problem.setting.maps.phi.device.type
+    found, on_cpu = run_with_cpu_fallback(run, run_on_cpu, device)
+    if not on_cpu:
+        return found
+    words = "the GPU's memory was exhausted: the fit continued on the CPU"
     return replace(
         found,
         runs={name: replace(run, events=(*run.events, words)) for name, run in found.runs.items()},
@@ -328,17 +325,12 @@ def _check_posterior(
 
 def _fit_identity(inputs: ImagingInputs, settings: FitSettings, device: str) -> dict[str, str]:
     """All that was given, each by name: choices by value, files by hash."""
-    options = {
+    choices = {
         "fit": settings.model_dump(mode="json") | {"drug": [Path(d).name for d in settings.drug]},
         **inputs.to_config(),
     }
-    study = {
-        f"{table}.{k}": json.dumps(v, default=str)
-        for table, entries in options.items()
-        for k, v in entries.items()
-    }
     files = [*inputs.files(), *(Path(d) for d in settings.drug)]
-    return study | hash_files(files) | {"nanopinn": version("nanopinn"), "device": device}
+    return run_identity(choices, hash_files(files)) | {"device": device}
 
 
 def _pinn_settings(preset: str) -> KrylovSettings:

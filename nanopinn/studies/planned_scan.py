@@ -36,6 +36,7 @@ from nanopinn.parameters import value
 from nanopinn.phantoms.synthetic_study import BOLUS_S, FLIP_DEG, S0, TR_S
 from nanopinn.phantoms.truth import Anatomy, draw_anatomy
 from nanopinn.settings import PlanSettings
+from nanopinn.solvers.grid import average_subcells
 
 Array = NDArray[np.float64]
 
@@ -141,9 +142,7 @@ def _draw_tissue(settings: PlanSettings, rng: np.random.Generator) -> _Tissue:
 
 def _average_to_voxels(fine: Anatomy) -> _Tissue:
     def mean(a: Array) -> Array:
-        x, y, z = a.shape
-        r = _CELLS_PER_VOXEL
-        return np.asarray(a.reshape(x // r, r, y // r, r, z // r, r).mean(axis=(1, 3, 5)))
+        return average_subcells(torch.from_numpy(a), _CELLS_PER_VOXEL).numpy()
 
     tumour = mean(fine.tumour.astype(float)) > 0.5
     return _Tissue(

@@ -24,13 +24,15 @@ from nanopinn.physics.tissue_maps import (
     MARGIN_M,
     PH_SMOOTHING_VOXELS,
     TissueMaps,
+    cut_tissue_box,
+    fill_kinetic_maps,
     fill_missing_voxels,
     shrink_to_tumour_mean,
     smooth_pH,
 )
 from nanopinn.report.result_folder import read_result
 from nanopinn.settings import PhantomSettings
-from nanopinn.solvers.grid import Domain, Grid
+from nanopinn.solvers.grid import Domain, Grid, average_subcells
 
 Array = NDArray[np.float64]
 
@@ -105,7 +107,7 @@ def tissue_from_phantom(settings: PhantomSettings, device: str) -> SimulatedTiss
     )
 
     def voxels(a: Array) -> Array:
-        return np.asarray(a.reshape(nx, r, ny, r, nz, r).mean(axis=(1, 3, 5)))
+        return average_subcells(torch.from_numpy(a), r).numpy()
 
     found = _InputMaps(
         voxels(fine.PS),
@@ -319,24 +321,11 @@ def _build_tissue_in_box(
     """Cut the box around the tumour and fill what was not measured."""
     spacing = tuple(float(h) * MM for h in np.linalg.norm(found.affine[:3, :3], axis=0))
     inside, domain = found.mask, Domain.around(found.mask, spacing, MARGIN_M)
-    layers = (
-        ("Ktrans", found.Ktrans, value("Ktrans_n"), 1e-6, np.inf),
-        ("ve", found.ve, value("ve_n"), 0.05, 0.9),
-        ("vp", found.vp, value("vp_n"), 0.0, 0.5),
-        ("pH", found.pH, value("pHe_n"), LOWEST_PH, HIGHEST_PH),
-    )
-    holes = {name: int((inside & ~np.isfinite(a)).sum()) for name, a, *_ in layers}
-
-    def box(a: Array, beyond: float) -> torch.Tensor:
-        return torch.as_tensor(domain.take(a, beyond), dtype=torch.float64, device=device)
-
-    boxes = {
-        name: box(fill_missing_voxels(a, inside, normal, low, high), normal)
-        for name, a, normal, low, high in layers
-    }
-    maps = TissueMaps(
-        box(inside.astype(float), 0.0), boxes["Ktrans"], boxes["ve"], boxes["vp"], boxes["pH"]
-    )
+    layers = {"Ktrans": found.Ktrans, "ve": found.ve, "vp": found.vp, "pH": found.pH}
+    holes = {name: int((inside & ~np.isfinite(a)).sum()) for name, a in layers.items()}
+    kinetics = fill_kinetic_maps(found.Ktrans, found.ve, found.vp, inside)
+    pH = fill_missing_voxels(found.pH, inside, value("pHe_n"), LOWEST_PH, HIGHEST_PH)
+    maps = cut_tissue_box(*kinetics, pH, inside, domain.take, device)
     notes = [
         *notes,
         *(

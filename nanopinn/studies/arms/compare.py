@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.inference.checkpoint import CheckpointStore, ResumeMode
-from nanopinn.inference.device import choose_device
+from nanopinn.inference.device import choose_device, run_with_cpu_fallback
 from nanopinn.inference.radiation_effect import RadiationEffect
 from nanopinn.inference.saved_fit import fit_file_path
 from nanopinn.io.tables import check_files_unchanged, hash_files
@@ -82,22 +81,24 @@ def compare_arms(
     Raises:
         InputError: something given cannot be used.
     """
-    device, given = (
-        choose_device(settings.device),
-        (settings, folder, phantom, schedule, progress or ignore_progress, checkpoint_folder),
+    show = progress or ignore_progress
+
+    def run(device: str, resume: ResumeMode) -> Comparison:
+        return _run_comparison(
+            settings, folder, phantom, schedule, show, checkpoint_folder, resume, device
+        )
+
+    device = choose_device(settings.device)
+    found, on_cpu = run_with_cpu_fallback(
+        lambda: run(device, resume), lambda: run("cpu", "if kept"), device
     )
-    try:
-        return _run_comparison(*given, resume, device)
-    except torch.OutOfMemoryError:
-        if device == "cpu":
-            raise
-    # outside of the handler: its traceback holds what filled the memory
-    found = _run_comparison(*given, "if kept", "cpu")
+    if not on_cpu:
+        return found
     return replace(
         found,
         assumptions=(
             *found.assumptions,
-            "The GPU's memory ran out: the arms were worked out on the CPU from there.",
+            "The GPU's memory was exhausted: the comparison continued on the CPU.",
         ),
     )
 

@@ -9,15 +9,14 @@ What tells one comparison of arms from another, so that an interrupted one goes 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanopinn.inference.checkpoint import run_identity
 from nanopinn.inference.saved_fit import fit_file_path
 from nanopinn.parameters.units import HOUR, NG, UG_H_PER_ML, UG_PER_ML, UM
 from nanopinn.physics.cell_kill import KILL_MODELS
@@ -396,13 +395,8 @@ def comparison_identity(
     settings: ComparisonSettings, read: Mapping[str, str], phantom: PhantomSettings | None
 ) -> dict[str, str]:
     """All that was given, each by name: choices by value, files by hash."""
-    tables = {
+    choices = {
         "arms": settings.model_dump(mode="json"),
         "phantom": phantom.model_dump(mode="json") if phantom else {},
     }
-    study = {
-        f"{table}.{k}": json.dumps(v)
-        for table, entries in tables.items()
-        for k, v in entries.items()
-    }
-    return {**study, **read, "nanopinn": version("nanopinn")}
+    return run_identity(choices, read)
