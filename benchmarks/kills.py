@@ -177,14 +177,14 @@ def which(out: Path) -> int:
 
 def examined(out: Path, names: set[str], tally: Tally) -> None:
     """Whether states can be read and the result is whole or absent."""
-    from nanopinn.inference.checkpoint import _SERIALISABLE_CLASSES
+    from nanopinn.inference.engine_driver import ENGINE_STATE_CLASSES
     from nanopinn.io import serialize as saving
     from nanopinn.solvers.krogh_exposure import Exposure
 
     for file in out.with_name(f"{out.name}.partial").glob("*.safetensors"):
         tally.states += 1
         try:
-            saving.from_bytes(file.read_bytes(), (*_SERIALISABLE_CLASSES, Exposure))
+            saving.from_bytes(file.read_bytes(), (*ENGINE_STATE_CLASSES, Exposure))
         except ValueError:
             tally.unreadable += 1
     if out.exists() and names_in(out) != names:

@@ -21,11 +21,11 @@ from nanopinn.cli.exit_status import record_interruption
 from nanopinn.errors import InputError, OutputError
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.pipeline import make_maps
-from nanopinn.inference.checkpoint import FAILURE_FILE, CheckpointStore, delete_checkpoints
 from nanopinn.inference.device import choose_device
 from nanopinn.inference.fv_engine import fit_fv
 from nanopinn.inference.gauss_newton import OptimiserState
 from nanopinn.inference.pose import pose_problem
+from nanopinn.io.checkpoint_store import FAILURE_FILE, CheckpointStore, delete_checkpoints
 from nanopinn.phantoms.synthetic_study import make_phantom
 from nanopinn.settings import FitSettings, PhantomSettings
 from nanopinn.studies import fit as workflow
@@ -139,7 +139,7 @@ def test_a_gpu_without_room_hands_over_to_the_cpu_and_the_answer_says_so(
         problem=SimpleNamespace(
             setting=SimpleNamespace(maps=SimpleNamespace(phi=torch.zeros(1, device=device)))
         )
-    )  # noqa: E731, E501
+    )  # noqa: E731
     checkpoint_store = SimpleNamespace(resumed=False, device="cuda")
     found = workflow._infer_with_cpu_fallback(
         None, on("meta"), SETTINGS, None, {}, checkpoint_store

@@ -258,7 +258,7 @@ def _resume_hint(checkpoint_folder: Path) -> str:
 
 
 def _write_failure(checkpoint_folder: Path, error: Exception, options: Mapping[str, str]) -> None:
-    from nanopinn.inference.checkpoint import FAILURE_FILE
+    from nanopinn.io.checkpoint_store import FAILURE_FILE
     from nanopinn.io.volumes import write_json
 
     if not checkpoint_folder.is_dir():

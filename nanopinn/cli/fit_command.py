@@ -103,7 +103,7 @@ def fit(
 
     Example: nanopinn fit --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --out result
     """
-    from nanopinn.inference.checkpoint import delete_checkpoints
+    from nanopinn.io.checkpoint_store import delete_checkpoints
     from nanopinn.io.output import reserve_output_folder
     from nanopinn.report.fit_summary import format_summary
     from nanopinn.settings import FitSettings

@@ -21,7 +21,7 @@ from nanopinn.cli.progress_display import progress_display
 from nanopinn.errors import InputError
 
 if TYPE_CHECKING:
-    from nanopinn.inference.checkpoint import ResumeMode
+    from nanopinn.io.checkpoint_store import ResumeMode
     from nanopinn.settings import PhantomSettings
     from nanopinn.studies.tissue_source import MapFiles
 
@@ -320,7 +320,7 @@ def _compare(
     quiet: bool,
     verbose: bool,
 ) -> str:
-    from nanopinn.inference.checkpoint import delete_checkpoints
+    from nanopinn.io.checkpoint_store import delete_checkpoints
     from nanopinn.io.output import reserve_output_folder
     from nanopinn.report.comparison_folder import write_comparison
     from nanopinn.report.treatment_summary import format_assumptions, format_comparison

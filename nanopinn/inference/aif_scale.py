@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nanopinn.inference.gauss_newton import minimise
+from nanopinn.inference.gauss_newton import LARGEST_STEP_PRIOR_SD, minimise, step_below
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.problem import EngineFit, Linearisation, Objective, Prediction
 from nanopinn.inference.unknowns import Unknown, UnknownSet
@@ -169,9 +169,9 @@ def fit_aif_scale(
         expand,
         objective.value,
         start,
-        unknowns.prior_sd,
+        LARGEST_STEP_PRIOR_SD * unknowns.prior_sd,
         iterations=iterations,
-        tolerance=tolerance,
+        converged=step_below(tolerance),
         on_step=report_step,
     )
     theta, covariance = optimisation.theta, optimisation.quadratic.covariance

@@ -1,6 +1,4 @@
-"""Gauss-Newton with Levenberg's damping on a whitened residual and Gaussian priors; shared by the
-engines.
-"""
+"""Minimisation of least-squares objectives by Gauss-Newton steps with Levenberg damping."""
 
 from __future__ import annotations
 
@@ -10,68 +8,28 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nanopinn.inference.quadratic_model import QuadraticModel
+
 Array = NDArray[np.float64]
 
-#: A step turns round where the cosine between it and the last, in the metric of the posterior, is
+#: A step reverses the last one where the cosine between them, in the metric of the posterior, is
 #: below minus this.
 REVERSAL_COSINE = 0.7
-
-
-@dataclass(frozen=True)
-class QuadraticModel:
-    """Normal equations of the misfit at a point.
-
-    Attributes:
-        objective: (chi2 + prior)/2 there.
-        chi2: misfit alone.
-        gradient: ``J' r + prior``, ``(m,)``.
-        hessian: ``J' J`` + prior precision, ``(m, m)``.
-    """
-
-    objective: float
-    chi2: float
-    gradient: Array
-    hessian: Array
-
-    @classmethod
-    def from_residual(
-        cls, residual: Array, jacobian: Array, prior_residual: Array, prior_sd: Array
-    ) -> QuadraticModel:
-        """From a whitened residual ``(N,)`` and its Jacobian ``(N, m)``."""
-        chi2 = float(residual @ residual)
-        return cls(
-            objective=0.5 * (chi2 + float(prior_residual @ prior_residual)),
-            chi2=chi2,
-            gradient=jacobian.T @ residual + prior_residual / prior_sd,
-            hessian=jacobian.T @ jacobian + np.diag(prior_sd**-2.0),
-        )
-
-    def terms(self, observations: int) -> dict[str, float]:
-        """The objective's terms for those who wait: chi2 per observation, and the squared distance
-        from the prior in its sd.
-        """
-        return {"chi2/N": self.chi2 / observations, "prior": 2 * self.objective - self.chi2}
-
-    @property
-    def covariance(self) -> Array:
-        """Laplace posterior covariance: the inverse Hessian."""
-        return np.asarray(np.linalg.inv(self.hessian), dtype=np.float64)
-
-    @property
-    def full_step(self) -> Array:
-        """To the minimum of the quadratic model, ``(m,)``."""
-        return np.asarray(-np.linalg.solve(self.hessian, self.gradient), dtype=np.float64)
-
-    def step(self, damping: float, largest: Array) -> Array:
-        """Damped step, shortened so that no coordinate moves more than ``largest``."""
-        H = self.hessian + damping * np.diag(np.diag(self.hessian))
-        step = -np.linalg.solve(H, self.gradient)
-        return np.asarray(step / max(1.0, float(np.max(np.abs(step) / largest))), dtype=np.float64)
+#: Longest step in any coordinate, prior standard deviations.
+LARGEST_STEP_PRIOR_SD = 1.5
 
 
 @dataclass(frozen=True)
 class OptimisationRun:
-    """How a minimisation went."""
+    """The course of a minimisation.
+
+    Attributes:
+        theta: the last accepted point, ``(m,)``.
+        quadratic: the last quadratic model, at ``theta`` where the run converged.
+        history: objective after each iteration.
+        converged: whether the last step was below the tolerance.
+        iterations: number of quadratic models.
+    """
 
     theta: Array
     quadratic: QuadraticModel
@@ -82,19 +40,26 @@ class OptimisationRun:
 
 @dataclass(frozen=True)
 class PreviousStep:
-    """The step that led to a point: ``taken``, and ``wanted`` by the quadratic model where it
-    began.
+    """The step that led to a point.
+
+    Attributes:
+        accepted: the step that was taken, ``(m,)``.
+        proposed: the full step of the quadratic model where it began, ``(m,)``.
     """
 
     accepted: Array
     proposed: Array
 
     def limit_reversal(self, step: Array, hessian: Array) -> Array:
-        """The next step; one that leads back goes no further along this one than the secant through
-        both slopes.
+        """The next step, shortened along this one where it reverses it.
 
-        A step that turns round has met more curvature than Gauss-Newton knows of: residuals times
-        second derivatives, which count where data hardly hold an unknown.
+        A reversing step met more curvature than Gauss-Newton includes: residuals times second
+        derivatives, which matter where the data constrain an unknown weakly. Along the previous
+        step it is therefore limited to the secant through both slopes.
+
+        Args:
+            step: proposed next, ``(m,)``.
+            hessian: at the current point, ``(m, m)``.
         """
         along = hessian @ self.accepted
         length, next_length = (float(np.sqrt(s @ hessian @ s)) for s in (self.accepted, step))
@@ -107,7 +72,15 @@ class PreviousStep:
 
 @dataclass(frozen=True)
 class OptimiserState:
-    """Where a minimisation stands before an iteration: all it needs to go on."""
+    """The state of a minimisation before an iteration, complete for a restart.
+
+    Attributes:
+        iteration: number of completed iterations.
+        theta: current point, ``(m,)``.
+        damping: Levenberg parameter.
+        history: objective after each completed iteration.
+        previous_step: None before the first one.
+    """
 
     iteration: int
     theta: Array
@@ -116,60 +89,104 @@ class OptimiserState:
     previous_step: PreviousStep | None = None
 
 
+@dataclass(frozen=True)
+class DampingControl:
+    """How the Levenberg parameter changes.
+
+    Attributes:
+        decrease: divides it after an accepted step.
+        increase: multiplies it after a rejected step.
+        attempts: rejected steps per iteration before the iteration fails.
+        failures: failed iterations in a row before the minimisation ends.
+        floor: see :meth:`QuadraticModel.damped_step`.
+        limit_reversals: see :meth:`PreviousStep.limit_reversal`.
+    """
+
+    decrease: float = 5.0
+    increase: float = 8.0
+    attempts: int = 6
+    failures: int = 1
+    floor: float = 0.0
+    limit_reversals: bool = True
+
+
+def step_below(tolerance: float) -> Callable[[QuadraticModel], bool]:
+    """Whether the full step is below ``tolerance`` posterior sd in every coordinate."""
+
+    def converged(quadratic: QuadraticModel) -> bool:
+        sd = np.sqrt(np.diag(quadratic.covariance))
+        return bool(np.max(np.abs(quadratic.full_step) / sd) < tolerance)
+
+    return converged
+
+
 def minimise(
     expand: Callable[[Array], QuadraticModel],
     value_at: Callable[[Array], float],
     theta: Array,
-    prior_sd: Array,
+    largest_step: Array,
     *,
     iterations: int,
-    tolerance: float,
+    converged: Callable[[QuadraticModel], bool],
     on_step: Callable[[int, Array, QuadraticModel], None],
+    control: DampingControl | None = None,
     initial_state: OptimiserState | None = None,
     save_state: Callable[[OptimiserState], None] | None = None,
 ) -> OptimisationRun:
-    """Minimise until a full step is below ``tolerance`` posterior standard deviations in every
-    coordinate.
+    """Minimise an objective by damped Gauss-Newton steps.
 
     Args:
-        expand: normal equations at a point (with tangents).
-        value_at: the objective at a point, without tangents; called only to test steps.
-        theta: start, ``(m,)``.
-        prior_sd: ``(m,)``; no step is longer than 1.5 of them.
-        on_step: told of every expansion.
-        begin: where an earlier minimisation stood, from which this one goes on; ``theta`` is not
-            read then.
-        keep: told where it stands before every iteration.
+        expand: quadratic model at a point.
+        value_at: objective at a point, called to test steps; infinite where it is not defined.
+        theta: starting point, ``(m,)``.
+        largest_step: longest step in each coordinate, ``(m,)``.
+        iterations: largest number of quadratic models.
+        converged: whether a quadratic model ends the minimisation.
+        on_step: called with iteration, point and quadratic model.
+        control: of the damping.
+        initial_state: state of an earlier minimisation, used in place of ``theta``.
+        save_state: called with the state before every iteration.
     """
+    control = control or DampingControl()
     at = initial_state or OptimiserState(0, theta)
-    theta, damping, history, previous_step = (
-        at.theta,
-        at.damping,
-        list(at.history),
-        at.previous_step,
-    )
+    theta, damping, history = at.theta, at.damping, list(at.history)
+    previous_step, failures = at.previous_step, 0
     for k in range(at.iteration, iterations):
         if save_state is not None:
             save_state(OptimiserState(k, theta, damping, tuple(history), previous_step))
         quadratic = expand(theta)
         history.append(quadratic.objective)
         on_step(k, theta, quadratic)
-        sd = np.sqrt(np.diag(quadratic.covariance))
-        proposed = quadratic.full_step
-        if np.max(np.abs(proposed) / sd) < tolerance:
+        if converged(quadratic):
             return OptimisationRun(theta, quadratic, tuple(history), True, k + 1)
-        for _ in range(6):
-            step = quadratic.step(damping, 1.5 * prior_sd)
-            trial = theta + (
-                step
-                if previous_step is None
-                else previous_step.limit_reversal(step, quadratic.hessian)
-            )
-            if value_at(trial) <= quadratic.objective:
-                previous_step = PreviousStep(trial - theta, proposed)
-                theta, damping = trial, damping / 5
+        for _ in range(control.attempts):
+            trial = _trial_point(theta, quadratic, damping, largest_step, previous_step, control)
+            if trial is not None and value_at(trial) <= quadratic.objective:
+                if control.limit_reversals:
+                    previous_step = PreviousStep(trial - theta, quadratic.full_step)
+                theta, damping, failures = trial, damping / control.decrease, 0
                 break
-            damping *= 8
+            damping *= control.increase
         else:
-            return OptimisationRun(theta, quadratic, tuple(history), False, k + 1)
+            failures += 1
+            if failures == control.failures:
+                return OptimisationRun(theta, quadratic, tuple(history), False, k + 1)
     return OptimisationRun(theta, quadratic, tuple(history), False, iterations)
+
+
+def _trial_point(
+    theta: Array,
+    quadratic: QuadraticModel,
+    damping: float,
+    largest_step: Array,
+    previous_step: PreviousStep | None,
+    control: DampingControl,
+) -> Array | None:
+    """The point after a damped step; None where the damped Hessian is not positive definite."""
+    try:
+        step = quadratic.damped_step(damping, largest_step, control.floor)
+    except np.linalg.LinAlgError:
+        return None
+    if previous_step is not None:
+        step = previous_step.limit_reversal(step, quadratic.hessian)
+    return theta + step

@@ -111,6 +111,6 @@ def describe_starts(starts: Sequence[StartResult]) -> str:
     far = max(s.distance for s in arrived)
     return (
         f"{text},"
-        f" {'all to the same answer' if far <= SAME_MINIMUM_SD else 'not quite to one answer'} (within"
+        f" {'all to the same minimum' if far <= SAME_MINIMUM_SD else 'not all to the same minimum'} (within"
         f" {far:.2f} posterior sd)"
     )

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.inference.gauss_newton import QuadraticModel
+from nanopinn.inference.quadratic_model import Linearisation, QuadraticModel
 from nanopinn.inference.unknowns import UnknownSet
 from nanopinn.results.fit_result import EngineRun, ScalarEstimate
 
@@ -152,41 +152,6 @@ class ResidualProblem(Protocol):
     def predict(self, theta: Array, forward: Any, *, tangents: bool = False) -> Any: ...
 
     def scalars(self, theta: Array) -> Mapping[str, float]: ...
-
-
-@dataclass(frozen=True)
-class Linearisation:
-    """The whitened residual at a point, ``(N,)``, and its derivative, ``(N, m)``."""
-
-    residual: Array
-    jacobian: Array
-
-    @classmethod
-    def from_prediction(cls, prediction: Any) -> Linearisation:
-        """From a prediction that carries its Jacobian."""
-        return cls(prediction.residual.cpu().numpy(), prediction.jacobian.cpu().numpy())
-
-    @property
-    def misfit(self) -> float:
-        """Half of chi2."""
-        return 0.5 * float(self.residual @ self.residual)
-
-    def broyden_update(self, step: Array, residual: Array, sd: Array) -> Linearisation:
-        """After a step to where the residual is known: tangents brought in line with it (Broyden's
-        rank-one update).
-
-        Args:
-            step: ``(m,)``. residual: there. sd: ``(m,)``, the size of a step in each coordinate.
-        """
-        along = step / sd**2
-        mismatch = residual - self.residual - self.jacobian @ step
-        return Linearisation(
-            residual, self.jacobian + np.outer(mismatch, along / float(step @ along))
-        )
-
-    def quadratic(self, prior_residual: Array, prior_sd: Array) -> QuadraticModel:
-        """Normal equations with a Gaussian prior."""
-        return QuadraticModel.from_residual(self.residual, self.jacobian, prior_residual, prior_sd)
 
 
 class Objective:

@@ -20,7 +20,6 @@ from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.parametric_maps import ImagingMaps
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.inference.aif_scale import AIF_SCALE
-from nanopinn.inference.checkpoint import CheckpointStore, ResumeMode, run_identity
 from nanopinn.inference.derived_maps import (
     derive_curves,
     derive_drug_fields,
@@ -54,6 +53,7 @@ from nanopinn.inference.uncertainty.laplace_check import (
 )
 from nanopinn.inference.uncertainty.profile import profile_unknown
 from nanopinn.inference.unknown_fields import without_unknown_functions
+from nanopinn.io.checkpoint_store import CheckpointStore, ResumeMode, run_identity
 from nanopinn.io.tables import check_files_unchanged, hash_files
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results.fit_result import CheckResult, FitResult

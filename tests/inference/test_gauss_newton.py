@@ -1,16 +1,15 @@
-"""Gauss-Newton's descent where its curvature is right, and where residuals bend the objective more
-than it knows.
-"""
+"""Gauss-Newton steps where the neglected curvature is small, and where it is not."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from nanopinn.inference.gauss_newton import OptimisationRun, PreviousStep, QuadraticModel, minimise
+from nanopinn.inference.gauss_newton import OptimisationRun, PreviousStep, minimise, step_below
+from nanopinn.inference.quadratic_model import QuadraticModel
 
 
-def descended(residual: float, bend: float) -> OptimisationRun:
+def minimised(residual: float, bend: float) -> OptimisationRun:
     """From theta = 1 with prior 0 +- 1 and one residual, ``residual + bend theta^2 / 2``: curvature
     1 + residual * bend at 0.
     """
@@ -26,22 +25,22 @@ def descended(residual: float, bend: float) -> OptimisationRun:
         expand,
         lambda theta: expand(theta).objective,
         one.copy(),
-        one,
+        1.5 * one,
         iterations=20,
-        tolerance=0.01,
+        converged=step_below(0.01),
         on_step=lambda *_: None,
     )
 
 
-def test_where_the_model_is_right_one_step_is_enough() -> None:
-    found = descended(0.0, 1e-3)
+def test_one_step_suffices_where_the_quadratic_model_is_accurate() -> None:
+    found = minimised(0.0, 1e-3)
     assert found.converged
     assert found.iterations == 2
 
 
 @pytest.mark.parametrize("missing", [0.7, 0.9, 1.0])
-def test_steps_that_turn_round_end_by_the_secant(missing: float) -> None:
-    found = descended(missing / 1e-3, 1e-3)
+def test_reversing_steps_are_limited_to_the_secant(missing: float) -> None:
+    found = minimised(missing / 1e-3, 1e-3)
     assert found.converged
     # a parabola's secant is exact; by Gauss-Newton alone each point is ``missing`` times as far as
     # the last, on the other side
@@ -49,11 +48,11 @@ def test_steps_that_turn_round_end_by_the_secant(missing: float) -> None:
     assert abs(found.theta[0]) < 0.01 / (1 + missing)
 
 
-def test_a_step_is_shortened_only_where_and_as_far_as_it_leads_back() -> None:
-    stride, hessian = PreviousStep(np.array([0.5, 0.0]), np.array([1.0, 0.0])), np.eye(2)
+def test_only_the_reversing_part_of_a_step_is_shortened() -> None:
+    previous, hessian = PreviousStep(np.array([0.5, 0.0]), np.array([1.0, 0.0])), np.eye(2)
     for onward in ([0.3, 0.1], [-0.1, 0.3]):
-        np.testing.assert_array_equal(stride.limit_reversal(np.array(onward), hessian), onward)
-    # slopes of 1 and -0.25, half a unit apart: nought is 0.1 back; what stands across is kept
+        np.testing.assert_array_equal(previous.limit_reversal(np.array(onward), hessian), onward)
+    # slopes of 1 and -0.25, half a unit apart: zero is 0.1 back; the orthogonal part is unchanged
     np.testing.assert_allclose(
-        stride.limit_reversal(np.array([-0.25, 0.2]), hessian), [-0.1, 0.2], rtol=1e-12
+        previous.limit_reversal(np.array([-0.25, 0.2]), hessian), [-0.1, 0.2], rtol=1e-12
     )

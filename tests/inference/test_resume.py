@@ -17,9 +17,14 @@ import torch
 from nanopinn.cli.entry import _SignalHandler
 from nanopinn.cli.exit_status import record_interruption
 from nanopinn.errors import InputError, StoppedError
-from nanopinn.inference.checkpoint import CheckpointStore, EngineState, delete_checkpoints
+from nanopinn.inference.engine_driver import (
+    EngineState,
+    read_engine_state,
+    save_engine_state,
+)
 from nanopinn.inference.gauss_newton import OptimiserState
 from nanopinn.inference.krylov.krylov_engine import KrylovSettings, fit_krylov
+from nanopinn.io.checkpoint_store import CheckpointStore, delete_checkpoints
 
 from .test_engines import small_problem
 
@@ -37,18 +42,16 @@ def problem():
     return replace(p, setting=replace(p.setting, flow_refine=1), drug=p.drug[:2])
 
 
-def test_networks_that_are_killed_and_go_on_end_where_they_would_have_ended(
-    problem, tmp_path, monkeypatch
-) -> None:
+def test_a_killed_krylov_fit_resumes_to_the_same_result(problem, tmp_path, monkeypatch) -> None:
     torch.set_num_threads(1)
-    kept = CheckpointStore.save_state
+    put = CheckpointStore.put
 
-    def killed_at_the_second(self, state):
-        kept(self, state)
+    def killed_at_the_second(self, name, state, classes):
+        put(self, name, state, classes)
         if state.optimiser_state.iteration == 1:
             raise Killed
 
-    monkeypatch.setattr(CheckpointStore, "save_state", killed_at_the_second)
+    monkeypatch.setattr(CheckpointStore, "put", killed_at_the_second)
     with pytest.raises(Killed):
         fit_krylov(
             problem,
@@ -57,7 +60,7 @@ def test_networks_that_are_killed_and_go_on_end_where_they_would_have_ended(
         )
     monkeypatch.undo()
     continued = CheckpointStore.reopen(tmp_path, STUDY, "cpu")
-    assert continued.engine_state("pinn").optimiser_state.iteration == 1
+    assert read_engine_state(continued, "krylov").optimiser_state.iteration == 1
     again, whole = (
         fit_krylov(problem, settings=QUICK, checkpoint_store=continued),
         fit_krylov(problem, settings=QUICK),
@@ -68,7 +71,9 @@ def test_networks_that_are_killed_and_go_on_end_where_they_would_have_ended(
 
 def test_another_study_is_refused_and_what_changed_is_named(tmp_path) -> None:
     CheckpointStore.create_empty(tmp_path, STUDY, "cpu")
-    with pytest.raises(InputError, match=r"another one: fit\.seed changed.*found: 1.*expected: 0"):
+    with pytest.raises(
+        InputError, match=r"other inputs or settings: fit\.seed changed.*found: 1.*expected: 0"
+    ):
         CheckpointStore.reopen(tmp_path, STUDY | {"fit.seed": "1"}, "cpu")
     with pytest.raises(InputError, match=r"dce\.nii\.gz"):
         CheckpointStore.reopen(tmp_path, STUDY | {"dce.nii.gz": "abd"}, "cpu")
@@ -80,28 +85,30 @@ def test_nothing_to_go_on_with_is_said(tmp_path) -> None:
 
 
 def test_a_spoiled_state_is_refused(problem, tmp_path) -> None:
-    CheckpointStore.create_empty(tmp_path, STUDY, "cpu").save_state(
-        EngineState("fv", OptimiserState(0, problem.unknowns.prior_mean), problem, None, None)
+    save_engine_state(
+        CheckpointStore.create_empty(tmp_path, STUDY, "cpu"),
+        EngineState("fv", OptimiserState(0, problem.unknowns.prior_mean), problem, None, None),
     )
     checkpoint_store, file = (
         CheckpointStore.reopen(tmp_path, STUDY, "cpu"),
         tmp_path / "fv.safetensors",
     )
     content = bytearray(file.read_bytes())
-    assert checkpoint_store.engine_state("fv").problem.unknowns == problem.unknowns
+    assert read_engine_state(checkpoint_store, "fv").problem.unknowns == problem.unknowns
     content[len(content) // 2] ^= 1
     for spoiled in (bytes(content), bytes(content[:1000]), b""):
         file.write_bytes(spoiled)
         with pytest.raises(InputError, match="cannot be read"):
-            checkpoint_store.engine_state("fv")
+            read_engine_state(checkpoint_store, "fv")
 
 
 def test_a_run_that_may_go_on_starts_anew_where_it_cannot(problem, tmp_path) -> None:
     assert (
         CheckpointStore.from_interrupted_run(tmp_path / "absent", STUDY, "cpu", "if kept") is None
     )
-    CheckpointStore.create_empty(tmp_path, STUDY, "cpu").save_state(
-        EngineState("fv", OptimiserState(1, problem.unknowns.prior_mean), problem, None, None)
+    save_engine_state(
+        CheckpointStore.create_empty(tmp_path, STUDY, "cpu"),
+        EngineState("fv", OptimiserState(1, problem.unknowns.prior_mean), problem, None, None),
     )
     assert (
         CheckpointStore.from_interrupted_run(tmp_path, STUDY | {"fit.seed": "1"}, "cpu", "if kept")
@@ -110,19 +117,20 @@ def test_a_run_that_may_go_on_starts_anew_where_it_cannot(problem, tmp_path) -> 
     assert CheckpointStore.from_interrupted_run(tmp_path, STUDY, "cpu", False) is None
     checkpoint_store = CheckpointStore.from_interrupted_run(tmp_path, STUDY, "cpu", "if kept")
     assert checkpoint_store is not None
-    assert checkpoint_store.engine_state("fv").optimiser_state.iteration == 1
+    assert read_engine_state(checkpoint_store, "fv").optimiser_state.iteration == 1
     (tmp_path / "fv.safetensors").write_bytes(b"spoiled")
-    assert checkpoint_store.engine_state("fv") is None
+    assert read_engine_state(checkpoint_store, "fv") is None
     with pytest.raises(InputError, match="cannot be read"):
-        CheckpointStore.from_interrupted_run(tmp_path, STUDY, "cpu", True).engine_state("fv")
+        read_engine_state(CheckpointStore.from_interrupted_run(tmp_path, STUDY, "cpu", True), "fv")
 
 
 def test_a_new_fit_does_not_see_what_an_old_one_left(problem, tmp_path) -> None:
-    CheckpointStore.create_empty(tmp_path, STUDY, "cpu").save_state(
-        EngineState("fv", OptimiserState(0, problem.unknowns.prior_mean), problem, None, None)
+    save_engine_state(
+        CheckpointStore.create_empty(tmp_path, STUDY, "cpu"),
+        EngineState("fv", OptimiserState(0, problem.unknowns.prior_mean), problem, None, None),
     )
     checkpoint_store = CheckpointStore.create_empty(tmp_path, STUDY, "cpu")
-    assert checkpoint_store.engine_state("fv") is None
+    assert read_engine_state(checkpoint_store, "fv") is None
     assert not list(tmp_path.glob("*.safetensors"))
     delete_checkpoints(tmp_path)
     assert not tmp_path.exists()

@@ -1,40 +1,39 @@
-"""Several starts: the best of several minima, and whether it matters where a descent began."""
+"""Several starting points: the lowest of several minima, and whether the start matters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from nanopinn.errors import InputError
-from nanopinn.inference import fv_engine as fv
-from nanopinn.inference.gauss_newton import minimise
+from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.gauss_newton import minimise, step_below
 from nanopinn.inference.multistart import distinct_minima, fit_from_several_starts, prior_draws
-from nanopinn.inference.problem import Objective
+from nanopinn.inference.problem import Objective, Prediction, Problem
 from nanopinn.results.fit_result import EngineRun
 
 from .linear import Closed, gaussian, unknowns
 
 
 @dataclass(frozen=True)
-class Ended:
+class Fitted:
     run: EngineRun
     theta: np.ndarray
 
 
-def descend(problem: Closed, at: np.ndarray) -> Ended:
+def minimised(problem: Closed, at: np.ndarray) -> Fitted:
     objective = Objective(problem)
     found = minimise(
         lambda th: objective.quadratic(th, objective.expand(th)),
         objective.value,
         at,
-        objective.prior_sd,
+        1.5 * objective.prior_sd,
         iterations=40,
-        tolerance=1e-3,
+        converged=step_below(1e-3),
         on_step=lambda *_: None,
     )
     run = EngineRun(
@@ -46,36 +45,36 @@ def descend(problem: Closed, at: np.ndarray) -> Ended:
         1,
         0.0,
         found.converged,
-        "arrived",
+        "converged",
     )
-    return Ended(run, found.theta)
+    return Fitted(run, found.theta)
 
 
 #: |a| is nearly 1, so a is 1 or -1; its prior, about 0, and a little weight say -1.
-TWO_VALLEYS = Closed(
+TWO_MINIMA = Closed(
     unknowns("a"), lambda th: torch.stack([(th[0] ** 2 - 1) / 0.1, (th[0] + 1) / 1.5])
 )
 
 
-def test_the_better_of_two_minima_wins_and_the_other_is_told() -> None:
+def test_the_lower_of_two_minima_is_returned_and_the_other_reported() -> None:
     found = fit_from_several_starts(
-        partial(descend, TWO_VALLEYS), TWO_VALLEYS.unknowns, np.array([1.2]), 8, seed=0
+        partial(minimised, TWO_MINIMA), TWO_MINIMA.unknowns, np.array([1.2]), 8, seed=0
     )
     assert found.theta[0] == pytest.approx(-1, abs=0.02)
     assert "other minima" in found.run.message
     both = distinct_minima(found.run.starts, np.sqrt(np.diag(found.run.covariance)))
     assert [round(float(s.end[0])) for s in both] == [-1, 1]
-    # the valley on the right lies higher by (2/1.5)^2/2
+    # the minimum on the right is higher by (2/1.5)^2/2
     assert both[1].objective - both[0].objective == pytest.approx((2 / 1.5) ** 2 / 2, rel=0.05)
 
 
-def test_of_one_minimum_all_starts_say_the_same() -> None:
+def test_all_starts_end_at_a_single_minimum() -> None:
     problem, mean, _ = gaussian()
     found = fit_from_several_starts(
-        partial(descend, problem), problem.unknowns, np.zeros(3), 5, seed=0
+        partial(minimised, problem), problem.unknowns, np.zeros(3), 5, seed=0
     )
     np.testing.assert_allclose(found.theta, mean, atol=1e-6)
-    assert "5 of 5 starts converged, all to the same answer" in found.run.message
+    assert "5 of 5 starts converged, all to the same minimum" in found.run.message
     assert len(distinct_minima(found.run.starts, np.ones(3))) == 1
 
 
@@ -88,46 +87,52 @@ def test_draws_of_the_prior_have_its_mean_and_sd_and_return_with_their_seed() ->
     assert not np.array_equal(draws[0], prior_draws(set_of, 1, seed=2)[0])
 
 
-def test_a_start_that_fails_is_told_and_the_others_count() -> None:
-    def sometimes(at: np.ndarray) -> Ended:
+def test_a_failed_start_is_reported_and_the_others_count() -> None:
+    def sometimes(at: np.ndarray) -> Fitted:
         if at[0] > 0:
             raise InputError("a coefficient of the flow is not finite")
-        return descend(TWO_VALLEYS, at)
+        return minimised(TWO_MINIMA, at)
 
-    found = fit_from_several_starts(sometimes, TWO_VALLEYS.unknowns, np.array([1.2]), 6, seed=0)
+    found = fit_from_several_starts(sometimes, TWO_MINIMA.unknowns, np.array([1.2]), 6, seed=0)
     assert "not finite" in found.run.starts[0].message
     assert found.theta[0] == pytest.approx(-1, abs=0.02)
 
-    def never(at: np.ndarray) -> Ended:
+    def never(at: np.ndarray) -> Fitted:
         raise InputError("a coefficient of the flow is not finite")
 
     with pytest.raises(InputError, match="not finite"):
-        fit_from_several_starts(never, TWO_VALLEYS.unknowns, np.array([1.2]), 3, seed=0)
+        fit_from_several_starts(never, TWO_MINIMA.unknowns, np.array([1.2]), 3, seed=0)
 
 
-def test_the_engine_descends_from_its_start_and_from_draws_and_returns_the_lowest(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    objective = Objective(TWO_VALLEYS)
+@dataclass(frozen=True)
+class Solved(Problem[None, torch.Tensor]):
+    """The residual of a closed problem as the states of a problem for the engines."""
 
-    def closed_form(problem: Closed, progress: object, iterations: int) -> SimpleNamespace:
-        return SimpleNamespace(
-            problem=problem,
-            last=object(),
-            events=[],
-            value_at=objective.value,
-            tell=lambda *_: None,
-            expand=lambda th: objective.quadratic(th, objective.expand(th)),
-        )
+    closed: Closed
 
-    monkeypatch.setattr(fv, "_Engine", closed_form)
-    found = fv.fit_fv(TWO_VALLEYS, np.array([1.2]), iterations=40, tolerance=1e-3, starts=6, seed=5)  # type: ignore[arg-type]
+    @property
+    def observations(self) -> int:
+        return self.closed.observations
+
+    def solver(self, before: None = None) -> None:
+        return None
+
+    def solve(self, theta: np.ndarray, solver: None, *, tangents: bool = False) -> object:
+        return self.closed.predict(theta, None, tangents=tangents)
+
+    def compare(self, states: object) -> Prediction:
+        return Prediction(states, states.residual, states.jacobian)  # type: ignore[attr-defined]
+
+
+def test_the_engine_starts_at_its_start_and_at_draws_and_returns_the_lowest() -> None:
+    problem = Solved(TWO_MINIMA.unknowns, TWO_MINIMA)
+    found = fit_fv(problem, np.array([1.2]), iterations=40, tolerance=1e-3, starts=6, seed=5)
     assert [float(s.start[0]) for s in found.run.starts] == [
         1.2,
-        *(float(d[0]) for d in prior_draws(TWO_VALLEYS.unknowns, 5, seed=5)),
+        *(float(d[0]) for d in prior_draws(TWO_MINIMA.unknowns, 5, seed=5)),
     ]
     assert found.run.objective[-1] == min(s.objective for s in found.run.starts)
-    alone = fv.fit_fv(TWO_VALLEYS, np.array([1.2]), iterations=40, tolerance=1e-3)  # type: ignore[arg-type]
+    alone = fit_fv(problem, np.array([1.2]), iterations=40, tolerance=1e-3)
     assert alone.run.starts == ()
     assert alone.theta[0] == pytest.approx(1, abs=0.05)
     assert found.theta[0] == pytest.approx(-1, abs=0.05)

@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import save
 
 from nanopinn.errors import InputError
-from nanopinn.inference.checkpoint import CheckpointStore
+from nanopinn.inference.engine_driver import read_engine_state
 from nanopinn.inference.saved_fit import fit_to_bytes, load_fit, load_fitted_problem
 from nanopinn.io import serialize as saving
+from nanopinn.io.checkpoint_store import CheckpointStore
 from nanopinn.results.fit_result import (
     CheckItem,
     CheckResult,
@@ -261,5 +262,5 @@ def test_a_spoiled_state_of_an_interrupted_run_is_refused(tmp_path: Path) -> Non
     (tmp_path / "kept" / "fv.safetensors").write_bytes(fit_to_bytes(FIT))
     again = CheckpointStore.reopen(tmp_path / "kept", {"a": "x"}, "cpu")
     assert checkpoint_store.study == again.study
-    with pytest.raises(InputError, match="--resume"):
-        again.engine_state("fv")
+    with pytest.raises(InputError, match="`resume`"):
+        read_engine_state(again, "fv")

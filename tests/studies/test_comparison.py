@@ -101,7 +101,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_numbers(
     for outcome in compared.outcomes:
         for arm, values in outcome.values.items():
             np.testing.assert_allclose(resumed[outcome.name].values[arm], values, rtol=1e-12)
-    with pytest.raises(InputError, match="another one"):
+    with pytest.raises(InputError, match="other inputs or settings"):
         compare_arms(
             SETTINGS.model_copy(update={"draws": 5}),
             phantom=PHANTOM,

@@ -1,1 +1,1 @@
-"""Engine ``krylov``: tangents by preconditioned Krylov solutions in a reduced time basis."""
+"""Engine ``krylov`` for voxels: tangents by Krylov methods in a reduced time basis."""

@@ -1,21 +1,15 @@
-"""The fields as networks whose last layer is eliminated.
+"""Truncated Krylov methods for several right-hand sides: conjugate gradients and ORTHOMIN(4).
 
     v = sum_k c_k h_k,      h_k = P^-1 (f - A sum_{i<k} c_i h_i)
 
-Hidden layer k is a stencil that varies from cell to cell: the finite-volume residual that the
-layers before leave, answered by each cell on its own (P). In time the features are responses to
-plasma at random rates (:mod:`timebasis`). Neither is trained; the weights ``c`` of the last layer
-are those that make the residual of every cell least, worked out after every layer (variable
-projection), so that adding a layer never makes it worse. Those of the pressure, which is symmetric,
-are the best of all layers together; the pools' are the best of the last four given the others.
-Layers are added until the residual is small enough. Trained convolutions in their place take four
-times longer to a residual two thousand times larger (``benchmarks/pinn_formulations.py``).
+The search direction of iteration k is the preconditioned residual, orthogonalised against the last
+directions. ``P`` is the cell-local part of the operator. For the pressure, whose operator is
+symmetric, one previous direction suffices (conjugate gradients); the pools keep four (ORTHOMIN(4),
+Vinsome 1976). Each coefficient minimises the energy or the residual along its direction, so that no
+iteration increases it.
 
-Linearised finite-volume residuals of the fields, as the networks read them.
-
-Around an anchor the fields are ``u(x, t; theta) = u_a + sum_j (theta_j - theta_a,j) v_j``, and each
-``v_j`` solves a linear standing problem: the flux code of the solvers, on every cell, and nothing
-else. No data, no finite-volume tangents.
+The systems are the linearised finite-volume equations of the fields: around a point the fields are
+``u(x, t; theta) = u_0 + sum_j (theta_j - theta_0,j) v_j``, and each ``v_j`` solves one of them.
 """
 
 from __future__ import annotations
@@ -36,28 +30,33 @@ from nanopinn.solvers.linear import SolverError
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_diagonal, pressure_operator
 
-#: Told in words of what a network had to recover from.
+#: Called with an error from which a solution recovered.
 EventCallback = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class KrylovSolution:
-    """Fields of a network, with their residual over the forcing, worst of all, and the number of
-    its layers.
+    """Solution of a linear system.
+
+    Attributes:
+        v: one solution per right-hand side, as ``rhs``.
+        residual: over the right-hand side, the largest of all.
+        iterations: number of search directions.
     """
 
     v: Tensor
     residual: float
-    layers: int
+    iterations: int
 
 
 @dataclass(frozen=True)
 class KrylovSolver:
-    """How deep a network grows: ``most`` layers, fewer once its residual is below ``enough`` of the
-    forcing.
+    """Truncated Krylov method.
 
     Attributes:
-        restarts: from the last good weights, where a layer holds numbers that are not finite.
+        max_iterations: largest number of search directions.
+        tolerance: the solution ends when every residual is below this share of its right-hand side.
+        max_restarts: from the last finite solution, where an iteration is not finite.
     """
 
     max_iterations: int
@@ -65,10 +64,14 @@ class KrylovSolver:
     max_restarts: int = 3
 
     def solve(self, problem: LinearSystem, on_event: EventCallback) -> KrylovSolution:
-        """Grow a network on a standing problem.
+        """Solve a linear system.
+
+        Args:
+            problem: the system.
+            on_event: called with an error from which the solution recovered.
 
         Raises:
-            SolverError: numbers that are not finite, again and again.
+            SolverError: iterations were not finite more often than ``max_restarts``.
         """
         rhs = problem.rhs
         good, r, size = torch.zeros_like(rhs), rhs, problem.norm(rhs).clamp_min(1e-300)
@@ -87,24 +90,27 @@ class KrylovSolver:
             again += 1
             if again > self.max_restarts:
                 raise SolverError(
-                    f"a network met numbers that are not finite {again} times, last in layer"
-                    f" {k + 1}"
+                    f"the Krylov iteration was not finite {again} times, last in iteration {k + 1}"
                 )
-            on_event(
-                f"layer {k + 1} held numbers that are not finite: went on from the last good"
-                " weights"
-            )
+            on_event(f"iteration {k + 1} was not finite; restarted from the last finite solution")
             r, directions = rhs - problem.apply(good), []
         return KrylovSolution(good, float((problem.norm(r) / size).max()), self.max_iterations)
 
 
 def solve_in_batches(
-    layers: KrylovSolver, problem: LinearSystem, on_event: EventCallback
+    solver: KrylovSolver, problem: LinearSystem, on_event: EventCallback
 ) -> KrylovSolution:
-    """The same in as few parts as the device's memory takes, on the CPU where it takes none.
+    """Solve a linear system in as few batches of right-hand sides as the memory allows.
+
+    Where one right-hand side alone exceeds the memory of the device, the CPU solves the system.
+
+    Args:
+        solver: of each batch.
+        problem: the system.
+        on_event: called with an error from which the solution recovered.
 
     Raises:
-        torch.OutOfMemoryError: not even the CPU has room for one tangent.
+        torch.OutOfMemoryError: one right-hand side exceeds the memory of the CPU.
     """
     count = problem.rhs.shape[0]
     home = device_of(problem)
@@ -113,21 +119,21 @@ def solve_in_batches(
         try:
             here = problem if device == home else problem.to(device)
             parts = [
-                layers.solve(here.slice(i, i + at_once), on_event) for i in range(0, count, at_once)
+                solver.solve(here.slice(i, i + at_once), on_event) for i in range(0, count, at_once)
             ]
             v = torch.cat([p.v for p in parts])
             return KrylovSolution(
                 move_to_device(v, home),
                 max(p.residual for p in parts),
-                max(p.layers for p in parts),
+                max(p.iterations for p in parts),
             )
         except torch.OutOfMemoryError:
             if at_once > 1:
                 at_once = -(-at_once // 2)
-                on_event(f"memory ran out: {at_once} of {count} tangents at once from here")
+                on_event(f"out of memory; solving {at_once} of {count} tangents at a time")
             elif device != "cpu":
                 at_once, device = count, "cpu"
-                on_event("the GPU's memory ran out with a single tangent: worked out on the CPU")
+                on_event("GPU out of memory with a single tangent; solving on the CPU")
             else:
                 raise
 
@@ -143,9 +149,7 @@ def move_to_device(v: Tensor, device: str) -> Tensor:
 def _orthogonalise(
     problem: LinearSystem, h: Tensor, directions: list[tuple[Tensor, Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A feature of unit size that shares nothing with those before, its image, and what it is
-    weighed with.
-    """
+    """A search direction orthogonal to the previous ones, its image, and its test vector."""
     w = problem.apply(h)
     for h_k, w_k, t_k in directions:
         shared = _dot(t_k, w)
@@ -160,42 +164,44 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 class LinearSystem(Protocol):
-    """``image(v_j) = right_j`` for several j, the first axis, at once."""
+    """``A v_j = rhs_j`` for several j at once, along the first axis."""
 
     @property
     def truncation(self) -> int:
-        """How many earlier features a new one is kept apart from."""
+        """Number of previous directions against which a new one is orthogonalised."""
 
     @property
     def rhs(self) -> Tensor:
-        """What the image has to be."""
+        """Right-hand sides, ``(m, ...)``."""
 
     def apply(self, v: Tensor) -> Tensor:
-        """What the residual holds of ``v``."""
+        """``A v``."""
 
     def precondition(self, residual: Tensor) -> Tensor:
-        """What each cell by itself would answer to a residual."""
+        """``P^-1`` of a residual."""
 
-    def test_vector(self, feature: Tensor, image: Tensor) -> Tensor:
-        """What the residual of a feature is weighed with where its weight is worked out."""
+    def test_vector(self, direction: Tensor, image: Tensor) -> Tensor:
+        """The vector to which the next residual is made orthogonal."""
 
     def norm(self, residual: Tensor) -> Tensor:
-        """Of a residual, ``(m,)``."""
+        """Norm of each residual, ``(m,)``."""
 
     def slice(self, first: int, last: int) -> LinearSystem:
-        """Some of the j."""
+        """The right-hand sides from ``first`` to ``last``."""
 
     def to(self, device: str) -> LinearSystem:
-        """The same on another device."""
+        """The system on another device."""
 
 
 @dataclass(frozen=True)
 class PressureTangentSystem:
-    """``A v_j = f_j`` on the flow grid. A is symmetric, so the best weights make an energy least,
-    ``v A v / 2 - f v``.
+    """``A v_j = f_j`` on the flow grid, with a symmetric A: conjugate gradients.
 
     Attributes:
-        coefficients, grid: of the flow, which make A. forcing: ``(m, X, Y, Z)``.
+        coefficients: of the flow, which determine A.
+        grid: of the flow.
+        forcing: ``(m, X, Y, Z)``.
+        truncation: number of previous directions.
     """
 
     coefficients: FlowCoefficients
@@ -221,8 +227,8 @@ class PressureTangentSystem:
     def precondition(self, residual: Tensor) -> Tensor:
         return residual / self.diagonal
 
-    def test_vector(self, feature: Tensor, image: Tensor) -> Tensor:
-        return feature
+    def test_vector(self, direction: Tensor, image: Tensor) -> Tensor:
+        return direction
 
     def norm(self, residual: Tensor) -> Tensor:
         return residual.flatten(1).norm(dim=1)
@@ -236,17 +242,19 @@ class PressureTangentSystem:
 
 @dataclass(frozen=True)
 class PoolTangentSystem:
-    """``capacity v + A (integral of v) = F`` in a time basis, over its cell-local part.
+    """``capacity v + A (integral of v) = F`` in a time basis, preconditioned from the left.
 
-    The cell-local part is inverted exactly, so that the residual is what the cell's own answer
-    still lacks: an error in the units of the field, and its mean square over cells is what the best
-    weights make least.
+    The cell-local part is inverted exactly. The residual is therefore an error in the unit of the
+    field, and its mean square over cells is minimised.
 
     Attributes:
-        operator: A at the anchor. capacity: ``(pool, x, y, z)``. basis: of the histories.
+        operator: A.
+        capacity: ``(pool, x, y, z)``.
+        basis: of the histories.
         forcing: coefficients of the integrated forcing, ``(m, r, pool, x, y, z)``.
         inverse: of the cell-local part, ``(x, y, z, r pool, r pool)``.
         weight: of each pool's error in the mean square, ``(pool, 1, 1, 1)``.
+        truncation: number of previous directions.
     """
 
     operator: PoolOperator
@@ -261,7 +269,7 @@ class PoolTangentSystem:
     def build(
         cls, operator: PoolOperator, capacity: Tensor, basis: TimeBasis, forcing: Tensor
     ) -> PoolTangentSystem:
-        """Prepare the exact inverse of the cell-local part."""
+        """Build a system with the inverse of its cell-local part."""
         P, r = capacity.shape[0], basis.integral.shape[0]
         eye = torch.eye(P, dtype=capacity.dtype, device=capacity.device)
         local = capacity.new_zeros((P, P, *capacity.shape[1:]))
@@ -274,7 +282,7 @@ class PoolTangentSystem:
         blank = cls(
             operator, capacity, basis, forcing, inverse, torch.ones_like(capacity[:, :1, :1, :1])
         )
-        # pools count alike, however little of the drug one of them holds
+        # every pool has the same weight, whatever its concentrations
         size = blank.rhs.square().mean(dim=(0, 1, 3, 4, 5))
         return replace(
             blank,
@@ -294,7 +302,7 @@ class PoolTangentSystem:
     def precondition(self, residual: Tensor) -> Tensor:
         return residual
 
-    def test_vector(self, feature: Tensor, image: Tensor) -> Tensor:
+    def test_vector(self, direction: Tensor, image: Tensor) -> Tensor:
         return self.weight * image
 
     def norm(self, residual: Tensor) -> Tensor:
@@ -307,7 +315,7 @@ class PoolTangentSystem:
         return on_device(self, device)
 
     def _apply_local_inverse(self, right: Tensor) -> Tensor:
-        """The cell-local answer to a right-hand side ``(m, r, pool, x, y, z)``."""
+        """Inverse of the cell-local part times ``(m, r, pool, x, y, z)``."""
         m, r, P, *space = right.shape
         flat = right.reshape(m, r * P, *space).permute(2, 3, 4, 1, 0)
         return (self.inverse @ flat).permute(4, 3, 0, 1, 2).reshape(right.shape)

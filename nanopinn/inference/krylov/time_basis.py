@@ -1,10 +1,9 @@
-"""Hidden features in time: what cells of random rates make of the plasma curves, with the initial
-condition built in.
+"""A reduced basis in time: responses of linear pools with random rate constants to the plasma.
 
-A linear pool that plasma drives is a mixture of ``y_k(t) = integral_0^t c(s) exp(-k (t - s)) ds``;
-so are the pools behind it (a convolution of two exponentials is their difference over that of the
-rates) and, among dense enough rates, the derivatives by a rate. Their running integrals are known
-exactly: ``integral y_k = (y_0 - y_k)/k``.
+A linear pool that plasma drives is a mixture of ``y_k(t) = integral_0^t c(s) exp(-k (t - s)) ds``.
+So are the pools behind it, because a convolution of two exponentials is a difference of them over
+the difference of their rates, and, among sufficiently dense rates, the derivatives by a rate. Their
+running integrals are exact: ``integral y_k = (y_0 - y_k)/k``. The initial condition is fulfilled.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from nanopinn.imaging.dce.convolution import convolve_exponential
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
 from nanopinn.physics.plasma import SumOfExponentials
 
-#: Directions of responses that are weaker than this are round-off.
+#: Singular values of the responses below this share of the largest one are rounding errors.
 ROUND_OFF = 1e-9
 
 
 class PlasmaResponse(Protocol):
-    """A plasma curve as cells answer it."""
+    """Response of linear pools to a plasma curve."""
 
     def __call__(self, rates: Tensor, times: Tensor) -> Tensor:
         """``y_k`` for rates ``(k,)`` 1/s, zero among them, at times ``(n,)`` s: ``(n, k)``."""
 
 
 def response_to_samples(curve: PlasmaCurve) -> PlasmaResponse:
-    """Of a curve between its samples."""
+    """Response to a curve that is linear between its samples."""
 
     def answer(rates: Tensor, times: Tensor) -> Tensor:
         t, c = (torch.as_tensor(v).to(times) for v in (curve.times_s, curve.plasma_mM))
@@ -43,7 +42,7 @@ def response_to_samples(curve: PlasmaCurve) -> PlasmaResponse:
 
 
 def response_to_exponentials(curve: SumOfExponentials) -> PlasmaResponse:
-    """Of a sum of exponentials from time zero."""
+    """Response to a sum of exponentials from time zero."""
 
     def answer(rates: Tensor, times: Tensor) -> Tensor:
         t, total = times[:, None], torch.zeros((len(times), len(rates))).to(times)
@@ -60,13 +59,13 @@ def response_to_exponentials(curve: SumOfExponentials) -> PlasmaResponse:
 
 @dataclass(frozen=True)
 class TimeBasis:
-    """Functions ``B`` of time, orthonormal on a fine grid of times.
+    """Functions of time, orthonormal on a fine grid of times.
 
     Attributes:
-        B: at the nodes of the anchor, ``(n, r)``.
+        B: values at the nodes of the fields, ``(n, r)``.
         integral: coefficients of the running integral of each function, s, ``(r, r)``.
-        area: coefficients of the area of every plasma curve, ``(r, input)``.
-        fit: coefficients of a history given at the nodes, ``(r, n)``.
+        input_integral: coefficients of the running integral of every plasma curve, ``(r, input)``.
+        projection: coefficients of a history given at the nodes, ``(r, n)``.
     """
 
     B: Tensor
@@ -83,12 +82,14 @@ class TimeBasis:
         rates: Tensor,
         rank: int,
     ) -> TimeBasis:
-        """The ``rank`` strongest directions among the responses.
+        """The ``rank`` largest principal components of the responses.
 
         Args:
-            nodes: of the anchor, ``(n,)`` s. kinks: of the plasma curves, the first where they
-                begin, s.
-            rates: of the responses, 1/s, above zero.
+            nodes: times of the fields, s, ``(n,)``.
+            plasma: responses to every plasma curve.
+            breakpoints: of the plasma curves, s, the first where they begin.
+            rates: rate constants of the responses, 1/s, above zero.
+            rank: dimension of the basis.
         """
         times, weights = _gauss_quadrature(
             torch.cat([nodes, breakpoints[breakpoints < nodes[-1]]]).unique(), float(rates.max())
@@ -111,8 +112,14 @@ class TimeBasis:
         return cls(at_nodes, B.T @ integrals @ mix, B.T @ areas, torch.linalg.pinv(at_nodes))
 
     def histories(self, coefficients: Tensor, at: Sequence[int] | None = None) -> Tensor:
-        """Coefficients ``(..., r, pool, x, y, z)`` as histories ``(..., n, pool, x, y, z)``, or at
-        some nodes alone.
+        """Histories from coefficients.
+
+        Args:
+            coefficients: ``(..., r, pool, x, y, z)``.
+            at: indices of nodes; all of them if None.
+
+        Returns:
+            ``(..., n, pool, x, y, z)``.
         """
         return torch.einsum(
             "nr,...rpxyz->...npxyz", self.B if at is None else self.B[list(at)], coefficients
@@ -124,8 +131,16 @@ class TimeBasis:
 
 
 def draw_rates(fastest: float, span_s: float, count: int, generator: torch.Generator) -> Tensor:
-    """Rates between a hundredth of one over the span and ``fastest``, one drawn in each of
-    ``count`` equal parts on a log scale, 1/s.
+    """Random rate constants, stratified on a log scale.
+
+    Args:
+        fastest: largest rate constant, 1/s.
+        span_s: time span; the smallest rate constant is a hundredth of its inverse.
+        count: number of rate constants, one in each of as many equal strata.
+        generator: of the random numbers.
+
+    Returns:
+        1/s, ``(count,)``, increasing.
     """
     low, high = torch.tensor([0.01 / span_s, fastest], dtype=torch.float64).log()
     place = (
@@ -136,11 +151,11 @@ def draw_rates(fastest: float, span_s: float, count: int, generator: torch.Gener
 
 
 def _gauss_quadrature(marks: Tensor, fastest: float) -> tuple[Tensor, Tensor]:
-    """Times and weights, summing to one, of three-point Gauss rules on pieces between marks no
-    longer than half a decay.
+    """Times and weights of three-point Gauss rules, the weights summing to one.
 
-    The integral is an accretive operator; a basis that is orthonormal as exactly as this keeps it
-    so, and no mode of time grows by itself.
+    The intervals between marks are divided into pieces no longer than half a decay time. The
+    running integral is an accretive operator. Orthonormality to this accuracy preserves that
+    property, so that no mode in time grows.
     """
     place = marks.new_tensor([-(0.6**0.5), 0.0, 0.6**0.5])
     share = marks.new_tensor([5.0, 8.0, 5.0]) / 18

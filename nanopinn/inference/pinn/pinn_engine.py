@@ -24,9 +24,16 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.sparse import csr_array
 
 from nanopinn.errors import InputError
+from nanopinn.inference.gauss_newton import (
+    LARGEST_STEP_PRIOR_SD,
+    DampingControl,
+    OptimisationRun,
+    minimise,
+)
 from nanopinn.inference.ode_problem import SystemProblem
 from nanopinn.inference.pinn.networks import StateNetwork, StateValues
 from nanopinn.inference.problem import EngineFit, describe_unaffected
+from nanopinn.inference.quadratic_model import QuadraticModel
 from nanopinn.inference.systematic import marginal_precision
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results.fit_result import EngineRun
@@ -49,6 +56,12 @@ MISFIT_TOLERANCE_SD = 2.0
 MIN_SCALE_RATIO, MAX_SCALE_RATIO = 0.5, 1.5
 #: Steps below this fraction of the prior standard deviation count as zero.
 STEP_RESOLUTION = 1e-3
+#: Failed iterations in a row after which the fit ends.
+MAX_REJECTIONS = 3
+#: The objective changes with the variances, so that steps are not compared with earlier ones.
+DAMPING = DampingControl(
+    increase=4.0, attempts=8, failures=MAX_REJECTIONS + 1, floor=1e-12, limit_reversals=False
+)
 #: Noise at the start where it is estimated, as a fraction of the largest measured value: for many
 #: values, and for fewer values than weights, which the network could interpolate.
 INITIAL_NOISE, INITIAL_NOISE_SPARSE_DATA = 1e-3, 0.1
@@ -135,7 +148,8 @@ def fit_pinn(
         )
     engine = _PinnEngine(problem, settings or PinnSettings(), seed)
     theta = problem.unknowns.prior_mean if start is None else np.asarray(start, dtype=np.float64)
-    history, converged = engine.optimise(theta, progress)
+    found = engine.optimise(theta, progress)
+    history, converged = found.history[1:], found.converged
     covariance = engine.covariance()
     message = (
         f"{'converged' if converged else 'stopped'} after {len(history)} Levenberg-Marquardt steps;"
@@ -147,7 +161,7 @@ def fit_pinn(
         engine="pinn",
         scalars=scalars,
         covariance=covariance,
-        objective=tuple(history),
+        objective=history,
         chi2=sum(engine.normal.chi2),
         observations=engine.count,
         seconds=time.perf_counter() - began,
@@ -193,6 +207,9 @@ class _PinnEngine:
         )
         self.scales = _TermScales(tuple(initial_noise), INITIAL_MODEL_ERROR)
         self.normal: _NormalEquations
+        self.started = False
+        self.trial: _NormalEquations | None = None
+        self.variances_converged, self.rejections = False, 0
 
     @property
     def count(self) -> int:
@@ -206,61 +223,68 @@ class _PinnEngine:
             if row < len(times) and times[row] == self.nodes[node]:
                 yield node, int(row)
 
-    def optimise(self, theta: Array, progress: Progress) -> tuple[list[float], bool]:
-        """Levenberg-Marquardt with annealed variances; the objectives and whether it converged."""
-        self.theta, damping, history, stalled = theta, 1e-3, [], 0
-        self.normal = self.expand(self.weights, self.theta, tangents=True)
-        for k in range(self.settings.iterations):
-            stationary = self._is_stationary(1.0)
-            damping, moved = self._step(damping)
-            stalled = 0 if moved else stalled + 1
-            variances_converged = self._anneal_variances(stationary)
-            self.normal = self.expand(self.weights, self.theta, tangents=True)
-            history.append(self.normal.objective)
-            progress(
-                "pinn: network and unknowns",
-                (k + 1) / self.settings.iterations,
-                self._progress_numbers(),
+    def optimise(self, theta: Array, progress: Progress) -> OptimisationRun:
+        """Minimise over weights and unknowns; the variances are annealed between the steps."""
+        iterations = self.settings.iterations + 1
+
+        def report(k: int, point: Array, quadratic: QuadraticModel) -> None:
+            if k:
+                share = k / self.settings.iterations
+                progress("pinn: network and unknowns", share, self._progress_numbers())
+
+        unlimited = np.full(len(self.weights), np.inf)
+        return minimise(
+            self._expand_at,
+            self._value_at,
+            np.concatenate([self.weights, theta]),
+            np.concatenate([unlimited, LARGEST_STEP_PRIOR_SD * self.problem.unknowns.prior_sd]),
+            iterations=iterations,
+            converged=lambda _: self._has_converged(),
+            on_step=report,
+            control=DAMPING,
+        )
+
+    def _expand_at(self, point: Array) -> QuadraticModel:
+        """Normal equations at a point, after the variances followed the last step."""
+        W = len(self.weights)
+        if self.started:
+            accepted = not np.array_equal(point, np.concatenate([self.weights, self.theta]))
+            self.rejections = 0 if accepted else self.rejections + 1
+            self.variances_converged = self._anneal_variances(
+                self.trial if accepted and self.trial is not None else self.normal,
+                self._is_stationary(1.0),
             )
-            if stalled == 3 or (
-                variances_converged and self._is_stationary(self.settings.tolerance)
-            ):
-                return history, variances_converged and stalled < 3
-        return history, False
+        self.started = True
+        self.weights, self.theta = point[:W], point[W:]
+        self.normal = self.expand(self.weights, self.theta, tangents=True)
+        n = self.normal
+        return QuadraticModel(n.objective, sum(n.chi2), n.G, n.H)
 
-    def _step(self, damping: float) -> tuple[float, bool]:
-        """One accepted step, if any damping gives one; the next damping, and success."""
-        H, W = self.normal.H, len(self.weights)
-        diagonal = np.diag(H)
-        largest = 1.5 * self.problem.unknowns.prior_sd
-        for _ in range(8):
-            try:
-                step = -cho_solve(
-                    cho_factor(H + damping * np.diag(diagonal + 1e-12 * diagonal.max())),
-                    self.normal.G,
-                )
-                step /= max(1.0, float(np.max(np.abs(step[W:]) / largest)))
-                trial = self.weights + step[:W], self.theta + step[W:]
-                there = self.expand(*trial, tangents=False)
-                if there.objective < self.normal.objective:
-                    (self.weights, self.theta), self.normal = (
-                        trial,
-                        replace(there, H=H, G=self.normal.G),
-                    )
-                    return damping / 5, True
-            except (SolverError, LinAlgError):
-                pass  # the rate is not finite or the matrix not positive definite: damp more
-            damping *= 4
-        return damping, False
+    def _value_at(self, point: Array) -> float:
+        """The objective; infinite where the rate is not finite."""
+        W = len(self.weights)
+        try:
+            self.trial = self.expand(point[:W], point[W:], tangents=False)
+        except SolverError:
+            return float("inf")
+        return self.trial.objective if np.isfinite(self.trial.objective) else float("inf")
 
-    def _anneal_variances(self, stationary: bool) -> bool:
+    def _has_converged(self) -> bool:
+        """Whether the variances and the unknowns are stationary."""
+        return (
+            self.variances_converged
+            and self.rejections < MAX_REJECTIONS
+            and self._is_stationary(self.settings.tolerance)
+        )
+
+    def _anneal_variances(self, now: _NormalEquations, stationary: bool) -> bool:
         """Adapt the variances to the residuals, and return whether they have converged.
 
         Where the noise is given, the model error decreases only after the unknowns have converged
         for its current value. Where the noise is estimated, both decrease together; otherwise the
         term whose variance decreases first would force the other to explain all residuals.
         """
-        now, old = self.normal, self.scales
+        old = self.scales
         ratio = ANNEALING_FACTOR * float(
             np.sqrt(now.physics / (len(self.nodes) * len(self.net.size)))
         )

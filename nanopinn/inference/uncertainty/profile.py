@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError, NanopinnError
 from nanopinn.inference.fitted_problem import fitted_problem_of
-from nanopinn.inference.problem import Linearisation, Objective, ResidualProblem
+from nanopinn.inference.problem import Objective, ResidualProblem
+from nanopinn.inference.quadratic_model import Linearisation, QuadraticModel
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results.fit_result import (
     OBJECTIVE_RISE_95,
@@ -122,13 +123,16 @@ class ProfileContinuation:
         """
         step = np.zeros_like(point.theta)
         step[self.j] = x - point.theta[self.j]
-        step[self.nuisance] = self._nuisance_step(point.theta + step, point.expansion, step)
+        step[self.nuisance] = self._nuisance_model(
+            point.theta + step, point.expansion, step
+        ).full_step
         point = self._evaluate_step(point, step)
         for _ in range(most - 1):
-            step = np.zeros_like(point.theta)
-            step[self.nuisance] = self._nuisance_step(point.theta, point.expansion, step)
-            if self._predicted_decrease(point) < DECREASE_TOLERANCE:
+            model = self._nuisance_model(point.theta, point.expansion)
+            if model.predicted_decrease < DECREASE_TOLERANCE:
                 break
+            step = np.zeros_like(point.theta)
+            step[self.nuisance] = model.full_step
             trial = self._evaluate_step(point, step)
             if trial.objective > point.objective:
                 # the solve was not in vain: the tangents know of it now
@@ -136,7 +140,8 @@ class ProfileContinuation:
                 point = replace(point, expansion=known)
             else:
                 point = trial
-        return replace(point, remaining_decrease=self._predicted_decrease(point))
+        remaining = self._nuisance_model(point.theta, point.expansion).predicted_decrease
+        return replace(point, remaining_decrease=remaining)
 
     def _evaluate_step(self, point: ProfilePoint, step: Array) -> ProfilePoint:
         theta = point.theta + step
@@ -152,23 +157,19 @@ class ProfileContinuation:
             0.0,
         )
 
-    def _nuisance_step(self, theta: Array, at: Linearisation, fixed: Array) -> Array:
-        """Gauss-Newton step of the others from where ``at`` holds, when ``fixed`` is gone as well."""
-        J, o = at.jacobian, self.nuisance
-        residual = at.residual + J @ fixed
-        gradient = (
-            J[:, o].T @ residual
-            + (self.objective.prior_residual(theta) / self.objective.prior_sd)[o]
-        )
-        hessian = J[:, o].T @ J[:, o] + np.diag(self.objective.prior_sd[o] ** -2.0)
-        return np.asarray(-np.linalg.solve(hessian, gradient), dtype=np.float64)
+    def _nuisance_model(
+        self, theta: Array, at: Linearisation, fixed_step: Array | None = None
+    ) -> QuadraticModel:
+        """Quadratic model of the other unknowns, after a step of all unknowns if one is given.
 
-    def _predicted_decrease(self, point: ProfilePoint) -> float:
-        """What a step of the others would gain by the quadratic model."""
-        J, o = point.expansion.jacobian, self.nuisance
-        step = self._nuisance_step(point.theta, point.expansion, np.zeros_like(point.theta))
-        hessian = J[:, o].T @ J[:, o] + np.diag(self.objective.prior_sd[o] ** -2.0)
-        return 0.5 * float(step @ hessian @ step)
+        Args:
+            theta: after the step, ``(m,)``.
+            at: linearisation before the step.
+            fixed_step: ``(m,)``.
+        """
+        if fixed_step is not None:
+            at = replace(at, residual=at.residual + at.jacobian @ fixed_step)
+        return self.objective.quadratic(theta, at).restrict(self.nuisance)
 
 
 def strongest_correlation(

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.inference.checkpoint import CheckpointStore, ResumeMode
 from nanopinn.inference.device import choose_device, run_with_cpu_fallback
 from nanopinn.inference.radiation_effect import RadiationEffect
 from nanopinn.inference.saved_fit import fit_file_path
+from nanopinn.io.checkpoint_store import CheckpointStore, ResumeMode
 from nanopinn.io.tables import check_files_unchanged, hash_files
 from nanopinn.parameters.units import HOUR, MINUTE, UG_PER_ML
 from nanopinn.physics.cell_kill import KILL_MODELS

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.inference.checkpoint import CheckpointStore
+from nanopinn.io.checkpoint_store import CheckpointStore
 from nanopinn.parameters.table import Number, Values
 from nanopinn.parameters.units import HOUR, UM
 from nanopinn.physics.treatment import Treatment

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.inference.checkpoint import run_identity
 from nanopinn.inference.saved_fit import fit_file_path
+from nanopinn.io.checkpoint_store import run_identity
 from nanopinn.parameters.units import HOUR, NG, UG_H_PER_ML, UG_PER_ML, UM
 from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.results.comparison_result import (

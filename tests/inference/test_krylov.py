@@ -1,6 +1,4 @@
-"""Networks whose last layer is eliminated: against exact solutions, and against faults put in on
-purpose.
-"""
+"""Krylov methods and the reduced time basis: exact solutions, and recovery from errors."""
 
 from __future__ import annotations
 
@@ -13,8 +11,9 @@ import torch
 from torch import Tensor
 
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
-from nanopinn.inference.krylov import orthomin as network
-from nanopinn.inference.krylov.krylov_engine import KrylovSettings, _KrylovEngine, fit_krylov
+from nanopinn.inference.engine_driver import _Driver
+from nanopinn.inference.krylov import orthomin
+from nanopinn.inference.krylov.krylov_engine import KrylovSettings, ReducedBasisTangents, fit_krylov
 from nanopinn.inference.krylov.orthomin import KrylovSolver, solve_in_batches
 from nanopinn.inference.krylov.time_basis import (
     TimeBasis,
@@ -33,7 +32,7 @@ G = torch.Generator().manual_seed(0)
 
 @dataclass(frozen=True)
 class Matrix:
-    """``A v = f`` for a matrix, least squares, as networks see a standing problem."""
+    """``A v = f`` for a matrix, by minimal residuals."""
 
     A: Tensor
     rhs: Tensor
@@ -69,20 +68,19 @@ def quiet(words: str) -> None:
     raise AssertionError(words)
 
 
-def test_as_many_layers_as_unknowns_solve_exactly() -> None:
+def test_as_many_iterations_as_unknowns_solve_exactly() -> None:
     problem = matrix()
-    learned = KrylovSolver(12, tolerance=0.0).solve(problem, quiet)
+    solved = KrylovSolver(12, tolerance=0.0).solve(problem, quiet)
     torch.testing.assert_close(
-        learned.v, torch.linalg.solve(problem.A, problem.rhs.T).T, rtol=1e-8, atol=1e-8
+        solved.v, torch.linalg.solve(problem.A, problem.rhs.T).T, rtol=1e-8, atol=1e-8
     )
 
 
-def test_every_layer_makes_the_residual_smaller_and_no_other_weights_make_it_smaller_yet() -> None:
+def test_every_iteration_minimises_the_residual_over_its_krylov_space() -> None:
     problem = matrix()
     found = [KrylovSolver(k, tolerance=0.0).solve(problem, quiet) for k in range(1, 6)]
     assert all(b.residual < a.residual for a, b in itertools.pairwise(found))
-    # the Krylov space of A and the right-hand side, searched by another way: a dense least-squares
-    # fit
+    # the minimum over the Krylov space of A and the right-hand side, by dense least squares
     r = problem.rhs[:1]
     space = [r @ torch.linalg.matrix_power(problem.A, k).T for k in range(5)]
     images = torch.cat([problem.apply(v) for v in space]).T
@@ -92,30 +90,30 @@ def test_every_layer_makes_the_residual_smaller_and_no_other_weights_make_it_sma
     assert one.residual == pytest.approx(left, rel=1e-8)
 
 
-def test_a_layer_that_is_not_finite_is_taken_back_and_recorded(monkeypatch) -> None:
-    problem, calls, said = matrix(), [], []
+def test_an_iteration_that_is_not_finite_is_repeated_and_recorded(monkeypatch) -> None:
+    problem, calls, events = matrix(), [], []
     image = Matrix.apply
 
-    def spoiled(self, v):
+    def not_finite(self, v):
         calls.append(1)
         return image(self, v) * (float("nan") if len(calls) == 4 else 1.0)
 
-    monkeypatch.setattr(Matrix, "apply", spoiled)
-    learned = KrylovSolver(30, tolerance=1e-9).solve(problem, said.append)
+    monkeypatch.setattr(Matrix, "apply", not_finite)
+    solved = KrylovSolver(30, tolerance=1e-9).solve(problem, events.append)
     torch.testing.assert_close(
-        learned.v, torch.linalg.solve(problem.A, problem.rhs.T).T, rtol=1e-6, atol=1e-6
+        solved.v, torch.linalg.solve(problem.A, problem.rhs.T).T, rtol=1e-6, atol=1e-6
     )
-    assert said == ["layer 4 held numbers that are not finite: went on from the last good weights"]
+    assert events == ["iteration 4 was not finite; restarted from the last finite solution"]
 
 
-def test_layers_that_are_never_finite_are_an_error_in_words(monkeypatch) -> None:
+def test_iterations_that_are_never_finite_are_a_solver_error(monkeypatch) -> None:
     monkeypatch.setattr(Matrix, "apply", lambda self, v: v * float("nan"))
     with pytest.raises(SolverError, match="not finite 4 times"):
         KrylovSolver(30).solve(matrix(), lambda words: None)
 
 
-def test_less_memory_means_fewer_tangents_at_once_and_the_same_answer(monkeypatch) -> None:
-    problem, said = matrix(), []
+def test_less_memory_means_smaller_batches_and_the_same_solution(monkeypatch) -> None:
+    problem, events = matrix(), []
     whole = KrylovSolver(12, tolerance=0.0).solve(problem, quiet).v
     image = Matrix.apply
 
@@ -126,16 +124,16 @@ def test_less_memory_means_fewer_tangents_at_once_and_the_same_answer(monkeypatc
 
     monkeypatch.setattr(Matrix, "apply", short_of_memory)
     torch.testing.assert_close(
-        solve_in_batches(KrylovSolver(12, tolerance=0.0), problem, said.append).v, whole
+        solve_in_batches(KrylovSolver(12, tolerance=0.0), problem, events.append).v, whole
     )
-    assert said == [
-        "memory ran out: 3 of 5 tangents at once from here",
-        "memory ran out: 2 of 5 tangents at once from here",
+    assert events == [
+        "out of memory; solving 3 of 5 tangents at a time",
+        "out of memory; solving 2 of 5 tangents at a time",
     ]
 
 
-def test_a_gpu_too_small_for_one_tangent_hands_over_to_the_cpu(monkeypatch) -> None:
-    problem, said = matrix(), []
+def test_the_cpu_solves_what_exceeds_the_memory_of_the_gpu(monkeypatch) -> None:
+    problem, events = matrix(), []
     moved: list[str] = []
     solve = KrylovSolver.solve
 
@@ -145,22 +143,22 @@ def test_a_gpu_too_small_for_one_tangent_hands_over_to_the_cpu(monkeypatch) -> N
         return solve(self, system, on_event)
 
     monkeypatch.setattr(KrylovSolver, "solve", on_gpu_only)
-    monkeypatch.setattr(network, "device_of", lambda system: "cuda")
+    monkeypatch.setattr(orthomin, "device_of", lambda system: "cuda")
     monkeypatch.setattr(Matrix, "to", lambda self, device: moved.append(device) or self)
-    monkeypatch.setattr(network, "move_to_device", lambda v, device: v)
-    v = solve_in_batches(KrylovSolver(12, tolerance=0.0), problem, said.append).v
+    monkeypatch.setattr(orthomin, "move_to_device", lambda v, device: v)
+    v = solve_in_batches(KrylovSolver(12, tolerance=0.0), problem, events.append).v
     torch.testing.assert_close(
         v, torch.linalg.solve(problem.A, problem.rhs.T).T, rtol=1e-8, atol=1e-8
     )
     assert moved == ["cpu"]
-    assert said[-1] == "the GPU's memory ran out with a single tangent: worked out on the CPU"
+    assert events[-1] == "GPU out of memory with a single tangent; solving on the CPU"
 
 
 CURVE = PlasmaCurve(np.array([20.0, 22.0, 60.0, 400.0]), np.array([0.0, 6.0, 2.0, 0.5]))
 NODES = torch.arange(0.0, 400.0, 10.0, dtype=torch.float64)
 
 
-def test_random_rates_hold_cells_of_any_other_rate_and_their_integrals() -> None:
+def test_random_rates_span_responses_of_other_rates_and_their_integrals() -> None:
     answer = response_to_samples(CURVE)
     rates = draw_rates(0.05, 400.0, 24, torch.Generator().manual_seed(1)).double()
     basis = TimeBasis.build(NODES, [answer], torch.as_tensor(CURVE.times_s), rates, 12)
@@ -174,7 +172,7 @@ def test_random_rates_hold_cells_of_any_other_rate_and_their_integrals() -> None
         torch.testing.assert_close(integral, exact[:, 0], rtol=0, atol=1e-4 * float(exact.max()))
 
 
-def test_no_mode_of_time_grows_by_itself() -> None:
+def test_no_mode_in_time_grows() -> None:
     plasma = [response_to_exponentials(SumOfExponentials((1.0, 0.5), (1e-5, 1e-4)))]
     nodes = torch.linspace(0.0, 86400.0, 40, dtype=torch.float64)
     for seed in range(3):
@@ -201,29 +199,29 @@ def problem():
     return replace(p, setting=replace(p.setting, flow_refine=1), drug=p.drug[:2]), truth
 
 
-def test_the_ensemble_knows_the_networks_error(problem) -> None:
+def test_the_ensemble_estimates_the_error_of_the_time_basis(problem) -> None:
     p, truth = problem
-    engine = _KrylovEngine(p, KrylovSettings(rank=6), 0, ignore_progress)
-    quadratic = engine.expand(truth)
-    engine.report_progress(0, truth, quadratic)
-    exact = engine.problem.predict(truth, engine.forward, tangents=True)
-    sd = np.sqrt(np.diag(engine.problem.quadratic(truth, exact).covariance))
-    # against networks so large that finite volumes' own time steps are the larger error
-    large = engine.build_tangent_solver(99, 14).tangents(
-        engine.problem.tensor(truth), engine.problem.solve(truth, engine.forward)
+    method = ReducedBasisTangents(KrylovSettings(rank=6), 0)
+    driver = _Driver(p, method, 1, ignore_progress)
+    quadratic = driver.expand(truth)
+    exact = driver.problem.predict(truth, driver.solver, tangents=True)
+    sd = np.sqrt(np.diag(driver.problem.quadratic(truth, exact).covariance))
+    # compared with a basis so large that the finite-volume time steps are the larger error
+    large = method.build_tangent_solver(driver.problem, 99, 14).tangents(
+        driver.problem.tensor(truth), driver.problem.solve(truth, driver.solver)
     )
-    free = np.full(len(truth), np.inf)
-    step = engine.problem.quadratic(truth, engine.problem.compare(large)).step(0.0, free)
-    error = np.abs(quadratic.step(0.0, free) - step) / sd
-    stated = np.sqrt(np.diag(engine.tangent_error_covariance(quadratic))) / sd
-    assert error.max() > 2e-3  # there is something to know
+    step = driver.problem.quadratic(truth, driver.problem.compare(large)).full_step
+    error = np.abs(quadratic.full_step - step) / sd
+    covariance = method.error_covariance(driver.problem, driver.last, quadratic)
+    stated = np.sqrt(np.diag(covariance)) / sd
+    assert error.max() > 2e-3
     assert np.all(error < 3 * stated + 1e-3), dict(
         zip(p.unknowns.names, zip(error, stated, strict=True), strict=True)
     )
     assert stated.max() < 0.3
 
 
-def test_a_fit_says_what_it_recovered_from(problem, monkeypatch) -> None:
+def test_a_fit_reports_the_errors_from_which_it_recovered(problem, monkeypatch) -> None:
     p, _ = problem
     solve, failed = KrylovSolver.solve, []
 
@@ -236,5 +234,5 @@ def test_a_fit_says_what_it_recovered_from(problem, monkeypatch) -> None:
     monkeypatch.setattr(KrylovSolver, "solve", fails_once)
     run = fit_krylov(p, settings=KrylovSettings(rank=8, iterations=1, ensemble=1)).run
     assert len(run.events) == 1
-    assert run.events[0].startswith("anchor 1, pressure: memory ran out")
-    assert run.stats["own error of q, posterior sd"] > 0
+    assert run.events[0].startswith("iteration 1: pressure: out of memory")
+    assert run.stats["error of the reduced time basis, q, posterior sd"] > 0
