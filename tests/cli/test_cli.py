@@ -20,6 +20,7 @@ from nanopinn.cli import main
 from nanopinn.cli.options import expand_multivalue_options
 from nanopinn.inference.uncertainty.profile import profile_likelihood
 from nanopinn.report.fit_summary import format_summary
+from tests.variants import for_each
 
 SAMPLE = Path(__file__).resolve().parents[2] / "sample_data"
 
@@ -83,8 +84,8 @@ def series(folder: Path, sidecar: dict[str, object] | None, spacing: float = 5.0
     return path
 
 
-@pytest.mark.parametrize(
-    ("sidecar", "spacing", "words"),
+@for_each(
+    "sidecar, spacing, words",
     [
         ({"RepetitionTime": 5.0}, 5.0, ("RepetitionTimeExcitation",)),
         (

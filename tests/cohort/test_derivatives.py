@@ -26,6 +26,7 @@ from nanopinn.io.output import exclusive_lock
 from nanopinn.io.volumes import write_volume
 from nanopinn.phantoms.synthetic_study import make_phantom_dataset
 from nanopinn.settings import PhantomSettings
+from tests.variants import for_each
 
 from .faked_cohort import put_fit, scalar
 
@@ -229,7 +230,7 @@ def test_many_studies_are_written_at_once(tmp_path: Path) -> None:
     assert sum(n.endswith("parameters.tsv") for n in names(tmp_path / "out")) == 8
 
 
-@pytest.mark.parametrize("id", ["../sub-01", "sub-01/../..", "sub-", "sub-01_ses-1;ls", "01"])
+@for_each("id", ["../sub-01", "sub-01/../..", "sub-", "sub-01_ses-1;ls", "01"])
 def test_an_id_that_is_none_writes_nothing(tmp_path: Path, id: str) -> None:
     with pytest.raises(InputError):
         write_derivatives(result(tmp_path / "in"), tmp_path / "out", id)

@@ -20,6 +20,7 @@ from nanopinn.cohort.cohort_study import CohortStudy
 from nanopinn.cohort.group import random_effects, remove_prior, robust_z, run_group
 from nanopinn.errors import InputError
 from nanopinn.report.group_page import cohort_headline, describe_parameter, write_group
+from tests.variants import for_each
 
 from .faked_cohort import drawn, put_arms, put_fit, put_verdict, scalar
 
@@ -240,14 +241,14 @@ def test_what_says_worse_than_the_verdict_is_believed(tmp_path: Path) -> None:
     assert (third.status, third.message, third.scalars) == ("refused", "no DCE series", ())
 
 
-@pytest.mark.parametrize("broken", ["", "{", "[]", '{"status": 5}', '{"status": "passed"', "\x00"])
+@for_each("broken", ["", "{", "[]", '{"status": 5}', '{"status": "passed"', "\x00"])
 def test_a_verdict_that_cannot_be_read_is_none(tmp_path: Path, broken: str) -> None:
     work = put_verdict(tmp_path, "sub-1", "passed")
     (work / "fit.json").write_text(broken)
     assert run_group(tmp_path).studies[0].status == "unfinished"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "broken",
     [
         None,

@@ -19,6 +19,7 @@ from nanopinn.cohort.bids import parse_study_id
 from nanopinn.cohort.cohort_study import CohortStudy
 from nanopinn.cohort.study_table import find_studies
 from nanopinn.errors import InputError
+from tests.variants import for_each
 
 #: A whole study: what a fit takes, as data folder and rest of the name.
 WHOLE = (
@@ -95,8 +96,8 @@ def test_masks_are_found_in_derivatives_but_never_among_own_results(tmp_path: Pa
         find_studies(own)
 
 
-@pytest.mark.parametrize(
-    ("without", "more", "words"),
+@for_each(
+    "without, more, words",
     [
         ("perf/dce.json", [], "without a sidecar of its own"),
         ("cest/pHmap.nii.gz", [], "no pH map"),
@@ -159,7 +160,7 @@ def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
     assert "sub-01_dce.nii.gz cannot be read (a broken link?)" in only(tmp_path).problem
 
 
-@pytest.mark.parametrize(
+@for_each(
     "name",
     [
         "sub-",
@@ -255,7 +256,7 @@ def test_commas_and_semicolons_work_in_a_csv(tmp_path: Path) -> None:
     assert len(files_for(study, "vfa")) == 2
 
 
-@pytest.mark.parametrize(
+@for_each(
     "id",
     [
         "../../etc",
@@ -283,8 +284,8 @@ def test_an_unsafe_id_in_a_table_is_refused(tmp_path: Path, id: str) -> None:
         find_studies(table(tmp_path, "participant_id\tdce\tt1", f"{id}\ta.nii.gz\t1.4"))
 
 
-@pytest.mark.parametrize(
-    ("heads", "row", "words"),
+@for_each(
+    "heads, row, words",
     [
         ("participant_id,dce,t1", '1,"a\nb.nii.gz",1.4', "line break or control"),
         ("participant_id,dce,t1", "1,a\x00.nii.gz,1.4", "line break or control"),
@@ -336,7 +337,7 @@ def test_only_an_input_error_comes_of_a_broken_table(tmp_path: Path, content: by
         find_studies(tmp_path / "s.tsv")
 
 
-@pytest.mark.parametrize("cell", ["/", ".", "~", "x" * 5000, "a" * 300 + "/b.nii.gz"])
+@for_each("cell", ["/", ".", "~", "x" * 5000, "a" * 300 + "/b.nii.gz"])
 def test_odd_paths_in_a_table_do_no_harm(tmp_path: Path, cell: str) -> None:
     study = only(table(tmp_path, "participant_id\tdce\tt1\tassume_ph", f"1\t{cell}\t1.4\t7"))
     assert len(study.files) < 1000
@@ -360,7 +361,7 @@ def test_an_id_and_its_parts_are_one(id: str) -> None:
     assert parse_study_id(id).relative_folder == Path(*id.split("_"))
 
 
-@pytest.mark.parametrize(
+@for_each(
     "id",
     [
         "",

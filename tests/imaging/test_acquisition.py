@@ -12,6 +12,7 @@ import pytest
 from nanopinn.errors import InputError
 from nanopinn.imaging.acquisition import load_acquisition
 from nanopinn.parameters import value
+from tests.variants import for_each
 
 pytestmark = pytest.mark.dce
 
@@ -72,8 +73,8 @@ def test_the_header_s_spacing_is_used_only_without_a_better_one_and_said(tmp_pat
     assert not any("header" in a for a in load(tmp_path, {}, 0.005).assumptions)
 
 
-@pytest.mark.parametrize(
-    ("change", "pixdim4_s", "field", "found"),
+@for_each(
+    "change, pixdim4_s, field, found",
     [
         ({"VolumeTiming": None}, NAN, "VolumeTiming", "nothing"),
         ({"VolumeTiming": None}, 0.0, "VolumeTiming", "nothing"),

@@ -16,6 +16,7 @@ from nanopinn.errors import InputError
 from nanopinn.inference.fitted_problem import FittedProblem
 from nanopinn.inference.saved_fit import FILE, fit_from_bytes, fit_to_bytes
 from nanopinn.io import serialize as saving
+from tests.variants import for_each
 
 from .test_engines import small_problem
 
@@ -114,7 +115,7 @@ SPOILED = {
 }
 
 
-@pytest.mark.parametrize("content", SPOILED.values(), ids=SPOILED)
+@for_each("content", SPOILED.values())
 def test_a_spoiled_file_is_refused_in_words(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the file of a fit|a file of a fit"):
         saving.from_bytes(content, [Odd])
@@ -124,7 +125,7 @@ def test_a_spoiled_file_is_refused_in_words(content: bytes, tmp_path: Path) -> N
             nanopinn.load_fit(path)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "content",
     [
         '{"class": "Popen", "fields": {}}',

@@ -24,6 +24,7 @@ from nanopinn.inference.uncertainty.identifiability import (
     validate_problem,
 )
 from nanopinn.inference.unknowns import DRUG_ONLY, Unknown, UnknownSet
+from tests.variants import for_each
 
 from .linear import unknowns
 from .test_engines import small_problem
@@ -216,7 +217,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("field", BAD)
+@for_each("field", BAD)
 def test_unusable_data_are_refused_with_their_field(problem: InverseProblem, field: str) -> None:
     with pytest.raises(InputError) as error:
         validate_problem(BAD[field](problem))

@@ -12,6 +12,7 @@ import pytest
 
 from nanopinn.errors import InputError, OutputError
 from nanopinn.io.volumes import read_sidecar, read_volume, write_volume
+from tests.variants import for_each
 
 from ..imaging.conftest import oblique, save
 
@@ -136,8 +137,8 @@ def test_a_chosen_geometry_must_exist(tmp_path: Path) -> None:
     assert refused(edited(tmp_path / "a.nii", qform_code=0), "qform").field == "--orientation"
 
 
-@pytest.mark.parametrize(
-    ("fields", "field"),
+@for_each(
+    "fields, field",
     [
         ({"sizeof_hdr": 349}, "sizeof_hdr"),
         ({"bitpix": 16}, "datatype, bitpix"),
@@ -173,7 +174,7 @@ def test_a_chosen_geometry_must_exist(tmp_path: Path) -> None:
         ({"vox_offset": 4000}, "size"),
     ],
 )
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@for_each("name", ["a.nii", "a.nii.gz"])
 def test_an_impossible_header_is_refused_by_field(
     tmp_path: Path, name: str, fields: dict, field: str
 ) -> None:
@@ -192,7 +193,7 @@ def test_a_missing_file_a_folder_and_a_text_are_refused(tmp_path: Path) -> None:
     refused(empty)
 
 
-@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.999])
+@for_each("share", [0.001, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_gzip_is_refused_wherever_it_breaks(tmp_path: Path, share: float) -> None:
     whole = save(
         tmp_path / "a.nii.gz", np.random.default_rng(0).random((40, 40, 20)), AFFINE
@@ -284,7 +285,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert (tmp_path / "a.nii.gz").read_bytes() == before
 
 
-@pytest.mark.parametrize("text", ["{", "[1, 2]", "3", "\ufffe", "[" * 100000])
+@for_each("text", ["{", "[1, 2]", "3", "\ufffe", "[" * 100000])
 def test_a_sidecar_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError) as caught:

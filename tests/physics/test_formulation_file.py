@@ -26,6 +26,7 @@ from nanopinn.physics.formulation_library import (
 )
 from nanopinn.physics.plasma import Dose
 from nanopinn.studies.schedule import find_formulation, read_formulation
+from tests.variants import for_each
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "formulations" / "polymer_tsl.toml"
 DOSES = (Dose(0.0, 90e-6),)
@@ -131,8 +132,8 @@ def test_two_formulation_files_of_one_name_are_refused(tmp_path: Path) -> None:
         read_formulation_folder(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
+@for_each(
+    "old, new, words",
     [
         ('decay = "k_d_lip"\n', "", ["decay", "missing"]),
         ("[circulation]", "[circulations]", ["circulations", "not known"]),

@@ -23,6 +23,7 @@ from nanopinn.cohort.study_status import RunStatus, exit_code, read_run_statuses
 from nanopinn.errors import InputError, PartialCohortError
 from nanopinn.phantoms.synthetic_study import make_phantom_dataset
 from nanopinn.settings import PhantomSettings
+from tests.variants import for_each
 
 from .conftest import Cohort, dataset
 
@@ -131,8 +132,8 @@ def test_snakemakes_own_trouble_is_told_in_its_words(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
+@for_each(
+    "words, said",
     [
         (
             ["cohort", "{bids}", "{out}", "--fit", "--nonsense 3"],

@@ -17,6 +17,7 @@ import pytest
 
 from nanopinn.cli import main
 from tests.imaging.conftest import build_study
+from tests.variants import for_each
 
 from .hostile import volume
 
@@ -49,7 +50,7 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
+@for_each("kind", HOSTILE)
 def test_a_fit_of_a_hostile_volume_ends_with_3_and_one_paragraph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:

@@ -23,6 +23,7 @@ from nanopinn.io.dicom import list_scan_files, open_series
 from nanopinn.io.volumes import read_array, read_sidecar
 from nanopinn.settings import FitSettings
 from nanopinn.studies.schedule import read_formulation, read_schedule
+from tests.variants import for_each
 
 from .hostile import DATA, refused, volume
 
@@ -75,7 +76,7 @@ def endless(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [folder, pipe, device, loop, dangling, empty, binary, endless])
-@pytest.mark.parametrize("reader", READERS)
+@for_each("reader", READERS)
 def test_what_is_no_such_file_is_refused_by_every_reader(
     tmp_path: Path, reader: str, spoil: Callable[[Path], None]
 ) -> None:
@@ -114,15 +115,15 @@ def test_a_file_that_becomes_a_pipe_after_it_was_looked_at_is_not_waited_for(
     assert stat.S_ISFIFO(os.lstat(path).st_mode)
 
 
-@pytest.mark.parametrize("name", ["a\0b.nii", "x" * 5000 + ".nii", "\ud800.nii"])
-@pytest.mark.parametrize("reader", READERS)
+@for_each("name", ["a\0b.nii", "x" * 5000 + ".nii", "\ud800.nii"])
+@for_each("reader", READERS)
 def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, reader: str, name: str) -> None:
     if reader == "sidecar":
         return  # no sidecar is there, and the volume's own refusal comes first
     refused(lambda: READERS[reader][1](tmp_path / name), None)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "name",
     ["with space", "ünïcødé", "名前", "new\nline", "quo\"te'", "<b>", "$(x)", "-x", "\udcff"],
 )
@@ -191,7 +192,7 @@ def test_a_folder_with_more_files_than_a_scan_is_refused(
     refused(lambda: list_scan_files(tmp_path), tmp_path.name)
 
 
-@pytest.mark.parametrize("script", ["sleep 60", "printf '\\377\\376'; exit 1", "exec >&-; exit 0"])
+@for_each("script", ["sleep 60", "printf '\\377\\376'; exit 1", "exec >&-; exit 0"])
 def test_a_converter_that_hangs_or_fails_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
@@ -212,8 +213,8 @@ def test_a_converter_that_hangs_or_fails_is_not_waited_for(
     refused(convert, "-o")
 
 
-@pytest.mark.parametrize(
-    ("raw", "words"),
+@for_each(
+    "raw, words",
     [
         (b"\0" * 344 + b"ni1\0" + b"\0" * 4000, ".hdr/.img"),
         (b"\x1c\x02\0\0n+2\0" + b"\0" * 4000, "NIfTI-2"),

@@ -30,6 +30,7 @@ from nanopinn.results.fit_result import (
     MapEstimate,
     ScalarEstimate,
 )
+from tests.variants import for_each
 
 from .hostile import refused
 
@@ -94,7 +95,7 @@ class Armed:
         return (Path.touch, (self.mark,))
 
 
-@pytest.mark.parametrize(
+@for_each(
     "write",
     [
         lambda a: pickle.dumps(a),
@@ -126,7 +127,7 @@ def header(text: str | bytes, body: bytes = b"", length: int | None = None) -> b
 ONE = '{"0": {"dtype": "F64", "shape": [%s], "data_offsets": [%d, %d]}}'
 
 
-@pytest.mark.parametrize(
+@for_each(
     "raw",
     [
         b"",
@@ -167,9 +168,7 @@ def sparse(shape: list[Any]) -> dict[str, Any]:
     return {"tensor": {"shape": shape, "usual": 0.0, "index": "0", "values": "1"}}
 
 
-@pytest.mark.parametrize(
-    "shape", [[10**6, 10**6], [2**62], [-1], [1.5], ["8"], [10**9], [4000, 4000, 5]]
-)
+@for_each("shape", [[10**6, 10**6], [2**62], [-1], [1.5], ["8"], [10**9], [4000, 4000, 5]])
 def test_a_tensor_of_few_numbers_gets_no_memory_for_many(tmp_path: Path, shape: list[Any]) -> None:
     arrays = {"0": torch.zeros(1, dtype=torch.int32), "1": torch.ones(1, dtype=torch.float64)}
     refused(read(tmp_path, sealed(sparse(shape), arrays)), "fit.safetensors")
@@ -184,7 +183,7 @@ def test_many_tensors_of_few_numbers_get_no_memory_together(tmp_path: Path) -> N
     )
 
 
-@pytest.mark.parametrize(
+@for_each(
     "content",
     [
         "",
@@ -213,8 +212,8 @@ def test_content_that_is_no_fit_is_refused(tmp_path: Path, content: str) -> None
     refused(read(tmp_path, sealed(content)), "fit.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("path", "value"),
+@for_each(
+    "path, value",
     [
         (("scalars",), 3),
         (("scalars",), {"tuple": [3]}),
@@ -251,7 +250,7 @@ def test_a_fit_without_its_problem_is_refused_where_the_problem_is_asked_for(
     refused(lambda: load_fitted_problem(tmp_path), None)
 
 
-@pytest.mark.parametrize("study", ["", "[]", "3", "[" * 100_000, '{"a": 1}', '{"a": {}}', "\0"])
+@for_each("study", ["", "[]", "3", "[" * 100_000, '{"a": 1}', '{"a": {}}', "\0"])
 def test_a_spoiled_record_of_an_interrupted_run_is_refused(tmp_path: Path, study: str) -> None:
     (tmp_path / "study.json").write_text(study)
     refused(lambda: CheckpointStore.reopen(tmp_path, {"a": "x"}, "cpu"), None)

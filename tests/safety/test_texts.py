@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from nanopinn import settings
 from nanopinn.cli.config import build_settings
@@ -32,6 +31,7 @@ from nanopinn.settings import HeatingSpec
 from nanopinn.studies.arms.arm_specs import build_arms
 from nanopinn.studies.schedule import read_formulation, read_schedule
 from nanopinn.studies.tissue_source import _ktrans_unit
+from tests.variants import for_each
 
 from .hostile import AFFINE, DATA, refused, volume
 
@@ -92,8 +92,8 @@ OF_DCE = (
 )
 
 
-@pytest.mark.parametrize("text", NO_NUMBERS)
-@pytest.mark.parametrize("key", OF_DCE)
+@for_each("text", NO_NUMBERS)
+@for_each("key", OF_DCE)
 def test_what_is_no_number_of_the_acquisition_is_refused_by_its_key(
     tmp_path: Path, key: str, text: str
 ) -> None:
@@ -112,8 +112,8 @@ READ_MAP: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("text", NO_NUMBERS)
-@pytest.mark.parametrize("key", READ_MAP)
+@for_each("text", NO_NUMBERS)
+@for_each("key", READ_MAP)
 def test_what_is_no_value_of_a_map_is_refused_by_its_key(
     tmp_path: Path, key: str, text: str
 ) -> None:
@@ -140,7 +140,7 @@ LISTS = [
 ]
 
 
-@pytest.mark.parametrize("text", LISTS)
+@for_each("text", LISTS)
 def test_what_is_no_list_of_times_or_offsets_is_refused(tmp_path: Path, text: str) -> None:
     path = side(tmp_path, spoiled("VolumeTiming", text))
     assert refused(lambda: load_acquisition(path, FRAMES, 7.0), "a.json").field == "VolumeTiming"
@@ -154,8 +154,8 @@ def test_what_is_no_list_of_times_or_offsets_is_refused(tmp_path: Path, text: st
     assert "SaturationOffsets" in str(refused(lambda: read_spectra(series), "a.json").field)
 
 
-@pytest.mark.parametrize(
-    ("which", "fill"),
+@for_each(
+    "which, fill",
     [
         (0, np.nan),
         (0, 0.0),
@@ -174,7 +174,7 @@ def test_z_spectra_of_nothing_are_refused(tmp_path: Path, which: Any, fill: floa
     assert refused(lambda: read_spectra(path), "a.nii").field == "values"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         "",
@@ -206,7 +206,7 @@ def test_a_sidecar_that_is_a_link_to_nowhere_is_no_absent_one(tmp_path: Path) ->
     refused(lambda: load_acquisition(tmp_path / "a.nii", FRAMES, 7.0), "a.json")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         "=",
@@ -224,7 +224,7 @@ def test_a_sidecar_that_is_a_link_to_nowhere_is_no_absent_one(tmp_path: Path) ->
         "a = '\x1b'",
     ],
 )
-@pytest.mark.parametrize(
+@for_each(
     "read",
     [read_schedule, read_formulation, read_calibration, load_agent, lambda p: read_toml(p, "it")],
 )
@@ -233,8 +233,8 @@ def test_what_is_no_toml_is_refused(tmp_path: Path, read: Callable[[Path], Any],
     refused(lambda: read(tmp_path / "a.toml"), "a.toml")
 
 
-@pytest.mark.parametrize(
-    ("reader", "text", "field"),
+@for_each(
+    "reader, text, field",
     [
         ("schedule", "[run]\nend_h = 1e300\n", "run.end_h"),
         ("schedule", "[run]\nend_h = true\n", "run.end_h"),
@@ -313,7 +313,7 @@ def test_entries_that_no_treatment_has_are_refused_by_name(
 TABLE = "time_s,plasma_mM\n"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         TABLE + "0," + "1" * 200_000,
@@ -333,8 +333,8 @@ def test_what_is_no_table_is_refused_soon(tmp_path: Path, text: str) -> None:
     refused(lambda: read_curve(tmp_path / "aif.csv", np.array(TIMES), 0.42), "aif.csv")
 
 
-@pytest.mark.parametrize(
-    ("table", "entry", "kind"),
+@for_each(
+    "table, entry, kind",
     [
         ("fit", "model_error = true", settings.FitSettings),
         ("fit", "starts = '3'", settings.FitSettings),
@@ -381,7 +381,7 @@ def test_what_a_run_writes_as_its_configuration_is_read_back_whatever_its_names(
     assert build_settings(settings.FitSettings, "fit", tmp_path / "c.toml", {}) == asked
 
 
-@pytest.mark.parametrize(
+@for_each(
     "spoil",
     [
         {"check": "[]"},

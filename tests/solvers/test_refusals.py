@@ -16,6 +16,7 @@ from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.time_segment import Interval
 from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.verification.case import small_tissue
+from tests.variants import for_each
 
 GRID = Grid((3, 3, 3), (1e-3, 1e-3, 1e-3))
 ONE = torch.ones(GRID.shape, dtype=torch.float64)
@@ -30,8 +31,8 @@ def pools(loss: float = 1e-4) -> PoolCoefficients:
     return system.coefficients()
 
 
-@pytest.mark.parametrize(
-    ("field", "bad"),
+@for_each(
+    "field, bad",
     [
         ("capacity", 0.0),
         ("capacity", float("nan")),

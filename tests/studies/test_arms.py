@@ -14,6 +14,7 @@ import pytest
 from nanopinn.errors import InputError
 from nanopinn.settings import DoseAmount, FractionSpec, HeatingSpec
 from nanopinn.studies.arms.arm_specs import Arm, build_arms
+from tests.variants import for_each
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs"
 HEAT = [HeatingSpec(temperature_C=42, minutes=60)]
@@ -131,8 +132,8 @@ def heating(temperature_C: float, minutes: float, **given: float) -> HeatingSpec
     return HeatingSpec(temperature_C=temperature_C, minutes=minutes, **given)
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
+@for_each(
+    "given, words",
     [
         ({"names": []}, ["no arm", "arms"]),
         ({"names": ["tsl", "doxil"]}, ["arms", "doxil", "pegylated (pld)", ".toml"]),

@@ -31,6 +31,7 @@ from nanopinn.results.plan_result import Plan
 from nanopinn.settings import FitSettings, PhantomSettings
 from nanopinn.studies.plan import expected_observations, parse_planned_image
 from nanopinn.studies.planned_scan import simulate_planned_scan
+from tests.variants import for_each
 
 SMALL = PlanSettings(tumour_mm=(3.6, 3.6, 3.6), voxel_mm=(0.7, 0.7, 0.7), frames=40, draws=1)
 IMAGES = tuple(
@@ -139,8 +140,8 @@ def written(plan: Plan, folder: Path) -> None:
     assert "best addition: released at 12 h" in repr(plan)
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
+@for_each(
+    "text, words",
     [
         ("released", "QUANTITY@HOURS"),
         ("dextran@2", "quantity of an image is unknown.*dextran"),
@@ -159,8 +160,8 @@ def test_an_image_that_cannot_be_is_refused_in_words(text: str, words: str) -> N
     assert "--candidate" in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
+@for_each(
+    "change, words",
     [
         ({"tumour_mm": (3.0, 1.3, 3.0)}, "smaller than two voxels.*1.3 mm"),
         ({"frames": 12}, "too short or too slow"),
@@ -176,8 +177,8 @@ def test_a_protocol_that_cannot_be_is_refused_in_words(
         simulate_planned_scan(SMALL.model_copy(update=change), np.random.default_rng(0))
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
+@for_each(
+    "options, words",
     [
         (["--snr", "0"], "snr.*greater than 0"),
         (["--tumour-mm", "3", "4"], "one number, or one for each of three axes"),

@@ -13,6 +13,7 @@ from nanopinn.errors import InputError
 from nanopinn.physics.formulation_library import FREE, PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.treatment import Treatment
 from nanopinn.studies.schedule import read_schedule
+from tests.variants import for_each
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "schedules"
 DOSE = '[[dose]]\nformulation = "free"\nstart_h = 0\namount_mg = 90\n'
@@ -150,8 +151,8 @@ def test_thermometry_stands_beside_the_schedule(tmp_path: Path) -> None:
     assert plan.heatings[0].temperature_K is None
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
+@for_each(
+    "text, words",
     [
         (RUN, ["nothing is given", "dose"]),
         (DOSE, ["run", "missing"]),

@@ -37,6 +37,7 @@ from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.studies.heating import temperature_course
 from nanopinn.studies.schedule import read_formulation
 from nanopinn.studies.tissue_source import tissue_from_phantom
+from tests.variants import for_each
 
 HOUR = 3600.0
 SMALL = PhantomSettings(shape=(10, 10, 8), refine=2)
@@ -438,8 +439,8 @@ def test_measured_heat_that_closes_vessels_is_warned_of(tmp_path: Path) -> None:
     assert any("46 C is above 45 C" in n for n in hot)
 
 
-@pytest.mark.parametrize(
-    ("change", "word"),
+@for_each(
+    "change, word",
     [
         ({"shape": (10, 10, 9)}, "grid of the maps"),
         ({"times": [0.0, 3600.0]}, "VolumeTiming"),

@@ -22,6 +22,7 @@ from nanopinn.imaging.cest.ratiometric import PUBLISHED_CALIBRATIONS
 from nanopinn.imaging.cest.z_spectra import ZSpectra
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.io.tables import hash_files
+from tests.variants import for_each
 
 from ..conftest import save
 
@@ -207,17 +208,15 @@ def test_a_polynomial_that_turns_beyond_the_measured_ratios_is_held_to_them(tmp_
     )
 
 
-@pytest.mark.parametrize(
-    "key", ["source", "coefficients", "of", "contrast", "ratio_ppm", "pH_range", "std_pH"]
-)
+@for_each("key", ["source", "coefficients", "of", "contrast", "ratio_ppm", "pH_range", "std_pH"])
 def test_a_missing_entry_is_refused_by_name(tmp_path: Path, key: str) -> None:
     error = refused(tmp_path, **{key: None})
     assert error.field == key
     assert "missing" in error.problem
 
 
-@pytest.mark.parametrize(
-    ("key", "wrong"),
+@for_each(
+    "key, wrong",
     [
         ("source", "  "),
         ("source", 3),

@@ -24,6 +24,7 @@ from nanopinn.imaging.cest.ratiometric import PUBLISHED_CALIBRATIONS, bloch_cali
 from nanopinn.imaging.cest.spectral_fit import spectral_ph_image
 from nanopinn.imaging.cest.z_spectra import ZSpectra, flank_noise, read_spectra
 from nanopinn.parameters import value
+from tests.variants import for_each
 
 from ..conftest import save
 
@@ -172,8 +173,8 @@ def copied(phantom: Path, folder: Path, change: dict, keep: slice = slice(None))
 
 
 @pytest.mark.public_data
-@pytest.mark.parametrize(
-    ("change", "field"),
+@for_each(
+    "change, field",
     [
         ({"SaturationOffsetsPPM": None}, "SaturationOffsetsPPM"),
         ({"SaturationOffsetsPPM": [1.0, 2.0]}, "SaturationOffsetsPPM"),

@@ -11,6 +11,7 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.dce.aif import load_aif
 from nanopinn.imaging.dce.aif_population import POPULATION_CURVES, parker
 from nanopinn.imaging.dce.plasma_curve import plasma_from_blood
+from tests.variants import for_each
 
 pytestmark = pytest.mark.dce
 
@@ -76,8 +77,8 @@ def test_a_file_declares_blood_or_plasma(
 GOOD = [f"{t},1.0" for t in range(0, 600, 5)]
 
 
-@pytest.mark.parametrize(
-    ("lines", "field"),
+@for_each(
+    "lines, field",
     [
         (["time,plasma_mM", *GOOD], "header"),
         (["time_s,conc", *GOOD], "header"),
