@@ -373,4 +373,4 @@ def _map_files(files: dict[str, Path | None]) -> MapFiles | None:
                 field=f"--{name}",
                 expected="--ktrans, --ve, --vp, --mask, and --ph or --assume-ph",
             )
-    return MapFiles(**files)  # type: ignore[arg-type]
+    return MapFiles(**files)

@@ -20,7 +20,13 @@ from nanopinn.imaging.dce.signal import Relation
 from nanopinn.imaging.dce.t1 import T1Source
 from nanopinn.imaging.dce.t1_estimation import T1FitMethod
 from nanopinn.imaging.registration import REGISTRATION_METHODS, RegistrationMethod
-from nanopinn.io.array_volume import ArrayVolume, VolumeLike, as_file, as_volume_source
+from nanopinn.io.array_volume import (
+    ArrayVolume,
+    VolumeLike,
+    as_file,
+    as_json_value,
+    as_volume_source,
+)
 from nanopinn.io.dicom import list_scan_files
 from nanopinn.io.nifti import Orientation
 from nanopinn.io.tables import Table, table_from_columns
@@ -69,6 +75,7 @@ class ImagingInputs:
         motion: correct rigid motion of the series first.
         assume_ph: pH of the tumour where no CEST scan was made.
         overrides: facts of the acquisition under the keys of the sidecar, which they replace.
+        drug: post-dose images of the drug beside those of the settings of a fit.
         orientation: ``sform`` or ``qform``, where they disagree.
         affine: ``(4, 4)`` to RAS mm, of arrays that bring none; those of the DCE series if absent.
 
@@ -104,6 +111,7 @@ class ImagingInputs:
     assume_ph: float | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     orientation: Orientation | None = None
+    drug: tuple[VolumeLike, ...] = ()
     affine: InitVar[Any] = None
 
     def __post_init__(self, affine: Any) -> None:
@@ -136,6 +144,7 @@ class ImagingInputs:
         def hold(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
+        hold("overrides", {key: as_json_value(v) for key, v in self.overrides.items()})
         dce = as_volume_source(self.dce, "dce", affine=affine, orientation=self.orientation)
         hold("dce", dce)
         shape: tuple[int, ...] | None = None
@@ -150,7 +159,7 @@ class ImagingInputs:
         for name in _VOLUMES:
             if getattr(self, name) is not None:
                 hold(name, volume(getattr(self, name), name))
-        for name in ("vfa", "ir"):
+        for name in ("vfa", "ir", "drug"):
             given = getattr(self, name)
             hold(name, tuple(volume(v, f"{name}[{i}]") for i, v in enumerate(given)))
         if isinstance(self.t1, np.generic) or (hasattr(self.t1, "ndim") and self.t1.ndim == 0):
@@ -208,7 +217,7 @@ class ImagingInputs:
         return {"imaging": table, "imaging.overrides": dict(self.overrides)}
 
     def files(self) -> list[Path | ArrayVolume | Table]:
-        """Every file that is read, and every volume and table in memory."""
+        """Every file that the imaging reads, and every volume and table in memory."""
         given = [as_file(f) for f in (self.cest, self.mask, self.b1) if f is not None]
         cest = [] if self.cest is None else self.cest_options.files()
         return [

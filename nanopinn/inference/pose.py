@@ -31,6 +31,7 @@ from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.unknown_fields import add_unknown_functions, truncating_faces
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
+from nanopinn.io.array_volume import VolumeSource
 from nanopinn.parameters.units import MINUTE
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.tissue_maps import (
@@ -140,13 +141,20 @@ class PosedProblem:
     assumptions: tuple[str, ...]
 
 
-def pose_problem(imaging: ImagingMaps, settings: FitSettings, device: str) -> PosedProblem:
+def pose_problem(
+    imaging: ImagingMaps,
+    settings: FitSettings,
+    device: str,
+    drug: Sequence[VolumeSource] = (),
+) -> PosedProblem:
     """Cut the box around the tumour, fill what was not measured, and gather the observations.
 
     Raises:
         InputError: a drug image cannot be used.
     """
-    return pose_problem_from_images(imaging, load_drug_images(imaging, settings), settings, device)
+    return pose_problem_from_images(
+        imaging, load_drug_images(imaging, settings, drug), settings, device
+    )
 
 
 def pose_problem_from_images(
@@ -331,8 +339,10 @@ def _curvature(
     return (up + down - 2 * here) / step**2
 
 
-def load_drug_images(imaging: ImagingMaps, settings: FitSettings) -> tuple[DrugImage, ...]:
-    """Every post-dose image, on the grid of the scan.
+def load_drug_images(
+    imaging: ImagingMaps, settings: FitSettings, drug: Sequence[VolumeSource] = ()
+) -> tuple[DrugImage, ...]:
+    """Every post-dose image on the grid of the scan, those of the settings first.
 
     Raises:
         InputError: one cannot be used.
@@ -345,9 +355,9 @@ def load_drug_images(imaging: ImagingMaps, settings: FitSettings) -> tuple[DrugI
     )
     return tuple(
         load_drug_image(
-            Path(p), (shape[0], shape[1], shape[2]), affine, mask, coregistration=coregistration
+            p, (shape[0], shape[1], shape[2]), affine, mask, coregistration=coregistration
         )
-        for p in settings.drug
+        for p in (*map(Path, settings.drug), *drug)
     )
 
 

@@ -127,6 +127,15 @@ def as_file(source: VolumeSource) -> Path | ArrayVolume:
     return source if isinstance(source, ArrayVolume) else Path(source)
 
 
+def as_json_value(fact: Any) -> Any:
+    """A fact as JSON holds it: numbers and lists in place of arrays and tensors."""
+    if hasattr(fact, "tolist"):
+        return fact.tolist()
+    if isinstance(fact, (list, tuple)):
+        return [as_json_value(v) for v in fact]
+    return fact
+
+
 def hash_array(volume: ArrayVolume) -> str:
     """SHA-256 of a volume's values, affine and facts."""
     digest = hashlib.sha256()
@@ -216,7 +225,7 @@ def _with_facts(volume: ArrayVolume, name: str, facts: Mapping[str, Any]) -> Arr
             remedy="Give the whole matrix.",
         )
     check_affine(affine, Path(name), "affine")
-    side = {k: _plain(v) for k, v in facts.items() if k != "affine"}
+    side = {k: as_json_value(v) for k, v in facts.items() if k != "affine"}
     return ArrayVolume(
         name,
         volume.values,
@@ -225,12 +234,3 @@ def _with_facts(volume: ArrayVolume, name: str, facts: Mapping[str, Any]) -> Arr
         volume.frame_spacing_s,
         volume.notes,
     )
-
-
-def _plain(fact: Any) -> Any:
-    """A fact as JSON holds it: numbers and lists in place of arrays and tensors."""
-    if hasattr(fact, "tolist"):
-        return fact.tolist()
-    if isinstance(fact, (list, tuple)):
-        return [_plain(v) for v in fact]
-    return fact

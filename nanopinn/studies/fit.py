@@ -53,6 +53,7 @@ from nanopinn.inference.uncertainty.laplace_check import (
 )
 from nanopinn.inference.uncertainty.profile import profile_unknown
 from nanopinn.inference.unknown_fields import without_unknown_functions
+from nanopinn.io.array_volume import ArrayVolume, as_file
 from nanopinn.io.checkpoint_store import CheckpointStore, ResumeMode, run_identity
 from nanopinn.io.tables import check_files_unchanged, hash_files
 from nanopinn.progress import Progress, ignore_progress
@@ -110,9 +111,9 @@ def run_fit(
     began = time.perf_counter()
     progress("imaging", 0.0, {})
     imaging = make_maps(inputs)
-    drug = [Path(d) for d in settings.drug]
+    drug = _list_drug_images(inputs, settings)
     read = hash_files(drug)
-    posed = pose_problem(imaging, settings, device)
+    posed = pose_problem(imaging, settings, device, inputs.drug)
     check_files_unchanged(read, drug)
     limits = _identifiability_statements(posed.problem, settings, progress)
     if report_limits is not None:
@@ -329,8 +330,13 @@ def _fit_identity(inputs: ImagingInputs, settings: FitSettings, device: str) -> 
         "fit": settings.model_dump(mode="json") | {"drug": [Path(d).name for d in settings.drug]},
         **inputs.to_config(),
     }
-    files = [*inputs.files(), *(Path(d) for d in settings.drug)]
+    files = [*inputs.files(), *_list_drug_images(inputs, settings)]
     return run_identity(choices, hash_files(files)) | {"device": device}
+
+
+def _list_drug_images(inputs: ImagingInputs, settings: FitSettings) -> list[Path | ArrayVolume]:
+    """Post-dose images that are read, and those in memory."""
+    return [*(Path(d) for d in settings.drug), *(as_file(d) for d in inputs.drug)]
 
 
 def _pinn_settings(preset: str) -> KrylovSettings:

@@ -150,7 +150,7 @@ def outcome_uncertainty_by_images(
         raise InputError(
             "too few draws for a spread", field="draws", found=draws, expected="10 or more"
         )
-    if not settings.drug:
+    if not (settings.drug or inputs.drug):
         raise InputError(
             "there is no post-dose image",
             field="--drug",
@@ -165,7 +165,7 @@ def outcome_uncertainty_by_images(
         )
     show = progress or ignore_progress
     imaging = make_maps(inputs, progress=show)
-    by_time = _group_by_time(load_drug_images(imaging, settings))
+    by_time = _group_by_time(load_drug_images(imaging, settings, inputs.drug))
     patients = fit_sequentially(imaging, by_time, settings, show)
     imaging_stages = [
         _evaluate_stage(

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.parametric_maps import ImagingMaps
 from nanopinn.inference.device import choose_device
 from nanopinn.io.tables import hash_files
 from nanopinn.parameters.units import MM
 from nanopinn.physics.treatment import Treatment
 from nanopinn.progress import Progress, ignore_progress
+from nanopinn.results.fit_result import FitResult
 from nanopinn.results.simulation_result import Simulation
 from nanopinn.settings import PhantomSettings, SimulationSettings
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
@@ -25,6 +27,7 @@ from nanopinn.studies.tissue_source import (
     SimulatedTissue,
     tissue_from_files,
     tissue_from_phantom,
+    tissue_from_result,
     tissue_from_result_folder,
 )
 
@@ -39,6 +42,7 @@ def run_simulation(
     folder: str | Path | None = None,
     phantom: PhantomSettings | None = None,
     maps: MapFiles | None = None,
+    result: FitResult | ImagingMaps | None = None,
     settings: SimulationSettings | None = None,
     progress: Progress | None = None,
 ) -> Simulation:
@@ -60,7 +64,7 @@ def run_simulation(
     treatment = schedule if isinstance(schedule, Treatment) else read_schedule(Path(schedule))
     read = () if isinstance(schedule, Treatment) else (Path(schedule),)
     show("tissue", 0.0, {})
-    tissue = _load_tissue(folder, phantom, maps, settings)
+    tissue = _load_tissue(folder, phantom, maps, result, settings)
     rim = None if settings.rim_mm is None else settings.rim_mm * MM
     setting = Setting(tissue.maps, tissue.grid, settings.refine, rim)
     return _simulate_treatment(
@@ -135,24 +139,25 @@ def _load_tissue(
     folder: str | Path | None,
     phantom: PhantomSettings | None,
     maps: MapFiles | None,
+    result: FitResult | ImagingMaps | None,
     settings: SimulationSettings,
 ) -> SimulatedTissue:
-    given = [
-        name
-        for name, g in (("--from", folder), ("--phantom", phantom), ("--ktrans", maps))
-        if g is not None
-    ]
+    sources = {"folder": folder, "phantom": phantom, "maps": maps, "result": result}
+    given = [name for name, source in sources.items() if source is not None]
     if len(given) != 1:
         raise InputError(
             "a simulation needs one tumour",
-            field=", ".join(given) or "--from",
+            field=", ".join(given) or "folder",
             found=f"{len(given)} sources",
-            expected="one of --from DIR, --phantom, or --ktrans --ve --vp --ph --mask",
+            expected="a result folder, the phantom, or maps of Ktrans, ve, vp, pH and the mask",
+            remedy="Give one of `folder`, `phantom` and `maps`.",
         )
     device = choose_device(settings.device)
     if folder is not None:
         return tissue_from_result_folder(Path(folder), settings.assume_ph, device)
     if maps is not None:
         return tissue_from_files(maps, settings.assume_ph, device)
+    if result is not None:
+        return tissue_from_result(result, settings.assume_ph, device)
     assert phantom is not None
     return tissue_from_phantom(phantom, device)

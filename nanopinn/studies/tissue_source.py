@@ -4,9 +4,10 @@ files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.ph_on_dce_grid import HIGHEST_PH, LOWEST_PH
 from nanopinn.imaging.geometry import same_grid
+from nanopinn.imaging.parametric_maps import ImagingMaps
 from nanopinn.inference.unknowns import scalar_unknowns
+from nanopinn.io.array_volume import ArrayVolume, VolumeLike, as_file, as_volume_source
 from nanopinn.io.volumes import read_map, read_sidecar
 from nanopinn.parameters import value
 from nanopinn.parameters.units import MINUTE, MM
@@ -31,6 +34,7 @@ from nanopinn.physics.tissue_maps import (
     smooth_pH,
 )
 from nanopinn.report.result_folder import read_result
+from nanopinn.results.fit_result import FitResult, ScalarEstimate
 from nanopinn.settings import PhantomSettings
 from nanopinn.solvers.grid import Domain, Grid, average_subcells
 
@@ -42,15 +46,36 @@ KTRANS_UNITS = {"1/min": 1 / MINUTE, "1/s": 1.0}
 
 @dataclass(frozen=True)
 class MapFiles:
-    """Maps of one tumour, NIfTI on one grid: Ktrans (1/min, or as its sidecar's ``Unit`` says), ve,
-    vp, pH, and the tumour's mask.
+    """Maps of one tumour on one grid, as NIfTI files or in memory.
+
+    Attributes:
+        ktrans: Ktrans, 1/min, or in the ``Unit`` of its sidecar.
+        ve: extravascular extracellular volume fraction.
+        vp: plasma volume fraction.
+        mask: tumour.
+        ph: extracellular pH.
+        affine: ``(4, 4)`` to RAS mm, of arrays that bring none.
+
+    Raises:
+        InputError: a value is not a volume.
     """
 
-    ktrans: str | Path
-    ve: str | Path
-    vp: str | Path
-    mask: str | Path
-    ph: str | Path | None = None
+    ktrans: VolumeLike
+    ve: VolumeLike
+    vp: VolumeLike
+    mask: VolumeLike
+    ph: VolumeLike = None
+    affine: InitVar[Any] = None
+
+    def __post_init__(self, affine: Any) -> None:
+        """Hold arrays as volumes."""
+        for f in fields(self):
+            given = getattr(self, f.name)
+            if given is not None:
+                held = as_volume_source(given, f.name, affine=affine)
+                object.__setattr__(self, f.name, held)
+                if affine is None and isinstance(held, ArrayVolume):
+                    affine = held.affine  # of Ktrans, for maps that bring none
 
 
 @dataclass(frozen=True)
@@ -71,7 +96,7 @@ class SimulatedTissue:
     affine: Array
     mask: NDArray[np.bool_]
     assumptions: tuple[str, ...]
-    files: tuple[Path, ...] = ()
+    files: tuple[Path | ArrayVolume, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,86 +150,134 @@ def tissue_from_phantom(settings: PhantomSettings, device: str) -> SimulatedTiss
 
 
 def tissue_from_files(files: MapFiles, assume_ph: float | None, device: str) -> SimulatedTissue:
-    """Tissue of maps in files, with table values for every scalar.
+    """Tissue of maps, with table values for every scalar.
 
     Raises:
-        InputError: a file cannot be read or holds something else, grids differ, the mask is empty,
+        InputError: a map cannot be read or holds something else, grids differ, the mask is empty,
             or there is no pH.
     """
-    paths = {f.name: Path(p) for f in fields(files) if (p := getattr(files, f.name)) is not None}
-    found, notes = _read_maps(paths, assume_ph, {n: f"--{n}" for n in paths})
+    sources = {
+        f.name: as_file(p) for f in fields(files) if (p := getattr(files, f.name)) is not None
+    }
+    found, notes = _read_maps(sources, assume_ph, {n: n for n in sources})
     return _build_tissue_in_box(
         found,
         {},
         [*notes, "Every scalar of the model has its table value."],
-        tuple(paths.values()),
+        tuple(sources.values()),
         device,
     )
+
+
+#: Maps of a result that a simulation reads, by the name of the field of :class:`MapFiles`.
+_RESULT_MAPS = {"ktrans": "Ktrans", "ve": "ve", "vp": "vp", "mask": "mask", "ph": "pH"}
 
 
 def tissue_from_result_folder(
     folder: Path, assume_ph: float | None, device: str
 ) -> SimulatedTissue:
-    """Tissue of the maps of a ``nanopinn fit`` or ``nanopinn maps`` folder; scalars are a fit's
-    posterior medians.
+    """Tissue of the maps of a result folder of a fit or of imaging; scalars are a fit's posterior
+    medians.
 
     Raises:
         InputError: it is no such folder, or as :func:`tissue_from_files`.
     """
-    maps = folder / "maps"
-    names = {"ktrans": "Ktrans", "ve": "ve", "vp": "vp", "mask": "mask", "ph": "pH"}
-    paths = {
-        key: path for key, name in names.items() if (path := maps / f"{name}.nii.gz").is_file()
+    names = (*_RESULT_MAPS.values(), "ve_std", "vp_std")
+    maps = {n: path for n in names if (path := folder / "maps" / f"{n}.nii.gz").is_file()}
+    fitted = read_result(folder).scalars if (folder / "parameters.json").is_file() else None
+    more = (folder / "parameters.json",) if fitted is not None else ()
+    return _tissue_from_result(maps, fitted, folder, more, assume_ph, device)
+
+
+def tissue_from_result(
+    result: FitResult | ImagingMaps, assume_ph: float | None, device: str
+) -> SimulatedTissue:
+    """Tissue of a fit or of imaging maps in memory; scalars are a fit's posterior medians.
+
+    Raises:
+        InputError: as :func:`tissue_from_files`.
+    """
+    if isinstance(result, ImagingMaps):
+        kinetics, fitted = result.kinetics, None
+        values = {"Ktrans": result.ktrans_per_min, "ve": result.ve, "vp": result.vp}
+        values |= {f"{n}_std": kinetics.std[n] for n in ("ve", "vp") if n in kinetics.std}
+        values |= {"pH": result.ph} if np.isfinite(result.ph).any() else {}
+    else:
+        fitted, maps = result.scalars, result.maps
+        values = {n: maps[n].values for n in ("Ktrans", "ve", "vp", "pH") if n in maps}
+        for n in ("ve", "vp"):
+            if n in maps and (std := maps[n].std) is not None:
+                values[f"{n}_std"] = std
+    values["mask"] = result.mask.astype(np.float64)
+    sources = {
+        n: ArrayVolume(n, v, result.affine, {"Unit": "1/min"} if n == "Ktrans" else {})
+        for n, v in values.items()
+        if np.isfinite(v).any()
     }
-    missing = [names[key] for key in ("ktrans", "ve", "vp", "mask") if key not in paths]
+    return _tissue_from_result(sources, fitted, None, (), assume_ph, device)
+
+
+def _tissue_from_result(
+    maps: Mapping[str, Path | ArrayVolume],
+    fitted: Sequence[ScalarEstimate] | None,
+    folder: Path | None,
+    more_files: tuple[Path, ...],
+    assume_ph: float | None,
+    device: str,
+) -> SimulatedTissue:
+    """Tissue of a result's maps; ``fitted`` are its scalars, None where only imaging was done."""
+    sources = {key: maps[name] for key, name in _RESULT_MAPS.items() if name in maps}
+    missing = [_RESULT_MAPS[k] for k in ("ktrans", "ve", "vp", "mask") if k not in sources]
     if missing:
         raise InputError(
-            "not a folder of `nanopinn fit` or `nanopinn maps`",
+            "not a result of a fit or of imaging maps",
             file=folder,
-            field="--from",
-            found=f"no {', no '.join(missing)} in maps/",
-            expected="maps/Ktrans, ve, vp and mask.nii.gz",
-            remedy="Give the --out of such a run; a fit of etofts has all of them.",
+            field="folder" if folder is not None else "fit",
+            found=f"no {', no '.join(missing)}",
+            expected="maps of Ktrans, ve, vp and the mask",
+            remedy="Give the result of such a run; a fit of etofts has all of them.",
         )
-    found, notes = _read_maps(paths, assume_ph, {n: f"--from: {p.name}" for n, p in paths.items()})
-    found, more = _shrink_noisy_maps(found, maps)
-    scalars, said = _posterior_medians(folder)
-    files = [*paths.values(), *(f for f in (folder / "parameters.json",) if f.is_file())]
-    return _build_tissue_in_box(found, scalars, [*notes, *more, said], tuple(files), device)
+    said = {key: f"map {_RESULT_MAPS[key]} of the result" for key in sources}
+    found, notes = _read_maps(sources, assume_ph, said)
+    stds = {n: maps[f"{n}_std"] for n in ("ve", "vp") if f"{n}_std" in maps}
+    found, shrunk = _shrink_noisy_maps(found, stds)
+    scalars, source = _posterior_medians(fitted)
+    files = (*sources.values(), *more_files)
+    return _build_tissue_in_box(found, scalars, [*notes, *shrunk, source], files, device)
 
 
-def _posterior_medians(folder: Path) -> tuple[dict[str, float], str]:
-    if not (folder / "parameters.json").is_file():
-        return {}, "The folder is of imaging alone: every scalar of the model has its table value."
-    fitted = {s.name: s for s in read_result(folder).scalars}
-    known = [u for u in scalar_unknowns() if u.name in fitted]
-    informed = [u.label for u in known if fitted[u.name].informed]
-    said = (
+def _posterior_medians(fitted: Sequence[ScalarEstimate] | None) -> tuple[dict[str, float], str]:
+    if fitted is None:
+        return {}, "The result is of imaging alone: every scalar of the model has its table value."
+    named = {s.name: s for s in fitted}
+    known = [u for u in scalar_unknowns() if u.name in named]
+    informed = [u.label for u in known if named[u.name].informed]
+    source = (
         "Scalars are the fit's posterior medians; of these the images informed"
         f" {', '.join(informed) or 'none'}, the others are priors."
     )
-    return {u.name: fitted[u.name].median / u.per_unit for u in known}, said
+    return {u.name: named[u.name].median / u.per_unit for u in known}, source
 
 
-def _shrink_noisy_maps(found: _InputMaps, maps: Path) -> tuple[_InputMaps, list[str]]:
-    """ve and vp drawn to the tumour's mean as far as their standard deviations ask, as in fits."""
-    drawn = {}
-    for name in ("ve", "vp"):
-        if (path := maps / f"{name}_std.nii.gz").is_file():
-            drawn[name] = shrink_to_tumour_mean(
-                getattr(found, name), read_map(path)[0], found.mask
-            )[0]
+def _shrink_noisy_maps(
+    found: _InputMaps, stds: Mapping[str, Path | ArrayVolume]
+) -> tuple[_InputMaps, list[str]]:
+    """ve and vp shrunk to the tumour's mean as far as their standard deviations ask, as in fits."""
+    drawn = {
+        name: shrink_to_tumour_mean(getattr(found, name), read_map(std)[0], found.mask)[0]
+        for name, std in stds.items()
+    }
     if not drawn:
         return found, []
     plain = {f.name: getattr(found, f.name) for f in fields(found)}
     return _InputMaps(**{**plain, **drawn}), [
-        f"Voxels of {' and '.join(drawn)} are drawn to the tumour's mean as far as their error"
-        " asks."
+        f"Voxels of {' and '.join(drawn)} are shrunk to the tumour's mean according to their"
+        " standard deviations."
     ]
 
 
 def _read_maps(
-    paths: Mapping[str, Path], assume_ph: float | None, said: Mapping[str, str]
+    paths: Mapping[str, Path | ArrayVolume], assume_ph: float | None, said: Mapping[str, str]
 ) -> tuple[_InputMaps, list[str]]:
     """Read maps, all on the grid of Ktrans; ``said`` is what the user calls each."""
     values: dict[str, Array] = {}
@@ -251,7 +324,7 @@ def _read_maps(
     return measured, [*notes, *(more or [smooth])]
 
 
-def _ktrans_unit(path: Path) -> tuple[float, list[str]]:
+def _ktrans_unit(path: Path | ArrayVolume) -> tuple[float, list[str]]:
     unit = read_sidecar(path).get("Unit")
     if unit is None:
         return KTRANS_UNITS["1/min"], [f"{path.name} has no Unit in a sidecar: taken as 1/min."]
@@ -272,7 +345,7 @@ def _require_plausible_median(
     low: float,
     high: float,
     what: str,
-    path: Path,
+    path: Path | ArrayVolume,
     field: str,
 ) -> None:
     known = values[mask & np.isfinite(values)]
@@ -295,14 +368,14 @@ def _choose_ph_map(
     if assumed is None:
         raise InputError(
             "there is no pH of the tumour",
-            field="--ph",
+            field="ph",
             expected="a map of extracellular pH",
-            remedy="Give one, or --assume-ph 6.9.",
+            remedy="Give `ph`, or `assume_ph`, for example 6.9.",
         )
     if not LOWEST_PH <= assumed <= HIGHEST_PH:
         raise InputError(
             "not an extracellular pH",
-            field="--assume-ph",
+            field="assume_ph",
             found=assumed,
             expected=f"{LOWEST_PH} to {HIGHEST_PH}",
         )
@@ -315,7 +388,7 @@ def _build_tissue_in_box(
     found: _InputMaps,
     scalars: Mapping[str, float],
     notes: list[str],
-    files: tuple[Path, ...],
+    files: tuple[Path | ArrayVolume, ...],
     device: str,
 ) -> SimulatedTissue:
     """Cut the box around the tumour and fill what was not measured."""

@@ -565,7 +565,7 @@ def test_one_tumour_is_asked_for(files: MapFiles) -> None:
     t = treatment(FREE)
     with pytest.raises(InputError, match="one tumour"):
         run_simulation(t)
-    with pytest.raises(InputError, match="--phantom, --ktrans"):
+    with pytest.raises(InputError, match="phantom, maps"):
         run_simulation(t, phantom=SMALL, maps=files)
 
 

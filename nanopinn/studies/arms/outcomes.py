@@ -386,9 +386,8 @@ def list_comparison_files(
         for f in (*a.treatment.files, *(h.file for h in a.treatment.heatings if h.file is not None))
     ]
     second = [fit_file_path(settings.radiation_from.folder)] if settings.radiation_from else []
-    return tuple(
-        dict.fromkeys([*patient.tissue.files, *([schedule] if schedule else []), *of_arms, *second])
-    )
+    tissue = [f for f in patient.tissue.files if isinstance(f, Path)]
+    return tuple(dict.fromkeys([*tissue, *([schedule] if schedule else []), *of_arms, *second]))
 
 
 def comparison_identity(
