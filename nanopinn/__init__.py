@@ -1,19 +1,25 @@
 """Imaging-driven inverse modelling of tumour nanomedicine.
 
-import nanopinn
-study = nanopinn.run_fit(nanopinn.ImagingInputs(dce="dce.nii.gz", cest="ph.nii.gz", t1=1.4),
-nanopinn.FitSettings()) print(nanopinn.format_summary(study.fit))
+Volumes are paths, NumPy arrays, torch tensors, MetaTensors or nibabel images::
 
-Systems of equations of your own are fitted by the same engines; times in s, or in whatever unit the
-rate is written in:
+    import nanopinn
 
-import torch
-rate = lambda t, y, s: s["growth"] * y * (1 - y / s["capacity"])
-unknowns = nanopinn.UnknownSet((nanopinn.Unknown.of("growth", 0.3, 1.0),
-nanopinn.Unknown.of("capacity", 900.0, 1.0))) volumes = nanopinn.TimeSeries.from_state("volume", times=[0, 3, 6,
-9, 12, 15], measured=[52, 131, 268, 512, 690, 843]) problem = nanopinn.SystemProblem(unknowns, rate,
-lambda s: torch.tensor([50.0]), (volumes,)) print(nanopinn.fit_fv(problem).run["growth"],
-nanopinn.fit_pinn(problem).run["growth"])
+    study = nanopinn.fit(dce=signal, cest=ph, mask=tumour, times=times, affine=affine,
+                         tr=0.005, flip_angle=15.0, t1=1.4)
+    print(nanopinn.format_summary(study.fit))
+
+Systems of ordinary differential equations are fitted by the same engines; times are in s, or in
+whatever unit the rate is written in::
+
+    import torch
+
+    rate = lambda t, y, s: s["growth"] * y * (1 - y / s["capacity"])
+    unknowns = nanopinn.UnknownSet((nanopinn.Unknown.of("growth", 0.3, 1.0),
+                                    nanopinn.Unknown.of("capacity", 900.0, 1.0)))
+    volumes = nanopinn.TimeSeries.from_state(
+        "volume", times=[0, 3, 6, 9, 12, 15], measured=[52, 131, 268, 512, 690, 843])
+    problem = nanopinn.SystemProblem(unknowns, rate, lambda s: torch.tensor([50.0]), (volumes,))
+    print(nanopinn.fit_fv(problem).run["growth"], nanopinn.fit_pinn(problem).run["growth"])
 """
 
 from __future__ import annotations
@@ -22,6 +28,10 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "fit": "nanopinn.api",
+    "maps": "nanopinn.api",
+    "simulate": "nanopinn.api",
+    "phantom": "nanopinn.api",
     "ImagingInputs": "nanopinn.imaging.inputs",
     "FitSettings": "nanopinn.settings",
     "PhantomSettings": "nanopinn.settings",
