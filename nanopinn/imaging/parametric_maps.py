@@ -40,7 +40,7 @@ class ImagingMaps:
             :class:`nanopinn.imaging.cest.ph_map.Validity`.
         onto: how scans that are read later (drug images) come to lie on this one. assumptions: one
             sentence each.
-        read: files by name with their SHA-256.
+        file_hashes: files and arrays by name with their SHA-256.
     """
 
     affine: Array
@@ -66,7 +66,7 @@ class ImagingMaps:
     ph_validity: NDArray[np.int32]
     coregistration: Coregistration
     assumptions: tuple[str, ...]
-    read: Mapping[str, str] = field(default_factory=dict)
+    file_hashes: Mapping[str, str] = field(default_factory=dict)
 
     def _kinetic_map(self, name: str, kind: str = "values") -> Array:
         found = getattr(self.kinetics, kind).get(name)

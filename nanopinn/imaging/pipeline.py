@@ -50,7 +50,7 @@ def make_maps(
         InputError: something given cannot be used, or something needed is missing.
     """
     progress("reading", 0.0, {})
-    read = hash_files(inputs.files())
+    file_hashes = hash_files(inputs.files())
     series = read_series(inputs, lambda done: progress("motion", done, {}))
     t, B1 = (
         series.acquisition.frame_times_s,
@@ -65,7 +65,7 @@ def make_maps(
     curves = tumour_curves(inputs, C, mask)
     given, arrival_notes = arterial_input(inputs, series, C, B1, curves)
     aif, delay, delay_notes = delay_and_disperse_input(inputs, given.curve, curves, t)
-    check_files_unchanged(read, inputs.files())  # from here on nothing is read
+    check_files_unchanged(file_hashes, inputs.files())  # from here on nothing is read
     fitted = fit_volume(
         C,
         aif,
@@ -101,7 +101,7 @@ def make_maps(
         ph_coverage=ph.coverage,
         ph_validity=ph.validity,
         coregistration=coregistration,
-        read=read,
+        file_hashes=file_hashes,
         assumptions=(
             *series.assumptions,
             *([B1.note] if B1 is not None else []),

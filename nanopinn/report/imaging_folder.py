@@ -57,7 +57,7 @@ def write_imaging(
         _write_arterial_input(part, imaging)
         write_json(part / "imaging.json", _json_entries(imaging))
         write_bytes(part / "imaging.html", render_imaging(imaging).encode())
-        write_config_and_provenance(part, inputs.to_config(), {}, imaging.read)
+        write_config_and_provenance(part, inputs.to_config(), {}, imaging.file_hashes)
     return out
 
 

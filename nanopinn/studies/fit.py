@@ -63,13 +63,13 @@ from nanopinn.settings import FitSettings
 
 @dataclass(frozen=True)
 class FittedStudy:
-    """One study, from its inputs to its answer; ``read``: files by name with their SHA-256."""
+    """One study, from its inputs to its answer; ``file_hashes``: files by name with their SHA-256."""
 
     imaging: ImagingMaps
     fit: FitResult
     inputs: ImagingInputs
     settings: FitSettings
-    read: Mapping[str, str] = field(default_factory=dict)
+    file_hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_fit(
@@ -112,9 +112,9 @@ def run_fit(
     progress("imaging", 0.0, {})
     imaging = make_maps(inputs)
     drug = _list_drug_images(inputs, settings)
-    read = hash_files(drug)
+    file_hashes = hash_files(drug)
     posed = pose_problem(imaging, settings, device, inputs.drug)
-    check_files_unchanged(read, drug)
+    check_files_unchanged(file_hashes, drug)
     limits = _identifiability_statements(posed.problem, settings, progress)
     if report_limits is not None:
         report_limits("\n".join(limits))
@@ -123,7 +123,7 @@ def run_fit(
     if checkpoint_folder and checkpoint_store is None:
         checkpoint_store = CheckpointStore.create_empty(checkpoint_folder, study, device)
     found = _infer_with_cpu_fallback(imaging, posed, settings, progress, seconds, checkpoint_store)
-    return FittedStudy(imaging, found, inputs, settings, {**imaging.read, **read})
+    return FittedStudy(imaging, found, inputs, settings, {**imaging.file_hashes, **file_hashes})
 
 
 def write_fit(out: str | Path, study: FittedStudy, *, overwrite: bool = False) -> Path:
@@ -140,7 +140,7 @@ def write_fit(out: str | Path, study: FittedStudy, *, overwrite: bool = False) -
         imaging=study.imaging,
         fit=study.fit,
         config={"fit": dump, **study.inputs.to_config()},
-        inputs=study.read,
+        inputs=study.file_hashes,
         report=render_report(study.imaging, study.fit),
         overwrite=overwrite,
     )
