@@ -48,6 +48,7 @@ from nanopinn.inference.uncertainty.identifiability import (
     validate_problem,
 )
 from nanopinn.inference.uncertainty.laplace_check import (
+    LAPLACE_CHECK_STAGE,
     CheckedPosterior,
     check_laplace_approximation,
 )
@@ -298,21 +299,19 @@ def run_inference(
 def _check_posterior(
     end: FinalEstimate, settings: FitSettings, seconds: dict[str, float], progress: Progress
 ) -> CheckedPosterior:
-    """The posterior, held against solves where it is of scalars alone and time is not what counts."""
+    """The posterior, checked by profile likelihood if there are only scalars and time allows."""
     if settings.preset == "fast" or end.fitted_problem.problem.unknowns.functions:
-        why = "preset fast" if settings.preset == "fast" else "functions among the unknowns"
+        why = "preset fast" if settings.preset == "fast" else "unknown functions"
         return CheckedPosterior(
             end.scalars,
             end.covariance,
             (
-                (
-                    "Intervals are those of a parabola at the estimate, not held against solves"
-                    f" ({why})."
-                ),
+                "Intervals are those of the Laplace approximation, which was not checked by profile"
+                f" likelihood ({why}).",
             ),
         )
     began, at = time.perf_counter(), end.fitted_problem
-    held = check_laplace_approximation(
+    checked = check_laplace_approximation(
         at.full_problem,
         at.full_theta,
         end.scalars,
@@ -320,8 +319,8 @@ def _check_posterior(
         expansion=at.tangents,
         progress=progress,
     )
-    seconds["how far the answer reaches"] = time.perf_counter() - began
-    return held
+    seconds[LAPLACE_CHECK_STAGE] = time.perf_counter() - began
+    return checked
 
 
 def _fit_identity(inputs: ImagingInputs, settings: FitSettings, device: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Systems of ordinary differential equations and equations on a line: solver, problem and engines."""
+"""Systems of ordinary differential equations and equations on a line: problem and engines."""
 
 from __future__ import annotations
 

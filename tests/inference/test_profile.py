@@ -1,5 +1,5 @@
-"""Profiles against closed forms: a Gaussian, a bent likelihood, a ridge, an unknown that nothing
-touches.
+"""Profile likelihoods against closed forms: a Gaussian, a nonlinear likelihood, a strong
+correlation, and an unknown without effect.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def test_the_profile_of_a_gaussian_equals_its_laplace_approximation() -> None:
         )
 
 
-def bent() -> Closed:
+def nonlinear() -> Closed:
     """Two numbers, exp(a) + b and exp(a) - exp(b): neither unknown enters linearly."""
 
     def residual(th: torch.Tensor) -> torch.Tensor:
@@ -76,7 +76,7 @@ def least(problem: Closed, a: float) -> float:
 def test_profile_points_of_a_nonlinear_problem_are_conditional_minima(
     exact: bool, tolerance: float
 ) -> None:
-    problem = bent()
+    problem = nonlinear()
     best = minimize_scalar(lambda a: least(problem, a), bracket=(-0.5, 0.5), tol=1e-12)
     b = minimize_scalar(
         lambda b: problem.predict(np.array([best.x, b]), None).chi2 + b**2,
@@ -86,7 +86,7 @@ def test_profile_points_of_a_nonlinear_problem_are_conditional_minima(
     found = profile_unknown(problem, np.array([best.x, b]), "a", exact=exact)
     true = np.array([least(problem, float(np.log(v))) for v in found.values])
     assert (found.objective >= true - 1e-9).all()
-    # what a step may leave, and tangents that are only brought in line leave a percent more
+    # what a step may leave, and Broyden updates leave a percent more
     np.testing.assert_allclose(found.objective, true, atol=DECREASE_TOLERANCE, rtol=tolerance)
     ends = [
         brentq(lambda a: least(problem, a) - best.fun - OBJECTIVE_RISE_95, *side)
@@ -95,11 +95,11 @@ def test_profile_points_of_a_nonlinear_problem_are_conditional_minima(
     np.testing.assert_allclose(np.log(found.interval), ends, atol=0.01 * np.diff(ends)[0])
     assert abs(np.log(found.laplace[0]) - ends[0]) > 5 * abs(
         np.log(found.interval[0]) - ends[0]
-    )  # Laplace is not it
+    )  # the Laplace interval differs
 
 
 def curved() -> Closed:
-    """A valley b = ln(1 + a)/2, along which the tangent of b changes fourfold."""
+    """A correlation b = ln(1 + a)/2, along which the tangent of b changes fourfold."""
     return Closed(
         unknowns("a", "b"),
         lambda th: torch.stack([(torch.exp(2 * th[1]) - 1 - th[0]) / 0.05, th[0] / 0.4]),
@@ -110,7 +110,7 @@ def test_a_profile_follows_a_curved_correlation() -> None:
     problem = curved()
     found = profile_unknown(problem, np.zeros(2), "a")
     true = np.array([least(problem, float(np.log(v))) for v in found.values])
-    inner = slice(1, -1)  # at three sd to the left the valley all but ends (1 + a near 0)
+    inner = slice(1, -1)  # at three sd to the left the correlation almost ends (1 + a near 0)
     np.testing.assert_allclose(found.objective[inner], true[inner], atol=2 * DECREASE_TOLERANCE)
     # the straight line that the tangents at the estimate give is far off
     straight = np.array(

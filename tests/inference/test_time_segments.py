@@ -322,8 +322,7 @@ def test_release_times_are_read_from_text() -> None:
         FitSettings(release_in_time="six")
 
 
-# --- systems
-# ---------------------------------------------------------------------------------------------------------
+# --- systems of equations
 
 INPUT = PiecewiseConstantFunction("input", (2.0, 5.0))
 CLEARANCE = 0.4

@@ -1,11 +1,11 @@
-"""How far the posterior of a scalar reaches: Laplace's approximation held against full solves.
+"""Laplace approximation checked by profile likelihood.
 
-Laplace takes the objective for a parabola. Where two unknowns explain one image in turns it is a
-bent valley, and the true value may lie many of Laplace's standard deviations away. So of every
-scalar that the images seem to inform, one far point on either side is solved, all others fitted
-anew (:mod:`nanopinn.inference.uncertainty.profile`). Where the objective may have risen by less
-than a parabola, the side is walked with exact tangents until it rose by 1.92; the longer side gives
-the sd.
+The Laplace approximation takes the objective for quadratic. With a non-linear correlation of two
+unknowns, for example if both explain one image, the true value may lie many of its standard
+deviations away. Therefore one distant point on either side is solved for every scalar that the
+images inform, with all other unknowns optimised (:mod:`nanopinn.inference.uncertainty.profile`). If
+the objective may have risen by less than the quadratic approximation, the profile on this side is
+computed with exact Jacobians until the rise is 1.92. The longer side gives the standard deviation.
 """
 
 from __future__ import annotations
@@ -22,34 +22,40 @@ from nanopinn.inference.uncertainty.profile import (
     BETTER_POINT_MESSAGE,
     SIGNIFICANT_DECREASE,
     ProfileContinuation,
+    interpolate_crossing,
 )
 from nanopinn.inference.unknowns import Unknown
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.fit_result import OBJECTIVE_RISE_95, ScalarEstimate
+from nanopinn.results.fit_result import OBJECTIVE_RISE_95, Z_95, ScalarEstimate
 
 Array = NDArray[np.float64]
 
-#: A side is looked at so many of Laplace's standard deviations away, by at most so many solves, and
-#: walked where the objective may have risen by less than this share of a parabola's rise.
+#: Each side is probed at this distance in standard deviations of the Laplace approximation, with at
+#: most so many solves. The profile is computed if the objective may have risen by less than this
+#: fraction of the rise of the quadratic approximation.
 PROBE_DISTANCE_SD, MAX_PROBE_SOLVES, MIN_PARABOLA_FRACTION = 2.5, 2, 0.75
-#: Over a tenth no positive scalar bends what it enters: one that is known so well (sd of its
-#: logarithm) is not looked at.
+#: A positive scalar whose logarithm has a smaller standard deviation is not checked, because the
+#: model is nearly linear over this range.
 WELL_DETERMINED_SD = 0.1
-#: An interval longer than Laplace's by this factor is told and taken.
+#: The interval of the profile replaces the Laplace interval if it is longer by at least this
+#: factor.
 MIN_WIDENING = 1.15
-#: A side ends at the latest so many prior sd beyond the prior's mean.
+#: A side ends at this many prior standard deviations beyond the prior mean.
 MAX_PRIOR_DISTANCE_SD = 2.0
-Z_95 = 1.96
+#: Stage name for progress.
+LAPLACE_CHECK_STAGE = "Laplace approximation check"
 
 
 @dataclass(frozen=True)
 class ProfileInterval:
-    """How far the posterior of a scalar reaches.
+    """95 % interval of a scalar by profile likelihood.
 
     Attributes:
-        lower, upper: ends of its 95 % interval, coordinates.
-        sd: of the longer side, at most the prior's; None where Laplace's holds.
-        better: whether a better point than the estimate was found on the way.
+        lower: lower end, coordinate.
+        upper: upper end, coordinate.
+        sd: standard deviation from the longer side, at most that of the prior; None if the Laplace
+            approximation is confirmed.
+        better_point_found: whether the profile found a lower objective than the estimate.
     """
 
     lower: float
@@ -60,11 +66,13 @@ class ProfileInterval:
 
 @dataclass(frozen=True)
 class CheckedPosterior:
-    """A posterior that was held against solves.
+    """A Laplace approximation after its check by profile likelihood.
 
     Attributes:
-        scalars, covariance: with the longer sd where there is one; correlations as they were.
-        notes: what was found, in words.
+        scalars: estimates of all unknowns, with the standard deviation of the longer side where it
+            is larger.
+        covariance: posterior covariance with these standard deviations and unchanged correlations.
+        notes: findings as sentences.
     """
 
     scalars: tuple[ScalarEstimate, ...]
@@ -81,12 +89,18 @@ def check_laplace_approximation(
     expansion: Linearisation | None = None,
     progress: Progress = ignore_progress,
 ) -> CheckedPosterior:
-    """The posterior at the end of a fit, as wide as full solves find it.
+    """Check the posterior at the end of a fit, and widen it where the profile likelihood is wider.
 
     Args:
-        problem: as the fit left it. theta: the estimate, ``(m,)``.
-        scalars: of every unknown. covariance: Laplace's, ``(m, m)``.
-        expansion: residual and tangents there; solved for if None.
+        problem: problem as it is at the end of the fit.
+        theta: estimate, ``(m,)``.
+        scalars: estimate of every unknown.
+        covariance: covariance of the Laplace approximation, ``(m, m)``.
+        expansion: residual and Jacobian at the estimate; computed if None.
+        progress: receives the state of the check.
+
+    Returns:
+        The checked posterior.
     """
     objective = Objective(problem)
     at = objective.expand(theta) if expansion is None else expansion
@@ -97,13 +111,13 @@ def check_laplace_approximation(
     ]
     factor, wider, notes = np.ones(len(covariance)), list(scalars), []
     for k, j in enumerate(informed):
-        progress("how far the answer reaches", k / len(informed), {})
+        progress(LAPLACE_CHECK_STAGE, k / len(informed), {})
         try:
             profile_interval = _profile_interval(objective, j, theta, at)
         except NanopinnError as error:
             notes.append(
-                f"How far {scalars[j].label} reaches could not be solved ({error}); its interval is"
-                " a parabola's."
+                f"{scalars[j].label}: the profile likelihood could not be computed ({error}), so"
+                " the interval of the Laplace approximation was not checked."
             )
             continue
         if profile_interval.better_point_found:
@@ -114,34 +128,34 @@ def check_laplace_approximation(
             notes.append(
                 _describe_interval(profile_interval, scalars[j], problem.unknowns.items[j])
             )
-    progress("how far the answer reaches", 1.0, {})
+    progress(LAPLACE_CHECK_STAGE, 1.0, {})
     return CheckedPosterior(tuple(wider), covariance * np.outer(factor, factor), tuple(notes))
 
 
 def _profile_interval(
     objective: Objective, j: int, theta: Array, expansion: Linearisation
 ) -> ProfileInterval:
+    """The interval of unknown j, from the Laplace approximation on a side that it describes."""
     unknown = objective.problem.unknowns.items[j]
-    quick, exact = (
+    approximate, exact = (
         ProfileContinuation(objective, j, theta, expansion, exact=e) for e in (False, True)
     )
-    at, sd = float(theta[j]), float(quick.sd[j])
+    at, sd = float(theta[j]), float(approximate.sd[j])
     length, lowest = [Z_95 * sd, Z_95 * sd], 0.0
     for side, sign in enumerate((-1, 1)):
-        if _is_flatter_than_parabola(quick, sign):
+        if _is_flatter_than_quadratic(approximate, sign):
             points = list(_trace_outwards(exact, sign, unknown))
-            length[side], lowest = (
-                _interval_length(points),
-                min(lowest, *(rise for _, rise in points)),
-            )
+            (d0, rise0), (d1, rise1) = points[-2:]
+            length[side] = interpolate_crossing(d0, d1, rise0, rise1)
+            lowest = min(lowest, *(rise for _, rise in points))
     longer = max(length)
     wider = min(longer / Z_95, unknown.prior_sd) if longer >= MIN_WIDENING * Z_95 * sd else None
     return ProfileInterval(at - length[0], at + length[1], wider, lowest < -SIGNIFICANT_DECREASE)
 
 
-def _is_flatter_than_parabola(continuation: ProfileContinuation, sign: int) -> bool:
-    """Whether the objective may rise by less than a parabola on a side, by one far point and what
-    fitting on would still gain there.
+def _is_flatter_than_quadratic(continuation: ProfileContinuation, sign: int) -> bool:
+    """Whether the objective may rise by less than the quadratic approximation on a side, by one
+    distant point and the decrease that further optimisation is predicted to give there.
     """
     point = continuation.solve_next_point(
         continuation.start,
@@ -160,8 +174,8 @@ def _is_flatter_than_parabola(continuation: ProfileContinuation, sign: int) -> b
 def _trace_outwards(
     continuation: ProfileContinuation, sign: int, unknown: Unknown
 ) -> Iterator[tuple[float, float]]:
-    """Distance from the estimate and rise of the objective, point after point, until it rose enough
-    or the prior ends.
+    """Distance from the estimate and rise of the objective at successive points, until the rise is
+    sufficient or the range of the prior ends.
     """
     start, sd = continuation.start, float(continuation.sd[continuation.j])
     end = (
@@ -171,10 +185,8 @@ def _trace_outwards(
     point, distance, rise = start, 0.0, 0.0
     yield distance, rise
     while rise < OBJECTIVE_RISE_95:
-        last, distance = (
-            distance,
-            distance + max(sd, distance - 2 * sd),
-        )  # 1, 2, 3, 4, 6, 10 sd: a plain is crossed in strides
+        # 1, 2, 3, 4, 6, 10 sd: the steps grow where the objective is flat
+        last, distance = distance, distance + max(sd, distance - 2 * sd)
         if distance > end:
             yield max(last, end), OBJECTIVE_RISE_95
             return
@@ -185,23 +197,17 @@ def _trace_outwards(
         yield distance, rise
 
 
-def _interval_length(points: list[tuple[float, float]]) -> float:
-    """Distance at which the objective rose by 1.92, between points by its root."""
-    (d0, r0), (d1, r1) = points[-2:]
-    level, low, high = (float(np.sqrt(max(r, 0.0))) for r in (OBJECTIVE_RISE_95, r0, r1))
-    return d0 + (d1 - d0) * (level - low) / (high - low) if high > low else d1
-
-
 def _describe_interval(
     profile_interval: ProfileInterval, scalar: ScalarEstimate, unknown: Unknown
 ) -> str:
+    """Both intervals of a scalar as a sentence."""
     low, high = (
         unknown.estimate(x, 0.0).median for x in (profile_interval.lower, profile_interval.upper)
     )
     unit = "" if scalar.unit == "1" else f" {scalar.unit}"
-    said = scalar.interval()
+    laplace_low, laplace_high = scalar.interval()
     return (
-        f"{scalar.label} reaches from {low:.3g} to {high:.3g}{unit} (95 %) by full solves, where a"
-        f" parabola would say {said[0]:.3g} to {said[1]:.3g}: its sd is that of the longer side, at"
-        " most the prior's."
+        f"{scalar.label}: the 95 % interval by profile likelihood is {low:.3g} to {high:.3g}{unit},"
+        f" by the Laplace approximation {laplace_low:.3g} to {laplace_high:.3g}{unit}. The reported"
+        " sd is that of the longer side of the profile, at most the prior sd."
     )

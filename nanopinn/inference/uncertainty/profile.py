@@ -1,18 +1,18 @@
-"""From an estimate outwards along one unknown, all others fitted anew at every point.
-
-Each point is a full solve of the states; the others move by Gauss-Newton from the neighbouring
-point. Its tangents are those at the estimate, brought in line with every solve since (Broyden), or
-exact on request: without them a value is exact at its point and an upper bound of the profile, off
-by about ``left``. The problem is held as the fit left it, with its maps and systematic errors, so
-that every point is of one objective.
-
-Profile likelihood: an unknown held at one value after another, all others fitted anew.
+"""Profile likelihood of one unknown, and the unknown that it is most strongly correlated with.
 
     f(x) = min over theta with theta_j = x of (chi2 + prior)/2
 
-Points are found as :mod:`nanopinn.inference.uncertainty.profile` says. The 95 % interval is where f
-rises by 1.92 (Venzon and Moolgavkar 1988, Appl. Stat. 37:87); an unknown whose misfit alone stays
-flat is not identifiable (Raue 2009, Bioinformatics 25:1923).
+The profile is computed by continuation outwards from the estimate. At every point the states are
+solved, and the other unknowns (the nuisance parameters) are optimised by Gauss-Newton steps from
+the neighbouring point. The Jacobian of the estimate is updated by the method of Broyden after every
+solve, so that a value is exact at its point and an upper bound of the profile, too large by about
+``remaining_decrease``. On request the Jacobian is computed exactly. Maps and systematic errors stay
+as they are at the end of the fit, so all points belong to one objective. The 95 % interval ends
+where f has risen by 1.92. An unknown whose misfit alone stays flat is not identifiable.
+
+References:
+    Venzon and Moolgavkar 1988, Appl. Stat. 37:87.
+    Raue et al. 2009, Bioinformatics 25:1923.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from nanopinn.results.fit_result import (
 
 Array = NDArray[np.float64]
 
-#: A side ends where the objective rose by that of three standard deviations, or at so many of them.
+#: A side ends where the objective has risen by that of three standard deviations of a Gaussian, or
+#: at this distance in posterior standard deviations.
 MAX_OBJECTIVE_RISE, MAX_DISTANCE_SD = 4.5, 6
 #: A point whose objective is lower than the estimate's by this much shows that the fit had not
 #: converged to the minimum.
@@ -46,19 +47,24 @@ SIGNIFICANT_DECREASE = 0.1
 BETTER_POINT_MESSAGE = (
     "the profile found a lower objective than the estimate: fit again with several `starts`"
 )
-#: The others are fitted well enough when a step would gain less than this; never more solves than
-#: this per point.
+#: The nuisance parameters are optimised until a step would decrease the objective by less than
+#: this, with at most so many solves per point.
 DECREASE_TOLERANCE, MAX_SOLVES_PER_POINT = 0.02, 3
+
+#: Correlations below this are rounding errors.
+MIN_CORRELATION = 1e-3
 
 
 @dataclass(frozen=True)
 class ProfilePoint:
-    """Where a walk stands.
+    """One point of a profile.
 
     Attributes:
-        theta: every coordinate, ``(m,)``. expansion: residual and tangents there.
-        prior: half the squared distance from the prior. left: what another step of the others would
-            still gain, about.
+        theta: all coordinates, ``(m,)``.
+        expansion: residual and Jacobian there.
+        prior: half the squared distance from the prior.
+        remaining_decrease: decrease of the objective predicted for another step of the nuisance
+            parameters.
     """
 
     theta: Array
@@ -68,12 +74,20 @@ class ProfilePoint:
 
     @property
     def objective(self) -> float:
-        """Half of chi2 and of the squared distance from the prior."""
+        """``(chi2 + prior)/2`` at the point."""
         return self.expansion.misfit + self.prior
 
 
 class ProfileContinuation:
-    """From the estimate outwards, one posterior standard deviation a step."""
+    """Continuation of the conditional minimum along one unknown, outwards from the estimate.
+
+    Args:
+        objective: objective for fixed maps and systematic errors.
+        j: index of the unknown.
+        theta: estimate, ``(m,)``.
+        expansion: residual and Jacobian at the estimate; computed if None.
+        exact: whether to compute the Jacobian at every point instead of Broyden updates.
+    """
 
     def __init__(
         self,
@@ -92,8 +106,12 @@ class ProfileContinuation:
         self.stopped = ""
 
     def trace_side(self, sign: int) -> Iterator[ProfilePoint]:
-        """Points on one side (``sign`` -1 or 1), until the objective rose enough; ``stopped`` says
-        where the states could not be solved.
+        """Points on one side of the estimate, one posterior standard deviation apart, until the
+        objective has risen enough. ``stopped`` gives the reason if the model has no solution on the
+        way.
+
+        Args:
+            sign: side, -1 or 1.
         """
         point, rise, z = self.start, 0.0, 0
         while (
@@ -108,7 +126,7 @@ class ProfileContinuation:
                 )
             except NanopinnError as error:
                 self.stopped = (
-                    f"a side ended at {z - 1} sd, where the states can no longer be solved"
+                    f"one side ends at {z - 1} sd, because the model has no solution beyond it"
                     f" ({error})"
                 )
                 return
@@ -116,10 +134,14 @@ class ProfileContinuation:
             rise = point.objective - self.start.objective
 
     def solve_next_point(
-        self, point: ProfilePoint, x: float, most: int = MAX_SOLVES_PER_POINT
+        self, point: ProfilePoint, x: float, max_solves: int = MAX_SOLVES_PER_POINT
     ) -> ProfilePoint:
-        """The neighbour with unknown j at x: others predicted, then fitted, by at most so many
-        solves.
+        """The neighbouring point with unknown j at x.
+
+        Args:
+            point: the point to continue from.
+            x: coordinate of unknown j.
+            max_solves: maximum number of solves to optimise the nuisance parameters.
         """
         step = np.zeros_like(point.theta)
         step[self.j] = x - point.theta[self.j]
@@ -127,7 +149,7 @@ class ProfileContinuation:
             point.theta + step, point.expansion, step
         ).full_step
         point = self._evaluate_step(point, step)
-        for _ in range(most - 1):
+        for _ in range(max_solves - 1):
             model = self._nuisance_model(point.theta, point.expansion)
             if model.predicted_decrease < DECREASE_TOLERANCE:
                 break
@@ -135,38 +157,28 @@ class ProfileContinuation:
             step[self.nuisance] = model.full_step
             trial = self._evaluate_step(point, step)
             if trial.objective > point.objective:
-                # the solve was not in vain: the tangents know of it now
-                known = replace(point.expansion, jacobian=trial.expansion.jacobian)
-                point = replace(point, expansion=known)
+                # the step is rejected, but its solve improves the Jacobian
+                updated = replace(point.expansion, jacobian=trial.expansion.jacobian)
+                point = replace(point, expansion=updated)
             else:
                 point = trial
         remaining = self._nuisance_model(point.theta, point.expansion).predicted_decrease
         return replace(point, remaining_decrease=remaining)
 
     def _evaluate_step(self, point: ProfilePoint, step: Array) -> ProfilePoint:
+        """The point after a step, with its residual and Jacobian."""
         theta = point.theta + step
-        at, prior = self.objective, self.objective.prior(theta)
-        return ProfilePoint(
-            theta,
-            (
-                at.expand(theta)
-                if self.exact
-                else point.expansion.broyden_update(step, at.residual(theta), self.sd)
-            ),
-            prior,
-            0.0,
-        )
+        if self.exact:
+            expansion = self.objective.expand(theta)
+        else:
+            residual = self.objective.residual(theta)
+            expansion = point.expansion.broyden_update(step, residual, self.sd)
+        return ProfilePoint(theta, expansion, self.objective.prior(theta), 0.0)
 
     def _nuisance_model(
         self, theta: Array, at: Linearisation, fixed_step: Array | None = None
     ) -> QuadraticModel:
-        """Quadratic model of the other unknowns, after a step of all unknowns if one is given.
-
-        Args:
-            theta: after the step, ``(m,)``.
-            at: linearisation before the step.
-            fixed_step: ``(m,)``.
-        """
+        """Quadratic model of the nuisance parameters at ``theta``, ``fixed_step`` away from ``at``."""
         if fixed_step is not None:
             at = replace(at, residual=at.residual + at.jacobian @ fixed_step)
         return self.objective.quadratic(theta, at).restrict(self.nuisance)
@@ -178,37 +190,38 @@ def strongest_correlation(
     """The unknown with the largest correlation to another one.
 
     Args:
-        names: of the unknowns.
-        covariance: of the posterior, ``(m, m)``.
-        name: of the unknown.
+        names: names of the unknowns.
+        covariance: posterior covariance, ``(m, m)``.
+        name: name of the unknown.
 
     Returns:
-        The partner; None where every correlation is below a thousandth.
+        The partner; None if every correlation is below ``MIN_CORRELATION``.
     """
     j = names.index(name)
     return correlation_along_profile(names, covariance[:, j], np.sqrt(np.diag(covariance)), j)
 
 
 def correlation_along_profile(
-    names: Sequence[str], moved: Array, sd: Array, j: int
+    names: Sequence[str], change: Array, sd: Array, j: int
 ) -> StrongestCorrelation | None:
     """The unknown that changes most, in its posterior sd, while unknown ``j`` changes.
 
     Args:
-        names: of the unknowns.
-        moved: change of every coordinate, ``(m,)``.
+        names: names of the unknowns.
+        change: change of every coordinate, ``(m,)``.
         sd: posterior standard deviations, ``(m,)``.
         j: index of the unknown.
+
+    Returns:
+        The partner; None if the relative change of every other unknown is below
+            ``MIN_CORRELATION``.
     """
-    share = moved / sd / (moved[j] / sd[j])
-    share[j] = 0.0
-    i = int(np.argmax(np.abs(share)))
-    # smaller values are rounding errors
-    return (
-        StrongestCorrelation(names[i], float(share[i]), float(moved[i] / moved[j]))
-        if abs(share[i]) > 1e-3
-        else None
-    )
+    strength = change / sd / (change[j] / sd[j])
+    strength[j] = 0.0
+    i = int(np.argmax(np.abs(strength)))
+    if abs(strength[i]) <= MIN_CORRELATION:
+        return None
+    return StrongestCorrelation(names[i], float(strength[i]), float(change[i] / change[j]))
 
 
 def profile_likelihood(
@@ -217,16 +230,16 @@ def profile_likelihood(
     """Profile likelihood of an unknown of a fit.
 
     Args:
-        fit: from :func:`nanopinn.run_fit` or :func:`nanopinn.load_fit`.
-        name: of the unknown.
-        exact: compute the Jacobian at every point, at about ten times the cost.
-        progress: called with the state of the work.
+        fit: result of :func:`nanopinn.run_fit` or :func:`nanopinn.load_fit`.
+        name: name of the unknown.
+        exact: whether to compute the Jacobian at every point, at about ten times the cost.
+        progress: receives the state of the computation.
 
     Returns:
-        The profile; the one that the fit itself computed where there is one and ``exact`` is false.
+        The profile; the one that the fit contains, if it contains one and ``exact`` is false.
 
     Raises:
-        InputError: there is no such unknown, or the fit does not hold its problem.
+        InputError: there is no such unknown, or the fit does not contain its problem.
     """
     if name in fit.profiles and not exact:
         return fit.profiles[name]
@@ -250,13 +263,18 @@ def profile_unknown(
     exact: bool = False,
     progress: Progress = ignore_progress,
 ) -> Profile:
-    """The profile of an unknown around an estimate.
+    """Profile likelihood of an unknown of a problem around an estimate.
 
     Args:
-        problem: as the fit left it.
-        theta: the estimate, ``(m,)``.
-        expansion: residual and tangents there; solved for if None.
-        exact: tangents anew at every point, about ten times the work.
+        problem: problem as it is at the end of the fit.
+        theta: estimate, ``(m,)``.
+        name: name of the unknown.
+        expansion: residual and Jacobian at the estimate; computed if None.
+        exact: whether to compute the Jacobian at every point, at about ten times the cost.
+        progress: receives the state of the computation.
+
+    Returns:
+        The profile.
 
     Raises:
         InputError: there is no such unknown.
@@ -280,6 +298,7 @@ def profile_unknown(
 def _report_points(
     points: Iterator[ProfilePoint], progress: Progress, name: str, sign: int
 ) -> Iterator[ProfilePoint]:
+    """Pass on the points and report the progress after each."""
     for k, point in enumerate(points):
         progress(
             f"profile of {name}",
@@ -296,6 +315,7 @@ def _build_profile(
     problem: ResidualProblem,
     seconds: float,
 ) -> Profile:
+    """The profile from the points on both sides."""
     points = [*reversed(down), continuation.start, *up]
     unknown = problem.unknowns.items[continuation.j]
     theta = np.stack([p.theta for p in points])
@@ -304,14 +324,15 @@ def _build_profile(
     )
     coordinates = theta[:, continuation.j]
     ends = _crossings(coordinates, np.array([p.objective for p in points]), len(down))
-    moved = theta[-1] - theta[0]
+    change = theta[-1] - theta[0]
     partner = (
-        correlation_along_profile(problem.unknowns.names, moved, continuation.sd, continuation.j)
+        correlation_along_profile(problem.unknowns.names, change, continuation.sd, continuation.j)
         if len(points) > 1
         else None
     )
 
-    def shown(x: float) -> float:
+    def in_unit(x: float) -> float:
+        """Customary value of a coordinate."""
         return unknown.estimate(x, 0.0).median
 
     return Profile(
@@ -319,13 +340,13 @@ def _build_profile(
         label=unknown.label,
         unit=unknown.unit,
         scale=unknown.scale,
-        values=np.array([shown(float(x)) for x in coordinates]),
+        values=np.array([in_unit(float(x)) for x in coordinates]),
         misfit=np.array([p.expansion.misfit for p in points]),
         prior=np.array([p.prior for p in points]),
         theta=theta,
         remaining_decrease=np.array([p.remaining_decrease for p in points]),
         estimate=len(down),
-        interval=(shown(ends[0]), shown(ends[1])),
+        interval=(in_unit(ends[0]), in_unit(ends[1])),
         laplace=estimate.interval(),
         strongest_correlation=partner,
         solves=continuation.objective.solves,
@@ -335,23 +356,40 @@ def _build_profile(
 
 
 def _crossings(x: Array, objective: Array, start: int) -> tuple[float, float]:
-    """Where the objective is 1.92 above its least, on both sides of it; infinite where it does not
-    get there.
-
-    Between points the root of the rise, which is straight for a parabola, is interpolated.
+    """Coordinates on both sides of the lowest objective at which it has risen by 1.92; infinite on
+    a side that does not rise so far.
     """
-    least = int(np.argmin(objective))
-    centre = least if objective[least] < objective[start] - SIGNIFICANT_DECREASE else start
-    root = np.sqrt(np.clip(objective - objective[centre], 0.0, None))
-    return _crossing(x[centre::-1], root[centre::-1], -np.inf), _crossing(
-        x[centre:], root[centre:], np.inf
+    lowest = int(np.argmin(objective))
+    centre = lowest if objective[lowest] < objective[start] - SIGNIFICANT_DECREASE else start
+    rise = objective - objective[centre]
+    return (
+        _first_crossing(x[centre::-1], rise[centre::-1], -np.inf),
+        _first_crossing(x[centre:], rise[centre:], np.inf),
     )
 
 
-def _crossing(x: Array, root: Array, open_end: float) -> float:
-    level = np.sqrt(OBJECTIVE_RISE_95)
-    beyond = np.flatnonzero(root >= level)
+def _first_crossing(x: Array, rise: Array, open_end: float) -> float:
+    """The first crossing of 1.92 in order of the points, or ``open_end``."""
+    beyond = np.flatnonzero(rise >= OBJECTIVE_RISE_95)
     if not beyond.size:
-        return float(open_end)
+        return open_end
     k = int(beyond[0])
-    return float(x[k - 1] + (x[k] - x[k - 1]) * (level - root[k - 1]) / (root[k] - root[k - 1]))
+    return interpolate_crossing(float(x[k - 1]), float(x[k]), float(rise[k - 1]), float(rise[k]))
+
+
+def interpolate_crossing(x0: float, x1: float, rise0: float, rise1: float) -> float:
+    """Position between two points at which the objective has risen by 1.92.
+
+    The square root of the rise is interpolated linearly, which is exact for a quadratic objective.
+
+    Args:
+        x0: position of the inner point.
+        x1: position of the outer point.
+        rise0: rise of the objective at the inner point.
+        rise1: rise of the objective at the outer point.
+
+    Returns:
+        Position of the crossing; ``x1`` if the objective does not rise between the points.
+    """
+    level, low, high = (float(np.sqrt(max(r, 0.0))) for r in (OBJECTIVE_RISE_95, rise0, rise1))
+    return x0 + (x1 - x0) * (level - low) / (high - low) if high > low else x1
