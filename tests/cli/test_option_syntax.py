@@ -27,6 +27,7 @@ from nanopinn.settings import (
     HeatingSpec,
     SecondScan,
 )
+from tests.variants import for_each
 
 
 @pytest.mark.parametrize(
@@ -58,8 +59,8 @@ def test_a_word_is_read_as_its_numbers(
     assert parse(text) == expected
 
 
-@pytest.mark.parametrize(
-    ("parse", "text", "words"),
+@for_each(
+    "parse, text, words",
     [
         (parse_dose, "50ug", ["dose", "50ug", "50mg/m2", "20 to 60 mg/m2"]),
         (parse_dose, "2mg/kg", ["dose", "2mg/kg"]),

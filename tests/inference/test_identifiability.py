@@ -150,8 +150,8 @@ def unknown(**change: object) -> Unknown:
     return replace(Unknown("leak_l", "leak", "1", 1.0, "log", 0.1, 0.7), **change)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
+@for_each(
+    "change, words",
     [
         ({"prior_sd": 0.0}, "positive spread"),
         ({"prior_sd": float("nan")}, "positive spread"),

@@ -20,6 +20,7 @@ from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.physics.plasma import free_drug_impulse_response
 from nanopinn.solvers.ode import ErrorTolerance, OdeSystem, integrate_ode
 from nanopinn.solvers.runge_kutta import SDIRK3
+from tests.variants import for_each
 
 HOUR, DOSE = 3600.0, 5e-5
 
@@ -352,8 +353,8 @@ def test_the_network_and_gauss_newton_agree_on_diffusion_and_reaction() -> None:
     assert (np.abs(pinn.theta - fv.theta) < 0.03).all()
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
+@for_each(
+    "change, words",
     [
         (lambda: TimeSeries.from_state("v", [1.0, 2.0], [1.0, np.inf]), "infinite"),
         (lambda: TimeSeries.from_state("v", [1.0, 2.0], [np.nan, np.nan]), "no finite values"),
@@ -369,8 +370,8 @@ def test_invalid_series_and_priors_are_refused(change, words) -> None:
         change()
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
+@for_each(
+    "options, words",
     [
         ({"start": 5.0}, "begins before the initial time"),
         ({"series": ()}, "no measured series"),

@@ -33,6 +33,7 @@ from nanopinn.solvers.grid import Grid, average_subcells
 from nanopinn.solvers.runge_kutta import SDIRK3
 from nanopinn.solvers.time_nodes import split_at_jumps
 from nanopinn.solvers.tissue_setting import Setting
+from tests.variants import for_each
 
 from .test_engines import small_problem
 
@@ -299,8 +300,8 @@ def test_a_problem_without_unknown_functions_has_no_time_segments(plain, problem
     assert (alone.unknowns, alone.setting.release_jump_times_s) == (plain.unknowns, ())
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
+@for_each(
+    "settings, words",
     [
         ({"release_in_time": (6.0, 6.0)}, "increase"),
         ({"release_in_time": (24.0, 6.0)}, "increase"),

@@ -12,6 +12,7 @@ import nanopinn
 from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS
 from nanopinn.parameters.table import KNOWN_UNITS, load_table
+from tests.variants import for_each
 
 PACKAGE = Path(nanopinn.__file__).parent
 TABLE = (PACKAGE / "parameters" / "table.csv").read_text()
@@ -39,8 +40,8 @@ def test_defaults_lie_within_their_ranges_and_every_row_has_a_source() -> None:
         assert p.source
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "word"),
+@for_each(
+    "old, new, word",
     [
         (
             "p_e,effective driving pressure p_v - sigmaT(pi_v - pi_i),1533",
