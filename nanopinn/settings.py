@@ -17,7 +17,13 @@ class FitSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    engine: Literal["auto", "pinn", "fv"] = "auto"
+    engine: Literal["auto", "fv", "krylov", "pinn"] = Field(
+        default="auto",
+        description=(
+            "auto (fv), fv, or krylov (polished by fv, with the distance of the two); pinn runs"
+            " krylov"
+        ),
+    )
     preset: Literal["fast", "default", "accurate"] = "default"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     seed: int = Field(default=0, ge=0, le=2**63 - 1)

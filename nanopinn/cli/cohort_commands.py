@@ -50,7 +50,7 @@ def cohort(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")
     ] = False,
-    engine: Annotated[str | None, typer.Option(help="Of the fits: auto, pinn or fv.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Of the fits: auto, fv or krylov.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="Of the fits: fast, default or accurate.")
     ] = None,

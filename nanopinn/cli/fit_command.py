@@ -47,12 +47,13 @@ def fit(
         typer.Option(help="Post-dose drug images, each with its sidecar: --drug FILE FILE ..."),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="auto (pinn, polished by fv), pinn or fv.")
+        str | None,
+        typer.Option(help="auto (fv), fv, or krylov (polished by fv); pinn runs krylov."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="fast, default or accurate.")] = None,
     device: Device = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of the networks' hidden features and of draws from priors.")
+        int | None, typer.Option(help="Of the time basis of krylov and of draws from priors.")
     ] = None,
     field: Annotated[list[str] | None, typer.Option(help=_FIELD_HELP)] = None,
     inflow: Annotated[

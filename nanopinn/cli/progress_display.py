@@ -64,7 +64,7 @@ def _line_progress(verbose: bool) -> Progress:
 
 
 def _format_key_numbers(numbers: Mapping[str, float]) -> str:
-    """Misfit, and the worst residual of a network where there are any."""
+    """Misfit, and the largest residual of the linear systems where there are any."""
     said = [f"chi2/N {numbers['chi2/N']:.3f}"] if "chi2/N" in numbers else []
     residuals = [v for k, v in numbers.items() if k.startswith("residual")]
     return ", ".join([*said, *([f"residual {max(residuals):.0e}"] if residuals else [])])

@@ -65,32 +65,20 @@ class FinalEstimate:
     notes: tuple[str, ...] = ()
 
 
-def refuse_without_fv(settings: FitSettings) -> None:
-    """Both nuisances go on from the engine ``fv``; the scale of the arterial input, from scalars
-    alone.
+def validate_settings(settings: FitSettings) -> None:
+    """Refuse a combination of settings that no engine fits.
 
     Raises:
-        InputError: it does not run, or there are unknown functions beside the scale.
+        InputError: unknown functions beside the scale of the arterial input.
     """
     if settings.aif_sd and (settings.field or settings.inflow or settings.release_law):
         raise InputError(
-            "unknown functions are not fitted together with the arterial input's scale",
-            field="--aif-sd",
+            "unknown functions are not fitted together with the scale of the arterial input",
+            field="aif_sd",
             found=settings.aif_sd,
-            expected="0 beside --field, --inflow and --release-law",
+            expected="0 beside `field`, `inflow` and `release_law`",
             remedy="Leave one of them out.",
         )
-    for field, wanted in (
-        ("--noise", settings.noise != "given"),
-        ("--aif-sd", settings.aif_sd > 0),
-        ("--starts", settings.starts > 1),
-    ):
-        if wanted and settings.engine == "pinn":
-            raise InputError(
-                "the engine pinn does not serve this",
-                field=field,
-                remedy="Use --engine fv or auto.",
-            )
 
 
 def refit_with_estimated_noise(
@@ -111,7 +99,7 @@ def refit_with_estimated_noise(
     return replace(again, run=run), tuple(s.describe() for s in scales)
 
 
-def ended(fitted: EngineFit, settings: FitSettings, progress: Progress) -> FinalEstimate:
+def final_estimate(fitted: EngineFit, settings: FitSettings, progress: Progress) -> FinalEstimate:
     """The answer, with the arterial input's scale among the unknowns if it is not trusted."""
     if not settings.aif_sd:
         return FinalEstimate(

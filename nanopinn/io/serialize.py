@@ -14,6 +14,7 @@ import math
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from importlib.metadata import version as package_version
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -76,8 +77,10 @@ def _fits_tuple(value: tuple[Any, ...], inner: tuple[Any, ...]) -> bool:
     )
 
 
-#: Raised with every change that older files do not survive.
-VERSION = 3
+#: Version of the format, increased with every change that makes older files unreadable.
+VERSION = 4
+#: The package version of files that do not name one.
+_FIRST_RELEASE = "0.1"
 #: Longest file, and longest header of one, bytes; a header takes twenty times its length while it
 #: is read.
 MAX_FILE_BYTES, MAX_HEADER_BYTES = 2**31, 8 << 20
@@ -103,7 +106,13 @@ def to_bytes(value: Any, classes: Iterable[type]) -> bytes:
     digest = _digest(content, writer.arrays)
     return save(
         writer.arrays,
-        {"format": "nanopinn", "version": str(VERSION), "content": content, "sha256": digest},
+        {
+            "format": "nanopinn",
+            "version": str(VERSION),
+            "written_by": package_version("nanopinn"),
+            "content": content,
+            "sha256": digest,
+        },
     )
 
 
@@ -122,14 +131,23 @@ def from_bytes(content: bytes, classes: Iterable[type]) -> Any:
             or {}
         )
         found = {
-            key: str(header.get(key, "")) for key in ("format", "version", "content", "sha256")
+            key: str(header.get(key, default))
+            for key, default in (
+                ("format", ""),
+                ("version", ""),
+                ("written_by", _FIRST_RELEASE),
+                ("content", ""),
+                ("sha256", ""),
+            )
         }
     except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"not a file of a fit: {error}") from error
-    if found["format"] != "nanopinn" or found["version"] != str(VERSION):
+    if found["format"] != "nanopinn":
+        raise ValueError("not a file of a fit: nanopinn did not write it")
+    if found["version"] != str(VERSION):
         raise ValueError(
-            f"the file of a fit by another version ({found['version'][:60]}; this one reads"
-            f" {VERSION})"
+            f"the file of a fit has format {found['version'][:60]} of nanopinn {found['written_by'][:60]};"
+            f" nanopinn {package_version('nanopinn')} reads format {VERSION}"
         )
     try:
         whole = found["sha256"] == _digest(found["content"], arrays)

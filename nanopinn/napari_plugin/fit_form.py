@@ -24,7 +24,7 @@ from nanopinn.napari_plugin.estimates_table import ParameterTable
 from nanopinn.napari_plugin.running import ConvergencePlots, RunBar
 
 _CHOICES = {
-    "engine": {"auto": "pinn, polished by fv", "pinn": "pinn", "fv": "fv"},
+    "engine": {"auto": "auto (fv)", "fv": "fv", "krylov": "krylov, polished by fv"},
     "preset": {"default": "default", "fast": "fast", "accurate": "accurate"},
     "device": {"auto": "auto", "cpu": "CPU", "cuda": "GPU"},
 }

@@ -1,8 +1,6 @@
-"""From input files to a checked answer: imaging, inference by both engines, check, maps.
+"""The use cases around one study: imaging alone, a fit with its check, and the check of a result.
 
-The finite-volume check again, on the folder of a finished fit.
-
-The imaging alone, from files to maps.
+Functions take inputs by path or by array and return results; :func:`write_fit` writes a folder.
 """
 
 from __future__ import annotations
@@ -35,10 +33,10 @@ from nanopinn.inference.neural_field import fit_neural
 from nanopinn.inference.pose import (
     FinalEstimate,
     PosedProblem,
-    ended,
+    final_estimate,
     pose_problem,
     refit_with_estimated_noise,
-    refuse_without_fv,
+    validate_settings,
 )
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.saved_fit import load_fitted_problem
@@ -61,10 +59,24 @@ from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results.fit_result import CheckResult, FitResult
 from nanopinn.settings import FitSettings
 
+#: What a fit says where the engine "pinn" is asked for on voxels.
+PINN_ON_VOXELS = (
+    "Engine pinn fits systems of ordinary differential equations. For voxels the engine krylov was"
+    " used: tangents by Krylov methods in a reduced time basis."
+)
+
 
 @dataclass(frozen=True)
 class FittedStudy:
-    """One study, from its inputs to its answer; ``file_hashes``: files by name with their SHA-256."""
+    """The fit of one study with its inputs.
+
+    Attributes:
+        imaging: maps that were fitted.
+        fit: the result.
+        inputs: of the imaging.
+        settings: of the fit.
+        file_hashes: SHA-256 of every file that was read, by name.
+    """
 
     imaging: ImagingMaps
     fit: FitResult
@@ -85,22 +97,25 @@ def run_fit(
     """Fit one study.
 
     Args:
-        tell: called before the engines start with what these images cannot say.
-        kept: a folder for the state of the engines, from which a fit that is killed can go on.
-        resume: go on with the fit that left its state there; ``"if kept"``: start anew where none
-            of the same inputs and settings did.
+        inputs: images and settings of the imaging.
+        settings: of the fit.
+        progress: called with the state of the work.
+        report_limits: called before the engines start with what the images cannot identify.
+        checkpoint_folder: for the state of the engines, from which an interrupted fit continues.
+        resume: continue the fit whose state is in that folder; ``"if kept"``: start from the
+            beginning where it does not belong to the same inputs and settings.
 
     Raises:
-        InputError: something given cannot be used; nothing has been written then.
+        InputError: an input cannot be used. Nothing has been written then.
     """
     progress = progress or ignore_progress
     if inputs.model != extended_tofts.NAME:
         raise InputError(
-            "the tissue model is extended Tofts where nothing flows, so its maps must be too",
-            field="--model",
+            "the fit needs maps of the extended Tofts model, which its tissue model is without flow",
+            field="model",
             found=inputs.model,
             expected=extended_tofts.NAME,
-            remedy="For other kinetic models run `nanopinn maps`.",
+            remedy="For other kinetic models compute the maps alone.",
         )
     device = choose_device(settings.device)
     study = _fit_identity(inputs, settings, device)
@@ -117,6 +132,8 @@ def run_fit(
     posed = pose_problem(imaging, settings, device, inputs.drug)
     check_files_unchanged(file_hashes, drug)
     limits = _identifiability_statements(posed.problem, settings, progress)
+    if settings.engine == "pinn":
+        limits = (PINN_ON_VOXELS, *limits)
     if report_limits is not None:
         report_limits("\n".join(limits))
     posed = replace(posed, assumptions=(*posed.assumptions, *limits))
@@ -128,10 +145,15 @@ def run_fit(
 
 
 def write_fit(out: str | Path, study: FittedStudy, *, overwrite: bool = False) -> Path:
-    """Write the result folder of a study, all or nothing: what ``nanopinn fit`` leaves.
+    """Write the result folder of a study, whole or not at all.
+
+    Args:
+        out: the folder.
+        study: from :func:`run_fit`.
+        overwrite: replace a folder that exists.
 
     Raises:
-        OutputError: it exists and ``overwrite`` is false, or it cannot be written.
+        OutputError: the folder exists and ``overwrite`` is false, or it cannot be written.
     """
     from nanopinn.report.result_folder import render_report, write_result
 
@@ -150,24 +172,24 @@ def write_fit(out: str | Path, study: FittedStudy, *, overwrite: bool = False) -
 def _identifiability_statements(
     problem: InverseProblem, settings: FitSettings, progress: Progress
 ) -> tuple[str, ...]:
-    """What these observations cannot say, in words.
+    """Sentences on what the observations cannot identify.
 
     Raises:
-        InputError: no fit can start from the problem, or something that is no unknown shall be
-            profiled.
+        InputError: the problem cannot be fitted, or a profile of something that is no unknown is
+            asked for.
     """
     validate_problem(problem)
-    refuse_without_fv(settings)
+    validate_settings(settings)
     for name in settings.profile:
         known = (*problem.unknowns.names, *((AIF_SCALE,) if settings.aif_sd else ()))
         if name not in known:
             raise InputError(
                 "no such unknown to profile",
-                field="--profile",
+                field="profile",
                 found=name,
                 expected=", ".join(known),
             )
-    progress("what the images can know", 0.0, {})
+    progress("identifiability analysis", 0.0, {})
     return describe_limits(problem, linearise_at_prior(problem))
 
 
@@ -179,9 +201,7 @@ def _infer_with_cpu_fallback(
     seconds: dict[str, float],
     checkpoint_store: CheckpointStore | None,
 ) -> FitResult:
-    """:func:`infer`, on the CPU from where it stood if the GPU's memory does not do; the answer
-    says so.
-    """
+    """:func:`run_inference`, continued on the CPU where the memory of the GPU is exhausted."""
 
     def run() -> FitResult:
         return run_inference(imaging, posed, settings, progress, seconds, checkpoint_store)
@@ -209,50 +229,43 @@ def run_inference(
     seconds: dict[str, float],
     checkpoint_store: CheckpointStore | None = None,
 ) -> FitResult:
-    """Run the engines on a posed problem, check the answer and collect it."""
+    """Run the engines on a posed problem, check the estimate and collect the result.
+
+    Engine ``fv`` runs always. Engine ``krylov`` runs before it where it is asked for; ``fv`` then
+    continues from its estimate, and their distance is part of the result.
+    """
     fits: dict[str, EngineFit[InverseProblem]] = {}
     problem, start = posed.problem, None
-    unknowns, scalars = problem.unknowns, without_unknown_functions(problem)
-    scalars_only = len(scalars.unknowns) == len(unknowns)
-    if not scalars_only and settings.engine == "pinn":
-        raise InputError(
-            "the networks' engine moves scalars alone",
-            field="--engine",
-            found="pinn",
-            expected="fv, or auto",
-            remedy=(
-                "With unknown functions of space, pH or time, auto starts with the scalars by pinn"
-                " and goes on with everything by fv."
-            ),
-        )
-    if settings.engine in ("auto", "pinn"):
-        fits["pinn"] = fit_krylov(
+    unknowns = problem.unknowns
+    if settings.engine in ("krylov", "pinn"):
+        scalars = without_unknown_functions(problem)
+        fits["krylov"] = fit_krylov(
             scalars,
-            settings=_pinn_settings(settings.preset),
+            settings=_krylov_settings(settings.preset),
             seed=settings.seed,
             checkpoint_store=checkpoint_store,
             progress=progress,
         )
         start = unknowns.prior_mean
-        start[: len(scalars.unknowns)] = fits["pinn"].theta
-        if scalars_only:
-            problem = fits["pinn"].problem  # maps and errors followed so far are polished too
-    if settings.engine in ("auto", "fv"):
-        if any(f.kind == "neural" for f in unknowns.functions):
-            fits["fv"] = fit_neural(problem, start, seed=settings.seed, progress=progress)
-        else:
-            fits["fv"] = fit_fv(
-                problem,
-                start,
-                starts=settings.starts,
-                seed=settings.seed,
-                checkpoint_store=checkpoint_store,
-                progress=progress,
-            )
+        start[: len(scalars.unknowns)] = fits["krylov"].theta
+        if len(scalars.unknowns) == len(unknowns):
+            # maps and systematic errors as they were linearised last
+            problem = fits["krylov"].problem
+    if any(f.kind == "neural" for f in unknowns.functions):
+        fits["fv"] = fit_neural(problem, start, seed=settings.seed, progress=progress)
+    else:
+        fits["fv"] = fit_fv(
+            problem,
+            start,
+            starts=settings.starts,
+            seed=settings.seed,
+            checkpoint_store=checkpoint_store,
+            progress=progress,
+        )
     noted: tuple[str, ...] = ()
     if settings.noise == "estimated":
         fits["fv"], noted = refit_with_estimated_noise(posed.problem, fits["fv"], progress)
-    end = ended(fits["fv"] if "fv" in fits else fits["pinn"], settings, progress)
+    end = final_estimate(fits["fv"], settings, progress)
     last = end.fitted
     posterior = _check_posterior(end, settings, seconds, progress)
     check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
@@ -299,17 +312,17 @@ def run_inference(
 def _check_posterior(
     end: FinalEstimate, settings: FitSettings, seconds: dict[str, float], progress: Progress
 ) -> CheckedPosterior:
-    """The posterior, checked by profile likelihood if there are only scalars and time allows."""
+    """The posterior after the check of its Laplace approximation by profile likelihood.
+
+    The check is left out for the preset "fast" and for unknown functions.
+    """
     if settings.preset == "fast" or end.fitted_problem.problem.unknowns.functions:
-        why = "preset fast" if settings.preset == "fast" else "unknown functions"
-        return CheckedPosterior(
-            end.scalars,
-            end.covariance,
-            (
-                "Intervals are those of the Laplace approximation, which was not checked by profile"
-                f" likelihood ({why}).",
-            ),
+        reason = "preset fast" if settings.preset == "fast" else "unknown functions"
+        note = (
+            "Intervals are those of the Laplace approximation, which was not checked by profile"
+            f" likelihood ({reason})."
         )
+        return CheckedPosterior(end.scalars, end.covariance, (note,))
     began, at = time.perf_counter(), end.fitted_problem
     checked = check_laplace_approximation(
         at.full_problem,
@@ -324,7 +337,7 @@ def _check_posterior(
 
 
 def _fit_identity(inputs: ImagingInputs, settings: FitSettings, device: str) -> dict[str, str]:
-    """All that was given, each by name: choices by value, files by hash."""
+    """Inputs and settings by name: choices by value, files by hash."""
     choices = {
         "fit": settings.model_dump(mode="json") | {"drug": [Path(d).name for d in settings.drug]},
         **inputs.to_config(),
@@ -338,8 +351,8 @@ def _list_drug_images(inputs: ImagingInputs, settings: FitSettings) -> list[Path
     return [*(Path(d) for d in settings.drug), *(as_file(d) for d in inputs.drug)]
 
 
-def _pinn_settings(preset: str) -> KrylovSettings:
-    """Effort of the networks."""
+def _krylov_settings(preset: str) -> KrylovSettings:
+    """Size and effort of the engine ``krylov``."""
     return {
         "fast": KrylovSettings(rank=10, iterations=6),
         "accurate": KrylovSettings(rank=16, iterations=15),
@@ -347,37 +360,40 @@ def _pinn_settings(preset: str) -> KrylovSettings:
 
 
 def _engine_distance(fits: dict[str, EngineFit[InverseProblem]]) -> dict[str, float]:
-    """From where ``pinn`` ended to where one more exact Gauss-Newton step of ``fv`` leads,
-    posterior sd.
+    """Distance from the estimate of ``krylov`` to the next exact Gauss-Newton iterate of ``fv``.
 
-    ``fv`` begins where ``pinn`` ended and does not take a step below its tolerance: its end alone
-    would hide that step.
+    ``fv`` starts at the estimate of ``krylov`` and takes no step below its tolerance, so that its
+    estimate alone would hide that step.
+
+    Returns:
+        Posterior standard deviations by unknown; empty where one engine ran.
     """
-    if len(fits) < 2:
+    if "krylov" not in fits:
         return {}
-    pinn, fv = fits["pinn"], fits["fv"]
-    n, quadratic = len(pinn.theta), fv.problem.quadratic(fv.theta, fv.prediction)
-    best = fv.theta - np.linalg.solve(quadratic.hessian, quadratic.gradient)
-    gap = np.abs(pinn.theta - best[:n]) / np.sqrt(np.diag(fv.run.covariance))[:n]
-    return dict(zip(pinn.problem.unknowns.names, (float(g) for g in gap), strict=True))
+    krylov, fv = fits["krylov"], fits["fv"]
+    n, names = len(krylov.theta), krylov.problem.unknowns.names
+    best = fv.theta + fv.problem.quadratic(fv.theta, fv.prediction).full_step
+    distance = np.abs(krylov.theta - best[:n]) / np.sqrt(np.diag(fv.run.covariance))[:n]
+    return dict(zip(names, (float(d) for d in distance), strict=True))
 
 
 def run_check(
     folder: str | Path, *, refine: int = 2, progress: Progress | None = None
 ) -> CheckResult:
-    """Solve every field of a fit again on a finer grid by another time scheme, and compare.
+    """Solve the fields of a fit on a finer grid by another time scheme, and compare.
 
     Args:
-        folder: the ``--out`` of a fit.
-        refine: how much finer than the fit's grid, 2 or more.
+        folder: result folder of a fit.
+        refine: refinement of the fit's grid, 2 or more.
+        progress: called with the state of the work.
 
     Raises:
-        InputError: not a result folder, or ``refine`` is below 2.
+        InputError: the folder is no result of a fit, or ``refine`` is below 2.
     """
     if refine < 2:
         raise InputError(
             "the check needs a finer grid than the fit's",
-            field="--refine",
+            field="refine",
             found=refine,
             expected="2 or more",
         )
@@ -391,12 +407,14 @@ def run_check(
 def run_maps(
     inputs: ImagingInputs, *, device: str = "auto", progress: Progress = ignore_progress
 ) -> ImagingMaps:
-    """Kinetic maps of one study, and its pH where one is given.
+    """Kinetic maps of one study, and its pH map where one is given.
 
     Args:
-        device: auto, cpu or cuda[:N]; where the kinetics are fitted.
+        inputs: images and settings of the imaging.
+        device: auto, cpu or cuda[:N], where the kinetic model is fitted.
+        progress: called with the state of the work.
 
     Raises:
-        InputError: something given cannot be used.
+        InputError: an input cannot be used.
     """
     return make_maps(inputs, device=choose_device(device), progress=progress, require_ph=False)

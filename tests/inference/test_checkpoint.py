@@ -149,6 +149,20 @@ def test_a_file_with_a_right_checksum_and_wrong_content_is_refused(content: str)
         saving.from_bytes(save(arrays, header), [Odd])
 
 
+def test_a_fit_of_version_0_1_is_refused_with_both_versions(tmp_path: Path) -> None:
+    """The metadata of a file of release 0.1: format 3, no package version."""
+    header = {
+        "format": "nanopinn",
+        "version": "3",
+        "content": '{"class": "FitResult", "fields": {"scalars": {"tuple": []}}}',
+        "sha256": "0" * 64,
+    }
+    (tmp_path / FILE).write_bytes(save({"0": torch.ones(1)}, header))
+    with pytest.raises(InputError, match=r"format 3 of nanopinn 0\.1;.* reads format 4") as error:
+        nanopinn.load_fit(tmp_path)
+    assert "Run the fit again with this version." in str(error.value)
+
+
 def test_another_thing_than_a_fit_is_refused(tmp_path: Path) -> None:
     from nanopinn.inference.saved_fit import _SERIALISABLE_CLASSES
     from nanopinn.results.fit_result import CheckResult

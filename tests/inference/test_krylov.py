@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nanopinn.errors import InputError
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
 from nanopinn.inference.engine_driver import _Driver
 from nanopinn.inference.krylov import orthomin
@@ -21,6 +22,7 @@ from nanopinn.inference.krylov.time_basis import (
     response_to_exponentials,
     response_to_samples,
 )
+from nanopinn.inference.pinn.pinn_engine import fit_pinn
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.progress import ignore_progress
 from nanopinn.solvers.linear import SolverError
@@ -236,3 +238,8 @@ def test_a_fit_reports_the_errors_from_which_it_recovered(problem, monkeypatch) 
     assert len(run.events) == 1
     assert run.events[0].startswith("iteration 1: pressure: out of memory")
     assert run.stats["error of the reduced time basis, q, posterior sd"] > 0
+
+
+def test_fit_pinn_refuses_voxels_and_names_fit_krylov(problem) -> None:
+    with pytest.raises(InputError, match="`fit_krylov`"):
+        fit_pinn(problem[0])

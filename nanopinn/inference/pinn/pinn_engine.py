@@ -139,6 +139,14 @@ def fit_pinn(
         InputError: the rate jumps at events, which a smooth network cannot represent.
     """
     began = time.perf_counter()
+    if not isinstance(problem, SystemProblem):
+        raise InputError(
+            "engine pinn fits systems of ordinary differential equations",
+            field="problem",
+            found=type(problem).__name__,
+            expected="SystemProblem",
+            remedy="Use `fit_krylov` or `fit_fv` for voxels.",
+        )
     if problem.events:
         raise InputError(
             "a smooth network cannot represent a rate that jumps",
