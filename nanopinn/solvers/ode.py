@@ -303,12 +303,12 @@ class _OdeEquations(StageEquations):
         margin = 1e-11 * (self.end - self.start)
         return min(max(t, self.start + margin), self.end - margin)
 
-    def _evaluate(self, t: float, y: Tensor) -> Tensor:
+    def _evaluate(self, t: float, y: Array) -> Array:
         self.evaluations += 1
-        return torch.from_numpy(self.system(self._inside(t), y.numpy()))
+        return self.system(self._inside(t), y)
 
     def rate(self, t: float, y: State) -> State:
-        f = self._evaluate(t, y[0])
+        f = torch.from_numpy(self._evaluate(t, y[0].numpy()))
         if len(y) == 1:
             return (f,)
         entries, by_theta = self.system.derivatives(self._inside(t), y[0].numpy(), by_theta=True)
@@ -333,31 +333,32 @@ class _OdeEquations(StageEquations):
     ) -> State:
         """``y = known + w f(t, y)`` by Newton's method with the matrix of the step."""
         assert rate is not None
-        before = float("inf")
+        base, before = known[0].numpy(), float("inf")
 
-        def residual(y: Tensor) -> Tensor:
-            return self._evaluate(t, y).mul_(w).add_(known[0]).sub_(y)
+        def residual(y: Array) -> Array:
+            return base + w * self._evaluate(t, y) - y
 
-        def correct(y: Tensor, residual: Tensor) -> Tensor:
-            return torch.from_numpy(self.newton_matrix.solve(residual.numpy()))
+        def correct(y: Array, residual: Array) -> Array:
+            return self.newton_matrix.solve(residual)
 
-        def is_small(y: Tensor, correction: Tensor) -> bool:
+        def is_small(y: Array, correction: Array) -> bool:
             nonlocal before
-            size = self.tolerance.norm(correction.numpy(), y.numpy())
+            size = self.tolerance.norm(correction, y)
             if size > 2 * before:
                 raise SolverError(f"Newton's method diverged at t = {t:.6g} s")
             before = size
             return size < NEWTON_TOLERANCE_FRACTION
 
-        y = solve_newton(
+        solution = solve_newton(
             NewtonEquation(residual, correct, correction_is_small=is_small),
-            torch.add(known[0], rate[0], alpha=w),
+            base + w * rate[0].numpy(),
             MAX_NEWTON_ITERATIONS,
             t,
         )
+        y = torch.from_numpy(solution)
         if len(known) == 1:
             return (y,)
-        entries, by_theta = self.system.derivatives(self._inside(t), y.numpy(), by_theta=True)
+        entries, by_theta = self.system.derivatives(self._inside(t), solution, by_theta=True)
         self._last_stage = (t, entries)
         matrix = self.system.factorise_newton_matrix(w, entries)
         return y, torch.from_numpy(matrix.solve(known[1].numpy() + w * by_theta))

@@ -14,14 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.solvers.linear import SolverError
 
 #: The solution, followed by what is integrated with the same stages (its tangents).
 State = tuple[Tensor, ...]
+Vector = TypeVar("Vector", Tensor, NDArray[np.float64])
 
 
 @dataclass(frozen=True)
@@ -264,8 +268,8 @@ def estimate_error(scheme: Scheme, step: RungeKuttaStep, dt: float, buffers: Buf
 
 
 @dataclass(frozen=True)
-class NewtonEquation:
-    """``R(Y) = 0`` as Newton's method needs it.
+class NewtonEquation(Generic[Vector]):
+    """``R(Y) = 0`` as Newton's method needs it, for tensors or arrays.
 
     Attributes:
         residual: R at Y.
@@ -274,13 +278,15 @@ class NewtonEquation:
         correction_is_small: whether Y is accepted for its last correction.
     """
 
-    residual: Callable[[Tensor], Tensor]
-    correct: Callable[[Tensor, Tensor], Tensor]
-    residual_is_small: Callable[[Tensor, Tensor], bool] = lambda Y, residual: False
-    correction_is_small: Callable[[Tensor, Tensor], bool] = lambda Y, correction: False
+    residual: Callable[[Vector], Vector]
+    correct: Callable[[Vector, Vector], Vector]
+    residual_is_small: Callable[[Vector, Vector], bool] = lambda Y, residual: False
+    correction_is_small: Callable[[Vector, Vector], bool] = lambda Y, correction: False
 
 
-def solve_newton(equation: NewtonEquation, guess: Tensor, max_iterations: int, t: float) -> Tensor:
+def solve_newton(
+    equation: NewtonEquation[Vector], guess: Vector, max_iterations: int, t: float
+) -> Vector:
     """The solution of a stage at time t by Newton's method, in the place of the guess.
 
     Raises:
@@ -291,7 +297,7 @@ def solve_newton(equation: NewtonEquation, guess: Tensor, max_iterations: int, t
         if equation.residual_is_small(guess, residual):
             return guess
         correction = equation.correct(guess, residual)
-        guess.add_(correction)
+        guess += correction
         if equation.correction_is_small(guess, correction):
             return guess
     raise SolverError(f"Newton's method did not converge at t = {t:.6g} s")
