@@ -317,7 +317,7 @@ class AdjointEquations:
         raise NotImplementedError
 
     def transposed_start_rate(self, gradient: Tensor) -> Tensor:
-        """``(dk/dy)^T gradient`` of the rate at the start of the step; accumulates as the stages."""
+        """``(dk/dy)^T gradient`` of the rate at the start; accumulates as the stages do."""
         raise NotImplementedError
 
 
