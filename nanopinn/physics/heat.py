@@ -1,23 +1,24 @@
-"""What heating does to a tumour beside opening carriers: its pressure falls, its walls let more
-carriers through.
+"""Temperature of the tissue, and the effect of heating on vessels and pressure.
 
-    ln m(t) = s(t) ln m_end,    s = 1 - product over heatings of (1 - s_i(t))
-    driving pressure p_e:       s_i rises linearly over the heating to 1, stays so for t_IFP, then
-    falls as e^{-t/t_IFP} carrier's permeability P_l: s_i is 1 during the heating, then falls as
-    e^{-t/t_Pl}
-
-A second heating renews an effect and does not deepen it. Pressure is measured up to 24 h after an
-hour at 39 to 40 C in one mouse model; accumulation of liposomes in others. That every heating to
-:func:`heats` or more does the whole of it, however long and hot, and how effects recover, are
-assumptions: the priors are wide, and the effects can be left out.
-
-Temperature of the tissue: imposed (thermometry), scheduled (a target and ramps), or Pennes' bioheat
-equation.
+Temperature is imposed (thermometry), scheduled (a target and ramps), or a solution of the bioheat
+equation with the temperature of blood T_a at that of the body, in K::
 
     rho c dT/dt = div(k grad T) - w_b rho_b c_b (T - T_a) + Q
 
-Source: Pennes, J. Appl. Physiol. 1:93 (1948). Temperatures in K; T_a, the blood's, is that of the
-body.
+In addition to triggered release, heating lowers the driving pressure p_e and raises the permeability
+P_l of vessel walls to carriers, by factors m::
+
+    ln m(t) = s(t) ln m_end,    s = 1 - product over heatings of (1 - s_i(t))
+    p_e:  s_i rises linearly to 1 during the heating, stays 1 for t_IFP, then falls as e^{-t/t_IFP}
+    P_l:  s_i is 1 during the heating, then falls as e^{-t/t_Pl}
+
+A second heating renews an effect and does not deepen it. Pressure was measured up to 24 h after an
+hour at 39 to 40 C in one mouse model, accumulation of liposomes in others. That every heating to HT_T
+or more has the full effect, whatever its length and temperature, and how the effects recover, are
+assumptions. The priors are wide, and the effects can be left out.
+
+References:
+    Pennes, J. Appl. Physiol. 1:93 (1948).
 """
 
 from __future__ import annotations
@@ -32,31 +33,35 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import value
-from nanopinn.parameters.table import Number, Values, parameter_lookup
+from nanopinn.parameters.table import Number, Values
 from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
 
-#: Properties that heating changes, and the symbol of the factor at the end of a heating.
+#: Properties that heating changes, and the symbols of their factors at the end of a heating.
 HEAT_FACTOR_SYMBOLS = {"p_e": "HT_IFP", "P_l": "HT_Pl"}
 
 
 def has_heat_effects(T_K: float | None) -> bool:
-    """Whether a heating to a temperature has these effects; one of unknown temperature has."""
+    """Whether a heating changes pressure and walls.
+
+    Args:
+        T_K: temperature that is reached, K; None if unknown, which counts as enough.
+    """
     return T_K is None or value("HT_T") <= T_K
 
 
 def default_heat_factors() -> dict[str, Number]:
-    """Median of every factor at the end of a heating."""
+    """Prior median of every factor at the end of a heating."""
     return {name: value(symbol) for name, symbol in HEAT_FACTOR_SYMBOLS.items()}
 
 
 @dataclass(frozen=True)
 class HeatEffects:
-    """Factors of a heating and how long they last; numbers, or tensors of one value for each draw.
+    """Factors of a heating and their duration; numbers, or tensors of one value per draw.
 
     Attributes:
-        factors: of each property at the end of a heating; the table's medians by default.
-        t_IFP_s: for which the pressure stays low, and with which it then recovers, s.
-        t_Pl_s: with which the walls recover, s.
+        factors: on each property at the end of a heating; prior medians by default.
+        t_IFP_s: time for which the pressure stays low, and time constant of its recovery, s.
+        t_Pl_s: time constant with which the permeability of the walls recovers, s.
     """
 
     factors: Mapping[str, Number] = field(default_factory=default_heat_factors)
@@ -64,22 +69,16 @@ class HeatEffects:
     t_Pl_s: Number = field(default_factory=lambda: value("HT_t_Pl"))
 
     def with_values(self, values: Values) -> HeatEffects:
-        """The same with the numbers or draws that are given by symbol (HT_IFP, HT_Pl, HT_t_IFP,
-        HT_t_Pl).
+        """The same effects with other factors and durations.
+
+        Args:
+            values: numbers or draws by symbol (HT_IFP, HT_Pl, HT_t_IFP, HT_t_Pl).
         """
-        v = parameter_lookup(
-            {
-                **{HEAT_FACTOR_SYMBOLS[n]: f for n, f in self.factors.items()},
-                "HT_t_IFP": self.t_IFP_s,
-                "HT_t_Pl": self.t_Pl_s,
-                **values,
-            }
-        )
         return replace(
             self,
-            factors={n: v(HEAT_FACTOR_SYMBOLS[n]) for n in self.factors},
-            t_IFP_s=v("HT_t_IFP"),
-            t_Pl_s=v("HT_t_Pl"),
+            factors={n: values.get(HEAT_FACTOR_SYMBOLS[n], f) for n, f in self.factors.items()},
+            t_IFP_s=values.get("HT_t_IFP", self.t_IFP_s),
+            t_Pl_s=values.get("HT_t_Pl", self.t_Pl_s),
         )
 
     def modifiers(self, t: float, heatings: Sequence[tuple[float, float]]) -> Mapping[str, Number]:
@@ -87,7 +86,7 @@ class HeatEffects:
 
         Args:
             t: s.
-            heatings: start and end of each, s.
+            heatings: start and end of each heating, s.
         """
         left: dict[str, Number] = dict.fromkeys(self.factors, 1.0)
         for start, end in heatings:
@@ -97,23 +96,28 @@ class HeatEffects:
 
 
 def _pressure_effect(t: float, start: float, end: float, lasts: Number) -> Number:
-    """Share of the whole effect on the pressure that one heating has at a time."""
+    """Effect s_i of one heating on the driving pressure."""
     if t < end:
         return max(0.0, (t - start) / (end - start))
     beyond = (t - end) / lasts - 1
-    # in one expression, because draws differ in when the fall begins
+    # one expression, because the start of the recovery differs between draws
     return math.e ** -(beyond * (beyond > 0))
 
 
 def _wall_effect(t: float, start: float, end: float, lasts: Number) -> Number:
-    """Share of the whole effect on the walls that one heating has at a time."""
+    """Effect s_i of one heating on the permeability of the walls."""
     return float(t >= start) if t < end else math.e ** ((end - t) / lasts)
 
 
 @dataclass(frozen=True)
 class TemperatureSegment:
-    """An interval over which the temperature goes linearly from one map to another; maps ``(x, y,
-    z)``, K.
+    """A time interval in which the temperature changes linearly from one map to another.
+
+    Attributes:
+        start_s: start of the interval, s.
+        end_s: end of the interval, s.
+        first: temperature at the start, ``(x, y, z)``, K.
+        last: temperature at the end, ``(x, y, z)``, K.
     """
 
     start_s: float
@@ -127,15 +131,14 @@ class TemperatureSegment:
 
 @dataclass(frozen=True)
 class TemperatureCourse:
-    """Temperature over time, linear on each stretch and at rest outside all of them; jumps are
-    allowed.
+    """Temperature over time: linear in each segment, at the baseline outside, possibly with jumps.
 
     Attributes:
-        rest: map ``(x, y, z)``, K.
-        stretches: in order, not overlapping.
+        baseline: temperature outside all segments, ``(x, y, z)``, K.
+        segments: in order, not overlapping.
 
     Raises:
-        InputError: a stretch is empty or begins before the one ahead of it ends.
+        InputError: a segment is empty or overlaps the segment before it.
     """
 
     baseline: Tensor
@@ -158,11 +161,15 @@ class TemperatureCourse:
                 )
 
     def __call__(self, t: float) -> Tensor:
-        """Temperature at a time, K; at a jump its value after it."""
+        """Temperature at a time, ``(x, y, z)``, K; at a jump the value after it."""
         return self.smooth_piece_from(t)(t)
 
     def smooth_piece_from(self, start_s: float) -> Callable[[float], Tensor]:
-        """The smooth course that holds from ``start_s`` to the next event, its end included."""
+        """The smooth function that holds from a time to the next event, including that event.
+
+        Args:
+            start_s: s; a time within round-off of an event counts as the event.
+        """
         for s in self.segments:
             margin = 1e-9 * max(1.0, abs(s.start_s), abs(s.end_s))
             if s.start_s - margin <= start_s < s.end_s - margin:
@@ -170,22 +177,26 @@ class TemperatureCourse:
         return lambda t: self.baseline
 
     def events(self) -> tuple[float, ...]:
-        """Times at which it is not smooth, s, increasing."""
+        """Times at which the temperature is not smooth, s, increasing."""
         return tuple(sorted({t for s in self.segments for t in (s.start_s, s.end_s)}))
 
     def merge(self, other: TemperatureCourse) -> TemperatureCourse:
-        """This course with the stretches of another, which has the same rest."""
+        """This course together with the segments of another course of the same baseline."""
         return TemperatureCourse(
             self.baseline, tuple(sorted((*self.segments, *other.segments), key=lambda s: s.start_s))
         )
 
 
 def imposed_temperature(times_s: Sequence[float], maps: Tensor) -> TemperatureCourse:
-    """Linear between measured maps ``(t, x, y, z)``, K; the body's temperature before the first and
-    after the last.
+    """Temperature course that is linear between measured maps, at body temperature before and after.
+
+    Args:
+        times_s: of the maps, increasing, s.
+        maps: ``(t, x, y, z)``, K.
 
     Raises:
-        InputError: fewer than two maps, one of them not finite, or times that do not increase.
+        InputError: there are fewer than two maps, a map is not finite, or the times do not
+            increase.
     """
     if len(times_s) < 2 or len(times_s) != len(maps):
         raise InputError(
@@ -195,9 +206,9 @@ def imposed_temperature(times_s: Sequence[float], maps: Tensor) -> TemperatureCo
         )
     if not bool(torch.isfinite(maps).all()):
         raise InputError(
-            "temperature maps must be known everywhere",
+            "a temperature map is not finite everywhere",
             field="maps",
-            remedy="Fill what was not measured.",
+            remedy="Fill the voxels that were not measured.",
         )
     pairs = itertools.pairwise(zip(times_s, maps, strict=True))
     return TemperatureCourse(
@@ -209,14 +220,14 @@ def imposed_temperature(times_s: Sequence[float], maps: Tensor) -> TemperatureCo
 def scheduled_temperature(
     where: Tensor, T_K: Tensor | float, start_s: float, end_s: float, ramp_s: float = 0.0
 ) -> TemperatureCourse:
-    """Rise to a temperature over ``ramp_s`` from the start, hold it to the end, fall back over
-    ``ramp_s`` after it.
+    """Temperature course of one heating: a linear rise, a plateau to the end, and a linear fall.
 
     Args:
-        where: 1 where it is heated, 0 where it is not, or a share between, ``(x, y, z)``.
-        T_K: temperature that is reached, K; a map or a number.
-        start_s, end_s: of the heating, s.
-        ramp_s: of rise and fall, s; 0 for jumps.
+        where: 1 in heated tissue, 0 elsewhere, or a fraction between, ``(x, y, z)``.
+        T_K: temperature of the plateau, K; a map or a number.
+        start_s: start of the rise, s.
+        end_s: end of the plateau, s.
+        ramp_s: duration of the rise, and of the fall after ``end_s``, s; 0 for jumps.
 
     Raises:
         InputError: the ramp is negative or longer than the heating.
@@ -237,20 +248,22 @@ def scheduled_temperature(
 
 
 def perfusion_heat_loss(w_b: Tensor | float) -> Tensor | float:
-    """Heat that blood takes per volume and degree, ``w_b rho_b c_b``, W/(m3 K); w_b in 1/s."""
+    """Heat loss to blood per volume and degree, ``w_b rho_b c_b``, W/(m3 K).
+
+    Args:
+        w_b: blood perfusion, 1/s.
+    """
     return w_b * (value("rho_b") * value("c_b"))
 
 
 def bioheat_coefficients(tumour: Tensor) -> PoolCoefficients:
-    """Pennes' equation as one pool, the excess ``T - T_a`` in K; its one input is the heating power
-    Q, W/m3.
+    """Coefficients of Pennes' equation for one pool, the excess ``T - T_a`` in K.
 
-    capacity = rho c (J/(m3 K)), diffusion = k (W/(m K)), reaction = w_b rho_b c_b (W/(m3 K)),
-    inflow = 1.
+    Its input is the heating power Q in W/m3. capacity = rho c in J/(m3 K), diffusion = k in W/(m K),
+    reaction = w_b rho_b c_b in W/(m3 K), inflow = 1.
 
     Args:
-        tumour: 1 in the tumour, 0 in normal tissue, ``(x, y, z)``; perfusion differs between the
-            two.
+        tumour: 1 in the tumour, 0 in normal tissue, ``(x, y, z)``; their perfusions differ.
     """
     w_b = torch.where(
         tumour > 0.5, tumour.new_tensor(value("w_b_t")), tumour.new_tensor(value("w_b_n"))
@@ -264,12 +277,22 @@ def bioheat_coefficients(tumour: Tensor) -> PoolCoefficients:
 
 
 def steady_heating_power(T_K: Tensor | float, w_b: Tensor | float) -> Tensor | float:
-    """Power that holds tissue at a temperature where nothing is conducted away: ``Q = w_b rho_b c_b
-    (T - T_a)``, W/m3.
+    """Heating power of a steady temperature without conduction, ``Q = w_b rho_b c_b (T - T_a)``.
+
+    Args:
+        T_K: temperature, K.
+        w_b: blood perfusion, 1/s.
+
+    Returns:
+        W/m3.
     """
     return perfusion_heat_loss(w_b) * (T_K - value("T_body"))
 
 
 def thermal_decay_length(w_b: float) -> float:
-    """Distance over which conducted heat falls by e, ``sqrt(k/(w_b rho_b c_b))``, m."""
+    """Decay length of conducted heat, ``sqrt(k/(w_b rho_b c_b))``, m.
+
+    Args:
+        w_b: blood perfusion, 1/s.
+    """
     return float((value("k_t") / perfusion_heat_loss(w_b)) ** 0.5)

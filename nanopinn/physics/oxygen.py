@@ -1,10 +1,12 @@
-"""Oxygen around a vessel: the Krogh cylinder with constant consumption, and the zones it leaves.
+"""Oxygen around a vessel: the Krogh cylinder with constant consumption, and its oxygen zones.
 
-    D (1/r) d/dr (r dp/dr) = M,    p(R_c) = p_0,    dp/dr = 0 at the edge of what is supplied
+    D (1/r) d/dr (r dp/dr) = M,    p(R_c) = p_0,    dp/dr = 0 at r_a
 
-Source: Krogh, J. Physiol. 52:409 (1919), with the solution of Erlang. The edge is the cylinder's
-own, R_t, unless the demand exceeds the supply; then oxygen ends at a free boundary r_a < R_t where
-both p and dp/dr vanish, and the cells beyond it have none.
+The supplied radius r_a is that of the cylinder, R_t, unless consumption exceeds supply. Then r_a is
+a free boundary below R_t at which both p and dp/dr vanish, and the cells beyond it have no oxygen.
+
+References:
+    Krogh, J. Physiol. 52:409 (1919), with the solution of Erlang.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from nanopinn.parameters.table import Number, Values, parameter_lookup
 
 
 def _bisect(f: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """The root of a decreasing function, to the last digits; an end where it has none."""
+    """Root of a decreasing function to round-off; an end of the interval where it has no root."""
     for _ in range(60):
         middle = (low + high) / 2
         positive = f(middle) > 0
@@ -28,14 +30,12 @@ def _bisect(f: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
 
 
 def _scaled_pressure_drop(x: Tensor, edge: Tensor) -> Tensor:
-    """Fall of p from the wall to ``x = r^2/R_c^2`` in units of ``M R_c^2 / 4D``: ``edge ln x - x +
-    1``.
-    """
+    """Fall of p from the wall to ``x = r^2/R_c^2`` over ``M R_c^2 / 4D``, ``edge ln x - x + 1``."""
     return edge * torch.log(x) - (x - 1)
 
 
 def supplied_radius(R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number) -> Tensor:
-    """How far oxygen reaches: R_t, or the free boundary r_a before it, m.
+    """Radius up to which tissue has oxygen, R_t or the free boundary r_a < R_t, m.
 
         x ln x - x + 1 = 4 D p_0 / (M R_c^2),    x = (r_a / R_c)^2
 
@@ -55,13 +55,17 @@ def supplied_radius(R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number)
 def oxygen_pressure(
     r: Tensor, R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number
 ) -> Tensor:
-    """Oxygen pressure at a distance r from the vessel's axis, Pa; zero beyond the supplied radius.
+    """Oxygen pressure at a distance r from the axis of the vessel, Pa; 0 beyond the supplied radius.
 
         p(r) = p_0 + M/(4D) (r^2 - R_c^2) - M r_a^2/(2D) ln(r / R_c)
 
     Args:
-        r: m, broadcast against R_t.
-        R_t, R_c, D, M, p_0: as in :func:`supplied_radius`.
+        r: distance from the axis, m, broadcasting with R_t.
+        R_t: radius of the tissue cylinder, m.
+        R_c: radius of the vessel, m.
+        D: diffusivity of oxygen, m2/s.
+        M: consumption over solubility, Pa/s.
+        p_0: oxygen pressure at the vessel, Pa.
     """
     r_a = supplied_radius(R_t, R_c, D, M, p_0)
     p = p_0 - M * R_c**2 / (4 * D) * _scaled_pressure_drop((r / R_c) ** 2, (r_a / R_c) ** 2)
@@ -71,8 +75,18 @@ def oxygen_pressure(
 def radius_at_pressure(
     p: Number, R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number
 ) -> Tensor:
-    """Where oxygen pressure has fallen to p, m; R_t where it never does, R_c where it always is
-    below.
+    """Radius at which the oxygen pressure has fallen to p, m.
+
+    Args:
+        p: oxygen pressure, Pa.
+        R_t: radius of the tissue cylinder, any shape, m.
+        R_c: radius of the vessel, m.
+        D: diffusivity of oxygen, m2/s.
+        M: consumption over solubility, Pa/s.
+        p_0: oxygen pressure at the vessel, Pa.
+
+    Returns:
+        R_t where the pressure stays above p, R_c where it is below p at the vessel.
     """
     r_a = supplied_radius(R_t, R_c, D, M, p_0)
     edge, fall = (r_a / R_c) ** 2, (p_0 - p) * 4 * D / (M * R_c**2)
@@ -83,14 +97,14 @@ def radius_at_pressure(
 
 @dataclass(frozen=True)
 class OxygenZones:
-    """Area fractions of the tissue around a vessel; they sum to one. Radii where one zone ends, m.
+    """Oxygen zones of the tissue around a vessel, as fractions of its area that sum to one.
 
     Attributes:
-        proliferating: enough oxygen to divide.
-        quiescent: hypoxic, alive.
-        necrotic: without oxygen.
-        r_hypoxia: outer radius of the proliferating zone.
-        r_necrosis: outer radius of the living zone.
+        proliferating: fraction with enough oxygen to divide.
+        quiescent: fraction that is hypoxic and alive.
+        necrotic: fraction that died for want of oxygen.
+        r_hypoxia: outer radius of the proliferating zone, m.
+        r_necrosis: outer radius of the living zone, m.
     """
 
     proliferating: Tensor
@@ -112,10 +126,13 @@ def oxygen_zones(
     """Zones of proliferating, quiescent and necrotic cells by two thresholds of oxygen pressure.
 
     Args:
-        R_t: any shape, m; the tissue is the ring from R_c to R_t.
-        R_c, D, M, p_0: as in :func:`supplied_radius`.
+        R_t: outer radius of the tissue, any shape, m.
+        R_c: radius of the vessel, m.
+        D: diffusivity of oxygen, m2/s.
+        M: consumption over solubility, Pa/s.
+        p_0: oxygen pressure at the vessel, Pa.
         p_hypoxia: below it cells do not divide, Pa.
-        p_necrosis: below it they die, Pa; at least 0 (0: the anoxic core).
+        p_necrosis: below it cells die, Pa; 0 for the anoxic core.
     """
     r_h, r_n = (radius_at_pressure(p, R_t, R_c, D, M, p_0) for p in (p_hypoxia, p_necrosis))
     ring = R_t**2 - R_c**2
@@ -126,10 +143,14 @@ def oxygen_zones(
 
 @dataclass(frozen=True)
 class OxygenSupply:
-    """Oxygen of a tissue: diffusivity (m2/s), consumption over solubility (Pa/s), pressures at the
-    vessel and of the zones' ends (Pa).
+    """Oxygen parameters of a tissue; numbers, or tensors that broadcast with radii.
 
-    Each one number, or a tensor that broadcasts over radii.
+    Attributes:
+        D: diffusivity, m2/s.
+        M: consumption over solubility, Pa/s.
+        p_0: pressure at the vessel, Pa.
+        p_hypoxia: pressure below which cells do not divide, Pa.
+        p_necrosis: pressure below which cells die, Pa.
     """
 
     D: Number
@@ -140,7 +161,7 @@ class OxygenSupply:
 
     @classmethod
     def from_values(cls, values: Values | None = None) -> OxygenSupply:
-        """The table's, but for the values given by symbol."""
+        """Parameters of the table, or those given by symbol."""
         return cls(
             *(
                 parameter_lookup(values)(symbol)
@@ -149,5 +170,10 @@ class OxygenSupply:
         )
 
     def zones(self, R_t: Tensor, R_c: Number) -> OxygenZones:
-        """Zones of the tissue between R_c and R_t."""
+        """Oxygen zones of the tissue between R_c and R_t.
+
+        Args:
+            R_t: outer radius of the tissue, any shape, m.
+            R_c: radius of the vessel, m.
+        """
         return oxygen_zones(R_t, R_c, self.D, self.M, self.p_0, self.p_hypoxia, self.p_necrosis)

@@ -17,19 +17,20 @@ from torch import Tensor
 from nanopinn.parameters.table import Number, QuantitySpecification
 from nanopinn.physics.flow import bernoulli
 
-#: Where the steepness of a release law is moved: knots of pH.
+#: Knots of the monotone warp of pH.
 PH_WARP_KNOTS = (6.2, 6.5, 6.8, 7.1, 7.4)
 
 
 def warp_ph(pH: Tensor, weights: Tensor) -> Tensor:
-    """A scale of pH that is stretched and compressed but stays increasing, ``int_0^pH exp(w(s))
-    ds`` from the first knot.
+    """Monotone warp of pH, ``pH_0 + integral from pH_0 to pH of exp(w(s)) ds``.
 
-    w is linear between :data:`PH_WARP_KNOTS` and constant beyond them: the scale is smooth, and pH
-    itself where w = 0. A release law read on it stays monotone whatever the weights.
+    pH_0 is the first knot. w is linear between :data:`PH_WARP_KNOTS` and constant beyond them, so
+    that the warp is smooth, and the identity where w = 0. A release law of the warped pH is
+    monotone for all weights.
 
     Args:
-        pH: of any shape. weights: of w at the knots, ``(5,)``.
+        pH: any shape.
+        weights: w at the knots, ``(5,)``.
     """
     first, last = PH_WARP_KNOTS[0], PH_WARP_KNOTS[-1]
     out = (
@@ -60,8 +61,8 @@ def acid_release_rate(
         k(pH) = k0 + (k_ref - k0) h(pH) / h(pH_ref),    h(pH) = 1 / (1 + 10^{n (pH - pK)})
 
     This is the Hill law ``k0 + (k_max - k0) h(pH)`` written with its rate at a reference pH in
-    place of k_max: tumours are seldom acid enough to show k_max, and k_max and pK would be one
-    ridge.
+    place of k_max. Tumours are seldom acid enough to show k_max, and k_max and pK would be fully
+    correlated.
 
     Args:
         pH: extracellular pH.
@@ -70,7 +71,7 @@ def acid_release_rate(
         pK: pH of half release.
         n: steepness (Hill).
         pH_ref: where ``k_ref`` is stated.
-        bend: weights with which the scale of pH is :func:`bent` first; none if None.
+        warp_weights: weights of :func:`warp_ph`, which is applied first; no warp if None.
     """
     ln10 = 2.302585092994046
     pK, at = (torch.as_tensor(v, dtype=pH.dtype, device=pH.device) for v in (pK, pH_ref))
@@ -92,12 +93,12 @@ def heat_release_rate(
 ) -> Tensor:
     """Release rate of a thermosensitive carrier, 1/s.
 
-        k(T) = k_body + (k_hot - k_body) (h(T) - h(T_body))+ / (h(T_hot) - h(T_body)),    h(T) = 1 /
-        (1 + e^{-(T - T_m)/w})
+        k(T) = k_body + (k_hot - k_body) (h(T) - h(T_body))+ / (h(T_hot) - h(T_body))
+        h(T) = 1 / (1 + e^{-(T - T_m)/w})
 
-    A logistic about the transition temperature, written with its two measured rates: the leak at
-    body temperature, which is also its value below, and the rate at the trigger temperature. Its
-    plateau lies above k_hot, by 1/h(T_hot): 1.6 with the table's values.
+    This logistic about the transition temperature is written with two measured rates: the leak at
+    body temperature, which holds below it too, and the rate at the trigger temperature. The plateau
+    is k_hot/h(T_hot), 1.6 k_hot with the table's values.
 
     Args:
         T_K: temperature, K.
@@ -108,8 +109,9 @@ def heat_release_rate(
         T_hot: trigger temperature, K.
         T_body: body temperature, K.
 
-    Source: 60 % in 20 s at the trigger temperature and T_m, Needham 2013; the logistic form is an
-    assumption.
+    References:
+        Needham, Faraday Discuss. (2013): 60 % in 20 s at the trigger temperature,
+        and T_m. The logistic form is an assumption.
     """
 
     def h(T: Number) -> Tensor:
@@ -251,15 +253,19 @@ def triggered_release_rate(
 
 
 def combined_release_rate(k0: Number, *rates: Tensor) -> Number:
-    """Release by several triggers at once, ``k0 + sum_j (k_j - k0)``, 1/s: what each adds to the
-    leak k0.
+    """Release rate with several triggers, ``k0 + sum_j (k_j - k0)``, 1/s.
+
+    Args:
+        k0: leak, 1/s.
+        rates: release rate by each trigger alone, leak included, 1/s.
     """
     return k0 + sum((k - k0 for k in rates), 0.0)
 
 
 def single_pass_release_fraction(k: Number, tau: Number) -> Number:
-    """Share of the drug that a carrier releases on its way through a well-mixed vessel pool: ``k
-    tau/(1 + k tau)``.
+    """Fraction of the drug released during one pass through a well-mixed vessel pool.
+
+        k tau / (1 + k tau)
 
     Args:
         k: release rate, 1/s.

@@ -1,4 +1,4 @@
-"""The one tumour model: it assembles the coefficients, fluxes and sources that every solver reads."""
+"""The tumour model: coefficients of flow, exchange and release from maps and scalars."""
 
 from __future__ import annotations
 
@@ -34,12 +34,19 @@ from nanopinn.physics.tissue_maps import TissueMaps
 
 @dataclass(frozen=True)
 class TumourModel:
-    """Tissue maps and scalars, from which every coefficient follows; ``print`` shows its equations
-    and their numbers.
+    """Tissue maps and scalars, from which all coefficients of flow, exchange and release follow.
 
-    The flow is written with ``l = sqrt(K/(Lp S/V))`` and ``q = Lp S/V p_e``, which images can know,
-    and with p_e, which they cannot. Normal tissue is given by its ratios to the tumour, so that the
-    scaling (K, Lp, p_e) -> (a K, a Lp, p_e/a) stays exact.
+    The flow is parametrised by the hydraulic length ``l = sqrt(K/(Lp S/V))`` and the maximum
+    filtration rate ``q = Lp S/V p_e``, which images identify, and by p_e, which they do not.
+    Normal tissue is given by its ratios to the tumour, so that the scaling (K, Lp, p_e) ->
+    (a K, a Lp, p_e/a) stays exact.
+
+    Attributes:
+        maps: of the tissue.
+        scalars: by name (:data:`nanopinn.parameters.model_scalars.SCALARS`), SI, and the weights of
+            multipliers in space.
+        factors: on properties of the tumour's vessels and tissue, 1 where absent.
+        values: of parameters by symbol, in place of the table's.
     """
 
     maps: TissueMaps
@@ -55,14 +62,18 @@ class TumourModel:
         factors: Mapping[str, Number] | None = None,
         values: Values | None = None,
     ) -> TumourModel:
-        """A model with table values for every scalar not given.
+        """Build a model with table values for every scalar that is not given.
 
         Args:
+            maps: of the tissue.
+            scalars: by name, SI.
             factors: on the tumour's ``p_e``, ``Lp``, ``K``, ``P`` (permeability of the wall to
                 every solute), ``P_l`` (to the carrier alone) and ``SV``, as radiation and heat
-                change them (see :mod:`nanopinn.physics.radiation` and
-                :mod:`nanopinn.physics.heat`); 1 where absent.
-            values: of parameters by symbol, where they differ from the table's.
+                change them (:mod:`nanopinn.physics.radiation`, :mod:`nanopinn.physics.heat`).
+            values: of parameters by symbol, in place of the table's.
+
+        Raises:
+            KeyError: a scalar is unknown.
         """
         merged = {**default_scalars(), **(scalars or {})}
         unknown = set(merged) - set(SCALARS) - set(MULTIPLIERS) - {RELEASE_LAW, INFLOW}
@@ -81,11 +92,16 @@ class TumourModel:
         )
 
     def value(self, symbol: str) -> Number:
-        """A parameter: the one given, else the table's."""
+        """Value of a parameter by its symbol: the model's own, else the table's."""
         return parameter_lookup(self.values)(symbol)
 
     def select_by_tissue(self, tumour: Tensor | float, normal: Tensor | float) -> Tensor:
-        """One value in the tumour, another in normal tissue, ``(x, y, z)``."""
+        """Map with one value in the tumour and another in normal tissue.
+
+        Args:
+            tumour: value in the tumour, a number or ``(x, y, z)``.
+            normal: value in normal tissue, a number or ``(x, y, z)``.
+        """
         # two plain numbers would give single precision
         inside, outside = (
             torch.as_tensor(v, dtype=self.maps.phi.dtype, device=self.maps.phi.device)
@@ -98,15 +114,21 @@ class TumourModel:
         return math.prod(self.factors.get(p, 1.0) for p in properties)
 
     def multiplier(self, name: str) -> Tensor | float:
-        """What a property is multiplied by in space, ``exp(w . shapes)``, ``(x, y, z)``; 1 where
-        nothing is said of it.
+        """Multiplier of a property in space, ``exp(w . shapes)``, ``(x, y, z)``; 1 if it is no scalar
+        of the model.
+
+        Args:
+            name: one of :data:`nanopinn.parameters.model_scalars.MULTIPLIERS`.
         """
         if name not in self.scalars:
             return 1.0
         return torch.exp(torch.einsum("k,kxyz->xyz", self.scalars[name], self.maps.shapes[name]))
 
     def flow_coefficients(self) -> FlowCoefficients:
-        """Darcy-Starling flow; filtration scales with the vascularity inside the tumour."""
+        """Coefficients of the Darcy-Starling flow.
+
+        Filtration is proportional to the vascularity inside the tumour.
+        """
         s = self.scalars
         LpSV = s["q"] / s["p_e"]
         K = s["l"] ** 2 * LpSV
@@ -127,8 +149,10 @@ class TumourModel:
         )
 
     def inflow_velocity(self) -> Tensor | None:
-        """Velocity into the box through its cut faces, ``q l w . shapes``, m/s, at the cells there;
-        None where it is no unknown.
+        """Velocity into the box through its cut faces, ``q l w . shapes``, m/s, at the cells there.
+
+        Returns:
+            ``(x, y, z)``, or None if the inflow is no scalar of the model.
         """
         s = self.scalars
         if INFLOW not in s:
@@ -136,12 +160,24 @@ class TumourModel:
         return s["q"] * s["l"] * torch.einsum("k,kxyz->xyz", s[INFLOW], self.maps.shapes[INFLOW])
 
     def filtration_and_drainage(self, p: Tensor) -> tuple[Tensor, Tensor]:
-        """Filtration J_v and lymphatic drainage J_L at a pressure, 1/s."""
+        """Filtration J_v and lymphatic drainage J_L at a pressure.
+
+        Args:
+            p: interstitial pressure, ``(x, y, z)``, Pa.
+
+        Returns:
+            Both ``(x, y, z)``, 1/s.
+        """
         flow = self.flow_coefficients()
         return filtration_rate(flow.LpSV, flow.p_e, p), lymphatic_drainage(flow.LpLSL, p, flow.p_L)
 
     def contrast_agent_pools(self, J_v: Tensor, J_L: Tensor) -> PoolCoefficients:
-        """The contrast agent, one pool, one input (its plasma curve)."""
+        """Coefficients of the contrast agent: one pool, one input (its plasma curve).
+
+        Args:
+            J_v: filtration, ``(x, y, z)``, 1/s.
+            J_L: lymphatic drainage, ``(x, y, z)``, 1/s.
+        """
         a, b = exchange_coefficients(
             self.maps.PS * self.select_by_tissue(self.factor("P", "SV"), 1.0),
             J_v,
@@ -183,8 +219,12 @@ class TumourModel:
         return rate * self.multiplier("release") * in_time
 
     def liposome_permeability(self) -> tuple[Tensor, Tensor]:
-        """PS/V (1/s) and reflection coefficient of the carrier; the tumour's PS follows the
-        vascularity.
+        """PS/V and reflection coefficient of the carrier.
+
+        The PS of the tumour is proportional to the vascularity.
+
+        Returns:
+            PS/V in 1/s and the reflection coefficient, both ``(x, y, z)``.
         """
         normal = self.value("P_l_n") * self.value("SV_n")
         PS = self.select_by_tissue(
@@ -195,8 +235,11 @@ class TumourModel:
         )
 
     def permeability(self, P_t: Number, P_n: Number) -> Tensor:
-        """PS/V, 1/s, of a solute with wall permeability P (m/s) in tumour and normal tissue; the
-        tumour's follows the vascularity.
+        """PS/V of a solute, ``(x, y, z)``, 1/s; that of the tumour is proportional to the vascularity.
+
+        Args:
+            P_t: permeability of the vessel wall in the tumour, m/s.
+            P_n: permeability of the vessel wall in normal tissue, m/s.
         """
         return self.select_by_tissue(
             P_t * self.value("SV_t") * self.factor("P", "SV") * self.maps.vascularity(),
