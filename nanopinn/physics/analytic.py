@@ -1,4 +1,4 @@
-"""Closed solutions that the solvers must reproduce."""
+"""Closed solutions with which the solvers are verified."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ def isolated_sphere_pressure(x: Array, alpha: float) -> Array:
     """Pressure over p_e in a sphere with p = 0 at its edge: ``1 - sinh(alpha x) / (x sinh alpha)``.
 
     Args:
-        x: radius over the sphere's radius, in (0, 1].
-        alpha: radius over the length scale l.
+        x: distance from the centre over the radius of the sphere, in (0, 1].
+        alpha: radius of the sphere over the hydraulic length l.
 
-    Source: Baxter and Jain (1989), equation for the isolated tumour.
+    References:
+        Baxter and Jain, Microvasc. Res. 37:77 (1989), isolated tumour.
     """
     # sinh(a x)/sinh(a) without overflow for large a
     ratio = np.exp(alpha * (x - 1)) * (-np.expm1(-2 * alpha * x)) / (-np.expm1(-2 * alpha))
@@ -25,7 +26,11 @@ def isolated_sphere_pressure(x: Array, alpha: float) -> Array:
 
 
 def isolated_sphere_mean(alpha: float) -> float:
-    """Volume mean of :func:`isolated_sphere_pressure`: ``1 - 3 (alpha coth alpha - 1) / alpha^2``."""
+    """Volume mean of :func:`isolated_sphere_pressure`, ``1 - 3 (alpha coth alpha - 1)/alpha^2``.
+
+    Args:
+        alpha: radius of the sphere over the hydraulic length l.
+    """
     return float(1 - 3 * (alpha / np.tanh(alpha) - 1) / alpha**2)
 
 
@@ -42,10 +47,24 @@ def sphere_in_tissue_pressure(
 ) -> Array:
     """Pressure of a spherical tumour in infinite normal tissue with lymphatics (p_L = 0), Pa.
 
-    Inside ``p = p_e + A sinh(r/l_t)/r``; outside ``p = p_ss + B exp(-(r - R)/l_n)/r``; A and B from
-    the continuity of pressure and flux at R.
+        inside   p = p_e + A sinh(r/l_t)/r
+        outside  p = p_ss + B exp(-(r - R)/l_n)/r
 
-    Source: Baxter and Jain (1989), tumour surrounded by normal tissue.
+    A and B follow from the continuity of pressure and flux at R.
+
+    Args:
+        r: distance from the centre, m.
+        radius: R of the tumour, m.
+        K_t: hydraulic conductivity of the tumour, m2/(Pa s).
+        LpSV_t: Lp S/V of the tumour, 1/(Pa s).
+        p_e: driving pressure in the tumour, Pa.
+        K_n: hydraulic conductivity of normal tissue, m2/(Pa s).
+        LpSV_n: Lp S/V of normal tissue, 1/(Pa s).
+        p_e_n: driving pressure in normal tissue, Pa.
+        LpLSL_n: LpL SL/V of normal tissue, 1/(Pa s).
+
+    References:
+        Baxter and Jain, Microvasc. Res. 37:77 (1989), tumour surrounded by normal tissue.
     """
     l_t = np.sqrt(K_t / LpSV_t)
     l_n = np.sqrt(K_n / (LpSV_n + LpLSL_n))
@@ -66,8 +85,14 @@ def sphere_in_tissue_pressure(
 
 
 def bateman(t: Array, k_in: float, k_out: float) -> Array:
-    """Product of a first-order chain from unit substrate: ``k_in/(k_out - k_in) (e^{-k_in t} -
-    e^{-k_out t})``.
+    """Product of a first-order chain from unit substrate (Bateman).
+
+        k_in/(k_out - k_in) (e^{-k_in t} - e^{-k_out t})
+
+    Args:
+        t: s.
+        k_in: rate at which the product forms, 1/s.
+        k_out: rate at which it is lost, 1/s.
     """
     return k_in / (k_out - k_in) * (np.exp(-k_in * t) - np.exp(-k_out * t))
 
@@ -77,18 +102,20 @@ def krogh_first_order(
 ) -> Array:
     """Steady concentration around a vessel with a permeable wall and a first-order sink.
 
-        phi D (1/r) d/dr (r dC/dr) = k C,   -phi D dC/dr = P (C_vessel - C) at R_c,   dC/dr = 0 at
-        R_t C = A (I0(m r) K1(m R_t) + K0(m r) I1(m R_t)),   m = sqrt(k / phi D)
+        phi D (1/r) d/dr (r dC/dr) = k C
+        -phi D dC/dr = P (C_vessel - C) at R_c,   dC/dr = 0 at R_t
+        C = A (I0(m r) K1(m R_t) + K0(m r) I1(m R_t)),   m = sqrt(k / phi D)
+
+    The Bessel functions are scaled exponentially to avoid overflow.
 
     Args:
-        r: distance from the vessel's axis, m.
-        R_c: radius of the vessel; ``R_t`` of the tissue, m.
+        r: distance from the axis of the vessel, m.
+        R_c: radius of the vessel, m.
+        R_t: radius of the tissue, m.
         phi_D: diffusivity times porosity, m2/s.
         k: sink per tissue volume, 1/s.
         P: permeability of the wall, m/s.
-
-    Source: modified Bessel equation; the exponentials are taken out of the functions against
-    overflow.
+        C_vessel: concentration in the vessel.
     """
     m = np.sqrt(k / phi_D)
 
@@ -103,7 +130,7 @@ def krogh_first_order(
 
 
 def ogata_banks(x: Array, t: float, v: float, D: float) -> Array:
-    """Concentration ahead of a face held at 1 from t = 0, in a steady flow through a half space.
+    """Concentration in steady flow through a half space whose face is held at 1 from t = 0.
 
         C = (erfc((x - v t)/2 sqrt(D t)) + exp(v x/D) erfc((x + v t)/2 sqrt(D t))) / 2
 
@@ -113,7 +140,8 @@ def ogata_banks(x: Array, t: float, v: float, D: float) -> Array:
         v: velocity, m/s.
         D: dispersion coefficient, m2/s.
 
-    Source: Ogata and Banks, USGS Professional Paper 411-A (1961).
+    References:
+        Ogata and Banks, USGS Professional Paper 411-A (1961).
     """
     width = 2 * np.sqrt(D * t)
     near, far = (x - v * t) / width, (x + v * t) / width

@@ -9,10 +9,11 @@
     v_p dC_fv/dt = Q (C_f - C_fv) + v_p k_T C_lv - Phi_f - Phi_b
 
 L, F and B are per interstitial volume (phi), I and N per tissue volume, and the pools of the
-microvessels (transit time v_p/Q) per plasma volume. C_l and C_f are the plasma of the large vessels.
-a and b are the exchange coefficients of :func:`nanopinn.physics.flow.exchange_coefficients`.
-Albumin binds the share ``fb`` of the drug in plasma, at equilibrium there. A carrier of which only a
-share releases is two carriers: ``retained`` holds the drug that is never released.
+microvessels (transit time v_p/Q) per plasma volume. C_l and C_f are the plasma of the large
+vessels. a and b are the exchange coefficients of
+:func:`nanopinn.physics.flow.exchange_coefficients`. Albumin binds the share ``fb`` of the drug in
+plasma, at equilibrium there. A carrier of which only a share releases is two carriers: ``retained``
+holds the drug that is never released.
 
 :data:`DRUG_POOLS` declares every pool. Another pool is one entry there, rows of its parameters in
 the table, and its name in the options of the model that solves it.

@@ -1,7 +1,4 @@
-"""Parts of a carrier: how it circulates, what opens it, and what plasma then holds.
-
-What the drug is given in: how a formulation circulates, leaks, crosses walls, spreads and releases.
-"""
+"""Formulations: circulation, leak, transport and release of a drug and its carrier."""
 
 from __future__ import annotations
 
@@ -33,16 +30,14 @@ from nanopinn.physics.release import (
 
 @dataclass(frozen=True)
 class Circulation:
-    """Encapsulated drug in plasma per dose, ``1/V sum_i share_i exp(-k_i t)``; symbols of the
-    table.
+    """Encapsulated drug in plasma per dose, ``1/V sum_i share_i exp(-k_i t)``.
 
-    The rates are the measured, total losses of encapsulated drug from plasma: uptake by organs and
-    leakage together, so that the leak, which feeds free drug, is not subtracted again.
+    The rates are measured total losses of encapsulated drug from plasma, which include the leak.
 
     Attributes:
-        volume: V.
-        rates: k_i.
-        shares: of every phase but the last, which has the rest.
+        volume: symbol of V.
+        rates: symbols of k_i.
+        shares: symbols of the shares of every phase but the last, which has the rest.
     """
 
     volume: str
@@ -50,7 +45,11 @@ class Circulation:
     shares: tuple[str, ...] = ()
 
     def impulse_response(self, values: Values | None = None) -> SumOfExponentials:
-        """Concentration per dose, 1/m3."""
+        """Concentration per dose, 1/m3.
+
+        Args:
+            values: of parameters by symbol, in place of the table's.
+        """
         v = scalar_lookup(values)
         shares = [v(s) for s in self.shares]
         shares.append(1 - sum(shares))
@@ -61,13 +60,13 @@ class Circulation:
 
 @dataclass(frozen=True)
 class PlasmaDrug:
-    """Drug in plasma, kg/m3.
+    """Drug in plasma.
 
     Attributes:
-        encapsulated: in all carriers.
-        free: unbound and albumin-bound together.
-        releasable_share: of the carriers that release at all.
-        fb: share of the free drug that albumin binds; the table's by default.
+        encapsulated: drug in all carriers, kg/m3.
+        free: unbound and albumin-bound drug together, kg/m3.
+        releasable_share: fraction of the carriers that release drug.
+        fb: fraction of the free drug that albumin binds; the table's by default.
     """
 
     encapsulated: PlasmaInput
@@ -76,25 +75,26 @@ class PlasmaDrug:
     fb: float = field(default_factory=lambda: value("fb"))
 
     def releasable(self) -> PlasmaInput:
-        """Encapsulated drug that can be released."""
+        """Encapsulated drug that can be released, kg/m3."""
         return self.encapsulated.scaled(self.releasable_share)
 
     def retained(self) -> PlasmaInput:
-        """Encapsulated drug that never is."""
+        """Encapsulated drug that is never released, kg/m3."""
         return self.encapsulated.scaled(1 - self.releasable_share)
 
     def unbound(self) -> PlasmaInput:
-        """What passes walls and membranes: ``(1 - fb)`` of the free drug."""
+        """Unbound drug, which passes walls and membranes, ``(1 - fb)`` of the free drug, kg/m3."""
         return self.free.scaled(1 - self.fb)
 
     def bound(self) -> PlasmaInput:
-        """What albumin carries: ``fb`` of the free drug; binding is fast beside everything else in
-        plasma.
+        """Albumin-bound drug, ``fb`` of the free drug, kg/m3.
+
+        Binding is fast compared with all other processes in plasma.
         """
         return self.free.scaled(self.fb)
 
 
-#: What tissue reads of a carrier: the model's symbol for a quantity of the formulation.
+#: Symbols by which the tumour model knows the quantities of a carrier.
 TISSUE_PARAMETER_SYMBOLS = {
     "permeability": "PS_l",
     "transmission": "leak_l",
@@ -106,30 +106,33 @@ TISSUE_PARAMETER_SYMBOLS = {
 
 @dataclass(frozen=True)
 class Formulation:
-    """A way to give the drug; every number is named by its symbol in the parameter table, or among
-    the formulation's own.
+    """A formulation of the drug.
+
+    Every quantity is the symbol of a parameter, in the parameter table or among the formulation's
+    own parameters.
 
     Attributes:
-        name: as schedules call it.
+        name: in schedules.
         description: in words.
-        circulation: of the carrier; None for drug that is given free.
-        leak: of the untriggered carrier, in plasma and in tissue, 1/s.
-        triggers: release laws of the carrier with the symbols of their parameters; the excesses of
-            several laws over the leak add.
-        releasable_share: of the carriers that release at all. The others never do: two populations
-            keep every equation linear where a ceiling on the released fraction would not.
-        permeability: of the tumour's walls for the carrier, times S/V, 1/s.
-        transmission: 1 - sigma of the tumour's walls for the carrier.
-        retardation: velocity of the carrier over the fluid's.
-        diffusion: of the carrier in the interstitium, m2/s.
-        decay: of the carrier in the interstitium, 1/s.
-        diameter: of the carrier, m; no equation reads it, permeability and diffusion are stated for
-            it.
+        circulation: of the carrier; None for free drug.
+        leak: release rate of the untriggered carrier, in plasma and in tissue, 1/s.
+        triggers: release laws with the symbols of their parameters; the excesses of several laws
+            over the leak add.
+        releasable_share: fraction of the carriers that release drug. The others never do. Two
+            populations keep all equations linear, which a limit on the released fraction would not.
+        permeability: of the tumour's vessel walls to the carrier, times S/V, 1/s.
+        transmission: solvent-drag transmission (1 - sigma) of the tumour's vessel walls.
+        retardation: velocity of the carrier over that of the fluid.
+        diffusion: diffusivity of the carrier in the interstitium, m2/s.
+        decay: decay rate of the carrier in the interstitium, 1/s.
+        diameter: of the carrier, m. Permeability and diffusivity are stated for it; no equation
+            uses it.
         aliases: other names.
-        own: parameters that are not in the table. file: where they were read.
+        own_parameters: parameters that are not in the table.
+        file: in which they are stated.
 
     Raises:
-        InputError: the share is not one.
+        InputError: the releasable share is not between 0 and 1.
     """
 
     name: str
@@ -151,7 +154,7 @@ class Formulation:
     def __post_init__(self) -> None:
         if not 0 <= self.releasable_share <= 1:
             raise InputError(
-                "the share of carriers that release is no share",
+                "the releasable share is not a fraction",
                 field="releasable_share",
                 found=self.releasable_share,
                 expected="0 to 1",
@@ -159,28 +162,32 @@ class Formulation:
 
     @property
     def short_name(self) -> str:
-        """The name on the command line and in tables."""
+        """First alias, or the name where there is none."""
         return self.aliases[0] if self.aliases else self.name
 
     def parameter(self, symbol: str) -> Parameter:
-        """A parameter by its symbol: the formulation's own, else the table's."""
+        """Parameter by its symbol: the formulation's own, else the table's."""
         return (
             next((p for p in self.own_parameters if p.symbol == symbol), None) or PARAMETERS[symbol]
         )
 
     def with_own_values(self, values: Values | None = None) -> Values:
-        """The formulation's own values under those given."""
+        """Values of the formulation's own parameters, overridden by those given by symbol."""
         return {**{p.symbol: p.value for p in self.own_parameters}, **(values or {})}
 
     def tissue_parameters(
         self, scalars: Values, values: Values | None = None
     ) -> tuple[dict[str, Number], dict[str, Number]]:
-        """Scalars of the model and values of parameters, as tissue reads them under this carrier.
+        """Scalars of the tumour model and values of parameters for this carrier.
 
-        Where the formulation names the model's own symbol, what is known of the patient stays.
+        Where the formulation names the model's own symbol, the value of the patient is kept.
 
         Args:
-            scalars: of the model. values: of parameters by symbol, in place of the table's.
+            scalars: of the model, by name.
+            values: of parameters by symbol, in place of the table's.
+
+        Returns:
+            The scalars and the values with the quantities of the carrier.
         """
         known = self.with_own_values(values)
         named = {
@@ -198,7 +205,11 @@ class Formulation:
         }
 
     def encapsulated_impulse_response(self, values: Values | None = None) -> SumOfExponentials:
-        """Encapsulated drug in plasma per dose, 1/m3; nothing for free drug."""
+        """Impulse response of encapsulated drug in plasma, 1/m3; zero for free drug.
+
+        Args:
+            values: of parameters by symbol, in place of the table's.
+        """
         return (
             self.circulation.impulse_response(self.with_own_values(values))
             if self.circulation
@@ -206,11 +217,13 @@ class Formulation:
         )
 
     def free_impulse_response(self, values: Values | None = None) -> SumOfExponentials:
-        """Free drug in plasma per dose, 1/m3: of the injected drug, or leaked, ``(share k_leak V
-        C_l) * g``.
+        """Impulse response of free drug in plasma, 1/m3.
 
-        Losses from plasma hold the leak, so that no carrier leaks more than it loses, whatever is
-        drawn for either.
+        Free drug is injected as such, or leaks from carriers: ``(share k_leak V C_l) * g``. The
+        leak is limited to the total elimination of the carrier, whatever values are drawn for both.
+
+        Args:
+            values: of parameters by symbol, in place of the table's.
         """
         if self.circulation is None or self.leak is None:
             return free_drug_impulse_response(values)
@@ -224,9 +237,7 @@ class Formulation:
         )
 
     def leaked_fraction(self) -> float:
-        """Share of the releasing carriers' drug that leaks before they are lost from plasma, by
-        what is stated of both.
-        """
+        """Fraction of the drug that leaks from releasable carriers before these leave plasma."""
         if self.circulation is None or self.leak is None:
             return 0.0
         v = scalar_lookup(self.with_own_values())
@@ -235,10 +246,13 @@ class Formulation:
         )
 
     def plasma(self, doses: Sequence[Dose], values: Values | None = None) -> PlasmaDrug:
-        """Drug in plasma after any series of doses; before triggered release in heated vessels,
-        which is the tissue's.
+        """Drug in plasma after a series of doses.
+
+        Triggered release in heated vessels is not part of it; the pools of the microvessels have
+        it.
 
         Args:
+            doses: in any order.
             values: of parameters by symbol, in place of the table's.
         """
         given = tuple(doses)
@@ -254,8 +268,10 @@ class Formulation:
     def bolus_curves(
         self, dose_kg: float | None = None
     ) -> tuple[SumOfExponentials, SumOfExponentials]:
-        """Encapsulated and unbound free drug in plasma after one bolus at 0 (the table's dose if
-        None), kg/m3.
+        """Encapsulated and unbound free drug in plasma after one bolus at time 0, kg/m3.
+
+        Args:
+            dose_kg: amount of the bolus, kg; the table's dose if None.
         """
         dose = value("Dose") if dose_kg is None else dose_kg
         return self.encapsulated_impulse_response().scaled(
@@ -325,13 +341,13 @@ class Formulation:
         return sum(excesses[1:], excesses[0])
 
     def symbols(self) -> tuple[str, ...]:
-        """Every parameter that an outcome rests on, free drug's included."""
-        own: list[str] = []
+        """Symbols of every parameter on which outcomes depend, those of free drug included."""
+        found: list[str] = []
         if self.circulation:
-            own += [self.circulation.volume, *self.circulation.rates, *self.circulation.shares]
+            found += [self.circulation.volume, *self.circulation.rates, *self.circulation.shares]
         for trigger in self.triggers:
-            own += [symbol for _, symbol in trigger.symbols]
-        own += [
+            found += [symbol for _, symbol in trigger.symbols]
+        found += [
             s
             for s in (
                 self.leak,
@@ -339,7 +355,7 @@ class Formulation:
             )
             if s
         ]
-        return (*own, "fb", "CL_dox", "A_dox", "alpha_dox", "B_dox", "beta_dox", "gamma_dox")
+        return (*found, "fb", "CL_dox", "A_dox", "alpha_dox", "B_dox", "beta_dox", "gamma_dox")
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.description}"]
@@ -358,11 +374,11 @@ class Formulation:
     def _format_parameter_line(self, symbol: str) -> str:
         p = self.parameter(symbol)
         unit = "" if p.unit == "1" else f" {p.unit}"
-        standing = (
+        status = (
             f"stated in {self.file.name if self.file else 'a file'}"
             if p in self.own_parameters
             else p.source_status
         )
-        wide = "" if None in (p.low, p.high) else f", 95 % {p.low:g} to {p.high:g}"
-        prior = f", prior {p.prior.kind}({p.prior.sd:g})" if p.prior else wide
-        return f"  {symbol} = {p.value:g}{unit}{prior}: {p.name} [{standing}: {p.source}]"
+        interval = "" if None in (p.low, p.high) else f", 95 % {p.low:g} to {p.high:g}"
+        prior = f", prior {p.prior.kind}({p.prior.sd:g})" if p.prior else interval
+        return f"  {symbol} = {p.value:g}{unit}{prior}: {p.name} [{status}: {p.source}]"

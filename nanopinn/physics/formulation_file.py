@@ -27,11 +27,11 @@ from nanopinn.physics.release import (
     release_trigger,
 )
 
-#: What every carrier's file says.
+#: Quantities that every carrier's file states.
 CARRIER = {
     "diameter": QuantitySpecification("m", "diameter of the carrier", 1e-9, 1e-5),
     "leak": QuantitySpecification(
-        "1/s", "release of the untriggered carrier, in plasma and in tissue"
+        "1/s", "release rate of the untriggered carrier, in plasma and in tissue"
     ),
     "permeability": QuantitySpecification(
         "1/s", "permeability of the tumour's walls for the carrier, times S/V"
@@ -57,19 +57,23 @@ SHARE = QuantitySpecification(
 GENERAL_KEYS = ("name", "aliases", "description", "releasable_share", "circulation")
 NAME = re.compile(r"\w[\w .+-]{0,63}")
 _MAX_TEXT_LENGTH, _MAX_ALIASES = 500, 10
-#: More phases than any plasma curve was fitted with.
+#: Largest number of phases of a plasma curve.
 MAX_PHASES = 8
 OWN_PARAMETER_KEYS = ("value", "unit", "source", "prior", "low", "high")
 REMEDY = "See docs/formulations for an example."
 
 
 def parse_formulation(entries: Mapping[str, Any], path: str | Path) -> Formulation:
-    """The formulation that a file's entries describe; ``path`` is named in errors.
+    """Parse the entries of a formulation file.
+
+    Args:
+        entries: of the file, by key.
+        path: that errors name.
 
     Raises:
         InputError: an entry is missing, unknown or of the wrong type, a symbol is not in the table,
-            a unit is not the quantity's, a value is out of its range, or the carrier leaks more
-            than it loses.
+            a unit is not that of the quantity, a value is out of range, or the leak rate exceeds
+            the total elimination.
     """
     file = _FormulationReader(path, entries)
     name, description = file.validate_name("name", file.text("name")), file.text("description")
@@ -91,18 +95,18 @@ def parse_formulation(entries: Mapping[str, Any], path: str | Path) -> Formulati
     )
     if not (leaked := found.leaked_fraction()) <= 1:
         raise InputError(
-            "the carrier leaks more than it loses",
+            "the leak rate exceeds the total elimination of the carrier",
             file=path,
             field="leak",
             found=f"{leaked:.3g} times its dose",
             expected="at most the dose",
-            remedy="Rates of the circulation are of all that leaves plasma, the leak included.",
+            remedy="Give rates of the circulation that include the leak.",
         )
     return found
 
 
 class _FormulationReader:
-    """Entries of one file, and the parameters that they state themselves."""
+    """Entries of one file, and the parameters that they define."""
 
     def __init__(self, path: str | Path, entries: Mapping[str, Any]) -> None:
         self.path, self.entries, self.own_parameters = path, entries, list[Parameter]()
@@ -112,17 +116,18 @@ class _FormulationReader:
         for key in entries:
             if key not in known:
                 remedy = (
-                    "Write transmission, which is 1 - reflection."
+                    "Give `transmission`, which is 1 - the reflection coefficient."
                     if key == "reflection"
                     else REMEDY
                 )
                 raise self.input_error(
-                    "an entry is not known", f"{where}{key}", entries[key], ", ".join(known), remedy
+                    "an entry is unknown", f"{where}{key}", entries[key], ", ".join(known), remedy
                 )
 
     def input_error(
         self, problem: str, field: str, found: object, expected: str, remedy: str = REMEDY
     ) -> InputError:
+        """The error that names the file and an entry of it."""
         return InputError(
             f"{problem} in the formulation",
             file=self.path,
@@ -133,6 +138,7 @@ class _FormulationReader:
         )
 
     def entry(self, key: str) -> Any:
+        """An entry that must be there."""
         if key not in self.entries:
             raise self.input_error(
                 "a quantity is missing",
@@ -143,6 +149,7 @@ class _FormulationReader:
         return self.entries[key]
 
     def table(self, key: str, known: tuple[str, ...]) -> Mapping[str, Any]:
+        """An entry that must be a table with known keys."""
         found = self.entry(key)
         if not isinstance(found, dict):
             raise self.input_error("an entry has the wrong type", key, found, f"a table [{key}]")
@@ -150,6 +157,7 @@ class _FormulationReader:
         return found
 
     def text(self, key: str) -> str:
+        """An entry that must be one line of text."""
         found = self.entry(key)
         if (
             not isinstance(found, str)
@@ -166,6 +174,7 @@ class _FormulationReader:
         return found.strip()
 
     def aliases(self) -> tuple[str, ...]:
+        """Other names of the formulation."""
         found = self.entries.get("aliases", [])
         if (
             not isinstance(found, list)
@@ -181,7 +190,7 @@ class _FormulationReader:
         return tuple(self.validate_name("aliases", a) for a in found)
 
     def validate_name(self, key: str, found: str) -> str:
-        """A name that may stand for a folder: results of an arm are written under it."""
+        """Check a name, which is also that of the folder with the results of an arm."""
         if not NAME.fullmatch(found):
             raise self.input_error(
                 "a name cannot be used",
@@ -192,10 +201,11 @@ class _FormulationReader:
         return found
 
     def share(self) -> float:
+        """The releasable share, 1 by default."""
         found = self.entries.get("releasable_share", 1.0)
         if not is_number(found) or not 0 <= found <= 1:
             raise self.input_error(
-                "the share of carriers that release is no share",
+                "the releasable share is not a fraction",
                 "releasable_share",
                 found,
                 "0 to 1",
@@ -203,6 +213,7 @@ class _FormulationReader:
         return float(found)
 
     def circulation(self) -> Circulation:
+        """Symbols of the plasma curve of the carrier."""
         found = {"shares": [], **self.table("circulation", ("volume", "rates", "shares"))}
         for key in ("volume", "rates"):
             if key not in found:
@@ -220,12 +231,12 @@ class _FormulationReader:
         total = sum(self._parameter_value(s) for s in shares)
         if len(shares) != len(rates) - 1 or total > 1:
             problem = "the shares of the plasma curve do not fit its rates"
-            said = f"{len(shares)} shares with a sum of {total:g} for {len(rates)} rates"
+            stated = f"{len(shares)} shares with a sum of {total:g} for {len(rates)} rates"
             raise self.input_error(
                 problem,
                 "circulation.shares",
-                said,
-                "one less than rates, of the sum 1 or less: the last phase has the rest",
+                stated,
+                "one less than rates, with a sum of at most 1; the last phase has the rest",
             )
         return Circulation(volume, rates, shares)
 
@@ -244,6 +255,7 @@ class _FormulationReader:
         )
 
     def triggers(self) -> tuple[ReleaseTrigger, ...]:
+        """The release laws that have a table in the file."""
         return tuple(self._trigger(law) for law in RELEASE_LAWS.values() if law.key in self.entries)
 
     def _trigger(self, law: ReleaseLaw) -> ReleaseTrigger:
@@ -262,7 +274,7 @@ class _FormulationReader:
         )
 
     def symbol(self, field: str, entry: Any, what: QuantitySpecification) -> str:
-        """The symbol under which a quantity's number is found."""
+        """The symbol of the parameter that holds a quantity."""
         if isinstance(entry, str):
             return self._check_table_symbol(field, entry, what)
         if isinstance(entry, dict):
@@ -328,7 +340,7 @@ class _FormulationReader:
                 )
         if entry["unit"] != what.unit:
             raise self.input_error(
-                "a unit is not the quantity's",
+                "a unit is not that of the quantity",
                 f"{field}.unit",
                 entry["unit"],
                 what.unit,

@@ -5,7 +5,8 @@ equation with the temperature of blood T_a at that of the body, in K::
 
     rho c dT/dt = div(k grad T) - w_b rho_b c_b (T - T_a) + Q
 
-In addition to triggered release, heating lowers the driving pressure p_e and raises the permeability
+In addition to triggered release, heating lowers the driving pressure p_e and raises the
+permeability
 P_l of vessel walls to carriers, by factors m::
 
     ln m(t) = s(t) ln m_end,    s = 1 - product over heatings of (1 - s_i(t))
@@ -13,9 +14,9 @@ P_l of vessel walls to carriers, by factors m::
     P_l:  s_i is 1 during the heating, then falls as e^{-t/t_Pl}
 
 A second heating renews an effect and does not deepen it. Pressure was measured up to 24 h after an
-hour at 39 to 40 C in one mouse model, accumulation of liposomes in others. That every heating to HT_T
-or more has the full effect, whatever its length and temperature, and how the effects recover, are
-assumptions. The priors are wide, and the effects can be left out.
+hour at 39 to 40 C in one mouse model, accumulation of liposomes in others. That every heating to
+HT_T or more has the full effect, whatever its length and temperature, and how the effects recover,
+are assumptions. The priors are wide, and the effects can be left out.
 
 References:
     Pennes, J. Appl. Physiol. 1:93 (1948).
@@ -188,7 +189,7 @@ class TemperatureCourse:
 
 
 def imposed_temperature(times_s: Sequence[float], maps: Tensor) -> TemperatureCourse:
-    """Temperature course that is linear between measured maps, at body temperature before and after.
+    """Temperature course that is linear between measured maps, and at body temperature elsewhere.
 
     Args:
         times_s: of the maps, increasing, s.
@@ -259,8 +260,8 @@ def perfusion_heat_loss(w_b: Tensor | float) -> Tensor | float:
 def bioheat_coefficients(tumour: Tensor) -> PoolCoefficients:
     """Coefficients of Pennes' equation for one pool, the excess ``T - T_a`` in K.
 
-    Its input is the heating power Q in W/m3. capacity = rho c in J/(m3 K), diffusion = k in W/(m K),
-    reaction = w_b rho_b c_b in W/(m3 K), inflow = 1.
+    Its input is the heating power Q in W/m3. capacity = rho c in J/(m3 K), diffusion = k in W/(m
+    K), reaction = w_b rho_b c_b in W/(m3 K), inflow = 1.
 
     Args:
         tumour: 1 in the tumour, 0 in normal tissue, ``(x, y, z)``; their perfusions differ.

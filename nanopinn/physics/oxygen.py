@@ -55,7 +55,7 @@ def supplied_radius(R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number)
 def oxygen_pressure(
     r: Tensor, R_t: Tensor, R_c: Number, D: Number, M: Number, p_0: Number
 ) -> Tensor:
-    """Oxygen pressure at a distance r from the axis of the vessel, Pa; 0 beyond the supplied radius.
+    """Oxygen pressure at a distance from the axis of the vessel, Pa; 0 beyond the supplied radius.
 
         p(r) = p_0 + M/(4D) (r^2 - R_c^2) - M r_a^2/(2D) ln(r / R_c)
 

@@ -1,7 +1,7 @@
-"""Plasma pharmacokinetics: impulse responses as sums of exponentials, and any series of doses
-through them.
+"""Plasma pharmacokinetics: sums of exponentials as impulse responses, and series of doses.
 
-Plasma curves of many draws at once: the same doses through impulse responses that differ.
+A plasma input is smooth between its events (starts and ends of doses). Solvers take the smooth
+piece that holds in a time step, so that a step that ends at a bolus uses the value before it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ from torch import Tensor
 from nanopinn.errors import InputError
 from nanopinn.parameters.table import Values, scalar_lookup
 
-#: Concentration at times, kg/m3, of the shape of the times (s).
+#: Concentration in kg/m3 at times in s, of the shape of the times.
 ConcentrationFunction = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class SumOfExponentials:
-    """``C(t) = sum_i A_i exp(-k_i t)`` for t >= 0, zero before; amplitudes in kg/m3, rates in 1/s."""
+    """Sum of exponentials, ``C(t) = sum_i A_i exp(-k_i t)`` for t >= 0, and 0 before.
+
+    Attributes:
+        amplitudes: A_i, kg/m3, or 1/m3 for an impulse response.
+        rates: k_i, 1/s.
+    """
 
     amplitudes: tuple[float, ...]
     rates: tuple[float, ...]
@@ -36,7 +41,11 @@ class SumOfExponentials:
         return torch.where(t >= 0, curve, torch.zeros_like(curve))
 
     def integral(self, t: Tensor) -> Tensor:
-        """Area up to t, kg s/m3."""
+        """Area up to a time, kg s/m3.
+
+        Args:
+            t: s, any shape.
+        """
         A, k = (
             torch.tensor(v, dtype=t.dtype, device=t.device) for v in (self.amplitudes, self.rates)
         )
@@ -47,10 +56,10 @@ class SumOfExponentials:
         return SumOfExponentials(tuple(factor * a for a in self.amplitudes), self.rates)
 
     def convolved(self, other: SumOfExponentials) -> SumOfExponentials:
-        """``integral_0^t self(s) other(t - s) ds``, again a sum of exponentials.
+        """Convolution ``integral_0^t self(s) other(t - s) ds``, again a sum of exponentials.
 
         Raises:
-            ValueError: the two share a rate (the result would hold a term t exp(-k t)).
+            ValueError: the two share a rate; the result would have a term t exp(-k t).
         """
         terms: dict[float, float] = {}
         for a, k in zip(self.amplitudes, self.rates, strict=True):
@@ -68,10 +77,16 @@ class SumOfExponentials:
 
 @dataclass(frozen=True)
 class Dose:
-    """One injection: a bolus, or an infusion at a constant rate over ``infusion_s``.
+    """One injection: a bolus, or an infusion at a constant rate.
+
+    Attributes:
+        start_s: s from the beginning of the treatment.
+        amount_kg: drug that is given, kg.
+        infusion_s: duration of the infusion, s; 0 for a bolus.
 
     Raises:
-        InputError: the time is not finite, nothing is given, or the infusion ends before it starts.
+        InputError: the time is not finite, the amount is not positive, or the duration is
+            negative.
     """
 
     start_s: float
@@ -81,21 +96,21 @@ class Dose:
     def __post_init__(self) -> None:
         if not math.isfinite(self.start_s):
             raise InputError(
-                "a dose has no time",
+                "the time of a dose is not finite",
                 field="start_s",
                 found=self.start_s,
                 expected="a finite number of seconds",
             )
         if not 0 < self.amount_kg < math.inf:
             raise InputError(
-                "a dose gives nothing",
+                "the amount of a dose is not positive",
                 field="amount_kg",
                 found=self.amount_kg,
                 expected="a positive mass",
             )
         if not 0 <= self.infusion_s < math.inf:
             raise InputError(
-                "an infusion needs a duration",
+                "the duration of an infusion is negative or not finite",
                 field="infusion_s",
                 found=self.infusion_s,
                 expected="0 (a bolus) or more",
@@ -103,21 +118,21 @@ class Dose:
 
     @property
     def end_s(self) -> float:
-        """When the last of it is in, s."""
+        """End of the infusion, s."""
         return self.start_s + self.infusion_s
 
 
 class PlasmaInput(Protocol):
-    """What tissue is fed from: a concentration in plasma that is smooth between its events."""
+    """Concentration in plasma over time, smooth between its events."""
 
     def __call__(self, t: Tensor) -> Tensor:
-        """Concentration, kg/m3; at a bolus its value after it."""
+        """Concentration at times in s, kg/m3; at a bolus the value after it."""
 
     def smooth_piece_from(self, start_s: float) -> ConcentrationFunction:
-        """The smooth curve that holds from ``start_s`` to the next event, its end included."""
+        """The smooth function from a time (s) up to and including the next event."""
 
     def events(self) -> tuple[float, ...]:
-        """Times at which it is not smooth, s, increasing."""
+        """Times at which the curve is not smooth, s, increasing."""
 
     def scaled(self, factor: float) -> PlasmaInput:
         """The same input times ``factor``."""
@@ -131,18 +146,18 @@ class PlasmaInput(Protocol):
 
 @dataclass(frozen=True)
 class DosedPlasmaCurve:
-    """Concentration in plasma after a series of doses, exact.
+    """Exact concentration in plasma after a series of doses.
 
-        bolus D at s:              D g(t - s)
-        infusion of D over T:      D/T integral_{max(0, t-s-T)}^{t-s} g = D sum_i A_i m(k_i w) w/T
-        exp(-k_i (t - s - w))
+        bolus D at s:          C = D g(t - s)
+        infusion of D over T:  C = D sum_i A_i (w/T) m(k_i w) exp(-k_i (t - s - w))
+        w = min(t - s, T),  m(x) = (1 - e^-x)/x
 
-    with ``w = min(t - s, T)`` the time infused so far and ``m(x) = (1 - e^-x)/x``: no difference of
-    large numbers, however short the infusion.
+    w is the time of infusion so far. The form has no difference of large numbers, however short the
+    infusion.
 
     Attributes:
-        impulse: g, concentration per dose, 1/m3.
-        doses: what is given, in any order.
+        impulse_response: g, concentration per dose, 1/m3.
+        doses: in any order.
     """
 
     impulse_response: SumOfExponentials
@@ -152,18 +167,18 @@ class DosedPlasmaCurve:
         return self._modes(t).sum(-1)
 
     def _modes(self, t: Tensor) -> Tensor:
-        """The curve split by the exponentials of the impulse, ``(..., exponential)``."""
+        """Terms of the curve by exponential of the impulse response, ``(..., exponential)``."""
         A, k = (
             t.new_tensor(v) for v in (self.impulse_response.amplitudes, self.impulse_response.rates)
         )
         return superpose_doses(A, k, self.doses, t)
 
     def smooth_piece_from(self, start_s: float) -> SmoothPlasmaCurve:
-        """The curve of what has begun by ``start_s``: smooth, and exact up to the next event.
+        """The smooth curve of the doses begun by ``start_s``, exact up to the next event.
 
-        A bolus at ``start_s`` counts, one at the end of the interval does not: a time step that
-        ends at a bolus sees the value before it. A start within round-off of an event is at the
-        event.
+        Args:
+            start_s: s. A bolus at this time is included. A time within round-off of an event counts
+                as the event.
         """
         start, rate = infusion_state_at(self.doses, self.events(), start_s)
         modes = self._modes(torch.tensor(start, dtype=torch.float64)).tolist()
@@ -187,8 +202,9 @@ class DosedPlasmaCurve:
         return sum(d.amount_kg for d in self.doses) * self.impulse_response.area()
 
     def area_until(self, t: float) -> float:
-        """Integral up to a time, kg s/m3: of every mode what came in less what is there, over its
-        rate, ``(A_i given - X_i)/k_i``.
+        """Integral up to a time, ``sum_i (A_i given - X_i)/k_i``, kg s/m3.
+
+        X_i is the i-th term of the curve, and given the mass given so far.
         """
         modes = self._modes(torch.tensor(t, dtype=torch.float64)).tolist()
         given = sum(_fraction_given(d, t) * d.amount_kg for d in self.doses)
@@ -201,11 +217,13 @@ class DosedPlasmaCurve:
 
 
 def superpose_doses(A: Tensor, k: Tensor, doses: Sequence[Dose], t: Tensor) -> Tensor:
-    """What a series of doses leaves in each exponential ``A exp(-k s)`` of an impulse response,
-    kg/m3.
+    """Superpose the responses to a series of doses, by exponential ``A exp(-k s)``, kg/m3.
 
     Args:
-        A, k: ``(..., exponential)``, 1/m3 and 1/s. t: s, one or of a shape that A's other axes fit.
+        A: amplitudes, ``(..., exponential)``, 1/m3.
+        k: rates, ``(..., exponential)``, 1/s.
+        doses: in any order.
+        t: s, a scalar or of a shape that broadcasts with the leading axes of A.
     """
     total = torch.zeros_like(t[..., None] * A)
     for dose in doses:
@@ -224,8 +242,15 @@ def superpose_doses(A: Tensor, k: Tensor, doses: Sequence[Dose], t: Tensor) -> T
 def infusion_state_at(
     doses: Sequence[Dose], events: Sequence[float], start_s: float
 ) -> tuple[float, float]:
-    """A start, or the event that it is within round-off of, s, and the rate at which drug is
-    infused from then on, kg/s.
+    """Start of a smooth piece and the infusion rate in it.
+
+    Args:
+        doses: in any order.
+        events: starts and ends of the doses, s.
+        start_s: s.
+
+    Returns:
+        The start, moved to an event within round-off of it, in s, and the infusion rate, kg/s.
     """
     near = min(events, key=lambda e: abs(e - start_s), default=start_s)
     start = near if abs(near - start_s) <= 1e-9 * max(1.0, abs(near)) else start_s
@@ -234,14 +259,13 @@ def infusion_state_at(
 
 @dataclass(frozen=True)
 class SmoothPlasmaCurve:
-    """``C(t) = sum_i X_i exp(-k_i s) + G_i s m(k_i s)`` with ``s = t - start`` and ``m(x) = (1 -
-    e^-x)/x``.
+    """Plasma curve between two events (:func:`decay_with_infusion`).
 
     Attributes:
-        start_s: where it begins, s.
-        held: X, what is there, kg/m3.
-        gained: G, what running infusions add, kg/(m3 s).
-        rates: k, 1/s.
+        start_s: s.
+        initial_amplitudes: X_i, kg/m3.
+        infusion_rates: G_i, kg/(m3 s).
+        rates: k_i, 1/s.
     """
 
     start_s: float
@@ -253,14 +277,15 @@ class SmoothPlasmaCurve:
         X, G, k = (
             t.new_tensor(v) for v in (self.initial_amplitudes, self.infusion_rates, self.rates)
         )
-        s = (t - self.start_s)[..., None]
-        return (X * torch.exp(-k * s) + G * s * mean_exponential_decay(k * s)).sum(-1)
+        return decay_with_infusion((t - self.start_s)[..., None], X, G, k)
 
 
 @dataclass(frozen=True)
 class PlasmaCurveSum:
-    """Several inputs that add up, such as free drug given as such and free drug leaked from a
-    carrier.
+    """Sum of plasma inputs, such as injected free drug and free drug that leaked from a carrier.
+
+    Attributes:
+        parts: of the sum.
     """
 
     parts: tuple[PlasmaInput, ...]
@@ -269,12 +294,12 @@ class PlasmaCurveSum:
         return sum((c(t) for c in self.parts), torch.zeros_like(t))
 
     def smooth_piece_from(self, start_s: float) -> ConcentrationFunction:
-        """The sum of the parts' smooth curves."""
+        """The sum of the smooth pieces of all parts."""
         smooth = [c.smooth_piece_from(start_s) for c in self.parts]
         return lambda t: sum((c(t) for c in smooth), torch.zeros_like(t))
 
     def events(self) -> tuple[float, ...]:
-        """Events of every part, s, increasing."""
+        """Events of all parts, s, increasing."""
         return tuple(sorted({e for c in self.parts for e in c.events()}))
 
     def scaled(self, factor: float) -> PlasmaCurveSum:
@@ -291,7 +316,7 @@ class PlasmaCurveSum:
 
 
 def _fraction_given(dose: Dose, t: float) -> float:
-    """Share of a dose that has been given by a time, s."""
+    """Fraction of a dose that has been given by a time (s)."""
     return (
         min(1.0, (t - dose.start_s) / dose.infusion_s)
         if dose.infusion_s and t >= dose.start_s
@@ -300,18 +325,35 @@ def _fraction_given(dose: Dose, t: float) -> float:
 
 
 def mean_exponential_decay(x: Tensor) -> Tensor:
-    """``(1 - e^-x)/x``, the mean of e^-y for y from 0 to x; 1 at 0."""
+    """Mean of e^-y for y from 0 to x, ``(1 - e^-x)/x``; 1 at 0."""
     return torch.where(x == 0, 1.0, -torch.expm1(-x) / torch.where(x == 0, 1.0, x))
 
 
+def decay_with_infusion(s: Tensor, X: Tensor, G: Tensor, k: Tensor) -> Tensor:
+    """Concentration during a constant infusion, ``sum_i X_i e^{-k_i s} + G_i s m(k_i s)``, kg/m3.
+
+    Args:
+        s: time since the start, s, broadcasting with ``(..., exponential)``.
+        X: initial terms, ``(..., exponential)``, kg/m3.
+        G: infusion rates, ``(..., exponential)``, kg/(m3 s).
+        k: rates, ``(..., exponential)``, 1/s.
+    """
+    return (X * torch.exp(-k * s) + G * s * mean_exponential_decay(k * s)).sum(-1)
+
+
 def free_drug_impulse_response(values: Values | None = None) -> SumOfExponentials:
-    """Free doxorubicin in plasma per kg injected, unbound and bound together, 1/m3 (three
-    compartments).
+    """Impulse response of free doxorubicin in plasma, unbound and bound together, 1/m3.
 
-    The slowest amplitude follows from the measured clearance, because it carries most of the area
-    and was the least certain: ``C = (1/CL - A/alpha - B/beta) gamma``.
+        C = (1/CL - A/alpha - B/beta) gamma
 
-    Source: Robert 1982 for A, B and the rates; Gabizon 1994 for CL.
+    The slowest of the three amplitudes follows from the measured clearance, because it carries most
+    of the area and was the least certain.
+
+    Args:
+        values: of parameters by symbol, in place of the table's.
+
+    References:
+        Robert 1982: A, B and the rates. Gabizon 1994: CL.
     """
     symbols = ("A_dox", "alpha_dox", "B_dox", "beta_dox", "gamma_dox", "CL_dox")
     A, alpha, B, beta, gamma, CL = (scalar_lookup(values)(s) for s in symbols)
@@ -321,21 +363,25 @@ def free_drug_impulse_response(values: Values | None = None) -> SumOfExponential
 
 @dataclass(frozen=True)
 class SampledPlasmaCurves:
-    """A concentration in plasma for every draw.
+    """Concentration in plasma for every draw of the parameters, after the same doses.
 
     Attributes:
-        parts: whose sum it is: amplitudes ``(draw, exponential)`` in 1/m3, rates in 1/s, and the
-            doses given through them, as a curve of the first draw.
+        parts: terms of the sum, each with amplitudes ``(draw, exponential)`` in 1/m3, rates
+            ``(draw, exponential)`` in 1/s, and the curve of the first draw, which holds the doses.
     """
 
     parts: tuple[tuple[Tensor, Tensor, DosedPlasmaCurve], ...]
 
     @classmethod
     def from_curves(cls, curves: Sequence[PlasmaInput], like: Tensor) -> SampledPlasmaCurves:
-        """The curves of every draw as one.
+        """Combine the curves of all draws.
+
+        Args:
+            curves: one for each draw.
+            like: a tensor of the device and type to use.
 
         Raises:
-            ValueError: they differ in more than amplitudes and rates.
+            ValueError: the draws differ in more than amplitudes and rates.
         """
         parts = []
         for drawn in zip(*(tuple(_iterate_dosed_curves(c)) for c in curves), strict=True):
@@ -349,26 +395,28 @@ class SampledPlasmaCurves:
         return cls(tuple(parts))
 
     def smooth_piece_from(self, start_s: float) -> Callable[[float], Tensor]:
-        """The smooth curve that holds from ``start_s`` to the next event, its end included:
-        ``(draw,)`` of a time in s.
+        """The smooth function that holds from ``start_s`` to the next event, including that event.
+
+        Args:
+            start_s: s.
+
+        Returns:
+            A function of a time in s with values ``(draw,)``, kg/m3.
         """
-        starts, held, gained, rates = [], [], [], []
+        starts, amplitudes, infused, rates = [], [], [], []
         for A, k, first in self.parts:
             start, rate = infusion_state_at(first.doses, first.events(), start_s)
             starts.append(torch.full_like(A, start))
-            held.append(superpose_doses(A, k, first.doses, A.new_tensor(start)))
-            gained.append(rate * A)
+            amplitudes.append(superpose_doses(A, k, first.doses, A.new_tensor(start)))
+            infused.append(rate * A)
             rates.append(k)
-        begin, X, G, k = (torch.cat(v, dim=-1) for v in (starts, held, gained, rates))
+        begin, X, G, k = (torch.cat(v, dim=-1) for v in (starts, amplitudes, infused, rates))
 
-        def smooth(t: float) -> Tensor:
-            s = t - begin
-            return (X * torch.exp(-k * s) + G * s * mean_exponential_decay(k * s)).sum(-1)
-
-        return smooth
+        return lambda t: decay_with_infusion(t - begin, X, G, k)
 
 
 def _iterate_dosed_curves(curve: PlasmaInput) -> Iterator[DosedPlasmaCurve]:
+    """The curves of a sum, in order."""
     if isinstance(curve, PlasmaCurveSum):
         for part in curve.parts:
             yield from _iterate_dosed_curves(part)

@@ -1,6 +1,4 @@
-"""Pools that are carried, diffuse, exchange and react: the form in which a model hands itself to a
-solver.
-"""
+"""Coefficients of coupled transport equations (pools), as models pass them to solvers."""
 
 from __future__ import annotations
 
@@ -13,8 +11,8 @@ from torch import Tensor
 from nanopinn.errors import InputError
 from nanopinn.parameters.table import Number
 
-#: Entries of a matrix over pools in every cell, by (row, column); each broadcasts over ``(..., x,
-#: y, z)``, absent ones are zero.
+#: Entries of a matrix over pools in every cell, by (row, column). Each broadcasts with
+#: ``(..., x, y, z)``; absent entries are zero.
 Entries = Mapping[tuple[int, int], Tensor]
 
 
@@ -24,13 +22,19 @@ class SaturableTransfer:
 
         z = uptake F / (1 + F/K_out) - efflux I / (1 + I/K_in)
 
-    Source: El-Kareh and Secomb, Neoplasia 2:325 (2000), with ``uptake = rho Vmax s(pHe)/K_e``,
-    ``efflux = Vmax/K_i``, ``K_out = K_e`` and ``K_in = rho K_i``.
+    For doxorubicin ``uptake = rho Vmax s(pHe)/K_e``, ``efflux = Vmax/K_i``, ``K_out = K_e`` and
+    ``K_in = rho K_i``.
 
     Attributes:
-        outside, inside: index of the pools F and I.
-        uptake: ``(x, y, z)``, 1/s, per tissue volume. efflux: 1/s. K_out, K_in: kg/m3 of either
-            pool; each one or ``(x, y, z)``.
+        outside: index of the pool F.
+        inside: index of the pool I.
+        uptake: per tissue volume, ``(x, y, z)``, 1/s.
+        efflux: a number or ``(x, y, z)``, 1/s.
+        K_out: half-saturation of F, a number or ``(x, y, z)``, kg/m3.
+        K_in: half-saturation of I, a number or ``(x, y, z)``, kg/m3.
+
+    References:
+        El-Kareh and Secomb, Neoplasia 2:325 (2000).
     """
 
     outside: int
@@ -41,14 +45,22 @@ class SaturableTransfer:
     K_in: float | Tensor
 
     def rate(self, U: Tensor) -> Tensor:
-        """z at pools ``(..., pool, x, y, z)``, kg/m3/s of tissue."""
+        """Rate z per tissue volume, ``(..., x, y, z)``, kg/(m3 s).
+
+        Args:
+            U: concentrations, ``(..., pool, x, y, z)``, kg/m3.
+        """
         F, In = U[..., self.outside, :, :, :], U[..., self.inside, :, :, :]
         return self.uptake * F / _saturation(F, self.K_out) - self.efflux * In / _saturation(
             In, self.K_in
         )
 
     def rate_derivatives(self, U: Tensor) -> tuple[Tensor, Tensor]:
-        """dz/dF and -dz/dI, both positive."""
+        """Derivatives dz/dF and -dz/dI, both positive, ``(..., x, y, z)``, 1/s.
+
+        Args:
+            U: concentrations, ``(..., pool, x, y, z)``, kg/m3.
+        """
         F, In = U[..., self.outside, :, :, :], U[..., self.inside, :, :, :]
         return (
             self.uptake / _saturation(F, self.K_out) ** 2,
@@ -57,23 +69,26 @@ class SaturableTransfer:
 
 
 def _saturation(C: Tensor, K: float | Tensor) -> Tensor:
-    """``1 + C/K``; 1 below zero, where round-off may lead an emptied pool: beyond the pole at -K it
-    would fall without end.
+    """Denominator ``1 + C/K``, 1 for C < 0.
+
+    Round-off may make an empty pool negative; without the limit it could diverge at the pole -K.
     """
     return 1 + C.clamp_min(0.0) / K
 
 
 @dataclass(frozen=True)
 class WallExchange:
-    """Exchange through the vessel wall, ``influx C_v - efflux C``, which stands in reaction and
-    inflow of the voxel too.
+    """Exchange through the vessel wall, ``influx C_v - efflux C``.
 
-    Where tissue is resolved around its vessels, it enters at the wall and not everywhere.
+    Reaction and inflow of the pools contain it already. Where tissue is resolved around its
+    vessels, it applies at the wall only.
 
     Attributes:
-        pool: of the tissue. plasma: the curve that C_v is, if ``vessel`` is None, else C_v is the
-            pool ``vessel``.
-        influx, efflux: ``(x, y, z)``, 1/s, per tissue volume.
+        pool: index of the pool C of the tissue.
+        plasma: index of the plasma curve C_v, if ``vessel`` is None.
+        vessel: index of the pool C_v of the microvessels, if there is one.
+        influx: per tissue volume, ``(x, y, z)``, 1/s.
+        efflux: per tissue volume, ``(x, y, z)``, 1/s.
     """
 
     pool: int
@@ -87,21 +102,21 @@ class WallExchange:
 class PoolCoefficients:
     """Coefficients of a set of pools.
 
-        capacity dU/dt + div(mobility u U) - div(diffusion grad U) + reaction U + transfers(U) =
-        inflow c(t)
+        capacity dU/dt + div(mobility u U) - div(diffusion grad U) + reaction U + transfers(U)
+            = inflow c(t)
 
     Attributes:
-        names: the pools.
-        capacity: ``(pool, x, y, z)``: the volume fraction a pool fills, or 1 for pools per tissue
+        names: of the pools.
+        capacity: volume fraction that a pool fills, ``(pool, x, y, z)``; 1 for a pool per tissue
             volume.
-        moving: the pools that are carried and diffuse; the others stay in their cells.
-        mobility: ``(moving,)``, fraction of the fluid's velocity at which each of them moves;
-            ``(moving, x, y, z)`` where cells are not neighbours.
-        diffusion: ``(moving, x, y, z)``, m2/s, porosity included.
-        reaction: by (pool, pool), 1/s; loss positive on the diagonal, gain negative off it.
-        inflow: by (pool, input), 1/s, per plasma concentration.
-        transfers: what is not linear in the pools.
-        walls: which part of reaction and inflow is exchange with vessels.
+        moving: indices of the pools that are advected and diffuse; the others stay in their cells.
+        mobility: velocity over that of the fluid, ``(moving,)``, or ``(moving, x, y, z)`` where
+            cells are not neighbours.
+        diffusion: porosity included, ``(moving, x, y, z)``, m2/s.
+        reaction: by (pool, pool), 1/s; losses are positive on the diagonal, gains negative off it.
+        inflow: by (pool, input), 1/s per plasma concentration.
+        transfers: terms that are not linear in the pools.
+        walls: the part of reaction and inflow that is exchange with vessels.
     """
 
     names: tuple[str, ...]
@@ -115,11 +130,11 @@ class PoolCoefficients:
     walls: tuple[WallExchange, ...] = ()
 
     def validate(self) -> PoolCoefficients:
-        """Itself.
+        """Return self after validation.
 
         Raises:
-            InputError: a coefficient is not finite, a capacity not positive or a diffusivity
-                negative; names the pool.
+            InputError: a coefficient is not finite, a capacity is not positive or a diffusivity is
+                negative; the message names the pool.
         """
         for p, field, values in self._iterate_coefficients():
             if not bool(torch.isfinite(values).all()):
@@ -130,7 +145,7 @@ class PoolCoefficients:
                 )
             if field == "capacity" and float(values.min()) <= 0:
                 raise InputError(
-                    "a pool fills no volume",
+                    "the capacity of a pool is not positive",
                     field=f"{self.names[p]}: capacity",
                     found=float(values.min()),
                     expected="above 0",
@@ -145,7 +160,7 @@ class PoolCoefficients:
         return self
 
     def _iterate_coefficients(self) -> Iterator[tuple[int, str, Tensor]]:
-        """Every coefficient with its pool and name."""
+        """Every coefficient with the index of its pool and its name."""
         yield from ((p, "capacity", values) for p, values in enumerate(self.capacity))
         yield from (
             (p, "diffusion", values) for p, values in zip(self.moving, self.diffusion, strict=True)
@@ -175,34 +190,46 @@ class PoolAssembler:
         return self.names.index(name)
 
     def set_capacity(self, name: str, capacity: Tensor) -> None:
-        """The volume fraction a pool fills; 1 if never said."""
+        """Set the volume fraction that a pool fills, ``(x, y, z)``; 1 by default."""
         self._capacity[self.pool_index(name)] = capacity
 
     def add_transport(self, name: str, mobility: Tensor | float, diffusion: Tensor) -> None:
-        """A pool is carried by the fluid and diffuses (m2/s, porosity included)."""
+        """Add advection and diffusion of a pool.
+
+        Args:
+            name: of the pool.
+            mobility: velocity over that of the fluid.
+            diffusion: porosity included, ``(x, y, z)``, m2/s.
+        """
         self._transport[self.pool_index(name)] = (
             torch.as_tensor(mobility, dtype=self.like.dtype, device=self.like.device),
             diffusion,
         )
 
     def add_loss(self, name: str, rate: Tensor | float) -> None:
-        """A pool loses ``rate`` (1/s, per tissue volume) times its concentration, for good."""
+        """Add an irreversible loss of ``rate`` times the concentration (1/s, per tissue volume)."""
         self._add_entry(self.reaction, self.pool_index(name), self.pool_index(name), rate)
 
     def add_transfer(self, source: str, target: str, rate: Tensor | float) -> None:
-        """What ``source`` loses at ``rate`` (1/s, per tissue volume) enters ``target``."""
+        """Add a first-order transfer from ``source`` to ``target`` (1/s, per tissue volume)."""
         self._add_entry(self.reaction, self.pool_index(source), self.pool_index(source), rate)
         self._add_entry(self.reaction, self.pool_index(target), self.pool_index(source), -1 * rate)
 
     def add_plasma_source(self, name: str, plasma: int, rate: Tensor | float) -> None:
-        """A pool gains ``rate`` (1/s) times a plasma curve."""
+        """Add a gain of ``rate`` (1/s) times the plasma curve of index ``plasma``."""
         self._add_entry(self.inflow, self.pool_index(name), plasma, rate)
 
     def add_wall_exchange(
         self, name: str, plasma: int, influx: Tensor, efflux: Tensor, vessel: str | None = None
     ) -> None:
-        """A pool exchanges ``influx C_v - efflux C`` with a plasma curve, or with the pool
-        ``vessel`` where there is one.
+        """Add the exchange ``influx C_v - efflux C`` with a plasma curve or a pool of microvessels.
+
+        Args:
+            name: of the pool in tissue.
+            plasma: index of the plasma curve C_v.
+            influx: per tissue volume, ``(x, y, z)``, 1/s.
+            efflux: per tissue volume, ``(x, y, z)``, 1/s.
+            vessel: name of the pool C_v of the microvessels, in place of the curve.
         """
         if vessel is None:
             self.add_plasma_source(name, plasma, influx)
@@ -223,7 +250,7 @@ class PoolAssembler:
     def add_saturable_transfer(
         self, outside: str, inside: str, uptake: Tensor, efflux: Number, K_out: Number, K_in: Number
     ) -> None:
-        """A saturable transporter works between two pools."""
+        """Add a saturable transfer between two pools (:class:`SaturableTransfer`)."""
         self.transfers.append(
             SaturableTransfer(
                 self.pool_index(outside), self.pool_index(inside), uptake, efflux, K_out, K_in
@@ -234,7 +261,7 @@ class PoolAssembler:
         self, entries: dict[tuple[int, int], Tensor], row: int, column: int, rate: Tensor | float
     ) -> None:
         rate = torch.as_tensor(rate, dtype=self.like.dtype, device=self.like.device)
-        # one value for every cell stays one value
+        # a uniform rate is not expanded to all cells
         rate = rate if rate.dim() else rate.reshape(1, 1, 1)
         entries[row, column] = entries[row, column] + rate if (row, column) in entries else rate
 

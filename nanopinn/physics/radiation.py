@@ -4,8 +4,8 @@
     s(t) = (t/t_p) e^{1 - t/t_p} for t > 0
 
 The literature disagrees even on the sign (IFP falls in some tumours and rises in others up to
-40 Gy, Multhoff and Vaupel 2012). Every m_peak is therefore a parameter with a wide log-normal prior.
-That effects of fractions add in the logarithm and are proportional to dose is an assumption.
+40 Gy, Multhoff and Vaupel 2012). Every m_peak is therefore a parameter with a wide log-normal
+prior. That effects of fractions add in the logarithm and are proportional to dose is an assumption.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is given to a patient, and when: doses, heat, radiation."""
+"""Treatments: doses, heatings and radiotherapy over time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from nanopinn.physics.radiation import RadiationCourse
 
 _HEAT_EFFECTS = (
     "Heat also lowers the driving pressure of vessels (factor {p_e:g} at the end of a heating, for"
-    " {hours:g} h) and opens their walls to the carrier (factor {P:g}, recovering with {t:g} h):"
-    " medians of wide priors from mice, whatever the temperature and duration."
+    " {hours:g} h) and raises the permeability of their walls to the carrier (factor {P:g},"
+    " recovering with a time constant of {t:g} h). These are medians of wide priors from mice,"
+    " whatever the temperature and duration."
 )
 
 
 @dataclass(frozen=True)
 class GivenDose:
-    """A dose and what it is given in."""
+    """A dose and its formulation."""
 
     formulation: Formulation
     dose: Dose
@@ -31,12 +32,16 @@ class GivenDose:
 
 @dataclass(frozen=True)
 class Heating:
-    """One heating of the tumour: to a temperature (K) over ramps (s), or as a thermometry file
-    measured it.
+    """One heating of the tumour, to a temperature or as measured by thermometry.
 
-    ``pennes`` heats with the power that reaches the temperature where nothing is conducted away;
-    ``imposed`` sets the temperature itself. The fall follows after ``end_s`` and takes as long as
-    the rise.
+    Attributes:
+        start_s: start of the rise, s.
+        end_s: end of the plateau, s; the fall follows and takes as long as the rise.
+        ramp_s: duration of the rise, s.
+        mode: ``pennes`` heats with the power that would reach the temperature without conduction;
+            ``imposed`` sets the temperature itself.
+        temperature_K: that is reached, K; None with thermometry.
+        file: of the thermometry.
     """
 
     start_s: float
@@ -49,14 +54,14 @@ class Heating:
 
 @dataclass(frozen=True)
 class Treatment:
-    """What a patient is given, in SI; times in s from its beginning.
+    """Doses, heatings and fractions of one patient; times in s from the beginning.
 
     Attributes:
         doses: at least one; of free drug and at most one carrier.
         heatings: in order, not overlapping.
         radiation: fractions with their effect on the tumour.
-        images_s: times at which fields are wanted.
-        end_s: of the simulation.
+        images_s: times at which fields are saved, s.
+        end_s: end of the simulation, s.
         heat_effects: of the heatings on pressure and walls; None leaves them out.
     """
 
@@ -69,12 +74,14 @@ class Treatment:
 
     @property
     def carrier(self) -> Formulation | None:
-        """The encapsulated formulation, if one is given."""
+        """The encapsulated formulation, or None."""
         return next((g.formulation for g in self.doses if g.formulation.circulation), None)
 
     def plasma(self, values: Values | None = None) -> PlasmaDrug:
-        """Drug in plasma from all doses together; ``values`` of parameters by symbol stand in place
-        of the table's.
+        """Drug in plasma from all doses together.
+
+        Args:
+            values: of parameters by symbol, in place of the table's.
         """
         given = dict.fromkeys(g.formulation for g in self.doses)
         parts = [
@@ -88,7 +95,7 @@ class Treatment:
         return PlasmaDrug(encapsulated, free, share, parts[0].fb)
 
     def events(self) -> tuple[float, ...]:
-        """Every time at which anything is not smooth, s, increasing."""
+        """Times at which plasma, temperature or effects are not smooth, s, increasing."""
         times = {t for g in self.doses for t in (g.dose.start_s, g.dose.end_s)}
         times |= {
             t
@@ -99,14 +106,14 @@ class Treatment:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files of the user's that say what the drug is given in."""
+        """Files that state the formulations."""
         return tuple(
             dict.fromkeys(g.formulation.file for g in self.doses if g.formulation.file is not None)
         )
 
     @property
     def heating_intervals_s(self) -> tuple[tuple[float, float], ...]:
-        """Start and end of every heating that acts on pressure and walls, s."""
+        """Start and end of every heating that changes pressure and walls, s."""
         acting = () if self.heat_effects is None else self.heatings
         return tuple((h.start_s, h.end_s) for h in acting if has_heat_effects(h.temperature_K))
 
@@ -116,8 +123,14 @@ class Treatment:
         return bool(self.radiation.fractions or self.heating_intervals_s)
 
     def factors(self, t: float) -> dict[str, Number]:
-        """Factors of radiation and heat on the tumour's properties at a time, s; nothing where
-        neither is given.
+        """Factors of radiation and heat on the tumour's properties.
+
+        Args:
+            t: s.
+
+        Returns:
+            By property (:class:`nanopinn.physics.tumour.TumourModel`); empty without radiation and
+            heat.
         """
         found: dict[str, Number] = (
             dict(self.radiation.modifiers(t)) if self.radiation.fractions else {}
@@ -128,14 +141,16 @@ class Treatment:
         return found
 
     def with_values(self, values: Values) -> Treatment:
-        """The same with effects of radiation and heat as given by symbol; a tensor of draws gives a
-        factor for each.
+        """The same treatment with other effects of radiation and heat.
+
+        Args:
+            values: of their parameters by symbol; numbers, or tensors of one value per draw.
         """
         heat = None if self.heat_effects is None else self.heat_effects.with_values(values)
         return replace(self, radiation=self.radiation.with_values(values), heat_effects=heat)
 
     def heat_assumptions(self) -> tuple[str, ...]:
-        """What is assumed of the heatings beside the temperature they reach."""
+        """Assumptions on the effects of the heatings, as sentences."""
         found = []
         hottest = max(
             (h.temperature_K for h in self.heatings if h.temperature_K is not None), default=0.0
@@ -150,16 +165,20 @@ class Treatment:
         elif self.heatings:
             why = "" if self.heat_effects is None else f" below {value('HT_T') - ZERO_CELSIUS:g} C"
             found.append(
-                "Heat opens carriers and changes nothing else: its effects on pressure and walls"
+                "Heat triggers release and changes nothing else: its effects on pressure and walls"
                 f" are left out{why}."
             )
         return tuple(found)
 
 
 def vascular_stasis_warning(T_K: float) -> str:
-    """The warning for a temperature at which perfusion shuts down."""
+    """Warning for a temperature at which perfusion shuts down.
+
+    Args:
+        T_K: temperature, K.
+    """
     return (
         f"Warning: {T_K - ZERO_CELSIUS:.3g} C is above {value('T_stasis') - ZERO_CELSIUS:g} C,"
-        " where heat closes the vessels of tumours (perfusion shut-down). Vessels stay open here:"
-        " delivery is overstated."
+        " at which perfusion of tumours shuts down. The model keeps the vessels perfused, so that"
+        " delivery is overestimated."
     )

@@ -114,8 +114,9 @@ class TumourModel:
         return math.prod(self.factors.get(p, 1.0) for p in properties)
 
     def multiplier(self, name: str) -> Tensor | float:
-        """Multiplier of a property in space, ``exp(w . shapes)``, ``(x, y, z)``; 1 if it is no scalar
-        of the model.
+        """Multiplier of a property in space, ``exp(w . shapes)``, ``(x, y, z)``.
+
+        It is 1 if the model has no scalar of that name.
 
         Args:
             name: one of :data:`nanopinn.parameters.model_scalars.MULTIPLIERS`.
@@ -235,7 +236,7 @@ class TumourModel:
         )
 
     def permeability(self, P_t: Number, P_n: Number) -> Tensor:
-        """PS/V of a solute, ``(x, y, z)``, 1/s; that of the tumour is proportional to the vascularity.
+        """PS/V of a solute, ``(x, y, z)``, 1/s; proportional to the vascularity in the tumour.
 
         Args:
             P_t: permeability of the vessel wall in the tumour, m/s.

@@ -15,7 +15,7 @@ Z = norm.ppf((np.arange(20_000) + 0.5) / 20_000)
 
 
 @pytest.mark.parametrize("symbol", ["k_TSL", "T_m", "fb", "p_L", "tau_c", "p_O2_hyp"])
-def test_a_range_is_the_95_percent_interval_about_the_value_and_nothing_lies_outside(
+def test_a_range_is_the_95_percent_interval_and_truncates_the_distribution(
     symbol: str,
 ) -> None:
     p = PARAMETERS[symbol]
@@ -32,7 +32,7 @@ def test_a_range_is_the_95_percent_interval_about_the_value_and_nothing_lies_out
     assert uncut == pytest.approx([p.low, p.high], rel=1e-12)
 
 
-def test_temperatures_and_shares_are_normal_and_rates_log_normal() -> None:
+def test_temperatures_and_fractions_are_normal_and_rates_log_normal() -> None:
     spreads = {
         s: PARAMETERS[s].distribution()
         for s in ("T_m", "fb", "sigma_f", "g_pH", "krel_TSL_hot", "M_O2")
@@ -41,7 +41,7 @@ def test_temperatures_and_shares_are_normal_and_rates_log_normal() -> None:
     assert all(spreads[s].logarithmic for s in ("krel_TSL_hot", "M_O2"))  # type: ignore[union-attr]
 
 
-def test_a_stated_prior_wins_over_the_range() -> None:
+def test_a_stated_prior_takes_precedence_over_the_range() -> None:
     p = PARAMETERS["p_e"]
     assert p.prior == Prior("lognormal", 0.35)
     spread = p.distribution()
@@ -50,5 +50,5 @@ def test_a_stated_prior_wins_over_the_range() -> None:
     assert spread.values_at_deviates(Z).min() < (p.low or 0)
 
 
-def test_a_row_without_prior_and_range_has_no_spread() -> None:
+def test_a_row_without_prior_and_range_has_no_distribution() -> None:
     assert PARAMETERS["A_dox"].distribution() is None

@@ -25,7 +25,7 @@ def test_every_unit_is_known_to_pint() -> None:
         units.parse_units("dimensionless" if unit == "1" else unit.replace("1/", "1 / "))
 
 
-def test_every_row_is_read_somewhere() -> None:
+def test_every_row_is_used() -> None:
     code = "".join(p.read_text() for kind in ("*.py", "*.toml") for p in PACKAGE.rglob(kind))
     unread = [
         s for s in PARAMETERS if not re.search(rf'"{re.escape(s)}"|"{re.escape(s[:-1])}\{{', code)
@@ -53,7 +53,7 @@ def test_defaults_lie_within_their_ranges_and_every_row_has_a_source() -> None:
         ("p_e,effective driving pressure p_v - sigmaT(pi_v - pi_i),1533", "p_e,x,many", "number"),
     ],
 )
-def test_a_spoiled_table_is_refused_and_the_row_named(
+def test_an_invalid_table_is_refused_with_the_name_of_the_row(
     tmp_path: Path, old: str, new: str, word: str
 ) -> None:
     assert old in TABLE
@@ -62,7 +62,7 @@ def test_a_spoiled_table_is_refused_and_the_row_named(
         load_table(tmp_path / "t.csv")
 
 
-def test_a_symbol_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_symbol_is_refused(tmp_path: Path) -> None:
     lines = TABLE.splitlines()
     (tmp_path / "t.csv").write_text("\n".join([*lines, lines[1]]))
     with pytest.raises(InputError, match="twice"):

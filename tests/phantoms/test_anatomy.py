@@ -14,7 +14,7 @@ from nanopinn.settings import PhantomSettings
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 5), (10, 10, 6), (16, 16, 10)])
-def test_a_small_phantom_has_a_tumour_in_normal_tissue_and_a_ph_of_tissue(
+def test_a_small_phantom_has_a_tumour_in_normal_tissue_and_a_plausible_ph(
     shape: tuple[int, int, int],
 ) -> None:
     for seed in range(8):
@@ -29,7 +29,7 @@ def test_a_small_phantom_has_a_tumour_in_normal_tissue_and_a_ph_of_tissue(
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (5, 5, 2), (1, 1, 1)])
-def test_voxels_so_few_that_none_lies_in_the_tumour_are_refused(
+def test_a_phantom_without_a_voxel_in_the_tumour_is_refused(
     tmp_path: Path, shape: tuple[int, int, int]
 ) -> None:
     with pytest.raises(InputError, match="No voxel would lie in the tumour"):

@@ -15,7 +15,7 @@ from nanopinn.physics.barrier import (
 )
 
 
-def test_unbound_drug_is_equal_on_both_sides_of_a_passive_barrier_at_rest() -> None:
+def test_unbound_drug_is_equal_on_both_sides_of_a_passive_barrier() -> None:
     assert passive_flux(1e-7, 0.25, 2.0, 0.05, 10.0) == pytest.approx(0.0, abs=1e-20)
     assert passive_flux(1e-7, 0.25, 2.0, 0.05, 0.0) == pytest.approx(0.25 * 2.0 * 1e-7)
 
@@ -35,7 +35,7 @@ def test_pumps_lower_the_unbound_ratio_until_they_saturate(dose: float) -> None:
     assert fu_t * C / (fu * dose) == pytest.approx(expected, rel=1e-3)
 
 
-def test_efflux_is_half_its_capacity_at_its_constant_and_never_more_than_all_of_it() -> None:
+def test_efflux_is_half_its_capacity_at_km_and_at_most_its_capacity() -> None:
     C = torch.tensor([0.0, 0.01, 1e9], dtype=torch.float64)
     torch.testing.assert_close(
         surface_efflux(2.0, 0.01, C),
@@ -45,7 +45,7 @@ def test_efflux_is_half_its_capacity_at_its_constant_and_never_more_than_all_of_
     )
 
 
-def test_resistances_add_and_an_impermeable_part_stops_everything() -> None:
+def test_resistances_add_and_one_impermeable_part_stops_the_flux() -> None:
     assert layered_permeability([(1e-5, 6e-10), (2e-5, 3.6e-10)], [1e-6]) == pytest.approx(
         9.3264e-7, rel=1e-5
     )

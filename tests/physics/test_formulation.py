@@ -49,7 +49,7 @@ def test_a_passage_through_heated_vessels_releases_19_to_31_percent(
     assert float(single_pass_release_fraction(heat(42.0), tau)) == pytest.approx(share, abs=5e-3)
 
 
-def test_the_share_of_a_pass_is_that_of_a_stirred_vessel() -> None:
+def test_release_per_pass_equals_that_of_a_well_mixed_vessel() -> None:
     k, tau, dt, carried, released = 0.0458, 5.0, 1e-3, 0.0, 0.0
     for _ in range(
         200_000
@@ -85,7 +85,7 @@ def test_a_carrier_with_two_triggers_adds_their_excesses() -> None:
     ) == pytest.approx(leak, rel=1e-4)
 
 
-def test_the_acid_law_is_the_models_and_takes_moved_values() -> None:
+def test_the_acid_law_takes_values_in_place_of_the_tables() -> None:
     pH = torch.linspace(6.0, 7.4, 8, dtype=torch.float64)
     moved = torch.tensor(2e-4, dtype=torch.float64)
     expected = acid_release_rate(pH, moved, 1e-6, 6.3, 2.0, 6.8)
@@ -94,7 +94,7 @@ def test_the_acid_law_is_the_models_and_takes_moved_values() -> None:
     )
 
 
-def test_an_untriggered_carrier_only_leaks_and_free_drug_has_none() -> None:
+def test_an_untriggered_carrier_only_leaks_and_free_drug_has_no_carrier() -> None:
     pH = torch.tensor([5.0, 7.4], dtype=torch.float64)
     assert PEGYLATED.release_rate(pH, celsius(45.0)).tolist() == pytest.approx([1e-6, 1e-6])
     with pytest.raises(ValueError, match="no carrier"):
@@ -120,19 +120,19 @@ def test_carriers_that_never_release_do_not_leak() -> None:
     )
 
 
-def test_a_share_beyond_one_is_refused() -> None:
+def test_a_releasable_share_above_one_is_refused() -> None:
     with pytest.raises(InputError, match="releasable_share"):
         replace(PH_SENSITIVE, releasable_share=1.2)
 
 
-def test_no_carrier_leaks_more_than_it_loses() -> None:
+def test_no_packaged_carrier_leaks_more_than_its_total_elimination() -> None:
     for f in FORMULATIONS.values():
         if f.circulation and f.leak:
             assert PARAMETERS[f.leak].value < min(f.encapsulated_impulse_response().rates)
 
 
 @pytest.mark.parametrize("name", FORMULATIONS)
-def test_a_printed_formulation_gives_value_unit_and_source_of_every_parameter(name: str) -> None:
+def test_a_printed_formulation_shows_value_unit_and_source_of_every_parameter(name: str) -> None:
     text = str(FORMULATIONS[name])
     for symbol in FORMULATIONS[name].symbols():
         p = FORMULATIONS[name].parameter(symbol)

@@ -47,7 +47,7 @@ def test_the_example_releases_as_van_elk_measured() -> None:
     assert 1 - math.exp(-300 * k) == pytest.approx(0.89, abs=0.005)  # 89 % in 5 min at 42 C
 
 
-def test_own_numbers_reach_plasma_and_tissue_and_those_of_the_patient_stay() -> None:
+def test_own_numbers_reach_plasma_and_tissue_and_the_patients_are_kept() -> None:
     mine = read_formulation(EXAMPLE)
     free = [f.plasma(DOSES).free.area() for f in (mine, PEGYLATED)]
     assert free[0] / free[1] == pytest.approx(
@@ -59,7 +59,7 @@ def test_own_numbers_reach_plasma_and_tissue_and_those_of_the_patient_stay() -> 
     assert "k_d_lip" not in values
 
 
-def test_own_permeability_and_transmission_stand_in_place_of_the_patients() -> None:
+def test_own_permeability_and_transmission_replace_those_of_the_patient() -> None:
     own = (
         'permeability = {value = 9e-6, unit = "1/s", source = "test"}\ntransmission = {value = 0.3,'
         ' unit = "1", source = "test"}\n'
@@ -76,7 +76,7 @@ def test_packaged_formulations_change_nothing_of_the_tissue() -> None:
         assert f.tissue_parameters({"PS_l": 1.0}, {"tau_c": 3.0}) == ({"PS_l": 1.0}, {"tau_c": 3.0})
 
 
-def test_draws_stand_in_place_of_own_values() -> None:
+def test_draws_replace_own_values() -> None:
     mine = read_formulation(EXAMPLE)
     k = [
         float(mine.heat_release_excess(number(315.15), v))
@@ -85,12 +85,12 @@ def test_draws_stand_in_place_of_own_values() -> None:
     assert k[1] == pytest.approx(2 * k[0], rel=1e-9)
 
 
-def test_no_draw_leaks_more_than_the_carrier_loses() -> None:
+def test_no_draw_leaks_more_than_the_total_elimination() -> None:
     drawn = PEGYLATED.plasma(DOSES, {"krel_PLD": 1.7e-5}).free.area()
     assert drawn == pytest.approx(90e-6 / value("CL_dox"), rel=1e-9)  # all of the dose, and no more
 
 
-def test_a_formulation_may_be_a_key_and_prints_own_numbers_with_file_source_and_prior() -> None:
+def test_a_formulation_is_hashable_and_prints_own_numbers_with_their_source() -> None:
     mine = read_formulation(EXAMPLE)
     assert {mine: 1}[read_formulation(EXAMPLE)] == 1
     line = next(row for row in str(mine).splitlines() if "heat.k_hot" in row)
@@ -136,7 +136,7 @@ def test_two_formulation_files_of_one_name_are_refused(tmp_path: Path) -> None:
     "old, new, words",
     [
         ('decay = "k_d_lip"\n', "", ["decay", "missing"]),
-        ("[circulation]", "[circulations]", ["circulations", "not known"]),
+        ("[circulation]", "[circulations]", ["circulations", "unknown"]),
         ('volume = "V_PLD"\n', "", ["circulation.volume", "missing"]),
         (
             'retardation = "f_l"',
@@ -155,11 +155,11 @@ def test_two_formulation_files_of_one_name_are_refused(tmp_path: Path) -> None:
         ("value = 3e-6", 'value = "3e-6"', ["leak.value", "3e-6"]),
         ("value = 3e-6", "value = nan", ["leak.value", "nan"]),
         ("value = 3e-6", "value = 3e-3", ["polymer-tsl.leak", "range", "1e-06 to 4e-06"]),
-        ("low = 1e-6, high = 4e-6", "sd = 1e-6", ["leak.sd", "not known"]),
+        ("low = 1e-6, high = 4e-6", "sd = 1e-6", ["leak.sd", "unknown"]),
         (
             'value = 3e-6, unit = "1/s", low = 1e-6, high = 4e-6',
             'value = 3e-4, unit = "1/s"',
-            ["leak", "more than it loses", "54.4"],
+            ["leak", "exceeds the total elimination", "54.4"],
         ),
         (
             'prior = "normal(0.7)"',
@@ -174,10 +174,10 @@ def test_two_formulation_files_of_one_name_are_refused(tmp_path: Path) -> None:
         ('name = "polymer-tsl"', "name = 3", ["name", "text"]),
         ('name = "polymer-tsl"', 'name = "../tsl"', ["name", "../tsl", "letters"]),
         ('name = "polymer-tsl"', 'name = "polymer-tsl"\naliases = ["a/b"]', ["aliases", "a/b"]),
-        ("[heat]\n", "heat = 3\n[other]\n", ["other", "not known"]),
+        ("[heat]\n", "heat = 3\n[other]\n", ["other", "unknown"]),
     ],
 )
-def test_a_mistake_is_refused_by_the_name_of_its_field(
+def test_a_mistake_is_refused_with_the_name_of_its_field(
     old: str, new: str, words: list[str]
 ) -> None:
     with pytest.raises(InputError) as refused:
@@ -186,7 +186,7 @@ def test_a_mistake_is_refused_by_the_name_of_its_field(
         assert word in str(refused.value)
 
 
-def test_an_unknown_formulation_names_those_that_are_known_and_that_a_file_may_be_given() -> None:
+def test_an_unknown_formulation_is_refused_with_the_known_names() -> None:
     with pytest.raises(InputError) as refused:
         find_formulation("doxil")
     for word in (
@@ -200,7 +200,7 @@ def test_an_unknown_formulation_names_those_that_are_known_and_that_a_file_may_b
         assert word in str(refused.value)
 
 
-def test_a_file_that_is_no_toml_or_takes_a_packaged_name_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_toml_or_has_a_packaged_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("name = [")
     with pytest.raises(InputError, match=r"a.toml: the formulation cannot be read"):
         read_formulation(tmp_path / "a.toml")

@@ -33,7 +33,7 @@ def test_pressure_is_as_low_as_in_mice_after_an_hour_of_mild_heat(
     assert at(2.0 + after_h)["p_e"] == pytest.approx(1 - fell, abs=0.06)
 
 
-def test_pressure_falls_over_the_heating_and_recovers_after_it_was_held() -> None:
+def test_pressure_falls_during_the_heating_stays_low_and_recovers() -> None:
     half, held = at(1.5)["p_e"], value("HT_t_IFP") / HOUR
     assert half == pytest.approx(math.sqrt(value("HT_IFP")), rel=1e-12)
     assert at(2.0 + held)["p_e"] == pytest.approx(value("HT_IFP"), rel=1e-12)
@@ -42,7 +42,7 @@ def test_pressure_falls_over_the_heating_and_recovers_after_it_was_held() -> Non
     )
 
 
-def test_walls_are_open_while_heated_and_close_with_their_time() -> None:
+def test_permeability_is_raised_during_heating_and_recovers_exponentially() -> None:
     assert at(1.0)["P_l"] == at(1.7)["P_l"] == at(2.0)["P_l"] == pytest.approx(value("HT_Pl"))
     assert math.log(at(2.0 + value("HT_t_Pl") / HOUR)["P_l"]) == pytest.approx(
         math.log(value("HT_Pl")) / math.e, rel=1e-9
@@ -82,7 +82,7 @@ def test_every_draw_has_its_own_factors() -> None:
                 ) == pytest.approx(float(alone[name]), rel=1e-6), name
 
 
-def test_only_heat_as_warm_as_was_measured_has_effects() -> None:
+def test_only_heatings_to_the_measured_temperature_have_effects() -> None:
     assert not has_heat_effects(311.15)
     assert has_heat_effects(312.15)
     assert has_heat_effects(None)

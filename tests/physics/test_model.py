@@ -62,7 +62,7 @@ def test_radiation_changes_the_tumour_and_leaves_normal_tissue() -> None:
         assert wall(after)[~inside] == pytest.approx(wall(before)[~inside])
 
 
-def test_a_run_releases_what_the_fit_found_of_the_law_and_of_the_rate_in_space() -> None:
+def test_a_simulation_uses_the_fitted_release_law_for_acid_triggered_carriers_only() -> None:
     one = torch.ones(SHAPE, dtype=torch.float64)
     slope = torch.linspace(-1, 1, 4, dtype=torch.float64)[:, None, None] * one
     fitted = {
@@ -94,7 +94,7 @@ EVERYTHING = DrugPoolOptions(carrier=True, retained=True, bound=True, saturable=
         EVERYTHING,
     ],
 )
-def test_what_leaves_one_pool_enters_another_or_is_lost(detail: DrugPoolOptions) -> None:
+def test_drug_that_leaves_one_pool_enters_another_or_is_lost(detail: DrugPoolOptions) -> None:
     """Columns of the reaction matrix sum to walls, lymph and decay: none is negative, and none of a
     cell's pools loses.
     """
@@ -111,7 +111,7 @@ def test_what_leaves_one_pool_enters_another_or_is_lost(detail: DrugPoolOptions)
         assert float(losses[pools.names.index(name)].abs().max()) < 1e-15
 
 
-def test_cells_hold_at_equilibrium_what_their_constants_say() -> None:
+def test_cells_and_interstitium_are_at_equilibrium_at_the_ratio_of_the_constants() -> None:
     """V8: without the effect of pH, z = 0 at I = (K_i/K_e) F, K_i per tissue volume, however far
     transport saturates.
     """

@@ -41,7 +41,7 @@ def test_oxygen_is_the_solution_of_the_boundary_value_problem(R_t: float) -> Non
     np.testing.assert_allclose(found.numpy(), exact.sol(mesh)[0], rtol=1e-6, atol=1e-7)
 
 
-def test_the_free_boundary_is_where_pressure_and_slope_vanish_together() -> None:
+def test_pressure_and_slope_vanish_at_the_free_boundary() -> None:
     """x ln x - x + 1 = s has the root exp(1 + W((s - 1)/e)) by Lambert's function."""
     s = 4 * D * P0 / (M * RC**2)
     exact = RC * math.sqrt(math.exp(1 + lambertw((s - 1) / math.e).real))
@@ -53,7 +53,7 @@ def test_the_free_boundary_is_where_pressure_and_slope_vanish_together() -> None
     assert torch.all(oxygen_pressure(r_a * 1.001, radii(90, 140), *TISSUE) == 0)
 
 
-def test_oxygen_is_continuous_in_the_radius_at_which_the_core_appears() -> None:
+def test_oxygen_is_continuous_where_the_anoxic_core_appears() -> None:
     r_a = float(supplied_radius(radii(200), *TISSUE))
     R_t = torch.tensor([r_a * (1 - 1e-9), r_a * (1 + 1e-9)], dtype=torch.float64)
     r = torch.full_like(R_t, r_a / 2)
@@ -80,7 +80,7 @@ def test_zones_are_the_areas_within_the_thresholds() -> None:
     )
 
 
-def test_a_threshold_above_the_vessels_pressure_leaves_nothing_proliferating() -> None:
+def test_nothing_proliferates_if_the_threshold_exceeds_the_vessel_pressure() -> None:
     zones = oxygen_zones(radii(40, 120), *TISSUE, 2 * P0, 0.0)
     assert float(zones.proliferating.abs().max()) < 1e-12
     assert float(radius_at_pressure(0.0, radii(40), *TISSUE)) == pytest.approx(40e-6)

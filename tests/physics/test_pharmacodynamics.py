@@ -33,12 +33,12 @@ def killed(C: torch.Tensor, dt: float) -> torch.Tensor:
     )
 
 
-def test_half_the_cells_survive_a_peak_at_the_ec50() -> None:
+def test_half_of_the_cells_survive_a_peak_at_the_ec50() -> None:
     S = hill_survival(number(0.0, E, 4 * E, 1e6 * E), E, M)
     assert S.tolist() == pytest.approx([1.0, 0.5, 1 / 9, 1e-9], rel=1e-8)
 
 
-def test_half_of_the_largest_rate_kills_at_the_ec50() -> None:
+def test_the_kill_rate_is_half_its_maximum_at_the_ec50() -> None:
     day = emax_increment(number(E), number(E), 86400.0, F_MAX, E)
     assert float(day) == pytest.approx(F_MAX * 86400 / 2, rel=1e-12)
     assert float(emax_survival(day)) == pytest.approx(math.exp(-F_MAX * 43200), rel=1e-12)
@@ -53,7 +53,7 @@ def test_harashimas_tumour_halves_after_43_ng_h_per_mL_of_free_drug() -> None:
     assert float(auc_survival(area, PARAMETERS["k_kill_H"].value)) == pytest.approx(0.5, rel=1e-5)
 
 
-def test_no_drug_kills_nobody() -> None:
+def test_no_drug_kills_no_cells() -> None:
     none = number(0.0)
     assert float(hill_survival(none, E, M)) == 1.0
     assert float(emax_survival(emax_increment(none, none, 1e6, F_MAX, E))) == 1.0
@@ -97,19 +97,19 @@ def test_increments_add_up_to_the_integral_of_a_curve_that_rises_and_falls() -> 
     assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.1)  # second order
 
 
-def test_cutting_a_linear_step_changes_nothing() -> None:
+def test_splitting_a_linear_step_changes_nothing() -> None:
     C = torch.linspace(0.1 * E, 7 * E, 9, dtype=torch.float64)
     assert float(killed(C, 10.0)) == pytest.approx(float(killed(C[[0, 8]], 80.0)), rel=1e-12)
 
 
-def test_more_drug_kills_more_by_every_law() -> None:
+def test_more_drug_kills_more_by_every_model() -> None:
     C = torch.logspace(-16, -10, 61, dtype=torch.float64)
     assert (hill_survival(C, E, M).diff() < 0).all()
     assert (emax_increment(C, 2 * C, 60.0, F_MAX, E).diff() > 0).all()
     assert (auc_survival(C * 1e10, 4.5).diff() < 0).all()
 
 
-def test_quiescent_cells_need_so_much_more_drug_or_time() -> None:
+def test_the_resistance_of_quiescent_cells_scales_drug_or_time() -> None:
     C, q = number(2 * E), 3.0
     assert float(hill_survival(q * C, E, M, q)) == pytest.approx(
         float(hill_survival(C, E, M)), rel=1e-12
@@ -122,7 +122,7 @@ def test_quiescent_cells_need_so_much_more_drug_or_time() -> None:
     assert float(hill_survival(C, E, M, q)) > float(hill_survival(C, E, M))
 
 
-def test_constants_are_the_tables_or_a_draw_of_each_with_the_shape_of_the_draws() -> None:
+def test_parameters_are_those_of_the_table_or_draws() -> None:
     table = CellKillParameters.from_values()
     assert table.m == pytest.approx(PARAMETERS["m_hill"].value)
     drawn = CellKillParameters.from_values(
@@ -134,7 +134,7 @@ def test_constants_are_the_tables_or_a_draw_of_each_with_the_shape_of_the_draws(
 
 
 @pytest.mark.parametrize("symbol", ["EC50_i", "f_max", "m_hill", "k_kill_H", "res_q"])
-def test_a_constants_prior_is_as_wide_as_its_range(symbol: str) -> None:
+def test_the_prior_of_a_parameter_is_as_wide_as_its_range(symbol: str) -> None:
     p = PARAMETERS[symbol]
     assert p.prior is not None
     assert p.low is not None

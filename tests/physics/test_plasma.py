@@ -92,7 +92,7 @@ def test_free_drug_is_three_compartments_given_boluses_and_an_infusion() -> None
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * expected.max())
 
 
-def test_leaked_drug_is_what_the_carriers_compartments_feed_into_those_of_free_drug() -> None:
+def test_leaked_drug_follows_the_coupled_compartments() -> None:
     carrier, Vc = compartments(PEGYLATED.encapsulated_impulse_response())
     free, V = compartments(free_drug_impulse_response())
     n = len(carrier)
@@ -126,7 +126,7 @@ def test_area_is_dose_over_clearance() -> None:
 
 
 @pytest.mark.parametrize("duration", [1e-9, 1e-3, 30.0])
-def test_a_short_infusion_keeps_its_digits(duration: float) -> None:
+def test_a_short_infusion_has_no_cancellation(duration: float) -> None:
     impulse = free_drug_impulse_response()
     found = float(DosedPlasmaCurve(impulse, (Dose(0.0, 1e-4, duration),))(tensor(duration + 100.0)))
     with mpmath.workdps(40):
@@ -149,7 +149,7 @@ def test_an_infusion_without_elimination_accumulates() -> None:
     assert curve(tensor([5.0, 10.0, 99.0])).tolist() == pytest.approx([3.0, 6.0, 6.0])
 
 
-def test_a_bolus_counts_at_its_own_time_and_not_in_the_step_that_ends_there() -> None:
+def test_a_step_that_ends_at_a_bolus_uses_the_curve_before_it() -> None:
     curve = DosedPlasmaCurve(free_drug_impulse_response(), DOSES)
     at = tensor(4500.0)
     before, after = curve.smooth_piece_from(3600.0)(at), curve.smooth_piece_from(4500.0)(at)
@@ -159,7 +159,7 @@ def test_a_bolus_counts_at_its_own_time_and_not_in_the_step_that_ends_there() ->
     )
 
 
-def test_between_events_the_smooth_piece_is_the_curve() -> None:
+def test_the_smooth_piece_equals_the_curve_between_events() -> None:
     curve = DosedPlasmaCurve(free_drug_impulse_response(), DOSES)
     marks = [0.0, *curve.events(), 2e4]
     assert curve.events() == (600.0, 3600.0, 4500.0, 5400.0)
@@ -171,7 +171,7 @@ def test_between_events_the_smooth_piece_is_the_curve() -> None:
         )
 
 
-def test_a_start_within_round_off_of_a_bolus_is_at_it() -> None:
+def test_a_start_within_round_off_of_a_bolus_counts_as_the_bolus() -> None:
     curve = DosedPlasmaCurve(free_drug_impulse_response(), (Dose(0.3, 1e-4),))
     assert float(curve.smooth_piece_from(0.1 + 0.1 + 0.1)(tensor(0.3))) > 0
     assert float(curve.smooth_piece_from(0.3 - 1e-12)(tensor(0.3))) > 0
@@ -193,7 +193,7 @@ def test_a_sum_of_inputs_adds_values_pieces_events_and_areas() -> None:
     assert total.area() == pytest.approx(carrier.area() + free.area(), rel=1e-14)
 
 
-def test_one_bolus_is_the_same_by_either_form() -> None:
+def test_both_forms_of_one_bolus_agree() -> None:
     t = tensor([0.0, 10.0, 3600.0, 1e6])
     for formulation in (PH_SENSITIVE, THERMOSENSITIVE):
         plasma = formulation.plasma((Dose(0.0, 9e-5),))
@@ -210,7 +210,7 @@ def test_one_bolus_is_the_same_by_either_form() -> None:
         ((0.0, 1.0, -1.0), "infusion_s"),
     ],
 )
-def test_a_dose_that_cannot_be_is_refused_and_the_field_named(
+def test_an_impossible_dose_is_refused_with_the_name_of_its_field(
     given: tuple[float, float, float], field: str
 ) -> None:
     with pytest.raises(InputError, match=field):

@@ -31,7 +31,7 @@ def test_before_the_first_fraction_nothing_changes() -> None:
     )
 
 
-def test_one_fraction_of_the_reference_dose_reaches_its_peak_at_the_peak() -> None:
+def test_one_reference_fraction_reaches_its_factor_at_the_time_of_the_peak() -> None:
     course = RadiationCourse((Fraction(100.0, value("RT_D")),))
     found = course.modifiers(100.0 + value("RT_t_peak"))
     assert found == pytest.approx(
@@ -66,11 +66,11 @@ def test_modifiers_are_positive_and_return_to_one() -> None:
     )
 
 
-def test_the_shape_falls_to_half_after_another_1_7_peak_times() -> None:
+def test_the_effect_is_halved_at_2_7_peak_times() -> None:
     assert rise_and_recovery(2.678, 1.0) == pytest.approx(0.5, abs=2e-4)
 
 
-def test_every_factor_has_a_wide_prior_that_draws_follow() -> None:
+def test_every_factor_has_a_wide_prior_that_samples_follow() -> None:
     for symbol in (*RADIATION_FACTOR_SYMBOLS.values(), "RT_t_peak"):
         prior = PARAMETERS[symbol].prior
         assert prior is not None
@@ -111,6 +111,6 @@ def test_every_draw_has_its_own_factors() -> None:
 @pytest.mark.parametrize(
     ("given", "field"), [((float("inf"), 2.0), "time_s"), ((0.0, 0.0), "dose_Gy")]
 )
-def test_a_fraction_that_cannot_be_is_refused(given: tuple[float, float], field: str) -> None:
+def test_an_impossible_fraction_is_refused(given: tuple[float, float], field: str) -> None:
     with pytest.raises(InputError, match=field):
         Fraction(*given)

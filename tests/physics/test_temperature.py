@@ -30,7 +30,7 @@ def tumour_half() -> torch.Tensor:
     return mask
 
 
-def test_a_scheduled_heating_ramps_holds_and_falls_in_the_tumour_only() -> None:
+def test_a_scheduled_heating_has_a_ramp_a_plateau_and_a_fall_in_the_tumour_only() -> None:
     course = scheduled_temperature(tumour_half(), 315.15, 600.0, 4200.0, 300.0)
     assert course.events() == (600.0, 900.0, 4200.0, 4500.0)
     found = {
@@ -42,7 +42,7 @@ def test_a_scheduled_heating_ramps_holds_and_falls_in_the_tumour_only() -> None:
     assert all(float(course(t)[1, 0, 0]) == pytest.approx(BODY) for t in found)
 
 
-def test_without_ramps_it_jumps_and_a_step_that_ends_at_the_jump_sees_the_value_before() -> None:
+def test_a_step_that_ends_at_a_jump_uses_the_temperature_before_it() -> None:
     course = scheduled_temperature(tumour_half(), 315.15, 600.0, 4200.0)
     assert float(course(600.0)[0, 0, 0]) == pytest.approx(BODY + 5)
     assert float(course.smooth_piece_from(0.0)(600.0)[0, 0, 0]) == pytest.approx(BODY)
@@ -50,7 +50,7 @@ def test_without_ramps_it_jumps_and_a_step_that_ends_at_the_jump_sees_the_value_
     assert float(course(4200.0)[0, 0, 0]) == pytest.approx(BODY)
 
 
-def test_thermometry_is_linear_between_its_maps() -> None:
+def test_imposed_temperature_is_linear_between_its_maps() -> None:
     maps = torch.tensor([311.0, 315.0, 314.0], dtype=torch.float64)[:, None, None, None].expand(
         3, 2, 2, 2
     )
@@ -59,7 +59,7 @@ def test_thermometry_is_linear_between_its_maps() -> None:
     assert found == pytest.approx([BODY, 311.0, 312.0, 315.0, 314.5, 314.0, BODY], abs=1e-6)
 
 
-def test_heatings_one_after_another_join_and_overlapping_ones_are_refused() -> None:
+def test_consecutive_heatings_join_and_overlapping_heatings_are_refused() -> None:
     first, second = (
         scheduled_temperature(tumour_half(), T, a, a + 100, 10.0)
         for T, a in ((315.0, 0.0), (314.0, 300.0))
@@ -73,14 +73,14 @@ def test_heatings_one_after_another_join_and_overlapping_ones_are_refused() -> N
         first.merge(scheduled_temperature(tumour_half(), 314.0, 105.0, 200.0))
 
 
-def test_a_map_that_is_not_known_everywhere_is_refused() -> None:
+def test_a_temperature_map_that_is_not_finite_is_refused() -> None:
     maps = torch.full((2, 2, 2, 2), 312.0, dtype=torch.float64)
     maps[0, 0, 0, 0] = float("nan")
-    with pytest.raises(InputError, match="known everywhere"):
+    with pytest.raises(InputError, match="not finite everywhere"):
         imposed_temperature([0.0, 1.0], maps)
 
 
-def test_uniform_heating_ends_where_blood_takes_all_the_power() -> None:
+def test_uniform_heating_is_steady_where_blood_removes_all_power() -> None:
     tumour, Q = torch.ones((3, 2, 2), dtype=torch.float64), 4e4
     course = solve_bioheat(
         tumour, Grid((3, 2, 2), (1e-3,) * 3), lambda t: Q * tumour, list(np.linspace(0, 8000, 81))
@@ -91,7 +91,7 @@ def test_uniform_heating_ends_where_blood_takes_all_the_power() -> None:
     )
 
 
-def test_uniform_heating_rises_as_the_ordinary_equation_says() -> None:
+def test_uniform_heating_rises_as_the_ordinary_differential_equation() -> None:
     tumour, Q = torch.ones((2, 2, 2), dtype=torch.float64), 4e4
     rho_c, cooling = value("rho_t") * value("c_t"), float(perfusion_heat_loss(value("w_b_t")))
     course = solve_bioheat(
@@ -105,7 +105,7 @@ def test_uniform_heating_rises_as_the_ordinary_equation_says() -> None:
     )
 
 
-def test_conducted_heat_falls_by_e_over_the_decay_length() -> None:
+def test_conducted_heat_falls_by_a_factor_e_per_decay_length() -> None:
     """A row of tissue heated in one half: beyond the edge T - T_a = T_0/2 exp(-x/l)."""
     n, h = 320, 0.25e-3
     tumour = torch.ones((n, 2, 2), dtype=torch.float64)

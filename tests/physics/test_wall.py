@@ -16,12 +16,12 @@ def exchange(J: float, sigma: float = SIGMA) -> tuple[float, float]:
     return float(a), float(b)
 
 
-def test_without_flow_only_permeability_is_left() -> None:
+def test_exchange_without_flow_is_diffusive() -> None:
     assert exchange(0.0) == pytest.approx((2e-3, 2e-3), rel=1e-12)
 
 
 @pytest.mark.parametrize("J", [1e3, -1e3])
-def test_with_strong_flow_only_convection_is_left(J: float) -> None:
+def test_exchange_with_strong_flow_is_convective(J: float) -> None:
     a, b = exchange(J)
     expected = ((1 - SIGMA) * J, 0.0) if J > 0 else (0.0, -(1 - SIGMA) * J)
     assert (a, b) == pytest.approx(expected, rel=1e-12, abs=1e-12)
@@ -35,12 +35,12 @@ def test_flux_is_the_textbook_form(J: float) -> None:
     assert exchange(J) == pytest.approx((p + J * (1 - SIGMA), p), rel=1e-9)
 
 
-def test_equal_concentrations_exchange_what_the_flow_carries() -> None:
+def test_equal_concentrations_exchange_the_convective_flux() -> None:
     a, b = exchange(1e-3)
     assert a - b == pytest.approx((1 - SIGMA) * 1e-3, rel=1e-12)
 
 
-def test_ktrans_gives_back_the_permeability_it_was_made_of() -> None:
+def test_the_permeability_is_recovered_from_ktrans() -> None:
     J = torch.tensor([0.0, 1e-5, 5e-4, 2e-3], dtype=torch.float64)
     transfer, _ = exchange_coefficients(PS.expand(4), J, 0.0)
     torch.testing.assert_close(
@@ -48,7 +48,7 @@ def test_ktrans_gives_back_the_permeability_it_was_made_of() -> None:
     )
 
 
-def test_release_is_stated_at_its_reference_and_falls_with_ph() -> None:
+def test_release_has_its_reference_rate_and_falls_with_ph() -> None:
     pH = torch.linspace(5.0, 8.0, 301, dtype=torch.float64)
     rate = acid_release_rate(
         pH,

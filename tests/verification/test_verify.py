@@ -31,7 +31,7 @@ def cases(told: tuple[Result, tuple[VerificationCase, ...]]) -> tuple[Verificati
     return told[1]
 
 
-def test_the_command_ends_well_and_prints_every_case(
+def test_the_command_succeeds_and_prints_every_case(
     told: tuple[Result, tuple[VerificationCase, ...]],
 ) -> None:
     result, cases = told
@@ -54,13 +54,13 @@ def test_a_wrong_value_fails() -> None:
     assert VerificationCase("V0", "n", "q", 1.1, 1.0, 0.05, "s").failed
 
 
-def test_a_published_value_of_another_tumour_is_shown_and_cannot_fail() -> None:
+def test_a_published_bracket_is_shown_and_cannot_fail() -> None:
     beside = VerificationCase("V0", "n", "q", 1.1, 1.0, 0.05, "s", "bracket")
     assert not beside.passed
     assert not beside.failed
 
 
-def test_in_a_matched_setting_heat_adds_what_was_published_and_arms_rank_as_published(
+def test_heat_gain_and_ranking_of_arms_are_as_published(
     cases: tuple[VerificationCase, ...],
 ) -> None:
     assert [c.passed for c in cases if c.id == "TX"] == [True] * 5
@@ -69,7 +69,7 @@ def test_in_a_matched_setting_heat_adds_what_was_published_and_arms_rank_as_publ
     assert all(c.passed for c in reference)
 
 
-def test_published_values_alone_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_values_can_be_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         verify, "PUBLISHED", (verify.treatment.hot_release, verify.treatment.plasma_brackets)
     )
