@@ -1,10 +1,9 @@
-"""What a fit takes from its own current state: kinetic maps freed of the flow, the pH map's error,
-the effect of systematic errors.
+"""Quantities of a problem that depend on its own estimate, updated between the steps of an engine:
+the kinetic maps, the pH error, and the effect of the systematic errors.
 
-The kinetic maps say what each voxel's curve says by itself, with all that flows and diffuses
-between voxels in it. The tissue's are those with which the model's curves, fitted voxel by voxel,
-give the measured ones: a fixed point that the fit follows. None of this is tangled with the steps
-of an engine: it is brought up to date between them.
+The measured kinetic maps describe the curve of each voxel by itself, including transport between
+voxels. The maps of the tissue are those for which the curves of the model, fitted voxel by voxel,
+reproduce the measured maps. They are the fixed point of an under-relaxed iteration.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from nanopinn.imaging.dce.models import extended_tofts
 from nanopinn.imaging.dce.plasma_curve import InputCurve
 from nanopinn.imaging.dce.voxel_fit import fit_kinetics
 from nanopinn.inference.model_error import model_error_effects
-from nanopinn.inference.observations import DrugObservation
+from nanopinn.inference.observations import DrugObservation, nearest_nodes
 from nanopinn.inference.systematic import SystematicErrors
 from nanopinn.inference.tumour_problem import AnyTumourProblem, Fields, TumourProblem
 from nanopinn.physics.flow import permeability_from_ktrans
@@ -31,38 +30,45 @@ from nanopinn.solvers.time_nodes import COARSE_STEP_OPTIONS
 
 Array = NDArray[np.float64]
 
-#: Relative residual of linear solves where two of them only tell an effect of some percent by their difference.
+#: Relative residual of linear solves whose difference gives an effect of some per cent.
 EFFECT_TOLERANCE = 1e-5
-#: Prior standard deviations (of unknowns, and of the pH map's error) within which a linearisation
-#: holds.
+#: Change of the unknowns and of the pH error, in prior standard deviations, up to which a
+#: linearisation is kept.
 LINEARISATION_RADIUS = 0.08
-#: The same for the effect of the grid, and unknowns of which it takes no notice. Images hardly know
-#: the first two, so that they wander, and a whole prior sd of them changes the effect less than is
-#: tolerated of l (by 0.2 and 0.4 of its 4.5, against 1.8); p_e touches no image.
+#: The same for the discretisation error, and unknowns whose change does not count. The images
+#: contain little information about the first two, so their estimates vary between iterations, and a
+#: change by a whole prior sd changes the effect less than the tolerated change of l (by 0.2 and 0.4
+#: of its 4.5, against 1.8); p_e does not affect any image.
 GRID_LINEARISATION_RADIUS = 0.6
 GRID_INSENSITIVE = frozenset({"pK_rel", "K_ratio_n", "p_e"})
-#: No kinetic map moves by more than this factor between two linearisations.
+#: Largest factor by which a kinetic map changes between two linearisations.
 MAX_MAP_RATIO = 1.25
-#: Maps and flow follow each other with a lag that full steps would overshoot.
+#: Under-relaxation factor of the kinetic maps; full steps of the fixed-point iteration would
+#: overshoot.
 RELAXATION_FACTOR = 0.6
 
 
 def update_kinetic_maps(problem: AnyTumourProblem, theta: Array, here: Fields) -> AnyTumourProblem:
-    """The problem with kinetic maps freed of the flow at theta, and the pH error that the drug
-    images ask for.
+    """Update the kinetic maps by a fixed-point correction for flow, and the pH error from the drug
+    images.
+
+    Args:
+        problem: problem before the update.
+        theta: coordinates, ``(m,)``.
+        here: fields of the problem at ``theta``.
+
+    Returns:
+        The updated problem; the same problem if its linearisation is still valid.
     """
     pH_error = _estimate_pH_error(problem, here)
     if problem.errors is not None and _linearisation_is_valid(problem, theta, pH_error):
         return problem
-    # without drug images nothing holds the flow against maps that follow it, so they stay as
+    # without drug images the flow is not determined independently of the maps, so the maps stay as
     # measured
-    local = (
-        _update_local_kinetics(
-            problem, here, share=1.0 if problem.errors is None else RELAXATION_FACTOR
-        )
-        if problem.drug
-        else problem.local_kinetics
-    )
+    local = problem.local_kinetics
+    if problem.drug:
+        relaxation = 1.0 if problem.errors is None else RELAXATION_FACTOR
+        local = _update_local_kinetics(problem, here, relaxation)
     maps = replace(
         problem.setting.maps,
         PS=permeability_from_ktrans(local[0], here.flow.J_v),
@@ -77,19 +83,20 @@ def update_kinetic_maps(problem: AnyTumourProblem, theta: Array, here: Fields) -
 
 
 def _linearisation_is_valid(problem: TumourProblem, theta: Array, pH_error: Tensor) -> bool:
-    """Whether nothing would change much: then the objective stands still and a descent can end."""
+    """Whether the changes are so small that the objective can stay fixed."""
     last = problem.errors
     assert last is not None
     if not np.isfinite(last.grid_theta).all():
         return False
-    moved = np.abs(theta - last.theta) / problem.unknowns.prior_sd
+    change = np.abs(theta - last.theta) / problem.unknowns.prior_sd
     return (
-        bool(moved.max() < LINEARISATION_RADIUS)
+        bool(change.max() < LINEARISATION_RADIUS)
         and float((pH_error - last.pH).square().mean().sqrt()) < LINEARISATION_RADIUS
     )
 
 
 def _estimate_pH_error(problem: TumourProblem, fields: Fields) -> Tensor:
+    """Conditional estimate of the pH error, ``(k,)``."""
     if problem.errors is None or fields.pools is None:
         return problem.pH_error_basis.new_zeros(len(problem.pH_error_basis))
     return problem.errors.drug.conditional_estimate(problem.drug_misfit(fields.pools))[
@@ -97,8 +104,10 @@ def _estimate_pH_error(problem: TumourProblem, fields: Fields) -> Tensor:
     ]
 
 
-def _update_local_kinetics(problem: TumourProblem, fields: Fields, share: float) -> Tensor:
-    """A share of a step to where each voxel's curve, fitted by itself, says what was measured."""
+def _update_local_kinetics(problem: TumourProblem, fields: Fields, relaxation: float) -> Tensor:
+    """Relaxed step towards maps for which the model's curves, fitted voxel by voxel, give the
+    measured maps.
+    """
     voxels = problem.contrast.voxels
     curve = InputCurve(problem.aif, problem.frame_times, str(voxels.device))
     fit = fit_kinetics(extended_tofts, fields.contrast[:, voxels].T.contiguous(), curve)
@@ -107,9 +116,9 @@ def _update_local_kinetics(problem: TumourProblem, fields: Fields, share: float)
         problem.kinetics[:, voxels],
         problem.local_kinetics[:, voxels],
     )
-    scale = (measured[:2] / apparent[:2]).clamp(1 / MAX_MAP_RATIO, MAX_MAP_RATIO) ** share
+    scale = (measured[:2] / apparent[:2]).clamp(1 / MAX_MAP_RATIO, MAX_MAP_RATIO) ** relaxation
     new = torch.cat(
-        [old[:2] * scale, (old[2:] + share * (measured[2:] - apparent[2:])).clamp(0.0, 0.5)]
+        [old[:2] * scale, (old[2:] + relaxation * (measured[2:] - apparent[2:])).clamp(0.0, 0.5)]
     )
     new[1] = new[1].clamp(0.05, 0.9)
     local = problem.local_kinetics.clone()
@@ -120,15 +129,20 @@ def _update_local_kinetics(problem: TumourProblem, fields: Fields, share: float)
 def systematic_error_effects(
     problem: AnyTumourProblem, theta: Array, fields: Fields
 ) -> AnyTumourProblem:
-    """The problem with the effect that systematic errors have on its observations at theta.
+    """Compute the effect of the systematic errors on the observations.
 
     Args:
-        fields: at theta, of this problem's maps.
+        problem: problem before the update.
+        theta: coordinates, ``(m,)``.
+        fields: fields of the problem at ``theta``.
+
+    Returns:
+        The problem with its systematic errors.
     """
     images = _perturbed_drug_images(problem, theta, fields.flow)
     problem = replace(problem, drug=_with_prediction_variance(problem, fields, images))
     grid_theta, on_contrast, on_drug = _discretisation_error_effect(
-        problem, theta, fields, images.get("as they are")
+        problem, theta, fields, images.get("unchanged")
     )
     none = fields.contrast.new_zeros((0, 0))
     on_curves, on_images = (
@@ -159,9 +173,7 @@ def systematic_error_effects(
 def _model_error_effect(
     problem: TumourProblem, theta: Array, fields: Fields, grid_theta: Array
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Effect of the model's own error; it changes as slowly as that of the grid, and is kept as
-    long.
-    """
+    """Effect of the model error, kept as long as that of the grid because it varies as slowly."""
     last = problem.errors
     if (
         last is not None
@@ -172,21 +184,22 @@ def _model_error_effect(
     return model_error_effects(problem, theta, fields)
 
 
-#: Changes of a map that tell the slope of every drug image by it: a voxel answers to its own value.
+#: Steps of the finite differences by a whole map, because each voxel of an image depends mainly on
+#: its own value: relative step of the porosity, and step of the pH.
 POROSITY_STEP, PH_STEP = 0.02, 0.02
 
 
 def _perturbed_drug_images(
     problem: TumourProblem, theta: Array, flow: FlowSolution
 ) -> dict[str, list[Tensor]]:
-    """Every drug image as the maps are, with more porosity and with more pH, at the flow that
-    stands, on few nodes.
+    """Every drug image with unchanged maps, with more porosity and with more pH, for fixed flow and
+    with few time nodes.
     """
     if not problem.drug:
         return {}
     maps = problem.setting.maps
     variants = {
-        "as they are": maps,
+        "unchanged": maps,
         "porosity": replace(maps, phi=maps.phi * (1 + POROSITY_STEP)),
         "pH": replace(maps, pH=maps.pH + PH_STEP),
     }
@@ -200,18 +213,18 @@ def _perturbed_drug_images(
 def _predict_drug_images(
     problem: TumourProblem, theta: Array, forwards: Sequence[ForwardModel], flow: FlowSolution
 ) -> list[list[Tensor]]:
-    """Every drug image of each tissue, from a march of few nodes: what is compared with it shares
-    its error.
+    """Every drug image of each tissue with few time nodes; the discretisation error cancels in
+    differences of these images.
     """
     nodes = problem.setting.drug_nodes([d.time_s for d in problem.drug], **COARSE_STEP_OPTIONS)
     pools = solve_drug_for_tissues(
         forwards, problem.tensor(theta), flow, problem.plasma, nodes, tol=EFFECT_TOLERANCE
     )
-    at = [int(np.argmin(np.abs(nodes - d.time_s))) for d in problem.drug]
+    at_images = nearest_nodes(nodes, [d.time_s for d in problem.drug])
     return [
         [
             d.linear(pools[i, tissue], forward.setting.maps)
-            for i, d in zip(at, problem.drug, strict=True)
+            for i, d in zip(at_images, problem.drug, strict=True)
         ]
         for tissue, forward in enumerate(forwards)
     ]
@@ -220,30 +233,30 @@ def _predict_drug_images(
 def _with_prediction_variance(
     problem: TumourProblem, fields: Fields, images: dict[str, list[Tensor]]
 ) -> tuple[DrugObservation, ...]:
-    """The drug images, each with the sd that noise and the errors of Ktrans and ve together leave."""
-    weighed = []
+    """The drug images with the sd of noise combined with the errors of Ktrans and ve."""
+    images_with_sd = []
     for i, d in enumerate(problem.drug):
         assert fields.pools is not None
-        of_phi = (images["porosity"][i] - images["as they are"][i]) / POROSITY_STEP
-        # what enters a voxel is in proportion to its wall, and nearly all of it stays
-        g = torch.stack(
-            [d.linear(fields.pools[problem.node_index(d)], problem.setting.maps), of_phi]
-        )
+        by_porosity = (images["porosity"][i] - images["unchanged"][i]) / POROSITY_STEP
+        # drug enters a voxel in proportion to its Ktrans, and nearly all of it stays there
+        by_ktrans = d.linear(fields.pools[problem.node_index(d)], problem.setting.maps)
+        g = torch.stack([by_ktrans, by_porosity])
         variance = torch.einsum("ixyz,ijxyz,jxyz->xyz", g, problem.kinetic_covariance, g)
-        weighed.append(replace(d, sd=(d.noise_sd.square() + variance).sqrt()))
-    return tuple(weighed)
+        images_with_sd.append(replace(d, sd=(d.noise_sd.square() + variance).sqrt()))
+    return tuple(images_with_sd)
 
 
 def _discretisation_error_effect(
     problem: TumourProblem, theta: Array, fields: Fields, images: list[Tensor] | None
 ) -> tuple[Array, Tensor, Tensor]:
-    """Change of the whitened curves and of every whitened drug image when cells are halved, and
-    where.
+    """Change of the whitened curves and drug images when the cells are halved, and its
+    linearisation point.
 
-    One standard deviation of the error of the grid, and of knowing tissue only as voxel means; the
-    estimate is centred on the finer grid (:class:`SharedError`, ``at``). It changes slowly and
-    costs the most: where a descent starts it is left out, and near where it was last worked out it
-    is kept.
+    This is one standard deviation of the error that comes from the grid and from tissue that is
+    known only as voxel means. The estimate is centred on the finer grid
+    (:class:`~nanopinn.inference.systematic.SystematicErrors`). The effect changes slowly and is
+    expensive, so it is omitted in the first iteration and kept near the point of its last
+    evaluation.
     """
     last = problem.errors
     count = sum(d.count for d in problem.drug)
@@ -254,42 +267,44 @@ def _discretisation_error_effect(
             fields.contrast.new_zeros((problem.contrast.measured.numel(), 0)),
             fields.contrast.new_zeros((count, 0)),
         )
-    strides = np.abs(theta - last.grid_theta) / problem.unknowns.prior_sd
+    change = np.abs(theta - last.grid_theta) / problem.unknowns.prior_sd
     if all(
-        s < GRID_LINEARISATION_RADIUS or name in GRID_INSENSITIVE
-        for s, name in zip(strides, problem.unknowns.names, strict=True)
+        c < GRID_LINEARISATION_RADIUS or name in GRID_INSENSITIVE
+        for c, name in zip(change, problem.unknowns.names, strict=True)
     ):
         return last.grid_theta, last.grid_on_contrast, last.grid_on_drug
     setting = problem.setting.refined(2)
     finer = replace(
         problem, setting=replace(setting, flow_refine=-(-problem.setting.flow_refine // 2))
     )
-    same = finer.setting.flow_setting.grid == problem.setting.flow_setting.grid
-    forward = finer.forward(fields.flow.p if same else None)
+    same_flow_grid = finer.setting.flow_setting.grid == problem.setting.flow_setting.grid
+    forward = finer.forward(fields.flow.p if same_flow_grid else None)
     flow = forward.flow(finer.tensor(theta))
-    there = average_subcells(
-        forward.contrast(
-            finer.tensor(theta), flow, finer.aif, finer.frame_times, tol=EFFECT_TOLERANCE
-        )[0],
-        2,
+    finer_contrast, *_ = forward.contrast(
+        finer.tensor(theta), flow, finer.aif, finer.frame_times, tol=EFFECT_TOLERANCE
     )
-    curves = (
-        problem.contrast.residual(there) - problem.contrast.residual(fields.contrast)
-    ).reshape(-1, 1)
+    finer_residual = problem.contrast.residual(average_subcells(finer_contrast, 2))
+    curves = (finer_residual - problem.contrast.residual(fields.contrast)).reshape(-1, 1)
     if images is None:
         return theta.copy(), curves, curves.new_zeros((0, 0))
-    halved = [
-        average_subcells(i, 2) for i in _predict_drug_images(finer, theta, [forward], flow)[0]
-    ]
+    finer_images = _predict_drug_images(finer, theta, [forward], flow)[0]
     columns = [
-        d.whiten(h - i)[:, None] for d, h, i in zip(problem.drug, halved, images, strict=True)
+        d.whiten(average_subcells(finer_image, 2) - image)[:, None]
+        for d, finer_image, image in zip(problem.drug, finer_images, images, strict=True)
     ]
     return theta.copy(), curves, torch.block_diag(*columns)
 
 
 def closure_error_effects(problem: TumourProblem, fields: Fields) -> list[Tensor]:
-    """Change of each whitened drug image ``(n, k)`` by each bump of the closure error, which no two
+    """Derivative of each whitened drug image by the weights of its closure error, which no two
     images share.
+
+    Args:
+        problem: problem with drug images.
+        fields: fields of the problem.
+
+    Returns:
+        Effect on each image, ``(n, k)``.
     """
     assert fields.pools is not None
     images = [
@@ -301,9 +316,10 @@ def closure_error_effects(problem: TumourProblem, fields: Fields) -> list[Tensor
 
 
 def _pH_error_effect(problem: TumourProblem, images: dict[str, list[Tensor]]) -> Tensor:
-    """Change of every whitened drug image by each bump of the pH error, ``(n, k)``."""
+    """Derivative of all whitened drug images by the weights of the pH error, ``(n, k)``."""
     slopes = [
-        (up - here) / PH_STEP for up, here in zip(images["pH"], images["as they are"], strict=True)
+        (shifted - image) / PH_STEP
+        for shifted, image in zip(images["pH"], images["unchanged"], strict=True)
     ]
     return torch.cat(
         [d.whiten(s * problem.pH_error_basis).T for d, s in zip(problem.drug, slopes, strict=True)]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
-from nanopinn.inference.observations import ContrastObservation, DrugObservation
+from nanopinn.inference.observations import ContrastObservation, DrugObservation, nearest_nodes
 from nanopinn.inference.problem import Prediction, Problem
 from nanopinn.inference.systematic import ModelError, SystematicErrors
 from nanopinn.physics.plasma import SumOfExponentials
@@ -224,7 +224,7 @@ class TumourProblem(Problem[ForwardModel, Fields]):
 
     def node_index(self, drug: DrugObservation) -> int:
         """Index of an image's time among the nodes of the drug march."""
-        return int(np.argmin(np.abs(self.drug_times - drug.time_s)))
+        return nearest_nodes(self.drug_times, [drug.time_s])[0]
 
     def plasma_at(self, time_s: float) -> float:
         """Encapsulated drug in plasma, kg/m3."""
