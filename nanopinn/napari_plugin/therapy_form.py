@@ -80,7 +80,7 @@ class TherapyTab(QWidget):
             lambda _: self.quantity_selected.emit(self.quantity_box.currentData())
         )
         self.curve = Chart(
-            "largest drug in cells, from the vessel's wall", "um", "ng/1e5", legend=70
+            "peak intracellular concentration from the vessel wall", "um", "ng/1e5", legend=70
         )
         self.curve.setFixedHeight(170)
         self.location_label, self.message_label = (

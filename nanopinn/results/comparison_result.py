@@ -14,13 +14,6 @@ from nanopinn.results.simulation_result import Simulation
 Array = NDArray[np.float64]
 #: Quantiles of the central 90 % interval.
 LOW, HIGH = 0.05, 0.95
-#: Populations of cells and their descriptions.
-CELL_POPULATIONS = {
-    "all": "all cells",
-    "proliferating": "proliferating cells",
-    "quiescent": "quiescent cells",
-    "beyond": "cells farther than the limit",
-}
 
 
 def median_and_interval(values: Array) -> Array:

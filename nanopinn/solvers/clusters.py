@@ -1,5 +1,5 @@
-"""Voxels that are alike, as one: groups of voxels, their mean tissue and coefficients, once for
-every draw of what is not known.
+"""Clusters of similar voxels: their mean tissue and their coefficients, for every draw of the
+uncertain inputs.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ MAX_INTERSTITIAL_FRACTION = 0.9
 
 
 def cluster_voxels(features: Tensor, mask: Tensor, groups: int, rng: np.random.Generator) -> Tensor:
-    """Group the voxels of a mask by their features (k-means on standardised values).
+    """Cluster the voxels of a mask by k-means on standardised features.
 
     Args:
-        features: ``(feature, x, y, z)``, on scales on which differences count (logarithms of volume
-            fractions, say).
-        mask: ``(x, y, z)``, bool. groups: how many, at most.
+        features: ``(feature, x, y, z)``, on scales on which differences matter (such as logarithms
+            of volume fractions).
+        mask: ``(x, y, z)``, bool.
+        groups: largest number of clusters.
+        rng: for the initial centres.
 
     Returns:
-        ``(x, y, z)``, long: the group, -1 outside the mask. No group is empty.
+        Cluster of each voxel, ``(x, y, z)``, long; -1 outside the mask. No cluster is empty.
     """
     values = features[:, mask].T.cpu().numpy()
     values = (values - values.mean(0)) / np.where(values.std(0) > 0, values.std(0), 1.0)
@@ -43,7 +45,7 @@ def cluster_voxels(features: Tensor, mask: Tensor, groups: int, rng: np.random.G
 
 
 def cluster_mean(values: Tensor, labels: Tensor) -> Tensor:
-    """Mean of maps ``(..., x, y, z)`` over each group, ``(..., group, 1, 1)``."""
+    """Mean of maps ``(..., x, y, z)`` over each cluster, ``(..., cluster, 1, 1)``."""
     inside = labels >= 0
     of = labels[inside]
     count = torch.bincount(of).to(values.dtype)
@@ -54,10 +56,10 @@ def cluster_mean(values: Tensor, labels: Tensor) -> Tensor:
 
 
 def cluster_pools(pools: PoolCoefficients, labels: Tensor) -> PoolCoefficients:
-    """Coefficients of every group, the means over its voxels, on a grid ``(group, 1, 1)``."""
+    """Coefficients of every cluster, the means over its voxels, on a grid ``(cluster, 1, 1)``."""
 
     def mean(values: Tensor) -> Tensor:
-        # one value for every voxel is its own mean
+        # a uniform value is its own mean
         return cluster_mean(values, labels) if values.shape[-3:] == labels.shape else values
 
     def means(entries: Entries) -> Entries:
@@ -84,32 +86,42 @@ def cluster_pools(pools: PoolCoefficients, labels: Tensor) -> PoolCoefficients:
 
 
 def expand_to_clusters(values: Tensor, clusters: int) -> Tensor:
-    """Values of every draw ``(draw,)``, or of every draw and cluster ``(draw, cluster)``, as
-    ``(draw * cluster, 1, 1)``.
+    """Arrange values of every draw, or of every draw and cluster, on the grid of all clusters.
+
+    Args:
+        values: ``(draw,)`` or ``(draw, cluster)``.
+        clusters: number of clusters.
+
+    Returns:
+        ``(draw * cluster, 1, 1)``.
     """
     each = values[:, None].expand(-1, clusters) if values.dim() == 1 else values
     return each.reshape(-1, 1, 1)
 
 
 def cluster_maps(
-    maps: TissueMaps, labels: Tensor, over: Tensor, given: Mapping[str, Tensor] | None = None
+    maps: TissueMaps,
+    labels: Tensor,
+    relative_aif_scale: Tensor,
+    uniform_maps: Mapping[str, Tensor] | None = None,
 ) -> TissueMaps:
-    """Mean tissue of every cluster, once for every draw, ``(draw * cluster, 1, 1)``; all of it is
-    tumour.
+    """Mean tissue of every cluster for every draw, on a grid ``(draw * cluster, 1, 1)``; all of it
+    is tumour.
 
     Args:
+        maps: of the voxels.
         labels: of :func:`cluster_voxels`.
-        over: what PS, phi and v_p are divided by, ``(draw,)``, as an arterial input of another size
-            would; no cluster is all interstitium.
-        given: maps by name (``phi``, ``v_p``, ``pH``), ``(draw,)``: the value in every cluster, in
-            place of its mean.
+        relative_aif_scale: divisor of PS, phi and v_p, ``(draw,)``, as an arterial input of another
+            size would require.
+        uniform_maps: values of maps by name (``phi``, ``v_p``, ``pH``), ``(draw,)``, in place of
+            the mean of every cluster.
     """
     PS, phi, v_p, pH = (
-        cluster_mean(m, labels).repeat(len(over), 1, 1)
+        cluster_mean(m, labels).repeat(len(relative_aif_scale), 1, 1)
         for m in (maps.PS, maps.phi, maps.v_p, maps.pH)
     )
     clusters = int(labels.max()) + 1
-    by = expand_to_clusters(over, clusters)
+    by = expand_to_clusters(relative_aif_scale, clusters)
     mean = maps.PS[maps.tumour > 0.5].mean() if maps.PS_mean is None else maps.PS_mean
     means = TissueMaps(
         torch.ones_like(phi),
@@ -119,8 +131,10 @@ def cluster_maps(
         pH,
         PS_mean=mean / by,
     )
-    one: dict[str, Any] = {n: expand_to_clusters(v, clusters) for n, v in (given or {}).items()}
-    return replace(means, **one)
+    uniform: dict[str, Any] = {
+        n: expand_to_clusters(v, clusters) for n, v in (uniform_maps or {}).items()
+    }
+    return replace(means, **uniform)
 
 
 def build_sampled_cluster_model(
@@ -129,16 +143,17 @@ def build_sampled_cluster_model(
     scalars: Mapping[str, Tensor],
     values: Mapping[str, Tensor],
     factors: Mapping[str, Tensor],
-    over: Tensor,
-    given: Mapping[str, Tensor] | None = None,
+    relative_aif_scale: Tensor,
+    uniform_maps: Mapping[str, Tensor] | None = None,
 ) -> TumourModel:
-    """The model of every cluster under every draw, on a grid ``(draw * cluster, 1, 1)``.
+    """Tumour model of every cluster for every draw, on a grid ``(draw * cluster, 1, 1)``.
 
     Args:
-        maps, labels, over, given: as in :func:`cluster_maps`.
+        maps, labels, relative_aif_scale, uniform_maps: as in :func:`cluster_maps`.
         scalars: of the model, ``(draw,)``; weights of functions ``(draw, k)``, whose shapes are
-            averaged over a cluster.
-        values: of parameters by symbol, factors: on the tumour's properties, ``(draw,)``.
+            averaged over each cluster.
+        values: of parameters by symbol, ``(draw,)``.
+        factors: on the tissue's properties, ``(draw,)``.
     """
     clusters = int(labels.max()) + 1
     shapes, moved = (
@@ -159,7 +174,7 @@ def build_sampled_cluster_model(
         for drawn in (factors, values)
     )
     return TumourModel.from_maps(
-        replace(cluster_maps(maps, labels, over, given), shapes=shapes),
+        replace(cluster_maps(maps, labels, relative_aif_scale, uniform_maps), shapes=shapes),
         moved,
         of_factors,
         of_values,

@@ -1,22 +1,20 @@
-"""Pools of a voxel resolved around its vessels: one Krogh cylinder per cluster of voxels and class
-of tissue radius.
+"""Sub-voxel model: one Krogh cylinder per cluster of voxels and class of tissue radius, its
+solution in time, and half-distances and means of radial profiles.
 
     capacity dU/dt = (1/r) d/dr (r diffusion dU/dr) - reaction U - transfers(U),    R_c < r < R_t
     -diffusion dU/dr = (influx C_v - efflux U) / (S/V)  at R_c,    dU/dr = 0  at R_t
 
-The pools, their reactions and their transport into cells are those of the voxel
-(:class:`PoolCoefficients` on a grid ``(cluster, 1, 1)``); only the exchange with vessels, which the
-voxel has everywhere, stands at the wall, in series with half the first cell. Per tissue volume both
-take up the same, so that a cylinder with fast diffusion is the voxel. A local microvessel pool is
-the first cell's, and is depleted by what the tissue takes.
+Pools, reactions and transport into cells are those of the voxel (:class:`PoolCoefficients` on a
+grid ``(cluster, 1, 1)``). Only the exchange with vessels, which is uniform in a voxel, takes place
+at the wall, in series with half the first cell. Uptake per tissue volume is the same, so a cylinder
+with fast diffusion equals the voxel. A local microvessel pool belongs to the first cell and is
+depleted by the uptake of the tissue.
 
-Tensors are ``(pool, cluster, class, r)``, each cell per volume of its ring, so that sums along r
-are means over tissue.
+Tensors are ``(pool, cluster, class, r)``. Each cell counts per volume of its ring, so that sums
+along r are means over tissue.
 
-Source: Krogh (1919) for the geometry; the pools as in :mod:`nanopinn.physics.drug_pools`.
-
-Pools marched around their vessels, and what is read from profiles: half-distances, means at a
-distance, shares of tissue.
+References:
+    Krogh, J. Physiol. 52:409 (1919), for the geometry.
 """
 
 from __future__ import annotations
@@ -38,19 +36,20 @@ from nanopinn.solvers.time_segment import Interval
 
 
 def vessel_pools(pools: PoolCoefficients) -> tuple[int, ...]:
-    """Pools that are plasma of the microvessels."""
+    """Indices of the pools in the plasma of the microvessels."""
     return tuple(sorted({wall.vessel for wall in pools.walls if wall.vessel is not None}))
 
 
 def add_filtration_loss(pools: PoolCoefficients, J_v: Tensor) -> PoolCoefficients:
-    """The pools with a loss ``mobility J_v``: fluid that filters into a cluster leaves it with what
-    is dissolved there.
+    """Add a loss ``mobility J_v``: fluid that filters into a cluster leaves it with the drug that
+    is dissolved in it.
 
-    In the voxel model neighbours take it, here nothing would. Exact where a pool and the filtration
-    are uniform.
+    In the voxel model it flows to the neighbours, which a cluster does not have. Exact where the
+    pool and the filtration are uniform.
 
     Args:
-        J_v: filtration, ``(cluster, 1, 1)``, 1/s; reabsorption takes nothing.
+        pools: coefficients of the clusters, ``(cluster, 1, 1)``.
+        J_v: filtration, ``(cluster, 1, 1)``, 1/s; reabsorption removes nothing.
     """
     reaction = dict(pools.reaction)
     for p, mobility in zip(pools.moving, pools.mobility, strict=True):
@@ -66,11 +65,13 @@ def krogh_interval(
     cylinders: KroghCylinders,
     plasma: Callable[[float], Tensor],
 ) -> Interval:
-    """A stretch of time in which the pools of every cylinder have constant coefficients.
+    """A time interval in which the pools of every cylinder have constant coefficients.
 
     Args:
+        start, end: s.
         pools: coefficients of the clusters, maps ``(cluster, 1, 1)``.
-        plasma: the curves, ``(input,)`` or ``(input, cluster, 1, 1)``, kg/m3.
+        cylinders: of every cluster.
+        plasma: the plasma curves, ``(input,)`` or ``(input, cluster, 1, 1)``, kg/m3.
     """
     operator, capacity, transfers = krogh_operator(pools, cylinders)
     return Interval(start, end, operator, capacity, plasma, transfers)
@@ -86,8 +87,7 @@ def krogh_operator(
         for entries in _tissue_entries(pools)
     )
     _add_walls(reaction, inflow, pools, cylinders)
-    # a pool of vessels has no reaction beyond the first cell; it holds nothing there, in some
-    # volume
+    # a pool of vessels exists in the first cell only; elsewhere it is zero, in an arbitrary volume
     capacity = pools.capacity * torch.where(weight > 0, weight, area)
     transfers = tuple(
         replace(k, uptake=k.uptake * area, efflux=k.efflux * area) for k in pools.transfers
@@ -103,9 +103,7 @@ def krogh_operator(
 
 
 def _reaction_volumes(pools: PoolCoefficients, cylinders: KroghCylinders) -> Tensor:
-    """Volume in which a pool's reactions happen, per ring: cells for tissue, the first cell for
-    vessels.
-    """
+    """Volume of a pool's reactions per ring: every cell for tissue, the first cell for vessels."""
     vessel = torch.zeros_like(cylinders.area)
     vessel[..., 0] = cylinders.relative_vessel_density
     of_vessels = vessel_pools(pools)
@@ -134,15 +132,15 @@ def _tissue_entries(
 def _add_walls(
     reaction: Entries, inflow: Entries, pools: PoolCoefficients, cylinders: KroghCylinders
 ) -> None:
-    """Exchange at the wall, in place: ``a C_v - b C_wall`` in series with ``g (C_wall - C)`` of
-    half the first cell.
+    """Add the exchange at the wall, in place: ``a C_v - b C_wall`` in series with ``g (C_wall - C)``
+    of half the first cell.
     """
     for wall in pools.walls:
         p, v = wall.pool, wall.vessel
         a, b = (
             rate[..., 0] * cylinders.relative_vessel_density for rate in (wall.influx, wall.efflux)
         )
-        # what does not diffuse does not come away from the wall
+        # a pool that does not diffuse stays at the wall
         D = (
             pools.diffusion[pools.moving.index(p)]
             if p in pools.moving
@@ -162,7 +160,7 @@ def _add_walls(
 def _face_weights(
     pools: PoolCoefficients, cylinders: KroghCylinders
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights of the faces, closed but along r and at its ends; diffusion weighs both sides alike."""
+    """Weights of the faces: diffusion along r, closed at both ends and in the other directions."""
     n, (clusters, classes, cells) = len(pools.moving), cylinders.area.shape
     like = pools.capacity
     along = like.new_zeros((n, clusters, classes, cells + 1))
@@ -174,7 +172,7 @@ def _face_weights(
     )
 
 
-#: Exact to a thousandth of a pool's mass a step.
+#: Error of a step: a thousandth of the mass of a pool.
 KROGH_TOLERANCE = Tolerance(step=1e-3)
 
 
@@ -184,10 +182,11 @@ def half_distance(profile: Tensor, cylinders: KroghCylinders) -> Tensor:
 
     Args:
         profile: ``(..., cluster, class, r)``.
+        cylinders: of every cluster.
 
     Returns:
-        ``(..., cluster, class)``; NaN where it stays above half as far as the tissue goes, or there
-        is nothing.
+        ``(..., cluster, class)``; NaN where the profile stays above half within the tissue or is
+        zero.
     """
     wall = _at_wall(profile)
     ratio = torch.cat([torch.ones_like(wall), profile / wall], dim=-1)
@@ -197,10 +196,15 @@ def half_distance(profile: Tensor, cylinders: KroghCylinders) -> Tensor:
 
 
 def find_first_below(values: Tensor, x: Tensor, level: float) -> Tensor:
-    """Where values ``(..., x)`` first fall below a level, on straight lines between points; NaN
-    where they never do.
+    """Position at which values first fall below a level, by linear interpolation.
 
-    Where the first value already lies below it, that is at the first point.
+    Args:
+        values: ``(..., x)``.
+        x: positions.
+        level: threshold.
+
+    Returns:
+        ``(...)``; the first position where the first value is below the level, NaN where none is.
     """
     below = values < level
     after = below.double().argmax(dim=-1, keepdim=True)
@@ -215,13 +219,17 @@ def find_first_below(values: Tensor, x: Tensor, level: float) -> Tensor:
 
 
 def _at_wall(profile: Tensor) -> Tensor:
-    """The line through the first two cells, at the wall, ``(..., 1)``."""
+    """Linear extrapolation from the first two cells to the wall, ``(..., 1)``."""
     return 1.5 * profile[..., :1] - 0.5 * profile[..., 1:2]
 
 
 def interpolate_at_radii(profile: Tensor, r: Tensor, cylinders: KroghCylinders) -> Tensor:
-    """A profile at radii ``(cluster, class, point)``, m, on lines in ln r between cells; flat
-    beyond the outermost.
+    """A profile at radii, linear in ln r between cells and constant beyond the outermost.
+
+    Args:
+        profile: ``(..., cluster, class, r)``.
+        r: radii, ``(cluster, class, point)``, m.
+        cylinders: of every cluster.
     """
     at = ((r / cylinders.wall_radius[..., None]).log() / cylinders.step - 0.5).clamp(
         0.0, cylinders.cells - 1.0
@@ -243,11 +251,18 @@ def equal_area_radii(cylinders: KroghCylinders, points: int = 200) -> Tensor:
 def interpolate_at_distances(
     profile: Tensor, distances: Tensor, cylinders: KroghCylinders
 ) -> Tensor:
-    """A profile ``(..., cluster, class, r)`` at distances from the wall, the mean over tissue
-    there, ``(..., cluster, x)``.
+    """Mean of a profile over the tissue at distances from the wall.
 
-    At one distance every vessel whose tissue reaches so far has the same of it: classes weigh by
-    their vessels. NaN where none does.
+    At one distance every vessel whose tissue extends so far has the same amount of tissue, so
+    classes are weighted by their vessels.
+
+    Args:
+        profile: ``(..., cluster, class, r)``.
+        distances: ``(x,)``, m.
+        cylinders: of every cluster.
+
+    Returns:
+        ``(..., cluster, x)``; NaN where no tissue extends so far.
     """
     r = cylinders.wall_radius[..., None] + distances
     ends = torch.cat([_at_wall(profile), profile[..., :1]], dim=-1)
@@ -257,17 +272,24 @@ def interpolate_at_distances(
         ends[..., 1:] - ends[..., :1]
     )
     weight = (r <= cylinders.R_t[..., None]) * cylinders.vessels[:, None]
-    held = weight.sum(-2)
-    return (values * weight).sum(-2) / torch.where(held > 0, held, torch.nan)
+    total = weight.sum(-2)
+    return (values * weight).sum(-2) / torch.where(total > 0, total, torch.nan)
 
 
-def tissue_average(of: Tensor, among: Tensor, cylinders: KroghCylinders) -> Tensor:
-    """Mean of values over some of a cluster's tissue, both at :func:`equal_area_radii`, ``(...,
-    cluster)``; NaN where it has none.
+def tissue_average(values: Tensor, region: Tensor, cylinders: KroghCylinders) -> Tensor:
+    """Mean of values over a region of a cluster's tissue.
+
+    Args:
+        values: at :func:`equal_area_radii`, ``(..., cluster, class, point)``.
+        region: which points count.
+        cylinders: of every cluster.
+
+    Returns:
+        ``(..., cluster)``; NaN where the region is empty.
     """
-    weight = among * cylinders.tissue_fractions[..., None]
-    held = weight.sum((-2, -1))
-    return (of * weight).sum((-2, -1)) / torch.where(held > 0, held, torch.nan)
+    weight = region * cylinders.tissue_fractions[..., None]
+    total = weight.sum((-2, -1))
+    return (values * weight).sum((-2, -1)) / torch.where(total > 0, total, torch.nan)
 
 
 @dataclass(frozen=True)
@@ -275,12 +297,15 @@ class KroghSolution:
     """Pools around the vessels of every cluster.
 
     Attributes:
-        times: s. names: of the pools. cylinders: the tissue.
-        U: ``(time, pool, cluster, class, r)``, kg/m3 as in the voxel; a pool of microvessels stands
-            at r = 0 alone.
-        mean: ``(time, pool, cluster)``, over the tissue (over the vessels for a pool of
-            microvessels).
-        imbalance: of mass, relative. steps: of the march.
+        times: s.
+        names: of the pools.
+        cylinders: the tissue.
+        U: ``(time, pool, cluster, class, r)``, kg/m3 as in the voxel; a pool of microvessels is in
+            the first cell only.
+        mean: over the tissue, or over the vessels for a pool of microvessels, ``(time, pool,
+            cluster)``.
+        mass_balance_error: relative.
+        steps: of the time integration.
     """
 
     times: tuple[float, ...]
@@ -317,15 +342,17 @@ def solve_cylinders(
     progress: Progress = ignore_progress,
     on_step: Callable[[float, Tensor], None] | None = None,
 ) -> KroghSolution:
-    """March the pools of every cylinder from nothing.
+    """Integrate the pools of every cylinder in time, from zero.
 
     Args:
-        intervals: of :func:`nanopinn.solvers.krogh.krogh_interval`, in order; an iterator builds
-            each when it is reached.
+        intervals: of :func:`krogh_interval`, in order; an iterator builds each when it is reached.
         names: of the pools.
-        vessels: of :func:`nanopinn.solvers.krogh.vessel_pools`.
-        save_at: s.
-        watch: called with the time and the pools ``(pool, cluster, class, r)`` at the start and
+        vessels: of :func:`vessel_pools`.
+        cylinders: of every cluster.
+        save_at: times at which the pools are saved, s.
+        tolerance: of the time integration.
+        progress: called with the stage and the fraction that is done.
+        on_step: called with the time and the pools ``(pool, cluster, class, r)`` at the start and
             after each step.
     """
     start = cylinders.area.new_zeros((len(names), *cylinders.area.shape))

@@ -1,4 +1,4 @@
-"""What an arm does around the vessels of every cluster, for every draw of what is not known."""
+"""Exposure of cells to drug around the vessels of every cluster, and cell kill, for every draw."""
 
 from __future__ import annotations
 
@@ -30,41 +30,51 @@ from nanopinn.solvers.time_segment import Interval
 
 #: Distances from the wall at which profiles are given, m.
 DISTANCES_M = tuple(2.5e-6 * i for i in range(61))
-#: Tissue whose cells are counted, as results name it: all that live, those with oxygen to divide,
-#: those without, those far from vessels.
-TISSUE_KINDS = ("all", "proliferating", "quiescent", "beyond")
+#: Populations of living cells by key: all, those with enough oxygen to divide, those without, and
+#: those far from vessels.
+CELL_POPULATIONS = {
+    "all": "all cells",
+    "proliferating": "proliferating cells",
+    "quiescent": "quiescent cells",
+    "beyond": "cells beyond the limit",
+}
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """Drug and cells against distance from the vessel wall, and what is counted of them; NaN where
-    there is no such tissue.
+    """Drug and surviving cells against distance from the vessel wall, and fractions of killed cells;
+    NaN where there is no such tissue.
+
+    Kill models and populations are named by :data:`nanopinn.physics.cell_kill.KILL_MODELS` and
+    :data:`CELL_POPULATIONS`.
 
     Attributes:
-        distances_m: ``(x,)``, from the wall.
-        times_s: at which profiles were kept.
-        free: ``(draw, t, cluster, x)``, kg/m3 of interstitial fluid; the mean over classes whose
-            tissue reaches so far, by area there.
-        cells: ``(draw, t, cluster, x)``, drug in cells and their nuclei, kg per 1e5 cells.
-        peak_cells: ``(draw, cluster, x)``, the largest over the run.
-        auc_free: ``(draw, cluster, x)``, integral of ``free`` over the run, kg s/m3.
-        half_distance: ``(draw, t, cluster)``, of drug in cells, m.
-        shares: by kind, ``(draw, cluster)``, share of the tissue that is of it; the rest is
+        distances_m: from the wall, ``(x,)``.
+        times_s: at which profiles are saved.
+        free: free drug, ``(draw, t, cluster, x)``, kg/m3 of interstitial fluid; mean over the
+            classes whose tissue extends so far, weighted by area there.
+        cells: drug in cells and their nuclei, ``(draw, t, cluster, x)``, kg per 1e5 cells.
+        peak_intracellular: peak intracellular concentration, ``(draw, cluster, x)``, kg per 1e5
+            cells.
+        auc_free: AUC of free drug, ``(draw, cluster, x)``, kg s/m3.
+        half_distance: of drug in cells, ``(draw, t, cluster)``, m.
+        shares: fraction of the tissue of each population, ``(draw, cluster)``; the rest is
             necrotic.
-        mean_peak_intracellular, mean_auc_free: ``(draw, cluster)``, means over the tissue of
-            ``peak_cells`` and ``auc_free``.
-        survival: by law, ``(draw, cluster, x)``, surviving fraction of proliferating cells.
-        lethal_radius: by law, ``(draw, cluster)``, distance within which survival is at most
-            ``lethal``, m; 0 if none.
-        killed: by law and kind, ``(draw, cluster)``, share of such tissue's cells whose survival is
-            at most ``lethal``.
-        survivors: by law and kind, ``(draw, cluster)``, mean surviving fraction over such tissue.
-        means: by pool, ``(draw, t, cluster)``, over the tissue (over the vessels for a pool of
-            microvessels), kg/m3 as in the voxel.
-        far_distance_m: distance that counts as far, m. lethal: surviving fraction that counts as
-            killed.
-        mass_balance_error: relative imbalance of mass over all draws and clusters. steps: of the
-            march.
+        mean_peak_intracellular: mean of ``peak_intracellular`` over the tissue, ``(draw,
+            cluster)``.
+        mean_auc_free: mean of ``auc_free`` over the tissue, ``(draw, cluster)``.
+        survival: surviving fraction of proliferating cells by kill model, ``(draw, cluster, x)``.
+        lethal_radius: distance within which survival is at most ``lethal``, by kill model, ``(draw,
+            cluster)``, m; 0 if there is none.
+        killed: fraction of cells whose survival is at most ``lethal``, by kill model and
+            population, ``(draw, cluster)``.
+        mean_survival: mean surviving fraction by kill model and population, ``(draw, cluster)``.
+        means: mean of each pool over the tissue (over the vessels for a pool of microvessels),
+            ``(draw, t, cluster)``, kg/m3 as in the voxel.
+        far_distance_m: distance from the wall that counts as far, m.
+        lethal: surviving fraction that counts as killed.
+        mass_balance_error: relative, over all draws and clusters.
+        steps: of the time integration.
     """
 
     distances_m: Tensor = field(repr=False)
@@ -89,7 +99,7 @@ class Exposure:
 
     @classmethod
     def concatenate(cls, batches: Sequence[Exposure]) -> Exposure:
-        """Batches of draws as one, in their order; the largest of their imbalances."""
+        """Join batches of draws in their order; the mass-balance error is the largest of theirs."""
         first = batches[0]
         every = {
             f.name: _concatenate([getattr(b, f.name) for b in batches])
@@ -122,7 +132,12 @@ def _concatenate(of: Sequence[Any]) -> Any:
 
 @dataclass(frozen=True)
 class KillCriteria:
-    """What counts as far from a vessel (m) and as killed (surviving fraction)."""
+    """Thresholds for counting cells.
+
+    Attributes:
+        far_distance_m: distance from the vessel wall that counts as far, m.
+        lethal: surviving fraction at or below which a cell counts as killed.
+    """
 
     far_distance_m: float = 50e-6
     lethal: float = 0.5
@@ -141,12 +156,15 @@ def simulate_exposure(
     tolerance: Tolerance = KROGH_TOLERANCE,
     progress: Progress = ignore_progress,
 ) -> Exposure:
-    """March the clusters of every draw at once, and read what their cells saw.
+    """Integrate the clusters of all draws in time, and compute the exposure of their cells.
 
     Args:
-        intervals, names, vessels, save_at: as in :func:`solve_cylinders`.
-        cylinders: of ``draws`` times as many clusters, draw by draw.
+        intervals, names, vessels, save_at, tolerance, progress: as in
+            :func:`nanopinn.solvers.krogh.solve_cylinders`.
+        cylinders: of all clusters, draw by draw.
+        draws: number of draws.
         values: of parameters by symbol, in place of the table's, one or ``(draw * cluster, 1, 1)``.
+        counted: thresholds for counting cells.
     """
     accumulator = ExposureAccumulator(names, values)
     run = solve_cylinders(
@@ -230,13 +248,20 @@ class ExposureAccumulator:
         }
 
 
-_ByKind = dict[str, dict[str, Tensor]]
+_ByPopulation = dict[str, dict[str, Tensor]]
 
 
 def compute_exposure(
     run: KroghSolution, accumulator: ExposureAccumulator, draws: int, counted: KillCriteria
 ) -> Exposure:
-    """What a march of ``draws`` times as many clusters, draw by draw, shows and counts."""
+    """Compute the exposure from a solution and what was accumulated along it.
+
+    Args:
+        run: the solution for the clusters of all draws, draw by draw.
+        accumulator: called at every step of it.
+        draws: number of draws.
+        counted: thresholds for counting cells.
+    """
     cylinders = run.cylinders
     x = cylinders.R_t.new_tensor(DISTANCES_M)
 
@@ -247,13 +272,12 @@ def compute_exposure(
     cells = interpolate_at_distances(run.cells() * accumulator.per_unit, x, cylinders)
     survival = accumulator.survival(accumulator.exposures)
     shown = {law: interpolate_at_distances(S, x, cylinders) for law, S in survival.items()}
-    killed, survivors, held = _count_kill(cylinders, accumulator, counted)
-    shares = {kind: v.unflatten(0, (draws, -1)) for kind, v in held.items()}
+    killed, survivors, shares = _count_kill(cylinders, accumulator, counted)
 
     def mean(values: Tensor) -> Tensor:
         return cylinders.tissue_mean(values).unflatten(0, (draws, -1))
 
-    def each(of: _ByKind) -> _ByKind:
+    def each(of: _ByPopulation) -> _ByPopulation:
         return {
             law: {kind: v.unflatten(0, (draws, -1)) for kind, v in kinds.items()}
             for law, kinds in of.items()
@@ -267,7 +291,7 @@ def compute_exposure(
         peak_intracellular=by_draw(interpolate_at_distances(accumulator.peak, x, cylinders)),
         auc_free=by_draw(interpolate_at_distances(accumulator.auc_free, x, cylinders)),
         half_distance=by_draw(_half_distance(cells, x)[..., None])[..., 0],
-        shares=shares,
+        shares={kind: v.unflatten(0, (draws, -1)) for kind, v in shares.items()},
         mean_peak_intracellular=mean(accumulator.peak),
         mean_auc_free=mean(accumulator.auc_free),
         survival={law: by_draw(S) for law, S in shown.items()},
@@ -289,14 +313,14 @@ def compute_exposure(
 
 
 def _half_distance(profile: Tensor, x: Tensor) -> Tensor:
-    """Where a profile is half its value at the wall, m."""
+    """Distance at which a profile is half its value at the wall, m."""
     wall = profile[..., :1]
     return torch.where(wall[..., 0] > 0, find_first_below(profile / wall, x, 0.5), torch.nan)
 
 
 def _lethal_distance(survival: Tensor, x: Tensor, lethal: float) -> Tensor:
-    """Distance from the wall within which survival is at most ``lethal``, as far as there is
-    tissue.
+    """Distance from the wall within which survival is at most ``lethal``, m; limited to the extent
+    of the tissue.
     """
     tissue = torch.where(torch.isnan(survival), -torch.inf, x.expand_as(survival)).amax(-1)
     found = find_first_below(-survival, x, -lethal)
@@ -305,9 +329,9 @@ def _lethal_distance(survival: Tensor, x: Tensor, lethal: float) -> Tensor:
 
 def _count_kill(
     cylinders: KroghCylinders, accumulator: ExposureAccumulator, counted: KillCriteria
-) -> tuple[_ByKind, _ByKind, dict[str, Tensor]]:
-    """Killed shares and mean survival by law and kind, and the share of tissue of each kind,
-    ``(cluster,)`` each.
+) -> tuple[_ByPopulation, _ByPopulation, dict[str, Tensor]]:
+    """Killed fraction and mean survival by kill model and population, and the fraction of tissue of
+    each population, ``(cluster,)`` each.
     """
     r = equal_area_radii(cylinders)
     along_classes = {
@@ -332,7 +356,7 @@ def _count_kill(
     }
     S = accumulator.survival(exposures, resistance)
 
-    def over(of: Mapping[str, Tensor]) -> _ByKind:
+    def over(of: Mapping[str, Tensor]) -> _ByPopulation:
         return {
             law: {kind: tissue_average(v, among, cylinders) for kind, among in kinds.items()}
             for law, v in of.items()

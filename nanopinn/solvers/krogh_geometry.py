@@ -1,13 +1,13 @@
-"""Cylinders of tissue around vessels: their radii, and the ring-shaped cells they are cut into.
+"""Krogh cylinders of tissue around vessels: their radii, and their division into annular cells.
 
-A voxel's vessels stand at uneven distances. Their tissue radii are log-normal, ``R_t = R_m exp(s
-z)``, in classes at Gauss-Hermite nodes z; a class stands for a share of the vessels (the node's
-weight) and hence of the tissue (weight times ring area: ``share``). Means over a cluster are means
-over tissue, so they weigh classes by area. ``R_m`` is such that the vessels fill their volume
-fraction: ``R_c^2 / E[R_t^2] = v_b``.
+Vessels of a voxel are unevenly spaced. Their tissue radii are log-normal, ``R_t = R_m exp(s z)``,
+in classes at Gauss-Hermite nodes z. A class represents a fraction of the vessels (the weight of the
+node) and hence of the tissue (weight times ring area). Means over a cluster are means over tissue
+and weight classes by area. ``R_m`` follows from the blood volume fraction: ``R_c^2 / E[R_t^2] =
+v_b``.
 
-Cells are equal steps of ln r: thin where profiles are steep, and a profile ``A + B ln r``, which
-diffusion without sinks has, is exact on any number of them.
+Cells are equal steps of ln r: thin where profiles are steep, and exact for the profile ``A + B ln
+r`` of diffusion without sinks.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from nanopinn.errors import InputError
 from nanopinn.parameters import value
 from nanopinn.parameters.units import UM
 
-#: Where a spread of radii is held within what is possible, the narrowest class is this many vessel
-#: radii wide.
+#: Smallest tissue radius of the narrowest class, in vessel radii, where the spread of radii is
+#: limited.
 MIN_RADIUS_RATIO = 1.25
 
 
 @dataclass(frozen=True)
 class KroghCylinders:
-    """Rings of tissue around vessels, cut into cells.
+    """Annuli of tissue around vessels, divided into cells.
 
     Attributes:
         R_c: radius of the vessels, one or ``(cluster, 1)``, m.
-        R_t: ``(cluster, class)``, radius of the tissue, m.
-        vessels: ``(class,)``, share of the vessels that a class stands for; sums to 1.
-        cells: how many along r.
+        R_t: radius of the tissue, ``(cluster, class)``, m.
+        vessels: fraction of the vessels in each class, ``(class,)``; sums to 1.
+        cells: number of cells along r.
     """
 
     R_c: float | Tensor
@@ -51,7 +51,7 @@ class KroghCylinders:
                 float(R.flatten()[narrow]) / UM for R in (self.R_t, self.wall_radius)
             )
             raise InputError(
-                "a vessel is as wide as the tissue it stands in",
+                "a vessel is as wide as the tissue around it",
                 field="R_t",
                 found=f"{found:.1f} um",
                 expected=f"above R_c = {expected:.1f} um",
@@ -70,10 +70,12 @@ class KroghCylinders:
         """Cylinders whose vessels fill a volume fraction of the tissue.
 
         Args:
-            v_b: ``(cluster,)``, blood volume fraction, in (0, 1).
+            v_b: blood volume fraction, in (0, 1), ``(cluster,)``.
             R_c: vessel radius, one or ``(cluster,)``, m.
-            spread: standard deviation of ln R_t, one or ``(cluster,)``; with 0 one class is enough.
-            classes: Gauss-Hermite nodes.
+            log_radius_sd: standard deviation of ln R_t, one or ``(cluster,)``; with 0 one class is
+                enough.
+            classes: number of Gauss-Hermite nodes.
+            cells: number of cells along r.
 
         Raises:
             InputError: a tissue radius would not exceed R_c.
@@ -95,8 +97,13 @@ class KroghCylinders:
 
     @classmethod
     def from_plasma_volume(cls, v_p: Tensor, classes: int = 3, cells: int = 32) -> KroghCylinders:
-        """Cylinders by the plasma volume fraction of DCE, ``v_b = v_p / (1 - Hct)``, and the
-        table's radius and spread.
+        """Cylinders from the plasma volume fraction of DCE, ``v_b = v_p / (1 - Hct)``, with the
+        table's vessel radius and spread of radii.
+
+        Args:
+            v_p: plasma volume fraction, ``(cluster,)``.
+            classes: number of Gauss-Hermite nodes.
+            cells: number of cells along r.
         """
         return cls.around(
             v_p / (1 - value("Hct")), value("R_c"), value("spread_Rt"), classes, cells
@@ -116,17 +123,15 @@ class KroghCylinders:
 
     @property
     def tissue_fractions(self) -> Tensor:
-        """Share of a cluster's tissue that a class holds, ``(cluster, class)``; sums to 1 over
-        classes.
-        """
-        held = self.vessels * self.ring_area
-        return held / held.sum(-1, keepdim=True)
+        """Fraction of a cluster's tissue in each class, ``(cluster, class)``; sums to 1 over classes."""
+        area = self.vessels * self.ring_area
+        return area / area.sum(-1, keepdim=True)
 
     @property
     def relative_vessel_density(self) -> Tensor:
-        """Vessels per tissue area in a class over that of its cluster, ``(cluster, class)``.
+        """Vessels per tissue area in a class, relative to its cluster, ``(cluster, class)``.
 
-        By this factor wall surface, blood volume and flow per tissue volume exceed the cluster's.
+        Wall surface, blood volume and flow per tissue volume scale by this factor.
         """
         return self.vessels / self.tissue_fractions
 
@@ -173,12 +178,16 @@ class KroghCylinders:
 
 
 def limit_radius_spread(v_b: Tensor, log_radius_sd: Tensor, classes: int) -> Tensor:
-    """A spread of radii, but no more than leaves the narrowest class :data:`NARROWEST` vessel
-    radii, ``(cluster,)``.
+    """Limit the spread of radii such that the tissue radius of the narrowest class is at least
+    :data:`MIN_RADIUS_RATIO` vessel radii.
 
     Args:
-        v_b: ``(cluster,)``, blood volume fraction, at most ``NARROWEST^-2``. spread:
-            ``(cluster,)``.
+        v_b: blood volume fraction, at most ``MIN_RADIUS_RATIO^-2``, ``(cluster,)``.
+        log_radius_sd: standard deviation of ln R_t, ``(cluster,)``.
+        classes: number of Gauss-Hermite nodes.
+
+    Returns:
+        ``(cluster,)``.
     """
     z, vessels = _gauss_hermite_nodes(classes, v_b)
     low, high = torch.zeros_like(log_radius_sd), log_radius_sd
@@ -194,7 +203,7 @@ def limit_radius_spread(v_b: Tensor, log_radius_sd: Tensor, classes: int) -> Ten
 
 
 def _gauss_hermite_nodes(classes: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Gauss-Hermite nodes, increasing, and the share of the vessels each stands for."""
+    """Gauss-Hermite nodes, increasing, and the fraction of the vessels at each."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(classes)
     z, vessels = (
         torch.as_tensor(v, dtype=like.dtype, device=like.device)
@@ -204,8 +213,6 @@ def _gauss_hermite_nodes(classes: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _relative_radii(log_radius_sd: Tensor, z: Tensor, vessels: Tensor) -> Tensor:
-    """R_t of each class over the root of its mean square, ``(cluster, class)``; spread ``(cluster,
-    1)``.
-    """
+    """R_t of each class over the root of its mean square, ``(cluster, class)``."""
     shape = torch.exp(log_radius_sd * z)
     return shape / (vessels * shape**2).sum(-1, keepdim=True).sqrt()

@@ -17,7 +17,7 @@ from nanopinn.results.comparison_result import (
     median_and_interval,
     probability_of_majority,
 )
-from nanopinn.solvers.krogh_exposure import TISSUE_KINDS, Exposure
+from nanopinn.solvers.krogh_exposure import CELL_POPULATIONS, Exposure
 from nanopinn.studies.arms.outcomes import (
     compute_outcomes,
     exposure_maps,
@@ -45,7 +45,7 @@ def exposure(reach_um: float, spread_um: float = 0.0, beyond: float = 0.3) -> Ex
         "beyond": torch.full((n, GROUPS), beyond),
     }
     killed = {
-        law: {kind: dead if beyond else dead * torch.nan for kind in TISSUE_KINDS}
+        law: {kind: dead if beyond else dead * torch.nan for kind in CELL_POPULATIONS}
         for law in KILL_MODELS
     }
     in_time = peak[:, None].expand(-1, 2, -1, -1)
@@ -63,7 +63,7 @@ def exposure(reach_um: float, spread_um: float = 0.0, beyond: float = 0.3) -> Ex
         {law: survival for law in KILL_MODELS},
         {law: reach * 1e-6 for law in KILL_MODELS},
         killed,
-        {law: {kind: 1 - dead for kind in TISSUE_KINDS} for law in KILL_MODELS},
+        {law: {kind: 1 - dead for kind in CELL_POPULATIONS} for law in KILL_MODELS},
         {},
         50e-6,
         0.5,
@@ -91,7 +91,7 @@ def test_an_interval_is_of_the_draws_and_not_of_the_run_at_the_medians():
 
 
 def said(e: Exposure, heating: HeatingDurationSweep | None = None) -> str:
-    rows = compute_outcomes({"tsl": e, "free": exposure(10)}, VOXELS, 0.5)
+    rows = compute_outcomes({"tsl": e, "free": exposure(10)}, VOXELS)
     groups = [VoxelCluster(int(v), {"vp": 0.01 * v}, {"tsl": (0.1 * v, 0.0, 1.0)}) for v in VOXELS]
     return " ".join(summarise_comparison("tsl", rows, groups, heating, (), 50.0, 0.5))
 
@@ -99,17 +99,17 @@ def said(e: Exposure, heating: HeatingDurationSweep | None = None) -> str:
 def test_the_answer_is_yes_no_or_unsure_as_the_draws_are():
     assert said(exposure(110)).startswith("Yes")
     assert said(exposure(20)).startswith("No")
-    assert said(exposure(75, 20)).startswith("It cannot be said")
+    assert said(exposure(75, 20)).startswith("The answer is uncertain")
 
 
 def test_without_draws_nothing_is_said_of_how_sure_the_answer_is():
     e = exposure(110)
     rows = [
         replace(o, values={a: v[:1] for a, v in o.values.items()})
-        for o in compute_outcomes({"tsl": e}, VOXELS, 0.5)
+        for o in compute_outcomes({"tsl": e}, VOXELS)
     ]
     text = " ".join(summarise_comparison("tsl", rows, [], None, (), 50.0, 0.5))
-    assert "nothing is said of how sure" in text
+    assert "certainty of the answer is unknown" in text
     assert "probability" not in text
     assert "interval" not in text
 
@@ -127,7 +127,7 @@ def test_the_heating_time_is_the_first_at_which_half_the_cells_are_likely_reache
     )
     text = said(exposure(75, 20), heating)
     assert "30 min by the Hill (C_max) model" in text
-    assert "at none by the time-integrated E_max model" in text
+    assert "none by the time-integrated E_max model" in text
 
 
 def test_maps_carry_each_group_to_its_voxels_and_nothing_outside():

@@ -210,7 +210,7 @@ def test_a_draw_alone_is_the_draw_in_its_batch(together: Exposure) -> None:
     """Steps are chosen for all together, nothing else: the distance is what the tolerance leaves."""
     for d in (0, 3):
         alone = solve_exposure(under(slice(d, d + 1), FACTORS, ramp=0.0), treatment(ramp=0.0))
-        for name in ("free", "cells", "peak_cells", "auc_free"):
+        for name in ("free", "cells", "peak_intracellular", "auc_free"):
             a, b = getattr(alone, name)[0], getattr(together, name)[d]
             assert torch.equal(torch.isnan(a), torch.isnan(b)), name
             assert float((a - b).nan_to_num().norm() / b.nan_to_num().norm()) < 3e-3, name

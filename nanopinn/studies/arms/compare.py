@@ -156,9 +156,9 @@ def _run_comparison(
     at = time.perf_counter()
     heating = _heating_times(primary_arm, exposure_model, exposures[primary_arm.name], settings)
     influences, not_ranked = _influences(primary_arm, exposure_model, settings)
-    gain = radiation_gain(primary_arm, exposure_model, exposures[primary_arm.name], settings.lethal)
+    gain = radiation_gain(primary_arm, exposure_model, exposures[primary_arm.name])
     seconds["heating times, influences, radiation"] = time.perf_counter() - at
-    outcomes = compute_outcomes(exposures, exposure_model.voxels, settings.lethal)
+    outcomes = compute_outcomes(exposures, exposure_model.voxels)
     groups = _summarise_groups(exposure_model, exposures)
     labels = exposure_model.group_labels_on_image
     compared = {
@@ -214,9 +214,7 @@ def outcome_function(arm: Arm, name: str, settings: ComparisonSettings) -> Outco
         exposure_model = ExposureModel.of(patient, draws, settings)
         rows = {
             o.name: o
-            for o in compute_outcomes(
-                {arm.name: exposure_model.to(arm)}, exposure_model.voxels, settings.lethal
-            )
+            for o in compute_outcomes({arm.name: exposure_model.to(arm)}, exposure_model.voxels)
         }
         if name not in rows:
             raise InputError(

@@ -1,10 +1,6 @@
-"""From exposures of groups of voxels to what arms are compared by: means over the tumour, for every
-draw.
-
-The question in plain language: does lethal exposure reach cells far from vessels, where, when and
-how surely.
-
-What tells one comparison of arms from another, so that an interrupted one goes on as itself alone.
+"""Outcomes by which arms are compared: means over the tumour of the exposure of clusters, for every
+draw; penetration curves, maps and conclusions in sentences; the identity of a comparison, by which
+an interrupted one is recognised.
 """
 
 from __future__ import annotations
@@ -21,7 +17,6 @@ from nanopinn.io.checkpoint_store import run_identity
 from nanopinn.parameters.units import HOUR, NG, UG_H_PER_ML, UG_PER_ML, UM
 from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.results.comparison_result import (
-    CELL_POPULATIONS,
     HeatingDurationSweep,
     InputSensitivity,
     Outcome,
@@ -32,7 +27,7 @@ from nanopinn.results.comparison_result import (
 )
 from nanopinn.results.fit_result import MapEstimate
 from nanopinn.settings import ComparisonSettings, PhantomSettings
-from nanopinn.solvers.krogh_exposure import Exposure
+from nanopinn.solvers.krogh_exposure import CELL_POPULATIONS, Exposure
 from nanopinn.studies.arms.arm_specs import Arm
 from nanopinn.studies.arms.draws import Patient
 
@@ -40,15 +35,16 @@ Array = NDArray[np.float64]
 
 
 def tumour_mean(values: Tensor, voxels: Array, shares: Tensor | None = None) -> Array:
-    """Mean over the tumour of values of groups.
+    """Mean over the tumour of values of clusters.
 
     Args:
-        values: ``(draw, group)`` or ``(draw, group, ...)``, NaN where a group has none. voxels:
-            ``(group,)``.
-        shares: of a group's tissue that the values are of, ``(draw, group)``; all of it if None.
+        values: ``(draw, cluster)`` or ``(draw, cluster, ...)``, NaN where a cluster has none.
+        voxels: number of voxels of each cluster, ``(cluster,)``.
+        shares: fraction of each cluster's tissue that the values refer to, ``(draw, cluster)``; all
+            of it if None.
 
     Returns:
-        ``(draw, ...)``; NaN where no group has any.
+        ``(draw, ...)``; NaN where no cluster has a value.
     """
     v = values.cpu().numpy()
     weights = (
@@ -60,14 +56,12 @@ def tumour_mean(values: Tensor, voxels: Array, shares: Tensor | None = None) -> 
     return np.asarray(np.where(total > 0, mean, np.nan))
 
 
-def compute_outcomes(
-    exposures: Mapping[str, Exposure], voxels: Array, lethal: float
-) -> tuple[Outcome, ...]:
-    """The rows of the table, for every arm and draw.
+def compute_outcomes(exposures: Mapping[str, Exposure], voxels: Array) -> tuple[Outcome, ...]:
+    """Compute every outcome for every arm and draw.
 
     Args:
-        voxels: of every group, ``(group,)``. lethal: surviving fraction at or below which an
-            exposure is.
+        exposures: by arm.
+        voxels: number of voxels of each cluster, ``(cluster,)``.
     """
     first = next(iter(exposures.values()))
     limit = f"{first.far_distance_m / UM:g} um"
@@ -81,31 +75,31 @@ def compute_outcomes(
         row(
             "peak at wall",
             cells,
-            "largest drug in cells at the vessel",
+            "peak intracellular concentration at the vessel",
             lambda e: tumour_mean(e.peak_intracellular[..., 0], voxels) / NG,
         ),
         row(
             "peak at limit",
             cells,
-            f"largest drug in cells {limit} away",
+            f"peak intracellular concentration at {limit}",
             lambda e: tumour_mean(e.peak_intracellular[..., at], voxels) / NG,
         ),
         row(
             "area",
             "ug h/mL",
-            "area under free drug, mean of tissue",
+            "AUC of free drug, mean over the tissue",
             lambda e: tumour_mean(e.mean_auc_free, voxels) / UG_H_PER_ML,
         ),
         row(
             "half-distance",
             "um",
-            f"half-distance in cells at {first.times_s[0] / HOUR:g} h",
+            f"half-distance of intracellular drug at {first.times_s[0] / HOUR:g} h",
             lambda e: tumour_mean(e.half_distance[:, 0], voxels) / UM,
         ),
         row(
             "beyond",
             "1",
-            f"share of tissue alive beyond {limit}",
+            f"fraction of the tissue that lives beyond {limit}",
             lambda e: tumour_mean(e.shares["beyond"], voxels),
         ),
     ]
@@ -114,17 +108,17 @@ def compute_outcomes(
             row(
                 f"lethal radius, {law}",
                 "um",
-                f"lethal within this distance, {model.name}",
+                f"distance of lethal exposure, {model.name}",
                 lambda e, law=law: tumour_mean(e.lethal_radius[law], voxels) / UM,
             )
         )
         for kind, words in CELL_POPULATIONS.items():
-            said = f"beyond {limit}" if kind == "beyond" else words
+            population = f"cells beyond {limit}" if kind == "beyond" else words
             rows.append(
                 row(
                     f"lethal {kind}, {law}",
                     "1",
-                    f"lethally exposed, {said}, {model.name}",
+                    f"lethally exposed {population}, {model.name}",
                     lambda e, law=law, kind=kind: tumour_mean(
                         e.killed[law][kind], voxels, e.shares[kind]
                     ),
@@ -142,8 +136,13 @@ def compute_outcomes(
 
 
 def penetration_curves(e: Exposure, voxels: Array) -> PenetrationCurves:
-    """Means over the tumour against distance; a group without tissue so far out does not count
-    there.
+    """Means over the tumour against the distance from the vessel.
+
+    Clusters without tissue at a distance do not count there.
+
+    Args:
+        e: exposure of one arm.
+        voxels: number of voxels of each cluster, ``(cluster,)``.
     """
     cells, free = (
         median_and_interval(tumour_mean(v.movedim(1, -1), voxels)) for v in (e.cells, e.free)
@@ -159,15 +158,18 @@ def penetration_curves(e: Exposure, voxels: Array) -> PenetrationCurves:
 
 
 def group_peak_quantiles(e: Exposure) -> Array:
-    """Largest drug in cells against distance in every group, ng/1e5 cells, ``(3, group, x)``:
-    median and 90 % interval.
+    """Peak intracellular concentration against distance in every cluster, ng/1e5 cells: median and
+    90 % interval, ``(3, cluster, x)``.
     """
     return median_and_interval(e.peak_intracellular.cpu().numpy()) / NG
 
 
 def exposure_maps(e: Exposure, labels: NDArray[np.int64]) -> dict[str, MapEstimate]:
-    """What happens under each voxel, back on the grid of the image ``(x, y, z)``; sd over the
-    draws.
+    """Maps of the sub-voxel exposure on the grid of the image, with the sd over the draws.
+
+    Args:
+        e: exposure of one arm.
+        labels: cluster of every voxel of the image, ``(x, y, z)``; -1 outside the tumour.
     """
     limit = f"{e.far_distance_m / UM:g} um"
     found: dict[str, MapEstimate] = {}
@@ -181,11 +183,16 @@ def exposure_maps(e: Exposure, labels: NDArray[np.int64]) -> dict[str, MapEstima
             name, unit, words, "images and prior", _map_group_values(middle, labels), std
         )
 
-    put("beyond", "1", f"share of tissue farther than {limit} from its vessel", e.shares["beyond"])
+    put(
+        "beyond",
+        "1",
+        f"fraction of the tissue farther than {limit} from its vessel",
+        e.shares["beyond"],
+    )
     put(
         "peak_cells",
         "ng/1e5 cells",
-        "largest drug in cells, mean of tissue",
+        "peak intracellular concentration, mean over the tissue",
         e.mean_peak_intracellular,
         1 / NG,
     )
@@ -201,13 +208,13 @@ def exposure_maps(e: Exposure, labels: NDArray[np.int64]) -> dict[str, MapEstima
         put(
             f"lethal_beyond_{law}",
             "1",
-            f"share of cells beyond {limit} that are lethally exposed, {by}",
+            f"fraction of the cells beyond {limit} that are lethally exposed, {by}",
             e.killed[law]["beyond"],
         )
         put(
             f"lethal_all_{law}",
             "1",
-            f"share of cells that are lethally exposed, {by}",
+            f"fraction of the cells that are lethally exposed, {by}",
             e.killed[law]["all"],
         )
         put(f"survival_{law}", "1", f"surviving fraction, {by}", e.mean_survival[law]["all"])
@@ -218,8 +225,8 @@ def _map_group_values(values: Array, labels: NDArray[np.int64]) -> Array:
     return np.where(labels >= 0, values[labels.clip(0)], np.nan)
 
 
-#: Laws disagree, where the shares they give differ by more than this.
-LAW_DISAGREEMENT = 0.2
+#: Kill models disagree where their fractions of killed cells differ by more than this.
+MODEL_DISAGREEMENT = 0.2
 
 
 def summarise_comparison(
@@ -231,17 +238,24 @@ def summarise_comparison(
     limit_um: float,
     lethal: float,
 ) -> tuple[str, ...]:
-    """Sentences, the question's own first.
+    """Conclusions of a comparison, one sentence or two each; the first answers whether lethal
+    exposure extends beyond the limit.
 
     Args:
-        arm: the triggered one, or the one that is asked about.
+        arm: name of the arm that the conclusions are about.
+        outcomes: of every arm.
+        groups: clusters of voxels.
+        heating: sweep of the heating duration, if there is one.
+        influences: sensitivities by falling effect.
+        limit_um: distance from the vessel, um.
+        lethal: surviving fraction at or below which an exposure is lethal.
     """
     rows = {o.name: o for o in outcomes}
     beyond = median_and_interval(rows["beyond"].values[arm])[0]
     if not beyond > 0:
         return (
             (
-                f"By its plasma volume no tissue lies farther than {limit_um:g} um from its"
+                f"The plasma volume leaves no tissue farther than {limit_um:g} um from the"
                 " vessels: the question does not arise."
             ),
         )
@@ -263,37 +277,37 @@ def _describe_lethal_probability(
     shares = {law: rows[f"lethal beyond, {law}"] for law in KILL_MODELS}
     sure = {law: probability_of_majority(o.values[arm]) for law, o in shares.items()}
     low, high = min(sure.values()), max(sure.values())
-    verdict = "Yes" if low >= 0.9 else "No" if high <= 0.1 else "It cannot be said with confidence"
+    verdict = "Yes" if low >= 0.9 else "No" if high <= 0.1 else "The answer is uncertain"
     if len(shares["peak"].values[arm]) == 1:
         return (
-            "At the medians of all inputs, without draws, nothing is said of how sure this is:"
-            f" {arm} at {limit_um:g} um and beyond, where {beyond:.0%} of the tissue lies (lethal:"
-            f" at most {lethal:.0%} of the cells survive)."
+            "There are no draws: the values are those at the medians of all inputs, and the"
+            f" certainty of the answer is unknown. The question is whether {arm} gives lethal"
+            f" exposure (at most {lethal:.0%} of the cells survive) beyond {limit_um:g} um, where"
+            f" {beyond:.0%} of the tissue lies."
         )
     chances = ", ".join(f"{p:.0%} by the {KILL_MODELS[law].name}" for law, p in sure.items())
     return (
-        f"{verdict}: does {arm} carry lethal exposure (at most {lethal:.0%} of the cells survive)"
-        f" beyond {limit_um:g} um, where {beyond:.0%} of the tissue lies? The probability that at"
-        f" least half of the cells there are so exposed is {chances}."
+        f"{verdict}. The question is whether {arm} gives lethal exposure (at most {lethal:.0%} of"
+        f" the cells survive) beyond {limit_um:g} um, where {beyond:.0%} of the tissue lies. The"
+        f" probability that at least half of the cells there are lethally exposed is {chances}."
     )
 
 
 def _describe_lethal_shares(arm: str, rows: Mapping[str, Outcome], limit_um: float) -> list[str]:
     said = []
     middle = {}
-    for law in KILL_MODELS:
+    for law, model in KILL_MODELS.items():
         median, low, high = rows[f"lethal beyond, {law}"].interval(arm)
         middle[law] = median
         drawn = len(rows[f"lethal beyond, {law}"].values[arm]) > 1
-        said.append(
-            f"{median:.0%}{f' ({low:.0%} to {high:.0%})' if drawn else ''} by the {KILL_MODELS[law].name}"
-        )
+        interval = f" ({low:.0%} to {high:.0%})" if drawn else ""
+        said.append(f"{median:.0%}{interval} by the {model.name}")
     how = ", median and 90 % interval" if drawn else ""
     text = (
-        f"Share of the cells beyond {limit_um:g} um that are lethally exposed{how}:"
+        f"Fraction of the cells beyond {limit_um:g} um that are lethally exposed{how}:"
         f" {', '.join(said)}."
     )
-    if max(middle.values()) - min(middle.values()) > LAW_DISAGREEMENT:
+    if max(middle.values()) - min(middle.values()) > MODEL_DISAGREEMENT:
         text += " The kill models disagree: the choice of model matters more than the tumour."
     return [text]
 
@@ -307,7 +321,10 @@ def _describe_groups(arm: str, groups: Sequence[VoxelCluster], limit_um: float) 
         min(known, key=lambda g: g.lethal[arm][0]),
     )
     if best.lethal[arm][0] - worst.lethal[arm][0] < 0.01:
-        return f"It is alike in all groups of voxels: {best.lethal[arm][0]:.0%} by the {KILL_MODELS['peak'].name}."
+        return (
+            f"The fraction is the same in all clusters of voxels: {best.lethal[arm][0]:.0%} by the"
+            f" {KILL_MODELS['peak'].name}."
+        )
 
     def described(g: VoxelCluster) -> str:
         return (
@@ -316,8 +333,8 @@ def _describe_groups(arm: str, groups: Sequence[VoxelCluster], limit_um: float) 
         )
 
     return (
-        f"Where: most in the best group, {described(best)}; least in {described(worst)}; by the"
-        f" {KILL_MODELS['peak'].name}."
+        f"By the {KILL_MODELS['peak'].name} the fraction is largest in the cluster with"
+        f" {described(best)} and smallest in the cluster with {described(worst)}."
     )
 
 
@@ -341,12 +358,9 @@ def _describe_ranking(rows: Mapping[str, Outcome]) -> str:
 def _describe_quiescent_cells(arm: str, rows: Mapping[str, Outcome]) -> list[str]:
     medians = {law: rows[f"lethal quiescent, {law}"].interval(arm)[0] for law in KILL_MODELS}
     if not any(np.isfinite(v) for v in medians.values()):
-        return ["No cells are quiescent for want of oxygen at the medians of all inputs."]
-    return [
-        "Of the quiescent cells,"
-        f" {', '.join(f'{v:.0%} by the {KILL_MODELS[law].name}' for law, v in medians.items())} are lethally"
-        " exposed (median)."
-    ]
+        return ["At the medians of all inputs no cells are quiescent because of hypoxia."]
+    fractions = ", ".join(f"{v:.0%} by the {KILL_MODELS[law].name}" for law, v in medians.items())
+    return [f"Of the quiescent cells, {fractions} are lethally exposed (median)."]
 
 
 def _describe_heating_times(heating: HeatingDurationSweep | None, limit_um: float) -> list[str]:
@@ -358,12 +372,12 @@ def _describe_heating_times(heating: HeatingDurationSweep | None, limit_um: floa
         said.append(
             f"{heating.duration_min[reached[0]]:g} min by the {KILL_MODELS[law].name}"
             if reached.size
-            else f"at none by the {KILL_MODELS[law].name}"
+            else f"none by the {KILL_MODELS[law].name}"
         )
     tried = ", ".join(f"{m:g}" for m in heating.duration_min)
     return [
-        f"Heating time (of {tried} min) from which half of the cells beyond {limit_um:g} um are"
-        f" more likely than not lethally exposed: {', '.join(said)}."
+        f"Shortest heating (of {tried} min) with which at least half of the cells beyond"
+        f" {limit_um:g} um are more likely than not lethally exposed: {', '.join(said)}."
     ]
 
 
@@ -371,15 +385,20 @@ def _describe_influences(influences: Sequence[InputSensitivity]) -> list[str]:
     if not influences:
         return []
     first = ", ".join(f"{i.description} ({i.symbol})" for i in influences[:3])
-    return [
-        f"What the outcome follows most: {first}. No image informs these unless the fit says so."
-    ]
+    return [f"Most influential inputs: {first}. Images inform these only where the fit says so."]
 
 
 def list_comparison_files(
     patient: Patient, arms: Sequence[Arm], schedule: Path | None, settings: ComparisonSettings
 ) -> tuple[Path, ...]:
-    """Every file that a comparison reads."""
+    """List every file that a comparison reads.
+
+    Args:
+        patient: tissue and posterior.
+        arms: treatments.
+        schedule: file of the treatment, if there is one.
+        settings: of the comparison.
+    """
     of_arms = [
         f
         for a in arms
@@ -393,7 +412,14 @@ def list_comparison_files(
 def comparison_identity(
     settings: ComparisonSettings, read: Mapping[str, str], phantom: PhantomSettings | None
 ) -> dict[str, str]:
-    """All that was given, each by name: choices by value, files by hash."""
+    """All that determines the result of a comparison: see
+    :func:`nanopinn.inference.checkpoint.run_identity`.
+
+    Args:
+        settings: of the comparison.
+        read: SHA-256 of every file, by name.
+        phantom: settings of the phantom, if it is compared on one.
+    """
     choices = {
         "arms": settings.model_dump(mode="json"),
         "phantom": phantom.model_dump(mode="json") if phantom else {},

@@ -197,7 +197,7 @@ COMPARED_OUTCOMES = (
 
 
 def radiation_gain(
-    arm: Arm, exposure_model: ExposureModel, irradiated: Exposure, lethal: float
+    arm: Arm, exposure_model: ExposureModel, irradiated: Exposure
 ) -> RadiationComparison | None:
     """An arm against itself without its radiation, draw by draw; None where there is none.
 
@@ -211,7 +211,7 @@ def radiation_gain(
         f"{arm.name}_without_radiation", replace(arm.treatment, radiation=RadiationCourse())
     )
     found = {"with": irradiated, "without": exposure_model.to(plain)}
-    outcomes = {o.name: o for o in compute_outcomes(found, exposure_model.voxels, lethal)}
+    outcomes = {o.name: o for o in compute_outcomes(found, exposure_model.voxels)}
     at = min(arm.treatment.end_s, max(f.time_s for f in fractions) + value("RT_t_peak"))
     pressure = [_pressure(t, exposure_model, at) for t in (arm.treatment, plain.treatment)]
     rows = [_gain("interstitial pressure", "mmHg", *pressure)]
