@@ -33,7 +33,7 @@ Array = NDArray[np.float64]
 #: Each side is probed at this distance in standard deviations of the Laplace approximation, with at
 #: most so many solves. The profile is computed if the objective may have risen by less than this
 #: fraction of the rise of the quadratic approximation.
-PROBE_DISTANCE_SD, MAX_PROBE_SOLVES, MIN_PARABOLA_FRACTION = 2.5, 2, 0.75
+PROBE_DISTANCE_SD, MAX_PROBE_SOLVES, MIN_QUADRATIC_FRACTION = 2.5, 2, 0.75
 #: A positive scalar whose logarithm has a smaller standard deviation is not checked, because the
 #: model is nearly linear over this range.
 WELL_DETERMINED_SD = 0.1
@@ -167,7 +167,7 @@ def _is_flatter_than_quadratic(continuation: ProfileContinuation, sign: int) -> 
     )
     return (
         point.objective - point.remaining_decrease - continuation.start.objective
-        < MIN_PARABOLA_FRACTION * PROBE_DISTANCE_SD**2 / 2
+        < MIN_QUADRATIC_FRACTION * PROBE_DISTANCE_SD**2 / 2
     )
 
 

@@ -178,7 +178,7 @@ class ProfileContinuation:
     def _nuisance_model(
         self, theta: Array, at: Linearisation, fixed_step: Array | None = None
     ) -> QuadraticModel:
-        """Quadratic model of the nuisance parameters, a fixed step away from ``at`` if one is given."""
+        """Quadratic model of the nuisance parameters, a fixed step from ``at`` if one is given."""
         if fixed_step is not None:
             at = replace(at, residual=at.residual + at.jacobian @ fixed_step)
         return self.objective.quadratic(theta, at).restrict(self.nuisance)
