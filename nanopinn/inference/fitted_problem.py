@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.inference.aif_scale import AifScaleProblem
 from nanopinn.inference.inverse_problem import InverseProblem
+from nanopinn.inference.nuisance_scales import AifScaleProblem
 from nanopinn.inference.problem import EngineFit, Linearisation, Objective, ResidualProblem
 from nanopinn.results.fit_result import FitResult
 

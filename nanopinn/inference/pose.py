@@ -21,12 +21,11 @@ from nanopinn.imaging.dce.models import extended_tofts
 from nanopinn.imaging.dce.plasma_curve import InputCurve
 from nanopinn.imaging.drug_image import DrugImage, load_drug_image
 from nanopinn.imaging.parametric_maps import ImagingMaps
-from nanopinn.inference.aif_scale import fit_aif_scale
 from nanopinn.inference.basis import gaussian_radial_basis
 from nanopinn.inference.fitted_problem import FittedProblem
 from nanopinn.inference.fv_engine import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
-from nanopinn.inference.noise import noise_scales, scale_noise
+from nanopinn.inference.nuisance_scales import fit_aif_scale, noise_scales, scale_noise
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.unknown_fields import add_unknown_functions, truncating_faces

@@ -17,7 +17,6 @@ from nanopinn.imaging.dce.models import extended_tofts
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.parametric_maps import ImagingMaps
 from nanopinn.imaging.pipeline import make_maps
-from nanopinn.inference.aif_scale import AIF_SCALE
 from nanopinn.inference.derived_maps import (
     derive_curves,
     derive_drug_fields,
@@ -30,6 +29,7 @@ from nanopinn.inference.fv_engine import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.krylov.krylov_engine import KrylovSettings, fit_krylov
 from nanopinn.inference.neural_field import fit_neural
+from nanopinn.inference.nuisance_scales import AIF_SCALE
 from nanopinn.inference.pose import (
     FinalEstimate,
     PosedProblem,

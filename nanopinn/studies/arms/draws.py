@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.inference.aif_scale import AIF_SCALE as AIF_SCALE
 from nanopinn.inference.device import on_device
 from nanopinn.inference.fitted_problem import FittedProblem, fitted_problem_of
+from nanopinn.inference.nuisance_scales import AIF_SCALE
 from nanopinn.inference.radiation_effect import (
     RadiationEffect,
     describe_radiation_effect,

@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.inference.aif_scale import STEP, AifScaleProblem, scale_arterial_input
 from nanopinn.inference.inverse_problem import InverseProblem
-from nanopinn.inference.noise import _estimate_noise_scales, noise_scales, scale_noise
+from nanopinn.inference.nuisance_scales import (
+    LOG_SCALE_STEP,
+    AifScaleProblem,
+    _estimate_noise_scales,
+    noise_scales,
+    scale_arterial_input,
+    scale_noise,
+)
 from nanopinn.inference.problem import Linearisation, Objective
 
 from .test_engines import small_problem
@@ -45,8 +51,8 @@ def test_without_drug_images_the_scale_keeps_its_prior_and_widens_filtration(
     both = posed.predict(np.append(theta, 0.0), tangents=True)
     assert both.jacobian is not None
     J = both.jacobian.numpy()
-    # a difference over STEP is off by half its size, relative
-    np.testing.assert_allclose(J[:, -1], J[:, q], atol=STEP * np.abs(J[:, q]).max())
+    # a difference over LOG_SCALE_STEP is off by half its size, relative
+    np.testing.assert_allclose(J[:, -1], J[:, q], atol=LOG_SCALE_STEP * np.abs(J[:, q]).max())
     alone = np.diag(Objective(problem).quadratic(theta, at).covariance)
     together = (
         Objective(posed)
