@@ -194,3 +194,35 @@ def _replace_field(field: str | None, names: Mapping[str, str]) -> str | None:
         return None
     parts = replace_parameter_names(field, names).split(", ")
     return ", ".join(_find_name(part, names) or part for part in parts)
+
+
+def describe_error(error: Exception, names: Mapping[str, str]) -> str:
+    """Describe any error to the user, as one paragraph.
+
+    Args:
+        error: An error of the input, of the system or of the package.
+        names: Name to show for each parameter, as in :func:`replace_parameter_names`.
+    """
+    if isinstance(error, NanopinnError):
+        return format_error(error, names)
+    if _is_out_of_memory(error):
+        return replace_parameter_names(
+            "There is not enough memory for this study. `device='cpu'` may have more than a GPU;"
+            " `preset='fast'` needs less.",
+            names,
+        )
+    if isinstance(error, OSError):
+        return f"A file cannot be read or written: {error}. No result was written."
+    return (
+        f"Internal error: {type(error).__name__}: {error}. Please report it with the command or the"
+        " inputs."
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch is not imported for its exception; on the CPU it raises a plain RuntimeError anyway
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )

@@ -175,7 +175,7 @@ def test_a_disk_that_fills_up_leaves_the_last_whole_state_and_says_how_to_go_on(
     monkeypatch.setattr(os, "fsync", full)
     with (
         pytest.raises(
-            OutputError, match=r"No space left.*out\.partial keeps what was reached.*--resume"
+            OutputError, match=r"No space left.*out\.partial holds a checkpoint.*--resume"
         ),
         record_interruption(checkpoint_folder),
     ):

@@ -1,4 +1,4 @@
-"""The commands: each reads its options, calls a workflow, writes a folder, and says what it found."""
+"""The commands of the program, and those that need no module of their own."""
 
 from __future__ import annotations
 
@@ -48,11 +48,14 @@ def maps(
     model: Annotated[
         str | None,
         typer.Option(
-            help="etofts, tofts, patlak, 2cum, 2cxm, steady, or auto: by AICc, voxel by voxel."
+            help=(
+                "Kinetic model: etofts (default), tofts, patlak, 2cum, 2cxm, steady, or auto: the"
+                " model with the least AICc in each voxel."
+            )
         ),
     ] = None,
     smooth: Annotated[
-        bool | None, typer.Option("--smooth", help="Let voxels learn from their neighbours.")
+        bool | None, typer.Option("--smooth", help="Spatial regularisation of the kinetic maps.")
     ] = None,
     device: Device = "auto",
     out: Out = Path("nanopinn_maps"),
@@ -60,8 +63,7 @@ def maps(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Do the imaging alone: T1, kinetic and pH maps with their standard deviations, the arterial
-    input, and a page.
+    """Compute T1, kinetic and pH maps with standard deviations, and the arterial input function.
 
     Example: nanopinn maps --dce dce.nii.gz --vfa fa02.nii.gz fa10.nii.gz fa20.nii.gz --model 2cxm
     --out maps
@@ -70,6 +72,7 @@ def maps(
 
     from nanopinn.io.output import reserve_output_folder
     from nanopinn.report.imaging_folder import write_imaging
+    from nanopinn.report.treatment_summary import format_assumptions
     from nanopinn.studies.fit import run_maps
 
     choice = {"model": model, "smooth": smooth}
@@ -79,17 +82,17 @@ def maps(
             imaging = run_maps(chosen, device=device or "auto", progress=progress)
         write_imaging(out, imaging, chosen, overwrite=overwrite)
     typer.echo(imaging.summary())
-    typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in imaging.assumptions))
+    typer.echo(format_assumptions(imaging.assumptions))
     typer.echo(f"Page: {out / 'imaging.html'}")
 
 
 @app.command()
 def check(
     folder: Annotated[Path, typer.Argument(help="Result folder of a fit.")],
-    refine: Annotated[int, typer.Option(help="How much finer than the fit's grid.")] = 2,
+    refine: Annotated[int, typer.Option(help="Refinement factor of the grid of the fit.")] = 2,
     quiet: Quiet = False,
 ) -> None:
-    """Repeat the finite-volume check on a result folder; exit code 5 if it fails.
+    """Repeat the finite-volume check of a result folder. The exit code is 5 if it fails.
 
     Example: nanopinn check nanopinn_result --refine 3
     """
@@ -110,33 +113,31 @@ def check(
 @app.command()
 def verify(
     published: Annotated[
-        bool, typer.Option(help="Published brackets and reference runs alone.")
+        bool,
+        typer.Option(help="Run only the comparisons with published values and reference runs."),
     ] = False,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the table as JSON too.")
+        Path | None, typer.Option("--json", help="Write the table to this JSON file as well.")
     ] = None,
 ) -> None:
-    """Run the verification cases and print each observed value beside its reference; exit code 5 if
-    one fails.
+    """Run the verification cases and print observed and reference values.
+
+    The exit code is 5 if a case fails.
     """
     from nanopinn.verification.run import run_verification
 
     cases = run_verification(published=published)
     for c in cases:
-        mark = "FAILED" if c.failed else "ok    " if c.passed else "beside"
+        mark = "FAILED" if c.failed else "ok    " if c.passed else "differs"
+        numbers = f"{c.observed:13.6g}{c.reference:12.5g}  +- {c.tolerance:.2g}"
+        typer.echo(f"{mark} {c.id:8s}{c.name + ': ' + c.quantity:92s}{numbers}")
+    failed = [c for c in cases if c.failed]
+    outside = [c for c in cases if not c.passed and not c.failed]
+    typer.echo(f"{len(cases) - len(failed) - len(outside)} of {len(cases)} cases passed")
+    if outside:
         typer.echo(
-            f"{mark} {c.id:8s}{c.name + ': ' + c.quantity:92s}{c.observed:13.6g}{c.reference:12.5g} "
-            f" +- {c.tolerance:.2g}"
-        )
-    failed, beside = (
-        [c for c in cases if c.failed],
-        [c for c in cases if not c.passed and not c.failed],
-    )
-    typer.echo(f"{len(cases) - len(failed) - len(beside)} of {len(cases)} cases passed")
-    if beside:
-        typer.echo(
-            f"{len(beside)} published values of other tumours and treatments lie beside what was"
-            " observed; these do not count"
+            f"{len(outside)} observed values are outside the range published for other tumours and"
+            " treatments; these are not counted"
         )
     if json_file is not None:
         from dataclasses import asdict
@@ -150,22 +151,25 @@ def verify(
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Result folder of a fit.")]) -> None:
-    """Print the check, the parameters and the profiles of a result folder."""
+    """Print the check, the parameters, the profile likelihoods and the assumptions of a fit."""
     from nanopinn.inference.saved_fit import load_fit
     from nanopinn.report.fit_summary import format_summary
+    from nanopinn.report.treatment_summary import format_assumptions
 
     fit = load_fit(folder)
     typer.echo(format_summary(fit))
-    typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in fit.assumptions))
+    typer.echo(format_assumptions(fit.assumptions))
 
 
 @app.command()
 def validate(
-    dce: Annotated[Path | None, typer.Option(help="Series to read.")] = None,
+    dce: Annotated[Path | None, typer.Option(help="DCE-MRI series to read.")] = None,
     cest: Cest = None,
-    template: Annotated[Path | None, typer.Option(help="Write a sidecar to fill in.")] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="Write a template of a sidecar to this file.")
+    ] = None,
 ) -> None:
-    """Read inputs and report, without computing; or write a sidecar to fill in."""
+    """Read inputs and report their geometry and timing, or write a template of a sidecar."""
     from nanopinn.imaging.acquisition import ACQUISITION_KEYS, load_acquisition
     from nanopinn.io.dicom import open_series
     from nanopinn.io.volumes import read_volume
@@ -173,10 +177,13 @@ def validate(
     if template is not None:
         if template.exists():
             raise InputError(
-                "the file exists already", file=template, remedy="Give another name to --template."
+                "the file exists already",
+                file=template,
+                field="template",
+                remedy="Choose another file for `template`.",
             )
         template.write_text(json.dumps(ACQUISITION_KEYS, indent=2) + "\n", encoding="utf-8")
-        typer.echo(f"Fill in: {template}")
+        typer.echo(f"Template: {template}")
     if dce is not None:
         with open_series(dce) as (path, _):
             volume = read_volume(path)
@@ -200,7 +207,7 @@ def _describe(path: Path, volume: Any) -> None:
 
 @app.command()
 def info() -> None:
-    """Print versions, device and threads."""
+    """Print versions, number of threads and GPU."""
     import torch
 
     from nanopinn import __version__

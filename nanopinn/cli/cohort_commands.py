@@ -1,9 +1,4 @@
-"""The command that takes every study of a dataset through the workflow.
-
-The command that gives a result the names of BIDS derivatives.
-
-The command that gathers a cohort.
-"""
+"""Commands of cohorts: fit every study, write BIDS derivatives, summarise the group."""
 
 from __future__ import annotations
 
@@ -29,65 +24,74 @@ if TYPE_CHECKING:
     from nanopinn.cohort.study_status import RunStatus
 
 
-_PROFILE = "local (two jobs at a time), slurm, or a folder with a Snakemake profile."
+_PROFILE = "Snakemake profile: local (two jobs at a time), slurm, or a folder with a profile."
 
 
 def cohort(
     source: Annotated[
-        Path, typer.Argument(metavar="BIDS", help="BIDS folder, or a table of studies.")
+        Path, typer.Argument(metavar="BIDS", help="BIDS folder, or a table with one row per study.")
     ],
     out: Annotated[
         Path,
-        typer.Argument(metavar="OUT", help="Dataset of derivatives that is made, or gone on with."),
+        typer.Argument(metavar="OUT", help="Dataset of derivatives to make or continue."),
     ],
     profile: Annotated[str, typer.Option(help=_PROFILE)] = "local",
     cores: Annotated[
-        int | None, typer.Option(min=1, help="Jobs at once on this machine (2).")
+        int | None,
+        typer.Option(min=1, help="Number of jobs at a time on this machine. Default: 2."),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="A study or subject to take; repeat for more (all).")
+        list[str] | None,
+        typer.Option(
+            help="Study or subject to include. Repeat the option for several. Default: all."
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")
+        bool,
+        typer.Option("--dry-run", "-n", help="Dry run: print the planned jobs and do nothing."),
     ] = False,
-    engine: Annotated[str | None, typer.Option(help="Of the fits: auto, fv or krylov.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Engine of the fits: auto, fv or krylov.")
+    ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Of the fits: fast, default or accurate.")
+        str | None, typer.Option(help="Preset of the fits: fast, default or accurate.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="auto, cpu or cuda; with cuda every job asks for a GPU.")
+        str | None,
+        typer.Option(help="Device: auto, cpu or cuda. With cuda every job requests a GPU."),
     ] = None,
     arms: Annotated[
-        str | None, typer.Option(help="Compare arms in every tumour: free,pld,tsl.")
+        str | None, typer.Option(help="Treatment arms to compare in every tumour: free,pld,tsl.")
     ] = None,
     fit: Annotated[
         str,
         typer.Option(
-            help="More options of nanopinn fit, quoted: --fit '--assume-ph 6.9 --seed 1'."
+            help="Further options of nanopinn fit, quoted: --fit '--assume-ph 6.9 --seed 1'."
         ),
     ] = "",
     simulate: Annotated[
-        str, typer.Option(help="More options of nanopinn simulate: --simulate '--heat 42:60'.")
+        str, typer.Option(help="Further options of nanopinn simulate: --simulate '--heat 42:60'.")
     ] = "",
     config: Annotated[
-        Path | None, typer.Option(help="TOML as every run dumps it, for fits and arms.")
+        Path | None, typer.Option(help="TOML file as every run writes it, for fits and arms.")
     ] = None,
     memory: Annotated[
-        int, typer.Option(min=500, help="MB a job may ask a cluster for at its first attempt.")
+        int, typer.Option(min=500, help="Memory that a job requests at its first attempt, MB.")
     ] = 4000,
     minutes: Annotated[
-        int, typer.Option(min=1, help="Minutes a job may ask a cluster for at its first attempt.")
+        int, typer.Option(min=1, help="Time that a job requests at its first attempt, min.")
     ] = 240,
     snakemake: Annotated[
         str,
         typer.Option(
-            help="More options of Snakemake: --snakemake '--slurm-status-command squeue'."
+            help="Further options of Snakemake: --snakemake '--slurm-status-command squeue'."
         ),
     ] = "",
     quiet: Quiet = False,
 ) -> None:
-    """Fit every study of a dataset, and write derivatives, group tables and a page. What is done is
-    not done again.
+    """Fit every study of a dataset, and write derivatives, group tables and the group page.
+
+    Studies that are finished and unchanged are not repeated.
 
     Example: nanopinn cohort bids derivatives/nanopinn --arms free,pld --dry-run
     """
@@ -116,10 +120,10 @@ def cohort(
     ]
     if simulate and not arms:
         raise InputError(
-            "options of arms, and no arms",
-            field="--simulate",
+            "options of arms are given, but no arms",
+            field="simulate",
             found=simulate,
-            remedy="Say which: --arms free,pld.",
+            remedy="Give `arms`, such as free,pld.",
         )
     studies = find_studies(source, only=settings["only"], shared_inputs=settings["shared_inputs"])
     _check_outside_dataset(source, out)
@@ -127,13 +131,13 @@ def cohort(
         "cohort", out.absolute(), profile, settings, cores, _split("snakemake", snakemake)
     )
     if dry_run:
-        _say_plan(workflow, studies)
+        _print_plan(workflow, studies)
     else:
         _run_workflow(workflow, studies, bool(arms), quiet)
 
 
 def _command_options(command: Callable[..., Any], more: str, given: dict[str, Any]) -> list[str]:
-    """Options of a command, those with an option of their own here first."""
+    """Options of a command: those with an option of their own here, then the further ones."""
     words = [
         str(word) for name, value in given.items() if value is not None for word in (name, value)
     ]
@@ -148,27 +152,25 @@ def _split(option: str, text: str) -> tuple[str, ...]:
     except ValueError as error:
         raise InputError(
             "the options cannot be read",
-            field=f"--{option}",
+            field=option,
             found=text,
-            expected=f"words, quoted ({error})",
+            expected=f"quoted words ({error})",
         ) from error
 
 
 def _check_outside_dataset(source: Path, out: Path) -> None:
-    """The dataset itself is never written to; its folder ``derivatives`` is where BIDS wants
-    results.
-    """
+    """Refuse to write into the dataset itself; BIDS allows results in its ``derivatives``."""
     inside, data = out.resolve(), source.resolve()
     if inside == data or (
         inside.is_relative_to(data) and "derivatives" not in inside.relative_to(data).parts
     ):
         raise OutputError(
-            f"{out} lies in the dataset, which is only read. Give a folder outside it, or in its"
-            " derivatives."
+            f"{out} is in the dataset, which is only read. Give a folder outside the dataset or in"
+            " its folder derivatives."
         )
 
 
-def _say_plan(workflow: Workflow, studies: Sequence[CohortStudy]) -> None:
+def _print_plan(workflow: Workflow, studies: Sequence[CohortStudy]) -> None:
     from nanopinn.cohort.snakemake import describe_jobs, parse_dry_run
 
     with TemporaryDirectory() as folder:
@@ -179,10 +181,10 @@ def _say_plan(workflow: Workflow, studies: Sequence[CohortStudy]) -> None:
         )
     counts = Counter(job.rule for job in jobs)
     problems = sum(bool(s.problem) for s in studies)
-    said = ", ".join(f"{n} {rule}" for rule, n in counts.items())
+    rules = ", ".join(f"{n} {rule}" for rule, n in counts.items())
     typer.echo(
         f"{len(studies)} studies, {problems} of them with a problem; {len(jobs)} jobs"
-        + (f": {said}." if jobs else ".")
+        + (f": {rules}." if jobs else ".")
     )
 
 
@@ -192,22 +194,22 @@ def _run_workflow(
     from nanopinn.cohort.snakemake import lock_run_folder, raise_if_ended_early
     from nanopinn.cohort.study_status import RunMonitor, read_run_statuses
 
-    def tell(line: str) -> None:
+    def notify(line: str) -> None:
         if not quiet:
             typer.echo(line, err=True)
 
     log = workflow.out / "work" / "cohort.log"
-    with lock_run_folder(workflow.out, tell):
-        watch = RunMonitor(workflow.out, studies, arms, tell)
-        code = workflow.run(log, watch)
-        watch()
+    with lock_run_folder(workflow.out, notify):
+        report_ended_runs = RunMonitor(workflow.out, studies, arms, notify)
+        code = workflow.run(log, report_ended_runs)
+        report_ended_runs()
         raise_if_ended_early(code, log)
         ends = read_run_statuses(workflow.out, studies, arms=arms)
     _print_results(ends, workflow.out, code)
 
 
 def _print_results(ends: Sequence[RunStatus], out: Path, code: int) -> None:
-    """Every run that did not pass, the counts, and the page; then the exit code."""
+    """Print every run that did not pass, the counts and the page; exit with the right code."""
     from nanopinn.cohort.study_status import exit_code, format_run_status
 
     fits = Counter(end.status for end in ends if end.run == "fit")
@@ -221,8 +223,8 @@ def _print_results(ends: Sequence[RunStatus], out: Path, code: int) -> None:
     ended = exit_code(ends)
     if code and all(end.status != "unfinished" for end in ends):
         typer.echo(
-            "A job that follows the fits failed (derivatives or the page):"
-            f" {out / 'work' / 'cohort.log'} says which."
+            "A job that follows the fits failed (derivatives or the page); see"
+            f" {out / 'work' / 'cohort.log'}."
         )
         ended = ended or PartialCohortError.exit_code
     if ended:
@@ -230,20 +232,23 @@ def _print_results(ends: Sequence[RunStatus], out: Path, code: int) -> None:
 
 
 _AFTER_HELP = (
-    "Verdict of the run that made it: where that left no result, nothing is written and nothing is"
-    " wrong."
+    "Verdict file of the run that made the result. If the run left no result, nothing is written"
+    " and the exit code is 0."
 )
 
 
 def derivatives(
-    result: Annotated[Path, typer.Argument(help="Result folder of a fit, or of compared arms.")],
+    result: Annotated[Path, typer.Argument(help="Result folder of a fit or of compared arms.")],
     dataset: Annotated[
-        Path, typer.Argument(help="Dataset of derivatives to write into; made if there is none.")
+        Path,
+        typer.Argument(
+            help="Dataset of derivatives to write into; it is made if it does not exist."
+        ),
     ],
-    id: Annotated[str, typer.Option("--id", help="The study: sub-01_ses-01.")],
+    id: Annotated[str, typer.Option("--id", help="Name of the study, such as sub-01_ses-01.")],
     after: Annotated[Path | None, typer.Option(help=_AFTER_HELP)] = None,
 ) -> None:
-    """Write the maps and tables of one result under the names of BIDS derivatives.
+    """Write the maps and tables of one result as BIDS derivatives.
 
     Example: nanopinn derivatives work/sub-01/ses-01/fit . --id sub-01_ses-01
     """
@@ -258,11 +263,12 @@ def derivatives(
 
 def group(
     dataset: Annotated[
-        Path, typer.Argument(help="Dataset of derivatives, as nanopinn cohort writes it.")
+        Path, typer.Argument(help="Dataset of derivatives that nanopinn cohort wrote.")
     ],
 ) -> None:
-    """Write the group tables and the group page of a cohort: what needs a look first; exit code 6
-    if any study does.
+    """Write the group tables and the group page of a cohort, with studies that need review first.
+
+    The exit code is 6 if a study needs review.
 
     Example: nanopinn group derivatives/nanopinn
     """

@@ -1,4 +1,4 @@
-"""Configuration files: the tables that every run dumps, read back under the options that are given."""
+"""Configuration files: tables of settings that every run writes, merged with the options."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from nanopinn.io.safe_open import read_toml
 
 
 def build_settings(kind: Any, table: str, config: Path | None, given: Mapping[str, Any]) -> Any:
-    """Settings of a pydantic model or a data class: a table of the file under the options that were
-    given.
+    """Build settings from a table of a configuration file and the given options.
 
     Args:
-        kind: the model or data class.
-        table: name of the table in the configuration.
-        config: the configuration file, if there is one.
-        given: values of options by the name of the setting; None where an option is not given.
+        kind: A pydantic model or a data class.
+        table: Name of the table.
+        config: The configuration file; None if there is none.
+        given: Options by setting; None stands for an option that is not given.
+
+    Returns:
+        An instance of ``kind``. Options take precedence over the file.
 
     Raises:
-        InputError: the file cannot be read, or a setting is unknown or wrong; says which.
+        InputError: The file cannot be read, or a setting is unknown or wrong.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -52,13 +54,13 @@ def build_settings(kind: Any, table: str, config: Path | None, given: Mapping[st
                 field=name,
                 found=entry,
                 expected="numbers as numbers, without quotes",
-                remedy="Correct it; true, false and texts are no numbers.",
+                remedy="Correct the setting; true, false and texts are not numbers.",
             )
     return found
 
 
 def _has_same_type(entry: object, taken: object) -> bool:
-    """Whether what was taken for a number was one: pydantic reads true as 1, and "2" as 2."""
+    """Whether an entry that pydantic read as a number is one; pydantic reads true as 1."""
     if isinstance(entry, (list, tuple)) and isinstance(taken, (list, tuple)):
         return all(_has_same_type(e, t) for e, t in zip(entry, taken, strict=False))
     if isinstance(entry, Mapping) and hasattr(taken, "model_dump"):
@@ -71,10 +73,10 @@ def _has_same_type(entry: object, taken: object) -> bool:
 
 
 def read_config_table(config: Path | None, name: str) -> dict[str, Any]:
-    """A table of a configuration; empty if it has none.
+    """Read a table of a configuration file; empty if it does not exist.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: The file cannot be read.
     """
     entries = {} if config is None else read_toml(config, "the configuration").get(name, {})
     if not isinstance(entries, dict):
@@ -85,7 +87,7 @@ def read_config_table(config: Path | None, name: str) -> dict[str, Any]:
 
 
 def _check_setting_names(kind: Any, entries: Mapping[str, Any], config: Path | None) -> None:
-    """Refuse a setting that does not exist: a data class would not name it in one line."""
+    """Refuse a setting that does not exist, by name."""
     known = set(getattr(kind, "model_fields", None) or kind.__dataclass_fields__)
     for name in entries:
         if name not in known:

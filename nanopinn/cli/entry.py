@@ -1,8 +1,7 @@
-"""Where the program begins and ends: errors as one paragraph, exit codes as documented, Ctrl-C and
-polite kills in words.
+"""Entry point of the program: errors become one paragraph and an exit code, signals a message.
 
-It imports nothing before the signals are its own: the packages that commands need take seconds, in
-which people press Ctrl-C.
+The module installs its signal handlers before it imports anything, because the imports take
+seconds in which a user may press Ctrl-C.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _SignalHandler:
-    """Ends the work at the first signal, and the process at the second: what is on the disk is
-    whole at any moment.
+    """Ends the work at the first signal and the process at the second.
+
+    Files on the disk are complete at any moment.
     """
 
     signalled = False
@@ -33,27 +33,26 @@ class _SignalHandler:
 
 
 def main() -> None:
-    """Run the command of the command line, and end the process."""
+    """Run the command of the command line and end the process."""
     stop = _SignalHandler()
     for s in _SIGNALS:
-        if signal.getsignal(s) is not signal.SIG_IGN:  # as of nohup
+        if signal.getsignal(s) is not signal.SIG_IGN:  # ignored under nohup
             signal.signal(s, stop)
-    code, words = _run_command()
+    code, message = _run_command()
     for s in _SIGNALS:
-        signal.signal(s, signal.SIG_IGN)  # the work is done or given up: nothing is left to stop
-    if words:
-        print(words, file=sys.stderr, flush=True)
+        signal.signal(s, signal.SIG_IGN)  # nothing is left to stop
+    if message:
+        print(message, file=sys.stderr, flush=True)
     if stop.signalled:
         with suppress(OSError):
             sys.stdout.flush()
-        os._exit(
-            code
-        )  # Python would end by SIGINT in place of 130 where the signal came during the exec() of some import
+        # Python would end with SIGINT instead of 130 if the signal came while a module was imported
+        os._exit(code)
     sys.exit(code)
 
 
 def _run_command() -> tuple[int, str]:
-    """Exit code of the command, and what is left to say."""
+    """Run the command; returns its exit code and the message to print."""
     options: Mapping[str, str] = {}
     try:
         from nanopinn.cli.app import app
@@ -70,6 +69,6 @@ def _run_command() -> tuple[int, str]:
     except Exception as error:
         from nanopinn.cli.exit_status import CommandStatus
 
-        ending = CommandStatus.of(error, options)
+        ending = CommandStatus.from_error(error, options)
         return ending.exit_code, ending.message
     return 0, ""

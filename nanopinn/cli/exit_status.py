@@ -1,7 +1,4 @@
-"""How a run ended: in words for people, as an exit code for shells, as a file for workflows.
-
-What an interrupted run leaves: its states, why it ended, and how to go on.
-"""
+"""How a run ended: as a message, an exit code and a verdict file; and how to resume it."""
 
 from __future__ import annotations
 
@@ -24,16 +21,16 @@ from nanopinn.errors import (
     NanopinnError,
     OutputError,
     StoppedError,
-    format_error,
+    describe_error,
 )
 
 _HELP = (
-    "Write how the run ended to this JSON file, and exit with 0 unless it could not write (4) or"
-    " was stopped (130)."
+    "Write status, exit code and message of the run to this JSON file. The exit code is then 0,"
+    " unless the file cannot be written (4) or the run was stopped (130)."
 )
 _STATUS = {0: "passed", 3: "refused", 4: "not written", 5: "check failed", 130: "interrupted"}
 
-#: Folders of an absolute path, up to the name of a file; quoted ones may hold spaces.
+#: Folders of an absolute path, up to the name of the file; a quoted path may hold spaces.
 _FOLDER_PATTERN = re.compile(r"(?<=')/[^']*/|(?<=\")/[^\"]*/|(?<![\w./])/(?:[^\s/'\"]+/)+")
 
 
@@ -42,63 +39,49 @@ class CommandStatus:
     """How a command ended.
 
     Attributes:
-        exit_code: as documented. message: one paragraph.
+        exit_code: Exit code of the program.
+        message: One paragraph.
     """
 
     exit_code: int
     message: str
 
     @classmethod
-    def of(
+    def from_error(
         cls, error: Exception, options: Mapping[str, str] = MappingProxyType({})
     ) -> CommandStatus:
-        """The exit code and the message of an error.
+        """Exit code and message of an error.
 
         Args:
-            error: an error of the input, of the system or of the package.
-            options: option of each parameter of the command that ran.
+            error: An error of the input, of the system or of the package.
+            options: Option of each parameter of the command that ran.
         """
-        if isinstance(error, NanopinnError):
-            return cls(error.exit_code, format_error(error, options))
-        if _is_out_of_memory(error):
-            return cls(
-                1,
-                "There is not enough memory for this study. On a GPU, --device cpu may have more;"
-                " --preset fast needs less.",
-            )
-        if isinstance(error, OSError):
-            return cls(
-                1, f"A file cannot be read or written: {error}. Nothing of the result was written."
-            )
-        return cls(
-            1,
-            f"Internal error: {type(error).__name__}: {error}. Please report it with the command"
-            " you gave.",
-        )
+        code = error.exit_code if isinstance(error, NanopinnError) else NanopinnError.exit_code
+        return cls(code, describe_error(error, options))
 
     @property
     def status(self) -> str:
-        """The same in a word or two."""
+        """Status in one or two words."""
         return _STATUS.get(self.exit_code, "internal error")
 
     @property
     def message_without_paths(self) -> str:
-        """The message for files that others read: it names files, and no folder of this machine."""
+        """Message with file names but no folders of this machine, for files that others read."""
         return _FOLDER_PATTERN.sub("", self.message)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch is not imported for its exception: on the CPU it raises a plain RuntimeError anyway
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a workflow reads; no path of this machine stands in it."""
+    """Content of a verdict file, which workflows read; it holds no path of this machine.
+
+    Attributes:
+        status: Status in one or two words.
+        exit_code: Exit code that the run would have without a verdict file.
+        message: One paragraph.
+        command: Name of the command.
+        version: Version of nanopinn.
+        seconds: Duration of the run.
+    """
 
     status: str
     exit_code: int
@@ -108,8 +91,8 @@ class RunRecord:
     seconds: float
 
     @classmethod
-    def of(cls, ending: CommandStatus, command: str, seconds: float) -> RunRecord:
-        """The verdict on a command that ran so long."""
+    def from_status(cls, ending: CommandStatus, command: str, seconds: float) -> RunRecord:
+        """Make the record of a command that ended after ``seconds``."""
         from nanopinn import __version__
 
         return cls(
@@ -123,8 +106,13 @@ class RunRecord:
 
 
 def with_verdict_option(command: str) -> Callable[[Callable[..., str]], Callable[..., None]]:
-    """Give a command the option ``--verdict FILE``; the command returns what there is to say of its
-    success.
+    """Give a command the option ``--verdict FILE``.
+
+    Args:
+        command: Name of the command.
+
+    Returns:
+        Decorator of a function that returns the message of its success.
     """
 
     def decorate(run: Callable[..., str]) -> Callable[..., None]:
@@ -154,7 +142,7 @@ def with_verdict_option(command: str) -> Callable[[Callable[..., str]], Callable
 def _run_and_record(
     file: Path, command: str, run: Callable[[], str], options: Mapping[str, str]
 ) -> None:
-    """Run, and write the verdict; what is no verdict goes on as it is."""
+    """Run, and write the verdict file; errors that leave no verdict are raised again."""
     from nanopinn.io.volumes import write_json
 
     _remove_old_record(file)
@@ -164,51 +152,52 @@ def _run_and_record(
     except (typer.Exit, OutputError, StoppedError):
         raise
     except Exception as error:
-        ending = CommandStatus.of(error, options)
+        ending = CommandStatus.from_error(error, options)
         typer.echo(ending.message, err=True)
-    write_json(file, asdict(RunRecord.of(ending, command, time.perf_counter() - began)))
+    write_json(file, asdict(RunRecord.from_status(ending, command, time.perf_counter() - began)))
 
 
 def _remove_old_record(file: Path) -> None:
-    """Take the verdict on an earlier run away: this one may end without any.
+    """Remove the verdict file of an earlier run, because this one may end without one.
 
     Raises:
-        OutputError: it cannot be written there.
+        OutputError: The file cannot be written.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{file} cannot be written: {error.strerror}. Give another file to --verdict."
+            f"{file} cannot be written: {error.strerror}. Choose another file for `verdict`."
         ) from error
 
 
 def has_result(verdict: Mapping[str, Any]) -> bool:
-    """Whether the run of a verdict wrote a result, with a check that passed or failed."""
+    """Whether the run of a verdict file wrote a result, with a check that passed or failed."""
     return verdict.get("exit_code") in (0, CheckFailedError.exit_code)
 
 
 def require_result(verdict: Path) -> None:
-    """Refuse to read a result where the run that should have made it left none; what an older run
-    left there is not taken for it.
+    """Refuse to read a result that the run of a verdict file did not write.
+
+    An older result in the same folder is not used.
 
     Raises:
-        InputError: it left none, or there is no such verdict.
+        InputError: The run left no result, or there is no such file.
     """
     from nanopinn.io.safe_open import read_json_or_empty
 
     before = read_json_or_empty(verdict)
     if not has_result(before):
         raise InputError(
-            "the run before left no result",
+            "the preceding run produced no result",
             file=verdict,
             found=str(before.get("message", before.get("status"))),
         )
 
 
 def locate_checkpoint_folder(out: Path) -> Path:
-    """Where the states of a run are kept: beside its output."""
+    """Checkpoint folder of a run, beside its output."""
     return out.absolute().with_name(f"{out.absolute().name}.partial")
 
 
@@ -219,12 +208,12 @@ def record_interruption(
     """Say how to resume a run that ends early, and write the reason into its checkpoint folder.
 
     Args:
-        checkpoint_folder: where the run keeps its states; nothing is written while there is none.
-        command: the command that runs, whose options the reason names.
+        checkpoint_folder: Checkpoint folder of the run; nothing is written if it does not exist.
+        command: The command that runs, whose options the message names.
 
     Raises:
-        StoppedError: the work was stopped.
-        OutputError: it could not be written.
+        StoppedError: The run was stopped.
+        OutputError: The result could not be written.
     """
     options = {} if command is None else map_parameters_to_options(command)
     try:
@@ -251,10 +240,7 @@ def record_interruption(
 
 
 def _resume_hint(checkpoint_folder: Path) -> str:
-    return (
-        f"{checkpoint_folder} keeps what was reached: the same command with --resume goes on from"
-        " there."
-    )
+    return f"{checkpoint_folder} holds a checkpoint: repeat the command with --resume to continue."
 
 
 def _write_failure(checkpoint_folder: Path, error: Exception, options: Mapping[str, str]) -> None:
@@ -263,8 +249,8 @@ def _write_failure(checkpoint_folder: Path, error: Exception, options: Mapping[s
 
     if not checkpoint_folder.is_dir():
         return
-    ending = CommandStatus.of(error, options)
-    with suppress(OutputError):  # the disk may be what failed
+    ending = CommandStatus.from_error(error, options)
+    with suppress(OutputError):  # the disk may be the cause of the failure
         write_json(
             checkpoint_folder / FAILURE_FILE,
             {

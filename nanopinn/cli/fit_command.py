@@ -1,4 +1,4 @@
-"""The command that fits one study."""
+"""The command ``fit``: fit one study."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nanopinn.cli.exit_status import (
     with_verdict_option,
 )
 from nanopinn.cli.options import (
+    Config,
     Continue,
     Device,
     Out,
@@ -29,12 +30,17 @@ from nanopinn.errors import CheckFailedError
 if TYPE_CHECKING:
     from nanopinn.imaging.inputs import ImagingInputs
 
+_ENGINE_HELP = (
+    "Engine: fv (implicit finite volumes, also used by auto, the default) or krylov (tangents by"
+    " Krylov subspaces in a reduced time basis, then fv). On voxels, pinn runs krylov."
+)
 _FIELD_HELP = (
-    "Unknown field in the tumour, NAME[:bumps|neural]; NAME: conductivity, filtration, permeability"
-    " or release. Repeat for more."
+    "Unknown field in the tumour, NAME[:bumps|neural], as Gaussian radial basis or neural field."
+    " NAME is conductivity, filtration, permeability or release. Repeat the option for several."
 )
 _RELEASE_IN_TIME_HELP = (
-    "Hours after the dose at which the release rate may jump, e.g. 6,24; constant between them."
+    "Hours after the dose at which the release rate may change, such as 6,24. It is constant"
+    " between them."
 )
 
 
@@ -46,67 +52,77 @@ def fit(
         list[Path] | None,
         typer.Option(help="Post-dose drug images, each with its sidecar: --drug FILE FILE ..."),
     ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(help="auto (fv), fv, or krylov (polished by fv); pinn runs krylov."),
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="fast, default or accurate.")] = None,
+    engine: Annotated[str | None, typer.Option(help=_ENGINE_HELP)] = None,
+    preset: Annotated[str | None, typer.Option(help="Preset: fast, default or accurate.")] = None,
     device: Device = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of the time basis of krylov and of draws from priors.")
+        int | None,
+        typer.Option(help="Seed of the time basis of krylov and of draws from priors. Default: 0."),
     ] = None,
     field: Annotated[list[str] | None, typer.Option(help=_FIELD_HELP)] = None,
     inflow: Annotated[
         bool | None,
-        typer.Option("--inflow", help="The tumour goes on beyond the image where a face cuts it."),
+        typer.Option("--inflow", help="Fit the flow through image faces that cut the tumour."),
     ] = None,
     model_error: Annotated[
         float | None,
-        typer.Option(help="Prior sd of the equations' error over their fluxes, e.g. 0.1."),
+        typer.Option(
+            help="Prior SD of the model error relative to the fluxes, such as 0.1. Default: 0."
+        ),
     ] = None,
     release_law: Annotated[
         bool | None,
-        typer.Option("--release-law", help="Let the release law's steepness vary along pH."),
+        typer.Option(
+            "--release-law", help="Fit a steepness of the release law that varies with pH."
+        ),
     ] = None,
     release_in_time: Annotated[str | None, typer.Option(help=_RELEASE_IN_TIME_HELP)] = None,
     starts: Annotated[
         int | None,
-        typer.Option(help="Descents of fv, all but the first from draws of the prior (1)."),
+        typer.Option(
+            help="Optimisation runs of fv; all but the first start from prior draws. Default: 1."
+        ),
     ] = None,
     noise: Annotated[
         str | None,
-        typer.Option(help="given (default), or estimated from what the fit leaves over."),
+        typer.Option(help="Noise: given (default) or estimated from the residuals of the fit."),
     ] = None,
     aif_sd: Annotated[
         float | None,
         typer.Option(
-            help="Sd of ln of the arterial input's scale as an unknown; 0 (default): none."
+            help="Prior SD of the logarithm of the scale of the arterial input. Default: 0, fixed."
         ),
     ] = None,
     profile: Annotated[
         list[str] | None,
-        typer.Option(help="Profile likelihood of unknowns: --profile l q PS_l ..."),
+        typer.Option(
+            help="Parameters whose profile likelihood is computed: --profile l q PS_l ..."
+        ),
     ] = None,
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Go on with a fit that was interrupted; give what was given then."
+            "--resume",
+            help="Resume an interrupted fit from its checkpoint, with the same inputs and options.",
         ),
     ] = False,
     continue_run: Continue = False,
-    config: Path | None = None,
+    config: Config = None,
     out: Out = Path("nanopinn_result"),
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> str:
-    """Fit one study: maps, flow, release and drug, each checked against finite volumes.
+    """Fit one study: kinetic maps, interstitial flow, release and drug transport.
+
+    An independent finite-volume solution checks the result.
 
     Example: nanopinn fit --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --out result
     """
     from nanopinn.io.checkpoint_store import delete_checkpoints
     from nanopinn.io.output import reserve_output_folder
     from nanopinn.report.fit_summary import format_summary
+    from nanopinn.report.treatment_summary import format_assumptions
     from nanopinn.settings import FitSettings
     from nanopinn.studies.fit import run_fit, write_fit
 
@@ -146,7 +162,7 @@ def fit(
         delete_checkpoints(checkpoint_folder)
     typer.echo(study.imaging.summary())
     typer.echo(format_summary(study.fit))
-    typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in study.fit.assumptions))
+    typer.echo(format_assumptions(study.fit.assumptions))
     typer.echo(f"Report: {out / 'report.html'}")
     if not study.fit.check.passed:
         raise CheckFailedError(study.fit.check.headline)

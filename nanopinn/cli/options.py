@@ -1,6 +1,4 @@
-"""Options that commands share; those of the imaging are declared once and given to commands by a
-decorator.
-"""
+"""Options that several commands share; a decorator gives commands the options of the imaging."""
 
 from __future__ import annotations
 
@@ -23,35 +21,39 @@ T = TypeVar("T")
 Cest = Annotated[
     Path | None,
     typer.Option(
-        help="3-D map of extracellular pH, or 4-D Z-spectra with offsets in the sidecar (NIfTI)."
+        help="3-D map of extracellular pH, or 4-D Z-spectra with offsets in their sidecar (NIfTI)."
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Result folder.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Every step's numbers.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Result folder to write.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the numbers of every step.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace a folder that an earlier run wrote.")
+    bool, typer.Option("--overwrite", help="Replace the result of an earlier run.")
 ]
 Continue = Annotated[
     bool,
     typer.Option(
         "--continue",
         help=(
-            "Go on with what an interrupted run of the same inputs and settings kept; else start"
-            " anew."
+            "Continue from the checkpoint of an interrupted run with the same inputs and settings,"
+            " if there is one; otherwise start from the beginning."
         ),
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda[:N].")]
+Config = Annotated[
+    Path | None, typer.Option(help="TOML file as every run writes it; options take precedence.")
+]
+Device = Annotated[str | None, typer.Option(help="Device to compute on: auto, cpu or cuda[:N].")]
 
 _AIF_HELP = (
-    "parker (default), georgiou, weinmann, preclinical; auto or mask:FILE, from the scan; or a"
-    " TSV/CSV with time_s and plasma_mM or blood_mM."
+    "Arterial input function: a population curve (parker, the default, georgiou, weinmann or"
+    " preclinical); measured in the scan (auto or mask:FILE); or a TSV/CSV file with the columns"
+    " time_s and plasma_mM or blood_mM."
 )
 
 _REGISTER_HELP = (
-    "Move CEST, VFA, IR, T1 map and drug images over the DCE scan by mutual information: rigid or"
-    " affine; none (default) goes by their affines."
+    "Register CEST, VFA, IR, T1 map and drug images to the DCE scan by mutual information: rigid or"
+    " affine. With none (default), the affines in the headers are used."
 )
 
 #: Sidecar key that each of these parameters overrides: `overrides.FlipAngle` of the Python API.
@@ -66,8 +68,7 @@ OVERRIDE_KEYS = {
     "hematocrit": "Hematocrit",
 }
 
-#: Options that take every value up to the next option: files as a shell's wildcard gives them,
-#: names.
+#: Options that take every value up to the next option, such as the files of a shell wildcard.
 MULTIVALUE_OPTIONS = (
     "--vfa",
     "--ir",
@@ -80,8 +81,12 @@ MULTIVALUE_OPTIONS = (
 
 
 def expand_multivalue_options(arguments: list[str]) -> list[str]:
-    """Repeat an option of :data:`MANY` before each of its values, which is how the parser takes
-    several; workflows' options take one.
+    """Repeat each option of :data:`MULTIVALUE_OPTIONS` before each of its values.
+
+    The parser takes several values only in this form. The options of workflows take one value.
+
+    Args:
+        arguments: Words of the command line after the name of the program.
     """
     if arguments[:1] in (["cohort"], ["phantoms"]):
         return arguments
@@ -143,123 +148,145 @@ def build_imaging_inputs(
         Path,
         typer.Option(
             help=(
-                "4-D DCE-MRI series (NIfTI) with its JSON sidecar; or a folder of dcm2niix or"
-                " DICOM."
+                "4-D DCE-MRI series (NIfTI) with its JSON sidecar, or a folder of DICOM files or"
+                " of dcm2niix."
             )
         ),
     ],
     cest: Cest = None,
     cest_pre: Annotated[
-        Path | None, typer.Option(help="Z-spectra before injection, the reference of the contrast.")
+        Path | None,
+        typer.Option(help="Z-spectra before the injection: the reference of the contrast."),
     ] = None,
     cest_power2: Annotated[
-        Path | None, typer.Option(help="Z-spectra at another power, for agents with one frequency.")
+        Path | None,
+        typer.Option(help="Z-spectra at another saturation power, for agents with one frequency."),
     ] = None,
     cest_offsets: Annotated[
         Path | None,
         typer.Option(
             "--offsets",
-            help="TSV/CSV of saturation offsets: offset_ppm or offset_Hz, one per volume.",
+            help="TSV/CSV file of saturation offsets, one per volume: offset_ppm or offset_Hz.",
         ),
     ] = None,
     cest_b0: Annotated[
         Path | None,
         typer.Option(
-            "--b0", help="Map of water's place for CEST, ppm; found in the spectra if absent."
+            "--b0",
+            help="Map of the water resonance offset (B0 shift), ppm. Default: from the spectra.",
         ),
     ] = None,
     agent: Annotated[
-        str | None, typer.Option(help="CEST agent: iopamidol (default), or a TOML file.")
+        str | None, typer.Option(help="CEST agent: iopamidol (default) or a TOML file.")
     ] = None,
     cest_contrast: Annotated[
         str | None,
-        typer.Option(help="rex (1/Z difference, default) or st (Z difference, MTRasym)."),
+        typer.Option(
+            help="CEST contrast: rex (difference of 1/Z, default) or st (difference of Z, MTRasym)."
+        ),
     ] = None,
     ph_calibration: Annotated[
         str | None,
-        typer.Option(help="bloch (for this scan, default), pagel-7T-3uT, or a TOML file."),
+        typer.Option(
+            help="Calibration of pH: bloch (for this scan, default), pagel-7T-3uT or a TOML file."
+        ),
     ] = None,
     ph_method: Annotated[
         str | None,
-        typer.Option(help="ratio (default), or spectrum: a fit of every offset, far slower."),
+        typer.Option(
+            help="pH from the ratio (default) or the spectrum: a fit of all offsets, far slower."
+        ),
     ] = None,
     register: Annotated[str | None, typer.Option(help=_REGISTER_HELP)] = None,
     mask: Annotated[
         Path | None,
-        typer.Option(help="Tumour mask; an automatic one, which is reported, if absent."),
+        typer.Option(help="Tumour mask. Default: an automatic mask, which is reported."),
     ] = None,
     vfa: Annotated[
         list[Path] | None,
-        typer.Option(help="Spoiled gradient echoes, one file per flip angle: --vfa FILE FILE ..."),
+        typer.Option(help="Flip-angle set for T1, one file per flip angle: --vfa FILE FILE ..."),
     ] = None,
     ir: Annotated[
         list[Path] | None,
-        typer.Option(help="Inversion recovery, one file per inversion time: --ir FILE FILE ..."),
+        typer.Option(
+            help="Inversion-recovery set for T1, one file per inversion time: --ir FILE FILE ..."
+        ),
     ] = None,
-    t1: Annotated[str | None, typer.Option(help="Native T1: a value in s, or a map in s.")] = None,
+    t1: Annotated[str | None, typer.Option(help="Native T1: a value or a map, s.")] = None,
     t1_method: Annotated[
-        str | None, typer.Option(help="nonlinear (default) or linear fit of the flip angles.")
+        str | None, typer.Option(help="Fit of the flip-angle set: nonlinear (default) or linear.")
     ] = None,
     b1: Annotated[
         Path | None,
-        typer.Option(help="Map of true over nominal flip angle, a fraction or percent."),
+        typer.Option(help="Map of actual over nominal flip angle, as a fraction or in percent."),
     ] = None,
     relation: Annotated[
-        str | None, typer.Option(help="Signal to concentration: spgr (exact, default) or linear.")
+        str | None,
+        typer.Option(
+            help="Conversion of signal to concentration: spgr (exact, default) or linear."
+        ),
     ] = None,
     aif: Annotated[str | None, typer.Option(help=_AIF_HELP)] = None,
     aif_dispersion_s: Annotated[
         float | None,
         typer.Option(
-            "--aif-dispersion", help="Mixing time of the arterial input before the tissue, s."
+            "--aif-dispersion", help="Dispersion time of the arterial input before the tissue, s."
         ),
     ] = None,
     blood_t1_s: Annotated[
         float | None,
         typer.Option(
-            "--blood-t1", help="Native T1 of blood, s, for an arterial input measured in the scan."
+            "--blood-t1", help="Native T1 of blood for an arterial input measured in the scan, s."
         ),
     ] = None,
     delay: Annotated[
         str | None,
         typer.Option(
-            help="Arrival: tumour (one, fitted; default), voxel (each fitted), or a value in s."
+            help="Arrival delay: fitted for the tumour (default) or each voxel, or a value in s."
         ),
     ] = None,
     motion: Annotated[
-        bool | None, typer.Option("--motion", help="Undo rigid motion of the series first.")
+        bool | None, typer.Option("--motion", help="Correct rigid motion of the series.")
     ] = None,
     assume_ph: Annotated[
-        float | None, typer.Option(help="pH of the tumour where no CEST was measured; reported.")
+        float | None,
+        typer.Option(help="Extracellular pH to assume if no CEST was measured; it is reported."),
     ] = None,
     orientation: Annotated[
-        str | None, typer.Option(help="sform or qform, where the two disagree.")
+        str | None,
+        typer.Option(help="Orientation to use if the two in the header disagree: sform or qform."),
     ] = None,
     flip_angle: Annotated[
-        float | None, typer.Option(help="Flip angle of the series, degrees; wins over the sidecar.")
+        float | None,
+        typer.Option(help="Flip angle of the series, degrees. Replaces the value in the sidecar."),
     ] = None,
     tr: Annotated[
-        float | None, typer.Option(help="Excitation TR, s; wins over the sidecar.")
+        float | None,
+        typer.Option(
+            help="Repetition time between excitations, s. Replaces the value in the sidecar."
+        ),
     ] = None,
     frame_spacing: Annotated[
-        float | None, typer.Option(help="Time between frames, s; wins over the sidecar.")
+        float | None,
+        typer.Option(help="Time between frames, s. Replaces the value in the sidecar."),
     ] = None,
-    relaxivity: Annotated[float | None, typer.Option(help="r1 of the agent, 1/(s mM).")] = None,
+    relaxivity: Annotated[
+        float | None, typer.Option(help="Relaxivity r1 of the contrast agent, 1/(s mM).")
+    ] = None,
     dose: Annotated[
-        float | None, typer.Option(help="Dose of the agent, mmol/kg; scales population curves.")
+        float | None,
+        typer.Option(help="Dose of the contrast agent, mmol/kg. It scales population curves."),
     ] = None,
-    baseline_frames: Annotated[int | None, typer.Option(help="Frames before contrast.")] = None,
+    baseline_frames: Annotated[
+        int | None, typer.Option(help="Number of frames before the contrast agent arrives.")
+    ] = None,
     bolus_arrival: Annotated[
-        float | None, typer.Option(help="Bolus arrival, s on the clock of the series.")
+        float | None, typer.Option(help="Time of the bolus arrival in the series, s.")
     ] = None,
-    hematocrit: Annotated[float | None, typer.Option(help="Haematocrit, fraction.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML as every run dumps it; options win.")
-    ] = None,
+    hematocrit: Annotated[float | None, typer.Option(help="Haematocrit, as a fraction.")] = None,
+    config: Config = None,
 ) -> ImagingInputs:
-    """The inputs that the imaging options describe, over the ``[imaging]`` table of a
-    configuration.
-    """
+    """Build the inputs from the imaging options and the ``[imaging]`` table of a configuration."""
     from nanopinn.imaging.inputs import ImagingInputs
 
     overrides = {
@@ -312,14 +339,12 @@ def _number_or_text(text: str | None) -> float | str | None:
 
 
 def with_imaging_options(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command every option of :func:`build_imaging_inputs`, and hand it what they make as
-    its first argument.
+    """Give a command the options of :func:`build_imaging_inputs`, and the inputs as an argument.
 
-    An option that the command takes too (``config``) is shared.
+    An option that the command takes as well (``config``) is shared.
     """
-    names = {
-        "ImagingInputs": object
-    }  # the first argument is no option: its type is not needed at run time
+    # the first argument is not an option, so its type is not needed at run time
+    names = {"ImagingInputs": object}
     shared = inspect.signature(build_imaging_inputs, eval_str=True, locals=names).parameters
     own = list(inspect.signature(command, eval_str=True, locals=names).parameters.values())[1:]
     wanted = {p.name for p in own}

@@ -1,6 +1,4 @@
-"""The commands of phantom studies: many phantoms drawn and fitted, and what their fits say against
-the truth.
-"""
+"""Commands that make phantoms, fit many of them, and compare the fits with the truth."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from nanopinn.cohort.coverage import Coverage
 
 _HEADS = (
-    "unknown",
+    "parameter",
     "informed",
     "cover 90 %",
     "(all)",
@@ -37,39 +35,52 @@ _HEADS = (
 
 def phantom(
     out: Out,
-    seed: Annotated[int, typer.Option(help="Of anatomy, parameters and noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of anatomy, parameters and noise.")] = 0,
     length_scale_mm: Annotated[
-        float | None, typer.Option("--length-scale", help="l, mm; drawn if absent.")
+        float | None,
+        typer.Option(
+            "--length-scale", help="Hydraulic length l, mm. Default: drawn from its prior."
+        ),
     ] = None,
-    shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels.")] = (24, 24, 12),
+    shape: Annotated[
+        tuple[int, int, int], typer.Option(help="Number of voxels along x, y and z.")
+    ] = (24, 24, 12),
     snr: Annotated[
-        float, typer.Option(help="Baseline signal over noise, per voxel and frame.")
+        float, typer.Option(help="Signal-to-noise ratio of the baseline, per voxel and frame.")
     ] = 60.0,
     drug_noise: Annotated[
-        float, typer.Option(help="Noise over the largest value of each drug image.")
+        float, typer.Option(help="Noise SD relative to the largest value of each drug image.")
     ] = 0.05,
-    ph_noise: Annotated[float, typer.Option(help="Noise of a voxel of the pH map.")] = 0.1,
+    ph_noise: Annotated[float, typer.Option(help="Noise SD of a voxel of the pH map.")] = 0.1,
     refine: Annotated[
-        int, typer.Option(help="How much finer than the voxels the truth is solved: 2 to 4.")
+        int,
+        typer.Option(help="Refinement factor of the grid on which the truth is solved, 2 to 4."),
     ] = 3,
-    conductivity_sd: Annotated[float, typer.Option(help="Spread of ln K over the tumour.")] = 0.0,
+    conductivity_sd: Annotated[
+        float, typer.Option(help="Standard deviation of ln K over the tumour.")
+    ] = 0.0,
     release_sd: Annotated[
-        float, typer.Option(help="Spread of the ln of the release rate beside its law of pH.")
+        float,
+        typer.Option(help="Standard deviation of ln of the release rate about its law of pH."),
     ] = 0.0,
     pore_error: Annotated[
         float,
-        typer.Option(help="Contrast agent fills so much more than the pores that carry drug."),
+        typer.Option(
+            help="Relative excess of the contrast agent's volume over the pores for drug."
+        ),
     ] = 0.0,
     cut_voxels: Annotated[
-        int, typer.Option(help="Voxels by which the field of view ends early along x.")
+        int, typer.Option(help="Number of voxels by which the field of view is cut along x.")
     ] = 0,
     bids: Annotated[
         int | None,
-        typer.Option(help="Write a BIDS dataset of so many subjects, seeds from --seed on."),
+        typer.Option(
+            help="Write a BIDS dataset with this number of subjects; seeds start at --seed."
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a synthetic study with its truth, solved finer and by another scheme than fits use."""
+    """Write a synthetic study with its truth, solved on a finer grid and by another scheme."""
     from nanopinn.phantoms.synthetic_study import make_phantom, make_phantom_dataset
     from nanopinn.settings import PhantomSettings
 
@@ -98,34 +109,46 @@ def phantom(
 def phantoms(
     out: Annotated[
         Path,
-        typer.Argument(metavar="OUT", help="Folder of the study that is made, or gone on with."),
+        typer.Argument(metavar="OUT", help="Folder of the phantom study to make or continue."),
     ],
-    seeds: Annotated[int, typer.Option(min=1, help="Phantoms of each length scale.")] = 10,
-    first_seed: Annotated[int, typer.Option(min=0, help="Seeds count on from here.")] = 101,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of phantoms of each length scale.")
+    ] = 10,
+    first_seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the first phantom; the others follow.")
+    ] = 101,
     length_scale: Annotated[
-        list[float] | None, typer.Option(help="l, mm; repeat for more (0.4 and 1.2).")
+        list[float] | None,
+        typer.Option(
+            help="Hydraulic length l, mm. Repeat the option for several. Default: 0.4 and 1.2."
+        ),
     ] = None,
-    shape: Annotated[tuple[int, int, int], typer.Option(help="Voxels.")] = (16, 16, 10),
+    shape: Annotated[
+        tuple[int, int, int], typer.Option(help="Number of voxels along x, y and z.")
+    ] = (16, 16, 10),
     phantom_options: Annotated[
         str,
-        typer.Option("--phantom", help="More options of nanopinn phantom: --phantom '--snr 30'."),
+        typer.Option(
+            "--phantom", help="Further options of nanopinn phantom: --phantom '--snr 30'."
+        ),
     ] = "",
     fit: Annotated[
-        str, typer.Option(help="More options of nanopinn fit: --fit '--engine fv --preset fast'.")
+        str, typer.Option(help="Options of nanopinn fit: --fit '--engine fv --preset fast'.")
     ] = "--engine fv",
-    drug: Annotated[bool, typer.Option(help="Give the fits the drug images.")] = True,
+    drug: Annotated[bool, typer.Option(help="Fit the drug images as well.")] = True,
     profile: Annotated[
-        str, typer.Option(help="local, slurm, or a folder with a Snakemake profile.")
+        str, typer.Option(help="Snakemake profile: local, slurm, or a folder with a profile.")
     ] = "local",
     cores: Annotated[
-        int | None, typer.Option(min=1, help="Jobs at once on this machine (2).")
+        int | None,
+        typer.Option(min=1, help="Number of jobs at a time on this machine. Default: 2."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Say what would be done, and do nothing.")
+        bool,
+        typer.Option("--dry-run", "-n", help="Dry run: print the planned jobs and do nothing."),
     ] = False,
 ) -> None:
-    """Draw and fit many phantoms: how often images tell, and whether stated intervals hold the
-    truth.
+    """Make and fit many phantoms to measure the power of a protocol and the coverage of intervals.
 
     Example: nanopinn phantoms study --seeds 30 --fit '--engine fv --preset fast'
     """
@@ -143,7 +166,7 @@ def phantoms(
         "phantom": [
             "--shape",
             *map(str, shape),
-            *parse_extra_options(phantom, "phantom", phantom_options, ["--out", "."]),
+            *parse_extra_options(phantom, "phantom_options", phantom_options, ["--out", "."]),
         ],
         "fit": parse_extra_options(fit_command, "fit", fit, ["--dce", "."]),
     }
@@ -156,20 +179,19 @@ def phantoms(
         log = out / "work" / "phantoms.log"
         code = workflow.run(log, lambda: None)
         raise_if_ended_early(code, log)
-    with (
-        suppress(InputError) if code else nullcontext()
-    ):  # of none that was fitted there is no table
+    # if no phantom was fitted there is no table
+    with suppress(InputError) if code else nullcontext():
         coverage(out)
     if code:
         raise PartialCohortError(
-            f"Some phantoms were not fitted: {log} says which. The same command tries them again."
+            f"Some phantoms were not fitted; see {log}. Repeat the command to try them again."
         )
 
 
 def coverage(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a phantom study.")],
 ) -> None:
-    """Print what the fits of a phantom study say against the truth, and write it to coverage.tsv.
+    """Compare the fits of a phantom study with the truth, and write the table coverage.tsv.
 
     Example: nanopinn coverage study
     """
@@ -179,7 +201,8 @@ def coverage(
     tables = study_coverage(out)
     for name, table in tables.items():
         typer.echo(
-            f"\n{table[0].fits} phantoms, {name}; informed where the contraction is above a half"
+            f"\n{table[0].fits} phantoms, {name}. A parameter is informed if its contraction is"
+            " above 0.5."
         )
         typer.echo("\n".join(format_coverage_table(table)))
     rows = [{"phantoms": name, **asdict(row)} for name, table in tables.items() for row in table]
@@ -187,7 +210,7 @@ def coverage(
 
 
 def format_coverage_table(table: Sequence[Coverage]) -> list[str]:
-    """A table for the screen."""
+    """Format the coverage of all parameters as a table."""
     widths = (10, 8, 10, 6, 11, 7, 5, 12, 14)
     lines = [" ".join(f"{h:>{w}s}" for h, w in zip(_HEADS, widths, strict=True))]
     for r in table:

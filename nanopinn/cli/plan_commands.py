@@ -1,7 +1,4 @@
-"""The command that says, before a scan, what it would tell.
-
-The command that says what each post-dose image is worth for an outcome.
-"""
+"""Commands that plan a scan, and that measure the value of post-dose images for an outcome."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanopinn.cli.config import build_settings
-from nanopinn.cli.options import Device, Overwrite, Quiet, Verbose, with_imaging_options
+from nanopinn.cli.options import Config, Device, Overwrite, Quiet, Verbose, with_imaging_options
 from nanopinn.cli.progress_display import progress_display
 from nanopinn.errors import InputError
 
@@ -20,76 +17,94 @@ if TYPE_CHECKING:
     from nanopinn.imaging.inputs import ImagingInputs
 
 
-_IMAGE = "QUANTITY@HOURS[:NOISE] after the dose, such as released@24:0.05, :5% or :0.3ug/mL"
+_IMAGE = "QUANTITY@HOURS[:NOISE], such as released@24:0.05, released@24:5% or released@24:0.3ug/mL"
 
 
 def plan(
     tumour_mm: Annotated[
-        list[float] | None, typer.Option(help="Diameters of the tumour, one or three (6 6 4).")
+        list[float] | None,
+        typer.Option(help="Diameters of the tumour, one or three, mm. Default: 6 6 4."),
     ] = None,
     voxel_mm: Annotated[
-        list[float] | None, typer.Option(help="Voxel size, one or three (0.5).")
+        list[float] | None, typer.Option(help="Voxel size, one or three values, mm. Default: 0.5.")
     ] = None,
-    frames: Annotated[int | None, typer.Option(help="Of the DCE series (60).")] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Number of frames of the DCE series. Default: 60.")
+    ] = None,
     frame_spacing_s: Annotated[
-        float | None, typer.Option("--frame-spacing", help="s (10).")
+        float | None, typer.Option("--frame-spacing", help="Time between frames, s. Default: 10.")
     ] = None,
     snr: Annotated[
-        float | None, typer.Option(help="Baseline signal over noise, per voxel and frame (60).")
+        float | None,
+        typer.Option(
+            help="Signal-to-noise ratio of the baseline, per voxel and frame. Default: 60."
+        ),
     ] = None,
     t1_noise: Annotated[
-        float | None, typer.Option(help="Relative error of a voxel's native T1 (0.01).")
+        float | None,
+        typer.Option(help="Relative error of the native T1 of a voxel. Default: 0.01."),
     ] = None,
     aif: Annotated[
         str | None,
-        typer.Option(help="parker (default), georgiou, weinmann, preclinical, or a TSV/CSV."),
+        typer.Option(
+            help="Arterial input: parker (default), georgiou, weinmann, preclinical or a TSV/CSV."
+        ),
     ] = None,
     ph: Annotated[
-        bool | None, typer.Option("--ph/--no-ph", help="Whether a pH map is measured (yes).")
+        bool | None,
+        typer.Option("--ph/--no-ph", help="Whether a pH map is measured. Default: yes."),
     ] = None,
-    ph_noise: Annotated[float | None, typer.Option(help="Of a voxel of the pH map (0.1).")] = None,
+    ph_noise: Annotated[
+        float | None, typer.Option(help="Noise SD of a voxel of the pH map. Default: 0.1.")
+    ] = None,
     ph_shared_noise: Annotated[
-        float | None, typer.Option(help="Error that the whole pH map shares: calibration (0).")
+        float | None, typer.Option(help="Calibration error common to the whole pH map. Default: 0.")
     ] = None,
     drug: Annotated[
-        list[str] | None, typer.Option(help=f"Drug images of the protocol: {_IMAGE}.")
+        list[str] | None,
+        typer.Option(help=f"Drug images of the protocol, in hours after the dose: {_IMAGE}."),
     ] = None,
     candidates: Annotated[
         list[str] | None,
         typer.Option(
-            "--candidate", help="Images to weigh (encapsulated and released, 0.5 to 72 h)."
+            "--candidate", help="Candidate images. Default: encapsulated and released, 0.5 to 72 h."
         ),
     ] = None,
     image_noise: Annotated[
         float | None,
-        typer.Option(help="Of images without their own, over their largest value (0.05)."),
+        typer.Option(
+            help="Noise SD of images without one, relative to their largest value. Default: 0.05."
+        ),
     ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="Result folder of a fit: what would an image add for this patient?"
+            "--from",
+            help="Result folder of a fit: compute what an image would add for this patient.",
         ),
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="fast (default), default or accurate: cells of the flow per voxel."),
+        typer.Option(help="Preset of the flow grid: fast (default), default or accurate."),
     ] = None,
     draws: Annotated[
-        int | None, typer.Option(help="Tumours and parameters to average over (3).")
+        int | None,
+        typer.Option(help="Number of tumours and parameter sets to average over. Default: 3."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the draws (0).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draws. Default: 0.")] = None,
     device: Device = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML with a table [plan]; options win.")
+        Path | None, typer.Option(help="TOML file with a table \\[plan]; options take precedence.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the table too: FILE.json or FILE.tsv.")
+        Path | None,
+        typer.Option("--out", "-o", help="Write the table to FILE.json or FILE.tsv as well."),
     ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say before a scan which unknowns it would inform, and which image helps most.
+    """Compute before a scan which parameters it would inform, and which image adds most.
 
     Example: nanopinn plan --tumour-mm 8 --voxel-mm 0.7 --drug encapsulated@24
     """
@@ -132,25 +147,21 @@ def plan(
 
 
 def _refuse_protocol_with_result(source: Path | None, scan: Mapping[str, Any]) -> None:
-    """Refuse a protocol beside a result: the scan of that patient is done.
+    """Refuse a protocol together with a result, whose scan is done.
 
     Raises:
-        InputError: both are given.
+        InputError: Both are given.
     """
-    given = [
-        f"--{name.removesuffix('_s').replace('_', '-')}"
-        for name, value in scan.items()
-        if value is not None
-    ]
+    given = [name for name, value in scan.items() if value is not None]
     if source is not None and given:
         raise InputError(
-            "a protocol and a result are both given",
+            "both a protocol and a result are given",
             field=", ".join(given),
-            found=f"--from {source.name}",
+            found=source.name,
             expected="one of them",
             remedy=(
-                "The result's scan is done; give only --candidate, --image-noise, --draws and"
-                " --seed with it."
+                "The scan of the result is done. Give only `candidates`, `image_noise`, `draws` and"
+                " `seed` with it."
             ),
         )
 
@@ -163,34 +174,38 @@ def minimal_imaging(
         typer.Option(help="Post-dose drug images, each with its sidecar: --drug FILE FILE ..."),
     ],
     arm: Annotated[
-        str, typer.Option(help="The treatment: free, pld, tsl, ph, or a TOML file.")
+        str, typer.Option(help="Formulation: free, pld, tsl, ph or a TOML file.")
     ] = "ph",
     outcome: Annotated[
-        str, typer.Option(help="Positive outcome of `simulate --arms`: area, 'peak at wall', ...")
+        str,
+        typer.Option(help="Positive outcome of simulate --arms, such as area or 'peak at wall'."),
     ] = "area",
-    drug_dose: Annotated[str | None, typer.Option(help="50mg/m2 (default) or 90mg.")] = None,
-    heat: Annotated[str | None, typer.Option(help="degC:MINUTES[@START_H].")] = None,
-    draws: Annotated[int, typer.Option(help="From posterior and priors.")] = 100,
-    preset: Annotated[
-        str | None, typer.Option(help="Of the fits: fast, default or accurate.")
+    drug_dose: Annotated[
+        str | None, typer.Option(help="Dose, such as 50mg/m2 (default) or 90mg.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    heat: Annotated[str | None, typer.Option(help="Heating: degC:MINUTES\\[@START_H].")] = None,
+    draws: Annotated[int, typer.Option(help="Number of draws from posterior and priors.")] = 100,
+    preset: Annotated[
+        str | None, typer.Option(help="Preset of the fits: fast, default or accurate.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     device: Device = None,
-    config: Path | None = None,
+    config: Config = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write the table too: FILE.json or FILE.tsv.")
+        Path | None,
+        typer.Option("--out", "-o", help="Write the table to FILE.json or FILE.tsv as well."),
     ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Fit a tumour with none, one and more of its post-dose images, and say how sure each makes an
-    outcome.
+    """Fit a tumour with no, one and more post-dose images, and compare an outcome's uncertainty.
 
     Example: nanopinn minimal-imaging --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --drug
     drug_2h.nii.gz drug_24h.nii.gz
     """
     from nanopinn.report.result_files import reserve_table_file, write_table
+    from nanopinn.report.treatment_summary import format_assumptions
     from nanopinn.settings import ComparisonSettings, FitSettings
     from nanopinn.studies.arms.arm_specs import arms_from_settings
     from nanopinn.studies.arms.compare import outcome_function
@@ -231,7 +246,7 @@ def minimal_imaging(
             )
         assumed = [*notes, *found.assumptions]
         typer.echo(found.summary())
-        typer.echo("Assumed:\n" + "\n".join(f"- {a}" for a in assumed))
+        typer.echo(format_assumptions(assumed))
         if out is not None:
             said = {
                 "outcome": found.outcome,

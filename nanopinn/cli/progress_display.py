@@ -1,4 +1,4 @@
-"""What a run shows while it works, on stderr."""
+"""Progress of a run on standard error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_display(quiet: bool, verbose: bool = False) -> Iterator[Progress]:
-    """A bar on a terminal, a line per step elsewhere or with ``verbose``, nothing with ``quiet``."""
+    """Show progress while a run works.
+
+    Args:
+        quiet: Show nothing.
+        verbose: Show the numbers of every step, one line each.
+
+    Yields:
+        Function to call with stage, fraction and numbers. On a terminal it draws a bar; elsewhere
+        it prints a line per step.
+    """
     if quiet:
         yield ignore_progress
     elif verbose or not sys.stderr.isatty():
@@ -30,7 +39,7 @@ def progress_display(quiet: bool, verbose: bool = False) -> Iterator[Progress]:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[numbers]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
@@ -39,14 +48,14 @@ def progress_display(quiet: bool, verbose: bool = False) -> Iterator[Progress]:
 
             def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
                 if stage not in tasks:
-                    tasks[stage] = bars.add_task(stage, total=1.0, said="")
-                bars.update(tasks[stage], completed=fraction, said=_format_key_numbers(numbers))
+                    tasks[stage] = bars.add_task(stage, total=1.0, numbers="")
+                bars.update(tasks[stage], completed=fraction, numbers=_format_key_numbers(numbers))
 
             yield show
 
 
 def _line_progress(verbose: bool) -> Progress:
-    """A line per step; none that says what the last one said."""
+    """Print a line per step, unless it equals the last one."""
     last = ""
     clock = RemainingTimeEstimator()
 
@@ -64,16 +73,16 @@ def _line_progress(verbose: bool) -> Progress:
 
 
 def _format_key_numbers(numbers: Mapping[str, float]) -> str:
-    """Misfit, and the largest residual of the linear systems where there are any."""
-    said = [f"chi2/N {numbers['chi2/N']:.3f}"] if "chi2/N" in numbers else []
+    """Misfit, and the largest residual of the linear systems if there are any."""
+    parts = [f"chi2/N {numbers['chi2/N']:.3f}"] if "chi2/N" in numbers else []
     residuals = [v for k, v in numbers.items() if k.startswith("residual")]
-    return ", ".join([*said, *([f"residual {max(residuals):.0e}"] if residuals else [])])
+    return ", ".join([*parts, *([f"residual {max(residuals):.0e}"] if residuals else [])])
 
 
 def _line(stage: str, fraction: float, numbers: Mapping[str, float], verbose: bool) -> str:
-    said = (
+    text = (
         ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())
         if verbose
         else _format_key_numbers(numbers)
     )
-    return f"[{fraction:4.0%}] {stage}{', ' + said if said else ''}"
+    return f"[{fraction:4.0%}] {stage}{', ' + text if text else ''}"

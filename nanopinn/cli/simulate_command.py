@@ -1,4 +1,4 @@
-"""The command that takes treatments through a tumour: one schedule, or arms side by side."""
+"""The command ``simulate``: simulate one schedule, or compare treatment arms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nanopinn.cli.exit_status import (
     with_verdict_option,
 )
 from nanopinn.cli.option_syntax import parse_list, parse_minutes
-from nanopinn.cli.options import Continue, Device, Out, Overwrite, Quiet, Verbose
+from nanopinn.cli.options import Config, Continue, Device, Out, Overwrite, Quiet, Verbose
 from nanopinn.cli.progress_display import progress_display
 from nanopinn.errors import InputError
 
@@ -25,94 +25,114 @@ if TYPE_CHECKING:
     from nanopinn.settings import PhantomSettings
     from nanopinn.studies.tissue_source import MapFiles
 
-_ARMS = "Arms compared"
+_ARMS = "Comparison of treatment arms"
 _HEAT = (
-    "Heating, degC:MINUTES[@START_H][~RAMP_MIN], or a thermometry file; several with commas. Of"
-    " arms that answer to heat."
+    "Heating of the arms that respond to heat: degC:MINUTES\\[@START_H][~RAMP_MIN] or a thermometry"
+    " file; several are separated by commas."
 )
 
 
 @with_verdict_option("simulate")
 def simulate(
     schedule: Annotated[
-        Path | None, typer.Option(help="What is given and when (TOML); examples in docs/schedules.")
+        Path | None,
+        typer.Option(help="Schedule of doses, heating and radiation (TOML); see docs/schedules."),
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--from", help="Result folder of `nanopinn fit` or `nanopinn maps`."),
+        typer.Option("--from", help="Result folder of nanopinn fit or nanopinn maps."),
     ] = None,
     after: Annotated[
         Path | None,
         typer.Option(
-            help="Verdict of the run that made --from: refused where that left no result."
+            help="Verdict file of the run that made --from. Refused if it left no result."
         ),
     ] = None,
     phantom: Annotated[
-        bool, typer.Option("--phantom", help="The digital phantom's tumour instead.")
+        bool, typer.Option("--phantom", help="Use the tumour of a digital phantom.")
     ] = False,
     seed: Annotated[
-        int | None, typer.Option(help="Of the phantom, and of the draws of arms (0).")
+        int | None, typer.Option(help="Seed of the phantom and of the draws. Default: 0.")
     ] = None,
     shape: Annotated[
-        tuple[int, int, int] | None, typer.Option(help="Voxels of the phantom (24 24 12).")
+        tuple[int, int, int] | None,
+        typer.Option(help="Number of voxels of the phantom. Default: 24 24 12."),
     ] = None,
     ktrans: Annotated[
         Path | None,
         typer.Option(
-            help="Map of Ktrans, 1/min (or as its sidecar's Unit says), with the four below."
+            help="Map of Ktrans, 1/min or the unit of its sidecar; requires the maps below."
         ),
     ] = None,
-    ve: Annotated[Path | None, typer.Option(help="Map of ve, a fraction.")] = None,
-    vp: Annotated[Path | None, typer.Option(help="Map of vp, a fraction.")] = None,
+    ve: Annotated[Path | None, typer.Option(help="Map of ve, as a fraction.")] = None,
+    vp: Annotated[Path | None, typer.Option(help="Map of vp, as a fraction.")] = None,
     ph: Annotated[Path | None, typer.Option(help="Map of extracellular pH.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="Tumour, above 0.5.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Tumour mask; voxels above 0.5 count.")] = None,
     assume_ph: Annotated[
-        float | None, typer.Option(help="pH of the tumour where there is no map of it.")
+        float | None, typer.Option(help="Extracellular pH to assume if there is no map.")
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Error of a time step over a pool's largest mass (1e-4; arms 1e-3)."),
+        typer.Option(
+            help="Time step error relative to the pool's largest mass. Default: 1e-4; arms 1e-3."
+        ),
     ] = None,
     refine: Annotated[
-        int | None, typer.Option(help="Cells of the flow per voxel edge, 1 to 4 (2).")
+        int | None, typer.Option(help="Grid cells of the flow per voxel edge, 1 to 4. Default: 2.")
     ] = None,
     rim_mm: Annotated[
         float | None,
-        typer.Option("--rim", help="Refine only voxels so near to the tumour's edge, mm (all)."),
+        typer.Option(
+            "--rim",
+            help="Refine only voxels within this distance of the tumour edge, mm. Default: all.",
+        ),
     ] = None,
     advection: Annotated[
-        str | None, typer.Option(help="fitted (default), central, upwind or limited.")
+        str | None,
+        typer.Option(help="Advection scheme: fitted (default), central, upwind or limited."),
     ] = None,
     device: Device = None,
     arms: Annotated[
         str | None,
         typer.Option(
-            help="Formulations to compare: free, pld, tsl, ph, or TOML files, with commas.",
+            help="Formulations to compare, separated by commas: free, pld, tsl, ph or TOML files.",
             rich_help_panel=_ARMS,
         ),
     ] = None,
     dose: Annotated[
         str | None,
-        typer.Option(help="Of every arm: 50mg/m2 (default) or 90mg.", rich_help_panel=_ARMS),
+        typer.Option(
+            help="Dose of every arm, such as 50mg/m2 (default) or 90mg.", rich_help_panel=_ARMS
+        ),
     ] = None,
     body_surface_m2: Annotated[
-        float | None, typer.Option("--body-surface", help="m2 (1.8).", rich_help_panel=_ARMS)
+        float | None,
+        typer.Option(
+            "--body-surface", help="Body surface, m2. Default: 1.8.", rich_help_panel=_ARMS
+        ),
     ] = None,
     infusion_min: Annotated[
         float | None,
         typer.Option(
-            "--infusion", help="Minutes of infusion; 0 (default): a bolus.", rich_help_panel=_ARMS
+            "--infusion",
+            help="Duration of the infusion, min. Default: 0, a bolus.",
+            rich_help_panel=_ARMS,
         ),
     ] = None,
     heat: Annotated[str | None, typer.Option(help=_HEAT, rich_help_panel=_ARMS)] = None,
     heat_all: Annotated[
-        bool | None, typer.Option("--heat-all", help="Heat every arm.", rich_help_panel=_ARMS)
+        bool | None,
+        typer.Option(
+            "--heat-all",
+            help="Heat every arm, also those that do not respond to heat.",
+            rich_help_panel=_ARMS,
+        ),
     ] = None,
     heat_effects: Annotated[
         bool | None,
         typer.Option(
             "--heat-effects/--no-heat-effects",
-            help="Heat changes pressure and walls (priors, from mice).",
+            help="Include effects of heat on pressure and vessel walls (priors from mice).",
             rich_help_panel=_ARMS,
         ),
     ] = None,
@@ -120,68 +140,86 @@ def simulate(
         str | None,
         typer.Option(
             "--heating-times",
-            help="Lengths of the heating to compare, min (15,30,60; none).",
+            help="Heating durations to compare, min, or none. Default: 15,30,60.",
             rich_help_panel=_ARMS,
         ),
     ] = None,
     radiation: Annotated[
-        str | None, typer.Option(help="Fractions, Gy@HOURS, with commas.", rich_help_panel=_ARMS)
+        str | None,
+        typer.Option(
+            help="Radiation fractions, Gy@HOURS, separated by commas.", rich_help_panel=_ARMS
+        ),
     ] = None,
     radiation_from: Annotated[
         str | None,
         typer.Option(
             help=(
-                "RESULT@HOURS: a fit of the same tumour scanned so long after the first fraction"
-                " tells what radiation did."
+                "RESULT@HOURS: a fit of the same tumour, scanned this long after the first"
+                " fraction, from which the effects of radiation are estimated."
             ),
             rich_help_panel=_ARMS,
         ),
     ] = None,
     end_h: Annotated[
-        float | None, typer.Option("--end", help="Hours simulated (72).", rich_help_panel=_ARMS)
+        float | None,
+        typer.Option(
+            "--end", help="Duration of the simulation, h. Default: 72.", rich_help_panel=_ARMS
+        ),
     ] = None,
     draws: Annotated[
         int | None,
         typer.Option(
-            help="From posterior and priors (100); 0: medians alone.", rich_help_panel=_ARMS
+            help="Draws from posterior and priors; 0: medians alone. Default: 100.",
+            rich_help_panel=_ARMS,
         ),
     ] = None,
     groups: Annotated[
         int | None,
-        typer.Option(help="Groups of voxels resolved around a vessel (8).", rich_help_panel=_ARMS),
+        typer.Option(
+            help="Clusters of voxels of the sub-voxel model. Default: 8.", rich_help_panel=_ARMS
+        ),
     ] = None,
     limit_um: Annotated[
         float | None,
         typer.Option(
-            "--limit", help="Distance from the vessel asked about, um (50).", rich_help_panel=_ARMS
+            "--limit",
+            help="Distance from the vessel beyond which cells count as far, um. Default: 50.",
+            rich_help_panel=_ARMS,
         ),
     ] = None,
     lethal: Annotated[
         float | None,
-        typer.Option(help="Surviving fraction that counts as lethal (0.5).", rich_help_panel=_ARMS),
+        typer.Option(
+            help="Surviving fraction at or below which an exposure is lethal. Default: 0.5.",
+            rich_help_panel=_ARMS,
+        ),
     ] = None,
     sensitivity: Annotated[
         bool | None,
         typer.Option(
             "--sensitivity/--no-sensitivity",
-            help="Rank the inputs by what they do.",
+            help="Rank the inputs by the sensitivity of the outcome.",
             rich_help_panel=_ARMS,
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with interrupted arms.", rich_help_panel=_ARMS)
+        bool,
+        typer.Option(
+            "--resume",
+            help="Resume an interrupted comparison from its checkpoint.",
+            rich_help_panel=_ARMS,
+        ),
     ] = False,
     continue_run: Continue = False,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML as every run dumps it; options win.")
-    ] = None,
+    config: Config = None,
     out: Out = Path("nanopinn_simulation"),
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> str:
-    """Take a treatment through a tumour, every pool of the drug in time; or compare arms, down to
-    what reaches cells far from vessels.
+    """Simulate the transport of a drug in a tumour, or compare treatment arms.
+
+    A comparison resolves the distances from the vessels to the cells, over draws of the inputs.
 
     Examples:
 
@@ -220,12 +258,16 @@ def simulate(
     }
     if arms is not None:
         refused = {
-            "--rim": rim_mm,
-            "--advection": advection,
-            "--ktrans": maps,
-            "--assume-ph": assume_ph,
+            "rim_mm": rim_mm,
+            "advection": advection,
+            "ktrans": maps,
+            "assume_ph": assume_ph,
         }
-        _refuse_options(refused, "it is not of arms", "Leave it out, or simulate one schedule.")
+        _refuse_options(
+            refused,
+            "a comparison of arms does not use it",
+            "Leave it out, or simulate one schedule.",
+        )
         settings = build_settings(
             ComparisonSettings, "arms", config, {**numerical, **of_arms, "seed": seed}
         )
@@ -242,19 +284,17 @@ def simulate(
             verbose=verbose,
         )
     _refuse_options(
-        {"--resume": resume or None}, "one schedule keeps nothing to go on with", "Leave it out."
+        {"resume": resume or None}, "a single simulation has no checkpoint", "Leave it out."
     )
     _refuse_options(
-        {f"--{k.split('_')[0]}": v for k, v in of_arms.items()},
-        "it is of arms",
-        "Say which arms: --arms free,pld,tsl.",
+        of_arms, "only a comparison of arms uses it", "Give `arms`, such as free,pld,tsl."
     )
     if schedule is None:
         raise InputError(
-            "nothing is given",
-            field="--schedule",
-            expected="a schedule file, or --arms",
-            remedy="See docs/schedules for examples, or compare --arms free,pld,tsl.",
+            "no treatment is given",
+            field="schedule",
+            expected="a schedule file, or `arms`",
+            remedy="See docs/schedules for examples, or give `arms`, such as free,pld,tsl.",
         )
     given = {**numerical, "rim_mm": rim_mm, "advection": advection, "assume_ph": assume_ph}
     single = build_settings(SimulationSettings, "simulate", config, given)
@@ -354,7 +394,7 @@ def _refuse_options(given: Mapping[str, object], why: str, remedy: str) -> None:
     for name, value in given.items():
         if value is not None:
             raise InputError(
-                f"this option is of another kind of run: {why}",
+                f"this option belongs to another kind of run: {why}",
                 field=name,
                 found=str(value),
                 remedy=remedy,
@@ -370,7 +410,7 @@ def _map_files(files: dict[str, Path | None]) -> MapFiles | None:
         if files[name] is None:
             raise InputError(
                 "a map is missing",
-                field=f"--{name}",
-                expected="--ktrans, --ve, --vp, --mask, and --ph or --assume-ph",
+                field=name,
+                expected="`ktrans`, `ve`, `vp`, `mask`, and `ph` or `assume_ph`",
             )
     return MapFiles(**files)

@@ -505,7 +505,7 @@ def test_arms_that_cannot_be_given_are_refused_by_name(tmp_path: Path) -> None:
     refused(asked(*arms, "free", "--dose", "50000mg"), "dose", "50000")
     refused(asked(*arms, "tsl", "--heat", "42"), "heat", "42")
     refused(asked(*arms, "free", "--heat", "42:60"), "heat")
-    refused(asked(*arms, "free", "--radiation", "5@100"), "end_h", "100")
+    refused(asked(*arms, "free", "--radiation", "5@100"), "--end", "100")
     refused(asked(*arms, "free", "--heating-times", "long"), "--heating-times", "long")
     refused(
         asked("simulate", "-q", "-o", tmp_path / "o", "--arms", "free", "--from", SAMPLE), "fit"

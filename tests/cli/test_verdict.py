@@ -87,5 +87,5 @@ def test_a_verdict_that_cannot_be_written_is_said_before_anything_is_computed(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(OutputError, match="--verdict"):
+    with pytest.raises(OutputError, match="`verdict`"):
         command(AssertionError("it ran"))(verdict=tmp_path / "file" / "fit.json")

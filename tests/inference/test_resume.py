@@ -140,7 +140,7 @@ def test_a_polite_kill_says_how_to_go_on_and_is_exit_code_130(tmp_path) -> None:
     partial = tmp_path / "result.partial"
     partial.mkdir()
     with pytest.raises(
-        StoppedError, match=r"result\.partial keeps what was reached.*--resume"
+        StoppedError, match=r"result\.partial holds a checkpoint.*--resume"
     ) as stopped:
         stopped_by(signal.SIGTERM, partial)
     assert stopped.value.exit_code == 130
