@@ -1,10 +1,7 @@
-"""The parameter table and its only loader.
+"""The parameter table: values with units, sources and priors, and the distribution of each.
 
-How uncertain a parameter of the table is: what it is drawn from where nothing better is known of
-it.
-
-Values of parameters by symbol, where they differ from the table's: a draw from their priors, or a
-user's own carrier.
+Values in place of the table's, such as a draw from the priors or those of a user's formulation, are
+passed as a mapping by symbol (:data:`Values`).
 """
 
 from __future__ import annotations
@@ -42,10 +39,12 @@ _PRIOR = re.compile(r"(lognormal|normal)\((\+?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE
 
 @dataclass(frozen=True)
 class Prior:
-    """What is believed of a parameter before the data: normal in the value or in its logarithm.
+    """Prior of a parameter: normal in its value or in its logarithm.
 
-    ``sd`` is in the unit of the parameter for ``normal`` and in natural-log units for
-    ``lognormal``.
+    Attributes:
+        kind: normal or log-normal.
+        sd: standard deviation, in the unit of the parameter for ``normal`` and in natural-log units
+            for ``lognormal``.
     """
 
     kind: Literal["normal", "lognormal"]
@@ -54,7 +53,20 @@ class Prior:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One row of the table; ``value``, ``low`` and ``high`` are in ``unit`` (SI)."""
+    """One row of the parameter table.
+
+    Attributes:
+        symbol: by which the code names the parameter.
+        name: in words.
+        value: default, in ``unit``.
+        low: lower end of the range, in ``unit``; None if not stated.
+        high: upper end of the range, in ``unit``; None if not stated.
+        unit: SI (mM for the imaging constants).
+        prior: stated prior, or None.
+        tissue: tissue or material to which the value applies.
+        source: where the value is from.
+        verified: whether the source was read.
+    """
 
     symbol: str
     name: str
@@ -69,14 +81,11 @@ class Parameter:
 
     @property
     def source_status(self) -> str:
-        """Whether the number was read in its source or is only a prior from memory."""
-        return "verified in its source" if self.verified else "prior from memory of the literature"
+        """Whether the source of the value was read."""
+        return "source verified" if self.verified else "source not verified"
 
     def distribution(self) -> ParameterDistribution | None:
-        """What it is drawn from (:func:`nanopinn.parameters.table.parameter_distribution`); None
-        where the row says nothing of its uncertainty.
-        """
-
+        """Distribution from which it is sampled (:func:`parameter_distribution`), or None."""
         return parameter_distribution(self)
 
 
@@ -90,8 +99,8 @@ def load_table(path: Path | None = None) -> dict[str, Parameter]:
         The parameters by symbol.
 
     Raises:
-        InputError: a column is missing, a value is not a number, lies outside its own range, has an
-            unknown unit, an unreadable prior or no source, or a symbol stands twice.
+        InputError: a column is missing, a symbol is duplicate, or a row has a value that is not a
+            number or outside its range, an unknown unit, an invalid prior or no source.
     """
     source = path if path is not None else files("nanopinn.parameters").joinpath("table.csv")
     reader = csv.DictReader(source.read_text(encoding="utf-8").splitlines())
@@ -104,13 +113,17 @@ def load_table(path: Path | None = None) -> dict[str, Parameter]:
     for row in reader:
         parameter = parse_parameter_row(row, str(source))
         if parameter.symbol in table:
-            raise InputError("a parameter stands twice", file=source, field=parameter.symbol)
+            raise InputError("duplicate parameter", file=source, field=parameter.symbol)
         table[parameter.symbol] = parameter
     return table
 
 
 def parse_parameter_row(row: Mapping[str, str], source: str) -> Parameter:
-    """The parameter that a row describes, by column; ``source`` is the file named in errors.
+    """Parse and validate one row of a parameter table.
+
+    Args:
+        row: entries by column.
+        source: file that errors name.
 
     Raises:
         InputError: as :func:`load_table`.
@@ -136,7 +149,7 @@ def parse_parameter_row(row: Mapping[str, str], source: str) -> Parameter:
         raise InputError("a parameter has no source", file=source, field=symbol)
     if row["verified"] not in ("yes", "memory"):
         raise InputError(
-            "unknown standing of a source",
+            "unknown verification status",
             file=source,
             field=f"{symbol}.verified",
             found=row["verified"],
@@ -158,6 +171,7 @@ def parse_parameter_row(row: Mapping[str, str], source: str) -> Parameter:
 
 
 def _number(text: str, symbol: str, column: str, source: str) -> float | None:
+    """A number, or None for an empty entry."""
     if not text.strip():
         return None
     try:
@@ -173,12 +187,13 @@ def _number(text: str, symbol: str, column: str, source: str) -> float | None:
 
 
 def _parse_prior(text: str, symbol: str, source: str) -> Prior | None:
+    """A prior such as ``lognormal(0.5)``, or None for an empty entry."""
     if not text.strip():
         return None
     match = _PRIOR.fullmatch(text.strip())
     if match is None or not 0 < float(match[2]) < float("inf"):
         raise InputError(
-            "unreadable prior",
+            "invalid prior",
             file=source,
             field=f"{symbol}.prior",
             found=text,
@@ -187,9 +202,8 @@ def _parse_prior(text: str, symbol: str, source: str) -> Prior | None:
     return Prior(match[1], float(match[2]))  # type: ignore[arg-type]
 
 
-# The units that occur in the table. A unit outside this set is a typing error far more often than a
-# new dimension; tests hold the set against pint, whose import costs more than `nanopinn --help`
-# may.
+#: Units of the table. A unit outside this set is a typing error far more often than a new
+#: dimension. A test compares the set with pint, whose import takes too long here.
 KNOWN_UNITS = frozenset(
     (
         "1|m|s|Pa|Pa/s|kg|1/s|1/m|m/s|m**2/s|m**3|1/m**3|kg/m**3|kg/s|m**2/(Pa*s)|1/(Pa*s)|mM|mM*s|1/(s*mM)|kg/L|mmol/kg|K|Gy|m**3/s|m**3/(kg*s)|J/(kg*K)|W/(m*K)"
@@ -230,7 +244,11 @@ PARAMETERS = _Parameters()
 
 
 def value(symbol: str) -> float:
-    """The tabulated value of a parameter, in SI (mM for the imaging constants)."""
+    """Value of a parameter in the table, in SI (mM for the imaging constants).
+
+    Args:
+        symbol: of the parameter.
+    """
     return PARAMETERS[symbol].value
 
 
@@ -238,23 +256,25 @@ Array = NDArray[np.float64]
 
 #: Standard normal deviate at the ends of a central 95 % interval.
 Z95 = 1.959963984540054
-#: How a range without a prior is read, for those who read results.
+#: Interpretation of a range without a prior, for reports.
 RANGE_INTERPRETATION = (
-    "Parameters whose row states no prior are drawn so that the row's value is the median and its"
-    " low and high are the central 95 % interval, cut off there: normal for temperatures, shares"
-    " and what may be 0 or less, log-normal for all others."
+    "A parameter whose row states no prior is sampled from a distribution with the value of the"
+    " row as median and its range as central 95 % interval, truncated to that range. The"
+    " distribution is normal for temperatures, fractions and ranges that include 0 or negative"
+    " values, and log-normal for all others."
 )
 
 
 @dataclass(frozen=True)
 class ParameterDistribution:
-    """Normal, or normal in the logarithm, about a median, with a spread of its own on either side.
+    """Normal or log-normal distribution with a standard deviation on either side of its median.
 
     Attributes:
-        median: in the parameter's unit.
-        below, above: standard deviations of the coordinate (the value, or its natural logarithm).
-        logarithmic: which of the two coordinates.
-        cut: standard normal deviate beyond which nothing lies; infinite for a stated prior.
+        median: in the unit of the parameter.
+        sd_below: standard deviation of the coordinate below the median.
+        sd_above: standard deviation of the coordinate above the median.
+        logarithmic: whether the coordinate is the natural logarithm of the value, or the value.
+        truncation_z: standard normal deviate of the truncation; infinite for a stated prior.
     """
 
     median: float
@@ -264,30 +284,36 @@ class ParameterDistribution:
     truncation_z: float = np.inf
 
     def values_at_deviates(self, z: Array) -> Array:
-        """Values at standard normal deviates ``z``, increasing in z; the median at 0."""
+        """Values at standard normal deviates, increasing in z, with the median at 0.
+
+        Args:
+            z: any shape.
+        """
         from scipy.special import ndtr, ndtri
 
         z = np.asarray(z, dtype=np.float64)
         if np.isfinite(self.truncation_z):
-            # the share of the normal within the cut, spread over the deviates within it
+            # probability within the truncation, mapped to deviates within it
             z = ndtri(0.5 + (ndtr(z) - 0.5) * (ndtr(self.truncation_z) - ndtr(-self.truncation_z)))
         moved = z * np.where(z < 0, self.sd_below, self.sd_above)
         return np.asarray(self.median * np.exp(moved) if self.logarithmic else self.median + moved)
 
 
 def parameter_distribution(p: Parameter) -> ParameterDistribution | None:
-    """What a row says of a parameter's uncertainty: its prior, else its range; None where it has
-    neither.
+    """Distribution of a parameter: its prior, else its range, else None.
 
-    Without a prior ``low`` and ``high`` are the central 95 % interval and hold every value
-    (:data:`RANGE_INTERPRETATION`).
+    Without a prior ``low`` and ``high`` are the central 95 % interval, to which the distribution is
+    truncated (:data:`RANGE_INTERPRETATION`).
+
+    Args:
+        p: row of the table.
     """
     if p.prior is not None:
         return ParameterDistribution(p.value, p.prior.sd, p.prior.sd, p.prior.kind == "lognormal")
     if p.low is None or p.high is None:
         return None
-    share = p.unit == "1" and p.high <= 1
-    if p.unit == "K" or share or p.low <= 0:
+    fraction = p.unit == "1" and p.high <= 1
+    if p.unit == "K" or fraction or p.low <= 0:
         return ParameterDistribution(
             p.value,
             (p.value - p.low) / Z95,
@@ -335,17 +361,27 @@ class QuantitySpecification:
         )
 
 
+#: A value, or a tensor of values that broadcasts with the fields it multiplies.
 Number = Tensor | float
+#: Values of parameters by symbol, in place of the table's.
 Values = Mapping[str, Number]
 
 
 def parameter_lookup(values: Values | None) -> Callable[[str], Number]:
-    """What gives a parameter's value: the one given, else the table's."""
+    """Function that looks up a parameter: the value given, else the table's.
+
+    Args:
+        values: by symbol, in place of the table's.
+    """
     moved = values or {}
     return lambda symbol: moved[symbol] if symbol in moved else value(symbol)
 
 
 def scalar_lookup(values: Values | None) -> Callable[[str], float]:
-    """The same as plain numbers, for what holds for one patient at a time."""
+    """Function that looks up a parameter as a plain number, for one patient at a time.
+
+    Args:
+        values: by symbol, in place of the table's.
+    """
     find = parameter_lookup(values)
     return lambda symbol: float(find(symbol))

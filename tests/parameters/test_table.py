@@ -65,5 +65,5 @@ def test_an_invalid_table_is_refused_with_the_name_of_the_row(
 def test_a_duplicate_symbol_is_refused(tmp_path: Path) -> None:
     lines = TABLE.splitlines()
     (tmp_path / "t.csv").write_text("\n".join([*lines, lines[1]]))
-    with pytest.raises(InputError, match="twice"):
+    with pytest.raises(InputError, match="duplicate parameter"):
         load_table(tmp_path / "t.csv")
