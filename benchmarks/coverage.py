@@ -101,11 +101,11 @@ def _fit(study: Path, engine: str) -> dict:
         }
     inside = posed.problem.contrast.voxels.numpy()
     p = (
-        posed.domain.take(_volume(study / "truth" / "IFP.nii.gz"), 0.0)[inside]
+        posed.domain.crop(_volume(study / "truth" / "IFP.nii.gz"), 0.0)[inside]
         * 133.322
         / truth["p_e"]
     )
-    C = posed.domain.take(np.moveaxis(_volume(study / "truth" / "contrast.nii.gz"), -1, 0), 0.0)[
+    C = posed.domain.crop(np.moveaxis(_volume(study / "truth" / "contrast.nii.gz"), -1, 0), 0.0)[
         :, inside
     ]
     fields, setting = fit.prediction.fields, posed.problem.setting

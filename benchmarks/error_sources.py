@@ -99,7 +99,7 @@ def shifts(study: Path) -> dict[str, dict[str, float]]:
             np.asarray(nib.load(study / "truth" / f"{name}.nii.gz").dataobj, dtype=np.float64)
         )
         return torch.as_tensor(
-            posed.domain.take(np.moveaxis(values, -1, 0) if values.ndim == 4 else values, 0.0)
+            posed.domain.crop(np.moveaxis(values, -1, 0) if values.ndim == 4 else values, 0.0)
         )
 
     maps = problem.setting.maps

@@ -76,7 +76,7 @@ def bolus() -> tuple[PlasmaCurve, np.ndarray]:
 
 def contrast_low_rank(forward: ForwardModel, flow: FlowSolution) -> Tensor:
     aif, frames = bolus()
-    pools, operator, _ = forward.operators("contrast", NONE, flow)
+    pools, operator, _ = forward.linearise_pools("contrast", NONE, flow)
     found = low_rank_response(operator, pools.capacity, aif.times_s, aif.plasma_mM, frames)
     C, maps = found.evaluate()[:, 0], forward.setting.maps
     for frame, plasma in zip(
@@ -120,7 +120,7 @@ def _heated(forward: ForwardModel, flow: FlowSolution, hours: float) -> Iterator
             at = torch.tensor(t, dtype=torch.float64)
             return torch.stack([c(at) for c in curves]).to(maps.phi)
 
-        interval = Interval.of(start, end, pools, flow.flows, grid, feed)
+        interval = Interval.from_pools(start, end, pools, flow.flows, grid, feed)
         del pools
         yield interval
         del interval
@@ -135,7 +135,7 @@ def against_fipy() -> None:
     shape, steps, end = (24, 24, 24), 20, 2 * HOUR
     forward = tumour(shape, "cpu")
     grid, phi = forward.setting.grid, forward.setting.maps.phi
-    flow = forward.flow(NONE)
+    flow = forward.solve_flow(NONE)
     for axis, f in enumerate(
         flow.flows
     ):  # the two codes hold different boundaries open: close them all
@@ -147,7 +147,7 @@ def against_fipy() -> None:
     system.add_loss("one", 5e-5 * phi)
     system.add_plasma_source("one", 0, phi)
     pools = system.coefficients()
-    operator = PoolOperator.of(pools, flow.flows, grid)
+    operator = PoolOperator.from_pools(pools, flow.flows, grid)
     source = 1e-4 * phi[None] * forward.setting.maps.tumour
     times = list(np.linspace(0, end, steps + 1))
     ours, run = timed(
@@ -211,13 +211,13 @@ def _fipy_velocity(mesh: Any, flow: FlowSolution, grid: Grid) -> np.ndarray:
 
 def solves(device: str, shape: tuple[int, int, int]) -> None:
     forward = tumour(shape, device)
-    forward.flow(NONE)
+    forward.solve_flow(NONE)
     forward.last_pressure = None
-    seconds, flow = timed(lambda: forward.flow(NONE))
+    seconds, flow = timed(lambda: forward.solve_flow(NONE))
     print(f"{shape} on {device}: pressure {seconds:.3f} s")
     aif, frames = bolus()
-    exact = forward.contrast(NONE, flow, aif, frames, SDIRK3, 8)[0]
-    marching, (C, _, _) = timed(lambda: forward.contrast(NONE, flow, aif, frames), 3)
+    exact = forward.solve_contrast(NONE, flow, aif, frames, SDIRK3, 8)[0]
+    marching, (C, _, _) = timed(lambda: forward.solve_contrast(NONE, flow, aif, frames), 3)
     ranking, R = timed(lambda: contrast_low_rank(forward, flow), 3)
     for name, took, found in (("march", marching, C), ("low rank", ranking, R)):
         error = float((found - exact).norm() / exact.norm())
@@ -237,7 +237,7 @@ def solves(device: str, shape: tuple[int, int, int]) -> None:
 
 def one_size(n: int, device: str, out: Any) -> None:
     forward = tumour((n, n, n), device)
-    pressing, flow = timed(lambda: forward.flow(NONE))
+    pressing, flow = timed(lambda: forward.solve_flow(NONE))
     contrasting, _ = timed(lambda: contrast_low_rank(forward, flow))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     drugging, _ = timed(lambda: drug(forward, flow, 6, 1e-3))

@@ -133,7 +133,7 @@ def measured(folder: Path, posed: PosedProblem, fit: EngineFit) -> dict[str, flo
     def true(name: str) -> Array:
         values = np.asarray(nib.load(folder / "truth" / f"{name}.nii.gz").dataobj, dtype=np.float64)
         values = np.moveaxis(values, -1, 0) if values.ndim == 4 else values
-        return domain.take(values[..., : domain.image_shape[0], :, :], np.nan)[..., inside]
+        return domain.crop(values[..., : domain.image_shape[0], :, :], np.nan)[..., inside]
 
     def error(estimate: Array, exact: Array) -> float:
         return float(np.linalg.norm(estimate - exact) / np.linalg.norm(exact))
@@ -145,7 +145,7 @@ def measured(folder: Path, posed: PosedProblem, fit: EngineFit) -> dict[str, flo
     speed = flow.velocity(problem.setting.grid).norm(dim=0).numpy()[inside]
     found["speed"] = error(speed, np.linalg.norm(true("velocity"), axis=0) * 1e-6)
     times = json.loads((folder / "truth" / "contrast.json").read_text())["FrameTimes"]
-    C = forward.contrast(theta, flow, problem.aif, np.array(times))[0].numpy()
+    C = forward.solve_contrast(theta, flow, problem.aif, np.array(times))[0].numpy()
     found["contrast, all frames"] = error(C[:, inside], true("contrast"))
     found["release rate"] = error(model.release_rate().numpy()[inside] * 3600, true("krel"))
     conductivity = (

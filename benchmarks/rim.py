@@ -93,7 +93,9 @@ def in_a_ball(device: str, n: int = 24, R: float = 5e-3) -> None:
         grid: Grid = fine
         if rim is not None:
             held = average_subcells(inside.double(), refine)
-            grid = RimGrid.around((held > 0.5).double(), fine_voxels(fine, refine), refine, rim)
+            grid = RimGrid.from_tumour_edge(
+                (held > 0.5).double(), fine_voxels(fine, refine), refine, rim
+            )
 
         def per(pair: tuple[float, float], inside: Tensor = inside) -> Tensor:
             return torch.where(
@@ -133,10 +135,10 @@ def in_a_phantom(device: str, voxel: float, l_mm: float, finest: int) -> None:
     n = round(12 / voxel)
     anatomy = draw_anatomy((n, n, n), (voxel,) * 3, np.random.default_rng(0))
     h = 1e-3 * voxel
-    domain = Domain.around(anatomy.tumour, (h, h, h), 3e-3)
+    domain = Domain.from_mask(anatomy.tumour, (h, h, h), 3e-3)
 
     def boxed(values: Any, fill: float) -> Tensor:
-        return torch.as_tensor(domain.take(values.astype(float), fill), device=device)
+        return torch.as_tensor(domain.crop(values.astype(float), fill), device=device)
 
     maps = TissueMaps(
         boxed(anatomy.tumour, 0.0),
@@ -153,11 +155,11 @@ def in_a_phantom(device: str, voxel: float, l_mm: float, finest: int) -> None:
     ) -> tuple[ForwardModel, float, float, FlowSolution]:
         scalars = {"l": torch.tensor(1e-3 * l_mm, dtype=torch.float64, device=device)}
         forward = ForwardModel(Setting(maps, grid, refine, rim), lambda _: scalars)
-        first, flow = timed(lambda: forward.flow(NONE.to(device)), 1)
+        first, flow = timed(lambda: forward.solve_flow(NONE.to(device)), 1)
 
         def afresh() -> FlowSolution:
             forward.last_pressure = None
-            return forward.flow(NONE.to(device))
+            return forward.solve_flow(NONE.to(device))
 
         return forward, first, (timed(afresh, repeats)[0] if repeats else first), flow
 

@@ -89,7 +89,7 @@ def _flow_maps(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> list[MapE
     sd = torch.einsum("ixyz,ij,jxyz->xyz", tangents, covariance, tangents).clamp_min(0).sqrt()
 
     def image(values: torch.Tensor) -> Array:
-        return posed.domain.put(values.cpu().numpy())
+        return posed.domain.embed(values.cpu().numpy())
 
     u, du = _velocity_with_tangents(fit)
     speed = u.norm(dim=0)
@@ -138,7 +138,7 @@ def derive_vectors(
     text = "Darcy velocity of the interstitial fluid"
     return {
         "velocity_vector": VectorEstimate(
-            "velocity_vector", "um/s", text, posed.domain.put(u.cpu().numpy()) * 1e6
+            "velocity_vector", "um/s", text, posed.domain.embed(u.cpu().numpy()) * 1e6
         )
     }
 
@@ -174,12 +174,12 @@ def _release_map(
     )
     covariance = problem.tensor(fit.run.covariance)
     variance = torch.einsum("ixyz,ij,jxyz->xyz", J, covariance, J)
-    pH_sd = posed.domain.take(np.nan_to_num(imaging.ph_std, nan=PH_ASSUMED_ERROR), PH_ASSUMED_ERROR)
+    pH_sd = posed.domain.crop(np.nan_to_num(imaging.ph_std, nan=PH_ASSUMED_ERROR), PH_ASSUMED_ERROR)
     relative = torch.sqrt(variance + problem.tensor((np.log(10) * value("n_rel") * pH_sd) ** 2))
     rate = torch.exp(log_rate(theta)) * 3600
     source: Literal["images and prior", "prior"] = "images and prior" if problem.drug else "prior"
     text = "release rate of the carrier by the release law at the pH of the map"
-    put = posed.domain.put
+    put = posed.domain.embed
     return MapEstimate(
         "krel", "1/h", text, source, put(rate.cpu().numpy()), put((rate * relative).cpu().numpy())
     )
@@ -202,7 +202,7 @@ def derive_drug_fields(
     hours = sorted({*OUTPUT_HOURS, *(d.time_s / 3600 for d in problem.drug)})
     times = [h * 3600.0 for h in hours]
     nodes = problem.setting.drug_nodes(times)
-    run = problem.forward().drug(
+    run = problem.forward().solve_drug(
         theta, fit.prediction.fields.flow_without_tangents, problem.plasma, nodes
     )
     kept = nearest_nodes(nodes, times)
@@ -213,7 +213,7 @@ def derive_drug_fields(
             "ug/mL",
             f"{DRUG_POOLS[name].description}, per tissue volume",
             np.array(times),
-            posed.domain.put(per_tissue[:, i].cpu().numpy() * 1e3),
+            posed.domain.embed(per_tissue[:, i].cpu().numpy() * 1e3),
         )
         for i, name in enumerate(LINEAR_POOLS.pools)
     }

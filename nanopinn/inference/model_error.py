@@ -62,7 +62,7 @@ def model_error_effects(
 def _on_contrast(problem: TumourProblem, theta: Array, fields: Fields, basis: Tensor) -> Tensor:
     """Effect of the errors of the contrast-agent balance on the curves, ``(n, k)``."""
     forward = problem.forward()
-    pools, operator, _ = forward.operators(
+    pools, operator, _ = forward.linearise_pools(
         "contrast", problem.tensor(theta), fields.flow_without_tangents
     )
     maps, aif = problem.setting.maps, problem.aif
@@ -72,7 +72,7 @@ def _on_contrast(problem: TumourProblem, theta: Array, fields: Fields, basis: Te
 
     def source(t: float) -> Tensor:
         # the local response to the bolus is integrated exactly in every cell, so that the time
-        # integration solves only for the difference from it (as in ForwardModel.contrast)
+        # integration solves only for the difference from it (as in ForwardModel.solve_contrast)
         U0 = relative_influx * local.at(t)
         return maps.PS * U0 - operator(U0)
 
@@ -85,7 +85,7 @@ def _on_drug(problem: TumourProblem, theta: Array, fields: Fields, basis: Tensor
     """Effect of the errors of both drug balances on the drug images, ``(n, 2 k)``."""
     assert fields.pools is not None
     carrier, free = LINEAR_POOLS.pools.index("encapsulated"), LINEAR_POOLS.pools.index("free")
-    pools, operator, _ = problem.forward().operators(
+    pools, operator, _ = problem.forward().linearise_pools(
         "drug", problem.tensor(theta), fields.flow_without_tangents
     )
     influx = operator.inflow[carrier, ENCAPSULATED]

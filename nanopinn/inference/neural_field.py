@@ -76,7 +76,7 @@ def objective_gradient(
     forward = ForwardModel(replace(problem.setting, maps=maps), problem.unknowns.scalars, pressure)
     th = problem.tensor(theta)
     with torch.no_grad():
-        flow = forward.flow(th)
+        flow = forward.solve_flow(th)
         contrast = ContrastAdjoint(forward, th, flow, problem.aif, problem.frame_times)
         drug = (
             DrugAdjoint(forward, th, flow, problem.plasma, problem.drug_times)

@@ -150,7 +150,7 @@ def pose_problem_from_images(
     """The problem of maps and drug images that are at hand."""
     spacing = tuple(float(h) for h in imaging.voxel_size_m)
     cut = truncating_faces(imaging.mask, settings)
-    domain = Domain.around(imaging.mask, spacing, MARGIN_M, cut)
+    domain = Domain.from_mask(imaging.mask, spacing, MARGIN_M, cut)
     tissue, spread, notes = _build_tissue_maps(imaging, domain, device)
     tissue = replace(tissue, cut=cut)
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
@@ -189,9 +189,9 @@ def _build_tissue_maps(
     pH = smooth_pH(imaging.ph_filled, inside)
 
     def box(values: Array, beyond: float) -> torch.Tensor:
-        return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
+        return torch.as_tensor(domain.crop(values, beyond), dtype=torch.float64, device=device)
 
-    tissue = cut_tissue_box(Ktrans, phi, v_p, pH, inside, domain.take, device)
+    tissue = cut_tissue_box(Ktrans, phi, v_p, pH, inside, domain.crop, device)
     relative = np.zeros((2, 2, *inside.shape))
     relative[0, 0] = _bounded(imaging.ktrans_std / MINUTE / Ktrans) ** 2
     relative[1, 1] = _bounded(ve_std / phi) ** 2
@@ -247,12 +247,12 @@ def _pH_error_basis(imaging: ImagingMaps, domain: Domain, device: str) -> torch.
     """The error of the pH map inside the tumour: bumps ``(k, x, y, z)`` to be added with weights of
     unit variance.
     """
-    inside = domain.take(imaging.mask.astype(float), 0.0) > 0.5
+    inside = domain.crop(imaging.mask.astype(float), 0.0) > 0.5
     if imaging.ph_coverage == 0:
         return torch.as_tensor(PH_ASSUMED_ERROR * inside[None].astype(float), device=device)
     own = np.sqrt(np.clip(imaging.ph_std**2 - imaging.ph_common_std**2, 0, None))
     sd = PH_RESIDUAL_NOISE_SHARE * np.nan_to_num(
-        domain.take(own, np.nan), nan=PH_ASSUMED_ERROR / PH_RESIDUAL_NOISE_SHARE
+        domain.crop(own, np.nan), nan=PH_ASSUMED_ERROR / PH_RESIDUAL_NOISE_SHARE
     )
     fine = sd * gaussian_radial_basis(inside, imaging.voxel_size_m, PH_ERROR_LENGTH_M)
     coarse = PH_COMMON_ERROR * gaussian_radial_basis(
@@ -266,7 +266,7 @@ def _closure_error_basis(imaging: ImagingMaps, domain: Domain, device: str) -> t
     """What the model leaves out of a drug image, relative to it: bumps as for pH, and a scale of
     the whole image.
     """
-    inside = domain.take(imaging.mask.astype(float), 0.0) > 0.5
+    inside = domain.crop(imaging.mask.astype(float), 0.0) > 0.5
     bumps = gaussian_radial_basis(inside, imaging.voxel_size_m, CLOSURE_LENGTH_M)
     return torch.as_tensor(CLOSURE_ERROR * np.concatenate([bumps, inside[None]]), device=device)
 
@@ -279,12 +279,12 @@ def _contrast_observation(
     usable = imaging.mask & np.isfinite(imaging.ktrans_per_min) & np.isfinite(curves).all(axis=-1)
     usable &= np.isfinite(imaging.concentration_sd_mM) & (imaging.concentration_sd_mM > 0)
     device = tissue.phi.device
-    voxels = torch.as_tensor(domain.take(usable.astype(float), 0.0) > 0.5, device=device)
-    box = torch.as_tensor(domain.take(imaging.concentration_mM, 0.0), device=device)
-    noise = torch.as_tensor(domain.take(imaging.concentration_sd_mM, 1.0), device=device)[voxels]
+    voxels = torch.as_tensor(domain.crop(usable.astype(float), 0.0) > 0.5, device=device)
+    box = torch.as_tensor(domain.crop(imaging.concentration_mM, 0.0), device=device)
+    noise = torch.as_tensor(domain.crop(imaging.concentration_sd_mM, 1.0), device=device)[voxels]
     kinetics = tissue.PS[voxels], tissue.phi[voxels], tissue.v_p[voxels]
     local, mixed = _local_sensitivities(imaging, *kinetics), _curvature(imaging, *kinetics)
-    baseline = torch.as_tensor(domain.take(imaging.baseline_sensitivity_mM, 0.0), device=device)[
+    baseline = torch.as_tensor(domain.crop(imaging.baseline_sensitivity_mM, 0.0), device=device)[
         :, voxels
     ].T
     explained = torch.cat([local, baseline[..., None], mixed[..., None]], dim=-1)
@@ -362,7 +362,7 @@ def _drug_observation(
     known = np.nan_to_num(image.values)
 
     def box(values: Array, beyond: float) -> torch.Tensor:
-        return torch.as_tensor(domain.take(values, beyond), dtype=torch.float64, device=device)
+        return torch.as_tensor(domain.crop(values, beyond), dtype=torch.float64, device=device)
 
     noise = torch.full(domain.shape, image.noise_sd, dtype=torch.float64, device=device)
     return DrugObservation(

@@ -279,8 +279,8 @@ def _discretisation_error_effect(
     )
     same_flow_grid = finer.setting.flow_setting.grid == problem.setting.flow_setting.grid
     forward = finer.forward(fields.flow.p if same_flow_grid else None)
-    flow = forward.flow(finer.tensor(theta))
-    finer_contrast, *_ = forward.contrast(
+    flow = forward.solve_flow(finer.tensor(theta))
+    finer_contrast, *_ = forward.solve_contrast(
         finer.tensor(theta), flow, finer.aif, finer.frame_times, tol=EFFECT_TOLERANCE
     )
     finer_residual = problem.contrast.residual(average_subcells(finer_contrast, 2))

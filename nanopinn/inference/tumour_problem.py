@@ -138,11 +138,11 @@ class TumourProblem(Problem[ForwardModel, Fields]):
         the flow's tangents to a hundredth.
         """
         th = self.tensor(theta)
-        flow = forward.flow(th, tangents=tangents, tangent_tolerance=1e-2 * tol)
-        C, dC, _ = forward.contrast(th, flow, self.aif, self.frame_times, scheme, tol=tol)
+        flow = forward.solve_flow(th, tangents=tangents, tangent_tolerance=1e-2 * tol)
+        C, dC, _ = forward.solve_contrast(th, flow, self.aif, self.frame_times, scheme, tol=tol)
         if not self.drug:
             return Fields(flow, C, None, None if dC is None else dC.transpose(0, 1))
-        run = forward.drug(
+        run = forward.solve_drug(
             th,
             flow,
             self.plasma,

@@ -395,7 +395,7 @@ def inflow_map(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
     um_per_s = scalars["q"] * scalars["l"] * 1e6
     at_faces = posterior.prior_sd > 0
     mean, sd = (
-        domain.put(torch.where(at_faces, um_per_s * t, torch.nan).cpu().numpy())
+        domain.embed(torch.where(at_faces, um_per_s * t, torch.nan).cpu().numpy())
         for t in (posterior.mean, posterior.sd)
     )
     return [
@@ -434,6 +434,6 @@ def model_error_maps(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
 
 def _map_inside_tumour(problem: InverseProblem, values: torch.Tensor, domain: Domain) -> Array:
     """A field on the grid of the scan, NaN outside the tumour."""
-    return domain.put(
+    return domain.embed(
         torch.where(problem.setting.maps.tumour > 0.5, values, torch.nan).cpu().numpy()
     )

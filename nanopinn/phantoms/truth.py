@@ -215,15 +215,15 @@ def solve_truth(
             that carry drug.
         factors: on the tumour's properties, as :class:`TumourModel` takes them.
     """
-    domain = Domain.around(anatomy.tumour, spacing_m, margin_m=3.0e-3)
+    domain = Domain.from_mask(anatomy.tumour, spacing_m, margin_m=3.0e-3)
     maps = TissueMaps(
-        tumour=torch.as_tensor(domain.take(anatomy.tumour.astype(float), 0.0)),
-        PS=torch.as_tensor(domain.take(anatomy.PS, value("Ktrans_n"))),
-        phi=torch.as_tensor(domain.take(anatomy.phi, value("ve_n"))),
-        v_p=torch.as_tensor(domain.take(anatomy.v_p, value("vp_n"))),
-        pH=torch.as_tensor(domain.take(anatomy.pH, value("pHe_n"))),
+        tumour=torch.as_tensor(domain.crop(anatomy.tumour.astype(float), 0.0)),
+        PS=torch.as_tensor(domain.crop(anatomy.PS, value("Ktrans_n"))),
+        phi=torch.as_tensor(domain.crop(anatomy.phi, value("ve_n"))),
+        v_p=torch.as_tensor(domain.crop(anatomy.v_p, value("vp_n"))),
+        pH=torch.as_tensor(domain.crop(anatomy.pH, value("pHe_n"))),
         shapes={
-            name: torch.as_tensor(domain.take(f, 0.0))[None] for name, f in anatomy.fields.items()
+            name: torch.as_tensor(domain.crop(f, 0.0))[None] for name, f in anatomy.fields.items()
         },
     )
     setting = Setting(maps, Grid(domain.shape, spacing_m), flow_refine=1)
@@ -231,15 +231,15 @@ def solve_truth(
     numbers = {k: torch.tensor(v, dtype=torch.float64) for k, v in scalars.items()}
     numbers |= {name: torch.ones(1, dtype=torch.float64) for name in anatomy.fields}
     forward = ForwardModel(setting, lambda _: numbers, factors=factors)
-    flow = forward.flow(none)
+    flow = forward.solve_flow(none)
     model: TumourModel = forward.model(none)
     contrast_setting = replace(setting, maps=replace(maps, phi=maps.phi * (1 + pore_error)))
-    contrast, _, _ = ForwardModel(contrast_setting, lambda _: numbers, factors=factors).contrast(
-        none, flow, aif, frame_times, SDIRK3, tol=LINEAR_TOLERANCE
-    )
+    contrast, _, _ = ForwardModel(
+        contrast_setting, lambda _: numbers, factors=factors
+    ).solve_contrast(none, flow, aif, frame_times, SDIRK3, tol=LINEAR_TOLERANCE)
     plasma = PH_SENSITIVE.bolus_curves()
     nodes = drug_nodes(list(drug_times), first_step_s=40.0, growth=1.2, longest_s=3600.0)
-    run = forward.drug(none, flow, plasma, nodes, SDIRK3, tol=LINEAR_TOLERANCE)
+    run = forward.solve_drug(none, flow, plasma, nodes, SDIRK3, tol=LINEAR_TOLERANCE)
     keep = [int(np.argmin(np.abs(nodes - t))) for t in drug_times]
     per_tissue = volume_fractions(LINEAR_POOLS.pools, maps) * run.U[keep]
     Ktrans, _ = exchange_coefficients(
@@ -247,7 +247,7 @@ def solve_truth(
     )
 
     def on_image_grid(values: torch.Tensor, fill: float = np.nan) -> Array:
-        return domain.put(values.numpy(), fill)
+        return domain.embed(values.numpy(), fill)
 
     return Truth(
         scalars=dict(scalars),

@@ -47,7 +47,7 @@ class DrugAdjoint:
 
         intervals = []
         for k, nodes in enumerate(split_at_jumps(times, forward.setting.release_jump_times_s)):
-            pools, operator, _ = forward.operators("drug", theta, replace(flow, dp=None), k)
+            pools, operator, _ = forward.linearise_pools("drug", theta, replace(flow, dp=None), k)
             intervals.append(Interval(nodes[0], nodes[-1], operator, pools.capacity, curves))
         self.evolution = _integrate_given_steps(intervals, [float(t) for t in times])
         self.U = self.evolution.U
@@ -60,7 +60,7 @@ class DrugAdjoint:
 
 
 class ContrastAdjoint:
-    """The contrast agent's march (the bolus integrated exactly, as in ``Forward.contrast``) with
+    """The contrast agent's march (the bolus integrated exactly, as in ``ForwardModel.solve_contrast``) with
     what its adjoint needs.
 
     Attributes:
@@ -75,7 +75,7 @@ class ContrastAdjoint:
         aif: PlasmaCurve,
         frame_times: np.ndarray,
     ) -> None:
-        pools, self.operator, _ = forward.operators("contrast", theta, replace(flow, dp=None))
+        pools, self.operator, _ = forward.linearise_pools("contrast", theta, replace(flow, dp=None))
         self.maps = forward.setting.maps
         nodes, self.at = frame_nodes(frame_times, float(aif.times_s[0]), 1)
         self.local = LocalResponse(self.maps, aif, stage_times(nodes, TR_BDF2))
@@ -165,14 +165,16 @@ def gradient(
     for kind, stretches in operator_gradients.items():
         for k, grad_operator in enumerate(stretches):
             for t, g in zip(
-                forward.pools(kind, at, p, k)[1].tensors(), grad_operator.tensors(), strict=True
+                forward.assemble_pools(kind, at, p, k)[1].tensors(),
+                grad_operator.tensors(),
+                strict=True,
             ):
                 total = total + (t * g).sum()
     grad_theta, grad_p, *of_leaves = torch.autograd.grad(
         total, wanted, retain_graph=True, allow_unused=True, materialize_grads=True
     )
     grid = forward.setting.flow_setting.grid
-    box = BoxPressureMatrix.of(forward.flow_coefficients(theta.detach()), grid)
+    box = BoxPressureMatrix.from_flow_coefficients(forward.flow_coefficients(theta.detach()), grid)
     with torch.no_grad():
         costate = solve_cells(box, grid, grad_p).x
     residual = pressure_residual(forward.flow_coefficients(at), p.detach(), grid)

@@ -139,7 +139,7 @@ class TransportOperator:
     after: tuple[Tensor, Tensor, Tensor]
 
     @classmethod
-    def of(
+    def from_pools(
         cls,
         pools: PoolCoefficients,
         flows: tuple[Tensor, ...],

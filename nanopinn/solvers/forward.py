@@ -134,7 +134,7 @@ class ForwardModel:
             self._fine.maps, self.scalars_from_theta(theta), self.factors, self.values
         ).flow_coefficients()
 
-    def flow(
+    def solve_flow(
         self, theta: Tensor, *, tangents: bool = False, tangent_tolerance: float = 1e-12
     ) -> FlowSolution:
         """Solve the pressure; with tangents for every parameter on request, to a relative residual
@@ -168,7 +168,7 @@ class ForwardModel:
         fine = darcy_flows(model.flow_coefficients(), p, self._fine.grid)
         return J_v, J_L, *(sum_subface_flows(f, r, axis) for axis, f in enumerate(fine))
 
-    def pools(
+    def assemble_pools(
         self, kind: str, theta: Tensor, p: Tensor, segment: int = 0
     ) -> tuple[PoolCoefficients, PoolOperator]:
         """Pools and their operator at a pressure, in a stretch of time between two jumps of the
@@ -181,11 +181,11 @@ class ForwardModel:
             if kind == "contrast"
             else drug_pools(model, J_v, J_L, release=model.release_rate(segment=segment))
         )
-        return pools, PoolOperator.of(
+        return pools, PoolOperator.from_pools(
             pools, tuple(flows), self.setting.grid, cut=self.setting.maps.cut
         )
 
-    def operators(
+    def linearise_pools(
         self, kind: str, theta: Tensor, flow: FlowSolution, segment: int = 0
     ) -> tuple[PoolCoefficients, PoolOperator, dict[int, PoolOperator]]:
         """Pools, their operator and its tangents, by index of the parameters that move it.
@@ -195,7 +195,7 @@ class ForwardModel:
             flow: with its tangents, or without, and then there are none here.
             stretch: of time, between two jumps of the release rate.
         """
-        pools, operator = self.pools(kind, theta, flow.p, segment)
+        pools, operator = self.assemble_pools(kind, theta, flow.p, segment)
         pools.validate()
         if flow.dp is None:
             return pools, operator, {}
@@ -203,7 +203,7 @@ class ForwardModel:
         scale = [float(t.abs().max()) for t in operator.tensors()]
 
         def tensors(th: Tensor, p: Tensor) -> tuple[Tensor, ...]:
-            return self.pools(kind, th, p, segment)[1].tensors()
+            return self.assemble_pools(kind, th, p, segment)[1].tensors()
 
         every = directional_derivatives(tensors, (theta, flow.p), (identity, flow.dp))
         tangents = {}
@@ -225,7 +225,7 @@ class ForwardModel:
                 :mod:`nanopinn.solvers.derivatives`).
         """
         at, p = theta.detach().requires_grad_(), flow.p.detach().requires_grad_()
-        tensors = self.pools(kind, at, p)[1].tensors()
+        tensors = self.assemble_pools(kind, at, p)[1].tensors()
         moved = [
             (t, g) for t, g in zip(tensors, grad_operator.tensors(), strict=True) if t.requires_grad
         ]
@@ -236,7 +236,7 @@ class ForwardModel:
             self.flow_coefficients, theta, flow.p, grad_p, self._fine.grid
         )
 
-    def contrast(
+    def solve_contrast(
         self,
         theta: Tensor,
         flow: FlowSolution,
@@ -255,7 +255,7 @@ class ForwardModel:
             ``phi U + v_p C_p`` as ``(t, x, y, z)``, its tangents ``(t, m, x, y, z)`` or None, and
             the march.
         """
-        pools, operator, tangents = self.operators("contrast", theta, flow)
+        pools, operator, tangents = self.linearise_pools("contrast", theta, flow)
         maps = self.setting.maps
         nodes, at = frame_nodes(frame_times, float(aif.times_s[0]), substeps)
         local = self._get_local_response(aif, stage_times(nodes, scheme))
@@ -308,7 +308,7 @@ class ForwardModel:
             )
         return self._local_response_cache[2]
 
-    def drug(
+    def solve_drug(
         self,
         theta: Tensor,
         flow: FlowSolution,
@@ -330,7 +330,7 @@ class ForwardModel:
             ValueError: the release rate jumps at a time that is not among them.
         """
         stretches = split_at_jumps(times, self.setting.release_jump_times_s)
-        marched = [self.operators("drug", theta, flow, k) for k in range(len(stretches))]
+        marched = [self.linearise_pools("drug", theta, flow, k) for k in range(len(stretches))]
         moving = sorted({j for _, _, tangents in marched for j in tangents})
         wanted = list(range(len(times)) if tangents_at is None else tangents_at)
         every = (
@@ -381,7 +381,7 @@ def solve_drug_for_tissues(
     scheme: Scheme = TR_BDF2,
     tol: float = 1e-10,
 ) -> Tensor:
-    """Pools as :meth:`Forward.drug` finds them, of several tissues on one grid at the flow of one,
+    """Pools as :meth:`ForwardModel.solve_drug` finds them, of several tissues on one grid at the flow of one,
     in a single march.
 
     Returns:
@@ -389,7 +389,7 @@ def solve_drug_for_tissues(
     """
     runs: list[Trajectory] = []
     for k, nodes in enumerate(split_at_jumps(times, forwards[0].setting.release_jump_times_s)):
-        tissues = [f.pools("drug", theta, flow.p, k) for f in forwards]
+        tissues = [f.assemble_pools("drug", theta, flow.p, k) for f in forwards]
         operator = PoolOperator.stack([operator for _, operator in tissues])
         capacity = torch.stack([pools.validate().capacity for pools, _ in tissues])
         source = _plasma_source(plasma, operator, ())

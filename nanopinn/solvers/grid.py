@@ -121,7 +121,7 @@ class Domain:
     high: tuple[int, int, int]
 
     @classmethod
-    def around(
+    def from_mask(
         cls,
         mask: NDArray[np.bool_],
         spacing_m: tuple[float, ...],
@@ -174,14 +174,14 @@ class Domain:
             box.append(slice(start - a, stop - a))
         return tuple(image), tuple(box)
 
-    def take(self, values: NDArray[np.float64], fill: float) -> NDArray[np.float64]:
+    def crop(self, values: NDArray[np.float64], fill: float) -> NDArray[np.float64]:
         """Cut the box out of an image ``(..., x, y, z)``; ``fill`` stands beyond the image."""
         image, box = self._overlap()
         out = np.full((*values.shape[:-3], *self.shape), fill, dtype=np.float64)
         out[..., box[0], box[1], box[2]] = values[..., image[0], image[1], image[2]]
         return out
 
-    def put(self, values: NDArray[np.float64], fill: float = np.nan) -> NDArray[np.float64]:
+    def embed(self, values: NDArray[np.float64], fill: float = np.nan) -> NDArray[np.float64]:
         """Put the box's values ``(..., x, y, z)`` back into an image; ``fill`` stands outside the
         box.
         """

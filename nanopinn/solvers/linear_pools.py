@@ -321,7 +321,7 @@ def solve_bioheat(
         scheme: the Runge-Kutta method.
     """
     pool = bioheat_coefficients(tumour)
-    operator = PoolOperator.of(pool, _zero_face_flows(tumour), grid)
+    operator = PoolOperator.from_pools(pool, _zero_face_flows(tumour), grid)
     run = integrate_fixed_steps(
         operator,
         pool.capacity,

@@ -43,7 +43,7 @@ class PoolOperator:
     inflow: Entries
 
     @classmethod
-    def of(
+    def from_pools(
         cls,
         pools: PoolCoefficients,
         flows: tuple[Tensor, ...],
@@ -55,7 +55,7 @@ class PoolOperator:
         return cls(
             len(pools.names),
             pools.moving,
-            TransportOperator.of(pools, flows, grid, advection, cut),
+            TransportOperator.from_pools(pools, flows, grid, advection, cut),
             pools.reaction,
             pools.inflow,
         )

@@ -48,7 +48,7 @@ class BoxPressureMatrix:
     ends: Tensor
 
     @classmethod
-    def of(cls, flow: FlowCoefficients, grid: Grid) -> BoxPressureMatrix:
+    def from_flow_coefficients(cls, flow: FlowCoefficients, grid: Grid) -> BoxPressureMatrix:
         """From the coefficients; a fixed pressure stands on the boundary of the box, nothing but an
         inflow passes its cut faces.
         """
@@ -96,7 +96,7 @@ class RefinedPressureMatrix:
     rows: Tensor
 
     @classmethod
-    def of(cls, box: BoxPressureMatrix, grid: RimGrid) -> RefinedPressureMatrix:
+    def from_box(cls, box: BoxPressureMatrix, grid: RimGrid) -> RefinedPressureMatrix:
         """Add up the faces between each pair of cells, and what leaves the parts of each."""
         touching = grid.connections
         G = touching.sum_over_parts(box.faces)
@@ -121,13 +121,16 @@ def pressure_residual(flow: FlowCoefficients, p: Tensor, grid: Grid) -> Tensor:
 
 def pressure_operator(flow: FlowCoefficients, grid: Grid) -> Callable[[Tensor], Tensor]:
     """The part of :func:`pressure_residual` that is linear in p; carries leading batch axes."""
-    A = BoxPressureMatrix.of(flow, grid)
+    A = BoxPressureMatrix.from_flow_coefficients(flow, grid)
     return lambda p: grid.average_within_cells(A(grid.average_within_cells(p))) / grid.cell_volume
 
 
 def pressure_diagonal(flow: FlowCoefficients, grid: Grid) -> Tensor:
     """Diagonal of the pressure operator, 1/(Pa s)."""
-    return grid.average_within_cells(BoxPressureMatrix.of(flow, grid).diagonal) / grid.cell_volume
+    return (
+        grid.average_within_cells(BoxPressureMatrix.from_flow_coefficients(flow, grid).diagonal)
+        / grid.cell_volume
+    )
 
 
 def solve_pressure(
@@ -136,7 +139,7 @@ def solve_pressure(
     """Pressure in Pa, ``(x, y, z)``; well conditioned, because walls hold the pressure within l of
     each cell.
     """
-    box = BoxPressureMatrix.of(flow.validate(), grid)
+    box = BoxPressureMatrix.from_flow_coefficients(flow.validate(), grid)
     nothing = torch.zeros_like(flow.K)
     made = filtration_rate(flow.LpSV, flow.p_e, nothing) - lymphatic_drainage(
         flow.LpLSL, nothing, flow.p_L
@@ -166,7 +169,7 @@ def solve_cells(
     b, batch_dims = source * grid.cell_volume, source.dim() - 3
     if not isinstance(grid, RimGrid):
         return conjugate_gradients(box, b, 1 / box.diagonal, start, tol=tol, batch_dims=batch_dims)
-    A = RefinedPressureMatrix.of(box, grid)
+    A = RefinedPressureMatrix.from_box(box, grid)
     x0 = (
         None
         if start is None
@@ -200,7 +203,7 @@ def pressure_tangents(
     moved = [j for j, f in enumerate(forcing) if float(f.abs().max()) > 1e-8 * scale]
     if moved:
         tangents[moved] = solve_cells(
-            BoxPressureMatrix.of(flow, grid), grid, forcing[moved], tol=tol
+            BoxPressureMatrix.from_flow_coefficients(flow, grid), grid, forcing[moved], tol=tol
         ).x
     return tangents
 
@@ -236,7 +239,7 @@ def pressure_gradient(
         theta: parameters, ``(m,)``. p: the pressure there, Pa. grad_p: dJ/dp, ``(x, y, z)``.
     """
     adjoint = solve_cells(
-        BoxPressureMatrix.of(coefficients_from_theta(theta), grid), grid, grad_p
+        BoxPressureMatrix.from_flow_coefficients(coefficients_from_theta(theta), grid), grid, grad_p
     ).x
     at = theta.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(

@@ -36,7 +36,7 @@ class RimGrid(Grid):
     width: Tensor = field(compare=False, repr=False)
 
     @classmethod
-    def around(cls, tumour: Tensor, grid: Grid, factor: int, distance: float) -> RimGrid:
+    def from_tumour_edge(cls, tumour: Tensor, grid: Grid, factor: int, distance: float) -> RimGrid:
         """Cut the voxels that reach within ``distance`` (m, along each axis) of the tumour's edge,
         and those that touch it.
 
@@ -79,7 +79,7 @@ class RimGrid(Grid):
     @cached_property
     def connections(self) -> CellConnections:
         """Which cells touch."""
-        return CellConnections.of(self)
+        return CellConnections.from_grid(self)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class CellConnections:
     cells: int
 
     @classmethod
-    def of(cls, grid: RimGrid) -> CellConnections:
+    def from_grid(cls, grid: RimGrid) -> CellConnections:
         """Find them: two cells share the parts' faces of the smaller one's side."""
         ends: list[Tensor] = []
         pairs: list[Tensor] = []

@@ -372,7 +372,7 @@ class TreatmentTimeline:
             {k: f for k, f in factors.items() if k in FLOW_FACTORS},
         )
         if self._flow is None or self._flow[0] != flow_factors:
-            self._flow = (flow_factors, forward.flow(none))
+            self._flow = (flow_factors, forward.solve_flow(none))
             self._pressure, self.flows_solved = forward.last_pressure, self.flows_solved + 1
         self._model = (factors, forward.model(none))
         return self._flow[1], self._model[1]
@@ -399,7 +399,7 @@ class TreatmentTimeline:
         pools = carrier_pool_coefficients(
             model, flow.J_v, flow.J_L, self.detail, self.carrier, T, self.values
         )
-        built = Interval.of(
+        built = Interval.from_pools(
             part.start, part.end, pools, flow.flows, self.setting.grid, plasma, self.advection
         )
         self._cached_interval = (flow, model, T, built)

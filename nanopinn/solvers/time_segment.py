@@ -45,7 +45,7 @@ class Interval:
     starts_at_event: bool = True
 
     @classmethod
-    def of(
+    def from_pools(
         cls,
         start: float,
         end: float,
@@ -56,7 +56,7 @@ class Interval:
         advection: Advection = "fitted",
     ) -> Interval:
         """Assembled pools, carried by volume flows (m3/s) through the faces of a grid."""
-        operator = PoolOperator.of(pools.validate(), flows, grid, advection)
+        operator = PoolOperator.from_pools(pools.validate(), flows, grid, advection)
         correction = None
         if advection == "limited":
             correction = partial(

@@ -51,7 +51,7 @@ class Setting:
                 "the tumour touches the boundary of the box that is solved",
                 field="tumour mask",
                 expected="normal tissue all around",
-                remedy="Widen the box (Domain.around does) or shrink the mask.",
+                remedy="Widen the box (Domain.from_mask does) or shrink the mask.",
             )
 
     def refined(self, factor: int) -> Setting:
@@ -79,5 +79,6 @@ class Setting:
         if self.rim is None or self.flow_refine == 1:
             return fine
         return replace(
-            fine, grid=RimGrid.around(self.maps.tumour, self.grid, self.flow_refine, self.rim)
+            fine,
+            grid=RimGrid.from_tumour_edge(self.maps.tumour, self.grid, self.flow_refine, self.rim),
         )

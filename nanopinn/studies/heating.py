@@ -234,7 +234,7 @@ def _temperature_course_from_frames(
     mean = np.nanmean(known, axis=1)[:, None, None, None]
     filled = np.where(np.isfinite(T_K), T_K, np.where(inside, mean, body))
     maps = torch.as_tensor(
-        tissue.domain.take(filled, body), dtype=torch.float64, device=tissue.maps.tumour.device
+        tissue.domain.crop(filled, body), dtype=torch.float64, device=tissue.maps.tumour.device
     )
     notes = [
         f"Temperature between two images of {path.name} is linear in time; before the first and"

@@ -156,7 +156,7 @@ def _fields(
 
     def field(name: str, unit: str, words: str, values: Tensor) -> FieldEstimate:
         return FieldEstimate(
-            name, unit, words, np.array(times), tissue.domain.put(values.cpu().numpy())
+            name, unit, words, np.array(times), tissue.domain.embed(values.cpu().numpy())
         )
 
     found = {
@@ -186,7 +186,7 @@ def _tumour_maps_over_run(
     what: str,
     unit: str,
 ) -> dict[str, MapEstimate]:
-    put = tissue.domain.put((values * watch.fractions / UG_PER_ML).cpu().numpy())
+    put = tissue.domain.embed((values * watch.fractions / UG_PER_ML).cpu().numpy())
     names = course.detail.pools
     return {
         n: MapEstimate(
@@ -210,7 +210,7 @@ def _pressure_maps_after_events(
     }
     for name, (what, at) in moments.items():
         if at is not None and (flow := course.flow(at)[0]) is not start:
-            p = tissue.domain.put(average_subcells(flow.p, r).cpu().numpy()) / MMHG
+            p = tissue.domain.embed(average_subcells(flow.p, r).cpu().numpy()) / MMHG
             words = f"interstitial fluid pressure {what}, {at / HOUR:.3g} h"
             found.append(MapEstimate(f"IFP_after_{name}", "mmHg", words, "prior", p))
     return found
@@ -227,7 +227,7 @@ def _radiation_peak_time(t: Treatment) -> float | None:
 
 def _flow_maps(course: TreatmentTimeline, tissue: SimulatedTissue) -> dict[str, MapEstimate]:
     flow, model = course.flow(0.0)
-    put = tissue.domain.put
+    put = tissue.domain.embed
     speed = flow.velocity(course.setting.grid).norm(dim=0)
     p = average_subcells(flow.p, course.setting.flow_refine)
     found = [

@@ -393,12 +393,12 @@ def _build_tissue_in_box(
 ) -> SimulatedTissue:
     """Cut the box around the tumour and fill what was not measured."""
     spacing = tuple(float(h) * MM for h in np.linalg.norm(found.affine[:3, :3], axis=0))
-    inside, domain = found.mask, Domain.around(found.mask, spacing, MARGIN_M)
+    inside, domain = found.mask, Domain.from_mask(found.mask, spacing, MARGIN_M)
     layers = {"Ktrans": found.Ktrans, "ve": found.ve, "vp": found.vp, "pH": found.pH}
     holes = {name: int((inside & ~np.isfinite(a)).sum()) for name, a in layers.items()}
     kinetics = fill_kinetic_maps(found.Ktrans, found.ve, found.vp, inside)
     pH = fill_missing_voxels(found.pH, inside, value("pHe_n"), LOWEST_PH, HIGHEST_PH)
-    maps = cut_tissue_box(*kinetics, pH, inside, domain.take, device)
+    maps = cut_tissue_box(*kinetics, pH, inside, domain.crop, device)
     notes = [
         *notes,
         *(

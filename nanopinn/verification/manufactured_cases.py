@@ -63,7 +63,7 @@ def rim_order() -> list[VerificationCase]:
     def error(p: Field, factor: int) -> float:
         voxels, x = _grid(factor)
         _, parts = _grid(2 * factor)
-        grid = RimGrid.around((depth(x) < 0).double(), voxels, 2, rim)
+        grid = RimGrid.from_tumour_edge((depth(x) < 0).double(), voxels, 2, rim)
         K, LpSV = grid.average_within_cells(_conductivity(parts)), 1e-7
         made = -_divergence(lambda y: _conductivity(y)[..., None] * _gradient(p, y), parts)
         still = torch.zeros_like(K)
@@ -181,7 +181,7 @@ def _transport(
     def plasma(t: float) -> Tensor:
         return torch.tensor([1e-3 * np.cos(2e-3 * t), g(t)], dtype=torch.float64)
 
-    interval = Interval.of(0.0, end, pools.coefficients(), flows, grid, plasma, advection)
+    interval = Interval.from_pools(0.0, end, pools.coefficients(), flows, grid, plasma, advection)
     start = torch.zeros_like(interval.capacity)
     start[0] = X(x)
     return interval, start, X(x) * g(end)

@@ -85,7 +85,7 @@ def _line(velocity: float, D: float, h: float, cells: int) -> tuple[PoolOperator
     pools.add_plasma_source("tracer", 0, strong)
     flows = [torch.zeros(s, dtype=torch.float64) for s in ((3, 2, cells), (2, 3, cells))]
     flows.append(torch.full((2, 2, cells + 1), velocity * h**2, dtype=torch.float64))
-    return PoolOperator.of(pools.coefficients(), tuple(flows), grid), one[None]
+    return PoolOperator.from_pools(pools.coefficients(), tuple(flows), grid), one[None]
 
 
 def _front(h: float, steps: int, points: Sequence[float]) -> tuple[Tensor, float]:

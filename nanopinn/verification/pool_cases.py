@@ -38,7 +38,7 @@ def release_chain() -> list[VerificationCase]:
     pools = system.coefficients()
     grid = Grid((2, 2, 2), (1e-3, 1e-3, 1e-3))
     flows = tuple(torch.zeros(s, dtype=torch.float64) for s in ((3, 2, 2), (2, 3, 2), (2, 2, 3)))
-    operator = PoolOperator.of(pools, flows, grid)
+    operator = PoolOperator.from_pools(pools, flows, grid)
     start = torch.cat([one, 0 * one])
     times = np.linspace(0.0, 60.0, 121)
     # from 1 rather than from 0: the march of the change, whose source is -A applied to the start
@@ -75,7 +75,7 @@ def contrast_is_tofts() -> list[VerificationCase]:
     )  # metre cells: nothing crosses faces
     forward = ForwardModel(still, lambda th: {"q": torch.tensor(1e-20, dtype=torch.float64)})
     none = torch.zeros(0, dtype=torch.float64)
-    C, _, _ = forward.contrast(none, forward.flow(none), aif, frames)
+    C, _, _ = forward.solve_contrast(none, forward.solve_flow(none), aif, frames)
     m = setting.maps
     curve = [torch.as_tensor(v) for v in (aif.times_s, aif.plasma_mM)]
     response = convolve_exponential(curve[0], curve[1], m.PS / m.phi, torch.as_tensor(frames))
@@ -102,10 +102,10 @@ def mass_balance() -> list[VerificationCase]:
     setting, _, _ = small_tissue()
     forward = ForwardModel(setting, lambda th: {})
     none = torch.zeros(0, dtype=torch.float64)
-    flow = forward.flow(none)
+    flow = forward.solve_flow(none)
     found = []
     for scheme in (TR_BDF2, SDIRK3):
-        run = forward.drug(
+        run = forward.solve_drug(
             none, flow, PH_SENSITIVE.bolus_curves(), drug_nodes([3600.0, 86400.0]), scheme
         )
         found.append(_imbalance(f"drug pools, {scheme.name}", run.balance.error))
@@ -149,7 +149,7 @@ def pressure_scaling() -> list[VerificationCase]:
 
     def contrast(p_e: float) -> torch.Tensor:
         forward = ForwardModel(setting, lambda th: {"p_e": torch.tensor(p_e, dtype=torch.float64)})
-        return forward.contrast(none, forward.flow(none), aif, frames)[0]
+        return forward.solve_contrast(none, forward.solve_flow(none), aif, frames)[0]
 
     one, other = contrast(1533.0), contrast(1533.0 / 4)
     error = float((one - other).abs().max() / one.abs().max())

@@ -104,7 +104,7 @@ def partition_at_equilibrium() -> list[VerificationCase]:
     )
     still = tuple(torch.zeros(s, dtype=torch.float64) for s in ((3, 2, 2), (2, 3, 2), (2, 2, 3)))
     end, free, cell = 1e8, pools.names.index("free"), pools.names.index("intracellular")
-    interval = Interval.of(
+    interval = Interval.from_pools(
         0.0,
         end,
         pools,

@@ -211,9 +211,9 @@ def _inflow_of_parts(p: InverseProblem, theta: torch.Tensor) -> torch.Tensor:
 def test_a_cut_face_passes_only_the_inflow(problem) -> None:
     p = cut_problem(problem)
     theta = torch.as_tensor(p.unknowns.prior_mean)
-    assert not p.forward().flow(theta).flows[0][-1].any()
+    assert not p.forward().solve_flow(theta).flows[0][-1].any()
     theta[p.unknowns.where(INFLOW)] = 1.0
-    flow = p.forward().flow(theta)
+    flow = p.forward().solve_flow(theta)
     model = p.forward().model(theta)
     area = p.setting.grid.face_area(0)
     # what enters a coarse face is what enters its four parts
@@ -273,8 +273,8 @@ def solved(maps: TissueMaps, inflow: float | None = None) -> tuple[torch.Tensor,
     forward = ForwardModel(
         Setting(maps, Grid((*maps.phi.shape,), (0.5e-3,) * 3), 2), lambda _: scalars
     )
-    flow = forward.flow(none)
-    return flow.p, forward.contrast(none, flow, ONE_CURVE, np.arange(0.0, 90.0, 15.0))[0]
+    flow = forward.solve_flow(none)
+    return flow.p, forward.solve_contrast(none, flow, ONE_CURVE, np.arange(0.0, 90.0, 15.0))[0]
 
 
 @pytest.mark.parametrize("side", [0, 1])
@@ -308,9 +308,9 @@ def test_a_tumour_at_the_edge_of_the_box_is_refused_without_cut_faces(
 def test_missing_frames_change_no_other_frame() -> None:
     forward = ForwardModel(Setting(ball(), Grid((10, 10, 10), (0.5e-3,) * 3), 1), lambda _: {})
     none = torch.zeros(0, dtype=torch.float64)
-    flow = forward.flow(none)
+    flow = forward.solve_flow(none)
     t = np.arange(0.0, 500.0, 5.0)
     curve, frames = PlasmaCurve(t, 5.0 * np.exp(-t / 60)), np.arange(0.0, 480.0, 15.0)
     kept = [0, 1, *range(18, 32)]
-    whole, gap = (forward.contrast(none, flow, curve, f)[0] for f in (frames, frames[kept]))
+    whole, gap = (forward.solve_contrast(none, flow, curve, f)[0] for f in (frames, frames[kept]))
     torch.testing.assert_close(gap, whole[kept], rtol=1e-6, atol=1e-9)

@@ -27,8 +27,8 @@ class Erring(ForwardModel):
         super().__init__(problem.setting, problem.unknowns.scalars)
         self.balance, self.e = balance, e
 
-    def operators(self, kind, theta, flow, segment=0):
-        pools, operator, tangents = super().operators(kind, theta, flow, segment)
+    def linearise_pools(self, kind, theta, flow, segment=0):
+        pools, operator, tangents = super().linearise_pools(kind, theta, flow, segment)
         inflow, reaction = dict(operator.inflow), dict(operator.reaction)
         if (kind, self.balance) in (("contrast", "contrast"), ("drug", "encapsulated")):
             inflow[0, 0] = inflow[0, 0] * (1 + self.e)

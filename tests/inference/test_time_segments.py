@@ -147,7 +147,7 @@ def test_multipliers_of_one_change_only_the_time_nodes(plain, problem) -> None:
     runs = []
     for p, forward in ((plain, one), (problem, stretches)):
         theta = p.tensor(p.unknowns.prior_mean)
-        runs.append(forward.drug(theta, forward.flow(theta), p.plasma, nodes))
+        runs.append(forward.solve_drug(theta, forward.solve_flow(theta), p.plasma, nodes))
     # the first stage after a jump is evaluated, not taken over: 1e-4 of a step's own error
     torch.testing.assert_close(runs[1].U, runs[0].U, rtol=1e-4, atol=1e-5 * float(runs[0].U.max()))
     assert runs[1].balance.error < 1e-9
@@ -159,13 +159,13 @@ def test_tangents_at_selected_times_keep_the_requested_order(
 ) -> None:
     p: InverseProblem = request.getfixturevalue(which)
     forward, theta = p.forward(), p.tensor(p.unknowns.prior_mean)
-    flow, nodes = forward.flow(theta, tangents=True), p.drug_times
+    flow, nodes = forward.solve_flow(theta, tangents=True), p.drug_times
     jumps = [
         int(np.flatnonzero(nodes == t)[0]) for t in p.setting.release_jump_times_s if t < nodes[-1]
     ]
     asked = [len(nodes) - 2, 0, *jumps, 5, len(nodes) - 1, 5]
     every, some = (
-        forward.drug(theta, flow, p.plasma, nodes, tol=1e-7, tangents_at=at).tangents
+        forward.solve_drug(theta, flow, p.plasma, nodes, tol=1e-7, tangents_at=at).tangents
         for at in (None, asked)
     )
     assert every is not None
@@ -185,11 +185,11 @@ def test_tissues_integrated_together_equal_tissues_integrated_alone(
         theta[p.unknowns.names.index("release_1")] = 0.7
     others = (maps, replace(maps, pH=maps.pH - 0.3), replace(maps, phi=1.2 * maps.phi))
     forwards = [ForwardModel(replace(p.setting, maps=m), p.unknowns.scalars) for m in others]
-    flow, nodes = forwards[0].flow(theta), p.drug_times
+    flow, nodes = forwards[0].solve_flow(theta), p.drug_times
     together = solve_drug_for_tissues(forwards, theta, flow, p.plasma, nodes)
     assert together.shape[:2] == (len(nodes), len(forwards))
     for i, forward in enumerate(forwards):
-        alone = forward.drug(theta, flow, p.plasma, nodes).U
+        alone = forward.solve_drug(theta, flow, p.plasma, nodes).U
         torch.testing.assert_close(together[:, i], alone, rtol=0, atol=1e-8 * float(alone.max()))
         assert i == 0 or float((together[:, i] - together[:, 0]).norm()) > 1e-3 * float(
             alone.norm()
@@ -198,17 +198,17 @@ def test_tissues_integrated_together_equal_tissues_integrated_alone(
 
 def test_the_local_response_is_recomputed_for_another_input_or_other_frames(plain) -> None:
     theta, forward = plain.tensor(plain.unknowns.prior_mean), plain.forward()
-    flow = forward.flow(theta)
+    flow = forward.solve_flow(theta)
     late = plain.frame_times + 0.5
     halved = replace(plain.aif, plasma_mM=plain.aif.plasma_mM / 2)
-    whole = forward.contrast(theta, flow, plain.aif, plain.frame_times)[0]
-    later = forward.contrast(theta, flow, plain.aif, late)[0]
+    whole = forward.solve_contrast(theta, flow, plain.aif, plain.frame_times)[0]
+    later = forward.solve_contrast(theta, flow, plain.aif, late)[0]
     torch.testing.assert_close(
-        later, plain.forward().contrast(theta, flow, plain.aif, late)[0], rtol=0, atol=0
+        later, plain.forward().solve_contrast(theta, flow, plain.aif, late)[0], rtol=0, atol=0
     )
     assert float((later - whole).norm()) > 1e-3 * float(whole.norm())
     torch.testing.assert_close(
-        forward.contrast(theta, flow, halved, late)[0], later / 2, rtol=1e-7, atol=1e-12
+        forward.solve_contrast(theta, flow, halved, late)[0], later / 2, rtol=1e-7, atol=1e-12
     )
 
 
@@ -239,13 +239,13 @@ def test_a_cell_whose_release_jumps_agrees_with_another_integrator() -> None:
     )
     none = torch.zeros(0, dtype=torch.float64)
     U = (
-        forward.drug(none, forward.flow(none), PH_SENSITIVE.bolus_curves(), nodes)
+        forward.solve_drug(none, forward.solve_flow(none), PH_SENSITIVE.bolus_curves(), nodes)
         .U[:, :, 1, 1, 1]
         .numpy()
     )
 
     # the cell alone, by another integrator: what its wall lets in, from the same operator
-    pools = [forward.pools("drug", none, forward.flow(none).p, k) for k in (0, 1)]
+    pools = [forward.assemble_pools("drug", none, forward.solve_flow(none).p, k) for k in (0, 1)]
     curves = PH_SENSITIVE.bolus_curves()
 
     def rate(k):

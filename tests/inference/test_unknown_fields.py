@@ -125,7 +125,7 @@ def test_functions_that_need_drug_images_are_named_without_them(fitted) -> None:
 def test_a_box_ends_at_the_face_that_cuts_the_tumour() -> None:
     mask = np.zeros((8, 8, 8), dtype=bool)
     mask[5:8, 3:5, 3:5] = True
-    box = Domain.around(mask, (1e-3, 1e-3, 1e-3), 2e-3, ((0, 1),))
+    box = Domain.from_mask(mask, (1e-3, 1e-3, 1e-3), 2e-3, ((0, 1),))
     assert (box.low, box.high) == ((3, 1, 1), (8, 7, 7))
 
 

@@ -35,7 +35,7 @@ def carried(
             return (at < 4e-3).double() * (at > 2e-3)
         return torch.exp(-(((at - 3.5e-3) / 6e-4) ** 2))
 
-    interval = Interval.of(
+    interval = Interval.from_pools(
         0.0,
         END,
         pools.coefficients(),

@@ -30,9 +30,9 @@ def drug(release: float, q: float = 6e-4) -> Interval:
     setting, _, _ = small_tissue()
     none = torch.zeros(0, dtype=torch.float64)
     forward = ForwardModel(setting, lambda _: {"q": torch.tensor(q, dtype=torch.float64)})
-    flow = forward.flow(none)
+    flow = forward.solve_flow(none)
     pools = drug_pools(forward.model(none), flow.J_v, flow.J_L, FULL_POOLS, release + 0 * flow.J_v)
-    return Interval.of(
+    return Interval.from_pools(
         0.0,
         6 * HOUR,
         pools,
@@ -84,7 +84,7 @@ def test_doses_in_the_middle_of_a_run_are_landed_on() -> None:
         return lambda t: smooth(torch.tensor([t], dtype=torch.float64))
 
     intervals = [
-        Interval.of(a, b, pools, STILL, GRID, curve(a)) for a, b in itertools.pairwise(ends)
+        Interval.from_pools(a, b, pools, STILL, GRID, curve(a)) for a, b in itertools.pairwise(ends)
     ]
     run = integrate_adaptive(
         intervals, 0 * one[None], [1800.0, HOUR], tolerance=Tolerance(step=1e-6)

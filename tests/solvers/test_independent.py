@@ -83,7 +83,7 @@ def pools(flow: FlowCoefficients) -> tuple[PoolCoefficients, PoolOperator]:
     system.add_loss("one", 2e-5 * phi)
     system.add_plasma_source("one", 0, phi)
     coefficients = system.coefficients()
-    return coefficients, PoolOperator.of(coefficients, darcy_flows(flow, p, GRID), GRID)
+    return coefficients, PoolOperator.from_pools(coefficients, darcy_flows(flow, p, GRID), GRID)
 
 
 def dense(operator: PoolOperator) -> np.ndarray:
@@ -145,7 +145,7 @@ def test_still_pools_are_eliminated_exactly() -> None:
     system.add_loss("free", 1e-4)
     system.add_loss("bound", 5e-5)
     coefficients = system.coefficients()
-    operator = PoolOperator.of(coefficients, darcy_flows(flow, p, GRID), GRID)
+    operator = PoolOperator.from_pools(coefficients, darcy_flows(flow, p, GRID), GRID)
     assert operator.moving == (0,)
     n = 2 * int(np.prod(GRID.shape))
     A = operator(torch.eye(n, dtype=torch.float64).reshape(n, 2, *GRID.shape)).reshape(n, n).T

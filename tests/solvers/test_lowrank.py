@@ -20,9 +20,9 @@ def test_the_contrast_agent_has_a_low_rank_in_time_and_it_is_the_marchs_answer()
     setting, aif, frames = small_tissue()
     none = torch.zeros(0, dtype=torch.float64)
     forward = ForwardModel(setting, lambda _: {})
-    flow = forward.flow(none)
-    marched, _, _ = forward.contrast(none, flow, aif, frames, SDIRK3, 8)
-    pools, operator, _ = forward.operators("contrast", none, flow)
+    flow = forward.solve_flow(none)
+    marched, _, _ = forward.solve_contrast(none, flow, aif, frames, SDIRK3, 8)
+    pools, operator, _ = forward.linearise_pools("contrast", none, flow)
     found = low_rank_response(operator, pools.capacity, aif.times_s, aif.plasma_mM, frames)
     plasma = torch.as_tensor(np.interp(frames, aif.times_s, aif.plasma_mM, left=0.0))
     C = setting.maps.phi * found.evaluate()[:, 0] + setting.maps.v_p * plasma[:, None, None, None]
@@ -44,7 +44,7 @@ def test_cells_at_rest_answer_with_their_own_exponentials() -> None:
         torch.zeros([n + (a == b) for b, n in enumerate(rate.shape)], dtype=torch.float64)
         for a in range(3)
     )
-    operator = PoolOperator.of(pools, still, setting.grid)
+    operator = PoolOperator.from_pools(pools, still, setting.grid)
     found = low_rank_response(
         operator, pools.capacity, aif.times_s, aif.plasma_mM, frames, tolerance=1e-10
     )
@@ -58,6 +58,6 @@ def test_too_few_fields_are_refused() -> None:
     setting, aif, frames = small_tissue()
     none = torch.zeros(0, dtype=torch.float64)
     forward = ForwardModel(setting, lambda _: {})
-    pools, operator, _ = forward.operators("contrast", none, forward.flow(none))
+    pools, operator, _ = forward.linearise_pools("contrast", none, forward.solve_flow(none))
     with pytest.raises(SolverError, match="march"):
         low_rank_response(operator, pools.capacity, aif.times_s, aif.plasma_mM, frames, max_rank=3)

@@ -52,7 +52,7 @@ def test_an_impossible_coefficient_is_named_with_its_pool(field: str, bad: float
         v.view(-1)[4 % v.numel()] = bad
     changed = spoilt.get("drug", spoilt)
     with pytest.raises(InputError, match=f"drug: {field}"):
-        Interval.of(
+        Interval.from_pools(
             0.0,
             1.0,
             replace(pools(), **{field: changed}),
@@ -66,7 +66,7 @@ def test_an_impossible_coefficient_is_named_with_its_pool(field: str, bad: float
 def test_an_impossible_flow_is_named(field: str, bad: float) -> None:
     setting, _, _ = small_tissue()
     with pytest.raises(InputError, match="flow"):
-        ForwardModel(setting, lambda _: {field: torch.tensor(bad, dtype=torch.float64)}).flow(
+        ForwardModel(setting, lambda _: {field: torch.tensor(bad, dtype=torch.float64)}).solve_flow(
             torch.zeros(0, dtype=torch.float64)
         )
 
@@ -83,7 +83,7 @@ def test_a_tumour_at_the_boundary_of_the_box_is_refused() -> None:
 
 
 def test_a_plasma_curve_that_is_not_a_number_ends_the_run_with_its_time() -> None:
-    interval = Interval.of(
+    interval = Interval.from_pools(
         0.0,
         100.0,
         pools(),
@@ -98,6 +98,6 @@ def test_a_plasma_curve_that_is_not_a_number_ends_the_run_with_its_time() -> Non
 def test_steps_that_shrink_to_nothing_name_the_pool() -> None:
     """A plasma curve with a pole inside the interval cannot be followed by any step."""
     curve = lambda t: torch.tensor([abs(50.0 - t) ** -2.0], dtype=torch.float64)  # noqa: E731
-    interval = Interval.of(0.0, 100.0, pools(), STILL, GRID, curve)
+    interval = Interval.from_pools(0.0, 100.0, pools(), STILL, GRID, curve)
     with pytest.raises(NanopinnError, match=r"drug|not finite"):
         integrate_adaptive([interval], 0 * ONE[None], [100.0], tolerance=Tolerance(step=1e-6))

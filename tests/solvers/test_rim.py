@@ -74,7 +74,7 @@ def test_pressure_is_that_of_a_matrix_filled_face_by_face(factor: int) -> None:
     g = torch.Generator().manual_seed(factor)
     tumour = torch.zeros((7, 6, 5), dtype=torch.float64)
     tumour[1:3, 1:3, 1:3] = 1
-    grid = RimGrid.around(tumour, Grid((7, 6, 5), (4e-4, 5e-4, 9e-4)), factor, 0.0)
+    grid = RimGrid.from_tumour_edge(tumour, Grid((7, 6, 5), (4e-4, 5e-4, 9e-4)), factor, 0.0)
     assert set(grid.width.unique().tolist()) == {1, factor}
 
     def rough(size: float) -> Tensor:
@@ -90,7 +90,7 @@ def test_pressure_is_that_of_a_matrix_filled_face_by_face(factor: int) -> None:
 
 
 def test_a_rim_as_deep_as_the_box_is_the_whole_refinement() -> None:
-    everywhere, rim = forward_of(2, None).flow(NONE), forward_of(2, 1.0).flow(NONE)
+    everywhere, rim = forward_of(2, None).solve_flow(NONE), forward_of(2, 1.0).solve_flow(NONE)
     torch.testing.assert_close(rim.p, everywhere.p, rtol=1e-11, atol=0.0)
 
 
@@ -103,7 +103,7 @@ def test_cutting_only_voxels_at_the_edge_finds_what_cutting_all_finds(
     """
     few, coarse, every = forward_of(3, rim), forward_of(1, None), forward_of(3, None)
     inside = coarse.setting.maps.tumour > 0.5
-    found, before, after = (f.flow(NONE).J_v[inside] for f in (few, coarse, every))
+    found, before, after = (f.solve_flow(NONE).J_v[inside] for f in (few, coarse, every))
     assert float((found - after).norm()) < share * float((before - after).norm())
     grid = few.setting.flow_setting.grid
     assert isinstance(grid, RimGrid)
@@ -113,7 +113,7 @@ def test_cutting_only_voxels_at_the_edge_finds_what_cutting_all_finds(
 @pytest.mark.parametrize("refine", [2, 3, 4])
 def test_every_voxel_keeps_its_fluid(refine: int) -> None:
     forward = forward_of(refine, 0.0)
-    flow = forward.flow(NONE)
+    flow = forward.solve_flow(NONE)
     leaving = sum(f.diff(dim=axis) for axis, f in enumerate(flow.flows))
     lost = leaving / forward.setting.grid.cell_volume - flow.J_v + flow.J_L
     assert float(lost.abs().max()) < 1e-11 * float(flow.J_v.abs().max())
@@ -121,7 +121,7 @@ def test_every_voxel_keeps_its_fluid(refine: int) -> None:
 
 def test_parts_of_a_whole_voxel_share_one_pressure() -> None:
     forward = forward_of(2, 0.0)
-    p, maps = forward.flow(NONE).p, forward.setting.maps
+    p, maps = forward.solve_flow(NONE).p, forward.setting.maps
     spread = average_subcells(p.square(), 2) - average_subcells(p, 2).square()
     cut = near_edge(maps.tumour, forward.setting.grid, 0.0)
     assert (
@@ -131,7 +131,7 @@ def test_parts_of_a_whole_voxel_share_one_pressure() -> None:
 
 def test_scaling_leaves_every_flow_as_it_is() -> None:
     """(K, Lp, p_e) -> (a K, a Lp, p_e/a), with nothing else that sets a pressure."""
-    one, other = (forward_of(2, 0.0, a).flow(NONE) for a in (1.0, 7.0))
+    one, other = (forward_of(2, 0.0, a).solve_flow(NONE) for a in (1.0, 7.0))
     for f, g in zip((one.J_v, *one.flows), (other.J_v, *other.flows), strict=True):
         torch.testing.assert_close(g, f, rtol=1e-9, atol=1e-11 * float(f.abs().max()))
 
@@ -156,12 +156,12 @@ def test_operator_is_the_linear_part_of_the_residual() -> None:
 def test_tangents_have_taylor_remainders_of_second_order() -> None:
     forward = forward_of(2, 0.0)
     step = torch.tensor([0.7, -0.4], dtype=torch.float64)
-    base = forward.flow(THETA, tangents=True)
+    base = forward.solve_flow(THETA, tangents=True)
     assert base.dp is not None
     slope = torch.einsum("m,mxyz->xyz", step, base.dp)
     remainders = []
     for e in (4e-2, 2e-2, 1e-2):
-        moved: FlowSolution = forward.flow(THETA + e * step)
+        moved: FlowSolution = forward.solve_flow(THETA + e * step)
         remainders.append(float((moved.p - base.p - e * slope).norm()))
     orders = np.log2(np.array(remainders[:-1]) / remainders[1:])
     assert orders == pytest.approx([2.0, 2.0], abs=0.1)

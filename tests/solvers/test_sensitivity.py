@@ -29,7 +29,7 @@ def intervals_of(release: torch.Tensor, uptake: float) -> list[Interval]:
     setting, _, _ = small_tissue()
     none = torch.zeros(0, dtype=torch.float64)
     forward = ForwardModel(setting, lambda _: {})
-    flow = forward.flow(none)
+    flow = forward.solve_flow(none)
     model: TumourModel = forward.model(none)
 
     def plasma(t: float) -> torch.Tensor:
@@ -43,7 +43,7 @@ def intervals_of(release: torch.Tensor, uptake: float) -> list[Interval]:
         pools = replace(
             pools, transfers=tuple(replace(k, uptake=uptake * k.uptake) for k in pools.transfers)
         )
-        out.append(Interval.of(start, end, pools, flow.flows, setting.grid, plasma))
+        out.append(Interval.from_pools(start, end, pools, flow.flows, setting.grid, plasma))
     return out
 
 
@@ -170,8 +170,8 @@ def test_the_gradient_of_the_scalars_is_what_their_tangents_say() -> None:
     forward = ForwardModel(
         setting, lambda th: {n: base[n] * torch.exp(v) for n, v in zip(names, th, strict=True)}
     )
-    flow = forward.flow(theta, tangents=True)
-    pools, operator, tangents = forward.operators("drug", theta, flow)
+    flow = forward.solve_flow(theta, tangents=True)
+    pools, operator, tangents = forward.linearise_pools("drug", theta, flow)
 
     def plasma(t: float) -> torch.Tensor:
         return torch.tensor([2e-2 * np.exp(-t / 5e4), 3e-4 * np.exp(-t / 3e4)], dtype=torch.float64)

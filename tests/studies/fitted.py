@@ -49,8 +49,8 @@ def ended() -> tuple[FittedProblem, np.ndarray, np.ndarray]:
     mask = np.asarray(
         (x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None, :] ** 2) < 1.8e-3**2
     )
-    domain = Domain.around(mask, (VOXEL,) * 3, MARGIN_M)
-    tumour = torch.as_tensor(domain.take(mask.astype(float), 0.0))
+    domain = Domain.from_mask(mask, (VOXEL,) * 3, MARGIN_M)
+    tumour = torch.as_tensor(domain.crop(mask.astype(float), 0.0))
     along = torch.linspace(-1, 1, domain.shape[0], dtype=torch.float64)[:, None, None].expand(
         domain.shape
     )

@@ -104,10 +104,12 @@ def test_pressure_after_radiation_is_that_under_its_factors_then(patient: Patien
     setting = Setting(patient.tissue.maps, patient.tissue.grid, patient.flow_refine)
     p = (
         ForwardModel(setting, lambda _: scalars, factors={"p_e": 0.5, "K": 1.5})
-        .flow(torch.zeros(0))
+        .solve_flow(torch.zeros(0))
         .p
     )
-    expected = patient.tissue.domain.put(average_subcells(p, patient.flow_refine).numpy()) / 133.322
+    expected = (
+        patient.tissue.domain.embed(average_subcells(p, patient.flow_refine).numpy()) / 133.322
+    )
     np.testing.assert_allclose(
         s.maps["IFP_after_radiation"].values[s.mask], expected[s.mask], rtol=1e-8
     )

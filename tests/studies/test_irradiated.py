@@ -157,7 +157,7 @@ def fit_of(
     true[:2] += moved
     seen[1] += misread
     theta = theta + covariance @ (seen / sd**2)
-    J_v = end.problem.forward().flow(end.problem.tensor(true)).J_v
+    J_v = end.problem.forward().solve_flow(end.problem.tensor(true)).J_v
     Ktrans = exchange_coefficients(PS * end.problem.setting.maps.PS, J_v, 0.0)[0]
     problem = replace(
         end.problem, local_kinetics=torch.stack([Ktrans, *end.problem.local_kinetics[1:]])

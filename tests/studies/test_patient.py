@@ -76,7 +76,7 @@ def test_a_patient_of_a_folder_has_the_tissue_and_posterior_of_the_fit(tmp_path:
     assert found.tissue.scalars["l"] == pytest.approx(np.exp(end.theta[0]), rel=1e-12)
     # image and box fit together: what is put back lies in the mask
     np.testing.assert_array_equal(
-        found.tissue.domain.put(found.tissue.maps.tumour.numpy(), 0.0) > 0.5, found.tissue.mask
+        found.tissue.domain.embed(found.tissue.maps.tumour.numpy(), 0.0) > 0.5, found.tissue.mask
     )
 
 
@@ -215,7 +215,11 @@ def test_filtration_of_groups_is_that_of_a_full_solve_for_each_draw(
         scalars = {k: torch.as_tensor(v) for k, v in draws.scalars_at_draw(i).items()}
         here = {"p_e": float(factors["p_e"][i]), "SV": 2.0}  # type: ignore[index]
         setting = Setting(patient.tissue.maps, patient.tissue.grid, 1)
-        full = ForwardModel(setting, lambda _, s=scalars: s, factors=here).flow(torch.zeros(0)).J_v  # type: ignore[misc]
+        full = (
+            ForwardModel(setting, lambda _, s=scalars: s, factors=here)
+            .solve_flow(torch.zeros(0))
+            .J_v
+        )  # type: ignore[misc]
         means = [float(full[labels == k].mean()) for k in range(J_v.shape[1])]
         # pressure to 1e-6; filtration is the small difference of two pressures in the core
         np.testing.assert_allclose(J_v[i], means, rtol=1e-4)

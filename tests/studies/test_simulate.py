@@ -255,7 +255,7 @@ def test_an_emptied_pool_stays_where_its_transporter_can_fill_it() -> None:
     )
     pools = drug_pools(model, 0 * one, 0 * one, DrugPoolOptions(carrier=False, saturable=True))
     still = tuple(torch.zeros(s, dtype=torch.float64) for s in ((3, 2, 2), (2, 3, 2), (2, 2, 3)))
-    interval = Interval.of(
+    interval = Interval.from_pools(
         0.0,
         1e8,
         pools,
@@ -464,7 +464,7 @@ def files(tmp_path: Path) -> MapFiles:
 
     def put(name: str, values: torch.Tensor, **side: object) -> Path:
         return save(
-            tmp_path / "maps" / f"{name}.nii.gz", t.domain.put(values.numpy()), t.affine, **side
+            tmp_path / "maps" / f"{name}.nii.gz", t.domain.embed(values.numpy()), t.affine, **side
         )
 
     m = t.maps

@@ -127,7 +127,7 @@ class TangentSolver:
             np.interp(problem.frame_times, aif.times_s, aif.plasma_mM, left=0.0)
         )
         U = ((base_state.contrast - maps.v_p * plasma[:, None, None, None]) / maps.phi)[:, None]
-        coefficients, operator, tangents = self.forward.operators("contrast", theta, flow)
+        coefficients, operator, tangents = self.forward.linearise_pools("contrast", theta, flow)
         forcing = _forcing_coefficients(tangents, basis, U)
         v = self.solve(
             "contrast", PoolTangentSystem.build(operator, coefficients.capacity, basis, forcing)
@@ -143,7 +143,7 @@ class TangentSolver:
         basis = self.basis(
             "drug", nodes, nodes[:1], [response_to_exponentials(c) for c in self.problem.plasma]
         )
-        coefficients, operator, tangents = self.forward.operators("drug", theta, flow)
+        coefficients, operator, tangents = self.forward.linearise_pools("drug", theta, flow)
         forcing = _forcing_coefficients(tangents, basis, pools)
         first, rest = [0], list(range(1, operator.pools))
         carriers = PoolTangentSystem.build(

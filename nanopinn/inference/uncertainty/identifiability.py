@@ -212,8 +212,10 @@ def linearise_at_prior(problem: InverseProblem) -> Linearisation:
     """
     coarse = replace(problem, setting=replace(problem.setting, flow_refine=1))
     forward, theta = coarse.forward(), coarse.tensor(coarse.unknowns.prior_mean)
-    flow = forward.flow(theta, tangents=True)
-    C, dC, _ = forward.contrast(theta, flow, coarse.aif, coarse.frame_times, tol=COARSE_TOLERANCE)
+    flow = forward.solve_flow(theta, tangents=True)
+    C, dC, _ = forward.solve_contrast(
+        theta, flow, coarse.aif, coarse.frame_times, tol=COARSE_TOLERANCE
+    )
     assert dC is not None
     residual, tangents = (
         [coarse.contrast.residual(C).reshape(-1)],
@@ -222,7 +224,7 @@ def linearise_at_prior(problem: InverseProblem) -> Linearisation:
     if coarse.drug:
         nodes = coarse.setting.drug_nodes([d.time_s for d in coarse.drug], **COARSE_STEP_OPTIONS)
         at_images = nearest_nodes(nodes, [d.time_s for d in coarse.drug])
-        run = forward.drug(
+        run = forward.solve_drug(
             theta, flow, coarse.plasma, nodes, tol=COARSE_TOLERANCE, tangents_at=at_images
         )
         assert run.tangents is not None

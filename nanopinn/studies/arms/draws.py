@@ -136,9 +136,9 @@ class Patient:
         """
         problem, point = ended.problem, ended.full_theta
         maps, grid = problem.setting.maps, problem.setting.grid
-        domain = Domain.around(mask, grid.spacing, MARGIN_M, maps.cut)
+        domain = Domain.from_mask(mask, grid.spacing, MARGIN_M, maps.cut)
         if domain.shape != grid.shape or not np.array_equal(
-            domain.take(mask.astype(float), 0.0), maps.tumour.cpu().numpy()
+            domain.crop(mask.astype(float), 0.0), maps.tumour.cpu().numpy()
         ):
             raise InputError(
                 "the fit's box does not belong to its mask",

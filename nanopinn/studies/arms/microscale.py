@@ -209,7 +209,7 @@ class ExposureModel:
     @property
     def group_labels_on_image(self) -> NDArray[np.int64]:
         """Group of every voxel of the image, -1 outside."""
-        put = self.patient.tissue.domain.put(self.labels.cpu().numpy().astype(np.float64))
+        put = self.patient.tissue.domain.embed(self.labels.cpu().numpy().astype(np.float64))
         return np.where(np.isfinite(put), put, -1).astype(np.int64)
 
     def to(self, arm: Arm) -> Exposure:

@@ -133,7 +133,7 @@ def _permeability(ended: FittedProblem, of_flow: Sequence[int]) -> tuple[float, 
     forward, inside = problem.forward(), problem.setting.maps.tumour > 0.5
 
     def log_mean(theta: Array) -> float:
-        J_v = forward.flow(problem.tensor(theta)).J_v
+        J_v = forward.solve_flow(problem.tensor(theta)).J_v
         return float(permeability_from_ktrans(problem.local_kinetics[0], J_v)[inside].mean().log())
 
     here = log_mean(ended.theta)
