@@ -23,6 +23,7 @@ from nanopinn.inference.model_error import model_error_effects
 from nanopinn.inference.observations import DrugObservation, nearest_nodes
 from nanopinn.inference.systematic import SystematicErrors
 from nanopinn.inference.tumour_problem import AnyTumourProblem, Fields, TumourProblem
+from nanopinn.parameters.unknown_registry import SCALARS
 from nanopinn.physics.flow import permeability_from_ktrans
 from nanopinn.solvers.forward import FlowSolution, ForwardModel, solve_drug_for_tissues
 from nanopinn.solvers.grid import average_subcells
@@ -35,12 +36,8 @@ EFFECT_TOLERANCE = 1e-5
 #: Change of the unknowns and of the pH error, in prior standard deviations, up to which a
 #: linearisation is kept.
 LINEARISATION_RADIUS = 0.08
-#: The same for the discretisation error, and unknowns whose change does not count. The images
-#: contain little information about the first two, so their estimates vary between iterations, and a
-#: change by a whole prior sd changes the effect less than the tolerated change of l (by 0.2 and 0.4
-#: of its 4.5, against 1.8); p_e does not affect any image.
+#: The same for the discretisation effect.
 GRID_LINEARISATION_RADIUS = 0.6
-GRID_INSENSITIVE = frozenset({"pK_rel", "K_ratio_n", "p_e"})
 #: Largest factor by which a kinetic map changes between two linearisations.
 MAX_MAP_RATIO = 1.25
 #: Under-relaxation factor of the kinetic maps; full steps of the fixed-point iteration would
@@ -269,7 +266,7 @@ def _discretisation_error_effect(
         )
     change = np.abs(theta - last.grid_theta) / problem.unknowns.prior_sd
     if all(
-        c < GRID_LINEARISATION_RADIUS or name in GRID_INSENSITIVE
+        c < GRID_LINEARISATION_RADIUS or not _affects_grid_error(name)
         for c, name in zip(change, problem.unknowns.names, strict=True)
     ):
         return last.grid_theta, last.grid_on_contrast, last.grid_on_drug
@@ -293,6 +290,11 @@ def _discretisation_error_effect(
         for d, finer_image, image in zip(problem.drug, finer_images, images, strict=True)
     ]
     return theta.copy(), curves, torch.block_diag(*columns)
+
+
+def _affects_grid_error(name: str) -> bool:
+    """Whether the discretisation effect depends on an unknown."""
+    return name not in SCALARS or SCALARS[name].affects_grid_error
 
 
 def closure_error_effects(problem: TumourProblem, fields: Fields) -> list[Tensor]:

@@ -27,7 +27,7 @@ from nanopinn.inference.neural_field import evaluate_shapes, field_network
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.systematic import ModelError
 from nanopinn.inference.unknowns import RELEASE_SD, release_rate_unknowns
-from nanopinn.parameters.model_scalars import (
+from nanopinn.parameters.unknown_registry import (
     INFLOW,
     MULTIPLIERS,
     RELEASE_LAW,

@@ -17,9 +17,7 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.inference.basis import FunctionUnknown
-from nanopinn.parameters import PARAMETERS
-from nanopinn.parameters.model_scalars import SCALARS, default_scalars, release_multiplier_name
-from nanopinn.parameters.units import MMHG
+from nanopinn.parameters.unknown_registry import SCALARS, release_multiplier_name
 from nanopinn.results.fit_result import ScalarEstimate
 
 Array = NDArray[np.float64]
@@ -111,36 +109,16 @@ class Unknown:
         )
 
 
-# name, label, customary unit, customary per SI, table row whose prior holds
-_SCALAR_ROWS = (
-    ("l", "flow length scale l", "mm", 1e3, "l_t"),
-    ("q", "wall filtration rate Lp S/V p_e", "1/h", 3600.0, "LpSV_t"),
-    ("PS_l", "liposome permeability PS_l", "1/h", 3600.0, "PS_l"),
-    ("leak_l", "liposome leak 1 - sigma_l", "1", 1.0, "leak_l"),
-    ("f_l", "liposome convective retardation", "1", 1.0, "f_l"),
-    ("krel_ref", "release rate at pH 6.8", "1/h", 3600.0, "krel_ref"),
-    ("pK_rel", "release midpoint pK", "pH", 1.0, "pK_rel"),
-    ("k_on_DNA", "nuclear binding rate", "1/h", 3600.0, "k_on_DNA"),
-    ("K_ratio_n", "conductivity normal / tumour", "1", 1.0, "K_ratio_n"),
-    ("p_e", "driving pressure p_e", "mmHg", 1 / MMHG, "p_e"),
-)
-
-#: Unknowns that only drug images can touch; without any they stay at their priors and are not
-#: fitted.
-DRUG_ONLY = frozenset({"PS_l", "leak_l", "f_l", "krel_ref", "pK_rel", "k_on_DNA"})
-
-
 def scalar_unknowns() -> tuple[Unknown, ...]:
-    """The scalars of a fit; p_e is among them although no image can move it: its prior is shown."""
-    defaults = default_scalars()
-    unknowns = []
-    for name, label, unit, factor, row in _SCALAR_ROWS:
-        assert name in SCALARS
-        prior = PARAMETERS[row].prior
-        assert prior is not None, f"{row} has no prior in the table"
-        scale: Literal["log", "linear"] = "log" if prior.kind == "lognormal" else "linear"
-        unknowns.append(Unknown(name, label, unit, factor, scale, defaults[name], prior.sd))
-    return tuple(unknowns)
+    """Every scalar of the registry with its prior.
+
+    The driving pressure p_e is among them although no image depends on it, so that its prior is
+    shown.
+    """
+    return tuple(
+        Unknown(s.name, s.label, s.unit, s.per_unit, s.scale, s.default, s.prior.sd)
+        for s in SCALARS.values()
+    )
 
 
 @dataclass(frozen=True)

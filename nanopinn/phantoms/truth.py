@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
 from nanopinn.parameters import value
-from nanopinn.parameters.model_scalars import default_scalars
+from nanopinn.parameters.unknown_registry import draw_phantom_scalars
 from nanopinn.physics.drug_pools import LINEAR_POOLS, volume_fractions
 from nanopinn.physics.flow import exchange_coefficients
 from nanopinn.physics.formulation_library import PH_SENSITIVE
@@ -44,7 +44,7 @@ class Anatomy:
     T1: Array
     """Native T1, s."""
     fields: Mapping[str, Array] = field(default_factory=dict)
-    """Logarithms of multipliers in space, by name (:data:`nanopinn.parameters.model_scalars.MULTIPLIERS`)."""
+    """Logarithms of multipliers in space, by name (:data:`nanopinn.parameters.unknown_registry.MULTIPLIERS`)."""
 
 
 def draw_anatomy(
@@ -146,19 +146,6 @@ def _smooth_noise(
     return np.asarray(field / max(field.std(), abs(field.mean()) / 2))
 
 
-#: Spread (natural log) with which a phantom's scalars are drawn around their table values.
-SCALAR_LOG_SD = {
-    "q": 0.35,
-    "p_e": 0.2,
-    "K_ratio_n": 0.2,
-    "PS_l": 0.5,
-    "leak_l": 0.2,
-    "f_l": 0.15,
-    "krel_ref": 0.5,
-    "k_on_DNA": 0.3,
-}
-
-
 #: Relative residual of the linear solves: far below the error of the grid.
 LINEAR_TOLERANCE = 1e-8
 
@@ -187,14 +174,9 @@ class Truth:
 
 
 def draw_scalars(rng: np.random.Generator, length_scale_m: float | None) -> dict[str, float]:
-    """Scalars of one phantom, SI."""
-    scalars = default_scalars()
-    for name, spread in SCALAR_LOG_SD.items():
-        scalars[name] *= float(np.exp(spread * rng.standard_normal()))
-    scalars["pK_rel"] += 0.15 * float(rng.standard_normal())
-    drawn = float(np.exp(0.3 * rng.standard_normal())) * 0.8e-3
-    scalars["l"] = drawn if length_scale_m is None else length_scale_m
-    return scalars
+    """Scalars of one phantom, SI; the hydraulic length may be given."""
+    given = {} if length_scale_m is None else {"l": length_scale_m}
+    return draw_phantom_scalars(rng, given)
 
 
 def solve_truth(

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS, Parameter, value
-from nanopinn.parameters.model_scalars import SCALARS
 from nanopinn.parameters.table import Number, Values, parameter_lookup, scalar_lookup
+from nanopinn.parameters.unknown_registry import SCALARS
 from nanopinn.physics.plasma import (
     Dose,
     DosedPlasmaCurve,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nanopinn.parameters import PARAMETERS
-from nanopinn.parameters.model_scalars import SCALARS
+from nanopinn.parameters.unknown_registry import SCALARS
 from nanopinn.physics import cell_kill, drug_pools, flow, release
 from nanopinn.physics.tumour import TumourModel
 
@@ -69,7 +69,11 @@ def describe_model(model: TumourModel) -> str:
         model: whose scalars are shown in place of the table's values.
     """
     return format_model_equations(
-        {symbol: float(model.scalars[name]) for name, symbol in SCALARS.items() if name != "q"}
+        {
+            s.symbol: float(model.scalars[name])
+            for name, s in SCALARS.items()
+            if s.symbol is not None and s.factor_symbol is None
+        }
     )
 
 

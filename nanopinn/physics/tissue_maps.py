@@ -36,10 +36,10 @@ class TissueMaps:
         v_p: plasma volume fraction.
         pH: extracellular pH.
         shapes: basis functions of the logarithm of a multiplier in space, by its name
-            (:data:`nanopinn.parameters.model_scalars.MULTIPLIERS`), ``(k, x, y, z)``; a model's
+            (:data:`nanopinn.parameters.unknown_registry.MULTIPLIERS`), ``(k, x, y, z)``; a model's
             scalar of that name, ``(k,)``, holds their weights.
         cut: faces of the box that cut the tumour, as (axis, side) with side 0 or 1. No fluid
-            crosses them except the unknown :data:`nanopinn.parameters.model_scalars.INFLOW`.
+            crosses them except the unknown :data:`nanopinn.parameters.unknown_registry.INFLOW`.
         PS_mean: mean PS of the whole tumour, where the maps are a part of it, 1/s; the mean of the
             maps if None.
     """

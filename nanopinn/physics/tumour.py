@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from nanopinn.parameters import value
-from nanopinn.parameters.model_scalars import (
+from nanopinn.parameters.table import Number, Values, parameter_lookup
+from nanopinn.parameters.unknown_registry import (
     INFLOW,
     MULTIPLIERS,
     RELEASE_LAW,
     SCALARS,
     default_scalars,
     is_release_multiplier,
+    multipliers_of,
     release_multiplier_name,
 )
-from nanopinn.parameters.table import Number, Values, parameter_lookup
 from nanopinn.physics.flow import (
     FlowCoefficients,
     exchange_coefficients,
@@ -92,8 +93,9 @@ class TumourModel:
         )
 
     def value(self, symbol: str) -> Number:
-        """Value of a parameter by its symbol: the model's own, else the table's."""
-        return parameter_lookup(self.values)(symbol)
+        """A parameter by its symbol: the model's own or the table's, times its scalar multipliers."""
+        factors = [self.scalars[name] for name in multipliers_of(symbol)]
+        return math.prod(factors, start=parameter_lookup(self.values)(symbol))
 
     def select_by_tissue(self, tumour: Tensor | float, normal: Tensor | float) -> Tensor:
         """Map with one value in the tumour and another in normal tissue.

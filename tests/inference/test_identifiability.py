@@ -23,7 +23,8 @@ from nanopinn.inference.uncertainty.identifiability import (
     validate_priors,
     validate_problem,
 )
-from nanopinn.inference.unknowns import DRUG_ONLY, Unknown, UnknownSet
+from nanopinn.inference.unknowns import Unknown, UnknownSet
+from nanopinn.parameters.unknown_registry import drug_only_scalars
 from tests.variants import for_each
 
 from .linear import unknowns
@@ -56,7 +57,7 @@ def only(
 
 @pytest.mark.parametrize(
     ("keep", "alone"),
-    [([], {"p_e"} | DRUG_ONLY), ([0, 2], {"p_e", "k_on_DNA"}), ([0, 1, 2, 3], {"p_e"})],
+    [([], {"p_e"} | drug_only_scalars()), ([0, 2], {"p_e", "k_on_DNA"}), ([0, 1, 2, 3], {"p_e"})],
 )
 def test_structural_rules_name_exactly_the_zero_columns_of_the_jacobian(
     problem, expansion, keep, alone

@@ -11,7 +11,7 @@ import torch
 
 import nanopinn
 from nanopinn.parameters import PARAMETERS, value
-from nanopinn.parameters.model_scalars import RELEASE_LAW
+from nanopinn.parameters.unknown_registry import RELEASE_LAW
 from nanopinn.physics.cell_kill import CELLS_PER_UNIT
 from nanopinn.physics.drug_pools import FULL_POOLS, DrugPoolOptions, drug_pools
 from nanopinn.physics.formulation_library import PH_SENSITIVE, THERMOSENSITIVE

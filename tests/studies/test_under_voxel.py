@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.parameters import value
-from nanopinn.parameters.model_scalars import default_scalars
+from nanopinn.parameters.unknown_registry import default_scalars
 from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, THERMOSENSITIVE

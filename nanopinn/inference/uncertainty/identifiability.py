@@ -20,9 +20,9 @@ from nanopinn.errors import InputError
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.observations import DrugObservation, nearest_nodes
 from nanopinn.inference.problem import Linearisation
-from nanopinn.inference.unknowns import DRUG_ONLY, Unknown, UnknownSet
+from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.parameters import PARAMETERS
-from nanopinn.parameters.model_scalars import SCALARS
+from nanopinn.parameters.unknown_registry import SCALARS, drug_only_scalars, scalars_in_group
 from nanopinn.solvers.time_nodes import COARSE_STEP_OPTIONS
 
 Array = NDArray[np.float64]
@@ -87,18 +87,19 @@ def _structural_rules(problem: InverseProblem) -> list[tuple[tuple[str, ...], bo
     )
     found: list[tuple[tuple[str, ...], bool, str]] = [(("p_e",), True, scaling)]
     quantities = {d.quantity for d in problem.drug}
-    law, carrier = ("krel_ref", "pK_rel"), ("PS_l", "leak_l", "f_l")
+    law, carrier = scalars_in_group("release"), scalars_in_group("carrier")
+    cells = scalars_in_group("cells")
     if not quantities:
         template = (
             "No drug image was given: {} keep their priors, and every drug field follows from them."
         )
-        return [*found, (tuple(sorted(DRUG_ONLY)), True, template)]
+        return [*found, (tuple(sorted(drug_only_scalars())), True, template)]
     if quantities == {"encapsulated"}:
         template = (
             "The drug images show only encapsulated drug: {} keeps its prior, because no released"
             " drug is observed."
         )
-        found.append((("k_on_DNA",), True, template))
+        found.append((cells, True, template))
         template = (
             "The drug images show only encapsulated drug: {} are determined only through the loss"
             " of encapsulated drug."
@@ -115,7 +116,7 @@ def _structural_rules(problem: InverseProblem) -> list[tuple[tuple[str, ...], bo
             "The drug images show encapsulated and released drug together: {} are determined only"
             " by how fast released drug is washed out."
         )
-        found.append(((*law, "k_on_DNA"), False, template))
+        found.append(((*law, *cells), False, template))
     if len({d.time_s for d in problem.drug}) == 1:
         template = (
             "All drug images were taken at one time: {} are determined only through one amount, not"
@@ -332,9 +333,10 @@ def validate_priors(unknowns: UnknownSet) -> None:
 
 def _validate_prior_range(u: Unknown) -> None:
     """Refuse a prior whose 95 % interval lies outside the range of its parameter in the table."""
-    row = PARAMETERS.get(SCALARS.get(u.name, ""))
-    if row is None or u.name == "q":  # q is a product of two rows
-        return
+    scalar = SCALARS.get(u.name)
+    if scalar is None or scalar.symbol is None or scalar.factor_symbol is not None:
+        return  # no row of the table, or a product of two rows
+    row = PARAMETERS[scalar.symbol]
     low, high = u.estimate(u.prior_mean, u.prior_sd).prior_interval()
     below = row.high is not None and low / u.per_unit > row.high
     above = row.low is not None and high / u.per_unit < row.low

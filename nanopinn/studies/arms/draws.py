@@ -28,8 +28,8 @@ from nanopinn.inference.radiation_effect import (
 from nanopinn.inference.saved_fit import FILE, fit_file_path, load_fit
 from nanopinn.inference.unknowns import UnknownSet
 from nanopinn.parameters import PARAMETERS, Parameter
-from nanopinn.parameters.model_scalars import default_scalars
 from nanopinn.parameters.table import RANGE_INTERPRETATION
+from nanopinn.parameters.unknown_registry import default_scalars
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.radiation import RADIATION_FACTOR_SYMBOLS
 from nanopinn.physics.tissue_maps import MARGIN_M

@@ -22,9 +22,9 @@ from scipy.special import ndtri
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS
-from nanopinn.parameters.model_scalars import SCALARS
 from nanopinn.parameters.table import parameter_distribution
 from nanopinn.parameters.units import UM
+from nanopinn.parameters.unknown_registry import SCALARS
 from nanopinn.physics.heat import TemperatureCourse
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.treatment import Treatment
