@@ -97,7 +97,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_numbers(
         resume=True,
         progress=lambda stage, *_: stages.append(stage),
     )
-    assert "free: under the voxel" not in stages
+    assert "free: sub-voxel model" not in stages
     for outcome in compared.outcomes:
         for arm, values in outcome.values.items():
             np.testing.assert_allclose(resumed[outcome.name].values[arm], values, rtol=1e-12)

@@ -21,7 +21,7 @@ from nanopinn.results.fit_result import CheckResult, FitResult
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.studies.arms.draws import CONVENTIONS, InputDraws, Patient, draw_inputs
-from nanopinn.studies.arms.microscale import cluster_exchange, group_tumour_voxels
+from nanopinn.studies.arms.microscale import cluster_flow, cluster_tumour_voxels
 
 from .fitted import arm, ended
 
@@ -193,7 +193,7 @@ def test_an_arm_of_another_carrier_says_whose_walls_it_borrows(patient: Patient)
 def test_groups_are_ordered_by_vessels_none_is_small_and_all_the_tumour_is_in_one(
     patient: Patient,
 ) -> None:
-    labels = group_tumour_voxels(patient, 8, np.random.default_rng(0))
+    labels = cluster_tumour_voxels(patient, 8, np.random.default_rng(0))
     inside = patient.tissue.maps.tumour > 0.5
     assert torch.equal(labels >= 0, inside)
     counts = torch.bincount(labels[inside])
@@ -206,9 +206,9 @@ def test_groups_are_ordered_by_vessels_none_is_small_and_all_the_tumour_is_in_on
 def test_filtration_of_groups_is_that_of_a_full_solve_for_each_draw(
     patient: Patient, draws: InputDraws
 ) -> None:
-    labels = group_tumour_voxels(patient, 4, np.random.default_rng(0))
+    labels = cluster_tumour_voxels(patient, 4, np.random.default_rng(0))
     factors = {"p_e": np.linspace(0.5, 1.5, len(draws)), "SV": 2.0}
-    J_v, J_L = cluster_exchange(patient, draws, labels, factors)
+    J_v, J_L, _ = cluster_flow(patient, draws, labels, factors)
     assert J_v.shape == J_L.shape == (len(draws), int(labels.max()) + 1)
     assert np.all(J_L == 0)  # no lymph in the tumour
     for i in (0, 7):

@@ -1,5 +1,5 @@
-"""Arms of treatment through one tumour, side by side: on the voxel grid at the medians, under the
-voxel for every draw.
+"""Comparison of treatment arms in one tumour: on the voxel grid at the medians of all inputs, and in
+the sub-voxel model for every draw.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from nanopinn.studies.arms.outcomes import (
     summarise_comparison,
     tumour_mean,
 )
-from nanopinn.studies.arms.radiotherapy import estimate_radiation_effect, radiation_gain
+from nanopinn.studies.arms.radiotherapy import compare_without_radiation, estimate_radiation_effect
 from nanopinn.studies.arms.sensitivity_ranking import rank_influences
 from nanopinn.studies.minimal_imaging import OutcomeFunction
 from nanopinn.studies.simulate import run_arm
@@ -67,19 +67,24 @@ def compare_arms(
     checkpoint_folder: Path | None = None,
     resume: ResumeMode = False,
 ) -> Comparison:
-    """Take arms of treatment through a tumour, with the uncertainty of all that is not known.
+    """Compare treatment arms in a tumour, with the uncertainty of all inputs.
 
     Args:
-        folder: the ``--out`` of a fit. phantom: the digital phantom instead. Exactly one of the
-            two.
-        schedule: a schedule file whose formulation each arm replaces, in place of ``settings``'
-            dose, heat and radiation.
-        kept: a folder for what is done, from which a run that is killed can go on. resume: go on
-            with what is kept there; ``"if kept"``: start anew where nothing of the same inputs and
-            settings is.
+        settings: arms, draws and numerical choices.
+        folder: result folder of a fit. Exactly one of this and ``phantom`` is given.
+        phantom: settings of the digital phantom.
+        schedule: a schedule file, in place of the dose, heat and radiation of the settings; each
+            arm replaces its formulation.
+        progress: called with the stage and the fraction that is done.
+        checkpoint_folder: for intermediate results, from which an interrupted run can continue.
+        resume: continue from the intermediate results; ``"if kept"``: only where there are some of
+            the same inputs and settings.
+
+    Returns:
+        The comparison.
 
     Raises:
-        InputError: something given cannot be used.
+        InputError: an input cannot be used.
     """
     show = progress or ignore_progress
 
@@ -123,7 +128,7 @@ def _run_comparison(
         checkpoint_folder, resume, comparison_identity(settings, read, phantom), device
     )
     effect = _radiation_effect(settings.radiation_from, folder, arms)
-    exposure_model = ExposureModel.of(
+    exposure_model = ExposureModel.from_draws(
         patient,
         draw_inputs(patient, arms, settings.draws, settings.seed, radiation=effect),
         settings,
@@ -150,17 +155,17 @@ def _run_comparison(
     exposures = {}
     for arm in arms:
         at = time.perf_counter()
-        exposures[arm.name] = exposure_model.to(arm)
-        seconds[f"{arm.name}: under the voxel"] = time.perf_counter() - at
+        exposures[arm.name] = exposure_model.expose(arm)
+        seconds[f"{arm.name}: sub-voxel model"] = time.perf_counter() - at
     primary_arm = select_primary_arm(arms)
     at = time.perf_counter()
     heating = _heating_times(primary_arm, exposure_model, exposures[primary_arm.name], settings)
     influences, not_ranked = _influences(primary_arm, exposure_model, settings)
-    gain = radiation_gain(primary_arm, exposure_model, exposures[primary_arm.name])
+    gain = compare_without_radiation(primary_arm, exposure_model, exposures[primary_arm.name])
     seconds["heating times, influences, radiation"] = time.perf_counter() - at
     outcomes = compute_outcomes(exposures, exposure_model.voxels)
     groups = _summarise_groups(exposure_model, exposures)
-    labels = exposure_model.group_labels_on_image
+    labels = exposure_model.labels_on_image
     compared = {
         a.name: ComparedArm(
             a.name,
@@ -174,7 +179,7 @@ def _run_comparison(
     }
     show("arms compared", 1.0, {})
     influence_text = (
-        f"Of the share of cells beyond {settings.limit_um:g} um that {primary_arm.name} kills by"
+        f"Fraction of the cells beyond {settings.limit_um:g} um that {primary_arm.name} kills, by"
         f" the {KILL_MODELS['peak'].name}."
     )
     check_files_unchanged(read, files)  # a thermometry is read with every arm
@@ -204,30 +209,35 @@ def _run_comparison(
 
 
 def outcome_function(arm: Arm, name: str, settings: ComparisonSettings) -> OutcomeFunction:
-    """An outcome of an arm by its name in the table, as a function of a patient and draws.
+    """An outcome of an arm as a function of a patient and draws.
 
-    Raises:
-        InputError: there is no such outcome.
+    Args:
+        arm: the treatment.
+        name: of the outcome, as :func:`compute_outcomes` names it.
+        settings: of the sub-voxel model.
+
+    Returns:
+        The function; it raises an InputError if there is no such outcome.
     """
 
-    def found(patient: Patient, draws: InputDraws) -> Array:
-        exposure_model = ExposureModel.of(patient, draws, settings)
+    def evaluate(patient: Patient, draws: InputDraws) -> Array:
+        exposure_model = ExposureModel.from_draws(patient, draws, settings)
         rows = {
             o.name: o
-            for o in compute_outcomes({arm.name: exposure_model.to(arm)}, exposure_model.voxels)
+            for o in compute_outcomes({arm.name: exposure_model.expose(arm)}, exposure_model.voxels)
         }
         if name not in rows:
             raise InputError(
-                "no such outcome", field="--outcome", found=name, expected=", ".join(rows)
+                "there is no such outcome", field="outcome", found=name, expected=", ".join(rows)
             )
         return rows[name].values[arm.name]
 
-    return found
+    return evaluate
 
 
 def select_primary_arm(arms: Sequence[Arm]) -> Arm:
-    """The arm that the question is about: the first that heat opens and that is heated, else that
-    acid opens, else the last.
+    """Select the arm that the conclusions are about: the first heated arm with heat-triggered
+    release, else the first with acid-triggered release, else the last.
     """
     carriers = [(a, a.treatment.carrier) for a in arms]
     hot = [a for a, c in carriers if c is not None and c.responds_to_heat and a.treatment.heatings]
@@ -236,7 +246,7 @@ def select_primary_arm(arms: Sequence[Arm]) -> Arm:
 
 
 def with_heating_duration(arm: Arm, minutes: float) -> Arm:
-    """The same arm with its one heating this long."""
+    """The same arm with another duration of its one heating, min."""
     heating = arm.treatment.heatings[0]
     ramp = min(heating.ramp_s, minutes * MINUTE)
     longer = replace(heating, end_s=heating.start_s + minutes * MINUTE, ramp_s=ramp)
@@ -251,11 +261,11 @@ def _patient(
 ) -> Patient:
     if (folder is None) == (phantom is None):
         raise InputError(
-            "arms need one tumour",
-            field="--from",
+            "a comparison needs one tumour",
+            field="folder",
             found="both" if folder else "none",
-            expected="--from RESULT, or --phantom",
-            remedy="Run `nanopinn fit` first; its --out is what --from takes.",
+            expected="either `folder` or `phantom`",
+            remedy="Fit a scan first; its result folder is what `folder` takes.",
         )
     if folder is None:
         return Patient.from_phantom(phantom or PhantomSettings(), device)
@@ -280,10 +290,10 @@ def _radiation_effect(
     fractions = arms[0].treatment.radiation.fractions
     if before is None or not fractions:
         raise InputError(
-            "an effect of radiation needs a scan before it, and the radiation",
+            "the effect of radiation needs a fit before it, and the radiation",
             field="radiation_from",
             found=str(second.folder),
-            expected="`folder` of the scan before, and `radiation`",
+            expected="`folder`, the fit before it, and `radiation`",
         )
     return estimate_radiation_effect(
         before, second.folder, scan_h=second.time_h, fractions=fractions
@@ -303,14 +313,14 @@ def _open_checkpoint_store(
 def _heating_times(
     primary_arm: Arm, exposure_model: ExposureModel, given: Exposure, settings: ComparisonSettings
 ) -> HeatingDurationSweep | None:
-    """The question's arm heated for other times; None where it is not heated once by a schedule."""
+    """Effect of the heating duration; None unless the arm is heated once to a temperature."""
     heatings = primary_arm.treatment.heatings
     if not settings.heating_min or len(heatings) != 1 or heatings[0].file is not None:
         return None
     own = (heatings[0].end_s - heatings[0].start_s) / MINUTE
     minutes = sorted({*settings.heating_min, own})
     found = [
-        given if m == own else exposure_model.to(with_heating_duration(primary_arm, m))
+        given if m == own else exposure_model.expose(with_heating_duration(primary_arm, m))
         for m in minutes
     ]
     shares = {
@@ -337,10 +347,10 @@ def _heating_times(
 def _influences(
     primary_arm: Arm, exposure_model: ExposureModel, settings: ComparisonSettings
 ) -> tuple[tuple[InputSensitivity, ...], tuple[str, ...]]:
-    """The ranking of inputs; or why there is none, in words."""
+    """Ranking of the inputs, or the reason why there is none, as a sentence."""
     if not settings.sensitivity:
         return (), ()
-    exposure_model.progress("what decides", 0.0, {})
+    exposure_model.progress("sensitivity analysis", 0.0, {})
     filtration = float(np.average(exposure_model.filtration, weights=exposure_model.voxels))
     try:
         return (
@@ -392,16 +402,16 @@ def _assumptions(
     simulations: Mapping[str, Simulation],
     exposures: Mapping[str, Exposure],
 ) -> tuple[str, ...]:
-    """Every assumption once, with how far the two descriptions of a voxel are apart."""
+    """Every assumption once, with the ratio of the two models of a voxel."""
     simulation_assumptions = [a for s in simulations.values() for a in s.assumptions]
-    apart = "; ".join(
+    ratios = "; ".join(
         f"{arm} {_ratio_to_voxel_model(simulations[arm], e, exposure_model.voxels)}"
         for arm, e in exposures.items()
     )
-    said = (
-        "Drug in cells around vessels over that of mixed voxels, tumour means at the medians:"
-        f" {apart}. A mixed voxel takes up and gives back too fast; around a vessel what filters in"
-        " goes to no neighbour."
+    comparison_of_models = (
+        "Intracellular drug of the sub-voxel model over that of well-mixed voxels, tumour means at"
+        f" the medians: {ratios}. Well-mixed voxels exchange too fast; in the sub-voxel model"
+        " filtered fluid does not flow to neighbouring voxels."
     )
     return tuple(
         dict.fromkeys(
@@ -410,17 +420,17 @@ def _assumptions(
                 *patient.tissue.assumptions,
                 *exposure_model.draws.assumptions,
                 *simulation_assumptions,
-                said,
+                comparison_of_models,
             ]
         )
     )
 
 
 def _ratio_to_voxel_model(s: Simulation, e: Exposure, voxels: Array) -> str:
-    """Intracellular drug of the cylinders over that of the voxels, at the first and the last time."""
-    under = tumour_mean(e.means["intracellular"][:1].movedim(1, -1), voxels)[0] / UG_PER_ML
+    """Intracellular drug of the cylinders over that of the voxels, at the first and last time."""
+    resolved = tumour_mean(e.means["intracellular"][:1].movedim(1, -1), voxels)[0] / UG_PER_ML
     mixed = np.interp(e.times_s, s.fields["intracellular"].times_s, s.means("intracellular"))
-    ratio = under / np.where(mixed > 0, mixed, np.nan)
+    ratio = resolved / np.where(mixed > 0, mixed, np.nan)
     return (
         f"{ratio[0]:.2f} at {e.times_s[0] / HOUR:g} h, {ratio[-1]:.2f} at"
         f" {e.times_s[-1] / HOUR:g} h"
@@ -428,5 +438,5 @@ def _ratio_to_voxel_model(s: Simulation, e: Exposure, voxels: Array) -> str:
 
 
 def _rename_progress_stage(show: Progress, name: str) -> Progress:
-    """Progress of a part under a name of its own."""
+    """Progress whose stages are shown under one name."""
     return lambda _, fraction, numbers: show(name, fraction, numbers)

@@ -1,7 +1,5 @@
-"""Fluid that vessels filter and lymph drains, per group of alike voxels and draw; and the groups.
-
-What arms do around the vessels of every group of voxels, for every draw, in batches that a killed
-run keeps.
+"""Sub-voxel model of the arms: clusters of similar voxels, their fluid exchange for every draw, and
+the exposure of their cells, in batches of draws that an interrupted run keeps.
 """
 
 from __future__ import annotations
@@ -36,18 +34,13 @@ FactorValue = Array | Tensor | float
 
 #: Relative residual of the pressure solves: far below what any input is known to.
 PRESSURE_TOLERANCE = 1e-6
-#: A group with a smaller share of the tumour joins the one it is most like.
-MIN_GROUP_SHARE = 0.03
-
-
-def cluster_exchange(
-    patient: Patient,
-    draws: InputDraws,
-    labels: Tensor,
-    factors: Mapping[str, FactorValue] | None = None,
-) -> tuple[Array, Array]:
-    """Filtration and lymphatic drainage of :func:`cluster_flow`, ``(draw, group)`` each, 1/s."""
-    return cluster_flow(patient, draws, labels, factors)[:2]
+#: A cluster with a smaller fraction of the tumour is merged with the most similar one.
+MIN_CLUSTER_FRACTION = 0.03
+#: Draws that are computed together; an interrupted run loses one batch at most.
+DRAWS_PER_BATCH = 26
+#: Hours after a heating or a fraction at which the pressure is solved again, besides the start and
+#: the end; the exchange is linear in between.
+HOURS_AFTER_EVENT = (0.0, 12.0, 24.0, 48.0)
 
 
 def cluster_flow(
@@ -56,16 +49,18 @@ def cluster_flow(
     labels: Tensor,
     factors: Mapping[str, FactorValue] | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Filtration, lymphatic drainage and pressure, means over each group of voxels: one pressure
-    solve per draw.
+    """Mean filtration, lymphatic drainage and pressure of every cluster, by one pressure solution
+    per draw.
 
     Args:
-        labels: of the voxels, ``(x, y, z)``, -1 outside (:func:`group_tumour_voxels`).
-        factors: on the tumour's properties at the time that is meant, as heat and radiation change
-            them: ``(draw,)``, or one for all.
+        patient: tissue.
+        draws: of the uncertain inputs.
+        labels: cluster of every voxel, ``(x, y, z)``; -1 outside the tumour.
+        factors: of heat and radiation on the tissue's properties at one time, ``(draw,)`` or one
+            for all.
 
     Returns:
-        J_v and J_L in 1/s, p in Pa, ``(draw, group)`` each.
+        J_v and J_L in 1/s, p in Pa, ``(draw, cluster)`` each.
     """
     tissue = patient.tissue
     setting = Setting(tissue.maps, tissue.grid, patient.flow_refine, patient.rim)
@@ -83,8 +78,8 @@ def cluster_flow(
         )
         flow = model.flow_coefficients()
         scale = flow.p_e.max()
-        # pressure over p_e answers only to the length scale and to normal tissue, so that of the
-        # median is near
+        # p / p_e depends on the hydraulic length and on normal tissue only, so the solution at the
+        # median is a good initial value
         solved = solve_pressure(
             flow,
             fine.grid,
@@ -103,21 +98,24 @@ def cluster_flow(
     return J_v, J_L, p
 
 
-def group_tumour_voxels(patient: Patient, n: int, rng: np.random.Generator) -> Tensor:
-    """Group the tumour's voxels by vessels, walls, pH and filtration at the median; none is small.
+def cluster_tumour_voxels(patient: Patient, n: int, rng: np.random.Generator) -> Tensor:
+    """Cluster the tumour's voxels by plasma volume, PS, pH and filtration at the median.
 
     Args:
-        n: groups, at most.
+        patient: tissue.
+        n: largest number of clusters; small clusters are merged.
+        rng: for the initial centres.
 
     Returns:
-        ``(x, y, z)``, long: the group, in order of growing PS; -1 outside the tumour.
+        Cluster of every voxel, in order of increasing PS, ``(x, y, z)``, long; -1 outside the
+        tumour.
     """
     maps, features = patient.tissue.maps, _features(patient)
     inside = maps.tumour > 0.5
     labels = cluster_voxels(features, inside, n, rng)
     values = features[:, inside].T
     values = (values - values.mean(0)) / values.std(0).clamp_min(1e-12)
-    of = _merge_small_groups(labels[inside], values)
+    of = _merge_small_clusters(labels[inside], values)
     means = [float(maps.PS[inside][of == k].mean()) for k in of.unique()]
     order = torch.as_tensor(np.argsort(np.argsort(means)), device=of.device)
     out = torch.full_like(labels, -1)
@@ -138,11 +136,11 @@ def _features(patient: Patient) -> Tensor:
     return torch.stack([maps.v_p.clamp_min(1e-3).log(), maps.PS.log(), maps.pH, J_v])
 
 
-def _merge_small_groups(labels: Tensor, values: Tensor) -> Tensor:
-    """Voxels of the smallest group join the nearest other group's centre, until none is small."""
+def _merge_small_clusters(labels: Tensor, values: Tensor) -> Tensor:
+    """Assign voxels of the smallest cluster to the nearest other centre, until no cluster is small."""
     while True:
         groups, counts = labels.unique(return_counts=True)
-        if len(groups) == 1 or int(counts.min()) >= MIN_GROUP_SHARE * len(labels):
+        if len(groups) == 1 or int(counts.min()) >= MIN_CLUSTER_FRACTION * len(labels):
             return labels
         small = groups[counts.argmin()]
         others = groups[groups != small]
@@ -157,20 +155,19 @@ def _tensors(scalars: Mapping[str, float | Array], like: Tensor) -> dict[str, Te
     return {k: torch.as_tensor(v, dtype=like.dtype, device=like.device) for k, v in scalars.items()}
 
 
-#: Draws that march together: what one batch does is lost at most when a run is killed.
-DRAWS_PER_BATCH = 26
-#: Hours after a heating or a fraction at which fluid is solved for anew, beside the beginning and
-#: the end; lines between them.
-HOURS_AFTER_EVENT = (0.0, 12.0, 24.0, 48.0)
-
-
 @dataclass(frozen=True)
 class ExposureModel:
-    """A patient's groups of voxels and the draws of what is not known, ready for arms.
+    """Clusters of a patient's tumour and draws of the uncertain inputs, to which arms are applied.
 
     Attributes:
-        labels: group of every voxel of the box, -1 outside. voxels: of every group, ``(group,)``.
-        filtration: of every group at the medians, 1/s.
+        patient: tissue and posterior.
+        draws: of the uncertain inputs.
+        labels: cluster of every voxel of the box, ``(x, y, z)``; -1 outside the tumour.
+        voxels: number of voxels of each cluster, ``(cluster,)``.
+        filtration: of each cluster at the medians, ``(cluster,)``, 1/s.
+        counted: thresholds for counting cells.
+        checkpoint_store: of finished batches, if they are kept.
+        progress: called with the stage and the fraction that is done.
     """
 
     patient: Patient
@@ -183,7 +180,7 @@ class ExposureModel:
     progress: Progress = field(default=ignore_progress, repr=False)
 
     @classmethod
-    def of(
+    def from_draws(
         cls,
         patient: Patient,
         draws: InputDraws,
@@ -191,10 +188,17 @@ class ExposureModel:
         checkpoint_store: CheckpointStore | None = None,
         progress: Progress = ignore_progress,
     ) -> ExposureModel:
-        """Group the tumour's voxels."""
-        labels = group_tumour_voxels(patient, settings.groups, np.random.default_rng(settings.seed))
+        """Cluster the tumour's voxels.
+
+        Args:
+            settings: number of clusters, seed, and thresholds for counting cells.
+            patient, draws, checkpoint_store, progress: see the attributes.
+        """
+        labels = cluster_tumour_voxels(
+            patient, settings.groups, np.random.default_rng(settings.seed)
+        )
         voxels = torch.bincount(labels[labels >= 0]).cpu().numpy().astype(np.float64)
-        filtration = cluster_exchange(patient, draws.select_draws(slice(0, 1)), labels)[0][0]
+        filtration = cluster_flow(patient, draws.select_draws(slice(0, 1)), labels)[0][0]
         return cls(
             patient,
             draws,
@@ -207,13 +211,13 @@ class ExposureModel:
         )
 
     @property
-    def group_labels_on_image(self) -> NDArray[np.int64]:
-        """Group of every voxel of the image, -1 outside."""
+    def labels_on_image(self) -> NDArray[np.int64]:
+        """Cluster of every voxel of the image, -1 outside the tumour."""
         put = self.patient.tissue.domain.embed(self.labels.cpu().numpy().astype(np.float64))
         return np.where(np.isfinite(put), put, -1).astype(np.int64)
 
-    def to(self, arm: Arm) -> Exposure:
-        """What an arm does, for every draw."""
+    def expose(self, arm: Arm) -> Exposure:
+        """Exposure of the cells under an arm, for every draw."""
         parts = []
         starts = range(0, len(self.draws), DRAWS_PER_BATCH)
         for i, start in enumerate(starts):
@@ -236,17 +240,17 @@ class ExposureModel:
 
     def _batch(self, arm: Arm, draws: InputDraws, batch: tuple[int, int]) -> Exposure:
         def show(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
-            self.progress(f"{arm.name}: under the voxel", (batch[0] + fraction) / batch[1], numbers)
+            self.progress(f"{arm.name}: sub-voxel model", (batch[0] + fraction) / batch[1], numbers)
 
         return solve_exposure(
-            self.with_values(arm.treatment, draws),
+            self.microscale_model(arm.treatment, draws),
             arm.treatment,
             counted=self.counted,
             progress=show,
         )
 
-    def with_values(self, treatment: Treatment, draws: InputDraws) -> MicroscaleModel:
-        """The groups under a treatment, for some of the draws."""
+    def microscale_model(self, treatment: Treatment, draws: InputDraws) -> MicroscaleModel:
+        """Sub-voxel model of the clusters under a treatment, for some of the draws."""
         tissue = self.patient.tissue
         drawn = treatment.with_values(
             {n: torch.as_tensor(v).to(tissue.maps.phi) for n, v in draws.values.items()}
@@ -271,8 +275,8 @@ class ExposureModel:
 
 
 class _InterpolatedFluidExchange:
-    """Filtration and drainage of groups and draws at any time, linear between times at which the
-    pressure is solved for.
+    """Filtration and drainage of every draw and cluster, linear between the times at which the
+    pressure is solved.
     """
 
     def __init__(
@@ -280,9 +284,9 @@ class _InterpolatedFluidExchange:
     ) -> None:
         self.times = _pressure_solution_times(treatment)
         found = [
-            cluster_exchange(
+            cluster_flow(
                 patient, draws, labels, expand_factors_to_draws(treatment.factors(t), len(draws))
-            )
+            )[:2]
             for t in self.times
         ]
         self.J_v, self.J_L = (np.stack(J) for J in zip(*found, strict=True))
@@ -307,7 +311,7 @@ def _pressure_solution_times(treatment: Treatment) -> Array:
 
 
 def expand_factors_to_draws(factors: Mapping[str, Number], n: int) -> dict[str, Array]:
-    """Factors of every draw, ``(n,)`` each."""
+    """Expand factors, one or ``(n,)`` each, to every draw, ``(n,)``."""
     return {
         name: np.broadcast_to(np.asarray(torch.as_tensor(f, dtype=torch.float64).cpu()), (n,))
         for name, f in factors.items()

@@ -1,7 +1,5 @@
-"""Radiation's effect from the results of two fits of one tumour, before and after
-(:mod:`nanopinn.inference.radiation_effect`).
-
-What radiation adds to an arm: the same draws with it and without.
+"""Effect of radiation from the fits of one tumour before and after it
+(:mod:`nanopinn.inference.radiation_effect`), and an arm with and without its radiation.
 """
 
 from __future__ import annotations
@@ -41,10 +39,18 @@ from nanopinn.studies.arms.outcomes import compute_outcomes
 
 Array = NDArray[np.float64]
 
-#: Unknowns of a fit that radiation's effect on the flow shows in.
+#: Unknowns of a fit that depend on the effect of radiation on the flow.
 FLOW_UNKNOWNS = ("l", "q")
-#: Of their logarithms, for the derivative of the drag.
+#: Step of their logarithms in the derivative of solvent drag.
 LOG_STEP = 0.02
+#: Outcomes that are compared.
+COMPARED_OUTCOMES = (
+    "area",
+    "peak at wall",
+    "lethal all, peak",
+    "lethal all, rate",
+    "lethal all, area",
+)
 
 
 def estimate_radiation_effect(
@@ -55,18 +61,19 @@ def estimate_radiation_effect(
     fractions: Sequence[Fraction] | None = None,
     shared_sd: float = 0.0,
 ) -> RadiationEffect:
-    """What two fits of one tumour, before and after radiation, say of its effect.
+    """Estimate the effect of radiation from two fits of one tumour, before and after it.
 
     Args:
-        before, after: ``--out`` of ``nanopinn fit``.
-        scan_h: when the second scan was made, on the clock of the fractions, h.
-        fractions: given between the scans; one of RT_D at 0 if None.
-        shared_sd: error of ln Ktrans that all voxels of a scan share (its arterial input), the same
-            for both scans and independent.
+        before: result folder of the fit before radiation.
+        after: result folder of the fit after radiation.
+        scan_h: time of the second scan, on the clock of the fractions, h.
+        fractions: given between the scans; one of RT_D at 0 h if None.
+        shared_sd: sd of the error of ln Ktrans that all voxels of a scan share (its arterial
+            input), independent for the two scans.
 
     Raises:
         InputError: a folder holds no fit, both are the same, the second scan is not after a
-            fraction, or an error is negative.
+            fraction, or the sd is negative.
     """
     course = tuple(fractions) if fractions is not None else (Fraction(0.0, value("RT_D")),)
     if not any(f.time_s < scan_h * HOUR for f in course):
@@ -78,7 +85,10 @@ def estimate_radiation_effect(
         )
     if not 0 <= shared_sd < np.inf:
         raise InputError(
-            "an error is not negative", field="shared_sd", found=shared_sd, expected="0 or more"
+            "a standard deviation is not negative",
+            field="shared_sd",
+            found=shared_sd,
+            expected="0 or more",
         )
     if Path(before).resolve() == Path(after).resolve():
         raise InputError(
@@ -102,7 +112,11 @@ def estimate_radiation_effect(
 
 
 def summarise_scan(fit: FitResult, shared_sd: float = 0.0) -> ScanInformation:
-    """What a fit says of its tumour by itself.
+    """Information of one fit about the flow of its tumour.
+
+    Args:
+        fit: with its problem.
+        shared_sd: see :func:`estimate_radiation_effect`.
 
     Raises:
         InputError: flow is not among its unknowns, or it does not hold its problem.
@@ -126,8 +140,8 @@ def summarise_scan(fit: FitResult, shared_sd: float = 0.0) -> ScanInformation:
 
 
 def _permeability(ended: FittedProblem, of_flow: Sequence[int]) -> tuple[float, Array]:
-    """ln of the tumour's mean PS at the estimate, and its derivative by (ln l, ln q): Ktrans as
-    measured, less another drag.
+    """ln of the tumour's mean PS at the estimate, and its derivative by (ln l, ln q) through the
+    solvent drag in Ktrans.
     """
     problem = ended.problem
     forward, inside = problem.forward(), problem.setting.maps.tumour > 0.5
@@ -158,10 +172,10 @@ def _flow_prior(fit: FitResult, path: str | Path) -> tuple[Array, Array]:
         both = [fit[n] for n in FLOW_UNKNOWNS]
     except StopIteration as error:
         raise InputError(
-            "the fit has no flow among its unknowns",
+            "the flow is not among the unknowns of the fit",
             file=path,
             expected="l and q",
-            remedy="Give the --out of a fit.",
+            remedy="Give the result folder of a fit.",
         ) from error
     medians = [s.prior_median / per for s, per in zip(both, (1 / MM, HOUR), strict=True)]
     return np.log(medians), np.array([s.prior_sd for s in both])
@@ -170,39 +184,34 @@ def _flow_prior(fit: FitResult, path: str | Path) -> tuple[Array, Array]:
 def _notes(fits: Sequence[FitResult], shared_sd: float) -> tuple[str, ...]:
     notes = [
         (
-            "Between the scans radiation alone changed the tumour: growth, or another drug, would"
-            " be taken for it."
+            "Radiation is assumed to be the only change of the tumour between the scans; growth or"
+            " another drug would be attributed to it."
         ),
         (
-            "The time of the peak keeps its prior; what the scans say of the peaks is worked out"
-            " for each draw of it."
+            "The time of the peak keeps its prior; the posterior of the peaks is computed for each"
+            " draw of it."
         ),
     ]
     if not shared_sd and not all(AIF_SCALE in [s.name for s in f.scalars] for f in fits):
         notes.append(
-            "The arterial inputs of both scans are taken as exact: an error of one's scale is taken"
-            " for a change of Ktrans and q."
+            "The arterial inputs of both scans are assumed to be exact: an error in the scale of one"
+            " appears as a change of Ktrans and q."
         )
     return tuple(notes)
 
 
-#: Outcomes that are compared.
-COMPARED_OUTCOMES = (
-    "area",
-    "peak at wall",
-    "lethal all, peak",
-    "lethal all, rate",
-    "lethal all, area",
-)
-
-
-def radiation_gain(
+def compare_without_radiation(
     arm: Arm, exposure_model: ExposureModel, irradiated: Exposure
 ) -> RadiationComparison | None:
-    """An arm against itself without its radiation, draw by draw; None where there is none.
+    """Compare an arm with the same arm without radiation, draw by draw.
 
     Args:
-        irradiated: what the arm does with it.
+        arm: the treatment.
+        exposure_model: clusters and draws.
+        irradiated: exposure under the arm.
+
+    Returns:
+        The comparison; None if the arm has no radiation.
     """
     fractions = arm.treatment.radiation.fractions
     if not fractions:
@@ -210,20 +219,20 @@ def radiation_gain(
     plain = Arm(
         f"{arm.name}_without_radiation", replace(arm.treatment, radiation=RadiationCourse())
     )
-    found = {"with": irradiated, "without": exposure_model.to(plain)}
+    found = {"with": irradiated, "without": exposure_model.expose(plain)}
     outcomes = {o.name: o for o in compute_outcomes(found, exposure_model.voxels)}
     at = min(arm.treatment.end_s, max(f.time_s for f in fractions) + value("RT_t_peak"))
     pressure = [_pressure(t, exposure_model, at) for t in (arm.treatment, plain.treatment)]
-    rows = [_gain("interstitial pressure", "mmHg", *pressure)]
+    rows = [_outcome_change("interstitial pressure", "mmHg", *pressure)]
     rows += [
-        _gain(o.description, o.unit, o.values["with"], o.values["without"])
+        _outcome_change(o.description, o.unit, o.values["with"], o.values["without"])
         for o in (outcomes[name] for name in COMPARED_OUTCOMES)
     ]
     return RadiationComparison(arm.name, at / HOUR, tuple(rows))
 
 
 def _pressure(treatment: Treatment, exposure_model: ExposureModel, t: float) -> Array:
-    """Tumour mean at a time for every draw, Pa."""
+    """Mean pressure in the tumour at a time for every draw, Pa."""
     drawn = treatment.with_values(
         {n: torch.as_tensor(v) for n, v in exposure_model.draws.values.items()}
     )
@@ -236,7 +245,7 @@ def _pressure(treatment: Treatment, exposure_model: ExposureModel, t: float) -> 
     return np.asarray(p @ exposure_model.voxels / exposure_model.voxels.sum())
 
 
-def _gain(words: str, unit: str, with_radiation: Array, without: Array) -> OutcomeChange:
+def _outcome_change(words: str, unit: str, with_radiation: Array, without: Array) -> OutcomeChange:
     changed = (
         with_radiation - without
         if unit == "1"
