@@ -228,16 +228,21 @@ class NoiseScale:
     scale: float
     sd: float
 
-    def describe(self) -> str:
-        """The estimate as a sentence."""
-        low, high = central_interval(self.scale, self.sd, "log")
-        return (
-            f"The noise of {self.kind} was estimated as {self.scale:.2f} times the stated noise"
-            f" (95 % interval {low:.2f} to {high:.2f})."
-        )
+
+def describe_noise_scale(noise: NoiseScale) -> str:
+    """The estimate of a noise scale as a sentence.
+
+    Args:
+        noise: estimated noise scale.
+    """
+    low, high = central_interval(noise.scale, noise.sd, "log")
+    return (
+        f"The noise of {noise.kind} was estimated as {noise.scale:.2f} times the stated noise (95 %"
+        f" interval {low:.2f} to {high:.2f})."
+    )
 
 
-def noise_scales(problem: InverseProblem, fields: Fields) -> tuple[NoiseScale, ...]:
+def estimate_noise_scales(problem: InverseProblem, fields: Fields) -> tuple[NoiseScale, ...]:
     """Estimate the noise scale of every kind of observation.
 
     Args:
@@ -252,7 +257,7 @@ def noise_scales(problem: InverseProblem, fields: Fields) -> tuple[NoiseScale, .
     projected = len(r) - contrast.count  # directions that were projected out contain no noise
     one, none = torch.ones_like(r), torch.zeros_like(r)
     groups = torch.zeros(len(r), dtype=torch.long, device=r.device)
-    found = _estimate_noise_scales(
+    found = _fit_noise_scales(
         ("contrast agent",),
         groups,
         one,
@@ -268,7 +273,7 @@ def noise_scales(problem: InverseProblem, fields: Fields) -> tuple[NoiseScale, .
         torch.full((d.count,), kinds.index(d.quantity), device=r.device) for d in problem.drug
     ]
     names = tuple(f"{k} drug" for k in kinds)
-    return found + _estimate_noise_scales(
+    return found + _fit_noise_scales(
         names,
         torch.cat(group_of_voxel),
         share,
@@ -288,7 +293,7 @@ def _split_systematic_errors(
     return residual - shared.effect @ shared.reference, shared.effect
 
 
-def _estimate_noise_scales(
+def _fit_noise_scales(
     kinds: tuple[str, ...],
     group: Tensor,
     noise: Tensor,

@@ -25,7 +25,12 @@ from nanopinn.inference.basis import gaussian_radial_basis
 from nanopinn.inference.fitted_problem import FittedProblem
 from nanopinn.inference.fv_engine import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
-from nanopinn.inference.nuisance_scales import fit_aif_scale, noise_scales, scale_noise
+from nanopinn.inference.nuisance_scales import (
+    describe_noise_scale,
+    estimate_noise_scales,
+    fit_aif_scale,
+    scale_noise,
+)
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.unknown_fields import add_unknown_functions, truncating_faces
@@ -88,14 +93,14 @@ def refit_with_estimated_noise(
     Args:
         problem: as it was posed.
     """
-    scales = noise_scales(fitted.problem, fitted.prediction.fields)
+    scales = estimate_noise_scales(fitted.problem, fitted.prediction.fields)
     again = fit_fv(
         scale_noise(problem, {s.kind: s.scale for s in scales}), fitted.theta, progress=progress
     )
     run = replace(
         again.run, seconds=fitted.run.seconds + again.run.seconds, starts=fitted.run.starts
     )
-    return replace(again, run=run), tuple(s.describe() for s in scales)
+    return replace(again, run=run), tuple(describe_noise_scale(s) for s in scales)
 
 
 def final_estimate(fitted: EngineFit, settings: FitSettings, progress: Progress) -> FinalEstimate:

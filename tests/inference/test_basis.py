@@ -40,19 +40,19 @@ def problem() -> InverseProblem:
 
 
 def with_every_function(problem: InverseProblem) -> InverseProblem:
-    """The problem with all fields, of a few wide bumps each, and the release law."""
+    """The problem with all fields, each of a few wide basis functions, and the release law."""
     maps = problem.setting.maps
-    bumps = 0.5 * torch.as_tensor(
+    basis = 0.5 * torch.as_tensor(
         gaussian_radial_basis(
             maps.tumour.numpy() > 0.5, np.array(problem.setting.grid.spacing), 3e-3
         )
     )
     functions = (
-        *(field_unknown(name, bumps, 0.5, 3e-3) for name in MULTIPLIERS),
+        *(field_unknown(name, basis, 0.5, 3e-3) for name in MULTIPLIERS),
         release_law_unknown(),
     )
     setting = replace(
-        problem.setting, maps=replace(maps, shapes={name: bumps for name in MULTIPLIERS})
+        problem.setting, maps=replace(maps, shapes={name: basis for name in MULTIPLIERS})
     )
     return replace(
         problem, setting=setting, unknowns=replace(problem.unknowns, functions=functions)
@@ -73,7 +73,7 @@ def test_tangents_of_functions_equal_central_differences(problem) -> None:
             - p.predict(theta - 1e-4 * along, forward).residual
         ) / 2e-4
         exact = J @ torch.as_tensor(along)
-        # as for scalars: linear solves of 1e-7 over a step of 1e-4
+        # as for scalars: linear solves to 1e-7 divided by a step of 1e-4
         assert float((difference - exact).norm()) <= 2e-4 * float(
             exact.norm().clamp_min(J.norm(dim=0).max())
         ), f.name
@@ -102,9 +102,9 @@ def test_a_multiplier_changes_only_its_own_property(problem) -> None:
 def test_radial_basis_functions_have_unit_variance_and_sampled_fields_agree() -> None:
     inside = np.zeros((9, 8, 7), dtype=bool)
     inside[2:7, 2:6, 1:6] = True
-    bumps = gaussian_radial_basis(inside, np.full(3, 0.7e-3), 1.5e-3)
-    np.testing.assert_allclose((bumps**2).sum(axis=0)[inside], 1.0)
-    assert not bumps[:, ~inside].any()
+    basis = gaussian_radial_basis(inside, np.full(3, 0.7e-3), 1.5e-3)
+    np.testing.assert_allclose((basis**2).sum(axis=0)[inside], 1.0)
+    assert not basis[:, ~inside].any()
 
 
 def test_the_monotone_warp_is_the_integral_of_its_slope() -> None:
@@ -150,7 +150,7 @@ def test_fields_that_do_not_exist_are_refused() -> None:
 
 
 def cut_problem(problem: InverseProblem) -> InverseProblem:
-    """The problem with its box ended in the middle of the tumour, and unknown inflow there."""
+    """The problem with a box that ends in the middle of the tumour, and unknown inflow there."""
 
     def half(t: torch.Tensor) -> torch.Tensor:
         return t[..., :6, :, :].contiguous()
@@ -201,7 +201,7 @@ def cut_problem(problem: InverseProblem) -> InverseProblem:
 
 
 def _inflow_of_parts(p: InverseProblem, theta: torch.Tensor) -> torch.Tensor:
-    """Mean velocity over the parts of each face of the map grid."""
+    """Mean velocity over the fine faces of each face of the map grid."""
     fine = TumourModel.from_maps(
         p.setting.flow_setting.maps, p.unknowns.scalars(theta)
     ).inflow_velocity()
@@ -216,13 +216,13 @@ def test_a_cut_face_passes_only_the_inflow(problem) -> None:
     flow = p.forward().solve_flow(theta)
     model = p.forward().model(theta)
     area = p.setting.grid.face_area(0)
-    # what enters a coarse face is what enters its four parts
+    # the inflow of a coarse face is that of its four fine faces
     torch.testing.assert_close(flow.flows[0][-1], -area * _inflow_of_parts(p, theta))
     assert float(model.inflow_velocity().max()) > 0.1 * float(
         model.scalars["q"] * model.scalars["l"]
     )
-    # and fluid is conserved in every cell: what enters by the walls and the face leaves by the
-    # others and the lymphatics
+    # fluid is conserved in every cell: the filtration and the inflow equal the outflow and the
+    # lymphatic drainage
     torch.testing.assert_close(
         divergence(flow.flows, p.setting.grid),
         flow.J_v - flow.J_L,
@@ -250,16 +250,16 @@ def test_tangents_of_the_inflow_equal_central_differences(problem) -> None:
 ONE_CURVE = PlasmaCurve(np.arange(0.0, 100.0, 5.0), 5.0 * np.exp(-np.arange(0.0, 100.0, 5.0) / 60))
 
 
-def ball() -> TissueMaps:
-    """A round tumour in the middle of a box of 10^3 cells of 0.5 mm."""
+def spherical_tumour() -> TissueMaps:
+    """A spherical tumour in the middle of a box of 10^3 cells of 0.5 mm."""
     x = (torch.arange(10, dtype=torch.float64) - 4.5) * 0.5e-3
     r = torch.sqrt(x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None, :] ** 2)
     one = torch.ones_like(r)
     return TissueMaps((r < 1.6e-3).double(), 1e-3 * one, 0.3 * one, 0.03 * one, 6.8 * one)
 
 
-def half_of(maps: TissueMaps, side: int) -> TissueMaps:
-    """The half of a box along x that is cut on a side; fluid may enter through the tumour there."""
+def half_box(maps: TissueMaps, side: int) -> TissueMaps:
+    """Half of a box, cut along x on a side where fluid may enter the tumour."""
     part = slice(0, 5) if side else slice(5, 10)
     halves = {k: getattr(maps, k)[part] for k in ("tumour", "PS", "phi", "v_p", "pH")}
     layer = torch.zeros((1, 5, 10, 10), dtype=torch.float64)
@@ -279,9 +279,9 @@ def solved(maps: TissueMaps, inflow: float | None = None) -> tuple[torch.Tensor,
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_half_a_tumour_at_its_plane_of_symmetry_equals_the_whole(side) -> None:
-    """The exact answer for a cut: no flow through a plane of symmetry, on the same grid."""
-    p, C = solved(ball())
-    p_half, C_half = solved(half_of(ball(), side))
+    """Exact solution for a cut: no flow through a plane of symmetry, on the same grid."""
+    p, C = solved(spherical_tumour())
+    p_half, C_half = solved(half_box(spherical_tumour(), side))
     part, fine = (slice(0, 5), slice(0, 10)) if side else (slice(5, 10), slice(10, 20))
     torch.testing.assert_close(p_half, p[fine], rtol=1e-8, atol=0)
     torch.testing.assert_close(C_half, C[:, part], rtol=1e-6, atol=1e-12)
@@ -289,10 +289,10 @@ def test_half_a_tumour_at_its_plane_of_symmetry_equals_the_whole(side) -> None:
 
 @pytest.mark.parametrize("inflow", [0.5, -0.5])
 def test_inflow_is_symmetric_in_the_side_and_raises_the_pressure(inflow) -> None:
-    (p0, C0), (p1, C1) = (solved(half_of(ball(), side), inflow) for side in (0, 1))
+    (p0, C0), (p1, C1) = (solved(half_box(spherical_tumour(), side), inflow) for side in (0, 1))
     torch.testing.assert_close(p0, p1.flip(0), rtol=1e-8, atol=0)
     torch.testing.assert_close(C0, C1.flip(1), rtol=1e-6, atol=1e-12)
-    rise = (p0 - solved(half_of(ball(), 0))[0]) * np.sign(inflow)
+    rise = (p0 - solved(half_box(spherical_tumour(), 0))[0]) * np.sign(inflow)
     assert float(rise.min()) > 0
     assert int(rise.argmax()) // (20 * 20) == 0, "most where it enters"
 
@@ -306,7 +306,9 @@ def test_a_tumour_at_the_edge_of_the_box_is_refused_without_cut_faces(
 
 
 def test_missing_frames_change_no_other_frame() -> None:
-    forward = ForwardModel(Setting(ball(), Grid((10, 10, 10), (0.5e-3,) * 3), 1), lambda _: {})
+    forward = ForwardModel(
+        Setting(spherical_tumour(), Grid((10, 10, 10), (0.5e-3,) * 3), 1), lambda _: {}
+    )
     none = torch.zeros(0, dtype=torch.float64)
     flow = forward.solve_flow(none)
     t = np.arange(0.0, 500.0, 5.0)

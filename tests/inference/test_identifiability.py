@@ -45,7 +45,7 @@ def expansion(problem: InverseProblem) -> Linearisation:
 def only(
     problem: InverseProblem, expansion: Linearisation, keep: list[int]
 ) -> tuple[InverseProblem, Linearisation]:
-    """The problem with some of its drug images, and the rows of the Jacobian that are left."""
+    """The problem with some of its drug images, and the corresponding rows of the Jacobian."""
     counts = [problem.contrast.measured.numel(), *(d.count for d in problem.drug)]
     blocks = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
     rows = np.concatenate([blocks[0], *(blocks[i + 1] for i in keep)])
@@ -87,8 +87,8 @@ def test_released_drug_alone_identifies_only_the_product_of_entry_and_release(
         if "krel_ref" in limit.unknowns and "PS_l" in limit.unknowns
     )
     assert not product.separately
-    # what is released goes with the product of entry (both ways through the wall) and release:
-    # parallel columns
+    # the released amount is proportional to the product of entry (both ways through the wall) and
+    # release, so the columns are parallel
     image = rows.jacobian[-part.drug[0].count :]
     entry, release = (
         image[:, [part.unknowns.names.index(n) for n in names]].sum(axis=1)
@@ -110,7 +110,7 @@ def test_without_drug_images_the_release_law_is_reported_beside_the_scaling(
     assert not any("No drug image" in words for words in describe_limits(problem, expansion))
     without = describe_limits(*only(problem, expansion, []))
     assert any("No drug image was given" in words and "release rate" in words for words in without)
-    # said once, by its reason
+    # reported once, with its reason
     assert sum("nuclear binding" in words for words in without) == 1
 
 
@@ -123,7 +123,7 @@ def test_imprecise_kinetic_maps_are_named_with_their_median_error(
 ) -> None:
     spread = torch.zeros_like(problem.kinetic_covariance)
     for i, sd in enumerate((Ktrans, ve)):
-        # outside the tumour nothing counts
+        # voxels outside the tumour do not count
         spread[i, i] = torch.where(problem.setting.maps.tumour > 0.5, sd**2, 1.0)
     sentences = [
         words

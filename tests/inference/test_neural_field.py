@@ -103,7 +103,7 @@ def test_training_recovers_the_field_within_its_uncertainty(varying) -> None:
     first = fit_fv(p, iterations=4, tolerance=0.5)
     trained = _Trainer(p, 0).train(first, 5)
     fit = fit_fv(trained, first.theta, iterations=3, tolerance=0.5)
-    # the same linearisation of systematic errors: only the hidden weights moved
+    # the linearisation of the systematic errors is the same, only the hidden weights differ
     here = replace(first.problem, errors=first.problem.errors)
     before, after = (
         objective_gradient(q, first.theta).objective
@@ -117,8 +117,8 @@ def test_training_recovers_the_field_within_its_uncertainty(varying) -> None:
         shapes, torch.as_tensor(fit.theta[at]), torch.as_tensor(fit.run.covariance[at, at])
     )
     error = (found.mean - true)[inside] - (found.mean - true)[inside].mean()
-    # no field leaves 1; a quarter of the variance is the limit: what is left here is mostly the
-    # border layer, which drug images do not show
+    # without a field this is 1; the limit is a quarter of the variance, and the remainder is mostly
+    # in the border layer, which drug images do not show
     assert float(error.norm() / true[inside].norm()) < 0.5
     assert float(found.contraction[inside].mean()) > 0.5
     assert bool((found.sd <= found.prior_sd + 1e-9).all())

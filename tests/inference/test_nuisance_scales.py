@@ -12,8 +12,8 @@ from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.nuisance_scales import (
     LOG_SCALE_STEP,
     AifScaleProblem,
-    _estimate_noise_scales,
-    noise_scales,
+    _fit_noise_scales,
+    estimate_noise_scales,
     scale_arterial_input,
     scale_noise,
 )
@@ -37,7 +37,7 @@ def test_contrast_agent_determines_only_the_product_of_scale_and_filtration(cont
     here = problem.solve(faster, problem.forward()).contrast
     there = other.solve(theta, other.forward()).contrast
     unscaled = problem.solve(theta, problem.forward()).contrast
-    # an exact symmetry of the equations: what is left is the tolerance of the solves
+    # an exact symmetry of the equations, up to the tolerance of the solves
     assert float((there - here).norm()) < 1e-4 * float((there - unscaled).norm())
 
 
@@ -51,7 +51,7 @@ def test_without_drug_images_the_scale_keeps_its_prior_and_widens_filtration(
     both = posed.predict(np.append(theta, 0.0), tangents=True)
     assert both.jacobian is not None
     J = both.jacobian.numpy()
-    # a difference over LOG_SCALE_STEP is off by half its size, relative
+    # relative error of a forward difference: half its step
     np.testing.assert_allclose(J[:, -1], J[:, q], atol=LOG_SCALE_STEP * np.abs(J[:, q]).max())
     alone = np.diag(Objective(problem).quadratic(theta, at).covariance)
     together = (
@@ -59,7 +59,7 @@ def test_without_drug_images_the_scale_keeps_its_prior_and_widens_filtration(
         .quadratic(np.append(theta, 0.0), Linearisation.from_prediction(both))
         .covariance
     )
-    # the prior of q is wide: nearly all of the scale's variance comes on top of the data's
+    # the prior of q is wide, so nearly all of the variance of the scale adds to that of the data
     precision = 1 / alone[q] - 1 / problem.unknowns.prior_sd[q] ** 2
     expected = 1 / (1 / (1 / precision + 0.1**2) + 1 / problem.unknowns.prior_sd[q] ** 2)
     assert together[q, q] > alone[q]
@@ -76,7 +76,7 @@ def test_the_scale_of_wrongly_stated_noise_is_recovered() -> None:
     variance = torch.as_tensor(true)[group] ** 2 * share + 1 - share
     draws = torch.randn(n + k, dtype=torch.float64, generator=generator)
     r = variance.sqrt() * draws[:n] + E @ draws[n:]
-    found = _estimate_noise_scales(("a", "b"), group, share, 1 - share, r, E, 0)
+    found = _fit_noise_scales(("a", "b"), group, share, 1 - share, r, E, 0)
     for f, s in zip(found, true, strict=True):
         assert abs(np.log(f.scale / s)) < 3 * f.sd, f
         assert f.sd < 0.15
@@ -85,10 +85,10 @@ def test_the_scale_of_wrongly_stated_noise_is_recovered() -> None:
 def test_the_sd_of_a_noise_scale_follows_from_the_number_of_residuals() -> None:
     r = torch.randn(5000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     one, nothing = torch.ones_like(r), torch.zeros_like(r)
-    (found,) = _estimate_noise_scales(
+    (found,) = _fit_noise_scales(
         ("a",), torch.zeros(5000).long(), one, nothing, r, r.new_zeros((5000, 0)), 1000
     )
-    # ML of a standard deviation: its logarithm has variance 1/(2 N); 1000 of the numbers were
+    # the logarithm of an estimated standard deviation has variance 1/(2 N); 1000 residuals were
     # projected out
     assert found.sd == pytest.approx((2 * 4000) ** -0.5, rel=0.01)
     assert found.scale == pytest.approx(float((r @ r / 4000).sqrt()), rel=1e-3)
@@ -105,7 +105,7 @@ def test_the_noise_added_to_curves_is_recovered(contrast_only) -> None:
         measured=clean
         + 1.5 * sd * torch.randn(clean.shape, dtype=clean.dtype, generator=generator),
     )
-    (found,) = noise_scales(replace(problem, contrast=noisy), fields)
+    (found,) = estimate_noise_scales(replace(problem, contrast=noisy), fields)
     assert abs(np.log(found.scale / 1.5)) < 4 * found.sd
     assert found.sd == pytest.approx((2 * noisy.count) ** -0.5, rel=0.02)
     again = scale_noise(problem, {found.kind: found.scale})

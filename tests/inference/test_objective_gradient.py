@@ -44,7 +44,7 @@ def test_the_adjoint_gradient_equals_central_differences(posed) -> None:
         2 * step
     )
     assert float(found.theta @ along) == pytest.approx(difference, rel=1e-5)
-    # and along a change of the shapes themselves, which a network's hidden weights make
+    # and along a change of the basis functions themselves, as from the hidden weights of a network
     change = {name: torch.as_tensor(rng.standard_normal(s.shape)) * s for name, s in shapes.items()}
 
     def moved(by: float) -> InverseProblem:

@@ -99,14 +99,16 @@ def growth_problem(
 
 
 def front(cells: int = 30, tolerance: float = 1e-6) -> SystemProblem:
-    """Two reacting species that diffuse in from the left; measured at a few times and on every
-    third cell.
+    """Two reacting species that diffuse in from the left, measured at a few times in every third
+    cell.
     """
     x = (np.arange(cells) + 0.5) / cells
 
     def rate(t, y, s):
         u = y.reshape(cells, 2)
-        padded = torch.cat([2 - u[:1], u, u[-1:]])  # one at the left face, closed at the right
+        padded = torch.cat(
+            [2 - u[:1], u, u[-1:]]
+        )  # concentration one at the left face, no flux at the right
         reaction = s["kf"] * u[:, 0] * u[:, 1] ** 2
         return (
             s["D"] * cells**2 * (padded[2:] - 2 * u + padded[:-2])
@@ -183,8 +185,8 @@ def test_tangents_equal_central_differences_with_the_same_steps(scheme) -> None:
         difference = (
             solve(theta + step, **options).states - solve(theta - step, **options).states
         ) / 2e-5
-        # Newton stops at 1e-8: over a step of 1e-5 that leaves some 1e-3 at worst, and in fact far
-        # less
+        # Newton iterations end at 1e-8; divided by a step of 1e-5 this bounds the error by 1e-3,
+        # and the actual error is far smaller
         np.testing.assert_allclose(exact[..., j], difference, atol=1e-6 * np.abs(exact).max())
 
 
@@ -265,12 +267,12 @@ def test_clearance_and_volumes_agree_with_an_independent_least_squares_fit() -> 
     other = least_squares(residual, mean, jac="3-point", diff_step=1e-4, x_scale=sd, xtol=1e-12)
     posterior = np.sqrt(np.diag(fit.run.covariance))
     assert fit.run.converged
-    # states are some 1e-4 of the initial concentration off, the noise is 5e-2 of each
+    # the error of the states is 1e-4 of the initial concentration, the noise 5e-2 of each value
     assert (np.abs(fit.theta - other.x) < 0.1 * posterior).all()
     np.testing.assert_allclose(
         fit.run.covariance, np.linalg.inv(other.jac.T @ other.jac), atol=0.05 * posterior.max() ** 2
     )
-    # six unknowns of one draw
+    # six unknowns of one data set
     assert (np.abs(fit.theta - truth) < 3 * posterior).all()
     assert abs(fit.run["CL"].median / np.exp(truth[0]) - 1) < 0.1
 
@@ -348,8 +350,8 @@ def test_the_network_and_gauss_newton_agree_on_diffusion_and_reaction() -> None:
         fit_fv(problem),
         fit_pinn(problem, settings=PinnSettings(hidden=(24,), times=16, iterations=50)),
     )
-    # it starts 0.7 away in the logarithm; two thirds of the times are used, and the network is 1 %
-    # off (docs/inference.md)
+    # the start is 0.7 away in the logarithm; two thirds of the times are used, and the error of the
+    # network is 1 % (docs/inference.md)
     assert (np.abs(pinn.theta - fv.theta) < 0.03).all()
 
 

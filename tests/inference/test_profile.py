@@ -51,7 +51,7 @@ def test_the_profile_of_a_gaussian_equals_its_laplace_approximation() -> None:
 
 
 def nonlinear() -> Closed:
-    """Two numbers, exp(a) + b and exp(a) - exp(b): neither unknown enters linearly."""
+    """Two values, exp(a) + b and exp(a) - exp(b), so that neither unknown enters linearly."""
 
     def residual(th: torch.Tensor) -> torch.Tensor:
         return (
@@ -63,7 +63,7 @@ def nonlinear() -> Closed:
 
 
 def least(problem: Closed, a: float) -> float:
-    """The profile of a by a golden-section search over b."""
+    """The profile of a by a one-dimensional search over b."""
 
     def value(b: float) -> float:
         theta = np.array([a, b])
@@ -86,7 +86,7 @@ def test_profile_points_of_a_nonlinear_problem_are_conditional_minima(
     found = profile_unknown(problem, np.array([best.x, b]), "a", exact=exact)
     true = np.array([least(problem, float(np.log(v))) for v in found.values])
     assert (found.objective >= true - 1e-9).all()
-    # what a step may leave, and Broyden updates leave a percent more
+    # the tolerance of a step, and one per cent more with Broyden updates
     np.testing.assert_allclose(found.objective, true, atol=DECREASE_TOLERANCE, rtol=tolerance)
     ends = [
         brentq(lambda a: least(problem, a) - best.fun - OBJECTIVE_RISE_95, *side)
@@ -112,7 +112,7 @@ def test_a_profile_follows_a_curved_correlation() -> None:
     true = np.array([least(problem, float(np.log(v))) for v in found.values])
     inner = slice(1, -1)  # at three sd to the left the correlation almost ends (1 + a near 0)
     np.testing.assert_allclose(found.objective[inner], true[inner], atol=2 * DECREASE_TOLERANCE)
-    # the straight line that the tangents at the estimate give is far off
+    # the linear approximation at the estimate is far off
     straight = np.array(
         [
             0.5 * problem.predict(np.array([a, a / 2]), None).chi2
@@ -150,7 +150,7 @@ def test_a_profile_reports_a_lower_objective_than_the_estimate() -> None:
     assert "several `starts`" in describe_profile(found)
     right = profile_unknown(problem, mean, "a")
     assert "several `starts`" not in describe_profile(right)
-    # the interval is around the better point, not around the estimate
+    # the interval is around the lower point, not around the estimate
     np.testing.assert_allclose(np.log(found.interval), np.log(right.interval), atol=1e-6)
 
 

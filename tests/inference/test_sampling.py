@@ -27,7 +27,7 @@ def test_draws_of_a_linear_problem_have_its_mean_and_covariance() -> None:
     sd = np.sqrt(np.diag(covariance))
     assert is_reliable(found), describe_samples(found)
     assert found.acceptance > 0.5
-    # four standard errors of a mean and of a covariance by that many effective draws
+    # four standard errors of a mean and of a covariance for the effective sample size
     assert (np.abs(found.mean - mean) < 4 * sd / np.sqrt(found.ess)).all()
     np.testing.assert_allclose(
         found.covariance / np.outer(sd, sd),
@@ -38,7 +38,7 @@ def test_draws_of_a_linear_problem_have_its_mean_and_covariance() -> None:
     np.testing.assert_allclose(
         [low, high], mean[0] + np.array([-1.96, 1.96]) * sd[0], atol=0.15 * sd[0]
     )
-    # every draw is one solve; the first of each chain and the tangents come on top
+    # one solve per draw, and in addition the start of each chain and the Jacobian
     assert found.solves <= 8000 + 4 + 1
 
 

@@ -18,7 +18,7 @@ R = torch.randn(12, dtype=torch.float64, generator=G)
 
 def test_the_misfit_equals_that_of_the_joint_covariance() -> None:
     shared = SharedError(E, AT)
-    r = R - E @ AT  # as if the errors were zero
+    r = R - E @ AT  # for errors of zero
     covariance = torch.eye(12, dtype=torch.float64) + E @ E.T
     torch.testing.assert_close(
         shared.eliminate(R).square().sum(), r @ torch.linalg.solve(covariance, r)
@@ -50,7 +50,7 @@ def test_the_grid_error_is_recomputed_only_when_informed_unknowns_change() -> No
     problem = small_problem(n=8, off=0.0)[0]
     theta, names = problem.unknowns.prior_mean, problem.unknowns.names
     fields = problem.solve(theta, problem.forward())
-    for _ in range(2):  # where a descent starts it is left out
+    for _ in range(2):  # the first call omits the grid error
         problem = problem.with_systematic_errors(theta, fields)
     first = problem.errors.grid_on_contrast
     assert first.shape[1] == 1

@@ -38,8 +38,8 @@ from tests.variants import for_each
 from .test_engines import small_problem
 
 HOUR = 3600.0
-#: Images of :func:`small_problem` are of 1 and 12 h: the first jump is informed, the second is
-#: after the last image.
+#: Images of :func:`small_problem` are taken at 1 and 12 h, so the first jump is observed and the
+#: second is after the last image.
 ASKED = FitSettings(release_in_time=(3.0, 20.0))
 
 
@@ -94,7 +94,7 @@ def test_a_step_in_the_release_rate_is_recovered_where_images_follow(
     assert seen.informed
     assert unseen.median == pytest.approx(1.0, abs=1e-9)
     assert unseen.sd == pytest.approx(RELEASE_SD, rel=1e-9)
-    assert "release from 20 h does not affect any observation" in fit.run.message
+    assert "release from 20 h over first does not affect any observation" in fit.run.message
     assert fit_of_one_rate(few, step).run.chi2 > fit.run.chi2 + 9, (
         "one rate explains the images too"
     )
@@ -119,7 +119,7 @@ def test_tangents_of_time_segments_equal_central_differences(problem) -> None:
         difference = (
             p.predict(theta + along, forward).residual - p.predict(theta - along, forward).residual
         ) / 2e-4
-        # as for scalars: linear solves of 1e-7 over a step of 1e-4
+        # as for scalars: linear solves to 1e-7 divided by a step of 1e-4
         assert float((difference - J[:, j]).norm()) <= 2e-4 * float(J.norm(dim=0).max()), name
     first, second, after = (float(J[:, j].norm()) for j in (-3, -2, -1))
     assert min(first, second) > 1.0
@@ -143,12 +143,12 @@ def test_the_adjoint_gradient_equals_the_gradient_from_the_tangents(problem) -> 
 def test_multipliers_of_one_change_only_the_time_nodes(plain, problem) -> None:
     nodes = problem.drug_times
     assert 3 * HOUR in nodes
-    one, stretches = (ForwardModel(p.setting, p.unknowns.scalars) for p in (plain, problem))
+    one, segments = (ForwardModel(p.setting, p.unknowns.scalars) for p in (plain, problem))
     runs = []
-    for p, forward in ((plain, one), (problem, stretches)):
+    for p, forward in ((plain, one), (problem, segments)):
         theta = p.tensor(p.unknowns.prior_mean)
         runs.append(forward.solve_drug(theta, forward.solve_flow(theta), p.plasma, nodes))
-    # the first stage after a jump is evaluated, not taken over: 1e-4 of a step's own error
+    # the first stage after a jump is evaluated again: 1e-4 from the error of a step
     torch.testing.assert_close(runs[1].U, runs[0].U, rtol=1e-4, atol=1e-5 * float(runs[0].U.max()))
     assert runs[1].balance.error < 1e-9
 
@@ -213,7 +213,7 @@ def test_the_local_response_is_recomputed_for_another_input_or_other_frames(plai
 
 
 def test_a_cell_whose_release_jumps_agrees_with_another_integrator() -> None:
-    """Cells of a metre: nothing crosses their faces."""
+    """Cells of one metre, between which transport is negligible."""
     one = torch.ones((3, 3, 3), dtype=torch.float64)
     centre = torch.zeros_like(one)
     centre[1, 1, 1] = 1.0
@@ -244,7 +244,7 @@ def test_a_cell_whose_release_jumps_agrees_with_another_integrator() -> None:
         .numpy()
     )
 
-    # the cell alone, by another integrator: what its wall lets in, from the same operator
+    # one cell by another integrator, with the wall influx of the same operator
     pools = [forward.assemble_pools("drug", none, forward.solve_flow(none).p, k) for k in (0, 1)]
     curves = PH_SENSITIVE.bolus_curves()
 
@@ -265,10 +265,10 @@ def test_a_cell_whose_release_jumps_agrees_with_another_integrator() -> None:
         found.append(run.y.T[1 if k else 0 :])
     expected = np.concatenate(found)
     error = np.abs(U - expected) / expected.max(axis=0)
-    # free drug leaves the interstitium within a minute: the first two steps of 2 min after a jump
-    # are long beside that
+    # free drug leaves the interstitium within a minute, so the first two steps of 2 min after a
+    # jump are coarse
     settled = (nodes <= 2 * HOUR) | (nodes > 2 * HOUR + 250)
-    # 1.0e-3 soon after the dose, where nothing has jumped yet
+    # 1.0e-3 soon after the dose, before the first jump
     assert error[settled].max() < 2e-3
     assert error.max() < 0.03
 
@@ -330,7 +330,7 @@ CLEARANCE = 0.4
 
 
 def amount(t: np.ndarray, rates: tuple[float, ...], k: float = CLEARANCE) -> np.ndarray:
-    """Amount in one compartment that rates fill in turn, closed form."""
+    """Amount in one compartment with piecewise constant input, closed form."""
     total = np.zeros_like(t)
     for start, end, r in zip((0.0, *INPUT.jumps), (*INPUT.jumps, np.inf), rates, strict=True):
         total += (
@@ -342,7 +342,7 @@ def amount(t: np.ndarray, rates: tuple[float, ...], k: float = CLEARANCE) -> np.
 
 
 def infusion(times: np.ndarray, measured: np.ndarray, sd: float) -> SystemProblem:
-    """One compartment; its three input rates and its clearance are unknown."""
+    """One compartment with three unknown input rates and an unknown clearance."""
     unknowns = UnknownSet((*INPUT.unknowns(1.0, 1.0), Unknown.of("k", 0.3, 0.5)))
     series = TimeSeries.from_state("amount", times, measured, noise_sd=sd)
     return SystemProblem(
@@ -382,7 +382,7 @@ def test_states_with_a_rate_that_jumps_equal_the_closed_form() -> None:
     states = problem.solve(theta, problem.solver()).states[:, 0]
     exact = amount(TIMES, RATES)
     np.testing.assert_allclose(by_another_integrator(RATES), exact, rtol=1e-8)
-    # 1e-6 a step, some hundred steps
+    # 1e-6 per step, some hundred steps
     np.testing.assert_allclose(states, exact, atol=1e-4 * exact.max())
 
 
@@ -391,7 +391,7 @@ def test_input_rates_between_events_are_recovered_from_independent_data() -> Non
     fit = fit_fv(infusion(TIMES, by_another_integrator(RATES) + noise, 0.02))
     truth, sd = np.log([*RATES, CLEARANCE]), np.sqrt(np.diag(fit.run.covariance))
     assert fit.run.converged
-    # four unknowns of one draw
+    # four unknowns of one data set
     assert (np.abs(fit.theta - truth) < 3 * sd).all()
     assert (sd < 0.3).all()
     assert [s.name for s in fit.run.scalars] == ["input[0]", "input[1]", "input[2]", "k"]

@@ -48,7 +48,7 @@ def test_a_field_has_maps_of_its_sd_and_contraction(fitted) -> None:
     factor, contraction = maps["permeability_factor"], maps["permeability_contraction"]
     assert np.isfinite(factor.values[inside]).all()
     assert np.isnan(factor.values[~inside]).all()
-    # two post-dose images of 3 % noise: most of a prior sd of 0.5 is gone
+    # two post-dose images of 3 % noise reduce most of a prior sd of 0.5
     assert 0.5 < np.median(contraction.values[inside]) < 1.0
     prior_sd = (
         fitted.problem.setting.maps.shapes["permeability"]
@@ -116,10 +116,10 @@ def test_functions_that_need_drug_images_are_named_without_them(fitted) -> None:
         replace(fitted.problem, drug=()),
         FitSettings(field=("release", "conductivity"), release_law=True),
     )
-    said = next(n for n in notes if n.startswith("No drug image"))
-    assert "release rate" in said
-    assert "steepness" in said
-    assert "conductivity" not in said
+    note = next(n for n in notes if n.startswith("No drug image"))
+    assert "release rate" in note
+    assert "steepness" in note
+    assert "conductivity" not in note
 
 
 def test_a_box_ends_at_the_face_that_cuts_the_tumour() -> None:
